@@ -1,0 +1,88 @@
+package iamtoken
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// MaxLife bounds what a version may claim of its expiration: IAM tokens live
+// 60 minutes at most, and a minute is left for clocks.
+const MaxLife = 61 * time.Minute
+
+// Metadata is the version_custom_metadata of every version the rotator writes.
+// It tells a reader all but the token, so nobody needs the right to read the
+// value in order to know when it expires. Times are in epoch seconds.
+type Metadata struct {
+	Expiration     int64  `json:"expiration"`
+	IssuedAt       int64  `json:"issued_at"`
+	ExpiresIn      int64  `json:"expires_in"`
+	IAMID          string `json:"iam_id"`
+	Account        string `json:"account"`
+	Fingerprint    string `json:"fingerprint"`
+	RunID          string `json:"run_id"`
+	RotatorVersion string `json:"rotator_version"`
+}
+
+// Describe returns the metadata of t as published by the run runID.
+func Describe(t Token, runID, rotatorVersion string) Metadata {
+	return Metadata{
+		Expiration:     t.Expiration.Unix(),
+		IssuedAt:       t.IssuedAt.Unix(),
+		ExpiresIn:      int64(t.ExpiresIn.Seconds()),
+		IAMID:          t.IAMID,
+		Account:        t.Account,
+		Fingerprint:    t.Fingerprint(),
+		RunID:          runID,
+		RotatorVersion: rotatorVersion,
+	}
+}
+
+// Map is the form that Secrets Manager's API takes.
+func (m Metadata) Map() map[string]any {
+	return map[string]any{
+		"expiration":      m.Expiration,
+		"issued_at":       m.IssuedAt,
+		"expires_in":      m.ExpiresIn,
+		"iam_id":          m.IAMID,
+		"account":         m.Account,
+		"fingerprint":     m.Fingerprint,
+		"run_id":          m.RunID,
+		"rotator_version": m.RotatorVersion,
+	}
+}
+
+var fingerprintShape = regexp.MustCompile(`^[0-9a-f]{16}$`)
+
+// ParseMetadata reads what Secrets Manager returned. Metadata can be edited by
+// others, so it is an error if a field has another type, and a fingerprint of
+// another shape is dropped (a report would repeat it).
+func ParseMetadata(fields map[string]any) (Metadata, error) {
+	encoded, err := json.Marshal(fields)
+	if err != nil {
+		return Metadata{}, fmt.Errorf("encoding version metadata: %w", err)
+	}
+	var m Metadata
+	if err := json.Unmarshal(encoded, &m); err != nil {
+		return Metadata{}, fmt.Errorf("reading version metadata: %w", err)
+	}
+	if !fingerprintShape.MatchString(m.Fingerprint) {
+		m.Fingerprint = ""
+	}
+	return m, nil
+}
+
+// ExpiresAt is the expiration as far as it may be believed: never later than
+// createdAt, which the server set, plus MaxLife. The zero time means that it is
+// not known, which every caller must treat as expired.
+func (m Metadata) ExpiresAt(createdAt time.Time) time.Time {
+	if m.Expiration <= 0 || createdAt.IsZero() {
+		return time.Time{}
+	}
+	claimed, latest := time.Unix(m.Expiration, 0), createdAt.Add(MaxLife)
+	if claimed.After(latest) {
+		return latest
+	}
+	return claimed
+}

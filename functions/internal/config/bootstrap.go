@@ -1,0 +1,59 @@
+package config
+
+import (
+	"regexp"
+	"strings"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+// secretARNShape is the ARN of an AWS Secrets Manager secret.
+var secretARNShape = regexp.MustCompile(`^arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:\S+$`)
+
+// bootstrap picks the one way in that is configured. IAM_TOKEN counts only when
+// no other is: people have it exported for other tools.
+func (v variables) bootstrap(faults *faults) Bootstrap {
+	var set []string
+	for name, value := range map[string]string{
+		"SECRETS_MANAGER_APIKEY": v.APIKey.Reveal(), "SECRETS_MANAGER_APIKEY_ARN": v.APIKeyARN,
+		"IAM_PROFILE_NAME": v.ProfileName, "IAM_PROFILE_ID": v.ProfileID,
+	} {
+		if value != "" {
+			set = append(set, name)
+		}
+	}
+	const ways = "SECRETS_MANAGER_APIKEY, SECRETS_MANAGER_APIKEY_ARN, IAM_PROFILE_NAME or IAM_PROFILE_ID"
+	switch {
+	case len(set) > 1:
+		faults.add("bootstrap identity", "%d of %s are set: set exactly one", len(set), ways)
+	case len(set) == 0 && v.Token.IsZero():
+		faults.add("bootstrap identity", "is required: set one of %s (or IAM_TOKEN for a run by hand)", ways)
+	case len(set) == 0:
+		return Bootstrap{Token: oneWord(faults, "IAM_TOKEN", iamtoken.TrimBearer(v.Token.Reveal()))}
+	}
+	if v.APIKeyARN != "" {
+		faults.add("SECRETS_MANAGER_APIKEY_ARN", v.arnFault())
+	}
+	return Bootstrap{
+		APIKey:          oneWord(faults, "SECRETS_MANAGER_APIKEY", strings.TrimSpace(v.APIKey.Reveal())),
+		APIKeyARN:       v.APIKeyARN,
+		ProfileName:     v.ProfileName,
+		ProfileID:       v.ProfileID,
+		CRTokenFilename: v.CRTokenFilename,
+	}
+}
+
+func (v variables) arnFault() string {
+	if !secretARNShape.MatchString(v.APIKeyARN) {
+		return "is not the ARN of an AWS Secrets Manager secret"
+	}
+	return "reading the bootstrap key from AWS is not built yet: use SECRETS_MANAGER_APIKEY"
+}
+
+// oneWord wraps value, which must be printable and without white space.
+func oneWord(faults *faults, name, value string) iamtoken.Secret {
+	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		faults.add(name, "holds white space or characters that no key or token has: set it to the bare value")
+	}
+	return iamtoken.NewSecret(value)
+}

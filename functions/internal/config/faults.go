@@ -1,0 +1,46 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+)
+
+// faults collects what is wrong, each under the name of the variable to mend.
+type faults []error
+
+func (f *faults) add(name, format string, args ...any) {
+	*f = append(*f, fmt.Errorf("%s: "+format, append([]any{name}, args...)...))
+}
+
+func (f *faults) err() error { return errors.Join(*f...) }
+
+// origin checks that value is an https origin without a path, or an http one on
+// loopback, and returns it without a trailing slash. The value is not repeated:
+// a URL may hold a password.
+func (f *faults) origin(name, value string) string {
+	parsed, err := url.Parse(strings.TrimSuffix(value, "/"))
+	switch {
+	case value == "":
+		f.add(name, "is required: the instance's endpoint, https://….secrets-manager.appdomain.cloud")
+	case err != nil || parsed.Hostname() == "":
+		f.add(name, "is not a URL: use an origin such as https://host")
+	case parsed.User != nil || parsed.Path != "" || parsed.RawQuery != "" || parsed.Fragment != "":
+		f.add(name, "is more than an origin: use https://host alone, without a path, a user or a query")
+	case parsed.Scheme == "https", parsed.Scheme == "http" && isLoopback(parsed.Hostname()):
+		return parsed.String()
+	default:
+		f.add(name, "must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
+	}
+	return ""
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

@@ -1,0 +1,105 @@
+package ibmcloud
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"time"
+
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+// operation is what a call was for, and what to tell a person when it fails.
+type operation struct {
+	doing    string // "reading the API key"
+	host     string
+	refused  string // advice on 401, and on IAM's 400
+	denied   string // advice on 403
+	notFound string // advice on 404; empty for IAM, which has nothing to miss
+	locked   string // advice on 412; empty for IAM, which has no locks
+}
+
+// failure turns an answer that is no success into an error, by HTTP status: the
+// codes in error bodies are not all documented.
+func (o operation) failure(got *answer, now time.Time) *rotation.Error {
+	if got.status == 0 {
+		return o.unanswered(got.err)
+	}
+	switch status := got.status; {
+	case status == http.StatusTooManyRequests:
+		return o.later(rotation.RateLimited, got, now, "the service is asked too often; lower SECRETS_MANAGER_MAX_RPS if this goes on")
+	case status == http.StatusRequestTimeout, status >= 500:
+		return o.later(rotation.Unavailable, got, now, "the service is having trouble; nothing to do unless it goes on")
+	case status == http.StatusUnauthorized:
+		return o.because(rotation.Denied, rotation.Once, got, o.refused)
+	case status == http.StatusForbidden:
+		return o.because(rotation.Denied, rotation.Never, got, o.denied)
+	case status == http.StatusNotFound:
+		return o.because(rotation.NotFound, rotation.Never, got, o.notFound)
+	case status == http.StatusPreconditionFailed:
+		return o.because(rotation.Locked, rotation.Never, got, o.locked)
+	case status >= 300 && status < 400:
+		return o.because(rotation.Misconfigured, rotation.Never, got, "the host redirects elsewhere, which is not followed: correct the URL")
+	default:
+		return o.because(rotation.Misconfigured, rotation.Never, got, "the service does not take the request: check the URL and the secret")
+	}
+}
+
+// unanswered is the error for a call to which no answer came.
+func (o operation) unanswered(err error) *rotation.Error {
+	kind := rotation.Unavailable
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		kind = rotation.Timeout
+	}
+	return &rotation.Error{Kind: kind, Retry: rotation.Later, Message: o.doing + ": " + describeTransport(o.host, err)}
+}
+
+// unusable is the error for a success whose body cannot be used.
+func (o operation) unusable(got *answer) *rotation.Error {
+	return o.because(rotation.Unavailable, rotation.Later, got, "the answer cannot be used: is this URL the service itself, or a proxy's page?")
+}
+
+func (o operation) later(kind rotation.Kind, got *answer, now time.Time, advice string) *rotation.Error {
+	failure := o.because(kind, rotation.Later, got, advice)
+	failure.RetryAfter = got.retryAfter(now)
+	return failure
+}
+
+func (o operation) because(kind rotation.Kind, retry rotation.Retry, got *answer, advice string) *rotation.Error {
+	if advice == "" {
+		advice = "is the URL the service's own?"
+	}
+	message := fmt.Sprintf("%s: %s answered %d", o.doing, o.host, got.status)
+	if code := got.code(); code != "" {
+		message += " " + code
+	}
+	return &rotation.Error{Kind: kind, Retry: retry, Message: message + ": " + advice}
+}
+
+// codeShape is what an IBM error code looks like: BXNIM0415E,
+// secrets-manager.Error07012. Anything else could repeat a secret.
+var codeShape = regexp.MustCompile(`^(BXN[A-Z]{2}\d{4}[A-Z]|secrets-manager\.Error\d{5})$`)
+
+// code is IBM's error code, empty when the body bears none.
+func (a *answer) code() string {
+	var body struct {
+		ErrorCode string `json:"errorCode"`
+		Errors    []struct {
+			Code string `json:"code"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(a.body, &body) != nil {
+		return ""
+	}
+	code := body.ErrorCode
+	if len(body.Errors) > 0 {
+		code = body.Errors[0].Code
+	}
+	if !codeShape.MatchString(code) {
+		return ""
+	}
+	return code
+}

@@ -1,0 +1,98 @@
+package ibmcloud
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/IBM/go-sdk-core/v5/core"
+	sm "github.com/IBM/secrets-manager-go-sdk/v2/secretsmanagerv2"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+// ReadKey reads an API key from an arbitrary, kv, service_credentials or
+// iam_credentials secret. The bootstrap identity needs secret.read on its group.
+func (s *SecretsManager) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
+	secret, err := call(ctx, s, operation{
+		doing:    "reading the API key",
+		refused:  "the bootstrap identity's token is not taken: was its key deleted?",
+		denied:   "give the bootstrap identity a role with secret.read on the key's secret group; a new policy takes minutes to reach everywhere",
+		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret)",
+		locked:   "the key secret is locked: remove its locks",
+	}, func(ctx context.Context) (sm.SecretIntf, *core.DetailedResponse, error) {
+		if ref.ID != "" {
+			return s.sdk.GetSecretWithContext(ctx, &sm.GetSecretOptions{ID: &ref.ID})
+		}
+		return s.sdk.GetSecretByNameTypeWithContext(ctx, &sm.GetSecretByNameTypeOptions{
+			SecretGroupName: &ref.Group, SecretType: &ref.Type, Name: &ref.Name,
+		})
+	})
+	if err != nil {
+		return iamtoken.Secret{}, err
+	}
+	value, err := keyIn(secret, ref.Field)
+	if err != nil {
+		return iamtoken.Secret{}, err
+	}
+	return checkKey(value)
+}
+
+// keyIn finds the key where a secret of its type has it.
+func keyIn(secret sm.SecretIntf, field string) (string, error) {
+	if _, kv := secret.(*sm.KVSecret); !kv && field != "" {
+		return "", misconfigured("api_key_field is set, but the key secret is not of type kv: remove one or change the other")
+	}
+	switch secret := secret.(type) {
+	case *sm.ArbitrarySecret:
+		return deref(secret.Payload), nil
+	case *sm.KVSecret:
+		return kvKey(secret.Data, field)
+	case *sm.ServiceCredentialsSecret:
+		if secret.Credentials == nil {
+			return "", nil
+		}
+		return deref(secret.Credentials.Apikey), nil
+	case *sm.IAMCredentialsSecret:
+		if secret.ReuseApiKey == nil || !*secret.ReuseApiKey {
+			return "", misconfigured("the key secret is of type iam_credentials with reuse_api_key false: every read makes a new key " +
+				"and deletes the last, so tokens of others break; create it with reuse_api_key true")
+		}
+		return deref(secret.ApiKey), nil
+	default:
+		return "", misconfigured("the key secret's type cannot hold an API key: use arbitrary, kv, service_credentials or iam_credentials")
+	}
+}
+
+func kvKey(data map[string]any, field string) (string, error) {
+	if field == "" {
+		return "", misconfigured("the key secret is of type kv: name the entry that holds the key in api_key_field")
+	}
+	value, ok := data[field].(string)
+	if !ok {
+		return "", misconfigured(fmt.Sprintf("the key secret has no text entry %q: check api_key_field", field))
+	}
+	return value, nil
+}
+
+// checkKey trims the white space that editors and echo leave behind, and refuses
+// what cannot be an API key.
+func checkKey(value string) (iamtoken.Secret, error) {
+	key := strings.TrimSpace(value)
+	switch {
+	case key == "":
+		return iamtoken.Secret{}, misconfigured("the key secret holds no API key: it is empty or was destroyed")
+	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return iamtoken.Secret{}, misconfigured("the key secret holds something other than one API key: store the bare key")
+	}
+	return iamtoken.NewSecret(key), nil
+}
+
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}

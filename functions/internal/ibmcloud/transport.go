@@ -1,0 +1,86 @@
+package ibmcloud
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// idleLimit is how long a connection may lie unused before it is dropped.
+const idleLimit = 90 * time.Second
+
+// NewTransport returns the one connection pool that all clients share. It
+// honours HTTPS_PROXY and NO_PROXY, and TLS 1.2 is the least it speaks.
+func NewTransport() http.RoundTripper {
+	return &thawing{now: time.Now, Transport: &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    5 * time.Second,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConnsPerHost:    32,
+		IdleConnTimeout:        idleLimit,
+		MaxResponseHeaderBytes: 64 << 10,
+		// A connection whose other end has gone is noticed by a ping, not by
+		// the next request waiting for its whole attempt.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 3 * time.Second},
+	}}
+}
+
+// thawing drops idle connections that are stale by the wall clock. The pool's
+// own timers stand still while a process is frozen between two invocations.
+type thawing struct {
+	*http.Transport
+	now func() time.Time
+
+	mu   sync.Mutex
+	last time.Time // of the last request, by the wall clock
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *thawing) RoundTrip(req *http.Request) (*http.Response, error) {
+	if t.idleTooLong() {
+		t.CloseIdleConnections()
+	}
+	response, err := t.Transport.RoundTrip(req)
+	if err != nil {
+		t.CloseIdleConnections() // its neighbours may be as dead
+	}
+	return response, err
+}
+
+func (t *thawing) idleTooLong() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now().Round(0)
+	stale := !t.last.IsZero() && now.Sub(t.last) > idleLimit
+	t.last = now
+	return stale
+}
+
+// refuseRedirect keeps keys and tokens at the host they were meant for: a 3xx
+// is returned as the answer.
+func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// describeTransport says in our own words why no answer came.
+func describeTransport(host string, err error) string {
+	var dns *net.DNSError
+	var cert *tls.CertificateVerificationError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &dns):
+		return fmt.Sprintf("the name %s does not resolve: check the URL and the network's DNS; "+
+			"instances made since April 2025 are private-only unless created with public-and-private endpoints", host)
+	case errors.As(err, &cert):
+		return fmt.Sprintf("the TLS certificate of %s is not trusted: check the URL, or name the CA in SSL_CERT_FILE", host)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Sprintf("%s did not answer in time: is it reachable from this network? "+
+			"A private-only Secrets Manager instance is not, outside IBM Cloud", host)
+	default:
+		return fmt.Sprintf("the connection to %s failed or was closed before an answer came", host)
+	}
+}

@@ -1,0 +1,104 @@
+// Package metrics writes what a run came to in CloudWatch's embedded metric
+// format: one JSON line is a log event and metrics at once, without an API call.
+//
+// Format: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
+package metrics
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+const (
+	// maxOwnDimension is how many rotations have metrics of their own: each is
+	// a handful of custom metrics, and those are paid for by the month.
+	maxOwnDimension = 20
+	// maxValues is how many values of one metric a document may hold.
+	maxValues = 100
+)
+
+// Emitter writes metrics with the dimension FunctionName, and with FunctionName
+// and Rotation for the first 20 rotations of the configuration.
+type Emitter struct {
+	Writer             io.Writer
+	Namespace          string
+	FunctionName       string
+	Rotations          []string  // names, in the configuration's order
+	BootstrapExpiresAt time.Time // zero when not known
+	Now                func() time.Time
+}
+
+// Emit writes the metrics of every result. Units: seconds, milliseconds, counts
+// and days; a value that is not known is left out.
+func (e Emitter) Emit(report rotation.Report) error {
+	own := e.Rotations[:min(len(e.Rotations), maxOwnDimension)]
+	var others []rotation.Result
+	for _, result := range report.Results {
+		if !slices.Contains(own, result.Rotation) {
+			others = append(others, result)
+			continue
+		}
+		if err := e.write(result.Rotation, []rotation.Result{result}); err != nil {
+			return err
+		}
+	}
+	for chunk := range slices.Chunk(others, maxValues) {
+		if err := e.write("", chunk); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// EmitFailure counts a run that failed before any rotation began.
+func (e Emitter) EmitFailure() error {
+	return e.write("", []rotation.Result{{Outcome: rotation.Failed}})
+}
+
+// write writes one document about results; name is the Rotation dimension, empty
+// for none.
+func (e Emitter) write(name string, results []rotation.Result) error {
+	document := map[string]any{"FunctionName": e.FunctionName}
+	dimensions := [][]string{{"FunctionName"}}
+	if name != "" {
+		document["Rotation"] = name
+		dimensions = append(dimensions, []string{"FunctionName", "Rotation"})
+	}
+	var definitions []definition
+	for _, metric := range e.metrics() {
+		var values []float64
+		for _, result := range results {
+			if value, known := metric.of(result); known {
+				values = append(values, value)
+			}
+		}
+		if len(values) > 0 {
+			definitions = append(definitions, metric.definition)
+			document[metric.Name] = scalarIfOne(values)
+		}
+	}
+	document["_aws"] = map[string]any{
+		"Timestamp":         e.Now().UnixMilli(),
+		"CloudWatchMetrics": []any{map[string]any{"Namespace": e.Namespace, "Dimensions": dimensions, "Metrics": definitions}},
+	}
+	line, err := json.Marshal(document)
+	if err != nil {
+		return fmt.Errorf("encoding metrics: %w", err)
+	}
+	if _, err := e.Writer.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("writing metrics: %w", err)
+	}
+	return nil
+}
+
+func scalarIfOne(values []float64) any {
+	if len(values) == 1 {
+		return values[0]
+	}
+	return values
+}

@@ -1,0 +1,352 @@
+package rotation_test
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+func unixIn(d time.Duration) string { return strconv.FormatInt(time.Now().Add(d).Unix(), 10) }
+
+func TestALostAnswerOfASaveMakesNoSecondVersion(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault    ibmcloudtest.Fault
+		attempts int
+	}{
+		"before the save": {ibmcloudtest.Fault{Drop: ibmcloudtest.DropBefore}, 2},
+		"after the save":  {ibmcloudtest.Fault{Drop: ibmcloudtest.DropAfter}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				w.rotate()
+				time.Sleep(50 * time.Minute)
+				test.fault.Op, test.fault.Times = ibmcloudtest.OpVersionsCreate, 1
+				w.fault(test.fault)
+				result := w.run(rotation.ModeRotate)
+				w.wantOutcome(result, rotation.Rotated)
+				w.wantVersions(3)
+				if result.Attempts != test.attempts {
+					t.Errorf("got %d attempts, want %d", result.Attempts, test.attempts)
+				}
+				if current := w.cloud.MustCurrent(w.one.Token.ID); result.VersionID != current.ID {
+					t.Errorf("reported version %s, want %s", result.VersionID, current.ID)
+				}
+				if result.MarginSeconds == nil || *result.MarginSeconds < 590 {
+					t.Errorf("got margin %v, want about 10 minutes", result.MarginSeconds)
+				}
+				w.wantPublished(59 * time.Minute)
+			})
+		})
+	}
+}
+
+func TestASaveAnsweredWithNonsenseIsSettledByLooking(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		// The first save happens, but its answer is cut off on the way.
+		w.rotator = w.process(truncating{w.cloud.Transport(), http.MethodPost, "/versions", 1, new(int)})
+		result := w.run(rotation.ModeRotate)
+		w.wantOutcome(result, rotation.Rotated)
+		w.wantVersions(2)
+		if result.Attempts != 2 {
+			t.Errorf("got %d attempts, want 2", result.Attempts)
+		}
+	})
+}
+
+func TestATokenRefusedInMidPassIsRenewed(t *testing.T) {
+	for _, op := range []string{ibmcloudtest.OpSecretsGet, ibmcloudtest.OpVersionsMetadata, ibmcloudtest.OpVersionsCreate} {
+		t.Run(op, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				w.fault(ibmcloudtest.Fault{Op: op, Status: 401, Times: 1})
+				result := w.rotate()
+				w.wantVersions(2)
+				if got := w.bootstrapExchanges(); got != 2 {
+					t.Errorf("got %d bootstrap exchanges, want 2", got)
+				}
+				if result.Attempts != 2 {
+					t.Errorf("got %d attempts, want 2", result.Attempts)
+				}
+			})
+		})
+	}
+}
+
+func TestABootstrapTokenIsReusedWhileItHasAmpleLife(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		time.Sleep(30 * time.Minute)
+		w.rotate()
+		if got := w.bootstrapExchanges(); got != 1 {
+			t.Errorf("got %d bootstrap exchanges in 30 minutes, want 1", got)
+		}
+		time.Sleep(11 * time.Minute)
+		w.rotate()
+		if got := w.bootstrapExchanges(); got != 2 {
+			t.Errorf("got %d bootstrap exchanges in 41 minutes, want 2", got)
+		}
+	})
+}
+
+func (w *world) bootstrapExchanges() int {
+	count := 0
+	for _, request := range w.cloud.Requests() {
+		if request.Op == ibmcloudtest.OpIAMToken && request.Identity == ibmcloudtest.IdentityBootstrap {
+			count++
+		}
+	}
+	return count
+}
+
+func TestAReplacedBootstrapKeyIsReadAfresh(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		key := w.cloud.BootstrapAPIKey()
+		iamID, _, err := w.cloud.Validate(w.cloud.MustMintToken(key, time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.rotator = w.processWithKey(w.cloud.Transport(), func(context.Context) (iamtoken.Secret, error) { return iamtoken.NewSecret(key), nil })
+		w.rotate()
+		time.Sleep(50 * time.Minute)
+		replacement := w.cloud.MustCreateAPIKey(iamID)
+		w.cloud.MustDeleteAPIKey(key)
+		key = replacement
+		result := w.run(rotation.ModeRotate)
+		w.wantOutcome(result, rotation.Rotated)
+		if result.Attempts != 2 {
+			t.Errorf("got %d attempts, want 2: one with the old key, one with the new", result.Attempts)
+		}
+	})
+}
+
+func TestAnUnknownKeyIsTriedOnceMoreTwoSecondsLater(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.cloud.MustDeleteAPIKey(w.workload().APIKey)
+		result := w.run(rotation.ModeRotate)
+		w.wantFailure(result, rotation.StepExchange, rotation.Denied)
+		if result.Attempts != 2 || result.Duration < 2*time.Second || result.Duration > 3*time.Second {
+			t.Errorf("got %d attempts in %s, want 2 in 2s", result.Attempts, result.Duration)
+		}
+		if result.TransactionID == "" {
+			t.Error("the failure names no IAM transaction")
+		}
+	})
+}
+
+func TestAKeyReplacedDuringThePassIsUsed(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.cloud.MustDeleteAPIKey(w.workload().APIKey)
+		time.AfterFunc(time.Second, func() {
+			w.cloud.MustPutVersion(w.one.APIKey.ID, w.cloud.MustCreateAPIKey(w.workload().IAMID), nil)
+		})
+		w.wantOutcome(w.run(rotation.ModeRotate), rotation.Rotated)
+	})
+}
+
+func TestRetryAfterIsHonouredUpToTenSeconds(t *testing.T) {
+	for after, want := range map[string]time.Duration{"3600": 10 * time.Second, "7": 7 * time.Second} {
+		t.Run(after, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 429, Times: 1, Headers: map[string]string{"Retry-After": after}})
+				result := w.rotate()
+				if result.Duration < want || result.Duration > want+time.Second {
+					t.Errorf("took %s, want %s", result.Duration, want)
+				}
+			})
+		})
+	}
+}
+
+func TestAnOutageShorterThanTheRunIsSurvived(t *testing.T) {
+	for _, op := range []string{ibmcloudtest.OpIAMToken, ibmcloudtest.OpAny} {
+		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+			w.fault(ibmcloudtest.Fault{Op: op, Status: 503, ContentType: "text/html", Body: "<h1>503</h1>"})
+			time.AfterFunc(time.Minute, w.cloud.ClearFaults)
+			result := w.rotate()
+			if result.Duration > 71*time.Second {
+				t.Errorf("%s: took %s after an outage of 1m, want at most 10s more", op, result.Duration)
+			}
+			w.wantVersions(2)
+		})
+	}
+}
+
+func TestAnOutageLongerThanTheRunFailsInsideTheDeadline(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault ibmcloudtest.Fault
+		kind  rotation.Kind
+	}{
+		"503":     {ibmcloudtest.Fault{Status: 503}, rotation.Unavailable},
+		"429":     {ibmcloudtest.Fault{Status: 429}, rotation.RateLimited},
+		"dropped": {ibmcloudtest.Fault{Drop: ibmcloudtest.DropBefore}, rotation.Unavailable},
+		"hanging": {ibmcloudtest.Fault{Delay: time.Hour}, rotation.Timeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				test.fault.Op = ibmcloudtest.OpVersionsMetadata
+				w.fault(test.fault)
+				result := w.run(rotation.ModeRotate)
+				w.wantFailure(result, rotation.StepLook, test.kind)
+				if result.Duration > 115*time.Second || result.Duration < 90*time.Second {
+					t.Errorf("gave up after %s, want between 90s and the deadline of 2m less 5s", result.Duration)
+				}
+				if result.Attempts < 5 {
+					t.Errorf("got %d attempts, want more", result.Attempts)
+				}
+			})
+		})
+	}
+}
+
+func TestADeadlineNearerThanOneAttemptIsKept(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Delay: 8 * time.Second})
+		result := w.runWithin(3*time.Second, w.rotator, rotation.Request{Mode: rotation.ModeRotate, RunID: "in-a-hurry"})
+		w.wantFailure(result, rotation.StepReadKey, rotation.Timeout)
+		if want := 2700 * time.Millisecond; result.Duration > want {
+			t.Errorf("took %s, want at most %s: a tenth of the deadline is kept", result.Duration, want)
+		}
+		w.wantVersions(1)
+	})
+}
+
+func TestASlowAttemptIsCutAtTenSeconds(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Delay: time.Minute, Times: 1})
+		result := w.rotate()
+		if result.Attempts != 2 || result.Duration > 11*time.Second {
+			t.Errorf("got %d attempts in %s, want 2 in about 10s", result.Attempts, result.Duration)
+		}
+	})
+}
+
+// freezing is an exchanger whose process is suspended after the exchange: the
+// wall clock moves on, no timer fires.
+type freezing struct {
+	rotation.Exchanger
+	freeze func()
+}
+
+func (f freezing) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Exchanged, error) {
+	exchanged, err := f.Exchanger.Exchange(ctx, key)
+	f.freeze()
+	return exchanged, err
+}
+
+func TestATokenExchangedBeforeTheProcessWasFrozenIsNotPublished(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotator.IAM = freezing{w.rotator.IAM, func() { w.skew.Add(int64(25 * time.Minute)) }}
+		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepSave, rotation.Timeout)
+		w.wantVersions(1)
+	})
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotator.IAM = freezing{w.rotator.IAM, func() { w.skew.Add(int64(time.Hour)) }}
+		result := w.run(rotation.ModeRotate)
+		if result.Outcome != rotation.Failed || w.versions() != 1 {
+			t.Errorf("got outcome %s and %d versions, want a failure and nothing published", result.Outcome, w.versions())
+		}
+	})
+}
+
+func TestTwoRunsAtOnceAreHarmless(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		time.Sleep(50 * time.Minute)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Delay: 3 * time.Second, Times: 1})
+		results := make([]rotation.Result, 2)
+		var both sync.WaitGroup
+		for i, runID := range []string{"the-first-run", "the-second-run"} {
+			process := w.process(w.cloud.Transport())
+			both.Go(func() {
+				results[i] = w.runWithin(2*time.Minute, process, rotation.Request{Mode: rotation.ModeRotate, RunID: runID})
+			})
+		}
+		both.Wait()
+		for _, result := range results {
+			w.wantOutcome(result, rotation.Rotated)
+		}
+		w.wantPublished(59 * time.Minute)
+	})
+}
+
+func TestARetryStopsWhenAnotherRunHasPublishedMeanwhile(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		time.Sleep(50 * time.Minute)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 1, Headers: map[string]string{"Retry-After": "5"}})
+		other := w.process(w.cloud.Transport())
+		time.AfterFunc(2*time.Second, func() {
+			w.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"})
+		})
+		w.wantOutcome(w.run(rotation.ModeRotate), rotation.AlreadyDone)
+		w.wantVersions(3)
+	})
+}
+
+func TestAClockOffByFiveMinutesIsSurvivedWithAWarning(t *testing.T) {
+	for _, skew := range []time.Duration{-5 * time.Minute, 5 * time.Minute} {
+		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+			w.skew.Store(int64(skew))
+			result := w.rotate()
+			w.wantPublished(59 * time.Minute)
+			if len(result.Warnings) != 1 {
+				t.Errorf("skew %s: got warnings %q, want one on the clock", skew, result.Warnings)
+			}
+			w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
+		})
+	}
+}
+
+func TestACancelledRunEndsAtOnce(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Hour})
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(time.Second, cancel)
+		began := time.Now()
+		report := w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "cancelled"}, w.all)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("took %s, want 1s", took)
+		}
+		if report.Results[0].Outcome != rotation.Failed {
+			t.Errorf("got outcome %s, want failed", report.Results[0].Outcome)
+		}
+	})
+}
+
+func TestTheReportWarnsOfABootstrapKeyThatExpiresSoon(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotator.BootstrapExpiresAt = time.Now().Add(15 * 24 * time.Hour)
+		if result := w.rotate(); len(result.Warnings) != 0 {
+			t.Errorf("15 days before: got warnings %q, want none", result.Warnings)
+		}
+		time.Sleep(25 * time.Hour)
+		if result := w.rotate(); len(result.Warnings) != 1 {
+			t.Errorf("13 days before: got warnings %q, want one", result.Warnings)
+		}
+	})
+}
+
+// truncating cuts off the answers to the first few requests that match, after
+// the service has done its work.
+type truncating struct {
+	http.RoundTripper
+	method, suffix string
+	times          int
+	seen           *int
+}
+
+func (c truncating) RoundTrip(req *http.Request) (*http.Response, error) {
+	response, err := c.RoundTripper.RoundTrip(req)
+	if err == nil && req.Method == c.method && len(req.URL.Path) > len(c.suffix) && req.URL.Path[len(req.URL.Path)-len(c.suffix):] == c.suffix && *c.seen < c.times {
+		*c.seen++
+		_ = response.Body.Close()
+		response.Body = http.NoBody
+	}
+	return response, err
+}

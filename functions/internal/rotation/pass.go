@@ -1,0 +1,150 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+// pass is one rotation's part of a run.
+type pass struct {
+	*run
+	Rotation
+
+	attempts  int
+	firstSeen string              // the version that the first look found
+	stored    *Stored             // what the last look found; nil before
+	replaced  Stored              // the version that our save was to replace
+	sent      map[string]struct{} // fingerprints of the tokens handed to Save
+	lifetime  time.Duration       // expires_in of the last token exchanged
+	txID      string
+	warnings  []string
+	timings   map[Step]time.Duration
+}
+
+func newPass(run *run, rotation Rotation) *pass {
+	return &pass{run: run, Rotation: rotation, sent: map[string]struct{}{}}
+}
+
+// attempt goes once through the whole pass. Every retry begins again at 1, so it
+// sees a key just replaced, a token that another run has published meanwhile,
+// and a save of its own whose answer was lost.
+func (p *pass) attempt(ctx context.Context) (Result, error) {
+	// 1. Look at the stored token's metadata, never at its value; rotate and
+	// check are going to need the key, so they read it side by side.
+	var key *keyRead
+	if p.Mode != ModeEnsure {
+		key = p.keys.start(p.APIKey, p.attempts)
+	}
+	stored, err := p.look(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	// 2. Stop if there is nothing to do.
+	if outcome, stop := p.nothingToDo(stored); stop {
+		return p.result(outcome, stored), nil
+	}
+	// 3. Read the API key.
+	apiKey, err := p.readKey(ctx, key)
+	if err != nil {
+		return Result{}, err
+	}
+	// 4. Exchange it for a fresh token.
+	token, err := p.exchange(ctx, apiKey)
+	if err != nil {
+		return Result{}, err
+	}
+	// 5. Check the token: a bad one is never published.
+	if err := p.checkToken(token, stored); err != nil {
+		return Result{}, err
+	}
+	if p.Mode == ModeCheck {
+		return p.result(Checked, stored), nil
+	}
+	if p.expiresSooner(token, stored) {
+		return p.result(Kept, stored), nil
+	}
+	// 6. Save it as a new version, and 7. report.
+	published, err := p.save(ctx, stored, token)
+	if err != nil {
+		return Result{}, err
+	}
+	return p.result(Rotated, published), nil
+}
+
+func (p *pass) look(ctx context.Context) (Stored, error) {
+	defer p.timed(StepLook)()
+	stored, err := p.Tokens.Look(ctx, p.Token)
+	if err != nil {
+		return Stored{}, at(StepLook, err)
+	}
+	if p.firstSeen == "" {
+		p.firstSeen = stored.VersionID
+	}
+	p.stored = &stored
+	return stored, nil
+}
+
+func (p *pass) readKey(ctx context.Context, read *keyRead) (iamtoken.Secret, error) {
+	defer p.timed(StepReadKey)()
+	if read == nil {
+		read = p.keys.start(p.APIKey, p.attempts)
+	}
+	return read.wait(ctx)
+}
+
+// exchange notes the time by the wall clock before it asks, so that save can
+// tell how old the token is even if the process was frozen in between.
+func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (freshToken, error) {
+	defer p.timed(StepExchange)()
+	asked := p.wallClock()
+	exchanged, err := p.IAM.Exchange(ctx, key)
+	if err != nil {
+		return freshToken{}, at(StepExchange, err)
+	}
+	p.lifetime, p.txID = exchanged.Token.ExpiresIn, exchanged.TransactionID
+	p.warnAbout(exchanged)
+	return freshToken{Exchanged: exchanged, asked: asked}, nil
+}
+
+// freshToken is a token exchanged in this attempt.
+type freshToken struct {
+	Exchanged
+	asked time.Time // by the wall clock
+}
+
+func (p *pass) save(ctx context.Context, stored Stored, fresh freshToken) (Stored, error) {
+	defer p.timed(StepSave)()
+	if p.outlived(fresh.asked) {
+		return Stored{}, &Error{Step: StepSave, Kind: Timeout, Message: "the process was suspended after the exchange: " +
+			"the token is too old to publish; the next run publishes a new one"}
+	}
+	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
+	p.sent[metadata.Fingerprint], p.replaced = struct{}{}, stored
+	saved, err := p.Tokens.Save(ctx, p.Token, stored, fresh.Token, metadata)
+	if err != nil {
+		return Stored{}, at(StepSave, err)
+	}
+	if saved.CreatedAt.IsZero() {
+		saved.CreatedAt = p.wallClock()
+	}
+	return Stored{VersionID: saved.VersionID, CreatedAt: saved.CreatedAt, Metadata: metadata}, nil
+}
+
+// timed measures a step; call what it returns at the step's end.
+func (p *pass) timed(step Step) func() {
+	began := time.Now()
+	return func() { p.timings[step] = time.Since(began) }
+}
+
+// at gives err its step unless it already bears one (the bootstrap exchange
+// happens inside other steps).
+func at(step Step, err error) error {
+	var failure *Error
+	if errors.As(err, &failure) && failure.Step == "" {
+		failure.Step = step
+	}
+	return err
+}

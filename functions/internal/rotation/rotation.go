@@ -1,0 +1,78 @@
+// Package rotation keeps access tokens fresh: it reads an API key, exchanges it
+// for a token, checks the token and publishes it.
+//
+// It knows neither IBM's SDKs nor the environment; adapters bring those in
+// through the interfaces in ports.go. The order of a pass is in pass.go.
+package rotation
+
+import (
+	"fmt"
+	"regexp"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+// Rotation names one API key and the secret that is kept filled with its token.
+type Rotation struct {
+	Name   string
+	APIKey KeyRef
+	Token  TokenRef
+	Expect Expect
+}
+
+// KeyRef names the secret that holds an API key: by ID, or by Group, Type and
+// Name. Field is the entry of a kv secret. Equal references are the same key.
+type KeyRef struct {
+	ID                string
+	Group, Type, Name string
+	Field             string
+}
+
+// String is the reference as it stands in the configuration.
+func (r KeyRef) String() string {
+	if r.ID != "" {
+		return r.ID
+	}
+	return r.Group + "/" + r.Type + "/" + r.Name
+}
+
+// TokenRef names the secret to publish to, always by ID: reading by name
+// returns the value and would need the right to read it.
+type TokenRef struct {
+	ID     string
+	Field  string // the entry of a kv secret
+	Format iamtoken.Format
+}
+
+// Expect is whom the token must belong to; empty fields are not checked.
+type Expect struct {
+	Account string // 32 hex digits
+	IAMID   string // "iam-ServiceId-…"
+}
+
+// Mode says how far a run goes.
+type Mode string
+
+const (
+	ModeRotate Mode = "rotate" // publish a new token
+	ModeEnsure Mode = "ensure" // publish one only if the stored one has little life left
+	ModeCheck  Mode = "check"  // do everything but save
+)
+
+// Request is one run over some rotations.
+type Request struct {
+	Mode  Mode
+	Force bool   // publish over the same-identity and expires-sooner guards
+	RunID string // names the run: a repeated delivery bears the same one
+}
+
+var runIDShape = regexp.MustCompile(`^[A-Za-z0-9:._/-]{8,256}$`)
+
+// CheckRunID returns an error unless id can name a run.
+func CheckRunID(id string) error {
+	if runIDShape.MatchString(id) {
+		return nil
+	}
+	return fmt.Errorf("run_id must be 8 to 256 characters of A-Z a-z 0-9 : . _ / - "+
+		"(got %d characters; an unsubstituted <aws.scheduler.scheduled-time> is one cause)", len(id))
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"iam-token-rotator/functions/internal/config"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+// Exit codes of the command.
+const (
+	exitDone   = 0
+	exitFailed = 1 // a rotation failed
+	exitUsage  = 2 // arguments or configuration
+)
+
+const usage = `Keeps IBM Cloud IAM access tokens in secrets fresh: reads an API key from Secrets
+Manager, exchanges it at IAM and saves the token as a new version of a secret.
+
+Usage: bootstrap [-mode rotate|ensure|check] [-rotation NAME]... [-force]
+                 [-run-id ID] [-timeout 120s] [-json]
+
+  -mode      rotate  publish a new token (default)
+             ensure  only if the stored one has less than MIN_REMAINING left;
+                     cron cannot say "every 50 minutes": run this every minute
+             check   do everything but save
+  -rotation  run this one only; may be given several times
+  -force     publish even if the token belongs to another identity than the
+             stored one, or expires sooner
+  -run-id    name this run; a second run of the same name does nothing
+  -timeout   time for the whole run
+  -json      print the report as JSON
+
+Configuration is in environment variables; see README.md. The report goes to
+stdout, logs to stderr. Exit 0: done; 1: a rotation failed; 2: usage or
+configuration.
+
+Examples:
+  bootstrap -mode check
+  bootstrap -mode ensure -rotation logs-routing
+  IAM_TOKEN="$(ibmcloud iam oauth-tokens --output json | jq -r .iam_token)" bootstrap
+`
+
+// options are the command's arguments.
+type options struct {
+	event
+	timeout time.Duration
+	json    bool
+}
+
+// command is the host for a run by hand, a Code Engine job or cron.
+func command(args, environ []string, stdout, stderr io.Writer) int {
+	opts, err := parseArguments(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = io.WriteString(stdout, usage)
+		return exitDone
+	}
+	if err != nil {
+		return complain(stderr, err, "see bootstrap -h")
+	}
+	cfg, err := config.Load(environ, os.ReadFile)
+	if err != nil {
+		return complain(stderr, err, "correct these environment variables")
+	}
+	service, err := newService(cfg)
+	if err != nil {
+		return complain(stderr, err, "correct these environment variables")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
+	defer cancel()
+	log := newLogger(stderr, cfg.LogLevel)
+	report, err := service.run(ctx, opts.event, log)
+	if err != nil {
+		return complain(stderr, err, "see bootstrap -h")
+	}
+	logResults(log, report)
+	if err := printReport(stdout, report, opts.json); err != nil {
+		_, _ = fmt.Fprintln(stderr, "bootstrap: printing the report:", err)
+		return exitFailed
+	}
+	if len(report.Failures()) > 0 {
+		return exitFailed
+	}
+	return exitDone
+}
+
+func complain(stderr io.Writer, err error, advice string) int {
+	_, _ = fmt.Fprintf(stderr, "bootstrap: %s\n%s\n", strings.ReplaceAll(err.Error(), "\n", "\nbootstrap: "), advice)
+	return exitUsage
+}
+
+func parseArguments(args []string) (options, error) {
+	opts := options{event: event{mode: rotation.ModeRotate}}
+	flags := flag.NewFlagSet("bootstrap", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.Func("mode", "", func(value string) error {
+		opts.mode = rotation.Mode(value)
+		return checkMode(opts.mode)
+	})
+	flags.Func("rotation", "", func(value string) error {
+		opts.rotations = append(opts.rotations, value)
+		return nil
+	})
+	flags.BoolVar(&opts.force, "force", false, "")
+	flags.StringVar(&opts.runID, "run-id", "command-"+rand.Text(), "")
+	flags.DurationVar(&opts.timeout, "timeout", 120*time.Second, "")
+	flags.BoolVar(&opts.json, "json", false, "")
+	if err := flags.Parse(args); err != nil {
+		return options{}, err
+	}
+	if flags.NArg() > 0 {
+		return options{}, fmt.Errorf("unexpected argument %.40q", flags.Arg(0))
+	}
+	if opts.timeout <= 0 {
+		return options{}, fmt.Errorf("-timeout %s leaves no time: use 120s, say", opts.timeout)
+	}
+	return opts, rotation.CheckRunID(opts.runID)
+}
+
+// printReport prints the report for a person, or as one line of JSON.
+func printReport(w io.Writer, report rotation.Report, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(w).Encode(report)
+	}
+	for _, result := range report.Results {
+		if _, err := io.WriteString(w, describe(result)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// describe says in plain words what became of a rotation.
+func describe(result rotation.Result) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s: %s", result.Rotation, result.Outcome)
+	if result.ExpiresAt != nil {
+		left := time.Duration(*result.SecondsRemaining) * time.Second
+		fmt.Fprintf(&text, "; the stored token expires %s (in %s)", result.ExpiresAt.Format(time.RFC3339), left)
+	}
+	if result.MarginSeconds != nil {
+		fmt.Fprintf(&text, "; the old one had %s left", time.Duration(*result.MarginSeconds)*time.Second)
+	}
+	text.WriteByte('\n')
+	if result.Error != nil {
+		fmt.Fprintf(&text, "  %v\n", result.Error)
+	}
+	for _, warning := range result.Warnings {
+		fmt.Fprintf(&text, "  warning: %s\n", warning)
+	}
+	return text.String()
+}

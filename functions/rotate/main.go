@@ -1,0 +1,22 @@
+// Command rotate keeps IBM Cloud IAM access tokens in secrets fresh.
+//
+// With AWS_LAMBDA_RUNTIME_API in its environment it is a Lambda custom runtime;
+// without it, a command for a run by hand, a Code Engine job or cron.
+package main
+
+import (
+	"os"
+
+	"github.com/aws/aws-lambda-go/lambda"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	if os.Getenv("AWS_LAMBDA_RUNTIME_API") != "" {
+		lambda.Start(newFunction(os.Getenv("AWS_LAMBDA_FUNCTION_NAME"), os.Environ(), os.Stdout))
+		return
+	}
+	os.Exit(command(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}

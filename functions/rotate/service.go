@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"iam-token-rotator/functions/internal/config"
+	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+// service runs events with what the configuration describes. It outlives
+// invocations, so a warm process keeps its connections and bootstrap token.
+type service struct {
+	rotator   rotation.Rotator
+	rotations []rotation.Rotation
+}
+
+func newService(cfg config.Config) (*service, error) {
+	transport := ibmcloud.NewTransport()
+	iam := ibmcloud.NewIAM(cfg.IAMURL, transport, nil)
+	secretsManager, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
+		URL: cfg.SecretsManagerURL, Bootstrap: newBootstrap(cfg.Bootstrap, iam), Transport: transport, MaxRPS: cfg.MaxRPS,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &service{
+		rotations: cfg.Rotations,
+		rotator: rotation.Rotator{
+			Keys:               secretsManager,
+			IAM:                iam,
+			Tokens:             secretsManager,
+			MinRemaining:       cfg.MinRemaining,
+			Interval:           cfg.RotationInterval,
+			Concurrency:        cfg.Concurrency,
+			BootstrapExpiresAt: cfg.BootstrapExpiresAt,
+			Version:            version,
+		},
+	}, nil
+}
+
+// newBootstrap picks the way in that is configured; config sees to it that one is.
+func newBootstrap(cfg config.Bootstrap, iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
+	switch {
+	case !cfg.APIKey.IsZero():
+		return ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(cfg.APIKey))
+	case !cfg.Token.IsZero():
+		return ibmcloud.BootstrapByToken(cfg.Token, nil)
+	default:
+		return ibmcloud.BootstrapByProfile(iam, ibmcloud.Profile{
+			Name: cfg.ProfileName, ID: cfg.ProfileID, CRTokenFilename: cfg.CRTokenFilename,
+		})
+	}
+}
+
+// run does what the event asks. The error is about the event; what fails in a
+// rotation is in the report.
+func (s *service) run(ctx context.Context, e event, log *slog.Logger) (rotation.Report, error) {
+	rotations, err := choose(s.rotations, e.rotations)
+	if err != nil {
+		return rotation.Report{}, err
+	}
+	rotator := s.rotator
+	rotator.Log = log
+	return rotator.Run(ctx, rotation.Request{Mode: e.mode, Force: e.force, RunID: e.runID}, rotations), nil
+}
+
+func names(rotations []rotation.Rotation) []string {
+	list := make([]string, len(rotations))
+	for i, r := range rotations {
+		list[i] = r.Name
+	}
+	return list
+}
+
+func newLogger(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// logResults writes a line for each rotation.
+func logResults(log *slog.Logger, report rotation.Report) {
+	for _, result := range report.Results {
+		level := slog.LevelInfo
+		if result.Outcome == rotation.Failed {
+			level = slog.LevelError
+		}
+		log.Log(context.Background(), level, "rotation", "run_id", report.RunID, "mode", report.Mode, "result", result)
+	}
+}
