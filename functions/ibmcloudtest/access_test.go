@@ -19,6 +19,9 @@ func TestPermissions(t *testing.T) {
 		{"GET", "/api/v2/secrets/none", "", 404, 403, 404, 404},
 		{"GET", "/api/v2/secret_groups/iam-api-keys/secret_types/arbitrary/secrets/api-key-default", "", 200, 403, 403, 200},
 		{"GET", "/api/v2/secret_groups/iam-tokens/secret_types/arbitrary/secrets/iam-token-default", "", 403, 403, 200, 200},
+		// A name counts within its group only: else the right to one group would open another.
+		{"GET", "/api/v2/secret_groups/iam-api-keys/secret_types/arbitrary/secrets/iam-token-default", "", 404, 403, 403, 404},
+		{"GET", "/api/v2/secret_groups/none/secret_types/arbitrary/secrets/iam-token-default", "", 404, 403, 404, 404},
 		{"GET", "/api/v2/secrets/key/metadata", "", 403, 403, 403, 200},
 		{"GET", "/api/v2/secrets/token/metadata", "", 200, 403, 200, 200},
 		{"GET", "/api/v2/secrets", "", 403, 403, 200, 200},

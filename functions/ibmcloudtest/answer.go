@@ -66,19 +66,17 @@ func (c *Cloud) perform(in *call) reply {
 	return c.dated(out)
 }
 
-// checkedServe lets the operation serve a request that is of a bearable size and, beyond IAM, bears
-// a good token.
+// checkedServe lets the operation serve a request that, beyond IAM, bears a good token, and in
+// Secrets Manager is of a bearable size.
 func (c *Cloud) checkedServe(in *call) (any, error) {
-	if in.operation.service == serviceIAM {
-		return in.operation.serve(c, in)
-	}
-	if in.refused != nil {
+	if in.operation.service != serviceIAM && in.refused != nil {
 		return nil, fail(http.StatusUnauthorized, "unauthorized", "Authentication failed: "+in.refused.Error()+".")
 	}
-	if in.operation.service == serviceSecretsManager {
-		c.mu.Lock()
-		defer c.mu.Unlock()
+	if in.operation.service != serviceSecretsManager {
+		return in.operation.serve(c, in)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if in.tooLarge {
 		return nil, c.tooLarge("body")
 	}

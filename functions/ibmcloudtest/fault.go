@@ -38,7 +38,8 @@ type Fault struct {
 }
 
 // faultFields names a fault's fields for a person who got one wrong.
-const faultFields = "op, identity, content_type, body, delay and drop (strings), skip, times and status (whole numbers), headers (an object of strings)"
+const faultFields = "op, identity, content_type, body, delay and drop (strings), " +
+	"skip, times and status (whole numbers), headers (an object of strings)"
 
 // A wireFault is a Fault in JSON, its delay a Go duration.
 type wireFault struct {

@@ -129,16 +129,6 @@ func (c client) token(key string) string {
 	return token
 }
 
-// mustJSON encodes v.
-func mustJSON(t *testing.T, v any) string {
-	t.Helper()
-	raw, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(raw)
-}
-
 // A clock stands still until it is moved.
 type clock struct{ now time.Time }
 

@@ -57,24 +57,27 @@ func TestListSecrets(t *testing.T) {
 
 // TestPagesLinkToEachOther walks by the links alone.
 func TestPagesLinkToEachOther(t *testing.T) {
-	_, c, admin := newAdmin(t, ibmcloudtest.Options{Rotations: 5})
-	next, pages, items := "/api/v2/secrets?limit=4&sort=name&search=rotation", 0, 0
-	for next != "" {
-		got := c.want(200, admin, "GET", next, "")
-		pages++
-		for i := 0; got.at("secrets", i) != nil; i++ {
-			items++
+	_, c, admin := newAdmin(t, ibmcloudtest.Options{Rotations: 5}) // ten secrets
+	for _, test := range []struct{ limit, pages, lastOffset int }{{4, 3, 8}, {5, 2, 5}, {10, 1, 0}, {1, 10, 9}} {
+		next, pages, items := fmt.Sprintf("/api/v2/secrets?limit=%d&sort=name&search=rotation", test.limit), 0, 0
+		for next != "" {
+			got := c.want(200, admin, "GET", next, "")
+			pages++
+			for i := 0; got.at("secrets", i) != nil; i++ {
+				items++
+			}
+			wantLast := fmt.Sprintf("/api/v2/secrets?limit=%d&offset=%d&search=rotation&sort=name", test.limit, test.lastOffset)
+			if last := linkPath(t, got.at("last", "href")); last != wantLast {
+				t.Errorf("last: got %s, want %s", last, wantLast)
+			}
+			if hasPrevious := got.at("previous") != nil; hasPrevious != (pages > 1) {
+				t.Errorf("page %d: previous: got %t", pages, hasPrevious)
+			}
+			next = linkPath(t, got.at("next", "href"))
 		}
-		if last := linkPath(t, got.at("last", "href")); last != "/api/v2/secrets?limit=4&offset=8&search=rotation&sort=name" {
-			t.Errorf("last: got %s", last)
+		if pages != test.pages || items != 10 {
+			t.Errorf("limit %d: got %d items on %d pages, want 10 on %d", test.limit, items, pages, test.pages)
 		}
-		if hasPrevious := got.at("previous") != nil; hasPrevious != (pages > 1) {
-			t.Errorf("page %d: previous: got %t", pages, hasPrevious)
-		}
-		next = linkPath(t, got.at("next", "href"))
-	}
-	if pages != 3 || items != 10 {
-		t.Errorf("got %d items on %d pages, want 10 on 3", items, pages)
 	}
 }
 

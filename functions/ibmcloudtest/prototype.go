@@ -52,9 +52,10 @@ var kindFields = map[string]struct{ create, version, patch []string }{
 }
 
 var (
-	commonCreateFields = []string{"secret_type!", "name!", "description", "secret_group_id", "labels", "custom_metadata", "version_custom_metadata"}
-	commonVersionField = []string{"custom_metadata", "version_custom_metadata"}
-	commonPatchFields  = []string{"name", "description", "labels", "custom_metadata"}
+	commonCreateFields = []string{"secret_type!", "name!", "description", "secret_group_id", "labels",
+		"custom_metadata", "version_custom_metadata"}
+	commonVersionFields = []string{"custom_metadata", "version_custom_metadata"}
+	commonPatchFields   = []string{"name", "description", "labels", "custom_metadata"}
 )
 
 // decodeCreate reads the body of a new secret.
@@ -74,7 +75,7 @@ func (in *call) decodeCreate() (*secretPrototype, error) {
 // decodeVersion reads the body of a new version of a secret of the given type.
 func (in *call) decodeVersion(kind string) (*secretPrototype, error) {
 	p := secretPrototype{}
-	err := in.decode(&p, mediaJSON, slices.Concat(commonVersionField, kindFields[kind].version)...)
+	err := in.decode(&p, mediaJSON, slices.Concat(commonVersionFields, kindFields[kind].version)...)
 	p.Kind = kind
 	return &p, err
 }

@@ -38,9 +38,6 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		header[name] = values
 	}
 	header.Set("Content-Length", strconv.Itoa(len(out.body)))
-	if len(out.body) == 0 && header.Get("Content-Type") == "" {
-		header["Content-Type"] = nil // keeps net/http from guessing one
-	}
 	if out.status == http.StatusNoContent {
 		header.Del("Content-Length")
 	}

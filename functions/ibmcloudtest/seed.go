@@ -35,7 +35,9 @@ func (c *Cloud) seed(rotations int) {
 	bootstrap := []policy{{c.keyGroup.id, roleKeyReader}, {c.tokenGroup.id, roleTokenPublisher}}
 	c.bootstrapKey = c.newKey(c.newServiceID(IdentityBootstrap, "iam-token-rotator", c.account, bootstrap...), now)
 	c.readerKey = c.newKey(c.newServiceID(IdentityReader, "token-reader", c.account, policy{c.tokenGroup.id, roleSecretsReader}), now)
-	c.profile = &identity{class: IdentityBootstrap, iamID: "iam-Profile-" + newUUID(), name: ProfileName, account: c.account, policies: bootstrap}
+	c.profile = &identity{
+		class: IdentityBootstrap, iamID: "iam-Profile-" + newUUID(), name: ProfileName, account: c.account, policies: bootstrap,
+	}
 	c.identities[c.profile.iamID] = c.profile
 
 	c.rotations = make([]Rotation, rotations)

@@ -66,7 +66,7 @@ func cannotStart(name string, err error) error {
 	case errors.Is(err, syscall.ENOEXEC):
 		advice = fmt.Sprintf("build it for this machine, %s/%s", runtime.GOOS, runtime.GOARCH)
 	}
-	return fmt.Errorf("cannot start COMMAND: %w: %s", err, advice)
+	return fmt.Errorf("cannot start COMMAND: %w; %s", err, advice)
 }
 
 // newRequestID returns a version 4 UUID (RFC 9562, section 5.4), the form of Lambda's request ids.

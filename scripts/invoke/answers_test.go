@@ -1,59 +1,11 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
-	"os"
-	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 )
-
-// session is one run of this program.
-type session struct {
-	code           int
-	stdout, stderr string
-}
-
-// lines returns the lines of stdout, each of which must be JSON.
-func (s session) lines(t *testing.T) []string {
-	t.Helper()
-	lines := strings.Split(strings.TrimSuffix(s.stdout, "\n"), "\n")
-	for _, line := range lines {
-		if !json.Valid([]byte(line)) {
-			t.Errorf("got the stdout line %q, want JSON", line)
-		}
-	}
-	return lines
-}
-
-// output is a buffer that the program and its child may write to at once.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func runInvoke(t *testing.T, stdin string, args ...string) session {
-	t.Helper()
-	var stdout, stderr output
-	code := run(context.Background(), args, os.Environ(), strings.NewReader(stdin), &stdout, &stderr)
-	return session{code, stdout.buf.String(), stderr.buf.String()}
-}
-
-// with completes flags to a command line that runs the named function of functions.
-func with(function string, flags ...string) []string {
-	return append(flags, append([]string{"--", os.Args[0], "function"}, strings.Fields(function)...)...)
-}
 
 // TestAnswers runs each function as often as it has lines to print.
 func TestAnswers(t *testing.T) {
@@ -113,8 +65,7 @@ func TestAnswers(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			n := string(rune('0' + len(tt.lines)))
-			got := runInvoke(t, "", with(tt.function, "-n", n)...)
+			got := runInvoke(t, "", with(tt.function, "-n", strconv.Itoa(len(tt.lines)))...)
 			if got.code != tt.code {
 				t.Errorf("got exit status %d, want %d; stderr:\n%s", got.code, tt.code, got.stderr)
 			}
@@ -129,57 +80,6 @@ func TestAnswers(t *testing.T) {
 			}
 			if !strings.Contains(got.stderr, tt.stderr) {
 				t.Errorf("got the stderr\n%.2000s\nwant it to contain\n%s", got.stderr, tt.stderr)
-			}
-		})
-	}
-}
-
-func TestWhatTheFunctionSees(t *testing.T) {
-	t.Parallel()
-	event := filepath.Join(t.TempDir(), "event.json")
-	if err := os.WriteFile(event, []byte("{\"mode\":\n \"check\"}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	tests := []struct {
-		name, stdin string
-		flags       []string
-		event       string
-	}{
-		{"no event", "", nil, `{}`},
-		{"event from a file", "", []string{"-event", event}, `{"mode":"check"}`},
-		{"event from stdin", ` null`, []string{"-event", "-"}, `null`},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			before := time.Now()
-			got := runInvoke(t, tt.stdin, with("look", append(tt.flags, "-n", "3", "-timeout", "30s")...)...)
-			if got.code != exitOK {
-				t.Fatalf("got exit status %d, want 0; stderr:\n%s", got.code, got.stderr)
-			}
-			ids := make(map[string]bool)
-			pids := make(map[int]bool)
-			for _, line := range got.lines(t) {
-				var s sighting
-				if err := json.Unmarshal([]byte(line), &s); err != nil {
-					t.Fatal(err)
-				}
-				ids[s.RequestID], pids[s.PID] = true, true
-				if string(s.Event) != tt.event {
-					t.Errorf("got the event %s, want %s", s.Event, tt.event)
-				}
-				if uuid := `^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`; !regexp.MustCompile(uuid).MatchString(s.RequestID) {
-					t.Errorf("got the request id %q, want a version 4 UUID", s.RequestID)
-				}
-				if from, to := before.Add(30*time.Second-time.Millisecond), time.Now().Add(30*time.Second); s.Deadline.Before(from) || s.Deadline.After(to) {
-					t.Errorf("got the deadline %v, want it from %v to %v", s.Deadline, from, to)
-				}
-				if !strings.HasPrefix(s.ARN, "arn:aws:lambda:") || !strings.HasSuffix(s.ARN, ":function:"+s.Name) || s.Name == "" {
-					t.Errorf("got the ARN %q of the function %q, want one that ends in its name", s.ARN, s.Name)
-				}
-			}
-			if len(ids) != 3 || len(pids) != 1 {
-				t.Errorf("got %d request ids in %d processes, want 3 in 1", len(ids), len(pids))
 			}
 		})
 	}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestUsage(t *testing.T) {
+	for _, test := range []struct {
+		args string
+		says string
+	}{
+		{"stray", "unexpected argument"},
+		{"-rotations 0", "-rotations"},
+		{"-rotations -1", "-rotations"},
+		{"-rotations many", "rotations"},
+		{"-token-ttl 0", "-token-ttl"},
+		{"-token-ttl -1h", "-token-ttl"},
+		{"-token-ttl 61m", "-token-ttl"},
+		{"-token-ttl 1500ms", "-token-ttl"},
+		{"-token-ttl soon", "token-ttl"},
+		{"-addr nowhere", "-addr"},
+		{"-env=", "-env"},
+		{"-tls-dir=", "-tls-dir"},
+		{"-colour red", "colour"},
+	} {
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), strings.Fields(test.args), &stdout, &stderr); code != exitUsage || stdout.Len() != 0 {
+			t.Errorf("%s: got exit code %d, stdout %q; want 2 and nothing", test.args, code, stdout.String())
+		}
+		if !strings.Contains(stderr.String(), test.says) || !strings.Contains(stderr.String(), "-h") {
+			t.Errorf("%s: got %q, want %q and where help is", test.args, stderr.String(), test.says)
+		}
+	}
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"-h"}, &stdout, &stderr); code != exitOK || stderr.Len() != 0 || !strings.Contains(stdout.String(), "examples:") {
+		t.Errorf("-h: got exit code %d, stderr %q, stdout %q", code, stderr.String(), stdout.String())
+	}
+}
+
+func TestFailures(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	missing := filepath.Join(t.TempDir(), "missing", "env")
+	for name, args := range map[string][]string{
+		"port taken":         {"-addr", taken.Addr().String()},
+		"env in no folder":   {"-addr", "127.0.0.1:0", "-env", missing},
+		"fleet in no folder": {"-addr", "127.0.0.1:0", "-rotations", "2", "-env", missing},
+		"tls-dir is a file":  {"-addr", "127.0.0.1:0", "-tls-dir", os.Args[0]},
+	} {
+		var stderr bytes.Buffer
+		if code := run(t.Context(), args, io.Discard, &stderr); code != exitError || !strings.HasPrefix(stderr.String(), "sandbox: ") {
+			t.Errorf("%s: got exit code %d, %q; want 1 and a message", name, code, stderr.String())
+		}
+	}
+}
