@@ -9,13 +9,28 @@ import (
 )
 
 // faults collects what is wrong, each under the name of the variable to mend.
-type faults []error
-
-func (f *faults) add(name, format string, args ...any) {
-	*f = append(*f, fmt.Errorf("%s: "+format, append([]any{name}, args...)...))
+type faults struct {
+	found []error
+	names map[string]bool
 }
 
-func (f *faults) err() error { return errors.Join(*f...) }
+func (f *faults) add(name, format string, args ...any) {
+	f.found = append(f.found, fmt.Errorf("%s: "+format, append([]any{name}, args...)...))
+	if f.names == nil {
+		f.names = map[string]bool{}
+	}
+	f.names[name] = true
+}
+
+// addFirst adds a fault unless name has one: a value that could not be read need
+// not be told to be out of range as well.
+func (f *faults) addFirst(name, format string, args ...any) {
+	if !f.names[name] {
+		f.add(name, format, args...)
+	}
+}
+
+func (f *faults) err() error { return errors.Join(f.found...) }
 
 // origin checks that value is an https origin without a path, or an http one on
 // loopback, and returns it without a trailing slash. The value is not repeated:

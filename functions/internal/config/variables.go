@@ -89,19 +89,19 @@ var metricsNamespaceShape = regexp.MustCompile(`^[A-Za-z0-9._/#:-]{1,255}$`)
 
 func (v variables) checkLimits(faults *faults) {
 	if v.MinRemaining <= 0 || v.MinRemaining >= time.Hour {
-		faults.add("MIN_REMAINING", "%s is not a useful threshold: more than 0 and less than the 60m a token lives at most, 8m say", v.MinRemaining)
+		faults.addFirst("MIN_REMAINING", "%s is not a useful threshold: more than 0 and less than the 60m a token lives at most, 8m say", v.MinRemaining)
 	}
 	if v.RotationInterval <= 0 {
-		faults.add("ROTATION_INTERVAL", "%s is not an interval: use that of the rotate schedule, 50m say", v.RotationInterval)
+		faults.addFirst("ROTATION_INTERVAL", "%s is not an interval: use that of the rotate schedule, 50m say", v.RotationInterval)
 	}
 	if v.MaxRPS < 0 {
-		faults.add("SECRETS_MANAGER_MAX_RPS", "%d is negative: use 0 for no limit", v.MaxRPS)
+		faults.addFirst("SECRETS_MANAGER_MAX_RPS", "%d is negative: use 0 for no limit", v.MaxRPS)
 	}
 	if v.Concurrency < 1 {
-		faults.add("CONCURRENCY", "%d leaves nothing to run: use 1 or more", v.Concurrency)
+		faults.addFirst("CONCURRENCY", "%d leaves nothing to run: use 1 or more", v.Concurrency)
 	}
 	if !metricsNamespaceShape.MatchString(v.MetricsNamespace) {
-		faults.add("METRICS_NAMESPACE", "%q is no CloudWatch namespace: use letters, digits and . _ / # : -", v.MetricsNamespace)
+		faults.addFirst("METRICS_NAMESPACE", "%q is no CloudWatch namespace: use letters, digits and . _ / # : -", v.MetricsNamespace)
 	}
 }
 

@@ -45,13 +45,14 @@ func NewSecretsManager(o SecretsManagerOptions) (*SecretsManager, error) {
 }
 
 // newLimiter allows at most maxRPS requests in any second: a token bucket lets
-// its burst and its rate through in the first, so the two share the limit.
+// its burst and its rate through in the first, so the two share the limit. A
+// twentieth is left for requests that set out late and arrive closer together.
 func newLimiter(maxRPS int) *rate.Limiter {
 	if maxRPS == 0 {
 		return rate.NewLimiter(rate.Inf, 0)
 	}
 	burst := max(1, min(3, maxRPS/4)) // one rotation's requests at once
-	return rate.NewLimiter(rate.Limit(maxRPS-burst+1), burst)
+	return rate.NewLimiter(rate.Limit(0.95*float64(maxRPS-burst+1)), burst)
 }
 
 // call makes one request as the bootstrap identity. Its errors are

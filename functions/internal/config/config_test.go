@@ -1,0 +1,211 @@
+package config_test
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/config"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+const (
+	keyID   = "cb1e238c-d449-4fe7-bd68-04f0c5b59eb1"
+	tokenID = "e2dd1896-8c39-4160-b230-92430f439ba9"
+	canary  = "canary-5gkHXZ0r8vPw2QmB1sTq"
+)
+
+// minimal is a configuration with nothing but what is required.
+var minimal = map[string]string{
+	"SECRETS_MANAGER_URL":    "https://instance.us-south.secrets-manager.appdomain.cloud",
+	"SECRETS_MANAGER_APIKEY": canary,
+	"API_KEY_SECRET":         keyID,
+	"TOKEN_SECRET":           tokenID,
+}
+
+// with is the minimal configuration with changes; an empty value unsets.
+func with(changes map[string]string) map[string]string {
+	set := maps.Clone(minimal)
+	maps.Copy(set, changes)
+	return set
+}
+
+func load(set map[string]string) (config.Config, error) {
+	var environ []string
+	for name, value := range set {
+		environ = append(environ, name+"="+value)
+	}
+	return config.Load(environ, func(name string) ([]byte, error) {
+		if name == "rotations.json" {
+			return []byte(`[{"name":"from-file","api_key_secret":"` + keyID + `","token_secret":"` + tokenID + `"}]`), nil
+		}
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	})
+}
+
+func TestTheMinimalConfigurationHasTheDocumentedDefaults(t *testing.T) {
+	cfg, err := load(minimal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Bootstrap.APIKey.Reveal() != canary {
+		t.Error("the bootstrap key was not taken")
+	}
+	if cfg.IAMURL != "https://iam.cloud.ibm.com" || cfg.MinRemaining != 8*time.Minute || cfg.RotationInterval != 50*time.Minute ||
+		cfg.MaxRPS != 20 || cfg.Concurrency != 16 || cfg.MetricsNamespace != "IAMTokenRotator" || cfg.LogLevel != slog.LevelInfo || !cfg.BootstrapExpiresAt.IsZero() {
+		t.Errorf("got %+v, want the documented defaults", cfg)
+	}
+	want := rotation.Rotation{Name: "default", APIKey: rotation.KeyRef{ID: keyID}, Token: rotation.TokenRef{ID: tokenID, Format: iamtoken.Raw}}
+	if len(cfg.Rotations) != 1 || cfg.Rotations[0] != want {
+		t.Errorf("got rotations %+v, want %+v", cfg.Rotations, want)
+	}
+}
+
+func TestEveryVariableCounts(t *testing.T) {
+	cfg, err := load(with(map[string]string{
+		"SECRETS_MANAGER_URL": "http://127.0.0.1:8480/", "IAM_URL": "https://private.iam.cloud.ibm.com", "API_KEY_SECRET": "keys/kv/mine",
+		"MIN_REMAINING": "9m", "ROTATION_INTERVAL": "10m", "SECRETS_MANAGER_MAX_RPS": "0", "CONCURRENCY": "1", "TOKEN_FORMAT": "bearer",
+		"METRICS_NAMESPACE": "Mine/1", "LOG_LEVEL": "debug", "BOOTSTRAP_EXPIRES_AT": "2026-01-31",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.SecretsManagerURL != "http://127.0.0.1:8480" || cfg.IAMURL != "https://private.iam.cloud.ibm.com" || cfg.MinRemaining != 9*time.Minute ||
+		cfg.RotationInterval != 10*time.Minute || cfg.MaxRPS != 0 || cfg.Concurrency != 1 || cfg.MetricsNamespace != "Mine/1" ||
+		cfg.LogLevel != slog.LevelDebug || !cfg.BootstrapExpiresAt.Equal(time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)) {
+		t.Errorf("got %+v, want the values set", cfg)
+	}
+	if got := cfg.Rotations[0]; got.APIKey != (rotation.KeyRef{Group: "keys", Type: "kv", Name: "mine"}) || got.Token.Format != iamtoken.Bearer {
+		t.Errorf("got rotation %+v, want the values set", got)
+	}
+}
+
+func TestManyRotations(t *testing.T) {
+	const list = `[
+		{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","format":"json","expect":{"account":"0123456789abcdef0123456789abcdef","iam_id":"iam-ServiceId-1"}},
+		{"name":"b","api_key_secret":"` + keyID + `","api_key_field":"k","token_secret":"` + keyID + `","token_field":"t"}]`
+	cfg, err := load(with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": list, "TOKEN_FORMAT": "bearer"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []rotation.Rotation{{
+		Name: "a", APIKey: rotation.KeyRef{Group: "keys", Type: "arbitrary", Name: "mine"},
+		Token:  rotation.TokenRef{ID: tokenID, Format: iamtoken.JSON},
+		Expect: rotation.Expect{Account: "0123456789abcdef0123456789abcdef", IAMID: "iam-ServiceId-1"},
+	}, {
+		Name: "b", APIKey: rotation.KeyRef{ID: keyID, Field: "k"}, Token: rotation.TokenRef{ID: keyID, Field: "t", Format: iamtoken.Bearer},
+	}}
+	for i := range want {
+		if i >= len(cfg.Rotations) || cfg.Rotations[i] != want[i] {
+			t.Errorf("got %+v, want %+v", cfg.Rotations, want)
+		}
+	}
+	fromFile, err := load(with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": "rotations.json"}))
+	if err != nil || len(fromFile.Rotations) != 1 || fromFile.Rotations[0].Name != "from-file" {
+		t.Errorf("got %+v, %v; want the file's rotation", fromFile.Rotations, err)
+	}
+}
+
+func TestTheBootstrapIdentityIsExactlyOne(t *testing.T) {
+	none := map[string]string{"SECRETS_MANAGER_APIKEY": ""}
+	cfg, err := load(with(map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer abc"}))
+	if err != nil || cfg.Bootstrap.Token.Reveal() != "abc" {
+		t.Errorf("IAM_TOKEN alone: got error %v, want its token", err)
+	}
+	cfg, err = load(with(map[string]string{"IAM_TOKEN": "Bearer abc"}))
+	if err != nil || !cfg.Bootstrap.Token.IsZero() {
+		t.Errorf("IAM_TOKEN beside a key: got error %v, want the key to count", err)
+	}
+	cfg, err = load(with(map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_NAME": "rotator", "CR_TOKEN_FILENAME": "/token"}))
+	if err != nil || cfg.Bootstrap.ProfileName != "rotator" || cfg.Bootstrap.CRTokenFilename != "/token" {
+		t.Errorf("a profile: got %+v, %v", cfg.Bootstrap, err)
+	}
+	for name, changes := range map[string]map[string]string{
+		"none":            none,
+		"key and profile": {"IAM_PROFILE_ID": "Profile-1"},
+		"two profiles":    {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_ID": "Profile-1", "IAM_PROFILE_NAME": "rotator"},
+	} {
+		if _, err := load(with(changes)); err == nil || !strings.Contains(err.Error(), "bootstrap identity") {
+			t.Errorf("%s: got %v, want a fault of the bootstrap identity", name, err)
+		}
+	}
+}
+
+func TestFaultsNameTheVariableAndSayWhatToDo(t *testing.T) {
+	list := func(entries string) map[string]string {
+		return map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": entries}
+	}
+	entry := func(name, more string) string {
+		return `{"name":"` + name + `","api_key_secret":"` + keyID + `","token_secret":"` + tokenID + `"` + more + `}`
+	}
+	for name, test := range map[string]struct {
+		changes map[string]string
+		want    string
+	}{
+		"no URL":               {map[string]string{"SECRETS_MANAGER_URL": ""}, "SECRETS_MANAGER_URL: is required"},
+		"http to a real host":  {map[string]string{"SECRETS_MANAGER_URL": "http://instance.appdomain.cloud"}, "must begin with https://"},
+		"http to IAM":          {map[string]string{"IAM_URL": "http://iam.cloud.ibm.com"}, "IAM_URL: must begin with https://"},
+		"a path":               {map[string]string{"SECRETS_MANAGER_URL": "https://host/api/v2"}, "more than an origin"},
+		"a password":           {map[string]string{"SECRETS_MANAGER_URL": "https://user:" + canary + "@host"}, "more than an origin"},
+		"no URL at all":        {map[string]string{"SECRETS_MANAGER_URL": "instance"}, "not a URL"},
+		"another scheme":       {map[string]string{"IAM_URL": "ftp://127.0.0.1"}, "must begin with https://"},
+		"a key for a secret":   {map[string]string{"API_KEY_SECRET": canary}, "API_KEY_SECRET: names no secret"},
+		"a type without keys":  {map[string]string{"API_KEY_SECRET": "group/username_password/name"}, "use arbitrary, kv"},
+		"a name for the token": {map[string]string{"TOKEN_SECRET": "group/name"}, "TOKEN_SECRET: is no secret id"},
+		"only one of the pair": {map[string]string{"TOKEN_SECRET": ""}, "TOKEN_SECRET: is no secret id"},
+		"two sources":          {map[string]string{"ROTATIONS": "[]"}, "exactly one of the three"},
+		"no source":            {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": ""}, "exactly one of the three"},
+		"two lines of key":     {map[string]string{"SECRETS_MANAGER_APIKEY": canary + "\nmore"}, "holds white space"},
+		"format":               {map[string]string{"TOKEN_FORMAT": "jwt"}, "TOKEN_FORMAT: \"jwt\" is not a format: use raw, bearer or json"},
+		"threshold":            {map[string]string{"MIN_REMAINING": "2h"}, "MIN_REMAINING: 2h0m0s is not a useful threshold"},
+		"no unit":              {map[string]string{"MIN_REMAINING": "8"}, "MIN_REMAINING: is not a duration: use 8m"},
+		"interval":             {map[string]string{"ROTATION_INTERVAL": "0s"}, "ROTATION_INTERVAL"},
+		"negative rate":        {map[string]string{"SECRETS_MANAGER_MAX_RPS": "-1"}, "SECRETS_MANAGER_MAX_RPS: -1 is negative"},
+		"no number":            {map[string]string{"CONCURRENCY": "many"}, "CONCURRENCY: is not a whole number"},
+		"no concurrency":       {map[string]string{"CONCURRENCY": "0"}, "CONCURRENCY: 0 leaves nothing to run"},
+		"namespace":            {map[string]string{"METRICS_NAMESPACE": "a b"}, "METRICS_NAMESPACE"},
+		"level":                {map[string]string{"LOG_LEVEL": "loud"}, "LOG_LEVEL: \"loud\" is not a level: use debug, info, warn or error"},
+		"date":                 {map[string]string{"BOOTSTRAP_EXPIRES_AT": "soon"}, "BOOTSTRAP_EXPIRES_AT: \"soon\" is not a date"},
+		"no such file":         {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": "nowhere.json"}, "ROTATIONS_FILE: open nowhere.json"},
+		"malformed list":       {list(`[{"name":"a"`), "ROTATIONS: the JSON ends too early"},
+		"an object":            {list(`{"name":"a"}`), "ROTATIONS: is no JSON list of rotations"},
+		"empty list":           {list(`[]`), "the list is empty"},
+		"something after it":   {list(`[` + entry("a", "") + `] []`), "something follows the list"},
+		"misspelt field":       {list(`[` + entry("a", `,"formt":"raw"`) + `]`), `unknown field "formt"`},
+		"format of a rotation": {list(`[` + entry("a", `,"format":"jwt"`) + `]`), "is not a format"},
+		"no name":              {list(`[` + entry("", "") + `]`), `ROTATIONS[0]: name ""`},
+		"odd name":             {list(`[` + entry("a b", "") + `]`), `ROTATIONS[0]: name "a b"`},
+		"a name twice":         {list(`[` + entry("a", "") + `,` + entry("a", "") + `]`), "is used twice"},
+		"a token secret twice": {list(`[` + entry("a", "") + `,` + entry("b", "") + `]`), `token_secret is that of "a" too`},
+		"account":              {list(`[` + entry("a", `,"expect":{"account":"mine"}`) + `]`), "expect.account"},
+		"misspelt in expect":   {list(`[` + entry("a", `,"expect":{"iamid":"x"}`) + `]`), `unknown field "iamid"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := load(with(test.changes))
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v, want it to say %s", err, test.want)
+			}
+			if strings.Contains(err.Error(), canary) {
+				t.Errorf("the fault repeats the key: %v", err)
+			}
+		})
+	}
+}
+
+func TestAllFaultsAreReportedTogether(t *testing.T) {
+	_, err := load(map[string]string{"IAM_URL": "http://x", "LOG_LEVEL": "loud", "CONCURRENCY": "x", "MIN_REMAINING": "2h"})
+	for _, name := range []string{"SECRETS_MANAGER_URL", "IAM_URL", "LOG_LEVEL", "CONCURRENCY", "MIN_REMAINING", "bootstrap identity", "rotations"} {
+		if err == nil || !strings.Contains(err.Error(), name+": ") {
+			t.Errorf("got %v, want %s among the faults", err, name)
+		}
+	}
+	var joined interface{ Unwrap() []error }
+	if !errors.As(err, &joined) || len(joined.Unwrap()) != 7 {
+		t.Errorf("got %v, want 7 faults", err)
+	}
+}

@@ -1,0 +1,209 @@
+package ibmcloud_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+const (
+	keyCanary   = "canary-key-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eR"
+	tokenCanary = "canary-token-8dJ2kWq0ZxT5vHb7NfGs1LmP4yCu6EaR"
+)
+
+// serve starts an HTTP server for the test.
+func serve(t *testing.T, handler http.HandlerFunc) string {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func exchange(t *testing.T, origin string) (rotation.Exchanged, *rotation.Error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	exchanged, err := ibmcloud.NewIAM(origin, ibmcloud.NewTransport(), nil).Exchange(ctx, iamtoken.NewSecret(keyCanary))
+	return exchanged, asFailure(t, err)
+}
+
+func asFailure(t *testing.T, err error) *rotation.Error {
+	t.Helper()
+	var failure *rotation.Error
+	if err != nil && !errors.As(err, &failure) {
+		t.Fatalf("got a %T, want a *rotation.Error", err)
+	}
+	return failure
+}
+
+func secretsManager(t *testing.T, origin string, maxRPS int) *ibmcloud.SecretsManager {
+	t.Helper()
+	transport := ibmcloud.NewTransport()
+	iam := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`, tokenCanary, time.Now().Add(time.Hour).Unix())
+	})
+	sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
+		URL: origin, Transport: transport, MaxRPS: maxRPS,
+		Bootstrap: ibmcloud.BootstrapByKey(ibmcloud.NewIAM(iam, transport, nil), ibmcloud.FixedKey(iamtoken.NewSecret(keyCanary))),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sm
+}
+
+func readKey(t *testing.T, sm *ibmcloud.SecretsManager) *rotation.Error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err := sm.ReadKey(ctx, rotation.KeyRef{ID: "cb1e238c-d449-4fe7-bd68-04f0c5b59eb1"})
+	return asFailure(t, err)
+}
+
+// An error body may repeat what was sent: in a message, a code, a header.
+func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
+	bodies := []string{
+		`{"errorCode":"BXNIM0415E","errorMessage":"key SECRET could not be found","errorDetails":"SECRET"}`,
+		`{"errors":[{"code":"secrets-manager.Error07012","message":"SECRET","more_info":"SECRET","target":{"name":"SECRET"}}]}`,
+		`{"errorCode":"SECRET"}`, `{"errors":[{"code":"SECRET","message":"SECRET"}]}`, `{"errors":[]}`, `{"errors":"SECRET"}`,
+		`SECRET`, `<html>SECRET</html>`, ``, `null`, `[]`, `{"errors":[{}]}`,
+	}
+	for _, status := range []int{200, 201, 302, 400, 401, 403, 404, 409, 412, 429, 500, 503} {
+		for _, contentType := range []string{"application/json", "text/html", ""} {
+			for _, body := range bodies {
+				origin := serve(t, func(w http.ResponseWriter, r *http.Request) {
+					sent, _ := io.ReadAll(r.Body)
+					echo := keyCanary + " " + tokenCanary + " " + r.Header.Get("Authorization") + " " + string(sent)
+					w.Header().Set("Content-Type", contentType)
+					w.Header().Set("Transaction-Id", keyCanary)
+					w.Header().Set("Location", "/"+keyCanary)
+					w.WriteHeader(status)
+					_, _ = io.WriteString(w, strings.ReplaceAll(body, "SECRET", echo))
+				})
+				_, iam := exchange(t, origin)
+				for _, failure := range []*rotation.Error{iam, readKey(t, secretsManager(t, origin, 0))} {
+					if failure == nil {
+						t.Fatalf("%d %s: got no failure", status, body)
+					}
+					if text := fmt.Sprintf("%+v %s", *failure, failure); strings.Contains(text, "canary") {
+						t.Errorf("%d %q %s: the failure repeats a secret: %s", status, contentType, body, text)
+					}
+				}
+				if strings.Contains(body, "BXNIM0415E") && status == 400 && !strings.Contains(iam.Message, "BXNIM0415E") {
+					t.Errorf("got %q, want IBM's code in it", iam.Message)
+				}
+			}
+		}
+	}
+}
+
+func TestARequestThatBearsASecretIsNotRedirected(t *testing.T) {
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		var elsewhere atomic.Int32
+		other := serve(t, func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) })
+		origin := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other, status) })
+		_, failure := exchange(t, origin)
+		if failure == nil || failure.Kind != rotation.Misconfigured {
+			t.Errorf("%d from IAM: got %v, want misconfigured", status, failure)
+		}
+		if failure := readKey(t, secretsManager(t, origin, 0)); failure == nil || failure.Kind != rotation.Misconfigured {
+			t.Errorf("%d from Secrets Manager: got %v, want misconfigured", status, failure)
+		}
+		if elsewhere.Load() > 0 {
+			t.Errorf("%d: the request was sent on to another host", status)
+		}
+	}
+}
+
+func TestAnEndlessAnswerIsCutOff(t *testing.T) {
+	origin := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		chunk := []byte(`"` + strings.Repeat("x", 1<<20))
+		for r.Context().Err() == nil {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	})
+	_, failure := exchange(t, origin)
+	if failure == nil || failure.Kind != rotation.Unavailable {
+		t.Errorf("got %v, want unavailable", failure)
+	}
+}
+
+func TestWhyNoAnswerCameIsSaidInPlainWords(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := "http://" + listener.Addr().String()
+	_ = listener.Close()
+	tls := httptest.NewTLSServer(http.NotFoundHandler())
+	defer tls.Close()
+	for name, test := range map[string]struct{ origin, says string }{
+		"unknown host":    {"https://private-only.invalid", "does not resolve"},
+		"refused":         {closed, "failed or was closed"},
+		"unknown CA":      {tls.URL, "not trusted"},
+		"HTTP, not HTTPS": {strings.Replace(closed, "http", "https", 1), "failed or was closed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, failure := exchange(t, test.origin)
+			if failure == nil || !strings.Contains(failure.Message, test.says) {
+				t.Errorf("got %v, want it to say %q", failure, test.says)
+			}
+		})
+	}
+}
+
+func TestAHangingServiceEndsWithTheContext(t *testing.T) {
+	origin := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		// The body must be read for the server to notice that the client has gone.
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, err := ibmcloud.NewIAM(origin, ibmcloud.NewTransport(), nil).Exchange(ctx, iamtoken.NewSecret(keyCanary))
+	if failure := asFailure(t, err); failure == nil || failure.Kind != rotation.Timeout {
+		t.Errorf("got %v, want timeout: IBM's SDK takes no context, we must give it one", err)
+	}
+}
+
+func TestConnectionsAreSharedAndKept(t *testing.T) {
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		// Longer than the SDK's decoder reads: left unread, it would cost the connection.
+		_, _ = fmt.Fprintf(w, `{"access_token":"abc","token_type":"Bearer","expires_in":3600,"expiration":%d}%s`,
+			time.Now().Add(time.Hour).Unix(), strings.Repeat(" ", 8<<10))
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	iam := ibmcloud.NewIAM(server.URL, ibmcloud.NewTransport(), nil)
+	for range 5 {
+		if _, err := iam.Exchange(context.Background(), iamtoken.NewSecret(keyCanary)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := connections.Load(); got != 1 {
+		t.Errorf("got %d connections for 5 exchanges, want 1", got)
+	}
+}

@@ -1,0 +1,139 @@
+package metrics_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/internal/metrics"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+var now = time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC)
+
+// document is a line of the embedded metric format.
+type document struct {
+	AWS struct {
+		Timestamp         int64
+		CloudWatchMetrics []struct {
+			Namespace  string
+			Dimensions [][]string
+			Metrics    []struct{ Name, Unit string }
+		}
+	} `json:"_aws"`
+	FunctionName, Rotation string
+	values                 map[string]any
+}
+
+func emit(t *testing.T, e metrics.Emitter, results ...rotation.Result) []document {
+	t.Helper()
+	var out bytes.Buffer
+	e.Writer, e.Namespace, e.FunctionName, e.Now = &out, "IAMTokenRotator", "the-function", func() time.Time { return now }
+	if err := e.Emit(rotation.Report{Results: results}); err != nil {
+		t.Fatal(err)
+	}
+	var documents []document
+	for line := range bytes.Lines(out.Bytes()) {
+		var d document
+		if err := json.Unmarshal(line, &d); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		if err := json.Unmarshal(line, &d.values); err != nil {
+			t.Fatal(err)
+		}
+		documents = append(documents, d)
+	}
+	return documents
+}
+
+// declared are the metric names that the document declares.
+func (d document) declared() []string {
+	var names []string
+	for _, metric := range d.AWS.CloudWatchMetrics[0].Metrics {
+		names = append(names, metric.Name)
+	}
+	return names
+}
+
+func seconds(n int64) *int64 { return &n }
+
+func TestAllThatIsKnownIsEmitted(t *testing.T) {
+	emitter := metrics.Emitter{Rotations: []string{"default"}, BootstrapExpiresAt: now.Add(36 * time.Hour)}
+	got := emit(t, emitter, rotation.Result{
+		Rotation: "default", Outcome: rotation.Rotated, SecondsRemaining: seconds(3599), MarginSeconds: seconds(-5),
+		TokenLifetime: time.Hour, Duration: 1500 * time.Millisecond, Attempts: 2,
+	})
+	if len(got) != 1 {
+		t.Fatalf("got %d documents, want 1", len(got))
+	}
+	directive := got[0].AWS.CloudWatchMetrics[0]
+	if directive.Namespace != "IAMTokenRotator" || got[0].AWS.Timestamp != now.UnixMilli() || got[0].FunctionName != "the-function" || got[0].Rotation != "default" {
+		t.Errorf("got %+v", got[0])
+	}
+	if want := [][]string{{"FunctionName"}, {"FunctionName", "Rotation"}}; fmt.Sprint(directive.Dimensions) != fmt.Sprint(want) {
+		t.Errorf("got dimensions %v, want %v", directive.Dimensions, want)
+	}
+	want := map[string]float64{
+		"Success": 1, "Failure": 0, "SecondsRemaining": 3599, "SafetyMarginSeconds": -5, "TokenLifetimeSeconds": 3600,
+		"DurationMilliseconds": 1500, "Attempts": 2, "BootstrapExpiresInDays": 1.5,
+	}
+	for name, value := range want {
+		if got[0].values[name] != value || !slices.Contains(got[0].declared(), name) {
+			t.Errorf("%s: got %v (declared: %v), want %v", name, got[0].values[name], got[0].declared(), value)
+		}
+	}
+}
+
+func TestWhatIsNotKnownIsLeftOut(t *testing.T) {
+	got := emit(t, metrics.Emitter{Rotations: []string{"default"}}, rotation.Result{Rotation: "default", Outcome: rotation.Failed, Attempts: 1, Duration: time.Second})[0]
+	if got.values["Success"] != 0.0 || got.values["Failure"] != 1.0 {
+		t.Errorf("got Success %v, Failure %v; want 0, 1", got.values["Success"], got.values["Failure"])
+	}
+	for _, name := range []string{"SecondsRemaining", "SafetyMarginSeconds", "TokenLifetimeSeconds", "BootstrapExpiresInDays"} {
+		if _, ok := got.values[name]; ok || slices.Contains(got.declared(), name) {
+			t.Errorf("%s is there, but is not known", name)
+		}
+	}
+}
+
+func TestOnlyTwentyRotationsHaveMetricsOfTheirOwn(t *testing.T) {
+	var names []string
+	var results []rotation.Result
+	for i := range 250 {
+		names = append(names, fmt.Sprintf("rotation-%d", i))
+		results = append(results, rotation.Result{Rotation: names[i], Outcome: rotation.Fresh, SecondsRemaining: seconds(int64(i))})
+	}
+	var own, values int
+	for _, d := range emit(t, metrics.Emitter{Rotations: names}, results...) {
+		if d.Rotation != "" {
+			own++
+			continue
+		}
+		list, ok := d.values["SecondsRemaining"].([]any)
+		if !ok || len(list) > 100 {
+			t.Fatalf("got %T of %d values, want a list of at most 100", d.values["SecondsRemaining"], len(list))
+		}
+		values += len(list)
+	}
+	if own != 20 || values != 230 {
+		t.Errorf("got %d rotations of their own and %d together, want 20 and 230", own, values)
+	}
+	// A batch of later rotations gets no dimension either.
+	if got := emit(t, metrics.Emitter{Rotations: names}, results[200]); got[0].Rotation != "" {
+		t.Errorf("rotation 200 has metrics of its own: %q", got[0].Rotation)
+	}
+}
+
+func TestAFailureBeforeAnyRotationCounts(t *testing.T) {
+	var out bytes.Buffer
+	e := metrics.Emitter{Writer: &out, Namespace: "IAMTokenRotator", FunctionName: "the-function", Now: time.Now}
+	if err := e.EmitFailure(); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(out.Bytes(), []byte(`"Failure":1`)) {
+		t.Errorf("got %s, want Failure 1", out.Bytes())
+	}
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-lambda-go/lambdacontext"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+// environ is the configuration for a cloud that listens at origin.
+func environ(cloud *ibmcloudtest.Cloud, origin string, more ...string) []string {
+	one := cloud.Rotations()[0]
+	return append([]string{
+		"SECRETS_MANAGER_URL=" + origin, "IAM_URL=" + origin, "SECRETS_MANAGER_APIKEY=" + cloud.BootstrapAPIKey(),
+		"API_KEY_SECRET=" + one.APIKeySecret, "TOKEN_SECRET=" + one.TokenSecret,
+	}, more...)
+}
+
+// newCloud serves a cloud over HTTP.
+func newCloud(t *testing.T) (*ibmcloudtest.Cloud, string) {
+	t.Helper()
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	server := httptest.NewServer(cloud)
+	t.Cleanup(server.Close)
+	return cloud, server.URL
+}
+
+// invoke delivers one event as the Runtime API would.
+func invoke(t *testing.T, f *function, payload string) ([]byte, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return f.Invoke(lambdacontext.NewContext(ctx, &lambdacontext.LambdaContext{AwsRequestID: "request-0001"}), []byte(payload))
+}
+
+// logged are the JSON lines of a log.
+func logged(t *testing.T, log *bytes.Buffer) []map[string]any {
+	t.Helper()
+	var lines []map[string]any
+	for line := range bytes.Lines(log.Bytes()) {
+		var fields map[string]any
+		if err := json.Unmarshal(line, &fields); err != nil {
+			t.Fatalf("a log line is no JSON: %s", line)
+		}
+		lines = append(lines, fields)
+	}
+	return lines
+}
+
+func messages(lines []map[string]any) string {
+	var all []string
+	for _, line := range lines {
+		if msg, ok := line["msg"].(string); ok {
+			all = append(all, msg)
+		} else if _, ok := line["_aws"]; ok {
+			all = append(all, "metrics")
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+func TestTheResponseIsTheReport(t *testing.T) {
+	cloud, origin := newCloud(t)
+	var log bytes.Buffer
+	response, err := invoke(t, newFunction("the-function", environ(cloud, origin), &log), `{"run_id":"rotate-2026"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report rotation.Report
+	if err := json.Unmarshal(response, &report); err != nil {
+		t.Fatal(err)
+	}
+	if report.RunID != "rotate-2026" || report.Mode != rotation.ModeRotate || len(report.Results) != 1 || report.Results[0].Outcome != rotation.Rotated {
+		t.Errorf("got %s", response)
+	}
+	if !bytes.Contains(response, []byte(`"warnings":[]`)) {
+		t.Errorf("got %s, want an empty list of warnings", response)
+	}
+	lines := logged(t, &log)
+	if got := messages(lines); got != "rotation report metrics" {
+		t.Fatalf("got log lines %q, want rotation report metrics", got)
+	}
+	result, _ := lines[0]["result"].(map[string]any)
+	for _, field := range []string{"outcome", "attempts", "duration_ms", "version_id", "fingerprint", "seconds_remaining", "iam_transaction_id", "steps_ms"} {
+		if _, ok := result[field]; !ok {
+			t.Errorf("the rotation's line has no %s: %v", field, result)
+		}
+	}
+	if lines[0]["request_id"] != "request-0001" || lines[1]["request_id"] != "request-0001" {
+		t.Error("a line does not bear the request id")
+	}
+	if encoded, _ := json.Marshal(lines[1]["report"]); !equalJSON(t, encoded, response) {
+		t.Errorf("logged report %s, want %s", encoded, response)
+	}
+}
+
+func equalJSON(t *testing.T, a, b []byte) bool {
+	t.Helper()
+	var x, y any
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
+		t.Fatal("not JSON")
+	}
+	return fmt.Sprint(x) == fmt.Sprint(y)
+}
+
+func TestTheRunIsNamedAfterTheRequestUnlessTheEventNamesIt(t *testing.T) {
+	cloud, origin := newCloud(t)
+	response, err := invoke(t, newFunction("the-function", environ(cloud, origin), &bytes.Buffer{}), `{}`)
+	if err != nil || !bytes.Contains(response, []byte(`"run_id":"request-0001"`)) {
+		t.Errorf("got %s, %v; want run_id request-0001", response, err)
+	}
+}
+
+func TestAFailedRotationFailsTheInvocation(t *testing.T) {
+	cloud, origin := newCloud(t)
+	cloud.MustDeleteSecret(cloud.Rotations()[0].TokenSecret)
+	var log bytes.Buffer
+	f := newFunction("the-function", environ(cloud, origin, "LOG_LEVEL=error"), &log)
+	response, err := invoke(t, f, `{}`)
+	var failed *RotationError
+	if !errors.As(err, &failed) || response != nil {
+		t.Fatalf("got %s, %v; want a *RotationError and no response", response, err)
+	}
+	for _, part := range []string{"1 of 1 rotations failed", "default: look: not_found: "} {
+		if !strings.Contains(failed.Error(), part) {
+			t.Errorf("got %q, want it to say %q", failed, part)
+		}
+	}
+	if got := messages(logged(t, &log)); got != "rotation report metrics" {
+		t.Errorf("got log lines %q, want the report whatever the level", got)
+	}
+	if !bytes.Contains(log.Bytes(), []byte(`"Failure":1`)) {
+		t.Error("no metric counts the failure")
+	}
+}
+
+func TestTheErrorMessageNamesTheFirstTenFailures(t *testing.T) {
+	report := rotation.Report{}
+	for i := range 13 {
+		report.Results = append(report.Results, rotation.Result{Rotation: fmt.Sprintf("r%d", i), Outcome: rotation.Failed,
+			Error: &rotation.Error{Step: rotation.StepSave, Kind: rotation.Locked, Message: "why"}})
+	}
+	report.Results = append(report.Results, rotation.Result{Rotation: "good", Outcome: rotation.Fresh})
+	got := summary(report)
+	for _, part := range []string{"13 of 14 rotations failed; r0: save: locked: why", "r9: save", "and 3 more"} {
+		if !strings.Contains(got, part) {
+			t.Errorf("got %q, want %q in it", got, part)
+		}
+	}
+	if strings.Contains(got, "r10:") || strings.Contains(got, "good") {
+		t.Errorf("got %q, want the first ten failures only", got)
+	}
+}
+
+func TestAFaultyConfigurationFailsEachInvocationWithTheAdvice(t *testing.T) {
+	var log bytes.Buffer
+	f := newFunction("the-function", []string{"LOG_LEVEL=loud", "IAM_URL=http://iam.cloud.ibm.com", "METRICS_NAMESPACE=Mine"}, &log)
+	for range 2 {
+		_, err := invoke(t, f, `{}`)
+		var failed *RotationError
+		if !errors.As(err, &failed) {
+			t.Fatalf("got %v, want a *RotationError", err)
+		}
+		for _, part := range []string{"misconfigured: ", "LOG_LEVEL", "SECRETS_MANAGER_URL: is required", "IAM_URL: must begin with https://"} {
+			if !strings.Contains(failed.Error(), part) {
+				t.Errorf("got %q, want %q in it", failed, part)
+			}
+		}
+	}
+	if !bytes.Contains(log.Bytes(), []byte(`"Namespace":"Mine"`)) || !bytes.Contains(log.Bytes(), []byte(`"Failure":1`)) {
+		t.Errorf("got log %s, want a metric that counts the failure", log.Bytes())
+	}
+}
+
+func TestABadEventTouchesNothing(t *testing.T) {
+	cloud, origin := newCloud(t)
+	f := newFunction("the-function", environ(cloud, origin), &bytes.Buffer{})
+	for _, payload := range []string{`{"mode":"dance"}`, `{"rotations":["unknown"]}`, `{"run_id":"rotate-<aws.scheduler.scheduled-time>"}`, `{"secret":"x"}`, `[]`} {
+		_, err := invoke(t, f, payload)
+		var failed *RotationError
+		if !errors.As(err, &failed) {
+			t.Errorf("%s: got %v, want a *RotationError", payload, err)
+		}
+	}
+	if got := cloud.Requests(); len(got) > 0 {
+		t.Errorf("got %d requests, want none", len(got))
+	}
+}
