@@ -2,6 +2,7 @@ package ibmcloud
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,11 +51,15 @@ func (o operation) failure(got *answer, now time.Time) *rotation.Error {
 
 // unanswered is the error for a call to which no answer came.
 func (o operation) unanswered(err error) *rotation.Error {
-	kind := rotation.Unavailable
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		kind = rotation.Timeout
+	failure := &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: o.doing + ": " + describeTransport(o.host, err)}
+	var untrusted *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &untrusted):
+		failure.Kind, failure.Retry = rotation.Misconfigured, rotation.Never
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		failure.Kind = rotation.Timeout
 	}
-	return &rotation.Error{Kind: kind, Retry: rotation.Later, Message: o.doing + ": " + describeTransport(o.host, err)}
+	return failure
 }
 
 // unusable is the error for a success whose body cannot be used.
