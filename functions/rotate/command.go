@@ -147,6 +147,9 @@ func printReport(w io.Writer, report rotation.Report, asJSON bool) error {
 func describe(result rotation.Result) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s: %s", result.Rotation, result.Outcome)
+	if result.Attempts > 1 {
+		fmt.Fprintf(&text, " after %d attempts", result.Attempts)
+	}
 	if result.ExpiresAt != nil {
 		left := time.Duration(*result.SecondsRemaining) * time.Second
 		fmt.Fprintf(&text, "; the stored token expires %s (in %s)", result.ExpiresAt.Format(time.RFC3339), left)
