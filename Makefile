@@ -13,7 +13,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc 
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build package build-local run sandbox invoke-local test check test-go clean
+.PHONY: help build package build-local run sandbox invoke-local test check test-go conformance clean
 
 help: ## say what there is to do
 	@echo 'iam-token-rotator: keeps a valid IBM Cloud IAM access token in a secret'
@@ -65,6 +65,9 @@ test-go:
 	else \
 		echo '$(GO) test ./... (without -race: that needs cgo and a C compiler)'; $(GO) test ./...; \
 	fi
+
+conformance: ## run IBM's own SDK integration test against the sandbox
+	scripts/conformance
 
 clean: ## remove what was built
 	rm -rf build
