@@ -31,8 +31,8 @@ func (v variables) bootstrap(faults *faults) Bootstrap {
 	case len(set) == 0:
 		return Bootstrap{Token: oneWord(faults, "IAM_TOKEN", iamtoken.TrimBearer(v.Token.Reveal()))}
 	}
-	if v.APIKeyARN != "" {
-		faults.add("SECRETS_MANAGER_APIKEY_ARN", v.arnFault())
+	if v.APIKeyARN != "" && !secretARNShape.MatchString(v.APIKeyARN) {
+		faults.add("SECRETS_MANAGER_APIKEY_ARN", "is not the ARN of an AWS Secrets Manager secret")
 	}
 	return Bootstrap{
 		APIKey:          oneWord(faults, "SECRETS_MANAGER_APIKEY", strings.TrimSpace(v.APIKey.Reveal())),
@@ -41,13 +41,6 @@ func (v variables) bootstrap(faults *faults) Bootstrap {
 		ProfileID:       v.ProfileID,
 		CRTokenFilename: v.CRTokenFilename,
 	}
-}
-
-func (v variables) arnFault() string {
-	if !secretARNShape.MatchString(v.APIKeyARN) {
-		return "is not the ARN of an AWS Secrets Manager secret"
-	}
-	return "reading the bootstrap key from AWS is not built yet: use SECRETS_MANAGER_APIKEY"
 }
 
 // oneWord wraps value, which must be printable and without white space.
