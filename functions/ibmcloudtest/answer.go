@@ -72,7 +72,7 @@ func (c *Cloud) checkedServe(in *call) (any, error) {
 	if in.operation.service != serviceIAM && in.refused != nil {
 		return nil, fail(http.StatusUnauthorized, "unauthorized", "Authentication failed: "+in.refused.Error()+".")
 	}
-	if in.operation.service != serviceSecretsManager {
+	if in.operation.service != serviceSecretsManager && in.operation.service != serviceAPIKeys {
 		return in.operation.serve(c, in)
 	}
 	c.mu.Lock()

@@ -31,7 +31,7 @@ type Cloud struct {
 	groups     map[string]*group    // by id
 	secrets    map[string]*secret   // by id
 	names      map[secretName]*secret
-	sequence   int // secrets and groups made so far: the order of listings
+	sequence   int // secrets, groups and keys made so far: the order of listings
 }
 
 // New builds a cloud and seeds it: an account, the four identities and the trusted profile, the two

@@ -77,7 +77,7 @@ func (c *Cloud) grantByAPIKey(in *call) (*identity, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	key, ok := c.keys[value]
-	if !ok || in.now.Before(key.knownFrom) {
+	if !ok || in.now.Before(key.knownFrom) || key.expired(in.now) {
 		return nil, fail(c.settings.UnknownKey, "BXNIM0415E", "Provided API key could not be found.")
 	}
 	return key.owner, nil

@@ -43,6 +43,7 @@ type apiKey struct {
 	value     string
 	owner     *identity
 	knownFrom time.Time // when IAM begins to accept it
+	keyDetails
 }
 
 // newServiceID registers a service id. The caller holds c.mu.
@@ -54,7 +55,9 @@ func (c *Cloud) newServiceID(class, name, account string, policies ...policy) *i
 
 // newKey registers an API key that IAM accepts from the given time on. The caller holds c.mu.
 func (c *Cloud) newKey(owner *identity, knownFrom time.Time) *apiKey {
+	c.sequence++
 	k := &apiKey{id: "ApiKey-" + newUUID(), value: newAPIKey(), owner: owner, knownFrom: knownFrom}
+	k.keyDetails = keyDetails{name: owner.name, createdAt: knownFrom, modifiedAt: knownFrom, version: 1, sequence: c.sequence}
 	c.keys[k.value] = k
 	return k
 }

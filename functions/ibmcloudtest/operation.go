@@ -10,6 +10,11 @@ import (
 const (
 	OpIAMToken         = "iam.token"
 	OpIAMKeys          = "iam.keys"
+	OpAPIKeysList      = "apikeys.list"
+	OpAPIKeysCreate    = "apikeys.create"
+	OpAPIKeysGet       = "apikeys.get"
+	OpAPIKeysUpdate    = "apikeys.update"
+	OpAPIKeysDelete    = "apikeys.delete"
 	OpGroups           = "groups"
 	OpSecretsList      = "secrets.list"
 	OpSecretsCreate    = "secrets.create"
@@ -30,7 +35,7 @@ const (
 )
 
 var operationNames = []string{
-	OpIAMToken, OpIAMKeys, OpGroups, OpSecretsList, OpSecretsCreate, OpSecretsGet, OpSecretsDelete,
+	OpIAMToken, OpIAMKeys, OpAPIKeysList, OpAPIKeysCreate, OpAPIKeysGet, OpAPIKeysUpdate, OpAPIKeysDelete, OpGroups, OpSecretsList, OpSecretsCreate, OpSecretsGet, OpSecretsDelete,
 	OpSecretsMetadata, OpSecretsPatch, OpVersionsCreate, OpVersionsList, OpVersionsGet, OpVersionsMetadata,
 	OpVersionsPatch, OpLocks, OpTargetsList, OpSettingsGet, OpTenantsList, OpAny,
 }
@@ -44,7 +49,7 @@ type operation struct {
 	success int      // status of a good answer
 
 	// serve does the work and returns the body of a good answer, nil for none, or an *apiError.
-	// Those of Secrets Manager run with c.mu held.
+	// Those of Secrets Manager and of the API keys run with c.mu held.
 	serve func(c *Cloud, in *call) (any, error)
 }
 
@@ -53,11 +58,12 @@ type service int
 
 const (
 	serviceIAM service = iota
+	serviceAPIKeys
 	serviceSecretsManager
 	serviceLogsRouting
 )
 
-var operations = indexOperations(iamOperations, groupOperations, secretOperations, versionOperations,
+var operations = indexOperations(iamOperations, apiKeyOperations, groupOperations, secretOperations, versionOperations,
 	lockOperations, logsRoutingOperations)
 
 // indexOperations sorts operations by their number of path segments.

@@ -1,0 +1,180 @@
+package ibmcloudtest
+
+import (
+	"cmp"
+	"encoding/base64"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The operations on API keys are IAM Identity Services', and the admin's alone.
+var apiKeyOperations = []operation{
+	op(OpAPIKeysList, serviceAPIKeys, http.MethodGet, "/v1/apikeys", http.StatusOK, (*Cloud).listAPIKeys),
+	op(OpAPIKeysCreate, serviceAPIKeys, http.MethodPost, "/v1/apikeys", http.StatusCreated, (*Cloud).createAPIKey),
+	op(OpAPIKeysGet, serviceAPIKeys, http.MethodGet, "/v1/apikeys/{id}", http.StatusOK, (*Cloud).getAPIKey),
+	op(OpAPIKeysUpdate, serviceAPIKeys, http.MethodPut, "/v1/apikeys/{id}", http.StatusOK, (*Cloud).updateAPIKey),
+	op(OpAPIKeysDelete, serviceAPIKeys, http.MethodDelete, "/v1/apikeys/{id}", http.StatusNoContent, (*Cloud).deleteAPIKey),
+}
+
+// mayManageKeys refuses everyone but the admin.
+func (in *call) mayManageKeys() error {
+	if in.caller.class != IdentityAdmin {
+		return fail(http.StatusForbidden, "insufficient_permissions", "You are not authorized to manage the API keys of this identity.")
+	}
+	return nil
+}
+
+// apiKeyFor returns the key that the path names, for a caller who may manage keys.
+func (c *Cloud) apiKeyFor(in *call) (*apiKey, error) {
+	if err := in.mayManageKeys(); err != nil {
+		return nil, err
+	}
+	for _, key := range c.keys {
+		if key.id == in.params[0] {
+			return key, nil
+		}
+	}
+	return nil, notFound("API key")
+}
+
+// createAPIKey answers with the key's value, for the only time unless store_value asks for more.
+func (c *Cloud) createAPIKey(in *call) (any, error) {
+	if err := in.mayManageKeys(); err != nil {
+		return nil, err
+	}
+	var p apiKeyPrototype
+	if err := in.decode(&p, mediaJSON, "name!", "iam_id!", "account_id", "description", "store_value", "action_when_leaked", "expires_at"); err != nil {
+		return nil, err
+	}
+	owner, ok := c.identities[*p.IAMID]
+	switch {
+	case !ok || owner.subType() != "ServiceId":
+		return nil, notFound("service ID")
+	case p.AccountID != nil && *p.AccountID != owner.account:
+		return nil, badField("account_id", "is not the account of the iam_id")
+	}
+	details, err := p.applied(keyDetails{version: 1}, in.now)
+	if err != nil {
+		return nil, err
+	}
+	key := c.newKey(owner, in.now.Add(c.keyPropagation))
+	details.sequence, details.createdAt, details.createdBy = key.sequence, in.now, in.caller.iamID
+	details.valueStored = p.StoreValue
+	key.keyDetails = details
+	return c.apiKeyJSON(key, key.value), nil
+}
+
+// listAPIKeys lists the keys of one iam id, in pages. Their values are not among it.
+func (c *Cloud) listAPIKeys(in *call) (any, error) {
+	if err := in.mayManageKeys(); err != nil {
+		return nil, err
+	}
+	query := in.request.URL.Query()
+	iamID := cmp.Or(query.Get("iam_id"), in.caller.iamID)
+	if account := query.Get("account_id"); account != "" && account != c.account {
+		return nil, badField("account_id", "is not the account of the iam_id")
+	}
+	limit, err := queryNumber(query, "pagesize", 20, 1, 100)
+	if err != nil {
+		return nil, err
+	}
+	offset, err := pageOffset(query.Get("pagetoken"))
+	if err != nil {
+		return nil, err
+	}
+	var keys []*apiKey
+	for _, key := range c.keys {
+		if key.owner.iamID == iamID {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, func(a, b *apiKey) int { return cmp.Compare(a.sequence, b.sequence) })
+
+	list := []any{}
+	for _, key := range keys[min(offset, len(keys)):min(offset+limit, len(keys))] {
+		list = append(list, c.apiKeyJSON(key, ""))
+	}
+	answer := map[string]any{"offset": offset, "limit": limit, "apikeys": list}
+	if offset+limit < len(keys) {
+		query.Set("pagetoken", pageToken(offset+limit))
+		answer["next"] = in.href(query)
+	}
+	return answer, nil
+}
+
+const pageTokenPrefix = "offset:"
+
+// pageToken names a page. IBM's are opaque.
+func pageToken(offset int) string {
+	return base64.URLEncoding.EncodeToString([]byte(pageTokenPrefix + strconv.Itoa(offset)))
+}
+
+func pageOffset(token string) (int, error) {
+	if token == "" {
+		return 0, nil
+	}
+	text, err := base64.URLEncoding.DecodeString(token)
+	if err != nil {
+		return 0, badField("pagetoken", "is none of this service")
+	}
+	offset, err := strconv.Atoi(strings.TrimPrefix(string(text), pageTokenPrefix))
+	if err != nil || offset < 0 {
+		return 0, badField("pagetoken", "is none of this service")
+	}
+	return offset, nil
+}
+
+func (c *Cloud) getAPIKey(in *call) (any, error) {
+	key, err := c.apiKeyFor(in)
+	if err != nil {
+		return nil, err
+	}
+	if key.valueStored {
+		return c.apiKeyJSON(key, key.value), nil
+	}
+	return c.apiKeyJSON(key, ""), nil
+}
+
+// updateAPIKey changes what the body names, if If-Match is the key's entity_tag or "*".
+func (c *Cloud) updateAPIKey(in *call) (any, error) {
+	key, err := c.apiKeyFor(in)
+	if err != nil {
+		return nil, err
+	}
+	var p apiKeyPrototype
+	if err := in.decode(&p, mediaJSON, "name", "description", "action_when_leaked", "expires_at"); err != nil {
+		return nil, err
+	}
+	switch match := in.request.Header.Get("If-Match"); match {
+	case "":
+		return nil, badField("If-Match", "is required")
+	case "*", key.entityTag():
+	default:
+		return nil, fail(http.StatusConflict, "conflict", "The API key was changed by someone else.")
+	}
+	details, err := p.applied(key.keyDetails, in.now)
+	if err != nil {
+		return nil, err
+	}
+	details.version++
+	key.keyDetails = details
+	return c.apiKeyJSON(key, ""), nil
+}
+
+// deleteAPIKey leaves the tokens that the key was exchanged for as they are.
+func (c *Cloud) deleteAPIKey(in *call) (any, error) {
+	key, err := c.apiKeyFor(in)
+	if err != nil {
+		return nil, err
+	}
+	delete(c.keys, key.value)
+	return nil, nil
+}
+
+// iamTime is a time as IAM Identity Services write it, to the minute.
+func iamTime(t time.Time) string { return t.UTC().Format(iamTimeLayout) }
+
+const iamTimeLayout = "2006-01-02T15:04-0700"
