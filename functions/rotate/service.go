@@ -4,7 +4,9 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net/http"
 
+	"iam-token-rotator/functions/internal/awscloud"
 	"iam-token-rotator/functions/internal/config"
 	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/rotation"
@@ -19,9 +21,10 @@ type service struct {
 
 func newService(cfg config.Config) (*service, error) {
 	transport := ibmcloud.NewTransport()
+	transport.Preconnect(cfg.IAMURL, cfg.SecretsManagerURL)
 	iam := ibmcloud.NewIAM(cfg.IAMURL, transport, nil)
 	secretsManager, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
-		URL: cfg.SecretsManagerURL, Bootstrap: newBootstrap(cfg.Bootstrap, iam), Transport: transport, MaxRPS: cfg.MaxRPS,
+		URL: cfg.SecretsManagerURL, Bootstrap: newBootstrap(cfg.Bootstrap, iam, transport), Transport: transport, MaxRPS: cfg.MaxRPS,
 	})
 	if err != nil {
 		return nil, err
@@ -42,10 +45,12 @@ func newService(cfg config.Config) (*service, error) {
 }
 
 // newBootstrap picks the way in that is configured; config sees to it that one is.
-func newBootstrap(cfg config.Bootstrap, iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
+func newBootstrap(cfg config.Bootstrap, iam *ibmcloud.IAM, transport http.RoundTripper) *ibmcloud.Bootstrap {
 	switch {
 	case !cfg.APIKey.IsZero():
 		return ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(cfg.APIKey))
+	case cfg.APIKeyARN != "":
+		return ibmcloud.BootstrapByKey(iam, awscloud.BootstrapKey(cfg.APIKeyARN, transport))
 	case !cfg.Token.IsZero():
 		return ibmcloud.BootstrapByToken(cfg.Token, nil)
 	default:

@@ -93,7 +93,7 @@ func decodeEntries(faults *faults, source string, text []byte) []entry {
 	return entries
 }
 
-var nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 func (v variables) many(faults *faults, source string, entries []entry) []rotation.Rotation {
 	names, targets := map[string]bool{}, map[string]string{}
@@ -101,7 +101,7 @@ func (v variables) many(faults *faults, source string, entries []entry) []rotati
 	for i, e := range entries {
 		where := fmt.Sprintf("%s[%d]", source, i)
 		switch {
-		case !nameShape.MatchString(e.Name):
+		case len(e.Name) > 64 || !nameShape.MatchString(e.Name):
 			faults.add(where, "name %q: use 1 to 64 letters, digits and . _ -", e.Name)
 		case names[e.Name]:
 			faults.add(where, "name %q is used twice", e.Name)

@@ -84,8 +84,9 @@ func variableOf(field string) string {
 	return structField.Tag.Get("env")
 }
 
-// metricsNamespaceShape is CloudWatch's rule for custom namespaces.
-var metricsNamespaceShape = regexp.MustCompile(`^[A-Za-z0-9._/#:-]{1,255}$`)
+// metricsNamespaceShape is CloudWatch's rule for custom namespaces, but for the
+// length of 255 at most.
+var metricsNamespaceShape = regexp.MustCompile(`^[A-Za-z0-9._/#:-]+$`)
 
 func (v variables) checkLimits(faults *faults) {
 	if v.MinRemaining <= 0 || v.MinRemaining >= time.Hour {
@@ -100,7 +101,7 @@ func (v variables) checkLimits(faults *faults) {
 	if v.Concurrency < 1 {
 		faults.addFirst("CONCURRENCY", "%d leaves nothing to run: use 1 or more", v.Concurrency)
 	}
-	if !metricsNamespaceShape.MatchString(v.MetricsNamespace) {
+	if len(v.MetricsNamespace) > 255 || !metricsNamespaceShape.MatchString(v.MetricsNamespace) {
 		faults.addFirst("METRICS_NAMESPACE", "%q is no CloudWatch namespace: use letters, digits and . _ / # : -", v.MetricsNamespace)
 	}
 }

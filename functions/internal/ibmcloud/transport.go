@@ -10,17 +10,38 @@ import (
 	"time"
 )
 
-// idleLimit is how long a connection may lie unused before it is dropped.
-const idleLimit = 90 * time.Second
+const (
+	// idleLimit is how long a connection may lie unused before it is dropped.
+	idleLimit = 90 * time.Second
+	// dialLimit bounds connecting and, apart from it, the TLS handshake.
+	dialLimit = 5 * time.Second
+)
 
-// NewTransport returns the one connection pool that all clients share. It
-// honours HTTPS_PROXY and NO_PROXY, and TLS 1.2 is the least it speaks.
-func NewTransport() http.RoundTripper {
-	return &thawing{now: time.Now, Transport: &http.Transport{
+// Transport is the one connection pool that all clients share. It honours
+// HTTPS_PROXY and NO_PROXY, and TLS 1.2 is the least it speaks.
+type Transport struct {
+	pool  *http.Transport
+	early earlyConnections
+	now   func() time.Time
+
+	mu   sync.Mutex
+	last time.Time // of the last request, by the wall clock
+}
+
+// NewTransport returns a pool without connections.
+func NewTransport() *Transport {
+	t := &Transport{now: time.Now}
+	t.early.now = t.now
+	t.early.dialer = &tls.Dialer{
+		NetDialer: &net.Dialer{Timeout: dialLimit, KeepAlive: 15 * time.Second},
+		Config:    &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
+	}
+	t.pool = &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    5 * time.Second,
+		DialContext:            t.early.dialer.NetDialer.DialContext,
+		DialTLSContext:         t.early.dial,
+		TLSClientConfig:        t.early.dialer.Config, // behind a proxy, where DialTLSContext is not asked
+		TLSHandshakeTimeout:    dialLimit,
 		ForceAttemptHTTP2:      true,
 		MaxIdleConnsPerHost:    32,
 		IdleConnTimeout:        idleLimit,
@@ -28,32 +49,25 @@ func NewTransport() http.RoundTripper {
 		// A connection whose other end has gone is noticed by a ping, not by
 		// the next request waiting for its whole attempt.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 3 * time.Second},
-	}}
-}
-
-// thawing drops idle connections that are stale by the wall clock. The pool's
-// own timers stand still while a process is frozen between two invocations.
-type thawing struct {
-	*http.Transport
-	now func() time.Time
-
-	mu   sync.Mutex
-	last time.Time // of the last request, by the wall clock
-}
-
-// RoundTrip implements http.RoundTripper.
-func (t *thawing) RoundTrip(req *http.Request) (*http.Response, error) {
-	if t.idleTooLong() {
-		t.CloseIdleConnections()
 	}
-	response, err := t.Transport.RoundTrip(req)
+	return t
+}
+
+// RoundTrip implements http.RoundTripper. Connections that are stale by the wall
+// clock are dropped first: the pool's own timers stand still while a process is
+// frozen between two invocations.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if t.idleTooLong() {
+		t.pool.CloseIdleConnections()
+	}
+	response, err := t.pool.RoundTrip(req)
 	if err != nil {
-		t.CloseIdleConnections() // its neighbours may be as dead
+		t.pool.CloseIdleConnections() // its neighbours may be as dead
 	}
 	return response, err
 }
 
-func (t *thawing) idleTooLong() bool {
+func (t *Transport) idleTooLong() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now().Round(0)
