@@ -20,6 +20,7 @@ import (
 // function is the Lambda host: event in, report out. It implements
 // lambda.Handler.
 type function struct {
+	ready   chan struct{} // closed when the fields below are set
 	service *service
 	fault   error // of the configuration; every invocation fails with it
 	log     *slog.Logger
@@ -27,23 +28,31 @@ type function struct {
 	metrics metrics.Emitter
 }
 
-// newFunction prepares the function. A faulty configuration does not stop it
-// here: a crash at start would lose the advice.
+// newFunction prepares the function while the Runtime API is asked for the first
+// event: neither waits for the other.
 func newFunction(name string, environ []string, out io.Writer) *function {
+	f := &function{ready: make(chan struct{})}
+	go func() {
+		defer close(f.ready)
+		f.prepare(name, environ, out)
+	}()
+	return f
+}
+
+// prepare reads the configuration. A faulty one does not stop the function here:
+// a crash at start would lose the advice.
+func (f *function) prepare(name string, environ []string, out io.Writer) {
 	cfg, err := config.Load(environ, os.ReadFile)
-	f := &function{
-		fault:  err,
-		log:    newLogger(out, cfg.LogLevel),
-		report: newLogger(out, slog.LevelDebug),
-		metrics: metrics.Emitter{
-			Writer: out, Namespace: cfg.MetricsNamespace, FunctionName: name,
-			Rotations: names(cfg.Rotations), BootstrapExpiresAt: cfg.BootstrapExpiresAt, Now: time.Now,
-		},
+	f.fault = err
+	f.log = newLogger(out, cfg.LogLevel)
+	f.report = newLogger(out, slog.LevelDebug)
+	f.metrics = metrics.Emitter{
+		Writer: out, Namespace: cfg.MetricsNamespace, FunctionName: name,
+		Rotations: names(cfg.Rotations), BootstrapExpiresAt: cfg.BootstrapExpiresAt, Now: time.Now,
 	}
 	if f.fault == nil {
 		f.service, f.fault = newService(cfg)
 	}
-	return f
 }
 
 // RotationError is how an invocation fails: Lambda reports its name as the
@@ -56,6 +65,7 @@ func (e *RotationError) Error() string { return e.message }
 // Invoke runs one pass. The report is the response if nothing failed; it is
 // logged in any case.
 func (f *function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+	<-f.ready
 	requestID := "unknown-request"
 	if lc, ok := lambdacontext.FromContext(ctx); ok {
 		requestID = lc.AwsRequestID

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// usage is what a process took, by the operating system's own account.
+type usage struct {
+	Wall   time.Duration
+	CPU    time.Duration // user and system, of the process and its children
+	MaxRSS int64         // bytes, of the largest single process
+}
+
+func (u usage) memory() string { return fmt.Sprintf("%.1f MB", float64(u.MaxRSS)/1e6) }
+
+func usageOf(wall time.Duration, state *os.ProcessState) usage {
+	u := usage{Wall: wall, CPU: state.UserTime() + state.SystemTime()}
+	if resources, ok := state.SysUsage().(*syscall.Rusage); ok {
+		u.MaxRSS = resources.Maxrss * 1024
+	}
+	return u
+}
+
+type bencher struct {
+	bin  string
+	runs int
+}
+
+// median runs a command several times and returns the median of each figure.
+func (b bencher) median(env, command []string) (usage, error) {
+	var all []usage
+	for range b.runs {
+		process := exec.Command(command[0], command[1:]...)
+		process.Env = env
+		var complaint bytes.Buffer
+		process.Stderr = &complaint
+		began := time.Now()
+		if err := process.Run(); err != nil {
+			return usage{}, fmt.Errorf("%s: %w: %.300s", filepath.Base(command[0]), err, complaint.String())
+		}
+		all = append(all, usageOf(time.Since(began), process.ProcessState))
+	}
+	return usage{
+		Wall:   middle(all, func(u usage) time.Duration { return u.Wall }),
+		CPU:    middle(all, func(u usage) time.Duration { return u.CPU }),
+		MaxRSS: middle(all, func(u usage) int64 { return u.MaxRSS }),
+	}, nil
+}
+
+func middle[T any, N time.Duration | int64](all []T, figure func(T) N) N {
+	var figures []N
+	for _, one := range all {
+		figures = append(figures, figure(one))
+	}
+	slices.Sort(figures)
+	return figures[len(figures)/2]
+}
+
+// invocation is a line of scripts/invoke's report.
+type invocation struct {
+	Init     float64 `json:"init_ms"`
+	Duration float64 `json:"duration_ms"`
+	Failed   bool    `json:"failed"`
+}
+
+// invoke delivers n events to one process of a Lambda function.
+func (b bencher) invoke(s *stage, n int, command ...string) ([]invocation, error) {
+	file := filepath.Join(s.folder, "report")
+	process := exec.Command(filepath.Join(b.bin, "invoke"), append([]string{"-n", fmt.Sprint(n), "-report", file, "--"}, command...)...)
+	process.Env = s.env
+	if out, err := process.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("invoke: %w: %.300s", err, out)
+	}
+	report, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = report.Close() }()
+	var all []invocation
+	for lines := bufio.NewScanner(report); lines.Scan(); {
+		var one invocation
+		if err := json.Unmarshal(lines.Bytes(), &one); err != nil {
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+func milliseconds(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
+
+// passes returns the median of a cold pass, init included, and of a warm one.
+func (b bencher) passes(s *stage) (cold, warm time.Duration, err error) {
+	var first, second []time.Duration
+	for range b.runs {
+		both, err := b.invoke(s, 2, filepath.Join(b.bin, "bootstrap"))
+		if err != nil {
+			return 0, 0, err
+		}
+		first = append(first, milliseconds(both[0].Init+both[0].Duration))
+		second = append(second, milliseconds(both[1].Duration))
+	}
+	same := func(d time.Duration) time.Duration { return d }
+	return middle(first, same), middle(second, same), nil
+}
+
+// initTime is the median from process start to first poll.
+func (b bencher) initTime(s *stage, name string) (time.Duration, error) {
+	var all []time.Duration
+	for range 4*b.runs + 1 { // it is short, so noise weighs more
+		one, err := b.invoke(s, 1, filepath.Join(b.bin, name))
+		if err != nil {
+			return 0, err
+		}
+		all = append(all, milliseconds(one[0].Init))
+	}
+	return middle(all, func(d time.Duration) time.Duration { return d }), nil
+}
+
+// invoked is what a Lambda function used that has answered one event: bench
+// itself stands between, to read the account of its child.
+func (b bencher) invoked(s *stage, name string) (usage, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return usage{}, err
+	}
+	var all []usage
+	for range b.runs {
+		file := filepath.Join(s.folder, "usage")
+		if _, err := b.invoke(s, 1, self, "measure", file, filepath.Join(b.bin, name)); err != nil {
+			return usage{}, err
+		}
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return usage{}, err
+		}
+		var one usage
+		if err := json.Unmarshal(content, &one); err != nil {
+			return usage{}, err
+		}
+		all = append(all, one)
+	}
+	return usage{
+		CPU:    middle(all, func(u usage) time.Duration { return u.CPU }),
+		MaxRSS: middle(all, func(u usage) int64 { return u.MaxRSS }),
+	}, nil
+}
