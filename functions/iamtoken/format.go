@@ -2,7 +2,7 @@ package iamtoken
 
 import (
 	"encoding/json"
-	"fmt"
+	"errors"
 	"strings"
 )
 
@@ -22,7 +22,7 @@ func (f *Format) UnmarshalText(text []byte) error {
 		*f = got
 		return nil
 	default:
-		return fmt.Errorf("%q is not a format: use raw, bearer or json", got)
+		return errors.New("not a format: use raw, bearer or json")
 	}
 }
 
@@ -57,6 +57,9 @@ func (f Format) Payload(t Token) Secret {
 // `ibmcloud iam oauth-tokens` prints; a bare token comes back unchanged.
 func TrimBearer(s string) string {
 	s = strings.TrimSpace(s)
+	if strings.EqualFold(s, "Bearer") {
+		return ""
+	}
 	if scheme, token, found := strings.Cut(s, " "); found && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(token)
 	}

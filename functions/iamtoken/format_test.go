@@ -32,7 +32,7 @@ func TestFormatRefusesOtherWords(t *testing.T) {
 
 func TestTrimBearer(t *testing.T) {
 	for given, want := range map[string]string{
-		"abc": "abc", "Bearer abc": "abc", "bearer  abc\n": "abc", " abc ": "abc", "Bearer": "Bearer", "": "",
+		"abc": "abc", "Bearer abc": "abc", "bearer  abc\n": "abc", " abc ": "abc", "Bearer ": "", "": "",
 	} {
 		if got := iamtoken.TrimBearer(given); got != want {
 			t.Errorf("TrimBearer(%q): got %q, want %q", given, got, want)

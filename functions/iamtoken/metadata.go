@@ -53,11 +53,25 @@ func (m Metadata) Map() map[string]any {
 	}
 }
 
-var fingerprintShape = regexp.MustCompile(`^[0-9a-f]{16}$`)
+var (
+	fingerprintShape = regexp.MustCompile(`^[0-9a-f]{16}$`)
+	iamIDShape       = regexp.MustCompile(`^(iam|IBMid|crn)-[A-Za-z0-9:._/-]+$`)
+	accountShape     = regexp.MustCompile(`^[0-9a-f]{32}$`)
+)
+
+// Identity returns an IAM id and an account as they may be shown, or nothing
+// where either has another shape: whoever can write metadata or forge an answer
+// could have put a key there.
+func Identity(iamID, account string) (string, string) {
+	if len(iamID) > 256 || !iamIDShape.MatchString(iamID) || !accountShape.MatchString(account) {
+		return "", ""
+	}
+	return iamID, account
+}
 
 // ParseMetadata reads what Secrets Manager returned. Metadata can be edited by
-// others, so it is an error if a field has another type, and a fingerprint of
-// another shape is dropped (a report would repeat it).
+// others, so it is an error if a field has another type, and a fingerprint or an
+// identity of another shape is dropped (a report would repeat it).
 func ParseMetadata(fields map[string]any) (Metadata, error) {
 	encoded, err := json.Marshal(fields)
 	if err != nil {
@@ -70,6 +84,7 @@ func ParseMetadata(fields map[string]any) (Metadata, error) {
 	if !fingerprintShape.MatchString(m.Fingerprint) {
 		m.Fingerprint = ""
 	}
+	m.IAMID, m.Account = Identity(m.IAMID, m.Account)
 	return m, nil
 }
 

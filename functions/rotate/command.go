@@ -38,7 +38,8 @@ Usage: bootstrap [-mode rotate|ensure|check] [-rotation NAME]... [-force]
   -rotation  run this one only; may be given several times
   -force     publish even if the token belongs to another identity than the
              stored one, or expires sooner
-  -run-id    name this run; a second run of the same name does nothing
+  -run-id    name this run; another one of the same name within 15 minutes
+             does nothing
   -timeout   time for the whole run
   -json      print the report as JSON
 
@@ -103,13 +104,10 @@ func complain(stderr io.Writer, err error, advice string) int {
 }
 
 func parseArguments(args []string) (options, error) {
-	opts := options{event: event{mode: rotation.ModeRotate}}
+	var opts options
 	flags := flag.NewFlagSet("bootstrap", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	flags.Func("mode", "", func(value string) error {
-		opts.mode = rotation.Mode(value)
-		return checkMode(opts.mode)
-	})
+	flags.StringVar((*string)(&opts.mode), "mode", string(rotation.ModeRotate), "")
 	flags.Func("rotation", "", func(value string) error {
 		opts.rotations = append(opts.rotations, value)
 		return nil
@@ -122,7 +120,10 @@ func parseArguments(args []string) (options, error) {
 		return options{}, err
 	}
 	if flags.NArg() > 0 {
-		return options{}, fmt.Errorf("unexpected argument %.40q", flags.Arg(0))
+		return options{}, fmt.Errorf("unexpected argument %s", short(flags.Arg(0)))
+	}
+	if err := checkMode(opts.mode); err != nil {
+		return options{}, err
 	}
 	if opts.timeout <= 0 {
 		return options{}, fmt.Errorf("-timeout %s leaves no time: use 120s, say", opts.timeout)
@@ -143,6 +144,15 @@ func printReport(w io.Writer, report rotation.Report, asJSON bool) error {
 	return nil
 }
 
+// life says until when a token lives, or since when it does not.
+func life(expiresAt time.Time, secondsRemaining int64) string {
+	at, left := expiresAt.Format(time.RFC3339), time.Duration(secondsRemaining)*time.Second
+	if left < 0 {
+		return fmt.Sprintf("expired %s (%s ago)", at, -left)
+	}
+	return fmt.Sprintf("expires %s (in %s)", at, left)
+}
+
 // describe says in plain words what became of a rotation.
 func describe(result rotation.Result) string {
 	var text strings.Builder
@@ -151,8 +161,7 @@ func describe(result rotation.Result) string {
 		fmt.Fprintf(&text, " after %d attempts", result.Attempts)
 	}
 	if result.ExpiresAt != nil {
-		left := time.Duration(*result.SecondsRemaining) * time.Second
-		fmt.Fprintf(&text, "; the stored token expires %s (in %s)", result.ExpiresAt.Format(time.RFC3339), left)
+		text.WriteString("; the stored token " + life(*result.ExpiresAt, *result.SecondsRemaining))
 	}
 	if result.MarginSeconds != nil {
 		fmt.Fprintf(&text, "; the old one had %s left", time.Duration(*result.MarginSeconds)*time.Second)

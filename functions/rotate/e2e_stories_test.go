@@ -177,11 +177,17 @@ func (s *stage) tokenFor(key string) string {
 // readAs reads the token secret with the identity of key.
 func (s *stage) readAs(key string) string {
 	s.t.Helper()
+	return s.readSecret(s.env["TOKEN_SECRET"], key)
+}
+
+// readSecret reads an arbitrary secret with the identity of key.
+func (s *stage) readSecret(id, key string) string {
+	s.t.Helper()
 	var secret struct {
 		Payload string `json:"payload"`
 	}
-	if status := s.get("/api/v2/secrets/"+s.env["TOKEN_SECRET"], s.tokenFor(key), &secret); status != 200 {
-		s.t.Fatalf("reading the token secret: %d", status)
+	if status := s.get("/api/v2/secrets/"+id, s.tokenFor(key), &secret); status != 200 {
+		s.t.Fatalf("reading the secret %s: %d", id, status)
 	}
 	return secret.Payload
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -17,8 +18,12 @@ import (
 // The tests in this file drive the built binary as AWS does, through
 // scripts/invoke, against the built sandbox over HTTPS.
 
+// built is set once programs has been called: few tests need them.
+var built atomic.Bool
+
 // programs builds bootstrap, invoke and sandbox once and returns their folder.
 var programs = sync.OnceValues(func() (string, error) {
+	built.Store(true)
 	folder, err := os.MkdirTemp("", "rotate-e2e-")
 	if err != nil {
 		return "", err
@@ -34,7 +39,8 @@ var programs = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if folder, _ := programs(); folder != "" {
+	if built.Load() {
+		folder, _ := programs()
 		_ = os.RemoveAll(folder)
 	}
 	os.Exit(code)
@@ -46,6 +52,8 @@ type stage struct {
 	bin string
 	dir string
 	env map[string]string
+
+	workloadKey string // of the one rotation; empty when there are several
 }
 
 // newStage starts the sandbox with args; it ends with the test.
@@ -68,6 +76,9 @@ func newStage(t *testing.T, args ...string) *stage {
 	})
 	s.env = awaitEnv(t, file)
 	s.env["SSL_CERT_FILE"] = filepath.Join(s.dir, "ca.pem")
+	if id := s.env["API_KEY_SECRET"]; id != "" {
+		s.workloadKey = s.readSecret(id, s.env["ADMIN_APIKEY"])
+	}
 	return s
 }
 
@@ -120,9 +131,16 @@ func (s *stage) run(more map[string]string, program string, args ...string) (std
 	return out.String(), errs.String(), command.ProcessState.ExitCode()
 }
 
-// secrets are pieces of the keys, and what every token begins with.
+// secrets are pieces of the bootstrap's and the workload's keys, and what every
+// token begins with.
 func (s *stage) secrets() []string {
-	return []string{s.env["SECRETS_MANAGER_APIKEY"][:16], s.env["SECRETS_MANAGER_APIKEY"][20:36], "eyJ"}
+	pieces := []string{"eyJ"}
+	for _, key := range []string{s.env["SECRETS_MANAGER_APIKEY"], s.workloadKey} {
+		if len(key) > 36 {
+			pieces = append(pieces, key[:12], key[12:24], key[24:36])
+		}
+	}
+	return pieces
 }
 
 // invoke delivers the events of invoke's arguments to the function.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"iam-token-rotator/functions/internal/rotation"
@@ -63,7 +64,7 @@ func (e *event) set(name string, value json.RawMessage) error {
 	case "run_id":
 		target = &e.runID
 	default:
-		return fmt.Errorf("the event has an unknown field %.40q: it may have mode, rotations, force and run_id", name)
+		return fmt.Errorf("the event has an unknown field %s: it may have mode, rotations, force and run_id", short(name))
 	}
 	if string(value) == "null" || json.Unmarshal(value, target) != nil {
 		return fmt.Errorf(`the event's %s has the wrong type: {"mode":"rotate","rotations":["name"],"force":false,"run_id":"…"}`, name)
@@ -88,9 +89,18 @@ func (e *event) check(name string) error {
 func checkMode(mode rotation.Mode) error {
 	modes := []rotation.Mode{rotation.ModeRotate, rotation.ModeEnsure, rotation.ModeCheck}
 	if !slices.Contains(modes, mode) {
-		return fmt.Errorf("mode %.40q is not known: use rotate, ensure or check", mode)
+		return fmt.Errorf("mode %s is not known: use rotate, ensure or check", short(string(mode)))
 	}
 	return nil
+}
+
+// short quotes a value that is too short to be a key or a token, and tells the
+// length of any other: people paste into the wrong place.
+func short(value string) string {
+	if len(value) > 40 {
+		return fmt.Sprintf("(%d characters, not repeated here)", len(value))
+	}
+	return strconv.Quote(value)
 }
 
 // choose returns the rotations named, in that order, or all if none is.
@@ -107,7 +117,7 @@ func choose(configured []rotation.Rotation, names []string) ([]rotation.Rotation
 	for _, name := range names {
 		r, ok := byName[name]
 		if !ok {
-			unknown = append(unknown, fmt.Sprintf("%.64q", name))
+			unknown = append(unknown, short(name))
 			continue
 		}
 		delete(byName, name) // so that a name given twice is caught

@@ -5,6 +5,8 @@
 package main
 
 import (
+	"io"
+	"log"
 	"os"
 
 	"github.com/aws/aws-lambda-go/lambda"
@@ -14,6 +16,10 @@ import (
 var version = "dev"
 
 func main() {
+	// Libraries log through the standard logger, and what they log may be what
+	// was sent: net/http repeats an unsolicited response, GODEBUG=http2debug
+	// every header. Nothing of ours goes there.
+	log.SetOutput(io.Discard)
 	if os.Getenv("AWS_LAMBDA_RUNTIME_API") != "" {
 		lambda.Start(newFunction(os.Getenv("AWS_LAMBDA_FUNCTION_NAME"), os.Environ(), os.Stdout))
 		return

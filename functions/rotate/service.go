@@ -37,11 +37,22 @@ func newService(cfg config.Config) (*service, error) {
 			Tokens:             secretsManager,
 			MinRemaining:       cfg.MinRemaining,
 			Interval:           cfg.RotationInterval,
-			Concurrency:        cfg.Concurrency,
+			Concurrency:        attemptsAtOnce(cfg.Concurrency, cfg.MaxRPS),
 			BootstrapExpiresAt: cfg.BootstrapExpiresAt,
 			Version:            version,
 		},
 	}, nil
+}
+
+// attemptsAtOnce is how many attempts may run side by side under the politeness
+// limit. An attempt makes three requests in the 10 seconds it may take; with more
+// of them than the limit serves in half that time, all would queue until they
+// are cut off and none would finish.
+func attemptsAtOnce(concurrency, maxRPS int) int {
+	if maxRPS == 0 {
+		return concurrency
+	}
+	return min(concurrency, max(1, maxRPS*5/3))
 }
 
 // newBootstrap picks the way in that is configured; config sees to it that one is.

@@ -26,7 +26,7 @@ func (v variables) bootstrap(faults *faults) Bootstrap {
 	switch {
 	case len(set) > 1:
 		faults.add("bootstrap identity", "%d of %s are set: set exactly one", len(set), ways)
-	case len(set) == 0 && v.Token.IsZero():
+	case len(set) == 0 && iamtoken.TrimBearer(v.Token.Reveal()) == "":
 		faults.add("bootstrap identity", "is required: set one of %s (or IAM_TOKEN for a run by hand)", ways)
 	case len(set) == 0:
 		return Bootstrap{Token: oneWord(faults, "IAM_TOKEN", iamtoken.TrimBearer(v.Token.Reveal()))}
@@ -35,7 +35,7 @@ func (v variables) bootstrap(faults *faults) Bootstrap {
 		faults.add("SECRETS_MANAGER_APIKEY_ARN", "is not the ARN of an AWS Secrets Manager secret")
 	}
 	return Bootstrap{
-		APIKey:          oneWord(faults, "SECRETS_MANAGER_APIKEY", strings.TrimSpace(v.APIKey.Reveal())),
+		APIKey:          oneWord(faults, "SECRETS_MANAGER_APIKEY", v.APIKey.Reveal()),
 		APIKeyARN:       v.APIKeyARN,
 		ProfileName:     v.ProfileName,
 		ProfileID:       v.ProfileID,
@@ -43,10 +43,11 @@ func (v variables) bootstrap(faults *faults) Bootstrap {
 	}
 }
 
-// oneWord wraps value, which must be printable and without white space.
+// oneWord wraps value, which must be printable and without white space, braces
+// and quotes.
 func oneWord(faults *faults, name, value string) iamtoken.Secret {
-	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		faults.add(name, "holds white space or characters that no key or token has: set it to the bare value")
+	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("{}\"'", r) }) {
+		faults.add(name, "holds characters that no key or token has: set it to the bare value, without quotes or JSON")
 	}
 	return iamtoken.NewSecret(value)
 }

@@ -62,5 +62,8 @@ func Load(environ []string, readFile ReadFile) (Config, error) {
 		BootstrapExpiresAt: time.Time(raw.BootstrapExpiresAt),
 	}
 	raw.checkLimits(&faults)
+	if faults.names["METRICS_NAMESPACE"] {
+		cfg.MetricsNamespace = "IAMTokenRotator" // CloudWatch would drop the very metric that tells of the fault
+	}
 	return cfg, faults.err()
 }

@@ -17,6 +17,7 @@ import (
 const (
 	keyID   = "cb1e238c-d449-4fe7-bd68-04f0c5b59eb1"
 	tokenID = "e2dd1896-8c39-4160-b230-92430f439ba9"
+	otherID = "0f6d1a52-7a51-4e6e-9a57-55a6f3d1c0de"
 	canary  = "canary-5gkHXZ0r8vPw2QmB1sTq"
 )
 
@@ -86,9 +87,9 @@ func TestEveryVariableCounts(t *testing.T) {
 }
 
 func TestManyRotations(t *testing.T) {
-	const list = `[
+	list := `[
 		{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","format":"json","expect":{"account":"0123456789abcdef0123456789abcdef","iam_id":"iam-ServiceId-1"}},
-		{"name":"b","api_key_secret":"` + keyID + `","api_key_field":"k","token_secret":"` + keyID + `","token_field":"t"}]`
+		{"name":"b","api_key_secret":"` + strings.ToUpper(keyID) + `","api_key_field":"k","token_secret":"` + otherID + `","token_field":"t"}]`
 	cfg, err := load(with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": list, "TOKEN_FORMAT": "bearer"}))
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +99,7 @@ func TestManyRotations(t *testing.T) {
 		Token:  rotation.TokenRef{ID: tokenID, Format: iamtoken.JSON},
 		Expect: rotation.Expect{Account: "0123456789abcdef0123456789abcdef", IAMID: "iam-ServiceId-1"},
 	}, {
-		Name: "b", APIKey: rotation.KeyRef{ID: keyID, Field: "k"}, Token: rotation.TokenRef{ID: keyID, Field: "t", Format: iamtoken.Bearer},
+		Name: "b", APIKey: rotation.KeyRef{ID: keyID, Field: "k"}, Token: rotation.TokenRef{ID: otherID, Field: "t", Format: iamtoken.Bearer},
 	}}
 	for i := range want {
 		if i >= len(cfg.Rotations) || cfg.Rotations[i] != want[i] {
@@ -147,43 +148,52 @@ func TestFaultsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		changes map[string]string
 		want    string
 	}{
-		"no URL":               {map[string]string{"SECRETS_MANAGER_URL": ""}, "SECRETS_MANAGER_URL: is required"},
-		"http to a real host":  {map[string]string{"SECRETS_MANAGER_URL": "http://instance.appdomain.cloud"}, "must begin with https://"},
-		"http to IAM":          {map[string]string{"IAM_URL": "http://iam.cloud.ibm.com"}, "IAM_URL: must begin with https://"},
-		"a path":               {map[string]string{"SECRETS_MANAGER_URL": "https://host/api/v2"}, "more than an origin"},
-		"a password":           {map[string]string{"SECRETS_MANAGER_URL": "https://user:" + canary + "@host"}, "more than an origin"},
-		"no URL at all":        {map[string]string{"SECRETS_MANAGER_URL": "instance"}, "not a URL"},
-		"another scheme":       {map[string]string{"IAM_URL": "ftp://127.0.0.1"}, "must begin with https://"},
-		"a key for a secret":   {map[string]string{"API_KEY_SECRET": canary}, "API_KEY_SECRET: names no secret"},
-		"a type without keys":  {map[string]string{"API_KEY_SECRET": "group/username_password/name"}, "use arbitrary, kv"},
-		"a name for the token": {map[string]string{"TOKEN_SECRET": "group/name"}, "TOKEN_SECRET: is no secret id"},
-		"only one of the pair": {map[string]string{"TOKEN_SECRET": ""}, "TOKEN_SECRET: is no secret id"},
-		"two sources":          {map[string]string{"ROTATIONS": "[]"}, "exactly one of the three"},
-		"no source":            {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": ""}, "exactly one of the three"},
-		"two lines of key":     {map[string]string{"SECRETS_MANAGER_APIKEY": canary + "\nmore"}, "holds white space"},
-		"format":               {map[string]string{"TOKEN_FORMAT": "jwt"}, "TOKEN_FORMAT: \"jwt\" is not a format: use raw, bearer or json"},
-		"threshold":            {map[string]string{"MIN_REMAINING": "2h"}, "MIN_REMAINING: 2h0m0s is not a useful threshold"},
-		"no unit":              {map[string]string{"MIN_REMAINING": "8"}, "MIN_REMAINING: is not a duration: use 8m"},
-		"interval":             {map[string]string{"ROTATION_INTERVAL": "0s"}, "ROTATION_INTERVAL"},
-		"negative rate":        {map[string]string{"SECRETS_MANAGER_MAX_RPS": "-1"}, "SECRETS_MANAGER_MAX_RPS: -1 is negative"},
-		"no number":            {map[string]string{"CONCURRENCY": "many"}, "CONCURRENCY: is not a whole number"},
-		"no concurrency":       {map[string]string{"CONCURRENCY": "0"}, "CONCURRENCY: 0 leaves nothing to run"},
-		"namespace":            {map[string]string{"METRICS_NAMESPACE": "a b"}, "METRICS_NAMESPACE"},
-		"level":                {map[string]string{"LOG_LEVEL": "loud"}, "LOG_LEVEL: \"loud\" is not a level: use debug, info, warn or error"},
-		"date":                 {map[string]string{"BOOTSTRAP_EXPIRES_AT": "soon"}, "BOOTSTRAP_EXPIRES_AT: \"soon\" is not a date"},
-		"no such file":         {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": "nowhere.json"}, "ROTATIONS_FILE: open nowhere.json"},
-		"malformed list":       {list(`[{"name":"a"`), "ROTATIONS: the JSON ends too early"},
-		"an object":            {list(`{"name":"a"}`), "ROTATIONS: is no JSON list of rotations"},
-		"empty list":           {list(`[]`), "the list is empty"},
-		"something after it":   {list(`[` + entry("a", "") + `] []`), "something follows the list"},
-		"misspelt field":       {list(`[` + entry("a", `,"formt":"raw"`) + `]`), `unknown field "formt"`},
-		"format of a rotation": {list(`[` + entry("a", `,"format":"jwt"`) + `]`), "is not a format"},
-		"no name":              {list(`[` + entry("", "") + `]`), `ROTATIONS[0]: name ""`},
-		"odd name":             {list(`[` + entry("a b", "") + `]`), `ROTATIONS[0]: name "a b"`},
-		"a name twice":         {list(`[` + entry("a", "") + `,` + entry("a", "") + `]`), "is used twice"},
-		"a token secret twice": {list(`[` + entry("a", "") + `,` + entry("b", "") + `]`), `token_secret is that of "a" too`},
-		"account":              {list(`[` + entry("a", `,"expect":{"account":"mine"}`) + `]`), "expect.account"},
-		"misspelt in expect":   {list(`[` + entry("a", `,"expect":{"iamid":"x"}`) + `]`), `unknown field "iamid"`},
+		"no URL":                {map[string]string{"SECRETS_MANAGER_URL": ""}, "SECRETS_MANAGER_URL: is required"},
+		"http to a real host":   {map[string]string{"SECRETS_MANAGER_URL": "http://instance.appdomain.cloud"}, "must begin with https://"},
+		"http to IAM":           {map[string]string{"IAM_URL": "http://iam.cloud.ibm.com"}, "IAM_URL: must begin with https://"},
+		"a path":                {map[string]string{"SECRETS_MANAGER_URL": "https://host/api/v2"}, "more than an origin"},
+		"a password":            {map[string]string{"SECRETS_MANAGER_URL": "https://user:" + canary + "@host"}, "more than an origin"},
+		"no URL at all":         {map[string]string{"SECRETS_MANAGER_URL": "instance"}, "not a URL"},
+		"another scheme":        {map[string]string{"IAM_URL": "ftp://127.0.0.1"}, "must begin with https://"},
+		"a key for a secret":    {map[string]string{"API_KEY_SECRET": canary}, "API_KEY_SECRET: names no secret"},
+		"a type without keys":   {map[string]string{"API_KEY_SECRET": "group/username_password/name"}, "use arbitrary, kv"},
+		"a name for the token":  {map[string]string{"TOKEN_SECRET": "group/name"}, "TOKEN_SECRET: is no secret id"},
+		"only one of the pair":  {map[string]string{"TOKEN_SECRET": ""}, "TOKEN_SECRET: is no secret id"},
+		"two sources":           {map[string]string{"ROTATIONS": "[]"}, "exactly one of the three"},
+		"no source":             {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": ""}, "exactly one of the three"},
+		"two lines of key":      {map[string]string{"SECRETS_MANAGER_APIKEY": canary + "\nmore"}, "holds characters that no key"},
+		"format":                {map[string]string{"TOKEN_FORMAT": "jwt"}, "TOKEN_FORMAT: not a format: use raw, bearer or json"},
+		"threshold":             {map[string]string{"MIN_REMAINING": "2h"}, "MIN_REMAINING: 2h0m0s is not a useful threshold"},
+		"no unit":               {map[string]string{"MIN_REMAINING": "8"}, "MIN_REMAINING: is not a duration: use 8m"},
+		"interval":              {map[string]string{"ROTATION_INTERVAL": "0s"}, "ROTATION_INTERVAL"},
+		"negative rate":         {map[string]string{"SECRETS_MANAGER_MAX_RPS": "-1"}, "SECRETS_MANAGER_MAX_RPS: -1 is negative"},
+		"no number":             {map[string]string{"CONCURRENCY": "many"}, "CONCURRENCY: is not a whole number"},
+		"no concurrency":        {map[string]string{"CONCURRENCY": "0"}, "CONCURRENCY: 0 leaves nothing to run"},
+		"namespace":             {map[string]string{"METRICS_NAMESPACE": "a b"}, "METRICS_NAMESPACE"},
+		"level":                 {map[string]string{"LOG_LEVEL": "loud"}, "LOG_LEVEL: \"loud\" is not a level: use debug, info, warn or error"},
+		"date":                  {map[string]string{"BOOTSTRAP_EXPIRES_AT": "soon"}, "BOOTSTRAP_EXPIRES_AT: \"soon\" is not a date"},
+		"no such file":          {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": "nowhere.json"}, "ROTATIONS_FILE: the file cannot be read: file does not exist"},
+		"malformed list":        {list(`[{"name":"a"`), "ROTATIONS: is no JSON list of rotations: it ends too early"},
+		"an object":             {list(`{"name":"a"}`), "it must be a list of objects"},
+		"empty list":            {list(`[]`), "the list is empty"},
+		"something after it":    {list(`[` + entry("a", "") + `] []`), "something follows the list"},
+		"misspelt field":        {list(`[` + entry("a", `,"formt":"raw"`) + `]`), `unknown field "formt"`},
+		"format of a rotation":  {list(`[` + entry("a", `,"format":"jwt"`) + `]`), "not a format"},
+		"no name":               {list(`[` + entry("", "") + `]`), `ROTATIONS[0]: name: use 1 to 40`},
+		"odd name":              {list(`[` + entry("a b", "") + `]`), `ROTATIONS[0]: name: use 1 to 40`},
+		"a name twice":          {list(`[` + entry("a", "") + `,` + entry("a", "") + `]`), "is used twice"},
+		"a token secret twice":  {list(`[` + entry("a", "") + `,` + entry("b", "") + `]`), `token_secret is that of "a" too`},
+		"account":               {list(`[` + entry("a", `,"expect":{"account":"mine"}`) + `]`), "expect.account"},
+		"identity":              {list(`[` + entry("a", `,"expect":{"iam_id":"somebody"}`) + `]`), "expect.iam_id is no IAM id"},
+		"an extra bracket":      {list(`[` + entry("a", "") + `]]`), "something follows the list"},
+		"wrong type":            {list(`[` + entry("a", `,"api_key_field":1`) + `]`), "the field api_key_field has the wrong type"},
+		"a syntax error":        {list(`[{"name" "a"}]`), "a syntax error at character 10"},
+		"a question mark":       {map[string]string{"IAM_URL": "https://iam.cloud.ibm.com?"}, "more than an origin"},
+		"JSON for a key":        {map[string]string{"SECRETS_MANAGER_APIKEY": `{"apikey":"` + canary + `"}`}, "without quotes or JSON"},
+		"the way up":            {map[string]string{"API_KEY_SECRET": "group/.."}, "names no secret"},
+		"the key for the token": {map[string]string{"TOKEN_SECRET": strings.ToUpper(keyID)}, "the token would replace the API key"},
+		"another one's key":     {list(`[` + entry("a", "") + `,{"name":"b","api_key_secret":"g/n","token_secret":"` + keyID + `"}]`), `rotation b: its token secret is a key secret`},
+		"misspelt in expect":    {list(`[` + entry("a", `,"expect":{"iamid":"x"}`) + `]`), `unknown field "iamid"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := load(with(test.changes))
@@ -207,5 +217,54 @@ func TestAllFaultsAreReportedTogether(t *testing.T) {
 	var joined interface{ Unwrap() []error }
 	if !errors.As(err, &joined) || len(joined.Unwrap()) != 7 {
 		t.Errorf("got %v, want 7 faults", err)
+	}
+}
+
+// People paste into the wrong place.
+func TestNoFaultRepeatsAKeyWhereverItWasPut(t *testing.T) {
+	for _, name := range []string{
+		"SECRETS_MANAGER_URL", "IAM_URL", "SECRETS_MANAGER_APIKEY_ARN", "IAM_PROFILE_ID", "API_KEY_SECRET", "TOKEN_SECRET", "ROTATIONS",
+		"TOKEN_FORMAT", "MIN_REMAINING", "ROTATION_INTERVAL", "SECRETS_MANAGER_MAX_RPS", "CONCURRENCY", "LOG_LEVEL", "BOOTSTRAP_EXPIRES_AT",
+	} {
+		wantFaultWithoutCanary(t, name, with(map[string]string{name: canary}))
+	}
+	wantFaultWithoutCanary(t, "METRICS_NAMESPACE", with(map[string]string{"METRICS_NAMESPACE": canary + " " + canary}))
+	wantFaultWithoutCanary(t, "ROTATIONS_FILE", with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": canary}))
+	key := canary + strings.Repeat("x", 44-len(canary))
+	for _, entry := range []string{
+		`{"name":"KEY"}`, `{"name":"KEY KEY"}`, `{"api_key_secret":"KEY"}`, `{"api_key_secret":"g/KEY/n"}`, `{"token_secret":"KEY"}`, `{"format":"KEY"}`,
+		`{"expect":{"account":"KEY"}}`, `{"expect":{"iam_id":"KEY"}}`, `{"KEY":1}`, `{"mirror":["KEY"]}`, `{"mirror":"KEY"}`, `{"name":"KEY"`, `"KEY"`,
+	} {
+		list := "[" + strings.ReplaceAll(entry, "KEY", key) + "]"
+		wantFaultWithoutCanary(t, entry, with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": list}))
+	}
+}
+
+func wantFaultWithoutCanary(t *testing.T, name string, set map[string]string) {
+	t.Helper()
+	_, err := load(set)
+	if err == nil {
+		t.Errorf("%s: got no fault", name)
+		return
+	}
+	if strings.Contains(err.Error(), canary[:12]) {
+		t.Errorf("%s: a fault repeats the key: %v", name, err)
+	}
+}
+
+func TestWhiteSpaceAndEmptyVariablesDoNotCount(t *testing.T) {
+	cfg, err := load(with(map[string]string{"SECRETS_MANAGER_APIKEY": " \n", "IAM_PROFILE_NAME": " rotator\n", "MIN_REMAINING": "", "IAM_TOKEN": "Bearer "}))
+	if err != nil || cfg.Bootstrap.ProfileName != "rotator" || cfg.MinRemaining != 8*time.Minute {
+		t.Errorf("got %+v, %v; want the profile and the default", cfg, err)
+	}
+	if _, err := load(with(map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer "})); err == nil {
+		t.Error("an empty token was taken for a bootstrap identity")
+	}
+}
+
+func TestAFaultyNamespaceIsReplacedSoThatTheFailureIsCounted(t *testing.T) {
+	cfg, err := load(with(map[string]string{"METRICS_NAMESPACE": "a b"}))
+	if err == nil || cfg.MetricsNamespace != "IAMTokenRotator" {
+		t.Errorf("got namespace %q, %v; want the default beside a fault", cfg.MetricsNamespace, err)
 	}
 }

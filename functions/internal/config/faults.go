@@ -3,8 +3,10 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -32,6 +34,24 @@ func (f *faults) addFirst(name, format string, args ...any) {
 
 func (f *faults) err() error { return errors.Join(f.found...) }
 
+// short quotes a value that is too short to be a key or a token, and tells the
+// length of any other: people paste into the wrong place.
+func short(value string) string {
+	if len(value) > 16 {
+		return fmt.Sprintf("(%d characters, not repeated here)", len(value))
+	}
+	return strconv.Quote(value)
+}
+
+// reason is why a file could not be read, without its name.
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
 // origin checks that value is an https origin without a path, or an http one on
 // loopback, and returns it without a trailing slash. The value is not repeated:
 // a URL may hold a password.
@@ -42,7 +62,7 @@ func (f *faults) origin(name, value string) string {
 		f.add(name, "is required: the instance's endpoint, https://….secrets-manager.appdomain.cloud")
 	case err != nil || parsed.Hostname() == "":
 		f.add(name, "is not a URL: use an origin such as https://host")
-	case parsed.User != nil || parsed.Path != "" || parsed.RawQuery != "" || parsed.Fragment != "":
+	case parsed.User != nil || parsed.Path != "" || strings.ContainsAny(value, "?#"):
 		f.add(name, "is more than an origin: use https://host alone, without a path, a user or a query")
 	case parsed.Scheme == "https", parsed.Scheme == "http" && isLoopback(parsed.Hostname()):
 		return parsed.String()

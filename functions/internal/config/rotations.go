@@ -57,7 +57,7 @@ func (v variables) rotations(faults *faults, readFile ReadFile) []rotation.Rotat
 		source = "ROTATIONS_FILE"
 		content, err := readFile(v.RotationsFile)
 		if err != nil {
-			faults.add(source, "%v", err)
+			faults.add(source, "the file cannot be read: %v", reason(err))
 			return nil
 		}
 		entries = decodeEntries(faults, source, content)
@@ -65,12 +65,27 @@ func (v variables) rotations(faults *faults, readFile ReadFile) []rotation.Rotat
 	return v.many(faults, source, entries)
 }
 
+// keepApart refuses a token secret that is some rotation's key secret: the token
+// would be published over the key.
+func keepApart(faults *faults, rotations []rotation.Rotation) []rotation.Rotation {
+	keys := map[string]bool{}
+	for _, r := range rotations {
+		keys[r.APIKey.ID] = r.APIKey.ID != ""
+	}
+	for _, r := range rotations {
+		if keys[r.Token.ID] {
+			faults.add("rotation "+r.Name, "its token secret is a key secret: the token would replace the API key; name another secret")
+		}
+	}
+	return rotations
+}
+
 func (v variables) single(faults *faults) []rotation.Rotation {
-	return []rotation.Rotation{{
+	return keepApart(faults, []rotation.Rotation{{
 		Name:   defaultName,
 		APIKey: keyRef(faults, "API_KEY_SECRET", v.APIKeySecret, ""),
 		Token:  rotation.TokenRef{ID: tokenID(faults, "TOKEN_SECRET", v.TokenSecret), Format: v.TokenFormat},
-	}}
+	}})
 }
 
 // decodeEntries reads the list strictly: an unknown field is a misspelt one.
@@ -78,20 +93,42 @@ func decodeEntries(faults *faults, source string, text []byte) []entry {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	var entries []entry
-	err := decoder.Decode(&entries)
-	if err == nil && decoder.More() {
-		err = errors.New("something follows the list")
+	if err := decoder.Decode(&entries); err != nil {
+		faults.add(source, "is no JSON list of rotations: %s", jsonFault(err))
+		return nil
 	}
-	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		faults.add(source, "the JSON ends too early")
-	case err != nil:
-		faults.add(source, "is no JSON list of rotations: %v", err)
-	case len(entries) == 0:
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		faults.add(source, "something follows the list")
+	}
+	if len(entries) == 0 {
 		faults.add(source, "the list is empty: name at least one rotation")
 	}
 	return entries
 }
+
+// jsonFault says what is wrong in the words of a person who wrote the list.
+func jsonFault(err error) string {
+	var syntax *json.SyntaxError
+	var wrongType *json.UnmarshalTypeError
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "it ends too early"
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("a syntax error at character %d", syntax.Offset)
+	case errors.As(err, &wrongType) && wrongType.Field == "":
+		return "it must be a list of objects"
+	case errors.As(err, &wrongType):
+		return fmt.Sprintf("the field %s has the wrong type", wrongType.Field)
+	default:
+		if field, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
+			return "unknown field " + short(strings.Trim(field, `"`))
+		}
+		return err.Error() // of our own types, which repeat nothing
+	}
+}
+
+// maxName is less than the length of an API key: a name is repeated in logs.
+const maxName = 40
 
 var nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
@@ -101,8 +138,8 @@ func (v variables) many(faults *faults, source string, entries []entry) []rotati
 	for i, e := range entries {
 		where := fmt.Sprintf("%s[%d]", source, i)
 		switch {
-		case len(e.Name) > 64 || !nameShape.MatchString(e.Name):
-			faults.add(where, "name %q: use 1 to 64 letters, digits and . _ -", e.Name)
+		case len(e.Name) > maxName || !nameShape.MatchString(e.Name):
+			faults.add(where, "name: use 1 to %d letters, digits and . _ -", maxName)
 		case names[e.Name]:
 			faults.add(where, "name %q is used twice", e.Name)
 		default:
@@ -116,7 +153,7 @@ func (v variables) many(faults *faults, source string, entries []entry) []rotati
 		targets[rotation.Token.ID] = e.Name
 		rotations = append(rotations, rotation)
 	}
-	return rotations
+	return keepApart(faults, rotations)
 }
 
 func (v variables) rotation(faults *faults, where string, e entry) rotation.Rotation {
@@ -128,7 +165,10 @@ func (v variables) rotation(faults *faults, where string, e entry) rotation.Rota
 		faults.add(where, "mirror: copies in AWS Secrets Manager are not built yet: leave it out")
 	}
 	if e.Expect.Account != "" && !accountShape.MatchString(e.Expect.Account) {
-		faults.add(where, "expect.account %q is no account id: it has 32 hexadecimal digits", e.Expect.Account)
+		faults.add(where, "expect.account is no account id: that has 32 hexadecimal digits")
+	}
+	if e.Expect.IAMID != "" && !iamIDShape.MatchString(e.Expect.IAMID) {
+		faults.add(where, "expect.iam_id is no IAM id: a service id's begins with iam-ServiceId-")
 	}
 	return rotation.Rotation{
 		Name:   e.Name,
@@ -140,8 +180,9 @@ func (v variables) rotation(faults *faults, where string, e entry) rotation.Rota
 
 var (
 	idShape      = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	pathShape    = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+	pathShape    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]+$`) // IBM's rule for names, but for the length
 	accountShape = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	iamIDShape   = regexp.MustCompile(`^(iam|IBMid|crn)-[A-Za-z0-9:._/-]+$`)
 	keyTypes     = []string{"arbitrary", "kv", "service_credentials", "iam_credentials"}
 )
 
@@ -149,7 +190,7 @@ var (
 // does not repeat the value: somebody will put the key itself there.
 func keyRef(faults *faults, name, value, field string) rotation.KeyRef {
 	if idShape.MatchString(value) {
-		return rotation.KeyRef{ID: value, Field: field}
+		return rotation.KeyRef{ID: strings.ToLower(value), Field: field}
 	}
 	parts := strings.Split(value, "/")
 	if len(parts) == 2 {
@@ -172,5 +213,5 @@ func tokenID(faults *faults, name, value string) string {
 		faults.add(name, "is no secret id: the token secret is named by its id alone, since reading by name would need the right to read values")
 		return ""
 	}
-	return value
+	return strings.ToLower(value)
 }

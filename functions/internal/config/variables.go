@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"reflect"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/caarlos0/env/v11"
@@ -14,7 +15,7 @@ import (
 )
 
 // variables are the environment variables that count; an empty one is as good as
-// unset.
+// unset, and white space around a value does not count.
 type variables struct {
 	SecretsManagerURL string `env:"SECRETS_MANAGER_URL"`
 	IAMURL            string `env:"IAM_URL" envDefault:"https://iam.cloud.ibm.com"`
@@ -46,7 +47,7 @@ func parseVariables(environ []string, faults *faults) variables {
 	var v variables
 	set := env.ToMap(environ)
 	for name, value := range set {
-		if value == "" {
+		if set[name] = strings.TrimSpace(value); set[name] == "" {
 			delete(set, name)
 		}
 	}
@@ -102,7 +103,7 @@ func (v variables) checkLimits(faults *faults) {
 		faults.addFirst("CONCURRENCY", "%d leaves nothing to run: use 1 or more", v.Concurrency)
 	}
 	if len(v.MetricsNamespace) > 255 || !metricsNamespaceShape.MatchString(v.MetricsNamespace) {
-		faults.addFirst("METRICS_NAMESPACE", "%q is no CloudWatch namespace: use letters, digits and . _ / # : -", v.MetricsNamespace)
+		faults.addFirst("METRICS_NAMESPACE", "%s is no CloudWatch namespace: use letters, digits and . _ / # : -", short(v.MetricsNamespace))
 	}
 }
 
@@ -113,7 +114,7 @@ func (l *logLevel) UnmarshalText(text []byte) error {
 	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
 	level, ok := levels[string(text)]
 	if !ok {
-		return fmt.Errorf("%q is not a level: use debug, info, warn or error", text)
+		return fmt.Errorf("%s is not a level: use debug, info, warn or error", short(string(text)))
 	}
 	*l = logLevel(level)
 	return nil
@@ -129,5 +130,5 @@ func (d *date) UnmarshalText(text []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is not a date: use 2026-01-31 or 2026-01-31T12:00:00Z", text)
+	return fmt.Errorf("%s is not a date: use 2026-01-31 or 2026-01-31T12:00:00Z", short(string(text)))
 }

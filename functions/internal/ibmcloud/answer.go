@@ -8,13 +8,18 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"iam-token-rotator/functions/internal/rotation"
 )
 
 // bodyLimit bounds what is read of an answer: the largest secret is 1,000,000
 // characters, which JSON may write in up to 6 bytes each.
 const bodyLimit = 6_000_000 + 64<<10
 
-var errBodyTooLong = errors.New("the answer is longer than any the service may give")
+var (
+	errBodyTooLong = errors.New("an answer longer than the service may give")
+	errSuspended   = errors.New("the process was suspended before the request left")
+)
 
 // answer is what came back over the wire for one SDK call. It is kept beside the
 // SDK's own account, which loses the status of some failures, hides others
@@ -29,8 +34,12 @@ type answer struct {
 
 type answerKey struct{}
 
-// withAnswer returns a context under which recorder notes the answer.
+// withAnswer returns a context under which recorder notes the answer; a caller
+// that has asked for it already shares it.
 func withAnswer(ctx context.Context) (context.Context, *answer) {
+	if got, ok := ctx.Value(answerKey{}).(*answer); ok {
+		return ctx, got
+	}
 	got := &answer{}
 	return context.WithValue(ctx, answerKey{}, got), got
 }
@@ -47,6 +56,10 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	got, ok := req.Context().Value(answerKey{}).(*answer)
 	if !ok {
 		got = &answer{}
+	}
+	if latest, ok := rotation.WallDeadline(req.Context()); ok && r.now().Round(0).After(latest) {
+		got.err = errSuspended
+		return nil, errSuspended
 	}
 	response, err := r.base.RoundTrip(req)
 	if err != nil {

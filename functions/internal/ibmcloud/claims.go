@@ -18,6 +18,10 @@ type claims struct {
 	} `json:"account"`
 }
 
+// maxLife is well above the 60 minutes that IAM gives a token, whatever the
+// clocks: an expiration beyond it is in another unit, or forged.
+const maxLife = 24 * time.Hour
+
 // complete adds to token what its JWT tells. The signature is not checked: the
 // token came from IAM itself over TLS, and services check it when it is used.
 // Where IAM's answer and the JWT disagree the earlier expiration counts.
@@ -25,7 +29,7 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 	token.IssuedAt = now.Truncate(time.Second)
 	var told claims
 	if _, _, err := jwt.NewParser().ParseUnverified(token.Value.Reveal(), &told); err == nil {
-		token.IAMID, token.Account = told.IAMID, told.Account.BSS
+		token.IAMID, token.Account = iamtoken.Identity(told.IAMID, told.Account.BSS)
 		if told.IssuedAt != nil {
 			token.IssuedAt = told.IssuedAt.Time
 		}
@@ -33,8 +37,8 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 			token.Expiration = told.ExpiresAt.Time
 		}
 	}
-	if token.Expiration.Unix() <= 0 {
-		return iamtoken.Token{}, errors.New("with a token that has no expiration")
+	if token.Expiration.Unix() <= 0 || token.Expiration.Sub(token.IssuedAt) > maxLife {
+		return iamtoken.Token{}, errors.New("with a token that has no expiration, or one that no token can have")
 	}
 	if token.ExpiresIn <= 0 {
 		token.ExpiresIn = token.Expiration.Sub(token.IssuedAt)

@@ -17,6 +17,7 @@ import (
 type operation struct {
 	doing    string // "reading the API key"
 	host     string
+	instance bool   // the host is a Secrets Manager instance, which may be private-only
 	refused  string // advice on 401, and on IAM's 400
 	denied   string // advice on 403
 	notFound string // advice on 404; empty for IAM, which has nothing to miss
@@ -31,7 +32,7 @@ func (o operation) failure(got *answer, now time.Time) *rotation.Error {
 	}
 	switch status := got.status; {
 	case status == http.StatusTooManyRequests:
-		return o.later(rotation.RateLimited, got, now, "the service is asked too often; lower SECRETS_MANAGER_MAX_RPS if this goes on")
+		return o.later(rotation.RateLimited, got, now, o.busy())
 	case status == http.StatusRequestTimeout, status >= 500:
 		return o.later(rotation.Unavailable, got, now, "the service is having trouble; nothing to do unless it goes on")
 	case status == http.StatusUnauthorized:
@@ -51,15 +52,25 @@ func (o operation) failure(got *answer, now time.Time) *rotation.Error {
 
 // unanswered is the error for a call to which no answer came.
 func (o operation) unanswered(err error) *rotation.Error {
-	failure := &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: o.doing + ": " + describeTransport(o.host, err)}
+	failure := &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: o.doing + ": " + o.describe(err)}
 	var untrusted *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &untrusted):
 		failure.Kind, failure.Retry = rotation.Misconfigured, rotation.Never
+	case errors.Is(err, errSuspended):
+		failure.Kind, failure.Message = rotation.Timeout, o.doing+": "+errSuspended.Error()+"; a new attempt starts afresh if there is time"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		failure.Kind = rotation.Timeout
 	}
 	return failure
+}
+
+// busy is the advice on 429.
+func (o operation) busy() string {
+	if o.instance {
+		return "the instance is asked too often; if this goes on, lower SECRETS_MANAGER_MAX_RPS, which all who use it share"
+	}
+	return "IAM is asked too often; nothing to do unless it goes on"
 }
 
 // unusable is the error for a success whose body cannot be used.
@@ -81,7 +92,7 @@ func (o operation) because(kind rotation.Kind, retry rotation.Retry, got *answer
 	if code := got.code(); code != "" {
 		message += " " + code
 	}
-	return &rotation.Error{Kind: kind, Retry: retry, Message: message + ": " + advice}
+	return &rotation.Error{Kind: kind, Retry: retry, Message: message + ": " + advice, Advice: advice}
 }
 
 // codeShape is what an IBM error code looks like: BXNIM0415E,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -94,7 +95,7 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.Exch
 	token, err := i.token(response)
 	if err != nil {
 		return rotation.Exchanged{}, &rotation.Error{Step: rotation.StepCheck, Kind: rotation.InvalidToken, Retry: rotation.Later,
-			Message: op.doing + ": " + i.host + " answered 200 " + err.Error(), TransactionID: transaction}
+			Message: op.doing + ": " + i.host + " answered " + strconv.Itoa(got.status) + " " + err.Error(), TransactionID: transaction}
 	}
 	return rotation.Exchanged{Token: token, TransactionID: transaction, ClockSkew: got.skew}, nil
 }

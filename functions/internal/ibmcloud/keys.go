@@ -15,9 +15,18 @@ import (
 // ReadKey reads an API key from an arbitrary, kv, service_credentials or
 // iam_credentials secret. The bootstrap identity needs secret.read on its group.
 func (s *SecretsManager) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
-	secret, err := call(ctx, s, operation{
+	secret, err := s.readSecret(ctx, ref)
+	if err != nil {
+		return iamtoken.Secret{}, err
+	}
+	s.keySecrets.Store(idOf(secret), true)
+	return keyOf(secret, ref)
+}
+
+func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (sm.SecretIntf, error) {
+	return call(ctx, s, operation{
 		doing:    "reading the API key",
-		refused:  "the bootstrap identity's token is not taken: was its key deleted?",
+		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
 		denied:   "give the bootstrap identity a role with secret.read on the key's secret group; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret)",
 		locked:   "the key secret is locked: remove its locks",
@@ -29,9 +38,10 @@ func (s *SecretsManager) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamt
 			SecretGroupName: &ref.Group, SecretType: &ref.Type, Name: &ref.Name,
 		})
 	})
-	if err != nil {
-		return iamtoken.Secret{}, err
-	}
+}
+
+// keyOf takes the key out of the secret that ref names.
+func keyOf(secret sm.SecretIntf, ref rotation.KeyRef) (iamtoken.Secret, error) {
 	value, err := keyIn(secret, ref.Field)
 	if err != nil {
 		return iamtoken.Secret{}, err
@@ -63,6 +73,29 @@ func keyIn(secret sm.SecretIntf, field string) (string, error) {
 	default:
 		return "", misconfigured("the key secret's type cannot hold an API key: use arbitrary, kv, service_credentials or iam_credentials")
 	}
+}
+
+// idOf is the id of a secret that may hold a key, empty for others.
+func idOf(secret sm.SecretIntf) string {
+	switch secret := secret.(type) {
+	case *sm.ArbitrarySecret:
+		return deref(secret.ID)
+	case *sm.KVSecret:
+		return deref(secret.ID)
+	case *sm.ServiceCredentialsSecret:
+		return deref(secret.ID)
+	case *sm.IAMCredentialsSecret:
+		return deref(secret.ID)
+	default:
+		return ""
+	}
+}
+
+// isKeySecret reports whether a key was read from the secret: the configuration
+// may name the same secret by name and by id.
+func (s *SecretsManager) isKeySecret(id string) bool {
+	_, ok := s.keySecrets.Load(id)
+	return ok
 }
 
 func kvKey(data map[string]any, field string) (string, error) {

@@ -3,6 +3,7 @@ package ibmcloud
 import (
 	"context"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/IBM/go-sdk-core/v5/core"
@@ -20,6 +21,8 @@ type SecretsManager struct {
 	bootstrap *Bootstrap
 	limiter   *rate.Limiter
 	now       func() time.Time
+
+	keySecrets sync.Map // ids of the secrets that keys were read from
 }
 
 // SecretsManagerOptions says which instance, as whom and how politely.
@@ -59,14 +62,14 @@ func newLimiter(maxRPS int) *rate.Limiter {
 // *rotation.Error; the SDK's own are not passed on, see answer.
 func call[T any](ctx context.Context, s *SecretsManager, op operation, request func(context.Context) (T, *core.DetailedResponse, error)) (T, error) {
 	var none T
-	op.host = s.host
+	op.host, op.instance = s.host, true
 	token, err := s.bootstrap.Token(ctx)
 	if err != nil {
 		return none, err
 	}
 	if err := s.limiter.Wait(ctx); err != nil {
 		return none, &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later,
-			Message: op.doing + ": SECRETS_MANAGER_MAX_RPS leaves no room for it within an attempt; split the rotations over more instances"}
+			Message: op.doing + ": its turn under SECRETS_MANAGER_MAX_RPS did not come in time"}
 	}
 	ctx, got := withAnswer(context.WithValue(ctx, tokenKey{}, token))
 	result, err := guard(func() (T, error) {

@@ -2,6 +2,7 @@ package ibmcloud
 
 import (
 	"context"
+	"regexp"
 	"time"
 
 	"github.com/IBM/go-sdk-core/v5/core"
@@ -23,9 +24,10 @@ const (
 // secret-version-metadata.read on the token's group.
 func (s *SecretsManager) Look(ctx context.Context, ref rotation.TokenRef) (rotation.Stored, error) {
 	current := "current"
+	ctx, got := withAnswer(ctx)
 	metadata, err := call(ctx, s, operation{
 		doing:    "looking at the stored token's metadata",
-		refused:  "the bootstrap identity's token is not taken: was its key deleted?",
+		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
 		denied:   "give the bootstrap identity a role with secret-version-metadata.read on the token's secret group; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",
 		locked:   "the token secret is locked: remove its locks",
@@ -40,9 +42,9 @@ func (s *SecretsManager) Look(ctx context.Context, ref rotation.TokenRef) (rotat
 		if ref.Field != "" {
 			return rotation.Stored{}, misconfigured("token_field is set, but the token secret is of type arbitrary: remove one or change the other")
 		}
-		return stored(typeArbitrary, version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata)
+		return got.stored(typeArbitrary, version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata)
 	case *sm.KVSecretVersionMetadata:
-		return stored(typeKV, version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata)
+		return got.stored(typeKV, version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata)
 	default:
 		return rotation.Stored{}, misconfigured("the token secret's type cannot hold a token: use arbitrary or kv")
 	}
@@ -50,8 +52,8 @@ func (s *SecretsManager) Look(ctx context.Context, ref rotation.TokenRef) (rotat
 
 // stored reads a version. Metadata that cannot be read counts as none, which
 // counts as expired: others may have edited it.
-func stored(secretType string, id *string, createdAt time.Time, fields map[string]any) (rotation.Stored, error) {
-	if deref(id) == "" {
+func (a *answer) stored(secretType string, id *string, createdAt time.Time, fields map[string]any) (rotation.Stored, error) {
+	if !isID(id) {
 		return rotation.Stored{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
 			Message: "looking at the stored token's metadata: the answer does not name the version"}
 	}
@@ -59,17 +61,26 @@ func stored(secretType string, id *string, createdAt time.Time, fields map[strin
 	if err != nil {
 		metadata = iamtoken.Metadata{}
 	}
-	return rotation.Stored{VersionID: *id, SecretType: secretType, CreatedAt: createdAt, Metadata: metadata}, nil
+	return rotation.Stored{VersionID: *id, SecretType: secretType, CreatedAt: createdAt, Metadata: metadata, ClockSkew: a.skew}, nil
 }
+
+// idShape is a version's id. It is repeated in logs and reports, so nothing else
+// may pass for one.
+var idShape = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+func isID(id *string) bool { return id != nil && idShape.MatchString(*id) }
 
 // Save publishes token as a new version. The bootstrap identity needs
 // secret-version.create on the token's group. A new version of a kv secret holds
 // the token's entry and no other.
 func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.Stored, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.Saved, error) {
+	if s.isKeySecret(ref.ID) {
+		return rotation.Saved{}, misconfigured("TOKEN_SECRET (or token_secret) is the secret that holds the API key: the token would replace it; name another")
+	}
 	payload := ref.Format.Payload(token).Reveal()
 	op := operation{
 		doing:    "saving the token",
-		refused:  "the bootstrap identity's token is not taken: was its key deleted?",
+		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
 		denied:   "give the bootstrap identity a role with secret-version.create on the token's secret group; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",
 		locked:   "the previous version is locked: remove its locks (a lock on the current version moves there with the next save)",
@@ -101,7 +112,7 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 // saved reads the answer to a save. Without a version id it settles nothing, so
 // the next attempt looks whether the version is there.
 func saved(op operation, id *string, createdAt time.Time) (rotation.Saved, error) {
-	if deref(id) == "" {
+	if !isID(id) {
 		return rotation.Saved{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: op.doing + ": the answer does not name the new version"}
 	}
 	return rotation.Saved{VersionID: *id, CreatedAt: createdAt}, nil

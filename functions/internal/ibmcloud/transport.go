@@ -1,6 +1,7 @@
 package ibmcloud
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -80,21 +81,32 @@ func (t *Transport) idleTooLong() bool {
 // is returned as the answer.
 func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// describeTransport says in our own words why no answer came.
-func describeTransport(host string, err error) string {
+// describe says in our own words why no answer came.
+func (o operation) describe(err error) string {
+	host := o.host
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
 	var timeout net.Error
 	switch {
+	case errors.Is(err, context.Canceled):
+		return "the run was interrupted before an answer came"
+	case errors.Is(err, errBodyTooLong):
+		return fmt.Sprintf("%s gave %v", host, errBodyTooLong)
 	case errors.As(err, &dns):
-		return fmt.Sprintf("the name %s does not resolve: check the URL and the network's DNS; "+
-			"instances made since April 2025 are private-only unless created with public-and-private endpoints", host)
+		return fmt.Sprintf("the name %s does not resolve: check the URL and the network's DNS.%s", host, o.privateOnly())
 	case errors.As(err, &cert):
 		return fmt.Sprintf("the TLS certificate of %s is not trusted: check the URL, or name the CA in SSL_CERT_FILE", host)
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Sprintf("%s did not answer in time: is it reachable from this network? "+
-			"A private-only Secrets Manager instance is not, outside IBM Cloud", host)
+		return fmt.Sprintf("%s did not answer in time: is it reachable from this network?%s", host, o.privateOnly())
 	default:
 		return fmt.Sprintf("the connection to %s failed or was closed before an answer came", host)
 	}
+}
+
+// privateOnly reminds of what most often makes an instance unreachable.
+func (o operation) privateOnly() string {
+	if !o.instance {
+		return ""
+	}
+	return " Instances made since April 2025 are private-only, out of reach outside IBM Cloud, unless created with public-and-private endpoints"
 }

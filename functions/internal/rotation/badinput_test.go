@@ -1,11 +1,14 @@
 package rotation_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
 
+	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/rotation"
 )
 
@@ -128,7 +131,7 @@ func TestAnOpaqueTokenIsPublishedWithAWarningButNotWhereAnIdentityIsExpected(t *
 		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200,
 			Body: `{"access_token":"opaque-token","token_type":"Bearer","expires_in":3600,"expiration":` + unixIn(time.Hour) + `}`})
 		result := w.rotate()
-		if !strings.Contains(strings.Join(result.Warnings, "\n"), "no JWT") {
+		if !strings.Contains(strings.Join(result.Warnings, "\n"), "does not tell whose it is") {
 			t.Errorf("got warnings %q, want one on the opaque token", result.Warnings)
 		}
 		w.one.Expect.Account = w.cloud.AccountID()
@@ -305,4 +308,59 @@ func TestALockOnCurrentLetsOneRotationPassAndStopsTheNext(t *testing.T) {
 		w.wantVersions(2)
 		w.wantPublished(59 * time.Minute)
 	})
+}
+
+func TestATokenIsNeverPublishedOverTheKeyItCameFrom(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		// The admin may do what the bootstrap identity may not.
+		w.rotator = w.processWithKey(w.cloud.Transport(), ibmcloud.FixedKey(iamtoken.NewSecret(w.cloud.AdminAPIKey())))
+		w.one.Token.ID = w.workload().APIKeySecret
+		w.one.APIKey = rotation.KeyRef{Group: w.cloud.KeyGroupName(), Type: "arbitrary", Name: w.workload().APIKeySecretName}
+		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepSave, rotation.Misconfigured)
+		if got := w.cloud.MustCurrent(w.workload().APIKeySecret).Payload; got != w.workload().APIKey {
+			t.Error("the API key was replaced")
+		}
+	})
+}
+
+// Whoever may edit metadata could have put anything there.
+func TestStoredMetadataIsNotRepeated(t *testing.T) {
+	const planted = "canary-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eR"
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		for _, metadata := range []map[string]any{
+			{"iam_id": planted, "account": planted, "fingerprint": planted, "run_id": planted, "expiration": 1},
+			{"iam_id": "iam-ServiceId-1", "account": planted}, {planted: planted},
+		} {
+			w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", metadata)
+			for _, mode := range []rotation.Mode{rotation.ModeCheck, rotation.ModeRotate} {
+				encoded, err := json.Marshal(w.run(mode))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(string(encoded), "canary") {
+					t.Errorf("%s: the report repeats stored metadata: %s", mode, encoded)
+				}
+			}
+		}
+	})
+}
+
+func TestAnExpirationInMillisecondsIsNotPublished(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200,
+			Body: `{"access_token":"opaque-token","token_type":"Bearer","expires_in":3600,"expiration":` + unixIn(time.Hour) + `000}`})
+		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
+	})
+}
+
+func TestATokenOfEightMinutesNeedsFiveOfThem(t *testing.T) {
+	for left, want := range map[time.Duration]rotation.Outcome{299 * time.Second: rotation.Failed, 301 * time.Second: rotation.Rotated} {
+		inWorld(t, ibmcloudtest.Options{TokenTTL: 8 * time.Minute}, func(w *world) {
+			token := w.cloud.MustMintToken(w.workload().APIKey, left)
+			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200,
+				Body: `{"access_token":"` + token + `","token_type":"Bearer","expires_in":480,"expiration":4102444800}`})
+			w.wantOutcome(w.run(rotation.ModeRotate), want)
+		})
+	}
 }

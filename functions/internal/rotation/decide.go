@@ -3,6 +3,8 @@ package rotation
 import (
 	"fmt"
 	"time"
+
+	"iam-token-rotator/functions/iamtoken"
 )
 
 const (
@@ -25,7 +27,7 @@ func (p *pass) nothingToDo(stored Stored) (Outcome, bool) {
 	if _, sent := p.sent[stored.Metadata.Fingerprint]; sent && stored.Metadata.RunID == p.RunID {
 		return Rotated, true // our own save: only its answer was lost
 	}
-	now := p.wallClock()
+	now := p.ibmClock()
 	switch {
 	case stored.ExpiresAt().Sub(now) < p.MinRemaining:
 		return "", false
@@ -33,7 +35,7 @@ func (p *pass) nothingToDo(stored Stored) (Outcome, bool) {
 		return Fresh, true
 	case stored.Metadata.RunID == p.RunID && now.Sub(stored.CreatedAt) < redeliveryWindow:
 		return AlreadyDone, true
-	case stored.VersionID != p.firstSeen:
+	case stored.VersionID != p.firstSeen && !p.Force:
 		return AlreadyDone, true // someone has published since this run began
 	}
 	return "", false
@@ -41,46 +43,62 @@ func (p *pass) nothingToDo(stored Stored) (Outcome, bool) {
 
 // checkToken returns an *Error if the token must not be published.
 func (p *pass) checkToken(fresh freshToken, stored Stored) error {
-	token := fresh.Token
-	if left := token.Expiration.Sub(p.wallClock()); left < minTokenLife || left < token.ExpiresIn/2 {
-		return &Error{Step: StepCheck, Kind: InvalidToken, Retry: Later, Message: fmt.Sprintf(
-			"IAM returned a token with %s of life left (at least 5m and half of its %s are required): it is an old one, "+
-				"or this machine's clock is wrong (IBM's clock less ours: %s)",
-			left.Round(time.Second), token.ExpiresIn, fresh.ClockSkew.Round(time.Second))}
-	}
-	if err := p.checkExpected(fresh); err != nil {
+	if err := CheckLife(fresh.Exchanged, p.ibmClock()); err != nil {
 		return err
 	}
-	before := stored.Metadata
-	if p.Force || token.Opaque() || before.IAMID == "" {
+	return p.CheckIdentity(fresh.Token, stored.Metadata, p.Force)
+}
+
+// CheckLife returns an *Error if the token has too little of its life left at
+// now, by IBM's clock, to be published.
+func CheckLife(fresh Exchanged, now time.Time) error {
+	left := fresh.Token.Expiration.Sub(now)
+	if left >= minTokenLife && left >= fresh.Token.ExpiresIn/2 {
+		return nil
+	}
+	return &Error{Step: StepCheck, Kind: InvalidToken, Retry: Later, Message: fmt.Sprintf(
+		"IAM returned a token with %s of life left (at least 5m and half of its %s are required): it is an old one, "+
+			"or this machine's clock is wrong (IBM's clock less ours: %s)",
+		left.Round(time.Second), fresh.Token.ExpiresIn, fresh.ClockSkew.Round(time.Second))}
+}
+
+// CheckIdentity returns an *Error if the token does not belong to whom Expect
+// names or, unless force says that this is meant, to another identity than the
+// token before it.
+func (r Rotation) CheckIdentity(token iamtoken.Token, before iamtoken.Metadata, force bool) error {
+	if err := r.checkExpected(token); err != nil {
+		return err
+	}
+	if force || token.Opaque() || before.IAMID == "" {
 		return nil
 	}
 	if token.IAMID != before.IAMID || token.Account != before.Account {
-		return mismatch("the token belongs to another identity than the stored one (%q, not %q): "+
-			"if the API key was replaced on purpose, run once with force", identity(token.IAMID, token.Account), identity(before.IAMID, before.Account))
+		return mismatch("if the API key was replaced on purpose, run once with force",
+			"the token belongs to another identity than the stored one (%q, not %q)", identity(token.IAMID, token.Account), identity(before.IAMID, before.Account))
 	}
 	return nil
 }
 
 // checkExpected holds the token against what the configuration expects; force
 // does not go past it.
-func (p *pass) checkExpected(fresh freshToken) error {
-	token, expect := fresh.Token, p.Expect
+func (r Rotation) checkExpected(token iamtoken.Token) error {
+	const advice = "correct the API key or `expect`"
+	expect := r.Expect
 	switch {
 	case expect == Expect{}:
 		return nil
 	case token.Opaque():
-		return mismatch("the token cannot be read, so `expect` cannot be verified: remove `expect` to publish opaque tokens")
+		return mismatch("remove `expect` to publish opaque tokens", "the token cannot be read, so `expect` cannot be verified")
 	case expect.Account != "" && expect.Account != token.Account:
-		return mismatch("the token belongs to account %q, but %q is expected: correct the API key or `expect`", token.Account, expect.Account)
+		return mismatch(advice, "the token belongs to account %q, but %q is expected", token.Account, expect.Account)
 	case expect.IAMID != "" && expect.IAMID != token.IAMID:
-		return mismatch("the token belongs to %q, but %q is expected: correct the API key or `expect`", token.IAMID, expect.IAMID)
+		return mismatch(advice, "the token belongs to %q, but %q is expected", token.IAMID, expect.IAMID)
 	}
 	return nil
 }
 
-func mismatch(format string, args ...any) *Error {
-	return &Error{Step: StepCheck, Kind: InvalidToken, Message: fmt.Sprintf(format, args...)}
+func mismatch(advice, format string, args ...any) *Error {
+	return &Error{Step: StepCheck, Kind: InvalidToken, Message: fmt.Sprintf(format, args...) + ": " + advice, Advice: advice}
 }
 
 func identity(iamID, account string) string { return iamID + " of account " + account }
@@ -90,20 +108,31 @@ func (p *pass) expiresSooner(fresh freshToken, stored Stored) bool {
 	return !p.Force && fresh.Token.Expiration.Before(stored.ExpiresAt())
 }
 
+// setClock notes how far our clock is off IBM's. Expirations are by IBM's clock;
+// a difference that latency and whole seconds explain is left alone.
+func (p *pass) setClock(skew time.Duration) {
+	if skew.Abs() <= maxClockSkew {
+		return
+	}
+	if p.skew == 0 {
+		p.warn("this machine's clock is off: IBM's clock less ours is %s", skew.Round(time.Second))
+	}
+	p.skew = skew
+}
+
+// ibmClock is the time by IBM's clock, as far as its answers have told.
+func (p *pass) ibmClock() time.Time { return p.wallClock().Add(p.skew) }
+
 // warnAbout notes what an operator should know of a token that is good enough.
-func (p *pass) warnAbout(exchanged Exchanged) {
-	token := exchanged.Token
+func (p *pass) warnAbout(token iamtoken.Token) {
 	if token.Opaque() {
-		p.warn("the token is no JWT: its identity could not be verified")
+		p.warn("the token does not tell whose it is: its identity could not be verified")
 	}
 	if token.ExpiresIn < p.Interval {
 		p.warn("tokens live %s, shorter than the schedule of %s: only the ensure schedule keeps one valid", token.ExpiresIn, p.Interval)
 	}
 	if token.ExpiresIn <= p.MinRemaining {
 		p.warn("tokens live %s, no longer than MIN_REMAINING (%s): every ensure run publishes a new one", token.ExpiresIn, p.MinRemaining)
-	}
-	if exchanged.ClockSkew.Abs() > maxClockSkew {
-		p.warn("this machine's clock is off: IBM's clock less ours is %s", exchanged.ClockSkew.Round(time.Second))
 	}
 }
 

@@ -48,6 +48,7 @@ type Error struct {
 	Kind    Kind   `json:"kind"`
 	Message string `json:"message"`
 
+	Advice        string        `json:"-"` // the end of Message, where that is apart from the finding
 	Retry         Retry         `json:"-"`
 	RetryAfter    time.Duration `json:"-"` // what the service asked for; 0 when it did not
 	TransactionID string        `json:"-"` // of the IAM request, for IBM support; empty when there is none

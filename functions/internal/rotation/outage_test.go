@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -254,6 +255,37 @@ func TestATokenExchangedBeforeTheProcessWasFrozenIsNotPublished(t *testing.T) {
 	})
 }
 
+// freezingStore is a store before which the process is suspended: it has decided
+// to save, and the request has not left yet.
+type freezingStore struct {
+	rotation.TokenStore
+	freeze func()
+}
+
+func (f freezingStore) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.Stored, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.Saved, error) {
+	f.freeze()
+	return f.TokenStore.Save(ctx, ref, stored, token, metadata)
+}
+
+func TestASaveDecidedBeforeTheProcessWasFrozenDoesNotLeave(t *testing.T) {
+	for frozen, want := range map[time.Duration]rotation.Outcome{
+		time.Minute: rotation.Rotated, 3 * time.Minute: rotation.Failed, 54 * time.Minute: rotation.Failed,
+	} {
+		t.Run(frozen.String(), func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				w.rotate()
+				w.rotator.Tokens = freezingStore{w.rotator.Tokens, func() { w.skew.Add(int64(frozen)) }}
+				result := w.run(rotation.ModeRotate)
+				w.wantOutcome(result, want)
+				if want == rotation.Failed {
+					w.wantFailure(result, rotation.StepLook, rotation.Timeout)
+					w.wantVersions(2)
+				}
+			})
+		})
+	}
+}
+
 func TestTwoRunsAtOnceAreHarmless(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		w.rotate()
@@ -349,4 +381,100 @@ func (c truncating) RoundTrip(req *http.Request) (*http.Response, error) {
 		response.Body = http.NoBody
 	}
 	return response, err
+}
+
+func TestASlowClockDoesNotMakeAnExpiredTokenFresh(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		time.Sleep(61 * time.Minute)
+		w.skew.Store(int64(-10 * time.Minute))
+		result := w.run(rotation.ModeEnsure)
+		w.wantOutcome(result, rotation.Rotated)
+		if len(result.Warnings) != 1 || *result.SecondsRemaining > 3600 {
+			t.Errorf("got warnings %q and %ds remaining, want one warning on the clock and at most an hour", result.Warnings, *result.SecondsRemaining)
+		}
+	})
+}
+
+func TestEveryKeyThatIsRefusedIsTriedOnceMore(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 401, Times: 1})
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 400, Times: 1})
+		if result := w.rotate(); result.Attempts != 3 {
+			t.Errorf("got %d attempts, want 3", result.Attempts)
+		}
+	})
+}
+
+func TestAGapOfLessThanASecondIsNegative(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		time.Sleep(time.Hour + 100*time.Millisecond)
+		if result := w.rotate(); result.MarginSeconds == nil || *result.MarginSeconds != -1 {
+			t.Errorf("got margin %v, want -1: readers saw a gap", result.MarginSeconds)
+		}
+	})
+}
+
+func TestAFailedKeyReadIsNotShared(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{Rotations: 3}, func(w *world) {
+		w.rotator.Concurrency = 1
+		for i := range w.all {
+			w.all[i].APIKey = w.all[0].APIKey
+		}
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 503, Times: 1})
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		report := w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "equal-keys"}, w.all)
+		attempts := 0
+		for _, result := range report.Results {
+			w.wantOutcome(result, rotation.Rotated)
+			attempts += result.Attempts
+		}
+		// The one whose read failed reads again, as does the next; the third shares.
+		if reads := w.countRequests(ibmcloudtest.OpSecretsGet); attempts != 4 || reads > 3 {
+			t.Errorf("got %d attempts and %d key reads, want 4 and at most 3", attempts, reads)
+		}
+	})
+}
+
+func TestForceGoesOnWhenAnotherRunHasPublishedMeanwhile(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 1, Headers: map[string]string{"Retry-After": "5"}})
+		other := w.process(w.cloud.Transport())
+		time.AfterFunc(2*time.Second, func() {
+			w.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"})
+		})
+		w.wantOutcome(w.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: true, RunID: "by-force-1"}), rotation.Rotated)
+		w.wantVersions(4)
+	})
+}
+
+func TestAnInterruptedRunSaysSo(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Hour})
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(time.Second, cancel)
+		result := w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "interrupted"}, w.all).Results[0]
+		if result.Error == nil || result.Error.Kind != rotation.Timeout || !strings.Contains(result.Error.Message, "interrupted") {
+			t.Errorf("got %v, want a timeout that says interrupted", result.Error)
+		}
+	})
+}
+
+func TestNoMoreAttemptsRunAtOnceThanTheConcurrency(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{Rotations: 12}, func(w *world) {
+		w.rotator.Concurrency = 3
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Delay: time.Second})
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		for _, result := range w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "three-at-once"}, w.all).Results {
+			w.wantOutcome(result, rotation.Rotated)
+		}
+		if took := time.Since(began); took < 4*time.Second {
+			t.Errorf("12 rotations of a second took %s, want 4s: three at a time", took)
+		}
+	})
 }

@@ -19,6 +19,8 @@ type pass struct {
 	replaced  Stored              // the version that our save was to replace
 	sent      map[string]struct{} // fingerprints of the tokens handed to Save
 	lifetime  time.Duration       // expires_in of the last token exchanged
+	skew      time.Duration       // IBM's clock less ours, when that is more than maxClockSkew
+	failedAt  time.Time           // when the last attempt failed; zero before
 	txID      string
 	warnings  []string
 	timings   map[Step]time.Duration
@@ -36,7 +38,7 @@ func (p *pass) attempt(ctx context.Context) (Result, error) {
 	// check are going to need the key, so they read it side by side.
 	var key *keyRead
 	if p.Mode != ModeEnsure {
-		key = p.keys.start(p.APIKey, p.attempts)
+		key = p.keys.start(p.APIKey, p.failedAt)
 	}
 	stored, err := p.look(ctx)
 	if err != nil {
@@ -84,13 +86,14 @@ func (p *pass) look(ctx context.Context) (Stored, error) {
 		p.firstSeen = stored.VersionID
 	}
 	p.stored = &stored
+	p.setClock(stored.ClockSkew)
 	return stored, nil
 }
 
 func (p *pass) readKey(ctx context.Context, read *keyRead) (iamtoken.Secret, error) {
 	defer p.timed(StepReadKey)()
 	if read == nil {
-		read = p.keys.start(p.APIKey, p.attempts)
+		read = p.keys.start(p.APIKey, p.failedAt)
 	}
 	return read.wait(ctx)
 }
@@ -105,7 +108,8 @@ func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (freshToken, e
 		return freshToken{}, at(StepExchange, err)
 	}
 	p.lifetime, p.txID = exchanged.Token.ExpiresIn, exchanged.TransactionID
-	p.warnAbout(exchanged)
+	p.setClock(exchanged.ClockSkew)
+	p.warnAbout(exchanged.Token)
 	return freshToken{Exchanged: exchanged, asked: asked}, nil
 }
 
@@ -123,6 +127,7 @@ func (p *pass) save(ctx context.Context, stored Stored, fresh freshToken) (Store
 	}
 	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
 	p.sent[metadata.Fingerprint], p.replaced = struct{}{}, stored
+	ctx = withWallDeadline(ctx, fresh.asked.Add(p.timeout))
 	saved, err := p.Tokens.Save(ctx, p.Token, stored, fresh.Token, metadata)
 	if err != nil {
 		return Stored{}, at(StepSave, err)

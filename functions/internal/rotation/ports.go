@@ -39,6 +39,7 @@ type Stored struct {
 	SecretType string            // "arbitrary" or "kv"
 	CreatedAt  time.Time         // set by Secrets Manager; zero when it was not told
 	Metadata   iamtoken.Metadata // zero when missing or unreadable
+	ClockSkew  time.Duration     // Secrets Manager's clock less ours, from its Date header; 0 when it did not tell
 }
 
 // ExpiresAt is when the stored token expires, as far as that may be believed;

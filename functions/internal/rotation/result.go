@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -18,7 +19,7 @@ func (p *pass) result(outcome Outcome, stored Stored) Result {
 		TokenLifetime: p.lifetime,
 		TransactionID: p.txID,
 	}
-	now := p.wallClock()
+	now := p.ibmClock()
 	if expires := stored.ExpiresAt(); !expires.IsZero() {
 		expires = expires.UTC().Truncate(time.Second)
 		result.ExpiresAt = &expires
@@ -47,8 +48,9 @@ func (p *pass) failed(failure *Error) Result {
 	return result
 }
 
+// wholeSeconds rounds down, so that a gap of less than a second is negative too.
 func wholeSeconds(d time.Duration) *int64 {
-	seconds := int64(d / time.Second)
+	seconds := int64(math.Floor(d.Seconds()))
 	return &seconds
 }
 

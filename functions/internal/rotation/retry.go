@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -21,21 +22,24 @@ const (
 func (p *pass) untilDone() Result {
 	began := time.Now()
 	var failure *Error
-	retriedOnce := false
+	retriedOnce := map[Step]bool{}
 	result, err := backoff.Retry(p.ctx, func() (Result, error) {
 		result, err := p.timedAttempt()
 		if err == nil {
 			return result, nil
 		}
 		failure = p.moreTelling(failure, err)
-		wait, again := nextWait(failure, retriedOnce)
-		retriedOnce = retriedOnce || failure.Retry == Once
+		p.failedAt = time.Now()
+		wait, again := nextWait(failure, retriedOnce[failure.Step])
+		if failure.Retry == Once {
+			retriedOnce[failure.Step] = true
+		}
 		if !again {
 			return Result{}, backoff.Permanent(failure)
 		}
 		p.logRetry(failure)
 		return Result{}, withWait(failure, wait)
-	}, backoff.WithBackOff(newBackOff()), backoff.WithMaxElapsedTime(p.budget))
+	}, backoff.WithBackOff(p.newBackOff()), backoff.WithMaxElapsedTime(p.budget))
 	if err != nil {
 		result = p.failed(failure)
 	}
@@ -43,13 +47,28 @@ func (p *pass) untilDone() Result {
 	return result
 }
 
-func newBackOff() backoff.BackOff {
+func (r *Rotator) newBackOff() backoff.BackOff {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval = 300 * time.Millisecond
 	b.Multiplier = 2
-	b.RandomizationFactor = 0.5
+	b.RandomizationFactor = 0
 	b.MaxInterval = maxWait * 2 / 3 // jitter adds up to half
-	return b
+	if r.Random == nil {
+		return jittered{b, rand.Float64}
+	}
+	return jittered{b, r.Random}
+}
+
+// jittered makes each wait a random half to one and a half of itself.
+type jittered struct {
+	backoff.BackOff
+	random func() float64
+}
+
+// NextBackOff implements backoff.BackOff.
+func (j jittered) NextBackOff() time.Duration {
+	wait := j.BackOff.NextBackOff()
+	return wait/2 + time.Duration(j.random()*float64(wait))
 }
 
 // timedAttempt makes an attempt of 10 s at most, when its turn has come.
@@ -66,7 +85,7 @@ func (p *pass) timedAttempt() (Result, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, attemptLimit)
 	defer cancel()
 	p.attempts++
-	p.warnings, p.timings = nil, map[Step]time.Duration{}
+	p.warnings, p.timings, p.skew = nil, map[Step]time.Duration{}, 0
 	return p.attempt(ctx)
 }
 
@@ -84,7 +103,8 @@ func (p *pass) moreTelling(before *Error, err error) *Error {
 }
 
 // nextWait returns how long to wait before another attempt, 0 to leave it to the
-// back-off, and whether there is to be one.
+// back-off, and whether there is to be one. An error worth one more attempt is
+// worth one at each step: the bootstrap key and the workload's may both be new.
 func nextWait(failure *Error, retriedOnce bool) (time.Duration, bool) {
 	switch failure.Retry {
 	case Later:

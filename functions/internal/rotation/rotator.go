@@ -29,6 +29,7 @@ type Rotator struct {
 	BootstrapExpiresAt time.Time        // zero when not known
 	Version            string           // the rotator's own, for the version metadata
 	Now                func() time.Time // if nil, time.Now
+	Random             func() float64   // from 0 up to 1, spreads the retries; if nil, math/rand/v2's
 	Log                *slog.Logger     // attempts that failed, at debug level; if nil, nowhere
 }
 
@@ -99,6 +100,6 @@ func (r *run) acquire() (release func(), err error) {
 		return func() { <-r.slots }, nil
 	case <-r.ctx.Done():
 		return nil, &Error{Step: StepLook, Kind: Timeout, Message: "the time was up before this rotation's turn came: " +
-			"raise the timeout, CONCURRENCY or SECRETS_MANAGER_MAX_RPS, or split the rotations over more functions"}
+			"raise the timeout, or split the rotations over more functions"}
 	}
 }

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/config"
+	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+func TestEverySettingReachesTheRotator(t *testing.T) {
+	expires := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
+	service, err := newService(config.Config{
+		SecretsManagerURL: "https://127.0.0.1:1", IAMURL: "https://127.0.0.1:1",
+		Bootstrap:    config.Bootstrap{APIKey: iamtoken.NewSecret("key")},
+		Rotations:    []rotation.Rotation{{Name: "a"}, {Name: "b"}},
+		MinRemaining: 7 * time.Minute, RotationInterval: 40 * time.Minute, MaxRPS: 0, Concurrency: 5, BootstrapExpiresAt: expires,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := service.rotator
+	if got.MinRemaining != 7*time.Minute || got.Interval != 40*time.Minute || got.Concurrency != 5 || !got.BootstrapExpiresAt.Equal(expires) || got.Version != version {
+		t.Errorf("got %+v, want the settings", got)
+	}
+	if got.Keys == nil || got.IAM == nil || got.Tokens == nil || len(service.rotations) != 2 {
+		t.Errorf("got %+v, want adapters and both rotations", service)
+	}
+}
+
+func TestForceModeAndRunIDReachTheRun(t *testing.T) {
+	cloud, origin := newCloud(t)
+	f := newFunction("the-function", environ(cloud, origin), io.Discard)
+	if _, err := invoke(t, f, `{}`); err != nil {
+		t.Fatal(err)
+	}
+	cloud.SetTokenTTL(15 * time.Minute) // a new token expires sooner than the stored one
+	for _, test := range []struct{ event, want string }{
+		{`{"run_id":"without-force"}`, "kept"},
+		{`{"run_id":"only-checking","mode":"check","force":true}`, "checked"},
+		{`{"run_id":"ensure-it","mode":"ensure","force":true}`, "fresh"},
+		{`{"run_id":"with-force","force":true}`, "rotated"},
+	} {
+		response, err := invoke(t, f, test.event)
+		if err != nil || !bytes.Contains(response, []byte(`"outcome":"`+test.want+`"`)) {
+			t.Errorf("%s: got %s, %v; want %s", test.event, response, err, test.want)
+		}
+	}
+	cloud.MustSetVersionMetadata(cloud.Rotations()[0].TokenSecret, "current", map[string]any{"expiration": time.Now().Add(time.Hour).Unix()})
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-run-id", "by-hand-1"}, "default: kept"},
+		{[]string{"-run-id", "by-hand-2", "-force"}, "default: rotated"},
+	} {
+		var stdout bytes.Buffer
+		if exit := command(test.args, environ(cloud, origin), &stdout, io.Discard); exit != 0 || !strings.HasPrefix(stdout.String(), test.want) {
+			t.Errorf("%v: got exit %d, %s; want %s", test.args, exit, &stdout, test.want)
+		}
+	}
+}
+
+// A limit must make a run slower, never starve it: attempts that queue for longer
+// than they may take would be thrown away whole.
+func TestPolitenessStarvesNoRun(t *testing.T) {
+	for _, test := range []struct{ rotations, maxRPS, concurrency int }{
+		{40, 1, 16}, {40, 2, 16}, {40, 3, 16}, {40, 5, 64}, {300, 20, 16}, {300, 20, 300},
+	} {
+		t.Run(fmt.Sprintf("%d at %d RPS, %d at a time", test.rotations, test.maxRPS, test.concurrency), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: test.rotations})
+				rotator, rotations := politely(t, cloud, test.maxRPS)
+				rotator.Concurrency = attemptsAtOnce(test.concurrency, test.maxRPS)
+				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+				defer cancel()
+				report := rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "politely"}, rotations)
+				for _, result := range report.Results {
+					if result.Outcome != rotation.Rotated || result.Attempts != 1 {
+						t.Fatalf("%s: got %s after %d attempts (%v), want rotated at once", result.Rotation, result.Outcome, result.Attempts, result.Error)
+					}
+				}
+			})
+		})
+	}
+}
+
+func politely(t *testing.T, cloud *ibmcloudtest.Cloud, maxRPS int) (rotation.Rotator, []rotation.Rotation) {
+	t.Helper()
+	iam := ibmcloud.NewIAM("https://iam.test", cloud.Transport(), nil)
+	sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
+		URL: "https://instance.test", Transport: cloud.Transport(), MaxRPS: maxRPS,
+		Bootstrap: ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret(cloud.BootstrapAPIKey()))),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rotations []rotation.Rotation
+	for _, seeded := range cloud.Rotations() {
+		rotations = append(rotations, rotation.Rotation{
+			Name: seeded.Name, APIKey: rotation.KeyRef{ID: seeded.APIKeySecret}, Token: rotation.TokenRef{ID: seeded.TokenSecret},
+		})
+	}
+	return rotation.Rotator{Keys: sm, IAM: iam, Tokens: sm, MinRemaining: 8 * time.Minute, Log: slog.New(slog.DiscardHandler)}, rotations
+}
