@@ -66,13 +66,17 @@ func keyIn(secret sm.SecretIntf, field string) (string, error) {
 		return deref(secret.Credentials.Apikey), nil
 	case *sm.IAMCredentialsSecret:
 		if secret.ReuseApiKey == nil || !*secret.ReuseApiKey {
-			return "", misconfigured("the key secret is of type iam_credentials with reuse_api_key false: every read makes a new key " +
-				"and deletes the last, so tokens of others break; create it with reuse_api_key true")
+			return "", errKeyNotReused()
 		}
 		return deref(secret.ApiKey), nil
 	default:
 		return "", misconfigured("the key secret's type cannot hold an API key: use arbitrary, kv, service_credentials or iam_credentials")
 	}
+}
+
+func errKeyNotReused() error {
+	return misconfigured("the key secret is of type iam_credentials with reuse_api_key false: every read makes a new key " +
+		"and deletes the last, so tokens of others break; create it with reuse_api_key true")
 }
 
 // idOf is the id of a secret that may hold a key, empty for others.

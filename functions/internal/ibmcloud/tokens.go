@@ -12,9 +12,6 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// defaultTokenField is the entry of a kv secret that holds the token.
-const defaultTokenField = "iam_token"
-
 const (
 	typeArbitrary = "arbitrary"
 	typeKV        = "kv"
@@ -90,7 +87,7 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 		if before.SecretType == typeKV {
 			field := ref.Field
 			if field == "" {
-				field = defaultTokenField
+				field = iamtoken.DefaultField
 			}
 			prototype = &sm.KVSecretVersionPrototype{Data: map[string]any{field: payload}, VersionCustomMetadata: metadata.Map()}
 		}

@@ -65,9 +65,17 @@ func TestATokenRefusedInMidPassIsRenewed(t *testing.T) {
 	for _, op := range []string{ibmcloudtest.OpSecretsGet, ibmcloudtest.OpVersionsMetadata, ibmcloudtest.OpVersionsCreate} {
 		t.Run(op, func(t *testing.T) {
 			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				reads := 0
+				w.rotator = w.processWithKey(w.cloud.Transport(), func(context.Context) (iamtoken.Secret, error) {
+					reads++
+					return iamtoken.NewSecret(w.cloud.BootstrapAPIKey()), nil
+				})
 				w.fault(ibmcloudtest.Fault{Op: op, Status: 401, Times: 1})
 				result := w.rotate()
 				w.wantVersions(2)
+				if reads != 2 {
+					t.Errorf("the bootstrap key was read %d times, want 2: it may have been replaced", reads)
+				}
 				if got := w.bootstrapExchanges(); got != 2 {
 					t.Errorf("got %d bootstrap exchanges, want 2", got)
 				}
