@@ -3,6 +3,7 @@ package ibmcloudtest
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -24,7 +25,10 @@ func (k *apiKey) expired(now time.Time) bool {
 	return !k.expiresAt.IsZero() && !now.Before(k.expiresAt)
 }
 
-func (k *apiKey) entityTag() string { return fmt.Sprintf("%d-%s", k.version, k.id) }
+// entityTag is the version that an update must name: "1-" and 32 hexadecimal digits.
+func (k *apiKey) entityTag() string {
+	return fmt.Sprintf("%d-%s", k.version, strings.ReplaceAll(strings.TrimPrefix(k.id, "ApiKey-"), "-", ""))
+}
 
 // apiKeyPrototype is the body of a request that makes or changes a key. A nil field is absent.
 type apiKeyPrototype struct {

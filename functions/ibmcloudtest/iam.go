@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	grantAPIKey  = "urn:ibm:params:oauth:grant-type:apikey"
-	grantCRToken = "urn:ibm:params:oauth:grant-type:cr-token"
+	grantAPIKey  = "urn:ibm:params:oauth:grant-type:apikey"   // #nosec G101 -- the name of a grant
+	grantCRToken = "urn:ibm:params:oauth:grant-type:cr-token" // #nosec G101 -- the name of a grant
 )
 
 var iamOperations = []operation{

@@ -13,6 +13,7 @@ const (
 	OpAPIKeysList      = "apikeys.list"
 	OpAPIKeysCreate    = "apikeys.create"
 	OpAPIKeysGet       = "apikeys.get"
+	OpAPIKeysDetails   = "apikeys.details" // by value
 	OpAPIKeysUpdate    = "apikeys.update"
 	OpAPIKeysDelete    = "apikeys.delete"
 	OpGroups           = "groups"
@@ -35,7 +36,7 @@ const (
 )
 
 var operationNames = []string{
-	OpIAMToken, OpIAMKeys, OpAPIKeysList, OpAPIKeysCreate, OpAPIKeysGet, OpAPIKeysUpdate, OpAPIKeysDelete, OpGroups, OpSecretsList, OpSecretsCreate, OpSecretsGet, OpSecretsDelete,
+	OpIAMToken, OpIAMKeys, OpAPIKeysList, OpAPIKeysCreate, OpAPIKeysGet, OpAPIKeysDetails, OpAPIKeysUpdate, OpAPIKeysDelete, OpGroups, OpSecretsList, OpSecretsCreate, OpSecretsGet, OpSecretsDelete,
 	OpSecretsMetadata, OpSecretsPatch, OpVersionsCreate, OpVersionsList, OpVersionsGet, OpVersionsMetadata,
 	OpVersionsPatch, OpLocks, OpTargetsList, OpSettingsGet, OpTenantsList, OpAny,
 }

@@ -14,6 +14,7 @@ func TestEveryOperationHasItsName(t *testing.T) {
 	routes := map[string][][2]string{
 		"iam.token":         {{"POST", "/identity/token"}},
 		"iam.keys":          {{"GET", "/identity/keys"}},
+		"apikeys.details":   {{"GET", "/v1/apikeys/details"}},
 		"groups":            {{"POST", "/api/v2/secret_groups"}, {"GET", "/api/v2/secret_groups"}, {"GET", "/api/v2/secret_groups/x"}, {"PATCH", "/api/v2/secret_groups/x"}, {"DELETE", "/api/v2/secret_groups/x"}},
 		"secrets.list":      {{"GET", "/api/v2/secrets"}},
 		"secrets.create":    {{"POST", "/api/v2/secrets"}},
