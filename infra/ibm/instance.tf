@@ -1,0 +1,43 @@
+# New instances are private-only unless they are told otherwise, and a private-only host does not
+# answer outside IBM's network: from AWS neither the function nor a job could reach it.
+resource "ibm_resource_instance" "secrets_manager" {
+  count = local.new_instance ? 1 : 0
+
+  name              = "${var.prefix}-secrets"
+  service           = "secrets-manager"
+  plan              = var.plan
+  location          = local.region
+  resource_group_id = var.resource_group_id
+
+  parameters = {
+    allowed_network = "public-and-private"
+  }
+
+  # An instance is a machine of its own: it takes 5 to 15 minutes.
+  timeouts {
+    create = "30m"
+    update = "30m"
+    delete = "30m"
+  }
+}
+
+locals {
+  instance_guid = local.new_instance ? one(ibm_resource_instance.secrets_manager[*].guid) : local.given_instance[7]
+}
+
+# A secret group is the finest thing that a policy can name, so the keys and the tokens have one each.
+resource "ibm_sm_secret_group" "keys" {
+  instance_id   = local.instance_guid
+  region        = local.region
+  endpoint_type = "public"
+  name          = "${var.prefix}-keys"
+  description   = "API keys of the workloads whose tokens are published. Only the rotator reads them."
+}
+
+resource "ibm_sm_secret_group" "tokens" {
+  instance_id   = local.instance_guid
+  region        = local.region
+  endpoint_type = "public"
+  name          = "${var.prefix}-tokens"
+  description   = "IAM access tokens. The rotator writes them, jobs read them."
+}

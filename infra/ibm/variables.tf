@@ -1,0 +1,100 @@
+variable "prefix" {
+  description = "Beginning of every name made here. Two set-ups in one account need two prefixes."
+  type        = string
+  default     = "iam-token-rotator"
+
+  # A custom role's name in IAM is made of it: letters and digits, 30 at most with what follows.
+  validation {
+    condition     = can(regex("^[a-z](-?[a-z0-9])*$", var.prefix)) && length(var.prefix) <= 20
+    error_message = "The prefix must be lower-case letters, digits and single hyphens, begin with a letter, and have at most 20 characters."
+  }
+}
+
+variable "secrets_manager_crn" {
+  description = "CRN of the Secrets Manager instance to use. If null, a new instance is created. An instance must have public endpoints to be reached from AWS."
+  type        = string
+  default     = null
+
+  validation {
+    condition = var.secrets_manager_crn == null || can(regex(
+      "^crn:v1:[a-z0-9-]+:[a-z0-9-]+:secrets-manager:[a-z0-9-]+:a/[0-9a-f]{32}:[0-9a-f-]{36}::$", var.secrets_manager_crn
+    ))
+    error_message = "This is not the CRN of a Secrets Manager instance: `ibmcloud resource service-instance NAME --crn` prints it."
+  }
+}
+
+variable "region" {
+  description = "Region of the new instance, such as us-south or eu-de. With secrets_manager_crn it is read from there."
+  type        = string
+  default     = "us-south"
+
+  validation {
+    condition     = can(regex("^[a-z]{2,3}-[a-z]+[0-9]*$", var.region))
+    error_message = "A region looks like us-south or eu-de: `ibmcloud regions` lists them."
+  }
+}
+
+variable "plan" {
+  description = "Plan of the new instance: standard, or trial (free for 30 days, once per account, then its secrets are lost)."
+  type        = string
+  default     = "standard"
+
+  validation {
+    condition     = contains(["standard", "trial"], var.plan)
+    error_message = "The plan must be standard or trial."
+  }
+}
+
+variable "resource_group_id" {
+  description = "Resource group of what is created: the new instance, and a new Code Engine project. If null, the account's default group."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.resource_group_id == null || can(regex("^[0-9a-f]{32}$", var.resource_group_id))
+    error_message = "A resource group's id has 32 hexadecimal digits: `ibmcloud resource groups` lists them."
+  }
+}
+
+variable "workload_policies" {
+  description = "What the published token may do: services and IAM roles on them, narrowed by resource attributes if any are given. The default lets it look at Logs Routing. An empty list grants nothing here."
+  type = list(object({
+    service    = string
+    roles      = list(string)
+    attributes = optional(map(string), {})
+  }))
+  default = [{ service = "logs-router", roles = ["Viewer"] }]
+
+  validation {
+    condition     = alltrue([for policy in var.workload_policies : length(policy.service) > 0 && length(policy.roles) > 0])
+    error_message = "Each policy needs a service and at least one role."
+  }
+  validation {
+    condition     = alltrue([for policy in var.workload_policies : policy.service != "secrets-manager"])
+    error_message = "A published token that opens Secrets Manager would open the vault that it lies in: grant another service."
+  }
+  validation {
+    condition     = alltrue([for policy in var.workload_policies : !contains(keys(policy.attributes), "serviceName")])
+    error_message = "The service is named by `service`: leave serviceName out of the attributes."
+  }
+}
+
+variable "code_engine" {
+  description = "Set it, even to {}, to run the rotator as a Code Engine job: a trusted profile then takes the place of the bootstrap service id, and no bootstrap key exists. project_crn names an existing project; without it a project with the prefix as its name is created."
+  type = object({
+    project_crn = optional(string)
+    job_name    = optional(string, "iam-token-rotator")
+  })
+  default = null
+
+  validation {
+    condition = try(var.code_engine.project_crn, null) == null || can(regex(
+      "^crn:v1:[a-z0-9-]+:[a-z0-9-]+:codeengine:[a-z0-9-]+:a/[0-9a-f]{32}:[0-9a-f-]{36}::$", var.code_engine.project_crn
+    ))
+    error_message = "project_crn is not the CRN of a Code Engine project: `ibmcloud resource service-instance NAME --crn` prints it."
+  }
+  validation {
+    condition     = var.code_engine == null || can(regex("^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", var.code_engine.job_name))
+    error_message = "A job's name has at most 63 lower-case letters, digits and hyphens, and begins with a letter."
+  }
+}
