@@ -30,6 +30,7 @@ Manager, exchanges it at IAM and saves the token as a new version of a secret.
 
 Usage: bootstrap [-mode rotate|ensure|check] [-rotation NAME]... [-force]
                  [-run-id ID] [-timeout 120s] [-json]
+       bootstrap doctor [-rotation NAME]... [-timeout 120s] [-json]
 
   -mode      rotate  publish a new token (default)
              ensure  only if the stored one has less than MIN_REMAINING left;
@@ -42,6 +43,9 @@ Usage: bootstrap [-mode rotate|ensure|check] [-rotation NAME]... [-force]
              does nothing
   -timeout   time for the whole run
   -json      print the report as JSON
+
+"bootstrap doctor" checks what the rotations rely on and writes nothing; see
+bootstrap doctor -h.
 
 Configuration is in environment variables; see README.md. The report goes to
 stdout, logs to stderr. Exit 0: done; 1: a rotation failed; 2: usage or
@@ -62,6 +66,9 @@ type options struct {
 
 // command is the host for a run by hand, a Code Engine job or cron.
 func command(args, environ []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == string(modeDoctor) {
+		return doctorCommand(args[1:], environ, stdout, stderr)
+	}
 	opts, err := parseArguments(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = io.WriteString(stdout, usage)
@@ -116,11 +123,8 @@ func parseArguments(args []string) (options, error) {
 	flags.StringVar(&opts.runID, "run-id", "command-"+rand.Text(), "")
 	flags.DurationVar(&opts.timeout, "timeout", 120*time.Second, "")
 	flags.BoolVar(&opts.json, "json", false, "")
-	if err := flags.Parse(args); err != nil {
+	if err := parseFlags(flags, args); err != nil {
 		return options{}, err
-	}
-	if flags.NArg() > 0 {
-		return options{}, fmt.Errorf("unexpected argument %s", short(flags.Arg(0)))
 	}
 	if err := checkMode(opts.mode); err != nil {
 		return options{}, err

@@ -75,6 +75,9 @@ func (e *event) set(name string, value json.RawMessage) error {
 func (e *event) check(name string) error {
 	switch name {
 	case "mode":
+		if e.mode == modeDoctor {
+			return nil
+		}
 		return checkMode(e.mode)
 	case "run_id":
 		return rotation.CheckRunID(e.runID)
@@ -89,7 +92,7 @@ func (e *event) check(name string) error {
 func checkMode(mode rotation.Mode) error {
 	modes := []rotation.Mode{rotation.ModeRotate, rotation.ModeEnsure, rotation.ModeCheck}
 	if !slices.Contains(modes, mode) {
-		return fmt.Errorf("mode %s is not known: use rotate, ensure or check", short(string(mode)))
+		return fmt.Errorf("mode %s is not known: use rotate, ensure or check, or doctor as an event's mode or the command's first word", short(string(mode)))
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 type function struct {
 	ready   chan struct{} // closed when the fields below are set
 	service *service
+	config  config.Config
 	fault   error // of the configuration; every invocation fails with it
 	log     *slog.Logger
 	report  *slog.Logger // for the line that no log level silences
@@ -43,7 +44,7 @@ func newFunction(name string, environ []string, out io.Writer) *function {
 // a crash at start would lose the advice.
 func (f *function) prepare(name string, environ []string, out io.Writer) {
 	cfg, err := config.Load(environ, os.ReadFile)
-	f.fault = err
+	f.config, f.fault = cfg, err
 	f.log = newLogger(out, cfg.LogLevel)
 	f.report = newLogger(out, slog.LevelDebug)
 	f.metrics = metrics.Emitter{
@@ -69,6 +70,9 @@ func (f *function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	requestID := "unknown-request"
 	if lc, ok := lambdacontext.FromContext(ctx); ok {
 		requestID = lc.AwsRequestID
+	}
+	if named, ok := asksForDoctor(payload); ok {
+		return f.examine(ctx, named, requestID)
 	}
 	log := f.log.With("request_id", requestID)
 	report, err := f.run(ctx, payload, requestID, log)

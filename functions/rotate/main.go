@@ -20,6 +20,7 @@ func main() {
 	// was sent: net/http repeats an unsolicited response, GODEBUG=http2debug
 	// every header. Nothing of ours goes there.
 	log.SetOutput(io.Discard)
+	dumpNoCore()
 	if os.Getenv("AWS_LAMBDA_RUNTIME_API") != "" {
 		lambda.Start(newFunction(os.Getenv("AWS_LAMBDA_FUNCTION_NAME"), os.Environ(), os.Stdout))
 		return

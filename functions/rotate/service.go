@@ -35,6 +35,7 @@ func newService(cfg config.Config) (*service, error) {
 			Keys:               secretsManager,
 			IAM:                iam,
 			Tokens:             secretsManager,
+			Mirrors:            awscloud.NewMirrors(transport),
 			MinRemaining:       cfg.MinRemaining,
 			Interval:           cfg.RotationInterval,
 			Concurrency:        attemptsAtOnce(cfg.Concurrency, cfg.MaxRPS),

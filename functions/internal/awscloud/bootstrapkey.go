@@ -1,5 +1,6 @@
 // Package awscloud reads the bootstrap API key from AWS Secrets Manager, for a
-// function that runs on AWS and must not carry a key in its environment.
+// function that runs on AWS and must not carry a key in its environment, and keeps
+// copies of the tokens there, for jobs on AWS that have no IBM identity.
 package awscloud
 
 import (
@@ -14,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/smithy-go/logging"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
@@ -32,26 +34,25 @@ const bodyLimit = 6*65536 + 64<<10
 // AWS_* variables, the shared files, a role), looked up on the first call, so
 // that nobody pays for this who does not use it.
 func BootstrapKey(secretARN string, transport http.RoundTripper) func(context.Context) (iamtoken.Secret, error) {
-	s := &source{arn: secretARN, transport: transport}
+	s := &source{arn: secretARN, transport: transport, doing: "reading the bootstrap key from"}
 	return s.read
 }
 
+// source is one AWS secret and how it is reached.
 type source struct {
 	arn       string
 	transport http.RoundTripper
+	doing     string                // for errors: "reading the bootstrap key from"
+	advise    func(verdict) verdict // another purpose's advice; nil for the bootstrap key's
 
 	mu     sync.Mutex
 	client *secretsmanager.Client // nil before the first read
 }
 
 func (s *source) read(ctx context.Context) (iamtoken.Secret, error) {
-	client, err := s.connect(ctx)
+	client, err := s.ready(ctx)
 	if err != nil {
 		return iamtoken.Secret{}, err
-	}
-	// Asked for beforehand, so that a person who is not logged in is told so.
-	if _, err := client.Options().Credentials.Retrieve(ctx); err != nil {
-		return iamtoken.Secret{}, s.noCredentials(ctx)
 	}
 	answer, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &s.arn})
 	if err != nil {
@@ -61,6 +62,19 @@ func (s *source) read(ctx context.Context) (iamtoken.Secret, error) {
 		return iamtoken.Secret{}, s.misconfigured("the secret is binary: store the key as text with scripts/put-bootstrap-key")
 	}
 	return s.key(aws.ToString(answer.SecretString))
+}
+
+// ready returns a client with credentials. They are asked for beforehand, so that a
+// person who is not logged in is told so.
+func (s *source) ready(ctx context.Context) (*secretsmanager.Client, error) {
+	client, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := client.Options().Credentials.Retrieve(ctx); err != nil {
+		return nil, s.noCredentials(ctx)
+	}
+	return client, nil
 }
 
 // connect builds the client on the first call, and again after a failure. The
@@ -79,6 +93,7 @@ func (s *source) connect(ctx context.Context) (*secretsmanager.Client, error) {
 		config.WithRegion(parsed.Region), // the secret's, wherever this runs
 		config.WithHTTPClient(&http.Client{Transport: limited{s.transport}, CheckRedirect: refuseRedirect}),
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
+		config.WithLogger(logging.Nop{}), // it repeats headers that it cannot read
 	)
 	if err != nil {
 		return nil, s.misconfigured("the AWS settings of this machine cannot be used: check AWS_PROFILE and the AWS configuration files; " +

@@ -46,6 +46,7 @@ var byCode = map[string]verdict{
 	"ResourceNotFoundException":           missing,
 	"InvalidRequestException":             deleted,
 	"DecryptionFailure":                   undecipherable,
+	"EncryptionFailure":                   undecipherable,
 	"AccessDeniedException":               denied,
 	"AccessDenied":                        denied,
 	"ExpiredTokenException":               badCredentials,
@@ -79,6 +80,9 @@ func (s *source) failure(err error) *rotation.Error {
 		return s.unanswered(err)
 	}
 	v := judge(err, response.HTTPStatusCode())
+	if s.advise != nil {
+		v = s.advise(v)
+	}
 	return s.because(v.kind, v.retry, v.advice)
 }
 
@@ -131,7 +135,7 @@ func (s *source) misconfigured(advice string) *rotation.Error {
 	return s.because(rotation.Misconfigured, rotation.Never, advice)
 }
 
-// because gives the failure its kind. The step is set by whoever asked for the key.
+// because gives the failure its kind. The step is set by whoever asked.
 func (s *source) because(kind rotation.Kind, retry rotation.Retry, advice string) *rotation.Error {
-	return &rotation.Error{Kind: kind, Retry: retry, Message: "reading the bootstrap key from the AWS secret " + s.arn + ": " + advice}
+	return &rotation.Error{Kind: kind, Retry: retry, Message: s.doing + " the AWS secret " + s.arn + ": " + advice, Advice: advice}
 }

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func TestTheMinimalConfigurationHasTheDocumentedDefaults(t *testing.T) {
 		t.Errorf("got %+v, want the documented defaults", cfg)
 	}
 	want := rotation.Rotation{Name: "default", APIKey: rotation.KeyRef{ID: keyID}, Token: rotation.TokenRef{ID: tokenID, Format: iamtoken.Raw}}
-	if len(cfg.Rotations) != 1 || cfg.Rotations[0] != want {
+	if len(cfg.Rotations) != 1 || !reflect.DeepEqual(cfg.Rotations[0], want) {
 		t.Errorf("got rotations %+v, want %+v", cfg.Rotations, want)
 	}
 }
@@ -102,7 +103,7 @@ func TestManyRotations(t *testing.T) {
 		Name: "b", APIKey: rotation.KeyRef{ID: keyID, Field: "k"}, Token: rotation.TokenRef{ID: otherID, Field: "t", Format: iamtoken.Bearer},
 	}}
 	for i := range want {
-		if i >= len(cfg.Rotations) || cfg.Rotations[i] != want[i] {
+		if i >= len(cfg.Rotations) || !reflect.DeepEqual(cfg.Rotations[i], want[i]) {
 			t.Errorf("got %+v, want %+v", cfg.Rotations, want)
 		}
 	}

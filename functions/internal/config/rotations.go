@@ -153,6 +153,7 @@ func (v variables) many(faults *faults, source string, entries []entry) []rotati
 		targets[rotation.Token.ID] = e.Name
 		rotations = append(rotations, rotation)
 	}
+	v.checkMirrors(faults, rotations)
 	return keepApart(faults, rotations)
 }
 
@@ -160,9 +161,6 @@ func (v variables) rotation(faults *faults, where string, e entry) rotation.Rota
 	format := e.Format
 	if format == "" {
 		format = v.TokenFormat
-	}
-	if len(e.Mirror) > 0 {
-		faults.add(where, "mirror: copies in AWS Secrets Manager are not built yet: leave it out")
 	}
 	if e.Expect.Account != "" && !accountShape.MatchString(e.Expect.Account) {
 		faults.add(where, "expect.account is no account id: that has 32 hexadecimal digits")
@@ -175,6 +173,7 @@ func (v variables) rotation(faults *faults, where string, e entry) rotation.Rota
 		APIKey: keyRef(faults, where+" api_key_secret", e.APIKeySecret, e.APIKeyField),
 		Token:  rotation.TokenRef{ID: tokenID(faults, where+" token_secret", e.TokenSecret), Field: e.TokenField, Format: format},
 		Expect: rotation.Expect{Account: e.Expect.Account, IAMID: e.Expect.IAMID},
+		Mirror: e.Mirror,
 	}
 }
 

@@ -39,6 +39,11 @@ func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef)
 // reusesKey returns the reuse_api_key of an iam_credentials secret; nil for
 // others, and when it cannot be seen.
 func (s *SecretsManager) reusesKey(ctx context.Context, ref rotation.KeyRef) *bool {
+	if deadline, ok := ctx.Deadline(); ok { // the read itself needs time too
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
 	if ref.ID != "" {
 		metadata, _ := s.metadata(ctx, ref.ID)
 		credentials, _ := metadata.(*sm.IAMCredentialsSecretMetadata)
@@ -108,7 +113,11 @@ func (s *SecretsManager) CountLocks(ctx context.Context, id, version string) (in
 	if err != nil {
 		return 0, err
 	}
-	return max(int(deref(page.TotalCount)), len(page.Locks)), nil
+	if page.TotalCount == nil {
+		return 0, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
+			Message: "counting the locks of the " + version + " version: the answer does not tell how many there are"}
+	}
+	return max(int(*page.TotalCount), len(page.Locks)), nil
 }
 
 // describe takes what doctor needs out of a secret or its metadata.

@@ -3,6 +3,7 @@ package ibmcloud
 import (
 	"context"
 	"net/http"
+	"reflect"
 	"sync"
 	"time"
 
@@ -84,10 +85,17 @@ func call[T any](ctx context.Context, s *SecretsManager, op operation, request f
 			s.bootstrap.refuse(token)
 		}
 		return none, op.failure(got, s.now())
-	case err != nil || any(result) == nil:
+	case err != nil || isNil(result):
 		return none, op.unusable(got)
 	}
 	return result, nil
+}
+
+// isNil reports whether an SDK returned nothing: a nil interface, or a pointer to
+// nothing for a body that was empty or null.
+func isNil(result any) bool {
+	value := reflect.ValueOf(result)
+	return !value.IsValid() || value.Kind() == reflect.Pointer && value.IsNil()
 }
 
 type tokenKey struct{}

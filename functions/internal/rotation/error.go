@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -29,6 +30,7 @@ const (
 	StepExchange  Step = "exchange"
 	StepCheck     Step = "check"
 	StepSave      Step = "save"
+	StepMirror    Step = "mirror"
 )
 
 // Retry says whether another attempt can help.
@@ -56,3 +58,13 @@ type Error struct {
 
 // Error returns "step: kind: message".
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.Step, e.Kind, e.Message) }
+
+// at gives err its step unless it already bears one (the bootstrap exchange
+// happens inside other steps).
+func at(step Step, err error) error {
+	var failure *Error
+	if errors.As(err, &failure) && failure.Step == "" {
+		failure.Step = step
+	}
+	return err
+}

@@ -2,7 +2,6 @@ package rotation
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
@@ -13,21 +12,22 @@ type pass struct {
 	*run
 	Rotation
 
+	slot      func() // gives back the slot that the first attempt has; nil after it
 	attempts  int
-	firstSeen string              // the version that the first look found
-	stored    *Stored             // what the last look found; nil before
-	replaced  Stored              // the version that our save was to replace
-	sent      map[string]struct{} // fingerprints of the tokens handed to Save
-	lifetime  time.Duration       // expires_in of the last token exchanged
-	skew      time.Duration       // IBM's clock less ours, when that is more than maxClockSkew
-	failedAt  time.Time           // when the last attempt failed; zero before
+	firstSeen string                // the version that the first look found
+	stored    *Stored               // what the last look found; nil before
+	replaced  Stored                // the version that our save was to replace
+	sent      map[string]freshToken // the tokens handed to Save, by fingerprint
+	lifetime  time.Duration         // expires_in of the last token exchanged
+	skew      time.Duration         // IBM's clock less ours, when that is more than maxClockSkew
+	failedAt  time.Time             // when the last attempt failed; zero before
 	txID      string
 	warnings  []string
 	timings   map[Step]time.Duration
 }
 
 func newPass(run *run, rotation Rotation) *pass {
-	return &pass{run: run, Rotation: rotation, sent: map[string]struct{}{}}
+	return &pass{run: run, Rotation: rotation, sent: map[string]freshToken{}}
 }
 
 // attempt goes once through the whole pass. Every retry begins again at 1, so it
@@ -46,7 +46,9 @@ func (p *pass) attempt(ctx context.Context) (Result, error) {
 	}
 	// 2. Stop if there is nothing to do.
 	if outcome, stop := p.nothingToDo(stored); stop {
-		return p.result(outcome, stored), nil
+		if current, err := p.mirrored(ctx, stored); current || err != nil {
+			return p.result(outcome, stored), err
+		}
 	}
 	// 3. Read the API key.
 	apiKey, err := p.readKey(ctx, key)
@@ -63,14 +65,18 @@ func (p *pass) attempt(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	if p.Mode == ModeCheck {
-		return p.result(Checked, stored), nil
+		return p.result(Checked, stored), p.checkMirrors(ctx, stored)
 	}
 	if p.expiresSooner(token, stored) {
-		return p.result(Kept, stored), nil
+		return p.result(Kept, stored), p.keptInMirrors(ctx, stored)
 	}
-	// 6. Save it as a new version, and 7. report.
+	// 6. Save it as a new version.
 	published, err := p.save(ctx, stored, token)
 	if err != nil {
+		return Result{}, err
+	}
+	// 7. Copy it to the mirrors, if any, and report.
+	if err := p.mirror(ctx, published, token); err != nil {
 		return Result{}, err
 	}
 	return p.result(Rotated, published), nil
@@ -126,8 +132,8 @@ func (p *pass) save(ctx context.Context, stored Stored, fresh freshToken) (Store
 			"the token is too old to publish; the next run publishes a new one"}
 	}
 	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
-	p.sent[metadata.Fingerprint], p.replaced = struct{}{}, stored
-	ctx = withWallDeadline(ctx, fresh.asked.Add(p.timeout))
+	p.sent[metadata.Fingerprint], p.replaced = fresh, stored
+	ctx = WithWallDeadline(ctx, fresh.asked.Add(p.timeout))
 	saved, err := p.Tokens.Save(ctx, p.Token, stored, fresh.Token, metadata)
 	if err != nil {
 		return Stored{}, at(StepSave, err)
@@ -135,21 +141,7 @@ func (p *pass) save(ctx context.Context, stored Stored, fresh freshToken) (Store
 	if saved.CreatedAt.IsZero() {
 		saved.CreatedAt = p.wallClock()
 	}
-	return Stored{VersionID: saved.VersionID, CreatedAt: saved.CreatedAt, Metadata: metadata}, nil
-}
-
-// timed measures a step; call what it returns at the step's end.
-func (p *pass) timed(step Step) func() {
-	began := time.Now()
-	return func() { p.timings[step] = time.Since(began) }
-}
-
-// at gives err its step unless it already bears one (the bootstrap exchange
-// happens inside other steps).
-func at(step Step, err error) error {
-	var failure *Error
-	if errors.As(err, &failure) && failure.Step == "" {
-		failure.Step = step
-	}
-	return err
+	published := Stored{VersionID: saved.VersionID, SecretType: stored.SecretType, CreatedAt: saved.CreatedAt, Metadata: metadata}
+	p.stored = &published
+	return published, nil
 }

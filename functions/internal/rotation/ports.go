@@ -26,6 +26,15 @@ type TokenStore interface {
 	Save(ctx context.Context, ref TokenRef, stored Stored, token iamtoken.Token, metadata iamtoken.Metadata) (Saved, error)
 }
 
+// Mirrors holds copies of the published tokens in AWS Secrets Manager, each named by
+// its ARN. Both methods return an *Error.
+type Mirrors interface {
+	// Current returns the id of the version that the copy was made of, "" if none was.
+	Current(ctx context.Context, arn string) (versionID string, err error)
+	// Put makes payload the copy, of the version versionID. It may be repeated.
+	Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error
+}
+
 // Exchanged is a token with what the exchange told beside it.
 type Exchanged struct {
 	Token         iamtoken.Token

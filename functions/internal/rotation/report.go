@@ -91,7 +91,7 @@ func (r Result) LogValue() slog.Value {
 
 func timingsValue(timings map[Step]time.Duration) slog.Value {
 	var attrs []slog.Attr
-	for _, step := range []Step{StepLook, StepReadKey, StepExchange, StepSave} {
+	for _, step := range []Step{StepLook, StepReadKey, StepExchange, StepSave, StepMirror} {
 		if took, ok := timings[step]; ok {
 			attrs = append(attrs, slog.Int64(string(step), took.Milliseconds()))
 		}

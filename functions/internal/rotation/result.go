@@ -55,3 +55,9 @@ func wholeSeconds(d time.Duration) *int64 {
 }
 
 func typeName(v any) string { return fmt.Sprintf("%T", v) }
+
+// timed measures a step; call what it returns at the step's end.
+func (p *pass) timed(step Step) func() {
+	began := time.Now()
+	return func() { p.timings[step] = time.Since(began) }
+}

@@ -73,7 +73,7 @@ func (j jittered) NextBackOff() time.Duration {
 
 // timedAttempt makes an attempt of 10 s at most, when its turn has come.
 func (p *pass) timedAttempt() (Result, error) {
-	release, err := p.acquire()
+	release, err := p.turn()
 	if err != nil {
 		return Result{}, err
 	}
@@ -87,6 +87,15 @@ func (p *pass) timedAttempt() (Result, error) {
 	p.attempts++
 	p.warnings, p.timings, p.skew = nil, map[Step]time.Duration{}, 0
 	return p.attempt(ctx)
+}
+
+// turn returns the slot that the pass was started with or, for a retry, waits for
+// another; what it returns gives the slot back.
+func (p *pass) turn() (release func(), err error) {
+	if release, p.slot = p.slot, nil; release != nil {
+		return release, nil
+	}
+	return p.acquire()
 }
 
 // moreTelling returns the error to report: that of the last attempt, unless that

@@ -18,6 +18,7 @@ type Rotation struct {
 	APIKey KeyRef
 	Token  TokenRef
 	Expect Expect
+	Mirror []string // ARNs of AWS secrets that get a copy; none if empty
 }
 
 // KeyRef names the secret that holds an API key: by ID, or by Group, Type and

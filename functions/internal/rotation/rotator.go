@@ -23,6 +23,8 @@ type Rotator struct {
 	IAM    Exchanger
 	Tokens TokenStore
 
+	Mirrors Mirrors // if nil, no rotation may have a Mirror
+
 	MinRemaining       time.Duration    // life that the stored token must have for ensure to leave it
 	Interval           time.Duration    // the rotate schedule's, to warn when tokens live shorter
 	Concurrency        int              // attempts at a time; 0 means 1
@@ -43,7 +45,11 @@ func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation
 	report := Report{RunID: request.RunID, Mode: request.Mode, Results: make([]Result, len(rotations))}
 	var all sync.WaitGroup
 	for i, rotation := range rotations {
-		all.Go(func() { report.Results[i] = newPass(run, rotation).untilDone() })
+		pass := newPass(run, rotation)
+		// A pass begins when its turn has come: thousands that wait for theirs
+		// would each hold a stack, and a retry would queue behind all of them.
+		pass.slot, _ = run.acquire() // without one, the pass tells why itself
+		all.Go(func() { report.Results[i] = pass.untilDone() })
 	}
 	all.Wait()
 	return report
@@ -93,13 +99,16 @@ func (r *Rotator) wallClock() time.Time {
 // caller gave: the process was suspended, and whoever called has given up.
 func (r *run) outlived(start time.Time) bool { return r.wallClock().Sub(start) > r.timeout }
 
-// acquire waits for a slot; the returned function gives it back.
+// acquire waits for a slot; the returned function gives it back. When the time is
+// up there is none, even if one is free.
 func (r *run) acquire() (release func(), err error) {
-	select {
-	case r.slots <- struct{}{}:
-		return func() { <-r.slots }, nil
-	case <-r.ctx.Done():
-		return nil, &Error{Step: StepLook, Kind: Timeout, Message: "the time was up before this rotation's turn came: " +
-			"raise the timeout, or split the rotations over more functions"}
+	if r.ctx.Err() == nil {
+		select {
+		case r.slots <- struct{}{}:
+			return func() { <-r.slots }, nil
+		case <-r.ctx.Done():
+		}
 	}
+	return nil, &Error{Step: StepLook, Kind: Timeout, Message: "the time was up before this rotation's turn came: " +
+		"raise the timeout, or split the rotations over more functions"}
 }

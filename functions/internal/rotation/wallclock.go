@@ -7,10 +7,10 @@ import (
 
 type wallDeadlineKey struct{}
 
-// withWallDeadline says until when, by the wall clock, a request under ctx may
+// WithWallDeadline says until when, by the wall clock, a request under ctx may
 // leave. A context's own deadline does not see to that: timers stand still while
 // a process is frozen, and on thawing it would go on with what it had decided.
-func withWallDeadline(ctx context.Context, latest time.Time) context.Context {
+func WithWallDeadline(ctx context.Context, latest time.Time) context.Context {
 	return context.WithValue(ctx, wallDeadlineKey{}, latest)
 }
 

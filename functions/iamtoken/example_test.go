@@ -1,0 +1,93 @@
+package iamtoken_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"time"
+
+	"github.com/IBM/platform-services-go-sdk/logsrouterv3"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+// A job's HTTP client that authorizes every request. The sandbox stands for IBM
+// Cloud here; a job takes the values from where it keeps its settings.
+func ExampleReader_Transport() {
+	sandbox, env := startSandbox()
+	defer sandbox.Close()
+
+	reader := &iamtoken.Reader{Store: &iamtoken.SecretsManager{
+		URL:      env["SECRETS_MANAGER_URL"],
+		IAMURL:   env["IAM_URL"],
+		SecretID: env["TOKEN_SECRET"],
+		APIKey:   iamtoken.NewSecret(env["READER_APIKEY"]),
+	}}
+	client := &http.Client{Transport: reader.Transport(nil), Timeout: 30 * time.Second}
+
+	response, err := client.Get(env["LOGS_ROUTING_URL"] + "/v3/targets")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer response.Body.Close()
+	fmt.Println(response.Status)
+	// Output: 200 OK
+}
+
+// IBM's own client for Logs Routing, with a Reader in place of an IamAuthenticator.
+func ExampleReader_Authenticate() {
+	sandbox, env := startSandbox()
+	defer sandbox.Close()
+
+	reader := &iamtoken.Reader{Store: &iamtoken.SecretsManager{
+		URL:      env["SECRETS_MANAGER_URL"],
+		IAMURL:   env["IAM_URL"],
+		SecretID: env["TOKEN_SECRET"],
+		APIKey:   iamtoken.NewSecret(env["READER_APIKEY"]),
+	}}
+	service, err := logsrouterv3.NewLogsRouterV3(&logsrouterv3.LogsRouterV3Options{
+		URL:           env["LOGS_ROUTING_URL"] + "/v3",
+		Authenticator: reader,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	targets, _, err := service.ListTargets(service.NewListTargetsOptions())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(*targets.Targets[0].Name)
+	// Output: cloud-logs-target
+}
+
+// A store of one's own: the copy in AWS Secrets Manager, which a job on AWS reads
+// with its own role. getSecretValue stands for the call of the AWS SDK's client.
+func ExampleStoreFunc() {
+	getSecretValue := func(context.Context) (secretString string, createdDate time.Time, err error) {
+		return `{"access_token":"opaque","expiration":` + fmt.Sprint(time.Now().Add(time.Hour).Unix()) + `}`, time.Now(), nil
+	}
+	reader := &iamtoken.Reader{Store: iamtoken.StoreFunc(func(ctx context.Context) (iamtoken.Version, error) {
+		secretString, createdDate, err := getSecretValue(ctx)
+		return iamtoken.Version{Payload: iamtoken.NewSecret(secretString), CreatedAt: createdDate}, err
+	})}
+
+	token, err := reader.Token(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(token.Value, "with", time.Until(token.Expiration).Round(time.Minute), "left")
+	// Output: [secret] with 1h0m0s left
+}
+
+func startSandbox() (*httptest.Server, map[string]string) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	publish(cloud, time.Hour)
+	server := httptest.NewServer(cloud)
+	return server, map[string]string{
+		"SECRETS_MANAGER_URL": server.URL, "IAM_URL": server.URL, "LOGS_ROUTING_URL": server.URL,
+		"TOKEN_SECRET": cloud.Rotations()[0].TokenSecret, "READER_APIKEY": cloud.ReaderAPIKey(),
+	}
+}

@@ -1,0 +1,150 @@
+package iamtoken
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+const (
+	// defaultMargin is well below the life that a stored token has left when the
+	// rotator replaces it, so that one read a rotation is enough.
+	defaultMargin = 5 * time.Minute
+	// readTime is the longest that a read may take, retries included.
+	readTime = 15 * time.Second
+	// patience is how long a caller waits for a read although there is a valid token.
+	patience = 2 * time.Second
+	// pause is the least time between two reads that brought nothing new, while
+	// there is a valid token; without one, blindPause is.
+	pause      = 15 * time.Second
+	blindPause = time.Second
+	// maxTrustedSkew is what latency and the whole seconds of a Date header explain.
+	maxTrustedSkew = 5 * time.Second
+)
+
+// Reader hands out the token that the rotator keeps in a secret. It reads the
+// secret once a rotation, however many goroutines ask: it keeps the token until
+// that has little life left. While the store is down it hands out the old token as
+// long as that is valid, and never an expired one.
+//
+// A Reader is used by pointer, may be used by many goroutines at once, and starts
+// none but to read. Its fields must not change once it is in use.
+type Reader struct {
+	Store Store // where the token is; required
+
+	// Margin is the life left at which the kept token is read again, less a random
+	// part of up to a fifth, so that a thousand processes do not ask in the same
+	// second. Stay below 8 minutes, the life that the rotator leaves. If 0, 5 minutes.
+	Margin time.Duration
+
+	// Now is the clock. If nil, time.Now. If it is off by more than 5 seconds, the
+	// store's clock counts.
+	Now func() time.Time
+
+	mu       sync.Mutex
+	token    Token         // the last good one; zero before
+	due      time.Time     // when to read again
+	failure  error         // of the last read, nil if it brought a valid token
+	flight   chan struct{} // closed when the read under way has ended; nil when there is none
+	skew     time.Duration // the store's clock less ours
+	reloaded string        // fingerprint of the refused token that has been read again
+}
+
+// Token returns a valid token. Its shape is that of oauth2.TokenSource: cached,
+// refreshed as needed, safe for concurrent use. It differs in two points. It takes
+// a context, since a read can take seconds and a job must be able to give up. And
+// it returns this package's type: oauth2's would make every job depend on oauth2.
+// Where a TokenSource is wanted, five lines are one:
+//
+//	func (s source) Token() (*oauth2.Token, error) {
+//		token, err := s.reader.Token(s.ctx)
+//		return &oauth2.Token{AccessToken: token.Value.Reveal(), TokenType: "Bearer", Expiry: token.Expiration}, err
+//	}
+//
+// The error wraps one of this package's Err… values or the context's.
+func (r *Reader) Token(ctx context.Context) (Token, error) {
+	r.mu.Lock()
+	now := r.now()
+	valid := r.token.Expiration.After(now.Add(patience))
+	if now.Before(r.due) {
+		defer r.mu.Unlock()
+		return r.kept(now)
+	}
+	if err := r.Validate(); err != nil {
+		r.mu.Unlock()
+		return Token{}, err
+	}
+	landed := r.join(ctx)
+	r.mu.Unlock()
+
+	var impatient <-chan time.Time // never, unless there is a token to go on with
+	if valid {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		impatient = timer.C
+	}
+	select {
+	case <-landed:
+	case <-impatient:
+	case <-ctx.Done():
+		if !valid {
+			return Token{}, fmt.Errorf("waiting for the token: %w", context.Cause(ctx))
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.kept(r.now())
+}
+
+// Refused tells the Reader that a service answered 401 to token. If that is the
+// one it hands out, the next call of Token reads the secret, once for each token:
+// the key may have been replaced, and with it the token. A 401 that the same token
+// meets again has another cause. A 403 is none of this: a permission is missing.
+func (r *Reader) Refused(token Token) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fingerprint := token.Fingerprint()
+	if fingerprint != r.token.Fingerprint() || fingerprint == r.reloaded {
+		return
+	}
+	r.reloaded, r.due = fingerprint, time.Time{}
+}
+
+// kept returns the kept token if it is valid. The caller holds r.mu.
+func (r *Reader) kept(now time.Time) (Token, error) {
+	switch {
+	case r.token.Expiration.After(now):
+		return r.token, nil
+	case r.failure != nil:
+		return Token{}, fmt.Errorf("reading the IAM token: %w", r.failure)
+	default: // it has expired since the last read: the next one is due
+		return Token{}, fmt.Errorf("reading the IAM token: %w", expired(r.token, now))
+	}
+}
+
+func expired(token Token, now time.Time) error {
+	return fmt.Errorf("%w %s ago, at %s: look why the rotator does not run",
+		ErrExpired, now.Sub(token.Expiration).Round(time.Second), token.Expiration.UTC().Format(time.RFC3339))
+}
+
+// now is the time by the store's clock, as far as it is known. It has no monotonic
+// part, which stands still while a process is suspended.
+func (r *Reader) now() time.Time { return r.clock().Add(r.skew) }
+
+func (r *Reader) clock() time.Time {
+	if r.Now == nil {
+		return time.Now().Round(0)
+	}
+	return r.Now().Round(0)
+}
+
+// margin is drawn anew for each token.
+func (r *Reader) margin() time.Duration {
+	margin := r.Margin
+	if margin == 0 {
+		margin = defaultMargin
+	}
+	return margin - rand.N(margin/5+1) // #nosec G404 -- it spreads requests, and keeps no secret
+}

@@ -1,0 +1,193 @@
+package iamtoken_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+func TestTheTokenIsKeptUntilItHasLittleLifeLeft(t *testing.T) {
+	inWorld(t, func(w *world) {
+		first := w.rotate(time.Hour)
+		w.wantToken(first)
+		time.Sleep(50 * time.Minute)
+		second := w.rotate(time.Hour)
+		time.Sleep(5*time.Minute - time.Second) // just over the margin of 5 minutes left
+		w.wantToken(first)
+		w.wantReads(1)
+		time.Sleep(time.Minute + 2*time.Second) // below the margin less all its jitter
+		w.wantToken(second)
+		w.wantReads(2)
+		if got := w.count(ibmcloudtest.OpIAMToken); got != 2 {
+			t.Errorf("got %d exchanges of the reader's key, want 2: its token lives for an hour too", got)
+		}
+	})
+}
+
+func TestTheOldTokenIsServedWhileTheStoreIsDown(t *testing.T) {
+	inWorld(t, func(w *world) {
+		first := w.rotate(time.Hour)
+		w.wantToken(first)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Status: 503})
+		time.Sleep(59*time.Minute + 50*time.Second)
+		began := time.Now()
+		w.wantToken(first)
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("waited %s although there was a valid token, want 2s at most", took)
+		}
+		time.Sleep(10 * time.Second)
+		_, err := w.reader.Token(context.Background())
+		if !errors.Is(err, iamtoken.ErrUnavailable) {
+			t.Errorf("got %v, want ErrUnavailable: an expired token is never handed out", err)
+		}
+		synctest.Wait()
+		w.cloud.ClearFaults()
+		second := w.rotate(time.Hour)
+		time.Sleep(time.Minute)
+		w.wantToken(second)
+	})
+}
+
+func TestAStoreThatHangsDelaysNobodyWhoHasAToken(t *testing.T) {
+	inWorld(t, func(w *world) {
+		first := w.rotate(time.Hour)
+		w.wantToken(first)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Hour})
+		time.Sleep(56 * time.Minute)
+		began := time.Now()
+		w.wantToken(first)
+		if took := time.Since(began); took != 2*time.Second {
+			t.Errorf("waited %s, want 2s", took)
+		}
+		synctest.Wait()
+		time.Sleep(time.Minute) // the read has ended, or the bubble would not
+	})
+}
+
+func TestALateRotationIsLookedForNowAndThen(t *testing.T) {
+	inWorld(t, func(w *world) {
+		first := w.rotate(time.Hour)
+		w.wantToken(first)
+		time.Sleep(56 * time.Minute)
+		for range 60 { // a minute of calls each second
+			w.wantToken(first)
+			time.Sleep(time.Second)
+		}
+		if got := w.reads(); got < 3 || got > 6 {
+			t.Errorf("got %d reads, want one every 15 to 30 s: 3 to 6", got)
+		}
+		second := w.rotate(time.Hour)
+		time.Sleep(31 * time.Second)
+		w.wantToken(second)
+	})
+}
+
+func TestErrorsOfTheStoredToken(t *testing.T) {
+	for name, test := range map[string]struct {
+		arrange func(w *world)
+		want    error
+		says    string
+	}{
+		"no token yet": {func(*world) {}, iamtoken.ErrNoToken, "has the rotator run"},
+		"expired":      {func(w *world) { w.rotate(-12 * time.Minute) }, iamtoken.ErrExpired, "12m0s ago"},
+		"empty":        {func(w *world) { w.cloud.MustPutVersion(w.secret(), " ", nil) }, iamtoken.ErrNoToken, "is empty"},
+		"by hand, opaque": {func(w *world) { w.cloud.MustPutVersion(w.secret(), "opaque", nil) },
+			iamtoken.ErrNoToken, "cannot be told"},
+		"missing":   {func(w *world) { w.store.SecretID = "00000000-0000-4000-8000-000000000000" }, iamtoken.ErrNotFound, "SecretID"},
+		"forbidden": {func(w *world) { w.store.SecretID = w.cloud.Rotations()[0].APIKeySecret }, iamtoken.ErrDenied, "SecretsReader"},
+		"unknown key": {func(w *world) { w.store.APIKey = iamtoken.NewSecret("nobodys-key-0123456789") },
+			iamtoken.ErrDenied, "API key"},
+		"a web page": {func(w *world) {
+			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 200, ContentType: "text/html", Body: "<html>canary"})
+		}, iamtoken.ErrUnavailable, "proxy"},
+		"no answer": {func(w *world) {
+			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Drop: ibmcloudtest.DropBefore})
+		}, iamtoken.ErrUnavailable, "calling Secrets Manager"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				test.arrange(w)
+				token, err := w.reader.Token(context.Background())
+				if !errors.Is(err, test.want) || !token.Value.IsZero() {
+					t.Fatalf("got %v, want %v and no token", err, test.want)
+				}
+				for _, secret := range []string{"canary", "nobodys", "eyJ", w.cloud.ReaderAPIKey()} {
+					if strings.Contains(err.Error(), secret) {
+						t.Errorf("the error repeats what it must not: %v", err)
+					}
+				}
+				if !strings.Contains(err.Error(), test.says) {
+					t.Errorf("got %q, want it to say %q", err, test.says)
+				}
+				reads := len(w.cloud.Requests())
+				if _, again := w.reader.Token(context.Background()); again == nil || len(w.cloud.Requests()) != reads {
+					t.Error("the failure was not remembered for a moment: callers in a loop would storm the store")
+				}
+			})
+		})
+	}
+}
+
+func TestOutagesAreRetriedWithinARead(t *testing.T) {
+	inWorld(t, func(w *world) {
+		token := w.rotate(time.Hour)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 503, Times: 1})
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 429, Headers: map[string]string{"Retry-After": "60"}, Times: 1})
+		began := time.Now()
+		w.wantToken(token)
+		if took := time.Since(began); took < 5*time.Second || took > 7*time.Second {
+			t.Errorf("took %s, want a back-off of 0.5 to 1.5 s and Retry-After cut to 5 s", took)
+		}
+	})
+}
+
+func TestACallerCanGiveUp(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.rotate(time.Hour)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Delay: 5 * time.Second, Times: 1})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if _, err := w.reader.Token(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want the context's error", err)
+		}
+		if _, err := w.reader.Token(context.Background()); err != nil {
+			t.Errorf("got %v: the read ended with the caller that started it", err)
+		}
+		w.wantReads(1)
+	})
+}
+
+func TestThisMachinesClockIsOff(t *testing.T) {
+	for _, skew := range []time.Duration{-20 * time.Minute, 90 * time.Minute} {
+		inWorld(t, func(w *world) {
+			w.skew = skew
+			w.wantToken(w.rotate(time.Hour))
+			time.Sleep(57 * time.Minute)
+			w.wantToken(w.rotate(time.Hour))
+			w.wantReads(2)
+		})
+	}
+}
+
+func TestFaultyFieldsAreToldAtOnce(t *testing.T) {
+	for name, reader := range map[string]*iamtoken.Reader{
+		"Store is required":   {},
+		"Margin is negative":  {Store: iamtoken.StoreFunc(nil), Margin: -1},
+		"URL is required":     {Store: &iamtoken.SecretsManager{}},
+		"SecretID is no":      {Store: &iamtoken.SecretsManager{URL: "https://x.test", SecretID: "canary"}},
+		"URL must be":         {Store: &iamtoken.SecretsManager{URL: "http://x.test"}},
+		"IAMURL must be":      {Store: &iamtoken.SecretsManager{IAMURL: "https://canary@x.test/"}},
+		"APIKey or AccessTok": {Store: &iamtoken.SecretsManager{}},
+	} {
+		_, err := reader.Token(t.Context())
+		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("got %v, want it to say %q and to repeat no value", err, name)
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package iamtoken_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+const targetsURL = "https://api.us-south.logs-router.test/v3/targets"
+
+func TestTheTransportAuthorizes(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.rotate(time.Hour)
+		response, err := w.client().Get(targetsURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.StatusCode != http.StatusOK {
+			t.Errorf("Logs Routing answered %s, want 200", response.Status)
+		}
+	})
+}
+
+// After a 401 the secret is read once more: the key and its token may have been
+// replaced before their time.
+func TestA401ReloadsOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.wantToken(w.rotate(time.Hour))
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: 401, Times: 1})
+		second := w.rotate(time.Hour)
+		response, err := w.client().Get(targetsURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.StatusCode != http.StatusOK {
+			t.Errorf("Logs Routing answered %s, want 200 with the new token", response.Status)
+		}
+		w.wantToken(second)
+		w.wantReads(2)
+	})
+}
+
+func TestA401ThatANewReadDoesNotCure(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.rotate(time.Hour)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: 401, Body: `{"errors":[]}`})
+		for range 5 {
+			response, err := w.client().Get(targetsURL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(response.Body)
+			if response.StatusCode != http.StatusUnauthorized || string(body) != `{"errors":[]}` || err != nil {
+				t.Errorf("got %s and %q (%v), want the service's own 401", response.Status, body, err)
+			}
+			time.Sleep(time.Minute)
+		}
+		w.wantReads(2)
+		if got := w.count(ibmcloudtest.OpTargetsList); got != 5 {
+			t.Errorf("got %d requests, want 5: the same token is not tried twice", got)
+		}
+	})
+}
+
+func TestBodiesAreSentAgain(t *testing.T) {
+	for name, test := range map[string]struct {
+		body   io.Reader
+		status int
+	}{
+		"one that can be had again": {strings.NewReader("hello"), 200},
+		"a stream":                  {io.MultiReader(strings.NewReader("hello")), 401},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.wantToken(w.rotate(time.Hour))
+				w.rotate(time.Hour)
+				var bodies []string
+				client := &http.Client{Transport: w.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+					body, _ := io.ReadAll(r.Body)
+					bodies = append(bodies, string(body))
+					status := map[bool]int{true: 401, false: 200}[len(bodies) == 1]
+					return &http.Response{StatusCode: status, Body: io.NopCloser(&bytes.Buffer{}), Request: r}, nil
+				}))}
+				response, err := client.Post("https://service.test", "text/plain", test.body)
+				if err != nil || response.StatusCode != test.status {
+					t.Fatalf("got %v, %v; want status %d", response, err, test.status)
+				}
+				for _, body := range bodies {
+					if body != "hello" {
+						t.Errorf("got the body %q, want hello", body)
+					}
+				}
+				w.wantToken(w.cloud.MustCurrent(w.secret()).Payload)
+			})
+		})
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestTheTokenStaysWithItsHostAndIsEncrypted(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.rotate(time.Hour)
+		var authorized []string
+		client := &http.Client{Transport: w.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.Header.Get("Authorization") != "" {
+				authorized = append(authorized, r.URL.Host)
+			}
+			response := &http.Response{StatusCode: 200, Body: http.NoBody, Request: r, Header: http.Header{}}
+			if r.URL.Host == "service.test" {
+				response.StatusCode = 302
+				response.Header.Set("Location", "https://elsewhere.test/")
+			}
+			return response, nil
+		}))}
+		if _, err := client.Get("https://service.test/"); err != nil {
+			t.Fatal(err)
+		}
+		if len(authorized) != 1 || authorized[0] != "service.test" {
+			t.Errorf("the token went to %v, want service.test alone", authorized)
+		}
+		if _, err := client.Get("http://service.test/"); err == nil || !strings.Contains(err.Error(), "in the clear") {
+			t.Errorf("got %v, want a refusal to send the token in the clear", err)
+		}
+	})
+}
+
+func TestTheReadersOwnTokenIsRenewedAfterA401(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.wantToken(w.rotate(time.Hour))
+		time.Sleep(56 * time.Minute)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 401, Times: 1})
+		w.wantToken(w.rotate(time.Hour))
+	})
+}
+
+func TestATokenFunctionOpensTheStore(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.store.APIKey = iamtoken.Secret{}
+		w.store.AccessToken = func(context.Context) (iamtoken.Secret, error) {
+			return iamtoken.NewSecret("Bearer " + w.cloud.MustMintToken(w.cloud.ReaderAPIKey(), time.Hour)), nil
+		}
+		w.wantToken(w.rotate(time.Hour))
+		if got := w.count(ibmcloudtest.OpIAMToken); got != 0 {
+			t.Errorf("got %d exchanges, want none", got)
+		}
+	})
+	inWorld(t, func(w *world) {
+		lost := errors.New("the profile is gone")
+		w.store.APIKey = iamtoken.Secret{}
+		w.store.AccessToken = func(context.Context) (iamtoken.Secret, error) { return iamtoken.Secret{}, lost }
+		if _, err := w.reader.Token(context.Background()); !errors.Is(err, lost) {
+			t.Errorf("got %v, want the function's error", err)
+		}
+	})
+}

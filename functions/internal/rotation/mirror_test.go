@@ -1,0 +1,253 @@
+package rotation_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+const (
+	firstARN  = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:token-Ab12Cd"
+	secondARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:token-Ab12Cd"
+)
+
+// mirrors stands for AWS Secrets Manager: it keeps the current version of each copy.
+type mirrors struct {
+	mu      sync.Mutex
+	current map[string]string // version id by ARN
+	payload map[string]string
+	puts    []string // version ids, as they were given
+	refuse  func(arn string, put bool) error
+}
+
+// mirrorTo gives the world's rotation two mirrors.
+func (w *world) mirrorTo(arns ...string) *mirrors {
+	m := &mirrors{current: map[string]string{}, payload: map[string]string{}}
+	w.rotator.Mirrors, w.one.Mirror = m, arns
+	return m
+}
+
+func (m *mirrors) Current(_ context.Context, arn string) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.refuse != nil {
+		if err := m.refuse(arn, false); err != nil {
+			return "", err
+		}
+	}
+	return m.current[arn], nil
+}
+
+func (m *mirrors) Put(_ context.Context, arn, versionID string, payload iamtoken.Secret) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.puts = append(m.puts, versionID)
+	if m.refuse != nil {
+		if err := m.refuse(arn, true); err != nil {
+			return err
+		}
+	}
+	m.current[arn], m.payload[arn] = versionID, payload.Reveal()
+	return nil
+}
+
+// failing refuses puts to arn with kind, times times; 0 is for ever.
+func (m *mirrors) failing(arn string, kind rotation.Kind, retry rotation.Retry, times int) {
+	count := 0
+	m.refuse = func(to string, put bool) error {
+		if to != arn || !put {
+			return nil
+		}
+		if count++; times > 0 && count > times {
+			return nil
+		}
+		return &rotation.Error{Kind: kind, Retry: retry, Message: "refused by the test"}
+	}
+}
+
+// wantMirrored checks that every mirror holds what IBM holds, under its version id.
+func (w *world) wantMirrored(m *mirrors, arns ...string) {
+	w.t.Helper()
+	current := w.cloud.MustCurrent(w.one.Token.ID)
+	for _, arn := range arns {
+		if m.current[arn] != current.ID || m.payload[arn] != current.Payload {
+			w.t.Errorf("%s: got version %q, want %s with the same payload", arn, m.current[arn], current.ID)
+		}
+	}
+}
+
+func TestTheTokenIsCopiedToEveryMirror(t *testing.T) {
+	for _, format := range []iamtoken.Format{iamtoken.Raw, iamtoken.Bearer, iamtoken.JSON} {
+		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+			m := w.mirrorTo(firstARN, secondARN)
+			w.one.Token.Format = format
+			w.rotate()
+			w.wantMirrored(m, firstARN, secondARN)
+			w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
+			w.wantVersions(2)
+		})
+	}
+}
+
+func TestACopyOfAKVSecretIsItsObject(t *testing.T) {
+	for field, want := range map[string]string{"": "iam_token", "logs": "logs"} {
+		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+			m := w.mirrorTo(firstARN)
+			w.one.Token.Field = field
+			w.one.Token.ID = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: w.cloud.TokenGroupName(), Data: map[string]any{want: "no token yet"}})
+			w.rotate()
+			token := w.cloud.MustCurrent(w.one.Token.ID).Data[want]
+			if got, want := m.payload[firstARN], fmt.Sprintf(`{%q:%q}`, want, token); got != want {
+				t.Errorf("got a copy of %d bytes, want the object of %d", len(got), len(want))
+			}
+		})
+	}
+}
+
+// A copy that fails for a moment is made again, of the same version: nothing more
+// is published at IBM.
+func TestACopyIsRetriedWithTheSameToken(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		m := w.mirrorTo(firstARN, secondARN)
+		m.failing(secondARN, rotation.Unavailable, rotation.Later, 2)
+		result := w.rotate()
+		if result.Attempts != 3 {
+			t.Errorf("got %d attempts, want 3", result.Attempts)
+		}
+		w.wantMirrored(m, firstARN, secondARN)
+		w.wantVersions(2)
+		if ids := slices.Compact(slices.Sorted(slices.Values(m.puts))); len(ids) != 1 {
+			t.Errorf("got puts of the versions %v, want one version", ids)
+		}
+	})
+}
+
+// The answer to the save is lost, so its version id is found by the next look.
+func TestASaveWhoseAnswerWasLostIsCopied(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		m := w.mirrorTo(firstARN)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Drop: ibmcloudtest.DropAfter, Times: 1})
+		w.rotate()
+		w.wantMirrored(m, firstARN)
+		w.wantVersions(2)
+	})
+}
+
+func TestAFailedCopyFailsTheReportButNotTheSavedToken(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		m := w.mirrorTo(firstARN, secondARN)
+		m.failing(secondARN, rotation.Denied, rotation.Never, 0)
+		result := w.run(rotation.ModeRotate)
+		w.wantFailure(result, rotation.StepMirror, rotation.Denied)
+		w.wantPublished(59 * time.Minute)
+		w.wantMirrored(m, firstARN)
+		if want := w.cloud.MustCurrent(w.one.Token.ID).ID; result.VersionID != want || result.SecondsRemaining == nil || *result.SecondsRemaining < 3500 {
+			t.Errorf("got version %s and %v seconds, want the token that was saved (%s)", result.VersionID, result.SecondsRemaining, want)
+		}
+	})
+}
+
+// Nobody here may read the stored token: a copy that lags is repaired by a new one
+// to both, at most once in 5 minutes.
+func TestALaggingCopyIsRepaired(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		m := w.mirrorTo(firstARN, secondARN)
+		m.failing(secondARN, rotation.Denied, rotation.Never, 0)
+		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepMirror, rotation.Denied)
+		w.wantVersions(2)
+		for range 4 { // an ensure run every minute
+			time.Sleep(time.Minute)
+			w.wantFailure(w.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable)
+		}
+		w.wantVersions(2)
+		time.Sleep(time.Minute)
+		w.wantFailure(w.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Denied)
+		w.wantVersions(3)
+		m.refuse = nil
+		time.Sleep(time.Minute)
+		w.wantFailure(w.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable)
+		time.Sleep(4 * time.Minute)
+		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Rotated)
+		w.wantVersions(4)
+		w.wantMirrored(m, firstARN, secondARN)
+		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
+	})
+}
+
+// A mirror named for the first time is filled without waiting for the next rotation.
+func TestANewMirrorIsFilled(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		time.Sleep(10 * time.Minute)
+		m := w.mirrorTo(firstARN)
+		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Rotated)
+		w.wantMirrored(m, firstARN)
+	})
+}
+
+func TestARepeatedDeliveryLooksAtTheMirrors(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		m := w.mirrorTo(firstARN)
+		request := rotation.Request{Mode: rotation.ModeRotate, RunID: "delivered-twice"}
+		w.wantOutcome(w.runAs(request), rotation.Rotated)
+		w.wantOutcome(w.runAs(request), rotation.AlreadyDone)
+		m.current[firstARN] = "another version"
+		w.wantFailure(w.runAs(request), rotation.StepMirror, rotation.Unavailable)
+		time.Sleep(6 * time.Minute)
+		w.wantOutcome(w.runAs(request), rotation.Rotated)
+		w.wantMirrored(m, firstARN)
+	})
+}
+
+// A run that is just making its copies is no failure of another one.
+func TestARunInTheMiddleOfCopyingIsWaitedFor(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		m := w.mirrorTo(firstARN)
+		w.rotate()
+		current := maps.Clone(m.current)
+		m.current[firstARN] = "the version before"
+		time.AfterFunc(time.Second, func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.current = current
+		})
+		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
+		w.wantVersions(2)
+	})
+}
+
+func TestCheckLooksAtTheMirrorsAndWritesNone(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		m := w.mirrorTo(firstARN)
+		w.wantOutcome(w.run(rotation.ModeCheck), rotation.Checked)
+		if len(m.puts) != 0 {
+			t.Errorf("got %d puts, want none", len(m.puts))
+		}
+		m.refuse = func(string, bool) error {
+			return &rotation.Error{Kind: rotation.NotFound, Message: "refused by the test"}
+		}
+		w.wantFailure(w.run(rotation.ModeCheck), rotation.StepMirror, rotation.NotFound)
+	})
+}
+
+func TestAKeptTokenMustBeInTheMirrors(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		m := w.mirrorTo(firstARN)
+		w.rotate()
+		w.cloud.SetTokenTTL(15 * time.Minute)
+		time.Sleep(10 * time.Minute)
+		w.wantOutcome(w.run(rotation.ModeRotate), rotation.Kept)
+		m.current[firstARN] = "the version before"
+		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepMirror, rotation.Unavailable)
+		w.wantOutcome(w.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "with-force", Force: true}), rotation.Rotated)
+		w.wantMirrored(m, firstARN)
+	})
+}

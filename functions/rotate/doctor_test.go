@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/config"
+	"iam-token-rotator/functions/internal/doctor"
+)
+
+func TestDoctorCommand(t *testing.T) {
+	cloud, origin := newCloud(t)
+	good := environ(cloud, origin)
+	missing := environ(cloud, origin, "TOKEN_SECRET=00000000-0000-4000-8000-000000000000")
+	for _, test := range []struct {
+		name    string
+		args    []string
+		environ []string
+		exit    int
+		stdout  []string
+		stderr  string
+	}{
+		{"nothing wrong but a warning", nil, good, 0, []string{"✓ configuration         valid: 1 rotation,", "rotation default\n✓ key-secret", "! stored-token", "→ publish one", "nothing failed, 1 warning\n"}, ""},
+		{"one by name", []string{"-rotation", "default"}, good, 0, []string{"rotation default\n"}, ""},
+		{"something wrong", nil, missing, 1, []string{"✗ token-secret", "→ there is no such secret: check TOKEN_SECRET", "✗ stored-token", "checks failed"}, ""},
+		{"bootstrap refused", nil, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=unknown"), 1,
+			[]string{"✗ bootstrap-identity", "– key-secret            not tried: bootstrap-identity failed\n                        nor key-identity, key-expiry, "}, ""},
+		{"configuration", nil, environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x"), 2,
+			[]string{"✗ configuration         IAM_URL: must begin with https://", "✗ configuration         TOKEN_SECRET: is no secret id", "– everything else", "2 checks failed"}, ""},
+		{"help", []string{"-h"}, nil, 0, []string{"Usage: bootstrap doctor"}, ""},
+		{"unknown flag", []string{"-force"}, good, 2, nil, "see bootstrap doctor -h"},
+		{"unknown rotation", []string{"-rotation", "other"}, good, 2, nil, `no rotation is called "other"`},
+		{"no time", []string{"-timeout", "0s"}, good, 2, nil, "leaves no time"},
+		{"stray argument", []string{"now"}, good, 2, nil, `unexpected argument "now"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			exit := command(append([]string{"doctor"}, test.args...), test.environ, &stdout, &stderr)
+			if exit != test.exit || !strings.Contains(stderr.String(), test.stderr) {
+				t.Errorf("got exit %d\nstdout %s\nstderr %s\nwant exit %d, %q", exit, &stdout, &stderr, test.exit, test.stderr)
+			}
+			for _, words := range test.stdout {
+				if !strings.Contains(stdout.String(), words) {
+					t.Errorf("got %s\nwant %q in it", &stdout, words)
+				}
+			}
+		})
+	}
+	wantNothingWritten(t, cloud)
+}
+
+func wantNothingWritten(t *testing.T, cloud *ibmcloudtest.Cloud) {
+	t.Helper()
+	for _, request := range cloud.Requests() {
+		if request.Method != "GET" && request.Op != ibmcloudtest.OpIAMToken {
+			t.Errorf("doctor asked for %s %s", request.Method, request.Path)
+		}
+	}
+}
+
+func TestTheDiagnosisAsJSON(t *testing.T) {
+	cloud, origin := newCloud(t)
+	for name, environ := range map[string][]string{"sound": environ(cloud, origin), "faulty configuration": {"LOG_LEVEL=loud"}} {
+		var stdout, stderr bytes.Buffer
+		exit := command([]string{"doctor", "-json"}, environ, &stdout, &stderr)
+		diagnosis := wantDiagnosis(t, stdout.Bytes())
+		if diagnosis["ok"] != (exit == 0) {
+			t.Errorf("%s: got exit %d, %s", name, exit, &stdout)
+		}
+	}
+}
+
+// wantDiagnosis holds JSON against its documented form, field by field.
+func wantDiagnosis(t *testing.T, encoded []byte) map[string]any {
+	t.Helper()
+	var diagnosis map[string]any
+	if err := json.Unmarshal(encoded, &diagnosis); err != nil {
+		t.Fatalf("not JSON: %s", encoded)
+	}
+	checks, _ := diagnosis["checks"].([]any)
+	if len(diagnosis) != 2 || len(checks) == 0 {
+		t.Fatalf("got %s, want checks and ok alone", encoded)
+	}
+	for _, each := range checks {
+		check := each.(map[string]any)
+		for field, value := range check {
+			if text, ok := value.(string); !ok || text == "" || !slices.Contains([]string{"check", "rotation", "status", "detail", "advice"}, field) {
+				t.Errorf("got %s: %v in %v", field, value, check)
+			}
+		}
+		if status, _ := check["status"].(string); !slices.Contains([]string{"ok", "failed", "warning", "skipped"}, status) || check["check"] == nil || check["detail"] == nil {
+			t.Errorf("got %v", check)
+		}
+	}
+	return diagnosis
+}
+
+func TestTheDoctorEventAnswersWithTheDiagnosisAndRaisesNoAlarm(t *testing.T) {
+	cloud, origin := newCloud(t)
+	for name, test := range map[string]struct {
+		payload string
+		environ []string
+		ok      bool
+		says    string
+	}{
+		"sound":           {`{"mode":"doctor"}`, environ(cloud, origin), true, `"check":"stored-token"`},
+		"by name":         {`{"mode":"doctor","rotations":["default"]}`, environ(cloud, origin), true, `"rotation":"default"`},
+		"something wrong": {`{"mode":"doctor"}`, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=unknown"), false, `"check":"bootstrap-identity","status":"failed"`},
+		"unknown name":    {`{"mode":"doctor","rotations":["other"]}`, environ(cloud, origin), false, "no rotation is called"},
+		"misconfigured":   {`{"mode":"doctor"}`, []string{"IAM_URL=http://iam.cloud.ibm.com"}, false, "IAM_URL: must begin with https://"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			response, err := invoke(t, newFunction("the-function", test.environ, &log), test.payload)
+			if err != nil {
+				t.Fatalf("got %v, want the diagnosis as the response", err)
+			}
+			if diagnosis := wantDiagnosis(t, response); diagnosis["ok"] != test.ok || !bytes.Contains(response, []byte(test.says)) {
+				t.Errorf("got %s, want ok %t and %s", response, test.ok, test.says)
+			}
+			if lines := logged(t, &log); messages(lines) != "diagnosis" || lines[0]["request_id"] != "request-0001" {
+				t.Errorf("got log %s, want the diagnosis alone: no metric", &log)
+			}
+		})
+	}
+	wantNothingWritten(t, cloud)
+}
+
+func TestAWarmFunctionsDoctorSeesWhatHasBrokenSince(t *testing.T) {
+	cloud, origin := newCloud(t)
+	f := newFunction("the-function", environ(cloud, origin), &bytes.Buffer{})
+	if _, err := invoke(t, f, `{}`); err != nil {
+		t.Fatal(err)
+	}
+	cloud.MustDeleteAPIKey(cloud.BootstrapAPIKey())
+	response, err := invoke(t, f, `{"mode":"doctor"}`)
+	if err != nil || !bytes.Contains(response, []byte(`"check":"bootstrap-identity","status":"failed"`)) {
+		t.Errorf("got %s, %v; want the bootstrap identity refused, although the function still has a token of it", response, err)
+	}
+}
+
+func TestEachWayInIsNamed(t *testing.T) {
+	for variable, environ := range map[string][]string{
+		"SECRETS_MANAGER_APIKEY":     {"SECRETS_MANAGER_APIKEY=k"},
+		"SECRETS_MANAGER_APIKEY_ARN": {"SECRETS_MANAGER_APIKEY_ARN=arn:aws:secretsmanager:eu-central-1:123456789012:secret:k-Ab12Cd"},
+		"IAM_PROFILE_NAME":           {"IAM_PROFILE_NAME=p"},
+		"IAM_PROFILE_ID":             {"IAM_PROFILE_ID=Profile-1"},
+		"IAM_TOKEN":                  {"IAM_TOKEN=t"},
+	} {
+		cfg, err := config.Load(append(environ, "SECRETS_MANAGER_URL=https://sm.test",
+			"API_KEY_SECRET=group/name", "TOKEN_SECRET=00000000-0000-4000-8000-000000000000"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := newDoctor(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hasKey := strings.HasPrefix(variable, "SECRETS_MANAGER_APIKEY")
+		if d.Bootstrap.Variable != variable || d.Bootstrap.HasKey != hasKey || d.Bootstrap.NoIAM != (variable == "IAM_TOKEN") ||
+			(d.Bootstrap.ReadKey != nil) != (variable == "SECRETS_MANAGER_APIKEY_ARN") {
+			t.Errorf("%s: got %+v", variable, d.Bootstrap)
+		}
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+func TestADiagnosisThatCannotBePrintedFails(t *testing.T) {
+	cloud, origin := newCloud(t)
+	var stderr bytes.Buffer
+	if exit := command([]string{"doctor"}, environ(cloud, origin), fullDisk{}, &stderr); exit != 1 || !strings.Contains(stderr.String(), "printing the diagnosis") {
+		t.Errorf("got exit %d, %s", exit, &stderr)
+	}
+	if got := summaryOf(doctor.Diagnosis{}); got != "nothing is wrong\n" {
+		t.Errorf("got %q", got)
+	}
+}

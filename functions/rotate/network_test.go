@@ -1,0 +1,135 @@
+package main
+
+import (
+	"encoding/pem"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+// connectProxy is an HTTP proxy that speaks CONNECT alone, and leads every host to
+// one server.
+type connectProxy struct {
+	target string
+
+	mu       sync.Mutex
+	hosts    []string // that were asked for
+	password string   // of the last request, in its header's form
+}
+
+func (p *connectProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	p.hosts, p.password = append(p.hosts, r.Host), r.Header.Get("Proxy-Authorization")
+	p.mu.Unlock()
+	if r.Method != http.MethodConnect {
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	server, err := net.Dial("tcp", p.target)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	client, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	_, _ = io.WriteString(client, "HTTP/1.1 200 Connection established\r\n\r\n")
+	go func() { _, _ = io.Copy(server, buffered); _ = server.Close() }()
+	_, _ = io.Copy(client, server)
+	_ = client.Close()
+}
+
+// behindProxy returns a proxy in front of a cloud, and the environment in which the
+// built function finds the cloud by a name that nothing but the proxy knows.
+func behindProxy(t *testing.T) (*connectProxy, *stage) {
+	t.Helper()
+	bin, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	server := httptest.NewTLSServer(cloud) // its certificate is for example.com and *.example.com
+	t.Cleanup(server.Close)
+	s := &stage{t: t, bin: bin, dir: t.TempDir()}
+	authority := filepath.Join(s.dir, "ca.pem")
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(authority, certificate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	proxy := &connectProxy{target: server.Listener.Addr().String()}
+	listening := httptest.NewServer(proxy)
+	t.Cleanup(listening.Close)
+	only := cloud.Rotations()[0]
+	s.env = map[string]string{
+		"SECRETS_MANAGER_URL": "https://instance.example.com", "IAM_URL": "https://iam.example.com", "SECRETS_MANAGER_APIKEY": cloud.BootstrapAPIKey(),
+		"API_KEY_SECRET": only.APIKeySecret, "TOKEN_SECRET": only.TokenSecret,
+		"SSL_CERT_FILE": authority, "HTTPS_PROXY": strings.Replace(listening.URL, "http://", "http://user:password@", 1),
+	}
+	return proxy, s
+}
+
+func TestTheProxyOfTheEnvironmentIsUsed(t *testing.T) {
+	proxy, s := behindProxy(t)
+	if stdout, stderr, exit := s.run(nil, "bootstrap"); exit != exitDone {
+		t.Fatalf("got exit %d, %s%s, want success through the proxy", exit, stdout, stderr)
+	}
+	for _, host := range []string{"instance.example.com:443", "iam.example.com:443"} {
+		if !slices.Contains(proxy.hosts, host) {
+			t.Errorf("got CONNECT to %v, want %s among them", proxy.hosts, host)
+		}
+	}
+	if want := "Basic dXNlcjpwYXNzd29yZA=="; proxy.password != want {
+		t.Errorf("got Proxy-Authorization %q, want %q", proxy.password, want)
+	}
+}
+
+func TestNoProxyIsHonoured(t *testing.T) {
+	proxy, s := behindProxy(t)
+	_, _, exit := s.run(map[string]string{"NO_PROXY": "iam.example.com"}, "bootstrap", "-timeout", "500ms")
+	if exit != exitFailed {
+		t.Errorf("got exit %d, want %d: nothing but the proxy knows iam.example.com", exit, exitFailed)
+	}
+	for _, host := range proxy.hosts {
+		if strings.HasPrefix(host, "iam.") {
+			t.Errorf("got CONNECT to %s, want it asked for directly", host)
+		}
+	}
+}
+
+// TestNoSwitchTurnsVerificationOff holds every program and script to it.
+func TestNoSwitchTurnsVerificationOff(t *testing.T) {
+	forbidden := []string{"InsecureSkipVerify", "--insecure", "curl -k", "--no-verify-ssl", "VERIFY_NONE"}
+	searched := 0
+	for _, folder := range []string{"..", "../../scripts", "../../infra"} {
+		err := filepath.WalkDir(folder, func(file string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.Type().IsRegular() || strings.HasSuffix(file, "_test.go") {
+				return err
+			}
+			content, err := os.ReadFile(file)
+			searched++
+			for _, word := range forbidden {
+				if strings.Contains(string(content), word) {
+					t.Errorf("%s has %s", file, word)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if searched < 100 {
+		t.Errorf("searched %d files, want all", searched)
+	}
+}
