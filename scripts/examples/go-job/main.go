@@ -1,0 +1,48 @@
+// Command go-job is a job in Go: it lists the targets of Logs Routing CALLS
+// times, one a second, through one HTTP client. The client has a valid token
+// whenever the rotator publishes another.
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+func main() {
+	reader := &iamtoken.Reader{Store: &iamtoken.SecretsManager{
+		URL:      os.Getenv("SECRETS_MANAGER_URL"),
+		IAMURL:   os.Getenv("IAM_URL"),
+		SecretID: os.Getenv("TOKEN_SECRET"),
+		APIKey:   iamtoken.NewSecret(os.Getenv("READER_APIKEY")),
+	}}
+	client := &http.Client{Transport: reader.Transport(nil), Timeout: 30 * time.Second}
+	calls, err := strconv.Atoi(os.Getenv("CALLS"))
+	if err != nil {
+		calls = 10
+	}
+	for call := range calls {
+		if err := listTargets(client, call+1); err != nil {
+			fmt.Fprintln(os.Stderr, "go job:", err)
+			os.Exit(1)
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+func listTargets(client *http.Client, call int) error {
+	response, err := client.Get(os.Getenv("LOGS_ROUTING_URL") + "/v3/targets")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	fmt.Printf("Go job, call %d: Logs Routing answered %s\n", call, response.Status)
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the call ended with %s", response.Status)
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package iamtokentest
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+var listening = regexp.MustCompile(`Running on (http://127\.0\.0\.1:\d+)`)
+
+// startMoto starts moto_server, which stands for AWS. It ends with the test.
+func startMoto(t *testing.T) (endpoint string) {
+	t.Helper()
+	need(t, "aws")
+	need(t, "moto_server")
+	command := exec.Command("moto_server", "-H", "127.0.0.1", "-p", "0")
+	command.Env = append(os.Environ(), "PYTHONUNBUFFERED=1")
+	stderr, err := command.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = command.Process.Kill()
+		_ = command.Wait()
+	})
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		if found := listening.FindStringSubmatch(lines.Text()); found != nil {
+			go func() { _, _ = io.Copy(io.Discard, stderr) }()
+			return found[1]
+		}
+	}
+	t.Fatal("moto_server did not start")
+	return ""
+}
+
+// onAWS gives the stage a job's role on AWS in place of its IBM identity.
+func (s *stage) onAWS(endpoint string) {
+	for _, name := range []string{"READER_APIKEY", "SECRETS_MANAGER_URL", "IAM_URL", "TOKEN_SECRET"} {
+		delete(s.env, name)
+	}
+	for name, value := range map[string]string{
+		"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+		"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true",
+	} {
+		s.env[name] = value
+	}
+}
+
+// copyToAWS makes an AWS secret that holds payload.
+func (s *stage) copyToAWS(endpoint, name, payload string) (arn string) {
+	s.t.Helper()
+	body, err := json.Marshal(map[string]string{"Name": name, "SecretString": payload, "ClientRequestToken": "7cf9d6e1-2919-432f-9883-d5040bfcd326"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, endpoint, bytes.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	request.Header.Set("X-Amz-Target", "secretsmanager.CreateSecret")
+	request.Header.Set("Content-Type", "application/x-amz-json-1.1")
+	request.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/eu-central-1/secretsmanager/aws4_request, SignedHeaders=host, Signature=x")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	var created struct{ ARN string }
+	if err := json.NewDecoder(response.Body).Decode(&created); err != nil || created.ARN == "" {
+		s.t.Fatalf("creating the AWS secret %s: %s (%v)", name, response.Status, err)
+	}
+	return created.ARN
+}
+
+func TestTheCopyInAWS(t *testing.T) {
+	endpoint := startMoto(t)
+	for _, shell := range shells {
+		s := newStage(t, shell, ibmcloudtest.Options{})
+		s.onAWS(endpoint)
+		token := s.token(time.Hour)
+		s.env["TOKEN_SECRET_ARN"] = s.copyToAWS(endpoint, shell, "Bearer "+token)
+		s.wantRaw(shell, token, "--min-ttl", "5m")
+		s.env["TOKEN_SECRET_ARN"] += "x"
+		s.wantFailure(1, nil, "ResourceNotFoundException", "secretsmanager:GetSecretValue")
+	}
+}
+
+const copyARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-Ab12Cd"
+
+// answerAs puts a program in the place of aws that answers with a secret's value,
+// made created ago.
+func (s *stage) answerAs(payload any, created any) {
+	s.t.Helper()
+	answer, err := json.Marshal(map[string]any{"ARN": copyARN, "SecretString": payload, "CreatedDate": created})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.program("aws", "case \"$*\" in *'--secret-id "+copyARN+" --region eu-central-1 '*) ;; *) echo \"unexpected: $*\" >&2; exit 1 ;; esac\ncat <<'E'\n"+string(answer)+"\nE\n")
+}
+
+func TestWhatACopyCanHold(t *testing.T) {
+	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
+		server := httptest.NewServer(http.NotFoundHandler()) // for its date
+		defer server.Close()
+		s.onAWS(server.URL)
+		s.env["TOKEN_SECRET_ARN"] = copyARN
+		token := s.token(time.Hour)
+		tokenJSON := fmt.Sprintf(`{"access_token":%q,"expiration":%d}`, token, time.Now().Add(time.Hour).Unix())
+		byV1, byV2 := float64(time.Now().UnixMilli())/1000, time.Now().UTC().Format("2006-01-02T15:04:05.000000+00:00")
+		for name, payload := range map[string]string{"raw": token, "bearer": "Bearer " + token, "json": tokenJSON, "kv": fmt.Sprintf(`{"logs":%q}`, token)} {
+			s.answerAs(payload, byV1)
+			s.wantRaw(name, token, "--min-ttl", "5m")
+			s.answerAs(payload, byV2)
+			s.wantRaw(name+", version 2 of aws", token)
+		}
+		if stdout, stderr, exit := s.iamToken("--check"); exit != 0 || !strings.HasSuffix(stdout, "Z\n") || len(stdout) != 21 {
+			s.t.Errorf("--check: got exit %d and %d bytes (stderr %q), want the expiry", exit, len(stdout), stderr)
+		}
+		for name, test := range map[string]struct {
+			payload any
+			exit    int
+			advice  string
+		}{
+			"expired":        {s.token(-time.Minute), 3, "expired 1m"},
+			"opaque":         {"opaque", 1, "cannot be told"},
+			"no token yet":   {"no token yet", 1, "no token yet"},
+			"something else": {`{"user":"a","password":"b"}`, 1, "no token"},
+			"binary":         {nil, 1, "empty"},
+		} {
+			s.answerAs(test.payload, byV1)
+			s.wantFailure(test.exit, nil, test.advice)
+			if s.t.Failed() {
+				s.t.Log("in the case", name)
+			}
+		}
+		delete(s.env, "TOKEN_SECRET_ARN")
+		s.answerAs(token, byV1)
+		s.wantRaw("an ARN as the argument", token, copyARN)
+	})
+}
+
+// The aws program does not tell AWS's clock; the script asks for it.
+func TestACopyIsJudgedByTheClockOfAWS(t *testing.T) {
+	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", time.Now().Add(20*time.Minute).UTC().Format(http.TimeFormat))
+		}))
+		defer server.Close()
+		s.onAWS(server.URL)
+		s.env["TOKEN_SECRET_ARN"] = copyARN
+		s.answerAs(s.token(10*time.Minute), float64(time.Now().Unix()))
+		s.wantFailure(3, nil, "slow", "expired")
+	})
+}
