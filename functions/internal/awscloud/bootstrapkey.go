@@ -13,7 +13,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/smithy-go/logging"
 
@@ -30,9 +29,9 @@ const bodyLimit = 6*65536 + 64<<10
 // kms:Decrypt on its key if that is not AWS's own. Every call reads the secret
 // afresh; white space around the key is trimmed. Errors are *rotation.Error.
 //
-// AWS credentials and endpoints come from where every AWS tool takes them (the
-// AWS_* variables, the shared files, a role), looked up on the first call, so
-// that nobody pays for this who does not use it.
+// AWS credentials and endpoints come from the standard AWS_* variables, see
+// credentialsProvider, looked up on the first call, so that nobody pays for this
+// who does not use it.
 func BootstrapKey(secretARN string, transport http.RoundTripper) func(context.Context) (iamtoken.Secret, error) {
 	s := &source{arn: secretARN, transport: transport, doing: "reading the bootstrap key from"}
 	return s.read
@@ -67,7 +66,7 @@ func (s *source) read(ctx context.Context) (iamtoken.Secret, error) {
 // ready returns a client with credentials. They are asked for beforehand, so that a
 // person who is not logged in is told so.
 func (s *source) ready(ctx context.Context) (*secretsmanager.Client, error) {
-	client, err := s.connect(ctx)
+	client, err := s.connect()
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +78,7 @@ func (s *source) ready(ctx context.Context) (*secretsmanager.Client, error) {
 
 // connect builds the client on the first call, and again after a failure. The
 // SDK's retries are off: the one retry layer is around the whole pass.
-func (s *source) connect(ctx context.Context) (*secretsmanager.Client, error) {
+func (s *source) connect() (*secretsmanager.Client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.client != nil {
@@ -89,17 +88,15 @@ func (s *source) connect(ctx context.Context) (*secretsmanager.Client, error) {
 	if err != nil {
 		return nil, s.misconfigured("it is not the ARN of an AWS secret: check SECRETS_MANAGER_APIKEY_ARN")
 	}
-	cfg, err := config.LoadDefaultConfig(ctx,
-		config.WithRegion(parsed.Region), // the secret's, wherever this runs
-		config.WithHTTPClient(&http.Client{Transport: limited{s.transport}, CheckRedirect: refuseRedirect}),
-		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
-		config.WithLogger(logging.Nop{}), // it repeats headers that it cannot read
-	)
-	if err != nil {
-		return nil, s.misconfigured("the AWS settings of this machine cannot be used: check AWS_PROFILE and the AWS configuration files; " +
-			"instead of AWS_CA_BUNDLE set SSL_CERT_FILE")
-	}
-	s.client = secretsmanager.NewFromConfig(cfg)
+	client := &http.Client{Transport: limited{s.transport}, CheckRedirect: refuseRedirect}
+	s.client = secretsmanager.NewFromConfig(aws.Config{
+		Region:       parsed.Region, // the secret's, wherever this runs
+		BaseEndpoint: endpoint(),
+		Credentials:  credentialsProvider(client),
+		HTTPClient:   client,
+		Retryer:      func() aws.Retryer { return aws.NopRetryer{} },
+		Logger:       logging.Nop{}, // it repeats headers that it cannot read
+	})
 	return s.client, nil
 }
 
@@ -122,7 +119,7 @@ func (s *source) noCredentials(ctx context.Context) *rotation.Error {
 		return s.because(rotation.Timeout, rotation.Later, "looking for AWS credentials took longer than an attempt may")
 	}
 	return s.because(rotation.Misconfigured, rotation.Once, "there are no usable AWS credentials: "+
-		"log in (aws sso login, say) or set AWS_PROFILE; on AWS give the function a role")
+		"on AWS give the function a role; elsewhere export some, with eval \"$(aws configure export-credentials --format env)\" say")
 }
 
 // limited reads bodies through a limit.

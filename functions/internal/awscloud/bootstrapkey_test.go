@@ -91,8 +91,7 @@ func TestUnusableSettings(t *testing.T) {
 		advice    string
 	}{
 		{"no ARN", "rotator/bootstrap", nil, "SECRETS_MANAGER_APIKEY_ARN"},
-		{"not logged in", testARN, map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "aws sso login"},
-		{"unknown profile", testARN, map[string]string{"AWS_PROFILE": "nobody"}, "AWS_PROFILE"},
+		{"not logged in", testARN, map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "export-credentials"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
