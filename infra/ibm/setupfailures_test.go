@@ -201,7 +201,7 @@ func TestWrongUsage(t *testing.T) {
 		change    func(s *setUp)
 		words     string
 	}{
-		{"unknown option", []string{"--rotate"}, nil, "--rotate is not an option"},
+		{"unknown option", []string{"--rotate"}, nil, "is not an option"},
 		{"option without a value", []string{"--name"}, nil, "--name needs a value"},
 		{"name with a blank", []string{"--name", "a b"}, nil, "--name is not an id"},
 		{"days in words", []string{"--expires-in", "ninety"}, nil, "a number of days"},

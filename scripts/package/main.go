@@ -56,7 +56,10 @@ func add(archive *zip.Writer, file string) error {
 		// The earliest time that a zip can hold.
 		Modified: time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
-	header.SetMode(0o755) // Lambda runs `bootstrap`, so that one must be executable
+	header.SetMode(0o644)
+	if header.Name == "bootstrap" {
+		header.SetMode(0o755) // Lambda runs it
+	}
 	entry, err := archive.CreateHeader(header)
 	if err != nil {
 		return fmt.Errorf("packing %s: %w", file, err)

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// built builds the programs once.
+var built = sync.OnceValues(func() (string, error) {
+	folder, err := os.MkdirTemp("", "canary-built-")
+	if err != nil {
+		return "", err
+	}
+	for name, source := range map[string]string{"bootstrap": "../../functions/rotate", "invoke": "../invoke"} {
+		build := exec.Command("go", "build", "-trimpath", "-tags", "lambda.norpc", "-o", filepath.Join(folder, name), source)
+		if out, err := build.CombinedOutput(); err != nil {
+			return folder, errors.New(string(out))
+		}
+	}
+	return folder, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if folder, _ := built(); folder != "" {
+		_ = os.RemoveAll(folder)
+	}
+	os.Exit(code)
+}
+
+// newTools skips the test where a program that the scripts need is missing; continuous integration must have it.
+func newTools(t *testing.T) tools {
+	t.Helper()
+	for _, program := range []string{"curl", "jq", "bash"} {
+		if _, err := exec.LookPath(program); err != nil && os.Getenv("CI") == "true" {
+			t.Fatalf("%s is not installed", program)
+		} else if err != nil {
+			t.Skipf("%s is not installed", program)
+		}
+	}
+	bin, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	noting := t.TempDir()
+	if err := writeNoting(noting); err != nil {
+		t.Fatal(err)
+	}
+	return tools{bin: bin, scripts: scripts, noting: noting}
+}
+
+// TestAFewOfAllPaths is `make canary` in small.
+func TestAFewOfAllPaths(t *testing.T) {
+	t.Parallel()
+	needed := newTools(t)
+	var out bytes.Buffer
+	exit := hunt(t.Context(), hunter{bin: needed.bin, scripts: needed.scripts, only: regexp.MustCompile(""), every: 97, workers: 2}, &out)
+	if exit != 0 || !regexp.MustCompile(`canary: \d{2,} paths tried, 0 hits\n$`).MatchString(out.String()) {
+		t.Errorf("got exit %d\n%s", exit, out.String())
+	}
+}
+
+// TestWhatWasFoundBefore tries again each path on which something once came out.
+func TestWhatWasFoundBefore(t *testing.T) {
+	t.Parallel()
+	needed := newTools(t)
+	for finding, p := range map[string]path{
+		"iam-token repeated an unknown option":               findPath(t, wrongArguments(), "iam-token: with the argument --apikey=%s"),
+		"set-up-secrets repeated its arguments":              findPath(t, wrongArguments(), "set-up-secrets: with the argument --apikey=%s"),
+		"set-up-secrets repeated a number of days":           findPath(t, wrongArguments(), "set-up-secrets: with a key for --expires-in"),
+		"the command repeated a flag's value":                findPath(t, wrongArguments(), "command: with a key for -timeout"),
+		"curl's complaint has the proxy's password":          findPath(t, proxied(), "set-up-secrets: a URL that is no proxy"),
+		"aws's complaint was passed on":                      findPath(t, inputs(), "put-bootstrap-key: aws: repeat"),
+		"set-up-secrets left its files after SIGQUIT":        findPath(t, kills(), "set-up-secrets: killed by quit with GOTRACEBACK=crash"),
+		"a shell dumped core":                                findPath(t, kills(), "iam-token: killed by aborted with GOTRACEBACK=crash"),
+		"the function dumped core":                           findPath(t, kills(), "command: killed by quit with GOTRACEBACK=crash"),
+		"the AWS SDK logged a header that it could not read": findPath(t, awsPaths(), "lambda, mirrored: secretsmanager.GetSecretValue meets 502"),
+		"curl wrote down the keys of its connections":        findPath(t, switchedOn(), "iam-token: with SSLKEYLOGFILE=keys.log"),
+		"GODEBUG showed every header sent":                   findPath(t, switchedOn(), "command: with GODEBUG=http2debug=2"),
+	} {
+		hits, _, err := attempt(t.Context(), p, needed)
+		if err != nil {
+			t.Errorf("%s: %v", finding, err)
+		}
+		for _, hit := range hits {
+			t.Errorf("%s: %s", finding, hit)
+		}
+	}
+}
+
+func findPath(t *testing.T, paths []path, name string) path {
+	t.Helper()
+	for _, p := range paths {
+		if p.name() == name {
+			return p
+		}
+	}
+	t.Fatalf("there is no path %q", name)
+	return path{}
+}
+
+// TestALeakIsFoundWhereverItComesOut: the harness itself must be able to find.
+func TestALeakIsFoundWhereverItComesOut(t *testing.T) {
+	t.Parallel()
+	needed := newTools(t)
+	for where, text := range map[string]string{
+		"stdout":            `printf '%s' "$SECRETS_MANAGER_APIKEY"`,
+		"stderr":            `printf '%s' "x$SECRETS_MANAGER_APIKEY" | base64 >&2`,
+		"the file left":     `printf '%s' "$AWS_SECRET_ACCESS_KEY" >"$HOME/left"`,
+		programArguments:    `date "+$SECRETS_MANAGER_APIKEY" >/dev/null`,
+		networkEnvironment:  `curl --version >/dev/null`,
+		processArguments:    `/bin/sh -c 'exec </dev/zero; head -c 200000000 >/dev/null' "$SECRETS_MANAGER_APIKEY"`,
+		"stdout, of a part": `printf '%.12s' "$SECRETS_MANAGER_APIKEY"`,
+	} {
+		leaking := subject{name: "leaking", env: function, command: func(tools) []string { return []string{"sh", "-c", text} }}
+		hits, _, err := attempt(t.Context(), path{subject: leaking, how: "on purpose"}, needed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _, _ := strings.Cut(where, ",")
+		if !strings.Contains(strings.Join(hits, "\n"), " is in "+want) {
+			t.Errorf("%s: got %d hits, none there", where, len(hits))
+		}
+		for _, hit := range hits {
+			if strings.Contains(hit, "canary-aws-") {
+				t.Error("the hit repeats the secret")
+			}
+		}
+	}
+}
