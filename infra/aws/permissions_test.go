@@ -133,7 +133,9 @@ func TestNetworkPermissions(t *testing.T) {
 	policy := at(t, tmpl, "Resources", "NetworkInterfacesPolicy")
 	want(t, "condition", at(t, policy, "Condition"), "InVpc")
 	want(t, "attached", at(t, properties(t, tmpl, "FunctionRole"), "ManagedPolicyArns"),
-		object{"Fn::If": []any{"InVpc", []any{object{"Ref": "NetworkInterfacesPolicy"}}, object{"Ref": "AWS::NoValue"}}})
+		object{"Fn::If": []any{"InVpc",
+			object{"Fn::If": []any{"HasMirrors", []any{object{"Ref": "NetworkInterfacesPolicy"}, object{"Ref": "MirrorPolicy"}}, []any{object{"Ref": "NetworkInterfacesPolicy"}}}},
+			object{"Fn::If": []any{"HasMirrors", []any{object{"Ref": "MirrorPolicy"}}, object{"Ref": "AWS::NoValue"}}}}})
 	denial := at(t, policy, "Properties", "PolicyDocument", "Statement", 1)
 	want(t, "effect", at(t, denial, "Effect"), "Deny")
 	want(t, "whom", at(t, denial, "Condition"), object{"ArnEquals": object{

@@ -282,12 +282,11 @@ func TestInterruptedRunCleansUp(t *testing.T) {
 	eachShell(t, func(t *testing.T, s *setUp) {
 		s.script("put-slowly", "cat >'"+s.path("waiting")+"'; sleep 3; exit 1")
 		s.env["PUT_BOOTSTRAP_KEY"] = s.path("put-slowly")
-		command := s.command()
-		go func() {
+		interrupt := func(script *os.Process) {
 			waitFor(t, "the key to be handed over", func() bool { info, err := os.Stat(s.path("waiting")); return err == nil && info.Size() > 0 })
-			_ = command.Process.Signal(syscall.SIGTERM)
-		}()
-		if r := s.finish(command); r.status != 143 || r.stdout != "" {
+			_ = script.Signal(syscall.SIGTERM)
+		}
+		if r := s.finish(s.command(), interrupt); r.status != 143 || r.stdout != "" {
 			t.Errorf("got exit %d and %q, want 143 and nothing", r.status, r.stdout)
 		}
 		lost := s.read("waiting")

@@ -163,11 +163,18 @@ func (s *setUp) run(arguments ...string) run {
 	return s.finish(s.command(arguments...))
 }
 
-func (s *setUp) finish(command *exec.Cmd) run {
+// finish runs a command; meanwhile is called when it has started.
+func (s *setUp) finish(command *exec.Cmd, meanwhile ...func(*os.Process)) run {
 	s.t.Helper()
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
-	err := command.Run()
+	if err := command.Start(); err != nil {
+		s.t.Fatalf("starting the script: %v", err)
+	}
+	for _, do := range meanwhile {
+		do(command.Process)
+	}
+	err := command.Wait()
 	r := run{stdout: stdout.String(), stderr: stderr.String(), status: command.ProcessState.ExitCode(), values: map[string]string{}}
 	if err != nil && r.status < 0 {
 		s.t.Fatalf("running the script: %v", err)

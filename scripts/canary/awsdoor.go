@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"net/http/httptest"
+
+	"iam-token-rotator/functions/ibmcloudtest"
 )
 
 // The AWS secrets of the bootstrap key and of the token's copy.
@@ -22,9 +24,27 @@ var awsAnswers = map[string]string{
 	"secretsmanager.PutSecretValue": `{"ARN":"` + mirrorARN + `","Name":"mirror","VersionStages":["AWSCURRENT"]}`,
 }
 
+// failAWS makes fault the answer to a call to AWS Secrets Manager.
+func (d *door) failAWS(call string, fault *ibmcloudtest.Fault) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.awsOp, d.aws = call, fault
+}
+
+// awsFault is what a call meets, nil if nothing.
+func (d *door) awsFault(call string) *ibmcloudtest.Fault {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.awsOp != call {
+		return nil
+	}
+	return d.aws
+}
+
 // answerAsAWS answers a call to AWS Secrets Manager, or fails as the path wants.
 func (d *door) answerAsAWS(w *httptest.ResponseRecorder, call string) {
-	if d.aws == nil || d.awsOp != call {
+	fault := d.awsFault(call)
+	if fault == nil {
 		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 		answer := awsAnswers[call]
 		if call == awsRead {
@@ -33,10 +53,10 @@ func (d *door) answerAsAWS(w *httptest.ResponseRecorder, call string) {
 		_, _ = io.WriteString(w, answer)
 		return
 	}
-	w.Header().Set("Content-Type", d.aws.ContentType)
-	for name, value := range d.aws.Headers {
+	w.Header().Set("Content-Type", fault.ContentType)
+	for name, value := range fault.Headers {
 		w.Header().Set(name, value)
 	}
-	w.WriteHeader(d.aws.Status)
-	_, _ = io.WriteString(w, d.aws.Body)
+	w.WriteHeader(fault.Status)
+	_, _ = io.WriteString(w, fault.Body)
 }

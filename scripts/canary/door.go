@@ -19,10 +19,10 @@ import (
 type door struct {
 	cloud                     *ibmcloudtest.Cloud
 	bootstrapKey, workloadKey string
-	awsOp                     string              // the call to AWS Secrets Manager that aws answers
-	aws                       *ibmcloudtest.Fault // nil: none
 
 	mu      sync.Mutex
+	awsOp   string              // the call to AWS Secrets Manager that aws answers
+	aws     *ibmcloudtest.Fault // nil: none
 	issued  []string
 	waiting chan struct{} // gets a value when a request is held back
 	held    chan struct{} // closed to let it go on

@@ -70,6 +70,6 @@ func (p path) prepare(s *stage) error {
 			return err
 		}
 	}
-	s.door.awsOp, s.door.aws = p.awsOp, p.aws
+	s.door.failAWS(p.awsOp, p.aws)
 	return nil
 }
