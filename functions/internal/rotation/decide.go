@@ -42,8 +42,8 @@ func (p *pass) nothingToDo(stored Stored) (Outcome, bool) {
 }
 
 // checkToken returns an *Error if the token must not be published.
-func (p *pass) checkToken(fresh freshToken, stored Stored) error {
-	if err := CheckLife(fresh.Exchanged, p.ibmClock()); err != nil {
+func (p *pass) checkToken(fresh Exchanged, stored Stored) error {
+	if err := CheckLife(fresh, p.ibmClock()); err != nil {
 		return err
 	}
 	return p.CheckIdentity(fresh.Token, stored.Metadata, p.Force)
@@ -104,7 +104,7 @@ func mismatch(advice, format string, args ...any) *Error {
 func identity(iamID, account string) string { return iamID + " of account " + account }
 
 // expiresSooner reports whether publishing would take life from readers.
-func (p *pass) expiresSooner(fresh freshToken, stored Stored) bool {
+func (p *pass) expiresSooner(fresh Exchanged, stored Stored) bool {
 	return !p.Force && fresh.Token.Expiration.Before(stored.ExpiresAt())
 }
 

@@ -54,14 +54,14 @@ func (p *pass) keptInMirrors(ctx context.Context, stored Stored) error {
 }
 
 // mirror copies the token to every mirror, as a copy of the version stored.
-func (p *pass) mirror(ctx context.Context, stored Stored, fresh freshToken) error {
+func (p *pass) mirror(ctx context.Context, stored Stored, fresh Exchanged) error {
 	if len(p.Mirror) == 0 {
 		return nil
 	}
-	if p.outlived(fresh.asked) {
-		return &Error{Step: StepMirror, Kind: Timeout, Message: "the process was suspended after the exchange: the token is too old to copy"}
+	if p.outlived() {
+		return &Error{Step: StepMirror, Kind: Timeout, Message: "the process was suspended for longer than the run may take: the token is too old to copy"}
 	}
-	ctx = WithWallDeadline(ctx, fresh.asked.Add(p.timeout))
+	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
 	payload := p.copyOf(stored, fresh.Token)
 	return p.eachMirror(func(arn string) error {
 		return p.Mirrors.Put(ctx, arn, stored.VersionID, payload)

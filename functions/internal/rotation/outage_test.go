@@ -263,6 +263,35 @@ func TestATokenExchangedBeforeTheProcessWasFrozenIsNotPublished(t *testing.T) {
 	})
 }
 
+// thawing is an exchanger before which the process is suspended: the token it
+// gets is fresh, what the look found is not.
+type thawing struct {
+	rotation.Exchanger
+	freeze func()
+}
+
+func (f thawing) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Exchanged, error) {
+	f.freeze()
+	return f.Exchanger.Exchange(ctx, key)
+}
+
+func TestALookBeforeTheProcessWasFrozenDoesNotCountAfterwards(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		time.Sleep(50 * time.Minute)
+		other := w.process(w.cloud.Transport())
+		w.rotator.IAM = thawing{w.rotator.IAM, func() {
+			w.skew.Add(int64(41 * time.Minute))
+			published := w.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"})
+			w.wantOutcome(published, rotation.Rotated)
+			w.cloud.SetTokenTTL(45 * time.Minute) // ours would take life from readers now
+		}}
+		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepSave, rotation.Timeout)
+		w.wantVersions(3)
+		w.wantPublished(59 * time.Minute)
+	})
+}
+
 // freezingStore is a store before which the process is suspended: it has decided
 // to save, and the request has not left yet.
 type freezingStore struct {

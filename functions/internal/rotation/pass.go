@@ -14,20 +14,20 @@ type pass struct {
 
 	slot      func() // gives back the slot that the first attempt has; nil after it
 	attempts  int
-	firstSeen string                // the version that the first look found
-	stored    *Stored               // what the last look found; nil before
-	replaced  Stored                // the version that our save was to replace
-	sent      map[string]freshToken // the tokens handed to Save, by fingerprint
-	lifetime  time.Duration         // expires_in of the last token exchanged
-	skew      time.Duration         // IBM's clock less ours, when that is more than maxClockSkew
-	failedAt  time.Time             // when the last attempt failed; zero before
+	firstSeen string               // the version that the first look found
+	stored    *Stored              // what the last look found; nil before
+	replaced  Stored               // the version that our save was to replace
+	sent      map[string]Exchanged // the tokens handed to Save, by fingerprint
+	lifetime  time.Duration        // expires_in of the last token exchanged
+	skew      time.Duration        // IBM's clock less ours, when that is more than maxClockSkew
+	failedAt  time.Time            // when the last attempt failed; zero before
 	txID      string
 	warnings  []string
 	timings   map[Step]time.Duration
 }
 
 func newPass(run *run, rotation Rotation) *pass {
-	return &pass{run: run, Rotation: rotation, sent: map[string]freshToken{}}
+	return &pass{run: run, Rotation: rotation, sent: map[string]Exchanged{}}
 }
 
 // attempt goes once through the whole pass. Every retry begins again at 1, so it
@@ -104,36 +104,29 @@ func (p *pass) readKey(ctx context.Context, read *keyRead) (iamtoken.Secret, err
 	return read.wait(ctx)
 }
 
-// exchange notes the time by the wall clock before it asks, so that save can
-// tell how old the token is even if the process was frozen in between.
-func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (freshToken, error) {
+func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (Exchanged, error) {
 	defer p.timed(StepExchange)()
-	asked := p.wallClock()
 	exchanged, err := p.IAM.Exchange(ctx, key)
 	if err != nil {
-		return freshToken{}, at(StepExchange, err)
+		return Exchanged{}, at(StepExchange, err)
 	}
 	p.lifetime, p.txID = exchanged.Token.ExpiresIn, exchanged.TransactionID
 	p.setClock(exchanged.ClockSkew)
 	p.warnAbout(exchanged.Token)
-	return freshToken{Exchanged: exchanged, asked: asked}, nil
+	return exchanged, nil
 }
 
-// freshToken is a token exchanged in this attempt.
-type freshToken struct {
-	Exchanged
-	asked time.Time // by the wall clock
-}
-
-func (p *pass) save(ctx context.Context, stored Stored, fresh freshToken) (Stored, error) {
+// save publishes the token, unless the process was suspended since the run began:
+// then the token may be old, and what the look found certainly is.
+func (p *pass) save(ctx context.Context, stored Stored, fresh Exchanged) (Stored, error) {
 	defer p.timed(StepSave)()
-	if p.outlived(fresh.asked) {
-		return Stored{}, &Error{Step: StepSave, Kind: Timeout, Message: "the process was suspended after the exchange: " +
-			"the token is too old to publish; the next run publishes a new one"}
+	if p.outlived() {
+		return Stored{}, &Error{Step: StepSave, Kind: Timeout, Message: "the process was suspended for longer than the run may take: " +
+			"what it knows is too old to publish; the next run publishes a new token"}
 	}
 	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
 	p.sent[metadata.Fingerprint], p.replaced = fresh, stored
-	ctx = WithWallDeadline(ctx, fresh.asked.Add(p.timeout))
+	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
 	saved, err := p.Tokens.Save(ctx, p.Token, stored, fresh.Token, metadata)
 	if err != nil {
 		return Stored{}, at(StepSave, err)

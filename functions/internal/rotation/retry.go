@@ -78,7 +78,7 @@ func (p *pass) timedAttempt() (Result, error) {
 		return Result{}, err
 	}
 	defer release()
-	if p.outlived(p.started) {
+	if p.outlived() {
 		return Result{}, &Error{Step: StepLook, Kind: Timeout,
 			Message: "the process was suspended for longer than the run may take; the next run starts afresh"}
 	}

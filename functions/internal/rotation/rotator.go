@@ -95,9 +95,9 @@ func (r *Rotator) wallClock() time.Time {
 	return r.Now().Round(0)
 }
 
-// outlived reports whether more wall-clock time has gone by since start than the
-// caller gave: the process was suspended, and whoever called has given up.
-func (r *run) outlived(start time.Time) bool { return r.wallClock().Sub(start) > r.timeout }
+// outlived reports whether more wall-clock time has gone by since the run began
+// than the caller gave: the process was suspended, and whoever called has given up.
+func (r *run) outlived() bool { return r.wallClock().Sub(r.started) > r.timeout }
 
 // acquire waits for a slot; the returned function gives it back. When the time is
 // up there is none, even if one is free.
