@@ -1,0 +1,144 @@
+package simulation
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+// margin is the life that was left in a token when the next one was published.
+type margin struct {
+	since, at time.Time // of the two publications
+	left      time.Duration
+	lifetime  time.Duration // of the token replaced
+	promised  time.Duration // how much had to be left; 0 after faults
+}
+
+// published looks at the version that an invocation has just made.
+func (w *world) published(inv *invocation) {
+	version := w.cloud.MustCurrent(w.tokenSecret)
+	iamID, expires, err := w.cloud.Validate(version.Payload)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now, before := w.now(), w.tokens.current(w.now())
+	metadata, metadataErr := iamtoken.ParseMetadata(version.Metadata)
+	born := time.Unix(metadata.IssuedAt, 0)
+	switch {
+	case version.Payload == "":
+		w.violated(now, "an empty version was published by %s", inv.id)
+	case err != nil || iamID != w.workload:
+		w.violated(now, "a bad token was published by %s: of %s, %v", inv.id, iamID, err)
+	case metadataErr != nil:
+		w.violated(now, "%s published with metadata that cannot be read: %v", inv.id, metadataErr)
+	default:
+		w.checkFreshness(now, inv, expires, metadata)
+		w.checkTruth(now, inv, version, expires, metadata)
+		w.checkOrder(now, inv, before, expires)
+	}
+	if inv.versions++; inv.versions > 1 && w.tampered.Before(inv.began) {
+		w.violated(now, "%s published %d versions", inv.id, inv.versions)
+	}
+	w.counts.versions++
+	if len(w.tokens.tokens) > 0 {
+		w.margins = append(w.margins, margin{since: before.at, at: now, left: before.expires.Sub(now), lifetime: before.expires.Sub(before.born)})
+	}
+	w.tokens.publish(published{at: now, expires: expires, born: born})
+	w.publisher, w.tampered = inv, time.Time{}
+}
+
+// checkFreshness: a token has 5 minutes and half of its life left when it is
+// checked, and is saved within the function's timeout.
+func (w *world) checkFreshness(now time.Time, inv *invocation, expires time.Time, metadata iamtoken.Metadata) {
+	least := max(5*time.Minute, time.Duration(metadata.ExpiresIn)*time.Second/2) - functionTimeout
+	if left := expires.Sub(now); left < least {
+		w.violated(now, "%s published a token with %s left, of %ds", inv.id, left, metadata.ExpiresIn)
+	}
+	if age := now.Sub(time.Unix(metadata.IssuedAt, 0)); age > functionTimeout+time.Second && !w.under(now, "200 with an old token") {
+		w.violated(now, "%s published a token %s old", inv.id, age)
+	}
+}
+
+// checkTruth: a version's metadata tells the truth.
+func (w *world) checkTruth(now time.Time, inv *invocation, version ibmcloudtest.Version, expires time.Time, metadata iamtoken.Metadata) {
+	token := iamtoken.Token{Value: iamtoken.NewSecret(version.Payload)}
+	told := fmt.Sprint(metadata.Expiration, metadata.IAMID, metadata.Account, metadata.Fingerprint, metadata.RunID)
+	truth := fmt.Sprint(expires.Unix(), w.workload, w.cloud.AccountID(), token.Fingerprint(), inv.runID)
+	if told != truth {
+		w.violated(now, "the metadata of %s's version says %q, the truth is %q", inv.id, told, truth)
+	}
+}
+
+// checkOrder: what readers have never gets worse, but when passes overlap.
+func (w *world) checkOrder(now time.Time, inv *invocation, before published, expires time.Time) {
+	back := before.expires.Sub(expires)
+	overlapping := before.at.After(inv.began)
+	switch {
+	case back <= 0:
+	case !w.tampered.IsZero():
+		// The rotator cannot know what the stored token is worth: its metadata
+		// was changed or erased, which counts as expired.
+	case overlapping && (back <= functionTimeout || now.Sub(w.lifetimeSet) < functionTimeout):
+	default:
+		w.violated(now, "%s published a token that expires %s sooner than the stored one (overlapping: %v)", inv.id, back, overlapping)
+	}
+	// A repeated delivery finds its run done, while the token is good and new.
+	again := w.publisher != nil && w.publisher != inv && w.publisher.runID == inv.runID &&
+		now.Sub(before.at) < 14*time.Minute && before.expires.Sub(now) > 9*time.Minute
+	if again && !overlapping && w.tampered.IsZero() {
+		w.violated(now, "run %s, delivered again, published again", inv.runID)
+	}
+}
+
+// ended looks at the report of an invocation.
+func (w *world) ended(inv *invocation, report rotation.Report) {
+	failuresBefore := w.alarms.failureCount()
+	if err := inv.process.emitter.Emit(report); err != nil {
+		panic(err)
+	}
+	result := report.Results[0]
+	if result.Outcome == rotation.Failed {
+		w.alarms.failed(inv.began)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.counts.runs++
+	now := w.now()
+	switch took := now.Sub(inv.began); {
+	case took > functionTimeout && inv.fate.freezeFor == 0:
+		w.violated(now, "%s took %s, longer than its deadline", inv.id, took)
+	case result.Outcome == rotation.Failed:
+		w.counts.failed++
+		if w.alarms.failureCount() == failuresBefore || result.Error == nil || result.Error.Kind == "" || result.Error.Step == "" {
+			w.violated(now, "%s failed unheard: %v", inv.id, result.Error)
+		}
+	case result.Outcome == rotation.Rotated && inv.versions == 0:
+		w.violated(now, "%s says that it rotated, and made no version", inv.id)
+	}
+	if text := fmt.Sprint(result.Error); strings.Contains(text, "eyJ") || strings.Contains(text, w.workloadKey) {
+		w.violated(now, "%s told a secret", inv.id)
+	}
+}
+
+// crashed is the end of an invocation that reports nothing: Lambda counts it.
+func (w *world) crashed(inv *invocation) {
+	w.alarms.failed(inv.began)
+	w.lostRun(inv.began)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.counts.runs++
+	w.counts.crashed++
+}
+
+// under reports whether a fault is in force, or was within the function's timeout.
+func (w *world) under(at time.Time, name string) bool {
+	for _, f := range w.story {
+		if f.name == name && !f.from.After(at) && at.Before(f.to.Add(functionTimeout)) {
+			return true
+		}
+	}
+	return false
+}

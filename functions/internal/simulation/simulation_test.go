@@ -1,0 +1,126 @@
+// A small signing key: tokens are signed by the ten thousand.
+//
+//go:debug rsa1024min=0
+
+package simulation
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+var (
+	storyFlag  = flag.Bool("story", false, "play the story of -seed instead of a few short ones")
+	seedFlag   = flag.Uint64("seed", 1, "of the story: the same seed, days and between give the same story")
+	daysFlag   = flag.Int("days", 365, "how long the story of -seed lasts")
+	meanFlag   = flag.Duration("between", 24*time.Hour, "how often, on average, something new goes wrong in the story of -seed")
+	reportFlag = flag.String("report", "", "write the report of -seed to this file; if empty, to the log")
+	svgFlag    = flag.String("svg", "", "draw a few days of -seed into this file")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("rapid.nofailfile", "true"); err != nil { // the failure itself tells the seed and the story
+		panic(err)
+	}
+	ibmcloudtest.UseSmallKey(512)
+	debug.SetGCPercent(400)
+	os.Exit(m.Run())
+}
+
+// What `make test` plays: five stories in which something goes wrong every few
+// hours. See shortDays.
+const (
+	shortStories = 5
+	shortBetween = 4 * time.Hour
+)
+
+// tell plays a story and judges it.
+func tell(t *testing.T, seed uint64, days int, between time.Duration) *world {
+	t.Helper()
+	var w *world
+	synctest.Test(t, func(*testing.T) {
+		expectSet := seed%2 == 1
+		w = newWorld(seed, days, expectSet)
+		w.play(plan(newDice(seed, "plan"), kinds(expectSet), w.start.Add(time.Hour), w.end, between))
+		w.judge()
+	})
+	return w
+}
+
+// partsOfAYear are played side by side, each with a deployment of its own.
+const partsOfAYear = 4
+
+func tellYear(t *testing.T, seed uint64, days int, between time.Duration) year {
+	t.Helper()
+	y := year{seed: seed, days: days, parts: make([]*world, min(partsOfAYear, days/30+1))}
+	t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+		for i := range y.parts {
+			t.Run(fmt.Sprint("part ", i+1), func(t *testing.T) {
+				t.Parallel()
+				from, to := i*days/len(y.parts), (i+1)*days/len(y.parts)
+				y.parts[i] = tell(t, seed*partsOfAYear+uint64(i), to-from, between)
+			})
+		}
+	})
+	return y
+}
+
+func TestSimulation(t *testing.T) {
+	if !*storyFlag {
+		for seed := range uint64(shortStories) {
+			t.Run(fmt.Sprint("seed ", seed+1), func(t *testing.T) {
+				t.Parallel()
+				hold(t, year{seed: seed + 1, days: shortDays, parts: []*world{tell(t, (seed+1)*partsOfAYear, shortDays, shortBetween)}})
+			})
+		}
+		return
+	}
+	if *daysFlag < 1 || *meanFlag <= 0 {
+		t.Fatalf("-days %d and -between %s: both must be more than 0", *daysFlag, *meanFlag)
+	}
+	y := tellYear(t, *seedFlag, *daysFlag, *meanFlag)
+	out := t.Output()
+	if *reportFlag != "" {
+		file, err := os.Create(*reportFlag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = file.Close() }()
+		out = file
+	}
+	hold(t, y)
+	y.report(out)
+	if *svgFlag != "" {
+		if err := y.draw(*svgFlag); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// hold fails the test if an invariant was broken.
+func hold(t *testing.T, y year) {
+	t.Helper()
+	violations := y.violations()
+	for _, violation := range violations[:min(20, len(violations))] {
+		t.Error(violation)
+	}
+	if len(violations) > 0 {
+		t.Errorf("%d violations; to replay them: %s", len(violations), y.command())
+	}
+}
+
+// command replays the stories of a seed.
+func (y year) command() string {
+	if *storyFlag {
+		return fmt.Sprintf("make simulate SEED=%d DAYS=%d BETWEEN=%s", y.seed, y.days, *meanFlag)
+	}
+	return fmt.Sprintf("make simulate SEED=%d DAYS=%d BETWEEN=%s", y.seed, y.days, shortBetween)
+}

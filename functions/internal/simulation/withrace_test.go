@@ -1,0 +1,7 @@
+//go:build race
+
+package simulation
+
+// shortDays is how long a story of `make test` lasts. The race detector makes a
+// day take many times as long; `make test` plays the longer ones without it.
+const shortDays = 2
