@@ -97,7 +97,10 @@ func (s *fleetStage) redeliver(event object) {
 	want(s.t, "versions made by a batch delivered twice", after["versions.create"]-before["versions.create"], 0)
 	// Look and key side by side, as the template reckons a retry.
 	want(s.t, "looks", after["versions.metadata"]-before["versions.metadata"], len(again.Results))
-	want(s.t, "keys read", after["secrets.get"]-before["secrets.get"], len(again.Results))
+	// The key is read beside the look; where that tells first, the read may not set out.
+	if got := after["secrets.get"] - before["secrets.get"]; got > len(again.Results) {
+		s.t.Errorf("keys read: got %d, want at most %d", got, len(again.Results))
+	}
 }
 
 // failOne runs a batch of which one rotation cannot succeed, and retries it as
