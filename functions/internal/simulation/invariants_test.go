@@ -81,6 +81,7 @@ func (w *world) checkOrder(now time.Time, inv *invocation, before published, exp
 	case !w.tampered.IsZero():
 		// The rotator cannot know what the stored token is worth: its metadata
 		// was changed or erased, which counts as expired.
+		w.shortened = append(w.shortened, published{at: now, expires: expires})
 	case overlapping && (back <= functionTimeout || now.Sub(w.lifetimeSet) < functionTimeout):
 	default:
 		w.violated(now, "%s published a token that expires %s sooner than the stored one (overlapping: %v)", inv.id, back, overlapping)

@@ -53,6 +53,7 @@ type world struct {
 	noted            []time.Time // other everyday mishaps
 	margins          []margin
 	troubles         []trouble
+	shortened        []published // tokens that replaced better ones whose metadata was not true
 	violations       []string
 }
 
