@@ -2,8 +2,8 @@
 // what people use today, and prints one table. Every ratio is of figures taken
 // in the same run, since machines differ and are noisy; medians of several runs.
 //
-// It expects the programs bootstrap, invoke, sandbox, hello and plainsdk in one
-// folder, and curl and jq on the PATH.
+// It expects the programs bootstrap, invoke, sandbox, hello, hellosdks and plainsdk in
+// one folder, and curl and jq on the PATH.
 package main
 
 import (

@@ -113,17 +113,24 @@ func (b bencher) passes(s *stage) (cold, warm time.Duration, err error) {
 	return middle(first, same), middle(second, same), nil
 }
 
-// initTime is the median from process start to first poll.
-func (b bencher) initTime(s *stage, name string) (time.Duration, error) {
-	var all []time.Duration
-	for range 4*b.runs + 1 { // it is short, so noise weighs more
-		one, err := b.invoke(s, 1, filepath.Join(b.bin, name))
-		if err != nil {
-			return 0, err
+// initTimes are the medians from process start to first poll. The programs take
+// turns, so that a slow moment of the machine meets all of them.
+func (b bencher) initTimes(s *stage, programs ...string) (map[string]time.Duration, error) {
+	all := map[string][]time.Duration{}
+	for range 4*b.runs + 1 { // they are short, so noise weighs more
+		for _, program := range programs {
+			one, err := b.invoke(s, 1, filepath.Join(b.bin, program))
+			if err != nil {
+				return nil, err
+			}
+			all[program] = append(all[program], milliseconds(one[0].Init))
 		}
-		all = append(all, milliseconds(one[0].Init))
 	}
-	return middle(all, func(d time.Duration) time.Duration { return d }), nil
+	medians := map[string]time.Duration{}
+	for program, times := range all {
+		medians[program] = middle(times, func(d time.Duration) time.Duration { return d })
+	}
+	return medians, nil
 }
 
 // invoked is what a Lambda function used that has answered one event: bench

@@ -56,35 +56,34 @@ func (b bencher) oneRotation(table io.Writer, roundTrip time.Duration) error {
 	return nil
 }
 
-// coldStart compares the function with the least a Lambda function can be: from
-// the start of the process to its first poll of the Runtime API, and the memory
-// used when one event has been answered.
+// coldStart compares the function with the least a Lambda function can be, and
+// with the least that its SDKs leave: from the start of the process to its first
+// poll of the Runtime API, and the memory used when one event has been answered.
 func (b bencher) coldStart(table io.Writer, zip string) error {
 	stage, err := b.newStage(1, 0)
 	if err != nil {
 		return err
 	}
 	defer stage.stop()
-	type start struct {
-		init time.Duration
-		used usage
+	ways := []struct{ program, what string }{
+		{"hello", "hello-world Lambda"}, {"hellosdks", "hello-world with the SDKs linked"}, {"bootstrap", "this function"},
 	}
-	starts := map[string]start{}
-	for _, name := range []string{"hello", "bootstrap"} {
-		init, err := b.initTime(stage, name)
+	inits, err := b.initTimes(stage, "hello", "hellosdks", "bootstrap")
+	if err != nil {
+		return err
+	}
+	var floor usage
+	for _, way := range ways {
+		used, err := b.invoked(stage, way.program)
 		if err != nil {
 			return err
 		}
-		used, err := b.invoked(stage, name)
-		if err != nil {
-			return err
+		if way.program == "hello" {
+			floor = used
 		}
-		starts[name] = start{init, used}
+		row(table, way.what+": init, memory", "", inits[way.program].Round(10*time.Microsecond), used.CPU.Round(time.Millisecond), used.memory(),
+			fmt.Sprintf("init %.2f, memory %.2f", inits[way.program].Seconds()/inits["hello"].Seconds(), float64(used.MaxRSS)/float64(floor.MaxRSS)))
 	}
-	floor, ours := starts["hello"], starts["bootstrap"]
-	row(table, "hello-world Lambda: init, memory", "", floor.init.Round(10*time.Microsecond), floor.used.CPU.Round(time.Millisecond), floor.used.memory(), "1")
-	row(table, "this function: init, memory", "", ours.init.Round(10*time.Microsecond), ours.used.CPU.Round(time.Millisecond), ours.used.memory(),
-		fmt.Sprintf("init %.2f, memory %.2f", ours.init.Seconds()/floor.init.Seconds(), float64(ours.used.MaxRSS)/float64(floor.used.MaxRSS)))
 	if packed, err := os.Stat(zip); err == nil {
 		row(table, "this function: zip", "", "", "", fmt.Sprintf("%.1f MB", float64(packed.Size())/1e6), "")
 	}
