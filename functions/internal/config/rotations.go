@@ -1,36 +1,14 @@
 package config
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"regexp"
-	"slices"
-	"strings"
 
-	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
 )
 
 // defaultName is the rotation's that API_KEY_SECRET and TOKEN_SECRET describe.
 const defaultName = "default"
-
-// entry is one element of ROTATIONS.
-type entry struct {
-	Name         string          `json:"name"`
-	APIKeySecret string          `json:"api_key_secret"`
-	APIKeyField  string          `json:"api_key_field"`
-	TokenSecret  string          `json:"token_secret"`
-	TokenField   string          `json:"token_field"`
-	Format       iamtoken.Format `json:"format"`
-	Expect       struct {
-		Account string `json:"account"`
-		IAMID   string `json:"iam_id"`
-	} `json:"expect"`
-	Mirror []string `json:"mirror"`
-}
 
 // rotations reads the one source of rotations that is configured.
 func (v variables) rotations(faults *faults, readFile ReadFile) []rotation.Rotation {
@@ -88,49 +66,14 @@ func (v variables) single(faults *faults) []rotation.Rotation {
 	}})
 }
 
-// decodeEntries reads the list strictly: an unknown field is a misspelt one.
-func decodeEntries(faults *faults, source string, text []byte) []entry {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	var entries []entry
-	if err := decoder.Decode(&entries); err != nil {
-		faults.add(source, "is no JSON list of rotations: %s", jsonFault(err))
-		return nil
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		faults.add(source, "something follows the list")
-	}
-	if len(entries) == 0 {
-		faults.add(source, "the list is empty: name at least one rotation")
-	}
-	return entries
-}
-
-// jsonFault says what is wrong in the words of a person who wrote the list.
-func jsonFault(err error) string {
-	var syntax *json.SyntaxError
-	var wrongType *json.UnmarshalTypeError
-	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "it ends too early"
-	case errors.As(err, &syntax):
-		return fmt.Sprintf("a syntax error at character %d", syntax.Offset)
-	case errors.As(err, &wrongType) && wrongType.Field == "":
-		return "it must be a list of objects"
-	case errors.As(err, &wrongType):
-		return fmt.Sprintf("the field %s has the wrong type", wrongType.Field)
-	default:
-		if field, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
-			return "unknown field " + short(strings.Trim(field, `"`))
-		}
-		return err.Error() // of our own types, which repeat nothing
-	}
-}
-
 // maxName is less than the length of an API key: a name is repeated in logs.
 const maxName = 40
 
-var nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+var (
+	nameShape    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	accountShape = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	iamIDShape   = regexp.MustCompile(`^(iam|IBMid|crn)-[A-Za-z0-9:._/-]+$`)
+)
 
 func (v variables) many(faults *faults, source string, entries []entry) []rotation.Rotation {
 	names, targets := map[string]bool{}, map[string]string{}
@@ -175,42 +118,4 @@ func (v variables) rotation(faults *faults, where string, e entry) rotation.Rota
 		Expect: rotation.Expect{Account: e.Expect.Account, IAMID: e.Expect.IAMID},
 		Mirror: e.Mirror,
 	}
-}
-
-var (
-	idShape      = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	pathShape    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]+$`) // IBM's rule for names, but for the length
-	accountShape = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	iamIDShape   = regexp.MustCompile(`^(iam|IBMid|crn)-[A-Za-z0-9:._/-]+$`)
-	keyTypes     = []string{"arbitrary", "kv", "service_credentials", "iam_credentials"}
-)
-
-// keyRef reads a secret's id, group/name (arbitrary) or group/type/name. A fault
-// does not repeat the value: somebody will put the key itself there.
-func keyRef(faults *faults, name, value, field string) rotation.KeyRef {
-	if idShape.MatchString(value) {
-		return rotation.KeyRef{ID: strings.ToLower(value), Field: field}
-	}
-	parts := strings.Split(value, "/")
-	if len(parts) == 2 {
-		parts = []string{parts[0], "arbitrary", parts[1]}
-	}
-	if len(parts) != 3 || !pathShape.MatchString(parts[0]) || !pathShape.MatchString(parts[2]) {
-		faults.add(name, "names no secret: use its id, group/name or group/type/name")
-		return rotation.KeyRef{}
-	}
-	if !slices.Contains(keyTypes, parts[1]) {
-		faults.add(name, "names a type that holds no API key: use %s", strings.Join(keyTypes, ", "))
-		return rotation.KeyRef{}
-	}
-	return rotation.KeyRef{Group: parts[0], Type: parts[1], Name: parts[2], Field: field}
-}
-
-// tokenID reads a secret's id.
-func tokenID(faults *faults, name, value string) string {
-	if !idShape.MatchString(value) {
-		faults.add(name, "is no secret id: the token secret is named by its id alone, since reading by name would need the right to read values")
-		return ""
-	}
-	return strings.ToLower(value)
 }
