@@ -16,18 +16,10 @@ import (
 func TestDoctorCommand(t *testing.T) {
 	cloud, origin := newCloud(t)
 	good := environ(cloud, origin)
-	missing := environ(cloud, origin, "TOKEN_SECRET=00000000-0000-4000-8000-000000000000")
-	for _, test := range []struct {
-		name    string
-		args    []string
-		environ []string
-		exit    int
-		stdout  []string
-		stderr  string
-	}{
+	for _, test := range []commandCase{
 		{"nothing wrong but a warning", nil, good, 0, []string{"✓ configuration         valid: 1 rotation,", "rotation default\n✓ key-secret", "! stored-token", "→ publish one", "nothing failed, 1 warning\n"}, ""},
 		{"one by name", []string{"-rotation", "default"}, good, 0, []string{"rotation default\n"}, ""},
-		{"something wrong", nil, missing, 1, []string{"✗ token-secret", "→ there is no such secret: check TOKEN_SECRET", "✗ stored-token", "checks failed"}, ""},
+		{"something wrong", nil, environ(cloud, origin, noSuchSecret), 1, []string{"✗ token-secret", "→ there is no such secret: check TOKEN_SECRET", "✗ stored-token", "checks failed"}, ""},
 		{"bootstrap refused", nil, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=unknown"), 1,
 			[]string{"✗ bootstrap-identity", "– key-secret            not tried: bootstrap-identity failed\n                        nor key-identity, key-expiry, "}, ""},
 		{"configuration", nil, environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x"), 2,
@@ -38,18 +30,8 @@ func TestDoctorCommand(t *testing.T) {
 		{"no time", []string{"-timeout", "0s"}, good, 2, nil, "leaves no time"},
 		{"stray argument", []string{"now"}, good, 2, nil, `unexpected argument "now"`},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			var stdout, stderr bytes.Buffer
-			exit := command(append([]string{"doctor"}, test.args...), test.environ, &stdout, &stderr)
-			if exit != test.exit || !strings.Contains(stderr.String(), test.stderr) {
-				t.Errorf("got exit %d\nstdout %s\nstderr %s\nwant exit %d, %q", exit, &stdout, &stderr, test.exit, test.stderr)
-			}
-			for _, words := range test.stdout {
-				if !strings.Contains(stdout.String(), words) {
-					t.Errorf("got %s\nwant %q in it", &stdout, words)
-				}
-			}
-		})
+		test.args = append([]string{"doctor"}, test.args...)
+		t.Run(test.name, test.check)
 	}
 	wantNothingWritten(t, cloud)
 }

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,34 +10,33 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"iam-token-rotator/scripts/envfile"
+	"iam-token-rotator/scripts/programs"
 )
 
 // The tests in this file drive the built binary as AWS does, through
 // scripts/invoke, against the built sandbox over HTTPS.
 
-// built is set once programs has been called: few tests need them.
+// built is set once builtPrograms has been called: few tests need them.
 var built atomic.Bool
 
-// programs builds bootstrap, invoke and sandbox once and returns their folder.
-var programs = sync.OnceValues(func() (string, error) {
+// builtPrograms builds bootstrap, invoke and sandbox once and returns their folder.
+var builtPrograms = sync.OnceValues(func() (string, error) {
 	built.Store(true)
 	folder, err := os.MkdirTemp("", "rotate-e2e-")
 	if err != nil {
 		return "", err
 	}
-	for name, source := range map[string]string{"bootstrap": ".", "invoke": "../../scripts/invoke", "sandbox": "../../scripts/sandbox"} {
-		build := exec.Command("go", "build", "-trimpath", "-tags", "lambda.norpc", "-o", filepath.Join(folder, name), source)
-		if out, err := build.CombinedOutput(); err != nil {
-			return folder, errors.New(string(out))
-		}
-	}
-	return folder, nil
+	return folder, programs.Build(folder, map[string]string{
+		"bootstrap": "functions/rotate", "invoke": "scripts/invoke", "sandbox": "scripts/sandbox",
+	})
 })
 
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if built.Load() {
-		folder, _ := programs()
+		folder, _ := builtPrograms()
 		_ = os.RemoveAll(folder)
 	}
 	os.Exit(code)
@@ -59,7 +55,7 @@ type stage struct {
 // newStage starts the sandbox with args; it ends with the test.
 func newStage(t *testing.T, args ...string) *stage {
 	t.Helper()
-	bin, err := programs()
+	bin, err := builtPrograms()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +70,9 @@ func newStage(t *testing.T, args ...string) *stage {
 		_ = sandbox.Process.Signal(os.Interrupt)
 		_ = sandbox.Wait()
 	})
-	s.env = awaitEnv(t, file)
+	if s.env, err = envfile.Await(t.Context(), file, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
 	s.env["SSL_CERT_FILE"] = filepath.Join(s.dir, "ca.pem")
 	if id := s.env["API_KEY_SECRET"]; id != "" {
 		s.workloadKey = s.readSecret(id, s.env["ADMIN_APIKEY"])
@@ -82,53 +80,25 @@ func newStage(t *testing.T, args ...string) *stage {
 	return s
 }
 
-// awaitEnv waits for the file that the sandbox writes, whole, once it listens.
-func awaitEnv(t *testing.T, file string) map[string]string {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		env := map[string]string{}
-		for line := range strings.Lines(string(content)) {
-			name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-			env[name] = strings.Trim(value, "'")
-		}
-		return env
-	}
-	t.Fatal("the sandbox did not start")
-	return nil
-}
-
 // run runs a program with the stage's environment and more, and returns its exit
 // code. Whatever it prints is searched for keys and tokens.
 func (s *stage) run(more map[string]string, program string, args ...string) (stdout, stderr string, exit int) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	command := exec.CommandContext(ctx, filepath.Join(s.bin, program), args...)
-	command.Env = []string{"PATH=" + os.Getenv("PATH")}
+	env := []string{"PATH=" + os.Getenv("PATH")}
 	for _, set := range []map[string]string{s.env, more} {
 		for name, value := range set {
 			if !strings.HasPrefix(name, "READER") && !strings.HasPrefix(name, "ADMIN") {
-				command.Env = append(command.Env, name+"="+value)
+				env = append(env, name+"="+value)
 			}
 		}
 	}
-	var out, errs bytes.Buffer
-	command.Stdout, command.Stderr = &out, &errs
-	err := command.Run()
-	var exitError *exec.ExitError
-	if err != nil && !errors.As(err, &exitError) {
-		s.t.Fatal(err)
-	}
+	got := programs.Run(s.t, programs.Command{Env: env, Name: filepath.Join(s.bin, program), Args: args})
 	for _, secret := range s.secrets() {
-		if strings.Contains(out.String()+errs.String(), secret) {
+		if strings.Contains(got.All(), secret) {
 			s.t.Errorf("%s printed a key or token", program)
 		}
 	}
-	return out.String(), errs.String(), command.ProcessState.ExitCode()
+	return got.Stdout, got.Stderr, got.Exit
 }
 
 // secrets are pieces of the bootstrap's and the workload's keys, and what every

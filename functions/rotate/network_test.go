@@ -54,7 +54,7 @@ func (p *connectProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // built function finds the cloud by a name that nothing but the proxy knows.
 func behindProxy(t *testing.T) (*connectProxy, *stage) {
 	t.Helper()
-	bin, err := programs()
+	bin, err := builtPrograms()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 // TestACrashDumpsNoCore: a core file holds all of the memory, keys and tokens
 // included. GOTRACEBACK=crash asks for one.
 func TestACrashDumpsNoCore(t *testing.T) {
-	bin, err := programs()
+	bin, err := builtPrograms()
 	if err != nil {
 		t.Fatal(err)
 	}

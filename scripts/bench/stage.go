@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,11 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/envfile"
 )
 
 // stage is a running sandbox behind a proxy for each host, a round trip away.
@@ -44,14 +43,12 @@ func (b bencher) newStage(rotations int, roundTrip time.Duration) (*stage, error
 
 // furnish takes the sandbox's environment, with the hosts behind proxies.
 func (s *stage) furnish(file string, roundTrip time.Duration) error {
-	content, err := await(file)
+	env, err := envfile.Await(context.Background(), file, 20*time.Second)
 	if err != nil {
 		return err
 	}
 	s.env = []string{"PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + filepath.Join(s.folder, "ca.pem")}
-	for line := range strings.Lines(string(content)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		value = strings.Trim(value, "'")
+	for name, value := range env {
 		if name == "IAM_URL" || name == "SECRETS_MANAGER_URL" {
 			if value, err = s.behindProxy(value, roundTrip); err != nil {
 				return err
@@ -73,21 +70,6 @@ func (s *stage) behindProxy(origin string, roundTrip time.Duration) (string, err
 	}
 	s.proxies = append(s.proxies, proxy)
 	return "https://" + proxy.Addr(), nil
-}
-
-func await(file string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	for {
-		if content, err := os.ReadFile(file); err == nil {
-			return bytes.TrimSpace(content), nil
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return nil, errors.New("the sandbox did not start")
-		}
-	}
 }
 
 func (s *stage) stop() {

@@ -2,14 +2,14 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
+
+	"iam-token-rotator/scripts/programs"
 )
 
 // built builds the programs once.
@@ -18,13 +18,7 @@ var built = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for name, source := range map[string]string{"bootstrap": "../../functions/rotate", "invoke": "../invoke"} {
-		build := exec.Command("go", "build", "-trimpath", "-tags", "lambda.norpc", "-o", filepath.Join(folder, name), source)
-		if out, err := build.CombinedOutput(); err != nil {
-			return folder, errors.New(string(out))
-		}
-	}
-	return folder, nil
+	return folder, programs.Build(folder, map[string]string{"bootstrap": "functions/rotate", "invoke": "scripts/invoke"})
 })
 
 func TestMain(m *testing.M) {
@@ -38,13 +32,7 @@ func TestMain(m *testing.M) {
 // newTools skips the test where a program that the scripts need is missing; continuous integration must have it.
 func newTools(t *testing.T) tools {
 	t.Helper()
-	for _, program := range []string{"curl", "jq", "bash"} {
-		if _, err := exec.LookPath(program); err != nil && os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not installed", program)
-		} else if err != nil {
-			t.Skipf("%s is not installed", program)
-		}
-	}
+	programs.Need(t, "curl", "jq", "bash")
 	bin, err := built()
 	if err != nil {
 		t.Fatal(err)

@@ -10,9 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
+
+	"iam-token-rotator/scripts/envfile"
 )
 
 // sandbox is the running sandbox with what it told of itself.
@@ -36,39 +37,11 @@ func startSandbox(ctx context.Context, bin string) (*sandbox, error) {
 	if err := s.process.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the sandbox (run make build-local): %w", err), os.RemoveAll(folder))
 	}
-	if s.env, err = awaitEnv(ctx, file); err != nil {
+	if s.env, err = envfile.Await(ctx, file, 10*time.Second); err != nil {
 		s.stop()
 		return nil, fmt.Errorf("%w: %s", err, complaint.String())
 	}
 	return s, nil
-}
-
-// awaitEnv waits for the file, which appears whole once the sandbox listens.
-func awaitEnv(ctx context.Context, file string) (map[string]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	for {
-		content, err := os.ReadFile(file)
-		if err == nil {
-			return parseEnv(content), nil
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return nil, errors.New("the sandbox did not start")
-		}
-	}
-}
-
-// parseEnv reads NAME='value' lines.
-func parseEnv(content []byte) map[string]string {
-	env := map[string]string{}
-	for line := range strings.Lines(string(content)) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
-			env[name] = strings.Trim(value, "'")
-		}
-	}
-	return env
 }
 
 func (s *sandbox) stop() {

@@ -4,10 +4,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"iam-token-rotator/scripts/programs"
 )
 
 func TestShellcheckFindsNothing(t *testing.T) {
-	need(t, "shellcheck")
+	programs.Need(t, "shellcheck")
 	jobs, err := filepath.Glob("../examples/*-job")
 	if err != nil {
 		t.Fatal(err)

@@ -3,19 +3,16 @@
 package iamtokentest
 
 import (
-	"bytes"
-	"context"
 	"encoding/pem"
-	"errors"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/programs"
 )
 
 // shells are those that the script promises to run under.
@@ -44,9 +41,7 @@ func underEachShell(t *testing.T, o ibmcloudtest.Options, test func(s *stage)) {
 
 func newStage(t *testing.T, shell string, o ibmcloudtest.Options) *stage {
 	t.Helper()
-	for _, program := range []string{shell, "curl", "jq"} {
-		need(t, program)
-	}
+	programs.Need(t, shell, "curl", "jq")
 	s := &stage{t: t, shell: shell, cloud: ibmcloudtest.New(o), bin: t.TempDir()}
 	server := httptest.NewServer(s.cloud)
 	t.Cleanup(server.Close)
@@ -60,18 +55,6 @@ func newStage(t *testing.T, shell string, o ibmcloudtest.Options) *stage {
 		"TOKEN_SECRET":        s.secret(),
 	}
 	return s
-}
-
-// need skips the test where a program is missing; continuous integration must have it.
-func need(t *testing.T, program string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is not installed", program)
-	}
-	t.Skipf("%s is not installed", program)
 }
 
 // secret is the id of the token secret.
@@ -113,21 +96,8 @@ func (s *stage) iamToken(args ...string) (stdout, stderr string, exit int) {
 // sh runs the shell with the stage's environment and nothing else of ours.
 func (s *stage) sh(args ...string) (stdout, stderr string, exit int) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	command := exec.CommandContext(ctx, s.shell, args...)
-	command.Env = []string{}
-	for name, value := range s.env {
-		command.Env = append(command.Env, name+"="+value)
-	}
-	var out, errs bytes.Buffer
-	command.Stdout, command.Stderr = &out, &errs
-	err := command.Run()
-	var exitError *exec.ExitError
-	if err != nil && !errors.As(err, &exitError) {
-		s.t.Fatal(err)
-	}
-	return out.String(), errs.String(), command.ProcessState.ExitCode()
+	got := programs.Run(s.t, programs.Command{Env: programs.Environ(s.env), Name: s.shell, Args: args})
+	return got.Stdout, got.Stderr, got.Exit
 }
 
 // wantFailure checks that the script prints no token, and says on stderr what

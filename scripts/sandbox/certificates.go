@@ -14,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"iam-token-rotator/scripts/envfile"
 )
 
 // certificateLife is how long a sandbox can run with its certificate.
@@ -47,7 +49,7 @@ func writeCertificates(dir string) (*tls.Config, error) {
 		return nil, fmt.Errorf("making the directory of -tls-dir: %w", err)
 	}
 	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
-	if err := writeFile(filepath.Join(dir, "ca.pem"), caPEM, 0o644); err != nil {
+	if err := envfile.WriteWhole(filepath.Join(dir, "ca.pem"), caPEM, 0o644); err != nil {
 		return nil, err
 	}
 	return &tls.Config{

@@ -6,10 +6,11 @@ import (
 	"encoding/json"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"iam-token-rotator/scripts/serving"
 )
 
 func TestManyRotations(t *testing.T) {
@@ -36,7 +37,7 @@ func TestEnvironmentOnStdout(t *testing.T) {
 	env := readEnv(t, &text)
 	checkRotations(t, env, 2)
 	go func() { _, _ = io.Copy(io.Discard, out) }()
-	if code := s.stop(); code != exitOK {
+	if code := s.stop(); code != serving.ExitOK {
 		t.Errorf("got exit code %d, want 0", code)
 	}
 	if _, err := os.Stat(env["ROTATIONS_FILE"]); !os.IsNotExist(err) {
@@ -63,16 +64,6 @@ func checkRotations(t *testing.T, env map[string]string, want int) {
 	for _, r := range list {
 		if len(r) != 3 || !strings.HasPrefix(r["name"], "rotation-0000") || r["api_key_secret"] == "" || r["token_secret"] == "" {
 			t.Errorf("got %v, want name, api_key_secret and token_secret", r)
-		}
-	}
-}
-
-// TestQuote asks a shell what it makes of the words.
-func TestQuote(t *testing.T) {
-	for _, text := range []string{"plain", "it's", "$HOME `x` \"y\" \\", "-_", ""} {
-		got, err := exec.CommandContext(t.Context(), "sh", "-c", "printf %s "+quote(text)).Output()
-		if err != nil || string(got) != text {
-			t.Errorf("%q: got %q, %v", text, got, err)
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"iam-token-rotator/scripts/serving"
 )
 
 const usage = `usage: sandbox [-addr 127.0.0.1:8480] [-tls-dir DIR] [-rotations 1] [-token-ttl 1h] [-env FILE|-]
@@ -46,23 +48,13 @@ type options struct {
 func parseOptions(args []string, stdout io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("sandbox", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // errors are returned, and printed once
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:8480", "listen on `host:port`; port 0 picks a free one")
 	flags.StringVar(&o.tlsDir, "tls-dir", "", "serve HTTPS with a certificate of a new CA, and write the CA's to `DIR`/ca.pem")
 	flags.IntVar(&o.rotations, "rotations", 1, "`how many` pairs of key secret and token secret to make")
 	flags.DurationVar(&o.tokenTTL, "token-ttl", maxTokenTTL, "`life` of an access token, 1s to 1h (IBM: 15m to 1h)")
 	flags.StringVar(&o.env, "env", "", "once it listens, write the environment to `FILE`, - for stdout")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprint(stdout, usage)
-			flags.SetOutput(stdout)
-			flags.PrintDefaults()
-			fmt.Fprint(stdout, examples)
-		}
+	if err := serving.Parse(flags, args, usage, examples, stdout); err != nil {
 		return options{}, err
-	}
-	if flags.NArg() > 0 {
-		return options{}, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	return o, o.validate(flags)
 }

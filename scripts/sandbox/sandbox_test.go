@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"iam-token-rotator/scripts/serving"
 )
 
 func TestServesUntilStopped(t *testing.T) {
@@ -41,7 +43,7 @@ func TestServesUntilStopped(t *testing.T) {
 			t.Errorf("%s reads the token secret: got %d, want %d", name, response.StatusCode, status)
 		}
 	}
-	if code := s.stop(); code != exitOK {
+	if code := s.stop(); code != serving.ExitOK {
 		t.Errorf("stopped: got exit code %d, want 0", code)
 	}
 	if _, err := net.Dial("tcp", strings.TrimPrefix(env["IAM_URL"], "http://")); err == nil {

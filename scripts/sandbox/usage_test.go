@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"iam-token-rotator/scripts/serving"
 )
 
 func TestUsage(t *testing.T) {
@@ -30,7 +32,7 @@ func TestUsage(t *testing.T) {
 		{"-colour red", "colour"},
 	} {
 		var stdout, stderr bytes.Buffer
-		if code := run(t.Context(), strings.Fields(test.args), &stdout, &stderr); code != exitUsage || stdout.Len() != 0 {
+		if code := run(t.Context(), strings.Fields(test.args), &stdout, &stderr); code != serving.ExitUsage || stdout.Len() != 0 {
 			t.Errorf("%s: got exit code %d, stdout %q; want 2 and nothing", test.args, code, stdout.String())
 		}
 		if !strings.Contains(stderr.String(), test.says) || !strings.Contains(stderr.String(), "-h") {
@@ -38,7 +40,7 @@ func TestUsage(t *testing.T) {
 		}
 	}
 	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"-h"}, &stdout, &stderr); code != exitOK || stderr.Len() != 0 || !strings.Contains(stdout.String(), "examples:") {
+	if code := run(t.Context(), []string{"-h"}, &stdout, &stderr); code != serving.ExitOK || stderr.Len() != 0 || !strings.Contains(stdout.String(), "examples:") {
 		t.Errorf("-h: got exit code %d, stderr %q, stdout %q", code, stderr.String(), stdout.String())
 	}
 }
@@ -57,7 +59,7 @@ func TestFailures(t *testing.T) {
 		"tls-dir is a file":  {"-addr", "127.0.0.1:0", "-tls-dir", os.Args[0]},
 	} {
 		var stderr bytes.Buffer
-		if code := run(t.Context(), args, io.Discard, &stderr); code != exitError || !strings.HasPrefix(stderr.String(), "sandbox: ") {
+		if code := run(t.Context(), args, io.Discard, &stderr); code != serving.ExitError || !strings.HasPrefix(stderr.String(), "sandbox: ") {
 			t.Errorf("%s: got exit code %d, %q; want 1 and a message", name, code, stderr.String())
 		}
 	}

@@ -1,0 +1,102 @@
+// Package envfile hands the environment of a sandbox to the programs that use it: a file of
+// NAME='value' lines for sh, which appears whole once the sandbox listens.
+package envfile
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Lines renders variables, names and values, as NAME='value' lines for sh.
+func Lines(variables [][2]string) string {
+	var text strings.Builder
+	for _, v := range variables {
+		fmt.Fprintf(&text, "%s=%s\n", v[0], quote(v[1]))
+	}
+	return text.String()
+}
+
+// quote makes a word of the shell that stands for the text itself.
+func quote(text string) string {
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+// Publish writes lines to a file for its owner alone, to stdout if file is "-", and nowhere if it is
+// empty.
+func Publish(file, lines string, stdout io.Writer) error {
+	switch file {
+	case "":
+		return nil
+	case "-":
+		_, err := io.WriteString(stdout, lines)
+		return err
+	default:
+		return WriteWhole(file, []byte(lines), 0o600)
+	}
+}
+
+// WriteWhole puts a whole file in place by renaming it: a reader sees all of it or the one before.
+func WriteWhole(path string, content []byte, mode os.FileMode) error {
+	temp, err := WriteTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*", content, mode)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		_ = os.Remove(temp)
+		return fmt.Errorf("putting a file in place: %w", err)
+	}
+	return nil
+}
+
+// WriteTemp writes a new file in dir, the system's temporary one if empty, and returns its path.
+func WriteTemp(dir, pattern string, content []byte, mode os.FileMode) (string, error) {
+	file, err := os.CreateTemp(dir, pattern)
+	if err != nil {
+		return "", fmt.Errorf("making a file: %w", err)
+	}
+	_, err = file.Write(content)
+	if err == nil {
+		err = file.Chmod(mode)
+	}
+	if closing := file.Close(); err == nil {
+		err = closing
+	}
+	if err != nil {
+		_ = os.Remove(file.Name())
+		return "", fmt.Errorf("writing a file: %w", err)
+	}
+	return file.Name(), nil
+}
+
+// Await waits for a file to appear, for so long at most, and returns its variables.
+func Await(ctx context.Context, file string, patience time.Duration) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		if content, err := os.ReadFile(file); err == nil {
+			return parse(string(content)), nil
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the sandbox did not start: waiting for %s: %w", filepath.Base(file), ctx.Err())
+		}
+	}
+}
+
+// parse reads NAME='value' lines.
+func parse(lines string) map[string]string {
+	variables := map[string]string{}
+	for line := range strings.Lines(lines) {
+		name, value, found := strings.Cut(strings.TrimSuffix(line, "\n"), "='")
+		if found {
+			variables[name] = strings.ReplaceAll(strings.TrimSuffix(value, "'"), `'\''`, "'")
+		}
+	}
+	return variables
+}

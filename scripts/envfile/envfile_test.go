@@ -1,0 +1,73 @@
+package envfile
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var odd = []string{"plain", "it's", "''", "$HOME `x` \"y\" \\", "-_", "a=b", ""}
+
+func TestAShellReadsTheLines(t *testing.T) {
+	for _, text := range odd {
+		lines := Lines([][2]string{{"NAME", text}})
+		got, err := exec.CommandContext(t.Context(), "sh", "-c", lines+"printf %s \"$NAME\"").Output()
+		if err != nil || string(got) != text {
+			t.Errorf("%q: got %q, %v", text, got, err)
+		}
+	}
+}
+
+func TestAwaitReadsWhatWasPublished(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "sandbox.env")
+	var variables [][2]string
+	for i, text := range odd {
+		variables = append(variables, [2]string{"NAME" + strings.Repeat("_", i), text})
+	}
+	go func() { _ = Publish(file, Lines(variables), nil) }()
+	got, err := Await(t.Context(), file, time.Minute)
+	if err != nil || len(got) != len(odd) {
+		t.Fatalf("got %d variables, %v; want %d", len(got), err, len(odd))
+	}
+	for _, v := range variables {
+		if got[v[0]] != v[1] {
+			t.Errorf("got %q, want %q", got[v[0]], v[1])
+		}
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
+		t.Errorf("got mode %v, %v; want 0600", info.Mode(), err)
+	}
+}
+
+func TestAwaitGivesUp(t *testing.T) {
+	if got, err := Await(t.Context(), filepath.Join(t.TempDir(), "none.env"), time.Millisecond); err == nil || !strings.Contains(err.Error(), "none.env") {
+		t.Errorf("got %v, %v; want an error that names the file", got, err)
+	}
+}
+
+func TestPublish(t *testing.T) {
+	var stdout bytes.Buffer
+	if err := Publish("-", "A='1'\n", &stdout); err != nil || stdout.String() != "A='1'\n" {
+		t.Errorf("-: got %q, %v; want the lines", stdout.String(), err)
+	}
+	if err := Publish("", "A='1'\n", nil); err != nil {
+		t.Errorf("no file: got %v", err)
+	}
+	folder := t.TempDir()
+	if err := Publish(filepath.Join(folder, "missing", "env"), "A='1'\n", nil); err == nil {
+		t.Error("no folder: got no error")
+	}
+	if err := os.Mkdir(filepath.Join(folder, "env"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := Publish(filepath.Join(folder, "env"), "A='1'\n", nil); err == nil {
+		t.Error("a folder in its place: got no error")
+	}
+	if left, _ := filepath.Glob(filepath.Join(folder, ".*-*")); len(left) > 0 {
+		t.Errorf("left behind: got %v, want nothing", left)
+	}
+}

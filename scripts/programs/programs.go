@@ -1,0 +1,99 @@
+// Package programs is for tests that run programs: it finds those that must be installed, builds those
+// of this repository, and runs both.
+package programs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Missing skips the test for want of something, and fails it where CI=true: there nothing may be
+// missing.
+func Missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(what + ", and CI must have it")
+	}
+	t.Skip(what)
+}
+
+// Need calls Missing for the first program that is not installed.
+func Need(t testing.TB, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		Path(t, name)
+	}
+}
+
+// Path is where a program is. It calls Missing where that is nowhere.
+func Path(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		Missing(t, name+" is not installed")
+	}
+	return path
+}
+
+// Build builds packages of this module into a folder, for this machine, as the Makefile builds them so
+// that most is found built already. sources are their folders in the module by the programs' names.
+func Build(folder string, sources map[string]string) error {
+	for name, source := range sources {
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w",
+			"-o", filepath.Join(folder, name), "iam-token-rotator/"+source)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if printed, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("building %s: %w: %s", source, err, printed)
+		}
+	}
+	return nil
+}
+
+// patience is how long a program may take: some wait for CloudFormation.
+const patience = 5 * time.Minute
+
+// A Command is a program to run, with the environment given and nothing else.
+type Command struct {
+	Dir   string // this one if empty
+	Env   []string
+	Stdin string
+	Name  string
+	Args  []string
+}
+
+// A Result is what a program came to.
+type Result struct {
+	Exit           int
+	Stdout, Stderr string
+}
+
+// All is what the program printed.
+func (r Result) All() string { return r.Stdout + r.Stderr }
+
+// Run runs a program to its end. That it cannot be started ends the test.
+func Run(t testing.TB, c Command) Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	command := exec.CommandContext(ctx, c.Name, c.Args...)
+	command.Dir, command.Env, command.Stdin = c.Dir, c.Env, strings.NewReader(c.Stdin)
+	if c.Env == nil {
+		command.Env = []string{}
+	}
+	var stdout, stderr bytes.Buffer
+	command.Stdout, command.Stderr = &stdout, &stderr
+	err := command.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("running %s: %v", c.Name, err)
+	}
+	return Result{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
