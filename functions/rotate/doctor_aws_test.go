@@ -8,6 +8,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 // fakeAWS answers every request of AWS Secrets Manager alike.
@@ -23,12 +25,9 @@ func fakeAWS(t *testing.T, status int, answer map[string]any) {
 		_ = json.NewEncoder(w).Encode(answer)
 	}))
 	t.Cleanup(server.Close)
-	for name, value := range map[string]string{"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "",
-		"AWS_PROFILE": "", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true",
-		"AWS_CA_BUNDLE": "", "AWS_REGION": "us-west-2", "AWS_ENDPOINT_URL": "",
-		"AWS_ENDPOINT_URL_SECRETS_MANAGER": server.URL} {
-		t.Setenv(name, value)
-	}
+	awstest.Setenv(t, "")
+	t.Setenv("AWS_REGION", "us-west-2") // not the secret's
+	t.Setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", server.URL)
 }
 
 func TestDoctorAndTheSecretsInAWS(t *testing.T) {

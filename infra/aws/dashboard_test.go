@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 // checkDashboard holds the dashboard to the metrics that the function has really
@@ -13,7 +15,7 @@ func (a *account) checkDashboard() {
 	var answer struct {
 		Body string `xml:"GetDashboardResult>DashboardBody"`
 	}
-	a.moto.query(a.t, "monitoring", "Action=GetDashboard&Version=2010-08-01&DashboardName="+a.stack+"-"+region, &answer)
+	a.query("monitoring", "Action=GetDashboard&Version=2010-08-01&DashboardName="+a.stack+"-"+awstest.Region, &answer)
 	var dashboard struct {
 		Widgets []struct {
 			Properties struct {
@@ -58,7 +60,7 @@ func (a *account) checkDashboard() {
 // has written to its log.
 func (a *account) emitted() map[string]bool {
 	names := map[string]bool{}
-	for line := range strings.Lines(a.lambda.printed()) {
+	for line := range strings.Lines(a.lambda.Printed()) {
 		var document struct {
 			FunctionName string
 			AWS          struct {

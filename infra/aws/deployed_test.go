@@ -5,13 +5,15 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 // describe is what Lambda tells of the deployed function.
-func (a *account) describe() described {
+func (a *account) describe() awstest.Function {
 	a.t.Helper()
-	_, answer := a.moto.request(a.t, "lambda", "GET", "/2015-03-31/functions/"+a.stack, "", "")
-	var function described
+	_, answer := a.moto.MustDo(a.t, awstest.Request{Service: "lambda", Method: "GET", Path: awstest.FunctionPath(a.stack)})
+	var function awstest.Function
 	if err := json.Unmarshal(answer, &function); err != nil {
 		a.t.Fatalf("describing the function: %v: %s", err, answer)
 	}
@@ -32,7 +34,7 @@ func (a *account) checkFunction() {
 		"MIN_REMAINING": "8m", "ROTATION_INTERVAL": "50m", "SECRETS_MANAGER_MAX_RPS": "", "CONCURRENCY": "",
 		"METRICS_NAMESPACE": "IAMTokenRotator", "LOG_LEVEL": "info",
 	})
-	_, concurrency := a.moto.request(a.t, "lambda", "GET", "/2019-09-30/functions/"+a.stack+"/concurrency", "", "")
+	_, concurrency := a.moto.MustDo(a.t, awstest.Request{Service: "lambda", Method: "GET", Path: "/2019-09-30/functions/" + a.stack + "/concurrency"})
 	want(a.t, "reserved concurrency", strings.ReplaceAll(string(concurrency), `"`, ""), "{ReservedConcurrentExecutions: 5}") // moto quotes the number
 }
 
@@ -44,19 +46,19 @@ func (a *account) checkSurroundings() {
 	a.role = ids["FunctionRole"]
 	a.checkRole(ids["FunctionRole"], []string{
 		"secretsmanager:GetSecretValue on " + a.set["BOOTSTRAP_SECRET_ARN"],
-		"logs:CreateLogStream on arn:aws:logs:" + region + ":123456789012:log-group:/aws/lambda/" + a.stack + ":*",
-		"logs:PutLogEvents on arn:aws:logs:" + region + ":123456789012:log-group:/aws/lambda/" + a.stack + ":*",
+		"logs:CreateLogStream on arn:aws:logs:" + awstest.Region + ":123456789012:log-group:/aws/lambda/" + a.stack + ":*",
+		"logs:PutLogEvents on arn:aws:logs:" + awstest.Region + ":123456789012:log-group:/aws/lambda/" + a.stack + ":*",
 		"sqs:SendMessage on " + queueARN(ids["FailedRuns"]),
 	})
 	a.checkRole(ids["ScheduleRole"], []string{
-		"lambda:InvokeFunction on arn:aws:lambda:" + region + ":123456789012:function:" + a.stack,
+		"lambda:InvokeFunction on arn:aws:lambda:" + awstest.Region + ":123456789012:function:" + a.stack,
 		"sqs:SendMessage on " + queueARN(ids["UndeliveredEvents"]),
 	})
 	for _, queue := range []string{"FailedRuns", "UndeliveredEvents"} {
-		attributes := a.moto.call(a.t, "sqs", "AmazonSQS.GetQueueAttributes", object{"QueueUrl": ids[queue], "AttributeNames": []string{"All"}})
+		attributes := a.moto.MustCall(a.t, "sqs", "AmazonSQS.GetQueueAttributes", object{"QueueUrl": ids[queue], "AttributeNames": []string{"All"}})
 		want(a.t, queue+" keeps messages for", at(a.t, attributes, "Attributes", "MessageRetentionPeriod"), "1209600")
 	}
-	groups := a.moto.call(a.t, "logs", "Logs_20140328.DescribeLogGroups", object{"logGroupNamePrefix": "/aws/lambda/" + a.stack})
+	groups := a.moto.MustCall(a.t, "logs", "Logs_20140328.DescribeLogGroups", object{"logGroupNamePrefix": "/aws/lambda/" + a.stack})
 	want(a.t, "log retention", at(a.t, groups, "logGroups", 0, "retentionInDays"), 30)
 	if topic := ids["AlarmTopic"]; !strings.HasSuffix(topic, ":"+a.stack+"-alarms") {
 		a.t.Errorf("got the topic %q, want %s-alarms", topic, a.stack)
@@ -74,7 +76,7 @@ func (a *account) resources() map[string]string {
 			PhysicalID string `xml:"PhysicalResourceId"`
 		} `xml:"DescribeStackResourcesResult>StackResources>member"`
 	}
-	a.moto.query(a.t, "cloudformation", "Action=DescribeStackResources&Version=2010-05-15&StackName="+a.stack, &answer)
+	a.query("cloudformation", "Action=DescribeStackResources&Version=2010-05-15&StackName="+a.stack, &answer)
 	ids := map[string]string{}
 	for _, resource := range answer.Resources {
 		ids[resource.LogicalID] = resource.PhysicalID
@@ -83,7 +85,7 @@ func (a *account) resources() map[string]string {
 }
 
 func queueARN(queueURL string) string {
-	return "arn:aws:sqs:" + region + ":123456789012:" + queueURL[strings.LastIndexByte(queueURL, '/')+1:]
+	return "arn:aws:sqs:" + awstest.Region + ":123456789012:" + queueURL[strings.LastIndexByte(queueURL, '/')+1:]
 }
 
 // checkRole compares what a role allows, over all of its policies, with the list.
@@ -92,7 +94,7 @@ func (a *account) checkRole(role string, allowed []string) {
 	var policies struct {
 		Names []string `xml:"ListRolePoliciesResult>PolicyNames>member"`
 	}
-	a.moto.query(a.t, "iam", "Action=ListRolePolicies&Version=2010-05-08&RoleName="+role, &policies)
+	a.query("iam", "Action=ListRolePolicies&Version=2010-05-08&RoleName="+role, &policies)
 	var got []string
 	for _, name := range policies.Names {
 		for _, statement := range statements(a.policy(role, name)) {
@@ -118,7 +120,7 @@ func (a *account) policy(role, name string) object {
 	var answer struct {
 		Document string `xml:"GetRolePolicyResult>PolicyDocument"`
 	}
-	a.moto.query(a.t, "iam", "Action=GetRolePolicy&Version=2010-05-08&RoleName="+role+"&PolicyName="+name, &answer)
+	a.query("iam", "Action=GetRolePolicy&Version=2010-05-08&RoleName="+role+"&PolicyName="+name, &answer)
 	text, err := url.PathUnescape(answer.Document)
 	if err != nil {
 		a.t.Fatal(err)

@@ -2,6 +2,8 @@ package aws_test
 
 import (
 	"testing"
+
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 // A stack with every optional parameter set can be made, has what the parameters
@@ -12,16 +14,16 @@ func TestEveryParameter(t *testing.T) {
 	var subnets struct {
 		IDs []string `xml:"subnetSet>item>subnetId"`
 	}
-	a.moto.query(t, "ec2", "Action=DescribeSubnets&Version=2016-11-15", &subnets)
+	a.query("ec2", "Action=DescribeSubnets&Version=2016-11-15", &subnets)
 	var groups struct {
 		IDs []string `xml:"securityGroupInfo>item>groupId"`
 	}
-	a.moto.query(t, "ec2", "Action=DescribeSecurityGroups&Version=2016-11-15", &groups)
+	a.query("ec2", "Action=DescribeSecurityGroups&Version=2016-11-15", &groups)
 	const (
-		key      = "arn:aws:kms:" + region + ":123456789012:key/0123"
+		key      = "arn:aws:kms:" + awstest.Region + ":123456789012:key/0123"
 		boundary = "arn:aws:iam::123456789012:policy/boundary"
-		topic    = "arn:aws:sns:" + region + ":123456789012:alarms"
-		mirrors  = "arn:aws:secretsmanager:" + region + ":123456789012:secret:one-Ab12Cd,arn:aws:secretsmanager:" + region + ":123456789012:secret:two-Ab12Cd"
+		topic    = "arn:aws:sns:" + awstest.Region + ":123456789012:alarms"
+		mirrors  = "arn:aws:secretsmanager:" + awstest.Region + ":123456789012:secret:one-Ab12Cd,arn:aws:secretsmanager:" + awstest.Region + ":123456789012:secret:two-Ab12Cd"
 		readers  = "arn:aws:iam::123456789012:role/reader"
 	)
 	a.mustSay("deploy", a.script("deploy", "PARAMS=BootstrapKmsKeyArn="+key+" PermissionsBoundaryArn="+boundary+" AlarmTopicArn="+topic+
@@ -45,7 +47,7 @@ func TestEveryParameter(t *testing.T) {
 		Boundary string `xml:"GetRoleResult>Role>PermissionsBoundary>PermissionsBoundaryArn"`
 	}
 	for _, id := range []string{"FunctionRole", "ScheduleRole"} {
-		a.moto.query(t, "iam", "Action=GetRole&Version=2010-05-08&RoleName="+ids[id], &role)
+		a.query("iam", "Action=GetRole&Version=2010-05-08&RoleName="+ids[id], &role)
 		want(t, id+" boundary", role.Boundary, boundary)
 	}
 	a.mustSay("destroy", a.script("destroy"), 0, "Left as they are")
@@ -57,28 +59,26 @@ func (a *account) checkGone(ids map[string]string) {
 	a.t.Helper()
 	for logical, id := range ids {
 		for _, left := range a.lookups(logical, id) {
-			if status, answer := a.moto.request(a.t, left.service, left.method, left.path, left.target, left.body); status == 200 {
+			if status, answer := a.moto.MustDo(a.t, left); status == 200 {
 				a.t.Errorf("%s %s is still there: %s", logical, id, answer)
 			}
 		}
 	}
 }
 
-type lookup struct{ service, method, path, target, body string }
-
 // lookups are requests that fail when a resource is gone.
-func (a *account) lookups(logical, id string) []lookup {
+func (a *account) lookups(logical, id string) []awstest.Request {
 	switch logical {
 	case "Function":
-		return []lookup{{"lambda", "GET", "/2015-03-31/functions/" + id, "", ""}}
+		return []awstest.Request{{Service: "lambda", Method: "GET", Path: awstest.FunctionPath(id)}}
 	case "LogGroup":
-		return []lookup{{"logs", "POST", "/", "Logs_20140328.DescribeLogStreams", `{"logGroupName":"` + id + `"}`}}
+		return []awstest.Request{{Service: "logs", Target: "Logs_20140328.DescribeLogStreams", Body: `{"logGroupName":"` + id + `"}`}}
 	case "Dashboard":
-		return []lookup{{"monitoring", "POST", "/", "", "Action=GetDashboard&Version=2010-08-01&DashboardName=" + id}}
+		return []awstest.Request{{Service: "monitoring", Body: "Action=GetDashboard&Version=2010-08-01&DashboardName=" + id}}
 	case "FunctionRole", "ScheduleRole":
-		return []lookup{{"iam", "POST", "/", "", "Action=GetRole&Version=2010-05-08&RoleName=" + id}}
+		return []awstest.Request{{Service: "iam", Body: "Action=GetRole&Version=2010-05-08&RoleName=" + id}}
 	case "FailedRuns", "UndeliveredEvents":
-		return []lookup{{"sqs", "POST", "/", "AmazonSQS.GetQueueAttributes", `{"QueueUrl":"` + id + `"}`}}
+		return []awstest.Request{{Service: "sqs", Target: "AmazonSQS.GetQueueAttributes", Body: `{"QueueUrl":"` + id + `"}`}}
 	default:
 		return nil
 	}

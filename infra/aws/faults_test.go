@@ -5,12 +5,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 // What a person can get wrong, and what the deployment then says. Whatever it
@@ -27,11 +29,11 @@ func TestDeploymentFailures(t *testing.T) {
 		{"no-bucket", func(a *account) { a.set["BUCKET"] = "nobody-has-this" }, false, []string{"the bucket nobody-has-this does not exist", "aws s3 mb"}},
 		{"no-secret", func(a *account) { a.set["BOOTSTRAP_SECRET_ARN"] = strings.Replace(a.arn, "bootstrap", "misspelt", 1) }, false,
 			[]string{"RotationError: 1 of 1 rotations failed; default: bootstrap: not_found: ", "scripts/put-bootstrap-key"}},
-		{"not-allowed", func(a *account) { a.lambda.secrets = a.refusing(-1) }, true,
+		{"not-allowed", func(a *account) { a.lambda.Secrets = a.refusing(-1) }, true,
 			[]string{"default: bootstrap: denied: ", "the function's role needs secretsmanager:GetSecretValue on it", "new permissions take minutes"}},
 		{"private-only", func(a *account) {
 			a.set["SECRETS_MANAGER_URL"] = "https://instance.private.us-south.secrets-manager.invalid"
-			a.lambda.timeout = "2s" // the function tries for as long as it may
+			a.lambda.Timeout = 2 * time.Second // the function tries for as long as it may
 		}, false, []string{"default: look: unavailable: ", "does not resolve", "public-and-private endpoints"}},
 		{"may-not-create", func(a *account) {
 			a.env = append(a.env, "AWS_ENDPOINT_URL_CLOUDFORMATION="+a.forbidding("CreateChangeSet"))
@@ -59,7 +61,7 @@ func TestDeploymentFailures(t *testing.T) {
 
 func (a *account) stackExists() bool {
 	a.t.Helper()
-	status, _ := a.moto.request(a.t, "cloudformation", "POST", "/", "", "Action=DescribeStacks&Version=2010-05-15&StackName="+a.stack)
+	status, _ := a.moto.MustDo(a.t, awstest.Request{Service: "cloudformation", Body: "Action=DescribeStacks&Version=2010-05-15&StackName=" + a.stack})
 	return status == 200
 }
 
@@ -67,22 +69,22 @@ func (a *account) stackExists() bool {
 func TestDeploymentWaitsForPermissions(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "patient")
-	a.lambda.secrets = a.refusing(2)
+	a.lambda.Secrets = a.refusing(2)
 	got := a.script("deploy", "DENIED_FOR=300", "DENIED_PAUSE=0")
 	a.mustSay("deploy", got, 0, "default: rotated; ")
-	if waits := strings.Count(got.stdout, "New permissions may take minutes"); waits != 2 {
-		t.Errorf("waited %d times, want 2:\n%s", waits, got.stdout)
+	if waits := strings.Count(got.Stdout, "New permissions may take minutes"); waits != 2 {
+		t.Errorf("waited %d times, want 2:\n%s", waits, got.Stdout)
 	}
 	a.published(a.cloud.Rotations()[0].TokenSecret)
 
-	a.lambda.secrets = a.moto.url.String()
+	a.lambda.Secrets = ""
 	a.putSecret(" ")
 	a.mustSay("invoke with an empty secret", a.script("invoke", "MODE=check"), 1,
 		"default: bootstrap: misconfigured: ", "the secret is empty: store the bootstrap API key with scripts/put-bootstrap-key")
 
 	// A later failure is told at once, and status still knows the expiry, which the
 	// failed run could not look up.
-	a.lambda.secrets = a.refusing(-1)
+	a.lambda.Secrets = a.refusing(-1)
 	a.mustSay("invoke", a.script("invoke", "MODE=ensure"), 1, "the run failed: RotationError: 1 of 1 rotations failed; default: bootstrap: denied: ")
 	a.mustSay("status", a.script("status"), 0, "default: failed at 20", "; the stored token expires 20", "\n  bootstrap: denied: ")
 }
@@ -111,14 +113,13 @@ func TestDeploymentRemovesWhatWasRolledBack(t *testing.T) {
 // putSecret replaces the bootstrap secret's value.
 func (a *account) putSecret(value string) {
 	a.t.Helper()
-	a.moto.call(a.t, "secretsmanager", "secretsmanager.PutSecretValue", object{"SecretId": a.arn, "SecretString": value, "ClientRequestToken": strings.Repeat("d", 32)})
+	a.moto.MustCall(a.t, "secretsmanager", "secretsmanager.PutSecretValue", object{"SecretId": a.arn, "SecretString": value, "ClientRequestToken": strings.Repeat("d", 32)})
 }
 
 // inFrontOf serves what answer gives, or else passes requests on to moto. It is
 // called for one request at a time.
 func (a *account) inFrontOf(answer func(r *http.Request, form url.Values) (int, string)) string {
 	a.t.Helper()
-	pass := httputil.NewSingleHostReverseProxy(a.moto.url)
 	var mu sync.Mutex
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
@@ -134,7 +135,7 @@ func (a *account) inFrontOf(answer func(r *http.Request, form url.Values) (int, 
 			return
 		}
 		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		pass.ServeHTTP(w, r)
+		a.moto.ServeHTTP(w, r)
 	}))
 	a.t.Cleanup(server.Close)
 	return server.URL

@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"iam-token-rotator/scripts/envfile"
+	"iam-token-rotator/scripts/programs"
 )
 
 // fleetStage is a sandbox of IBM Cloud as a process of its own, and a folder that
@@ -27,14 +30,9 @@ type fleetStage struct {
 // newFleetStage starts scripts/sandbox; it ends with the test.
 func newFleetStage(t *testing.T, rotations string, timeout time.Duration) *fleetStage {
 	t.Helper()
-	s := &fleetStage{t: t, folder: t.TempDir(), env: map[string]string{}, secrets: map[string]string{}, timeout: timeout.String()}
-	program, file := filepath.Join(s.folder, "sandbox"), filepath.Join(s.folder, "sandbox.env")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", program, "./scripts/sandbox")
-	build.Dir, build.Env = root, cleanEnvironment("CGO_ENABLED=0")
-	if printed, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, printed)
-	}
-	sandbox := exec.Command(program, "-addr", "127.0.0.1:0", "-rotations", rotations, "-env", file)
+	s := &fleetStage{t: t, folder: t.TempDir(), secrets: map[string]string{}, timeout: timeout.String()}
+	file := filepath.Join(s.folder, "sandbox.env")
+	sandbox := exec.Command(filepath.Join(builtPrograms(t), "sandbox"), "-addr", "127.0.0.1:0", "-rotations", rotations, "-env", file)
 	if err := sandbox.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -42,15 +40,9 @@ func newFleetStage(t *testing.T, rotations string, timeout time.Duration) *fleet
 		_ = sandbox.Process.Signal(syscall.SIGTERM)
 		_ = sandbox.Wait()
 	})
-	for deadline := time.Now().Add(time.Minute); s.env["ROTATIONS_FILE"] == ""; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the sandbox did not start")
-		}
-		content, _ := os.ReadFile(file) // renamed into place whole, when it listens
-		for line := range strings.Lines(string(content)) {
-			name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-			s.env[name] = strings.Trim(value, "'")
-		}
+	var err error
+	if s.env, err = envfile.Await(t.Context(), file, time.Minute); err != nil {
+		t.Fatal(err)
 	}
 	s.readRotations()
 	return s
@@ -60,7 +52,7 @@ func newFleetStage(t *testing.T, rotations string, timeout time.Duration) *fleet
 // where the zip has it.
 func (s *fleetStage) readRotations() {
 	s.t.Helper()
-	needTools(s.t, "jq")
+	programs.Need(s.t, "jq")
 	text, err := os.ReadFile(s.env["ROTATIONS_FILE"])
 	if err == nil {
 		err = os.WriteFile(filepath.Join(s.folder, "rotations.json"), text, 0o600)
@@ -78,9 +70,9 @@ func (s *fleetStage) readRotations() {
 	for _, entry := range entries {
 		s.secrets[entry.Name] = entry.TokenSecret
 	}
-	listed := runIn(s.t, s.folder, cleanEnvironment(), "", "jq", "-c", "[.[].name]", "rotations.json")
-	if err := json.Unmarshal([]byte(listed.stdout), &s.names); err != nil {
-		s.t.Fatalf("jq: %v: %s", err, listed.all())
+	listed := runIn(s.t, s.folder, programs.CleanEnviron(), "", "jq", "-c", "[.[].name]", "rotations.json")
+	if err := json.Unmarshal([]byte(listed.Stdout), &s.names); err != nil {
+		s.t.Fatalf("jq: %v: %s", err, listed.All())
 	}
 }
 
@@ -103,11 +95,11 @@ func (s *fleetStage) invoke(event object) batchReport {
 	for _, name := range []string{"SECRETS_MANAGER_URL", "IAM_URL", "SECRETS_MANAGER_APIKEY"} {
 		env = append(env, name+"="+s.env[name])
 	}
-	bin := programs(s.t)
+	bin := builtPrograms(s.t)
 	got := runIn(s.t, s.folder, env, string(payload), filepath.Join(bin, "invoke"), "-event", "-", "-timeout", s.timeout, "--", filepath.Join(bin, "deploy", "bootstrap"))
 	var report batchReport
-	if err := json.Unmarshal([]byte(got.stdout), &report); err != nil || (got.code == 0) != (report.ErrorType == "") {
-		s.t.Errorf("the batch came to exit %d, %.300s, %.2000s", got.code, got.stdout, got.stderr)
+	if err := json.Unmarshal([]byte(got.Stdout), &report); err != nil || (got.Exit == 0) != (report.ErrorType == "") {
+		s.t.Errorf("the batch came to exit %d, %.300s, %.2000s", got.Exit, got.Stdout, got.Stderr)
 	}
 	return report
 }

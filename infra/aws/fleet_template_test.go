@@ -2,13 +2,15 @@ package aws_test
 
 import (
 	"testing"
+
+	"iam-token-rotator/scripts/programs"
 )
 
 func TestFleetIsClean(t *testing.T) {
 	t.Parallel()
-	needTools(t, "cfn-lint")
-	if got := runIn(t, root, cleanEnvironment(), "", "cfn-lint", "infra/aws/fleet.yaml"); got.code != 0 {
-		t.Errorf("cfn-lint:\n%s", got.all())
+	programs.Need(t, "cfn-lint")
+	if got := runIn(t, root, programs.CleanEnviron(), "", "cfn-lint", "infra/aws/fleet.yaml"); got.Exit != 0 {
+		t.Errorf("cfn-lint:\n%s", got.All())
 	}
 	if size := fileSize(t, "fleet.yaml"); size > 51200 {
 		t.Errorf("the template has %d bytes: without a bucket CloudFormation takes 51200", size)
@@ -60,24 +62,7 @@ func TestFleetPoliciesAreNarrow(t *testing.T) {
 		want(t, id+" name", properties(t, tmpl, id+"Machine")["StateMachineName"], object{"Fn::Sub": name})
 		want(t, id+" role", properties(t, tmpl, id+"Machine")["RoleArn"], object{"Fn::GetAtt": []any{id + "Role", "Arn"}})
 	}
-	seen := map[string]bool{}
-	for _, resourceType := range []string{"AWS::IAM::Role", "AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"} {
-		for id, resource := range ofType(t, tmpl, resourceType) {
-			held := object{}
-			for name, value := range resource["Properties"].(object) {
-				if name != "AssumeRolePolicyDocument" {
-					held[name] = value
-				}
-			}
-			for _, statement := range statements(held) {
-				sid, _ := statement["Sid"].(string)
-				seen[sid] = true
-				checkNarrow(t, statement)
-				want(t, id+" "+sid, show(list(statement["Action"]))+" on "+show(statement["Resource"]), allowed[sid])
-			}
-		}
-	}
-	want(t, "statements", len(seen), len(allowed))
+	checkAllowed(t, tmpl, allowed)
 }
 
 // Each role is for one service, and for this stack's resources alone.

@@ -2,27 +2,10 @@ package aws_test
 
 import (
 	"encoding/json"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
-
-	"go.yaml.in/yaml/v3"
 )
-
-// fleet is fleet.yaml in the form of template.
-func fleet(t *testing.T) object {
-	t.Helper()
-	text, err := os.ReadFile("fleet.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var document yaml.Node
-	if err := yaml.Unmarshal(text, &document); err != nil {
-		t.Fatal(err)
-	}
-	return plain(t, document.Content[0]).(object)
-}
 
 // ensureChoices are the choices of EnsureEveryMinutes.
 var ensureChoices = []string{"5", "10", "15", "20", "30"}

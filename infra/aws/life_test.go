@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/programs"
 )
 
 // The whole life of a stack, by the Makefile's own targets: the key stored, the
@@ -37,7 +39,7 @@ func TestLifeOfAStack(t *testing.T) {
 	a.mustSay("logs", a.make("logs"), 0, `"msg":"report"`, `"mode":"ensure"`, "CloudWatchMetrics")
 
 	a.update()
-	a.checkNoSecret("log", a.lambda.printed())
+	a.checkNoSecret("log", a.lambda.Printed())
 	a.end()
 }
 
@@ -45,10 +47,10 @@ func TestLifeOfAStack(t *testing.T) {
 // people do, under a shell, and returns the ARN printed.
 func (a *account) putKey(shell string) string {
 	a.t.Helper()
-	stored := a.keep(runIn(a.t, root, a.moto.environment(), "  "+a.cloud.BootstrapAPIKey()+"\r\n\n", shell, "scripts/put-bootstrap-key", "--name", a.stack+"/key"))
-	arn := strings.TrimSuffix(stored.stdout, "\n")
-	if stored.code != 0 || !strings.HasPrefix(arn, "arn:aws:secretsmanager:"+region+":123456789012:secret:"+a.stack+"/key-") || strings.ContainsAny(arn, " \n") {
-		a.t.Fatalf("put-bootstrap-key: exit %d, printed %q and %q, want an ARN alone", stored.code, stored.stdout, stored.stderr)
+	stored := a.keep(runIn(a.t, root, awsEnvironment(a.moto), "  "+a.cloud.BootstrapAPIKey()+"\r\n\n", shell, "scripts/put-bootstrap-key", "--name", a.stack+"/key"))
+	arn := strings.TrimSuffix(stored.Stdout, "\n")
+	if stored.Exit != 0 || !strings.HasPrefix(arn, "arn:aws:secretsmanager:"+awstest.Region+":123456789012:secret:"+a.stack+"/key-") || strings.ContainsAny(arn, " \n") {
+		a.t.Fatalf("put-bootstrap-key: exit %d, printed %q and %q, want an ARN alone", stored.Exit, stored.Stdout, stored.Stderr)
 	}
 	return arn
 }
@@ -67,7 +69,7 @@ func (a *account) published(secret string) string {
 
 func (a *account) putObject(key string) {
 	a.t.Helper()
-	if status, answer := a.moto.request(a.t, "s3", "PUT", "/"+a.bucket+"/"+key, "", "x"); status != 200 {
+	if status, answer := a.moto.MustDo(a.t, awstest.Request{Service: "s3", Method: "PUT", Path: "/" + a.bucket + "/" + key, Body: "x"}); status != 200 {
 		a.t.Fatalf("putting %s: %d %s", key, status, answer)
 	}
 }
@@ -78,7 +80,7 @@ func (a *account) objects() []string {
 	var answer struct {
 		Contents []struct{ Key string }
 	}
-	status, body := a.moto.request(a.t, "s3", "GET", "/"+a.bucket+"?list-type=2", "", "")
+	status, body := a.moto.MustDo(a.t, awstest.Request{Service: "s3", Method: "GET", Path: "/" + a.bucket + "?list-type=2"})
 	if err := xml.Unmarshal(body, &answer); err != nil || status != 200 {
 		a.t.Fatalf("listing the bucket: %d %v", status, err)
 	}
@@ -134,6 +136,6 @@ func (a *account) end() {
 		a.t.Errorf("the bucket holds %s, want only what was not ours", got)
 	}
 	a.checkGone(map[string]string{"FunctionRole": a.role}) // moto forgets to delete what it has updated, but for these
-	a.mustSay("put-bootstrap-key after destroy", outcome{stdout: a.putKey("sh")}, 0, a.set["BOOTSTRAP_SECRET_ARN"])
+	a.mustSay("put-bootstrap-key after destroy", programs.Result{Stdout: a.putKey("sh")}, 0, a.set["BOOTSTRAP_SECRET_ARN"])
 	a.mustSay("destroy again", a.make("destroy"), 0, "There is no stack life")
 }

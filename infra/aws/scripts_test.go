@@ -7,15 +7,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"iam-token-rotator/scripts/programs"
 )
 
 const shfmt = "mvdan.cc/sh/v3/cmd/shfmt@v3.14.1"
 
 func TestTemplateIsClean(t *testing.T) {
 	t.Parallel()
-	needTools(t, "cfn-lint")
-	if got := runIn(t, root, cleanEnvironment(), "", "cfn-lint", "infra/aws/template.yaml"); got.code != 0 {
-		t.Errorf("cfn-lint:\n%s", got.all())
+	programs.Need(t, "cfn-lint")
+	if got := runIn(t, root, programs.CleanEnviron(), "", "cfn-lint", "infra/aws/template.yaml"); got.Exit != 0 {
+		t.Errorf("cfn-lint:\n%s", got.All())
 	}
 }
 
@@ -42,23 +44,20 @@ func TestScriptsAreClean(t *testing.T) {
 	t.Parallel()
 	scripts := shellScripts(t)
 	t.Run("shellcheck", func(t *testing.T) {
-		needTools(t, "shellcheck")
+		programs.Need(t, "shellcheck")
 		// SC1091: a file that exists only when the script runs cannot be followed.
-		if got := runIn(t, root, cleanEnvironment(), "", "shellcheck", append([]string{"-e", "SC1091"}, scripts...)...); got.code != 0 {
-			t.Errorf("shellcheck:\n%s", got.all())
+		if got := runIn(t, root, programs.CleanEnviron(), "", "shellcheck", append([]string{"-e", "SC1091"}, scripts...)...); got.Exit != 0 {
+			t.Errorf("shellcheck:\n%s", got.All())
 		}
 	})
 	t.Run("shfmt", func(t *testing.T) {
-		needTools(t, "go")
-		got := runIn(t, root, cleanEnvironment(), "", "go", append([]string{"run", shfmt, "-d"}, scripts...)...)
-		if strings.Contains(got.stderr, "proxy") || strings.Contains(got.stderr, "dial tcp") {
-			if os.Getenv("CI") == "true" {
-				t.Fatalf("shfmt cannot be fetched: %s", got.stderr)
-			}
-			t.Skipf("shfmt cannot be fetched: %s", got.stderr)
+		programs.Need(t, "go")
+		got := runIn(t, root, programs.CleanEnviron(), "", "go", append([]string{"run", shfmt, "-d"}, scripts...)...)
+		if strings.Contains(got.Stderr, "proxy") || strings.Contains(got.Stderr, "dial tcp") {
+			programs.Missing(t, "shfmt cannot be fetched: "+got.Stderr)
 		}
-		if got.code != 0 {
-			t.Errorf("go run %s -w on these:\n%s", shfmt, got.all())
+		if got.Exit != 0 {
+			t.Errorf("go run %s -w on these:\n%s", shfmt, got.All())
 		}
 	})
 }
@@ -66,7 +65,7 @@ func TestScriptsAreClean(t *testing.T) {
 // What is missing is told before anything is built or sent.
 func TestMissingValues(t *testing.T) {
 	t.Parallel()
-	needTools(t, "aws", "jq")
+	programs.Need(t, "aws", "jq")
 	rotations := filepath.Join(t.TempDir(), "rotations.json")
 	if err := os.WriteFile(rotations, []byte(`{"name":"x"}`), 0o600); err != nil {
 		t.Fatal(err)
@@ -95,10 +94,10 @@ func TestMissingValues(t *testing.T) {
 		for _, tt := range tests {
 			t.Run(shell+"/"+tt.name, func(t *testing.T) {
 				t.Parallel()
-				needTools(t, shell)
-				got := runIn(t, root, cleanEnvironment(append(tt.env, "AWS_ENDPOINT_URL=http://127.0.0.1:1")...), "", shell, "scripts/stack", tt.command)
-				if got.code != 2 || !strings.Contains(got.stderr, tt.says) || got.stdout != "" {
-					t.Errorf("got exit %d, %q, %q, want 2 and %q", got.code, got.stdout, got.stderr, tt.says)
+				programs.Need(t, shell)
+				got := runIn(t, root, programs.CleanEnviron(append(tt.env, "AWS_ENDPOINT_URL=http://127.0.0.1:1")...), "", shell, "scripts/stack", tt.command)
+				if got.Exit != 2 || !strings.Contains(got.Stderr, tt.says) || got.Stdout != "" {
+					t.Errorf("got exit %d, %q, %q, want 2 and %q", got.Exit, got.Stdout, got.Stderr, tt.says)
 				}
 			})
 		}

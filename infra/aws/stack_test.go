@@ -2,11 +2,9 @@ package aws_test
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -14,29 +12,23 @@ import (
 	"testing"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/programs"
 )
 
-// buildPrograms builds, for this machine and once, `invoke` and, below deploy/,
-// the function as `make deploy` builds it.
-var buildPrograms = sync.OnceValues(func() (string, error) {
+// build builds `invoke` and `sandbox`, for this machine and once, and, below
+// deploy/, the function as `make deploy` builds it.
+var build = sync.OnceValues(func() (string, error) {
 	folder := filepath.Join(scratch, "programs")
-	for _, build := range [][]string{ // with make's flags, to find most of it built already
-		{"-o", filepath.Join(folder, "deploy", "bootstrap"), "./functions/rotate"},
-		{"-o", filepath.Join(folder, "invoke"), "./scripts/invoke"},
-	} {
-		command := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w"}, build...)...)
-		command.Dir, command.Env = root, cleanEnvironment("CGO_ENABLED=0")
-		if printed, err := command.CombinedOutput(); err != nil {
-			return folder, fmt.Errorf("go build: %w: %s", err, printed)
-		}
-	}
-	return folder, nil
+	return folder, programs.Build(folder, map[string]string{
+		"deploy/bootstrap": "functions/rotate", "invoke": "scripts/invoke", "sandbox": "scripts/sandbox",
+	})
 })
 
-// programs is the folder of buildPrograms.
-func programs(t *testing.T) string {
+// builtPrograms is the folder of build.
+func builtPrograms(t *testing.T) string {
 	t.Helper()
-	folder, err := buildPrograms()
+	folder, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,8 +38,8 @@ func programs(t *testing.T) string {
 // account is a stack in the making, with the IBM Cloud that it rotates in.
 type account struct {
 	t      *testing.T
-	moto   *motoServer
-	lambda *lambdaServer
+	moto   *awstest.Moto
+	lambda *awstest.Lambda
 	cloud  *ibmcloudtest.Cloud
 	stack  string
 	bucket string
@@ -70,13 +62,14 @@ func newAccount(t *testing.T, stack string) *account {
 	ibm := httptest.NewServer(cloud)
 	t.Cleanup(ibm.Close)
 	a := &account{t: t, moto: moto, cloud: cloud, stack: stack, bucket: stack + "-code", folder: t.TempDir()}
-	lambda, endpoint := moto.lambda(t, a.bucket)
-	a.lambda = lambda
-	a.env = moto.environment("AWS_ENDPOINT_URL_LAMBDA="+endpoint, "DENIED_FOR=0", "DENIED_PAUSE=0")
-	if status, answer := moto.request(t, "s3", "PUT", "/"+a.bucket, "", createBucket); status != 200 {
-		t.Fatalf("making the bucket: %d %s", status, answer)
+	a.lambda = &awstest.Lambda{Moto: moto, Program: filepath.Join(builtPrograms(t), "invoke")}
+	lambda := httptest.NewServer(a.lambda)
+	t.Cleanup(lambda.Close)
+	a.env = awsEnvironment(moto, "AWS_ENDPOINT_URL_LAMBDA="+lambda.URL, "DENIED_FOR=0", "DENIED_PAUSE=0")
+	if err := moto.MakeBucket(t.Context(), a.bucket); err != nil {
+		t.Fatal(err)
 	}
-	secret := moto.call(t, "secretsmanager", "secretsmanager.CreateSecret", object{"Name": stack + "/bootstrap", "SecretString": cloud.BootstrapAPIKey(), "ClientRequestToken": strings.Repeat("c", 32)})
+	secret := moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret", object{"Name": stack + "/bootstrap", "SecretString": cloud.BootstrapAPIKey(), "ClientRequestToken": strings.Repeat("c", 32)})
 	a.arn = secret["ARN"].(string)
 	rotation := cloud.Rotations()[0]
 	a.set = map[string]string{
@@ -86,10 +79,8 @@ func newAccount(t *testing.T, stack string) *account {
 	return a
 }
 
-const createBucket = `<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><LocationConstraint>` + region + `</LocationConstraint></CreateBucketConfiguration>`
-
 // make runs one of the Makefile's targets as a person would.
-func (a *account) make(target string, more ...string) outcome {
+func (a *account) make(target string, more ...string) programs.Result {
 	a.t.Helper()
 	args := []string{"--no-print-directory", target, "DEPLOY_DIR=" + a.folder}
 	for name, value := range a.set {
@@ -100,9 +91,9 @@ func (a *account) make(target string, more ...string) outcome {
 
 // script runs a command of scripts/stack by itself, with the function as make has
 // built it, or else as the tests have.
-func (a *account) script(command string, more ...string) outcome {
+func (a *account) script(command string, more ...string) programs.Result {
 	a.t.Helper()
-	err := os.Link(filepath.Join(programs(a.t), "deploy", "bootstrap"), filepath.Join(a.folder, "bootstrap"))
+	err := os.Link(filepath.Join(builtPrograms(a.t), "deploy", "bootstrap"), filepath.Join(a.folder, "bootstrap"))
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		a.t.Fatal(err)
 	}
@@ -114,9 +105,9 @@ func (a *account) script(command string, more ...string) outcome {
 }
 
 // keep fails the test if a secret is in what a program printed.
-func (a *account) keep(got outcome) outcome {
+func (a *account) keep(got programs.Result) programs.Result {
 	a.t.Helper()
-	a.checkNoSecret("output", got.all())
+	a.checkNoSecret("output", got.All())
 	return got
 }
 
@@ -139,14 +130,14 @@ func (a *account) checkNoSecret(where, text string) {
 const noTokenYet = "no token yet"
 
 // mustSay fails the test unless the program ended so and said all that.
-func (a *account) mustSay(what string, got outcome, code int, texts ...string) {
+func (a *account) mustSay(what string, got programs.Result, code int, texts ...string) {
 	a.t.Helper()
-	if got.code != code {
-		a.t.Fatalf("%s: got exit %d, want %d:\n%s", what, got.code, code, got.all())
+	if got.Exit != code {
+		a.t.Fatalf("%s: got exit %d, want %d:\n%s", what, got.Exit, code, got.All())
 	}
 	for _, text := range texts {
-		if !strings.Contains(got.all(), text) {
-			a.t.Errorf("%s does not say %q:\n%s", what, text, got.all())
+		if !strings.Contains(got.All(), text) {
+			a.t.Errorf("%s does not say %q:\n%s", what, text, got.All())
 		}
 	}
 }

@@ -12,11 +12,15 @@ import (
 // object is a mapping of the template.
 type object = map[string]any
 
-// template is template.yaml with its short tags written out (!Ref x is
+// template is the stack of one function, fleet that of very many rotations.
+func template(t *testing.T) object { return readTemplate(t, "template.yaml") }
+func fleet(t *testing.T) object    { return readTemplate(t, "fleet.yaml") }
+
+// readTemplate reads a template with its short tags written out (!Ref x is
 // {"Ref": "x"}), nothing resolved.
-func template(t *testing.T) object {
+func readTemplate(t *testing.T, file string) object {
 	t.Helper()
-	text, err := os.ReadFile("template.yaml")
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,36 +125,4 @@ func want(t *testing.T, where string, got, want any) {
 	if show(got) != show(want) {
 		t.Errorf("%s: got %v, want %v", where, got, want)
 	}
-}
-
-func TestFunction(t *testing.T) {
-	t.Parallel()
-	tmpl := template(t)
-	function := properties(t, tmpl, "Function")
-	for name, value := range (object{
-		"Runtime": "provided.al2023", "Handler": "bootstrap", "MemorySize": 128, "Timeout": 120,
-		"Architectures": []any{object{"Ref": "Architecture"}},
-		"LoggingConfig": object{"LogGroup": object{"Ref": "LogGroup"}},
-	}) {
-		want(t, name, function[name], value)
-	}
-	want(t, "Architecture", at(t, tmpl, "Parameters", "Architecture", "Default"), "arm64")
-
-	asynchronous := properties(t, tmpl, "AsynchronousInvocations")
-	want(t, "asynchronous retries", asynchronous["MaximumRetryAttempts"], 0)
-	want(t, "asynchronous age", asynchronous["MaximumEventAgeInSeconds"], 120)
-	want(t, "asynchronous failures go to", at(t, asynchronous, "DestinationConfig", "OnFailure", "Destination"), object{"Fn::GetAtt": []any{"FailedRuns", "Arn"}})
-	want(t, "alias", asynchronous["Qualifier"], "$LATEST")
-	if size := fileSize(t, "template.yaml"); size > 51200 {
-		t.Errorf("the template has %d bytes: without a bucket CloudFormation takes 51200", size)
-	}
-}
-
-func fileSize(t *testing.T, name string) int64 {
-	t.Helper()
-	info, err := os.Stat(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info.Size()
 }

@@ -1,100 +1,45 @@
 package iamtokentest
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/programs"
 )
-
-var listening = regexp.MustCompile(`Running on (http://127\.0\.0\.1:\d+)`)
-
-// startMoto starts moto_server, which stands for AWS. It ends with the test.
-func startMoto(t *testing.T) (endpoint string) {
-	t.Helper()
-	need(t, "aws")
-	need(t, "moto_server")
-	command := exec.Command("moto_server", "-H", "127.0.0.1", "-p", "0")
-	command.Env = append(os.Environ(), "PYTHONUNBUFFERED=1")
-	stderr, err := command.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = command.Process.Kill()
-		_ = command.Wait()
-	})
-	lines := bufio.NewScanner(stderr)
-	for lines.Scan() {
-		if found := listening.FindStringSubmatch(lines.Text()); found != nil {
-			go func() { _, _ = io.Copy(io.Discard, stderr) }()
-			return found[1]
-		}
-	}
-	t.Fatal("moto_server did not start")
-	return ""
-}
 
 // onAWS gives the stage a job's role on AWS in place of its IBM identity.
 func (s *stage) onAWS(endpoint string) {
 	for _, name := range []string{"READER_APIKEY", "SECRETS_MANAGER_URL", "IAM_URL", "TOKEN_SECRET"} {
 		delete(s.env, name)
 	}
-	for name, value := range map[string]string{
-		"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-		"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true",
-	} {
-		s.env[name] = value
-	}
+	maps.Copy(s.env, awstest.Environment(endpoint))
+	delete(s.env, "AWS_REGION") // the script takes the ARN's
 }
 
 // copyToAWS makes an AWS secret that holds payload.
-func (s *stage) copyToAWS(endpoint, name, payload string) (arn string) {
+func (s *stage) copyToAWS(moto *awstest.Moto, name, payload string) (arn string) {
 	s.t.Helper()
-	body, err := json.Marshal(map[string]string{"Name": name, "SecretString": payload, "ClientRequestToken": "7cf9d6e1-2919-432f-9883-d5040bfcd326"})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, endpoint, bytes.NewReader(body))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	request.Header.Set("X-Amz-Target", "secretsmanager.CreateSecret")
-	request.Header.Set("Content-Type", "application/x-amz-json-1.1")
-	request.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/eu-central-1/secretsmanager/aws4_request, SignedHeaders=host, Signature=x")
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	var created struct{ ARN string }
-	if err := json.NewDecoder(response.Body).Decode(&created); err != nil || created.ARN == "" {
-		s.t.Fatalf("creating the AWS secret %s: %s (%v)", name, response.Status, err)
-	}
-	return created.ARN
+	created := moto.MustCall(s.t, "secretsmanager", "secretsmanager.CreateSecret",
+		map[string]any{"Name": name, "SecretString": payload, "ClientRequestToken": "7cf9d6e1-2919-432f-9883-d5040bfcd326"})
+	return created["ARN"].(string)
 }
 
 func TestTheCopyInAWS(t *testing.T) {
-	endpoint := startMoto(t)
+	programs.Need(t, "aws")
+	moto := awstest.Start(t)
 	for _, shell := range shells {
 		s := newStage(t, shell, ibmcloudtest.Options{})
-		s.onAWS(endpoint)
+		s.onAWS(moto.URL())
 		token := s.token(time.Hour)
-		s.env["TOKEN_SECRET_ARN"] = s.copyToAWS(endpoint, shell, "Bearer "+token)
+		s.env["TOKEN_SECRET_ARN"] = s.copyToAWS(moto, shell, "Bearer "+token)
 		s.wantRaw(shell, token, "--min-ttl", "5m")
 		s.env["TOKEN_SECRET_ARN"] += "x"
 		s.wantFailure(1, nil, "ResourceNotFoundException", "secretsmanager:GetSecretValue")

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 const (
@@ -18,18 +19,12 @@ const (
 	canary = "canary-key-0123456789"
 )
 
-// awsEnvironment points the SDK at endpoint with credentials of no worth.
+// awsEnvironment points the SDK at endpoint, in another region than the secrets'.
 func awsEnvironment(t *testing.T, endpoint string) {
 	t.Helper()
-	for name, value := range map[string]string{
-		"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "",
-		"AWS_PROFILE": "", "AWS_CA_BUNDLE": "", "AWS_REGION": "us-west-2", "AWS_EC2_METADATA_DISABLED": "true",
-		"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-		"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "", "AWS_CONTAINER_CREDENTIALS_FULL_URI": "", "AWS_WEB_IDENTITY_TOKEN_FILE": "",
-		"AWS_ENDPOINT_URL": "", "AWS_ENDPOINT_URL_SECRETS_MANAGER": endpoint,
-	} {
-		t.Setenv(name, value)
-	}
+	awstest.Setenv(t, "")
+	t.Setenv("AWS_REGION", "us-west-2")
+	t.Setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", endpoint)
 }
 
 // answering serves one answer to every request and counts them.
@@ -71,17 +66,24 @@ func TestKeyIsReadFromItsRegionAndTrimmed(t *testing.T) {
 	if len(*requests) != 2 {
 		t.Fatalf("got %d requests, want 2", len(*requests))
 	}
-	request := (*requests)[0]
-	if got, want := request.Header.Get("X-Amz-Target"), "secretsmanager.GetSecretValue"; got != want {
+	if asked := wantOperation(t, (*requests)[0], "GetSecretValue"); len(asked) != 1 || asked["SecretId"] != testARN {
+		t.Errorf("asked for %v, want SecretId %s alone", asked, testARN)
+	}
+}
+
+// wantOperation checks what a request calls, and where, and returns what it asks for.
+func wantOperation(t *testing.T, request *http.Request, operation string) (asked map[string]any) {
+	t.Helper()
+	if got, want := request.Header.Get("X-Amz-Target"), "secretsmanager."+operation; got != want {
 		t.Errorf("got target %q, want %q", got, want)
 	}
 	if got, want := request.Header.Get("Authorization"), "/eu-central-1/secretsmanager/"; !strings.Contains(got, want) {
 		t.Errorf("signed as %q, want the ARN's region (%s), not the machine's", got, want)
 	}
-	var asked map[string]any
-	if err := json.NewDecoder(request.Body).Decode(&asked); err != nil || len(asked) != 1 || asked["SecretId"] != testARN {
-		t.Errorf("asked for %v (%v), want SecretId %s alone", asked, err, testARN)
+	if err := json.NewDecoder(request.Body).Decode(&asked); err != nil {
+		t.Fatal(err)
 	}
+	return asked
 }
 
 func TestUnusableSettings(t *testing.T) {

@@ -1,7 +1,6 @@
 package awscloud
 
 import (
-	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -24,17 +23,7 @@ func TestPutNamesTheVersionThatItCopies(t *testing.T) {
 	if len(*requests) != 1 {
 		t.Fatalf("got %d requests, want 1", len(*requests))
 	}
-	request := (*requests)[0]
-	if got, want := request.Header.Get("X-Amz-Target"), "secretsmanager.PutSecretValue"; got != want {
-		t.Errorf("got target %q, want %q", got, want)
-	}
-	if got, want := request.Header.Get("Authorization"), "/eu-central-1/secretsmanager/"; !strings.Contains(got, want) {
-		t.Errorf("signed as %q, want the ARN's region (%s)", got, want)
-	}
-	var asked map[string]any
-	if err := json.NewDecoder(request.Body).Decode(&asked); err != nil {
-		t.Fatal(err)
-	}
+	asked := wantOperation(t, (*requests)[0], "PutSecretValue")
 	if asked["SecretId"] != testARN || asked["ClientRequestToken"] != versionID || asked["SecretString"] != canary || len(asked) != 3 {
 		t.Errorf("got the fields %d, want SecretId, ClientRequestToken (the version's id) and SecretString alone", len(asked))
 	}

@@ -1,14 +1,9 @@
 package awscloud
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"io"
 	"net/http"
-	"os"
-	"os/exec"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -18,42 +13,13 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/infra/aws/awstest"
 )
 
-var listening = regexp.MustCompile(`Running on (http://127\.0\.0\.1:\d+)`)
-
-// startMoto starts moto_server, which stands for AWS, and points the SDK at it. It
-// ends with the test.
+// startMoto starts a stand-in for AWS that ends with the test, and points the SDK at it.
 func startMoto(t *testing.T) {
 	t.Helper()
-	path, err := exec.LookPath("moto_server")
-	if err != nil && os.Getenv("CI") == "true" {
-		t.Fatal("moto_server is not installed: pip install 'moto[server]'")
-	} else if err != nil {
-		t.Skip("moto_server is not installed")
-	}
-	command := exec.Command(path, "-H", "127.0.0.1", "-p", "0")
-	command.Env = append(os.Environ(), "PYTHONUNBUFFERED=1")
-	stderr, err := command.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = command.Process.Kill()
-		_ = command.Wait()
-	})
-	lines := bufio.NewScanner(stderr)
-	for lines.Scan() {
-		if found := listening.FindStringSubmatch(lines.Text()); found != nil {
-			go func() { _, _ = io.Copy(io.Discard, stderr) }()
-			awsEnvironment(t, found[1])
-			return
-		}
-	}
-	t.Fatal("moto_server did not start")
+	awsEnvironment(t, awstest.Start(t).URL())
 }
 
 // A copy, as AWS keeps it: one version for each version at IBM, however often it is
