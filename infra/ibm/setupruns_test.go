@@ -3,7 +3,6 @@ package ibm_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/programs"
 )
 
 var rotatorFolder string // empty until it is built
@@ -22,12 +22,7 @@ var buildRotator = sync.OnceValues(func() (string, error) {
 	if rotatorFolder, err = os.MkdirTemp("", "rotator-*"); err != nil {
 		return "", err
 	}
-	path := filepath.Join(rotatorFolder, "bootstrap")
-	out, err := exec.Command("go", "build", "-o", path, "iam-token-rotator/functions/rotate").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("building functions/rotate: %w\n%s", err, out)
-	}
-	return path, nil
+	return filepath.Join(rotatorFolder, "bootstrap"), programs.Build(rotatorFolder, map[string]string{"bootstrap": "functions/rotate"})
 })
 
 // rotator is the path of the rotator, built once.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/programs"
 )
 
 // A setUp is one cloud, what Terraform would have printed for it, and the surroundings of the script.
@@ -62,7 +63,7 @@ func newSetUp(t *testing.T, shell string, options ibmcloudtest.Options) *setUp {
 	server := httptest.NewServer(cloud)
 	t.Cleanup(server.Close)
 	s := &setUp{t: t, cloud: cloud, origin: server.URL, folder: t.TempDir(), env: map[string]string{}}
-	s.admin, s.shell = s.token(cloud.AdminAPIKey()), s.program(shell)
+	s.admin, s.shell = s.token(cloud.AdminAPIKey()), programs.Path(t, shell)
 	s.outputs = map[string]string{
 		"secrets_manager_url": server.URL, "account_id": cloud.AccountID(),
 		"key_group_id": cloud.KeyGroupID(), "token_group_id": cloud.TokenGroupID(),
@@ -75,24 +76,11 @@ func newSetUp(t *testing.T, shell string, options ibmcloudtest.Options) *setUp {
 		}
 	}
 	for _, name := range []string{"curl", "jq"} { // each writes its arguments down
-		s.script("bin/"+name, `printf '%s\n' "$@" >>'`+s.path("arguments")+`'; exec '`+s.program(name)+`' "$@"`)
+		s.script("bin/"+name, `printf '%s\n' "$@" >>'`+s.path("arguments")+`'; exec '`+programs.Path(t, name)+`' "$@"`)
 	}
 	s.script("put-bootstrap-key", `name=iam-token-rotator/bootstrap; [ $# -eq 0 ] || { [ "$1" = --name ] && name=$2; } || exit 2
 cat >'`+s.path("stored-in-aws")+`' && echo "arn:aws:secretsmanager:eu-central-1:123456789012:secret:$name-a1b2c3"`)
 	return s
-}
-
-func (s *setUp) program(name string) string {
-	s.t.Helper()
-	path, err := exec.LookPath(name)
-	switch {
-	case err == nil:
-	case os.Getenv("CI") == "true":
-		s.t.Fatalf("%s is not installed, and CI must have it", name)
-	default:
-		s.t.Skipf("%s is not installed: scripts/set-up-secrets stays untested", name)
-	}
-	return path
 }
 
 func (s *setUp) path(name string) string { return filepath.Join(s.folder, name) }
@@ -327,19 +315,23 @@ func (s *setUp) rotates(values map[string]string, bootstrap ...string) {
 	if got, want := current.Metadata["iam_id"], s.outputs["workload_iam_id"]; got != want {
 		s.t.Errorf("the published token's identity: got %v, want the workload, %s", got, want)
 	}
+	if status, err := s.useToken(values["TOKEN_SECRET"]); status != http.StatusOK || err != nil {
+		s.t.Errorf("Logs Routing, asked with the published token: got %d, %v; want 200", status, err)
+	}
+}
+
+// useToken asks Logs Routing with the token that is published in a secret.
+func (s *setUp) useToken(tokenSecret string) (status int, err error) {
 	request, err := http.NewRequestWithContext(s.t.Context(), "GET", s.origin+"/v3/targets", nil)
 	if err != nil {
-		s.t.Fatal(err)
+		return 0, err
 	}
-	request.Header.Set("Authorization", "Bearer "+current.Payload)
+	request.Header.Set("Authorization", "Bearer "+s.cloud.MustCurrent(tokenSecret).Payload)
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		s.t.Fatal(err)
+		return 0, err
 	}
-	response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		s.t.Errorf("Logs Routing, asked with the published token: got %d, want 200", response.StatusCode)
-	}
+	return response.StatusCode, response.Body.Close()
 }
 
 // waitFor polls until a condition holds.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"iam-token-rotator/scripts/programs"
 )
 
 func TestFitsTheProvidersSchema(t *testing.T) {
@@ -235,21 +237,7 @@ func TestVersionsArePinned(t *testing.T) {
 }
 
 func TestIsFormatted(t *testing.T) {
-	if out, err := exec.Command(terraform(t), "fmt", "-check", "-diff", ".").Output(); err != nil {
+	if out, err := exec.Command(programs.Path(t, "terraform"), "fmt", "-check", "-diff", ".").Output(); err != nil {
 		t.Errorf("run terraform fmt in infra/ibm:\n%s", out)
 	}
-}
-
-// terraform is the path of Terraform. CI must have it.
-func terraform(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("terraform")
-	switch {
-	case err == nil:
-	case os.Getenv("CI") == "true":
-		t.Fatal("terraform is not installed, and CI must have it")
-	default:
-		t.Skip("terraform is not installed: its formatting and the variables' validation stay unchecked")
-	}
-	return path
 }

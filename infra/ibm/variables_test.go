@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"iam-token-rotator/scripts/programs"
 )
 
 const (
@@ -67,7 +69,7 @@ func TestVariables(t *testing.T) {
 		{name: "project's name for its CRN", variables: map[string]any{"code_engine": map[string]any{"project_crn": "rotator"}}, refusal: "not the CRN of a Code Engine project"},
 		{name: "job name with capitals", variables: map[string]any{"code_engine": map[string]any{"job_name": "Rotator"}}, refusal: "A job's name"},
 	}
-	program := terraform(t)
+	program := programs.Path(t, "terraform")
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			output, planned := plan(t, program, folder, test.variables)
