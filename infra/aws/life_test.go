@@ -15,7 +15,8 @@ import (
 )
 
 // The whole life of a stack, by the Makefile's own targets: the key stored, the
-// first token at once, its status, a run by hand, two updates, and the end.
+// first token at once, nothing to deploy, its status, a run by hand, two updates, and
+// the end.
 func TestLifeOfAStack(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "life")
@@ -28,6 +29,14 @@ func TestLifeOfAStack(t *testing.T) {
 	first := a.published(rotations[0].TokenSecret)
 	a.checkFunction()
 	a.checkSurroundings()
+
+	again := a.make("deploy", `PARAMS=AlarmEmail=ops@example.com ReservedConcurrency=5`)
+	a.mustSay("deploy without a change", again, 0, "Nothing has changed", "default: rotated; the stored token expires 20")
+	if second := a.published(rotations[0].TokenSecret); second == first {
+		t.Error("deploy without a change has not rotated")
+	} else {
+		first = second
+	}
 
 	a.mustSay("status", a.make("status"), 0, "default: rotated at 20", "; the stored token expires 20")
 	a.mustSay("invoke ensure", a.make("invoke", "MODE=ensure"), 0, "default: fresh; ")

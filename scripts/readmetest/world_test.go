@@ -35,11 +35,10 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, dir: makeCopy(t), home: t.TempDir(), state: t.TempDir(), printed: map[*block]string{}}
 	standIns := filepath.Join(w.dir, "scripts", "readmetest", "testdata", "bin")
 	w.env = map[string]string{
-		"PATH": standIns + ":" + os.Getenv("PATH"), "HOME": w.home, "TMPDIR": t.TempDir(), "STAND_IN_STATE": w.state,
+		"PATH": standIns + ":" + pastShims() + os.Getenv("PATH"), "HOME": w.home, "TMPDIR": t.TempDir(), "STAND_IN_STATE": w.state,
 		"ARCH": runtime.GOARCH, // Lambda is this machine here
 	}
 	maps.Copy(w.env, goEnvironment(t))
-	w.env["REAL_AWS"] = realAWS()
 	return w
 }
 
@@ -62,14 +61,14 @@ func goEnvironment(t *testing.T) map[string]string {
 	return variables
 }
 
-// realAWS is the aws program, empty if it is not installed: the stages that need it say so. pyenv's
-// shim for it is passed by, since it takes as long as the program itself.
-var realAWS = sync.OnceValue(func() string {
-	if path, err := exec.Command("pyenv", "which", "aws").Output(); err == nil {
-		return strings.TrimSpace(string(path))
+// pastShims is the beginning of a PATH where the aws program itself is found: pyenv's shim for it takes
+// as long as the program does.
+var pastShims = sync.OnceValue(func() string {
+	path, err := exec.Command("pyenv", "which", "aws").Output()
+	if err != nil {
+		return ""
 	}
-	path, _ := exec.LookPath("aws")
-	return path
+	return filepath.Dir(strings.TrimSpace(string(path))) + ":"
 })
 
 // write writes a file for its owner alone.
