@@ -165,6 +165,23 @@ func TestRotateKeys(t *testing.T) {
 	})
 }
 
+// TestPlainRunAfterAnInterruptedRotation: the new key was stored, and noting that failed. Which key is in
+// use is then not known, so none of them may be taken for it.
+func TestPlainRunAfterAnInterruptedRotation(t *testing.T) {
+	for skip, role := range []string{"workload", "bootstrap"} {
+		t.Run(role, func(t *testing.T) {
+			inDash(t, func(t *testing.T, s *setUp) {
+				s.succeed()
+				s.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysUpdate, Skip: skip, Status: 503})
+				s.fail(1, "Try again later", "--rotate-keys")
+				s.cloud.ClearFaults()
+				r := s.succeed()
+				s.rotates(r.values, "SECRETS_MANAGER_APIKEY="+s.read("stored-in-aws"))
+			})
+		})
+	}
+}
+
 func TestKeepOldKeys(t *testing.T) {
 	inDash(t, func(t *testing.T, s *setUp) {
 		first := s.succeed()

@@ -61,6 +61,7 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 		got.err = errSuspended
 		return nil, errSuspended
 	}
+	sent := r.now().Round(0)
 	response, err := r.base.RoundTrip(req)
 	if err != nil {
 		got.err = err
@@ -77,10 +78,17 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	got.status, got.header, got.body = response.StatusCode, response.Header, body
 	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
-		got.skew = date.Sub(r.now())
+		got.skew = clockSkew(date, sent, r.now().Round(0))
 	}
 	response.Body = io.NopCloser(bytes.NewReader(body))
 	return response, nil
+}
+
+// clockSkew is how far the clock of a server that wrote date is off ours at least:
+// it wrote it at some time between sent and received, which are far apart when the
+// process was frozen meanwhile.
+func clockSkew(date, sent, received time.Time) time.Duration {
+	return max(date.Sub(received), min(0, date.Sub(sent)))
 }
 
 // client returns an HTTP client for SDK calls whose requests bear their context.

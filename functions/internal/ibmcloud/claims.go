@@ -28,7 +28,8 @@ const maxLife = 24 * time.Hour
 func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 	token.IssuedAt = now.Truncate(time.Second)
 	var told claims
-	if _, _, err := jwt.NewParser().ParseUnverified(token.Value.Reveal(), &told); err == nil {
+	_, _, err := jwt.NewParser().ParseUnverified(token.Value.Reveal(), &told)
+	if err == nil || errors.Is(err, jwt.ErrTokenUnverifiable) { // an algorithm that the library does not know
 		token.IAMID, token.Account = iamtoken.Identity(told.IAMID, told.Account.BSS)
 		if told.IssuedAt != nil {
 			token.IssuedAt = told.IssuedAt.Time
@@ -40,8 +41,7 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 	if token.Expiration.Unix() <= 0 || token.Expiration.Sub(token.IssuedAt) > maxLife {
 		return iamtoken.Token{}, errors.New("with a token that has no expiration, or one that no token can have")
 	}
-	if token.ExpiresIn <= 0 {
-		token.ExpiresIn = token.Expiration.Sub(token.IssuedAt)
-	}
+	// Of an old token IAM may tell what is left of it, not how long it was made for.
+	token.ExpiresIn = max(token.ExpiresIn, token.Expiration.Sub(token.IssuedAt))
 	return token, nil
 }

@@ -2,7 +2,6 @@ package ibmcloud
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/IBM/go-sdk-core/v5/core"
@@ -108,7 +107,8 @@ func kvKey(data map[string]any, field string) (string, error) {
 	}
 	value, ok := data[field].(string)
 	if !ok {
-		return "", misconfigured(fmt.Sprintf("the key secret has no text entry %q: check api_key_field", field))
+		// The field is not repeated: somebody will put the key itself there.
+		return "", misconfigured("the key secret has no text entry of the name in api_key_field: correct one of them")
 	}
 	return value, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 )
@@ -38,7 +39,7 @@ func NewTransport() *Transport {
 		Config:    &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
 	}
 	t.pool = &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy:                  proxy,
 		DialContext:            t.early.dialer.NetDialer.DialContext,
 		DialTLSContext:         t.early.dial,
 		TLSClientConfig:        t.early.dialer.Config, // behind a proxy, where DialTLSContext is not asked
@@ -52,6 +53,16 @@ func NewTransport() *Transport {
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 3 * time.Second},
 	}
 	return t
+}
+
+// proxy is the environment's for what goes over TLS. Plain http is for this machine
+// and for the endpoint from which a container on AWS has its credentials: neither
+// they nor what asks for them is for a proxy to see.
+func proxy(req *http.Request) (*url.URL, error) {
+	if req.URL.Scheme == "http" {
+		return nil, nil
+	}
+	return http.ProxyFromEnvironment(req)
 }
 
 // RoundTrip implements http.RoundTripper. Connections that are stale by the wall

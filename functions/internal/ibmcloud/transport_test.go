@@ -141,3 +141,14 @@ func TestAPanicOfTheSDKIsAnError(t *testing.T) {
 		t.Error("got no error")
 	}
 }
+
+func TestPlainHTTPGoesToNoProxy(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://proxy.test:3128")
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://169.254.170.2/credentials", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if proxy, err := NewTransport().pool.Proxy(request); proxy != nil || err != nil {
+		t.Errorf("got %v, %v; want no proxy", proxy, err)
+	}
+}

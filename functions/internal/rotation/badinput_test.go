@@ -13,7 +13,7 @@ import (
 )
 
 // good are the parts of a token answer that are not under test.
-const good = `"token_type":"Bearer","expires_in":3600,"expiration":4102444800`
+const good = `"token_type":"Bearer","expires_in":3600,"expiration":946688400`
 
 func TestAnUnusableAnswerOfIAMIsNeverPublished(t *testing.T) {
 	for name, answer := range map[string]ibmcloudtest.Fault{
@@ -24,7 +24,7 @@ func TestAnUnusableAnswerOfIAMIsNeverPublished(t *testing.T) {
 		"null":             {Status: 200, Body: `null`},
 		"empty token":      {Status: 200, Body: `{"access_token":"",` + good + `}`},
 		"white space":      {Status: 200, Body: `{"access_token":"a b",` + good + `}`},
-		"not Bearer":       {Status: 200, Body: `{"access_token":"abc","token_type":"MAC","expires_in":3600,"expiration":4102444800}`},
+		"not Bearer":       {Status: 200, Body: `{"access_token":"abc","token_type":"MAC","expires_in":3600,"expiration":946688400}`},
 		"no expiration":    {Status: 200, Body: `{"access_token":"abc","token_type":"Bearer"}`},
 		"expires_in wrong": {Status: 200, Body: `{"access_token":"abc","token_type":"Bearer","expires_in":"soon"}`},
 	} {

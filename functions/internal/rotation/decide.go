@@ -108,10 +108,11 @@ func (p *pass) expiresSooner(fresh Exchanged, stored Stored) bool {
 	return !p.Force && fresh.Token.Expiration.Before(stored.ExpiresAt())
 }
 
-// setClock notes how far our clock is off IBM's. Expirations are by IBM's clock;
-// a difference that latency and whole seconds explain is left alone.
+// setClock notes how far our clock is off IBM's, by the latest answer. Expirations
+// are by IBM's clock; a difference that whole seconds explain is left alone.
 func (p *pass) setClock(skew time.Duration) {
 	if skew.Abs() <= maxClockSkew {
+		p.skew = 0
 		return
 	}
 	if p.skew == 0 {
