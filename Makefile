@@ -34,7 +34,7 @@ sandbox: build-local ## serve the sandbox on 127.0.0.1:8480 until Ctrl-C
 	@echo '  build/local/bootstrap -mode check     # or: make invoke-local'
 	@echo '  curl -s $$IAM_URL/_sandbox/requests    # what was asked of it'
 	@build/local/sandbox -env build/sandbox.env & pid=$$!; trap 'kill $$pid' INT TERM; wait $$pid; status=$$?; \
-	if kill -0 $$pid 2>/dev/null; then wait $$pid; status=$$?; fi; rm -f build/sandbox.env; exit $$status
+	if kill -0 $$pid 2>/dev/null; then wait $$pid; status=$$?; fi; [ $$status != 0 ] || rm -f build/sandbox.env; exit $$status
 
 aws-sandbox: build-local ## serve a sandbox of AWS beside it on 127.0.0.1:8481, to deploy without an account
 	@echo 'To deploy there, beside `make sandbox`, in a third terminal:'
