@@ -104,7 +104,7 @@ func TestRotationsThatWaitHoldNoGoroutine(t *testing.T) {
 	before, held := runtime.NumGoroutine(), inUse()
 	c := &counting{}
 	runMany(t, c, 10_000, 16)
-	if most := before + 16*3 + 1; c.goroutines > most { // a pass, its read of the key and one that is ending
+	if most := before + 16*4 + 1; c.goroutines > most { // a pass, its read of the key, and both of the one before it, which may be ending
 		t.Errorf("got %d goroutines at once, want at most %d", c.goroutines, most)
 	}
 	const limit = 16 << 10
