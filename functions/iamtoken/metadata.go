@@ -1,6 +1,8 @@
 package iamtoken
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -55,23 +57,30 @@ func (m Metadata) Map() map[string]any {
 
 var (
 	fingerprintShape = regexp.MustCompile(`^[0-9a-f]{16}$`)
-	iamIDShape       = regexp.MustCompile(`^(iam|IBMid|crn)-[A-Za-z0-9:._/-]+$`)
+	iamIDShape       = regexp.MustCompile(`^(iam|IBMid|crn|sha256)-[A-Za-z0-9:._/-]+$`)
 	accountShape     = regexp.MustCompile(`^[0-9a-f]{32}$`)
 )
 
-// Identity returns an IAM id and an account as they may be shown, or nothing
-// where either has another shape: whoever can write metadata or forge an answer
-// could have put a key there.
+// Identity returns an IAM id and an account as they may be shown: whoever can
+// write metadata or forge an answer could have put a key there. An IAM id of
+// another shape than those known becomes a digest, "sha256-" and 16 hex digits, by
+// which it can still be told from others; such an account becomes nothing.
 func Identity(iamID, account string) (string, string) {
-	if len(iamID) > 256 || !iamIDShape.MatchString(iamID) || !accountShape.MatchString(account) {
-		return "", ""
+	if iamID != "" && !isIAMID(iamID) {
+		sum := sha256.Sum256([]byte(iamID))
+		iamID = "sha256-" + hex.EncodeToString(sum[:8])
+	}
+	if !accountShape.MatchString(account) {
+		account = ""
 	}
 	return iamID, account
 }
 
+func isIAMID(id string) bool { return len(id) <= 256 && iamIDShape.MatchString(id) }
+
 // ParseMetadata reads what Secrets Manager returned. Metadata can be edited by
-// others, so it is an error if a field has another type, and a fingerprint or an
-// identity of another shape is dropped (a report would repeat it).
+// others, so it is an error if a field has another type, and a fingerprint, an IAM
+// id or an account of another shape is dropped (a report would repeat it).
 func ParseMetadata(fields map[string]any) (Metadata, error) {
 	encoded, err := json.Marshal(fields)
 	if err != nil {
@@ -84,7 +93,12 @@ func ParseMetadata(fields map[string]any) (Metadata, error) {
 	if !fingerprintShape.MatchString(m.Fingerprint) {
 		m.Fingerprint = ""
 	}
-	m.IAMID, m.Account = Identity(m.IAMID, m.Account)
+	if !isIAMID(m.IAMID) {
+		m.IAMID = ""
+	}
+	if !accountShape.MatchString(m.Account) {
+		m.Account = ""
+	}
 	return m, nil
 }
 

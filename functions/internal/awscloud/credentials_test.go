@@ -1,6 +1,7 @@
 package awscloud
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -47,6 +48,31 @@ func TestTheAuthorizationTokenGoesToNoStrangerInTheClear(t *testing.T) {
 	} {
 		if got := mayServeCredentials(endpoint); got != want {
 			t.Errorf("%s: got %t, want %t", endpoint, got, want)
+		}
+	}
+}
+
+// asked notes the hosts that requests go to, and answers none.
+type asked struct{ hosts []string }
+
+func (a *asked) RoundTrip(req *http.Request) (*http.Response, error) {
+	a.hosts = append(a.hosts, req.URL.Host)
+	return nil, errors.New("nobody is there")
+}
+
+func TestAStrangerIsNotAskedForCredentials(t *testing.T) {
+	for endpoint, want := range map[string]int{"http://stranger.test/x": 0, "https://stranger.test/x": 1} {
+		awsEnvironment(t, "http://127.0.0.1:1")
+		t.Setenv("AWS_ACCESS_KEY_ID", "")
+		t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+		t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint)
+		t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "the-token")
+		transport := &asked{}
+		if _, err := BootstrapKey(testARN, transport)(t.Context()); err == nil {
+			t.Error("got a key without credentials")
+		}
+		if got := strings.Count(strings.Join(transport.hosts, " "), "stranger.test"); got != want {
+			t.Errorf("%s: asked %d times, want %d", endpoint, got, want)
 		}
 	}
 }

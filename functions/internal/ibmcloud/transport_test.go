@@ -67,6 +67,25 @@ func TestAProcessThatWasFrozenUsesNoOldConnection(t *testing.T) {
 	}
 }
 
+// A connection that fails tells of the others: what broke it broke them.
+func TestAFailedRequestDropsItsNeighbours(t *testing.T) {
+	server, connections := counting(t)
+	transport := trusting(t, server, time.Now)
+	get(t, transport, server.URL)
+	request, err := http.NewRequest(http.MethodGet, "https://127.0.0.1:1/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response, err := transport.RoundTrip(request); err == nil {
+		_ = response.Body.Close()
+		t.Fatal("port 1 answers")
+	}
+	get(t, transport, server.URL)
+	if got := connections.Load(); got != 2 {
+		t.Errorf("got %d connections, want a new one after the failure", got)
+	}
+}
+
 func TestAnEarlyConnectionServesTheFirstRequest(t *testing.T) {
 	server, connections := counting(t)
 	transport := trusting(t, server, time.Now)

@@ -78,6 +78,7 @@ func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
 	bodies := []string{
 		`{"errorCode":"BXNIM0415E","errorMessage":"key SECRET could not be found","errorDetails":"SECRET"}`,
 		`{"errors":[{"code":"secrets-manager.Error07012","message":"SECRET","more_info":"SECRET","target":{"name":"SECRET"}}]}`,
+		`{"errorCode":"BXNIM0415E SECRET"}`, `{"errors":[{"code":"SECRET secrets-manager.Error07012"}]}`,
 		`{"errorCode":"SECRET"}`, `{"errors":[{"code":"SECRET","message":"SECRET"}]}`, `{"errors":[]}`, `{"errors":"SECRET"}`,
 		`SECRET`, `<html>SECRET</html>`, ``, `null`, `[]`, `{"errors":[{}]}`,
 	}
@@ -102,7 +103,7 @@ func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
 						t.Errorf("%d %q %s: the failure repeats a secret: %s", status, contentType, body, text)
 					}
 				}
-				if strings.Contains(body, "BXNIM0415E") && status == 400 && !strings.Contains(iam.Message, "BXNIM0415E") {
+				if strings.Contains(body, `"BXNIM0415E"`) && status == 400 && !strings.Contains(iam.Message, "BXNIM0415E") {
 					t.Errorf("got %q, want IBM's code in it", iam.Message)
 				}
 			}
@@ -153,16 +154,20 @@ func TestWhyNoAnswerCameIsSaidInPlainWords(t *testing.T) {
 	_ = listener.Close()
 	tls := httptest.NewTLSServer(http.NotFoundHandler())
 	defer tls.Close()
-	for name, test := range map[string]struct{ origin, says string }{
-		"unknown host":    {"https://private-only.invalid", "does not resolve"},
-		"refused":         {closed, "failed or was closed"},
-		"unknown CA":      {tls.URL, "not trusted"},
-		"HTTP, not HTTPS": {strings.Replace(closed, "http", "https", 1), "failed or was closed"},
+	for name, test := range map[string]struct {
+		origin, says string
+		kind         rotation.Kind
+		retry        rotation.Retry
+	}{
+		"unknown host":    {"https://private-only.invalid", "does not resolve", rotation.Unavailable, rotation.Later},
+		"refused":         {closed, "failed or was closed", rotation.Unavailable, rotation.Later},
+		"unknown CA":      {tls.URL, "not trusted", rotation.Misconfigured, rotation.Never},
+		"HTTP, not HTTPS": {strings.Replace(closed, "http", "https", 1), "failed or was closed", rotation.Unavailable, rotation.Later},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, failure := exchange(t, test.origin)
-			if failure == nil || !strings.Contains(failure.Message, test.says) {
-				t.Errorf("got %v, want it to say %q", failure, test.says)
+			if failure == nil || !strings.Contains(failure.Message, test.says) || failure.Kind != test.kind || failure.Retry != test.retry {
+				t.Errorf("got %+v, want %s (retry %d) that says %q", failure, test.kind, test.retry, test.says)
 			}
 		})
 	}

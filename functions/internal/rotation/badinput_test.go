@@ -86,60 +86,6 @@ func TestAnAccountWhoseTokensLive15MinutesIsServedWithAWarning(t *testing.T) {
 	})
 }
 
-func TestATokenOfTheWrongIdentityIsNeverPublished(t *testing.T) {
-	type change func(w *world)
-	otherKey := func(account string) change {
-		return func(w *world) {
-			key := w.cloud.MustCreateAPIKey(w.cloud.MustCreateServiceID("other", account))
-			w.cloud.MustPutVersion(w.one.APIKey.ID, key, nil)
-		}
-	}
-	for name, test := range map[string]struct {
-		change change
-		force  bool
-		fails  bool
-	}{
-		"as expected": {func(w *world) {
-			w.one.Expect = rotation.Expect{Account: w.cloud.AccountID(), IAMID: w.workload().IAMID}
-		}, false, false},
-		"another account expected":     {func(w *world) { w.one.Expect.Account = strings.Repeat("0", 32) }, false, true},
-		"another identity expected":    {func(w *world) { w.one.Expect.IAMID = "iam-ServiceId-0" }, false, true},
-		"force does not pass expect":   {func(w *world) { w.one.Expect.IAMID = "iam-ServiceId-0" }, true, true},
-		"another identity than before": {otherKey(""), false, true},
-		"another account than before":  {otherKey(strings.Repeat("1", 32)), false, true},
-		"another identity by force":    {otherKey(""), true, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.rotate()
-				test.change(w)
-				result := w.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: test.force, RunID: "wrong-identity"})
-				if test.fails {
-					w.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
-					w.wantVersions(2)
-					w.wantPublished(50 * time.Minute)
-				} else {
-					w.wantOutcome(result, rotation.Rotated)
-				}
-			})
-		})
-	}
-}
-
-func TestAnOpaqueTokenIsPublishedWithAWarningButNotWhereAnIdentityIsExpected(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200,
-			Body: `{"access_token":"opaque-token","token_type":"Bearer","expires_in":3600,"expiration":` + unixIn(time.Hour) + `}`})
-		result := w.rotate()
-		if !strings.Contains(strings.Join(result.Warnings, "\n"), "does not tell whose it is") {
-			t.Errorf("got warnings %q, want one on the opaque token", result.Warnings)
-		}
-		w.one.Expect.Account = w.cloud.AccountID()
-		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
-		w.wantVersions(2)
-	})
-}
-
 func TestATokenThatExpiresBeforeTheStoredOneIsKeptBack(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		inWorld(t, ibmcloudtest.Options{}, func(w *world) {

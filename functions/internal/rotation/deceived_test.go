@@ -1,7 +1,7 @@
 package rotation_test
 
 import (
-	"encoding/base64"
+	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -71,27 +71,6 @@ func TestAnOldTokenThatCountsFromNowIsNotPublished(t *testing.T) {
 	})
 }
 
-// A signature of a kind that the library does not know hides nobody.
-func TestAnUnknownAlgorithmHidesNoIdentity(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
-		w.answerWith(jwt("ML-DSA-65", "iam-ServiceId-somebody-else", w.cloud.AccountID(), 0, time.Hour), "3600", time.Hour)
-		w.wantOutcome(w.run(rotation.ModeRotate), rotation.Failed)
-	})
-}
-
-func jwt(algorithm, iamID, account string, issued, expires time.Duration) string {
-	header := `{"alg":"` + algorithm + `"}`
-	claims := `{"iam_id":"` + iamID + `","account":{"bss":"` + account + `"},"iat":` + unixIn(issued) + `,"exp":` + unixIn(expires) + `}`
-	return base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
-}
-
-func (w *world) answerWith(token, expiresIn string, expires time.Duration) {
-	w.t.Helper()
-	w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200,
-		Body: `{"access_token":"` + token + `","token_type":"Bearer","expires_in":` + expiresIn + `,"expiration":` + unixIn(expires) + `}`})
-}
-
 func TestTheFieldOfAKeySecretIsNotRepeated(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		const pasted = "hV9cJk3l-0aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567"
@@ -100,6 +79,56 @@ func TestTheFieldOfAKeySecretIsNotRepeated(t *testing.T) {
 		got := w.run(rotation.ModeRotate)
 		if got.Error == nil || strings.Contains(got.Error.Message, pasted) {
 			t.Errorf("got %v, want a failure that does not repeat what may be the key", got.Error)
+		}
+	})
+}
+
+// Secrets Manager's clock alone makes nothing fresh that ours says is dead.
+func TestAnOldClockOfSecretsManagerMakesNoDeadTokenFresh(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		time.Sleep(61 * time.Minute)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Headers: dated(-time.Hour)})
+		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Rotated)
+	})
+}
+
+// staleStore answers the second look with what was stored before the first.
+type staleStore struct {
+	rotation.TokenStore
+	before rotation.Stored
+	looks  int
+}
+
+func (s *staleStore) Look(ctx context.Context, ref rotation.TokenRef) (rotation.Stored, error) {
+	if s.looks++; s.looks == 2 {
+		return s.before, nil
+	}
+	return s.TokenStore.Look(ctx, ref)
+}
+
+func TestAnOlderVersionAtTheSecondLookIsNobodysWork(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		before, err := w.rotator.Tokens.Look(context.Background(), w.one.Token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		w.rotate()
+		w.rotator.Tokens = &staleStore{TokenStore: w.rotator.Tokens, before: before}
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 1})
+		w.rotate()
+	})
+}
+
+// Only a version's id passes for one: it is logged.
+func TestASaveAnsweredWithAnotherIDIsSettledByLooking(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 201, Times: 1,
+			Body: `{"id":"canary","secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z"}`})
+		if result := w.rotate(); result.Attempts != 2 || result.VersionID == "canary" {
+			t.Errorf("got version %s after %d attempts, want a true one after 2", result.VersionID, result.Attempts)
 		}
 	})
 }

@@ -24,18 +24,20 @@ func (p *pass) nothingToDo(stored Stored) (Outcome, bool) {
 	if p.Mode == ModeCheck {
 		return "", false
 	}
-	if _, sent := p.sent[stored.Metadata.Fingerprint]; sent && stored.Metadata.RunID == p.RunID {
+	if _, sent := p.sent[stored.Metadata.Fingerprint]; sent {
 		return Rotated, true // our own save: only its answer was lost
 	}
 	now := p.ibmClock()
 	switch {
-	case stored.ExpiresAt().Sub(now) < p.MinRemaining:
+	// Secrets Manager alone has told the time so far. Where its clock and ours
+	// differ, a token too many does no harm, but a dead one does.
+	case stored.ExpiresAt().Sub(later(now, p.wallClock())) < p.MinRemaining:
 		return "", false
 	case p.Mode == ModeEnsure:
 		return Fresh, true
 	case stored.Metadata.RunID == p.RunID && now.Sub(stored.CreatedAt) < redeliveryWindow:
 		return AlreadyDone, true
-	case stored.VersionID != p.firstSeen && !p.Force:
+	case stored.VersionID != p.first.VersionID && !stored.CreatedAt.Before(p.first.CreatedAt) && !p.Force:
 		return AlreadyDone, true // someone has published since this run began
 	}
 	return "", false
@@ -72,7 +74,7 @@ func (r Rotation) CheckIdentity(token iamtoken.Token, before iamtoken.Metadata, 
 	if force || token.Opaque() || before.IAMID == "" {
 		return nil
 	}
-	if token.IAMID != before.IAMID || token.Account != before.Account {
+	if token.IAMID != before.IAMID || before.Account != "" && token.Account != before.Account {
 		return mismatch("if the API key was replaced on purpose, run once with force",
 			"the token belongs to another identity than the stored one (%q, not %q)", identity(token.IAMID, token.Account), identity(before.IAMID, before.Account))
 	}
@@ -123,6 +125,13 @@ func (p *pass) setClock(skew time.Duration) {
 
 // ibmClock is the time by IBM's clock, as far as its answers have told.
 func (p *pass) ibmClock() time.Time { return p.wallClock().Add(p.skew) }
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
 
 // warnAbout notes what an operator should know of a token that is good enough.
 func (p *pass) warnAbout(token iamtoken.Token) {

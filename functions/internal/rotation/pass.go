@@ -12,18 +12,18 @@ type pass struct {
 	*run
 	Rotation
 
-	slot      func() // gives back the slot that the first attempt has; nil after it
-	attempts  int
-	firstSeen string               // the version that the first look found
-	stored    *Stored              // what the last look found; nil before
-	replaced  Stored               // the version that our save was to replace
-	sent      map[string]Exchanged // the tokens handed to Save, by fingerprint
-	lifetime  time.Duration        // expires_in of the last token exchanged
-	skew      time.Duration        // IBM's clock less ours, when that is more than maxClockSkew
-	failedAt  time.Time            // when the last attempt failed; zero before
-	txID      string
-	warnings  []string
-	timings   map[Step]time.Duration
+	slot     func() // gives back the slot that the first attempt has; nil after it
+	attempts int
+	first    *Stored              // what the first look found; nil before
+	stored   *Stored              // what the last look found; nil before
+	replaced Stored               // the version that our save was to replace
+	sent     map[string]Exchanged // the tokens handed to Save, by fingerprint
+	lifetime time.Duration        // expires_in of the last token exchanged
+	skew     time.Duration        // IBM's clock less ours, when that is more than maxClockSkew
+	failedAt time.Time            // when the last attempt failed; zero before
+	txID     string
+	warnings []string
+	timings  map[Step]time.Duration
 }
 
 func newPass(run *run, rotation Rotation) *pass {
@@ -88,8 +88,8 @@ func (p *pass) look(ctx context.Context) (Stored, error) {
 	if err != nil {
 		return Stored{}, at(StepLook, err)
 	}
-	if p.firstSeen == "" {
-		p.firstSeen = stored.VersionID
+	if p.first == nil {
+		p.first = &stored
 	}
 	p.stored = &stored
 	p.setClock(stored.ClockSkew)
