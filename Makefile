@@ -102,6 +102,7 @@ BETWEEN ?= 24h
 SVG     ?= build/simulation.svg
 simulate: ## play a year under faults in virtual time and hold it against the promises (SEED=1 DAYS=365)
 	@mkdir -p build; rm -f build/simulation.txt
+	@case '$(SEED)/$(DAYS)' in */*[!0-9]* | *[!0-9]*/* | /* | */ | */0) echo 'SEED and DAYS take whole numbers, DAYS 1 at least' >&2; exit 2 ;; esac
 	@echo 'Playing $(DAYS) days of seed $(SEED); a year takes about two minutes.' >&2
 	@$(GO) test ./functions/internal/simulation -run '^TestSimulation$$' -count=1 -timeout=120m -args -story -seed='$(SEED)' -days='$(DAYS)' \
 		-between='$(BETWEEN)' -report="$$PWD/build/simulation.txt" -svg="$$PWD/$(SVG)" >build/simulation.log 2>&1; failed=$$?; \

@@ -60,7 +60,7 @@ func summaryOf(diagnosis doctor.Diagnosis) string {
 	case warnings > 0:
 		return fmt.Sprintf("nothing failed, %s\n", count(warnings, "warning"))
 	default:
-		return "nothing is wrong\n"
+		return "nothing is wrong that can be seen without writing\n"
 	}
 }
 

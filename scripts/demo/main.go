@@ -21,6 +21,10 @@ func main() {
 	bin := flag.String("bin", "build/local", "folder with the built programs bootstrap, invoke and sandbox")
 	event := flag.String("event", "functions/rotate/event.json", "the event to deliver")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "demo: it takes flags alone (-h lists them)")
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)

@@ -65,7 +65,7 @@ func TestBadSecrets(t *testing.T) {
 		}{
 			"missing":                 {"00000000-0000-4000-8000-000000000000", "no such secret"},
 			"forbidden":               {s.cloud.Rotations()[0].APIKeySecret, "SecretsReader"},
-			"no id":                   {"token", "no secret id"},
+			"no id":                   {"token", "the SECRET given is no secret id"},
 			"an API key for an id":    {s.cloud.ReaderAPIKey(), "no secret id"},
 			"a kv secret of many":     {s.kv(map[string]any{"a": token, "b": token}), "no token"},
 			"a kv secret of a number": {s.kv(map[string]any{"iam_token": 1}), "no token"},

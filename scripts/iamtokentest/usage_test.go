@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/programs"
 )
 
 func wantSaid(t *testing.T, name, stderr, advice string) {
@@ -27,6 +28,11 @@ func TestUsage(t *testing.T) {
 		}
 		if requests := s.cloud.Requests(); len(requests) != 0 {
 			s.t.Errorf("got %d requests, want none", len(requests))
+		}
+		s.wantFailure(2, []string{"--format", "raw", "--frobnicate", "x"}, "argument 3 is no option")
+		s.env["PATH"] = s.bin // without curl and jq
+		if err := os.Symlink(programs.Path(s.t, "cat"), filepath.Join(s.bin, "cat")); err != nil {
+			s.t.Fatal(err)
 		}
 		stdout, stderr, exit := s.iamToken("-h")
 		if exit != 0 || stderr != "" || !strings.HasPrefix(stdout, "Usage: iam-token ") {

@@ -7,18 +7,16 @@ import (
 	"fmt"
 	"io"
 	"strings"
-
-	"iam-token-rotator/functions/iamtoken"
 )
 
 // entry is one element of ROTATIONS.
 type entry struct {
-	Name         string          `json:"name"`
-	APIKeySecret string          `json:"api_key_secret"`
-	APIKeyField  string          `json:"api_key_field"`
-	TokenSecret  string          `json:"token_secret"`
-	TokenField   string          `json:"token_field"`
-	Format       iamtoken.Format `json:"format"`
+	Name         string `json:"name"`
+	APIKeySecret string `json:"api_key_secret"`
+	APIKeyField  string `json:"api_key_field"`
+	TokenSecret  string `json:"token_secret"`
+	TokenField   string `json:"token_field"`
+	Format       string `json:"format"`
 	Expect       struct {
 		Account string `json:"account"`
 		IAMID   string `json:"iam_id"`
@@ -58,9 +56,7 @@ func jsonFault(err error) string {
 	case errors.As(err, &wrongType):
 		return fmt.Sprintf("the field %s has the wrong type", wrongType.Field)
 	default:
-		if field, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
-			return "unknown field " + short(strings.Trim(field, `"`))
-		}
-		return err.Error() // of our own types, which repeat nothing
+		field, _ := strings.CutPrefix(err.Error(), "json: unknown field ")
+		return "unknown field " + short(strings.Trim(field, `"`))
 	}
 }

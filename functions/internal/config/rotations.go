@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 
+	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
 )
 
@@ -69,11 +70,7 @@ func (v variables) single(faults *faults) []rotation.Rotation {
 // maxName is less than the length of an API key: a name is repeated in logs.
 const maxName = 40
 
-var (
-	nameShape    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
-	accountShape = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	iamIDShape   = regexp.MustCompile(`^(iam|IBMid|crn)-[A-Za-z0-9:._/-]+$`)
-)
+var nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 func (v variables) many(faults *faults, source string, entries []entry) []rotation.Rotation {
 	names, targets := map[string]bool{}, map[string]string{}
@@ -101,15 +98,18 @@ func (v variables) many(faults *faults, source string, entries []entry) []rotati
 }
 
 func (v variables) rotation(faults *faults, where string, e entry) rotation.Rotation {
-	format := e.Format
-	if format == "" {
-		format = v.TokenFormat
+	format := v.TokenFormat
+	if e.Format != "" {
+		if err := format.UnmarshalText([]byte(e.Format)); err != nil {
+			faults.add(where+" format", "%v", err)
+		}
 	}
-	if e.Expect.Account != "" && !accountShape.MatchString(e.Expect.Account) {
+	iamID, account := iamtoken.Identity(e.Expect.IAMID, e.Expect.Account)
+	if account != e.Expect.Account {
 		faults.add(where, "expect.account is no account id: that has 32 hexadecimal digits")
 	}
-	if e.Expect.IAMID != "" && !iamIDShape.MatchString(e.Expect.IAMID) {
-		faults.add(where, "expect.iam_id is no IAM id: a service id's begins with iam-ServiceId-")
+	if iamID != e.Expect.IAMID {
+		faults.add(where, "expect.iam_id is no IAM id: a service id's begins with iam-ServiceId-; any other stands in the version's metadata")
 	}
 	return rotation.Rotation{
 		Name:   e.Name,

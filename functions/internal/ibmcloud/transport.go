@@ -110,7 +110,7 @@ func (o operation) describe(err error) string {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return fmt.Sprintf("%s did not answer in time: is it reachable from this network?%s", host, o.privateOnly())
 	default:
-		return fmt.Sprintf("the connection to %s failed or was closed before an answer came", host)
+		return fmt.Sprintf("the connection to %s failed or was closed before an answer came: nothing to do unless it goes on; then check the URL and what is in between", host)
 	}
 }
 

@@ -139,10 +139,10 @@ func (p *pass) warnAbout(token iamtoken.Token) {
 		p.warn("the token does not tell whose it is: its identity could not be verified")
 	}
 	if token.ExpiresIn < p.Interval {
-		p.warn("tokens live %s, shorter than the schedule of %s: only the ensure schedule keeps one valid", token.ExpiresIn, p.Interval)
+		p.warn("tokens live %s, shorter than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)
 	}
 	if token.ExpiresIn <= p.MinRemaining {
-		p.warn("tokens live %s, no longer than MIN_REMAINING (%s): every ensure run publishes a new one", token.ExpiresIn, p.MinRemaining)
+		p.warn("tokens live %s, no longer than MIN_REMAINING (%s): every ensure run publishes a new one, lower it", token.ExpiresIn, p.MinRemaining)
 	}
 }
 

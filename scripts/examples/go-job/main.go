@@ -1,6 +1,7 @@
 // Command go-job is a job in Go: it lists the targets of Logs Routing CALLS
 // times, one a second, through one HTTP client. The client has a valid token
-// whenever the rotator publishes another.
+// whenever the rotator publishes another. It takes no arguments: what it needs is
+// in the environment, as a sandbox or a deployment hands it out.
 package main
 
 import (
@@ -14,6 +15,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 {
+		fmt.Fprintln(os.Stderr, "go job: it takes no arguments, but SECRETS_MANAGER_URL, IAM_URL, TOKEN_SECRET, READER_APIKEY, LOGS_ROUTING_URL and CALLS from the environment")
+		os.Exit(2)
+	}
 	reader := &iamtoken.Reader{Store: &iamtoken.SecretsManager{
 		URL:      os.Getenv("SECRETS_MANAGER_URL"),
 		IAMURL:   os.Getenv("IAM_URL"),
