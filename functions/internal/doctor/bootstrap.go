@@ -49,9 +49,13 @@ func (d *Doctor) checkBootstrap(ctx context.Context, s *sheet, iamBlocker string
 		d.checkBootstrapExpiry(ctx, s, bootstrapIdentity)
 		return token, bootstrapIdentity
 	}
-	if token.Opaque() {
+	switch {
+	case token.Opaque():
 		s.warn(bootstrapIdentity, d.Bootstrap.Variable+" is accepted, but its token does not tell whose it is", "nothing to do, if IBM's tokens are opaque now")
-	} else {
+	case d.Bootstrap.NoIAM:
+		s.warn(bootstrapIdentity, d.Bootstrap.Variable+" is of "+whose(token)+": what follows is what that identity may do, not the function's own",
+			"to try the function's, unset "+d.Bootstrap.Variable+" and set the variables that the function has")
+	default:
 		s.ok(bootstrapIdentity, "%s is of %s", d.Bootstrap.Variable, whose(token))
 	}
 	d.checkBootstrapExpiry(ctx, s, "")

@@ -118,7 +118,7 @@ func TestATokenAtHandNeedsNoIAM(t *testing.T) {
 	w.doctor.IAMHost.Origin = "http://iam.invalid"
 	w.doctor.Network.Lookup = func(context.Context, string) ([]string, error) { return nil, errors.New("no such host") }
 	diagnosis := w.run()
-	w.want(diagnosis, "bootstrap-identity", doctor.OK)
+	w.want(diagnosis, "bootstrap-identity", doctor.Warning, "not the function's own", "unset")
 	w.want(diagnosis, "key-secret", doctor.OK)
 	w.want(diagnosis, "key-identity", doctor.Skipped, "iam-dns failed")
 	if slices.Contains(names(diagnosis.Checks), "bootstrap-key-expiry") {
