@@ -13,8 +13,6 @@ const (
 	redeliveryWindow = 15 * time.Minute
 	// minTokenLife is the least life a token must have to be published.
 	minTokenLife = 5 * time.Minute
-	// maxClockSkew is how far the clock may be off IBM's before the report warns.
-	maxClockSkew = 30 * time.Second
 	// keyExpiryNotice is how long before the bootstrap key expires the report warns.
 	keyExpiryNotice = 14 * 24 * time.Hour
 )
@@ -108,29 +106,6 @@ func identity(iamID, account string) string { return iamID + " of account " + ac
 // expiresSooner reports whether publishing would take life from readers.
 func (p *pass) expiresSooner(fresh Exchanged, stored Stored) bool {
 	return !p.Force && fresh.Token.Expiration.Before(stored.ExpiresAt())
-}
-
-// setClock notes how far our clock is off IBM's, by the latest answer. Expirations
-// are by IBM's clock; a difference that whole seconds explain is left alone.
-func (p *pass) setClock(skew time.Duration) {
-	if skew.Abs() <= maxClockSkew {
-		p.skew = 0
-		return
-	}
-	if p.skew == 0 {
-		p.warn("this machine's clock is off: IBM's clock less ours is %s", skew.Round(time.Second))
-	}
-	p.skew = skew
-}
-
-// ibmClock is the time by IBM's clock, as far as its answers have told.
-func (p *pass) ibmClock() time.Time { return p.wallClock().Add(p.skew) }
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }
 
 // warnAbout notes what an operator should know of a token that is good enough.

@@ -86,19 +86,6 @@ func (r *Rotator) begin(ctx context.Context, request Request) *run {
 	return run
 }
 
-// wallClock is the time without its monotonic part, which stands still while a
-// process is frozen between two Lambda invocations.
-func (r *Rotator) wallClock() time.Time {
-	if r.Now == nil {
-		return time.Now().Round(0)
-	}
-	return r.Now().Round(0)
-}
-
-// outlived reports whether more wall-clock time has gone by since the run began
-// than the caller gave: the process was suspended, and whoever called has given up.
-func (r *run) outlived() bool { return r.wallClock().Sub(r.started) > r.timeout }
-
 // acquire waits for a slot; the returned function gives it back. When the time is
 // up there is none, even if one is free.
 func (r *run) acquire() (release func(), err error) {
