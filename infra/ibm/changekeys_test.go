@@ -35,7 +35,10 @@ func TestChangingTheKeysLeavesNoGap(t *testing.T) {
 	function := s.warmFunction(made, aws)
 	defer function.stop()
 	function.mustRotate(3)
-	changed := s.succeed("--rotate-keys").values
+	changed := s.succeed("--rotate-keys", "--keep-old-keys").values
+	function.mustRotate(3)
+	s.inUse(changed)
+	s.succeed("--delete-old-keys")
 	function.mustRotate(3)
 	// It goes on with the bootstrap token that it has; refused, it needs the new key.
 	s.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Times: 1, Status: 401})

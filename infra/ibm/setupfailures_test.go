@@ -210,6 +210,7 @@ func TestWrongUsage(t *testing.T) {
 		{"a folder for the file", []string{"--bootstrap-key-file", os.TempDir()}, nil, "cannot be written"},
 		{"no token", nil, func(s *setUp) { s.env["IAM_TOKEN"] = "" }, "IAM_TOKEN is not set"},
 		{"token of two lines", nil, func(s *setUp) { s.env["IAM_TOKEN"] = "a\nurl = evil" }, "IAM_TOKEN is not a token"},
+		{"null for a token", nil, func(s *setUp) { s.env["IAM_TOKEN"] = "null" }, "IAM_TOKEN is not a token"}, // jq's, for a field that is not there
 		{"quote in the token", nil, func(s *setUp) { s.env["IAM_TOKEN"] = `a"` }, "IAM_TOKEN is not a token"},
 		{"no such program", nil, func(s *setUp) { s.env["PUT_BOOTSTRAP_KEY"] = "/nowhere/put" }, "there is no program"},
 		{"plain http", nil, func(s *setUp) { s.env["IAM_URL"] = "http://iam.cloud.ibm.com" }, "IAM_URL must be an https URL"},
