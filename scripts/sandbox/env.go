@@ -10,7 +10,8 @@ import (
 )
 
 // environment renders the variables as NAME='value' lines for sh. With several rotations a file
-// lists them, else the two ids stand for the only one.
+// lists them, else the two ids stand for the only one. What scripts/set-up-secrets wants to know, as
+// Terraform tells it elsewhere, is of the first.
 func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string {
 	variables := [][2]string{
 		{"SECRETS_MANAGER_URL", origin},
@@ -19,6 +20,12 @@ func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string
 		{"SECRETS_MANAGER_APIKEY", cloud.BootstrapAPIKey()},
 		{"READER_APIKEY", cloud.ReaderAPIKey()},
 		{"ADMIN_APIKEY", cloud.AdminAPIKey()},
+		{"ACCOUNT_ID", cloud.AccountID()},
+		{"KEY_GROUP_ID", cloud.KeyGroupID()},
+		{"TOKEN_GROUP_ID", cloud.TokenGroupID()},
+		{"BOOTSTRAP_IAM_ID", cloud.BootstrapIAMID()},
+		{"WORKLOAD_IAM_ID", cloud.Rotations()[0].IAMID},
+		{"READER_IAM_ID", cloud.ReaderIAMID()},
 	}
 	if rotationsFile != "" {
 		variables = append(variables, [2]string{"ROTATIONS_FILE", rotationsFile})

@@ -22,6 +22,7 @@ const examples = `
 examples:
   sandbox -env sandbox.env            then: set -a; . ./sandbox.env
   sandbox -addr 127.0.0.1:0 -env -    a free port; the environment on stdout
+  sandbox -addr 0.0.0.0:8480          for other machines and containers too; the environment is for this one
   sandbox -tls-dir tls -env tls.env   HTTPS; trust tls/ca.pem (SSL_CERT_FILE, curl --cacert)
   sandbox -rotations 1000 -token-ttl 15m -env fleet.env
   curl -X POST localhost:8480/_sandbox/faults -d '{"op":"iam.token","times":2,"status":503}'
@@ -62,9 +63,7 @@ func parseOptions(args []string, stdout io.Writer) (options, error) {
 // validate checks the values; flags tells which were given.
 func (o options) validate(flags *flag.FlagSet) error {
 	var errs []error
-	if _, _, err := net.SplitHostPort(o.addr); err != nil {
-		errs = append(errs, fmt.Errorf("-addr must be host:port, not %q", o.addr))
-	}
+	errs = append(errs, checkAddr(o.addr))
 	if o.rotations < 1 || o.rotations > maxRotations {
 		errs = append(errs, fmt.Errorf("-rotations must be 1 to %d, not %d", maxRotations, o.rotations))
 	}
@@ -77,4 +76,20 @@ func (o options) validate(flags *flag.FlagSet) error {
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// checkAddr refuses an address at which nothing could use the sandbox: the function takes plain http
+// from loopback alone, and the certificate is for that.
+func checkAddr(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("-addr must be host:port, not %q", addr)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("-addr must have a port from 0 to 65535, not %q", port)
+	}
+	if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() && !ip.IsUnspecified() {
+		return fmt.Errorf("-addr must be on loopback, or 0.0.0.0 for every address, not %q", host)
+	}
+	return nil
 }

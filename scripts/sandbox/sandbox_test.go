@@ -20,13 +20,14 @@ func TestServesUntilStopped(t *testing.T) {
 	s := startSandbox(t, "-token-ttl", "15m", "-env", file)
 	env := readEnvFile(t, file)
 	for _, name := range []string{"SECRETS_MANAGER_URL", "IAM_URL", "LOGS_ROUTING_URL", "SECRETS_MANAGER_APIKEY",
-		"READER_APIKEY", "ADMIN_APIKEY", "API_KEY_SECRET", "TOKEN_SECRET"} {
+		"READER_APIKEY", "ADMIN_APIKEY", "API_KEY_SECRET", "TOKEN_SECRET",
+		"ACCOUNT_ID", "KEY_GROUP_ID", "TOKEN_GROUP_ID", "BOOTSTRAP_IAM_ID", "WORKLOAD_IAM_ID", "READER_IAM_ID"} {
 		if env[name] == "" {
 			t.Errorf("%s: got none", name)
 		}
 	}
-	if len(env) != 8 {
-		t.Errorf("got %d variables, want 8", len(env))
+	if len(env) != 14 {
+		t.Errorf("got %d variables, want 14", len(env))
 	}
 	if u, err := url.Parse(env["SECRETS_MANAGER_URL"]); err != nil || u.Scheme != "http" || u.Path != "" {
 		t.Errorf("SECRETS_MANAGER_URL: got %q, want an origin without a path", env["SECRETS_MANAGER_URL"])

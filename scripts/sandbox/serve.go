@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
@@ -37,13 +38,21 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	fmt.Fprintf(stderr, "sandbox: serving IBM Cloud on %s\n", origin)
+	fmt.Fprintf(stderr, "sandbox: serving IBM Cloud on %s%s\n", origin, elsewhere(listener.Addr()))
 	return serving.Until(ctx, &http.Server{
 		Handler:           cloud,
 		TLSConfig:         certificates,
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          log.New(stderr, "sandbox: ", 0),
 	}, listener)
+}
+
+// elsewhere tells of a listener that others reach too. All that it has is made up, but they can have it.
+func elsewhere(addr net.Addr) string {
+	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		return ", and to everybody who reaches this machine, on port " + strconv.Itoa(tcp.Port)
+	}
+	return ""
 }
 
 // publish writes the environment where the options say. The returned function removes what must
