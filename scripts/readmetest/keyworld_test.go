@@ -105,4 +105,3 @@ func (w *world) named(variable string) string {
 	}
 	return found[1]
 }
-
