@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/programs"
 )
 
 // TestFailureAtEachCall: whatever fails, the run says so, and the next one finishes the work and
@@ -205,6 +206,8 @@ func TestWrongUsage(t *testing.T) {
 		{"option without a value", []string{"--name"}, nil, "--name needs a value"},
 		{"name with a blank", []string{"--name", "a b"}, nil, "--name is not an id"},
 		{"days in words", []string{"--expires-in", "ninety"}, nil, "a number of days"},
+		{"days past all dates", []string{"--expires-in", "10000"}, nil, "9999 at most"},
+		{"no aws CLI", nil, (*setUp).withoutAWS, "the aws CLI is not installed"},
 		{"--keep-old-keys alone", []string{"--keep-old-keys"}, nil, "goes with --rotate-keys"},
 		{"no folder for the file", []string{"--reader-key-file", "/nowhere/reader.key"}, nil, "/nowhere/reader.key cannot be written"},
 		{"a folder for the file", []string{"--bootstrap-key-file", os.TempDir()}, nil, "cannot be written"},
@@ -239,6 +242,21 @@ func TestWrongUsage(t *testing.T) {
 	}
 }
 
+// TestTerraformPrintsNothing: it has failed itself, and said why, or lists something else.
+func TestTerraformPrintsNothing(t *testing.T) {
+	for _, printed := range []string{"", "\n", "{}", "[]", "null"} {
+		t.Run(printed, func(t *testing.T) {
+			inDash(t, func(t *testing.T, s *setUp) {
+				command := s.command()
+				command.Stdin = strings.NewReader(printed)
+				if r := s.finish(command); r.status != 2 || !strings.Contains(r.stderr, "after terraform apply") {
+					t.Errorf("got exit %d and %q, want 2 and what to do", r.status, r.stderr)
+				}
+			})
+		})
+	}
+}
+
 // TestEnvironmentInsteadOfTerraform: the same values, by the outputs' names in capitals.
 func TestEnvironmentInsteadOfTerraform(t *testing.T) {
 	inDash(t, func(t *testing.T, s *setUp) {
@@ -259,4 +277,16 @@ func TestHelp(t *testing.T) {
 			t.Errorf("got exit %d and %q, want 0 and the usage", r.status, r.stdout)
 		}
 	})
+}
+
+// withoutAWS leaves the script what it needs, and the program that stores the bootstrap key in AWS
+// without the CLI.
+func (s *setUp) withoutAWS() {
+	s.t.Helper()
+	for _, name := range []string{"basename", "cat", "cksum", "dirname", "mktemp", "rm", "sed", "tr"} {
+		if err := os.Symlink(programs.Path(s.t, name), s.path("bin/"+name)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.env["PATH"], s.env["PUT_BOOTSTRAP_KEY"] = s.path("bin"), ""
 }
