@@ -16,7 +16,7 @@ var fleetAlarmRules = map[string]alarmRule{
 	"UndeliveredEventsAlarm": alarmRules["UndeliveredEventsAlarm"],
 	"TokenLifetimeAlarm":     alarmRules["TokenLifetimeAlarm"],
 	"BootstrapExpiryAlarm":   alarmRules["BootstrapExpiryAlarm"],
-	"ThrottlesAlarm":         {"AWS/Lambda", "Throttles", "Sum", byFunction, 300, 1, 1, atLeast, 10, "notBreaching"},
+	"ThrottlesAlarm":         {"AWS/Lambda", "Throttles", "Sum", byFunction, 300, 1, 1, atLeast, 4, "notBreaching"},
 	"RotateFailedAlarm":      {"AWS/States", "ExecutionsFailed", "Sum", byRotateMachine, 300, 1, 1, atLeast, 1, "notBreaching"},
 	"RotateTimedOutAlarm":    {"AWS/States", "ExecutionsTimedOut", "Sum", byRotateMachine, 300, 1, 1, atLeast, 1, "notBreaching"},
 	"RotateThrottledAlarm":   {"AWS/States", "ExecutionThrottled", "Sum", byRotateMachine, 300, 1, 1, atLeast, 1, "notBreaching"},
@@ -97,5 +97,29 @@ func TestFleetCountsSilence(t *testing.T) {
 		metrics := at(t, properties(t, tmpl, id), "Metrics")
 		want(t, id+" metric", at(t, metrics, 0, "ReturnData"), false)
 		want(t, id+" is on", show(at(t, metrics, 1, "Expression"))+" "+show(at(t, metrics, 1, "ReturnData")), expression+" true")
+	}
+}
+
+// A batch that Lambda refuses until it is given up fails nothing that any other alarm looks at.
+func TestFleetHearsABatchThatIsGivenUp(t *testing.T) {
+	t.Parallel()
+	tmpl := fleet(t)
+	rule := ruleOf(t, properties(t, tmpl, "ThrottlesAlarm"))
+	for _, m := range fleetMaps {
+		batches, _ := mapOf(t, tmpl, m.id, "5")
+		refused := batches.task().Retry[0]
+		want(t, m.id+": what is tried again first", refused.ErrorEquals[0], "Lambda.TooManyRequestsException")
+		wait, whole := refused.IntervalSeconds, 0
+		for range refused.MaxAttempts {
+			whole += wait
+			wait = min(wait*refused.BackoffRate, refused.MaxDelaySeconds)
+		}
+		if whole >= rule.period {
+			t.Errorf("%s: a batch is refused for up to %d s, over more than two periods of %d", m.id, whole, rule.period)
+		}
+		tries := refused.MaxAttempts + 1
+		if inOne := (tries + 1) / 2; rule.threshold > inOne {
+			t.Errorf("%s: the alarm wants %d refusals in a period, but of the %d of a batch as few as %d may fall into one", m.id, rule.threshold, tries, inOne)
+		}
 	}
 }
