@@ -2,7 +2,6 @@ package aws_test
 
 import (
 	"encoding/json"
-	"encoding/xml"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -76,30 +75,6 @@ func (a *account) published(secret string) string {
 	return fingerprint
 }
 
-func (a *account) putObject(key string) {
-	a.t.Helper()
-	if status, answer := a.moto.MustDo(a.t, awstest.Request{Service: "s3", Method: "PUT", Path: "/" + a.bucket + "/" + key, Body: "x"}); status != 200 {
-		a.t.Fatalf("putting %s: %d %s", key, status, answer)
-	}
-}
-
-// objects lists the bucket.
-func (a *account) objects() []string {
-	a.t.Helper()
-	var answer struct {
-		Contents []struct{ Key string }
-	}
-	status, body := a.moto.MustDo(a.t, awstest.Request{Service: "s3", Method: "GET", Path: "/" + a.bucket + "?list-type=2"})
-	if err := xml.Unmarshal(body, &answer); err != nil || status != 200 {
-		a.t.Fatalf("listing the bucket: %d %v", status, err)
-	}
-	var keys []string
-	for _, object := range answer.Contents {
-		keys = append(keys, object.Key)
-	}
-	return keys
-}
-
 // update changes a parameter, then goes from one rotation to a file of two.
 func (a *account) update() {
 	a.t.Helper()
@@ -144,7 +119,8 @@ func (a *account) end() {
 	if got := fmt.Sprint(a.objects()); got != "[iam-token-rotator/life/notes.txt]" {
 		a.t.Errorf("the bucket holds %s, want only what was not ours", got)
 	}
-	a.checkGone(map[string]string{"FunctionRole": a.role}) // moto forgets to delete what it has updated, but for these
+	a.checkGone(map[string]string{"FunctionRole": a.role, "LogGroup": "/aws/lambda/" + a.stack}) // moto forgets to delete what it has updated, but for these
 	a.mustSay("put-bootstrap-key after destroy", programs.Result{Stdout: a.putKey("sh")}, 0, a.set["BOOTSTRAP_SECRET_ARN"])
 	a.mustSay("destroy again", a.make("destroy"), 0, "There is no stack life")
+	a.mustSay("deploy after destroy", a.script("deploy"), 0, a.cloud.Rotations()[0].Name+": rotated; ")
 }

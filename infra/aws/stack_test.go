@@ -65,7 +65,7 @@ func newAccount(t *testing.T, stack string) *account {
 	a.lambda = &awstest.Lambda{Moto: moto, Program: filepath.Join(builtPrograms(t), "invoke")}
 	lambda := httptest.NewServer(a.lambda)
 	t.Cleanup(lambda.Close)
-	a.env = awsEnvironment(moto, "AWS_ENDPOINT_URL_LAMBDA="+lambda.URL, "DENIED_FOR=0", "DENIED_PAUSE=0")
+	a.env = awsEnvironment(moto, "AWS_ENDPOINT_URL="+lambda.URL, "DENIED_FOR=0", "DENIED_PAUSE=0")
 	if err := moto.MakeBucket(t.Context(), a.bucket); err != nil {
 		t.Fatal(err)
 	}

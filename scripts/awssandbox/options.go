@@ -13,8 +13,9 @@ import (
 const usage = `usage: awssandbox [-addr 127.0.0.1:8481] [-env FILE|-] [-bin build/local]
 
 Serves a stand-in for AWS in memory, until SIGTERM or Ctrl-C: moto_server (pip install 'moto[server]')
-and an AWS Lambda that runs the deployed function. It enforces no permissions, and starts no schedules
-and no alarms. What it holds is made anew at each start, a bucket for the code among it.
+and an AWS Lambda that runs the deployed function. It enforces no permissions and no
+patterns of a stack's parameters, and starts no schedules and no alarms. What it holds is made anew
+at each start, a bucket for the code among it.
 
 `
 

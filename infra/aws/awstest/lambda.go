@@ -13,9 +13,9 @@ import (
 )
 
 // Lambda is an http.Handler that stands for AWS Lambda, and for everything else: it passes all
-// requests on to Moto but Invoke, which it answers by running the deployed zip as Lambda would, with
-// the environment that Moto reports, and writing its output to Moto's log. Whoever reaches it can run
-// programs here: serve it on loopback alone.
+// requests on to Moto but two. Invoke it answers by running the deployed zip as Lambda would, with the
+// environment that Moto reports, and writing its output to Moto's log. DeleteStack it completes, where
+// Moto leaves a log behind. Whoever reaches it can run programs here: serve it on loopback alone.
 type Lambda struct {
 	Moto    *Moto
 	Program string        // the built scripts/invoke
@@ -44,7 +44,7 @@ var invocationPath = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "/invoca
 func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	found := invocationPath.FindStringSubmatch(r.URL.Path)
 	if found == nil {
-		l.Moto.ServeHTTP(w, r)
+		l.passOn(w, r)
 		return
 	}
 	status, description, err := l.Moto.Do(r.Context(), Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(found[1])})
@@ -92,10 +92,22 @@ func (l *Lambda) invoke(ctx context.Context, description, event []byte) (answer 
 	if err != nil {
 		return nil, false, err
 	}
+	if failed {
+		output = append(output, ownWords(answer)...)
+	}
 	l.mu.Lock()
 	l.printed.Write(output)
 	l.mu.Unlock()
-	return answer, failed, l.Moto.log(ctx, "/aws/lambda/"+function.Configuration.FunctionName, string(output))
+	return answer, failed, l.Moto.log(ctx, logGroup(function.Configuration.FunctionName), string(output))
+}
+
+// ownWords is the line that Lambda itself logs when the function did not come to an answer.
+func ownWords(answer []byte) string {
+	var failure struct{ ErrorType, ErrorMessage string }
+	if json.Unmarshal(answer, &failure) == nil && (failure.ErrorType == "Sandbox.Timedout" || failure.ErrorType == "Runtime.ExitError") {
+		return failure.ErrorMessage + "\n"
+	}
+	return ""
 }
 
 // Printed is everything that functions have printed so far.
