@@ -154,7 +154,7 @@ deploy: ## deploy to AWS and rotate once (scripts/stack -h tells the variables)
 	@GOOS=linux GOARCH=$(ARCH) $(BUILD) -o '$(DEPLOY_DIR)/bootstrap' ./functions/rotate
 	@$(stack) deploy
 
-invoke: ## run the deployed function (MODE=rotate, ensure or check)
+invoke: ## run the deployed function (MODE=rotate, ensure, check or doctor)
 	@$(stack) invoke
 
 status: ## say when each deployed token expires and how its last run went

@@ -1,18 +1,15 @@
 package aws_test
 
 import (
-	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/programs"
 )
 
 // What a person can get wrong, and what the deployment then says. Whatever it
@@ -81,12 +78,26 @@ func TestDeploymentWaitsForPermissions(t *testing.T) {
 	a.putSecret(" ")
 	a.mustSay("invoke with an empty secret", a.script("invoke", "MODE=check"), 1,
 		"default: bootstrap: misconfigured: ", "the secret is empty: store the bootstrap API key with scripts/put-bootstrap-key")
+	diagnosis := a.doctor()
+	a.mustSay("invoke doctor", a.script("invoke", "MODE=doctor"), 1, diagnosis, "stack: what is marked ✗ must be mended")
+	for _, part := range []string{"✗ bootstrap-key", "\nrotation default\n– ", "\n                        nor ", "1 check failed, "} {
+		if !strings.Contains(diagnosis, part) {
+			t.Errorf("doctor shows no %q, so what invoke makes of that is not tested:\n%s", part, diagnosis)
+		}
+	}
 
 	// A later failure is told at once, and status still knows the expiry, which the
 	// failed run could not look up.
 	a.lambda.Secrets = a.refusing(-1)
 	a.mustSay("invoke", a.script("invoke", "MODE=ensure"), 1, "the run failed: RotationError: 1 of 1 rotations failed; default: bootstrap: denied: ")
 	a.mustSay("status", a.script("status"), 0, "default: failed at 20", "; the stored token expires 20", "\n  bootstrap: denied: ")
+}
+
+// doctor is what `bootstrap doctor` prints in the function's environment.
+func (a *account) doctor() string {
+	a.t.Helper()
+	env := append(slices.Clone(a.env), programs.Environ(a.describe().Configuration.Environment.Variables)...)
+	return a.keep(runIn(a.t, a.folder, env, "", "./bootstrap", "doctor")).Stdout
 }
 
 // A stack that a failed first deployment left can only be deleted.
@@ -108,60 +119,4 @@ func TestDeploymentRemovesWhatWasRolledBack(t *testing.T) {
 	if deleted < 0 || created < deleted {
 		t.Errorf("got %v, want the stack deleted before it is created", actions)
 	}
-}
-
-// putSecret replaces the bootstrap secret's value.
-func (a *account) putSecret(value string) {
-	a.t.Helper()
-	a.moto.MustCall(a.t, "secretsmanager", "secretsmanager.PutSecretValue", object{"SecretId": a.arn, "SecretString": value, "ClientRequestToken": strings.Repeat("d", 32)})
-}
-
-// inFrontOf serves what answer gives, or else passes requests on to moto. It is
-// called for one request at a time.
-func (a *account) inFrontOf(answer func(r *http.Request, form url.Values) (int, string)) string {
-	a.t.Helper()
-	var mu sync.Mutex
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			a.t.Error(err)
-		}
-		form, _ := url.ParseQuery(string(body))
-		if status, text := answer(r, form); status != 0 {
-			w.WriteHeader(status)
-			_, _ = io.WriteString(w, text)
-			return
-		}
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		a.moto.ServeHTTP(w, r)
-	}))
-	a.t.Cleanup(server.Close)
-	return server.URL
-}
-
-// refusing answers as AWS Secrets Manager does to a role without permission, so
-// many times (-1: always).
-func (a *account) refusing(times int) string {
-	a.t.Helper()
-	return a.inFrontOf(func(*http.Request, url.Values) (int, string) {
-		if times == 0 {
-			return 0, ""
-		}
-		times--
-		return 400, `{"__type":"AccessDeniedException","Message":"User: arn:aws:sts::123456789012:assumed-role/x is not authorized to perform: secretsmanager:GetSecretValue"}`
-	})
-}
-
-// forbidding answers as CloudFormation does to a person without permission.
-func (a *account) forbidding(action string) string {
-	a.t.Helper()
-	return a.inFrontOf(func(_ *http.Request, form url.Values) (int, string) {
-		if form.Get("Action") != action {
-			return 0, ""
-		}
-		return 403, fmt.Sprintf(`<ErrorResponse xmlns="http://cloudformation.amazonaws.com/doc/2010-05-15/"><Error><Type>Sender</Type><Code>AccessDenied</Code>`+
-			`<Message>User is not authorized to perform: cloudformation:%s</Message></Error></ErrorResponse>`, action)
-	})
 }

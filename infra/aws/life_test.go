@@ -44,6 +44,9 @@ func TestLifeOfAStack(t *testing.T) {
 		t.Error("ensure has published although the token had life enough")
 	}
 	a.mustSay("invoke check", a.make("invoke", "MODE=check", "ROTATION=default"), 0, "default: checked; ")
+	a.mustSay("invoke doctor", a.make("invoke", "MODE=doctor"), 0, "✓ configuration         valid: ", "\nrotation default\n✓ ", "\nnothing is wrong\n")
+	a.mustSay("invoke a misspelt rotation", a.script("invoke", "MODE=ensure", "ROTATION=defualt"), 1, `misconfigured: no rotation is called "defualt"`)
+	a.mustSay("status after that", a.make("status"), 0, "default: checked at 20", "\nthe run at 20", `could not begin: no rotation is called "defualt"`)
 	a.mustSay("logs", a.make("logs"), 0, `"msg":"report"`, `"mode":"ensure"`, "CloudWatchMetrics")
 
 	a.update()
@@ -81,7 +84,7 @@ func (a *account) update() {
 	before := a.published(a.cloud.Rotations()[0].TokenSecret)
 	zips := len(a.objects())
 	updated := a.script("deploy", "PARAMS=LogLevel=debug", "BOOTSTRAP_EXPIRES_AT=2020-01-31")
-	a.mustSay("update", updated, 0, "default: rotated; ", "warning: the bootstrap API key expires 2020-01-31")
+	a.mustSay("update", updated, 0, "default: rotated; ", "; the old one had 59m", "warning: the bootstrap API key expires 2020-01-31")
 	if a.published(a.cloud.Rotations()[0].TokenSecret) == before {
 		a.t.Error("the update published no token")
 	}

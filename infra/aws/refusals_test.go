@@ -47,7 +47,16 @@ func TestMissingValues(t *testing.T) {
 		{"no parameter's name", "check", params("=10m"), `the key ""`},
 		{"a space in a value", "deploy", params("AlarmEmail=me and@example.com"), `PARAMS has "and@example.com", which is no Key=Value`},
 		{"a key for a parameter", "deploy", params(likeAKey), "(44 characters, not repeated here)"},
-		{"no mode", "invoke", []string{"STACK=s"}, "set MODE"},
+		{"no mode", "invoke", []string{"STACK=s"}, "set MODE: rotate, ensure, check or doctor"},
+		{"unknown mode", "invoke", []string{"STACK=s", "MODE=bogus"}, `MODE="bogus" is not known: use rotate, ensure, check or doctor`},
+		{"a key for a mode", "invoke", []string{"STACK=s", "MODE=" + likeAKey}, "(44 characters, not repeated here)"},
+		{"unknown force", "invoke", []string{"STACK=s", "MODE=rotate", "FORCE=yes"}, `FORCE="yes" is not known: use true, or leave it out`},
+		{"forced doctor", "invoke", []string{"STACK=s", "MODE=doctor", "FORCE=true"}, "leave it out"},
+		{"minutes in words", "logs", []string{"STACK=s", "MINUTES=abc"}, `MINUTES="abc" is no number of minutes`},
+		{"no minutes", "logs", []string{"STACK=s", "MINUTES=0"}, "is no number of minutes"},
+		{"minutes to come", "logs", []string{"STACK=s", "MINUTES=-5"}, "is no number of minutes"},
+		{"octal minutes", "logs", []string{"STACK=s", "MINUTES=010"}, "is no number of minutes"},
+		{"more minutes than there were", "logs", []string{"STACK=s", "MINUTES=99999999"}, "is no number of minutes"},
 		{"unknown command", "explode", []string{"STACK=s"}, "say what to do"},
 	}
 	for _, shell := range []string{"dash", "bash"} {
