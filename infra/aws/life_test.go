@@ -84,7 +84,7 @@ func (a *account) update() {
 	before := a.published(a.cloud.Rotations()[0].TokenSecret)
 	zips := len(a.objects())
 	updated := a.script("deploy", "PARAMS=LogLevel=debug", "BOOTSTRAP_EXPIRES_AT=2020-01-31")
-	a.mustSay("update", updated, 0, "default: rotated; ", "; the old one had 59m", "warning: the bootstrap API key expires 2020-01-31")
+	a.mustSay("update", updated, 0, "default: rotated; ", "; the old one had 5", "warning: the bootstrap API key expires 2020-01-31")
 	if a.published(a.cloud.Rotations()[0].TokenSecret) == before {
 		a.t.Error("the update published no token")
 	}
