@@ -38,7 +38,7 @@ sandbox: build-local ## serve the sandbox on 127.0.0.1:8480 until Ctrl-C
 
 aws-sandbox: build-local ## serve a sandbox of AWS beside it on 127.0.0.1:8481, to deploy without an account
 	@echo 'To deploy there, beside `make sandbox`, in a third terminal:'
-	@echo '  set -a; . build/sandbox.env; . build/aws.env; set +a'
+	@echo '  set -a; . build/sandbox.env && . build/aws.env && set +a'
 	@echo '  export BOOTSTRAP_SECRET_ARN="$$(printenv SECRETS_MANAGER_APIKEY | scripts/put-bootstrap-key)"'
 	@echo '  make deploy                           # then: make status, invoke MODE=check, logs, destroy'
 	@exec build/local/awssandbox -env build/aws.env

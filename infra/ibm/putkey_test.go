@@ -42,13 +42,12 @@ func TestWhatIsNoKeyIsNotStored(t *testing.T) {
 	for _, shell := range []string{"dash", "bash"} {
 		p := newPutKey(t, shell)
 		for input, words := range map[string]string{
-			"null\n":                              "the null of a JSON field that is not there",
-			"short\n":                             "too short",
-			strings.Repeat("k", 19):               "too short",
-			strings.Repeat("k", 513):              "too long",
-			strings.Repeat("k", 43) + "=":         "characters that no API key has",
-			"eyJraWQiOiIyMDI2MTEyMyJ9.eyJpYW0.x8": "characters that no API key has", // a token
-			`{"apikey":null}`:                     "jq -er .apikey",
+			"null\n":                      "the null of a JSON field that is not there",
+			"short\n":                     "too short",
+			strings.Repeat("k", 7):        "too short",
+			strings.Repeat("k", 513):      "too long",
+			strings.Repeat("k", 43) + "é": "characters that no API key has",
+			`{"apikey":null}`:             "jq -er .apikey",
 		} {
 			got := p.run(t, input)
 			if got.Exit != 2 || got.Stdout != "" || !strings.Contains(got.Stderr, words) {
@@ -69,7 +68,7 @@ func TestWhatMayBeAKeyIsStored(t *testing.T) {
 	t.Parallel()
 	for _, shell := range []string{"dash", "bash"} {
 		p := newPutKey(t, shell)
-		for _, key := range []string{strings.Repeat("aZ0_-", 8) + "abcd", strings.Repeat("k", 20), strings.Repeat("k", 512)} {
+		for _, key := range []string{strings.Repeat("aZ0_-", 8) + "abcd", strings.Repeat("k", 8), strings.Repeat("k", 512)} {
 			got := p.run(t, " "+key+"\r\n")
 			if stored, err := os.ReadFile(p.stored()); got.Exit != 0 || err != nil || string(stored) != key {
 				t.Errorf("%s, %d characters: got exit %d, %q; want them stored: %v", shell, len(key), got.Exit, got.Stderr, err)

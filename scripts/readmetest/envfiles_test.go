@@ -17,8 +17,10 @@ func TestNothingGoesOnWithoutTheFileOfVariables(t *testing.T) {
 	t.Parallel()
 	bash, seen := programs.Path(t, "bash"), 0
 	for _, b := range allBlocks(t) {
-		ours := b.section == changeKeys || b.section == "Rehearse it" || strings.HasPrefix(b.page.path, "infra/ibm/")
-		if b.language != "sh" || !ours || !strings.Contains(b.text, ". build/") {
+		// The fleet's commands end at a template that refuses what is empty.
+		elsewhere := b.section == "Try it by hand" || b.section == "Deploy it" && strings.Contains(b.text, "cloudformation deploy")
+		makesIt := strings.Contains(b.text, "mv build/new.env build/ibm.env")
+		if b.language != "sh" || elsewhere || makesIt || !strings.Contains(b.text, ". build/") {
 			continue
 		}
 		seen++
@@ -39,7 +41,7 @@ func TestNothingGoesOnWithoutTheFileOfVariables(t *testing.T) {
 			}
 		}
 	}
-	if seen < 5 {
+	if seen < 6 {
 		t.Errorf("only %d blocks read a file: does the test still find them?", seen)
 	}
 }
