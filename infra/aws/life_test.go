@@ -44,7 +44,7 @@ func TestLifeOfAStack(t *testing.T) {
 		t.Error("ensure has published although the token had life enough")
 	}
 	a.mustSay("invoke check", a.make("invoke", "MODE=check", "ROTATION=default"), 0, "default: checked; ")
-	a.mustSay("invoke doctor", a.make("invoke", "MODE=doctor"), 0, "✓ configuration         valid: ", "\nrotation default\n✓ ", "\nnothing is wrong\n")
+	a.mustSay("invoke doctor", a.make("invoke", "MODE=doctor"), 0, "✓ configuration         valid: ", "\nrotation default\n✓ ", "\nnothing is wrong that can be seen without writing\n")
 	a.mustSay("invoke a misspelt rotation", a.script("invoke", "MODE=ensure", "ROTATION=defualt"), 1, `misconfigured: no rotation is called "defualt"`)
 	a.mustSay("status after that", a.make("status"), 0, "default: checked at 20", "\nthe run at 20", `could not begin: no rotation is called "defualt"`)
 	a.mustSay("logs", a.make("logs"), 0, `"msg":"report"`, `"mode":"ensure"`, "CloudWatchMetrics")
