@@ -82,3 +82,14 @@ func TestAnExpirationIsBelievedForAtMost61Minutes(t *testing.T) {
 		})
 	}
 }
+
+// The digest guards tokens to come, and configurations may name it: it must not change.
+func TestAnIAMIDOfAnotherFormIsADigest(t *testing.T) {
+	if got, _ := iamtoken.Identity("saml-somebody@example.test", ""); got != "sha256-3f738cb8309702e4" {
+		t.Errorf("got %s", got)
+	}
+	forged, err := iamtoken.ParseMetadata(map[string]any{"iam_id": "saml-somebody@example.test", "account": "mine"})
+	if err != nil || forged.IAMID != "" || forged.Account != "" {
+		t.Errorf("got %+v, %v; want what somebody else has written dropped", forged, err)
+	}
+}

@@ -100,7 +100,7 @@ func checkMode(mode rotation.Mode) error {
 // short quotes a value that is too short to be a key or a token, and tells the
 // length of any other: people paste into the wrong place.
 func short(value string) string {
-	if len(value) > 40 {
+	if len(value) >= 40 {
 		return fmt.Sprintf("(%d characters, not repeated here)", len(value))
 	}
 	return strconv.Quote(value)

@@ -28,6 +28,8 @@ type credential interface {
 	token(ctx context.Context) (iamtoken.Token, error)
 	// refused tells that the service did not take the last token.
 	refused()
+	// doubted tells that the last token may not do what it was used for.
+	doubted()
 }
 
 func newBootstrap(c credential, now func() time.Time) *Bootstrap {
@@ -85,6 +87,10 @@ func (b *Bootstrap) refuse(token iamtoken.Secret) {
 		b.credential.refused()
 	}
 }
+
+// doubt has the credential looked at afresh for the next token. The one at hand
+// goes on: it may serve other rotations than the one that was denied.
+func (b *Bootstrap) doubt() { b.credential.doubted() }
 
 // atBootstrap marks err as a failure of the bootstrap identity, whichever step
 // of the pass was under way.

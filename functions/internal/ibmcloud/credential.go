@@ -24,7 +24,8 @@ func FixedKey(key iamtoken.Secret) KeySource {
 
 // BootstrapByKey authenticates with an API key. The key is kept until IAM or
 // Secrets Manager refuses it; then it is read afresh, since it may have been
-// replaced.
+// replaced. One of which Secrets Manager says that it may not do something is read
+// afresh, too, for the next token, but serves on while that read fails.
 func BootstrapByKey(iam *IAM, source KeySource) *Bootstrap {
 	return newBootstrap(&keyCredential{iam: iam, source: source}, iam.now)
 }
@@ -33,8 +34,9 @@ type keyCredential struct {
 	iam    *IAM
 	source KeySource
 
-	mu  sync.Mutex
-	key iamtoken.Secret
+	mu    sync.Mutex
+	key   iamtoken.Secret
+	stale bool // the key at hand may have been replaced by one of another identity
 }
 
 func (c *keyCredential) token(ctx context.Context) (iamtoken.Token, error) {
@@ -58,20 +60,30 @@ func (c *keyCredential) token(ctx context.Context) (iamtoken.Token, error) {
 func (c *keyCredential) current(ctx context.Context) (iamtoken.Secret, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.key.IsZero() {
+	if !c.key.IsZero() && !c.stale {
 		return c.key, nil
 	}
 	key, err := c.source(ctx)
-	if err == nil {
-		c.key = key
+	if err != nil {
+		if c.stale {
+			return c.key, nil
+		}
+		return key, err
 	}
-	return key, err
+	c.key, c.stale = key, false
+	return key, nil
 }
 
 func (c *keyCredential) refused() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.key = iamtoken.Secret{}
+	c.key, c.stale = iamtoken.Secret{}, false
+}
+
+func (c *keyCredential) doubted() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stale = !c.key.IsZero()
 }
 
 // Profile is a trusted profile that the compute resource may take on.
@@ -101,6 +113,7 @@ func (c profileCredential) token(ctx context.Context) (iamtoken.Token, error) {
 }
 
 func (c profileCredential) refused() {}
+func (c profileCredential) doubted() {}
 
 func (c profileCredential) authenticator(url string, client *http.Client, headers map[string]string) (requester, error) {
 	authenticator, err := core.NewContainerAuthenticatorBuilder().
@@ -137,3 +150,4 @@ func (c tokenCredential) token(context.Context) (iamtoken.Token, error) {
 }
 
 func (c tokenCredential) refused() {}
+func (c tokenCredential) doubted() {}

@@ -106,7 +106,7 @@ func (i *IAM) token(response *core.IamTokenServerResponse) (iamtoken.Token, erro
 	value := response.AccessToken
 	switch {
 	case value == "":
-		return iamtoken.Token{}, fmt.Errorf("without a token: an empty, truncated or foreign answer")
+		return iamtoken.Token{}, fmt.Errorf("without a token: is there a proxy in between, or is IAM_URL wrong?")
 	case strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return iamtoken.Token{}, fmt.Errorf("with a token that holds white space or control characters")
 	case !strings.EqualFold(response.TokenType, "Bearer"):

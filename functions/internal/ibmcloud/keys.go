@@ -26,7 +26,7 @@ func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (s
 	return call(ctx, s, operation{
 		doing:    "reading the API key",
 		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
-		denied:   "give the bootstrap identity a role with secret.read on the key's secret group; a new policy takes minutes to reach everywhere",
+		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret)",
 		locked:   "the key secret is locked: remove its locks",
 	}, func(ctx context.Context) (sm.SecretIntf, *core.DetailedResponse, error) {

@@ -81,9 +81,11 @@ func call[T any](ctx context.Context, s *SecretsManager, op operation, request f
 	case got.status == 0 && got.err == nil:
 		return none, misconfigured(op.doing + ": IBM's SDK does not take the request: check the secret's id or name")
 	case got.status < 200 || got.status > 299:
-		// 403 too: the key may have been replaced by one of another identity.
-		if got.status == http.StatusUnauthorized || got.status == http.StatusForbidden {
+		switch got.status {
+		case http.StatusUnauthorized:
 			s.bootstrap.refuse(token)
+		case http.StatusForbidden:
+			s.bootstrap.doubt()
 		}
 		return none, op.failure(got, s.now())
 	case err != nil || isNil(result):

@@ -25,7 +25,7 @@ func (s *SecretsManager) Look(ctx context.Context, ref rotation.TokenRef) (rotat
 	metadata, err := call(ctx, s, operation{
 		doing:    "looking at the stored token's metadata",
 		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
-		denied:   "give the bootstrap identity a role with secret-version-metadata.read on the token's secret group; a new policy takes minutes to reach everywhere",
+		denied:   "give the bootstrap identity a role with secret-version-metadata.read on the token's secret group, if it is the right identity and TOKEN_SECRET the right secret; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",
 		locked:   "the token secret is locked: remove its locks",
 	}, func(ctx context.Context) (sm.SecretVersionMetadataIntf, *core.DetailedResponse, error) {

@@ -37,13 +37,6 @@ func (p *pass) setClock(skew time.Duration) {
 // ibmClock is the time by IBM's clock, as far as its answers have told.
 func (p *pass) ibmClock() time.Time { return p.wallClock().Add(p.skew) }
 
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
-}
-
 type wallDeadlineKey struct{}
 
 // WithWallDeadline says until when, by the wall clock, a request under ctx may

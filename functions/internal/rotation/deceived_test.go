@@ -83,16 +83,6 @@ func TestTheFieldOfAKeySecretIsNotRepeated(t *testing.T) {
 	})
 }
 
-// Secrets Manager's clock alone makes nothing fresh that ours says is dead.
-func TestAnOldClockOfSecretsManagerMakesNoDeadTokenFresh(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
-		time.Sleep(61 * time.Minute)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Headers: dated(-time.Hour)})
-		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Rotated)
-	})
-}
-
 // staleStore answers the second look with what was stored before the first.
 type staleStore struct {
 	rotation.TokenStore

@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
@@ -27,9 +28,7 @@ func (p *pass) nothingToDo(stored Stored) (Outcome, bool) {
 	}
 	now := p.ibmClock()
 	switch {
-	// Secrets Manager alone has told the time so far. Where its clock and ours
-	// differ, a token too many does no harm, but a dead one does.
-	case stored.ExpiresAt().Sub(later(now, p.wallClock())) < p.MinRemaining:
+	case stored.ExpiresAt().Sub(now) < p.MinRemaining:
 		return "", false
 	case p.Mode == ModeEnsure:
 		return Fresh, true
@@ -69,10 +68,10 @@ func (r Rotation) CheckIdentity(token iamtoken.Token, before iamtoken.Metadata, 
 	if err := r.checkExpected(token); err != nil {
 		return err
 	}
-	if force || token.Opaque() || before.IAMID == "" {
+	if force {
 		return nil
 	}
-	if token.IAMID != before.IAMID || before.Account != "" && token.Account != before.Account {
+	if differ(token.IAMID, before.IAMID) || differ(token.Account, before.Account) {
 		return mismatch("if the API key was replaced on purpose, run once with force",
 			"the token belongs to another identity than the stored one (%q, not %q)", identity(token.IAMID, token.Account), identity(before.IAMID, before.Account))
 	}
@@ -101,7 +100,15 @@ func mismatch(advice, format string, args ...any) *Error {
 	return &Error{Step: StepCheck, Kind: InvalidToken, Message: fmt.Sprintf(format, args...) + ": " + advice, Advice: advice}
 }
 
-func identity(iamID, account string) string { return iamID + " of account " + account }
+// differ compares what both tell: a token may be opaque, and metadata erased.
+func differ(a, b string) bool { return a != "" && b != "" && a != b }
+
+func identity(iamID, account string) string {
+	if account == "" {
+		return iamID
+	}
+	return strings.TrimSpace(iamID + " of account " + account)
+}
 
 // expiresSooner reports whether publishing would take life from readers.
 func (p *pass) expiresSooner(fresh Exchanged, stored Stored) bool {

@@ -24,11 +24,13 @@ func (f freezing) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.E
 }
 
 func TestATokenExchangedBeforeTheProcessWasFrozenIsNotPublished(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotator.IAM = freezing{w.rotator.IAM, func() { w.skew.Add(int64(25 * time.Minute)) }}
-		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepSave, rotation.Timeout)
-		w.wantVersions(1)
-	})
+	for _, frozen := range []time.Duration{121 * time.Second, 25 * time.Minute} {
+		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+			w.rotator.IAM = freezing{w.rotator.IAM, func() { w.skew.Add(int64(frozen)) }}
+			w.wantFailure(w.run(rotation.ModeRotate), rotation.StepSave, rotation.Timeout)
+			w.wantVersions(1)
+		})
+	}
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		w.rotator.IAM = freezing{w.rotator.IAM, func() { w.skew.Add(int64(time.Hour)) }}
 		result := w.run(rotation.ModeRotate)

@@ -74,7 +74,7 @@ func TestAnUnknownAlgorithmHidesNoIdentity(t *testing.T) {
 }
 
 // A token that tells less than the one before it, or tells it in another form, is
-// compared all the same.
+// compared by what both tell.
 func TestATokenIsComparedByWhatItTells(t *testing.T) {
 	const federated, other = "saml-somebody@example.test", "saml-else@example.test"
 	own := func(w *world) string { return w.cloud.AccountID() }
@@ -86,7 +86,9 @@ func TestATokenIsComparedByWhatItTells(t *testing.T) {
 	}{
 		"the same identity":                {"", "", own, own, rotation.Rotated},
 		"of another account":               {"", "", own, func(*world) string { return strings.Repeat("1", 32) }, rotation.Failed},
-		"of no account":                    {"", "", own, none, rotation.Failed},
+		"of no account":                    {"", "", own, none, rotation.Rotated},
+		"of nobody, but another account":   {"", "nobody", own, func(*world) string { return strings.Repeat("1", 32) }, rotation.Failed},
+		"of nobody, but the account":       {"", "nobody", own, own, rotation.Rotated},
 		"of no account, as before":         {"", "", none, none, rotation.Rotated},
 		"of an account for the first time": {"", "", none, own, rotation.Rotated},
 		"of no account, another identity":  {"", "iam-ServiceId-somebody-else", own, none, rotation.Failed},
@@ -97,8 +99,11 @@ func TestATokenIsComparedByWhatItTells(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 				publish := func(iamID, account string) rotation.Result {
-					if iamID == "" {
+					switch iamID {
+					case "":
 						iamID = w.workload().IAMID
+					case "nobody":
+						iamID = ""
 					}
 					w.answerWith(jwt("RS256", iamID, account, 0, time.Hour), "3600", time.Hour)
 					return w.run(rotation.ModeRotate)

@@ -53,21 +53,40 @@ func TestAKeyReplacedDuringAnEnsurePassIsUsed(t *testing.T) {
 }
 
 // A replaced bootstrap key may be of another identity, and the old one without
-// its rights: that is a 403, after which a warm process must not go on with it.
+// its rights: that is a 403, after which a warm process must not go on with it for
+// good. But one rotation's 403 must not take the token from the others, nor the key
+// while the place it is read from is out of reach.
 func TestTheBootstrapKeyIsReadAfreshAfterA403(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		reads := 0
+		reads, away := 0, false
 		w.rotator = w.processWithKey(w.cloud.Transport(), func(context.Context) (iamtoken.Secret, error) {
-			reads++
+			if reads++; away {
+				return iamtoken.Secret{}, &rotation.Error{Kind: rotation.Unavailable}
+			}
 			return iamtoken.NewSecret(w.cloud.BootstrapAPIKey()), nil
 		})
+		want := func(when string, wantReads, wantExchanges int) {
+			t.Helper()
+			if got := w.bootstrapExchanges(); reads != wantReads || got != wantExchanges {
+				t.Errorf("%s: got %d reads of the bootstrap key and %d exchanges, want %d and %d", when, reads, got, wantReads, wantExchanges)
+			}
+		}
 		w.rotate()
 		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 403, Times: 1})
 		w.wantFailure(w.run(rotation.ModeEnsure), rotation.StepLook, rotation.Denied)
 		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
-		if got := w.bootstrapExchanges(); reads != 2 || got != 2 {
-			t.Errorf("got %d reads of the bootstrap key and %d exchanges, want 2 of each", reads, got)
-		}
+		want("while the token lives", 1, 1)
+		away = true
+		time.Sleep(41 * time.Minute)
+		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
+		want("with the source away", 2, 2)
+		away = false
+		time.Sleep(41 * time.Minute)
+		w.rotate()
+		want("with the source back", 3, 3)
+		time.Sleep(41 * time.Minute)
+		w.rotate()
+		want("when all is well again", 3, 4)
 	})
 }
 
