@@ -27,6 +27,7 @@ func TestStatusRemembersAFailedRun(t *testing.T) {
 		{"ensured", []logLine{report(90, "ensure", "ensured", "rotated", ""), report(60, "ensure", "ensured", "fresh", "")}, ""},
 		{"checked", []logLine{report(90, "check", "checked", "checked", ""), report(60, "ensure", "checked", "fresh", "")}, ""},
 		{"unsaved", []logLine{report(95, "rotate", "unsaved", "failed", "save"), report(90, "check", "unsaved", "checked", ""), report(60, "ensure", "unsaved", "fresh", "")}, "last rotate failed at T: save: denied: no"},
+		{"uncopied", []logLine{report(95, "rotate", "uncopied", "failed", "mirror"), report(90, "check", "uncopied", "checked", ""), report(60, "ensure", "uncopied", "fresh", "")}, "last rotate failed at T: mirror: denied: no"},
 		{"check", []logLine{report(95, "rotate", "check", "rotated", ""), report(90, "check", "check", "failed", "exchange"), report(60, "ensure", "check", "fresh", "")}, "last check failed at T: exchange: denied: no"},
 	}
 	var lines []logLine

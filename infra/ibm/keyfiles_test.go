@@ -3,6 +3,7 @@ package ibm_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -83,5 +84,56 @@ func TestKeyFileThatIsGoneIsTold(t *testing.T) {
 func TestTwoKeysInOneFile(t *testing.T) {
 	inDash(t, func(t *testing.T, s *setUp) {
 		s.fail(2, "a file each", "--reader-key-file", s.path("both.key"), "--bootstrap-key-file", s.folder+"/./both.key")
+	})
+}
+
+// TestEarlierScriptKnowsThePlaces: one of before, which knows of no time, must not take a key that is
+// stored elsewhere for one that is not stored, and delete it.
+func TestEarlierScriptKnowsThePlaces(t *testing.T) {
+	inDash(t, func(t *testing.T, s *setUp) {
+		s.succeed("--reader-key-file", s.path("reader.key"))
+		earlier := regexp.MustCompile(`^stored in \S+ by set-up-secrets$`)
+		seen := 0
+		for _, iamID := range []string{s.outputs["workload_iam_id"], s.cloud.BootstrapIAMID(), s.outputs["reader_iam_id"]} {
+			for name, keys := range s.keys(iamID) {
+				for _, key := range keys {
+					if description, _ := key["description"].(string); strings.HasPrefix(name, "iam-token-rotator-") {
+						seen++
+						if !earlier.MatchString(description) {
+							t.Errorf("%s: got %q, want what the earlier script reads", name, description)
+						}
+					}
+				}
+			}
+		}
+		if seen != 3 {
+			t.Errorf("got %d keys of the script, want 3", seen)
+		}
+	})
+}
+
+// TestSearchPathOfFolders: an exported CDPATH leads cd elsewhere, and has it print.
+func TestSearchPathOfFolders(t *testing.T) {
+	inDash(t, func(t *testing.T, s *setUp) {
+		elsewhere := t.TempDir()
+		for _, folder := range []string{s.path("keys"), filepath.Join(elsewhere, "keys")} {
+			if err := os.Mkdir(folder, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		inFolder := func() run {
+			command := s.command("--reader-key-file", "keys/reader.key")
+			script, err := filepath.Abs(command.Args[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			command.Args[1], command.Dir = script, s.folder
+			return s.finish(command)
+		}
+		first := inFolder()
+		s.env["CDPATH"] = elsewhere
+		if again := inFolder(); first.status != 0 || again.stdout != first.stdout {
+			t.Errorf("got exit %d and\n%s, want the same keys again, and not\n%s", first.status, first.stdout, again.stdout)
+		}
 	})
 }

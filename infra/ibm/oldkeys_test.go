@@ -75,6 +75,26 @@ func TestDeleteOldKeys(t *testing.T) {
 	})
 }
 
+// TestDeleteOldKeysOfThePlaceInUse: without --aws-secret it is the ids that tell which AWS secret is meant,
+// not which of them has the newest key.
+func TestDeleteOldKeysOfThePlaceInUse(t *testing.T) {
+	inDash(t, func(t *testing.T, s *setUp) {
+		change := []string{"--aws-secret", "team/one", "--rotate-keys", "--keep-old-keys"}
+		s.succeed(change...)
+		one := s.succeed(change...).values
+		s.succeed("--aws-secret", "team/two")
+		s.inUse(one)
+		before := s.keyIDs("bootstrap", s.cloud.BootstrapIAMID())
+		got := s.succeed("--delete-old-keys").values
+		if got["BOOTSTRAP_SECRET_ARN"] != one["BOOTSTRAP_SECRET_ARN"] || got["BOOTSTRAP_APIKEY_ID"] != one["BOOTSTRAP_APIKEY_ID"] {
+			t.Errorf("got %q, want the place of %q", got, one)
+		}
+		if after := s.keyIDs("bootstrap", s.cloud.BootstrapIAMID()); len(before) != 3 || !slices.Equal(after, before[1:]) {
+			t.Errorf("got keys %q of %q, want the oldest gone", after, before)
+		}
+	})
+}
+
 // deleted are the ids of the keys that were.
 func (s *setUp) deleted() []string {
 	var ids []string
@@ -128,6 +148,17 @@ func TestNoKeyIsDeletedInDoubt(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNoReaderKeyIsDeletedInDoubt is the same of a reader's.
+func TestNoReaderKeyIsDeletedInDoubt(t *testing.T) {
+	inDash(t, func(t *testing.T, s *setUp) {
+		file := []string{"--reader-key-file", s.path("reader.key")}
+		first := s.succeed(file...).values
+		s.inUse(s.succeed(append(file, "--rotate-keys", "--keep-old-keys")...).values)
+		s.env["READER_APIKEY_ID"] = first["READER_APIKEY_ID"]
+		s.fail(1, "a newer key of the reader", append(file, "--delete-old-keys")...)
+	})
 }
 
 // halfDone makes a key of the bootstrap that is not noted as stored, and the workload's the newest.
