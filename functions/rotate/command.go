@@ -30,6 +30,7 @@ Manager, exchanges it at IAM and saves the token as a new version of a secret.
 Usage: bootstrap [-mode rotate|ensure|check] [-rotation NAME]... [-force]
                  [-run-id ID] [-timeout 120s] [-json]
        bootstrap doctor [-rotation NAME]... [-timeout 120s] [-json]
+       bootstrap config
 
   -mode      rotate  publish a new token (default)
              ensure  only if the stored one has less than MIN_REMAINING left;
@@ -43,8 +44,8 @@ Usage: bootstrap [-mode rotate|ensure|check] [-rotation NAME]... [-force]
   -timeout   time for the whole run
   -json      print the report as JSON
 
-"bootstrap doctor" checks what the rotations rely on and writes nothing; see
-bootstrap doctor -h.
+"bootstrap doctor" checks what the rotations rely on and writes nothing, "bootstrap
+config" the configuration alone and asks nobody; see their -h.
 
 Configuration is in environment variables; see README.md. The report goes to
 stdout, logs to stderr. Exit 0: done; 1: a rotation failed; 2: usage or
@@ -65,8 +66,13 @@ type options struct {
 
 // command is the host for a run by hand, a Code Engine job or cron.
 func command(args, environ []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == string(modeDoctor) {
-		return doctorCommand(args[1:], environ, stdout, stderr)
+	if len(args) > 0 {
+		switch args[0] {
+		case string(modeDoctor):
+			return doctorCommand(args[1:], environ, stdout, stderr)
+		case "config":
+			return configCommand(args[1:], environ, stdout, stderr)
+		}
 	}
 	opts, err := parseArguments(args)
 	if errors.Is(err, flag.ErrHelp) {

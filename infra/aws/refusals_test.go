@@ -18,7 +18,9 @@ func TestMissingValues(t *testing.T) {
 	programs.Need(t, "aws", "jq")
 	rotations := filepath.Join(t.TempDir(), "rotations.json")
 	broken, empty := filepath.Join(t.TempDir(), "broken.json"), filepath.Join(t.TempDir(), "empty.json")
-	for file, text := range map[string]string{rotations: `{"name":"x"}`, broken: `[{"name":"x"},]`, empty: ""} {
+	faulty := filepath.Join(t.TempDir(), "faulty.json")
+	for file, text := range map[string]string{rotations: `{"name":"x"}`, broken: `[{"name":"x"},]`, empty: "",
+		faulty: `[{"name":"a b","api_key_secret":"g/k","token_secret":"00000000-0000-4000-8000-000000000000"}]`} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -43,6 +45,7 @@ func TestMissingValues(t *testing.T) {
 		{"no such file", "deploy", append(slices.Clone(whole[:4]), "ROTATIONS_FILE=/no/such"), "cannot be read"},
 		{"no list", "deploy", append(slices.Clone(whole[:4]), "ROTATIONS_FILE="+rotations), "no JSON list"},
 		{"an empty file", "deploy", append(slices.Clone(whole[:4]), "ROTATIONS_FILE="+empty), "no JSON list"},
+		{"a faulty entry", "deploy", append(slices.Clone(whole[:4]), "ROTATIONS_FILE="+faulty), "bootstrap: ROTATIONS_FILE[0]: name: use 1 to 40"},
 		{"a syntax error", "deploy", append(slices.Clone(whole[:4]), "ROTATIONS_FILE="+broken), "parse error: Expected another array element at line 1"},
 		{"misspelt parameter", "deploy", params("LogLevel=info MinRemaning=10m"), `the key "MinRemaning", which the template does not know. It may have: TokenFormat MinRemaining `},
 		{"no parameter's name", "check", params("=10m"), `the key ""`},
