@@ -207,7 +207,6 @@ func TestWrongUsage(t *testing.T) {
 		{"name with a blank", []string{"--name", "a b"}, nil, "--name is not an id"},
 		{"days in words", []string{"--expires-in", "ninety"}, nil, "a number of days"},
 		{"days past all dates", []string{"--expires-in", "10000"}, nil, "9999 at most"},
-		{"no aws CLI", nil, (*setUp).withoutAWS, "the aws CLI is not installed"},
 		{"--keep-old-keys alone", []string{"--keep-old-keys"}, nil, "goes with --rotate-keys"},
 		{"no folder for the file", []string{"--reader-key-file", "/nowhere/reader.key"}, nil, "/nowhere/reader.key cannot be written"},
 		{"a folder for the file", []string{"--bootstrap-key-file", os.TempDir()}, nil, "cannot be written"},
@@ -279,11 +278,28 @@ func TestHelp(t *testing.T) {
 	})
 }
 
+// TestNoAWSCLI: whether it is needed shows when it is known which keys are there.
+func TestNoAWSCLI(t *testing.T) {
+	eachShell(t, func(t *testing.T, s *setUp) {
+		first := s.run()
+		s.cloud.ClearRequests()
+		s.withoutAWS()
+		if again := s.succeed(); first.status != 0 || again.stdout != first.stdout {
+			t.Errorf("got\n%s, want what is there printed,\n%s", again.stdout, first.stdout)
+		}
+		s.fail(2, "the aws CLI is not installed", "--rotate-keys")
+		s.fail(2, "the aws CLI is not installed", "--aws-secret", "another")
+		if got := s.writes(); len(got) > 0 {
+			t.Errorf("requests that change something: got %q, want none", got)
+		}
+	})
+}
+
 // withoutAWS leaves the script what it needs, and the program that stores the bootstrap key in AWS
 // without the CLI.
 func (s *setUp) withoutAWS() {
 	s.t.Helper()
-	for _, name := range []string{"basename", "cat", "cksum", "dirname", "mktemp", "rm", "sed", "tr"} {
+	for _, name := range []string{"basename", "cat", "cksum", "dirname", "cut", "mktemp", "rm", "sed", "tail", "tr"} {
 		if err := os.Symlink(programs.Path(s.t, name), s.path("bin/"+name)); err != nil {
 			s.t.Fatal(err)
 		}
