@@ -25,10 +25,14 @@ func FixedKey(key iamtoken.Secret) KeySource {
 // BootstrapByKey authenticates with an API key. The key is kept until IAM or
 // Secrets Manager refuses it; then it is read afresh, since it may have been
 // replaced. One of which Secrets Manager says that it may not do something is read
-// afresh, too, for the next token, but serves on while that read fails.
+// afresh, too, for the next token, but serves on while that read fails or hangs.
 func BootstrapByKey(iam *IAM, source KeySource) *Bootstrap {
 	return newBootstrap(&keyCredential{iam: iam, source: source}, iam.now)
 }
+
+// secondLook bounds the read of a key that is in doubt: enough of an attempt must be
+// left to go on with the key at hand.
+const secondLook = 3 * time.Second
 
 type keyCredential struct {
 	iam    *IAM
@@ -63,15 +67,18 @@ func (c *keyCredential) current(ctx context.Context) (iamtoken.Secret, error) {
 	if !c.key.IsZero() && !c.stale {
 		return c.key, nil
 	}
-	key, err := c.source(ctx)
-	if err != nil {
-		if c.stale {
-			return c.key, nil
-		}
-		return key, err
+	if c.stale {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, secondLook)
+		defer cancel()
 	}
-	c.key, c.stale = key, false
-	return key, nil
+	switch key, err := c.source(ctx); {
+	case err == nil:
+		c.key, c.stale = key, false
+	case !c.stale:
+		return iamtoken.Secret{}, err
+	}
+	return c.key, nil
 }
 
 func (c *keyCredential) refused() {

@@ -149,13 +149,15 @@ func TestAnUnknownKeyIsTriedOnceMoreTwoSecondsLater(t *testing.T) {
 }
 
 func TestAKeyReplacedDuringThePassIsUsed(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.cloud.MustDeleteAPIKey(w.workload().APIKey)
-		time.AfterFunc(time.Second, func() {
-			w.cloud.MustPutVersion(w.one.APIKey.ID, w.cloud.MustCreateAPIKey(w.workload().IAMID), nil)
+	for _, mode := range []rotation.Mode{rotation.ModeRotate, rotation.ModeEnsure} {
+		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+			w.cloud.MustDeleteAPIKey(w.workload().APIKey)
+			time.AfterFunc(time.Second, func() {
+				w.cloud.MustPutVersion(w.one.APIKey.ID, w.cloud.MustCreateAPIKey(w.workload().IAMID), nil)
+			})
+			w.wantOutcome(w.run(mode), rotation.Rotated)
 		})
-		w.wantOutcome(w.run(rotation.ModeRotate), rotation.Rotated)
-	})
+	}
 }
 
 func TestRetryAfterIsHonouredUpToTenSeconds(t *testing.T) {
