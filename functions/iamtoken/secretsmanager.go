@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -139,4 +141,138 @@ func (a answer) version() (Version, error) {
 		payload = string(body.Data)
 	}
 	return Version{Payload: NewSecret(payload), CreatedAt: body.CreatedAt, Metadata: metadata, ReadAt: a.date}, nil
+}
+
+// authenticate returns a token of the reader identity: the one kept, or a new one.
+func (s *SecretsManager) authenticate(ctx context.Context) (Secret, error) {
+	if s.AccessToken != nil {
+		access, err := s.AccessToken(ctx)
+		if err != nil {
+			return Secret{}, fmt.Errorf("getting the reader's own token: %w", err)
+		}
+		return NewSecret(TrimBearer(access.Reveal())), nil
+	}
+	s.mu.Lock()
+	access, until := s.access, s.until
+	s.mu.Unlock()
+	if !access.IsZero() && time.Now().Round(0).Before(until) {
+		return access, nil
+	}
+	access, life, err := s.exchange(ctx)
+	if err != nil {
+		return Secret{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Four fifths of its life, by this machine's clock alone, which may be off.
+	s.access, s.until = access, time.Now().Round(0).Add(life*4/5)
+	return access, nil
+}
+
+// forget drops a token that was refused; false if there is no way to another one.
+func (s *SecretsManager) forget(refused Secret) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.AccessToken != nil {
+		return false
+	}
+	if s.access == refused {
+		s.access = Secret{}
+	}
+	return true
+}
+
+// exchange gets a token for the reader's API key, with the life IAM gives it.
+func (s *SecretsManager) exchange(ctx context.Context) (Secret, time.Duration, error) {
+	iam := s.IAMURL
+	if iam == "" {
+		iam = DefaultIAMURL
+	}
+	form := url.Values{
+		"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"},
+		"apikey":     {strings.TrimSpace(s.APIKey.Reveal())},
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(iam, "/")+"/identity/token", strings.NewReader(form.Encode()))
+	if err != nil {
+		return Secret{}, 0, fmt.Errorf("building the request to IAM: %w", err)
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	answer, err := s.send(request, "IAM")
+	if err != nil {
+		return Secret{}, 0, err
+	}
+	switch answer.status {
+	case http.StatusOK:
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		return Secret{}, 0, fmt.Errorf("%w: IAM does not take the reader's API key (HTTP %d): does it exist, and is it enabled and in date?", ErrDenied, answer.status)
+	default:
+		return Secret{}, 0, answer.failure("IAM")
+	}
+	var body struct {
+		AccessToken string `json:"access_token"`
+		ExpiresIn   int64  `json:"expires_in"`
+	}
+	if json.Unmarshal(answer.body, &body) != nil || !tokenShape.MatchString(body.AccessToken) {
+		return Secret{}, 0, unusable("IAM")
+	}
+	return NewSecret(body.AccessToken), time.Duration(body.ExpiresIn) * time.Second, nil
+}
+
+// maxBody bounds an answer: a secret of a million characters fits, however escaped.
+const maxBody = 8 << 20
+
+// answer is what a service said. Nothing of its body enters an error.
+type answer struct {
+	status     int
+	body       []byte
+	date       time.Time     // the service's clock; zero when it was not told
+	retryAfter time.Duration // what it asked for; 0 when it did not
+}
+
+// send makes one request and reads the answer whole. It follows no redirect: the
+// request bears a key or a token.
+func (s *SecretsManager) send(request *http.Request, service string) (answer, error) {
+	request.Header.Set("Accept", "application/json")
+	client := &http.Client{
+		Transport:     s.Transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return answer{}, unanswered(request.Context(), service, err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
+	if err != nil {
+		return answer{}, unanswered(request.Context(), service, err)
+	}
+	a := answer{status: response.StatusCode, body: body}
+	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
+		a.date = date
+	}
+	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds > 0 {
+		a.retryAfter = time.Duration(min(seconds, int(maxRetryAfter/time.Second))) * time.Second
+	}
+	return a, nil
+}
+
+// failure is the error for a status that the request does not explain.
+func (a answer) failure(service string) error {
+	if a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout || a.status >= 500 {
+		return &retryAfter{fmt.Errorf("%w: %s answered HTTP %d", ErrUnavailable, service, a.status), a.retryAfter}
+	}
+	return fmt.Errorf("%s answered HTTP %d: is its URL right?", service, a.status)
+}
+
+func unusable(service string) error {
+	return fmt.Errorf("%w: %s answered HTTP 200, but not what was asked for: is there a proxy in between, or is its URL wrong?", ErrUnavailable, service)
+}
+
+// unanswered is the error for a call without an answer. The cause's text is that
+// of net/http, which knows addresses and no headers or bodies.
+func unanswered(ctx context.Context, service string, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return fmt.Errorf("%w: %s did not answer in time", ErrUnavailable, service)
+	}
+	return fmt.Errorf("%w: calling %s: %w", ErrUnavailable, service, err)
 }

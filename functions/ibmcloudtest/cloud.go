@@ -1,8 +1,28 @@
+// Package ibmcloudtest is a stateful stand-in for the parts of IBM Cloud that a token rotation
+// meets: IAM's token endpoint, Secrets Manager v2 and Logs Routing.
+//
+// It is an independent reading of IBM's published contract: it imports neither IBM's SDK nor any
+// other package of this module, so it can catch both out. Tokens are real RS256 JWTs, identities
+// are enforced (401, 403), secrets keep versions and locks, and any operation can be made to fail.
+//
+//	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+//	client := &http.Client{Transport: cloud.Transport()} // in process; or httptest.NewServer(cloud)
+//	cloud.AddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Times: 2, Status: 503})
+//
+// What IBM does not document is listed in [Undocumented] and can be switched.
 package ibmcloudtest
 
 import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // Cloud is IBM Cloud in memory: an http.Handler that serves IAM, Secrets Manager, Logs Routing and
@@ -87,4 +107,391 @@ func (c *Cloud) SetTokenTTL(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settings.tokenTTL = d
+}
+
+// maxTokenTTL is the longest life that IAM gives an access token.
+const maxTokenTTL = time.Hour
+
+// Options describes the cloud to build. The zero value is a cloud with one rotation, tokens of one
+// hour and the machine's clock.
+type Options struct {
+	// Rotations is how many pairs of key secret and token secret are seeded, each with a workload
+	// service id of its own. If 0, one.
+	Rotations int
+
+	// TokenTTL is the life of a new access token, in whole seconds. If 0, one hour.
+	TokenTTL time.Duration
+
+	// Now is the cloud's clock. If nil, time.Now.
+	Now func() time.Time
+
+	// KeyPropagation is how long IAM does not know a key that Secrets Manager has just minted for
+	// an iam_credentials or service_credentials secret. If 0, two seconds, as IBM documents; if
+	// negative, the key is known at once. Keys made by a Must… method are always known at once.
+	KeyPropagation time.Duration
+
+	// RequestLog is how many requests are remembered, the newest. If 0, 100,000; if negative, none.
+	RequestLog int
+
+	// Undocumented chooses among the answers that IBM leaves open.
+	Undocumented Undocumented
+}
+
+// Undocumented holds the HTTP statuses that IBM's documentation leaves open. A zero field stands
+// for its default. They can be changed over HTTP too: PATCH /_sandbox/settings.
+type Undocumented struct {
+	// UnknownKey answers an API key that IAM does not know: 400 (default) or 401.
+	UnknownKey int `json:"unknown_key_status,omitempty"`
+
+	// Duplicate answers a name that is taken: 409 (default) or 400.
+	Duplicate int `json:"duplicate_status,omitempty"`
+
+	// TooLarge answers a payload, data or metadata above its limit: 400 (default) or 413.
+	TooLarge int `json:"too_large_status,omitempty"`
+
+	// Destroyed answers a change to a secret past its expiration date: 400 (default), 404, 410 or 412.
+	Destroyed int `json:"destroyed_status,omitempty"`
+}
+
+// validate refuses a status that its field does not list.
+func (u *Undocumented) validate() error {
+	for _, field := range []struct {
+		name    string
+		status  int
+		allowed []int
+	}{
+		{"unknown_key_status", u.UnknownKey, []int{400, 401}},
+		{"duplicate_status", u.Duplicate, []int{400, 409}},
+		{"too_large_status", u.TooLarge, []int{400, 413}},
+		{"destroyed_status", u.Destroyed, []int{400, 404, 410, 412}},
+	} {
+		if field.status != 0 && !slices.Contains(field.allowed, field.status) {
+			return fmt.Errorf("%s must be one of %v", field.name, field.allowed)
+		}
+	}
+	return nil
+}
+
+// settings are the options that can change while the cloud runs. Guarded by Cloud.mu.
+type settings struct {
+	tokenTTL time.Duration
+	Undocumented
+}
+
+func (o Options) settings() settings {
+	s := settings{tokenTTL: o.TokenTTL, Undocumented: Undocumented{
+		UnknownKey: http.StatusBadRequest,
+		Duplicate:  http.StatusConflict,
+		TooLarge:   http.StatusBadRequest,
+		Destroyed:  http.StatusBadRequest,
+	}}
+	if s.tokenTTL == 0 {
+		s.tokenTTL = maxTokenTTL
+	}
+	s.apply(o.Undocumented)
+	return s
+}
+
+// apply overwrites what u sets.
+func (s *settings) apply(u Undocumented) {
+	for _, change := range []struct {
+		to *int
+		by int
+	}{
+		{&s.UnknownKey, u.UnknownKey}, {&s.Duplicate, u.Duplicate},
+		{&s.TooLarge, u.TooLarge}, {&s.Destroyed, u.Destroyed},
+	} {
+		if change.by != 0 {
+			*change.to = change.by
+		}
+	}
+}
+
+func (o Options) keyPropagation() time.Duration {
+	if o.KeyPropagation == 0 {
+		return 2 * time.Second
+	}
+	return max(o.KeyPropagation, 0)
+}
+
+func (o Options) requestLog() int {
+	if o.RequestLog == 0 {
+		return 100_000
+	}
+	return max(o.RequestLog, 0)
+}
+
+// noTokenYet is the payload of a token secret before its first rotation.
+const noTokenYet = "no token yet"
+
+// A Rotation is one seeded pair of secrets with the service id between them.
+type Rotation struct {
+	Name             string // "default", or "rotation-00001" and so on when there are several
+	APIKeySecret     string // id of the arbitrary secret that holds APIKey, in the key group
+	APIKeySecretName string // its name within the key group
+	TokenSecret      string // id of the arbitrary secret for the token, in the token group
+	APIKey           string // the workload service id's key
+	IAMID            string // the workload service id: "iam-ServiceId-<uuid>"
+}
+
+// Rotations returns the seeded rotations in order.
+func (c *Cloud) Rotations() []Rotation { return slices.Clone(c.rotations) }
+
+func (c *Cloud) seed(rotations int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	admin := c.newServiceID(IdentityAdmin, "secrets-manager-admin", c.account, policy{wholeInstance, roleManager})
+	c.adminKey = c.newKey(admin, now)
+
+	c.groups[defaultGroup] = &group{id: defaultGroup, name: defaultGroup, createdBy: admin.iamID, createdAt: now, updatedAt: now}
+	c.keyGroup = c.newGroup(admin, "iam-api-keys", "API keys of the workloads")
+	c.tokenGroup = c.newGroup(admin, "iam-tokens", "IAM access tokens for downstream jobs")
+
+	bootstrap := []policy{{c.keyGroup.id, roleKeyReader}, {c.tokenGroup.id, roleTokenPublisher}}
+	c.bootstrapKey = c.newKey(c.newServiceID(IdentityBootstrap, "iam-token-rotator", c.account, bootstrap...), now)
+	c.readerKey = c.newKey(c.newServiceID(IdentityReader, "token-reader", c.account, policy{c.tokenGroup.id, roleSecretsReader}), now)
+	c.profile = &identity{
+		class: IdentityBootstrap, iamID: "iam-Profile-" + newUUID(), name: ProfileName, account: c.account, policies: bootstrap,
+	}
+	c.identities[c.profile.iamID] = c.profile
+
+	c.rotations = make([]Rotation, rotations)
+	for i := range c.rotations {
+		name := "default"
+		if rotations > 1 {
+			name = fmt.Sprintf("rotation-%05d", i+1)
+		}
+		c.rotations[i] = c.seedRotation(admin, name)
+	}
+}
+
+func (c *Cloud) seedRotation(admin *identity, name string) Rotation {
+	workload := c.newServiceID(IdentityWorkload, "workload-"+name, c.account)
+	key := c.newKey(workload, c.now())
+	keySecret := c.addSecret(&secret{kind: kindArbitrary, name: "api-key-" + name, groupID: c.keyGroup.id}, admin)
+	c.addVersion(keySecret, &version{value: &value{payload: key.value}}, admin)
+	tokenSecret := c.addSecret(&secret{kind: kindArbitrary, name: "iam-token-" + name, groupID: c.tokenGroup.id}, admin)
+	c.addVersion(tokenSecret, &version{value: &value{payload: noTokenYet}}, admin)
+	return Rotation{
+		Name:             name,
+		APIKeySecret:     keySecret.id,
+		APIKeySecretName: keySecret.name,
+		TokenSecret:      tokenSecret.id,
+		APIKey:           key.value,
+		IAMID:            workload.iamID,
+	}
+}
+
+// A secretPrototype is the body that creates a secret, a version or a change of metadata: the union
+// of the fields of all types. Pointers and raw values tell absent from empty.
+type secretPrototype struct {
+	Kind                  string          `json:"secret_type"`
+	Name                  *string         `json:"name"`
+	Description           *string         `json:"description"`
+	GroupID               *string         `json:"secret_group_id"`
+	Labels                []string        `json:"labels"`
+	CustomMetadata        json.RawMessage `json:"custom_metadata"`
+	VersionCustomMetadata json.RawMessage `json:"version_custom_metadata"`
+	ExpirationDate        *time.Time      `json:"expiration_date"`
+	Payload               *string         `json:"payload"`
+	Data                  json.RawMessage `json:"data"`
+	TTL                   json.RawMessage `json:"ttl"`
+	ReuseAPIKey           bool            `json:"reuse_api_key"`
+	ServiceID             string          `json:"service_id"`
+	AccountID             string          `json:"account_id"`
+	AccessGroups          []string        `json:"access_groups"`
+	Rotation              json.RawMessage `json:"rotation"`
+	SourceService         json.RawMessage `json:"source_service"`
+}
+
+// kindFields lists what each type's bodies may hold; "!" marks what they must. The sources are the
+// SDK's prototypes.
+var kindFields = map[string]struct{ create, version, patch []string }{
+	kindArbitrary: {
+		create:  []string{"payload!", "expiration_date"},
+		version: []string{"payload!"}, // no expiration_date: a version cannot move it
+		patch:   []string{"expiration_date"},
+	},
+	kindKV: {
+		create:  []string{"data!"},
+		version: []string{"data!"},
+	},
+	kindIAMCredentials: {
+		create: []string{"ttl!", "access_groups", "service_id", "account_id", "reuse_api_key", "rotation"},
+		patch:  []string{"ttl", "rotation"},
+	},
+	kindServiceCredentials: {
+		create: []string{"source_service!", "ttl", "rotation"},
+		patch:  []string{"ttl", "rotation"},
+	},
+}
+
+var (
+	commonCreateFields = []string{"secret_type!", "name!", "description", "secret_group_id", "labels",
+		"custom_metadata", "version_custom_metadata"}
+	commonVersionFields = []string{"custom_metadata", "version_custom_metadata"}
+	commonPatchFields   = []string{"name", "description", "labels", "custom_metadata"}
+)
+
+// decodeCreate reads the body of a new secret.
+func (in *call) decodeCreate() (*secretPrototype, error) {
+	var kind struct {
+		Kind string `json:"secret_type"`
+	}
+	_ = json.Unmarshal(in.body, &kind) // decode reports what is wrong
+	fields, ok := kindFields[kind.Kind]
+	if kind.Kind != "" && !ok {
+		return nil, badField("secret_type", "must be arbitrary, kv, iam_credentials or service_credentials here")
+	}
+	var p secretPrototype
+	return &p, in.decode(&p, mediaJSON, slices.Concat(commonCreateFields, fields.create)...)
+}
+
+// decodeVersion reads the body of a new version of a secret of the given type.
+func (in *call) decodeVersion(kind string) (*secretPrototype, error) {
+	p := secretPrototype{}
+	err := in.decode(&p, mediaJSON, slices.Concat(commonVersionFields, kindFields[kind].version)...)
+	p.Kind = kind
+	return &p, err
+}
+
+// decodePatch reads a change of a secret's metadata.
+func (in *call) decodePatch(kind string) (*secretPrototype, error) {
+	p := secretPrototype{}
+	err := in.decode(&p, mediaMergePatch, slices.Concat(commonPatchFields, kindFields[kind].patch)...)
+	p.Kind = kind
+	return &p, err
+}
+
+// check applies the rules for names, texts, labels, metadata and dates. The caller holds c.mu.
+func (c *Cloud) check(p *secretPrototype, now time.Time) error {
+	if p.Name != nil {
+		if err := checkName(*p.Name, maxSecretName); err != nil {
+			return err
+		}
+	}
+	for _, err := range []error{
+		checkDescription(p.Description),
+		checkLabels(p.Labels),
+		c.checkMetadata("custom_metadata", p.CustomMetadata),
+		c.checkMetadata("version_custom_metadata", p.VersionCustomMetadata),
+		checkExpiration(p.ExpirationDate, now),
+		c.checkValue(p),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkValue applies the rules for a payload and for key-value data.
+func (c *Cloud) checkValue(p *secretPrototype) error {
+	items, isObject := members(p.Data)
+	switch {
+	case p.Payload != nil && *p.Payload == "":
+		return badField("payload", "must not be empty")
+	case p.Payload != nil && utf8.RuneCountInString(*p.Payload) > maxPayload:
+		return c.tooLarge("payload")
+	case isNull(p.Data):
+		return nil
+	case !isObject || items == 0:
+		return badField("data", "must be a JSON object with at least one item")
+	case len(p.Data) > maxDataBytes:
+		return c.tooLarge("data")
+	}
+	return nil
+}
+
+// newUUID returns a random (version 4) UUID.
+func newUUID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// newAPIKey returns a random API key in IBM's form: 44 characters of [A-Za-z0-9_-].
+func newAPIKey() string {
+	var b [33]byte
+	rand.Read(b[:])
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// newAccountID returns a random account id: 32 hexadecimal digits.
+func newAccountID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+var logsRoutingOperations = []operation{
+	op(OpTargetsList, serviceLogsRouting, http.MethodGet, "/v3/targets", http.StatusOK, (*Cloud).listTargets),
+	op(OpSettingsGet, serviceLogsRouting, http.MethodGet, "/v3/settings", http.StatusOK, (*Cloud).getRoutingSettings),
+	op(OpTenantsList, serviceLogsRouting, http.MethodGet, "/v1/tenants", http.StatusOK, (*Cloud).listTenants),
+}
+
+// routingSince is when the one target and the one tenant were made.
+const routingSince = "2026-01-01T00:00:00.000Z"
+
+// checkRouting lets only the workloads call Logs Routing.
+func (in *call) checkRouting() error {
+	if in.caller.class != IdentityWorkload {
+		return fail(http.StatusForbidden, "forbidden", "The caller lacks the permission to view Logs Routing.")
+	}
+	return nil
+}
+
+func (c *Cloud) targetID() string { return c.instance[:35] + "0" }
+
+func (c *Cloud) listTargets(in *call) (any, error) {
+	if err := in.checkRouting(); err != nil {
+		return nil, err
+	}
+	return map[string]any{"targets": []any{map[string]any{
+		"id":              c.targetID(),
+		"name":            "cloud-logs-target",
+		"crn":             "crn:v1:bluemix:public:logs-router:us-south:a/" + c.account + ":" + c.instance + ":target:" + c.targetID(),
+		"destination_crn": "crn:v1:bluemix:public:logs:us-south:a/" + c.account + ":" + c.instance + "::",
+		"target_type":     "cloud_logs",
+		"region":          "us-south",
+		"write_status":    map[string]string{"status": "success"},
+		"created_at":      routingSince,
+		"updated_at":      routingSince,
+		"managed_by":      "account",
+	}}}, nil
+}
+
+func (c *Cloud) getRoutingSettings(in *call) (any, error) {
+	if err := in.checkRouting(); err != nil {
+		return nil, err
+	}
+	return map[string]any{
+		"default_targets":           []any{map[string]string{"id": c.targetID()}},
+		"permitted_target_regions":  []string{"us-south"},
+		"primary_metadata_region":   "us-south",
+		"backup_metadata_region":    "us-east",
+		"private_api_endpoint_only": false,
+	}, nil
+}
+
+// listTenants serves the older API, which asks for a dated version.
+func (c *Cloud) listTenants(in *call) (any, error) {
+	if err := in.checkRouting(); err != nil {
+		return nil, err
+	}
+	if _, err := time.Parse(time.DateOnly, in.request.Header.Get("IBM-API-Version")); err != nil {
+		return nil, badRequest("The header IBM-API-Version must be a date, YYYY-MM-DD.")
+	}
+	return map[string]any{"tenants": []any{map[string]any{
+		"id":         c.instance,
+		"crn":        "crn:v1:bluemix:public:logs-router:us-south:a/" + c.account + ":" + c.instance + "::",
+		"name":       "default",
+		"created_at": routingSince,
+		"updated_at": routingSince,
+		"etag":       `"1"`,
+		"targets":    []any{},
+	}}}, nil
 }

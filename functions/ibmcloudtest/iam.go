@@ -1,12 +1,20 @@
 package ibmcloudtest
 
 import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"math/big"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -129,4 +137,255 @@ func (c *Cloud) listKeys(*call) (any, error) {
 		"alg": "RS256",
 		"kid": signingKeyID,
 	}}}, nil
+}
+
+const (
+	signingKeyID = "20260101-0000"
+	issuer       = "https://iam.cloud.ibm.com/identity"
+)
+
+// signingKey is IAM's key pair, one for all clouds of the process: making one takes a while.
+var signingKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic("ibmcloudtest: making IAM's signing key: " + err.Error())
+	}
+	return key
+})
+
+// claims are those of an IAM access token that are read back; the others are written only.
+type claims struct {
+	IAMID     string `json:"iam_id"`
+	Issuer    string `json:"iss"`
+	ExpiresAt int64  `json:"exp"` // epoch seconds
+}
+
+// signToken returns a JWT for the identity, issued at the given time and valid for ttl.
+func signToken(id *identity, grantType string, issued time.Time, ttl time.Duration) string {
+	body, err := json.Marshal(map[string]any{
+		"iam_id":     id.iamID,
+		"id":         id.iamID,
+		"realmid":    "iam",
+		"jti":        newUUID(),
+		"identifier": id.subject(),
+		"sub":        id.subject(),
+		"name":       id.name,
+		"sub_type":   id.subType(),
+		"authn":      map[string]string{"sub": id.subject(), "iam_id": id.iamID, "sub_type": id.subType(), "name": id.name},
+		"account":    map[string]any{"valid": true, "bss": id.account, "frozen": true},
+		"iat":        issued.Unix(),
+		"exp":        issued.Unix() + int64(ttl/time.Second),
+		"iss":        issuer,
+		"grant_type": grantType,
+		"scope":      "ibm openid",
+		"client_id":  "default",
+		"acr":        1,
+		"amr":        []string{"pwd"},
+	})
+	if err != nil {
+		panic("ibmcloudtest: encoding claims: " + err.Error())
+	}
+	signed := tokenHeader + "." + base64.RawURLEncoding.EncodeToString(body)
+	digest := sha256.Sum256([]byte(signed))
+	signature, err := rsa.SignPKCS1v15(nil, signingKey(), crypto.SHA256, digest[:])
+	if err != nil {
+		panic("ibmcloudtest: signing a token: " + err.Error())
+	}
+	return signed + "." + base64.RawURLEncoding.EncodeToString(signature)
+}
+
+var tokenHeader = base64.RawURLEncoding.EncodeToString([]byte(`{"kid":"` + signingKeyID + `","alg":"RS256"}`))
+
+var errBadToken = errors.New("the token was not issued by this IAM")
+
+// verifyToken checks the token's header and signature and returns its claims. It does not look at
+// the time.
+func verifyToken(token string) (claims, error) {
+	signed, signature, found := cutLast(token, ".")
+	header, body, ok := strings.Cut(signed, ".")
+	if !found || !ok || header != tokenHeader {
+		return claims{}, errBadToken
+	}
+	sig, err := base64.RawURLEncoding.Strict().DecodeString(signature)
+	if err != nil {
+		return claims{}, errBadToken
+	}
+	digest := sha256.Sum256([]byte(signed))
+	if err := rsa.VerifyPKCS1v15(&signingKey().PublicKey, crypto.SHA256, digest[:], sig); err != nil {
+		return claims{}, errBadToken
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(body)
+	if err != nil {
+		return claims{}, errBadToken
+	}
+	var c claims
+	if err := json.Unmarshal(raw, &c); err != nil || c.Issuer != issuer {
+		return claims{}, errBadToken
+	}
+	return c, nil
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+// Validate tells whose token it is and when it expires. An error means that it was issued by
+// another IAM, or that it has expired; in the latter case the other results are set.
+func (c *Cloud) Validate(token string) (iamID string, expires time.Time, err error) {
+	id, exp, err := c.bearer(token)
+	if id == nil {
+		return "", time.Time{}, err
+	}
+	return id.iamID, exp, err
+}
+
+// bearer returns the identity behind a token and its expiry. For an expired token both are set
+// beside the error.
+func (c *Cloud) bearer(token string) (*identity, time.Time, error) {
+	verified, err := c.verified.verify(token)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	c.mu.Lock()
+	id := c.identities[verified.IAMID]
+	c.mu.Unlock()
+	if id == nil {
+		return nil, time.Time{}, errBadToken // another cloud of this process issued it
+	}
+	expires := time.Unix(verified.ExpiresAt, 0)
+	if !c.now().Before(expires) {
+		return id, expires, fmt.Errorf("the token expired at %s", expires.UTC().Format(time.RFC3339))
+	}
+	return id, expires, nil
+}
+
+// The identities that a [Fault] and a [Request] name.
+const (
+	IdentityBootstrap = "bootstrap" // reads API keys, adds token versions; also the trusted profile
+	IdentityWorkload  = "workload"  // the service ids whose tokens are published; may call Logs Routing
+	IdentityReader    = "reader"    // reads the secrets of the token group
+	IdentityAdmin     = "admin"     // Manager on the Secrets Manager instance
+)
+
+var identityNames = []string{IdentityBootstrap, IdentityWorkload, IdentityReader, IdentityAdmin}
+
+// ProfileName names the trusted profile that accepts any compute resource token and holds the
+// bootstrap identity's permissions.
+const ProfileName = "rotator-bootstrap"
+
+// An identity is a service id or a trusted profile. It does not change once made.
+type identity struct {
+	class    string // one of identityNames, or "" for a service id without any role here
+	iamID    string // "iam-ServiceId-<uuid>" or "iam-Profile-<uuid>"
+	name     string
+	account  string
+	policies []policy
+}
+
+// subject is the iam id without its realm: "ServiceId-<uuid>" or "Profile-<uuid>".
+func (id *identity) subject() string { return strings.TrimPrefix(id.iamID, "iam-") }
+
+// subType is the kind of subject: "ServiceId" or "Profile".
+func (id *identity) subType() string {
+	kind, _, _ := strings.Cut(id.subject(), "-")
+	return kind
+}
+
+// An apiKey belongs to an identity. A deleted key is no longer in Cloud.keys.
+type apiKey struct {
+	id        string // "ApiKey-<uuid>"
+	value     string
+	owner     *identity
+	knownFrom time.Time // when IAM begins to accept it
+	keyDetails
+}
+
+// newServiceID registers a service id. The caller holds c.mu.
+func (c *Cloud) newServiceID(class, name, account string, policies ...policy) *identity {
+	id := &identity{class: class, iamID: "iam-ServiceId-" + newUUID(), name: name, account: account, policies: policies}
+	c.identities[id.iamID] = id
+	return id
+}
+
+// newKey registers an API key that IAM accepts from the given time on. The caller holds c.mu.
+func (c *Cloud) newKey(owner *identity, knownFrom time.Time) *apiKey {
+	c.sequence++
+	k := &apiKey{id: "ApiKey-" + newUUID(), value: newAPIKey(), owner: owner, knownFrom: knownFrom}
+	k.keyDetails = keyDetails{name: owner.name, createdAt: knownFrom, modifiedAt: knownFrom, version: 1, sequence: c.sequence}
+	c.keys[k.value] = k
+	return k
+}
+
+// keyOwner returns whose key it is, or nil.
+func (c *Cloud) keyOwner(key string) *identity {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k, ok := c.keys[key]; ok {
+		return k.owner
+	}
+	return nil
+}
+
+// trustedProfile returns the profile that any of id, name and CRN names, or nil. Fields that are
+// empty are not looked at; those given must agree.
+func (c *Cloud) trustedProfile(id, name, crn string) *identity {
+	if id == "" && name == "" && crn == "" {
+		return nil
+	}
+	if id != "" && id != c.profile.subject() || name != "" && name != c.profile.name || crn != "" && crn != c.profileCRN() {
+		return nil
+	}
+	return c.profile
+}
+
+func (c *Cloud) profileCRN() string {
+	return "crn:v1:bluemix:public:iam-identity::a/" + c.account + "::profile:" + c.profile.subject()
+}
+
+// tokenCacheSize bounds the cache; beyond it the cache begins anew.
+const tokenCacheSize = 20_000
+
+// tokenCache remembers the claims of tokens whose signature was good: checking an RSA signature on
+// every request would be most of a long simulation's time.
+type tokenCache struct {
+	mu     sync.Mutex
+	claims map[string]claims
+}
+
+// verify is verifyToken, remembered.
+func (t *tokenCache) verify(token string) (claims, error) {
+	t.mu.Lock()
+	known, ok := t.claims[token]
+	t.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	verified, err := verifyToken(token)
+	if err != nil {
+		return claims{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.claims == nil || len(t.claims) >= tokenCacheSize {
+		t.claims = make(map[string]claims)
+	}
+	t.claims[token] = verified
+	return verified, nil
+}
+
+// UseSmallKey makes IAM sign with a key of so many bits instead of 2048: for simulations that issue
+// tokens by the ten thousand, where signing would take most of the time. Less than 1024 bits need
+// the directive //go:debug rsa1024min=0. Call it before the process's first cloud is made.
+func UseSmallKey(bits int) {
+	signingKey = sync.OnceValue(func() *rsa.PrivateKey {
+		key, err := rsa.GenerateKey(rand.Reader, bits)
+		if err != nil {
+			panic("ibmcloudtest: making IAM's signing key: " + err.Error())
+		}
+		return key
+	})
 }

@@ -1,8 +1,15 @@
 package ibmcloudtest_test
 
 import (
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"math/big"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -110,4 +117,128 @@ func TestTrustedProfile(t *testing.T) {
 			c.want(200, got.at("access_token").(string), "GET", "/api/v2/secrets/"+cloud.Rotations()[0].APIKeySecret, "")
 		})
 	}
+}
+
+func TestTokenClaims(t *testing.T) {
+	now := newClock()
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Now: now.Now})
+	c := inProcess(t, cloud)
+	rotation := cloud.Rotations()[0]
+	got := verifiedClaims(t, c, c.token(rotation.APIKey))
+
+	sub := strings.TrimPrefix(rotation.IAMID, "iam-")
+	if !regexp.MustCompile(`^ServiceId-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`).MatchString(sub) {
+		t.Errorf("sub: got %q, want ServiceId-<uuid>", sub)
+	}
+	want := map[string]any{
+		"iam_id": rotation.IAMID, "id": rotation.IAMID, "realmid": "iam", "identifier": sub, "sub": sub,
+		"name": "workload-default", "sub_type": "ServiceId", "iss": "https://iam.cloud.ibm.com/identity",
+		"grant_type": apiKeyGrant, "scope": "ibm openid", "client_id": "default", "acr": 1.0,
+		"iat": float64(now.now.Unix()), "exp": float64(now.now.Unix() + 3600),
+	}
+	for name, value := range want {
+		if got[name] != value {
+			t.Errorf("claim %s: got %v, want %v", name, got[name], value)
+		}
+	}
+	claims := answer{body: got}
+	if bss := claims.at("account", "bss"); bss != cloud.AccountID() || len(cloud.AccountID()) != 32 {
+		t.Errorf("claim account.bss: got %v, want the account of 32 digits", bss)
+	}
+	if id := claims.at("authn", "iam_id"); id != rotation.IAMID {
+		t.Errorf("claim authn.iam_id: got %v, want %s", id, rotation.IAMID)
+	}
+	if _, ok := got["aud"]; ok {
+		t.Error("claim aud: got one, want none")
+	}
+}
+
+// verifiedClaims checks a token's signature with what /identity/keys publishes.
+func verifiedClaims(t *testing.T, c client, token string) map[string]any {
+	t.Helper()
+	keys := c.send(c.request(http.MethodGet, "/identity/keys", ""))
+	decode := base64.RawURLEncoding.DecodeString
+	n, _ := decode(keys.at("keys", 0, "n").(string))
+	e, _ := decode(keys.at("keys", 0, "e").(string))
+	public := &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(new(big.Int).SetBytes(e).Int64())}
+	part := strings.Split(token, ".")
+	if len(part) != 3 {
+		t.Fatalf("token: got %d parts, want 3", len(part))
+	}
+	signature, _ := decode(part[2])
+	digest := sha256.Sum256([]byte(part[0] + "." + part[1]))
+	if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], signature); err != nil {
+		t.Fatalf("signature: %v", err)
+	}
+	var header, claims map[string]any
+	for i, into := range []*map[string]any{&header, &claims} {
+		raw, _ := decode(part[i])
+		if err := json.Unmarshal(raw, into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if header["alg"] != "RS256" || header["kid"] != keys.at("keys", 0, "kid") {
+		t.Errorf("header: got %v, want RS256 and the published kid", header)
+	}
+	return claims
+}
+
+func TestTokensAreRefused(t *testing.T) {
+	now := newClock()
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Now: now.Now})
+	other := ibmcloudtest.New(ibmcloudtest.Options{Now: now.Now})
+	c := inProcess(t, cloud)
+	key := cloud.ReaderAPIKey()
+	path := "/api/v2/secrets/" + cloud.Rotations()[0].TokenSecret
+	good := c.token(key)
+	parts := strings.Split(good, ".")
+	forged := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "."
+
+	for name, test := range map[string]struct {
+		token  string
+		status int
+	}{
+		"good":             {good, 200},
+		"none":             {"", 401},
+		"with Bearer":      {"Bearer " + good, 401},
+		"no JWT":           {"opaque", 401},
+		"unsigned":         {forged, 401},
+		"signature cut":    {good[:len(good)-4], 401},
+		"claims of others": {parts[0] + "." + strings.Split(c.token(cloud.AdminAPIKey()), ".")[1] + "." + parts[2], 401},
+		"another cloud's":  {inProcess(t, other).token(other.ReaderAPIKey()), 401},
+		"expired":          {cloud.MustMintToken(key, -time.Second), 401},
+		"ends now":         {cloud.MustMintToken(key, 0), 401},
+		"one second left":  {cloud.MustMintToken(key, time.Second), 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := c.do(test.token, "GET", path, ""); got.status != test.status {
+				t.Errorf("got %d %s, want %d", got.status, got.raw, test.status)
+			}
+		})
+	}
+	now.advance(time.Hour)
+	c.want(401, good, "GET", path, "")
+}
+
+func TestTokenOutlivesItsKey(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	c := inProcess(t, cloud)
+	key := cloud.Rotations()[0].APIKey
+	token := c.token(key)
+	cloud.MustDeleteAPIKey(key)
+	c.want(200, token, "GET", "/v3/targets", "")
+	if got := c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {key}}); got.body["errorCode"] != "BXNIM0415E" {
+		t.Errorf("deleted key: got %d %s, want BXNIM0415E", got.status, got.raw)
+	}
+}
+
+func TestAccountOfAServiceID(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	c := inProcess(t, cloud)
+	id := cloud.MustCreateServiceID("stranger", strings.Repeat("0", 32))
+	token := c.token(cloud.MustCreateAPIKey(id))
+	if got := (answer{body: verifiedClaims(t, c, token)}).at("account", "bss"); got != strings.Repeat("0", 32) {
+		t.Errorf("account: got %v, want the one given", got)
+	}
+	c.want(403, token, "GET", "/v3/targets", "")
 }

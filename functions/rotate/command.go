@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/internal/config"
+	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/rotation"
 )
 
@@ -138,4 +139,127 @@ func parseArguments(args []string) (options, error) {
 		return options{}, fmt.Errorf("-timeout %s leaves no time: use 120s, say", opts.timeout)
 	}
 	return opts, rotation.CheckRunID(opts.runID)
+}
+
+// parseFlags parses arguments that are options alone. The errors of package flag
+// repeat what was given, and somebody will give a key: words too long to be an
+// option's are left out.
+func parseFlags(flags *flag.FlagSet, args []string) error {
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return err
+	case err != nil:
+		words := strings.Fields(err.Error())
+		for i, word := range words {
+			if len(word) > len(`"command-options"`) {
+				words[i] = "…"
+			}
+		}
+		return errors.New(strings.Join(words, " "))
+	case flags.NArg() > 0:
+		return fmt.Errorf("unexpected argument %s", short(flags.Arg(0)))
+	}
+	return nil
+}
+
+const configUsage = `Checks the configuration and asks nobody: neither IBM Cloud nor AWS.
+
+Usage: bootstrap config
+
+Configuration is in environment variables; see README.md. Exit 0: it is valid;
+2: it is not, and each line says what to correct.
+`
+
+// configCommand is "bootstrap config", with which a deployment refuses a faulty list
+// of rotations before it replaces one that works.
+func configCommand(args, environ []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("bootstrap config", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	err := parseFlags(flags, args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = io.WriteString(stdout, configUsage)
+		return exitDone
+	}
+	if err != nil {
+		return complain(stderr, err, "see bootstrap config -h")
+	}
+	cfg, err := config.Load(environ, os.ReadFile)
+	if err == nil {
+		_, err = newService(cfg)
+	}
+	if err != nil {
+		return complain(stderr, err, "correct these environment variables")
+	}
+	_, _ = fmt.Fprintf(stdout, "valid: %s\n", count(len(cfg.Rotations), "rotation"))
+	return exitDone
+}
+
+const doctorUsage = `Checks everything that the rotations rely on, in order, and says what to do about
+what is wrong. It writes nothing.
+
+Usage: bootstrap doctor [-rotation NAME]... [-timeout 120s] [-json]
+
+  -rotation  check this one only; may be given several times
+  -timeout   time for all checks
+  -json      print {"checks":[{"check","rotation","status","detail","advice"}],"ok"}
+
+  ✓ ok   ✗ failed   ! a warning   – not tried, and why
+
+Configuration is in environment variables; see README.md. Exit 0: nothing is ✗;
+1: something is; 2: usage or configuration.
+`
+
+// doctorCommand is "bootstrap doctor".
+func doctorCommand(args, environ []string, stdout, stderr io.Writer) int {
+	opts, err := parseDoctorArguments(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = io.WriteString(stdout, doctorUsage)
+		return exitDone
+	}
+	if err != nil {
+		return complain(stderr, err, "see bootstrap doctor -h")
+	}
+	exit := exitUsage
+	var diagnosis doctor.Diagnosis
+	cfg, err := config.Load(environ, os.ReadFile)
+	if err != nil {
+		diagnosis = doctor.Misconfigured(err)
+	} else {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		ctx, cancel := context.WithTimeout(ctx, opts.timeout)
+		defer cancel()
+		if diagnosis, err = diagnose(ctx, cfg, opts.rotations); err != nil {
+			return complain(stderr, err, "see bootstrap doctor -h")
+		}
+		exit = exitFailed
+	}
+	if err := printDiagnosis(stdout, diagnosis, opts.json); err != nil {
+		_, _ = fmt.Fprintln(stderr, "bootstrap: printing the diagnosis:", err)
+		return exitFailed
+	}
+	if diagnosis.OK {
+		return exitDone
+	}
+	return exit
+}
+
+func parseDoctorArguments(args []string) (options, error) {
+	var opts options
+	flags := flag.NewFlagSet("bootstrap doctor", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.Func("rotation", "", func(value string) error {
+		opts.rotations = append(opts.rotations, value)
+		return nil
+	})
+	flags.DurationVar(&opts.timeout, "timeout", 120*time.Second, "")
+	flags.BoolVar(&opts.json, "json", false, "")
+	if err := parseFlags(flags, args); err != nil {
+		return options{}, err
+	}
+	if opts.timeout <= 0 {
+		return options{}, fmt.Errorf("-timeout %s leaves no time: use 120s, say", opts.timeout)
+	}
+	return opts, nil
 }

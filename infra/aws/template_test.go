@@ -1,12 +1,17 @@
 package aws_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 // object is a mapping of the template.
@@ -125,4 +130,455 @@ func want(t *testing.T, where string, got, want any) {
 	if show(got) != show(want) {
 		t.Errorf("%s: got %v, want %v", where, got, want)
 	}
+}
+
+// alarmRule is what decides whether an alarm rings.
+type alarmRule struct {
+	namespace, metric, statistic string
+	dimension                    string // "Name=value"
+	period, of, from             int    // `of` breaching datapoints of the last `from` periods
+	comparison                   string
+	threshold                    int
+	missing                      string
+}
+
+const (
+	own        = "map[Ref:MetricsNamespace]"
+	byFunction = "FunctionName=map[Ref:Function]"
+	atLeast    = "GreaterThanOrEqualToThreshold"
+	below      = "LessThanThreshold"
+)
+
+var alarmRules = map[string]alarmRule{
+	"StoredLifeAlarm":        {own, "SecondsRemaining", "Minimum", byFunction, 120, 2, 2, below, 300, "breaching"},
+	"FailedInvocationsAlarm": {"AWS/Lambda", "Errors", "Sum", byFunction, 300, 1, 1, atLeast, 1, "notBreaching"},
+	"UndeliveredEventsAlarm": {"AWS/SQS", "NumberOfMessagesSent", "Sum", "QueueName=map[Fn::GetAtt:[UndeliveredEvents QueueName]]", 300, 1, 4, atLeast, 1, "notBreaching"},
+	"FailedRunsAlarm":        {"AWS/SQS", "NumberOfMessagesSent", "Sum", "QueueName=map[Fn::GetAtt:[FailedRuns QueueName]]", 300, 1, 4, atLeast, 1, "notBreaching"},
+	"ThrottlesAlarm":         {"AWS/Lambda", "Throttles", "Sum", byFunction, 300, 1, 1, atLeast, 1, "notBreaching"},
+	"TokenLifetimeAlarm":     {own, "TokenLifetimeSeconds", "Minimum", byFunction, 300, 1, 1, below, 3000, "ignore"},
+	"BootstrapExpiryAlarm":   {own, "BootstrapExpiresInDays", "Minimum", byFunction, 3600, 1, 1, below, 14, "ignore"},
+}
+
+// ruleOf reads an alarm of the template, on a metric or on the metric math of the
+// stored life.
+func ruleOf(t *testing.T, alarm object) alarmRule {
+	t.Helper()
+	statistic, measured := alarm, alarm
+	if alarm["Metrics"] != nil {
+		statistic = at(t, alarm, "Metrics", 0, "MetricStat").(object)
+		measured = at(t, statistic, "Metric").(object)
+		statistic = object{"Statistic": statistic["Stat"], "Period": statistic["Period"]}
+	}
+	want(t, "number of dimensions", len(at(t, measured, "Dimensions").([]any)), 1)
+	return alarmRule{
+		namespace: show(measured["Namespace"]), metric: show(measured["MetricName"]), statistic: show(statistic["Statistic"]),
+		dimension: show(at(t, measured, "Dimensions", 0, "Name")) + "=" + show(at(t, measured, "Dimensions", 0, "Value")),
+		period:    statistic["Period"].(int), of: alarm["DatapointsToAlarm"].(int), from: alarm["EvaluationPeriods"].(int),
+		comparison: show(alarm["ComparisonOperator"]), threshold: alarm["Threshold"].(int), missing: show(alarm["TreatMissingData"]),
+	}
+}
+
+func TestAlarms(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t)
+	alarms := ofType(t, tmpl, "AWS::CloudWatch::Alarm")
+	if len(alarms) != len(alarmRules) {
+		t.Errorf("got %d alarms, want %d", len(alarms), len(alarmRules))
+	}
+	topic := []any{object{"Fn::If": []any{"MakesTopic", object{"Ref": "AlarmTopic"}, object{"Ref": "AlarmTopicArn"}}}}
+	for id, rule := range alarmRules {
+		alarm := properties(t, tmpl, id)
+		if got := ruleOf(t, alarm); got != rule {
+			t.Errorf("%s:\n got %+v\nwant %+v", id, got, rule)
+		}
+		want(t, id+" actions", alarm["AlarmActions"], topic)
+		if alarm["AlarmDescription"] == nil {
+			t.Errorf("%s does not say what it means", id)
+		}
+	}
+	want(t, "the expiry alarm's condition", at(t, alarms["BootstrapExpiryAlarm"], "Condition"), "HasExpiry")
+}
+
+// Silence must count as no life at all, in the midst of the data and without any.
+func TestStoredLifeCountsSilenceAsZero(t *testing.T) {
+	t.Parallel()
+	metrics := at(t, properties(t, template(t), "StoredLifeAlarm"), "Metrics").([]any)
+	want(t, "metrics", len(metrics), 2)
+	want(t, "the metric is", show(at(t, metrics, 0, "Id"))+" "+show(at(t, metrics, 0, "ReturnData")), "life false")
+	want(t, "the alarm is on", show(at(t, metrics, 1, "Expression"))+" "+show(at(t, metrics, 1, "ReturnData")), "FILL(life, 0) true")
+}
+
+// rings tells after how many seconds the stored-life alarm rings when the word of
+// the function at second s is life(s), -1 for none, and every period begins
+// `phase` seconds off. It returns -1 if it stays quiet until the end.
+func (a alarmRule) rings(life func(second int) int, phase, end int) int {
+	breaching := 0
+	for start := phase - a.period; start+a.period <= end; start += a.period {
+		lowest := -1
+		for second := max(start, 0); second < start+a.period; second++ {
+			if said := life(second); said >= 0 && (lowest < 0 || said < lowest) {
+				lowest = said
+			}
+		}
+		if max(lowest, 0) >= a.threshold { // FILL(…, 0)
+			breaching = 0
+			continue
+		}
+		if breaching++; breaching == a.of {
+			return start + a.period
+		}
+	}
+	return -1
+}
+
+// The stored-life alarm must be heard before a reader meets an expired token, and
+// must be quiet as long as nothing is wrong.
+func TestStoredLifeAlarmRingsInTime(t *testing.T) {
+	t.Parallel()
+	rule := ruleOf(t, properties(t, template(t), "StoredLifeAlarm"))
+	const minRemaining, hour = 480, 3600
+	earliest, latest := hour, 0
+	for phase := range rule.period {
+		// The function's last word, at second 0, is that the token has just enough
+		// life for ensure to leave it; then the schedules die.
+		dead := func(second int) int {
+			if second == 0 {
+				return minRemaining
+			}
+			return -1
+		}
+		rang := rule.rings(dead, phase, hour)
+		earliest, latest = min(earliest, rang), max(latest, rang)
+		// Every run fails at IAM: each minute the look tells of less life. The
+		// failed-invocations alarm is heard before; this one follows at the latest
+		// when the token ends.
+		outage := func(second int) int {
+			if second%60 != 0 {
+				return -1
+			}
+			return max(minRemaining-second, 0)
+		}
+		if rang := rule.rings(outage, phase, hour); rang < 0 || rang > minRemaining {
+			t.Errorf("phase %d: an outage is heard after %d s, but readers fail after %d", phase, rang, minRemaining)
+		}
+		checkQuiet(t, rule, phase)
+	}
+	if earliest < 240 || latest > 360 || latest >= minRemaining {
+		t.Errorf("a dead schedule is heard after %d to %d s, want 240 to 360, and less than the %d that the token lives", earliest, latest, minRemaining)
+	}
+}
+
+// checkQuiet plays three hours without a fault, of long tokens and short ones,
+// each way with one metric lost or late.
+func checkQuiet(t *testing.T, rule alarmRule, phase int) {
+	t.Helper()
+	for _, lifetime := range []int{3600, 900} {
+		for _, every := range []int{60, 120} { // the choices of EnsureEveryMinutes
+			normal := func(second int) int {
+				if second%every != 0 || second == 40*60 {
+					return -1
+				}
+				// Replaced as soon as a look finds less than MIN_REMAINING.
+				return lifetime - second%(lifetime-480+every)
+			}
+			if rang := rule.rings(normal, phase, 3*3600); rang >= 0 {
+				t.Errorf("phase %d, tokens of %d s, ensure every %d s: the alarm rings after %d s without a fault", phase, lifetime, every, rang)
+			}
+		}
+	}
+}
+
+// checkDashboard holds the dashboard to the metrics that the function has really
+// written: a misspelt name would draw an empty line for ever.
+func (a *account) checkDashboard() {
+	a.t.Helper()
+	var answer struct {
+		Body string `xml:"GetDashboardResult>DashboardBody"`
+	}
+	a.query("monitoring", "Action=GetDashboard&Version=2010-08-01&DashboardName="+a.stack+"-"+awstest.Region, &answer)
+	var dashboard struct {
+		Widgets []struct {
+			Properties struct {
+				Title   string
+				Metrics [][]any
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(answer.Body), &dashboard); err != nil {
+		a.t.Fatalf("the dashboard is no JSON: %v\n%s", err, answer.Body)
+	}
+	emitted := a.emitted()
+	drawn := map[string]bool{}
+	for _, widget := range dashboard.Widgets {
+		var before []any
+		for _, metric := range widget.Properties.Metrics {
+			for i, part := range metric { // "." and "..." repeat the line before
+				if part == "." {
+					metric[i] = before[i]
+				}
+			}
+			before = metric
+			if metric[0] != "IAMTokenRotator" {
+				continue
+			}
+			name := show(metric[1])
+			drawn[name] = true
+			if !emitted[name] && name != "SafetyMarginSeconds" { // no margin at the first token
+				a.t.Errorf("%q draws %s, which the function does not write: %v", widget.Properties.Title, name, emitted)
+			}
+			want(a.t, name, show(metric[2])+"="+show(metric[3]), "FunctionName="+a.stack)
+		}
+	}
+	for _, name := range []string{"SecondsRemaining", "SafetyMarginSeconds", "DurationMilliseconds", "Failure"} {
+		if !drawn[name] {
+			a.t.Errorf("the dashboard does not draw %s", name)
+		}
+	}
+}
+
+// emitted are the metrics, with the dimension FunctionName alone, that the function
+// has written to its log.
+func (a *account) emitted() map[string]bool {
+	names := map[string]bool{}
+	for line := range strings.Lines(a.lambda.Printed()) {
+		var document struct {
+			FunctionName string
+			AWS          struct {
+				CloudWatchMetrics []struct {
+					Namespace  string
+					Dimensions [][]string
+					Metrics    []struct{ Name string }
+				}
+			} `json:"_aws"`
+		}
+		if json.Unmarshal([]byte(line), &document) != nil || document.FunctionName != a.stack {
+			continue
+		}
+		for _, set := range document.AWS.CloudWatchMetrics {
+			alone := slices.ContainsFunc(set.Dimensions, func(names []string) bool { return slices.Equal(names, []string{"FunctionName"}) })
+			for _, metric := range set.Metrics {
+				names[metric.Name] = names[metric.Name] || alone && set.Namespace == "IAMTokenRotator"
+			}
+		}
+	}
+	return names
+}
+
+func TestPoliciesAreNarrow(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t)
+	// What each role may do, and on what, and nothing else.
+	allowed := map[string]string{
+		"ReadTheBootstrapKey":          "[secretsmanager:GetSecretValue] on map[Ref:BootstrapSecretArn]",
+		"WriteItsLog":                  "[logs:CreateLogStream logs:PutLogEvents] on map[Fn::Sub:arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${LogGroup}:*]",
+		"CopyTheToken":                 "[secretsmanager:PutSecretValue secretsmanager:DescribeSecret] on map[Fn::Split:[, map[Ref:MirrorSecretArns]]]",
+		"TellOfFailedRuns":             "[sqs:SendMessage] on map[Fn::GetAtt:[FailedRuns Arn]]",
+		"DecryptTheBootstrapKey":       "[kms:Decrypt] on map[Ref:BootstrapKmsKeyArn]",
+		"LambdaMakesNetworkInterfaces": show(anys(noResourceLevel)) + " on *",
+		"ItsCodeDoesNot":               show(anys(noResourceLevel)) + " on *",
+		"Invoke":                       "[lambda:InvokeFunction] on map[Fn::GetAtt:[Function Arn]]",
+		"TellOfUndeliveredEvents":      "[sqs:SendMessage] on map[Fn::GetAtt:[UndeliveredEvents Arn]]",
+	}
+	checkAllowed(t, tmpl, allowed)
+}
+
+func TestDecryptionIsForThatSecretThroughSecretsManager(t *testing.T) {
+	t.Parallel()
+	policies := at(t, properties(t, template(t), "FunctionRole"), "Policies", "Fn::If")
+	want(t, "condition", at(t, policies, 0), "HasKmsKey")
+	want(t, "otherwise", at(t, policies, 2), object{"Ref": "AWS::NoValue"})
+	want(t, "condition", at(t, policies, 1, 0, "PolicyDocument", "Statement", 0, "Condition"), object{"StringEquals": object{
+		"kms:ViaService": object{"Fn::Sub": []any{"secretsmanager.${Region}.${AWS::URLSuffix}",
+			object{"Region": object{"Fn::Select": []any{3, object{"Fn::Split": []any{":", object{"Ref": "BootstrapSecretArn"}}}}}}}},
+		"kms:EncryptionContext:SecretARN": object{"Ref": "BootstrapSecretArn"},
+	}})
+}
+
+// The network permissions exist in a VPC only, and the function's own code is
+// denied them.
+func TestNetworkPermissions(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t)
+	policy := at(t, tmpl, "Resources", "NetworkInterfacesPolicy")
+	want(t, "condition", at(t, policy, "Condition"), "InVpc")
+	want(t, "attached", at(t, properties(t, tmpl, "FunctionRole"), "ManagedPolicyArns"),
+		object{"Fn::If": []any{"InVpc",
+			object{"Fn::If": []any{"HasMirrors", []any{object{"Ref": "NetworkInterfacesPolicy"}, object{"Ref": "MirrorPolicy"}}, []any{object{"Ref": "NetworkInterfacesPolicy"}}}},
+			object{"Fn::If": []any{"HasMirrors", []any{object{"Ref": "MirrorPolicy"}}, object{"Ref": "AWS::NoValue"}}}}})
+	denial := at(t, policy, "Properties", "PolicyDocument", "Statement", 1)
+	want(t, "effect", at(t, denial, "Effect"), "Deny")
+	want(t, "whom", at(t, denial, "Condition"), object{"ArnEquals": object{
+		"lambda:SourceFunctionArn": object{"Fn::Sub": "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}"}}})
+	for _, statement := range statements(at(t, tmpl, "Resources")) {
+		if statement["Effect"] == "Allow" && statement["Sid"] != "LambdaMakesNetworkInterfaces" && show(statement["Resource"]) == "*" {
+			t.Errorf("%v is allowed on everything", statement["Sid"])
+		}
+	}
+}
+
+// noResourceLevel are the actions for which AWS offers no resource narrower than
+// "*" that Lambda could use: it makes network interfaces that do not exist yet.
+// https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html#configuration-vpc-permissions
+var noResourceLevel = []string{
+	"ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
+	"ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
+}
+
+// statements finds every policy statement below value, whatever conditions it
+// stands under.
+func statements(value any) []object {
+	var found []object
+	switch value := value.(type) {
+	case object:
+		if value["Effect"] != nil {
+			return []object{value}
+		}
+		for _, inner := range value {
+			found = append(found, statements(inner)...)
+		}
+	case []any:
+		for _, inner := range value {
+			found = append(found, statements(inner)...)
+		}
+	}
+	return found
+}
+
+func list(value any) []any {
+	if values, ok := value.([]any); ok {
+		return values
+	}
+	return []any{value}
+}
+
+// checkNarrow fails for an action with a star in it, and for a resource that is
+// "*" where AWS has something narrower.
+func checkNarrow(t *testing.T, statement object) {
+	t.Helper()
+	for _, field := range []string{"NotAction", "NotResource", "NotPrincipal"} {
+		if statement[field] != nil {
+			t.Errorf("%v uses %s: it allows what nobody has listed", statement["Sid"], field)
+		}
+	}
+	actions := list(statement["Action"])
+	for _, action := range actions {
+		if name, ok := action.(string); !ok || strings.Contains(name, "*") {
+			t.Errorf("%v allows %v: list the actions", statement["Sid"], action)
+		}
+	}
+	for _, resource := range list(statement["Resource"]) {
+		if resource != "*" {
+			continue
+		}
+		for _, action := range actions {
+			if !slices.Contains(noResourceLevel, action.(string)) {
+				t.Errorf("%v allows %v on every resource", statement["Sid"], action)
+			}
+		}
+	}
+}
+
+// checkAllowed compares what all policies of a template allow, one statement for
+// each Sid, with the list.
+func checkAllowed(t *testing.T, tmpl object, allowed map[string]string) {
+	t.Helper()
+	var seen []string
+	for _, resourceType := range []string{"AWS::IAM::Role", "AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"} {
+		for id, resource := range ofType(t, tmpl, resourceType) {
+			held := object{}
+			for name, value := range resource["Properties"].(object) {
+				if name != "AssumeRolePolicyDocument" {
+					held[name] = value
+				}
+			}
+			for _, statement := range statements(held) {
+				sid, _ := statement["Sid"].(string)
+				seen = append(seen, sid)
+				checkNarrow(t, statement)
+				want(t, id+" "+sid, show(list(statement["Action"]))+" on "+show(statement["Resource"]), allowed[sid])
+			}
+		}
+	}
+	if len(seen) != len(allowed) {
+		t.Errorf("got statements %v, want %d", seen, len(allowed))
+	}
+}
+
+func anys(texts []string) []any {
+	values := make([]any, len(texts))
+	for i, text := range texts {
+		values[i] = text
+	}
+	return values
+}
+
+func TestSchedules(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t)
+	tests := []struct {
+		id, mode   string
+		expression any
+		retries    int
+	}{
+		{"RotateSchedule", "rotate", "rate(50 minutes)", 5},
+		{"EnsureTokenSchedule", "ensure", object{"Fn::If": []any{"EnsuresEveryMinute", "rate(1 minute)", "rate(2 minutes)"}}, 1},
+	}
+	for _, tt := range tests {
+		schedule := properties(t, tmpl, tt.id)
+		target := at(t, schedule, "Target").(object)
+		want(t, tt.id+" expression", schedule["ScheduleExpression"], tt.expression)
+		want(t, tt.id+" window", at(t, schedule, "FlexibleTimeWindow", "Mode"), "OFF")
+		want(t, tt.id+" group", schedule["GroupName"], object{"Ref": "ScheduleGroup"})
+		want(t, tt.id+" target", target["Arn"], object{"Fn::GetAtt": []any{"Function", "Arn"}})
+		want(t, tt.id+" role", target["RoleArn"], object{"Fn::GetAtt": []any{"ScheduleRole", "Arn"}})
+		want(t, tt.id+" age", at(t, target, "RetryPolicy", "MaximumEventAgeInSeconds"), 120)
+		want(t, tt.id+" retries", at(t, target, "RetryPolicy", "MaximumRetryAttempts"), tt.retries)
+		want(t, tt.id+" dead letters", at(t, target, "DeadLetterConfig", "Arn"), object{"Fn::GetAtt": []any{"UndeliveredEvents", "Arn"}})
+
+		var input map[string]string
+		if err := json.Unmarshal([]byte(target["Input"].(string)), &input); err != nil {
+			t.Fatalf("%s: its input is no JSON object of texts: %v", tt.id, err)
+		}
+		want(t, tt.id+" input", input, map[string]string{"mode": tt.mode, "run_id": tt.mode + "-<aws.scheduler.scheduled-time>"})
+	}
+	if schedules := ofType(t, tmpl, "AWS::Scheduler::Schedule"); len(schedules) != len(tests) {
+		t.Errorf("got %d schedules, want %d", len(schedules), len(tests))
+	}
+	ensure := at(t, tmpl, "Parameters", "EnsureEveryMinutes")
+	want(t, "ensure default", at(t, ensure, "Default"), "1")
+	want(t, "ensure choices", at(t, ensure, "AllowedValues"), "[1 2]")
+	want(t, "condition", at(t, tmpl, "Conditions", "EnsuresEveryMinute"), object{"Fn::Equals": []any{object{"Ref": "EnsureEveryMinutes"}, "1"}})
+}
+
+// The interval of the schedule stands in three places, which must agree.
+func TestIntervalIsTheSchedules(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t)
+	expression := at(t, properties(t, tmpl, "RotateSchedule"), "ScheduleExpression").(string)
+	number, _, _ := strings.Cut(strings.TrimPrefix(expression, "rate("), " ")
+	scheduled, err := time.ParseDuration(number + "m")
+	if err != nil {
+		t.Fatalf("%s: %v", expression, err)
+	}
+	told, err := time.ParseDuration(at(t, properties(t, tmpl, "Function"), "Environment", "Variables", "ROTATION_INTERVAL").(string))
+	if err != nil || told != scheduled {
+		t.Errorf("ROTATION_INTERVAL is %v (%v), but the schedule's %v", told, err, scheduled)
+	}
+	if threshold := at(t, properties(t, tmpl, "TokenLifetimeAlarm"), "Threshold").(int); time.Duration(threshold)*time.Second != scheduled {
+		t.Errorf("the token-lifetime alarm rings below %d s, but the schedule's %v", threshold, scheduled)
+	}
+}
+
+func TestScheduleRoleIsForThisGroupAlone(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t)
+	group := properties(t, tmpl, "ScheduleGroup")
+	want(t, "group name", group["Name"], object{"Ref": "AWS::StackName"})
+	trust := at(t, properties(t, tmpl, "ScheduleRole"), "AssumeRolePolicyDocument", "Statement")
+	want(t, "statements", len(trust.([]any)), 1)
+	want(t, "principal", at(t, trust, 0, "Principal"), object{"Service": "scheduler.amazonaws.com"})
+	want(t, "condition", at(t, trust, 0, "Condition"), object{"StringEquals": object{
+		"aws:SourceAccount": object{"Ref": "AWS::AccountId"},
+		"aws:SourceArn":     object{"Fn::Sub": "arn:${AWS::Partition}:scheduler:${AWS::Region}:${AWS::AccountId}:schedule-group/${AWS::StackName}"},
+	}})
 }

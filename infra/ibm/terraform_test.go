@@ -1,11 +1,18 @@
 package ibm_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
 
 	"iam-token-rotator/scripts/programs"
 )
@@ -240,4 +247,370 @@ func TestIsFormatted(t *testing.T) {
 	if out, err := exec.Command(programs.Path(t, "terraform"), "fmt", "-check", "-diff", ".").Output(); err != nil {
 		t.Errorf("run terraform fmt in infra/ibm:\n%s", out)
 	}
+}
+
+type (
+	hclBlock = hclsyntax.Block
+	hclBody  = hclsyntax.Body
+)
+
+// A configuration is the blocks of a folder's *.tf files.
+type configuration struct {
+	files  map[string]*hclsyntax.Body
+	blocks []*hclsyntax.Block
+}
+
+func loadConfiguration(t *testing.T) configuration {
+	t.Helper()
+	paths, err := filepath.Glob("*.tf")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no *.tf files: %v", err)
+	}
+	c := configuration{files: map[string]*hclsyntax.Body{}}
+	for _, path := range paths {
+		source, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.add(t, path, string(source))
+	}
+	return c
+}
+
+func (c *configuration) add(t *testing.T, path, source string) {
+	t.Helper()
+	file, diagnostics := hclsyntax.ParseConfig([]byte(source), path, hcl.InitialPos)
+	if diagnostics.HasErrors() {
+		t.Fatal(diagnostics)
+	}
+	body := file.Body.(*hclsyntax.Body)
+	c.files[path] = body
+	c.blocks = append(c.blocks, body.Blocks...)
+}
+
+// ofType returns the blocks of one type: "resource", "variable", "output" and so on.
+func (c *configuration) ofType(kind string) []*hclsyntax.Block {
+	var blocks []*hclsyntax.Block
+	for _, block := range c.blocks {
+		if block.Type == kind {
+			blocks = append(blocks, block)
+		}
+	}
+	return blocks
+}
+
+// resource returns one resource block.
+func (c *configuration) resource(t *testing.T, resourceType, name string) *hclsyntax.Block {
+	t.Helper()
+	for _, block := range c.ofType("resource") {
+		if slices.Equal(block.Labels, []string{resourceType, name}) {
+			return block
+		}
+	}
+	t.Fatalf("no resource %s.%s", resourceType, name)
+	return nil
+}
+
+// names returns what is declared under a type: variables, or local values.
+func (c *configuration) names(kind string) map[string]bool {
+	names := map[string]bool{}
+	for _, block := range c.ofType(kind) {
+		if kind == "locals" {
+			for name := range block.Body.Attributes {
+				names[name] = true
+			}
+			continue
+		}
+		names[block.Labels[0]] = true
+	}
+	return names
+}
+
+// references calls visit with every reference in the configuration: "var", "prefix" and so on.
+func (c *configuration) references(visit func(where string, path []string)) {
+	for _, body := range c.files {
+		_ = hclsyntax.VisitAll(body, func(node hclsyntax.Node) hcl.Diagnostics {
+			if expression, ok := node.(*hclsyntax.ScopeTraversalExpr); ok {
+				visit(expression.SrcRange.String(), path(expression.Traversal))
+			}
+			if splat, ok := node.(*hclsyntax.SplatExpr); ok { // ibm_x.y[*].attribute
+				source, ok := splat.Source.(*hclsyntax.ScopeTraversalExpr)
+				each, ok2 := splat.Each.(*hclsyntax.RelativeTraversalExpr)
+				if ok && ok2 {
+					visit(splat.SrcRange.String(), append(path(source.Traversal), path(each.Traversal)...))
+				}
+			}
+			return nil
+		})
+	}
+}
+
+func path(traversal hcl.Traversal) []string {
+	var names []string
+	for _, step := range traversal {
+		switch step := step.(type) {
+		case hcl.TraverseRoot:
+			names = append(names, step.Name)
+		case hcl.TraverseAttr:
+			names = append(names, step.Name)
+		}
+	}
+	return names
+}
+
+// literals evaluates a list of strings, or one string, that refers to nothing.
+func literals(t *testing.T, body *hclsyntax.Body, name string) []string {
+	t.Helper()
+	attribute, ok := body.Attributes[name]
+	if !ok {
+		t.Fatalf("no argument %s", name)
+	}
+	value, diagnostics := attribute.Expr.Value(nil)
+	if diagnostics.HasErrors() {
+		t.Fatal(diagnostics)
+	}
+	if value.Type() == cty.String {
+		return []string{value.AsString()}
+	}
+	var list []string
+	for _, element := range value.AsValueSlice() {
+		list = append(list, element.AsString())
+	}
+	return list
+}
+
+// fault names a problem at a place.
+func fault(where, format string, arguments ...any) string {
+	return where + ": " + fmt.Sprintf(format, arguments...)
+}
+
+// A providerSchema is what the provider says of its resources.
+type providerSchema struct {
+	Provider        struct{ Block schemaBlock }
+	ResourceSchemas map[string]struct{ Block schemaBlock } `json:"resource_schemas"`
+}
+
+type schemaBlock struct {
+	Attributes map[string]struct{ Required, Optional, Computed, Deprecated bool }
+	BlockTypes map[string]struct {
+		NestingMode string `json:"nesting_mode"`
+		Block       schemaBlock
+		MinItems    int `json:"min_items"`
+		MaxItems    int `json:"max_items"`
+	} `json:"block_types"`
+}
+
+func loadSchema(path string) (providerSchema, error) {
+	var schema providerSchema
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return schema, err
+	}
+	return schema, json.Unmarshal(raw, &schema)
+}
+
+// deniedTypes would carry a key, a secret value or a token into the state, as resource or as data source.
+var deniedTypes = []string{"api_key", "secret_metadata", "_secret", "_secrets", "auth_token", "credential", "resource_key"}
+
+func isDenied(resourceType string) bool {
+	return slices.ContainsFunc(deniedTypes, func(part string) bool { return strings.Contains(resourceType, part) }) &&
+		resourceType != "ibm_sm_secret_group"
+}
+
+// metaArguments belong to Terraform, whatever the resource. Provisioners and connections are left out: none belongs here.
+var metaArguments = []string{"count", "for_each", "depends_on", "provider"}
+
+// checkResource says what is wrong with a resource block, nothing if it fits the schema.
+func (s providerSchema) checkResource(block *hclsyntax.Block) []string {
+	resourceType, name := block.Labels[0], strings.Join(block.Labels, ".")
+	if isDenied(resourceType) {
+		return []string{name + ": its values would be written into the state"}
+	}
+	known, ok := s.ResourceSchemas[resourceType]
+	if !ok {
+		return []string{name + ": the provider has no such resource"}
+	}
+	return known.Block.check(name, block.Body, true)
+}
+
+// check compares a block's body with its schema. Only the outermost block takes Terraform's own arguments.
+func (s schemaBlock) check(name string, body *hclsyntax.Body, outermost bool) []string {
+	var faults []string
+	for argument := range body.Attributes {
+		attribute, known := s.Attributes[argument]
+		switch {
+		case outermost && slices.Contains(metaArguments, argument):
+		case !known:
+			faults = append(faults, fmt.Sprintf("%s: no argument %s", name, argument))
+		case argument == "id" || !attribute.Required && !attribute.Optional:
+			faults = append(faults, fmt.Sprintf("%s: %s is the provider's to set", name, argument))
+		case attribute.Deprecated:
+			faults = append(faults, fmt.Sprintf("%s: %s is deprecated", name, argument))
+		}
+	}
+	for argument, attribute := range s.Attributes {
+		if _, given := body.Attributes[argument]; attribute.Required && !given {
+			faults = append(faults, fmt.Sprintf("%s: %s is required", name, argument))
+		}
+	}
+	return append(faults, s.checkBlocks(name, body, outermost)...)
+}
+
+// checkBlocks compares the nested blocks. One written as "dynamic" counts once, and its content is checked.
+func (s schemaBlock) checkBlocks(name string, body *hclsyntax.Body, outermost bool) []string {
+	var faults []string
+	count := map[string]int{}
+	for _, block := range body.Blocks {
+		kind, content := block.Type, block.Body
+		if outermost && kind == "lifecycle" {
+			continue
+		}
+		if kind == "dynamic" {
+			kind = block.Labels[0]
+			content = nil
+			for _, inner := range block.Body.Blocks {
+				if inner.Type == "content" {
+					content = inner.Body
+				}
+			}
+		}
+		nested, known := s.BlockTypes[kind]
+		if !known || content == nil {
+			faults = append(faults, fmt.Sprintf("%s: no block %s", name, kind))
+			continue
+		}
+		count[kind]++
+		faults = append(faults, nested.Block.check(name+"."+kind, content, false)...)
+	}
+	for kind, nested := range s.BlockTypes {
+		most := nested.MaxItems
+		if nested.NestingMode == "single" {
+			most = 1
+		}
+		if count[kind] < nested.MinItems || most > 0 && count[kind] > most {
+			faults = append(faults, fmt.Sprintf("%s: %d blocks %s, want %d to %d", name, count[kind], kind, nested.MinItems, most))
+		}
+	}
+	return faults
+}
+
+const (
+	instanceCRN = "crn:v1:bluemix:public:secrets-manager:eu-de:a/0123456789abcdef0123456789abcdef:11111111-2222-3333-4444-555555555555::"
+	projectCRN  = "crn:v1:bluemix:public:codeengine:eu-de:a/0123456789abcdef0123456789abcdef:66666666-7777-8888-9999-000000000000::"
+)
+
+// TestVariables plans the variables and local values alone, which need no provider: Terraform itself
+// says which values pass and what follows from them.
+func TestVariables(t *testing.T) {
+	folder := t.TempDir()
+	for _, file := range []string{"variables.tf", "locals.tf"} {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(folder, file), source, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	outputs := ""
+	for _, name := range []string{"new_instance", "region", "keyless", "new_project", "role_name_start"} {
+		outputs += "output \"" + name + "\" { value = local." + name + " }\n"
+	}
+	if err := os.WriteFile(filepath.Join(folder, "outputs.tf"), []byte(outputs), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	tests := []struct {
+		name      string
+		variables map[string]any
+		refusal   string         // text of the error, if it must fail
+		want      map[string]any // local values
+	}{
+		{name: "defaults", want: map[string]any{"new_instance": true, "region": "us-south", "keyless": false, "new_project": false, "role_name_start": "IamTokenRotator"}},
+		{name: "existing instance", variables: map[string]any{"secrets_manager_crn": instanceCRN},
+			want: map[string]any{"new_instance": false, "region": "eu-de"}},
+		{name: "Code Engine, new project", variables: map[string]any{"code_engine": map[string]any{}},
+			want: map[string]any{"keyless": true, "new_project": true}},
+		{name: "Code Engine, existing project", variables: map[string]any{"code_engine": map[string]any{"project_crn": projectCRN, "job_name": "rotate"}},
+			want: map[string]any{"keyless": true, "new_project": false}},
+		{name: "no policy for the workload", variables: map[string]any{"workload_policies": []any{}}},
+		{name: "policy with an attribute", variables: map[string]any{"workload_policies": []any{
+			map[string]any{"service": "cloud-object-storage", "roles": []string{"Reader"}, "attributes": map[string]string{"serviceInstance": "x"}}}}},
+		{name: "prefix with capitals", variables: map[string]any{"prefix": "Rotator"}, refusal: "lower-case letters"},
+		{name: "prefix too long", variables: map[string]any{"prefix": strings.Repeat("a", 21)}, refusal: "at most 20"},
+		{name: "CRN of another service", variables: map[string]any{"secrets_manager_crn": projectCRN}, refusal: "not the CRN of a Secrets Manager instance"},
+		{name: "guid for a CRN", variables: map[string]any{"secrets_manager_crn": "11111111-2222-3333-4444-555555555555"}, refusal: "not the CRN of a Secrets Manager instance"},
+		{name: "zone for a region", variables: map[string]any{"region": "us-south-1"}, refusal: "A region looks like"},
+		{name: "unknown plan", variables: map[string]any{"plan": "lite"}, refusal: "standard or trial"},
+		{name: "name of a resource group", variables: map[string]any{"resource_group_id": "Default"}, refusal: "32 hexadecimal digits"},
+		{name: "policy without roles", variables: map[string]any{"workload_policies": []any{
+			map[string]any{"service": "logs-router", "roles": []string{}}}}, refusal: "at least one role"},
+		{name: "token that opens the vault", variables: map[string]any{"workload_policies": []any{
+			map[string]any{"service": "secrets-manager", "roles": []string{"Manager"}}}}, refusal: "would open the vault"},
+		{name: "service named twice", variables: map[string]any{"workload_policies": []any{
+			map[string]any{"service": "logs-router", "roles": []string{"Viewer"}, "attributes": map[string]string{"serviceName": "is"}}}}, refusal: "leave serviceName out"},
+		{name: "project's name for its CRN", variables: map[string]any{"code_engine": map[string]any{"project_crn": "rotator"}}, refusal: "not the CRN of a Code Engine project"},
+		{name: "job name with capitals", variables: map[string]any{"code_engine": map[string]any{"job_name": "Rotator"}}, refusal: "A job's name"},
+	}
+	program := programs.Path(t, "terraform")
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			output, planned := plan(t, program, folder, test.variables)
+			if test.refusal != "" {
+				if planned || !strings.Contains(output, test.refusal) {
+					t.Errorf("got %s, want an error with %q", output, test.refusal)
+				}
+				return
+			}
+			if !planned {
+				t.Fatalf("got %s, want a plan", output)
+			}
+			got := localValues(t, program, folder)
+			for name, want := range test.want {
+				if got[name] != want {
+					t.Errorf("local.%s: got %v, want %v", name, got[name], want)
+				}
+			}
+		})
+	}
+}
+
+// plan runs terraform plan with the variables; planned is false if Terraform refused them.
+func plan(t *testing.T, program, folder string, variables map[string]any) (output string, planned bool) {
+	t.Helper()
+	if variables == nil {
+		variables = map[string]any{}
+	}
+	raw, err := json.Marshal(variables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "test.tfvars.json")
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(program, "-chdir="+folder, "plan", "-no-color", "-input=false", "-lock=false", "-var-file="+file, "-out=plan").CombinedOutput()
+	return strings.Join(strings.Fields(strings.ReplaceAll(string(out), "│", "")), " "), err == nil
+}
+
+// localValues returns the planned outputs.
+func localValues(t *testing.T, program, folder string) map[string]any {
+	t.Helper()
+	out, err := exec.Command(program, "-chdir="+folder, "show", "-json", "plan").Output()
+	if err != nil {
+		t.Fatalf("reading the plan: %v", err)
+	}
+	var shown struct {
+		PlannedValues struct {
+			Outputs map[string]struct{ Value any }
+		} `json:"planned_values"`
+	}
+	if err := json.Unmarshal(out, &shown); err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]any{}
+	for name, output := range shown.PlannedValues.Outputs {
+		values[name] = output.Value
+	}
+	return values
 }

@@ -3,8 +3,29 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"flag"
+	"fmt"
 	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
 
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/envfile"
 	"iam-token-rotator/scripts/serving"
 )
 
@@ -17,4 +38,247 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return serving.Refuse(stderr, "sandbox", err)
 	}
 	return serving.End(stderr, "sandbox", serve(ctx, o, stdout, stderr))
+}
+
+const usage = `usage: sandbox [-addr 127.0.0.1:8480] [-tls-dir DIR] [-rotations 1] [-token-ttl 1h] [-env FILE|-]
+
+Serves a stand-in for IBM Cloud (IAM, Secrets Manager, Logs Routing) in memory, until SIGTERM or
+Ctrl-C. What it holds is made anew at each start.
+
+`
+
+const examples = `
+examples:
+  sandbox -env sandbox.env            then: set -a; . ./sandbox.env
+  sandbox -addr 127.0.0.1:0 -env -    a free port; the environment on stdout
+  sandbox -addr 0.0.0.0:8480          for other machines and containers too; the environment is for this one
+  sandbox -tls-dir tls -env tls.env   HTTPS; trust tls/ca.pem (SSL_CERT_FILE, curl --cacert)
+  sandbox -rotations 1000 -token-ttl 15m -env fleet.env
+  curl -X POST localhost:8480/_sandbox/faults -d '{"op":"iam.token","times":2,"status":503}'
+  curl localhost:8480/_sandbox/requests
+`
+
+// Limits of the command line.
+const (
+	maxRotations = 100_000
+	minTokenTTL  = time.Second // IBM allows 15m to 1h; shorter ones let a check see a token expire
+	maxTokenTTL  = time.Hour
+)
+
+// options are the command line's.
+type options struct {
+	addr      string        // host:port; port 0 picks a free one
+	tlsDir    string        // where ca.pem goes; empty: plain HTTP
+	rotations int           // at least 1
+	tokenTTL  time.Duration // whole seconds
+	env       string        // a file, "-" for stdout, or empty for none
+}
+
+// parseOptions reads the command line. Help goes to stdout, with flag.ErrHelp returned.
+func parseOptions(args []string, stdout io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("sandbox", flag.ContinueOnError)
+	flags.StringVar(&o.addr, "addr", "127.0.0.1:8480", "listen on `host:port`; port 0 picks a free one")
+	flags.StringVar(&o.tlsDir, "tls-dir", "", "serve HTTPS with a certificate of a new CA, and write the CA's to `DIR`/ca.pem")
+	flags.IntVar(&o.rotations, "rotations", 1, "`how many` pairs of key secret and token secret to make")
+	flags.DurationVar(&o.tokenTTL, "token-ttl", maxTokenTTL, "`life` of an access token, 1s to 1h (IBM: 15m to 1h)")
+	flags.StringVar(&o.env, "env", "", "once it listens, write the environment to `FILE`, - for stdout")
+	if err := serving.Parse(flags, args, usage, examples, stdout); err != nil {
+		return options{}, err
+	}
+	return o, o.validate(flags)
+}
+
+// validate checks the values; flags tells which were given.
+func (o options) validate(flags *flag.FlagSet) error {
+	var errs []error
+	errs = append(errs, checkAddr(o.addr))
+	if o.rotations < 1 || o.rotations > maxRotations {
+		errs = append(errs, fmt.Errorf("-rotations must be 1 to %d, not %d", maxRotations, o.rotations))
+	}
+	if o.tokenTTL < minTokenTTL || o.tokenTTL > maxTokenTTL || o.tokenTTL%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("-token-ttl must be whole seconds from 1s to 1h, not %s", o.tokenTTL))
+	}
+	flags.Visit(func(f *flag.Flag) {
+		if (f.Name == "tls-dir" || f.Name == "env") && f.Value.String() == "" {
+			errs = append(errs, fmt.Errorf("-%s must not be empty", f.Name))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// checkAddr refuses an address at which nothing could use the sandbox: the function takes plain http
+// from loopback alone, and the certificate is for that.
+func checkAddr(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("-addr must be host:port, not %q", addr)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("-addr must have a port from 0 to 65535, not %q", port)
+	}
+	if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() && !ip.IsUnspecified() {
+		return fmt.Errorf("-addr must be on loopback, or 0.0.0.0 for every address, not %q", host)
+	}
+	return nil
+}
+
+// environment renders the variables as NAME='value' lines for sh. With several rotations a file
+// lists them, else the two ids stand for the only one. What scripts/set-up-secrets wants to know, as
+// Terraform tells it elsewhere, is of the first.
+func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string {
+	variables := [][2]string{
+		{"SECRETS_MANAGER_URL", origin},
+		{"IAM_URL", origin},
+		{"LOGS_ROUTING_URL", origin},
+		{"SECRETS_MANAGER_APIKEY", cloud.BootstrapAPIKey()},
+		{"READER_APIKEY", cloud.ReaderAPIKey()},
+		{"ADMIN_APIKEY", cloud.AdminAPIKey()},
+		{"ACCOUNT_ID", cloud.AccountID()},
+		{"KEY_GROUP_ID", cloud.KeyGroupID()},
+		{"TOKEN_GROUP_ID", cloud.TokenGroupID()},
+		{"BOOTSTRAP_IAM_ID", cloud.BootstrapIAMID()},
+		{"WORKLOAD_IAM_ID", cloud.Rotations()[0].IAMID},
+		{"READER_IAM_ID", cloud.ReaderIAMID()},
+	}
+	if rotationsFile != "" {
+		variables = append(variables, [2]string{"ROTATIONS_FILE", rotationsFile})
+	} else {
+		only := cloud.Rotations()[0]
+		variables = append(variables, [2]string{"API_KEY_SECRET", only.APIKeySecret}, [2]string{"TOKEN_SECRET", only.TokenSecret})
+	}
+	return envfile.Lines(variables)
+}
+
+// writeRotations writes the rotations as ROTATIONS_FILE holds them and returns the file's absolute
+// path: FILE.rotations.json beside the environment file FILE, or a temporary file for "-".
+func writeRotations(rotations []ibmcloudtest.Rotation, env string) (string, error) {
+	type rotation struct {
+		Name         string `json:"name"`
+		APIKeySecret string `json:"api_key_secret"`
+		TokenSecret  string `json:"token_secret"`
+	}
+	list := make([]rotation, len(rotations))
+	for i, r := range rotations {
+		list[i] = rotation{r.Name, r.APIKeySecret, r.TokenSecret}
+	}
+	text, err := json.MarshalIndent(list, "", " ")
+	if err != nil {
+		return "", fmt.Errorf("encoding the rotations: %w", err)
+	}
+	text = append(text, '\n')
+	if env == "-" {
+		return envfile.WriteTemp("", "rotations-*.json", text, 0o600)
+	}
+	path, err := filepath.Abs(env + ".rotations.json")
+	if err != nil {
+		return "", fmt.Errorf("naming the rotations file: %w", err)
+	}
+	return path, envfile.WriteWhole(path, text, 0o600)
+}
+
+// serve listens, publishes the environment, and answers until ctx ends.
+func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
+	var certificates *tls.Config
+	if o.tlsDir != "" {
+		var err error
+		if certificates, err = writeCertificates(o.tlsDir); err != nil {
+			return err
+		}
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.addr)
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: o.rotations, TokenTTL: o.tokenTTL})
+	origin := serving.Origin(listener.Addr(), certificates != nil)
+	cleanUp, err := publish(cloud, origin, o, stdout)
+	defer cleanUp()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	fmt.Fprintf(stderr, "sandbox: serving IBM Cloud on %s%s\n", origin, elsewhere(listener.Addr()))
+	return serving.Until(ctx, &http.Server{
+		Handler:           cloud,
+		TLSConfig:         certificates,
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          log.New(stderr, "sandbox: ", 0),
+	}, listener)
+}
+
+// elsewhere tells of a listener that others reach too. All that it has is made up, but they can have it.
+func elsewhere(addr net.Addr) string {
+	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		return ", and to everybody who reaches this machine, on port " + strconv.Itoa(tcp.Port)
+	}
+	return ""
+}
+
+// publish writes the environment where the options say. The returned function removes what must
+// not outlive the process; it is never nil.
+func publish(cloud *ibmcloudtest.Cloud, origin string, o options, stdout io.Writer) (cleanUp func(), err error) {
+	cleanUp = func() {}
+	if o.env == "" {
+		return cleanUp, nil
+	}
+	rotationsFile := ""
+	if o.rotations > 1 {
+		if rotationsFile, err = writeRotations(cloud.Rotations(), o.env); err != nil {
+			return cleanUp, err
+		}
+		if o.env == "-" {
+			cleanUp = func() { _ = os.Remove(rotationsFile) }
+		}
+	}
+	return cleanUp, envfile.Publish(o.env, environment(cloud, origin, rotationsFile), stdout)
+}
+
+// certificateLife is how long a sandbox can run with its certificate.
+const certificateLife = 30 * 24 * time.Hour
+
+// writeCertificates makes a CA and a server certificate of it for 127.0.0.1, ::1 and localhost, and
+// writes the CA's certificate to dir/ca.pem, making dir if need be. The keys never touch a disk.
+func writeCertificates(dir string) (*tls.Config, error) {
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making the CA's key: %w", err)
+	}
+	ca := template("iam-token-rotator sandbox CA")
+	ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = true, true, x509.KeyUsageCertSign
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	if err != nil {
+		return nil, fmt.Errorf("making the CA's certificate: %w", err)
+	}
+	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making the server's key: %w", err)
+	}
+	leaf := template("localhost")
+	leaf.KeyUsage, leaf.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	leaf.DNSNames, leaf.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, &leafKey.PublicKey, caKey)
+	if err != nil {
+		return nil, fmt.Errorf("making the server's certificate: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("making the directory of -tls-dir: %w", err)
+	}
+	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
+	if err := envfile.WriteWhole(filepath.Join(dir, "ca.pem"), caPEM, 0o644); err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{leafDER}, PrivateKey: leafKey}},
+	}, nil
+}
+
+func template(name string) *x509.Certificate {
+	now := time.Now()
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano()),
+		Subject:      pkix.Name{CommonName: name},
+		NotBefore:    now.Add(-time.Hour),
+		NotAfter:     now.Add(certificateLife),
+	}
 }

@@ -270,3 +270,118 @@ func TestAFaultyNamespaceIsReplacedSoThatTheFailureIsCounted(t *testing.T) {
 		t.Errorf("got namespace %q, %v; want the default beside a fault", cfg.MetricsNamespace, err)
 	}
 }
+
+// Whatever stands in the environment: it is understood whole or refused, and no
+// fault repeats a key.
+func FuzzConfiguration(f *testing.F) {
+	const id = "e2dd1896-8c39-4160-b230-92430f439ba9"
+	f.Add("https://sm.test", `[{"name":"a","api_key_secret":"g/n","token_secret":"`+id+`"}]`, "8m", "20", "raw", "2026-01-31")
+	f.Add("http://127.0.0.1:8480/", `[{"name":"a","api_key_secret":"g/kv/n","api_key_field":"k","token_secret":"`+id+`","format":"bearer","expect":{"account":"0123456789abcdef0123456789abcdef"}}]`, "", "0", "json", "")
+	f.Add("", "", "", "", "", "")
+	f.Add("https://u:p@host/?q#f", "[]", "-1s", "-1", "xml", "tomorrow")
+	f.Add("http://example.com", `{"name":"a"}`, "61m", "9999999999999999999999", "raw\x00", "2026-02-30")
+	f.Add("https://sm.test", `[{"name":"a","mirror":["arn:aws:secretsmanager:us-east-1:123456789012:secret:x"]}]`, "8m", "20", "raw", "2026-01-31T12:00:00Z")
+	f.Add("https://[::1", `[{"name":"a"},{"name":"a"}] x`, "1h", "1e3", "RAW", "0001-01-01")
+	f.Fuzz(func(t *testing.T, url, rotations, minRemaining, rps, format, expires string) {
+		const key = "canary-key-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eR"
+		cfg, err := config.Load([]string{
+			"SECRETS_MANAGER_APIKEY=" + key, "SECRETS_MANAGER_URL=" + url, "ROTATIONS=" + rotations, "MIN_REMAINING=" + minRemaining,
+			"SECRETS_MANAGER_MAX_RPS=" + rps, "TOKEN_FORMAT=" + format, "BOOTSTRAP_EXPIRES_AT=" + expires,
+		}, func(string) ([]byte, error) { return nil, errors.New("there are no files") })
+		if err != nil {
+			if strings.Contains(err.Error(), "canary") {
+				t.Errorf("a fault repeats the key: %v", err)
+			}
+			return
+		}
+		checkUsable(t, cfg)
+	})
+}
+
+// checkUsable: what Load accepts can be run with.
+func checkUsable(t *testing.T, cfg config.Config) {
+	t.Helper()
+	if len(cfg.Rotations) == 0 || cfg.MinRemaining <= 0 || cfg.MaxRPS < 0 || cfg.Concurrency < 1 {
+		t.Errorf("got %d rotations, minimum %s, %d requests a second, %d at a time", len(cfg.Rotations), cfg.MinRemaining, cfg.MaxRPS, cfg.Concurrency)
+	}
+	if !strings.HasPrefix(cfg.SecretsManagerURL, "https://") && !strings.HasPrefix(cfg.SecretsManagerURL, "http://") {
+		t.Errorf("got the URL %q", cfg.SecretsManagerURL)
+	}
+	targets := map[string]bool{}
+	for _, r := range cfg.Rotations {
+		if r.Name == "" || r.Token.ID == "" || r.APIKey.ID == "" && r.APIKey.Name == "" || targets[r.Token.ID] {
+			t.Errorf("got the rotation %+v", r)
+		}
+		targets[r.Token.ID] = true
+	}
+}
+
+// TestEndpoints: IBM's host names, public and private, and what is none.
+func TestEndpoints(t *testing.T) {
+	const id = "abcdef01-2345-6789-abcd-ef0123456789"
+	for _, test := range []struct{ variable, value, fault string }{
+		{"IAM_URL", "https://iam.cloud.ibm.com", ""},
+		{"IAM_URL", "https://private.iam.cloud.ibm.com", ""},
+		{"IAM_URL", "https://private.us-south.iam.cloud.ibm.com", ""},
+		{"IAM_URL", "https://iam.test.cloud.ibm.com:443/", ""},
+		{"SECRETS_MANAGER_URL", "https://" + id + ".us-south.secrets-manager.appdomain.cloud", ""},
+		{"SECRETS_MANAGER_URL", "https://" + id + ".private.us-south.secrets-manager.appdomain.cloud", ""},
+		{"SECRETS_MANAGER_URL", "https://" + id + ".private.eu-de.secrets-manager.appdomain.cloud/", ""},
+		{"SECRETS_MANAGER_URL", "https://[2001:db8::1]:8443", ""},
+		{"SECRETS_MANAGER_URL", "http://localhost:8480", ""},
+		{"SECRETS_MANAGER_URL", "http://[::1]:8480", ""},
+		{"SECRETS_MANAGER_URL", "http://" + id + ".private.us-south.secrets-manager.appdomain.cloud", "must begin with https://"},
+		{"SECRETS_MANAGER_URL", "http://10.0.0.1", "must begin with https://"},
+		{"SECRETS_MANAGER_URL", "http://localhost.example.com", "must begin with https://"},
+		{"SECRETS_MANAGER_URL", "http://127.0.0.1.example.com", "must begin with https://"},
+		{"IAM_URL", "http://private.iam.cloud.ibm.com", "must begin with https://"},
+		{"IAM_URL", "https://private.iam.cloud.ibm.com/identity/token", "more than an origin"},
+		{"IAM_URL", "https://iam.cloud.ibm.com@example.com", "more than an origin"},
+		{"IAM_URL", "private.iam.cloud.ibm.com", "not a URL"},
+	} {
+		cfg, err := load(with(map[string]string{test.variable: test.value}))
+		got := map[string]string{"IAM_URL": cfg.IAMURL, "SECRETS_MANAGER_URL": cfg.SecretsManagerURL}[test.variable]
+		switch {
+		case test.fault == "" && (err != nil || got != strings.TrimSuffix(test.value, "/")):
+			t.Errorf("%s=%s: got %q, %v, want it accepted", test.variable, test.value, got, err)
+		case test.fault != "" && (err == nil || !strings.Contains(err.Error(), test.fault)):
+			t.Errorf("%s=%s: got %v, want %q", test.variable, test.value, err, test.fault)
+		}
+	}
+}
+
+func TestMirrors(t *testing.T) {
+	const (
+		arn      = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-Ab12Cd"
+		otherARN = "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:tokens/logs-Ab12Cd"
+		keyARN   = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:bootstrap-Ab12Cd"
+	)
+	rotations := func(first, second string) map[string]string {
+		return map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "SECRETS_MANAGER_APIKEY": "", "SECRETS_MANAGER_APIKEY_ARN": keyARN,
+			"ROTATIONS": `[{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","mirror":` + first + `},
+				{"name":"b","api_key_secret":"keys/mine","token_secret":"` + otherID + `","mirror":` + second + `}]`}
+	}
+	cfg, err := load(with(rotations(`["`+arn+`","`+otherARN+`"]`, `[]`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := cfg.Rotations[0].Mirror, []string{arn, otherARN}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for name, test := range map[string]struct{ first, second, want string }{
+		"no ARN":               {`["iam-token"]`, `[]`, "rotation a mirror[0]: is not the ARN"},
+		"of another service":   {`["arn:aws:s3:::bucket"]`, `[]`, "is not the ARN"},
+		"a key for an ARN":     {`["` + canary + `"]`, `[]`, "is not the ARN"},
+		"twice":                {`["` + arn + `","` + arn + `"]`, `[]`, `rotation a mirror[1]: is rotation "a"'s`},
+		"another rotation's":   {`["` + arn + `"]`, `["` + arn + `"]`, `rotation b mirror[0]: is rotation "a"'s`},
+		"the bootstrap key's":  {`["` + keyARN + `"]`, `[]`, "the bootstrap API key's"},
+		"text, and not a list": {`"` + arn + `"`, `[]`, "mirror has the wrong type"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := load(with(rotations(test.first, test.second)))
+			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), canary) {
+				t.Errorf("got %v, want it to say %q", err, test.want)
+			}
+		})
+	}
+}

@@ -1,8 +1,14 @@
 package config
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"regexp"
+	"slices"
+	"strings"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
@@ -117,5 +123,115 @@ func (v variables) rotation(faults *faults, where string, e entry) rotation.Rota
 		Token:  rotation.TokenRef{ID: tokenID(faults, where+" token_secret", e.TokenSecret), Field: e.TokenField, Format: format},
 		Expect: rotation.Expect{Account: e.Expect.Account, IAMID: e.Expect.IAMID},
 		Mirror: e.Mirror,
+	}
+}
+
+// entry is one element of ROTATIONS.
+type entry struct {
+	Name         string `json:"name"`
+	APIKeySecret string `json:"api_key_secret"`
+	APIKeyField  string `json:"api_key_field"`
+	TokenSecret  string `json:"token_secret"`
+	TokenField   string `json:"token_field"`
+	Format       string `json:"format"`
+	Expect       struct {
+		Account string `json:"account"`
+		IAMID   string `json:"iam_id"`
+	} `json:"expect"`
+	Mirror []string `json:"mirror"`
+}
+
+// decodeEntries reads the list strictly: an unknown field is a misspelt one.
+func decodeEntries(faults *faults, source string, text []byte) []entry {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	var entries []entry
+	if err := decoder.Decode(&entries); err != nil {
+		faults.add(source, "is no JSON list of rotations: %s", jsonFault(err))
+		return nil
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		faults.add(source, "something follows the list")
+	}
+	if len(entries) == 0 {
+		faults.add(source, "the list is empty: name at least one rotation")
+	}
+	return entries
+}
+
+// jsonFault says what is wrong in the words of a person who wrote the list.
+func jsonFault(err error) string {
+	var syntax *json.SyntaxError
+	var wrongType *json.UnmarshalTypeError
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "it ends too early"
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("a syntax error at character %d", syntax.Offset)
+	case errors.As(err, &wrongType) && wrongType.Field == "":
+		return "it must be a list of objects"
+	case errors.As(err, &wrongType):
+		return fmt.Sprintf("the field %s has the wrong type", wrongType.Field)
+	default:
+		field, _ := strings.CutPrefix(err.Error(), "json: unknown field ")
+		return "unknown field " + short(strings.Trim(field, `"`))
+	}
+}
+
+var (
+	idShape   = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+	pathShape = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]+$`) // IBM's rule for names, but for the length
+	keyTypes  = []string{"arbitrary", "kv", "service_credentials", "iam_credentials"}
+)
+
+// keyRef reads a secret's id, group/name (arbitrary) or group/type/name. A fault
+// does not repeat the value: somebody will put the key itself there.
+func keyRef(faults *faults, name, value, field string) rotation.KeyRef {
+	if idShape.MatchString(value) {
+		return rotation.KeyRef{ID: strings.ToLower(value), Field: field}
+	}
+	parts := strings.Split(value, "/")
+	if len(parts) == 2 {
+		parts = []string{parts[0], "arbitrary", parts[1]}
+	}
+	if len(parts) != 3 || !pathShape.MatchString(parts[0]) || !pathShape.MatchString(parts[2]) {
+		faults.add(name, "names no secret: use its id, group/name or group/type/name")
+		return rotation.KeyRef{}
+	}
+	if !slices.Contains(keyTypes, parts[1]) {
+		faults.add(name, "names a type that holds no API key: use %s", strings.Join(keyTypes, ", "))
+		return rotation.KeyRef{}
+	}
+	return rotation.KeyRef{Group: parts[0], Type: parts[1], Name: parts[2], Field: field}
+}
+
+// tokenID reads a secret's id.
+func tokenID(faults *faults, name, value string) string {
+	if !idShape.MatchString(value) {
+		faults.add(name, "is no secret id: the token secret is named by its id alone, since reading by name would need the right to read values")
+		return ""
+	}
+	return strings.ToLower(value)
+}
+
+// checkMirrors sees to it that every mirror is the ARN of an AWS secret that
+// nothing else is kept in. No fault repeats a value that is none.
+func (v variables) checkMirrors(faults *faults, rotations []rotation.Rotation) {
+	taken := map[string]string{}
+	if v.APIKeyARN != "" {
+		taken[v.APIKeyARN] = "the bootstrap API key's, SECRETS_MANAGER_APIKEY_ARN"
+	}
+	for _, r := range rotations {
+		for i, arn := range r.Mirror {
+			where := fmt.Sprintf("rotation %s mirror[%d]", r.Name, i)
+			owner, isTaken := taken[arn]
+			switch {
+			case !secretARNShape.MatchString(arn):
+				faults.add(where, "is not the ARN of an AWS Secrets Manager secret")
+			case isTaken:
+				faults.add(where, "is %s: each copy needs a secret of its own", owner)
+			}
+			taken[arn] = fmt.Sprintf("rotation %q's", r.Name)
+		}
 	}
 }

@@ -1,9 +1,17 @@
+// Package doctor finds out why a token is not kept fresh, or will soon not be: it
+// checks every thing that a rotation relies on, in the order in which one rests
+// on the other, and says what to do about what is wrong.
+//
+// It writes nothing. What cannot be tried without writing is said, not guessed.
 package doctor
 
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -126,4 +134,304 @@ func whose(token iamtoken.Token) string {
 		return "an identity that the token does not tell"
 	}
 	return token.IAMID + " of account " + token.Account
+}
+
+// Status is how a check ended.
+type Status string
+
+const (
+	OK      Status = "ok"
+	Failed  Status = "failed"  // rotations fail of it, or readers lack a token: act now
+	Warning Status = "warning" // nothing fails of it today
+	Skipped Status = "skipped" // not tried, or it cannot be
+)
+
+// Check is one finding. Its texts are our own words: nothing that a service
+// answered enters them but identities and times.
+type Check struct {
+	Name     string `json:"check"`
+	Rotation string `json:"rotation,omitempty"` // empty: it concerns all of them
+	Status   Status `json:"status"`
+	Detail   string `json:"detail"`
+	Advice   string `json:"advice,omitempty"` // what to do
+}
+
+// Diagnosis is what a run found, in the order of the checks and then of the
+// rotations.
+type Diagnosis struct {
+	Checks []Check `json:"checks"`
+	OK     bool    `json:"ok"` // no check failed
+}
+
+func newDiagnosis(checks []Check) Diagnosis {
+	diagnosis := Diagnosis{Checks: checks, OK: true}
+	for _, check := range checks {
+		diagnosis.OK = diagnosis.OK && check.Status != Failed
+	}
+	return diagnosis
+}
+
+// Count returns how many checks ended in status.
+func (d Diagnosis) Count(status Status) int {
+	var count int
+	for _, check := range d.Checks {
+		if check.Status == status {
+			count++
+		}
+	}
+	return count
+}
+
+// Misconfigured is the diagnosis of a configuration that cannot be used: one
+// failed check for each fault that err joins, and nothing tried beyond.
+func Misconfigured(err error) Diagnosis {
+	faults := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		faults = joined.Unwrap()
+	}
+	var s sheet
+	for _, fault := range faults {
+		s.fail("configuration", fault.Error(), "correct this setting")
+	}
+	s.skip("everything else", "the configuration comes first")
+	return newDiagnosis(s.checks)
+}
+
+// sheet collects the checks of one rotation, or of what all share.
+type sheet struct {
+	rotation string
+	checks   []Check
+}
+
+func (s *sheet) add(name string, status Status, detail, advice string) {
+	s.checks = append(s.checks, Check{Name: name, Rotation: s.rotation, Status: status, Detail: detail, Advice: advice})
+}
+
+func (s *sheet) ok(name, format string, args ...any) {
+	s.add(name, OK, fmt.Sprintf(format, args...), "")
+}
+
+func (s *sheet) warn(name, detail, advice string) { s.add(name, Warning, detail, advice) }
+
+func (s *sheet) fail(name, detail, advice string) { s.add(name, Failed, detail, advice) }
+
+func (s *sheet) skip(name, why string) { s.add(name, Skipped, why, "") }
+
+// notTried skips checks that rest on another one.
+func (s *sheet) notTried(blocker string, names ...string) {
+	for _, name := range names {
+		s.skip(name, "not tried: "+blocker+" failed")
+	}
+}
+
+// failed is for an error of the adapters.
+func (s *sheet) failed(name string, err error) {
+	detail, advice := explain(err)
+	s.fail(name, detail, advice)
+}
+
+// explain splits an error into what was found and what to do.
+func explain(err error) (detail, advice string) {
+	var failure *rotation.Error
+	if !errors.As(err, &failure) {
+		return fmt.Sprintf("unexpected failure of type %T", err), "run doctor again"
+	}
+	finding := failure.Message
+	if failure.Advice != "" {
+		finding = strings.TrimSuffix(finding, ": "+failure.Advice)
+	}
+	return string(failure.Kind) + ": " + finding, cmp.Or(failure.Advice, adviceFor[failure.Kind])
+}
+
+// adviceFor is what to do about a failure whose message holds its advice itself,
+// or that has none but to try again.
+var adviceFor = map[rotation.Kind]string{
+	rotation.Misconfigured: "correct what is named here, and run doctor again",
+	rotation.Denied:        "see whose permission is missing, and run doctor again; a new policy takes minutes",
+	rotation.NotFound:      "check the id or the name",
+	rotation.Locked:        "remove the locks",
+	rotation.RateLimited:   "run doctor again in a minute",
+	rotation.Unavailable:   "run doctor again; if it stays, see the checks of the host and the service's status page",
+	rotation.InvalidToken:  "does the URL name the service itself, or something in its place? The stored token stays as it is",
+	rotation.Timeout:       "run doctor again; is there a slow proxy or firewall on the way to the host?",
+}
+
+// mayNot reports whether the identity lacks a permission; that its token is not
+// taken at all is another matter, which may pass.
+func mayNot(err error) bool {
+	var failure *rotation.Error
+	return errors.As(err, &failure) && failure.Kind == rotation.Denied && failure.Retry == rotation.Never
+}
+
+func kindOf(err error) rotation.Kind {
+	var failure *rotation.Error
+	if errors.As(err, &failure) {
+		return failure.Kind
+	}
+	return ""
+}
+
+// The methods of these interfaces return *rotation.Error. None of them writes.
+
+// Identity is the bootstrap identity.
+type Identity interface {
+	// Identify authenticates and returns the token; its identity is empty when
+	// the token does not tell it.
+	Identify(ctx context.Context) (iamtoken.Token, error)
+	// KeyExpiry asks IAM when the identity's own key expires; the zero time
+	// means never.
+	KeyExpiry(ctx context.Context) (time.Time, error)
+}
+
+// IAM exchanges keys, and tells about them.
+type IAM interface {
+	rotation.Exchanger
+	// KeyExpiry asks when key expires, with a token of its owner; the zero time
+	// means never.
+	KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.Time, error)
+}
+
+// SecretsManager is the instance, opened by the bootstrap identity.
+type SecretsManager interface {
+	// ReadKeySecret reads an API key and what is told of its secret beside it.
+	ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (KeySecret, error)
+	// Look returns what is known of the stored token without its value.
+	Look(ctx context.Context, ref rotation.TokenRef) (rotation.Stored, error)
+	// Describe returns a secret's metadata, never its value.
+	Describe(ctx context.Context, id string) (Secret, error)
+	// CountLocks counts the locks of a version: "current" or "previous".
+	CountLocks(ctx context.Context, id, version string) (int, error)
+}
+
+// Mirrors are the copies of the tokens in AWS.
+type Mirrors interface {
+	// Current returns the id of the version that a copy holds, empty when it
+	// holds none.
+	Current(ctx context.Context, secretARN string) (versionID string, err error)
+}
+
+// Secret is what Secrets Manager tells of a secret beside its value.
+type Secret struct {
+	Type      string // "arbitrary", "kv", …; empty for a type that this project has no use for
+	GroupID   string
+	Destroyed bool
+	ExpiresAt time.Time // zero when it has no expiration date
+	Versions  int       // 0 when it was not told
+}
+
+// KeySecret is a secret with the API key in it.
+type KeySecret struct {
+	Secret
+	Key iamtoken.Secret
+}
+
+// Bootstrap is how Secrets Manager is opened.
+type Bootstrap struct {
+	Variable  string                      // that names the way in: "SECRETS_MANAGER_APIKEY"
+	ReadKey   func(context.Context) error // reads the key from where it is kept; nil when the variable holds it
+	Identity  Identity
+	HasKey    bool      // an API key, rather than a profile or a token
+	NoIAM     bool      // a token at hand, for which IAM is not asked
+	ExpiresAt time.Time // BOOTSTRAP_EXPIRES_AT, zero when not set
+}
+
+// Names of the checks of the bootstrap identity.
+const (
+	bootstrapKey       = "bootstrap-key"
+	bootstrapIdentity  = "bootstrap-identity"
+	bootstrapKeyExpiry = "bootstrap-key-expiry"
+)
+
+// checkBootstrap returns the identity's token, and the name of the check whose
+// failure leaves Secrets Manager closed.
+func (d *Doctor) checkBootstrap(ctx context.Context, s *sheet, iamBlocker string) (token iamtoken.Token, blocker string) {
+	if d.Bootstrap.ReadKey != nil {
+		_, err := try(ctx, d.limit, func(ctx context.Context) (any, error) { return nil, d.Bootstrap.ReadKey(ctx) })
+		if err != nil {
+			s.failed(bootstrapKey, err)
+			s.notTried(bootstrapKey, bootstrapIdentity)
+			d.checkBootstrapExpiry(ctx, s, bootstrapKey)
+			return token, bootstrapKey
+		}
+		s.ok(bootstrapKey, "the secret that %s names holds one API key", d.Bootstrap.Variable)
+	}
+	if iamBlocker != "" && !d.Bootstrap.NoIAM {
+		s.notTried(iamBlocker, bootstrapIdentity)
+		d.checkBootstrapExpiry(ctx, s, iamBlocker)
+		return token, iamBlocker
+	}
+	token, err := try(ctx, d.limit, d.Bootstrap.Identity.Identify)
+	if err != nil {
+		s.failed(bootstrapIdentity, err)
+		d.checkBootstrapExpiry(ctx, s, bootstrapIdentity)
+		return token, bootstrapIdentity
+	}
+	switch {
+	case token.Opaque():
+		s.warn(bootstrapIdentity, d.Bootstrap.Variable+" is accepted, but its token does not tell whose it is", "nothing to do, if IBM's tokens are opaque now")
+	case d.Bootstrap.NoIAM:
+		s.warn(bootstrapIdentity, d.Bootstrap.Variable+" is of "+whose(token)+": what follows is what that identity may do, not the function's own",
+			"to try the function's, unset "+d.Bootstrap.Variable+" and set the variables that the function has")
+	default:
+		s.ok(bootstrapIdentity, "%s is of %s", d.Bootstrap.Variable, whose(token))
+	}
+	d.checkBootstrapExpiry(ctx, s, "")
+	return token, ""
+}
+
+// checkBootstrapExpiry asks IAM, unless a failed check is in the way, and holds
+// its answer against what the configuration says.
+func (d *Doctor) checkBootstrapExpiry(ctx context.Context, s *sheet, blocker string) {
+	set := d.Bootstrap.ExpiresAt
+	if !d.Bootstrap.HasKey && set.IsZero() {
+		return // a profile or a person's token: there is no key
+	}
+	var told time.Time
+	known := false
+	if blocker == "" && d.Bootstrap.HasKey {
+		at, err := try(ctx, d.limit, d.Bootstrap.Identity.KeyExpiry)
+		told, known = at, err == nil
+	}
+	switch {
+	case known && !set.IsZero() && !sameDay(told, set):
+		s.warn(bootstrapKeyExpiry, fmt.Sprintf("BOOTSTRAP_EXPIRES_AT says %s, but IAM says that the key %s", day(set), until(told)),
+			"correct BOOTSTRAP_EXPIRES_AT: the warnings of every run go by it")
+	case known:
+		s.expiry(bootstrapKeyExpiry, "the bootstrap API key", told, d.now(), "replace it; BOOTSTRAP_EXPIRES_AT makes every run warn 14 days before")
+	case !set.IsZero():
+		s.expiry(bootstrapKeyExpiry, "the bootstrap API key, by BOOTSTRAP_EXPIRES_AT,", set, d.now(), "replace the key, then BOOTSTRAP_EXPIRES_AT")
+	case blocker != "":
+		s.notTried(blocker, bootstrapKeyExpiry)
+	default:
+		s.add(bootstrapKeyExpiry, Skipped, "not known: IAM does not tell this identity when its key expires",
+			"set BOOTSTRAP_EXPIRES_AT, and every run warns 14 days before")
+	}
+}
+
+// expiry judges when something expires; the zero time means never.
+func (s *sheet) expiry(name, what string, at, now time.Time, advice string) {
+	switch left := at.Sub(now); {
+	case at.IsZero():
+		s.ok(name, "%s does not expire", what)
+	case left <= 0:
+		s.warn(name, fmt.Sprintf("%s has expired, on %s", what, day(at)), advice)
+	case left < keyExpiryNotice:
+		s.warn(name, fmt.Sprintf("%s expires in %d days, on %s", what, int(left.Hours()/24), day(at)), advice)
+	default:
+		s.ok(name, "%s expires on %s", what, day(at))
+	}
+}
+
+func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
+
+func until(t time.Time) string {
+	if t.IsZero() {
+		return "does not expire"
+	}
+	return "expires on " + day(t)
+}
+
+// sameDay allows for a configuration that names the day alone.
+func sameDay(a, b time.Time) bool {
+	return !a.IsZero() && a.Sub(b).Abs() <= 24*time.Hour
 }

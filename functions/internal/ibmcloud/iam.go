@@ -3,6 +3,8 @@ package ibmcloud
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/IBM/go-sdk-core/v5/core"
+	"github.com/golang-jwt/jwt/v5"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
@@ -130,4 +133,122 @@ func hostOf(origin string) string {
 
 func misconfigured(message string) *rotation.Error {
 	return &rotation.Error{Kind: rotation.Misconfigured, Message: message}
+}
+
+// claims are the parts of an IAM token's JWT that tell whose it is and until when.
+type claims struct {
+	jwt.RegisteredClaims
+	IAMID   string `json:"iam_id"`
+	Account struct {
+		BSS string `json:"bss"`
+	} `json:"account"`
+}
+
+// maxLife is well above the 60 minutes that IAM gives a token, whatever the
+// clocks: an expiration beyond it is in another unit, or forged.
+const maxLife = 24 * time.Hour
+
+// complete adds to token what its JWT tells. The signature is not checked: the
+// token came from IAM itself over TLS, and services check it when it is used.
+// Where IAM's answer and the JWT disagree the earlier expiration counts.
+func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
+	token.IssuedAt = now.Truncate(time.Second)
+	var told claims
+	_, _, err := jwt.NewParser().ParseUnverified(token.Value.Reveal(), &told)
+	if err == nil || errors.Is(err, jwt.ErrTokenUnverifiable) { // an algorithm that the library does not know
+		token.IAMID, token.Account = iamtoken.Identity(told.IAMID, told.Account.BSS)
+		if told.IssuedAt != nil {
+			token.IssuedAt = told.IssuedAt.Time
+		}
+		if told.ExpiresAt != nil && (token.Expiration.Unix() <= 0 || told.ExpiresAt.Before(token.Expiration)) {
+			token.Expiration = told.ExpiresAt.Time
+		}
+	}
+	if token.Expiration.Unix() <= 0 || token.Expiration.Sub(token.IssuedAt) > maxLife {
+		return iamtoken.Token{}, errors.New("with a token that has no expiration, or one that no token can have")
+	}
+	// Of an old token IAM may tell what is left of it, not how long it was made for.
+	token.ExpiresIn = max(token.ExpiresIn, token.Expiration.Sub(token.IssuedAt))
+	return token, nil
+}
+
+// KeyExpiry asks IAM when an API key expires, with a token of somebody who may
+// see the key: its owner may. The zero time means never.
+//
+// GET /v1/apikeys/details takes the key in a header (IAM Identity Services API,
+// GetAPIKeysDetails). Nothing but a diagnosis depends on it.
+func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.Time, error) {
+	op := operation{
+		doing: "asking when the API key expires", host: i.host,
+		refused: "the token is not taken", denied: "the identity may not see its own key",
+	}
+	ctx, got := withAnswer(ctx)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/v1/apikeys/details", nil)
+	if err != nil {
+		return time.Time{}, misconfigured("IAM_URL cannot be used: it is an origin such as https://iam.cloud.ibm.com")
+	}
+	request.Header.Set("Authorization", "Bearer "+token.Reveal())
+	request.Header.Set("IAM-ApiKey", key.Reveal())
+	request.Header.Set("Accept", "application/json")
+	response, err := i.wire.client().Do(request)
+	if err != nil {
+		return time.Time{}, op.unanswered(got.err)
+	}
+	_ = response.Body.Close()
+	if got.status != http.StatusOK {
+		return time.Time{}, op.failure(got, i.now())
+	}
+	return got.keyExpiry(op)
+}
+
+// keyExpiry reads the answer. That it names the key's id tells it from a page of
+// something in IAM's place.
+func (a *answer) keyExpiry(op operation) (time.Time, error) {
+	var body struct {
+		ID        string `json:"id"`
+		ExpiresAt string `json:"expires_at"`
+	}
+	if json.Unmarshal(a.body, &body) != nil || body.ID == "" {
+		return time.Time{}, op.unusable(a)
+	}
+	if body.ExpiresAt == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{"2006-01-02T15:04-0700", "2006-01-02T15:04:05-0700", time.RFC3339} {
+		if at, err := time.Parse(layout, body.ExpiresAt); err == nil {
+			return at, nil
+		}
+	}
+	return time.Time{}, op.unusable(a)
+}
+
+// Identify authenticates and returns the token with whose it is, which is empty
+// when the token does not tell.
+func (b *Bootstrap) Identify(ctx context.Context) (iamtoken.Token, error) {
+	value, err := b.Token(ctx)
+	if err != nil {
+		return iamtoken.Token{}, err
+	}
+	token, err := complete(iamtoken.Token{Value: value}, b.now())
+	if err != nil {
+		return iamtoken.Token{Value: value}, nil // opaque
+	}
+	return token, nil
+}
+
+// KeyExpiry asks IAM when the bootstrap key expires; the zero time means never.
+func (b *Bootstrap) KeyExpiry(ctx context.Context) (time.Time, error) {
+	credential, ok := b.credential.(*keyCredential)
+	if !ok {
+		return time.Time{}, &rotation.Error{Step: rotation.StepBootstrap, Kind: rotation.NotFound, Message: "the bootstrap identity has no API key"}
+	}
+	token, err := b.Token(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	key, err := credential.current(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return credential.iam.KeyExpiry(ctx, key, token)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"reflect"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/rotation"
 )
 
@@ -115,4 +118,366 @@ func (contextToken) Authenticate(req *http.Request) error {
 	token, _ := req.Context().Value(tokenKey{}).(iamtoken.Secret)
 	req.Header.Set("Authorization", "Bearer "+token.Reveal())
 	return nil
+}
+
+const (
+	typeArbitrary = "arbitrary"
+	typeKV        = "kv"
+)
+
+// Look reads the metadata of the current version. The bootstrap identity needs
+// secret-version-metadata.read on the token's group.
+func (s *SecretsManager) Look(ctx context.Context, ref rotation.TokenRef) (rotation.Stored, error) {
+	current := "current"
+	ctx, got := withAnswer(ctx)
+	metadata, err := call(ctx, s, operation{
+		doing:    "looking at the stored token's metadata",
+		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
+		denied:   "give the bootstrap identity a role with secret-version-metadata.read on the token's secret group, if it is the right identity and TOKEN_SECRET the right secret; a new policy takes minutes to reach everywhere",
+		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",
+		locked:   "the token secret is locked: remove its locks",
+	}, func(ctx context.Context) (sm.SecretVersionMetadataIntf, *core.DetailedResponse, error) {
+		return s.sdk.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{SecretID: &ref.ID, ID: &current})
+	})
+	if err != nil {
+		return rotation.Stored{}, err
+	}
+	switch version := metadata.(type) {
+	case *sm.ArbitrarySecretVersionMetadata:
+		if ref.Field != "" {
+			return rotation.Stored{}, misconfigured("token_field is set, but the token secret is of type arbitrary: remove one or change the other")
+		}
+		return got.stored(typeArbitrary, version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata)
+	case *sm.KVSecretVersionMetadata:
+		return got.stored(typeKV, version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata)
+	default:
+		return rotation.Stored{}, misconfigured("the token secret's type cannot hold a token: use arbitrary or kv")
+	}
+}
+
+// stored reads a version. Metadata that cannot be read counts as none, which
+// counts as expired: others may have edited it.
+func (a *answer) stored(secretType string, id *string, createdAt time.Time, fields map[string]any) (rotation.Stored, error) {
+	if !isID(id) {
+		return rotation.Stored{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
+			Message: "looking at the stored token's metadata: the answer does not name the version"}
+	}
+	metadata, err := iamtoken.ParseMetadata(fields)
+	if err != nil {
+		metadata = iamtoken.Metadata{}
+	}
+	return rotation.Stored{VersionID: *id, SecretType: secretType, CreatedAt: createdAt, Metadata: metadata, ClockSkew: a.skew}, nil
+}
+
+// idShape is a version's id. It is repeated in logs and reports, so nothing else
+// may pass for one.
+var idShape = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+func isID(id *string) bool { return id != nil && idShape.MatchString(*id) }
+
+// Save publishes token as a new version. The bootstrap identity needs
+// secret-version.create on the token's group. A new version of a kv secret holds
+// the token's entry and no other.
+func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.Stored, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.Saved, error) {
+	if s.isKeySecret(ref.ID) {
+		return rotation.Saved{}, misconfigured("TOKEN_SECRET (or token_secret) is the secret that holds the API key: the token would replace it; name another")
+	}
+	payload := ref.Format.Payload(token).Reveal()
+	op := operation{
+		doing:    "saving the token",
+		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
+		denied:   "give the bootstrap identity a role with secret-version.create on the token's secret group; a new policy takes minutes to reach everywhere",
+		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",
+		locked:   "the previous version is locked: remove its locks (a lock on the current version moves there with the next save)",
+	}
+	version, err := call(ctx, s, op, func(ctx context.Context) (sm.SecretVersionIntf, *core.DetailedResponse, error) {
+		var prototype sm.SecretVersionPrototypeIntf = &sm.ArbitrarySecretVersionPrototype{Payload: &payload, VersionCustomMetadata: metadata.Map()}
+		if before.SecretType == typeKV {
+			field := ref.Field
+			if field == "" {
+				field = iamtoken.DefaultField
+			}
+			prototype = &sm.KVSecretVersionPrototype{Data: map[string]any{field: payload}, VersionCustomMetadata: metadata.Map()}
+		}
+		return s.sdk.CreateSecretVersionWithContext(ctx, &sm.CreateSecretVersionOptions{SecretID: &ref.ID, SecretVersionPrototype: prototype})
+	})
+	if err != nil {
+		return rotation.Saved{}, err
+	}
+	switch version := version.(type) {
+	case *sm.ArbitrarySecretVersion:
+		return saved(op, version.ID, time.Time(deref(version.CreatedAt)))
+	case *sm.KVSecretVersion:
+		return saved(op, version.ID, time.Time(deref(version.CreatedAt)))
+	default:
+		return saved(op, nil, time.Time{})
+	}
+}
+
+// saved reads the answer to a save. Without a version id it settles nothing, so
+// the next attempt looks whether the version is there.
+func saved(op operation, id *string, createdAt time.Time) (rotation.Saved, error) {
+	if !isID(id) {
+		return rotation.Saved{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: op.doing + ": the answer does not name the new version"}
+	}
+	return rotation.Saved{VersionID: *id, CreatedAt: createdAt}, nil
+}
+
+// ReadKey reads an API key from an arbitrary, kv, service_credentials or
+// iam_credentials secret. The bootstrap identity needs secret.read on its group.
+func (s *SecretsManager) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
+	secret, err := s.readSecret(ctx, ref)
+	if err != nil {
+		return iamtoken.Secret{}, err
+	}
+	s.keySecrets.Store(idOf(secret), true)
+	return keyOf(secret, ref)
+}
+
+func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (sm.SecretIntf, error) {
+	return call(ctx, s, operation{
+		doing:    "reading the API key",
+		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
+		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret; a new policy takes minutes to reach everywhere",
+		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret)",
+		locked:   "the key secret is locked: remove its locks",
+	}, func(ctx context.Context) (sm.SecretIntf, *core.DetailedResponse, error) {
+		if ref.ID != "" {
+			return s.sdk.GetSecretWithContext(ctx, &sm.GetSecretOptions{ID: &ref.ID})
+		}
+		return s.sdk.GetSecretByNameTypeWithContext(ctx, &sm.GetSecretByNameTypeOptions{
+			SecretGroupName: &ref.Group, SecretType: &ref.Type, Name: &ref.Name,
+		})
+	})
+}
+
+// keyOf takes the key out of the secret that ref names.
+func keyOf(secret sm.SecretIntf, ref rotation.KeyRef) (iamtoken.Secret, error) {
+	value, err := keyIn(secret, ref.Field)
+	if err != nil {
+		return iamtoken.Secret{}, err
+	}
+	return checkKey(value)
+}
+
+// keyIn finds the key where a secret of its type has it.
+func keyIn(secret sm.SecretIntf, field string) (string, error) {
+	if _, kv := secret.(*sm.KVSecret); !kv && field != "" {
+		return "", misconfigured("api_key_field is set, but the key secret is not of type kv: remove one or change the other")
+	}
+	switch secret := secret.(type) {
+	case *sm.ArbitrarySecret:
+		return deref(secret.Payload), nil
+	case *sm.KVSecret:
+		return kvKey(secret.Data, field)
+	case *sm.ServiceCredentialsSecret:
+		if secret.Credentials == nil {
+			return "", nil
+		}
+		return deref(secret.Credentials.Apikey), nil
+	case *sm.IAMCredentialsSecret:
+		if secret.ReuseApiKey == nil || !*secret.ReuseApiKey {
+			return "", errKeyNotReused()
+		}
+		return deref(secret.ApiKey), nil
+	default:
+		return "", misconfigured("the key secret's type cannot hold an API key: use arbitrary, kv, service_credentials or iam_credentials")
+	}
+}
+
+func errKeyNotReused() error {
+	return misconfigured("the key secret is of type iam_credentials with reuse_api_key false: every read makes a new key " +
+		"and deletes the last, so tokens of others break; create it with reuse_api_key true")
+}
+
+// idOf is the id of a secret that may hold a key, empty for others.
+func idOf(secret sm.SecretIntf) string {
+	switch secret := secret.(type) {
+	case *sm.ArbitrarySecret:
+		return deref(secret.ID)
+	case *sm.KVSecret:
+		return deref(secret.ID)
+	case *sm.ServiceCredentialsSecret:
+		return deref(secret.ID)
+	case *sm.IAMCredentialsSecret:
+		return deref(secret.ID)
+	default:
+		return ""
+	}
+}
+
+// isKeySecret reports whether a key was read from the secret: the configuration
+// may name the same secret by name and by id.
+func (s *SecretsManager) isKeySecret(id string) bool {
+	_, ok := s.keySecrets.Load(id)
+	return ok
+}
+
+func kvKey(data map[string]any, field string) (string, error) {
+	if field == "" {
+		return "", misconfigured("the key secret is of type kv: name the entry that holds the key in api_key_field")
+	}
+	value, ok := data[field].(string)
+	if !ok {
+		// The field is not repeated: somebody will put the key itself there.
+		return "", misconfigured("the key secret has no text entry of the name in api_key_field: correct one of them")
+	}
+	return value, nil
+}
+
+// checkKey trims the white space that editors and echo leave behind, and refuses
+// what cannot be an API key.
+func checkKey(value string) (iamtoken.Secret, error) {
+	key := strings.TrimSpace(value)
+	switch {
+	case key == "":
+		return iamtoken.Secret{}, misconfigured("the key secret holds no API key: it is empty or was destroyed")
+	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return iamtoken.Secret{}, misconfigured("the key secret holds something other than one API key: store the bare key")
+	}
+	return iamtoken.NewSecret(key), nil
+}
+
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+// stateDestroyed is the state of a secret whose expiration date has come.
+const stateDestroyed = 5
+
+// ReadKeySecret reads an API key and what its secret tells beside it. The
+// bootstrap identity needs secret.read on its group.
+//
+// Reading an iam_credentials secret with reuse_api_key false makes a new key and
+// deletes the last, so the metadata is looked at first. An identity that may not
+// look (secret-metadata.read, or secrets.list where the secret is given by name)
+// reads all the same, as a rotation does.
+func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (doctor.KeySecret, error) {
+	if reuse := s.reusesKey(ctx, ref); reuse != nil && !*reuse {
+		return doctor.KeySecret{}, errKeyNotReused()
+	}
+	secret, err := s.readSecret(ctx, ref)
+	if err != nil {
+		return doctor.KeySecret{}, err
+	}
+	key, err := keyOf(secret, ref)
+	if err != nil {
+		return doctor.KeySecret{}, err
+	}
+	return doctor.KeySecret{Secret: describe(secret), Key: key}, nil
+}
+
+// reusesKey returns the reuse_api_key of an iam_credentials secret; nil for
+// others, and when it cannot be seen.
+func (s *SecretsManager) reusesKey(ctx context.Context, ref rotation.KeyRef) *bool {
+	if deadline, ok := ctx.Deadline(); ok { // the read itself needs time too
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
+	if ref.ID != "" {
+		metadata, _ := s.metadata(ctx, ref.ID)
+		credentials, _ := metadata.(*sm.IAMCredentialsSecretMetadata)
+		return reuseOf(credentials)
+	}
+	if ref.Type != sm.SecretMetadata_SecretType_IamCredentials {
+		return nil
+	}
+	page, err := call(ctx, s, operation{doing: "looking for the key secret"}, func(ctx context.Context) (*sm.SecretMetadataPaginatedCollection, *core.DetailedResponse, error) {
+		return s.sdk.ListSecretsWithContext(ctx, &sm.ListSecretsOptions{Search: &ref.Name, SecretTypes: []string{ref.Type}})
+	})
+	if err != nil {
+		return nil
+	}
+	for _, metadata := range page.Secrets {
+		// Names are unique for each type.
+		if credentials, ok := metadata.(*sm.IAMCredentialsSecretMetadata); ok && deref(credentials.Name) == ref.Name {
+			return reuseOf(credentials)
+		}
+	}
+	return nil
+}
+
+func reuseOf(credentials *sm.IAMCredentialsSecretMetadata) *bool {
+	if credentials == nil {
+		return nil
+	}
+	reuse := deref(credentials.ReuseApiKey)
+	return &reuse
+}
+
+// Describe returns the metadata of the token secret, never its value. The
+// bootstrap identity needs secret-metadata.read on its group, and only for this.
+func (s *SecretsManager) Describe(ctx context.Context, id string) (doctor.Secret, error) {
+	metadata, err := s.metadata(ctx, id)
+	if err != nil {
+		return doctor.Secret{}, err
+	}
+	return describe(metadata), nil
+}
+
+func (s *SecretsManager) metadata(ctx context.Context, id string) (sm.SecretMetadataIntf, error) {
+	return call(ctx, s, operation{
+		doing:    "looking at the secret's metadata",
+		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
+		denied:   "give the bootstrap identity a role with secret-metadata.read on the token's secret group, which doctor alone needs",
+		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",
+		locked:   "the token secret is locked: remove its locks",
+	}, func(ctx context.Context) (sm.SecretMetadataIntf, *core.DetailedResponse, error) {
+		return s.sdk.GetSecretMetadataWithContext(ctx, &sm.GetSecretMetadataOptions{ID: &id})
+	})
+}
+
+// CountLocks counts the locks of a version: "current" or "previous". The
+// bootstrap identity needs secret-version-locks.list on the group, and only for
+// this.
+func (s *SecretsManager) CountLocks(ctx context.Context, id, version string) (int, error) {
+	page, err := call(ctx, s, operation{
+		doing:    "counting the locks of the " + version + " version",
+		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
+		denied:   "give the bootstrap identity a role with secret-version-locks.list on the token's secret group, which doctor alone needs",
+		notFound: "there is no such version: check TOKEN_SECRET (or token_secret)",
+		locked:   "the token secret is locked: remove its locks",
+	}, func(ctx context.Context) (*sm.SecretVersionLocksPaginatedCollection, *core.DetailedResponse, error) {
+		return s.sdk.ListSecretVersionLocksWithContext(ctx, &sm.ListSecretVersionLocksOptions{SecretID: &id, ID: &version})
+	})
+	if err != nil {
+		return 0, err
+	}
+	if page.TotalCount == nil {
+		return 0, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
+			Message: "counting the locks of the " + version + " version: the answer does not tell how many there are"}
+	}
+	return max(int(*page.TotalCount), len(page.Locks)), nil
+}
+
+// describe takes what doctor needs out of a secret or its metadata.
+func describe(secret any) doctor.Secret {
+	switch s := secret.(type) {
+	case *sm.ArbitrarySecret:
+		return secretOf(s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time(deref(s.ExpirationDate)))
+	case *sm.ArbitrarySecretMetadata:
+		return secretOf(s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time(deref(s.ExpirationDate)))
+	case *sm.KVSecret:
+		return secretOf(s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time{})
+	case *sm.KVSecretMetadata:
+		return secretOf(s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time{})
+	case *sm.ServiceCredentialsSecret:
+		return secretOf(s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time(deref(s.ExpirationDate)))
+	case *sm.IAMCredentialsSecret:
+		return secretOf(s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time(deref(s.ExpirationDate)))
+	default:
+		return doctor.Secret{}
+	}
+}
+
+func secretOf(kind, group *string, state, versions *int64, expires time.Time) doctor.Secret {
+	return doctor.Secret{
+		Type: deref(kind), GroupID: deref(group), Destroyed: deref(state) == stateDestroyed,
+		ExpiresAt: expires, Versions: int(deref(versions)),
+	}
 }

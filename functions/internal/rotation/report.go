@@ -1,7 +1,10 @@
 package rotation
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
+	"math"
 	"time"
 )
 
@@ -97,4 +100,123 @@ func timingsValue(timings map[Step]time.Duration) slog.Value {
 		}
 	}
 	return slog.GroupValue(attrs...)
+}
+
+// result describes the outcome and the token that is stored now.
+func (p *pass) result(outcome Outcome, stored Stored) Result {
+	result := Result{
+		Rotation:      p.Name,
+		Outcome:       outcome,
+		VersionID:     stored.VersionID,
+		Fingerprint:   stored.Metadata.Fingerprint,
+		Attempts:      p.attempts,
+		Warnings:      append([]string{}, p.warnings...),
+		Timings:       p.timings,
+		TokenLifetime: p.lifetime,
+		TransactionID: p.txID,
+	}
+	now := p.ibmClock()
+	if expires := stored.ExpiresAt(); !expires.IsZero() {
+		expires = expires.UTC().Truncate(time.Second)
+		result.ExpiresAt = &expires
+		result.SecondsRemaining = wholeSeconds(expires.Sub(now))
+	}
+	if old := p.replaced.ExpiresAt(); outcome == Rotated && !old.IsZero() {
+		result.MarginSeconds = wholeSeconds(old.Sub(stored.CreatedAt))
+	}
+	if left := p.BootstrapExpiresAt.Sub(now); !p.BootstrapExpiresAt.IsZero() && left < keyExpiryNotice {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("the bootstrap API key expires %s: replace it", p.BootstrapExpiresAt.UTC().Format(time.RFC3339)))
+	}
+	return result
+}
+
+// failed describes a failure and, if a look has told, the token that is still stored.
+func (p *pass) failed(failure *Error) Result {
+	var stored Stored
+	if p.stored != nil {
+		stored = *p.stored
+	}
+	result := p.result(Failed, stored)
+	result.Error = failure
+	if failure.TransactionID != "" {
+		result.TransactionID = failure.TransactionID
+	}
+	return result
+}
+
+// wholeSeconds rounds down, so that a gap of less than a second is negative too.
+func wholeSeconds(d time.Duration) *int64 {
+	seconds := int64(math.Floor(d.Seconds()))
+	return &seconds
+}
+
+func typeName(v any) string { return fmt.Sprintf("%T", v) }
+
+// timed measures a step; call what it returns at the step's end.
+func (p *pass) timed(step Step) func() {
+	began := time.Now()
+	return func() { p.timings[step] = time.Since(began) }
+}
+
+// Kind is a class of failure that a person can act on.
+type Kind string
+
+const (
+	Misconfigured Kind = "misconfigured" // a setting or a secret's shape is wrong; nothing to wait for
+	Denied        Kind = "denied"        // an identity may not do this, or its key is not known
+	NotFound      Kind = "not_found"     // a secret does not exist
+	Locked        Kind = "locked"        // a lock on a secret version is in the way
+	RateLimited   Kind = "rate_limited"  // 429
+	Unavailable   Kind = "unavailable"   // 5xx, no connection, or a 200 that cannot be used
+	InvalidToken  Kind = "invalid_token" // IAM answered with a token that must not be published
+	Timeout       Kind = "timeout"       // no answer within the attempt, or the process was suspended
+)
+
+// Step is the part of a pass that failed.
+type Step string
+
+const (
+	StepBootstrap Step = "bootstrap" // opening Secrets Manager with the bootstrap identity
+	StepLook      Step = "look"
+	StepReadKey   Step = "read_key"
+	StepExchange  Step = "exchange"
+	StepCheck     Step = "check"
+	StepSave      Step = "save"
+	StepMirror    Step = "mirror"
+)
+
+// Retry says whether another attempt can help.
+type Retry int
+
+const (
+	Never Retry = iota // permanent: a person has to act
+	Once               // once more, 2 s later: a key just made or just replaced is not yet known everywhere
+	Later              // with back-off, as long as there is time
+)
+
+// Error is why a rotation failed. Its message says what to do next and is made
+// of our own words: no text of a service's answer enters it, since that could
+// repeat a key or token.
+type Error struct {
+	Step    Step   `json:"step"`
+	Kind    Kind   `json:"kind"`
+	Message string `json:"message"`
+
+	Advice        string        `json:"-"` // the end of Message, where that is apart from the finding
+	Retry         Retry         `json:"-"`
+	RetryAfter    time.Duration `json:"-"` // what the service asked for; 0 when it did not
+	TransactionID string        `json:"-"` // of the IAM request, for IBM support; empty when there is none
+}
+
+// Error returns "step: kind: message".
+func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.Step, e.Kind, e.Message) }
+
+// at gives err its step unless it already bears one (the bootstrap exchange
+// happens inside other steps).
+func at(step Step, err error) error {
+	var failure *Error
+	if errors.As(err, &failure) && failure.Step == "" {
+		failure.Step = step
+	}
+	return err
 }

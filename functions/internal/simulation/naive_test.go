@@ -2,9 +2,13 @@ package simulation
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -140,4 +144,264 @@ func (w *world) naivePublished() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.naiveTokens.publish(published{at: now, expires: expires})
+}
+
+// reader is a downstream job. Most of the time what it would see is computed
+// from the publications; during faults it goes and looks, and the two are held
+// against each other.
+type reader struct {
+	w      *world
+	client *http.Client
+	token  string // its own, to open the token secret
+	until  time.Time
+}
+
+func newReader(w *world) *reader {
+	return &reader{w: w, client: &http.Client{Transport: w.cloud.Transport()}}
+}
+
+// schedule has it visit every few minutes during each fault and after it.
+func (r *reader) schedule() {
+	d := newDice(r.w.seed, "reader")
+	for _, f := range r.w.story {
+		last := earlier(f.to.Add(10*time.Minute), r.w.end)
+		for at := f.from; at.Before(last); at = at.Add(d.between(time.Minute, 9*time.Minute)) {
+			r.w.agenda.at(at, r.visit)
+		}
+	}
+}
+
+// visit reads the token secret with the reader's identity and uses the token at
+// Logs Routing, as a job would: that works exactly while the timeline says so.
+func (r *reader) visit() {
+	status := r.use(r.read())
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	r.w.counts.visits++
+	now := r.w.now()
+	want := http.StatusUnauthorized
+	if r.w.tokens.current(now).expires.After(now) {
+		want = http.StatusOK
+	}
+	if status != want {
+		r.w.violated(now, "Logs Routing answered a reader %d, the timeline says %d", status, want)
+	}
+}
+
+func (r *reader) read() string {
+	if time.Now().After(r.until) {
+		form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {r.w.cloud.ReaderAPIKey()}}
+		request, _ := http.NewRequest(http.MethodPost, "https://iam.test/identity/token", strings.NewReader(form.Encode()))
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		var answer struct {
+			AccessToken string `json:"access_token"`
+			ExpiresIn   int    `json:"expires_in"`
+		}
+		r.do(request, &answer)
+		r.token, r.until = answer.AccessToken, time.Now().Add(time.Duration(answer.ExpiresIn)*time.Second/2)
+	}
+	request, _ := http.NewRequest(http.MethodGet, "https://instance.test/api/v2/secrets/"+r.w.tokenSecret, nil)
+	request.Header.Set("Authorization", "Bearer "+r.token)
+	var secret struct {
+		Payload string `json:"payload"`
+	}
+	r.do(request, &secret)
+	return secret.Payload
+}
+
+func (r *reader) use(token string) int {
+	request, _ := http.NewRequest(http.MethodGet, "https://logs-routing.test/v3/targets", nil)
+	request.Header.Set("Authorization", "Bearer "+token)
+	return r.do(request, nil)
+}
+
+func (r *reader) do(request *http.Request, answer any) int {
+	response, err := r.client.Do(request)
+	if err != nil {
+		panic(fmt.Sprint("the reader's own way to IBM Cloud is never disturbed: ", err))
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, _ := io.ReadAll(response.Body)
+	if answer != nil {
+		if err := json.Unmarshal(body, answer); err != nil {
+			panic(err)
+		}
+	}
+	return response.StatusCode
+}
+
+// answers are faults of the network that a pass must outlive: no reader may
+// meet an expired token because of them.
+func answers() []kind {
+	return []kind{
+		network("connections lost after a save", 0, minutes(10, 180), func(*world, dice) *storm {
+			return &storm{ops: []string{opSave}, play: lostAfter}
+		}),
+		network("the answer to a save cut off", 0, minutes(10, 180), func(*world, dice) *storm {
+			return &storm{ops: []string{opSave}, play: truncated}
+		}),
+		network("a third of the connections lost", 0, minutes(10, 180), func(*world, dice) *storm {
+			return &storm{play: func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
+				switch s := share(throw ^ 2); {
+				case s < 1.0/6:
+					return nil, reset()
+				case s < 1.0/3:
+					return lostAfter(throw, req, onward)
+				}
+				return onward(req)
+			}}
+		}),
+		network("a third of the answers 5xx or 429", 0, minutes(10, 180), func(*world, dice) *storm {
+			return &storm{play: func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
+				switch s := share(throw ^ 3); {
+				case s < 1.0/6:
+					return answerWith(req, 503, "text/html", "<html>"), nil
+				case s < 1.0/3:
+					return tooMany(throw, req, onward)
+				}
+				return onward(req)
+			}}
+		}),
+		network("answers slow by a second", 0, minutes(10, 180), func(_ *world, d dice) *storm {
+			return slow(nil, d.between(time.Second, 2*time.Second))
+		}),
+	}
+}
+
+// lostAfter does the work and loses its answer.
+func lostAfter(_ uint64, req *http.Request, onward forward) (*http.Response, error) {
+	if _, err := onward(req); err != nil {
+		return nil, err
+	}
+	return nil, reset()
+}
+
+// Names of kinds that others must not meet.
+const (
+	lifetimeCut     = "token lifetime cut to 15 minutes"
+	clockOff        = "the function's clock 5 minutes off"
+	metadataForged  = "metadata forged to a later expiry"
+	metadataErased  = "metadata erased or unreadable"
+	foreignKey      = "the API key of another account stored"
+	keyDeleted      = "the API key deleted"
+	keyReplaced     = "the API key replaced"
+	bootstrapLate   = "the bootstrap key deleted before it is replaced"
+	bootstrapSwap   = "the bootstrap key replaced"
+	currentLocked   = "the current version locked"
+	previousLocked  = "the previous version locked"
+	metadataExpired = "metadata forged to an earlier expiry"
+)
+
+// secrets are the faults of people: keys, locks, metadata, settings of the account.
+func secrets(expectSet bool) []kind {
+	keys := []string{foreignKey, keyDeleted, keyReplaced} // there is one API key secret
+	foreign := kind{name: foreignKey, excuse: nextEnsure, span: minutes(5, 180), begin: storeForeignKey, apart: keys}
+	if !expectSet {
+		// Whose the stored token is, only its metadata tells. Who erases that
+		// and swaps the key needs `expect` to be found out.
+		foreign.apart = append(foreign.apart, metadataErased)
+	}
+	return []kind{
+		foreign,
+		{name: keyDeleted, excuse: nextEnsure, span: minutes(5, 180), begin: deleteKey, apart: keys},
+		{name: keyReplaced, span: instant, begin: replaceKey, apart: keys},
+		{name: bootstrapLate, excuse: nextEnsure, span: minutes(5, 180), begin: deleteBootstrapKey, apart: []string{bootstrapSwap}},
+		{name: bootstrapSwap, span: instant, begin: replaceBootstrapKey},
+		{name: currentLocked, excuse: nextEnsure, span: minutes(5, 180), begin: lock("current"), apart: []string{previousLocked}},
+		{name: previousLocked, excuse: nextEnsure, span: minutes(5, 180), begin: lock("previous")},
+		{name: lifetimeCut, span: minutes(30, 720), begin: cutLifetime},
+		{name: clockOff, span: minutes(10, 360), begin: moveClock},
+		{name: metadataErased, span: instant, begin: eraseMetadata},
+		{name: metadataForged, span: instant, begin: forgeMetadata(4 * time.Hour)},
+		{name: metadataExpired, span: instant, begin: forgeMetadata(-4 * time.Hour)},
+	}
+}
+
+func instant(dice) time.Duration { return 0 }
+
+func nothing() {}
+
+// storeForeignKey puts the key of another account into the key secret, until
+// somebody puts the right one back.
+func storeForeignKey(w *world, d dice, _ time.Time) func() {
+	account := pick(d, "", strings.Repeat("1", 32))
+	other := w.cloud.MustCreateAPIKey(w.cloud.MustCreateServiceID("somebody-else", account))
+	w.cloud.MustPutVersion(w.keySecret, other, nil)
+	return func() { w.cloud.MustPutVersion(w.keySecret, w.workloadKey, nil) }
+}
+
+func deleteKey(w *world, _ dice, _ time.Time) func() {
+	w.cloud.MustDeleteAPIKey(w.workloadKey)
+	return w.newWorkloadKey
+}
+
+// replaceKey stores a new key and deletes the old one, in either order of a moment.
+func replaceKey(w *world, _ dice, _ time.Time) func() {
+	old := w.workloadKey
+	w.newWorkloadKey()
+	w.cloud.MustDeleteAPIKey(old)
+	return nothing
+}
+
+func (w *world) newWorkloadKey() {
+	key := w.cloud.MustCreateAPIKey(w.workload)
+	w.cloud.MustPutVersion(w.keySecret, key, nil)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.workloadKey = key
+}
+
+func deleteBootstrapKey(w *world, _ dice, _ time.Time) func() {
+	w.cloud.MustDeleteAPIKey(w.bootstrapKey())
+	return w.newBootstrapKey
+}
+
+func replaceBootstrapKey(w *world, _ dice, _ time.Time) func() {
+	old := w.bootstrapKey()
+	w.newBootstrapKey()
+	w.cloud.MustDeleteAPIKey(old)
+	return nothing
+}
+
+// lock holds a version of both token secrets.
+func lock(version string) func(*world, dice, time.Time) func() {
+	return func(w *world, _ dice, _ time.Time) func() {
+		for _, secret := range w.tokenSecrets() {
+			w.cloud.MustLock(secret, version, "held-for-an-audit")
+		}
+		return func() {
+			for _, secret := range w.tokenSecrets() {
+				w.cloud.MustUnlock(secret)
+			}
+		}
+	}
+}
+
+func cutLifetime(w *world, _ dice, _ time.Time) func() {
+	w.setLifetime(15 * time.Minute)
+	return func() { w.setLifetime(time.Hour) }
+}
+
+func moveClock(w *world, d dice, _ time.Time) func() {
+	w.clockOff.Store(int64(pick(d, -5*time.Minute, 5*time.Minute)))
+	return func() { w.clockOff.Store(0) }
+}
+
+func eraseMetadata(w *world, d dice, _ time.Time) func() {
+	w.tamper(pick(d, nil, map[string]any{}, map[string]any{"expiration": "soon"}, map[string]any{"expiration": -1.5}, map[string]any{"run_id": 7}))
+	return nothing
+}
+
+// forgeMetadata moves the expiration that the current version claims, and
+// leaves the rest as it is.
+func forgeMetadata(by time.Duration) func(*world, dice, time.Time) func() {
+	return func(w *world, _ dice, _ time.Time) func() {
+		forged := w.cloud.MustCurrent(w.tokenSecret).Metadata
+		if forged == nil {
+			return nothing
+		}
+		forged["expiration"] = w.now().Add(by).Unix()
+		w.tamper(forged)
+		return nothing
+	}
 }

@@ -1,10 +1,18 @@
 package simulation
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"io"
+	"os"
+	"slices"
+	"sync"
+	"testing"
 	"text/tabwriter"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // report writes the table and, as the last line, the sum of it.
@@ -86,4 +94,438 @@ func short(d time.Duration) string {
 	default:
 		return fmt.Sprintf("%.0fh", d.Hours())
 	}
+}
+
+// alarms are those of infra/aws/template.yaml that do not depend on SQS, whose
+// metrics may come 15 minutes late, evaluated as CloudWatch does it: at every
+// full minute, over the periods that end there, with what has arrived by then.
+type alarms struct {
+	mu        sync.Mutex
+	now       func() time.Time
+	life      series // SecondsRemaining
+	errors    series // AWS/Lambda Errors
+	throttles series // AWS/Lambda Throttles
+	failures  int    // the metric Failure, summed up
+	leaked    bool   // a line held a token
+	ringing   map[string][]span
+}
+
+const (
+	storedLifeAlarm        = "stored-life"
+	failedInvocationsAlarm = "failed-invocations"
+	throttlesAlarm         = "throttles"
+
+	logDelay    = 10 * time.Second // until a line of the log is a metric
+	lambdaDelay = time.Minute      // until Lambda's own metrics are there
+)
+
+// span is a stretch of time.
+type span struct{ from, to time.Time }
+
+// Write implements io.Writer for the lines of the embedded metric format.
+func (a *alarms) Write(line []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	failures, _ := value(line, "Failure")
+	a.failures += int(failures)
+	if bytes.Contains(line, []byte("eyJ")) {
+		a.leaked = true
+	}
+	if seconds, known := value(line, "SecondsRemaining"); known {
+		stamp, _ := value(line, "Timestamp")
+		a.life = append(a.life, point{time.UnixMilli(int64(stamp)), a.now().Add(logDelay), seconds})
+	}
+	return len(line), nil
+}
+
+// failed counts an invocation that failed; Lambda stamps it with its beginning.
+func (a *alarms) failed(began time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.errors = append(a.errors, point{began, a.now().Add(lambdaDelay), 1})
+}
+
+func (a *alarms) throttled(at time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.throttles = append(a.throttles, point{at, at.Add(lambdaDelay), 1})
+}
+
+// evaluate is CloudWatch's work of every minute.
+func (a *alarms) evaluate(at time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.life, a.errors, a.throttles = a.life.since(at.Add(-15*time.Minute)), a.errors.since(at.Add(-15*time.Minute)), a.throttles.since(at.Add(-15*time.Minute))
+	// FILL(minimum, 0) < 300 over 2 of 2 periods of 120 s.
+	a.set(storedLifeAlarm, at, a.life.lowest(at, at, 120*time.Second) < 300 && a.life.lowest(at, at.Add(-120*time.Second), 120*time.Second) < 300)
+	// Sum ≥ 1 over one period of 300 s.
+	a.set(failedInvocationsAlarm, at, a.errors.count(at, at, 300*time.Second) >= 1)
+	a.set(throttlesAlarm, at, a.throttles.count(at, at, 300*time.Second) >= 1)
+}
+
+// set begins or ends a ringing.
+func (a *alarms) set(name string, at time.Time, rings bool) {
+	spans := a.ringing[name]
+	last := len(spans) - 1
+	rang := last >= 0 && spans[last].to.IsZero()
+	switch {
+	case rings && !rang:
+		a.ringing[name] = append(spans, span{from: at})
+	case !rings && rang:
+		spans[last].to = at
+	}
+}
+
+// heardSince is when the first of the alarms that rang at a moment began to.
+func (a *alarms) heardSince(at time.Time) (from time.Time, heard bool) {
+	for _, rings := range a.ringing {
+		for _, s := range rings {
+			if !s.from.After(at) && (s.to.IsZero() || at.Before(s.to)) && (!heard || s.from.Before(from)) {
+				from, heard = s.from, true
+			}
+		}
+	}
+	return from, heard
+}
+
+func (a *alarms) failureCount() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.failures
+}
+
+// judge holds the whole story against the promises, once it is over.
+func (w *world) judge() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.troubles = w.findTroubles()
+	w.checkGaps()
+	w.checkMargins()
+	w.checkAlarms()
+}
+
+// year is what the stories of a seed came to together.
+type year struct {
+	seed  uint64
+	days  int
+	parts []*world
+}
+
+func (y year) violations() (all []string) {
+	for i, w := range y.parts {
+		for _, violation := range w.violations {
+			all = append(all, fmt.Sprintf("part %d, %s", i+1, violation))
+		}
+	}
+	return all
+}
+
+func (y year) sum(of func(w *world) time.Duration) (sum time.Duration) {
+	for _, w := range y.parts {
+		sum += of(w)
+	}
+	return sum
+}
+
+func (y year) count(of func(w *world) int) (sum int) {
+	for _, w := range y.parts {
+		sum += of(w)
+	}
+	return sum
+}
+
+// availability is the share of the time in which readers had a token, in percent.
+func (y year) availability(of func(w *world) *timeline) float64 {
+	all := y.sum(func(w *world) time.Duration { return w.end.Sub(w.start) })
+	lost := y.sum(func(w *world) time.Duration { return of(w).lost() })
+	return 100 * (1 - float64(lost)/float64(all))
+}
+
+func ours(w *world) *timeline     { return &w.tokens }
+func theNaive(w *world) *timeline { return &w.naiveTokens }
+
+// leftovers are the margins of the year, smallest first.
+func (y year) leftovers() (all []time.Duration) {
+	for _, w := range y.parts {
+		for _, m := range w.margins {
+			all = append(all, m.left)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// smallest is the least that was left where so much is promised, and how often
+// that was the case.
+func (y year) smallest(least time.Duration) (left time.Duration, times int) {
+	for _, w := range y.parts {
+		for _, m := range w.margins {
+			if m.promised == least {
+				if times++; times == 1 || m.left < left {
+					left = m.left
+				}
+			}
+		}
+	}
+	return left, times
+}
+
+// recovery is the longest that readers were without a token after the end of an
+// outage of the kind that promise 1 speaks of; lost runs did not follow it.
+func (y year) recovery() (longest time.Duration) {
+	for _, w := range y.parts {
+		for _, t := range w.troubles {
+			if t.gap > 0 && t.excused.Sub(t.to) == promised {
+				longest = max(longest, t.recovered.Sub(t.to))
+			}
+		}
+	}
+	return longest
+}
+
+// unheard counts the gaps that no alarm can tell of, see forgedShort.
+func (y year) unheard() (n int) {
+	for _, w := range y.parts {
+		for _, g := range w.tokens.gaps {
+			if w.forgedShort(g) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// notices are how long before each gap the first alarm rang, shortest first.
+func (y year) notices() (all []time.Duration) {
+	for _, w := range y.parts {
+		for _, g := range w.tokens.gaps {
+			if from, heard := w.alarms.heardSince(g.from); heard {
+				all = append(all, g.from.Sub(from))
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// What is left of a token at least when the next one is published.
+const (
+	undisturbed = 8*time.Minute + 50*time.Second
+	disturbed   = 5*time.Minute + 50*time.Second
+)
+
+// checkMargins: without faults at least 8:50 is left of a 60-minute token when
+// the next is published; of a 15-minute token, or after one lost run, 5:50.
+func (w *world) checkMargins() {
+	for i, m := range w.margins {
+		quiet, lost := w.quiet(m.since.Add(-10*time.Minute), m.at)
+		if !quiet || lost > 1 {
+			continue
+		}
+		least := undisturbed
+		if lost == 1 || m.lifetime <= 15*time.Minute {
+			least = disturbed
+		}
+		w.margins[i].promised = least
+		if m.left < least {
+			w.violated(m.at, "only %s were left of a token of %s, without faults and with %d runs lost", m.left, m.lifetime, lost)
+		}
+	}
+}
+
+// quiet reports whether nothing was wrong in a stretch but that runs were lost.
+// A shorter lifetime is none of the faults: it has a bound of its own.
+func (w *world) quiet(from, to time.Time) (quiet bool, lost int) {
+	for _, f := range w.story {
+		if f.name != lifetimeCut && !f.from.After(to) && !f.to.Add(5*time.Minute).Before(from) {
+			return false, 0
+		}
+	}
+	for _, at := range w.noted {
+		if !at.After(to) && at.After(from) {
+			return false, 0
+		}
+	}
+	for _, run := range w.lost {
+		if !run.at.After(to) && run.at.After(from) {
+			lost++
+		}
+	}
+	return true, lost
+}
+
+// checkAlarms: none rings without a reason, or the check of gaps would be empty.
+func (w *world) checkAlarms() {
+	for name, rings := range w.alarms.ringing {
+		for _, ring := range rings {
+			if quiet, lost := w.quiet(ring.from.Add(-15*time.Minute), ring.from); quiet && lost == 0 {
+				w.violated(ring.from, "the alarm %s rang, and nothing was wrong", name)
+			}
+		}
+	}
+	if w.alarms.leaked {
+		w.violated(w.end, "a line of metrics held a token")
+	}
+}
+
+// row is what one kind of fault came to.
+type row struct {
+	name         string
+	promised     bool // readers may have met an expired token, within a bound
+	times        int
+	hours        float64
+	longest      time.Duration
+	gap, bound   time.Duration // the worst one that readers saw, and what was allowed there
+	naive, total time.Duration // of the naive way: the worst gap, and all of them
+}
+
+const (
+	noFault = "no fault at all"
+	several = "several of these at once"
+)
+
+// rows sums up by kind, the excused first. What readers missed while several of
+// these lasted, or one began before the other was got over, stands in a row of
+// its own.
+func (y year) rows() []row {
+	rows := table{}
+	for _, w := range y.parts {
+		for _, f := range w.story {
+			r := rows.named(f.name)
+			r.promised = f.excuse > 0
+			r.times++
+			r.hours += f.to.Sub(f.from).Hours()
+			r.longest = max(r.longest, f.to.Sub(f.from))
+		}
+		for _, t := range w.troubles {
+			rows.addTrouble(t)
+		}
+		for _, g := range w.naiveTokens.gaps {
+			for _, name := range w.blame(g) {
+				r := rows.named(name)
+				r.naive, r.total = max(r.naive, g.length()), r.total+g.length()
+			}
+		}
+	}
+	return rows.sorted()
+}
+
+type table map[string]*row
+
+func (rows table) named(name string) *row {
+	if rows[name] == nil {
+		rows[name] = &row{name: name}
+	}
+	return rows[name]
+}
+
+func (rows table) addTrouble(t trouble) {
+	if len(t.kinds) == 0 {
+		return // lost runs alone
+	}
+	r := rows.named(t.kinds[0])
+	if len(t.kinds) > 1 {
+		r = rows.named(several)
+		r.promised = true
+		r.times++
+		r.hours += t.length().Hours()
+		r.longest = max(r.longest, t.length())
+	}
+	if t.gap > r.gap || r.gap == 0 && t.bound() > r.bound {
+		r.gap, r.bound = t.gap, t.bound()
+	}
+}
+
+// sorted puts the excused kinds first, then those with most hours.
+func (byName table) sorted() (rows []row) {
+	for _, r := range byName {
+		rows = append(rows, *r)
+	}
+	slices.SortFunc(rows, func(a, b row) int {
+		if a.promised != b.promised {
+			return cmp.Compare(rank(a), rank(b))
+		}
+		return cmp.Or(cmp.Compare(b.bound, a.bound), cmp.Compare(b.hours, a.hours), cmp.Compare(a.name, b.name))
+	})
+	return rows
+}
+
+func rank(r row) int {
+	if r.promised {
+		return 0
+	}
+	return 1
+}
+
+// blame names the faults behind a gap of the naive way: those in force from when
+// the token should have been replaced until it was.
+func (w *world) blame(g span) []string {
+	due := w.naiveTokens.current(g.from).at.Add(rotateEvery - time.Minute)
+	var names []string
+	for _, f := range w.story {
+		if !f.from.After(g.to) && !f.to.Before(due) && !slices.Contains(names, f.name) {
+			names = append(names, f.name)
+		}
+	}
+	if len(names) == 0 {
+		return []string{noFault}
+	}
+	return names
+}
+
+// The story is only as good as its numbers: they are those of the template.
+func TestTheNumbersAreTheTemplates(t *testing.T) {
+	text, err := os.ReadFile("../../../infra/aws/template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var template struct {
+		Resources map[string]struct {
+			Properties yaml.Node `yaml:"Properties"`
+		} `yaml:"Resources"`
+		Parameters map[string]struct {
+			Default string `yaml:"Default"`
+		} `yaml:"Parameters"`
+	}
+	if err := yaml.Unmarshal(text, &template); err != nil {
+		t.Fatal(err)
+	}
+	oneIn300s := []string{"Statistic=Sum", "Period=300", "Threshold=1", "EvaluationPeriods=1", "DatapointsToAlarm=1", "ComparisonOperator=GreaterThanOrEqualToThreshold"}
+	for resource, wants := range map[string][]string{
+		"Function":                {"Timeout=120"},
+		"AsynchronousInvocations": {"MaximumRetryAttempts=0", "MaximumEventAgeInSeconds=120"},
+		"RotateSchedule":          {"ScheduleExpression=rate(50 minutes)", "MaximumEventAgeInSeconds=120"},
+		"EnsureTokenSchedule":     {"MaximumEventAgeInSeconds=120"},
+		"StoredLifeAlarm": {"MetricName=SecondsRemaining", "Period=120", "Stat=Minimum", "Expression=FILL(life, 0)", "ComparisonOperator=LessThanThreshold",
+			"Threshold=300", "EvaluationPeriods=2", "DatapointsToAlarm=2", "TreatMissingData=breaching"},
+		"FailedInvocationsAlarm": slices.Concat(oneIn300s, []string{"MetricName=Errors"}),
+		"ThrottlesAlarm":         slices.Concat(oneIn300s, []string{"MetricName=Throttles"}),
+	} {
+		properties := template.Resources[resource].Properties
+		values := scalars(&properties)
+		for _, want := range wants {
+			if !values[want] {
+				t.Errorf("%s: the story has %s, the template has not", resource, want)
+			}
+		}
+	}
+	if got, want := template.Parameters["MinRemaining"].Default, "8m"; got != want {
+		t.Errorf("MinRemaining: got %q in the template, want %q", got, want)
+	}
+}
+
+// scalars are all "Name=value" of a tree, however deep.
+func scalars(node *yaml.Node) map[string]bool {
+	found := map[string]bool{}
+	var walk func(*yaml.Node)
+	walk = func(n *yaml.Node) {
+		for i, child := range n.Content {
+			if n.Kind == yaml.MappingNode && i%2 == 1 && child.Kind == yaml.ScalarNode {
+				found[fmt.Sprintf("%s=%s", n.Content[i-1].Value, child.Value)] = true
+			}
+			walk(child)
+		}
+	}
+	walk(node)
+	return found
 }

@@ -1,13 +1,24 @@
 package simulation
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/metrics"
 	"iam-token-rotator/functions/internal/rotation"
 )
 
@@ -127,4 +138,501 @@ func (w *world) faultsAt(at time.Time) string {
 		}
 	}
 	return names
+}
+
+// host are the faults of Lambda: what happens to processes. Since a process that
+// dies or freezes takes one run with it, that run counts as lost (see lostRun).
+func host() []kind {
+	return []kind{
+		{name: "processes killed at any step", span: minutes(2, 60), begin: while(func(w *world, on bool) { w.dangers.kill = p(on, 0.5) })},
+		{name: "processes frozen in mid-pass", span: minutes(10, 120), begin: while(func(w *world, on bool) { w.dangers.freeze = p(on, 0.3) })},
+		{name: "stale connections after a thaw", span: minutes(10, 180), begin: while(func(w *world, on bool) { w.dangers.stale = p(on, 1) })},
+		{name: "cold processes only", span: minutes(10, 180), begin: while(func(w *world, on bool) { w.dangers.cold = p(on, 1) })},
+		{name: "a deploy in the middle of a run", span: instant, begin: deploy},
+		{name: "two copies of the function", span: minutes(60, 1440), begin: secondCopy},
+	}
+}
+
+// dangers are how likely an invocation meets what.
+type dangers struct {
+	kill, freeze, stale, cold            float64
+	duplicate, disorder, lose, throttled float64
+}
+
+// everyday are the dangers of any day; now and then they are greater.
+var everyday = dangers{kill: 0.0002, freeze: 0.0001, stale: 0.005, cold: 0.001, duplicate: 0.001, disorder: 0.0005, lose: 0.0002}
+
+func p(on bool, probability float64) float64 {
+	if on {
+		return probability
+	}
+	return 0
+}
+
+// while keeps a danger up as long as the fault lasts.
+func while(set func(w *world, on bool)) func(*world, dice, time.Time) func() {
+	return func(w *world, _ dice, _ time.Time) func() {
+		set(w, true)
+		return func() { set(w, false) }
+	}
+}
+
+// deploy replaces the code: the next run gets a new process. A run under way
+// finishes or is killed.
+func deploy(w *world, d dice, _ time.Time) func() {
+	for _, fn := range w.functions {
+		fn.deploy(d.chance(0.5))
+	}
+	return nothing
+}
+
+// secondCopy runs a second stack, with schedules of its own: at the same seconds
+// or at others.
+func secondCopy(w *world, d dice, until time.Time) func() {
+	offset := pick(d, 0, d.between(0, time.Minute))
+	w.functions[1].startSchedules(w.now().Add(offset), until)
+	return nothing
+}
+
+// delivery are the faults of EventBridge Scheduler and of Lambda's queue.
+func delivery() []kind {
+	return []kind{
+		{name: "events delivered twice and more", span: minutes(10, 360), begin: while(func(w *world, on bool) { w.dangers.duplicate = p(on, 0.5) })},
+		{name: "events out of order", span: minutes(10, 360), begin: while(func(w *world, on bool) { w.dangers.disorder = p(on, 1) })},
+		{name: "half of the events dropped at their maximum age", span: minutes(2, 60), begin: while(func(w *world, on bool) { w.dangers.lose = p(on, 0.5) })},
+		{name: "no events delivered", excuse: nextEnsure, span: upTo3h, begin: while(func(w *world, on bool) { w.dangers.lose = p(on, 1) })},
+		{name: "the function throttled", excuse: nextEnsure, span: upTo3h, begin: while(func(w *world, on bool) { w.dangers.throttled = p(on, 1) })},
+	}
+}
+
+// functionTimeout is the deadline that Lambda gives an invocation.
+const functionTimeout = 120 * time.Second
+
+// function is a deployed copy of the function: its processes.
+type function struct {
+	w           *world
+	name        string
+	concurrency int // invocations at a time
+
+	mu      sync.Mutex
+	serial  int
+	deploys int
+	idle    []*process
+	running map[*invocation]bool
+}
+
+// invocation is one event in one process.
+type invocation struct {
+	event
+	id      string
+	fn      *function
+	process *process
+	fate    fate
+	began   time.Time
+	cancel  context.CancelFunc
+
+	mu       sync.Mutex
+	met      map[string]bool
+	versions int // made by it; guarded by world.mu
+}
+
+// invoke starts an event's run in a warm process if one is idle, else in a new one.
+func (fn *function) invoke(e event) {
+	fn.mu.Lock()
+	defer fn.mu.Unlock()
+	fn.serial++
+	inv := &invocation{event: e, id: fmt.Sprintf("%s %s %d", fn.name, e.runID, fn.serial), fn: fn, began: fn.w.now(), met: map[string]bool{}}
+	d := newDice(fn.w.seed, inv.id)
+	inv.fate = fn.w.drawFate(d, e)
+	var boot time.Duration
+	if inv.process = fn.warm(); inv.process == nil || inv.fate.cold {
+		inv.process = fn.w.newProcess(fn, fmt.Sprintf("%s %d", fn.name, fn.serial), d)
+		boot = d.between(150*time.Millisecond, 900*time.Millisecond)
+	}
+	fn.running[inv] = true
+	ctx, cancel := context.WithCancel(context.Background())
+	inv.cancel = cancel
+	fn.w.running.Go(func() {
+		defer cancel()
+		time.Sleep(boot)
+		fn.run(ctx, inv)
+	})
+}
+
+// run plays an invocation from its first to its last moment.
+func (fn *function) run(ctx context.Context, inv *invocation) {
+	inv.process.line.begin(inv)
+	if inv.fate.killAfter > 0 {
+		defer time.AfterFunc(inv.fate.killAfter, inv.die).Stop()
+	}
+	report, reported := inv.process.run(ctx, inv)
+	fn.mu.Lock()
+	delete(fn.running, inv)
+	alive := !inv.process.isDead()
+	if alive && reported && inv.process.deploy == fn.deploys {
+		inv.process.idleSince = fn.w.now()
+		fn.idle = append(fn.idle, inv.process)
+	}
+	fn.mu.Unlock()
+	if !alive || !reported {
+		fn.w.crashed(inv)
+		return
+	}
+	fn.w.ended(inv, report)
+}
+
+// warm takes the process that was used last, if it has not been reclaimed.
+func (fn *function) warm() *process {
+	for len(fn.idle) > 0 {
+		last := fn.idle[len(fn.idle)-1]
+		fn.idle = fn.idle[:len(fn.idle)-1]
+		if now := fn.w.now(); now.Sub(last.idleSince) < last.patience && now.Before(last.retires) {
+			return last
+		}
+	}
+	return nil
+}
+
+func (fn *function) hasRoom() bool {
+	fn.mu.Lock()
+	defer fn.mu.Unlock()
+	return len(fn.running) < fn.concurrency
+}
+
+// deploy makes every later invocation start a new process.
+func (fn *function) deploy(kill bool) {
+	fn.mu.Lock()
+	fn.deploys++
+	fn.idle = nil
+	var under []*invocation
+	for inv := range fn.running {
+		under = append(under, inv)
+	}
+	fn.mu.Unlock()
+	for _, inv := range under {
+		if kill {
+			inv.die()
+		}
+	}
+}
+
+// die ends the process: whatever it has under way is cut off and reports nothing.
+func (inv *invocation) die() {
+	inv.process.line.die()
+	inv.cancel()
+}
+
+// once is true the first time it is asked for what.
+func (inv *invocation) once(what string) bool {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	first := !inv.met[what]
+	inv.met[what] = true
+	return first
+}
+
+func (inv *invocation) request() rotation.Request {
+	return rotation.Request{Mode: inv.mode, RunID: inv.runID}
+}
+
+// process is a process of the function, warm or cold: it does what
+// functions/rotate does with the environment that the template gives it.
+type process struct {
+	line    *line
+	rotator rotation.Rotator
+	emitter metrics.Emitter
+	lag     atomic.Int64 // how far its clock is behind while it is frozen
+
+	deploy    int
+	idleSince time.Time
+	patience  time.Duration // how long Lambda keeps it idle
+	retires   time.Time     // when Lambda replaces it in any case
+}
+
+func (w *world) newProcess(fn *function, name string, d dice) *process {
+	p := &process{
+		line:     &line{w: w, ours: true, inv: &invocation{}},
+		deploy:   fn.deploys,
+		patience: d.between(5*time.Minute, time.Hour),
+		retires:  w.now().Add(d.between(time.Hour, 4*time.Hour)),
+	}
+	now := func() time.Time { return w.now().Add(time.Duration(w.clockOff.Load() - p.lag.Load())) }
+	iam := ibmcloud.NewIAM("https://iam.test", p.line, now)
+	source := func(context.Context) (iamtoken.Secret, error) { return iamtoken.NewSecret(w.bootstrapKey()), nil }
+	secretsManager, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
+		URL: "https://instance.test", Bootstrap: ibmcloud.BootstrapByKey(iam, source), Transport: p.line, MaxRPS: 20, Now: now,
+	})
+	if err != nil {
+		panic(err)
+	}
+	jitter := newDice(w.seed, "jitter "+name)
+	p.rotator = rotation.Rotator{
+		Keys: secretsManager, IAM: iam, Tokens: secretsManager,
+		MinRemaining: 8 * time.Minute, Interval: rotateEvery, Concurrency: 16, Version: "simulated", Now: now, Random: jitter.Float64,
+	}
+	p.emitter = metrics.Emitter{
+		Writer: w.alarms, Namespace: "IAMTokenRotator", FunctionName: fn.name, Rotations: []string{w.rotation.Name}, Now: now,
+	}
+	return p
+}
+
+func (p *process) isDead() bool {
+	p.line.mu.Lock()
+	defer p.line.mu.Unlock()
+	return p.line.dead
+}
+
+// run runs an invocation. It reports nothing when it was frozen beyond its
+// deadline: Lambda had given it up.
+func (p *process) run(ctx context.Context, inv *invocation) (report rotation.Report, reported bool) {
+	if inv.fate.freezeFor > 0 {
+		return p.runFrozen(ctx, inv)
+	}
+	ctx, cancel := context.WithTimeout(ctx, functionTimeout)
+	defer cancel()
+	return p.rotator.Run(ctx, inv.request(), []rotation.Rotation{p.line.w.rotation}), true
+}
+
+// runFrozen stops the process at a step and lets it go on later, its wall clock
+// ahead and its timers where they were: what it had got until then is got for
+// real at the time, kept, and given to it once more when it thaws.
+func (p *process) runFrozen(ctx context.Context, inv *invocation) (rotation.Report, bool) {
+	rehearsal, cancel := context.WithTimeout(ctx, functionTimeout)
+	s := &suspension{at: inv.fate.freezeAt, keys: p.rotator.Keys, iam: p.rotator.IAM, tokens: p.rotator.Tokens, freeze: cancel,
+		thaw: func() { p.lag.Store(0) }}
+	rotator := p.rotator
+	rotator.Keys, rotator.IAM, rotator.Tokens = s, s, s
+	report := rotator.Run(rehearsal, inv.request(), []rotation.Rotation{p.line.w.rotation})
+	cancel()
+	if !s.frozen {
+		return report, true
+	}
+	time.Sleep(inv.fate.freezeFor)
+	p.lag.Store(int64(inv.fate.freezeFor))
+	s.replaying = true
+	late, cancel := context.WithTimeout(ctx, functionTimeout)
+	defer cancel()
+	report = rotator.Run(late, inv.request(), []rotation.Rotation{p.line.w.rotation})
+	p.lag.Store(0)
+	return report, p.line.w.now().Sub(inv.began) < functionTimeout
+}
+
+// suspension stands between a rotator and its adapters in a process that is
+// frozen at a step. Before, it keeps what the adapters give; after the thaw it
+// gives that once more and then lets the rotator go on.
+type suspension struct {
+	at     rotation.Step
+	keys   rotation.KeyReader
+	iam    rotation.Exchanger
+	tokens rotation.TokenStore
+	freeze func() // ends the part before
+	thaw   func() // sets the process's clock right
+
+	mu        sync.Mutex
+	frozen    bool
+	replaying bool
+	stored    *rotation.Stored
+	key       *iamtoken.Secret
+	exchanged *rotation.Exchanged
+}
+
+func (s *suspension) Look(ctx context.Context, ref rotation.TokenRef) (rotation.Stored, error) {
+	return pass(ctx, s, rotation.StepLook, &s.stored, func() (rotation.Stored, error) { return s.tokens.Look(ctx, ref) })
+}
+
+func (s *suspension) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
+	return pass(ctx, s, rotation.StepReadKey, &s.key, func() (iamtoken.Secret, error) { return s.keys.ReadKey(ctx, ref) })
+}
+
+func (s *suspension) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Exchanged, error) {
+	return pass(ctx, s, rotation.StepExchange, &s.exchanged, func() (rotation.Exchanged, error) { return s.iam.Exchange(ctx, key) })
+}
+
+// Save freezes before anything goes out: the rotator has made up its mind.
+func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.Stored, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.Saved, error) {
+	if s.stop(rotation.StepSave) {
+		return rotation.Saved{}, suspended()
+	}
+	return s.tokens.Save(ctx, ref, stored, token, metadata)
+}
+
+// pass is one call: kept before the freeze, repeated after it.
+func pass[T any](_ context.Context, s *suspension, step rotation.Step, kept **T, call func() (T, error)) (T, error) {
+	s.mu.Lock()
+	again := *kept
+	if s.replaying && again != nil {
+		*kept = nil
+		if step == s.at {
+			s.thaw()
+		}
+		s.mu.Unlock()
+		return *again, nil
+	}
+	s.mu.Unlock()
+	if s.replaying {
+		s.thaw()
+	}
+	result, err := call()
+	if err != nil {
+		return result, err
+	}
+	s.mu.Lock()
+	if !s.replaying && !s.frozen {
+		*kept = &result
+	}
+	s.mu.Unlock()
+	if s.stop(step) {
+		return result, suspended()
+	}
+	return result, nil
+}
+
+// stop freezes if this is the step, and reports whether the process stands still.
+// After the thaw it never does.
+func (s *suspension) stop(step rotation.Step) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.replaying {
+		s.thaw()
+		return false
+	}
+	if step == s.at && !s.frozen {
+		s.frozen = true
+		s.freeze()
+	}
+	return s.frozen
+}
+
+func suspended() error { return &rotation.Error{Kind: rotation.Timeout, Message: "suspended"} }
+
+// The requests that a pass makes, as faults name them.
+const (
+	opBootstrap = "bootstrap" // IAM: the bootstrap identity's token
+	opLook      = "look"      // Secrets Manager: the token's metadata
+	opReadKey   = "read_key"  // Secrets Manager: the API key
+	opExchange  = "exchange"  // IAM: the workload's token
+	opSave      = "save"      // Secrets Manager: a new version
+)
+
+// line is the way from one process to IBM Cloud.
+type line struct {
+	w    *world
+	ours bool // the rotator's; else the naive way's
+
+	mu    sync.Mutex
+	inv   *invocation
+	count map[string]int // requests of the invocation, by kind
+	dead  bool           // the process was killed
+}
+
+var errKilled = errors.New("the process was killed")
+
+// begin starts an invocation.
+func (l *line) begin(inv *invocation) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inv, l.count = inv, map[string]int{}
+}
+
+// RoundTrip implements http.RoundTripper.
+func (l *line) RoundTrip(req *http.Request) (*http.Response, error) {
+	op := l.operation(req)
+	l.mu.Lock()
+	inv := l.inv
+	l.count[op]++
+	nth := l.count[op]
+	l.mu.Unlock()
+	throw := hash(l.w.name, inv.id, op, fmt.Sprint(nth))
+	here := moment{op: op, nth: nth}
+	if l.fates(inv, here) {
+		return nil, errKilled
+	}
+	if err := pause(req.Context(), latency(throw)); err != nil {
+		return nil, err
+	}
+	if inv.fate.stale && inv.once(req.URL.Host) {
+		return nil, reset()
+	}
+	response, err := l.w.weather.answer(op, throw, req, func(req *http.Request) (*http.Response, error) {
+		return l.reach(op, inv, req)
+	})
+	here.after = true
+	if l.fates(inv, here) {
+		return nil, errKilled
+	}
+	return response, err
+}
+
+// reach is where the request arrives at IBM Cloud.
+func (l *line) reach(op string, inv *invocation, req *http.Request) (*http.Response, error) {
+	if err := req.Context().Err(); err != nil {
+		return nil, err
+	}
+	response, err := l.w.cloud.Transport().RoundTrip(req)
+	l.w.counts.call(l.ours, op)
+	if err == nil && op == opSave && response.StatusCode == http.StatusCreated {
+		if l.ours {
+			l.w.published(inv)
+		} else {
+			l.w.naivePublished()
+		}
+	}
+	return response, err
+}
+
+// fates kills the process if this is the moment, and reports whether it is dead.
+func (l *line) fates(inv *invocation, here moment) bool {
+	if inv.fate.kill == here {
+		inv.die()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dead
+}
+
+func (l *line) die() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dead = true
+}
+
+// operation tells what a request is for; an IAM request's key tells whose it is.
+func (l *line) operation(req *http.Request) string {
+	switch {
+	case req.URL.Host == "iam.test":
+		form, _ := io.ReadAll(req.Body)
+		req.Body = io.NopCloser(bytes.NewReader(form))
+		if l.w.isBootstrap(form) {
+			return opBootstrap
+		}
+		return opExchange
+	case req.Method == http.MethodPost:
+		return opSave
+	case strings.HasSuffix(req.URL.Path, "/metadata"):
+		return opLook
+	default:
+		return opReadKey
+	}
+}
+
+// latency is 20 to 320 ms, mostly little.
+func latency(throw uint64) time.Duration {
+	s := share(throw)
+	return 20*time.Millisecond + time.Duration(s*s*float64(300*time.Millisecond))
+}
+
+// pause waits for d, or less when the caller gives up.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func reset() error {
+	return &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
 }

@@ -1,0 +1,359 @@
+package ibmcloudtest_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+// newKeyBody asks for a key of the workload.
+func newKeyBody(t *testing.T, cloud *ibmcloudtest.Cloud, more map[string]any) string {
+	t.Helper()
+	body := map[string]any{"name": "k", "iam_id": cloud.Rotations()[0].IAMID, "account_id": cloud.AccountID(), "store_value": false}
+	for field, value := range more {
+		body[field] = value
+	}
+	raw, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+func exchange(c client, key any) int {
+	return c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {fmt.Sprint(key)}}).status
+}
+
+func TestAPIKeyLivesAndDies(t *testing.T) {
+	clock := newClock()
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Now: clock.Now})
+	c := inProcess(t, cloud)
+	admin := c.token(cloud.AdminAPIKey())
+	expiry := clock.Now().Add(48 * time.Hour).Format("2006-01-02T15:04-0700")
+
+	made := c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, map[string]any{
+		"description": "d", "action_when_leaked": "disable", "expires_at": expiry}))
+	id, value := fmt.Sprint(made.at("id")), made.at("apikey")
+	for field, want := range map[string]any{
+		"name": "k", "description": "d", "action_when_leaked": "disable", "expires_at": expiry, "created_at": "2026-03-01T12:00+0000",
+		"iam_id": cloud.Rotations()[0].IAMID, "account_id": cloud.AccountID(), "locked": false,
+	} {
+		if got := made.at(field); got != want {
+			t.Errorf("%s: got %v, want %v", field, got, want)
+		}
+	}
+	if got := exchange(c, value); got != 400 {
+		t.Errorf("a key made this moment: got %d, want 400, for IAM does not know it yet", got)
+	}
+	clock.advance(2 * time.Second)
+	if got := exchange(c, value); got != 200 {
+		t.Errorf("a key made two seconds ago: got %d, want 200", got)
+	}
+	if got := c.want(200, admin, "GET", "/v1/apikeys/"+id, "").at("apikey"); got != "" {
+		t.Error("the value can be read again without store_value")
+	}
+
+	clock.advance(48 * time.Hour)
+	if got := exchange(c, value); got != 400 {
+		t.Errorf("an expired key: got %d, want 400", got)
+	}
+	admin = c.token(cloud.AdminAPIKey())
+	c.want(204, admin, "DELETE", "/v1/apikeys/"+id, "")
+	c.want(404, admin, "DELETE", "/v1/apikeys/"+id, "")
+}
+
+func TestDeletedAPIKeyIsUnknown(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
+	c := inProcess(t, cloud)
+	admin := c.token(cloud.AdminAPIKey())
+	made := c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, map[string]any{"store_value": true}))
+	path := "/v1/apikeys/" + fmt.Sprint(made.at("id"))
+	if got := c.want(200, admin, "GET", path, "").at("apikey"); got != made.at("apikey") {
+		t.Error("store_value: the value cannot be read again")
+	}
+	if got := exchange(c, made.at("apikey")); got != 200 {
+		t.Fatalf("the new key: got %d, want 200", got)
+	}
+	c.want(204, admin, "DELETE", path, "")
+	if got := exchange(c, made.at("apikey")); got != 400 {
+		t.Errorf("the deleted key: got %d, want 400", got)
+	}
+}
+
+func TestAPIKeyIsUpdatedByTag(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	c := inProcess(t, cloud)
+	admin := c.token(cloud.AdminAPIKey())
+	made := c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, nil))
+	path, tag := "/v1/apikeys/"+fmt.Sprint(made.at("id")), fmt.Sprint(made.at("entity_tag"))
+	for _, test := range []struct {
+		tag, body string
+		want      int
+	}{
+		{"", `{"description":"new"}`, 400},
+		{"stale", `{"description":"new"}`, 409},
+		{tag, `{"name":""}`, 400},
+		{tag, `{"description":"new"}`, 200},
+		{tag, `{"description":"newer"}`, 409},
+		{"*", `{"description":"newest"}`, 200},
+	} {
+		header := []string{"Authorization", "Bearer " + admin}
+		if test.tag != "" {
+			header = append(header, "If-Match", test.tag)
+		}
+		if got := c.send(c.request("PUT", path, test.body, header...)); got.status != test.want {
+			t.Errorf("If-Match %q, %s: got %d %s, want %d", test.tag, test.body, got.status, got.raw, test.want)
+		}
+	}
+	got := c.want(200, admin, "GET", path, "")
+	if got.at("description") != "newest" || got.at("name") != "k" {
+		t.Errorf("got %s, want the newest description and the old name", got.raw)
+	}
+}
+
+func TestAPIKeysAreListedInPages(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	c := inProcess(t, cloud)
+	admin := c.token(cloud.AdminAPIKey())
+	for range 6 { // with the seeded key seven
+		c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, nil))
+	}
+	page := "/v1/apikeys?pagesize=3&account_id=" + cloud.AccountID() + "&iam_id=" + cloud.Rotations()[0].IAMID
+	seen, sizes := map[any]bool{}, []int{}
+	for page != "" {
+		got := c.want(200, admin, "GET", page, "")
+		keys, _ := got.at("apikeys").([]any)
+		sizes = append(sizes, len(keys))
+		for i := range keys {
+			seen[got.at("apikeys", i, "id")] = true
+			if got.at("apikeys", i, "apikey") != "" {
+				t.Error("a listing holds a key's value")
+			}
+		}
+		next, _ := got.at("next").(string)
+		page = strings.TrimPrefix(next, "https://cloud.test")
+	}
+	if len(seen) != 7 || fmt.Sprint(sizes) != "[3 3 1]" {
+		t.Errorf("got %d keys in pages of %v, want 7 in [3 3 1]", len(seen), sizes)
+	}
+}
+
+func TestAPIKeyRequestsThatAreRefused(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	c := inProcess(t, cloud)
+	admin := c.token(cloud.AdminAPIKey())
+	for _, test := range []struct {
+		method, path, body string
+		want               int
+	}{
+		{"POST", "", `{"iam_id":"x"}`, 400},
+		{"POST", "", `{"name":"k"}`, 400},
+		{"POST", "", `{"name":"k","iam_id":"iam-ServiceId-none"}`, 404},
+		{"POST", "", newKeyBody(t, cloud, map[string]any{"account_id": "other"}), 400},
+		{"POST", "", newKeyBody(t, cloud, map[string]any{"name": ""}), 400},
+		{"POST", "", newKeyBody(t, cloud, map[string]any{"action_when_leaked": "shout"}), 400},
+		{"POST", "", newKeyBody(t, cloud, map[string]any{"expires_at": "2020-01-01T00:00+0000"}), 400},
+		{"POST", "", newKeyBody(t, cloud, map[string]any{"expires_at": "tomorrow"}), 400},
+		{"POST", "", newKeyBody(t, cloud, map[string]any{"other": 1}), 400},
+		{"GET", "?account_id=other", "", 400},
+		{"GET", "?pagesize=101", "", 400},
+		{"GET", "?pagetoken=none", "", 400},
+		{"GET", "/ApiKey-none", "", 404},
+		{"PUT", "/ApiKey-none", "{}", 404},
+	} {
+		if got := c.do(admin, test.method, "/v1/apikeys"+test.path, test.body); got.status != test.want || got.at("errors", 0, "message") == nil {
+			t.Errorf("%s %s %s: got %d %s, want %d", test.method, test.path, test.body, got.status, got.raw, test.want)
+		}
+	}
+}
+
+func TestOnlyTheAdminManagesAPIKeys(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	c := inProcess(t, cloud)
+	for _, request := range [][2]string{
+		{"GET", "/v1/apikeys"}, {"POST", "/v1/apikeys"}, {"GET", "/v1/apikeys/x"}, {"PUT", "/v1/apikeys/x"}, {"DELETE", "/v1/apikeys/x"},
+	} {
+		for name, key := range map[string]string{
+			"bootstrap": cloud.BootstrapAPIKey(), "reader": cloud.ReaderAPIKey(), "workload": cloud.Rotations()[0].APIKey,
+		} {
+			if got := c.do(c.token(key), request[0], request[1], ""); got.status != 403 {
+				t.Errorf("%s %s as %s: got %d, want 403", request[0], request[1], name, got.status)
+			}
+		}
+		if got := c.send(c.request(request[0], request[1], "")); got.status != 401 {
+			t.Errorf("%s %s without a token: got %d, want 401", request[0], request[1], got.status)
+		}
+	}
+}
+
+func TestAPIKeyOperationsHaveTheirNames(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	c := inProcess(t, cloud)
+	admin := c.token(cloud.AdminAPIKey())
+	for name, request := range map[string][2]string{
+		"apikeys.list": {"GET", "/v1/apikeys"}, "apikeys.create": {"POST", "/v1/apikeys"}, "apikeys.get": {"GET", "/v1/apikeys/x"},
+		"apikeys.update": {"PUT", "/v1/apikeys/x"}, "apikeys.delete": {"DELETE", "/v1/apikeys/x"},
+	} {
+		if err := cloud.AddFault(ibmcloudtest.Fault{Op: name, Identity: "admin", Times: 1, Status: 418}); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.do(admin, request[0], request[1], ""); got.status != 418 {
+			t.Errorf("%s %s: got %d, want the fault of %s", request[0], request[1], got.status, name)
+		}
+	}
+}
+
+func TestAKeysDetailsAreForItsOwnerAndTheAdmin(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	key := cloud.Rotations()[0].APIKey
+	for name, test := range map[string]struct {
+		asker, key string
+		want       int
+	}{
+		"its owner":          {key, key, 200},
+		"the admin":          {cloud.AdminAPIKey(), key, 200},
+		"somebody else":      {cloud.ReaderAPIKey(), key, 403},
+		"no key":             {cloud.ReaderAPIKey(), "", 403},
+		"no key, as admin":   {cloud.AdminAPIKey(), "", 404},
+		"unknown, as admin":  {cloud.AdminAPIKey(), "unknown", 404},
+		"unknown, as reader": {cloud.ReaderAPIKey(), "unknown", 403},
+	} {
+		request, err := http.NewRequest(http.MethodGet, "https://iam.test/v1/apikeys/details", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+cloud.MustMintToken(test.asker, time.Hour))
+		request.Header.Set("IAM-ApiKey", test.key)
+		response, err := cloud.Transport().RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := new(strings.Builder)
+		if err := response.Write(body); err != nil || response.StatusCode != test.want {
+			t.Errorf("%s: got %d (%v), want %d", name, response.StatusCode, err, test.want)
+		}
+		if strings.Contains(body.String(), key) || test.want == 200 && !strings.Contains(body.String(), cloud.Rotations()[0].IAMID) {
+			t.Errorf("%s: the answer is not the key's details without its value", name)
+		}
+	}
+}
+
+// exchange exchanges a key and returns the answer's status.
+func (c client) exchange(key any) int {
+	c.t.Helper()
+	text, _ := key.(string)
+	return c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {text}}).status
+}
+
+func TestIAMCredentialsWithReuse(t *testing.T) {
+	now := newClock()
+	_, c, admin := newAdmin(t, ibmcloudtest.Options{Now: now.Now})
+	path := "/api/v2/secrets/" + c.want(201, admin, "POST", "/api/v2/secrets",
+		`{"secret_type":"iam_credentials","name":"minted","ttl":"24h","reuse_api_key":true}`).at("id").(string)
+	key := c.want(200, admin, "GET", path, "").at("api_key")
+	if status := c.exchange(key); status != 400 {
+		t.Errorf("at once: got %d, want 400: IAM takes 2 s to know a new key", status)
+	}
+	now.advance(2 * time.Second)
+	if status := c.exchange(key); status != 200 {
+		t.Errorf("after 2 s: got %d, want 200", status)
+	}
+	if again := c.want(200, admin, "GET", path, "").at("api_key"); again != key {
+		t.Error("second read: got another key, want the same")
+	}
+	c.want(201, admin, "POST", path+"/versions", "{}")
+	c.want(201, admin, "POST", path+"/versions", "{}")
+	if status := c.exchange(key); status != 400 {
+		t.Errorf("two versions later: got %d, want 400: the key is deleted", status)
+	}
+}
+
+func TestIAMCredentialsWithoutReuse(t *testing.T) {
+	now := newClock()
+	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{Now: now.Now, KeyPropagation: -1})
+	owner := cloud.Rotations()[0].IAMID
+	id := cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", IAMID: owner})
+	path := "/api/v2/secrets/" + id
+	first := c.want(200, admin, "GET", path, "")
+	if first.at("reuse_api_key") != false || first.at("service_id") != owner[len("iam-"):] {
+		t.Errorf("got %s, want reuse_api_key false and the owner's service id", first.raw)
+	}
+	if status := c.exchange(first.at("api_key")); status != 200 {
+		t.Errorf("first key: got %d, want 200", status)
+	}
+	c.want(200, admin, "GET", path+"/metadata", "")
+	if status := c.exchange(first.at("api_key")); status != 200 {
+		t.Errorf("after reading metadata: got %d, want 200", status)
+	}
+	second := c.want(200, admin, "GET", path+"/versions/current", "")
+	if status := c.exchange(first.at("api_key")); status != 400 {
+		t.Errorf("after the next read: got %d, want 400: it killed the key before", status)
+	}
+	if status := c.exchange(second.at("api_key")); status != 200 {
+		t.Errorf("second key: got %d, want 200", status)
+	}
+	cloud.MustLock(id, "current", "job")
+	c.want(412, admin, "GET", path, "")
+}
+
+func TestServiceCredentials(t *testing.T) {
+	_, c, admin := newAdmin(t, ibmcloudtest.Options{KeyPropagation: -1})
+	created := c.want(201, admin, "POST", "/api/v2/secrets",
+		`{"secret_type":"service_credentials","name":"creds","source_service":{"instance":{"crn":"crn:v1:x"}}}`)
+	path := "/api/v2/secrets/" + created.at("id").(string)
+	got := c.want(200, admin, "GET", path, "")
+	if status := c.exchange(got.at("credentials", "apikey")); status != 200 || got.at("source_service", "instance", "crn") != "crn:v1:x" {
+		t.Errorf("got %d %s, want a working key and the source", status, got.raw)
+	}
+	c.want(204, admin, "DELETE", path, "")
+	if status := c.exchange(got.at("credentials", "apikey")); status != 400 {
+		t.Errorf("after deletion: got %d, want 400: the key goes with its secret", status)
+	}
+}
+
+func TestMintingRules(t *testing.T) {
+	_, c, admin := newAdmin(t, ibmcloudtest.Options{})
+	for body, want := range map[string]int{
+		`{"secret_type":"iam_credentials","name":"m1","reuse_api_key":true}`:                                          400,
+		`{"secret_type":"iam_credentials","name":"m2","reuse_api_key":true,"ttl":"59s"}`:                              400,
+		`{"secret_type":"iam_credentials","name":"m3","reuse_api_key":true,"ttl":"2161h"}`:                            400,
+		`{"secret_type":"iam_credentials","name":"m4","reuse_api_key":true,"ttl":3600}`:                               201,
+		`{"secret_type":"iam_credentials","name":"m5","ttl":"60"}`:                                                    201,
+		`{"secret_type":"iam_credentials","name":"m6","ttl":"1h","service_id":"ServiceId-none"}`:                      400,
+		`{"secret_type":"service_credentials","name":"m7"}`:                                                           400,
+		`{"secret_type":"service_credentials","name":"m8","source_service":{}}`:                                       400,
+		`{"secret_type":"service_credentials","name":"m9","ttl":"1h","source_service":{"instance":{"crn":"crn:v1"}}}`: 400,
+	} {
+		if got := c.do(admin, "POST", "/api/v2/secrets", body); got.status != want {
+			t.Errorf("%s: got %d %s, want %d", body, got.status, got.raw, want)
+		}
+	}
+}
+
+func TestCreatedSecretsServeTheirIdentities(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	c := inProcess(t, cloud)
+	bootstrap := c.token(cloud.BootstrapAPIKey())
+	for kind, field := range map[string][]any{
+		"iam_credentials":     {"api_key"},
+		"service_credentials": {"credentials", "apikey"},
+	} {
+		id := cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: kind, ReuseAPIKey: true, Group: cloud.KeyGroupName()})
+		key := c.want(200, bootstrap, "GET", "/api/v2/secrets/"+id, "").at(field...)
+		if key != cloud.MustCurrent(id).Payload {
+			t.Errorf("%s: got another key than MustCurrent", kind)
+		}
+		c.want(200, c.token(key.(string)), "GET", "/v3/settings", "")
+	}
+	kv := cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: cloud.TokenGroupName(), Data: map[string]any{"iam_token": "x"}, Metadata: map[string]any{"m": "n"}})
+	if got := cloud.MustCurrent(kv); got.Data["iam_token"] != "x" || got.Metadata["m"] != "n" {
+		t.Errorf("kv: got %+v", got)
+	}
+	c.want(200, c.token(cloud.ReaderAPIKey()), "GET", "/api/v2/secrets/"+kv, "")
+}

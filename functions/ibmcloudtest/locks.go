@@ -1,0 +1,288 @@
+package ibmcloudtest
+
+import (
+	"cmp"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Modes of making locks. Both remove locks of the same names from the previous version; the second
+// also deletes that version's value if no lock is left on it.
+const (
+	modeRemovePrevious          = "remove_previous"
+	modeRemovePreviousAndDelete = "remove_previous_and_delete"
+)
+
+// maxLocks is how many locks the versions of a secret can have together.
+const maxLocks = 1000
+
+// A lock keeps a version's value from being lost: to deletion, or to the version after next.
+type lock struct {
+	name                 string // unique per version
+	description          string
+	attributes           json.RawMessage
+	createdBy            string
+	createdAt, updatedAt time.Time
+}
+
+type lockPrototype struct {
+	Name        string          `json:"name"`
+	Description string          `json:"description"`
+	Attributes  json.RawMessage `json:"attributes"`
+}
+
+func (p *lockPrototype) check() error {
+	switch {
+	case p.Name == "" || len(p.Name) > maxGroupName:
+		return badField("locks.name", "must have 1 to 64 characters")
+	case !isNull(p.Attributes):
+		if _, ok := members(p.Attributes); !ok {
+			return badField("locks.attributes", "must be a JSON object")
+		}
+	}
+	return checkDescription(&p.Description)
+}
+
+// attach adds a lock, or replaces the one of the same name.
+func (v *version) attach(l *lock) {
+	for i, old := range v.locks {
+		if old.name == l.name {
+			l.createdAt = old.createdAt
+			v.locks[i] = l
+			return
+		}
+	}
+	v.locks = append(v.locks, l)
+}
+
+// detach removes the locks of the given names, all of them if none is given.
+func (v *version) detach(names []string) {
+	v.locks = slices.DeleteFunc(v.locks, func(l *lock) bool {
+		return len(names) == 0 || slices.Contains(names, l.name)
+	})
+}
+
+// hasLockLike tells whether the name of one of the secret's locks contains text.
+func (s *secret) hasLockLike(text string) bool {
+	for _, v := range s.versions {
+		if slices.ContainsFunc(v.locks, func(l *lock) bool { return strings.Contains(l.name, text) }) {
+			return true
+		}
+	}
+	return false
+}
+
+type lockJSON struct {
+	Name               string          `json:"name"`
+	Description        string          `json:"description,omitempty"`
+	Attributes         json.RawMessage `json:"attributes,omitempty"`
+	CreatedBy          string          `json:"created_by"`
+	CreatedAt          string          `json:"created_at"`
+	UpdatedAt          string          `json:"updated_at"`
+	SecretID           string          `json:"secret_id"`
+	SecretGroupID      string          `json:"secret_group_id"`
+	SecretVersionID    string          `json:"secret_version_id"`
+	SecretVersionAlias string          `json:"secret_version_alias"`
+}
+
+func (s *secret) lockJSON(v *version, l *lock) lockJSON {
+	return lockJSON{
+		Name: l.name, Description: l.description, Attributes: l.attributes,
+		CreatedBy: l.createdBy, CreatedAt: timestamp(l.createdAt), UpdatedAt: timestamp(l.updatedAt),
+		SecretID: s.id, SecretGroupID: s.groupID, SecretVersionID: v.id, SecretVersionAlias: s.alias(v),
+	}
+}
+
+// locksJSON is a secret with the names of the locks on its versions.
+type locksJSON struct {
+	SecretID      string             `json:"secret_id"`
+	SecretName    string             `json:"secret_name"`
+	SecretType    string             `json:"secret_type"`
+	SecretGroupID string             `json:"secret_group_id"`
+	Versions      []versionLocksJSON `json:"versions"`
+}
+
+type versionLocksJSON struct {
+	VersionID        string   `json:"version_id"`
+	VersionAlias     string   `json:"version_alias"`
+	Locks            []string `json:"locks"`
+	PayloadAvailable bool     `json:"payload_available"`
+}
+
+// locksJSON shows the current and the previous version, the only ones that can have locks.
+func (s *secret) locksJSON(now time.Time) locksJSON {
+	out := locksJSON{SecretID: s.id, SecretName: s.name, SecretType: s.kind, SecretGroupID: s.groupID}
+	for _, v := range []*version{s.current(), s.previous()} {
+		if v == nil {
+			continue
+		}
+		names := make([]string, len(v.locks))
+		for i, l := range v.locks {
+			names[i] = l.name
+		}
+		out.Versions = append(out.Versions, versionLocksJSON{v.id, s.alias(v), names, s.available(v, now)})
+	}
+	return out
+}
+
+var lockOperations = []operation{
+	op(OpLocks, serviceSecretsManager, http.MethodPost, "/api/v2/secrets/{id}/locks_bulk", http.StatusCreated, (*Cloud).lockSecret),
+	op(OpLocks, serviceSecretsManager, http.MethodDelete, "/api/v2/secrets/{id}/locks_bulk", http.StatusOK, (*Cloud).unlockSecret),
+	op(OpLocks, serviceSecretsManager, http.MethodGet, "/api/v2/secrets/{id}/locks", http.StatusOK, (*Cloud).listSecretLocks),
+	op(OpLocks, serviceSecretsManager, http.MethodPost,
+		"/api/v2/secrets/{id}/versions/{version}/locks_bulk", http.StatusCreated, (*Cloud).lockVersion),
+	op(OpLocks, serviceSecretsManager, http.MethodDelete,
+		"/api/v2/secrets/{id}/versions/{version}/locks_bulk", http.StatusOK, (*Cloud).unlockVersion),
+	op(OpLocks, serviceSecretsManager, http.MethodGet,
+		"/api/v2/secrets/{id}/versions/{version}/locks", http.StatusOK, (*Cloud).listVersionLocks),
+	op(OpLocks, serviceSecretsManager, http.MethodGet, "/api/v2/secrets_locks", http.StatusOK, (*Cloud).listAllLocks),
+}
+
+// lockSecret locks the current version.
+func (c *Cloud) lockSecret(in *call) (any, error) {
+	s, err := c.secretFor(in, actLocksCreate)
+	if err != nil {
+		return nil, err
+	}
+	return c.createLocks(in, s, s.current())
+}
+
+func (c *Cloud) lockVersion(in *call) (any, error) {
+	s, v, err := c.versionFor(in, actVersionLocksCreate)
+	if err != nil {
+		return nil, err
+	}
+	return c.createLocks(in, s, v)
+}
+
+// createLocks attaches the locks of the body to v, replacing those of the same name.
+func (c *Cloud) createLocks(in *call, s *secret, v *version) (any, error) {
+	var body struct {
+		Locks []lockPrototype `json:"locks"`
+	}
+	if err := in.decode(&body, mediaJSON, "locks!"); err != nil {
+		return nil, err
+	}
+	for _, p := range body.Locks {
+		if err := p.check(); err != nil {
+			return nil, err
+		}
+	}
+	mode := in.request.URL.Query().Get("mode")
+	switch {
+	case mode != "" && mode != modeRemovePrevious && mode != modeRemovePreviousAndDelete:
+		return nil, badField("mode", "must be remove_previous or remove_previous_and_delete")
+	case len(body.Locks) == 0:
+		return nil, badField("locks", "must not be empty")
+	case s.alias(v) == "":
+		return nil, badRequest("Only the current and the previous version can be locked.")
+	case s.locksTotal()+len(body.Locks) > maxLocks:
+		return nil, badRequest("The secret has as many locks as it can hold.")
+	}
+	names := make([]string, len(body.Locks))
+	for i, p := range body.Locks {
+		names[i] = p.Name
+		v.attach(&lock{p.Name, p.Description, p.Attributes, in.caller.iamID, in.now, in.now})
+	}
+	if previous := s.previous(); mode != "" && previous != nil && previous != v {
+		previous.detach(names)
+		if mode == modeRemovePreviousAndDelete && !previous.isLocked() {
+			c.discardValue(previous)
+		}
+	}
+	return s.locksJSON(in.now), nil
+}
+
+// unlockSecret removes locks by name, or all, from every version.
+func (c *Cloud) unlockSecret(in *call) (any, error) {
+	s, err := c.secretFor(in, actLocksDelete)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range s.versions {
+		v.detach(listOf(in.request.URL.Query().Get("name")))
+	}
+	return s.locksJSON(in.now), nil
+}
+
+func (c *Cloud) unlockVersion(in *call) (any, error) {
+	s, v, err := c.versionFor(in, actVersionLocksDelete)
+	if err != nil {
+		return nil, err
+	}
+	v.detach(listOf(in.request.URL.Query().Get("name")))
+	return s.locksJSON(in.now), nil
+}
+
+func (c *Cloud) listSecretLocks(in *call) (any, error) {
+	s, err := c.secretFor(in, actLocksList)
+	if err != nil {
+		return nil, err
+	}
+	return s.listLocks(in, s.versions...)
+}
+
+func (c *Cloud) listVersionLocks(in *call) (any, error) {
+	s, v, err := c.versionFor(in, actVersionLocksList)
+	if err != nil {
+		return nil, err
+	}
+	return s.listLocks(in, v)
+}
+
+var lockOrders = map[string]func(a, b lockJSON) int{
+	"name":       func(a, b lockJSON) int { return cmp.Compare(a.Name, b.Name) },
+	"created_at": func(a, b lockJSON) int { return cmp.Compare(a.CreatedAt, b.CreatedAt) },
+	"updated_at": func(a, b lockJSON) int { return cmp.Compare(a.UpdatedAt, b.UpdatedAt) },
+}
+
+// listLocks pages through the locks of some versions, by name if the query searches.
+func (s *secret) listLocks(in *call, versions ...*version) (any, error) {
+	query := in.request.URL.Query()
+	locks := []lockJSON{}
+	for _, v := range versions {
+		for _, l := range v.locks {
+			if strings.Contains(l.name, query.Get("search")) {
+				locks = append(locks, s.lockJSON(v, l))
+			}
+		}
+	}
+	if err := sortBy(locks, query.Get("sort"), lockOrders); err != nil {
+		return nil, err
+	}
+	p, locks, err := paginate(in, locks, 25)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		page
+		Locks []lockJSON `json:"locks"`
+	}{p, locks}, nil
+}
+
+// listAllLocks pages through the secrets that have locks.
+func (c *Cloud) listAllLocks(in *call) (any, error) {
+	if !in.caller.mayAnywhere(actLocksList) {
+		return nil, forbidden(actLocksList)
+	}
+	query := in.request.URL.Query()
+	groups := listOf(query.Get("groups"))
+	locked := c.visibleSecrets(in, actLocksList, func(s *secret) bool {
+		return s.locksTotal() > 0 && (len(groups) == 0 || slices.Contains(groups, s.groupID)) && s.hasLockLike(query.Get("search"))
+	})
+	p, locked, err := paginate(in, locked, 25)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]locksJSON, len(locked))
+	for i, s := range locked {
+		list[i] = s.locksJSON(in.now)
+	}
+	return struct {
+		page
+		SecretsLocks []locksJSON `json:"secrets_locks"`
+	}{p, list}, nil
+}

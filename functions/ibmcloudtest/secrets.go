@@ -1,0 +1,839 @@
+package ibmcloudtest
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// The secret types that are served. IBM has more.
+const (
+	kindArbitrary          = "arbitrary"
+	kindKV                 = "kv"
+	kindIAMCredentials     = "iam_credentials"
+	kindServiceCredentials = "service_credentials"
+)
+
+// A secretName is unique over the whole instance, whatever the group.
+type secretName struct{ kind, name string }
+
+// A secret is guarded by Cloud.mu.
+type secret struct {
+	sequence             int
+	id                   string
+	name                 string
+	description          string
+	kind                 string
+	groupID              string
+	labels               []string        // replaced, never changed in place
+	customMetadata       json.RawMessage // a JSON object, or empty
+	createdBy            string
+	createdAt, updatedAt time.Time
+	retrievedAt          time.Time  // zero: its value has not been read
+	expiration           time.Time  // zero: none; arbitrary secrets only
+	versions             []*version // oldest first; the last is current, the one before previous
+	minting              *minting   // of iam_credentials and service_credentials
+}
+
+// addSecret registers s, which has a kind, a name and a group but no version yet. The caller holds c.mu.
+func (c *Cloud) addSecret(s *secret, by *identity) *secret {
+	c.sequence++
+	now := c.now()
+	s.sequence, s.id, s.createdBy, s.createdAt, s.updatedAt = c.sequence, newUUID(), by.iamID, now, now
+	c.secrets[s.id] = s
+	c.names[secretName{s.kind, s.name}] = s
+	return s
+}
+
+// removeSecret deletes s and the keys it has minted.
+func (c *Cloud) removeSecret(s *secret) {
+	for _, v := range s.versions {
+		c.discardValue(v)
+	}
+	delete(c.secrets, s.id)
+	delete(c.names, secretName{s.kind, s.name})
+}
+
+// isDestroyed tells whether an arbitrary secret has reached its expiration date. Its value is gone
+// for good then, and no new version can bring it back.
+func (s *secret) isDestroyed(now time.Time) bool {
+	return !s.expiration.IsZero() && !now.Before(s.expiration)
+}
+
+func (s *secret) current() *version { return s.versions[len(s.versions)-1] }
+
+// previous returns the version before the current one, or nil.
+func (s *secret) previous() *version {
+	if len(s.versions) < 2 {
+		return nil
+	}
+	return s.versions[len(s.versions)-2]
+}
+
+// version returns the version that an id or an alias names, or nil.
+func (s *secret) version(ref string) *version {
+	switch ref {
+	case "current":
+		return s.current()
+	case "previous":
+		return s.previous()
+	}
+	for _, v := range s.versions {
+		if v.id == ref {
+			return v
+		}
+	}
+	return nil
+}
+
+// alias is "current", "previous" or "".
+func (s *secret) alias(v *version) string {
+	switch v {
+	case s.current():
+		return "current"
+	case s.previous():
+		return "previous"
+	}
+	return ""
+}
+
+func (s *secret) locksTotal() int {
+	total := 0
+	for _, v := range s.versions {
+		total += len(v.locks)
+	}
+	return total
+}
+
+// secretFor returns the secret whose id is the path's first parameter, if the caller may do a in
+// its group. A missing secret is reported only to a caller who may do a somewhere.
+func (c *Cloud) secretFor(in *call, a action) (*secret, error) {
+	s, ok := c.secrets[in.params[0]]
+	switch {
+	case ok && in.caller.may(a, s.groupID):
+		return s, nil
+	case ok || !in.caller.mayAnywhere(a):
+		return nil, forbidden(a)
+	}
+	return nil, notFound("secret")
+}
+
+var secretOperations = []operation{
+	op(OpSecretsCreate, serviceSecretsManager, http.MethodPost, "/api/v2/secrets", http.StatusCreated, (*Cloud).createSecret),
+	op(OpSecretsList, serviceSecretsManager, http.MethodGet, "/api/v2/secrets", http.StatusOK, (*Cloud).listSecrets),
+	op(OpSecretsGet, serviceSecretsManager, http.MethodGet, "/api/v2/secrets/{id}", http.StatusOK, (*Cloud).getSecret),
+	op(OpSecretsGet, serviceSecretsManager, http.MethodGet,
+		"/api/v2/secret_groups/{group}/secret_types/{type}/secrets/{name}", http.StatusOK, (*Cloud).getSecretByName),
+	op(OpSecretsDelete, serviceSecretsManager, http.MethodDelete, "/api/v2/secrets/{id}", http.StatusNoContent, (*Cloud).deleteSecret),
+	op(OpSecretsMetadata, serviceSecretsManager, http.MethodGet, "/api/v2/secrets/{id}/metadata", http.StatusOK, (*Cloud).getMetadata),
+	op(OpSecretsPatch, serviceSecretsManager, http.MethodPatch, "/api/v2/secrets/{id}/metadata", http.StatusOK, (*Cloud).patchMetadata),
+}
+
+func (c *Cloud) createSecret(in *call) (any, error) {
+	if !in.caller.mayAnywhere(actSecretCreate) {
+		return nil, forbidden(actSecretCreate)
+	}
+	p, err := in.decodeCreate()
+	if err != nil {
+		return nil, err
+	}
+	groupID := defaultGroup
+	if p.GroupID != nil {
+		groupID = *p.GroupID
+	}
+	if _, ok := c.groups[groupID]; !ok {
+		return nil, notFound("secret group")
+	}
+	if !in.caller.may(actSecretCreate, groupID) {
+		return nil, forbidden(actSecretCreate)
+	}
+	if err := c.check(p, in.now); err != nil {
+		return nil, err
+	}
+	if c.names[secretName{p.Kind, *p.Name}] != nil {
+		return nil, c.duplicate("secret")
+	}
+	s, err := c.newSecret(p, groupID, in)
+	if err != nil {
+		return nil, err
+	}
+	return s.json(c, in.now, s.current().value), nil
+}
+
+// newSecret makes the secret and its first version of a checked prototype.
+func (c *Cloud) newSecret(p *secretPrototype, groupID string, in *call) (*secret, error) {
+	s := &secret{
+		kind: p.Kind, name: *p.Name, description: deref(p.Description), groupID: groupID,
+		labels: p.Labels, customMetadata: p.CustomMetadata,
+	}
+	if p.ExpirationDate != nil {
+		s.expiration = *p.ExpirationDate
+	}
+	first := &value{payload: deref(p.Payload), data: p.Data}
+	if p.Kind == kindIAMCredentials || p.Kind == kindServiceCredentials {
+		m, err := c.newMinting(p)
+		if err != nil {
+			return nil, err
+		}
+		if m.owner == nil {
+			m.owner = c.newServiceID(IdentityWorkload, *p.Name, c.account)
+		}
+		s.minting = m
+		first = c.mint(m, in.now)
+	}
+	c.addSecret(s, in.caller)
+	c.addVersion(s, &version{customMetadata: p.VersionCustomMetadata, value: first}, in.caller)
+	return s, nil
+}
+
+func (c *Cloud) getSecret(in *call) (any, error) {
+	s, err := c.secretFor(in, actSecretRead)
+	if err != nil {
+		return nil, err
+	}
+	return c.secretWithValue(s, in.now)
+}
+
+// getSecretByName returns the value too, so it needs the same action as reading by id.
+func (c *Cloud) getSecretByName(in *call) (any, error) {
+	if !in.caller.mayAnywhere(actSecretRead) {
+		return nil, forbidden(actSecretRead)
+	}
+	g := c.groupNamed(in.params[0])
+	if g == nil {
+		return nil, notFound("secret group")
+	}
+	if !in.caller.may(actSecretRead, g.id) {
+		return nil, forbidden(actSecretRead)
+	}
+	s, ok := c.names[secretName{in.params[1], in.params[2]}]
+	if !ok || s.groupID != g.id {
+		return nil, notFound("secret")
+	}
+	return c.secretWithValue(s, in.now)
+}
+
+func (c *Cloud) secretWithValue(s *secret, now time.Time) (any, error) {
+	v, err := c.readValue(s, s.current(), now)
+	if err != nil {
+		return nil, err
+	}
+	return s.json(c, now, v), nil
+}
+
+// deleteSecret refuses a secret that has locks.
+func (c *Cloud) deleteSecret(in *call) (any, error) {
+	s, err := c.secretFor(in, actSecretDelete)
+	if err != nil {
+		return nil, err
+	}
+	if s.locksTotal() > 0 {
+		return nil, locked()
+	}
+	c.removeSecret(s)
+	return nil, nil
+}
+
+func (c *Cloud) getMetadata(in *call) (any, error) {
+	s, err := c.secretFor(in, actSecretMetadataRead)
+	if err != nil {
+		return nil, err
+	}
+	return s.json(c, in.now, nil), nil
+}
+
+// States of NIST SP 800-57 that a secret can be in here.
+const (
+	stateActive    = 1
+	stateDestroyed = 5
+)
+
+// secretJSON is a secret or its metadata, of any type; they differ in the value only.
+type secretJSON struct {
+	ID               string          `json:"id"`
+	Name             string          `json:"name"`
+	Description      string          `json:"description"`
+	SecretType       string          `json:"secret_type"`
+	SecretGroupID    string          `json:"secret_group_id"`
+	CRN              string          `json:"crn"`
+	CreatedBy        string          `json:"created_by"`
+	CreatedAt        string          `json:"created_at"`
+	UpdatedAt        string          `json:"updated_at"`
+	RetrievedAt      string          `json:"retrieved_at,omitempty"`
+	ExpirationDate   string          `json:"expiration_date,omitempty"`
+	Labels           []string        `json:"labels"`
+	CustomMetadata   json.RawMessage `json:"custom_metadata,omitempty"`
+	Downloaded       bool            `json:"downloaded"`
+	LocksTotal       int             `json:"locks_total"`
+	VersionsTotal    int             `json:"versions_total"`
+	State            int             `json:"state"`
+	StateDescription string          `json:"state_description"`
+	*mintingJSON
+	valueJSON
+}
+
+// mintingJSON holds the further fields of iam_credentials and service_credentials.
+type mintingJSON struct {
+	TTL               string          `json:"ttl,omitempty"`
+	ServiceIDIsStatic *bool           `json:"service_id_is_static,omitempty"`
+	ReuseAPIKey       *bool           `json:"reuse_api_key,omitempty"`
+	SourceService     json.RawMessage `json:"source_service,omitempty"`
+}
+
+// valueJSON holds what a secret or version protects: one of payload, data, api_key and credentials.
+type valueJSON struct {
+	Payload     *string         `json:"payload,omitempty"`
+	Data        json.RawMessage `json:"data,omitempty"`
+	APIKey      string          `json:"api_key,omitempty"`
+	APIKeyID    string          `json:"api_key_id,omitempty"`
+	ServiceID   string          `json:"service_id,omitempty"`
+	Credentials any             `json:"credentials,omitempty"`
+}
+
+// json renders the secret: with a value as a secret, without as its metadata.
+func (s *secret) json(c *Cloud, now time.Time, v *value) secretJSON {
+	out := secretJSON{
+		ID: s.id, Name: s.name, Description: s.description, SecretType: s.kind, SecretGroupID: s.groupID,
+		CRN:       "crn:v1:bluemix:public:secrets-manager:us-south:a/" + c.account + ":" + c.instance + ":secret:" + s.id,
+		CreatedBy: s.createdBy, CreatedAt: timestamp(s.createdAt), UpdatedAt: timestamp(s.updatedAt),
+		Labels: append([]string{}, s.labels...), CustomMetadata: s.customMetadata,
+		Downloaded: s.current().downloaded, LocksTotal: s.locksTotal(), VersionsTotal: len(s.versions),
+		State: stateActive, StateDescription: "active",
+		mintingJSON: s.mintingJSON(), valueJSON: s.valueJSON(v),
+	}
+	if !s.retrievedAt.IsZero() {
+		out.RetrievedAt = timestamp(s.retrievedAt)
+	}
+	if !s.expiration.IsZero() {
+		out.ExpirationDate = timestamp(s.expiration)
+	}
+	if s.isDestroyed(now) {
+		out.State, out.StateDescription = stateDestroyed, "destroyed"
+	}
+	return out
+}
+
+func (s *secret) mintingJSON() *mintingJSON {
+	switch s.kind {
+	case kindIAMCredentials:
+		m := *s.minting
+		return &mintingJSON{TTL: m.ttl, ServiceIDIsStatic: &m.isStatic, ReuseAPIKey: &m.reuse}
+	case kindServiceCredentials:
+		return &mintingJSON{TTL: s.minting.ttl, SourceService: s.minting.sourceService}
+	}
+	return nil
+}
+
+func (s *secret) valueJSON(v *value) valueJSON {
+	switch {
+	case v == nil:
+		return valueJSON{}
+	case s.kind == kindArbitrary:
+		return valueJSON{Payload: &v.payload}
+	case s.kind == kindKV:
+		return valueJSON{Data: v.data}
+	case s.kind == kindIAMCredentials:
+		return valueJSON{APIKey: v.key.value, APIKeyID: v.key.id, ServiceID: v.key.owner.subject()}
+	}
+	return valueJSON{Credentials: map[string]string{
+		"apikey":                 v.key.value,
+		"iam_apikey_description": "Auto-generated for the secret " + s.name,
+		"iam_apikey_id":          v.key.id,
+		"iam_apikey_name":        s.name,
+		"iam_role_crn":           "crn:v1:bluemix:public:iam::::serviceRole:Writer",
+		"iam_serviceid_crn":      "crn:v1:bluemix:public:iam-identity::a/" + v.key.owner.account + "::serviceid:" + v.key.owner.subject(),
+	}}
+}
+
+// patchMetadata replaces each property that the body names, whole.
+func (c *Cloud) patchMetadata(in *call) (any, error) {
+	s, err := c.secretFor(in, actSecretMetadataUpdate)
+	if err != nil {
+		return nil, err
+	}
+	p, err := in.decodePatch(s.kind)
+	if err != nil {
+		return nil, err
+	}
+	if s.isDestroyed(in.now) {
+		return nil, c.destroyed()
+	}
+	if err := c.check(p, in.now); err != nil {
+		return nil, err
+	}
+	if p.Name != nil {
+		if taken := c.names[secretName{s.kind, *p.Name}]; taken != nil && taken != s {
+			return nil, c.duplicate("secret")
+		}
+	}
+	ttl, err := parseTTL(p)
+	if err != nil {
+		return nil, err
+	}
+	if ttl != "" {
+		s.minting.ttl = ttl
+	}
+	c.applyPatch(s, p)
+	s.updatedAt = in.now
+	return s.json(c, in.now, nil), nil
+}
+
+func (c *Cloud) applyPatch(s *secret, p *secretPrototype) {
+	if p.Name != nil {
+		delete(c.names, secretName{s.kind, s.name})
+		s.name = *p.Name
+		c.names[secretName{s.kind, s.name}] = s
+	}
+	if p.Description != nil {
+		s.description = *p.Description
+	}
+	if p.Labels != nil {
+		s.labels = p.Labels
+	}
+	if len(p.CustomMetadata) > 0 {
+		s.customMetadata = p.CustomMetadata
+	}
+	if p.ExpirationDate != nil {
+		s.expiration = *p.ExpirationDate
+	}
+}
+
+const (
+	defaultGroup = "default" // id and name of the group of secrets that name none
+	maxGroups    = 200       // an instance holds no more, the default one aside
+)
+
+// A group is a secret group: the finest scope of a policy.
+type group struct {
+	sequence             int
+	id                   string // a UUID, or "default"
+	name                 string
+	description          string
+	createdBy            string
+	createdAt, updatedAt time.Time
+}
+
+type groupJSON struct {
+	ID          string `json:"id"`
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	CreatedAt   string `json:"created_at"`
+	CreatedBy   string `json:"created_by"`
+	UpdatedAt   string `json:"updated_at"`
+}
+
+func (g *group) json() groupJSON {
+	return groupJSON{g.id, g.name, g.description, timestamp(g.createdAt), g.createdBy, timestamp(g.updatedAt)}
+}
+
+var groupOperations = []operation{
+	op(OpGroups, serviceSecretsManager, http.MethodPost, "/api/v2/secret_groups", http.StatusCreated, (*Cloud).createGroup),
+	op(OpGroups, serviceSecretsManager, http.MethodGet, "/api/v2/secret_groups", http.StatusOK, (*Cloud).listGroups),
+	op(OpGroups, serviceSecretsManager, http.MethodGet, "/api/v2/secret_groups/{id}", http.StatusOK, (*Cloud).getGroup),
+	op(OpGroups, serviceSecretsManager, http.MethodPatch, "/api/v2/secret_groups/{id}", http.StatusOK, (*Cloud).patchGroup),
+	op(OpGroups, serviceSecretsManager, http.MethodDelete, "/api/v2/secret_groups/{id}", http.StatusNoContent, (*Cloud).deleteGroup),
+}
+
+// newGroup adds a group. The caller holds c.mu.
+func (c *Cloud) newGroup(by *identity, name, description string) *group {
+	c.sequence++
+	now := c.now()
+	g := &group{sequence: c.sequence, id: newUUID(), name: name, description: description, createdBy: by.iamID, createdAt: now, updatedAt: now}
+	c.groups[g.id] = g
+	return g
+}
+
+// groupNamed returns the group of that name, or nil.
+func (c *Cloud) groupNamed(name string) *group {
+	for _, g := range c.groups {
+		if g.name == name {
+			return g
+		}
+	}
+	return nil
+}
+
+// groupFor returns the group that the path names, if the caller may do a there.
+func (c *Cloud) groupFor(in *call, a action) (*group, error) {
+	if !in.caller.mayOnInstance(a) {
+		return nil, forbidden(a)
+	}
+	g, ok := c.groups[in.params[0]]
+	if !ok {
+		return nil, notFound("secret group")
+	}
+	return g, nil
+}
+
+type groupPrototype struct {
+	Name        *string `json:"name"`
+	Description *string `json:"description"`
+}
+
+// checkGroup refuses a bad or taken name and a long description; of is the group they are for, nil
+// for a new one.
+func (c *Cloud) checkGroup(p groupPrototype, of *group) error {
+	if p.Name != nil {
+		if err := checkName(*p.Name, maxGroupName); err != nil {
+			return err
+		}
+		if taken := c.groupNamed(*p.Name); taken != nil && taken != of {
+			return c.duplicate("secret group")
+		}
+	}
+	return checkDescription(p.Description)
+}
+
+func (c *Cloud) createGroup(in *call) (any, error) {
+	if !in.caller.mayOnInstance(actGroupCreate) {
+		return nil, forbidden(actGroupCreate)
+	}
+	var p groupPrototype
+	if err := in.decode(&p, mediaJSON, "name!", "description"); err != nil {
+		return nil, err
+	}
+	if err := c.checkGroup(p, nil); err != nil {
+		return nil, err
+	}
+	if len(c.groups) > maxGroups {
+		return nil, badRequest("The instance has as many secret groups as it can hold.")
+	}
+	return c.newGroup(in.caller, *p.Name, deref(p.Description)).json(), nil
+}
+
+func (c *Cloud) listGroups(in *call) (any, error) {
+	if !in.caller.mayOnInstance(actGroupsList) {
+		return nil, forbidden(actGroupsList)
+	}
+	groups := make([]*group, 0, len(c.groups))
+	for _, g := range c.groups {
+		groups = append(groups, g)
+	}
+	slices.SortFunc(groups, func(a, b *group) int { return cmp.Compare(a.sequence, b.sequence) })
+	list := make([]groupJSON, len(groups))
+	for i, g := range groups {
+		list[i] = g.json()
+	}
+	return map[string]any{"secret_groups": list, "total_count": len(list)}, nil
+}
+
+func (c *Cloud) getGroup(in *call) (any, error) {
+	g, err := c.groupFor(in, actGroupRead)
+	if err != nil {
+		return nil, err
+	}
+	return g.json(), nil
+}
+
+func (c *Cloud) patchGroup(in *call) (any, error) {
+	g, err := c.groupFor(in, actGroupUpdate)
+	if err != nil {
+		return nil, err
+	}
+	var p groupPrototype
+	if err := in.decode(&p, mediaMergePatch, "name", "description"); err != nil {
+		return nil, err
+	}
+	if err := c.checkGroup(p, g); err != nil {
+		return nil, err
+	}
+	if p.Name != nil {
+		g.name = *p.Name
+	}
+	if p.Description != nil {
+		g.description = *p.Description
+	}
+	g.updatedAt = in.now
+	return g.json(), nil
+}
+
+// deleteGroup removes an empty group; the default one stays.
+func (c *Cloud) deleteGroup(in *call) (any, error) {
+	g, err := c.groupFor(in, actGroupDelete)
+	if err != nil {
+		return nil, err
+	}
+	if g.id == defaultGroup {
+		return nil, badRequest("The default secret group can't be deleted.")
+	}
+	for _, s := range c.secrets {
+		if s.groupID == g.id {
+			return nil, fail(http.StatusPreconditionFailed, "precondition_failed", "The secret group is not empty.")
+		}
+	}
+	delete(c.groups, g.id)
+	return nil, nil
+}
+
+// listSecrets lists the metadata of the secrets that the caller may list and that the query asks for.
+func (c *Cloud) listSecrets(in *call) (any, error) {
+	if !in.caller.mayAnywhere(actSecretsList) {
+		return nil, forbidden(actSecretsList)
+	}
+	query := in.request.URL.Query()
+	groups, kinds, labels := listOf(query.Get("groups")), listOf(query.Get("secret_types")), listOf(query.Get("match_all_labels"))
+	search := query.Get("search")
+	selected := c.visibleSecrets(in, actSecretsList, func(s *secret) bool {
+		return (len(groups) == 0 || slices.Contains(groups, s.groupID)) &&
+			(len(kinds) == 0 || slices.Contains(kinds, s.kind)) &&
+			!slices.ContainsFunc(labels, func(label string) bool { return !slices.Contains(s.labels, label) }) &&
+			s.mentions(search)
+	})
+	if err := sortSecrets(selected, query.Get("sort")); err != nil {
+		return nil, err
+	}
+	p, selected, err := paginate(in, selected, 200)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]secretJSON, len(selected))
+	for i, s := range selected {
+		list[i] = s.json(c, in.now, nil)
+	}
+	return struct {
+		page
+		Secrets []secretJSON `json:"secrets"`
+	}{p, list}, nil
+}
+
+// visibleSecrets returns, in the order of creation, the wanted secrets of the groups in which the
+// caller may do a.
+func (c *Cloud) visibleSecrets(in *call, a action, wanted func(*secret) bool) []*secret {
+	var list []*secret
+	for _, s := range c.secrets {
+		if in.caller.may(a, s.groupID) && wanted(s) {
+			list = append(list, s)
+		}
+	}
+	slices.SortFunc(list, func(a, b *secret) int { return cmp.Compare(a.sequence, b.sequence) })
+	return list
+}
+
+// mentions tells whether text occurs in the id, name, description, labels or type.
+func (s *secret) mentions(text string) bool {
+	for _, field := range append([]string{s.id, s.name, s.description, s.kind}, s.labels...) {
+		if strings.Contains(strings.ToLower(field), strings.ToLower(text)) {
+			return true
+		}
+	}
+	return false
+}
+
+// secretOrders are the fields a list of secrets can be sorted by.
+var secretOrders = map[string]func(a, b *secret) int{
+	"id":              func(a, b *secret) int { return cmp.Compare(a.id, b.id) },
+	"name":            func(a, b *secret) int { return cmp.Compare(a.name, b.name) },
+	"secret_type":     func(a, b *secret) int { return cmp.Compare(a.kind, b.kind) },
+	"created_at":      func(a, b *secret) int { return a.createdAt.Compare(b.createdAt) },
+	"updated_at":      func(a, b *secret) int { return a.updatedAt.Compare(b.updatedAt) },
+	"retrieved_at":    func(a, b *secret) int { return a.retrievedAt.Compare(b.retrievedAt) },
+	"expiration_date": func(a, b *secret) int { return a.expiration.Compare(b.expiration) },
+}
+
+// sortSecrets sorts by a field, descending after "-"; no field leaves the order as it is.
+func sortSecrets(list []*secret, by string) error {
+	return sortBy(list, by, secretOrders)
+}
+
+func sortBy[T any](list []T, by string, orders map[string]func(a, b T) int) error {
+	if by == "" {
+		return nil
+	}
+	field, descending := strings.CutPrefix(by, "-")
+	order, ok := orders[field]
+	if !ok {
+		return badField("sort", "names no field to sort by")
+	}
+	slices.SortStableFunc(list, func(a, b T) int {
+		if descending {
+			return order(b, a)
+		}
+		return order(a, b)
+	})
+	return nil
+}
+
+// listOf splits a comma-separated query parameter.
+func listOf(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, ",")
+}
+
+// maxLimit is the most items that one page holds.
+const maxLimit = 1000
+
+// A page is the frame around a slice of a listing.
+type page struct {
+	TotalCount int   `json:"total_count"`
+	Limit      int   `json:"limit"`
+	Offset     int   `json:"offset"`
+	First      link  `json:"first"`
+	Last       link  `json:"last"`
+	Next       *link `json:"next,omitempty"`
+	Previous   *link `json:"previous,omitempty"`
+}
+
+type link struct {
+	Href string `json:"href"`
+}
+
+// paginate returns the items that the query's offset and limit choose, and their frame.
+func paginate[T any](in *call, items []T, defaultLimit int) (page, []T, error) {
+	query := in.request.URL.Query()
+	limit, err := queryNumber(query, "limit", defaultLimit, 1, maxLimit)
+	if err != nil {
+		return page{}, nil, err
+	}
+	offset, err := queryNumber(query, "offset", 0, 0, 1<<31-1)
+	if err != nil {
+		return page{}, nil, err
+	}
+	total := len(items)
+	p := page{TotalCount: total, Limit: limit, Offset: offset}
+	at := func(offset int) link {
+		other := maps.Clone(query)
+		other.Set("limit", strconv.Itoa(limit))
+		other.Set("offset", strconv.Itoa(offset))
+		return link{in.href(other)}
+	}
+	p.First, p.Last = at(0), at(max(total-1, 0)/limit*limit)
+	if offset+limit < total {
+		next := at(offset + limit)
+		p.Next = &next
+	}
+	if offset > 0 {
+		previous := at(max(offset-limit, 0))
+		p.Previous = &previous
+	}
+	return p, items[min(offset, total):min(offset+limit, total)], nil
+}
+
+// queryNumber reads a whole number of the query, within bounds.
+func queryNumber(query url.Values, name string, absent, least, most int) (int, error) {
+	text := query.Get(name)
+	if text == "" {
+		return absent, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least || n > most {
+		return 0, badField(name, fmt.Sprintf("must be a number from %d to %d", least, most))
+	}
+	return n, nil
+}
+
+const (
+	mediaJSON       = "application/json"
+	mediaMergePatch = "application/merge-patch+json"
+)
+
+// Limits of Secrets Manager, in characters unless they say bytes.
+const (
+	minName        = 2
+	maxSecretName  = 256
+	maxGroupName   = 64
+	maxDescription = 1024
+	maxLabels      = 30
+	minLabel       = 2
+	maxLabel       = 64
+	maxPayload     = 1_000_000
+	maxDataBytes   = 512 << 10
+	maxMetaBytes   = 10 << 10
+)
+
+// nameForm is the API reference's pattern for a secret's name.
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_]*(?:_*-*\.*[A-Za-z0-9]*)*[A-Za-z0-9]+$`)
+
+func checkName(name string, longest int) error {
+	if n := utf8.RuneCountInString(name); n < minName || n > longest {
+		return badField("name", fmt.Sprintf("must have %d to %d characters", minName, longest))
+	}
+	if !nameForm.MatchString(name) {
+		return badField("name", "must match "+nameForm.String())
+	}
+	return nil
+}
+
+func checkDescription(text *string) error {
+	if text != nil && utf8.RuneCountInString(*text) > maxDescription {
+		return badField("description", fmt.Sprintf("must have at most %d characters", maxDescription))
+	}
+	return nil
+}
+
+func checkLabels(labels []string) error {
+	if len(labels) > maxLabels {
+		return badField("labels", fmt.Sprintf("must be at most %d", maxLabels))
+	}
+	for _, label := range labels {
+		if n := utf8.RuneCountInString(label); n < minLabel || n > maxLabel {
+			return badField("labels", fmt.Sprintf("must have %d to %d characters each", minLabel, maxLabel))
+		}
+	}
+	return nil
+}
+
+// checkMetadata takes custom metadata: a JSON object of bounded size, or nothing.
+func (c *Cloud) checkMetadata(field string, metadata json.RawMessage) error {
+	if isNull(metadata) {
+		return nil
+	}
+	if _, ok := members(metadata); !ok {
+		return badField(field, "must be a JSON object")
+	}
+	if len(metadata) > maxMetaBytes {
+		return c.tooLarge(field)
+	}
+	return nil
+}
+
+// checkExpiration takes an expiration date in the future, or none.
+func checkExpiration(date *time.Time, now time.Time) error {
+	if date != nil && !date.After(now) {
+		return badField("expiration_date", "must be in the future")
+	}
+	return nil
+}
+
+// tooLarge and duplicate answer with the status that the settings choose. The caller holds c.mu.
+func (c *Cloud) tooLarge(field string) *apiError {
+	e := badField(field, "is too large")
+	e.status = c.settings.TooLarge
+	return e
+}
+
+func (c *Cloud) duplicate(what string) *apiError {
+	return fail(c.settings.Duplicate, "already_exists", "A "+what+" with the same name already exists.")
+}
+
+// destroyed answers a change to a secret past its expiration date.
+func (c *Cloud) destroyed() *apiError {
+	return fail(c.settings.Destroyed, "destroyed", "The requested action can't be completed because the secret is destroyed.")
+}
+
+// isNull tells whether a JSON value is absent or null.
+func isNull(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
+
+// members counts the members of a JSON object; ok is false for any other value.
+func members(raw json.RawMessage) (n int, ok bool) {
+	var object map[string]json.RawMessage
+	err := json.Unmarshal(raw, &object)
+	return len(object), err == nil && object != nil
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}

@@ -1,0 +1,190 @@
+package ibmcloudtest_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+const (
+	apiKeyGrant  = "urn:ibm:params:oauth:grant-type:apikey"
+	crTokenGrant = "urn:ibm:params:oauth:grant-type:cr-token"
+)
+
+// An answer is a response with its body decoded, if it was a JSON object.
+type answer struct {
+	status int
+	header http.Header
+	raw    string
+	body   map[string]any
+}
+
+// at follows keys and indexes into the body; it returns nil where the path ends early.
+func (a answer) at(path ...any) any {
+	var here any = a.body
+	for _, step := range path {
+		switch key := step.(type) {
+		case string:
+			object, _ := here.(map[string]any)
+			here = object[key]
+		case int:
+			list, _ := here.([]any)
+			if key >= len(list) {
+				return nil
+			}
+			here = list[key]
+		}
+	}
+	return here
+}
+
+// A client speaks to one cloud.
+type client struct {
+	t      *testing.T
+	http   *http.Client
+	origin string
+}
+
+// inProcess speaks to the cloud through its Transport.
+func inProcess(t *testing.T, cloud *ibmcloudtest.Cloud) client {
+	return client{t, &http.Client{Transport: cloud.Transport()}, "https://cloud.test"}
+}
+
+// send sends a request and decodes its answer.
+func (c client) send(r *http.Request) answer {
+	c.t.Helper()
+	response, err := c.http.Do(r)
+	if err != nil {
+		c.t.Fatalf("%s %s: %v", r.Method, r.URL.Path, err)
+	}
+	defer response.Body.Close()
+	raw, err := io.ReadAll(response.Body)
+	if err != nil {
+		c.t.Fatalf("reading the answer: %v", err)
+	}
+	a := answer{status: response.StatusCode, header: response.Header, raw: string(raw)}
+	_ = json.Unmarshal(raw, &a.body)
+	return a
+}
+
+// request builds a request; header is a list of names and values. A body's default type is JSON,
+// and merge-patch for PATCH.
+func (c client) request(method, path, body string, header ...string) *http.Request {
+	c.t.Helper()
+	r, err := http.NewRequestWithContext(c.t.Context(), method, c.origin+path, strings.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	switch {
+	case body == "":
+		r.Body, r.ContentLength = http.NoBody, 0
+	case method == http.MethodPatch:
+		r.Header.Set("Content-Type", "application/merge-patch+json")
+	default:
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	return r
+}
+
+// do sends a request that bears a token.
+func (c client) do(token, method, path, body string) answer {
+	c.t.Helper()
+	return c.send(c.request(method, path, body, "Authorization", "Bearer "+token))
+}
+
+// want is do, with the status checked.
+func (c client) want(status int, token, method, path, body string) answer {
+	c.t.Helper()
+	got := c.do(token, method, path, body)
+	if got.status != status {
+		c.t.Fatalf("%s %s: got %d %s, want %d", method, path, got.status, got.raw, status)
+	}
+	return got
+}
+
+// grant sends a form to IAM's token endpoint.
+func (c client) grant(form url.Values, header ...string) answer {
+	c.t.Helper()
+	header = append([]string{"Content-Type", "application/x-www-form-urlencoded"}, header...)
+	return c.send(c.request(http.MethodPost, "/identity/token", form.Encode(), header...))
+}
+
+// token exchanges an API key.
+func (c client) token(key string) string {
+	c.t.Helper()
+	got := c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {key}})
+	token, _ := got.at("access_token").(string)
+	if got.status != http.StatusOK || token == "" {
+		c.t.Fatalf("exchanging a key: got %d %s, want a token", got.status, got.raw)
+	}
+	return token
+}
+
+// A clock stands still until it is moved.
+type clock struct{ now time.Time }
+
+func newClock() *clock { return &clock{time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)} }
+
+func (c *clock) Now() time.Time          { return c.now }
+func (c *clock) advance(d time.Duration) { c.now = c.now.Add(d) }
+
+func TestMustHelpers(t *testing.T) {
+	now := newClock()
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Now: now.Now})
+	id := cloud.Rotations()[0].TokenSecret
+	put := cloud.MustPutVersion(id, "token", map[string]any{"a": "b"})
+	if !put.CreatedAt.Equal(now.now) || !put.PayloadAvailable || put.Payload != "token" || put.Metadata["a"] != "b" || put.CreatedBy == "" {
+		t.Errorf("MustPutVersion: got %+v", put)
+	}
+	cloud.MustSetVersionMetadata(id, "current", map[string]any{"a": "c"})
+	if got := cloud.MustCurrent(id); got.ID != put.ID || got.Metadata["a"] != "c" {
+		t.Errorf("MustCurrent: got %+v, want version %s with a:c", got, put.ID)
+	}
+	cloud.MustSetVersionMetadata(id, put.ID, nil)
+	if got := cloud.MustCurrent(id).Metadata; got != nil {
+		t.Errorf("metadata: got %v, want none", got)
+	}
+	cloud.MustDeleteSecret(id)
+	defer func() {
+		if recover() == nil {
+			t.Error("MustCurrent of a deleted secret: got no panic, want one")
+		}
+	}()
+	cloud.MustCurrent(id)
+}
+
+func TestManyRotations(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 10_000})
+	seen := map[string]bool{}
+	for i, r := range cloud.Rotations() {
+		if want := fmt.Sprintf("rotation-%05d", i+1); r.Name != want {
+			t.Fatalf("name: got %s, want %s", r.Name, want)
+		}
+		for _, unique := range []string{r.APIKeySecret, r.TokenSecret, r.APIKey, r.IAMID, r.APIKeySecretName} {
+			if seen[unique] {
+				t.Fatalf("%s: something is shared with another rotation", r.Name)
+			}
+			seen[unique] = true
+		}
+	}
+	last := cloud.Rotations()[9_999]
+	if got := cloud.MustCurrent(last.APIKeySecret).Payload; got != last.APIKey {
+		t.Error("the last key secret does not hold the last key")
+	}
+}
+
+func BenchmarkSeed10000Rotations(b *testing.B) {
+	for b.Loop() {
+		ibmcloudtest.New(ibmcloudtest.Options{Rotations: 10_000})
+	}
+}

@@ -1,0 +1,432 @@
+package awscloud
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/infra/aws/awstest"
+)
+
+const (
+	testARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator/bootstrap-Ab12Cd"
+	// canary stands for a key: it must not turn up in any error.
+	canary = "canary-key-0123456789"
+)
+
+// awsEnvironment points the SDK at endpoint, in another region than the secrets'.
+func awsEnvironment(t *testing.T, endpoint string) {
+	t.Helper()
+	awstest.Setenv(t, "")
+	t.Setenv("AWS_REGION", "us-west-2")
+	t.Setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", endpoint)
+}
+
+// answering serves one answer to every request and counts them.
+func answering(t *testing.T, status int, contentType, body string) (endpoint string, requests *[]*http.Request) {
+	t.Helper()
+	requests = new([]*http.Request)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(asked)))
+		*requests = append(*requests, r)
+		w.Header().Set("Content-Type", contentType)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, requests
+}
+
+const awsJSON = "application/x-amz-json-1.1"
+
+func secretValue(field, value string) string {
+	body, _ := json.Marshal(map[string]string{"ARN": testARN, "Name": "rotator/bootstrap", field: value})
+	return string(body)
+}
+
+func TestKeyIsReadFromItsRegionAndTrimmed(t *testing.T) {
+	endpoint, requests := answering(t, 200, awsJSON, secretValue("SecretString", " "+canary+"\r\n"))
+	awsEnvironment(t, endpoint)
+	read := BootstrapKey(testARN, http.DefaultTransport)
+	for range 2 { // every call reads afresh: the key may have been replaced
+		key, err := read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if key.Reveal() != canary {
+			t.Errorf("got a key of %d characters, want the stored one, trimmed", len(key.Reveal()))
+		}
+	}
+	if len(*requests) != 2 {
+		t.Fatalf("got %d requests, want 2", len(*requests))
+	}
+	if asked := wantOperation(t, (*requests)[0], "GetSecretValue"); len(asked) != 1 || asked["SecretId"] != testARN {
+		t.Errorf("asked for %v, want SecretId %s alone", asked, testARN)
+	}
+}
+
+// wantOperation checks what a request calls, and where, and returns what it asks for.
+func wantOperation(t *testing.T, request *http.Request, operation string) (asked map[string]any) {
+	t.Helper()
+	if got, want := request.Header.Get("X-Amz-Target"), "secretsmanager."+operation; got != want {
+		t.Errorf("got target %q, want %q", got, want)
+	}
+	if got, want := request.Header.Get("Authorization"), "/eu-central-1/secretsmanager/"; !strings.Contains(got, want) {
+		t.Errorf("signed as %q, want the ARN's region (%s), not the machine's", got, want)
+	}
+	if err := json.NewDecoder(request.Body).Decode(&asked); err != nil {
+		t.Fatal(err)
+	}
+	return asked
+}
+
+func TestUnusableSettings(t *testing.T) {
+	tests := []struct {
+		name, arn string
+		set       map[string]string
+		advice    string
+	}{
+		{"no ARN", "rotator/bootstrap", nil, "SECRETS_MANAGER_APIKEY_ARN"},
+		{"not logged in", testARN, map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "export-credentials"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			endpoint, requests := answering(t, 200, awsJSON, secretValue("SecretString", canary))
+			awsEnvironment(t, endpoint)
+			for name, value := range tt.set {
+				t.Setenv(name, value)
+			}
+			_, err := BootstrapKey(tt.arn, http.DefaultTransport)(t.Context())
+			var failure *rotation.Error
+			if !errors.As(err, &failure) || failure.Kind != rotation.Misconfigured || !strings.Contains(failure.Message, tt.advice) {
+				t.Errorf("got %v, want misconfigured with %q", err, tt.advice)
+			}
+			if len(*requests) != 0 {
+				t.Errorf("got %d requests, want none", len(*requests))
+			}
+		})
+	}
+}
+
+// On ECS and EKS the role's credentials are behind an endpoint that a token opens.
+func TestCredentialsOfAContainersRole(t *testing.T) {
+	secrets, requests := answering(t, 200, awsJSON, secretValue("SecretString", canary))
+	awsEnvironment(t, secrets)
+	container := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "the-token" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_, _ = w.Write([]byte(`{"AccessKeyId":"FROMTHECONTAINER","SecretAccessKey":"x","Token":"y","Expiration":"2100-01-01T00:00:00Z"}`))
+	}))
+	defer container.Close()
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("the-token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "",
+		"AWS_CONTAINER_CREDENTIALS_FULL_URI": container.URL, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": file,
+	} {
+		t.Setenv(name, value)
+	}
+	key, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+	if err != nil || key.Reveal() != canary {
+		t.Fatalf("got %v, want the key", err)
+	}
+	if got := (*requests)[0].Header.Get("Authorization"); !strings.Contains(got, "FROMTHECONTAINER") {
+		t.Error("the request is not signed with the container's credentials")
+	}
+}
+
+func TestTheAuthorizationTokenGoesToNoStrangerInTheClear(t *testing.T) {
+	for endpoint, want := range map[string]bool{
+		"http://169.254.170.23/v1/credentials": true, "http://[fd00:ec2::23]/v1": true, "http://127.0.0.1:8080/x": true, "http://localhost/x": true,
+		"https://anywhere.test/x": true, "http://anywhere.test/x": false, "http://169.254.169.254/": false, "ftp://127.0.0.1/": false, "://": false,
+	} {
+		if got := mayServeCredentials(endpoint); got != want {
+			t.Errorf("%s: got %t, want %t", endpoint, got, want)
+		}
+	}
+}
+
+// asked notes the hosts that requests go to, and answers none.
+type asked struct{ hosts []string }
+
+func (a *asked) RoundTrip(req *http.Request) (*http.Response, error) {
+	a.hosts = append(a.hosts, req.URL.Host)
+	return nil, errors.New("nobody is there")
+}
+
+func TestAStrangerIsNotAskedForCredentials(t *testing.T) {
+	for endpoint, want := range map[string]int{"http://stranger.test/x": 0, "https://stranger.test/x": 1} {
+		awsEnvironment(t, "http://127.0.0.1:1")
+		t.Setenv("AWS_ACCESS_KEY_ID", "")
+		t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+		t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint)
+		t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "the-token")
+		transport := &asked{}
+		if _, err := BootstrapKey(testARN, transport)(t.Context()); err == nil {
+			t.Error("got a key without credentials")
+		}
+		if got := strings.Count(strings.Join(transport.hosts, " "), "stranger.test"); got != want {
+			t.Errorf("%s: asked %d times, want %d", endpoint, got, want)
+		}
+	}
+}
+
+// TestAnOddDateIsNotLogged: the AWS SDK writes a Date header that it cannot read to
+// stderr, whatever stands there.
+func TestAnOddDateIsNotLogged(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", canary)
+		w.Header().Set("Content-Type", awsJSON)
+		_, _ = io.WriteString(w, secretValue("SecretString", canary))
+	}))
+	t.Cleanup(server.Close)
+	awsEnvironment(t, server.URL)
+
+	stderr := os.Stderr
+	t.Cleanup(func() { os.Stderr = stderr })
+	file, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	os.Stderr = file
+	if _, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	logged, err := os.ReadFile(file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(logged), canary) {
+		t.Error("the SDK logged what stood in the Date header")
+	}
+}
+
+const versionID = "7cf9d6e1-2919-432f-9883-d5040bfcd326"
+
+func TestPutNamesTheVersionThatItCopies(t *testing.T) {
+	endpoint, requests := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`","VersionId":"`+versionID+`"}`)
+	awsEnvironment(t, endpoint)
+	if err := NewMirrors(http.DefaultTransport).Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary)); err != nil {
+		t.Fatal(err)
+	}
+	if len(*requests) != 1 {
+		t.Fatalf("got %d requests, want 1", len(*requests))
+	}
+	asked := wantOperation(t, (*requests)[0], "PutSecretValue")
+	if asked["SecretId"] != testARN || asked["ClientRequestToken"] != versionID || asked["SecretString"] != canary || len(asked) != 3 {
+		t.Errorf("got the fields %d, want SecretId, ClientRequestToken (the version's id) and SecretString alone", len(asked))
+	}
+}
+
+func TestCurrentIsTheVersionThatReadersGet(t *testing.T) {
+	for name, test := range map[string]struct{ stages, want string }{
+		"current and previous": {`{"` + versionID + `":["AWSCURRENT"],"old":["AWSPREVIOUS"]}`, versionID},
+		"pending":              {`{"new":["AWSPENDING"],"` + versionID + `":["x","AWSCURRENT"]}`, versionID},
+		"no version":           {`{}`, ""},
+		"no stages":            {`null`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			endpoint, _ := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`","VersionIdsToStages":`+test.stages+`}`)
+			awsEnvironment(t, endpoint)
+			got, err := NewMirrors(http.DefaultTransport).Current(t.Context(), testARN)
+			if got != test.want || err != nil {
+				t.Errorf("got %q, %v; want %q", got, err, test.want)
+			}
+		})
+	}
+}
+
+// The advice is about the copy, not about the bootstrap key, and repeats nothing
+// that was answered.
+func TestMirrorFailures(t *testing.T) {
+	awsError := func(code string) string { return `{"__type":"` + code + `","message":"` + canary + `"}` }
+	for name, test := range map[string]struct {
+		status int
+		body   string
+		kind   rotation.Kind
+		retry  rotation.Retry
+		advice string
+	}{
+		"missing":      {400, awsError("ResourceNotFoundException"), rotation.NotFound, rotation.Never, "the function creates none"},
+		"denied":       {400, awsError("AccessDeniedException"), rotation.Denied, rotation.Never, "MirrorSecretArns"},
+		"deleted":      {400, awsError("InvalidRequestException"), rotation.NotFound, rotation.Never, "restore-secret"},
+		"the KMS key":  {400, awsError("EncryptionFailure"), rotation.Misconfigured, rotation.Never, "KMS key"},
+		"too often":    {400, awsError("ThrottlingException"), rotation.RateLimited, rotation.Later, "too often"},
+		"quota":        {400, awsError("LimitExceededException"), rotation.RateLimited, rotation.Later, "too often"},
+		"trouble":      {500, awsError("InternalServiceError"), rotation.Unavailable, rotation.Later, "trouble"},
+		"another text": {400, awsError("ResourceExistsException"), rotation.Misconfigured, rotation.Never, "mirror"},
+		"a web page":   {200, "<html>" + canary, rotation.Unavailable, rotation.Later, "proxy"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			endpoint, _ := answering(t, test.status, awsJSON, test.body)
+			awsEnvironment(t, endpoint)
+			mirrors := NewMirrors(http.DefaultTransport)
+			_, err := mirrors.Current(t.Context(), testARN)
+			checkFailure(t, err, test.kind, test.retry, test.advice)
+			err = mirrors.Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary))
+			checkFailure(t, err, test.kind, test.retry, test.advice)
+			if strings.Contains(err.Error(), "put-bootstrap-key") || !strings.Contains(err.Error(), testARN) {
+				t.Errorf("got %q, want it to name the copy", err)
+			}
+		})
+	}
+}
+
+// A function that was frozen before the copy must not write an old token on thawing.
+func TestNothingIsPutAfterTheWallDeadline(t *testing.T) {
+	frozen := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		t.Errorf("got a request of %d bytes, want none", len(body))
+	}))
+	t.Cleanup(frozen.Close)
+	awsEnvironment(t, frozen.URL)
+	ctx := rotation.WithWallDeadline(t.Context(), time.Now().Add(-time.Second))
+	err := NewMirrors(http.DefaultTransport).Put(ctx, testARN, versionID, iamtoken.NewSecret(canary))
+	checkFailure(t, err, rotation.Timeout, rotation.Never, "suspended")
+}
+
+// startMoto starts a stand-in for AWS that ends with the test, and points the SDK at it.
+func startMoto(t *testing.T) {
+	t.Helper()
+	awsEnvironment(t, awstest.Start(t).URL())
+}
+
+// A copy, as AWS keeps it: one version for each version at IBM, however often it is
+// put, and readers get the newest.
+func TestCopiesInMoto(t *testing.T) {
+	startMoto(t)
+	aws := reader(t)
+	secretARN := createSecret(t, aws, "iam-token")
+	mirrors := NewMirrors(http.DefaultTransport)
+	if current, err := mirrors.Current(t.Context(), secretARN); current != "" || err != nil {
+		t.Errorf("a secret without a version: got %q, %v; want none", current, err)
+	}
+	const older, newer = "11111111-2919-432f-9883-d5040bfcd326", versionID
+	for _, put := range []struct{ id, payload string }{{older, "Bearer one"}, {older, "Bearer one"}, {newer, `{"iam_token":"two"}`}, {newer, `{"iam_token":"two"}`}} {
+		if err := mirrors.Put(t.Context(), secretARN, put.id, iamtoken.NewSecret(put.payload)); err != nil {
+			t.Fatal(err)
+		}
+		if current, err := mirrors.Current(t.Context(), secretARN); current != put.id || err != nil {
+			t.Errorf("got the current version %q, %v; want %s", current, err, put.id)
+		}
+		value, err := aws.GetSecretValue(t.Context(), &secretsmanager.GetSecretValueInput{SecretId: &secretARN})
+		if err != nil || *value.SecretString != put.payload || *value.VersionId != put.id {
+			t.Errorf("a reader got %v, want version %s", err, put.id)
+		}
+	}
+	described, err := aws.DescribeSecret(t.Context(), &secretsmanager.DescribeSecretInput{SecretId: &secretARN})
+	if err != nil || len(described.VersionIdsToStages) != 2 {
+		t.Errorf("got %d versions (%v), want 2: a second put of a version writes nothing", len(described.VersionIdsToStages), err)
+	}
+	missing := strings.Replace(secretARN, "iam-token", "no-such-token", 1)
+	_, err = mirrors.Current(t.Context(), missing)
+	checkFailure(t, err, rotation.NotFound, rotation.Never, "the function creates none")
+	err = mirrors.Put(t.Context(), missing, newer, iamtoken.NewSecret(canary))
+	checkFailure(t, err, rotation.NotFound, rotation.Never, "the function creates none")
+}
+
+// reader is a job on AWS, or a person.
+func reader(t *testing.T) *secretsmanager.Client {
+	t.Helper()
+	cfg, err := config.LoadDefaultConfig(context.Background(), config.WithRegion("eu-central-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return secretsmanager.NewFromConfig(cfg)
+}
+
+func createSecret(t *testing.T, client *secretsmanager.Client, name string) (arn string) {
+	t.Helper()
+	created, err := client.CreateSecret(context.Background(), &secretsmanager.CreateSecretInput{Name: aws.String(name)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *created.ARN
+}
+
+// The Reader of iamtoken reads a copy with a job's own role.
+func TestAJobReadsTheCopyThroughAReader(t *testing.T) {
+	startMoto(t)
+	client := reader(t)
+	secretARN := createSecret(t, client, "iam-token")
+	payload, err := json.Marshal(map[string]any{"access_token": "opaque", "expiration": 4102444800})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := NewMirrors(http.DefaultTransport).Put(t.Context(), secretARN, versionID, iamtoken.NewSecret(string(payload))); err != nil {
+		t.Fatal(err)
+	}
+	job := &iamtoken.Reader{Store: iamtoken.StoreFunc(func(ctx context.Context) (iamtoken.Version, error) {
+		value, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &secretARN})
+		if err != nil {
+			return iamtoken.Version{}, err
+		}
+		return iamtoken.Version{Payload: iamtoken.NewSecret(*value.SecretString), CreatedAt: *value.CreatedDate}, nil
+	})}
+	token, err := job.Token(t.Context())
+	if err != nil || token.Value.Reveal() != "opaque" {
+		t.Errorf("got %v, want the copied token", err)
+	}
+}
+
+func TestASignedRequestIsNotRedirected(t *testing.T) {
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		var elsewhere atomic.Int32
+		other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
+		t.Cleanup(other.Close)
+		origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL, status) }))
+		t.Cleanup(origin.Close)
+		awsEnvironment(t, origin.URL)
+		_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+		var failure *rotation.Error
+		if !errors.As(err, &failure) || failure.Kind != rotation.Misconfigured {
+			t.Errorf("%d on a read: got %v, want misconfigured", status, err)
+		}
+		if err := NewMirrors(http.DefaultTransport).Put(t.Context(), testARN, "e2dd1896-8c39-4160-b230-92430f439ba9", iamtoken.NewSecret(canary)); err == nil {
+			t.Errorf("%d on a copy: got no error", status)
+		}
+		if elsewhere.Load() > 0 {
+			t.Errorf("%d: the request was sent on to another host", status)
+		}
+	}
+}
+
+func TestAnEndlessAnswerIsCutOff(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", awsJSON)
+		chunk := []byte(`{"SecretString":"` + strings.Repeat("x", 1<<20))
+		for r.Context().Err() == nil {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	}))
+	t.Cleanup(server.Close)
+	awsEnvironment(t, server.URL)
+	_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+	var failure *rotation.Error
+	if !errors.As(err, &failure) || failure.Kind != rotation.Unavailable {
+		t.Errorf("got %v, want unavailable", err)
+	}
+}

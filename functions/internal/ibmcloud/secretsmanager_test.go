@@ -1,0 +1,218 @@
+package ibmcloud_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+func FuzzSecretPayload(f *testing.F) {
+	if _, err := fuzzedSecretsManager(f, 0, "application/json", goodSecret).ReadKey(context.Background(), rotation.KeyRef{ID: "cb1e238c"}); err != nil {
+		f.Fatal("a good answer:", err)
+	}
+	for _, body := range []string{
+		``, `null`, `{}`, `{"errors":[]}`, `{"secret_type":"arbitrary"}`, goodSecret,
+		`{"secret_type":"arbitrary","payload":7}`, `{"secret_type":"kv","data":{"k":"v"}}`, `{"secret_type":"kv","data":null}`,
+		`{"secret_type":"iam_credentials","reuse_api_key":true,"api_key":"k"}`, `{"secret_type":"service_credentials","credentials":{"apikey":"k"}}`,
+		`{"secret_type":"service_credentials","credentials":null}`, `{"secret_type":"username_password"}`, `{"secret_type":null}`, `{"secret_type":"arbitrary","payload":"a\u0000b"}`,
+	} {
+		f.Add(uint8(0), "application/json", body, "")
+		f.Add(uint8(0), "application/json", body, "k")
+	}
+	f.Fuzz(func(t *testing.T, status uint8, contentType, body, field string) {
+		key, err := fuzzedSecretsManager(t, status, contentType, body).ReadKey(context.Background(), rotation.KeyRef{ID: "cb1e238c", Field: field})
+		if err != nil {
+			checkFailure(t, err)
+			return
+		}
+		if value := key.Reveal(); value == "" || strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			t.Errorf("got a key of %d characters that cannot be one", len(value))
+		}
+	})
+}
+
+func FuzzVersionMetadata(f *testing.F) {
+	if _, err := fuzzedSecretsManager(f, 0, "application/json", goodLook).Look(context.Background(), rotation.TokenRef{ID: "e2dd1896"}); err != nil {
+		f.Fatal("a good answer:", err)
+	}
+	for _, fields := range []string{
+		`null`, `{}`, `[]`, `{"expiration":1767265200}`, `{"expiration":"soon"}`, `{"expiration":-1}`, `{"expiration":1e300}`, `{"expiration":1.5}`,
+		`{"expiration":1767261600,"iam_id":"iam-ServiceId-1","fingerprint":"` + keyCanary + `"}`, `{"run_id":7}`, `{"expiration":{"a":[]}}`,
+	} {
+		f.Add(uint8(0), `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"arbitrary","created_at":"2026-01-01T10:00:00.000Z","version_custom_metadata":`+fields+`}`)
+	}
+	f.Add(uint8(0), goodLook)
+	f.Add(uint8(0), `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"kv","created_at":"yesterday"}`)
+	f.Add(uint8(0), `{"id":"","secret_type":"arbitrary"}`)
+	f.Fuzz(func(t *testing.T, status uint8, body string) {
+		stored, err := fuzzedSecretsManager(t, status, "application/json", body).Look(context.Background(), rotation.TokenRef{ID: "e2dd1896"})
+		if err != nil {
+			checkFailure(t, err)
+			return
+		}
+		if stored.VersionID == "" || stored.SecretType == "" {
+			t.Errorf("got a version without id or type: %+v", stored)
+		}
+		if latest := stored.CreatedAt.Add(iamtoken.MaxLife); stored.ExpiresAt().After(latest) {
+			t.Errorf("got expiry %s of a version made %s: no later than %s may be believed", stored.ExpiresAt(), stored.CreatedAt, latest.Format(time.RFC3339))
+		}
+	})
+}
+
+// says answers every request to a host in one way, and IAM's bootstrap exchange well.
+type says struct {
+	host        string
+	status      int
+	contentType string
+	body        string
+}
+
+func (s says) RoundTrip(req *http.Request) (*http.Response, error) {
+	answer := &http.Response{StatusCode: s.status, Header: http.Header{"Content-Type": {s.contentType}}, Request: req}
+	body := s.body
+	if req.URL.Host != s.host {
+		answer.StatusCode, answer.Header = http.StatusOK, http.Header{"Content-Type": {"application/json"}}
+		body = goodToken
+	}
+	answer.Body, answer.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
+	return answer, nil
+}
+
+// fuzzNow is the clock of fuzzed adapters: an hour before the expirations below.
+func fuzzNow() time.Time { return time.Unix(1767261600, 0) }
+
+// Good answers, from which the fuzzing sets out.
+const (
+	goodToken  = `{"access_token":"abc","token_type":"Bearer","expires_in":3600,"expiration":1767265200}`
+	goodSecret = `{"secret_type":"arbitrary","id":"x","payload":"key\n"}`
+	goodLook   = `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"arbitrary","created_at":"2026-01-01T10:00:00.000Z","version_custom_metadata":{"expiration":1767265200}}`
+)
+
+func fuzzedIAM(wire says) *ibmcloud.IAM { return ibmcloud.NewIAM("https://iam.test", wire, fuzzNow) }
+
+var statuses = []int{200, 201, 204, 301, 400, 401, 403, 404, 412, 429, 500, 503}
+
+func statusOf(n uint8) int { return statuses[int(n)%len(statuses)] }
+
+func fuzzedSecretsManager(t testing.TB, status uint8, contentType, body string) *ibmcloud.SecretsManager {
+	t.Helper()
+	wire := says{"instance.test", statusOf(status), contentType, body}
+	sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
+		URL: "https://instance.test", Transport: wire, Now: fuzzNow,
+		Bootstrap: ibmcloud.BootstrapByKey(fuzzedIAM(wire), ibmcloud.FixedKey(iamtoken.NewSecret(keyCanary))),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sm
+}
+
+// checkFailure: a failure is one of ours, with a kind, and repeats no secret.
+func checkFailure(t *testing.T, err error) {
+	t.Helper()
+	failure := asFailure(t, err)
+	if failure.Kind == "" || failure.Message == "" || strings.Contains(failure.Error(), "canary") {
+		t.Errorf("got the failure %q of kind %q", failure.Message, failure.Kind)
+	}
+}
+
+func FuzzIAMAnswer(f *testing.F) {
+	if _, err := fuzzedIAM(says{"iam.test", 200, "application/json", goodToken}).Exchange(context.Background(), iamtoken.NewSecret(keyCanary)); err != nil {
+		f.Fatal("a good answer:", err)
+	}
+	for _, body := range []string{
+		goodToken, ``, `null`, `[]`, `{}`, `{"errors":[]}`, `<html>`, `{"access_token":"","token_type":"Bearer","expires_in":3600,"expiration":1767265200}`,
+		`{"access_token":"a.b.c","token_type":"Bearer","expires_in":3600,"expiration":1}`, `{"access_token":"a b","token_type":"bearer"}`,
+		`{"access_token":"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDAsImlhbV9pZCI6ImlhbS1TZXJ2aWNlSWQtMSJ9.c2ln","token_type":"Bearer","expires_in":3600,"expiration":1767265200}`,
+		`{"access_token":"abc","token_type":"Bearer","expires_in":-1,"expiration":9223372036854775807}`,
+		`{"errorCode":"BXNIM0415E","errorMessage":"` + keyCanary + `"}`, `{"access_token":"abc","token_type":"Bearer","expires_in":1e99}`,
+	} {
+		f.Add(uint8(0), "application/json", body)
+	}
+	f.Add(uint8(4), "application/json", `{"errorCode":"`+keyCanary+`"}`)
+	f.Add(uint8(11), "text/html", "<html>")
+	f.Fuzz(func(t *testing.T, status uint8, contentType, body string) {
+		wire := says{"iam.test", statusOf(status), contentType, body}
+		got, err := fuzzedIAM(wire).Exchange(context.Background(), iamtoken.NewSecret(keyCanary))
+		if err != nil {
+			checkFailure(t, err)
+			return
+		}
+		token := got.Token
+		if token.Value.IsZero() || strings.ContainsAny(token.Value.Reveal(), " \r\n\t\x00") || token.Expiration.Unix() <= 0 || statusOf(status) > 299 {
+			t.Errorf("got a token that expires %s of an answer %d", token.Expiration, statusOf(status))
+		}
+	})
+}
+
+// clocked notes when each request to Secrets Manager was sent.
+type clocked struct {
+	http.RoundTripper
+	mu   sync.Mutex
+	sent []time.Time
+}
+
+func (c *clocked) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Host == "instance.test" {
+		c.mu.Lock()
+		c.sent = append(c.sent, time.Now())
+		c.mu.Unlock()
+	}
+	return c.RoundTripper.RoundTrip(req)
+}
+
+func TestMaxRPSIsNeverExceededOverAnySecond(t *testing.T) {
+	for _, limit := range []int{1, 2, 3, 7, 8, 20, 100} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+				// A part of the requests fails, and is asked again at once.
+				for range 50 {
+					if err := cloud.AddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 503, Times: 1, Skip: 1}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				wire := &clocked{RoundTripper: cloud.Transport()}
+				iam := ibmcloud.NewIAM("https://iam.test", wire, nil)
+				sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
+					URL: "https://instance.test", Transport: wire, MaxRPS: limit,
+					Bootstrap: ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret(cloud.BootstrapAPIKey()))),
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute) // the bucket is full
+				var all sync.WaitGroup
+				for range 200 {
+					all.Go(func() {
+						for {
+							if _, err := sm.ReadKey(context.Background(), rotation.KeyRef{ID: cloud.Rotations()[0].APIKeySecret}); err == nil {
+								return
+							}
+						}
+					})
+				}
+				all.Wait()
+				for i := range wire.sent {
+					if j := i + limit; j < len(wire.sent) && wire.sent[j].Sub(wire.sent[i]) < time.Second {
+						t.Fatalf("%d requests within %s, want at most %d in a second", limit+1, wire.sent[j].Sub(wire.sent[i]), limit)
+					}
+				}
+				if took, fair := wire.sent[len(wire.sent)-1].Sub(wire.sent[0]), time.Duration(len(wire.sent))*time.Second/time.Duration(limit); took > fair*5/4+time.Second {
+					t.Errorf("%d requests took %s, want about %s: the limit is to be used", len(wire.sent), took, fair)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"encoding/pem"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+// TestTheReadmeListsTheDependencies holds README.md to go.mod and to the binary.
+func TestTheReadmeListsTheDependencies(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(readme), "\n## What it depends on\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var listed, shipped []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\| (.+) \\|$").FindAllStringSubmatch(section, -1) {
+		listed = append(listed, row[1])
+		if !strings.HasPrefix(row[2], "not shipped: ") {
+			shipped = append(shipped, row[1])
+		}
+	}
+	required := list(t, "-m", "-f", "{{if not (or .Main .Indirect)}}{{.Path}}{{end}}", "all")
+	slices.Sort(listed)
+	if !slices.Equal(listed, required) {
+		t.Errorf("README.md lists\n%v, go.mod requires\n%v", listed, required)
+	}
+	binary := list(t, "-deps", "-tags", "lambda.norpc", "-f", "{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}", ".")
+	if said := fmt.Sprintf("holds %d modules besides", len(binary)); !strings.Contains(section, said) {
+		t.Errorf("README.md does not say that the binary %s Go's own library", said)
+	}
+	for _, module := range required {
+		if slices.Contains(shipped, module) != slices.Contains(binary, module) {
+			t.Errorf("%s: README.md says shipped %t, in the binary %t", module, slices.Contains(shipped, module), slices.Contains(binary, module))
+		}
+	}
+}
+
+// list returns what go list prints for the shipped platform, each line once, sorted.
+func list(t *testing.T, args ...string) []string {
+	t.Helper()
+	command := exec.Command("go", append([]string{"list"}, args...)...)
+	command.Env = append(os.Environ(), "GOOS=linux", "GOARCH=arm64", "CGO_ENABLED=0")
+	out, err := command.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Fields(string(out))
+	slices.Sort(lines)
+	return slices.Compact(lines)
+}
+
+// connectProxy is an HTTP proxy that speaks CONNECT alone, and leads every host to
+// one server.
+type connectProxy struct {
+	target string
+
+	mu       sync.Mutex
+	hosts    []string // that were asked for
+	password string   // of the last request, in its header's form
+}
+
+func (p *connectProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	p.hosts, p.password = append(p.hosts, r.Host), r.Header.Get("Proxy-Authorization")
+	p.mu.Unlock()
+	if r.Method != http.MethodConnect {
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	server, err := net.Dial("tcp", p.target)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	client, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	_, _ = io.WriteString(client, "HTTP/1.1 200 Connection established\r\n\r\n")
+	go func() { _, _ = io.Copy(server, buffered); _ = server.Close() }()
+	_, _ = io.Copy(client, server)
+	_ = client.Close()
+}
+
+// behindProxy returns a proxy in front of a cloud, and the environment in which the
+// built function finds the cloud by a name that nothing but the proxy knows.
+func behindProxy(t *testing.T) (*connectProxy, *stage) {
+	t.Helper()
+	bin, err := builtPrograms()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	server := httptest.NewTLSServer(cloud) // its certificate is for example.com and *.example.com
+	t.Cleanup(server.Close)
+	s := &stage{t: t, bin: bin, dir: t.TempDir()}
+	authority := filepath.Join(s.dir, "ca.pem")
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(authority, certificate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	proxy := &connectProxy{target: server.Listener.Addr().String()}
+	listening := httptest.NewServer(proxy)
+	t.Cleanup(listening.Close)
+	only := cloud.Rotations()[0]
+	s.env = map[string]string{
+		"SECRETS_MANAGER_URL": "https://instance.example.com", "IAM_URL": "https://iam.example.com", "SECRETS_MANAGER_APIKEY": cloud.BootstrapAPIKey(),
+		"API_KEY_SECRET": only.APIKeySecret, "TOKEN_SECRET": only.TokenSecret,
+		"SSL_CERT_FILE": authority, "HTTPS_PROXY": strings.Replace(listening.URL, "http://", "http://user:password@", 1),
+	}
+	return proxy, s
+}
+
+func TestTheProxyOfTheEnvironmentIsUsed(t *testing.T) {
+	proxy, s := behindProxy(t)
+	if stdout, stderr, exit := s.run(nil, "bootstrap"); exit != exitDone {
+		t.Fatalf("got exit %d, %s%s, want success through the proxy", exit, stdout, stderr)
+	}
+	for _, host := range []string{"instance.example.com:443", "iam.example.com:443"} {
+		if !slices.Contains(proxy.hosts, host) {
+			t.Errorf("got CONNECT to %v, want %s among them", proxy.hosts, host)
+		}
+	}
+	if want := "Basic dXNlcjpwYXNzd29yZA=="; proxy.password != want {
+		t.Errorf("got Proxy-Authorization %q, want %q", proxy.password, want)
+	}
+}
+
+func TestNoProxyIsHonoured(t *testing.T) {
+	proxy, s := behindProxy(t)
+	_, _, exit := s.run(map[string]string{"NO_PROXY": "iam.example.com"}, "bootstrap", "-timeout", "500ms")
+	if exit != exitFailed {
+		t.Errorf("got exit %d, want %d: nothing but the proxy knows iam.example.com", exit, exitFailed)
+	}
+	for _, host := range proxy.hosts {
+		if strings.HasPrefix(host, "iam.") {
+			t.Errorf("got CONNECT to %s, want it asked for directly", host)
+		}
+	}
+}
+
+// TestNoSwitchTurnsVerificationOff holds every program and script to it.
+func TestNoSwitchTurnsVerificationOff(t *testing.T) {
+	forbidden := []string{"InsecureSkipVerify", "--insecure", "curl -k", "--no-verify-ssl", "VERIFY_NONE"}
+	searched := 0
+	for _, folder := range []string{"..", "../../scripts", "../../infra"} {
+		err := filepath.WalkDir(folder, func(file string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.Type().IsRegular() || strings.HasSuffix(file, "_test.go") {
+				return err
+			}
+			content, err := os.ReadFile(file)
+			searched++
+			for _, word := range forbidden {
+				if strings.Contains(string(content), word) {
+					t.Errorf("%s has %s", file, word)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if searched < 100 {
+		t.Errorf("searched %d files, want all", searched)
+	}
+}
