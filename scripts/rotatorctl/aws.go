@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go"
+)
+
+// loadAWS finds region and credentials as all of AWS's programs do.
+func loadAWS(ctx context.Context) (aws.Config, error) {
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithEC2IMDSRegion())
+	if err != nil {
+		return cfg, fmt.Errorf("the AWS configuration cannot be read: %s", printable(err.Error()))
+	}
+	if cfg.Region == "" {
+		return cfg, usagef("no AWS region is set: set AWS_REGION, or AWS_PROFILE to a profile that has one")
+	}
+	return cfg, nil
+}
+
+// clients are those of the services that a stack lives in.
+type clients struct {
+	stacks *cloudformation.Client
+	lambda *lambda.Client
+	logs   *cloudwatchlogs.Client
+	s3     *s3.Client
+}
+
+func newClients(cfg aws.Config) clients {
+	return clients{
+		stacks: cloudformation.NewFromConfig(cfg),
+		// Neither the SDK nor a client's timeout may repeat a run: the function itself retries for as long as it helps.
+		lambda: lambda.NewFromConfig(cfg, func(o *lambda.Options) { o.RetryMaxAttempts = 1 }),
+		logs:   cloudwatchlogs.NewFromConfig(cfg),
+		// An endpoint of one's own has no host name for each bucket.
+		s3: s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = o.BaseEndpoint != nil }),
+	}
+}
+
+// identity is who calls, where.
+type identity struct{ account, region string }
+
+func (i identity) String() string { return "account " + i.account + ", region " + i.region }
+
+// whoAmI asks AWS for the account of the credentials found.
+func whoAmI(ctx context.Context, cfg aws.Config) (identity, error) {
+	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, nil)
+	if err != nil {
+		return identity{}, fmt.Errorf("AWS does not say which account this is: %w", awsError(err))
+	}
+	return identity{printable(aws.ToString(caller.Account)), cfg.Region}, nil
+}
+
+// awsError is an AWS client's error in few words: AWS's code and message, or why there was no answer.
+func awsError(err error) error {
+	var answer smithy.APIError
+	if errors.As(err, &answer) {
+		advice := ""
+		switch code := answer.ErrorCode(); {
+		case strings.HasPrefix(code, "ExpiredToken"), code == "RequestExpired":
+			advice = " (the credentials have expired: sign in again)"
+		case code == "InvalidClientTokenId", code == "UnrecognizedClientException", code == "SignatureDoesNotMatch":
+			advice = " (AWS does not know these credentials)"
+		}
+		return fmt.Errorf("%s: %s%s", printable(answer.ErrorCode()), printable(answer.ErrorMessage()), advice)
+	}
+	var canceled *aws.RequestCanceledError
+	if errors.As(err, &canceled) {
+		return errors.New("interrupted")
+	}
+	if strings.Contains(err.Error(), "get credentials") || strings.Contains(err.Error(), "no EC2 IMDS role found") {
+		return usagef("no AWS credentials were found: set AWS_PROFILE, run aws sso login, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	}
+	return errors.New(printable(err.Error()))
+}

@@ -1,0 +1,161 @@
+// Command rotatorctl sets up, deploys and operates iam-token-rotator on AWS.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// program is one run of rotatorctl: the world around it and the options of every command.
+type program struct {
+	getenv func(string) string
+	stdin  io.Reader
+	stdout io.Writer // the result, and nothing else
+	stderr io.Writer // progress, warnings, questions
+	now    func() time.Time
+	sleep  func(context.Context, time.Duration) error
+	// loadAWS finds region and credentials. The SDK reads the process's own environment, so tests give another.
+	loadAWS func(context.Context) (aws.Config, error)
+
+	stack  string
+	output string // text or json
+	yes    bool
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	p := program{
+		getenv: os.Getenv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		now: time.Now, sleep: sleep, loadAWS: loadAWS,
+	}
+	os.Exit(p.run(ctx, os.Args[1:]))
+}
+
+// run runs one command line and returns the exit code: 0 done, 1 failed, 2 usage.
+func (p *program) run(ctx context.Context, args []string) int {
+	root := p.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(p.stdin)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var silent exitError
+	if errors.As(err, &silent) {
+		return int(silent)
+	}
+	fmt.Fprintf(p.stderr, "rotatorctl: %s\n", err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		return 2
+	}
+	return 1
+}
+
+// usageError is an error of the command line or of a variable: exit code 2.
+type usageError struct{ message string }
+
+func (e usageError) Error() string { return e.message }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
+
+// exitError ends the program with a code, when everything has been said already.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit %d", int(e)) }
+
+func (p *program) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "rotatorctl",
+		Short: "Sets up, deploys and operates iam-token-rotator on AWS",
+		Long: `Sets up, deploys and operates iam-token-rotator on AWS.
+
+Every option can be given by an environment variable too, named in its description.
+Account, region and credentials are those of the AWS SDK: AWS_PROFILE, AWS_REGION, SSO, web identity, instance roles.
+
+Exit code: 0 done, 1 failed, 2 wrong usage.`,
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noArguments,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if p.output != "text" && p.output != "json" {
+				return usagef("-o %s is not known: use text or json", quote(p.output))
+			}
+			return nil
+		},
+	}
+	root.SetVersionTemplate("rotatorctl {{.Version}}\n")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
+	flags := root.PersistentFlags()
+	stack := p.getenv("STACK")
+	if stack == "" {
+		stack = "iam-token-rotator"
+	}
+	flags.StringVar(&p.stack, "stack", stack, "name of the CloudFormation stack and of the function (STACK)")
+	flags.StringVarP(&p.output, "output", "o", "text", "text, or json: one JSON document on standard output")
+	flags.BoolVarP(&p.yes, "yes", "y", false, "do not ask")
+	return root
+}
+
+// noArguments refuses arguments, which may be keys pasted into the wrong place.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.HasParent() {
+		return usagef("%s takes no arguments, got %s", cmd.CommandPath(), quote(args[0]))
+	}
+	message := fmt.Sprintf("%s is not a command", quote(args[0]))
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		message += ": do you mean " + strings.Join(similar, " or ") + "?"
+	}
+	return usagef("%s (rotatorctl -h lists the commands)", message)
+}
+
+// flagError is what pflag says, without the value: it may be a key.
+func flagError(err error) error {
+	var (
+		unknown *pflag.NotExistError
+		missing *pflag.ValueRequiredError
+		invalid *pflag.InvalidValueError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return usagef("unknown option %s (-h lists the options)", quote(unknown.GetSpecifiedName()))
+	case errors.As(err, &missing):
+		return usagef("option --%s needs a value", missing.GetFlag().Name)
+	case errors.As(err, &invalid):
+		return usagef("option --%s: %s is no %s", invalid.GetFlag().Name, quote(invalid.GetValue()), invalid.GetFlag().Value.Type())
+	default:
+		return usagef("unreadable options (-h lists them)")
+	}
+}
+
+// sleep waits, or returns why it could not.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+)
+
+// outcome is what one run of the program came to.
+type outcome struct {
+	exit           int
+	stdout, stderr string
+}
+
+// runWith runs the program in process, with that environment alone.
+func runWith(t *testing.T, env map[string]string, cfg aws.Config, stdin string, args ...string) outcome {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	p := program{
+		getenv: func(name string) string { return env[name] },
+		stdin:  strings.NewReader(stdin), stdout: &stdout, stderr: &stderr,
+		now: time.Now, sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
+		loadAWS: func(context.Context) (aws.Config, error) { return cfg, nil },
+	}
+	code := p.run(t.Context(), args)
+	return outcome{code, stdout.String(), stderr.String()}
+}
+
+func TestCommandLine(t *testing.T) {
+	key := strings.Repeat("k", 44)
+	tests := []struct {
+		name, args string
+		exit       int
+		says       string
+	}{
+		{"version", "--version", 0, "rotatorctl dev"},
+		{"help", "-h", 0, "Exit code: 0 done, 1 failed, 2 wrong usage."},
+		{"completion", "completion bash", 0, "bash completion"},
+		{"unknown command", "nonsense", 2, `"nonsense" is not a command`},
+		{"a key as command", key, 2, "(44 characters, not repeated here)"},
+		{"unknown option", "--nonsense=x", 2, `unknown option "nonsense"`},
+		{"option without value", "--stack", 2, "option --stack needs a value"},
+		{"wrong value", "--yes=" + key, 2, "option --yes: (44 characters, not repeated here) is no bool"},
+		{"output", "-o yaml", 2, `-o "yaml" is not known: use text or json`},
+	}
+	for _, tt := range tests {
+		got := runWith(t, nil, aws.Config{}, "", strings.Fields(tt.args)...)
+		if all := got.stdout + got.stderr; got.exit != tt.exit || !strings.Contains(all, tt.says) || strings.Contains(all, key) {
+			t.Errorf("%s: got exit %d and %q, want %d and %q without the key", tt.name, got.exit, all, tt.exit, tt.says)
+		}
+	}
+}
+
+func TestForeignTextIsEscaped(t *testing.T) {
+	hostile := "a\x1b[31m\r\n\u202e\u0085\xff\x00é✓"
+	const want = `a\x1b[31m\r\n\u202e\u0085�\x00é✓`
+	if got := printable(hostile); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := quote(hostile); strings.ContainsAny(got, "\x1b\r\n\u202e\u0085\x00") || !strings.HasPrefix(got, `"a`) {
+		t.Errorf("got %q, want it escaped in quotes", got)
+	}
+}

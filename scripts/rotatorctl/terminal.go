@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// secretLength is the least length of what may be a key pasted into the wrong place: an AWS key has 40 characters.
+const secretLength = 40
+
+// quote returns foreign text in quotes, on one line, with control and direction characters escaped.
+// What is long enough to be a key is not repeated.
+func quote(text string) string {
+	if len(text) >= secretLength {
+		return fmt.Sprintf("(%d characters, not repeated here)", len(text))
+	}
+	return strconv.Quote(text)
+}
+
+// printable returns foreign text for a terminal: without quotes, on one line, with control and direction
+// characters and bytes that are not UTF-8 escaped.
+func printable(text string) string {
+	var safe strings.Builder
+	for _, r := range strings.ToValidUTF8(text, "\uFFFD") {
+		if strconv.IsPrint(r) {
+			safe.WriteRune(r)
+		} else {
+			safe.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return safe.String()
+}
+
+// isTerminal tells whether a person reads or types there.
+func isTerminal(file any) bool {
+	f, ok := file.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// colored wraps text in a terminal's color codes, where w is a terminal and NO_COLOR is not set.
+func (p *program) colored(w io.Writer, color, text string) string {
+	if p.getenv("NO_COLOR") != "" || p.getenv("TERM") == "dumb" || !isTerminal(w) {
+		return text
+	}
+	return color + text + "\x1b[0m"
+}
+
+const (
+	red    = "\x1b[31m"
+	green  = "\x1b[32m"
+	yellow = "\x1b[33m"
+)
+
+// say prints a line of progress.
+func (p *program) say(format string, args ...any) {
+	fmt.Fprintf(p.stderr, format+"\n", args...)
+}
+
+// confirm asks before something that cannot be undone. Without a terminal to ask on, --yes must be given.
+func (p *program) confirm(what string) error {
+	if p.yes {
+		return nil
+	}
+	if !isTerminal(p.stdin) {
+		return usagef("%s: there is no terminal to ask on: add --yes", what)
+	}
+	fmt.Fprintf(p.stderr, "%s. Continue? [y/N] ", what)
+	answer, err := bufio.NewReader(p.stdin).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	}
+	return fmt.Errorf("not confirmed: nothing was changed")
+}
