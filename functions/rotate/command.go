@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"iam-token-rotator/functions/internal/config"
 	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // Exit codes of the command.
@@ -101,7 +103,7 @@ func command(args, environ []string, stdout, stderr io.Writer) int {
 		return complain(stderr, err, "see bootstrap -h")
 	}
 	logResults(log, report)
-	if err := printReport(stdout, report, opts.json); err != nil {
+	if err := printTo(stdout, report, opts.json); err != nil {
 		_, _ = fmt.Fprintln(stderr, "bootstrap: printing the report:", err)
 		return exitFailed
 	}
@@ -109,6 +111,14 @@ func command(args, environ []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	return exitDone
+}
+
+// printTo prints a report or a diagnosis for a person, or as one line of JSON.
+func printTo(w io.Writer, printed interface{ WriteText(io.Writer) error }, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(w).Encode(printed)
+	}
+	return printed.WriteText(w)
 }
 
 func complain(stderr io.Writer, err error, advice string) int {
@@ -191,7 +201,7 @@ func configCommand(args, environ []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return complain(stderr, err, "correct these environment variables")
 	}
-	_, _ = fmt.Fprintf(stdout, "valid: %s\n", count(len(cfg.Rotations), "rotation"))
+	_, _ = fmt.Fprintf(stdout, "valid: %s\n", report.Count(len(cfg.Rotations), "rotation"))
 	return exitDone
 }
 
@@ -221,7 +231,7 @@ func doctorCommand(args, environ []string, stdout, stderr io.Writer) int {
 		return complain(stderr, err, "see bootstrap doctor -h")
 	}
 	exit := exitUsage
-	var diagnosis doctor.Diagnosis
+	var diagnosis report.Diagnosis
 	cfg, err := config.Load(environ, os.ReadFile)
 	if err != nil {
 		diagnosis = doctor.Misconfigured(err)
@@ -235,7 +245,7 @@ func doctorCommand(args, environ []string, stdout, stderr io.Writer) int {
 		}
 		exit = exitFailed
 	}
-	if err := printDiagnosis(stdout, diagnosis, opts.json); err != nil {
+	if err := printTo(stdout, diagnosis, opts.json); err != nil {
 		_, _ = fmt.Fprintln(stderr, "bootstrap: printing the diagnosis:", err)
 		return exitFailed
 	}

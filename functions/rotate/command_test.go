@@ -2,11 +2,10 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"strings"
 	"testing"
 
-	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // commandCase is a command line, and what it must come to.
@@ -68,8 +67,7 @@ func TestTheReportAsJSON(t *testing.T) {
 	if exit := command([]string{"-json", "-mode", "check"}, environ(cloud, origin), &stdout, &stderr); exit != 0 {
 		t.Fatalf("got exit %d: %s", exit, &stderr)
 	}
-	var report rotation.Report
-	if err := json.Unmarshal(stdout.Bytes(), &report); err != nil || report.Mode != rotation.ModeCheck || len(report.Results) != 1 {
+	if got, err := report.Parse(stdout.Bytes()); err != nil || got.Mode != "check" || len(got.Results) != 1 {
 		t.Errorf("got %s, %v", &stdout, err)
 	}
 }

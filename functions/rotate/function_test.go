@@ -18,6 +18,7 @@ import (
 
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // environ is the configuration for a cloud that listens at origin.
@@ -83,7 +84,7 @@ func TestTheResponseIsTheReport(t *testing.T) {
 	if err := json.Unmarshal(response, &report); err != nil {
 		t.Fatal(err)
 	}
-	if report.RunID != "rotate-2026" || report.Mode != rotation.ModeRotate || len(report.Results) != 1 || report.Results[0].Outcome != rotation.Rotated {
+	if report.RunID != "rotate-2026" || report.Mode != "rotate" || len(report.Results) != 1 || report.Results[0].Outcome != rotation.Rotated {
 		t.Errorf("got %s", response)
 	}
 	if !bytes.Contains(response, []byte(`"warnings":[]`)) {
@@ -148,13 +149,13 @@ func TestAFailedRotationFailsTheInvocation(t *testing.T) {
 }
 
 func TestTheErrorMessageNamesTheFirstTenFailures(t *testing.T) {
-	report := rotation.Report{}
+	ran := report.Report{}
 	for i := range 13 {
-		report.Results = append(report.Results, rotation.Result{Rotation: fmt.Sprintf("r%d", i), Outcome: rotation.Failed,
-			Error: &rotation.Error{Step: rotation.StepSave, Kind: rotation.Locked, Message: "why"}})
+		ran.Results = append(ran.Results, report.Result{Rotation: fmt.Sprintf("r%d", i), Outcome: report.Failed,
+			Error: &report.Error{Step: rotation.StepSave, Kind: rotation.Locked, Message: "why"}})
 	}
-	report.Results = append(report.Results, rotation.Result{Rotation: "good", Outcome: rotation.Fresh})
-	got := summary(report)
+	ran.Results = append(ran.Results, report.Result{Rotation: "good", Outcome: report.Fresh})
+	got := summary(ran)
 	for _, part := range []string{"13 of 14 rotations failed; r0: save: locked: why", "r9: save", "and 3 more"} {
 		if !strings.Contains(got, part) {
 			t.Errorf("got %q, want %q in it", got, part)

@@ -13,6 +13,7 @@ import (
 	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // service runs events with what the configuration describes. It outlives
@@ -77,10 +78,10 @@ func newBootstrap(cfg config.Bootstrap, iam *ibmcloud.IAM, transport http.RoundT
 
 // run does what the event asks. The error is about the event; what fails in a
 // rotation is in the report.
-func (s *service) run(ctx context.Context, e event, log *slog.Logger) (rotation.Report, error) {
+func (s *service) run(ctx context.Context, e event, log *slog.Logger) (report.Report, error) {
 	rotations, err := choose(s.rotations, e.rotations)
 	if err != nil {
-		return rotation.Report{}, err
+		return report.Report{}, err
 	}
 	rotator := s.rotator
 	rotator.Log = log
@@ -100,13 +101,13 @@ func newLogger(w io.Writer, level slog.Level) *slog.Logger {
 }
 
 // logResults writes a line for each rotation.
-func logResults(log *slog.Logger, report rotation.Report) {
-	for _, result := range report.Results {
+func logResults(log *slog.Logger, ran report.Report) {
+	for _, result := range ran.Results {
 		level := slog.LevelInfo
-		if result.Outcome == rotation.Failed {
+		if result.Outcome == report.Failed {
 			level = slog.LevelError
 		}
-		log.Log(context.Background(), level, "rotation", "run_id", report.RunID, "mode", report.Mode, "result", result)
+		log.Log(context.Background(), level, "rotation", "run_id", ran.RunID, "mode", ran.Mode, "result", result)
 	}
 }
 
@@ -126,7 +127,7 @@ func newDoctor(cfg config.Config) (*doctor.Doctor, error) {
 		return nil, err
 	}
 	return &doctor.Doctor{
-		Configuration: fmt.Sprintf("valid: %s, the bootstrap identity by %s", count(len(cfg.Rotations), "rotation"), wayIn(cfg.Bootstrap)),
+		Configuration: fmt.Sprintf("valid: %s, the bootstrap identity by %s", report.Count(len(cfg.Rotations), "rotation"), wayIn(cfg.Bootstrap)),
 		IAMHost:       doctor.Host{Name: "iam", Variable: "IAM_URL", Origin: cfg.IAMURL, Probe: "/identity/keys"},
 		InstanceHost: doctor.Host{Name: "secrets-manager", Variable: "SECRETS_MANAGER_URL", Origin: cfg.SecretsManagerURL,
 			Probe: "/", Instance: true},
@@ -174,14 +175,14 @@ func wayIn(b config.Bootstrap) string {
 }
 
 // diagnose examines the rotations that are named, all if none is.
-func diagnose(ctx context.Context, cfg config.Config, named []string) (doctor.Diagnosis, error) {
+func diagnose(ctx context.Context, cfg config.Config, named []string) (report.Diagnosis, error) {
 	rotations, err := choose(cfg.Rotations, named)
 	if err != nil {
-		return doctor.Diagnosis{}, err
+		return report.Diagnosis{}, err
 	}
 	d, err := newDoctor(cfg)
 	if err != nil {
-		return doctor.Diagnosis{}, err
+		return report.Diagnosis{}, err
 	}
 	return d.Run(ctx, rotations), nil
 }
@@ -199,7 +200,7 @@ func asksForDoctor(payload []byte) (named []string, ok bool) {
 // the alarms that are about rotations.
 func (f *function) examine(ctx context.Context, named []string, requestID string) ([]byte, error) {
 	err := f.fault
-	var diagnosis doctor.Diagnosis
+	var diagnosis report.Diagnosis
 	if err == nil {
 		diagnosis, err = diagnose(ctx, f.config, named)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 const (
@@ -56,7 +57,7 @@ type Doctor struct {
 // Run checks what all rotations share, and then each of them. It stays inside
 // ctx's deadline (2 minutes if there is none) less a reserve of 5 seconds, or of
 // a tenth of a shorter deadline; what had no time by then has failed.
-func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) Diagnosis {
+func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) report.Diagnosis {
 	budget := budgetOf(ctx)
 	ctx, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
@@ -65,14 +66,14 @@ func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) Diagnos
 	return run.examine(ctx, rotations)
 }
 
-func (d *Doctor) examine(ctx context.Context, rotations []rotation.Rotation) Diagnosis {
+func (d *Doctor) examine(ctx context.Context, rotations []rotation.Rotation) report.Diagnosis {
 	shared := &sheet{}
 	shared.ok("configuration", "%s", d.Configuration)
 	blockers := d.reachHosts(ctx, shared)
 	bootstrap, blocker := d.checkBootstrap(ctx, shared, blockers.iam)
 	blockers.instance = cmp.Or(blockers.instance, blocker)
 
-	sheets := make([][]Check, len(rotations))
+	sheets := make([][]report.Check, len(rotations))
 	slots := make(chan struct{}, max(1, d.Concurrency))
 	var all sync.WaitGroup
 	for i, r := range rotations {
@@ -88,7 +89,7 @@ func (d *Doctor) examine(ctx context.Context, rotations []rotation.Rotation) Dia
 	for _, more := range sheets {
 		checks = append(checks, more...)
 	}
-	return newDiagnosis(checks)
+	return report.NewDiagnosis(checks)
 }
 
 func budgetOf(ctx context.Context) time.Duration {
@@ -136,55 +137,9 @@ func whose(token iamtoken.Token) string {
 	return token.IAMID + " of account " + token.Account
 }
 
-// Status is how a check ended.
-type Status string
-
-const (
-	OK      Status = "ok"
-	Failed  Status = "failed"  // rotations fail of it, or readers lack a token: act now
-	Warning Status = "warning" // nothing fails of it today
-	Skipped Status = "skipped" // not tried, or it cannot be
-)
-
-// Check is one finding. Its texts are our own words: nothing that a service
-// answered enters them but identities and times.
-type Check struct {
-	Name     string `json:"check"`
-	Rotation string `json:"rotation,omitempty"` // empty: it concerns all of them
-	Status   Status `json:"status"`
-	Detail   string `json:"detail"`
-	Advice   string `json:"advice,omitempty"` // what to do
-}
-
-// Diagnosis is what a run found, in the order of the checks and then of the
-// rotations.
-type Diagnosis struct {
-	Checks []Check `json:"checks"`
-	OK     bool    `json:"ok"` // no check failed
-}
-
-func newDiagnosis(checks []Check) Diagnosis {
-	diagnosis := Diagnosis{Checks: checks, OK: true}
-	for _, check := range checks {
-		diagnosis.OK = diagnosis.OK && check.Status != Failed
-	}
-	return diagnosis
-}
-
-// Count returns how many checks ended in status.
-func (d Diagnosis) Count(status Status) int {
-	var count int
-	for _, check := range d.Checks {
-		if check.Status == status {
-			count++
-		}
-	}
-	return count
-}
-
 // Misconfigured is the diagnosis of a configuration that cannot be used: one
 // failed check for each fault that err joins, and nothing tried beyond.
-func Misconfigured(err error) Diagnosis {
+func Misconfigured(err error) report.Diagnosis {
 	faults := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		faults = joined.Unwrap()
@@ -194,28 +149,28 @@ func Misconfigured(err error) Diagnosis {
 		s.fail("configuration", fault.Error(), "correct this setting")
 	}
 	s.skip("everything else", "the configuration comes first")
-	return newDiagnosis(s.checks)
+	return report.NewDiagnosis(s.checks)
 }
 
 // sheet collects the checks of one rotation, or of what all share.
 type sheet struct {
 	rotation string
-	checks   []Check
+	checks   []report.Check
 }
 
-func (s *sheet) add(name string, status Status, detail, advice string) {
-	s.checks = append(s.checks, Check{Name: name, Rotation: s.rotation, Status: status, Detail: detail, Advice: advice})
+func (s *sheet) add(name string, status report.Status, detail, advice string) {
+	s.checks = append(s.checks, report.Check{Name: name, Rotation: s.rotation, Status: status, Detail: detail, Advice: advice})
 }
 
 func (s *sheet) ok(name, format string, args ...any) {
-	s.add(name, OK, fmt.Sprintf(format, args...), "")
+	s.add(name, report.CheckOK, fmt.Sprintf(format, args...), "")
 }
 
-func (s *sheet) warn(name, detail, advice string) { s.add(name, Warning, detail, advice) }
+func (s *sheet) warn(name, detail, advice string) { s.add(name, report.CheckWarning, detail, advice) }
 
-func (s *sheet) fail(name, detail, advice string) { s.add(name, Failed, detail, advice) }
+func (s *sheet) fail(name, detail, advice string) { s.add(name, report.CheckFailed, detail, advice) }
 
-func (s *sheet) skip(name, why string) { s.add(name, Skipped, why, "") }
+func (s *sheet) skip(name, why string) { s.add(name, report.CheckSkipped, why, "") }
 
 // notTried skips checks that rest on another one.
 func (s *sheet) notTried(blocker string, names ...string) {
@@ -403,7 +358,7 @@ func (d *Doctor) checkBootstrapExpiry(ctx context.Context, s *sheet, blocker str
 	case blocker != "":
 		s.notTried(blocker, bootstrapKeyExpiry)
 	default:
-		s.add(bootstrapKeyExpiry, Skipped, "not known: IAM does not tell this identity when its key expires",
+		s.add(bootstrapKeyExpiry, report.CheckSkipped, "not known: IAM does not tell this identity when its key expires",
 			"set BOOTSTRAP_EXPIRES_AT, and every run warns 14 days before")
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // order is that of the checks: each rests on those before it.
@@ -32,17 +33,17 @@ func TestASoundSetUpHasNothingWrong(t *testing.T) {
 	if got := names(diagnosis.Checks); !slices.Equal(got, order) {
 		t.Errorf("got checks %v, want %v", got, order)
 	}
-	if bad := names(diagnosis.Checks, doctor.Failed, doctor.Warning); len(bad) > 0 || !diagnosis.OK {
+	if bad := names(diagnosis.Checks, report.CheckFailed, report.CheckWarning); len(bad) > 0 || !diagnosis.OK {
 		t.Errorf("%v are wrong: %+v", bad, diagnosis.Checks)
 	}
 	// http on loopback has no TLS; a save cannot be tried without saving.
-	if got := names(diagnosis.Checks, doctor.Skipped); !slices.Equal(got, []string{"iam-tls", "secrets-manager-tls", "save"}) {
+	if got := names(diagnosis.Checks, report.CheckSkipped); !slices.Equal(got, []string{"iam-tls", "secrets-manager-tls", "save"}) {
 		t.Errorf("skipped %v", got)
 	}
-	w.want(diagnosis, "bootstrap-identity", doctor.OK, w.cloud.BootstrapIAMID(), w.cloud.AccountID())
-	w.want(diagnosis, "key-identity", doctor.OK, w.seeded.IAMID, w.cloud.AccountID())
-	w.want(diagnosis, "stored-token", doctor.OK, "fingerprint 0123456789abcdef")
-	w.want(diagnosis, "save", doctor.Skipped, "secret-version.create")
+	w.want(diagnosis, "bootstrap-identity", report.CheckOK, w.cloud.BootstrapIAMID(), w.cloud.AccountID())
+	w.want(diagnosis, "key-identity", report.CheckOK, w.seeded.IAMID, w.cloud.AccountID())
+	w.want(diagnosis, "stored-token", report.CheckOK, "fingerprint 0123456789abcdef")
+	w.want(diagnosis, "save", report.CheckSkipped, "secret-version.create")
 }
 
 func TestNothingIsWrittenAndNoValueOfATokenRead(t *testing.T) {
@@ -74,7 +75,7 @@ func TestManyRotationsAreShownInTheOrderAsked(t *testing.T) {
 	for _, check := range diagnosis.Checks {
 		if check.Name == "key-secret" {
 			got = append(got, check.Rotation)
-			if failed := check.Status == doctor.Failed; failed != (check.Rotation == rotations[7].Name) {
+			if failed := check.Status == report.CheckFailed; failed != (check.Rotation == rotations[7].Name) {
 				t.Errorf("got %+v", check)
 			}
 		}
@@ -90,9 +91,9 @@ func TestWhatRestsOnAFailedCheckIsNotTried(t *testing.T) {
 	w := newWorld(t, ibmcloudtest.Options{})
 	w.as("not-a-key-that-iam-knows")
 	diagnosis := w.run()
-	w.want(diagnosis, "bootstrap-identity", doctor.Failed, "denied", "replace it")
+	w.want(diagnosis, "bootstrap-identity", report.CheckFailed, "denied", "replace it")
 	for _, name := range order[11:] {
-		w.want(diagnosis, name, doctor.Skipped, "not tried: bootstrap-identity failed")
+		w.want(diagnosis, name, report.CheckSkipped, "not tried: bootstrap-identity failed")
 	}
 	for _, request := range w.cloud.Requests() {
 		if strings.HasPrefix(request.Path, "/api/") {
@@ -105,15 +106,15 @@ func TestTheKeyOfTheBootstrapIdentityMayBeKeptElsewhere(t *testing.T) {
 	w := newWorld(t, ibmcloudtest.Options{})
 	w.doctor.Bootstrap.Variable = "SECRETS_MANAGER_APIKEY_ARN"
 	w.doctor.Bootstrap.ReadKey = func(context.Context) error { return nil }
-	w.want(w.run(), "bootstrap-key", doctor.OK, "SECRETS_MANAGER_APIKEY_ARN")
+	w.want(w.run(), "bootstrap-key", report.CheckOK, "SECRETS_MANAGER_APIKEY_ARN")
 	w.doctor.Bootstrap.ReadKey = func(context.Context) error {
 		return &rotation.Error{Kind: rotation.Denied, Message: "reading the secret: give the role", Advice: "give the role"}
 	}
 	diagnosis := w.run()
-	w.want(diagnosis, "bootstrap-key", doctor.Failed, "denied: reading the secret → give the role")
-	w.want(diagnosis, "bootstrap-identity", doctor.Skipped, "bootstrap-key failed")
+	w.want(diagnosis, "bootstrap-key", report.CheckFailed, "denied: reading the secret → give the role")
+	w.want(diagnosis, "bootstrap-identity", report.CheckSkipped, "bootstrap-key failed")
 	w.doctor.Bootstrap.ReadKey = func(context.Context) error { return errors.New(canary) }
-	w.want(w.run(), "bootstrap-key", doctor.Failed, "unexpected failure")
+	w.want(w.run(), "bootstrap-key", report.CheckFailed, "unexpected failure")
 }
 
 func TestATokenAtHandNeedsNoIAM(t *testing.T) {
@@ -123,9 +124,9 @@ func TestATokenAtHandNeedsNoIAM(t *testing.T) {
 	w.doctor.IAMHost.Origin = "http://iam.invalid"
 	w.doctor.Network.Lookup = func(context.Context, string) ([]string, error) { return nil, errors.New("no such host") }
 	diagnosis := w.run()
-	w.want(diagnosis, "bootstrap-identity", doctor.Warning, "not the function's own", "unset")
-	w.want(diagnosis, "key-secret", doctor.OK)
-	w.want(diagnosis, "key-identity", doctor.Skipped, "iam-dns failed")
+	w.want(diagnosis, "bootstrap-identity", report.CheckWarning, "not the function's own", "unset")
+	w.want(diagnosis, "key-secret", report.CheckOK)
+	w.want(diagnosis, "key-identity", report.CheckSkipped, "iam-dns failed")
 	if slices.Contains(names(diagnosis.Checks), "bootstrap-key-expiry") {
 		t.Error("a token at hand has no key to expire")
 	}
@@ -133,10 +134,10 @@ func TestATokenAtHandNeedsNoIAM(t *testing.T) {
 
 func TestAFaultyConfigurationIsADiagnosis(t *testing.T) {
 	diagnosis := doctor.Misconfigured(errors.Join(errors.New("A: is wrong"), errors.New("B: too")))
-	if got := fmt.Sprintln(names(diagnosis.Checks, doctor.Failed), diagnosis.Checks[1].Detail, diagnosis.OK); got != "[configuration configuration] B: too false\n" {
+	if got := fmt.Sprintln(names(diagnosis.Checks, report.CheckFailed), diagnosis.Checks[1].Detail, diagnosis.OK); got != "[configuration configuration] B: too false\n" {
 		t.Errorf("got %s", got)
 	}
-	if single := doctor.Misconfigured(errors.New("A")); single.Count(doctor.Failed) != 1 || single.Count(doctor.Skipped) != 1 {
+	if single := doctor.Misconfigured(errors.New("A")); single.Count(report.CheckFailed) != 1 || single.Count(report.CheckSkipped) != 1 {
 		t.Errorf("got %+v", single)
 	}
 }
@@ -156,13 +157,13 @@ func TestMirrors(t *testing.T) {
 	stored := w.cloud.MustCurrent(w.one.Token.ID).ID
 	for name, test := range map[string]struct {
 		state  any
-		status doctor.Status
+		status report.Status
 		says   string
 	}{
-		"the same version": {stored, doctor.OK, "holds the stored token"},
-		"an older one":     {"00000000-0000-4000-8000-000000000000", doctor.Warning, "does not hold the stored token"},
-		"none yet":         {"", doctor.Warning, "the next run copies it"},
-		"denied":           {&rotation.Error{Kind: rotation.Denied, Message: "copying: the role needs DescribeSecret", Advice: "the role needs DescribeSecret"}, doctor.Failed, "DescribeSecret"},
+		"the same version": {stored, report.CheckOK, "holds the stored token"},
+		"an older one":     {"00000000-0000-4000-8000-000000000000", report.CheckWarning, "does not hold the stored token"},
+		"none yet":         {"", report.CheckWarning, "the next run copies it"},
+		"denied":           {&rotation.Error{Kind: rotation.Denied, Message: "copying: the role needs DescribeSecret", Advice: "the role needs DescribeSecret"}, report.CheckFailed, "DescribeSecret"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.t = t
@@ -173,9 +174,9 @@ func TestMirrors(t *testing.T) {
 	w.t = t
 	w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil)
 	w.doctor.Mirrors = mirrors{"arn:a": ""}
-	w.want(w.run(), "mirror", doctor.OK, "waits for the first token")
+	w.want(w.run(), "mirror", report.CheckOK, "waits for the first token")
 	w.cloud.MustDeleteSecret(w.one.Token.ID)
-	w.want(w.run(), "mirror", doctor.OK, "not tried: secretsmanager:PutSecretValue")
+	w.want(w.run(), "mirror", report.CheckOK, "not tried: secretsmanager:PutSecretValue")
 }
 
 func TestARotationWhoseTurnDoesNotComeIsAFailure(t *testing.T) {
@@ -186,7 +187,7 @@ func TestARotationWhoseTurnDoesNotComeIsAFailure(t *testing.T) {
 	diagnosis := w.doctor.Run(ctx, slices.Repeat([]rotation.Rotation{w.one}, 8))
 	w.wantSound(diagnosis)
 	last := diagnosis.Checks[len(diagnosis.Checks)-8]
-	if last.Name != "key-secret" || last.Status != doctor.Failed || !strings.Contains(last.Detail, "the time was up") {
+	if last.Name != "key-secret" || last.Status != report.CheckFailed || !strings.Contains(last.Detail, "the time was up") {
 		t.Errorf("got %+v", last)
 	}
 }
@@ -239,12 +240,12 @@ func TestEachFaultOfEachOperationIsShownWhereItBelongs(t *testing.T) {
 				fault.Op, fault.Identity = operation[0], operation[1]
 				w.fault(fault)
 				diagnosis := w.run()
-				status := doctor.Failed
+				status := report.CheckFailed
 				if fault.Status == 403 && (check == "token-secret" || check == "token-locks") {
-					status = doctor.Warning // a rotation needs neither permission
+					status = report.CheckWarning // a rotation needs neither permission
 				}
 				w.want(diagnosis, check, status)
-				for _, other := range names(diagnosis.Checks, doctor.Failed, doctor.Warning) {
+				for _, other := range names(diagnosis.Checks, report.CheckFailed, report.CheckWarning) {
 					if other != check {
 						t.Errorf("%s is said to be wrong too: %+v", other, diagnosis.Checks)
 					}
@@ -263,7 +264,7 @@ func TestWhatIAMDoesNotTellIsNoFailure(t *testing.T) {
 				w.timeout = 4 * time.Second
 				fault.Op = op
 				w.fault(fault)
-				if diagnosis := w.run(); !diagnosis.OK || diagnosis.Count(doctor.Warning) > 0 {
+				if diagnosis := w.run(); !diagnosis.OK || diagnosis.Count(report.CheckWarning) > 0 {
 					t.Errorf("got %+v", diagnosis.Checks)
 				}
 			})
@@ -281,8 +282,8 @@ func TestWhenEverythingFailsAtOnce(t *testing.T) {
 			fault.Op = ibmcloudtest.OpAny
 			w.fault(fault)
 			diagnosis := w.run()
-			w.want(diagnosis, "bootstrap-identity", doctor.Failed)
-			w.want(diagnosis, "key-secret", doctor.Skipped, "not tried: bootstrap-identity failed")
+			w.want(diagnosis, "bootstrap-identity", report.CheckFailed)
+			w.want(diagnosis, "key-secret", report.CheckSkipped, "not tried: bootstrap-identity failed")
 		})
 	}
 }
@@ -296,12 +297,12 @@ func TestAMissingPermissionIsNamed(t *testing.T) {
 	} {
 		w := newWorld(t, ibmcloudtest.Options{})
 		diagnosis := w.run()
-		w.want(diagnosis, permission[0], doctor.OK, "("+permission[1]+")")
+		w.want(diagnosis, permission[0], report.CheckOK, "("+permission[1]+")")
 		w.fault(ibmcloudtest.Fault{Op: op, Status: 403})
 		diagnosis = w.run()
-		status := doctor.Failed
+		status := report.CheckFailed
 		if permission[0] == "token-secret" || permission[0] == "token-locks" {
-			status = doctor.Warning
+			status = report.CheckWarning
 		}
 		w.want(diagnosis, permission[0], status, "answered 403 → give the bootstrap identity a role with "+permission[1])
 	}
@@ -314,59 +315,59 @@ func TestFindings(t *testing.T) {
 	for name, test := range map[string]struct {
 		arrange func(w *world)
 		check   string
-		status  doctor.Status
+		status  report.Status
 		words   []string
 	}{
-		"no key secret":    {func(w *world) { w.one.APIKey.ID = nowhere }, "key-secret", doctor.Failed, []string{"not_found", "API_KEY_SECRET"}},
-		"two lines":        {func(w *world) { w.keySecret(ibmcloudtest.SecretSpec{Payload: canary + "\n" + canary}) }, "key-secret", doctor.Failed, []string{"misconfigured", "bare key"}},
-		"kv, no field":     {func(w *world) { w.keySecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"k": canary}}) }, "key-secret", doctor.Failed, []string{"api_key_field"}},
-		"unknown key":      {func(w *world) { w.cloud.MustDeleteAPIKey(w.seeded.APIKey) }, "key-identity", doctor.Failed, []string{"denied", "BXNIM0415E", "store a valid one"}},
-		"another account":  {func(w *world) { w.one.Expect.Account = strings.Repeat("0", 32) }, "key-identity", doctor.Failed, []string{"is expected", "`expect`"}},
-		"another identity": {func(w *world) { w.one.Expect.IAMID = w.cloud.ReaderIAMID() }, "key-identity", doctor.Failed, []string{"is expected"}},
-		"as expected":      {func(w *world) { w.one.Expect.IAMID = w.seeded.IAMID }, "key-identity", doctor.OK, []string{"as expected"}},
-		"key was replaced": {func(w *world) { w.publish(w.cloud.ReaderIAMID(), time.Now().Add(time.Hour)) }, "key-identity", doctor.Failed, []string{"run once with force"}},
+		"no key secret":    {func(w *world) { w.one.APIKey.ID = nowhere }, "key-secret", report.CheckFailed, []string{"not_found", "API_KEY_SECRET"}},
+		"two lines":        {func(w *world) { w.keySecret(ibmcloudtest.SecretSpec{Payload: canary + "\n" + canary}) }, "key-secret", report.CheckFailed, []string{"misconfigured", "bare key"}},
+		"kv, no field":     {func(w *world) { w.keySecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"k": canary}}) }, "key-secret", report.CheckFailed, []string{"api_key_field"}},
+		"unknown key":      {func(w *world) { w.cloud.MustDeleteAPIKey(w.seeded.APIKey) }, "key-identity", report.CheckFailed, []string{"denied", "BXNIM0415E", "store a valid one"}},
+		"another account":  {func(w *world) { w.one.Expect.Account = strings.Repeat("0", 32) }, "key-identity", report.CheckFailed, []string{"is expected", "`expect`"}},
+		"another identity": {func(w *world) { w.one.Expect.IAMID = w.cloud.ReaderIAMID() }, "key-identity", report.CheckFailed, []string{"is expected"}},
+		"as expected":      {func(w *world) { w.one.Expect.IAMID = w.seeded.IAMID }, "key-identity", report.CheckOK, []string{"as expected"}},
+		"key was replaced": {func(w *world) { w.publish(w.cloud.ReaderIAMID(), time.Now().Add(time.Hour)) }, "key-identity", report.CheckFailed, []string{"run once with force"}},
 		"bootstrap's own": {func(w *world) {
 			w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil)
 			w.keySecret(ibmcloudtest.SecretSpec{Payload: w.cloud.BootstrapAPIKey()})
-		}, "key-identity", doctor.Warning, []string{"bootstrap identity itself"}},
-		"opaque token":      {func(w *world) { w.opaque(ibmcloudtest.IdentityWorkload) }, "key-identity", doctor.Warning, []string{"does not tell whose"}},
-		"opaque bootstrap":  {func(w *world) { w.cloud.MustDeleteAPIKey(w.seeded.APIKey); w.opaque(ibmcloudtest.IdentityBootstrap) }, "bootstrap-identity", doctor.Warning, []string{"does not tell whose"}},
-		"key expires soon":  {func(w *world) { w.expiringKey(3 * 24 * time.Hour) }, "key-expiry", doctor.Warning, []string{"in 2 days", "store a new key"}},
-		"key expires later": {func(w *world) { w.expiringKey(90 * 24 * time.Hour) }, "key-expiry", doctor.OK, []string{"expires on 20"}},
+		}, "key-identity", report.CheckWarning, []string{"bootstrap identity itself"}},
+		"opaque token":      {func(w *world) { w.opaque(ibmcloudtest.IdentityWorkload) }, "key-identity", report.CheckWarning, []string{"does not tell whose"}},
+		"opaque bootstrap":  {func(w *world) { w.cloud.MustDeleteAPIKey(w.seeded.APIKey); w.opaque(ibmcloudtest.IdentityBootstrap) }, "bootstrap-identity", report.CheckWarning, []string{"does not tell whose"}},
+		"key expires soon":  {func(w *world) { w.expiringKey(3 * 24 * time.Hour) }, "key-expiry", report.CheckWarning, []string{"in 2 days", "store a new key"}},
+		"key expires later": {func(w *world) { w.expiringKey(90 * 24 * time.Hour) }, "key-expiry", report.CheckOK, []string{"expires on 20"}},
 		"key secret expires": {func(w *world) {
 			w.keySecret(ibmcloudtest.SecretSpec{Payload: w.seeded.APIKey, Expires: time.Now().Add(25 * time.Hour)})
-		}, "key-expiry", doctor.Warning, []string{"the key secret expires in 1 day", "destroys"}},
-		"short lives":        {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute) }, "token-lifetime", doctor.Warning, []string{"shorter than the schedule", "ensure"}},
-		"no longer than MIN": {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute); w.doctor.MinRemaining = 15 * time.Minute }, "token-lifetime", doctor.Warning, []string{"MIN_REMAINING"}},
-		"an ageing token":    {func(w *world) { w.ageing() }, "token-lifetime", doctor.Failed, []string{"invalid_token", "of life left"}},
-		"no token secret":    {func(w *world) { w.one.Token.ID = nowhere }, "token-secret", doctor.Failed, []string{"not_found", "TOKEN_SECRET"}},
-		"expiration date":    {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(time.Hour)}) }, "token-secret", doctor.Failed, []string{"IBM destroys the secret for good", "without an expiration date"}},
-		"destroyed":          {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(-time.Hour)}) }, "token-secret", doctor.Failed, []string{"was destroyed"}},
-		"of another type":    {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) }, "token-secret", doctor.Failed, []string{"cannot hold a token"}},
-		"field of no kv":     {func(w *world) { w.one.Token.Field = "iam_token" }, "token-secret", doctor.Failed, []string{"remove token_field"}},
+		}, "key-expiry", report.CheckWarning, []string{"the key secret expires in 1 day", "destroys"}},
+		"short lives":        {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute) }, "token-lifetime", report.CheckWarning, []string{"shorter than the schedule", "ensure"}},
+		"no longer than MIN": {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute); w.doctor.MinRemaining = 15 * time.Minute }, "token-lifetime", report.CheckWarning, []string{"MIN_REMAINING"}},
+		"an ageing token":    {func(w *world) { w.ageing() }, "token-lifetime", report.CheckFailed, []string{"invalid_token", "of life left"}},
+		"no token secret":    {func(w *world) { w.one.Token.ID = nowhere }, "token-secret", report.CheckFailed, []string{"not_found", "TOKEN_SECRET"}},
+		"expiration date":    {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(time.Hour)}) }, "token-secret", report.CheckFailed, []string{"IBM destroys the secret for good", "without an expiration date"}},
+		"destroyed":          {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(-time.Hour)}) }, "token-secret", report.CheckFailed, []string{"was destroyed"}},
+		"of another type":    {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) }, "token-secret", report.CheckFailed, []string{"cannot hold a token"}},
+		"field of no kv":     {func(w *world) { w.one.Token.Field = "iam_token" }, "token-secret", report.CheckFailed, []string{"remove token_field"}},
 		"kv": {func(w *world) {
 			w.tokenSecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"iam_token": "x"}})
-		}, "token-secret", doctor.OK, []string{"of type kv"}},
+		}, "token-secret", report.CheckOK, []string{"of type kv"}},
 		"the key's group": {func(w *world) {
 			w.as(w.cloud.AdminAPIKey())
 			w.tokenSecret(ibmcloudtest.SecretSpec{Group: w.cloud.KeyGroupName()})
-		}, "token-secret", doctor.Warning, []string{"who may read the token may read the API key", "a group of its own"}},
-		"previous locked": {func(w *world) { w.cloud.MustLock(w.one.Token.ID, "previous", canary) }, "token-locks", doctor.Failed, []string{"the next save fails", "remove the locks of the previous version"}},
-		"current locked":  {func(w *world) { w.cloud.MustLock(w.one.Token.ID, "current", canary) }, "token-locks", doctor.Warning, []string{"the one after it fails"}},
-		"one version":     {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Payload: "no token yet"}) }, "token-locks", doctor.OK, nil},
-		"no token yet":    {func(w *world) { w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil) }, "stored-token", doctor.Warning, []string{"none was published", "bootstrap -rotation default"}},
+		}, "token-secret", report.CheckWarning, []string{"who may read the token may read the API key", "a group of its own"}},
+		"previous locked": {func(w *world) { w.cloud.MustLock(w.one.Token.ID, "previous", canary) }, "token-locks", report.CheckFailed, []string{"the next save fails", "remove the locks of the previous version"}},
+		"current locked":  {func(w *world) { w.cloud.MustLock(w.one.Token.ID, "current", canary) }, "token-locks", report.CheckWarning, []string{"the one after it fails"}},
+		"one version":     {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Payload: "no token yet"}) }, "token-locks", report.CheckOK, nil},
+		"no token yet":    {func(w *world) { w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil) }, "stored-token", report.CheckWarning, []string{"none was published", "bootstrap -rotation default"}},
 		"forged metadata": {func(w *world) {
 			w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", map[string]any{"expiration": canary, "iam_id": canary})
-		}, "stored-token", doctor.Warning, []string{"someone has edited it"}},
-		"expired":           {func(w *world) { w.publish(w.seeded.IAMID, time.Now().Add(-time.Minute)) }, "stored-token", doctor.Failed, []string{"expired 1m", "dead token", "schedule"}},
-		"about to expire":   {func(w *world) { w.publish(w.seeded.IAMID, time.Now().Add(3*time.Minute)) }, "stored-token", doctor.Warning, []string{"less than MIN_REMAINING", "ensure schedule"}},
-		"clock behind":      {func(w *world) { w.clock(-10 * time.Minute) }, "iam-clock", doctor.Warning, []string{"10m", "NTP"}},
-		"clock ahead":       {func(w *world) { w.clock(time.Minute) }, "secrets-manager-clock", doctor.Warning, []string{"-1m", "NTP"}},
-		"bootstrap soon":    {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(50 * time.Hour) }, "bootstrap-key-expiry", doctor.Warning, []string{"in 2 days", "replace the key"}},
-		"bootstrap expired": {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(-50 * time.Hour) }, "bootstrap-key-expiry", doctor.Warning, []string{"has expired"}},
-		"bootstrap is told": {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", doctor.OK, []string{"BOOTSTRAP_EXPIRES_AT"}},
-		"bootstrap is not":  {func(w *world) { w.hide() }, "bootstrap-key-expiry", doctor.Skipped, []string{"set BOOTSTRAP_EXPIRES_AT"}},
-		"the date is wrong": {func(w *world) { w.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", doctor.Warning, []string{"does not expire", "correct BOOTSTRAP_EXPIRES_AT"}},
+		}, "stored-token", report.CheckWarning, []string{"someone has edited it"}},
+		"expired":           {func(w *world) { w.publish(w.seeded.IAMID, time.Now().Add(-time.Minute)) }, "stored-token", report.CheckFailed, []string{"expired 1m", "dead token", "schedule"}},
+		"about to expire":   {func(w *world) { w.publish(w.seeded.IAMID, time.Now().Add(3*time.Minute)) }, "stored-token", report.CheckWarning, []string{"less than MIN_REMAINING", "ensure schedule"}},
+		"clock behind":      {func(w *world) { w.clock(-10 * time.Minute) }, "iam-clock", report.CheckWarning, []string{"10m", "NTP"}},
+		"clock ahead":       {func(w *world) { w.clock(time.Minute) }, "secrets-manager-clock", report.CheckWarning, []string{"-1m", "NTP"}},
+		"bootstrap soon":    {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"in 2 days", "replace the key"}},
+		"bootstrap expired": {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(-50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"has expired"}},
+		"bootstrap is told": {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckOK, []string{"BOOTSTRAP_EXPIRES_AT"}},
+		"bootstrap is not":  {func(w *world) { w.hide() }, "bootstrap-key-expiry", report.CheckSkipped, []string{"set BOOTSTRAP_EXPIRES_AT"}},
+		"the date is wrong": {func(w *world) { w.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"does not expire", "correct BOOTSTRAP_EXPIRES_AT"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -435,7 +436,7 @@ func TestASecretThatMakesAKeyOnEveryReadIsNotRead(t *testing.T) {
 			w := newWorld(t, ibmcloudtest.Options{})
 			w.as(w.cloud.AdminAPIKey()) // who may see metadata
 			w.one.APIKey = ref(w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Name: "minting"}))
-			w.want(w.run(), "key-secret", doctor.Failed, "reuse_api_key false")
+			w.want(w.run(), "key-secret", report.CheckFailed, "reuse_api_key false")
 			for _, request := range w.cloud.Requests() {
 				if request.Op == ibmcloudtest.OpSecretsGet {
 					t.Error("the secret was read")
@@ -445,7 +446,7 @@ func TestASecretThatMakesAKeyOnEveryReadIsNotRead(t *testing.T) {
 			if name == "by name" {
 				w.one.APIKey.Name = "minting-2"
 			}
-			w.want(w.run(), "key-secret", doctor.OK, "iam_credentials")
+			w.want(w.run(), "key-secret", report.CheckOK, "iam_credentials")
 		})
 	}
 }
@@ -454,7 +455,7 @@ func TestAnAnswerAboutAKeyThatCannotBeUsedLeavesItUnknown(t *testing.T) {
 	for _, body := range []string{"", "<html>" + canary, `{"expires_at":"` + canary + `","id":"x"}`, `{"id":1}`, `{}`} {
 		w := newWorld(t, ibmcloudtest.Options{})
 		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 200, Body: body})
-		w.want(w.run(), "key-expiry", doctor.Skipped, "not known")
+		w.want(w.run(), "key-expiry", report.CheckSkipped, "not known")
 	}
 }
 
@@ -466,5 +467,5 @@ func TestAHostThatTellsNoTime(t *testing.T) {
 	}))
 	defer silent.Close()
 	w.doctor.IAMHost.Origin = silent.URL
-	w.want(w.run(), "iam-clock", doctor.Skipped, "does not tell its time")
+	w.want(w.run(), "iam-clock", report.CheckSkipped, "does not tell its time")
 }

@@ -17,6 +17,7 @@ import (
 
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/doctor"
+	"iam-token-rotator/functions/report"
 )
 
 const public = "https://abc.us-south.secrets-manager.appdomain.cloud"
@@ -62,9 +63,9 @@ func TestAnInstanceOutOfReach(t *testing.T) {
 			w.doctor.InstanceHost.Origin = test.origin
 			w.doctor.Network = except(w, test.network)
 			diagnosis := w.run()
-			w.want(diagnosis, test.check, doctor.Failed, test.words...)
-			w.want(diagnosis, "bootstrap-identity", doctor.OK)
-			w.want(diagnosis, "key-secret", doctor.Skipped, "not tried: "+test.check+" failed")
+			w.want(diagnosis, test.check, report.CheckFailed, test.words...)
+			w.want(diagnosis, "bootstrap-identity", report.CheckOK)
+			w.want(diagnosis, "key-secret", report.CheckSkipped, "not tried: "+test.check+" failed")
 		})
 	}
 }
@@ -123,8 +124,8 @@ func TestTLSThatCannotBeSpoken(t *testing.T) {
 			w.timeout = 2 * time.Second
 			w.doctor.InstanceHost.Origin = test.origin
 			diagnosis := w.run()
-			w.want(diagnosis, "secrets-manager-tls", doctor.Failed, test.words...)
-			w.want(diagnosis, "key-secret", doctor.Skipped, "not tried: secrets-manager-tls failed")
+			w.want(diagnosis, "secrets-manager-tls", report.CheckFailed, test.words...)
+			w.want(diagnosis, "key-secret", report.CheckSkipped, "not tried: secrets-manager-tls failed")
 		})
 	}
 }
@@ -175,12 +176,12 @@ func TestTLSThroughAProxy(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	w.doctor.HTTP, w.doctor.Network.Proxy, w.doctor.InstanceHost.Origin = transport, proxy, secure.URL
 	diagnosis := w.run()
-	w.want(diagnosis, "secrets-manager-tcp", doctor.OK, "the proxy 127.0.0.1 accepts connections")
-	w.want(diagnosis, "secrets-manager-tls", doctor.OK, "TLS 1.3")
-	w.want(diagnosis, "secrets-manager-clock", doctor.OK)
+	w.want(diagnosis, "secrets-manager-tcp", report.CheckOK, "the proxy 127.0.0.1 accepts connections")
+	w.want(diagnosis, "secrets-manager-tls", report.CheckOK, "TLS 1.3")
+	w.want(diagnosis, "secrets-manager-clock", report.CheckOK)
 
 	w.doctor.HTTP = &http.Transport{Proxy: proxy} // does not know the authority
-	w.want(w.run(), "secrets-manager-tls", doctor.Failed, "does not know")
+	w.want(w.run(), "secrets-manager-tls", report.CheckFailed, "does not know")
 	w.doctor.InstanceHost.Origin = "https://127.0.0.1:1"
-	w.want(w.run(), "secrets-manager-tls", doctor.Failed, "no TLS connection")
+	w.want(w.run(), "secrets-manager-tls", report.CheckFailed, "no TLS connection")
 }

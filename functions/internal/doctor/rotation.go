@@ -7,6 +7,7 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // Names of the checks of each rotation.
@@ -35,7 +36,7 @@ type visit struct {
 
 // run looks at the token secret before it judges the key's identity, which the
 // stored token's must equal; the checks are shown in a pass's own order.
-func (v *visit) run(ctx context.Context) []Check {
+func (v *visit) run(ctx context.Context) []report.Check {
 	key, token := &sheet{rotation: v.Name}, &sheet{rotation: v.Name}
 	if v.instance != "" {
 		key.notTried(v.instance, keySecret, keyIdentity, keyExpiry, tokenLifetime)
@@ -235,7 +236,7 @@ func (v *visit) checkStoredToken(ctx context.Context, s *sheet) {
 
 // checkSave tells of the one permission that only a save can show.
 func (v *visit) checkSave(s *sheet) {
-	s.add(save, Skipped, "not tried: whether the bootstrap identity has secret-version.create on the token's group shows only when something is written",
+	s.add(save, report.CheckSkipped, "not tried: whether the bootstrap identity has secret-version.create on the token's group shows only when something is written",
 		"to find out, publish a token: bootstrap -rotation "+v.Name)
 }
 

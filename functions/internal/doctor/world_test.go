@@ -14,6 +14,7 @@ import (
 	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // world is a sandbox with a rotation in it, and a doctor to examine it.
@@ -93,7 +94,7 @@ func (w *world) fault(f ibmcloudtest.Fault) {
 
 // run examines the rotation, and sees to it that nothing was written and no
 // secret shows.
-func (w *world) run() doctor.Diagnosis {
+func (w *world) run() report.Diagnosis {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), w.timeout)
 	defer cancel()
@@ -108,7 +109,7 @@ func (w *world) run() doctor.Diagnosis {
 }
 
 // wantSound holds a diagnosis against what must be true of every one.
-func (w *world) wantSound(diagnosis doctor.Diagnosis) {
+func (w *world) wantSound(diagnosis report.Diagnosis) {
 	w.t.Helper()
 	text, err := json.Marshal(diagnosis)
 	if err != nil {
@@ -123,8 +124,8 @@ func (w *world) wantSound(diagnosis doctor.Diagnosis) {
 	}
 	ok := true
 	for _, check := range diagnosis.Checks {
-		ok = ok && check.Status != doctor.Failed
-		if check.Detail == "" || (check.Status == doctor.Failed || check.Status == doctor.Warning) && check.Advice == "" {
+		ok = ok && check.Status != report.CheckFailed
+		if check.Detail == "" || (check.Status == report.CheckFailed || check.Status == report.CheckWarning) && check.Advice == "" {
 			w.t.Errorf("%+v: every finding has a detail, and what is wrong has advice", check)
 		}
 	}
@@ -138,9 +139,9 @@ const canary = "canary-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eR"
 
 // want finds a check by name and holds it against a status and words of its
 // detail and advice.
-func (w *world) want(diagnosis doctor.Diagnosis, name string, status doctor.Status, words ...string) {
+func (w *world) want(diagnosis report.Diagnosis, name string, status report.Status, words ...string) {
 	w.t.Helper()
-	i := slices.IndexFunc(diagnosis.Checks, func(c doctor.Check) bool { return c.Name == name })
+	i := slices.IndexFunc(diagnosis.Checks, func(c report.Check) bool { return c.Name == name })
 	if i < 0 {
 		w.t.Fatalf("there is no check %s: %+v", name, diagnosis.Checks)
 	}
@@ -155,7 +156,7 @@ func (w *world) want(diagnosis doctor.Diagnosis, name string, status doctor.Stat
 	}
 }
 
-func names(checks []doctor.Check, statuses ...doctor.Status) []string {
+func names(checks []report.Check, statuses ...report.Status) []string {
 	var list []string
 	for _, check := range checks {
 		if len(statuses) == 0 || slices.Contains(statuses, check.Status) {

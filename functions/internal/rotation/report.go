@@ -3,104 +3,30 @@ package rotation
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"math"
 	"time"
+
+	"iam-token-rotator/functions/report"
 )
 
-// Outcome is how a rotation ended.
-type Outcome string
+// What a run came to is described in the types of its report.
+type (
+	Report  = report.Report
+	Result  = report.Result
+	Outcome = report.Outcome
+	Step    = report.Step
+	Kind    = report.Kind
+)
 
+// The outcomes, as package report describes them.
 const (
-	Rotated     Outcome = "rotated"      // a new token was published
-	Kept        Outcome = "kept"         // the new token would have expired sooner than the stored one
-	Fresh       Outcome = "fresh"        // ensure: the stored token has life enough
-	AlreadyDone Outcome = "already_done" // this run, or another one since it began, has published
-	Checked     Outcome = "checked"      // check: all went well, nothing was saved
-	Failed      Outcome = "failed"
+	Rotated     = report.Rotated
+	Kept        = report.Kept
+	Fresh       = report.Fresh
+	AlreadyDone = report.AlreadyDone
+	Checked     = report.Checked
+	Failed      = report.Failed
 )
-
-// Report is what a run came to, one result for each rotation in the order asked.
-type Report struct {
-	RunID   string   `json:"run_id"`
-	Mode    Mode     `json:"mode"`
-	Results []Result `json:"results"`
-}
-
-// Failures returns the results that failed.
-func (r Report) Failures() []Result {
-	var failed []Result
-	for _, result := range r.Results {
-		if result.Outcome == Failed {
-			failed = append(failed, result)
-		}
-	}
-	return failed
-}
-
-// Result describes one rotation and the token that is stored after it. What is
-// not known is left out.
-type Result struct {
-	Rotation         string     `json:"rotation"`
-	Outcome          Outcome    `json:"outcome"`
-	VersionID        string     `json:"version_id,omitempty"`
-	ExpiresAt        *time.Time `json:"expires_at,omitempty"`
-	SecondsRemaining *int64     `json:"seconds_remaining,omitempty"`
-	// MarginSeconds is the life left in the old token when the new one was
-	// published; negative means that readers saw a gap.
-	MarginSeconds *int64   `json:"margin_seconds,omitempty"`
-	Fingerprint   string   `json:"fingerprint,omitempty"`
-	Attempts      int      `json:"attempts"`
-	Warnings      []string `json:"warnings"`
-	Error         *Error   `json:"error,omitempty"`
-
-	Duration      time.Duration          `json:"-"`
-	Timings       map[Step]time.Duration `json:"-"` // of the last attempt
-	TokenLifetime time.Duration          `json:"-"` // expires_in of the token exchanged; 0 when none was
-	TransactionID string                 `json:"-"` // of the last IAM exchange
-}
-
-// LogValue holds what an operator looks for: never a secret.
-func (r Result) LogValue() slog.Value {
-	attrs := []slog.Attr{
-		slog.String("rotation", r.Rotation),
-		slog.String("outcome", string(r.Outcome)),
-		slog.Int("attempts", r.Attempts),
-		slog.Int64("duration_ms", r.Duration.Milliseconds()),
-	}
-	if r.VersionID != "" {
-		attrs = append(attrs, slog.String("version_id", r.VersionID), slog.String("fingerprint", r.Fingerprint))
-	}
-	if r.SecondsRemaining != nil {
-		attrs = append(attrs, slog.Int64("seconds_remaining", *r.SecondsRemaining))
-	}
-	if r.MarginSeconds != nil {
-		attrs = append(attrs, slog.Int64("margin_seconds", *r.MarginSeconds))
-	}
-	if r.TransactionID != "" {
-		attrs = append(attrs, slog.String("iam_transaction_id", r.TransactionID))
-	}
-	if len(r.Timings) > 0 {
-		attrs = append(attrs, slog.Attr{Key: "steps_ms", Value: timingsValue(r.Timings)})
-	}
-	if len(r.Warnings) > 0 {
-		attrs = append(attrs, slog.Any("warnings", r.Warnings))
-	}
-	if r.Error != nil {
-		attrs = append(attrs, slog.Any("error", r.Error))
-	}
-	return slog.GroupValue(attrs...)
-}
-
-func timingsValue(timings map[Step]time.Duration) slog.Value {
-	var attrs []slog.Attr
-	for _, step := range []Step{StepLook, StepReadKey, StepExchange, StepSave, StepMirror} {
-		if took, ok := timings[step]; ok {
-			attrs = append(attrs, slog.Int64(string(step), took.Milliseconds()))
-		}
-	}
-	return slog.GroupValue(attrs...)
-}
 
 // result describes the outcome and the token that is stored now.
 func (p *pass) result(outcome Outcome, stored Stored) Result {
@@ -137,7 +63,7 @@ func (p *pass) failed(failure *Error) Result {
 		stored = *p.stored
 	}
 	result := p.result(Failed, stored)
-	result.Error = failure
+	result.Error = &report.Error{Step: failure.Step, Kind: failure.Kind, Message: failure.Message}
 	if failure.TransactionID != "" {
 		result.TransactionID = failure.TransactionID
 	}
@@ -158,9 +84,7 @@ func (p *pass) timed(step Step) func() {
 	return func() { p.timings[step] = time.Since(began) }
 }
 
-// Kind is a class of failure that a person can act on.
-type Kind string
-
+// Classes of failure that a person can act on.
 const (
 	Misconfigured Kind = "misconfigured" // a setting or a secret's shape is wrong; nothing to wait for
 	Denied        Kind = "denied"        // an identity may not do this, or its key is not known
@@ -172,9 +96,7 @@ const (
 	Timeout       Kind = "timeout"       // no answer within the attempt, or the process was suspended
 )
 
-// Step is the part of a pass that failed.
-type Step string
-
+// Parts of a pass that can fail.
 const (
 	StepBootstrap Step = "bootstrap" // opening Secrets Manager with the bootstrap identity
 	StepLook      Step = "look"
@@ -198,14 +120,14 @@ const (
 // of our own words: no text of a service's answer enters it, since that could
 // repeat a key or token.
 type Error struct {
-	Step    Step   `json:"step"`
-	Kind    Kind   `json:"kind"`
-	Message string `json:"message"`
+	Step    Step
+	Kind    Kind
+	Message string
 
-	Advice        string        `json:"-"` // the end of Message, where that is apart from the finding
-	Retry         Retry         `json:"-"`
-	RetryAfter    time.Duration `json:"-"` // what the service asked for; 0 when it did not
-	TransactionID string        `json:"-"` // of the IAM request, for IBM support; empty when there is none
+	Advice        string // the end of Message, where that is apart from the finding
+	Retry         Retry
+	RetryAfter    time.Duration // what the service asked for; 0 when it did not
+	TransactionID string        // of the IAM request, for IBM support; empty when there is none
 }
 
 // Error returns "step: kind: message".

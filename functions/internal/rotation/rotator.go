@@ -48,7 +48,7 @@ type Rotator struct {
 func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation) Report {
 	run := r.begin(ctx, request)
 	defer run.end()
-	report := Report{RunID: request.RunID, Mode: request.Mode, Results: make([]Result, len(rotations))}
+	report := Report{RunID: request.RunID, Mode: string(request.Mode), Force: request.Force, Results: make([]Result, len(rotations))}
 	var all sync.WaitGroup
 	for i, rotation := range rotations {
 		pass := newPass(run, rotation)
