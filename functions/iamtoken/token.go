@@ -9,10 +9,14 @@ package iamtoken
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 )
 
@@ -35,6 +39,96 @@ func (t Token) Opaque() bool { return t.IAMID == "" }
 func (t Token) Fingerprint() string {
 	sum := sha256.Sum256([]byte(t.Value.Reveal()))
 	return hex.EncodeToString(sum[:8])
+}
+
+// The least and the most characters of a token. IAM's have about 1,500.
+const (
+	minTokenLength = 32
+	maxTokenLength = 8192
+)
+
+// CheckForm returns an error unless value has the form of an access token: 32 to
+// 8,192 characters of RFC 6750's b64token, which is letters, digits and -._~+/ with
+// any number of = at the end. The error repeats nothing of value.
+func CheckForm(value string) error {
+	if len(value) < minTokenLength || len(value) > maxTokenLength {
+		return fmt.Errorf("it has %d characters, and a token has %d to %d", len(value), minTokenLength, maxTokenLength)
+	}
+	padded := strings.TrimRight(value, "=")
+	if padded == "" || strings.ContainsFunc(padded, func(r rune) bool { return !isTokenCharacter(r) }) {
+		return errors.New("it holds characters that no token has")
+	}
+	return nil
+}
+
+func isTokenCharacter(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-._~+/", r)
+}
+
+// IsJWT reports whether value is a JWT: three parts between dots. Any other token is
+// opaque, as IBM documents tokens to be.
+func IsJWT(value string) bool { return strings.Count(value, ".") == 2 }
+
+// Claims are what a JWT says of itself. Fields are zero for claims that it does not
+// have; the identity is as [Identity] returns it.
+type Claims struct {
+	IssuedAt  time.Time
+	ExpiresAt time.Time
+	IAMID     string
+	Account   string
+}
+
+// ReadClaims reads the claims of a JWT, each for itself: other claims may be of any
+// type. The signature is not verified. The error, which repeats nothing of value,
+// says that value is no JWT or that one of the claims above is of another type; those
+// that can be read are returned beside it.
+func ReadClaims(value string) (Claims, error) {
+	parts := strings.Split(value, ".")
+	if len(parts) != 3 {
+		return Claims{}, errors.New("it is no JWT")
+	}
+	body, err := base64.RawURLEncoding.DecodeString(parts[1])
+	var fields map[string]json.RawMessage
+	if err != nil || json.Unmarshal(body, &fields) != nil || fields == nil {
+		return Claims{}, errors.New("its claims cannot be read")
+	}
+	issued, issuedErr := timeClaim(fields, "iat")
+	expires, expiresErr := timeClaim(fields, "exp")
+	iamID, iamIDErr := claim[string](fields, "iam_id")
+	holder, holderErr := claim[map[string]json.RawMessage](fields, "account")
+	account, accountErr := claim[string](holder, "bss")
+	claims := Claims{IssuedAt: issued, ExpiresAt: expires}
+	claims.IAMID, claims.Account = Identity(iamID, account)
+	return claims, errors.Join(issuedErr, expiresErr, iamIDErr, holderErr, accountErr)
+}
+
+// claim decodes one claim, by its exact name: encoding/json would take another case
+// for the same field of a struct, and null for any type.
+func claim[T any](fields map[string]json.RawMessage, name string) (T, error) {
+	var value T
+	raw, ok := fields[name]
+	if !ok {
+		return value, nil
+	}
+	if string(raw) == "null" || json.Unmarshal(raw, &value) != nil {
+		var none T
+		return none, fmt.Errorf("its claim %s cannot be read", name)
+	}
+	return value, nil
+}
+
+// maxEpoch is in the year 5138: a time beyond it is in another unit than seconds.
+const maxEpoch = 100_000_000_000
+
+func timeClaim(fields map[string]json.RawMessage, name string) (time.Time, error) {
+	seconds, err := claim[float64](fields, name)
+	if _, ok := fields[name]; !ok || err != nil {
+		return time.Time{}, err
+	}
+	if seconds < 1 || seconds > maxEpoch {
+		return time.Time{}, fmt.Errorf("its claim %s cannot be read", name)
+	}
+	return time.Unix(int64(seconds), 0), nil
 }
 
 // redacted is what a Secret shows of itself, however it is printed.

@@ -2,12 +2,14 @@ package iamtoken_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"iam-token-rotator/functions/iamtoken"
 )
@@ -46,6 +48,65 @@ func TestTheZeroSecretIsEmpty(t *testing.T) {
 	var secret iamtoken.Secret
 	if !secret.IsZero() || secret.Reveal() != "" || iamtoken.NewSecret("x").IsZero() {
 		t.Error("got a zero secret that is not empty, or a full one that is")
+	}
+}
+
+func TestTheFormOfAToken(t *testing.T) {
+	long := func(n int) string { return strings.Repeat("a", n) }
+	for value, want := range map[string]bool{
+		long(32): true, long(8192): true, long(31) + "=": true, "aZ09-._~+/" + long(22) + "==": true,
+		long(40) + "." + long(40) + "." + long(40): true,
+		"": false, long(31): false, long(8193): false, strings.Repeat("=", 40): false, long(40) + "=a": false,
+		"a,b": false, "null": false, "Bearer": false, "no token yet": false, "<html>502</html>": false,
+		"Bearer " + long(32): false, `"` + long(32) + `"`: false, long(32) + ",b": false, long(32) + "\n": false,
+		" " + long(32): false, long(32) + "\x00": false, long(32) + "é": false, "<html>" + long(32) + "</html>": false,
+	} {
+		err := iamtoken.CheckForm(value)
+		if (err == nil) != want {
+			t.Errorf("%.50q, %d bytes: got %v, want a token: %t", value, len(value), err, want)
+		}
+		if err != nil && len(value) > 2 && strings.Contains(err.Error(), value) {
+			t.Errorf("the error repeats the value: %v", err)
+		}
+	}
+}
+
+func TestEachClaimIsReadForItself(t *testing.T) {
+	const identity, account = "iam-ServiceId-1", "0123456789abcdef0123456789abcdef"
+	whole := iamtoken.Claims{IssuedAt: time.Unix(1000, 0), ExpiresAt: time.Unix(4600, 0), IAMID: identity, Account: account}
+	for name, test := range map[string]struct {
+		body    string
+		without func(c *iamtoken.Claims) // what cannot be read; nil if all can
+	}{
+		"as it should be": {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, nil},
+		"odd, but not of the needed ones": {`{"iat":1000.5,"exp":4.6e3,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef","valid":"x"},
+			"aud":7,"nbf":"x","sub":[],"jti":{},"iss":null,"EXP":"x","Iam_id":"somebody"}`, nil},
+		"expiry as text":   {`{"iat":1000,"exp":"4600","iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.ExpiresAt = time.Time{} }},
+		"expiry null":      {`{"iat":1000,"exp":null,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.ExpiresAt = time.Time{} }},
+		"expiry negative":  {`{"iat":1000,"exp":-1,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.ExpiresAt = time.Time{} }},
+		"expiry too large": {`{"iat":1000,"exp":1e300,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.ExpiresAt = time.Time{} }},
+		"issued in ms":     {`{"iat":1767225600000,"exp":4600,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.IssuedAt = time.Time{} }},
+		"identity 7":       {`{"iat":1000,"exp":4600,"iam_id":7,"account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.IAMID = "" }},
+		"account a text":   {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":"0123456789abcdef0123456789abcdef"}`, func(c *iamtoken.Claims) { c.Account = "" }},
+		"account null":     {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":null}`, func(c *iamtoken.Claims) { c.Account = "" }},
+		"account's bss 7":  {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":{"bss":7}}`, func(c *iamtoken.Claims) { c.Account = "" }},
+		"a list":           {`[]`, func(c *iamtoken.Claims) { *c = iamtoken.Claims{} }},
+		"null":             {`null`, func(c *iamtoken.Claims) { *c = iamtoken.Claims{} }},
+		"no JSON":          {`x`, func(c *iamtoken.Claims) { *c = iamtoken.Claims{} }},
+	} {
+		want := whole
+		if test.without != nil {
+			test.without(&want)
+		}
+		got, err := iamtoken.ReadClaims("e30." + base64.RawURLEncoding.EncodeToString([]byte(test.body)) + ".c2ln")
+		if got != want || (err == nil) != (test.without == nil) {
+			t.Errorf("%s: got %+v and %v, want %+v", name, got, err, want)
+		}
+	}
+	for _, opaque := range []string{"", "opaque", "a.b", "a.b.c.d"} {
+		if _, err := iamtoken.ReadClaims(opaque); err == nil || iamtoken.IsJWT(opaque) {
+			t.Errorf("%q passes for a JWT", opaque)
+		}
 	}
 }
 

@@ -497,7 +497,7 @@ func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.
 	if got := hosts["IAM_URL"].Connections(); got != 1 {
 		t.Errorf("got %d connections to IAM for three passes, want 1", got)
 	}
-	// Look and key read set out together; net/http may dial for each before it
+	// ReadMetadata and key read set out together; net/http may dial for each before it
 	// learns that the first connection serves both.
 	if got := hosts["SECRETS_MANAGER_URL"].Connections(); got > 2 {
 		t.Errorf("got %d connections to Secrets Manager for three passes, want at most 2", got)

@@ -250,8 +250,8 @@ type IAM interface {
 type SecretsManager interface {
 	// ReadKeySecret reads an API key and what is told of its secret beside it.
 	ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (KeySecret, error)
-	// Look returns what is known of the stored token without its value.
-	Look(ctx context.Context, ref rotation.TokenRef) (rotation.Stored, error)
+	// ReadMetadata returns what is known of the stored token without its value.
+	ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error)
 	// Describe returns a secret's metadata, never its value.
 	Describe(ctx context.Context, id string) (Secret, error)
 	// CountLocks counts the locks of a version: "current" or "previous".

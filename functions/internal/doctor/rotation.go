@@ -30,8 +30,8 @@ type visit struct {
 	blockers
 	bootstrap iamtoken.Token // zero when it was not to be had
 
-	key    KeySecret       // zero when it could not be read
-	stored rotation.Stored // zero when it could not be looked at
+	key    KeySecret               // zero when it could not be read
+	stored rotation.CurrentVersion // zero when it could not be looked at
 }
 
 // run looks at the token secret before it judges the key's identity, which the
@@ -79,7 +79,7 @@ func (v *visit) checkExchange(ctx context.Context, s *sheet) {
 		s.notTried(v.iam, keyIdentity, keyExpiry, tokenLifetime)
 		return
 	}
-	exchanged, err := try(ctx, v.limit, func(ctx context.Context) (rotation.Exchanged, error) { return v.IAM.Exchange(ctx, v.key.Key) })
+	exchanged, err := try(ctx, v.limit, func(ctx context.Context) (rotation.TokenResponse, error) { return v.IAM.Exchange(ctx, v.key.Key) })
 	if err != nil {
 		s.failed(keyIdentity, err)
 		s.notTried(keyIdentity, keyExpiry, tokenLifetime)
@@ -123,7 +123,7 @@ func (v *visit) checkKeyExpiry(ctx context.Context, s *sheet, token iamtoken.Tok
 	}
 }
 
-func (v *visit) checkLifetime(s *sheet, exchanged rotation.Exchanged) {
+func (v *visit) checkLifetime(s *sheet, exchanged rotation.TokenResponse) {
 	life := exchanged.Token.ExpiresIn
 	if err := rotation.CheckLife(exchanged, v.now().Add(exchanged.ClockSkew)); err != nil {
 		s.failed(tokenLifetime, err)
@@ -212,7 +212,9 @@ func (v *visit) checkLocks(ctx context.Context, s *sheet, versions int) {
 
 // checkStoredToken reads what the metadata of the current version says.
 func (v *visit) checkStoredToken(ctx context.Context, s *sheet) {
-	stored, err := try(ctx, v.limit, func(ctx context.Context) (rotation.Stored, error) { return v.SecretsManager.Look(ctx, v.Token) })
+	stored, err := try(ctx, v.limit, func(ctx context.Context) (rotation.CurrentVersion, error) {
+		return v.SecretsManager.ReadMetadata(ctx, v.Token)
+	})
 	if err != nil {
 		s.failed(storedToken, err)
 		return

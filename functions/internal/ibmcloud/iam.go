@@ -39,7 +39,7 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 // Exchange asks IAM for a new token of the API key's owner. It needs no
 // permission. A refused key (400, 401) is worth one more try, since a key just
 // made takes about 2 seconds until IAM knows it.
-func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Exchanged, error) {
+func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
 	return i.request(ctx, operation{
 		doing:   "exchanging the API key for a token",
 		host:    i.host,
@@ -71,36 +71,36 @@ func (g apiKeyGrant) authenticator(url string, client *http.Client, headers map[
 }
 
 // request makes one token request: no retries, no cache.
-func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.Exchanged, error) {
+func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.TokenResponse, error) {
 	// The request names its own transaction, so that the id in our log is ours
 	// and never something that an answer has put there.
 	transaction := rand.Text()
 	ctx, got := withAnswer(ctx)
 	authenticator, err := g.authenticator(i.url, i.wire.boundClient(ctx), map[string]string{"Transaction-Id": transaction})
 	if err != nil {
-		return rotation.Exchanged{}, err
+		return rotation.TokenResponse{}, err
 	}
 	response, err := guard(authenticator.RequestToken)
 	switch {
 	case got.status == 0 && got.err == nil:
 		// Nothing was sent: the cr-token grant could not read its file.
-		return rotation.Exchanged{}, misconfigured("no token request could be made: is CR_TOKEN_FILENAME readable?")
+		return rotation.TokenResponse{}, misconfigured("no token request could be made: is CR_TOKEN_FILENAME readable?")
 	case got.status < 200 || got.status > 299:
 		failure := op.failure(got, i.now())
 		if got.status == http.StatusBadRequest {
 			failure = op.because(rotation.Denied, rotation.Once, got, op.refused)
 		}
 		failure.TransactionID = transaction
-		return rotation.Exchanged{}, failure
+		return rotation.TokenResponse{}, failure
 	case err != nil || response == nil:
 		response = &core.IamTokenServerResponse{}
 	}
 	token, err := i.token(response)
 	if err != nil {
-		return rotation.Exchanged{}, &rotation.Error{Step: rotation.StepCheck, Kind: rotation.InvalidToken, Retry: rotation.Later,
+		return rotation.TokenResponse{}, &rotation.Error{Step: rotation.StepCheck, Kind: rotation.InvalidToken, Retry: rotation.Later,
 			Message: op.doing + ": " + i.host + " answered " + strconv.Itoa(got.status) + " " + err.Error(), TransactionID: transaction}
 	}
-	return rotation.Exchanged{Token: token, TransactionID: transaction, ClockSkew: got.skew}, nil
+	return rotation.TokenResponse{Token: token, TransactionID: transaction, ClockSkew: got.skew}, nil
 }
 
 // token reads the answer. Where the body and the JWT disagree on the expiration

@@ -125,9 +125,9 @@ const (
 	typeKV        = "kv"
 )
 
-// Look reads the metadata of the current version. The bootstrap identity needs
+// ReadMetadata reads the metadata of the current version. The bootstrap identity needs
 // secret-version-metadata.read on the token's group.
-func (s *SecretsManager) Look(ctx context.Context, ref rotation.TokenRef) (rotation.Stored, error) {
+func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
 	current := "current"
 	ctx, got := withAnswer(ctx)
 	metadata, err := call(ctx, s, operation{
@@ -140,33 +140,33 @@ func (s *SecretsManager) Look(ctx context.Context, ref rotation.TokenRef) (rotat
 		return s.sdk.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{SecretID: &ref.ID, ID: &current})
 	})
 	if err != nil {
-		return rotation.Stored{}, err
+		return rotation.CurrentVersion{}, err
 	}
 	switch version := metadata.(type) {
 	case *sm.ArbitrarySecretVersionMetadata:
 		if ref.Field != "" {
-			return rotation.Stored{}, misconfigured("token_field is set, but the token secret is of type arbitrary: remove one or change the other")
+			return rotation.CurrentVersion{}, misconfigured("token_field is set, but the token secret is of type arbitrary: remove one or change the other")
 		}
 		return got.stored(typeArbitrary, version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata)
 	case *sm.KVSecretVersionMetadata:
 		return got.stored(typeKV, version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata)
 	default:
-		return rotation.Stored{}, misconfigured("the token secret's type cannot hold a token: use arbitrary or kv")
+		return rotation.CurrentVersion{}, misconfigured("the token secret's type cannot hold a token: use arbitrary or kv")
 	}
 }
 
 // stored reads a version. Metadata that cannot be read counts as none, which
 // counts as expired: others may have edited it.
-func (a *answer) stored(secretType string, id *string, createdAt time.Time, fields map[string]any) (rotation.Stored, error) {
+func (a *answer) stored(secretType string, id *string, createdAt time.Time, fields map[string]any) (rotation.CurrentVersion, error) {
 	if !isID(id) {
-		return rotation.Stored{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
+		return rotation.CurrentVersion{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
 			Message: "looking at the stored token's metadata: the answer does not name the version"}
 	}
 	metadata, err := iamtoken.ParseMetadata(fields)
 	if err != nil {
 		metadata = iamtoken.Metadata{}
 	}
-	return rotation.Stored{VersionID: *id, SecretType: secretType, CreatedAt: createdAt, Metadata: metadata, ClockSkew: a.skew}, nil
+	return rotation.CurrentVersion{VersionID: *id, SecretType: secretType, CreatedAt: createdAt, Metadata: metadata, ClockSkew: a.skew}, nil
 }
 
 // idShape is a version's id. It is repeated in logs and reports, so nothing else
@@ -178,9 +178,9 @@ func isID(id *string) bool { return id != nil && idShape.MatchString(*id) }
 // Save publishes token as a new version. The bootstrap identity needs
 // secret-version.create on the token's group. A new version of a kv secret holds
 // the token's entry and no other.
-func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.Stored, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.Saved, error) {
+func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if s.isKeySecret(ref.ID) {
-		return rotation.Saved{}, misconfigured("TOKEN_SECRET (or token_secret) is the secret that holds the API key: the token would replace it; name another")
+		return rotation.SavedVersion{}, misconfigured("TOKEN_SECRET (or token_secret) is the secret that holds the API key: the token would replace it; name another")
 	}
 	payload := ref.Format.Payload(token).Reveal()
 	op := operation{
@@ -202,7 +202,7 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 		return s.sdk.CreateSecretVersionWithContext(ctx, &sm.CreateSecretVersionOptions{SecretID: &ref.ID, SecretVersionPrototype: prototype})
 	})
 	if err != nil {
-		return rotation.Saved{}, err
+		return rotation.SavedVersion{}, err
 	}
 	switch version := version.(type) {
 	case *sm.ArbitrarySecretVersion:
@@ -216,11 +216,11 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 
 // saved reads the answer to a save. Without a version id it settles nothing, so
 // the next attempt looks whether the version is there.
-func saved(op operation, id *string, createdAt time.Time) (rotation.Saved, error) {
+func saved(op operation, id *string, createdAt time.Time) (rotation.SavedVersion, error) {
 	if !isID(id) {
-		return rotation.Saved{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: op.doing + ": the answer does not name the new version"}
+		return rotation.SavedVersion{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: op.doing + ": the answer does not name the new version"}
 	}
-	return rotation.Saved{VersionID: *id, CreatedAt: createdAt}, nil
+	return rotation.SavedVersion{VersionID: *id, CreatedAt: createdAt}, nil
 }
 
 // ReadKey reads an API key from an arbitrary, kv, service_credentials or

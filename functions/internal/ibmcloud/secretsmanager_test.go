@@ -43,7 +43,7 @@ func FuzzSecretPayload(f *testing.F) {
 }
 
 func FuzzVersionMetadata(f *testing.F) {
-	if _, err := fuzzedSecretsManager(f, 0, "application/json", goodLook).Look(context.Background(), rotation.TokenRef{ID: "e2dd1896"}); err != nil {
+	if _, err := fuzzedSecretsManager(f, 0, "application/json", goodLook).ReadMetadata(context.Background(), rotation.TokenRef{ID: "e2dd1896"}); err != nil {
 		f.Fatal("a good answer:", err)
 	}
 	for _, fields := range []string{
@@ -56,7 +56,7 @@ func FuzzVersionMetadata(f *testing.F) {
 	f.Add(uint8(0), `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"kv","created_at":"yesterday"}`)
 	f.Add(uint8(0), `{"id":"","secret_type":"arbitrary"}`)
 	f.Fuzz(func(t *testing.T, status uint8, body string) {
-		stored, err := fuzzedSecretsManager(t, status, "application/json", body).Look(context.Background(), rotation.TokenRef{ID: "e2dd1896"})
+		stored, err := fuzzedSecretsManager(t, status, "application/json", body).ReadMetadata(context.Background(), rotation.TokenRef{ID: "e2dd1896"})
 		if err != nil {
 			checkFailure(t, err)
 			return

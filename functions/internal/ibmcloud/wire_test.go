@@ -31,7 +31,7 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 	return server.URL
 }
 
-func exchange(t *testing.T, origin string) (rotation.Exchanged, *rotation.Error) {
+func exchange(t *testing.T, origin string) (rotation.TokenResponse, *rotation.Error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

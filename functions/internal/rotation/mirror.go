@@ -10,78 +10,109 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 )
 
-// repairAfter is the least age of a stored version before a copy that lags behind
+// repairAfter is the least age of the current version before a mirror that is behind
 // it is repaired by publishing another one. AWS prunes old versions slowly: writes
 // more often than every 10 minutes, kept up, use up its quota.
 const repairAfter = 5 * time.Minute
 
-// mirrored reports whether the mirrors hold the stored version. One of our own that
-// an earlier attempt saved is copied again. For another one false means that a full
-// pass has to repair the copies, since nobody here may read the stored token; it is
-// an *Error if the version is too young for that, which also leaves a run that is
-// just making the copies the time to finish.
-func (p *pass) mirrored(ctx context.Context, stored Stored) (bool, error) {
-	if own, sent := p.sent[stored.Metadata.Fingerprint]; sent {
-		return true, p.mirror(ctx, stored, own)
+// mirrorState is how the mirrors stand to the current version.
+type mirrorState string
+
+const (
+	mirrorsCurrent mirrorState = "current" // every mirror holds the version, or there is none
+	mirrorsUnsent  mirrorState = "unsent"  // the version is our own save: its token is at hand
+	mirrorsBehind  mirrorState = "behind"  // a mirror holds another version: a new token repairs it
+	mirrorsTooNew  mirrorState = "too new" // likewise, but the version is too young for that
+)
+
+// compareMirrors compares the mirrors with the current version, and names one that is
+// behind. Nobody here may read the stored token: only a full pass brings a mirror up
+// to a version that is not our own. A version too young for that also leaves a run
+// that is just writing the mirrors the time to finish.
+func (p *pass) compareMirrors(ctx context.Context, current CurrentVersion) (state mirrorState, behind string, err error) {
+	if _, own := p.sent[current.Metadata.Fingerprint]; own {
+		return mirrorsUnsent, "", nil
 	}
-	lagging, err := p.laggingMirror(ctx, stored.VersionID)
-	if err != nil || lagging == "" {
-		return err == nil, err
+	behind, err = p.mirrorBehind(ctx, current.VersionID)
+	switch {
+	case err != nil:
+		return "", "", err
+	case behind == "":
+		return mirrorsCurrent, "", nil
+	case p.ibmClock().Sub(current.CreatedAt) < repairAfter:
+		return mirrorsTooNew, behind, nil
+	default:
+		return mirrorsBehind, behind, nil
 	}
-	if age := p.ibmClock().Sub(stored.CreatedAt); age < repairAfter {
-		return false, &Error{Step: StepMirror, Kind: Unavailable, Retry: Once, Message: fmt.Sprintf(
-			"the copy in the AWS secret %s is not of the current version, which is only %s old: a run in %s publishes a new token to both",
-			lagging, age.Round(time.Second), (repairAfter - age).Round(time.Second))}
-	}
-	return false, nil
 }
 
-// checkMirrors returns an *Error if a mirror cannot be looked at.
-func (p *pass) checkMirrors(ctx context.Context, stored Stored) error {
-	_, err := p.laggingMirror(ctx, stored.VersionID)
+// endUpToDate ends an attempt that found the current version up to date. done is
+// false if the attempt has to go on, since a new token is to repair a mirror.
+func (p *pass) endUpToDate(ctx context.Context, outcome Outcome, current CurrentVersion) (result Result, done bool, err error) {
+	state, behind, err := p.compareMirrors(ctx, current)
+	switch {
+	case err != nil:
+		return Result{}, true, err
+	case state == mirrorsBehind:
+		return Result{}, false, nil
+	case state == mirrorsTooNew:
+		age := p.ibmClock().Sub(current.CreatedAt)
+		return Result{}, true, &Error{Step: StepMirror, Kind: Unavailable, Retry: Once, Message: fmt.Sprintf(
+			"the mirror %s does not hold the current version, which is only %s old: a run in %s publishes a new token to both",
+			behind, age.Round(time.Second), (repairAfter - age).Round(time.Second))}
+	case state == mirrorsUnsent:
+		return p.result(outcome, current), true, p.mirror(ctx, current, p.sent[current.Metadata.Fingerprint])
+	default:
+		return p.result(outcome, current), true, nil
+	}
+}
+
+// checkMirrors returns an *Error if a mirror cannot be read.
+func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) error {
+	_, err := p.mirrorBehind(ctx, current.VersionID)
 	return err
 }
 
-// keptInMirrors returns an *Error if the version that is to be kept has not reached
-// every mirror: there is no other token to repair them with.
-func (p *pass) keptInMirrors(ctx context.Context, stored Stored) error {
-	lagging, err := p.laggingMirror(ctx, stored.VersionID)
-	if err != nil || lagging == "" {
+// checkMirrorsOfKept returns an *Error if a mirror lacks the version that is to be
+// kept: there is no other token to repair it with.
+func (p *pass) checkMirrorsOfKept(ctx context.Context, current CurrentVersion) error {
+	behind, err := p.mirrorBehind(ctx, current.VersionID)
+	if err != nil || behind == "" {
 		return err
 	}
-	return &Error{Step: StepMirror, Kind: Unavailable, Message: "the copy in the AWS secret " + lagging + " is not of the current version, " +
+	return &Error{Step: StepMirror, Kind: Unavailable, Message: "the mirror " + behind + " does not hold the current version, " +
 		"and a new token would expire sooner than that: run once with force to publish it to both"}
 }
 
-// mirror copies the token to every mirror, as a copy of the version stored.
-func (p *pass) mirror(ctx context.Context, stored Stored, fresh Exchanged) error {
+// mirror writes the token to every mirror, under the id of the version current.
+func (p *pass) mirror(ctx context.Context, current CurrentVersion, fresh TokenResponse) error {
 	if len(p.Mirror) == 0 {
 		return nil
 	}
-	if p.outlived() {
-		return &Error{Step: StepMirror, Kind: Timeout, Message: "the process was suspended for longer than the run may take: the token is too old to copy"}
+	if p.suspended() {
+		return &Error{Step: StepMirror, Kind: Timeout, Message: "the process was suspended for longer than the run may take: the token is too old to mirror"}
 	}
 	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
-	payload := p.copyOf(stored, fresh.Token)
+	payload := p.mirrorPayload(current, fresh.Token)
 	return p.eachMirror(func(arn string) error {
-		return p.Mirrors.Put(ctx, arn, stored.VersionID, payload)
+		return p.Mirrors.Put(ctx, arn, current.VersionID, payload)
 	})
 }
 
-// laggingMirror returns a mirror that does not hold the version, or "" if all do.
-func (p *pass) laggingMirror(ctx context.Context, versionID string) (string, error) {
+// mirrorBehind returns a mirror that does not hold the version, or "" if all do.
+func (p *pass) mirrorBehind(ctx context.Context, versionID string) (string, error) {
 	var mu sync.Mutex
-	lagging := ""
+	behind := ""
 	err := p.eachMirror(func(arn string) error {
-		current, err := p.Mirrors.Current(ctx, arn)
-		if err == nil && current != versionID {
+		held, err := p.Mirrors.Current(ctx, arn)
+		if err == nil && held != versionID {
 			mu.Lock()
 			defer mu.Unlock()
-			lagging = arn
+			behind = arn
 		}
 		return err
 	})
-	return lagging, err
+	return behind, err
 }
 
 // eachMirror does something with all mirrors side by side, and returns the first
@@ -104,11 +135,11 @@ func (p *pass) eachMirror(do func(arn string) error) error {
 	return nil
 }
 
-// copyOf is what is stored at IBM, as text: the payload, or of a kv secret the
-// object with it.
-func (p *pass) copyOf(stored Stored, token iamtoken.Token) iamtoken.Secret {
+// mirrorPayload is what is stored at IBM, as text: the payload, or of a kv secret
+// the object with it.
+func (p *pass) mirrorPayload(current CurrentVersion, token iamtoken.Token) iamtoken.Secret {
 	payload := p.Token.Format.Payload(token)
-	if stored.SecretType != "kv" {
+	if current.SecretType != "kv" {
 		return payload
 	}
 	field := p.Token.Field

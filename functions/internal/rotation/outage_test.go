@@ -560,7 +560,7 @@ type freezing struct {
 	freeze func()
 }
 
-func (f freezing) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Exchanged, error) {
+func (f freezing) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
 	exchanged, err := f.Exchanger.Exchange(ctx, key)
 	f.freeze()
 	return exchanged, err
@@ -590,7 +590,7 @@ type thawing struct {
 	freeze func()
 }
 
-func (f thawing) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Exchanged, error) {
+func (f thawing) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
 	f.freeze()
 	return f.Exchanger.Exchange(ctx, key)
 }
@@ -619,7 +619,7 @@ type freezingStore struct {
 	freeze func()
 }
 
-func (f freezingStore) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.Stored, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.Saved, error) {
+func (f freezingStore) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	f.freeze()
 	return f.TokenStore.Save(ctx, ref, stored, token, metadata)
 }

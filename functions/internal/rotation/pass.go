@@ -16,40 +16,40 @@ type pass struct {
 
 	slot     func() // gives back the slot that the first attempt has; nil after it
 	attempts int
-	first    *Stored              // what the first look found; nil before
-	stored   *Stored              // what the last look found; nil before
-	replaced Stored               // the version that our save was to replace
-	sent     map[string]Exchanged // the tokens handed to Save, by fingerprint
-	lifetime time.Duration        // expires_in of the last token exchanged
-	skew     time.Duration        // IBM's clock less ours, when that is more than maxClockSkew
-	failedAt time.Time            // when the last attempt failed; zero before
+	first    *CurrentVersion          // as the first attempt found it; nil before
+	current  *CurrentVersion          // as last read or saved; nil before
+	replaced CurrentVersion           // the version that our save was to replace
+	sent     map[string]TokenResponse // the tokens handed to Save, by fingerprint
+	lifetime time.Duration            // expires_in of the last token exchanged
+	skew     time.Duration            // IBM's clock less ours, when that is more than maxClockSkew
+	failedAt time.Time                // when the last attempt failed; zero before
 	txID     string
 	warnings []string
 	timings  map[Step]time.Duration
 }
 
 func newPass(run *run, rotation Rotation) *pass {
-	return &pass{run: run, Rotation: rotation, sent: map[string]Exchanged{}}
+	return &pass{run: run, Rotation: rotation, sent: map[string]TokenResponse{}}
 }
 
 // attempt goes once through the whole pass. Every retry begins again at 1, so it
 // sees a key just replaced, a token that another run has published meanwhile,
 // and a save of its own whose answer was lost.
 func (p *pass) attempt(ctx context.Context) (Result, error) {
-	// 1. Look at the stored token's metadata, never at its value; rotate and
-	// check are going to need the key, so they read it side by side.
+	// 1. Read the current version's metadata, never its value; rotate and check
+	// are going to need the key, so they read it side by side.
 	var key *keyRead
 	if p.Mode != ModeEnsure {
 		key = p.keys.start(p.APIKey, p.failedAt)
 	}
-	stored, err := p.look(ctx)
+	current, err := p.readMetadata(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	// 2. Stop if there is nothing to do.
-	if outcome, stop := p.nothingToDo(stored); stop {
-		if current, err := p.mirrored(ctx, stored); current || err != nil {
-			return p.result(outcome, stored), err
+	if outcome, ok := p.upToDate(current); ok {
+		if result, done, err := p.endUpToDate(ctx, outcome, current); done {
+			return result, err
 		}
 	}
 	// 3. Read the API key.
@@ -63,39 +63,39 @@ func (p *pass) attempt(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	// 5. Check the token: a bad one is never published.
-	if err := p.checkToken(token, stored); err != nil {
+	if err := p.checkToken(token, current); err != nil {
 		return Result{}, err
 	}
 	if p.Mode == ModeCheck {
-		return p.result(Checked, stored), p.checkMirrors(ctx, stored)
+		return p.result(Checked, current), p.checkMirrors(ctx, current)
 	}
-	if p.expiresSooner(token, stored) {
-		return p.result(Kept, stored), p.keptInMirrors(ctx, stored)
+	if p.expiresSooner(token, current) {
+		return p.result(Kept, current), p.checkMirrorsOfKept(ctx, current)
 	}
 	// 6. Save it as a new version.
-	published, err := p.save(ctx, stored, token)
+	published, err := p.save(ctx, current, token)
 	if err != nil {
 		return Result{}, err
 	}
-	// 7. Copy it to the mirrors, if any, and report.
+	// 7. Mirror it, if there are mirrors, and report.
 	if err := p.mirror(ctx, published, token); err != nil {
 		return Result{}, err
 	}
 	return p.result(Rotated, published), nil
 }
 
-func (p *pass) look(ctx context.Context) (Stored, error) {
+func (p *pass) readMetadata(ctx context.Context) (CurrentVersion, error) {
 	defer p.timed(StepLook)()
-	stored, err := p.Tokens.Look(ctx, p.Token)
+	current, err := p.Tokens.ReadMetadata(ctx, p.Token)
 	if err != nil {
-		return Stored{}, at(StepLook, err)
+		return CurrentVersion{}, at(StepLook, err)
 	}
 	if p.first == nil {
-		p.first = &stored
+		p.first = &current
 	}
-	p.stored = &stored
-	p.setClock(stored.ClockSkew)
-	return stored, nil
+	p.current = &current
+	p.setClock(current.ClockSkew)
+	return current, nil
 }
 
 func (p *pass) readKey(ctx context.Context, read *keyRead) (iamtoken.Secret, error) {
@@ -106,38 +106,38 @@ func (p *pass) readKey(ctx context.Context, read *keyRead) (iamtoken.Secret, err
 	return read.wait(ctx)
 }
 
-func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (Exchanged, error) {
+func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (TokenResponse, error) {
 	defer p.timed(StepExchange)()
-	exchanged, err := p.IAM.Exchange(ctx, key)
+	response, err := p.IAM.Exchange(ctx, key)
 	if err != nil {
-		return Exchanged{}, at(StepExchange, err)
+		return TokenResponse{}, at(StepExchange, err)
 	}
-	p.lifetime, p.txID = exchanged.Token.ExpiresIn, exchanged.TransactionID
-	p.setClock(exchanged.ClockSkew)
-	p.warnAbout(exchanged.Token)
-	return exchanged, nil
+	p.lifetime, p.txID = response.Token.ExpiresIn, response.TransactionID
+	p.setClock(response.ClockSkew)
+	p.warnAbout(response.Token)
+	return response, nil
 }
 
 // save publishes the token, unless the process was suspended since the run began:
-// then the token may be old, and what the look found certainly is.
-func (p *pass) save(ctx context.Context, stored Stored, fresh Exchanged) (Stored, error) {
+// then the token may be old, and the metadata certainly is.
+func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResponse) (CurrentVersion, error) {
 	defer p.timed(StepSave)()
-	if p.outlived() {
-		return Stored{}, &Error{Step: StepSave, Kind: Timeout, Message: "the process was suspended for longer than the run may take: " +
+	if p.suspended() {
+		return CurrentVersion{}, &Error{Step: StepSave, Kind: Timeout, Message: "the process was suspended for longer than the run may take: " +
 			"what it knows is too old to publish; the next run publishes a new token"}
 	}
 	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
-	p.sent[metadata.Fingerprint], p.replaced = fresh, stored
+	p.sent[metadata.Fingerprint], p.replaced = fresh, current
 	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
-	saved, err := p.Tokens.Save(ctx, p.Token, stored, fresh.Token, metadata)
+	saved, err := p.Tokens.Save(ctx, p.Token, current, fresh.Token, metadata)
 	if err != nil {
-		return Stored{}, at(StepSave, err)
+		return CurrentVersion{}, at(StepSave, err)
 	}
 	if saved.CreatedAt.IsZero() {
 		saved.CreatedAt = p.wallClock()
 	}
-	published := Stored{VersionID: saved.VersionID, SecretType: stored.SecretType, CreatedAt: saved.CreatedAt, Metadata: metadata}
-	p.stored = &published
+	published := CurrentVersion{VersionID: saved.VersionID, SecretType: current.SecretType, CreatedAt: saved.CreatedAt, Metadata: metadata}
+	p.current = &published
 	return published, nil
 }
 
@@ -151,39 +151,39 @@ const (
 	keyExpiryNotice = 14 * 24 * time.Hour
 )
 
-// nothingToDo decides from the stored version whether the attempt ends here.
-func (p *pass) nothingToDo(stored Stored) (Outcome, bool) {
+// upToDate decides from the current version whether the attempt ends here, and how.
+func (p *pass) upToDate(current CurrentVersion) (Outcome, bool) {
 	if p.Mode == ModeCheck {
 		return "", false
 	}
-	if _, sent := p.sent[stored.Metadata.Fingerprint]; sent {
+	if _, sent := p.sent[current.Metadata.Fingerprint]; sent {
 		return Rotated, true // our own save: only its answer was lost
 	}
 	now := p.ibmClock()
 	switch {
-	case stored.ExpiresAt().Sub(now) < p.MinRemaining:
+	case current.ExpiresAt().Sub(now) < p.MinRemaining:
 		return "", false
 	case p.Mode == ModeEnsure:
 		return Fresh, true
-	case stored.Metadata.RunID == p.RunID && now.Sub(stored.CreatedAt) < redeliveryWindow:
+	case current.Metadata.RunID == p.RunID && now.Sub(current.CreatedAt) < redeliveryWindow:
 		return AlreadyDone, true
-	case stored.VersionID != p.first.VersionID && !stored.CreatedAt.Before(p.first.CreatedAt) && !p.Force:
+	case current.VersionID != p.first.VersionID && !current.CreatedAt.Before(p.first.CreatedAt) && !p.Force:
 		return AlreadyDone, true // someone has published since this run began
 	}
 	return "", false
 }
 
 // checkToken returns an *Error if the token must not be published.
-func (p *pass) checkToken(fresh Exchanged, stored Stored) error {
+func (p *pass) checkToken(fresh TokenResponse, current CurrentVersion) error {
 	if err := CheckLife(fresh, p.ibmClock()); err != nil {
 		return err
 	}
-	return p.CheckIdentity(fresh.Token, stored.Metadata, p.Force)
+	return p.CheckIdentity(fresh.Token, current.Metadata, p.Force)
 }
 
 // CheckLife returns an *Error if the token has too little of its life left at
 // now, by IBM's clock, to be published.
-func CheckLife(fresh Exchanged, now time.Time) error {
+func CheckLife(fresh TokenResponse, now time.Time) error {
 	left := fresh.Token.Expiration.Sub(now)
 	if left >= minTokenLife && left >= fresh.Token.ExpiresIn/2 {
 		return nil
@@ -244,8 +244,8 @@ func identity(iamID, account string) string {
 }
 
 // expiresSooner reports whether publishing would take life from readers.
-func (p *pass) expiresSooner(fresh Exchanged, stored Stored) bool {
-	return !p.Force && fresh.Token.Expiration.Before(stored.ExpiresAt())
+func (p *pass) expiresSooner(fresh TokenResponse, current CurrentVersion) bool {
+	return !p.Force && fresh.Token.Expiration.Before(current.ExpiresAt())
 }
 
 // warnAbout notes what an operator should know of a token that is good enough.
@@ -277,9 +277,9 @@ func (r *Rotator) wallClock() time.Time {
 	return r.Now().Round(0)
 }
 
-// outlived reports whether more wall-clock time has gone by since the run began
+// suspended reports whether more wall-clock time has gone by since the run began
 // than the caller gave: the process was suspended, and whoever called has given up.
-func (r *run) outlived() bool { return r.wallClock().Sub(r.started) > r.timeout }
+func (r *run) suspended() bool { return r.wallClock().Sub(r.started) > r.timeout }
 
 // setClock notes how far our clock is off IBM's, by the latest answer. Expirations
 // are by IBM's clock; a difference that whole seconds explain is left alone.

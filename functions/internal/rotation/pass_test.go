@@ -593,21 +593,21 @@ func TestTheFieldOfAKeySecretIsNotRepeated(t *testing.T) {
 // staleStore answers the second look with what was stored before the first.
 type staleStore struct {
 	rotation.TokenStore
-	before rotation.Stored
+	before rotation.CurrentVersion
 	looks  int
 }
 
-func (s *staleStore) Look(ctx context.Context, ref rotation.TokenRef) (rotation.Stored, error) {
+func (s *staleStore) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
 	if s.looks++; s.looks == 2 {
 		return s.before, nil
 	}
-	return s.TokenStore.Look(ctx, ref)
+	return s.TokenStore.ReadMetadata(ctx, ref)
 }
 
 func TestAnOlderVersionAtTheSecondLookIsNobodysWork(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		w.rotate()
-		before, err := w.rotator.Tokens.Look(context.Background(), w.one.Token)
+		before, err := w.rotator.Tokens.ReadMetadata(context.Background(), w.one.Token)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -29,12 +29,12 @@ const (
 )
 
 // result describes the outcome and the token that is stored now.
-func (p *pass) result(outcome Outcome, stored Stored) Result {
+func (p *pass) result(outcome Outcome, current CurrentVersion) Result {
 	result := Result{
 		Rotation:      p.Name,
 		Outcome:       outcome,
-		VersionID:     stored.VersionID,
-		Fingerprint:   stored.Metadata.Fingerprint,
+		VersionID:     current.VersionID,
+		Fingerprint:   current.Metadata.Fingerprint,
 		Attempts:      p.attempts,
 		Warnings:      append([]string{}, p.warnings...),
 		Timings:       p.timings,
@@ -42,13 +42,13 @@ func (p *pass) result(outcome Outcome, stored Stored) Result {
 		TransactionID: p.txID,
 	}
 	now := p.ibmClock()
-	if expires := stored.ExpiresAt(); !expires.IsZero() {
+	if expires := current.ExpiresAt(); !expires.IsZero() {
 		expires = expires.UTC().Truncate(time.Second)
 		result.ExpiresAt = &expires
 		result.SecondsRemaining = wholeSeconds(expires.Sub(now))
 	}
 	if old := p.replaced.ExpiresAt(); outcome == Rotated && !old.IsZero() {
-		result.MarginSeconds = wholeSeconds(old.Sub(stored.CreatedAt))
+		result.MarginSeconds = wholeSeconds(old.Sub(current.CreatedAt))
 	}
 	if left := p.BootstrapExpiresAt.Sub(now); !p.BootstrapExpiresAt.IsZero() && left < keyExpiryNotice {
 		result.Warnings = append(result.Warnings, fmt.Sprintf("the bootstrap API key expires %s: replace it", p.BootstrapExpiresAt.UTC().Format(time.RFC3339)))
@@ -56,13 +56,13 @@ func (p *pass) result(outcome Outcome, stored Stored) Result {
 	return result
 }
 
-// failed describes a failure and, if a look has told, the token that is still stored.
+// failed describes a failure and, if the metadata was read, the token that is still stored.
 func (p *pass) failed(failure *Error) Result {
-	var stored Stored
-	if p.stored != nil {
-		stored = *p.stored
+	var current CurrentVersion
+	if p.current != nil {
+		current = *p.current
 	}
-	result := p.result(Failed, stored)
+	result := p.result(Failed, current)
 	result.Error = &report.Error{Step: failure.Step, Kind: failure.Kind, Message: failure.Message}
 	if failure.TransactionID != "" {
 		result.TransactionID = failure.TransactionID

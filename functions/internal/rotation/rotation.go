@@ -20,7 +20,7 @@ type Rotation struct {
 	APIKey KeyRef
 	Token  TokenRef
 	Expect Expect
-	Mirror []string // ARNs of AWS secrets that get a copy; none if empty
+	Mirror []string // ARNs of AWS secrets that hold the token too; none if empty
 }
 
 // KeyRef names the secret that holds an API key: by ID, or by Group, Type and
@@ -90,48 +90,48 @@ type KeyReader interface {
 // Exchanger exchanges an API key for an access token: a fresh one each time,
 // never one from a cache. It returns an *Error.
 type Exchanger interface {
-	Exchange(ctx context.Context, key iamtoken.Secret) (Exchanged, error)
+	Exchange(ctx context.Context, key iamtoken.Secret) (TokenResponse, error)
 }
 
 // TokenStore holds the published tokens. Both methods return an *Error.
 type TokenStore interface {
-	// Look returns what is known of the current version without its value.
-	Look(ctx context.Context, ref TokenRef) (Stored, error)
-	// Save publishes a new version of the secret that stored describes.
-	Save(ctx context.Context, ref TokenRef, stored Stored, token iamtoken.Token, metadata iamtoken.Metadata) (Saved, error)
+	// ReadMetadata returns what is known of the current version without its value.
+	ReadMetadata(ctx context.Context, ref TokenRef) (CurrentVersion, error)
+	// Save stores a new version of the secret, after the version current.
+	Save(ctx context.Context, ref TokenRef, current CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (SavedVersion, error)
 }
 
-// Mirrors holds copies of the published tokens in AWS Secrets Manager, each named by
-// its ARN. Both methods return an *Error.
+// Mirrors are secrets in AWS Secrets Manager that hold the published tokens too, each
+// named by its ARN. Both methods return an *Error.
 type Mirrors interface {
-	// Current returns the id of the version that the copy was made of, "" if none was.
+	// Current returns the id of the version that the mirror holds, "" if it holds none.
 	Current(ctx context.Context, arn string) (versionID string, err error)
-	// Put makes payload the copy, of the version versionID. It may be repeated.
+	// Put makes payload the mirror's value, of the version versionID. It may be repeated.
 	Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error
 }
 
-// Exchanged is a token with what the exchange told beside it.
-type Exchanged struct {
+// TokenResponse is IAM's answer to an exchange.
+type TokenResponse struct {
 	Token         iamtoken.Token
 	TransactionID string        // IAM's Transaction-Id, for IBM support
 	ClockSkew     time.Duration // IAM's clock less ours, from its Date header
 }
 
-// Stored is the current version of a token secret.
-type Stored struct {
+// CurrentVersion is the current version of a token secret.
+type CurrentVersion struct {
 	VersionID  string
 	SecretType string            // "arbitrary" or "kv"
-	CreatedAt  time.Time         // set by Secrets Manager; zero when it was not told
+	CreatedAt  time.Time         // set by Secrets Manager; zero when the answer has none
 	Metadata   iamtoken.Metadata // zero when missing or unreadable
-	ClockSkew  time.Duration     // Secrets Manager's clock less ours, from its Date header; 0 when it did not tell
+	ClockSkew  time.Duration     // Secrets Manager's clock less ours, from its Date header; 0 without one
 }
 
 // ExpiresAt is when the stored token expires, as far as that may be believed;
 // zero when it is not known.
-func (s Stored) ExpiresAt() time.Time { return s.Metadata.ExpiresAt(s.CreatedAt) }
+func (s CurrentVersion) ExpiresAt() time.Time { return s.Metadata.ExpiresAt(s.CreatedAt) }
 
-// Saved is the version that a save made.
-type Saved struct {
+// SavedVersion is the version that a save made.
+type SavedVersion struct {
 	VersionID string
-	CreatedAt time.Time // set by Secrets Manager; zero when it was not told
+	CreatedAt time.Time // set by Secrets Manager; zero when the answer has none
 }

@@ -55,7 +55,7 @@ func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation
 		// A pass begins when its turn has come: thousands that wait for theirs
 		// would each hold a stack, and a retry would queue behind all of them.
 		pass.slot, _ = run.acquire() // without one, the pass tells why itself
-		all.Go(func() { report.Results[i] = pass.untilDone() })
+		all.Go(func() { report.Results[i] = pass.runWithRetry() })
 	}
 	all.Wait()
 	return report
@@ -114,8 +114,8 @@ const (
 	keyWait = 2 * time.Second
 )
 
-// untilDone tries until an attempt succeeds, an error is permanent or the time is up.
-func (p *pass) untilDone() Result {
+// runWithRetry tries until an attempt succeeds, an error is permanent or the time is up.
+func (p *pass) runWithRetry() Result {
 	began := time.Now()
 	var failure *Error
 	retriedOnce := map[Step]bool{}
@@ -124,7 +124,7 @@ func (p *pass) untilDone() Result {
 		if err == nil {
 			return result, nil
 		}
-		failure = p.moreTelling(failure, err)
+		failure = p.errorToReport(failure, err)
 		p.failedAt = time.Now()
 		wait, again := nextWait(failure, retriedOnce[failure.Step])
 		if failure.Retry == Once {
@@ -174,7 +174,7 @@ func (p *pass) timedAttempt() (Result, error) {
 		return Result{}, err
 	}
 	defer release()
-	if p.outlived() {
+	if p.suspended() {
 		return Result{}, &Error{Step: StepLook, Kind: Timeout,
 			Message: "the process was suspended for longer than the run may take; the next run starts afresh"}
 	}
@@ -194,9 +194,9 @@ func (p *pass) turn() (release func(), err error) {
 	return p.acquire()
 }
 
-// moreTelling returns the error to report: that of the last attempt, unless that
+// errorToReport returns the error to report: that of the last attempt, unless that
 // one was only cut short because the time was up.
-func (p *pass) moreTelling(before *Error, err error) *Error {
+func (p *pass) errorToReport(before *Error, err error) *Error {
 	var failure *Error
 	if !errors.As(err, &failure) {
 		failure = &Error{Step: StepLook, Kind: Unavailable, Message: "unexpected failure of type " + typeName(err)}

@@ -28,7 +28,7 @@ type counting struct {
 	memory     uint64   // the most at any thousandth look, heap and stacks
 }
 
-func (c *counting) Look(_ context.Context, ref rotation.TokenRef) (rotation.Stored, error) {
+func (c *counting) ReadMetadata(_ context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
 	time.Sleep(c.takes)
 	for range 10 {
 		runtime.Gosched() // those that have done their work get to their end
@@ -43,9 +43,9 @@ func (c *counting) Look(_ context.Context, ref rotation.TokenRef) (rotation.Stor
 	}
 	if ref.ID == c.failFirst {
 		c.failFirst = ""
-		return rotation.Stored{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: "down"}
+		return rotation.CurrentVersion{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: "down"}
 	}
-	return rotation.Stored{VersionID: "before", SecretType: "arbitrary"}, nil
+	return rotation.CurrentVersion{VersionID: "before", SecretType: "arbitrary"}, nil
 }
 
 func (c *counting) ReadKey(context.Context, rotation.KeyRef) (iamtoken.Secret, error) {
@@ -53,15 +53,15 @@ func (c *counting) ReadKey(context.Context, rotation.KeyRef) (iamtoken.Secret, e
 	return iamtoken.NewSecret("key"), nil
 }
 
-func (c *counting) Exchange(context.Context, iamtoken.Secret) (rotation.Exchanged, error) {
+func (c *counting) Exchange(context.Context, iamtoken.Secret) (rotation.TokenResponse, error) {
 	n := c.exchanges.Add(1)
 	token := iamtoken.Token{Value: iamtoken.NewSecret(fmt.Sprint("token ", n)), Expiration: time.Now().Add(time.Hour), ExpiresIn: time.Hour, IAMID: "iam-ServiceId-x", Account: "a"}
-	return rotation.Exchanged{Token: token}, nil
+	return rotation.TokenResponse{Token: token}, nil
 }
 
-func (c *counting) Save(context.Context, rotation.TokenRef, rotation.Stored, iamtoken.Token, iamtoken.Metadata) (rotation.Saved, error) {
+func (c *counting) Save(context.Context, rotation.TokenRef, rotation.CurrentVersion, iamtoken.Token, iamtoken.Metadata) (rotation.SavedVersion, error) {
 	c.saves.Add(1)
-	return rotation.Saved{VersionID: "after", CreatedAt: time.Now()}, nil
+	return rotation.SavedVersion{VersionID: "after", CreatedAt: time.Now()}, nil
 }
 
 // inUse is what heap and stacks take. Garbage counts, as it does for Lambda.

@@ -431,27 +431,27 @@ type suspension struct {
 	mu        sync.Mutex
 	frozen    bool
 	replaying bool
-	stored    *rotation.Stored
+	stored    *rotation.CurrentVersion
 	key       *iamtoken.Secret
-	exchanged *rotation.Exchanged
+	exchanged *rotation.TokenResponse
 }
 
-func (s *suspension) Look(ctx context.Context, ref rotation.TokenRef) (rotation.Stored, error) {
-	return pass(ctx, s, rotation.StepLook, &s.stored, func() (rotation.Stored, error) { return s.tokens.Look(ctx, ref) })
+func (s *suspension) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
+	return pass(ctx, s, rotation.StepLook, &s.stored, func() (rotation.CurrentVersion, error) { return s.tokens.ReadMetadata(ctx, ref) })
 }
 
 func (s *suspension) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
 	return pass(ctx, s, rotation.StepReadKey, &s.key, func() (iamtoken.Secret, error) { return s.keys.ReadKey(ctx, ref) })
 }
 
-func (s *suspension) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Exchanged, error) {
-	return pass(ctx, s, rotation.StepExchange, &s.exchanged, func() (rotation.Exchanged, error) { return s.iam.Exchange(ctx, key) })
+func (s *suspension) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
+	return pass(ctx, s, rotation.StepExchange, &s.exchanged, func() (rotation.TokenResponse, error) { return s.iam.Exchange(ctx, key) })
 }
 
 // Save freezes before anything goes out: the rotator has made up its mind.
-func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.Stored, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.Saved, error) {
+func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if s.stop(rotation.StepSave) {
-		return rotation.Saved{}, suspended()
+		return rotation.SavedVersion{}, suspended()
 	}
 	return s.tokens.Save(ctx, ref, stored, token, metadata)
 }
