@@ -5,17 +5,24 @@ SHELL := /bin/sh
 
 GO      ?= go
 ARCH    ?= arm64
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+ifndef VERSION
+# A tag may hold what a shell would run.
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null | tr -c 'A-Za-z0-9._+\n-' _),dev)
+endif
+export VERSION
 
 # lambda.norpc leaves out the RPC mode of the retired go1.x runtime.
 # -trimpath and -buildvcs=false make two builds of one commit the same bytes.
-BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -X main.version=$(VERSION)'
+BUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -tags lambda.norpc -ldflags "-s -w -X main.version=$$VERSION"
+RELEASE := $(BUILD) -trimpath
 
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-GOSEC       := github.com/securego/gosec/v2/cmd/gosec@v2.30.0
-CYCLONEDX   := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+# The tools' versions and sums are in .ci/tools.mod and .ci/tools.sum.
+TOOL := CGO_ENABLED=0 $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help run sandbox aws-sandbox invoke-local doctor examples build-local test check test-go conformance \
+# first FILE says, before the first build, how long it takes.
+first = [ -e $(1) ] || echo 'Building; with an empty build cache this takes a minute or two.' >&2
+
+.PHONY: help run sandbox aws-sandbox invoke-local doctor examples build-local test check test-go vulncheck conformance \
 	simulate fuzz canary bench build package notice sbom reproducible deploy invoke status logs destroy clean
 
 help: ## say what there is to do
@@ -28,12 +35,13 @@ help: ## say what there is to do
 run: build-local ## rotate a token in the sandbox of IBM Cloud and use it
 	@build/local/demo -bin build/local
 
-sandbox: build-local ## serve the sandbox on 127.0.0.1:8480 until Ctrl-C
+ADDR ?= 127.0.0.1:8480
+sandbox: build-local ## serve the sandbox on ADDR=127.0.0.1:8480 until Ctrl-C
 	@echo 'To use it, in another terminal:'
 	@echo '  set -a; . build/sandbox.env; set +a'
 	@echo '  build/local/bootstrap -mode check     # or: make invoke-local'
 	@echo '  curl -s $$IAM_URL/_sandbox/requests    # what was asked of it'
-	@build/local/sandbox -env build/sandbox.env & pid=$$!; trap 'kill $$pid' INT TERM; wait $$pid; status=$$?; \
+	@build/local/sandbox -addr '$(ADDR)' -env build/sandbox.env & pid=$$!; trap 'kill $$pid' INT TERM; wait $$pid; status=$$?; \
 	if kill -0 $$pid 2>/dev/null; then wait $$pid; status=$$?; fi; [ $$status != 0 ] || rm -f build/sandbox.env; exit $$status
 
 aws-sandbox: build-local ## serve a sandbox of AWS beside it on 127.0.0.1:8481, to deploy without an account
@@ -58,22 +66,29 @@ examples: build-local ## run jobs in shell and Go through a rotation, and with a
 	@scripts/examples/run build/local
 
 build-local: # the programs for this machine
-	@$(BUILD) -o build/local/bootstrap ./functions/rotate
-	@$(BUILD) -o build/local/ ./scripts/sandbox ./scripts/awssandbox ./scripts/invoke ./scripts/demo
+	@$(call first,build/local/iam-token-rotator)
+	@$(BUILD) -o build/local/iam-token-rotator ./functions/rotate
+	@ln -f build/local/iam-token-rotator build/local/bootstrap
+	@$(BUILD) -o build/local/ ./scripts/sandbox ./scripts/awssandbox ./scripts/invoke ./scripts/demo ./scripts/rotatorctl
 
 ## Test
 
-test: check test-go ## format, vet, staticcheck, and every test with the race detector
+# The race detector is for the packages whose code runs beside itself. The others start programs.
+RACED   := ./functions/...
+UNRACED := ./infra/... ./scripts/... ./functions/internal/simulation
+test: check test-go ## format, vet, staticcheck, gosec, and every test; the last line says what was skipped
 
-check:
+check: # what needs no test to run
+	@echo 'The checks and tools are built first; with an empty build cache that takes two minutes.' >&2
 	@echo 'gofmt'; unformatted=$$(gofmt -l functions infra scripts); test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted" >&2; exit 1; }
-	$(GO) vet ./...
-	$(GO) run $(STATICCHECK) ./...
-	@echo 'gosec'
-	@$(GO) run $(GOSEC) -quiet -terse -nosec-require-rules -nosec-require-justification ./functions/...
+	@echo 'shfmt'; $(TOOL) shfmt -d $$($(TOOL) shfmt -f .ci scripts)
+	$(GO) mod verify
+	CGO_ENABLED=0 $(GO) vet ./...
+	@echo 'staticcheck'; $(TOOL) staticcheck ./...
+	@echo 'gosec'; $(TOOL) gosec -quiet -terse -nosec-require-rules -nosec-require-justification ./functions/...
 	@# The scripts are for a person at a terminal: to start programs and read files that this person names is their work,
 	@# their servers listen on loopback, and what they write is no secret. What looks like one to G101 names one.
-	@$(GO) run $(GOSEC) -quiet -terse -nosec-require-rules -nosec-require-justification -exclude=G101,G104,G112,G122,G204,G301,G304,G306,G702,G703,G704 ./scripts/...
+	@$(TOOL) gosec -quiet -terse -nosec-require-rules -nosec-require-justification -exclude=G101,G104,G112,G122,G204,G301,G304,G306,G702,G703,G704 ./scripts/...
 	@echo 'the shipped binary imports no sandbox and no test framework'
 	@bad=$$($(GO) list -deps -tags lambda.norpc ./functions/rotate | grep -E 'ibmcloudtest|awstest|^testing$$|/scripts/' || true); \
 		test -z "$$bad" || { echo "functions/rotate imports $$bad" >&2; exit 1; }
@@ -81,13 +96,18 @@ check:
 # The race detector needs cgo and a C compiler. CI requires it.
 test-go:
 	@if [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC)" >/dev/null; then \
-		echo '$(GO) test -race ./...'; $(GO) test -race ./... && \
-		echo 'a simulated month, without -race' && $(GO) test ./functions/internal/simulation; \
+		race=-race; echo 'The tests of ./functions/... run with -race.'; \
 	elif [ "$$CI" = true ]; then \
 		echo 'the race detector needs cgo and a C compiler: install gcc' >&2; exit 1; \
 	else \
-		echo '$(GO) test ./... (without -race: that needs cgo and a C compiler)'; $(GO) test ./...; \
-	fi
+		race=; echo 'The tests run without -race: it needs cgo and a C compiler.'; \
+	fi; \
+	GO='$(GO)' $(GO) run ./scripts/gotest -vet=off $$race $(RACED) -- -vet=off $(UNRACED)
+
+vulncheck: ## look for known vulnerabilities in what is used; says so if their database is out of reach
+	@$(TOOL) govulncheck ./... >build/vulncheck.txt 2>&1; status=$$?; cat build/vulncheck.txt; \
+	if [ $$status != 0 ] && grep -q '^govulncheck: fetching vulnerabilities' build/vulncheck.txt; then \
+		echo 'vulncheck: the database is out of reach: nothing was checked'; else exit $$status; fi
 
 conformance: ## run IBM's own SDK integration test against the sandbox
 	scripts/conformance
@@ -100,13 +120,16 @@ SEED    ?= 1
 DAYS    ?= 365
 BETWEEN ?= 24h
 SVG     ?= build/simulation.svg
-simulate: ## play a year under faults in virtual time and hold it against the promises (SEED=1 DAYS=365)
+simulate: export SVG := $(SVG)
+simulate: ## play a year under faults in virtual time and hold it against the promises (SEED=1 DAYS=365 SVG=file)
 	@mkdir -p build; rm -f build/simulation.txt
 	@case '$(SEED)/$(DAYS)' in */*[!0-9]* | *[!0-9]*/* | /* | */ | */0) echo 'SEED and DAYS take whole numbers, DAYS 1 at least' >&2; exit 2 ;; esac
 	@echo 'Playing $(DAYS) days of seed $(SEED); a year takes about two minutes.' >&2
-	@$(GO) test ./functions/internal/simulation -run '^TestSimulation$$' -count=1 -timeout=120m -args -story -seed='$(SEED)' -days='$(DAYS)' \
-		-between='$(BETWEEN)' -report="$$PWD/build/simulation.txt" -svg="$$PWD/$(SVG)" >build/simulation.log 2>&1; failed=$$?; \
-	if [ -s build/simulation.txt ]; then cat build/simulation.txt; else cat build/simulation.log >&2; fi; test "$$failed" = 0
+	@svg=$$SVG; case $$svg in /*) ;; *) svg="$$PWD/$$svg" ;; esac; \
+	(: >"$$svg") || { echo "simulate: SVG=$$SVG cannot be written" >&2; exit 2; }; \
+	$(GO) test ./functions/internal/simulation -run '^TestSimulation$$' -count=1 -timeout=120m -args -story -seed='$(SEED)' -days='$(DAYS)' \
+		-between='$(BETWEEN)' -report="$$PWD/build/simulation.txt" -svg="$$svg" >build/simulation.log 2>&1; failed=$$?; \
+	if [ "$$failed" != 0 ]; then cat build/simulation.log >&2; fi; [ ! -f build/simulation.txt ] || cat build/simulation.txt; exit $$failed
 
 FUZZTIME ?= 1m
 fuzz: ## throw generated input at every decoder, FUZZTIME=1m at each
@@ -127,7 +150,8 @@ bench: build-local package ## measure round trips, cold start and many rotations
 
 build: ## build the Lambda binary, build/rotate/bootstrap (ARCH=arm64 or amd64)
 	@case '$(ARCH)' in arm64|amd64) ;; *) echo "ARCH=$(ARCH) is not known: use arm64 or amd64" >&2; exit 2;; esac
-	GOOS=linux GOARCH=$(ARCH) $(BUILD) -o build/rotate/bootstrap ./functions/rotate
+	@$(call first,build/rotate/bootstrap)
+	GOOS=linux GOARCH=$(ARCH) $(RELEASE) -o build/rotate/bootstrap ./functions/rotate
 
 package: notice ## pack it into build/rotate.zip, the same bytes every time
 	$(GO) run ./scripts/package -o build/rotate.zip build/rotate/bootstrap build/THIRD-PARTY.txt
@@ -136,11 +160,23 @@ notice: build ## write the licences of what is in the binary to build/THIRD-PART
 	$(GO) run ./scripts/notice -o build/THIRD-PARTY.txt build/rotate/bootstrap
 
 sbom: build ## write what is in the binary to build/sbom.json (CycloneDX)
-	$(GO) run -exec 'env GOOS=linux GOARCH=$(ARCH)' $(CYCLONEDX) bin -json -licenses -std -noserial -notimestamp -version '$(VERSION)' -output build/sbom.json build/rotate/bootstrap
+	@GOOS=linux GOARCH=$(ARCH) "$$($(TOOL) -n cyclonedx-gomod)" bin -json -licenses -std -noserial -notimestamp -version "$$VERSION" -output build/sbom.json build/rotate/bootstrap
 	@echo 'build/sbom.json: written'
 
+# Two copies of this tree in folders of different names; whoever has the commit can make the very zip that runs.
+# MAKEFLAGS would hand this make's targets and options to those that pack.
 reproducible: ## pack the zip in two folders and compare the bytes
-	@scripts/reproducible
+	@work=$$(mktemp -d) || exit 1; trap 'rm -rf "$$work"' EXIT; trap 'exit 130' INT TERM; \
+	echo 'Packing twice; with an empty build cache this takes two minutes.' >&2; \
+	for folder in "$$work/one" "$$work/another folder"; do \
+		mkdir "$$folder" && tar -cf "$$work/tree.tar" --exclude=./build --exclude=./.git . && tar -xf "$$work/tree.tar" -C "$$folder" && \
+		env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -C "$$folder" --silent package VERSION=reproducible ARCH='$(ARCH)' GO='$(GO)' first=: >/dev/null || exit 1; \
+	done; \
+	cmp "$$work/one/build/rotate.zip" "$$work/another folder/build/rotate.zip" || { echo 'reproducible: two builds of the same source differ' >&2; exit 1; }; \
+	size=$$(wc -c <"$$work/one/build/rotate.zip"); \
+	[ "$$size" -le 7000000 ] || { echo "reproducible: the zip has $$size bytes, more than 7,000,000" >&2; exit 1; }; \
+	sum=$$({ sha256sum || shasum -a 256; } 2>/dev/null <"$$work/one/build/rotate.zip"); \
+	echo "reproducible: two builds gave the same $$((size)) bytes, sha256 $${sum%% *}"
 
 ## AWS
 
@@ -151,7 +187,7 @@ stack       = STACK='$(STACK)' ARCH='$(ARCH)' GO='$(GO)' BUILD_DIR='$(DEPLOY_DIR
 
 deploy: ## deploy to AWS and rotate once (scripts/stack -h tells the variables)
 	@$(stack) check
-	@GOOS=linux GOARCH=$(ARCH) $(BUILD) -o '$(DEPLOY_DIR)/bootstrap' ./functions/rotate
+	@GOOS=linux GOARCH=$(ARCH) $(RELEASE) -o '$(DEPLOY_DIR)/bootstrap' ./functions/rotate
 	@$(stack) deploy
 
 invoke: ## run the deployed function (MODE=rotate, ensure, check or doctor)

@@ -799,7 +799,7 @@ func TestMain(m *testing.M) {
 // freePort changes the Makefile of a copy so that the sandboxes take a free port: those of the pages
 // may be in use.
 var freePort = strings.NewReplacer(
-	"build/local/sandbox -env", "build/local/sandbox -addr 127.0.0.1:0 -env",
+	"ADDR ?= 127.0.0.1:8480", "ADDR ?= 127.0.0.1:0",
 	"build/local/awssandbox -env", "build/local/awssandbox -addr 127.0.0.1:0 -env",
 )
 

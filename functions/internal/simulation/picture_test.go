@@ -7,59 +7,98 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
-
-	"github.com/wcharczuk/go-chart/v2"
-	"github.com/wcharczuk/go-chart/v2/drawing"
 )
 
 // pictured is how much of the year a picture shows.
 const pictured = 48 * time.Hour
 
-// The axis, in minutes; below zero is room for the bars.
-const lowest, highest = -10.0, 60.0
-
-var (
-	shade      = drawing.Color{R: 245, G: 158, B: 11, A: 70}
-	oursColor  = drawing.Color{R: 37, G: 99, B: 235, A: 255}
-	naiveColor = drawing.Color{R: 220, G: 38, B: 38, A: 255}
+// The picture in pixels: an hour is 22 wide, a minute 5 high, and the bars of the gaps lie below the axis.
+const (
+	pictureWidth, pictureHeight = 1200, 450
+	axisLeft, axisBottom        = 60.0, 370.0
+	perHour, perMinute          = 22.0, 5.0
+	oursColor, naiveColor       = "#2563eb", "#dc2626"
 )
 
-// draw writes the two days in which most happened as an SVG: the life left in
-// the token that readers have, outages shaded, the gaps of both ways marked
-// below the axis. A name that ends in .png makes it a PNG.
-func (y year) draw(file string) error {
+// draw writes the two days in which most happened as an SVG: the minutes left in the token that readers have, outages
+// shaded, the gaps of both ways marked below the axis.
+func (y year) draw(file string) error { return os.WriteFile(file, y.picture(), 0o644) }
+
+func (y year) picture() []byte {
 	w, days := y.eventful()
-	picture := chart.Chart{
-		Width: 1200, Height: 420,
-		Background: chart.Style{Padding: chart.Box{Top: 40, Left: 20, Right: 25, Bottom: 10}},
-		XAxis:      chart.XAxis{Ticks: hours(days), Range: &chart.ContinuousRange{Min: 0, Max: pictured.Hours()}},
-		YAxis:      chart.YAxis{AxisType: chart.YAxisSecondary, Ticks: tens(), Range: &chart.ContinuousRange{Min: lowest, Max: highest}},
-	}
-	name := "shaded: nothing can be published"
+	var p picture
+	p.add(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13">`, pictureWidth, pictureHeight)
+	p.add(`<rect width="100%%" height="100%%" fill="white"/>`)
+	p.text(axisLeft, 24, "start", "Minutes left in the stored token, seed %d, 48 hours from %s", y.seed, days.from.Format("2006-01-02 15:04 MST"))
 	for _, t := range w.troubles {
-		if c := t.span; len(t.kinds) > 0 && c.common(days) > 0 {
-			from, to := days.hour(c.from), days.hour(c.to)
-			picture.Series = append(picture.Series, stroke(name, shade, 8, []float64{from, from, to, to}, []float64{0, highest, highest, 0}))
-			name = ""
+		if len(t.kinds) > 0 && t.common(days) > 0 {
+			x := axisX(days.hour(t.from))
+			p.add(`<rect x="%.1f" y="%.1f" width="%.1f" height="300" fill="#f59e0b" fill-opacity="0.3"/>`, x, axisBottom-300, axisX(days.hour(t.to))-x)
 		}
 	}
-	naiveX, naiveY := w.naiveTokens.sawtooth(days)
-	oursX, oursY := w.tokens.sawtooth(days)
-	picture.Series = append(picture.Series,
-		stroke("the naive way (bar: readers without a token)", naiveColor, 1, naiveX, naiveY), stroke("iam-token-rotator (bar: likewise)", oursColor, 1.5, oursX, oursY))
-	picture.Series = append(picture.Series, w.tokens.marks(days, oursColor, -3)...)
-	picture.Series = append(picture.Series, w.naiveTokens.marks(days, naiveColor, -7)...)
-	picture.Elements = []chart.Renderable{chart.LegendThin(&picture)}
-	out, err := os.Create(file)
-	if err != nil {
-		return err
+	p.axes()
+	p.line(&w.naiveTokens, days, naiveColor)
+	p.line(&w.tokens, days, oursColor)
+	p.gaps(&w.tokens, days, oursColor, axisBottom+5)
+	p.gaps(&w.naiveTokens, days, naiveColor, axisBottom+13)
+	for i, entry := range [][2]string{{oursColor, "iam-token-rotator"}, {naiveColor, "the naive way"}, {"#f59e0b", "an outage or a fault"}} {
+		x := axisLeft + float64(i)*180
+		p.add(`<rect x="%.1f" y="36" width="14" height="10" fill="%s"/>`, x, entry[0])
+		p.text(x+20, 46, "start", "%s", entry[1])
 	}
-	defer func() { _ = out.Close() }()
-	if strings.HasSuffix(file, ".png") {
-		return picture.Render(chart.PNG, out)
+	p.text(axisLeft+3*180+20, 46, "start", "bars below the axis: readers had no valid token")
+	p.add(`</svg>`)
+	return p.Bytes()
+}
+
+// picture is an SVG in the making.
+type picture struct{ bytes.Buffer }
+
+func (p *picture) add(format string, args ...any) { _, _ = fmt.Fprintf(p, format+"\n", args...) }
+
+func (p *picture) text(x, y float64, anchor, format string, args ...any) {
+	p.add(`<text x="%.1f" y="%.1f" text-anchor="%s">%s</text>`, x, y, anchor, fmt.Sprintf(format, args...))
+}
+
+// axes draws a line every ten minutes and a tick every six hours.
+func (p *picture) axes() {
+	right := axisX(pictured.Hours())
+	for minutes := 0; minutes <= 60; minutes += 10 {
+		y := axisBottom - float64(minutes)*perMinute
+		p.add(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="#d1d5db"/>`, axisLeft, y, right, y)
+		p.text(axisLeft-8, y+4, "end", "%d", minutes)
 	}
-	return picture.Render(chart.SVG, out)
+	for hour := 0; hour <= int(pictured.Hours()); hour += 6 {
+		x := axisX(float64(hour))
+		p.add(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="#6b7280"/>`, x, axisBottom, x, axisBottom+20)
+		p.text(x, axisBottom+36, "middle", "%d h", hour)
+	}
+	p.text(axisX(pictured.Hours()/2), axisBottom+58, "middle", "hours")
+	p.add(`<text transform="translate(18 %.1f) rotate(-90)" text-anchor="middle">minutes left</text>`, axisBottom-150)
+}
+
+func axisX(hour float64) float64 { return axisLeft + hour*perHour }
+
+// line draws the minutes left over time.
+func (p *picture) line(t *timeline, days span, color string) {
+	var points strings.Builder
+	hours, minutes := t.sawtooth(days)
+	for i := range hours {
+		fmt.Fprintf(&points, "%.1f,%.1f ", axisX(hours[i]), axisBottom-minutes[i]*perMinute)
+	}
+	p.add(`<polyline points="%s" fill="none" stroke="%s" stroke-width="1.5"/>`, points.String(), color)
+}
+
+// gaps draws bars for when readers had no token, the shortest one pixel wide.
+func (p *picture) gaps(t *timeline, days span, color string, y float64) {
+	for _, g := range t.gaps {
+		if g.common(days) > 0 {
+			x := axisX(days.hour(g.from))
+			p.add(`<rect x="%.1f" y="%.1f" width="%.1f" height="6" fill="%s"/>`, x, y, max(1, axisX(days.hour(g.to))-x), color)
+		}
+	}
 }
 
 // eventful finds the stretch with most outages and gaps.
@@ -106,43 +145,28 @@ func (t *timeline) sawtooth(s span) (x, y []float64) {
 
 func left(token published, at time.Time) float64 { return max(0, token.expires.Sub(at).Minutes()) }
 
-// marks draws the gaps as bars at a height below the axis.
-func (t *timeline) marks(s span, color drawing.Color, height float64) (bars []chart.Series) {
-	for _, g := range t.gaps {
-		if g.common(s) > 0 {
-			from, to := s.hour(g.from), s.hour(g.to)
-			bars = append(bars, stroke("", color, 5, []float64{from, max(to, from+0.05)}, []float64{height, height}))
-		}
-	}
-	return bars
-}
-
-// stroke is a line, or an area in the see-through color of shades.
-func stroke(name string, color drawing.Color, width float64, x, y []float64) chart.Series {
-	style := chart.Style{StrokeColor: color, StrokeWidth: width}
-	if color == shade {
-		style = chart.Style{StrokeColor: color, StrokeWidth: 0.1, FillColor: color}
-	}
-	return chart.ContinuousSeries{Name: name, Style: style, XValues: x, YValues: y}
-}
-
-func hours(s span) (ticks []chart.Tick) {
-	for h := 0; h <= int(s.length().Hours()); h += 6 {
-		ticks = append(ticks, chart.Tick{Value: float64(h), Label: fmt.Sprintf("%02d:00", h%24)})
-	}
-	return ticks
-}
-
-func tens() []chart.Tick {
-	ticks := []chart.Tick{{Value: lowest}} // the axis reaches from the first tick to the last
-	for m := 0; m <= int(highest); m += 10 {
-		ticks = append(ticks, chart.Tick{Value: float64(m), Label: fmt.Sprint(m)})
-	}
-	return ticks
-}
-
 // hour is where a moment stands in a picture of s.
 func (s span) hour(at time.Time) float64 { return earlier(later(at, s.from), s.to).Sub(s.from).Hours() }
+
+// The picture has a title, two axes, and as many bars as there are gaps.
+func TestPicture(t *testing.T) {
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	at := func(minutes int) time.Time { return start.Add(time.Duration(minutes) * time.Minute) }
+	tokens := timeline{tokens: []published{{at: at(0), expires: at(60)}, {at: at(50), expires: at(110)}}}
+	naive := timeline{tokens: tokens.tokens[:1], gaps: []span{{at(60), at(90)}}}
+	w := &world{start: start, end: start.Add(pictured), tokens: tokens, naiveTokens: naive}
+	w.troubles = []trouble{{span: span{at(40), at(70)}, kinds: []string{"iam"}}}
+	got := string(year{seed: 1, parts: []*world{w}}.picture())
+	for want, times := range map[string]int{
+		"Minutes left in the stored token, seed 1": 1, ">60</text>": 1, ">48 h</text>": 1, `height="300"`: 1, `height="6"`: 1, "<polyline": 2, "NaN": 0, "%!": 0,
+		`<rect x="82.0" y="383.0" width="11.0"`: 1, // half an hour, an hour after the start
+		"60.0,70.0 78.3,320.0 78.3,70.0":        1, // 60 minutes left, 10 left, 60 again
+	} {
+		if n := strings.Count(got, want); n != times {
+			t.Errorf("got %q %d times, want %d, in\n%s", want, n, times, got)
+		}
+	}
+}
 
 // series are the points of a metric in the last minutes.
 type series []point

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestRelay(t *testing.T) {
+	const events = `{"Action":"build-output","ImportPath":"p","Output":"p.go:1: undefined\n"}
+{"Action":"output","Package":"p","Test":"TestGood","Output":"noise\n"}
+{"Action":"pass","Package":"p","Test":"TestGood"}
+{"Action":"output","Package":"p","Test":"TestSkipped","Output":"    a_test.go:7: curl is not installed\n"}
+{"Action":"output","Package":"p","Test":"TestSkipped","Output":"--- SKIP: TestSkipped (0.00s)\n"}
+{"Action":"skip","Package":"p","Test":"TestSkipped"}
+{"Action":"output","Package":"p","Test":"TestBad","Output":"    a_test.go:9: wrong\n"}
+{"Action":"fail","Package":"p","Test":"TestBad"}
+{"Action":"output","Package":"p","Test":"TestHung","Output":"panic: test timed out\n"}
+{"Action":"output","Package":"p","Output":"FAIL\tp\t0.1s\n"}
+{"Action":"fail","Package":"p"}
+{"Action":"output","Package":"q","Output":"PASS\n"}
+{"Action":"output","Package":"q","Output":"ok  \tq\t0.2s\n"}
+{"Action":"skip","Package":"r"}
+`
+	var out strings.Builder
+	reasons := map[string]int{}
+	relay(strings.NewReader(events), &out, reasons)
+	const want = "p.go:1: undefined\n    a_test.go:9: wrong\nFAIL\tp\t0.1s\npanic: test timed out\nok  \tq\t0.2s\n"
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out.String(), want)
+	}
+	if got := summary(reasons); got != "skipped: 1 tests: curl is not installed (1)" {
+		t.Errorf("got %q", got)
+	}
+	if got := summary(nil); got != "skipped: no test" {
+		t.Errorf("got %q", got)
+	}
+	if groups := slices.Collect(splitGroups([]string{"-race", "a", "--", "b"})); len(groups) != 2 || !slices.Equal(groups[1], []string{"b"}) {
+		t.Errorf("got the groups %q", groups)
+	}
+}
