@@ -43,6 +43,7 @@ func main() {
 		getenv: os.Getenv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 		now: time.Now, sleep: sleep, loadAWS: loadAWS,
 	}
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // a core would hold keys
 	os.Exit(p.run(ctx, os.Args[1:]))
 }
 
@@ -113,6 +114,7 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 	flags.StringVar(&p.stack, "stack", stack, "name of the CloudFormation stack and of the function (STACK)")
 	flags.StringVarP(&p.output, "output", "o", "text", "text, or json: one JSON document on standard output")
 	flags.BoolVarP(&p.yes, "yes", "y", false, "do not ask")
+	root.AddCommand(p.setupCommand(), p.putKeyCommand())
 	return root
 }
 

@@ -1,0 +1,338 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/IBM/go-sdk-core/v5/core"
+	"github.com/IBM/platform-services-go-sdk/iamidentityv1"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+// What services answer is accepted only in these shapes: it is printed, and written to files that a shell reads.
+const uuid = `[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}`
+
+var (
+	accountShape = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	iamIDShape   = regexp.MustCompile(`^iam-ServiceId-` + uuid + `$`)
+	profileShape = regexp.MustCompile(`^Profile-` + uuid + `$`)
+	keyIDShape   = regexp.MustCompile(`^ApiKey-` + uuid + `$`)
+	idShape      = regexp.MustCompile(`^` + uuid + `$`)
+	groupShape   = regexp.MustCompile(`^(?:default|` + uuid + `)$`)
+	arnShape     = regexp.MustCompile(`^arn:aws[a-z-]{0,20}:secretsmanager:[a-z0-9-]{4,32}:[0-9]{12}:secret:([A-Za-z0-9/_+=.@-]{1,512})-[A-Za-z0-9]{6}$`)
+	codeShape    = regexp.MustCompile(`^(?:BXNIM[0-9]{4}E|secrets-manager\.Error[0-9]{5})$`)
+)
+
+const (
+	requestLimit = 30 * time.Second // of one try
+	answerLimit  = 8 << 20          // of an answer's bytes: 200 secrets with all their metadata
+	tries        = 5                // of one request
+	pagesLimit   = 100              // of a listing
+)
+
+// ibmCloud is IBM Cloud as one person sees it.
+type ibmCloud struct {
+	iamURL, secretsURL string
+	token              iamtoken.Secret
+	http               *http.Client
+	apiKeys            *iamidentityv1.IamIdentityV1
+}
+
+// newIBMCloud sends no request. logIn sets the person's token.
+func newIBMCloud(iamURL, secretsURL string, sleep func(context.Context, time.Duration) error) *ibmCloud {
+	base := http.DefaultTransport.(*http.Transport).Clone()
+	base.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	return &ibmCloud{iamURL: iamURL, secretsURL: secretsURL, http: &http.Client{
+		Transport: transport{base, sleep},
+		// Keys and tokens stay with the host that they were meant for.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// logIn uses IAM_TOKEN, or else exchanges IBMCLOUD_API_KEY.
+func (c *ibmCloud) logIn(ctx context.Context, tokenText, apiKey string) error {
+	var err error
+	switch {
+	case tokenText != "":
+		if c.token, err = parseToken(tokenText); err != nil {
+			return err
+		}
+	case apiKey != "":
+		key, err := parseKey(apiKey)
+		if err != nil {
+			return usagef("IBMCLOUD_API_KEY %v", err)
+		}
+		if c.token, err = c.exchange(ctx, key, "logging in with IBMCLOUD_API_KEY"); err != nil {
+			return err
+		}
+	default:
+		return usagef(`set IAM_TOKEN or IBMCLOUD_API_KEY: export IAM_TOKEN="$(ibmcloud iam oauth-tokens)"`)
+	}
+	c.apiKeys, err = iamidentityv1.NewIamIdentityV1(&iamidentityv1.IamIdentityV1Options{
+		URL: c.iamURL, Authenticator: &core.BearerTokenAuthenticator{BearerToken: c.token.Reveal()},
+	})
+	if err != nil {
+		return errors.New("IBM's SDK refuses IAM_URL or the token")
+	}
+	c.apiKeys.Service.SetHTTPClient(c.http)
+	return nil
+}
+
+// tokenForms are what `ibmcloud iam oauth-tokens` prints, with older versions' second line, and parts of it.
+var tokenForms = regexp.MustCompile(`(?i)^\s*(?:IAM token:)?\s*"?(?:Bearer\s+)?([A-Za-z0-9._~+/=-]+)"?\s*(?:UAA token:[^\n]*\s*)?$`)
+
+func parseToken(text string) (iamtoken.Secret, error) {
+	var document struct {
+		Token string `json:"iam_token"`
+	}
+	if json.Unmarshal([]byte(text), &document) == nil {
+		text = document.Token
+	}
+	found := tokenForms.FindStringSubmatch(text)
+	if found == nil || strings.EqualFold(found[1], "null") || strings.EqualFold(found[1], "bearer") {
+		return iamtoken.Secret{}, usagef("IAM_TOKEN is not a token: it must be what `ibmcloud iam oauth-tokens` prints, or the bare token")
+	}
+	return iamtoken.NewSecret(found[1]), nil
+}
+
+// exchange returns a token for an API key.
+func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing string) (iamtoken.Secret, error) {
+	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key.Reveal()}}
+	var body struct {
+		Token string `json:"access_token"`
+	}
+	err := c.ask(ctx, doing, "an API key that works", http.StatusOK, func(ctx context.Context) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.iamURL+"/identity/token", strings.NewReader(form.Encode()))
+		if err != nil {
+			return err
+		}
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		if err = c.do(request, &body); err == nil && !tokenForms.MatchString(body.Token) {
+			err = errors.New("no token")
+		}
+		return err
+	})
+	return iamtoken.NewSecret(body.Token), err
+}
+
+// tokenOwner reads the account and iam id out of a token. Both are empty for an opaque one.
+func tokenOwner(token iamtoken.Secret) (account, iamID string, err error) {
+	parts := strings.Split(token.Reveal(), ".")
+	if len(parts) != 3 {
+		return "", "", nil
+	}
+	var claims struct {
+		IAMID   string `json:"iam_id"`
+		Account struct {
+			ID string `json:"bss"`
+		} `json:"account"`
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(raw, &claims) != nil {
+		return "", "", errors.New("its claims cannot be read")
+	}
+	return claims.Account.ID, claims.IAMID, nil
+}
+
+// send sends JSON to Secrets Manager and decodes the answer into out.
+func (c *ibmCloud) send(ctx context.Context, doing, method, path string, want int, in, out any) error {
+	return c.ask(ctx, doing, "Manager on the Secrets Manager instance", want, func(ctx context.Context) error {
+		body, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		if in == nil {
+			body = nil
+		}
+		request, err := http.NewRequestWithContext(ctx, method, c.secretsURL+"/api/v2/"+path, bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
+		request.Header.Set("Content-Type", "application/json")
+		return c.do(request, out)
+	})
+}
+
+func (c *ibmCloud) do(request *http.Request, out any) error {
+	request.Header.Set("Accept", "application/json")
+	response, err := c.http.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	return json.NewDecoder(response.Body).Decode(out)
+}
+
+// ask makes a call whose answer must have the status. Its errors are made of our own words: those of an SDK
+// or a service may repeat a key.
+func (c *ibmCloud) ask(ctx context.Context, doing, needed string, want int, call func(context.Context) error) error {
+	got := &answer{}
+	err := call(context.WithValue(ctx, answerKey{}, got))
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: interrupted. Run it again to go on", doing)
+	case err == nil && got.status == want:
+		return nil
+	default:
+		return &failure{doing: doing, needed: needed, answer: got}
+	}
+}
+
+// answer is what came back for one call, noted below the SDK.
+type answer struct {
+	status int    // 0 if none came
+	code   string // IBM's code of an error, if it has the shape of one
+	err    error  // why none came
+}
+
+type answerKey struct{}
+
+// failure is a call that did not succeed.
+type failure struct {
+	doing, needed string
+	*answer
+}
+
+func (f *failure) Error() string {
+	what := fmt.Sprintf("HTTP %d", f.status)
+	if f.status == 0 {
+		what = f.whyNone()
+	} else if f.code != "" {
+		what += " " + f.code
+	}
+	return f.doing + ": " + what + ". " + f.advice()
+}
+
+func (f *failure) advice() string {
+	switch {
+	case f.status == 0:
+		return "Check the URL. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private."
+	case f.status >= 200 && f.status < 400:
+		return "The answer is not the expected JSON: check the URL."
+	case f.status == http.StatusUnauthorized:
+		return "IAM_TOKEN expires after an hour at most: fetch a new one."
+	case f.status == http.StatusForbidden:
+		return "Needed: " + f.needed + ". A new policy takes minutes to reach everywhere."
+	case f.status == http.StatusNotFound:
+		return "Check the ids: is the terraform output of this account, and applied?"
+	case f.status == http.StatusConflict:
+		return "The name is taken: use another --name, or delete what bears it."
+	case f.status == http.StatusTooManyRequests || f.status >= 500:
+		return "Try again later: what is done stays done."
+	case strings.HasPrefix(f.code, "BXNIM0415"):
+		return "IAM does not know the API key."
+	default:
+		return "Check the ids and options."
+	}
+}
+
+func (f *failure) whyNone() string {
+	var dns *net.DNSError
+	var certificate *tls.CertificateVerificationError
+	switch {
+	case errors.As(f.err, &dns):
+		return "no answer, the host's name does not resolve"
+	case errors.As(f.err, &certificate):
+		return "no answer, the TLS certificate is not trusted"
+	case errors.Is(f.err, context.DeadlineExceeded):
+		return "no answer in time"
+	default:
+		return "no answer"
+	}
+}
+
+// transport reads answers whole, through a limit, and repeats requests: on 429 and 5xx all of them, since what
+// they make twice is found by its description or name; where no answer came, those that read or delete.
+type transport struct {
+	base  http.RoundTripper
+	sleep func(context.Context, time.Duration) error
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
+	got, ok := request.Context().Value(answerKey{}).(*answer)
+	if !ok {
+		got = &answer{}
+	}
+	var body []byte
+	if request.Body != nil {
+		var err error
+		if body, err = io.ReadAll(request.Body); err != nil {
+			return nil, err
+		}
+		_ = request.Body.Close()
+	}
+	for try := 1; ; try++ {
+		response, err := t.once(request, body, got)
+		wait, again := time.Second<<(try-1), err != nil && (request.Method == http.MethodGet || request.Method == http.MethodDelete)
+		if err == nil && (response.StatusCode == http.StatusTooManyRequests || response.StatusCode >= 500) {
+			again = true
+			if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds >= 0 {
+				wait = time.Duration(min(seconds, 30)) * time.Second
+			}
+		}
+		if !again || try == tries || t.sleep(request.Context(), wait) != nil {
+			return response, err
+		}
+	}
+}
+
+func (t transport) once(request *http.Request, body []byte, got *answer) (*http.Response, error) {
+	*got = answer{}
+	ctx, cancel := context.WithTimeout(request.Context(), requestLimit)
+	defer cancel()
+	request = request.Clone(ctx)
+	request.Body, request.GetBody = io.NopCloser(bytes.NewReader(body)), nil
+	if len(body) == 0 {
+		request.Body = http.NoBody
+	}
+	response, err := t.base.RoundTrip(request)
+	if err != nil {
+		got.err = err
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	read, err := io.ReadAll(io.LimitReader(response.Body, answerLimit+1))
+	if err == nil && len(read) > answerLimit {
+		err = errors.New("the answer is too long")
+	}
+	if err != nil {
+		got.err = err
+		return nil, err
+	}
+	response.Body, got.status, got.code = io.NopCloser(bytes.NewReader(read)), response.StatusCode, errorCode(read)
+	return response, nil
+}
+
+// errorCode is IBM's code of an error.
+func errorCode(body []byte) string {
+	var e struct {
+		Code   string `json:"errorCode"`
+		Errors []struct {
+			Code string `json:"code"`
+		} `json:"errors"`
+	}
+	_ = json.Unmarshal(body, &e)
+	if len(e.Errors) > 0 {
+		e.Code = e.Errors[0].Code
+	}
+	if !codeShape.MatchString(e.Code) {
+		return ""
+	}
+	return e.Code
+}

@@ -1,0 +1,309 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/IBM/go-sdk-core/v5/core"
+	"github.com/IBM/platform-services-go-sdk/iamidentityv1"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+// IAM gives a key's value once, so a key counts only when its description says where it is stored. One that an
+// interrupted run left before that is replaced, and then deleted, by the next run. Each place has keys of its
+// own: an AWS secret, a file, the key secret.
+const notStored = "not stored yet by rotatorctl"
+
+func storedIn(place string, at time.Time) string {
+	return fmt.Sprintf("stored in %s;at=%s by rotatorctl", place, at.UTC().Format("2006-01-02T15:04:05.000Z"))
+}
+
+var (
+	storedShape = regexp.MustCompile(`^stored in ([^\s;]{1,700});at=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) by rotatorctl$`)
+	fileShape   = regexp.MustCompile(`^file:[0-9a-f]{16}$`)
+)
+
+// apiKey is a key at IAM that bears the name of a service id's.
+type apiKey struct {
+	id       string
+	place    string // where its value is; empty unless it is known
+	at       string // when it was stored there
+	lost     bool   // made by a run that did not come to note where it stored the value
+	disabled bool
+	created  time.Time
+	expires  time.Time // zero for never
+	tag      string
+}
+
+// serviceID is one of the identities that need a key.
+type serviceID struct {
+	role, iamID string
+	keyVariable string                  // names the key in use
+	isPlace     func(place string) bool // whether its key belongs there
+	store       func(ctx context.Context, value iamtoken.Secret, keyID string) (place string, err error)
+	keys        []apiKey // oldest first
+}
+
+// loadKeys lists the keys that bear our name. IAM gives a key's age to the minute, so of two made in one minute
+// the one that was stored later is the newer.
+func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
+	id.keys = nil
+	doing, token := "listing the API keys of the "+id.role+" service id", (*string)(nil)
+	for range pagesLimit {
+		var page *iamidentityv1.APIKeyList
+		err := s.cloud.ask(ctx, doing, "Operator on the service id", http.StatusOK, func(ctx context.Context) (err error) {
+			page, _, err = s.cloud.apiKeys.ListAPIKeysWithContext(ctx, &iamidentityv1.ListAPIKeysOptions{
+				AccountID: &s.account, IamID: &id.iamID, Pagesize: core.Int64Ptr(100), Pagetoken: token,
+			})
+			if err == nil && page == nil {
+				err = errors.New("no list")
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, listed := range page.Apikeys {
+			if deref(listed.Name) != s.keyName(id) {
+				continue
+			}
+			key, err := s.readKey(id, &listed)
+			if err != nil {
+				return fmt.Errorf("%s: %w", doing, err)
+			}
+			id.keys = append(id.keys, key)
+		}
+		next, err := core.GetQueryParam(page.Next, "pagetoken")
+		if err != nil || deref(next) == "" {
+			slices.SortStableFunc(id.keys, func(a, b apiKey) int {
+				return cmp.Or(a.created.Compare(b.created), cmp.Compare(a.at, b.at))
+			})
+			return nil
+		}
+		token = next
+	}
+	return fmt.Errorf("%s: IAM's list does not end", doing)
+}
+
+// readKey takes a key from IAM's answer, if all of it has the expected shape and belongs to the service id.
+func (s *setup) readKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, error) {
+	key := apiKey{id: deref(answer.ID), disabled: answer.Disabled != nil && *answer.Disabled, tag: deref(answer.EntityTag)}
+	switch {
+	case !keyIDShape.MatchString(key.id):
+		return key, errors.New("IAM's answer has a key id of unknown form")
+	case deref(answer.IamID) != id.iamID || deref(answer.AccountID) != s.account:
+		return key, fmt.Errorf("IAM's answer says that %s is another identity's or account's", key.id)
+	}
+	if answer.CreatedAt != nil {
+		key.created = time.Time(*answer.CreatedAt)
+	}
+	for _, layout := range []string{"2006-01-02T15:04-0700", time.RFC3339} {
+		if at, err := time.Parse(layout, deref(answer.ExpiresAt)); err == nil {
+			key.expires = at.UTC()
+		}
+	}
+	description := deref(answer.Description)
+	key.lost = description == notStored
+	if found := storedShape.FindStringSubmatch(description); found != nil &&
+		(idShape.MatchString(found[1]) || fileShape.MatchString(found[1]) || arnShape.MatchString(found[1])) {
+		key.place, key.at = found[1], found[2]
+	}
+	return key, nil
+}
+
+func (s *setup) keyName(id *serviceID) string { return s.name + "-" + id.role }
+
+// newest returns the newest key that is stored in one of the places.
+func (id *serviceID) newest(isPlace func(string) bool) (apiKey, bool) {
+	for _, key := range slices.Backward(id.keys) {
+		if key.place != "" && isPlace(key.place) {
+			return key, true
+		}
+	}
+	return apiKey{}, false
+}
+
+func (id *serviceID) interrupted() bool {
+	return slices.ContainsFunc(id.keys, func(k apiKey) bool { return k.lost })
+}
+
+// needsKey tells whether a key will be made. One that was lost may have been stored all the same: which one is
+// in use is then unknown, and a new one is stored over it.
+func (s *setup) needsKey(id *serviceID) bool {
+	_, found := id.newest(id.isPlace)
+	return s.rotateKeys || !found || id.interrupted()
+}
+
+// ensureKey returns a stored key.
+func (s *setup) ensureKey(ctx context.Context, id *serviceID) (apiKey, error) {
+	key, _ := id.newest(id.isPlace)
+	if s.needsKey(id) {
+		made, err := s.makeKey(ctx, id)
+		if err != nil {
+			return apiKey{}, err
+		}
+		at := slices.IndexFunc(id.keys, func(k apiKey) bool { return k.id == made && k.place != "" })
+		if at < 0 {
+			return apiKey{}, fmt.Errorf("IAM does not list the new key %s of the %s service id: run it again", made, id.role)
+		}
+		key = id.keys[at]
+		s.say("made the key %s of the %s service id, tried it and stored it", key.id, id.role)
+	} else {
+		s.say("the %s service id has its key, %s", id.role, key.id)
+		s.warnOfKey(key)
+	}
+	return key, s.deleteOthers(ctx, id, key)
+}
+
+// makeKey makes a key, tries it, stores it, notes that at IAM, and lists the keys again.
+func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err error) {
+	options := &iamidentityv1.CreateAPIKeyOptions{
+		Name: core.StringPtr(s.keyName(id)), IamID: &id.iamID, AccountID: &s.account, Description: core.StringPtr(notStored),
+		StoreValue: core.BoolPtr(false), ActionWhenLeaked: core.StringPtr("disable"),
+	}
+	if s.days > 0 {
+		options.ExpiresAt = core.StringPtr(s.now().UTC().AddDate(0, 0, s.days).Format("2006-01-02T15:04-0700"))
+	}
+	doing, answer := "making an API key for the "+id.role+" service id", (*iamidentityv1.APIKey)(nil)
+	err = s.cloud.ask(ctx, doing, "Administrator on the service id", http.StatusCreated, func(ctx context.Context) (err error) {
+		if answer, _, err = s.cloud.apiKeys.CreateAPIKeyWithContext(ctx, options); err == nil && answer == nil {
+			err = errors.New("no key")
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	key, err := s.readKey(id, answer)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", doing, err)
+	}
+	value, err := parseKey(deref(answer.Apikey))
+	if err != nil {
+		return "", fmt.Errorf("%s: IAM's answer holds no API key", doing)
+	}
+	if err := s.tryKey(ctx, id, key.id, value); err != nil {
+		return "", err
+	}
+	place, err := id.store(ctx, value, key.id)
+	if err != nil {
+		return "", err
+	}
+	err = s.cloud.ask(ctx, "noting at IAM that "+key.id+" is stored", "Administrator on the service id", http.StatusOK, func(ctx context.Context) error {
+		_, _, err := s.cloud.apiKeys.UpdateAPIKeyWithContext(ctx, &iamidentityv1.UpdateAPIKeyOptions{
+			ID: &key.id, IfMatch: core.StringPtr(cmp.Or(key.tag, "*")), Description: core.StringPtr(storedIn(place, s.now())),
+		})
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return key.id, s.loadKeys(ctx, id)
+}
+
+// tryKey exchanges a new key for a token, which must be of the service id. IAM needs about two seconds to know
+// a new key.
+func (s *setup) tryKey(ctx context.Context, id *serviceID, keyID string, value iamtoken.Secret) error {
+	doing := "trying the new key " + keyID + " of the " + id.role + " service id"
+	var token iamtoken.Secret
+	for try := 1; ; try++ {
+		var err error
+		if token, err = s.cloud.exchange(ctx, value, doing); err == nil {
+			break
+		}
+		var f *failure
+		unknown := errors.As(err, &f) && (f.status == http.StatusBadRequest || f.status == http.StatusUnauthorized)
+		if !unknown || try == 6 || s.sleep(ctx, 2*time.Second) != nil {
+			return err
+		}
+	}
+	account, iamID, err := tokenOwner(token)
+	if err == nil && (iamID != "" || account != "") && (iamID != id.iamID || account != s.account) {
+		err = errors.New("its token is another identity's or account's")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: it is not stored", doing, err)
+	}
+	return nil
+}
+
+// deleteOthers deletes the keys that interrupted runs have lost and, where that is asked for, the old ones of the
+// same place. It reports what it leaves.
+func (s *setup) deleteOthers(ctx context.Context, id *serviceID, current apiKey) error {
+	for _, key := range id.keys {
+		switch {
+		case key.id == current.id:
+			continue
+		case key.lost || s.deleteOldKeys && key.place == current.place:
+		case key.place == current.place:
+			s.say("note: the old key %s of the %s service id still works. When nothing uses it any more: --delete-old-keys", key.id, id.role)
+			continue
+		case key.place != "":
+			s.say("note: the key %s is also named %s and stored in %s. If nothing uses it: ibmcloud iam service-api-key-delete %s %s",
+				key.id, s.keyName(id), key.place, key.id, strings.TrimPrefix(id.iamID, "iam-"))
+			continue
+		default:
+			s.say("note: the key %s is also named %s and not of rotatorctl's making: it is left alone", key.id, s.keyName(id))
+			continue
+		}
+		err := s.cloud.ask(ctx, "deleting the key "+key.id+" of the "+id.role+" service id", "Administrator on the service id", http.StatusNoContent, func(ctx context.Context) error {
+			_, err := s.cloud.apiKeys.DeleteAPIKeyWithContext(ctx, &iamidentityv1.DeleteAPIKeyOptions{ID: &key.id})
+			return err
+		})
+		var f *failure
+		if err != nil && !(errors.As(err, &f) && f.status == http.StatusNotFound) {
+			return err
+		}
+		s.say("deleted the old key %s of the %s service id", key.id, id.role)
+	}
+	return nil
+}
+
+// mustBeInUse refuses to delete a key of a service id unless inUse, the one that the environment names, is the
+// one that was stored last in its place. That place becomes the only one.
+func (s *setup) mustBeInUse(id *serviceID, inUse string) error {
+	if id.interrupted() {
+		return fmt.Errorf("nothing is deleted: a run was interrupted before the key of the %s service id was stored for certain. Run setup again as you did then, and keep what it prints", id.role)
+	}
+	named := slices.IndexFunc(id.keys, func(k apiKey) bool { return k.id == inUse && k.place != "" && id.isPlace(k.place) })
+	if named < 0 {
+		return fmt.Errorf("nothing is deleted: %s names no key of the %s service id that setup has stored there. Are --name, the files and ids those of the set-up?", id.keyVariable, id.role)
+	}
+	place := id.keys[named].place
+	id.isPlace = func(p string) bool { return p == place }
+	if key, _ := id.newest(id.isPlace); key.id != inUse {
+		return fmt.Errorf("nothing is deleted: a newer key of the %s service id is stored than the one that %s names. Run setup without this option, and keep what it prints", id.role, id.keyVariable)
+	}
+	return nil
+}
+
+// warnOfKey reports a key that is disabled, or expires within 14 days.
+func (s *setup) warnOfKey(key apiKey) {
+	fate := ""
+	switch {
+	case key.disabled:
+		fate = "is disabled"
+	case key.expires.IsZero() || key.expires.Sub(s.now()) > 14*24*time.Hour:
+		return
+	case key.expires.After(s.now()):
+		fate = "expires on " + key.expires.Format(time.DateOnly)
+	default:
+		fate = "has expired on " + key.expires.Format(time.DateOnly)
+	}
+	s.say("note: this key %s. Run setup again with --rotate-keys.", fate)
+}
+
+func deref(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
+	"github.com/aws/smithy-go"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+const defaultAWSSecret = "iam-token-rotator/bootstrap"
+
+func (p *program) putKeyCommand() *cobra.Command {
+	var name, kmsKeyID string
+	command := &cobra.Command{
+		Use:   "put-key",
+		Short: "Store the bootstrap API key, read from standard input, in AWS Secrets Manager",
+		Long: `Stores the bootstrap API key in AWS Secrets Manager and prints the secret's ARN. The key is read from standard
+input, never an argument; at a terminal it is asked for without being shown.`,
+		Example: "  pbpaste | rotatorctl put-key\n  jq -er .apikey key.json | rotatorctl put-key --name team/rotator --kms-key-id alias/rotator",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			key, err := p.readKey()
+			if err != nil {
+				return usagef("standard input %v", err)
+			}
+			secret, err := p.openBootstrapSecret(cmd.Context(), name, kmsKeyID)
+			if err != nil {
+				return err
+			}
+			arn, err := secret.put(cmd.Context(), key)
+			if err == nil {
+				_, err = fmt.Fprintln(p.stdout, arn)
+			}
+			return err
+		},
+	}
+	command.Flags().StringVar(&name, "name", defaultAWSSecret, "the AWS secret to create or update")
+	command.Flags().StringVar(&kmsKeyID, "kms-key-id", "", "encrypt it with this key of yours instead of AWS's own")
+	return command
+}
+
+// readKey reads a key from standard input. At a terminal it asks.
+func (p *program) readKey() (iamtoken.Secret, error) {
+	if file, ok := p.stdin.(*os.File); ok && isTerminal(file) {
+		fmt.Fprint(p.stderr, "Bootstrap API key: ")
+		typed, err := term.ReadPassword(int(file.Fd()))
+		p.say("")
+		if err != nil {
+			return iamtoken.Secret{}, errors.New("cannot be read")
+		}
+		return parseKey(string(typed))
+	}
+	text, err := io.ReadAll(io.LimitReader(p.stdin, 4096))
+	if err != nil {
+		return iamtoken.Secret{}, errors.New("cannot be read")
+	}
+	return parseKey(string(text))
+}
+
+// parseKey takes off only the white space that editors and copying leave around a key. IBM's keys have 44
+// characters; the limits only catch what is something else.
+func parseKey(text string) (iamtoken.Secret, error) {
+	key := strings.TrimSpace(text)
+	fault := ""
+	switch {
+	case key == "":
+		fault = "holds no key: it is empty"
+	case len(strings.Fields(key)) > 1:
+		fault = "holds more than one word or line: give the bare key alone"
+	case key[0] == '{' || key[0] == '"' || key[0] == '[':
+		fault = "holds JSON: give the bare key (jq -er .apikey FILE)"
+	case key == "null":
+		fault = "holds the null of a JSON field that is not there: give the bare key"
+	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
+		fault = "holds characters that no API key has: give the bare key alone"
+	case len(key) < 8:
+		fault = "is too short for an API key, which has 44 characters: give the whole key"
+	case len(key) > 512:
+		fault = "is too long for an API key: give the bare key alone"
+	default:
+		return iamtoken.NewSecret(key), nil
+	}
+	return iamtoken.Secret{}, errors.New(fault)
+}
+
+// bootstrapSecret is the AWS secret that holds the bootstrap key.
+type bootstrapSecret struct {
+	client         *secretsmanager.Client
+	name, kmsKeyID string
+	exists         bool
+}
+
+// openBootstrapSecret finds credentials and looks at the secret, before there is a key to store in it.
+func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string) (*bootstrapSecret, error) {
+	cfg, err := p.loadAWS(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b := &bootstrapSecret{name: name, kmsKeyID: kmsKeyID}
+	b.client = secretsmanager.NewFromConfig(cfg, func(o *secretsmanager.Options) { o.HTTPClient = private{o.HTTPClient} })
+	found, err := b.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &name})
+	var missing *types.ResourceNotFoundException
+	switch {
+	case errors.As(err, &missing):
+		return b, nil
+	case err != nil:
+		return nil, b.failure("looking at", err)
+	case found.DeletedDate != nil:
+		return nil, fmt.Errorf("the AWS secret %s is scheduled for deletion; bring it back first: aws secretsmanager restore-secret --secret-id %s", quote(name), quote(name))
+	}
+	b.exists = true
+	return b, nil
+}
+
+// put stores the key and returns the secret's ARN.
+func (b *bootstrapSecret) put(ctx context.Context, key iamtoken.Secret) (arn string, err error) {
+	var kmsKeyID *string
+	if b.kmsKeyID != "" {
+		kmsKeyID = &b.kmsKeyID
+	}
+	var answered *string
+	if b.exists {
+		var out *secretsmanager.UpdateSecretOutput
+		out, err = b.client.UpdateSecret(ctx, &secretsmanager.UpdateSecretInput{SecretId: &b.name, SecretString: aws.String(key.Reveal()), KmsKeyId: kmsKeyID})
+		if err == nil {
+			answered = out.ARN
+		}
+	} else {
+		var out *secretsmanager.CreateSecretOutput
+		out, err = b.client.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: &b.name, SecretString: aws.String(key.Reveal()), KmsKeyId: kmsKeyID,
+			Description: aws.String("IBM Cloud API key with which iam-token-rotator opens Secrets Manager")})
+		if err == nil {
+			answered = out.ARN
+		}
+	}
+	if err != nil {
+		return "", b.failure("storing the bootstrap key in", err)
+	}
+	if arn = aws.ToString(answered); arnName(arn) != b.name {
+		return "", errors.New("storing the bootstrap key: AWS's answer has not the ARN of the secret")
+	}
+	return arn, nil
+}
+
+// arnName is the name in the ARN of a secret; empty if it is none.
+func arnName(arn string) string {
+	if found := arnShape.FindStringSubmatch(arn); found != nil {
+		return found[1]
+	}
+	return ""
+}
+
+// advice is by AWS's error codes. AWS's own text is not repeated: it may hold what was sent.
+var advice = map[string]string{
+	"AccessDeniedException":       "you need secretsmanager:DescribeSecret, CreateSecret and UpdateSecret on it, and the use of its KMS key",
+	"ExpiredTokenException":       "the AWS credentials have expired: log in again",
+	"UnrecognizedClientException": "AWS does not know the credentials: check AWS_PROFILE",
+	"InvalidSignatureException":   "AWS refuses the credentials: check them, and this machine's clock",
+	"InvalidClientTokenId":        "AWS does not know the credentials: check AWS_PROFILE",
+	"ResourceExistsException":     "it was created meanwhile: run it again",
+	"InvalidRequestException":     "it cannot be changed in its present state: is it a replica, or scheduled for deletion?",
+	"InvalidParameterException":   "AWS refuses its name or its KMS key",
+	"ValidationException":         "AWS refuses its name or its KMS key",
+	"ResourceNotFoundException":   "it is gone: run it again",
+	"EncryptionFailure":           "AWS cannot encrypt with its KMS key: is it enabled?",
+	"LimitExceededException":      "the account's limit of secrets or versions is reached",
+	"ThrottlingException":         "AWS is asked too often: run it again later",
+	"InternalServiceError":        "AWS has trouble: run it again later",
+}
+
+func (b *bootstrapSecret) failure(doing string, err error) error {
+	says := "no answer, or no AWS credentials: check AWS_PROFILE and AWS_REGION, or log in (aws sso login)"
+	var api smithy.APIError
+	var insecure errInsecure
+	if errors.As(err, &api) {
+		if says = advice[api.ErrorCode()]; says == "" {
+			says = "AWS refuses it, with a code that is not known here"
+		}
+	} else if errors.As(err, &insecure) {
+		says = insecure.Error()
+	}
+	return fmt.Errorf("%s the AWS secret %s: %s", doing, quote(b.name), says)
+}
+
+// private sends the key over TLS, or within this machine.
+type private struct{ secretsmanager.HTTPClient }
+
+type errInsecure struct{}
+
+func (errInsecure) Error() string { return "AWS_ENDPOINT_URL must be https, or http on this machine" }
+
+func (c private) Do(request *http.Request) (*http.Response, error) {
+	host := request.URL.Hostname()
+	if ip := net.ParseIP(host); request.URL.Scheme != "https" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, errInsecure{}
+	}
+	return c.HTTPClient.Do(request)
+}

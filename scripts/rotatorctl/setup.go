@@ -1,0 +1,469 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/scripts/envfile"
+)
+
+// setup makes what Terraform must not see, since its provider writes values into the state: the API keys, and
+// the two secrets of one rotation.
+type setup struct {
+	*program
+	terraform, name, env                           string
+	awsSecret, kmsKeyID, bootstrapFile, readerFile string
+	days                                           int
+	noBootstrapKey, rotateKeys, deleteOldKeys      bool
+	account, keyGroup, tokenGroup, profile         string
+	apiKeySecret, tokenSecret                      string // ids; empty until found or created
+	workload                                       *serviceID
+	bootstrap, reader                              *serviceID // nil where there is to be no key
+	cloud                                          *ibmCloud
+	aws                                            *bootstrapSecret // opened only where a key is to be stored there
+}
+
+func (p *program) setupCommand() *cobra.Command {
+	s := &setup{program: p}
+	command := &cobra.Command{
+		Use:   "setup",
+		Short: "Make the API keys and the two secrets, and print what deploy needs",
+		Long: `Makes the API keys of the bootstrap, workload and reader service ids, stores the workload's in the key group and
+the bootstrap's in AWS Secrets Manager, and creates the token secret. Run again, it changes nothing; interrupted,
+it goes on. It prints ids and ARNs as NAME='value' lines, no secret. With -o json, "rotation" is the entry of ROTATIONS.
+
+You need Manager on the Secrets Manager instance and Administrator on the service ids. Log in with
+  IAM_TOKEN            your own token: export IAM_TOKEN="$(ibmcloud iam oauth-tokens)"
+  IBMCLOUD_API_KEY     or your own API key
+Other variables:
+  IAM_URL              https://iam.cloud.ibm.com unless set
+  SECRETS_MANAGER_URL, ACCOUNT_ID, KEY_GROUP_ID, TOKEN_GROUP_ID, WORKLOAD_IAM_ID, BOOTSTRAP_IAM_ID, READER_IAM_ID,
+  IAM_PROFILE_ID       without --terraform: Terraform's outputs by their names in capitals
+  WORKLOAD_APIKEY_ID, BOOTSTRAP_APIKEY_ID, READER_APIKEY_ID
+                       for --delete-old-keys: the keys in use, as the last run printed them`,
+		Example: "  rotatorctl setup --terraform infra/ibm --reader-key-file build/reader.key --env build/ibm.env",
+		Args:    noArguments,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context()) },
+	}
+	flags := command.Flags()
+	flags.StringVar(&s.terraform, "terraform", "", "folder of Terraform's configuration, or a file with what `terraform output -json` prints (- is standard input)")
+	flags.StringVar(&s.env, "env", "-", "write the result to this `FILE`, whole or not at all (- is standard output)")
+	flags.StringVar(&s.name, "name", "iam-token-rotator", "beginning of the names of keys and secrets")
+	flags.StringVar(&s.awsSecret, "aws-secret", defaultAWSSecret, "`NAME` of the AWS secret for the bootstrap key")
+	flags.StringVar(&s.kmsKeyID, "aws-kms-key-id", "", "encrypt the AWS secret with this key of yours")
+	flags.StringVar(&s.bootstrapFile, "bootstrap-key-file", "", "write the bootstrap key to this `FILE`, mode 0600, and not to AWS")
+	flags.StringVar(&s.readerFile, "reader-key-file", "", "make the reader's key too, in this `FILE`, mode 0600; another file gets a key of its own")
+	flags.BoolVar(&s.noBootstrapKey, "no-bootstrap-key", false, "make no bootstrap key: a further workload uses the first one's")
+	flags.IntVar(&s.days, "expires-in", 90, "lifetime of new keys in `DAYS`; 0 is for ever")
+	flags.BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones go on working")
+	flags.BoolVar(&s.deleteOldKeys, "delete-old-keys", false, "make nothing: delete the old keys, all of the same places but those in use, which the environment names")
+	return command
+}
+
+func (s *setup) run(ctx context.Context) error {
+	if err := s.readInput(ctx); err != nil {
+		return err
+	}
+	if err := s.cloud.logIn(ctx, s.getenv("IAM_TOKEN"), s.getenv("IBMCLOUD_API_KEY")); err != nil {
+		return err
+	}
+	// Everything is read before anything is made, so that a missing right or a wrong id shows first.
+	if err := s.look(ctx); err != nil {
+		return err
+	}
+	if s.tokenSecret == "" {
+		if err := s.createTokenSecret(ctx); err != nil {
+			return err
+		}
+		s.say("created the token secret, %s", s.tokenSecret)
+	} else {
+		s.say("the token secret exists, %s", s.tokenSecret)
+	}
+	keys := map[*serviceID]apiKey{}
+	for _, id := range s.serviceIDs() {
+		key, err := s.ensureKey(ctx, id)
+		if err != nil {
+			return err
+		}
+		keys[id] = key
+	}
+	for _, file := range []string{s.bootstrapFile, s.readerFile} {
+		if _, err := os.Lstat(file); file != "" && err != nil {
+			s.say("note: %s is not there, and is not written again. If this machine alone had it: --rotate-keys makes another key.", printable(file))
+		}
+	}
+	return s.publish(keys)
+}
+
+// serviceIDs are those that need a key.
+func (s *setup) serviceIDs() []*serviceID {
+	return slices.DeleteFunc([]*serviceID{s.workload, s.bootstrap, s.reader}, func(id *serviceID) bool { return id == nil })
+}
+
+// look finds what is there. For --delete-old-keys it must be certain that another key than the old ones is in
+// use: the key secret tells it of the workload's, whoever stored it.
+func (s *setup) look(ctx context.Context) (err error) {
+	if s.apiKeySecret, err = s.findSecret(ctx, s.name+"-api-key", s.keyGroup); err != nil {
+		return err
+	}
+	if s.tokenSecret, err = s.findSecret(ctx, s.name+"-token", s.tokenGroup); err != nil {
+		return err
+	}
+	for _, id := range s.serviceIDs() {
+		if err := s.loadKeys(ctx, id); err != nil {
+			return err
+		}
+	}
+	if s.deleteOldKeys {
+		return s.checkKeysInUse(ctx)
+	}
+	if s.bootstrap != nil && s.bootstrapFile == "" && s.needsKey(s.bootstrap) {
+		s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID)
+	}
+	return err
+}
+
+func (s *setup) checkKeysInUse(ctx context.Context) error {
+	if s.apiKeySecret == "" || s.tokenSecret == "" {
+		return fmt.Errorf("nothing is deleted: there are no secrets named %s-…: is --name that of the set-up?", s.name)
+	}
+	for _, id := range s.serviceIDs() {
+		if err := s.mustBeInUse(id, s.getenv(id.keyVariable)); err != nil {
+			return err
+		}
+	}
+	var current struct {
+		Metadata struct {
+			KeyID any `json:"apikey_id"`
+		} `json:"version_custom_metadata"`
+	}
+	path := "secrets/" + s.apiKeySecret + "/versions/current/metadata"
+	if err := s.cloud.send(ctx, "reading the key secret's metadata", http.MethodGet, path, http.StatusOK, nil, &current); err != nil {
+		return err
+	}
+	if current.Metadata.KeyID != s.getenv(s.workload.keyVariable) {
+		return errors.New("nothing is deleted: somebody has stored another key of the workload by hand. Run setup with --rotate-keys first, and keep what it prints")
+	}
+	return nil
+}
+
+// findSecret returns the id of an arbitrary secret, empty if there is none.
+func (s *setup) findSecret(ctx context.Context, name, group string) (string, error) {
+	const size = 200
+	doing := "looking for the secret " + name
+	for page := range pagesLimit {
+		var list struct {
+			Total   *int `json:"total_count"`
+			Secrets []struct {
+				ID    string `json:"id"`
+				Name  string `json:"name"`
+				Group string `json:"secret_group_id"`
+			} `json:"secrets"`
+		}
+		query := url.Values{"groups": {group}, "secret_types": {"arbitrary"}, "search": {name},
+			"limit": {fmt.Sprint(size)}, "offset": {fmt.Sprint(page * size)}}
+		if err := s.cloud.send(ctx, doing, http.MethodGet, "secrets?"+query.Encode(), http.StatusOK, nil, &list); err != nil {
+			return "", err
+		}
+		if list.Total == nil {
+			return "", fmt.Errorf("%s: the answer is not the expected JSON: check SECRETS_MANAGER_URL", doing)
+		}
+		for _, found := range list.Secrets {
+			if found.Name == name && found.Group == group {
+				return knownID(doing, found.ID)
+			}
+		}
+		if len(list.Secrets) == 0 || *list.Total <= (page+1)*size {
+			return "", nil
+		}
+	}
+	return "", fmt.Errorf("%s: the list does not end", doing)
+}
+
+func knownID(doing, id string) (string, error) {
+	if !idShape.MatchString(id) {
+		return "", fmt.Errorf("%s: the answer has an id of unknown form", doing)
+	}
+	return id, nil
+}
+
+// createSecret returns the new secret's id. It never expires: at its expiration date Secrets Manager destroys a
+// secret, past recovery.
+func (s *setup) createSecret(ctx context.Context, body map[string]any) (string, error) {
+	var created struct {
+		ID string `json:"id"`
+	}
+	body["secret_type"] = "arbitrary"
+	doing := fmt.Sprintf("creating the secret %s", body["name"])
+	if err := s.cloud.send(ctx, doing, http.MethodPost, "secrets", http.StatusCreated, body, &created); err != nil {
+		return "", err
+	}
+	return knownID(doing, created.ID)
+}
+
+func (s *setup) createTokenSecret(ctx context.Context) (err error) {
+	s.tokenSecret, err = s.createSecret(ctx, map[string]any{"name": s.name + "-token", "secret_group_id": s.tokenGroup,
+		"description": "IAM access token, kept valid by iam-token-rotator.", "payload": "no token yet"})
+	return err
+}
+
+func (s *setup) storeWorkloadKey(ctx context.Context, value iamtoken.Secret, keyID string) (place string, err error) {
+	body := map[string]any{"payload": value.Reveal(), "version_custom_metadata": map[string]any{"apikey_id": keyID}}
+	if s.apiKeySecret != "" {
+		return s.apiKeySecret, s.cloud.send(ctx, "storing the workload's new key", http.MethodPost,
+			"secrets/"+s.apiKeySecret+"/versions", http.StatusCreated, body, &struct{}{})
+	}
+	body["name"], body["secret_group_id"] = s.name+"-api-key", s.keyGroup
+	body["description"] = "API key of the workload whose token is published."
+	s.apiKeySecret, err = s.createSecret(ctx, body)
+	return s.apiKeySecret, err
+}
+
+func (s *setup) storeBootstrapKey(ctx context.Context, value iamtoken.Secret, keyID string) (string, error) {
+	if s.bootstrapFile != "" {
+		return s.storeInFile(s.bootstrapFile)(ctx, value, keyID)
+	}
+	return s.aws.put(ctx, value)
+}
+
+func (s *setup) storeInFile(file string) func(context.Context, iamtoken.Secret, string) (string, error) {
+	return func(_ context.Context, value iamtoken.Secret, _ string) (string, error) {
+		if err := envfile.WriteWhole(file, []byte(value.Reveal()+"\n"), 0o600); err != nil {
+			return "", fmt.Errorf("writing %s failed: is its folder writable, and has it room?", printable(file))
+		}
+		return filePlace(file)
+	}
+}
+
+// filePlace names a file by a hash of its path: a path may hold anything, and is nobody's business at IAM.
+func filePlace(file string) (string, error) {
+	folder, err := filepath.Abs(filepath.Dir(file))
+	if err == nil {
+		folder, err = filepath.EvalSymlinks(folder)
+	}
+	if info, statErr := os.Stat(file); err != nil || statErr == nil && info.IsDir() {
+		return "", usagef("%s cannot be written: it is a folder, or its folder is not there", printable(file))
+	}
+	return fmt.Sprintf("file:%x", sha256.Sum256([]byte(filepath.Join(folder, filepath.Base(file)))))[:len("file:")+16], nil
+}
+
+// checkFile tells whether the key can be written there, before one is made, and returns the file as a place.
+func checkFile(file string) (string, error) {
+	place, err := filePlace(file)
+	if err != nil {
+		return "", err
+	}
+	probe, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
+	if err != nil {
+		return "", usagef("%s cannot be written: its folder refuses new files", printable(file))
+	}
+	return place, errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+// outputs are Terraform's that matter here, with their shapes. Empty values are allowed where optional.
+var outputs = []struct {
+	name     string
+	shape    *regexp.Regexp // nil for secrets_manager_url, see origin
+	optional bool
+}{
+	{"secrets_manager_url", nil, false}, {"account_id", accountShape, false}, {"key_group_id", groupShape, false},
+	{"token_group_id", groupShape, false}, {"workload_iam_id", iamIDShape, false}, {"bootstrap_iam_id", iamIDShape, true},
+	{"reader_iam_id", iamIDShape, true}, {"iam_profile_id", profileShape, true},
+}
+
+// readInput checks everything that is given, and asks nobody.
+func (s *setup) readInput(ctx context.Context) error {
+	if s.deleteOldKeys && s.rotateKeys {
+		return usagef("--delete-old-keys makes no new keys: it does not go with --rotate-keys")
+	}
+	if !nameShape.MatchString(s.name) {
+		return usagef("--name takes 2 to 64 letters, digits, dots, hyphens and underscores, and begins and ends with a letter or digit")
+	}
+	if s.days < 0 || s.days > 9999 {
+		return usagef("--expires-in takes a number of days, 9999 at most")
+	}
+	values, err := s.readOutputs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range outputs {
+		variable := strings.ToUpper(o.name)
+		if values[o.name] == "" && !o.optional {
+			return usagef("%s is not set: give --terraform, or export it", variable)
+		}
+		if o.shape != nil && values[o.name] != "" && !o.shape.MatchString(values[o.name]) {
+			return usagef("%s has not the form of one", variable)
+		}
+	}
+	iamURL := s.getenv("IAM_URL")
+	if iamURL == "" {
+		iamURL = "https://iam.cloud.ibm.com"
+	}
+	if iamURL, err = origin("IAM_URL", iamURL); err != nil {
+		return err
+	}
+	secretsURL, err := origin("SECRETS_MANAGER_URL", values["secrets_manager_url"])
+	if err != nil {
+		return err
+	}
+	s.cloud = newIBMCloud(iamURL, secretsURL, s.sleep)
+	s.account, s.keyGroup, s.tokenGroup, s.profile = values["account_id"], values["key_group_id"], values["token_group_id"], values["iam_profile_id"]
+	return s.planKeys(values)
+}
+
+// planKeys decides which service ids get a key, and where it belongs.
+func (s *setup) planKeys(values map[string]string) error {
+	s.workload = &serviceID{role: "workload", iamID: values["workload_iam_id"], keyVariable: "WORKLOAD_APIKEY_ID",
+		isPlace: func(place string) bool { return place == s.apiKeySecret }, store: s.storeWorkloadKey}
+	file, readerPlace := "", ""
+	var err error
+	switch iamID := values["bootstrap_iam_id"]; {
+	case iamID == "" && s.bootstrapFile != "":
+		return usagef("BOOTSTRAP_IAM_ID is empty, so there is no bootstrap key to store")
+	case iamID == "" || s.noBootstrapKey:
+	case s.bootstrapFile != "":
+		if file, err = checkFile(s.bootstrapFile); err != nil {
+			return err
+		}
+		s.bootstrap = &serviceID{role: "bootstrap", iamID: iamID, isPlace: func(place string) bool { return place == file }}
+	default:
+		s.bootstrap = &serviceID{role: "bootstrap", iamID: iamID, isPlace: func(place string) bool { return arnName(place) == s.awsSecret }}
+	}
+	if s.bootstrap != nil {
+		s.bootstrap.keyVariable, s.bootstrap.store = "BOOTSTRAP_APIKEY_ID", s.storeBootstrapKey
+	}
+	if s.readerFile != "" {
+		if values["reader_iam_id"] == "" {
+			return usagef("READER_IAM_ID is not set: give --terraform, or export it")
+		}
+		if readerPlace, err = checkFile(s.readerFile); err != nil {
+			return err
+		}
+		if readerPlace == file {
+			return usagef("the two keys need a file each")
+		}
+		s.reader = &serviceID{role: "reader", iamID: values["reader_iam_id"], keyVariable: "READER_APIKEY_ID",
+			isPlace: func(place string) bool { return place == readerPlace }, store: s.storeInFile(s.readerFile)}
+	}
+	for _, id := range s.serviceIDs() {
+		if s.deleteOldKeys && !keyIDShape.MatchString(s.getenv(id.keyVariable)) {
+			return usagef("--delete-old-keys: %s is not set to a key's id. Load what the last run with these options has printed: set -a; . build/ibm.env; set +a", id.keyVariable)
+		}
+	}
+	return nil
+}
+
+// readOutputs returns Terraform's outputs: those of --terraform alone, or else those in the environment.
+func (s *setup) readOutputs(ctx context.Context) (map[string]string, error) {
+	values := map[string]string{}
+	if s.terraform == "" {
+		for _, o := range outputs {
+			values[o.name] = s.getenv(strings.ToUpper(o.name))
+		}
+		return values, nil
+	}
+	printed, err := s.terraformPrints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var document map[string]struct{ Value any }
+	if err := json.Unmarshal(printed, &document); err != nil || document["workload_iam_id"].Value == nil {
+		return nil, usagef("--terraform: these are not the outputs of infra/ibm: after terraform apply, terraform -chdir=infra/ibm output -json prints them")
+	}
+	for _, o := range outputs {
+		values[o.name], _ = document[o.name].Value.(string)
+	}
+	return values, nil
+}
+
+func (s *setup) terraformPrints(ctx context.Context) ([]byte, error) {
+	const limit = 1 << 20
+	if s.terraform == "-" {
+		return io.ReadAll(io.LimitReader(s.stdin, limit))
+	}
+	if info, err := os.Stat(s.terraform); err == nil && info.IsDir() {
+		command := exec.CommandContext(ctx, "terraform", "-chdir="+s.terraform, "output", "-json")
+		command.Stderr = s.stderr
+		printed, err := command.Output()
+		if err != nil {
+			return nil, errors.New("terraform output -json failed: is Terraform installed, and applied in that folder?")
+		}
+		return printed, nil
+	}
+	file, err := os.Open(s.terraform)
+	if err != nil {
+		return nil, usagef("--terraform: this file or folder cannot be read")
+	}
+	defer func() { _ = file.Close() }()
+	return io.ReadAll(io.LimitReader(file, limit))
+}
+
+var (
+	nameShape   = regexp.MustCompile(`^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,48}[A-Za-z0-9])$`)
+	originShape = regexp.MustCompile(`^(?:https://[A-Za-z0-9.-]+|http://(?:127\.0\.0\.1|localhost))(?::[0-9]{1,5})?$`)
+)
+
+// origin checks an https URL without a path. http is for this machine alone.
+func origin(variable, value string) (string, error) {
+	value = strings.TrimSuffix(value, "/")
+	if !originShape.MatchString(value) {
+		return "", usagef("%s must be an https URL without a path", variable)
+	}
+	return value, nil
+}
+
+// publish prints or writes what was found and made.
+func (s *setup) publish(keys map[*serviceID]apiKey) error {
+	lines := [][2]string{{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", s.apiKeySecret}, {"TOKEN_SECRET", s.tokenSecret},
+		{"EXPECT_ACCOUNT", s.account}, {"EXPECT_IAM_ID", s.workload.iamID}, {"WORKLOAD_APIKEY_ID", keys[s.workload].id}}
+	if s.bootstrap != nil {
+		key := keys[s.bootstrap]
+		lines = append(lines, [2]string{"BOOTSTRAP_APIKEY_ID", key.id})
+		if !key.expires.IsZero() {
+			lines = append(lines, [2]string{"BOOTSTRAP_EXPIRES_AT", key.expires.Format("2006-01-02")})
+		}
+		if s.bootstrapFile == "" {
+			lines = append(lines, [2]string{"BOOTSTRAP_SECRET_ARN", key.place})
+		}
+	} else if s.profile != "" {
+		lines = append(lines, [2]string{"IAM_PROFILE_ID", s.profile})
+	}
+	if s.reader != nil {
+		lines = append(lines, [2]string{"READER_APIKEY_ID", keys[s.reader].id})
+	}
+	text := envfile.Lines(lines)
+	if s.output == "json" {
+		document := map[string]any{"rotation": map[string]any{"name": s.name, "api_key_secret": s.apiKeySecret, "token_secret": s.tokenSecret,
+			"expect": map[string]string{"account": s.account, "iam_id": s.workload.iamID}}}
+		maps.Insert(document, func(yield func(string, any) bool) {
+			for _, line := range lines {
+				yield(line[0], line[1])
+			}
+		})
+		encoded, err := json.MarshalIndent(document, "", "  ")
+		if err != nil {
+			return fmt.Errorf("encoding the result: %w", err)
+		}
+		text = string(encoded) + "\n"
+	}
+	if err := envfile.Publish(s.env, text, s.stdout); err != nil {
+		return fmt.Errorf("writing the result failed: %s: run it again", printable(err.Error()))
+	}
+	return nil
+}

@@ -1,0 +1,966 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+// A stage is one cloud, AWS's secrets, what Terraform would print, and what a person has around setup.
+type stage struct {
+	t       *testing.T
+	cloud   *ibmcloudtest.Cloud
+	origin  string
+	admin   string // the person's token
+	aws     *fakeAWS
+	folder  string
+	outputs map[string]string
+	env     map[string]string
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
+	server := httptest.NewServer(cloud)
+	t.Cleanup(server.Close)
+	s := &stage{t: t, cloud: cloud, origin: server.URL, aws: newFakeAWS(t), folder: t.TempDir()}
+	_, s.admin = s.exchange(cloud.AdminAPIKey())
+	s.env = map[string]string{"IAM_URL": s.origin, "IAM_TOKEN": "Bearer " + s.admin}
+	s.outputs = map[string]string{
+		"secrets_manager_url": server.URL, "account_id": cloud.AccountID(), "key_group_id": cloud.KeyGroupID(),
+		"token_group_id": cloud.TokenGroupID(), "bootstrap_iam_id": cloud.BootstrapIAMID(),
+		"workload_iam_id": cloud.Rotations()[0].IAMID, "reader_iam_id": cloud.ReaderIAMID(), "iam_profile_id": "",
+	}
+	return s
+}
+
+func (s *stage) path(name string) string { return filepath.Join(s.folder, name) }
+
+func (s *stage) read(name string) string {
+	s.t.Helper()
+	info, err := os.Stat(s.path(name))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		s.t.Errorf("%s: got mode %o, want 600", name, info.Mode().Perm())
+	}
+	raw, err := os.ReadFile(s.path(name))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(raw))
+}
+
+// terraform is what `terraform output -json` prints.
+func (s *stage) terraform() string {
+	outputs := map[string]any{}
+	for name, value := range s.outputs {
+		outputs[name] = map[string]any{"sensitive": false, "type": "string", "value": value}
+	}
+	raw, _ := json.Marshal(outputs)
+	return string(raw)
+}
+
+// A run is one run of setup.
+type run struct {
+	outcome
+	values map[string]string // the NAME='value' lines
+}
+
+var (
+	line        = regexp.MustCompile(`^([A-Z_]+)='([A-Za-z0-9:/._+=@-]*)'$`)
+	secretShape = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{10,}|[A-Za-z0-9_-]{44,}`) // a token, or as long as an API key
+	publicID    = regexp.MustCompile(`^(iam-)?(ServiceId|Profile)-[0-9a-f-]{36}$`)
+)
+
+// run runs setup with Terraform's outputs on its standard input, and sees to it that nothing secret or foreign
+// came out.
+func (s *stage) run(args ...string) run {
+	s.t.Helper()
+	return s.runWith(s.terraform(), append([]string{"--terraform", "-"}, args...)...)
+}
+
+func (s *stage) runWith(stdin string, args ...string) run {
+	s.t.Helper()
+	r := run{runWith(s.t, s.env, s.aws.config(), stdin, append([]string{"setup"}, args...)...), map[string]string{}}
+	for _, found := range secretShape.FindAllString(strings.ReplaceAll(r.stdout+r.stderr, s.folder, ""), -1) {
+		if !publicID.MatchString(found) {
+			s.t.Errorf("a secret of %d characters is printed", len(found))
+		}
+	}
+	if strings.ContainsFunc(r.stderr, func(c rune) bool { return c != '\n' && c < ' ' || c == '\u202e' }) || strings.Contains(r.stdout+r.stderr, "pwned") {
+		s.t.Errorf("foreign text is printed: %q", r.stdout+r.stderr)
+	}
+	for text := range strings.Lines(r.stdout) {
+		if found := line.FindStringSubmatch(strings.TrimSuffix(text, "\n")); found != nil {
+			r.values[found[1]] = found[2]
+		} else if r.exit == 0 && !slices.Contains(args, "json") && !slices.Contains(args, "--help") {
+			s.t.Errorf("got the line %q, want NAME='value'", text)
+		}
+	}
+	return r
+}
+
+func (s *stage) succeed(args ...string) run {
+	s.t.Helper()
+	r := s.run(args...)
+	if r.exit != 0 {
+		s.t.Fatalf("setup %s: got exit %d, want 0\n%s", strings.Join(args, " "), r.exit, r.stderr)
+	}
+	return r
+}
+
+func (s *stage) fail(exit int, words string, args ...string) {
+	s.t.Helper()
+	if r := s.run(args...); r.exit != exit || r.stdout != "" || !strings.Contains(r.stderr, words) {
+		s.t.Fatalf("setup %s: got exit %d, %q, %q; want exit %d and the words %q", strings.Join(args, " "), r.exit, r.stdout, r.stderr, exit, words)
+	}
+}
+
+// exchange returns a token's iam id with its status.
+func (s *stage) exchange(key string) (status int, token string) {
+	s.t.Helper()
+	response, err := http.PostForm(s.origin+"/identity/token", url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var body struct {
+		Token string `json:"access_token"`
+	}
+	_ = json.NewDecoder(response.Body).Decode(&body)
+	return response.StatusCode, body.Token
+}
+
+// owner checks that a key works, and for whom.
+func (s *stage) owner(key, iamID string) {
+	s.t.Helper()
+	status, token := s.exchange(key)
+	if _, got, err := tokenOwner(secret(token)); status != 200 || got != iamID || err != nil {
+		s.t.Errorf("a stored key: got %d, identity %s, %v; want 200 and %s", status, got, err, iamID)
+	}
+}
+
+func (s *stage) refused(what, key string) {
+	s.t.Helper()
+	if status, _ := s.exchange(key); status != 400 {
+		s.t.Errorf("%s: got %d, want 400, deleted", what, status)
+	}
+}
+
+// asAdmin sends a request with the admin's token and decodes the answer.
+func (s *stage) asAdmin(method, path, body string) map[string]any {
+	s.t.Helper()
+	request, _ := http.NewRequestWithContext(s.t.Context(), method, s.origin+path, strings.NewReader(body))
+	request.Header.Set("Authorization", "Bearer "+s.admin)
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("If-Match", "*")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var answer map[string]any
+	_ = json.NewDecoder(response.Body).Decode(&answer)
+	if response.StatusCode >= 300 {
+		s.t.Fatalf("%s %s: got %d %v", method, path, response.StatusCode, answer)
+	}
+	return answer
+}
+
+// keyIDs are the ids of setup's keys of one role.
+func (s *stage) keyIDs(role string) (ids []string) {
+	s.t.Helper()
+	for _, key := range s.asAdmin("GET", "/v1/apikeys?pagesize=100&iam_id="+s.outputs[role+"_iam_id"], "")["apikeys"].([]any) {
+		if key := key.(map[string]any); key["name"] == "iam-token-rotator-"+role {
+			ids = append(ids, key["id"].(string))
+		}
+	}
+	return ids
+}
+
+func (s *stage) fault(f ibmcloudtest.Fault) {
+	s.t.Helper()
+	if err := s.cloud.AddFault(f); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// writes are the operations that changed something.
+func (s *stage) writes() (ops []string) {
+	for _, request := range s.cloud.Requests() {
+		if request.Method != http.MethodGet && request.Op != ibmcloudtest.OpIAMToken {
+			ops = append(ops, request.Op)
+		}
+	}
+	return append(ops, s.aws.writes...)
+}
+
+func (s *stage) forget() {
+	s.cloud.ClearRequests()
+	s.aws.writes = nil
+}
+
+// complete checks what a run printed: the stored keys work, and each identity has one key.
+func (s *stage) complete(r run, bootstrapKey string) {
+	s.t.Helper()
+	s.owner(bootstrapKey, s.outputs["bootstrap_iam_id"])
+	s.owner(s.cloud.MustCurrent(r.values["API_KEY_SECRET"]).Payload, s.outputs["workload_iam_id"])
+	s.cloud.MustCurrent(r.values["TOKEN_SECRET"])
+	for _, role := range []string{"workload", "bootstrap"} {
+		if got := s.keyIDs(role); len(got) != 1 || got[0] != r.values[strings.ToUpper(role)+"_APIKEY_ID"] {
+			s.t.Errorf("keys of the %s: got %q, want the one printed, %q", role, got, r.values)
+		}
+	}
+}
+
+// fakeAWS is AWS Secrets Manager, as far as setup needs it.
+type fakeAWS struct {
+	url     string
+	secrets map[string]string
+	kms     string
+	writes  []string
+	fail    string            // an error code to answer with
+	before  func(string) bool // may drop a request
+	arn     string            // in place of the ARN
+}
+
+func newFakeAWS(t *testing.T) *fakeAWS {
+	f := &fakeAWS{secrets: map[string]string{}}
+	server := httptest.NewServer(f)
+	t.Cleanup(server.Close)
+	f.url = server.URL
+	return f
+}
+
+func (f *fakeAWS) config() aws.Config {
+	return aws.Config{Region: "eu-central-1", BaseEndpoint: &f.url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
+		Retryer: func() aws.Retryer { return aws.NopRetryer{} }}
+}
+
+func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var in struct{ SecretId, Name, SecretString, KmsKeyId string }
+	body, _ := io.ReadAll(r.Body)
+	_ = json.Unmarshal(body, &in)
+	op := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager.")
+	name := in.SecretId + in.Name
+	_, there := f.secrets[name]
+	refuse := func(code string) {
+		w.WriteHeader(http.StatusBadRequest)
+		_ = json.NewEncoder(w).Encode(map[string]string{"__type": code, "message": "repeats " + string(body) + "\x1b]0;pwned"})
+	}
+	switch {
+	case f.fail != "" && op != "DescribeSecret":
+		refuse(f.fail)
+		return
+	case op != "CreateSecret" && !there:
+		refuse("ResourceNotFoundException")
+		return
+	case op != "DescribeSecret":
+		f.writes, f.secrets[name], f.kms = append(f.writes, op), in.SecretString, in.KmsKeyId
+	}
+	arn := "arn:aws:secretsmanager:eu-central-1:123456789012:secret:" + name + "-a1b2c3"
+	if f.arn != "" {
+		arn = f.arn
+	}
+	_ = json.NewEncoder(w).Encode(map[string]string{"ARN": arn, "Name": name})
+}
+
+func TestFirstRunMakesWhatRotates(t *testing.T) {
+	s := newStage(t)
+	r := s.succeed("--reader-key-file", s.path("reader.key"), "--aws-kms-key-id", "alias/own")
+	want := []string{"SECRETS_MANAGER_URL", "API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID", "WORKLOAD_APIKEY_ID",
+		"BOOTSTRAP_APIKEY_ID", "BOOTSTRAP_EXPIRES_AT", "BOOTSTRAP_SECRET_ARN", "READER_APIKEY_ID"}
+	if got := slices.Sorted(maps.Keys(r.values)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+		t.Errorf("names: got %q, want %q", got, want)
+	}
+	day := time.Now().UTC().AddDate(0, 0, 90).Format(time.DateOnly)
+	for name, want := range map[string]string{"EXPECT_ACCOUNT": s.cloud.AccountID(), "EXPECT_IAM_ID": s.outputs["workload_iam_id"], "BOOTSTRAP_EXPIRES_AT": day,
+		"BOOTSTRAP_SECRET_ARN": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-rotator/bootstrap-a1b2c3"} {
+		if r.values[name] != want {
+			t.Errorf("%s: got %s, want %s", name, r.values[name], want)
+		}
+	}
+	token := s.cloud.MustCurrent(r.values["TOKEN_SECRET"])
+	if token.Payload != "no token yet" || token.Metadata != nil || s.asAdmin("GET", "/api/v2/secrets/"+r.values["TOKEN_SECRET"], "")["expiration_date"] != nil {
+		t.Errorf("token secret: got %q and %v, want the placeholder without metadata or an expiration date", token.Payload, token.Metadata)
+	}
+	if got := s.cloud.MustCurrent(r.values["API_KEY_SECRET"]).Metadata["apikey_id"]; got != r.values["WORKLOAD_APIKEY_ID"] {
+		t.Errorf("key secret: got apikey_id %v, want %s", got, r.values["WORKLOAD_APIKEY_ID"])
+	}
+	if s.aws.kms != "alias/own" {
+		t.Errorf("AWS: got the KMS key %q, want alias/own", s.aws.kms)
+	}
+	s.complete(r, s.aws.secrets[defaultAWSSecret])
+	s.owner(s.read("reader.key"), s.cloud.ReaderIAMID())
+	for _, role := range []string{"bootstrap", "workload"} {
+		key := s.asAdmin("GET", "/v1/apikeys/"+s.keyIDs(role)[0], "")
+		if key["action_when_leaked"] != "disable" || !strings.HasPrefix(fmt.Sprint(key["expires_at"]), day) || key["apikey"] != "" {
+			t.Errorf("%s: got %v, want disable, %s and no stored value", role, key, day)
+		}
+	}
+
+	// A second run changes nothing, and writes no file again.
+	if err := os.Remove(s.path("reader.key")); err != nil {
+		t.Fatal(err)
+	}
+	s.forget()
+	again := s.succeed("--reader-key-file", s.path("reader.key"))
+	if got := s.writes(); len(got) > 0 || again.stdout != r.stdout || !strings.Contains(again.stderr, "reader.key is not there") {
+		t.Errorf("again: got %q and\n%s%s, want no change", got, again.stdout, again.stderr)
+	}
+	if _, err := os.Stat(s.path("reader.key")); err == nil {
+		t.Error("reader.key was written again")
+	}
+}
+
+func TestOutputForms(t *testing.T) {
+	s := newStage(t)
+	first := s.succeed("--env", s.path("ibm.env"))
+	if first.stdout != "" || !strings.Contains(s.read("ibm.env"), "EXPECT_IAM_ID='"+s.outputs["workload_iam_id"]+"'") {
+		t.Errorf("--env: got %q on stdout, want the file alone", first.stdout)
+	}
+	var document struct {
+		Rotation struct {
+			Name   string
+			Secret string `json:"api_key_secret"`
+			Expect struct {
+				Account string
+				IAMID   string `json:"iam_id"`
+			}
+		}
+		Secret string `json:"API_KEY_SECRET"`
+	}
+	decoder := json.NewDecoder(strings.NewReader(s.succeed("-o", "json").stdout))
+	if err := decoder.Decode(&document); err != nil {
+		t.Fatal(err)
+	}
+	if r := document.Rotation; r.Name != "iam-token-rotator" || r.Secret != document.Secret || r.Expect.Account != s.cloud.AccountID() || r.Expect.IAMID != s.outputs["workload_iam_id"] {
+		t.Errorf("json: got %+v", document)
+	}
+}
+
+func secret(text string) iamtoken.Secret { return iamtoken.NewSecret(text) }
+
+// TestCutOffAtEachRequest: from any request on nothing is answered, as if the machine went off there. The next
+// run finishes the work, and leaves one key for each identity.
+func TestCutOffAtEachRequest(t *testing.T) {
+	for _, rotate := range []bool{false, true} {
+		for _, drop := range []string{ibmcloudtest.DropBefore, ibmcloudtest.DropAfter} {
+			for n, done := 0, false; !done; n++ {
+				t.Run(fmt.Sprintf("rotate %v/%s/%d", rotate, drop, n), func(t *testing.T) {
+					s := newStage(t)
+					var args []string
+					if rotate {
+						s.succeed()
+						args = []string{"--rotate-keys"}
+					}
+					s.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
+					r := s.run(args...)
+					s.cloud.ClearFaults()
+					if done = r.exit == 0; done {
+						if n < 12 {
+							t.Errorf("got %d requests, want at least 12", n)
+						}
+						return
+					}
+					if r.exit != 1 || r.stdout != "" || !strings.Contains(r.stderr, "no answer") {
+						t.Errorf("got exit %d, %q, %q; want 1 and no answer", r.exit, r.stdout, r.stderr)
+					}
+					s.completeAfter(s.succeed())
+				})
+			}
+		}
+	}
+}
+
+// completeAfter is complete, once the old keys are gone.
+func (s *stage) completeAfter(r run) {
+	s.t.Helper()
+	maps.Copy(s.env, r.values)
+	s.complete(s.succeed("--delete-old-keys"), s.aws.secrets[defaultAWSSecret])
+}
+
+func TestFailuresAreNamed(t *testing.T) {
+	const html = "<html>502</html>"
+	for name, test := range map[string]struct {
+		fault ibmcloudtest.Fault
+		words string
+	}{
+		"401":      {ibmcloudtest.Fault{Status: 401}, "fetch a new one"},
+		"403":      {ibmcloudtest.Fault{Status: 403, Body: `{"errors":[{"code":"\u001b[31m","message":"pwned"}]}`}, "Needed: Manager on the Secrets Manager instance"},
+		"404":      {ibmcloudtest.Fault{Status: 404}, "Check the ids"},
+		"400":      {ibmcloudtest.Fault{Status: 400, Body: `{"errors":[{"code":"secrets-manager.Error07012","message":"pwned"}]}`}, "HTTP 400 secrets-manager.Error07012. Check the ids"},
+		"409":      {ibmcloudtest.Fault{Status: 409}, "use another --name"},
+		"429":      {ibmcloudtest.Fault{Status: 429, Headers: map[string]string{"Retry-After": "99999"}}, "Try again later"},
+		"500":      {ibmcloudtest.Fault{Status: 500, Body: html, ContentType: "text/html"}, "Try again later"},
+		"redirect": {ibmcloudtest.Fault{Status: 302, Headers: map[string]string{"Location": "http://127.0.0.1:1/"}}, "check the URL"},
+		"not JSON": {ibmcloudtest.Fault{Status: 200, Body: html, ContentType: "text/html"}, "check the URL"},
+		"no list":  {ibmcloudtest.Fault{Status: 200, Body: "{}"}, "check SECRETS_MANAGER_URL"},
+		"null":     {ibmcloudtest.Fault{Status: 200, Body: "null"}, "check SECRETS_MANAGER_URL"},
+		"too long": {ibmcloudtest.Fault{Status: 200, Body: `{"secrets":[` + strings.Repeat(" ", answerLimit)}, "no answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			test.fault.Op = ibmcloudtest.OpSecretsList
+			s.fault(test.fault)
+			s.fail(1, test.words)
+			if got := s.writes(); len(got) > 0 {
+				t.Errorf("got %q, want nothing made", got)
+			}
+		})
+	}
+}
+
+func TestPassingFaultsAreWaitedOut(t *testing.T) {
+	s := newStage(t)
+	s.fault(ibmcloudtest.Fault{Op: "secrets.list", Times: 1, Drop: ibmcloudtest.DropBefore})
+	s.fault(ibmcloudtest.Fault{Op: "secrets.list", Times: 3, Status: 500})
+	s.fault(ibmcloudtest.Fault{Op: "apikeys.create", Times: 2, Status: 429, Headers: map[string]string{"Retry-After": "1"}})
+	s.fault(ibmcloudtest.Fault{Op: "iam.token", Times: 3, Status: 400, Body: `{"errorCode":"BXNIM0415E"}`}) // IAM does not know the key yet
+	s.complete(s.succeed(), s.aws.secrets[defaultAWSSecret])
+}
+
+func TestRotateAndDeleteOldKeys(t *testing.T) {
+	s := newStage(t)
+	files := []string{"--reader-key-file", s.path("reader.key")}
+	first := s.succeed(files...)
+	elsewhere := s.succeed("--aws-secret", "team/other")
+	s.asAdmin("POST", "/v1/apikeys", `{"name":"somebody's","iam_id":"`+s.outputs["workload_iam_id"]+`"}`)
+	foreign := s.asAdmin("POST", "/v1/apikeys", `{"name":"iam-token-rotator-workload","description":"$(touch /tmp/pwned)\u001b[2J","iam_id":"`+s.outputs["workload_iam_id"]+`"}`)["id"].(string)
+	old := map[string]string{"bootstrap": s.aws.secrets[defaultAWSSecret], "reader": s.read("reader.key"), "workload": s.cloud.MustCurrent(first.values["API_KEY_SECRET"]).Payload}
+	s.forget()
+	second := s.succeed(append(files, "--rotate-keys")...)
+	for name, changed := range map[string]bool{"API_KEY_SECRET": false, "TOKEN_SECRET": false, "BOOTSTRAP_SECRET_ARN": false, "WORKLOAD_APIKEY_ID": true, "BOOTSTRAP_APIKEY_ID": true, "READER_APIKEY_ID": true} {
+		if got := second.values[name] != first.values[name]; got != changed {
+			t.Errorf("%s: got a change: %v, want %v", name, got, changed)
+		}
+	}
+	want := []string{"apikeys.create", "versions.create", "apikeys.update", "apikeys.create", "apikeys.update", "apikeys.create", "apikeys.update", "UpdateSecret"}
+	if got := s.writes(); !slices.Equal(got, want) {
+		t.Errorf("got the requests %q, want each key made, stored and noted, and none deleted: %q", got, want)
+	}
+	for role, key := range old {
+		s.owner(key, s.outputs[role+"_iam_id"]) // goes on working
+	}
+	if got := strings.Count(second.stderr, "--delete-old-keys"); got != 3 || !strings.Contains(second.stderr, foreign+" is also named iam-token-rotator-workload and not of rotatorctl's making") {
+		t.Errorf("got %d notes of old keys, want 3, and one of the foreign key:\n%s", got, second.stderr)
+	}
+
+	maps.Copy(s.env, second.values)
+	s.forget()
+	third := s.succeed(append(files, "--delete-old-keys")...)
+	if third.stdout != second.stdout || !slices.Equal(s.writes(), []string{"apikeys.delete", "apikeys.delete", "apikeys.delete"}) {
+		t.Errorf("got %q and\n%s, want three keys deleted and the same lines", s.writes(), third.stdout)
+	}
+	for role, key := range old {
+		s.refused("the old key of the "+role, key)
+	}
+	s.owner(s.aws.secrets[defaultAWSSecret], s.outputs["bootstrap_iam_id"])
+	s.owner(s.aws.secrets["team/other"], s.outputs["bootstrap_iam_id"])
+	s.owner(s.read("reader.key"), s.outputs["reader_iam_id"])
+	if got, want := s.keyIDs("bootstrap"), []string{elsewhere.values["BOOTSTRAP_APIKEY_ID"], second.values["BOOTSTRAP_APIKEY_ID"]}; !slices.Equal(got, want) {
+		t.Errorf("keys of the bootstrap: got %q, want the other place's and the one in use, %q", got, want)
+	}
+	if got, want := s.keyIDs("workload"), []string{foreign, second.values["WORKLOAD_APIKEY_ID"]}; !slices.Equal(got, want) {
+		t.Errorf("keys of the workload: got %q, want the foreign one and the one in use, %q", got, want)
+	}
+}
+
+// TestNoKeyIsDeletedInDoubt: where it is not certain which key is in use, none goes.
+func TestNoKeyIsDeletedInDoubt(t *testing.T) {
+	reader := func(s *stage) []string { return []string{"--reader-key-file", s.path("reader.key")} }
+	for name, test := range map[string]struct {
+		change func(s *stage, first, second map[string]string)
+		args   func(s *stage) []string
+		exit   int
+		words  string
+	}{
+		"the ids are of before": {func(s *stage, first, _ map[string]string) { maps.Copy(s.env, first) }, nil, 1, "a newer key of the workload"},
+		"one id is of before": {func(s *stage, first, _ map[string]string) {
+			s.env["BOOTSTRAP_APIKEY_ID"] = first["BOOTSTRAP_APIKEY_ID"]
+		}, nil, 1, "a newer key of the bootstrap"},
+		"the reader's is": {func(s *stage, first, _ map[string]string) { s.env["READER_APIKEY_ID"] = first["READER_APIKEY_ID"] }, reader, 1, "a newer key of the reader"},
+		"the ids are swapped": {func(s *stage, _, second map[string]string) {
+			s.env["WORKLOAD_APIKEY_ID"] = second["BOOTSTRAP_APIKEY_ID"]
+		}, nil, 1, "WORKLOAD_APIKEY_ID names no key of the workload"},
+		"a run was interrupted":  {func(s *stage, _, _ map[string]string) { s.lose("workload") }, nil, 1, "a run was interrupted"},
+		"the second key was not": {func(s *stage, _, _ map[string]string) { s.lose("bootstrap") }, nil, 1, "a run was interrupted"},
+		"an old key is put back": {func(s *stage, _, second map[string]string) {
+			s.cloud.MustPutVersion(second["API_KEY_SECRET"], s.cloud.Rotations()[0].APIKey, nil)
+		}, nil, 1, "by hand"},
+		"another set-up":       {nil, func(*stage) []string { return []string{"--name", "other"} }, 1, "is --name that of the set-up?"},
+		"another place":        {nil, func(*stage) []string { return []string{"--aws-secret", "team/other"} }, 1, "BOOTSTRAP_APIKEY_ID names no key of the bootstrap"},
+		"no id":                {func(s *stage, _, _ map[string]string) { delete(s.env, "WORKLOAD_APIKEY_ID") }, nil, 2, "WORKLOAD_APIKEY_ID is not set"},
+		"one id is missing":    {func(s *stage, _, _ map[string]string) { s.env["BOOTSTRAP_APIKEY_ID"] = "ApiKey-*" }, nil, 2, "BOOTSTRAP_APIKEY_ID is not set"},
+		"the reader's is none": {func(s *stage, _, _ map[string]string) { delete(s.env, "READER_APIKEY_ID") }, reader, 2, "READER_APIKEY_ID is not set"},
+		"new keys, too":        {nil, func(*stage) []string { return []string{"--rotate-keys"} }, 2, "does not go with --rotate-keys"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			first := s.succeed(reader(s)...).values
+			second := s.succeed(append(reader(s), "--rotate-keys")...).values
+			maps.Copy(s.env, second)
+			if test.change != nil {
+				test.change(s, first, second)
+			}
+			var args []string
+			if test.args != nil {
+				args = test.args(s)
+			}
+			s.forget()
+			s.fail(test.exit, test.words, append(args, "--delete-old-keys")...)
+			if got := s.writes(); len(got) > 0 {
+				t.Errorf("requests that change something: got %q, want none", got)
+			}
+		})
+	}
+}
+
+// lose makes a key that is not noted as stored, as an interrupted run does.
+func (s *stage) lose(role string) {
+	s.asAdmin("POST", "/v1/apikeys", `{"name":"iam-token-rotator-`+role+`","description":"`+notStored+`","iam_id":"`+s.outputs[role+"_iam_id"]+`"}`)
+}
+
+// TestFurtherWorkload: it has another name, and no bootstrap key of its own.
+func TestFurtherWorkload(t *testing.T) {
+	s := newStage(t)
+	first := s.succeed()
+	other := s.succeed("--name", "billing", "--no-bootstrap-key")
+	if other.values["BOOTSTRAP_APIKEY_ID"] != "" || other.values["API_KEY_SECRET"] == first.values["API_KEY_SECRET"] {
+		t.Errorf("got %q, want secrets of its own and no bootstrap key", other.values)
+	}
+	s.succeed("--name", "billing", "--no-bootstrap-key", "--rotate-keys")
+	s.complete(s.succeed(), s.aws.secrets[defaultAWSSecret])
+}
+
+func TestKeyFiles(t *testing.T) {
+	s := newStage(t)
+	both := []string{"--bootstrap-key-file", s.path("bootstrap.key"), "--reader-key-file", s.path("one.key")}
+	first := s.succeed(both...)
+	s.owner(s.read("bootstrap.key"), s.cloud.BootstrapIAMID())
+	s.owner(s.read("one.key"), s.cloud.ReaderIAMID())
+	if first.values["BOOTSTRAP_SECRET_ARN"] != "" || len(s.aws.writes) > 0 {
+		t.Errorf("got %q, want nothing stored in AWS", first.values)
+	}
+	// The same file by any path is the same place; another file gets a key of its own.
+	if err := os.Symlink(s.folder, s.path("link")); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(s.folder)
+	for _, path := range []string{"one.key", s.folder + "/./one.key", s.path("link/one.key")} {
+		s.forget()
+		if again := s.succeed("--bootstrap-key-file", "bootstrap.key", "--reader-key-file", path); again.stdout != first.stdout || len(s.writes()) > 0 {
+			t.Errorf("%s: got %q, want no change", path, s.writes())
+		}
+	}
+	one := s.read("one.key")
+	s.succeed("--bootstrap-key-file", "bootstrap.key", "--reader-key-file", "two.key", "--rotate-keys")
+	if two := s.read("two.key"); two == one || s.read("one.key") != one {
+		t.Error("got the same key in two files, or the other file written")
+	}
+	s.owner(one, s.cloud.ReaderIAMID())
+	// What lies there is replaced, whatever its mode, and a link is not followed.
+	if err := os.Symlink(s.path("two.key"), s.path("three.key")); err != nil {
+		t.Fatal(err)
+	}
+	two := s.read("two.key")
+	s.succeed("--bootstrap-key-file", "bootstrap.key", "--reader-key-file", "three.key")
+	if s.read("two.key") != two || s.read("three.key") == two {
+		t.Error("a link was followed")
+	}
+	if left, _ := filepath.Glob(s.path(".*")); len(left) > 0 {
+		t.Errorf("temporary files: got %q, want none", left)
+	}
+	s.fail(2, "a file each", "--reader-key-file", "both.key", "--bootstrap-key-file", "./both.key")
+	if moved := s.succeed(); moved.values["BOOTSTRAP_APIKEY_ID"] == first.values["BOOTSTRAP_APIKEY_ID"] {
+		t.Error("to AWS: got the key of the file, want another")
+	}
+	s.owner(s.read("bootstrap.key"), s.cloud.BootstrapIAMID())
+}
+
+// TestFileThatCannotBeReplaced: it shows after the key was made, and the next run deletes that key.
+func TestFileThatCannotBeReplaced(t *testing.T) {
+	s := newStage(t)
+	s.succeed()
+	file := s.path("reader.key")
+	s.env["IAM_URL"] = s.lying(func(request *http.Request, body []byte) []byte {
+		if request.URL.Path == "/identity/token" {
+			_ = os.MkdirAll(filepath.Join(file, "in the way"), 0o700)
+		}
+		return body
+	})
+	s.fail(1, "reader.key failed", "--reader-key-file", file)
+	if err := os.RemoveAll(file); err != nil {
+		t.Fatal(err)
+	}
+	s.env["IAM_URL"] = s.origin
+	s.succeed("--reader-key-file", file)
+	s.owner(s.read("reader.key"), s.cloud.ReaderIAMID())
+	if got := s.keyIDs("reader"); len(got) != 1 {
+		t.Errorf("got %d keys of the reader, want 1", len(got))
+	}
+}
+
+// lying is the origin of an IBM Cloud whose answers are changed.
+func (s *stage) lying(change func(request *http.Request, body []byte) []byte) string {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := httptest.NewRecorder()
+		s.cloud.ServeHTTP(answer, r)
+		body := change(r, answer.Body.Bytes())
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(answer.Code)
+		_, _ = w.Write(body)
+	}))
+	s.t.Cleanup(server.Close)
+	return server.URL
+}
+
+// TestForeignValues: services answer with values that a shell, a terminal or a URL would take for more. They are
+// neither printed nor used; run's own checks see to the former.
+func TestForeignValues(t *testing.T) {
+	hostile := []string{`'; touch /tmp/pwned; '`, `"; touch /tmp/pwned; "`, "$(touch /tmp/pwned)", "x\ny='pwned'", "\x1b]0;pwned\x07", "\u202epwned", "../pwned", "pwned?x=y#", ""}
+	places := map[string]struct {
+		path, field string
+		harmless    bool // the run goes on without the value
+	}{
+		"key id, listed":      {path: "/v1/apikeys", field: "id"},
+		"iam id, listed":      {path: "/v1/apikeys", field: "iam_id"},
+		"account, listed":     {path: "/v1/apikeys", field: "account_id"},
+		"description, listed": {path: "/v1/apikeys", field: "description", harmless: true},
+		"date, listed":        {path: "/v1/apikeys", field: "expires_at", harmless: true},
+		"secret id, listed":   {path: "/api/v2/secrets", field: "id"},
+		"secret id, created":  {path: "/api/v2/secrets", field: "id"},
+		"token":               {path: "/identity/token", field: "access_token"},
+		"key":                 {path: "/v1/apikeys", field: "apikey"},
+	}
+	for name, place := range places {
+		t.Run(name, func(t *testing.T) {
+			for _, value := range hostile {
+				s := newStage(t)
+				if strings.HasSuffix(name, "listed") {
+					s.succeed()
+				}
+				liar := s.lying(func(r *http.Request, body []byte) []byte {
+					if r.URL.Path != place.path {
+						return body
+					}
+					var answer any
+					_ = json.Unmarshal(body, &answer)
+					replace(answer, place.field, value)
+					body, _ = json.Marshal(answer)
+					return body
+				})
+				s.env["IAM_URL"], s.outputs["secrets_manager_url"] = liar, liar
+				if r := s.run(); r.exit == 0 && !place.harmless || r.exit == 2 {
+					t.Errorf("%q: got exit %d, want 1\n%s", value, r.exit, r.stderr)
+				}
+			}
+		})
+	}
+	for _, arn := range append(hostile[:8:8], "arn:aws:secretsmanager:eu-central-1:123456789012:secret:another-a1b2c3", "arn:aws:secretsmanager:x:1:secret:iam-token-rotator/bootstrap-a1b2c3") {
+		s := newStage(t)
+		s.aws.arn = arn
+		s.fail(1, "AWS's answer has not the ARN of the secret")
+	}
+}
+
+// replace sets a field wherever it is a string.
+func replace(in any, field, value string) {
+	switch in := in.(type) {
+	case []any:
+		for _, element := range in {
+			replace(element, field, value)
+		}
+	case map[string]any:
+		for name, element := range in {
+			if _, isText := element.(string); isText && name == field {
+				in[name] = value
+			} else {
+				replace(element, field, value)
+			}
+		}
+	}
+}
+
+// TestKeyOfAnotherIdentity: IAM makes a key that is not the service id's. It is tried, and not stored.
+func TestKeyOfAnotherIdentity(t *testing.T) {
+	for _, key := range []string{"reader", "unknown"} {
+		s := newStage(t)
+		value, words := s.cloud.ReaderAPIKey(), "its token is another identity's or account's"
+		if key == "unknown" {
+			value, words = strings.Repeat("k", 44), "HTTP 400 BXNIM0415E. IAM does not know the API key"
+		}
+		s.env["IAM_URL"] = s.lying(func(r *http.Request, body []byte) []byte {
+			if r.Method != http.MethodPost || r.URL.Path != "/v1/apikeys" {
+				return body
+			}
+			var answer map[string]any
+			_ = json.Unmarshal(body, &answer)
+			answer["apikey"] = value
+			body, _ = json.Marshal(answer)
+			return body
+		})
+		s.fail(1, words)
+		if got := s.writes(); !slices.Equal(got, []string{"secrets.create", "apikeys.create"}) { // the first is the token secret
+			t.Errorf("%s: got %q, want the key not stored", key, got)
+		}
+	}
+}
+
+func TestLists(t *testing.T) {
+	t.Run("our keys and secrets lie on a later page", func(t *testing.T) {
+		s := newStage(t)
+		for i := range 101 { // 101 keys at 100 a page, 202 secrets at 200
+			s.asAdmin("POST", "/v1/apikeys", `{"name":"another","iam_id":"`+s.outputs["workload_iam_id"]+`"}`)
+			for _, half := range []string{"a", "b"} {
+				s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: fmt.Sprintf("iam-token-rotator-token-%d%s", i, half), Group: s.cloud.TokenGroupName(), Payload: "x"})
+			}
+		}
+		first := s.succeed()
+		if second := s.succeed(); second.stdout != first.stdout {
+			t.Errorf("got\n%s, want\n%s", second.stdout, first.stdout)
+		}
+	})
+	t.Run("the newest key of a minute, in no order", func(t *testing.T) {
+		s := newStage(t)
+		s.env["IAM_URL"] = s.lying(func(r *http.Request, body []byte) []byte {
+			var listing map[string]any
+			_ = json.Unmarshal(body, &listing)
+			if keys, ok := listing["apikeys"].([]any); ok {
+				slices.Reverse(keys)
+				body, _ = json.Marshal(listing)
+			}
+			return body
+		})
+		s.succeed()
+		second := s.succeed("--rotate-keys")
+		if again := s.succeed(); again.stdout != second.stdout {
+			t.Errorf("got\n%s, want what the last run printed,\n%s", again.stdout, second.stdout)
+		}
+	})
+	for path, field := range map[string]string{"/v1/apikeys": "next", "/api/v2/secrets": "total_count"} {
+		t.Run("an endless list at "+path, func(t *testing.T) {
+			s := newStage(t)
+			s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: "iam-token-rotator-token-x", Group: s.cloud.TokenGroupName(), Payload: "x"})
+			s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: "iam-token-rotator-api-key-x", Payload: "x"})
+			liar := s.lying(func(r *http.Request, body []byte) []byte {
+				if r.URL.Path == path {
+					first := r.Clone(r.Context())
+					query := first.URL.Query()
+					query.Del("pagetoken")
+					query.Del("offset")
+					first.URL.RawQuery = query.Encode()
+					answer := httptest.NewRecorder()
+					s.cloud.ServeHTTP(answer, first)
+					var listing map[string]any
+					_ = json.Unmarshal(answer.Body.Bytes(), &listing)
+					listing[field] = map[string]any{"next": s.origin + path + "?pagetoken=b2Zmc2V0OjA=", "total_count": 1 << 40}[field]
+					body, _ = json.Marshal(listing)
+				}
+				return body
+			})
+			s.env["IAM_URL"], s.outputs["secrets_manager_url"] = liar, liar
+			s.fail(1, "list does not end")
+		})
+	}
+}
+
+func TestLogin(t *testing.T) {
+	s := newStage(t)
+	bare := s.admin
+	for _, form := range []string{bare, "Bearer " + bare, "bearer " + bare, "IAM token:  Bearer " + bare + "\n", "iam TOKEN:\tBEARER  " + bare + "\r\n", " \n" + bare + "\n\n",
+		"IAM token:  Bearer " + bare + "\nUAA token:  Bearer x\n", `"Bearer ` + bare + `"`, `{"iam_token":"Bearer ` + bare + `","uaa_token":""}`} {
+		s.env["IAM_TOKEN"] = form
+		s.succeed()
+	}
+	for _, form := range []string{"a\nurl = evil", "null", "Bearer", "Bearer ", `a"b`, `{"iam_token":null}`, "{}", bare + " " + bare, bare + "\n" + bare} {
+		s.env["IAM_TOKEN"] = form
+		s.fail(2, "IAM_TOKEN is not a token")
+	}
+	s.env["IAM_TOKEN"] = "nonsense"
+	s.fail(1, "fetch a new one")
+	_, s.env["IAM_TOKEN"] = s.exchange(s.cloud.ReaderAPIKey())
+	s.fail(1, "Needed: Operator on the service id")
+	s.env["IAM_TOKEN"] = ""
+	s.fail(2, "set IAM_TOKEN or IBMCLOUD_API_KEY")
+	s.env["IBMCLOUD_API_KEY"] = s.cloud.AdminAPIKey()
+	s.succeed()
+	s.env["IBMCLOUD_API_KEY"] = strings.Repeat("k", 44)
+	s.fail(1, "logging in with IBMCLOUD_API_KEY: HTTP 400 BXNIM0415E. IAM does not know the API key")
+	s.env["IBMCLOUD_API_KEY"] = "{}"
+	s.fail(2, "IBMCLOUD_API_KEY holds JSON")
+}
+
+func TestNotes(t *testing.T) {
+	s := newStage(t)
+	if r := s.succeed("--expires-in", "13"); strings.Contains(r.stderr, "note:") {
+		t.Errorf("a new key: got %s, want no note", r.stderr)
+	}
+	if r := s.succeed(); strings.Count(r.stderr, "--rotate-keys") != 2 {
+		t.Errorf("got %s, want a note for each of the two keys", r.stderr)
+	}
+	r := s.succeed("--rotate-keys", "--expires-in", "0")
+	if _, there := r.values["BOOTSTRAP_EXPIRES_AT"]; there {
+		t.Error("--expires-in 0: got BOOTSTRAP_EXPIRES_AT, want none")
+	}
+	s.asAdmin("POST", "/api/v2/secrets", `{"secret_type":"arbitrary","name":"other-token","payload":"x"}`)
+	s.fail(1, "use another --name", "--name", "other", "--no-bootstrap-key")
+	s.outputs["secrets_manager_url"] = "http://127.0.0.1:1"
+	s.fail(1, "allow public-and-private")
+}
+
+func TestSetupUsage(t *testing.T) {
+	key := strings.Repeat("k", 44)
+	output := func(name, value string) func(*stage) { return func(s *stage) { s.outputs[name] = value } }
+	for name, test := range map[string]struct {
+		args   []string
+		change func(*stage)
+		words  string
+	}{
+		"an argument":            {[]string{key}, nil, "takes no arguments"},
+		"unknown option":         {[]string{"--api-key=" + key}, nil, "unknown option"},
+		"name with a blank":      {[]string{"--name", "a b"}, nil, "--name takes"},
+		"name of a path":         {[]string{"--name", "../x"}, nil, "--name takes"},
+		"days in words":          {[]string{"--expires-in", key}, nil, "--expires-in"},
+		"days past all dates":    {[]string{"--expires-in", "10000"}, nil, "9999 at most"},
+		"days ago":               {[]string{"--expires-in=-1"}, nil, "9999 at most"},
+		"no folder for the file": {[]string{"--reader-key-file", "/nowhere/\x1breader.key"}, nil, `/nowhere/\x1breader.key cannot be written`},
+		"a folder for the file":  {[]string{"--bootstrap-key-file", os.TempDir()}, nil, "cannot be written"},
+		"plain http":             {nil, func(s *stage) { s.env["IAM_URL"] = "http://iam.cloud.ibm.com" }, "IAM_URL must be an https URL"},
+		"URL with a path":        {nil, output("secrets_manager_url", "https://example.com/api/v2"), "without a path"},
+		"URL with a user":        {nil, output("secrets_manager_url", "https://u:p@example.com"), "without a path"},
+		"Terraform not applied":  {nil, func(s *stage) { s.outputs = nil }, "after terraform apply"},
+		"an output is missing":   {nil, output("key_group_id", ""), "KEY_GROUP_ID is not set"},
+		"an id with a slash":     {nil, output("account_id", "../x"), "ACCOUNT_ID has not the form"},
+		"an account in quotes":   {nil, output("account_id", "'"+strings.Repeat("0", 32)+"'"), "ACCOUNT_ID has not the form"},
+		"a newline after the id": {nil, func(s *stage) { s.outputs["workload_iam_id"] += "\n" }, "WORKLOAD_IAM_ID has not the form"},
+		"another profile":        {nil, output("iam_profile_id", "$(id)"), "IAM_PROFILE_ID has not the form"},
+		"no reader":              {[]string{"--reader-key-file", "reader.key"}, output("reader_iam_id", ""), "READER_IAM_ID is not set"},
+		"a file for no key":      {[]string{"--bootstrap-key-file", "b.key"}, output("bootstrap_iam_id", ""), "no bootstrap key to store"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			if test.change != nil {
+				test.change(s)
+			}
+			s.forget()
+			s.fail(2, test.words, test.args...)
+			if got := s.cloud.Requests(); len(got) > 0 {
+				t.Errorf("got %d requests, want none", len(got))
+			}
+		})
+	}
+	for _, printed := range []string{"", "\n", "{}", "[]", "null", `{"workload_iam_id":{"value":null}}`} {
+		if r := newStage(t).runWith(printed, "--terraform", "-"); r.exit != 2 || !strings.Contains(r.stderr, "after terraform apply") {
+			t.Errorf("%q: got exit %d and %q, want 2 and what to do", printed, r.exit, r.stderr)
+		}
+	}
+}
+
+// TestSourcesOfOutputs: a file, a folder in which terraform runs, or the environment.
+func TestSourcesOfOutputs(t *testing.T) {
+	s := newStage(t)
+	if err := os.WriteFile(s.path("outputs.json"), []byte(s.terraform()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.path("terraform"), []byte("#!/bin/sh\n[ \"$*\" = '-chdir="+s.folder+" output -json' ] && cat '"+s.path("outputs.json")+"'\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", s.folder+":"+os.Getenv("PATH"))
+	first := s.succeed()
+	for _, source := range []string{s.path("outputs.json"), s.folder, ""} {
+		args := []string{"--terraform", source}
+		if source == "" {
+			args = nil
+			for name, value := range s.outputs {
+				s.env[strings.ToUpper(name)] = value
+			}
+		}
+		if r := s.runWith("", args...); r.stdout != first.stdout {
+			t.Errorf("%s: got exit %d: %s%s, want what was printed before", source, r.exit, r.stdout, r.stderr)
+		}
+	}
+}
+
+func TestPutKey(t *testing.T) {
+	s := newStage(t)
+	put := func(key string, args ...string) outcome {
+		return runWith(t, s.env, s.aws.config(), key, append([]string{"put-key", "--name", "team/key"}, args...)...)
+	}
+	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:team/key-a1b2c3\n"
+	for _, key := range []string{strings.Repeat("aZ0_-", 8) + "abcd", strings.Repeat("k", 8), strings.Repeat("k", 512)} {
+		if got := put("\n\n "+key+"\t\r\n", "--kms-key-id", "alias/own"); got.exit != 0 || got.stdout != arn || s.aws.secrets["team/key"] != key || s.aws.kms != "alias/own" {
+			t.Errorf("%d characters: got exit %d, %q, %q; want them stored", len(key), got.exit, got.stdout, got.stderr)
+		}
+	}
+	if want := []string{"CreateSecret", "UpdateSecret", "UpdateSecret"}; !slices.Equal(s.aws.writes, want) {
+		t.Errorf("got %q, want %q", s.aws.writes, want)
+	}
+	s.forget()
+	for input, words := range map[string]string{
+		"": "is empty", " \n": "is empty", "secret-key\nsecret-key\n": "more than one word", "secret-key secret-key": "more than one word",
+		"null\n": "the null of a JSON field", "short\n": "too short", strings.Repeat("secret-k", 65): "too long",
+		"secret-kéy": "characters that no API key has", `{"apikey":"secret-key"}`: "jq -er .apikey", "secret-k\x00": "characters that no API key has",
+	} {
+		if got := put(input); got.exit != 2 || got.stdout != "" || strings.Contains(got.stderr, "secret-k") || !strings.Contains(got.stderr, "standard input ") || !strings.Contains(got.stderr, words) {
+			t.Errorf("%q: got exit %d, %q, %q, want 2 and %q", input, got.exit, got.stdout, got.stderr, words)
+		}
+	}
+	if got := put("a good key", strings.Repeat("k", 44)); got.exit != 2 || strings.Contains(got.stderr, "kkkk") {
+		t.Errorf("the key as an argument: got exit %d, %q, want 2 and not the key", got.exit, got.stderr)
+	}
+	for code, words := range advice {
+		s.aws.fail = code
+		if got := put("secret-key"); got.exit != 1 || !strings.Contains(got.stderr, words) || strings.Contains(got.stderr, "secret-k") {
+			t.Errorf("%s: got exit %d, %q, want 1 and %q", code, got.exit, got.stderr, words)
+		}
+	}
+	s.aws.fail = "secret-key\x1b[31m"
+	if got := put("secret-key"); got.exit != 1 || !strings.Contains(got.stderr, "a code that is not known here") || strings.ContainsRune(got.stderr, '\x1b') {
+		t.Errorf("a foreign code: got exit %d, %q", got.exit, got.stderr)
+	}
+	if len(s.aws.writes) > 0 {
+		t.Errorf("got %q, want nothing stored", s.aws.writes)
+	}
+	s.aws.url = strings.Replace(s.aws.url, "127.0.0.1", "aws.example", 1)
+	if got := put("secret-key"); got.exit != 1 || !strings.Contains(got.stderr, "must be https") {
+		t.Errorf("plain http to another host: got exit %d, %q", got.exit, got.stderr)
+	}
+}
+
+// TestAWSFails: the next run goes on.
+func TestAWSFails(t *testing.T) {
+	s := newStage(t)
+	s.aws.fail = "AccessDeniedException"
+	s.fail(1, "you need secretsmanager:DescribeSecret")
+	s.aws.fail = ""
+	s.complete(s.succeed(), s.aws.secrets[defaultAWSSecret])
+	// AWS is asked only where a key is to be stored there, and then before one is made.
+	s.aws.url = "http://127.0.0.1:1"
+	s.succeed()
+	s.forget()
+	s.fail(1, "no answer, or no AWS credentials", "--rotate-keys")
+	s.fail(1, "no answer, or no AWS credentials", "--aws-secret", "another")
+	if got := s.writes(); len(got) > 0 {
+		t.Errorf("requests that change something: got %q, want none", got)
+	}
+}
