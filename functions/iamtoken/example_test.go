@@ -14,7 +14,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// A job's HTTP client that authorizes every request. The sandbox stands for IBM
+// A job's HTTP client that authorizes every request. The sandbox emulates IBM
 // Cloud here; a job takes the values from where it keeps its settings.
 func ExampleReader_Transport() {
 	sandbox, env := startSandbox()
@@ -64,10 +64,10 @@ func ExampleReader_Authenticate() {
 }
 
 // A store of one's own: the copy in AWS Secrets Manager, which a job on AWS reads
-// with its own role. getSecretValue stands for the call of the AWS SDK's client.
+// with its own role. getSecretValue emulates the call of the AWS SDK's client.
 func ExampleStoreFunc() {
 	getSecretValue := func(context.Context) (secretString string, createdDate time.Time, err error) {
-		return `{"access_token":"opaque","expiration":` + fmt.Sprint(time.Now().Add(time.Hour).Unix()) + `}`, time.Now(), nil
+		return `{"access_token":"an-opaque-token-of-40-characters-0123456","expiration":` + fmt.Sprint(time.Now().Add(time.Hour).Unix()) + `}`, time.Now(), nil
 	}
 	reader := &iamtoken.Reader{Store: iamtoken.StoreFunc(func(ctx context.Context) (iamtoken.Version, error) {
 		secretString, createdDate, err := getSecretValue(ctx)

@@ -4,7 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"regexp"
 	"time"
 )
@@ -78,17 +78,20 @@ func Identity(iamID, account string) (string, string) {
 
 func isIAMID(id string) bool { return len(id) <= 256 && iamIDShape.MatchString(id) }
 
+// errMetadata is in words of our own: those of encoding/json repeat values.
+var errMetadata = errors.New("the version's metadata cannot be read: a field is of another type")
+
 // ParseMetadata reads what Secrets Manager returned. Metadata can be edited by
 // others, so it is an error if a field has another type, and a fingerprint, an IAM
 // id or an account of another shape is dropped (a report would repeat it).
 func ParseMetadata(fields map[string]any) (Metadata, error) {
 	encoded, err := json.Marshal(fields)
 	if err != nil {
-		return Metadata{}, fmt.Errorf("encoding version metadata: %w", err)
+		return Metadata{}, errMetadata
 	}
 	var m Metadata
 	if err := json.Unmarshal(encoded, &m); err != nil {
-		return Metadata{}, fmt.Errorf("reading version metadata: %w", err)
+		return Metadata{}, errMetadata
 	}
 	if !fingerprintShape.MatchString(m.Fingerprint) {
 		m.Fingerprint = ""

@@ -1,12 +1,11 @@
 package iamtoken
 
 import (
+	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -37,33 +36,45 @@ func (f StoreFunc) Read(ctx context.Context) (Version, error) { return f(ctx) }
 // Version is one version of the secret, as it was read.
 type Version struct {
 	Payload   Secret    // of a kv secret: its data as a JSON object
-	CreatedAt time.Time // set by the service; zero when it was not told
+	CreatedAt time.Time // set by the service; zero if it is not known
 	Metadata  Metadata  // zero when there is none
-	ReadAt    time.Time // the service's clock, from its Date header; zero when it was not told
+	ReadAt    time.Time // the service's clock, from its Date header; zero if it is not known
 }
 
+// maxDateLag is how much earlier than what it sends a service's Date may be.
+const maxDateLag = time.Minute
+
 // Token returns the token that the version holds, whichever [Format] it is stored
-// in, with the soonest expiration that metadata, payload and token tell, and never
-// one later than [MaxLife] after CreatedAt. It fails with ErrNoToken if there is
-// no token, or none that tells when it expires: nothing is guessed. The token may
-// have expired.
+// in, with the soonest expiration that metadata, payload and token state, and never
+// one later than [MaxLife] after CreatedAt. It fails with ErrNoToken if there is no
+// token by [CheckForm], if it is a JWT without a readable exp, or if nothing states
+// when it expires: nothing is guessed. It fails with ErrUnavailable if ReadAt is
+// earlier than the version or the token: that clock would take an expired token for
+// a valid one. The token may have expired.
 func (v Version) Token() (Token, error) {
 	value, stated, err := unpack(v.Payload.Reveal())
 	if err != nil {
 		return Token{}, err
 	}
-	claims := readClaims(value)
-	token := Token{
-		Value:    NewSecret(value),
-		IssuedAt: epoch(firstNonZero(v.Metadata.IssuedAt, int64(claims.IssuedAt))),
-		IAMID:    firstNonZero(v.Metadata.IAMID, claims.IAMID),
-		Account:  firstNonZero(v.Metadata.Account, claims.Account.BSS),
+	var claims Claims
+	if IsJWT(value) {
+		claims, _ = ReadClaims(value) // exp alone must be readable here
+		if claims.ExpiresAt.IsZero() {
+			return Token{}, noToken("the secret holds a JWT whose exp cannot be read: let the rotator write it")
+		}
 	}
-	for _, expires := range []time.Time{v.Metadata.ExpiresAt(v.CreatedAt), epoch(stated), epoch(int64(claims.ExpiresAt))} {
+	if !v.ReadAt.IsZero() && (v.ReadAt.Add(maxDateLag).Before(v.CreatedAt) || v.ReadAt.Add(maxDateLag).Before(claims.IssuedAt)) {
+		return Token{}, fmt.Errorf("%w: the answer's Date is earlier than the version it holds: is there a proxy in between?", ErrUnavailable)
+	}
+	token := Token{Value: NewSecret(value), IssuedAt: epoch(v.Metadata.IssuedAt), IAMID: cmp.Or(v.Metadata.IAMID, claims.IAMID), Account: cmp.Or(v.Metadata.Account, claims.Account)}
+	if token.IssuedAt.IsZero() {
+		token.IssuedAt = claims.IssuedAt
+	}
+	for _, expires := range []time.Time{v.Metadata.ExpiresAt(v.CreatedAt), stated, claims.ExpiresAt} {
 		token.Expiration = sooner(token.Expiration, expires)
 	}
 	if token.Expiration.IsZero() {
-		return Token{}, noToken("it cannot be told when the stored token expires: its version has no metadata, and it is no JWT")
+		return Token{}, noToken("nothing states when the stored token expires: its version has no metadata, and it is no JWT")
 	}
 	if !v.CreatedAt.IsZero() {
 		token.Expiration = sooner(token.Expiration, v.CreatedAt.Add(MaxLife))
@@ -82,20 +93,12 @@ func sooner(a, b time.Time) time.Time {
 	return a
 }
 
-// epoch is the time of epoch seconds; zero for what can be none.
+// epoch is the time of epoch seconds; zero for what cannot be one.
 func epoch(seconds int64) time.Time {
-	if seconds <= 0 {
+	if seconds <= 0 || seconds > maxEpoch {
 		return time.Time{}
 	}
 	return time.Unix(seconds, 0)
-}
-
-func firstNonZero[T comparable](a, b T) T {
-	var zero T
-	if a != zero {
-		return a
-	}
-	return b
 }
 
 // Format is the shape in which the token is stored.
@@ -162,36 +165,58 @@ func TrimBearer(s string) string {
 // rotation names another.
 const DefaultField = "iam_token"
 
-// tokenShape is RFC 6750's for what may follow "Bearer".
-var tokenShape = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
+// maxText bounds what is searched for a token: white space may stand around it.
+const maxText = 20_000
 
-// unpack finds the bare token in a payload, or in the data of a kv secret, and
-// the expiration that stands beside it in epoch seconds, 0 when there is none.
-// Of an object with several entries it takes one by name only.
-func unpack(payload string) (token string, expiration int64, err error) {
-	payload = strings.TrimSpace(payload)
-	if payload == "" {
-		return "", 0, noToken("the secret is empty")
+// bareToken is the token of a text that holds it alone or after the word Bearer.
+func bareToken(text string) (string, bool) {
+	if len(text) > maxText {
+		return "", false
 	}
-	if strings.HasPrefix(payload, "{") {
-		return unpackObject(payload)
+	words := strings.FieldsFunc(text, isBlank)
+	if len(words) == 2 && strings.EqualFold(words[0], "Bearer") {
+		words = words[1:]
 	}
-	token = TrimBearer(payload)
-	if !tokenShape.MatchString(token) || strings.EqualFold(token, "Bearer") {
-		return "", 0, noToken("the secret holds something that is no token: has the rotator run, and is it the right secret?")
+	if len(words) != 1 || CheckForm(words[0]) != nil {
+		return "", false
 	}
-	return token, 0, nil
+	return words[0], true
 }
 
-func unpackObject(payload string) (string, int64, error) {
-	var object map[string]any
-	if err := json.Unmarshal([]byte(payload), &object); err != nil {
-		return "", 0, noToken("the secret holds broken JSON")
+func isBlank(r rune) bool { return r == ' ' || r == '\t' || r == '\r' || r == '\n' }
+
+// unpack finds the bare token in a payload, or in the data of a kv secret, and
+// the expiration that stands beside it, zero when there is none. Of an object with
+// several entries it takes one by name only.
+func unpack(payload string) (token string, expires time.Time, err error) {
+	text := strings.TrimLeftFunc(payload, isBlank)
+	switch {
+	case text == "":
+		return "", time.Time{}, noToken("the secret is empty: find out why the rotator does not run")
+	case strings.HasPrefix(text, "{"):
+		return unpackObject(text)
+	case text == "no token yet":
+		return "", time.Time{}, noToken("the rotator has not run yet, or its runs fail")
 	}
-	if token, ok := object["access_token"].(string); ok {
+	token, ok := bareToken(text)
+	if !ok {
+		return "", time.Time{}, noToken("the secret holds something that is no token: is it the right secret?")
+	}
+	return token, time.Time{}, nil
+}
+
+func unpackObject(text string) (string, time.Time, error) {
+	var object map[string]any
+	if json.Unmarshal([]byte(text), &object) != nil {
+		return "", time.Time{}, noToken("the secret holds broken JSON")
+	}
+	if field, ok := object["access_token"].(string); ok {
+		token, ok := bareToken(field)
+		if !ok {
+			return "", time.Time{}, noToken("the access_token of the secret's JSON is no token")
+		}
 		expiration, _ := object["expiration"].(float64)
-		bare, _, err := unpack(token)
-		return bare, int64(expiration), err
+		return token, epoch(int64(max(0, min(expiration, maxEpoch)))), nil
 	}
 	if token, ok := object[DefaultField].(string); ok {
 		return unpack(token)
@@ -201,36 +226,7 @@ func unpackObject(payload string) (string, int64, error) {
 			return unpack(token)
 		}
 	}
-	return "", 0, noToken("the secret holds JSON without access_token or iam_token, and more than one entry")
+	return "", time.Time{}, noToken("the secret holds JSON without access_token or iam_token, and more than one entry")
 }
 
 func noToken(why string) error { return fmt.Errorf("%w: %s", ErrNoToken, why) }
-
-// claims are those that a token tells of itself. They are not verified: whoever
-// may write the secret may write the token.
-type claims struct {
-	ExpiresAt float64 `json:"exp"`
-	IssuedAt  float64 `json:"iat"`
-	IAMID     string  `json:"iam_id"`
-	Account   struct {
-		BSS string `json:"bss"`
-	} `json:"account"`
-}
-
-// readClaims reads a JWT; a token that is none tells nothing, as IBM documents
-// tokens as opaque.
-func readClaims(token string) claims {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return claims{}
-	}
-	body, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return claims{}
-	}
-	var c claims
-	if json.Unmarshal(body, &c) != nil {
-		return claims{}
-	}
-	return c
-}

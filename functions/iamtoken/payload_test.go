@@ -1,9 +1,11 @@
 package iamtoken_test
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,6 +46,12 @@ func TestTrimBearer(t *testing.T) {
 	}
 }
 
+const opaque = "an-opaque-token-of-40-characters-0123456"
+
+func storeOf(v iamtoken.Version) iamtoken.Store {
+	return iamtoken.StoreFunc(func(context.Context) (iamtoken.Version, error) { return v, nil })
+}
+
 func jwt(claims string) string {
 	return "eyJhbGciOiJSUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2lnbmF0dXJl"
 }
@@ -52,7 +60,7 @@ func jwt(claims string) string {
 // read or refused.
 func TestVersionToken(t *testing.T) {
 	soon := created.Add(40 * time.Minute)
-	token := jwt(fmt.Sprintf(`{"exp":%d,"iat":%d,"iam_id":"iam-ServiceId-1","account":{"bss":"0123"}}`, soon.Unix(), created.Unix()))
+	token := jwt(fmt.Sprintf(`{"exp":%d,"iat":%d,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, soon.Unix(), created.Unix()))
 	for name, test := range map[string]struct {
 		payload string
 		claimed time.Time // by metadata
@@ -64,23 +72,43 @@ func TestVersionToken(t *testing.T) {
 		"token.json":                       {fmt.Sprintf(`{"access_token":%q,"expiration":%d}`, token, soon.Unix()), time.Time{}, soon},
 		"kv":                               {fmt.Sprintf(`{"iam_token":"Bearer %s"}`, token), time.Time{}, soon},
 		"kv, a field of its own":           {fmt.Sprintf(`{"logs":%q}`, token), time.Time{}, soon},
-		"kv, json inside":                  {fmt.Sprintf(`{"iam_token":"{\"access_token\":\"opaque\",\"expiration\":%d}"}`, soon.Unix()), time.Time{}, soon},
-		"opaque":                           {"opaque", soon, soon},
-		"opaque json":                      {fmt.Sprintf(`{"access_token":"opaque","expiration":%d}`, soon.Unix()), time.Time{}, soon},
+		"kv, token.json inside":            {fmt.Sprintf(`{"iam_token":%q}`, fmt.Sprintf(`{"access_token":%q,"expiration":%d}`, opaque, soon.Unix())), time.Time{}, soon},
+		"opaque":                           {opaque, soon, soon},
+		"opaque json":                      {fmt.Sprintf(`{"access_token":%q,"expiration":%d}`, opaque, soon.Unix()), time.Time{}, soon},
 		"metadata says sooner":             {token, soon.Add(-time.Minute), soon.Add(-time.Minute)},
 		"metadata says later":              {token, soon.Add(time.Minute), soon},
-		"metadata says a year":             {"opaque", created.AddDate(1, 0, 0), created.Add(61 * time.Minute)},
+		"metadata says a year":             {opaque, created.AddDate(1, 0, 0), created.Add(61 * time.Minute)},
 		"the token says a year":            {jwt(fmt.Sprintf(`{"exp":%d}`, created.AddDate(1, 0, 0).Unix())), time.Time{}, created.Add(61 * time.Minute)},
-		"opaque, by hand":                  {"opaque", time.Time{}, time.Time{}},
-		"an expiry that is text":           {jwt(`{"exp":"soon"}`), time.Time{}, time.Time{}},
-		"two parts":                        {"eyJ.eyJ", time.Time{}, time.Time{}},
+		"aud and nbf of other types":       {jwt(fmt.Sprintf(`{"exp":%d,"aud":7,"nbf":"x"}`, soon.Unix())), time.Time{}, soon},
+		"32 characters":                    {strings.Repeat("a", 32), soon, soon},
+		"8192 characters":                  {strings.Repeat("a", 8192), soon, soon},
+		"31 characters":                    {strings.Repeat("a", 31), soon, time.Time{}},
+		"8193 characters":                  {strings.Repeat("a", 8193), soon, time.Time{}},
+		"990,000 characters":               {strings.Repeat("a", 990_000), soon, time.Time{}},
+		"990,000 blanks":                   {strings.Repeat(" ", 990_000) + "x", soon, time.Time{}},
+		"a comma":                          {opaque + "," + opaque, soon, time.Time{}},
+		"quotes":                           {`"` + opaque + `"`, soon, time.Time{}},
+		"a padded middle":                  {opaque + "=" + opaque, soon, time.Time{}},
+		"padding alone":                    {strings.Repeat("=", 40), soon, time.Time{}},
+		"a no-break space":                 {opaque + "\u00a0", soon, time.Time{}},
+		"a zero":                           {opaque + "\x00", soon, time.Time{}},
+		"two lines":                        {opaque + "\n" + opaque, soon, time.Time{}},
+		"Bearer twice":                     {"Bearer Bearer " + opaque, soon, time.Time{}},
+		"null":                             {"null", soon, time.Time{}},
+		"opaque, by hand":                  {opaque, time.Time{}, time.Time{}},
+		"an exp that is text":              {jwt(`{"exp":"soon"}`), soon, time.Time{}},
+		"an exp beyond all time":           {jwt(`{"exp":1e300}`), soon, time.Time{}},
+		"a JWT without exp":                {jwt(`{"iat":1}`), soon, time.Time{}},
+		"a JWT that is no JSON":            {jwt(`exp`), soon, time.Time{}},
+		"an expiration beyond all time":    {fmt.Sprintf(`{"access_token":%q,"expiration":1e300}`, opaque), time.Time{}, created.Add(61 * time.Minute)},
+		"a negative expiration":            {fmt.Sprintf(`{"access_token":%q,"expiration":-1}`, opaque), time.Time{}, time.Time{}},
 		"empty":                            {"", soon, time.Time{}},
 		"Bearer and nothing":               {"Bearer ", soon, time.Time{}},
 		"words":                            {"no token yet", soon, time.Time{}},
-		"a page":                           {"<html>", soon, time.Time{}},
+		"a page":                           {"<html><body>502 Bad Gateway</body></html>", soon, time.Time{}},
 		"broken JSON":                      {`{"access_token":"`, soon, time.Time{}},
 		"JSON with an empty token":         {`{"access_token":""}`, soon, time.Time{}},
-		"two entries that could be tokens": {`{"a":"opaque","b":"opaque"}`, soon, time.Time{}},
+		"two entries that could be tokens": {fmt.Sprintf(`{"a":%q,"b":%q}`, opaque, opaque), soon, time.Time{}},
 		"a number":                         {`{"iam_token":1}`, soon, time.Time{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,13 +130,28 @@ func TestVersionToken(t *testing.T) {
 	}
 }
 
+// A Date earlier than the version or the token would take an expired one for valid.
+func TestADateBeforeTheVersionIsUnusable(t *testing.T) {
+	for lag, want := range map[time.Duration]error{59 * time.Second: nil, 61 * time.Second: iamtoken.ErrUnavailable, 2 * time.Hour: iamtoken.ErrUnavailable} {
+		version := iamtoken.Version{Payload: iamtoken.NewSecret(opaque), CreatedAt: created, ReadAt: created.Add(-lag),
+			Metadata: iamtoken.Metadata{Expiration: created.Add(time.Hour).Unix()}}
+		if _, err := version.Token(); !errors.Is(err, want) {
+			t.Errorf("%s early by created_at: got %v, want %v", lag, err, want)
+		}
+		version.CreatedAt, version.Payload = time.Time{}, iamtoken.NewSecret(jwt(fmt.Sprintf(`{"exp":%d,"iat":%d}`, created.Add(time.Hour).Unix(), created.Unix())))
+		if _, err := version.Token(); !errors.Is(err, want) {
+			t.Errorf("%s early by iat: got %v, want %v", lag, err, want)
+		}
+	}
+}
+
 func TestVersionTokenTellsItsIdentity(t *testing.T) {
-	token := jwt(fmt.Sprintf(`{"exp":%d,"iat":%d,"iam_id":"iam-ServiceId-1","account":{"bss":"0123"}}`, created.Add(time.Hour).Unix(), created.Unix()))
+	token := jwt(fmt.Sprintf(`{"exp":%d,"iat":%d,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, created.Add(time.Hour).Unix(), created.Unix()))
 	got, err := iamtoken.Version{Payload: iamtoken.NewSecret(token)}.Token()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.IAMID != "iam-ServiceId-1" || got.Account != "0123" || got.ExpiresIn != time.Hour || !got.IssuedAt.Equal(created) {
+	if got.IAMID != "iam-ServiceId-1" || got.Account != "0123456789abcdef0123456789abcdef" || got.ExpiresIn != time.Hour || !got.IssuedAt.Equal(created) {
 		t.Errorf("got %+v, want what the token tells", got)
 	}
 }

@@ -40,6 +40,11 @@ type Reader struct {
 	// second. Stay below 8 minutes, the life that the rotator leaves. If 0, 5 minutes.
 	Margin time.Duration
 
+	// Hosts are those that get the token from Transport and Authenticate: a name, a
+	// name and port, or a name's end as in ".cloud.ibm.com". If empty, every host that
+	// the job calls.
+	Hosts []string
+
 	// Now is the clock. If nil, time.Now. If it is off by more than 5 seconds, the
 	// store's clock counts.
 	Now func() time.Time
@@ -216,14 +221,14 @@ func (e *retryAfter) Unwrap() error { return e.error }
 // land takes in what a read brought and sets the time of the next one. The
 // caller holds r.mu.
 func (r *Reader) land(version Version, err error) {
-	if err == nil {
-		r.setClock(version.ReadAt)
-	}
-	now := r.now()
 	var token Token
 	if err == nil {
 		token, err = version.Token()
 	}
+	if err == nil {
+		r.setClock(version.ReadAt)
+	}
+	now := r.now()
 	if err == nil && !token.Expiration.After(now) {
 		err = expired(token, now)
 	}

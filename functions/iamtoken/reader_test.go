@@ -97,11 +97,11 @@ func TestErrorsOfTheStoredToken(t *testing.T) {
 		want    error
 		says    string
 	}{
-		"no token yet": {func(*world) {}, iamtoken.ErrNoToken, "has the rotator run"},
+		"no token yet": {func(*world) {}, iamtoken.ErrNoToken, "has not run yet"},
 		"expired":      {func(w *world) { w.rotate(-12 * time.Minute) }, iamtoken.ErrExpired, "12m0s ago"},
 		"empty":        {func(w *world) { w.cloud.MustPutVersion(w.secret(), " ", nil) }, iamtoken.ErrNoToken, "is empty"},
-		"by hand, opaque": {func(w *world) { w.cloud.MustPutVersion(w.secret(), "opaque", nil) },
-			iamtoken.ErrNoToken, "cannot be told"},
+		"by hand, opaque": {func(w *world) { w.cloud.MustPutVersion(w.secret(), opaque, nil) },
+			iamtoken.ErrNoToken, "nothing states"},
 		"missing":   {func(w *world) { w.store.SecretID = "00000000-0000-4000-8000-000000000000" }, iamtoken.ErrNotFound, "SecretID"},
 		"forbidden": {func(w *world) { w.store.SecretID = w.cloud.Rotations()[0].APIKeySecret }, iamtoken.ErrDenied, "SecretsReader"},
 		"unknown key": {func(w *world) { w.store.APIKey = iamtoken.NewSecret("nobodys-key-0123456789") },
@@ -183,7 +183,7 @@ func TestFaultyFieldsAreToldAtOnce(t *testing.T) {
 		"Store is required":   {},
 		"Margin is negative":  {Store: iamtoken.StoreFunc(nil), Margin: -1},
 		"URL is required":     {Store: &iamtoken.SecretsManager{}},
-		"SecretID is no":      {Store: &iamtoken.SecretsManager{URL: "https://x.test", SecretID: "canary"}},
+		"SecretID is not a":   {Store: &iamtoken.SecretsManager{URL: "https://x.test", SecretID: "canary"}},
 		"URL must be":         {Store: &iamtoken.SecretsManager{URL: "http://x.test"}},
 		"IAMURL must be":      {Store: &iamtoken.SecretsManager{IAMURL: "https://canary@x.test/"}},
 		"APIKey or AccessTok": {Store: &iamtoken.SecretsManager{}},

@@ -5,17 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
 
-// DefaultIAMURL is where IAM answers unless told otherwise.
+// DefaultIAMURL is IAM's global endpoint.
 const DefaultIAMURL = "https://iam.cloud.ibm.com"
 
 // SecretsManager is the token secret in IBM Cloud Secrets Manager, as a [Store].
@@ -32,10 +30,13 @@ type SecretsManager struct {
 	// APIKey is the reader identity's. It is exchanged at IAM as needed.
 	APIKey Secret
 	// AccessToken returns a token of the reader identity, in place of APIKey: from a
-	// trusted profile, say. It is asked before every read.
+	// trusted profile, say. It is called before every read; its error is passed on.
 	AccessToken func(ctx context.Context) (Secret, error)
 
-	Transport http.RoundTripper // if nil, http.DefaultTransport
+	// Transport makes the requests. If nil, one that honours HTTPS_PROXY and NO_PROXY
+	// and uses a connection for one request, over HTTP/1.1. Another may log what a
+	// server sends unasked, as http.DefaultTransport does.
+	Transport http.RoundTripper
 
 	mu     sync.Mutex
 	access Secret    // the reader's own token
@@ -58,7 +59,7 @@ func (s *SecretsManager) Validate() error {
 		fault("IAMURL must be an https origin without a path")
 	}
 	if !secretIDShape.MatchString(s.SecretID) {
-		fault("SecretID is no secret id")
+		fault("SecretID is not a secret id, such as e2dd1896-8c39-4160-b230-92430f439ba9")
 	}
 	if s.APIKey.IsZero() == (s.AccessToken == nil) {
 		fault("APIKey or AccessToken is required, and not both")
@@ -72,8 +73,11 @@ func isOrigin(value string) bool {
 }
 
 // Read reads the current version, value and metadata in one request. If the
-// reader's own token is refused, its key is exchanged again, once.
+// reader's own token is rejected, its key is exchanged again, once.
 func (s *SecretsManager) Read(ctx context.Context) (Version, error) {
+	if err := s.Validate(); err != nil {
+		return Version{}, err
+	}
 	access, err := s.authenticate(ctx)
 	if err != nil {
 		return Version{}, err
@@ -89,22 +93,17 @@ func (s *SecretsManager) Read(ctx context.Context) (Version, error) {
 }
 
 // errUnauthorized is a 401 of Secrets Manager.
-var errUnauthorized = fmt.Errorf("%w: Secrets Manager does not take the reader's own token (HTTP 401): is it of this instance's account?", ErrDenied)
+var errUnauthorized = fmt.Errorf("%w: Secrets Manager rejects the reader's own token (HTTP 401): is it of this instance's account?", ErrDenied)
 
 func (s *SecretsManager) readAs(ctx context.Context, access Secret) (Version, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		strings.TrimSuffix(s.URL, "/")+"/api/v2/secrets/"+s.SecretID+"/versions/current", nil)
-	if err != nil {
-		return Version{}, fmt.Errorf("building the request to Secrets Manager: %w", err)
-	}
-	request.Header.Set("Authorization", "Bearer "+access.Reveal())
-	answer, err := s.send(request, "Secrets Manager")
+	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + s.SecretID + "/versions/current"
+	got, err := s.send(ctx, call{service: "Secrets Manager", method: http.MethodGet, url: address, authorization: "Bearer " + access.Reveal()})
 	if err != nil {
 		return Version{}, err
 	}
-	switch answer.status {
+	switch got.status {
 	case http.StatusOK:
-		return answer.version()
+		return s.version(got)
 	case http.StatusUnauthorized:
 		return Version{}, errUnauthorized
 	case http.StatusForbidden:
@@ -112,12 +111,12 @@ func (s *SecretsManager) readAs(ctx context.Context, access Secret) (Version, er
 	case http.StatusNotFound:
 		return Version{}, fmt.Errorf("%w in this Secrets Manager instance: check SecretID and URL", ErrNotFound)
 	default:
-		return Version{}, answer.failure("Secrets Manager")
+		return Version{}, got.failure()
 	}
 }
 
 // version decodes a secret version.
-func (a answer) version() (Version, error) {
+func (s *SecretsManager) version(got response) (Version, error) {
 	var body struct {
 		SecretType string          `json:"secret_type"`
 		CreatedAt  time.Time       `json:"created_at"`
@@ -125,32 +124,42 @@ func (a answer) version() (Version, error) {
 		Data       json.RawMessage `json:"data"`
 		Metadata   map[string]any  `json:"version_custom_metadata"`
 	}
-	if json.Unmarshal(a.body, &body) != nil || body.SecretType == "" {
-		return Version{}, unusable("Secrets Manager")
+	if json.Unmarshal(got.body, &body) != nil || body.SecretType == "" {
+		return Version{}, got.unusable()
 	}
-	if body.SecretType != "arbitrary" && body.SecretType != "kv" {
+	payload := body.Payload
+	switch body.SecretType {
+	case "arbitrary":
+	case "kv":
+		payload = string(body.Data)
+	default:
 		return Version{}, noToken("a secret of its type cannot: use arbitrary or kv")
+	}
+	if key := s.key(); key != "" && strings.Contains(payload, key) {
+		return Version{}, noToken("it holds the reader's own API key, which is no token")
 	}
 	// Metadata that cannot be read counts as none: others may have edited it.
 	metadata, err := ParseMetadata(body.Metadata)
 	if err != nil {
 		metadata = Metadata{}
 	}
-	payload := body.Payload
-	if body.SecretType == "kv" {
-		payload = string(body.Data)
-	}
-	return Version{Payload: NewSecret(payload), CreatedAt: body.CreatedAt, Metadata: metadata, ReadAt: a.date}, nil
+	return Version{Payload: NewSecret(payload), CreatedAt: body.CreatedAt, Metadata: metadata, ReadAt: got.date}, nil
 }
 
-// authenticate returns a token of the reader identity: the one kept, or a new one.
+func (s *SecretsManager) key() string { return strings.TrimSpace(s.APIKey.Reveal()) }
+
+// authenticate returns a token of the reader identity: the kept one, or a new one.
 func (s *SecretsManager) authenticate(ctx context.Context) (Secret, error) {
 	if s.AccessToken != nil {
 		access, err := s.AccessToken(ctx)
 		if err != nil {
 			return Secret{}, fmt.Errorf("getting the reader's own token: %w", err)
 		}
-		return NewSecret(TrimBearer(access.Reveal())), nil
+		token, ok := bareToken(access.Reveal())
+		if !ok {
+			return Secret{}, fmt.Errorf("%w: SecretsManager.AccessToken returned something that is no token", ErrDenied)
+		}
+		return NewSecret(token), nil
 	}
 	s.mu.Lock()
 	access, until := s.access, s.until
@@ -158,121 +167,60 @@ func (s *SecretsManager) authenticate(ctx context.Context) (Secret, error) {
 	if !access.IsZero() && time.Now().Round(0).Before(until) {
 		return access, nil
 	}
-	access, life, err := s.exchange(ctx)
+	access, lifetime, err := s.exchange(ctx)
 	if err != nil {
 		return Secret{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Four fifths of its life, by this machine's clock alone, which may be off.
-	s.access, s.until = access, time.Now().Round(0).Add(life*4/5)
+	// Four fifths of its lifetime, by this machine's clock alone, which may be off.
+	s.access, s.until = access, time.Now().Round(0).Add(lifetime*4/5)
 	return access, nil
 }
 
-// forget drops a token that was refused; false if there is no way to another one.
-func (s *SecretsManager) forget(refused Secret) bool {
+// forget drops a token that was rejected; false if there is no way to another one.
+func (s *SecretsManager) forget(rejected Secret) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.AccessToken != nil {
 		return false
 	}
-	if s.access == refused {
+	if s.access == rejected {
 		s.access = Secret{}
 	}
 	return true
 }
 
-// exchange gets a token for the reader's API key, with the life IAM gives it.
+// exchange gets a token for the reader's API key, with the lifetime that IAM gives it.
 func (s *SecretsManager) exchange(ctx context.Context) (Secret, time.Duration, error) {
 	iam := s.IAMURL
 	if iam == "" {
 		iam = DefaultIAMURL
 	}
-	form := url.Values{
-		"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"},
-		"apikey":     {strings.TrimSpace(s.APIKey.Reveal())},
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(iam, "/")+"/identity/token", strings.NewReader(form.Encode()))
-	if err != nil {
-		return Secret{}, 0, fmt.Errorf("building the request to IAM: %w", err)
-	}
-	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	answer, err := s.send(request, "IAM")
+	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {s.key()}}
+	got, err := s.send(ctx, call{service: "IAM", method: http.MethodPost, url: strings.TrimSuffix(iam, "/") + "/identity/token", form: form.Encode()})
 	if err != nil {
 		return Secret{}, 0, err
 	}
-	switch answer.status {
+	switch got.status {
 	case http.StatusOK:
+		return s.accessToken(got)
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		return Secret{}, 0, fmt.Errorf("%w: IAM does not take the reader's API key (HTTP %d): does it exist, and is it enabled and in date?", ErrDenied, answer.status)
+		return Secret{}, 0, fmt.Errorf("%w: IAM rejects the reader's API key (HTTP %d): does it exist, is it enabled, has it expired?", ErrDenied, got.status)
 	default:
-		return Secret{}, 0, answer.failure("IAM")
+		return Secret{}, 0, got.failure()
 	}
+}
+
+// accessToken decodes IAM's token response.
+func (s *SecretsManager) accessToken(got response) (Secret, time.Duration, error) {
 	var body struct {
 		AccessToken string `json:"access_token"`
 		ExpiresIn   int64  `json:"expires_in"`
 	}
-	if json.Unmarshal(answer.body, &body) != nil || !tokenShape.MatchString(body.AccessToken) {
-		return Secret{}, 0, unusable("IAM")
+	if json.Unmarshal(got.body, &body) != nil || CheckForm(body.AccessToken) != nil || body.AccessToken == s.key() {
+		return Secret{}, 0, got.unusable()
 	}
-	return NewSecret(body.AccessToken), time.Duration(body.ExpiresIn) * time.Second, nil
-}
-
-// maxBody bounds an answer: a secret of a million characters fits, however escaped.
-const maxBody = 8 << 20
-
-// answer is what a service said. Nothing of its body enters an error.
-type answer struct {
-	status     int
-	body       []byte
-	date       time.Time     // the service's clock; zero when it was not told
-	retryAfter time.Duration // what it asked for; 0 when it did not
-}
-
-// send makes one request and reads the answer whole. It follows no redirect: the
-// request bears a key or a token.
-func (s *SecretsManager) send(request *http.Request, service string) (answer, error) {
-	request.Header.Set("Accept", "application/json")
-	client := &http.Client{
-		Transport:     s.Transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return answer{}, unanswered(request.Context(), service, err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
-	if err != nil {
-		return answer{}, unanswered(request.Context(), service, err)
-	}
-	a := answer{status: response.StatusCode, body: body}
-	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
-		a.date = date
-	}
-	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds > 0 {
-		a.retryAfter = time.Duration(min(seconds, int(maxRetryAfter/time.Second))) * time.Second
-	}
-	return a, nil
-}
-
-// failure is the error for a status that the request does not explain.
-func (a answer) failure(service string) error {
-	if a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout || a.status >= 500 {
-		return &retryAfter{fmt.Errorf("%w: %s answered HTTP %d", ErrUnavailable, service, a.status), a.retryAfter}
-	}
-	return fmt.Errorf("%s answered HTTP %d: is its URL right?", service, a.status)
-}
-
-func unusable(service string) error {
-	return fmt.Errorf("%w: %s answered HTTP 200, but not what was asked for: is there a proxy in between, or is its URL wrong?", ErrUnavailable, service)
-}
-
-// unanswered is the error for a call without an answer. The cause's text is that
-// of net/http, which knows addresses and no headers or bodies.
-func unanswered(ctx context.Context, service string, err error) error {
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		return fmt.Errorf("%w: %s did not answer in time", ErrUnavailable, service)
-	}
-	return fmt.Errorf("%w: calling %s: %w", ErrUnavailable, service, err)
+	lifetime := time.Duration(min(max(body.ExpiresIn, 0), int64(MaxLife.Seconds()))) * time.Second
+	return NewSecret(body.AccessToken), lifetime, nil
 }

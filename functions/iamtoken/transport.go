@@ -1,22 +1,29 @@
 package iamtoken
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
+	"slices"
+	"strings"
 )
 
 // Transport returns a RoundTripper that authorizes every request with the
-// Reader's token. After a 401 it tells the Reader, and sends the request once more
-// if that has a new token by then and the request's body can be had again. A nil
+// Reader's token. After a 401 it calls [Reader.Refused], and sends the request once
+// more if there is a new token by then and the request's body can be had again. A nil
 // base means http.DefaultTransport.
 //
-// A request that a redirect sent to another host goes there without the token.
+// A request that a redirect sent to another host goes there without the token. One to
+// a host that is not among Reader.Hosts, if those are set, fails; after a redirect it
+// goes there without the token. No error and no redirect that repeats the token is
+// passed on.
 //
-// IBM's SDKs take it as well, for the second chance after a 401:
+// IBM's SDKs take it as well, for the second try after a 401:
 //
 //	service.Service.SetHTTPClient(&http.Client{Transport: reader.Transport(nil)})
 func (r *Reader) Transport(base http.RoundTripper) http.RoundTripper {
@@ -42,7 +49,7 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		closeBody(request)
 		return nil, err
 	}
-	response, err := t.base.RoundTrip(first)
+	response, err := t.send(first, token)
 	if err != nil || response.StatusCode != http.StatusUnauthorized {
 		return response, err
 	}
@@ -54,11 +61,62 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	next, err := t.reader.authorize(second)
 	if err != nil || next.Value.Reveal() == token.Value.Reveal() {
 		closeBody(second)
-		return response, nil // the 401 tells the caller more than our error
+		return response, nil // the 401 says more to the caller than our error
 	}
 	_, _ = io.CopyN(io.Discard, response.Body, 64<<10) // so that the connection can be used again
 	_ = response.Body.Close()
-	return t.base.RoundTrip(second)
+	return t.send(second, next)
+}
+
+// send keeps the token out of what net/http and the caller's client print: a server
+// may repeat it in a malformed answer or in a redirect.
+func (t *transport) send(request *http.Request, token Token) (*http.Response, error) {
+	response, err := t.base.RoundTrip(request)
+	if err != nil {
+		return nil, quiet(err, token)
+	}
+	if repeats(response.Header.Get("Location"), token) {
+		_ = response.Body.Close()
+		return nil, fmt.Errorf("%w: the service answered HTTP %d with a redirect that repeats the token", ErrUnavailable, response.StatusCode)
+	}
+	if _, both := response.Body.(io.Writer); !both { // after 101 it is the connection itself
+		response.Body = quietBody{response.Body, token}
+	}
+	return response, nil
+}
+
+// quietBody is a body whose errors do not repeat the token: trailers are read last.
+type quietBody struct {
+	io.ReadCloser
+	token Token
+}
+
+// Read implements io.Reader.
+func (b quietBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		err = quiet(err, b.token)
+	}
+	return n, err
+}
+
+func quiet(err error, token Token) error {
+	if repeats(err.Error(), token) {
+		return unanswered("the service", err)
+	}
+	return err
+}
+
+// repeats reports whether text holds twelve characters of the token in a row.
+func repeats(text string, token Token) bool {
+	const enough = 12
+	value := token.Value.Reveal()
+	for i := 0; len(text) >= enough && i+enough <= len(value); i++ {
+		if strings.Contains(text, value[i:i+enough]) {
+			return true
+		}
+	}
+	return false
 }
 
 // redirectedAway reports whether a redirect led from another host here.
@@ -113,6 +171,11 @@ func (r *Reader) Validate() error {
 	if r.Margin < 0 {
 		return fmt.Errorf("iamtoken: Reader.Margin is negative: %s", r.Margin)
 	}
+	for i, entry := range r.Hosts {
+		if !hostShape.MatchString(strings.ToLower(entry)) {
+			return fmt.Errorf("iamtoken: Reader.Hosts[%d] is not a host, such as api.example.com, .example.com or localhost:8080", i)
+		}
+	}
 	if store, ok := r.Store.(interface{ Validate() error }); ok {
 		return store.Validate()
 	}
@@ -120,7 +183,8 @@ func (r *Reader) Validate() error {
 }
 
 // Authenticate sets the request's Authorization header. It fails if there is no
-// valid token, or if the token would travel in the clear.
+// valid token, if the request's host is not among Reader.Hosts, or if the token
+// would travel in the clear.
 func (r *Reader) Authenticate(request *http.Request) error {
 	_, err := r.authorize(request)
 	return err
@@ -130,6 +194,9 @@ func (r *Reader) authorize(request *http.Request) (Token, error) {
 	if err := checkConfidential(request.URL); err != nil {
 		return Token{}, err
 	}
+	if !r.serves(request.URL) {
+		return Token{}, errHost
+	}
 	token, err := r.Token(request.Context())
 	if err != nil {
 		return Token{}, err
@@ -138,7 +205,22 @@ func (r *Reader) authorize(request *http.Request) (Token, error) {
 	return token, nil
 }
 
-var errInTheClear = errors.New("iamtoken: only https URLs (and http ones of this machine) are called: keys and tokens would travel in the clear")
+var (
+	errInTheClear = errors.New("iamtoken: only https URLs (and http ones of this machine) are called: keys and tokens would travel in the clear")
+	errHost       = errors.New("iamtoken: the request's host is not among Reader.Hosts: it does not get the token")
+)
+
+var hostShape = regexp.MustCompile(`^(\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[a-z0-9_-]+(\.[a-z0-9_-]+)*:[0-9]{1,5}|[0-9a-f:]+|\[[0-9a-f:]+\]:[0-9]{1,5})$`)
+
+// serves reports whether a request to u gets the token.
+func (r *Reader) serves(u *url.URL) bool {
+	name := strings.ToLower(u.Hostname())
+	port := cmp.Or(u.Port(), map[string]string{"https": "443", "http": "80"}[u.Scheme])
+	return len(r.Hosts) == 0 || slices.ContainsFunc(r.Hosts, func(entry string) bool {
+		entry = strings.ToLower(entry)
+		return entry == name || entry == net.JoinHostPort(name, port) || strings.HasPrefix(entry, ".") && strings.HasSuffix(name, entry)
+	})
+}
 
 // checkConfidential accepts https anywhere and http on loopback.
 func checkConfidential(u *url.URL) error {

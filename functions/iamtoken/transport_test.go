@@ -135,6 +135,57 @@ func TestTheTokenStaysWithItsHostAndIsEncrypted(t *testing.T) {
 	})
 }
 
+// With a list of hosts, no other gets the token: not by a request of the job's own,
+// not by a redirect.
+func TestHosts(t *testing.T) {
+	for name, test := range map[string]struct {
+		hosts []string
+		url   string
+		gets  bool
+	}{
+		"no list":                     {nil, "https://service.test/", true},
+		"listed":                      {[]string{"other.test", "Service.test"}, "https://SERVICE.test:8443/", true},
+		"listed with its port":        {[]string{"service.test:443"}, "https://service.test/", true},
+		"another port":                {[]string{"service.test:443"}, "https://service.test:8443/", false},
+		"a name's end":                {[]string{".service.test"}, "https://eu.service.test/", true},
+		"the end itself":              {[]string{".service.test"}, "https://service.test/", false},
+		"an end without a dot before": {[]string{".service.test"}, "https://evilservice.test/", false},
+		"not listed":                  {[]string{"service.test"}, "https://service.test.evil.test/", false},
+		"a user that looks like it":   {[]string{"service.test"}, "https://service.test@evil.test/", false},
+		"an address":                  {[]string{"[::1]:8080"}, "http://[::1]:8080/", true},
+		"another address":             {[]string{"::1"}, "http://127.0.0.1/", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.rotate(time.Hour)
+				w.reader.Hosts = test.hosts
+				sent := 0
+				client := &http.Client{Transport: w.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+					sent++
+					if (r.Header.Get("Authorization") != "") != test.gets {
+						t.Errorf("got the token sent: %t, want %t", !test.gets, test.gets)
+					}
+					return &http.Response{StatusCode: 200, Body: http.NoBody, Request: r, Header: http.Header{}}, nil
+				}))}
+				_, err := client.Get(test.url)
+				if (err == nil) != test.gets || (sent == 1) != test.gets {
+					t.Errorf("got %v and %d requests, want success: %t", err, sent, test.gets)
+				}
+				request, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, test.url, nil)
+				if err := w.reader.Authenticate(request); (err == nil) != test.gets || (request.Header.Get("Authorization") != "") != test.gets {
+					t.Errorf("Authenticate: got %v, want success: %t", err, test.gets)
+				}
+			})
+		})
+	}
+	for _, entry := range []string{"", "https://service.test", "service.test/", "*.service.test", "a b", "key@service.test"} {
+		reader := &iamtoken.Reader{Store: storeOf(iamtoken.Version{}), Hosts: []string{entry}}
+		if err := reader.Validate(); err == nil || entry != "" && strings.Contains(err.Error(), entry) {
+			t.Errorf("the entry %q: got %v, want a refusal that does not repeat it", entry, err)
+		}
+	}
+}
+
 func TestTheReadersOwnTokenIsRenewedAfterA401(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.wantToken(w.rotate(time.Hour))

@@ -1,0 +1,240 @@
+package iamtoken_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+const (
+	readersKey   = "canary-5gkHXZ0r8vPw2QmB1sTq-readers-api-key"
+	readersToken = "canary-9wJcYt3LfUeN7aRd4KoV-readers-own-token"
+)
+
+// repeating are answers that repeat what was sent, SECRET, where net/http or
+// encoding/json would put it into an error or a log line.
+var repeating = map[string]string{
+	"status line":           "SECRET\r\n\r\n",
+	"status code":           "HTTP/1.1 SECRET\r\n\r\n",
+	"protocol":              "HTTP/SECRET 200 OK\r\n\r\n",
+	"header without colon":  "HTTP/1.1 200 OK\r\nSECRET\r\n\r\n",
+	"header name":           "HTTP/1.1 200 OK\r\nSECRET x: y\r\n\r\n",
+	"transfer encoding":     "HTTP/1.1 200 OK\r\nTransfer-Encoding: SECRET\r\n\r\n",
+	"content length":        "HTTP/1.1 200 OK\r\nContent-Length: SECRET\r\n\r\n",
+	"two content lengths":   "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: SECRET\r\n\r\n",
+	"chunk":                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n",
+	"trailer":               "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: SECRET\r\n\r\n0\r\nSECRET\r\n\r\n",
+	"forbidden trailer":     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Content-Length, SECRET\r\n\r\n0\r\n\r\n",
+	"location":              "HTTP/1.1 302 Found\r\nLocation: http://[SECRET\r\nContent-Length: 0\r\n\r\n",
+	"location elsewhere":    "HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/SECRET\r\nContent-Length: 0\r\n\r\n",
+	"reason phrase":         "HTTP/1.1 500 SECRET\r\nContent-Length: 6\r\n\r\nSECRET",
+	"informational answers": strings.Repeat("HTTP/1.1 103 SECRET\r\nLink: SECRET\r\n\r\n", 10),
+	"switching protocols":   "HTTP/1.1 101 SECRET\r\nUpgrade: SECRET\r\nConnection: Upgrade\r\n\r\nSECRET",
+	"compression":           "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 6\r\n\r\nSECRET",
+	"a cut body":            "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{\"access_token\":\"SECRET",
+	"HTTP/2":                "\x00\x00\x2a\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01SECRET",
+	"TLS":                   "\x15\x03\x01\x00\x02SECRET",
+	"a web page":            "HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n<html>SECRET" + strings.Repeat(" ", 2000),
+	"a number for a text":   okJSON(`{"access_token":1,"secret_type":2,"expires_in":"SECRET","created_at":"SECRET"}`),
+	"a date":                okJSON(`{"access_token":"","secret_type":"arbitrary","created_at":"SECRET"}`),
+	"what was sent":         okJSON(`{"access_token":"SECRET","secret_type":"arbitrary","payload":"SECRET","version_custom_metadata":{"expiration":"SECRET"}}`),
+	"headers":               "HTTP/1.1 503 x\r\nDate: SECRET\r\nRetry-After: SECRET\r\nContent-Length: 0\r\n\r\n",
+	"unasked, afterwards":   okJSON(`{}`) + "HTTP/1.1 200 SECRET\r\n\r\nSECRET",
+}
+
+func okJSON(body string) string {
+	return "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 2026 10:00:00 GMT\r\nContent-Length: 500\r\n\r\n" + body + strings.Repeat(" ", max(0, 500-len(body)))
+}
+
+// No error and no log line holds the key or a token that a request bore, whatever
+// the server answers.
+func TestNothingThatWasSentIsPrinted(t *testing.T) {
+	var logged bytes.Buffer
+	log.SetOutput(&logged)
+	defer log.SetOutput(io.Discard)
+	for name, answer := range repeating {
+		for _, target := range []string{"/identity/token", "/api/v2/secrets"} {
+			t.Run(name+" to "+target, func(t *testing.T) {
+				server := rawServer(t, "", func(path string) string {
+					if strings.HasPrefix(path, target) {
+						return answer
+					}
+					return okJSON(`{"access_token":"` + readersToken + `","expires_in":3600}`)
+				})
+				_, err := storeAt(server, nil).Read(t.Context())
+				if name == "what was sent" && target != "/identity/token" {
+					// A secret may hold any token, even the reader's own; that it states no expiry is found later.
+					return
+				}
+				if err == nil {
+					t.Fatal("got no error")
+				}
+				wantQuiet(t, err)
+			})
+		}
+	}
+	t.Run("unasked, at once", func(t *testing.T) {
+		for range 20 { // net/http would log it if it read the answer before it has written the request
+			server := rawServer(t, "HTTP/1.1 200 SECRET\r\n\r\nSECRET", func(string) string { return "" })
+			_, err := storeAt(server, nil).Read(t.Context())
+			wantQuiet(t, err)
+		}
+	})
+	t.Run("a proxy", func(t *testing.T) {
+		proxy := rawServer(t, "", func(string) string { return "HTTP/1.1 407 SECRET\r\nSECRET: SECRET\r\n\r\nSECRET" })
+		address, _ := url.Parse(proxy)
+		_, err := storeAt("https://iam.test", &http.Transport{Proxy: http.ProxyURL(address)}).Read(t.Context())
+		wantQuiet(t, err)
+	})
+	t.Run("HTTP/2, the stream's end", func(t *testing.T) {
+		_, err := storeAt(goAwayServer(t)).Read(t.Context())
+		wantQuiet(t, err)
+	})
+	time.Sleep(50 * time.Millisecond) // for what is logged after an answer
+	wantNothingSent(t, "the log", logged.String())
+}
+
+func storeAt(server string, transport http.RoundTripper) *iamtoken.SecretsManager {
+	return &iamtoken.SecretsManager{URL: server, IAMURL: server, SecretID: "00000000-0000-4000-8000-000000000000",
+		APIKey: iamtoken.NewSecret(readersKey), Transport: transport}
+}
+
+// wantQuiet checks every error of the tree, printed in every way.
+func wantQuiet(t *testing.T, err error) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("got no error")
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%q"} {
+		wantNothingSent(t, verb, fmt.Sprintf(verb, err))
+	}
+	switch wrapping := err.(type) {
+	case interface{ Unwrap() error }:
+		if inner := wrapping.Unwrap(); inner != nil {
+			wantQuiet(t, inner)
+		}
+	case interface{ Unwrap() []error }:
+		for _, inner := range wrapping.Unwrap() {
+			wantQuiet(t, inner)
+		}
+	}
+}
+
+func wantNothingSent(t *testing.T, where, text string) {
+	t.Helper()
+	for _, secret := range []string{readersKey, readersToken} {
+		for i := range len(secret) - 8 {
+			if strings.Contains(text, secret[i:i+8]) {
+				t.Errorf("%s holds what was sent: %.200s", where, text)
+				return
+			}
+		}
+	}
+}
+
+// rawServer answers in bytes, SECRET being the key and the token; greeting is sent
+// before any request.
+func rawServer(t *testing.T, greeting string, answer func(path string) string) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	write := func(conn net.Conn, text string) {
+		_, _ = io.WriteString(conn, strings.ReplaceAll(text, "SECRET", readersKey+readersToken))
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = conn.Close() }()
+				write(conn, greeting)
+				request, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					return
+				}
+				_, _ = io.Copy(io.Discard, request.Body)
+				write(conn, answer(request.URL.Path))
+				time.Sleep(5 * time.Millisecond) // so that the answer is read before the connection ends
+			}()
+		}
+	}()
+	return "http://" + listener.Addr().String()
+}
+
+// goAwayServer ends every HTTP/2 connection with a frame that repeats what was sent.
+func goAwayServer(t *testing.T) (string, http.RoundTripper) {
+	t.Helper()
+	server := httptest.NewUnstartedServer(nil)
+	server.TLS = &tls.Config{NextProtos: []string{"h2"}}
+	server.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": func(_ *http.Server, conn *tls.Conn, _ http.Handler) {
+		frame := func(kind byte, payload string) {
+			head := binary.BigEndian.AppendUint32(nil, uint32(len(payload))<<8|uint32(kind))
+			_, _ = conn.Write(append(append(head, 0, 0, 0, 0, 0), payload...))
+		}
+		frame(4, "")                                            // SETTINGS
+		_, _ = conn.Read(make([]byte, 4096))                    // the request, or a part of it
+		frame(7, "\x00\x00\x00\x00\x00\x00\x00\x01"+readersKey) // GOAWAY
+	}}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	transport := server.Client().Transport.(*http.Transport).Clone()
+	transport.ForceAttemptHTTP2 = true
+	return server.URL, transport
+}
+
+// A service that a job calls may repeat the job's token, too.
+func TestTheTransportPassesNoTokenOn(t *testing.T) {
+	held := iamtoken.Version{Payload: iamtoken.NewSecret(readersToken), CreatedAt: time.Now(),
+		Metadata: iamtoken.Metadata{Expiration: time.Now().Add(time.Hour).Unix()}}
+	for name, answer := range repeating {
+		t.Run(name, func(t *testing.T) {
+			server := rawServer(t, "", func(string) string { return answer })
+			reader := &iamtoken.Reader{Store: storeOf(held)}
+			response, err := (&http.Client{Transport: reader.Transport(&http.Transport{DisableKeepAlives: true})}).Get(server)
+			if err == nil {
+				_, err = io.ReadAll(response.Body)
+			}
+			if err != nil {
+				wantQuiet(t, err)
+			}
+		})
+	}
+}
+
+func TestOversizedAndDeepAnswersAreRejected(t *testing.T) {
+	for name, body := range map[string]string{
+		"more than a secret can hold": strings.Repeat(" ", 3<<20) + `{}`,
+		"deep":                        strings.Repeat("[", 1<<20),
+		"deep objects":                strings.Repeat(`{"a":`, 1<<18),
+		"zeros":                       strings.Repeat("\x00", 1<<20),
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+		began := time.Now()
+		if _, err := storeAt(server.URL, nil).Read(t.Context()); !errors.Is(err, iamtoken.ErrUnavailable) {
+			t.Errorf("%s: got %v, want ErrUnavailable", name, err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("%s: took %s", name, took)
+		}
+		server.Close()
+	}
+}
