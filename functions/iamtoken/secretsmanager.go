@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -43,7 +42,19 @@ type SecretsManager struct {
 	until  time.Time // when to exchange the key again
 }
 
-var secretIDShape = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+// IsSecretID reports whether id has the form of a secret's or a version's id, a UUID.
+func IsSecretID(id string) bool {
+	if len(id) != 36 {
+		return false
+	}
+	for i, c := range []byte(id) {
+		hyphen := i == 8 || i == 13 || i == 18 || i == 23
+		if hyphen != (c == '-') || !hyphen && !strings.ContainsRune("0123456789abcdefABCDEF", rune(c)) {
+			return false
+		}
+	}
+	return true
+}
 
 // Validate reports what is wrong with the fields; it makes no request. No error
 // repeats a value: a key may have been put in the wrong place.
@@ -58,7 +69,7 @@ func (s *SecretsManager) Validate() error {
 	if s.IAMURL != "" && !isOrigin(s.IAMURL) {
 		fault("IAMURL must be an https origin without a path")
 	}
-	if !secretIDShape.MatchString(s.SecretID) {
+	if !IsSecretID(s.SecretID) {
 		fault("SecretID is not a secret id, such as e2dd1896-8c39-4160-b230-92430f439ba9")
 	}
 	if s.APIKey.IsZero() == (s.AccessToken == nil) {

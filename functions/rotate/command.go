@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -23,253 +25,249 @@ import (
 // Exit codes of the command.
 const (
 	exitDone   = 0
-	exitFailed = 1 // a rotation failed
+	exitFailed = 1 // a rotation or a check failed
 	exitUsage  = 2 // arguments or configuration
 )
 
-const usage = `Keeps IBM Cloud IAM access tokens in secrets fresh: reads an API key from Secrets
+// program is the name that the command was started by.
+var program = report.Printable(filepath.Base(os.Args[0]))
+
+const runUsage = `Keeps IBM Cloud IAM access tokens in secrets valid: reads an API key from Secrets
 Manager, exchanges it at IAM and saves the token as a new version of a secret.
 
-Usage: bootstrap [-mode rotate|ensure|check] [-rotation NAME]... [-force]
-                 [-run-id ID] [-timeout 120s] [-json]
-       bootstrap doctor [-rotation NAME]... [-timeout 120s] [-json]
-       bootstrap config
+Usage: PROGRAM [-mode rotate|ensure|check] [-rotation NAME]... [-force]
+         [-run-id ID] [-timeout 120s] [-json]
+       PROGRAM doctor [-rotation NAME]... [-timeout 120s] [-json]
+       PROGRAM config
+       PROGRAM -version
 
-  -mode      rotate  publish a new token (default)
-             ensure  only if the stored one has less than MIN_REMAINING left;
+  -mode      rotate  save a new token (default)
+             ensure  only if the stored one expires within MIN_REMAINING;
                      cron cannot say "every 50 minutes": run this every minute
              check   do everything but save
   -rotation  run this one only; may be given several times
-  -force     publish even if the token belongs to another identity than the
+  -force     save the token even if it belongs to another identity than the
              stored one, or expires sooner
   -run-id    name this run; another one of the same name within 15 minutes
              does nothing
   -timeout   time for the whole run
   -json      print the report as JSON
 
-"bootstrap doctor" checks what the rotations rely on and writes nothing, "bootstrap
-config" the configuration alone and asks nobody; see their -h.
+"PROGRAM doctor" checks what the rotations rely on and writes nothing, "PROGRAM
+config" checks the configuration alone and opens no connection; see their -h.
 
-Configuration is in environment variables; see README.md. The report goes to
-stdout, logs to stderr. Exit 0: done; 1: a rotation failed; 2: usage or
-configuration.
+Configuration is in environment variables; see functions/rotate/README.md. The
+report goes to stdout. stderr has JSON log lines or, if it is a terminal, the
+progress. Exit 0: done; 1: a rotation failed; 2: usage or configuration.
 
 Examples:
-  bootstrap -mode check
-  bootstrap -mode ensure -rotation logs-routing
-  IAM_TOKEN="$(ibmcloud iam oauth-tokens --output json | jq -r .iam_token)" bootstrap
+  PROGRAM -mode check
+  PROGRAM -mode ensure -rotation logs-routing
+  IAM_TOKEN="$(ibmcloud iam oauth-tokens --output json | jq -r .iam_token)" PROGRAM
 `
-
-// options are the command's arguments.
-type options struct {
-	event
-	timeout time.Duration
-	json    bool
-}
-
-// command is the host for a run by hand, a Code Engine job or cron.
-func command(args, environ []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 {
-		switch args[0] {
-		case string(modeDoctor):
-			return doctorCommand(args[1:], environ, stdout, stderr)
-		case "config":
-			return configCommand(args[1:], environ, stdout, stderr)
-		}
-	}
-	opts, err := parseArguments(args)
-	if errors.Is(err, flag.ErrHelp) {
-		_, _ = io.WriteString(stdout, usage)
-		return exitDone
-	}
-	if err != nil {
-		return complain(stderr, err, "see bootstrap -h")
-	}
-	cfg, err := config.Load(environ, os.ReadFile)
-	if err != nil {
-		return complain(stderr, err, "correct these environment variables")
-	}
-	service, err := newService(cfg)
-	if err != nil {
-		return complain(stderr, err, "correct these environment variables")
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
-	defer cancel()
-	log := newLogger(stderr, cfg.LogLevel)
-	report, err := service.run(ctx, opts.event, log)
-	if err != nil {
-		return complain(stderr, err, "see bootstrap -h")
-	}
-	logResults(log, report)
-	if err := printTo(stdout, report, opts.json); err != nil {
-		_, _ = fmt.Fprintln(stderr, "bootstrap: printing the report:", err)
-		return exitFailed
-	}
-	if len(report.Failures()) > 0 {
-		return exitFailed
-	}
-	return exitDone
-}
-
-// printTo prints a report or a diagnosis for a person, or as one line of JSON.
-func printTo(w io.Writer, printed interface{ WriteText(io.Writer) error }, asJSON bool) error {
-	if asJSON {
-		return json.NewEncoder(w).Encode(printed)
-	}
-	return printed.WriteText(w)
-}
-
-func complain(stderr io.Writer, err error, advice string) int {
-	_, _ = fmt.Fprintf(stderr, "bootstrap: %s\n%s\n", strings.ReplaceAll(err.Error(), "\n", "\nbootstrap: "), advice)
-	return exitUsage
-}
-
-func parseArguments(args []string) (options, error) {
-	var opts options
-	flags := flag.NewFlagSet("bootstrap", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	flags.StringVar((*string)(&opts.mode), "mode", string(rotation.ModeRotate), "")
-	flags.Func("rotation", "", func(value string) error {
-		opts.rotations = append(opts.rotations, value)
-		return nil
-	})
-	flags.BoolVar(&opts.force, "force", false, "")
-	flags.StringVar(&opts.runID, "run-id", "command-"+rand.Text(), "")
-	flags.DurationVar(&opts.timeout, "timeout", 120*time.Second, "")
-	flags.BoolVar(&opts.json, "json", false, "")
-	if err := parseFlags(flags, args); err != nil {
-		return options{}, err
-	}
-	if err := checkMode(opts.mode); err != nil {
-		return options{}, err
-	}
-	if opts.timeout <= 0 {
-		return options{}, fmt.Errorf("-timeout %s leaves no time: use 120s, say", opts.timeout)
-	}
-	return opts, rotation.CheckRunID(opts.runID)
-}
-
-// parseFlags parses arguments that are options alone. The errors of package flag
-// repeat what was given, and somebody will give a key: words too long to be an
-// option's are left out.
-func parseFlags(flags *flag.FlagSet, args []string) error {
-	err := flags.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return err
-	case err != nil:
-		words := strings.Fields(err.Error())
-		for i, word := range words {
-			if len(word) > len(`"command-options"`) {
-				words[i] = "…"
-			}
-		}
-		return errors.New(strings.Join(words, " "))
-	case flags.NArg() > 0:
-		return fmt.Errorf("unexpected argument %s", short(flags.Arg(0)))
-	}
-	return nil
-}
-
-const configUsage = `Checks the configuration and asks nobody: neither IBM Cloud nor AWS.
-
-Usage: bootstrap config
-
-Configuration is in environment variables; see README.md. Exit 0: it is valid;
-2: it is not, and each line says what to correct.
-`
-
-// configCommand is "bootstrap config", with which a deployment refuses a faulty list
-// of rotations before it replaces one that works.
-func configCommand(args, environ []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("bootstrap config", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	err := parseFlags(flags, args)
-	if errors.Is(err, flag.ErrHelp) {
-		_, _ = io.WriteString(stdout, configUsage)
-		return exitDone
-	}
-	if err != nil {
-		return complain(stderr, err, "see bootstrap config -h")
-	}
-	cfg, err := config.Load(environ, os.ReadFile)
-	if err == nil {
-		_, err = newService(cfg)
-	}
-	if err != nil {
-		return complain(stderr, err, "correct these environment variables")
-	}
-	_, _ = fmt.Fprintf(stdout, "valid: %s\n", report.Count(len(cfg.Rotations), "rotation"))
-	return exitDone
-}
 
 const doctorUsage = `Checks everything that the rotations rely on, in order, and says what to do about
 what is wrong. It writes nothing.
 
-Usage: bootstrap doctor [-rotation NAME]... [-timeout 120s] [-json]
+Usage: PROGRAM doctor [-rotation NAME]... [-timeout 120s] [-json]
 
   -rotation  check this one only; may be given several times
   -timeout   time for all checks
   -json      print {"checks":[{"check","rotation","status","detail","advice"}],"ok"}
 
-  ✓ ok   ✗ failed   ! a warning   – not tried, and why
+  ✗ failed, shown first   ✓ ok   ! a warning   – not tried, and why
 
-Configuration is in environment variables; see README.md. Exit 0: nothing is ✗;
-1: something is; 2: usage or configuration.
+Configuration is in environment variables; see functions/rotate/README.md.
+Exit 0: nothing is ✗; 1: something is; 2: usage or configuration.
 `
 
-// doctorCommand is "bootstrap doctor".
-func doctorCommand(args, environ []string, stdout, stderr io.Writer) int {
-	opts, err := parseDoctorArguments(args)
-	if errors.Is(err, flag.ErrHelp) {
-		_, _ = io.WriteString(stdout, doctorUsage)
-		return exitDone
-	}
-	if err != nil {
-		return complain(stderr, err, "see bootstrap doctor -h")
-	}
-	exit := exitUsage
-	var diagnosis report.Diagnosis
-	cfg, err := config.Load(environ, os.ReadFile)
-	if err != nil {
-		diagnosis = doctor.Misconfigured(err)
-	} else {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		ctx, cancel := context.WithTimeout(ctx, opts.timeout)
-		defer cancel()
-		if diagnosis, err = diagnose(ctx, cfg, opts.rotations); err != nil {
-			return complain(stderr, err, "see bootstrap doctor -h")
-		}
-		exit = exitFailed
-	}
-	if err := printTo(stdout, diagnosis, opts.json); err != nil {
-		_, _ = fmt.Fprintln(stderr, "bootstrap: printing the diagnosis:", err)
-		return exitFailed
-	}
-	if diagnosis.OK {
-		return exitDone
-	}
-	return exit
+const configUsage = `Checks the configuration and opens no connection, neither to IBM Cloud nor to AWS.
+
+Usage: PROGRAM config
+
+Configuration is in environment variables; see functions/rotate/README.md.
+Exit 0: it is valid; 2: it is not, and each line says what to correct.
+`
+
+// commandLine is what the arguments ask for.
+type commandLine struct {
+	event
+	name    string // "doctor" and "config"; empty for a run
+	usage   string
+	timeout time.Duration
+	json    bool
+	version bool
 }
 
-func parseDoctorArguments(args []string) (options, error) {
-	var opts options
-	flags := flag.NewFlagSet("bootstrap doctor", flag.ContinueOnError)
+// command is the host for a run by hand, a Code Engine job or cron.
+func command(args, environ []string, stdout, stderr io.Writer) int {
+	line, err := parseArguments(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		_, _ = io.WriteString(stdout, strings.ReplaceAll(line.usage, "PROGRAM", program))
+		return exitDone
+	case err != nil:
+		return line.misused(stderr, err)
+	case line.version:
+		_, _ = fmt.Fprintln(stdout, program, version)
+		return exitDone
+	}
+	cfg, err := config.Load(environ, os.ReadFile)
+	if line.name == "doctor" {
+		return line.doctor(cfg, err, stdout, stderr)
+	}
+	var s *service
+	if err == nil {
+		s, err = newService(cfg)
+	}
+	if err != nil {
+		return misused(stderr, err, "correct these environment variables")
+	}
+	if line.name == "config" {
+		_, _ = fmt.Fprintf(stdout, "valid: %s\n", report.Count(len(cfg.Rotations), "rotation"))
+		return exitDone
+	}
+	return line.run(s, stdout, stderr)
+}
+
+// run rotates, and prints the report.
+func (line commandLine) run(s *service, stdout, stderr io.Writer) int {
+	ctx, stop := line.context()
+	defer stop()
+	line.invokedBy = "schedule"
+	if isTerminal(os.Stdin) || isTerminal(stderr) {
+		line.invokedBy = "person"
+	}
+	log := newLogger(stderr, s.config.LogLevel)
+	end := func() {}
+	if isTerminal(stderr) {
+		log, end = showProgress(stderr, line.timeout)
+	}
+	ran, err := s.run(ctx, line.event, log)
+	end()
+	if err != nil {
+		return line.misused(stderr, err)
+	}
+	return line.print(stdout, stderr, ran, len(ran.Failures()) == 0)
+}
+
+// doctor diagnoses, a faulty configuration too, and prints the diagnosis.
+func (line commandLine) doctor(cfg config.Config, err error, stdout, stderr io.Writer) int {
+	if err != nil {
+		if line.print(stdout, stderr, doctor.Misconfigured(err), true) == exitFailed {
+			return exitFailed
+		}
+		return exitUsage
+	}
+	ctx, stop := line.context()
+	defer stop()
+	diagnosis, err := diagnose(ctx, cfg, line.rotations, func(rotation string) string { return program + " -rotation " + rotation })
+	if err != nil {
+		return line.misused(stderr, err)
+	}
+	return line.print(stdout, stderr, diagnosis, diagnosis.OK)
+}
+
+// context ends with the time for the run, or with the process's.
+func (line commandLine) context() (context.Context, func()) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithTimeout(ctx, line.timeout)
+	return ctx, func() { cancel(); stop() }
+}
+
+// print prints a report or a diagnosis for a person, or as one line of JSON, and
+// returns the exit code.
+func (line commandLine) print(stdout, stderr io.Writer, printed interface{ WriteText(io.Writer) error }, good bool) int {
+	write := printed.WriteText
+	if line.json {
+		write = func(w io.Writer) error { return json.NewEncoder(w).Encode(printed) }
+	}
+	if err := write(stdout); err != nil {
+		_, _ = fmt.Fprintf(stderr, "%s: writing to stdout: %v\n", program, err)
+		return exitFailed
+	}
+	if !good {
+		return exitFailed
+	}
+	return exitDone
+}
+
+func (line commandLine) misused(stderr io.Writer, err error) int {
+	return misused(stderr, err, "see "+strings.TrimSpace(program+" "+line.name)+" -h")
+}
+
+func misused(stderr io.Writer, err error, advice string) int {
+	_, _ = fmt.Fprintf(stderr, "%s: %s\n%s\n", program, strings.ReplaceAll(err.Error(), "\n", "\n"+program+": "), advice)
+	return exitUsage
+}
+
+// parseArguments returns the usage beside an error, too.
+func parseArguments(args []string) (commandLine, error) {
+	line := commandLine{event: event{mode: rotation.ModeRotate}, usage: runUsage, timeout: 2 * time.Minute}
+	if len(args) > 0 && (args[0] == "doctor" || args[0] == "config") {
+		line.name, args = args[0], args[1:]
+		line.usage = map[string]string{"doctor": doctorUsage, "config": configUsage}[line.name]
+	}
+	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	flags.Func("rotation", "", func(value string) error {
-		opts.rotations = append(opts.rotations, value)
-		return nil
-	})
-	flags.DurationVar(&opts.timeout, "timeout", 120*time.Second, "")
-	flags.BoolVar(&opts.json, "json", false, "")
-	if err := parseFlags(flags, args); err != nil {
-		return options{}, err
+	if line.name == "" {
+		flags.StringVar((*string)(&line.mode), "mode", string(rotation.ModeRotate), "")
+		flags.BoolVar(&line.force, "force", false, "")
+		flags.StringVar(&line.runID, "run-id", "command-"+rand.Text(), "")
+		flags.BoolVar(&line.version, "version", false, "")
 	}
-	if opts.timeout <= 0 {
-		return options{}, fmt.Errorf("-timeout %s leaves no time: use 120s, say", opts.timeout)
+	if line.name != "config" {
+		flags.Func("rotation", "", func(value string) error {
+			line.rotations = append(line.rotations, value)
+			return nil
+		})
+		flags.Func("timeout", "", func(value string) (err error) {
+			line.timeout, err = parseTimeout(value)
+			return err
+		})
+		flags.BoolVar(&line.json, "json", false, "")
 	}
-	return opts, nil
+	if err := flags.Parse(args); err != nil {
+		return line, withoutLongWords(err)
+	}
+	if flags.NArg() > 0 {
+		return line, fmt.Errorf("unexpected argument %s", quote(flags.Arg(0)))
+	}
+	if line.name != "" {
+		return line, nil
+	}
+	if err := checkMode(line.mode); err != nil {
+		return line, err
+	}
+	return line, rotation.CheckRunID(line.runID)
+}
+
+// parseTimeout leaves it to package flag to repeat the value.
+func parseTimeout(value string) (time.Duration, error) {
+	timeout, err := time.ParseDuration(value)
+	_, numberErr := strconv.ParseUint(value, 10, 32)
+	switch {
+	case numberErr == nil && value != "0":
+		return 0, fmt.Errorf("say %ss for seconds", value)
+	case err != nil:
+		return 0, errors.New("use a duration such as 90s or 2m")
+	case timeout <= 0:
+		return 0, errors.New("leaves no time: use 120s, say")
+	}
+	return timeout, nil
+}
+
+// withoutLongWords: the errors of package flag repeat what was given, and somebody
+// will give a key. Words too long to be an option's are left out.
+func withoutLongWords(err error) error {
+	if errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	words := strings.Fields(err.Error())
+	for i, word := range words {
+		if len(word) > len(`"command-options"`) {
+			words[i] = "…"
+		}
+	}
+	return errors.New(report.Printable(strings.Join(words, " ")))
 }

@@ -46,7 +46,7 @@ func TestCommand(t *testing.T) {
 		{"same id", []string{"-run-id", "by-hand-1"}, good, 0, []string{"default: already_done"}, ""},
 		{"failure", nil, environ(cloud, origin, noSuchSecret), 1, []string{"default: failed\n  look: not_found: "}, ""},
 		{"help", []string{"-h"}, nil, 0, []string{"Examples:"}, ""},
-		{"unknown flag", []string{"-rotate"}, good, 2, nil, "see bootstrap -h"},
+		{"unknown flag", []string{"-rotate"}, good, 2, nil, "see " + program + " -h"},
 		{"unknown mode", []string{"-mode", "dance"}, good, 2, nil, "use rotate, ensure or check"},
 		{"unknown rotation", []string{"-rotation", "other"}, good, 2, nil, `no rotation is called "other"`},
 		{"bad run id", []string{"-run-id", "short"}, good, 2, nil, "8 to 256"},
@@ -81,10 +81,10 @@ func TestConfigCommand(t *testing.T) {
 	for _, test := range []commandCase{
 		{"valid", nil, good, 0, []string{"valid: 1 rotation\n"}, ""},
 		{"faulty", nil, environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x"), 2, nil,
-			"bootstrap: IAM_URL: must begin with https://"},
+			program + ": IAM_URL: must begin with https://"},
 		{"the second fault, too", nil, environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x"), 2, nil,
-			"\nbootstrap: TOKEN_SECRET: is no secret id"},
-		{"help", []string{"-h"}, nil, 0, []string{"Usage: bootstrap config"}, ""},
+			"\n" + program + ": TOKEN_SECRET: is no secret id"},
+		{"help", []string{"-h"}, nil, 0, []string{"Usage: " + program + " config"}, ""},
 		{"stray argument", []string{"now"}, good, 2, nil, `unexpected argument "now"`},
 	} {
 		test.args = append([]string{"config"}, test.args...)

@@ -33,7 +33,7 @@ import (
 // built is set once builtPrograms has been called: few tests need them.
 var built atomic.Bool
 
-// builtPrograms builds bootstrap, invoke and sandbox once and returns their folder.
+// builtPrograms builds iam-token-rotator, invoke and sandbox once and returns their folder.
 var builtPrograms = sync.OnceValues(func() (string, error) {
 	built.Store(true)
 	folder, err := os.MkdirTemp("", "rotate-e2e-")
@@ -41,7 +41,7 @@ var builtPrograms = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	return folder, programs.Build(folder, map[string]string{
-		"bootstrap": "functions/rotate", "invoke": "scripts/invoke", "sandbox": "scripts/sandbox",
+		"iam-token-rotator": "functions/rotate", "invoke": "scripts/invoke", "sandbox": "scripts/sandbox",
 	})
 })
 
@@ -128,7 +128,7 @@ func (s *stage) secrets() []string {
 // invoke delivers the events of invoke's arguments to the function.
 func (s *stage) invoke(more map[string]string, args ...string) (stdout, stderr string, exit int) {
 	s.t.Helper()
-	return s.run(more, "invoke", append(args, "--", filepath.Join(s.bin, "bootstrap"))...)
+	return s.run(more, "invoke", append(args, "--", filepath.Join(s.bin, "iam-token-rotator"))...)
 }
 
 // event writes an event file.
@@ -250,7 +250,7 @@ func TestTheBuiltFunctionTellsWhatIsMisconfigured(t *testing.T) {
 func TestTheBuiltCommandServesManyRotations(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "-rotations", "30")
-	stdout, stderr, exit := s.run(map[string]string{"SECRETS_MANAGER_MAX_RPS": "0"}, "bootstrap", "-json", "-mode", "ensure")
+	stdout, stderr, exit := s.run(map[string]string{"SECRETS_MANAGER_MAX_RPS": "0"}, "iam-token-rotator", "-json", "-mode", "ensure")
 	if exit != 0 {
 		t.Fatalf("got exit %d: %s", exit, stderr)
 	}
@@ -258,7 +258,7 @@ func TestTheBuiltCommandServesManyRotations(t *testing.T) {
 	if len(results) != 30 || strings.Count(stdout, `"outcome":"rotated"`) != 30 {
 		t.Errorf("got %s, want 30 rotations", stdout)
 	}
-	stdout, _, _ = s.run(nil, "bootstrap", "-mode", "ensure", "-rotation", "rotation-00007")
+	stdout, _, _ = s.run(nil, "iam-token-rotator", "-mode", "ensure", "-rotation", "rotation-00007")
 	if !strings.HasPrefix(stdout, "rotation-00007: fresh") {
 		t.Errorf("got %s, want rotation-00007: fresh", stdout)
 	}
@@ -273,7 +273,7 @@ func TestTheBuiltCommandWithATrustedProfileOrAPersonsToken(t *testing.T) {
 		"profile": {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_NAME": "rotator-bootstrap", "CR_TOKEN_FILENAME": file},
 		"person":  {"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer " + admin},
 	} {
-		if stdout, stderr, exit := s.run(more, "bootstrap"); exit != 0 || !strings.HasPrefix(stdout, "default: rotated") {
+		if stdout, stderr, exit := s.run(more, "iam-token-rotator"); exit != 0 || !strings.HasPrefix(stdout, "default: rotated") {
 			t.Errorf("%s: got exit %d, %s%s", name, exit, stdout, stderr)
 		}
 	}
@@ -370,7 +370,7 @@ func (s *stage) get(path, token string, into any) int {
 func TestTheBuiltDoctorBeforeAndAfterTheFirstToken(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	stdout, stderr, exit := s.run(nil, "bootstrap", "doctor")
+	stdout, stderr, exit := s.run(nil, "iam-token-rotator", "doctor")
 	if exit != 0 || stderr != "" || !strings.Contains(stdout, "✓ iam-tls               TLS 1.3") || !strings.Contains(stdout, "! stored-token") {
 		t.Fatalf("got exit %d, %s%s", exit, stdout, stderr)
 	}
@@ -379,10 +379,10 @@ func TestTheBuiltDoctorBeforeAndAfterTheFirstToken(t *testing.T) {
 			t.Errorf("doctor asked for %s", op)
 		}
 	}
-	if _, stderr, exit := s.run(nil, "bootstrap"); exit != 0 {
+	if _, stderr, exit := s.run(nil, "iam-token-rotator"); exit != 0 {
 		t.Fatal(stderr)
 	}
-	stdout, _, exit = s.run(nil, "bootstrap", "doctor")
+	stdout, _, exit = s.run(nil, "iam-token-rotator", "doctor")
 	if exit != 0 || !strings.HasSuffix(stdout, "nothing is wrong that can be seen without writing\n") || strings.ContainsAny(stdout, "✗!") {
 		t.Errorf("got exit %d, %s", exit, stdout)
 	}
@@ -414,7 +414,7 @@ func TestTheBuiltDoctorTellsWhatIsWrong(t *testing.T) {
 				s.control(http.MethodPost, "faults", test.fault)
 				defer s.control(http.MethodDelete, "faults", "")
 			}
-			stdout, stderr, exit := s.run(test.more, "bootstrap", "doctor", "-timeout", "4s")
+			stdout, stderr, exit := s.run(test.more, "iam-token-rotator", "doctor", "-timeout", "4s")
 			if exit != test.exit || !strings.Contains(stdout, test.says) {
 				t.Errorf("got exit %d, %s%s\nwant %d, %q", exit, stdout, stderr, test.exit, test.says)
 			}
@@ -537,17 +537,17 @@ func (s *stage) requested() []string {
 func TestTheBuiltFunctionWithholdsWhatLibrariesLog(t *testing.T) {
 	t.Parallel()
 	s := newStage(t) // s.run searches all output for keys and tokens
-	for _, host := range []string{"invoke", "bootstrap"} {
+	for _, host := range []string{"invoke", "iam-token-rotator"} {
 		args := []string{}
 		if host == "invoke" {
-			args = []string{"--", s.bin + "/bootstrap"}
+			args = []string{"--", s.bin + "/iam-token-rotator"}
 		}
 		if _, stderr, exit := s.run(map[string]string{"GODEBUG": "http2debug=2"}, host, args...); exit != 0 {
 			t.Errorf("%s: got exit %d: %s", host, exit, stderr)
 		}
 	}
 	echo := echoing(t)
-	_, stderr, exit := s.run(map[string]string{"IAM_URL": echo, "SECRETS_MANAGER_URL": echo}, "bootstrap", "-timeout", "2s")
+	_, stderr, exit := s.run(map[string]string{"IAM_URL": echo, "SECRETS_MANAGER_URL": echo}, "iam-token-rotator", "-timeout", "2s")
 	if exit != 1 || strings.Contains(stderr, "Unsolicited") {
 		t.Errorf("got exit %d: %s", exit, stderr)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,20 +18,22 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"iam-token-rotator/functions/internal/config"
+	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/metrics"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // function is the Lambda host: event in, report out. It implements
 // lambda.Handler.
 type function struct {
-	ready   chan struct{} // closed when the fields below are set
-	service *service
-	config  config.Config
-	fault   error // of the configuration; every invocation fails with it
-	log     *slog.Logger
-	report  *slog.Logger // for the line that no log level silences
-	metrics metrics.Emitter
+	ready         chan struct{} // closed when the fields below are set
+	service       *service
+	config        config.Config
+	misconfigured error // what is wrong with the configuration; every invocation fails with it
+	log           *slog.Logger
+	report        *slog.Logger // for the line that no log level silences
+	metrics       metrics.Emitter
 }
 
 // newFunction prepares the function while the Runtime API is asked for the first
@@ -47,16 +50,18 @@ func newFunction(name string, environ []string, out io.Writer) *function {
 // prepare reads the configuration. A faulty one does not stop the function here:
 // a crash at start would lose the advice.
 func (f *function) prepare(name string, environ []string, out io.Writer) {
-	cfg, err := config.Load(environ, os.ReadFile)
-	f.config, f.fault = cfg, err
-	f.log = newLogger(out, cfg.LogLevel)
+	f.config, f.misconfigured = config.Load(environ, os.ReadFile)
+	f.log = newLogger(out, f.config.LogLevel)
 	f.report = newLogger(out, slog.LevelDebug)
 	f.metrics = metrics.Emitter{
-		Writer: out, Namespace: cfg.MetricsNamespace, FunctionName: name,
-		Rotations: names(cfg.Rotations), BootstrapExpiresAt: cfg.BootstrapExpiresAt, Now: time.Now,
+		Writer: out, Namespace: f.config.MetricsNamespace, FunctionName: name,
+		Rotations: names(f.config.Rotations), BootstrapExpiresAt: f.config.BootstrapExpiresAt, Now: time.Now,
 	}
-	if f.fault == nil {
-		f.service, f.fault = newService(cfg)
+	if f.misconfigured != nil {
+		return
+	}
+	if f.service, f.misconfigured = newService(f.config); f.misconfigured == nil {
+		f.service.connectEarly()
 	}
 }
 
@@ -67,63 +72,55 @@ type RotationError struct{ message string }
 // Error returns the message.
 func (e *RotationError) Error() string { return e.message }
 
-// Invoke runs one pass. The report is the response if nothing failed; it is
-// logged in any case.
+// Invoke does what the event asks: a run, or a diagnosis.
 func (f *function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	<-f.ready
 	requestID := "unknown-request"
 	if lc, ok := lambdacontext.FromContext(ctx); ok {
 		requestID = lc.AwsRequestID
 	}
-	if named, ok := asksForDoctor(payload); ok {
-		return f.examine(ctx, named, requestID)
+	e, err := decodeEvent(payload)
+	if err == nil && e.mode == modeDoctor {
+		return f.diagnose(ctx, e, requestID)
 	}
+	if e.runID == "" {
+		e.runID = requestID
+	}
+	return f.run(ctx, e, cmp.Or(f.misconfigured, err), requestID)
+}
+
+// run runs the event's rotations, unless err says that they cannot begin. The report
+// is the response if nothing failed; it is logged in any case.
+func (f *function) run(ctx context.Context, e event, err error, requestID string) ([]byte, error) {
 	log := f.log.With("request_id", requestID)
-	report, err := f.run(ctx, payload, requestID, log)
-	if err != nil {
-		log.Error("the run could not begin", "error", err)
-		return nil, f.notBegun(err)
+	var ran report.Report
+	if err == nil {
+		ran, err = f.service.run(ctx, e, log)
 	}
-	logResults(log, report)
-	f.report.Info("report", "request_id", requestID, "report", report)
-	if err := f.metrics.Emit(report); err != nil {
+	if err != nil {
+		log.Error("the run could not begin", "invoked_by", e.invokedBy, "force", e.force, "error", err)
+		if err := f.metrics.EmitFailure(); err != nil {
+			return nil, err
+		}
+		return nil, &RotationError{string(rotation.Misconfigured) + ": " + strings.ReplaceAll(err.Error(), "\n", "; ")}
+	}
+	f.report.Info("report", "request_id", requestID, "report", ran)
+	if err := f.metrics.Emit(ran); err != nil {
 		return nil, err
 	}
-	if len(report.Failures()) > 0 {
-		return nil, &RotationError{summary(report)}
+	if len(ran.Failures()) > 0 {
+		return nil, &RotationError{summary(ran)}
 	}
-	return json.Marshal(report)
+	return json.Marshal(ran)
 }
 
-func (f *function) run(ctx context.Context, payload []byte, requestID string, log *slog.Logger) (rotation.Report, error) {
-	if f.fault != nil {
-		return rotation.Report{}, f.fault
-	}
-	event, err := decodeEvent(payload)
-	if err != nil {
-		return rotation.Report{}, err
-	}
-	if event.runID == "" {
-		event.runID = requestID
-	}
-	return f.service.run(ctx, event, log)
-}
-
-// notBegun counts and describes a run in which no rotation was tried.
-func (f *function) notBegun(cause error) error {
-	if err := f.metrics.EmitFailure(); err != nil {
-		return err
-	}
-	return &RotationError{string(rotation.Misconfigured) + ": " + strings.ReplaceAll(cause.Error(), "\n", "; ")}
-}
-
-// maxNamed is how many failures an error message names.
+// maxNamed is how many failures or unknown names an error message lists.
 const maxNamed = 10
 
 // summary names the first failures of a report: rotation, step, kind, message.
-func summary(report rotation.Report) string {
-	failed := report.Failures()
-	parts := []string{fmt.Sprintf("%d of %d rotations failed", len(failed), len(report.Results))}
+func summary(ran report.Report) string {
+	failed := ran.Failures()
+	parts := []string{fmt.Sprintf("%d of %d rotations failed", len(failed), len(ran.Results))}
 	for _, result := range failed[:min(len(failed), maxNamed)] {
 		parts = append(parts, fmt.Sprintf("%s: %v", result.Rotation, result.Error))
 	}
@@ -133,43 +130,105 @@ func summary(report rotation.Report) string {
 	return strings.Join(parts, "; ")
 }
 
+// diagnose is the answer to {"mode":"doctor"}. A person asked and reads the answer, so
+// whatever is wrong, a faulty configuration too, is in the response and in the log: an
+// invocation that fails, or a metric that counts it, would raise the alarms that are
+// about rotations.
+func (f *function) diagnose(ctx context.Context, e event, requestID string) ([]byte, error) {
+	err := f.misconfigured
+	var diagnosis report.Diagnosis
+	if err == nil {
+		diagnosis, err = diagnose(ctx, f.config, e.rotations, func(rotation string) string {
+			return `invoke the function with {"mode":"rotate","rotations":["` + rotation + `"]}`
+		})
+	}
+	if err != nil {
+		diagnosis = doctor.Misconfigured(err)
+	}
+	f.report.Info("diagnosis", "request_id", requestID, "diagnosis", diagnosis)
+	return json.Marshal(diagnosis)
+}
+
 // event is what an invocation asks for.
 type event struct {
 	mode      rotation.Mode
 	rotations []string // empty means all
 	force     bool
 	runID     string // empty when the event names none
+	invokedBy string // schedule, person or batch
 }
+
+// modeDoctor is no mode of a run: it checks what rotations rely on.
+const modeDoctor rotation.Mode = "doctor"
+
+// maxEvent is the greatest size of an event in bytes: that of tens of thousands of names.
+const maxEvent = 1 << 20
 
 // decodeEvent reads an event. Nothing, null, {} and an event of EventBridge (one
 // with source and detail-type) mean: rotate everything. Anything else is the
-// manual form, {"mode","rotations","force","run_id"}, in which an unknown field
-// is an error, since a misspelt one must not mean "everything".
+// manual form, {"mode","rotations","force","run_id"}, in which an unknown field is an error,
+// since a misspelt one must not mean "everything". Both together is an error, too.
 func decodeEvent(payload []byte) (event, error) {
-	all := event{mode: rotation.ModeRotate}
+	e := event{mode: rotation.ModeRotate, invokedBy: "person"}
 	payload = bytes.TrimSpace(payload)
 	if len(payload) == 0 || string(payload) == "null" {
-		return all, nil
+		return e, nil
+	}
+	if len(payload) > maxEvent {
+		return event{}, fmt.Errorf("the event has %d bytes, %d at most: name fewer rotations, or leave the field out for all", len(payload), maxEvent)
 	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(payload, &fields); err != nil {
 		return event{}, errors.New(`the event is no JSON object: send {} or {"mode":"rotate"}`)
 	}
 	if isText(fields["source"]) && isText(fields["detail-type"]) {
-		return all, nil
+		if err := checkEventBridge(fields); err != nil {
+			return event{}, err
+		}
+		e.invokedBy = "schedule"
+		return e, nil
 	}
-	manual := all
 	for name, value := range fields {
-		if err := manual.set(name, value); err != nil {
+		if err := e.set(name, value); err != nil {
 			return event{}, err
 		}
 	}
-	return manual, nil
+	e.invokedBy = invokerOf(e)
+	return e, nil
 }
 
 func isText(value json.RawMessage) bool {
 	var text string
 	return len(value) > 0 && json.Unmarshal(value, &text) == nil && text != ""
+}
+
+// checkEventBridge refuses an event that is the manual form as well, misspelt or not:
+// it may have been meant to do less than rotate everything.
+func checkEventBridge(fields map[string]json.RawMessage) error {
+	for name := range fields {
+		plain := strings.TrimSuffix(strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name)), "s")
+		if slices.Contains([]string{"mode", "rotation", "force", "runid"}, plain) {
+			return fmt.Errorf("the event has source and detail-type, as EventBridge's have, and also %s: send either an event of a rule, "+
+				"which rotates everything, or mode, rotations, force and run_id alone", quote(name))
+		}
+	}
+	return nil
+}
+
+// invokerOf reads from the run id who has sent the manual form: the schedules name
+// their run by mode and time, the fleet's batches by mode and execution.
+func invokerOf(e event) string {
+	id, named := strings.CutPrefix(e.runID, string(e.mode)+"-")
+	if !named {
+		return "person"
+	}
+	if _, err := time.Parse(time.RFC3339, id); err == nil {
+		return "schedule"
+	}
+	if len(e.rotations) > 0 {
+		return "batch"
+	}
+	return "person"
 }
 
 // set takes one field of the manual form, by its exact name.
@@ -185,27 +244,18 @@ func (e *event) set(name string, value json.RawMessage) error {
 	case "run_id":
 		target = &e.runID
 	default:
-		return fmt.Errorf("the event has an unknown field %s: it may have mode, rotations, force and run_id", short(name))
+		return fmt.Errorf("the event has an unknown field %s: it may have mode, rotations, force and run_id", quote(name))
 	}
 	if string(value) == "null" || json.Unmarshal(value, target) != nil {
 		return fmt.Errorf(`the event's %s has the wrong type: {"mode":"rotate","rotations":["name"],"force":false,"run_id":"…"}`, name)
 	}
-	return e.check(name)
-}
-
-func (e *event) check(name string) error {
-	switch name {
-	case "mode":
-		if e.mode == modeDoctor {
-			return nil
-		}
+	switch {
+	case name == "mode" && e.mode != modeDoctor:
 		return checkMode(e.mode)
-	case "run_id":
+	case name == "run_id":
 		return rotation.CheckRunID(e.runID)
-	case "rotations":
-		if len(e.rotations) == 0 {
-			return errors.New("the event's rotations are empty: name some, or leave the field out for all")
-		}
+	case name == "rotations" && len(e.rotations) == 0:
+		return errors.New("the event's rotations are empty: name some, or leave the field out for all")
 	}
 	return nil
 }
@@ -213,14 +263,14 @@ func (e *event) check(name string) error {
 func checkMode(mode rotation.Mode) error {
 	modes := []rotation.Mode{rotation.ModeRotate, rotation.ModeEnsure, rotation.ModeCheck}
 	if !slices.Contains(modes, mode) {
-		return fmt.Errorf("mode %s is not known: use rotate, ensure or check, or doctor as an event's mode or the command's first word", short(string(mode)))
+		return fmt.Errorf("mode %s is not known: use rotate, ensure or check, or doctor as an event's mode or the command's first word", quote(string(mode)))
 	}
 	return nil
 }
 
-// short quotes a value that is too short to be a key or a token, and tells the
+// quote quotes a value that is too short to be a key or a token, and shows the
 // length of any other: people paste into the wrong place.
-func short(value string) string {
+func quote(value string) string {
 	if len(value) >= 40 {
 		return fmt.Sprintf("(%d characters, not repeated here)", len(value))
 	}
@@ -236,20 +286,27 @@ func choose(configured []rotation.Rotation, names []string) ([]rotation.Rotation
 	for _, r := range configured {
 		byName[r.Name] = r
 	}
-	chosen := make([]rotation.Rotation, 0, len(names))
+	var chosen []rotation.Rotation
 	var unknown []string
 	for _, name := range names {
 		r, ok := byName[name]
 		if !ok {
-			unknown = append(unknown, short(name))
+			unknown = append(unknown, name)
 			continue
 		}
 		delete(byName, name) // so that a name given twice is caught
 		chosen = append(chosen, r)
 	}
-	if len(unknown) > 0 {
-		return nil, fmt.Errorf("no rotation is called %s, or it is named twice: see ROTATIONS (one given by API_KEY_SECRET is called \"default\")",
-			strings.Join(unknown, ", "))
+	if len(unknown) == 0 {
+		return chosen, nil
 	}
-	return chosen, nil
+	var quoted []string
+	for _, name := range unknown[:min(len(unknown), maxNamed)] {
+		quoted = append(quoted, quote(name))
+	}
+	if more := len(unknown) - maxNamed; more > 0 {
+		quoted = append(quoted, fmt.Sprintf("and %d more", more))
+	}
+	return nil, fmt.Errorf("no rotation is called %s, or it is named twice: see ROTATIONS (one given by API_KEY_SECRET is called \"default\")",
+		strings.Join(quoted, ", "))
 }

@@ -76,7 +76,7 @@ func messages(lines []map[string]any) string {
 func TestTheResponseIsTheReport(t *testing.T) {
 	cloud, origin := newCloud(t)
 	var log bytes.Buffer
-	response, err := invoke(t, newFunction("the-function", environ(cloud, origin), &log), `{"run_id":"rotate-2026"}`)
+	response, err := invoke(t, newFunction("the-function", environ(cloud, origin), &log), `{"run_id":"rotate-2026","force":true}`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +99,9 @@ func TestTheResponseIsTheReport(t *testing.T) {
 		if _, ok := result[field]; !ok {
 			t.Errorf("the rotation's line has no %s: %v", field, result)
 		}
+	}
+	if lines[0]["invoked_by"] != "person" || lines[0]["force"] != true || !bytes.Contains(response, []byte(`"invoked_by":"person","force":true`)) {
+		t.Errorf("got line %v, response %s, want who invoked, and by force", lines[0], response)
 	}
 	if lines[0]["request_id"] != "request-0001" || lines[1]["request_id"] != "request-0001" {
 		t.Error("a line does not bear the request id")
@@ -206,20 +209,25 @@ func TestDecodeEvent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := event{mode: rotation.ModeRotate}
+	byPerson := event{mode: rotation.ModeRotate, invokedBy: "person"}
+	bySchedule := event{mode: rotation.ModeRotate, invokedBy: "schedule"}
+	const time = "2026-01-01T10:00:00Z"
 	for name, test := range map[string]struct {
 		payload string
 		want    event
 	}{
-		"nothing":             {"", all},
-		"null":                {"null", all},
-		"empty object":        {"{}", all},
-		"EventBridge":         {string(scheduled), all},
-		"a rule's own detail": {`{"source":"my.app","detail-type":"x","detail":{"mode":"check"},"anything":1}`, all},
-		"mode":                {`{"mode":"ensure"}`, event{mode: rotation.ModeEnsure}},
-		"everything": {`{"mode":"check","rotations":["a","b"],"force":true,"run_id":"rotate-2026-01-01T10:00:00Z"}`,
-			event{mode: rotation.ModeCheck, rotations: []string{"a", "b"}, force: true, runID: "rotate-2026-01-01T10:00:00Z"}},
-		"white space": {" \n{ \"force\" : false }\n", all},
+		"nothing":             {"", byPerson},
+		"null":                {"null", byPerson},
+		"empty object":        {"{}", byPerson},
+		"white space":         {" \n{ \"force\" : false }\n", byPerson},
+		"EventBridge":         {string(scheduled), bySchedule},
+		"a rule's own detail": {`{"source":"my.app","detail-type":"x","detail":{"mode":"check"},"anything":1}`, bySchedule},
+		"mode":                {`{"mode":"ensure"}`, event{mode: rotation.ModeEnsure, invokedBy: "person"}},
+		"a schedule":          {`{"mode":"ensure","run_id":"ensure-` + time + `"}`, event{mode: rotation.ModeEnsure, runID: "ensure-" + time, invokedBy: "schedule"}},
+		"of a batch": {`{"mode":"rotate","rotations":["a"],"run_id":"rotate-0123abcd"}`,
+			event{mode: rotation.ModeRotate, rotations: []string{"a"}, runID: "rotate-0123abcd", invokedBy: "batch"}},
+		"everything": {`{"mode":"check","rotations":["a","b"],"force":true,"run_id":"by-hand-1"}`,
+			event{mode: rotation.ModeCheck, rotations: []string{"a", "b"}, force: true, runID: "by-hand-1", invokedBy: "person"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := decodeEvent([]byte(test.payload))
@@ -239,6 +247,11 @@ func TestDecodeEventRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		"unknown field":       {`{"rotation":"a"}`, `unknown field "rotation"`},
 		"another case":        {`{"Mode":"check"}`, `unknown field "Mode"`},
 		"source alone":        {`{"source":"my.app"}`, `unknown field "source"`},
+		"a rule's and manual": {`{"source":"aws.events","detail-type":"Scheduled Event","mode":"check"}`, `EventBridge's have, and also "mode"`},
+		"and rotations":       {`{"source":"aws.events","detail-type":"x","rotations":["a"]}`, `and also "rotations"`},
+		"and null":            {`{"source":"aws.events","detail-type":"x","run_id":null}`, `and also "run_id"`},
+		"and misspelt":        {`{"source":"aws.events","detail-type":"x","Mode":"check"}`, `and also "Mode"`},
+		"too long":            {`{"rotations":["` + strings.Repeat("x", maxEvent) + `"]}`, "bytes, 1048576 at most"},
 		"source of no text":   {`{"source":1,"detail-type":"x"}`, "unknown field"},
 		"unknown mode":        {`{"mode":"dance"}`, `mode "dance" is not known: use rotate, ensure or check`},
 		"mode of no text":     {`{"mode":1}`, "mode has the wrong type"},
@@ -280,6 +293,10 @@ func TestChoose(t *testing.T) {
 				t.Errorf("got %v, %v; want %v", got, err, test.want)
 			}
 		})
+	}
+	_, err := choose(nil, slices.Repeat([]string{"unknown"}, 500_000))
+	if err == nil || len(err.Error()) > 400 || !strings.Contains(err.Error(), `"unknown", and 499990 more`) {
+		t.Errorf("got %.500v, want the first names and how many more there are", err)
 	}
 }
 

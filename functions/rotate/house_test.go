@@ -117,7 +117,7 @@ func behindProxy(t *testing.T) (*connectProxy, *stage) {
 
 func TestTheProxyOfTheEnvironmentIsUsed(t *testing.T) {
 	proxy, s := behindProxy(t)
-	if stdout, stderr, exit := s.run(nil, "bootstrap"); exit != exitDone {
+	if stdout, stderr, exit := s.run(nil, "iam-token-rotator"); exit != exitDone {
 		t.Fatalf("got exit %d, %s%s, want success through the proxy", exit, stdout, stderr)
 	}
 	for _, host := range []string{"instance.example.com:443", "iam.example.com:443"} {
@@ -132,7 +132,7 @@ func TestTheProxyOfTheEnvironmentIsUsed(t *testing.T) {
 
 func TestNoProxyIsHonoured(t *testing.T) {
 	proxy, s := behindProxy(t)
-	_, _, exit := s.run(map[string]string{"NO_PROXY": "iam.example.com"}, "bootstrap", "-timeout", "500ms")
+	_, _, exit := s.run(map[string]string{"NO_PROXY": "iam.example.com"}, "iam-token-rotator", "-timeout", "500ms")
 	if exit != exitFailed {
 		t.Errorf("got exit %d, want %d: nothing but the proxy knows iam.example.com", exit, exitFailed)
 	}

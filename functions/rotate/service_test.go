@@ -27,7 +27,7 @@ func TestEverySettingReachesTheRotator(t *testing.T) {
 	expires := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
 	service, err := newService(config.Config{
 		SecretsManagerURL: "https://127.0.0.1:1", IAMURL: "https://127.0.0.1:1",
-		Bootstrap:    config.Bootstrap{APIKey: iamtoken.NewSecret("key")},
+		Credential:   config.Credential{Variable: "SECRETS_MANAGER_APIKEY", APIKey: iamtoken.NewSecret("key")},
 		Rotations:    []rotation.Rotation{{Name: "a"}, {Name: "b"}},
 		MinRemaining: 7 * time.Minute, RotationInterval: 40 * time.Minute, MaxRPS: 0, Concurrency: 5, BootstrapExpiresAt: expires,
 	})
@@ -38,7 +38,7 @@ func TestEverySettingReachesTheRotator(t *testing.T) {
 	if got.MinRemaining != 7*time.Minute || got.Interval != 40*time.Minute || got.Concurrency != 5 || !got.BootstrapExpiresAt.Equal(expires) || got.Version != version {
 		t.Errorf("got %+v, want the settings", got)
 	}
-	if got.Keys == nil || got.IAM == nil || got.Tokens == nil || len(service.rotations) != 2 {
+	if got.Keys == nil || got.IAM == nil || got.Tokens == nil || len(service.config.Rotations) != 2 {
 		t.Errorf("got %+v, want adapters and both rotations", service)
 	}
 }
@@ -133,7 +133,7 @@ func TestACrashDumpsNoCore(t *testing.T) {
 	}))
 	t.Cleanup(iam.Close)
 	t.Cleanup(func() { close(release) })
-	crashing := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -c unlimited; exec "$@"`, "sh", filepath.Join(bin, "bootstrap"))
+	crashing := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -c unlimited; exec "$@"`, "sh", filepath.Join(bin, "iam-token-rotator"))
 	crashing.Dir = t.TempDir()
 	crashing.Env = []string{"GOTRACEBACK=crash", "IAM_URL=" + iam.URL, "SECRETS_MANAGER_URL=" + iam.URL, "SECRETS_MANAGER_APIKEY=canary",
 		"API_KEY_SECRET=cb1e238c-d449-4fe7-bd68-04f0c5b59eb1", "TOKEN_SECRET=e2dd1896-8c39-4160-b230-92430f439ba9"}

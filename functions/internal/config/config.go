@@ -1,16 +1,16 @@
 // Package config turns environment variables into values. It checks all of them
-// before anything touches the network and reports every fault at once.
+// before anything opens a connection, and reports every problem at once.
 package config
 
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"reflect"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,7 +25,7 @@ import (
 type Config struct {
 	SecretsManagerURL string // origin without a path
 	IAMURL            string // origin without a path
-	Bootstrap         Bootstrap
+	Credential        Credential
 	Rotations         []rotation.Rotation // at least one; names and token secrets are unique
 
 	MinRemaining     time.Duration
@@ -38,9 +38,11 @@ type Config struct {
 	BootstrapExpiresAt time.Time // zero when not known
 }
 
-// Bootstrap is how Secrets Manager is opened: exactly one of the fields APIKey,
-// APIKeyARN, ProfileName, ProfileID and Token is set.
-type Bootstrap struct {
+// Credential is how the bootstrap identity authenticates: exactly one of the fields
+// APIKey, APIKeyARN, ProfileName, ProfileID and Token is set.
+type Credential struct {
+	Variable string // the name of the one that is set: "SECRETS_MANAGER_APIKEY"
+
 	APIKey          iamtoken.Secret
 	APIKeyARN       string // of an AWS Secrets Manager secret that holds the key
 	ProfileName     string
@@ -52,146 +54,35 @@ type Bootstrap struct {
 // ReadFile reads a file whole, as os.ReadFile does.
 type ReadFile func(name string) ([]byte, error)
 
-// Load reads the configuration from environ, in the form of os.Environ. The
-// error joins every fault found; no fault repeats a key or token. The Config
-// beside an error holds what could be read: a host needs to know how to log.
+// Load reads the configuration from environ, in the form of os.Environ. The error
+// joins every problem found, of very many the first; none repeats a key or token.
+// The Config beside an error holds what could be read: a host needs to know how to log.
 func Load(environ []string, readFile ReadFile) (Config, error) {
-	var faults faults
-	raw := parseVariables(environ, &faults)
+	var found problems
+	set := env.ToMap(environ)
+	v := parseVariables(set, &found)
 	cfg := Config{
-		SecretsManagerURL: faults.origin("SECRETS_MANAGER_URL", raw.SecretsManagerURL),
-		IAMURL:            faults.origin("IAM_URL", raw.IAMURL),
-		Bootstrap:         raw.bootstrap(&faults),
-		Rotations:         raw.rotations(&faults, readFile),
-		MinRemaining:      raw.MinRemaining,
-		RotationInterval:  raw.RotationInterval,
-		MaxRPS:            raw.MaxRPS,
-		Concurrency:       raw.Concurrency,
-		MetricsNamespace:  raw.MetricsNamespace,
-		LogLevel:          slog.Level(raw.LogLevel),
-
-		BootstrapExpiresAt: time.Time(raw.BootstrapExpiresAt),
+		SecretsManagerURL:  found.origin("SECRETS_MANAGER_URL", v.SecretsManagerURL),
+		IAMURL:             found.origin("IAM_URL", v.IAMURL),
+		Credential:         v.credential(&found),
+		Rotations:          v.rotations(&found, readFile),
+		MinRemaining:       v.MinRemaining,
+		RotationInterval:   v.RotationInterval,
+		MaxRPS:             v.MaxRPS,
+		Concurrency:        v.Concurrency,
+		MetricsNamespace:   v.MetricsNamespace,
+		LogLevel:           slog.Level(v.LogLevel),
+		BootstrapExpiresAt: time.Time(v.BootstrapExpiresAt),
 	}
-	raw.checkLimits(&faults)
-	if faults.names["METRICS_NAMESPACE"] {
-		cfg.MetricsNamespace = "IAMTokenRotator" // CloudWatch would drop the very metric that tells of the fault
+	v.checkLimits(&found)
+	found.checkProxy(set)
+	if v.APIKeyARN != "" || slices.ContainsFunc(cfg.Rotations, func(r rotation.Rotation) bool { return len(r.Mirror) > 0 }) {
+		found.checkAWSEndpoints(set)
 	}
-	return cfg, faults.err()
-}
-
-// secretARNShape is the ARN of an AWS Secrets Manager secret.
-var secretARNShape = regexp.MustCompile(`^arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:\S+$`)
-
-// bootstrap picks the one way in that is configured. IAM_TOKEN counts only when
-// no other is: people have it exported for other tools.
-func (v variables) bootstrap(faults *faults) Bootstrap {
-	var set []string
-	for name, value := range map[string]string{
-		"SECRETS_MANAGER_APIKEY": v.APIKey.Reveal(), "SECRETS_MANAGER_APIKEY_ARN": v.APIKeyARN,
-		"IAM_PROFILE_NAME": v.ProfileName, "IAM_PROFILE_ID": v.ProfileID,
-	} {
-		if value != "" {
-			set = append(set, name)
-		}
+	if found.names["METRICS_NAMESPACE"] {
+		cfg.MetricsNamespace = "IAMTokenRotator" // CloudWatch would drop the very metric that counts this failure
 	}
-	const ways = "SECRETS_MANAGER_APIKEY, SECRETS_MANAGER_APIKEY_ARN, IAM_PROFILE_NAME or IAM_PROFILE_ID"
-	switch {
-	case len(set) > 1:
-		faults.add("bootstrap identity", "%d of %s are set: set exactly one", len(set), ways)
-	case len(set) == 0 && iamtoken.TrimBearer(v.Token.Reveal()) == "":
-		faults.add("bootstrap identity", "is required: set one of %s (or IAM_TOKEN for a run by hand)", ways)
-	case len(set) == 0:
-		return Bootstrap{Token: oneWord(faults, "IAM_TOKEN", iamtoken.TrimBearer(v.Token.Reveal()))}
-	}
-	if v.APIKeyARN != "" && !secretARNShape.MatchString(v.APIKeyARN) {
-		faults.add("SECRETS_MANAGER_APIKEY_ARN", "is not the ARN of an AWS Secrets Manager secret")
-	}
-	return Bootstrap{
-		APIKey:          oneWord(faults, "SECRETS_MANAGER_APIKEY", v.APIKey.Reveal()),
-		APIKeyARN:       v.APIKeyARN,
-		ProfileName:     v.ProfileName,
-		ProfileID:       v.ProfileID,
-		CRTokenFilename: v.CRTokenFilename,
-	}
-}
-
-// oneWord wraps value, which must be printable and without white space, braces
-// and quotes.
-func oneWord(faults *faults, name, value string) iamtoken.Secret {
-	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("{}\"'", r) }) {
-		faults.add(name, "holds characters that no key or token has: set it to the bare value, without quotes or JSON")
-	}
-	return iamtoken.NewSecret(value)
-}
-
-// faults collects what is wrong, each under the name of the variable to mend.
-type faults struct {
-	found []error
-	names map[string]bool
-}
-
-func (f *faults) add(name, format string, args ...any) {
-	f.found = append(f.found, fmt.Errorf("%s: "+format, append([]any{name}, args...)...))
-	if f.names == nil {
-		f.names = map[string]bool{}
-	}
-	f.names[name] = true
-}
-
-// addFirst adds a fault unless name has one: a value that could not be read need
-// not be told to be out of range as well.
-func (f *faults) addFirst(name, format string, args ...any) {
-	if !f.names[name] {
-		f.add(name, format, args...)
-	}
-}
-
-func (f *faults) err() error { return errors.Join(f.found...) }
-
-// short quotes a value that is too short to be a key or a token, and tells the
-// length of any other: people paste into the wrong place.
-func short(value string) string {
-	if len(value) > 16 {
-		return fmt.Sprintf("(%d characters, not repeated here)", len(value))
-	}
-	return strconv.Quote(value)
-}
-
-// reason is why a file could not be read, without its name.
-func reason(err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return path.Err
-	}
-	return err
-}
-
-// origin checks that value is an https origin without a path, or an http one on
-// loopback, and returns it without a trailing slash. The value is not repeated:
-// a URL may hold a password.
-func (f *faults) origin(name, value string) string {
-	parsed, err := url.Parse(strings.TrimSuffix(value, "/"))
-	switch {
-	case value == "":
-		f.add(name, "is required: the instance's endpoint, https://….secrets-manager.appdomain.cloud")
-	case err != nil || parsed.Hostname() == "":
-		f.add(name, "is not a URL: use an origin such as https://host")
-	case parsed.User != nil || parsed.Path != "" || strings.ContainsAny(value, "?#"):
-		f.add(name, "is more than an origin: use https://host alone, without a path, a user or a query")
-	case parsed.Scheme == "https", parsed.Scheme == "http" && isLoopback(parsed.Hostname()):
-		return parsed.String()
-	default:
-		f.add(name, "must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
-	}
-	return ""
-}
-
-func isLoopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
+	return cfg, found.err()
 }
 
 // variables are the environment variables that count; an empty one is as good as
@@ -209,6 +100,8 @@ type variables struct {
 
 	APIKeySecret  string          `env:"API_KEY_SECRET"`
 	TokenSecret   string          `env:"TOKEN_SECRET"`
+	ExpectAccount string          `env:"EXPECT_ACCOUNT"`
+	ExpectIAMID   string          `env:"EXPECT_IAM_ID"`
 	TokenFormat   iamtoken.Format `env:"TOKEN_FORMAT" envDefault:"raw"`
 	Rotations     string          `env:"ROTATIONS"`
 	RotationsFile string          `env:"ROTATIONS_FILE"`
@@ -223,14 +116,14 @@ type variables struct {
 	BootstrapExpiresAt date     `env:"BOOTSTRAP_EXPIRES_AT"`
 }
 
-func parseVariables(environ []string, faults *faults) variables {
-	var v variables
-	set := env.ToMap(environ)
-	for name, value := range set {
-		if set[name] = strings.TrimSpace(value); set[name] == "" {
-			delete(set, name)
+func parseVariables(environ map[string]string, found *problems) variables {
+	set := make(map[string]string, len(environ))
+	for name, value := range environ {
+		if value = strings.TrimSpace(value); value != "" {
+			set[name] = value
 		}
 	}
+	var v variables
 	err := env.ParseWithOptions(&v, env.Options{Environment: set})
 	var all env.AggregateError
 	if !errors.As(err, &all) {
@@ -239,9 +132,10 @@ func parseVariables(environ []string, faults *faults) variables {
 	for _, err := range all.Errors {
 		var parse env.ParseError
 		if errors.As(err, &parse) {
-			faults.add(variableOf(parse.Name), "%s", explain(parse))
+			field, _ := reflect.TypeFor[variables]().FieldByName(parse.Name)
+			found.add(field.Tag.Get("env"), "%s", explain(parse))
 		} else {
-			faults.add("environment", "%v", err)
+			found.add("environment", "%v", err)
 		}
 	}
 	return v
@@ -259,34 +153,6 @@ func explain(parse env.ParseError) string {
 	}
 }
 
-// variableOf is the variable that fills a field.
-func variableOf(field string) string {
-	structField, _ := reflect.TypeFor[variables]().FieldByName(field)
-	return structField.Tag.Get("env")
-}
-
-// metricsNamespaceShape is CloudWatch's rule for custom namespaces, but for the
-// length of 255 at most.
-var metricsNamespaceShape = regexp.MustCompile(`^[A-Za-z0-9._/#:-]+$`)
-
-func (v variables) checkLimits(faults *faults) {
-	if v.MinRemaining <= 0 || v.MinRemaining >= time.Hour {
-		faults.addFirst("MIN_REMAINING", "%s is not a useful threshold: more than 0 and less than the 60m a token lives at most, 8m say", v.MinRemaining)
-	}
-	if v.RotationInterval <= 0 {
-		faults.addFirst("ROTATION_INTERVAL", "%s is not an interval: use that of the rotate schedule, 50m say", v.RotationInterval)
-	}
-	if v.MaxRPS < 0 {
-		faults.addFirst("SECRETS_MANAGER_MAX_RPS", "%d is negative: use 0 for no limit", v.MaxRPS)
-	}
-	if v.Concurrency < 1 {
-		faults.addFirst("CONCURRENCY", "%d leaves nothing to run: use 1 or more", v.Concurrency)
-	}
-	if len(v.MetricsNamespace) > 255 || !metricsNamespaceShape.MatchString(v.MetricsNamespace) {
-		faults.addFirst("METRICS_NAMESPACE", "%s is no CloudWatch namespace: use letters, digits and . _ / # : -", short(v.MetricsNamespace))
-	}
-}
-
 // logLevel accepts debug, info, warn and error.
 type logLevel slog.Level
 
@@ -294,7 +160,7 @@ func (l *logLevel) UnmarshalText(text []byte) error {
 	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
 	level, ok := levels[string(text)]
 	if !ok {
-		return fmt.Errorf("%s is not a level: use debug, info, warn or error", short(string(text)))
+		return fmt.Errorf("%s is not a level: use debug, info, warn or error", quote(string(text)))
 	}
 	*l = logLevel(level)
 	return nil
@@ -310,5 +176,210 @@ func (d *date) UnmarshalText(text []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s is not a date: use 2026-01-31 or 2026-01-31T12:00:00Z", short(string(text)))
+	return fmt.Errorf("%s is not a date: use 2026-01-31 or 2026-01-31T12:00:00Z", quote(string(text)))
+}
+
+// credential returns the one credential that is configured. IAM_TOKEN counts only
+// when no other is set: people have it exported for other tools.
+func (v variables) credential(found *problems) Credential {
+	c := Credential{APIKeyARN: v.APIKeyARN, ProfileName: v.ProfileName, ProfileID: v.ProfileID, CRTokenFilename: v.CRTokenFilename}
+	c.APIKey = found.oneWord("SECRETS_MANAGER_APIKEY", v.APIKey.Reveal())
+	var set []string
+	for _, each := range []struct {
+		variable string
+		isSet    bool
+	}{
+		{"SECRETS_MANAGER_APIKEY", !v.APIKey.IsZero()}, {"SECRETS_MANAGER_APIKEY_ARN", v.APIKeyARN != ""},
+		{"IAM_PROFILE_NAME", v.ProfileName != ""}, {"IAM_PROFILE_ID", v.ProfileID != ""},
+	} {
+		if each.isSet {
+			set = append(set, each.variable)
+		}
+	}
+	const choice = "SECRETS_MANAGER_APIKEY, SECRETS_MANAGER_APIKEY_ARN, IAM_PROFILE_NAME or IAM_PROFILE_ID"
+	switch token := iamtoken.TrimBearer(v.Token.Reveal()); {
+	case len(set) > 1:
+		found.add("bootstrap identity", "%s are set: set exactly one of %s", strings.Join(set, " and "), choice)
+	case len(set) == 1:
+		c.Variable = set[0]
+	case token == "":
+		found.add("bootstrap identity", "is required: set one of %s (or IAM_TOKEN for a run by hand)", choice)
+	default:
+		c.Variable, c.Token = "IAM_TOKEN", found.oneWord("IAM_TOKEN", token)
+	}
+	if v.APIKeyARN != "" && !isSecretARN(v.APIKeyARN) {
+		found.add("SECRETS_MANAGER_APIKEY_ARN", "is not the ARN of an AWS Secrets Manager secret")
+	}
+	return c
+}
+
+func (v variables) checkLimits(found *problems) {
+	if v.MinRemaining <= 0 || v.MinRemaining >= time.Hour {
+		found.addFirst("MIN_REMAINING", "%s is not a useful threshold: use more than 0 and less than 60m, the longest lifetime of a token; 8m, say", v.MinRemaining)
+	}
+	if v.RotationInterval <= 0 {
+		found.addFirst("ROTATION_INTERVAL", "%s is not an interval: use that of the rotate schedule, 50m say", v.RotationInterval)
+	}
+	if v.MaxRPS < 0 {
+		found.addFirst("SECRETS_MANAGER_MAX_RPS", "%d is negative: use 0 for no limit", v.MaxRPS)
+	}
+	if v.Concurrency < 1 {
+		found.addFirst("CONCURRENCY", "%d leaves nothing to run: use 1 or more", v.Concurrency)
+	}
+	// CloudWatch's rule for custom namespaces.
+	if len(v.MetricsNamespace) > 255 || !madeOf(v.MetricsNamespace, "._/#:-") {
+		found.addFirst("METRICS_NAMESPACE", "%s is no CloudWatch namespace: use letters, digits and . _ / # : -", quote(v.MetricsNamespace))
+	}
+}
+
+// problems collects what is wrong, each under the name of the variable to correct.
+type problems struct {
+	found []error
+	names map[string]bool
+}
+
+// maxReported bounds the text of an error: a list may have thousands of entries.
+const maxReported = 20
+
+func (p *problems) add(name, format string, args ...any) {
+	p.found = append(p.found, fmt.Errorf("%s: "+format, append([]any{name}, args...)...))
+	if p.names == nil {
+		p.names = map[string]bool{}
+	}
+	p.names[name] = true
+}
+
+// addFirst adds a problem unless name has one: that a value cannot be read is
+// enough to say of it.
+func (p *problems) addFirst(name, format string, args ...any) {
+	if !p.names[name] {
+		p.add(name, format, args...)
+	}
+}
+
+func (p *problems) err() error {
+	reported := p.found
+	if more := len(reported) - maxReported; more > 0 {
+		reported = append(slices.Clone(reported[:maxReported]), fmt.Errorf("configuration: %d more problems, not listed", more))
+	}
+	return errors.Join(reported...)
+}
+
+// origin checks that value is an https origin without a path, or an http one on
+// loopback, and returns it without a trailing slash. The value is not repeated:
+// a URL may hold a password.
+func (p *problems) origin(name, value string) string {
+	parsed, err := url.Parse(strings.TrimSuffix(value, "/"))
+	switch {
+	case value == "":
+		p.add(name, "is required: the instance's endpoint, https://….secrets-manager.appdomain.cloud")
+	case err != nil || parsed.Hostname() == "":
+		p.add(name, "is not a URL: use an origin such as https://host")
+	case parsed.User != nil || parsed.Path != "" || strings.ContainsAny(value, "?#"):
+		p.add(name, "is more than an origin: use https://host alone, without a path, a user or a query")
+	case !isPrivate(parsed):
+		p.add(name, "must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
+	default:
+		return parsed.String()
+	}
+	return ""
+}
+
+// checkAWSEndpoints: the bootstrap key and the token are sent there.
+func (p *problems) checkAWSEndpoints(set map[string]string) {
+	for _, name := range []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER"} {
+		if set[name] == "" {
+			continue
+		}
+		parsed, err := url.Parse(set[name])
+		switch {
+		case err != nil || parsed.Hostname() == "":
+			p.add(name, "is not a URL: use https://host")
+		case !isPrivate(parsed):
+			p.add(name, "must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
+		}
+	}
+}
+
+// isPrivate reports whether what is sent to a URL stays private.
+func isPrivate(u *url.URL) bool {
+	ip := net.ParseIP(u.Hostname())
+	return u.Scheme == "https" || u.Scheme == "http" && (u.Hostname() == "localhost" || ip != nil && ip.IsLoopback())
+}
+
+// checkProxy refuses what net/http would ignore without a word: the requests would
+// take another way than was meant. Values are not repeated, they may hold a password.
+func (p *problems) checkProxy(set map[string]string) {
+	for _, names := range [][]string{{"HTTPS_PROXY", "https_proxy"}, {"NO_PROXY", "no_proxy"}} {
+		name := names[0]
+		if set[name] == "" {
+			name = names[1]
+		}
+		switch value := set[name]; {
+		case value == "":
+		case names[0] == "HTTPS_PROXY" && !isProxy(value):
+			p.add(name, "is not the URL of a proxy: use http://host:port (https and socks5 are possible, too)")
+		case names[0] == "NO_PROXY":
+			if i := slices.IndexFunc(strings.Split(value, ","), func(entry string) bool { return !isNoProxy(strings.TrimSpace(entry)) }); i >= 0 {
+				p.add(name, "entry %d matches no host: separate host names, .domains, addresses and CIDR blocks by commas", i+1)
+			}
+		}
+	}
+}
+
+// isProxy accepts what net/http does, which reads host:port as http://host:port.
+func isProxy(value string) bool {
+	parsed, err := url.Parse(value)
+	if err != nil || parsed.Scheme == "" || parsed.Host == "" {
+		if parsed, err = url.Parse("http://" + value); err != nil {
+			return false
+		}
+	}
+	host := parsed.Hostname()
+	return slices.Contains([]string{"http", "https", "socks5", "socks5h"}, parsed.Scheme) && (net.ParseIP(host) != nil || madeOf(host, "._-")) &&
+		isPort(parsed.Port()) && (parsed.Path == "" || parsed.Path == "/") && parsed.RawQuery == "" && parsed.Fragment == ""
+}
+
+func isNoProxy(entry string) bool {
+	if _, err := netip.ParsePrefix(entry); err == nil || entry == "" || entry == "*" {
+		return true
+	}
+	host, port, err := net.SplitHostPort(entry)
+	if err != nil {
+		host, port = entry, ""
+	}
+	host = strings.TrimPrefix(strings.TrimPrefix(host, "*"), ".")
+	return isPort(port) && (net.ParseIP(strings.Trim(host, "[]")) != nil || madeOf(host, "._-"))
+}
+
+// isPort reports whether a URL may have this port; none is the scheme's own.
+func isPort(port string) bool {
+	number, err := strconv.Atoi(port)
+	return port == "" || err == nil && number > 0 && number < 1<<16
+}
+
+// oneWord wraps value, which must be printable and without white space, braces
+// and quotes.
+func (p *problems) oneWord(name, value string) iamtoken.Secret {
+	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("{}\"'", r) }) {
+		p.add(name, "holds characters that no key or token has: set it to the bare value, without quotes or JSON")
+	}
+	return iamtoken.NewSecret(value)
+}
+
+// madeOf reports whether value has one character at least, and letters, digits and
+// the others alone.
+func madeOf(value, others string) bool {
+	return value != "" && !strings.ContainsFunc(value, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && !strings.ContainsRune(others, r)
+	})
+}
+
+// quote quotes a value that is too short to be a key or a token, and shows the
+// length of any other: people paste into the wrong place.
+func quote(value string) string {
+	if len(value) > 16 {
+		return fmt.Sprintf("(%d characters, not repeated here)", len(value))
+	}
+	return strconv.Quote(value)
 }

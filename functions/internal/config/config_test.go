@@ -55,7 +55,7 @@ func TestTheMinimalConfigurationHasTheDocumentedDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Bootstrap.APIKey.Reveal() != canary {
+	if cfg.Credential.APIKey.Reveal() != canary {
 		t.Error("the bootstrap key was not taken")
 	}
 	if cfg.IAMURL != "https://iam.cloud.ibm.com" || cfg.MinRemaining != 8*time.Minute || cfg.RotationInterval != 50*time.Minute ||
@@ -73,6 +73,7 @@ func TestEveryVariableCounts(t *testing.T) {
 		"SECRETS_MANAGER_URL": "http://127.0.0.1:8480/", "IAM_URL": "https://private.iam.cloud.ibm.com", "API_KEY_SECRET": "keys/kv/mine",
 		"MIN_REMAINING": "9m", "ROTATION_INTERVAL": "10m", "SECRETS_MANAGER_MAX_RPS": "0", "CONCURRENCY": "1", "TOKEN_FORMAT": "bearer",
 		"METRICS_NAMESPACE": "Mine/1", "LOG_LEVEL": "debug", "BOOTSTRAP_EXPIRES_AT": "2026-01-31",
+		"EXPECT_ACCOUNT": "0123456789abcdef0123456789abcdef", "EXPECT_IAM_ID": "iam-ServiceId-1",
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +83,8 @@ func TestEveryVariableCounts(t *testing.T) {
 		cfg.LogLevel != slog.LevelDebug || !cfg.BootstrapExpiresAt.Equal(time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)) {
 		t.Errorf("got %+v, want the values set", cfg)
 	}
-	if got := cfg.Rotations[0]; got.APIKey != (rotation.KeyRef{Group: "keys", Type: "kv", Name: "mine"}) || got.Token.Format != iamtoken.Bearer {
+	if got := cfg.Rotations[0]; got.APIKey != (rotation.KeyRef{Group: "keys", Type: "kv", Name: "mine"}) || got.Token.Format != iamtoken.Bearer ||
+		got.Expect != (rotation.Expect{Account: "0123456789abcdef0123456789abcdef", IAMID: "iam-ServiceId-1"}) {
 		t.Errorf("got rotation %+v, want the values set", got)
 	}
 }
@@ -114,26 +116,25 @@ func TestManyRotations(t *testing.T) {
 }
 
 func TestTheBootstrapIdentityIsExactlyOne(t *testing.T) {
-	none := map[string]string{"SECRETS_MANAGER_APIKEY": ""}
 	cfg, err := load(with(map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer abc"}))
-	if err != nil || cfg.Bootstrap.Token.Reveal() != "abc" {
+	if err != nil || cfg.Credential.Token.Reveal() != "abc" {
 		t.Errorf("IAM_TOKEN alone: got error %v, want its token", err)
 	}
 	cfg, err = load(with(map[string]string{"IAM_TOKEN": "Bearer abc"}))
-	if err != nil || !cfg.Bootstrap.Token.IsZero() {
+	if err != nil || !cfg.Credential.Token.IsZero() {
 		t.Errorf("IAM_TOKEN beside a key: got error %v, want the key to count", err)
 	}
 	cfg, err = load(with(map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_NAME": "rotator", "CR_TOKEN_FILENAME": "/token"}))
-	if err != nil || cfg.Bootstrap.ProfileName != "rotator" || cfg.Bootstrap.CRTokenFilename != "/token" {
-		t.Errorf("a profile: got %+v, %v", cfg.Bootstrap, err)
+	if err != nil || cfg.Credential.ProfileName != "rotator" || cfg.Credential.CRTokenFilename != "/token" {
+		t.Errorf("a profile: got %+v, %v", cfg.Credential, err)
 	}
-	for name, changes := range map[string]map[string]string{
-		"none":            none,
-		"key and profile": {"IAM_PROFILE_ID": "Profile-1"},
-		"two profiles":    {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_ID": "Profile-1", "IAM_PROFILE_NAME": "rotator"},
+	for want, changes := range map[string]map[string]string{
+		"is required": {"SECRETS_MANAGER_APIKEY": ""},
+		"SECRETS_MANAGER_APIKEY and IAM_PROFILE_ID are set: set exactly one": {"IAM_PROFILE_ID": "Profile-1"},
+		"IAM_PROFILE_NAME and IAM_PROFILE_ID are set":                        {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_ID": "Profile-1", "IAM_PROFILE_NAME": "rotator"},
 	} {
-		if _, err := load(with(changes)); err == nil || !strings.Contains(err.Error(), "bootstrap identity") {
-			t.Errorf("%s: got %v, want a fault of the bootstrap identity", name, err)
+		if _, err := load(with(changes)); err == nil || !strings.Contains(err.Error(), "bootstrap identity: "+want) {
+			t.Errorf("got %v, want it to say %q", err, want)
 		}
 	}
 }
@@ -159,9 +160,12 @@ func TestFaultsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"a key for a secret":    {map[string]string{"API_KEY_SECRET": canary}, "API_KEY_SECRET: names no secret"},
 		"a type without keys":   {map[string]string{"API_KEY_SECRET": "group/username_password/name"}, "use arbitrary, kv"},
 		"a name for the token":  {map[string]string{"TOKEN_SECRET": "group/name"}, "TOKEN_SECRET: is no secret id"},
-		"only one of the pair":  {map[string]string{"TOKEN_SECRET": ""}, "TOKEN_SECRET: is no secret id"},
-		"two sources":           {map[string]string{"ROTATIONS": "[]"}, "exactly one of the three"},
-		"no source":             {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": ""}, "exactly one of the three"},
+		"only one of the pair":  {map[string]string{"TOKEN_SECRET": ""}, "TOKEN_SECRET: is not set: it is the id"},
+		"the other of the pair": {map[string]string{"API_KEY_SECRET": ""}, "API_KEY_SECRET: is not set: it names"},
+		"two sources":           {map[string]string{"ROTATIONS": "[]"}, "rotations: API_KEY_SECRET and TOKEN_SECRET and ROTATIONS are set: set exactly one"},
+		"two lists":             {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": "[]", "ROTATIONS_FILE": "x"}, "rotations: ROTATIONS and ROTATIONS_FILE are set"},
+		"no source":             {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": ""}, "rotations: are required: set API_KEY_SECRET and TOKEN_SECRET, or ROTATIONS, or ROTATIONS_FILE"},
+		"expect of default":     {map[string]string{"EXPECT_ACCOUNT": "mine", "EXPECT_IAM_ID": "somebody"}, "EXPECT_ACCOUNT: is no account id: that has 32 hexadecimal digits\nEXPECT_IAM_ID: is no IAM id"},
 		"two lines of key":      {map[string]string{"SECRETS_MANAGER_APIKEY": canary + "\nmore"}, "holds characters that no key"},
 		"format":                {map[string]string{"TOKEN_FORMAT": "jwt"}, "TOKEN_FORMAT: not a format: use raw, bearer or json"},
 		"threshold":             {map[string]string{"MIN_REMAINING": "2h"}, "MIN_REMAINING: 2h0m0s is not a useful threshold"},
@@ -178,14 +182,19 @@ func TestFaultsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"an object":             {list(`{"name":"a"}`), "it must be a list of objects"},
 		"empty list":            {list(`[]`), "the list is empty"},
 		"something after it":    {list(`[` + entry("a", "") + `] []`), "something follows the list"},
-		"misspelt field":        {list(`[` + entry("a", `,"formt":"raw"`) + `]`), `unknown field "formt"`},
+		"misspelt field":        {list(`[` + entry("a", "") + `,{"nam":"x"}]`), `ROTATIONS[1]: unknown field "nam": an entry may have name, api_key_secret, `},
+		"no object":             {list(`[1,null]`), "ROTATIONS[0]: it must be an object with name, api_key_secret"},
+		"null":                  {list(`[1,null]`), "ROTATIONS[1]: it must be an object with"},
+		"an index after a gap":  {list(`[{"nam":"x"},` + entry("", "") + `]`), "ROTATIONS[1]: name: use"},
+		"no token secret":       {list(`[{"name":"a","api_key_secret":"g/n"}]`), `ROTATIONS "a" token_secret: is not set`},
+		"expect beside a list":  {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": "[" + entry("a", "") + "]", "EXPECT_IAM_ID": "iam-ServiceId-1"}, "EXPECT_IAM_ID: is for API_KEY_SECRET and TOKEN_SECRET: beside ROTATIONS unset it"},
 		"format of a rotation":  {list(`[` + entry("a", `,"format":"jwt"`) + `]`), "not a format"},
 		"no name":               {list(`[` + entry("", "") + `]`), `ROTATIONS[0]: name: use 1 to 40`},
 		"odd name":              {list(`[` + entry("a b", "") + `]`), `ROTATIONS[0]: name: use 1 to 40`},
 		"a name twice":          {list(`[` + entry("a", "") + `,` + entry("a", "") + `]`), "is used twice"},
 		"a token secret twice":  {list(`[` + entry("a", "") + `,` + entry("b", "") + `]`), `token_secret is that of "a" too`},
 		"account":               {list(`[` + entry("a", `,"expect":{"account":"mine"}`) + `]`), "expect.account"},
-		"identity":              {list(`[` + entry("a", `,"expect":{"iam_id":"somebody"}`) + `]`), "expect.iam_id is no IAM id"},
+		"identity":              {list(`[` + entry("a", `,"expect":{"iam_id":"somebody"}`) + `]`), "expect.iam_id: is no IAM id"},
 		"an extra bracket":      {list(`[` + entry("a", "") + `]]`), "something follows the list"},
 		"wrong type":            {list(`[` + entry("a", `,"api_key_field":1`) + `]`), "the field api_key_field has the wrong type"},
 		"a syntax error":        {list(`[{"name" "a"}]`), "a syntax error at character 10"},
@@ -256,7 +265,7 @@ func wantFaultWithoutCanary(t *testing.T, name string, set map[string]string) {
 
 func TestWhiteSpaceAndEmptyVariablesDoNotCount(t *testing.T) {
 	cfg, err := load(with(map[string]string{"SECRETS_MANAGER_APIKEY": " \n", "IAM_PROFILE_NAME": " rotator\n", "MIN_REMAINING": "", "IAM_TOKEN": "Bearer "}))
-	if err != nil || cfg.Bootstrap.ProfileName != "rotator" || cfg.MinRemaining != 8*time.Minute {
+	if err != nil || cfg.Credential.ProfileName != "rotator" || cfg.MinRemaining != 8*time.Minute {
 		t.Errorf("got %+v, %v; want the profile and the default", cfg, err)
 	}
 	if _, err := load(with(map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer "})); err == nil {
@@ -354,7 +363,7 @@ func TestMirrors(t *testing.T) {
 	const (
 		arn      = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-Ab12Cd"
 		otherARN = "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:tokens/logs-Ab12Cd"
-		keyARN   = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:bootstrap-Ab12Cd"
+		keyARN   = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator-secret-Ab12Cd"
 	)
 	rotations := func(first, second string) map[string]string {
 		return map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "SECRETS_MANAGER_APIKEY": "", "SECRETS_MANAGER_APIKEY_ARN": keyARN,
@@ -375,6 +384,10 @@ func TestMirrors(t *testing.T) {
 		"twice":                {`["` + arn + `","` + arn + `"]`, `[]`, `rotation a mirror[1]: is rotation "a"'s`},
 		"another rotation's":   {`["` + arn + `"]`, `["` + arn + `"]`, `rotation b mirror[0]: is rotation "a"'s`},
 		"the bootstrap key's":  {`["` + keyARN + `"]`, `[]`, "the bootstrap API key's"},
+		"without suffix":       {`["arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token"]`, `[]`, "is not a whole ARN"},
+		"its own, partial":     {`["arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator-secret"]`, `[]`, "the bootstrap API key's"},
+		"its own, elsewhere":   {`["arn:aws:secretsmanager:us-east-1:123456789012:secret:rotator-secret-Ab12Cd"]`, `[]`, "the bootstrap API key's"},
+		"characters":           {`["` + arn + `\nx"]`, `[]`, "is not the ARN"},
 		"text, and not a list": {`"` + arn + `"`, `[]`, "mirror has the wrong type"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -383,5 +396,72 @@ func TestMirrors(t *testing.T) {
 				t.Errorf("got %v, want it to say %q", err, test.want)
 			}
 		})
+	}
+}
+
+// AWS takes a mirror's whole ARN and a bootstrap key's partial one for one secret.
+func TestAMirrorIsHeldAgainstAPartialARNOfTheBootstrapKey(t *testing.T) {
+	const partial = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:bootstrap"
+	_, err := load(with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "SECRETS_MANAGER_APIKEY": "", "SECRETS_MANAGER_APIKEY_ARN": partial,
+		"ROTATIONS": `[{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","mirror":["` + partial + `-Ab12Cd"]}]`}))
+	if err == nil || !strings.Contains(err.Error(), "the bootstrap API key's") {
+		t.Errorf("got %v, want the mirror refused", err)
+	}
+}
+
+func TestWhereKeysAndTokensMayBeSentOnAWS(t *testing.T) {
+	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:key-Ab12Cd"
+	onAWS := map[string]string{"SECRETS_MANAGER_APIKEY": "", "SECRETS_MANAGER_APIKEY_ARN": arn}
+	withMirror := map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "",
+		"ROTATIONS": `[{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","mirror":["` + arn + `"]}]`}
+	for _, test := range []struct {
+		base  map[string]string
+		value string
+		ok    bool
+	}{
+		{onAWS, "https://secretsmanager.eu-central-1.amazonaws.com", true}, {onAWS, "http://127.0.0.1:8481", true}, {onAWS, "http://localhost:1/x", true},
+		{onAWS, "http://10.0.0.1", false}, {onAWS, "http://localhost.example.com", false}, {onAWS, "HTTP://example.com", false}, {onAWS, "ftp://127.0.0.1", false},
+		{onAWS, "example.com", false}, {onAWS, "https://", false}, {onAWS, "http://169.254.170.2", false}, {withMirror, "http://example.com", false},
+		{nil, "http://example.com", true}, // nothing is sent to AWS
+	} {
+		for _, name := range []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER"} {
+			set := with(test.base)
+			set[name] = test.value
+			if _, err := load(set); (err == nil) != test.ok || err != nil && !strings.HasPrefix(err.Error(), name+": ") {
+				t.Errorf("%s=%s: got %v, want ok %t", name, test.value, err, test.ok)
+			}
+		}
+	}
+}
+
+// net/http goes around a proxy that it cannot read.
+func TestAMalformedProxyIsAProblem(t *testing.T) {
+	for _, test := range []struct {
+		variables, value string
+		ok               bool
+	}{
+		{"HTTPS_PROXY", "http://proxy:3128", true}, {"HTTPS_PROXY", "proxy.example.com:3128", true}, {"HTTPS_PROXY", "http://user:" + canary + "@proxy:3128/", true},
+		{"HTTPS_PROXY", "socks5://[::1]:1080", true}, {"HTTPS_PROXY", "https://proxy", true}, {"HTTPS_PROXY", " ", false}, {"HTTPS_PROXY", " http://proxy:3128", false},
+		{"HTTPS_PROXY", "http://proxy:port", false}, {"HTTPS_PROXY", "http://proxy:70000", false}, {"HTTPS_PROXY", "http://", false}, {"HTTPS_PROXY", "ftp://proxy", false},
+		{"HTTPS_PROXY", "http:/proxy:3128", false}, {"HTTPS_PROXY", "http://" + canary + "@", false}, {"HTTPS_PROXY", "http://proxy:3128/path", false}, {"HTTPS_PROXY", "://proxy", false},
+		{"HTTPS_PROXY", "http://user:" + canary + " x@proxy", false}, {"HTTPS_PROXY", "http://a b", false}, {"HTTPS_PROXY", "%zz", false},
+		{"NO_PROXY", "*", true}, {"NO_PROXY", "localhost, .example.com,*.example.org,10.0.0.0/8,::1,[::1]:8080,host:8080,2001:db8::/32,", true},
+		{"NO_PROXY", "10.0.0.0/33", false}, {"NO_PROXY", "https://iam.cloud.ibm.com", false}, {"NO_PROXY", "a b", false}, {"NO_PROXY", "host:port", false}, {"NO_PROXY", "a;b", false},
+		{"NO_PROXY", "a.*.com", false}, {"NO_PROXY", "host/path", false},
+	} {
+		for _, name := range []string{test.variables, strings.ToLower(test.variables)} {
+			_, err := load(with(map[string]string{name: test.value}))
+			if (err == nil) != test.ok || err != nil && (!strings.HasPrefix(err.Error(), name+": ") || strings.Contains(err.Error(), canary)) {
+				t.Errorf("%s=%s: got %v, want ok %t", name, test.value, err, test.ok)
+			}
+		}
+	}
+}
+
+func TestTheErrorIsBounded(t *testing.T) {
+	list := "[" + strings.Repeat(`{"name":""},`, 99_999) + `{"name":""}]`
+	_, err := load(with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": list}))
+	if err == nil || len(err.Error()) > 8<<10 || !strings.HasSuffix(err.Error(), "more problems, not listed") {
+		t.Errorf("got %.200v, want the first problems and how many more there are", err)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -14,114 +14,107 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// defaultName is the rotation's that API_KEY_SECRET and TOKEN_SECRET describe.
-const defaultName = "default"
-
-// rotations reads the one source of rotations that is configured.
-func (v variables) rotations(faults *faults, readFile ReadFile) []rotation.Rotation {
-	pair := v.APIKeySecret != "" || v.TokenSecret != ""
-	var set int
-	for _, isSet := range []bool{pair, v.Rotations != "", v.RotationsFile != ""} {
-		if isSet {
-			set++
+// rotations reads the one source of rotations that is configured, and checks that
+// no secret has two purposes.
+func (v variables) rotations(found *problems, readFile ReadFile) []rotation.Rotation {
+	var set []string
+	for _, name := range []string{"API_KEY_SECRET", "TOKEN_SECRET", "ROTATIONS", "ROTATIONS_FILE"} {
+		if map[string]string{"API_KEY_SECRET": v.APIKeySecret, "TOKEN_SECRET": v.TokenSecret, "ROTATIONS": v.Rotations, "ROTATIONS_FILE": v.RotationsFile}[name] != "" {
+			set = append(set, name)
 		}
 	}
-	if set != 1 {
-		faults.add("rotations", "set API_KEY_SECRET and TOKEN_SECRET, or ROTATIONS, or ROTATIONS_FILE: exactly one of the three (%d are set)", set)
-		return nil
-	}
-	var source string
-	var entries []entry
+	const choice = "API_KEY_SECRET and TOKEN_SECRET, or ROTATIONS, or ROTATIONS_FILE"
+	var rotations []rotation.Rotation
 	switch {
-	case pair:
-		return v.single(faults)
-	case v.Rotations != "":
-		source = "ROTATIONS"
-		entries = decodeEntries(faults, source, []byte(v.Rotations))
-	default:
-		source = "ROTATIONS_FILE"
+	case len(set) == 0:
+		found.add("rotations", "are required: set %s", choice)
+	case len(set) == 1 && v.Rotations != "":
+		rotations = v.many(found, "ROTATIONS", []byte(v.Rotations))
+	case len(set) == 1 && v.RotationsFile != "":
 		content, err := readFile(v.RotationsFile)
 		if err != nil {
-			faults.add(source, "the file cannot be read: %v", reason(err))
-			return nil
+			found.add("ROTATIONS_FILE", "the file cannot be read: %v", withoutName(err))
+			break
 		}
-		entries = decodeEntries(faults, source, content)
+		rotations = v.many(found, "ROTATIONS_FILE", content)
+	case v.Rotations == "" && v.RotationsFile == "":
+		rotations = []rotation.Rotation{v.single(found)}
+	default:
+		found.add("rotations", "%s are set: set exactly one of the three, %s", strings.Join(set, " and "), choice)
 	}
-	return v.many(faults, source, entries)
-}
-
-// keepApart refuses a token secret that is some rotation's key secret: the token
-// would be published over the key.
-func keepApart(faults *faults, rotations []rotation.Rotation) []rotation.Rotation {
-	keys := map[string]bool{}
-	for _, r := range rotations {
-		keys[r.APIKey.ID] = r.APIKey.ID != ""
-	}
-	for _, r := range rotations {
-		if keys[r.Token.ID] {
-			faults.add("rotation "+r.Name, "its token secret is a key secret: the token would replace the API key; name another secret")
-		}
-	}
+	checkKeySecrets(found, rotations)
+	v.checkMirrors(found, rotations)
 	return rotations
 }
 
-func (v variables) single(faults *faults) []rotation.Rotation {
-	return keepApart(faults, []rotation.Rotation{{
-		Name:   defaultName,
-		APIKey: keyRef(faults, "API_KEY_SECRET", v.APIKeySecret, ""),
-		Token:  rotation.TokenRef{ID: tokenID(faults, "TOKEN_SECRET", v.TokenSecret), Format: v.TokenFormat},
-	}})
+// withoutName is why a file could not be read; its name may be a key.
+func withoutName(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
+// single is the rotation that API_KEY_SECRET and TOKEN_SECRET describe.
+func (v variables) single(found *problems) rotation.Rotation {
+	return rotation.Rotation{
+		Name:   "default",
+		APIKey: keyRef(found, "API_KEY_SECRET", v.APIKeySecret, ""),
+		Token:  rotation.TokenRef{ID: tokenID(found, "TOKEN_SECRET", v.TokenSecret), Format: v.TokenFormat},
+		Expect: expect(found, "EXPECT_ACCOUNT", v.ExpectAccount, "EXPECT_IAM_ID", v.ExpectIAMID),
+	}
 }
 
 // maxName is less than the length of an API key: a name is repeated in logs.
 const maxName = 40
 
-var nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
-
-func (v variables) many(faults *faults, source string, entries []entry) []rotation.Rotation {
+func (v variables) many(found *problems, source string, list []byte) []rotation.Rotation {
+	const own = "is for API_KEY_SECRET and TOKEN_SECRET: beside %s unset it, and give each entry its own expect"
+	if v.ExpectAccount != "" {
+		found.add("EXPECT_ACCOUNT", own, source)
+	}
+	if v.ExpectIAMID != "" {
+		found.add("EXPECT_IAM_ID", own, source)
+	}
 	names, targets := map[string]bool{}, map[string]string{}
-	rotations := make([]rotation.Rotation, 0, len(entries))
-	for i, e := range entries {
+	var rotations []rotation.Rotation
+	for i, e := range decodeList(found, source, list) {
 		where := fmt.Sprintf("%s[%d]", source, i)
+		if e == nil {
+			continue
+		}
 		switch {
-		case len(e.Name) > maxName || !nameShape.MatchString(e.Name):
-			faults.add(where, "name: use 1 to %d letters, digits and . _ -", maxName)
+		case len(e.Name) > maxName || strings.TrimLeft(e.Name, "._-") != e.Name || !madeOf(e.Name, "._-"):
+			found.add(where, "name: use 1 to %d letters, digits and . _ -", maxName)
 		case names[e.Name]:
-			faults.add(where, "name %q is used twice", e.Name)
+			found.add(where, "name %q is used twice", e.Name)
 		default:
 			where = fmt.Sprintf("%s %q", source, e.Name)
 		}
 		names[e.Name] = true
-		rotation := v.rotation(faults, where, e)
+		rotation := v.rotation(found, where, *e)
 		if other, taken := targets[rotation.Token.ID]; taken && rotation.Token.ID != "" {
-			faults.add(where, "token_secret is that of %q too: each token needs a secret of its own", other)
+			found.add(where, "token_secret is that of %q too: each token needs a secret of its own", other)
 		}
 		targets[rotation.Token.ID] = e.Name
 		rotations = append(rotations, rotation)
 	}
-	v.checkMirrors(faults, rotations)
-	return keepApart(faults, rotations)
+	return rotations
 }
 
-func (v variables) rotation(faults *faults, where string, e entry) rotation.Rotation {
+func (v variables) rotation(found *problems, where string, e entry) rotation.Rotation {
 	format := v.TokenFormat
 	if e.Format != "" {
 		if err := format.UnmarshalText([]byte(e.Format)); err != nil {
-			faults.add(where+" format", "%v", err)
+			found.add(where+" format", "%v", err)
 		}
-	}
-	iamID, account := iamtoken.Identity(e.Expect.IAMID, e.Expect.Account)
-	if account != e.Expect.Account {
-		faults.add(where, "expect.account is no account id: that has 32 hexadecimal digits")
-	}
-	if iamID != e.Expect.IAMID {
-		faults.add(where, "expect.iam_id is no IAM id: a service id's begins with iam-ServiceId-; any other stands in the version's metadata")
 	}
 	return rotation.Rotation{
 		Name:   e.Name,
-		APIKey: keyRef(faults, where+" api_key_secret", e.APIKeySecret, e.APIKeyField),
-		Token:  rotation.TokenRef{ID: tokenID(faults, where+" token_secret", e.TokenSecret), Field: e.TokenField, Format: format},
-		Expect: rotation.Expect{Account: e.Expect.Account, IAMID: e.Expect.IAMID},
+		APIKey: keyRef(found, where+" api_key_secret", e.APIKeySecret, e.APIKeyField),
+		Token:  rotation.TokenRef{ID: tokenID(found, where+" token_secret", e.TokenSecret), Field: e.TokenField, Format: format},
+		Expect: expect(found, where+" expect.account", e.Expect.Account, where+" expect.iam_id", e.Expect.IAMID),
 		Mirror: e.Mirror,
 	}
 }
@@ -141,26 +134,37 @@ type entry struct {
 	Mirror []string `json:"mirror"`
 }
 
-// decodeEntries reads the list strictly: an unknown field is a misspelt one.
-func decodeEntries(faults *faults, source string, text []byte) []entry {
+const entryFields = "name, api_key_secret, api_key_field, token_secret, token_field, format, expect{account, iam_id} and mirror"
+
+// decodeList reads the list strictly, since an unknown field is a misspelt one. An
+// entry that cannot be read is nil.
+func decodeList(found *problems, source string, text []byte) []*entry {
+	var list []json.RawMessage
 	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	var entries []entry
-	if err := decoder.Decode(&entries); err != nil {
-		faults.add(source, "is no JSON list of rotations: %s", jsonFault(err))
+	if err := decoder.Decode(&list); err != nil {
+		found.add(source, "is no JSON list of rotations: %s", explainJSON(err, "it must be a list of objects"))
 		return nil
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		faults.add(source, "something follows the list")
+		found.add(source, "something follows the list")
 	}
-	if len(entries) == 0 {
-		faults.add(source, "the list is empty: name at least one rotation")
+	if len(list) == 0 {
+		found.add(source, "the list is empty: name at least one rotation")
+	}
+	entries := make([]*entry, len(list))
+	for i, text := range list {
+		decoder := json.NewDecoder(bytes.NewReader(text))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&entries[i]); err != nil || entries[i] == nil {
+			entries[i] = nil
+			found.add(fmt.Sprintf("%s[%d]", source, i), "%s", explainJSON(err, "it must be an object with "+entryFields))
+		}
 	}
 	return entries
 }
 
-// jsonFault says what is wrong in the words of a person who wrote the list.
-func jsonFault(err error) string {
+// explainJSON says what is wrong in the words of a person who wrote the list.
+func explainJSON(err error, form string) string {
 	var syntax *json.SyntaxError
 	var wrongType *json.UnmarshalTypeError
 	switch {
@@ -168,70 +172,130 @@ func jsonFault(err error) string {
 		return "it ends too early"
 	case errors.As(err, &syntax):
 		return fmt.Sprintf("a syntax error at character %d", syntax.Offset)
-	case errors.As(err, &wrongType) && wrongType.Field == "":
-		return "it must be a list of objects"
+	case err == nil, errors.As(err, &wrongType) && wrongType.Field == "":
+		return form
 	case errors.As(err, &wrongType):
 		return fmt.Sprintf("the field %s has the wrong type", wrongType.Field)
 	default:
 		field, _ := strings.CutPrefix(err.Error(), "json: unknown field ")
-		return "unknown field " + short(strings.Trim(field, `"`))
+		return "unknown field " + quote(strings.Trim(field, `"`)) + ": an entry may have " + entryFields
 	}
 }
 
-var (
-	idShape   = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	pathShape = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]+$`) // IBM's rule for names, but for the length
-	keyTypes  = []string{"arbitrary", "kv", "service_credentials", "iam_credentials"}
-)
-
-// keyRef reads a secret's id, group/name (arbitrary) or group/type/name. A fault
+// keyRef reads a secret's id, group/name (arbitrary) or group/type/name. A problem
 // does not repeat the value: somebody will put the key itself there.
-func keyRef(faults *faults, name, value, field string) rotation.KeyRef {
-	if idShape.MatchString(value) {
-		return rotation.KeyRef{ID: strings.ToLower(value), Field: field}
-	}
+func keyRef(found *problems, name, value, field string) rotation.KeyRef {
 	parts := strings.Split(value, "/")
 	if len(parts) == 2 {
 		parts = []string{parts[0], "arbitrary", parts[1]}
 	}
-	if len(parts) != 3 || !pathShape.MatchString(parts[0]) || !pathShape.MatchString(parts[2]) {
-		faults.add(name, "names no secret: use its id, group/name or group/type/name")
-		return rotation.KeyRef{}
+	types := []string{"arbitrary", "kv", "service_credentials", "iam_credentials"}
+	switch {
+	case value == "":
+		found.add(name, "is not set: it names the secret that holds the API key, by its id, group/name or group/type/name")
+	case iamtoken.IsSecretID(value):
+		return rotation.KeyRef{ID: strings.ToLower(value), Field: field}
+	case len(parts) != 3 || !isSecretName(parts[0]) || !isSecretName(parts[2]):
+		found.add(name, "names no secret: use its id, group/name or group/type/name")
+	case !slices.Contains(types, parts[1]):
+		found.add(name, "names a type that holds no API key: use %s", strings.Join(types, ", "))
+	default:
+		return rotation.KeyRef{Group: parts[0], Type: parts[1], Name: parts[2], Field: field}
 	}
-	if !slices.Contains(keyTypes, parts[1]) {
-		faults.add(name, "names a type that holds no API key: use %s", strings.Join(keyTypes, ", "))
-		return rotation.KeyRef{}
-	}
-	return rotation.KeyRef{Group: parts[0], Type: parts[1], Name: parts[2], Field: field}
+	return rotation.KeyRef{}
 }
 
-// tokenID reads a secret's id.
-func tokenID(faults *faults, name, value string) string {
-	if !idShape.MatchString(value) {
-		faults.add(name, "is no secret id: the token secret is named by its id alone, since reading by name would need the right to read values")
-		return ""
-	}
-	return strings.ToLower(value)
+// isSecretName is IBM's rule for names, but for the greatest length.
+func isSecretName(name string) bool {
+	return len(name) >= 2 && madeOf(name, "_.-") && madeOf(name[:1], "_")
 }
 
-// checkMirrors sees to it that every mirror is the ARN of an AWS secret that
-// nothing else is kept in. No fault repeats a value that is none.
-func (v variables) checkMirrors(faults *faults, rotations []rotation.Rotation) {
+func tokenID(found *problems, name, value string) string {
+	switch {
+	case value == "":
+		found.add(name, "is not set: it is the id of the secret that the token is saved in")
+	case !iamtoken.IsSecretID(value):
+		found.add(name, "is no secret id: the token secret is named by its id alone, since reading by name would need the right to read values")
+	default:
+		return strings.ToLower(value)
+	}
+	return ""
+}
+
+func expect(found *problems, accountName, account, iamIDName, iamID string) rotation.Expect {
+	knownIAMID, knownAccount := iamtoken.Identity(iamID, account)
+	if knownAccount != account {
+		found.add(accountName, "is no account id: that has 32 hexadecimal digits")
+	}
+	if knownIAMID != iamID {
+		found.add(iamIDName, "is no IAM id: a service id's begins with iam-ServiceId-; any other stands in the version's metadata")
+	}
+	return rotation.Expect{Account: account, IAMID: iamID}
+}
+
+// checkKeySecrets refuses a token secret that is some rotation's key secret: the
+// token would replace the key.
+func checkKeySecrets(found *problems, rotations []rotation.Rotation) {
+	keys := map[string]bool{}
+	for _, r := range rotations {
+		keys[r.APIKey.ID] = r.APIKey.ID != ""
+	}
+	for _, r := range rotations {
+		if keys[r.Token.ID] {
+			found.add("rotation "+r.Name, "its token secret is a key secret: the token would replace the API key; name another secret")
+		}
+	}
+}
+
+// checkMirrors checks that every mirror is the whole ARN of an AWS secret that has
+// no other purpose. No problem repeats a value that is none.
+func (v variables) checkMirrors(found *problems, rotations []rotation.Rotation) {
 	taken := map[string]string{}
-	if v.APIKeyARN != "" {
-		taken[v.APIKeyARN] = "the bootstrap API key's, SECRETS_MANAGER_APIKEY_ARN"
-	}
 	for _, r := range rotations {
 		for i, arn := range r.Mirror {
 			where := fmt.Sprintf("rotation %s mirror[%d]", r.Name, i)
 			owner, isTaken := taken[arn]
 			switch {
-			case !secretARNShape.MatchString(arn):
-				faults.add(where, "is not the ARN of an AWS Secrets Manager secret")
+			case !isSecretARN(arn):
+				found.add(where, "is not the ARN of an AWS Secrets Manager secret")
+			case secretSuffix(arn) == "":
+				found.add(where, "is not a whole ARN: give it with the hyphen and six characters at its end, as AWS shows it")
+			case sameSecret(arn, v.APIKeyARN):
+				found.add(where, "is the bootstrap API key's, SECRETS_MANAGER_APIKEY_ARN: the token would replace the key; each mirror needs a secret of its own")
 			case isTaken:
-				faults.add(where, "is %s: each copy needs a secret of its own", owner)
+				found.add(where, "is rotation %q's: each mirror needs a secret of its own", owner)
 			}
-			taken[arn] = fmt.Sprintf("rotation %q's", r.Name)
+			taken[arn] = r.Name
 		}
 	}
+}
+
+// isSecretARN reports whether value is an AWS Secrets Manager secret's ARN, whole or
+// without the suffix that AWS appends to the name.
+func isSecretARN(value string) bool {
+	parts := strings.SplitN(value, ":", 7)
+	return len(parts) == 7 && parts[0] == "arn" && strings.HasPrefix(parts[1], "aws") && madeOf(parts[1], "-") && parts[2] == "secretsmanager" &&
+		madeOf(parts[3], "-") && len(parts[4]) == 12 && strings.Trim(parts[4], "0123456789") == "" && parts[5] == "secret" && madeOf(parts[6], "/_+=.@-")
+}
+
+// secretSuffix is the hyphen and the six characters at the end of a whole ARN, empty
+// when there are none. A name may end like that, too.
+func secretSuffix(arn string) string {
+	i := len(arn) - len("-Ab12Cd")
+	if i < 0 || arn[i] != '-' || !madeOf(arn[i+1:], "") {
+		return ""
+	}
+	return arn[i:]
+}
+
+// sameSecret reports whether a and b may be one secret: AWS takes an ARN without
+// its suffix for the whole one, and a replica bears its primary's name and suffix in
+// another region.
+func sameSecret(a, b string) bool {
+	nameOf := func(arn string) string {
+		parts := strings.SplitN(arn, ":", 7)
+		return strings.Join(append(parts[:min(3, len(parts))], parts[min(4, len(parts)):]...), ":")
+	}
+	a, b = nameOf(a), nameOf(b)
+	return a == b || strings.TrimSuffix(a, secretSuffix(a)) == b || strings.TrimSuffix(b, secretSuffix(b)) == a
 }

@@ -46,6 +46,8 @@ type Doctor struct {
 	SecretsManager SecretsManager
 	Mirrors        Mirrors // if nil, no rotation may have one
 
+	HowToSave func(rotation string) string // says how a person starts a run of one rotation
+
 	MinRemaining time.Duration
 	Interval     time.Duration    // the rotate schedule's
 	Concurrency  int              // rotations at a time; 0 means 1

@@ -355,7 +355,7 @@ func TestFindings(t *testing.T) {
 		"previous locked": {func(w *world) { w.cloud.MustLock(w.one.Token.ID, "previous", canary) }, "token-locks", report.CheckFailed, []string{"the next save fails", "remove the locks of the previous version"}},
 		"current locked":  {func(w *world) { w.cloud.MustLock(w.one.Token.ID, "current", canary) }, "token-locks", report.CheckWarning, []string{"the one after it fails"}},
 		"one version":     {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Payload: "no token yet"}) }, "token-locks", report.CheckOK, nil},
-		"no token yet":    {func(w *world) { w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil) }, "stored-token", report.CheckWarning, []string{"none was published", "bootstrap -rotation default"}},
+		"no token yet":    {func(w *world) { w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil) }, "stored-token", report.CheckWarning, []string{"none was published", "run default"}},
 		"forged metadata": {func(w *world) {
 			w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", map[string]any{"expiration": canary, "iam_id": canary})
 		}, "stored-token", report.CheckWarning, []string{"someone has edited it"}},

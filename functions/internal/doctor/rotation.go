@@ -224,10 +224,10 @@ func (v *visit) checkStoredToken(ctx context.Context, s *sheet) {
 	left := expires.Sub(v.now().Add(stored.ClockSkew)).Round(time.Second)
 	switch {
 	case expires.IsZero():
-		s.warn(storedToken, "its metadata tells of no token: none was published yet, or someone has edited it", "publish one: bootstrap -rotation "+v.Name)
+		s.warn(storedToken, "its metadata tells of no token: none was published yet, or someone has edited it", "publish one: "+v.HowToSave(v.Name))
 	case left <= 0:
 		s.fail(storedToken, fmt.Sprintf("it expired %s ago: readers hold a dead token", -left),
-			"publish one: bootstrap -rotation "+v.Name+"; then see in the log why no run did, and whether the schedule is on")
+			"publish one: "+v.HowToSave(v.Name)+"; then see in the log why no run did, and whether the schedule is on")
 	case left < v.MinRemaining:
 		s.warn(storedToken, fmt.Sprintf("it expires in %s, less than MIN_REMAINING (%s)", left, v.MinRemaining),
 			"is the ensure schedule on? It should have published a new one, or does within the minute")
@@ -239,7 +239,7 @@ func (v *visit) checkStoredToken(ctx context.Context, s *sheet) {
 // checkSave tells of the one permission that only a save can show.
 func (v *visit) checkSave(s *sheet) {
 	s.add(save, report.CheckSkipped, "not tried: whether the bootstrap identity has secret-version.create on the token's group shows only when something is written",
-		"to find out, publish a token: bootstrap -rotation "+v.Name)
+		"to find out, publish a token: "+v.HowToSave(v.Name))
 }
 
 // checkMirrors looks at the copies in AWS, which are reached whatever state IBM
@@ -256,7 +256,7 @@ func (v *visit) checkMirrors(ctx context.Context, s *sheet) {
 			s.ok(mirror, "%s can be looked at and waits for the first token; not tried: secretsmanager:PutSecretValue", arn)
 		case current != v.stored.VersionID:
 			s.warn(mirror, arn+" does not hold the stored token: its readers have an older one, or none",
-				"the next run copies it: bootstrap -rotation "+v.Name+"; if it cannot, its error says why")
+				"the next run copies it: "+v.HowToSave(v.Name)+"; if it cannot, its error says why")
 		default:
 			s.ok(mirror, "%s holds the stored token", arn)
 		}

@@ -38,10 +38,10 @@ func newWorld(t *testing.T, options ibmcloudtest.Options) *world {
 	w.one = rotation.Rotation{Name: "default",
 		APIKey: rotation.KeyRef{ID: w.seeded.APIKeySecret}, Token: rotation.TokenRef{ID: w.seeded.TokenSecret}}
 	w.doctor = doctor.Doctor{
-		Configuration: "valid",
-		IAMHost:       doctor.Host{Name: "iam", Variable: "IAM_URL", Origin: server.URL, Probe: "/identity/keys"},
-		InstanceHost:  doctor.Host{Name: "secrets-manager", Variable: "SECRETS_MANAGER_URL", Origin: server.URL, Probe: "/", Instance: true},
-		MinRemaining:  8 * time.Minute, Interval: 50 * time.Minute,
+		Configuration: "valid", HowToSave: func(name string) string { return "run " + name },
+		IAMHost:      doctor.Host{Name: "iam", Variable: "IAM_URL", Origin: server.URL, Probe: "/identity/keys"},
+		InstanceHost: doctor.Host{Name: "secrets-manager", Variable: "SECRETS_MANAGER_URL", Origin: server.URL, Probe: "/", Instance: true},
+		MinRemaining: 8 * time.Minute, Interval: 50 * time.Minute,
 	}
 	w.as(w.cloud.BootstrapAPIKey())
 	w.publish(w.seeded.IAMID, time.Now().Add(55*time.Minute))

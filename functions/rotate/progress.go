@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"iam-token-rotator/functions/report"
+)
+
+// isTerminal reports whether a person reads what is written to w, or types what is
+// read from it. The null device is a character device, too.
+func isTerminal(w any) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	null, nullErr := os.Stat(os.DevNull)
+	return err == nil && nullErr == nil && info.Mode()&os.ModeCharDevice != 0 && !os.SameFile(info, null)
+}
+
+// progress shows a person at a terminal the attempts that failed and, from the
+// second second on, the time left. It is the handler of the run's log there.
+type progress struct {
+	w        io.Writer
+	deadline time.Time
+
+	mu      sync.Mutex
+	waiting bool // the last line shows the time left
+}
+
+// showProgress returns the log to run with, and what ends the progress.
+func showProgress(w io.Writer, timeout time.Duration) (log *slog.Logger, end func()) {
+	p := &progress{w: w, deadline: time.Now().Add(timeout)}
+	done := make(chan struct{})
+	var ticking sync.WaitGroup
+	ticking.Go(func() {
+		ticks := time.NewTicker(time.Second)
+		defer ticks.Stop()
+		for {
+			select {
+			case <-ticks.C:
+				p.print("", true)
+			case <-done:
+				p.print("", false)
+				return
+			}
+		}
+	})
+	return slog.New(p), func() { close(done); ticking.Wait() }
+}
+
+// print replaces the line with the time left, by text and by a new one of these.
+func (p *progress) print(text string, wait bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	const beginningOfLine, clearLine = "\r", "\x1b[K"
+	if p.waiting {
+		text = beginningOfLine + clearLine + text
+	}
+	if wait {
+		text += fmt.Sprintf("working, %s left", max(0, time.Until(p.deadline)).Round(time.Second))
+	}
+	p.waiting = wait
+	_, _ = io.WriteString(p.w, text)
+}
+
+// Enabled implements slog.Handler.
+func (p *progress) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle implements slog.Handler. The results are in the report.
+func (p *progress) Handle(_ context.Context, record slog.Record) error {
+	if record.Message == "rotation" {
+		return nil
+	}
+	text := record.Message
+	record.Attrs(func(attr slog.Attr) bool {
+		text += fmt.Sprintf(", %s %v", attr.Key, attr.Value)
+		return true
+	})
+	p.mu.Lock()
+	waiting := p.waiting
+	p.mu.Unlock()
+	p.print(report.Printable(text)+"\n", waiting)
+	return nil
+}
+
+// WithAttrs implements slog.Handler: no logger with attributes is used here.
+func (p *progress) WithAttrs([]slog.Attr) slog.Handler { return p }
+
+// WithGroup implements slog.Handler, likewise.
+func (p *progress) WithGroup(string) slog.Handler { return p }
