@@ -222,12 +222,21 @@ func (r *Reader) serves(u *url.URL) bool {
 	})
 }
 
-// checkConfidential accepts https anywhere and http on loopback.
 func checkConfidential(u *url.URL) error {
-	ip := net.ParseIP(u.Hostname())
-	loopback := u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
-	if u.Scheme == "https" || u.Scheme == "http" && loopback {
-		return nil
+	if !IsConfidential(u) {
+		return errInTheClear
 	}
-	return errInTheClear
+	return nil
+}
+
+// IsConfidential reports whether a key or a token may be sent to u: over https to
+// any host, over http to loopback.
+func IsConfidential(u *url.URL) bool {
+	return u.Hostname() != "" && (u.Scheme == "https" || u.Scheme == "http" && IsLoopback(u.Hostname()))
+}
+
+// IsLoopback reports whether host, a name or an address without a port, is this
+// machine itself.
+func IsLoopback(host string) bool {
+	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }

@@ -233,7 +233,7 @@ func TestTheBuiltFunctionTellsWhatIsMisconfigured(t *testing.T) {
 	}{
 		"http":          {map[string]string{"IAM_URL": "http://iam.cloud.ibm.com"}, "{}", "IAM_URL: must begin with https://"},
 		"unknown CA":    {map[string]string{"SSL_CERT_FILE": "/dev/null"}, "{}", "not trusted"},
-		"private host":  {map[string]string{"SECRETS_MANAGER_URL": "https://instance.private.invalid"}, "{}", "private-only"},
+		"private host":  {map[string]string{"SECRETS_MANAGER_URL": "https://instance.private.invalid"}, "{}", "is a private endpoint"},
 		"unknown name":  {nil, `{"rotations":["other"]}`, `no rotation is called`},
 		"unknown field": {nil, `{"token_secret":"x"}`, "unknown field"},
 	} {

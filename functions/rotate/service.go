@@ -11,13 +11,14 @@ import (
 	"iam-token-rotator/functions/internal/config"
 	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/network"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
 )
 
 // clients are what rotations and doctor reach IBM Cloud and AWS with.
 type clients struct {
-	transport      *ibmcloud.Transport
+	transport      *network.Transport
 	iam            *ibmcloud.IAM
 	readKey        func(context.Context) (iamtoken.Secret, error) // the bootstrap key, from AWS; nil when it is not there
 	bootstrap      *ibmcloud.Bootstrap
@@ -27,7 +28,7 @@ type clients struct {
 
 // newClients opens no connection.
 func newClients(cfg config.Config) (*clients, error) {
-	c := &clients{transport: ibmcloud.NewTransport()}
+	c := &clients{transport: network.New()}
 	c.iam = ibmcloud.NewIAM(cfg.IAMURL, c.transport, nil)
 	c.mirrors = awscloud.NewMirrors(c.transport)
 	switch credential := cfg.Credential; credential.Variable {

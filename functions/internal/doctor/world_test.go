@@ -13,6 +13,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/network"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
 )
@@ -52,7 +53,7 @@ func newWorld(t *testing.T, options ibmcloudtest.Options) *world {
 // as opens Secrets Manager with another key.
 func (w *world) as(key string) {
 	w.t.Helper()
-	transport := ibmcloud.NewTransport()
+	transport := network.New()
 	iam := ibmcloud.NewIAM(w.doctor.IAMHost.Origin, transport, nil)
 	bootstrap := ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret(key)))
 	secretsManager, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{

@@ -1,21 +1,20 @@
 package ibmcloud
 
 import (
-	"context"
-	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
 	"time"
 
+	"iam-token-rotator/functions/internal/network"
 	"iam-token-rotator/functions/internal/rotation"
 )
 
 // operation is what a call was for, and what to tell a person when it fails.
 type operation struct {
 	doing    string // "reading the API key"
+	limit    int    // of the answer in bytes; 0 means network.SmallAnswer
 	host     string
 	instance bool   // the host is a Secrets Manager instance, which may be private-only
 	refused  string // advice on 401, and on IAM's 400
@@ -52,17 +51,11 @@ func (o operation) failure(got *answer, now time.Time) *rotation.Error {
 
 // unanswered is the error for a call to which no answer came.
 func (o operation) unanswered(err error) *rotation.Error {
-	failure := &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: o.doing + ": " + o.describe(err)}
-	var untrusted *tls.CertificateVerificationError
-	switch {
-	case errors.As(err, &untrusted):
-		failure.Kind, failure.Retry = rotation.Misconfigured, rotation.Never
-	case errors.Is(err, errSuspended):
-		failure.Kind, failure.Message = rotation.Timeout, o.doing+": "+errSuspended.Error()+"; a new attempt starts afresh if there is time"
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		failure.Kind = rotation.Timeout
+	peer := network.Peer{Host: o.host, Variable: "IAM_URL"}
+	if o.instance {
+		peer.Variable, peer.Instance = "SECRETS_MANAGER_URL", true
 	}
-	return failure
+	return peer.NoAnswer(o.doing, err)
 }
 
 // busy is the advice on 429.

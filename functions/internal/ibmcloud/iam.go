@@ -33,7 +33,7 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 	if now == nil {
 		now = time.Now
 	}
-	return &IAM{url: origin, host: hostOf(origin), wire: recorder{transport, now}, now: now}
+	return &IAM{url: origin, host: hostOf(origin), wire: newRecorder(transport, now), now: now}
 }
 
 // Exchange asks IAM for a new token of the API key's owner. It needs no

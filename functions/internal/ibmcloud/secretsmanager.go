@@ -47,7 +47,7 @@ func NewSecretsManager(o SecretsManagerOptions) (*SecretsManager, error) {
 	if err != nil {
 		return nil, misconfigured("IBM's SDK does not take SECRETS_MANAGER_URL: it is the instance's origin, https://….secrets-manager.appdomain.cloud")
 	}
-	sdk.Service.Client = recorder{o.Transport, o.Now}.client()
+	sdk.Service.Client = newRecorder(o.Transport, o.Now).client()
 	return &SecretsManager{sdk: sdk, host: hostOf(o.URL), bootstrap: o.Bootstrap, limiter: newLimiter(o.MaxRPS), now: o.Now}, nil
 }
 
@@ -76,6 +76,8 @@ func call[T any](ctx context.Context, s *SecretsManager, op operation, request f
 			Message: op.doing + ": its turn under SECRETS_MANAGER_MAX_RPS did not come in time"}
 	}
 	ctx, got := withAnswer(context.WithValue(ctx, tokenKey{}, token))
+	got.limit = op.limit
+	defer got.done()
 	result, err := guard(func() (T, error) {
 		result, _, err := request(ctx)
 		return result, err
@@ -237,6 +239,7 @@ func (s *SecretsManager) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamt
 func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (sm.SecretIntf, error) {
 	return call(ctx, s, operation{
 		doing:    "reading the API key",
+		limit:    secretAnswer,
 		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
 		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret)",
@@ -387,7 +390,7 @@ func (s *SecretsManager) reusesKey(ctx context.Context, ref rotation.KeyRef) *bo
 	if ref.Type != sm.SecretMetadata_SecretType_IamCredentials {
 		return nil
 	}
-	page, err := call(ctx, s, operation{doing: "looking for the key secret"}, func(ctx context.Context) (*sm.SecretMetadataPaginatedCollection, *core.DetailedResponse, error) {
+	page, err := call(ctx, s, operation{doing: "looking for the key secret", limit: secretAnswer}, func(ctx context.Context) (*sm.SecretMetadataPaginatedCollection, *core.DetailedResponse, error) {
 		return s.sdk.ListSecretsWithContext(ctx, &sm.ListSecretsOptions{Search: &ref.Name, SecretTypes: []string{ref.Type}})
 	})
 	if err != nil {
@@ -438,6 +441,7 @@ func (s *SecretsManager) metadata(ctx context.Context, id string) (sm.SecretMeta
 func (s *SecretsManager) CountLocks(ctx context.Context, id, version string) (int, error) {
 	page, err := call(ctx, s, operation{
 		doing:    "counting the locks of the " + version + " version",
+		limit:    secretAnswer,
 		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
 		denied:   "give the bootstrap identity a role with secret-version-locks.list on the token's secret group, which doctor alone needs",
 		notFound: "there is no such version: check TOKEN_SECRET (or token_secret)",

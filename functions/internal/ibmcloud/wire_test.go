@@ -15,6 +15,7 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/network"
 	"iam-token-rotator/functions/internal/rotation"
 )
 
@@ -35,7 +36,7 @@ func exchange(t *testing.T, origin string) (rotation.TokenResponse, *rotation.Er
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	exchanged, err := ibmcloud.NewIAM(origin, ibmcloud.NewTransport(), nil).Exchange(ctx, iamtoken.NewSecret(keyCanary))
+	exchanged, err := ibmcloud.NewIAM(origin, network.New(), nil).Exchange(ctx, iamtoken.NewSecret(keyCanary))
 	return exchanged, asFailure(t, err)
 }
 
@@ -50,7 +51,7 @@ func asFailure(t *testing.T, err error) *rotation.Error {
 
 func secretsManager(t *testing.T, origin string, maxRPS int) *ibmcloud.SecretsManager {
 	t.Helper()
-	transport := ibmcloud.NewTransport()
+	transport := network.New()
 	iam := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`, tokenCanary, time.Now().Add(time.Hour).Unix())
@@ -160,9 +161,9 @@ func TestWhyNoAnswerCameIsSaidInPlainWords(t *testing.T) {
 		retry        rotation.Retry
 	}{
 		"unknown host":    {"https://private-only.invalid", "does not resolve", rotation.Unavailable, rotation.Later},
-		"refused":         {closed, "failed or was closed", rotation.Unavailable, rotation.Later},
+		"refused":         {closed, "refuses connections", rotation.Unavailable, rotation.Later},
 		"unknown CA":      {tls.URL, "not trusted", rotation.Misconfigured, rotation.Never},
-		"HTTP, not HTTPS": {strings.Replace(closed, "http", "https", 1), "failed or was closed", rotation.Unavailable, rotation.Later},
+		"HTTP, not HTTPS": {strings.Replace(serve(t, http.NotFound), "http", "https", 1), "does not speak TLS", rotation.Unavailable, rotation.Later},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, failure := exchange(t, test.origin)
@@ -181,7 +182,7 @@ func TestAHangingServiceEndsWithTheContext(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	_, err := ibmcloud.NewIAM(origin, ibmcloud.NewTransport(), nil).Exchange(ctx, iamtoken.NewSecret(keyCanary))
+	_, err := ibmcloud.NewIAM(origin, network.New(), nil).Exchange(ctx, iamtoken.NewSecret(keyCanary))
 	if failure := asFailure(t, err); failure == nil || failure.Kind != rotation.Timeout {
 		t.Errorf("got %v, want timeout: IBM's SDK takes no context, we must give it one", err)
 	}
@@ -202,7 +203,7 @@ func TestConnectionsAreSharedAndKept(t *testing.T) {
 	}
 	server.Start()
 	defer server.Close()
-	iam := ibmcloud.NewIAM(server.URL, ibmcloud.NewTransport(), nil)
+	iam := ibmcloud.NewIAM(server.URL, network.New(), nil)
 	for range 5 {
 		if _, err := iam.Exchange(context.Background(), iamtoken.NewSecret(keyCanary)); err != nil {
 			t.Fatal(err)

@@ -1,0 +1,67 @@
+package network
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+func TestNoAnswer(t *testing.T) {
+	untrusted := func(err error) error { return &tls.CertificateVerificationError{Err: err} }
+	dialing := func(err error) error {
+		return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", err)}
+	}
+	for name, test := range map[string]struct {
+		err   error
+		kind  rotation.Kind
+		retry rotation.Retry
+		says  string
+	}{
+		"interrupted":       {context.Canceled, rotation.Timeout, rotation.Later, "interrupted"},
+		"deadline":          {context.DeadlineExceeded, rotation.Timeout, rotation.Later, "did not answer in time: open the way"},
+		"suspended":         {ErrSuspended, rotation.Timeout, rotation.Later, "suspended"},
+		"large":             {ErrTooLarge, rotation.Unavailable, rotation.Later, "larger than this one may be: does IAM_URL"},
+		"name":              {&net.DNSError{Err: "canary"}, rotation.Unavailable, rotation.Later, "does not resolve: check IAM_URL"},
+		"refused":           {dialing(syscall.ECONNREFUSED), rotation.Unavailable, rotation.Later, "refuses connections"},
+		"unreachable":       {dialing(syscall.ENETUNREACH), rotation.Unavailable, rotation.Later, "no way to iam.test: open the way"},
+		"dial timeout":      {dialing(syscall.ETIMEDOUT), rotation.Unavailable, rotation.Later, "in time"},
+		"proxy":             {&net.OpError{Op: "proxyconnect", Err: errors.New("canary")}, rotation.Unavailable, rotation.Later, "HTTPS_PROXY"},
+		"authority":         {untrusted(x509.UnknownAuthorityError{}), rotation.Misconfigured, rotation.Never, "SSL_CERT_FILE"},
+		"another host":      {untrusted(x509.HostnameError{Host: "canary"}), rotation.Misconfigured, rotation.Never, "another host: check IAM_URL"},
+		"expired":           {untrusted(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "canary"}), rotation.Misconfigured, rotation.Never, "clock"},
+		"certificate":       {untrusted(errors.New("canary")), rotation.Misconfigured, rotation.Never, "intercepts"},
+		"no TLS":            {tls.RecordHeaderError{Msg: "canary"}, rotation.Unavailable, rotation.Later, "does not speak TLS"},
+		"malformed":         {errors.New("malformed HTTP response canary"), rotation.Unavailable, rotation.Later, "failed or was closed"},
+		"closed":            {fmt.Errorf("read: %w", syscall.ECONNRESET), rotation.Unavailable, rotation.Later, "failed or was closed"},
+		"nothing was noted": {nil, rotation.Unavailable, rotation.Later, "failed or was closed"},
+	} {
+		failure := Peer{Host: "iam.test", Variable: "IAM_URL"}.NoAnswer("exchanging the API key", test.err)
+		if failure.Kind != test.kind || failure.Retry != test.retry || !strings.Contains(failure.Message, test.says) {
+			t.Errorf("%s: got %+v, want %s (retry %d) that says %q", name, failure, test.kind, test.retry, test.says)
+		}
+		if !strings.HasPrefix(failure.Message, "exchanging the API key: ") || !strings.HasSuffix(failure.Message, failure.Advice) || strings.Contains(failure.Message, "canary") {
+			t.Errorf("%s: got %q, want what was done, what was found and the advice, in our own words", name, failure.Message)
+		}
+	}
+}
+
+func TestTheAdviceForAHostThatDoesNotAnswer(t *testing.T) {
+	for says, peer := range map[string]Peer{
+		"private-only":           {Host: "x.eu-de.secrets-manager.appdomain.cloud", Instance: true},
+		"is a private endpoint:": {Host: "x.private.eu-de.secrets-manager.appdomain.cloud", Instance: true},
+		"an interface endpoint":  {Host: "AWS Secrets Manager", Way: "use an interface endpoint"},
+	} {
+		if failure := peer.NoAnswer("", context.DeadlineExceeded); !strings.Contains(failure.Advice, says) || !strings.HasPrefix(failure.Message, peer.Host) {
+			t.Errorf("got %q, want it to say %q", failure.Message, says)
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package network
+
+import (
+	"errors"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+// Fault is what is wrong with an environment variable. It repeats no value: a URL
+// may hold a password.
+type Fault struct{ Name, Problem string }
+
+// CheckEnvironment checks the variables that Go and AWS define and that lead the
+// function's requests elsewhere: proxies, the endpoint of AWS Secrets Manager and
+// that of a container's credentials. environ has the form of os.Environ. Go itself ignores a proxy that
+// it cannot parse, and would connect without one.
+func CheckEnvironment(environ []string) []Fault {
+	var faults []Fault
+	for _, setting := range environ {
+		name, value, _ := strings.Cut(setting, "=")
+		check := checkOf(name)
+		if check == nil || value == "" {
+			continue
+		}
+		if err := check(value); err != nil {
+			faults = append(faults, Fault{name, err.Error()})
+		}
+	}
+	return faults
+}
+
+func checkOf(name string) func(string) error {
+	switch name {
+	case "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy":
+		return checkProxy
+	case "NO_PROXY", "no_proxy":
+		return checkNoProxy
+	case "AWS_CONTAINER_CREDENTIALS_FULL_URI":
+		return CheckCredentialsURL
+	case "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI":
+		return CheckCredentialsPath
+	case "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER":
+		return CheckURL
+	}
+	return nil
+}
+
+var (
+	errNoURL      = errors.New("is not a URL: use https://host")
+	errInTheClear = errors.New("must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
+)
+
+// CheckURL accepts https to any host, and http to loopback.
+func CheckURL(value string) error {
+	parsed, err := url.Parse(value)
+	switch {
+	case err != nil || parsed.Hostname() == "":
+		return errNoURL
+	case !iamtoken.IsConfidential(parsed):
+		return errInTheClear
+	}
+	return nil
+}
+
+// ContainerHost is the host of AWS_CONTAINER_CREDENTIALS_RELATIVE_URI.
+const ContainerHost = "169.254.170.2"
+
+// containerHosts give the credentials of a container's role, without TLS, on ECS
+// and EKS (AWS SDKs reference, "Container credential provider").
+var containerHosts = []string{ContainerHost, "169.254.170.23", "fd00:ec2::23"}
+
+// CheckCredentialsURL also accepts http to the hosts from which AWS gives a
+// container its credentials.
+func CheckCredentialsURL(value string) error {
+	err := CheckURL(value)
+	if parsed, _ := url.Parse(value); err == errInTheClear && parsed.Scheme == "http" && slices.Contains(containerHosts, parsed.Hostname()) {
+		return nil
+	}
+	return err
+}
+
+// CheckCredentialsPath accepts what can follow a host and does not change it.
+func CheckCredentialsPath(value string) error {
+	if !strings.HasPrefix(value, "/") {
+		return errors.New("is not a path: it begins with /")
+	}
+	return nil
+}
+
+// checkProxy accepts a URL, and host:port, which Go takes for http://host:port.
+func checkProxy(value string) error {
+	if !strings.Contains(value, "://") {
+		value = "http://" + value
+	}
+	parsed, err := url.Parse(value)
+	switch {
+	case err != nil || parsed.Hostname() == "" || strings.ContainsAny(parsed.Hostname(), " ,;\"'<>{}|\\^`"):
+		return errors.New("is not a proxy's URL: use http://host:port")
+	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, parsed.Scheme):
+		return errors.New("is of a scheme that no proxy here has: use http://host:port, https:// or socks5://")
+	case strings.Trim(parsed.Path, "/") != "" || strings.ContainsAny(value, "?#"):
+		return errors.New("is more than a proxy's URL: use http://host:port alone")
+	case parsed.Port() != "" && !isPort(parsed.Port()):
+		return errors.New("has a port that is none: use http://host:port")
+	}
+	return nil
+}
+
+// checkNoProxy accepts a list of what Go understands (golang.org/x/net/http/httpproxy):
+// hosts, domains, addresses, with a port or without, networks, and *.
+func checkNoProxy(value string) error {
+	for _, entry := range strings.Split(value, ",") {
+		entry = strings.TrimSpace(entry)
+		if entry != "" && entry != "*" && !isNoProxy(entry) {
+			return errors.New("has an entry that is neither a host, a domain, an address nor a network: separate entries by commas, without https://")
+		}
+	}
+	return nil
+}
+
+func isNoProxy(entry string) bool {
+	if strings.Contains(entry, "/") {
+		_, err := netip.ParsePrefix(entry)
+		return err == nil
+	}
+	if _, err := netip.ParseAddr(strings.Trim(entry, "[]")); err == nil {
+		return true
+	}
+	host, port, found := strings.Cut(entry, ":")
+	if strings.HasPrefix(entry, "[") {
+		host, port, found = strings.Cut(entry[1:], "]:")
+		if _, err := netip.ParseAddr(host); err != nil {
+			return false
+		}
+	}
+	if found && !isPort(port) {
+		return false
+	}
+	name := strings.TrimPrefix(strings.TrimPrefix(host, "*"), ".")
+	return name != "" && !strings.ContainsFunc(host[len(host)-len(name):], func(r rune) bool {
+		return r <= ' ' || r == 0x7f || strings.ContainsRune("@?#*=\"'<>{}|\\^`;", r)
+	})
+}
+
+func isPort(text string) bool {
+	port, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && port > 0
+}

@@ -1,0 +1,244 @@
+// Package network is the function's way to other hosts: its connections, the rule
+// for the settings that lead there, and why no answer came.
+package network
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// dialLimit bounds connecting and, apart from it, the TLS handshake.
+	dialLimit = 5 * time.Second
+	// idleLimit is how long a connection may be unused before it is dropped.
+	idleLimit = 90 * time.Second
+	// unusedLimit is the same for one that no request has used yet: servers wait
+	// for a first request less long than for a next one.
+	unusedLimit = 30 * time.Second
+)
+
+// Transport holds the connections that all clients share. It sends a request at
+// most once: http.Transport repeats, below every limiter, what a server answers
+// with GOAWAY, REFUSED_STREAM or a reset. It honours HTTPS_PROXY and NO_PROXY,
+// speaks HTTP/2 and HTTP/1.1 over TLS 1.2 or later, and asks for no compression.
+//
+// After a failed request no other uses a connection made before: what broke one
+// may have broken its neighbours.
+type Transport struct {
+	dialer *http.Transport // for its connections alone: it has no pool
+	now    func() time.Time
+
+	mu    sync.Mutex
+	conns map[string][]*conn // by scheme and host
+}
+
+// New returns a Transport without connections.
+func New() *Transport {
+	return &Transport{now: time.Now, conns: map[string][]*conn{}, dialer: &http.Transport{
+		Proxy:                  func(req *http.Request) (*url.URL, error) { return targetOf(req.Context()).proxy() },
+		DialContext:            (&net.Dialer{Timeout: dialLimit, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    dialLimit,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true, // an answer is no larger than what crosses the wire
+		IdleConnTimeout:        idleLimit,
+		MaxResponseHeaderBytes: 32 << 10,
+		// A connection whose other end has gone is noticed by a ping, not by
+		// the next request waiting for its whole attempt.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 3 * time.Second},
+	}}
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	connection, err := t.reserve(req.Context(), target{req.URL})
+	if err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		t.CloseIdleConnections()
+		return nil, err
+	}
+	response, err := connection.RoundTrip(req)
+	if err != nil {
+		t.CloseIdleConnections()
+	}
+	return response, err
+}
+
+// Preconnect begins a connection to each https origin, ahead of the first request
+// to it. Errors are left to the requests, which dial again.
+func (t *Transport) Preconnect(origins ...string) {
+	for _, origin := range origins {
+		if parsed, err := url.Parse(origin); err == nil && parsed.Scheme == "https" && parsed.Hostname() != "" {
+			t.dial(target{parsed}, false)
+		}
+	}
+}
+
+// CloseIdleConnections closes every connection: one with requests on it as soon as
+// those have ended, and no further request uses it.
+func (t *Transport) CloseIdleConnections() {
+	t.mu.Lock()
+	dropped := t.conns
+	t.conns = map[string][]*conn{}
+	t.mu.Unlock()
+	for _, list := range dropped {
+		for _, c := range list {
+			go c.closeWhenIdle()
+		}
+	}
+}
+
+// conn is a connection, or the attempt to make one.
+type conn struct {
+	ready            chan struct{} // closed when the next two are set
+	err              error
+	*http.ClientConn // of no use when err is set
+
+	last time.Time // of its use, or when it was begun, by the wall clock; guarded by Transport.mu
+	used bool      // likewise
+}
+
+// reserve returns a connection that will take one request.
+func (t *Transport) reserve(ctx context.Context, to target) (*http.ClientConn, error) {
+	for _, c := range t.fresh(to) {
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if c.err == nil && c.Reserve() == nil {
+			t.touch(c)
+			return c.ClientConn, nil
+		}
+		if c.err != nil || c.InFlight() == 0 { // closed, or about to be
+			t.drop(to, c)
+		}
+	}
+	c := t.dial(to, true)
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+		go c.release()
+		return nil, ctx.Err()
+	}
+	if c.err != nil {
+		t.drop(to, c)
+		return nil, c.err
+	}
+	t.touch(c)
+	return c.ClientConn, nil
+}
+
+func (t *Transport) touch(c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c.last, c.used = t.now().Round(0), true
+}
+
+// fresh returns the connections to a target, and drops those that are stale by the
+// wall clock: other timers stand still while a process is frozen between two
+// invocations.
+func (t *Transport) fresh(to target) []*conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now().Round(0)
+	t.conns[to.key()] = slices.DeleteFunc(t.conns[to.key()], func(c *conn) bool {
+		limit := unusedLimit
+		if c.used {
+			limit = idleLimit
+		}
+		stale := now.Sub(c.last) > limit
+		if stale {
+			go c.closeWhenIdle()
+		}
+		return stale
+	})
+	return slices.Clone(t.conns[to.key()])
+}
+
+func (t *Transport) drop(to target, dropped *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.conns[to.key()] = slices.DeleteFunc(t.conns[to.key()], func(c *conn) bool { return c == dropped })
+	go dropped.closeWhenIdle()
+}
+
+// dial begins a connection, with a place reserved on it for the request that wants
+// it. It goes on when that request has given up, for the next one, and ends by the
+// dialer's own limits.
+func (t *Transport) dial(to target, reserved bool) *conn {
+	c := &conn{ready: make(chan struct{}), last: t.now().Round(0)}
+	t.mu.Lock()
+	t.conns[to.key()] = append(t.conns[to.key()], c)
+	t.mu.Unlock()
+	go func() {
+		defer close(c.ready)
+		ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), targetKey{}, to), 2*dialLimit)
+		defer cancel()
+		c.ClientConn, c.err = t.dialer.NewClientConn(ctx, to.Scheme, to.address())
+		if c.err == nil && reserved {
+			if c.err = c.Reserve(); c.err != nil {
+				_ = c.Close()
+			}
+		}
+	}()
+	return c
+}
+
+// release gives back the place of a request that has given up.
+func (c *conn) release() {
+	if <-c.ready; c.err == nil {
+		c.Release()
+	}
+}
+
+func (c *conn) closeWhenIdle() {
+	<-c.ready
+	if c.err != nil {
+		return
+	}
+	closeIfIdle := func(connection *http.ClientConn) {
+		if connection.InFlight() == 0 {
+			_ = connection.Close()
+		}
+	}
+	c.SetStateHook(closeIfIdle)
+	closeIfIdle(c.ClientConn)
+}
+
+// target is where a request goes.
+type target struct{ *url.URL }
+
+type targetKey struct{}
+
+// targetOf returns the target of a dial: what http.Transport asks a proxy for
+// lacks the port.
+func targetOf(ctx context.Context) target { return ctx.Value(targetKey{}).(target) }
+
+func (to target) key() string { return to.Scheme + "://" + to.address() }
+
+func (to target) address() string {
+	port := to.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[to.Scheme]
+	}
+	return net.JoinHostPort(to.Hostname(), port)
+}
+
+// proxy is the environment's for what goes over TLS. Plain http is for this machine
+// and for the endpoint from which a container on AWS has its credentials: no proxy
+// may see those requests or their answers.
+func (to target) proxy() (*url.URL, error) {
+	if to.Scheme == "http" {
+		return nil, nil
+	}
+	return http.ProxyFromEnvironment(&http.Request{URL: to.URL})
+}

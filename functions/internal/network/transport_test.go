@@ -1,0 +1,346 @@
+package network
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// counting serves HTTPS and counts the connections made to it.
+func counting(t *testing.T) (*httptest.Server, *atomic.Int32) {
+	t.Helper()
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server, &connections
+}
+
+// trusting returns a Transport that trusts the server and whose clock is now.
+func trusting(t *testing.T, server *httptest.Server, now func() time.Time) *Transport {
+	t.Helper()
+	transport := New()
+	transport.now = now
+	transport.dialer.TLSClientConfig.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	t.Cleanup(transport.CloseIdleConnections)
+	return transport
+}
+
+func send(transport *Transport, method, url, body string) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return nil, err
+	}
+	_, _ = io.Copy(io.Discard, response.Body)
+	return response, response.Body.Close()
+}
+
+func get(t *testing.T, transport *Transport, url string) *http.Response {
+	t.Helper()
+	response, err := send(transport, http.MethodGet, url, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response
+}
+
+func TestNothingIsDialedBeforeARequest(t *testing.T) {
+	server, connections := counting(t)
+	trusting(t, server, time.Now)
+	time.Sleep(20 * time.Millisecond)
+	if got := connections.Load(); got != 0 {
+		t.Errorf("got %d connections, want none", got)
+	}
+}
+
+func TestAFrozenProcessUsesNoOldConnection(t *testing.T) {
+	server, connections := counting(t)
+	var frozen time.Duration
+	transport := trusting(t, server, func() time.Time { return time.Now().Add(frozen) })
+	for _, step := range []struct {
+		frozen time.Duration
+		want   int32
+	}{{0, 1}, {89 * time.Second, 1}, {91*time.Second + 89*time.Second, 2}} {
+		frozen = step.frozen
+		get(t, transport, server.URL)
+		if got := connections.Load(); got != step.want {
+			t.Errorf("after %s: got %d connections, want %d", step.frozen, got, step.want)
+		}
+	}
+}
+
+func TestAFailedRequestDropsItsNeighbours(t *testing.T) {
+	server, connections := counting(t)
+	transport := trusting(t, server, time.Now)
+	get(t, transport, server.URL)
+	if _, err := send(transport, http.MethodGet, "https://127.0.0.1:1/", ""); err == nil {
+		t.Fatal("port 1 answers")
+	}
+	get(t, transport, server.URL)
+	if got := connections.Load(); got != 2 {
+		t.Errorf("got %d connections, want a new one after the failure", got)
+	}
+}
+
+func TestRequestsSideBySideShareAConnection(t *testing.T) {
+	server, connections := counting(t)
+	transport := trusting(t, server, time.Now)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if response, err := send(transport, http.MethodPost, server.URL, "x"); err != nil || response.ProtoMajor != 2 {
+				t.Errorf("got %v, want an answer over HTTP/2", err)
+			}
+		})
+	}
+	all.Wait()
+	if got := connections.Load(); got < 1 || got > 8 {
+		t.Errorf("got %d connections", got)
+	}
+	before := connections.Load()
+	for range 8 {
+		all.Go(func() {
+			if _, err := send(transport, http.MethodPost, server.URL, "x"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if got := connections.Load(); got != before {
+		t.Errorf("got %d connections more, want none", got-before)
+	}
+}
+
+// Over HTTP/1.1 a connection takes one request at a time.
+func TestRequestsOverHTTP1EachHaveAConnection(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Millisecond) }))
+	t.Cleanup(server.Close)
+	transport := trusting(t, httptest.NewTLSServer(http.NotFoundHandler()), time.Now)
+	for range 5 {
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				if _, err := send(transport, http.MethodPost, server.URL, "x"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	if got := len(transport.conns[server.URL]); got > 20 {
+		t.Errorf("got %d connections, want at most the 20 that were needed at once", got)
+	}
+}
+
+func TestPreconnectServesTheFirstRequest(t *testing.T) {
+	server, connections := counting(t)
+	transport := trusting(t, server, time.Now)
+	transport.Preconnect(server.URL)
+	<-transport.conns[server.URL][0].ready
+	if got := connections.Load(); got != 1 {
+		t.Fatalf("got %d connections before any request, want 1", got)
+	}
+	get(t, transport, server.URL)
+	if got := connections.Load(); got != 1 {
+		t.Errorf("got %d connections, want the early one used", got)
+	}
+}
+
+func TestAnUnusedConnectionThatIsOldOrFailedIsNotUsed(t *testing.T) {
+	server, connections := counting(t)
+	var later time.Duration
+	transport := trusting(t, server, func() time.Time { return time.Now().Add(later) })
+	transport.Preconnect(server.URL)
+	<-transport.conns[server.URL][0].ready
+	later = unusedLimit + time.Second
+	get(t, transport, server.URL)
+	if got := connections.Load(); got != 2 {
+		t.Errorf("got %d connections, want a new one", got)
+	}
+	failed := &conn{ready: make(chan struct{}), err: net.ErrClosed, last: transport.now()}
+	close(failed.ready)
+	transport.conns[server.URL] = []*conn{failed}
+	get(t, transport, server.URL)
+}
+
+func TestPreconnectIsNotMadeInTheClearOrToNowhere(t *testing.T) {
+	transport := New()
+	transport.Preconnect("http://127.0.0.1:1", "", "://", "ftp://127.0.0.1", "https://")
+	if got := len(transport.conns); got != 0 {
+		t.Errorf("got %d early connections, want none", got)
+	}
+}
+
+func TestTLS12IsTheLeast(t *testing.T) {
+	for version, accepted := range map[uint16]bool{tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true} {
+		server := httptest.NewUnstartedServer(http.NotFoundHandler())
+		server.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: version}
+		server.Config.ErrorLog = nil
+		server.StartTLS()
+		if _, err := send(trusting(t, server, time.Now), http.MethodGet, server.URL, ""); (err == nil) != accepted {
+			t.Errorf("%s: got %v, want accepted %t", tls.VersionName(version), err, accepted)
+		}
+		server.Close()
+	}
+}
+
+func TestPlainHTTPGoesToNoProxy(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://proxy.test:3128")
+	request := httptest.NewRequest(http.MethodGet, "http://169.254.170.2/credentials", nil)
+	if proxy, err := (target{request.URL}).proxy(); proxy != nil || err != nil {
+		t.Errorf("got %v, %v; want no proxy", proxy, err)
+	}
+}
+
+// hostileHTTP1 answers the first request of a connection, so that the connection is
+// kept, and does with the second what end says.
+func hostileHTTP1(t *testing.T, end func(net.Conn)) (url string, received *atomic.Int32) {
+	t.Helper()
+	received = new(atomic.Int32)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	serve := func(connection net.Conn) {
+		defer func() { _ = connection.Close() }()
+		buffer := make([]byte, 64<<10)
+		for first := true; ; first = false {
+			n, err := connection.Read(buffer)
+			if err != nil {
+				return
+			}
+			received.Add(int32(bytes.Count(buffer[:n], []byte(" HTTP/1.1\r\n"))))
+			if !first {
+				end(connection)
+				return
+			}
+			_, _ = io.WriteString(connection, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		}
+	}
+	go func() {
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go serve(connection)
+		}
+	}()
+	return "http://" + listener.Addr().String(), received
+}
+
+// Types of HTTP/2 frames (RFC 9113, 6).
+const (
+	frameHeaders   = 1
+	frameRSTStream = 3
+	frameSettings  = 4
+	frameGoAway    = 7
+)
+
+// writeFrame writes a frame whose payload is words of 32 bits.
+func writeFrame(w io.Writer, kind byte, stream uint32, payload ...uint32) {
+	frame := []byte{0, 0, byte(4 * len(payload)), kind, 0}
+	for _, word := range append([]uint32{stream}, payload...) {
+		frame = binary.BigEndian.AppendUint32(frame, word)
+	}
+	_, _ = w.Write(frame)
+}
+
+// hostileHTTP2 answers each request with what end writes.
+func hostileHTTP2(t *testing.T, end func(w io.Writer, stream uint32)) (server *httptest.Server, received *atomic.Int32) {
+	t.Helper()
+	received = new(atomic.Int32)
+	server = httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.EnableHTTP2 = true
+	server.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": func(_ *http.Server, connection *tls.Conn, _ http.Handler) {
+		_, _ = io.CopyN(io.Discard, connection, int64(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")))
+		writeFrame(connection, frameSettings, 0)
+		header := make([]byte, 9)
+		for {
+			if _, err := io.ReadFull(connection, header); err != nil {
+				return
+			}
+			length := int64(header[0])<<16 | int64(header[1])<<8 | int64(header[2])
+			_, _ = io.CopyN(io.Discard, connection, length)
+			if header[3] == frameHeaders {
+				received.Add(1)
+				end(connection, binary.BigEndian.Uint32(header[5:]))
+			}
+		}
+	}}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server, received
+}
+
+// TestARequestIsSentOnce holds the Transport to it with servers that make
+// http.Transport repeat one, up to seven times.
+func TestARequestIsSentOnce(t *testing.T) {
+	for name, end := range map[string]func(net.Conn){
+		"closed": func(net.Conn) {},
+		"reset":  func(connection net.Conn) { _ = connection.(*net.TCPConn).SetLinger(0) },
+	} {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			t.Run("HTTP/1.1 "+name+" "+method, func(t *testing.T) {
+				url, received := hostileHTTP1(t, end)
+				transport := New()
+				get(t, transport, url)
+				if _, err := send(transport, method, url, strings.Repeat("x", map[string]int{"POST": 1}[method])); err == nil {
+					t.Error("got no error")
+				}
+				if got := received.Load(); got != 2 {
+					t.Errorf("the server received %d requests, want the 2 that were made", got)
+				}
+			})
+		}
+	}
+	reset := func(code uint32) func(io.Writer, uint32) {
+		return func(w io.Writer, stream uint32) { writeFrame(w, frameRSTStream, stream, code) }
+	}
+	goAway := func(code uint32) func(io.Writer, uint32) {
+		return func(w io.Writer, _ uint32) { writeFrame(w, frameGoAway, 0, 0, code) }
+	}
+	for name, end := range map[string]func(io.Writer, uint32){
+		"GOAWAY": goAway(0), "GOAWAY ENHANCE_YOUR_CALM": goAway(11),
+		"PROTOCOL_ERROR": reset(1), "REFUSED_STREAM": reset(7), "CANCEL": reset(8), "HTTP_1_1_REQUIRED": reset(13),
+	} {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			t.Run(fmt.Sprintf("HTTP/2 %s %s", name, method), func(t *testing.T) {
+				server, received := hostileHTTP2(t, end)
+				transport := trusting(t, server, time.Now)
+				for range 2 {
+					if _, err := send(transport, method, server.URL, "body"); err == nil {
+						t.Error("got no error")
+					}
+				}
+				if got := received.Load(); got != 2 {
+					t.Errorf("the server received %d requests, want the 2 that were made", got)
+				}
+			})
+		}
+	}
+}
