@@ -2,8 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"iam-token-rotator/functions/report"
 )
@@ -90,7 +96,74 @@ func TestConfigCommand(t *testing.T) {
 		test.args = append([]string{"config"}, test.args...)
 		t.Run(test.name, test.check)
 	}
-	if got := cloud.Requests(); len(got) > 0 {
-		t.Errorf("got %d requests, want none", len(got))
+	listener := listen(t)
+	environ := environ(cloud, "https://"+listener.Addr().String())
+	for range 20 {
+		if exit := command([]string{"config"}, environ, io.Discard, io.Discard); exit != exitDone {
+			t.Errorf("got exit %d", exit)
+		}
+	}
+	wantNoConnection(t, listener)
+}
+
+func listen(t *testing.T) *net.TCPListener {
+	t.Helper()
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	return listener
+}
+
+func wantNoConnection(t *testing.T, listener *net.TCPListener) {
+	t.Helper()
+	_ = listener.SetDeadline(time.Now().Add(200 * time.Millisecond))
+	if _, err := listener.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got a connection (%v), want none", err)
+	}
+}
+
+func TestArgumentsThatAreRefusedSayWhatToUse(t *testing.T) {
+	for _, test := range []commandCase{
+		{"no unit", []string{"-timeout", "5"}, nil, 2, nil, `invalid value "5" for flag -timeout: say 5s for seconds`},
+		{"no unit for doctor", []string{"doctor", "-timeout=120"}, nil, 2, nil, "say 120s for seconds"},
+		{"no duration", []string{"-timeout", "soon"}, nil, 2, nil, "use a duration such as 90s or 2m"},
+		{"backwards", []string{"-timeout", "-5s"}, nil, 2, nil, "leaves no time: use 120s, say"},
+		{"unprintable", []string{"-x\x1b[2J"}, nil, 2, nil, `-x\x1b[2J`},
+		{"version", []string{"--version"}, nil, 0, []string{program + " " + version + "\n"}, ""},
+	} {
+		t.Run(test.name, test.check)
+	}
+}
+
+func TestProgressOnATerminal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var shown bytes.Buffer
+		log, end := showProgress(&shown, 10*time.Second)
+		log.Info("rotation", "result", "in the report")
+		log.Debug("attempt failed, trying again", "rotation", "a", "attempt", 1, "error", errors.New("why\x1b[2J"))
+		time.Sleep(2500 * time.Millisecond)
+		log.Debug("attempt failed, trying again", "attempt", 2)
+		end()
+		const clear = "\r\x1b[K"
+		want := "attempt failed, trying again, rotation a, attempt 1, error why\\x1b[2J\nworking, 9s left" + clear + "working, 8s left" +
+			clear + "attempt failed, trying again, attempt 2\nworking, 8s left" + clear
+		if shown.String() != want {
+			t.Errorf("got %q\nwant %q", &shown, want)
+		}
+	})
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []any{file, null, &bytes.Buffer{}, nil} {
+		if isTerminal(other) {
+			t.Errorf("%v is taken for a terminal", other)
+		}
 	}
 }

@@ -313,6 +313,11 @@ func TestTheReportWarnsOfABootstrapKeyThatExpiresSoon(t *testing.T) {
 		if result := w.rotate(); len(result.Warnings) != 1 {
 			t.Errorf("13 days before: got warnings %q, want one", result.Warnings)
 		}
+		time.Sleep(14 * 24 * time.Hour)
+		want := "the bootstrap API key has been expired since " + w.rotator.BootstrapExpiresAt.UTC().Format(time.RFC3339)
+		if result := w.rotate(); len(result.Warnings) != 1 || !strings.HasPrefix(result.Warnings[0], want) {
+			t.Errorf("the day after: got warnings %q, want %q", result.Warnings, want)
+		}
 	})
 }
 

@@ -50,8 +50,12 @@ func (p *pass) result(outcome Outcome, current CurrentVersion) Result {
 	if old := p.replaced.ExpiresAt(); outcome == Rotated && !old.IsZero() {
 		result.MarginSeconds = wholeSeconds(old.Sub(current.CreatedAt))
 	}
-	if left := p.BootstrapExpiresAt.Sub(now); !p.BootstrapExpiresAt.IsZero() && left < keyExpiryNotice {
-		result.Warnings = append(result.Warnings, fmt.Sprintf("the bootstrap API key expires %s: replace it", p.BootstrapExpiresAt.UTC().Format(time.RFC3339)))
+	if at := p.BootstrapExpiresAt; !at.IsZero() && at.Sub(now) < keyExpiryNotice {
+		state := "expires"
+		if !now.Before(at) {
+			state = "has been expired since"
+		}
+		result.Warnings = append(result.Warnings, fmt.Sprintf("the bootstrap API key %s %s, by BOOTSTRAP_EXPIRES_AT: replace both", state, at.UTC().Format(time.RFC3339)))
 	}
 	return result
 }
