@@ -39,7 +39,7 @@ ADDR ?= 127.0.0.1:8480
 sandbox: build-local ## serve the sandbox on ADDR=127.0.0.1:8480 until Ctrl-C
 	@echo 'To use it, in another terminal:'
 	@echo '  set -a; . build/sandbox.env; set +a'
-	@echo '  build/local/bootstrap -mode check     # or: make invoke-local'
+	@echo '  build/local/iam-token-rotator -mode check   # or: make invoke-local'
 	@echo '  curl -s $$IAM_URL/_sandbox/requests    # what was asked of it'
 	@build/local/sandbox -addr '$(ADDR)' -env build/sandbox.env & pid=$$!; trap 'kill $$pid' INT TERM; wait $$pid; status=$$?; \
 	if kill -0 $$pid 2>/dev/null; then wait $$pid; status=$$?; fi; [ $$status != 0 ] || rm -f build/sandbox.env; exit $$status
@@ -54,12 +54,14 @@ aws-sandbox: build-local ## serve a sandbox of AWS beside it on 127.0.0.1:8481, 
 EVENT ?= functions/rotate/event.json
 invoke-local: build-local ## deliver EVENT=file to the function, against a running make sandbox
 	@test -f build/sandbox.env || { echo 'build/sandbox.env is missing: start `make sandbox` in another terminal first' >&2; exit 2; }
-	@set -a; . build/sandbox.env; set +a; build/local/invoke -event '$(EVENT)' -- build/local/bootstrap
+	@set -a; . build/sandbox.env; set +a; build/local/invoke -event '$(EVENT)' -- build/local/iam-token-rotator
 
 doctor: build-local ## check all that the rotations of your environment rely on, and say what to do; writes nothing
-	@if [ -z "$$SECRETS_MANAGER_URL" ] && [ -f build/sandbox.env ]; then \
-		echo 'SECRETS_MANAGER_URL is not set: this is about the sandbox of build/sandbox.env'; set -a; . build/sandbox.env; set +a; \
-	fi; build/local/bootstrap doctor
+	@if [ -n "$$SECRETS_MANAGER_URL" ]; then echo "This is about your environment: SECRETS_MANAGER_URL is set."; \
+	elif [ -f build/sandbox.env ]; then \
+		echo 'This is about the sandbox of build/sandbox.env: SECRETS_MANAGER_URL is not set.'; set -a; . build/sandbox.env; set +a; \
+	else echo 'This is about your environment; there is no build/sandbox.env.'; \
+	fi; build/local/iam-token-rotator doctor
 
 examples: build-local ## run jobs in shell and Go through a rotation, and with an expired token
 	@$(BUILD) -o build/local/ ./scripts/examples/go-job

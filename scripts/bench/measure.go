@@ -104,7 +104,7 @@ func milliseconds(ms float64) time.Duration { return time.Duration(ms * float64(
 func (b bencher) passes(s *stage) (cold, warm time.Duration, err error) {
 	var first, second []time.Duration
 	for range b.runs {
-		both, err := b.invoke(s, 2, filepath.Join(b.bin, "bootstrap"))
+		both, err := b.invoke(s, 2, filepath.Join(b.bin, "iam-token-rotator"))
 		if err != nil {
 			return 0, 0, err
 		}
@@ -193,7 +193,7 @@ func (b bencher) oneRotation(table io.Writer, roundTrip time.Duration) error {
 		name    string
 		command []string
 	}{
-		{"this function, as a command", []string{filepath.Join(b.bin, "bootstrap")}},
+		{"this function, as a command", []string{filepath.Join(b.bin, "iam-token-rotator")}},
 		{"plain IBM SDKs", []string{filepath.Join(b.bin, "plainsdk")}},
 		{"curl and jq", []string{"scripts/bench/curl-jq"}},
 	}
@@ -221,9 +221,9 @@ func (b bencher) coldStart(table io.Writer, zip string) error {
 	}
 	defer stage.stop()
 	ways := []struct{ program, what string }{
-		{"hello", "hello-world Lambda"}, {"hellosdks", "hello-world with the SDKs linked"}, {"bootstrap", "this function"},
+		{"hello", "hello-world Lambda"}, {"hellosdks", "hello-world with the SDKs linked"}, {"iam-token-rotator", "this function"},
 	}
-	inits, err := b.initTimes(stage, "hello", "hellosdks", "bootstrap")
+	inits, err := b.initTimes(stage, "hello", "hellosdks", "iam-token-rotator")
 	if err != nil {
 		return err
 	}
@@ -254,7 +254,7 @@ func (b bencher) manyRotations(table io.Writer, many int, roundTrip time.Duratio
 	}
 	defer stage.stop()
 	stage.env = append(stage.env, "SECRETS_MANAGER_MAX_RPS=0", fmt.Sprintf("CONCURRENCY=%d", concurrency), "LOG_LEVEL=error")
-	command := []string{filepath.Join(b.bin, "bootstrap"), "-timeout", "15m", "-json"}
+	command := []string{filepath.Join(b.bin, "iam-token-rotator"), "-timeout", "15m", "-json"}
 	one, err := b.median(stage.env, append(command, "-rotation", "rotation-00001"))
 	if err != nil {
 		return err

@@ -31,7 +31,7 @@ import (
 )
 
 func main() {
-	bin := flag.String("bin", "build/local", "folder with the built programs bootstrap, invoke and sandbox")
+	bin := flag.String("bin", "build/local", "folder with the built programs iam-token-rotator, invoke and sandbox")
 	event := flag.String("event", "functions/rotate/event.json", "the event to deliver")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -202,7 +202,7 @@ var functionVariables = []string{"SECRETS_MANAGER_URL", "IAM_URL", "SECRETS_MANA
 
 // invoke delivers the event file to the function and returns its report.
 func (s *sandbox) invoke(ctx context.Context, bin, event string) (report, error) {
-	command := exec.CommandContext(ctx, filepath.Join(bin, "invoke"), "-event", event, "-timeout", "30s", "--", filepath.Join(bin, "bootstrap"))
+	command := exec.CommandContext(ctx, filepath.Join(bin, "invoke"), "-event", event, "-timeout", "30s", "--", filepath.Join(bin, "iam-token-rotator"))
 	command.Env = []string{"PATH=" + os.Getenv("PATH")}
 	for _, name := range functionVariables {
 		command.Env = append(command.Env, name+"="+s.env[name])
