@@ -241,6 +241,10 @@ func TestVersionsArePinned(t *testing.T) {
 			t.Errorf("versions.tf: got no %s", want)
 		}
 	}
+	lock, err := os.ReadFile(".terraform.lock.hcl")
+	if err != nil || !strings.Contains(string(lock), `"registry.terraform.io/ibm-cloud/ibm" {`) || !strings.Contains(string(lock), `= "2.5.0"`) {
+		t.Errorf(".terraform.lock.hcl: got %s, %v; want the provider at the same version", lock, err)
+	}
 }
 
 func TestIsFormatted(t *testing.T) {
@@ -534,8 +538,7 @@ func TestVariables(t *testing.T) {
 		{name: "Code Engine, existing project", variables: map[string]any{"code_engine": map[string]any{"project_crn": projectCRN, "job_name": "rotate"}},
 			want: map[string]any{"keyless": true, "new_project": false}},
 		{name: "no policy for the workload", variables: map[string]any{"workload_policies": []any{}}},
-		{name: "policy with an attribute", variables: map[string]any{"workload_policies": []any{
-			map[string]any{"service": "cloud-object-storage", "roles": []string{"Reader"}, "attributes": map[string]string{"serviceInstance": "x"}}}}},
+		{name: "policy with an attribute", variables: policy("cloud-object-storage", "serviceInstance", "x")},
 		{name: "prefix with capitals", variables: map[string]any{"prefix": "Rotator"}, refusal: "lower-case letters"},
 		{name: "prefix too long", variables: map[string]any{"prefix": strings.Repeat("a", 21)}, refusal: "at most 20"},
 		{name: "CRN of another service", variables: map[string]any{"secrets_manager_crn": projectCRN}, refusal: "not the CRN of a Secrets Manager instance"},
@@ -545,10 +548,20 @@ func TestVariables(t *testing.T) {
 		{name: "name of a resource group", variables: map[string]any{"resource_group_id": "Default"}, refusal: "32 hexadecimal digits"},
 		{name: "policy without roles", variables: map[string]any{"workload_policies": []any{
 			map[string]any{"service": "logs-router", "roles": []string{}}}}, refusal: "at least one role"},
-		{name: "token that opens the vault", variables: map[string]any{"workload_policies": []any{
-			map[string]any{"service": "secrets-manager", "roles": []string{"Manager"}}}}, refusal: "would open the vault"},
-		{name: "service named twice", variables: map[string]any{"workload_policies": []any{
-			map[string]any{"service": "logs-router", "roles": []string{"Viewer"}, "attributes": map[string]string{"serviceName": "is"}}}}, refusal: "leave serviceName out"},
+		{name: "token that opens the vault", variables: policy("secrets-manager"), refusal: "would open the vault"},
+		{name: "token that makes keys", variables: policy("iam-identity"), refusal: "could give itself the vault"},
+		{name: "token that joins groups", variables: policy("iam-groups"), refusal: "could give itself the vault"},
+		{name: "token that grants policies", variables: policy("iam-access-management"), refusal: "could give itself the vault"},
+		{name: "token for all IAM services", variables: policy("all-account-management-services"), refusal: "could give itself the vault"},
+		{name: "token that invites users", variables: policy("user-management"), refusal: "could give itself the vault"},
+		{name: "service in capitals", variables: policy("IAM-Identity"), refusal: "lower-case letters"},
+		{name: "service with a blank", variables: policy(" secrets-manager"), refusal: "lower-case letters"},
+		{name: "every service", variables: policy("*"), refusal: "lower-case letters"},
+		{name: "no service", variables: policy(""), refusal: "needs a service"},
+		{name: "service named twice", variables: policy("logs-router", "serviceName", "is"), refusal: "leave serviceName"},
+		{name: "service named twice, in another case", variables: policy("logs-router", "servicename", "is"), refusal: "leave serviceName"},
+		{name: "platform services", variables: policy("logs-router", "serviceType", "platform_service"), refusal: "leave serviceName"},
+		{name: "group of IAM services", variables: policy("logs-router", "service_group_id", "IAM"), refusal: "leave serviceName"},
 		{name: "project's name for its CRN", variables: map[string]any{"code_engine": map[string]any{"project_crn": "rotator"}}, refusal: "not the CRN of a Code Engine project"},
 		{name: "job name with capitals", variables: map[string]any{"code_engine": map[string]any{"job_name": "Rotator"}}, refusal: "A job's name"},
 	}
@@ -573,6 +586,15 @@ func TestVariables(t *testing.T) {
 			}
 		})
 	}
+}
+
+// policy is a workload's policy on a service, with one attribute if any is given.
+func policy(service string, attribute ...string) map[string]any {
+	attributes := map[string]string{}
+	if len(attribute) > 0 {
+		attributes[attribute[0]] = attribute[1]
+	}
+	return map[string]any{"workload_policies": []any{map[string]any{"service": service, "roles": []string{"Reader"}, "attributes": attributes}}}
 }
 
 // plan runs terraform plan with the variables; planned is false if Terraform refused them.

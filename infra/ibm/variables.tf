@@ -70,12 +70,23 @@ variable "workload_policies" {
     error_message = "Each policy needs a service and at least one role."
   }
   validation {
+    condition     = alltrue([for policy in var.workload_policies : can(regex("^[a-z][a-z0-9-]*$", policy.service))])
+    error_message = "A service is named by lower-case letters, digits and hyphens, as `ibmcloud catalog service-marketplace` lists it."
+  }
+  validation {
     condition     = alltrue([for policy in var.workload_policies : policy.service != "secrets-manager"])
     error_message = "A published token that opens Secrets Manager would open the vault that it lies in: grant another service."
   }
+  # IAM's services make keys of other identities and grant policies: a way around the line above.
   validation {
-    condition     = alltrue([for policy in var.workload_policies : !contains(keys(policy.attributes), "serviceName")])
-    error_message = "The service is named by `service`: leave serviceName out of the attributes."
+    condition     = alltrue([for policy in var.workload_policies : !can(regex("^(iam|all|user-management)(-|$)", policy.service))])
+    error_message = "A published token that changes identities, keys or policies could give itself the vault: grant another service."
+  }
+  validation {
+    condition = alltrue(flatten([for policy in var.workload_policies : [
+      for name in keys(policy.attributes) : !can(regex("(?i)^service[_-]?(name|type|group([_-]?id)?)$", name))
+    ]]))
+    error_message = "The service is named by `service`: leave serviceName, serviceType and service_group_id out of the attributes."
   }
 }
 

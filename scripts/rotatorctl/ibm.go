@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -121,31 +119,12 @@ func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing stri
 			return err
 		}
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		if err = c.do(request, &body); err == nil && !tokenForms.MatchString(body.Token) {
-			err = errors.New("no token")
+		if err = c.do(request, &body); err == nil {
+			err = iamtoken.CheckForm(body.Token)
 		}
 		return err
 	})
 	return iamtoken.NewSecret(body.Token), err
-}
-
-// tokenOwner reads the account and iam id out of a token. Both are empty for an opaque one.
-func tokenOwner(token iamtoken.Secret) (account, iamID string, err error) {
-	parts := strings.Split(token.Reveal(), ".")
-	if len(parts) != 3 {
-		return "", "", nil
-	}
-	var claims struct {
-		IAMID   string `json:"iam_id"`
-		Account struct {
-			ID string `json:"bss"`
-		} `json:"account"`
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil || json.Unmarshal(raw, &claims) != nil {
-		return "", "", errors.New("its claims cannot be read")
-	}
-	return claims.Account.ID, claims.IAMID, nil
 }
 
 // send sends JSON to Secrets Manager and decodes the answer into out.
@@ -197,7 +176,6 @@ func (c *ibmCloud) ask(ctx context.Context, doing, needed string, want int, call
 type answer struct {
 	status int    // 0 if none came
 	code   string // IBM's code of an error, if it has the shape of one
-	err    error  // why none came
 }
 
 type answerKey struct{}
@@ -209,11 +187,9 @@ type failure struct {
 }
 
 func (f *failure) Error() string {
-	what := fmt.Sprintf("HTTP %d", f.status)
-	if f.status == 0 {
-		what = f.whyNone()
-	} else if f.code != "" {
-		what += " " + f.code
+	what := "no answer"
+	if f.status != 0 {
+		what = strings.TrimSpace(fmt.Sprintf("HTTP %d %s", f.status, f.code))
 	}
 	return f.doing + ": " + what + ". " + f.advice()
 }
@@ -221,7 +197,7 @@ func (f *failure) Error() string {
 func (f *failure) advice() string {
 	switch {
 	case f.status == 0:
-		return "Check the URL. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private."
+		return "Check the URL and the network. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private."
 	case f.status >= 200 && f.status < 400:
 		return "The answer is not the expected JSON: check the URL."
 	case f.status == http.StatusUnauthorized:
@@ -238,21 +214,6 @@ func (f *failure) advice() string {
 		return "IAM does not know the API key."
 	default:
 		return "Check the ids and options."
-	}
-}
-
-func (f *failure) whyNone() string {
-	var dns *net.DNSError
-	var certificate *tls.CertificateVerificationError
-	switch {
-	case errors.As(f.err, &dns):
-		return "no answer, the host's name does not resolve"
-	case errors.As(f.err, &certificate):
-		return "no answer, the TLS certificate is not trusted"
-	case errors.Is(f.err, context.DeadlineExceeded):
-		return "no answer in time"
-	default:
-		return "no answer"
 	}
 }
 
@@ -303,7 +264,6 @@ func (t transport) once(request *http.Request, body []byte, got *answer) (*http.
 	}
 	response, err := t.base.RoundTrip(request)
 	if err != nil {
-		got.err = err
 		return nil, err
 	}
 	defer func() { _ = response.Body.Close() }()
@@ -312,7 +272,6 @@ func (t transport) once(request *http.Request, body []byte, got *answer) (*http.
 		err = errors.New("the answer is too long")
 	}
 	if err != nil {
-		got.err = err
 		return nil, err
 	}
 	response.Body, got.status, got.code = io.NopCloser(bytes.NewReader(read)), response.StatusCode, errorCode(read)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -235,20 +234,11 @@ func (s *setup) storeWorkloadKey(ctx context.Context, value iamtoken.Secret, key
 	return s.apiKeySecret, err
 }
 
-func (s *setup) storeBootstrapKey(ctx context.Context, value iamtoken.Secret, keyID string) (string, error) {
-	if s.bootstrapFile != "" {
-		return s.storeInFile(s.bootstrapFile)(ctx, value, keyID)
+func writeKeyFile(file string, value iamtoken.Secret) error {
+	if err := envfile.WriteWhole(file, []byte(value.Reveal()+"\n"), 0o600); err != nil {
+		return fmt.Errorf("writing %s failed: is its folder writable, and has it room?", printable(file))
 	}
-	return s.aws.put(ctx, value)
-}
-
-func (s *setup) storeInFile(file string) func(context.Context, iamtoken.Secret, string) (string, error) {
-	return func(_ context.Context, value iamtoken.Secret, _ string) (string, error) {
-		if err := envfile.WriteWhole(file, []byte(value.Reveal()+"\n"), 0o600); err != nil {
-			return "", fmt.Errorf("writing %s failed: is its folder writable, and has it room?", printable(file))
-		}
-		return filePlace(file)
-	}
+	return nil
 }
 
 // filePlace names a file by a hash of its path: a path may hold anything, and is nobody's business at IAM.
@@ -293,7 +283,7 @@ func (s *setup) readInput(ctx context.Context) error {
 		return usagef("--delete-old-keys makes no new keys: it does not go with --rotate-keys")
 	}
 	if !nameShape.MatchString(s.name) {
-		return usagef("--name takes 2 to 64 letters, digits, dots, hyphens and underscores, and begins and ends with a letter or digit")
+		return usagef("--name takes 2 to 40 letters, digits, dots, hyphens and underscores, and begins and ends with a letter or digit")
 	}
 	if s.days < 0 || s.days > 9999 {
 		return usagef("--expires-in takes a number of days, 9999 at most")
@@ -328,38 +318,36 @@ func (s *setup) readInput(ctx context.Context) error {
 }
 
 // planKeys decides which service ids get a key, and where it belongs.
-func (s *setup) planKeys(values map[string]string) error {
-	s.workload = &serviceID{role: "workload", iamID: values["workload_iam_id"], keyVariable: "WORKLOAD_APIKEY_ID",
-		isPlace: func(place string) bool { return place == s.apiKeySecret }, store: s.storeWorkloadKey}
-	file, readerPlace := "", ""
-	var err error
-	switch iamID := values["bootstrap_iam_id"]; {
-	case iamID == "" && s.bootstrapFile != "":
-		return usagef("BOOTSTRAP_IAM_ID is empty, so there is no bootstrap key to store")
-	case iamID == "" || s.noBootstrapKey:
-	case s.bootstrapFile != "":
-		if file, err = checkFile(s.bootstrapFile); err != nil {
-			return err
-		}
-		s.bootstrap = &serviceID{role: "bootstrap", iamID: iamID, isPlace: func(place string) bool { return place == file }}
-	default:
-		s.bootstrap = &serviceID{role: "bootstrap", iamID: iamID, isPlace: func(place string) bool { return arnName(place) == s.awsSecret }}
+func (s *setup) planKeys(values map[string]string) (err error) {
+	plan := func(role string, isPlace func(string) bool, store func(context.Context, iamtoken.Secret, string) (string, error)) *serviceID {
+		return &serviceID{role: role, iamID: values[role+"_iam_id"], keyVariable: strings.ToUpper(role) + "_APIKEY_ID", isPlace: isPlace, store: store}
 	}
-	if s.bootstrap != nil {
-		s.bootstrap.keyVariable, s.bootstrap.store = "BOOTSTRAP_APIKEY_ID", s.storeBootstrapKey
+	inFile := func(role, file string) (*serviceID, error) {
+		if values[role+"_iam_id"] == "" {
+			return nil, usagef("%s_IAM_ID is empty, so there is no key to write to %s", strings.ToUpper(role), printable(file))
+		}
+		place, err := checkFile(file)
+		return plan(role, func(p string) bool { return p == place }, func(_ context.Context, value iamtoken.Secret, _ string) (string, error) {
+			return place, writeKeyFile(file, value)
+		}), err
 	}
-	if s.readerFile != "" {
-		if values["reader_iam_id"] == "" {
-			return usagef("READER_IAM_ID is not set: give --terraform, or export it")
-		}
-		if readerPlace, err = checkFile(s.readerFile); err != nil {
-			return err
-		}
-		if readerPlace == file {
-			return usagef("the two keys need a file each")
-		}
-		s.reader = &serviceID{role: "reader", iamID: values["reader_iam_id"], keyVariable: "READER_APIKEY_ID",
-			isPlace: func(place string) bool { return place == readerPlace }, store: s.storeInFile(s.readerFile)}
+	s.workload = plan("workload", func(place string) bool { return place == s.apiKeySecret }, s.storeWorkloadKey)
+	if s.bootstrapFile != "" {
+		s.bootstrap, err = inFile("bootstrap", s.bootstrapFile)
+	} else if values["bootstrap_iam_id"] != "" && !s.noBootstrapKey {
+		s.bootstrap = plan("bootstrap", func(place string) bool { return arnName(place) == s.awsSecret },
+			func(ctx context.Context, value iamtoken.Secret, _ string) (string, error) {
+				return s.aws.put(ctx, value)
+			})
+	}
+	if err == nil && s.readerFile != "" {
+		s.reader, err = inFile("reader", s.readerFile)
+	}
+	if err != nil {
+		return err
+	}
+	if place, _ := filePlace(s.readerFile); s.reader != nil && s.bootstrapFile != "" && s.bootstrap.isPlace(place) {
+		return usagef("the two keys need a file each")
 	}
 	for _, id := range s.serviceIDs() {
 		if s.deleteOldKeys && !keyIDShape.MatchString(s.getenv(id.keyVariable)) {
@@ -415,7 +403,7 @@ func (s *setup) terraformPrints(ctx context.Context) ([]byte, error) {
 }
 
 var (
-	nameShape   = regexp.MustCompile(`^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,48}[A-Za-z0-9])$`)
+	nameShape   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,38}[A-Za-z0-9]$`)
 	originShape = regexp.MustCompile(`^(?:https://[A-Za-z0-9.-]+|http://(?:127\.0\.0\.1|localhost))(?::[0-9]{1,5})?$`)
 )
 
@@ -451,11 +439,9 @@ func (s *setup) publish(keys map[*serviceID]apiKey) error {
 	if s.output == "json" {
 		document := map[string]any{"rotation": map[string]any{"name": s.name, "api_key_secret": s.apiKeySecret, "token_secret": s.tokenSecret,
 			"expect": map[string]string{"account": s.account, "iam_id": s.workload.iamID}}}
-		maps.Insert(document, func(yield func(string, any) bool) {
-			for _, line := range lines {
-				yield(line[0], line[1])
-			}
-		})
+		for _, line := range lines {
+			document[line[0]] = line[1]
+		}
 		encoded, err := json.MarshalIndent(document, "", "  ")
 		if err != nil {
 			return fmt.Errorf("encoding the result: %w", err)
