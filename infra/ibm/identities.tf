@@ -1,4 +1,4 @@
-# No API key is made here: the provider would keep it in the state. scripts/set-up-secrets makes them.
+# No API key is made here: the provider would keep it in the state. rotatorctl setup makes them.
 
 resource "ibm_iam_service_id" "bootstrap" {
   count = local.keyless ? 0 : 1

@@ -1,4 +1,4 @@
-# scripts/set-up-secrets reads these by name: `terraform output -json | scripts/set-up-secrets --terraform -`.
+# `rotatorctl setup --terraform infra/ibm` reads these by name.
 
 output "secrets_manager_url" {
   description = "Public endpoint of the Secrets Manager instance, SECRETS_MANAGER_URL of the function."

@@ -1,6 +1,6 @@
 locals {
   # Who does what in which secret group. The reader has the predefined SecretsReader: over the bare
-  # secret.read it adds the metadata of the same tokens, by which a job sees how long one still lives.
+  # secret.read it adds the metadata of the same tokens, by which a job sees when one expires.
   bootstrap_grants = {
     keys   = { role = ibm_iam_custom_role.key_reader.display_name, group = ibm_sm_secret_group.keys.secret_group_id }
     tokens = { role = ibm_iam_custom_role.token_publisher.display_name, group = ibm_sm_secret_group.tokens.secret_group_id }

@@ -12,7 +12,7 @@ resource "ibm_iam_custom_role" "key_reader" {
 resource "ibm_iam_custom_role" "token_publisher" {
   name         = "${local.role_name_start}TokenPub"
   display_name = "${var.prefix} token publisher"
-  description  = "Adds versions to a secret and looks at their metadata and locks. Cannot read a value."
+  description  = "Adds versions to a secret and reads their metadata and locks. Cannot read a value."
   service      = "secrets-manager"
   actions = [
     "secrets-manager.secret-version.create",

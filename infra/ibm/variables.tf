@@ -57,7 +57,7 @@ variable "resource_group_id" {
 }
 
 variable "workload_policies" {
-  description = "What the published token may do: services and IAM roles on them, narrowed by resource attributes if any are given. The default lets it look at Logs Routing. An empty list grants nothing here."
+  description = "What the published token may do: services and IAM roles on them, narrowed by resource attributes if any are given. The default lets it read Logs Routing. An empty list grants nothing here."
   type = list(object({
     service    = string
     roles      = list(string)

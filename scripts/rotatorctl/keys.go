@@ -19,16 +19,17 @@ import (
 
 // IAM gives a key's value once, so a key counts only when its description says where it is stored. One that an
 // interrupted run left before that is replaced, and then deleted, by the next run. Each place has keys of its
-// own: an AWS secret, a file, the key secret.
-const notStored = "not stored yet by rotatorctl"
+// own: an AWS secret, a file, the key secret. The descriptions name an earlier program, which still runs from
+// older checkouts and deletes keys that are described otherwise.
+const notStored = "not stored yet by set-up-secrets"
 
 func storedIn(place string, at time.Time) string {
-	return fmt.Sprintf("stored in %s;at=%s by rotatorctl", place, at.UTC().Format("2006-01-02T15:04:05.000Z"))
+	return fmt.Sprintf("stored in %s;at=%s by set-up-secrets", place, at.UTC().Format("2006-01-02T15:04:05.000Z"))
 }
 
 var (
-	storedShape = regexp.MustCompile(`^stored in ([^\s;]{1,700});at=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) by (?:rotatorctl|set-up-secrets)$`)
-	fileShape   = regexp.MustCompile(`^file:[0-9a-f]{16}$`)
+	storedShape = regexp.MustCompile(`^stored in ([^\s;]{1,700});at=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) by set-up-secrets$`)
+	fileShape   = regexp.MustCompile(`^file:[0-9a-f-]{1,32}$`)
 )
 
 // apiKey is a key at IAM that bears the name of a service id's.
@@ -111,7 +112,7 @@ func (s *setup) readKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, er
 		}
 	}
 	description := deref(answer.Description)
-	key.lost = description == notStored || description == "not stored yet by set-up-secrets" // the program before this one
+	key.lost = description == notStored
 	if found := storedShape.FindStringSubmatch(description); found != nil &&
 		(idShape.MatchString(found[1]) || fileShape.MatchString(found[1]) || arnShape.MatchString(found[1])) {
 		key.place, key.at = found[1], found[2]
@@ -251,7 +252,7 @@ func (s *setup) deleteOthers(ctx context.Context, id *serviceID, current apiKey)
 				key.id, s.keyName(id), key.place, key.id, strings.TrimPrefix(id.iamID, "iam-"))
 			continue
 		default:
-			s.say("note: the key %s is also named %s and not of rotatorctl's making: it is left alone", key.id, s.keyName(id))
+			s.say("note: the key %s is also named %s and not of setup's making: it is left alone", key.id, s.keyName(id))
 			continue
 		}
 		err := s.cloud.ask(ctx, "deleting the key "+key.id+" of the "+id.role+" service id", "Administrator on the service id", http.StatusNoContent, func(ctx context.Context) error {

@@ -238,9 +238,9 @@ type fakeAWS struct {
 	secrets map[string]string
 	kms     string
 	writes  []string
-	fail    string            // an error code to answer with
-	before  func(string) bool // may drop a request
-	arn     string            // in place of the ARN
+	fail    string // an error code to answer with
+	lose    bool   // what is done is not answered
+	arn     string // in place of the ARN
 }
 
 func newFakeAWS(t *testing.T) *fakeAWS {
@@ -277,6 +277,9 @@ func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case op != "DescribeSecret":
 		f.writes, f.secrets[name], f.kms = append(f.writes, op), in.SecretString, in.KmsKeyId
 	}
+	if f.lose && op != "DescribeSecret" {
+		panic(http.ErrAbortHandler)
+	}
 	arn := "arn:aws:secretsmanager:eu-central-1:123456789012:secret:" + name + "-a1b2c3"
 	if f.arn != "" {
 		arn = f.arn
@@ -311,10 +314,11 @@ func TestFirstRunMakesWhatRotates(t *testing.T) {
 	}
 	s.complete(r, s.aws.secrets[defaultAWSSecret])
 	s.owner(s.read("reader.key"), s.cloud.ReaderIAMID())
+	earlier := regexp.MustCompile(`^stored in \S+ by set-up-secrets$`)
 	for _, role := range []string{"bootstrap", "workload"} {
 		key := s.asAdmin("GET", "/v1/apikeys/"+s.keyIDs(role)[0], "")
-		if key["action_when_leaked"] != "disable" || !strings.HasPrefix(fmt.Sprint(key["expires_at"]), day) || key["apikey"] != "" {
-			t.Errorf("%s: got %v, want disable, %s and no stored value", role, key, day)
+		if key["action_when_leaked"] != "disable" || !strings.HasPrefix(fmt.Sprint(key["expires_at"]), day) || key["apikey"] != "" || !earlier.MatchString(fmt.Sprint(key["description"])) {
+			t.Errorf("%s: got %v, want disable, %s, no stored value, and a description that the earlier program reads", role, key, day)
 		}
 	}
 
@@ -459,7 +463,7 @@ func TestRotateAndDeleteOldKeys(t *testing.T) {
 	for role, key := range old {
 		s.owner(key, s.outputs[role+"_iam_id"]) // goes on working
 	}
-	if got := strings.Count(second.stderr, "--delete-old-keys"); got != 3 || !strings.Contains(second.stderr, foreign+" is also named iam-token-rotator-workload and not of rotatorctl's making") {
+	if got := strings.Count(second.stderr, "--delete-old-keys"); got != 3 || !strings.Contains(second.stderr, foreign+" is also named iam-token-rotator-workload and not of setup's making") {
 		t.Errorf("got %d notes of old keys, want 3, and one of the foreign key:\n%s", got, second.stderr)
 	}
 
@@ -950,7 +954,9 @@ func TestAWSFails(t *testing.T) {
 	s := newStage(t)
 	s.aws.fail = "AccessDeniedException"
 	s.fail(1, "you need secretsmanager:DescribeSecret")
-	s.aws.fail = ""
+	s.aws.fail, s.aws.lose = "", true
+	s.fail(1, "no answer, or no AWS credentials")
+	s.aws.lose = false
 	s.complete(s.succeed(), s.aws.secrets[defaultAWSSecret])
 	// AWS is asked only where a key is to be stored there, and then before one is made.
 	s.aws.url = "http://127.0.0.1:1"
