@@ -2,7 +2,7 @@
 // COMMAND is started as Lambda starts it. What runs is the very binary that is deployed; only AWS is missing.
 //
 // The protocol is https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html, version 2018-06-01. The Extensions,
-// Logs and Telemetry APIs are not served.
+// Logs and Telemetry APIs and streamed responses are not served.
 package main
 
 import (
@@ -14,7 +14,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -29,45 +32,48 @@ const (
 func main() {
 	// The environment that COMMAND gets may hold keys: neither it nor this program leaves a core file.
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
-	ctx, stop := untilSignal(context.Background())
-	code := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	ctx, interrupt := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() { interrupt(interruption{(<-signals).(syscall.Signal)}) }()
+	// A reader that closes our stdout ("invoke … | head -1") must end us by a write error, not by the death that would
+	// leave the child behind. Ignoring the signal would be inherited by the child; catching it is not.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
+
+// interruption is the cause of a context that a signal ended. The child is in a process group of its own and does not get
+// the terminal's signals, so it is killed first.
+type interruption struct{ syscall.Signal }
+
+func (i interruption) Error() string { return "stopped by signal: " + i.String() }
 
 // run is the whole program with its surroundings passed in, and returns the exit status: 0, 1 if an invocation failed,
 // 2 for a usage error, 128 + the signal's number when one ended it. When it returns, no process that it started is
 // left, and what they wrote is in stderr.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	opts, err := parseOptions(args)
+	o, err := parseOptions(args)
 	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(stdout, usage)
+		_, _ = fmt.Fprint(stdout, usage)
 		return exitOK
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "invoke: %v\nRun it with -h for the usage.\n", err)
+		_, _ = fmt.Fprintf(stderr, "invoke: %v\nRun it with -h for the usage.\n", err)
 		return exitUsage
 	}
-	inv, err := newInvoker(opts, environ, stdin, stdout, stderr)
-	if err != nil {
-		fmt.Fprintf(stderr, "invoke: %v\n", err)
-		return exitUsage
+	failed, err := invokeAll(ctx, o, environ, stdin, stdout, stderr)
+	if err == nil && failed == 0 {
+		return exitOK
 	}
-	failed, err := inv.invokeAll(ctx)
-	inv.close()
-	if sig, ok := errors.AsType[interruption](err); ok {
-		fmt.Fprintf(stderr, "invoke: %v\n", sig)
-		return sig.exitStatus()
-	}
-	if err != nil {
-		fmt.Fprintf(stderr, "invoke: %v\n", err)
-		return exitUsage
-	}
-	if failed > 0 {
-		fmt.Fprintf(stderr, "invoke: %d of %d invocations failed\n", failed, opts.invocations)
+	if err == nil {
+		_, _ = fmt.Fprintf(stderr, "invoke: %d of %d invocations failed\n", failed, o.invocations)
 		return exitFailed
 	}
-	return exitOK
+	_, _ = fmt.Fprintf(stderr, "invoke: %v\n", err)
+	if sig, ok := errors.AsType[interruption](err); ok {
+		return 128 + int(sig.Signal) // as a shell would show it
+	}
+	return exitUsage
 }
 
 const usage = `Runs a Lambda function's binary on this machine and invokes it.
@@ -79,16 +85,16 @@ Each response or error is one JSON line on stdout; what COMMAND prints goes to s
 
   -event FILE    the event, JSON; - reads stdin (default: the event {})
   -n N           how many times to invoke (default 1)
-  -timeout D     the deadline told to the function, as 30s or 2m (default 120s). Past it the process is killed and
-                 the invocation has failed; the next one gets a new process. Starting up may take as long again.
+  -timeout D     the deadline of each invocation, as 30s or 2m (default 120s). Past it the process is killed and the
+                 invocation has failed; the next one gets a new process. To start may take as long again.
   -report FILE   write {"invocation":1,"init_ms":8.1,"duration_ms":244.8,"failed":false} for each invocation
 
 Exit status: 0 all succeeded, 1 an invocation failed, 2 usage, 128 + the signal that stopped it.
 
 Examples:
-  invoke -- ./build/rotate/bootstrap
-  echo '{"mode":"check"}' | invoke -event - -- ./build/rotate/bootstrap
-  invoke -n 20 -report timings.jsonl -- ./build/rotate/bootstrap
+  invoke -- build/local/iam-token-rotator
+  echo '{"mode":"check"}' | invoke -event - -- build/local/iam-token-rotator
+  invoke -n 20 -report timings.jsonl -- build/local/iam-token-rotator
 `
 
 // options is the command line, checked.
@@ -109,25 +115,82 @@ func parseOptions(args []string) (options, error) {
 	flags.IntVar(&o.invocations, "n", 1, "")
 	flags.DurationVar(&o.timeout, "timeout", 120*time.Second, "")
 	flags.StringVar(&o.report, "report", "", "")
-	if err := flags.Parse(args); err != nil {
-		return options{}, err
-	}
+	err := flags.Parse(args)
 	o.command = flags.Args()
 	switch {
+	case err != nil:
 	case len(o.command) == 0:
-		return options{}, errors.New("no COMMAND: name the function's binary after --, as in -- ./build/rotate/bootstrap")
+		err = errors.New("no COMMAND: name the function's binary after --, as in -- build/local/iam-token-rotator")
 	case o.invocations < 1:
-		return options{}, fmt.Errorf("-n is %d: give a number of invocations from 1 up", o.invocations)
+		err = fmt.Errorf("-n is %d: give a number of invocations from 1 up", o.invocations)
 	case o.timeout < time.Millisecond:
-		return options{}, fmt.Errorf("-timeout is %v: give a duration from 1ms up, such as 30s", o.timeout)
+		err = fmt.Errorf("-timeout is %v: give a duration from 1ms up, such as 30s", o.timeout)
 	}
-	return o, nil
+	return o, err
+}
+
+// invokeAll invokes the function as often as asked, in one process as long as that lives, and returns how many
+// invocations failed. An invocation starts one process at the most, so that a function which cannot start is not tried
+// for ever. The error is this program's own, or an interruption.
+func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader, stdout, stderr io.Writer) (failed int, err error) {
+	event, err := readEvent(o.event, stdin)
+	if err != nil {
+		return 0, err
+	}
+	path, err := exec.LookPath(o.command[0])
+	if err != nil {
+		return 0, cannotStart(err)
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return 0, cannotStart(err)
+	}
+	function := function{command: append([]string{path}, o.command[1:]...), log: stderr}
+	function.env, function.arn = lambdaEnvironment(environ, path)
+	report := io.Discard
+	if o.report != "" {
+		file, err := os.OpenFile(o.report, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return 0, fmt.Errorf("creating the report: %w", err)
+		}
+		defer func() { _ = file.Close() }()
+		report = file
+	}
+	var box *sandbox
+	defer func() { box.stop() }()
+	for number := 1; number <= o.invocations; number++ {
+		if box.gone() {
+			box.stop()
+			if box, err = function.start(); err != nil {
+				return failed, cannotStart(err)
+			}
+		}
+		out, err := box.invoke(ctx, event, o.timeout)
+		if err != nil {
+			return failed, err
+		}
+		if out.failed {
+			failed++
+		}
+		if _, err := fmt.Fprintf(stdout, "%s\n", out.line); err != nil {
+			return failed, fmt.Errorf("writing the answer to stdout: %w", err)
+		}
+		line := reportLine{number, milliseconds(out.init), milliseconds(out.duration), out.failed}
+		if err := json.NewEncoder(report).Encode(line); err != nil {
+			return failed, fmt.Errorf("writing the report: %w", err)
+		}
+		if err := box.settle(ctx); err != nil {
+			return failed, err
+		}
+	}
+	return failed, nil
+}
+
+func cannotStart(err error) error {
+	return fmt.Errorf("cannot start COMMAND: %w: it must be the path of the function's binary, built for %s/%s and executable", err, runtime.GOOS, runtime.GOARCH)
 }
 
 // readEvent returns the event that name stands for (see options.event), byte for byte, once it is known to be JSON.
-func readEvent(name string, stdin io.Reader) ([]byte, error) {
-	var event []byte
-	var err error
+func readEvent(name string, stdin io.Reader) (event []byte, err error) {
 	switch name {
 	case "":
 		return []byte("{}"), nil
@@ -145,40 +208,45 @@ func readEvent(name string, stdin io.Reader) ([]byte, error) {
 	return event, nil
 }
 
+// reportLine is one invocation. Times are in milliseconds, to the microsecond.
+type reportLine struct {
+	Invocation int     `json:"invocation"` // from 1
+	InitMS     float64 `json:"init_ms,omitzero"`
+	DurationMS float64 `json:"duration_ms"`
+	Failed     bool    `json:"failed"`
+}
+
+func milliseconds(d time.Duration) float64 {
+	return float64(d.Round(time.Microsecond).Microseconds()) / 1000
+}
+
 // lambdaEnvironment returns the caller's environment with the variables that Lambda sets for a custom runtime, but for
-// AWS_LAMBDA_RUNTIME_API, which each process gets anew. What the caller has set stays. executable is the absolute path
-// of the function's binary; its directory stands for /var/task.
+// AWS_LAMBDA_RUNTIME_API, which each process gets anew, and the function's ARN. What the caller has set stays. executable
+// is the absolute path of the function's binary; its directory stands for /var/task.
 //
 // The list is https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html ("Defined runtime environment
 // variables").
-func lambdaEnvironment(caller []string, executable string) []string {
-	name := cmp.Or(lookup(caller, "AWS_LAMBDA_FUNCTION_NAME"), "local")
-	stream := time.Now().UTC().Format("2006/01/02") + "/[$LATEST]" + strings.ReplaceAll(newRequestID(), "-", "")
-	env := caller[:len(caller):len(caller)]
-	for _, variable := range [][2]string{
-		{"AWS_LAMBDA_FUNCTION_NAME", name},
-		{"AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"},
-		{"AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"},
-		{"AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/" + name},
-		{"AWS_LAMBDA_LOG_STREAM_NAME", stream},
-		{"AWS_REGION", cmp.Or(lookup(caller, "AWS_DEFAULT_REGION"), "us-east-1")},
-		{"LAMBDA_TASK_ROOT", filepath.Dir(executable)},
-		{"_HANDLER", filepath.Base(executable)},
-	} {
-		if lookup(caller, variable[0]) == "" {
-			env = append(env, variable[0]+"="+variable[1])
-		}
+func lambdaEnvironment(caller []string, executable string) (env []string, arn string) {
+	set := map[string]string{}
+	for _, line := range caller {
+		name, value, _ := strings.Cut(line, "=")
+		set[name] = value
 	}
-	return env
-}
-
-// lookup returns the last value of name in env ("NAME=value" lines), as a process started with env would see it, or "".
-func lookup(env []string, name string) string {
-	var value string
-	for _, line := range env {
-		if key, v, ok := strings.Cut(line, "="); ok && key == name {
-			value = v
+	env = caller[:len(caller):len(caller)]
+	add := func(name, value string) string {
+		if set[name] == "" {
+			set[name] = value
+			env = append(env, name+"="+value)
 		}
+		return set[name]
 	}
-	return value
+	name := add("AWS_LAMBDA_FUNCTION_NAME", "local")
+	add("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
+	add("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
+	add("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/"+name)
+	add("AWS_LAMBDA_LOG_STREAM_NAME", time.Now().UTC().Format("2006/01/02")+"/[$LATEST]"+strings.ReplaceAll(newRequestID(), "-", ""))
+	region := add("AWS_REGION", cmp.Or(set["AWS_DEFAULT_REGION"], "us-east-1"))
+	add("LAMBDA_TASK_ROOT", filepath.Dir(executable))
+	add("_HANDLER", filepath.Base(executable))
+	return env, "arn:aws:lambda:" + region + ":123456789012:function:" + name
 }
