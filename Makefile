@@ -3,11 +3,23 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
-GO      ?= go
-ARCH    ?= arm64
+GO   ?= go
+ARCH ?= arm64
+override ARCH := $(value ARCH)
+export GO ARCH
+# ARCH as Go calls it, empty if it is not known.
+goarch := $(if $(word 2,$(ARCH)),,$(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(filter arm64 aarch64 amd64 x86_64,$(ARCH)))))
+
+# A tag may hold what a shell would run, and a version what the linker takes for options.
 ifndef VERSION
-# A tag may hold what a shell would run.
-VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null | tr -c 'A-Za-z0-9._+\n-' _),dev)
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null | LC_ALL=C tr -c 'A-Za-z0-9._+\n-' _),dev)
+else
+override VERSION := $(value VERSION)
+odd := $(VERSION)
+$(foreach c,a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D E F G H I J K L M N O P Q R S T U V W X Y Z 0 1 2 3 4 5 6 7 8 9 . _ + -,$(eval odd := $$(subst $c,,$$(odd))))
+ifneq ($(odd),)
+$(error VERSION may have letters, digits, and . _ + - alone)
+endif
 endif
 export VERSION
 
@@ -23,7 +35,7 @@ TOOL := CGO_ENABLED=0 $(GO) tool -modfile=.ci/tools.mod
 first = [ -e $(1) ] || echo 'Building; with an empty build cache this takes a minute or two.' >&2
 
 .PHONY: help run sandbox aws-sandbox invoke-local doctor examples build-local test check test-go vulncheck conformance \
-	simulate fuzz canary bench build package notice sbom reproducible deploy invoke status logs destroy clean
+	simulate fuzz canary bench build package notice sbom reproducible build-rotatorctl deploy deploy-build invoke status logs destroy clean
 
 help: ## say what there is to do
 	@echo 'iam-token-rotator: keeps a valid IBM Cloud IAM access token in a secret'
@@ -151,9 +163,9 @@ bench: build-local package ## measure round trips, cold start and many rotations
 ## Release
 
 build: ## build the Lambda binary, build/rotate/bootstrap (ARCH=arm64 or amd64)
-	@case '$(ARCH)' in arm64|amd64) ;; *) echo "ARCH=$(ARCH) is not known: use arm64 or amd64" >&2; exit 2;; esac
+	@[ '$(goarch)' ] || { echo "ARCH=$$ARCH is not known: use arm64 or amd64" >&2; exit 2; }
 	@$(call first,build/rotate/bootstrap)
-	GOOS=linux GOARCH=$(ARCH) $(RELEASE) -o build/rotate/bootstrap ./functions/rotate
+	GOOS=linux GOARCH=$(goarch) $(RELEASE) -o build/rotate/bootstrap ./functions/rotate
 
 package: notice ## pack it into build/rotate.zip, the same bytes every time
 	$(GO) run ./scripts/package -o build/rotate.zip build/rotate/bootstrap build/THIRD-PARTY.txt
@@ -162,7 +174,7 @@ notice: build ## write the licences of what is in the binary to build/THIRD-PART
 	$(GO) run ./scripts/notice -o build/THIRD-PARTY.txt build/rotate/bootstrap
 
 sbom: build ## write what is in the binary to build/sbom.json (CycloneDX)
-	@GOOS=linux GOARCH=$(ARCH) "$$($(TOOL) -n cyclonedx-gomod)" bin -json -licenses -std -noserial -notimestamp -version "$$VERSION" -output build/sbom.json build/rotate/bootstrap
+	@GOOS=linux GOARCH=$(goarch) "$$($(TOOL) -n cyclonedx-gomod)" bin -json -licenses -std -noserial -notimestamp -version "$$VERSION" -output build/sbom.json build/rotate/bootstrap
 	@echo 'build/sbom.json: written'
 
 # Two copies of this tree in folders of different names; whoever has the commit can make the very zip that runs.
@@ -172,7 +184,7 @@ reproducible: ## pack the zip in two folders and compare the bytes
 	echo 'Packing twice; with an empty build cache this takes two minutes.' >&2; \
 	for folder in "$$work/one" "$$work/another folder"; do \
 		mkdir "$$folder" && tar -cf "$$work/tree.tar" --exclude=./build --exclude=./.git . && tar -xf "$$work/tree.tar" -C "$$folder" && \
-		env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -C "$$folder" --silent package VERSION=reproducible ARCH='$(ARCH)' GO='$(GO)' first=: >/dev/null || exit 1; \
+		env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -C "$$folder" --silent package VERSION=reproducible ARCH="$$ARCH" GO="$$GO" first=: >/dev/null || exit 1; \
 	done; \
 	cmp "$$work/one/build/rotate.zip" "$$work/another folder/build/rotate.zip" || { echo 'reproducible: two builds of the same source differ' >&2; exit 1; }; \
 	size=$$(wc -c <"$$work/one/build/rotate.zip"); \
@@ -182,27 +194,34 @@ reproducible: ## pack the zip in two folders and compare the bytes
 
 ## AWS
 
-# AWS: scripts/stack has the logic, and says with -h what each variable means.
-STACK      ?= iam-token-rotator
-DEPLOY_DIR ?= build/deploy
-stack       = STACK='$(STACK)' ARCH='$(ARCH)' GO='$(GO)' BUILD_DIR='$(DEPLOY_DIR)' scripts/stack
+# scripts/rotatorctl has the logic; its commands say with -h what each variable means. They read them in the environment.
+STACK ?= iam-token-rotator
+export STACK
+rotatorctl = build/local/rotatorctl
 
-deploy: ## deploy to AWS and rotate once (scripts/stack -h tells the variables)
-	@$(stack) check
-	@GOOS=linux GOARCH=$(ARCH) $(RELEASE) -o '$(DEPLOY_DIR)/bootstrap' ./functions/rotate
-	@$(stack) deploy
+build-rotatorctl:
+	@$(call first,$(rotatorctl))
+	@$(BUILD) -o $(rotatorctl) ./scripts/rotatorctl
 
-invoke: ## run the deployed function (MODE=rotate, ensure, check or doctor)
-	@$(stack) invoke
+deploy: build-rotatorctl ## deploy to AWS and rotate once (build/local/rotatorctl deploy -h explains the variables)
+	@$(rotatorctl) deploy
 
-status: ## say when each deployed token expires and how its last run went
-	@$(stack) status
+deploy-build: # what rotatorctl deploy uploads
+	@GOOS=linux GOARCH=$(goarch) $(RELEASE) -o "$$DEPLOY_BINARY" ./functions/rotate
 
-logs: ## print the deployed function's log (MINUTES=60)
-	@$(stack) logs
+invoke: build-rotatorctl ## run the deployed function (MODE=rotate, ensure, check or doctor)
+	@$(rotatorctl) invoke
 
-destroy: ## remove from AWS all that deploy made
-	@$(stack) destroy
+status: build-rotatorctl ## show when each deployed token expires and how its last run went
+	@$(rotatorctl) status
+
+MINUTES ?= 60
+export MINUTES
+logs: build-rotatorctl ## print what the deployed function's log says (MINUTES=60)
+	@$(rotatorctl) logs --since="$${MINUTES}m"
+
+destroy: build-rotatorctl ## remove from AWS all that deploy made (YES=1: without asking)
+	@$(rotatorctl) destroy$(if $(YES), --yes)
 
 ## Tidy up
 

@@ -1,9 +1,12 @@
+// Package aws_test holds the CloudFormation templates to what the rest of the project promises, and replays what
+// the fleet's state machines send to the function. scripts/rotatorctl deploys the template.
 package aws_test
 
 import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -11,7 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/programs"
 )
 
 // object is a mapping of the template.
@@ -288,82 +291,6 @@ func checkQuiet(t *testing.T, rule alarmRule, phase int) {
 	}
 }
 
-// checkDashboard holds the dashboard to the metrics that the function has really
-// written: a misspelt name would draw an empty line for ever.
-func (a *account) checkDashboard() {
-	a.t.Helper()
-	var answer struct {
-		Body string `xml:"GetDashboardResult>DashboardBody"`
-	}
-	a.query("monitoring", "Action=GetDashboard&Version=2010-08-01&DashboardName="+a.stack+"-"+awstest.Region, &answer)
-	var dashboard struct {
-		Widgets []struct {
-			Properties struct {
-				Title   string
-				Metrics [][]any
-			}
-		}
-	}
-	if err := json.Unmarshal([]byte(answer.Body), &dashboard); err != nil {
-		a.t.Fatalf("the dashboard is no JSON: %v\n%s", err, answer.Body)
-	}
-	emitted := a.emitted()
-	drawn := map[string]bool{}
-	for _, widget := range dashboard.Widgets {
-		var before []any
-		for _, metric := range widget.Properties.Metrics {
-			for i, part := range metric { // "." and "..." repeat the line before
-				if part == "." {
-					metric[i] = before[i]
-				}
-			}
-			before = metric
-			if metric[0] != "IAMTokenRotator" {
-				continue
-			}
-			name := show(metric[1])
-			drawn[name] = true
-			if !emitted[name] && name != "SafetyMarginSeconds" { // no margin at the first token
-				a.t.Errorf("%q draws %s, which the function does not write: %v", widget.Properties.Title, name, emitted)
-			}
-			want(a.t, name, show(metric[2])+"="+show(metric[3]), "FunctionName="+a.stack)
-		}
-	}
-	for _, name := range []string{"SecondsRemaining", "SafetyMarginSeconds", "DurationMilliseconds", "Failure"} {
-		if !drawn[name] {
-			a.t.Errorf("the dashboard does not draw %s", name)
-		}
-	}
-}
-
-// emitted are the metrics, with the dimension FunctionName alone, that the function
-// has written to its log.
-func (a *account) emitted() map[string]bool {
-	names := map[string]bool{}
-	for line := range strings.Lines(a.lambda.Printed()) {
-		var document struct {
-			FunctionName string
-			AWS          struct {
-				CloudWatchMetrics []struct {
-					Namespace  string
-					Dimensions [][]string
-					Metrics    []struct{ Name string }
-				}
-			} `json:"_aws"`
-		}
-		if json.Unmarshal([]byte(line), &document) != nil || document.FunctionName != a.stack {
-			continue
-		}
-		for _, set := range document.AWS.CloudWatchMetrics {
-			alone := slices.ContainsFunc(set.Dimensions, func(names []string) bool { return slices.Equal(names, []string{"FunctionName"}) })
-			for _, metric := range set.Metrics {
-				names[metric.Name] = names[metric.Name] || alone && set.Namespace == "IAMTokenRotator"
-			}
-		}
-	}
-	return names
-}
-
 func TestPoliciesAreNarrow(t *testing.T) {
 	t.Parallel()
 	tmpl := template(t)
@@ -581,4 +508,96 @@ func TestScheduleRoleIsForThisGroupAlone(t *testing.T) {
 		"aws:SourceAccount": object{"Ref": "AWS::AccountId"},
 		"aws:SourceArn":     object{"Fn::Sub": "arn:${AWS::Partition}:scheduler:${AWS::Region}:${AWS::AccountId}:schedule-group/${AWS::StackName}"},
 	}})
+}
+
+func TestCopiesAreReadByTheNamedRolesAlone(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t)
+	want(t, "condition", at(t, tmpl, "Resources", "MirrorPolicy", "Condition"), "HasMirrors")
+	want(t, "condition", at(t, tmpl, "Resources", "MirrorReaders", "Condition"), "HasMirrorReaders")
+	readers := properties(t, tmpl, "MirrorReaders")
+	first := show(object{"Fn::Select": []any{0, object{"Fn::Split": []any{",", object{"Ref": "MirrorSecretArns"}}}}})
+	want(t, "secret", show(readers["SecretId"]), first)
+	found := statements(readers)
+	if len(found) != 1 {
+		t.Fatalf("got %d statements, want 1", len(found))
+	}
+	want(t, "action", show(found[0]["Action"]), "secretsmanager:GetSecretValue")
+	want(t, "resource", show(found[0]["Resource"]), first)
+	want(t, "principal", show(found[0]["Principal"]), show(object{"AWS": object{"Fn::Split": []any{",", object{"Ref": "MirrorReaderRoleArns"}}}}))
+}
+
+// A star in an ARN would let the function overwrite, or a role read, what nobody named. An empty
+// element of any list would be heard of only when the resource is made.
+func TestListParametersTakeWholeElements(t *testing.T) {
+	t.Parallel()
+	const (
+		secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:tokens/logs-Ab12Cd"
+		role   = "arn:aws:iam::123456789012:role/jobs/reader"
+	)
+	network := map[string]values{
+		"SubnetIds":        {[]string{"", "subnet-0a1b", "subnet-0a1b,subnet-2c"}, []string{"subnet-0a1b,", ",subnet-0a1b", "subnet-0a1b,,subnet-2c", "subnet-0a1b, subnet-2c", "sg-0a1b"}},
+		"SecurityGroupIds": {[]string{"", "sg-0a1b", "sg-0a1b,sg-2c"}, []string{"sg-0a1b,", ",sg-0a1b", "subnet-0a1b"}},
+	}
+	checkPatterns(t, fleet(t), network)
+	checkPatterns(t, template(t), network)
+	checkPatterns(t, template(t), map[string]values{
+		"MirrorSecretArns":     {[]string{"", secret, secret + "," + secret}, []string{secret + ",", "," + secret, secret + ",," + secret, "*", secret + "*", secret + ", " + secret, "arn:aws:secretsmanager:eu-central-1:123456789012:secret:*", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:*-Ab12Cd", role}},
+		"MirrorReaderRoleArns": {[]string{"", role, role + "," + role}, []string{role + ",", "," + role, "*", "arn:aws:iam::123456789012:root", "arn:aws:iam::123456789012:user/a", role + "/*", secret}},
+	})
+}
+
+// values are what a parameter takes and does not take.
+type values struct{ good, bad []string }
+
+// checkPatterns holds parameters' patterns against them.
+func checkPatterns(t *testing.T, tmpl object, parameters map[string]values) {
+	t.Helper()
+	for name, values := range parameters {
+		pattern := regexp.MustCompile(at(t, tmpl, "Parameters", name, "AllowedPattern").(string))
+		for _, value := range values.good {
+			if !pattern.MatchString(value) {
+				t.Errorf("%s does not take %q", name, value)
+			}
+		}
+		for _, value := range values.bad {
+			if pattern.MatchString(value) {
+				t.Errorf("%s takes %q", name, value)
+			}
+		}
+	}
+}
+
+func TestFunction(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t)
+	function := properties(t, tmpl, "Function")
+	for name, value := range (object{
+		"Runtime": "provided.al2023", "Handler": "bootstrap", "MemorySize": 128, "Timeout": 120,
+		"Architectures": []any{object{"Ref": "Architecture"}},
+		"LoggingConfig": object{"LogGroup": object{"Ref": "LogGroup"}},
+	}) {
+		want(t, name, function[name], value)
+	}
+	want(t, "Architecture", at(t, tmpl, "Parameters", "Architecture", "Default"), "arm64")
+
+	asynchronous := properties(t, tmpl, "AsynchronousInvocations")
+	want(t, "asynchronous retries", asynchronous["MaximumRetryAttempts"], 0)
+	want(t, "asynchronous age", asynchronous["MaximumEventAgeInSeconds"], 120)
+	want(t, "asynchronous failures go to", at(t, asynchronous, "DestinationConfig", "OnFailure", "Destination"), object{"Fn::GetAtt": []any{"FailedRuns", "Arn"}})
+	want(t, "alias", asynchronous["Qualifier"], "$LATEST")
+}
+
+func TestTemplatesAreClean(t *testing.T) {
+	t.Parallel()
+	programs.Need(t, "cfn-lint")
+	for _, file := range []string{"template.yaml", "fleet.yaml"} {
+		got := programs.Run(t, programs.Command{Env: programs.CleanEnviron(), Name: "cfn-lint", Args: []string{file}})
+		if got.Exit != 0 {
+			t.Errorf("cfn-lint:\n%s", got.All())
+		}
+		if info, err := os.Stat(file); err != nil || info.Size() > 51200 {
+			t.Errorf("%s: %v, or it has more than the 51200 bytes that CloudFormation takes without a bucket", file, err)
+		}
+	}
 }

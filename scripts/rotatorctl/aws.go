@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
@@ -18,7 +19,7 @@ import (
 
 // loadAWS finds region and credentials as all of AWS's programs do.
 func loadAWS(ctx context.Context) (aws.Config, error) {
-	cfg, err := config.LoadDefaultConfig(ctx, config.WithEC2IMDSRegion())
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithRetryMaxAttempts(8))
 	if err != nil {
 		return cfg, fmt.Errorf("the AWS configuration cannot be read: %s", printable(err.Error()))
 	}
@@ -59,6 +60,25 @@ func whoAmI(ctx context.Context, cfg aws.Config) (identity, error) {
 		return identity{}, fmt.Errorf("AWS does not say which account this is: %w", awsError(err))
 	}
 	return identity{printable(aws.ToString(caller.Account)), cfg.Region}, nil
+}
+
+// connect makes the clients, and says who calls.
+func (p *program) connect(ctx context.Context, c *clients) (identity, error) {
+	cfg, err := p.loadAWS(ctx)
+	if err != nil {
+		return identity{}, err
+	}
+	*c = newClients(cfg)
+	return whoAmI(ctx, cfg)
+}
+
+// functionError is why Lambda did not do what it was asked for.
+func (p *program) functionError(err error) error {
+	var missing *types.ResourceNotFoundException
+	if errors.As(err, &missing) {
+		return fmt.Errorf("there is no function %s in this account and region (deploy makes it)", p.stack)
+	}
+	return fmt.Errorf("the function %s: %w", p.stack, awsError(err))
 }
 
 // awsError is an AWS client's error in few words: AWS's code and message, or why there was no answer.

@@ -3,14 +3,18 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf16"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/spf13/cobra"
@@ -30,6 +34,7 @@ type program struct {
 	sleep  func(context.Context, time.Duration) error
 	// loadAWS finds region and credentials. The SDK reads the process's own environment, so tests give another.
 	loadAWS func(context.Context) (aws.Config, error)
+	build   func(ctx context.Context, d *deployment, binary string) error
 
 	stack  string
 	output string // text or json
@@ -41,7 +46,7 @@ func main() {
 	defer stop()
 	p := program{
 		getenv: os.Getenv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		now: time.Now, sleep: sleep, loadAWS: loadAWS,
+		now: time.Now, sleep: sleep, loadAWS: loadAWS, build: buildByMake,
 	}
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // a core would hold keys
 	os.Exit(p.run(ctx, os.Args[1:]))
@@ -114,8 +119,39 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 	flags.StringVar(&p.stack, "stack", stack, "name of the CloudFormation stack and of the function (STACK)")
 	flags.StringVarP(&p.output, "output", "o", "text", "text, or json: one JSON document on standard output")
 	flags.BoolVarP(&p.yes, "yes", "y", false, "do not ask")
-	root.AddCommand(p.setupCommand(), p.putKeyCommand())
+	root.AddCommand(p.setupCommand(), p.putKeyCommand(), p.deployCommand(), p.statusCommand(), p.logsCommand(),
+		p.invokeCommand(), p.doctorCommand(), p.destroyCommand())
 	return root
+}
+
+var stackName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`)
+
+// checkStack holds the stack's name to what CloudFormation and Lambda, whose function has it too, can have.
+func (p *program) checkStack() error {
+	if !stackName.MatchString(p.stack) {
+		return usagef("STACK=%s is no name of a stack: use up to 64 letters, digits and hyphens, a letter first", quote(p.stack))
+	}
+	return nil
+}
+
+// printJSON prints the one document of -o json, with all that a terminal might obey escaped.
+func (p *program) printJSON(document any) error {
+	text, err := json.MarshalIndent(document, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding the output: %w", err)
+	}
+	var safe strings.Builder
+	for _, r := range string(text) + "\n" {
+		if r == '\n' || strconv.IsPrint(r) {
+			safe.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&safe, `\u%04x`, unit)
+		}
+	}
+	_, err = io.WriteString(p.stdout, safe.String())
+	return err
 }
 
 // noArguments refuses arguments, which may be keys pasted into the wrong place.

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/term"
+
+	"iam-token-rotator/functions/report"
 )
 
 // secretLength is the least length of what may be a key pasted into the wrong place: an AWS key has 40 characters.
@@ -23,19 +25,8 @@ func quote(text string) string {
 	return strconv.Quote(text)
 }
 
-// printable returns foreign text for a terminal: without quotes, on one line, with control and direction
-// characters and bytes that are not UTF-8 escaped.
-func printable(text string) string {
-	var safe strings.Builder
-	for _, r := range strings.ToValidUTF8(text, "\uFFFD") {
-		if strconv.IsPrint(r) {
-			safe.WriteRune(r)
-		} else {
-			safe.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
-		}
-	}
-	return safe.String()
-}
+// printable returns foreign text for a terminal: on one line, with control and direction characters escaped.
+func printable(text string) string { return report.Printable(text) }
 
 // isTerminal tells whether a person reads or types there.
 func isTerminal(file any) bool {

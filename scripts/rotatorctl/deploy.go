@@ -1,0 +1,448 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"iam-token-rotator/functions/report"
+)
+
+// setting is a value that deploy takes from an option or a variable, and gives to a parameter of the template.
+type setting struct {
+	variable, parameter, help string
+}
+
+var settings = []setting{
+	{"BUCKET", "CodeBucket", "S3 bucket for the function's zip, in the stack's region"},
+	{"BOOTSTRAP_SECRET_ARN", "BootstrapSecretArn", "AWS secret with the bootstrap API key, as rotatorctl put-key prints it"},
+	{"SECRETS_MANAGER_URL", "SecretsManagerUrl", "endpoint of the IBM Cloud Secrets Manager instance"},
+	{"IAM_URL", "IamUrl", "IAM endpoint, if not https://iam.cloud.ibm.com"},
+	{"API_KEY_SECRET", "ApiKeySecret", "IBM secret with the API key to exchange"},
+	{"TOKEN_SECRET", "TokenSecret", "id of the IBM secret to save the token to"},
+	{"EXPECT_ACCOUNT", "ExpectAccount", "account that the token must be of"},
+	{"EXPECT_IAM_ID", "ExpectIamId", "IAM id that the token must be of"},
+	{"ROTATIONS_FILE", "RotationsFile", "a list of rotations, in place of the four before"},
+	{"BOOTSTRAP_EXPIRES_AT", "BootstrapExpiresAt", "when the bootstrap API key expires: 2026-01-31"},
+	{"ARCH", "Architecture", "arm64 (if not set) or amd64; aarch64 and x86_64 are the same"},
+	{"PARAMS", "", `further parameters of infra/aws/template.yaml, "Key=Value …"; they stay until set again`},
+	{"DEPLOY_DIR", "", "folder to build in (build/deploy)"},
+}
+
+func optionName(variable string) string {
+	return strings.ToLower(strings.ReplaceAll(variable, "_", "-"))
+}
+
+func (p *program) deployCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "deploy",
+		Short: "Deploy the function as a CloudFormation stack and rotate once",
+		Long: `Builds the function, uploads it, creates or updates the stack, and rotates once, so that a token exists and any mistake shows now.
+The program must run inside the repository. The first build takes a minute or two.`,
+		Args: noArguments,
+	}
+	given := map[string]*string{}
+	for _, s := range settings {
+		given[s.variable] = cmd.Flags().String(optionName(s.variable), "", s.help+" ("+s.variable+")")
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		d := deployment{program: p, values: map[string]string{}}
+		for name, value := range given {
+			if d.values[name] = *value; !cmd.Flags().Changed(optionName(name)) {
+				d.values[name] = p.getenv(name)
+			}
+		}
+		return d.run(cmd.Context())
+	}
+	return cmd
+}
+
+// deployment is one run of deploy.
+type deployment struct {
+	*program
+	clients
+	values     map[string]string // by the variable's name
+	root       string            // the repository
+	parameters map[string]string // of the template, all that are given
+	others     []string          // parameters that PARAMS may set
+}
+
+func (d *deployment) run(ctx context.Context) error {
+	if err := d.check(ctx); err != nil {
+		return err
+	}
+	who, err := d.connect(ctx, &d.clients)
+	if err != nil {
+		return err
+	}
+	d.say("Deploying the stack %s to %s", d.stack, who)
+	if err := d.checkBucket(ctx, who); err != nil {
+		return err
+	}
+	packed, err := d.pack(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.upload(ctx, packed); err != nil {
+		return err
+	}
+	if err := d.createOrUpdate(ctx); err != nil {
+		return err
+	}
+	if err := d.compareCode(ctx, packed); err != nil {
+		return err
+	}
+	return d.finish(ctx, who)
+}
+
+var bootstrapARN = regexp.MustCompile(`^arn:[^:]+:secretsmanager:([^:]+):([^:]+):secret:.+-.{6}$`)
+
+// check refuses everything that can be seen to be wrong before anything is built or sent.
+func (d *deployment) check(ctx context.Context) error {
+	if err := d.checkStack(); err != nil {
+		return err
+	}
+	var err error
+	if d.root, err = repository(); err != nil {
+		return err
+	}
+	required := []string{"BUCKET", "BOOTSTRAP_SECRET_ARN", "SECRETS_MANAGER_URL"}
+	single := []string{"API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID"}
+	unset := func(name string) bool { return d.values[name] == "" }
+	file := d.values["ROTATIONS_FILE"]
+	if file == "" {
+		required = append(required, single[:2]...)
+	} else if set := slices.DeleteFunc(single, unset); len(set) > 0 {
+		return usagef("ROTATIONS_FILE and %s are set: set one rotation or a list, not both", strings.Join(set, ", "))
+	}
+	if missing := slices.DeleteFunc(required, func(name string) bool { return !unset(name) }); len(missing) > 0 {
+		return usagef("set %s (rotatorctl deploy -h explains them; rotatorctl setup prints them)", strings.Join(missing, " "))
+	}
+	if !bootstrapARN.MatchString(d.values["BOOTSTRAP_SECRET_ARN"]) {
+		return usagef("BOOTSTRAP_SECRET_ARN is not the whole ARN that rotatorctl put-key prints")
+	}
+	switch d.values["ARCH"] {
+	case "", "arm64", "aarch64":
+		d.values["ARCH"] = "arm64"
+	case "amd64", "x86_64":
+		d.values["ARCH"] = "x86_64" // as AWS calls it
+	default:
+		return usagef("ARCH=%s is not known: use arm64 or amd64", quote(d.values["ARCH"]))
+	}
+	if err := d.readParameters(); err != nil {
+		return err
+	}
+	if file != "" {
+		d.parameters["RotationsFile"] = rotationsName
+		return d.checkRotations(ctx, file)
+	}
+	return nil
+}
+
+// rotationsName is the list's name in the zip, where the function looks for it.
+const rotationsName = "rotations.json"
+
+// repository is the folder of go.mod, at or above the working directory.
+func repository() (string, error) {
+	folder, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("finding the repository: %w", err)
+	}
+	for ; ; folder = filepath.Dir(folder) {
+		if text, err := os.ReadFile(filepath.Join(folder, "go.mod")); err == nil && bytes.HasPrefix(text, []byte("module iam-token-rotator\n")) {
+			return folder, nil
+		}
+		if folder == filepath.Dir(folder) {
+			return "", usagef("deploy builds the function: run it inside the repository of iam-token-rotator")
+		}
+	}
+}
+
+// readParameters refuses in PARAMS a key that the template does not have, and one that another variable sets.
+func (d *deployment) readParameters() error {
+	d.parameters = map[string]string{}
+	reserved := map[string]string{"CodeKey": "deploy names the zip after its content"}
+	for _, s := range settings {
+		if s.parameter != "" {
+			d.parameters[s.parameter], reserved[s.parameter] = d.values[s.variable], "set "+s.variable
+		}
+	}
+	text, err := os.ReadFile(d.templateFile())
+	if err != nil {
+		return fmt.Errorf("reading the template: %w", err)
+	}
+	var template struct {
+		Parameters yaml.Node `yaml:"Parameters"`
+	}
+	if err := yaml.Unmarshal(text, &template); err != nil {
+		return fmt.Errorf("reading %s: %w", d.templateFile(), err)
+	}
+	for i := 0; i < len(template.Parameters.Content); i += 2 {
+		if key := template.Parameters.Content[i].Value; reserved[key] == "" {
+			d.others = append(d.others, key)
+		}
+	}
+	for _, word := range strings.Fields(d.values["PARAMS"]) {
+		key, value, found := strings.Cut(word, "=")
+		switch {
+		case !found:
+			return usagef("PARAMS has %s, which is no Key=Value (no value may have a space in it)", quote(word))
+		case reserved[key] != "":
+			return usagef("PARAMS must not set %s: %s", key, reserved[key])
+		case !slices.Contains(d.others, key):
+			return usagef("PARAMS has the key %s, which the template does not know. It may have: %s", quote(key), strings.Join(d.others, " "))
+		}
+		d.parameters[key] = value
+	}
+	return nil
+}
+
+func (d *deployment) templateFile() string { return filepath.Join(d.root, "infra/aws/template.yaml") }
+
+// checkRotations has the function itself judge the list, beside values that are sound: deployed, a faulty list
+// would take the place of one that works.
+func (d *deployment) checkRotations(ctx context.Context, file string) error {
+	whole, err := filepath.Abs(file)
+	if err == nil {
+		_, err = os.ReadFile(whole)
+	}
+	if err != nil {
+		return usagef("ROTATIONS_FILE=%s cannot be read", printable(file))
+	}
+	judge := d.command(ctx, d.goTool(), "run", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "./functions/rotate", "config")
+	judge.Env = append(slices.DeleteFunc(judge.Env, func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return !strings.HasPrefix(name, "GO") && !slices.Contains([]string{"PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME"}, name)
+	}), "ROTATIONS_FILE="+whole, "SECRETS_MANAGER_URL=https://sound.invalid", "SECRETS_MANAGER_APIKEY=sound")
+	complaint := &bytes.Buffer{}
+	judge.Stdout, judge.Stderr = nil, complaint
+	if err := judge.Run(); err != nil {
+		message := fmt.Sprintf("ROTATIONS_FILE=%s: nothing was deployed", printable(file))
+		for line := range strings.Lines(complaint.String()) {
+			if !strings.HasPrefix(line, "exit status") {
+				message += "\n  " + printable(strings.TrimRight(line, "\n"))
+			}
+		}
+		return usagef("%s", message)
+	}
+	return nil
+}
+
+func (d *deployment) goTool() string {
+	if tool := d.getenv("GO"); tool != "" {
+		return tool
+	}
+	return "go"
+}
+
+// command is a program to run in the repository.
+func (d *deployment) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	command := exec.CommandContext(ctx, name, args...)
+	command.Dir, command.Env, command.Stdout, command.Stderr = d.root, os.Environ(), d.stderr, d.stderr
+	return command
+}
+
+func (d *deployment) checkBucket(ctx context.Context, who identity) error {
+	if found := bootstrapARN.FindStringSubmatch(d.values["BOOTSTRAP_SECRET_ARN"]); found[2] != who.account {
+		d.say("Warning: the bootstrap secret is in account %s: is this the account you mean?", printable(found[2]))
+	}
+	bucket := d.values["BUCKET"]
+	_, err := d.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
+	var answer *awshttp.ResponseError
+	if errors.As(err, &answer) {
+		switch answer.HTTPStatusCode() {
+		case 301:
+			return fmt.Errorf("the bucket %s is in the region %s, the stack in %s", printable(bucket),
+				printable(answer.Response.Header.Get("X-Amz-Bucket-Region")), who.region)
+		case 403, 404:
+			return fmt.Errorf("the bucket %s does not exist or is not yours. Make one in the stack's region: aws s3 mb s3://%s", printable(bucket), printable(bucket))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the bucket %s: %w", printable(bucket), awsError(err))
+	}
+	return nil
+}
+
+// pack builds the function and returns its zip.
+func (d *deployment) pack(ctx context.Context) ([]byte, error) {
+	folder := d.values["DEPLOY_DIR"]
+	if folder == "" {
+		folder = filepath.Join(d.root, "build/deploy")
+	}
+	folder, err := filepath.Abs(folder)
+	if err == nil {
+		err = os.MkdirAll(folder, 0o755)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("making the folder to build in: %w", err)
+	}
+	binary, zip := filepath.Join(folder, "bootstrap"), filepath.Join(folder, "rotate.zip")
+	if err := d.build(ctx, d, binary); err != nil {
+		return nil, err
+	}
+	arguments := []string{"run", "./scripts/package", "-o", zip, binary}
+	if file := d.values["ROTATIONS_FILE"]; file != "" {
+		list := filepath.Join(folder, rotationsName)
+		text, err := os.ReadFile(file)
+		if err == nil {
+			err = os.WriteFile(list, text, 0o600)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("copying the list of rotations: %w", err)
+		}
+		arguments = append(arguments, list)
+	}
+	if err := d.command(ctx, d.goTool(), arguments...).Run(); err != nil {
+		return nil, fmt.Errorf("packing the function failed: %w", err)
+	}
+	return os.ReadFile(zip)
+}
+
+// buildByMake builds the function as the Makefile says.
+func buildByMake(ctx context.Context, d *deployment, binary string) error {
+	d.say("Building the function; the first time that takes a minute or two")
+	make := d.command(ctx, "make", "--no-print-directory", "deploy-build")
+	// ARCH and the folder are not this make's matter alone: a make that called this program has its own.
+	make.Env = append(slices.DeleteFunc(make.Env, func(variable string) bool {
+		return strings.HasPrefix(variable, "MAKE") || strings.HasPrefix(variable, "MFLAGS=")
+	}), "ARCH="+d.values["ARCH"], "DEPLOY_BINARY="+binary)
+	if err := make.Run(); err != nil {
+		return fmt.Errorf("building the function failed: %w", err)
+	}
+	return nil
+}
+
+// zipPrefix begins the keys of a stack's zips.
+func (p *program) zipPrefix() string { return "iam-token-rotator/" + p.stack + "/rotate-" }
+
+// upload stores the zip under a key that changes with its content.
+func (d *deployment) upload(ctx context.Context, packed []byte) error {
+	bucket, key := d.values["BUCKET"], fmt.Sprintf("%s%.16x.zip", d.zipPrefix(), sha256.Sum256(packed))
+	d.parameters["CodeKey"] = key
+	d.say("Uploading the function to s3://%s/%s", printable(bucket), key)
+	if _, err := d.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(packed)}); err != nil {
+		return fmt.Errorf("uploading the function: %w", awsError(err))
+	}
+	return nil
+}
+
+// compareCode tells whether the function that is deployed is the one that was built.
+func (d *deployment) compareCode(ctx context.Context, packed []byte) error {
+	sum := sha256.Sum256(packed)
+	built := base64.StdEncoding.EncodeToString(sum[:])
+	function, err := d.lambda.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &d.stack})
+	if err != nil {
+		return fmt.Errorf("the deployed code cannot be compared with what was built: %w", awsError(err))
+	}
+	if deployed := aws.ToString(function.CodeSha256); deployed != built {
+		return fmt.Errorf("the deployed code is not what was built: CodeSha256 is %s, built was %s", quote(deployed), built)
+	}
+	d.say("The deployed code is what was built: CodeSha256 %s", built)
+	return nil
+}
+
+const (
+	deniedFor   = 5 * time.Minute // new permissions take that long to reach everywhere
+	deniedPause = 15 * time.Second
+)
+
+// finish rotates at once, so that any mistake shows now, and prints the result.
+func (d *deployment) finish(ctx context.Context, who identity) error {
+	d.say("Rotating once, so that a token exists and any mistake shows now")
+	payload, err := d.firstRun(ctx)
+	if err != nil {
+		return err
+	}
+	stack, err := d.findStack(ctx, d.stack)
+	if err != nil {
+		return err
+	}
+	dashboard := output(stack, "DashboardUrl")
+	if d.output == "json" {
+		return d.printJSON(map[string]any{"stack": d.stack, "account": who.account, "region": who.region, "dashboard": dashboard, "report": json.RawMessage(payload)})
+	}
+	if err := d.printAnswer(payload); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(d.stdout, "Dashboard: %s\n", printable(dashboard))
+	return err
+}
+
+func (d *deployment) firstRun(ctx context.Context) ([]byte, error) {
+	began := d.now()
+	last, times := "", 0
+	for {
+		payload, failure, err := d.call(ctx, d.lambda, event{Mode: "rotate"})
+		if err != nil || failure == "" {
+			return payload, err
+		}
+		if !onlyDenied(failure) || d.now().Sub(began) >= deniedFor {
+			if times++; last == failure && times > 1 {
+				failure = fmt.Sprintf("%s (%d times)", failure, times)
+			}
+			return nil, fmt.Errorf("the stack is deployed, but its first run failed: %s. Correct that and deploy again", failure)
+		}
+		if failure == last {
+			times++
+		} else {
+			d.say("  %s\n  New permissions may take minutes: trying again every %s for %s at most", failure, deniedPause, deniedFor)
+			last, times = failure, 1
+		}
+		if err := d.sleep(ctx, deniedPause); err != nil {
+			return nil, errors.New("interrupted: the stack is deployed, but has no token yet: rotatorctl invoke --mode=rotate")
+		}
+	}
+}
+
+// onlyDenied tells whether every failure named is of kind denied.
+func onlyDenied(failure string) bool {
+	for _, kind := range []string{"misconfigured", "not_found", "locked", "rate_limited", "unavailable", "invalid_token", "timeout"} {
+		if strings.Contains(failure, ": "+kind+": ") {
+			return false
+		}
+	}
+	return strings.Contains(failure, ": denied: ")
+}
+
+// output is one of a stack's outputs.
+func output(stack *types.Stack, key string) string {
+	if stack != nil {
+		for _, o := range stack.Outputs {
+			if aws.ToString(o.OutputKey) == key {
+				return aws.ToString(o.OutputValue)
+			}
+		}
+	}
+	return ""
+}
+
+// printAnswer prints the function's answer, a report or a diagnosis, for a person.
+func (p *program) printAnswer(payload []byte) error {
+	if r, err := report.Parse(payload); err == nil {
+		return r.WriteText(p.stdout)
+	}
+	if d, err := report.ParseDiagnosis(payload); err == nil {
+		return d.WriteText(p.stdout)
+	}
+	return fmt.Errorf("the function's answer is neither report nor diagnosis: %s", quote(string(payload)))
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/spf13/cobra"
+
+	"iam-token-rotator/functions/report"
+)
+
+// event is what the function is invoked with.
+type event struct {
+	Mode      string   `json:"mode"`
+	Rotations []string `json:"rotations,omitempty"`
+	Force     bool     `json:"force,omitempty"`
+}
+
+var modes = []string{"rotate", "ensure", "check", "doctor"}
+
+func (p *program) invokeCommand() *cobra.Command {
+	var e event
+	cmd := &cobra.Command{
+		Use:   "invoke",
+		Short: "Run the deployed function once and print its report",
+		Long: `Runs the deployed function once and prints its report.
+
+  rotate  saves a new token
+  ensure  saves one only if the stored one expires soon
+  check   does everything but save
+  doctor  checks all that rotations rely on, from where the function is, and says what to do`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if e.Mode == "" {
+				e.Mode = p.getenv("MODE")
+			}
+			if name := p.getenv("ROTATION"); name != "" && len(e.Rotations) == 0 {
+				e.Rotations = []string{name}
+			}
+			if force := p.getenv("FORCE"); !cmd.Flags().Changed("force") && force != "" && force != "false" {
+				if force != "true" {
+					return usagef("FORCE=%s is not known: use true, or leave it out", quote(force))
+				}
+				e.Force = true
+			}
+			return p.invoke(cmd.Context(), e)
+		},
+	}
+	cmd.Flags().StringVar(&e.Mode, "mode", "", strings.Join(modes, ", ")+" (MODE)")
+	cmd.Flags().StringArrayVar(&e.Rotations, "rotation", nil, "only this rotation; can be repeated (ROTATION)")
+	cmd.Flags().BoolVar(&e.Force, "force", false, "save a token of another identity than the stored one's, or one that expires sooner (FORCE=true)")
+	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions(modes, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+func (p *program) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Check, from where the function is, all that rotations rely on",
+		Long:  "Checks, from where the function is, all that rotations rely on, and says what to do. No alarm fires for what it finds.",
+		Args:  noArguments,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return p.invoke(cmd.Context(), event{Mode: "doctor"}) },
+	}
+}
+
+func (p *program) invoke(ctx context.Context, e event) error {
+	switch {
+	case e.Mode == "":
+		return usagef("set MODE: %s", strings.Join(modes, ", "))
+	case !slices.Contains(modes, e.Mode):
+		return usagef("MODE=%s is not known: use %s", quote(e.Mode), strings.Join(modes, ", "))
+	case e.Mode == "doctor" && e.Force:
+		return usagef("FORCE=true is about saving, which MODE=doctor does not do: leave it out")
+	}
+	if err := p.checkStack(); err != nil {
+		return err
+	}
+	var c clients
+	if _, err := p.connect(ctx, &c); err != nil {
+		return err
+	}
+	payload, failure, err := p.call(ctx, c.lambda, e)
+	if err != nil {
+		return err
+	}
+	if failure != "" {
+		return fmt.Errorf("the run failed: %s", failure)
+	}
+	if p.output == "json" {
+		err = p.printJSON(json.RawMessage(payload))
+	} else {
+		err = p.printAnswer(payload)
+	}
+	// Doctor never fails the invocation: no alarm is to fire because somebody asked.
+	if diagnosis, failure := report.ParseDiagnosis(payload); err == nil && failure == nil && !diagnosis.OK {
+		return errors.New("correct what is marked ✗")
+	}
+	return err
+}
+
+// call invokes the function and waits. The failure is the function's own, printable; the error is AWS's.
+func (p *program) call(ctx context.Context, client *lambda.Client, e event) (payload []byte, failure string, err error) {
+	request, err := json.Marshal(e)
+	if err != nil {
+		return nil, "", fmt.Errorf("encoding the event: %w", err)
+	}
+	answer, err := client.Invoke(ctx, &lambda.InvokeInput{FunctionName: &p.stack, Payload: request})
+	if err != nil {
+		return nil, "", p.functionError(err)
+	}
+	if answer.FunctionError == nil {
+		return answer.Payload, "", nil
+	}
+	var said struct{ ErrorType, ErrorMessage string }
+	if json.Unmarshal(answer.Payload, &said) != nil || said.ErrorMessage == "" {
+		return nil, "it gave no reason: " + aws.ToString(answer.FunctionError), nil
+	}
+	return nil, printable(said.ErrorType + ": " + said.ErrorMessage), nil
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs/types"
+	"github.com/spf13/cobra"
+
+	"iam-token-rotator/functions/report"
+)
+
+// entry is what a line of the function's log means.
+type entry struct {
+	ID     string         `json:"-"`
+	At     time.Time      `json:"at"`
+	Report *report.Report `json:"report,omitempty"`
+	Lost   string         `json:"lost,omitempty"`  // how a run ended that left no report
+	Other  string         `json:"other,omitempty"` // a warning or an error beside these
+	line   string
+}
+
+// lambdaFailure is what Lambda says of a process that ended, or whose time was up.
+var lambdaFailure = regexp.MustCompile(`^RequestId: \S+ (Error: .*)|(Task timed out.*)`)
+
+func newEntry(logged types.FilteredLogEvent) entry {
+	line := strings.TrimRight(aws.ToString(logged.Message), "\r\n")
+	e := entry{ID: aws.ToString(logged.EventId), At: time.UnixMilli(aws.ToInt64(logged.Timestamp)).UTC(), line: line}
+	var said struct {
+		Msg, Level, Error string
+		Report            json.RawMessage
+	}
+	if err := json.Unmarshal([]byte(line), &said); err != nil {
+		if strings.HasPrefix(line, "{") {
+			return e
+		}
+		if found := lambdaFailure.FindStringSubmatch(line); found != nil {
+			e.Lost = "ended without a report: " + found[1] + found[2]
+		}
+		return e
+	}
+	switch {
+	case said.Msg == "report":
+		if r, err := report.Parse(said.Report); err == nil {
+			e.Report = &r
+		}
+	case said.Msg == "the run could not begin":
+		e.Lost = "could not begin: " + strings.ReplaceAll(said.Error, "\n", "; ")
+	case said.Msg != "rotation" && (said.Level == "WARN" || said.Level == "ERROR"): // the report has the results again
+		e.Other = said.Level + " " + said.Msg
+		if said.Error != "" {
+			e.Other += ": " + said.Error
+		}
+	}
+	return e
+}
+
+// text is the entry for a person, nothing if it is of no interest.
+func (e entry) text(onlyFailed bool) string {
+	var text strings.Builder
+	at := e.At.Format(time.RFC3339)
+	switch {
+	case e.Report != nil:
+		for _, result := range e.Report.Results {
+			if !onlyFailed || result.Outcome == report.Failed {
+				fmt.Fprintf(&text, "%s %s: %s\n", at, printable(e.Report.Mode), result.Line())
+			}
+		}
+	case e.Lost != "":
+		fmt.Fprintf(&text, "%s the run %s\n", at, printable(e.Lost))
+	case e.Other != "" && !onlyFailed:
+		fmt.Fprintf(&text, "%s %s\n", at, printable(e.Other))
+	}
+	return text.String()
+}
+
+// entries returns what the log has since then and matches one of the patterns, each line once, by time.
+func (p *program) entries(ctx context.Context, c clients, since time.Time, patterns ...string) ([]entry, error) {
+	var found []entry
+	for _, pattern := range patterns {
+		pages := cloudwatchlogs.NewFilterLogEventsPaginator(c.logs, &cloudwatchlogs.FilterLogEventsInput{
+			LogGroupName: aws.String("/aws/lambda/" + p.stack), StartTime: aws.Int64(since.UnixMilli()), FilterPattern: aws.String(pattern),
+		})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			var missing *types.ResourceNotFoundException
+			if errors.As(err, &missing) {
+				return nil, fmt.Errorf("there is no log of the function %s in this account and region (deploy makes it)", p.stack)
+			} else if err != nil {
+				return nil, fmt.Errorf("the log of %s cannot be read: %w", p.stack, awsError(err))
+			}
+			for _, logged := range page.Events {
+				found = append(found, newEntry(logged))
+			}
+		}
+	}
+	slices.SortStableFunc(found, func(a, b entry) int { return a.At.Compare(b.At) })
+	known := map[string]bool{}
+	return slices.DeleteFunc(found, func(e entry) bool {
+		again := known[e.ID]
+		known[e.ID] = true
+		return again
+	}), nil
+}
+
+// logOptions are those of the command logs.
+type logOptions struct {
+	since               time.Duration
+	failed, follow, raw bool
+}
+
+func (p *program) logsCommand() *cobra.Command {
+	var o logOptions
+	cmd := &cobra.Command{
+		Use:   "logs",
+		Short: "Print what the deployed function's log says, a line a result",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case o.since <= 0 || o.since > 10*365*24*time.Hour:
+				return usagef("--since is how far to look back: 30m, 1h, 24h")
+			case o.raw && (o.failed || p.output == "json"):
+				return usagef("--raw prints all lines as they are: leave out --failed and -o json")
+			case o.follow && p.output == "json":
+				return usagef("--follow never ends, so there is no JSON document to print: leave out -o json")
+			}
+			return p.printLogs(cmd.Context(), o)
+		},
+	}
+	cmd.Flags().DurationVar(&o.since, "since", time.Hour, "how far to look back")
+	cmd.Flags().BoolVar(&o.failed, "failed", false, "only what failed")
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on printing until Ctrl-C")
+	cmd.Flags().BoolVar(&o.raw, "raw", false, "every line, escaped for a terminal but otherwise as it is")
+	return cmd
+}
+
+const (
+	followEvery = 5 * time.Second
+	lateBy      = 2 * time.Minute // a line may reach CloudWatch that late
+)
+
+func (p *program) printLogs(ctx context.Context, o logOptions) error {
+	if err := p.checkStack(); err != nil {
+		return err
+	}
+	var c clients
+	if _, err := p.connect(ctx, &c); err != nil {
+		return err
+	}
+	printed := map[string]bool{}
+	for since := p.now().Add(-o.since); ; {
+		asked := p.now()
+		found, err := p.entries(ctx, c, since, "")
+		if err != nil && ctx.Err() != nil {
+			return nil // Ctrl-C
+		} else if err != nil {
+			return err
+		}
+		if p.output == "json" {
+			found = slices.DeleteFunc(found, func(e entry) bool { return e.text(o.failed) == "" })
+			return p.printJSON(map[string]any{"entries": found})
+		}
+		for _, e := range found {
+			text := e.text(o.failed)
+			if o.raw {
+				text = printable(e.line) + "\n"
+			}
+			if printed[e.ID] {
+				continue
+			}
+			printed[e.ID] = true
+			if _, err := fmt.Fprint(p.stdout, text); err != nil {
+				return fmt.Errorf("printing: %w", err)
+			}
+		}
+		if !o.follow {
+			if len(found) == 0 {
+				p.say("Nothing is in the log of the last %s", o.since)
+			}
+			return nil
+		}
+		if err := p.sleep(ctx, followEvery); err != nil {
+			return nil // Ctrl-C
+		}
+		if later := asked.Add(-lateBy); later.After(since) {
+			since = later
+		}
+	}
+}

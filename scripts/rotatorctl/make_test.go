@@ -1,0 +1,58 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"iam-token-rotator/scripts/programs"
+)
+
+// A version or an architecture, from a tag or a person, is no command, no option of the linker and no make function.
+func TestMakeTakesNoCommands(t *testing.T) {
+	t.Parallel()
+	programs.Need(t, "make", "git")
+	folder := t.TempDir()
+	marker := filepath.Join(folder, "ran")
+	hostile := []string{"$(shell touch " + marker + ")", "$$(touch " + marker + ")", "`touch " + marker + "`", "x;touch " + marker, "x' -X main.x=y", `x" -X main.x=y`, "a b", "é"}
+	for _, value := range hostile {
+		for _, name := range []string{"VERSION", "ARCH"} {
+			given := programs.Command{Dir: "../..", Env: programs.CleanEnviron(), Name: "make", Args: []string{"build", "GO=echo", name + "=" + value}}
+			inherited := programs.Command{Dir: "../..", Env: programs.CleanEnviron(name + "=" + value), Name: "make", Args: []string{"build", "GO=echo"}}
+			for _, command := range []programs.Command{given, inherited} {
+				if got := programs.Run(t, command); got.Exit != 2 {
+					t.Errorf("%s=%s: got exit code %d, want 2:\n%s", name, value, got.Exit, got.All())
+				}
+			}
+		}
+	}
+	if _, err := os.Stat(marker); !os.IsNotExist(err) {
+		t.Error("make has run what a value says")
+	}
+}
+
+func TestMakeTakesATagAsText(t *testing.T) {
+	t.Parallel()
+	programs.Need(t, "make", "git")
+	folder := t.TempDir()
+	text, err := os.ReadFile("../../Makefile")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(folder, "Makefile"), text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(name string, args ...string) programs.Result {
+		return programs.Run(t, programs.Command{Dir: folder, Env: programs.CleanEnviron("GIT_CONFIG_GLOBAL=/dev/null"), Name: name, Args: args})
+	}
+	for _, args := range []string{"init -q", "-c user.name=x -c user.email=x@example.com commit -q --allow-empty -m x", "tag v1;touch${IFS}ran`touch${IFS}ran`$(touch${IFS}ran)'x"} {
+		if got := run("git", strings.Fields(args)...); got.Exit != 0 {
+			t.Fatalf("git %s: %s", args, got.All())
+		}
+	}
+	got := run("make", "build", "GO=echo")
+	if _, err := os.Stat(filepath.Join(folder, "ran")); got.Exit != 0 || !os.IsNotExist(err) || !strings.Contains(got.Stdout, "main.version=v1_touch") {
+		t.Errorf("the tag was run, or is not the version: exit code %d, %v\n%s", got.Exit, err, got.All())
+	}
+}

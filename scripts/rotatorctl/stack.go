@@ -1,0 +1,345 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/spf13/cobra"
+)
+
+// findStack describes a stack, by name or id; nil if there is none.
+func (c clients) findStack(ctx context.Context, name string) (*types.Stack, error) {
+	described, err := c.stacks.DescribeStacks(ctx, &cloudformation.DescribeStacksInput{StackName: &name})
+	switch {
+	case err != nil && strings.Contains(err.Error(), "does not exist"):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("the stack %s cannot be looked up: %w", name, awsError(err))
+	case len(described.Stacks) == 0:
+		return nil, nil
+	}
+	return &described.Stacks[0], nil
+}
+
+// createOrUpdate brings the stack to what the template and the parameters say.
+func (d *deployment) createOrUpdate(ctx context.Context) error {
+	stack, err := d.removeUnusable(ctx)
+	if err != nil {
+		return err
+	}
+	body, err := os.ReadFile(d.templateFile())
+	if err != nil {
+		return fmt.Errorf("reading the template: %w", err)
+	}
+	template, capabilities := string(body), []types.Capability{types.CapabilityCapabilityIam}
+	var id string
+	watch := watcher{program: d.program, clients: d.clients, began: d.now()}
+	if stack == nil {
+		d.say("Creating the stack %s", d.stack)
+		created, failure := d.stacks.CreateStack(ctx, &cloudformation.CreateStackInput{
+			StackName: &d.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: d.stackParameters(nil),
+		})
+		if err = failure; err == nil {
+			id = aws.ToString(created.StackId)
+		}
+	} else {
+		d.say("Updating the stack %s", d.stack)
+		id = aws.ToString(stack.StackId)
+		if watch.seen, err = watch.newest(ctx, id); err != nil {
+			return err
+		}
+		_, err = d.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
+			StackName: &d.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: d.stackParameters(stack),
+		})
+		if err != nil && strings.Contains(err.Error(), "No updates are to be performed") {
+			d.say("Nothing has changed")
+			return nil
+		}
+	}
+	if err != nil {
+		err = awsError(err)
+	} else {
+		var status types.StackStatus
+		if status, err = watch.follow(ctx, id); err == nil && status != types.StackStatusCreateComplete && status != types.StackStatusUpdateComplete {
+			err = watch.failure(status)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the deployment failed: %w\nDeploy again when that is corrected, or remove what it made: rotatorctl destroy --stack=%s", err, d.stack)
+	}
+	return nil
+}
+
+// stackParameters are those given; of an existing stack the others keep their values, as far as the template still
+// has them. None of them is hidden by NoEcho.
+func (d *deployment) stackParameters(existing *types.Stack) []types.Parameter {
+	var parameters []types.Parameter
+	for key, value := range d.parameters {
+		parameters = append(parameters, types.Parameter{ParameterKey: aws.String(key), ParameterValue: aws.String(value)})
+	}
+	if existing != nil {
+		for _, p := range existing.Parameters {
+			if slices.Contains(d.others, aws.ToString(p.ParameterKey)) && d.parameters[aws.ToString(p.ParameterKey)] == "" {
+				parameters = append(parameters, types.Parameter{ParameterKey: p.ParameterKey, ParameterValue: p.ParameterValue})
+			}
+		}
+	}
+	return parameters
+}
+
+// removeUnusable returns the stack if it can be updated. What a failed first deployment or a failed deletion left
+// it deletes: CloudFormation can do nothing else with such a stack.
+func (d *deployment) removeUnusable(ctx context.Context) (*types.Stack, error) {
+	stack, err := d.findStack(ctx, d.stack)
+	if err != nil || stack == nil {
+		return nil, err
+	}
+	switch status := stack.StackStatus; {
+	case status == types.StackStatusRollbackComplete, status == types.StackStatusRollbackFailed, status == types.StackStatusCreateFailed,
+		status == types.StackStatusDeleteFailed, status == types.StackStatusReviewInProgress:
+		d.say("Removing the stack %s, which an earlier deployment left in %s", d.stack, status)
+		return nil, d.deleteStack(ctx, d.clients, stack)
+	case status == types.StackStatusUpdateRollbackFailed:
+		return nil, fmt.Errorf("the stack %s is in %s: run aws cloudformation continue-update-rollback --stack-name %s first", d.stack, status, d.stack)
+	case strings.HasSuffix(string(status), "_IN_PROGRESS"):
+		return nil, fmt.Errorf("the stack %s is in %s: somebody else deploys it. Wait for the end of that", d.stack, printable(string(status)))
+	}
+	return stack, nil
+}
+
+func (p *program) deleteStack(ctx context.Context, c clients, stack *types.Stack) error {
+	watch := watcher{program: p, clients: c, began: p.now()}
+	id := aws.ToString(stack.StackId)
+	var err error
+	if watch.seen, err = watch.newest(ctx, id); err != nil {
+		return err
+	}
+	if _, err := c.stacks.DeleteStack(ctx, &cloudformation.DeleteStackInput{StackName: &p.stack}); err != nil {
+		return fmt.Errorf("the stack %s cannot be deleted: %w", p.stack, awsError(err))
+	}
+	status, err := watch.follow(ctx, id)
+	if err == nil && status != types.StackStatusDeleteComplete {
+		err = watch.failure(status)
+	}
+	if err != nil {
+		return fmt.Errorf("the stack %s is not deleted: %w", p.stack, err)
+	}
+	return nil
+}
+
+// watcher prints a stack's events while CloudFormation works on it.
+type watcher struct {
+	*program
+	clients
+	began  time.Time
+	seen   string // id of the last event printed
+	failed []cause
+}
+
+// cause is why some resources could not be made or deleted.
+type cause struct {
+	reason    string
+	resources []string
+}
+
+// newest is the id of the newest event.
+func (w *watcher) newest(ctx context.Context, stack string) (string, error) {
+	page, err := w.stacks.DescribeStackEvents(ctx, &cloudformation.DescribeStackEventsInput{StackName: &stack})
+	if err != nil {
+		return "", fmt.Errorf("the events of the stack cannot be read: %w", awsError(err))
+	}
+	if len(page.StackEvents) == 0 {
+		return "", nil
+	}
+	return aws.ToString(page.StackEvents[0].EventId), nil
+}
+
+const pollEvery = 2 * time.Second
+
+// follow returns the stack's status when CloudFormation has come to an end.
+func (w *watcher) follow(ctx context.Context, id string) (types.StackStatus, error) {
+	for {
+		stack, err := w.findStack(ctx, id)
+		if err != nil {
+			return "", err
+		}
+		if stack == nil {
+			return types.StackStatusDeleteComplete, nil
+		}
+		if err := w.printNew(ctx, id); err != nil {
+			return "", err
+		}
+		if !strings.HasSuffix(string(stack.StackStatus), "_IN_PROGRESS") {
+			return stack.StackStatus, nil
+		}
+		if err := w.sleep(ctx, pollEvery); err != nil {
+			return "", errors.New("interrupted: CloudFormation goes on by itself")
+		}
+	}
+}
+
+// printNew prints the events since the last time, oldest first.
+func (w *watcher) printNew(ctx context.Context, id string) error {
+	var fresh []types.StackEvent
+	pages := cloudformation.NewDescribeStackEventsPaginator(w.stacks, &cloudformation.DescribeStackEventsInput{StackName: &id})
+pages:
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fmt.Errorf("the events of the stack cannot be read: %w", awsError(err))
+		}
+		for _, event := range page.StackEvents {
+			if aws.ToString(event.EventId) == w.seen {
+				break pages
+			}
+			fresh = append(fresh, event)
+		}
+	}
+	for i := len(fresh) - 1; i >= 0; i-- {
+		w.print(fresh[i])
+		w.seen = aws.ToString(fresh[i].EventId)
+	}
+	return nil
+}
+
+func (w *watcher) print(event types.StackEvent) {
+	status, resource := string(event.ResourceStatus), printable(aws.ToString(event.LogicalResourceId))
+	color := ""
+	switch {
+	case strings.HasSuffix(status, "_FAILED"):
+		color = red
+		w.addFailure(resource, printable(aws.ToString(event.ResourceStatusReason)))
+	case strings.HasSuffix(status, "_COMPLETE") && !strings.Contains(status, "ROLLBACK"):
+		color = green
+	case !isTerminal(w.stderr) && event.LogicalResourceId != nil && *event.LogicalResourceId != aws.ToString(event.StackName):
+		return // that something has begun matters to who waits for it
+	}
+	w.say("  %5s  %s  %s", w.now().Sub(w.began).Round(time.Second), w.colored(w.stderr, color, fmt.Sprintf("%-18s", printable(status))), resource)
+}
+
+// addFailure remembers why, each reason once. What was only canceled explains nothing.
+func (w *watcher) addFailure(resource, reason string) {
+	if reason == "" || strings.Contains(reason, "cancelled") {
+		return
+	}
+	for i := range w.failed {
+		if w.failed[i].reason == reason {
+			w.failed[i].resources = append(w.failed[i].resources, resource)
+			return
+		}
+	}
+	w.failed = append(w.failed, cause{reason, []string{resource}})
+}
+
+// failure is the error of a stack that came to status.
+func (w *watcher) failure(status types.StackStatus) error {
+	message := "CloudFormation ended in " + printable(string(status))
+	for _, f := range w.failed {
+		message += fmt.Sprintf("\n  %s: %s", strings.Join(f.resources, ", "), f.reason)
+		if n := len(f.resources); n > 1 {
+			message += fmt.Sprintf(" (%d times)", n)
+		}
+	}
+	return errors.New(message)
+}
+
+func (p *program) destroyCommand() *cobra.Command {
+	var bucket string
+	cmd := &cobra.Command{
+		Use:   "destroy",
+		Short: "Remove from AWS all that deploy made",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if bucket == "" {
+				bucket = p.getenv("BUCKET")
+			}
+			return p.destroy(cmd.Context(), bucket)
+		},
+	}
+	cmd.Flags().StringVar(&bucket, "bucket", "", "where the zips are, if the stack is gone already (BUCKET)")
+	return cmd
+}
+
+// destroy removes the stack and its zips, and nothing else from the bucket.
+func (p *program) destroy(ctx context.Context, bucket string) error {
+	if err := p.checkStack(); err != nil {
+		return err
+	}
+	if !p.yes && !isTerminal(p.stdin) {
+		return usagef("destroy deletes the stack %s: there is no terminal to ask on, so give --yes (make destroy YES=1)", p.stack)
+	}
+	var c clients
+	who, err := p.connect(ctx, &c)
+	if err != nil {
+		return err
+	}
+	stack, err := c.findStack(ctx, p.stack)
+	if err != nil {
+		return err
+	}
+	secret := ""
+	if stack != nil {
+		bucket, secret = parameter(stack, "CodeBucket"), parameter(stack, "BootstrapSecretArn")
+		if err := p.confirm(fmt.Sprintf("This deletes the stack %s in %s: function, schedules, queues, roles, alarms, dashboard and log", p.stack, who)); err != nil {
+			return err
+		}
+		p.say("Deleting the stack %s in %s", p.stack, who)
+		if err := p.deleteStack(ctx, c, stack); err != nil {
+			return err
+		}
+	}
+	if bucket != "" {
+		p.say("Deleting its zips from s3://%s/%s*.zip", printable(bucket), p.zipPrefix())
+		if err := c.deleteZips(ctx, bucket, p.zipPrefix()); err != nil {
+			return err
+		}
+	}
+	if stack == nil {
+		return fmt.Errorf("there is no stack %s in %s", p.stack, who)
+	}
+	if p.output == "json" {
+		return p.printJSON(map[string]string{"deleted": p.stack, "account": who.account, "region": who.region, "bucket_left": bucket, "bootstrap_secret_left": secret})
+	}
+	_, err = fmt.Fprintf(p.stdout, "Left as they are:\n  the bucket %s\n  the bootstrap secret %s\n  everything in IBM Cloud: the API keys go on being valid\n",
+		printable(bucket), printable(secret))
+	return err
+}
+
+// deleteZips deletes the zips of one stack.
+func (c clients) deleteZips(ctx context.Context, bucket, prefix string) error {
+	pages := s3.NewListObjectsV2Paginator(c.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fmt.Errorf("the zips cannot be listed: %w", awsError(err))
+		}
+		for _, object := range page.Contents {
+			if !strings.HasSuffix(aws.ToString(object.Key), ".zip") {
+				continue
+			}
+			if _, err := c.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: object.Key}); err != nil {
+				return fmt.Errorf("a zip cannot be deleted: %w", awsError(err))
+			}
+		}
+	}
+	return nil
+}
+
+// parameter is the value of one of a stack's parameters.
+func parameter(stack *types.Stack, key string) string {
+	for _, p := range stack.Parameters {
+		if aws.ToString(p.ParameterKey) == key {
+			return aws.ToString(p.ParameterValue)
+		}
+	}
+	return ""
+}

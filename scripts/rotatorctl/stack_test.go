@@ -1,0 +1,586 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/programs"
+)
+
+type object = map[string]any
+
+// scratch is a folder for what all tests share.
+var scratch string
+
+func TestMain(m *testing.M) {
+	var err error
+	if scratch, err = os.MkdirTemp("", "rotatorctl-test-"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	if theMoto != nil {
+		theMoto.Stop()
+	}
+	_ = os.RemoveAll(scratch)
+	os.Exit(code)
+}
+
+// One moto serves all tests, each with a stack and a bucket of its own.
+var (
+	startMoto = sync.OnceValues(func() (_ *awstest.Moto, err error) {
+		theMoto, err = awstest.StartMoto()
+		return theMoto, err
+	})
+	theMoto *awstest.Moto // nil until it is started
+)
+
+// built has the function, for this machine, and scripts/invoke.
+var built = sync.OnceValues(func() (string, error) {
+	return scratch, programs.Build(scratch, map[string]string{"bootstrap": "functions/rotate", "invoke": "scripts/invoke"})
+})
+
+// linkFunction takes the place of a build.
+func linkFunction(_ context.Context, _ *deployment, binary string) error {
+	folder, err := built()
+	if err == nil {
+		err = os.Link(filepath.Join(folder, "bootstrap"), binary)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// account is an AWS account with the IBM Cloud that its stack rotates in.
+type account struct {
+	t      *testing.T
+	moto   *awstest.Moto
+	lambda *awstest.Lambda
+	cloud  *ibmcloudtest.Cloud
+	stack  string
+	bucket string
+	arn    string // of the bootstrap secret
+	set    map[string]string
+	// answer answers in AWS's place, if its status is not 0. It is called for one request at a time.
+	answer func(r *http.Request, form url.Values) (status int, text string)
+	url    string
+}
+
+// newAccount makes a bucket, stores the bootstrap key and prepares the variables for a deployment of one rotation.
+func newAccount(t *testing.T, stack string) *account {
+	t.Helper()
+	programs.Need(t, "moto_server", "go")
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		programs.Missing(t, "this machine cannot run what Lambda runs")
+	}
+	moto, err := startMoto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2})
+	ibm := httptest.NewServer(cloud)
+	t.Cleanup(ibm.Close)
+	a := &account{t: t, moto: moto, cloud: cloud, stack: stack, bucket: stack + "-code"}
+	a.lambda = &awstest.Lambda{Moto: moto, Program: filepath.Join(folder, "invoke")}
+	var mu sync.Mutex
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a.answer != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			body, _ := io.ReadAll(r.Body)
+			form, _ := url.ParseQuery(string(body))
+			if status, text := a.answer(r, form); status != 0 {
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, text)
+				return
+			}
+			r.Body = io.NopCloser(strings.NewReader(string(body)))
+		}
+		a.lambda.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	a.url = server.URL
+	if err := moto.MakeBucket(t.Context(), a.bucket); err != nil {
+		t.Fatal(err)
+	}
+	secret := moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret", object{"Name": stack + "/bootstrap", "SecretString": cloud.BootstrapAPIKey(), "ClientRequestToken": strings.Repeat("c", 32)})
+	a.arn = secret["ARN"].(string)
+	rotation := cloud.Rotations()[0]
+	a.set = map[string]string{
+		"STACK": stack, "BUCKET": a.bucket, "BOOTSTRAP_SECRET_ARN": a.arn, "SECRETS_MANAGER_URL": ibm.URL, "IAM_URL": ibm.URL,
+		"API_KEY_SECRET": rotation.APIKeySecret, "TOKEN_SECRET": rotation.TokenSecret, "ARCH": runtime.GOARCH, "DEPLOY_DIR": t.TempDir(),
+	}
+	return a
+}
+
+// config leads the SDK to the account.
+func (a *account) config() aws.Config {
+	env := awstest.Environment(a.url)
+	return aws.Config{
+		Region: env["AWS_REGION"], BaseEndpoint: aws.String(a.url), RetryMaxAttempts: 1,
+		Credentials: credentials.NewStaticCredentialsProvider(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], env["AWS_SESSION_TOKEN"]),
+	}
+}
+
+// run runs a command in the account, and fails the test if a secret is in what it printed.
+func (a *account) run(args ...string) outcome {
+	a.t.Helper()
+	got := runWith(a.t, a.set, a.config(), "", args...)
+	a.checkNoSecret("output", got.all())
+	return got
+}
+
+func (a *account) checkNoSecret(where, text string) {
+	a.t.Helper()
+	secrets := []string{a.cloud.BootstrapAPIKey()}
+	for _, rotation := range a.cloud.Rotations() {
+		secrets = append(secrets, rotation.APIKey)
+		if token := a.cloud.MustCurrent(rotation.TokenSecret).Payload; token != noTokenYet {
+			secrets = append(secrets, token)
+		}
+	}
+	for _, secret := range secrets {
+		if strings.Contains(text, secret) {
+			a.t.Errorf("a key or token is in the %s", where)
+		}
+	}
+}
+
+const noTokenYet = "no token yet"
+
+// must fails the test unless a command ends so and prints all that.
+func (a *account) must(code int, args string, texts ...string) outcome {
+	a.t.Helper()
+	got := a.run(strings.Fields(args)...)
+	if got.exit != code {
+		a.t.Fatalf("%s: got exit code %d, want %d:\n%s", args, got.exit, code, got.all())
+	}
+	for _, text := range texts {
+		if !strings.Contains(got.all(), text) {
+			a.t.Errorf("%s does not print %q:\n%s", args, text, got.all())
+		}
+	}
+	return got
+}
+
+// published returns the fingerprint of the token that a secret holds, which must be a token.
+func (a *account) published(secret string) string {
+	a.t.Helper()
+	version := a.cloud.MustCurrent(secret)
+	fingerprint := iamtoken.Token{Value: iamtoken.NewSecret(version.Payload)}.Fingerprint()
+	if version.Payload == noTokenYet || version.Metadata["fingerprint"] != fingerprint {
+		a.t.Errorf("the token secret holds no token that its metadata describes: %v", version.Metadata)
+	}
+	return fingerprint
+}
+
+// function is what Lambda says of the deployed function.
+func (a *account) function() awstest.Function {
+	a.t.Helper()
+	_, answer := a.moto.MustDo(a.t, awstest.Request{Service: "lambda", Method: "GET", Path: awstest.FunctionPath(a.stack)})
+	var function awstest.Function
+	if err := json.Unmarshal(answer, &function); err != nil {
+		a.t.Fatalf("describing the function: %v: %s", err, answer)
+	}
+	return function
+}
+
+func (a *account) variables() map[string]string {
+	return a.function().Configuration.Environment.Variables
+}
+
+// objects lists the bucket.
+func (a *account) objects() []string {
+	a.t.Helper()
+	var answer struct {
+		Contents []struct{ Key string }
+	}
+	status, body := a.moto.MustDo(a.t, awstest.Request{Service: "s3", Method: "GET", Path: "/" + a.bucket + "?list-type=2"})
+	if err := xml.Unmarshal(body, &answer); err != nil || status != 200 {
+		a.t.Fatalf("listing the bucket: %d %v", status, err)
+	}
+	var keys []string
+	for _, object := range answer.Contents {
+		keys = append(keys, object.Key)
+	}
+	return keys
+}
+
+// useFile goes from one rotation to a file of two.
+func (a *account) useFile() {
+	a.t.Helper()
+	var entries []object
+	for _, rotation := range a.cloud.Rotations() {
+		entries = append(entries, object{"name": rotation.Name, "api_key_secret": rotation.APIKeySecret, "token_secret": rotation.TokenSecret})
+	}
+	text, err := json.Marshal(entries)
+	file := filepath.Join(a.t.TempDir(), "my rotations.json")
+	if err == nil {
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.set["ROTATIONS_FILE"], a.set["API_KEY_SECRET"], a.set["TOKEN_SECRET"] = file, "", ""
+}
+
+// Whole stories of a stack: the first token at once, nothing to deploy, its status, runs by hand, updates, the end.
+func TestLifeOfAStack(t *testing.T) {
+	t.Parallel()
+	a := newAccount(t, "life")
+	if status, _ := a.moto.MustDo(t, awstest.Request{Service: "s3", Method: "PUT", Path: "/" + a.bucket + "/iam-token-rotator/life/notes.txt", Body: "x"}); status != 200 {
+		t.Fatalf("putting a file beside the zips: %d", status)
+	}
+	one, two := a.cloud.Rotations()[0], a.cloud.Rotations()[1]
+	a.set["EXPECT_ACCOUNT"] = a.cloud.AccountID()
+	a.set["PARAMS"] = "LogLevel=debug"
+
+	a.must(0, "deploy", "Deploying the stack life to account 123456789012, region "+awstest.Region+"\n", "Creating the stack life\n", "life\n",
+		"The deployed code is what was built: CodeSha256 ", "default: rotated; the stored token expires 20", "Dashboard: https://console.aws.amazon.com/cloudwatch/home?region="+awstest.Region)
+	first := a.published(one.TokenSecret)
+	a.set["PARAMS"] = ""
+	a.must(0, "deploy", "Updating the stack life", "Nothing has changed", "default: rotated; ")
+	if a.published(one.TokenSecret) == first {
+		t.Error("deploy without a change has not rotated")
+	}
+	if got := a.variables(); got["LOG_LEVEL"] != "debug" || got["EXPECT_ACCOUNT"] != a.set["EXPECT_ACCOUNT"] || got["EXPECT_IAM_ID"] != "" {
+		t.Errorf("got %v, want the log level kept and what is expected", got)
+	}
+	zips := len(a.objects())
+
+	a.must(0, "status", " default: rotated; the stored token expires 20")
+	a.must(0, "invoke --mode=ensure", "default: fresh; ")
+	a.must(0, "status", " default: fresh; ")
+	a.must(0, "invoke --mode check --rotation default", "default: checked; ")
+	a.must(0, "doctor", "✓ configuration         valid: ", "\nrotation default\n✓ ", "\nnothing is wrong that can be seen without writing\n")
+	a.must(1, "invoke --mode=ensure --rotation=defualt", `misconfigured: no rotation is called "defualt"`)
+	a.must(1, "status", " default: checked; ", "\nthe run at 20", `could not begin: no rotation is called "defualt"`)
+	a.must(0, "status --exit-zero")
+	a.must(0, "logs", "Z rotate: default: rotated; ", "Z ensure: default: fresh; ", "Z the run could not begin: ")
+	if got := a.must(0, "logs --failed").stdout; strings.Contains(got, "default: ") || !strings.Contains(got, "could not begin") {
+		t.Errorf("logs --failed: got %s", got)
+	}
+	a.must(0, "logs --raw --since=5m", `"msg":"report"`, "CloudWatchMetrics")
+	for _, args := range []string{"status --exit-zero -o json", "logs -o json", "invoke --mode=check -o json", "doctor -o json", "deploy -o json"} {
+		if got := a.must(0, args); !json.Valid([]byte(got.stdout)) || len(got.stdout) < 50 {
+			t.Errorf("%s: got on standard output %s", args, got.stdout)
+		}
+	}
+
+	a.set["BOOTSTRAP_EXPIRES_AT"] = "2020-01-31"
+	a.must(0, "deploy", "default: rotated; ", "warning: the bootstrap API key ")
+	if got := len(a.objects()); got != zips {
+		t.Errorf("the same code was uploaded under another key: %v", a.objects())
+	}
+	a.set["EXPECT_ACCOUNT"] = ""
+	a.useFile()
+	a.must(0, "deploy", one.Name+": rotated", two.Name+": rotated", "2 rotations: 2 rotated")
+	if got := a.must(0, "status", one.Name+": rotated", two.Name+": rotated", "2 rotations: 2 rotated").stdout; strings.Contains(got, "default:") {
+		t.Errorf("status shows a rotation that is not deployed any more: %s", got)
+	}
+	a.published(two.TokenSecret)
+	a.checkNoSecret("log", a.lambda.Printed())
+	a.end()
+}
+
+// end destroys the stack, and looks for anything left or missing.
+func (a *account) end() {
+	a.t.Helper()
+	a.must(2, "destroy", "destroy deletes the stack life", "--yes")
+	a.must(0, "destroy --yes", "Deleting the stack life in account 123456789012, region "+awstest.Region, "the bucket "+a.bucket, "the bootstrap secret "+a.arn)
+	if got := fmt.Sprint(a.objects()); got != "[iam-token-rotator/life/notes.txt]" {
+		a.t.Errorf("the bucket holds %s, want only what was not ours", got)
+	}
+	a.must(1, "destroy --yes", "there is no stack life in account 123456789012, region "+awstest.Region)
+	a.must(1, "status", "there is no stack life in")
+	a.must(1, "logs", "there is no log of the function life in")
+	a.must(1, "invoke --mode=check", "there is no function life in")
+	a.must(0, "deploy", a.cloud.Rotations()[0].Name+": rotated; ")
+}
+
+// The key is on no page of this list, so what deploy cannot do is refused, with what to do.
+func TestDeploymentFailures(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		wrong func(a *account)
+		says  []string
+	}{
+		{"no-bucket", func(a *account) { a.set["BUCKET"] = "nobody-has-this" }, []string{"the bucket nobody-has-this does not exist", "aws s3 mb"}},
+		{"other-region", func(a *account) {
+			a.answer = func(r *http.Request, _ url.Values) (int, string) {
+				if r.Method == http.MethodHead {
+					return 301, ""
+				}
+				return 0, ""
+			}
+		}, []string{"the bucket other-region-code is in the region "}},
+		{"no-secret", func(a *account) { a.set["BOOTSTRAP_SECRET_ARN"] = strings.Replace(a.arn, "bootstrap", "misspelt", 1) },
+			[]string{"its first run failed: RotationError: 1 of 1 rotations failed; default: bootstrap: not_found: "}},
+		{"not-allowed", func(a *account) { a.lambda.Secrets = a.refusing(-1) },
+			[]string{"New permissions may take minutes", "default: bootstrap: denied: ", "secretsmanager:GetSecretValue", "(21 times)"}},
+		{"private-only", func(a *account) {
+			a.set["SECRETS_MANAGER_URL"] = "https://instance.private.us-south.secrets-manager.invalid"
+			a.lambda.Timeout = 2 * time.Second // the function tries for as long as it may
+		}, []string{"default: look: unavailable: ", "does not resolve", "is a private endpoint"}},
+		{"may-not-create", func(a *account) { a.answer = forbidding("CreateStack", "AccessDenied") }, []string{"AccessDenied: it is forbidden", "the deployment failed"}},
+		{"throttled", func(a *account) { a.answer = forbidding("DescribeStacks", "Throttling") }, []string{"the stack throttled cannot be looked up: Throttling: it is forbidden"}},
+		{"expired", func(a *account) { a.answer = forbidding("GetCallerIdentity", "ExpiredToken") }, []string{"the credentials have expired: sign in again"}},
+		{"in-progress", func(a *account) { a.answer = describing("UPDATE_IN_PROGRESS") }, []string{"is in UPDATE_IN_PROGRESS: somebody else deploys it"}},
+		{"stuck", func(a *account) { a.answer = describing("UPDATE_ROLLBACK_FAILED") }, []string{"aws cloudformation continue-update-rollback --stack-name stuck"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a := newAccount(t, tt.name)
+			tt.wrong(a)
+			a.must(1, "deploy", tt.says...)
+		})
+	}
+}
+
+// What a failed deployment made goes with destroy.
+func TestDestroyAfterAFailure(t *testing.T) {
+	t.Parallel()
+	a := newAccount(t, "half")
+	a.lambda.Secrets = a.refusing(-1)
+	a.must(1, "deploy", "its first run failed")
+	a.must(0, "destroy -y", "Left as they are")
+	if zips := a.objects(); len(zips) > 0 {
+		t.Errorf("after destroy the bucket holds %v", zips)
+	}
+}
+
+// forbidding answers one action as AWS does to who may not, or not now.
+func forbidding(action, code string) func(*http.Request, url.Values) (int, string) {
+	return func(_ *http.Request, form url.Values) (int, string) {
+		if form.Get("Action") != action {
+			return 0, ""
+		}
+		return 403, fmt.Sprintf(`<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>it is forbidden</Message></Error></ErrorResponse>`, code)
+	}
+}
+
+// describing says that the stack is in a status.
+func describing(status string) func(*http.Request, url.Values) (int, string) {
+	return func(_ *http.Request, form url.Values) (int, string) {
+		if form.Get("Action") != "DescribeStacks" {
+			return 0, ""
+		}
+		return 200, stackIn(form.Get("StackName"), status)
+	}
+}
+
+func stackIn(name, status string) string {
+	return `<DescribeStacksResponse><DescribeStacksResult><Stacks><member><StackName>` + name + `</StackName><StackId>` + name +
+		`</StackId><CreationTime>2026-01-01T00:00:00Z</CreationTime><StackStatus>` + status + `</StackStatus></member></Stacks></DescribeStacksResult></DescribeStacksResponse>`
+}
+
+// refusing answers as AWS Secrets Manager does to a role without permission, so many times (-1: always).
+func (a *account) refusing(times int) string {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if times == 0 {
+			a.moto.ServeHTTP(w, r)
+			return
+		}
+		times--
+		w.WriteHeader(400)
+		_, _ = io.WriteString(w, `{"__type":"AccessDeniedException","Message":"User: arn:aws:sts::123456789012:assumed-role/x is not authorized to perform: secretsmanager:GetSecretValue"}`)
+	}))
+	a.t.Cleanup(server.Close)
+	return server.URL
+}
+
+// Permissions that are not everywhere yet are waited for; nothing else is.
+func TestDeploymentWaitsForPermissions(t *testing.T) {
+	t.Parallel()
+	a := newAccount(t, "patient")
+	a.lambda.Secrets = a.refusing(3)
+	got := a.must(0, "deploy", "default: rotated; ", "New permissions may take minutes: trying again every 15s for 5m0s at most")
+	if n := strings.Count(got.stderr, "denied"); n != 1 {
+		t.Errorf("the same failure was printed %d times, want 1:\n%s", n, got.stderr)
+	}
+	a.published(a.cloud.Rotations()[0].TokenSecret)
+
+	a.lambda.Secrets = ""
+	a.moto.MustCall(t, "secretsmanager", "secretsmanager.PutSecretValue", object{"SecretId": a.arn, "SecretString": " ", "ClientRequestToken": strings.Repeat("d", 32)})
+	a.must(1, "invoke --mode=check", "default: bootstrap: misconfigured: ", "the secret is empty")
+	a.must(1, "doctor", "✗ bootstrap-key", "rotation default\n– ", "1 check failed, ", "rotatorctl: correct what is marked ✗")
+
+	// A later failure shows at once, and status still knows the expiry, which the failed run could not look up.
+	a.lambda.Secrets = a.refusing(-1)
+	a.must(1, "invoke --mode=ensure", "the run failed: RotationError: 1 of 1 rotations failed; default: bootstrap: denied: ")
+	a.must(1, "status", " default: failed", "\n  bootstrap: denied: ", "the stored token expires 20")
+}
+
+// A stack that can only be deleted is, before a new one is made; each event is printed once, and equal reasons too.
+func TestDeploymentRemovesWhatWasLeft(t *testing.T) {
+	t.Parallel()
+	for _, status := range []string{"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED", "REVIEW_IN_PROGRESS"} {
+		a := newAccount(t, strings.ToLower(strings.ReplaceAll(status, "_", "")))
+		var actions []string
+		a.answer = func(_ *http.Request, form url.Values) (int, string) {
+			action := form.Get("Action")
+			if actions = append(actions, action); slices.Contains(actions, "DeleteStack") {
+				return 0, ""
+			}
+			switch action {
+			case "DescribeStacks":
+				return 200, stackIn(a.stack, status)
+			case "DescribeStackEvents":
+				return 200, `<DescribeStackEventsResponse><DescribeStackEventsResult><StackEvents/></DescribeStackEventsResult></DescribeStackEventsResponse>`
+			}
+			return 0, ""
+		}
+		a.must(0, "deploy", "Removing the stack "+a.stack+", which an earlier deployment left in "+status, "default: rotated")
+		deleted, created := slices.Index(actions, "DeleteStack"), slices.Index(actions, "CreateStack")
+		if deleted < 0 || created < deleted {
+			t.Errorf("got %v, want the stack deleted before it is created", actions)
+		}
+	}
+}
+
+// CloudFormation's events are printed as they come; why it failed is printed once for all of the same reason.
+func TestEventsOfAFailure(t *testing.T) {
+	t.Parallel()
+	a := newAccount(t, "events")
+	all := []string{event1("5", "events", "ROLLBACK_COMPLETE", ""), event1("4", "FunctionRole", "CREATE_FAILED", "no \u202eright"),
+		event1("3", "Topic", "CREATE_FAILED", "Resource creation cancelled"), event1("2", "ScheduleRole", "CREATE_FAILED", "no \u202eright"), event1("1", "LogGroup", "CREATE_COMPLETE", "")}
+	shown := 0
+	created := false
+	a.answer = func(_ *http.Request, form url.Values) (int, string) {
+		switch form.Get("Action") {
+		case "CreateStack":
+			created = true
+			return 200, `<CreateStackResponse><CreateStackResult><StackId>events</StackId></CreateStackResult></CreateStackResponse>`
+		case "DescribeStacks":
+			if !created {
+				return 0, ""
+			}
+			if shown == len(all) {
+				return 200, stackIn("events", "ROLLBACK_COMPLETE")
+			}
+			return 200, stackIn("events", "ROLLBACK_IN_PROGRESS")
+		case "DescribeStackEvents":
+			shown = min(shown+2, len(all))
+			return 200, `<DescribeStackEventsResponse><DescribeStackEventsResult><StackEvents>` + strings.Join(all[len(all)-shown:], "") + `</StackEvents></DescribeStackEventsResult></DescribeStackEventsResponse>`
+		}
+		return 0, ""
+	}
+	got := a.must(1, "deploy", "     0s  CREATE_COMPLETE     LogGroup\n", "     2s  CREATE_FAILED       FunctionRole\n", "     4s  ROLLBACK_COMPLETE   events\n",
+		"CloudFormation ended in ROLLBACK_COMPLETE\n  ScheduleRole, FunctionRole: no \\u202eright (2 times)\n", "rotatorctl destroy --stack=events")
+	if n := strings.Count(got.all(), "LogGroup"); n != 1 || strings.Contains(got.all(), "\u202e") {
+		t.Errorf("LogGroup is printed %d times, want 1, and no control character: %q", n, got.all())
+	}
+}
+
+func event1(id, resource, status, reason string) string {
+	return `<member><EventId>` + id + `</EventId><StackId>events</StackId><StackName>events</StackName><Timestamp>2026-01-01T00:00:00Z</Timestamp><LogicalResourceId>` + resource +
+		`</LogicalResourceId><ResourceStatus>` + status + `</ResourceStatus><ResourceStatusReason>` + reason + `</ResourceStatusReason></member>`
+}
+
+// What is missing or not known is refused before anything is built or sent.
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	programs.Need(t, "go")
+	folder := t.TempDir()
+	files := map[string]string{}
+	for name, text := range map[string]string{"object": `{"name":"x"}`, "broken": `[{"name":"x"},]`, "empty": "",
+		"faulty": `[{"name":"a b","api_key_secret":"g/k","token_secret":"00000000-0000-4000-8000-000000000000"}]`} {
+		files[name] = filepath.Join(folder, name)
+		if err := os.WriteFile(files[name], []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:x-Ab12Cd"
+	whole := object{"BUCKET": "b", "BOOTSTRAP_SECRET_ARN": arn, "SECRETS_MANAGER_URL": "https://x", "API_KEY_SECRET": "a", "TOKEN_SECRET": "t"}
+	list := object{"BUCKET": "b", "BOOTSTRAP_SECRET_ARN": arn, "SECRETS_MANAGER_URL": "https://x"}
+	const likeAKey = "abcdefghijklmnopqrstuvwxyz0123456789ABCD"
+	for _, tt := range []struct {
+		name, args string
+		env, more  object
+		says       string
+	}{
+		{"nothing", "deploy", nil, nil, "set BUCKET BOOTSTRAP_SECRET_ARN SECRETS_MANAGER_URL API_KEY_SECRET TOKEN_SECRET"},
+		{"one of two", "deploy", whole, object{"TOKEN_SECRET": ""}, "set TOKEN_SECRET"},
+		{"odd stack", "deploy", whole, object{"STACK": "9 lives"}, `STACK="9 lives" is no name`},
+		{"long stack", "status", whole, object{"STACK": "a" + strings.Repeat("b", 64)}, "is no name of a stack"},
+		{"partial ARN", "deploy", whole, object{"BOOTSTRAP_SECRET_ARN": "rotator/bootstrap"}, "rotatorctl put-key prints"},
+		{"unknown ARCH", "deploy", whole, object{"ARCH": "mips"}, "use arm64 or amd64"},
+		{"both sources", "deploy", whole, object{"ROTATIONS_FILE": files["faulty"]}, "ROTATIONS_FILE and API_KEY_SECRET, TOKEN_SECRET are set"},
+		{"expected beside a list", "deploy", list, object{"ROTATIONS_FILE": files["faulty"], "EXPECT_IAM_ID": "x"}, "ROTATIONS_FILE and EXPECT_IAM_ID are set"},
+		{"no such file", "deploy", list, object{"ROTATIONS_FILE": "/no/such"}, "cannot be read"},
+		{"no list", "deploy", list, object{"ROTATIONS_FILE": files["object"]}, "nothing was deployed"},
+		{"an empty file", "deploy", list, object{"ROTATIONS_FILE": files["empty"]}, "nothing was deployed"},
+		{"a faulty entry", "deploy", list, object{"ROTATIONS_FILE": files["faulty"]}, "ROTATIONS_FILE[0]: name: use 1 to 40"},
+		{"a syntax error", "deploy", list, object{"ROTATIONS_FILE": files["broken"]}, "nothing was deployed"},
+		{"misspelt parameter", "deploy", whole, object{"PARAMS": "LogLevel=info MinRemaning=10m"}, `the key "MinRemaning", which the template does not know. It may have: TokenFormat MinRemaining `},
+		{"no parameter's name", "deploy", whole, object{"PARAMS": "=10m"}, `the key ""`},
+		{"a space in a value", "deploy", whole, object{"PARAMS": "AlarmEmail=me and@example.com"}, `PARAMS has "and@example.com", which is no Key=Value`},
+		{"a key for a parameter", "deploy", whole, object{"PARAMS": likeAKey}, "(40 characters, not repeated here)"},
+		{"a parameter with a variable", "deploy", whole, object{"PARAMS": "IamUrl=https://x"}, "PARAMS must not set IamUrl: set IAM_URL"},
+		{"no mode", "invoke", nil, nil, "set MODE: rotate, ensure, check, doctor"},
+		{"unknown mode", "invoke", nil, object{"MODE": "bogus"}, `MODE="bogus" is not known: use rotate, ensure, check, doctor`},
+		{"a key for a mode", "invoke --mode " + likeAKey, nil, nil, "(40 characters, not repeated here)"},
+		{"unknown force", "invoke --mode=rotate", nil, object{"FORCE": "yes"}, `FORCE="yes" is not known: use true, or leave it out`},
+		{"forced doctor", "invoke --mode=doctor --force", nil, nil, "leave it out"},
+		{"since in words", "logs --since=abc", nil, nil, `option --since: "abc" is no duration`},
+		{"since nothing", "logs --since=0s", nil, nil, "how far to look back"},
+		{"since the future", "logs --since=-5m", nil, nil, "how far to look back"},
+		{"raw and failed", "logs --raw --failed", nil, nil, "leave out --failed"},
+		{"endless JSON", "logs -f -o json", nil, nil, "leave out -o json"},
+		{"destroy unasked", "destroy", nil, nil, "give --yes"},
+		{"argument", "status now", nil, nil, `takes no arguments, got "now"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			env := map[string]string{}
+			for _, set := range []object{tt.env, tt.more} {
+				for name, value := range set {
+					env[name] = value.(string)
+				}
+			}
+			nowhere := aws.Config{Region: "eu-central-1", BaseEndpoint: aws.String("http://127.0.0.1:1")}
+			got := runWith(t, env, nowhere, "", strings.Fields(tt.args)...)
+			if got.exit != 2 || !strings.Contains(got.stderr, tt.says) || got.stdout != "" || strings.Contains(got.stderr, likeAKey) {
+				t.Errorf("got exit code %d, %q, %q, want 2 and %q", got.exit, got.stdout, got.stderr, tt.says)
+			}
+		})
+	}
+}
+
+// Every architecture's name is one of two.
+func TestArchitectures(t *testing.T) {
+	for given, want := range map[string]string{"": "arm64", "arm64": "arm64", "aarch64": "arm64", "amd64": "x86_64", "x86_64": "x86_64"} {
+		d := deployment{program: &program{stack: "s"}, values: map[string]string{"ARCH": given, "BUCKET": "b", "SECRETS_MANAGER_URL": "u",
+			"BOOTSTRAP_SECRET_ARN": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:x-Ab12Cd", "API_KEY_SECRET": "a", "TOKEN_SECRET": "t"}}
+		if err := d.check(t.Context()); err != nil || d.parameters["Architecture"] != want {
+			t.Errorf("%q: got %q, %v; want %q", given, d.parameters["Architecture"], err, want)
+		}
+	}
+}

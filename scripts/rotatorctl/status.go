@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	"github.com/spf13/cobra"
+
+	"iam-token-rotator/functions/report"
+)
+
+// rotationStatus is what the log says of a rotation.
+type rotationStatus struct {
+	report.Result
+	At         time.Time  `json:"at"` // of its last run
+	LastFailed *failedRun `json:"last_failed,omitempty"`
+}
+
+// failedRun is a rotate or check that failed, and has not gone well since.
+type failedRun struct {
+	At   time.Time `json:"at"`
+	Mode string    `json:"mode"`
+	*report.Error
+}
+
+// lostRun is a run that left no report.
+type lostRun struct {
+	At  time.Time `json:"at"`
+	Why string    `json:"why"`
+}
+
+// status is what the log says of a stack.
+type status struct {
+	Stack     string           `json:"stack"`
+	Since     time.Time        `json:"since"` // what was read begins there
+	OK        bool             `json:"ok"`
+	Rotations []rotationStatus `json:"rotations"`
+	Lost      *lostRun         `json:"lost,omitempty"` // if nothing was heard of a rotation since
+}
+
+func (p *program) statusCommand() *cobra.Command {
+	var exitZero bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show when each token expires and how its last run went",
+		Long: `Shows, from the reports in the log of the last hour, when each token expires and how its last run went, failures first:
+a rotate or check that failed and has not gone well since, too, and a run that left no report.
+
+Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := p.readStatus(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if p.output == "json" {
+				err = p.printJSON(s)
+			} else {
+				_, err = fmt.Fprint(p.stdout, s.text(p))
+			}
+			if err == nil && !s.OK && !exitZero {
+				return exitError(1)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&exitZero, "exit-zero", false, "exit 0 whatever it shows")
+	return cmd
+}
+
+func (p *program) readStatus(ctx context.Context) (status, error) {
+	if err := p.checkStack(); err != nil {
+		return status{}, err
+	}
+	var c clients
+	if _, err := p.connect(ctx, &c); err != nil {
+		return status{}, err
+	}
+	since, err := p.deployedAt(ctx, c)
+	if err != nil {
+		return status{}, err
+	}
+	if hour := p.now().Add(-time.Hour); hour.After(since) {
+		since = hour
+	}
+	// One pattern cannot ask for both, the function's lines and Lambda's.
+	found, err := p.entries(ctx, c, since, `{ ($.msg = "report") || ($.msg = "the run could not begin") }`, `?"Task timed out" ?"Error:"`)
+	if err != nil {
+		return status{}, err
+	}
+	return newStatus(p.stack, since, found, p.now()), nil
+}
+
+// deployedAt is when the stack came to be what it is: what ran before may not be deployed any more.
+func (p *program) deployedAt(ctx context.Context, c clients) (time.Time, error) {
+	page, err := c.stacks.DescribeStackEvents(ctx, &cloudformation.DescribeStackEventsInput{StackName: &p.stack})
+	if err != nil && strings.Contains(err.Error(), "does not exist") {
+		return time.Time{}, fmt.Errorf("there is no stack %s in this account and region (deploy makes it)", p.stack)
+	} else if err != nil {
+		return time.Time{}, fmt.Errorf("the events of the stack cannot be read: %w", awsError(err))
+	}
+	for _, event := range page.StackEvents {
+		if aws.ToString(event.LogicalResourceId) == p.stack && strings.HasSuffix(string(event.ResourceStatus), "_COMPLETE") {
+			return aws.ToTime(event.Timestamp), nil
+		}
+	}
+	return time.Time{}, nil
+}
+
+// newStatus reads the runs since then, oldest first.
+func newStatus(stack string, since time.Time, runs []entry, now time.Time) status {
+	rotations := map[string]rotationStatus{}
+	var lost *lostRun
+	for _, run := range runs {
+		if run.Lost != "" {
+			lost = &lostRun{run.At, run.Lost}
+		}
+		if run.Report == nil {
+			continue
+		}
+		for _, result := range run.Report.Results {
+			before := rotations[result.Rotation]
+			if result.ExpiresAt == nil {
+				result.ExpiresAt = before.ExpiresAt
+			}
+			rotations[result.Rotation] = rotationStatus{result, run.At, lastFailed(before.LastFailed, run, result)}
+		}
+	}
+	s := status{Stack: stack, Since: since.UTC(), OK: len(rotations) > 0, Rotations: slices.Collect(maps.Values(rotations))}
+	for i := range s.Rotations {
+		r := &s.Rotations[i]
+		r.MarginSeconds, r.SecondsRemaining = nil, nil // of another moment
+		if r.ExpiresAt != nil {
+			r.SecondsRemaining = aws.Int64(int64(r.ExpiresAt.Sub(now) / time.Second))
+		}
+		if lost != nil && r.At.Before(lost.At) {
+			s.Lost = lost
+		}
+		s.OK = s.OK && !r.bad()
+	}
+	if len(rotations) == 0 {
+		s.Lost = lost
+	}
+	s.OK = s.OK && s.Lost == nil
+	slices.SortFunc(s.Rotations, func(a, b rotationStatus) int {
+		if a.bad() != b.bad() {
+			if a.bad() {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a.Rotation, b.Rotation)
+	})
+	return s
+}
+
+// lastFailed is what is to be remembered after a run. An ensure that finds the stored token good enough proves
+// nothing of a rotate that failed: that is shown until a run has gone the same way and come through. A check does
+// not go the way of save and mirror.
+func lastFailed(before *failedRun, run entry, result report.Result) *failedRun {
+	mode := run.Report.Mode
+	switch {
+	case result.Error != nil && mode != "ensure":
+		return &failedRun{run.At, mode, result.Error}
+	case result.Error != nil:
+		return before
+	case result.Outcome == report.Rotated, mode == "rotate":
+		return nil
+	case mode == "check" && before != nil && before.Step != "save" && before.Step != "mirror":
+		return nil
+	}
+	return before
+}
+
+// bad tells whether somebody has to act.
+func (r rotationStatus) bad() bool {
+	return r.Outcome == report.Failed || r.LastFailed != nil || r.SecondsRemaining != nil && *r.SecondsRemaining < 0
+}
+
+// text is the status for a person.
+func (s status) text(p *program) string {
+	var text strings.Builder
+	for _, r := range s.Rotations {
+		line := r.At.Format(time.RFC3339) + " " + r.Text()
+		if r.ExpiresAt == nil {
+			line += "  the expiry of the stored token is not known\n"
+		}
+		if f := r.LastFailed; f != nil && !f.At.Equal(r.At) {
+			line += fmt.Sprintf("  last %s failed at %s: %s\n", printable(f.Mode), f.At.Format(time.RFC3339), printable(f.Error.Error()))
+		}
+		if r.bad() {
+			line = p.colored(p.stdout, red, line)
+		}
+		text.WriteString(line)
+	}
+	if s.Lost != nil {
+		fmt.Fprintf(&text, "the run at %s %s\n", s.Lost.At.Format(time.RFC3339), printable(s.Lost.Why))
+	}
+	if len(s.Rotations) == 0 {
+		fmt.Fprintf(&text, "no report since %s: see rotatorctl logs and the alarms\n", s.Since.Format(time.RFC3339))
+	}
+	if len(s.Rotations) > 1 {
+		var all report.Report
+		expired := 0
+		for _, r := range s.Rotations {
+			all.Results = append(all.Results, r.Result)
+			if r.SecondsRemaining != nil && *r.SecondsRemaining < 0 {
+				expired++
+			}
+		}
+		text.WriteString(all.Totals())
+		if expired > 0 {
+			fmt.Fprintf(&text, "; %s expired", report.Count(expired, "token"))
+		}
+		text.WriteByte('\n')
+	}
+	return text.String()
+}
