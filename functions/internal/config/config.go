@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"net/url"
 	"reflect"
 	"slices"
@@ -18,6 +16,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/network"
 	"iam-token-rotator/functions/internal/rotation"
 )
 
@@ -59,8 +58,7 @@ type ReadFile func(name string) ([]byte, error)
 // The Config beside an error holds what could be read: a host needs to know how to log.
 func Load(environ []string, readFile ReadFile) (Config, error) {
 	var found problems
-	set := env.ToMap(environ)
-	v := parseVariables(set, &found)
+	v := parseVariables(environ, &found)
 	cfg := Config{
 		SecretsManagerURL:  found.origin("SECRETS_MANAGER_URL", v.SecretsManagerURL),
 		IAMURL:             found.origin("IAM_URL", v.IAMURL),
@@ -75,9 +73,8 @@ func Load(environ []string, readFile ReadFile) (Config, error) {
 		BootstrapExpiresAt: time.Time(v.BootstrapExpiresAt),
 	}
 	v.checkLimits(&found)
-	found.checkProxy(set)
-	if v.APIKeyARN != "" || slices.ContainsFunc(cfg.Rotations, func(r rotation.Rotation) bool { return len(r.Mirror) > 0 }) {
-		found.checkAWSEndpoints(set)
+	for _, fault := range network.CheckEnvironment(environ) {
+		found.add(fault.Name, "%s", fault.Problem)
 	}
 	if found.names["METRICS_NAMESPACE"] {
 		cfg.MetricsNamespace = "IAMTokenRotator" // CloudWatch would drop the very metric that counts this failure
@@ -116,11 +113,11 @@ type variables struct {
 	BootstrapExpiresAt date     `env:"BOOTSTRAP_EXPIRES_AT"`
 }
 
-func parseVariables(environ map[string]string, found *problems) variables {
-	set := make(map[string]string, len(environ))
-	for name, value := range environ {
-		if value = strings.TrimSpace(value); value != "" {
-			set[name] = value
+func parseVariables(environ []string, found *problems) variables {
+	set := env.ToMap(environ)
+	for name, value := range set {
+		if set[name] = strings.TrimSpace(value); set[name] == "" {
+			delete(set, name)
 		}
 	}
 	var v variables
@@ -277,85 +274,12 @@ func (p *problems) origin(name, value string) string {
 		p.add(name, "is not a URL: use an origin such as https://host")
 	case parsed.User != nil || parsed.Path != "" || strings.ContainsAny(value, "?#"):
 		p.add(name, "is more than an origin: use https://host alone, without a path, a user or a query")
-	case !isPrivate(parsed):
+	case !iamtoken.IsConfidential(parsed):
 		p.add(name, "must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
 	default:
 		return parsed.String()
 	}
 	return ""
-}
-
-// checkAWSEndpoints: the bootstrap key and the token are sent there.
-func (p *problems) checkAWSEndpoints(set map[string]string) {
-	for _, name := range []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER"} {
-		if set[name] == "" {
-			continue
-		}
-		parsed, err := url.Parse(set[name])
-		switch {
-		case err != nil || parsed.Hostname() == "":
-			p.add(name, "is not a URL: use https://host")
-		case !isPrivate(parsed):
-			p.add(name, "must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
-		}
-	}
-}
-
-// isPrivate reports whether what is sent to a URL stays private.
-func isPrivate(u *url.URL) bool {
-	ip := net.ParseIP(u.Hostname())
-	return u.Scheme == "https" || u.Scheme == "http" && (u.Hostname() == "localhost" || ip != nil && ip.IsLoopback())
-}
-
-// checkProxy refuses what net/http would ignore without a word: the requests would
-// take another way than was meant. Values are not repeated, they may hold a password.
-func (p *problems) checkProxy(set map[string]string) {
-	for _, names := range [][]string{{"HTTPS_PROXY", "https_proxy"}, {"NO_PROXY", "no_proxy"}} {
-		name := names[0]
-		if set[name] == "" {
-			name = names[1]
-		}
-		switch value := set[name]; {
-		case value == "":
-		case names[0] == "HTTPS_PROXY" && !isProxy(value):
-			p.add(name, "is not the URL of a proxy: use http://host:port (https and socks5 are possible, too)")
-		case names[0] == "NO_PROXY":
-			if i := slices.IndexFunc(strings.Split(value, ","), func(entry string) bool { return !isNoProxy(strings.TrimSpace(entry)) }); i >= 0 {
-				p.add(name, "entry %d matches no host: separate host names, .domains, addresses and CIDR blocks by commas", i+1)
-			}
-		}
-	}
-}
-
-// isProxy accepts what net/http does, which reads host:port as http://host:port.
-func isProxy(value string) bool {
-	parsed, err := url.Parse(value)
-	if err != nil || parsed.Scheme == "" || parsed.Host == "" {
-		if parsed, err = url.Parse("http://" + value); err != nil {
-			return false
-		}
-	}
-	host := parsed.Hostname()
-	return slices.Contains([]string{"http", "https", "socks5", "socks5h"}, parsed.Scheme) && (net.ParseIP(host) != nil || madeOf(host, "._-")) &&
-		isPort(parsed.Port()) && (parsed.Path == "" || parsed.Path == "/") && parsed.RawQuery == "" && parsed.Fragment == ""
-}
-
-func isNoProxy(entry string) bool {
-	if _, err := netip.ParsePrefix(entry); err == nil || entry == "" || entry == "*" {
-		return true
-	}
-	host, port, err := net.SplitHostPort(entry)
-	if err != nil {
-		host, port = entry, ""
-	}
-	host = strings.TrimPrefix(strings.TrimPrefix(host, "*"), ".")
-	return isPort(port) && (net.ParseIP(strings.Trim(host, "[]")) != nil || madeOf(host, "._-"))
-}
-
-// isPort reports whether a URL may have this port; none is the scheme's own.
-func isPort(port string) bool {
-	number, err := strconv.Atoi(port)
-	return port == "" || err == nil && number > 0 && number < 1<<16
 }
 
 // oneWord wraps value, which must be printable and without white space, braces

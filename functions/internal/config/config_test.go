@@ -409,52 +409,19 @@ func TestAMirrorIsHeldAgainstAPartialARNOfTheBootstrapKey(t *testing.T) {
 	}
 }
 
-func TestWhereKeysAndTokensMayBeSentOnAWS(t *testing.T) {
-	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:key-Ab12Cd"
-	onAWS := map[string]string{"SECRETS_MANAGER_APIKEY": "", "SECRETS_MANAGER_APIKEY_ARN": arn}
-	withMirror := map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "",
-		"ROTATIONS": `[{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","mirror":["` + arn + `"]}]`}
-	for _, test := range []struct {
-		base  map[string]string
-		value string
-		ok    bool
-	}{
-		{onAWS, "https://secretsmanager.eu-central-1.amazonaws.com", true}, {onAWS, "http://127.0.0.1:8481", true}, {onAWS, "http://localhost:1/x", true},
-		{onAWS, "http://10.0.0.1", false}, {onAWS, "http://localhost.example.com", false}, {onAWS, "HTTP://example.com", false}, {onAWS, "ftp://127.0.0.1", false},
-		{onAWS, "example.com", false}, {onAWS, "https://", false}, {onAWS, "http://169.254.170.2", false}, {withMirror, "http://example.com", false},
-		{nil, "http://example.com", true}, // nothing is sent to AWS
+// The rules are in package network; white space around these values counts.
+func TestTheSettingsOfTheNetworkAreChecked(t *testing.T) {
+	for name, value := range map[string]string{
+		"AWS_ENDPOINT_URL": "http://example.com", "AWS_ENDPOINT_URL_SECRETS_MANAGER": "http://10.0.0.1",
+		"HTTPS_PROXY": " http://proxy:3128", "https_proxy": "http://user:" + canary + "@proxy:port", "NO_PROXY": "a b",
 	} {
-		for _, name := range []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER"} {
-			set := with(test.base)
-			set[name] = test.value
-			if _, err := load(set); (err == nil) != test.ok || err != nil && !strings.HasPrefix(err.Error(), name+": ") {
-				t.Errorf("%s=%s: got %v, want ok %t", name, test.value, err, test.ok)
-			}
+		_, err := load(with(map[string]string{name: value}))
+		if err == nil || !strings.HasPrefix(err.Error(), name+": ") || strings.Contains(err.Error(), canary) {
+			t.Errorf("%s=%s: got %v, want it refused", name, value, err)
 		}
 	}
-}
-
-// net/http goes around a proxy that it cannot read.
-func TestAMalformedProxyIsAProblem(t *testing.T) {
-	for _, test := range []struct {
-		variables, value string
-		ok               bool
-	}{
-		{"HTTPS_PROXY", "http://proxy:3128", true}, {"HTTPS_PROXY", "proxy.example.com:3128", true}, {"HTTPS_PROXY", "http://user:" + canary + "@proxy:3128/", true},
-		{"HTTPS_PROXY", "socks5://[::1]:1080", true}, {"HTTPS_PROXY", "https://proxy", true}, {"HTTPS_PROXY", " ", false}, {"HTTPS_PROXY", " http://proxy:3128", false},
-		{"HTTPS_PROXY", "http://proxy:port", false}, {"HTTPS_PROXY", "http://proxy:70000", false}, {"HTTPS_PROXY", "http://", false}, {"HTTPS_PROXY", "ftp://proxy", false},
-		{"HTTPS_PROXY", "http:/proxy:3128", false}, {"HTTPS_PROXY", "http://" + canary + "@", false}, {"HTTPS_PROXY", "http://proxy:3128/path", false}, {"HTTPS_PROXY", "://proxy", false},
-		{"HTTPS_PROXY", "http://user:" + canary + " x@proxy", false}, {"HTTPS_PROXY", "http://a b", false}, {"HTTPS_PROXY", "%zz", false},
-		{"NO_PROXY", "*", true}, {"NO_PROXY", "localhost, .example.com,*.example.org,10.0.0.0/8,::1,[::1]:8080,host:8080,2001:db8::/32,", true},
-		{"NO_PROXY", "10.0.0.0/33", false}, {"NO_PROXY", "https://iam.cloud.ibm.com", false}, {"NO_PROXY", "a b", false}, {"NO_PROXY", "host:port", false}, {"NO_PROXY", "a;b", false},
-		{"NO_PROXY", "a.*.com", false}, {"NO_PROXY", "host/path", false},
-	} {
-		for _, name := range []string{test.variables, strings.ToLower(test.variables)} {
-			_, err := load(with(map[string]string{name: test.value}))
-			if (err == nil) != test.ok || err != nil && (!strings.HasPrefix(err.Error(), name+": ") || strings.Contains(err.Error(), canary)) {
-				t.Errorf("%s=%s: got %v, want ok %t", name, test.value, err, test.ok)
-			}
-		}
+	if _, err := load(with(map[string]string{"HTTPS_PROXY": "http://user:password@proxy:3128", "AWS_ENDPOINT_URL": "http://127.0.0.1:8481"})); err != nil {
+		t.Error(err)
 	}
 }
 
