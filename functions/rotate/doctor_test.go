@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -20,9 +19,9 @@ func TestDoctorCommand(t *testing.T) {
 	cloud, origin := newCloud(t)
 	good := environ(cloud, origin)
 	for _, test := range []commandCase{
-		{"nothing wrong but a warning", nil, good, 0, []string{"✓ configuration         valid: 1 rotation,", "rotation default\n✓ key-secret", "! stored-token", "→ publish one", "nothing failed, 1 warning\n"}, ""},
+		{"nothing wrong but a warning", nil, good, 0, []string{"✓ configuration         valid: 1 rotation,", "rotation default\n✓ key-secret", "! stored-token", "→ save one", "nothing failed, 1 warning\n"}, ""},
 		{"one by name", []string{"-rotation", "default"}, good, 0, []string{"rotation default\n"}, ""},
-		{"something wrong", nil, environ(cloud, origin, noSuchSecret), 1, []string{"✗ token-secret", "→ there is no such secret: check TOKEN_SECRET", "✗ stored-token", "checks failed"}, ""},
+		{"something wrong", nil, environ(cloud, origin, noSuchSecret), 1, []string{"✗ token-secret", "→ there is no such secret: check TOKEN_SECRET", "– token-locks           not tried: token-secret failed\n                        nor stored-token, save\n", "1 check failed"}, ""},
 		{"bootstrap refused", nil, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=unknown"), 1,
 			[]string{"✗ bootstrap-identity", "– key-secret            not tried: bootstrap-identity failed\n                        nor key-identity, key-expiry, "}, ""},
 		{"configuration", nil, environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x"), 2,
@@ -142,10 +141,11 @@ func TestEachWayInIsNamed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := newDoctor(cfg)
+		c, err := newClients(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
+		d := newDoctor(cfg, c)
 		hasKey := strings.HasPrefix(variable, "SECRETS_MANAGER_APIKEY")
 		if d.Bootstrap.Variable != variable || d.Bootstrap.HasKey != hasKey || d.Bootstrap.NoIAM != (variable == "IAM_TOKEN") ||
 			(d.Bootstrap.ReadKey != nil) != (variable == "SECRETS_MANAGER_APIKEY_ARN") {
@@ -173,7 +173,11 @@ func fakeAWS(t *testing.T, status int, answer map[string]any) {
 		if target := r.Header.Get("X-Amz-Target"); target != "secretsmanager.GetSecretValue" && target != "secretsmanager.DescribeSecret" {
 			t.Errorf("doctor asked AWS for %s", target)
 		}
-		_, _ = io.Copy(io.Discard, r.Body)
+		var asked struct {
+			SecretID string `json:"SecretId"`
+		}
+		_ = json.NewDecoder(r.Body).Decode(&asked)
+		answer["ARN"] = asked.SecretID
 		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 		w.WriteHeader(status)
 		_ = json.NewEncoder(w).Encode(answer)
@@ -199,7 +203,7 @@ func TestDoctorAndTheSecretsInAWS(t *testing.T) {
 		return exit, stdout.String() + stderr.String()
 	}
 
-	fakeAWS(t, 200, map[string]any{"ARN": arn, "SecretString": cloud.BootstrapAPIKey()})
+	fakeAWS(t, 200, map[string]any{"SecretString": cloud.BootstrapAPIKey()})
 	exit, printed := examine()
 	for _, words := range []string{"✓ bootstrap-key         the secret that SECRETS_MANAGER_APIKEY_ARN names", "✓ bootstrap-identity", "✓ mirror", "waits for the first token"} {
 		if exit != 0 || !strings.Contains(printed, words) {

@@ -134,49 +134,40 @@ func names(rotations []rotation.Rotation) []string {
 
 // diagnose checks what the rotations named rely on, of all if none is named. save
 // says how a person starts a run of one rotation.
+//
+// Its clients are its own: a warm function's connections and its bootstrap token
+// would hide what has broken since they were made.
 func diagnose(ctx context.Context, cfg config.Config, named []string, save func(rotation string) string) (report.Diagnosis, error) {
 	rotations, err := choose(cfg.Rotations, named)
 	if err != nil {
 		return report.Diagnosis{}, err
 	}
-	d, err := newDoctor(cfg)
+	c, err := newClients(cfg)
 	if err != nil {
 		return report.Diagnosis{}, err
 	}
+	defer c.transport.CloseIdleConnections()
+	d := newDoctor(cfg, c)
 	d.HowToSave = save
 	return d.Run(ctx, rotations), nil
 }
 
-// newDoctor builds clients of its own: a warm function's connections and its
-// bootstrap token would hide what has broken since they were made.
-func newDoctor(cfg config.Config) (*doctor.Doctor, error) {
-	c, err := newClients(cfg)
-	if err != nil {
-		return nil, err
-	}
-	bootstrap := doctor.Bootstrap{
-		Variable: cfg.Credential.Variable, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt,
-		HasKey: !cfg.Credential.APIKey.IsZero() || c.readKey != nil,
-		NoIAM:  !cfg.Credential.Token.IsZero(),
-	}
-	if c.readKey != nil {
-		bootstrap.ReadKey = func(ctx context.Context) error {
-			_, err := c.readKey(ctx)
-			return err
-		}
-	}
+func newDoctor(cfg config.Config, c *clients) *doctor.Doctor {
 	return &doctor.Doctor{
 		Configuration: fmt.Sprintf("valid: %s, the bootstrap identity by %s", report.Count(len(cfg.Rotations), "rotation"), cfg.Credential.Variable),
 		IAMHost:       doctor.Host{Name: "iam", Variable: "IAM_URL", Origin: cfg.IAMURL, Probe: "/identity/keys"},
 		InstanceHost: doctor.Host{Name: "secrets-manager", Variable: "SECRETS_MANAGER_URL", Origin: cfg.SecretsManagerURL,
 			Probe: "/", Instance: true},
-		HTTP:           c.transport,
-		Bootstrap:      bootstrap,
+		Bootstrap: doctor.Bootstrap{
+			Variable: cfg.Credential.Variable, ReadKey: c.readKey, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt,
+			HasKey: !cfg.Credential.APIKey.IsZero() || c.readKey != nil,
+			NoIAM:  !cfg.Credential.Token.IsZero(),
+		},
 		IAM:            c.iam,
 		SecretsManager: c.secretsManager,
 		Mirrors:        c.mirrors,
 		MinRemaining:   cfg.MinRemaining,
 		Interval:       cfg.RotationInterval,
 		Concurrency:    attemptsAtOnce(cfg.Concurrency, cfg.MaxRPS),
-	}, nil
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/rotation"
@@ -102,18 +103,48 @@ func TestWhatRestsOnAFailedCheckIsNotTried(t *testing.T) {
 	}
 }
 
+func TestOneCauseIsOneFailedCheck(t *testing.T) {
+	for name, test := range map[string]struct {
+		arrange func(w *world)
+		failed  string
+		skipped []string
+	}{
+		"wrong TOKEN_SECRET": {func(w *world) { w.one.Token.ID = nowhere }, "token-secret", []string{"token-locks", "stored-token", "save"}},
+		"another type": {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) },
+			"token-secret", []string{"token-locks", "stored-token", "save"}},
+		"the instance is down": {func(w *world) {
+			for _, op := range []string{ibmcloudtest.OpSecretsGet, ibmcloudtest.OpSecretsMetadata, ibmcloudtest.OpLocks, ibmcloudtest.OpVersionsMetadata} {
+				w.fault(ibmcloudtest.Fault{Op: op, Status: 503})
+			}
+		}, "key-secret", []string{"key-identity", "token-secret", "token-locks", "stored-token", "save"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, ibmcloudtest.Options{})
+			test.arrange(w)
+			diagnosis := w.run()
+			if got := names(diagnosis.Checks, report.CheckFailed); !slices.Equal(got, []string{test.failed}) {
+				t.Errorf("got %v failed, want %s alone", got, test.failed)
+			}
+			for _, skipped := range test.skipped {
+				w.want(diagnosis, skipped, report.CheckSkipped, "not tried: "+test.failed+" failed")
+			}
+		})
+	}
+}
+
 func TestTheKeyOfTheBootstrapIdentityMayBeKeptElsewhere(t *testing.T) {
 	w := newWorld(t, ibmcloudtest.Options{})
 	w.doctor.Bootstrap.Variable = "SECRETS_MANAGER_APIKEY_ARN"
-	w.doctor.Bootstrap.ReadKey = func(context.Context) error { return nil }
-	w.want(w.run(), "bootstrap-key", report.CheckOK, "SECRETS_MANAGER_APIKEY_ARN")
-	w.doctor.Bootstrap.ReadKey = func(context.Context) error {
-		return &rotation.Error{Kind: rotation.Denied, Message: "reading the secret: give the role", Advice: "give the role"}
+	answers := func(err error) func(context.Context) (iamtoken.Secret, error) {
+		return func(context.Context) (iamtoken.Secret, error) { return iamtoken.Secret{}, err }
 	}
+	w.doctor.Bootstrap.ReadKey = answers(nil)
+	w.want(w.run(), "bootstrap-key", report.CheckOK, "SECRETS_MANAGER_APIKEY_ARN")
+	w.doctor.Bootstrap.ReadKey = answers(&rotation.Error{Kind: rotation.Denied, Message: "reading the secret: give the role", Advice: "give the role"})
 	diagnosis := w.run()
 	w.want(diagnosis, "bootstrap-key", report.CheckFailed, "denied: reading the secret → give the role")
 	w.want(diagnosis, "bootstrap-identity", report.CheckSkipped, "bootstrap-key failed")
-	w.doctor.Bootstrap.ReadKey = func(context.Context) error { return errors.New(canary) }
+	w.doctor.Bootstrap.ReadKey = answers(errors.New(canary))
 	w.want(w.run(), "bootstrap-key", report.CheckFailed, "unexpected failure")
 }
 
@@ -122,7 +153,6 @@ func TestATokenAtHandNeedsNoIAM(t *testing.T) {
 	w.doctor.Bootstrap.NoIAM, w.doctor.Bootstrap.HasKey = true, false
 	w.run() // holds a token now
 	w.doctor.IAMHost.Origin = "http://iam.invalid"
-	w.doctor.Network.Lookup = func(context.Context, string) ([]string, error) { return nil, errors.New("no such host") }
 	diagnosis := w.run()
 	w.want(diagnosis, "bootstrap-identity", report.CheckWarning, "not the function's own", "unset")
 	w.want(diagnosis, "key-secret", report.CheckOK)
@@ -162,7 +192,7 @@ func TestMirrors(t *testing.T) {
 	}{
 		"the same version": {stored, report.CheckOK, "holds the stored token"},
 		"an older one":     {"00000000-0000-4000-8000-000000000000", report.CheckWarning, "does not hold the stored token"},
-		"none yet":         {"", report.CheckWarning, "the next run copies it"},
+		"none yet":         {"", report.CheckWarning, "the next run mirrors it"},
 		"denied":           {&rotation.Error{Kind: rotation.Denied, Message: "copying: the role needs DescribeSecret", Advice: "the role needs DescribeSecret"}, report.CheckFailed, "DescribeSecret"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -330,8 +360,8 @@ func TestFindings(t *testing.T) {
 			w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil)
 			w.keySecret(ibmcloudtest.SecretSpec{Payload: w.cloud.BootstrapAPIKey()})
 		}, "key-identity", report.CheckWarning, []string{"bootstrap identity itself"}},
-		"opaque token":      {func(w *world) { w.opaque(ibmcloudtest.IdentityWorkload) }, "key-identity", report.CheckWarning, []string{"does not tell whose"}},
-		"opaque bootstrap":  {func(w *world) { w.cloud.MustDeleteAPIKey(w.seeded.APIKey); w.opaque(ibmcloudtest.IdentityBootstrap) }, "bootstrap-identity", report.CheckWarning, []string{"does not tell whose"}},
+		"opaque token":      {func(w *world) { w.opaque(ibmcloudtest.IdentityWorkload) }, "key-identity", report.CheckWarning, []string{"does not show whose"}},
+		"opaque bootstrap":  {func(w *world) { w.cloud.MustDeleteAPIKey(w.seeded.APIKey); w.opaque(ibmcloudtest.IdentityBootstrap) }, "bootstrap-identity", report.CheckWarning, []string{"does not show whose"}},
 		"key expires soon":  {func(w *world) { w.expiringKey(3 * 24 * time.Hour) }, "key-expiry", report.CheckWarning, []string{"in 2 days", "store a new key"}},
 		"key expires later": {func(w *world) { w.expiringKey(90 * 24 * time.Hour) }, "key-expiry", report.CheckOK, []string{"expires on 20"}},
 		"key secret expires": {func(w *world) {
@@ -355,11 +385,11 @@ func TestFindings(t *testing.T) {
 		"previous locked": {func(w *world) { w.cloud.MustLock(w.one.Token.ID, "previous", canary) }, "token-locks", report.CheckFailed, []string{"the next save fails", "remove the locks of the previous version"}},
 		"current locked":  {func(w *world) { w.cloud.MustLock(w.one.Token.ID, "current", canary) }, "token-locks", report.CheckWarning, []string{"the one after it fails"}},
 		"one version":     {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Payload: "no token yet"}) }, "token-locks", report.CheckOK, nil},
-		"no token yet":    {func(w *world) { w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil) }, "stored-token", report.CheckWarning, []string{"none was published", "run default"}},
+		"no token yet":    {func(w *world) { w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil) }, "stored-token", report.CheckWarning, []string{"none was saved", "run default"}},
 		"forged metadata": {func(w *world) {
 			w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", map[string]any{"expiration": canary, "iam_id": canary})
 		}, "stored-token", report.CheckWarning, []string{"someone has edited it"}},
-		"expired":           {func(w *world) { w.publish(w.seeded.IAMID, time.Now().Add(-time.Minute)) }, "stored-token", report.CheckFailed, []string{"expired 1m", "dead token", "schedule"}},
+		"expired":           {func(w *world) { w.publish(w.seeded.IAMID, time.Now().Add(-time.Minute)) }, "stored-token", report.CheckFailed, []string{"readers have a token that expired 20", "(1m0s ago)", "schedule"}},
 		"about to expire":   {func(w *world) { w.publish(w.seeded.IAMID, time.Now().Add(3*time.Minute)) }, "stored-token", report.CheckWarning, []string{"less than MIN_REMAINING", "ensure schedule"}},
 		"clock behind":      {func(w *world) { w.clock(-10 * time.Minute) }, "iam-clock", report.CheckWarning, []string{"10m", "NTP"}},
 		"clock ahead":       {func(w *world) { w.clock(time.Minute) }, "secrets-manager-clock", report.CheckWarning, []string{"-1m", "NTP"}},
@@ -467,5 +497,5 @@ func TestAHostThatTellsNoTime(t *testing.T) {
 	}))
 	defer silent.Close()
 	w.doctor.IAMHost.Origin = silent.URL
-	w.want(w.run(), "iam-clock", report.CheckSkipped, "does not tell its time")
+	w.want(w.run(), "iam-clock", report.CheckSkipped, "does not show its time")
 }

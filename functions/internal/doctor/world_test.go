@@ -62,7 +62,7 @@ func (w *world) as(key string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.doctor.HTTP, w.doctor.IAM, w.doctor.SecretsManager = transport, iam, secretsManager
+	w.doctor.IAM, w.doctor.SecretsManager = iam, secretsManager
 	w.doctor.Bootstrap = doctor.Bootstrap{Variable: "SECRETS_MANAGER_APIKEY", Identity: bootstrap, HasKey: true}
 }
 

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"iam-token-rotator/functions/iamtoken"
-	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/rotation"
 )
 
@@ -359,19 +358,19 @@ const stateDestroyed = 5
 // deletes the last, so the metadata is looked at first. An identity that may not
 // look (secret-metadata.read, or secrets.list where the secret is given by name)
 // reads all the same, as a rotation does.
-func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (doctor.KeySecret, error) {
+func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
 	if reuse := s.reusesKey(ctx, ref); reuse != nil && !*reuse {
-		return doctor.KeySecret{}, errKeyNotReused()
+		return rotation.KeySecret{}, errKeyNotReused()
 	}
 	secret, err := s.readSecret(ctx, ref)
 	if err != nil {
-		return doctor.KeySecret{}, err
+		return rotation.KeySecret{}, err
 	}
 	key, err := keyOf(secret, ref)
 	if err != nil {
-		return doctor.KeySecret{}, err
+		return rotation.KeySecret{}, err
 	}
-	return doctor.KeySecret{Secret: describe(secret), Key: key}, nil
+	return rotation.KeySecret{SecretDescription: describe(secret), Key: key}, nil
 }
 
 // reusesKey returns the reuse_api_key of an iam_credentials secret; nil for
@@ -415,10 +414,10 @@ func reuseOf(credentials *sm.IAMCredentialsSecretMetadata) *bool {
 
 // Describe returns the metadata of the token secret, never its value. The
 // bootstrap identity needs secret-metadata.read on its group, and only for this.
-func (s *SecretsManager) Describe(ctx context.Context, id string) (doctor.Secret, error) {
+func (s *SecretsManager) Describe(ctx context.Context, id string) (rotation.SecretDescription, error) {
 	metadata, err := s.metadata(ctx, id)
 	if err != nil {
-		return doctor.Secret{}, err
+		return rotation.SecretDescription{}, err
 	}
 	return describe(metadata), nil
 }
@@ -460,7 +459,7 @@ func (s *SecretsManager) CountLocks(ctx context.Context, id, version string) (in
 }
 
 // describe takes what doctor needs out of a secret or its metadata.
-func describe(secret any) doctor.Secret {
+func describe(secret any) rotation.SecretDescription {
 	switch s := secret.(type) {
 	case *sm.ArbitrarySecret:
 		return secretOf(s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time(deref(s.ExpirationDate)))
@@ -475,12 +474,12 @@ func describe(secret any) doctor.Secret {
 	case *sm.IAMCredentialsSecret:
 		return secretOf(s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time(deref(s.ExpirationDate)))
 	default:
-		return doctor.Secret{}
+		return rotation.SecretDescription{}
 	}
 }
 
-func secretOf(kind, group *string, state, versions *int64, expires time.Time) doctor.Secret {
-	return doctor.Secret{
+func secretOf(kind, group *string, state, versions *int64, expires time.Time) rotation.SecretDescription {
+	return rotation.SecretDescription{
 		Type: deref(kind), GroupID: deref(group), Destroyed: deref(state) == stateDestroyed,
 		ExpiresAt: expires, Versions: int(deref(versions)),
 	}

@@ -135,3 +135,18 @@ type SavedVersion struct {
 	VersionID string
 	CreatedAt time.Time // set by Secrets Manager; zero when the answer has none
 }
+
+// SecretDescription is the metadata of a secret in Secrets Manager.
+type SecretDescription struct {
+	Type      string // "arbitrary", "kv", …; empty for a type that this project has no use for
+	GroupID   string
+	Destroyed bool
+	ExpiresAt time.Time // zero when it has no expiration date
+	Versions  int       // 0 when it is not known
+}
+
+// KeySecret is a secret with the API key in it.
+type KeySecret struct {
+	SecretDescription
+	Key iamtoken.Secret
+}
