@@ -5,7 +5,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"regexp"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -55,11 +56,23 @@ func (m Metadata) Map() map[string]any {
 	}
 }
 
-var (
-	fingerprintShape = regexp.MustCompile(`^[0-9a-f]{16}$`)
-	iamIDShape       = regexp.MustCompile(`^(iam|IBMid|crn|sha256)-[A-Za-z0-9:._/-]+$`)
-	accountShape     = regexp.MustCompile(`^[0-9a-f]{32}$`)
+const (
+	lowerHex = "0123456789abcdef"
+	idChars  = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz:._/-"
 )
+
+// only reports whether text holds characters of set alone. Compiling a pattern
+// would cost every cold start of a program that imports this package.
+func only(text, set string) bool { return strings.Trim(text, set) == "" }
+
+func isFingerprint(text string) bool { return len(text) == 16 && only(text, lowerHex) }
+
+func isAccount(text string) bool { return len(text) == 32 && only(text, lowerHex) }
+
+func isIAMID(id string) bool {
+	kind, rest, _ := strings.Cut(id, "-")
+	return len(id) <= 256 && slices.Contains([]string{"iam", "IBMid", "crn", "sha256"}, kind) && rest != "" && only(rest, idChars)
+}
 
 // Identity returns an IAM id and an account as they may be shown: whoever can
 // write metadata or forge an answer could have put a key there. An IAM id of
@@ -70,13 +83,11 @@ func Identity(iamID, account string) (string, string) {
 		sum := sha256.Sum256([]byte(iamID))
 		iamID = "sha256-" + hex.EncodeToString(sum[:8])
 	}
-	if !accountShape.MatchString(account) {
+	if !isAccount(account) {
 		account = ""
 	}
 	return iamID, account
 }
-
-func isIAMID(id string) bool { return len(id) <= 256 && iamIDShape.MatchString(id) }
 
 // errMetadata is in words of our own: those of encoding/json repeat values.
 var errMetadata = errors.New("the version's metadata cannot be read: a field is of another type")
@@ -93,13 +104,13 @@ func ParseMetadata(fields map[string]any) (Metadata, error) {
 	if err := json.Unmarshal(encoded, &m); err != nil {
 		return Metadata{}, errMetadata
 	}
-	if !fingerprintShape.MatchString(m.Fingerprint) {
+	if !isFingerprint(m.Fingerprint) {
 		m.Fingerprint = ""
 	}
 	if !isIAMID(m.IAMID) {
 		m.IAMID = ""
 	}
-	if !accountShape.MatchString(m.Account) {
+	if !isAccount(m.Account) {
 		m.Account = ""
 	}
 	return m, nil

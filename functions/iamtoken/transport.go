@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Transport returns a RoundTripper that authorizes every request with the
@@ -172,7 +173,7 @@ func (r *Reader) Validate() error {
 		return fmt.Errorf("iamtoken: Reader.Margin is negative: %s", r.Margin)
 	}
 	for i, entry := range r.Hosts {
-		if !hostShape.MatchString(strings.ToLower(entry)) {
+		if !hostShape().MatchString(strings.ToLower(entry)) {
 			return fmt.Errorf("iamtoken: Reader.Hosts[%d] is not a host, such as api.example.com, .example.com or localhost:8080", i)
 		}
 	}
@@ -210,7 +211,10 @@ var (
 	errHost       = errors.New("iamtoken: the request's host is not among Reader.Hosts: it does not get the token")
 )
 
-var hostShape = regexp.MustCompile(`^(\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[a-z0-9_-]+(\.[a-z0-9_-]+)*:[0-9]{1,5}|[0-9a-f:]+|\[[0-9a-f:]+\]:[0-9]{1,5})$`)
+// hostShape is compiled when a Reader has Hosts: others need not pay for it.
+var hostShape = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[a-z0-9_-]+(\.[a-z0-9_-]+)*:[0-9]{1,5}|[0-9a-f:]+|\[[0-9a-f:]+\]:[0-9]{1,5})$`)
+})
 
 // serves reports whether a request to u gets the token.
 func (r *Reader) serves(u *url.URL) bool {

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"regexp"
+	"strings"
 	"time"
 
 	"iam-token-rotator/functions/internal/network"
@@ -88,9 +88,16 @@ func (o operation) because(kind rotation.Kind, retry rotation.Retry, got *answer
 	return &rotation.Error{Kind: kind, Retry: retry, Message: message + ": " + advice, Advice: advice}
 }
 
-// codeShape is what an IBM error code looks like: BXNIM0415E,
+// isCode reports whether text looks like an IBM error code: BXNIM0415E,
 // secrets-manager.Error07012. Anything else could repeat a secret.
-var codeShape = regexp.MustCompile(`^(BXN[A-Z]{2}\d{4}[A-Z]|secrets-manager\.Error\d{5})$`)
+func isCode(text string) bool {
+	const digits, letters = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	if number, ok := strings.CutPrefix(text, "secrets-manager.Error"); ok {
+		return len(number) == 5 && strings.Trim(number, digits) == ""
+	}
+	return len(text) == len("BXNIM0415E") && strings.HasPrefix(text, "BXN") &&
+		strings.Trim(text[3:5]+text[9:], letters) == "" && strings.Trim(text[5:9], digits) == ""
+}
 
 // code is IBM's error code, empty when the body bears none.
 func (a *answer) code() string {
@@ -107,7 +114,7 @@ func (a *answer) code() string {
 	if len(body.Errors) > 0 {
 		code = body.Errors[0].Code
 	}
-	if !codeShape.MatchString(code) {
+	if !isCode(code) {
 		return ""
 	}
 	return code
