@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +109,35 @@ func TestEachClaimIsReadForItself(t *testing.T) {
 			t.Errorf("%q passes for a JWT", opaque)
 		}
 	}
+}
+
+// b64token is RFC 6750's definition, word for word.
+var b64token = regexp.MustCompile(`^[A-Za-z0-9\-._~+/]+=*$`)
+
+func FuzzToken(f *testing.F) {
+	for _, value := range []string{"", "null", "Bearer", strings.Repeat("a", 32), strings.Repeat("=", 32), strings.Repeat("a", 31) + "\n", `"` + strings.Repeat("a", 40) + `"`,
+		"e30.eyJleHAiOjE3NjcyNjUyMDB9.c2ln", "e30.eyJleHAiOiIxIiwiaWF0IjoxZTMwMH0.c2ln", "e30.eyJhY2NvdW50IjoieCIsImlhbV9pZCI6N30.c2ln", "a.b.c", "...", "e30.bnVsbA.", "e30.W10.c2ln",
+	} {
+		f.Add(value)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		err := iamtoken.CheckForm(value)
+		if want := len(value) >= 32 && len(value) <= 8192 && b64token.MatchString(value) && !strings.HasSuffix(value, "\n"); (err == nil) != want {
+			t.Errorf("got %v, want a token: %t", err, want)
+		}
+		claims, err := iamtoken.ReadClaims(value)
+		if !iamtoken.IsJWT(value) && (err == nil || claims != iamtoken.Claims{}) {
+			t.Errorf("got claims %+v of what is no JWT", claims)
+		}
+		for _, at := range []time.Time{claims.IssuedAt, claims.ExpiresAt} {
+			if !at.IsZero() && (at.Unix() < 1 || at.Year() > 5138) {
+				t.Errorf("got a time %s", at)
+			}
+		}
+		if id, account := iamtoken.Identity(claims.IAMID, claims.Account); id != claims.IAMID || account != claims.Account {
+			t.Errorf("got an identity that must not be shown")
+		}
+	})
 }
 
 // A job that reads the token must not get the rotator or an SDK into its binary.

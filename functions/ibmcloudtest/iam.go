@@ -185,7 +185,12 @@ func signToken(id *identity, grantType string, issued time.Time, ttl time.Durati
 	if err != nil {
 		panic("ibmcloudtest: encoding claims: " + err.Error())
 	}
-	signed := tokenHeader + "." + base64.RawURLEncoding.EncodeToString(body)
+	return sign(tokenHeader, body)
+}
+
+// sign makes a JWT of an encoded header and a body.
+func sign(header string, body []byte) string {
+	signed := header + "." + base64.RawURLEncoding.EncodeToString(body)
 	digest := sha256.Sum256([]byte(signed))
 	signature, err := rsa.SignPKCS1v15(nil, signingKey(), crypto.SHA256, digest[:])
 	if err != nil {
@@ -375,17 +380,4 @@ func (t *tokenCache) verify(token string) (claims, error) {
 	}
 	t.claims[token] = verified
 	return verified, nil
-}
-
-// UseSmallKey makes IAM sign with a key of so many bits instead of 2048: for simulations that issue
-// tokens by the ten thousand, where signing would take most of the time. Less than 1024 bits need
-// the directive //go:debug rsa1024min=0. Call it before the process's first cloud is made.
-func UseSmallKey(bits int) {
-	signingKey = sync.OnceValue(func() *rsa.PrivateKey {
-		key, err := rsa.GenerateKey(rand.Reader, bits)
-		if err != nil {
-			panic("ibmcloudtest: making IAM's signing key: " + err.Error())
-		}
-		return key
-	})
 }

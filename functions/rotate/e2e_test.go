@@ -497,13 +497,13 @@ func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.
 	if got := hosts["IAM_URL"].Connections(); got != 1 {
 		t.Errorf("got %d connections to IAM for three passes, want 1", got)
 	}
-	// ReadMetadata and key read set out together; net/http may dial for each before it
+	// The reads of metadata and key set out together; net/http may dial for each before it
 	// learns that the first connection serves both.
 	if got := hosts["SECRETS_MANAGER_URL"].Connections(); got > 2 {
 		t.Errorf("got %d connections to Secrets Manager for three passes, want at most 2", got)
 	}
 	pass := []string{"iam.token", "secrets.get", "versions.create", "versions.metadata"}
-	want := slices.Concat([]string{"iam.token"}, pass, pass, pass) // one more for the bootstrap identity
+	want := slices.Concat([]string{"iam.token", "iam.keys"}, pass, pass, pass) // for the bootstrap identity, and to verify tokens
 	slices.Sort(want)
 	if got := s.requested(); !slices.Equal(got, want) {
 		t.Errorf("got requests %v, want %v", got, want)

@@ -38,7 +38,7 @@ func newClients(cfg config.Config) (*clients, error) {
 		c.readKey = awscloud.BootstrapKey(credential.APIKeyARN, c.transport)
 		c.bootstrap = ibmcloud.BootstrapByKey(c.iam, c.readKey)
 	case "IAM_TOKEN":
-		c.bootstrap = ibmcloud.BootstrapByToken(credential.Token, nil)
+		c.bootstrap = ibmcloud.BootstrapByToken(c.iam, credential.Token)
 	default:
 		c.bootstrap = ibmcloud.BootstrapByProfile(c.iam, ibmcloud.Profile{
 			Name: credential.ProfileName, ID: credential.ProfileID, CRTokenFilename: credential.CRTokenFilename,
@@ -46,7 +46,7 @@ func newClients(cfg config.Config) (*clients, error) {
 	}
 	var err error
 	c.secretsManager, err = ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
-		URL: cfg.SecretsManagerURL, Bootstrap: c.bootstrap, Transport: c.transport, MaxRPS: cfg.MaxRPS,
+		URL: cfg.SecretsManagerURL, Bootstrap: c.bootstrap, Transport: c.transport, MaxRPS: cfg.MaxRPS, Keys: keysOf(cfg.Rotations),
 	})
 	return c, err
 }
@@ -80,6 +80,14 @@ func newService(cfg config.Config) (*service, error) {
 // connectEarly opens the connections that the first run needs.
 func (s *service) connectEarly() {
 	s.clients.transport.Preconnect(s.config.IAMURL, s.config.SecretsManagerURL)
+}
+
+func keysOf(rotations []rotation.Rotation) []rotation.KeyRef {
+	keys := make([]rotation.KeyRef, len(rotations))
+	for i, r := range rotations {
+		keys[i] = r.APIKey
+	}
+	return keys
 }
 
 // attemptsAtOnce is how many attempts may run side by side under the politeness

@@ -98,7 +98,7 @@ func (e *examination) checkKey(ctx context.Context, f *findings) {
 }
 
 func (e *examination) checkKeyIdentity(f *findings, token iamtoken.Token) {
-	if err := e.CheckIdentity(token, e.current.Metadata, false); err != nil {
+	if err := e.CheckIdentity(token, e.current, e.now(), false); err != nil {
 		f.failed(keyIdentity, err)
 		return
 	}
@@ -132,7 +132,7 @@ func (e *examination) checkKeyExpiry(ctx context.Context, f *findings, token iam
 
 func (e *examination) checkLifetime(f *findings, response rotation.TokenResponse) {
 	lifetime := response.Token.ExpiresIn
-	if err := rotation.CheckLife(response, e.now().Add(response.ClockSkew)); err != nil {
+	if err := rotation.CheckLife(response, e.now().Add(response.Clock.Skew())); err != nil {
 		f.failed(tokenLifetime, err)
 		return
 	}
@@ -245,7 +245,7 @@ func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 	}
 	e.current = current
 	expires := current.ExpiresAt()
-	remaining := expires.Sub(e.now().Add(current.ClockSkew)).Round(time.Second)
+	remaining := expires.Sub(e.now().Add(current.Clock.Skew())).Round(time.Second)
 	switch {
 	case expires.IsZero():
 		f.warn(storedToken, "its metadata describes no token: none was saved yet, or someone has edited it", "save one: "+e.HowToSave(e.Name))

@@ -21,25 +21,30 @@ type Bootstrap struct {
 	now        func() time.Time
 	flight     singleflight.Group
 
+	have chan struct{} // closed when the first token was obtained
+
 	mu       sync.Mutex
 	token    iamtoken.Secret
-	reusable time.Time // until when, by the wall clock
+	sent     iamtoken.Secret // the credential that the token was obtained with; zero if none left
+	clock    rotation.Clock  // IAM's, from that answer
+	obtained time.Time       // by the wall clock
+	reusable time.Time       // until when, by the wall clock
 }
 
-// credential obtains bootstrap tokens. Its errors are *rotation.Error.
+// credential obtains bootstrap tokens, and returns what it sent for them. Its errors
+// are *rotation.Error.
 type credential interface {
-	token(ctx context.Context) (iamtoken.Token, error)
+	token(ctx context.Context) (response rotation.TokenResponse, sent iamtoken.Secret, err error)
 	// refused tells that the service did not take the last token.
 	refused()
 	// doubted tells that the last token may not do what it was used for.
 	doubted()
 }
 
-func newBootstrap(c credential, now func() time.Time) *Bootstrap {
-	if now == nil {
-		now = time.Now
-	}
-	return &Bootstrap{credential: c, now: now}
+// newBootstrap also tells iam whose token and credential it must never publish.
+func newBootstrap(iam *IAM, c credential) *Bootstrap {
+	iam.bootstrap = &Bootstrap{credential: c, now: iam.now, have: make(chan struct{})}
+	return iam.bootstrap
 }
 
 // Token returns a token of the bootstrap identity. Callers that ask at the same
@@ -68,16 +73,56 @@ func (b *Bootstrap) reuse() (iamtoken.Secret, bool) {
 
 func (b *Bootstrap) obtain(ctx context.Context) (iamtoken.Secret, error) {
 	asked := b.now().Round(0)
-	token, err := b.credential.token(ctx)
+	response, sent, err := b.credential.token(ctx)
 	if err != nil {
 		return iamtoken.Secret{}, atBootstrap(err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.obtained.IsZero() {
+		close(b.have)
+	}
 	// Counted from when it was asked for, not by its expiration: so it holds
 	// whatever the difference between our clock and IBM's.
-	b.token, b.reusable = token.Value, asked.Add(token.ExpiresIn*2/3)
-	return token.Value, nil
+	b.token, b.reusable = response.Token.Value, asked.Add(response.Token.ExpiresIn*2/3)
+	b.sent, b.clock, b.obtained = sent, response.Clock, asked
+	return b.token, nil
+}
+
+// wait returns when a first token has been obtained, without obtaining one; false if
+// ctx ends first.
+func (b *Bootstrap) wait(ctx context.Context) bool {
+	select {
+	case <-b.have:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// credentials are those that open Secrets Manager.
+func (b *Bootstrap) credentials() []iamtoken.Secret {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return []iamtoken.Secret{b.token, b.sent}
+}
+
+// sameRun is how old the bootstrap token may be for its answer to be of this run.
+const sameRun = 2 * time.Minute
+
+// contradicts reports whether a clock is too far off the one that IAM's answer showed.
+// One that is not of this run is not held against an answer twice: the next request
+// obtains a new token, and with it IAM's clock anew, since ours may have been set.
+func (b *Bootstrap) contradicts(clock rotation.Clock) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.clock.Apart(clock) <= rotation.MaxClocksApart {
+		return false
+	}
+	if !within(b.now().Round(0), b.obtained, sameRun) {
+		b.reusable = time.Time{}
+	}
+	return true
 }
 
 // refuse drops token, which Secrets Manager did not take, and has the credential
@@ -118,7 +163,7 @@ func FixedKey(key iamtoken.Secret) KeySource {
 // replaced. One of which Secrets Manager says that it may not do something is read
 // afresh, too, for the next token, but serves on while that read fails or hangs.
 func BootstrapByKey(iam *IAM, source KeySource) *Bootstrap {
-	return newBootstrap(&keyCredential{iam: iam, source: source}, iam.now)
+	return newBootstrap(iam, &keyCredential{iam: iam, source: source})
 }
 
 // secondLook bounds the read of a key that is in doubt: enough of an attempt must be
@@ -134,12 +179,12 @@ type keyCredential struct {
 	stale bool // the key at hand may have been replaced by one of another identity
 }
 
-func (c *keyCredential) token(ctx context.Context) (iamtoken.Token, error) {
+func (c *keyCredential) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
 	key, err := c.current(ctx)
 	if err != nil {
-		return iamtoken.Token{}, err
+		return rotation.TokenResponse{}, iamtoken.Secret{}, err
 	}
-	exchanged, err := c.iam.request(ctx, operation{
+	response, sent, err := c.iam.request(ctx, operation{
 		doing:   "authenticating the bootstrap identity",
 		host:    c.iam.host,
 		refused: "the bootstrap API key is not known, disabled or expired: replace it",
@@ -149,7 +194,7 @@ func (c *keyCredential) token(ctx context.Context) (iamtoken.Token, error) {
 	if errors.As(err, &failure) && failure.Kind == rotation.Denied {
 		c.refused()
 	}
-	return exchanged.Token, err
+	return response, sent, err
 }
 
 func (c *keyCredential) current(ctx context.Context) (iamtoken.Secret, error) {
@@ -184,7 +229,7 @@ func (c *keyCredential) doubted() {
 	c.stale = !c.key.IsZero()
 }
 
-// Profile is a trusted profile that the compute resource may take on.
+// Profile is a trusted profile that the compute resource may assume.
 type Profile struct {
 	Name, ID        string // one of them
 	CRTokenFilename string // empty: where Code Engine and Kubernetes put it
@@ -192,7 +237,7 @@ type Profile struct {
 
 // BootstrapByProfile authenticates with a compute resource token: no stored key.
 func BootstrapByProfile(iam *IAM, profile Profile) *Bootstrap {
-	return newBootstrap(profileCredential{iam, profile}, iam.now)
+	return newBootstrap(iam, profileCredential{iam, profile})
 }
 
 type profileCredential struct {
@@ -200,14 +245,13 @@ type profileCredential struct {
 	profile Profile
 }
 
-func (c profileCredential) token(ctx context.Context) (iamtoken.Token, error) {
-	exchanged, err := c.iam.request(ctx, operation{
-		doing:   "taking on the trusted profile",
+func (c profileCredential) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
+	return c.iam.request(ctx, operation{
+		doing:   "assuming the trusted profile",
 		host:    c.iam.host,
 		refused: "the profile is not known or does not trust this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID and the profile's conditions",
 		denied:  "the profile may not be used from here: check its conditions",
 	}, c)
-	return exchanged.Token, err
 }
 
 func (c profileCredential) refused() {}
@@ -224,10 +268,8 @@ func (c profileCredential) authenticator(url string, client *http.Client, header
 }
 
 // BootstrapByToken uses a token that a person has obtained: for runs by hand.
-func BootstrapByToken(token iamtoken.Secret, now func() time.Time) *Bootstrap {
-	b := newBootstrap(nil, now)
-	b.credential = tokenCredential{token, b.now}
-	return b
+func BootstrapByToken(iam *IAM, token iamtoken.Secret) *Bootstrap {
+	return newBootstrap(iam, tokenCredential{token, iam.now})
 }
 
 type tokenCredential struct {
@@ -235,16 +277,16 @@ type tokenCredential struct {
 	now   func() time.Time
 }
 
-func (c tokenCredential) token(context.Context) (iamtoken.Token, error) {
+func (c tokenCredential) token(context.Context) (response rotation.TokenResponse, none iamtoken.Secret, err error) {
 	token, err := complete(iamtoken.Token{Value: c.value}, c.now())
 	if err != nil {
-		return iamtoken.Token{}, misconfigured("IAM_TOKEN is not an IAM token: set it to what `ibmcloud iam oauth-tokens` prints")
+		return response, none, misconfigured("IAM_TOKEN is not an IAM token: set it to what `ibmcloud iam oauth-tokens` prints")
 	}
 	if !token.Expiration.After(c.now()) {
-		return iamtoken.Token{}, misconfigured("IAM_TOKEN has expired: set it to what `ibmcloud iam oauth-tokens` prints now")
+		return response, none, misconfigured("IAM_TOKEN has expired: set it to what `ibmcloud iam oauth-tokens` prints now")
 	}
 	token.ExpiresIn = token.Expiration.Sub(c.now())
-	return token, nil
+	return rotation.TokenResponse{Token: token}, none, nil
 }
 
 func (c tokenCredential) refused() {}

@@ -35,8 +35,9 @@ type answer struct {
 	status int // 0 when no answer came
 	header http.Header
 	body   []byte
-	skew   time.Duration // the server's clock less ours; 0 when the answer has no Date
-	err    error         // why no answer came
+	date   time.Time // by the server's clock; zero without a Date header
+	clock  rotation.Clock
+	err    error // why no answer came
 }
 
 type answerKey struct{}
@@ -97,7 +98,7 @@ func (r recorder) exchange(req *http.Request, got *answer) (*http.Response, erro
 	}
 	got.status, got.header, got.body = response.StatusCode, response.Header, body
 	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
-		got.skew = clockSkew(date, sent, r.now().Round(0))
+		got.date, got.clock = date, rotation.ClockAt(date, sent, r.now().Round(0))
 	}
 	if got.status < 200 || got.status > 299 {
 		body = nil // the SDK need not decode an error: failure goes by got
@@ -131,11 +132,13 @@ func (r recorder) read(ctx context.Context, response *http.Response, got *answer
 	return network.ReadBody(response, got.limit)
 }
 
-// clockSkew is how far the clock of a server that wrote date is off ours at least:
-// it wrote it at some time between sent and received, which are far apart when the
-// process was frozen meanwhile.
-func clockSkew(date, sent, received time.Time) time.Duration {
-	return max(date.Sub(received), min(0, date.Sub(sent)))
+// dateTolerance is how far two clocks of one service may be apart.
+const dateTolerance = 5 * time.Second
+
+// dateBefore reports whether the answer's Date is before a time that the service
+// itself names in it: then the Date is wrong.
+func (a *answer) dateBefore(named time.Time) bool {
+	return !a.date.IsZero() && a.date.Add(dateTolerance).Before(named)
 }
 
 // client returns an HTTP client for SDK calls whose requests bear their context. It

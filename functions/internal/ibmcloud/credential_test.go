@@ -56,7 +56,7 @@ func TestATokenOfAPersonServesUntilItExpires(t *testing.T) {
 		"not a token": {"abc", "ibmcloud iam oauth-tokens"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			token, err := ibmcloud.BootstrapByToken(iamtoken.NewSecret(test.token), nil).Token(context.Background())
+			token, err := ibmcloud.BootstrapByToken(ibmcloud.NewIAM("https://iam.test", nil, nil), iamtoken.NewSecret(test.token)).Token(context.Background())
 			failure := asFailure(t, err)
 			if test.says == "" {
 				if failure != nil || token.Reveal() != valid {

@@ -6,14 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/IBM/go-sdk-core/v5/core"
-	"github.com/golang-jwt/jwt/v5"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
@@ -21,10 +20,12 @@ import (
 
 // IAM exchanges credentials for access tokens.
 type IAM struct {
-	url  string // origin without a path
-	host string
-	wire recorder
-	now  func() time.Time
+	url       string // origin without a path
+	host      string
+	wire      recorder
+	now       func() time.Time
+	keys      *signingKeys
+	bootstrap *Bootstrap // of the identity that opens Secrets Manager; nil if none does
 }
 
 // NewIAM returns a client for the IAM endpoint at origin. If now is nil, it is
@@ -33,19 +34,66 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 	if now == nil {
 		now = time.Now
 	}
-	return &IAM{url: origin, host: hostOf(origin), wire: newRecorder(transport, now), now: now}
+	i := &IAM{url: origin, host: hostOf(origin), wire: newRecorder(transport, now), now: now}
+	i.keys = &signingKeys{fetch: i.fetchKeys, now: now}
+	return i
 }
 
 // Exchange asks IAM for a new token of the API key's owner. It needs no
 // permission. A refused key (400, 401) is worth one more try, since a key just
 // made takes about 2 seconds until IAM knows it.
+//
+// The token has the form of one, is neither a credential of ours nor holds one and, if
+// it is a JWT, is signed by IAM, unless IAM's keys are not to be had; then, and if it is
+// opaque, the response says so.
 func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
-	return i.request(ctx, operation{
+	op := operation{
 		doing:   "exchanging the API key for a token",
 		host:    i.host,
 		refused: "the API key in the key secret is not known, disabled or expired: store a valid one",
 		denied:  "the API key may not be used: is it locked, or is this address not among the account's allowed ones?",
-	}, apiKeyGrant{key})
+	}
+	response, sent, err := i.request(ctx, op, apiKeyGrant{key})
+	if err != nil {
+		return rotation.TokenResponse{}, err
+	}
+	value := response.Token.Value.Reveal()
+	own := []iamtoken.Secret{key, sent}
+	if i.bootstrap != nil {
+		own = append(own, i.bootstrap.credentials()...)
+	}
+	switch {
+	case repeatsAny(value, own):
+		err = errors.New("a key or token that was sent to it")
+	case !iamtoken.IsJWT(value):
+		response.Unverified = "the token is opaque"
+	default:
+		err = i.keys.verify(ctx, value)
+	}
+	if errors.Is(err, errNoKeys) {
+		response.Unverified, err = err.Error(), nil
+	}
+	if err != nil {
+		return rotation.TokenResponse{}, op.badToken(err, response.TransactionID)
+	}
+	return response, nil
+}
+
+// repeatsAny reports whether token is one of the secrets or holds one, or one holds it.
+func repeatsAny(token string, secrets []iamtoken.Secret) bool {
+	for _, secret := range secrets {
+		value := strings.TrimSpace(secret.Reveal())
+		if value == token || len(value) >= 16 && (strings.Contains(token, value) || strings.Contains(value, token)) {
+			return true
+		}
+	}
+	return false
+}
+
+// badToken is the error for a success with something that must not be published.
+func (o operation) badToken(what error, transaction string) *rotation.Error {
+	return &rotation.Error{Step: rotation.StepCheck, Kind: rotation.InvalidToken, Retry: rotation.Later, TransactionID: transaction,
+		Message: o.doing + ": " + o.host + " answered with " + what.Error() + ": is there a proxy in between, or is IAM_URL wrong?"}
 }
 
 // grant makes the SDK's authenticator for one token request.
@@ -70,57 +118,80 @@ func (g apiKeyGrant) authenticator(url string, client *http.Client, headers map[
 	return authenticator, nil
 }
 
-// request makes one token request: no retries, no cache.
-func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.TokenResponse, error) {
+// request makes one token request: no retries, no cache. It also returns the
+// credential that left.
+func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.TokenResponse, iamtoken.Secret, error) {
 	// The request names its own transaction, so that the id in our log is ours
 	// and never something that an answer has put there.
 	transaction := rand.Text()
 	ctx, got := withAnswer(ctx)
-	authenticator, err := g.authenticator(i.url, i.wire.boundClient(ctx), map[string]string{"Transaction-Id": transaction})
+	client := i.wire.boundClient(ctx)
+	form := &formReader{base: client.Transport}
+	client.Transport = form
+	authenticator, err := g.authenticator(i.url, client, map[string]string{"Transaction-Id": transaction})
 	if err != nil {
-		return rotation.TokenResponse{}, err
+		return rotation.TokenResponse{}, iamtoken.Secret{}, err
 	}
 	response, err := guard(authenticator.RequestToken)
 	switch {
 	case got.status == 0 && got.err == nil:
 		// Nothing was sent: the cr-token grant could not read its file.
-		return rotation.TokenResponse{}, misconfigured("no token request could be made: is CR_TOKEN_FILENAME readable?")
+		return rotation.TokenResponse{}, iamtoken.Secret{}, misconfigured("no token request could be made: is CR_TOKEN_FILENAME readable?")
 	case got.status < 200 || got.status > 299:
 		failure := op.failure(got, i.now())
 		if got.status == http.StatusBadRequest {
 			failure = op.because(rotation.Denied, rotation.Once, got, op.refused)
 		}
 		failure.TransactionID = transaction
-		return rotation.TokenResponse{}, failure
+		return rotation.TokenResponse{}, iamtoken.Secret{}, failure
 	case err != nil || response == nil:
 		response = &core.IamTokenServerResponse{}
 	}
-	token, err := i.token(response)
+	token, err := i.token(response, got)
 	if err != nil {
-		return rotation.TokenResponse{}, &rotation.Error{Step: rotation.StepCheck, Kind: rotation.InvalidToken, Retry: rotation.Later,
-			Message: op.doing + ": " + i.host + " answered " + strconv.Itoa(got.status) + " " + err.Error(), TransactionID: transaction}
+		return rotation.TokenResponse{}, iamtoken.Secret{}, op.badToken(err, transaction)
 	}
-	return rotation.TokenResponse{Token: token, TransactionID: transaction, ClockSkew: got.skew}, nil
+	return rotation.TokenResponse{Token: token, TransactionID: transaction, Clock: got.clock}, form.credential, nil
 }
 
-// token reads the answer. Where the body and the JWT disagree on the expiration
-// the earlier one counts; a token that is no JWT is valid but opaque.
-func (i *IAM) token(response *core.IamTokenServerResponse) (iamtoken.Token, error) {
+// formReader is a RoundTripper that notes which credential a token request bears.
+type formReader struct {
+	base       http.RoundTripper
+	credential iamtoken.Secret
+}
+
+// RoundTrip implements http.RoundTripper.
+func (f *formReader) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.GetBody != nil {
+		if body, err := req.GetBody(); err == nil {
+			encoded, _ := io.ReadAll(body)
+			form, _ := url.ParseQuery(string(encoded))
+			f.credential = iamtoken.NewSecret(form.Get("apikey") + form.Get("cr_token"))
+		}
+	}
+	return f.base.RoundTrip(req)
+}
+
+// token reads the answer.
+func (i *IAM) token(response *core.IamTokenServerResponse, got *answer) (iamtoken.Token, error) {
 	value := response.AccessToken
 	switch {
 	case value == "":
-		return iamtoken.Token{}, fmt.Errorf("without a token: is there a proxy in between, or is IAM_URL wrong?")
-	case strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return iamtoken.Token{}, fmt.Errorf("with a token that holds white space or control characters")
+		return iamtoken.Token{}, errors.New("no token")
 	case !strings.EqualFold(response.TokenType, "Bearer"):
-		return iamtoken.Token{}, fmt.Errorf("with a token that is no Bearer token")
+		return iamtoken.Token{}, errors.New("a token that is no Bearer token")
+	case response.ExpiresIn > int64(maxLife/time.Second):
+		return iamtoken.Token{}, errImpossibleExpiry
 	}
-	token := iamtoken.Token{
+	token, err := complete(iamtoken.Token{
 		Value:      iamtoken.NewSecret(value),
 		Expiration: time.Unix(response.Expiration, 0),
 		ExpiresIn:  time.Duration(response.ExpiresIn) * time.Second,
+	}, i.now().Add(got.clock.Skew()))
+	if err == nil && got.dateBefore(token.IssuedAt) {
+		err = errors.New("a token that was issued after its own Date")
 	}
-	return complete(token, i.now())
+	return token, err
 }
 
 func hostOf(origin string) string {
@@ -135,39 +206,38 @@ func misconfigured(message string) *rotation.Error {
 	return &rotation.Error{Kind: rotation.Misconfigured, Message: message}
 }
 
-// claims are the parts of an IAM token's JWT that tell whose it is and until when.
-type claims struct {
-	jwt.RegisteredClaims
-	IAMID   string `json:"iam_id"`
-	Account struct {
-		BSS string `json:"bss"`
-	} `json:"account"`
-}
-
 // maxLife is well above the 60 minutes that IAM gives a token, whatever the
 // clocks: an expiration beyond it is in another unit, or forged.
 const maxLife = 24 * time.Hour
 
-// complete adds to token what its JWT tells. The signature is not checked: the
-// token came from IAM itself over TLS, and services check it when it is used.
-// Where IAM's answer and the JWT disagree the earlier expiration counts.
+var errImpossibleExpiry = errors.New("a token that has no expiration, or one that no token can have")
+
+// complete adds to token what its JWT says; now is by IAM's clock. Where IAM's answer
+// and the JWT disagree the earlier expiration counts. A token that is no JWT is opaque;
+// one that is, but whose own claims cannot be read, is an error.
 func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
+	value := token.Value.Reveal()
+	if err := iamtoken.CheckForm(value); err != nil {
+		return iamtoken.Token{}, fmt.Errorf("something that is no token (%w)", err)
+	}
 	token.IssuedAt = now.Truncate(time.Second)
-	var told claims
-	_, _, err := jwt.NewParser().ParseUnverified(token.Value.Reveal(), &told)
-	if err == nil || errors.Is(err, jwt.ErrTokenUnverifiable) { // an algorithm that the library does not know
-		token.IAMID, token.Account = iamtoken.Identity(told.IAMID, told.Account.BSS)
-		if told.IssuedAt != nil {
-			token.IssuedAt = told.IssuedAt.Time
+	if iamtoken.IsJWT(value) {
+		claims, err := iamtoken.ReadClaims(value)
+		if err != nil {
+			return iamtoken.Token{}, fmt.Errorf("a JWT that cannot be read (%s)", strings.ReplaceAll(err.Error(), "\n", ", "))
 		}
-		if told.ExpiresAt != nil && (token.Expiration.Unix() <= 0 || told.ExpiresAt.Before(token.Expiration)) {
-			token.Expiration = told.ExpiresAt.Time
+		token.IAMID, token.Account = claims.IAMID, claims.Account
+		if !claims.IssuedAt.IsZero() {
+			token.IssuedAt = claims.IssuedAt
+		}
+		if !claims.ExpiresAt.IsZero() && (token.Expiration.Unix() <= 0 || claims.ExpiresAt.Before(token.Expiration)) {
+			token.Expiration = claims.ExpiresAt
 		}
 	}
 	if token.Expiration.Unix() <= 0 || token.Expiration.Sub(token.IssuedAt) > maxLife {
-		return iamtoken.Token{}, errors.New("with a token that has no expiration, or one that no token can have")
+		return iamtoken.Token{}, errImpossibleExpiry
 	}
-	// Of an old token IAM may tell what is left of it, not how long it was made for.
+	// Of an old token IAM may report what is left of it, not how long it was made for.
 	token.ExpiresIn = max(token.ExpiresIn, token.Expiration.Sub(token.IssuedAt))
 	return token, nil
 }

@@ -2,6 +2,7 @@ package ibmcloud
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"reflect"
 	"strings"
@@ -24,7 +25,9 @@ type SecretsManager struct {
 	limiter   *rate.Limiter
 	now       func() time.Time
 
-	keySecrets sync.Map // ids of the secrets that keys were read from
+	keyIDs   sync.Map                   // in lower case, of secrets that keys are read from
+	keyNames map[string]rotation.KeyRef // of those given by name, by type and name
+	found    sync.Map                   // which of those have been read, and so have their id in keyIDs
 }
 
 // SecretsManagerOptions says which instance, as whom and how politely.
@@ -32,8 +35,9 @@ type SecretsManagerOptions struct {
 	URL       string // origin without a path
 	Bootstrap *Bootstrap
 	Transport http.RoundTripper
-	MaxRPS    int              // requests in any second, retries included; 0 means no limit
-	Now       func() time.Time // if nil, time.Now
+	MaxRPS    int               // requests in any second, retries included; 0 means no limit
+	Keys      []rotation.KeyRef // of all rotations configured: no token is ever saved over one of them
+	Now       func() time.Time  // if nil, time.Now
 }
 
 // NewSecretsManager returns a client for one instance.
@@ -46,7 +50,16 @@ func NewSecretsManager(o SecretsManagerOptions) (*SecretsManager, error) {
 		return nil, misconfigured("IBM's SDK does not take SECRETS_MANAGER_URL: it is the instance's origin, https://….secrets-manager.appdomain.cloud")
 	}
 	sdk.Service.Client = newRecorder(o.Transport, o.Now).client()
-	return &SecretsManager{sdk: sdk, host: hostOf(o.URL), bootstrap: o.Bootstrap, limiter: newLimiter(o.MaxRPS), now: o.Now}, nil
+	s := &SecretsManager{sdk: sdk, host: hostOf(o.URL), bootstrap: o.Bootstrap, limiter: newLimiter(o.MaxRPS), now: o.Now,
+		keyNames: map[string]rotation.KeyRef{}}
+	for _, ref := range o.Keys {
+		if ref.ID != "" {
+			s.keyIDs.Store(strings.ToLower(ref.ID), true)
+		} else {
+			s.keyNames[ref.Type+"/"+ref.Name] = ref
+		}
+	}
+	return s, nil
 }
 
 // newLimiter allows at most maxRPS requests in any second: a token bucket lets
@@ -129,9 +142,9 @@ const (
 // secret-version-metadata.read on the token's group.
 func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
 	current := "current"
-	ctx, got := withAnswer(ctx)
+	ctx, _ = withAnswer(ctx)
 	metadata, err := call(ctx, s, operation{
-		doing:    "looking at the stored token's metadata",
+		doing:    "reading the stored token's metadata",
 		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
 		denied:   "give the bootstrap identity a role with secret-version-metadata.read on the token's secret group, if it is the right identity and TOKEN_SECRET the right secret; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",
@@ -147,26 +160,59 @@ func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef
 		if ref.Field != "" {
 			return rotation.CurrentVersion{}, misconfigured("token_field is set, but the token secret is of type arbitrary: remove one or change the other")
 		}
-		return got.stored(typeArbitrary, version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata)
+		return s.currentVersion(ctx, ref, storedVersion{typeArbitrary, deref(version.SecretID), deref(version.SecretName), version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata})
 	case *sm.KVSecretVersionMetadata:
-		return got.stored(typeKV, version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata)
+		return s.currentVersion(ctx, ref, storedVersion{typeKV, deref(version.SecretID), deref(version.SecretName), version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata})
 	default:
 		return rotation.CurrentVersion{}, misconfigured("the token secret's type cannot hold a token: use arbitrary or kv")
 	}
 }
 
-// stored reads a version. Metadata that cannot be read counts as none, which
+// storedVersion is a version as the service describes it.
+type storedVersion struct {
+	secretType           string
+	secretID, secretName string
+	id                   *string
+	createdAt            time.Time
+	metadata             map[string]any
+}
+
+// currentVersion reads a version. Metadata that cannot be read counts as none, which
 // counts as expired: others may have edited it.
-func (a *answer) stored(secretType string, id *string, createdAt time.Time, fields map[string]any) (rotation.CurrentVersion, error) {
-	if !isID(id) {
-		return rotation.CurrentVersion{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
-			Message: "looking at the stored token's metadata: the answer does not name the version"}
+func (s *SecretsManager) currentVersion(ctx context.Context, ref rotation.TokenRef, version storedVersion) (rotation.CurrentVersion, error) {
+	_, got := withAnswer(ctx)
+	unusable := func(why string) error {
+		return &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: "reading the stored token's metadata: " + why}
 	}
-	metadata, err := iamtoken.ParseMetadata(fields)
+	switch {
+	case !isID(version.id):
+		return rotation.CurrentVersion{}, unusable("the answer does not name the version")
+	case got.dateBefore(version.createdAt):
+		return rotation.CurrentVersion{}, unusable("the answer's Date is before the version was created: is there a proxy in between whose clock is wrong?")
+	case s.bootstrap.contradicts(got.clock):
+		return rotation.CurrentVersion{}, unusable("the answer's Date is more than " + rotation.MaxClocksApart.String() + " off IAM's: is there a proxy in between whose clock is wrong?")
+	}
+	if err := s.checkNoKey(ctx, ref, version); err != nil {
+		return rotation.CurrentVersion{}, err
+	}
+	metadata, err := iamtoken.ParseMetadata(version.metadata)
 	if err != nil {
 		metadata = iamtoken.Metadata{}
 	}
-	return rotation.CurrentVersion{VersionID: *id, SecretType: secretType, CreatedAt: createdAt, Metadata: metadata, ClockSkew: a.skew}, nil
+	return rotation.CurrentVersion{VersionID: *version.id, SecretType: version.secretType, CreatedAt: version.createdAt, Metadata: metadata, Clock: got.clock}, nil
+}
+
+// checkNoKey returns an error if a key is read from the token secret.
+func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, version storedVersion) error {
+	if version.secretName == "" { // the service need not report it
+		if err := s.findKeySecrets(context.WithValue(ctx, answerKey{}, nil), version.secretType); err != nil {
+			return err
+		}
+	}
+	if _, byName := s.keyNames[version.secretType+"/"+version.secretName]; byName || s.holdsKey(ref.ID, version.secretID) {
+		return errOverKey()
+	}
+	return nil
 }
 
 // isID reports whether id is a version's. It is repeated in logs and reports, so
@@ -187,8 +233,8 @@ func isID(id *string) bool {
 // secret-version.create on the token's group. A new version of a kv secret holds
 // the token's entry and no other.
 func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
-	if s.isKeySecret(ref.ID) {
-		return rotation.SavedVersion{}, misconfigured("TOKEN_SECRET (or token_secret) is the secret that holds the API key: the token would replace it; name another")
+	if s.holdsKey(ref.ID) {
+		return rotation.SavedVersion{}, errOverKey()
 	}
 	payload := ref.Format.Payload(token).Reveal()
 	op := operation{
@@ -238,7 +284,7 @@ func (s *SecretsManager) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamt
 	if err != nil {
 		return iamtoken.Secret{}, err
 	}
-	s.keySecrets.Store(idOf(secret), true)
+	s.noteKeySecret(ref, secret)
 	return keyOf(secret, ref)
 }
 
@@ -315,11 +361,46 @@ func idOf(secret sm.SecretIntf) string {
 	}
 }
 
-// isKeySecret reports whether a key was read from the secret: the configuration
-// may name the same secret by name and by id.
-func (s *SecretsManager) isKeySecret(id string) bool {
-	_, ok := s.keySecrets.Load(id)
-	return ok
+// holdsKey reports whether a rotation reads its key from the secret to which a token
+// is to be saved. The configuration may name it in two ways: by id, as it stands there
+// or as the service reports it, and by name, which is unique for each type.
+func (s *SecretsManager) holdsKey(ids ...string) bool {
+	for _, id := range ids {
+		if _, ok := s.keyIDs.Load(strings.ToLower(id)); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *SecretsManager) noteKeySecret(ref rotation.KeyRef, secret sm.SecretIntf) {
+	if id := idOf(secret); id != "" {
+		s.keyIDs.Store(strings.ToLower(id), true)
+		s.found.Store(ref, true)
+	}
+}
+
+// findKeySecrets reads the secrets of a type that keys are read from by name, for their
+// ids. One that cannot be read gives nobody a key.
+func (s *SecretsManager) findKeySecrets(ctx context.Context, kind string) error {
+	for _, ref := range s.keyNames {
+		if _, ok := s.found.Load(ref); ok || ref.Type != kind {
+			continue
+		}
+		secret, err := s.readSecret(ctx, ref)
+		var failure *rotation.Error
+		if errors.As(err, &failure) && failure.Retry != rotation.Never {
+			return err
+		}
+		if err == nil {
+			s.noteKeySecret(ref, secret)
+		}
+	}
+	return nil
+}
+
+func errOverKey() error {
+	return misconfigured("TOKEN_SECRET (or token_secret) is a secret that a rotation reads its API key from: the token would replace it; name another")
 }
 
 func kvKey(data map[string]any, field string) (string, error) {
@@ -431,7 +512,7 @@ func (s *SecretsManager) Describe(ctx context.Context, id string) (rotation.Secr
 
 func (s *SecretsManager) metadata(ctx context.Context, id string) (sm.SecretMetadataIntf, error) {
 	return call(ctx, s, operation{
-		doing:    "looking at the secret's metadata",
+		doing:    "reading the secret's metadata",
 		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
 		denied:   "give the bootstrap identity a role with secret-metadata.read on the token's secret group, which doctor alone needs",
 		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",

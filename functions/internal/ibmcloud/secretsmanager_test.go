@@ -2,6 +2,9 @@ package ibmcloud_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
@@ -43,7 +48,7 @@ func FuzzSecretPayload(f *testing.F) {
 }
 
 func FuzzVersionMetadata(f *testing.F) {
-	if _, err := fuzzedSecretsManager(f, 0, "application/json", goodLook).ReadMetadata(context.Background(), rotation.TokenRef{ID: "e2dd1896"}); err != nil {
+	if _, err := fuzzedSecretsManager(f, 0, "application/json", goodMetadata).ReadMetadata(context.Background(), rotation.TokenRef{ID: "e2dd1896"}); err != nil {
 		f.Fatal("a good answer:", err)
 	}
 	for _, fields := range []string{
@@ -52,20 +57,20 @@ func FuzzVersionMetadata(f *testing.F) {
 	} {
 		f.Add(uint8(0), `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"arbitrary","created_at":"2026-01-01T10:00:00.000Z","version_custom_metadata":`+fields+`}`)
 	}
-	f.Add(uint8(0), goodLook)
+	f.Add(uint8(0), goodMetadata)
 	f.Add(uint8(0), `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"kv","created_at":"yesterday"}`)
 	f.Add(uint8(0), `{"id":"","secret_type":"arbitrary"}`)
 	f.Fuzz(func(t *testing.T, status uint8, body string) {
-		stored, err := fuzzedSecretsManager(t, status, "application/json", body).ReadMetadata(context.Background(), rotation.TokenRef{ID: "e2dd1896"})
+		current, err := fuzzedSecretsManager(t, status, "application/json", body).ReadMetadata(context.Background(), rotation.TokenRef{ID: "e2dd1896"})
 		if err != nil {
 			checkFailure(t, err)
 			return
 		}
-		if stored.VersionID == "" || stored.SecretType == "" {
-			t.Errorf("got a version without id or type: %+v", stored)
+		if current.VersionID == "" || current.SecretType == "" {
+			t.Errorf("got a version without id or type: %+v", current)
 		}
-		if latest := stored.CreatedAt.Add(iamtoken.MaxLife); stored.ExpiresAt().After(latest) {
-			t.Errorf("got expiry %s of a version made %s: no later than %s may be believed", stored.ExpiresAt(), stored.CreatedAt, latest.Format(time.RFC3339))
+		if latest := current.CreatedAt.Add(iamtoken.MaxLife); current.ExpiresAt().After(latest) {
+			t.Errorf("got expiry %s of a version made %s: no later than %s may be trusted", current.ExpiresAt(), current.CreatedAt, latest.Format(time.RFC3339))
 		}
 	})
 }
@@ -94,9 +99,9 @@ func fuzzNow() time.Time { return time.Unix(1767261600, 0) }
 
 // Good answers, from which the fuzzing sets out.
 const (
-	goodToken  = `{"access_token":"abc","token_type":"Bearer","expires_in":3600,"expiration":1767265200}`
-	goodSecret = `{"secret_type":"arbitrary","id":"x","payload":"key\n"}`
-	goodLook   = `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"arbitrary","created_at":"2026-01-01T10:00:00.000Z","version_custom_metadata":{"expiration":1767265200}}`
+	goodToken    = `{"access_token":"opaque-token-0123456789abcdefghijkl","token_type":"Bearer","expires_in":3600,"expiration":1767265200}`
+	goodSecret   = `{"secret_type":"arbitrary","id":"x","payload":"key\n"}`
+	goodMetadata = `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"arbitrary","created_at":"2026-01-01T10:00:00.000Z","version_custom_metadata":{"expiration":1767265200}}`
 )
 
 func fuzzedIAM(wire says) *ibmcloud.IAM { return ibmcloud.NewIAM("https://iam.test", wire, fuzzNow) }
@@ -135,8 +140,9 @@ func FuzzIAMAnswer(f *testing.F) {
 		goodToken, ``, `null`, `[]`, `{}`, `{"errors":[]}`, `<html>`, `{"access_token":"","token_type":"Bearer","expires_in":3600,"expiration":1767265200}`,
 		`{"access_token":"a.b.c","token_type":"Bearer","expires_in":3600,"expiration":1}`, `{"access_token":"a b","token_type":"bearer"}`,
 		`{"access_token":"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDAsImlhbV9pZCI6ImlhbS1TZXJ2aWNlSWQtMSJ9.c2ln","token_type":"Bearer","expires_in":3600,"expiration":1767265200}`,
-		`{"access_token":"abc","token_type":"Bearer","expires_in":-1,"expiration":9223372036854775807}`,
-		`{"errorCode":"BXNIM0415E","errorMessage":"` + keyCanary + `"}`, `{"access_token":"abc","token_type":"Bearer","expires_in":1e99}`,
+		`{"access_token":"opaque-token-0123456789abcdefghijkl","token_type":"Bearer","expires_in":-1,"expiration":9223372036854775807}`,
+		`{"errorCode":"BXNIM0415E","errorMessage":"` + keyCanary + `"}`, `{"access_token":"` + keyCanary + `","token_type":"Bearer","expires_in":3600,"expiration":1767265200}`,
+		`{"access_token":"opaque-token-0123456789abcdefghijkl","token_type":"Bearer","expires_in":1e99}`,
 	} {
 		f.Add(uint8(0), "application/json", body)
 	}
@@ -150,8 +156,60 @@ func FuzzIAMAnswer(f *testing.F) {
 			return
 		}
 		token := got.Token
-		if token.Value.IsZero() || strings.ContainsAny(token.Value.Reveal(), " \r\n\t\x00") || token.Expiration.Unix() <= 0 || statusOf(status) > 299 {
+		if iamtoken.CheckForm(token.Value.Reveal()) != nil || strings.Contains(token.Value.Reveal(), keyCanary) || token.Expiration.Unix() <= 0 || statusOf(status) > 299 {
 			t.Errorf("got a token that expires %s of an answer %d", token.Expiration, statusOf(status))
+		}
+		if got.Unverified == "" {
+			t.Error("got a token whose signature passes for verified, and IAM has no keys")
+		}
+	})
+}
+
+// keysAnd answers a token request with a token, and all others with IAM's keys.
+type keysAnd struct{ token, keys string }
+
+func (k keysAnd) RoundTrip(req *http.Request) (*http.Response, error) {
+	body := k.keys
+	if strings.HasSuffix(req.URL.Path, "/identity/token") {
+		body = k.token
+	}
+	return says{"iam.test", 200, "application/json", body}.RoundTrip(req)
+}
+
+func FuzzSigningKeys(f *testing.F) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		f.Fatal(err)
+	}
+	token := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.MapClaims{"iam_id": "iam-ServiceId-1", "iat": 1767261600, "exp": 1767265200})
+	token.Header["kid"] = "1"
+	signed, err := token.SignedString(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	modulus := base64.RawURLEncoding.EncodeToString(key.N.Bytes())
+	exchange := func(keys string) (rotation.TokenResponse, error) {
+		iam := ibmcloud.NewIAM("https://iam.test", keysAnd{strings.Replace(goodToken, "opaque-token-0123456789abcdefghijkl", signed, 1), keys}, fuzzNow)
+		return iam.Exchange(context.Background(), iamtoken.NewSecret(keyCanary))
+	}
+	good := `{"keys":[{"kty":"RSA","alg":"RS256","kid":"1","n":"` + modulus + `","e":"AQAB"}]}`
+	if got, err := exchange(good); err != nil || got.Unverified != "" {
+		f.Fatal("a good answer:", got.Unverified, err)
+	}
+	for _, keys := range []string{
+		good, strings.Replace(good, "AQAB", "AQ", 1), strings.Replace(good, modulus, modulus[:100], 1), strings.Replace(good, `"1"`, `"2"`, 1),
+		strings.Replace(good, "[", `[null,7,{"kty":1},`, 1), `{"keys":null}`, `{"keys":[]}`, `[]`, ``, `{"keys":[{"kid":"1","kty":"RSA","n":"AA","e":"AA"}]}`,
+	} {
+		f.Add(keys)
+	}
+	f.Fuzz(func(t *testing.T, keys string) {
+		got, err := exchange(keys)
+		if err != nil {
+			checkFailure(t, err)
+			return
+		}
+		if got.Unverified == "" && !strings.Contains(keys, modulus[:200]) {
+			t.Error("got a token that passes for verified by keys that have not signed it")
 		}
 	})
 }

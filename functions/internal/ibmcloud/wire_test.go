@@ -193,7 +193,7 @@ func TestConnectionsAreSharedAndKept(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		// Longer than the SDK's decoder reads: left unread, it would cost the connection.
-		_, _ = fmt.Fprintf(w, `{"access_token":"abc","token_type":"Bearer","expires_in":3600,"expiration":%d}%s`,
+		_, _ = fmt.Fprintf(w, `{"access_token":"opaque-token-0123456789abcdefghijkl","token_type":"Bearer","expires_in":3600,"expiration":%d}%s`,
 			time.Now().Add(time.Hour).Unix(), strings.Repeat(" ", 8<<10))
 	}))
 	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {

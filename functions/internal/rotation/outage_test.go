@@ -574,13 +574,13 @@ func (f freezing) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.T
 func TestATokenExchangedBeforeTheProcessWasFrozenIsNotPublished(t *testing.T) {
 	for _, frozen := range []time.Duration{121 * time.Second, 25 * time.Minute} {
 		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-			w.rotator.IAM = freezing{w.rotator.IAM, func() { w.skew.Add(int64(frozen)) }}
+			w.rotator.IAM = freezing{w.rotator.IAM, func() { w.freeze(frozen) }}
 			w.wantFailure(w.run(rotation.ModeRotate), rotation.StepSave, rotation.Timeout)
 			w.wantVersions(1)
 		})
 	}
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotator.IAM = freezing{w.rotator.IAM, func() { w.skew.Add(int64(time.Hour)) }}
+		w.rotator.IAM = freezing{w.rotator.IAM, func() { w.freeze(time.Hour) }}
 		result := w.run(rotation.ModeRotate)
 		if result.Outcome != rotation.Failed || w.versions() != 1 {
 			t.Errorf("got outcome %s and %d versions, want a failure and nothing published", result.Outcome, w.versions())
@@ -606,7 +606,7 @@ func TestALookBeforeTheProcessWasFrozenDoesNotCountAfterwards(t *testing.T) {
 		time.Sleep(50 * time.Minute)
 		other := w.process(w.cloud.Transport())
 		w.rotator.IAM = thawing{w.rotator.IAM, func() {
-			w.skew.Add(int64(41 * time.Minute))
+			w.freeze(41 * time.Minute)
 			published := w.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"})
 			w.wantOutcome(published, rotation.Rotated)
 			w.cloud.SetTokenTTL(45 * time.Minute) // ours would take life from readers now
@@ -636,7 +636,7 @@ func TestASaveDecidedBeforeTheProcessWasFrozenDoesNotLeave(t *testing.T) {
 		t.Run(frozen.String(), func(t *testing.T) {
 			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 				w.rotate()
-				w.rotator.Tokens = freezingStore{w.rotator.Tokens, func() { w.skew.Add(int64(frozen)) }}
+				w.rotator.Tokens = freezingStore{w.rotator.Tokens, func() { w.freeze(frozen) }}
 				result := w.run(rotation.ModeRotate)
 				w.wantOutcome(result, want)
 				if want == rotation.Failed {

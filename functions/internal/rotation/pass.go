@@ -40,7 +40,7 @@ func (p *pass) attempt(ctx context.Context) (Result, error) {
 	// are going to need the key, so they read it side by side.
 	var key *keyRead
 	if p.Mode != ModeEnsure {
-		key = p.keys.start(p.APIKey, p.failedAt)
+		key = p.startKeyRead()
 	}
 	current, err := p.readMetadata(ctx)
 	if err != nil {
@@ -94,16 +94,22 @@ func (p *pass) readMetadata(ctx context.Context) (CurrentVersion, error) {
 		p.first = &current
 	}
 	p.current = &current
-	p.setClock(current.ClockSkew)
+	p.setClock(current.Clock)
 	return current, nil
 }
 
 func (p *pass) readKey(ctx context.Context, read *keyRead) (iamtoken.Secret, error) {
 	defer p.timed(StepReadKey)()
 	if read == nil {
-		read = p.keys.start(p.APIKey, p.failedAt)
+		read = p.startKeyRead()
 	}
 	return read.wait(ctx)
+}
+
+// startKeyRead is called when an exchange is going to follow.
+func (p *pass) startKeyRead() *keyRead {
+	p.prepare()
+	return p.keys.start(p.APIKey, p.failedAt)
 }
 
 func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (TokenResponse, error) {
@@ -113,8 +119,13 @@ func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (TokenResponse
 		return TokenResponse{}, at(StepExchange, err)
 	}
 	p.lifetime, p.txID = response.Token.ExpiresIn, response.TransactionID
-	p.setClock(response.ClockSkew)
-	p.warnAbout(response.Token)
+	if apart := response.Clock.Apart(p.current.Clock); apart > MaxClocksApart {
+		return TokenResponse{}, &Error{Step: StepExchange, Kind: Unavailable, Retry: Later, TransactionID: response.TransactionID, Message: fmt.Sprintf(
+			"the Date of IAM's answer and that of Secrets Manager's are %s apart, so neither can be used: is there a proxy in between whose clock is wrong?",
+			apart.Round(time.Second))}
+	}
+	p.setClock(response.Clock)
+	p.warnAbout(response)
 	return response, nil
 }
 
@@ -161,7 +172,7 @@ func (p *pass) upToDate(current CurrentVersion) (Outcome, bool) {
 	}
 	now := p.ibmClock()
 	switch {
-	case current.ExpiresAt().Sub(now) < p.MinRemaining:
+	case p.remaining(current) < p.MinRemaining:
 		return "", false
 	case p.Mode == ModeEnsure:
 		return Fresh, true
@@ -173,12 +184,19 @@ func (p *pass) upToDate(current CurrentVersion) (Outcome, bool) {
 	return "", false
 }
 
+// remaining is how long the stored token is still valid; negative if it has expired or
+// that is not known. Whatever a Date header says, it is never more than the token was
+// issued with.
+func (p *pass) remaining(current CurrentVersion) time.Duration {
+	return min(current.ExpiresAt().Sub(p.ibmClock()), current.Lifetime())
+}
+
 // checkToken returns an *Error if the token must not be published.
 func (p *pass) checkToken(fresh TokenResponse, current CurrentVersion) error {
 	if err := CheckLife(fresh, p.ibmClock()); err != nil {
 		return err
 	}
-	return p.CheckIdentity(fresh.Token, current.Metadata, p.Force)
+	return p.CheckIdentity(fresh.Token, current, p.ibmClock(), p.Force)
 }
 
 // CheckLife returns an *Error if the token has too little of its life left at
@@ -191,17 +209,20 @@ func CheckLife(fresh TokenResponse, now time.Time) error {
 	return &Error{Step: StepCheck, Kind: InvalidToken, Retry: Later, Message: fmt.Sprintf(
 		"IAM returned a token with %s of life left (at least 5m and half of its %s are required): it is an old one, "+
 			"or this machine's clock is wrong (IBM's clock less ours: %s)",
-		left.Round(time.Second), fresh.Token.ExpiresIn, fresh.ClockSkew.Round(time.Second))}
+		left.Round(time.Second), fresh.Token.ExpiresIn, fresh.Clock.Skew().Round(time.Second))}
 }
 
-// CheckIdentity returns an *Error if the token does not belong to whom Expect
-// names or, unless force says that this is meant, to another identity than the
-// token before it.
-func (r Rotation) CheckIdentity(token iamtoken.Token, before iamtoken.Metadata, force bool) error {
+// CheckIdentity returns an *Error if the token does not belong to whom Expect names
+// or, unless force says that this is meant, to another identity than the token before
+// it. That one counts while it is valid, at most 61 minutes after its version was made:
+// others may edit metadata, and must not stop a rotation for longer. It does not count
+// where Expect is full, which says all there is to compare.
+func (r Rotation) CheckIdentity(token iamtoken.Token, current CurrentVersion, now time.Time, force bool) error {
 	if err := r.checkExpected(token); err != nil {
 		return err
 	}
-	if force {
+	before := current.Metadata
+	if force || r.Expect.Full() || !now.Before(current.ExpiresAt()) {
 		return nil
 	}
 	if differ(token.IAMID, before.IAMID) || differ(token.Account, before.Account) {
@@ -249,15 +270,19 @@ func (p *pass) expiresSooner(fresh TokenResponse, current CurrentVersion) bool {
 }
 
 // warnAbout notes what an operator should know of a token that is good enough.
-func (p *pass) warnAbout(token iamtoken.Token) {
+func (p *pass) warnAbout(response TokenResponse) {
+	token := response.Token
+	if response.Unverified != "" {
+		p.warn("the token's signature could not be verified: %s", response.Unverified)
+	}
 	if token.Opaque() {
-		p.warn("the token does not tell whose it is: its identity could not be verified")
+		p.warn("the token does not say whose it is: its identity could not be verified")
 	}
 	if token.ExpiresIn < p.Interval {
-		p.warn("tokens live %s, shorter than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)
+		p.warn("tokens expire in %s, less than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)
 	}
 	if token.ExpiresIn <= p.MinRemaining {
-		p.warn("tokens live %s, no longer than MIN_REMAINING (%s): every ensure run publishes a new one, lower it", token.ExpiresIn, p.MinRemaining)
+		p.warn("tokens expire in %s, no more than MIN_REMAINING (%s): every ensure run publishes a new one, lower it", token.ExpiresIn, p.MinRemaining)
 	}
 }
 
@@ -281,9 +306,13 @@ func (r *Rotator) wallClock() time.Time {
 // than the caller gave: the process was suspended, and whoever called has given up.
 func (r *run) suspended() bool { return r.wallClock().Sub(r.started) > r.timeout }
 
-// setClock notes how far our clock is off IBM's, by the latest answer. Expirations
-// are by IBM's clock; a difference that whole seconds explain is left alone.
-func (p *pass) setClock(skew time.Duration) {
+// setClock notes how far our clock is off IBM's, by the latest answer with a Date.
+// Expirations are by IBM's clock; a difference that whole seconds explain is left alone.
+func (p *pass) setClock(clock Clock) {
+	if !clock.known {
+		return
+	}
+	skew := clock.Skew()
 	if skew.Abs() <= maxClockSkew {
 		p.skew = 0
 		return

@@ -45,7 +45,7 @@ func (p *pass) result(outcome Outcome, current CurrentVersion) Result {
 	if expires := current.ExpiresAt(); !expires.IsZero() {
 		expires = expires.UTC().Truncate(time.Second)
 		result.ExpiresAt = &expires
-		result.SecondsRemaining = wholeSeconds(expires.Sub(now))
+		result.SecondsRemaining = wholeSeconds(min(expires.Sub(now), current.Lifetime()))
 	}
 	if old := p.replaced.ExpiresAt(); outcome == Rotated && !old.IsZero() {
 		result.MarginSeconds = wholeSeconds(old.Sub(current.CreatedAt))

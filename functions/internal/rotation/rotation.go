@@ -53,6 +53,9 @@ type Expect struct {
 	IAMID   string // "iam-ServiceId-…"
 }
 
+// Full reports whether both fields are set.
+func (e Expect) Full() bool { return e.Account != "" && e.IAMID != "" }
+
 // Mode says how far a run goes.
 type Mode string
 
@@ -85,10 +88,13 @@ type KeyReader interface {
 	ReadKey(ctx context.Context, ref KeyRef) (iamtoken.Secret, error)
 }
 
-// Exchanger exchanges an API key for an access token: a fresh one each time,
-// never one from a cache. It returns an *Error.
+// Exchanger exchanges an API key for an access token: a fresh one each time, never
+// one from a cache, and one that the issuer has signed. It returns an *Error.
 type Exchanger interface {
 	Exchange(ctx context.Context, key iamtoken.Secret) (TokenResponse, error)
+	// Prepare gets ready for exchanges to come, beside what else is done before them.
+	// Nothing waits for it, and it fails nothing.
+	Prepare(ctx context.Context)
 }
 
 // TokenStore holds the published tokens. Both methods return an *Error.
@@ -111,8 +117,9 @@ type Mirrors interface {
 // TokenResponse is IAM's answer to an exchange.
 type TokenResponse struct {
 	Token         iamtoken.Token
-	TransactionID string        // IAM's Transaction-Id, for IBM support
-	ClockSkew     time.Duration // IAM's clock less ours, from its Date header
+	TransactionID string // IAM's Transaction-Id, for IBM support
+	Clock         Clock  // IAM's
+	Unverified    string // why the signature could not be verified; empty if it was
 }
 
 // CurrentVersion is the current version of a token secret.
@@ -121,12 +128,51 @@ type CurrentVersion struct {
 	SecretType string            // "arbitrary" or "kv"
 	CreatedAt  time.Time         // set by Secrets Manager; zero when the answer has none
 	Metadata   iamtoken.Metadata // zero when missing or unreadable
-	ClockSkew  time.Duration     // Secrets Manager's clock less ours, from its Date header; 0 without one
+	Clock      Clock             // Secrets Manager's
 }
 
 // ExpiresAt is when the stored token expires, as far as that may be believed;
 // zero when it is not known.
 func (s CurrentVersion) ExpiresAt() time.Time { return s.Metadata.ExpiresAt(s.CreatedAt) }
+
+// Lifetime is the most that the stored token can ever have left: what it was issued
+// with, as far as the metadata may be trusted.
+func (v CurrentVersion) Lifetime() time.Duration {
+	issued, expires := v.Metadata.IssuedAt, v.Metadata.Expiration
+	if issued <= 0 || expires <= issued || expires-issued > int64(iamtoken.MaxLife/time.Second) {
+		return iamtoken.MaxLife
+	}
+	return time.Duration(expires-issued) * time.Second
+}
+
+// Clock is what the Date header of an answer shows of a service's clock. The zero
+// Clock, of an answer without the header, shows nothing.
+type Clock struct {
+	known       bool
+	least, most time.Duration // how far it is ahead of ours
+}
+
+// ClockAt is the clock of a service that wrote date into the answer to a request. It
+// wrote it at some time between sent and received, by our clock, which are far apart
+// if the process was suspended meanwhile.
+func ClockAt(date, sent, received time.Time) Clock {
+	return Clock{known: true, least: date.Sub(received), most: date.Sub(sent)}
+}
+
+// Skew is how far the clock is off ours at least; negative if it is behind.
+func (c Clock) Skew() time.Duration { return max(c.least, min(0, c.most)) }
+
+// Apart is how far two clocks are off each other at least; 0 if one is not known.
+func (c Clock) Apart(other Clock) time.Duration {
+	if !c.known || !other.known {
+		return 0
+	}
+	return max(0, c.least-other.most, other.least-c.most)
+}
+
+// MaxClocksApart is how far the clocks of two services may be apart: if they are
+// more, one of them is wrong, and nobody knows which.
+const MaxClocksApart = time.Minute
 
 // SavedVersion is the version that a save made.
 type SavedVersion struct {

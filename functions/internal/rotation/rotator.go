@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -65,13 +66,15 @@ func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation
 type run struct {
 	*Rotator
 	Request
-	ctx     context.Context
-	end     func()
-	keys    *keyReads
-	slots   chan struct{} // held by an attempt, not by one waiting to try again
-	started time.Time     // by the wall clock
-	timeout time.Duration // the whole time that the caller gave
-	budget  time.Duration // the timeout less the reserve
+	ctx       context.Context
+	end       func()
+	keys      *keyReads
+	beside    sync.WaitGroup // what no pass waits for, and the run does
+	preparing atomic.Bool    // whether IAM prepares for exchanges
+	slots     chan struct{}  // held by an attempt, not by one waiting to try again
+	started   time.Time      // by the wall clock
+	timeout   time.Duration  // the whole time that the caller gave
+	budget    time.Duration  // the timeout less the reserve
 }
 
 func (r *Rotator) begin(ctx context.Context, request Request) *run {
@@ -88,8 +91,21 @@ func (r *Rotator) begin(ctx context.Context, request Request) *run {
 		timeout: timeout, budget: budget,
 	}
 	run.started = run.wallClock()
-	run.end = func() { cancel(); run.keys.wait() }
+	run.end = func() { cancel(); run.keys.wait(); run.beside.Wait() }
 	return run
+}
+
+// prepare has IAM get ready for an exchange, beside what is done before it.
+func (r *run) prepare() {
+	if !r.preparing.CompareAndSwap(false, true) {
+		return
+	}
+	r.beside.Go(func() {
+		defer r.preparing.Store(false)
+		ctx, cancel := context.WithTimeout(r.ctx, attemptLimit)
+		defer cancel()
+		r.IAM.Prepare(ctx)
+	})
 }
 
 // acquire waits for a slot; the returned function gives it back. When the time is

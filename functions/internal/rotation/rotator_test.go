@@ -59,6 +59,8 @@ func (c *counting) Exchange(context.Context, iamtoken.Secret) (rotation.TokenRes
 	return rotation.TokenResponse{Token: token}, nil
 }
 
+func (c *counting) Prepare(context.Context) {}
+
 func (c *counting) Save(context.Context, rotation.TokenRef, rotation.CurrentVersion, iamtoken.Token, iamtoken.Metadata) (rotation.SavedVersion, error) {
 	c.saves.Add(1)
 	return rotation.SavedVersion{VersionID: "after", CreatedAt: time.Now()}, nil

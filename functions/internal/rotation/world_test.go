@@ -22,6 +22,7 @@ type world struct {
 	one     rotation.Rotation // the first one seeded
 	all     []rotation.Rotation
 	skew    atomic.Int64 // of the rotator's clock, in nanoseconds
+	ahead   atomic.Int64 // of all clocks: how long the process was frozen, its timers with it
 }
 
 // inWorld runs test in virtual time, in a world of its own.
@@ -31,7 +32,9 @@ func inWorld(t *testing.T, o ibmcloudtest.Options, test func(w *world)) {
 }
 
 func newWorld(t *testing.T, o ibmcloudtest.Options) *world {
-	w := &world{t: t, cloud: ibmcloudtest.New(o)}
+	w := &world{t: t}
+	o.Now = func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) }
+	w.cloud = ibmcloudtest.New(o)
 	w.rotator = w.process(w.cloud.Transport())
 	for _, seeded := range w.cloud.Rotations() {
 		w.all = append(w.all, rotation.Rotation{
@@ -51,9 +54,14 @@ func (w *world) process(transport http.RoundTripper) *rotation.Rotator {
 
 func (w *world) processWithKey(transport http.RoundTripper, source ibmcloud.KeySource) *rotation.Rotator {
 	w.t.Helper()
+	return w.processAs(transport, func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap { return ibmcloud.BootstrapByKey(iam, source) })
+}
+
+func (w *world) processAs(transport http.RoundTripper, identity func(*ibmcloud.IAM) *ibmcloud.Bootstrap, keys ...rotation.KeyRef) *rotation.Rotator {
+	w.t.Helper()
 	iam := ibmcloud.NewIAM("https://iam.test", transport, w.now)
 	secretsManager, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
-		URL: "https://instance.test", Bootstrap: ibmcloud.BootstrapByKey(iam, source), Transport: transport, Now: w.now,
+		URL: "https://instance.test", Bootstrap: identity(iam), Transport: transport, Now: w.now, Keys: keys,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -65,7 +73,10 @@ func (w *world) processWithKey(transport http.RoundTripper, source ibmcloud.KeyS
 }
 
 // now is the rotator's clock.
-func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.skew.Load() + w.ahead.Load())) }
+
+// freeze suspends the process for a time: clocks move on, no timer fires.
+func (w *world) freeze(d time.Duration) { w.ahead.Add(int64(d)) }
 
 var runs atomic.Int64
 

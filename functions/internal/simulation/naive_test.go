@@ -293,16 +293,14 @@ const (
 )
 
 // secrets are the faults of people: keys, locks, metadata, settings of the account.
+// A key of another identity is among them where `expect` is set: without it nothing is
+// there to compare its tokens with once the stored one has expired.
 func secrets(expectSet bool) []kind {
-	keys := []string{foreignKey, keyDeleted, keyReplaced} // there is one API key secret
-	foreign := kind{name: foreignKey, excuse: nextEnsure, span: minutes(5, 180), begin: storeForeignKey, apart: keys}
-	if !expectSet {
-		// Whose the stored token is, only its metadata tells. Who erases that
-		// and swaps the key needs `expect` to be found out.
-		foreign.apart = append(foreign.apart, metadataErased)
+	keys := []string{keyDeleted, keyReplaced} // there is one API key secret
+	if expectSet {
+		keys = append(keys, foreignKey)
 	}
-	return []kind{
-		foreign,
+	all := []kind{
 		{name: keyDeleted, excuse: nextEnsure, span: minutes(5, 180), begin: deleteKey, apart: keys},
 		{name: keyReplaced, span: instant, begin: replaceKey, apart: keys},
 		{name: bootstrapLate, excuse: nextEnsure, span: minutes(5, 180), begin: deleteBootstrapKey, apart: []string{bootstrapSwap}},
@@ -315,6 +313,10 @@ func secrets(expectSet bool) []kind {
 		{name: metadataForged, span: instant, begin: forgeMetadata(4 * time.Hour)},
 		{name: metadataExpired, span: instant, begin: forgeMetadata(-4 * time.Hour)},
 	}
+	if expectSet {
+		all = append(all, kind{name: foreignKey, excuse: nextEnsure, span: minutes(5, 180), begin: storeForeignKey, apart: keys})
+	}
+	return all
 }
 
 func instant(dice) time.Duration { return 0 }

@@ -1,6 +1,3 @@
-// A small signing key: tokens are signed by the ten thousand.
-//
-//go:debug rsa1024min=0
 package simulation
 
 import (
@@ -12,8 +9,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"iam-token-rotator/functions/ibmcloudtest"
 )
 
 var (
@@ -30,7 +25,6 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.nofailfile", "true"); err != nil { // the failure itself tells the seed and the story
 		panic(err)
 	}
-	ibmcloudtest.UseSmallKey(512)
 	debug.SetGCPercent(400)
 	os.Exit(m.Run())
 }

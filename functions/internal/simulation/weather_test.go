@@ -293,7 +293,7 @@ func (w *world) schedule(story []window) {
 }
 
 var (
-	iamOps            = []string{opBootstrap, opExchange}
+	iamOps            = []string{opBootstrap, opExchange, opKeys}
 	secretsManagerOps = []string{opLook, opReadKey, opSave}
 )
 
@@ -316,6 +316,9 @@ func outages() []kind {
 			return &storm{ops: pick(d, iamOps, secretsManagerOps, nil), play: useless(d)}
 		}),
 		network("200 with an old token", promised, upTo3h, oldToken),
+		network("IAM's public keys out of reach", 0, upTo3h, func(_ *world, d dice) *storm {
+			return pick(d, down(d, []string{opKeys}), &storm{ops: []string{opKeys}, play: useless(d)})
+		}),
 		network("connections lost before a save", promised, minutes(1, 60), func(*world, dice) *storm {
 			return &storm{ops: []string{opSave}, play: always(func(*http.Request) (*http.Response, error) { return nil, reset() })}
 		}),

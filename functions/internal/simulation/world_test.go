@@ -448,6 +448,9 @@ func (s *suspension) Exchange(ctx context.Context, key iamtoken.Secret) (rotatio
 	return pass(ctx, s, rotation.StepExchange, &s.exchanged, func() (rotation.TokenResponse, error) { return s.iam.Exchange(ctx, key) })
 }
 
+// Prepare goes on at IAM itself: it is no step.
+func (s *suspension) Prepare(ctx context.Context) { s.iam.Prepare(ctx) }
+
 // Save freezes before anything goes out: the rotator has made up its mind.
 func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if s.stop(rotation.StepSave) {
@@ -512,6 +515,7 @@ const (
 	opReadKey   = "read_key"  // Secrets Manager: the API key
 	opExchange  = "exchange"  // IAM: the workload's token
 	opSave      = "save"      // Secrets Manager: a new version
+	opKeys      = "keys"      // IAM: the public keys that verify tokens
 )
 
 // line is the way from one process to IBM Cloud.
@@ -599,6 +603,8 @@ func (l *line) die() {
 // operation tells what a request is for; an IAM request's key tells whose it is.
 func (l *line) operation(req *http.Request) string {
 	switch {
+	case req.URL.Host == "iam.test" && req.Method == http.MethodGet:
+		return opKeys
 	case req.URL.Host == "iam.test":
 		form, _ := io.ReadAll(req.Body)
 		req.Body = io.NopCloser(bytes.NewReader(form))

@@ -1,0 +1,237 @@
+package ibmcloud
+
+import (
+	"context"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"math/big"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const (
+	// signingKeysAge is how old IAM's keys may be before they are fetched again.
+	signingKeysAge = 24 * time.Hour
+	// signingKeysPause is the least time between two fetches, by the wall clock: a
+	// token with an unknown key must not make every rotation fetch them.
+	signingKeysPause = time.Minute
+	// signingKeysLimit bounds a fetch.
+	signingKeysLimit = 3 * time.Second
+	// signingKeysWait is how long a token waits for a fetch, and never more than a
+	// quarter of the time that is left.
+	signingKeysWait = 2 * time.Second
+	// maxSigningKeys bounds how many of its entries are looked at.
+	maxSigningKeys = 100
+)
+
+// signingKeys are the public keys with which IAM signs tokens, by key id. They are
+// fetched beside other requests, shared by all rotations, and kept.
+type signingKeys struct {
+	fetch func(ctx context.Context) (map[string]*rsa.PublicKey, error)
+	now   func() time.Time
+
+	mu       sync.Mutex
+	byID     map[string]*rsa.PublicKey
+	fetched  time.Time     // when those were fetched, by the wall clock; zero if never
+	tried    time.Time     // when a fetch last began; zero if never
+	underWay chan struct{} // closed when the fetch under way has ended; nil if none is
+}
+
+var (
+	errNoKeys         = errors.New("IAM's keys at /identity/keys could not be fetched")
+	errUnknownKey     = errors.New("a JWT that is signed with none of IAM's keys (/identity/keys)")
+	errNotRS256       = errors.New("a JWT that is not signed with RS256")
+	errWrongSignature = errors.New("a JWT whose signature is wrong")
+)
+
+// verify returns an error unless the JWT is signed by IAM: errNoKeys if that cannot
+// be told, since IAM's keys are not to be had.
+func (k *signingKeys) verify(ctx context.Context, token string) error {
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodRS256.Alg()}), jwt.WithoutClaimsValidation())
+	asked := false
+	_, err := parser.Parse(token, func(t *jwt.Token) (any, error) {
+		asked = true
+		id, _ := t.Header["kid"].(string)
+		return k.find(ctx, id)
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errNoKeys):
+		return errNoKeys
+	case errors.Is(err, errUnknownKey):
+		return errUnknownKey
+	case !asked:
+		return errNotRS256
+	default:
+		return errWrongSignature
+	}
+}
+
+// find returns the key of an id. It waits for a fetch that is under way and, if the
+// key is not among those at hand, fetches them afresh.
+func (k *signingKeys) find(ctx context.Context, id string) (*rsa.PublicKey, error) {
+	if key := k.lookUp(id); key != nil {
+		return key, nil
+	}
+	wait := signingKeysWait
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)/4)
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for range 2 { // the fetch under way, then one of our own
+		k.refresh(ctx, true)
+		if key := k.lookUp(id); key != nil {
+			return key, nil
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fetched.IsZero() || k.fetched.Before(k.tried) {
+		return nil, errNoKeys
+	}
+	return nil, errUnknownKey
+}
+
+func (k *signingKeys) lookUp(id string) *rsa.PublicKey {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.byID[id]
+}
+
+// refresh fetches the keys if they are missing, a day old or one is unknown, unless
+// they were asked for within the last minute. If that is under way it waits for it.
+func (k *signingKeys) refresh(ctx context.Context, unknown bool) {
+	ended, mine := k.begin(unknown)
+	switch {
+	case ended == nil:
+		return
+	case !mine:
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, signingKeysLimit)
+	defer cancel()
+	keys, err := k.fetch(ctx)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err == nil {
+		k.byID, k.fetched = keys, k.tried
+	}
+	k.underWay = nil
+	close(ended)
+}
+
+// begin returns the fetch under way, or begins one for the caller to make if one is
+// due; nil if none is.
+func (k *signingKeys) begin(unknown bool) (ended chan struct{}, mine bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.underWay != nil {
+		return k.underWay, false
+	}
+	now := k.now().Round(0)
+	if !unknown && within(now, k.fetched, signingKeysAge) || within(now, k.tried, signingKeysPause) {
+		return nil, false
+	}
+	k.underWay, k.tried = make(chan struct{}), now
+	return k.underWay, true
+}
+
+// within reports whether now is less than d after then. A clock that was set back
+// must not make that true for long.
+func within(now, then time.Time, d time.Duration) bool {
+	since := now.Sub(then)
+	return !then.IsZero() && since >= 0 && since < d
+}
+
+// Prepare fetches the keys that verify tokens if that is due, once the bootstrap
+// identity has its token: then a connection to IAM is open, and the answer comes
+// while Secrets Manager is asked.
+func (i *IAM) Prepare(ctx context.Context) {
+	if i.bootstrap != nil && !i.bootstrap.wait(ctx) {
+		return
+	}
+	i.keys.refresh(ctx, false)
+}
+
+// fetchKeys asks IAM for its public keys, a JSON Web Key Set (RFC 7517).
+func (i *IAM) fetchKeys(ctx context.Context) (map[string]*rsa.PublicKey, error) {
+	got := &answer{}
+	ctx = context.WithValue(ctx, answerKey{}, got)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/identity/keys", nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Accept", "application/json")
+	response, err := i.wire.client().Do(request)
+	if err != nil {
+		return nil, err
+	}
+	_ = response.Body.Close()
+	if got.status != http.StatusOK {
+		return nil, errNoKeys
+	}
+	return parseKeys(got.body)
+}
+
+// parseKeys reads a key set. Entries that cannot be used are left out; it is an error
+// if none can.
+func parseKeys(body []byte) (map[string]*rsa.PublicKey, error) {
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(body, &set); err != nil {
+		return nil, errNoKeys
+	}
+	keys := map[string]*rsa.PublicKey{}
+	for _, entry := range set.Keys[:min(len(set.Keys), maxSigningKeys)] {
+		if id, key := parseKey(entry); key != nil {
+			keys[id] = key
+		}
+	}
+	if len(keys) == 0 {
+		return nil, errNoKeys
+	}
+	return keys, nil
+}
+
+// parseKey returns nil for what is no RSA key for signatures of 2,048 to 8,192 bits.
+func parseKey(entry json.RawMessage) (id string, key *rsa.PublicKey) {
+	var k struct {
+		Type      string `json:"kty"`
+		Algorithm string `json:"alg"`
+		Use       string `json:"use"`
+		ID        string `json:"kid"`
+		Modulus   string `json:"n"`
+		Exponent  string `json:"e"`
+	}
+	if json.Unmarshal(entry, &k) != nil || k.ID == "" || k.Type != "RSA" ||
+		k.Algorithm != "" && k.Algorithm != "RS256" || k.Use != "" && k.Use != "sig" {
+		return "", nil
+	}
+	modulus, exponent := base64Int(k.Modulus), base64Int(k.Exponent)
+	if modulus.BitLen() < 2048 || modulus.BitLen() > 8192 || modulus.Bit(0) == 0 ||
+		exponent.BitLen() < 2 || exponent.BitLen() > 31 || exponent.Bit(0) == 0 {
+		return "", nil
+	}
+	return k.ID, &rsa.PublicKey{N: modulus, E: int(exponent.Int64())}
+}
+
+// base64Int is 0 for what is no number.
+func base64Int(text string) *big.Int {
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return new(big.Int)
+	}
+	return new(big.Int).SetBytes(raw)
+}

@@ -1,0 +1,313 @@
+package rotation_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+func TestAnAgeingTokenIsNeverPublished(t *testing.T) {
+	for name, left := range map[string]time.Duration{
+		"expired":                 -time.Minute,
+		"4 seconds left":          4 * time.Second,
+		"less than 5 minutes":     299 * time.Second,
+		"less than half its life": 29 * time.Minute,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				w.answer(tokenAnswer(w.cloud.MustMintToken(w.workload().APIKey, left)), 0)
+				w.wantFailure(w.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
+				w.wantVersions(1)
+			})
+		})
+	}
+}
+
+func TestATokenOfEightMinutesNeedsFiveOfThem(t *testing.T) {
+	for left, want := range map[time.Duration]rotation.Outcome{299 * time.Second: rotation.Failed, 301 * time.Second: rotation.Rotated} {
+		inWorld(t, ibmcloudtest.Options{TokenTTL: 8 * time.Minute}, func(w *world) {
+			w.answer(strings.Replace(tokenAnswer(w.cloud.MustMintToken(w.workload().APIKey, left)), "3600", "480", 1), 0)
+			w.wantOutcome(w.run(rotation.ModeRotate), want)
+		})
+	}
+}
+
+func TestATokenOfTheWrongIdentityIsNeverPublished(t *testing.T) {
+	type change func(w *world)
+	otherKey := func(account string) change {
+		return func(w *world) {
+			key := w.cloud.MustCreateAPIKey(w.cloud.MustCreateServiceID("other", account))
+			w.cloud.MustPutVersion(w.one.APIKey.ID, key, nil)
+		}
+	}
+	of := func(w *world, account string) {
+		w.one.Expect = rotation.Expect{Account: account, IAMID: w.workload().IAMID}
+	}
+	for name, test := range map[string]struct {
+		change change
+		force  bool
+		fails  bool
+	}{
+		"as expected":                       {func(w *world) { of(w, w.cloud.AccountID()) }, false, false},
+		"all expected, and another account": {func(w *world) { of(w, strings.Repeat("0", 32)) }, true, true},
+		"another account expected":          {func(w *world) { w.one.Expect.Account = strings.Repeat("0", 32) }, false, true},
+		"another identity expected":         {func(w *world) { w.one.Expect.IAMID = "iam-ServiceId-0" }, false, true},
+		"force does not pass expect":        {func(w *world) { w.one.Expect.IAMID = "iam-ServiceId-0" }, true, true},
+		"another identity than before":      {otherKey(""), false, true},
+		"another account than before":       {otherKey(strings.Repeat("1", 32)), false, true},
+		"another identity by force":         {otherKey(""), true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				w.rotate()
+				test.change(w)
+				result := w.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: test.force, RunID: "wrong-identity"})
+				if test.fails {
+					w.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
+					w.wantVersions(2)
+					w.wantPublished(50 * time.Minute)
+				} else {
+					w.wantOutcome(result, rotation.Rotated)
+				}
+			})
+		})
+	}
+}
+
+// A token that says less than the one before it, or says it in another form, is
+// compared by what both say.
+func TestATokenIsComparedByWhatBothSay(t *testing.T) {
+	const federated, other = "saml-somebody@example.test", "saml-else@example.test"
+	own := func(w *world) string { return w.cloud.AccountID() }
+	none := func(*world) string { return "" }
+	for name, test := range map[string]struct {
+		before, after               string // the identities; empty: the workload's
+		accountBefore, accountAfter func(*world) string
+		want                        rotation.Outcome
+	}{
+		"the same identity":                {"", "", own, own, rotation.Rotated},
+		"of another account":               {"", "", own, func(*world) string { return strings.Repeat("1", 32) }, rotation.Failed},
+		"of no account":                    {"", "", own, none, rotation.Rotated},
+		"of nobody, but another account":   {"", "nobody", own, func(*world) string { return strings.Repeat("1", 32) }, rotation.Failed},
+		"of nobody, but the account":       {"", "nobody", own, own, rotation.Rotated},
+		"of no account, as before":         {"", "", none, none, rotation.Rotated},
+		"of an account for the first time": {"", "", none, own, rotation.Rotated},
+		"of no account, another identity":  {"", "iam-ServiceId-somebody-else", own, none, rotation.Failed},
+		"of a realm not known":             {"", federated, own, own, rotation.Failed},
+		"of a realm not known, as before":  {federated, federated, own, own, rotation.Rotated},
+		"another one of that realm":        {federated, other, own, own, rotation.Failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				publish := func(iamID, account string) rotation.Result {
+					switch iamID {
+					case "":
+						iamID = w.workload().IAMID
+					case "nobody":
+						iamID = ""
+					}
+					w.answer(tokenAnswer(w.token("iam_id", `"`+iamID+`"`, "account", `{"bss":"`+account+`"}`)), 0)
+					return w.run(rotation.ModeRotate)
+				}
+				w.wantOutcome(publish(test.before, test.accountBefore(w)), rotation.Rotated)
+				w.cloud.ClearFaults()
+				time.Sleep(time.Second)
+				result := publish(test.after, test.accountAfter(w))
+				w.wantOutcome(result, test.want)
+				if result.Error != nil && strings.Contains(result.Error.Message, "saml") {
+					t.Errorf("got %q, want an identity of a form not known as its digest", result.Error.Message)
+				}
+			})
+		})
+	}
+}
+
+// Whoever may write metadata can hold a rotation up for 61 minutes, and no longer.
+func TestMetadataIsTrustedOnlyAsFarAsItMay(t *testing.T) {
+	other := func(expires time.Duration) func() map[string]any {
+		return func() map[string]any {
+			return map[string]any{"iam_id": "iam-ServiceId-else", "account": strings.Repeat("1", 32), "expiration": time.Now().Add(expires).Unix()}
+		}
+	}
+	expiration := func(value any) func() map[string]any {
+		return func() map[string]any { return map[string]any{"expiration": value} }
+	}
+	const year = 365 * 24 * time.Hour
+	for name, test := range map[string]struct {
+		metadata func() map[string]any
+		mode     rotation.Mode
+		after    time.Duration
+		want     rotation.Outcome
+	}{
+		"none":                       {func() map[string]any { return nil }, rotation.ModeEnsure, 0, rotation.Rotated},
+		"no expiration among others": {func() map[string]any { return map[string]any{"owner": "someone"} }, rotation.ModeEnsure, 0, rotation.Rotated},
+		"a far expiration, for now":  {other(year), rotation.ModeEnsure, 52 * time.Minute, rotation.Fresh},
+		"a far expiration, later":    {expiration(int64(4_102_444_800)), rotation.ModeEnsure, 54 * time.Minute, rotation.Rotated},
+		"the largest expiration":     {expiration(int64(1<<63 - 1)), rotation.ModeEnsure, 54 * time.Minute, rotation.Rotated},
+		"an expiration as text":      {expiration("4102444800"), rotation.ModeEnsure, 0, rotation.Rotated},
+		"a fraction":                 {expiration(1.5), rotation.ModeEnsure, 0, rotation.Rotated},
+		"beyond all numbers":         {expiration(1e300), rotation.ModeEnsure, 0, rotation.Rotated},
+		"a list":                     {expiration([]any{}), rotation.ModeEnsure, 0, rotation.Rotated},
+		"null":                       {expiration(nil), rotation.ModeEnsure, 0, rotation.Rotated},
+		"the least expiration":       {expiration(int64(-1 << 63)), rotation.ModeEnsure, 0, rotation.Rotated},
+		"0":                          {expiration(0), rotation.ModeEnsure, 0, rotation.Rotated},
+		"another identity":           {other(time.Hour), rotation.ModeRotate, 0, rotation.Failed},
+		"the identity of text": {func() map[string]any {
+			return map[string]any{"iam_id": 7, "expiration": time.Now().Add(time.Hour).Unix()}
+		}, rotation.ModeRotate, 0, rotation.Rotated},
+		"another identity, expired":                    {other(-time.Second), rotation.ModeRotate, 0, rotation.Rotated},
+		"another identity, without an end":             {func() map[string]any { return map[string]any{"iam_id": "iam-ServiceId-else"} }, rotation.ModeRotate, 0, rotation.Rotated},
+		"another identity, for long":                   {other(year), rotation.ModeRotate, 60*time.Minute + 55*time.Second, rotation.Failed},
+		"another identity, for longer than 61 minutes": {other(year), rotation.ModeRotate, 61 * time.Minute, rotation.Rotated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				w.rotate()
+				w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", test.metadata())
+				time.Sleep(test.after)
+				w.wantOutcome(w.run(test.mode), test.want)
+			})
+		})
+	}
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		w.one.Expect = rotation.Expect{Account: w.cloud.AccountID(), IAMID: w.workload().IAMID}
+		w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", other(59*time.Minute)())
+		w.rotate() // what is expected says all there is to compare
+	})
+}
+
+// dated is the Date header of a clock that is off.
+func dated(off time.Duration) map[string]string {
+	return map[string]string{"Date": time.Now().Add(off).UTC().Format(http.TimeFormat)}
+}
+
+// A Date that is wrong would have an old token pass for a fresh one, or raise alarms.
+func TestAWrongDateIsNotTrusted(t *testing.T) {
+	const metadata, token = ibmcloudtest.OpVersionsMetadata, ibmcloudtest.OpIAMToken
+	for name, test := range map[string]struct {
+		op    string
+		off   time.Duration
+		mode  rotation.Mode
+		after time.Duration // of the last save, in a warm process
+		cold  bool
+		step  rotation.Step // empty: all is well
+	}{
+		"Secrets Manager, before the version":           {metadata, -2 * time.Hour, rotation.ModeEnsure, 50 * time.Minute, false, rotation.StepLook},
+		"Secrets Manager, 1970":                         {metadata, -time.Since(time.Unix(0, 0)), rotation.ModeEnsure, 50 * time.Minute, true, rotation.StepLook},
+		"Secrets Manager, back, cold":                   {metadata, -30 * time.Minute, rotation.ModeEnsure, 50 * time.Minute, true, rotation.StepLook},
+		"Secrets Manager, back, warm":                   {metadata, -30 * time.Minute, rotation.ModeEnsure, 39 * time.Minute, false, rotation.StepLook},
+		"Secrets Manager, ahead":                        {metadata, 2 * time.Minute, rotation.ModeRotate, 39 * time.Minute, false, rotation.StepLook},
+		"Secrets Manager, a minute ahead":               {metadata, 59 * time.Second, rotation.ModeRotate, 39 * time.Minute, false, ""},
+		"Secrets Manager, a minute back":                {metadata, -59 * time.Second, rotation.ModeEnsure, 10 * time.Minute, false, ""},
+		"IAM, before the token was issued":              {token, -10 * time.Second, rotation.ModeRotate, 39 * time.Minute, false, rotation.StepCheck},
+		"IAM, ahead":                                    {token, 2 * time.Minute, rotation.ModeRotate, 39 * time.Minute, false, rotation.StepExchange},
+		"IAM, a minute ahead":                           {token, 59 * time.Second, rotation.ModeRotate, 39 * time.Minute, false, ""},
+		"this machine's clock, which is only a warning": {"", 0, rotation.ModeRotate, 39 * time.Minute, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				w.rotate()
+				time.Sleep(test.after)
+				if test.cold {
+					w.rotator = w.process(w.cloud.Transport())
+				}
+				if test.op == "" {
+					w.skew.Store(int64(10 * time.Minute))
+				} else {
+					// For a moment: the Date does not go on.
+					w.fault(ibmcloudtest.Fault{Op: test.op, Identity: map[string]string{token: "workload"}[test.op], Headers: dated(test.off)})
+				}
+				result := w.runWithin(20*time.Second, w.rotator, rotation.Request{Mode: test.mode, RunID: "wrong-date"})
+				if test.step == "" {
+					if result.Outcome == rotation.Failed {
+						t.Errorf("got %v, want success", result.Error)
+					}
+					return
+				}
+				if result.Outcome != rotation.Failed || result.Error.Step != test.step || result.Attempts < 2 {
+					t.Errorf("got %s (%v) after %d attempts, want a failure of %s after several", result.Outcome, result.Error, result.Attempts, test.step)
+				}
+				w.wantVersions(2)
+				w.cloud.ClearFaults()
+				if result := w.run(test.mode); result.Outcome == rotation.Failed {
+					t.Errorf("with the Date right again: got %v", result.Error)
+				}
+			})
+		})
+	}
+}
+
+// A token secret that any rotation of the configuration reads its key from is never
+// written, in whichever way the two are named and whichever rotations run.
+func TestATokenIsNeverSavedOverAKey(t *testing.T) {
+	for name, test := range map[string]struct {
+		key     func(w *world, id, name string) rotation.KeyRef
+		unnamed bool // Secrets Manager does not report the token secret's name
+		apart   bool // the rotation of that key does not run
+	}{
+		"by id":                          {key: func(_ *world, id, _ string) rotation.KeyRef { return rotation.KeyRef{ID: id} }},
+		"by id, in capitals":             {key: func(_ *world, id, _ string) rotation.KeyRef { return rotation.KeyRef{ID: strings.ToUpper(id)} }, apart: true},
+		"by name":                        {key: byName},
+		"by name, of a rotation not run": {key: byName, apart: true},
+		"by name, which is not reported": {key: byName, unnamed: true},
+		"neither reported nor run":       {key: byName, unnamed: true, apart: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{Rotations: 2}, func(w *world) {
+				// The token of the second rotation goes where the first has its key.
+				const keyName = "a-key"
+				id := w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: keyName, Payload: w.workload().APIKey})
+				w.all[0].APIKey, w.all[1].Token.ID = test.key(w, id, keyName), id
+				// The admin may do what the bootstrap identity may not.
+				admin := ibmcloud.FixedKey(iamtoken.NewSecret(w.cloud.AdminAPIKey()))
+				var transport http.RoundTripper = w.cloud.Transport()
+				if test.unnamed {
+					transport = unnaming{transport}
+				}
+				w.rotator = w.processAs(transport, func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap { return ibmcloud.BootstrapByKey(iam, admin) },
+					w.all[0].APIKey, w.all[1].APIKey)
+				w.rotator.Concurrency = 1
+				run := []rotation.Rotation{w.all[1], w.all[0]}
+				if test.apart {
+					run = run[:1]
+				}
+				for _, force := range []bool{false, true} {
+					report := w.rotator.Run(context.Background(), rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: fmt.Sprint("over-the-key-", force)}, run)
+					w.wantFailure(report.Results[0], rotation.StepLook, rotation.Misconfigured)
+					if !test.apart {
+						w.wantOutcome(report.Results[1], rotation.Rotated)
+					}
+				}
+				if got := len(w.cloud.MustVersions(id)); got != 1 {
+					t.Errorf("the API key was replaced: its secret has %d versions", got)
+				}
+			})
+		})
+	}
+}
+
+func byName(w *world, _, name string) rotation.KeyRef {
+	return rotation.KeyRef{Group: w.cloud.KeyGroupName(), Type: "arbitrary", Name: name}
+}
+
+// unnaming is a Secrets Manager that does not report names, which are optional.
+type unnaming struct{ http.RoundTripper }
+
+func (u unnaming) RoundTrip(req *http.Request) (*http.Response, error) {
+	response, err := u.RoundTripper.RoundTrip(req)
+	if err == nil && strings.HasSuffix(req.URL.Path, "/metadata") {
+		body, _ := io.ReadAll(response.Body)
+		response.Body = io.NopCloser(strings.NewReader(strings.Replace(string(body), `"secret_name"`, `"not_a_name"`, 1)))
+	}
+	return response, err
+}

@@ -1,0 +1,416 @@
+package rotation_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+const (
+	opaque    = "opaque-token-0123456789abcdefghijkl"
+	iamsKeyID = "20260101-0000" // of the sandbox
+)
+
+// tokenAnswer is IAM's answer with a token that is valid for an hour.
+func tokenAnswer(value string) string {
+	encoded, _ := json.Marshal(value)
+	return `{"access_token":` + string(encoded) + `,"token_type":"Bearer","expires_in":3600,"expiration":` + unixIn(time.Hour) + `}`
+}
+
+// answer has IAM answer the workload's exchanges with body, times times; 0 is for ever.
+func (w *world) answer(body string, times int) {
+	w.t.Helper()
+	w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200, Body: body, Times: times})
+}
+
+// token is one of the workload that IAM has signed. It takes names and JSON values of
+// claims to replace.
+func (w *world) token(claims ...string) string { return w.cloud.MustSign("", w.claims(claims...)) }
+
+func (w *world) claims(replaced ...string) string {
+	claims := map[string]json.RawMessage{
+		"iam_id": json.RawMessage(`"` + w.workload().IAMID + `"`), "account": json.RawMessage(`{"bss":"` + w.cloud.AccountID() + `"}`),
+		"iat": json.RawMessage(unixIn(0)), "exp": json.RawMessage(unixIn(time.Hour)), "jti": json.RawMessage(`"` + rand.Text() + `"`),
+	}
+	for i := 0; i < len(replaced); i += 2 {
+		claims[replaced[i]] = json.RawMessage(replaced[i+1])
+	}
+	encoded, err := json.Marshal(claims)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(encoded)
+}
+
+// foreignKey is a key pair that is not IAM's.
+var foreignKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+// signed is a token of the workload that somebody has signed.
+func (w *world) signed(method jwt.SigningMethod, kid string, key any) string {
+	var claims jwt.MapClaims
+	_ = json.Unmarshal([]byte(w.claims()), &claims)
+	token := jwt.NewWithClaims(method, claims)
+	token.Header["kid"] = kid
+	signed, err := token.SignedString(key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return signed
+}
+
+// keySet is a JWKS of one key.
+func keySet(kid string, modulus []byte, exponent string) string {
+	return `{"keys":[{"kty":"RSA","alg":"RS256","kid":"` + kid + `","n":"` + base64.RawURLEncoding.EncodeToString(modulus) + `","e":"` + exponent + `"}]}`
+}
+
+type value func(w *world) string
+
+func text(s string) value { return func(*world) string { return s } }
+
+var noTokens = map[string]value{
+	"empty":              text(""),
+	"two words":          text(opaque + " " + opaque),
+	"a,b":                text("a,b"),
+	"long with a comma":  text(opaque + "," + opaque),
+	"HTML":               text("<html>502</html>"),
+	"null":               text("null"),
+	"Bearer":             text("Bearer"),
+	"Bearer and a token": text("Bearer " + opaque),
+	"quoted":             text(`"quoted"`),
+	"long and quoted":    text(`"` + opaque + `"`),
+	"90,000 letters":     text(strings.Repeat("a", 90_000)),
+	"8,193 letters":      text(strings.Repeat("a", 8193)),
+	"31 letters":         text(strings.Repeat("a", 31)),
+
+	"the workload's key":       func(w *world) string { return w.workload().APIKey },
+	"the bootstrap's key":      func(w *world) string { return w.cloud.BootstrapAPIKey() },
+	"the key and a line's end": func(w *world) string { return w.workload().APIKey + "\n" },
+	"the key, padded":          func(w *world) string { return w.workload().APIKey + "==" },
+	"the key within":           func(w *world) string { return opaque + "." + w.cloud.BootstrapAPIKey() },
+	"a part of the key":        func(w *world) string { return w.workload().APIKey[:40] },
+
+	"not signed": func(w *world) string {
+		return w.signed(jwt.SigningMethodNone, iamsKeyID, jwt.UnsafeAllowNoneSignatureType)
+	},
+	"signed with HS256": func(w *world) string { return w.signed(jwt.SigningMethodHS256, iamsKeyID, []byte(iamsKeyID)) },
+	"signed with RS512": func(w *world) string { return w.signed(jwt.SigningMethodRS512, iamsKeyID, foreignKey()) },
+	"of an unknown algorithm": func(w *world) string {
+		return w.cloud.MustSign(`{"alg":"ML-DSA-65","kid":"`+iamsKeyID+`"}`, w.claims())
+	},
+	"signed by another":        func(w *world) string { return w.signed(jwt.SigningMethodRS256, iamsKeyID, foreignKey()) },
+	"an unknown key id":        func(w *world) string { return w.signed(jwt.SigningMethodRS256, "another", foreignKey()) },
+	"no key id":                func(w *world) string { return w.cloud.MustSign(`{"alg":"RS256"}`, w.claims()) },
+	"a key id of another type": func(w *world) string { return w.cloud.MustSign(`{"alg":"RS256","kid":7}`, w.claims()) },
+	"tampered": func(w *world) string {
+		parts := strings.Split(w.token(), ".")
+		return parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(w.claims())) + "." + parts[2]
+	},
+	"three words with dots":    text("nothing-that-is-of-a-jwt.but-has-three.parts-between-dots"),
+	"claims that are no JSON":  func(w *world) string { return w.cloud.MustSign("", "claims, but no JSON") },
+	"claims that are a list":   func(w *world) string { return w.cloud.MustSign("", "[]") },
+	"an account that is text":  func(w *world) string { return w.token("account", `"`+w.cloud.AccountID()+`"`) },
+	"an account's id a number": func(w *world) string { return w.token("account", `{"bss":7}`) },
+	"an identity 7":            func(w *world) string { return w.token("iam_id", "7") },
+	"an expiry as text":        func(w *world) string { return w.token("exp", `"`+unixIn(time.Hour)+`"`) },
+	"an expiry null":           func(w *world) string { return w.token("exp", "null") },
+	"an issue in milliseconds": func(w *world) string { return w.token("iat", unixIn(0)+"000") },
+	"issued in the future":     func(w *world) string { return w.token("iat", unixIn(3*time.Minute)) },
+}
+
+var noAnswers = map[string]value{
+	"nothing":          text(""),
+	"a login page":     text("<html><body>Log in</body></html>"),
+	"truncated":        text(`{"access_token":"eyJraWQiOi`),
+	"not JSON":         text("access_token=abc"),
+	"JSON's null":      text("null"),
+	"not Bearer":       func(w *world) string { return strings.Replace(tokenAnswer(w.token()), "Bearer", "MAC", 1) },
+	"no expiration":    text(`{"access_token":"` + opaque + `","token_type":"Bearer"}`),
+	"expires_in wrong": text(`{"access_token":"` + opaque + `","token_type":"Bearer","expires_in":"soon"}`),
+	"expires_in huge": func(*world) string {
+		return strings.Replace(tokenAnswer(opaque), `"expires_in":3600`, `"expires_in":9000000000000000000`, 1)
+	},
+	"in milliseconds": func(*world) string {
+		return strings.Replace(tokenAnswer(opaque), unixIn(time.Hour), unixIn(time.Hour)+"000", 1)
+	},
+	"an old one that counts from now": func(w *world) string {
+		answer := tokenAnswer(w.token("iat", unixIn(-49*time.Minute), "exp", unixIn(11*time.Minute)))
+		return strings.NewReplacer(`"expires_in":3600`, `"expires_in":660`, `"expiration":`+unixIn(time.Hour), `"expiration":`+unixIn(11*time.Minute)).Replace(answer)
+	},
+}
+
+func TestATokenOfAMegabyteIsNeverPublished(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.answer(tokenAnswer(strings.Repeat("a", 990_000)), 0)
+		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepExchange, rotation.Unavailable)
+		w.wantVersions(1)
+	})
+}
+
+func TestABadTokenIsNeverPublished(t *testing.T) {
+	answers := maps.Clone(noAnswers)
+	for name, token := range noTokens {
+		answers["a token: "+name] = func(w *world) string { return tokenAnswer(token(w)) }
+	}
+	for name, answer := range answers {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+				w.rotate()
+				w.answer(answer(w), 0)
+				result := w.run(rotation.ModeRotate)
+				w.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
+				w.wantVersions(2)
+				w.wantPublished(50 * time.Minute)
+				if text := fmt.Sprintf("%+v", result.Error); strings.Contains(text, w.workload().APIKey[:12]) || strings.Contains(text, opaque) || len(text) > 400 {
+					t.Errorf("the failure repeats what IAM answered: %.500s", text)
+				}
+				// It may pass: the next attempts ask again.
+				w.cloud.ClearFaults()
+				w.answer(answer(w), 2)
+				result = w.rotate()
+				if result.Attempts != 3 || len(result.Warnings) != 0 {
+					t.Errorf("got %d attempts and warnings %q, want 3 and none", result.Attempts, result.Warnings)
+				}
+			})
+		})
+	}
+}
+
+// Whatever opens Secrets Manager is not for readers: IAM, or a cache before it, may
+// answer the workload's exchange with what it has seen before.
+func TestNoCredentialOfTheBootstrapIdentityIsPublished(t *testing.T) {
+	compute := strings.Repeat("compute-resource-token", 3)
+	file := filepath.Join(t.TempDir(), "cr-token")
+	if err := os.WriteFile(file, []byte(compute), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		token := w.cloud.MustMintToken(w.cloud.BootstrapAPIKey(), time.Hour)
+		byKey := func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
+			return ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret(w.cloud.BootstrapAPIKey())))
+		}
+		byToken := func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
+			return ibmcloud.BootstrapByToken(iam, iamtoken.NewSecret(token))
+		}
+		byProfile := func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
+			return ibmcloud.BootstrapByProfile(iam, ibmcloud.Profile{Name: ibmcloudtest.ProfileName, CRTokenFilename: file})
+		}
+		for name, test := range map[string]struct {
+			identity  func(*ibmcloud.IAM) *ibmcloud.Bootstrap
+			transport http.RoundTripper
+			answer    string
+		}{
+			"the token of its key":     {byKey, &caching{RoundTripper: w.cloud.Transport()}, ""},
+			"a person's token":         {byToken, w.cloud.Transport(), tokenAnswer(token)},
+			"the profile's token":      {byProfile, &caching{RoundTripper: w.cloud.Transport()}, ""},
+			"a compute resource token": {byProfile, w.cloud.Transport(), tokenAnswer(compute)},
+		} {
+			w.cloud.ClearFaults()
+			if test.answer != "" {
+				w.answer(test.answer, 0)
+			}
+			w.rotator = w.processAs(test.transport, test.identity)
+			result := w.run(rotation.ModeCheck)
+			w.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
+			if result.Error != nil && !strings.Contains(result.Error.Message, "a key or token that was sent") {
+				t.Errorf("%s: got %v, want it to say so", name, result.Error)
+			}
+		}
+	})
+}
+
+// caching is a proxy that answers every token request with the first one's answer.
+type caching struct {
+	http.RoundTripper
+	first []byte
+}
+
+func (c *caching) RoundTrip(req *http.Request) (*http.Response, error) {
+	response, err := c.RoundTripper.RoundTrip(req)
+	if err == nil && strings.HasSuffix(req.URL.Path, "/identity/token") {
+		if c.first == nil {
+			c.first, err = io.ReadAll(response.Body)
+		}
+		response.Body = io.NopCloser(bytes.NewReader(c.first))
+	}
+	return response, err
+}
+
+func TestOddClaimsThatNobodyNeedsDoNotMatter(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		odd := []string{"aud", "7", "nbf", `"x"`, "sub", "[]", "iss", "null", "EXP", "1"}
+		w.answer(tokenAnswer(w.token(odd...)), 0)
+		if result := w.rotate(); len(result.Warnings) != 0 {
+			t.Errorf("got warnings %q, want none", result.Warnings)
+		}
+		w.cloud.ClearFaults()
+		w.answer(tokenAnswer(w.token(append(odd, "account", `{"bss":"`+strings.Repeat("1", 32)+`"}`)...)), 0)
+		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
+	})
+}
+
+func TestAnOpaqueTokenIsPublishedWithWarnings(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.answer(tokenAnswer(opaque), 0)
+		warnings := strings.Join(w.rotate().Warnings, "\n")
+		if !strings.Contains(warnings, "does not say whose it is") || !strings.Contains(warnings, "signature could not be verified: the token is opaque") {
+			t.Errorf("got warnings %q, want them on the identity and the signature", warnings)
+		}
+		w.one.Expect.Account = w.cloud.AccountID()
+		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
+		w.wantVersions(2)
+	})
+}
+
+func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modulus := foreignKey().N.Bytes()
+	long := make([]byte, 2048)
+	long[0], long[2047] = 0x80, 1
+	for name, fault := range map[string]ibmcloudtest.Fault{
+		"out of order":    {Status: 503},
+		"dropped":         {Drop: ibmcloudtest.DropBefore},
+		"hanging":         {Delay: time.Hour},
+		"a page":          {Status: 200, ContentType: "text/html", Body: "<html>Log in</html>"},
+		"no keys":         {Status: 200, Body: `{"keys":[]}`},
+		"keys of nobody":  {Status: 200, Body: `{"keys":{"a":1}}`},
+		"odd entries":     {Status: 200, Body: `{"keys":[null,7,"x",[],{"kty":7},{"kty":"RSA"},{"kty":"EC","kid":"` + iamsKeyID + `"}]}`},
+		"a weak key":      {Status: 200, Body: keySet(iamsKeyID, weak.N.Bytes(), "AQAB")},
+		"a huge key":      {Status: 200, Body: keySet(iamsKeyID, long, "AQAB")},
+		"exponent 1":      {Status: 200, Body: keySet(iamsKeyID, modulus, "AQ")},
+		"a huge exponent": {Status: 200, Body: keySet(iamsKeyID, modulus, base64.RawURLEncoding.EncodeToString(long))},
+		"an even modulus": {Status: 200, Body: keySet(iamsKeyID, append([]byte{0}, append(modulus[:255:255], 2)...), "AQAB")},
+		"too long":        {Status: 200, Body: keySet(iamsKeyID, modulus, "AQAB") + strings.Repeat(" ", 300_000)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ibmcloudtest.Options{Rotations: 8}, func(w *world) {
+				fault.Op = ibmcloudtest.OpIAMKeys
+				w.fault(fault)
+				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+				defer cancel()
+				for _, result := range w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "without-keys"}, w.all).Results {
+					w.wantOutcome(result, rotation.Rotated)
+					if len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "/identity/keys could not be fetched") {
+						t.Errorf("got warnings %q, want one on IAM's keys", result.Warnings)
+					}
+					if result.Duration > 2*time.Second {
+						t.Errorf("took %s, want 2s at most", result.Duration)
+					}
+				}
+				if got := w.countRequests(ibmcloudtest.OpIAMKeys); got > 1 {
+					t.Errorf("got %d requests for the keys by 8 rotations, want one", got)
+				}
+				hurried := w.runWithin(2*time.Second, w.process(w.cloud.Transport()), rotation.Request{Mode: rotation.ModeRotate, RunID: "in-a-hurry"})
+				w.wantOutcome(hurried, rotation.Rotated)
+			})
+		})
+	}
+}
+
+// The keys of the day before serve on while IAM does not answer with new ones.
+func TestIAMsKeysAreFetchedOnceADayAndBesideARun(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Second})
+		want := func(when string, result rotation.Result, took time.Duration, fetches int) {
+			t.Helper()
+			if got := w.countRequests(ibmcloudtest.OpIAMKeys); got != fetches || result.Duration != took || len(result.Warnings) != 0 {
+				t.Errorf("%s: got %s (%v), %d fetches, %s and warnings %q; want %d, %s and none", when, result.Outcome, result.Error, got, result.Duration, result.Warnings, fetches, took)
+			}
+		}
+		want("cold", w.rotate(), 4*time.Second, 1) // authenticate, read, exchange, save
+		want("fresh", w.run(rotation.ModeEnsure), time.Second, 1)
+		time.Sleep(30 * time.Minute)
+		want("warm", w.rotate(), 3*time.Second, 1)
+		w.rotator = w.process(w.cloud.Transport())
+		want("cold and fresh", w.run(rotation.ModeEnsure), 2*time.Second, 1)
+		time.Sleep(25 * time.Hour)
+		want("cold, by ensure", w.run(rotation.ModeEnsure), 5*time.Second, 2) // the key is read after the metadata
+		time.Sleep(23 * time.Hour)
+		want("not yet a day later", w.rotate(), 4*time.Second, 2)
+		time.Sleep(2 * time.Hour)
+		want("a day later", w.rotate(), 4*time.Second, 3)
+		time.Sleep(25 * time.Hour)
+		w.cloud.ClearFaults()
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Delay: time.Hour})
+		want("another day later, without an answer", w.rotate(), 0, 4)
+	})
+}
+
+// One unknown key must not make every rotation ask for the keys.
+func TestAnUnknownKeyIsAskedForOnceAMinute(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{Rotations: 8}, func(w *world) {
+		modulus := foreignKey().N.Bytes()
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet("another", modulus, "AQAB"), Times: 2})
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
+		defer cancel()
+		for _, result := range w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "unknown-key"}, w.all).Results {
+			w.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
+		}
+		if got := w.countRequests(ibmcloudtest.OpIAMKeys); got != 2 {
+			t.Errorf("got %d fetches in 100s, want 2", got)
+		}
+		w.rotate() // IAM has published its new key meanwhile
+		time.Sleep(5 * time.Hour)
+		w.answer(tokenAnswer(w.signed(jwt.SigningMethodRS256, "another", foreignKey())), 0)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet("another", modulus, "AQAB")})
+		w.wantOutcome(w.run(rotation.ModeCheck), rotation.Checked)
+	})
+}
+
+// A run that ends takes the fetch with it: a process may be frozen next.
+func TestNoFetchOfTheKeysOutlivesItsRun(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		fetches := &fetching{RoundTripper: w.cloud.Transport()}
+		w.rotator = w.process(fetches)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Delay: time.Hour})
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Delay: time.Second})
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 404, Delay: time.Second})
+		result := w.run(rotation.ModeRotate)
+		w.wantFailure(result, rotation.StepLook, rotation.NotFound)
+		if begun, ended := fetches.begun.Load(), fetches.ended.Load(); begun != 1 || ended != 1 || result.Duration > time.Second {
+			t.Errorf("got %d fetches begun, %d ended and %s; want 1, 1 and 1s", begun, ended, result.Duration)
+		}
+	})
+}
+
+type fetching struct {
+	http.RoundTripper
+	begun, ended atomic.Int32
+}
+
+func (f *fetching) RoundTrip(req *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(req.URL.Path, "/identity/keys") {
+		f.begun.Add(1)
+		defer f.ended.Add(1)
+	}
+	return f.RoundTripper.RoundTrip(req)
+}
