@@ -1,7 +1,6 @@
 package iamtokentest
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -16,7 +15,7 @@ import (
 )
 
 func TestPrintedForms(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
+	underEachShell(t, func(s *stage) {
 		token := s.publish(time.Hour)
 		for format, want := range map[string]string{
 			"":       "Bearer " + token + "\n",
@@ -25,23 +24,17 @@ func TestPrintedForms(t *testing.T) {
 			"json":   `{"iam_token":"Bearer ` + token + `"}` + "\n",
 			"env":    "export IAM_TOKEN='Bearer " + token + "'\n",
 		} {
-			args := []string{"--format", format}
+			args := []string{"--format=" + format}
 			if format == "" {
 				args = nil
 			}
-			stdout, stderr, exit := s.iamToken(args...)
-			if stdout != want || stderr != "" || exit != 0 {
+			if stdout, stderr, exit := s.iamToken(args...); stdout != want || stderr != "" || exit != 0 {
 				s.t.Errorf("--format %q: got exit %d, %d bytes (stderr %q), want exit 0 and the token", format, exit, len(stdout), stderr)
 			}
 		}
-	})
-}
-
-func TestTokenJSONTellsTheTimeLeft(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
 		expires := time.Now().Add(20 * time.Minute)
 		s.store(s.token(20*time.Minute), expires)
-		stdout, stderr, exit := s.iamToken("--format", "token.json")
+		stdout, stderr, exit := s.iamToken("--format", "token.json", "--min-ttl=1m")
 		var got struct {
 			AccessToken string `json:"access_token"`
 			TokenType   string `json:"token_type"`
@@ -49,58 +42,17 @@ func TestTokenJSONTellsTheTimeLeft(t *testing.T) {
 			ExpiresIn   int64  `json:"expires_in"`
 		}
 		if err := json.Unmarshal([]byte(stdout), &got); err != nil || exit != 0 {
-			s.t.Fatalf("got exit %d, %v (stderr %q)", exit, err, stderr)
+			s.t.Fatalf("token.json: got exit %d, %v (stderr %q)", exit, err, stderr)
 		}
-		if got.TokenType != "Bearer" || !strings.HasPrefix(got.AccessToken, "eyJ") {
-			s.t.Errorf("got token_type %q and a token of %d bytes", got.TokenType, len(got.AccessToken))
-		}
-		if got.Expiration != expires.Unix() || got.ExpiresIn > 1200 || got.ExpiresIn < 1140 {
-			s.t.Errorf("got expiration %d, expires_in %d; want %d and just under 1200", got.Expiration, got.ExpiresIn, expires.Unix())
+		if got.TokenType != "Bearer" || !strings.HasPrefix(got.AccessToken, "eyJ") || got.Expiration != expires.Unix() || got.ExpiresIn > 1200 || got.ExpiresIn < 1140 {
+			s.t.Errorf("got %q, a token of %d bytes, expiration %d, expires_in %d; want %d and just under 1200",
+				got.TokenType, len(got.AccessToken), got.Expiration, got.ExpiresIn, expires.Unix())
 		}
 	})
-}
-
-func TestStoredForms(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
-		token := s.token(time.Hour)
-		tokenJSON := fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`, token, time.Now().Add(time.Hour).Unix())
-		for name, payload := range map[string]string{
-			"raw":                     token,
-			"raw with a newline":      token + "\n",
-			"bearer":                  "Bearer " + token,
-			"bearer in small letters": "bearer  " + token,
-			"json":                    tokenJSON,
-			"the CLI's json":          fmt.Sprintf(`{"iam_token":"Bearer %s"}`, token),
-		} {
-			s.store(payload, time.Now().Add(time.Hour))
-			s.wantRaw(name, token)
-		}
-		metadata := map[string]any{"expiration": time.Now().Add(time.Hour).Unix()}
-		for name, data := range map[string]map[string]any{
-			"kv":                     {"iam_token": token},
-			"kv, bearer":             {"iam_token": "Bearer " + token},
-			"kv, json":               {"iam_token": tokenJSON},
-			"kv, a field of its own": {"logs_token": token},
-			"kv, among others":       {"iam_token": token, "owner": "someone"},
-		} {
-			s.env["TOKEN_SECRET"] = s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
-				Type: "kv", Group: s.cloud.TokenGroupName(), Data: data, Metadata: metadata,
-			})
-			s.wantRaw(name, token)
-		}
-	})
-}
-
-func (s *stage) wantRaw(name, token string, args ...string) {
-	s.t.Helper()
-	stdout, stderr, exit := s.iamToken(append([]string{"--format", "raw"}, args...)...)
-	if stdout != token+"\n" || exit != 0 {
-		s.t.Errorf("%s: got exit %d, %d bytes (stderr %q), want exit 0 and the token", name, exit, len(stdout), stderr)
-	}
 }
 
 func TestTheDocumentedExampleWorks(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
+	underEachShell(t, func(s *stage) {
 		s.publish(time.Hour)
 		s.env["IAM_TOKEN"] = "Bearer of something else"
 		for name, example := range map[string]string{
@@ -122,7 +74,7 @@ curl -s -o /dev/null -w '%{http_code}' -X GET "$IAM_URL/v3/targets" -H "Authoriz
 }
 
 func TestCheckPrintsTheExpiryFromMetadata(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
+	onStage(t, "check", ibmcloudtest.Options{}, func(s *stage) {
 		expires := time.Now().Add(20 * time.Minute)
 		s.store(s.token(20*time.Minute), expires)
 		want := expires.UTC().Truncate(time.Second).Format(time.RFC3339) + "\n"
@@ -134,8 +86,8 @@ func TestCheckPrintsTheExpiryFromMetadata(t *testing.T) {
 				s.t.Errorf("--check read the value: %s", request.Path)
 			}
 		}
-		if _, _, exit := s.iamToken("--check", "--min-ttl", "21m"); exit != 1 {
-			s.t.Errorf("--min-ttl 21m: got exit %d, want 1", exit)
+		if stdout, _, exit := s.iamToken("--check", "--min-ttl", "21m"); exit != 1 || stdout != want {
+			s.t.Errorf("--min-ttl 21m: got exit %d and %q, want 1 and the expiry", exit, stdout)
 		}
 		s.store(s.token(-time.Minute), time.Now().Add(-time.Minute))
 		if _, stderr, exit := s.iamToken("--check"); exit != 3 || !strings.Contains(stderr, "expired 1m") {
@@ -144,18 +96,11 @@ func TestCheckPrintsTheExpiryFromMetadata(t *testing.T) {
 	})
 }
 
-func wantSaid(t *testing.T, name, stderr, advice string) {
-	t.Helper()
-	if !strings.Contains(stderr, advice) {
-		t.Errorf("%s: got stderr %q, want it to say %q", name, stderr, advice)
-	}
-}
-
 func TestUsage(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
+	underEachShell(t, func(s *stage) {
 		for _, args := range [][]string{
-			{"--format"}, {"--format", "jwt"}, {"--min-ttl", "5x"}, {"--min-ttl", ""}, {"--min-ttl", "1h"}, {"--wait", "soon"},
-			{"--frobnicate"}, {"-x"}, {"one", "two"},
+			{"--format"}, {"--format", "jwt"}, {"--format="}, {"--min-ttl", "5x"}, {"--min-ttl="}, {"--min-ttl", "1h"}, {"--wait", "soon"},
+			{"--frobnicate"}, {"--frobnicate=raw"}, {"--check=yes"}, {"-x"}, {"one", "two"},
 		} {
 			s.wantFailure(2, args, "iam-token -h")
 		}
@@ -163,9 +108,17 @@ func TestUsage(t *testing.T) {
 			s.t.Errorf("got %d requests, want none", len(requests))
 		}
 		s.wantFailure(2, []string{"--format", "raw", "--frobnicate", "x"}, "argument 3 is no option")
-		s.env["PATH"] = s.bin // without curl and jq
+		s.wantFailure(2, []string{"--format=raw", "--apikey=" + s.cloud.ReaderAPIKey()}, "argument 2 is no option")
+		s.program("jq", "echo jq-1.5-1-a5b5cbe\n")
+		s.wantFailure(2, []string{"--frobnicate"}, "jq 1.6 or newer is needed")
+		s.program("jq", "echo 'No version is set for command jq' >&2; exit 126\n")
+		s.wantFailure(2, nil, "no shim")
+		s.env["PATH"] = s.bin // without curl
 		if err := os.Symlink(programs.Path(s.t, "cat"), filepath.Join(s.bin, "cat")); err != nil {
 			s.t.Fatal(err)
+		}
+		if s.shell[0] != "busybox" {
+			s.wantFailure(2, nil, "curl is not installed")
 		}
 		stdout, stderr, exit := s.iamToken("-h")
 		if exit != 0 || stderr != "" || !strings.HasPrefix(stdout, "Usage: iam-token ") {
@@ -175,184 +128,117 @@ func TestUsage(t *testing.T) {
 }
 
 func TestSettings(t *testing.T) {
+	folder := t.TempDir()
 	for name, test := range map[string]struct {
 		set    map[string]string
 		advice string
 	}{
-		"no identity":              {map[string]string{"READER_APIKEY": ""}, "exactly one of"},
+		"no identity":              {map[string]string{"READER_APIKEY": ""}, "(set: none)"},
 		"the rotator's own key":    {map[string]string{"READER_APIKEY": "", "SECRETS_MANAGER_APIKEY": "key"}, "exactly one of"},
 		"a token for other things": {map[string]string{"READER_APIKEY": "", "IAM_TOKEN": "Bearer x"}, "exactly one of"},
-		"two identities":           {map[string]string{"IAM_PROFILE_NAME": "reader"}, "(2 are set)"},
+		"two identities":           {map[string]string{"IAM_PROFILE_NAME": "reader"}, "(set: READER_APIKEY IAM_PROFILE_NAME)"},
 		"no instance":              {map[string]string{"SECRETS_MANAGER_URL": ""}, "SECRETS_MANAGER_URL is not set"},
 		"http":                     {map[string]string{"SECRETS_MANAGER_URL": "http://10.0.0.1"}, "https://"},
 		"http, disguised":          {map[string]string{"SECRETS_MANAGER_URL": "http://localhost:80@example.com"}, "origin"},
 		"a path":                   {map[string]string{"IAM_URL": "https://iam.cloud.ibm.com/identity/token"}, "origin"},
 		"no secret":                {map[string]string{"TOKEN_SECRET": ""}, "TOKEN_SECRET"},
 		"a key of two lines":       {map[string]string{"READER_APIKEY": "one\ntwo"}, "READER_APIKEY holds no"},
+		"a key as reader's token":  {map[string]string{"READER_APIKEY": "", "READER_IAM_TOKEN": "null"}, "READER_IAM_TOKEN holds no token"},
 		"no file":                  {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": "/nonexistent"}, "READER_APIKEY_FILE cannot be read"},
+		"a folder":                 {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": folder}, "READER_APIKEY_FILE is not a regular file"},
+		"a device":                 {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": "/dev/zero"}, "READER_APIKEY_FILE is not a regular file"},
 		"no compute resource":      {map[string]string{"READER_APIKEY": "", "IAM_PROFILE_NAME": "reader", "CR_TOKEN_FILENAME": "/nonexistent"}, "CR_TOKEN_FILENAME"},
 		"no ARN":                   {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": "iam-token"}, "TOKEN_SECRET_ARN"},
+		"AWS in the clear":         {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": copyARN, "AWS_ENDPOINT_URL": "http://10.0.0.1"}, "AWS_ENDPOINT_URL"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
-				for variable, value := range test.set {
-					s.env[variable] = value
-				}
-				s.wantFailure(2, nil, test.advice)
-			})
+		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
+			s.program("aws", "exit 1\n")
+			for variable, value := range test.set {
+				s.env[variable] = value
+			}
+			s.wantFailure(2, nil, test.advice)
 		})
 	}
 }
 
 func TestIdentities(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
+	onStage(t, "keys and tokens", ibmcloudtest.Options{}, func(s *stage) {
 		token := s.publish(time.Hour)
 		key := s.cloud.ReaderAPIKey()
-		file := func(name, content string) string {
-			path := filepath.Join(s.t.TempDir(), name)
-			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-				s.t.Fatal(err)
-			}
-			return path
+		link := filepath.Join(s.t.TempDir(), "link")
+		if err := os.Symlink(s.file("key", key, 0o400), link); err != nil {
+			s.t.Fatal(err)
 		}
-		for name, identity := range map[string]map[string]string{
-			"a key with a newline": {"READER_APIKEY": key + "\n"},
-			"a file":               {"READER_APIKEY_FILE": file("key", key+"\n")},
-			"IBM's apikey.json":    {"READER_APIKEY_FILE": file("apikey.json", `{"name":"reader","apikey":"`+key+`"}`)},
-			"a token":              {"READER_IAM_TOKEN": "Bearer " + s.cloud.MustMintToken(key, time.Hour)},
-			"a bare token":         {"READER_IAM_TOKEN": s.cloud.MustMintToken(key, time.Hour)},
+		for name, identity := range map[string][2]string{
+			"a key with a newline":                 {"READER_APIKEY", key + "\n"},
+			"a file":                               {"READER_APIKEY_FILE", s.file("key", key+"\r\n", 0o640)},
+			"a link, as Kubernetes mounts secrets": {"READER_APIKEY_FILE", link},
+			"IBM's apikey.json":                    {"READER_APIKEY_FILE", s.file("apikey.json", `{"name":"reader","apikey":"`+key+`"}`, 0o600)},
+			"a token":                              {"READER_IAM_TOKEN", "Bearer " + s.cloud.MustMintToken(key, time.Hour)},
+			"a bare token":                         {"READER_IAM_TOKEN", s.cloud.MustMintToken(key, time.Hour)},
 		} {
 			delete(s.env, "READER_APIKEY")
-			for variable, value := range identity {
-				s.env[variable] = value
+			s.env[identity[0]] = identity[1]
+			if stderr := s.wantRaw(name, token); stderr != "" {
+				s.t.Errorf("%s: got stderr %q, want none", name, stderr)
 			}
-			s.wantRaw(name, token)
-			for variable := range identity {
-				delete(s.env, variable)
-			}
+			delete(s.env, identity[0])
 		}
-		// The sandbox's profile is the rotator's own, which may not read the token: that it
-		// is told so, as that profile, shows that the exchange went well.
-		s.env["CR_TOKEN_FILENAME"] = file("cr-token", "compute-resource-token\n")
+	})
+	onStage(t, "files", ibmcloudtest.Options{}, func(s *stage) {
+		token := s.publish(time.Hour)
+		key := s.cloud.ReaderAPIKey()
+		delete(s.env, "READER_APIKEY")
+		s.env["READER_APIKEY_FILE"] = s.file("key", key, 0o644)
+		if stderr := s.wantRaw("everybody reads", token); !strings.Contains(stderr, "warning: everybody may read READER_APIKEY_FILE") {
+			s.t.Errorf("got stderr %q, want a warning", stderr)
+		}
+		for name, file := range map[string]string{
+			"may be written by others": s.file("group", key, 0o620),
+			"written by others than":   s.file("others", key, 0o602),
+			"holds no API key":         s.file("empty", "", 0o600),
+			"no API key on one line":   s.file("lines", key+"\n"+key, 0o600),
+			"holds no API key on":      s.file("large", strings.Repeat("k", 70_000), 0o600),
+		} {
+			s.env["READER_APIKEY_FILE"] = file
+			s.wantFailure(2, nil, name)
+		}
+		pipe := filepath.Join(s.t.TempDir(), "pipe")
+		if err := exec.Command("mkfifo", pipe).Run(); err != nil {
+			s.t.Fatal(err)
+		}
+		s.env["READER_APIKEY_FILE"] = pipe // nobody writes into it
+		s.wantFailure(2, nil, "is not a regular file")
+	})
+	onStage(t, "a trusted profile", ibmcloudtest.Options{}, func(s *stage) {
+		// The sandbox's profile is the rotator's own, which may not read the token: that
+		// refusal shows that the exchange went well.
+		s.publish(time.Hour)
+		delete(s.env, "READER_APIKEY")
+		s.env["CR_TOKEN_FILENAME"] = s.file("cr-token", "compute-resource-token\n", 0o644)
 		for name, value := range map[string]string{"IAM_PROFILE_NAME": ibmcloudtest.ProfileName, "IAM_PROFILE_ID": s.cloud.ProfileID()} {
 			s.env[name] = value
 			s.wantFailure(1, nil, "the identity of "+name+" may not read")
 			delete(s.env, name)
 		}
 	})
-}
-
-func TestRefusedIdentities(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
+	onStage(t, "rejected", ibmcloudtest.Options{}, func(s *stage) {
 		s.publish(time.Hour)
 		s.env["READER_APIKEY"] = "a-key-that-nobody-knows"
-		s.wantFailure(1, nil, "IAM does not take READER_APIKEY (HTTP 400, BXNIM0415E)")
+		s.wantFailure(1, nil, "IAM rejects READER_APIKEY (HTTP 400, BXNIM0415E)")
 		delete(s.env, "READER_APIKEY")
 		s.env["READER_IAM_TOKEN"] = s.cloud.MustMintToken(s.cloud.ReaderAPIKey(), -time.Minute)
-		s.wantFailure(1, nil, "does not take the token of READER_IAM_TOKEN")
+		s.wantFailure(1, nil, "rejects the token of READER_IAM_TOKEN")
 	})
 }
 
-func TestBadInput(t *testing.T) {
-	jwt := func(claims string) string {
-		return "eyJhbGciOiJSUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2lnbmF0dXJl"
-	}
-	for name, test := range map[string]struct {
-		payload  string
-		metadata map[string]any // nil: none
-		exit     int
-		advice   string
-	}{
-		"no token yet":               {"no token yet", nil, 1, "no token yet"},
-		"white space":                {" \n ", nil, 1, "is empty"},
-		"a web page":                 {"<html><body>502</body></html>", future(), 1, "no token"},
-		"words":                      {"to be done", future(), 1, "no token"},
-		"an API key":                 {"a-key-of-44-characters-has-no-expiry-to-read", nil, 1, "cannot be told"},
-		"Bearer without a token":     {"Bearer ", future(), 1, "no token"},
-		"JSON without a token":       {`{"refresh_token":1,"expires_in":3600}`, future(), 1, "no token"},
-		"JSON with an empty token":   {`{"access_token":""}`, future(), 1, "no token"},
-		"JSON with a broken token":   {`{"access_token":"two words"}`, future(), 1, "no token"},
-		"broken JSON":                {`{"access_token":"eyJ`, future(), 1, "no token"},
-		"a JSON list":                {`["eyJ"]`, future(), 1, "no token"},
-		"two lines":                  {"eyJhbGci\neyJhbGci", future(), 1, "no token"},
-		"no expiry to read":          {"opaque", nil, 1, "cannot be told"},
-		"unreadable metadata":        {"opaque", map[string]any{"expiration": "soon"}, 1, "cannot be told"},
-		"a JWT without exp":          {jwt(`{"iat":1}`), nil, 1, "cannot be told"},
-		"a JWT with a text for exp":  {jwt(`{"exp":"soon"}`), nil, 1, "cannot be told"},
-		"a JWT that is no JSON":      {jwt(`exp`), nil, 1, "cannot be told"},
-		"expired by metadata":        {"opaque", past(), 3, "expired 1h30m ago"},
-		"expired, without metadata":  {jwt(`{"exp":1767225600}`), nil, 3, "2026-01-01T00:00:00Z"},
-		"expired by its own account": {jwt(`{"exp":1767225600}`), future(), 3, "2026-01-01T00:00:00Z"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
-				s.cloud.MustPutVersion(s.secret(), test.payload, test.metadata)
-				s.wantFailure(test.exit, nil, test.advice)
-			})
-		})
-	}
-}
-
-func future() map[string]any {
-	return map[string]any{"expiration": time.Now().Add(time.Hour).Unix()}
-}
-
-func past() map[string]any {
-	return map[string]any{"expiration": time.Now().Add(-90 * time.Minute).Unix()}
-}
-
-func TestBadSecrets(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
+func TestHTTPS(t *testing.T) {
+	onStage(t, "HTTPS", ibmcloudtest.Options{}, func(s *stage) {
 		token := s.publish(time.Hour)
-		for name, test := range map[string]struct {
-			secret string
-			advice string
-		}{
-			"missing":                 {"00000000-0000-4000-8000-000000000000", "no such secret"},
-			"forbidden":               {s.cloud.Rotations()[0].APIKeySecret, "SecretsReader"},
-			"no id":                   {"token", "the SECRET given is no secret id"},
-			"an API key for an id":    {s.cloud.ReaderAPIKey(), "no secret id"},
-			"a kv secret of many":     {s.kv(map[string]any{"a": token, "b": token}), "no token"},
-			"a kv secret of a number": {s.kv(map[string]any{"iam_token": 1}), "no token"},
-			"a secret of another type": {s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
-				Type: "iam_credentials", Group: s.cloud.TokenGroupName(), ReuseAPIKey: true,
-			}), "a type that holds no token"},
-		} {
-			stdout, stderr, exit := s.iamToken(test.secret)
-			if exit == 0 || stdout != "" {
-				s.t.Errorf("%s: got exit %d and %d bytes, want a failure", name, exit, len(stdout))
-			}
-			wantSaid(s.t, name, stderr, test.advice)
-			s.wantNoSecret(name, stderr)
-		}
-	})
-}
-
-func (s *stage) kv(data map[string]any) (id string) {
-	return s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: s.cloud.TokenGroupName(), Data: data, Metadata: future()})
-}
-
-// A token that somebody wrote by hand bears no metadata, but tells its expiry itself.
-func TestATokenWrittenByHand(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
-		token := s.token(20 * time.Minute)
-		s.cloud.MustPutVersion(s.secret(), token, nil)
-		s.wantRaw("by hand", token, "--min-ttl", "19m")
-		s.wantFailure(1, []string{"--min-ttl", "21m"}, "--min-ttl")
-		s.wantFailure(1, []string{"--check"}, "no metadata")
-	})
-}
-
-// Metadata can be edited: a year ahead is believed up to 61 minutes after the version was made.
-func TestAForgedExpiryIsNotBelieved(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{Now: func() time.Time { return time.Now().Add(-2 * time.Hour) }}, func(s *stage) {
-		s.cloud.MustPutVersion(s.secret(), "opaque", map[string]any{"expiration": time.Now().AddDate(1, 0, 0).Unix()})
-		s.wantRaw("while it can be true", "opaque")
-		stdout, _, _ := s.iamToken("--check")
-		printed, err := time.Parse(time.RFC3339, stdout[:max(0, len(stdout)-1)])
-		if left := time.Until(printed.Add(2 * time.Hour)); err != nil || left > 61*time.Minute {
-			s.t.Errorf("got %q (%v), %s from the version's creation, want 61m at most", stdout, err, left)
-		}
+		ca := s.serveTLS()
+		s.wantFailure(1, nil, "SSL_CERT_FILE")
+		s.env["SSL_CERT_FILE"] = ca
+		s.wantRaw("with the CA", token)
 	})
 }
 
@@ -366,64 +252,54 @@ func TestThisMachinesClockIsOff(t *testing.T) {
 		"slow, the token has expired": {7*time.Minute + 30*time.Second, -time.Minute, 3, "slow; "},
 		"fast, the token is good":     {-70 * time.Minute, 50 * time.Minute, 0, "fast; "},
 	} {
-		t.Run(name, func(t *testing.T) {
-			now := func() time.Time { return time.Now().Truncate(time.Second).Add(test.ahead) }
-			underEachShell(t, ibmcloudtest.Options{Now: now}, func(s *stage) {
-				s.store(s.token(test.ttl), now().Add(test.ttl))
-				stdout, stderr, exit := s.iamToken()
-				if exit != test.exit || (stdout != "") != (test.exit == 0) {
-					s.t.Errorf("got exit %d and %d bytes (stderr %q), want exit %d", exit, len(stdout), stderr, test.exit)
-				}
-				wantSaid(s.t, name, stderr, test.note)
-			})
+		now := func() time.Time { return time.Now().Truncate(time.Second).Add(test.ahead) }
+		onStage(t, name, ibmcloudtest.Options{Now: now}, func(s *stage) {
+			s.store(s.token(test.ttl), now().Add(test.ttl))
+			stdout, stderr, exit := s.iamToken()
+			if exit != test.exit || (stdout != "") != (test.exit == 0) || !strings.Contains(stderr, test.note) {
+				s.t.Errorf("got exit %d and %d bytes (stderr %q), want exit %d and %q", exit, len(stdout), stderr, test.exit, test.note)
+			}
 		})
 	}
 }
 
 func TestShellcheckFindsNothing(t *testing.T) {
+	t.Parallel()
 	programs.Need(t, "shellcheck")
-	jobs, err := filepath.Glob("../examples/*-job")
-	if err != nil {
-		t.Fatal(err)
-	}
-	scripts := []string{"../iam-token", "../examples/run"}
-	for _, job := range jobs {
-		if filepath.Base(job) != "go-job" { // a folder
-			scripts = append(scripts, job)
-		}
-	}
+	scripts := []string{"../iam-token", "../examples/run", "../examples/shell-job"}
 	if out, err := exec.Command("shellcheck", scripts...).CombinedOutput(); err != nil {
 		t.Errorf("shellcheck: %v\n%s", err, out)
 	}
 }
 
-func TestNoSecretIsInArgumentsOrFiles(t *testing.T) {
-	underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
-		recorded := filepath.Join(s.t.TempDir(), "arguments")
-		for _, name := range []string{"curl", "jq", "sleep", "date", "cat", "grep", "printf", "sed", "tr"} {
-			path, err := exec.LookPath(name)
-			if err != nil {
-				continue
+// Keys and tokens are in no program's arguments, environment or files, even of a
+// shell that exports and traces everything.
+func TestNoSecretIsInArgumentsEnvironmentsOrFiles(t *testing.T) {
+	underEachShell(t, func(s *stage) {
+		recorded := filepath.Join(s.t.TempDir(), "recorded")
+		for _, name := range []string{"curl", "jq", "sleep", "date", "cat", "grep", "printf", "sed", "tr", "head", "ls"} {
+			if path, err := exec.LookPath(name); err == nil {
+				s.program(name, fmt.Sprintf("{ printf '%%s\\n' %s \"$@\"; env; } >>'%s'\nexec '%s' \"$@\"\n", name, recorded, path))
 			}
-			s.program(name, fmt.Sprintf("printf '%%s\\n' %s \"$@\" >>'%s'\nexec '%s' \"$@\"\n", name, recorded, path))
 		}
 		s.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 503, Times: 1})
 		token := s.publish(time.Hour)
-		for _, format := range []string{"header", "raw", "json", "env", "token.json"} {
-			if _, stderr, exit := s.iamToken("--format", format, "--min-ttl", "5m"); exit != 0 {
-				s.t.Errorf("--format %s: got exit %d (stderr %q)", format, exit, stderr)
-			}
+		for _, name := range []string{"access", "config", "credential", "given", "said", "text", "token", "value"} {
+			s.env[name] = "exported by the caller"
 		}
-		arguments, err := os.ReadFile(recorded)
-		if err != nil {
-			s.t.Fatal(err)
+		for _, option := range []string{"-a", "-x", "-v", "-xv"} {
+			shell := s.shell
+			s.shell = append(s.shell[:len(s.shell):len(s.shell)], option)
+			s.wantRaw(option, token, "--min-ttl", "5m")
+			s.shell = shell
 		}
-		if !strings.Contains(string(arguments), "/identity/token") {
-			s.t.Error("the recorder saw no exchange: this test could not fail")
+		text, err := os.ReadFile(recorded)
+		if err != nil || !strings.Contains(string(text), "/identity/token") {
+			s.t.Fatalf("the recorder saw no exchange (%v): this test could not fail", err)
 		}
-		s.wantNoSecret("a program's arguments", string(arguments))
-		if strings.Contains(string(arguments), token[10:30]) {
-			s.t.Error("a program's arguments hold the token")
+		s.wantNoSecret("an argument or an environment", string(text))
+		if strings.Contains(string(text), token[10:30]) {
+			s.t.Error("an argument or an environment holds the token")
 		}
 		for _, folder := range []string{s.env["TMPDIR"], s.env["HOME"]} {
 			if files, err := os.ReadDir(folder); err != nil || len(files) != 0 {
@@ -433,28 +309,27 @@ func TestNoSecretIsInArgumentsOrFiles(t *testing.T) {
 	})
 }
 
-func TestTracingShowsNoSecret(t *testing.T) {
-	for _, options := range [][]string{{"-x"}, {"-v"}, {"-xv"}} {
-		t.Run(options[0], func(t *testing.T) {
-			underEachShell(t, ibmcloudtest.Options{}, func(s *stage) {
-				token := s.publish(time.Hour)
-				s.options = options
-				stdout, stderr, exit := s.iamToken("--format", "raw")
-				if stdout != token+"\n" || exit != 0 {
-					s.t.Errorf("got exit %d and %d bytes, want the token", exit, len(stdout))
-				}
-				s.wantNoSecret("the trace", stderr)
-			})
-		})
+// What a caller's environment and home may hold changes nothing.
+func TestAStrangeEnvironmentChangesNothing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "bash", ibmcloudtest.Options{})
+	token := s.publish(time.Hour)
+	folder := filepath.Join(t.TempDir(), "a=b c")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
 	}
-	t.Run("SHELLOPTS", func(t *testing.T) {
-		s := newStage(t, "bash", ibmcloudtest.Options{})
-		s.publish(time.Hour)
-		s.env["SHELLOPTS"] = "xtrace:verbose"
-		_, stderr, exit := s.sh("-c", `bash "$1" >/dev/null`, "job", script(t))
-		if exit != 0 || !strings.Contains(stderr, "+ bash") {
-			t.Errorf("got exit %d, stderr %q: want the caller's own trace", exit, stderr)
+	for name, content := range map[string]string{".jq": "def test($re): true; def now: 0; def split($s): [.];", ".curlrc": "output = /dev/null\n", ".netrc": "default login a password b\n"} {
+		if err := os.WriteFile(filepath.Join(s.env["HOME"], name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
 		}
-		s.wantNoSecret("the trace", stderr)
-	})
+	}
+	for name, value := range map[string]string{"TMPDIR": folder, "CDPATH": "/", "IFS": "e", "SHELLOPTS": "allexport:xtrace:verbose",
+		"newline": "x", "definitions": "halt", "deadline": "9999999999", "wait": "1000", "LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Tokyo"} {
+		s.env[name] = value
+	}
+	stdout, stderr, exit := s.sh("-c", `bash "$1" --format raw`, "job", script(t))
+	if exit != 0 || stdout != token+"\n" || !strings.Contains(stderr, "+ bash") {
+		t.Errorf("got exit %d, %d bytes, stderr %q: want the token and the caller's own trace", exit, len(stdout), stderr)
+	}
+	s.wantNoSecret("the trace", stderr)
 }

@@ -1,13 +1,17 @@
 // Package iamtokentest runs scripts/iam-token as jobs do: as a program, under
-// dash and bash, against the sandbox over HTTP and HTTPS.
+// dash, bash and busybox sh, against the sandbox over HTTP and HTTPS.
 package iamtokentest
 
 import (
 	"encoding/pem"
+	"errors"
+	"flag"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,46 +20,76 @@ import (
 )
 
 // shells are those that the script promises to run under.
-var shells = []string{"dash", "bash"}
+var shells = []string{"dash", "bash", "busybox"}
+
+// TestMain lets more tests run beside each other than there are processors: most of
+// their time is waiting.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // stage is a cloud, and the environment of a job that reads from it.
 type stage struct {
-	t       *testing.T
-	shell   string
-	cloud   *ibmcloudtest.Cloud
-	env     map[string]string
-	options []string // of the shell
-	bin     string   // stands before PATH
+	t     *testing.T
+	shell []string // the shell, with its options
+	cloud *ibmcloudtest.Cloud
+	env   map[string]string
+	bin   string // the first folder of PATH
+}
+
+// turn is for the shells to take turns: one run of each case is enough.
+var turn atomic.Int64
+
+// onStage runs test beside others, under one shell.
+func onStage(t *testing.T, name string, o ibmcloudtest.Options, test func(s *stage)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		test(newStage(t, shells[int(turn.Add(1))%len(shells)], o))
+	})
 }
 
 // underEachShell runs test on a stage of its own for each shell.
-func underEachShell(t *testing.T, o ibmcloudtest.Options, test func(s *stage)) {
+func underEachShell(t *testing.T, test func(s *stage)) {
 	t.Helper()
+	t.Parallel()
 	for _, shell := range shells {
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
-			test(newStage(t, shell, o))
+			test(newStage(t, shell, ibmcloudtest.Options{}))
 		})
 	}
 }
 
 func newStage(t *testing.T, shell string, o ibmcloudtest.Options) *stage {
 	t.Helper()
+	if _, err := exec.LookPath(shell); shell == "busybox" && err != nil {
+		shell = "dash" // busybox is in few images for development
+	}
 	programs.Need(t, shell, "curl", "jq")
-	s := &stage{t: t, shell: shell, cloud: ibmcloudtest.New(o), bin: t.TempDir()}
+	s := &stage{t: t, shell: []string{shell}, cloud: ibmcloudtest.New(o), bin: t.TempDir()}
+	if shell == "busybox" {
+		s.shell = []string{shell, "sh"}
+	}
 	server := httptest.NewServer(s.cloud)
 	t.Cleanup(server.Close)
 	s.env = map[string]string{
-		"PATH":                s.bin + ":" + os.Getenv("PATH"),
-		"HOME":                t.TempDir(),
-		"TMPDIR":              t.TempDir(),
-		"SECRETS_MANAGER_URL": server.URL,
-		"IAM_URL":             server.URL,
-		"READER_APIKEY":       s.cloud.ReaderAPIKey(),
-		"TOKEN_SECRET":        s.secret(),
+		"PATH":          s.bin + ":" + os.Getenv("PATH"),
+		"HOME":          t.TempDir(),
+		"TMPDIR":        t.TempDir(),
+		"READER_APIKEY": s.cloud.ReaderAPIKey(),
+		"TOKEN_SECRET":  s.secret(),
 	}
+	s.at(server.URL)
 	return s
 }
+
+// at is where both services answer.
+func (s *stage) at(url string) { s.env["SECRETS_MANAGER_URL"], s.env["IAM_URL"] = url, url }
 
 // secret is the id of the token secret.
 func (s *stage) secret() string { return s.cloud.Rotations()[0].TokenSecret }
@@ -72,7 +106,7 @@ func (s *stage) publish(ttl time.Duration) string {
 	return token
 }
 
-// store saves a payload with metadata that tells its expiry.
+// store saves a payload with metadata that states its expiry.
 func (s *stage) store(payload string, expires time.Time) {
 	s.cloud.MustPutVersion(s.secret(), payload, map[string]any{"expiration": expires.Unix()})
 }
@@ -90,13 +124,13 @@ func script(t *testing.T) string {
 // iamToken runs the script.
 func (s *stage) iamToken(args ...string) (stdout, stderr string, exit int) {
 	s.t.Helper()
-	return s.sh(append(append(append([]string{}, s.options...), script(s.t)), args...)...)
+	return s.sh(append([]string{script(s.t)}, args...)...)
 }
 
 // sh runs the shell with the stage's environment and nothing else of ours.
 func (s *stage) sh(args ...string) (stdout, stderr string, exit int) {
 	s.t.Helper()
-	got := programs.Run(s.t, programs.Command{Env: programs.Environ(s.env), Name: s.shell, Args: args})
+	got := programs.Run(s.t, programs.Command{Env: programs.Environ(s.env), Name: s.shell[0], Args: append(s.shell[1:len(s.shell):len(s.shell)], args...)})
 	return got.Stdout, got.Stderr, got.Exit
 }
 
@@ -105,11 +139,8 @@ func (s *stage) sh(args ...string) (stdout, stderr string, exit int) {
 func (s *stage) wantFailure(exit int, args []string, advice ...string) {
 	s.t.Helper()
 	stdout, stderr, got := s.iamToken(args...)
-	if got != exit {
-		s.t.Errorf("got exit %d, want %d (stderr: %s)", got, exit, stderr)
-	}
-	if stdout != "" {
-		s.t.Errorf("got %d bytes on stdout, want none", len(stdout))
+	if got != exit || stdout != "" {
+		s.t.Errorf("got exit %d and %d bytes, want %d and none (stderr: %s)", got, len(stdout), exit, stderr)
 	}
 	for _, text := range advice {
 		if !strings.Contains(stderr, text) {
@@ -117,6 +148,17 @@ func (s *stage) wantFailure(exit int, args []string, advice ...string) {
 		}
 	}
 	s.wantNoSecret("stderr", stderr)
+}
+
+// wantRaw checks that the script prints token.
+func (s *stage) wantRaw(name, token string, args ...string) (stderr string) {
+	s.t.Helper()
+	stdout, stderr, exit := s.iamToken(append([]string{"--format", "raw"}, args...)...)
+	if stdout != token+"\n" || exit != 0 {
+		s.t.Errorf("%s: got exit %d, %d bytes (stderr %q), want exit 0 and the token", name, exit, len(stdout), stderr)
+	}
+	s.wantNoSecret(name, stderr)
+	return stderr
 }
 
 // wantNoSecret checks that text holds no key of the cloud and nothing of a token.
@@ -128,6 +170,16 @@ func (s *stage) wantNoSecret(where, text string) {
 			s.t.Errorf("%s holds a key or token", where)
 		}
 	}
+}
+
+// file writes a file and returns its path.
+func (s *stage) file(name, content string, mode os.FileMode) string {
+	s.t.Helper()
+	path := filepath.Join(s.t.TempDir(), name)
+	if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), os.Chmod(path, mode)); err != nil {
+		s.t.Fatal(err)
+	}
+	return path
 }
 
 // program writes a shell script under name, to be found before any other program.
@@ -151,11 +203,7 @@ func (s *stage) serveTLS() (caFile string) {
 	s.t.Helper()
 	server := httptest.NewTLSServer(s.cloud)
 	s.t.Cleanup(server.Close)
-	s.env["SECRETS_MANAGER_URL"], s.env["IAM_URL"] = server.URL, server.URL
-	caFile = filepath.Join(s.t.TempDir(), "ca.pem")
+	s.at(server.URL)
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	if err := os.WriteFile(caFile, certificate, 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	return caFile
+	return s.file("ca.pem", string(certificate), 0o600)
 }

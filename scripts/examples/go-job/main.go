@@ -1,12 +1,12 @@
 // Command go-job is a job in Go: it lists the targets of Logs Routing CALLS
-// times, one a second, through one HTTP client. The client has a valid token
-// whenever the rotator publishes another. It takes no arguments: what it needs is
-// in the environment, as a sandbox or a deployment hands it out.
+// times, one a second, through one HTTP client, which gives the token to that host
+// alone. It takes no arguments, and its settings from the environment.
 package main
 
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"time"
@@ -19,12 +19,20 @@ func main() {
 		fmt.Fprintln(os.Stderr, "go job: it takes no arguments, but SECRETS_MANAGER_URL, IAM_URL, TOKEN_SECRET, READER_APIKEY, LOGS_ROUTING_URL and CALLS from the environment")
 		os.Exit(2)
 	}
-	reader := &iamtoken.Reader{Store: &iamtoken.SecretsManager{
-		URL:      os.Getenv("SECRETS_MANAGER_URL"),
-		IAMURL:   os.Getenv("IAM_URL"),
-		SecretID: os.Getenv("TOKEN_SECRET"),
-		APIKey:   iamtoken.NewSecret(os.Getenv("READER_APIKEY")),
-	}}
+	service, err := url.Parse(os.Getenv("LOGS_ROUTING_URL"))
+	if err != nil || service.Host == "" {
+		fmt.Fprintln(os.Stderr, "go job: LOGS_ROUTING_URL is not set to a URL")
+		os.Exit(2)
+	}
+	reader := &iamtoken.Reader{
+		Store: &iamtoken.SecretsManager{
+			URL:      os.Getenv("SECRETS_MANAGER_URL"),
+			IAMURL:   os.Getenv("IAM_URL"),
+			SecretID: os.Getenv("TOKEN_SECRET"),
+			APIKey:   iamtoken.NewSecret(os.Getenv("READER_APIKEY")),
+		},
+		Hosts: []string{service.Host},
+	}
 	client := &http.Client{Transport: reader.Transport(nil), Timeout: 30 * time.Second}
 	calls, err := strconv.Atoi(os.Getenv("CALLS"))
 	if err != nil {

@@ -1,0 +1,436 @@
+package iamtokentest
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/programs"
+)
+
+const opaque = "an-opaque-token-of-40-characters-0123456"
+
+func jwt(claims string) string {
+	return "eyJhbGciOiJSUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2lnbmF0dXJl"
+}
+
+// The script reads a payload as iamtoken.Version.Token does: the same token, or
+// none.
+func TestPayloadsAreReadAsInGo(t *testing.T) {
+	hour := time.Now().Add(time.Hour).Unix()
+	good := jwt(fmt.Sprintf(`{"exp":%d,"aud":7,"nbf":"x"}`, hour))
+	tokenJSON := fmt.Sprintf(`{"access_token":%q,"expiration":%d}`, opaque, hour)
+	for name, test := range map[string]struct{ payload, advice string }{
+		"raw":                         {good, ""},
+		"raw, with blanks":            {"\n " + good + " \r\n\t", ""},
+		"bearer":                      {"Bearer " + good, ""},
+		"bearer in small letters":     {"bearer \t" + good, ""},
+		"token.json":                  {tokenJSON, ""},
+		"the CLI's json":              {fmt.Sprintf(`{"iam_token":"Bearer %s"}`, good), ""},
+		"json in json":                {fmt.Sprintf(`{"iam_token":%q,"owner":"someone"}`, tokenJSON), ""},
+		"a field of its own":          {fmt.Sprintf(`{"logs":%q}`, good), ""},
+		"32 characters":               {strings.Repeat("a", 31) + "=", ""},
+		"8192 characters":             {strings.Repeat("-", 8192), ""},
+		"dashes in claims":            {jwt(fmt.Sprintf(`{"exp":%d,"x":"%s"}`, hour, strings.Repeat("???>>>", 300))), ""},
+		"not yet":                     {"no token yet", "no token yet"},
+		"empty":                       {"", "is empty"},
+		"blanks":                      {strings.Repeat(" \n", 10_000), "is empty"},
+		"many blanks":                 {strings.Repeat(" ", 400_000) + "x", "empty"},
+		"31 characters":               {strings.Repeat("a", 31), "no token"},
+		"8193 characters":             {strings.Repeat("a", 8193), "no token"},
+		"half a million characters":   {strings.Repeat("a", 500_000), "no token"},
+		"a comma":                     {opaque + "," + opaque, "no token"},
+		"quotes":                      {`"` + opaque + `"`, "no token"},
+		"a padded middle":             {opaque + "=" + opaque, "no token"},
+		"padding":                     {strings.Repeat("=", 40), "no token"},
+		"an apostrophe":               {opaque + "'; id #", "no token"},
+		"a no-break space":            {opaque + "\u00a0", "no token"},
+		"a zero":                      {opaque + "\x00", "no token"},
+		"two lines":                   {opaque + "\n" + opaque, "no token"},
+		"two tokens":                  {fmt.Sprintf(`{"a":%q,"b":%q}`, opaque, opaque), "no token"},
+		"Bearer":                      {"Bearer ", "no token"},
+		"Bearer twice":                {"Bearer Bearer " + opaque, "no token"},
+		"null":                        {"null", "no token"},
+		"a page":                      {"<html><body>502 Bad Gateway</body></html>", "no token"},
+		"HTTP heads":                  {"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n{}", "no token"},
+		"JSON without a token":        {`{"refresh_token":1,"expires_in":3600}`, "no token"},
+		"JSON with an empty token":    {`{"access_token":""}`, "no token"},
+		"JSON in access_token":        {fmt.Sprintf(`{"access_token":%q}`, tokenJSON), "no token"},
+		"a number":                    {`{"iam_token":1}`, "no token"},
+		"broken JSON":                 {`{"access_token":"eyJ`, "no token"},
+		"a list":                      {`["` + good + `"]`, "no token"},
+		"a deep list":                 {`{"a":` + strings.Repeat("[", 100_000), "no token"},
+		"the reader's key":            {"KEY", "the API key of the reader"},
+		"a JWT without exp":           {jwt(`{"iat":1}`), "exp cannot be read"},
+		"a JWT with a text for exp":   {jwt(`{"exp":"soon"}`), "exp cannot be read"},
+		"a JWT beyond all time":       {jwt(`{"exp":1e300}`), "exp cannot be read"},
+		"a JWT that is no JSON":       {jwt(`exp`), "exp cannot be read"},
+		"a JWT of dashes":             {"a" + "." + strings.Repeat("-", 8000) + "." + "b", "exp cannot be read"},
+		"expired by its own claims":   {jwt(`{"exp":1767225600}`), "2026-01-01T00:00:00Z"},
+		"expired by what stands near": {fmt.Sprintf(`{"access_token":%q,"expiration":1767225600}`, opaque), "2026-01-01T00:00:00Z"},
+	} {
+		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
+			payload := strings.ReplaceAll(test.payload, "KEY", s.cloud.ReaderAPIKey())
+			s.cloud.MustPutVersion(s.secret(), payload, map[string]any{"expiration": hour})
+			want, err := (&iamtoken.Reader{Store: &iamtoken.SecretsManager{URL: s.env["IAM_URL"], IAMURL: s.env["IAM_URL"],
+				SecretID: s.secret(), APIKey: iamtoken.NewSecret(s.cloud.ReaderAPIKey())}}).Token(t.Context())
+			if (err == nil) != (test.advice == "") {
+				t.Fatalf("the Go reader: got %v, want the problem %q", err, test.advice)
+			}
+			began := time.Now()
+			switch {
+			case err == nil:
+				s.wantRaw(name, want.Value.Reveal())
+			case errors.Is(err, iamtoken.ErrExpired):
+				s.wantFailure(3, nil, test.advice)
+			default:
+				s.wantFailure(1, nil, test.advice)
+			}
+			if took := time.Since(began); took > 8*time.Second {
+				t.Errorf("took %s: a pattern is not linear", took)
+			}
+		})
+	}
+}
+
+// What a version states of its expiry, and what it does not.
+func TestVersions(t *testing.T) {
+	soon := map[string]any{"expiration": time.Now().Add(20 * time.Minute).Unix()}
+	for name, test := range map[string]struct {
+		payload  string
+		metadata map[string]any
+		args     []string
+		exit     int
+		advice   string
+	}{
+		"no expiry":           {opaque, nil, nil, 1, "nothing states when"},
+		"unreadable metadata": {opaque, map[string]any{"expiration": "soon"}, nil, 1, "nothing states when"},
+		"expired by metadata": {opaque, map[string]any{"expiration": time.Now().Add(-90 * time.Minute).Unix()}, nil, 3, "expired 1h30m ago"},
+		"by hand, a JWT":      {jwt(fmt.Sprintf(`{"exp":%d}`, soon["expiration"])), nil, []string{"--min-ttl", "19m"}, 0, ""},
+		"too short":           {opaque, soon, []string{"--min-ttl", "21m"}, 1, "--min-ttl"},
+		"by hand, --check":    {jwt(fmt.Sprintf(`{"exp":%d}`, soon["expiration"])), nil, []string{"--check"}, 1, "no metadata"},
+	} {
+		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
+			s.cloud.MustPutVersion(s.secret(), test.payload, test.metadata)
+			if test.exit == 0 {
+				s.wantRaw(name, test.payload, test.args...)
+			} else {
+				s.wantFailure(test.exit, test.args, test.advice)
+			}
+		})
+	}
+	// Metadata can be edited: a year ahead is trusted up to 61 minutes after the version was made.
+	onStage(t, "forged", ibmcloudtest.Options{}, func(s *stage) {
+		s.cloud.MustPutVersion(s.secret(), opaque, map[string]any{"expiration": time.Now().AddDate(1, 0, 0).Unix()})
+		s.wantRaw("while it can be true", opaque, "--min-ttl", "59m")
+		stdout, _, _ := s.iamToken("--check")
+		if printed, err := time.Parse(time.RFC3339, strings.TrimSpace(stdout)); err != nil || time.Until(printed) > 61*time.Minute {
+			s.t.Errorf("got %q (%v), want 61m from the version's creation at most", stdout, err)
+		}
+	})
+	onStage(t, "secrets", ibmcloudtest.Options{}, func(s *stage) {
+		token := s.publish(time.Hour)
+		kv := func(data map[string]any) string {
+			return s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: s.cloud.TokenGroupName(), Data: data, Metadata: soon})
+		}
+		s.wantRaw("kv", token, kv(map[string]any{"iam_token": "Bearer " + token, "owner": "someone"}))
+		for advice, secret := range map[string]string{
+			"no such secret":       "00000000-0000-4000-8000-000000000000",
+			"SecretsReader":        s.cloud.Rotations()[0].APIKeySecret,
+			"is it the right":      kv(map[string]any{"a": token, "b": token}),
+			"holds something that": kv(map[string]any{"iam_token": 1}),
+			"a type that holds no token": s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
+				Type: "iam_credentials", Group: s.cloud.TokenGroupName(), ReuseAPIKey: true}),
+		} {
+			s.wantFailure(1, []string{secret}, advice)
+		}
+		s.wantFailure(2, []string{"token"}, "the SECRET given is no secret id")
+		s.wantFailure(2, []string{s.cloud.ReaderAPIKey()}, "no secret id")
+	})
+}
+
+func TestOutages(t *testing.T) {
+	const iam, read = ibmcloudtest.OpIAMToken, ibmcloudtest.OpVersionsGet
+	after := func(seconds string) map[string]string { return map[string]string{"Retry-After": seconds} }
+	for name, test := range map[string]struct {
+		fault  ibmcloudtest.Fault
+		advice string // empty: the token is printed in the end
+		tries  int    // of the faulty request
+	}{
+		"IAM 503":                  {ibmcloudtest.Fault{Op: iam, Status: 503, Headers: after("1"), Times: 2}, "", 3},
+		"IAM, a page":              {ibmcloudtest.Fault{Op: iam, Status: 200, ContentType: "text/html", Body: "<html>", Times: 1}, "", 2},
+		"IAM, an empty token":      {ibmcloudtest.Fault{Op: iam, Status: 200, Body: `{"access_token":""}`, Times: 1}, "", 2},
+		"429":                      {ibmcloudtest.Fault{Op: read, Status: 429, Headers: after("2"), Times: 1}, "", 2},
+		"a Retry-After of letters": {ibmcloudtest.Fault{Op: read, Status: 503, Headers: after("soon"), Times: 1}, "", 2},
+		"a reset connection":       {ibmcloudtest.Fault{Op: read, Drop: ibmcloudtest.DropBefore, Times: 1}, "", 2},
+		"a page":                   {ibmcloudtest.Fault{Op: read, Status: 200, ContentType: "text/html", Body: "<html>", Times: 1}, "", 2},
+		"a page full of HTTP":      {ibmcloudtest.Fault{Op: read, Status: 503, Headers: after("1"), Body: "\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{", Times: 1}, "", 2},
+		"a lasting 503":            {ibmcloudtest.Fault{Op: read, Status: 503, Headers: after("1")}, "Secrets Manager answers HTTP 503", 4},
+		"a patient Retry-After":    {ibmcloudtest.Fault{Op: read, Status: 429, Headers: after("999999")}, "HTTP 429", 1},
+		"no answer":                {ibmcloudtest.Fault{Op: iam, Drop: ibmcloudtest.DropAfter}, "the connection to IAM failed", 3},
+		"a redirect":               {ibmcloudtest.Fault{Op: iam, Status: 302, Headers: map[string]string{"Location": "https://example.com"}}, "redirect", 1},
+		"400":                      {ibmcloudtest.Fault{Op: read, Status: 400, Body: `{"errors":[{"message":"eyJ"}]}`}, "HTTP 400", 1},
+		"a hostile code":           {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E\neyJ"}`}, "(HTTP 400)", 1},
+		"an early Date":            {ibmcloudtest.Fault{Op: read, Status: 200, Headers: map[string]string{"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}, Body: `{"secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z","payload":"` + opaque + `"}`}, "earlier than the version", 3},
+	} {
+		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
+			token := s.publish(time.Hour)
+			s.fault(test.fault)
+			if test.advice == "" {
+				s.wantRaw(name, token)
+			} else {
+				s.wantFailure(1, nil, test.advice)
+			}
+			tries := 0
+			for _, request := range s.cloud.Requests() {
+				if request.Op == test.fault.Op {
+					tries++
+				}
+			}
+			if tries != test.tries {
+				s.t.Errorf("got %d tries, want %d", tries, test.tries)
+			}
+		})
+	}
+}
+
+// Whatever a server sends, and for however long: the script ends, and prints nothing
+// of it.
+func TestHostileAnswersEnd(t *testing.T) {
+	const ok = "HTTP/1.1 200 OK\r\n"
+	endless := func(block string) func(w io.Writer) {
+		return func(w io.Writer) {
+			for {
+				if _, err := io.WriteString(w, block); err != nil {
+					return
+				}
+			}
+		}
+	}
+	text := func(text string) func(w io.Writer) {
+		return func(w io.Writer) { _, _ = io.WriteString(w, text) }
+	}
+	body := func(body string) func(w io.Writer) {
+		return text(fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", ok, len(body), body))
+	}
+	for name, test := range map[string]struct {
+		send   func(w io.Writer)
+		advice string
+	}{
+		"endless chunks": {func(w io.Writer) {
+			text(ok + "Transfer-Encoding: chunked\r\n\r\n")(w)
+			endless("1000\r\n" + strings.Repeat("eyJ ", 1024) + "\r\n")(w)
+		}, "more than a token secret can hold"},
+		"endless body":      {func(w io.Writer) { text(ok + "\r\n")(w); endless(strings.Repeat(" ", 4096))(w) }, "more than a token secret can hold"},
+		"endless headers":   {func(w io.Writer) { text(ok)(w); endless("X-Header: eyJ\r\n")(w) }, ""},
+		"an endless header": {func(w io.Writer) { text(ok + "Date: ")(w); endless("eyJ")(w) }, ""},
+		"endless 1xx":       {endless("HTTP/1.1 103 eyJ\r\n\r\n"), ""},
+		"newlines":          {body(strings.Repeat("\n", 900_000)), "HTTP 200 without"},
+		"zeros":             {body(strings.Repeat("\x00", 900_000)), "HTTP 200 without"},
+		"blanks":            {body(`{"secret_type":"arbitrary","access_token":"` + strings.Repeat(" ", 900_000) + `x"}`), "HTTP 200 without"},
+		"nested":            {body(strings.Repeat("[", 900_000)), "HTTP 200 without"},
+		"nested objects":    {body(strings.Repeat(`{"a":`, 190_000)), "HTTP 200 without"},
+		"heads":             {body(strings.Repeat("HTTP/1.1 200 OK\r\n\r\n", 40_000)), "check IAM_URL"},
+		"no UTF-8":          {body(strings.Repeat("\xff", 900_000)), "HTTP 200 without"},
+		"a length too long": {text(ok + "Content-Length: 99999999999\r\n\r\n"), "more than a token secret can hold"},
+		"no HTTP":           {text(strings.Repeat("eyJ", 1000)), "the connection to"},
+		"a broken status":   {text("HTTP/1.1 eyJ\r\n\r\n"), ""},
+	} {
+		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = listener.Close() }()
+			go func() {
+				for {
+					conn, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					go func() {
+						defer func() { _ = conn.Close() }()
+						if request, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+							_, _ = io.Copy(io.Discard, request.Body)
+							test.send(conn)
+						}
+					}()
+				}
+			}()
+			s.env["IAM_URL"] = "http://" + listener.Addr().String()
+			began := time.Now()
+			s.wantFailure(1, nil, test.advice)
+			if took := time.Since(began); took > 20*time.Second {
+				t.Errorf("took %s", took)
+			}
+		})
+	}
+}
+
+// passTime replaces sleep and the clock, so that waiting takes no time; the
+// returned function returns the sleeps so far, in seconds. meanwhile is called at
+// each sleep with its number, from 1.
+func (s *stage) passTime(meanwhile func(sleep int)) (sleeps func() string) {
+	s.t.Helper()
+	file := s.file("sleeps", "", 0o600)
+	count := 0
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		count++
+		meanwhile(count)
+	}))
+	s.t.Cleanup(server.Close)
+	s.program("sleep", fmt.Sprintf("echo \"$1\" >>'%s'\nexec curl -s '%s'\n", file, server.URL))
+	s.program("date", fmt.Sprintf("now=1000000\nwhile read -r n; do now=$((now + n)); done <'%s'\necho $now\n", file))
+	return func() string {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return fmt.Sprint(strings.Fields(string(content)))
+	}
+}
+
+func TestWaiting(t *testing.T) {
+	for name, first := range map[string]func(s *stage){
+		"no token yet": func(*stage) {},
+		"expired":      func(s *stage) { s.publish(-time.Minute) },
+		"too short":    func(s *stage) { s.publish(4 * time.Minute) },
+	} {
+		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
+			first(s)
+			token := s.token(time.Hour)
+			sleeps := s.passTime(func(sleep int) {
+				if sleep == 3 {
+					s.store(token, time.Now().Add(time.Hour))
+				}
+			})
+			s.wantRaw(name, token, "--min-ttl", "5m", "--wait=2m")
+			if got := sleeps(); got != "[1 2 4]" {
+				s.t.Errorf("got sleeps %s, want [1 2 4]", got)
+			}
+		})
+	}
+	onStage(t, "in vain", ibmcloudtest.Options{}, func(s *stage) {
+		s.publish(-time.Minute)
+		sleeps := s.passTime(func(int) {})
+		s.wantFailure(3, []string{"--wait", "20s"}, "expired 1m")
+		if got := sleeps(); got != "[1 2 4 8 5]" {
+			s.t.Errorf("got sleeps %s, want 20 s in all: [1 2 4 8 5]", got)
+		}
+	})
+	// In a long wait the reader's own token expires; a new one is fetched.
+	onStage(t, "for longer than the reader's own token lasts", ibmcloudtest.Options{}, func(s *stage) {
+		token := s.token(time.Hour)
+		s.passTime(func(sleep int) {
+			switch sleep {
+			case 1:
+				s.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 401, Times: 1})
+			case 2:
+				s.store(token, time.Now().Add(time.Hour))
+			}
+		})
+		s.wantRaw("after a 401", token, "--wait", "2m")
+	})
+}
+
+// onAWS gives the stage a job's role on AWS in place of its IBM identity.
+func (s *stage) onAWS(endpoint string) {
+	for _, name := range []string{"READER_APIKEY", "SECRETS_MANAGER_URL", "IAM_URL", "TOKEN_SECRET"} {
+		delete(s.env, name)
+	}
+	maps.Copy(s.env, awstest.Environment(endpoint))
+	delete(s.env, "AWS_REGION") // the script takes the ARN's
+}
+
+// The aws program keeps what it receives where cli_history is on, but not for this.
+func TestTheMirrorInAWS(t *testing.T) {
+	programs.Need(t, "aws")
+	moto := awstest.Start(t)
+	s := newStage(t, "dash", ibmcloudtest.Options{})
+	s.onAWS(moto.URL())
+	if err := os.Mkdir(filepath.Join(s.env["HOME"], ".aws"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.env["HOME"], ".aws", "config"), []byte("[default]\ncli_history = enabled\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	token := s.token(time.Hour)
+	created := moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret",
+		map[string]any{"Name": "iam-token", "SecretString": "Bearer " + token, "ClientRequestToken": "7cf9d6e1-2919-432f-9883-d5040bfcd326"})
+	s.env["TOKEN_SECRET_ARN"] = created["ARN"].(string)
+	s.wantRaw("the mirror", token, "--min-ttl", "5m")
+	if _, err := os.Stat(filepath.Join(s.env["HOME"], ".aws", "cli", "history")); !os.IsNotExist(err) {
+		t.Errorf("got %v, want no history", err)
+	}
+	s.env["TOKEN_SECRET_ARN"] += "x"
+	s.wantFailure(1, nil, "ResourceNotFoundException", "secretsmanager:GetSecretValue")
+}
+
+const copyARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-Ab12Cd"
+
+// answerAs puts a program in the place of aws that answers with a secret's value,
+// made created ago.
+func (s *stage) answerAs(payload any, created any) {
+	s.t.Helper()
+	answer, err := json.Marshal(map[string]any{"ARN": copyARN, "SecretString": payload, "CreatedDate": created})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.program("aws", "case \"$*\" in *'--secret-id "+copyARN+" --region eu-central-1 '*) ;; *) echo \"unexpected: $*\" >&2; exit 1 ;; esac\ncat <<'E'\n"+string(answer)+"\nE\n")
+}
+
+func TestWhatAMirrorCanHold(t *testing.T) {
+	onStage(t, "mirror", ibmcloudtest.Options{}, func(s *stage) {
+		ahead := time.Duration(0) // of AWS's clock, which the aws program does not print
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+		}))
+		defer server.Close()
+		s.onAWS(server.URL)
+		s.env["TOKEN_SECRET_ARN"] = copyARN
+		token := s.token(time.Hour)
+		byV1, byV2 := float64(time.Now().UnixMilli())/1000, time.Now().UTC().Format("2006-01-02T15:04:05.000000+00:00")
+		s.answerAs("Bearer "+token, byV1)
+		s.wantRaw("version 1 of aws", token, "--min-ttl", "5m")
+		s.answerAs(fmt.Sprintf(`{"logs":%q}`, token), byV2)
+		s.wantRaw("version 2 of aws", token)
+		if stdout, stderr, exit := s.iamToken("--check"); exit != 0 || !strings.HasSuffix(stdout, "Z\n") || len(stdout) != 21 {
+			s.t.Errorf("--check: got exit %d and %d bytes (stderr %q), want the expiry", exit, len(stdout), stderr)
+		}
+		for advice, test := range map[string]struct {
+			payload any
+			exit    int
+		}{
+			"expired 1m":     {s.token(-time.Minute), 3},
+			"nothing states": {opaque, 1},
+			"no token yet":   {"no token yet", 1},
+			"is it the":      {`{"user":"a","password":"b"}`, 1},
+			"empty":          {nil, 1}, // a binary secret
+		} {
+			s.answerAs(test.payload, byV1)
+			s.wantFailure(test.exit, nil, advice)
+		}
+		ahead = 20 * time.Minute
+		s.answerAs(s.token(10*time.Minute), byV1)
+		s.wantFailure(3, nil, "slow", "expired")
+		ahead = 0
+		delete(s.env, "TOKEN_SECRET_ARN")
+		s.answerAs(token, byV1)
+		s.wantRaw("an ARN as the argument", token, copyARN)
+	})
+}
