@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/pem"
 	"io"
 	"io/fs"
 	"net"
@@ -86,32 +85,16 @@ func (p *connectProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = client.Close()
 }
 
-// behindProxy returns a proxy in front of a cloud, and the environment in which the
-// built function finds the cloud by a name that nothing but the proxy knows.
+// behindProxy returns a proxy in front of a sandbox, which the built function finds
+// by a name that nothing but the proxy knows.
 func behindProxy(t *testing.T) (*connectProxy, *stage) {
 	t.Helper()
-	bin, err := builtPrograms()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	server := httptest.NewTLSServer(cloud) // its certificate is for example.com and *.example.com
-	t.Cleanup(server.Close)
-	s := &stage{t: t, bin: bin, dir: t.TempDir()}
-	authority := filepath.Join(s.dir, "ca.pem")
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	if err := os.WriteFile(authority, certificate, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	proxy := &connectProxy{target: server.Listener.Addr().String()}
+	s := newStage(t, ibmcloudtest.Options{})
+	proxy := &connectProxy{target: s.server.Listener.Addr().String()}
 	listening := httptest.NewServer(proxy)
 	t.Cleanup(listening.Close)
-	only := cloud.Rotations()[0]
-	s.env = map[string]string{
-		"SECRETS_MANAGER_URL": "https://instance.example.com", "IAM_URL": "https://iam.example.com", "SECRETS_MANAGER_APIKEY": cloud.BootstrapAPIKey(),
-		"API_KEY_SECRET": only.APIKeySecret, "TOKEN_SECRET": only.TokenSecret,
-		"SSL_CERT_FILE": authority, "HTTPS_PROXY": strings.Replace(listening.URL, "http://", "http://user:password@", 1),
-	}
+	s.env["SECRETS_MANAGER_URL"], s.env["IAM_URL"] = "https://instance.example.com", "https://iam.example.com"
+	s.env["HTTPS_PROXY"] = strings.Replace(listening.URL, "http://", "http://user:password@", 1)
 	return proxy, s
 }
 
