@@ -6,12 +6,12 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
-	"iam-token-rotator/functions/internal/config"
+	"iam-token-rotator/functions/report"
 	"iam-token-rotator/infra/aws/awstest"
 )
 
@@ -24,6 +24,8 @@ func TestDoctorCommand(t *testing.T) {
 		{"something wrong", nil, environ(cloud, origin, noSuchSecret), 1, []string{"✗ token-secret", "→ there is no such secret: check TOKEN_SECRET", "– token-locks           not tried: token-secret failed\n                        nor stored-token, save\n", "1 check failed"}, ""},
 		{"bootstrap refused", nil, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=unknown"), 1,
 			[]string{"✗ bootstrap-identity", "– key-secret            not tried: bootstrap-identity failed\n                        nor key-identity, key-expiry, "}, ""},
+		{"a person's token", nil, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=", "IAM_TOKEN=Bearer "+cloud.MustMintToken(cloud.AdminAPIKey(), time.Hour)), 0,
+			[]string{"! bootstrap-identity    IAM_TOKEN is of "}, ""},
 		{"configuration", nil, environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x"), 2,
 			[]string{"✗ configuration         IAM_URL: must begin with https://", "✗ configuration         TOKEN_SECRET: is no secret id", "– everything else", "2 checks failed"}, ""},
 		{"help", []string{"-h"}, nil, 0, []string{"Usage: " + program + " doctor"}, ""},
@@ -52,34 +54,17 @@ func TestTheDiagnosisAsJSON(t *testing.T) {
 	for name, environ := range map[string][]string{"sound": environ(cloud, origin), "faulty configuration": {"LOG_LEVEL=loud"}} {
 		var stdout, stderr bytes.Buffer
 		exit := command([]string{"doctor", "-json"}, environ, &stdout, &stderr)
-		diagnosis := wantDiagnosis(t, stdout.Bytes())
-		if diagnosis["ok"] != (exit == 0) {
+		if diagnosis := wantDiagnosis(t, stdout.Bytes()); diagnosis.OK != (exit == 0) {
 			t.Errorf("%s: got exit %d, %s", name, exit, &stdout)
 		}
 	}
 }
 
-// wantDiagnosis holds JSON against its documented form, field by field.
-func wantDiagnosis(t *testing.T, encoded []byte) map[string]any {
+func wantDiagnosis(t *testing.T, encoded []byte) report.Diagnosis {
 	t.Helper()
-	var diagnosis map[string]any
-	if err := json.Unmarshal(encoded, &diagnosis); err != nil {
-		t.Fatalf("not JSON: %s", encoded)
-	}
-	checks, _ := diagnosis["checks"].([]any)
-	if len(diagnosis) != 2 || len(checks) == 0 {
-		t.Fatalf("got %s, want checks and ok alone", encoded)
-	}
-	for _, each := range checks {
-		check := each.(map[string]any)
-		for field, value := range check {
-			if text, ok := value.(string); !ok || text == "" || !slices.Contains([]string{"check", "rotation", "status", "detail", "advice"}, field) {
-				t.Errorf("got %s: %v in %v", field, value, check)
-			}
-		}
-		if status, _ := check["status"].(string); !slices.Contains([]string{"ok", "failed", "warning", "skipped"}, status) || check["check"] == nil || check["detail"] == nil {
-			t.Errorf("got %v", check)
-		}
+	diagnosis, err := report.ParseDiagnosis(encoded)
+	if err != nil {
+		t.Fatalf("got %s: %v", encoded, err)
 	}
 	return diagnosis
 }
@@ -104,7 +89,7 @@ func TestTheDoctorEventAnswersWithTheDiagnosisAndRaisesNoAlarm(t *testing.T) {
 			if err != nil {
 				t.Fatalf("got %v, want the diagnosis as the response", err)
 			}
-			if diagnosis := wantDiagnosis(t, response); diagnosis["ok"] != test.ok || !bytes.Contains(response, []byte(test.says)) {
+			if diagnosis := wantDiagnosis(t, response); diagnosis.OK != test.ok || !bytes.Contains(response, []byte(test.says)) {
 				t.Errorf("got %s, want ok %t and %s", response, test.ok, test.says)
 			}
 			if lines := logged(t, &log); messages(lines) != "diagnosis" || lines[0]["request_id"] != "request-0001" {
@@ -125,32 +110,6 @@ func TestAWarmFunctionsDoctorSeesWhatHasBrokenSince(t *testing.T) {
 	response, err := invoke(t, f, `{"mode":"doctor"}`)
 	if err != nil || !bytes.Contains(response, []byte(`"check":"bootstrap-identity","status":"failed"`)) {
 		t.Errorf("got %s, %v; want the bootstrap identity refused, although the function still has a token of it", response, err)
-	}
-}
-
-func TestEachWayInIsNamed(t *testing.T) {
-	for variable, environ := range map[string][]string{
-		"SECRETS_MANAGER_APIKEY":     {"SECRETS_MANAGER_APIKEY=k"},
-		"SECRETS_MANAGER_APIKEY_ARN": {"SECRETS_MANAGER_APIKEY_ARN=arn:aws:secretsmanager:eu-central-1:123456789012:secret:k-Ab12Cd"},
-		"IAM_PROFILE_NAME":           {"IAM_PROFILE_NAME=p"},
-		"IAM_PROFILE_ID":             {"IAM_PROFILE_ID=Profile-1"},
-		"IAM_TOKEN":                  {"IAM_TOKEN=t"},
-	} {
-		cfg, err := config.Load(append(environ, "SECRETS_MANAGER_URL=https://sm.test",
-			"API_KEY_SECRET=group/name", "TOKEN_SECRET=00000000-0000-4000-8000-000000000000"), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := newClients(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		d := newDoctor(cfg, c)
-		hasKey := strings.HasPrefix(variable, "SECRETS_MANAGER_APIKEY")
-		if d.Bootstrap.Variable != variable || d.Bootstrap.HasKey != hasKey || d.Bootstrap.NoIAM != (variable == "IAM_TOKEN") ||
-			(d.Bootstrap.ReadKey != nil) != (variable == "SECRETS_MANAGER_APIKEY_ARN") {
-			t.Errorf("%s: got %+v", variable, d.Bootstrap)
-		}
 	}
 }
 

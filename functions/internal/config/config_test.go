@@ -116,17 +116,25 @@ func TestManyRotations(t *testing.T) {
 }
 
 func TestTheBootstrapIdentityIsExactlyOne(t *testing.T) {
-	cfg, err := load(with(map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer abc"}))
-	if err != nil || cfg.Credential.Token.Reveal() != "abc" {
-		t.Errorf("IAM_TOKEN alone: got error %v, want its token", err)
-	}
-	cfg, err = load(with(map[string]string{"IAM_TOKEN": "Bearer abc"}))
-	if err != nil || !cfg.Credential.Token.IsZero() {
-		t.Errorf("IAM_TOKEN beside a key: got error %v, want the key to count", err)
-	}
-	cfg, err = load(with(map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_NAME": "rotator", "CR_TOKEN_FILENAME": "/token"}))
-	if err != nil || cfg.Credential.ProfileName != "rotator" || cfg.Credential.CRTokenFilename != "/token" {
-		t.Errorf("a profile: got %+v, %v", cfg.Credential, err)
+	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:k-Ab12Cd"
+	for variable, changes := range map[string]map[string]string{
+		"SECRETS_MANAGER_APIKEY":     {"IAM_TOKEN": "Bearer " + canary},
+		"SECRETS_MANAGER_APIKEY_ARN": {"SECRETS_MANAGER_APIKEY": "", "SECRETS_MANAGER_APIKEY_ARN": arn},
+		"IAM_PROFILE_NAME":           {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_NAME": "rotator", "CR_TOKEN_FILENAME": "/token"},
+		"IAM_PROFILE_ID":             {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_ID": "Profile-1"},
+		"IAM_TOKEN":                  {"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer " + canary},
+	} {
+		cfg, err := load(with(changes))
+		got := map[string]string{"SECRETS_MANAGER_APIKEY": cfg.Credential.APIKey.Reveal(), "SECRETS_MANAGER_APIKEY_ARN": cfg.Credential.APIKeyARN,
+			"IAM_PROFILE_NAME": cfg.Credential.ProfileName, "IAM_PROFILE_ID": cfg.Credential.ProfileID, "IAM_TOKEN": cfg.Credential.Token.Reveal()}
+		for name, value := range got {
+			if err != nil || cfg.Credential.Variable != variable || (value != "") != (name == variable) {
+				t.Errorf("%s: got %s by %s, %v; want that one alone", variable, name, cfg.Credential.Variable, err)
+			}
+		}
+		if (cfg.Credential.CRTokenFilename == "/token") != (variable == "IAM_PROFILE_NAME") {
+			t.Errorf("%s: got the file %q", variable, cfg.Credential.CRTokenFilename)
+		}
 	}
 	for want, changes := range map[string]map[string]string{
 		"is required": {"SECRETS_MANAGER_APIKEY": ""},
