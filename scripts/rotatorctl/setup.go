@@ -61,17 +61,17 @@ Other variables:
 		RunE:    func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context()) },
 	}
 	flags := command.Flags()
-	flags.StringVar(&s.terraform, "terraform", "", "folder of Terraform's configuration, or a file with what `terraform output -json` prints (- is standard input)")
+	flags.StringVar(&s.terraform, "terraform", "", "`PATH` of Terraform's folder, or of a file with what terraform output -json prints (- is standard input)")
 	flags.StringVar(&s.env, "env", "-", "write the result to this `FILE`, whole or not at all (- is standard output)")
 	flags.StringVar(&s.name, "name", "iam-token-rotator", "beginning of the names of keys and secrets")
 	flags.StringVar(&s.awsSecret, "aws-secret", defaultAWSSecret, "`NAME` of the AWS secret for the bootstrap key")
 	flags.StringVar(&s.kmsKeyID, "aws-kms-key-id", "", "encrypt the AWS secret with this key of yours")
 	flags.StringVar(&s.bootstrapFile, "bootstrap-key-file", "", "write the bootstrap key to this `FILE`, mode 0600, and not to AWS")
-	flags.StringVar(&s.readerFile, "reader-key-file", "", "make the reader's key too, in this `FILE`, mode 0600; another file gets a key of its own")
+	flags.StringVar(&s.readerFile, "reader-key-file", "", "make the reader's key too, in this `FILE`, mode 0600; another file gets its own key")
 	flags.BoolVar(&s.noBootstrapKey, "no-bootstrap-key", false, "make no bootstrap key: a further workload uses the first one's")
 	flags.IntVar(&s.days, "expires-in", 90, "lifetime of new keys in `DAYS`; 0 is for ever")
 	flags.BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones go on working")
-	flags.BoolVar(&s.deleteOldKeys, "delete-old-keys", false, "make nothing: delete the old keys, all of the same places but those in use, which the environment names")
+	flags.BoolVar(&s.deleteOldKeys, "delete-old-keys", false, "make nothing, delete the old keys: all of the same places but those in use, which the environment names")
 	return command
 }
 
@@ -298,7 +298,7 @@ func (s *setup) readInput(ctx context.Context) error {
 			return usagef("%s is not set: give --terraform, or export it", variable)
 		}
 		if o.shape != nil && values[o.name] != "" && !o.shape.MatchString(values[o.name]) {
-			return usagef("%s has not the form of one", variable)
+			return usagef("%s does not have the form of such an id", variable)
 		}
 	}
 	iamURL := s.getenv("IAM_URL")
