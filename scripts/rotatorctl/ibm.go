@@ -114,12 +114,8 @@ func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing stri
 		Token string `json:"access_token"`
 	}
 	err := c.ask(ctx, doing, "an API key that works", http.StatusOK, func(ctx context.Context) error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.iamURL+"/identity/token", strings.NewReader(form.Encode()))
-		if err != nil {
-			return err
-		}
-		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		if err = c.do(request, &body); err == nil {
+		err := c.do(ctx, http.MethodPost, c.iamURL+"/identity/token", "application/x-www-form-urlencoded", form.Encode(), &body)
+		if err == nil {
 			err = iamtoken.CheckForm(body.Token)
 		}
 		return err
@@ -129,26 +125,27 @@ func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing stri
 
 // send sends JSON to Secrets Manager and decodes the answer into out.
 func (c *ibmCloud) send(ctx context.Context, doing, method, path string, want int, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("%s: the request cannot be encoded", doing)
+	}
 	return c.ask(ctx, doing, "Manager on the Secrets Manager instance", want, func(ctx context.Context) error {
-		body, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		if in == nil {
-			body = nil
-		}
-		request, err := http.NewRequestWithContext(ctx, method, c.secretsURL+"/api/v2/"+path, bytes.NewReader(body))
-		if err != nil {
-			return err
-		}
-		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
-		request.Header.Set("Content-Type", "application/json")
-		return c.do(request, out)
+		return c.do(ctx, method, c.secretsURL+"/api/v2/"+path, "application/json", string(body), out)
 	})
 }
 
-func (c *ibmCloud) do(request *http.Request, out any) error {
-	request.Header.Set("Accept", "application/json")
+func (c *ibmCloud) do(ctx context.Context, method, url, contentType, body string, out any) error {
+	if method == http.MethodGet {
+		body = ""
+	}
+	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header = http.Header{"Accept": {"application/json"}, "Content-Type": {contentType}}
+	if !c.token.IsZero() {
+		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
+	}
 	response, err := c.http.Do(request)
 	if err != nil {
 		return err
@@ -160,61 +157,58 @@ func (c *ibmCloud) do(request *http.Request, out any) error {
 // ask makes a call whose answer must have the status. Its errors are made of our own words: those of an SDK
 // or a service may repeat a key.
 func (c *ibmCloud) ask(ctx context.Context, doing, needed string, want int, call func(context.Context) error) error {
-	got := &answer{}
-	err := call(context.WithValue(ctx, answerKey{}, got))
-	switch {
-	case ctx.Err() != nil:
+	f := &failure{doing: doing, needed: needed}
+	err := call(context.WithValue(ctx, failureKey{}, f))
+	if ctx.Err() != nil {
 		return fmt.Errorf("%s: interrupted. Run it again to go on", doing)
-	case err == nil && got.status == want:
-		return nil
-	default:
-		return &failure{doing: doing, needed: needed, answer: got}
 	}
+	if err == nil && f.status == want {
+		return nil
+	}
+	return f
 }
 
-// answer is what came back for one call, noted below the SDK.
-type answer struct {
-	status int    // 0 if none came
-	code   string // IBM's code of an error, if it has the shape of one
-}
-
-type answerKey struct{}
-
-// failure is a call that did not succeed.
+// failure is a call that did not succeed. What came back is noted below the SDK.
 type failure struct {
 	doing, needed string
-	*answer
+	status        int    // 0 if no answer came
+	code          string // IBM's code of an error, if it has the shape of one
 }
 
+type failureKey struct{}
+
+// Error says what came back and what to do.
 func (f *failure) Error() string {
-	what := "no answer"
-	if f.status != 0 {
-		what = strings.TrimSpace(fmt.Sprintf("HTTP %d %s", f.status, f.code))
+	what, advice := fmt.Sprintf("HTTP %d", f.status), ""
+	if f.code != "" {
+		what += " " + f.code
 	}
-	return f.doing + ": " + what + ". " + f.advice()
-}
-
-func (f *failure) advice() string {
 	switch {
 	case f.status == 0:
-		return "Check the URL and the network. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private."
-	case f.status >= 200 && f.status < 400:
-		return "The answer is not the expected JSON: check the URL."
+		what = "no answer"
+		advice = "Check the URL and the network. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private."
+	case f.status < 400:
+		advice = "The answer is not the expected JSON: check the URL."
 	case f.status == http.StatusUnauthorized:
-		return "IAM_TOKEN expires after an hour at most: fetch a new one."
+		advice = "IAM_TOKEN expires after an hour at most: fetch a new one."
 	case f.status == http.StatusForbidden:
-		return "Needed: " + f.needed + ". A new policy takes minutes to reach everywhere."
+		advice = "Needed: " + f.needed + ". A new policy takes minutes to reach everywhere."
 	case f.status == http.StatusNotFound:
-		return "Check the ids: is the terraform output of this account, and applied?"
+		advice = "Check the ids: is the terraform output of this account, and applied?"
 	case f.status == http.StatusConflict:
-		return "The name is taken: use another --name, or delete what bears it."
+		advice = "The name is taken: use another --name, or delete what bears it."
 	case f.status == http.StatusTooManyRequests || f.status >= 500:
-		return "Try again later: what is done stays done."
-	case strings.HasPrefix(f.code, "BXNIM0415"):
-		return "IAM does not know the API key."
+		advice = "Try again later: what is done stays done."
+	case f.code == "BXNIM0415E":
+		advice = "IAM does not know the API key."
 	default:
-		return "Check the ids and options."
+		advice = "Check the ids and options."
 	}
+	return f.doing + ": " + what + ". " + advice
+}
+
+func (f *failure) isUnknownKey() bool {
+	return f.status == http.StatusBadRequest || f.status == http.StatusUnauthorized
 }
 
 // transport reads answers whole, through a limit, and repeats requests: on 429 and 5xx all of them, since what
@@ -226,23 +220,21 @@ type transport struct {
 
 // RoundTrip implements http.RoundTripper.
 func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
-	got, ok := request.Context().Value(answerKey{}).(*answer)
-	if !ok {
-		got = &answer{}
-	}
+	f := request.Context().Value(failureKey{}).(*failure) // see ask
 	var body []byte
 	if request.Body != nil {
 		var err error
 		if body, err = io.ReadAll(request.Body); err != nil {
 			return nil, err
 		}
-		_ = request.Body.Close()
 	}
 	for try := 1; ; try++ {
-		response, err := t.once(request, body, got)
-		wait, again := time.Second<<(try-1), err != nil && (request.Method == http.MethodGet || request.Method == http.MethodDelete)
-		if err == nil && (response.StatusCode == http.StatusTooManyRequests || response.StatusCode >= 500) {
-			again = true
+		f.status, f.code = 0, ""
+		response, read, err := t.once(request, body)
+		again, wait := err != nil && (request.Method == http.MethodGet || request.Method == http.MethodDelete), time.Second<<(try-1)
+		if err == nil {
+			f.status, f.code = response.StatusCode, errorCode(read)
+			again = f.status == http.StatusTooManyRequests || f.status >= 500
 			if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds >= 0 {
 				wait = time.Duration(min(seconds, 30)) * time.Second
 			}
@@ -253,8 +245,8 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 }
 
-func (t transport) once(request *http.Request, body []byte, got *answer) (*http.Response, error) {
-	*got = answer{}
+// once sends a request once: without GetBody net/http does not repeat it.
+func (t transport) once(request *http.Request, body []byte) (*http.Response, []byte, error) {
 	ctx, cancel := context.WithTimeout(request.Context(), requestLimit)
 	defer cancel()
 	request = request.Clone(ctx)
@@ -264,18 +256,15 @@ func (t transport) once(request *http.Request, body []byte, got *answer) (*http.
 	}
 	response, err := t.base.RoundTrip(request)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { _ = response.Body.Close() }()
 	read, err := io.ReadAll(io.LimitReader(response.Body, answerLimit+1))
 	if err == nil && len(read) > answerLimit {
 		err = errors.New("the answer is too long")
 	}
-	if err != nil {
-		return nil, err
-	}
-	response.Body, got.status, got.code = io.NopCloser(bytes.NewReader(read)), response.StatusCode, errorCode(read)
-	return response, nil
+	response.Body = io.NopCloser(bytes.NewReader(read))
+	return response, read, err
 }
 
 // errorCode is IBM's code of an error.

@@ -221,8 +221,7 @@ func (s *setup) tryKey(ctx context.Context, id *serviceID, keyID string, value i
 			break
 		}
 		var f *failure
-		unknown := errors.As(err, &f) && (f.status == http.StatusBadRequest || f.status == http.StatusUnauthorized)
-		if !unknown || try == 6 || s.sleep(ctx, 2*time.Second) != nil {
+		if !errors.As(err, &f) || !f.isUnknownKey() || try == 6 || s.sleep(ctx, 2*time.Second) != nil {
 			return err
 		}
 	}

@@ -127,22 +127,20 @@ func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string
 
 // put stores the key and returns the secret's ARN.
 func (b *bootstrapSecret) put(ctx context.Context, key iamtoken.Secret) (arn string, err error) {
-	var kmsKeyID *string
+	value, kmsKeyID := aws.String(key.Reveal()), (*string)(nil)
 	if b.kmsKeyID != "" {
 		kmsKeyID = &b.kmsKeyID
 	}
 	var answered *string
 	if b.exists {
-		var out *secretsmanager.UpdateSecretOutput
-		out, err = b.client.UpdateSecret(ctx, &secretsmanager.UpdateSecretInput{SecretId: &b.name, SecretString: aws.String(key.Reveal()), KmsKeyId: kmsKeyID})
-		if err == nil {
+		out, failed := b.client.UpdateSecret(ctx, &secretsmanager.UpdateSecretInput{SecretId: &b.name, SecretString: value, KmsKeyId: kmsKeyID})
+		if err = failed; err == nil {
 			answered = out.ARN
 		}
 	} else {
-		var out *secretsmanager.CreateSecretOutput
-		out, err = b.client.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: &b.name, SecretString: aws.String(key.Reveal()), KmsKeyId: kmsKeyID,
+		out, failed := b.client.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: &b.name, SecretString: value, KmsKeyId: kmsKeyID,
 			Description: aws.String("IBM Cloud API key with which iam-token-rotator opens Secrets Manager")})
-		if err == nil {
+		if err = failed; err == nil {
 			answered = out.ARN
 		}
 	}
