@@ -157,7 +157,7 @@ func decodeList(found *problems, source string, text []byte) []*entry {
 		decoder.DisallowUnknownFields()
 		if err := decoder.Decode(&entries[i]); err != nil || entries[i] == nil {
 			entries[i] = nil
-			found.add(fmt.Sprintf("%s[%d]", source, i), "%s", explainJSON(err, "it must be an object with "+entryFields))
+			found.add(fmt.Sprintf("%s[%d]", source, i), "%s", explainJSON(err, "must be an object with "+entryFields))
 		}
 	}
 	return entries
