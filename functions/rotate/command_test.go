@@ -147,8 +147,8 @@ func TestProgressOnATerminal(t *testing.T) {
 		log.Debug("attempt failed, trying again", "attempt", 2)
 		end()
 		const clear = "\r\x1b[K"
-		want := "attempt failed, trying again, rotation a, attempt 1, error why\\x1b[2J\nworking, 9s left" + clear + "working, 8s left" +
-			clear + "attempt failed, trying again, attempt 2\nworking, 8s left" + clear
+		want := "attempt failed, trying again; rotation a; attempt 1; error why\\x1b[2J\nworking, 9s left" + clear + "working, 8s left" +
+			clear + "attempt failed, trying again; attempt 2\nworking, 8s left" + clear
 		if shown.String() != want {
 			t.Errorf("got %q\nwant %q", &shown, want)
 		}

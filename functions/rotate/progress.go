@@ -80,7 +80,7 @@ func (p *progress) Handle(_ context.Context, record slog.Record) error {
 	}
 	text := record.Message
 	record.Attrs(func(attr slog.Attr) bool {
-		text += fmt.Sprintf(", %s %v", attr.Key, attr.Value)
+		text += fmt.Sprintf("; %s %v", attr.Key, attr.Value)
 		return true
 	})
 	p.mu.Lock()

@@ -217,17 +217,7 @@ func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, 
 
 // isID reports whether id is a version's. It is repeated in logs and reports, so
 // nothing else may pass for one.
-func isID(id *string) bool {
-	if id == nil || len(*id) != len("xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx") {
-		return false
-	}
-	for i, part := range strings.Split(*id, "-") {
-		if i > 4 || len(part) != []int{8, 4, 4, 4, 12}[i] || strings.Trim(part, "0123456789abcdefABCDEF") != "" {
-			return false
-		}
-	}
-	return true
-}
+func isID(id *string) bool { return id != nil && iamtoken.IsSecretID(*id) }
 
 // Save publishes token as a new version. The bootstrap identity needs
 // secret-version.create on the token's group. A new version of a kv secret holds
