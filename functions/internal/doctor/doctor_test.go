@@ -369,7 +369,7 @@ func TestFindings(t *testing.T) {
 		}, "key-expiry", report.CheckWarning, []string{"the key secret expires in 1 day", "destroys"}},
 		"short lives":        {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute) }, "token-lifetime", report.CheckWarning, []string{"shorter than the schedule", "ensure"}},
 		"no longer than MIN": {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute); w.doctor.MinRemaining = 15 * time.Minute }, "token-lifetime", report.CheckWarning, []string{"MIN_REMAINING"}},
-		"an ageing token":    {func(w *world) { w.ageing() }, "token-lifetime", report.CheckFailed, []string{"invalid_token", "of life left"}},
+		"an ageing token":    {func(w *world) { w.ageing() }, "token-lifetime", report.CheckFailed, []string{"invalid_token", "half of its lifetime"}},
 		"no token secret":    {func(w *world) { w.one.Token.ID = nowhere }, "token-secret", report.CheckFailed, []string{"not_found", "TOKEN_SECRET"}},
 		"expiration date":    {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(time.Hour)}) }, "token-secret", report.CheckFailed, []string{"IBM destroys the secret for good", "without an expiration date"}},
 		"destroyed":          {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(-time.Hour)}) }, "token-secret", report.CheckFailed, []string{"was destroyed"}},

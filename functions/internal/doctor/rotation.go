@@ -132,7 +132,7 @@ func (e *examination) checkKeyExpiry(ctx context.Context, f *findings, token iam
 
 func (e *examination) checkLifetime(f *findings, response rotation.TokenResponse) {
 	lifetime := response.Token.ExpiresIn
-	if err := rotation.CheckLife(response, e.now().Add(response.Clock.Skew())); err != nil {
+	if err := rotation.CheckLifetime(response, e.now().Add(response.Clock.Skew())); err != nil {
 		f.failed(tokenLifetime, err)
 		return
 	}

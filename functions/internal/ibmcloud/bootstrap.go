@@ -15,7 +15,7 @@ import (
 )
 
 // Bootstrap yields the access token that opens Secrets Manager. Unlike a
-// published token it is reused, while a third of its life is left.
+// published token it is reused, while a third of its lifetime remains.
 type Bootstrap struct {
 	credential credential
 	now        func() time.Time
@@ -35,13 +35,13 @@ type Bootstrap struct {
 // are *rotation.Error.
 type credential interface {
 	token(ctx context.Context) (response rotation.TokenResponse, sent iamtoken.Secret, err error)
-	// refused tells that the service did not take the last token.
-	refused()
-	// doubted tells that the last token may not do what it was used for.
-	doubted()
+	// rejected says that the service did not accept the last token.
+	rejected()
+	// denied says that the last token may not do what it was used for.
+	denied()
 }
 
-// newBootstrap also tells iam whose token and credential it must never publish.
+// newBootstrap also makes known to iam which token and credential it must never return.
 func newBootstrap(iam *IAM, c credential) *Bootstrap {
 	iam.bootstrap = &Bootstrap{credential: c, now: iam.now, have: make(chan struct{})}
 	return iam.bootstrap
@@ -125,20 +125,20 @@ func (b *Bootstrap) contradicts(clock rotation.Clock) bool {
 	return true
 }
 
-// refuse drops token, which Secrets Manager did not take, and has the credential
+// reject drops token, which Secrets Manager did not accept, and has the credential
 // read afresh. A token that has been replaced meanwhile stays.
-func (b *Bootstrap) refuse(token iamtoken.Secret) {
+func (b *Bootstrap) reject(token iamtoken.Secret) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.token.Reveal() == token.Reveal() {
 		b.token, b.reusable = iamtoken.Secret{}, time.Time{}
-		b.credential.refused()
+		b.credential.rejected()
 	}
 }
 
-// doubt has the credential looked at afresh for the next token. The one at hand
+// deny has the credential read afresh for the next token. The one at hand
 // goes on: it may serve other rotations than the one that was denied.
-func (b *Bootstrap) doubt() { b.credential.doubted() }
+func (b *Bootstrap) deny() { b.credential.denied() }
 
 // atBootstrap marks err as a failure of the bootstrap identity, whichever step
 // of the pass was under way.
@@ -159,16 +159,16 @@ func FixedKey(key iamtoken.Secret) KeySource {
 }
 
 // BootstrapByKey authenticates with an API key. The key is kept until IAM or
-// Secrets Manager refuses it; then it is read afresh, since it may have been
+// Secrets Manager rejects it; then it is read afresh, since it may have been
 // replaced. One of which Secrets Manager says that it may not do something is read
 // afresh, too, for the next token, but serves on while that read fails or hangs.
 func BootstrapByKey(iam *IAM, source KeySource) *Bootstrap {
 	return newBootstrap(iam, &keyCredential{iam: iam, source: source})
 }
 
-// secondLook bounds the read of a key that is in doubt: enough of an attempt must be
+// rereadLimit bounds the read of a key that may have been replaced: enough of an attempt must be
 // left to go on with the key at hand.
-const secondLook = 3 * time.Second
+const rereadLimit = 3 * time.Second
 
 type keyCredential struct {
 	iam    *IAM
@@ -192,7 +192,7 @@ func (c *keyCredential) token(ctx context.Context) (rotation.TokenResponse, iamt
 	}, apiKeyGrant{key})
 	var failure *rotation.Error
 	if errors.As(err, &failure) && failure.Kind == rotation.Denied {
-		c.refused()
+		c.rejected()
 	}
 	return response, sent, err
 }
@@ -205,7 +205,7 @@ func (c *keyCredential) current(ctx context.Context) (iamtoken.Secret, error) {
 	}
 	if c.stale {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, secondLook)
+		ctx, cancel = context.WithTimeout(ctx, rereadLimit)
 		defer cancel()
 	}
 	switch key, err := c.source(ctx); {
@@ -217,13 +217,13 @@ func (c *keyCredential) current(ctx context.Context) (iamtoken.Secret, error) {
 	return c.key, nil
 }
 
-func (c *keyCredential) refused() {
+func (c *keyCredential) rejected() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.key, c.stale = iamtoken.Secret{}, false
 }
 
-func (c *keyCredential) doubted() {
+func (c *keyCredential) denied() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stale = !c.key.IsZero()
@@ -254,15 +254,15 @@ func (c profileCredential) token(ctx context.Context) (rotation.TokenResponse, i
 	}, c)
 }
 
-func (c profileCredential) refused() {}
-func (c profileCredential) doubted() {}
+func (c profileCredential) rejected() {}
+func (c profileCredential) denied()   {}
 
 func (c profileCredential) authenticator(url string, client *http.Client, headers map[string]string) (requester, error) {
 	authenticator, err := core.NewContainerAuthenticatorBuilder().
 		SetIAMProfileName(c.profile.Name).SetIAMProfileID(c.profile.ID).SetCRTokenFilename(c.profile.CRTokenFilename).
 		SetURL(url).SetClient(client).SetHeaders(headers).Build()
 	if err != nil {
-		return nil, misconfigured("IBM's SDK does not take the trusted profile: check IAM_PROFILE_NAME or IAM_PROFILE_ID")
+		return nil, misconfigured("IBM's SDK rejects the trusted profile: check IAM_PROFILE_NAME or IAM_PROFILE_ID")
 	}
 	return authenticator, nil
 }
@@ -289,5 +289,5 @@ func (c tokenCredential) token(context.Context) (response rotation.TokenResponse
 	return rotation.TokenResponse{Token: token}, none, nil
 }
 
-func (c tokenCredential) refused() {}
-func (c tokenCredential) doubted() {}
+func (c tokenCredential) rejected() {}
+func (c tokenCredential) denied()   {}

@@ -45,7 +45,7 @@ func (o operation) failure(got *answer, now time.Time) *rotation.Error {
 	case status >= 300 && status < 400:
 		return o.because(rotation.Misconfigured, rotation.Never, got, "the host redirects elsewhere, which is not followed: correct the URL")
 	default:
-		return o.because(rotation.Misconfigured, rotation.Never, got, "the service does not take the request: check the URL and the secret")
+		return o.because(rotation.Misconfigured, rotation.Never, got, "the service rejects the request: check the URL and the secret")
 	}
 }
 

@@ -40,7 +40,7 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 }
 
 // Exchange asks IAM for a new token of the API key's owner. It needs no
-// permission. A refused key (400, 401) is worth one more try, since a key just
+// permission. A rejected key (400, 401) is worth one more try, since a key just
 // made takes about 2 seconds until IAM knows it.
 //
 // The token has the form of one, is neither a credential of ours nor holds one and, if
@@ -113,7 +113,7 @@ func (g apiKeyGrant) authenticator(url string, client *http.Client, headers map[
 	authenticator, err := core.NewIamAuthenticatorBuilder().
 		SetApiKey(g.key.Reveal()).SetURL(url).SetClient(client).SetHeaders(headers).Build()
 	if err != nil {
-		return nil, misconfigured("IBM's SDK does not take the API key: it is empty or begins or ends with a brace or a quote; store the bare key")
+		return nil, misconfigured("IBM's SDK rejects the API key: it is empty or begins or ends with a brace or a quote; store the bare key")
 	}
 	return authenticator, nil
 }
@@ -250,7 +250,7 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.Time, error) {
 	op := operation{
 		doing: "asking when the API key expires", host: i.host,
-		refused: "the token is not taken", denied: "the identity may not see its own key",
+		refused: "the token is rejected", denied: "the identity may not see its own key",
 	}
 	ctx, got := withAnswer(ctx)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/v1/apikeys/details", nil)
@@ -271,7 +271,7 @@ func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.T
 	return got.keyExpiry(op)
 }
 
-// keyExpiry reads the answer. That it names the key's id tells it from a page of
+// keyExpiry reads the answer. That it names the key's id sets it apart from a page of
 // something in IAM's place.
 func (a *answer) keyExpiry(op operation) (time.Time, error) {
 	var body struct {
@@ -293,7 +293,7 @@ func (a *answer) keyExpiry(op operation) (time.Time, error) {
 }
 
 // Identify authenticates and returns the token with whose it is, which is empty
-// when the token does not tell.
+// when the token does not say.
 func (b *Bootstrap) Identify(ctx context.Context) (iamtoken.Token, error) {
 	value, err := b.Token(ctx)
 	if err != nil {

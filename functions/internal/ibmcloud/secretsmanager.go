@@ -17,7 +17,7 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// SecretsManager reads keys from and publishes tokens to one instance.
+// SecretsManager reads keys from one instance and saves tokens there.
 type SecretsManager struct {
 	sdk       *sm.SecretsManagerV2
 	host      string
@@ -47,7 +47,7 @@ func NewSecretsManager(o SecretsManagerOptions) (*SecretsManager, error) {
 	}
 	sdk, err := sm.NewSecretsManagerV2(&sm.SecretsManagerV2Options{URL: o.URL, Authenticator: contextToken{}})
 	if err != nil {
-		return nil, misconfigured("IBM's SDK does not take SECRETS_MANAGER_URL: it is the instance's origin, https://….secrets-manager.appdomain.cloud")
+		return nil, misconfigured("IBM's SDK rejects SECRETS_MANAGER_URL: it is the instance's origin, https://….secrets-manager.appdomain.cloud")
 	}
 	sdk.Service.Client = newRecorder(o.Transport, o.Now).client()
 	s := &SecretsManager{sdk: sdk, host: hostOf(o.URL), bootstrap: o.Bootstrap, limiter: newLimiter(o.MaxRPS), now: o.Now,
@@ -95,13 +95,13 @@ func call[T any](ctx context.Context, s *SecretsManager, op operation, request f
 	})
 	switch {
 	case got.status == 0 && got.err == nil:
-		return none, misconfigured(op.doing + ": IBM's SDK does not take the request: check the secret's id or name")
+		return none, misconfigured(op.doing + ": IBM's SDK rejects the request: check the secret's id or name")
 	case got.status < 200 || got.status > 299:
 		switch got.status {
 		case http.StatusUnauthorized:
-			s.bootstrap.refuse(token)
+			s.bootstrap.reject(token)
 		case http.StatusForbidden:
-			s.bootstrap.doubt()
+			s.bootstrap.deny()
 		}
 		return none, op.failure(got, s.now())
 	case err != nil || isNil(result):
@@ -136,6 +136,10 @@ func (contextToken) Authenticate(req *http.Request) error {
 const (
 	typeArbitrary = "arbitrary"
 	typeKV        = "kv"
+
+	tokenRejected     = "the bootstrap identity's token is rejected: was the identity deleted, or the token revoked?"
+	noTokenSecret     = "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it"
+	tokenSecretLocked = "the token secret is locked: remove its locks"
 )
 
 // ReadMetadata reads the metadata of the current version. The bootstrap identity needs
@@ -145,10 +149,10 @@ func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef
 	ctx, _ = withAnswer(ctx)
 	metadata, err := call(ctx, s, operation{
 		doing:    "reading the stored token's metadata",
-		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
+		refused:  tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-version-metadata.read on the token's secret group, if it is the right identity and TOKEN_SECRET the right secret; a new policy takes minutes to reach everywhere",
-		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",
-		locked:   "the token secret is locked: remove its locks",
+		notFound: noTokenSecret,
+		locked:   tokenSecretLocked,
 	}, func(ctx context.Context) (sm.SecretVersionMetadataIntf, *core.DetailedResponse, error) {
 		return s.sdk.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{SecretID: &ref.ID, ID: &current})
 	})
@@ -219,7 +223,7 @@ func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, 
 // nothing else may pass for one.
 func isID(id *string) bool { return id != nil && iamtoken.IsSecretID(*id) }
 
-// Save publishes token as a new version. The bootstrap identity needs
+// Save stores token as a new version. The bootstrap identity needs
 // secret-version.create on the token's group. A new version of a kv secret holds
 // the token's entry and no other.
 func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
@@ -229,9 +233,9 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 	payload := ref.Format.Payload(token).Reveal()
 	op := operation{
 		doing:    "saving the token",
-		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
+		refused:  tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-version.create on the token's secret group; a new policy takes minutes to reach everywhere",
-		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",
+		notFound: noTokenSecret,
 		locked:   "the previous version is locked: remove its locks (a lock on the current version moves there with the next save)",
 	}
 	version, err := call(ctx, s, op, func(ctx context.Context) (sm.SecretVersionIntf, *core.DetailedResponse, error) {
@@ -259,7 +263,7 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 }
 
 // saved reads the answer to a save. Without a version id it settles nothing, so
-// the next attempt looks whether the version is there.
+// the next attempt reads whether the version is there.
 func saved(op operation, id *string, createdAt time.Time) (rotation.SavedVersion, error) {
 	if !isID(id) {
 		return rotation.SavedVersion{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: op.doing + ": the answer does not name the new version"}
@@ -282,7 +286,7 @@ func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (s
 	return call(ctx, s, operation{
 		doing:    "reading the API key",
 		limit:    secretAnswer,
-		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
+		refused:  tokenRejected,
 		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret)",
 		locked:   "the key secret is locked: remove its locks",
@@ -405,7 +409,7 @@ func kvKey(data map[string]any, field string) (string, error) {
 	return value, nil
 }
 
-// checkKey trims the white space that editors and echo leave behind, and refuses
+// checkKey trims the white space that editors and echo leave behind, and rejects
 // what cannot be an API key.
 func checkKey(value string) (iamtoken.Secret, error) {
 	key := strings.TrimSpace(value)
@@ -429,12 +433,12 @@ func deref[T any](p *T) T {
 // stateDestroyed is the state of a secret whose expiration date has come.
 const stateDestroyed = 5
 
-// ReadKeySecret reads an API key and what its secret tells beside it. The
+// ReadKeySecret reads an API key and describes its secret. The
 // bootstrap identity needs secret.read on its group.
 //
 // Reading an iam_credentials secret with reuse_api_key false makes a new key and
-// deletes the last, so the metadata is looked at first. An identity that may not
-// look (secret-metadata.read, or secrets.list where the secret is given by name)
+// deletes the last, so the metadata is read first. An identity that may not
+// read it (secret-metadata.read, or secrets.list where the secret is given by name)
 // reads all the same, as a rotation does.
 func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
 	if reuse := s.reusesKey(ctx, ref); reuse != nil && !*reuse {
@@ -503,10 +507,10 @@ func (s *SecretsManager) Describe(ctx context.Context, id string) (rotation.Secr
 func (s *SecretsManager) metadata(ctx context.Context, id string) (sm.SecretMetadataIntf, error) {
 	return call(ctx, s, operation{
 		doing:    "reading the secret's metadata",
-		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
+		refused:  tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-metadata.read on the token's secret group, which doctor alone needs",
-		notFound: "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it",
-		locked:   "the token secret is locked: remove its locks",
+		notFound: noTokenSecret,
+		locked:   tokenSecretLocked,
 	}, func(ctx context.Context) (sm.SecretMetadataIntf, *core.DetailedResponse, error) {
 		return s.sdk.GetSecretMetadataWithContext(ctx, &sm.GetSecretMetadataOptions{ID: &id})
 	})
@@ -519,10 +523,10 @@ func (s *SecretsManager) CountLocks(ctx context.Context, id, version string) (in
 	page, err := call(ctx, s, operation{
 		doing:    "counting the locks of the " + version + " version",
 		limit:    secretAnswer,
-		refused:  "the bootstrap identity's token is not taken: was the identity deleted, or the token revoked?",
+		refused:  tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-version-locks.list on the token's secret group, which doctor alone needs",
 		notFound: "there is no such version: check TOKEN_SECRET (or token_secret)",
-		locked:   "the token secret is locked: remove its locks",
+		locked:   tokenSecretLocked,
 	}, func(ctx context.Context) (*sm.SecretVersionLocksPaginatedCollection, *core.DetailedResponse, error) {
 		return s.sdk.ListSecretVersionLocksWithContext(ctx, &sm.ListSecretVersionLocksOptions{SecretID: &id, ID: &version})
 	})
@@ -531,7 +535,7 @@ func (s *SecretsManager) CountLocks(ctx context.Context, id, version string) (in
 	}
 	if page.TotalCount == nil {
 		return 0, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
-			Message: "counting the locks of the " + version + " version: the answer does not tell how many there are"}
+			Message: "counting the locks of the " + version + " version: the answer does not say how many there are"}
 	}
 	return max(int(*page.TotalCount), len(page.Locks)), nil
 }

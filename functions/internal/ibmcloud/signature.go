@@ -25,7 +25,7 @@ const (
 	// signingKeysWait is how long a token waits for a fetch, and never more than a
 	// quarter of the time that is left.
 	signingKeysWait = 2 * time.Second
-	// maxSigningKeys bounds how many of its entries are looked at.
+	// maxSigningKeys bounds how many of its entries are read.
 	maxSigningKeys = 100
 )
 
@@ -50,7 +50,7 @@ var (
 )
 
 // verify returns an error unless the JWT is signed by IAM: errNoKeys if that cannot
-// be told, since IAM's keys are not to be had.
+// be verified, since IAM's keys could not be fetched.
 func (k *signingKeys) verify(ctx context.Context, token string) error {
 	parser := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodRS256.Alg()}), jwt.WithoutClaimsValidation())
 	asked := false

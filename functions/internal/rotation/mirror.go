@@ -58,7 +58,7 @@ func (p *pass) endUpToDate(ctx context.Context, outcome Outcome, current Current
 	case state == mirrorsTooNew:
 		age := p.ibmClock().Sub(current.CreatedAt)
 		return Result{}, true, &Error{Step: StepMirror, Kind: Unavailable, Retry: Once, Message: fmt.Sprintf(
-			"the mirror %s does not hold the current version, which is only %s old: a run in %s publishes a new token to both",
+			"the mirror %s does not hold the current version, which is only %s old: a run in %s saves a new token in both",
 			behind, age.Round(time.Second), (repairAfter - age).Round(time.Second))}
 	case state == mirrorsUnsent:
 		return p.result(outcome, current), true, p.mirror(ctx, current, p.sent[current.Metadata.Fingerprint])
@@ -81,7 +81,7 @@ func (p *pass) checkMirrorsOfKept(ctx context.Context, current CurrentVersion) e
 		return err
 	}
 	return &Error{Step: StepMirror, Kind: Unavailable, Message: "the mirror " + behind + " does not hold the current version, " +
-		"and a new token would expire sooner than that: run once with force to publish it to both"}
+		"and a new token would expire sooner than that: run once with force to save it in both"}
 }
 
 // mirror writes the token to every mirror, under the id of the version current.

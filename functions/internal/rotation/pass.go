@@ -33,7 +33,7 @@ func newPass(run *run, rotation Rotation) *pass {
 }
 
 // attempt goes once through the whole pass. Every retry begins again at 1, so it
-// sees a key just replaced, a token that another run has published meanwhile,
+// sees a key just replaced, a token that another run has saved meanwhile,
 // and a save of its own whose answer was lost.
 func (p *pass) attempt(ctx context.Context) (Result, error) {
 	// 1. Read the current version's metadata, never its value; rotate and check
@@ -73,15 +73,15 @@ func (p *pass) attempt(ctx context.Context) (Result, error) {
 		return p.result(Kept, current), p.checkMirrorsOfKept(ctx, current)
 	}
 	// 6. Save it as a new version.
-	published, err := p.save(ctx, current, token)
+	saved, err := p.save(ctx, current, token)
 	if err != nil {
 		return Result{}, err
 	}
 	// 7. Mirror it, if there are mirrors, and report.
-	if err := p.mirror(ctx, published, token); err != nil {
+	if err := p.mirror(ctx, saved, token); err != nil {
 		return Result{}, err
 	}
-	return p.result(Rotated, published), nil
+	return p.result(Rotated, saved), nil
 }
 
 func (p *pass) readMetadata(ctx context.Context) (CurrentVersion, error) {
@@ -129,35 +129,35 @@ func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (TokenResponse
 	return response, nil
 }
 
-// save publishes the token, unless the process was suspended since the run began:
+// save stores the token as a new version, unless the process was suspended since the run began:
 // then the token may be old, and the metadata certainly is.
 func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResponse) (CurrentVersion, error) {
 	defer p.timed(StepSave)()
 	if p.suspended() {
 		return CurrentVersion{}, &Error{Step: StepSave, Kind: Timeout, Message: "the process was suspended for longer than the run may take: " +
-			"what it knows is too old to publish; the next run publishes a new token"}
+			"what it knows is too old to go on with; the next run saves a new token"}
 	}
 	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
 	p.sent[metadata.Fingerprint], p.replaced = fresh, current
 	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
-	saved, err := p.Tokens.Save(ctx, p.Token, current, fresh.Token, metadata)
+	made, err := p.Tokens.Save(ctx, p.Token, current, fresh.Token, metadata)
 	if err != nil {
 		return CurrentVersion{}, at(StepSave, err)
 	}
-	if saved.CreatedAt.IsZero() {
-		saved.CreatedAt = p.wallClock()
+	if made.CreatedAt.IsZero() {
+		made.CreatedAt = p.wallClock()
 	}
-	published := CurrentVersion{VersionID: saved.VersionID, SecretType: current.SecretType, CreatedAt: saved.CreatedAt, Metadata: metadata}
-	p.current = &published
-	return published, nil
+	saved := CurrentVersion{VersionID: made.VersionID, SecretType: current.SecretType, CreatedAt: made.CreatedAt, Metadata: metadata}
+	p.current = &saved
+	return saved, nil
 }
 
 const (
 	// redeliveryWindow is how long a version that bears this run's id counts as
 	// this run's work: an event is delivered at least once, not exactly once.
 	redeliveryWindow = 15 * time.Minute
-	// minTokenLife is the least life a token must have to be published.
-	minTokenLife = 5 * time.Minute
+	// minRemaining is the least remaining lifetime with which a token is published.
+	minRemaining = 5 * time.Minute
 	// keyExpiryNotice is how long before the bootstrap key expires the report warns.
 	keyExpiryNotice = 14 * 24 * time.Hour
 )
@@ -179,7 +179,7 @@ func (p *pass) upToDate(current CurrentVersion) (Outcome, bool) {
 	case current.Metadata.RunID == p.RunID && now.Sub(current.CreatedAt) < redeliveryWindow:
 		return AlreadyDone, true
 	case current.VersionID != p.first.VersionID && !current.CreatedAt.Before(p.first.CreatedAt) && !p.Force:
-		return AlreadyDone, true // someone has published since this run began
+		return AlreadyDone, true // someone has saved one since this run began
 	}
 	return "", false
 }
@@ -193,21 +193,21 @@ func (p *pass) remaining(current CurrentVersion) time.Duration {
 
 // checkToken returns an *Error if the token must not be published.
 func (p *pass) checkToken(fresh TokenResponse, current CurrentVersion) error {
-	if err := CheckLife(fresh, p.ibmClock()); err != nil {
+	if err := CheckLifetime(fresh, p.ibmClock()); err != nil {
 		return err
 	}
 	return p.CheckIdentity(fresh.Token, current, p.ibmClock(), p.Force)
 }
 
-// CheckLife returns an *Error if the token has too little of its life left at
-// now, by IBM's clock, to be published.
-func CheckLife(fresh TokenResponse, now time.Time) error {
+// CheckLifetime returns an *Error if too little of the token's lifetime remains at
+// now, by IBM's clock, for it to be published.
+func CheckLifetime(fresh TokenResponse, now time.Time) error {
 	left := fresh.Token.Expiration.Sub(now)
-	if left >= minTokenLife && left >= fresh.Token.ExpiresIn/2 {
+	if left >= minRemaining && left >= fresh.Token.ExpiresIn/2 {
 		return nil
 	}
 	return &Error{Step: StepCheck, Kind: InvalidToken, Retry: Later, Message: fmt.Sprintf(
-		"IAM returned a token with %s of life left (at least 5m and half of its %s are required): it is an old one, "+
+		"IAM returned a token that expires in %s (at least 5m and half of its lifetime of %s are required): it is an old one, "+
 			"or this machine's clock is wrong (IBM's clock less ours: %s)",
 		left.Round(time.Second), fresh.Token.ExpiresIn, fresh.Clock.Skew().Round(time.Second))}
 }
@@ -241,7 +241,7 @@ func (r Rotation) checkExpected(token iamtoken.Token) error {
 	case expect == Expect{}:
 		return nil
 	case token.Opaque():
-		return mismatch("remove `expect` to publish opaque tokens", "the token cannot be read, so `expect` cannot be verified")
+		return mismatch("remove `expect` to allow opaque tokens", "the token cannot be read, so `expect` cannot be verified")
 	case expect.Account != "" && expect.Account != token.Account:
 		return mismatch(advice, "the token belongs to account %q, but %q is expected", token.Account, expect.Account)
 	case expect.IAMID != "" && expect.IAMID != token.IAMID:
@@ -254,7 +254,7 @@ func mismatch(advice, format string, args ...any) *Error {
 	return &Error{Step: StepCheck, Kind: InvalidToken, Message: fmt.Sprintf(format, args...) + ": " + advice, Advice: advice}
 }
 
-// differ compares what both tell: a token may be opaque, and metadata erased.
+// differ compares what both say: a token may be opaque, and metadata erased.
 func differ(a, b string) bool { return a != "" && b != "" && a != b }
 
 func identity(iamID, account string) string {
@@ -264,7 +264,7 @@ func identity(iamID, account string) string {
 	return strings.TrimSpace(iamID + " of account " + account)
 }
 
-// expiresSooner reports whether publishing would take life from readers.
+// expiresSooner reports whether readers would get a token that expires sooner.
 func (p *pass) expiresSooner(fresh TokenResponse, current CurrentVersion) bool {
 	return !p.Force && fresh.Token.Expiration.Before(current.ExpiresAt())
 }
@@ -282,7 +282,7 @@ func (p *pass) warnAbout(response TokenResponse) {
 		p.warn("tokens expire in %s, less than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)
 	}
 	if token.ExpiresIn <= p.MinRemaining {
-		p.warn("tokens expire in %s, no more than MIN_REMAINING (%s): every ensure run publishes a new one, lower it", token.ExpiresIn, p.MinRemaining)
+		p.warn("tokens expire in %s, no more than MIN_REMAINING (%s): every ensure run saves a new one, lower it", token.ExpiresIn, p.MinRemaining)
 	}
 }
 
@@ -323,7 +323,7 @@ func (p *pass) setClock(clock Clock) {
 	p.skew = skew
 }
 
-// ibmClock is the time by IBM's clock, as far as its answers have told.
+// ibmClock is the time by IBM's clock, as far as its answers have shown.
 func (p *pass) ibmClock() time.Time { return p.wallClock().Add(p.skew) }
 
 type wallDeadlineKey struct{}
@@ -336,7 +336,7 @@ func WithWallDeadline(ctx context.Context, latest time.Time) context.Context {
 }
 
 // WallDeadline returns until when, by the wall clock, a request under ctx may
-// leave; ok is false if at any time. An adapter looks at it last of all, when
+// leave; ok is false if at any time. An adapter checks it last of all, when
 // the request is on its way out.
 func WallDeadline(ctx context.Context) (latest time.Time, ok bool) {
 	latest, ok = ctx.Value(wallDeadlineKey{}).(time.Time)

@@ -1,5 +1,5 @@
 // Package rotation keeps access tokens fresh: it reads an API key, exchanges it
-// for a token, checks the token and publishes it.
+// for a token, checks the token and saves it.
 //
 // It knows neither IBM's SDKs nor the environment; adapters bring those in
 // through the interfaces below. The order of a pass is in pass.go.
@@ -39,7 +39,7 @@ func (r KeyRef) String() string {
 	return r.Group + "/" + r.Type + "/" + r.Name
 }
 
-// TokenRef names the secret to publish to, always by ID: reading by name
+// TokenRef names the token secret, always by ID: reading by name
 // returns the value and would need the right to read it.
 type TokenRef struct {
 	ID     string
@@ -60,15 +60,15 @@ func (e Expect) Full() bool { return e.Account != "" && e.IAMID != "" }
 type Mode string
 
 const (
-	ModeRotate Mode = "rotate" // publish a new token
-	ModeEnsure Mode = "ensure" // publish one only if the stored one has little life left
+	ModeRotate Mode = "rotate" // save a new token
+	ModeEnsure Mode = "ensure" // save one only if the stored one expires soon
 	ModeCheck  Mode = "check"  // do everything but save
 )
 
 // Request is one run over some rotations.
 type Request struct {
 	Mode  Mode
-	Force bool   // publish over the same-identity and expires-sooner guards
+	Force bool   // save in spite of the same-identity and expires-sooner guards
 	RunID string // names the run: a repeated delivery bears the same one
 }
 
@@ -97,7 +97,7 @@ type Exchanger interface {
 	Prepare(ctx context.Context)
 }
 
-// TokenStore holds the published tokens. Both methods return an *Error.
+// TokenStore holds the token secrets. Both methods return an *Error.
 type TokenStore interface {
 	// ReadMetadata returns what is known of the current version without its value.
 	ReadMetadata(ctx context.Context, ref TokenRef) (CurrentVersion, error)
@@ -105,7 +105,7 @@ type TokenStore interface {
 	Save(ctx context.Context, ref TokenRef, current CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (SavedVersion, error)
 }
 
-// Mirrors are secrets in AWS Secrets Manager that hold the published tokens too, each
+// Mirrors are secrets in AWS Secrets Manager that hold the token too, each
 // named by its ARN. Both methods return an *Error.
 type Mirrors interface {
 	// Current returns the id of the version that the mirror holds, "" if it holds none.
@@ -131,7 +131,7 @@ type CurrentVersion struct {
 	Clock      Clock             // Secrets Manager's
 }
 
-// ExpiresAt is when the stored token expires, as far as that may be believed;
+// ExpiresAt is when the stored token expires, as far as that may be trusted;
 // zero when it is not known.
 func (s CurrentVersion) ExpiresAt() time.Time { return s.Metadata.ExpiresAt(s.CreatedAt) }
 

@@ -32,8 +32,8 @@ type Rotator struct {
 
 	Mirrors Mirrors // if nil, no rotation may have a Mirror
 
-	MinRemaining       time.Duration    // life that the stored token must have for ensure to leave it
-	Interval           time.Duration    // the rotate schedule's, to warn when tokens live shorter
+	MinRemaining       time.Duration    // remaining lifetime with which ensure leaves the stored token
+	Interval           time.Duration    // the rotate schedule's, to warn when tokens expire sooner
 	Concurrency        int              // attempts at a time; 0 means 1
 	BootstrapExpiresAt time.Time        // zero when not known
 	Version            string           // the rotator's own, for the version metadata
@@ -55,7 +55,7 @@ func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation
 		pass := newPass(run, rotation)
 		// A pass begins when its turn has come: thousands that wait for theirs
 		// would each hold a stack, and a retry would queue behind all of them.
-		pass.slot, _ = run.acquire() // without one, the pass tells why itself
+		pass.slot, _ = run.acquire() // without one, the pass reports why
 		all.Go(func() { report.Results[i] = pass.runWithRetry() })
 	}
 	all.Wait()
@@ -125,7 +125,7 @@ func (r *run) acquire() (release func(), err error) {
 const (
 	// maxWait caps every wait between two attempts, whatever Retry-After asks.
 	maxWait = 10 * time.Second
-	// keyWait is the wait before the one retry of a refused key: IAM needs about
+	// keyWait is the wait before the one retry of a rejected key: IAM needs about
 	// 2 seconds until it knows a new one (Secrets Manager docs, known limits).
 	keyWait = 2 * time.Second
 )
