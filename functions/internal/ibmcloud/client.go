@@ -78,6 +78,7 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		got = &answer{}
 	}
+	*got = answer{limit: got.limit, release: got.release} // the token of this call may have been asked for under it
 	response, err := r.exchange(req, got)
 	got.err = err
 	return response, err

@@ -51,7 +51,11 @@ func New() *Transport {
 		MaxResponseHeaderBytes: 32 << 10,
 		// A connection whose other end has gone is noticed by a ping, not by
 		// the next request waiting for its whole attempt.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 3 * time.Second},
+		// What has arrived and is not yet read stays within the receive buffers.
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: 15 * time.Second, PingTimeout: 3 * time.Second,
+			MaxReceiveBufferPerStream: 128 << 10, MaxReceiveBufferPerConnection: 4 << 20,
+		},
 	}}
 }
 
