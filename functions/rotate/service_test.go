@@ -50,28 +50,28 @@ func TestForceModeAndRunIDReachTheRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	cloud.SetTokenTTL(15 * time.Minute) // a new token expires sooner than the stored one
-	for _, test := range []struct{ event, want string }{
-		{`{"run_id":"without-force"}`, "kept"},
-		{`{"run_id":"only-checking","mode":"check","force":true}`, "checked"},
-		{`{"run_id":"ensure-it","mode":"ensure","force":true}`, "fresh"},
-		{`{"run_id":"with-force","force":true}`, "rotated"},
-	} {
-		response, err := invoke(t, f, test.event)
-		if err != nil || !bytes.Contains(response, []byte(`"outcome":"`+test.want+`"`)) {
-			t.Errorf("%s: got %s, %v; want %s", test.event, response, err, test.want)
-		}
-	}
-	cloud.MustSetVersionMetadata(cloud.Rotations()[0].TokenSecret, "current", map[string]any{"expiration": time.Now().Add(time.Hour).Unix()})
-	for _, test := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"-run-id", "by-hand-1"}, "default: kept"},
-		{[]string{"-run-id", "by-hand-2", "-force"}, "default: rotated"},
-	} {
+	command := func(args string) (string, error) {
 		var stdout bytes.Buffer
-		if exit := command(test.args, environ(cloud, origin), &stdout, io.Discard); exit != 0 || !strings.HasPrefix(stdout.String(), test.want) {
-			t.Errorf("%v: got exit %d, %s; want %s", test.args, exit, &stdout, test.want)
+		command(strings.Fields(args), environ(cloud, origin), &stdout, io.Discard)
+		return stdout.String(), nil
+	}
+	event := func(payload string) (string, error) {
+		response, err := invoke(t, f, payload)
+		return string(response), err
+	}
+	for _, test := range []struct {
+		host        func(string) (string, error)
+		asked, want string
+	}{
+		{event, `{"run_id":"without-force"}`, `"outcome":"kept"`},
+		{event, `{"run_id":"only-checking","mode":"check","force":true}`, `"outcome":"checked"`},
+		{event, `{"run_id":"ensure-it","mode":"ensure","force":true}`, `"outcome":"fresh"`},
+		{command, "-run-id by-hand-1", "default: kept"},
+		{command, "-run-id by-hand-2 -force", "default: rotated"},
+		{event, `{"run_id":"with-force","force":true}`, `"outcome":"rotated"`},
+	} {
+		if got, err := test.host(test.asked); err != nil || !strings.Contains(got, test.want) {
+			t.Errorf("%s: got %s, %v; want %s", test.asked, got, err, test.want)
 		}
 	}
 }
