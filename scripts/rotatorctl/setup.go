@@ -282,6 +282,9 @@ func (s *setup) readInput(ctx context.Context) error {
 	if s.deleteOldKeys && s.rotateKeys {
 		return usagef("--delete-old-keys makes no new keys: it does not go with --rotate-keys")
 	}
+	if s.noBootstrapKey && s.bootstrapFile != "" {
+		return usagef("--no-bootstrap-key leaves nothing to write to --bootstrap-key-file")
+	}
 	if !nameShape.MatchString(s.name) {
 		return usagef("--name takes 2 to 40 letters, digits, dots, hyphens and underscores, and begins and ends with a letter or digit")
 	}
@@ -366,9 +369,19 @@ func (s *setup) readOutputs(ctx context.Context) (map[string]string, error) {
 		}
 		return values, nil
 	}
-	printed, err := s.terraformPrints(ctx)
+	var printed []byte
+	var err error
+	if info, statErr := os.Stat(s.terraform); s.terraform == "-" {
+		printed, err = io.ReadAll(io.LimitReader(s.stdin, 1<<20))
+	} else if statErr == nil && info.IsDir() {
+		command := exec.CommandContext(ctx, "terraform", "-chdir="+s.terraform, "output", "-json")
+		command.Stderr = s.stderr
+		printed, err = command.Output()
+	} else {
+		printed, err = os.ReadFile(s.terraform)
+	}
 	if err != nil {
-		return nil, err
+		return nil, usagef("--terraform: the outputs cannot be read: is it a file, or a folder where Terraform is installed and applied?")
 	}
 	var document map[string]struct{ Value any }
 	if err := json.Unmarshal(printed, &document); err != nil || document["workload_iam_id"].Value == nil {
@@ -378,28 +391,6 @@ func (s *setup) readOutputs(ctx context.Context) (map[string]string, error) {
 		values[o.name], _ = document[o.name].Value.(string)
 	}
 	return values, nil
-}
-
-func (s *setup) terraformPrints(ctx context.Context) ([]byte, error) {
-	const limit = 1 << 20
-	if s.terraform == "-" {
-		return io.ReadAll(io.LimitReader(s.stdin, limit))
-	}
-	if info, err := os.Stat(s.terraform); err == nil && info.IsDir() {
-		command := exec.CommandContext(ctx, "terraform", "-chdir="+s.terraform, "output", "-json")
-		command.Stderr = s.stderr
-		printed, err := command.Output()
-		if err != nil {
-			return nil, errors.New("terraform output -json failed: is Terraform installed, and applied in that folder?")
-		}
-		return printed, nil
-	}
-	file, err := os.Open(s.terraform)
-	if err != nil {
-		return nil, usagef("--terraform: this file or folder cannot be read")
-	}
-	defer func() { _ = file.Close() }()
-	return io.ReadAll(io.LimitReader(file, limit))
 }
 
 var (

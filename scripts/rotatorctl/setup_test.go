@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -657,6 +658,9 @@ func TestForeignValues(t *testing.T) {
 	for name, place := range places {
 		t.Run(name, func(t *testing.T) {
 			for _, value := range hostile {
+				if name == "description, listed" {
+					value = "stored in " + strings.ReplaceAll(value, " ", "") + ";at=2026-01-01T00:00:00.000Z by set-up-secrets"
+				}
 				s := newStage(t)
 				if strings.HasSuffix(name, "listed") {
 					s.succeed()
@@ -826,7 +830,10 @@ func TestNotes(t *testing.T) {
 	}
 	s.asAdmin("POST", "/api/v2/secrets", `{"secret_type":"arbitrary","name":"other-token","payload":"x"}`)
 	s.fail(1, "use another --name", "--name", "other", "--no-bootstrap-key")
-	s.outputs["secrets_manager_url"] = "http://127.0.0.1:1"
+	account := s.outputs["account_id"]
+	s.outputs["account_id"] = strings.Repeat("0", 32)
+	s.fail(1, "listing the API keys of the workload service id: HTTP 400. Check the ids")
+	s.outputs["account_id"], s.outputs["secrets_manager_url"] = account, "http://127.0.0.1:1"
 	s.fail(1, "allow public-and-private")
 }
 
@@ -845,6 +852,8 @@ func TestSetupUsage(t *testing.T) {
 		"days in words":          {[]string{"--expires-in", key}, nil, "--expires-in"},
 		"days past all dates":    {[]string{"--expires-in", "10000"}, nil, "9999 at most"},
 		"days ago":               {[]string{"--expires-in=-1"}, nil, "9999 at most"},
+		"a file and no key":      {[]string{"--bootstrap-key-file", "b.key", "--no-bootstrap-key"}, nil, "leaves nothing to write"},
+		"no outputs":             {[]string{"--terraform", "/nowhere"}, nil, "the outputs cannot be read"},
 		"no folder for the file": {[]string{"--reader-key-file", "/nowhere/\x1breader.key"}, nil, `/nowhere/\x1breader.key cannot be written`},
 		"a folder for the file":  {[]string{"--bootstrap-key-file", os.TempDir()}, nil, "cannot be written"},
 		"plain http":             {nil, func(s *stage) { s.env["IAM_URL"] = "http://iam.cloud.ibm.com" }, "IAM_URL must be an https URL"},
@@ -966,5 +975,20 @@ func TestAWSFails(t *testing.T) {
 	s.fail(1, "no answer, or no AWS credentials", "--aws-secret", "another")
 	if got := s.writes(); len(got) > 0 {
 		t.Errorf("requests that change something: got %q, want none", got)
+	}
+}
+
+type always429 struct{}
+
+func (always429) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {"99999"}}, Body: http.NoBody}, nil
+}
+
+func TestPausesAreBounded(t *testing.T) {
+	var slept []time.Duration
+	request := httptest.NewRequestWithContext(context.WithValue(t.Context(), failureKey{}, &failure{}), http.MethodPost, "/", nil)
+	_, err := transport{always429{}, func(_ context.Context, d time.Duration) error { slept = append(slept, d); return nil }}.RoundTrip(request)
+	if err != nil || len(slept) != tries-1 || slices.Max(slept) != 30*time.Second {
+		t.Errorf("got %v, %v; want %d pauses of 30 s at most", slept, err, tries-1)
 	}
 }
