@@ -1,4 +1,4 @@
-# New instances are private-only unless they are told otherwise, and a private-only host does not
+# New instances are private-only unless created otherwise, and a private-only host does not
 # answer outside IBM's network: from AWS neither the function nor a job could reach it.
 resource "ibm_resource_instance" "secrets_manager" {
   count = local.new_instance ? 1 : 0

@@ -136,7 +136,7 @@ func (id *serviceID) interrupted() bool {
 	return slices.ContainsFunc(id.keys, func(k apiKey) bool { return k.lost })
 }
 
-// needsKey tells whether a key will be made. One that was lost may have been stored all the same: which one is
+// needsKey reports whether a key will be made. One that was lost may have been stored all the same: which one is
 // in use is then unknown, and a new one is stored over it.
 func (s *setup) needsKey(id *serviceID) bool {
 	_, found := id.newest(id.isPlace)

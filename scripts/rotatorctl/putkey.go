@@ -103,7 +103,7 @@ type bootstrapSecret struct {
 	exists         bool
 }
 
-// openBootstrapSecret finds credentials and looks at the secret, before there is a key to store in it.
+// openBootstrapSecret finds credentials and reads the secret's metadata, before there is a key to store in it.
 func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string) (*bootstrapSecret, error) {
 	cfg, err := p.loadAWS(ctx)
 	if err != nil {
@@ -117,7 +117,7 @@ func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string
 	case errors.As(err, &missing):
 		return b, nil
 	case err != nil:
-		return nil, b.failure("looking at", err)
+		return nil, b.failure("reading the metadata of", err)
 	case found.DeletedDate != nil:
 		return nil, fmt.Errorf("the AWS secret %s is scheduled for deletion; bring it back first: aws secretsmanager restore-secret --secret-id %s", quote(name), quote(name))
 	}

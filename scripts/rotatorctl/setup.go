@@ -83,7 +83,7 @@ func (s *setup) run(ctx context.Context) error {
 		return err
 	}
 	// Everything is read before anything is made, so that a missing right or a wrong id shows first.
-	if err := s.look(ctx); err != nil {
+	if err := s.readState(ctx); err != nil {
 		return err
 	}
 	if s.tokenSecret == "" {
@@ -115,9 +115,9 @@ func (s *setup) serviceIDs() []*serviceID {
 	return slices.DeleteFunc([]*serviceID{s.workload, s.bootstrap, s.reader}, func(id *serviceID) bool { return id == nil })
 }
 
-// look finds what is there. For --delete-old-keys it must be certain that another key than the old ones is in
-// use: the key secret tells it of the workload's, whoever stored it.
-func (s *setup) look(ctx context.Context) (err error) {
+// readState finds what is there. For --delete-old-keys it must be certain that another key than the old ones is
+// in use: the key secret names the workload's, whoever stored it.
+func (s *setup) readState(ctx context.Context) (err error) {
 	if s.apiKeySecret, err = s.findSecret(ctx, s.name+"-api-key", s.keyGroup); err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (s *setup) checkKeysInUse(ctx context.Context) error {
 // findSecret returns the id of an arbitrary secret, empty if there is none.
 func (s *setup) findSecret(ctx context.Context, name, group string) (string, error) {
 	const size = 200
-	doing := "looking for the secret " + name
+	doing := "finding the secret " + name
 	for page := range pagesLimit {
 		var list struct {
 			Total   *int `json:"total_count"`
@@ -253,7 +253,7 @@ func filePlace(file string) (string, error) {
 	return fmt.Sprintf("file:%x", sha256.Sum256([]byte(filepath.Join(folder, filepath.Base(file)))))[:len("file:")+16], nil
 }
 
-// checkFile tells whether the key can be written there, before one is made, and returns the file as a place.
+// checkFile checks that a key can be written there, before one is made, and returns the file as a place.
 func checkFile(file string) (string, error) {
 	place, err := filePlace(file)
 	if err != nil {
