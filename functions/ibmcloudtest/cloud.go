@@ -30,6 +30,7 @@ import (
 type Cloud struct {
 	now            func() time.Time
 	keyPropagation time.Duration
+	host           string // of Options
 	account        string // 32 hexadecimal digits
 	instance       string // the Secrets Manager instance, a UUID
 	profile        *identity
@@ -60,6 +61,7 @@ func New(o Options) *Cloud {
 	c := &Cloud{
 		now:            o.Now,
 		keyPropagation: o.keyPropagation(),
+		host:           o.Host,
 		account:        newAccountID(),
 		instance:       newUUID(),
 		settings:       o.settings(),
@@ -133,6 +135,10 @@ type Options struct {
 	// RequestLog is how many requests are remembered, the newest. If 0, 100,000; if negative, none.
 	RequestLog int
 
+	// Host is a further name or address at which the control interface answers, beside 127.0.0.1, ::1 and localhost: the
+	// one that the server listens on. If empty, none.
+	Host string
+
 	// Undocumented chooses among the answers that IBM leaves open.
 	Undocumented Undocumented
 }
@@ -153,23 +159,20 @@ type Undocumented struct {
 	Destroyed int `json:"destroyed_status,omitempty"`
 }
 
-// validate refuses a status that its field does not list.
-func (u *Undocumented) validate() error {
-	for _, field := range []struct {
-		name    string
-		status  int
-		allowed []int
-	}{
-		{"unknown_key_status", u.UnknownKey, []int{400, 401}},
-		{"duplicate_status", u.Duplicate, []int{400, 409}},
-		{"too_large_status", u.TooLarge, []int{400, 413}},
-		{"destroyed_status", u.Destroyed, []int{400, 404, 410, 412}},
-	} {
-		if field.status != 0 && !slices.Contains(field.allowed, field.status) {
-			return fmt.Errorf("%s must be one of %v", field.name, field.allowed)
-		}
+// A choice is one status of Undocumented, with its name and its allowed values.
+type choice struct {
+	name    string
+	status  *int
+	allowed []int
+}
+
+func (u *Undocumented) choices() []choice {
+	return []choice{
+		{"unknown_key_status", &u.UnknownKey, []int{400, 401}},
+		{"duplicate_status", &u.Duplicate, []int{400, 409}},
+		{"too_large_status", &u.TooLarge, []int{400, 413}},
+		{"destroyed_status", &u.Destroyed, []int{400, 404, 410, 412}},
 	}
-	return nil
 }
 
 // settings are the options that can change while the cloud runs. Guarded by Cloud.mu.
@@ -194,15 +197,9 @@ func (o Options) settings() settings {
 
 // apply overwrites what u sets.
 func (s *settings) apply(u Undocumented) {
-	for _, change := range []struct {
-		to *int
-		by int
-	}{
-		{&s.UnknownKey, u.UnknownKey}, {&s.Duplicate, u.Duplicate},
-		{&s.TooLarge, u.TooLarge}, {&s.Destroyed, u.Destroyed},
-	} {
-		if change.by != 0 {
-			*change.to = change.by
+	for i, change := range u.choices() {
+		if *change.status != 0 {
+			*s.choices()[i].status = *change.status
 		}
 	}
 }

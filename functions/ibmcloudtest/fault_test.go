@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -129,6 +130,9 @@ func TestFaultAnswers(t *testing.T) {
 	}
 }
 
+// goTypes are what encoding/json calls things by.
+var goTypes = regexp.MustCompile(`Fault|Settings|Undocumented|Go (struct|value)|json:|int64|\.[a-z_]+ (must|has)`)
+
 func TestFaultsOverHTTP(t *testing.T) {
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
 	c := inProcess(t, cloud)
@@ -143,21 +147,28 @@ func TestFaultsOverHTTP(t *testing.T) {
 		{`{"status":500}`, 400, "versions.create"},
 		{`{"op":"versions"}`, 400, "versions.create"},
 		{`{"op":"*","identity":"root"}`, 400, "bootstrap, workload, reader, admin"},
-		{`{"op":"*","identity":7}`, 400, "identity has the wrong type"},
+		{`{"op":"*","identity":7}`, 400, "identity must be a string; the fields are op (a string), identity (a string), skip (a whole number)"},
 		{`{"op":"*","skip":-1}`, 400, "skip must be 0 or more"},
 		{`{"op":"*","times":-1}`, 400, "times must be"},
-		{`{"op":"*","times":"2"}`, 400, "times has the wrong type"},
+		{`{"op":"*","times":"2"}`, 400, "times must be a whole number;"},
 		{`{"op":"*","status":99}`, 400, "200 to 599"},
 		{`{"op":"*","status":600}`, 400, "200 to 599"},
 		{`{"op":"*","delay":"-1s"}`, 400, "delay must be a Go duration"},
 		{`{"op":"*","delay":"soon"}`, 400, "delay must be a Go duration"},
-		{`{"op":"*","delay":3}`, 400, "delay has the wrong type"},
+		{`{"op":"*","delay":3}`, 400, "delay must be a string;"},
 		{`{"op":"*","drop":"during"}`, 400, "before or after"},
 		{`{"op":"*","drop":"after","status":500}`, 400, "drop"},
 		{`{"op":"*","body":"x"}`, 400, "need a status"},
+		{`{"op":"*","times":1.5}`, 400, "times must be a whole number;"},
+		{`{"op":"*","skip":99999999999999999999}`, 400, "skip must be a whole number;"},
+		{`{"op":["*"]}`, 400, "op must be a string;"},
+		{`{"op":"*","body":{"a":1}}`, 400, "body must be a string;"},
+		{`{"op":"*","headers":{"a":1}}`, 400, "headers must be an object of strings;"},
+		{`{"op":"*","headers":["a"]}`, 400, "headers must be an object of strings;"},
 		{`{"op":"*","headers":{"a b":"c"}}`, 400, "headers"},
 		{`{"op":"*","headers":{"Content-Length":"1"}}`, 400, "Content-Length"},
 		{`{"op":"*","colour":"red"}`, 400, `unknown field \"colour\"`},
+		{`{"op":"*","Times":1}`, 400, `unknown field \"Times\"`},
 		{`{"op":"*"} {"op":"*"}`, 400, "one JSON object"},
 		{`[]`, 400, "one JSON object"},
 		{``, 400, "one JSON object"},
@@ -166,6 +177,9 @@ func TestFaultsOverHTTP(t *testing.T) {
 		got := c.send(c.request("POST", "/_sandbox/faults", test.body))
 		if got.status != test.status || !strings.Contains(got.raw, test.says) {
 			t.Errorf("%s: got %d %s, want %d and %q", test.body, got.status, got.raw, test.status, test.says)
+		}
+		if goTypes.MatchString(got.raw) {
+			t.Errorf("%s: got %s, which shows how this is written in Go", test.body, got.raw)
 		}
 		if added := len(cloud.Faults()) == 1; added != (test.status == 201) {
 			t.Errorf("%s: added: %t", test.body, added)
@@ -184,10 +198,10 @@ func TestSettingsOverHTTP(t *testing.T) {
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
 	c := inProcess(t, cloud)
 	for body, want := range map[string]int{
-		`{"token_ttl_seconds":0}`: 400, `{"token_ttl_seconds":-1}`: 400, `{"token_ttl_seconds":3601}`: 400, `{"token_ttl_seconds":"1h"}`: 400,
+		`{"token_ttl_seconds":0}`: 400, `{"token_ttl_seconds":-1}`: 400, `{"token_ttl_seconds":3601}`: 400, `{"token_ttl_seconds":"1h"}`: 400, `{"destroyed_status":"410"}`: 400,
 		`{"ttl":1}`: 400, `{"duplicate_status":418}`: 400, `{"too_large_status":413,"token_ttl_seconds":900}`: 200, `{}`: 200,
 	} {
-		if got := c.send(c.request("PATCH", "/_sandbox/settings", body)); got.status != want {
+		if got := c.send(c.request("PATCH", "/_sandbox/settings", body)); got.status != want || goTypes.MatchString(got.raw) {
 			t.Errorf("%s: got %d %s, want %d", body, got.status, got.raw, want)
 		}
 	}

@@ -298,10 +298,17 @@ func jsonReply(status int, v any) reply {
 	return reply{status, http.Header{"Content-Type": {"application/json"}}, body}
 }
 
-// ServeHTTP answers a request to any of the services or to the control interface. A fault that
-// drops the connection closes it (HTTP/1) or resets the stream (HTTP/2).
+// ServeHTTP answers a request to any of the services or to the control interface, the latter only if
+// [IsLocal]. A fault that drops the connection closes it (HTTP/1) or resets the stream (HTTP/2).
 func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	out, err := c.answer(r)
+	var out reply
+	var err error
+	if ofControl(r.URL.Path) && !IsLocal(r, c.host) {
+		out = c.dated(jsonReply(http.StatusForbidden, commonError(fail(http.StatusForbidden, "forbidden",
+			"The sandbox is controlled from its own origin alone, as 127.0.0.1, ::1, localhost or the host that it listens on."))))
+	} else {
+		out, err = c.answer(r)
+	}
 	if err != nil {
 		closeConnection(w)
 		return

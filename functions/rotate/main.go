@@ -8,7 +8,6 @@ import (
 	"io"
 	"log"
 	"os"
-	"syscall"
 
 	"github.com/aws/aws-lambda-go/lambda"
 )
@@ -21,15 +20,10 @@ func main() {
 	// was sent: net/http repeats an unsolicited response, GODEBUG=http2debug
 	// every header. Nothing of ours goes there.
 	log.SetOutput(io.Discard)
-	dumpNoCore()
+	protectMemory()
 	if os.Getenv("AWS_LAMBDA_RUNTIME_API") != "" {
 		lambda.Start(newFunction(os.Getenv("AWS_LAMBDA_FUNCTION_NAME"), os.Environ(), os.Stdout))
 		return
 	}
 	os.Exit(command(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
-
-// dumpNoCore sees to it that a crash leaves no core file behind, whatever the limit
-// of the surroundings and GOTRACEBACK: it would hold every key and token in memory.
-// Lowering a limit needs no right.
-func dumpNoCore() { _ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) }

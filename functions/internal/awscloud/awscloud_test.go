@@ -25,7 +25,7 @@ import (
 
 const (
 	testARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator/bootstrap-Ab12Cd"
-	// canary stands for a key: it must not turn up in any error.
+	// canary is in place of a key: it must not turn up in any error.
 	canary = "canary-key-0123456789"
 )
 
@@ -155,17 +155,6 @@ func TestCredentialsOfAContainersRole(t *testing.T) {
 	}
 }
 
-func TestTheAuthorizationTokenGoesToNoStrangerInTheClear(t *testing.T) {
-	for endpoint, want := range map[string]bool{
-		"http://169.254.170.23/v1/credentials": true, "http://[fd00:ec2::23]/v1": true, "http://127.0.0.1:8080/x": true, "http://localhost/x": true,
-		"https://anywhere.test/x": true, "http://anywhere.test/x": false, "http://169.254.169.254/": false, "ftp://127.0.0.1/": false, "://": false,
-	} {
-		if got := mayServeCredentials(endpoint); got != want {
-			t.Errorf("%s: got %t, want %t", endpoint, got, want)
-		}
-	}
-}
-
 // asked notes the hosts that requests go to, and answers none.
 type asked struct{ hosts []string }
 
@@ -224,16 +213,20 @@ func TestAnOddDateIsNotLogged(t *testing.T) {
 
 const versionID = "7cf9d6e1-2919-432f-9883-d5040bfcd326"
 
-func TestPutNamesTheVersionThatItCopies(t *testing.T) {
+func TestPutNamesTheVersionThatItMirrors(t *testing.T) {
 	endpoint, requests := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`","VersionId":"`+versionID+`"}`)
 	awsEnvironment(t, endpoint)
-	if err := NewMirrors(http.DefaultTransport).Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary)); err != nil {
-		t.Fatal(err)
+	mirrors := NewMirrors(http.DefaultTransport)
+	for range 2 {
+		if err := mirrors.Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if len(*requests) != 1 {
-		t.Fatalf("got %d requests, want 1", len(*requests))
+	if len(*requests) != 3 {
+		t.Fatalf("got %d requests, want 3: the description is read before the first write alone", len(*requests))
 	}
-	asked := wantOperation(t, (*requests)[0], "PutSecretValue")
+	wantOperation(t, (*requests)[0], "DescribeSecret")
+	asked := wantOperation(t, (*requests)[1], "PutSecretValue")
 	if asked["SecretId"] != testARN || asked["ClientRequestToken"] != versionID || asked["SecretString"] != canary || len(asked) != 3 {
 		t.Errorf("got the fields %d, want SecretId, ClientRequestToken (the version's id) and SecretString alone", len(asked))
 	}
@@ -257,7 +250,7 @@ func TestCurrentIsTheVersionThatReadersGet(t *testing.T) {
 	}
 }
 
-// The advice is about the copy, not about the bootstrap key, and repeats nothing
+// The advice is about the mirror, not about the bootstrap key, and repeats nothing
 // that was answered.
 func TestMirrorFailures(t *testing.T) {
 	awsError := func(code string) string { return `{"__type":"` + code + `","message":"` + canary + `"}` }
@@ -272,8 +265,8 @@ func TestMirrorFailures(t *testing.T) {
 		"denied":       {400, awsError("AccessDeniedException"), rotation.Denied, rotation.Never, "MirrorSecretArns"},
 		"deleted":      {400, awsError("InvalidRequestException"), rotation.NotFound, rotation.Never, "restore-secret"},
 		"the KMS key":  {400, awsError("EncryptionFailure"), rotation.Misconfigured, rotation.Never, "KMS key"},
-		"too often":    {400, awsError("ThrottlingException"), rotation.RateLimited, rotation.Later, "too often"},
-		"quota":        {400, awsError("LimitExceededException"), rotation.RateLimited, rotation.Later, "too often"},
+		"too often":    {400, awsError("ThrottlingException"), rotation.RateLimited, rotation.Later, "too many"},
+		"quota":        {400, awsError("LimitExceededException"), rotation.RateLimited, rotation.Later, "too many"},
 		"trouble":      {500, awsError("InternalServiceError"), rotation.Unavailable, rotation.Later, "trouble"},
 		"another text": {400, awsError("ResourceExistsException"), rotation.Misconfigured, rotation.Never, "mirror"},
 		"a web page":   {200, "<html>" + canary, rotation.Unavailable, rotation.Later, "proxy"},
@@ -286,24 +279,40 @@ func TestMirrorFailures(t *testing.T) {
 			checkFailure(t, err, test.kind, test.retry, test.advice)
 			err = mirrors.Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary))
 			checkFailure(t, err, test.kind, test.retry, test.advice)
-			if strings.Contains(err.Error(), "put-bootstrap-key") || !strings.Contains(err.Error(), testARN) {
-				t.Errorf("got %q, want it to name the copy", err)
+			if strings.Contains(err.Error(), "put-key") || !strings.Contains(err.Error(), testARN) {
+				t.Errorf("got %q, want it to name the mirror", err)
 			}
 		})
 	}
 }
 
-// A function that was frozen before the copy must not write an old token on thawing.
+// AWS resolves a part of an ARN, which may be that of another secret.
+func TestASecretOfAnotherARNIsNotWritten(t *testing.T) {
+	endpoint, requests := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`"}`)
+	awsEnvironment(t, endpoint)
+	for _, partial := range []string{strings.TrimSuffix(testARN, "-Ab12Cd"), testARN[:len(testARN)-1]} {
+		*requests = nil
+		mirrors := NewMirrors(http.DefaultTransport)
+		_, err := mirrors.Current(t.Context(), partial)
+		checkFailure(t, err, rotation.Misconfigured, rotation.Never, "the whole ARN")
+		err = mirrors.Put(t.Context(), partial, versionID, iamtoken.NewSecret(canary))
+		checkFailure(t, err, rotation.Misconfigured, rotation.Never, "the whole ARN")
+		for _, request := range *requests {
+			wantOperation(t, request, "DescribeSecret")
+		}
+	}
+}
+
+// A function that was frozen before the write must not write an old token on thawing.
 func TestNothingIsPutAfterTheWallDeadline(t *testing.T) {
-	frozen := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		t.Errorf("got a request of %d bytes, want none", len(body))
-	}))
-	t.Cleanup(frozen.Close)
-	awsEnvironment(t, frozen.URL)
+	endpoint, requests := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`"}`)
+	awsEnvironment(t, endpoint)
 	ctx := rotation.WithWallDeadline(t.Context(), time.Now().Add(-time.Second))
 	err := NewMirrors(http.DefaultTransport).Put(ctx, testARN, versionID, iamtoken.NewSecret(canary))
 	checkFailure(t, err, rotation.Timeout, rotation.Never, "suspended")
+	for _, request := range *requests {
+		wantOperation(t, request, "DescribeSecret")
+	}
 }
 
 // startMoto starts a stand-in for AWS that ends with the test, and points the SDK at it.
@@ -312,9 +321,9 @@ func startMoto(t *testing.T) {
 	awsEnvironment(t, awstest.Start(t).URL())
 }
 
-// A copy, as AWS keeps it: one version for each version at IBM, however often it is
+// A mirror, as AWS keeps it: one version for each version at IBM, however often it is
 // put, and readers get the newest.
-func TestCopiesInMoto(t *testing.T) {
+func TestMirrorsInMoto(t *testing.T) {
 	startMoto(t)
 	aws := reader(t)
 	secretARN := createSecret(t, aws, "iam-token")
@@ -365,12 +374,13 @@ func createSecret(t *testing.T, client *secretsmanager.Client, name string) (arn
 	return *created.ARN
 }
 
-// The Reader of iamtoken reads a copy with a job's own role.
-func TestAJobReadsTheCopyThroughAReader(t *testing.T) {
+// The Reader of iamtoken reads a mirror with a job's own role.
+func TestAJobReadsTheMirrorThroughAReader(t *testing.T) {
 	startMoto(t)
 	client := reader(t)
 	secretARN := createSecret(t, client, "iam-token")
-	payload, err := json.Marshal(map[string]any{"access_token": "opaque", "expiration": 4102444800})
+	opaque := strings.Repeat("opaque-", 5)
+	payload, err := json.Marshal(map[string]any{"access_token": opaque, "expiration": 4102444800})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -385,8 +395,8 @@ func TestAJobReadsTheCopyThroughAReader(t *testing.T) {
 		return iamtoken.Version{Payload: iamtoken.NewSecret(*value.SecretString), CreatedAt: *value.CreatedDate}, nil
 	})}
 	token, err := job.Token(t.Context())
-	if err != nil || token.Value.Reveal() != "opaque" {
-		t.Errorf("got %v, want the copied token", err)
+	if err != nil || token.Value.Reveal() != opaque {
+		t.Errorf("got %v, want the mirrored token", err)
 	}
 }
 
@@ -404,7 +414,7 @@ func TestASignedRequestIsNotRedirected(t *testing.T) {
 			t.Errorf("%d on a read: got %v, want misconfigured", status, err)
 		}
 		if err := NewMirrors(http.DefaultTransport).Put(t.Context(), testARN, "e2dd1896-8c39-4160-b230-92430f439ba9", iamtoken.NewSecret(canary)); err == nil {
-			t.Errorf("%d on a copy: got no error", status)
+			t.Errorf("%d on a mirror: got no error", status)
 		}
 		if elsewhere.Load() > 0 {
 			t.Errorf("%d: the request was sent on to another host", status)

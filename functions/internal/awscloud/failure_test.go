@@ -29,7 +29,7 @@ func TestFailures(t *testing.T) {
 		retry  rotation.Retry
 		advice string
 	}{
-		{"missing secret", 400, awsError("ResourceNotFoundException", "Secrets Manager can't find the specified secret."), rotation.NotFound, rotation.Never, "put-bootstrap-key"},
+		{"missing secret", 400, awsError("ResourceNotFoundException", "Secrets Manager can't find the specified secret."), rotation.NotFound, rotation.Never, "put-key"},
 		{"secret about to be deleted", 400, awsError("InvalidRequestException", "marked for deletion"), rotation.NotFound, rotation.Never, "restore-secret"},
 		{"not allowed", 400, awsError("AccessDeniedException", "User: x is not authorized"), rotation.Denied, rotation.Never, "secretsmanager:GetSecretValue"},
 		{"not allowed to use the KMS key", 400, awsError("AccessDeniedException", "Access to KMS is not allowed"), rotation.Denied, rotation.Never, "BootstrapKmsKeyArn"},
@@ -37,13 +37,13 @@ func TestFailures(t *testing.T) {
 		{"KMS key disabled, by KMS", 400, awsError("KMSDisabledException", ""), rotation.Misconfigured, rotation.Never, "KMS key"},
 		{"expired credentials", 400, awsError("ExpiredTokenException", ""), rotation.Denied, rotation.Never, "credentials"},
 		{"unknown credentials", 400, awsError("UnrecognizedClientException", ""), rotation.Denied, rotation.Never, "credentials"},
-		{"throttled", 400, awsError("ThrottlingException", "Rate exceeded"), rotation.RateLimited, rotation.Later, "too often"},
-		{"throttled by status", 429, "slow down " + canary, rotation.RateLimited, rotation.Later, "too often"},
+		{"throttled", 400, awsError("ThrottlingException", "Rate exceeded"), rotation.RateLimited, rotation.Later, "too many"},
+		{"throttled by status", 429, "slow down " + canary, rotation.RateLimited, rotation.Later, "too many"},
 		{"service trouble", 500, awsError("InternalServiceError", ""), rotation.Unavailable, rotation.Later, "trouble"},
 		{"load balancer's page", 503, "<html>" + canary + "</html>", rotation.Unavailable, rotation.Later, "trouble"},
 		{"proxy's login page", 200, "<html>" + canary + "</html>", rotation.Unavailable, rotation.Later, "proxy"},
 		{"truncated answer", 200, `{"SecretString":"` + canary, rotation.Unavailable, rotation.Later, "cannot be used"},
-		{"foreign 403", 403, canary, rotation.Denied, rotation.Never, "may not read"},
+		{"foreign 403", 403, canary, rotation.Denied, rotation.Never, "the function's role needs"},
 		{"redirect", 302, "", rotation.Misconfigured, rotation.Never, "AWS_ENDPOINT_URL"},
 		{"unknown code", 400, awsError("ValidationException", ""), rotation.Misconfigured, rotation.Never, "SECRETS_MANAGER_APIKEY_ARN"},
 		{"empty secret", 200, secretValue("SecretString", ""), rotation.Misconfigured, rotation.Never, "empty"},
@@ -104,8 +104,8 @@ func TestNoAnswer(t *testing.T) {
 		retry          rotation.Retry
 		advice         string
 	}{
-		{"connection refused", closed, rotation.Unavailable, rotation.Later, "connection"},
-		{"name does not resolve", "http://secretsmanager.invalid", rotation.Unavailable, rotation.Later, "does not resolve"},
+		{"connection refused", closed, rotation.Unavailable, rotation.Later, "refuses connections"},
+		{"name does not resolve", "https://secretsmanager.invalid", rotation.Unavailable, rotation.Later, "does not resolve"},
 		{"untrusted certificate", untrusted.URL, rotation.Misconfigured, rotation.Never, "SSL_CERT_FILE"},
 	}
 	for _, tt := range tests {

@@ -1,12 +1,12 @@
-// Package awstest stands for the parts of AWS that a deployment meets. moto_server, a program of its
-// own, keeps everything in memory and enforces no permissions; [Lambda] adds what it lacks: to run a
-// function. Only tests and the sandbox command use it.
+// Package awstest emulates the parts of AWS that a deployment meets. moto_server, a program of its own, keeps everything
+// in memory and checks nothing; [Lambda] adds what it lacks: to run a function. Only tests and the sandbox command use it.
 //
 //	moto := awstest.Start(t)                                 // ends with the test
 //	env := awstest.Environment(moto.URL())                   // for the aws CLI, an SDK, the function
 //	server := httptest.NewServer(&awstest.Lambda{Moto: moto, Program: invoke})
 //
-// Whoever has no test starts it with [StartMoto].
+// Whoever has no test starts it with [StartMoto]. Both servers answer 403 to all but those who hold the credentials of
+// [Environment] or some that STS issued to them.
 package awstest
 
 import (
@@ -14,19 +14,21 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
-	"regexp"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"iam-token-rotator/scripts/programs"
 )
@@ -83,34 +85,49 @@ func (m *Moto) MustDo(t testing.TB, r Request) (status int, answer []byte) {
 // ErrNotInstalled is the error of StartMoto where there is no moto_server.
 var ErrNotInstalled = errors.New("moto_server is not installed: pip install 'moto[server]'")
 
-// Moto is a running moto_server.
+// Moto is a running moto_server. It listens on a socket in a folder that only this user may enter, and on no port.
 type Moto struct {
-	url     *url.URL
+	gate
 	process *exec.Cmd
+	socket  string
+	client  *http.Client // connects to the socket, whatever the URL
 	ended   chan struct{}
+
+	once  sync.Once
+	front net.Listener // of URL; nil until it is asked for
 }
 
-// StartMoto starts moto_server on a free loopback port and returns when it listens. Stop ends it.
+// StartMoto starts moto_server and returns when it listens. Stop ends it.
 func StartMoto() (*Moto, error) {
 	path, err := exec.LookPath("moto_server")
 	if err != nil {
 		return nil, ErrNotInstalled
 	}
-	process := exec.Command(path, "-H", "127.0.0.1", "-p", "0")
-	ours := func(variable string) bool { return strings.HasPrefix(variable, "AWS_") }
-	process.Env = append(slices.DeleteFunc(os.Environ(), ours), "PYTHONUNBUFFERED=1")
-	stderr, err := process.StderrPipe()
+	folder, err := os.MkdirTemp("", "moto-") // mode 0700
 	if err != nil {
 		return nil, fmt.Errorf("starting moto_server: %w", err)
 	}
-	if err := process.Start(); err != nil {
-		return nil, fmt.Errorf("starting moto_server: %w", err)
+	m := &Moto{socket: filepath.Join(folder, "socket"), ended: make(chan struct{})}
+	m.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", m.socket)
+	}}}
+	m.process = exec.Command(path, "-H", "unix://"+m.socket, "-p", "0")
+	foreign := func(variable string) bool {
+		return strings.HasPrefix(variable, "AWS_") || strings.HasPrefix(variable, "MOTO_")
 	}
-	m := &Moto{process: process, ended: make(chan struct{})}
-	m.url, err = readAddress(stderr)
-	go func() { _, _ = io.Copy(io.Discard, stderr) }()
+	m.process.Env = append(slices.DeleteFunc(os.Environ(), foreign), "PYTHONUNBUFFERED=1", "MOTO_DISABLE_GLOBAL_CORS=true")
+	stderr, err := m.process.StderrPipe()
+	if err == nil {
+		err = m.process.Start()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("starting moto_server: %w", err), os.RemoveAll(folder))
+	}
+	err = listening(stderr)
 	go func() {
-		_ = process.Wait()
+		_, _ = io.Copy(io.Discard, stderr)
+		_ = m.process.Wait()
+		_ = os.RemoveAll(folder)
 		close(m.ended)
 	}()
 	if err != nil {
@@ -120,26 +137,60 @@ func StartMoto() (*Moto, error) {
 	return m, nil
 }
 
-var listening = regexp.MustCompile(`Running on (http://127\.0\.0\.1:\d+)`)
-
-// readAddress reads where moto listens from what it prints. When it ends instead, its last words are
-// the reason.
-func readAddress(printed io.Reader) (*url.URL, error) {
+// listening waits until moto prints that it listens. When it ends instead, its last words are the reason.
+func listening(printed io.Reader) error {
 	var last string
 	for lines := bufio.NewScanner(printed); lines.Scan(); last = lines.Text() {
-		if found := listening.FindStringSubmatch(lines.Text()); found != nil {
-			return url.Parse(found[1])
+		if strings.Contains(lines.Text(), "Running on ") {
+			return nil
 		}
 	}
-	return nil, fmt.Errorf("moto_server did not start: %s", last)
+	return fmt.Errorf("moto_server did not start: %s", last)
 }
 
-// URL is the origin of all of its services.
-func (m *Moto) URL() string { return m.url.String() }
+// URL is the origin of all of its services, on a port of loopback.
+func (m *Moto) URL() string {
+	m.once.Do(func() {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic("awstest: no free port on loopback: " + err.Error())
+		}
+		m.front = listener
+		server := &http.Server{Handler: m, ReadHeaderTimeout: 10 * time.Second}
+		go func() { _ = server.Serve(listener) }()
+	})
+	return "http://" + m.front.Addr().String()
+}
 
-// ServeHTTP passes a request on, for whoever stands in front of moto.
+// ServeHTTP serves what passes the gate.
 func (m *Moto) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	httputil.NewSingleHostReverseProxy(m.url).ServeHTTP(w, r)
+	service, err := m.admit(r)
+	if err != nil {
+		refuse(w, r, err)
+		return
+	}
+	m.forward(w, r, service)
+}
+
+// forward passes a request on that the gate let through. What STS issues is learned; no other origin is allowed anything.
+func (m *Moto) forward(w http.ResponseWriter, r *http.Request, service string) {
+	proxy := httputil.ReverseProxy{Transport: m.client.Transport}
+	proxy.Rewrite = func(pr *httputil.ProxyRequest) { pr.Out.URL.Scheme, pr.Out.URL.Host = "http", "moto" }
+	proxy.ModifyResponse = func(response *http.Response) error {
+		for name := range response.Header {
+			if strings.HasPrefix(name, "Access-Control-") {
+				response.Header.Del(name)
+			}
+		}
+		if service != "sts" {
+			return nil
+		}
+		answer, err := io.ReadAll(response.Body)
+		response.Body = io.NopCloser(bytes.NewReader(answer))
+		m.learn(answer)
+		return err
+	}
+	proxy.ServeHTTP(w, r)
 }
 
 // Ended is closed when moto_server has ended, by itself or by Stop.
@@ -149,6 +200,10 @@ func (m *Moto) Ended() <-chan struct{} { return m.ended }
 func (m *Moto) Stop() {
 	_ = m.process.Process.Kill()
 	<-m.ended
+	m.once.Do(func() {})
+	if m.front != nil {
+		_ = m.front.Close()
+	}
 }
 
 // Request is a request to one of AWS's services.
@@ -160,18 +215,18 @@ type Request struct {
 	Body    string // form values, in AWS's query protocol
 }
 
-// Do sends a request and returns whatever is answered. moto tells services apart by the scope of the
+// Do sends a request past the gate and returns whatever is answered. moto tells services apart by the scope of the
 // signature, and does not check it.
 func (m *Moto) Do(ctx context.Context, r Request) (status int, answer []byte, err error) {
 	if r.Method == "" {
 		r.Method = http.MethodPost
 	}
-	request, err := http.NewRequestWithContext(ctx, r.Method, m.URL()+r.Path, strings.NewReader(r.Body))
+	request, err := http.NewRequestWithContext(ctx, r.Method, "http://127.0.0.1"+r.Path, strings.NewReader(r.Body))
 	if err != nil {
 		return 0, nil, fmt.Errorf("constructing a request to %s: %w", r.Service, err)
 	}
 	scope := Region + "/" + r.Service
-	request.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/"+scope+"/aws4_request, SignedHeaders=host, Signature=x")
+	request.Header.Set("Authorization", algorithm+" Credential="+own().KeyID+"/20260101/"+scope+"/aws4_request, SignedHeaders=host, Signature=x")
 	if strings.HasPrefix(r.Body, "Action=") {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
 	}
@@ -179,7 +234,7 @@ func (m *Moto) Do(ctx context.Context, r Request) (status int, answer []byte, er
 		request.Header.Set("X-Amz-Target", r.Target)
 		request.Header.Set("Content-Type", "application/x-amz-json-1.1")
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := m.client.Do(request)
 	if err != nil {
 		return 0, nil, fmt.Errorf("asking %s: %w", r.Service, err)
 	}
@@ -206,13 +261,26 @@ func (m *Moto) Call(ctx context.Context, service, operation string, in map[strin
 		return nil, fmt.Errorf("%s: %d %s", operation, status, answer)
 	}
 	out := map[string]any{}
-	if len(answer) == 0 {
-		return out, nil
-	}
-	if err := json.Unmarshal(answer, &out); err != nil {
-		return nil, fmt.Errorf("decoding the answer to %s: %w", operation, err)
+	if len(answer) > 0 {
+		if err := json.Unmarshal(answer, &out); err != nil {
+			return nil, fmt.Errorf("decoding the answer to %s: %w", operation, err)
+		}
 	}
 	return out, nil
+}
+
+// assume returns credentials of a role, as Lambda gives them to a function.
+func (m *Moto) assume(ctx context.Context, role, session string) (credentials, error) {
+	form := url.Values{"Action": {"AssumeRole"}, "Version": {"2011-06-15"}, "RoleArn": {role}, "RoleSessionName": {session}}
+	status, answer, err := m.Do(ctx, Request{Service: "sts", Body: form.Encode()})
+	if err != nil {
+		return credentials{}, err
+	}
+	issued := m.learn(answer)
+	if issued.KeyID == "" {
+		return credentials{}, fmt.Errorf("assuming the role %s: %d %s", role, status, answer)
+	}
+	return issued, nil
 }
 
 // MakeBucket makes an S3 bucket in Region.
@@ -232,104 +300,17 @@ func (m *Moto) MakeBucket(ctx context.Context, name string) error {
 // Region is the one that Environment names.
 const Region = "eu-central-1"
 
-// Environment returns the variables that lead the aws CLI, an SDK or the function to endpoint, with
-// credentials of no worth, and keep them from the accounts that this machine knows. Version 1 of the
-// CLI looks for the region in AWS_DEFAULT_REGION alone, which is left to the caller.
+// Environment returns the variables that lead the aws CLI, an SDK or the function to endpoint, with the credentials of
+// this process, which are random and count nowhere else, and keep them from the accounts that this machine knows.
+// Version 1 of the CLI looks for the region in AWS_DEFAULT_REGION alone, which is left to the caller.
 func Environment(endpoint string) map[string]string {
 	return map[string]string{
 		"AWS_ENDPOINT_URL":            endpoint,
-		"AWS_ACCESS_KEY_ID":           "test",
-		"AWS_SECRET_ACCESS_KEY":       "test",
+		"AWS_ACCESS_KEY_ID":           own().KeyID,
+		"AWS_SECRET_ACCESS_KEY":       own().Secret,
 		"AWS_REGION":                  Region,
 		"AWS_CONFIG_FILE":             "/dev/null",
 		"AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 		"AWS_EC2_METADATA_DISABLED":   "true",
 	}
 }
-
-// passOn leaves a request to Moto. The deletion of a stack it completes.
-func (l *Lambda) passOn(w http.ResponseWriter, r *http.Request) {
-	form, err := readForm(r)
-	if err == nil && form.Get("Action") != "DeleteStack" {
-		l.Moto.ServeHTTP(w, r)
-		return
-	}
-	var status int
-	var answer []byte
-	if err == nil {
-		status, answer, err = l.Moto.deleteStack(r.Context(), form)
-	}
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	w.WriteHeader(status)
-	_, _ = w.Write(answer)
-}
-
-// readForm returns the form that a request sends, nil if it sends none. The request can still be
-// passed on.
-func readForm(r *http.Request) (url.Values, error) {
-	if !strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
-		return nil, nil
-	}
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, fmt.Errorf("reading the request: %w", err)
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	form, _ := url.ParseQuery(string(body)) // what moto says of a bad one is good enough
-	return form, nil
-}
-
-// deleteStack has moto delete a stack, and then deletes what CloudFormation would have deleted too: moto
-// forgets a log group once an update has touched it, and could not make the stack again while it is there.
-func (m *Moto) deleteStack(ctx context.Context, form url.Values) (status int, answer []byte, err error) {
-	functions, err := m.functions(ctx, form.Get("StackName"))
-	if err != nil {
-		return 0, nil, err
-	}
-	status, answer, err = m.Do(ctx, Request{Service: "cloudformation", Body: form.Encode()})
-	if err != nil || status != http.StatusOK {
-		return status, answer, err
-	}
-	for _, function := range functions {
-		left := Request{Service: "logs", Target: "Logs_20140328.DeleteLogGroup", Body: fmt.Sprintf(`{"logGroupName":%q}`, logGroup(function))}
-		status, complaint, err := m.Do(ctx, left)
-		if err == nil && status != http.StatusOK && !strings.Contains(string(complaint), "ResourceNotFoundException") {
-			err = fmt.Errorf("%d %s", status, complaint)
-		}
-		if err != nil {
-			return 0, nil, fmt.Errorf("deleting the log of %s: %w", function, err)
-		}
-	}
-	return status, answer, nil
-}
-
-// functions are the names of a stack's functions, none if there is no such stack.
-func (m *Moto) functions(ctx context.Context, stack string) ([]string, error) {
-	form := url.Values{"Action": {"DescribeStackResources"}, "Version": {"2010-05-15"}, "StackName": {stack}}
-	status, answer, err := m.Do(ctx, Request{Service: "cloudformation", Body: form.Encode()})
-	if err != nil || status != http.StatusOK {
-		return nil, err
-	}
-	var described struct {
-		Resources []struct {
-			Type string `xml:"ResourceType"`
-			Name string `xml:"PhysicalResourceId"`
-		} `xml:"DescribeStackResourcesResult>StackResources>member"`
-	}
-	if err := xml.Unmarshal(answer, &described); err != nil {
-		return nil, fmt.Errorf("reading the resources of %s: %w", stack, err)
-	}
-	var names []string
-	for _, resource := range described.Resources {
-		if resource.Type == "AWS::Lambda::Function" {
-			names = append(names, resource.Name)
-		}
-	}
-	return names, nil
-}
-
-// logGroup is where Lambda writes a function's log.
-func logGroup(function string) string { return "/aws/lambda/" + function }

@@ -2,12 +2,15 @@ package awstest
 
 import (
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Lambda logs a line of its own where the function cannot, and only there.
@@ -40,26 +43,58 @@ func TestStartMotoTellsWhyItCannot(t *testing.T) {
 	}
 }
 
-func TestLambdaKnowsOnlyWhatWasDeployed(t *testing.T) {
+// Moto and Lambda let nobody else in, and STS those whom it issued credentials.
+func TestWhatMotoAndLambdaServe(t *testing.T) {
 	moto := Start(t)
 	server := httptest.NewServer(&Lambda{Moto: moto})
 	t.Cleanup(server.Close)
-	response, err := http.Post(server.URL+FunctionPath("missing")+"/invocations", "application/json", strings.NewReader("{}"))
-	if err != nil {
-		t.Fatal(err)
+	do := func(r *http.Request) (int, string) {
+		response, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = response.Body.Close() }()
+		for name := range response.Header {
+			if strings.HasPrefix(name, "Access-Control-") {
+				t.Errorf("%s %s: got the header %s", r.Method, r.URL.Path, name)
+			}
+		}
+		answer, _ := io.ReadAll(response.Body)
+		return response.StatusCode, response.Header.Get("X-Amzn-Errortype") + string(answer)
 	}
-	defer func() { _ = response.Body.Close() }()
-	if got := response.Header.Get("X-Amzn-Errortype"); response.StatusCode != http.StatusNotFound || got != "ResourceNotFoundException" {
-		t.Errorf("got %s, %q; want 404 and ResourceNotFoundException", response.Status, got)
+	for _, origin := range []string{server.URL, moto.URL()} {
+		invoke := func() *http.Request {
+			return request(t, "POST", origin+FunctionPath("missing")+"/invocations", "{}", "Content-Type", "application/json")
+		}
+		if status, answer := do(invoke()); status != http.StatusForbidden || !strings.HasPrefix(answer, "MissingAuthenticationToken{") {
+			t.Errorf("unsigned: got %d %s, want 403", status, answer)
+		}
+		if status, answer := do(signed(t, invoke(), own(), "lambda", time.Now())); status != http.StatusNotFound || !strings.HasPrefix(answer, "ResourceNotFoundException") {
+			t.Errorf("signed: got %d %s, want 404 and ResourceNotFoundException", status, answer)
+		}
+		role := "&RoleArn=arn:aws:iam::123456789012:role/r&RoleSessionName=session&Version=2011-06-15"
+		const form = "application/x-www-form-urlencoded"
+		assume := signed(t, request(t, "POST", origin+"/", "Action=AssumeRole"+role, "Content-Type", form), own(), "sts", time.Now())
+		byIdentity := request(t, "POST", origin+"/", "Action=AssumeRoleWithWebIdentity&WebIdentityToken="+WebIdentityToken()+role, "Content-Type", form)
+		for _, r := range []*http.Request{assume, byIdentity} {
+			status, answer := do(r)
+			issued := new(gate).learn([]byte(answer))
+			if status != http.StatusOK || issued.KeyID == "" {
+				t.Fatalf("got %d %s, want credentials", status, answer)
+			}
+			r := signed(t, request(t, "POST", origin+"/", "Action=GetCallerIdentity&Version=2011-06-15", "Content-Type", form), issued, "sts", time.Now())
+			if status, answer := do(r); status != http.StatusOK || !strings.Contains(answer, "assumed-role/r/session") {
+				t.Errorf("issued credentials: got %d %s, want the role", status, answer)
+			}
+		}
 	}
+	at := moto.URL()
 	moto.Stop()
-	select {
-	case <-moto.Ended():
-	default:
-		t.Error("stopped, moto goes on")
-	}
 	if _, err := moto.Call(t.Context(), "secretsmanager", "secretsmanager.ListSecrets", nil); err == nil {
 		t.Error("stopped, moto answers")
+	}
+	if _, err := net.Dial("tcp", strings.TrimPrefix(at, "http://")); err == nil {
+		t.Error("stopped, it still listens")
 	}
 }
 
@@ -69,7 +104,7 @@ func TestSetenvLeavesNothingOfAnotherAccount(t *testing.T) {
 	t.Setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "https://real.test")
 	Setenv(t, "http://127.0.0.1:1")
 	for name, want := range map[string]string{
-		"AWS_SESSION_TOKEN": "", "AWS_ENDPOINT_URL_SECRETS_MANAGER": "", "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "test",
+		"AWS_SESSION_TOKEN": "", "AWS_ENDPOINT_URL_SECRETS_MANAGER": "", "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": own().KeyID,
 	} {
 		if got := os.Getenv(name); got != want {
 			t.Errorf("%s: got %q, want %q", name, got, want)

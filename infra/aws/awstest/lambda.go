@@ -16,13 +16,123 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
+
+// Lambda is an http.Handler that emulates AWS Lambda, and everything else: behind the gate it passes all requests on to
+// Moto but two. Invoke it answers by running the deployed zip as Lambda would, with the environment that Moto reports and
+// credentials of the function's role, and writing its output to Moto's log. DeleteStack it completes, where Moto leaves a
+// log behind.
+//
+// What is deployed runs as this process's user, with all that this user may do: it is no jail. So serve it on loopback.
+type Lambda struct {
+	Moto    *Moto
+	Program string        // the built scripts/invoke
+	Timeout time.Duration // of an invocation; if zero, the function's own
+	Secrets string        // where functions find AWS Secrets Manager; if empty, Moto
+	Host    string        // a further name or address at which to answer, beside 127.0.0.1, ::1 and localhost
+
+	mu      sync.Mutex
+	printed strings.Builder
+}
+
+// Function is what AWS Lambda shows of a function.
+type Function struct {
+	Configuration struct {
+		FunctionName, Handler, CodeSha256, Role string
+		Timeout, MemorySize                     int // seconds, MB
+		Environment                             struct{ Variables map[string]string }
+	}
+	Code struct{ Location string }
+}
+
+// FunctionPath is where AWS Lambda describes a function.
+func FunctionPath(name string) string { return "/2015-03-31/functions/" + name }
+
+var invocationPath = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "/invocations$")
+
+func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	service, err := l.Moto.admit(r, l.Host)
+	if err == nil {
+		err = l.serve(w, r, service)
+	}
+	if err != nil {
+		refuse(w, r, err)
+	}
+}
+
+// serve answers a request that the gate let through, unless it returns an error.
+func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) error {
+	if found := invocationPath.FindStringSubmatch(r.URL.Path); found != nil {
+		return l.serveInvocation(w, r, found[1])
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return fmt.Errorf("reading the request: %w", err)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	if form, _ := url.ParseQuery(string(body)); isForm(r) && form.Get("Action") == "DeleteStack" {
+		status, answer, err := l.Moto.deleteStack(r.Context(), form)
+		if err != nil {
+			return err
+		}
+		w.WriteHeader(status)
+		_, _ = w.Write(answer)
+		return nil
+	}
+	l.Moto.forward(w, r, service)
+	return nil
+}
+
+func (l *Lambda) serveInvocation(w http.ResponseWriter, r *http.Request, name string) error {
+	status, description, err := l.Moto.Do(r.Context(), Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name)})
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		w.Header().Set("X-Amzn-Errortype", "ResourceNotFoundException")
+		w.WriteHeader(status)
+		_, _ = w.Write(description)
+		return nil
+	}
+	var function Function
+	if err := json.Unmarshal(description, &function); err != nil {
+		return fmt.Errorf("reading the function's description: %w", err)
+	}
+	event, err := io.ReadAll(r.Body)
+	if err != nil {
+		return fmt.Errorf("reading the event: %w", err)
+	}
+	answer, failed, err := l.invoke(r.Context(), function, event)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("X-Amz-Executed-Version", "$LATEST")
+	if failed {
+		w.Header().Set("X-Amz-Function-Error", "Unhandled")
+	}
+	_, _ = w.Write(answer)
+	return nil
+}
+
+// invoke runs the function once. The error is the emulation's own, never the function's.
+func (l *Lambda) invoke(ctx context.Context, f Function, event []byte) (answer []byte, failed bool, err error) {
+	answer, output, failed, err := l.run(ctx, f, event)
+	if err != nil {
+		return nil, false, err
+	}
+	if failed {
+		output = append(output, ownWords(answer)...)
+	}
+	l.mu.Lock()
+	l.printed.Write(output)
+	l.mu.Unlock()
+	return answer, failed, l.Moto.log(ctx, logGroup(f.Configuration.FunctionName), string(output))
+}
 
 // run runs the function's zip by scripts/invoke, in a folder of its own.
 func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, output []byte, failed bool, err error) {
@@ -34,12 +144,21 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	if err := l.Moto.unpack(ctx, f, folder); err != nil {
 		return nil, nil, false, err
 	}
+	role, err := l.Moto.assume(ctx, f.Configuration.Role, f.Configuration.FunctionName)
+	if err != nil {
+		return nil, nil, false, err
+	}
 	timeout := cmp.Or(l.Timeout, time.Duration(f.Configuration.Timeout)*time.Second)
 	command := exec.CommandContext(ctx, l.Program, "-event", "-", "-timeout", timeout.String(), "--", "./"+f.Configuration.Handler)
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) } // it ends the function, too
-	command.Dir, command.Env, command.Stdin = folder, l.environment(f), bytes.NewReader(event)
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "AWS_LAMBDA_FUNCTION_NAME=" + f.Configuration.FunctionName, "AWS_REGION=" + Region,
+		"AWS_ACCESS_KEY_ID=" + role.KeyID, "AWS_SECRET_ACCESS_KEY=" + role.Secret, "AWS_SESSION_TOKEN=" + role.Token,
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + cmp.Or(l.Secrets, l.Moto.URL())}
+	for name, value := range f.Configuration.Environment.Variables {
+		command.Env = append(command.Env, name+"="+value)
+	}
 	var stdout, stderr bytes.Buffer
-	command.Stdout, command.Stderr = &stdout, &stderr
+	command.Dir, command.Stdin, command.Stdout, command.Stderr = folder, bytes.NewReader(event), &stdout, &stderr
 	err = command.Run()
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) { // 1 says that the invocation failed
@@ -48,38 +167,30 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	return stdout.Bytes(), stderr.Bytes(), err != nil, nil
 }
 
-// environment is what the function gets: what Lambda gives to all, and its own variables.
-func (l *Lambda) environment(f Function) []string {
-	env := []string{"PATH=" + os.Getenv("PATH"), "AWS_LAMBDA_FUNCTION_NAME=" + f.Configuration.FunctionName, "AWS_REGION=" + Region,
-		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_ENDPOINT_URL_SECRETS_MANAGER=" + cmp.Or(l.Secrets, l.Moto.URL())}
-	for name, value := range f.Configuration.Environment.Variables {
-		env = append(env, name+"="+value)
-	}
-	return env
-}
-
-// unpack puts the deployed zip into a folder.
+// unpack puts the deployed zip into a folder, and nothing elsewhere.
 func (m *Moto) unpack(ctx context.Context, f Function, folder string) error {
 	packed, err := m.code(ctx, f)
 	if err != nil {
 		return err
 	}
 	archive, err := zip.NewReader(bytes.NewReader(packed), int64(len(packed)))
-	if err != nil {
-		return fmt.Errorf("opening the zip of %s: %w", f.Configuration.FunctionName, err)
+	if err == nil {
+		err = os.CopyFS(folder, archive)
 	}
-	if err := os.CopyFS(folder, archive); err != nil {
-		return fmt.Errorf("unpacking the zip of %s: %w", f.Configuration.FunctionName, err)
-	}
-	for _, file := range archive.File { // CopyFS keeps only some of the mode
-		if err := os.Chmod(filepath.Join(folder, file.Name), file.Mode()); err != nil {
-			return fmt.Errorf("unpacking the zip of %s: %w", f.Configuration.FunctionName, err)
+	if err == nil { // CopyFS keeps only some of the mode
+		var root *os.Root
+		if root, err = os.OpenRoot(folder); err == nil {
+			defer func() { _ = root.Close() }()
+			err = root.Chmod(f.Configuration.Handler, 0o700)
 		}
+	}
+	if err != nil {
+		return fmt.Errorf("unpacking the zip of %s: %w", f.Configuration.FunctionName, err)
 	}
 	return nil
 }
 
-// code returns the deployed zip. Moto tells its key but not its bucket: it is the one with the hash
+// code returns the deployed zip. Moto shows its key but not its bucket: it is the one with the hash
 // that Lambda reports.
 func (m *Moto) code(ctx context.Context, f Function) ([]byte, error) {
 	location, err := url.Parse(f.Code.Location)
@@ -106,95 +217,6 @@ func (m *Moto) code(ctx context.Context, f Function) ([]byte, error) {
 		}
 	}
 	return nil, fmt.Errorf("no bucket has, at %s, the zip with the hash %s of the function", location.Path, f.Configuration.CodeSha256)
-}
-
-// Lambda is an http.Handler that stands for AWS Lambda, and for everything else: it passes all
-// requests on to Moto but two. Invoke it answers by running the deployed zip as Lambda would, with the
-// environment that Moto reports, and writing its output to Moto's log. DeleteStack it completes, where
-// Moto leaves a log behind. Whoever reaches it can run programs here: serve it on loopback alone.
-type Lambda struct {
-	Moto    *Moto
-	Program string        // the built scripts/invoke
-	Timeout time.Duration // of an invocation; if zero, the function's own
-	Secrets string        // where functions find AWS Secrets Manager; if empty, Moto
-
-	mu      sync.Mutex
-	printed strings.Builder
-}
-
-// Function is what AWS Lambda tells of a function.
-type Function struct {
-	Configuration struct {
-		FunctionName, Handler, CodeSha256 string
-		Timeout, MemorySize               int // seconds, MB
-		Environment                       struct{ Variables map[string]string }
-	}
-	Code struct{ Location string }
-}
-
-// FunctionPath is where AWS Lambda describes a function.
-func FunctionPath(name string) string { return "/2015-03-31/functions/" + name }
-
-var invocationPath = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "/invocations$")
-
-func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	found := invocationPath.FindStringSubmatch(r.URL.Path)
-	if found == nil {
-		l.passOn(w, r)
-		return
-	}
-	status, description, err := l.Moto.Do(r.Context(), Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(found[1])})
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	if status != http.StatusOK {
-		w.Header().Set("X-Amzn-Errortype", "ResourceNotFoundException")
-		w.WriteHeader(status)
-		_, _ = w.Write(description)
-		return
-	}
-	event, err := io.ReadAll(r.Body)
-	if err != nil {
-		refuse(w, fmt.Errorf("reading the event: %w", err))
-		return
-	}
-	answer, failed, err := l.invoke(r.Context(), description, event)
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	w.Header().Set("X-Amz-Executed-Version", "$LATEST")
-	if failed {
-		w.Header().Set("X-Amz-Function-Error", "Unhandled")
-	}
-	_, _ = w.Write(answer)
-}
-
-// refuse answers as AWS Lambda does when it has trouble of its own.
-func refuse(w http.ResponseWriter, err error) {
-	w.Header().Set("X-Amzn-Errortype", "ServiceException")
-	w.WriteHeader(http.StatusInternalServerError)
-	_ = json.NewEncoder(w).Encode(map[string]string{"Type": "Service", "Message": err.Error()})
-}
-
-// invoke runs the function once. The error is this stand-in's own, never the function's.
-func (l *Lambda) invoke(ctx context.Context, description, event []byte) (answer []byte, failed bool, err error) {
-	var function Function
-	if err := json.Unmarshal(description, &function); err != nil {
-		return nil, false, fmt.Errorf("reading the function's description: %w", err)
-	}
-	answer, output, failed, err := l.run(ctx, function, event)
-	if err != nil {
-		return nil, false, err
-	}
-	if failed {
-		output = append(output, ownWords(answer)...)
-	}
-	l.mu.Lock()
-	l.printed.Write(output)
-	l.mu.Unlock()
-	return answer, failed, l.Moto.log(ctx, logGroup(function.Configuration.FunctionName), string(output))
 }
 
 // ownWords is the line that Lambda itself logs when the function did not come to an answer.
@@ -228,3 +250,37 @@ func (m *Moto) log(ctx context.Context, group, lines string) error {
 	_, err := m.Call(ctx, "logs", "Logs_20140328.PutLogEvents", stream)
 	return err
 }
+
+// deleteStack has moto delete a stack, and then deletes what CloudFormation would have deleted too: moto
+// forgets a log group once an update has touched it, and could not make the stack again while it is there.
+func (m *Moto) deleteStack(ctx context.Context, form url.Values) (status int, answer []byte, err error) {
+	describe := url.Values{"Action": {"DescribeStackResources"}, "Version": {"2010-05-15"}, "StackName": form["StackName"]}
+	_, described, err := m.Do(ctx, Request{Service: "cloudformation", Body: describe.Encode()})
+	if err != nil {
+		return 0, nil, err
+	}
+	var stack struct {
+		Resources []struct {
+			Type string `xml:"ResourceType"`
+			Name string `xml:"PhysicalResourceId"`
+		} `xml:"DescribeStackResourcesResult>StackResources>member"`
+	}
+	_ = xml.Unmarshal(described, &stack) // an error if there is no such stack
+	status, answer, err = m.Do(ctx, Request{Service: "cloudformation", Body: form.Encode()})
+	if err != nil || status != http.StatusOK {
+		return status, answer, err
+	}
+	for _, resource := range stack.Resources {
+		if resource.Type != "AWS::Lambda::Function" {
+			continue
+		}
+		_, err := m.Call(ctx, "logs", "Logs_20140328.DeleteLogGroup", map[string]any{"logGroupName": logGroup(resource.Name)})
+		if err != nil && !strings.Contains(err.Error(), "ResourceNotFoundException") {
+			return 0, nil, err
+		}
+	}
+	return status, answer, nil
+}
+
+// logGroup is where Lambda writes a function's log.
+func logGroup(function string) string { return "/aws/lambda/" + function }

@@ -1,0 +1,294 @@
+package awstest
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+// credentials sign requests.
+type credentials struct {
+	KeyID   string    `xml:"AccessKeyId"`
+	Secret  string    `xml:"SecretAccessKey"`
+	Token   string    `xml:"SessionToken"` // empty for those of Environment
+	Expires time.Time `xml:"Expiration"`   // zero for never
+}
+
+var (
+	// own are the credentials of this process, made anew each time.
+	own = sync.OnceValue(func() credentials {
+		return credentials{KeyID: "AKIA" + rand.Text()[:16], Secret: (rand.Text() + rand.Text())[:40]}
+	})
+	// WebIdentityToken is the one that AssumeRoleWithWebIdentity accepts in place of a signature.
+	WebIdentityToken = sync.OnceValue(rand.Text)
+)
+
+// A gate lets those requests through to AWS that AWS would take for its user's. The services behind it check nothing, and
+// one of them runs programs. A request must
+//
+//   - be local, see [ibmcloudtest.IsLocal]; S3 has names of buckets before localhost, too;
+//   - bear a signature (Signature Version 4) in the Authorization header or in a presigned query, by the credentials of
+//     [Environment] or by some that this STS has issued, which counts as long as at AWS: 15 minutes, or what a presigned
+//     query says;
+//   - or, as AssumeRoleWithWebIdentity is not signed at AWS, ask for just that with [WebIdentityToken].
+//
+// https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+type gate struct {
+	mu     sync.Mutex
+	issued map[string]credentials // by STS
+}
+
+// A refusal is an error in AWS's words.
+type refusal struct{ code, message string }
+
+func (r *refusal) Error() string { return r.code + ": " + r.message }
+
+var (
+	errForeign  = &refusal{"AccessDenied", "The request comes from another origin or by another host name than this sandbox's own."}
+	errUnsigned = &refusal{"MissingAuthenticationToken", "The request is not signed (Signature Version 4) with the credentials of this sandbox."}
+	errKey      = &refusal{"InvalidClientTokenId", "The request is signed with credentials that are not this sandbox's: read its environment file again."}
+	errMismatch = &refusal{"SignatureDoesNotMatch", "The signature is not the one that the secret access key makes of this request."}
+	errExpired  = &refusal{"ExpiredToken", "The credentials or the signature have expired, or are of the future."}
+)
+
+// maxBody bounds a request: the function's zip has some MB.
+const maxBody = 64 << 20
+
+// admit returns the service that a request may be passed on to, or a *refusal. It reads the body, which can be read again.
+func (g *gate) admit(r *http.Request, hosts ...string) (service string, err error) {
+	s, signed := signatureOf(r)
+	if name, _, _ := strings.Cut(strings.ToLower(r.Host), ":"); s.service == "s3" && strings.HasSuffix(name, ".localhost") {
+		hosts = append(hosts, name)
+	}
+	if !ibmcloudtest.IsLocal(r, hosts...) {
+		return "", errForeign
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err != nil || len(body) > maxBody {
+		return "", &refusal{"RequestEntityTooLarge", "The request cannot be read, or is larger than 64 MB."}
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	if !signed {
+		return "sts", asksByWebIdentity(r, body)
+	}
+	k, known := own(), true
+	if s.keyID != k.KeyID {
+		g.mu.Lock()
+		k, known = g.issued[s.keyID]
+		g.mu.Unlock()
+	}
+	switch {
+	case !known || !hmac.Equal([]byte(s.token), []byte(k.Token)):
+		return "", errKey
+	case !s.current(time.Now()) || !k.Expires.IsZero() && time.Now().After(k.Expires):
+		return "", errExpired
+	}
+	if want, ok := s.of(r, body, k.Secret); !ok || !hmac.Equal([]byte(s.hex), []byte(want)) {
+		return "", errMismatch
+	}
+	return s.service, nil
+}
+
+// asksByWebIdentity accepts a request that is not signed for what need not be.
+func asksByWebIdentity(r *http.Request, body []byte) error {
+	form, err := url.ParseQuery(string(body))
+	plain := r.Method == http.MethodPost && r.URL.Path == "/" && r.URL.RawQuery == "" && r.Header["Authorization"] == nil &&
+		r.Header["X-Amz-Target"] == nil && r.Header.Get("Content-Encoding") == "" && isForm(r)
+	action, tokens := form["Action"], form["WebIdentityToken"]
+	if err != nil || !plain || len(action) != 1 || action[0] != "AssumeRoleWithWebIdentity" || len(tokens) != 1 {
+		return errUnsigned
+	}
+	if !hmac.Equal([]byte(tokens[0]), []byte(WebIdentityToken())) {
+		return &refusal{"InvalidIdentityToken", "The web identity token is not this sandbox's."}
+	}
+	return nil
+}
+
+// learn keeps the credentials that an answer of STS issues, and returns them.
+func (g *gate) learn(answer []byte) (last credentials) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for tokens := xml.NewDecoder(bytes.NewReader(answer)); ; {
+		token, err := tokens.Token()
+		if err != nil {
+			return last
+		}
+		var issued credentials
+		element, ok := token.(xml.StartElement)
+		if !ok || element.Name.Local != "Credentials" || tokens.DecodeElement(&issued, &element) != nil || issued.Token == "" {
+			continue
+		}
+		if g.issued == nil {
+			g.issued = map[string]credentials{}
+		}
+		g.issued[issued.KeyID], last = issued, issued
+	}
+}
+
+// refuse answers with an error as the service would that the request is for: JSON or XML.
+func refuse(w http.ResponseWriter, r *http.Request, err error) {
+	status, code := http.StatusInternalServerError, "ServiceException"
+	var refused *refusal
+	if errors.As(err, &refused) {
+		status, code = http.StatusForbidden, refused.code
+		err = errors.New(refused.message)
+	}
+	w.Header().Set("X-Amzn-Errortype", code)
+	if isForm(r) || r.Header["X-Amz-Target"] == nil && !strings.HasPrefix(r.URL.Path, "/20") {
+		w.Header().Set("Content-Type", "text/xml")
+		w.WriteHeader(status)
+		_ = xml.NewEncoder(w).Encode(struct {
+			XMLName       xml.Name `xml:"ErrorResponse"`
+			Code, Message string   // where S3 has them
+			Error         struct{ Code, Message string }
+		}{Code: code, Message: err.Error(), Error: struct{ Code, Message string }{code, err.Error()}})
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"__type": code, "Message": err.Error()})
+}
+
+func isForm(r *http.Request) bool {
+	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
+}
+
+// A signature is what a request says of how it was signed.
+type signature struct {
+	keyID, day, region, service string // the credential and its scope
+	headers                     string // the names of those signed
+	hex                         string // the signature itself
+	at, expires, token          string // expires in seconds, "" in the header's form
+	presigned                   bool
+}
+
+const (
+	algorithm = "AWS4-HMAC-SHA256"
+	timeForm  = "20060102T150405Z"
+)
+
+// signatureOf reads a request's one signature. It is false where there is none, or more than one.
+func signatureOf(r *http.Request) (s signature, ok bool) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	var credential string
+	if authorization := r.Header["Authorization"]; len(authorization) == 1 && !query.Has("X-Amz-Signature") {
+		fields := map[string]string{}
+		parameters, found := strings.CutPrefix(authorization[0], algorithm+" ")
+		for field := range strings.SplitSeq(parameters, ",") {
+			name, value, _ := strings.Cut(strings.TrimSpace(field), "=")
+			fields[name] = value
+		}
+		credential, ok = fields["Credential"], found
+		s = signature{headers: fields["SignedHeaders"], hex: fields["Signature"], at: r.Header.Get("X-Amz-Date"), token: r.Header.Get("X-Amz-Security-Token")}
+	} else if authorization == nil {
+		credential, ok = query.Get("X-Amz-Credential"), query.Get("X-Amz-Algorithm") == algorithm
+		s = signature{headers: query.Get("X-Amz-SignedHeaders"), hex: query.Get("X-Amz-Signature"), at: query.Get("X-Amz-Date"),
+			expires: query.Get("X-Amz-Expires"), token: query.Get("X-Amz-Security-Token"), presigned: true}
+	}
+	scope := strings.Split(credential, "/")
+	if err != nil || !ok || len(scope) != 5 || scope[4] != "aws4_request" {
+		return signature{}, false
+	}
+	s.keyID, s.day, s.region, s.service = scope[0], scope[1], scope[2], scope[3]
+	return s, true
+}
+
+// current reports whether a signature counts now.
+func (s *signature) current(now time.Time) bool {
+	const skew = 15 * time.Minute
+	at, err := time.Parse(timeForm, s.at)
+	counts := skew
+	if s.presigned {
+		seconds, notNumber := strconv.Atoi(s.expires)
+		if notNumber != nil || seconds < 1 || seconds > 7*24*60*60 {
+			return false
+		}
+		counts = time.Duration(seconds) * time.Second
+	}
+	return err == nil && strings.HasPrefix(s.at, s.day) && at.Sub(now) < skew && now.Sub(at) < counts
+}
+
+// of derives the signature that the secret makes of a request. It is false where what must be signed is not.
+func (s *signature) of(r *http.Request, body []byte, secret string) (want string, ok bool) {
+	names := strings.Split(s.headers, ";")
+	for name := range r.Header {
+		if strings.HasPrefix(name, "X-Amz-") && !slices.Contains(names, strings.ToLower(name)) {
+			return "", false
+		}
+	}
+	if !slices.Contains(names, "host") || s.day == "" {
+		return "", false
+	}
+	hash := sha256.Sum256(body)
+	payload := hex.EncodeToString(hash[:])
+	said := r.Header.Get("X-Amz-Content-Sha256")
+	if s.presigned && s.service == "s3" {
+		said = cmp.Or(said, "UNSIGNED-PAYLOAD")
+	}
+	if said == "UNSIGNED-PAYLOAD" || strings.HasPrefix(said, "STREAMING-") {
+		payload = said
+	} else if said != "" && said != payload {
+		return "", false
+	}
+	path := cmp.Or(r.URL.EscapedPath(), "/")
+	if s.service != "s3" {
+		path = strings.ReplaceAll(encode(path), "%2F", "/")
+	}
+	canonical := r.Method + "\n" + path + "\n" + canonicalQuery(r.URL.Query()) + "\n"
+	for _, name := range names {
+		value := strings.Join(r.Header.Values(name), ",")
+		switch name {
+		case "host":
+			value = r.Host
+		case "content-length":
+			value = strconv.FormatInt(r.ContentLength, 10)
+		}
+		canonical += name + ":" + strings.Join(strings.Fields(value), " ") + "\n"
+	}
+	canonical += "\n" + s.headers + "\n" + payload
+	hash = sha256.Sum256([]byte(canonical))
+	key := []byte("AWS4" + secret)
+	for _, part := range []string{s.day, s.region, s.service, "aws4_request"} {
+		key = mac(key, part)
+	}
+	scope := strings.Join([]string{s.day, s.region, s.service, "aws4_request"}, "/")
+	return hex.EncodeToString(mac(key, algorithm+"\n"+s.at+"\n"+scope+"\n"+hex.EncodeToString(hash[:]))), true
+}
+
+func mac(key []byte, text string) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(text))
+	return h.Sum(nil)
+}
+
+func canonicalQuery(query url.Values) string {
+	var pairs []string
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		for _, value := range slices.Sorted(slices.Values(query[name])) {
+			if name != "X-Amz-Signature" {
+				pairs = append(pairs, encode(name)+"="+encode(value))
+			}
+		}
+	}
+	return strings.Join(pairs, "&")
+}
+
+// encode writes everything but letters, digits and -_.~ in hexadecimal.
+func encode(text string) string { return strings.ReplaceAll(url.QueryEscape(text), "+", "%20") }
