@@ -53,8 +53,8 @@ Usage: PROGRAM [-mode rotate|ensure|check] [-rotation NAME]... [-force]
   -timeout   time for the whole run
   -json      print the report as JSON
 
-"PROGRAM doctor" checks what the rotations rely on and writes nothing, "PROGRAM
-config" checks the configuration alone and opens no connection; see their -h.
+The word doctor checks what the rotations rely on and writes nothing; config checks
+the configuration alone and opens no connection. See their -h.
 
 Configuration is in environment variables; see functions/rotate/README.md. The
 report goes to stdout. stderr has JSON log lines or, if it is a terminal, the
