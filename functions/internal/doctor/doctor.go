@@ -43,7 +43,7 @@ type Doctor struct {
 	Bootstrap      Bootstrap
 	IAM            IAM
 	SecretsManager SecretsManager
-	Mirrors        Mirrors // if nil, no rotation may have one
+	Mirrors        rotation.Mirrors // if nil, no rotation may have one
 
 	HowToSave func(rotation string) string // says how a person starts a run of one rotation
 
@@ -75,13 +75,6 @@ type SecretsManager interface {
 	Describe(ctx context.Context, id string) (rotation.SecretDescription, error)
 	// CountLocks counts the locks of a version: "current" or "previous".
 	CountLocks(ctx context.Context, id, version string) (int, error)
-}
-
-// Mirrors are the copies of the tokens in AWS.
-type Mirrors interface {
-	// Current returns the id of the version that a mirror holds, empty when it
-	// holds none.
-	Current(ctx context.Context, secretARN string) (versionID string, err error)
 }
 
 // Run checks what all rotations share, and then each of them. It stays inside
@@ -210,35 +203,28 @@ func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
 // explain splits an error into what was found and what to do.
 func explain(err error) (detail, advice string) {
-	var failure *rotation.Error
-	if !errors.As(err, &failure) {
+	failure := failureOf(err)
+	if failure.Kind == "" {
 		return fmt.Sprintf("unexpected failure of type %T", err), "run doctor again"
 	}
 	found := strings.TrimSuffix(strings.TrimSuffix(failure.Message, failure.Advice), ": ")
 	return string(failure.Kind) + ": " + found, cmp.Or(failure.Advice, "run doctor again; functions/rotate/README.md says what helps against each kind of error")
 }
 
-// kindOf is the kind of an error of the clients, empty of any other.
-func kindOf(err error) rotation.Kind {
+// failureOf is an error of the clients, zero for any other and for none.
+func failureOf(err error) rotation.Error {
 	var failure *rotation.Error
 	if errors.As(err, &failure) {
-		return failure.Kind
+		return *failure
 	}
-	return ""
+	return rotation.Error{}
 }
 
 // lacksPermission reports whether the identity lacks a permission; that its token is
 // rejected as a whole is another matter, which may pass.
 func lacksPermission(err error) bool {
-	var failure *rotation.Error
-	return errors.As(err, &failure) && failure.Kind == rotation.Denied && failure.Retry == rotation.Never
-}
-
-// concernsAll reports whether an error is one that every request to the service
-// would meet: an outage, or a token that is rejected.
-func concernsAll(err error) bool {
-	var failure *rotation.Error
-	return errors.As(err, &failure) && failure.Retry != rotation.Never
+	failure := failureOf(err)
+	return failure.Kind == rotation.Denied && failure.Retry == rotation.Never
 }
 
 // Bootstrap is the bootstrap identity, and how it authenticates.

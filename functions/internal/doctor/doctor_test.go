@@ -172,8 +172,10 @@ func TestAFaultyConfigurationIsADiagnosis(t *testing.T) {
 	}
 }
 
-// mirrors are copies whose state a test sets, by ARN.
+// mirrors are copies whose state a test sets, by ARN. None may be written.
 type mirrors map[string]any
+
+func (mirrors) Put(context.Context, string, string, iamtoken.Secret) error { panic("doctor writes") }
 
 func (m mirrors) Current(_ context.Context, arn string) (string, error) {
 	if err, ok := m[arn].(error); ok {

@@ -65,7 +65,7 @@ func (e *examination) readKey(ctx context.Context, f *findings) (blocker string)
 	})
 	if err != nil {
 		f.failed(keySecret, err)
-		if concernsAll(err) {
+		if failureOf(err).Retry != rotation.Never { // an outage, or a token that is rejected: every request would fail
 			return keySecret
 		}
 		return ""
@@ -214,7 +214,7 @@ func (e *examination) checkLocks(ctx context.Context, f *findings, versions int)
 	previous := 0
 	if err == nil && versions != 1 {
 		previous, err = count("previous")
-		if kindOf(err) == rotation.NotFound {
+		if failureOf(err).Kind == rotation.NotFound {
 			err = nil // there is no previous version yet
 		}
 	}
