@@ -1,4 +1,4 @@
-// Command rotate keeps IBM Cloud IAM access tokens in secrets fresh.
+// Command rotate keeps IBM Cloud IAM access tokens in secrets valid.
 //
 // With AWS_LAMBDA_RUNTIME_API in its environment it is a Lambda custom runtime;
 // without it, a command for a run by hand, a Code Engine job or cron.
