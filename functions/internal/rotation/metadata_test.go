@@ -41,90 +41,58 @@ func TestATokenOfEightMinutesNeedsFiveOfThem(t *testing.T) {
 	}
 }
 
+// A token is held against what is expected, and against the one before it by what
+// both say: one may say less than the other, or say it in another form.
 func TestATokenOfTheWrongIdentityIsNeverPublished(t *testing.T) {
-	type change func(w *world)
-	otherKey := func(account string) change {
-		return func(w *world) {
-			key := w.cloud.MustCreateAPIKey(w.cloud.MustCreateServiceID("other", account))
-			w.cloud.MustPutVersion(w.one.APIKey.ID, key, nil)
-		}
-	}
-	of := func(w *world, account string) {
-		w.one.Expect = rotation.Expect{Account: account, IAMID: w.workload().IAMID}
-	}
+	const federated, other, somebody = "saml-somebody@example.test", "saml-else@example.test", "iam-ServiceId-somebody-else"
+	ones, none := strings.Repeat("1", 32), ""
+	type says struct{ iamID, account string } // "own" is the workload's
 	for name, test := range map[string]struct {
-		change change
-		force  bool
-		fails  bool
+		before, after says
+		expect        says
+		force         bool
+		want          rotation.Outcome
 	}{
-		"as expected":                       {func(w *world) { of(w, w.cloud.AccountID()) }, false, false},
-		"all expected, and another account": {func(w *world) { of(w, strings.Repeat("0", 32)) }, true, true},
-		"another account expected":          {func(w *world) { w.one.Expect.Account = strings.Repeat("0", 32) }, false, true},
-		"another identity expected":         {func(w *world) { w.one.Expect.IAMID = "iam-ServiceId-0" }, false, true},
-		"force does not pass expect":        {func(w *world) { w.one.Expect.IAMID = "iam-ServiceId-0" }, true, true},
-		"another identity than before":      {otherKey(""), false, true},
-		"another account than before":       {otherKey(strings.Repeat("1", 32)), false, true},
-		"another identity by force":         {otherKey(""), true, false},
+		"the same":                       {says{"own", "own"}, says{"own", "own"}, says{}, false, rotation.Rotated},
+		"as expected":                    {says{"own", "own"}, says{"own", "own"}, says{"own", "own"}, false, rotation.Rotated},
+		"another account expected":       {says{"own", "own"}, says{"own", "own"}, says{"", ones}, false, rotation.Failed},
+		"another identity expected":      {says{"own", "own"}, says{"own", "own"}, says{somebody, ""}, false, rotation.Failed},
+		"force does not pass expect":     {says{"own", "own"}, says{"own", "own"}, says{somebody, ""}, true, rotation.Failed},
+		"all expected, another account":  {says{"own", "own"}, says{"own", ones}, says{"own", "own"}, true, rotation.Failed},
+		"all expected, after another":    {says{somebody, ones}, says{"own", "own"}, says{"own", "own"}, false, rotation.Rotated},
+		"another identity":               {says{"own", "own"}, says{somebody, "own"}, says{}, false, rotation.Failed},
+		"another identity, by force":     {says{"own", "own"}, says{somebody, "own"}, says{}, true, rotation.Rotated},
+		"another account":                {says{"own", "own"}, says{"own", ones}, says{}, false, rotation.Failed},
+		"no account":                     {says{"own", "own"}, says{"own", none}, says{}, false, rotation.Rotated},
+		"nobody, and another account":    {says{"own", "own"}, says{none, ones}, says{}, false, rotation.Failed},
+		"nobody, and the account":        {says{"own", "own"}, says{none, "own"}, says{}, false, rotation.Rotated},
+		"no account, as before":          {says{"own", none}, says{"own", none}, says{}, false, rotation.Rotated},
+		"an account for the first time":  {says{"own", none}, says{"own", "own"}, says{}, false, rotation.Rotated},
+		"no account, another identity":   {says{"own", "own"}, says{somebody, none}, says{}, false, rotation.Failed},
+		"of a realm not known":           {says{"own", "own"}, says{federated, "own"}, says{}, false, rotation.Failed},
+		"of a realm not known as before": {says{federated, "own"}, says{federated, "own"}, says{}, false, rotation.Rotated},
+		"another one of that realm":      {says{federated, "own"}, says{other, "own"}, says{}, false, rotation.Failed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.rotate()
-				test.change(w)
-				result := w.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: test.force, RunID: "wrong-identity"})
-				if test.fails {
+				mean := func(s says) says {
+					return says{strings.Replace(s.iamID, "own", w.workload().IAMID, 1), strings.Replace(s.account, "own", w.cloud.AccountID(), 1)}
+				}
+				publish := func(s says, force bool) rotation.Result {
+					w.cloud.ClearFaults()
+					w.answer(tokenAnswer(w.token("iam_id", `"`+mean(s).iamID+`"`, "account", `{"bss":"`+mean(s).account+`"}`)), 0)
+					return w.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "identity-" + unixIn(0)})
+				}
+				w.wantOutcome(publish(test.before, false), rotation.Rotated)
+				time.Sleep(time.Second)
+				w.one.Expect = rotation.Expect{Account: mean(test.expect).account, IAMID: mean(test.expect).iamID}
+				result := publish(test.after, test.force)
+				if w.wantOutcome(result, test.want); test.want == rotation.Failed {
 					w.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
 					w.wantVersions(2)
-					w.wantPublished(50 * time.Minute)
-				} else {
-					w.wantOutcome(result, rotation.Rotated)
-				}
-			})
-		})
-	}
-}
-
-// A token that says less than the one before it, or says it in another form, is
-// compared by what both say.
-func TestATokenIsComparedByWhatBothSay(t *testing.T) {
-	const federated, other = "saml-somebody@example.test", "saml-else@example.test"
-	own := func(w *world) string { return w.cloud.AccountID() }
-	none := func(*world) string { return "" }
-	for name, test := range map[string]struct {
-		before, after               string // the identities; empty: the workload's
-		accountBefore, accountAfter func(*world) string
-		want                        rotation.Outcome
-	}{
-		"the same identity":                {"", "", own, own, rotation.Rotated},
-		"of another account":               {"", "", own, func(*world) string { return strings.Repeat("1", 32) }, rotation.Failed},
-		"of no account":                    {"", "", own, none, rotation.Rotated},
-		"of nobody, but another account":   {"", "nobody", own, func(*world) string { return strings.Repeat("1", 32) }, rotation.Failed},
-		"of nobody, but the account":       {"", "nobody", own, own, rotation.Rotated},
-		"of no account, as before":         {"", "", none, none, rotation.Rotated},
-		"of an account for the first time": {"", "", none, own, rotation.Rotated},
-		"of no account, another identity":  {"", "iam-ServiceId-somebody-else", own, none, rotation.Failed},
-		"of a realm not known":             {"", federated, own, own, rotation.Failed},
-		"of a realm not known, as before":  {federated, federated, own, own, rotation.Rotated},
-		"another one of that realm":        {federated, other, own, own, rotation.Failed},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				publish := func(iamID, account string) rotation.Result {
-					switch iamID {
-					case "":
-						iamID = w.workload().IAMID
-					case "nobody":
-						iamID = ""
+					if strings.Contains(result.Error.Message, "saml") {
+						t.Errorf("got %q, want an identity of a form not known as its digest", result.Error.Message)
 					}
-					w.answer(tokenAnswer(w.token("iam_id", `"`+iamID+`"`, "account", `{"bss":"`+account+`"}`)), 0)
-					return w.run(rotation.ModeRotate)
-				}
-				w.wantOutcome(publish(test.before, test.accountBefore(w)), rotation.Rotated)
-				w.cloud.ClearFaults()
-				time.Sleep(time.Second)
-				result := publish(test.after, test.accountAfter(w))
-				w.wantOutcome(result, test.want)
-				if result.Error != nil && strings.Contains(result.Error.Message, "saml") {
-					t.Errorf("got %q, want an identity of a form not known as its digest", result.Error.Message)
 				}
 			})
 		})
@@ -178,12 +146,6 @@ func TestMetadataIsTrustedOnlyAsFarAsItMay(t *testing.T) {
 			})
 		})
 	}
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
-		w.one.Expect = rotation.Expect{Account: w.cloud.AccountID(), IAMID: w.workload().IAMID}
-		w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", other(59*time.Minute)())
-		w.rotate() // what is expected says all there is to compare
-	})
 }
 
 // dated is the Date header of a clock that is off.

@@ -19,7 +19,7 @@ const (
 	secondARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:token-Ab12Cd"
 )
 
-// mirrors stands for AWS Secrets Manager: it keeps the current version of each copy.
+// mirrors emulates AWS Secrets Manager: it keeps the current version of each mirror.
 type mirrors struct {
 	mu      sync.Mutex
 	current map[string]string // version id by ARN
@@ -84,7 +84,7 @@ func (w *world) wantMirrored(m *mirrors, arns ...string) {
 	}
 }
 
-func TestTheTokenIsCopiedToEveryMirror(t *testing.T) {
+func TestTheTokenIsInEveryMirror(t *testing.T) {
 	for _, format := range []iamtoken.Format{iamtoken.Raw, iamtoken.Bearer, iamtoken.JSON} {
 		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 			m := w.mirrorTo(firstARN, secondARN)
@@ -97,7 +97,7 @@ func TestTheTokenIsCopiedToEveryMirror(t *testing.T) {
 	}
 }
 
-func TestACopyOfAKVSecretIsItsObject(t *testing.T) {
+func TestAMirrorOfAKVSecretIsItsObject(t *testing.T) {
 	for field, want := range map[string]string{"": "iam_token", "logs": "logs"} {
 		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 			m := w.mirrorTo(firstARN)
@@ -106,15 +106,15 @@ func TestACopyOfAKVSecretIsItsObject(t *testing.T) {
 			w.rotate()
 			token := w.cloud.MustCurrent(w.one.Token.ID).Data[want]
 			if got, want := m.payload[firstARN], fmt.Sprintf(`{%q:%q}`, want, token); got != want {
-				t.Errorf("got a copy of %d bytes, want the object of %d", len(got), len(want))
+				t.Errorf("got a mirror of %d bytes, want the object of %d", len(got), len(want))
 			}
 		})
 	}
 }
 
-// A copy that fails for a moment is made again, of the same version: nothing more
-// is published at IBM.
-func TestACopyIsRetriedWithTheSameToken(t *testing.T) {
+// A mirror that fails for a moment is written again, with the same version: nothing
+// more is saved at IBM.
+func TestAMirrorIsRetriedWithTheSameToken(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		m := w.mirrorTo(firstARN, secondARN)
 		m.failing(secondARN, rotation.Unavailable, rotation.Later, 2)
@@ -130,8 +130,8 @@ func TestACopyIsRetriedWithTheSameToken(t *testing.T) {
 	})
 }
 
-// The answer to the save is lost, so its version id is found by the next look.
-func TestASaveWhoseAnswerWasLostIsCopied(t *testing.T) {
+// The answer to the save is lost, so its version id is found by the next attempt.
+func TestASaveWhoseAnswerWasLostIsMirrored(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		m := w.mirrorTo(firstARN)
 		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Drop: ibmcloudtest.DropAfter, Times: 1})
@@ -141,7 +141,7 @@ func TestASaveWhoseAnswerWasLostIsCopied(t *testing.T) {
 	})
 }
 
-func TestAFailedCopyFailsTheReportButNotTheSavedToken(t *testing.T) {
+func TestAFailedMirrorFailsTheReportButNotTheSavedToken(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		m := w.mirrorTo(firstARN, secondARN)
 		m.failing(secondARN, rotation.Denied, rotation.Never, 0)
@@ -155,9 +155,9 @@ func TestAFailedCopyFailsTheReportButNotTheSavedToken(t *testing.T) {
 	})
 }
 
-// Nobody here may read the stored token: a copy that lags is repaired by a new one
-// to both, at most once in 5 minutes.
-func TestALaggingCopyIsRepaired(t *testing.T) {
+// Nobody here may read the stored token: a mirror that is behind is repaired by a new
+// one in both, at most once in 5 minutes.
+func TestAMirrorThatIsBehindIsRepaired(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		m := w.mirrorTo(firstARN, secondARN)
 		m.failing(secondARN, rotation.Denied, rotation.Never, 0)
@@ -193,7 +193,7 @@ func TestANewMirrorIsFilled(t *testing.T) {
 	})
 }
 
-func TestARepeatedDeliveryLooksAtTheMirrors(t *testing.T) {
+func TestARepeatedDeliveryChecksTheMirrors(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		m := w.mirrorTo(firstARN)
 		request := rotation.Request{Mode: rotation.ModeRotate, RunID: "delivered-twice"}
@@ -207,8 +207,8 @@ func TestARepeatedDeliveryLooksAtTheMirrors(t *testing.T) {
 	})
 }
 
-// A run that is just making its copies is no failure of another one.
-func TestARunInTheMiddleOfCopyingIsWaitedFor(t *testing.T) {
+// A run that is just writing its mirrors is no failure of another one.
+func TestARunInTheMiddleOfItsMirrorsIsWaitedFor(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		m := w.mirrorTo(firstARN)
 		w.rotate()
@@ -224,7 +224,7 @@ func TestARunInTheMiddleOfCopyingIsWaitedFor(t *testing.T) {
 	})
 }
 
-func TestCheckLooksAtTheMirrorsAndWritesNone(t *testing.T) {
+func TestCheckReadsTheMirrorsAndWritesNone(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		m := w.mirrorTo(firstARN)
 		w.wantOutcome(w.run(rotation.ModeCheck), rotation.Checked)

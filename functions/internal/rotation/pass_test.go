@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -46,31 +47,15 @@ func TestRotatePublishesAFreshToken(t *testing.T) {
 	})
 }
 
-func TestTwoPassesInOneWarmProcessPublishTwoFreshTokens(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		first := w.rotate()
-		time.Sleep(50 * time.Minute)
-		second := w.rotate()
-		w.wantPublished(59 * time.Minute)
-		if first.Fingerprint == second.Fingerprint {
-			t.Error("both passes published the same token")
-		}
-		if second.MarginSeconds == nil || *second.MarginSeconds < 9*60 || *second.MarginSeconds > 10*60 {
-			t.Errorf("got margin %v, want about 10 minutes", second.MarginSeconds)
-		}
-		w.wantVersions(3)
-	})
-}
-
-func TestEnsureRotatesOnlyWhenLittleLifeIsLeft(t *testing.T) {
+func TestEnsureRotatesOnlyATokenThatExpiresSoon(t *testing.T) {
 	for name, test := range map[string]struct {
 		after time.Duration
 		want  rotation.Outcome
 	}{
-		"at once":                   {0, rotation.Fresh},
-		"with MIN_REMAINING left":   {52 * time.Minute, rotation.Fresh},
-		"with a second less":        {52*time.Minute + time.Second, rotation.Rotated},
-		"long after the token died": {3 * time.Hour, rotation.Rotated},
+		"at once":                      {0, rotation.Fresh},
+		"with MIN_REMAINING left":      {52 * time.Minute, rotation.Fresh},
+		"with a second less":           {52*time.Minute + time.Second, rotation.Rotated},
+		"long after the token expired": {3 * time.Hour, rotation.Rotated},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
@@ -85,13 +70,6 @@ func TestEnsureRotatesOnlyWhenLittleLifeIsLeft(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestEnsureFillsASecretThatHoldsNoTokenYet(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Rotated)
-		w.wantPublished(59 * time.Minute)
-	})
 }
 
 func TestCheckSavesNothing(t *testing.T) {
@@ -125,30 +103,21 @@ func TestARedeliveredEventDoesNothing(t *testing.T) {
 }
 
 func TestEveryFormatIsWhatReadersExpect(t *testing.T) {
-	for _, format := range []iamtoken.Format{iamtoken.Raw, iamtoken.Bearer, iamtoken.JSON} {
-		t.Run(string(format), func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.one.Token.Format = format
-				w.rotate()
-				payload := w.cloud.MustCurrent(w.one.Token.ID).Payload
-				token := payload
-				switch format {
-				case iamtoken.Bearer:
-					token = strings.TrimPrefix(payload, "Bearer ")
-				case iamtoken.JSON:
-					var fields map[string]any
-					if err := json.Unmarshal([]byte(payload), &fields); err != nil {
-						t.Fatal(err)
-					}
-					token, _ = fields["access_token"].(string)
-					if fields["token_type"] != "Bearer" || fields["expires_in"] != 3600.0 || fields["refresh_token"] != nil {
-						t.Errorf("got token.json with token_type %v, expires_in %v", fields["token_type"], fields["expires_in"])
-					}
-				}
-				if _, _, err := w.cloud.Validate(token); err != nil {
-					t.Errorf("the token in the payload: %v", err)
-				}
-			})
+	for format, shape := range map[iamtoken.Format]string{
+		iamtoken.Raw: `^[^ ]+$`, iamtoken.Bearer: `^Bearer [^ ]+$`,
+		iamtoken.JSON: `^{"access_token":"[^"]+","token_type":"Bearer","expires_in":3600,"expiration":[0-9]+}$`,
+	} {
+		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+			w.one.Token.Format = format
+			w.rotate()
+			current := w.cloud.MustCurrent(w.one.Token.ID)
+			token, err := iamtoken.Version{Payload: iamtoken.NewSecret(current.Payload), CreatedAt: current.CreatedAt}.Token()
+			if err == nil {
+				_, _, err = w.cloud.Validate(token.Value.Reveal())
+			}
+			if err != nil || !regexp.MustCompile(shape).MatchString(current.Payload) {
+				t.Errorf("%s: %v, or the payload has another shape", format, err)
+			}
 		})
 	}
 }
@@ -217,7 +186,7 @@ func TestAFailingRotationDelaysNoOther(t *testing.T) {
 	})
 }
 
-func TestAnAccountWhoseTokensLive15MinutesIsServedWithAWarning(t *testing.T) {
+func TestTokensOf15MinutesAreServedWithAWarning(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(w *world) {
 		result := w.rotate()
 		w.wantPublished(14 * time.Minute)
@@ -294,7 +263,7 @@ func TestAKeySecretThatCannotServeIsSaidSo(t *testing.T) {
 		"JSON":                     {ibmcloudtest.SecretSpec{Payload: `{"apikey":"abc"}`}, "", "bare key"},
 		"field of a plain secret":  {ibmcloudtest.SecretSpec{Payload: "abc"}, "apikey", "api_key_field"},
 		"kv without a field":       {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": "abc"}}, "", "api_key_field"},
-		"kv with another field":    {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": "abc"}}, "key", "api_key_field"},
+		"kv with another field":    {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": "abc"}}, "the-key-pasted-here-by-mistake", "api_key_field"},
 		"kv with an object":        {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": map[string]any{"a": "b"}}}, "apikey", "api_key_field"},
 		"iam_credentials no reuse": {ibmcloudtest.SecretSpec{Type: "iam_credentials"}, "", "reuse_api_key"},
 	} {
@@ -307,7 +276,7 @@ func TestAKeySecretThatCannotServeIsSaidSo(t *testing.T) {
 					step = rotation.StepExchange // only IBM's SDK knows
 				}
 				w.wantFailure(result, step, rotation.Misconfigured)
-				if !strings.Contains(result.Error.Message, test.says) || result.Attempts != 1 {
+				if !strings.Contains(result.Error.Message, test.says) || result.Attempts != 1 || strings.Contains(result.Error.Message, "pasted") {
 					t.Errorf("got %q after %d attempts, want it to say %q after one", result.Error.Message, result.Attempts, test.says)
 				}
 				w.wantVersions(1)
@@ -415,43 +384,31 @@ func (f *frozenReading) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // An answer that was read long after it came says nothing of the clock.
-func TestAnAnswerReadAfterAFreezeDoesNotMakeADeadTokenFresh(t *testing.T) {
+func TestAnAnswerReadAfterAFreezeDoesNotMakeAnExpiredTokenFresh(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		w.rotate()
 		w.rotator = w.process(&frozenReading{w.cloud.Transport(), "/versions/current/metadata", func() { w.freeze(90 * time.Minute) }})
 		if got := w.run(rotation.ModeEnsure); got.Outcome == rotation.Fresh {
-			t.Errorf("got %s with %d s left of a token that is dead for half an hour", got.Outcome, *got.SecondsRemaining)
+			t.Errorf("got %s with %d s left of a token that expired half an hour ago", got.Outcome, *got.SecondsRemaining)
 		}
 	})
 }
 
-func TestTheFieldOfAKeySecretIsNotRepeated(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		const pasted = "hV9cJk3l-0aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567"
-		id := w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Name: "kvkey", Data: map[string]any{"apikey": "x"}})
-		w.one.APIKey = rotation.KeyRef{ID: id, Field: pasted}
-		got := w.run(rotation.ModeRotate)
-		if got.Error == nil || strings.Contains(got.Error.Message, pasted) {
-			t.Errorf("got %v, want a failure that does not repeat what may be the key", got.Error)
-		}
-	})
-}
-
-// staleStore answers the second look with what was stored before the first.
+// staleStore answers the second read of the metadata with what was stored before the first.
 type staleStore struct {
 	rotation.TokenStore
 	before rotation.CurrentVersion
-	looks  int
+	reads  int
 }
 
 func (s *staleStore) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
-	if s.looks++; s.looks == 2 {
+	if s.reads++; s.reads == 2 {
 		return s.before, nil
 	}
 	return s.TokenStore.ReadMetadata(ctx, ref)
 }
 
-func TestAnOlderVersionAtTheSecondLookIsNobodysWork(t *testing.T) {
+func TestAnOlderVersionAtTheSecondReadIsNobodysWork(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
 		w.rotate()
 		before, err := w.rotator.Tokens.ReadMetadata(context.Background(), w.one.Token)
@@ -463,16 +420,5 @@ func TestAnOlderVersionAtTheSecondLookIsNobodysWork(t *testing.T) {
 		w.rotator.Tokens = &staleStore{TokenStore: w.rotator.Tokens, before: before}
 		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 1})
 		w.rotate()
-	})
-}
-
-// Only a version's id passes for one: it is logged.
-func TestASaveAnsweredWithAnotherIDIsSettledByLooking(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 201, Times: 1,
-			Body: `{"id":"canary","secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z"}`})
-		if result := w.rotate(); result.Attempts != 2 || result.VersionID == "canary" {
-			t.Errorf("got version %s after %d attempts, want a true one after 2", result.VersionID, result.Attempts)
-		}
 	})
 }

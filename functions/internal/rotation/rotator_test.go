@@ -15,17 +15,17 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// counting stands for both services, counts what is asked of them and notes how
+// counting emulates both services, counts what is asked of them and notes how
 // much the process holds meanwhile.
 type counting struct {
-	looks, keys, exchanges, saves atomic.Int64
+	reads, keys, exchanges, saves atomic.Int64
 	takes                         time.Duration // each request
 
 	mu         sync.Mutex
-	order      []string // token secrets in the order of the looks
-	failFirst  string   // the token secret whose first look fails
-	goroutines int      // the most at any look
-	memory     uint64   // the most at any thousandth look, heap and stacks
+	order      []string // token secrets in the order of the reads
+	failFirst  string   // the token secret whose first read fails
+	goroutines int      // the most at any read
+	memory     uint64   // the most at any thousandth read, heap and stacks
 }
 
 func (c *counting) ReadMetadata(_ context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
@@ -33,7 +33,7 @@ func (c *counting) ReadMetadata(_ context.Context, ref rotation.TokenRef) (rotat
 	for range 10 {
 		runtime.Gosched() // those that have done their work get to their end
 	}
-	n := c.looks.Add(1)
+	n := c.reads.Add(1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.order = append(c.order, ref.ID)
@@ -95,7 +95,7 @@ func TestTenThousandRotationsAskTenThousandTimes(t *testing.T) {
 	for _, n := range []int{100, 1_000, 10_000} {
 		c := &counting{}
 		runMany(t, c, n, 16)
-		for what, got := range map[string]int64{"looks": c.looks.Load(), "keys": c.keys.Load(), "exchanges": c.exchanges.Load(), "saves": c.saves.Load()} {
+		for what, got := range map[string]int64{"metadata": c.reads.Load(), "keys": c.keys.Load(), "exchanges": c.exchanges.Load(), "saves": c.saves.Load()} {
 			if got != int64(n) {
 				t.Errorf("%d rotations: got %d %s, want one each", n, got, what)
 			}
@@ -127,7 +127,7 @@ func TestARetryDoesNotQueueBehindAllTheRest(t *testing.T) {
 		first := slices.Index(c.order, "00000")
 		between := slices.Index(c.order[first+1:], "00000")
 		if between < 0 || between > 6 { // 450 ms of back-off at most, and two turns
-			t.Errorf("got %d looks between the failed one and its retry, want 6 at most", between)
+			t.Errorf("got %d reads between the failed one and its retry, want 6 at most", between)
 		}
 	})
 }

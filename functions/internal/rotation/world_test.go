@@ -158,6 +158,12 @@ func (w *world) wantPublished(life time.Duration) {
 	}
 }
 
+// expires is when the token in the secret does.
+func (w *world) expires() time.Time {
+	_, expires, _ := w.cloud.Validate(w.cloud.MustCurrent(w.one.Token.ID).Payload)
+	return expires
+}
+
 func (w *world) countRequests(op string) int {
 	count := 0
 	for _, request := range w.cloud.Requests() {
