@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -15,11 +16,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/logging"
 )
 
 // loadAWS finds region and credentials as all of AWS's programs do.
 func loadAWS(ctx context.Context) (aws.Config, error) {
-	cfg, err := config.LoadDefaultConfig(ctx, config.WithRetryMaxAttempts(8))
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithRetryMaxAttempts(8), config.WithLogger(logging.Nop{})) // it would log foreign text raw
 	if err != nil {
 		return cfg, fmt.Errorf("the AWS configuration cannot be read: %s", printable(err.Error()))
 	}
@@ -100,6 +102,10 @@ func awsError(err error) error {
 	}
 	if strings.Contains(err.Error(), "get credentials") || strings.Contains(err.Error(), "no EC2 IMDS role found") {
 		return usagef("no AWS credentials were found: set AWS_PROFILE, run aws sso login, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	}
+	var noAnswer *net.OpError
+	if errors.As(err, &noAnswer) {
+		return fmt.Errorf("AWS cannot be reached: %s", printable(noAnswer.Error()))
 	}
 	return errors.New(printable(err.Error()))
 }

@@ -262,8 +262,9 @@ func (d *deployment) command(ctx context.Context, name string, args ...string) *
 }
 
 func (d *deployment) checkBucket(ctx context.Context, who identity) error {
-	if found := bootstrapARN.FindStringSubmatch(d.values["BOOTSTRAP_SECRET_ARN"]); found[2] != who.account {
-		d.say("Warning: the bootstrap secret is in account %s: is this the account you mean?", printable(found[2]))
+	found := bootstrapARN.FindStringSubmatch(d.values["BOOTSTRAP_SECRET_ARN"])
+	if secret := (identity{printable(found[2]), printable(found[1])}); secret != who {
+		d.say("Warning: the bootstrap secret is in %s. Is the stack in the right place?", secret)
 	}
 	bucket := d.values["BUCKET"]
 	_, err := d.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
@@ -368,7 +369,7 @@ const (
 
 // finish rotates at once, so that any mistake shows now, and prints the result.
 func (d *deployment) finish(ctx context.Context, who identity) error {
-	d.say("Rotating once, so that a token exists and any mistake shows now")
+	d.say("Rotating once, so that a token exists and any mistake shows now; that takes two minutes at most")
 	payload, err := d.firstRun(ctx)
 	if err != nil {
 		return err

@@ -28,7 +28,9 @@ func runWith(t *testing.T, env map[string]string, cfg aws.Config, stdin string, 
 		stdin:  strings.NewReader(stdin), stdout: &stdout, stderr: &stderr,
 		now: func() time.Time { return time.Now().Add(waited) },
 		sleep: func(ctx context.Context, d time.Duration) error {
-			waited += d
+			if waited += d; d == deniedPause {
+				waited += 9 * d
+			}
 			return ctx.Err()
 		},
 		loadAWS: func(context.Context) (aws.Config, error) { return cfg, nil },

@@ -282,6 +282,7 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	if err != nil {
 		return err
 	}
+	p.say("destroy: the stack %s in %s", p.stack, who)
 	stack, err := c.findStack(ctx, p.stack)
 	if err != nil {
 		return err
@@ -289,10 +290,9 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	secret := ""
 	if stack != nil {
 		bucket, secret = parameter(stack, "CodeBucket"), parameter(stack, "BootstrapSecretArn")
-		if err := p.confirm(fmt.Sprintf("This deletes the stack %s in %s: function, schedules, queues, roles, alarms, dashboard and log", p.stack, who)); err != nil {
+		if err := p.confirm(ctx, "This deletes the function, schedules, queues, roles, alarms, dashboard and log"); err != nil {
 			return err
 		}
-		p.say("Deleting the stack %s in %s", p.stack, who)
 		if err := p.deleteStack(ctx, c, stack); err != nil {
 			return err
 		}

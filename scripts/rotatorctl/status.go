@@ -82,22 +82,20 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 	if _, err := p.connect(ctx, &c); err != nil {
 		return status{}, err
 	}
-	since, err := p.deployedAt(ctx, c)
+	deployed, err := p.deployedAt(ctx, c)
 	if err != nil {
 		return status{}, err
 	}
-	if hour := p.now().Add(-time.Hour); hour.After(since) {
-		since = hour
-	}
+	since := p.now().Add(-time.Hour)
 	// One pattern cannot ask for both, the function's lines and Lambda's.
 	found, err := p.entries(ctx, c, since, `{ ($.msg = "report") || ($.msg = "the run could not begin") }`, `?"Task timed out" ?"Error:"`)
 	if err != nil {
 		return status{}, err
 	}
-	return newStatus(p.stack, since, found, p.now()), nil
+	return newStatus(p.stack, since, deployed, found, p.now()), nil
 }
 
-// deployedAt is when the stack came to be what it is: what ran before may not be deployed any more.
+// deployedAt is when the stack came to be what it is: what has not run since may not be deployed any more.
 func (p *program) deployedAt(ctx context.Context, c clients) (time.Time, error) {
 	page, err := c.stacks.DescribeStackEvents(ctx, &cloudformation.DescribeStackEventsInput{StackName: &p.stack})
 	if err != nil && strings.Contains(err.Error(), "does not exist") {
@@ -114,7 +112,7 @@ func (p *program) deployedAt(ctx context.Context, c clients) (time.Time, error) 
 }
 
 // newStatus reads the runs since then, oldest first.
-func newStatus(stack string, since time.Time, runs []entry, now time.Time) status {
+func newStatus(stack string, since, deployed time.Time, runs []entry, now time.Time) status {
 	rotations := map[string]rotationStatus{}
 	var lost *lostRun
 	for _, run := range runs {
@@ -132,6 +130,7 @@ func newStatus(stack string, since time.Time, runs []entry, now time.Time) statu
 			rotations[result.Rotation] = rotationStatus{result, run.At, lastFailed(before.LastFailed, run, result)}
 		}
 	}
+	maps.DeleteFunc(rotations, func(_ string, r rotationStatus) bool { return r.At.Before(deployed) })
 	s := status{Stack: stack, Since: since.UTC(), OK: len(rotations) > 0, Rotations: slices.Collect(maps.Values(rotations))}
 	for i := range s.Rotations {
 		r := &s.Rotations[i]

@@ -44,7 +44,7 @@ func notBegun(age int, why string) entry {
 
 // shown is the status of these runs, with every time as T.
 func shown(runs ...entry) (string, status) {
-	s := newStatus("s", now.Add(-time.Hour), runs, now)
+	s := newStatus("s", now.Add(-time.Hour), now.Add(-time.Hour/2), runs, now)
 	p := &program{getenv: func(string) string { return "" }}
 	return regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`).ReplaceAllString(s.text(p), "T"), s
 }
@@ -115,12 +115,12 @@ func TestStatusOfTokens(t *testing.T) {
 		}
 		return said(10, object{"msg": "report", "report": object{"mode": "rotate", "results": []object{result}}})
 	}
-	text, s := shown(token("a", "rotated", object{"expires_at": now.Add(time.Hour)}), token("unknown", "rotated", nil), token("warned", "rotated", object{"warnings": []string{"w"}}),
+	// What has not run since the deployment, half an hour ago, is not deployed any more; what was known before still is.
+	text, s := shown(ran(1900, "rotate", "gone", "failed", "look"), ran(1900, "rotate", "failed", "rotated", ""), token("a", "rotated", object{"expires_at": now.Add(time.Hour)}), token("unknown", "rotated", nil), token("warned", "rotated", object{"warnings": []string{"w"}}),
 		token("expired", "fresh", object{"expires_at": now.Add(-4 * time.Second)}), token("failed", "failed", object{"error": object{"step": "look", "kind": "denied", "message": "no\x1b[2J"}}))
 	want := `T expired: fresh; the stored token expired T (4s ago)
-T failed: failed
+T failed: failed; the stored token expires T (in 4m59s)
   look: denied: no\x1b[2J
-  the expiry of the stored token is not known
 T a: rotated; the stored token expires T (in 1h0m0s)
 T unknown: rotated
   the expiry of the stored token is not known

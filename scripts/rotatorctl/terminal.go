@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -36,7 +38,7 @@ func isTerminal(file any) bool {
 
 // colored wraps text in a terminal's color codes, where w is a terminal and NO_COLOR is not set.
 func (p *program) colored(w io.Writer, color, text string) string {
-	if p.getenv("NO_COLOR") != "" || p.getenv("TERM") == "dumb" || !isTerminal(w) {
+	if color == "" || p.getenv("NO_COLOR") != "" || p.getenv("TERM") == "dumb" || !isTerminal(w) {
 		return text
 	}
 	return color + text + "\x1b[0m"
@@ -53,22 +55,23 @@ func (p *program) say(format string, args ...any) {
 	fmt.Fprintf(p.stderr, format+"\n", args...)
 }
 
-// confirm asks before something that cannot be undone. Without a terminal to ask on, --yes must be given.
-func (p *program) confirm(what string) error {
+// confirm asks, on a terminal, before something that cannot be undone.
+func (p *program) confirm(ctx context.Context, what string) error {
 	if p.yes {
 		return nil
 	}
-	if !isTerminal(p.stdin) {
-		return usagef("%s: there is no terminal to ask on: add --yes", what)
-	}
 	fmt.Fprintf(p.stderr, "%s. Continue? [y/N] ", what)
-	answer, err := bufio.NewReader(p.stdin).ReadString('\n')
-	if err != nil && err != io.EOF {
-		return fmt.Errorf("reading the answer: %w", err)
+	answer := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(p.stdin).ReadString('\n')
+		answer <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case line := <-answer:
+		if line == "y" || line == "yes" {
+			return nil
+		}
+	case <-ctx.Done():
 	}
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return nil
-	}
-	return fmt.Errorf("not confirmed: nothing was changed")
+	return errors.New("not confirmed: nothing was changed")
 }
