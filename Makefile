@@ -47,21 +47,20 @@ help: ## say what there is to do
 run: build-local ## rotate a token in the sandbox of IBM Cloud and use it
 	@build/local/demo -bin build/local
 
-ADDR ?= 127.0.0.1:8480
 sandbox: build-local ## serve the sandbox on ADDR=127.0.0.1:8480 until Ctrl-C
 	@echo 'To use it, in another terminal:'
 	@echo '  set -a; . build/sandbox.env; set +a'
 	@echo '  build/local/iam-token-rotator -mode check   # or: make invoke-local'
 	@echo '  curl -s $$IAM_URL/_sandbox/requests    # what was asked of it'
-	@build/local/sandbox -addr '$(ADDR)' -env build/sandbox.env & pid=$$!; trap 'kill $$pid' INT TERM; wait $$pid; status=$$?; \
+	@build/local/sandbox -addr '$(or $(ADDR),127.0.0.1:8480)' -env build/sandbox.env & pid=$$!; trap 'kill $$pid' INT TERM; wait $$pid; status=$$?; \
 	if kill -0 $$pid 2>/dev/null; then wait $$pid; status=$$?; fi; [ $$status != 0 ] || rm -f build/sandbox.env; exit $$status
 
-aws-sandbox: build-local ## serve a sandbox of AWS beside it on 127.0.0.1:8481, to deploy without an account
+aws-sandbox: build-local ## serve a sandbox of AWS beside it on ADDR=127.0.0.1:8481, to deploy without an account
 	@echo 'To deploy there, beside `make sandbox`, in a third terminal:'
 	@echo '  set -a; . build/sandbox.env && . build/aws.env && set +a'
-	@echo '  export BOOTSTRAP_SECRET_ARN="$$(printenv SECRETS_MANAGER_APIKEY | scripts/put-bootstrap-key)"'
+	@echo '  export BOOTSTRAP_SECRET_ARN="$$(printenv SECRETS_MANAGER_APIKEY | build/local/rotatorctl put-key)"'
 	@echo '  make deploy                           # then: make status, invoke MODE=check, logs, destroy'
-	@exec build/local/awssandbox -env build/aws.env
+	@exec build/local/awssandbox -addr '$(or $(ADDR),127.0.0.1:8481)' -env build/aws.env
 
 EVENT ?= functions/rotate/event.json
 invoke-local: build-local ## deliver EVENT=file to the function, against a running make sandbox

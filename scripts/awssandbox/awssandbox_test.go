@@ -25,14 +25,17 @@ import (
 const tried = `
 set -eu
 set -a; . "$ENV_FILE"; set +a
-export BOOTSTRAP_SECRET_ARN="$(printenv SECRETS_MANAGER_APIKEY | scripts/put-bootstrap-key)"
-make --no-print-directory deploy STACK=try DEPLOY_DIR="$BUILT"
+make --no-print-directory build-rotatorctl
+export BOOTSTRAP_SECRET_ARN="$(printenv SECRETS_MANAGER_APIKEY | build/local/rotatorctl put-key)"
+make --no-print-directory deploy STACK=try
 make --no-print-directory invoke STACK=try MODE=check
+aws sts assume-role-with-web-identity --role-arn arn:aws:iam::123456789012:role/r --role-session-name session \
+	--web-identity-token "$WEB_IDENTITY_TOKEN" --query AssumedRoleUser.Arn --output text
 `
 
 // The whole deployment, without an account, by somebody who has one.
 func TestDeployThere(t *testing.T) {
-	programs.Need(t, "moto_server", "aws", "jq", "make", "sh", "printenv")
+	programs.Need(t, "moto_server", "aws", "make", "sh", "printenv")
 	if runtime.GOOS != "linux" {
 		t.Skip("the deployed function is a program for Linux")
 	}
@@ -42,12 +45,12 @@ func TestDeployThere(t *testing.T) {
 	ibm := httptest.NewServer(cloud)
 	t.Cleanup(ibm.Close)
 	one := cloud.Rotations()[0]
-	env := programs.CleanEnviron("ENV_FILE="+file, "BUILT="+t.TempDir(), "AWS_PROFILE=mine", "AWS_SESSION_TOKEN=real", "ARCH=s390x",
+	env := programs.CleanEnviron("ENV_FILE="+file, "AWS_PROFILE=mine", "AWS_SESSION_TOKEN=real", "ARCH=s390x",
 		"SECRETS_MANAGER_URL="+ibm.URL, "IAM_URL="+ibm.URL, "SECRETS_MANAGER_APIKEY="+cloud.BootstrapAPIKey(),
-		"API_KEY_SECRET="+one.APIKeySecret, "TOKEN_SECRET="+one.TokenSecret, "DENIED_FOR=0")
+		"API_KEY_SECRET="+one.APIKeySecret, "TOKEN_SECRET="+one.TokenSecret)
 	got := programs.Run(t, programs.Command{Dir: "../..", Env: env, Name: "sh", Args: []string{"-c", tried}})
-	for _, words := range []string{"to s3://" + bucket + "/", "default: rotated; the stored token expires 20", "default: checked; "} {
-		if got.Exit != 0 || !strings.Contains(got.Stdout, words) {
+	for _, words := range []string{"to s3://" + bucket + "/", "default: rotated; the stored token expires 20", "default: checked; ", "assumed-role/r/session\n"} {
+		if got.Exit != 0 || !strings.Contains(got.All(), words) {
 			t.Errorf("got exit %d, want %q in\n%s", got.Exit, words, got.All())
 		}
 	}
@@ -55,7 +58,7 @@ func TestDeployThere(t *testing.T) {
 		t.Error("the bootstrap key shows")
 	}
 	if _, _, err := cloud.Validate(cloud.MustCurrent(one.TokenSecret).Payload); err != nil {
-		t.Errorf("no token was published: %v", err)
+		t.Errorf("no token was saved: %v", err)
 	}
 }
 
@@ -98,82 +101,68 @@ func start(t *testing.T, file string) {
 }
 
 func TestUsage(t *testing.T) {
-	for _, test := range []struct {
-		args string
-		says string
-	}{
-		{"stray", "unexpected argument"},
-		{"-addr nowhere", "-addr must be host:port"},
-		{"-addr :8481", "on loopback"},
-		{"-addr 0.0.0.0:8481", "whoever reaches it can run programs here"},
-		{"-addr example.com:8481", "on loopback"},
-		{"-env=", "-env"},
-		{"-bin=", "-bin"},
-		{"-colour red", "colour"},
+	for args, says := range map[string]string{
+		"-addr nowhere":          "-addr must be host:port",
+		"-addr localhost:99999":  "-addr must have a port",
+		"-addr :8481":            "on loopback",
+		"-addr 0.0.0.0:8481":     "on loopback, not \"0.0.0.0:8481\": this sandbox runs programs",
+		"-addr example.com:8481": "on loopback",
+		"-bin=":                  "-bin must not be empty",
 	} {
 		var stdout, stderr bytes.Buffer
-		if code := run(t.Context(), strings.Fields(test.args), &stdout, &stderr); code != serving.ExitUsage || stdout.Len() != 0 {
-			t.Errorf("%s: got exit code %d, stdout %q; want 2 and nothing", test.args, code, stdout.String())
+		if code := run(t.Context(), strings.Fields(args), &stdout, &stderr); code != serving.ExitUsage || stdout.Len() != 0 || !strings.Contains(stderr.String(), says) {
+			t.Errorf("%s: got exit code %d, %q and %q; want 2, nothing and %q", args, code, stdout.String(), stderr.String(), says)
 		}
-		if !strings.Contains(stderr.String(), test.says) || !strings.Contains(stderr.String(), "-h") {
-			t.Errorf("%s: got %q, want %q and where help is", test.args, stderr.String(), test.says)
-		}
-	}
-	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"-h"}, &stdout, &stderr); code != serving.ExitOK || stderr.Len() != 0 || !strings.Contains(stdout.String(), "examples:") {
-		t.Errorf("-h: got exit code %d, stderr %q, stdout %q", code, stderr.String(), stdout.String())
 	}
 }
 
-// withMoto makes a folder the only one in PATH, and puts there invoke and a moto_server that runs text.
-func withMoto(t *testing.T, text string) (folder string) {
-	t.Helper()
-	folder = t.TempDir()
-	t.Setenv("PATH", folder)
-	for name, content := range map[string]string{"invoke": "", "moto_server": text} {
+// fakesMoto makes the test binary be a moto_server that makes a bucket and ends.
+const fakesMoto = "TEST_FAKES_MOTO"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(fakesMoto) == "" {
+		os.Exit(m.Run())
+	}
+	listener, err := net.Listen("unix", strings.TrimPrefix(os.Args[2], "unix://"))
+	if err != nil {
+		panic(err)
+	}
+	_, _ = os.Stderr.WriteString(" * Running on " + os.Args[2] + "\n")
+	_ = http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close")
+		time.AfterFunc(100*time.Millisecond, func() { os.Exit(0) })
+	}))
+}
+
+func TestFailures(t *testing.T) {
+	folder := t.TempDir()
+	write := func(name, content string) {
 		if err := os.WriteFile(filepath.Join(folder, name), []byte("#!/bin/sh\n"+content), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return folder
-}
-
-func TestWhatMustBeThereFirst(t *testing.T) {
-	folder := withMoto(t, "")
-	if err := os.Remove(filepath.Join(folder, "moto_server")); err != nil {
-		t.Fatal(err)
-	}
-	for bin, says := range map[string]string{folder: "pip install 'moto[server]'", t.TempDir(): "make build-local first"} {
-		var stderr bytes.Buffer
-		code := run(t.Context(), []string{"-addr", "127.0.0.1:0", "-bin", bin, "-env", filepath.Join(folder, "env")}, io.Discard, &stderr)
-		if code != serving.ExitUsage || !strings.Contains(stderr.String(), says) {
-			t.Errorf("got exit code %d, %q; want 2 and %q", code, stderr.String(), says)
-		}
-	}
-}
-
-func TestFailures(t *testing.T) {
-	s3 := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) // for the bucket
-	defer s3.Close()
-	folder := withMoto(t, "echo ' * Running on "+s3.URL+"' >&2\n")
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = taken.Close() }()
-	file := filepath.Join(folder, "env")
-	for says, args := range map[string][]string{
-		"address already in use":            {"-addr", taken.Addr().String()},
-		"making a file":                     {"-env", filepath.Join(folder, "missing", "env")},
-		"moto_server has ended by itself\n": {"-env", file},
-	} {
+	t.Setenv("PATH", folder)
+	fails := func(code int, says string, args ...string) {
+		t.Helper()
 		var stderr bytes.Buffer
-		code := run(t.Context(), append([]string{"-addr", "127.0.0.1:0", "-bin", folder}, args...), io.Discard, &stderr)
-		if code != serving.ExitError || !strings.Contains(stderr.String(), says) {
-			t.Errorf("got exit code %d, %q; want 1 and %q", code, stderr.String(), says)
+		got := run(t.Context(), append([]string{"-addr", "127.0.0.1:0", "-bin", folder, "-env", filepath.Join(folder, "env")}, args...), io.Discard, &stderr)
+		if got != code || !strings.Contains(stderr.String(), says) {
+			t.Errorf("got exit code %d, %q; want %d and %q", got, stderr.String(), code, says)
+		}
+		if _, err := os.Stat(filepath.Join(folder, "env")); !os.IsNotExist(err) {
+			t.Errorf("the environment file outlived the sandbox: %v", err)
 		}
 	}
-	if _, err := os.Stat(file); !os.IsNotExist(err) {
-		t.Errorf("the environment file outlived the sandbox: %v", err)
-	}
+	fails(serving.ExitUsage, "make build-local first")
+	write("invoke", "")
+	fails(serving.ExitUsage, "pip install 'moto[server]'")
+	write("moto_server", fakesMoto+"=1 exec '"+os.Args[0]+"' \"$@\"\n")
+	fails(serving.ExitError, "address already in use", "-addr", taken.Addr().String())
+	fails(serving.ExitError, "making a file", "-env", filepath.Join(folder, "missing", "env"))
+	fails(serving.ExitError, "moto_server has ended by itself\n")
 }

@@ -1,6 +1,5 @@
-// Command awssandbox serves a stand-in for AWS on one loopback port: moto_server, and an AWS Lambda
-// that runs what is deployed. With scripts/sandbox, which stands for IBM Cloud, the whole deployment
-// can be tried without an account.
+// Command awssandbox emulates AWS on one loopback port: moto_server, and an AWS Lambda that runs what is deployed. With
+// scripts/sandbox, which emulates IBM Cloud, the whole deployment can be tried without an account.
 package main
 
 import (
@@ -9,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log"
 	"maps"
 	"net"
 	"net/http"
@@ -18,7 +16,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"time"
 
 	"iam-token-rotator/infra/aws/awstest"
 	"iam-token-rotator/scripts/envfile"
@@ -30,18 +27,22 @@ func main() { serving.Main(run) }
 // run serves until ctx ends and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parseOptions(args, stdout)
-	if err != nil {
-		return serving.Refuse(stderr, "awssandbox", err)
+	if err == nil {
+		err = serve(ctx, o, stdout, stderr)
 	}
-	return serving.End(stderr, "awssandbox", serve(ctx, o, stdout, stderr))
+	return serving.End(stderr, "awssandbox", err)
 }
 
 const usage = `usage: awssandbox [-addr 127.0.0.1:8481] [-env FILE|-] [-bin build/local]
 
-Serves a stand-in for AWS in memory, until SIGTERM or Ctrl-C: moto_server (pip install 'moto[server]')
-and an AWS Lambda that runs the deployed function. It enforces no permissions and no
-patterns of a stack's parameters, and starts no schedules and no alarms. What it holds is made anew
-at each start, a bucket for the code among it.
+Emulates AWS in memory, until SIGTERM or Ctrl-C: moto_server (pip install 'moto[server]') and an AWS
+Lambda that runs the deployed function. What it holds is made anew at each start, a bucket for the code
+and the credentials of the environment among it.
+
+The function runs as you, with all that you may do: there is no jail. So every request must be signed
+with those credentials, or with some that this sandbox's STS issued; anything else gets 403, as does what
+a web page sends. AssumeRoleWithWebIdentity, which is not signed, takes WEB_IDENTITY_TOKEN. Beyond that it
+enforces no permissions and no patterns of a stack's parameters, and starts no schedules and no alarms.
 
 `
 
@@ -53,39 +54,26 @@ examples:
 
 // options are the command line's.
 type options struct {
-	addr string // host:port on loopback; port 0 picks a free one
-	env  string // a file, "-" for stdout, or empty for none
-	bin  string // the folder of the built scripts/invoke
+	addr, host string // host:port on loopback, and the host alone; port 0 picks a free one
+	env        string // a file, "-" for stdout, or empty for none
+	bin        string // the folder of the built scripts/invoke
 }
 
 // parseOptions reads the command line. Help goes to stdout, with flag.ErrHelp returned.
-func parseOptions(args []string, stdout io.Writer) (options, error) {
-	var o options
+func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 	flags := flag.NewFlagSet("awssandbox", flag.ContinueOnError)
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:8481", "listen on `host:port` of the loopback interface; port 0 picks a free one")
 	flags.StringVar(&o.env, "env", "", "once it listens, write the environment to `FILE`, - for stdout; it is removed at the end")
 	flags.StringVar(&o.bin, "bin", "build/local", "`folder` of the built program invoke")
-	if err := serving.Parse(flags, args, usage, examples, stdout); err != nil {
-		return options{}, err
-	}
-	return o, o.validate(flags)
-}
-
-// validate checks the values; flags tells which were given.
-func (o options) validate(flags *flag.FlagSet) error {
-	var errs []error
-	host, _, err := net.SplitHostPort(o.addr)
-	if err != nil {
-		errs = append(errs, fmt.Errorf("-addr must be host:port, not %q", o.addr))
-	} else if ip := net.ParseIP(host); host != "localhost" && !ip.IsLoopback() {
-		errs = append(errs, fmt.Errorf("-addr must be on loopback, not %q: whoever reaches it can run programs here", o.addr))
-	}
-	flags.Visit(func(f *flag.Flag) {
-		if f.Value.String() == "" && f.Name != "addr" {
-			errs = append(errs, fmt.Errorf("-%s must not be empty", f.Name))
+	return o, serving.Parse(flags, args, usage, examples, stdout, func() (err error) {
+		if o.host, err = serving.SplitAddr(o.addr); err != nil {
+			return err
 		}
+		if ip := net.ParseIP(o.host); o.host != "localhost" && !ip.IsLoopback() {
+			return fmt.Errorf("-addr must be on loopback, not %q: this sandbox runs programs", o.addr)
+		}
+		return nil
 	})
-	return errors.Join(errs...)
 }
 
 // unset takes away what would lead the aws CLI elsewhere in spite of the variables, or say more than
@@ -98,6 +86,7 @@ func environment(origin string) string {
 	set := awstest.Environment(origin)
 	maps.Copy(set, map[string]string{
 		"AWS_DEFAULT_REGION": awstest.Region, // for version 1 of the CLI
+		"WEB_IDENTITY_TOKEN": awstest.WebIdentityToken(),
 		"BUCKET":             bucket,
 		"ARCH":               runtime.GOARCH, // the function runs on this machine
 	})
@@ -111,7 +100,7 @@ func environment(origin string) string {
 // bucket is made for the code of whatever is deployed.
 const bucket = "iam-token-rotator-code"
 
-// serve starts moto, listens, publishes the environment, and answers until ctx ends or moto does.
+// serve starts moto, listens, writes the environment, and answers until ctx ends or moto does.
 func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	invoke, err := findInvoke(o.bin)
 	if err != nil {
@@ -121,19 +110,25 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	moto, err := startMoto(ctx)
+	moto, err := awstest.StartMoto()
+	if errors.Is(err, awstest.ErrNotInstalled) {
+		err = fmt.Errorf("%w\n%w", err, serving.ErrUsage)
+	}
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	defer moto.Stop()
 	origin := serving.Origin(listener.Addr(), false)
-	if err := envfile.Publish(o.env, environment(origin), stdout); err != nil {
-		return errors.Join(err, listener.Close())
-	}
 	if o.env != "" && o.env != "-" {
 		defer func() { _ = os.Remove(o.env) }()
 	}
-	fmt.Fprintf(stderr, "awssandbox: serving AWS on %s\n", origin)
+	if err = moto.MakeBucket(ctx, bucket); err == nil {
+		err = envfile.Publish(o.env, environment(origin), stdout)
+	}
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	_, _ = fmt.Fprintf(stderr, "awssandbox: serving AWS on %s\n", origin)
 
 	whileMoto, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -141,11 +136,8 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 		<-moto.Ended()
 		cancel()
 	}()
-	err = serving.Until(whileMoto, &http.Server{
-		Handler:           &awstest.Lambda{Moto: moto, Program: invoke},
-		ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:          log.New(stderr, "awssandbox: ", 0),
-	}, listener)
+	lambda := &awstest.Lambda{Moto: moto, Program: invoke, Secrets: origin, Host: o.host}
+	err = serving.Until(whileMoto, &http.Server{Handler: lambda}, listener, stderr)
 	if err == nil && ctx.Err() == nil { // Ctrl-C ends both
 		err = errors.New("moto_server has ended by itself")
 	}
@@ -155,30 +147,14 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 // findInvoke returns the absolute path of scripts/invoke, which can run what Lambda runs on Linux alone.
 func findInvoke(bin string) (string, error) {
 	if runtime.GOOS != "linux" {
-		return "", fmt.Errorf("%w: the deployed function is a program for Linux, this is %s", serving.ErrFirst, runtime.GOOS)
+		return "", fmt.Errorf("the deployed function is a program for Linux, this is %s\n%w", runtime.GOOS, serving.ErrUsage)
 	}
 	path, err := filepath.Abs(filepath.Join(bin, "invoke"))
 	if err == nil {
 		path, err = exec.LookPath(path)
 	}
 	if err != nil {
-		return "", fmt.Errorf("%w: make build-local first: %w", serving.ErrFirst, err)
+		return "", fmt.Errorf("make build-local first: %w\n%w", err, serving.ErrUsage)
 	}
 	return path, nil
-}
-
-// startMoto starts moto with the bucket in it.
-func startMoto(ctx context.Context) (*awstest.Moto, error) {
-	moto, err := awstest.StartMoto()
-	if errors.Is(err, awstest.ErrNotInstalled) {
-		return nil, fmt.Errorf("%w: %w", serving.ErrFirst, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := moto.MakeBucket(ctx, bucket); err != nil {
-		moto.Stop()
-		return nil, err
-	}
-	return moto, nil
 }

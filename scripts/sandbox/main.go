@@ -1,4 +1,4 @@
-// Command sandbox serves a stand-in for IBM Cloud (IAM, Secrets Manager, Logs Routing) on one port.
+// Command sandbox emulates IBM Cloud (IAM, Secrets Manager, Logs Routing) on one port.
 package main
 
 import (
@@ -15,7 +15,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -34,16 +33,17 @@ func main() { serving.Main(run) }
 // run serves until ctx ends and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parseOptions(args, stdout)
-	if err != nil {
-		return serving.Refuse(stderr, "sandbox", err)
+	if err == nil {
+		err = serve(ctx, o, stdout, stderr)
 	}
-	return serving.End(stderr, "sandbox", serve(ctx, o, stdout, stderr))
+	return serving.End(stderr, "sandbox", err)
 }
 
 const usage = `usage: sandbox [-addr 127.0.0.1:8480] [-tls-dir DIR] [-rotations 1] [-token-ttl 1h] [-env FILE|-]
 
-Serves a stand-in for IBM Cloud (IAM, Secrets Manager, Logs Routing) in memory, until SIGTERM or
-Ctrl-C. What it holds is made anew at each start.
+Emulates IBM Cloud (IAM, Secrets Manager, Logs Routing) in memory, until SIGTERM or Ctrl-C. What it
+holds is made anew at each start. Faults, settings and the log of requests are under /_sandbox, which
+answers 403 to web pages of other origins and to host names other than localhost and that of -addr.
 
 `
 
@@ -67,65 +67,44 @@ const (
 
 // options are the command line's.
 type options struct {
-	addr      string        // host:port; port 0 picks a free one
-	tlsDir    string        // where ca.pem goes; empty: plain HTTP
-	rotations int           // at least 1
-	tokenTTL  time.Duration // whole seconds
-	env       string        // a file, "-" for stdout, or empty for none
+	addr, host string        // host:port, and the host alone; port 0 picks a free one
+	tlsDir     string        // where ca.pem goes; empty: plain HTTP
+	rotations  int           // at least 1
+	tokenTTL   time.Duration // whole seconds
+	env        string        // a file, "-" for stdout, or empty for none
 }
 
 // parseOptions reads the command line. Help goes to stdout, with flag.ErrHelp returned.
-func parseOptions(args []string, stdout io.Writer) (options, error) {
-	var o options
+func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 	flags := flag.NewFlagSet("sandbox", flag.ContinueOnError)
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:8480", "listen on `host:port`; port 0 picks a free one")
 	flags.StringVar(&o.tlsDir, "tls-dir", "", "serve HTTPS with a certificate of a new CA, and write the CA's to `DIR`/ca.pem")
 	flags.IntVar(&o.rotations, "rotations", 1, "`how many` pairs of key secret and token secret to make")
-	flags.DurationVar(&o.tokenTTL, "token-ttl", maxTokenTTL, "`life` of an access token, 1s to 1h (IBM: 15m to 1h)")
+	flags.DurationVar(&o.tokenTTL, "token-ttl", maxTokenTTL, "`lifetime` of an access token, 1s to 1h (IBM: 15m to 1h)")
 	flags.StringVar(&o.env, "env", "", "once it listens, write the environment to `FILE`, - for stdout")
-	if err := serving.Parse(flags, args, usage, examples, stdout); err != nil {
-		return options{}, err
-	}
-	return o, o.validate(flags)
-}
-
-// validate checks the values; flags tells which were given.
-func (o options) validate(flags *flag.FlagSet) error {
-	var errs []error
-	errs = append(errs, checkAddr(o.addr))
-	if o.rotations < 1 || o.rotations > maxRotations {
-		errs = append(errs, fmt.Errorf("-rotations must be 1 to %d, not %d", maxRotations, o.rotations))
-	}
-	if o.tokenTTL < minTokenTTL || o.tokenTTL > maxTokenTTL || o.tokenTTL%time.Second != 0 {
-		errs = append(errs, fmt.Errorf("-token-ttl must be whole seconds from 1s to 1h, not %s", o.tokenTTL))
-	}
-	flags.Visit(func(f *flag.Flag) {
-		if (f.Name == "tls-dir" || f.Name == "env") && f.Value.String() == "" {
-			errs = append(errs, fmt.Errorf("-%s must not be empty", f.Name))
+	return o, serving.Parse(flags, args, usage, examples, stdout, func() error {
+		var errs []error
+		var err error
+		if o.host, err = serving.SplitAddr(o.addr); err != nil {
+			errs = append(errs, err)
 		}
+		// The function takes plain http from loopback alone, and the certificate is for that.
+		if ip := net.ParseIP(o.host); ip != nil && !ip.IsLoopback() && !ip.IsUnspecified() {
+			errs = append(errs, fmt.Errorf("-addr must be on loopback, or 0.0.0.0 for every address, not %q", o.host))
+		}
+		if o.rotations < 1 || o.rotations > maxRotations {
+			errs = append(errs, fmt.Errorf("-rotations must be 1 to %d, not %d", maxRotations, o.rotations))
+		}
+		if o.tokenTTL < minTokenTTL || o.tokenTTL > maxTokenTTL || o.tokenTTL%time.Second != 0 {
+			errs = append(errs, fmt.Errorf("-token-ttl must be whole seconds from 1s to 1h, not %s", o.tokenTTL))
+		}
+		return errors.Join(errs...)
 	})
-	return errors.Join(errs...)
-}
-
-// checkAddr refuses an address at which nothing could use the sandbox: the function takes plain http
-// from loopback alone, and the certificate is for that.
-func checkAddr(addr string) error {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("-addr must be host:port, not %q", addr)
-	}
-	if _, err := net.LookupPort("tcp", port); err != nil {
-		return fmt.Errorf("-addr must have a port from 0 to 65535, not %q", port)
-	}
-	if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() && !ip.IsUnspecified() {
-		return fmt.Errorf("-addr must be on loopback, or 0.0.0.0 for every address, not %q", host)
-	}
-	return nil
 }
 
 // environment renders the variables as NAME='value' lines for sh. With several rotations a file
-// lists them, else the two ids stand for the only one. What scripts/set-up-secrets wants to know, as
-// Terraform tells it elsewhere, is of the first.
+// lists them, else the two ids are of the only one. What rotatorctl setup needs, and Terraform prints
+// elsewhere, is of the first.
 func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string {
 	variables := [][2]string{
 		{"SECRETS_MANAGER_URL", origin},
@@ -177,7 +156,7 @@ func writeRotations(rotations []ibmcloudtest.Rotation, env string) (string, erro
 	return path, envfile.WriteWhole(path, text, 0o600)
 }
 
-// serve listens, publishes the environment, and answers until ctx ends.
+// serve listens, writes the environment, and answers until ctx ends.
 func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	var certificates *tls.Config
 	if o.tlsDir != "" {
@@ -190,51 +169,35 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: o.rotations, TokenTTL: o.tokenTTL})
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: o.rotations, TokenTTL: o.tokenTTL, Host: o.host})
 	origin := serving.Origin(listener.Addr(), certificates != nil)
-	cleanUp, err := publish(cloud, origin, o, stdout)
-	defer cleanUp()
+	rotationsFile := ""
+	if o.rotations > 1 && o.env != "" {
+		rotationsFile, err = writeRotations(cloud.Rotations(), o.env)
+	}
+	if o.env == "-" && rotationsFile != "" {
+		defer func() { _ = os.Remove(rotationsFile) }()
+	}
+	if err == nil {
+		err = envfile.Publish(o.env, environment(cloud, origin, rotationsFile), stdout)
+	}
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	fmt.Fprintf(stderr, "sandbox: serving IBM Cloud on %s%s\n", origin, elsewhere(listener.Addr()))
-	return serving.Until(ctx, &http.Server{
-		Handler:           cloud,
-		TLSConfig:         certificates,
-		ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:          log.New(stderr, "sandbox: ", 0),
-	}, listener)
+	_, _ = fmt.Fprintf(stderr, "sandbox: serving IBM Cloud on %s%s\n", origin, others(listener.Addr()))
+	return serving.Until(ctx, &http.Server{Handler: cloud, TLSConfig: certificates}, listener, stderr)
 }
 
-// elsewhere tells of a listener that others reach too. All that it has is made up, but they can have it.
-func elsewhere(addr net.Addr) string {
-	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+// others warns of a listener that is not on loopback. All that it holds is made up, but others can have it.
+func others(addr net.Addr) string {
+	if tcp, ok := addr.(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
 		return ", and to everybody who reaches this machine, on port " + strconv.Itoa(tcp.Port)
 	}
 	return ""
 }
 
-// publish writes the environment where the options say. The returned function removes what must
-// not outlive the process; it is never nil.
-func publish(cloud *ibmcloudtest.Cloud, origin string, o options, stdout io.Writer) (cleanUp func(), err error) {
-	cleanUp = func() {}
-	if o.env == "" {
-		return cleanUp, nil
-	}
-	rotationsFile := ""
-	if o.rotations > 1 {
-		if rotationsFile, err = writeRotations(cloud.Rotations(), o.env); err != nil {
-			return cleanUp, err
-		}
-		if o.env == "-" {
-			cleanUp = func() { _ = os.Remove(rotationsFile) }
-		}
-	}
-	return cleanUp, envfile.Publish(o.env, environment(cloud, origin, rotationsFile), stdout)
-}
-
-// certificateLife is how long a sandbox can run with its certificate.
-const certificateLife = 30 * 24 * time.Hour
+// certificateLifetime is how long a sandbox can run with its certificate.
+const certificateLifetime = 30 * 24 * time.Hour
 
 // writeCertificates makes a CA and a server certificate of it for 127.0.0.1, ::1 and localhost, and
 // writes the CA's certificate to dir/ca.pem, making dir if need be. The keys never touch a disk.
@@ -279,6 +242,6 @@ func template(name string) *x509.Certificate {
 		SerialNumber: big.NewInt(now.UnixNano()),
 		Subject:      pkix.Name{CommonName: name},
 		NotBefore:    now.Add(-time.Hour),
-		NotAfter:     now.Add(certificateLife),
+		NotAfter:     now.Add(certificateLifetime),
 	}
 }

@@ -1,5 +1,5 @@
 // Package serving is what the commands share that serve a sandbox: a command line, and an HTTP server
-// that answers until it is told to end.
+// that answers until it is to end.
 package serving
 
 import (
@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -16,35 +17,74 @@ import (
 	"time"
 )
 
-// shutdownTime is how long requests in flight may take to end.
-const shutdownTime = 2 * time.Second
+// Exit codes of a sandbox.
+const (
+	ExitOK    = 0
+	ExitError = 1
+	ExitUsage = 2 // or something that must be there first is missing
+)
 
-// Until answers what comes to listener until ctx ends, over TLS if the server has certificates.
-// Requests in flight then see their context end, and are cut off when they do not end in time.
-func Until(ctx context.Context, server *http.Server, listener net.Listener) error {
-	server.BaseContext = func(net.Listener) context.Context { return ctx } // a delayed answer does not delay the end
-	served := make(chan error, 1)
-	go func() {
-		if server.TLSConfig != nil {
-			served <- server.ServeTLS(listener, "", "")
-		} else {
-			served <- server.Serve(listener)
+// ErrUsage is in an error that a person must see to before a sandbox can start.
+var ErrUsage = errors.New("run with -h for help")
+
+// Main runs a sandbox until SIGTERM or Ctrl-C, and exits with the code that it returns.
+func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// Parse reads a command line that has options alone, of which none may be empty, and checks them. Help
+// goes to stdout, with flag.ErrHelp returned; any other error is ErrUsage.
+func Parse(flags *flag.FlagSet, args []string, usage, examples string, stdout io.Writer, check func() error) error {
+	flags.SetOutput(io.Discard) // errors are returned, and printed once
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = fmt.Fprint(stdout, usage)
+		flags.SetOutput(stdout)
+		flags.PrintDefaults()
+		_, _ = fmt.Fprint(stdout, examples)
+		return err
+	}
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	flags.Visit(func(f *flag.Flag) {
+		if f.Value.String() == "" {
+			err = errors.Join(err, fmt.Errorf("-%s must not be empty", f.Name))
 		}
-	}()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serving: %w", err)
-	case <-ctx.Done():
+	})
+	if err == nil {
+		err = check()
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
-	defer cancel()
-	if server.Shutdown(grace) != nil {
-		_ = server.Close()
-	}
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving: %w", err)
+	if err != nil {
+		return fmt.Errorf("%w\n%w", err, ErrUsage)
 	}
 	return nil
+}
+
+// SplitAddr splits the value of -addr.
+func SplitAddr(addr string) (host string, err error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", fmt.Errorf("-addr must be host:port, not %q", addr)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return "", fmt.Errorf("-addr must have a port from 0 to 65535, not %q", port)
+	}
+	return host, nil
+}
+
+// End prints the error with which a sandbox ended, if any, and returns the exit code.
+func End(stderr io.Writer, name string, err error) int {
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return ExitOK
+	}
+	_, _ = fmt.Fprintf(stderr, "%s: %v\n", name, err)
+	if errors.Is(err, ErrUsage) {
+		return ExitUsage
+	}
+	return ExitError
 }
 
 // Origin is the origin that a client on this machine uses. A listener on every address is reached on
@@ -64,59 +104,32 @@ func Origin(addr net.Addr, secure bool) string {
 	return scheme + "://" + net.JoinHostPort(host, port)
 }
 
-// Exit codes of a sandbox.
-const (
-	ExitOK    = 0
-	ExitError = 1
-	ExitUsage = 2 // or something that must be there first is missing
-)
-
-// ErrFirst is of what a person must see to before a sandbox can start.
-var ErrFirst = errors.New("cannot start")
-
-// Main runs a sandbox until SIGTERM or Ctrl-C, and exits with the code that it returns.
-func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) int) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
-
-// Parse reads a command line that has options alone. Help goes to stdout, with flag.ErrHelp returned.
-func Parse(flags *flag.FlagSet, args []string, usage, examples string, stdout io.Writer) error {
-	flags.SetOutput(io.Discard) // errors are returned, and printed once
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprint(stdout, usage)
-			flags.SetOutput(stdout)
-			flags.PrintDefaults()
-			fmt.Fprint(stdout, examples)
+// Until answers what comes to listener until ctx ends, over TLS if the server has certificates. Requests in flight then
+// see their context end, and are cut off when they have not ended 2 seconds later.
+func Until(ctx context.Context, server *http.Server, listener net.Listener, stderr io.Writer) error {
+	server.BaseContext = func(net.Listener) context.Context { return ctx } // a delayed answer does not delay the end
+	server.ReadHeaderTimeout = 10 * time.Second
+	server.ErrorLog = log.New(stderr, "http: ", 0)
+	served := make(chan error, 1)
+	go func() {
+		if server.TLSConfig != nil {
+			served <- server.ServeTLS(listener, "", "")
+		} else {
+			served <- server.Serve(listener)
 		}
-		return err
+	}()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serving: %w", err)
+	case <-ctx.Done():
 	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if server.Shutdown(grace) != nil {
+		_ = server.Close()
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving: %w", err)
 	}
 	return nil
-}
-
-// Refuse tells of a command line that cannot be followed, unless it asked for help, and returns the
-// exit code.
-func Refuse(stderr io.Writer, name string, err error) int {
-	if errors.Is(err, flag.ErrHelp) {
-		return ExitOK
-	}
-	fmt.Fprintf(stderr, "%s: %v\nRun with -h for help.\n", name, err)
-	return ExitUsage
-}
-
-// End tells of the error with which a sandbox ended, if any, and returns the exit code.
-func End(stderr io.Writer, name string, err error) int {
-	if err == nil {
-		return ExitOK
-	}
-	fmt.Fprintf(stderr, "%s: %v\n", name, err)
-	if errors.Is(err, ErrFirst) {
-		return ExitUsage
-	}
-	return ExitError
 }
