@@ -59,15 +59,8 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 	id.keys = nil
 	doing, token := "listing the API keys of the "+id.role+" service id", (*string)(nil)
 	for range pagesLimit {
-		var page *iamidentityv1.APIKeyList
-		err := s.cloud.ask(ctx, doing, "Operator on the service id", http.StatusOK, func(ctx context.Context) (err error) {
-			page, _, err = s.cloud.apiKeys.ListAPIKeysWithContext(ctx, &iamidentityv1.ListAPIKeysOptions{
-				AccountID: &s.account, IamID: &id.iamID, Pagesize: core.Int64Ptr(100), Pagetoken: token,
-			})
-			if err == nil && page == nil {
-				err = errors.New("no list")
-			}
-			return err
+		page, err := askIAM(ctx, s.cloud, doing, "Operator", http.StatusOK, s.cloud.apiKeys.ListAPIKeysWithContext, &iamidentityv1.ListAPIKeysOptions{
+			AccountID: &s.account, IamID: &id.iamID, Pagesize: core.Int64Ptr(100), Pagetoken: token,
 		})
 		if err != nil {
 			return err
@@ -118,6 +111,18 @@ func (s *setup) readKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, er
 		key.place, key.at = found[1], found[2]
 	}
 	return key, nil
+}
+
+// askIAM makes a call of IBM's SDK.
+func askIAM[In, Out any](ctx context.Context, c *ibmCloud, doing, role string, want int,
+	call func(context.Context, In) (*Out, *core.DetailedResponse, error), in In) (out *Out, err error) {
+	err = c.ask(ctx, doing, role+" on the service id", want, func(ctx context.Context) (err error) {
+		if out, _, err = call(ctx, in); err == nil && out == nil {
+			err = errors.New("an empty answer")
+		}
+		return err
+	})
+	return out, err
 }
 
 func (s *setup) keyName(id *serviceID) string { return s.name + "-" + id.role }
@@ -173,13 +178,8 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 	if s.days > 0 {
 		options.ExpiresAt = core.StringPtr(s.now().UTC().AddDate(0, 0, s.days).Format("2006-01-02T15:04-0700"))
 	}
-	doing, answer := "making an API key for the "+id.role+" service id", (*iamidentityv1.APIKey)(nil)
-	err = s.cloud.ask(ctx, doing, "Administrator on the service id", http.StatusCreated, func(ctx context.Context) (err error) {
-		if answer, _, err = s.cloud.apiKeys.CreateAPIKeyWithContext(ctx, options); err == nil && answer == nil {
-			err = errors.New("no key")
-		}
-		return err
-	})
+	doing := "making an API key for the " + id.role + " service id"
+	answer, err := askIAM(ctx, s.cloud, doing, "Administrator", http.StatusCreated, s.cloud.apiKeys.CreateAPIKeyWithContext, options)
 	if err != nil {
 		return "", err
 	}
@@ -198,13 +198,8 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 	if err != nil {
 		return "", err
 	}
-	err = s.cloud.ask(ctx, "noting at IAM that "+key.id+" is stored", "Administrator on the service id", http.StatusOK, func(ctx context.Context) error {
-		_, _, err := s.cloud.apiKeys.UpdateAPIKeyWithContext(ctx, &iamidentityv1.UpdateAPIKeyOptions{
-			ID: &key.id, IfMatch: core.StringPtr(cmp.Or(key.tag, "*")), Description: core.StringPtr(storedIn(place, s.now())),
-		})
-		return err
-	})
-	if err != nil {
+	update := &iamidentityv1.UpdateAPIKeyOptions{ID: &key.id, IfMatch: core.StringPtr(cmp.Or(key.tag, "*")), Description: core.StringPtr(storedIn(place, s.now()))}
+	if _, err := askIAM(ctx, s.cloud, "noting at IAM that "+key.id+" is stored", "Administrator", http.StatusOK, s.cloud.apiKeys.UpdateAPIKeyWithContext, update); err != nil {
 		return "", err
 	}
 	return key.id, s.loadKeys(ctx, id)
