@@ -109,6 +109,9 @@ func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string
 	if err != nil {
 		return nil, err
 	}
+	if _, err := cfg.Credentials.Retrieve(ctx); err != nil { // its text may hold what a credential process printed
+		return nil, errors.New("no usable AWS credentials: check AWS_PROFILE, or log in (aws sso login)")
+	}
 	b := &bootstrapSecret{name: name, kmsKeyID: kmsKeyID}
 	b.client = secretsmanager.NewFromConfig(cfg, func(o *secretsmanager.Options) { o.HTTPClient = private{o.HTTPClient} })
 	found, err := b.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &name})
@@ -180,7 +183,7 @@ var advice = map[string]string{
 }
 
 func (b *bootstrapSecret) failure(doing string, err error) error {
-	says := "no answer, or no AWS credentials: check AWS_PROFILE and AWS_REGION, or log in (aws sso login)"
+	says := "no answer: check AWS_REGION, AWS_ENDPOINT_URL and the network"
 	var api smithy.APIError
 	var insecure errInsecure
 	if errors.As(err, &api) {

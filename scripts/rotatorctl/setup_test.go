@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -952,6 +953,11 @@ func TestPutKey(t *testing.T) {
 	if len(s.aws.writes) > 0 {
 		t.Errorf("got %q, want nothing stored", s.aws.writes)
 	}
+	broken := s.aws.config()
+	broken.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return aws.Credentials{}, errors.New("secret-key") })
+	if got := runWith(t, s.env, broken, "secret-key", "put-key"); got.exit != 1 || got.stderr != "rotatorctl: no usable AWS credentials: check AWS_PROFILE, or log in (aws sso login)\n" {
+		t.Errorf("no credentials: got exit %d, %q", got.exit, got.stderr)
+	}
 	s.aws.url = strings.Replace(s.aws.url, "127.0.0.1", "aws.example", 1)
 	if got := put("secret-key"); got.exit != 1 || !strings.Contains(got.stderr, "must be https") {
 		t.Errorf("plain http to another host: got exit %d, %q", got.exit, got.stderr)
@@ -964,15 +970,15 @@ func TestAWSFails(t *testing.T) {
 	s.aws.fail = "AccessDeniedException"
 	s.fail(1, "you need secretsmanager:DescribeSecret")
 	s.aws.fail, s.aws.lose = "", true
-	s.fail(1, "no answer, or no AWS credentials")
+	s.fail(1, "no answer: check AWS_REGION")
 	s.aws.lose = false
 	s.complete(s.succeed(), s.aws.secrets[defaultAWSSecret])
 	// AWS is asked only where a key is to be stored there, and then before one is made.
 	s.aws.url = "http://127.0.0.1:1"
 	s.succeed()
 	s.forget()
-	s.fail(1, "no answer, or no AWS credentials", "--rotate-keys")
-	s.fail(1, "no answer, or no AWS credentials", "--aws-secret", "another")
+	s.fail(1, "no answer: check AWS_REGION", "--rotate-keys")
+	s.fail(1, "no answer: check AWS_REGION", "--aws-secret", "another")
 	if got := s.writes(); len(got) > 0 {
 		t.Errorf("requests that change something: got %q, want none", got)
 	}
