@@ -32,7 +32,7 @@ input, never an argument; at a terminal it is asked for without being shown.`,
 		Example: "  pbpaste | rotatorctl put-key\n  jq -er .apikey key.json | rotatorctl put-key --name team/rotator --kms-key-id alias/rotator",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			key, err := p.readKey()
+			key, err := p.readKey(cmd.Context())
 			if err != nil {
 				return usagef("standard input %v", err)
 			}
@@ -53,10 +53,17 @@ input, never an argument; at a terminal it is asked for without being shown.`,
 }
 
 // readKey reads a key from standard input. At a terminal it asks.
-func (p *program) readKey() (iamtoken.Secret, error) {
+func (p *program) readKey(ctx context.Context) (iamtoken.Secret, error) {
 	if file, ok := p.stdin.(*os.File); ok && isTerminal(file) {
+		terminal := int(file.Fd())
+		if state, err := term.GetState(terminal); err == nil {
+			defer context.AfterFunc(ctx, func() { // Ctrl-C, which the reading does not notice
+				_ = term.Restore(terminal, state)
+				os.Exit(1)
+			})()
+		}
 		fmt.Fprint(p.stderr, "Bootstrap API key: ")
-		typed, err := term.ReadPassword(int(file.Fd()))
+		typed, err := term.ReadPassword(terminal)
 		p.say("")
 		if err != nil {
 			return iamtoken.Secret{}, errors.New("cannot be read")
