@@ -62,7 +62,7 @@ Other variables:
 	}
 	flags := command.Flags()
 	flags.StringVar(&s.terraform, "terraform", "", "`PATH` of Terraform's folder, or of a file with what terraform output -json prints (- is standard input)")
-	flags.StringVar(&s.env, "env", "-", "write the result to this `FILE`, whole or not at all (- is standard output)")
+	flags.StringVar(&s.env, "env", "-", "write the lines to this `FILE`, whole or not at all (- is standard output)")
 	flags.StringVar(&s.name, "name", "iam-token-rotator", "beginning of the names of keys and secrets")
 	flags.StringVar(&s.awsSecret, "aws-secret", defaultAWSSecret, "`NAME` of the AWS secret for the bootstrap key")
 	flags.StringVar(&s.kmsKeyID, "aws-kms-key-id", "", "encrypt the AWS secret with this key of yours")
@@ -426,21 +426,20 @@ func (s *setup) publish(keys map[*serviceID]apiKey) error {
 	if s.reader != nil {
 		lines = append(lines, [2]string{"READER_APIKEY_ID", keys[s.reader].id})
 	}
-	text := envfile.Lines(lines)
-	if s.output == "json" {
-		document := map[string]any{"rotation": map[string]any{"name": s.name, "api_key_secret": s.apiKeySecret, "token_secret": s.tokenSecret,
-			"expect": map[string]string{"account": s.account, "iam_id": s.workload.iamID}}}
-		for _, line := range lines {
-			document[line[0]] = line[1]
+	if s.env != "-" || s.output != "json" {
+		if err := envfile.Publish(s.env, envfile.Lines(lines), s.stdout); err != nil {
+			return fmt.Errorf("writing the result failed: %s: run it again", printable(err.Error()))
 		}
-		encoded, err := json.MarshalIndent(document, "", "  ")
-		if err != nil {
-			return fmt.Errorf("encoding the result: %w", err)
-		}
-		text = string(encoded) + "\n"
 	}
-	if err := envfile.Publish(s.env, text, s.stdout); err != nil {
-		return fmt.Errorf("writing the result failed: %s: run it again", printable(err.Error()))
+	if s.output != "json" {
+		return nil
 	}
-	return nil
+	document := map[string]any{"rotation": map[string]any{"name": s.name, "api_key_secret": s.apiKeySecret, "token_secret": s.tokenSecret,
+		"expect": map[string]string{"account": s.account, "iam_id": s.workload.iamID}}}
+	for _, line := range lines {
+		document[line[0]] = line[1]
+	}
+	encoder := json.NewEncoder(s.stdout)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(document)
 }

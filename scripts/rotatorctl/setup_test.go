@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -340,27 +341,21 @@ func TestFirstRunMakesWhatRotates(t *testing.T) {
 
 func TestOutputForms(t *testing.T) {
 	s := newStage(t)
-	first := s.succeed("--env", s.path("ibm.env"))
-	if first.stdout != "" || !strings.Contains(s.read("ibm.env"), "EXPECT_IAM_ID='"+s.outputs["workload_iam_id"]+"'") {
-		t.Errorf("--env: got %q on stdout, want the file alone", first.stdout)
+	first := s.succeed()
+	if r := s.succeed("--env", s.path("ibm.env")); r.stdout != "" || !strings.Contains(s.read("ibm.env"), "EXPECT_IAM_ID='"+s.outputs["workload_iam_id"]+"'") {
+		t.Errorf("--env: got %q on stdout, want the file alone", r.stdout)
 	}
-	var document struct {
-		Rotation struct {
-			Name   string
-			Secret string `json:"api_key_secret"`
-			Expect struct {
-				Account string
-				IAMID   string `json:"iam_id"`
-			}
-		}
-		Secret string `json:"API_KEY_SECRET"`
+	r := s.succeed("-o", "json", "--env", s.path("again.env"))
+	if s.read("again.env") != s.read("ibm.env") {
+		t.Error("--env with -o json: got other lines, want those of before")
 	}
-	decoder := json.NewDecoder(strings.NewReader(s.succeed("-o", "json").stdout))
-	if err := decoder.Decode(&document); err != nil {
-		t.Fatal(err)
-	}
-	if r := document.Rotation; r.Name != "iam-token-rotator" || r.Secret != document.Secret || r.Expect.Account != s.cloud.AccountID() || r.Expect.IAMID != s.outputs["workload_iam_id"] {
-		t.Errorf("json: got %+v", document)
+	var got, want any
+	_ = json.Unmarshal([]byte(strings.ReplaceAll(r.stdout, "\n", "")), &got)
+	expect := fmt.Sprintf(`{"name":"iam-token-rotator","api_key_secret":%q,"token_secret":%q,"expect":{"account":%q,"iam_id":%q}}`,
+		first.values["API_KEY_SECRET"], first.values["TOKEN_SECRET"], s.cloud.AccountID(), s.outputs["workload_iam_id"])
+	_ = json.Unmarshal([]byte(expect), &want)
+	if document, ok := got.(map[string]any); !ok || !reflect.DeepEqual(document["rotation"], want) || document["EXPECT_ACCOUNT"] != s.cloud.AccountID() {
+		t.Errorf("json: got %v, want the rotation %s", got, expect)
 	}
 }
 
