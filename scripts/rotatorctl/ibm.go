@@ -195,6 +195,8 @@ func (f *failure) Error() string {
 		advice = "Needed: " + f.needed + ". A new policy takes minutes to reach everywhere."
 	case f.status == http.StatusNotFound:
 		advice = "Check the ids: is the terraform output of this account, and applied?"
+	case f.status == http.StatusConflict && strings.HasSuffix(f.needed, "service id"):
+		advice = "Is the key locked, or was it changed meanwhile? Unlock it, or run it again."
 	case f.status == http.StatusConflict:
 		advice = "The name is taken: use another --name, or delete what bears it."
 	case f.status == http.StatusTooManyRequests || f.status >= 500:

@@ -826,6 +826,8 @@ func TestNotes(t *testing.T) {
 	}
 	s.asAdmin("POST", "/api/v2/secrets", `{"secret_type":"arbitrary","name":"other-token","payload":"x"}`)
 	s.fail(1, "use another --name", "--name", "other", "--no-bootstrap-key")
+	s.fault(ibmcloudtest.Fault{Op: "apikeys.update", Times: 1, Status: 409})
+	s.fail(1, "Is the key locked", "--rotate-keys")
 	account := s.outputs["account_id"]
 	s.outputs["account_id"] = strings.Repeat("0", 32)
 	s.fail(1, "listing the API keys of the workload service id: HTTP 400. Check the ids")
