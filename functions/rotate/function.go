@@ -177,9 +177,9 @@ func decodeEvent(payload []byte) (event, error) {
 	if len(payload) > maxEvent {
 		return event{}, fmt.Errorf("the event has %d bytes, %d at most: name fewer rotations, or leave the field out for all", len(payload), maxEvent)
 	}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(payload, &fields); err != nil {
-		return event{}, errors.New(`the event is no JSON object: send {} or {"mode":"rotate"}`)
+	fields, err := fieldsOf(payload)
+	if err != nil {
+		return event{}, err
 	}
 	if isText(fields["source"]) && isText(fields["detail-type"]) {
 		if err := checkEventBridge(fields); err != nil {
@@ -195,6 +195,28 @@ func decodeEvent(payload []byte) (event, error) {
 	}
 	e.invokedBy = invokerOf(e)
 	return e, nil
+}
+
+// fieldsOf reads a JSON object. A field that it has twice is an error, as nobody knows
+// which of the two is meant.
+func fieldsOf(payload []byte) (map[string]json.RawMessage, error) {
+	if !json.Valid(payload) || payload[0] != '{' {
+		return nil, errors.New(`the event is no JSON object: send {} or {"mode":"rotate"}`)
+	}
+	fields := map[string]json.RawMessage{}
+	decoder := json.NewDecoder(bytes.NewReader(payload))
+	_, _ = decoder.Token() // valid JSON is read without an error
+	for decoder.More() {
+		token, _ := decoder.Token()
+		name, _ := token.(string)
+		if _, twice := fields[name]; twice {
+			return nil, fmt.Errorf("the event has the field %s twice", quote(name))
+		}
+		var value json.RawMessage
+		_ = decoder.Decode(&value)
+		fields[name] = value
+	}
+	return fields, nil
 }
 
 func isText(value json.RawMessage) bool {

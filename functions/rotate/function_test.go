@@ -241,6 +241,8 @@ func TestDecodeEventRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		"and rotations":       {`{"source":"aws.events","detail-type":"x","rotations":["a"]}`, `and also "rotations"`},
 		"and null":            {`{"source":"aws.events","detail-type":"x","run_id":null}`, `and also "run_id"`},
 		"and misspelt":        {`{"source":"aws.events","detail-type":"x","Mode":"check"}`, `and also "Mode"`},
+		"twice":               {`{"mode":"check","mode":"rotate"}`, `has the field "mode" twice`},
+		"twice, escaped":      {`{"mode":"check","run_id":"12345678","m\u006fde":"rotate"}`, `has the field "mode" twice`},
 		"too long":            {`{"rotations":["` + strings.Repeat("x", maxEvent) + `"]}`, "bytes, 1048576 at most"},
 		"source of no text":   {`{"source":1,"detail-type":"x"}`, "unknown field"},
 		"unknown mode":        {`{"mode":"dance"}`, `mode "dance" is not known: use rotate, ensure or check`},
@@ -297,7 +299,7 @@ func FuzzEvent(f *testing.F) {
 		"", "null", "{}", " {} ", "[]", `"rotate"`, `{"mode":"rotate"}`, `{"mode":"ensure","run_id":"ensure-2026-01-01T10:00:00Z"}`,
 		`{"source":"aws.events","detail-type":"Scheduled Event","detail":{}}`, `{"source":"","detail-type":"x"}`,
 		`{"mode":"check","rotations":["a","b"],"force":true}`, `{"rotations":[]}`, `{"mode":null}`, `{"Mode":"rotate"}`, `{"mode":"doctor"}`,
-		`{"mode":"rotate","mode":"ensure"}`, `{"run_id":"<aws.scheduler.scheduled-time>"}`, `{"force":"yes"}`, "{\"mode\":\"\\u0000\"}",
+		`{"mode":"check","mode":"rotate"}`, `{"run_id":"<aws.scheduler.scheduled-time>"}`, `{"force":"yes"}`, "{\"mode\":\"\\u0000\"}",
 	} {
 		f.Add([]byte(seed))
 	}

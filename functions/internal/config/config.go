@@ -73,8 +73,8 @@ func Load(environ []string, readFile ReadFile) (Config, error) {
 		BootstrapExpiresAt: time.Time(v.BootstrapExpiresAt),
 	}
 	v.checkLimits(&found)
-	for _, fault := range network.CheckEnvironment(environ) {
-		found.add(fault.Name, "%s", fault.Problem)
+	for _, setting := range network.CheckEnvironment(environ) {
+		found.add(setting.Name, "%s", setting.Problem)
 	}
 	if found.names["METRICS_NAMESPACE"] {
 		cfg.MetricsNamespace = "IAMTokenRotator" // CloudWatch would drop the very metric that counts this failure

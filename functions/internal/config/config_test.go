@@ -147,7 +147,7 @@ func TestTheBootstrapIdentityIsExactlyOne(t *testing.T) {
 	}
 }
 
-func TestFaultsNameTheVariableAndSayWhatToDo(t *testing.T) {
+func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 	list := func(entries string) map[string]string {
 		return map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": entries}
 	}
@@ -220,54 +220,54 @@ func TestFaultsNameTheVariableAndSayWhatToDo(t *testing.T) {
 				t.Fatalf("got %v, want it to say %s", err, test.want)
 			}
 			if strings.Contains(err.Error(), canary) {
-				t.Errorf("the fault repeats the key: %v", err)
+				t.Errorf("the problem repeats the key: %v", err)
 			}
 		})
 	}
 }
 
-func TestAllFaultsAreReportedTogether(t *testing.T) {
+func TestAllProblemsAreReportedTogether(t *testing.T) {
 	_, err := load(map[string]string{"IAM_URL": "http://x", "LOG_LEVEL": "loud", "CONCURRENCY": "x", "MIN_REMAINING": "2h"})
 	for _, name := range []string{"SECRETS_MANAGER_URL", "IAM_URL", "LOG_LEVEL", "CONCURRENCY", "MIN_REMAINING", "bootstrap identity", "rotations"} {
 		if err == nil || !strings.Contains(err.Error(), name+": ") {
-			t.Errorf("got %v, want %s among the faults", err, name)
+			t.Errorf("got %v, want %s among the problems", err, name)
 		}
 	}
 	var joined interface{ Unwrap() []error }
 	if !errors.As(err, &joined) || len(joined.Unwrap()) != 7 {
-		t.Errorf("got %v, want 7 faults", err)
+		t.Errorf("got %v, want 7 problems", err)
 	}
 }
 
 // People paste into the wrong place.
-func TestNoFaultRepeatsAKeyWhereverItWasPut(t *testing.T) {
+func TestNoProblemRepeatsAKeyWhereverItWasPut(t *testing.T) {
 	for _, name := range []string{
 		"SECRETS_MANAGER_URL", "IAM_URL", "SECRETS_MANAGER_APIKEY_ARN", "IAM_PROFILE_ID", "API_KEY_SECRET", "TOKEN_SECRET", "ROTATIONS",
 		"TOKEN_FORMAT", "MIN_REMAINING", "ROTATION_INTERVAL", "SECRETS_MANAGER_MAX_RPS", "CONCURRENCY", "LOG_LEVEL", "BOOTSTRAP_EXPIRES_AT",
 	} {
-		wantFaultWithoutCanary(t, name, with(map[string]string{name: canary}))
+		wantProblemWithoutCanary(t, name, with(map[string]string{name: canary}))
 	}
-	wantFaultWithoutCanary(t, "METRICS_NAMESPACE", with(map[string]string{"METRICS_NAMESPACE": canary + " " + canary}))
-	wantFaultWithoutCanary(t, "ROTATIONS_FILE", with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": canary}))
+	wantProblemWithoutCanary(t, "METRICS_NAMESPACE", with(map[string]string{"METRICS_NAMESPACE": canary + " " + canary}))
+	wantProblemWithoutCanary(t, "ROTATIONS_FILE", with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": canary}))
 	key := canary + strings.Repeat("x", 44-len(canary))
 	for _, entry := range []string{
 		`{"name":"KEY"}`, `{"name":"KEY KEY"}`, `{"api_key_secret":"KEY"}`, `{"api_key_secret":"g/KEY/n"}`, `{"token_secret":"KEY"}`, `{"format":"KEY"}`,
 		`{"expect":{"account":"KEY"}}`, `{"expect":{"iam_id":"KEY"}}`, `{"KEY":1}`, `{"mirror":["KEY"]}`, `{"mirror":"KEY"}`, `{"name":"KEY"`, `"KEY"`,
 	} {
 		list := "[" + strings.ReplaceAll(entry, "KEY", key) + "]"
-		wantFaultWithoutCanary(t, entry, with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": list}))
+		wantProblemWithoutCanary(t, entry, with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": list}))
 	}
 }
 
-func wantFaultWithoutCanary(t *testing.T, name string, set map[string]string) {
+func wantProblemWithoutCanary(t *testing.T, name string, set map[string]string) {
 	t.Helper()
 	_, err := load(set)
 	if err == nil {
-		t.Errorf("%s: got no fault", name)
+		t.Errorf("%s: got no problem", name)
 		return
 	}
 	if strings.Contains(err.Error(), canary[:12]) {
-		t.Errorf("%s: a fault repeats the key: %v", name, err)
+		t.Errorf("%s: a problem repeats the key: %v", name, err)
 	}
 }
 
@@ -281,15 +281,15 @@ func TestWhiteSpaceAndEmptyVariablesDoNotCount(t *testing.T) {
 	}
 }
 
-func TestAFaultyNamespaceIsReplacedSoThatTheFailureIsCounted(t *testing.T) {
+func TestABadNamespaceIsReplacedSoThatTheFailureIsCounted(t *testing.T) {
 	cfg, err := load(with(map[string]string{"METRICS_NAMESPACE": "a b"}))
 	if err == nil || cfg.MetricsNamespace != "IAMTokenRotator" {
-		t.Errorf("got namespace %q, %v; want the default beside a fault", cfg.MetricsNamespace, err)
+		t.Errorf("got namespace %q, %v; want the default beside a problem", cfg.MetricsNamespace, err)
 	}
 }
 
 // Whatever stands in the environment: it is understood whole or refused, and no
-// fault repeats a key.
+// problem repeats a key.
 func FuzzConfiguration(f *testing.F) {
 	const id = "e2dd1896-8c39-4160-b230-92430f439ba9"
 	f.Add("https://sm.test", `[{"name":"a","api_key_secret":"g/n","token_secret":"`+id+`"}]`, "8m", "20", "raw", "2026-01-31")
@@ -307,7 +307,7 @@ func FuzzConfiguration(f *testing.F) {
 		}, func(string) ([]byte, error) { return nil, errors.New("there are no files") })
 		if err != nil {
 			if strings.Contains(err.Error(), "canary") {
-				t.Errorf("a fault repeats the key: %v", err)
+				t.Errorf("a problem repeats the key: %v", err)
 			}
 			return
 		}
@@ -336,7 +336,7 @@ func checkUsable(t *testing.T, cfg config.Config) {
 // TestEndpoints: IBM's host names, public and private, and what is none.
 func TestEndpoints(t *testing.T) {
 	const id = "abcdef01-2345-6789-abcd-ef0123456789"
-	for _, test := range []struct{ variable, value, fault string }{
+	for _, test := range []struct{ variable, value, problem string }{
 		{"IAM_URL", "https://iam.cloud.ibm.com", ""},
 		{"IAM_URL", "https://private.iam.cloud.ibm.com", ""},
 		{"IAM_URL", "https://private.us-south.iam.cloud.ibm.com", ""},
@@ -359,10 +359,10 @@ func TestEndpoints(t *testing.T) {
 		cfg, err := load(with(map[string]string{test.variable: test.value}))
 		got := map[string]string{"IAM_URL": cfg.IAMURL, "SECRETS_MANAGER_URL": cfg.SecretsManagerURL}[test.variable]
 		switch {
-		case test.fault == "" && (err != nil || got != strings.TrimSuffix(test.value, "/")):
+		case test.problem == "" && (err != nil || got != strings.TrimSuffix(test.value, "/")):
 			t.Errorf("%s=%s: got %q, %v, want it accepted", test.variable, test.value, got, err)
-		case test.fault != "" && (err == nil || !strings.Contains(err.Error(), test.fault)):
-			t.Errorf("%s=%s: got %v, want %q", test.variable, test.value, err, test.fault)
+		case test.problem != "" && (err == nil || !strings.Contains(err.Error(), test.problem)):
+			t.Errorf("%s=%s: got %v, want %q", test.variable, test.value, err, test.problem)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package doctor_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -47,20 +46,6 @@ func TestASoundSetUpHasNothingWrong(t *testing.T) {
 	w.want(diagnosis, "save", report.CheckSkipped, "secret-version.create")
 }
 
-func TestNothingIsWrittenAndNoValueOfATokenRead(t *testing.T) {
-	w := newWorld(t, ibmcloudtest.Options{})
-	before := w.cloud.MustVersions(w.seeded.TokenSecret)
-	w.run()
-	if got := len(w.cloud.MustVersions(w.seeded.TokenSecret)); got != len(before) {
-		t.Errorf("got %d versions, want %d", got, len(before))
-	}
-	for _, request := range w.cloud.Requests() {
-		if strings.Contains(request.Path, w.seeded.TokenSecret) && !strings.HasSuffix(request.Path, "/metadata") && !strings.HasSuffix(request.Path, "/locks") {
-			t.Errorf("doctor asked for %s: it has no business with the token's value", request.Path)
-		}
-	}
-}
-
 func TestManyRotationsAreShownInTheOrderAsked(t *testing.T) {
 	w := newWorld(t, ibmcloudtest.Options{Rotations: 40})
 	w.doctor.Concurrency = 8
@@ -69,22 +54,21 @@ func TestManyRotationsAreShownInTheOrderAsked(t *testing.T) {
 		rotations = append(rotations, rotation.Rotation{Name: seeded.Name,
 			APIKey: rotation.KeyRef{ID: seeded.APIKeySecret}, Token: rotation.TokenRef{ID: seeded.TokenSecret}})
 	}
-	rotations[7].APIKey.ID = "00000000-0000-4000-8000-000000000000"
+	rotations[7].APIKey.ID = nowhere
 	diagnosis := w.doctor.Run(context.Background(), rotations)
 	w.wantSound(diagnosis)
-	var got []string
+	shown := 0
 	for _, check := range diagnosis.Checks {
-		if check.Name == "key-secret" {
-			got = append(got, check.Rotation)
-			if failed := check.Status == report.CheckFailed; failed != (check.Rotation == rotations[7].Name) {
-				t.Errorf("got %+v", check)
-			}
+		if check.Name != "key-secret" {
+			continue
 		}
+		if check.Rotation != rotations[shown].Name || (check.Status == report.CheckFailed) != (shown == 7) {
+			t.Errorf("got %+v as number %d", check, shown)
+		}
+		shown++
 	}
-	for i, r := range rotations {
-		if got[i] != r.Name {
-			t.Fatalf("got %v, want the order asked", got)
-		}
+	if shown != len(rotations) {
+		t.Errorf("got %d rotations, want %d", shown, len(rotations))
 	}
 }
 
@@ -287,20 +271,20 @@ func TestEachFaultOfEachOperationIsShownWhereItBelongs(t *testing.T) {
 	}
 }
 
-func TestWhatIAMDoesNotTellIsNoFailure(t *testing.T) {
-	for _, op := range []string{ibmcloudtest.OpAPIKeysDetails, ibmcloudtest.OpIAMKeys} {
-		for name, fault := range misbehaviours {
-			t.Run(op+" "+name, func(t *testing.T) {
-				t.Parallel()
-				w := newWorld(t, ibmcloudtest.Options{})
-				w.timeout = 4 * time.Second
+func TestWhatIAMDoesNotAnswerIsNoFailure(t *testing.T) {
+	for name, fault := range misbehaviours {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, ibmcloudtest.Options{})
+			w.timeout = 4 * time.Second
+			for _, op := range []string{ibmcloudtest.OpAPIKeysDetails, ibmcloudtest.OpIAMKeys} {
 				fault.Op = op
 				w.fault(fault)
-				if diagnosis := w.run(); !diagnosis.OK || diagnosis.Count(report.CheckWarning) > 0 {
-					t.Errorf("got %+v", diagnosis.Checks)
-				}
-			})
-		}
+			}
+			if diagnosis := w.run(); !diagnosis.OK || diagnosis.Count(report.CheckWarning) > 0 {
+				t.Errorf("got %+v", diagnosis.Checks)
+			}
+		})
 	}
 }
 
@@ -320,27 +304,12 @@ func TestWhenEverythingFailsAtOnce(t *testing.T) {
 	}
 }
 
-func TestAMissingPermissionIsNamed(t *testing.T) {
-	for op, permission := range map[string][2]string{
-		ibmcloudtest.OpSecretsGet:       {"key-secret", "secret.read"},
-		ibmcloudtest.OpSecretsMetadata:  {"token-secret", "secret-metadata.read"},
-		ibmcloudtest.OpLocks:            {"token-locks", "secret-version-locks.list"},
-		ibmcloudtest.OpVersionsMetadata: {"stored-token", "secret-version-metadata.read"},
-	} {
-		w := newWorld(t, ibmcloudtest.Options{})
-		diagnosis := w.run()
-		w.want(diagnosis, permission[0], report.CheckOK, "("+permission[1]+")")
-		w.fault(ibmcloudtest.Fault{Op: op, Status: 403})
-		diagnosis = w.run()
-		status := report.CheckFailed
-		if permission[0] == "token-secret" || permission[0] == "token-locks" {
-			status = report.CheckWarning
-		}
-		w.want(diagnosis, permission[0], status, "answered 403 → give the bootstrap identity a role with "+permission[1])
-	}
-}
-
 const nowhere = "00000000-0000-4000-8000-000000000000"
+
+// forbidden makes Secrets Manager answer an operation with 403.
+func forbidden(op string) func(*world) {
+	return func(w *world) { w.fault(ibmcloudtest.Fault{Op: op, Status: 403}) }
+}
 
 // Every finding of a rotation's checks, with words of what it advises.
 func TestFindings(t *testing.T) {
@@ -355,13 +324,16 @@ func TestFindings(t *testing.T) {
 		"kv, no field":     {func(w *world) { w.keySecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"k": canary}}) }, "key-secret", report.CheckFailed, []string{"api_key_field"}},
 		"unknown key":      {func(w *world) { w.cloud.MustDeleteAPIKey(w.seeded.APIKey) }, "key-identity", report.CheckFailed, []string{"denied", "BXNIM0415E", "store a valid one"}},
 		"another account":  {func(w *world) { w.one.Expect.Account = strings.Repeat("0", 32) }, "key-identity", report.CheckFailed, []string{"is expected", "`expect`"}},
-		"another identity": {func(w *world) { w.one.Expect.IAMID = w.cloud.ReaderIAMID() }, "key-identity", report.CheckFailed, []string{"is expected"}},
 		"as expected":      {func(w *world) { w.one.Expect.IAMID = w.seeded.IAMID }, "key-identity", report.CheckOK, []string{"as expected"}},
 		"key was replaced": {func(w *world) { w.publish(w.cloud.ReaderIAMID(), time.Now().Add(time.Hour)) }, "key-identity", report.CheckFailed, []string{"run once with force"}},
 		"bootstrap's own": {func(w *world) {
 			w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil)
 			w.keySecret(ibmcloudtest.SecretSpec{Payload: w.cloud.BootstrapAPIKey()})
 		}, "key-identity", report.CheckWarning, []string{"bootstrap identity itself"}},
+		"no secret.read":    {forbidden(ibmcloudtest.OpSecretsGet), "key-secret", report.CheckFailed, []string{"answered 403 → give the bootstrap identity a role with secret.read"}},
+		"no metadata.read":  {forbidden(ibmcloudtest.OpSecretsMetadata), "token-secret", report.CheckWarning, []string{"answered 403 → give the bootstrap identity a role with secret-metadata.read"}},
+		"no locks.list":     {forbidden(ibmcloudtest.OpLocks), "token-locks", report.CheckWarning, []string{"answered 403 → give the bootstrap identity a role with secret-version-locks.list"}},
+		"no version.read":   {forbidden(ibmcloudtest.OpVersionsMetadata), "stored-token", report.CheckFailed, []string{"answered 403 → give the bootstrap identity a role with secret-version-metadata.read"}},
 		"opaque token":      {func(w *world) { w.opaque(ibmcloudtest.IdentityWorkload) }, "key-identity", report.CheckWarning, []string{"does not show whose"}},
 		"opaque bootstrap":  {func(w *world) { w.cloud.MustDeleteAPIKey(w.seeded.APIKey); w.opaque(ibmcloudtest.IdentityBootstrap) }, "bootstrap-identity", report.CheckWarning, []string{"does not show whose"}},
 		"key expires soon":  {func(w *world) { w.expiringKey(3 * 24 * time.Hour) }, "key-expiry", report.CheckWarning, []string{"in 2 days", "store a new key"}},
@@ -369,7 +341,7 @@ func TestFindings(t *testing.T) {
 		"key secret expires": {func(w *world) {
 			w.keySecret(ibmcloudtest.SecretSpec{Payload: w.seeded.APIKey, Expires: time.Now().Add(25 * time.Hour)})
 		}, "key-expiry", report.CheckWarning, []string{"the key secret expires in 1 day", "destroys"}},
-		"short lives":        {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute) }, "token-lifetime", report.CheckWarning, []string{"shorter than the schedule", "ensure"}},
+		"short lifetime":     {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute) }, "token-lifetime", report.CheckWarning, []string{"shorter than the schedule", "ensure"}},
 		"no longer than MIN": {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute); w.doctor.MinRemaining = 15 * time.Minute }, "token-lifetime", report.CheckWarning, []string{"MIN_REMAINING"}},
 		"an ageing token":    {func(w *world) { w.ageing() }, "token-lifetime", report.CheckFailed, []string{"invalid_token", "half of its lifetime"}},
 		"no token secret":    {func(w *world) { w.one.Token.ID = nowhere }, "token-secret", report.CheckFailed, []string{"not_found", "TOKEN_SECRET"}},
@@ -397,7 +369,7 @@ func TestFindings(t *testing.T) {
 		"clock ahead":       {func(w *world) { w.clock(time.Minute) }, "secrets-manager-clock", report.CheckWarning, []string{"-1m", "NTP"}},
 		"bootstrap soon":    {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"in 2 days", "replace the key"}},
 		"bootstrap expired": {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(-50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"has expired"}},
-		"bootstrap is told": {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckOK, []string{"BOOTSTRAP_EXPIRES_AT"}},
+		"bootstrap is set":  {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckOK, []string{"BOOTSTRAP_EXPIRES_AT"}},
 		"bootstrap is not":  {func(w *world) { w.hide() }, "bootstrap-key-expiry", report.CheckSkipped, []string{"set BOOTSTRAP_EXPIRES_AT"}},
 		"the date is wrong": {func(w *world) { w.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"does not expire", "correct BOOTSTRAP_EXPIRES_AT"}},
 	} {
@@ -429,31 +401,13 @@ func (w *world) clock(by time.Duration) {
 	w.doctor.Now = func() time.Time { return time.Now().Add(by) }
 }
 
-// hide makes IAM tell nobody about keys.
+// hide makes IAM show nobody anything about keys.
 func (w *world) hide() { w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 403}) }
 
-// expiringKey stores a key of the workload that expires.
+// expiringKey makes IAM answer that the keys expire.
 func (w *world) expiringKey(in time.Duration) {
-	w.t.Helper()
-	body := fmt.Sprintf(`{"name":"k","iam_id":%q,"expires_at":%q}`, w.seeded.IAMID, time.Now().Add(in).UTC().Format("2006-01-02T15:04-0700"))
-	request, err := http.NewRequest(http.MethodPost, w.doctor.IAMHost.Origin+"/v1/apikeys", strings.NewReader(body))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("Authorization", "Bearer "+w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour))
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	var key struct {
-		APIKey string `json:"apikey"`
-	}
-	if err := json.NewDecoder(response.Body).Decode(&key); err != nil || key.APIKey == "" {
-		w.t.Fatalf("making a key: %s, %v", response.Status, err)
-	}
-	w.keySecret(ibmcloudtest.SecretSpec{Payload: key.APIKey})
+	w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 200,
+		Body: fmt.Sprintf(`{"id":"ApiKey-1","expires_at":%q}`, time.Now().Add(in).UTC().Format("2006-01-02T15:04-0700"))})
 }
 
 // Reading such a secret makes a key and deletes another: that would be writing.
@@ -491,7 +445,7 @@ func TestAnAnswerAboutAKeyThatCannotBeUsedLeavesItUnknown(t *testing.T) {
 	}
 }
 
-func TestAHostThatTellsNoTime(t *testing.T) {
+func TestAHostThatShowsNoTime(t *testing.T) {
 	w := newWorld(t, ibmcloudtest.Options{})
 	silent := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header()["Date"] = nil

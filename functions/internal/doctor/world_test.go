@@ -66,7 +66,7 @@ func (w *world) as(key string) {
 	w.doctor.Bootstrap = doctor.Bootstrap{Variable: "SECRETS_MANAGER_APIKEY", Identity: bootstrap, HasKey: true}
 }
 
-// publish puts a version that tells of a token.
+// publish puts a version whose metadata describes a token.
 func (w *world) publish(iamID string, expires time.Time) {
 	w.cloud.MustPutVersion(w.one.Token.ID, "eyJ.published.token", map[string]any{
 		"expiration": expires.Unix(), "iam_id": iamID, "account": w.cloud.AccountID(), "fingerprint": "0123456789abcdef",
@@ -103,6 +103,9 @@ func (w *world) run() report.Diagnosis {
 	for _, request := range w.cloud.Requests() {
 		if request.Method != "GET" && request.Op != ibmcloudtest.OpIAMToken {
 			w.t.Errorf("doctor asked for %s %s (%s): it must not write", request.Method, request.Path, request.Op)
+		}
+		if strings.HasSuffix(request.Path, w.seeded.TokenSecret) && w.one.APIKey.ID != w.seeded.TokenSecret {
+			w.t.Errorf("doctor asked for %s: it has no business with the token's value", request.Path)
 		}
 	}
 	w.wantSound(diagnosis)

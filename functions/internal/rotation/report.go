@@ -96,7 +96,7 @@ const (
 	Locked        Kind = "locked"        // a lock on a secret version is in the way
 	RateLimited   Kind = "rate_limited"  // 429
 	Unavailable   Kind = "unavailable"   // 5xx, no connection, or a 200 that cannot be used
-	InvalidToken  Kind = "invalid_token" // IAM answered with a token that must not be published
+	InvalidToken  Kind = "invalid_token" // IAM answered with a token that must not be saved
 	Timeout       Kind = "timeout"       // no answer within the attempt, or the process was suspended
 )
 
