@@ -60,7 +60,7 @@ func (v Version) Token() (Token, error) {
 	if IsJWT(value) {
 		claims, _ = ReadClaims(value) // exp alone must be readable here
 		if claims.ExpiresAt.IsZero() {
-			return Token{}, noToken("the secret holds a JWT whose exp cannot be read: let the rotator write it")
+			return Token{}, noToken("it is a JWT whose exp cannot be read: let the rotator write it")
 		}
 	}
 	if !v.ReadAt.IsZero() && (v.ReadAt.Add(maxDateLag).Before(v.CreatedAt) || v.ReadAt.Add(maxDateLag).Before(claims.IssuedAt)) {
@@ -74,7 +74,7 @@ func (v Version) Token() (Token, error) {
 		token.Expiration = sooner(token.Expiration, expires)
 	}
 	if token.Expiration.IsZero() {
-		return Token{}, noToken("nothing states when the stored token expires: its version has no metadata, and it is no JWT")
+		return Token{}, noToken("nothing states when it expires: its version has no metadata, and it is no JWT. Let the rotator write it")
 	}
 	if !v.CreatedAt.IsZero() {
 		token.Expiration = sooner(token.Expiration, v.CreatedAt.Add(MaxLife))
@@ -192,7 +192,7 @@ func unpack(payload string) (token string, expires time.Time, err error) {
 	text := strings.TrimLeftFunc(payload, isBlank)
 	switch {
 	case text == "":
-		return "", time.Time{}, noToken("the secret is empty: find out why the rotator does not run")
+		return "", time.Time{}, noToken("it is empty: find out why the rotator does not run")
 	case strings.HasPrefix(text, "{"):
 		return unpackObject(text)
 	case text == "no token yet":
@@ -200,7 +200,7 @@ func unpack(payload string) (token string, expires time.Time, err error) {
 	}
 	token, ok := bareToken(text)
 	if !ok {
-		return "", time.Time{}, noToken("the secret holds something that is no token: is it the right secret?")
+		return "", time.Time{}, noToken("what it holds has not the form of a token: is it the right secret?")
 	}
 	return token, time.Time{}, nil
 }
@@ -208,12 +208,12 @@ func unpack(payload string) (token string, expires time.Time, err error) {
 func unpackObject(text string) (string, time.Time, error) {
 	var object map[string]any
 	if json.Unmarshal([]byte(text), &object) != nil {
-		return "", time.Time{}, noToken("the secret holds broken JSON")
+		return "", time.Time{}, noToken("its JSON is broken")
 	}
 	if field, ok := object["access_token"].(string); ok {
 		token, ok := bareToken(field)
 		if !ok {
-			return "", time.Time{}, noToken("the access_token of the secret's JSON is no token")
+			return "", time.Time{}, noToken("the access_token of its JSON has not the form of a token")
 		}
 		expiration, _ := object["expiration"].(float64)
 		return token, epoch(int64(max(0, min(expiration, maxEpoch)))), nil
@@ -226,7 +226,7 @@ func unpackObject(text string) (string, time.Time, error) {
 			return unpack(token)
 		}
 	}
-	return "", time.Time{}, noToken("the secret holds JSON without access_token or iam_token, and more than one entry")
+	return "", time.Time{}, noToken("its JSON has neither access_token nor iam_token, and not one entry alone")
 }
 
 func noToken(why string) error { return fmt.Errorf("%w: %s", ErrNoToken, why) }

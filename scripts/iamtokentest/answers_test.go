@@ -248,7 +248,7 @@ func TestHostileAnswersEnd(t *testing.T) {
 		"heads":             {body(strings.Repeat("HTTP/1.1 200 OK\r\n\r\n", 40_000)), "check IAM_URL"},
 		"no UTF-8":          {body(strings.Repeat("\xff", 900_000)), "HTTP 200 without"},
 		"a length too long": {text(ok + "Content-Length: 99999999999\r\n\r\n"), "more than a token secret can hold"},
-		"no HTTP":           {text(strings.Repeat("eyJ", 1000)), "the connection to"},
+		"no HTTP":           {text(strings.Repeat("eyJ", 1000)), "not HTTP"},
 		"a broken status":   {text("HTTP/1.1 eyJ\r\n\r\n"), ""},
 	} {
 		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
