@@ -63,7 +63,7 @@ func ExampleReader_Authenticate() {
 	// Output: cloud-logs-target
 }
 
-// A store of one's own: the copy in AWS Secrets Manager, which a job on AWS reads
+// A store of one's own: the mirror in AWS Secrets Manager, which a job on AWS reads
 // with its own role. getSecretValue emulates the call of the AWS SDK's client.
 func ExampleStoreFunc() {
 	getSecretValue := func(context.Context) (secretString string, createdDate time.Time, err error) {

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// MaxLife bounds what a version may claim of its expiration: IAM tokens live
-// 60 minutes at most, and a minute is left for clocks.
+// MaxLife bounds what a version may state of its expiration: the lifetime of an IAM
+// token is 60 minutes at most, and a minute is left for clocks.
 const MaxLife = 61 * time.Minute
 
 // Metadata is the version_custom_metadata of every version the rotator writes.
-// It tells a reader all but the token, so nobody needs the right to read the
-// value in order to know when it expires. Times are in epoch seconds.
+// It shows all but the token, so nobody needs the right to read the value in order
+// to know when it expires. Times are in epoch seconds.
 type Metadata struct {
 	Expiration     int64  `json:"expiration"`
 	IssuedAt       int64  `json:"issued_at"`
@@ -77,7 +77,7 @@ func isIAMID(id string) bool {
 // Identity returns an IAM id and an account as they may be shown: whoever can
 // write metadata or forge an answer could have put a key there. An IAM id of
 // another shape than those known becomes a digest, "sha256-" and 16 hex digits, by
-// which it can still be told from others; such an account becomes nothing.
+// which it still differs from others; such an account becomes nothing.
 func Identity(iamID, account string) (string, string) {
 	if iamID != "" && !isIAMID(iamID) {
 		sum := sha256.Sum256([]byte(iamID))
@@ -116,7 +116,7 @@ func ParseMetadata(fields map[string]any) (Metadata, error) {
 	return m, nil
 }
 
-// ExpiresAt is the expiration as far as it may be believed: never later than
+// ExpiresAt is the expiration as far as it is trusted: never later than
 // createdAt, which the server set, plus MaxLife. The zero time means that it is
 // not known, which every caller must treat as expired.
 func (m Metadata) ExpiresAt(createdAt time.Time) time.Time {

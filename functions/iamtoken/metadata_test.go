@@ -59,7 +59,7 @@ func TestMetadataOfOthersIsReadWithCare(t *testing.T) {
 	}
 }
 
-func TestAnExpirationIsBelievedForAtMost61Minutes(t *testing.T) {
+func TestAnExpirationIsTrustedForAtMost61Minutes(t *testing.T) {
 	for name, test := range map[string]struct {
 		expiration int64
 		createdAt  time.Time

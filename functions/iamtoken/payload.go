@@ -26,7 +26,7 @@ type Store interface {
 	Read(ctx context.Context) (Version, error)
 }
 
-// StoreFunc is a function as a Store: for the copy in AWS Secrets Manager, say,
+// StoreFunc is a function as a Store: for the mirror in AWS Secrets Manager, say,
 // which a job on AWS reads with its own role.
 type StoreFunc func(ctx context.Context) (Version, error)
 

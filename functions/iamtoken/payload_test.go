@@ -31,7 +31,7 @@ func TestFormatRefusesOtherWords(t *testing.T) {
 	for _, word := range []string{"", "RAW", "jwt"} {
 		var format iamtoken.Format
 		if err := format.UnmarshalText([]byte(word)); err == nil {
-			t.Errorf("%q was taken for a format", word)
+			t.Errorf("%q passes for a format", word)
 		}
 	}
 }
@@ -57,7 +57,7 @@ func jwt(claims string) string {
 }
 
 // Every payload that the rotator writes can be read, and what others write is
-// read or refused.
+// read or rejected.
 func TestVersionToken(t *testing.T) {
 	soon := created.Add(40 * time.Minute)
 	token := jwt(fmt.Sprintf(`{"exp":%d,"iat":%d,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, soon.Unix(), created.Unix()))
@@ -145,14 +145,14 @@ func TestADateBeforeTheVersionIsUnusable(t *testing.T) {
 	}
 }
 
-func TestVersionTokenTellsItsIdentity(t *testing.T) {
+func TestVersionTokenHasItsIdentity(t *testing.T) {
 	token := jwt(fmt.Sprintf(`{"exp":%d,"iat":%d,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, created.Add(time.Hour).Unix(), created.Unix()))
 	got, err := iamtoken.Version{Payload: iamtoken.NewSecret(token)}.Token()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.IAMID != "iam-ServiceId-1" || got.Account != "0123456789abcdef0123456789abcdef" || got.ExpiresIn != time.Hour || !got.IssuedAt.Equal(created) {
-		t.Errorf("got %+v, want what the token tells", got)
+		t.Errorf("got %+v, want what the token states", got)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// defaultMargin is well below the life that a stored token has left when the
+	// defaultMargin is well below the remaining lifetime of a stored token when the
 	// rotator replaces it, so that one read a rotation is enough.
 	defaultMargin = 5 * time.Minute
 	// readTime is the longest that a read may take, retries included.
@@ -27,7 +27,7 @@ const (
 
 // Reader hands out the token that the rotator keeps in a secret. It reads the
 // secret once a rotation, however many goroutines ask: it keeps the token until
-// that has little life left. While the store is down it hands out the old token as
+// that expires soon. While the store is down it hands out the old token as
 // long as that is valid, and never an expired one.
 //
 // A Reader is used by pointer, may be used by many goroutines at once, and starts
@@ -35,9 +35,9 @@ const (
 type Reader struct {
 	Store Store // where the token is; required
 
-	// Margin is the life left at which the kept token is read again, less a random
+	// Margin is the remaining lifetime at which the secret is read again, less a random
 	// part of up to a fifth, so that a thousand processes do not ask in the same
-	// second. Stay below 8 minutes, the life that the rotator leaves. If 0, 5 minutes.
+	// second. Stay below 8 minutes, the least that the rotator leaves. If 0, 5 minutes.
 	Margin time.Duration
 
 	// Hosts are those that get the token from Transport and Authenticate: a name, a
@@ -55,7 +55,7 @@ type Reader struct {
 	failure  error         // of the last read, nil if it brought a valid token
 	flight   chan struct{} // closed when the read under way has ended; nil when there is none
 	skew     time.Duration // the store's clock less ours
-	reloaded string        // fingerprint of the refused token that has been read again
+	reloaded string        // fingerprint of the rejected token after which the secret was read again
 }
 
 // Token returns a valid token. Its shape is that of oauth2.TokenSource: cached,
@@ -104,7 +104,7 @@ func (r *Reader) Token(ctx context.Context) (Token, error) {
 	return r.kept(r.now())
 }
 
-// Refused tells the Reader that a service answered 401 to token. If that is the
+// Refused reports to the Reader that a service answered 401 to token. If that is the
 // one it hands out, the next call of Token reads the secret, once for each token:
 // the key may have been replaced, and with it the token. A 401 that the same token
 // meets again has another cause. A 403 is none of this: a permission is missing.
@@ -131,7 +131,7 @@ func (r *Reader) kept(now time.Time) (Token, error) {
 }
 
 func expired(token Token, now time.Time) error {
-	return fmt.Errorf("%w %s ago, at %s: look why the rotator does not run",
+	return fmt.Errorf("%w %s ago, at %s: find out why the rotator does not run",
 		ErrExpired, now.Sub(token.Expiration).Round(time.Second), token.Expiration.UTC().Format(time.RFC3339))
 }
 

@@ -15,7 +15,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-func TestTheTokenIsKeptUntilItHasLittleLifeLeft(t *testing.T) {
+func TestTheTokenIsKeptUntilItExpiresSoon(t *testing.T) {
 	inWorld(t, func(w *world) {
 		first := w.rotate(time.Hour)
 		w.wantToken(first)
@@ -28,7 +28,7 @@ func TestTheTokenIsKeptUntilItHasLittleLifeLeft(t *testing.T) {
 		w.wantToken(second)
 		w.wantReads(2)
 		if got := w.count(ibmcloudtest.OpIAMToken); got != 2 {
-			t.Errorf("got %d exchanges of the reader's key, want 2: its token lives for an hour too", got)
+			t.Errorf("got %d exchanges of the reader's key, want 2: its token has a lifetime of an hour, too", got)
 		}
 	})
 }
@@ -73,7 +73,7 @@ func TestAStoreThatHangsDelaysNobodyWhoHasAToken(t *testing.T) {
 	})
 }
 
-func TestALateRotationIsLookedForNowAndThen(t *testing.T) {
+func TestALateRotationIsNoticed(t *testing.T) {
 	inWorld(t, func(w *world) {
 		first := w.rotate(time.Hour)
 		w.wantToken(first)
@@ -178,7 +178,7 @@ func TestThisMachinesClockIsOff(t *testing.T) {
 	}
 }
 
-func TestFaultyFieldsAreToldAtOnce(t *testing.T) {
+func TestFaultyFieldsAreReportedAtOnce(t *testing.T) {
 	for name, reader := range map[string]*iamtoken.Reader{
 		"Store is required":   {},
 		"Margin is negative":  {Store: iamtoken.StoreFunc(nil), Margin: -1},

@@ -11,7 +11,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -120,64 +119,50 @@ func unanswered(service string, err error) error {
 // logs what a server sends over a connection that is not in use.
 var singleRequests = &http.Transport{
 	Proxy:                  http.ProxyFromEnvironment,
-	DialContext:            dialQuiet,
-	DialTLSContext:         dialTLSQuiet,
-	TLSHandshakeTimeout:    dialTime,
+	DialContext:            quietly(dialer.DialContext),
+	DialTLSContext:         quietly((&tls.Dialer{NetDialer: dialer, Config: &tls.Config{MinVersion: tls.VersionTLS12}}).DialContext),
+	TLSHandshakeTimeout:    dialer.Timeout,
 	MaxResponseHeaderBytes: 64 << 10,
 	DisableKeepAlives:      true,
 	DisableCompression:     true,
 	TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 alone
 }
 
-const dialTime = 5 * time.Second
+// dialer bounds connecting together with the TLS handshake.
+var dialer = &net.Dialer{Timeout: 5 * time.Second}
 
-var dialer = &net.Dialer{Timeout: dialTime}
+type dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-func dialQuiet(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := dialer.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
+func quietly(base dial) dial {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := base(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		asked, ask := context.WithCancel(context.Background())
+		return &quietConn{conn, asked, ask}, nil
 	}
-	return newQuietConn(conn), nil
-}
-
-func dialTLSQuiet(ctx context.Context, network, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*dialTime)
-	defer cancel()
-	conn, err := (&tls.Dialer{NetDialer: dialer, Config: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}}).DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	return newQuietConn(conn), nil
 }
 
 // quietConn hands out nothing before the first write: what a server sends ahead of a
 // request, net/http would log.
 type quietConn struct {
 	net.Conn
-	open  func()
-	ready chan struct{}
+	asked context.Context
+	ask   context.CancelFunc
 }
 
-func newQuietConn(conn net.Conn) *quietConn {
-	ready := make(chan struct{})
-	return &quietConn{conn, sync.OnceFunc(func() { close(ready) }), ready}
-}
-
-// Read implements net.Conn.
 func (c *quietConn) Read(p []byte) (int, error) {
-	<-c.ready
+	<-c.asked.Done()
 	return c.Conn.Read(p)
 }
 
-// Write implements net.Conn.
 func (c *quietConn) Write(p []byte) (int, error) {
-	c.open()
+	c.ask()
 	return c.Conn.Write(p)
 }
 
-// Close implements net.Conn.
 func (c *quietConn) Close() error {
-	c.open()
+	c.ask()
 	return c.Conn.Close()
 }

@@ -78,7 +78,7 @@ func TestIBMsLogsRoutingClientGetsPastA401(t *testing.T) {
 	}
 }
 
-func TestIBMsLogsRoutingClientIsToldOfAnExpiredToken(t *testing.T) {
+func TestIBMsLogsRoutingClientSendsNoExpiredToken(t *testing.T) {
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
 	publish(cloud, -time.Minute)
 	service, _ := logsRouting(t, cloud)

@@ -146,7 +146,7 @@ func (s *SecretsManager) version(got response) (Version, error) {
 	default:
 		return Version{}, noToken("a secret of its type cannot: use arbitrary or kv")
 	}
-	if key := s.key(); key != "" && strings.Contains(payload, key) {
+	if token, _, err := unpack(payload); err == nil && token == s.key() {
 		return Version{}, noToken("it holds the reader's own API key, which is no token")
 	}
 	// Metadata that cannot be read counts as none: others may have edited it.

@@ -38,7 +38,7 @@ func inWorld(t *testing.T, test func(w *world)) {
 
 func (w *world) secret() string { return w.cloud.Rotations()[0].TokenSecret }
 
-// rotate publishes a token that lives for ttl, with the rotator's metadata.
+// rotate saves a token with the lifetime ttl, with the rotator's metadata.
 func (w *world) rotate(ttl time.Duration) string {
 	value := w.cloud.MustMintToken(w.cloud.Rotations()[0].APIKey, ttl)
 	token := iamtoken.Token{Value: iamtoken.NewSecret(value), IssuedAt: time.Now(), Expiration: time.Now().Add(ttl), ExpiresIn: ttl, IAMID: "iam-ServiceId-1"}

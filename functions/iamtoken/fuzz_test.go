@@ -1,0 +1,96 @@
+package iamtoken
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+// marked stands in what is fuzzed; it must not be in an error.
+const marked = "CANARY"
+
+// Whatever stands in a secret: what a reader gets is one bare token that can go
+// into a header, or an error that repeats nothing of it.
+func FuzzPayload(f *testing.F) {
+	const token = "CANARY-an-opaque-token-0123456789-abcdef"
+	for _, seed := range []string{
+		"", "no token yet", token, "Bearer " + token, "bearer  " + token + "\n", "Bearer", "Bearer Bearer " + token, `{"access_token":"` + token + `","expiration":1}`,
+		`{"access_token":{"access_token":"` + token + `"}}`, `{"iam_token":"Bearer ` + token + `"}`, `{"other":"` + token + `"}`, `{"a":"b","c":"d"}`, `{`,
+		`{"iam_token":"{\"access_token\":\"` + token + `\"}"}`, token + "\r\nX-Evil: b", "e30.eyJleHAiOjE3NjcyNjUyMDB9.CANARY", `{"CANARY":1}`,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, payload string) {
+		token, _, err := unpack(payload)
+		if err != nil {
+			if !errors.Is(err, ErrNoToken) || strings.Contains(err.Error(), marked) {
+				t.Errorf("got the error %v", err)
+			}
+			return
+		}
+		if CheckForm(token) != nil {
+			t.Errorf("got a token of %d characters that cannot be one", len(token))
+		}
+		if again, _, err := unpack("Bearer " + token); err != nil || again != token {
+			t.Errorf("the token does not survive being stored once more: %v", err)
+		}
+	})
+}
+
+// Whatever IAM or Secrets Manager answers: a reader gets a token, or an error that
+// repeats nothing of the answer.
+func FuzzAnswer(f *testing.F) {
+	const token = "CANARY-an-opaque-token-0123456789-abcdef"
+	for _, seed := range []string{
+		`{"access_token":"` + token + `","expires_in":3600,"token_type":"Bearer"}`, `{"access_token":"` + token + `","expires_in":9223372036854775807}`,
+		`{"secret_type":"arbitrary","created_at":"2026-01-01T10:00:00Z","payload":"` + token + `","version_custom_metadata":{"expiration":1767265200}}`,
+		`{"secret_type":"kv","created_at":"2026-01-01T10:00:00Z","data":{"iam_token":"Bearer ` + token + `"},"version_custom_metadata":{"expiration":"CANARY"}}`,
+		`{"secret_type":"arbitrary","payload":"e30.eyJleHAiOjE3NjcyNjUyMDB9.CANARYCANARYCANARYCANARY"}`, `{"secret_type":"iam_credentials","api_key":"CANARY"}`,
+		`{"secret_type":"arbitrary","payload":"the-readers-own-key-CANARY-0123456789"}`, `{"access_token":"the-readers-own-key-CANARY-0123456789"}`,
+		`{"secret_type":"kv","data":"CANARY"}`, `{"created_at":"CANARY"}`, `{"errors":[{"code":"CANARY"}]}`, "<html>CANARY", "[", "null", "",
+	} {
+		f.Add([]byte(seed), int64(1767261600))
+	}
+	store := &SecretsManager{APIKey: NewSecret("the-readers-own-key-CANARY-0123456789")}
+	f.Fuzz(func(t *testing.T, body []byte, date int64) {
+		got := response{service: "IAM", status: 200, body: body, date: epoch(date)}
+		access, lifetime, err := store.accessToken(got)
+		if err == nil && (CheckForm(access.Reveal()) != nil || access.Reveal() == store.key() || lifetime < 0 || lifetime > MaxLife) {
+			t.Errorf("got a token of IAM that cannot be one, for %s", lifetime)
+		}
+		version, readErr := store.version(got)
+		token, tokenErr := version.Token()
+		if readErr == nil && tokenErr == nil {
+			late := !version.CreatedAt.IsZero() && token.Expiration.After(version.CreatedAt.Add(MaxLife))
+			if CheckForm(token.Value.Reveal()) != nil || token.Value.Reveal() == store.key() || token.Expiration.IsZero() || late {
+				t.Errorf("got a stored token that cannot be one, with expiration %s", token.Expiration)
+			}
+		}
+		for _, err := range []error{err, readErr, tokenErr} {
+			if err != nil && (strings.Contains(err.Error(), marked) || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrNoToken)) {
+				t.Errorf("got the error %v", err)
+			}
+		}
+	})
+}
+
+func FuzzMetadata(f *testing.F) {
+	f.Add(int64(4102444800), "iam-ServiceId-1", "0123456789abcdef0123456789abcdef", "0123456789abcdef", "run-12345678", int64(0))
+	f.Add(int64(-1), "", "", "not a fingerprint", "", int64(1767261600))
+	f.Add(int64(9223372036854775807), "x", "y", "", "\x00", int64(-62135596800))
+	f.Fuzz(func(t *testing.T, expiration int64, iamID, account, fingerprint, runID string, created int64) {
+		m := Metadata{Expiration: expiration, IAMID: iamID, Account: account, Fingerprint: fingerprint, RunID: runID}
+		parsed, err := ParseMetadata(m.Map())
+		if err != nil {
+			t.Fatalf("what was written cannot be read: %v", err)
+		}
+		if parsed.Expiration != expiration || parsed.Fingerprint != "" && parsed.Fingerprint != fingerprint {
+			t.Errorf("got %+v, want %+v", parsed, m)
+		}
+		createdAt := time.Unix(created%4102444800, 0)
+		if parsed.ExpiresAt(createdAt).After(createdAt.Add(MaxLife)) {
+			t.Errorf("an expiry at %s is trusted of a version made %s", parsed.ExpiresAt(createdAt), createdAt)
+		}
+	})
+}
