@@ -32,7 +32,7 @@ var (
 	idShape      = regexp.MustCompile(`^` + uuid + `$`)
 	groupShape   = regexp.MustCompile(`^(?:default|` + uuid + `)$`)
 	arnShape     = regexp.MustCompile(`^arn:aws[a-z-]{0,20}:secretsmanager:[a-z0-9-]{4,32}:[0-9]{12}:secret:([A-Za-z0-9/_+=.@-]{1,512})-[A-Za-z0-9]{6}$`)
-	codeShape    = regexp.MustCompile(`^(?:BXNIM[0-9]{4}E|secrets-manager\.Error[0-9]{5})$`)
+	codeShape    = regexp.MustCompile(`"(?:errorCode|code)"\s*:\s*"(BXNIM[0-9]{4}E|secrets-manager\.Error[0-9]{5})"`)
 )
 
 const (
@@ -235,7 +235,11 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		response, read, err := t.once(request, body)
 		again, wait := err != nil && (request.Method == http.MethodGet || request.Method == http.MethodDelete), time.Second<<(try-1)
 		if err == nil {
-			f.status, f.code = response.StatusCode, errorCode(read)
+			if f.status = response.StatusCode; f.status >= 400 {
+				if found := codeShape.FindSubmatch(read); found != nil {
+					f.code = string(found[1])
+				}
+			}
 			again = f.status == http.StatusTooManyRequests || f.status >= 500
 			if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds >= 0 {
 				wait = time.Duration(min(seconds, 30)) * time.Second
@@ -267,22 +271,4 @@ func (t transport) once(request *http.Request, body []byte) (*http.Response, []b
 	}
 	response.Body = io.NopCloser(bytes.NewReader(read))
 	return response, read, err
-}
-
-// errorCode is IBM's code of an error.
-func errorCode(body []byte) string {
-	var e struct {
-		Code   string `json:"errorCode"`
-		Errors []struct {
-			Code string `json:"code"`
-		} `json:"errors"`
-	}
-	_ = json.Unmarshal(body, &e)
-	if len(e.Errors) > 0 {
-		e.Code = e.Errors[0].Code
-	}
-	if !codeShape.MatchString(e.Code) {
-		return ""
-	}
-	return e.Code
 }
