@@ -374,7 +374,7 @@ func (s *setup) readOutputs(ctx context.Context) (map[string]string, error) {
 	if info, statErr := os.Stat(s.terraform); s.terraform == "-" {
 		printed, err = io.ReadAll(io.LimitReader(s.stdin, 1<<20))
 	} else if statErr == nil && info.IsDir() {
-		command := exec.CommandContext(ctx, "terraform", "-chdir="+s.terraform, "output", "-json")
+		command := exec.CommandContext(ctx, "terraform", "-chdir="+s.terraform, "output", "-json", "-no-color")
 		command.Stderr = s.stderr
 		printed, err = command.Output()
 	} else {

@@ -891,7 +891,7 @@ func TestSourcesOfOutputs(t *testing.T) {
 	if err := os.WriteFile(s.path("outputs.json"), []byte(s.terraform()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.path("terraform"), []byte("#!/bin/sh\n[ \"$*\" = '-chdir="+s.folder+" output -json' ] && cat '"+s.path("outputs.json")+"'\n"), 0o700); err != nil {
+	if err := os.WriteFile(s.path("terraform"), []byte("#!/bin/sh\n[ \"$*\" = '-chdir="+s.folder+" output -json -no-color' ] && cat '"+s.path("outputs.json")+"'\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", s.folder+":"+os.Getenv("PATH"))
