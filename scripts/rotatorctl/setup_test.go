@@ -661,16 +661,7 @@ func TestForeignValues(t *testing.T) {
 				if strings.HasSuffix(name, "listed") {
 					s.succeed()
 				}
-				liar := s.lying(func(r *http.Request, body []byte) []byte {
-					if r.URL.Path != place.path {
-						return body
-					}
-					var answer any
-					_ = json.Unmarshal(body, &answer)
-					replace(answer, place.field, value)
-					body, _ = json.Marshal(answer)
-					return body
-				})
+				liar := s.replacing(place.path, place.field, value)
 				s.env["IAM_URL"], s.outputs["secrets_manager_url"] = liar, liar
 				if r := s.run(); r.exit == 0 && !place.harmless || r.exit == 2 {
 					t.Errorf("%q: got exit %d, want 1\n%s", value, r.exit, r.stderr)
@@ -683,6 +674,18 @@ func TestForeignValues(t *testing.T) {
 		s.aws.arn = arn
 		s.fail(1, "AWS's answer has not the ARN of the secret")
 	}
+}
+
+// replacing is the origin of an IBM Cloud whose answers at a path have another value in a field.
+func (s *stage) replacing(path, field, value string) string {
+	return s.lying(func(r *http.Request, body []byte) []byte {
+		var answer any
+		if r.URL.Path == path && json.Unmarshal(body, &answer) == nil {
+			replace(answer, field, value)
+			body, _ = json.Marshal(answer)
+		}
+		return body
+	})
 }
 
 // replace sets a field wherever it is a string.
@@ -711,16 +714,7 @@ func TestKeyOfAnotherIdentity(t *testing.T) {
 		if key == "unknown" {
 			value, words = strings.Repeat("k", 44), "HTTP 400 BXNIM0415E. IAM does not know the API key"
 		}
-		s.env["IAM_URL"] = s.lying(func(r *http.Request, body []byte) []byte {
-			if r.Method != http.MethodPost || r.URL.Path != "/v1/apikeys" {
-				return body
-			}
-			var answer map[string]any
-			_ = json.Unmarshal(body, &answer)
-			answer["apikey"] = value
-			body, _ = json.Marshal(answer)
-			return body
-		})
+		s.env["IAM_URL"] = s.replacing("/v1/apikeys", "apikey", value)
 		s.fail(1, words)
 		if got := s.writes(); !slices.Equal(got, []string{"secrets.create", "apikeys.create"}) { // the first is the token secret
 			t.Errorf("%s: got %q, want the key not stored", key, got)
