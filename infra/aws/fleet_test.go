@@ -661,7 +661,7 @@ func TestFleetPoliciesAreNarrow(t *testing.T) {
 		"LambdaMakesNetworkInterfaces": show(anys(noResourceLevel)) + " on *",
 		"ItsCodeDoesNot":               show(anys(noResourceLevel)) + " on *",
 		"StartTheMaps":                 "[states:StartExecution] on [map[Ref:RotateMachine] map[Ref:EnsureMachine]]",
-		"TellOfUndeliveredEvents":      "[sqs:SendMessage] on map[Fn::GetAtt:[UndeliveredEvents Arn]]",
+		"ReportUndeliveredEvents":      "[sqs:SendMessage] on map[Fn::GetAtt:[UndeliveredEvents Arn]]",
 	}
 	for id, name := range map[string]string{"Rotate": "${AWS::StackName}-rotate", "Ensure": "${AWS::StackName}-ensure"} {
 		allowed[id+"ReadsTheNames"] = "[s3:GetObject] on map[Fn::Sub:arn:${AWS::Partition}:s3:::${CodeBucket}/${NamesKey}]"

@@ -298,13 +298,13 @@ func TestPoliciesAreNarrow(t *testing.T) {
 	allowed := map[string]string{
 		"ReadTheBootstrapKey":          "[secretsmanager:GetSecretValue] on map[Ref:BootstrapSecretArn]",
 		"WriteItsLog":                  "[logs:CreateLogStream logs:PutLogEvents] on map[Fn::Sub:arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${LogGroup}:*]",
-		"CopyTheToken":                 "[secretsmanager:PutSecretValue secretsmanager:DescribeSecret] on map[Fn::Split:[, map[Ref:MirrorSecretArns]]]",
-		"TellOfFailedRuns":             "[sqs:SendMessage] on map[Fn::GetAtt:[FailedRuns Arn]]",
+		"MirrorTheToken":               "[secretsmanager:PutSecretValue secretsmanager:DescribeSecret] on map[Fn::Split:[, map[Ref:MirrorSecretArns]]]",
+		"ReportFailedRuns":             "[sqs:SendMessage] on map[Fn::GetAtt:[FailedRuns Arn]]",
 		"DecryptTheBootstrapKey":       "[kms:Decrypt] on map[Ref:BootstrapKmsKeyArn]",
 		"LambdaMakesNetworkInterfaces": show(anys(noResourceLevel)) + " on *",
 		"ItsCodeDoesNot":               show(anys(noResourceLevel)) + " on *",
 		"Invoke":                       "[lambda:InvokeFunction] on map[Fn::GetAtt:[Function Arn]]",
-		"TellOfUndeliveredEvents":      "[sqs:SendMessage] on map[Fn::GetAtt:[UndeliveredEvents Arn]]",
+		"ReportUndeliveredEvents":      "[sqs:SendMessage] on map[Fn::GetAtt:[UndeliveredEvents Arn]]",
 	}
 	checkAllowed(t, tmpl, allowed)
 }

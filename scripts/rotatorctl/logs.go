@@ -69,9 +69,16 @@ func (e entry) text(onlyFailed bool) string {
 	at := e.At.Format(time.RFC3339)
 	switch {
 	case e.Report != nil:
+		run := e.Report.Mode
+		if e.Report.InvokedBy != "" && e.Report.InvokedBy != "schedule" {
+			run += " by " + e.Report.InvokedBy
+		}
+		if e.Report.Force {
+			run += ", forced"
+		}
 		for _, result := range e.Report.Results {
 			if !onlyFailed || result.Outcome == report.Failed {
-				fmt.Fprintf(&text, "%s %s: %s\n", at, printable(e.Report.Mode), result.Line())
+				fmt.Fprintf(&text, "%s %s: %s\n", at, printable(run), result.Line())
 			}
 		}
 	case e.Lost != "":

@@ -278,11 +278,12 @@ func TestLifeOfAStack(t *testing.T) {
 	a.must(0, "invoke --mode=ensure", "default: fresh; ")
 	a.must(0, "status", " default: fresh; ")
 	a.must(0, "invoke --mode check --rotation default", "default: checked; ")
+	a.must(0, "invoke --mode=rotate --force", "default: rotated; ")
 	a.must(0, "doctor", "✓ configuration         valid: ", "\nrotation default\n✓ ", "\nnothing is wrong that can be seen without writing\n")
 	a.must(1, "invoke --mode=ensure --rotation=defualt", `misconfigured: no rotation is called "defualt"`)
-	a.must(1, "status", " default: checked; ", "\nthe run at 20", `could not begin: no rotation is called "defualt"`)
+	a.must(1, "status", " default: rotated; ", "\nthe run at 20", `could not begin: no rotation is called "defualt"`)
 	a.must(0, "status --exit-zero")
-	a.must(0, "logs", "Z rotate: default: rotated; ", "Z ensure: default: fresh; ", "Z the run could not begin: ")
+	a.must(0, "logs", "Z rotate by person: default: rotated; ", "Z ensure by person: default: fresh; ", "Z rotate by person, forced: default: rotated; ", "Z the run could not begin: ")
 	if got := a.must(0, "logs --failed").stdout; strings.Contains(got, "default: ") || !strings.Contains(got, "could not begin") {
 		t.Errorf("logs --failed: got %s", got)
 	}
