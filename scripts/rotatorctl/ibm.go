@@ -269,6 +269,9 @@ func (t transport) once(request *http.Request, body []byte) (*http.Response, []b
 	if err == nil && len(read) > answerLimit {
 		err = errors.New("the answer is too long")
 	}
+	if err != nil {
+		return nil, nil, err
+	}
 	response.Body = io.NopCloser(bytes.NewReader(read))
-	return response, read, err
+	return response, read, nil
 }

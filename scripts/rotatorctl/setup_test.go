@@ -24,6 +24,7 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 // A stage is one cloud, AWS's secrets, what Terraform would print, and what a person has around setup.
@@ -255,7 +256,8 @@ func newFakeAWS(t *testing.T) *fakeAWS {
 }
 
 func (f *fakeAWS) config() aws.Config {
-	return aws.Config{Region: "eu-central-1", BaseEndpoint: &f.url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
+	env := awstest.Environment(f.url)
+	return aws.Config{Region: "eu-central-1", BaseEndpoint: &f.url, Credentials: credentials.NewStaticCredentialsProvider(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], ""),
 		Retryer: func() aws.Retryer { return aws.NopRetryer{} }}
 }
 
