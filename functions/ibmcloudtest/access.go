@@ -67,7 +67,7 @@ type policy struct {
 	role  role
 }
 
-// may tells whether the identity may do a in the secret group.
+// may tells whether the identity may do a in the secret group, or on the whole instance.
 func (id *identity) may(a action, group string) bool {
 	for _, p := range id.policies {
 		if (p.group == wholeInstance || p.group == group) && p.role[a] {
@@ -81,16 +81,6 @@ func (id *identity) may(a action, group string) bool {
 func (id *identity) mayAnywhere(a action) bool {
 	for _, p := range id.policies {
 		if p.role[a] {
-			return true
-		}
-	}
-	return false
-}
-
-// mayOnInstance tells whether the identity may do a on the instance itself, as groups need.
-func (id *identity) mayOnInstance(a action) bool {
-	for _, p := range id.policies {
-		if p.group == wholeInstance && p.role[a] {
 			return true
 		}
 	}

@@ -104,12 +104,12 @@ func (c *Cloud) TokenGroupID() string { return c.tokenGroup.id }
 // The operations on API keys are IAM Identity Services', and the admin's alone, but that
 // a key's owner may see its details.
 var apiKeyOperations = []operation{
-	op(OpAPIKeysList, serviceAPIKeys, http.MethodGet, "/v1/apikeys", http.StatusOK, (*Cloud).listAPIKeys),
-	op(OpAPIKeysCreate, serviceAPIKeys, http.MethodPost, "/v1/apikeys", http.StatusCreated, (*Cloud).createAPIKey),
-	op(OpAPIKeysDetails, serviceAPIKeys, http.MethodGet, "/v1/apikeys/details", http.StatusOK, (*Cloud).getAPIKeyDetails), // before {id}
-	op(OpAPIKeysGet, serviceAPIKeys, http.MethodGet, "/v1/apikeys/{id}", http.StatusOK, (*Cloud).getAPIKey),
-	op(OpAPIKeysUpdate, serviceAPIKeys, http.MethodPut, "/v1/apikeys/{id}", http.StatusOK, (*Cloud).updateAPIKey),
-	op(OpAPIKeysDelete, serviceAPIKeys, http.MethodDelete, "/v1/apikeys/{id}", http.StatusNoContent, (*Cloud).deleteAPIKey),
+	op(OpAPIKeysList, serviceAPIKeys, "GET /v1/apikeys", http.StatusOK, (*Cloud).listAPIKeys),
+	op(OpAPIKeysCreate, serviceAPIKeys, "POST /v1/apikeys", http.StatusCreated, (*Cloud).createAPIKey),
+	op(OpAPIKeysDetails, serviceAPIKeys, "GET /v1/apikeys/details", http.StatusOK, (*Cloud).getAPIKeyDetails), // before {id}
+	op(OpAPIKeysGet, serviceAPIKeys, "GET /v1/apikeys/{id}", http.StatusOK, (*Cloud).getAPIKey),
+	op(OpAPIKeysUpdate, serviceAPIKeys, "PUT /v1/apikeys/{id}", http.StatusOK, (*Cloud).updateAPIKey),
+	op(OpAPIKeysDelete, serviceAPIKeys, "DELETE /v1/apikeys/{id}", http.StatusNoContent, (*Cloud).deleteAPIKey),
 }
 
 // mayManageKeys refuses everyone but the admin.

@@ -425,28 +425,17 @@ func newAccountID() string {
 }
 
 var logsRoutingOperations = []operation{
-	op(OpTargetsList, serviceLogsRouting, http.MethodGet, "/v3/targets", http.StatusOK, (*Cloud).listTargets),
-	op(OpSettingsGet, serviceLogsRouting, http.MethodGet, "/v3/settings", http.StatusOK, (*Cloud).getRoutingSettings),
-	op(OpTenantsList, serviceLogsRouting, http.MethodGet, "/v1/tenants", http.StatusOK, (*Cloud).listTenants),
+	op(OpTargetsList, serviceLogsRouting, "GET /v3/targets", http.StatusOK, (*Cloud).listTargets),
+	op(OpSettingsGet, serviceLogsRouting, "GET /v3/settings", http.StatusOK, (*Cloud).getRoutingSettings),
+	op(OpTenantsList, serviceLogsRouting, "GET /v1/tenants", http.StatusOK, (*Cloud).listTenants),
 }
 
 // routingSince is when the one target and the one tenant were made.
 const routingSince = "2026-01-01T00:00:00.000Z"
 
-// checkRouting lets only the workloads call Logs Routing.
-func (in *call) checkRouting() error {
-	if in.caller.class != IdentityWorkload {
-		return fail(http.StatusForbidden, "forbidden", "The caller lacks the permission to view Logs Routing.")
-	}
-	return nil
-}
-
 func (c *Cloud) targetID() string { return c.instance[:35] + "0" }
 
 func (c *Cloud) listTargets(in *call) (any, error) {
-	if err := in.checkRouting(); err != nil {
-		return nil, err
-	}
 	return map[string]any{"targets": []any{map[string]any{
 		"id":              c.targetID(),
 		"name":            "cloud-logs-target",
@@ -462,9 +451,6 @@ func (c *Cloud) listTargets(in *call) (any, error) {
 }
 
 func (c *Cloud) getRoutingSettings(in *call) (any, error) {
-	if err := in.checkRouting(); err != nil {
-		return nil, err
-	}
 	return map[string]any{
 		"default_targets":           []any{map[string]string{"id": c.targetID()}},
 		"permitted_target_regions":  []string{"us-south"},
@@ -476,9 +462,6 @@ func (c *Cloud) getRoutingSettings(in *call) (any, error) {
 
 // listTenants serves the older API, which asks for a dated version.
 func (c *Cloud) listTenants(in *call) (any, error) {
-	if err := in.checkRouting(); err != nil {
-		return nil, err
-	}
 	if _, err := time.Parse(time.DateOnly, in.request.Header.Get("IBM-API-Version")); err != nil {
 		return nil, badRequest("The header IBM-API-Version must be a date, YYYY-MM-DD.")
 	}

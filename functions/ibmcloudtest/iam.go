@@ -24,8 +24,8 @@ const (
 )
 
 var iamOperations = []operation{
-	op(OpIAMToken, serviceIAM, http.MethodPost, "/identity/token", http.StatusOK, (*Cloud).issueToken),
-	op(OpIAMKeys, serviceIAM, http.MethodGet, "/identity/keys", http.StatusOK, (*Cloud).listKeys),
+	op(OpIAMToken, serviceIAM, "POST /identity/token", http.StatusOK, (*Cloud).issueToken),
+	op(OpIAMKeys, serviceIAM, "GET /identity/keys", http.StatusOK, (*Cloud).listKeys),
 }
 
 // grantee is whose key or profile a token request bears, nil if unknown. It checks nothing else.

@@ -75,46 +75,20 @@ func (s *secret) hasLockLike(text string) bool {
 	return false
 }
 
-type lockJSON struct {
-	Name               string          `json:"name"`
-	Description        string          `json:"description,omitempty"`
-	Attributes         json.RawMessage `json:"attributes,omitempty"`
-	CreatedBy          string          `json:"created_by"`
-	CreatedAt          string          `json:"created_at"`
-	UpdatedAt          string          `json:"updated_at"`
-	SecretID           string          `json:"secret_id"`
-	SecretGroupID      string          `json:"secret_group_id"`
-	SecretVersionID    string          `json:"secret_version_id"`
-	SecretVersionAlias string          `json:"secret_version_alias"`
-}
-
-func (s *secret) lockJSON(v *version, l *lock) lockJSON {
-	return lockJSON{
-		Name: l.name, Description: l.description, Attributes: l.attributes,
-		CreatedBy: l.createdBy, CreatedAt: timestamp(l.createdAt), UpdatedAt: timestamp(l.updatedAt),
-		SecretID: s.id, SecretGroupID: s.groupID, SecretVersionID: v.id, SecretVersionAlias: s.alias(v),
+func (s *secret) lockJSON(v *version, l *lock) object {
+	out := object{
+		"name": l.name, "created_by": l.createdBy, "created_at": timestamp(l.createdAt), "updated_at": timestamp(l.updatedAt),
+		"secret_id": s.id, "secret_group_id": s.groupID, "secret_version_id": v.id, "secret_version_alias": s.alias(v),
 	}
+	out.set("description", l.description)
+	out.set("attributes", l.attributes)
+	return out
 }
 
-// locksJSON is a secret with the names of the locks on its versions.
-type locksJSON struct {
-	SecretID      string             `json:"secret_id"`
-	SecretName    string             `json:"secret_name"`
-	SecretType    string             `json:"secret_type"`
-	SecretGroupID string             `json:"secret_group_id"`
-	Versions      []versionLocksJSON `json:"versions"`
-}
-
-type versionLocksJSON struct {
-	VersionID        string   `json:"version_id"`
-	VersionAlias     string   `json:"version_alias"`
-	Locks            []string `json:"locks"`
-	PayloadAvailable bool     `json:"payload_available"`
-}
-
-// locksJSON shows the current and the previous version, the only ones that can have locks.
-func (s *secret) locksJSON(now time.Time) locksJSON {
-	out := locksJSON{SecretID: s.id, SecretName: s.name, SecretType: s.kind, SecretGroupID: s.groupID}
+// locksJSON is a secret with the names of the locks on its current and its previous version, the only ones that can have
+// some.
+func (s *secret) locksJSON(now time.Time) object {
+	var versions []object
 	for _, v := range []*version{s.current(), s.previous()} {
 		if v == nil {
 			continue
@@ -123,39 +97,28 @@ func (s *secret) locksJSON(now time.Time) locksJSON {
 		for i, l := range v.locks {
 			names[i] = l.name
 		}
-		out.Versions = append(out.Versions, versionLocksJSON{v.id, s.alias(v), names, s.available(v, now)})
+		versions = append(versions, object{"version_id": v.id, "version_alias": s.alias(v), "locks": names, "payload_available": s.available(v, now)})
 	}
-	return out
+	return object{"secret_id": s.id, "secret_name": s.name, "secret_type": s.kind, "secret_group_id": s.groupID, "versions": versions}
 }
 
 var lockOperations = []operation{
-	op(OpLocks, serviceSecretsManager, http.MethodPost, "/api/v2/secrets/{id}/locks_bulk", http.StatusCreated, (*Cloud).lockSecret),
-	op(OpLocks, serviceSecretsManager, http.MethodDelete, "/api/v2/secrets/{id}/locks_bulk", http.StatusOK, (*Cloud).unlockSecret),
-	op(OpLocks, serviceSecretsManager, http.MethodGet, "/api/v2/secrets/{id}/locks", http.StatusOK, (*Cloud).listSecretLocks),
-	op(OpLocks, serviceSecretsManager, http.MethodPost,
-		"/api/v2/secrets/{id}/versions/{version}/locks_bulk", http.StatusCreated, (*Cloud).lockVersion),
-	op(OpLocks, serviceSecretsManager, http.MethodDelete,
-		"/api/v2/secrets/{id}/versions/{version}/locks_bulk", http.StatusOK, (*Cloud).unlockVersion),
-	op(OpLocks, serviceSecretsManager, http.MethodGet,
-		"/api/v2/secrets/{id}/versions/{version}/locks", http.StatusOK, (*Cloud).listVersionLocks),
-	op(OpLocks, serviceSecretsManager, http.MethodGet, "/api/v2/secrets_locks", http.StatusOK, (*Cloud).listAllLocks),
+	secretOp(OpLocks, actLocksCreate, "POST /secrets/{id}/locks_bulk", http.StatusCreated, (*Cloud).lockSecret),
+	secretOp(OpLocks, actLocksDelete, "DELETE /secrets/{id}/locks_bulk", http.StatusOK, (*Cloud).unlockSecret),
+	secretOp(OpLocks, actLocksList, "GET /secrets/{id}/locks", http.StatusOK, (*Cloud).listSecretLocks),
+	secretOp(OpLocks, actVersionLocksCreate, "POST /secrets/{id}/versions/{version}/locks_bulk", http.StatusCreated, (*Cloud).lockVersion),
+	secretOp(OpLocks, actVersionLocksDelete, "DELETE /secrets/{id}/versions/{version}/locks_bulk", http.StatusOK, (*Cloud).unlockVersion),
+	secretOp(OpLocks, actVersionLocksList, "GET /secrets/{id}/versions/{version}/locks", http.StatusOK, (*Cloud).listVersionLocks),
+	secretOp(OpLocks, actLocksList, "GET /secrets_locks", http.StatusOK, (*Cloud).listAllLocks),
 }
 
 // lockSecret locks the current version.
 func (c *Cloud) lockSecret(in *call) (any, error) {
-	s, err := c.secretFor(in, actLocksCreate)
-	if err != nil {
-		return nil, err
-	}
-	return c.createLocks(in, s, s.current())
+	return c.createLocks(in, in.secret, in.secret.current())
 }
 
 func (c *Cloud) lockVersion(in *call) (any, error) {
-	s, v, err := c.versionFor(in, actVersionLocksCreate)
-	if err != nil {
-		return nil, err
-	}
-	return c.createLocks(in, s, v)
+	return c.createLocks(in, in.secret, in.version)
 }
 
 // createLocks attaches the locks of the body to v, replacing those of the same name.
@@ -198,10 +161,7 @@ func (c *Cloud) createLocks(in *call, s *secret, v *version) (any, error) {
 
 // unlockSecret removes locks by name, or all, from every version.
 func (c *Cloud) unlockSecret(in *call) (any, error) {
-	s, err := c.secretFor(in, actLocksDelete)
-	if err != nil {
-		return nil, err
-	}
+	s := in.secret
 	for _, v := range s.versions {
 		v.detach(listOf(in.request.URL.Query().Get("name")))
 	}
@@ -209,40 +169,30 @@ func (c *Cloud) unlockSecret(in *call) (any, error) {
 }
 
 func (c *Cloud) unlockVersion(in *call) (any, error) {
-	s, v, err := c.versionFor(in, actVersionLocksDelete)
-	if err != nil {
-		return nil, err
-	}
+	s, v := in.secret, in.version
 	v.detach(listOf(in.request.URL.Query().Get("name")))
 	return s.locksJSON(in.now), nil
 }
 
 func (c *Cloud) listSecretLocks(in *call) (any, error) {
-	s, err := c.secretFor(in, actLocksList)
-	if err != nil {
-		return nil, err
-	}
-	return s.listLocks(in, s.versions...)
+	return in.secret.listLocks(in, in.secret.versions...)
 }
 
 func (c *Cloud) listVersionLocks(in *call) (any, error) {
-	s, v, err := c.versionFor(in, actVersionLocksList)
-	if err != nil {
-		return nil, err
-	}
-	return s.listLocks(in, v)
+	return in.secret.listLocks(in, in.version)
 }
 
-var lockOrders = map[string]func(a, b lockJSON) int{
-	"name":       func(a, b lockJSON) int { return cmp.Compare(a.Name, b.Name) },
-	"created_at": func(a, b lockJSON) int { return cmp.Compare(a.CreatedAt, b.CreatedAt) },
-	"updated_at": func(a, b lockJSON) int { return cmp.Compare(a.UpdatedAt, b.UpdatedAt) },
+// lockOrders are the fields a list of locks can be sorted by. Times are compared as they are written.
+var lockOrders = map[string]func(a, b object) int{
+	"name":       func(a, b object) int { return cmp.Compare(a["name"].(string), b["name"].(string)) },
+	"created_at": func(a, b object) int { return cmp.Compare(a["created_at"].(string), b["created_at"].(string)) },
+	"updated_at": func(a, b object) int { return cmp.Compare(a["updated_at"].(string), b["updated_at"].(string)) },
 }
 
 // listLocks pages through the locks of some versions, by name if the query searches.
 func (s *secret) listLocks(in *call, versions ...*version) (any, error) {
 	query := in.request.URL.Query()
-	locks := []lockJSON{}
+	locks := []object{}
 	for _, v := range versions {
 		for _, l := range v.locks {
 			if strings.Contains(l.name, query.Get("search")) {
@@ -253,36 +203,29 @@ func (s *secret) listLocks(in *call, versions ...*version) (any, error) {
 	if err := sortBy(locks, query.Get("sort"), lockOrders); err != nil {
 		return nil, err
 	}
-	p, locks, err := paginate(in, locks, 25)
+	page, locks, err := paginate(in, locks, 25)
 	if err != nil {
 		return nil, err
 	}
-	return struct {
-		page
-		Locks []lockJSON `json:"locks"`
-	}{p, locks}, nil
+	page["locks"] = locks
+	return page, nil
 }
 
 // listAllLocks pages through the secrets that have locks.
 func (c *Cloud) listAllLocks(in *call) (any, error) {
-	if !in.caller.mayAnywhere(actLocksList) {
-		return nil, forbidden(actLocksList)
-	}
 	query := in.request.URL.Query()
 	groups := listOf(query.Get("groups"))
 	locked := c.visibleSecrets(in, actLocksList, func(s *secret) bool {
 		return s.locksTotal() > 0 && (len(groups) == 0 || slices.Contains(groups, s.groupID)) && s.hasLockLike(query.Get("search"))
 	})
-	p, locked, err := paginate(in, locked, 25)
+	page, locked, err := paginate(in, locked, 25)
 	if err != nil {
 		return nil, err
 	}
-	list := make([]locksJSON, len(locked))
+	list := make([]object, len(locked))
 	for i, s := range locked {
 		list[i] = s.locksJSON(in.now)
 	}
-	return struct {
-		page
-		SecretsLocks []locksJSON `json:"secrets_locks"`
-	}{p, list}, nil
+	page["secrets_locks"] = list
+	return page, nil
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -114,34 +113,17 @@ func (s *secret) locksTotal() int {
 	return total
 }
 
-// secretFor returns the secret whose id is the path's first parameter, if the caller may do a in
-// its group. A missing secret is reported only to a caller who may do a somewhere.
-func (c *Cloud) secretFor(in *call, a action) (*secret, error) {
-	s, ok := c.secrets[in.params[0]]
-	switch {
-	case ok && in.caller.may(a, s.groupID):
-		return s, nil
-	case ok || !in.caller.mayAnywhere(a):
-		return nil, forbidden(a)
-	}
-	return nil, notFound("secret")
-}
-
 var secretOperations = []operation{
-	op(OpSecretsCreate, serviceSecretsManager, http.MethodPost, "/api/v2/secrets", http.StatusCreated, (*Cloud).createSecret),
-	op(OpSecretsList, serviceSecretsManager, http.MethodGet, "/api/v2/secrets", http.StatusOK, (*Cloud).listSecrets),
-	op(OpSecretsGet, serviceSecretsManager, http.MethodGet, "/api/v2/secrets/{id}", http.StatusOK, (*Cloud).getSecret),
-	op(OpSecretsGet, serviceSecretsManager, http.MethodGet,
-		"/api/v2/secret_groups/{group}/secret_types/{type}/secrets/{name}", http.StatusOK, (*Cloud).getSecretByName),
-	op(OpSecretsDelete, serviceSecretsManager, http.MethodDelete, "/api/v2/secrets/{id}", http.StatusNoContent, (*Cloud).deleteSecret),
-	op(OpSecretsMetadata, serviceSecretsManager, http.MethodGet, "/api/v2/secrets/{id}/metadata", http.StatusOK, (*Cloud).getMetadata),
-	op(OpSecretsPatch, serviceSecretsManager, http.MethodPatch, "/api/v2/secrets/{id}/metadata", http.StatusOK, (*Cloud).patchMetadata),
+	secretOp(OpSecretsCreate, actSecretCreate, "POST /secrets", http.StatusCreated, (*Cloud).createSecret),
+	secretOp(OpSecretsList, actSecretsList, "GET /secrets", http.StatusOK, (*Cloud).listSecrets),
+	secretOp(OpSecretsGet, actSecretRead, "GET /secrets/{id}", http.StatusOK, (*Cloud).getSecret),
+	secretOp(OpSecretsGet, actSecretRead, "GET /secret_groups/{group}/secret_types/{type}/secrets/{name}", http.StatusOK, (*Cloud).getSecretByName),
+	secretOp(OpSecretsDelete, actSecretDelete, "DELETE /secrets/{id}", http.StatusNoContent, (*Cloud).deleteSecret),
+	secretOp(OpSecretsMetadata, actSecretMetadataRead, "GET /secrets/{id}/metadata", http.StatusOK, (*Cloud).getMetadata),
+	secretOp(OpSecretsPatch, actSecretMetadataUpdate, "PATCH /secrets/{id}/metadata", http.StatusOK, (*Cloud).patchMetadata),
 }
 
 func (c *Cloud) createSecret(in *call) (any, error) {
-	if !in.caller.mayAnywhere(actSecretCreate) {
-		return nil, forbidden(actSecretCreate)
-	}
 	p, err := in.decodeCreate()
 	if err != nil {
 		return nil, err
@@ -196,18 +178,11 @@ func (c *Cloud) newSecret(p *secretPrototype, groupID string, in *call) (*secret
 }
 
 func (c *Cloud) getSecret(in *call) (any, error) {
-	s, err := c.secretFor(in, actSecretRead)
-	if err != nil {
-		return nil, err
-	}
-	return c.secretWithValue(s, in.now)
+	return c.secretWithValue(in.secret, in.now)
 }
 
 // getSecretByName returns the value too, so it needs the same action as reading by id.
 func (c *Cloud) getSecretByName(in *call) (any, error) {
-	if !in.caller.mayAnywhere(actSecretRead) {
-		return nil, forbidden(actSecretRead)
-	}
 	g := c.groupNamed(in.params[0])
 	if g == nil {
 		return nil, notFound("secret group")
@@ -232,10 +207,7 @@ func (c *Cloud) secretWithValue(s *secret, now time.Time) (any, error) {
 
 // deleteSecret refuses a secret that has locks.
 func (c *Cloud) deleteSecret(in *call) (any, error) {
-	s, err := c.secretFor(in, actSecretDelete)
-	if err != nil {
-		return nil, err
-	}
+	s := in.secret
 	if s.locksTotal() > 0 {
 		return nil, locked()
 	}
@@ -244,11 +216,7 @@ func (c *Cloud) deleteSecret(in *call) (any, error) {
 }
 
 func (c *Cloud) getMetadata(in *call) (any, error) {
-	s, err := c.secretFor(in, actSecretMetadataRead)
-	if err != nil {
-		return nil, err
-	}
-	return s.json(c, in.now, nil), nil
+	return in.secret.json(c, in.now, nil), nil
 }
 
 // States of NIST SP 800-57 that a secret can be in here.
@@ -257,109 +225,80 @@ const (
 	stateDestroyed = 5
 )
 
-// secretJSON is a secret or its metadata, of any type; they differ in the value only.
-type secretJSON struct {
-	ID               string          `json:"id"`
-	Name             string          `json:"name"`
-	Description      string          `json:"description"`
-	SecretType       string          `json:"secret_type"`
-	SecretGroupID    string          `json:"secret_group_id"`
-	CRN              string          `json:"crn"`
-	CreatedBy        string          `json:"created_by"`
-	CreatedAt        string          `json:"created_at"`
-	UpdatedAt        string          `json:"updated_at"`
-	RetrievedAt      string          `json:"retrieved_at,omitempty"`
-	ExpirationDate   string          `json:"expiration_date,omitempty"`
-	Labels           []string        `json:"labels"`
-	CustomMetadata   json.RawMessage `json:"custom_metadata,omitempty"`
-	Downloaded       bool            `json:"downloaded"`
-	LocksTotal       int             `json:"locks_total"`
-	VersionsTotal    int             `json:"versions_total"`
-	State            int             `json:"state"`
-	StateDescription string          `json:"state_description"`
-	*mintingJSON
-	valueJSON
-}
+// An object is the body of an answer.
+type object map[string]any
 
-// mintingJSON holds the further fields of iam_credentials and service_credentials.
-type mintingJSON struct {
-	TTL               string          `json:"ttl,omitempty"`
-	ServiceIDIsStatic *bool           `json:"service_id_is_static,omitempty"`
-	ReuseAPIKey       *bool           `json:"reuse_api_key,omitempty"`
-	SourceService     json.RawMessage `json:"source_service,omitempty"`
-}
-
-// valueJSON holds what a secret or version protects: one of payload, data, api_key and credentials.
-type valueJSON struct {
-	Payload     *string         `json:"payload,omitempty"`
-	Data        json.RawMessage `json:"data,omitempty"`
-	APIKey      string          `json:"api_key,omitempty"`
-	APIKeyID    string          `json:"api_key_id,omitempty"`
-	ServiceID   string          `json:"service_id,omitempty"`
-	Credentials any             `json:"credentials,omitempty"`
+// set adds a member unless its value is zero.
+func (o object) set(name string, value any) {
+	switch v := value.(type) {
+	case string:
+		if v == "" {
+			return
+		}
+	case json.RawMessage:
+		if len(v) == 0 {
+			return
+		}
+	case time.Time:
+		if v.IsZero() {
+			return
+		}
+		value = timestamp(v)
+	}
+	o[name] = value
 }
 
 // json renders the secret: with a value as a secret, without as its metadata.
-func (s *secret) json(c *Cloud, now time.Time, v *value) secretJSON {
-	out := secretJSON{
-		ID: s.id, Name: s.name, Description: s.description, SecretType: s.kind, SecretGroupID: s.groupID,
-		CRN:       "crn:v1:bluemix:public:secrets-manager:us-south:a/" + c.account + ":" + c.instance + ":secret:" + s.id,
-		CreatedBy: s.createdBy, CreatedAt: timestamp(s.createdAt), UpdatedAt: timestamp(s.updatedAt),
-		Labels: append([]string{}, s.labels...), CustomMetadata: s.customMetadata,
-		Downloaded: s.current().downloaded, LocksTotal: s.locksTotal(), VersionsTotal: len(s.versions),
-		State: stateActive, StateDescription: "active",
-		mintingJSON: s.mintingJSON(), valueJSON: s.valueJSON(v),
-	}
-	if !s.retrievedAt.IsZero() {
-		out.RetrievedAt = timestamp(s.retrievedAt)
-	}
-	if !s.expiration.IsZero() {
-		out.ExpirationDate = timestamp(s.expiration)
+func (s *secret) json(c *Cloud, now time.Time, v *value) object {
+	out := object{
+		"id": s.id, "name": s.name, "description": s.description, "secret_type": s.kind, "secret_group_id": s.groupID,
+		"crn":        "crn:v1:bluemix:public:secrets-manager:us-south:a/" + c.account + ":" + c.instance + ":secret:" + s.id,
+		"created_by": s.createdBy, "created_at": timestamp(s.createdAt), "updated_at": timestamp(s.updatedAt),
+		"labels": append([]string{}, s.labels...), "downloaded": s.current().downloaded,
+		"locks_total": s.locksTotal(), "versions_total": len(s.versions), "state": stateActive, "state_description": "active",
 	}
 	if s.isDestroyed(now) {
-		out.State, out.StateDescription = stateDestroyed, "destroyed"
+		out["state"], out["state_description"] = stateDestroyed, "destroyed"
 	}
+	out.set("custom_metadata", s.customMetadata)
+	out.set("retrieved_at", s.retrievedAt)
+	out.set("expiration_date", s.expiration)
+	if m := s.minting; m != nil {
+		out.set("ttl", m.ttl)
+		out.set("source_service", m.sourceService)
+		if s.kind == kindIAMCredentials {
+			out["service_id_is_static"], out["reuse_api_key"] = m.isStatic, m.reuse
+		}
+	}
+	s.addValue(out, v)
 	return out
 }
 
-func (s *secret) mintingJSON() *mintingJSON {
-	switch s.kind {
-	case kindIAMCredentials:
-		m := *s.minting
-		return &mintingJSON{TTL: m.ttl, ServiceIDIsStatic: &m.isStatic, ReuseAPIKey: &m.reuse}
-	case kindServiceCredentials:
-		return &mintingJSON{TTL: s.minting.ttl, SourceService: s.minting.sourceService}
-	}
-	return nil
-}
-
-func (s *secret) valueJSON(v *value) valueJSON {
+// addValue adds what a secret or version protects, by its type. A nil value is none.
+func (s *secret) addValue(out object, v *value) {
 	switch {
 	case v == nil:
-		return valueJSON{}
 	case s.kind == kindArbitrary:
-		return valueJSON{Payload: &v.payload}
+		out["payload"] = v.payload
 	case s.kind == kindKV:
-		return valueJSON{Data: v.data}
+		out.set("data", v.data)
 	case s.kind == kindIAMCredentials:
-		return valueJSON{APIKey: v.key.value, APIKeyID: v.key.id, ServiceID: v.key.owner.subject()}
+		out["api_key"], out["api_key_id"], out["service_id"] = v.key.value, v.key.id, v.key.owner.subject()
+	default:
+		out["credentials"] = map[string]string{
+			"apikey":                 v.key.value,
+			"iam_apikey_description": "Auto-generated for the secret " + s.name,
+			"iam_apikey_id":          v.key.id,
+			"iam_apikey_name":        s.name,
+			"iam_role_crn":           "crn:v1:bluemix:public:iam::::serviceRole:Writer",
+			"iam_serviceid_crn":      "crn:v1:bluemix:public:iam-identity::a/" + v.key.owner.account + "::serviceid:" + v.key.owner.subject(),
+		}
 	}
-	return valueJSON{Credentials: map[string]string{
-		"apikey":                 v.key.value,
-		"iam_apikey_description": "Auto-generated for the secret " + s.name,
-		"iam_apikey_id":          v.key.id,
-		"iam_apikey_name":        s.name,
-		"iam_role_crn":           "crn:v1:bluemix:public:iam::::serviceRole:Writer",
-		"iam_serviceid_crn":      "crn:v1:bluemix:public:iam-identity::a/" + v.key.owner.account + "::serviceid:" + v.key.owner.subject(),
-	}}
 }
 
 // patchMetadata replaces each property that the body names, whole.
 func (c *Cloud) patchMetadata(in *call) (any, error) {
-	s, err := c.secretFor(in, actSecretMetadataUpdate)
-	if err != nil {
-		return nil, err
-	}
+	s := in.secret
 	p, err := in.decodePatch(s.kind)
 	if err != nil {
 		return nil, err
@@ -422,25 +361,17 @@ type group struct {
 	createdAt, updatedAt time.Time
 }
 
-type groupJSON struct {
-	ID          string `json:"id"`
-	Name        string `json:"name"`
-	Description string `json:"description"`
-	CreatedAt   string `json:"created_at"`
-	CreatedBy   string `json:"created_by"`
-	UpdatedAt   string `json:"updated_at"`
-}
-
-func (g *group) json() groupJSON {
-	return groupJSON{g.id, g.name, g.description, timestamp(g.createdAt), g.createdBy, timestamp(g.updatedAt)}
+func (g *group) json() object {
+	return object{"id": g.id, "name": g.name, "description": g.description,
+		"created_at": timestamp(g.createdAt), "created_by": g.createdBy, "updated_at": timestamp(g.updatedAt)}
 }
 
 var groupOperations = []operation{
-	op(OpGroups, serviceSecretsManager, http.MethodPost, "/api/v2/secret_groups", http.StatusCreated, (*Cloud).createGroup),
-	op(OpGroups, serviceSecretsManager, http.MethodGet, "/api/v2/secret_groups", http.StatusOK, (*Cloud).listGroups),
-	op(OpGroups, serviceSecretsManager, http.MethodGet, "/api/v2/secret_groups/{id}", http.StatusOK, (*Cloud).getGroup),
-	op(OpGroups, serviceSecretsManager, http.MethodPatch, "/api/v2/secret_groups/{id}", http.StatusOK, (*Cloud).patchGroup),
-	op(OpGroups, serviceSecretsManager, http.MethodDelete, "/api/v2/secret_groups/{id}", http.StatusNoContent, (*Cloud).deleteGroup),
+	secretOp(OpGroups, actGroupCreate, "POST /secret_groups", http.StatusCreated, (*Cloud).createGroup),
+	secretOp(OpGroups, actGroupsList, "GET /secret_groups", http.StatusOK, (*Cloud).listGroups),
+	secretOp(OpGroups, actGroupRead, "GET /secret_groups/{id}", http.StatusOK, (*Cloud).getGroup),
+	secretOp(OpGroups, actGroupUpdate, "PATCH /secret_groups/{id}", http.StatusOK, (*Cloud).patchGroup),
+	secretOp(OpGroups, actGroupDelete, "DELETE /secret_groups/{id}", http.StatusNoContent, (*Cloud).deleteGroup),
 }
 
 // newGroup adds a group. The caller holds c.mu.
@@ -460,18 +391,6 @@ func (c *Cloud) groupNamed(name string) *group {
 		}
 	}
 	return nil
-}
-
-// groupFor returns the group that the path names, if the caller may do a there.
-func (c *Cloud) groupFor(in *call, a action) (*group, error) {
-	if !in.caller.mayOnInstance(a) {
-		return nil, forbidden(a)
-	}
-	g, ok := c.groups[in.params[0]]
-	if !ok {
-		return nil, notFound("secret group")
-	}
-	return g, nil
 }
 
 type groupPrototype struct {
@@ -494,9 +413,6 @@ func (c *Cloud) checkGroup(p groupPrototype, of *group) error {
 }
 
 func (c *Cloud) createGroup(in *call) (any, error) {
-	if !in.caller.mayOnInstance(actGroupCreate) {
-		return nil, forbidden(actGroupCreate)
-	}
 	var p groupPrototype
 	if err := in.decode(&p, mediaJSON, "name!", "description"); err != nil {
 		return nil, err
@@ -511,15 +427,12 @@ func (c *Cloud) createGroup(in *call) (any, error) {
 }
 
 func (c *Cloud) listGroups(in *call) (any, error) {
-	if !in.caller.mayOnInstance(actGroupsList) {
-		return nil, forbidden(actGroupsList)
-	}
 	groups := make([]*group, 0, len(c.groups))
 	for _, g := range c.groups {
 		groups = append(groups, g)
 	}
 	slices.SortFunc(groups, func(a, b *group) int { return cmp.Compare(a.sequence, b.sequence) })
-	list := make([]groupJSON, len(groups))
+	list := make([]object, len(groups))
 	for i, g := range groups {
 		list[i] = g.json()
 	}
@@ -527,18 +440,11 @@ func (c *Cloud) listGroups(in *call) (any, error) {
 }
 
 func (c *Cloud) getGroup(in *call) (any, error) {
-	g, err := c.groupFor(in, actGroupRead)
-	if err != nil {
-		return nil, err
-	}
-	return g.json(), nil
+	return in.group.json(), nil
 }
 
 func (c *Cloud) patchGroup(in *call) (any, error) {
-	g, err := c.groupFor(in, actGroupUpdate)
-	if err != nil {
-		return nil, err
-	}
+	g := in.group
 	var p groupPrototype
 	if err := in.decode(&p, mediaMergePatch, "name", "description"); err != nil {
 		return nil, err
@@ -558,10 +464,7 @@ func (c *Cloud) patchGroup(in *call) (any, error) {
 
 // deleteGroup removes an empty group; the default one stays.
 func (c *Cloud) deleteGroup(in *call) (any, error) {
-	g, err := c.groupFor(in, actGroupDelete)
-	if err != nil {
-		return nil, err
-	}
+	g := in.group
 	if g.id == defaultGroup {
 		return nil, badRequest("The default secret group can't be deleted.")
 	}
@@ -576,9 +479,6 @@ func (c *Cloud) deleteGroup(in *call) (any, error) {
 
 // listSecrets lists the metadata of the secrets that the caller may list and that the query asks for.
 func (c *Cloud) listSecrets(in *call) (any, error) {
-	if !in.caller.mayAnywhere(actSecretsList) {
-		return nil, forbidden(actSecretsList)
-	}
 	query := in.request.URL.Query()
 	groups, kinds, labels := listOf(query.Get("groups")), listOf(query.Get("secret_types")), listOf(query.Get("match_all_labels"))
 	search := query.Get("search")
@@ -588,21 +488,19 @@ func (c *Cloud) listSecrets(in *call) (any, error) {
 			!slices.ContainsFunc(labels, func(label string) bool { return !slices.Contains(s.labels, label) }) &&
 			s.mentions(search)
 	})
-	if err := sortSecrets(selected, query.Get("sort")); err != nil {
+	if err := sortBy(selected, query.Get("sort"), secretOrders); err != nil {
 		return nil, err
 	}
-	p, selected, err := paginate(in, selected, 200)
+	page, selected, err := paginate(in, selected, 200)
 	if err != nil {
 		return nil, err
 	}
-	list := make([]secretJSON, len(selected))
+	list := make([]object, len(selected))
 	for i, s := range selected {
 		list[i] = s.json(c, in.now, nil)
 	}
-	return struct {
-		page
-		Secrets []secretJSON `json:"secrets"`
-	}{p, list}, nil
+	page["secrets"] = list
+	return page, nil
 }
 
 // visibleSecrets returns, in the order of creation, the wanted secrets of the groups in which the
@@ -639,11 +537,7 @@ var secretOrders = map[string]func(a, b *secret) int{
 	"expiration_date": func(a, b *secret) int { return a.expiration.Compare(b.expiration) },
 }
 
-// sortSecrets sorts by a field, descending after "-"; no field leaves the order as it is.
-func sortSecrets(list []*secret, by string) error {
-	return sortBy(list, by, secretOrders)
-}
-
+// sortBy sorts by a field, descending after "-"; no field leaves the order as it is.
 func sortBy[T any](list []T, by string, orders map[string]func(a, b T) int) error {
 	if by == "" {
 		return nil
@@ -673,50 +567,31 @@ func listOf(text string) []string {
 // maxLimit is the most items that one page holds.
 const maxLimit = 1000
 
-// A page is the frame around a slice of a listing.
-type page struct {
-	TotalCount int   `json:"total_count"`
-	Limit      int   `json:"limit"`
-	Offset     int   `json:"offset"`
-	First      link  `json:"first"`
-	Last       link  `json:"last"`
-	Next       *link `json:"next,omitempty"`
-	Previous   *link `json:"previous,omitempty"`
-}
-
-type link struct {
-	Href string `json:"href"`
-}
-
-// paginate returns the items that the query's offset and limit choose, and their frame.
-func paginate[T any](in *call, items []T, defaultLimit int) (page, []T, error) {
+// paginate returns the items that the query's offset and limit choose, and the frame of their page.
+func paginate[T any](in *call, items []T, defaultLimit int) (page object, chosen []T, err error) {
 	query := in.request.URL.Query()
 	limit, err := queryNumber(query, "limit", defaultLimit, 1, maxLimit)
 	if err != nil {
-		return page{}, nil, err
+		return nil, nil, err
 	}
 	offset, err := queryNumber(query, "offset", 0, 0, 1<<31-1)
 	if err != nil {
-		return page{}, nil, err
+		return nil, nil, err
+	}
+	at := func(offset int) object {
+		query.Set("limit", strconv.Itoa(limit))
+		query.Set("offset", strconv.Itoa(offset))
+		return object{"href": in.href(query)}
 	}
 	total := len(items)
-	p := page{TotalCount: total, Limit: limit, Offset: offset}
-	at := func(offset int) link {
-		other := maps.Clone(query)
-		other.Set("limit", strconv.Itoa(limit))
-		other.Set("offset", strconv.Itoa(offset))
-		return link{in.href(other)}
-	}
-	p.First, p.Last = at(0), at(max(total-1, 0)/limit*limit)
+	page = object{"total_count": total, "limit": limit, "offset": offset, "first": at(0), "last": at(max(total-1, 0) / limit * limit)}
 	if offset+limit < total {
-		next := at(offset + limit)
-		p.Next = &next
+		page["next"] = at(offset + limit)
 	}
 	if offset > 0 {
-		previous := at(max(offset-limit, 0))
-		p.Previous = &previous
+		page["previous"] = at(max(offset-limit, 0))
 	}
-	return p, items[min(offset, total):min(offset+limit, total)], nil
+	return page, items[min(offset, total):min(offset+limit, total)], nil
 }
 
 // queryNumber reads a whole number of the query, within bounds.

@@ -35,6 +35,11 @@ type call struct {
 	caller      *identity  // whose key or token the request bears, nil if unknown
 	refused     error      // why the bearer token is not accepted
 	now         time.Time  // when the operation is carried out
+
+	// What the path names, in Secrets Manager; nil if it names none.
+	secret  *secret
+	version *version
+	group   *group
 }
 
 // newCall reads the request's body and finds out whose it is.
@@ -170,6 +175,7 @@ var operationNames = []string{
 type operation struct {
 	name    string // one of operationNames
 	service service
+	action  action // in Secrets Manager: what the caller must be allowed, see Cloud.find
 	method  string
 	path    []string // segments; "{name}" stands for any one segment
 	success int      // status of a good answer
@@ -203,9 +209,17 @@ func indexOperations(lists ...[]operation) map[int][]*operation {
 	return index
 }
 
-// op declares an operation, with its path as text.
-func op(name string, s service, method, path string, success int, serve func(*Cloud, *call) (any, error)) operation {
-	return operation{name, s, method, strings.Split(path[1:], "/"), success, serve}
+// op declares an operation, with its method and path as text.
+func op(name string, s service, pattern string, success int, serve func(*Cloud, *call) (any, error)) operation {
+	method, path, _ := strings.Cut(pattern, " /")
+	return operation{name: name, service: s, method: method, path: strings.Split(path, "/"), success: success, serve: serve}
+}
+
+// secretOp declares an operation of Secrets Manager, below /api/v2.
+func secretOp(name string, a action, pattern string, success int, serve func(*Cloud, *call) (any, error)) operation {
+	o := op(name, serviceSecretsManager, strings.Replace(pattern, " ", " /api/v2", 1), success, serve)
+	o.action = a
+	return o
 }
 
 // findOperation returns the operation for the request and its path parameters. Without one it
@@ -395,21 +409,61 @@ func (c *Cloud) perform(in *call) reply {
 	return c.dated(out)
 }
 
-// checkedServe lets the operation serve a request that, beyond IAM, bears a good token, and in
-// Secrets Manager is of a bearable size.
+// checkedServe lets the operation serve a request that, beyond IAM, bears a good token of somebody who may do that.
 func (c *Cloud) checkedServe(in *call) (any, error) {
-	if in.operation.service != serviceIAM && in.refused != nil {
+	o := in.operation
+	if o.service == serviceIAM {
+		return o.serve(c, in)
+	}
+	if in.refused != nil {
 		return nil, fail(http.StatusUnauthorized, "unauthorized", "Authentication failed: "+in.refused.Error()+".")
 	}
-	if in.operation.service != serviceSecretsManager && in.operation.service != serviceAPIKeys {
-		return in.operation.serve(c, in)
+	if o.service == serviceLogsRouting {
+		if in.caller.class != IdentityWorkload {
+			return nil, fail(http.StatusForbidden, "forbidden", "The caller lacks the permission to view Logs Routing.")
+		}
+		return o.serve(c, in)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if in.tooLarge {
 		return nil, c.tooLarge("body")
 	}
-	return in.operation.serve(c, in)
+	if o.service == serviceSecretsManager {
+		if err := c.find(in); err != nil {
+			return nil, err
+		}
+	}
+	return o.serve(c, in)
+}
+
+// find sets what the path names, if the caller may do the operation's action there: groups on the whole instance, secrets
+// in their group. What is missing is reported only to a caller who may do it somewhere. The caller holds c.mu.
+func (c *Cloud) find(in *call) error {
+	a, ofGroups := in.operation.action, in.operation.name == OpGroups
+	switch {
+	case ofGroups && !in.caller.may(a, wholeInstance), !ofGroups && !in.caller.mayAnywhere(a):
+		return forbidden(a)
+	case len(in.params) == 0 || len(in.params) == 3: // a collection, or a secret by its name
+		return nil
+	case ofGroups:
+		if in.group = c.groups[in.params[0]]; in.group == nil {
+			return notFound("secret group")
+		}
+		return nil
+	}
+	if in.secret = c.secrets[in.params[0]]; in.secret == nil {
+		return notFound("secret")
+	}
+	if !in.caller.may(a, in.secret.groupID) {
+		return forbidden(a)
+	}
+	if len(in.params) == 2 {
+		if in.version = in.secret.version(in.params[1]); in.version == nil {
+			return notFound("secret version")
+		}
+	}
+	return nil
 }
 
 // dated sets the Date header by the cloud's clock.

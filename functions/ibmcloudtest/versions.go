@@ -60,67 +60,31 @@ func (s *secret) available(v *version, now time.Time) bool {
 func (v *version) isLocked() bool { return v != nil && len(v.locks) > 0 }
 
 var versionOperations = []operation{
-	op(OpVersionsCreate, serviceSecretsManager, http.MethodPost, "/api/v2/secrets/{id}/versions", http.StatusCreated, (*Cloud).createVersion),
-	op(OpVersionsList, serviceSecretsManager, http.MethodGet, "/api/v2/secrets/{id}/versions", http.StatusOK, (*Cloud).listVersions),
-	op(OpVersionsGet, serviceSecretsManager, http.MethodGet, "/api/v2/secrets/{id}/versions/{version}", http.StatusOK, (*Cloud).getVersion),
-	op(OpVersionsMetadata, serviceSecretsManager, http.MethodGet,
-		"/api/v2/secrets/{id}/versions/{version}/metadata", http.StatusOK, (*Cloud).getVersionMetadata),
-	op(OpVersionsPatch, serviceSecretsManager, http.MethodPatch,
-		"/api/v2/secrets/{id}/versions/{version}/metadata", http.StatusOK, (*Cloud).patchVersionMetadata),
+	secretOp(OpVersionsCreate, actVersionCreate, "POST /secrets/{id}/versions", http.StatusCreated, (*Cloud).createVersion),
+	secretOp(OpVersionsList, actVersionsList, "GET /secrets/{id}/versions", http.StatusOK, (*Cloud).listVersions),
+	secretOp(OpVersionsGet, actVersionRead, "GET /secrets/{id}/versions/{version}", http.StatusOK, (*Cloud).getVersion),
+	secretOp(OpVersionsMetadata, actVersionMetadataRead, "GET /secrets/{id}/versions/{version}/metadata", http.StatusOK, (*Cloud).getVersionMetadata),
+	secretOp(OpVersionsPatch, actVersionMetadataUpdate, "PATCH /secrets/{id}/versions/{version}/metadata", http.StatusOK, (*Cloud).patchVersionMetadata),
 }
 
-// versionJSON is a version or its metadata, of any type of secret.
-type versionJSON struct {
-	ID                    string          `json:"id"`
-	SecretID              string          `json:"secret_id"`
-	SecretName            string          `json:"secret_name"`
-	SecretType            string          `json:"secret_type"`
-	SecretGroupID         string          `json:"secret_group_id"`
-	CreatedBy             string          `json:"created_by"`
-	CreatedAt             string          `json:"created_at"`
-	Alias                 string          `json:"alias,omitempty"`
-	AutoRotated           bool            `json:"auto_rotated"`
-	Downloaded            bool            `json:"downloaded"`
-	PayloadAvailable      bool            `json:"payload_available"`
-	ExpirationDate        string          `json:"expiration_date,omitempty"`
-	VersionCustomMetadata json.RawMessage `json:"version_custom_metadata,omitempty"`
-	valueJSON
-}
-
-// versionJSON renders a version: with its value, or as metadata with a nil one.
-func (s *secret) versionJSON(v *version, now time.Time, value *value) versionJSON {
-	out := versionJSON{
-		ID: v.id, SecretID: s.id, SecretName: s.name, SecretType: s.kind, SecretGroupID: s.groupID,
-		CreatedBy: v.createdBy, CreatedAt: timestamp(v.createdAt), Alias: s.alias(v), Downloaded: v.downloaded,
-		PayloadAvailable: s.available(v, now), VersionCustomMetadata: v.customMetadata,
-		valueJSON: s.valueJSON(value),
+// json renders a version: with its value, or as metadata with a nil one.
+func (v *version) json(s *secret, now time.Time, value *value) object {
+	out := object{
+		"id": v.id, "secret_id": s.id, "secret_name": s.name, "secret_type": s.kind, "secret_group_id": s.groupID,
+		"created_by": v.createdBy, "created_at": timestamp(v.createdAt), "auto_rotated": false, "downloaded": v.downloaded,
+		"payload_available": s.available(v, now),
 	}
-	if !s.expiration.IsZero() {
-		out.ExpirationDate = timestamp(s.expiration)
-	}
+	out.set("alias", s.alias(v))
+	out.set("expiration_date", s.expiration)
+	out.set("version_custom_metadata", v.customMetadata)
+	s.addValue(out, value)
 	return out
-}
-
-// versionFor returns the secret and the version that the path names, if the caller may do a.
-func (c *Cloud) versionFor(in *call, a action) (*secret, *version, error) {
-	s, err := c.secretFor(in, a)
-	if err != nil {
-		return nil, nil, err
-	}
-	v := s.version(in.params[1])
-	if v == nil {
-		return nil, nil, notFound("secret version")
-	}
-	return s, v, nil
 }
 
 // createVersion makes a new current version. A lock on previous forbids it, since that version
 // would lose its value; a lock on current travels with its version to previous.
 func (c *Cloud) createVersion(in *call) (any, error) {
-	s, err := c.secretFor(in, actVersionCreate)
-	if err != nil {
-		return nil, err
-	}
+	s := in.secret
 	p, err := in.decodeVersion(s.kind)
 	if err != nil {
 		return nil, err
@@ -142,48 +106,35 @@ func (c *Cloud) createVersion(in *call) (any, error) {
 		s.customMetadata = p.CustomMetadata
 	}
 	v := c.addVersion(s, &version{customMetadata: p.VersionCustomMetadata, value: next}, in.caller)
-	return s.versionJSON(v, in.now, v.value), nil
+	return v.json(s, in.now, v.value), nil
 }
 
 // listVersions lists the newest first.
 func (c *Cloud) listVersions(in *call) (any, error) {
-	s, err := c.secretFor(in, actVersionsList)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]versionJSON, len(s.versions))
+	s := in.secret
+	list := make([]object, len(s.versions))
 	for i, v := range s.versions {
-		list[len(list)-1-i] = s.versionJSON(v, in.now, nil)
+		list[len(list)-1-i] = v.json(s, in.now, nil)
 	}
 	return map[string]any{"versions": list, "total_count": len(list)}, nil
 }
 
 func (c *Cloud) getVersion(in *call) (any, error) {
-	s, v, err := c.versionFor(in, actVersionRead)
-	if err != nil {
-		return nil, err
-	}
+	s, v := in.secret, in.version
 	value, err := c.readValue(s, v, in.now)
 	if err != nil {
 		return nil, err
 	}
-	return s.versionJSON(v, in.now, value), nil
+	return v.json(s, in.now, value), nil
 }
 
 func (c *Cloud) getVersionMetadata(in *call) (any, error) {
-	s, v, err := c.versionFor(in, actVersionMetadataRead)
-	if err != nil {
-		return nil, err
-	}
-	return s.versionJSON(v, in.now, nil), nil
+	return in.version.json(in.secret, in.now, nil), nil
 }
 
 // patchVersionMetadata replaces the version's custom metadata, whole.
 func (c *Cloud) patchVersionMetadata(in *call) (any, error) {
-	s, v, err := c.versionFor(in, actVersionMetadataUpdate)
-	if err != nil {
-		return nil, err
-	}
+	s, v := in.secret, in.version
 	var p secretPrototype
 	if err := in.decode(&p, mediaMergePatch, "version_custom_metadata"); err != nil {
 		return nil, err
@@ -194,5 +145,5 @@ func (c *Cloud) patchVersionMetadata(in *call) (any, error) {
 	if len(p.VersionCustomMetadata) > 0 {
 		v.customMetadata = p.VersionCustomMetadata
 	}
-	return s.versionJSON(v, in.now, nil), nil
+	return v.json(s, in.now, nil), nil
 }
