@@ -20,19 +20,6 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-const (
-	// checkLimit is the longest that one request or connection may take.
-	checkLimit = 10 * time.Second
-	// defaultTimeout is the time for a run whose context has no deadline.
-	defaultTimeout = 2 * time.Minute
-	// maxReserve is kept of the deadline for the answer.
-	maxReserve = 5 * time.Second
-	// maxClockSkew is how far the clock may be off before it is a warning.
-	maxClockSkew = 30 * time.Second
-	// keyExpiryNotice is how long before a key expires it is a warning.
-	keyExpiryNotice = 14 * 24 * time.Hour
-)
-
 // Doctor checks what rotations rely on. Every check is tried once: a failure
 // that a rotation would overcome by trying again is shown all the same.
 type Doctor struct {
@@ -78,18 +65,13 @@ type SecretsManager interface {
 }
 
 // Run checks what all rotations share, and then each of them. It stays inside
-// ctx's deadline (2 minutes if there is none) less a reserve of 5 seconds, or of
-// a tenth of a shorter deadline; what had no time by then has failed.
+// rotation.Budget; what had no time by then has failed.
 func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) report.Diagnosis {
-	timeout := defaultTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		timeout = time.Until(deadline)
-	}
-	budget := timeout - min(maxReserve, timeout/10)
+	_, budget := rotation.Budget(ctx)
 	ctx, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
 	run := *d
-	run.limit = min(checkLimit, budget/4) // so that one that hangs leaves time for the others
+	run.limit = min(rotation.AttemptLimit, budget/4) // so that one that hangs leaves time for the others
 
 	shared := &findings{}
 	shared.ok("configuration", "%s", d.Configuration)
@@ -192,7 +174,7 @@ func (f *findings) expiry(name, what string, at, now time.Time, advice string) {
 		f.ok(name, "%s does not expire", what)
 	case left <= 0:
 		f.warn(name, fmt.Sprintf("%s has expired, on %s", what, day(at)), advice)
-	case left < keyExpiryNotice:
+	case left < rotation.KeyExpiryNotice:
 		f.warn(name, fmt.Sprintf("%s expires in %s, on %s", what, report.Count(int(left.Hours()/24), "day"), day(at)), advice)
 	default:
 		f.ok(name, "%s expires on %s", what, day(at))

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/internal/network"
+	"iam-token-rotator/functions/internal/rotation"
 )
 
 // Host is a service's.
@@ -154,7 +155,7 @@ func (d *Doctor) compareClocks(f *findings, name, host, date string, asked time.
 	// The header has whole seconds; it was written between asking and now.
 	ours := asked.Add(d.now().Sub(asked) / 2)
 	skew := theirs.Add(500 * time.Millisecond).Sub(ours).Round(time.Second)
-	if skew.Abs() <= maxClockSkew {
+	if skew.Abs() <= rotation.MaxClockSkew {
 		f.ok(name, "this machine's clock is right within %s", max(time.Second, skew.Abs()))
 		return
 	}

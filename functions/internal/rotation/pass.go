@@ -21,7 +21,7 @@ type pass struct {
 	replaced CurrentVersion           // the version that our save was to replace
 	sent     map[string]TokenResponse // the tokens handed to Save, by fingerprint
 	lifetime time.Duration            // expires_in of the last token exchanged
-	skew     time.Duration            // IBM's clock less ours, when that is more than maxClockSkew
+	skew     time.Duration            // IBM's clock less ours, when that is more than MaxClockSkew
 	failedAt time.Time                // when the last attempt failed; zero before
 	txID     string
 	warnings []string
@@ -158,8 +158,8 @@ const (
 	redeliveryWindow = 15 * time.Minute
 	// minRemaining is the least remaining lifetime with which a token is published.
 	minRemaining = 5 * time.Minute
-	// keyExpiryNotice is how long before the bootstrap key expires the report warns.
-	keyExpiryNotice = 14 * 24 * time.Hour
+	// KeyExpiryNotice is how long before a key expires it is a warning.
+	KeyExpiryNotice = 14 * 24 * time.Hour
 )
 
 // upToDate decides from the current version whether the attempt ends here, and how.
@@ -290,8 +290,8 @@ func (p *pass) warn(format string, args ...any) {
 	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
 }
 
-// maxClockSkew is how far the clock may be off IBM's before the report warns.
-const maxClockSkew = 30 * time.Second
+// MaxClockSkew is how far the clock may be off IBM's before it is a warning.
+const MaxClockSkew = 30 * time.Second
 
 // wallClock is the time without its monotonic part, which stands still while a
 // process is frozen between two Lambda invocations.
@@ -313,7 +313,7 @@ func (p *pass) setClock(clock Clock) {
 		return
 	}
 	skew := clock.Skew()
-	if skew.Abs() <= maxClockSkew {
+	if skew.Abs() <= MaxClockSkew {
 		p.skew = 0
 		return
 	}

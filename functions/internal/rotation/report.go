@@ -50,7 +50,7 @@ func (p *pass) result(outcome Outcome, current CurrentVersion) Result {
 	if old := p.replaced.ExpiresAt(); outcome == Rotated && !old.IsZero() {
 		result.MarginSeconds = wholeSeconds(old.Sub(current.CreatedAt))
 	}
-	if at := p.BootstrapExpiresAt; !at.IsZero() && at.Sub(now) < keyExpiryNotice {
+	if at := p.BootstrapExpiresAt; !at.IsZero() && at.Sub(now) < KeyExpiryNotice {
 		state := "expires"
 		if !now.Before(at) {
 			state = "has been expired since"

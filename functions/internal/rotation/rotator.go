@@ -15,12 +15,10 @@ import (
 )
 
 const (
-	// attemptLimit is the longest that one attempt may take.
-	attemptLimit = 10 * time.Second
-	// defaultTimeout is the time for a run whose context has no deadline.
+	// AttemptLimit is the longest that one attempt, or one request of doctor, may take.
+	AttemptLimit   = 10 * time.Second
 	defaultTimeout = 2 * time.Minute
-	// maxReserve is kept of the deadline for the report and the metrics.
-	maxReserve = 5 * time.Second
+	maxReserve     = 5 * time.Second
 )
 
 // Rotator runs rotations. Its fields must not change while it runs; it may run
@@ -77,12 +75,19 @@ type run struct {
 	budget    time.Duration  // the timeout less the reserve
 }
 
-func (r *Rotator) begin(ctx context.Context, request Request) *run {
-	timeout := defaultTimeout
+// Budget returns the time that the caller gives, 2 minutes if ctx has no deadline, and
+// what is left of it for the work: a reserve of 5 seconds, or of a tenth of a shorter
+// time, is kept for the report and the metrics.
+func Budget(ctx context.Context) (timeout, budget time.Duration) {
+	timeout = defaultTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = time.Until(deadline)
 	}
-	budget := timeout - min(maxReserve, timeout/10)
+	return timeout, timeout - min(maxReserve, timeout/10)
+}
+
+func (r *Rotator) begin(ctx context.Context, request Request) *run {
+	timeout, budget := Budget(ctx)
 	ctx, cancel := context.WithTimeout(ctx, budget)
 	run := &run{
 		Rotator: r, Request: request, ctx: ctx,
@@ -102,7 +107,7 @@ func (r *run) prepare() {
 	}
 	r.beside.Go(func() {
 		defer r.preparing.Store(false)
-		ctx, cancel := context.WithTimeout(r.ctx, attemptLimit)
+		ctx, cancel := context.WithTimeout(r.ctx, AttemptLimit)
 		defer cancel()
 		r.IAM.Prepare(ctx)
 	})
@@ -194,7 +199,7 @@ func (p *pass) timedAttempt() (Result, error) {
 		return Result{}, &Error{Step: StepLook, Kind: Timeout,
 			Message: "the process was suspended for longer than the run may take; the next run starts afresh"}
 	}
-	ctx, cancel := context.WithTimeout(p.ctx, attemptLimit)
+	ctx, cancel := context.WithTimeout(p.ctx, AttemptLimit)
 	defer cancel()
 	p.attempts++
 	p.warnings, p.timings, p.skew = nil, map[Step]time.Duration{}, 0
@@ -286,7 +291,7 @@ func (k *keyReads) start(ref KeyRef, since time.Time) *keyRead {
 	k.latest[ref] = read
 	k.running.Go(func() {
 		defer close(read.done)
-		ctx, cancel := context.WithTimeout(k.ctx, attemptLimit)
+		ctx, cancel := context.WithTimeout(k.ctx, AttemptLimit)
 		defer cancel()
 		key, err := k.reader.ReadKey(ctx, ref)
 		read.key, read.err = key, at(StepReadKey, err)
