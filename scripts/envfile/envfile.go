@@ -63,6 +63,9 @@ func WriteTemp(dir, pattern string, content []byte, mode os.FileMode) (string, e
 	if err == nil {
 		err = file.Chmod(mode)
 	}
+	if err == nil {
+		err = file.Sync() // a key that is written here is had once
+	}
 	if closing := file.Close(); err == nil {
 		err = closing
 	}
