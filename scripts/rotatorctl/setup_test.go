@@ -369,35 +369,34 @@ func TestCutOffAtEachRequest(t *testing.T) {
 			for n, done := 0, false; !done; n++ {
 				t.Run(fmt.Sprintf("rotate %v/%s/%d", rotate, drop, n), func(t *testing.T) {
 					s := newStage(t)
-					var args []string
+					file := []string{"--reader-key-file", s.path("reader.key")}
+					args := file
 					if rotate {
-						s.succeed()
-						args = []string{"--rotate-keys"}
+						s.succeed(file...)
+						args = append(args, "--rotate-keys")
 					}
 					s.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
 					r := s.run(args...)
 					s.cloud.ClearFaults()
 					if done = r.exit == 0; done {
-						if n < 12 {
-							t.Errorf("got %d requests, want at least 12", n)
+						if n < 16 {
+							t.Errorf("got %d requests, want at least 16", n)
 						}
 						return
 					}
 					if r.exit != 1 || r.stdout != "" || !strings.Contains(r.stderr, "no answer") {
 						t.Errorf("got exit %d, %q, %q; want 1 and no answer", r.exit, r.stdout, r.stderr)
 					}
-					s.completeAfter(s.succeed())
+					maps.Copy(s.env, s.succeed(file...).values)
+					s.complete(s.succeed(append(file, "--delete-old-keys")...), s.aws.secrets[defaultAWSSecret])
+					s.owner(s.read("reader.key"), s.cloud.ReaderIAMID())
+					if got := s.keyIDs("reader"); len(got) != 1 {
+						t.Errorf("keys of the reader: got %d, want 1", len(got))
+					}
 				})
 			}
 		}
 	}
-}
-
-// completeAfter is complete, once the old keys are gone.
-func (s *stage) completeAfter(r run) {
-	s.t.Helper()
-	maps.Copy(s.env, r.values)
-	s.complete(s.succeed("--delete-old-keys"), s.aws.secrets[defaultAWSSecret])
 }
 
 func TestFailuresAreNamed(t *testing.T) {
