@@ -174,7 +174,7 @@ func TestAWrongDateIsNotTrusted(t *testing.T) {
 		"IAM, before the token was issued":              {token, -10 * time.Second, rotation.ModeRotate, 39 * time.Minute, false, rotation.StepCheck},
 		"IAM, ahead":                                    {token, 2 * time.Minute, rotation.ModeRotate, 39 * time.Minute, false, rotation.StepExchange},
 		"IAM, a minute ahead":                           {token, 59 * time.Second, rotation.ModeRotate, 39 * time.Minute, false, ""},
-		"this machine's clock, which is only a warning": {"", 0, rotation.ModeRotate, 39 * time.Minute, false, ""},
+		"this machine's clock, which is only a warning": {"", 0, rotation.ModeRotate, 10 * time.Minute, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
@@ -207,6 +207,37 @@ func TestAWrongDateIsNotTrusted(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where IAM's clock is not known an answer still has to agree with itself.
+func TestADateBeforeItsOwnAnswerIsNotTrusted(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		w.rotator = w.processAs(w.cloud.Transport(), func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
+			return ibmcloud.BootstrapByToken(iam, iamtoken.NewSecret(w.cloud.MustMintToken(w.cloud.BootstrapAPIKey(), time.Hour)))
+		})
+		time.Sleep(50 * time.Minute)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Headers: dated(-time.Hour)})
+		w.wantFailure(w.run(rotation.ModeEnsure), rotation.StepLook, rotation.Unavailable)
+	})
+}
+
+func TestAnswersWithoutADateLeaveTheClockAlone(t *testing.T) {
+	noDate := map[string]string{"Date": ""}
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.skew.Store(int64(40 * time.Minute))
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Headers: noDate})
+		w.rotate() // by Secrets Manager's clock the token is fresh
+	})
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		w.skew.Store(int64(-10 * time.Minute))
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Headers: noDate})
+		result := w.run(rotation.ModeEnsure)
+		if w.wantOutcome(result, rotation.Fresh); *result.SecondsRemaining > 3600 {
+			t.Errorf("got %d seconds remaining, want no more than the token was issued with", *result.SecondsRemaining)
+		}
+	})
 }
 
 // A token secret that any rotation of the configuration reads its key from is never
