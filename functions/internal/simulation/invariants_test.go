@@ -11,7 +11,7 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// margin is the life that was left in a token when the next one was published.
+// margin is the remaining lifetime of a token when the next one was published.
 type margin struct {
 	since, at time.Time // of the two publications
 	left      time.Duration
@@ -19,7 +19,7 @@ type margin struct {
 	promised  time.Duration // how much had to be left; 0 after faults
 }
 
-// published looks at the version that an invocation has just made.
+// published checks the version that an invocation has just made.
 func (w *world) published(inv *invocation) {
 	version := w.cloud.MustCurrent(w.tokenSecret)
 	iamID, expires, err := w.cloud.Validate(version.Payload)
@@ -51,7 +51,7 @@ func (w *world) published(inv *invocation) {
 	w.publisher, w.tampered = inv, time.Time{}
 }
 
-// checkFreshness: a token has 5 minutes and half of its life left when it is
+// checkFreshness: a token has 5 minutes and half of its lifetime left when it is
 // checked, and is saved within the function's timeout.
 func (w *world) checkFreshness(now time.Time, inv *invocation, expires time.Time, metadata iamtoken.Metadata) {
 	least := max(5*time.Minute, time.Duration(metadata.ExpiresIn)*time.Second/2) - functionTimeout
@@ -63,13 +63,13 @@ func (w *world) checkFreshness(now time.Time, inv *invocation, expires time.Time
 	}
 }
 
-// checkTruth: a version's metadata tells the truth.
+// checkTruth: a version's metadata is true.
 func (w *world) checkTruth(now time.Time, inv *invocation, version ibmcloudtest.Version, expires time.Time, metadata iamtoken.Metadata) {
 	token := iamtoken.Token{Value: iamtoken.NewSecret(version.Payload)}
-	told := fmt.Sprint(metadata.Expiration, metadata.IAMID, metadata.Account, metadata.Fingerprint, metadata.RunID)
+	says := fmt.Sprint(metadata.Expiration, metadata.IAMID, metadata.Account, metadata.Fingerprint, metadata.RunID)
 	truth := fmt.Sprint(expires.Unix(), w.workload, w.cloud.AccountID(), token.Fingerprint(), inv.runID)
-	if told != truth {
-		w.violated(now, "the metadata of %s's version says %q, the truth is %q", inv.id, told, truth)
+	if says != truth {
+		w.violated(now, "the metadata of %s's version says %q, the truth is %q", inv.id, says, truth)
 	}
 }
 
@@ -95,7 +95,7 @@ func (w *world) checkOrder(now time.Time, inv *invocation, before published, exp
 	}
 }
 
-// ended looks at the report of an invocation.
+// ended checks the report of an invocation.
 func (w *world) ended(inv *invocation, report rotation.Report) {
 	failuresBefore := w.alarms.failureCount()
 	if err := inv.process.emitter.Emit(report); err != nil {
@@ -121,7 +121,7 @@ func (w *world) ended(inv *invocation, report rotation.Report) {
 		w.violated(now, "%s says that it rotated, and made no version", inv.id)
 	}
 	if text := fmt.Sprint(result.Error); strings.Contains(text, "eyJ") || strings.Contains(text, w.workloadKey) {
-		w.violated(now, "%s told a secret", inv.id)
+		w.violated(now, "%s showed a secret", inv.id)
 	}
 }
 
@@ -151,7 +151,7 @@ func (w *world) under(at time.Time, name string) bool {
 type trouble struct {
 	span                    // from the first fault's beginning to the last one's end
 	excused   time.Time     // until when readers may meet an expired token
-	left      time.Duration // R: the life that was left when it began
+	left      time.Duration // R: the remaining lifetime when it began
 	kinds     []string
 	gap       time.Duration // readers without a token, within it
 	recovered time.Time     // when the last of them had one again
@@ -190,9 +190,9 @@ func (w *world) findTroubles() []trouble {
 	return merged
 }
 
-// leftAt is R, the life left in the token that readers have when a trouble
+// leftAt is R, the remaining lifetime of the token that readers have when a trouble
 // begins. One exception is made and said in README.md: where metadata was changed
-// so that this token seemed expired, and a token of a shorter life replaced it
+// so that this token seemed expired, and a token of a shorter lifetime replaced it
 // meanwhile, that one's counts.
 func (w *world) leftAt(t trouble) time.Duration {
 	expires := w.tokens.current(t.from).expires
@@ -223,14 +223,14 @@ func (w *world) checkGaps() {
 			}
 		}
 		if _, heard := w.alarms.heardSince(g.from); !heard && !w.forgedShort(g) {
-			w.violated(g.from, "readers had no token for %s, and no alarm rang before", g.length())
+			w.violated(g.from, "readers had no token for %s, and no alarm fired before", g.length())
 		}
 	}
 }
 
-// forgedShort tells of the one gap that is neither bounded nor heard, by design:
-// the metadata of a 15-minute token was forged to a later expiry. It is believed
-// up to 61 minutes after the version was made, since only the value tells more,
+// forgedShort is the one gap that has neither bound nor alarm, by design:
+// the metadata of a 15-minute token was forged to a later expiry. It is trusted
+// up to 61 minutes after the version was made, since only the value says more,
 // and the rotator has no right to read that. So `ensure` steps in after at most
 // 61 − 8 minutes, or the rotate schedule before.
 func (w *world) forgedShort(g span) bool {

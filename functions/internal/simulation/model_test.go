@@ -50,7 +50,7 @@ type model struct {
 	w       *world
 	expires time.Time // of the token that readers have
 
-	forgedLater bool // the current version claims more life than it has
+	forgedLater bool // the current version claims a longer lifetime than it has
 	storm       func()
 	locked      bool
 	foreign     bool
@@ -72,7 +72,7 @@ func newModel() *model {
 func (m *model) play(story []step) []string {
 	for i, s := range story {
 		m.take(s)
-		m.look(i, s)
+		m.compare(i, s)
 		if len(m.broken) > 0 {
 			break
 		}
@@ -114,8 +114,8 @@ func (m *model) take(s step) {
 	}
 }
 
-// look holds what readers have after a step against the model.
-func (m *model) look(i int, s step) {
+// compare holds what readers have after a step against the model.
+func (m *model) compare(i int, s step) {
 	m.broken = append(m.broken, m.w.violations...)
 	seen := m.w.tokens.current(time.Now()).expires
 	if seen.Before(m.expires) && m.w.tampered.IsZero() && m.w.counts.versions > 0 && !m.replacedTampered(s) {
@@ -161,14 +161,14 @@ func (m *model) deliver(e event) {
 		m.forgedLater = false
 	}
 	if w.counts.crashed > crashed {
-		return // it may have published or not; look sees to the rest
+		return // it may have published or not; compare sees to the rest
 	}
-	m.judge(e, w.counts.failed > failed, published)
+	m.check(e, w.counts.failed > failed, published)
 }
 
-// judge: what stands in the way makes a run fail, unless there was nothing to
+// check: what stands in the way makes a run fail, unless there was nothing to
 // do; else readers have a token for 8 minutes at least when it has ended.
-func (m *model) judge(e event, failed, published bool) {
+func (m *model) check(e event, failed, published bool) {
 	now := time.Now()
 	left := m.w.tokens.current(now).expires.Sub(now)
 	hindered := m.storm != nil || m.locked || m.foreign
@@ -182,7 +182,7 @@ func (m *model) judge(e event, failed, published bool) {
 	}
 }
 
-// maxSkew: IBM's clock counts, not the function's; it is told by the Date header
+// maxSkew: IBM's clock counts, not the function's; it is known from the Date header
 // of each answer in whole seconds, and a difference below 30 s is left alone.
 func maxSkew(w *world) time.Duration {
 	if w.clockOff.Load() == 0 {
@@ -273,7 +273,7 @@ func (w *world) newBootstrapKey() {
 	w.bootstrapKeys = append(w.bootstrapKeys, key)
 }
 
-// isBootstrap tells from a token request's form whose key it bears.
+// isBootstrap reports whether a token request's form bears a bootstrap key.
 func (w *world) isBootstrap(form []byte) bool {
 	values, _ := url.ParseQuery(string(form))
 	w.mu.Lock()

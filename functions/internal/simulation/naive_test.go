@@ -17,7 +17,7 @@ import (
 )
 
 // naive is what people do instead: every 50 minutes read the key, GetToken with
-// IBM's SDK, save what it gave. It retries nothing, checks nothing, and looks at
+// IBM's SDK, save what it gave. It retries nothing, checks nothing, and reads
 // nothing in between. It too runs on Lambda: a process that is still warm keeps
 // the SDK's authenticator, with its cache and its refresh in the background.
 type naive struct {
@@ -147,7 +147,7 @@ func (w *world) naivePublished() {
 }
 
 // reader is a downstream job. Most of the time what it would see is computed
-// from the publications; during faults it goes and looks, and the two are held
+// from the publications; during faults it goes and reads, and the two are held
 // against each other.
 type reader struct {
 	w      *world

@@ -45,18 +45,18 @@ func (y year) figures(out io.Writer) {
 		return short(left[min(len(left)-1, int(percent/100*float64(len(left))))])
 	}
 	_, _ = fmt.Fprintf(out, "\nreaders without a token: %s in %d gaps, %s; the naive way: %s in %d\n",
-		short(y.sum(func(w *world) time.Duration { return w.tokens.lost() })), y.count(func(w *world) int { return len(w.tokens.gaps) }), y.verdict(),
+		short(y.sum(func(w *world) time.Duration { return w.tokens.lost() })), y.count(func(w *world) int { return len(w.tokens.gaps) }), y.bounds(),
 		short(y.sum(func(w *world) time.Duration { return w.naiveTokens.lost() })), y.count(func(w *world) int { return len(w.naiveTokens.gaps) }))
 	if recovery := y.recovery(); recovery > 0 {
 		_, _ = fmt.Fprintf(out, "after the end of an outage readers had a token again within %s (%s promised)\n", short(recovery), short(promised))
 	}
 	if n := y.unheard(); n > 0 {
-		_, _ = fmt.Fprintf(out, "of the gaps %d came of forged metadata of a 15-minute token, which nothing can tell: no bound and no alarm is promised\n", n)
+		_, _ = fmt.Fprintf(out, "of the gaps %d came of forged metadata of a 15-minute token, which nothing can show: no bound and no alarm is promised\n", n)
 	}
 	if notices := y.notices(); len(notices) > 0 {
-		_, _ = fmt.Fprintf(out, "an alarm rang before each: %s before at least, in half of them %s or more\n", short(notices[0]), short(notices[len(notices)/2]))
+		_, _ = fmt.Fprintf(out, "an alarm fired before each: %s before at least, in half of them %s or more\n", short(notices[0]), short(notices[len(notices)/2]))
 	}
-	_, _ = fmt.Fprintf(out, "life left in the old token when the new one came: at least %s, 1%% below %s, half below %s, 1%% above %s\n", at(0), at(1), at(50), at(99))
+	_, _ = fmt.Fprintf(out, "remaining lifetime of the old token when the new one came: at least %s, 1%% below %s, half below %s, 1%% above %s\n", at(0), at(1), at(50), at(99))
 	calm, calmTimes := y.smallest(undisturbed)
 	once, onceTimes := y.smallest(disturbed)
 	_, _ = fmt.Fprintf(out, "  of that without faults: at least %s (%s promised, %d times); with 15-minute tokens or after one lost run: at least %s (%s promised, %d times)\n",
@@ -70,7 +70,7 @@ func (y year) figures(out io.Writer) {
 		y.count(func(w *world) int { return w.counts.visits }))
 }
 
-func (y year) verdict() string {
+func (y year) bounds() string {
 	if len(y.violations()) > 0 {
 		return "NOT all within the bound"
 	}
@@ -102,12 +102,12 @@ func short(d time.Duration) string {
 type alarms struct {
 	mu        sync.Mutex
 	now       func() time.Time
-	life      series // SecondsRemaining
+	remaining series // SecondsRemaining
 	errors    series // AWS/Lambda Errors
 	throttles series // AWS/Lambda Throttles
 	failures  int    // the metric Failure, summed up
 	leaked    bool   // a line held a token
-	ringing   map[string][]span
+	fired     map[string][]span
 }
 
 const (
@@ -133,7 +133,7 @@ func (a *alarms) Write(line []byte) (int, error) {
 	}
 	if seconds, known := value(line, "SecondsRemaining"); known {
 		stamp, _ := value(line, "Timestamp")
-		a.life = append(a.life, point{time.UnixMilli(int64(stamp)), a.now().Add(logDelay), seconds})
+		a.remaining = append(a.remaining, point{time.UnixMilli(int64(stamp)), a.now().Add(logDelay), seconds})
 	}
 	return len(line), nil
 }
@@ -155,31 +155,31 @@ func (a *alarms) throttled(at time.Time) {
 func (a *alarms) evaluate(at time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.life, a.errors, a.throttles = a.life.since(at.Add(-15*time.Minute)), a.errors.since(at.Add(-15*time.Minute)), a.throttles.since(at.Add(-15*time.Minute))
+	a.remaining, a.errors, a.throttles = a.remaining.since(at.Add(-15*time.Minute)), a.errors.since(at.Add(-15*time.Minute)), a.throttles.since(at.Add(-15*time.Minute))
 	// FILL(minimum, 0) < 300 over 2 of 2 periods of 120 s.
-	a.set(storedLifeAlarm, at, a.life.lowest(at, at, 120*time.Second) < 300 && a.life.lowest(at, at.Add(-120*time.Second), 120*time.Second) < 300)
+	a.set(storedLifeAlarm, at, a.remaining.lowest(at, at, 120*time.Second) < 300 && a.remaining.lowest(at, at.Add(-120*time.Second), 120*time.Second) < 300)
 	// Sum ≥ 1 over one period of 300 s.
 	a.set(failedInvocationsAlarm, at, a.errors.count(at, at, 300*time.Second) >= 1)
 	a.set(throttlesAlarm, at, a.throttles.count(at, at, 300*time.Second) >= 1)
 }
 
-// set begins or ends a ringing.
-func (a *alarms) set(name string, at time.Time, rings bool) {
-	spans := a.ringing[name]
+// set begins or ends an alarm.
+func (a *alarms) set(name string, at time.Time, fires bool) {
+	spans := a.fired[name]
 	last := len(spans) - 1
-	rang := last >= 0 && spans[last].to.IsZero()
+	firing := last >= 0 && spans[last].to.IsZero()
 	switch {
-	case rings && !rang:
-		a.ringing[name] = append(spans, span{from: at})
-	case !rings && rang:
+	case fires && !firing:
+		a.fired[name] = append(spans, span{from: at})
+	case !fires && firing:
 		spans[last].to = at
 	}
 }
 
-// heardSince is when the first of the alarms that rang at a moment began to.
+// heardSince is when the first of the alarms that fired at a moment began to.
 func (a *alarms) heardSince(at time.Time) (from time.Time, heard bool) {
-	for _, rings := range a.ringing {
-		for _, s := range rings {
+	for _, spans := range a.fired {
+		for _, s := range spans {
 			if !s.from.After(at) && (s.to.IsZero() || at.Before(s.to)) && (!heard || s.from.Before(from)) {
 				from, heard = s.from, true
 			}
@@ -194,8 +194,8 @@ func (a *alarms) failureCount() int {
 	return a.failures
 }
 
-// judge holds the whole story against the promises, once it is over.
-func (w *world) judge() {
+// check holds the whole story against the promises, once it is over.
+func (w *world) check() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.troubles = w.findTroubles()
@@ -283,7 +283,7 @@ func (y year) recovery() (longest time.Duration) {
 	return longest
 }
 
-// unheard counts the gaps that no alarm can tell of, see forgedShort.
+// unheard counts the gaps that no alarm can show, see forgedShort.
 func (y year) unheard() (n int) {
 	for _, w := range y.parts {
 		for _, g := range w.tokens.gaps {
@@ -295,7 +295,7 @@ func (y year) unheard() (n int) {
 	return n
 }
 
-// notices are how long before each gap the first alarm rang, shortest first.
+// notices are how long before each gap the first alarm fired, shortest first.
 func (y year) notices() (all []time.Duration) {
 	for _, w := range y.parts {
 		for _, g := range w.tokens.gaps {
@@ -354,12 +354,12 @@ func (w *world) quiet(from, to time.Time) (quiet bool, lost int) {
 	return true, lost
 }
 
-// checkAlarms: none rings without a reason, or the check of gaps would be empty.
+// checkAlarms: none fires without a reason, or the check of gaps would be empty.
 func (w *world) checkAlarms() {
-	for name, rings := range w.alarms.ringing {
-		for _, ring := range rings {
-			if quiet, lost := w.quiet(ring.from.Add(-15*time.Minute), ring.from); quiet && lost == 0 {
-				w.violated(ring.from, "the alarm %s rang, and nothing was wrong", name)
+	for name, spans := range w.alarms.fired {
+		for _, firing := range spans {
+			if quiet, lost := w.quiet(firing.from.Add(-15*time.Minute), firing.from); quiet && lost == 0 {
+				w.violated(firing.from, "the alarm %s fired, and nothing was wrong", name)
 			}
 		}
 	}

@@ -22,7 +22,7 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := flag.Set("rapid.nofailfile", "true"); err != nil { // the failure itself tells the seed and the story
+	if err := flag.Set("rapid.nofailfile", "true"); err != nil { // the failure itself names the seed and the story
 		panic(err)
 	}
 	debug.SetGCPercent(400)
@@ -36,15 +36,15 @@ const (
 	shortBetween = 4 * time.Hour
 )
 
-// tell plays a story and judges it.
-func tell(t *testing.T, seed uint64, days int, between time.Duration) *world {
+// play plays a story and checks it.
+func play(t *testing.T, seed uint64, days int, between time.Duration) *world {
 	t.Helper()
 	var w *world
 	synctest.Test(t, func(*testing.T) {
 		expectSet := seed%2 == 1
 		w = newWorld(seed, days, expectSet)
 		w.play(plan(newDice(seed, "plan"), kinds(expectSet), w.start.Add(time.Hour), w.end, between))
-		w.judge()
+		w.check()
 	})
 	return w
 }
@@ -52,7 +52,7 @@ func tell(t *testing.T, seed uint64, days int, between time.Duration) *world {
 // partsOfAYear are played side by side, each with a deployment of its own.
 const partsOfAYear = 4
 
-func tellYear(t *testing.T, seed uint64, days int, between time.Duration) year {
+func playYear(t *testing.T, seed uint64, days int, between time.Duration) year {
 	t.Helper()
 	y := year{seed: seed, days: days, parts: make([]*world, min(partsOfAYear, days/30+1))}
 	t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -60,7 +60,7 @@ func tellYear(t *testing.T, seed uint64, days int, between time.Duration) year {
 			t.Run(fmt.Sprint("part ", i+1), func(t *testing.T) {
 				t.Parallel()
 				from, to := i*days/len(y.parts), (i+1)*days/len(y.parts)
-				y.parts[i] = tell(t, seed*partsOfAYear+uint64(i), to-from, between)
+				y.parts[i] = play(t, seed*partsOfAYear+uint64(i), to-from, between)
 			})
 		}
 	})
@@ -72,7 +72,7 @@ func TestSimulation(t *testing.T) {
 		for seed := range uint64(shortStories) {
 			t.Run(fmt.Sprint("seed ", seed+1), func(t *testing.T) {
 				t.Parallel()
-				hold(t, year{seed: seed + 1, days: shortDays, parts: []*world{tell(t, (seed+1)*partsOfAYear, shortDays, shortBetween)}})
+				hold(t, year{seed: seed + 1, days: shortDays, parts: []*world{play(t, (seed+1)*partsOfAYear, shortDays, shortBetween)}})
 			})
 		}
 		return
@@ -80,7 +80,7 @@ func TestSimulation(t *testing.T) {
 	if *daysFlag < 1 || *meanFlag <= 0 {
 		t.Fatalf("-days %d and -between %s: both must be more than 0", *daysFlag, *meanFlag)
 	}
-	y := tellYear(t, *seedFlag, *daysFlag, *meanFlag)
+	y := playYear(t, *seedFlag, *daysFlag, *meanFlag)
 	out := t.Output()
 	if *reportFlag != "" {
 		file, err := os.Create(*reportFlag)
@@ -121,7 +121,7 @@ func (y year) command() string {
 
 // A seed that breaks an invariant must break it again when it is replayed.
 func TestASeedTellsTheSameStoryEveryTime(t *testing.T) {
-	first, second := tell(t, 7, 1, time.Hour), tell(t, 7, 1, time.Hour)
+	first, second := play(t, 7, 1, time.Hour), play(t, 7, 1, time.Hour)
 	for name, of := range map[string]func(*world) *timeline{"the rotator": ours, "the naive way": theNaive} {
 		a, b := of(first).tokens, of(second).tokens
 		if len(a) != len(b) {

@@ -168,7 +168,7 @@ func (w *world) drawFate(d dice, e event) fate {
 	}
 	freeze := w.danger(func(g dangers) float64 { return g.freeze })
 	if e.mode == rotation.ModeRotate {
-		freeze = min(1, 3*freeze) // of an ensure little more than the look is worth freezing
+		freeze = min(1, 3*freeze) // of an ensure little more than the read of the metadata is worth freezing
 	}
 	if d.chance(freeze) {
 		f.freezeAt = pick(d, rotation.StepLook, rotation.StepReadKey, rotation.StepExchange, rotation.StepSave, rotation.StepSave)
@@ -191,7 +191,7 @@ type kind struct {
 	name string
 	// excuse is zero for a fault during which no reader may meet an expired
 	// token. Else publishing is impossible while it lasts; readers may meet one
-	// once the life that was left is used up, and until excuse after its end.
+	// once the remaining lifetime is used up, and until excuse after its end.
 	excuse time.Duration
 	// span draws how long it lasts.
 	span func(d dice) time.Duration
@@ -502,7 +502,7 @@ func (fn *function) emit(d dice, e event) {
 		return
 	}
 	w.agenda.at(due, func() { fn.deliver(e, due, time.Second) })
-	for copies := 0; copies < 3 && d.chance(duplicate); copies++ {
+	for more := 0; more < 3 && d.chance(duplicate); more++ {
 		w.note(due)
 		w.agenda.at(due.Add(d.between(0, 90*time.Second)), func() { fn.deliver(e, due, time.Second) })
 	}

@@ -45,7 +45,7 @@ type world struct {
 	dangers   dangers // of the faults of the moment
 	everyday  dangers
 	clockOff  atomic.Int64
-	functions []*function // the second one is idle but for "two copies"
+	functions []*function // the second one is idle but for "two deployments"
 	naive     *naive
 	reader    *reader
 	alarms    *alarms
@@ -76,7 +76,7 @@ func newWorld(seed uint64, days int, expectSet bool) *world {
 		seed: seed, name: fmt.Sprint("story ", seed), start: time.Now(), end: time.Now().Add(time.Duration(days) * 24 * time.Hour),
 		cloud:    ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2, RequestLog: -1}),
 		everyday: everyday, lifetime: time.Hour, counts: &counts{calls: map[bool]map[string]int{true: {}, false: {}}},
-		alarms: &alarms{now: time.Now, ringing: map[string][]span{}},
+		alarms: &alarms{now: time.Now, fired: map[string][]span{}},
 	}
 	first := w.cloud.Rotations()[0]
 	w.workload, w.workloadKey, w.keySecret, w.tokenSecret = first.IAMID, first.APIKey, first.APIKeySecret, first.TokenSecret
@@ -149,7 +149,7 @@ func host() []kind {
 		{name: "stale connections after a thaw", span: minutes(10, 180), begin: while(func(w *world, on bool) { w.dangers.stale = p(on, 1) })},
 		{name: "cold processes only", span: minutes(10, 180), begin: while(func(w *world, on bool) { w.dangers.cold = p(on, 1) })},
 		{name: "a deploy in the middle of a run", span: instant, begin: deploy},
-		{name: "two copies of the function", span: minutes(60, 1440), begin: secondCopy},
+		{name: "two deployments of the function", span: minutes(60, 1440), begin: secondCopy},
 	}
 }
 
@@ -208,7 +208,7 @@ func delivery() []kind {
 // functionTimeout is the deadline that Lambda gives an invocation.
 const functionTimeout = 120 * time.Second
 
-// function is a deployed copy of the function: its processes.
+// function is a deployment of the function: its processes.
 type function struct {
 	w           *world
 	name        string
@@ -600,7 +600,7 @@ func (l *line) die() {
 	l.dead = true
 }
 
-// operation tells what a request is for; an IAM request's key tells whose it is.
+// operation is what a request is for; of an IAM request its key shows whose it is.
 func (l *line) operation(req *http.Request) string {
 	switch {
 	case req.URL.Host == "iam.test" && req.Method == http.MethodGet:
