@@ -39,8 +39,13 @@ type clients struct {
 	s3     *s3.Client
 }
 
-func newClients(cfg aws.Config) clients {
-	return clients{
+// connect makes the clients, and says who calls.
+func (p *program) connect(ctx context.Context, c *clients) (identity, error) {
+	cfg, err := p.loadAWS(ctx)
+	if err != nil {
+		return identity{}, err
+	}
+	*c = clients{
 		stacks: cloudformation.NewFromConfig(cfg),
 		// Neither the SDK nor a client's timeout may repeat a run: the function itself retries for as long as it helps.
 		lambda: lambda.NewFromConfig(cfg, func(o *lambda.Options) { o.RetryMaxAttempts = 1 }),
@@ -48,6 +53,7 @@ func newClients(cfg aws.Config) clients {
 		// An endpoint of one's own has no host name for each bucket.
 		s3: s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = o.BaseEndpoint != nil }),
 	}
+	return whoAmI(ctx, cfg)
 }
 
 // identity is who calls, where.
@@ -62,16 +68,6 @@ func whoAmI(ctx context.Context, cfg aws.Config) (identity, error) {
 		return identity{}, fmt.Errorf("AWS does not say which account this is: %w", awsError(err))
 	}
 	return identity{printable(aws.ToString(caller.Account)), cfg.Region}, nil
-}
-
-// connect makes the clients, and says who calls.
-func (p *program) connect(ctx context.Context, c *clients) (identity, error) {
-	cfg, err := p.loadAWS(ctx)
-	if err != nil {
-		return identity{}, err
-	}
-	*c = newClients(cfg)
-	return whoAmI(ctx, cfg)
 }
 
 // functionError is why Lambda did not do what it was asked for.
@@ -100,8 +96,8 @@ func awsError(err error) error {
 	if errors.As(err, &canceled) {
 		return errors.New("interrupted")
 	}
-	if strings.Contains(err.Error(), "get credentials") || strings.Contains(err.Error(), "no EC2 IMDS role found") {
-		return usagef("no AWS credentials were found: set AWS_PROFILE, run aws sso login, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	if _, why, found := strings.Cut(err.Error(), "get credentials: "); found {
+		return usagef("no AWS credentials: set AWS_PROFILE, run aws sso login, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (%s)", printable(why))
 	}
 	var noAnswer *net.OpError
 	if errors.As(err, &noAnswer) {

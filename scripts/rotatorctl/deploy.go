@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -18,7 +19,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spf13/cobra"
@@ -41,7 +41,7 @@ var settings = []setting{
 	{"TOKEN_SECRET", "TokenSecret", "id of the IBM secret to save the token to"},
 	{"EXPECT_ACCOUNT", "ExpectAccount", "account that the token must be of"},
 	{"EXPECT_IAM_ID", "ExpectIamId", "IAM id that the token must be of"},
-	{"ROTATIONS_FILE", "RotationsFile", "a list of rotations, in place of the four before"},
+	{"ROTATIONS_FILE", "RotationsFile", "a list of rotations, in place of these four"},
 	{"BOOTSTRAP_EXPIRES_AT", "BootstrapExpiresAt", "when the bootstrap API key expires: 2026-01-31"},
 	{"ARCH", "Architecture", "arm64 (if not set) or amd64; aarch64 and x86_64 are the same"},
 	{"PARAMS", "", `further parameters of infra/aws/template.yaml, "Key=Value …"; they stay until set again`},
@@ -60,6 +60,7 @@ func (p *program) deployCommand() *cobra.Command {
 The program must run inside the repository. The first build takes a minute or two.`,
 		Args: noArguments,
 	}
+	cmd.Flags().SortFlags = false
 	given := map[string]*string{}
 	for _, s := range settings {
 		given[s.variable] = cmd.Flags().String(optionName(s.variable), "", s.help+" ("+s.variable+")")
@@ -82,6 +83,7 @@ type deployment struct {
 	clients
 	values     map[string]string // by the variable's name
 	root       string            // the repository
+	list       []byte            // of the rotations, nil without ROTATIONS_FILE
 	parameters map[string]string // of the template, all that are given
 	others     []string          // parameters that PARAMS may set
 }
@@ -95,23 +97,20 @@ func (d *deployment) run(ctx context.Context) error {
 		return err
 	}
 	d.say("Deploying the stack %s to %s", d.stack, who)
-	if err := d.checkBucket(ctx, who); err != nil {
-		return err
+	var packed []byte
+	for _, step := range []func() error{
+		func() error { return d.checkBucket(ctx, who) },
+		func() (err error) { packed, err = d.pack(ctx); return err },
+		func() error { return d.upload(ctx, packed) },
+		func() error { return d.createOrUpdate(ctx) },
+		func() error { return d.compareCode(ctx, packed) },
+		func() error { return d.finish(ctx, who) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
 	}
-	packed, err := d.pack(ctx)
-	if err != nil {
-		return err
-	}
-	if err := d.upload(ctx, packed); err != nil {
-		return err
-	}
-	if err := d.createOrUpdate(ctx); err != nil {
-		return err
-	}
-	if err := d.compareCode(ctx, packed); err != nil {
-		return err
-	}
-	return d.finish(ctx, who)
+	return nil
 }
 
 var bootstrapARN = regexp.MustCompile(`^arn:[^:]+:secretsmanager:([^:]+):([^:]+):secret:.+-.{6}$`)
@@ -223,12 +222,12 @@ func (d *deployment) templateFile() string { return filepath.Join(d.root, "infra
 func (d *deployment) checkRotations(ctx context.Context, file string) error {
 	whole, err := filepath.Abs(file)
 	if err == nil {
-		_, err = os.ReadFile(whole)
+		d.list, err = os.ReadFile(whole)
 	}
 	if err != nil {
 		return usagef("ROTATIONS_FILE=%s cannot be read", printable(file))
 	}
-	judge := d.command(ctx, d.goTool(), "run", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "./functions/rotate", "config")
+	judge := d.command(ctx, cmp.Or(d.getenv("GO"), "go"), "run", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "./functions/rotate", "config")
 	judge.Env = append(slices.DeleteFunc(judge.Env, func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
 		return !strings.HasPrefix(name, "GO") && !slices.Contains([]string{"PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME"}, name)
@@ -245,13 +244,6 @@ func (d *deployment) checkRotations(ctx context.Context, file string) error {
 		return usagef("%s", message)
 	}
 	return nil
-}
-
-func (d *deployment) goTool() string {
-	if tool := d.getenv("GO"); tool != "" {
-		return tool
-	}
-	return "go"
 }
 
 // command is a program to run in the repository.
@@ -286,11 +278,7 @@ func (d *deployment) checkBucket(ctx context.Context, who identity) error {
 
 // pack builds the function and returns its zip.
 func (d *deployment) pack(ctx context.Context) ([]byte, error) {
-	folder := d.values["DEPLOY_DIR"]
-	if folder == "" {
-		folder = filepath.Join(d.root, "build/deploy")
-	}
-	folder, err := filepath.Abs(folder)
+	folder, err := filepath.Abs(cmp.Or(d.values["DEPLOY_DIR"], filepath.Join(d.root, "build/deploy")))
 	if err == nil {
 		err = os.MkdirAll(folder, 0o755)
 	}
@@ -302,18 +290,14 @@ func (d *deployment) pack(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	arguments := []string{"run", "./scripts/package", "-o", zip, binary}
-	if file := d.values["ROTATIONS_FILE"]; file != "" {
+	if d.list != nil {
 		list := filepath.Join(folder, rotationsName)
-		text, err := os.ReadFile(file)
-		if err == nil {
-			err = os.WriteFile(list, text, 0o600)
-		}
-		if err != nil {
+		if err := os.WriteFile(list, d.list, 0o600); err != nil {
 			return nil, fmt.Errorf("copying the list of rotations: %w", err)
 		}
 		arguments = append(arguments, list)
 	}
-	if err := d.command(ctx, d.goTool(), arguments...).Run(); err != nil {
+	if err := d.command(ctx, cmp.Or(d.getenv("GO"), "go"), arguments...).Run(); err != nil {
 		return nil, fmt.Errorf("packing the function failed: %w", err)
 	}
 	return os.ReadFile(zip)
@@ -374,11 +358,16 @@ func (d *deployment) finish(ctx context.Context, who identity) error {
 	if err != nil {
 		return err
 	}
-	stack, err := d.findStack(ctx, d.stack)
-	if err != nil {
+	dashboard := ""
+	if stack, err := d.findStack(ctx, d.stack); err != nil {
 		return err
+	} else if stack != nil {
+		for _, o := range stack.Outputs {
+			if aws.ToString(o.OutputKey) == "DashboardUrl" {
+				dashboard = aws.ToString(o.OutputValue)
+			}
+		}
 	}
-	dashboard := output(stack, "DashboardUrl")
 	if d.output == "json" {
 		return d.printJSON(map[string]any{"stack": d.stack, "account": who.account, "region": who.region, "dashboard": dashboard, "report": json.RawMessage(payload)})
 	}
@@ -423,18 +412,6 @@ func onlyDenied(failure string) bool {
 		}
 	}
 	return strings.Contains(failure, ": denied: ")
-}
-
-// output is one of a stack's outputs.
-func output(stack *types.Stack, key string) string {
-	if stack != nil {
-		for _, o := range stack.Outputs {
-			if aws.ToString(o.OutputKey) == key {
-				return aws.ToString(o.OutputValue)
-			}
-		}
-	}
-	return ""
 }
 
 // printAnswer prints the function's answer, a report or a diagnosis, for a person.

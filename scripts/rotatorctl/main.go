@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -113,11 +114,7 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 	root.SetVersionTemplate("rotatorctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	flags := root.PersistentFlags()
-	stack := p.getenv("STACK")
-	if stack == "" {
-		stack = "iam-token-rotator"
-	}
-	flags.StringVar(&p.stack, "stack", stack, "name of the CloudFormation stack and of the function (STACK)")
+	flags.StringVar(&p.stack, "stack", cmp.Or(p.getenv("STACK"), "iam-token-rotator"), "name of the CloudFormation stack and of the function (STACK)")
 	flags.StringVarP(&p.output, "output", "o", "text", "text, or json: one JSON document on standard output")
 	flags.BoolVarP(&p.yes, "yes", "y", false, "do not ask")
 	root.AddCommand(p.setupCommand(), p.putKeyCommand(), p.deployCommand(), p.statusCommand(), p.logsCommand(),

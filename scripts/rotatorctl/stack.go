@@ -42,7 +42,10 @@ func (d *deployment) createOrUpdate(ctx context.Context) error {
 	}
 	template, capabilities := string(body), []types.Capability{types.CapabilityCapabilityIam}
 	var id string
-	watch := watcher{program: d.program, clients: d.clients, began: d.now()}
+	watch, err := d.watch(ctx, d.clients, stack)
+	if err != nil {
+		return err
+	}
 	if stack == nil {
 		d.say("Creating the stack %s", d.stack)
 		created, failure := d.stacks.CreateStack(ctx, &cloudformation.CreateStackInput{
@@ -54,9 +57,6 @@ func (d *deployment) createOrUpdate(ctx context.Context) error {
 	} else {
 		d.say("Updating the stack %s", d.stack)
 		id = aws.ToString(stack.StackId)
-		if watch.seen, err = watch.newest(ctx, id); err != nil {
-			return err
-		}
 		_, err = d.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
 			StackName: &d.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: d.stackParameters(stack),
 		})
@@ -68,10 +68,7 @@ func (d *deployment) createOrUpdate(ctx context.Context) error {
 	if err != nil {
 		err = awsError(err)
 	} else {
-		var status types.StackStatus
-		if status, err = watch.follow(ctx, id); err == nil && status != types.StackStatusCreateComplete && status != types.StackStatusUpdateComplete {
-			err = watch.failure(status)
-		}
+		err = watch.follow(ctx, id, "CREATE_COMPLETE", "UPDATE_COMPLETE")
 	}
 	if err != nil {
 		return fmt.Errorf("the deployment failed: %w\nDeploy again when that is corrected, or remove what it made: rotatorctl destroy --stack=%s", err, d.stack)
@@ -104,8 +101,7 @@ func (d *deployment) removeUnusable(ctx context.Context) (*types.Stack, error) {
 		return nil, err
 	}
 	switch status := stack.StackStatus; {
-	case status == types.StackStatusRollbackComplete, status == types.StackStatusRollbackFailed, status == types.StackStatusCreateFailed,
-		status == types.StackStatusDeleteFailed, status == types.StackStatusReviewInProgress:
+	case slices.Contains([]types.StackStatus{"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED", "REVIEW_IN_PROGRESS"}, status):
 		d.say("Removing the stack %s, which an earlier deployment left in %s", d.stack, status)
 		return nil, d.deleteStack(ctx, d.clients, stack)
 	case status == types.StackStatusUpdateRollbackFailed:
@@ -117,20 +113,14 @@ func (d *deployment) removeUnusable(ctx context.Context) (*types.Stack, error) {
 }
 
 func (p *program) deleteStack(ctx context.Context, c clients, stack *types.Stack) error {
-	watch := watcher{program: p, clients: c, began: p.now()}
-	id := aws.ToString(stack.StackId)
-	var err error
-	if watch.seen, err = watch.newest(ctx, id); err != nil {
+	watch, err := p.watch(ctx, c, stack)
+	if err != nil {
 		return err
 	}
 	if _, err := c.stacks.DeleteStack(ctx, &cloudformation.DeleteStackInput{StackName: &p.stack}); err != nil {
 		return fmt.Errorf("the stack %s cannot be deleted: %w", p.stack, awsError(err))
 	}
-	status, err := watch.follow(ctx, id)
-	if err == nil && status != types.StackStatusDeleteComplete {
-		err = watch.failure(status)
-	}
-	if err != nil {
+	if err := watch.follow(ctx, aws.ToString(stack.StackId), "DELETE_COMPLETE"); err != nil {
 		return fmt.Errorf("the stack %s is not deleted: %w", p.stack, err)
 	}
 	return nil
@@ -151,38 +141,45 @@ type cause struct {
 	resources []string
 }
 
-// newest is the id of the newest event.
-func (w *watcher) newest(ctx context.Context, stack string) (string, error) {
-	page, err := w.stacks.DescribeStackEvents(ctx, &cloudformation.DescribeStackEventsInput{StackName: &stack})
+// watch begins to watch a stack, or one that is yet to be: only events from now on are printed.
+func (p *program) watch(ctx context.Context, c clients, stack *types.Stack) (*watcher, error) {
+	w := &watcher{program: p, clients: c, began: p.now()}
+	if stack == nil {
+		return w, nil
+	}
+	page, err := c.stacks.DescribeStackEvents(ctx, &cloudformation.DescribeStackEventsInput{StackName: stack.StackId})
 	if err != nil {
-		return "", fmt.Errorf("the events of the stack cannot be read: %w", awsError(err))
+		return nil, fmt.Errorf("the events of the stack cannot be read: %w", awsError(err))
 	}
-	if len(page.StackEvents) == 0 {
-		return "", nil
+	if len(page.StackEvents) > 0 {
+		w.seen = aws.ToString(page.StackEvents[0].EventId)
 	}
-	return aws.ToString(page.StackEvents[0].EventId), nil
+	return w, nil
 }
 
 const pollEvery = 2 * time.Second
 
-// follow returns the stack's status when CloudFormation has come to an end.
-func (w *watcher) follow(ctx context.Context, id string) (types.StackStatus, error) {
+// follow waits until CloudFormation has come to an end, which must be one of those.
+func (w *watcher) follow(ctx context.Context, id string, ends ...types.StackStatus) error {
 	for {
 		stack, err := w.findStack(ctx, id)
 		if err != nil {
-			return "", err
+			return err
 		}
-		if stack == nil {
-			return types.StackStatusDeleteComplete, nil
+		if stack == nil { // deleted
+			return nil
 		}
 		if err := w.printNew(ctx, id); err != nil {
-			return "", err
+			return err
+		}
+		if slices.Contains(ends, stack.StackStatus) {
+			return nil
 		}
 		if !strings.HasSuffix(string(stack.StackStatus), "_IN_PROGRESS") {
-			return stack.StackStatus, nil
+			return w.failure(stack.StackStatus)
 		}
 		if err := w.sleep(ctx, pollEvery); err != nil {
-			return "", errors.New("interrupted: CloudFormation goes on by itself")
+			return errors.New("interrupted: CloudFormation goes on by itself")
 		}
 	}
 }
@@ -289,7 +286,14 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	}
 	secret := ""
 	if stack != nil {
-		bucket, secret = parameter(stack, "CodeBucket"), parameter(stack, "BootstrapSecretArn")
+		for _, parameter := range stack.Parameters {
+			switch aws.ToString(parameter.ParameterKey) {
+			case "CodeBucket":
+				bucket = aws.ToString(parameter.ParameterValue)
+			case "BootstrapSecretArn":
+				secret = aws.ToString(parameter.ParameterValue)
+			}
+		}
 		if err := p.confirm(ctx, "This deletes the function, schedules, queues, roles, alarms, dashboard and log"); err != nil {
 			return err
 		}
@@ -332,14 +336,4 @@ func (c clients) deleteZips(ctx context.Context, bucket, prefix string) error {
 		}
 	}
 	return nil
-}
-
-// parameter is the value of one of a stack's parameters.
-func parameter(stack *types.Stack, key string) string {
-	for _, p := range stack.Parameters {
-		if aws.ToString(p.ParameterKey) == key {
-			return aws.ToString(p.ParameterValue)
-		}
-	}
-	return ""
 }
