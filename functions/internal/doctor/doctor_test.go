@@ -93,6 +93,10 @@ func TestOneCauseIsOneFailedCheck(t *testing.T) {
 		failed  string
 		skipped []string
 	}{
+		"the sandbox is gone": {func(w *world) {
+			w.doctor.IAMHost.Origin, w.doctor.InstanceHost.Origin = "http://127.0.0.1:1", "http://127.0.0.1:1"
+		},
+			"iam-tcp", []string{"iam-clock", "secrets-manager-dns", "secrets-manager-tcp", "bootstrap-identity", "key-secret", "stored-token"}},
 		"wrong TOKEN_SECRET": {func(w *world) { w.one.Token.ID = nowhere }, "token-secret", []string{"token-locks", "stored-token", "save"}},
 		"another type": {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) },
 			"token-secret", []string{"token-locks", "stored-token", "save"}},

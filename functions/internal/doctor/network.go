@@ -31,22 +31,31 @@ type Host struct {
 // blockers name the check, if any, whose failure leaves a service out of reach.
 type blockers struct{ iam, instance string }
 
-// reachHosts checks the way to both hosts side by side.
+// reachHosts checks the way to both hosts side by side. If both fail at one address,
+// the sandbox's or a proxy's say, that is one cause.
 func (d *Doctor) reachHosts(ctx context.Context, shared *findings) blockers {
 	var blocked blockers
+	var iamAddress, instanceAddress string
 	iam, instance := &findings{}, &findings{}
 	var both sync.WaitGroup
-	both.Go(func() { blocked.iam = d.reach(ctx, iam, d.IAMHost) })
-	both.Go(func() { blocked.instance = d.reach(ctx, instance, d.InstanceHost) })
+	both.Go(func() { blocked.iam, iamAddress = d.reach(ctx, iam, d.IAMHost) })
+	both.Go(func() { blocked.instance, instanceAddress = d.reach(ctx, instance, d.InstanceHost) })
 	both.Wait()
+	if blocked.iam != "" && blocked.instance != "" && iamAddress == instanceAddress {
+		failed := instance.checks
+		instance.checks, blocked.instance = nil, blocked.iam
+		for _, check := range failed {
+			instance.notTried(blocked.iam, check.Name)
+		}
+	}
 	shared.checks = append(append(shared.checks, iam.checks...), instance.checks...)
 	return blocked
 }
 
 // reach checks name, connection, TLS and clock of a host by one request without
 // authorization. It returns the name of the check that failed, empty when requests
-// can be tried.
-func (d *Doctor) reach(ctx context.Context, f *findings, host Host) (blocker string) {
+// can be tried, and the address that was connected to.
+func (d *Doctor) reach(ctx context.Context, f *findings, host Host) (blocker, address string) {
 	dns, tcp, secure, clock := host.Name+"-dns", host.Name+"-tcp", host.Name+"-tls", host.Name+"-clock"
 	origin, err := url.Parse(host.Origin)
 	if err != nil {
@@ -61,22 +70,23 @@ func (d *Doctor) reach(ctx context.Context, f *findings, host Host) (blocker str
 	}
 
 	var unknown *net.DNSError
+	var dialed *net.OpError
 	switch {
 	case errors.As(err, &unknown):
 		f.failed(dns, failure)
 		f.notTried(dns, tcp, secure, clock)
-		return dns
+		return dns, target.Host
 	case net.ParseIP(target.Hostname()) != nil:
 		f.ok(dns, "%s is an address", called)
-	case way.connected:
+	case way.connected, errors.As(err, &dialed):
 		f.ok(dns, "%s resolves", called)
 	default:
-		f.skip(dns, "shown by "+tcp)
+		f.skip(dns, "not known, see "+tcp)
 	}
 	if !way.connected {
 		f.failed(tcp, failure)
 		f.notTried(tcp, secure, clock)
-		return tcp
+		return tcp, target.Host
 	}
 	f.ok(tcp, "%s accepts connections on port %s", called, cmp.Or(target.Port(), map[string]string{"http": "80", "https": "443"}[target.Scheme], "1080"))
 	switch {
@@ -85,7 +95,7 @@ func (d *Doctor) reach(ctx context.Context, f *findings, host Host) (blocker str
 	case way.tls == nil:
 		f.failed(secure, failure)
 		f.notTried(secure, clock)
-		return secure
+		return secure, target.Host
 	default:
 		f.ok(secure, "%s, certificate valid until %s", tls.VersionName(way.tls.Version), day(way.tls.PeerCertificates[0].NotAfter))
 	}
@@ -94,7 +104,7 @@ func (d *Doctor) reach(ctx context.Context, f *findings, host Host) (blocker str
 	} else {
 		d.compareClocks(f, clock, called, way.date, asked)
 	}
-	return ""
+	return "", target.Host
 }
 
 // way is how far a request has come.
@@ -119,7 +129,9 @@ func (d *Doctor) ask(ctx context.Context, host Host) (way, error) {
 	var connected atomic.Bool
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
-		connected.Store(err == nil)
+		if err == nil {
+			connected.Store(true)
+		}
 		return conn, err
 	}
 	var secured atomic.Pointer[tls.ConnectionState]
