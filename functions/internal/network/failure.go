@@ -70,7 +70,7 @@ func (p Peer) explain(err error) (found, advice string) {
 	case errors.As(err, &record):
 		return p.Host + " does not speak TLS on this port", "check the port in " + p.Variable
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return p.Host + " refuses connections on this port", "check the port in " + p.Variable + ": the services answer on 443, a sandbox only while it runs"
+		return p.Host + " refuses connections on this port", "check the port in " + p.Variable + ": the services answer on 443, a sandbox only while it runs (make sandbox)"
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return p.Host + " did not answer in time", p.way()
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
