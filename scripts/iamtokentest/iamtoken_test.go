@@ -324,7 +324,7 @@ func TestAStrangeEnvironmentChangesNothing(t *testing.T) {
 		}
 	}
 	for name, value := range map[string]string{"TMPDIR": folder, "CDPATH": "/", "IFS": "e", "SHELLOPTS": "allexport:xtrace:verbose",
-		"newline": "x", "definitions": "halt", "deadline": "9999999999", "wait": "1000", "LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Tokyo"} {
+		"newline": "x", "http_proxy": "http://127.0.0.1:1", "ALL_PROXY": "http://127.0.0.1:1", "definitions": "halt", "deadline": "9999999999", "wait": "1000", "LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Tokyo"} {
 		s.env[name] = value
 	}
 	stdout, stderr, exit := s.sh("-c", `bash "$1" --format raw`, "job", script(t))
