@@ -53,7 +53,7 @@ type Reader struct {
 	token    Token         // the last good one; zero before
 	due      time.Time     // when to read again
 	failure  error         // of the last read, nil if it brought a valid token
-	flight   chan struct{} // closed when the read under way has ended; nil when there is none
+	flight   chan struct{} // closed when the current read has ended; nil when there is none
 	skew     time.Duration // the store's clock less ours
 	reloaded string        // fingerprint of the rejected token after which the secret was read again
 }
@@ -155,8 +155,8 @@ func (r *Reader) margin() time.Duration {
 	return margin - rand.N(margin/5+1) // #nosec G404 -- it spreads requests, and keeps no secret
 }
 
-// join returns the read under way, and starts one if there is none. The read does
-// not end with the caller that happened to start it. The caller holds r.mu.
+// join returns the read that is going on, and starts one if there is none. The read
+// does not end with the caller that happened to start it. The caller holds r.mu.
 func (r *Reader) join(ctx context.Context) <-chan struct{} {
 	if r.flight == nil {
 		r.flight = make(chan struct{})
@@ -168,7 +168,7 @@ func (r *Reader) join(ctx context.Context) <-chan struct{} {
 func (r *Reader) read(ctx context.Context, flight chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	version, err := readPatiently(ctx, r.Store)
+	version, err := readTwice(ctx, r.Store)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.land(version, err)
@@ -176,46 +176,35 @@ func (r *Reader) read(ctx context.Context, flight chan struct{}) {
 	close(flight)
 }
 
-// maxReads is how often the store is asked before a read has failed.
-const maxReads = 3
-
-// readPatiently asks again where that can help.
-func readPatiently(ctx context.Context, store Store) (Version, error) {
-	for reads := 1; ; reads++ {
-		version, err := store.Read(ctx)
-		if !errors.Is(err, ErrUnavailable) || reads == maxReads {
-			return version, err
-		}
-		timer := time.NewTimer(backOff(reads, err))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return Version{}, err
-		}
-	}
-}
-
 // maxRetryAfter bounds what a service may ask for.
 const maxRetryAfter = 5 * time.Second
 
-// backOff is half to one and a half seconds, twice that the second time, or what
-// the service asked for.
-func backOff(reads int, err error) time.Duration {
+// readTwice reads once more where that can help: after half to one and a half
+// seconds, or when the service asked for it.
+func readTwice(ctx context.Context, store Store) (Version, error) {
+	version, err := store.Read(ctx)
+	if !errors.Is(err, ErrUnavailable) {
+		return version, err
+	}
+	wait := time.Second/2 + rand.N(time.Second) // #nosec G404 -- it spreads requests, and keeps no secret
 	var asked *retryAfter
 	if errors.As(err, &asked) && asked.wait > 0 {
-		return min(asked.wait, maxRetryAfter)
+		wait = asked.wait
 	}
-	return time.Duration(reads) * (time.Second/2 + rand.N(time.Second)) // #nosec G404 -- it spreads requests, and keeps no secret
+	select {
+	case <-time.After(wait):
+		return store.Read(ctx)
+	case <-ctx.Done():
+		return Version{}, err
+	}
 }
 
-// retryAfter is a failure whose answer said how long to wait.
+// retryAfter is a failure whose answer said how long to wait, maxRetryAfter at most.
 type retryAfter struct {
 	error
 	wait time.Duration
 }
 
-// Unwrap returns the failure.
 func (e *retryAfter) Unwrap() error { return e.error }
 
 // land takes in what a read brought and sets the time of the next one. The

@@ -137,17 +137,28 @@ func TestErrorsOfTheStoredToken(t *testing.T) {
 	}
 }
 
-func TestOutagesAreRetriedWithinARead(t *testing.T) {
-	inWorld(t, func(w *world) {
-		token := w.rotate(time.Hour)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 503, Times: 1})
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 429, Headers: map[string]string{"Retry-After": "60"}, Times: 1})
-		began := time.Now()
-		w.wantToken(token)
-		if took := time.Since(began); took < 5*time.Second || took > 7*time.Second {
-			t.Errorf("took %s, want a back-off of 0.5 to 1.5 s and Retry-After cut to 5 s", took)
-		}
-	})
+func TestAReadIsTriedTwice(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault       ibmcloudtest.Fault
+		least, most time.Duration
+		want        error
+	}{
+		"a back-off":                    {ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 503, Times: 1}, time.Second / 2, 3 * time.Second / 2, nil},
+		"Retry-After, cut to 5 s":       {ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 429, Headers: map[string]string{"Retry-After": "999999"}, Times: 1}, 5 * time.Second, 5 * time.Second, nil},
+		"an outage, reported after 5 s": {ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 429, Headers: map[string]string{"Retry-After": "999999"}}, 5 * time.Second, 5 * time.Second, iamtoken.ErrUnavailable},
+	} {
+		inWorld(t, func(w *world) {
+			w.rotate(time.Hour)
+			w.fault(test.fault)
+			began := time.Now()
+			if _, err := w.reader.Token(context.Background()); !errors.Is(err, test.want) {
+				t.Errorf("%s: got %v, want %v", name, err, test.want)
+			}
+			if took := time.Since(began); took < test.least || took > test.most {
+				t.Errorf("%s: took %s, want %s to %s", name, took, test.least, test.most)
+			}
+		})
+	}
 }
 
 func TestACallerCanGiveUp(t *testing.T) {

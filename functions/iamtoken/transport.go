@@ -22,7 +22,7 @@ import (
 // A request that a redirect sent to another host goes there without the token. One to
 // a host that is not among Reader.Hosts, if those are set, fails; after a redirect it
 // goes there without the token. No error and no redirect that repeats the token is
-// passed on.
+// passed on; net/http itself may log what a service sends unasked.
 //
 // IBM's SDKs take it as well, for the second try after a 401:
 //

@@ -16,19 +16,6 @@ import (
 
 const targetsURL = "https://api.us-south.logs-router.test/v3/targets"
 
-func TestTheTransportAuthorizes(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.rotate(time.Hour)
-		response, err := w.client().Get(targetsURL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if response.StatusCode != http.StatusOK {
-			t.Errorf("Logs Routing answered %s, want 200", response.Status)
-		}
-	})
-}
-
 // After a 401 the secret is read once more: the key and its token may have been
 // replaced before their time.
 func TestA401ReloadsOnce(t *testing.T) {
