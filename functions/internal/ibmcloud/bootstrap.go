@@ -27,7 +27,7 @@ type Bootstrap struct {
 	token    iamtoken.Secret
 	sent     iamtoken.Secret // the credential that the token was obtained with; zero if none left
 	clock    rotation.Clock  // IAM's, from that answer
-	obtained time.Time       // by the wall clock
+	obtained time.Time       // zero before the first
 	reusable time.Time       // until when, by the wall clock
 }
 
@@ -85,7 +85,7 @@ func (b *Bootstrap) obtain(ctx context.Context) (iamtoken.Secret, error) {
 	// Counted from when it was asked for, not by its expiration: so it holds
 	// whatever the difference between our clock and IBM's.
 	b.token, b.reusable = response.Token.Value, asked.Add(response.Token.ExpiresIn*2/3)
-	b.sent, b.clock, b.obtained = sent, response.Clock, asked
+	b.sent, b.clock, b.obtained = sent, response.Clock, time.Now()
 	return b.token, nil
 }
 
@@ -107,19 +107,19 @@ func (b *Bootstrap) credentials() []iamtoken.Secret {
 	return []iamtoken.Secret{b.token, b.sent}
 }
 
-// sameRun is how old the bootstrap token may be for its answer to be of this run.
-const sameRun = 2 * time.Minute
+// clockAge is how long a measurement of IAM's clock is not worth repeating.
+const clockAge = 10 * time.Second
 
 // contradicts reports whether a clock is too far off the one that IAM's answer showed.
-// One that is not of this run is not held against an answer twice: the next request
-// obtains a new token, and with it IAM's clock anew, since ours may have been set.
+// If that is a while ago the next request obtains a new token, and measures IAM's
+// clock anew: ours may have been set since.
 func (b *Bootstrap) contradicts(clock rotation.Clock) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.clock.Apart(clock) <= rotation.MaxClocksApart {
 		return false
 	}
-	if !within(b.now().Round(0), b.obtained, sameRun) {
+	if time.Since(b.obtained) > clockAge { // whatever was done to the wall clock
 		b.reusable = time.Time{}
 	}
 	return true

@@ -346,6 +346,14 @@ func TestAWrongClockOfThisMachineIsAWarning(t *testing.T) {
 			w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
 		})
 	}
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.rotate()
+		time.Sleep(2 * time.Minute)
+		w.skew.Store(int64(-2 * time.Minute)) // it is when it was
+		if result := w.rotate(); result.Duration > time.Second {
+			t.Errorf("took %s after the clock was set back, want 1s at most", result.Duration)
+		}
+	})
 }
 
 func TestAnInterruptedRunEndsAtOnceAndSaysSo(t *testing.T) {
