@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"slices"
 
+	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/infra/aws/awstest"
 	"iam-token-rotator/scripts/envfile"
 	"iam-token-rotator/scripts/serving"
@@ -69,7 +70,7 @@ func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 		if o.host, err = serving.SplitAddr(o.addr); err != nil {
 			return err
 		}
-		if ip := net.ParseIP(o.host); o.host != "localhost" && !ip.IsLoopback() {
+		if !iamtoken.IsLoopback(o.host) {
 			return fmt.Errorf("-addr must be on loopback, not %q: this sandbox runs programs", o.addr)
 		}
 		return nil

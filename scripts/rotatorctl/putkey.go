@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -211,8 +210,7 @@ type errInsecure struct{}
 func (errInsecure) Error() string { return "AWS_ENDPOINT_URL must be https, or http on this machine" }
 
 func (c private) Do(request *http.Request) (*http.Response, error) {
-	host := request.URL.Hostname()
-	if ip := net.ParseIP(host); request.URL.Scheme != "https" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if !iamtoken.IsConfidential(request.URL) {
 		return nil, errInsecure{}
 	}
 	return c.HTTPClient.Do(request)
