@@ -2,26 +2,23 @@
 // what people use today, and prints one table. Every ratio is of figures taken
 // in the same run, since machines differ and are noisy; medians of several runs.
 //
-// It expects the programs bootstrap, invoke, sandbox, hello, hellosdks and plainsdk in
+// It expects the programs iam-token-rotator, invoke, hello, hellosdks and plainsdk in
 // one folder, and curl and jq on the PATH.
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
+	"encoding/pem"
 	"flag"
 	"fmt"
-	"net/url"
+	"io"
+	"net/http/httptest"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
-	"iam-token-rotator/scripts/envfile"
 )
 
 func main() {
@@ -34,119 +31,201 @@ func main() {
 	many := flag.Int("many", 1000, "rotations in the row for many")
 	zip := flag.String("zip", "build/rotate.zip", "the packed function")
 	flag.Parse()
-	if err := bench(*bin, *zip, *runs, *many, *roundTrip); err != nil {
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	b := bencher{bin: *bin, runs: *runs, table: table}
+	err := b.bench(*roundTrip, *zip, *many)
+	_ = table.Flush()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-// bench takes the measurements in turn and prints a row for each.
-func bench(bin, zip string, runs, many int, roundTrip time.Duration) error {
-	bin, err := filepath.Abs(bin)
+// bencher takes the measurements in turn and prints a row for each.
+type bencher struct {
+	bin   string
+	runs  int
+	table io.Writer
+}
+
+func (b bencher) bench(roundTrip time.Duration, zip string, many int) (err error) {
+	if b.bin, err = filepath.Abs(b.bin); err != nil {
+		return err
+	}
+	b.row("what", "round trips", "wall", "CPU", "memory", "ratio")
+	if err := b.oneRotation(roundTrip); err != nil {
+		return err
+	}
+	if err := b.coldStart(zip); err != nil {
+		return err
+	}
+	return b.manyRotations(many, 40*time.Millisecond, 16)
+}
+
+func (b bencher) row(cells ...any) {
+	for _, cell := range cells {
+		_, _ = fmt.Fprintf(b.table, "%v\t", cell)
+	}
+	_, _ = fmt.Fprintln(b.table)
+}
+
+func (b bencher) program(name string) string { return filepath.Join(b.bin, name) }
+
+// oneRotation compares ways to do one rotation with a round trip between here
+// and IBM Cloud. Wall time counts from the start of the process.
+func (b bencher) oneRotation(roundTrip time.Duration) error {
+	cloud, err := newCloud(1, roundTrip)
 	if err != nil {
 		return err
 	}
-	b := bencher{bin: bin, runs: runs}
-	table := newTable(os.Stdout)
-	if err := b.oneRotation(table, roundTrip); err != nil {
-		return err
-	}
-	if err := b.coldStart(table, zip); err != nil {
-		return err
-	}
-	if err := b.manyRotations(table, many, 40*time.Millisecond, 16); err != nil {
-		return err
-	}
-	return table.Flush()
-}
-
-// measureChild runs a command and writes what it used to file. It passes SIGTERM
-// on, with which the Lambda host ends a process.
-func measureChild(file string, command []string) int {
-	terminated := make(chan os.Signal, 1)
-	signal.Notify(terminated, syscall.SIGTERM)
-	process := exec.Command(command[0], command[1:]...)
-	process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
-	began := time.Now()
-	if err := process.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		return 2
-	}
-	go func() {
-		<-terminated
-		_ = process.Process.Signal(syscall.SIGTERM)
-	}()
-	_ = process.Wait()
-	content, err := json.Marshal(usageOf(time.Since(began), process.ProcessState))
-	if err != nil || os.WriteFile(file, content, 0o600) != nil {
-		fmt.Fprintln(os.Stderr, "bench: writing what the command used failed")
-		return 1
-	}
-	return 0
-}
-
-// stage is a running sandbox behind a proxy for each host, a round trip away.
-type stage struct {
-	sandbox *exec.Cmd
-	proxies []*ibmcloudtest.SlowProxy
-	folder  string
-	env     []string
-}
-
-func (b bencher) newStage(rotations int, roundTrip time.Duration) (*stage, error) {
-	folder, err := os.MkdirTemp("", "iam-token-rotator-bench-")
-	if err != nil {
-		return nil, err
-	}
-	s := &stage{folder: folder}
-	file := filepath.Join(folder, "sandbox.env")
-	s.sandbox = exec.Command(filepath.Join(b.bin, "sandbox"), "-addr", "127.0.0.1:0", "-tls-dir", folder, "-env", file, "-rotations", fmt.Sprint(rotations))
-	if err := s.sandbox.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting the sandbox: %w", err), os.RemoveAll(folder))
-	}
-	if err := s.furnish(file, roundTrip); err != nil {
-		s.stop()
-		return nil, err
-	}
-	return s, nil
-}
-
-// furnish takes the sandbox's environment, with the hosts behind proxies.
-func (s *stage) furnish(file string, roundTrip time.Duration) error {
-	env, err := envfile.Await(context.Background(), file, 20*time.Second)
+	defer cloud.close()
+	trips := func(wall time.Duration) string { return fmt.Sprintf("%.1f", wall.Seconds()/roundTrip.Seconds()) }
+	cold, err := b.median(func() (usage, error) { return b.invoked(cloud, 1, b.program("iam-token-rotator")) })
 	if err != nil {
 		return err
 	}
-	s.env = []string{"PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + filepath.Join(s.folder, "ca.pem")}
-	for name, value := range env {
-		if name == "IAM_URL" || name == "SECRETS_MANAGER_URL" {
-			if value, err = s.behindProxy(value, roundTrip); err != nil {
-				return err
-			}
+	warm, err := b.median(func() (usage, error) { return b.invoked(cloud, 2, b.program("iam-token-rotator")) })
+	if err != nil {
+		return err
+	}
+	ratio := func(wall time.Duration) string {
+		return fmt.Sprintf("%.2f of cold", wall.Seconds()/cold.pass().Seconds())
+	}
+	b.row("this function, cold (init included)", trips(cold.pass()), cold.pass().Round(time.Millisecond), "", "", ratio(cold.pass()))
+	b.row("this function, warm", trips(warm.Wall), warm.Wall.Round(time.Millisecond), "", "", ratio(warm.Wall))
+	for _, way := range []struct{ name, program string }{
+		{"this function, as a command", b.program("iam-token-rotator")}, {"plain IBM SDKs", b.program("plainsdk")}, {"curl and jq", "scripts/bench/curl-jq"},
+	} {
+		used, err := b.median(func() (usage, error) { return b.measured(cloud, way.program) })
+		if err != nil {
+			return fmt.Errorf("%s: %w", way.name, err)
 		}
-		s.env = append(s.env, name+"="+value)
+		b.row(way.name, trips(used.Wall), used.Wall.Round(time.Millisecond), used.CPU.Round(time.Millisecond), used.memory(), ratio(used.Wall))
 	}
 	return nil
 }
 
-func (s *stage) behindProxy(origin string, roundTrip time.Duration) (string, error) {
-	target, err := url.Parse(origin)
+// coldStart compares the function with the least a Lambda function can be, and
+// with the least that its SDKs leave: from the start of the process to its first
+// poll of the Runtime API, and the memory used when one event has been answered.
+func (b bencher) coldStart(zip string) error {
+	// With no round trip at all, the handshakes' work, on both ends, would fall before the first poll.
+	cloud, err := newCloud(1, 10*time.Millisecond)
 	if err != nil {
-		return "", err
+		return err
 	}
-	proxy, err := ibmcloudtest.NewSlowProxy(target.Host, roundTrip)
-	if err != nil {
-		return "", err
+	defer cloud.close()
+	programs := []string{"hello", "hellosdks", "iam-token-rotator"}
+	inits := map[string][]usage{}
+	for range 4*b.runs + 1 { // they are short, so noise weighs more; and take turns, so that it meets all of them
+		for _, program := range programs {
+			used, err := b.invoked(cloud, 1, b.program(program))
+			if err != nil {
+				return err
+			}
+			inits[program] = append(inits[program], used)
+		}
 	}
-	s.proxies = append(s.proxies, proxy)
-	return "https://" + proxy.Addr(), nil
+	used := map[string]usage{}
+	for _, program := range programs {
+		if used[program], err = b.median(func() (usage, error) { return b.answered(cloud, b.program(program)) }); err != nil {
+			return err
+		}
+	}
+	floor := used["hellosdks"].MaxRSS
+	init := func(program string) time.Duration { return medians(inits[program]).Init }
+	for i, what := range []string{"hello-world Lambda", "hello-world with the SDKs linked", "this function"} {
+		program, used := programs[i], used[programs[i]]
+		b.row(what+": init, memory", "", init(program).Round(10*time.Microsecond), used.CPU.Round(time.Millisecond), used.memory(),
+			fmt.Sprintf("init %.2f, memory %.2f of the SDKs'", init(program).Seconds()/init("hellosdks").Seconds(), float64(used.MaxRSS)/float64(floor)))
+	}
+	if packed, err := os.Stat(zip); err == nil {
+		b.row("this function: zip", "", "", "", fmt.Sprintf("%.1f MB", float64(packed.Size())/1e6), "")
+	}
+	return nil
 }
 
-func (s *stage) stop() {
-	_ = s.sandbox.Process.Signal(syscall.SIGTERM)
-	_ = s.sandbox.Wait()
-	for _, proxy := range s.proxies {
+// manyRotations compares a run over many rotations with the ideal: three round
+// trips for each, as many at a time as the concurrency allows.
+func (b bencher) manyRotations(many int, roundTrip time.Duration, concurrency int) error {
+	cloud, err := newCloud(many, roundTrip)
+	if err != nil {
+		return err
+	}
+	defer cloud.close()
+	cloud.env = append(cloud.env, "SECRETS_MANAGER_MAX_RPS=0", fmt.Sprintf("CONCURRENCY=%d", concurrency), "LOG_LEVEL=error")
+	command := []string{b.program("iam-token-rotator"), "-timeout", "15m", "-json"}
+	one, err := b.median(func() (usage, error) { return b.measured(cloud, append(command, "-rotation", "rotation-00001")...) })
+	if err != nil {
+		return err
+	}
+	all, err := b.measured(cloud, command...)
+	if err != nil {
+		return err
+	}
+	ideal := time.Duration(many) * 3 * roundTrip / time.Duration(concurrency)
+	b.row(fmt.Sprintf("%d rotations at %s a round trip, %d at a time", many, roundTrip, concurrency), "",
+		all.Wall.Round(time.Millisecond), all.CPU.Round(time.Millisecond), all.memory(),
+		fmt.Sprintf("%.2f of the ideal %s; %.1f KB a rotation", all.Wall.Seconds()/ideal.Seconds(), ideal, float64(all.MaxRSS-one.MaxRSS)/float64(many)/1024))
+	return nil
+}
+
+// cloud is IBM Cloud behind a proxy for each host, a round trip away.
+type cloud struct {
+	server  *httptest.Server
+	proxies []*ibmcloudtest.SlowProxy
+	folder  string
+	env     []string // in which a program finds it
+}
+
+func newCloud(rotations int, roundTrip time.Duration) (*cloud, error) {
+	folder, err := os.MkdirTemp("", "iam-token-rotator-bench-")
+	if err != nil {
+		return nil, err
+	}
+	emulated := ibmcloudtest.New(ibmcloudtest.Options{Rotations: rotations})
+	c := &cloud{folder: folder, server: httptest.NewUnstartedServer(emulated)}
+	c.server.EnableHTTP2 = true
+	c.server.StartTLS()
+	file := func(name string) string { return filepath.Join(folder, name) }
+	first := emulated.Rotations()[0]
+	c.env = []string{"PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + file("ca.pem"), "SECRETS_MANAGER_APIKEY=" + emulated.BootstrapAPIKey()}
+	if rotations == 1 {
+		c.env = append(c.env, "API_KEY_SECRET="+first.APIKeySecret, "TOKEN_SECRET="+first.TokenSecret)
+	} else {
+		c.env = append(c.env, "ROTATIONS_FILE="+file("rotations.json"))
+	}
+	for _, variable := range []string{"IAM_URL", "SECRETS_MANAGER_URL"} {
+		proxy, err := ibmcloudtest.NewSlowProxy(c.server.Listener.Addr().String(), roundTrip)
+		if err != nil {
+			c.close()
+			return nil, err
+		}
+		c.proxies = append(c.proxies, proxy)
+		c.env = append(c.env, variable+"=https://"+proxy.Addr())
+	}
+	var list []map[string]string
+	for _, r := range emulated.Rotations() {
+		list = append(list, map[string]string{"name": r.Name, "api_key_secret": r.APIKeySecret, "token_secret": r.TokenSecret})
+	}
+	encoded, err := json.Marshal(list)
+	if err == nil {
+		err = os.WriteFile(file("rotations.json"), encoded, 0o600)
+	}
+	if err == nil {
+		err = os.WriteFile(file("ca.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.server.Certificate().Raw}), 0o600)
+	}
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *cloud) close() {
+	for _, proxy := range c.proxies {
 		_ = proxy.Close()
 	}
-	_ = os.RemoveAll(s.folder)
+	c.server.Close()
+	_ = os.RemoveAll(c.folder)
 }

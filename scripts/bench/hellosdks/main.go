@@ -4,10 +4,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/IBM/go-sdk-core/v5/core"
-	"github.com/IBM/secrets-manager-go-sdk/v2/secretsmanagerv2"
+	sm "github.com/IBM/secrets-manager-go-sdk/v2/secretsmanagerv2"
 	"github.com/aws/aws-lambda-go/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 )
@@ -21,27 +22,32 @@ func main() {
 	})
 }
 
-// useSDKs refers to the operations that the function calls, so that the linker
+// useSDKs refers to every operation that the function calls, so that the linker
 // keeps them.
 func useSDKs(ctx context.Context) error {
 	aws := secretsmanager.New(secretsmanager.Options{})
-	if _, err := aws.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{}); err != nil {
-		return err
-	}
-	if _, err := aws.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{}); err != nil {
-		return err
-	}
+	_, readErr := aws.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{})
+	_, describeErr := aws.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{})
+	_, putErr := aws.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{})
 	authenticator, err := core.NewIamAuthenticatorBuilder().SetApiKey("none").Build()
 	if err != nil {
 		return err
 	}
-	ibm, err := secretsmanagerv2.NewSecretsManagerV2(&secretsmanagerv2.SecretsManagerV2Options{Authenticator: authenticator})
+	container, err := core.NewContainerAuthenticatorBuilder().SetIAMProfileID("none").Build()
 	if err != nil {
 		return err
 	}
-	if _, _, err = ibm.GetSecretWithContext(ctx, ibm.NewGetSecretOptions("none")); err != nil {
+	_, tokenErr := container.RequestToken()
+	ibm, err := sm.NewSecretsManagerV2(&sm.SecretsManagerV2Options{Authenticator: authenticator})
+	if err != nil {
 		return err
 	}
-	_, _, err = ibm.CreateSecretVersionWithContext(ctx, ibm.NewCreateSecretVersionOptions("none", nil))
-	return err
+	_, _, getErr := ibm.GetSecretWithContext(ctx, &sm.GetSecretOptions{})
+	_, _, nameErr := ibm.GetSecretByNameTypeWithContext(ctx, &sm.GetSecretByNameTypeOptions{})
+	_, _, versionErr := ibm.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{})
+	_, _, metadataErr := ibm.GetSecretMetadataWithContext(ctx, &sm.GetSecretMetadataOptions{})
+	_, _, listErr := ibm.ListSecretsWithContext(ctx, &sm.ListSecretsOptions{})
+	_, _, locksErr := ibm.ListSecretVersionLocksWithContext(ctx, &sm.ListSecretVersionLocksOptions{})
+	_, _, createErr := ibm.CreateSecretVersionWithContext(ctx, &sm.CreateSecretVersionOptions{})
+	return errors.Join(readErr, describeErr, putErr, tokenErr, getErr, nameErr, versionErr, metadataErr, listErr, locksErr, createErr)
 }
