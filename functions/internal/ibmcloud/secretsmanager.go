@@ -2,7 +2,6 @@ package ibmcloud
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"reflect"
 	"strings"
@@ -206,19 +205,6 @@ func (s *SecretsManager) currentVersion(ctx context.Context, ref rotation.TokenR
 	return rotation.CurrentVersion{VersionID: *version.id, SecretType: version.secretType, CreatedAt: version.createdAt, Metadata: metadata, Clock: got.clock}, nil
 }
 
-// checkNoKey returns an error if a key is read from the token secret.
-func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, version storedVersion) error {
-	if version.secretName == "" { // the service need not report it
-		if err := s.findKeySecrets(context.WithValue(ctx, answerKey{}, nil), version.secretType); err != nil {
-			return err
-		}
-	}
-	if _, byName := s.keyNames[version.secretType+"/"+version.secretName]; byName || s.holdsKey(ref.ID, version.secretID) {
-		return errOverKey()
-	}
-	return nil
-}
-
 // isID reports whether id is a version's. It is repeated in logs and reports, so
 // nothing else may pass for one.
 func isID(id *string) bool { return id != nil && iamtoken.IsSecretID(*id) }
@@ -271,227 +257,12 @@ func saved(op operation, id *string, createdAt time.Time) (rotation.SavedVersion
 	return rotation.SavedVersion{VersionID: *id, CreatedAt: createdAt}, nil
 }
 
-// ReadKey reads an API key from an arbitrary, kv, service_credentials or
-// iam_credentials secret. The bootstrap identity needs secret.read on its group.
-func (s *SecretsManager) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
-	secret, err := s.readSecret(ctx, ref)
-	if err != nil {
-		return iamtoken.Secret{}, err
-	}
-	s.noteKeySecret(ref, secret)
-	return keyOf(secret, ref)
-}
-
-func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (sm.SecretIntf, error) {
-	return call(ctx, s, operation{
-		doing:    "reading the API key",
-		limit:    secretAnswer,
-		refused:  tokenRejected,
-		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret; a new policy takes minutes to reach everywhere",
-		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret)",
-		locked:   "the key secret is locked: remove its locks",
-	}, func(ctx context.Context) (sm.SecretIntf, *core.DetailedResponse, error) {
-		if ref.ID != "" {
-			return s.sdk.GetSecretWithContext(ctx, &sm.GetSecretOptions{ID: &ref.ID})
-		}
-		return s.sdk.GetSecretByNameTypeWithContext(ctx, &sm.GetSecretByNameTypeOptions{
-			SecretGroupName: &ref.Group, SecretType: &ref.Type, Name: &ref.Name,
-		})
-	})
-}
-
-// keyOf takes the key out of the secret that ref names.
-func keyOf(secret sm.SecretIntf, ref rotation.KeyRef) (iamtoken.Secret, error) {
-	value, err := keyIn(secret, ref.Field)
-	if err != nil {
-		return iamtoken.Secret{}, err
-	}
-	return checkKey(value)
-}
-
-// keyIn finds the key where a secret of its type has it.
-func keyIn(secret sm.SecretIntf, field string) (string, error) {
-	if _, kv := secret.(*sm.KVSecret); !kv && field != "" {
-		return "", misconfigured("api_key_field is set, but the key secret is not of type kv: remove one or change the other")
-	}
-	switch secret := secret.(type) {
-	case *sm.ArbitrarySecret:
-		return deref(secret.Payload), nil
-	case *sm.KVSecret:
-		return kvKey(secret.Data, field)
-	case *sm.ServiceCredentialsSecret:
-		if secret.Credentials == nil {
-			return "", nil
-		}
-		return deref(secret.Credentials.Apikey), nil
-	case *sm.IAMCredentialsSecret:
-		if secret.ReuseApiKey == nil || !*secret.ReuseApiKey {
-			return "", errKeyNotReused()
-		}
-		return deref(secret.ApiKey), nil
-	default:
-		return "", misconfigured("the key secret's type cannot hold an API key: use arbitrary, kv, service_credentials or iam_credentials")
-	}
-}
-
-func errKeyNotReused() error {
-	return misconfigured("the key secret is of type iam_credentials with reuse_api_key false: every read makes a new key " +
-		"and deletes the last, so tokens of others break; create it with reuse_api_key true")
-}
-
-// idOf is the id of a secret that may hold a key, empty for others.
-func idOf(secret sm.SecretIntf) string {
-	switch secret := secret.(type) {
-	case *sm.ArbitrarySecret:
-		return deref(secret.ID)
-	case *sm.KVSecret:
-		return deref(secret.ID)
-	case *sm.ServiceCredentialsSecret:
-		return deref(secret.ID)
-	case *sm.IAMCredentialsSecret:
-		return deref(secret.ID)
-	default:
-		return ""
-	}
-}
-
-// holdsKey reports whether a rotation reads its key from the secret to which a token
-// is to be saved. The configuration may name it in two ways: by id, as it stands there
-// or as the service reports it, and by name, which is unique for each type.
-func (s *SecretsManager) holdsKey(ids ...string) bool {
-	for _, id := range ids {
-		if _, ok := s.keyIDs.Load(strings.ToLower(id)); ok {
-			return true
-		}
-	}
-	return false
-}
-
-func (s *SecretsManager) noteKeySecret(ref rotation.KeyRef, secret sm.SecretIntf) {
-	if id := idOf(secret); id != "" {
-		s.keyIDs.Store(strings.ToLower(id), true)
-		s.found.Store(ref, true)
-	}
-}
-
-// findKeySecrets reads the secrets of a type that keys are read from by name, for their
-// ids. One that cannot be read gives nobody a key.
-func (s *SecretsManager) findKeySecrets(ctx context.Context, kind string) error {
-	for _, ref := range s.keyNames {
-		if _, ok := s.found.Load(ref); ok || ref.Type != kind {
-			continue
-		}
-		secret, err := s.readSecret(ctx, ref)
-		var failure *rotation.Error
-		if errors.As(err, &failure) && failure.Retry != rotation.Never {
-			return err
-		}
-		if err == nil {
-			s.noteKeySecret(ref, secret)
-		}
-	}
-	return nil
-}
-
-func errOverKey() error {
-	return misconfigured("TOKEN_SECRET (or token_secret) is a secret that a rotation reads its API key from: the token would replace it; name another")
-}
-
-func kvKey(data map[string]any, field string) (string, error) {
-	if field == "" {
-		return "", misconfigured("the key secret is of type kv: name the entry that holds the key in api_key_field")
-	}
-	value, ok := data[field].(string)
-	if !ok {
-		// The field is not repeated: somebody will put the key itself there.
-		return "", misconfigured("the key secret has no text entry of the name in api_key_field: correct one of them")
-	}
-	return value, nil
-}
-
-// checkKey trims the white space that editors and echo leave behind, and rejects
-// what cannot be an API key.
-func checkKey(value string) (iamtoken.Secret, error) {
-	key := strings.TrimSpace(value)
-	switch {
-	case key == "":
-		return iamtoken.Secret{}, misconfigured("the key secret holds no API key: it is empty or was destroyed")
-	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return iamtoken.Secret{}, misconfigured("the key secret holds something other than one API key: store the bare key")
-	}
-	return iamtoken.NewSecret(key), nil
-}
-
 func deref[T any](p *T) T {
 	if p == nil {
 		var zero T
 		return zero
 	}
 	return *p
-}
-
-// stateDestroyed is the state of a secret whose expiration date has come.
-const stateDestroyed = 5
-
-// ReadKeySecret reads an API key and describes its secret. The
-// bootstrap identity needs secret.read on its group.
-//
-// Reading an iam_credentials secret with reuse_api_key false makes a new key and
-// deletes the last, so the metadata is read first. An identity that may not
-// read it (secret-metadata.read, or secrets.list where the secret is given by name)
-// reads all the same, as a rotation does.
-func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
-	if reuse := s.reusesKey(ctx, ref); reuse != nil && !*reuse {
-		return rotation.KeySecret{}, errKeyNotReused()
-	}
-	secret, err := s.readSecret(ctx, ref)
-	if err != nil {
-		return rotation.KeySecret{}, err
-	}
-	key, err := keyOf(secret, ref)
-	if err != nil {
-		return rotation.KeySecret{}, err
-	}
-	return rotation.KeySecret{SecretDescription: describe(secret), Key: key}, nil
-}
-
-// reusesKey returns the reuse_api_key of an iam_credentials secret; nil for
-// others, and when it cannot be seen.
-func (s *SecretsManager) reusesKey(ctx context.Context, ref rotation.KeyRef) *bool {
-	if deadline, ok := ctx.Deadline(); ok { // the read itself needs time too
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
-		defer cancel()
-	}
-	if ref.ID != "" {
-		metadata, _ := s.metadata(ctx, ref.ID)
-		credentials, _ := metadata.(*sm.IAMCredentialsSecretMetadata)
-		return reuseOf(credentials)
-	}
-	if ref.Type != sm.SecretMetadata_SecretType_IamCredentials {
-		return nil
-	}
-	page, err := call(ctx, s, operation{doing: "looking for the key secret", limit: secretAnswer}, func(ctx context.Context) (*sm.SecretMetadataPaginatedCollection, *core.DetailedResponse, error) {
-		return s.sdk.ListSecretsWithContext(ctx, &sm.ListSecretsOptions{Search: &ref.Name, SecretTypes: []string{ref.Type}})
-	})
-	if err != nil {
-		return nil
-	}
-	for _, metadata := range page.Secrets {
-		// Names are unique for each type.
-		if credentials, ok := metadata.(*sm.IAMCredentialsSecretMetadata); ok && deref(credentials.Name) == ref.Name {
-			return reuseOf(credentials)
-		}
-	}
-	return nil
-}
-
-func reuseOf(credentials *sm.IAMCredentialsSecretMetadata) *bool {
-	if credentials == nil {
-		return nil
-	}
-	reuse := deref(credentials.ReuseApiKey)
-	return &reuse
 }
 
 // Describe returns the metadata of the token secret, never its value. The
@@ -539,6 +310,9 @@ func (s *SecretsManager) CountLocks(ctx context.Context, id, version string) (in
 	}
 	return max(int(*page.TotalCount), len(page.Locks)), nil
 }
+
+// stateDestroyed is the state of a secret whose expiration date has come.
+const stateDestroyed = 5
 
 // describe takes what doctor needs out of a secret or its metadata.
 func describe(secret any) rotation.SecretDescription {
