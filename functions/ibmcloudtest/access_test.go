@@ -47,13 +47,17 @@ func TestPermissions(t *testing.T) {
 		{"GET", "/api/v2/secret_groups/default", "", 403, 403, 403, 200},
 		{"PATCH", "/api/v2/secret_groups/none", "{}", 403, 403, 403, 404},
 		{"DELETE", "/api/v2/secret_groups/none", "", 403, 403, 403, 404},
+		{"GET", "/v1/apikeys", "", 403, 403, 403, 200},
+		{"POST", "/v1/apikeys", "", 403, 403, 403, 415},
+		{"GET", "/v1/apikeys/x", "", 403, 403, 403, 404},
+		{"PUT", "/v1/apikeys/x", "", 403, 403, 403, 404},
+		{"DELETE", "/v1/apikeys/x", "", 403, 403, 403, 404},
 		{"GET", "/v3/targets", "", 403, 200, 403, 403},
 		{"GET", "/v3/settings", "", 403, 200, 403, 403},
 		{"GET", "/v1/tenants", "", 403, 200, 403, 403},
 		{"DELETE", "/api/v2/secrets/token", "", 403, 403, 403, 204}, // last: nothing is left of it
 	}
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	rotation := cloud.Rotations()[0]
 	ids := strings.NewReplacer("secrets/key", "secrets/"+rotation.APIKeySecret, "secrets/token", "secrets/"+rotation.TokenSecret)
 	tokens := map[string]string{
@@ -80,8 +84,7 @@ func TestPermissions(t *testing.T) {
 }
 
 func TestReaderListsItsGroupOnly(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 3})
-	c := inProcess(t, cloud)
+	cloud, c := newCloud(t, ibmcloudtest.Options{Rotations: 3})
 	got := c.want(200, c.token(cloud.ReaderAPIKey()), "GET", "/api/v2/secrets", "")
 	if total := got.at("total_count"); total != 3.0 {
 		t.Errorf("total_count: got %v, want the 3 tokens", total)
@@ -92,9 +95,7 @@ func TestReaderListsItsGroupOnly(t *testing.T) {
 }
 
 func TestErrorBodies(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
-	admin := c.token(cloud.AdminAPIKey())
+	_, c, admin := newAdmin(t, ibmcloudtest.Options{})
 	for _, test := range []struct {
 		method, path string
 		status       int
@@ -121,8 +122,7 @@ func TestErrorBodies(t *testing.T) {
 }
 
 func TestTenantsNeedADatedVersion(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	token := c.token(cloud.Rotations()[0].APIKey)
 	for version, want := range map[string]int{"": 400, "latest": 400, "2026-01-01": 200} {
 		got := c.send(c.request("GET", "/v1/tenants", "", "Authorization", "Bearer "+token, "IBM-API-Version", version))

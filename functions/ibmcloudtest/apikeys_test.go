@@ -3,7 +3,6 @@ package ibmcloudtest_test
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -26,15 +25,9 @@ func newKeyBody(t *testing.T, cloud *ibmcloudtest.Cloud, more map[string]any) st
 	return string(raw)
 }
 
-func exchange(c client, key any) int {
-	return c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {fmt.Sprint(key)}}).status
-}
-
 func TestAPIKeyLivesAndDies(t *testing.T) {
 	clock := newClock()
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{Now: clock.Now})
-	c := inProcess(t, cloud)
-	admin := c.token(cloud.AdminAPIKey())
+	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{Now: clock.Now})
 	expiry := clock.Now().Add(48 * time.Hour).Format("2006-01-02T15:04-0700")
 
 	made := c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, map[string]any{
@@ -48,11 +41,11 @@ func TestAPIKeyLivesAndDies(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", field, got, want)
 		}
 	}
-	if got := exchange(c, value); got != 400 {
+	if got := c.exchange(value); got != 400 {
 		t.Errorf("a key made this moment: got %d, want 400, for IAM does not know it yet", got)
 	}
 	clock.advance(2 * time.Second)
-	if got := exchange(c, value); got != 200 {
+	if got := c.exchange(value); got != 200 {
 		t.Errorf("a key made two seconds ago: got %d, want 200", got)
 	}
 	if got := c.want(200, admin, "GET", "/v1/apikeys/"+id, "").at("apikey"); got != "" {
@@ -60,7 +53,7 @@ func TestAPIKeyLivesAndDies(t *testing.T) {
 	}
 
 	clock.advance(48 * time.Hour)
-	if got := exchange(c, value); got != 400 {
+	if got := c.exchange(value); got != 400 {
 		t.Errorf("an expired key: got %d, want 400", got)
 	}
 	admin = c.token(cloud.AdminAPIKey())
@@ -69,27 +62,23 @@ func TestAPIKeyLivesAndDies(t *testing.T) {
 }
 
 func TestDeletedAPIKeyIsUnknown(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
-	c := inProcess(t, cloud)
-	admin := c.token(cloud.AdminAPIKey())
+	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{KeyPropagation: -1})
 	made := c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, map[string]any{"store_value": true}))
 	path := "/v1/apikeys/" + fmt.Sprint(made.at("id"))
 	if got := c.want(200, admin, "GET", path, "").at("apikey"); got != made.at("apikey") {
 		t.Error("store_value: the value cannot be read again")
 	}
-	if got := exchange(c, made.at("apikey")); got != 200 {
+	if got := c.exchange(made.at("apikey")); got != 200 {
 		t.Fatalf("the new key: got %d, want 200", got)
 	}
 	c.want(204, admin, "DELETE", path, "")
-	if got := exchange(c, made.at("apikey")); got != 400 {
+	if got := c.exchange(made.at("apikey")); got != 400 {
 		t.Errorf("the deleted key: got %d, want 400", got)
 	}
 }
 
 func TestAPIKeyIsUpdatedByTag(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
-	admin := c.token(cloud.AdminAPIKey())
+	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{})
 	made := c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, nil))
 	path, tag := "/v1/apikeys/"+fmt.Sprint(made.at("id")), fmt.Sprint(made.at("entity_tag"))
 	for _, test := range []struct {
@@ -118,9 +107,7 @@ func TestAPIKeyIsUpdatedByTag(t *testing.T) {
 }
 
 func TestAPIKeysAreListedInPages(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
-	admin := c.token(cloud.AdminAPIKey())
+	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{})
 	for range 6 { // with the seeded key seven
 		c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, nil))
 	}
@@ -145,9 +132,7 @@ func TestAPIKeysAreListedInPages(t *testing.T) {
 }
 
 func TestAPIKeyRequestsThatAreRefused(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
-	admin := c.token(cloud.AdminAPIKey())
+	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{})
 	for _, test := range []struct {
 		method, path, body string
 		want               int
@@ -173,44 +158,8 @@ func TestAPIKeyRequestsThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestOnlyTheAdminManagesAPIKeys(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
-	for _, request := range [][2]string{
-		{"GET", "/v1/apikeys"}, {"POST", "/v1/apikeys"}, {"GET", "/v1/apikeys/x"}, {"PUT", "/v1/apikeys/x"}, {"DELETE", "/v1/apikeys/x"},
-	} {
-		for name, key := range map[string]string{
-			"bootstrap": cloud.BootstrapAPIKey(), "reader": cloud.ReaderAPIKey(), "workload": cloud.Rotations()[0].APIKey,
-		} {
-			if got := c.do(c.token(key), request[0], request[1], ""); got.status != 403 {
-				t.Errorf("%s %s as %s: got %d, want 403", request[0], request[1], name, got.status)
-			}
-		}
-		if got := c.send(c.request(request[0], request[1], "")); got.status != 401 {
-			t.Errorf("%s %s without a token: got %d, want 401", request[0], request[1], got.status)
-		}
-	}
-}
-
-func TestAPIKeyOperationsHaveTheirNames(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
-	admin := c.token(cloud.AdminAPIKey())
-	for name, request := range map[string][2]string{
-		"apikeys.list": {"GET", "/v1/apikeys"}, "apikeys.create": {"POST", "/v1/apikeys"}, "apikeys.get": {"GET", "/v1/apikeys/x"},
-		"apikeys.update": {"PUT", "/v1/apikeys/x"}, "apikeys.delete": {"DELETE", "/v1/apikeys/x"},
-	} {
-		if err := cloud.AddFault(ibmcloudtest.Fault{Op: name, Identity: "admin", Times: 1, Status: 418}); err != nil {
-			t.Fatal(err)
-		}
-		if got := c.do(admin, request[0], request[1], ""); got.status != 418 {
-			t.Errorf("%s %s: got %d, want the fault of %s", request[0], request[1], got.status, name)
-		}
-	}
-}
-
 func TestAKeysDetailsAreForItsOwnerAndTheAdmin(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	key := cloud.Rotations()[0].APIKey
 	for name, test := range map[string]struct {
 		asker, key string
@@ -224,21 +173,11 @@ func TestAKeysDetailsAreForItsOwnerAndTheAdmin(t *testing.T) {
 		"unknown, as admin":  {cloud.AdminAPIKey(), "unknown", 404},
 		"unknown, as reader": {cloud.ReaderAPIKey(), "unknown", 403},
 	} {
-		request, err := http.NewRequest(http.MethodGet, "https://iam.test/v1/apikeys/details", nil)
-		if err != nil {
-			t.Fatal(err)
+		got := c.send(c.request("GET", "/v1/apikeys/details", "", "Authorization", "Bearer "+c.token(test.asker), "IAM-ApiKey", test.key))
+		if got.status != test.want {
+			t.Errorf("%s: got %d, want %d", name, got.status, test.want)
 		}
-		request.Header.Set("Authorization", "Bearer "+cloud.MustMintToken(test.asker, time.Hour))
-		request.Header.Set("IAM-ApiKey", test.key)
-		response, err := cloud.Transport().RoundTrip(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body := new(strings.Builder)
-		if err := response.Write(body); err != nil || response.StatusCode != test.want {
-			t.Errorf("%s: got %d (%v), want %d", name, response.StatusCode, err, test.want)
-		}
-		if strings.Contains(body.String(), key) || test.want == 200 && !strings.Contains(body.String(), cloud.Rotations()[0].IAMID) {
+		if strings.Contains(got.raw, key) || test.want == 200 && !strings.Contains(got.raw, cloud.Rotations()[0].IAMID) {
 			t.Errorf("%s: the answer is not the key's details without its value", name)
 		}
 	}
@@ -337,8 +276,7 @@ func TestMintingRules(t *testing.T) {
 }
 
 func TestCreatedSecretsServeTheirIdentities(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	bootstrap := c.token(cloud.BootstrapAPIKey())
 	for kind, field := range map[string][]any{
 		"iam_credentials":     {"api_key"},

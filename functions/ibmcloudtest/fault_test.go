@@ -48,8 +48,7 @@ func TestFaultCounts(t *testing.T) {
 		{"dropped", []ibmcloudtest.Fault{{Op: op, Drop: "before", Times: 1}}, []int{0, 200, 200, 200}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-			c := inProcess(t, cloud)
+			cloud, c := newCloud(t, ibmcloudtest.Options{})
 			token := c.token(cloud.Rotations()[0].APIKey)
 			for _, f := range test.faults {
 				if err := cloud.AddFault(f); err != nil {
@@ -64,8 +63,7 @@ func TestFaultCounts(t *testing.T) {
 }
 
 func TestUsedUpFaultsAreGone(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	token := c.token(cloud.Rotations()[0].APIKey)
 	_ = cloud.AddFault(ibmcloudtest.Fault{Op: "*", Times: 1, Status: 500})
 	_ = cloud.AddFault(ibmcloudtest.Fault{Op: "*", Skip: 1, Times: 3, Status: 502})
@@ -81,8 +79,7 @@ func TestUsedUpFaultsAreGone(t *testing.T) {
 
 // TestFaultsByKeyOwner: at IAM the identity is whose key or profile the request bears.
 func TestFaultsByKeyOwner(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	if err := cloud.AddFault(ibmcloudtest.Fault{Op: "iam.token", Identity: "bootstrap", Status: 503}); err != nil {
 		t.Fatal(err)
 	}
@@ -102,8 +99,7 @@ func TestFaultsByKeyOwner(t *testing.T) {
 }
 
 func TestFaultAnswers(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	token := c.token(cloud.Rotations()[0].APIKey)
 	for _, test := range []struct {
 		fault       ibmcloudtest.Fault
@@ -134,8 +130,7 @@ func TestFaultAnswers(t *testing.T) {
 var goTypes = regexp.MustCompile(`Fault|Settings|Undocumented|Go (struct|value)|json:|int64|\.[a-z_]+ (must|has)`)
 
 func TestFaultsOverHTTP(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	for _, test := range []struct {
 		body   string
 		status int
@@ -195,8 +190,7 @@ func TestFaultsOverHTTP(t *testing.T) {
 }
 
 func TestSettingsOverHTTP(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	c := inProcess(t, cloud)
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	for body, want := range map[string]int{
 		`{"token_ttl_seconds":0}`: 400, `{"token_ttl_seconds":-1}`: 400, `{"token_ttl_seconds":3601}`: 400, `{"token_ttl_seconds":"1h"}`: 400, `{"destroyed_status":"410"}`: 400,
 		`{"ttl":1}`: 400, `{"duplicate_status":418}`: 400, `{"too_large_status":413,"token_ttl_seconds":900}`: 200, `{}`: 200,
@@ -226,8 +220,7 @@ func TestControlPaths(t *testing.T) {
 
 func TestRequestLog(t *testing.T) {
 	now := newClock()
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{Now: now.Now})
-	c := inProcess(t, cloud)
+	cloud, c := newCloud(t, ibmcloudtest.Options{Now: now.Now})
 	key := cloud.Rotations()[0].APIKey
 	token := c.token(key)
 	c.want(200, token, "GET", "/v3/targets?secret="+key, "")
@@ -254,8 +247,7 @@ func TestRequestLog(t *testing.T) {
 
 func TestRequestLogKeepsTheNewest(t *testing.T) {
 	for limit, want := range map[int]string{3: "/2 /3 /4", 5: "/0 /1 /2 /3 /4", -1: ""} {
-		cloud := ibmcloudtest.New(ibmcloudtest.Options{RequestLog: limit})
-		c := inProcess(t, cloud)
+		cloud, c := newCloud(t, ibmcloudtest.Options{RequestLog: limit})
 		for _, path := range []string{"/0", "/1", "/2", "/3", "/4"} {
 			c.send(c.request("GET", path, ""))
 		}
@@ -272,8 +264,7 @@ func TestRequestLogKeepsTheNewest(t *testing.T) {
 // TestDrops: before, nothing is done; after, the work is done and its answer lost.
 func TestDrops(t *testing.T) {
 	for drop, wantVersions := range map[string]int{ibmcloudtest.DropBefore: 1, ibmcloudtest.DropAfter: 2} {
-		cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-		c := inProcess(t, cloud)
+		cloud, c := newCloud(t, ibmcloudtest.Options{})
 		token := c.token(cloud.BootstrapAPIKey())
 		id := cloud.Rotations()[0].TokenSecret
 		if err := cloud.AddFault(ibmcloudtest.Fault{Op: "versions.create", Drop: drop}); err != nil {
@@ -309,8 +300,7 @@ func TestDelays(t *testing.T) {
 		{ibmcloudtest.Fault{Drop: "after"}, 10 * time.Second, 10 * time.Second, context.DeadlineExceeded, 2},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-			c := inProcess(t, cloud)
+			cloud, c := newCloud(t, ibmcloudtest.Options{})
 			token := c.token(cloud.BootstrapAPIKey())
 			id := cloud.Rotations()[0].TokenSecret
 			test.fault.Op, test.fault.Delay = "versions.create", 30*time.Second

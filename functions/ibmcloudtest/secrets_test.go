@@ -274,11 +274,9 @@ func TestCreateSecretRules(t *testing.T) {
 		{"no JSON", `{`, 400},
 	}
 	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			if got := c.do(admin, "POST", "/api/v2/secrets", test.body); got.status != test.status {
-				t.Errorf("got %d %s, want %d", got.status, got.raw, test.status)
-			}
-		})
+		if got := c.do(admin, "POST", "/api/v2/secrets", test.body); got.status != test.status {
+			t.Errorf("%s: got %d %s, want %d", test.name, got.status, got.raw, test.status)
+		}
 	}
 	form := c.request("POST", "/api/v2/secrets", arbitrary("abg", ""), "Authorization", "Bearer "+admin, "Content-Type", "text/plain")
 	if got := c.send(form); got.status != http.StatusUnsupportedMediaType {

@@ -157,32 +157,18 @@ func TestConcurrentUse(t *testing.T) {
 	}
 }
 
-// BenchmarkRequests is the cost of one read of version metadata, what a pass does most.
-func BenchmarkRequests(b *testing.B) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 10_000})
-	token := cloud.MustMintToken(cloud.BootstrapAPIKey(), time.Hour)
-	path := "https://any.test/api/v2/secrets/" + cloud.Rotations()[5_000].TokenSecret + "/versions/current/metadata"
-	transport := cloud.Transport()
-	for b.Loop() {
-		r, err := http.NewRequestWithContext(b.Context(), http.MethodGet, path, nil)
-		if err != nil {
-			b.Fatal(err)
-		}
-		r.Header.Set("Authorization", "Bearer "+token)
-		response, err := transport.RoundTrip(r)
-		if err != nil || response.StatusCode != http.StatusOK {
-			b.Fatal(err, response)
-		}
-	}
-}
-
 func TestEveryOperationHasItsName(t *testing.T) {
 	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{})
 	id := cloud.Rotations()[0].TokenSecret
 	routes := map[string][][2]string{
 		"iam.token":         {{"POST", "/identity/token"}},
 		"iam.keys":          {{"GET", "/identity/keys"}},
+		"apikeys.list":      {{"GET", "/v1/apikeys"}},
+		"apikeys.create":    {{"POST", "/v1/apikeys"}},
 		"apikeys.details":   {{"GET", "/v1/apikeys/details"}},
+		"apikeys.get":       {{"GET", "/v1/apikeys/x"}},
+		"apikeys.update":    {{"PUT", "/v1/apikeys/x"}},
+		"apikeys.delete":    {{"DELETE", "/v1/apikeys/x"}},
 		"groups":            {{"POST", "/api/v2/secret_groups"}, {"GET", "/api/v2/secret_groups"}, {"GET", "/api/v2/secret_groups/x"}, {"PATCH", "/api/v2/secret_groups/x"}, {"DELETE", "/api/v2/secret_groups/x"}},
 		"secrets.list":      {{"GET", "/api/v2/secrets"}},
 		"secrets.create":    {{"POST", "/api/v2/secrets"}},
