@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -341,6 +342,34 @@ func TestARequestIsSentOnce(t *testing.T) {
 					t.Errorf("the server received %d requests, want the 2 that were made", got)
 				}
 			})
+		}
+	}
+}
+
+func TestASlowBodyEndsWithTheContext(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				_, _ = io.WriteString(w, " ")
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(10 * time.Millisecond)
+			}
+		}))
+		server.EnableHTTP2 = http2
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := trusting(t, server, time.Now).RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := ReadBody(response, SmallAnswer); !errors.Is(err, context.DeadlineExceeded) || len(body) == 0 {
+			t.Errorf("%s: got %d bytes, %v; want some, and the end of the context", response.Proto, len(body), err)
 		}
 	}
 }
