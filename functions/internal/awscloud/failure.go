@@ -34,7 +34,7 @@ func (s *secret) failure(err error) *rotation.Error {
 	var response *awshttp.ResponseError
 	if !errors.As(err, &response) || response.HTTPStatusCode() == 0 {
 		return network.Peer{Host: "AWS Secrets Manager", Variable: "the ARN's region and AWS_ENDPOINT_URL",
-			Way: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(s.doing(), err)
+			NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(s.doing(), err)
 	}
 	found := causeOf(err, response.HTTPStatusCode())
 	kind, retry := found.meaning()

@@ -33,8 +33,7 @@ import (
 // afresh; white space around the key is trimmed. Errors are *rotation.Error.
 //
 // AWS credentials and endpoints come from the standard AWS_* variables, see
-// credentialsProvider, looked up on the first call, so that nobody pays for this
-// who does not use it.
+// credentialsProvider. They are looked up on the first call.
 func BootstrapKey(secretARN string, transport http.RoundTripper) func(context.Context) (iamtoken.Secret, error) {
 	return (&secret{arn: secretARN, transport: transport}).read
 }
@@ -73,8 +72,8 @@ func (s *secret) read(ctx context.Context) (iamtoken.Secret, error) {
 	return iamtoken.NewSecret(key), nil
 }
 
-// ready returns a client with credentials. They are looked up beforehand, so that a
-// person who is not logged in is told so.
+// ready returns a client with credentials. They are obtained beforehand, since the
+// SDK hides their absence in the error of the request.
 func (s *secret) ready(ctx context.Context) (*secretsmanager.Client, error) {
 	client, err := s.connect()
 	if err != nil {

@@ -102,7 +102,7 @@ func TestAnAnswerIsReadAsFarAsItsOperationNeeds(t *testing.T) {
 	} {
 		wire := &measured{size: test.size}
 		err := test.read(measuredSecretsManager(t, wire))
-		if (err == nil) != test.ok || err != nil && !strings.Contains(err.Error(), "larger than this one may be") {
+		if (err == nil) != test.ok || err != nil && !strings.Contains(err.Error(), "larger response than this request can have") {
 			t.Errorf("%s: got %v, want success %t", name, err, test.ok)
 		}
 		if got := wire.read.Load(); got > test.limit {

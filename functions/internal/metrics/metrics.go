@@ -1,4 +1,4 @@
-// Package metrics writes what a run came to in CloudWatch's embedded metric
+// Package metrics writes the results of a run in CloudWatch's embedded metric
 // format: one JSON line is a log event and metrics at once, without an API call.
 //
 // Format: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
@@ -114,7 +114,7 @@ type metric struct {
 	of func(rotation.Result) (value float64, known bool)
 }
 
-// metrics are all that a run tells.
+// metrics are all metrics of a result.
 func (e Emitter) metrics() []metric {
 	return []metric{
 		{definition{"Success", "Count"}, func(r rotation.Result) (float64, bool) { return count(r.Outcome != rotation.Failed), true }},

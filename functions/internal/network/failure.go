@@ -12,9 +12,9 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// Errors of ours in place of an answer.
+// Errors of our own in place of a response.
 var (
-	ErrTooLarge  = errors.New("the answer is larger than it may be")
+	ErrTooLarge  = errors.New("the response is larger than it can be")
 	ErrSuspended = errors.New("the process was suspended before the request left; a new attempt starts afresh if there is time")
 )
 
@@ -23,7 +23,7 @@ type Peer struct {
 	Host     string // its name without a port, or the service's
 	Variable string // the setting that names it: "IAM_URL"
 	Instance bool   // it is a Secrets Manager instance, which may be private-only
-	Way      string // how it is reached when it does not answer; empty: by port 443
+	NoWay    string // advice when it cannot be reached; empty: to open port 443
 }
 
 // NoAnswer says in our own words why a request got no answer, and what to do. The
@@ -60,7 +60,7 @@ func (p Peer) explain(err error) (found, advice string) {
 	case errors.Is(err, ErrSuspended):
 		return ErrSuspended.Error(), ""
 	case errors.Is(err, ErrTooLarge):
-		return p.Host + " gave an answer larger than this one may be", "does " + p.Variable + " name the service itself, or a proxy's page?"
+		return p.Host + " sent a larger response than this request can have", "check " + p.Variable + ": does a proxy answer in its place?"
 	case errors.As(err, &operation) && operation.Op == "proxyconnect":
 		return "the proxy on the way to " + p.Host + " cannot be reached", "check HTTPS_PROXY, or name the host in NO_PROXY"
 	case errors.As(err, &dns):
@@ -72,9 +72,9 @@ func (p Peer) explain(err error) (found, advice string) {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return p.Host + " refuses connections on this port", "check the port in " + p.Variable + ": the services answer on 443, a sandbox only while it runs (make sandbox)"
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return p.Host + " did not answer in time", p.way()
+		return p.Host + " did not answer in time", p.noWay()
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
-		return "this network has no way to " + p.Host, p.way()
+		return "this network has no way to " + p.Host, p.noWay()
 	default:
 		return "the connection to " + p.Host + " failed or was closed before an answer came",
 			"nothing to do unless it goes on; then check " + p.Variable + " and what is in between"
@@ -99,10 +99,10 @@ func (p Peer) explainCertificate(err error) (found, advice string) {
 	}
 }
 
-// way is the advice for a host that does not answer.
-func (p Peer) way() string {
-	if p.Way != "" {
-		return p.Way
+// noWay is the advice for a host that cannot be reached.
+func (p Peer) noWay() string {
+	if p.NoWay != "" {
+		return p.NoWay
 	}
 	return "open the way to it on port 443 (firewall, security group, NAT gateway, HTTPS_PROXY)" + p.privateOnly()
 }

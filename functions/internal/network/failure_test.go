@@ -29,7 +29,7 @@ func TestNoAnswer(t *testing.T) {
 		"interrupted":       {context.Canceled, rotation.Timeout, rotation.Later, "interrupted"},
 		"deadline":          {context.DeadlineExceeded, rotation.Timeout, rotation.Later, "did not answer in time: open the way"},
 		"suspended":         {ErrSuspended, rotation.Timeout, rotation.Later, "suspended"},
-		"large":             {ErrTooLarge, rotation.Unavailable, rotation.Later, "larger than this one may be: does IAM_URL"},
+		"large":             {ErrTooLarge, rotation.Unavailable, rotation.Later, "larger response than this request can have: check IAM_URL"},
 		"name":              {&net.DNSError{Err: "canary"}, rotation.Unavailable, rotation.Later, "does not resolve: check IAM_URL"},
 		"refused":           {dialing(syscall.ECONNREFUSED), rotation.Unavailable, rotation.Later, "refuses connections"},
 		"unreachable":       {dialing(syscall.ENETUNREACH), rotation.Unavailable, rotation.Later, "no way to iam.test: open the way"},
@@ -58,7 +58,7 @@ func TestTheAdviceForAHostThatDoesNotAnswer(t *testing.T) {
 	for says, peer := range map[string]Peer{
 		"private-only":           {Host: "x.eu-de.secrets-manager.appdomain.cloud", Instance: true},
 		"is a private endpoint:": {Host: "x.private.eu-de.secrets-manager.appdomain.cloud", Instance: true},
-		"an interface endpoint":  {Host: "AWS Secrets Manager", Way: "use an interface endpoint"},
+		"an interface endpoint":  {Host: "AWS Secrets Manager", NoWay: "use an interface endpoint"},
 	} {
 		if failure := peer.NoAnswer("", context.DeadlineExceeded); !strings.Contains(failure.Advice, says) || !strings.HasPrefix(failure.Message, peer.Host) {
 			t.Errorf("got %q, want it to say %q", failure.Message, says)
