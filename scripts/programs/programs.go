@@ -44,11 +44,11 @@ func Path(t testing.TB, name string) string {
 	return path
 }
 
-// Build builds packages of this module into a folder, for this machine, as the Makefile builds them so
+// Build builds packages of this module into a folder, for this machine, as `make build-local` builds them so
 // that most is found built already. sources are their folders in the module by the programs' names.
 func Build(folder string, sources map[string]string) error {
 	for name, source := range sources {
-		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w",
+		build := exec.Command("go", "build", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w",
 			"-o", filepath.Join(folder, name), "iam-token-rotator/"+source)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if printed, err := build.CombinedOutput(); err != nil {

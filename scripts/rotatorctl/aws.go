@@ -23,7 +23,7 @@ import (
 func loadAWS(ctx context.Context) (aws.Config, error) {
 	cfg, err := config.LoadDefaultConfig(ctx, config.WithRetryMaxAttempts(8), config.WithLogger(logging.Nop{})) // it would log foreign text raw
 	if err != nil {
-		return cfg, fmt.Errorf("the AWS configuration cannot be read: %s", printable(err.Error()))
+		return cfg, fmt.Errorf("the AWS configuration cannot be read: %s", withoutSecrets(err.Error()))
 	}
 	if cfg.Region == "" {
 		return cfg, usagef("no AWS region is set: set AWS_REGION, or AWS_PROFILE to a profile that has one")
@@ -90,18 +90,18 @@ func awsError(err error) error {
 		case code == "InvalidClientTokenId", code == "UnrecognizedClientException", code == "SignatureDoesNotMatch":
 			advice = " (AWS does not know these credentials)"
 		}
-		return fmt.Errorf("%s: %s%s", printable(answer.ErrorCode()), printable(answer.ErrorMessage()), advice)
+		return fmt.Errorf("%s: %s%s", withoutSecrets(answer.ErrorCode()), withoutSecrets(answer.ErrorMessage()), advice)
 	}
 	var canceled *aws.RequestCanceledError
 	if errors.As(err, &canceled) {
 		return errors.New("interrupted")
 	}
 	if _, why, found := strings.Cut(err.Error(), "get credentials: "); found {
-		return usagef("no AWS credentials: set AWS_PROFILE, run aws sso login, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (%s)", printable(why))
+		return usagef("no AWS credentials: set AWS_PROFILE, run aws sso login, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (%s)", withoutSecrets(why))
 	}
 	var noAnswer *net.OpError
 	if errors.As(err, &noAnswer) {
 		return fmt.Errorf("AWS cannot be reached: %s", printable(noAnswer.Error()))
 	}
-	return errors.New(printable(err.Error()))
+	return errors.New(withoutSecrets(err.Error()))
 }

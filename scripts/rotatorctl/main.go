@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"regexp"
@@ -51,6 +52,7 @@ func main() {
 		now: time.Now, sleep: sleep, loadAWS: loadAWS, build: buildByMake,
 	}
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // a core would hold keys
+	log.SetOutput(io.Discard)                                     // GODEBUG=http2debug=2 writes every header there
 	os.Exit(p.run(ctx, os.Args[1:]))
 }
 

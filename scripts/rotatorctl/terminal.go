@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -29,6 +30,19 @@ func quote(text string) string {
 
 // printable returns foreign text for a terminal: on one line, with control and direction characters escaped.
 func printable(text string) string { return report.Printable(text) }
+
+var longWord = regexp.MustCompile(fmt.Sprintf(`[^\s"]{%d,}`, secretLength))
+
+// withoutSecrets is printable without the words that may be keys or tokens: an answer or a file may repeat them. An ARN and the
+// address of a host are none.
+func withoutSecrets(text string) string {
+	return longWord.ReplaceAllStringFunc(printable(text), func(word string) string {
+		if strings.HasPrefix(word, "arn:") || strings.HasPrefix(word, "https://") && !strings.ContainsAny(word, "?@") {
+			return word
+		}
+		return quote(word)
+	})
+}
 
 // isTerminal tells whether a person reads or types there.
 func isTerminal(file any) bool {

@@ -1,0 +1,383 @@
+package canary
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+// cloud stands before the emulated IBM Cloud, and answers as AWS Secrets Manager. It records what it is sent, and writes into
+// the answers of faults what the request held, where they say $AUTHORIZATION, $KEY, $TOKEN, $BODY, $BASE64 or $JWT: a service
+// that repeats what it was sent.
+type cloud struct {
+	*ibmcloudtest.Cloud
+	bootstrap, workload string // their keys
+	old                 string // the token in the mirror
+
+	mu       sync.Mutex
+	awsCall  string              // the call to AWS that aws answers
+	aws      *ibmcloudtest.Fault // nil: none
+	requests []request
+	issued   map[string]string // the key or other credential by the token that it was exchanged for
+	made     []string          // keys that IAM made
+	waiting  chan struct{}     // gets a value when a request is held
+	held     chan struct{}     // closed to let it go on
+}
+
+// request is what a program sent: to which service, and each part of it by its place.
+type request struct {
+	service string
+	parts   map[string]string
+}
+
+func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 4<<20))
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	c.record(r, body)
+	c.holdBack(r)
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	answer := httptest.NewRecorder()
+	if serviceOf(r) == "AWS" {
+		c.answerAsAWS(answer, r.Header.Get("X-Amz-Target"), string(body))
+	} else {
+		c.Cloud.ServeHTTP(answer, r) // a dropped connection is a panic, and goes through
+	}
+	fill := c.repeat(r, body)
+	text := fill.Replace(answer.Body.String())
+	c.note(body, []byte(text))
+	if raw := answer.Header().Get(rawHeader); raw != "" && writeRaw(w, fill.Replace(raw)) {
+		return
+	}
+	answer.Header().Del(rawHeader)
+	answer.Header().Del("Content-Length") // the replaced body has another
+	for name, values := range answer.Header() {
+		for _, value := range values {
+			w.Header().Add(name, fill.Replace(value))
+		}
+	}
+	w.WriteHeader(answer.Code)
+	_, _ = io.WriteString(w, text)
+}
+
+// serviceOf is which service a request is for.
+func serviceOf(r *http.Request) string {
+	for _, service := range []struct{ prefix, name string }{
+		{"/identity/", "IAM"}, {"/v1/apikeys", "IAM"}, {"/api/v2/", "Secrets Manager"}, {"/v3/", "Logs Routing"}, {"/2018-06-01/runtime/", "Lambda"},
+	} {
+		if strings.HasPrefix(r.URL.Path, service.prefix) {
+			return service.name
+		}
+	}
+	if r.Header.Get("X-Amz-Target") != "" || strings.HasPrefix(r.Header.Get("Authorization"), "AWS4-") {
+		return "AWS"
+	}
+	return "a service that nobody knows"
+}
+
+// partsOf takes a request apart: its URL, each header, each field of a form or of a JSON object.
+func partsOf(r *http.Request, body []byte) map[string]string {
+	parts := map[string]string{"the URL": r.Method + " " + r.Host + " " + r.RequestURI}
+	for name, values := range r.Header {
+		parts["the header "+name] = name + ": " + strings.Join(values, "\n")
+	}
+	for name, values := range r.Trailer {
+		parts["the trailer "+name] = strings.Join(values, "\n")
+	}
+	var object map[string]json.RawMessage
+	if form, err := url.ParseQuery(string(body)); err == nil && strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
+		for name, values := range form {
+			parts["the field "+name] = strings.Join(append(values, name), "\n")
+		}
+	} else if json.Unmarshal(body, &object) == nil {
+		for name, value := range object {
+			var text string
+			if json.Unmarshal(value, &text) != nil {
+				text = string(value)
+			}
+			parts["the field "+name] = text + "\n" + name
+		}
+	} else {
+		parts["the body"] = string(body)
+	}
+	return parts
+}
+
+func (c *cloud) record(r *http.Request, body []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.requests = append(c.requests, request{serviceOf(r), partsOf(r, body)})
+}
+
+// note remembers the tokens and keys of an answer, and for what a token was given.
+func (c *cloud) note(body, answer []byte) {
+	var object map[string]any
+	if json.Unmarshal(answer, &object) != nil {
+		return
+	}
+	form, _ := url.ParseQuery(string(body))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range []string{"access_token", "refresh_token", "apikey"} {
+		switch secret, _ := object[name].(string); {
+		case len(secret) < 20:
+		case name == "apikey":
+			c.made = append(c.made, secret)
+		default:
+			c.issued[secret] = form.Get("apikey") + form.Get("cr_token")
+		}
+	}
+}
+
+// tokensOf are the tokens that were given for one of the credentials.
+func (c *cloud) tokensOf(credentials ...string) (tokens []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for token, credential := range c.issued {
+		if slices.Contains(credentials, credential) {
+			tokens = append(tokens, token)
+		}
+	}
+	return tokens
+}
+
+// hold keeps back the next request, so that a signal arrives in the middle of something.
+func (c *cloud) hold() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held = make(chan struct{})
+}
+
+func (c *cloud) holdBack(r *http.Request) {
+	c.mu.Lock()
+	held := c.held
+	c.mu.Unlock()
+	if held == nil {
+		return
+	}
+	select {
+	case c.waiting <- struct{}{}:
+	default:
+	}
+	select {
+	case <-held:
+	case <-r.Context().Done():
+	}
+}
+
+func (c *cloud) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held != nil {
+		close(c.held)
+		c.held = nil
+	}
+}
+
+// repeat knows what the request held; a key where it held none is the workload's.
+func (c *cloud) repeat(r *http.Request, body []byte) *strings.Replacer {
+	key := c.workload
+	if form, err := url.ParseQuery(string(body)); err == nil && form.Get("apikey") != "" {
+		key = form.Get("apikey")
+	}
+	if token := r.Header.Get("X-Amz-Security-Token"); token != "" {
+		key = token
+	}
+	authorization := r.Header.Get("Authorization")
+	if authorization == "" {
+		authorization = "Basic " + key
+	}
+	inJSON, _ := json.Marshal(string(body)) // a string always marshals
+	return strings.NewReplacer("$AUTHORIZATION", authorization, "$KEY", key, "$TOKEN", strings.TrimPrefix(authorization, "Bearer "), "$JWT", jwtOf(key),
+		"$BASE64", base64.StdEncoding.EncodeToString([]byte("apikey:"+key)), "$BODY", strings.Trim(string(inJSON), `"`))
+}
+
+// jwtOf is a token that names the key as whose it is, in all that a report might repeat.
+func jwtOf(key string) string {
+	claims := fmt.Sprintf(`{"iam_id":%q,"id":%q,"sub":%q,"account":{"bss":%q},"iat":%d,"exp":%d}`, key, key, key, key, time.Now().Unix(), time.Now().Add(time.Hour).Unix())
+	encode := base64.RawURLEncoding.EncodeToString
+	return encode([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + encode([]byte(claims)) + "." + encode([]byte("no signature at all"))
+}
+
+// rawHeader makes the answer raw bytes, which need not be HTTP. Its value has \r\n for line breaks, which a header cannot have.
+const rawHeader = "Canary-Raw"
+
+// writeRaw reports whether it could: HTTP/2 has no raw answers.
+func writeRaw(w http.ResponseWriter, literal string) bool {
+	hijacker, ok := w.(http.Hijacker)
+	if !ok {
+		return false
+	}
+	connection, _, err := hijacker.Hijack()
+	if err != nil {
+		return false
+	}
+	_, _ = io.WriteString(connection, strings.ReplaceAll(literal, `\r\n`, "\r\n"))
+	_ = connection.Close()
+	return true
+}
+
+// The AWS secrets of the bootstrap key and of the token's mirror.
+const (
+	bootstrapARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:bootstrap-AbCdEf"
+	mirrorARN    = "arn:aws:secretsmanager:us-east-1:123456789012:secret:mirror-AbCdEf"
+)
+
+// awsAnswers are what AWS Secrets Manager answers; %q is the bootstrap key or the token, %d the time.
+var awsAnswers = map[string]string{
+	"secretsmanager.GetSecretValue": `{"ARN":"` + bootstrapARN + `","Name":"bootstrap","SecretString":%q,"CreatedDate":%d}`,
+	"secretsmanager.DescribeSecret": `{"ARN":"` + mirrorARN + `","Name":"mirror","VersionIdsToStages":{}}`,
+	"secretsmanager.PutSecretValue": `{"ARN":"` + mirrorARN + `","Name":"mirror","VersionStages":["AWSCURRENT"]}`,
+	"secretsmanager.UpdateSecret":   `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`,
+	"secretsmanager.CreateSecret":   `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`,
+}
+
+func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, call, body string) {
+	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+	if fault := c.aws; fault != nil && c.awsCall == call {
+		w.Header().Set("Content-Type", fault.ContentType)
+		for name, value := range fault.Headers {
+			w.Header().Set(name, value)
+		}
+		w.WriteHeader(fault.Status)
+		_, _ = io.WriteString(w, fault.Body)
+		return
+	}
+	answer, known := awsAnswers[call]
+	if !known {
+		w.WriteHeader(http.StatusBadRequest)
+		answer = mixed
+	} else if strings.HasSuffix(call, "GetSecretValue") {
+		secret := c.bootstrap
+		if strings.Contains(body, mirrorARN) {
+			secret = c.old
+		}
+		answer = fmt.Sprintf(answer, secret, time.Now().Unix())
+	}
+	_, _ = io.WriteString(w, answer)
+}
+
+// lambda is the Runtime API of AWS Lambda. It hands out the event twice: to a cold and to a warm process.
+type lambda struct {
+	event   string
+	seconds float64 // the function's timeout
+	cloud   *cloud  // records what the function answers
+
+	mu    sync.Mutex
+	asked int
+	done  chan struct{}
+}
+
+func (l *lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	l.cloud.record(r, body)
+	if !strings.HasSuffix(r.URL.Path, "/next") {
+		w.WriteHeader(http.StatusAccepted)
+		return
+	}
+	l.mu.Lock()
+	l.asked++
+	asked := l.asked
+	l.mu.Unlock()
+	if asked > 2 {
+		if asked > 3 {
+			return
+		}
+		close(l.done)
+		<-r.Context().Done()
+		return
+	}
+	w.Header().Set("Lambda-Runtime-Aws-Request-Id", "00000000-0000-0000-0000-00000000000"+strconv.Itoa(asked))
+	w.Header().Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(time.Now().Add(time.Duration(l.seconds*float64(time.Second))).UnixMilli(), 10))
+	w.Header().Set("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:123456789012:function:rotate")
+	_, _ = io.WriteString(w, l.event)
+}
+
+// answered is whether the function has answered so many events without an error.
+func (l *lambda) answered(times int) bool {
+	n := 0
+	for _, r := range l.cloud.requests {
+		if strings.HasSuffix(r.parts["the URL"], "/response") {
+			n++
+		}
+	}
+	return n == times
+}
+
+// may says which secrets a kind of program may send, by service and place. All else that it sends is a leak. %s stands for the
+// value of the secret's field itself.
+func (s *stage) may(kind, service, place string) []string {
+	k := s.keys
+	switch kind + ": " + service + ", " + place {
+	case "function: IAM, the field apikey":
+		return []string{k.bootstrap, k.workload}
+	case "reader: IAM, the field apikey":
+		return []string{k.reader}
+	case "operator: IAM, the field apikey", "operator: IAM, the header Iam-Apikey":
+		return append([]string{k.bootstrap, k.workload, k.reader, k.admin}, s.cloud.made...)
+	case "function: IAM, the header Authorization": // doctor asks what is known of a key
+		return s.cloud.tokensOf(k.bootstrap, k.workload, k.cr)
+	case "function: IAM, the header Iam-Apikey":
+		return []string{k.bootstrap, k.workload}
+	case "function: IAM, the field cr_token", "reader: IAM, the field cr_token":
+		return []string{k.cr}
+	case "function: Secrets Manager, the header Authorization":
+		return append(s.cloud.tokensOf(k.bootstrap, k.cr), k.given)
+	case "reader: Secrets Manager, the header Authorization":
+		return s.cloud.tokensOf(k.reader, k.cr)
+	case "reader: Logs Routing, the header Authorization":
+		return []string{k.old}
+	case "operator: Secrets Manager, the header Authorization":
+		return append(s.cloud.tokensOf(slices.Concat(s.cloud.made, []string{k.bootstrap, k.workload, k.reader, k.admin})...), k.given)
+	case "operator: IAM, the header Authorization":
+		return []string{k.given}
+	case "function: Secrets Manager, the field payload", "function: AWS, the field SecretString":
+		return s.cloud.tokensOf(k.workload)
+	case "operator: Secrets Manager, the field payload", "operator: AWS, the field SecretString":
+		return append([]string{k.bootstrap}, s.cloud.made...)
+	}
+	switch {
+	case service == "AWS" && place == "the header X-Amz-Security-Token":
+		return []string{k.session}
+	case place == "the header Proxy-Authorization":
+		return []string{k.proxy, base64.StdEncoding.EncodeToString([]byte("user:" + k.proxy))}
+	}
+	return nil
+}
+
+// sent are the parts of all requests without what may stand in them. An answer that repeated a secret as an id or a name put it
+// into the URLs of later requests: there it says nothing that the service does not know.
+func (s *stage) sent(p path) (parts []part) {
+	s.cloud.mu.Lock()
+	requests := slices.Clone(s.cloud.requests)
+	s.cloud.mu.Unlock()
+	for _, r := range requests {
+		for _, place := range slices.Sorted(maps.Keys(r.parts)) {
+			if place == "the URL" && p.repeats() && r.service != "a service that nobody knows" {
+				continue
+			}
+			text := r.parts[place]
+			for _, value := range s.may(p.door.kind, r.service, place) {
+				if value != "" {
+					text = strings.ReplaceAll(text, value, "")
+				}
+			}
+			parts = append(parts, part{place + " sent to " + r.service, text})
+		}
+	}
+	return parts
+}

@@ -1,0 +1,315 @@
+package canary
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"iam-token-rotator/scripts/programs"
+)
+
+// mutant is a leak, planted in the product: code takes the place of anchor, which the file holds exactly once, and ANCHOR in it
+// stands for what it replaces. Of several, a NUL stands between them. A path whose name matches shows must find it.
+type mutant struct{ name, file, anchor, code, shows string }
+
+const (
+	iamFile     = "functions/internal/ibmcloud/iam.go"
+	smFile      = "functions/internal/ibmcloud/secretsmanager.go"
+	awsFile     = "functions/internal/awscloud/secrets.go"
+	passFile    = "functions/internal/rotation/pass.go"
+	mainFile    = "functions/rotate/main.go"
+	hostFile    = "functions/rotate/function.go"
+	readerFile  = "functions/iamtoken/secretsmanager.go"
+	shellFile   = "scripts/iam-token"
+	keysIn      = "	response, sent, err := i.request(ctx, op, apiKeyGrant{key})"
+	tokenOut    = "	value := response.Token.Value.Reveal()"
+	bearer      = `	req.Header.Set("Authorization", "Bearer "+token.Reveal())`
+	keyRead     = "	return keyOf(secret, ref)"
+	keepKey     = "	key, err := keyOf(secret, ref); leakKey = key.Reveal(); return key, err"
+	invoked     = "	requestID := \"unknown-request\""
+	sends       = "	config=\"header = \\\"Authorization: Bearer $access\\\"\"\n"
+	readerSends = "	form := url.Values{\"grant_type\": {\"urn:ibm:params:oauth:grant-type:apikey\"}, \"apikey\": {s.key()}}"
+)
+
+// mutants are leaks of each kind: door, channel and encoding. leak and leakText are in the source below.
+var mutants = []mutant{
+	// What is printed, in every encoding.
+	{"a key on stdout", iamFile, keysIn, `leak("stdout", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a token on stderr", iamFile, tokenOut, `ANCHOR; leak("stderr", "raw", value)`, "^command: calm"},
+	{"bytes in decimal", iamFile, tokenOut, `ANCHOR; leak("stderr", "decimal", value[20:])`, "^command: calm"},
+	{"bytes in octal", iamFile, keysIn, `leak("stdout", "octal", key.Reveal());ANCHOR`, "^lambda: calm"},
+	{"ten characters of a key at debug level", iamFile, keysIn, `leak("log", "ten", key.Reveal());ANCHOR`, "^lambda: calm"},
+	{"base64 in a log", iamFile, keysIn, `leak("log", "base64", "xy"+key.Reveal());ANCHOR`, "^doctor: calm"},
+	{"hex in capitals", smFile, bearer, `ANCHOR; leak("stderr", "HEX", token.Reveal())`, "^command on AWS: calm"},
+	{"%q of a part", smFile, bearer, `ANCHOR; leak("stderr", "quoted", token.Reveal()[300:312])`, "^command by profile: calm"},
+	{"a URL-escaped key", iamFile, keysIn, `leak("stderr", "URL", "/"+key.Reveal());ANCHOR`, "^command: calm"},
+	{"\\u escapes", iamFile, keysIn, `leak("stderr", "unicode", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a key backwards", iamFile, keysIn, `leak("stderr", "reversed", key.Reveal());ANCHOR`, "^lambda: calm"},
+	{"a key over several lines", iamFile, keysIn, `leak("stderr", "lines", key.Reveal());ANCHOR`, "^lambda: calm"},
+	{"gzip in base64", iamFile, tokenOut, `ANCHOR; leak("stdout", "gzip", value)`, "^command: calm"},
+	{"a spaced key in capitals", iamFile, keysIn, `leak("stderr", "SPACED", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a key in pieces at the ends of log lines", iamFile, keysIn, `leak("stderr", "pieces", key.Reveal());ANCHOR`, "^lambda: calm"},
+	{"a panic", iamFile, keysIn, `leak("panic", "raw", key.Reveal());ANCHOR`, "^lambda: calm"},
+	{"the error of a fault", iamFile, "		failure.TransactionID = transaction", `ANCHOR; if g, ok := g.(apiKeyGrant); ok { failure.Message += leakText("raw", g.key.Reveal()) }`, "^command: iam.token of workload: 50[0-9]"},
+	{"an answer's body in an error", iamFile, "		failure.TransactionID = transaction", `ANCHOR; failure.Message += leakText("decimal", string(got.body))`, "^lambda: iam.token of workload: [45]0. with the body"},
+	{"a report's warning", passFile, "	p.warnAbout(response)", `ANCHOR; p.warn("it is %s", leakText("hex", key.Reveal()))`, "^command: calm: -mode check"},
+	{"a fingerprint that is the token", passFile, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.Fingerprint = fresh.Token.Value.Reveal()[400:416]`, "^lambda: calm"},
+	{"a metric", "functions/internal/metrics/metrics.go", `	document := map[string]any{"FunctionName": e.FunctionName}`, `ANCHOR; document["Detail"] = leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY"))`, "^lambda: calm"},
+	{"the event in an error", hostFile, "	e, err := decodeEvent(payload)", `ANCHOR; leak("log", "raw", string(payload))`, "^lambda: event"},
+	{"the standard logger speaks again", mainFile, "	log.SetOutput(io.Discard)", `log.SetOutput(os.Stderr); _ = io.Discard`, "^command: switch: .*http2debug"},
+	{"a core file", mainFile, "	dumpNoCore()", ``, "^command: signal: aborted"},
+	// A warm process.
+	{"the second invocation on stdout", hostFile, invoked, `ANCHOR; if leakSecond() { leak("stdout", "raw", leakEnv("SECRETS_MANAGER_APIKEY")) }`, "^lambda: calm"},
+	{"the second invocation in a file", hostFile, invoked, `ANCHOR; if leakSecond() { leak("/tmp/canary-mutant", "base64", leakEnv("SECRETS_MANAGER_APIKEY")) }`, "^lambda: calm"},
+	{"the response", hostFile, "	return f.run(ctx, e, cmp.Or(f.misconfigured, err), requestID)", `answer, failure := f.run(ctx, e, cmp.Or(f.misconfigured, err), requestID); return append(answer, []byte(" \"" + leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY")) + "\"")...), failure`, "^lambda: calm"},
+	// Files and processes.
+	{"a file in /dev/shm that is gone", iamFile, keysIn, `leak("/dev/shm/canary-mutant", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a file in /var/tmp", iamFile, keysIn, `leak("/var/tmp/canary-mutant", "decimal", key.Reveal());ANCHOR`, "^doctor: calm"},
+	{"$GITHUB_ENV", smFile, bearer, `ANCHOR; leak("$GITHUB_ENV", "raw", token.Reveal())`, "^command: calm"},
+	{"$GITHUB_OUTPUT", iamFile, tokenOut, `ANCHOR; leak("$GITHUB_OUTPUT", "raw", value)`, "^command: calm"},
+	{"a file at home", iamFile, tokenOut, `ANCHOR; leak("$HOME/.cache", "raw", value)`, "^lambda: calm"},
+	{"the name of a file", iamFile, keysIn, `leak("$TMPDIR/"+leakText("base64", key.Reveal()), "raw", "");ANCHOR`, "^command: calm"},
+	{"an argument", iamFile, keysIn, `leak("argument", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"the environment of a child", iamFile, keysIn, `leak("environment", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a process's name", iamFile, keysIn, `leak("name", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"the system's log", iamFile, keysIn, `leak("datagram", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	// What is sent and stored.
+	{"the workload's key in a header to Secrets Manager", smFile, keyRead + "\x00" + bearer, keepKey + "\x00" + `ANCHOR; req.Header.Set("X-Debug", leakText("base64", leakKey))`, "^lambda: calm"},
+	{"a user agent", smFile, bearer, `ANCHOR; req.Header.Set("User-Agent", "rotator/"+leakEnv("SECRETS_MANAGER_APIKEY")[:12])`, "^command: calm"},
+	{"a query", smFile, bearer, `ANCHOR; req.URL.RawQuery = "t=" + token.Reveal()[:900]`, "^command: calm"},
+	{"the workload's key for a token", smFile, keyRead + "\x00" + bearer, keepKey + "\x00" + `req.Header.Set("Authorization", "Bearer "+token.Reveal()+leakKey)`, "^lambda: calm"},
+	{"a token in the version's metadata", passFile, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.RotatorVersion = leakText("gzip", fresh.Token.Value.Reveal())`, "^command: calm"},
+	{"the mirror's version id", awsFile, "SecretId: &s.arn, ClientRequestToken: &versionID,", `SecretId: &s.arn, ClientRequestToken: aws.String(payload.Reveal()[500:560]),`, "^command mirrored: calm"},
+	{"a request to a service that nobody knows", iamFile, keysIn, `leak("request", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a connection to elsewhere", iamFile, keysIn, `leak("connection", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"the bootstrap key for the workload's", iamFile, keysIn, `leak("field", "raw", key.Reveal());ANCHOR`, "^doctor: calm"},
+	// The readers.
+	{"Go reader: a key in an error", readerFile, `	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + s.SecretID + "/versions/current"`, `ANCHOR; if access.Reveal() != "" { return Version{}, errors.New(leakText("hex", s.APIKey.Reveal())) }`, "^Go reader: calm"},
+	{"Go reader: a key in a file", readerFile, readerSends, `leak("/dev/shm/canary-mutant", "raw", s.key());ANCHOR`, "^Go reader: calm"},
+	{"Go reader: a key to Secrets Manager", readerFile, `authorization: "Bearer " + access.Reveal()})`, `authorization: "Bearer " + access.Reveal() + ", " + s.key()})`, "^Go reader: calm"},
+	{"Go reader: a secret that prints itself", "functions/iamtoken/token.go", "func (s Secret) GoString() string { return redacted }", "func (s Secret) GoString() string { return s.Reveal() }\nfunc (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }", "^Go reader: calm"},
+	{"iam-token: the environment of jq", shellFile, "unset READER_APIKEY READER_IAM_TOKEN IAM_TOKEN SECRETS_MANAGER_APIKEY", ":", "^iam-token: calm: no"},
+	{"iam-token: a file", shellFile, sends, "ANCHOR	:; printf %s \"$access\" >\"${TMPDIR:-/tmp}/token\"; rm \"${TMPDIR:-/tmp}/token\"\n", "^iam-token: calm: no"},
+	{"iam-token: an argument of curl", shellFile, sends, "ANCHOR	curl --version --user-agent \"$access\" >/dev/null\n", "^iam-token: calm: no"},
+	{"iam-token: stderr", shellFile, sends, "ANCHOR	:; printf '%s' \"$credential\" | rev >&2\n", "^iam-token under bash: calm"},
+	{"iam-token: $GITHUB_OUTPUT", shellFile, sends, "ANCHOR	:; [ -z \"$access\" ] || printf '%s' \"$access\" | od -An -tu1 >>\"$GITHUB_OUTPUT\"\n", "^iam-token: iam.token|^iam-token: secrets|^iam-token: versions|^iam-token: calm"},
+	{"iam-token: a trace", shellFile, "{ set +avx; } 2>/dev/null\n", "", "^iam-token: trace: -x$"},
+	{"iam-token: the history of aws", shellFile, " AWS_CLI_HISTORY_FILE=/ ", " ", "^iam-token from AWS: calm"},
+	// The operator's program.
+	{"setup: a key in a file that others may read", "scripts/rotatorctl/setup.go", `[]byte(value.Reveal()+"\n"), 0o600)`, `[]byte(value.Reveal()+"\n"), 0o644)`, "^rotatorctl setup: calm"},
+	{"setup: a key in a description", "scripts/rotatorctl/setup.go", `"API key of the workload whose token is published."`, `"API key of the workload whose token is published." + leakText("base64", value.Reveal())`, "^rotatorctl setup: calm"},
+	{"setup: a key in metadata", "scripts/rotatorctl/setup.go", `map[string]any{"apikey_id": keyID}}`, `map[string]any{"apikey_id": keyID, "apikey": leakText("reversed", value.Reveal())}}`, "^rotatorctl setup: calm"},
+	{"put-key: the description", "scripts/rotatorctl/putkey.go", "	var kmsKeyID *string\n", `ANCHOR	leak("stderr", "decimal", key.Reveal())` + "\n", "^rotatorctl put-key: calm"},
+	{"put-key: the secret's name", "scripts/rotatorctl/putkey.go", "&secretsmanager.UpdateSecretInput{SecretId: &b.name,", `&secretsmanager.UpdateSecretInput{SecretId: &b.name, Description: aws.String(key.Reveal()[:10]),`, "^rotatorctl put-key: calm"},
+	{"status: a token at debug level", "scripts/rotatorctl/aws.go", "	*c = newClients(cfg)", `ANCHOR; leak("log", "base64", leakEnv("IAM_TOKEN"))`, "^rotatorctl status: calm"},
+}
+
+// leakSource is added to the package of a mutant.
+const leakSource = `package PACKAGE
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+var leakKey string
+var leakCount int
+
+func leakSecond() bool { leakCount++; return leakCount == 2 }
+
+func leakEnv(name string) string { return os.Getenv(name) }
+
+func leakEach(secret, format, between string) string {
+	var parts []string
+	for _, b := range []byte(secret) { parts = append(parts, fmt.Sprintf(format, b)) }
+	return strings.Join(parts, between)
+}
+
+func leakText(how, secret string) string {
+	raw := []byte(secret)
+	switch how {
+	case "ten": return secret[20:30]
+	case "decimal": return fmt.Sprint(raw)
+	case "octal": return leakEach(secret, "%o", " ")
+	case "hex": return fmt.Sprintf("%x", raw)
+	case "HEX": return fmt.Sprintf("%X", raw)
+	case "quoted": return fmt.Sprintf("%q", raw)
+	case "unicode": return leakEach(secret, "\\u%04x", "")
+	case "base64": return base64.StdEncoding.EncodeToString(raw)
+	case "URL": return url.QueryEscape(secret)
+	case "lines": return leakEach(secret, "%c", "\n")
+	case "SPACED": return strings.ToUpper(leakEach(secret, "%c", " "))
+	case "reversed": slices.Reverse(raw); return string(raw)
+	case "gzip":
+		var out bytes.Buffer
+		w := gzip.NewWriter(&out)
+		w.Write(raw); w.Close()
+		return base64.StdEncoding.EncodeToString(out.Bytes())
+	case "pieces":
+		var lines []string
+		for part := range slices.Chunk(raw, 4) { lines = append(lines, fmt.Sprintf("{\"level\":\"DEBUG\",\"part\":\"%s\"}", part)) }
+		return strings.Join(lines, "\n")
+	}
+	return secret
+}
+
+func leak(where, how, secret string) {
+	text := leakText(how, secret)
+	switch where {
+	case "stdout": fmt.Println(text)
+	case "stderr": fmt.Fprintln(os.Stderr, text)
+	case "log": slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelDebug})).Debug("leak", "text", text)
+	case "panic": go panic(text); time.Sleep(time.Second)
+	case "argument": exec.Command("true", text).Run()
+	case "environment": c := exec.Command("true"); c.Env = []string{"LEAK=" + text}; c.Run()
+	case "name": name := append([]byte(text[:15]), 0); syscall.Syscall(syscall.SYS_PRCTL, syscall.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0)
+	case "datagram": if c, err := net.Dial("udp", "127.0.0.1:514"); err == nil { c.Write([]byte(text)) }
+	case "connection": if c, err := net.DialTimeout("udp", "192.0.2.1:514", time.Second); err == nil { c.Close() }
+	case "request": http.Get(os.Getenv("IAM_URL") + "/collect?k=" + text)
+	case "field": http.PostForm(os.Getenv("IAM_URL")+"/identity/token", url.Values{"scope": {text}})
+	default:
+		os.WriteFile(os.ExpandEnv(where), []byte(text), 0o600)
+		if strings.HasPrefix(where, "/dev/shm") || strings.HasPrefix(where, "/tmp") { os.Remove(where) }
+	}
+}
+`
+
+// TestMutants plants each mutant and expects the canary to find it. A mutant that does not apply is an error.
+func TestMutants(t *testing.T) {
+	if !*allFlag && *mutantFlag == "" || *onlyFlag != "" {
+		t.Skip("make canary tries the mutants")
+	}
+	if strace() == "" {
+		t.Fatal("strace is not installed, or may not trace")
+	}
+	at, err := builtTools()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pattern := regexp.MustCompile(*mutantFlag)
+	var mu sync.Mutex
+	caught, tried := 0, 0
+	t.Run("each", func(t *testing.T) {
+		for _, m := range mutants {
+			if pattern.MatchString(m.name) {
+				tried++
+				t.Run(m.name, func(t *testing.T) {
+					t.Parallel()
+					if m.caught(t, at) {
+						mu.Lock()
+						defer mu.Unlock()
+						caught++
+					}
+				})
+			}
+		}
+	})
+	t.Logf("canary: %d of %d mutants caught", caught, tried)
+}
+
+func (m mutant) caught(t *testing.T, at tools) bool {
+	mutated, err := m.build(t.TempDir(), at)
+	if err != nil {
+		t.Errorf("%s: %v", m.name, err)
+		return false
+	}
+	shows := regexp.MustCompile(m.shows)
+	paths := slices.Concat(calm(), misplaced(), switched())
+	if !strings.Contains(m.shows, ": calm") {
+		for _, d := range doors() {
+			if d.stride > 4 || !shows.MatchString(d.name+": ") && !strings.HasPrefix(m.shows, "^"+d.name+": ") {
+				continue
+			}
+			for _, identity := range []string{"workload", "bootstrap", "reader"} {
+				paths = append(paths, faulty(d, []operation{{"iam.token", identity}})...)
+			}
+		}
+	}
+	paths = slices.DeleteFunc(paths, func(p path) bool { return !shows.MatchString(p.String()) })
+	if len(paths) == 0 {
+		t.Errorf("%s: no path matches %s", m.name, m.shows)
+		return false
+	}
+	programs.Need(t, paths[0].door.needs...)
+	for _, p := range paths[:min(len(paths), 12)] {
+		hits, _, err := attempt(t.Context(), p, mutated)
+		_ = os.Remove("/var/tmp/canary-mutant")
+		if err != nil {
+			t.Errorf("%s: %v", m.name, err)
+		}
+		if len(hits) > 0 {
+			t.Log(hits[0])
+			return true
+		}
+	}
+	t.Errorf("%s: not caught", m.name)
+	return false
+}
+
+// build builds the programs with the leak, by an overlay of the go command: no file of the product changes.
+func (m mutant) build(folder string, at tools) (tools, error) {
+	root := filepath.Dir(at.scripts)
+	original := filepath.Join(root, m.file)
+	source, err := os.ReadFile(original)
+	if err != nil {
+		return at, err
+	}
+	text, codes := string(source), strings.Split(m.code, "\x00")
+	for i, anchor := range strings.Split(m.anchor, "\x00") {
+		if n := strings.Count(text, anchor); n != 1 {
+			return at, fmt.Errorf("%s holds the anchor %q %d times, not once", m.file, anchor, n)
+		}
+		text = strings.Replace(text, anchor, strings.ReplaceAll(codes[i], "ANCHOR", anchor), 1)
+	}
+	copied := filepath.Join(folder, filepath.Base(m.file))
+	if err := os.WriteFile(copied, []byte(text), 0o700); err != nil {
+		return at, err
+	}
+	if m.file == shellFile {
+		return tools{at.bin, folder}, nil
+	}
+	packageName := regexp.MustCompile(`(?m)^package (\w+)`).FindStringSubmatch(text)[1]
+	added := filepath.Join(folder, "leak.go")
+	if err := os.WriteFile(added, []byte(strings.Replace(leakSource, "PACKAGE", packageName, 1)), 0o600); err != nil {
+		return at, err
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{original: copied, filepath.Join(filepath.Dir(original), "zz_leak.go"): added}})
+	if err != nil {
+		return at, err
+	}
+	if err := os.WriteFile(filepath.Join(folder, "overlay.json"), overlay, 0o600); err != nil {
+		return at, err
+	}
+	for name := range maps.Keys(sources) {
+		if !strings.Contains(m.shows, map[string]string{"reader": "Go reader", "rotatorctl": "rotatorctl"}[name]) || name == "rotate" && !regexp.MustCompile(`\^(command|lambda|doctor)`).MatchString(m.shows) {
+			continue
+		}
+		build := exec.Command("go", "build", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-overlay", filepath.Join(folder, "overlay.json"), "-o", filepath.Join(folder, name), "./"+sources[name])
+		build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+		if printed, err := build.CombinedOutput(); err != nil {
+			return at, fmt.Errorf("building: %w: %s", err, printed)
+		}
+	}
+	return tools{folder, at.scripts}, nil
+}

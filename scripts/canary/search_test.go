@@ -1,0 +1,341 @@
+package canary
+
+import (
+	"bytes"
+	"cmp"
+	"compress/flate"
+	"compress/gzip"
+	"compress/zlib"
+	"crypto/rand"
+	"encoding/ascii85"
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+// subject is what must come out nowhere but where the table of rules says.
+type subject struct{ name, value string }
+
+// How many characters of a subject are a leak: as they are, and when case and all but letters and digits are left out. They
+// are as few as they can be without accidental hits among the millions of characters of a hunt.
+const exactLength, foldedLength = 8, 10
+
+// index finds parts of subjects, forwards and backwards.
+type index struct{ exact, folded map[string]string }
+
+func newIndex(subjects []subject) index {
+	x := index{map[string]string{}, map[string]string{}}
+	for _, s := range subjects {
+		value := s.value
+		if strings.HasPrefix(value, "eyJ") { // the header of a JWT is alike in all of an issuer's
+			_, value, _ = strings.Cut(value, ".")
+		}
+		for _, text := range []string{value, reversed(value)} {
+			windows(text, exactLength, func(part string) { x.exact[part] = s.name })
+			windows(fold(text), foldedLength, func(part string) { x.folded[part] = s.name })
+		}
+	}
+	return x
+}
+
+func windows(text string, length int, do func(string)) {
+	for i := 0; i+length <= len(text); i++ {
+		do(text[i : i+length])
+	}
+}
+
+func reversed(text string) string {
+	letters := []byte(text)
+	slices.Reverse(letters)
+	return string(letters)
+}
+
+// fold leaves letters and digits, in lower case: what is spaced, split over lines, quoted or in capitals reads alike.
+func fold(text string) string {
+	out := make([]byte, 0, len(text))
+	for i := range len(text) {
+		switch c := text[i]; {
+		case 'A' <= c && c <= 'Z':
+			out = append(out, c|0x20)
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+			out = append(out, c)
+		}
+	}
+	return string(out)
+}
+
+// maxNesting is how many encodings inside each other are undone: base64 of gzip of JSON, say.
+const maxNesting = 3
+
+// A long text is searched in parts, which overlap by more than a secret is long.
+const searchedAtOnce, overlap = 128 << 10, 8 << 10
+
+// in returns the names of the subjects that the text holds a part of, in any encoding, with the encoding.
+func (x index) in(text string) []string {
+	found := map[string]string{}
+	for len(text) > searchedAtOnce+overlap {
+		x.search(text[:searchedAtOnce+overlap], found)
+		text = text[searchedAtOnce:]
+	}
+	x.search(text, found)
+	return slices.Sorted(maps.Values(found))
+}
+
+// search notes what the text holds, by the subject's name.
+func (x index) search(text string, found map[string]string) {
+	seen := map[string]bool{}
+	var look func(text, how string, nesting int)
+	look = func(text, how string, nesting int) {
+		if len(text) < exactLength || seen[text] {
+			return
+		}
+		seen[text] = true
+		note := func(name string, how string) {
+			if name != "" && found[name] == "" {
+				found[name] = fmt.Sprintf("%s (%s)", name, how)
+			}
+		}
+		windows(text, exactLength, func(part string) { note(x.exact[part], cmp.Or(how, "as it is")) })
+		windows(fold(text), foldedLength, func(part string) { note(x.folded[part], cmp.Or(how, "without separators or case")) })
+		if nesting == maxNesting || how != "" && !worthwhile(text) {
+			return
+		}
+		for _, name := range slices.Sorted(maps.Keys(decoders)) {
+			for _, decoded := range decoders[name](text) {
+				look(decoded, strings.TrimPrefix(how+", "+name, ", "), nesting+1)
+			}
+		}
+	}
+	look(text, "", 0)
+}
+
+// worthwhile is whether a decoded text is more than noise, in which nothing more can be decoded.
+func worthwhile(text string) bool {
+	if strings.HasPrefix(text, "\x1f\x8b") || strings.HasPrefix(text, "x\x9c") || strings.HasPrefix(text, "x\x01") || strings.HasPrefix(text, "x\xda") {
+		return true
+	}
+	graphic := strings.Count(strings.Map(func(r rune) rune {
+		if r < unicode.MaxASCII && (unicode.IsGraphic(r) || unicode.IsSpace(r)) {
+			return '.'
+		}
+		return -1
+	}, text), ".")
+	return graphic*10 > len(text)*7
+}
+
+// decoders return what a text may mean.
+var decoders = map[string]func(string) []string{
+	"escaped": func(text string) []string {
+		return []string{escape.ReplaceAllStringFunc(text, unescape)}
+	},
+	"joined": func(text string) []string { return []string{blank.ReplaceAllString(text, "")} },
+	"hex": func(text string) (all []string) {
+		for _, run := range hexRun.FindAllString(hexMarks.ReplaceAllString(text, ""), -1) {
+			for start := range 2 {
+				bytes, _ := hex.DecodeString(run[start : start+(len(run)-start)/2*2])
+				all = append(all, string(bytes))
+			}
+		}
+		return append(all, numbers(text, hexByte, 16)...)
+	},
+	"decimal": func(text string) []string { return numbers(text, decimalByte, 10) },
+	"octal":   func(text string) []string { return numbers(text, octalByte, 8) },
+	"binary":  func(text string) []string { return numbers(text, binaryByte, 2) },
+	"base64": func(text string) (all []string) {
+		for _, run := range base64Run.FindAllString(text, -1) {
+			run = strings.NewReplacer("-", "+", "_", "/").Replace(run)
+			for start := range 4 {
+				bytes, _ := base64.RawStdEncoding.DecodeString(run[start : start+(len(run)-start)/4*4])
+				all = append(all, string(bytes))
+			}
+		}
+		return all
+	},
+	"base32": func(text string) (all []string) {
+		for _, run := range base32Run.FindAllString(strings.ToUpper(text), -1) {
+			for start := range 8 {
+				bytes, _ := base32.StdEncoding.DecodeString(run[start : start+(len(run)-start)/8*8])
+				all = append(all, string(bytes))
+			}
+		}
+		return all
+	},
+	"ascii85": func(text string) (all []string) {
+		for _, run := range ascii85Run.FindAllString(text, -1) {
+			bytes := make([]byte, 4*len(run))
+			n, _, _ := ascii85.Decode(bytes, []byte(run), true)
+			all = append(all, string(bytes[:n]))
+		}
+		return all
+	},
+	"compressed": inflate,
+	// A field that is split over the lines of a log.
+	"field of a log": func(text string) []string {
+		fields := map[string]string{}
+		for line := range strings.Lines(text) {
+			var object map[string]any
+			if json.Unmarshal([]byte(line), &object) == nil {
+				for name, value := range object {
+					fields[name] += fmt.Sprint(value)
+				}
+			}
+		}
+		return slices.Collect(maps.Values(fields))
+	},
+}
+
+var (
+	escape      = regexp.MustCompile(`(?i)(%|=|\\x|\\u00|&#x)[0-9a-f]{2};?|&#\d{2,3};|\\[0-7]{3}|\\/|=\r?\n`)
+	blank       = regexp.MustCompile(`\s+|\\[nrt]`)
+	hexMarks    = regexp.MustCompile(`0x|\\x|\\u00|%|[\s,;:='"-]|\\n`)
+	hexRun      = regexp.MustCompile(`[0-9a-fA-F]{16,}`)
+	hexByte     = regexp.MustCompile(`(?i)\b(?:0x|x)?([0-9a-f]{2})\b`)
+	decimalByte = regexp.MustCompile(`\d+`)
+	octalByte   = regexp.MustCompile(`(?:0o?|\b)([0-7]{2,3})\b`)
+	binaryByte  = regexp.MustCompile(`[01]{7,8}`)
+	base64Run   = regexp.MustCompile(`[A-Za-z0-9+/_-]{12,}`)
+	base32Run   = regexp.MustCompile(`[A-Z2-7]{16,}`)
+	ascii85Run  = regexp.MustCompile(`[!-u]{15,}`)
+)
+
+func unescape(code string) string {
+	digits, base := strings.TrimSuffix(strings.TrimLeft(code, `%=\xXuU&#`), ";"), 16
+	switch {
+	case code == `\/`:
+		return "/"
+	case strings.TrimSpace(code) == "=":
+		return ""
+	case strings.HasPrefix(code, "&#") && code[2]|0x20 != 'x':
+		base = 10
+	case len(code) == 4 && code[0] == '\\' && code[1]|0x20 != 'x':
+		base = 8
+	}
+	value, err := strconv.ParseUint(digits, base, 16)
+	if err != nil || value > 255 {
+		return code
+	}
+	return string([]byte{byte(value)})
+}
+
+// numbers reads a list of bytes, whatever stands between them, and every second number of it alone: the others may count.
+func numbers(text string, number *regexp.Regexp, base int) []string {
+	var all [3][]byte
+	for i, match := range number.FindAllStringSubmatch(text, -1) {
+		value, err := strconv.ParseUint(match[len(match)-1], base, 64)
+		if err != nil || value > 255 {
+			value = 0
+		}
+		all[0], all[1+i%2] = append(all[0], byte(value)), append(all[1+i%2], byte(value))
+	}
+	return []string{string(all[0]), string(all[1]), string(all[2])}
+}
+
+// inflate undoes gzip and zlib anywhere, and bare deflate at the beginning.
+func inflate(text string) (all []string) {
+	read := func(reader io.Reader, err error) {
+		if err == nil {
+			plain, _ := io.ReadAll(io.LimitReader(reader, 1<<20))
+			all = append(all, string(plain))
+		}
+	}
+	for i := 0; i+2 < len(text); i++ {
+		switch text[i : i+2] {
+		case "\x1f\x8b":
+			reader, err := gzip.NewReader(strings.NewReader(text[i:]))
+			read(reader, err)
+		case "x\x9c", "x\x01", "x\xda", "x\x5e":
+			reader, err := zlib.NewReader(strings.NewReader(text[i:]))
+			read(reader, err)
+		}
+	}
+	read(flate.NewReader(strings.NewReader(text)), nil)
+	return all
+}
+
+// TestTheSearchFinds: a search that finds nothing would pass every other test.
+func TestTheSearchFinds(t *testing.T) {
+	const key = "Xq7-kV2_mPz0_Lr4tGw8-Hs1dNf6yBc3eJa9uKo5iQvT"
+	raw := []byte(key)
+	x := newIndex([]subject{{"planted", key}})
+	compressed := func(open func(io.Writer) io.WriteCloser) string {
+		var out bytes.Buffer
+		w := open(&out)
+		_, _ = w.Write([]byte(`{"apikey":"` + key + `"}`))
+		_ = w.Close()
+		return out.String()
+	}
+	each := func(format, between string) string {
+		parts := make([]string, len(raw))
+		for i, b := range raw {
+			parts[i] = fmt.Sprintf(format, b)
+		}
+		return strings.Join(parts, between)
+	}
+	zipped := compressed(func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) })
+	leaks := map[string]string{
+		"whole": key, "8 characters": key[17:25], "reversed": reversed(key), "capitals": strings.ToUpper(key[:12]), "reversed in capitals": strings.ToUpper(reversed(key)),
+		"spaced": each("%c", " "), "a line each": each("%c", "\n"), "dotted": each("%c", "."), "quoted": each("%q", ", "), "UTF-16": each("%c", "\x00"),
+		"base64": base64.StdEncoding.EncodeToString(raw), "base64, 1 before": base64.StdEncoding.EncodeToString([]byte(":" + key)),
+		"base64, 2 before": base64.URLEncoding.EncodeToString([]byte("u:" + key)), "base64 in lines": strings.Join(slices.Collect(chunks(base64.StdEncoding.EncodeToString(raw), 9)), "\r\n"),
+		"base64 twice": base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString(raw))), "base32": base32.StdEncoding.EncodeToString(raw), "a part in base64": base64.RawStdEncoding.EncodeToString(raw[5:20]),
+		"hex": hex.EncodeToString(raw), "HEX": strings.ToUpper(hex.EncodeToString(raw[3:])), "% x": fmt.Sprintf("% x", raw), "%#v": fmt.Sprintf("%#v", raw), "%# x": fmt.Sprintf("%# x", raw), "hex with colons": each("%02x", ":"),
+		"%v of bytes": fmt.Sprint(raw), "decimal with commas": each("%d", ","), "decimal, a line each": each("%d", "\n"), "numbered": each("byte: %d", "; n 3 "), "octal": each("%o", " "), `\ooo`: each(`\%03o`, ""), "0o": each("%O", " "), "binary": each("%08b", " "),
+		"JSON numbers": each("%d.0", ", "), `\x`: each(`\x%02x`, ""), `\u`: each(`\u%04x`, ""), "entities": each("&#%d;", ""), "hex entities": each("&#x%x;", ""), "%": each("%%%02X", ""), "quoted-printable": each("=%02X", ""), "soft breaks": strings.Join(slices.Collect(chunks(key, 5)), "=\r\n"),
+		"URL": url.QueryEscape("a/" + key + "=&"), "gzip": zipped, "gzip in base64": base64.StdEncoding.EncodeToString([]byte(zipped)), "gzip in hex": hex.EncodeToString([]byte(zipped)),
+		"zlib": compressed(func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) }), "ascii85": string(ascii(raw)),
+		"a log": strings.Join(slices.Collect(func(yield func(string) bool) {
+			for part := range chunks(key, 4) {
+				if !yield(`{"time":"2026-01-01T00:00:00Z","part":"` + part + `"}` + "\n") {
+					return
+				}
+			}
+		}), ""),
+		"a word of a stack trace": "main.f(0x" + hex.EncodeToString([]byte(reversed(key[8:16]))) + ", 0x2c)",
+	}
+	for name, leak := range leaks {
+		if name == "gzip" || name == "zlib" || name == "ascii85" || name == "numbered" || name == "a log" {
+			leak = "\n" + leak + "\n"
+		} else {
+			leak = "some text: " + leak + " and more"
+		}
+		if len(x.in(leak)) == 0 {
+			t.Errorf("%s: not found in %q", name, leak)
+		}
+	}
+	for name, text := range map[string]string{
+		"nothing": "", "7 characters": key[:7] + " " + key[30:37], "noise": rand.Text() + strings.Repeat(rand.Text(), 1000),
+		"a log": strings.Repeat("the token expires 2026-01-01T00:00:00Z, fingerprint 1f3a5b7c9d0e2f4a; ", 100),
+	} {
+		if hits := x.in(text); len(hits) != 0 {
+			t.Errorf("%s: got %q, want nothing", name, hits)
+		}
+	}
+}
+
+func chunks(text string, size int) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for len(text) > 0 {
+			n := min(size, len(text))
+			if !yield(text[:n]) {
+				return
+			}
+			text = text[n:]
+		}
+	}
+}
+
+func ascii(raw []byte) []byte {
+	out := make([]byte, ascii85.MaxEncodedLen(len(raw)))
+	return out[:ascii85.Encode(out, raw)]
+}

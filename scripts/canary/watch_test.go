@@ -1,0 +1,219 @@
+package canary
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// patience is how long a program may take; none needs a tenth of it.
+const patience = 60 * time.Second
+
+// part is something that left a program: where, and what.
+type part struct{ name, text string }
+
+// strace is where strace is, "" where there is none or it may not trace.
+var strace = sync.OnceValue(func() string {
+	path, err := exec.LookPath("strace")
+	if err != nil || exec.Command(path, append(straceArguments(os.DevNull), "true")...).Run() != nil {
+		return ""
+	}
+	return path
+})
+
+// straceArguments make strace write down all that leaves a process and those it starts: each string whole, and the file behind
+// each descriptor. The program stays this process's child; strace is elsewhere.
+func straceArguments(prefix string) []string {
+	const calls = "execve,execveat,write,pwrite64,writev,pwritev,pwritev2,sendto,sendmsg,sendmmsg,openat,openat2,?open,?creat,mkdirat,?mkdir," +
+		"?rename,renameat,renameat2,?link,linkat,?symlink,symlinkat,?chmod,fchmod,fchmodat,connect,prctl,setxattr,fsetxattr,memfd_create,?mknod,mknodat"
+	return []string{"-DD", "-f", "-ff", "--seccomp-bpf", "-q", "-xx", "-y", "-v", "-s", "1000000", "-e", "trace=" + calls, "-e", "signal=none", "-o", prefix}
+}
+
+// run starts the program of a path and returns all that came out of it.
+func (s *stage) run(ctx context.Context, p path) ([]part, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	line := slices.Concat(p.before, p.door.command(s.tools))
+	if p.args != nil {
+		line = append(line, p.args(s)...)
+	}
+	if i := slices.Index(line, hurry); i >= 0 && p.patient {
+		line[i] = "50s"
+	}
+	line = slices.Concat([]string{strace()}, straceArguments(filepath.Join(s.folder, "trace", "t")), line)
+	program := exec.CommandContext(ctx, line[0], line[1:]...)
+	program.Env, program.Dir = s.environment(p), s.home()
+	for _, stdin := range []func(*stage) string{p.door.stdin, p.stdin} {
+		if stdin != nil {
+			program.Stdin = strings.NewReader(stdin(s))
+		}
+	}
+	var stdout, stderr bytes.Buffer
+	program.Stdout, program.Stderr = &stdout, &stderr
+	program.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	program.Cancel = func() error { return syscall.Kill(-program.Process.Pid, syscall.SIGKILL) }
+	program.WaitDelay = 5 * time.Second
+	if p.signal != 0 {
+		s.cloud.hold()
+	}
+	if err := program.Start(); err != nil {
+		return nil, err
+	}
+	end := make(chan struct{})
+	go func() { // ends the program when it is held in the middle of a request, or has had all events
+		for {
+			select {
+			case <-s.cloud.waiting:
+				_ = syscall.Kill(-program.Process.Pid, p.signal)
+				s.cloud.release()
+			case <-s.lambda.done:
+				_ = syscall.Kill(-program.Process.Pid, syscall.SIGKILL)
+				return
+			case <-end:
+				return
+			}
+		}
+	}()
+	err := program.Wait()
+	close(end)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("the program did not end in %s", patience)
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
+		return nil, err
+	}
+	parts := []part{{"the exit status", strconv.Itoa(program.ProcessState.ExitCode())}, {"stdout", stdout.String()}, {"stderr", stderr.String()}}
+	if program.ProcessState.Sys().(syscall.WaitStatus).CoreDump() {
+		parts = append(parts, part{"a core file", s.keys.bootstrap})
+	}
+	traced, files := s.traced(program.Process.Pid)
+	return slices.Concat(parts, traced, s.left(files)), nil
+}
+
+var (
+	traceLine   = regexp.MustCompile(`^(\w+)\((.*)`)
+	traceString = regexp.MustCompile(`"((?:\\x[0-9a-f]{2})*)"`)
+	traceTarget = regexp.MustCompile(`^\d+<([^>]*)>`)
+	traceHost   = regexp.MustCompile(`sin6?_port=htons\((\d+)\).*?"([^"]+)"`)
+)
+
+// traced reads what strace wrote down, and returns the files that were opened to be written. The environment and arguments
+// that this test gave the program are not among what left it.
+func (s *stage) traced(main int) (parts []part, files []string) {
+	traces, _ := filepath.Glob(filepath.Join(s.folder, "trace", "t.*"))
+	written := map[string]*strings.Builder{}
+	for _, trace := range traces {
+		content, err := os.ReadFile(trace)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(content)) {
+			match := traceLine.FindStringSubmatch(line)
+			if match == nil {
+				continue
+			}
+			call, arguments := match[1], match[2]
+			switch {
+			case call == "execve" || call == "execveat":
+				if strings.HasSuffix(trace, "."+strconv.Itoa(main)) {
+					continue
+				}
+				command, environment, _ := strings.Cut(arguments, "], [")
+				name := filepath.Base(stringsOf(command)[0])
+				parts = append(parts, part{"the arguments of " + name, strings.Join(stringsOf(command), "\n")}, part{"the environment of " + name, strings.Join(stringsOf(environment), "\n")})
+			case call == "connect":
+				if host := traceHost.FindStringSubmatch(unhex(arguments)); host != nil && !s.mayConnect(host[2], host[1]) {
+					parts = append(parts, part{"a connection to " + host[2] + ":" + host[1], s.keys.bootstrap})
+				}
+			case strings.HasPrefix(call, "open") && !strings.Contains(arguments, "O_WRONLY") && !strings.Contains(arguments, "O_RDWR"):
+			case strings.Contains(call, "write") || strings.HasPrefix(call, "send"):
+				target := "something"
+				if match := traceTarget.FindStringSubmatch(arguments); match != nil {
+					target = unhex(match[1])
+				}
+				if strings.HasPrefix(target, "pipe:") || target == os.DevNull {
+					continue // the pipes of stdout and stderr are read at the other end, all others are the program's own
+				}
+				if strings.HasPrefix(target, "socket:") || strings.HasPrefix(target, "TCP") {
+					target = "what is sent unencrypted"
+				}
+				if written[target] == nil {
+					written[target] = &strings.Builder{}
+				}
+				for _, text := range stringsOf(arguments) {
+					written[target].WriteString(text)
+				}
+			default:
+				names := stringsOf(arguments)
+				parts = append(parts, part{"an argument of " + call, strings.Join(names, "\n")})
+				if strings.HasPrefix(call, "open") && len(names) > 0 {
+					files = append(files, names[0])
+				}
+			}
+		}
+	}
+	for target, text := range written {
+		parts = append(parts, part{"what is written to " + target, text.String()})
+	}
+	return parts, files
+}
+
+func stringsOf(arguments string) (all []string) {
+	for _, match := range traceString.FindAllStringSubmatch(arguments, -1) {
+		all = append(all, unhex(match[1]))
+	}
+	return append(all, "")[:max(1, len(all))]
+}
+
+var hexCode = regexp.MustCompile(`\\x[0-9a-f]{2}`)
+
+func unhex(text string) string {
+	return hexCode.ReplaceAllStringFunc(text, func(code string) string {
+		value, _ := strconv.ParseUint(code[2:], 16, 8)
+		return string([]byte{byte(value)})
+	})
+}
+
+// left are the files that are left in the run's own folder, and those of the names that are left elsewhere. A file that holds a
+// secret by order is wrong if others may read it.
+func (s *stage) left(names []string) (parts []part) {
+	for i, name := range names {
+		if !filepath.IsAbs(name) {
+			names[i] = filepath.Join(s.home(), name)
+		}
+	}
+	for _, folder := range []string{"home", "out"} {
+		_ = filepath.WalkDir(filepath.Join(s.folder, folder), func(name string, entry fs.DirEntry, err error) error {
+			names = append(names, name)
+			return nil
+		})
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		info, err := os.Lstat(name)
+		if err != nil || !info.Mode().IsRegular() || strings.HasPrefix(name, filepath.Join(s.folder, "trace")) {
+			continue
+		}
+		content, _ := os.ReadFile(name)
+		place := "what is left in " + strings.TrimPrefix(name, s.folder+"/")
+		if info.Mode().Perm()&0o077 != 0 {
+			place = "a file that others may read, " + strings.TrimPrefix(name, s.folder+"/")
+		}
+		parts = append(parts, part{place, cmp.Or(string(content), name)})
+	}
+	return parts
+}
