@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,41 +13,6 @@ import (
 
 	"iam-token-rotator/functions/ibmcloudtest"
 )
-
-// TestWhatTheBinaryDependsOn: what is added to the shipped binary is added on purpose.
-func TestWhatTheBinaryDependsOn(t *testing.T) {
-	want := []string{
-		"github.com/IBM/go-sdk-core/v5", "github.com/IBM/secrets-manager-go-sdk/v2", "github.com/aws/aws-lambda-go",
-		"github.com/aws/aws-sdk-go-v2", "github.com/aws/aws-sdk-go-v2/credentials",
-		"github.com/aws/aws-sdk-go-v2/service/secretsmanager", "github.com/aws/smithy-go",
-		"github.com/caarlos0/env/v11", "github.com/cenkalti/backoff/v5", "github.com/golang-jwt/jwt/v5", "golang.org/x/sync", "golang.org/x/time",
-	}
-	required := list(t, "-m", "-f", "{{if not (or .Main .Indirect)}}{{.Path}}{{end}}", "all")
-	binary := list(t, "-deps", "-tags", "lambda.norpc", "-f", "{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}", ".")
-	var got []string
-	for _, module := range required {
-		if slices.Contains(binary, module) {
-			got = append(got, module)
-		}
-	}
-	if !slices.Equal(got, want) {
-		t.Errorf("the binary depends on\n%v, want\n%v", got, want)
-	}
-}
-
-// list returns what go list prints for the shipped platform, each line once, sorted.
-func list(t *testing.T, args ...string) []string {
-	t.Helper()
-	command := exec.Command("go", append([]string{"list"}, args...)...)
-	command.Env = append(os.Environ(), "GOOS=linux", "GOARCH=arm64", "CGO_ENABLED=0")
-	out, err := command.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Fields(string(out))
-	slices.Sort(lines)
-	return slices.Compact(lines)
-}
 
 func TestTheProxyOfTheEnvironmentIsUsedButNotForNoProxy(t *testing.T) {
 	s := newStage(t, ibmcloudtest.Options{})
