@@ -67,7 +67,7 @@ func whoAmI(ctx context.Context, cfg aws.Config) (identity, error) {
 	if err != nil {
 		return identity{}, fmt.Errorf("AWS does not say which account this is: %w", awsError(err))
 	}
-	return identity{printable(aws.ToString(caller.Account)), cfg.Region}, nil
+	return identity{printable(aws.ToString(caller.Account)), printable(cfg.Region)}, nil
 }
 
 // functionError is why Lambda did not do what it was asked for.

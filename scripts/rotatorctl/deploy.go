@@ -221,11 +221,11 @@ func (d *deployment) templateFile() string { return filepath.Join(d.root, "infra
 // would take the place of one that works.
 func (d *deployment) checkRotations(ctx context.Context, file string) error {
 	whole, err := filepath.Abs(file)
-	if err == nil {
+	if info, failure := os.Stat(whole); err == nil && failure == nil && info.Mode().IsRegular() && info.Size() < 50<<20 { // more is in no zip of Lambda's
 		d.list, err = os.ReadFile(whole)
 	}
-	if err != nil {
-		return usagef("ROTATIONS_FILE=%s cannot be read", printable(file))
+	if err != nil || d.list == nil {
+		return usagef("ROTATIONS_FILE=%s cannot be read, or is no list", printable(file))
 	}
 	judge := d.command(ctx, cmp.Or(d.getenv("GO"), "go"), "run", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "./functions/rotate", "config")
 	judge.Env = append(slices.DeleteFunc(judge.Env, func(variable string) bool {

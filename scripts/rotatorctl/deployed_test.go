@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -119,6 +120,8 @@ func (a *account) checkRole(role string, allowed ...string) {
 	want(a.t, role, strings.Join(got, "\n"), strings.Join(allowed, "\n"))
 }
 
+var ownMetric = regexp.MustCompile(`\["IAMTokenRotator", "(\w+)", "FunctionName", "(\w+)"`)
+
 // checkDashboard holds the dashboard to the metrics that the function has really written: a misspelt name would draw
 // an empty line for ever.
 func (a *account) checkDashboard() {
@@ -127,65 +130,20 @@ func (a *account) checkDashboard() {
 		Body string `xml:"GetDashboardResult>DashboardBody"`
 	}
 	a.query("monitoring", "Action=GetDashboard&Version=2010-08-01&DashboardName="+a.stack+"-"+awstest.Region, &answer)
-	var dashboard struct {
-		Widgets []struct{ Properties struct{ Metrics [][]any } }
+	if !json.Valid([]byte(answer.Body)) {
+		a.t.Fatalf("the dashboard is no JSON: %s", answer.Body)
 	}
-	if err := json.Unmarshal([]byte(answer.Body), &dashboard); err != nil {
-		a.t.Fatalf("the dashboard is no JSON: %v\n%s", err, answer.Body)
-	}
-	emitted, drawn := a.emitted(), map[string]bool{}
-	for _, widget := range dashboard.Widgets {
-		var before []any
-		for _, metric := range widget.Properties.Metrics {
-			for i, part := range metric { // "." and "..." repeat the line before
-				if part == "." {
-					metric[i] = before[i]
-				}
-			}
-			before = metric
-			if metric[0] != "IAMTokenRotator" {
-				continue
-			}
-			name := fmt.Sprint(metric[1])
-			drawn[name] = true
-			if !emitted[name] && name != "SafetyMarginSeconds" { // no margin at the first token
-				a.t.Errorf("the dashboard draws %s, which the function does not write: %v", name, emitted)
-			}
-			want(a.t, name, fmt.Sprint(metric[2:4]), "[FunctionName "+a.stack+"]")
+	body := strings.ReplaceAll(answer.Body, `[".", "TokenLifetimeSeconds", ".", "."`, `["IAMTokenRotator", "TokenLifetimeSeconds", "FunctionName", "`+a.stack+`"`)
+	drawn := map[string]bool{}
+	for _, found := range ownMetric.FindAllStringSubmatch(body, -1) {
+		drawn[found[1]] = true
+		want(a.t, found[1]+" is of", found[2], a.stack)
+		if written := strings.Contains(a.lambda.Printed(), `"Name":"`+found[1]+`"`); !written && found[1] != "SafetyMarginSeconds" { // no margin at the first token
+			a.t.Errorf("the dashboard draws %s, which the function does not write", found[1])
 		}
 	}
-	for _, name := range []string{"SecondsRemaining", "SafetyMarginSeconds", "DurationMilliseconds", "Failure"} {
-		if !drawn[name] {
-			a.t.Errorf("the dashboard does not draw %s", name)
-		}
-	}
-}
-
-// emitted are the metrics, with the dimension FunctionName alone, that the function has written to its log.
-func (a *account) emitted() map[string]bool {
-	names := map[string]bool{}
-	for line := range strings.Lines(a.lambda.Printed()) {
-		var document struct {
-			FunctionName string
-			AWS          struct {
-				CloudWatchMetrics []struct {
-					Namespace  string
-					Dimensions [][]string
-					Metrics    []struct{ Name string }
-				}
-			} `json:"_aws"`
-		}
-		if json.Unmarshal([]byte(line), &document) != nil || document.FunctionName != a.stack {
-			continue
-		}
-		for _, set := range document.AWS.CloudWatchMetrics {
-			alone := slices.ContainsFunc(set.Dimensions, func(names []string) bool { return slices.Equal(names, []string{"FunctionName"}) })
-			for _, metric := range set.Metrics {
-				names[metric.Name] = names[metric.Name] || alone && set.Namespace == "IAMTokenRotator"
-			}
-		}
-	}
-	return names
+	want(a.t, "metrics drawn", len(drawn), 6)
+	want(a.t, "metrics that repeat the one before", strings.Count(body, `[".", `), 0)
 }
 
 // With every optional parameter set a stack can be made, has what they ask for, and goes without a trace.

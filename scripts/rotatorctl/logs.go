@@ -89,6 +89,12 @@ func (e entry) text(onlyFailed bool) string {
 	return text.String()
 }
 
+// runPatterns find what newEntry knows: one pattern cannot ask for both, the function's lines and Lambda's.
+var runPatterns = []string{
+	`{ ($.msg = "report") || ($.msg = "the run could not begin") || ($.level = "WARN") || ($.level = "ERROR") }`,
+	`?"Task timed out" ?"Error:"`,
+}
+
 // entries returns what the log has since then and matches one of the patterns, each line once, by time.
 func (p *program) entries(ctx context.Context, c clients, since time.Time, patterns ...string) ([]entry, error) {
 	var found []entry
@@ -162,10 +168,14 @@ func (p *program) printLogs(ctx context.Context, o logOptions) error {
 	if _, err := p.connect(ctx, &c); err != nil {
 		return err
 	}
+	patterns := runPatterns
+	if o.raw {
+		patterns = []string{""}
+	}
 	printed := map[string]bool{}
 	for since := p.now().Add(-o.since); ; {
 		asked := p.now()
-		found, err := p.entries(ctx, c, since, "")
+		found, err := p.entries(ctx, c, since, patterns...)
 		if err != nil && ctx.Err() != nil {
 			return nil // Ctrl-C
 		} else if err != nil {

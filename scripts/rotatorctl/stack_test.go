@@ -528,6 +528,7 @@ func TestUsage(t *testing.T) {
 		{"both sources", "deploy", whole, object{"ROTATIONS_FILE": files["faulty"]}, "ROTATIONS_FILE and API_KEY_SECRET, TOKEN_SECRET are set"},
 		{"expected beside a list", "deploy", list, object{"ROTATIONS_FILE": files["faulty"], "EXPECT_IAM_ID": "x"}, "ROTATIONS_FILE and EXPECT_IAM_ID are set"},
 		{"no such file", "deploy", list, object{"ROTATIONS_FILE": "/no/such"}, "cannot be read"},
+		{"an endless file", "deploy", list, object{"ROTATIONS_FILE": "/dev/zero"}, "is no list"},
 		{"no list", "deploy", list, object{"ROTATIONS_FILE": files["object"]}, "nothing was deployed"},
 		{"an empty file", "deploy", list, object{"ROTATIONS_FILE": files["empty"]}, "nothing was deployed"},
 		{"a faulty entry", "deploy", list, object{"ROTATIONS_FILE": files["faulty"]}, "ROTATIONS_FILE[0]: name: use 1 to 40"},

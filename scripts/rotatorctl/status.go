@@ -87,8 +87,7 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 		return status{}, err
 	}
 	since := p.now().Add(-time.Hour)
-	// One pattern cannot ask for both, the function's lines and Lambda's.
-	found, err := p.entries(ctx, c, since, `{ ($.msg = "report") || ($.msg = "the run could not begin") }`, `?"Task timed out" ?"Error:"`)
+	found, err := p.entries(ctx, c, since, runPatterns...)
 	if err != nil {
 		return status{}, err
 	}
