@@ -276,9 +276,7 @@ func TestAFailedKeyReadIsNotShared(t *testing.T) {
 			w.all[i].APIKey = w.all[0].APIKey
 		}
 		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 503, Times: 1})
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		report := w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "equal-keys"}, w.all)
+		report := w.runAll("equal-keys")
 		attempts := 0
 		for _, result := range report.Results {
 			w.wantOutcome(result, rotation.Rotated)
@@ -395,9 +393,7 @@ func TestNoMoreAttemptsRunAtOnceThanTheConcurrency(t *testing.T) {
 		w.rotator.Concurrency = 3
 		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Delay: time.Second})
 		began := time.Now()
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		for _, result := range w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "three-at-once"}, w.all).Results {
+		for _, result := range w.runAll("three-at-once").Results {
 			w.wantOutcome(result, rotation.Rotated)
 		}
 		if took := time.Since(began); took < 4*time.Second {

@@ -145,9 +145,7 @@ func TestManyRotationsSucceedOrFailOnTheirOwn(t *testing.T) {
 		for i := 10; i < 20; i++ {
 			w.all[i].APIKey = w.all[10].APIKey
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		report := w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "many-rotations"}, w.all)
+		report := w.runAll("many-rotations")
 		for i, result := range report.Results {
 			if result.Rotation != w.all[i].Name {
 				t.Fatalf("result %d is of %s, want %s", i, result.Rotation, w.all[i].Name)
@@ -173,9 +171,7 @@ func TestAFailingRotationDelaysNoOther(t *testing.T) {
 	inWorld(t, ibmcloudtest.Options{Rotations: 8}, func(w *world) {
 		w.rotator.Concurrency = 1
 		w.all[0].APIKey.ID = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Payload: "no-such-key"})
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		report := w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "one-of-them-fails"}, w.all)
+		report := w.runAll("one-of-them-fails")
 		w.wantFailure(report.Results[0], rotation.StepExchange, rotation.Denied)
 		for _, result := range report.Results[1:] {
 			w.wantOutcome(result, rotation.Rotated)

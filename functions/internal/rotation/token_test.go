@@ -315,9 +315,7 @@ func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
 			inWorld(t, ibmcloudtest.Options{Rotations: 8}, func(w *world) {
 				fault.Op = ibmcloudtest.OpIAMKeys
 				w.fault(fault)
-				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-				defer cancel()
-				for _, result := range w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "without-keys"}, w.all).Results {
+				for _, result := range w.runAll("without-keys").Results {
 					w.wantOutcome(result, rotation.Rotated)
 					if len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "/identity/keys could not be fetched") {
 						t.Errorf("got warnings %q, want one on IAM's keys", result.Warnings)

@@ -91,6 +91,14 @@ func (w *world) runAs(request rotation.Request) rotation.Result {
 	return w.runWithin(2*time.Minute, w.rotator, request)
 }
 
+// runAll runs all rotations, within two minutes.
+func (w *world) runAll(runID string) rotation.Report {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	return w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: runID}, w.all)
+}
+
 func (w *world) runWithin(timeout time.Duration, rotator *rotation.Rotator, request rotation.Request) rotation.Result {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
