@@ -67,7 +67,7 @@ type policy struct {
 	role  role
 }
 
-// may tells whether the identity may do a in the secret group, or on the whole instance.
+// may reports whether the identity may do a in the secret group, or on the whole instance.
 func (id *identity) may(a action, group string) bool {
 	for _, p := range id.policies {
 		if (p.group == wholeInstance || p.group == group) && p.role[a] {
@@ -77,7 +77,7 @@ func (id *identity) may(a action, group string) bool {
 	return false
 }
 
-// mayAnywhere tells whether the identity may do a in some group.
+// mayAnywhere reports whether the identity may do a in some group.
 func (id *identity) mayAnywhere(a action) bool {
 	for _, p := range id.policies {
 		if p.role[a] {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// keyDetails are what IAM tells of an API key besides its value.
+// keyDetails are what IAM shows of an API key besides its value.
 type keyDetails struct {
 	name, description string
 	actionWhenLeaked  string
@@ -25,7 +25,7 @@ type keyDetails struct {
 	sequence          int       // the order of listings
 }
 
-// expired tells whether IAM refuses the key for its age.
+// expired reports whether IAM refuses the key for its age.
 func (k *apiKey) expired(now time.Time) bool {
 	return !k.expiresAt.IsZero() && !now.Before(k.expiresAt)
 }
@@ -112,32 +112,30 @@ var apiKeyOperations = []operation{
 	op(OpAPIKeysDelete, serviceAPIKeys, "DELETE /v1/apikeys/{id}", http.StatusNoContent, (*Cloud).deleteAPIKey),
 }
 
-// mayManageKeys refuses everyone but the admin.
-func (in *call) mayManageKeys() error {
-	if in.caller.class != IdentityAdmin {
+// findKey sets the key that the path names, if the caller may manage keys. Details are for the key's owner, too.
+func (c *Cloud) findKey(in *call) error {
+	if in.operation.name == OpAPIKeysDetails {
+		in.key = c.keys[in.request.Header.Get("IAM-ApiKey")]
+		if in.key != nil && in.key.owner == in.caller {
+			return nil
+		}
+	}
+	for _, key := range c.keys {
+		if len(in.params) > 0 && key.id == in.params[0] {
+			in.key = key
+		}
+	}
+	switch {
+	case in.caller.class != IdentityAdmin:
 		return fail(http.StatusForbidden, "insufficient_permissions", "You are not authorized to manage the API keys of this identity.")
+	case in.key == nil && (len(in.params) > 0 || in.operation.name == OpAPIKeysDetails):
+		return notFound("API key")
 	}
 	return nil
 }
 
-// apiKeyFor returns the key that the path names, for a caller who may manage keys.
-func (c *Cloud) apiKeyFor(in *call) (*apiKey, error) {
-	if err := in.mayManageKeys(); err != nil {
-		return nil, err
-	}
-	for _, key := range c.keys {
-		if key.id == in.params[0] {
-			return key, nil
-		}
-	}
-	return nil, notFound("API key")
-}
-
 // createAPIKey answers with the key's value, for the only time unless store_value asks for more.
 func (c *Cloud) createAPIKey(in *call) (any, error) {
-	if err := in.mayManageKeys(); err != nil {
-		return nil, err
-	}
 	var p apiKeyPrototype
 	if err := in.decode(&p, mediaJSON, "name!", "iam_id!", "account_id", "description", "store_value", "action_when_leaked", "expires_at"); err != nil {
 		return nil, err
@@ -161,10 +159,7 @@ func (c *Cloud) createAPIKey(in *call) (any, error) {
 }
 
 func (c *Cloud) getAPIKey(in *call) (any, error) {
-	key, err := c.apiKeyFor(in)
-	if err != nil {
-		return nil, err
-	}
+	key := in.key
 	if key.valueStored {
 		return c.apiKeyJSON(key, key.value), nil
 	}
@@ -173,10 +168,7 @@ func (c *Cloud) getAPIKey(in *call) (any, error) {
 
 // updateAPIKey changes what the body names, if If-Match is the key's entity_tag or "*".
 func (c *Cloud) updateAPIKey(in *call) (any, error) {
-	key, err := c.apiKeyFor(in)
-	if err != nil {
-		return nil, err
-	}
+	key := in.key
 	var p apiKeyPrototype
 	if err := in.decode(&p, mediaJSON, "name", "description", "action_when_leaked", "expires_at"); err != nil {
 		return nil, err
@@ -199,10 +191,7 @@ func (c *Cloud) updateAPIKey(in *call) (any, error) {
 
 // deleteAPIKey leaves the tokens that the key was exchanged for as they are.
 func (c *Cloud) deleteAPIKey(in *call) (any, error) {
-	key, err := c.apiKeyFor(in)
-	if err != nil {
-		return nil, err
-	}
+	key := in.key
 	delete(c.keys, key.value)
 	return nil, nil
 }
@@ -214,9 +203,6 @@ const iamTimeLayout = "2006-01-02T15:04-0700"
 
 // listAPIKeys lists the keys of one iam id, in pages. Their values are not among it.
 func (c *Cloud) listAPIKeys(in *call) (any, error) {
-	if err := in.mayManageKeys(); err != nil {
-		return nil, err
-	}
 	query := in.request.URL.Query()
 	iamID := cmp.Or(query.Get("iam_id"), in.caller.iamID)
 	if account := query.Get("account_id"); account != "" && account != c.account {
@@ -272,20 +258,13 @@ func pageOffset(token string) (int, error) {
 	return offset, nil
 }
 
-// getAPIKeyDetails tells of the key in the header IAM-ApiKey, without its value: to the admin and to
+// getAPIKeyDetails shows the key in the header IAM-ApiKey, without its value: to the admin and to
 // the key's owner. Whether IBM lets every service id see its own key is open; users may see theirs.
 func (c *Cloud) getAPIKeyDetails(in *call) (any, error) {
-	key, ok := c.keys[in.request.Header.Get("IAM-ApiKey")]
-	switch {
-	case !ok && in.caller.class == IdentityAdmin:
-		return nil, notFound("API key")
-	case !ok || key.owner != in.caller && in.caller.class != IdentityAdmin:
-		return nil, in.mayManageKeys()
-	}
-	return c.apiKeyJSON(key, ""), nil
+	return c.apiKeyJSON(in.key, ""), nil
 }
 
-// A minting tells how a secret makes API keys of its own.
+// A minting says how a secret makes API keys of its own.
 type minting struct {
 	owner         *identity       // whose keys they are
 	isStatic      bool            // the owner was named when the secret was created

@@ -1,4 +1,4 @@
-// Package ibmcloudtest is a stateful stand-in for the parts of IBM Cloud that a token rotation
+// Package ibmcloudtest is a stateful emulation of the parts of IBM Cloud that a token rotation
 // meets: IAM's token endpoint, Secrets Manager v2 and Logs Routing.
 //
 // It is an independent reading of IBM's published contract: it imports neither IBM's SDK nor any
@@ -13,6 +13,7 @@
 package ibmcloudtest
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -22,7 +23,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-	"unicode/utf8"
 )
 
 // Cloud is IBM Cloud in memory: an http.Handler that serves IAM, Secrets Manager, Logs Routing and
@@ -100,18 +100,18 @@ func (c *Cloud) KeyGroupName() string { return c.keyGroup.name }
 // TokenGroupName is the secret group that holds the tokens.
 func (c *Cloud) TokenGroupName() string { return c.tokenGroup.name }
 
-// SetTokenTTL changes the life of the tokens that IAM issues from now on; d counts in whole seconds.
+// SetTokenTTL changes the lifetime of the tokens that IAM issues from now on; d counts in whole seconds.
 // It panics if d is below one second. Keep to an hour at most, as IBM does.
 func (c *Cloud) SetTokenTTL(d time.Duration) {
 	if d < time.Second {
-		panic("ibmcloudtest: a token lives at least one second, not " + d.String())
+		panic("ibmcloudtest: the lifetime of a token is one second at least, not " + d.String())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settings.tokenTTL = d
 }
 
-// maxTokenTTL is the longest life that IAM gives an access token.
+// maxTokenTTL is the longest lifetime that IAM gives an access token.
 const maxTokenTTL = time.Hour
 
 // Options describes the cloud to build. The zero value is a cloud with one rotation, tokens of one
@@ -121,7 +121,7 @@ type Options struct {
 	// service id of its own. If 0, one.
 	Rotations int
 
-	// TokenTTL is the life of a new access token, in whole seconds. If 0, one hour.
+	// TokenTTL is the lifetime of a new access token, in whole seconds. If 0, one hour.
 	TokenTTL time.Duration
 
 	// Now is the cloud's clock. If nil, time.Now.
@@ -175,6 +175,12 @@ func (u *Undocumented) choices() []choice {
 	}
 }
 
+// or returns u with the zero fields taken from other.
+func (u Undocumented) or(other Undocumented) Undocumented {
+	return Undocumented{cmp.Or(u.UnknownKey, other.UnknownKey), cmp.Or(u.Duplicate, other.Duplicate),
+		cmp.Or(u.TooLarge, other.TooLarge), cmp.Or(u.Destroyed, other.Destroyed)}
+}
+
 // settings are the options that can change while the cloud runs. Guarded by Cloud.mu.
 type settings struct {
 	tokenTTL time.Duration
@@ -182,40 +188,16 @@ type settings struct {
 }
 
 func (o Options) settings() settings {
-	s := settings{tokenTTL: o.TokenTTL, Undocumented: Undocumented{
-		UnknownKey: http.StatusBadRequest,
-		Duplicate:  http.StatusConflict,
-		TooLarge:   http.StatusBadRequest,
-		Destroyed:  http.StatusBadRequest,
-	}}
-	if s.tokenTTL == 0 {
-		s.tokenTTL = maxTokenTTL
-	}
-	s.apply(o.Undocumented)
-	return s
-}
-
-// apply overwrites what u sets.
-func (s *settings) apply(u Undocumented) {
-	for i, change := range u.choices() {
-		if *change.status != 0 {
-			*s.choices()[i].status = *change.status
-		}
-	}
+	defaults := Undocumented{http.StatusBadRequest, http.StatusConflict, http.StatusBadRequest, http.StatusBadRequest}
+	return settings{cmp.Or(o.TokenTTL, maxTokenTTL), o.Undocumented.or(defaults)}
 }
 
 func (o Options) keyPropagation() time.Duration {
-	if o.KeyPropagation == 0 {
-		return 2 * time.Second
-	}
-	return max(o.KeyPropagation, 0)
+	return max(cmp.Or(o.KeyPropagation, 2*time.Second), 0)
 }
 
 func (o Options) requestLog() int {
-	if o.RequestLog == 0 {
-		return 100_000
-	}
-	return max(o.RequestLog, 0)
+	return max(cmp.Or(o.RequestLog, 100_000), 0)
 }
 
 // noTokenYet is the payload of a token secret before its first rotation.
@@ -281,7 +263,7 @@ func (c *Cloud) seedRotation(admin *identity, name string) Rotation {
 }
 
 // A secretPrototype is the body that creates a secret, a version or a change of metadata: the union
-// of the fields of all types. Pointers and raw values tell absent from empty.
+// of the fields of all types. Pointers and raw values keep absent and empty apart.
 type secretPrototype struct {
 	Kind                  string          `json:"secret_type"`
 	Name                  *string         `json:"name"`
@@ -347,58 +329,14 @@ func (in *call) decodeCreate() (*secretPrototype, error) {
 
 // decodeVersion reads the body of a new version of a secret of the given type.
 func (in *call) decodeVersion(kind string) (*secretPrototype, error) {
-	p := secretPrototype{}
-	err := in.decode(&p, mediaJSON, slices.Concat(commonVersionFields, kindFields[kind].version)...)
-	p.Kind = kind
-	return &p, err
+	p := secretPrototype{Kind: kind}
+	return &p, in.decode(&p, mediaJSON, slices.Concat(commonVersionFields, kindFields[kind].version)...)
 }
 
 // decodePatch reads a change of a secret's metadata.
 func (in *call) decodePatch(kind string) (*secretPrototype, error) {
-	p := secretPrototype{}
-	err := in.decode(&p, mediaMergePatch, slices.Concat(commonPatchFields, kindFields[kind].patch)...)
-	p.Kind = kind
-	return &p, err
-}
-
-// check applies the rules for names, texts, labels, metadata and dates. The caller holds c.mu.
-func (c *Cloud) check(p *secretPrototype, now time.Time) error {
-	if p.Name != nil {
-		if err := checkName(*p.Name, maxSecretName); err != nil {
-			return err
-		}
-	}
-	for _, err := range []error{
-		checkDescription(p.Description),
-		checkLabels(p.Labels),
-		c.checkMetadata("custom_metadata", p.CustomMetadata),
-		c.checkMetadata("version_custom_metadata", p.VersionCustomMetadata),
-		checkExpiration(p.ExpirationDate, now),
-		c.checkValue(p),
-	} {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkValue applies the rules for a payload and for key-value data.
-func (c *Cloud) checkValue(p *secretPrototype) error {
-	items, isObject := members(p.Data)
-	switch {
-	case p.Payload != nil && *p.Payload == "":
-		return badField("payload", "must not be empty")
-	case p.Payload != nil && utf8.RuneCountInString(*p.Payload) > maxPayload:
-		return c.tooLarge("payload")
-	case isNull(p.Data):
-		return nil
-	case !isObject || items == 0:
-		return badField("data", "must be a JSON object with at least one item")
-	case len(p.Data) > maxDataBytes:
-		return c.tooLarge("data")
-	}
-	return nil
+	p := secretPrototype{Kind: kind}
+	return &p, in.decode(&p, mediaMergePatch, slices.Concat(commonPatchFields, kindFields[kind].patch)...)
 }
 
 // newUUID returns a random (version 4) UUID.

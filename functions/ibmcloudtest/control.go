@@ -150,7 +150,7 @@ func (c *Cloud) patchSettings(body []byte) (int, any, error) {
 		c.SetTokenTTL(time.Duration(*ttl) * time.Second)
 	}
 	c.mu.Lock()
-	c.settings.apply(change)
+	c.settings.Undocumented = change.or(c.settings.Undocumented)
 	c.mu.Unlock()
 	return http.StatusOK, c.controlSettings(), nil
 }

@@ -53,7 +53,7 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 	return json.Marshal(wire)
 }
 
-// validate tells what is wrong with the fault and which values are allowed.
+// validate returns what is wrong with the fault and which values are allowed.
 func (f *Fault) validate() error {
 	switch {
 	case !slices.Contains(operationNames, f.Op):

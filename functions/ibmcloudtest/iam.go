@@ -92,21 +92,18 @@ func (c *Cloud) grantByAPIKey(in *call) (*identity, error) {
 }
 
 func (c *Cloud) grantByProfile(in *call) (*identity, error) {
-	id, name, crn := in.form.Get("profile_id"), in.form.Get("profile_name"), in.form.Get("profile_crn")
 	switch {
 	case in.form.Get("cr_token") == "":
 		return nil, invalidProperty("Property missing or empty: cr_token.")
-	case id == "" && name == "" && crn == "":
+	case in.form.Get("profile_id")+in.form.Get("profile_name")+in.form.Get("profile_crn") == "":
 		return nil, invalidProperty("Property missing or empty: profile_id, profile_name or profile_crn.")
-	}
-	profile := c.trustedProfile(id, name, crn)
-	if profile == nil {
+	case in.caller == nil:
 		return nil, invalidProperty("The trusted profile could not be found.")
 	}
-	return profile, nil
+	return in.caller, nil
 }
 
-// listed tells whether a comma-separated list names the account.
+// listed reports whether a comma-separated list names the account.
 func listed(list, account string) bool {
 	return slices.ContainsFunc(strings.Split(list, ","), func(item string) bool {
 		return strings.TrimSpace(item) == account
@@ -238,7 +235,7 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s[:i], s[i+len(sep):], true
 }
 
-// Validate tells whose token it is and when it expires. An error means that it was issued by
+// Validate returns whose token it is and when it expires. An error means that it was issued by
 // another IAM, or that it has expired; in the latter case the other results are set.
 func (c *Cloud) Validate(token string) (iamID string, expires time.Time, err error) {
 	id, exp, err := c.bearer(token)
@@ -271,7 +268,7 @@ func (c *Cloud) bearer(token string) (*identity, time.Time, error) {
 // The identities that a [Fault] and a [Request] name.
 const (
 	IdentityBootstrap = "bootstrap" // reads API keys, adds token versions; also the trusted profile
-	IdentityWorkload  = "workload"  // the service ids whose tokens are published; may call Logs Routing
+	IdentityWorkload  = "workload"  // the service ids whose tokens are saved; may call Logs Routing
 	IdentityReader    = "reader"    // reads the secrets of the token group
 	IdentityAdmin     = "admin"     // Manager on the Secrets Manager instance
 )

@@ -3,6 +3,7 @@ package ibmcloudtest
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -35,15 +36,11 @@ type lockPrototype struct {
 }
 
 func (p *lockPrototype) check() error {
-	switch {
-	case p.Name == "" || len(p.Name) > maxGroupName:
-		return badField("locks.name", "must have 1 to 64 characters")
-	case !isNull(p.Attributes):
-		if _, ok := members(p.Attributes); !ok {
-			return badField("locks.attributes", "must be a JSON object")
-		}
-	}
-	return checkDescription(&p.Description)
+	return check(
+		rule{p.Name == "" || len(p.Name) > maxGroupName, "locks.name", "must have 1 to 64 characters"},
+		rule{!isObjectOrNull(p.Attributes), "locks.attributes", "must be a JSON object"},
+		rule{outside(&p.Description, 0, maxDescription), "description", fmt.Sprintf("must have at most %d characters", maxDescription)},
+	)
 }
 
 // attach adds a lock, or replaces the one of the same name.
@@ -65,7 +62,7 @@ func (v *version) detach(names []string) {
 	})
 }
 
-// hasLockLike tells whether the name of one of the secret's locks contains text.
+// hasLockLike reports whether the name of one of the secret's locks contains text.
 func (s *secret) hasLockLike(text string) bool {
 	for _, v := range s.versions {
 		if slices.ContainsFunc(v.locks, func(l *lock) bool { return strings.Contains(l.name, text) }) {

@@ -238,12 +238,12 @@ func (c *Cloud) MustDeleteAPIKey(key string) {
 func (c *Cloud) MustMintToken(key string, ttl time.Duration) string {
 	c.mu.Lock()
 	k, ok := c.keys[key]
-	life := max(c.settings.tokenTTL, ttl)
+	lifetime := max(c.settings.tokenTTL, ttl)
 	c.mu.Unlock()
 	if !ok {
 		panic("ibmcloudtest: minting a token for an API key that does not exist")
 	}
-	return signToken(k.owner, grantAPIKey, c.now().Add(ttl-life), life)
+	return signToken(k.owner, grantAPIKey, c.now().Add(ttl-lifetime), lifetime)
 }
 
 // MustSign returns a JWT that IAM's key signs: a header, or IAM's own if that is empty, and claims,

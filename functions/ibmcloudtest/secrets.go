@@ -62,7 +62,7 @@ func (c *Cloud) removeSecret(s *secret) {
 	delete(c.names, secretName{s.kind, s.name})
 }
 
-// isDestroyed tells whether an arbitrary secret has reached its expiration date. Its value is gone
+// isDestroyed reports whether an arbitrary secret has reached its expiration date. Its value is gone
 // for good then, and no new version can bring it back.
 func (s *secret) isDestroyed(now time.Time) bool {
 	return !s.expiration.IsZero() && !now.Before(s.expiration)
@@ -401,15 +401,13 @@ type groupPrototype struct {
 // checkGroup refuses a bad or taken name and a long description; of is the group they are for, nil
 // for a new one.
 func (c *Cloud) checkGroup(p groupPrototype, of *group) error {
-	if p.Name != nil {
-		if err := checkName(*p.Name, maxGroupName); err != nil {
-			return err
-		}
-		if taken := c.groupNamed(*p.Name); taken != nil && taken != of {
-			return c.duplicate("secret group")
-		}
+	if err := checkTexts(p.Name, p.Description, maxGroupName); err != nil || p.Name == nil {
+		return err
 	}
-	return checkDescription(p.Description)
+	if taken := c.groupNamed(*p.Name); taken != nil && taken != of {
+		return c.duplicate("secret group")
+	}
+	return nil
 }
 
 func (c *Cloud) createGroup(in *call) (any, error) {
@@ -516,7 +514,7 @@ func (c *Cloud) visibleSecrets(in *call, a action, wanted func(*secret) bool) []
 	return list
 }
 
-// mentions tells whether text occurs in the id, name, description, labels or type.
+// mentions reports whether text occurs in the id, name, description, labels or type.
 func (s *secret) mentions(text string) bool {
 	for _, field := range append([]string{s.id, s.name, s.description, s.kind}, s.labels...) {
 		if strings.Contains(strings.ToLower(field), strings.ToLower(text)) {
@@ -629,53 +627,68 @@ const (
 // nameForm is the API reference's pattern for a secret's name.
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_]*(?:_*-*\.*[A-Za-z0-9]*)*[A-Za-z0-9]+$`)
 
-func checkName(name string, longest int) error {
-	if n := utf8.RuneCountInString(name); n < minName || n > longest {
-		return badField("name", fmt.Sprintf("must have %d to %d characters", minName, longest))
-	}
-	if !nameForm.MatchString(name) {
-		return badField("name", "must match "+nameForm.String())
-	}
-	return nil
+// A rule refuses a property of a request if it is broken.
+type rule struct {
+	broken bool
+	field  string
+	must   string
 }
 
-func checkDescription(text *string) error {
-	if text != nil && utf8.RuneCountInString(*text) > maxDescription {
-		return badField("description", fmt.Sprintf("must have at most %d characters", maxDescription))
-	}
-	return nil
-}
-
-func checkLabels(labels []string) error {
-	if len(labels) > maxLabels {
-		return badField("labels", fmt.Sprintf("must be at most %d", maxLabels))
-	}
-	for _, label := range labels {
-		if n := utf8.RuneCountInString(label); n < minLabel || n > maxLabel {
-			return badField("labels", fmt.Sprintf("must have %d to %d characters each", minLabel, maxLabel))
+// check refuses the first property that breaks a rule.
+func check(rules ...rule) error {
+	for _, r := range rules {
+		if r.broken {
+			return badField(r.field, r.must)
 		}
 	}
 	return nil
 }
 
-// checkMetadata takes custom metadata: a JSON object of bounded size, or nothing.
-func (c *Cloud) checkMetadata(field string, metadata json.RawMessage) error {
-	if isNull(metadata) {
-		return nil
+// outside reports whether a text, unless it is absent, has fewer or more characters than it may.
+func outside(text *string, least, most int) bool {
+	if text == nil {
+		return false
 	}
-	if _, ok := members(metadata); !ok {
-		return badField(field, "must be a JSON object")
-	}
-	if len(metadata) > maxMetaBytes {
-		return c.tooLarge(field)
-	}
-	return nil
+	n := utf8.RuneCountInString(*text)
+	return n < least || n > most
 }
 
-// checkExpiration takes an expiration date in the future, or none.
-func checkExpiration(date *time.Time, now time.Time) error {
-	if date != nil && !date.After(now) {
-		return badField("expiration_date", "must be in the future")
+// checkTexts applies the rules for a name, with so many characters at most, and a description; each may be absent.
+func checkTexts(name, description *string, longest int) error {
+	return check(
+		rule{outside(name, minName, longest), "name", fmt.Sprintf("must have %d to %d characters", minName, longest)},
+		rule{name != nil && !nameForm.MatchString(*name), "name", "must match " + nameForm.String()},
+		rule{outside(description, 0, maxDescription), "description", fmt.Sprintf("must have at most %d characters", maxDescription)},
+	)
+}
+
+// check applies the rules for names, texts, labels, metadata, dates and values. The caller holds c.mu.
+func (c *Cloud) check(p *secretPrototype, now time.Time) error {
+	if err := checkTexts(p.Name, p.Description, maxSecretName); err != nil {
+		return err
+	}
+	badLabel := func(label string) bool { return outside(&label, minLabel, maxLabel) }
+	items, isObject := members(p.Data)
+	err := check(
+		rule{len(p.Labels) > maxLabels, "labels", fmt.Sprintf("must be at most %d", maxLabels)},
+		rule{slices.ContainsFunc(p.Labels, badLabel), "labels", fmt.Sprintf("must have %d to %d characters each", minLabel, maxLabel)},
+		rule{!isObjectOrNull(p.CustomMetadata), "custom_metadata", "must be a JSON object"},
+		rule{!isObjectOrNull(p.VersionCustomMetadata), "version_custom_metadata", "must be a JSON object"},
+		rule{p.ExpirationDate != nil && !p.ExpirationDate.After(now), "expiration_date", "must be in the future"},
+		rule{p.Payload != nil && *p.Payload == "", "payload", "must not be empty"},
+		rule{!isNull(p.Data) && (!isObject || items == 0), "data", "must be a JSON object with at least one item"},
+	)
+	switch {
+	case err != nil:
+		return err
+	case len(p.CustomMetadata) > maxMetaBytes:
+		return c.tooLarge("custom_metadata")
+	case len(p.VersionCustomMetadata) > maxMetaBytes:
+		return c.tooLarge("version_custom_metadata")
+	case outside(p.Payload, 0, maxPayload):
+		return c.tooLarge("payload")
+	case len(p.Data) > maxDataBytes:
+		return c.tooLarge("data")
 	}
 	return nil
 }
@@ -696,8 +709,13 @@ func (c *Cloud) destroyed() *apiError {
 	return fail(c.settings.Destroyed, "destroyed", "The requested action can't be completed because the secret is destroyed.")
 }
 
-// isNull tells whether a JSON value is absent or null.
+// isNull reports whether a JSON value is absent or null.
 func isNull(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
+
+func isObjectOrNull(raw json.RawMessage) bool {
+	_, isObject := members(raw)
+	return isObject || isNull(raw)
+}
 
 // members counts the members of a JSON object; ok is false for any other value.
 func members(raw json.RawMessage) (n int, ok bool) {

@@ -36,10 +36,11 @@ type call struct {
 	refused     error      // why the bearer token is not accepted
 	now         time.Time  // when the operation is carried out
 
-	// What the path names, in Secrets Manager; nil if it names none.
+	// What the path names; nil if it names none.
 	secret  *secret
 	version *version
 	group   *group
+	key     *apiKey // of the operations on API keys
 }
 
 // newCall reads the request's body and finds out whose it is.
@@ -177,7 +178,7 @@ type operation struct {
 	service service
 	action  action // in Secrets Manager: what the caller must be allowed, see Cloud.find
 	method  string
-	path    []string // segments; "{name}" stands for any one segment
+	path    []string // segments; "{name}" matches any one segment
 	success int      // status of a good answer
 
 	// serve does the work and returns the body of a good answer, nil for none, or an *apiError.
@@ -242,12 +243,10 @@ func findOperation(r *http.Request) (found *operation, params []string, allow []
 // matchPath returns the unescaped segments that stand where the pattern has "{name}".
 func matchPath(pattern, segments []string) (params []string, ok bool) {
 	for i, want := range pattern {
-		if want[0] != '{' && want != segments[i] {
-			return nil, false
-		}
-	}
-	for i, want := range pattern {
 		if want[0] != '{' {
+			if want != segments[i] {
+				return nil, false
+			}
 			continue
 		}
 		value, err := url.PathUnescape(segments[i])
@@ -324,8 +323,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		out, err = c.answer(r)
 	}
 	if err != nil {
-		closeConnection(w)
-		return
+		panic(http.ErrAbortHandler) // closes the connection, or resets the stream, without an answer
 	}
 	header := w.Header()
 	for name, values := range out.header {
@@ -339,18 +337,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(out.body) // the caller may be gone
 }
 
-// closeConnection ends the request without an answer.
-func closeConnection(w http.ResponseWriter) {
-	if hijacker, ok := w.(http.Hijacker); ok {
-		if conn, _, err := hijacker.Hijack(); err == nil {
-			_ = conn.Close()
-			return
-		}
-	}
-	panic(http.ErrAbortHandler)
-}
-
-// errDropped tells that the connection is to be closed without an answer.
+// errDropped means that the connection is to be closed without an answer.
 var errDropped = errors.New("connection dropped")
 
 // answer carries a request through faults, checks and work. It returns errDropped for a dropped
@@ -429,10 +416,12 @@ func (c *Cloud) checkedServe(in *call) (any, error) {
 	if in.tooLarge {
 		return nil, c.tooLarge("body")
 	}
-	if o.service == serviceSecretsManager {
-		if err := c.find(in); err != nil {
-			return nil, err
-		}
+	find := c.find
+	if o.service == serviceAPIKeys {
+		find = c.findKey
+	}
+	if err := find(in); err != nil {
+		return nil, err
 	}
 	return o.serve(c, in)
 }
@@ -602,63 +591,45 @@ type Request struct {
 // requestLog keeps the newest requests, in the order in which they ended.
 type requestLog struct {
 	mu      sync.Mutex
-	limit   int // most requests to keep, 0 for none
-	entries []Request
-	oldest  int // index of the oldest entry once the log is full
+	limit   int       // most requests to keep, 0 for none
+	entries []Request // up to twice as many: the oldest go together
 }
 
 func (l *requestLog) add(r Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case l.limit == 0:
-	case len(l.entries) < l.limit:
-		l.entries = append(l.entries, r)
-	default:
-		l.entries[l.oldest] = r
-		l.oldest = (l.oldest + 1) % l.limit
+	if l.entries = append(l.entries, r); len(l.entries) > 2*l.limit {
+		l.entries = append([]Request(nil), l.newest()...)
 	}
 }
+
+func (l *requestLog) newest() []Request { return l.entries[max(0, len(l.entries)-l.limit):] }
 
 // Requests returns the requests to the three services in the order in which they ended; those to
 // the control interface are not among them.
 func (c *Cloud) Requests() []Request {
 	c.requests.mu.Lock()
 	defer c.requests.mu.Unlock()
-	l := &c.requests
-	return append(append([]Request{}, l.entries[l.oldest:]...), l.entries[:l.oldest]...)
+	return append([]Request{}, c.requests.newest()...)
 }
 
 // ClearRequests empties the request log.
 func (c *Cloud) ClearRequests() {
 	c.requests.mu.Lock()
 	defer c.requests.mu.Unlock()
-	c.requests.entries, c.requests.oldest = nil, 0
+	c.requests.entries = nil
 }
 
 // redactPath replaces path segments that are an API key or look like a token: a caller that mixes
 // up its arguments must not write them into the log.
 func (c *Cloud) redactPath(path string) string {
-	if !strings.Contains(path, "/eyJ") && !c.namesKey(path) {
-		return path
-	}
 	segments := strings.Split(path, "/")
 	for i, segment := range segments {
-		if strings.HasPrefix(segment, "eyJ") || c.namesKey("/"+segment) {
+		if strings.HasPrefix(segment, "eyJ") || len(segment) == 44 && c.keyOwner(segment) != nil {
 			segments[i] = "REDACTED"
 		}
 	}
 	return strings.Join(segments, "/")
-}
-
-// namesKey tells whether a segment of the path is an API key.
-func (c *Cloud) namesKey(path string) bool {
-	for segment := range strings.SplitSeq(path, "/") {
-		if len(segment) == 44 && c.keyOwner(segment) != nil {
-			return true
-		}
-	}
-	return false
 }
 
 // A SlowProxy forwards TCP connections to a server as if it were a round trip away: connecting costs
@@ -734,7 +705,7 @@ func carry(to, from net.Conn, connected time.Time, late time.Duration) {
 			buffer := make([]byte, 16<<10)
 			n, err := from.Read(buffer)
 			if n > 0 {
-				flight <- segment{buffer[:n], latest(time.Now(), connected).Add(late)}
+				flight <- segment{buffer[:n], time.Now().Add(max(0, time.Until(connected)) + late)}
 			}
 			if err != nil {
 				return
@@ -751,11 +722,4 @@ func carry(to, from net.Conn, connected time.Time, late time.Duration) {
 	_ = from.Close()
 	for range flight { // lets the reader end
 	}
-}
-
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

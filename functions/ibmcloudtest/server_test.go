@@ -57,7 +57,7 @@ func TestOverSockets(t *testing.T) {
 		if got := cloud.MustCurrent(id).Payload; got != "y" {
 			t.Errorf("http2 %t: drop after: current is %q, want y", http2, got)
 		}
-		c.want(200, admin, "GET", "/api/v2/secrets/"+id, "") // the server lives on
+		c.want(200, admin, "GET", "/api/v2/secrets/"+id, "") // the server goes on
 	}
 }
 

@@ -51,12 +51,12 @@ func (c *Cloud) discardValue(v *version) {
 	v.value = nil
 }
 
-// available tells whether the version's value can still be read.
+// available reports whether the version's value can still be read.
 func (s *secret) available(v *version, now time.Time) bool {
 	return v.value != nil && !s.isDestroyed(now)
 }
 
-// isLocked tells whether a version is locked; a nil one is not.
+// isLocked reports whether a version is locked; a nil one is not.
 func (v *version) isLocked() bool { return v != nil && len(v.locks) > 0 }
 
 var versionOperations = []operation{

@@ -21,7 +21,7 @@ import (
 	"iam-token-rotator/scripts/serving"
 )
 
-// tried is what `make aws-sandbox` tells people to do in another terminal.
+// tried is what `make aws-sandbox` prints for another terminal.
 const tried = `
 set -eu
 set -a; . "$ENV_FILE"; set +a

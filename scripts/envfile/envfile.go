@@ -21,7 +21,7 @@ func Lines(variables [][2]string) string {
 	return text.String()
 }
 
-// quote makes a word of the shell that stands for the text itself.
+// quote quotes a text for the shell.
 func quote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }

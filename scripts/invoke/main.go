@@ -129,7 +129,7 @@ func parseOptions(args []string) (options, error) {
 	return o, err
 }
 
-// invokeAll invokes the function as often as asked, in one process as long as that lives, and returns how many
+// invokeAll invokes the function as often as asked, in one process until that exits, and returns how many
 // invocations failed. An invocation starts one process at the most, so that a function which cannot start is not tried
 // for ever. The error is this program's own, or an interruption.
 func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader, stdout, stderr io.Writer) (failed int, err error) {
@@ -189,7 +189,7 @@ func cannotStart(err error) error {
 	return fmt.Errorf("cannot start COMMAND: %w: it must be the path of the function's binary, built for %s/%s and executable", err, runtime.GOOS, runtime.GOARCH)
 }
 
-// readEvent returns the event that name stands for (see options.event), byte for byte, once it is known to be JSON.
+// readEvent returns the event of that name (see options.event), byte for byte, once it is known to be JSON.
 func readEvent(name string, stdin io.Reader) (event []byte, err error) {
 	switch name {
 	case "":
@@ -222,7 +222,7 @@ func milliseconds(d time.Duration) float64 {
 
 // lambdaEnvironment returns the caller's environment with the variables that Lambda sets for a custom runtime, but for
 // AWS_LAMBDA_RUNTIME_API, which each process gets anew, and the function's ARN. What the caller has set stays. executable
-// is the absolute path of the function's binary; its directory stands for /var/task.
+// is the absolute path of the function's binary; its directory takes the place of /var/task.
 //
 // The list is https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html ("Defined runtime environment
 // variables").

@@ -27,7 +27,7 @@ type function struct {
 }
 
 // A sandbox is one process of the function, the leader of a process group of its own, with the Runtime API that it alone
-// is told of, so that nothing a predecessor still says can reach it. It takes one invocation at a time: invoke, then
+// knows, so that nothing a predecessor still says can reach it. It takes one invocation at a time: invoke, then
 // settle. Statuses and errors are those of https://github.com/aws/aws-lambda-runtime-interface-emulator.
 type sandbox struct {
 	function

@@ -215,7 +215,7 @@ type Request struct {
 	Body    string // form values, in AWS's query protocol
 }
 
-// Do sends a request past the gate and returns whatever is answered. moto tells services apart by the scope of the
+// Do sends a request past the gate and returns whatever is answered. moto distinguishes services by the scope of the
 // signature, and does not check it.
 func (m *Moto) Do(ctx context.Context, r Request) (status int, answer []byte, err error) {
 	if r.Method == "" {

@@ -27,7 +27,7 @@ func TestOwnWords(t *testing.T) {
 	}
 }
 
-// Where moto is missing or does not start, whoever asked for it is told what to do.
+// Where moto is missing or does not start, the error says what to do.
 func TestStartMotoTellsWhyItCannot(t *testing.T) {
 	folder := t.TempDir()
 	t.Setenv("PATH", folder)
