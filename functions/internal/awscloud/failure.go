@@ -36,9 +36,7 @@ func (s *secret) failure(err error) *rotation.Error {
 		return network.Peer{Host: "AWS Secrets Manager", Variable: "the ARN's region and AWS_ENDPOINT_URL",
 			NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(s.doing(), err)
 	}
-	found := causeOf(err, response.HTTPStatusCode())
-	kind, retry := found.meaning()
-	return s.because(kind, retry, s.adviceOn(found))
+	return s.because(s.explain(causeOf(err, response.HTTPStatusCode())))
 }
 
 // causeOf goes by the error codes that AWS documents for these operations and for
@@ -89,63 +87,42 @@ func causeOfCode(code, message string) (found cause, known bool) {
 	}
 }
 
-// meaning is what a cause means for the run.
-func (c cause) meaning() (rotation.Kind, rotation.Retry) {
-	switch c {
-	case denied, deniedByKMS, badCredentials:
-		return rotation.Denied, rotation.Never
-	case missing, deleted:
-		return rotation.NotFound, rotation.Never
-	case throttled:
-		return rotation.RateLimited, rotation.Later
-	case trouble, unusable:
-		return rotation.Unavailable, rotation.Later
-	default:
-		return rotation.Misconfigured, rotation.Never
+// explain says what a cause means for the run, and what to do about it.
+func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
+	either := func(key, mirror string) string {
+		if s.mirror {
+			return mirror
+		}
+		return key
 	}
-}
-
-// adviceOn says what to do about a cause.
-func (s *secret) adviceOn(c cause) string {
 	switch c {
+	case denied:
+		return rotation.Denied, rotation.Never, "the function's role needs " +
+			either("secretsmanager:GetSecretValue on it", "secretsmanager:DescribeSecret and PutSecretValue on it: name it in MirrorSecretArns") +
+			"; new permissions take minutes"
+	case deniedByKMS:
+		return rotation.Denied, rotation.Never, "the function's role may not use the secret's KMS key: " +
+			either("name the key in BootstrapKmsKeyArn; new permissions take minutes", "let it call kms:GenerateDataKey and kms:Decrypt with that key")
 	case badCredentials:
-		return "AWS rejects the credentials: have they expired, and is this machine's clock right?"
+		return rotation.Denied, rotation.Never, "AWS rejects the credentials: have they expired, and is this machine's clock right?"
+	case missing:
+		return rotation.NotFound, rotation.Never, "there is no such secret" +
+			either(", or it has no value yet: store the key with rotatorctl put-key and check SECRETS_MANAGER_APIKEY_ARN",
+				": create it (the function creates none), and give its whole ARN in mirror")
 	case deleted:
-		return "the secret cannot be used in its present state: if it is scheduled for deletion, restore it with aws secretsmanager restore-secret"
+		return rotation.NotFound, rotation.Never,
+			"the secret cannot be used in its present state: if it is scheduled for deletion, restore it with aws secretsmanager restore-secret"
 	case badKMSKey:
-		return "AWS cannot use the secret's KMS key: is it enabled and not scheduled for deletion?"
+		return rotation.Misconfigured, rotation.Never, "AWS cannot use the secret's KMS key: is it enabled and not scheduled for deletion?"
 	case throttled:
-		return "AWS Secrets Manager gets too many requests; nothing to do unless it goes on"
+		return rotation.RateLimited, rotation.Later, "AWS Secrets Manager gets too many requests; nothing to do unless it goes on"
 	case trouble:
-		return "AWS Secrets Manager is having trouble; nothing to do unless it goes on"
+		return rotation.Unavailable, rotation.Later, "AWS Secrets Manager is having trouble; nothing to do unless it goes on"
 	case unusable:
-		return "the answer cannot be used: does AWS_ENDPOINT_URL name the service itself, or a proxy's page?"
-	}
-	if s.mirror {
-		return adviceOnMirror(c)
-	}
-	switch c {
-	case denied:
-		return "the function's role needs secretsmanager:GetSecretValue on it; new permissions take minutes"
-	case deniedByKMS:
-		return "the function's role may not use the secret's KMS key: name the key in BootstrapKmsKeyArn; new permissions take minutes"
-	case missing:
-		return "there is no such secret, or it has no value yet: store the key with rotatorctl put-key and check SECRETS_MANAGER_APIKEY_ARN"
+		return rotation.Unavailable, rotation.Later, "the response cannot be used: does AWS_ENDPOINT_URL name the service itself, or a proxy's page?"
 	default:
-		return "AWS Secrets Manager rejects the request: check SECRETS_MANAGER_APIKEY_ARN and AWS_ENDPOINT_URL"
-	}
-}
-
-func adviceOnMirror(c cause) string {
-	switch c {
-	case denied:
-		return "the function's role needs secretsmanager:DescribeSecret and PutSecretValue on it: name it in MirrorSecretArns; new permissions take minutes"
-	case deniedByKMS:
-		return "the function's role may not use the secret's KMS key: let it call kms:GenerateDataKey and kms:Decrypt with that key"
-	case missing:
-		return "there is no such secret: create it (the function creates none), and give its whole ARN in mirror"
-	default:
-		return "AWS Secrets Manager rejects the request: check the ARN in mirror and AWS_ENDPOINT_URL"
+		return rotation.Misconfigured, rotation.Never, "AWS Secrets Manager rejects the request: check " +
+			either("SECRETS_MANAGER_APIKEY_ARN", "the ARN in mirror") + " and AWS_ENDPOINT_URL"
 	}
 }
 
