@@ -275,7 +275,9 @@ func TestWhatIAMDoesNotAnswerIsNoFailure(t *testing.T) {
 				fault.Op = op
 				w.fault(fault)
 			}
-			if diagnosis := w.run(); !diagnosis.OK || diagnosis.Count(report.CheckWarning) > 0 {
+			diagnosis := w.run()
+			w.want(diagnosis, "key-identity", report.CheckWarning, "signature could not be verified", "/identity/keys")
+			if !diagnosis.OK || diagnosis.Count(report.CheckWarning) > 1 {
 				t.Errorf("got %+v", diagnosis.Checks)
 			}
 		})

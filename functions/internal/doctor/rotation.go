@@ -92,12 +92,13 @@ func (e *examination) checkKey(ctx context.Context, f *findings) {
 		f.notTried(keyIdentity, keyExpiry, tokenLifetime)
 		return
 	}
-	e.checkKeyIdentity(f, response.Token)
+	e.checkKeyIdentity(f, response)
 	e.checkKeyExpiry(ctx, f, response.Token)
 	e.checkLifetime(f, response)
 }
 
-func (e *examination) checkKeyIdentity(f *findings, token iamtoken.Token) {
+func (e *examination) checkKeyIdentity(f *findings, response rotation.TokenResponse) {
+	token := response.Token
 	if err := e.CheckIdentity(token, e.current, e.now(), false); err != nil {
 		f.failed(keyIdentity, err)
 		return
@@ -105,6 +106,9 @@ func (e *examination) checkKeyIdentity(f *findings, token iamtoken.Token) {
 	switch {
 	case token.Opaque():
 		f.warn(keyIdentity, "IAM accepts the key, but its token does not show whose it is", "nothing to do, if IBM's tokens are opaque now")
+	case response.Unverified != "":
+		f.warn(keyIdentity, "IAM accepts the key, which is of "+owner(token)+", but the token's signature could not be verified: "+response.Unverified,
+			"nothing to do unless it goes on; then does a proxy or firewall keep /identity/keys from IAM_URL?")
 	case token.IAMID == e.bootstrap.IAMID:
 		f.warn(keyIdentity, "the key is of the bootstrap identity itself, "+owner(token)+": whoever reads the token can read the API key with it",
 			"save the token of a service id of its own, which holds the job's permissions alone")
