@@ -92,7 +92,6 @@ func TestPayloadsAreReadAsInGo(t *testing.T) {
 			if (err == nil) != (test.advice == "") {
 				t.Fatalf("the Go reader: got %v, want the problem %q", err, test.advice)
 			}
-			began := time.Now()
 			switch {
 			case err == nil:
 				s.wantRaw(name, want.Value.Reveal())
@@ -101,8 +100,8 @@ func TestPayloadsAreReadAsInGo(t *testing.T) {
 			default:
 				s.wantFailure(1, nil, test.advice)
 			}
-			if took := time.Since(began); took > 8*time.Second {
-				t.Errorf("took %s: a pattern is not linear", took)
+			if s.worked > 5*time.Second {
+				t.Errorf("worked for %s: a pattern is not linear", s.worked)
 			}
 		})
 	}
@@ -160,7 +159,7 @@ func TestVersions(t *testing.T) {
 			s.wantFailure(1, []string{secret}, advice)
 		}
 		s.wantFailure(2, []string{"token"}, "the SECRET given is no secret id")
-		s.wantFailure(2, []string{s.cloud.ReaderAPIKey()}, "no secret id")
+		s.wantFailure(2, []string{"--", s.cloud.ReaderAPIKey()}, "no secret id")
 	})
 }
 
@@ -273,10 +272,9 @@ func TestHostileAnswersEnd(t *testing.T) {
 				}
 			}()
 			s.env["IAM_URL"] = "http://" + listener.Addr().String()
-			began := time.Now()
-			s.wantFailure(1, nil, test.advice)
-			if took := time.Since(began); took > 20*time.Second {
-				t.Errorf("took %s", took)
+			s.wantFailure(1, nil, test.advice) // programs.Run ends what hangs
+			if s.worked > 10*time.Second {
+				t.Errorf("worked for %s", s.worked)
 			}
 		})
 	}

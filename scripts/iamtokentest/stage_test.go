@@ -34,11 +34,12 @@ func TestMain(m *testing.M) {
 
 // stage is a cloud, and the environment of a job that reads from it.
 type stage struct {
-	t     *testing.T
-	shell []string // the shell, with its options
-	cloud *ibmcloudtest.Cloud
-	env   map[string]string
-	bin   string // the first folder of PATH
+	t      *testing.T
+	shell  []string // the shell, with its options
+	cloud  *ibmcloudtest.Cloud
+	env    map[string]string
+	bin    string        // the first folder of PATH
+	worked time.Duration // the processor time of the last run
 }
 
 // turn is for the shells to take turns: one run of each case is enough.
@@ -131,6 +132,7 @@ func (s *stage) iamToken(args ...string) (stdout, stderr string, exit int) {
 func (s *stage) sh(args ...string) (stdout, stderr string, exit int) {
 	s.t.Helper()
 	got := programs.Run(s.t, programs.Command{Env: programs.Environ(s.env), Name: s.shell[0], Args: append(s.shell[1:len(s.shell):len(s.shell)], args...)})
+	s.worked = got.Worked
 	return got.Stdout, got.Stderr, got.Exit
 }
 

@@ -74,6 +74,7 @@ type Command struct {
 type Result struct {
 	Exit           int
 	Stdout, Stderr string
+	Worked         time.Duration // processor time, that of its own programs included
 }
 
 // All is what the program printed.
@@ -96,7 +97,8 @@ func Run(t testing.TB, c Command) Result {
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("running %s: %v", c.Name, err)
 	}
-	return Result{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	state := command.ProcessState
+	return Result{state.ExitCode(), stdout.String(), stderr.String(), state.UserTime() + state.SystemTime()}
 }
 
 // ours begin the variables that mean something to the programs of this repository and to what they
