@@ -39,7 +39,7 @@ type clients struct {
 	s3     *s3.Client
 }
 
-// connect makes the clients, and says who calls.
+// connect makes the clients, and returns who calls.
 func (p *program) connect(ctx context.Context, c *clients) (identity, error) {
 	cfg, err := p.loadAWS(ctx)
 	if err != nil {
@@ -65,7 +65,7 @@ func (i identity) String() string { return "account " + i.account + ", region " 
 func whoAmI(ctx context.Context, cfg aws.Config) (identity, error) {
 	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, nil)
 	if err != nil {
-		return identity{}, fmt.Errorf("AWS does not say which account this is: %w", awsError(err))
+		return identity{}, fmt.Errorf("AWS did not identify the account: %w", awsError(err))
 	}
 	return identity{printable(aws.ToString(caller.Account)), printable(cfg.Region)}, nil
 }

@@ -331,7 +331,7 @@ func (d *deployment) upload(ctx context.Context, packed []byte) error {
 	return nil
 }
 
-// compareCode tells whether the function that is deployed is the one that was built.
+// compareCode checks that the deployed function is the one that was built.
 func (d *deployment) compareCode(ctx context.Context, packed []byte) error {
 	sum := sha256.Sum256(packed)
 	built := base64.StdEncoding.EncodeToString(sum[:])
@@ -404,7 +404,7 @@ func (d *deployment) firstRun(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// onlyDenied tells whether every failure named is of kind denied.
+// onlyDenied reports whether every failure named is of kind denied.
 func onlyDenied(failure string) bool {
 	for _, kind := range []string{"misconfigured", "not_found", "locked", "rate_limited", "unavailable", "invalid_token", "timeout"} {
 		if strings.Contains(failure, ": "+kind+": ") {

@@ -169,23 +169,13 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return usagef("%s (rotatorctl -h lists the commands)", message)
 }
 
-// flagError is what pflag says, without the value: it may be a key.
+// flagError is what pflag says, without a value that may be a key.
 func flagError(err error) error {
-	var (
-		unknown *pflag.NotExistError
-		missing *pflag.ValueRequiredError
-		invalid *pflag.InvalidValueError
-	)
-	switch {
-	case errors.As(err, &unknown):
-		return usagef("unknown option %s (-h lists the options)", quote(unknown.GetSpecifiedName()))
-	case errors.As(err, &missing):
-		return usagef("option --%s needs a value", missing.GetFlag().Name)
-	case errors.As(err, &invalid):
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
 		return usagef("option --%s: %s is no %s", invalid.GetFlag().Name, quote(invalid.GetValue()), invalid.GetFlag().Value.Type())
-	default:
-		return usagef("unreadable options (-h lists them)")
 	}
+	return usagef("%s (-h lists the options)", quote(strings.ReplaceAll(err.Error(), "flag", "option")))
 }
 
 // sleep waits, or returns why it could not.

@@ -52,9 +52,11 @@ func TestCommandLine(t *testing.T) {
 		{"completion", "completion bash", 0, "bash completion"},
 		{"unknown command", "nonsense", 2, `"nonsense" is not a command`},
 		{"a key as command", key, 2, "(44 characters, not repeated here)"},
-		{"unknown option", "--nonsense=x", 2, `unknown option "nonsense"`},
-		{"option without value", "--stack", 2, "option --stack needs a value"},
+		{"unknown option", "--nonsense=x", 2, `"unknown option: --nonsense" (-h lists the options)`},
+		{"option without value", "--stack", 2, `"option needs an argument: --stack" (-h`},
 		{"wrong value", "--yes=" + key, 2, "option --yes: (44 characters, not repeated here) is no bool"},
+		{"a key as option", "-" + key, 2, "not repeated here"},
+		{"a key as long option", "--" + key, 2, "not repeated here"},
 		{"output", "-o yaml", 2, `-o "yaml" is not known: use text or json`},
 	}
 	for _, tt := range tests {

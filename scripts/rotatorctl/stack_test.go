@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"encoding/xml"
@@ -13,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -565,6 +567,35 @@ func TestUsage(t *testing.T) {
 				t.Errorf("got exit code %d, %q, %q, want 2 and %q", got.exit, got.stdout, got.stderr, tt.says)
 			}
 		})
+	}
+}
+
+// Of every parameter it is settled who sets it: deploy, from a variable, or PARAMS. None may be hidden: an update
+// hands the stored values on.
+func TestEveryParameterIsSetInOnePlace(t *testing.T) {
+	text, err := os.ReadFile("../../infra/aws/template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]string{}
+	d := deployment{program: &program{stack: "s"}, root: "../..", values: values}
+	if err := d.readParameters(); err != nil {
+		t.Fatal(err)
+	}
+	ours := []string{"CodeKey"}
+	for _, s := range settings {
+		if s.parameter != "" {
+			ours = append(ours, s.parameter)
+		}
+	}
+	section, _, _ := strings.Cut(string(text[bytes.Index(text, []byte("\nParameters:\n")):]), "\nConditions:\n")
+	var all []string
+	for _, found := range regexp.MustCompile(`(?m)^  (\w+):$`).FindAllStringSubmatch(section, -1) {
+		all = append(all, found[1])
+	}
+	slices.Sort(all)
+	if both := slices.Sorted(slices.Values(append(ours, d.others...))); !slices.Equal(both, all) || strings.Contains(section, "NoEcho") {
+		t.Errorf("deploy and PARAMS set %v, the template has %v, none of them NoEcho", both, all)
 	}
 }
 

@@ -176,7 +176,7 @@ func lastFailed(before *failedRun, run entry, result report.Result) *failedRun {
 	return before
 }
 
-// bad tells whether somebody has to act.
+// bad reports whether somebody has to act.
 func (r rotationStatus) bad() bool {
 	return r.Outcome == report.Failed || r.LastFailed != nil || r.SecondsRemaining != nil && *r.SecondsRemaining < 0
 }

@@ -44,7 +44,7 @@ func withoutSecrets(text string) string {
 	})
 }
 
-// isTerminal tells whether a person reads or types there.
+// isTerminal reports whether a person reads or types there.
 func isTerminal(file any) bool {
 	f, ok := file.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
