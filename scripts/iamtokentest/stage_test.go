@@ -95,7 +95,7 @@ func (s *stage) at(url string) { s.env["SECRETS_MANAGER_URL"], s.env["IAM_URL"] 
 // secret is the id of the token secret.
 func (s *stage) secret() string { return s.cloud.Rotations()[0].TokenSecret }
 
-// token makes a token of the workload that lives for ttl.
+// token makes a token of the workload with the lifetime ttl.
 func (s *stage) token(ttl time.Duration) string {
 	return s.cloud.MustMintToken(s.cloud.Rotations()[0].APIKey, ttl)
 }
