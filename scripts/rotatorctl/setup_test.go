@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -105,6 +106,8 @@ func (s *stage) run(args ...string) run {
 func (s *stage) runWith(stdin string, args ...string) run {
 	s.t.Helper()
 	r := run{runWith(s.t, s.env, s.aws.config(), stdin, append([]string{"setup"}, args...)...), map[string]string{}}
+	s.aws.serving.Lock() // an aborted request may be served still
+	defer s.aws.serving.Unlock()
 	for _, found := range secretShape.FindAllString(strings.ReplaceAll(r.stdout+r.stderr, s.folder, ""), -1) {
 		if !publicID.MatchString(found) {
 			s.t.Errorf("a secret of %d characters is printed", len(found))
@@ -239,6 +242,7 @@ func (s *stage) complete(r run, bootstrapKey string) {
 // fakeAWS is AWS Secrets Manager, as far as setup needs it.
 type fakeAWS struct {
 	url     string
+	serving sync.Mutex // held while a request is served
 	secrets map[string]string
 	kms     string
 	writes  []string
@@ -262,6 +266,8 @@ func (f *fakeAWS) config() aws.Config {
 }
 
 func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.serving.Lock()
+	defer f.serving.Unlock()
 	var in struct{ SecretId, Name, SecretString, KmsKeyId string }
 	body, _ := io.ReadAll(r.Body)
 	_ = json.Unmarshal(body, &in)
