@@ -1,0 +1,333 @@
+package readmetest
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/programs"
+)
+
+// A function is the built one, with an IBM Cloud of its own.
+type function struct {
+	t     *testing.T
+	cloud *ibmcloudtest.Cloud
+	env   map[string]string
+}
+
+func newFunction(t *testing.T) *function {
+	t.Helper()
+	f := &function{t: t, cloud: ibmcloudtest.New(ibmcloudtest.Options{})}
+	server := httptest.NewServer(f.cloud)
+	t.Cleanup(server.Close)
+	rotation := f.cloud.Rotations()[0]
+	_ = f.cloud.MustMintToken(rotation.APIKey, time.Hour) // the cloud makes its signing key now, not within a run's time
+	f.env = map[string]string{
+		"PATH": os.Getenv("PATH"), "IAM_URL": server.URL, "SECRETS_MANAGER_URL": server.URL, "SECRETS_MANAGER_APIKEY": f.cloud.BootstrapAPIKey(),
+		"API_KEY_SECRET": rotation.APIKeySecret, "TOKEN_SECRET": rotation.TokenSecret,
+	}
+	return f
+}
+
+// run runs it as a command.
+func (f *function) run(args ...string) programs.Result {
+	f.t.Helper()
+	return programs.Run(f.t, programs.Command{Env: programs.Environ(f.env), Name: filepath.Join(programsFolder(f.t), "iam-token-rotator"), Args: args})
+}
+
+// invoke delivers an event to it, as AWS Lambda does.
+func (f *function) invoke(event string) programs.Result {
+	f.t.Helper()
+	bin := programsFolder(f.t)
+	return programs.Run(f.t, programs.Command{Env: programs.Environ(f.env), Stdin: event,
+		Name: filepath.Join(bin, "invoke"), Args: []string{"-event", "-", "--", filepath.Join(bin, "iam-token-rotator")}})
+}
+
+func (f *function) fault(fault ibmcloudtest.Fault) {
+	f.t.Helper()
+	if err := f.cloud.AddFault(fault); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// TestJSONBlocks gives every JSON block to the function, or compares it with the function's answer.
+func TestJSONBlocks(t *testing.T) {
+	for _, b := range blocks(t, "json") {
+		t.Run(b.where, func(t *testing.T) {
+			t.Parallel()
+			f := newFunction(t)
+			switch b.purpose {
+			case "event":
+				if got := f.invoke(b.text); got.Exit != 0 || !strings.Contains(got.Stdout, `"outcome":"rotated"`) {
+					t.Errorf("the function, given this event: got exit %d, %s", got.Exit, got.Stdout)
+				}
+			case "rotations":
+				f.env["ROTATIONS"], f.env["API_KEY_SECRET"], f.env["TOKEN_SECRET"] = b.text, "", ""
+				if got := f.run("config"); got.Exit != 0 {
+					t.Errorf("iam-token-rotator config, given these rotations: got exit %d, %s", got.Exit, got.All())
+				}
+			case "report":
+				f.invoke("{}") // a report has a margin when there was a token before
+				compareFields(t, b.text, f.invoke("{}").Stdout)
+			case "doctor":
+				f.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 403})
+				compareFields(t, b.text, f.run("doctor", "-json").Stdout)
+			}
+		})
+	}
+}
+
+// compareFields compares the paths and types of all values in two JSON texts.
+func compareFields(t *testing.T, sample, answer string) {
+	t.Helper()
+	want, got := fieldsOf(t, sample), fieldsOf(t, answer)
+	if !slices.Equal(want, got) {
+		t.Errorf("the sample has the fields\n%s\nthe answer\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
+	}
+}
+
+func fieldsOf(t *testing.T, text string) []string {
+	t.Helper()
+	var value any
+	if err := json.Unmarshal([]byte(text), &value); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	paths := map[string]bool{}
+	var walk func(path string, value any)
+	walk = func(path string, value any) {
+		switch value := value.(type) {
+		case map[string]any:
+			for name, inner := range value {
+				walk(path+"."+name, inner)
+			}
+		case []any:
+			paths[path+" []"] = true
+			for _, inner := range value {
+				walk(path+"[]", inner)
+			}
+		default:
+			paths[fmt.Sprintf("%s %T", path, value)] = true
+		}
+	}
+	walk("", value)
+	return slices.Sorted(maps.Keys(paths))
+}
+
+// Tables name exactly what exists.
+func TestTablesAreComplete(t *testing.T) {
+	const (
+		alarm  = `AlarmName: !Sub \$\{AWS::StackName\}-([a-z-]+)`
+		rotate = "functions/rotate/README.md"
+	)
+	for _, table := range []struct {
+		page, column string
+		want         []string
+	}{
+		{rotate, "mode", append(matches(t, "functions/internal/rotation/rotation.go", `Mode += "(\w+)"`), "doctor")},
+		{rotate, "outcome", matches(t, "functions/report/report.go", `Outcome += "(\w+)"`)},
+		{"infra/RUNBOOK.md", "kind", matches(t, errorsFile, `Kind += "(\w+)"`)},
+		{"README.md", "alarm", matches(t, "infra/aws/template.yaml", alarm)},
+		{"infra/aws/README.md", "alarm", matches(t, "infra/aws/template.yaml", alarm)},
+		{"infra/aws/README.md", "fleet alarm", matches(t, "infra/aws/fleet.yaml", alarm)},
+		{rotate, "variable", matches(t, "functions/internal/config/config.go", `env:"(\w+)"`)},
+	} {
+		var got []string
+		for _, row := range rows(t, table.page, table.column) {
+			got = append(got, spansOf(row[0])...)
+		}
+		slices.Sort(got)
+		slices.Sort(table.want)
+		if !slices.Equal(got, table.want) || len(table.want) == 0 {
+			t.Errorf("%s: the table of each %s names\n%v, want\n%v", table.page, table.column, got, table.want)
+		}
+	}
+	for _, found := range matches(t, "infra/aws/template.yaml", alarm) {
+		if !strings.Contains(strings.Join(pageNamed(t, "infra/RUNBOOK.md").headings, "\n"), found) {
+			t.Errorf("infra/RUNBOOK.md has no heading for the alarm %s", found)
+		}
+	}
+	steps := strings.Join(pageNamed(t, "infra/RUNBOOK.md").prose, "\n")
+	for _, step := range matches(t, errorsFile, `Step += "(\w+)"`) {
+		if !strings.Contains(steps, "`"+step+"`") {
+			t.Errorf("infra/RUNBOOK.md does not name the step %s", step)
+		}
+	}
+}
+
+// errorsFile has the kinds and steps of errors.
+const errorsFile = "functions/internal/rotation/report.go"
+
+func pageNamed(t *testing.T, path string) *page {
+	t.Helper()
+	for _, p := range allPages(t) {
+		if p.path == path {
+			return p
+		}
+	}
+	t.Fatalf("there is no page %s", path)
+	return nil
+}
+
+// The defaults in the table of the configuration are those that apply.
+func TestDefaultsAreTrue(t *testing.T) {
+	source, err := os.ReadFile(filepath.Join(root, "functions/internal/config/config.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults := map[string]string{}
+	for _, tag := range regexp.MustCompile(`env:"(\w+)" envDefault:"([^"]*)"`).FindAllStringSubmatch(string(source), -1) {
+		defaults[tag[1]] = tag[2]
+	}
+	for _, row := range rows(t, "functions/rotate/README.md", "variable") {
+		if name, stated := spansOf(row[0])[0], strings.Join(spansOf(row[len(row)-1]), ""); stated != defaults[name] {
+			t.Errorf("the page states %q as the default of %s, it is %q", stated, name, defaults[name])
+		}
+	}
+}
+
+// calls are the requests of a step, with the service that answers and the fault that fails it.
+var calls = map[string]struct {
+	who   string
+	fault ibmcloudtest.Fault
+}{
+	"bootstrap": {"IAM", ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityBootstrap}},
+	"exchange":  {"IAM", ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload}},
+	"check":     {"IAM", ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Body: "{}"}},
+	"look":      {"Secrets Manager", ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata}},
+	"read_key":  {"Secrets Manager", ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet}},
+	"save":      {"Secrets Manager", ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate}},
+}
+
+var statusShape = regexp.MustCompile(`\b\d{3}\b`)
+
+// Each row of the table of IBM's answers is tried: the cloud answers so, and the function must fail at
+// that step, with that kind, repeating that code.
+func TestIBMAnswers(t *testing.T) {
+	for _, row := range rows(t, "infra/RUNBOOK.md", "who") {
+		for _, answer := range strings.Split(row[1], ", ") {
+			for _, step := range spansOf(row[2]) {
+				c := calls[step]
+				if c.who == "" || c.who != row[0] && row[0] != "either" {
+					t.Errorf("%s is not called at the step %q", row[0], step)
+					continue
+				}
+				t.Run(fmt.Sprint(row[0], " ", answer, " at ", step), func(t *testing.T) {
+					t.Parallel()
+					tryAnswer(t, c.fault, answer, step, spansOf(row[3])[0])
+				})
+			}
+		}
+	}
+}
+
+func tryAnswer(t *testing.T, fault ibmcloudtest.Fault, answer, step, kind string) {
+	f := newFunction(t)
+	fault.Status, _ = strconv.Atoi(statusShape.FindString(answer))
+	code := strings.Join(spansOf(answer), "")
+	switch {
+	case strings.HasPrefix(code, "BXN"):
+		fault.Body = `{"errorCode":"` + code + `","errorMessage":"No."}`
+	case code != "":
+		fault.Body = `{"errors":[{"code":"` + code + `","message":"No."}]}`
+	case strings.Contains(answer, "web page"):
+		fault.Body = "<html><body>Welcome</body></html>"
+	}
+	f.fault(fault)
+	var report struct {
+		Results []struct {
+			Error struct{ Step, Kind, Message string } `json:"error"`
+		} `json:"results"`
+	}
+	got := f.run("-json", "-timeout", "2s") // retried until then
+	if err := json.Unmarshal([]byte(got.Stdout), &report); err != nil || len(report.Results) != 1 {
+		t.Fatalf("no report: %v: %s", err, got.All())
+	}
+	failure := report.Results[0].Error
+	if failure.Step != step || failure.Kind != kind || !strings.Contains(failure.Message, code) {
+		t.Errorf("got %s: %s: %s; want %s: %s with %q", failure.Step, failure.Kind, failure.Message, step, kind, code)
+	}
+}
+
+// Messages in the table of messages are in the sources.
+func TestMessagesExist(t *testing.T) {
+	var sources strings.Builder
+	for _, file := range repositoryFiles() {
+		ours := strings.HasPrefix(file, "functions/") || strings.HasPrefix(file, "scripts/")
+		if ours && !strings.HasSuffix(file, "_test.go") && !strings.HasSuffix(file, ".md") {
+			text, _ := os.ReadFile(filepath.Join(root, file))
+			sources.Write(text)
+		}
+	}
+	joined := regexp.MustCompile(`" \+\s+"`).ReplaceAllString(sources.String(), "")
+	for _, row := range rows(t, "infra/RUNBOOK.md", "in a message or warning") {
+		if message := spansOf(row[0])[0]; !strings.Contains(joined, message) {
+			t.Errorf("infra/RUNBOOK.md: no source has the message %q", message)
+		}
+	}
+}
+
+// A synopsis is the program's own.
+func TestSynopses(t *testing.T) {
+	for _, b := range blocks(t, "text") {
+		if b.purpose != "usage" {
+			continue
+		}
+		for line := range strings.Lines(b.text) {
+			words := strings.Fields(line)
+			program := filepath.Join(programsFolder(t), words[0])
+			if words[0] == "iam-token" {
+				program = filepath.Join(root, "scripts", "iam-token")
+			}
+			got := programs.Run(t, programs.Command{Env: []string{"PATH=" + os.Getenv("PATH")}, Name: program, Args: []string{"-h"}})
+			if !strings.Contains(strings.Join(strings.Fields(got.All()), " "), strings.Join(words, " ")) {
+				t.Errorf("%s: %s -h does not print %q", b.where, words[0], strings.Join(words, " "))
+			}
+		}
+	}
+}
+
+// The table of packages has each package once, with what it imports of this module, tests left out.
+func TestPackagesAreListed(t *testing.T) {
+	t.Parallel()
+	list := exec.CommandContext(t.Context(), "go", "list", "-f", `{{if .GoFiles}}{{.ImportPath}} {{join .Imports " "}}{{end}}`, "./...")
+	list.Dir = root
+	printed, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	imports := map[string][]string{}
+	for line := range strings.Lines(string(printed)) {
+		words := strings.Fields(line)
+		name := strings.TrimPrefix(words[0], "iam-token-rotator/")
+		imports[name] = []string{}
+		for _, imported := range words[1:] {
+			if ours, isOurs := strings.CutPrefix(imported, "iam-token-rotator/"); isOurs {
+				imports[name] = append(imports[name], path.Base(ours))
+			}
+		}
+		slices.Sort(imports[name])
+	}
+	for _, row := range rows(t, "functions/README.md", "package") {
+		name, got := spansOf(row[0])[0], spansOf(row[2])
+		slices.Sort(got)
+		if want, exists := imports[name]; !exists || !slices.Equal(got, want) {
+			t.Errorf("functions/README.md: %s imports %v, want %v", name, got, want)
+		}
+		delete(imports, name)
+	}
+	if len(imports) > 0 {
+		t.Errorf("functions/README.md does not list %v", slices.Sorted(maps.Keys(imports)))
+	}
+}

@@ -1,0 +1,353 @@
+// Package readmetest tests the pages: every command in them is run in the order of the page, every
+// sample is compared with what is printed, and names and links are checked.
+//
+// A fenced block states its purpose after its language:
+//
+//	sh STAGE [server]      commands, run in the order of the pages; stages_test.go has the stages. A
+//	                       server runs in a terminal of its own until the stage ends
+//	text output            what the commands above print; … matches anything
+//	text picture|figures   a drawing; what was measured, not compared
+//	text query             for CloudWatch Logs Insights, not run
+//	text usage             a synopsis, compared with the program's -h
+//	json event|rotations|report|doctor   given to the function, or compared with its answer
+//	yaml …, go, python     parsed; the Go code is compiled
+package readmetest
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// root is the repository.
+var root, _ = filepath.Abs("../..")
+
+// A page is a Markdown file.
+type page struct {
+	path     string   // in the repository
+	prose    []string // its lines, empty where they belong to a block
+	blocks   []*block
+	headings []string
+}
+
+// A block is a fenced one.
+type block struct {
+	where    string // page:line
+	page     *page
+	section  string
+	language string
+	purpose  string // the word after the language
+	server   bool
+	text     string
+}
+
+var headingShape = regexp.MustCompile(`^#{1,6} (.+)$`)
+
+func parse(path, text string) *page {
+	p := &page{path: path}
+	section, open := "", (*block)(nil)
+	for i, line := range strings.Split(text, "\n") {
+		info, isFence := strings.CutPrefix(line, "```")
+		switch h := headingShape.FindStringSubmatch(line); {
+		case isFence && open == nil:
+			language, purpose, _ := strings.Cut(info, " ")
+			purpose, server := strings.CutSuffix(purpose, " server")
+			open = &block{where: fmt.Sprintf("%s:%d", path, i+1), page: p, section: section, language: language, purpose: purpose, server: server}
+			p.blocks = append(p.blocks, open)
+		case isFence:
+			open = nil
+		case open != nil:
+			open.text += line + "\n"
+		default:
+			if h != nil {
+				section = h[1]
+				p.headings = append(p.headings, section)
+			}
+			p.prose = append(p.prose, line)
+			continue
+		}
+		p.prose = append(p.prose, "")
+	}
+	return p
+}
+
+// pages are all Markdown files that git knows, the main one first.
+var pages = sync.OnceValues(func() ([]*page, error) {
+	var found []*page
+	for _, path := range repositoryFiles() {
+		if !strings.HasSuffix(path, ".md") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(root, path))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, parse(path, string(text)))
+	}
+	slices.SortStableFunc(found, func(a, b *page) int { return strings.Count(a.path, "/") - strings.Count(b.path, "/") })
+	return found, nil
+})
+
+// repositoryFiles are the paths of the repository's files, without what is built.
+func repositoryFiles() []string {
+	var files []string
+	_ = filepath.WalkDir(root, func(file string, entry os.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return nil // another test's file, which is gone meanwhile
+		case entry.IsDir() && slices.Contains([]string{".git", "build", ".terraform"}, entry.Name()):
+			return filepath.SkipDir
+		case entry.Type().IsRegular():
+			relative, _ := filepath.Rel(root, file)
+			files = append(files, relative)
+		}
+		return nil
+	})
+	return files
+}
+
+func allPages(t *testing.T) []*page {
+	t.Helper()
+	all, err := pages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// blocks are those of a language, of all pages.
+func blocks(t *testing.T, language string) []*block {
+	t.Helper()
+	var found []*block
+	for _, p := range allPages(t) {
+		for _, b := range p.blocks {
+			if b.language == language {
+				found = append(found, b)
+			}
+		}
+	}
+	return found
+}
+
+func TestEveryBlockStatesItsPurpose(t *testing.T) {
+	allowed := map[string][]string{
+		"sh": stageNames(), "text": {"output", "picture", "figures", "query", "usage"},
+		"json": {"event", "rotations", "report", "doctor"}, "yaml": {"pod", "actions"}, "go": {""}, "python": {""},
+	}
+	for _, p := range allPages(t) {
+		for _, b := range p.blocks {
+			if !slices.Contains(allowed[b.language], b.purpose) || strings.TrimSpace(b.text) == "" {
+				t.Errorf("%s: a %s block of purpose %q: want one of %q, with text", b.where, b.language, b.purpose, allowed[b.language])
+			}
+			if _, known := readyFile[strings.TrimSpace(b.text)]; b.server && !known {
+				t.Errorf("%s: readyFile does not know the server %q", b.where, b.text)
+			}
+		}
+		for i, line := range p.prose {
+			if strings.HasPrefix(line, "    ") || strings.HasPrefix(line, "\t") || strings.Contains(line, "```") {
+				t.Errorf("%s:%d: an indented block, or a fence inside a line: these tests do not see it", p.path, i+1)
+			}
+		}
+	}
+	for _, name := range stageNames() {
+		if !slices.ContainsFunc(blocks(t, "sh"), func(b *block) bool { return b.purpose == name }) {
+			t.Errorf("no page has a block for the stage %s", name)
+		}
+	}
+}
+
+// The README is for a person who has five minutes.
+func TestREADMEKeepsItsBudget(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, words := strings.Count(string(text), "\n"), len(strings.Fields(string(text)))
+	if lines > 200 || words > 2000 {
+		t.Errorf("README.md has %d lines and %d words, want at most 200 and 2000: move what belongs beside the code", lines, words)
+	}
+	first := strings.Join(strings.SplitN(string(text), "\n", 11)[:10], "\n")
+	if !strings.Contains(first, "never run on real") || !strings.Contains(first, "no licence") {
+		t.Error("the first ten lines do not state that it has never run on real clouds and has no licence yet")
+	}
+}
+
+var (
+	linkShape = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	spanShape = regexp.MustCompile("`([^`]+)`")
+	pathShape = regexp.MustCompile(`^(functions|infra|scripts|\.ci|\.github)/[\w./-]+$`)
+	noAnchor  = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// Links within the repository lead to a file and, if they name one, to a heading; paths in code exist.
+func TestLinksAndPathsExist(t *testing.T) {
+	anchors := map[string]map[string]bool{}
+	for _, p := range allPages(t) {
+		anchors[p.path] = map[string]bool{}
+		for _, h := range p.headings {
+			anchors[p.path][strings.ReplaceAll(noAnchor.ReplaceAllString(strings.ToLower(h), ""), " ", "-")] = true
+		}
+	}
+	exists := func(name string) bool {
+		info, err := os.Stat(filepath.Join(root, name))
+		return err == nil && (path.Ext(name) != ".md" || !info.IsDir())
+	}
+	for _, p := range allPages(t) {
+		for i, line := range p.prose {
+			for _, link := range linkShape.FindAllStringSubmatch(line, -1) {
+				file, anchor, _ := strings.Cut(link[1], "#")
+				target := p.path
+				if file != "" {
+					target = path.Join(path.Dir(p.path), file)
+				}
+				if !strings.HasPrefix(link[1], "https://") && (!exists(target) || anchor != "" && !anchors[target][anchor]) {
+					t.Errorf("%s:%d: %s leads nowhere", p.path, i+1, link[1])
+				}
+			}
+			for _, span := range spansOf(line) {
+				if first, _, _ := strings.Cut(span, " "); pathShape.MatchString(first) && !exists(first) {
+					t.Errorf("%s:%d: there is no %s", p.path, i+1, first)
+				}
+			}
+		}
+	}
+}
+
+// spansOf are the pieces of code in a text.
+func spansOf(text string) []string {
+	var found []string
+	for _, match := range spanShape.FindAllStringSubmatch(text, -1) {
+		found = append(found, match[1])
+	}
+	return found
+}
+
+// cellsOf are the cells of a table's row, nil for another line. No cell may hold a |, not even in code.
+func cellsOf(line string) []string {
+	if len(line) < 2 || !strings.HasPrefix(line, "|") || !strings.HasSuffix(line, "|") {
+		return nil
+	}
+	cells := strings.Split(line[1:len(line)-1], "|")
+	for i := range cells {
+		cells[i] = strings.TrimSpace(cells[i])
+	}
+	return cells
+}
+
+func TestTableRowsHaveTheSameNumberOfCells(t *testing.T) {
+	for _, p := range allPages(t) {
+		before := 0
+		for i, line := range p.prose {
+			cells := len(cellsOf(line))
+			if cells > 0 && before > 0 && cells != before {
+				t.Errorf("%s:%d: a row of %d cells in a table of %d", p.path, i+1, cells, before)
+			}
+			before = cells
+		}
+	}
+}
+
+// rows are those of the table whose first column has this name, on one page, without its head.
+func rows(t *testing.T, pagePath, column string) [][]string {
+	t.Helper()
+	var found [][]string
+	for _, p := range allPages(t) {
+		inTable := false
+		for _, line := range p.prose {
+			cells := cellsOf(line)
+			switch {
+			case p.path != pagePath || cells == nil:
+				inTable = false
+			case cells[0] == column:
+				inTable = true
+			case inTable && !strings.HasPrefix(cells[0], "--"):
+				found = append(found, cells)
+			}
+		}
+	}
+	if len(found) == 0 {
+		t.Fatalf("%s has no table of %q", pagePath, column)
+	}
+	return found
+}
+
+// matches are what the first group of a pattern finds in a file, each once, sorted.
+func matches(t *testing.T, file, pattern string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1) {
+		found[match[1]] = true
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// YAML blocks are YAML; a pod mounts the token that it names, a workflow asks for its role.
+func TestYAMLBlocks(t *testing.T) {
+	for _, b := range blocks(t, "yaml") {
+		var value map[string]any
+		if err := yaml.Unmarshal([]byte(b.text), &value); err != nil {
+			t.Errorf("%s: %v", b.where, err)
+		}
+		switch mount := regexp.MustCompile(`mountPath: ([\w/.-]+)`).FindStringSubmatch(b.text); {
+		case b.purpose == "pod" && (mount == nil || !strings.Contains(b.text, "value: "+mount[1]+"/")):
+			t.Errorf("%s: CR_TOKEN_FILENAME is not below the mountPath", b.where)
+		case b.purpose == "actions" && fmt.Sprint(value["permissions"]) != "map[id-token:write]" && !strings.Contains(b.text, "id-token: write"):
+			t.Errorf("%s: without id-token: write there is no role", b.where)
+		}
+	}
+}
+
+// surroundings complete a block of Go to a file.
+const surroundings = `package example
+
+import (
+	"net/http"
+
+	"github.com/IBM/platform-services-go-sdk/logsrouterv3"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+func example(url, id, key string) (any, any, error) {
+`
+
+func TestGoBlocksCompile(t *testing.T) {
+	t.Parallel()
+	for _, b := range blocks(t, "go") {
+		folder := t.TempDir()
+		source, overlay := filepath.Join(folder, "example.go"), filepath.Join(folder, "overlay.json")
+		writeFile(t, source, surroundings+b.text+"return client, service, err\n}\n")
+		// The file is compiled as if it were in the module, where nothing is written.
+		writeFile(t, overlay, fmt.Sprintf(`{"Replace":{%q:%q}}`, filepath.Join(root, "scripts", "readmetest", "example", "example.go"), source))
+		build := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "iam-token-rotator/scripts/readmetest/example")
+		build.Dir = root
+		if printed, err := build.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", b.where, err, printed)
+		}
+	}
+}
+
+func writeFile(t *testing.T, file, content string) {
+	t.Helper()
+	err := os.MkdirAll(filepath.Dir(file), 0o700)
+	if err == nil {
+		err = os.WriteFile(file, []byte(content), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
