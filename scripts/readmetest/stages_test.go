@@ -45,6 +45,7 @@ var stages = map[string]stage{
 	// IBM Cloud and AWS in memory, and programs that emulate ibmcloud and terraform.
 	"deploy":      {needs: forAWS, prepare: func(w *world) { w.serveIBM(); w.serveAWS() }},
 	"ibm":         {needs: forAWS, prepare: func(w *world) { w.serveIBM(); w.serveAWS() }},
+	"further":     {needs: []string{"curl", "jq"}, prepare: func(w *world) { w.serveIBM(); w.exportOutputs() }},
 	"code-engine": {needs: []string{"curl", "jq"}, prepare: (*world).serveIBM},
 	// AWS, where infra/ibm has been set up before.
 	"aws":   {needs: forAWS, prepare: func(w *world) { w.serveIBM(); w.serveAWS(); w.writeEnv() }},
@@ -133,14 +134,18 @@ func withReaderProfile(cloud *ibmcloudtest.Cloud) http.HandlerFunc {
 	}
 }
 
+func (w *world) outputs(bootstrap, profile string) map[string]string {
+	return map[string]string{
+		"secrets_manager_url": w.origin, "account_id": w.cloud.AccountID(), "key_group_id": w.cloud.KeyGroupID(), "token_group_id": w.cloud.TokenGroupID(),
+		"bootstrap_iam_id": bootstrap, "workload_iam_id": w.cloud.Rotations()[0].IAMID, "reader_iam_id": w.cloud.ReaderIAMID(), "iam_profile_id": profile,
+	}
+}
+
 // writeOutputs writes what `terraform output -json` prints.
 func (w *world) writeOutputs(file, bootstrap, profile string) {
 	w.t.Helper()
 	outputs := map[string]any{}
-	for name, value := range map[string]string{
-		"secrets_manager_url": w.origin, "account_id": w.cloud.AccountID(), "key_group_id": w.cloud.KeyGroupID(), "token_group_id": w.cloud.TokenGroupID(),
-		"bootstrap_iam_id": bootstrap, "workload_iam_id": w.cloud.Rotations()[0].IAMID, "reader_iam_id": w.cloud.ReaderIAMID(), "iam_profile_id": profile,
-	} {
+	for name, value := range w.outputs(bootstrap, profile) {
 		outputs[name] = map[string]any{"sensitive": false, "type": "string", "value": value}
 	}
 	text, err := json.Marshal(outputs)
@@ -148,6 +153,14 @@ func (w *world) writeOutputs(file, bootstrap, profile string) {
 		w.t.Fatal(err)
 	}
 	writeFile(w.t, filepath.Join(w.state, file), string(text))
+}
+
+// exportOutputs puts Terraform's outputs into the environment, and a person's token beside them.
+func (w *world) exportOutputs() {
+	for name, value := range w.outputs(w.cloud.BootstrapIAMID(), "") {
+		w.env[strings.ToUpper(name)] = value
+	}
+	w.env["IAM_TOKEN"] = w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour)
 }
 
 // serveAWS starts an AWS whose Lambda runs what is deployed.
