@@ -89,6 +89,8 @@ func awsError(err error) error {
 			advice = " (the credentials have expired: sign in again)"
 		case code == "InvalidClientTokenId", code == "UnrecognizedClientException", code == "SignatureDoesNotMatch":
 			advice = " (AWS does not know these credentials)"
+		case strings.Contains(code, "Throttl"), code == "TooManyRequestsException", code == "RequestLimitExceeded":
+			advice = " (AWS limits the rate of requests: try again in a minute)"
 		}
 		return fmt.Errorf("%s: %s%s", withoutSecrets(answer.ErrorCode()), withoutSecrets(answer.ErrorMessage()), advice)
 	}

@@ -353,7 +353,7 @@ func TestDeploymentFailures(t *testing.T) {
 			a.lambda.Timeout = 2 * time.Second // the function tries for as long as it may
 		}, []string{"default: look: unavailable: ", "does not resolve", "is a private endpoint"}},
 		{"may-not-create", func(a *account) { a.answer = forbidding("CreateStack", "AccessDenied") }, []string{"AccessDenied: it is forbidden", "the deployment failed"}},
-		{"throttled", func(a *account) { a.answer = forbidding("DescribeStacks", "Throttling") }, []string{"the stack throttled cannot be looked up: Throttling: it is forbidden"}},
+		{"throttled", func(a *account) { a.answer = forbidding("DescribeStacks", "Throttling") }, []string{"the stack throttled cannot be looked up: Throttling: it is forbidden (AWS limits the rate of requests: try again in a minute)"}},
 		{"expired", func(a *account) { a.answer = forbidding("GetCallerIdentity", "ExpiredToken") }, []string{"the credentials have expired: sign in again"}},
 		{"in-progress", func(a *account) { a.answer = describing("UPDATE_IN_PROGRESS") }, []string{"is in UPDATE_IN_PROGRESS: somebody else deploys it"}},
 		{"stuck", func(a *account) { a.answer = describing("UPDATE_ROLLBACK_FAILED") }, []string{"aws cloudformation continue-update-rollback --stack-name stuck"}},
