@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -196,32 +197,20 @@ func others(addr net.Addr) string {
 	return ""
 }
 
-// certificateLifetime is how long a sandbox can run with its certificate.
-const certificateLifetime = 30 * 24 * time.Hour
-
 // writeCertificates makes a CA and a server certificate of it for 127.0.0.1, ::1 and localhost, and
 // writes the CA's certificate to dir/ca.pem, making dir if need be. The keys never touch a disk.
 func writeCertificates(dir string) (*tls.Config, error) {
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "iam-token-rotator sandbox CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	caDER, caKey, err := certify(ca, ca, nil)
 	if err != nil {
-		return nil, fmt.Errorf("making the CA's key: %w", err)
+		return nil, err
 	}
-	ca := template("iam-token-rotator sandbox CA")
-	ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = true, true, x509.KeyUsageCertSign
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	leafDER, leafKey, err := certify(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "localhost"}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}, ca, caKey)
 	if err != nil {
-		return nil, fmt.Errorf("making the CA's certificate: %w", err)
-	}
-	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("making the server's key: %w", err)
-	}
-	leaf := template("localhost")
-	leaf.KeyUsage, leaf.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	leaf.DNSNames, leaf.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, &leafKey.PublicKey, caKey)
-	if err != nil {
-		return nil, fmt.Errorf("making the server's certificate: %w", err)
+		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the directory of -tls-dir: %w", err)
@@ -236,12 +225,15 @@ func writeCertificates(dir string) (*tls.Config, error) {
 	}, nil
 }
 
-func template(name string) *x509.Certificate {
-	now := time.Now()
-	return &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()),
-		Subject:      pkix.Name{CommonName: name},
-		NotBefore:    now.Add(-time.Hour),
-		NotAfter:     now.Add(certificateLifetime),
+// certify makes a key and a certificate for it that is good for 30 days, signed by its own key if signer is nil.
+func certify(cert, parent *x509.Certificate, signer *ecdsa.PrivateKey) (der []byte, key *ecdsa.PrivateKey, err error) {
+	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return nil, nil, fmt.Errorf("making a key: %w", err)
 	}
+	now := time.Now()
+	cert.SerialNumber, cert.NotBefore, cert.NotAfter = big.NewInt(now.UnixNano()), now.Add(-time.Hour), now.Add(30*24*time.Hour)
+	if der, err = x509.CreateCertificate(rand.Reader, cert, parent, &key.PublicKey, cmp.Or(signer, key)); err != nil {
+		return nil, nil, fmt.Errorf("making a certificate: %w", err)
+	}
+	return der, key, nil
 }
