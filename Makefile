@@ -81,7 +81,6 @@ examples: build-local ## run jobs in shell and Go through a rotation, and with a
 build-local: # the programs for this machine
 	@$(call first,build/local/iam-token-rotator)
 	@$(BUILD) -o build/local/iam-token-rotator ./functions/rotate
-	@ln -f build/local/iam-token-rotator build/local/bootstrap
 	@$(BUILD) -o build/local/ ./scripts/sandbox ./scripts/awssandbox ./scripts/invoke ./scripts/demo ./scripts/rotatorctl
 
 ## Test
@@ -139,7 +138,7 @@ simulate: ## play a year under faults in virtual time and hold it against the pr
 	@case '$(SEED)/$(DAYS)' in */*[!0-9]* | *[!0-9]*/* | /* | */ | */0) echo 'SEED and DAYS take whole numbers, DAYS 1 at least' >&2; exit 2 ;; esac
 	@echo 'Playing $(DAYS) days of seed $(SEED); a year takes about two minutes.' >&2
 	@svg=$$SVG; case $$svg in /*) ;; *) svg="$$PWD/$$svg" ;; esac; \
-	(: >"$$svg") || { echo "simulate: SVG=$$SVG cannot be written" >&2; exit 2; }; \
+	(: >>"$$svg") || { echo "simulate: SVG=$$SVG cannot be written" >&2; exit 2; }; \
 	$(GO) test ./functions/internal/simulation -run '^TestSimulation$$' -count=1 -timeout=120m -args -story -seed='$(SEED)' -days='$(DAYS)' \
 		-between='$(BETWEEN)' -report="$$PWD/build/simulation.txt" -svg="$$svg" >build/simulation.log 2>&1; failed=$$?; \
 	if [ "$$failed" != 0 ]; then cat build/simulation.log >&2; fi; [ ! -f build/simulation.txt ] || cat build/simulation.txt; exit $$failed

@@ -39,6 +39,7 @@ type tools struct{ bin, scripts string }
 // keys are the secrets of a stage.
 type keys struct {
 	bootstrap, workload, reader, admin string
+	second                             string // of another workload, whose key and token are in kv secrets
 	aws, session, proxy, cr            string
 	old                                string // the token that is stored when the path begins
 	given                              string // an administrator's token, which a person gives a program
@@ -49,6 +50,7 @@ type stage struct {
 	tools
 	keys     keys
 	rotation ibmcloudtest.Rotation
+	fleet    string // ROTATIONS with a second one, of kv secrets
 	cloud    *cloud
 	lambda   *lambda
 	server   *httptest.Server // of the cloud
@@ -64,6 +66,10 @@ func newStage(t tools, p path) (*stage, error) {
 		bootstrap: emulated.BootstrapAPIKey(), workload: s.rotation.APIKey, reader: emulated.ReaderAPIKey(), admin: emulated.AdminAPIKey(),
 		aws: rand.Text() + rand.Text()[:11] + "/aB", session: rand.Text() + rand.Text(), proxy: rand.Text(), cr: rand.Text() + rand.Text(),
 	}
+	s.keys.second = emulated.MustCreateAPIKey(emulated.MustCreateServiceID("second", emulated.AccountID()))
+	s.fleet = fmt.Sprintf(`[{"name":"first","api_key_secret":%q,"token_secret":%q},{"name":"second","api_key_secret":%q,"api_key_field":"apikey","token_secret":%q}]`,
+		s.rotation.APIKeySecret, s.rotation.TokenSecret, emulated.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": s.keys.second}}),
+		emulated.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: emulated.TokenGroupName(), Data: map[string]any{"iam_token": "no token yet"}}))
 	expires := time.Now().Add(9 * time.Minute)
 	s.keys.old = emulated.MustMintToken(s.rotation.APIKey, time.Until(expires))
 	s.keys.given = emulated.MustMintToken(s.keys.admin, time.Hour)
@@ -114,9 +120,10 @@ func (s *stage) authority() string { return filepath.Join(s.folder, "in", "ca.pe
 // home is where programs may leave files, which hold no secret.
 func (s *stage) home() string { return filepath.Join(s.folder, "home") }
 
-// mayConnect is whether a host is one of ours, or a name server, or where a proxy would be.
+// mayConnect is whether an address is one of our servers', or a name server's. Port 0 sends nothing: resolvers sort addresses so.
 func (s *stage) mayConnect(host, port string) bool {
-	return host == "127.0.0.1" || host == "::1" || port == "53" || port == "0"
+	ours := func(server *httptest.Server) bool { return server.Listener.Addr().String() == host+":"+port }
+	return ours(s.server) || ours(s.runtime) || port == "53" || port == "0"
 }
 
 // environment is that of the program and nothing else of ours.
@@ -168,7 +175,7 @@ func (s *stage) environmentWith(variable, value string) map[string]string {
 // subjects are all secrets of the stage, the tokens and keys made up to now among them.
 func (s *stage) subjects() []subject {
 	k := s.keys
-	all := []subject{{"the bootstrap key", k.bootstrap}, {"the workload's key", k.workload}, {"the reader's key", k.reader}, {"the administrator's key", k.admin},
+	all := []subject{{"the bootstrap key", k.bootstrap}, {"the workload's key", k.workload}, {"the second workload's key", k.second}, {"the reader's key", k.reader}, {"the administrator's key", k.admin},
 		{"the AWS secret access key", k.aws}, {"the AWS session token", k.session}, {"the proxy's password", k.proxy}, {"the compute resource's token", k.cr},
 		{"the stored token", k.old}, {"the administrator's token", k.given}}
 	for token := range s.cloud.issued {
@@ -214,7 +221,7 @@ func attempt(ctx context.Context, p path, t tools) (hits []string, made []operat
 	if p.works() && (parts[0].text != "0" && !s.lambda.answered(2) || s.lambda.asked > 0 && !s.lambda.answered(2)) {
 		return nil, nil, fmt.Errorf("%s: it does not work, so nothing is tried: exit status %s: %s", p, parts[0].text, parts[2].text)
 	}
-	if p.sort == "HTTPS_PROXY" || p.sort == "AWS_CONFIG_FILE" { // the connection is the program's to make
+	if p.misplaced != "" { // what was set may name another host
 		parts = slices.DeleteFunc(parts, func(part part) bool { return strings.HasPrefix(part.name, "a connection to ") })
 	}
 	x := newIndex(s.subjects())

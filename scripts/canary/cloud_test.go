@@ -318,21 +318,18 @@ func (l *lambda) answered(times int) bool {
 	return n == times
 }
 
-// may says which secrets a kind of program may send, by service and place. All else that it sends is a leak. %s stands for the
-// value of the secret's field itself.
+// may says which secrets a kind of program may send, by service and place. All else that it sends is a leak.
 func (s *stage) may(kind, service, place string) []string {
 	k := s.keys
 	switch kind + ": " + service + ", " + place {
-	case "function: IAM, the field apikey":
-		return []string{k.bootstrap, k.workload}
+	case "function: IAM, the field apikey", "function: IAM, the header Iam-Apikey":
+		return []string{k.bootstrap, k.workload, k.second}
 	case "reader: IAM, the field apikey":
 		return []string{k.reader}
 	case "operator: IAM, the field apikey", "operator: IAM, the header Iam-Apikey":
 		return append([]string{k.bootstrap, k.workload, k.reader, k.admin}, s.cloud.made...)
 	case "function: IAM, the header Authorization": // doctor asks what is known of a key
-		return s.cloud.tokensOf(k.bootstrap, k.workload, k.cr)
-	case "function: IAM, the header Iam-Apikey":
-		return []string{k.bootstrap, k.workload}
+		return s.cloud.tokensOf(k.bootstrap, k.workload, k.second, k.cr)
 	case "function: IAM, the field cr_token", "reader: IAM, the field cr_token":
 		return []string{k.cr}
 	case "function: Secrets Manager, the header Authorization":
@@ -347,6 +344,8 @@ func (s *stage) may(kind, service, place string) []string {
 		return []string{k.given}
 	case "function: Secrets Manager, the field payload", "function: AWS, the field SecretString":
 		return s.cloud.tokensOf(k.workload)
+	case "function: Secrets Manager, the field data":
+		return s.cloud.tokensOf(k.second)
 	case "operator: Secrets Manager, the field payload", "operator: AWS, the field SecretString":
 		return append([]string{k.bootstrap}, s.cloud.made...)
 	}

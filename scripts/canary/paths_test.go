@@ -75,7 +75,7 @@ func doors() []door {
 		return door{name: name, kind: "function", program: program, env: env, stride: stride, command: command}
 	}
 	var all []door
-	for name, env := range inOrder(map[string]func(*stage) map[string]string{"": functionEnv, " on AWS": onAWS, " mirrored": mirrored, " by profile": byProfile, " by token": byToken}) {
+	for name, env := range inOrder(map[string]func(*stage) map[string]string{"": functionEnv, " on AWS": onAWS, " mirrored": mirrored, " for two": fleet, " by profile": byProfile, " by token": byToken}) {
 		stride := 12
 		if name == "" {
 			stride = 1
@@ -139,6 +139,10 @@ func onAWS(s *stage) map[string]string {
 func mirrored(s *stage) map[string]string {
 	return without(onAWS(s), []string{"API_KEY_SECRET", "TOKEN_SECRET"}, map[string]string{"ROTATIONS": fmt.Sprintf(
 		`[{"name":"mirrored","api_key_secret":%q,"token_secret":%q,"format":"json","mirror":[%q]}]`, s.rotation.APIKeySecret, s.rotation.TokenSecret, mirrorARN)})
+}
+
+func fleet(s *stage) map[string]string {
+	return without(functionEnv(s), []string{"API_KEY_SECRET", "TOKEN_SECRET"}, map[string]string{"ROTATIONS": s.fleet})
 }
 
 func byProfile(s *stage) map[string]string {

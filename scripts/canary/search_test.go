@@ -41,7 +41,7 @@ func newIndex(subjects []subject) index {
 		if strings.HasPrefix(value, "eyJ") { // the header of a JWT is alike in all of an issuer's
 			_, value, _ = strings.Cut(value, ".")
 		}
-		for _, text := range []string{value, reversed(value)} {
+		for _, text := range []string{value, reversed(value), strings.Map(rot13, value)} {
 			windows(text, exactLength, func(part string) { x.exact[part] = s.name })
 			windows(fold(text), foldedLength, func(part string) { x.folded[part] = s.name })
 		}
@@ -53,6 +53,16 @@ func windows(text string, length int, do func(string)) {
 	for i := 0; i+length <= len(text); i++ {
 		do(text[i : i+length])
 	}
+}
+
+func rot13(r rune) rune {
+	switch c := r | 0x20; {
+	case 'a' <= c && c <= 'm':
+		return r + 13
+	case 'n' <= c && c <= 'z':
+		return r - 13
+	}
+	return r
 }
 
 func reversed(text string) string {
@@ -180,19 +190,38 @@ var decoders = map[string]func(string) []string{
 		return all
 	},
 	"compressed": inflate,
-	// A field that is split over the lines of a log.
-	"field of a log": func(text string) []string {
-		fields := map[string]string{}
+	// A secret that is split over the lines of a log: in a field of JSON, in a column, or after the same name.
+	"over lines": func(text string) []string {
+		columns := map[string]string{}
 		for line := range strings.Lines(text) {
 			var object map[string]any
 			if json.Unmarshal([]byte(line), &object) == nil {
-				for name, value := range object {
-					fields[name] += fmt.Sprint(value)
+				flatten("", object, columns)
+				continue
+			}
+			words := strings.Fields(line)
+			for i, word := range words {
+				_, value, found := strings.Cut(word, "=")
+				if !found {
+					value = word
 				}
+				columns[strconv.Itoa(i)] += value
+				columns[strconv.Itoa(i-len(words))] += value
 			}
 		}
-		return slices.Collect(maps.Values(fields))
+		return slices.Collect(maps.Values(columns))
 	},
+}
+
+// flatten adds the values of an object to columns, by their way through it.
+func flatten(way string, value any, columns map[string]string) {
+	if object, ok := value.(map[string]any); ok {
+		for name, value := range object {
+			flatten(way+"/"+name, value, columns)
+		}
+		return
+	}
+	columns[way] += fmt.Sprint(value)
 }
 
 var (
@@ -301,6 +330,7 @@ func TestTheSearchFinds(t *testing.T) {
 				}
 			}
 		}), ""),
+		"columns": strings.Join(slices.Collect(chunks(key, 4)), " of 11\nINFO part="), "rot13": strings.Map(rot13, key),
 		"a word of a stack trace": "main.f(0x" + hex.EncodeToString([]byte(reversed(key[8:16]))) + ", 0x2c)",
 	}
 	for name, leak := range leaks {

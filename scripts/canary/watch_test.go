@@ -100,7 +100,7 @@ func (s *stage) run(ctx context.Context, p path) ([]part, error) {
 	if program.ProcessState.Sys().(syscall.WaitStatus).CoreDump() {
 		parts = append(parts, part{"a core file", s.keys.bootstrap})
 	}
-	traced, files := s.traced(program.Process.Pid)
+	traced, files := s.traced(program.Process.Pid, slices.Concat(line, program.Env))
 	return slices.Concat(parts, traced, s.left(files)), nil
 }
 
@@ -113,7 +113,7 @@ var (
 
 // traced reads what strace wrote down, and returns the files that were opened to be written. The environment and arguments
 // that this test gave the program are not among what left it.
-func (s *stage) traced(main int) (parts []part, files []string) {
+func (s *stage) traced(main int, given []string) (parts []part, files []string) {
 	traces, _ := filepath.Glob(filepath.Join(s.folder, "trace", "t.*"))
 	written := map[string]*strings.Builder{}
 	for _, trace := range traces {
@@ -129,12 +129,14 @@ func (s *stage) traced(main int) (parts []part, files []string) {
 			call, arguments := match[1], match[2]
 			switch {
 			case call == "execve" || call == "execveat":
-				if strings.HasSuffix(trace, "."+strconv.Itoa(main)) {
-					continue
-				}
 				command, environment, _ := strings.Cut(arguments, "], [")
-				name := filepath.Base(stringsOf(command)[0])
-				parts = append(parts, part{"the arguments of " + name, strings.Join(stringsOf(command), "\n")}, part{"the environment of " + name, strings.Join(stringsOf(environment), "\n")})
+				words, variables := stringsOf(command), stringsOf(environment)
+				name := filepath.Base(words[0])
+				if strings.HasSuffix(trace, "."+strconv.Itoa(main)) {
+					ours := func(text string) bool { return slices.Contains(given, text) }
+					words, variables = slices.DeleteFunc(words, ours), slices.DeleteFunc(variables, ours)
+				}
+				parts = append(parts, part{"the arguments of " + name, strings.Join(words, "\n")}, part{"the environment of " + name, strings.Join(variables, "\n")})
 			case call == "connect":
 				if host := traceHost.FindStringSubmatch(unhex(arguments)); host != nil && !s.mayConnect(host[2], host[1]) {
 					parts = append(parts, part{"a connection to " + host[2] + ":" + host[1], s.keys.bootstrap})

@@ -27,6 +27,9 @@ func main() {
 	version, err := store.Read(ctx)
 	show(version.Payload, err)
 	if request, failure := http.NewRequestWithContext(ctx, http.MethodGet, os.Getenv("IAM_URL")+"/v3/targets", nil); failure == nil {
+		failure := reader.Authenticate(request)
+		err = errors.Join(err, failure)
+		request.Header.Del("Authorization")
 		response, failure := (&http.Client{Transport: reader.Transport(nil)}).Do(request)
 		if failure == nil {
 			_ = response.Body.Close()
