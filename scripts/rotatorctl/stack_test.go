@@ -355,6 +355,15 @@ func TestDeploymentFailures(t *testing.T) {
 		{"may-not-create", func(a *account) { a.answer = forbidding("CreateStack", "AccessDenied") }, []string{"AccessDenied: it is forbidden", "the deployment failed"}},
 		{"throttled", func(a *account) { a.answer = forbidding("DescribeStacks", "Throttling") }, []string{"the stack throttled cannot be looked up: Throttling: it is forbidden (AWS limits the rate of requests: try again in a minute)"}},
 		{"expired", func(a *account) { a.answer = forbidding("GetCallerIdentity", "ExpiredToken") }, []string{"the credentials have expired: sign in again"}},
+		{"other-code", func(a *account) {
+			a.set["BOOTSTRAP_SECRET_ARN"] = strings.Replace(a.arn, "123456789012", "210987654321", 1)
+			a.answer = func(r *http.Request, _ url.Values) (int, string) {
+				if strings.HasSuffix(r.URL.Path, "/configuration") {
+					return 200, `{"CodeSha256":"b3RoZXI="}`
+				}
+				return 0, ""
+			}
+		}, []string{`the deployed code is not what was built: CodeSha256 is "b3RoZXI="`, "Warning: the bootstrap secret is in account 210987654321, region " + awstest.Region}},
 		{"in-progress", func(a *account) { a.answer = describing("UPDATE_IN_PROGRESS") }, []string{"is in UPDATE_IN_PROGRESS: somebody else deploys it"}},
 		{"stuck", func(a *account) { a.answer = describing("UPDATE_ROLLBACK_FAILED") }, []string{"aws cloudformation continue-update-rollback --stack-name stuck"}},
 	} {
