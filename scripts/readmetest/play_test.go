@@ -181,7 +181,7 @@ var masks = []struct {
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "<address>"},
 	{regexp.MustCompile(`port \d+`), "<port>"},
 	{regexp.MustCompile(`\d+ bytes`), "<bytes>"},
-	{regexp.MustCompile(`https?://(…\S*|<address>)`), "<origin>"},
+	{regexp.MustCompile(`https?://(…[^\s']*|<address>)`), "<origin>"},
 	{regexp.MustCompile(`\b(\d+h)?(\d+m)?\d+s\b`), "<while>"},
 	{regexp.MustCompile(`(:secret:[\w/-]+)-\w{6}\b`), "$1-<random>"},
 }
