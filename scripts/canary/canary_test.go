@@ -349,20 +349,24 @@ func chosen(t *testing.T, paths []path) []path {
 	return slices.DeleteFunc(paths, func(p path) bool { return missing[p.door.name] || !pattern.MatchString(p.String()) })
 }
 
-// sample draws about n paths: first one of each sort at each door, then any.
+// sample draws paths until each sort of path was met at each door, and each fault, switch, signal and shape at one, and then up
+// to n.
 func sample(paths []path, n int, seed uint64) (drawn []path) {
 	dice := mathrand.New(mathrand.NewPCG(seed, 0))
 	dice.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
 	seen := map[string]bool{}
-	var rest []path
-	for _, p := range paths {
-		group := p.door.name + p.sort
-		if seen[group] {
-			rest = append(rest, p)
-			continue
-		}
-		seen[group] = true
-		drawn = append(drawn, p)
+	for _, enough := range []func(sort, by bool) bool{
+		func(sort, by bool) bool { return sort && by }, func(sort, by bool) bool { return sort || by }, func(sort, by bool) bool { return len(drawn) < n },
+	} {
+		paths = slices.DeleteFunc(paths, func(p path) bool {
+			sort, by := p.door.name+p.sort, "by "+p.by
+			take := enough(!seen[sort], !seen[by])
+			if take {
+				seen[sort], seen[by] = true, true
+				drawn = append(drawn, p)
+			}
+			return take
+		})
 	}
-	return append(drawn, rest[:max(0, min(len(rest), n-len(drawn)))]...)
+	return drawn
 }
