@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,7 +56,37 @@ func Build(folder string, sources map[string]string) error {
 			return fmt.Errorf("building %s: %w: %s", source, err, printed)
 		}
 	}
-	return nil
+	return openSources()
+}
+
+// openSources opens the module's sources. The go command keeps a test's result until a file changes that the test
+// itself opened, and a program that was built from the sources is none.
+func openSources() error {
+	root, err := os.Getwd()
+	for err == nil && root != "/" {
+		if _, missing := os.Stat(filepath.Join(root, "go.mod")); missing == nil {
+			break
+		}
+		root = filepath.Dir(root)
+	}
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (entry.Name() == "build" || entry.Name() == ".git"):
+			return filepath.SkipDir
+		case !strings.HasSuffix(name, ".go") && entry.Name() != "iam-token" && entry.Name() != "go.mod":
+			return nil
+		}
+		file, err := os.Open(name)
+		if err == nil {
+			err = file.Close()
+		}
+		return err
+	})
 }
 
 // patience is how long a program may take: some wait for CloudFormation.
