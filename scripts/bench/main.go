@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/serving"
 )
 
 func main() {
@@ -27,13 +28,14 @@ func main() {
 	}
 	bin := flag.String("bin", "build/local", "folder with the built programs")
 	runs := flag.Int("runs", 5, "runs of each; the median counts")
-	roundTrip := flag.Duration("rtt", 200*time.Millisecond, "a round trip to IBM Cloud")
+	var roundTrip time.Duration
+	serving.DurationVar(flag.CommandLine, &roundTrip, "rtt", 200*time.Millisecond, "a round trip to IBM Cloud")
 	many := flag.Int("many", 1000, "rotations in the row for many")
 	zip := flag.String("zip", "build/rotate.zip", "the packed function")
 	flag.Parse()
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	b := bencher{bin: *bin, runs: *runs, table: table}
-	err := b.bench(*roundTrip, *zip, *many)
+	err := b.bench(roundTrip, *zip, *many)
 	_ = table.Flush()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

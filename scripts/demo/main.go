@@ -29,9 +29,13 @@ import (
 func main() {
 	bin := flag.String("bin", "build/local", "folder with the built programs iam-token-rotator, invoke and sandbox")
 	event := flag.String("event", "functions/rotate/event.json", "the event to deliver")
+	flag.Usage = func() {
+		_, _ = fmt.Fprintln(flag.CommandLine.Output(), "Shows one rotation in the sandbox from end to end (make run).")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
 	if flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "demo: it takes flags alone (-h lists them)")
+		fmt.Fprintln(os.Stderr, "demo: unexpected argument (-h lists the options)")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

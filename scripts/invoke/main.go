@@ -21,6 +21,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"iam-token-rotator/scripts/serving"
 )
 
 const (
@@ -113,7 +115,7 @@ func parseOptions(args []string) (options, error) {
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&o.event, "event", "", "")
 	flags.IntVar(&o.invocations, "n", 1, "")
-	flags.DurationVar(&o.timeout, "timeout", 120*time.Second, "")
+	serving.DurationVar(flags, &o.timeout, "timeout", 120*time.Second, "")
 	flags.StringVar(&o.report, "report", "", "")
 	err := flags.Parse(args)
 	o.command = flags.Args()

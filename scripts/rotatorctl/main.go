@@ -173,7 +173,8 @@ func noArguments(cmd *cobra.Command, args []string) error {
 func flagError(err error) error {
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
-		return usagef("option --%s: %s is no %s", invalid.GetFlag().Name, quote(invalid.GetValue()), invalid.GetFlag().Value.Type())
+		example := map[string]string{"duration": ": use 30m or 24h"}[invalid.GetFlag().Value.Type()]
+		return usagef("option --%s: %s is no %s%s", invalid.GetFlag().Name, quote(invalid.GetValue()), invalid.GetFlag().Value.Type(), example)
 	}
 	return usagef("%s (-h lists the options)", quote(strings.ReplaceAll(err.Error(), "flag", "option")))
 }

@@ -554,7 +554,7 @@ func TestUsage(t *testing.T) {
 		{"a key for a mode", "invoke --mode " + likeAKey, nil, nil, "(40 characters, not repeated here)"},
 		{"unknown force", "invoke --mode=rotate", nil, object{"FORCE": "yes"}, `FORCE="yes" is not known: use true, or leave it out`},
 		{"forced doctor", "invoke --mode=doctor --force", nil, nil, "leave it out"},
-		{"since in words", "logs --since=abc", nil, nil, `option --since: "abc" is no duration`},
+		{"since in words", "logs --since=abc", nil, nil, `option --since: "abc" is no duration: use 30m or 24h`},
 		{"since nothing", "logs --since=0s", nil, nil, "how far to look back"},
 		{"since the future", "logs --since=-5m", nil, nil, "how far to look back"},
 		{"raw and failed", "logs --raw --failed", nil, nil, "leave out --failed"},

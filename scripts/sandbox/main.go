@@ -81,7 +81,7 @@ func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:8480", "listen on `host:port`; port 0 picks a free one")
 	flags.StringVar(&o.tlsDir, "tls-dir", "", "serve HTTPS with a certificate of a new CA, and write the CA's to `DIR`/ca.pem")
 	flags.IntVar(&o.rotations, "rotations", 1, "`how many` pairs of key secret and token secret to make")
-	flags.DurationVar(&o.tokenTTL, "token-ttl", maxTokenTTL, "`lifetime` of an access token, 1s to 1h (IBM: 15m to 1h)")
+	serving.DurationVar(flags, &o.tokenTTL, "token-ttl", maxTokenTTL, "`lifetime` of an access token, 1s to 1h (IBM: 15m to 1h)")
 	flags.StringVar(&o.env, "env", "", "once it listens, write the environment to `FILE`, - for stdout")
 	return o, serving.Parse(flags, args, usage, examples, stdout, func() error {
 		var errs []error

@@ -1,5 +1,5 @@
-// Package serving is what the commands share that serve a sandbox: a command line, and an HTTP server
-// that answers until it is to end.
+// Package serving has what commands share: options, and for the sandboxes a command line and an HTTP
+// server that ends with a context.
 package serving
 
 import (
@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -60,6 +61,28 @@ func Parse(flags *flag.FlagSet, args []string, usage, examples string, stdout io
 	if err != nil {
 		return fmt.Errorf("%w\n%w", err, ErrUsage)
 	}
+	return nil
+}
+
+// DurationVar is flags.DurationVar, with an error that says how a duration is written.
+func DurationVar(flags *flag.FlagSet, d *time.Duration, name string, value time.Duration, usage string) {
+	*d = value
+	flags.Var((*duration)(d), name, usage)
+}
+
+type duration time.Duration
+
+func (d *duration) String() string { return time.Duration(*d).String() }
+
+func (d *duration) Set(text string) error {
+	parsed, err := time.ParseDuration(text)
+	if _, number := strconv.ParseFloat(text, 64); err != nil && number == nil {
+		return fmt.Errorf("say %ss for seconds", text)
+	}
+	if err != nil {
+		return errors.New("use a duration such as 90s or 2m")
+	}
+	*d = duration(parsed)
 	return nil
 }
 
