@@ -1,5 +1,10 @@
 package ibmcloudtest
 
+import (
+	"maps"
+	"slices"
+)
+
 // An action is what a Secrets Manager policy allows, without the prefix "secrets-manager.".
 type action string
 
@@ -33,9 +38,7 @@ type role map[action]bool
 
 func newRole(base role, actions ...action) role {
 	r := role{}
-	for a := range base {
-		r[a] = true
-	}
+	maps.Copy(r, base)
 	for _, a := range actions {
 		r[a] = true
 	}
@@ -69,20 +72,10 @@ type policy struct {
 
 // may reports whether the identity may do a in the secret group, or on the whole instance.
 func (id *identity) may(a action, group string) bool {
-	for _, p := range id.policies {
-		if (p.group == wholeInstance || p.group == group) && p.role[a] {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(id.policies, func(p policy) bool { return (p.group == wholeInstance || p.group == group) && p.role[a] })
 }
 
 // mayAnywhere reports whether the identity may do a in some group.
 func (id *identity) mayAnywhere(a action) bool {
-	for _, p := range id.policies {
-		if p.role[a] {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(id.policies, func(p policy) bool { return p.role[a] })
 }

@@ -54,9 +54,7 @@ func (p *apiKeyPrototype) applied(to keyDetails, now time.Time) (keyDetails, err
 		}
 		to.name = *p.Name
 	}
-	if p.Description != nil {
-		to.description = *p.Description
-	}
+	assign(&to.description, p.Description)
 	if p.ActionWhenLeaked != nil {
 		if !slices.Contains([]string{"none", "disable", "delete"}, *p.ActionWhenLeaked) {
 			return to, badField("action_when_leaked", "must be none, disable or delete")
@@ -76,7 +74,7 @@ func (p *apiKeyPrototype) applied(to keyDetails, now time.Time) (keyDetails, err
 
 // apiKeyJSON renders the key, with its value or an empty one.
 func (c *Cloud) apiKeyJSON(k *apiKey, value string) any {
-	out := map[string]any{
+	out := object{
 		"id": k.id, "entity_tag": k.entityTag(), "name": k.name, "description": k.description,
 		"crn":    "crn:v1:bluemix:public:iam-identity::a/" + k.owner.account + "::apikey:" + k.id,
 		"locked": false, "disabled": false, "iam_id": k.owner.iamID, "account_id": k.owner.account,
@@ -159,11 +157,10 @@ func (c *Cloud) createAPIKey(in *call) (any, error) {
 }
 
 func (c *Cloud) getAPIKey(in *call) (any, error) {
-	key := in.key
-	if key.valueStored {
-		return c.apiKeyJSON(key, key.value), nil
+	if in.key.valueStored {
+		return c.apiKeyJSON(in.key, in.key.value), nil
 	}
-	return c.apiKeyJSON(key, ""), nil
+	return c.apiKeyJSON(in.key, ""), nil
 }
 
 // updateAPIKey changes what the body names, if If-Match is the key's entity_tag or "*".
@@ -191,8 +188,7 @@ func (c *Cloud) updateAPIKey(in *call) (any, error) {
 
 // deleteAPIKey leaves the tokens that the key was exchanged for as they are.
 func (c *Cloud) deleteAPIKey(in *call) (any, error) {
-	key := in.key
-	delete(c.keys, key.value)
+	delete(c.keys, in.key.value)
 	return nil, nil
 }
 
@@ -228,7 +224,7 @@ func (c *Cloud) listAPIKeys(in *call) (any, error) {
 	for _, key := range keys[min(offset, len(keys)):min(offset+limit, len(keys))] {
 		list = append(list, c.apiKeyJSON(key, ""))
 	}
-	answer := map[string]any{"offset": offset, "limit": limit, "apikeys": list}
+	answer := object{"offset": offset, "limit": limit, "apikeys": list}
 	if offset+limit < len(keys) {
 		query.Set("pagetoken", pageToken(offset+limit))
 		answer["next"] = in.href(query)
@@ -247,12 +243,9 @@ func pageOffset(token string) (int, error) {
 	if token == "" {
 		return 0, nil
 	}
-	text, err := base64.URLEncoding.DecodeString(token)
-	if err != nil {
-		return 0, badField("pagetoken", "is none of this service")
-	}
+	text, errToken := base64.URLEncoding.DecodeString(token)
 	offset, err := strconv.Atoi(strings.TrimPrefix(string(text), pageTokenPrefix))
-	if err != nil || offset < 0 {
+	if errToken != nil || err != nil || offset < 0 {
 		return 0, badField("pagetoken", "is none of this service")
 	}
 	return offset, nil

@@ -60,7 +60,7 @@ type Cloud struct {
 func New(o Options) *Cloud {
 	c := &Cloud{
 		now:            o.Now,
-		keyPropagation: o.keyPropagation(),
+		keyPropagation: max(cmp.Or(o.KeyPropagation, 2*time.Second), 0),
 		host:           o.Host,
 		account:        newAccountID(),
 		instance:       newUUID(),
@@ -74,7 +74,7 @@ func New(o Options) *Cloud {
 	if c.now == nil {
 		c.now = time.Now
 	}
-	c.requests.limit = o.requestLog()
+	c.requests.limit = max(cmp.Or(o.RequestLog, 100_000), 0)
 	c.seed(max(o.Rotations, 1))
 	return c
 }
@@ -103,9 +103,7 @@ func (c *Cloud) TokenGroupName() string { return c.tokenGroup.name }
 // SetTokenTTL changes the lifetime of the tokens that IAM issues from now on; d counts in whole seconds.
 // It panics if d is below one second. Keep to an hour at most, as IBM does.
 func (c *Cloud) SetTokenTTL(d time.Duration) {
-	if d < time.Second {
-		panic("ibmcloudtest: the lifetime of a token is one second at least, not " + d.String())
-	}
+	must(d >= time.Second, "the lifetime of a token is one second at least, not %s", d)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settings.tokenTTL = d
@@ -192,14 +190,6 @@ func (o Options) settings() settings {
 	return settings{cmp.Or(o.TokenTTL, maxTokenTTL), o.Undocumented.or(defaults)}
 }
 
-func (o Options) keyPropagation() time.Duration {
-	return max(cmp.Or(o.KeyPropagation, 2*time.Second), 0)
-}
-
-func (o Options) requestLog() int {
-	return max(cmp.Or(o.RequestLog, 100_000), 0)
-}
-
 // noTokenYet is the payload of a token secret before its first rotation.
 const noTokenYet = "no token yet"
 
@@ -248,17 +238,14 @@ func (c *Cloud) seed(rotations int) {
 func (c *Cloud) seedRotation(admin *identity, name string) Rotation {
 	workload := c.newServiceID(IdentityWorkload, "workload-"+name, c.account)
 	key := c.newKey(workload, c.now())
-	keySecret := c.addSecret(&secret{kind: kindArbitrary, name: "api-key-" + name, groupID: c.keyGroup.id}, admin)
-	c.addVersion(keySecret, &version{value: &value{payload: key.value}}, admin)
-	tokenSecret := c.addSecret(&secret{kind: kindArbitrary, name: "iam-token-" + name, groupID: c.tokenGroup.id}, admin)
-	c.addVersion(tokenSecret, &version{value: &value{payload: noTokenYet}}, admin)
+	seed := func(name string, in *group, payload string) *secret {
+		return c.addSecret(&secret{kind: kindArbitrary, name: name, groupID: in.id}, &version{value: &value{payload: payload}}, admin)
+	}
+	keySecret := seed("api-key-"+name, c.keyGroup, key.value)
+	tokenSecret := seed("iam-token-"+name, c.tokenGroup, noTokenYet)
 	return Rotation{
-		Name:             name,
-		APIKeySecret:     keySecret.id,
-		APIKeySecretName: keySecret.name,
-		TokenSecret:      tokenSecret.id,
-		APIKey:           key.value,
-		IAMID:            workload.iamID,
+		Name: name, APIKeySecret: keySecret.id, APIKeySecretName: keySecret.name, TokenSecret: tokenSecret.id,
+		APIKey: key.value, IAMID: workload.iamID,
 	}
 }
 
@@ -341,8 +328,7 @@ func (in *call) decodePatch(kind string) (*secretPrototype, error) {
 
 // newUUID returns a random (version 4) UUID.
 func newUUID() string {
-	var b [16]byte
-	rand.Read(b[:])
+	b := randomBytes(16)
 	b[6] = b[6]&0x0f | 0x40
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
@@ -350,16 +336,18 @@ func newUUID() string {
 
 // newAPIKey returns a random API key in IBM's form: 44 characters of [A-Za-z0-9_-].
 func newAPIKey() string {
-	var b [33]byte
-	rand.Read(b[:])
-	return base64.RawURLEncoding.EncodeToString(b[:])
+	return base64.RawURLEncoding.EncodeToString(randomBytes(33))
 }
 
 // newAccountID returns a random account id: 32 hexadecimal digits.
 func newAccountID() string {
-	var b [16]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
+	return hex.EncodeToString(randomBytes(16))
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
 }
 
 var logsRoutingOperations = []operation{
@@ -373,24 +361,24 @@ const routingSince = "2026-01-01T00:00:00.000Z"
 
 func (c *Cloud) targetID() string { return c.instance[:35] + "0" }
 
+// instanceCRN is the CRN of a service's instance, up to what it names there.
+func (c *Cloud) instanceCRN(service string) string {
+	return "crn:v1:bluemix:public:" + service + ":us-south:a/" + c.account + ":" + c.instance
+}
+
 func (c *Cloud) listTargets(in *call) (any, error) {
-	return map[string]any{"targets": []any{map[string]any{
-		"id":              c.targetID(),
-		"name":            "cloud-logs-target",
-		"crn":             "crn:v1:bluemix:public:logs-router:us-south:a/" + c.account + ":" + c.instance + ":target:" + c.targetID(),
-		"destination_crn": "crn:v1:bluemix:public:logs:us-south:a/" + c.account + ":" + c.instance + "::",
-		"target_type":     "cloud_logs",
-		"region":          "us-south",
-		"write_status":    map[string]string{"status": "success"},
-		"created_at":      routingSince,
-		"updated_at":      routingSince,
-		"managed_by":      "account",
+	return object{"targets": []object{{
+		"id": c.targetID(), "name": "cloud-logs-target", "target_type": "cloud_logs", "region": "us-south", "managed_by": "account",
+		"crn":             c.instanceCRN("logs-router") + ":target:" + c.targetID(),
+		"destination_crn": c.instanceCRN("logs") + "::",
+		"write_status":    object{"status": "success"},
+		"created_at":      routingSince, "updated_at": routingSince,
 	}}}, nil
 }
 
 func (c *Cloud) getRoutingSettings(in *call) (any, error) {
-	return map[string]any{
-		"default_targets":           []any{map[string]string{"id": c.targetID()}},
+	return object{
+		"default_targets":           []object{{"id": c.targetID()}},
 		"permitted_target_regions":  []string{"us-south"},
 		"primary_metadata_region":   "us-south",
 		"backup_metadata_region":    "us-east",
@@ -403,13 +391,8 @@ func (c *Cloud) listTenants(in *call) (any, error) {
 	if _, err := time.Parse(time.DateOnly, in.request.Header.Get("IBM-API-Version")); err != nil {
 		return nil, badRequest("The header IBM-API-Version must be a date, YYYY-MM-DD.")
 	}
-	return map[string]any{"tenants": []any{map[string]any{
-		"id":         c.instance,
-		"crn":        "crn:v1:bluemix:public:logs-router:us-south:a/" + c.account + ":" + c.instance + "::",
-		"name":       "default",
-		"created_at": routingSince,
-		"updated_at": routingSince,
-		"etag":       `"1"`,
-		"targets":    []any{},
+	return object{"tenants": []object{{
+		"id": c.instance, "crn": c.instanceCRN("logs-router") + "::", "name": "default",
+		"created_at": routingSince, "updated_at": routingSince, "etag": `"1"`, "targets": []any{},
 	}}}, nil
 }

@@ -112,14 +112,9 @@ func listed(list, account string) bool {
 
 func tokenResponse(token string, issued time.Time, ttl time.Duration) any {
 	seconds := int64(ttl / time.Second)
-	return map[string]any{
-		"access_token":  token,
-		"refresh_token": "not_supported",
-		"ims_user_id":   8675309,
-		"token_type":    "Bearer",
-		"expires_in":    seconds,
-		"expiration":    issued.Unix() + seconds,
-		"scope":         "ibm openid",
+	return object{
+		"access_token": token, "token_type": "Bearer", "expires_in": seconds, "expiration": issued.Unix() + seconds,
+		"refresh_token": "not_supported", "ims_user_id": 8675309, "scope": "ibm openid",
 	}
 }
 
@@ -127,12 +122,9 @@ func tokenResponse(token string, issued time.Time, ttl time.Duration) any {
 func (c *Cloud) listKeys(*call) (any, error) {
 	public := signingKey().PublicKey
 	encode := base64.RawURLEncoding.EncodeToString
-	return map[string]any{"keys": []any{map[string]string{
-		"kty": "RSA",
-		"n":   encode(public.N.Bytes()),
-		"e":   encode(big.NewInt(int64(public.E)).Bytes()),
-		"alg": "RS256",
-		"kid": signingKeyID,
+	return object{"keys": []object{{
+		"kty": "RSA", "alg": "RS256", "kid": signingKeyID,
+		"n": encode(public.N.Bytes()), "e": encode(big.NewInt(int64(public.E)).Bytes()),
 	}}}, nil
 }
 
@@ -144,9 +136,7 @@ const (
 // signingKey is IAM's key pair, one for all clouds of the process: making one takes a while.
 var signingKey = sync.OnceValue(func() *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		panic("ibmcloudtest: making IAM's signing key: " + err.Error())
-	}
+	must(err == nil, "making IAM's signing key: %v", err)
 	return key
 })
 
@@ -159,30 +149,14 @@ type claims struct {
 
 // signToken returns a JWT for the identity, issued at the given time and valid for ttl.
 func signToken(id *identity, grantType string, issued time.Time, ttl time.Duration) string {
-	body, err := json.Marshal(map[string]any{
-		"iam_id":     id.iamID,
-		"id":         id.iamID,
-		"realmid":    "iam",
-		"jti":        newUUID(),
-		"identifier": id.subject(),
-		"sub":        id.subject(),
-		"name":       id.name,
-		"sub_type":   id.subType(),
-		"authn":      map[string]string{"sub": id.subject(), "iam_id": id.iamID, "sub_type": id.subType(), "name": id.name},
-		"account":    map[string]any{"valid": true, "bss": id.account, "frozen": true},
-		"iat":        issued.Unix(),
-		"exp":        issued.Unix() + int64(ttl/time.Second),
-		"iss":        issuer,
-		"grant_type": grantType,
-		"scope":      "ibm openid",
-		"client_id":  "default",
-		"acr":        1,
-		"amr":        []string{"pwd"},
-	})
-	if err != nil {
-		panic("ibmcloudtest: encoding claims: " + err.Error())
-	}
-	return sign(tokenHeader, body)
+	return sign(tokenHeader, mustJSON(object{
+		"iam_id": id.iamID, "id": id.iamID, "realmid": "iam", "jti": newUUID(),
+		"identifier": id.subject(), "sub": id.subject(), "sub_type": id.subType(), "name": id.name,
+		"authn":   object{"sub": id.subject(), "iam_id": id.iamID, "sub_type": id.subType(), "name": id.name},
+		"account": object{"valid": true, "bss": id.account, "frozen": true},
+		"iat":     issued.Unix(), "exp": issued.Unix() + int64(ttl/time.Second), "iss": issuer,
+		"grant_type": grantType, "scope": "ibm openid", "client_id": "default", "acr": 1, "amr": []string{"pwd"},
+	}))
 }
 
 // sign makes a JWT of an encoded header and a body.
@@ -190,9 +164,7 @@ func sign(header string, body []byte) string {
 	signed := header + "." + base64.RawURLEncoding.EncodeToString(body)
 	digest := sha256.Sum256([]byte(signed))
 	signature, err := rsa.SignPKCS1v15(nil, signingKey(), crypto.SHA256, digest[:])
-	if err != nil {
-		panic("ibmcloudtest: signing a token: " + err.Error())
-	}
+	must(err == nil, "signing a token: %v", err)
 	return signed + "." + base64.RawURLEncoding.EncodeToString(signature)
 }
 
@@ -205,23 +177,17 @@ var errBadToken = errors.New("the token was not issued by this IAM")
 func verifyToken(token string) (claims, error) {
 	signed, signature, found := cutLast(token, ".")
 	header, body, ok := strings.Cut(signed, ".")
-	if !found || !ok || header != tokenHeader {
-		return claims{}, errBadToken
-	}
 	sig, err := base64.RawURLEncoding.Strict().DecodeString(signature)
-	if err != nil {
+	if !found || !ok || err != nil || header != tokenHeader {
 		return claims{}, errBadToken
 	}
 	digest := sha256.Sum256([]byte(signed))
 	if err := rsa.VerifyPKCS1v15(&signingKey().PublicKey, crypto.SHA256, digest[:], sig); err != nil {
 		return claims{}, errBadToken
 	}
-	raw, err := base64.RawURLEncoding.DecodeString(body)
-	if err != nil {
-		return claims{}, errBadToken
-	}
 	var c claims
-	if err := json.Unmarshal(raw, &c); err != nil || c.Issuer != issuer {
+	raw, err := base64.RawURLEncoding.DecodeString(body)
+	if err != nil || json.Unmarshal(raw, &c) != nil || c.Issuer != issuer {
 		return claims{}, errBadToken
 	}
 	return c, nil
@@ -335,10 +301,7 @@ func (c *Cloud) keyOwner(key string) *identity {
 // trustedProfile returns the profile that any of id, name and CRN names, or nil. Fields that are
 // empty are not looked at; those given must agree.
 func (c *Cloud) trustedProfile(id, name, crn string) *identity {
-	if id == "" && name == "" && crn == "" {
-		return nil
-	}
-	if id != "" && id != c.profile.subject() || name != "" && name != c.profile.name || crn != "" && crn != c.profileCRN() {
+	if id+name+crn == "" || id != "" && id != c.profile.subject() || name != "" && name != c.profile.name || crn != "" && crn != c.profileCRN() {
 		return nil
 	}
 	return c.profile

@@ -100,26 +100,19 @@ func (s *secret) locksJSON(now time.Time) object {
 }
 
 var lockOperations = []operation{
-	secretOp(OpLocks, actLocksCreate, "POST /secrets/{id}/locks_bulk", http.StatusCreated, (*Cloud).lockSecret),
-	secretOp(OpLocks, actLocksDelete, "DELETE /secrets/{id}/locks_bulk", http.StatusOK, (*Cloud).unlockSecret),
-	secretOp(OpLocks, actLocksList, "GET /secrets/{id}/locks", http.StatusOK, (*Cloud).listSecretLocks),
-	secretOp(OpLocks, actVersionLocksCreate, "POST /secrets/{id}/versions/{version}/locks_bulk", http.StatusCreated, (*Cloud).lockVersion),
-	secretOp(OpLocks, actVersionLocksDelete, "DELETE /secrets/{id}/versions/{version}/locks_bulk", http.StatusOK, (*Cloud).unlockVersion),
-	secretOp(OpLocks, actVersionLocksList, "GET /secrets/{id}/versions/{version}/locks", http.StatusOK, (*Cloud).listVersionLocks),
+	secretOp(OpLocks, actLocksCreate, "POST /secrets/{id}/locks_bulk", http.StatusCreated, (*Cloud).createLocks),
+	secretOp(OpLocks, actLocksDelete, "DELETE /secrets/{id}/locks_bulk", http.StatusOK, (*Cloud).deleteLocks),
+	secretOp(OpLocks, actLocksList, "GET /secrets/{id}/locks", http.StatusOK, (*Cloud).listLocks),
+	secretOp(OpLocks, actVersionLocksCreate, "POST /secrets/{id}/versions/{version}/locks_bulk", http.StatusCreated, (*Cloud).createLocks),
+	secretOp(OpLocks, actVersionLocksDelete, "DELETE /secrets/{id}/versions/{version}/locks_bulk", http.StatusOK, (*Cloud).deleteLocks),
+	secretOp(OpLocks, actVersionLocksList, "GET /secrets/{id}/versions/{version}/locks", http.StatusOK, (*Cloud).listLocks),
 	secretOp(OpLocks, actLocksList, "GET /secrets_locks", http.StatusOK, (*Cloud).listAllLocks),
 }
 
-// lockSecret locks the current version.
-func (c *Cloud) lockSecret(in *call) (any, error) {
-	return c.createLocks(in, in.secret, in.secret.current())
-}
-
-func (c *Cloud) lockVersion(in *call) (any, error) {
-	return c.createLocks(in, in.secret, in.version)
-}
-
-// createLocks attaches the locks of the body to v, replacing those of the same name.
-func (c *Cloud) createLocks(in *call, s *secret, v *version) (any, error) {
+// createLocks attaches the locks of the body to the version that the path names, or the current one, replacing those of
+// the same name.
+func (c *Cloud) createLocks(in *call) (any, error) {
+	s, v := in.secret, cmp.Or(in.version, in.secret.current())
 	var body struct {
 		Locks []lockPrototype `json:"locks"`
 	}
@@ -156,27 +149,20 @@ func (c *Cloud) createLocks(in *call, s *secret, v *version) (any, error) {
 	return s.locksJSON(in.now), nil
 }
 
-// unlockSecret removes locks by name, or all, from every version.
-func (c *Cloud) unlockSecret(in *call) (any, error) {
-	s := in.secret
-	for _, v := range s.versions {
+// versions are the version that the path names, or all of the secret.
+func (in *call) versions() []*version {
+	if in.version != nil {
+		return []*version{in.version}
+	}
+	return in.secret.versions
+}
+
+// deleteLocks removes locks by name, or all.
+func (c *Cloud) deleteLocks(in *call) (any, error) {
+	for _, v := range in.versions() {
 		v.detach(listOf(in.request.URL.Query().Get("name")))
 	}
-	return s.locksJSON(in.now), nil
-}
-
-func (c *Cloud) unlockVersion(in *call) (any, error) {
-	s, v := in.secret, in.version
-	v.detach(listOf(in.request.URL.Query().Get("name")))
-	return s.locksJSON(in.now), nil
-}
-
-func (c *Cloud) listSecretLocks(in *call) (any, error) {
-	return in.secret.listLocks(in, in.secret.versions...)
-}
-
-func (c *Cloud) listVersionLocks(in *call) (any, error) {
-	return in.secret.listLocks(in, in.version)
+	return in.secret.locksJSON(in.now), nil
 }
 
 // lockOrders are the fields a list of locks can be sorted by. Times are compared as they are written.
@@ -186,26 +172,21 @@ var lockOrders = map[string]func(a, b object) int{
 	"updated_at": func(a, b object) int { return cmp.Compare(a["updated_at"].(string), b["updated_at"].(string)) },
 }
 
-// listLocks pages through the locks of some versions, by name if the query searches.
-func (s *secret) listLocks(in *call, versions ...*version) (any, error) {
+// listLocks pages through the locks, by name if the query searches.
+func (c *Cloud) listLocks(in *call) (any, error) {
 	query := in.request.URL.Query()
 	locks := []object{}
-	for _, v := range versions {
+	for _, v := range in.versions() {
 		for _, l := range v.locks {
 			if strings.Contains(l.name, query.Get("search")) {
-				locks = append(locks, s.lockJSON(v, l))
+				locks = append(locks, in.secret.lockJSON(v, l))
 			}
 		}
 	}
 	if err := sortBy(locks, query.Get("sort"), lockOrders); err != nil {
 		return nil, err
 	}
-	page, locks, err := paginate(in, locks, 25)
-	if err != nil {
-		return nil, err
-	}
-	page["locks"] = locks
-	return page, nil
+	return paginate(in, "locks", locks, 25, func(l object) object { return l })
 }
 
 // listAllLocks pages through the secrets that have locks.
@@ -215,14 +196,5 @@ func (c *Cloud) listAllLocks(in *call) (any, error) {
 	locked := c.visibleSecrets(in, actLocksList, func(s *secret) bool {
 		return s.locksTotal() > 0 && (len(groups) == 0 || slices.Contains(groups, s.groupID)) && s.hasLockLike(query.Get("search"))
 	})
-	page, locked, err := paginate(in, locked, 25)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]object, len(locked))
-	for i, s := range locked {
-		list[i] = s.locksJSON(in.now)
-	}
-	page["secrets_locks"] = list
-	return page, nil
+	return paginate(in, "secrets_locks", locked, 25, func(s *secret) object { return s.locksJSON(in.now) })
 }

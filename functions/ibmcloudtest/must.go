@@ -1,6 +1,7 @@
 package ibmcloudtest
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -47,9 +48,7 @@ func (c *Cloud) MustPutVersion(secretID, payload string, metadata map[string]any
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.mustSecret(secretID)
-	if s.kind != kindArbitrary {
-		panic("ibmcloudtest: secret " + secretID + " is not an arbitrary secret")
-	}
+	must(s.kind == kindArbitrary, "secret %s is not an arbitrary secret", secretID)
 	v := c.addVersion(s, &version{customMetadata: mustObject(metadata), value: &value{payload: payload}}, c.adminKey.owner)
 	return s.export(v, c.now())
 }
@@ -87,17 +86,13 @@ func (c *Cloud) MustDeleteSecret(secretID string) {
 
 func (c *Cloud) mustSecret(id string) *secret {
 	s, ok := c.secrets[id]
-	if !ok {
-		panic("ibmcloudtest: no secret " + id)
-	}
+	must(ok, "no secret %s", id)
 	return s
 }
 
 func (c *Cloud) mustVersion(secretID, ref string) *version {
 	v := c.mustSecret(secretID).version(ref)
-	if v == nil {
-		panic(fmt.Sprintf("ibmcloudtest: secret %s has no version %s", secretID, ref))
-	}
+	must(v != nil, "secret %s has no version %s", secretID, ref)
 	return v
 }
 
@@ -106,10 +101,19 @@ func mustObject(object map[string]any) json.RawMessage {
 	if object == nil {
 		return nil
 	}
-	raw, err := json.Marshal(object)
-	if err != nil {
-		panic("ibmcloudtest: metadata or data is not JSON: " + err.Error())
+	return mustJSON(object)
+}
+
+// must panics with a problem unless all is well.
+func must(ok bool, problem string, args ...any) {
+	if !ok {
+		panic("ibmcloudtest: " + fmt.Sprintf(problem, args...))
 	}
+}
+
+func mustJSON(v any) []byte {
+	raw, err := json.Marshal(v)
+	must(err == nil, "encoding JSON: %v", err)
 	return raw
 }
 
@@ -133,9 +137,8 @@ func mustMap(raw json.RawMessage) map[string]any {
 	if isNull(raw) {
 		return nil
 	}
-	if err := json.Unmarshal(raw, &object); err != nil {
-		panic("ibmcloudtest: stored JSON does not decode: " + err.Error())
-	}
+	err := json.Unmarshal(raw, &object)
+	must(err == nil, "stored JSON does not decode: %v", err)
 	return object
 }
 
@@ -157,22 +160,12 @@ type SecretSpec struct {
 func (c *Cloud) MustCreateSecret(spec SecretSpec) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if spec.Type == "" {
-		spec.Type = kindArbitrary
-	}
-	if spec.Name == "" {
-		spec.Name = spec.Type + "-" + newUUID()
-	}
-	if spec.Group == "" {
-		spec.Group = c.keyGroup.name
-	}
+	spec.Type = cmp.Or(spec.Type, kindArbitrary)
+	spec.Name = cmp.Or(spec.Name, spec.Type+"-"+newUUID())
+	spec.Group = cmp.Or(spec.Group, c.keyGroup.name)
 	g := c.groupNamed(spec.Group)
-	switch {
-	case g == nil:
-		panic("ibmcloudtest: no secret group " + spec.Group)
-	case c.names[secretName{spec.Type, spec.Name}] != nil:
-		panic("ibmcloudtest: the name " + spec.Name + " is taken")
-	}
+	must(g != nil, "no secret group %s", spec.Group)
+	must(c.names[secretName{spec.Type, spec.Name}] == nil, "the name %s is taken", spec.Name)
 	s := &secret{kind: spec.Type, name: spec.Name, groupID: g.id, expiration: spec.Expires}
 	first := &value{}
 	switch spec.Type {
@@ -184,17 +177,15 @@ func (c *Cloud) MustCreateSecret(spec SecretSpec) string {
 		s.minting = c.mustMinting(spec)
 		first.key = c.newKey(s.minting.owner, c.now())
 	default:
-		panic("ibmcloudtest: no secret type " + spec.Type)
+		must(false, "no secret type %s", spec.Type)
 	}
-	c.addSecret(s, c.adminKey.owner)
-	c.addVersion(s, &version{customMetadata: mustObject(spec.Metadata), value: first}, c.adminKey.owner)
-	return s.id
+	return c.addSecret(s, &version{customMetadata: mustObject(spec.Metadata), value: first}, c.adminKey.owner).id
 }
 
 func (c *Cloud) mustMinting(spec SecretSpec) *minting {
 	m := &minting{ttl: "24h", reuse: spec.ReuseAPIKey || spec.Type == kindServiceCredentials}
 	if spec.Type == kindServiceCredentials {
-		m.sourceService = []byte(`{"instance":{"crn":"crn:v1:bluemix:public:logs:us-south:a/` + c.account + `:` + c.instance + `::"}}`)
+		m.sourceService = []byte(`{"instance":{"crn":"` + c.instanceCRN("logs") + `::"}}`)
 	}
 	if spec.IAMID == "" {
 		m.owner = c.newServiceID(IdentityWorkload, spec.Name, c.account)
@@ -209,10 +200,7 @@ func (c *Cloud) mustMinting(spec SecretSpec) *minting {
 func (c *Cloud) MustCreateServiceID(name, account string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if account == "" {
-		account = c.account
-	}
-	return c.newServiceID("", name, account).iamID
+	return c.newServiceID("", name, cmp.Or(account, c.account)).iamID
 }
 
 // MustCreateAPIKey makes a further API key for a service id and returns it.
@@ -226,9 +214,8 @@ func (c *Cloud) MustCreateAPIKey(iamID string) string {
 func (c *Cloud) MustDeleteAPIKey(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.keys[key]; !ok {
-		panic("ibmcloudtest: deleting an API key that does not exist")
-	}
+	_, ok := c.keys[key]
+	must(ok, "deleting an API key that does not exist")
 	delete(c.keys, key)
 }
 
@@ -240,9 +227,7 @@ func (c *Cloud) MustMintToken(key string, ttl time.Duration) string {
 	k, ok := c.keys[key]
 	lifetime := max(c.settings.tokenTTL, ttl)
 	c.mu.Unlock()
-	if !ok {
-		panic("ibmcloudtest: minting a token for an API key that does not exist")
-	}
+	must(ok, "minting a token for an API key that does not exist")
 	return signToken(k.owner, grantAPIKey, c.now().Add(ttl-lifetime), lifetime)
 }
 
@@ -258,8 +243,6 @@ func (c *Cloud) MustSign(header, claims string) string {
 
 func (c *Cloud) mustIdentity(iamID string) *identity {
 	id, ok := c.identities[iamID]
-	if !ok {
-		panic("ibmcloudtest: no service id " + iamID)
-	}
+	must(ok, "no service id %s", iamID)
 	return id
 }

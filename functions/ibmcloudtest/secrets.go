@@ -43,13 +43,14 @@ type secret struct {
 	minting              *minting   // of iam_credentials and service_credentials
 }
 
-// addSecret registers s, which has a kind, a name and a group but no version yet. The caller holds c.mu.
-func (c *Cloud) addSecret(s *secret, by *identity) *secret {
+// addSecret registers s, which has a kind, a name and a group, with its first version. The caller holds c.mu.
+func (c *Cloud) addSecret(s *secret, first *version, by *identity) *secret {
 	c.sequence++
 	now := c.now()
 	s.sequence, s.id, s.createdBy, s.createdAt, s.updatedAt = c.sequence, newUUID(), by.iamID, now, now
 	c.secrets[s.id] = s
 	c.names[secretName{s.kind, s.name}] = s
+	c.addVersion(s, first, by)
 	return s
 }
 
@@ -129,9 +130,7 @@ func (c *Cloud) createSecret(in *call) (any, error) {
 		return nil, err
 	}
 	groupID := defaultGroup
-	if p.GroupID != nil {
-		groupID = *p.GroupID
-	}
+	assign(&groupID, p.GroupID)
 	if _, ok := c.groups[groupID]; !ok {
 		return nil, notFound("secret group")
 	}
@@ -157,9 +156,7 @@ func (c *Cloud) newSecret(p *secretPrototype, groupID string, in *call) (*secret
 		kind: p.Kind, name: *p.Name, description: deref(p.Description), groupID: groupID,
 		labels: p.Labels, customMetadata: p.CustomMetadata,
 	}
-	if p.ExpirationDate != nil {
-		s.expiration = *p.ExpirationDate
-	}
+	assign(&s.expiration, p.ExpirationDate)
 	first := &value{payload: deref(p.Payload), data: p.Data}
 	if p.Kind == kindIAMCredentials || p.Kind == kindServiceCredentials {
 		m, err := c.newMinting(p)
@@ -172,9 +169,7 @@ func (c *Cloud) newSecret(p *secretPrototype, groupID string, in *call) (*secret
 		s.minting = m
 		first = c.mint(m, in.now)
 	}
-	c.addSecret(s, in.caller)
-	c.addVersion(s, &version{customMetadata: p.VersionCustomMetadata, value: first}, in.caller)
-	return s, nil
+	return c.addSecret(s, &version{customMetadata: p.VersionCustomMetadata, value: first}, in.caller), nil
 }
 
 func (c *Cloud) getSecret(in *call) (any, error) {
@@ -207,11 +202,10 @@ func (c *Cloud) secretWithValue(s *secret, now time.Time) (any, error) {
 
 // deleteSecret refuses a secret that has locks.
 func (c *Cloud) deleteSecret(in *call) (any, error) {
-	s := in.secret
-	if s.locksTotal() > 0 {
+	if in.secret.locksTotal() > 0 {
 		return nil, locked()
 	}
-	c.removeSecret(s)
+	c.removeSecret(in.secret)
 	return nil, nil
 }
 
@@ -252,7 +246,7 @@ func (o object) set(name string, value any) {
 func (s *secret) json(c *Cloud, now time.Time, v *value) object {
 	out := object{
 		"id": s.id, "name": s.name, "description": s.description, "secret_type": s.kind, "secret_group_id": s.groupID,
-		"crn":        "crn:v1:bluemix:public:secrets-manager:us-south:a/" + c.account + ":" + c.instance + ":secret:" + s.id,
+		"crn":        c.instanceCRN("secrets-manager") + ":secret:" + s.id,
 		"created_by": s.createdBy, "created_at": timestamp(s.createdAt), "updated_at": timestamp(s.updatedAt),
 		"labels": append([]string{}, s.labels...), "downloaded": s.current().downloaded,
 		"locks_total": s.locksTotal(), "versions_total": len(s.versions), "state": stateActive, "state_description": "active",
@@ -285,7 +279,7 @@ func (s *secret) addValue(out object, v *value) {
 	case s.kind == kindIAMCredentials:
 		out["api_key"], out["api_key_id"], out["service_id"] = v.key.value, v.key.id, v.key.owner.subject()
 	default:
-		out["credentials"] = map[string]string{
+		out["credentials"] = object{
 			"apikey":                 v.key.value,
 			"iam_apikey_description": "Auto-generated for the secret " + s.name,
 			"iam_apikey_id":          v.key.id,
@@ -332,17 +326,13 @@ func (c *Cloud) applyPatch(s *secret, p *secretPrototype) {
 		s.name = *p.Name
 		c.names[secretName{s.kind, s.name}] = s
 	}
-	if p.Description != nil {
-		s.description = *p.Description
-	}
+	assign(&s.description, p.Description)
+	assign(&s.expiration, p.ExpirationDate)
 	if p.Labels != nil {
 		s.labels = p.Labels
 	}
 	if len(p.CustomMetadata) > 0 {
 		s.customMetadata = p.CustomMetadata
-	}
-	if p.ExpirationDate != nil {
-		s.expiration = *p.ExpirationDate
 	}
 }
 
@@ -434,7 +424,7 @@ func (c *Cloud) listGroups(in *call) (any, error) {
 	for i, g := range groups {
 		list[i] = g.json()
 	}
-	return map[string]any{"secret_groups": list, "total_count": len(list)}, nil
+	return object{"secret_groups": list, "total_count": len(list)}, nil
 }
 
 func (c *Cloud) getGroup(in *call) (any, error) {
@@ -450,12 +440,8 @@ func (c *Cloud) patchGroup(in *call) (any, error) {
 	if err := c.checkGroup(p, g); err != nil {
 		return nil, err
 	}
-	if p.Name != nil {
-		g.name = *p.Name
-	}
-	if p.Description != nil {
-		g.description = *p.Description
-	}
+	assign(&g.name, p.Name)
+	assign(&g.description, p.Description)
 	g.updatedAt = in.now
 	return g.json(), nil
 }
@@ -489,16 +475,7 @@ func (c *Cloud) listSecrets(in *call) (any, error) {
 	if err := sortBy(selected, query.Get("sort"), secretOrders); err != nil {
 		return nil, err
 	}
-	page, selected, err := paginate(in, selected, 200)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]object, len(selected))
-	for i, s := range selected {
-		list[i] = s.json(c, in.now, nil)
-	}
-	page["secrets"] = list
-	return page, nil
+	return paginate(in, "secrets", selected, 200, func(s *secret) object { return s.json(c, in.now, nil) })
 }
 
 // visibleSecrets returns, in the order of creation, the wanted secrets of the groups in which the
@@ -516,12 +493,9 @@ func (c *Cloud) visibleSecrets(in *call, a action, wanted func(*secret) bool) []
 
 // mentions reports whether text occurs in the id, name, description, labels or type.
 func (s *secret) mentions(text string) bool {
-	for _, field := range append([]string{s.id, s.name, s.description, s.kind}, s.labels...) {
-		if strings.Contains(strings.ToLower(field), strings.ToLower(text)) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(append([]string{s.id, s.name, s.description, s.kind}, s.labels...), func(field string) bool {
+		return strings.Contains(strings.ToLower(field), strings.ToLower(text))
+	})
 }
 
 // secretOrders are the fields a list of secrets can be sorted by.
@@ -565,16 +539,16 @@ func listOf(text string) []string {
 // maxLimit is the most items that one page holds.
 const maxLimit = 1000
 
-// paginate returns the items that the query's offset and limit choose, and the frame of their page.
-func paginate[T any](in *call, items []T, defaultLimit int) (page object, chosen []T, err error) {
+// paginate returns the page, with its links, of the items that the query's offset and limit choose.
+func paginate[T any](in *call, name string, items []T, defaultLimit int, render func(T) object) (any, error) {
 	query := in.request.URL.Query()
 	limit, err := queryNumber(query, "limit", defaultLimit, 1, maxLimit)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	offset, err := queryNumber(query, "offset", 0, 0, 1<<31-1)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	at := func(offset int) object {
 		query.Set("limit", strconv.Itoa(limit))
@@ -582,14 +556,18 @@ func paginate[T any](in *call, items []T, defaultLimit int) (page object, chosen
 		return object{"href": in.href(query)}
 	}
 	total := len(items)
-	page = object{"total_count": total, "limit": limit, "offset": offset, "first": at(0), "last": at(max(total-1, 0) / limit * limit)}
+	list := []object{}
+	for _, item := range items[min(offset, total):min(offset+limit, total)] {
+		list = append(list, render(item))
+	}
+	page := object{name: list, "total_count": total, "limit": limit, "offset": offset, "first": at(0), "last": at(max(total-1, 0) / limit * limit)}
 	if offset+limit < total {
 		page["next"] = at(offset + limit)
 	}
 	if offset > 0 {
 		page["previous"] = at(max(offset-limit, 0))
 	}
-	return page, items[min(offset, total):min(offset+limit, total)], nil
+	return page, nil
 }
 
 // queryNumber reads a whole number of the query, within bounds.
@@ -724,9 +702,15 @@ func members(raw json.RawMessage) (n int, ok bool) {
 	return len(object), err == nil && object != nil
 }
 
-func deref(s *string) string {
-	if s == nil {
-		return ""
+// deref is a property of a request, "" if it is absent.
+func deref(s *string) (text string) {
+	assign(&text, s)
+	return text
+}
+
+// assign sets a field to a property of a request, unless that is absent.
+func assign[T any](field, property *T) {
+	if property != nil {
+		*field = *property
 	}
-	return *s
 }

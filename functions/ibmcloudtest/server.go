@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -104,7 +105,7 @@ func (in *call) decode(v any, mediaType string, fields ...string) error {
 	for _, field := range fields {
 		name, required := strings.CutSuffix(field, "!")
 		known[name] = true
-		if value, ok := object[name]; required && (!ok || bytes.Equal(value, []byte("null"))) {
+		if required && isNull(object[name]) {
 			return badField(name, "is required")
 		}
 	}
@@ -304,11 +305,7 @@ func jsonReply(status int, v any) reply {
 	if v == nil {
 		return reply{status: status, header: http.Header{}}
 	}
-	body, err := json.Marshal(v)
-	if err != nil {
-		panic("ibmcloudtest: encoding an answer: " + err.Error())
-	}
-	return reply{status, http.Header{"Content-Type": {"application/json"}}, body}
+	return reply{status, http.Header{"Content-Type": {"application/json"}}, mustJSON(v)}
 }
 
 // ServeHTTP answers a request to any of the services or to the control interface, the latter only if
@@ -326,9 +323,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // closes the connection, or resets the stream, without an answer
 	}
 	header := w.Header()
-	for name, values := range out.header {
-		header[name] = values
-	}
+	maps.Copy(header, out.header)
 	header.Set("Content-Length", strconv.Itoa(len(out.body)))
 	if out.status == http.StatusNoContent {
 		header.Del("Content-Length")
@@ -532,34 +527,24 @@ func (c *Cloud) errorReply(in *call, err error) reply {
 
 // commonError is the error body of Secrets Manager, Logs Routing and IBM's API handbook.
 func commonError(e *apiError) any {
-	problem := map[string]any{"code": e.code, "message": e.message}
+	problem := object{"code": e.code, "message": e.message}
 	if e.target != "" {
-		problem["target"] = map[string]string{"type": "field", "name": e.target}
+		problem["target"] = object{"type": "field", "name": e.target}
 	}
-	return map[string]any{"errors": []any{problem}, "status_code": e.status, "trace": newUUID()}
+	return object{"errors": []object{problem}, "status_code": e.status, "trace": newUUID()}
 }
 
 // iamError is IAM's error body. It repeats nothing of the request but its user agent and Transaction-Id.
 func (c *Cloud) iamError(r *http.Request, transaction string, e *apiError) any {
 	const stamp = "02.01.2006 15:04:05:000 MST"
 	now := c.now().UTC()
-	return map[string]any{
-		"errorCode":    e.code,
-		"errorMessage": e.message,
-		"context": map[string]string{
-			"requestId":   transaction,
-			"requestType": "incoming.Identity_Token",
-			"userAgent":   r.UserAgent(),
-			"clientIp":    clientIP(r),
-			"url":         "https://" + host(r) + r.URL.Path,
-			"instanceId":  "iamid-1",
-			"threadId":    "1",
-			"host":        "iamid-1",
-			"startTime":   now.Format(stamp),
-			"endTime":     now.Format(stamp),
-			"elapsedTime": "0",
-			"locale":      "en_US",
-			"clusterName": "iam-id-sandbox",
+	return object{
+		"errorCode": e.code, "errorMessage": e.message,
+		"context": object{
+			"requestId": transaction, "requestType": "incoming.Identity_Token", "userAgent": r.UserAgent(),
+			"clientIp": clientIP(r), "url": "https://" + host(r) + r.URL.Path, "instanceId": "iamid-1", "threadId": "1",
+			"host": "iamid-1", "startTime": now.Format(stamp), "endTime": now.Format(stamp), "elapsedTime": "0",
+			"locale": "en_US", "clusterName": "iam-id-sandbox",
 		},
 	}
 }

@@ -116,16 +116,15 @@ func (c *Cloud) listVersions(in *call) (any, error) {
 	for i, v := range s.versions {
 		list[len(list)-1-i] = v.json(s, in.now, nil)
 	}
-	return map[string]any{"versions": list, "total_count": len(list)}, nil
+	return object{"versions": list, "total_count": len(list)}, nil
 }
 
 func (c *Cloud) getVersion(in *call) (any, error) {
-	s, v := in.secret, in.version
-	value, err := c.readValue(s, v, in.now)
+	value, err := c.readValue(in.secret, in.version, in.now)
 	if err != nil {
 		return nil, err
 	}
-	return v.json(s, in.now, value), nil
+	return in.version.json(in.secret, in.now, value), nil
 }
 
 func (c *Cloud) getVersionMetadata(in *call) (any, error) {
