@@ -3,12 +3,15 @@ package ibmcloud
 import (
 	"context"
 	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,15 +82,57 @@ func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Token
 	return response, nil
 }
 
+// leastSecret is the least length of a secret that is looked for within others: a
+// shorter one is there by chance.
+const leastSecret = 16
+
 // repeatsAny reports whether token is one of the secrets or holds one, or one holds it.
+// Who answers with a secret may have encoded it, or put it in a JWT's claims: the claims
+// go into reports, and every reader has the whole.
 func repeatsAny(token string, secrets []iamtoken.Secret) bool {
 	for _, secret := range secrets {
 		value := strings.TrimSpace(secret.Reveal())
-		if value == token || len(value) >= 16 && (strings.Contains(token, value) || strings.Contains(value, token)) {
+		if value == token {
+			return true
+		}
+		if len(value) < leastSecret {
+			continue
+		}
+		if strings.Contains(value, token) || slices.ContainsFunc(encodings(value), func(form string) bool { return containsFold(token, form) }) {
 			return true
 		}
 	}
 	return false
+}
+
+// encodings are value and the forms that it takes in other text: in hexadecimal or
+// base64, and those in base64, as claims are in a JWT.
+func encodings(value string) []string {
+	forms := append([]string{value, hex.EncodeToString([]byte(value))}, withinBase64(value)...)
+	for _, form := range slices.Clone(forms) {
+		forms = append(forms, withinBase64(form)...)
+	}
+	return forms
+}
+
+// withinBase64 returns what base64, in the alphabet for URLs, makes of value somewhere
+// in a text: it depends on where in a group of three bytes value begins.
+func withinBase64(value string) []string {
+	var forms []string
+	for before, shared := range []int{0, 2, 3} { // characters that also bear what stands before
+		encoded := base64.RawURLEncoding.EncodeToString(append(make([]byte, before), value...))
+		if (before+len(value))%3 != 0 {
+			encoded = encoded[:len(encoded)-1] // it also bears what follows
+		}
+		forms = append(forms, encoded[shared:])
+	}
+	return forms
+}
+
+// containsFold is strings.Contains for either case, and either alphabet of base64.
+func containsFold(text, part string) bool {
+	fold := func(s string) string { return strings.ToLower(strings.NewReplacer("+", "-", "/", "_").Replace(s)) }
+	return strings.Contains(fold(text), fold(part))
 }
 
 // badToken is the error for a success with something that must not be published.
@@ -180,18 +225,34 @@ func (i *IAM) token(response *core.IamTokenServerResponse, got *answer) (iamtoke
 		return iamtoken.Token{}, errors.New("no token")
 	case !strings.EqualFold(response.TokenType, "Bearer"):
 		return iamtoken.Token{}, errors.New("a token that is no Bearer token")
-	case response.ExpiresIn > int64(maxLife/time.Second):
+	case response.ExpiresIn < 0 || response.ExpiresIn > int64(maxLife/time.Second):
 		return iamtoken.Token{}, errImpossibleExpiry
 	}
+	expiresIn := time.Duration(response.ExpiresIn) * time.Second
 	token, err := complete(iamtoken.Token{
 		Value:      iamtoken.NewSecret(value),
 		Expiration: time.Unix(response.Expiration, 0),
-		ExpiresIn:  time.Duration(response.ExpiresIn) * time.Second,
+		ExpiresIn:  expiresIn,
 	}, i.now().Add(got.clock.Skew()))
-	if err == nil && got.dateBefore(token.IssuedAt) {
-		err = errors.New("a token that was issued after its own Date")
+	switch {
+	case err != nil:
+		return iamtoken.Token{}, err
+	case got.dateBefore(token.IssuedAt):
+		return iamtoken.Token{}, errors.New("a token that was issued after its own Date")
+	case !got.date.IsZero() && !got.date.Before(token.Expiration):
+		return iamtoken.Token{}, errors.New("a token that expired before its own Date")
 	}
-	return token, err
+	token.Expiration = got.earlier(token.Expiration, expiresIn)
+	return token, nil
+}
+
+// earlier returns the expiration or, if that is sooner by more than a delay explains, the
+// answer's Date plus its expires_in.
+func (a *answer) earlier(expiration time.Time, expiresIn time.Duration) time.Time {
+	if byDate := a.date.Add(expiresIn); !a.date.IsZero() && expiresIn > 0 && expiration.Sub(byDate) > rotation.MaxClocksApart {
+		return byDate
+	}
+	return expiration
 }
 
 func hostOf(origin string) string {
@@ -210,6 +271,10 @@ func misconfigured(message string) *rotation.Error {
 // clocks: an expiration beyond it is in another unit, or forged.
 const maxLife = 24 * time.Hour
 
+// jwtStart is how every JWT begins, and by chance hardly anything else: the base64 of
+// {" with which its header does.
+const jwtStart = "eyJ"
+
 var errImpossibleExpiry = errors.New("a token that has no expiration, or one that no token can have")
 
 // complete adds to token what its JWT says; now is by IAM's clock. Where IAM's answer
@@ -221,6 +286,9 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 		return iamtoken.Token{}, fmt.Errorf("something that is no token (%w)", err)
 	}
 	token.IssuedAt = now.Truncate(time.Second)
+	if strings.HasPrefix(value, jwtStart) && !iamtoken.IsJWT(value) {
+		return iamtoken.Token{}, errors.New("a JWT that has lost parts of it")
+	}
 	if iamtoken.IsJWT(value) {
 		claims, err := iamtoken.ReadClaims(value)
 		if err != nil {

@@ -25,18 +25,24 @@ const (
 	// signingKeysWait is how long a token waits for a fetch, and never more than a
 	// quarter of the time that is left.
 	signingKeysWait = 2 * time.Second
-	// maxSigningKeys bounds how many of its entries are read.
-	maxSigningKeys = 100
+	// minSignature and maxSignature bound a signature in bytes: IAM's keys have 2,048 to
+	// 8,192 bits.
+	minSignature = 2048 / 8
+	maxSignature = 8192 / 8
 )
+
+// signingKeySet holds public keys by key id. Two keys of one id are not expected, but
+// one of them must not hide the other.
+type signingKeySet map[string][]jwt.VerificationKey
 
 // signingKeys are the public keys with which IAM signs tokens, by key id. They are
 // fetched beside other requests, shared by all rotations, and kept.
 type signingKeys struct {
-	fetch func(ctx context.Context) (map[string]*rsa.PublicKey, error)
+	fetch func(ctx context.Context) (signingKeySet, error)
 	now   func() time.Time
 
 	mu       sync.Mutex
-	byID     map[string]*rsa.PublicKey
+	byID     signingKeySet
 	fetched  time.Time     // when those were fetched, by the wall clock; zero if never
 	tried    time.Time     // when a fetch last began; zero if never
 	underWay chan struct{} // closed when the fetch under way has ended; nil if none is
@@ -50,34 +56,13 @@ var (
 )
 
 // verify returns an error unless the JWT is signed by IAM: errNoKeys if that cannot
-// be verified, since IAM's keys could not be fetched.
+// be verified, since IAM's keys could not be fetched. It waits for a fetch that is
+// under way. If no key at hand verifies the token it fetches them afresh: IAM may have
+// a new one, and what was fetched before may have been no answer of IAM's.
 func (k *signingKeys) verify(ctx context.Context, token string) error {
-	parser := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodRS256.Alg()}), jwt.WithoutClaimsValidation())
-	asked := false
-	_, err := parser.Parse(token, func(t *jwt.Token) (any, error) {
-		asked = true
-		id, _ := t.Header["kid"].(string)
-		return k.find(ctx, id)
-	})
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, errNoKeys):
-		return errNoKeys
-	case errors.Is(err, errUnknownKey):
-		return errUnknownKey
-	case !asked:
-		return errNotRS256
-	default:
-		return errWrongSignature
-	}
-}
-
-// find returns the key of an id. It waits for a fetch that is under way and, if the
-// key is not among those at hand, fetches them afresh.
-func (k *signingKeys) find(ctx context.Context, id string) (*rsa.PublicKey, error) {
-	if key := k.lookUp(id); key != nil {
-		return key, nil
+	id, err := checkHeader(token)
+	if err != nil || k.signed(token, id) {
+		return err
 	}
 	wait := signingKeysWait
 	if deadline, ok := ctx.Deadline(); ok {
@@ -87,22 +72,44 @@ func (k *signingKeys) find(ctx context.Context, id string) (*rsa.PublicKey, erro
 	defer cancel()
 	for range 2 { // the fetch under way, then one of our own
 		k.refresh(ctx, true)
-		if key := k.lookUp(id); key != nil {
-			return key, nil
+		if k.signed(token, id) {
+			return nil
 		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.fetched.IsZero() || k.fetched.Before(k.tried) {
-		return nil, errNoKeys
+	switch {
+	case len(k.byID[id]) > 0:
+		return errWrongSignature
+	case k.fetched.IsZero() || k.fetched.Before(k.tried):
+		return errNoKeys
+	default:
+		return errUnknownKey
 	}
-	return nil, errUnknownKey
 }
 
-func (k *signingKeys) lookUp(id string) *rsa.PublicKey {
+// checkHeader checks what a signed token has, whatever the keys are, and returns the id
+// of the key.
+func checkHeader(token string) (keyID string, err error) {
+	parsed, _, err := jwt.NewParser().ParseUnverified(token, jwt.MapClaims{})
+	if err != nil || parsed.Method != jwt.SigningMethodRS256 {
+		return "", errNotRS256
+	}
+	if n := len(parsed.Signature); n < minSignature || n > maxSignature {
+		return "", errWrongSignature
+	}
+	keyID, _ = parsed.Header["kid"].(string)
+	return keyID, nil
+}
+
+// signed reports whether a key at hand verifies the token.
+func (k *signingKeys) signed(token, keyID string) bool {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.byID[id]
+	keys := k.byID[keyID]
+	k.mu.Unlock()
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodRS256.Alg()}), jwt.WithoutClaimsValidation())
+	_, err := parser.Parse(token, func(*jwt.Token) (any, error) { return jwt.VerificationKeySet{Keys: keys}, nil })
+	return err == nil
 }
 
 // refresh fetches the keys if they are missing, a day old or one is unknown, unless
@@ -165,7 +172,7 @@ func (i *IAM) Prepare(ctx context.Context) {
 }
 
 // fetchKeys asks IAM for its public keys, a JSON Web Key Set (RFC 7517).
-func (i *IAM) fetchKeys(ctx context.Context) (map[string]*rsa.PublicKey, error) {
+func (i *IAM) fetchKeys(ctx context.Context) (signingKeySet, error) {
 	got := &answer{}
 	ctx = context.WithValue(ctx, answerKey{}, got)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/identity/keys", nil)
@@ -186,17 +193,17 @@ func (i *IAM) fetchKeys(ctx context.Context) (map[string]*rsa.PublicKey, error) 
 
 // parseKeys reads a key set. Entries that cannot be used are left out; it is an error
 // if none can.
-func parseKeys(body []byte) (map[string]*rsa.PublicKey, error) {
+func parseKeys(body []byte) (signingKeySet, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(body, &set); err != nil {
 		return nil, errNoKeys
 	}
-	keys := map[string]*rsa.PublicKey{}
-	for _, entry := range set.Keys[:min(len(set.Keys), maxSigningKeys)] {
+	keys := signingKeySet{}
+	for _, entry := range set.Keys {
 		if id, key := parseKey(entry); key != nil {
-			keys[id] = key
+			keys[id] = append(keys[id], key)
 		}
 	}
 	if len(keys) == 0 {

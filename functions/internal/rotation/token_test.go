@@ -90,6 +90,11 @@ func keySet(kid string, modulus []byte, exponent string) string {
 	return `{"keys":[{"kty":"RSA","alg":"RS256","kid":"` + kid + `","n":"` + base64.RawURLEncoding.EncodeToString(modulus) + `","e":"` + exponent + `"}]}`
 }
 
+// encodedKey is the workload's key in base64, with text before it.
+func encodedKey(w *world, encoding *base64.Encoding, before ...string) string {
+	return encoding.EncodeToString([]byte(strings.Join(before, "") + w.workload().APIKey))
+}
+
 type value func(w *world) string
 
 func text(s string) value { return func(*world) string { return s } }
@@ -115,6 +120,20 @@ var noTokens = map[string]value{
 	"the key, padded":          func(w *world) string { return w.workload().APIKey + "==" },
 	"the key within":           func(w *world) string { return opaque + "." + w.cloud.BootstrapAPIKey() },
 	"a part of the key":        func(w *world) string { return w.workload().APIKey[:40] },
+	"the key in base64":        func(w *world) string { return encodedKey(w, base64.StdEncoding) },
+	"the key for Basic":        func(w *world) string { return encodedKey(w, base64.URLEncoding, "apikey:") },
+	"the key in hexadecimal":   func(w *world) string { return fmt.Sprintf("%X", w.workload().APIKey) },
+	"the key in lower case":    func(w *world) string { return strings.ToLower(w.workload().APIKey) },
+	"the bootstrap's in base64": func(w *world) string {
+		return base64.RawStdEncoding.EncodeToString([]byte(w.cloud.BootstrapAPIKey()))
+	},
+	"a claim with the key":          func(w *world) string { return w.token("note", `"`+w.workload().APIKey+`"`) },
+	"a claim with the key, encoded": func(w *world) string { return w.token("note", `"`+encodedKey(w, base64.StdEncoding)+`"`) },
+	"an identity with the key":      func(w *world) string { return w.token("iam_id", `"iam-`+w.cloud.BootstrapAPIKey()+`"`) },
+
+	"a JWT without its signature": func(w *world) string { return w.token()[:strings.LastIndex(w.token(), ".")] },
+	"a JWT's beginning":           func(w *world) string { return w.token()[:100] },
+	"a JWT and more":              func(w *world) string { return w.token() + ".e30.e30" },
 
 	"not signed": func(w *world) string {
 		return w.signed(jwt.SigningMethodNone, iamsKeyID, jwt.UnsafeAllowNoneSignatureType)
@@ -155,6 +174,15 @@ var noAnswers = map[string]value{
 	"expires_in wrong": text(`{"access_token":"` + opaque + `","token_type":"Bearer","expires_in":"soon"}`),
 	"expires_in huge": func(*world) string {
 		return strings.Replace(tokenAnswer(opaque), `"expires_in":3600`, `"expires_in":9000000000000000000`, 1)
+	},
+	"expires_in less than 0": func(*world) string {
+		return strings.Replace(tokenAnswer(opaque), `"expires_in":3600`, `"expires_in":-1`, 1)
+	},
+	"expires_in before the expiration": func(*world) string {
+		return strings.Replace(tokenAnswer(opaque), `"expires_in":3600`, `"expires_in":240`, 1)
+	},
+	"an expiration after expires_in": func(*world) string {
+		return strings.Replace(tokenAnswer(opaque), unixIn(time.Hour), unixIn(20*time.Hour), 1)
 	},
 	"in milliseconds": func(*world) string {
 		return strings.Replace(tokenAnswer(opaque), unixIn(time.Hour), unixIn(time.Hour)+"000", 1)
@@ -382,6 +410,61 @@ func TestAnUnknownKeyIsAskedForOnceAMinute(t *testing.T) {
 		w.answer(tokenAnswer(w.signed(jwt.SigningMethodRS256, "another", foreignKey())), 0)
 		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet("another", modulus, "AQAB")})
 		w.wantOutcome(w.run(rotation.ModeCheck), rotation.Checked)
+	})
+}
+
+// What IAM seemed to answer once, a proxy's say, is not believed for a day: it would have
+// every token of IAM pass for a forged one.
+func TestAWrongKeyIsReplaced(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet(iamsKeyID, foreignKey().N.Bytes(), "AQAB"), Times: 1})
+		result := w.rotate()
+		if len(result.Warnings) != 0 || result.Duration < time.Minute || result.Duration > 75*time.Second {
+			t.Errorf("got %s and warnings %q, want the keys to be fetched again after a minute", result.Duration, result.Warnings)
+		}
+		// A key at hand has the last word where no others can be fetched.
+		time.Sleep(time.Hour)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
+		w.answer(tokenAnswer(w.signed(jwt.SigningMethodRS256, iamsKeyID, foreignKey())), 0)
+		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
+		w.wantVersions(2)
+	})
+}
+
+func TestKeysOfOneIDDoNotHideEachOther(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		response, err := (&http.Client{Transport: w.cloud.Transport()}).Get("https://iam.test/identity/keys")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(response.Body)
+		list := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(string(body)), `{"keys":[`), "]}")
+		other := strings.TrimSuffix(strings.TrimPrefix(keySet(iamsKeyID, foreignKey().N.Bytes(), "AQAB"), `{"keys":[`), "]}")
+		for _, keys := range []string{list + "," + other, other + "," + list, strings.Repeat(`{"kty":"EC","kid":"x"},`, 150) + list} {
+			w.cloud.ClearFaults()
+			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: `{"keys":[` + keys + `]}`})
+			w.rotator = w.process(w.cloud.Transport())
+			if result := w.rotate(); len(result.Warnings) != 0 {
+				t.Errorf("got warnings %q, want none", result.Warnings)
+			}
+		}
+	})
+}
+
+// What no key could have signed is not published, whether there are keys or not.
+func TestATokenWithoutASignatureIsNeverPublished(t *testing.T) {
+	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
+		for name, signature := range map[string]string{"none": "", "3 bytes": "AAAA", "2 KB": strings.Repeat("A", 2732)} {
+			token := w.token()
+			w.answer(tokenAnswer(token[:strings.LastIndex(token, ".")+1]+signature), 0)
+			if result := w.run(rotation.ModeRotate); result.Outcome != rotation.Failed || result.Error.Kind != rotation.InvalidToken {
+				t.Errorf("a signature of %s: got %s, want it refused", name, result.Outcome)
+			}
+			w.cloud.ClearFaults()
+			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
+		}
+		w.wantVersions(1)
 	})
 }
 
