@@ -157,16 +157,16 @@ func TestVersionTokenHasItsIdentity(t *testing.T) {
 }
 
 func TestKVSecretsAndOtherTypes(t *testing.T) {
-	inWorld(t, func(w *world) {
-		token := w.rotate(time.Hour)
-		w.store.SecretID = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
-			Type: "kv", Group: w.cloud.TokenGroupName(), Data: map[string]any{"iam_token": "Bearer " + token},
+	withFixture(t, func(fx *fixture) {
+		token := fx.rotate(time.Hour)
+		fx.store.SecretID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
+			Type: "kv", Group: fx.cloud.TokenGroupName(), Data: map[string]any{"iam_token": "Bearer " + token},
 		})
-		w.wantToken(token)
+		fx.wantToken(token)
 	})
-	inWorld(t, func(w *world) {
-		w.store.SecretID = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Group: w.cloud.TokenGroupName(), ReuseAPIKey: true})
-		if _, err := w.reader.Token(w.t.Context()); !errors.Is(err, iamtoken.ErrNoToken) {
+	withFixture(t, func(fx *fixture) {
+		fx.store.SecretID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Group: fx.cloud.TokenGroupName(), ReuseAPIKey: true})
+		if _, err := fx.reader.Token(fx.t.Context()); !errors.Is(err, iamtoken.ErrNoToken) {
 			t.Errorf("got %v, want ErrNoToken", err)
 		}
 	})

@@ -19,28 +19,28 @@ const targetsURL = "https://api.us-south.logs-router.test/v3/targets"
 // After a 401 the secret is read once more: the key and its token may have been
 // replaced before their time.
 func TestA401ReloadsOnce(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.wantToken(w.rotate(time.Hour))
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: 401, Times: 1})
-		second := w.rotate(time.Hour)
-		response, err := w.client().Get(targetsURL)
+	withFixture(t, func(fx *fixture) {
+		fx.wantToken(fx.rotate(time.Hour))
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: 401, Times: 1})
+		second := fx.rotate(time.Hour)
+		response, err := fx.client().Get(targetsURL)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if response.StatusCode != http.StatusOK {
 			t.Errorf("Logs Routing answered %s, want 200 with the new token", response.Status)
 		}
-		w.wantToken(second)
-		w.wantReads(2)
+		fx.wantToken(second)
+		fx.wantReads(2)
 	})
 }
 
 func TestA401ThatANewReadDoesNotCure(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.rotate(time.Hour)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: 401, Body: `{"errors":[]}`})
+	withFixture(t, func(fx *fixture) {
+		fx.rotate(time.Hour)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: 401, Body: `{"errors":[]}`})
 		for range 5 {
-			response, err := w.client().Get(targetsURL)
+			response, err := fx.client().Get(targetsURL)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -50,8 +50,8 @@ func TestA401ThatANewReadDoesNotCure(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 		}
-		w.wantReads(2)
-		if got := w.count(ibmcloudtest.OpTargetsList); got != 5 {
+		fx.wantReads(2)
+		if got := fx.count(ibmcloudtest.OpTargetsList); got != 5 {
 			t.Errorf("got %d requests, want 5: the same token is not tried twice", got)
 		}
 	})
@@ -66,11 +66,11 @@ func TestBodiesAreSentAgain(t *testing.T) {
 		"a stream":                  {io.MultiReader(strings.NewReader("hello")), 401},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
-				w.wantToken(w.rotate(time.Hour))
-				w.rotate(time.Hour)
+			withFixture(t, func(fx *fixture) {
+				fx.wantToken(fx.rotate(time.Hour))
+				fx.rotate(time.Hour)
 				var bodies []string
-				client := &http.Client{Transport: w.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+				client := &http.Client{Transport: fx.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
 					body, _ := io.ReadAll(r.Body)
 					bodies = append(bodies, string(body))
 					status := map[bool]int{true: 401, false: 200}[len(bodies) == 1]
@@ -85,7 +85,7 @@ func TestBodiesAreSentAgain(t *testing.T) {
 						t.Errorf("got the body %q, want hello", body)
 					}
 				}
-				w.wantToken(w.cloud.MustCurrent(w.secret()).Payload)
+				fx.wantToken(fx.cloud.MustCurrent(fx.secret()).Payload)
 			})
 		})
 	}
@@ -96,10 +96,10 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestTheTokenStaysWithItsHostAndIsEncrypted(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.rotate(time.Hour)
+	withFixture(t, func(fx *fixture) {
+		fx.rotate(time.Hour)
 		var authorized []string
-		client := &http.Client{Transport: w.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+		client := &http.Client{Transport: fx.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
 			if r.Header.Get("Authorization") != "" {
 				authorized = append(authorized, r.URL.Host)
 			}
@@ -143,11 +143,11 @@ func TestHosts(t *testing.T) {
 		"another address":             {[]string{"::1"}, "http://127.0.0.1/", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
-				w.rotate(time.Hour)
-				w.reader.Hosts = test.hosts
+			withFixture(t, func(fx *fixture) {
+				fx.rotate(time.Hour)
+				fx.reader.Hosts = test.hosts
 				sent := 0
-				client := &http.Client{Transport: w.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+				client := &http.Client{Transport: fx.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
 					sent++
 					if (r.Header.Get("Authorization") != "") != test.gets {
 						t.Errorf("got the token sent: %t, want %t", !test.gets, test.gets)
@@ -159,7 +159,7 @@ func TestHosts(t *testing.T) {
 					t.Errorf("got %v and %d requests, want success: %t", err, sent, test.gets)
 				}
 				request, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, test.url, nil)
-				if err := w.reader.Authenticate(request); (err == nil) != test.gets || (request.Header.Get("Authorization") != "") != test.gets {
+				if err := fx.reader.Authenticate(request); (err == nil) != test.gets || (request.Header.Get("Authorization") != "") != test.gets {
 					t.Errorf("Authenticate: got %v, want success: %t", err, test.gets)
 				}
 			})
@@ -174,30 +174,30 @@ func TestHosts(t *testing.T) {
 }
 
 func TestTheReadersOwnTokenIsRenewedAfterA401(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.wantToken(w.rotate(time.Hour))
+	withFixture(t, func(fx *fixture) {
+		fx.wantToken(fx.rotate(time.Hour))
 		time.Sleep(56 * time.Minute)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 401, Times: 1})
-		w.wantToken(w.rotate(time.Hour))
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 401, Times: 1})
+		fx.wantToken(fx.rotate(time.Hour))
 	})
 }
 
 func TestATokenFunctionOpensTheStore(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.store.APIKey = iamtoken.Secret{}
-		w.store.AccessToken = func(context.Context) (iamtoken.Secret, error) {
-			return iamtoken.NewSecret("Bearer " + w.cloud.MustMintToken(w.cloud.ReaderAPIKey(), time.Hour)), nil
+	withFixture(t, func(fx *fixture) {
+		fx.store.APIKey = iamtoken.Secret{}
+		fx.store.AccessToken = func(context.Context) (iamtoken.Secret, error) {
+			return iamtoken.NewSecret("Bearer " + fx.cloud.MustMintToken(fx.cloud.ReaderAPIKey(), time.Hour)), nil
 		}
-		w.wantToken(w.rotate(time.Hour))
-		if got := w.count(ibmcloudtest.OpIAMToken); got != 0 {
+		fx.wantToken(fx.rotate(time.Hour))
+		if got := fx.count(ibmcloudtest.OpIAMToken); got != 0 {
 			t.Errorf("got %d exchanges, want none", got)
 		}
 	})
-	inWorld(t, func(w *world) {
+	withFixture(t, func(fx *fixture) {
 		lost := errors.New("the profile is gone")
-		w.store.APIKey = iamtoken.Secret{}
-		w.store.AccessToken = func(context.Context) (iamtoken.Secret, error) { return iamtoken.Secret{}, lost }
-		if _, err := w.reader.Token(context.Background()); !errors.Is(err, lost) {
+		fx.store.APIKey = iamtoken.Secret{}
+		fx.store.AccessToken = func(context.Context) (iamtoken.Secret, error) { return iamtoken.Secret{}, lost }
+		if _, err := fx.reader.Token(context.Background()); !errors.Is(err, lost) {
 			t.Errorf("got %v, want the function's error", err)
 		}
 	})

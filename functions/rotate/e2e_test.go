@@ -47,9 +47,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// stage is a sandbox that is served over HTTPS, and the environment of programs that
+// fixture is a sandbox that is served over HTTPS, and the environment of programs that
 // use it.
-type stage struct {
+type fixture struct {
 	t      *testing.T
 	bin    string
 	dir    string
@@ -58,54 +58,54 @@ type stage struct {
 	env    map[string]string
 }
 
-// newStage serves a sandbox until the test ends. Its certificate is for 127.0.0.1 and
+// newFixture serves a sandbox until the test ends. Its certificate is for 127.0.0.1 and
 // for example.com and its hosts.
-func newStage(t *testing.T, options ibmcloudtest.Options) *stage {
+func newFixture(t *testing.T, options ibmcloudtest.Options) *fixture {
 	t.Helper()
 	bin, err := builtPrograms()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{t: t, bin: bin, dir: t.TempDir(), cloud: ibmcloudtest.New(options)}
-	s.server = httptest.NewUnstartedServer(s.cloud)
-	s.server.EnableHTTP2 = true
-	s.server.StartTLS()
-	t.Cleanup(s.server.Close)
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.server.Certificate().Raw})
-	authority := s.file("ca.pem", string(certificate))
-	one := s.cloud.Rotations()[0]
-	s.env = map[string]string{
-		"SECRETS_MANAGER_URL": s.server.URL, "IAM_URL": s.server.URL, "SECRETS_MANAGER_APIKEY": s.cloud.BootstrapAPIKey(),
+	fx := &fixture{t: t, bin: bin, dir: t.TempDir(), cloud: ibmcloudtest.New(options)}
+	fx.server = httptest.NewUnstartedServer(fx.cloud)
+	fx.server.EnableHTTP2 = true
+	fx.server.StartTLS()
+	t.Cleanup(fx.server.Close)
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: fx.server.Certificate().Raw})
+	authority := fx.file("ca.pem", string(certificate))
+	one := fx.cloud.Rotations()[0]
+	fx.env = map[string]string{
+		"SECRETS_MANAGER_URL": fx.server.URL, "IAM_URL": fx.server.URL, "SECRETS_MANAGER_APIKEY": fx.cloud.BootstrapAPIKey(),
 		"API_KEY_SECRET": one.APIKeySecret, "TOKEN_SECRET": one.TokenSecret, "SSL_CERT_FILE": authority,
 	}
-	return s
+	return fx
 }
 
-// file writes a file of the stage.
-func (s *stage) file(name, content string) string {
-	s.t.Helper()
-	name = filepath.Join(s.dir, name)
+// file writes a file of the fixture.
+func (fx *fixture) file(name, content string) string {
+	fx.t.Helper()
+	name = filepath.Join(fx.dir, name)
 	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-		s.t.Fatal(err)
+		fx.t.Fatal(err)
 	}
 	return name
 }
 
-// run runs a program with the stage's environment and more, and returns its exit
+// run runs a program with the fixture's environment and more, and returns its exit
 // code. Whatever it prints is searched for pieces of keys and tokens.
-func (s *stage) run(more map[string]string, program string, args ...string) (stdout, stderr string, exit int) {
-	s.t.Helper()
+func (fx *fixture) run(more map[string]string, program string, args ...string) (stdout, stderr string, exit int) {
+	fx.t.Helper()
 	env := []string{"PATH=" + os.Getenv("PATH")}
-	for _, set := range []map[string]string{s.env, more} {
+	for _, set := range []map[string]string{fx.env, more} {
 		for name, value := range set {
 			env = append(env, name+"="+value)
 		}
 	}
-	got := programs.Run(s.t, programs.Command{Env: env, Name: filepath.Join(s.bin, program), Args: args})
-	for _, secret := range []string{s.cloud.BootstrapAPIKey(), s.cloud.Rotations()[0].APIKey, "eyJ"} {
+	got := programs.Run(fx.t, programs.Command{Env: env, Name: filepath.Join(fx.bin, program), Args: args})
+	for _, secret := range []string{fx.cloud.BootstrapAPIKey(), fx.cloud.Rotations()[0].APIKey, "eyJ"} {
 		for piece := range slices.Chunk([]byte(secret), 12) {
 			if len(piece) > 2 && strings.Contains(got.All(), string(piece)) {
-				s.t.Errorf("%s printed a key or token", program)
+				fx.t.Errorf("%s printed a key or token", program)
 			}
 		}
 	}
@@ -113,25 +113,25 @@ func (s *stage) run(more map[string]string, program string, args ...string) (std
 }
 
 // invoke delivers the events of invoke's arguments to the function.
-func (s *stage) invoke(more map[string]string, args ...string) (stdout, stderr string, exit int) {
-	s.t.Helper()
-	return s.run(more, "invoke", append(args, "--", filepath.Join(s.bin, "iam-token-rotator"))...)
+func (fx *fixture) invoke(more map[string]string, args ...string) (stdout, stderr string, exit int) {
+	fx.t.Helper()
+	return fx.run(more, "invoke", append(args, "--", filepath.Join(fx.bin, "iam-token-rotator"))...)
 }
 
 // stored is the token that readers get.
-func (s *stage) stored() string { return s.cloud.MustCurrent(s.env["TOKEN_SECRET"]).Payload }
+func (fx *fixture) stored() string { return fx.cloud.MustCurrent(fx.env["TOKEN_SECRET"]).Payload }
 
-func (s *stage) fault(f ibmcloudtest.Fault) {
-	s.t.Helper()
-	if err := s.cloud.AddFault(f); err != nil {
-		s.t.Fatal(err)
+func (fx *fixture) fault(f ibmcloudtest.Fault) {
+	fx.t.Helper()
+	if err := fx.cloud.AddFault(f); err != nil {
+		fx.t.Fatal(err)
 	}
 }
 
 // requested are the operations asked of the sandbox, sorted.
-func (s *stage) requested() []string {
+func (fx *fixture) requested() []string {
 	var ops []string
-	for _, request := range s.cloud.Requests() {
+	for _, request := range fx.cloud.Requests() {
 		ops = append(ops, request.Op)
 	}
 	slices.Sort(ops)
@@ -154,8 +154,8 @@ func firstResults(t *testing.T, stdout string) []report.Result {
 
 func TestTheBuiltFunctionRotatesATokenThatAJobCanUse(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, ibmcloudtest.Options{})
-	stdout, stderr, exit := s.invoke(nil, "-event", "event.json", "-n", "2")
+	fx := newFixture(t, ibmcloudtest.Options{})
+	stdout, stderr, exit := fx.invoke(nil, "-event", "event.json", "-n", "2")
 	if exit != 0 {
 		t.Fatalf("got exit %d\n%s%s", exit, stdout, stderr)
 	}
@@ -166,12 +166,12 @@ func TestTheBuiltFunctionRotatesATokenThatAJobCanUse(t *testing.T) {
 	if strings.Count(stderr, `"msg":"report"`) != 2 || strings.Count(stderr, `"_aws":`) != 2 {
 		t.Errorf("got log %s, want a report and metrics for each", stderr)
 	}
-	request, err := http.NewRequest(http.MethodGet, s.server.URL+"/v3/targets", nil)
+	request, err := http.NewRequest(http.MethodGet, fx.server.URL+"/v3/targets", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Header.Set("Authorization", "Bearer "+s.stored())
-	response, err := s.server.Client().Do(request)
+	request.Header.Set("Authorization", "Bearer "+fx.stored())
+	response, err := fx.server.Client().Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,11 +183,11 @@ func TestTheBuiltFunctionRotatesATokenThatAJobCanUse(t *testing.T) {
 
 func TestTheBuiltFunctionFailsLoudlyAndKeepsTheGoodToken(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, ibmcloudtest.Options{})
-	if _, stderr, exit := s.invoke(nil); exit != 0 {
+	fx := newFixture(t, ibmcloudtest.Options{})
+	if _, stderr, exit := fx.invoke(nil); exit != 0 {
 		t.Fatal(stderr)
 	}
-	good := s.stored()
+	good := fx.stored()
 	for name, test := range map[string]struct {
 		fault ibmcloudtest.Fault
 		more  map[string]string
@@ -198,17 +198,17 @@ func TestTheBuiltFunctionFailsLoudlyAndKeepsTheGoodToken(t *testing.T) {
 		"slow":        {ibmcloudtest.Fault{Op: "versions.create", Delay: time.Minute}, nil, "default: save: timeout"},
 		"forbidden":   {ibmcloudtest.Fault{Op: "secrets.get", Status: 403}, nil, "default: read_key: denied"},
 		"echo": {ibmcloudtest.Fault{Op: "iam.token", Identity: "workload", Status: 400,
-			Body: `{"errorCode":"BXNIM0415E","errorMessage":"` + s.cloud.BootstrapAPIKey() + `"}`}, nil, "default: exchange: denied"},
+			Body: `{"errorCode":"BXNIM0415E","errorMessage":"` + fx.cloud.BootstrapAPIKey() + `"}`}, nil, "default: exchange: denied"},
 		"unknown CA":    {ibmcloudtest.Fault{}, map[string]string{"SSL_CERT_FILE": "/dev/null"}, "not trusted"},
 		"private host":  {ibmcloudtest.Fault{}, map[string]string{"SECRETS_MANAGER_URL": "https://instance.private.invalid"}, "is a private endpoint"},
 		"misconfigured": {ibmcloudtest.Fault{}, map[string]string{"IAM_URL": "http://iam.cloud.ibm.com"}, "misconfigured: IAM_URL: must begin with https://"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.fault.Op != "" {
-				s.fault(test.fault)
-				defer s.cloud.ClearFaults()
+				fx.fault(test.fault)
+				defer fx.cloud.ClearFaults()
 			}
-			stdout, stderr, exit := s.invoke(test.more, "-timeout", "3s")
+			stdout, stderr, exit := fx.invoke(test.more, "-timeout", "3s")
 			var answer struct{ ErrorType, ErrorMessage string }
 			if err := json.Unmarshal([]byte(stdout), &answer); err != nil || exit != 1 {
 				t.Fatalf("got exit %d, %s%s", exit, stdout, stderr)
@@ -221,28 +221,28 @@ func TestTheBuiltFunctionFailsLoudlyAndKeepsTheGoodToken(t *testing.T) {
 			}
 		})
 	}
-	if s.stored() != good {
+	if fx.stored() != good {
 		t.Error("a failed run has changed the stored token")
 	}
 }
 
 func TestTheBuiltCommandServesManyRotations(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, ibmcloudtest.Options{Rotations: 30})
+	fx := newFixture(t, ibmcloudtest.Options{Rotations: 30})
 	var list []map[string]string
-	for _, one := range s.cloud.Rotations() {
+	for _, one := range fx.cloud.Rotations() {
 		list = append(list, map[string]string{"name": one.Name, "api_key_secret": one.APIKeySecret, "token_secret": one.TokenSecret})
 	}
 	encoded, err := json.Marshal(list)
 	if err != nil {
 		t.Fatal(err)
 	}
-	many := map[string]string{"SECRETS_MANAGER_MAX_RPS": "0", "API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": s.file("rotations.json", string(encoded))}
-	stdout, stderr, exit := s.run(many, "iam-token-rotator", "-mode", "ensure")
+	many := map[string]string{"SECRETS_MANAGER_MAX_RPS": "0", "API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": fx.file("rotations.json", string(encoded))}
+	stdout, stderr, exit := fx.run(many, "iam-token-rotator", "-mode", "ensure")
 	if exit != 0 || !strings.HasSuffix(stdout, "\n30 rotations: 30 rotated\n") {
 		t.Fatalf("got exit %d, %s%s", exit, stdout, stderr)
 	}
-	stdout, _, _ = s.run(many, "iam-token-rotator", "-mode", "ensure", "-rotation", list[7]["name"])
+	stdout, _, _ = fx.run(many, "iam-token-rotator", "-mode", "ensure", "-rotation", list[7]["name"])
 	if !strings.HasPrefix(stdout, list[7]["name"]+": fresh") {
 		t.Errorf("got %s, want that one alone: fresh", stdout)
 	}
@@ -250,13 +250,13 @@ func TestTheBuiltCommandServesManyRotations(t *testing.T) {
 
 func TestTheBuiltCommandWithATrustedProfileOrAPersonsToken(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, ibmcloudtest.Options{})
-	admin := s.cloud.MustMintToken(s.cloud.AdminAPIKey(), time.Hour)
+	fx := newFixture(t, ibmcloudtest.Options{})
+	admin := fx.cloud.MustMintToken(fx.cloud.AdminAPIKey(), time.Hour)
 	for name, more := range map[string]map[string]string{
-		"profile": {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_NAME": "rotator-bootstrap", "CR_TOKEN_FILENAME": s.file("cr-token", "compute-resource-token")},
+		"profile": {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_NAME": "rotator-bootstrap", "CR_TOKEN_FILENAME": fx.file("cr-token", "compute-resource-token")},
 		"person":  {"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer " + admin},
 	} {
-		if stdout, stderr, exit := s.run(more, "iam-token-rotator"); exit != 0 || !strings.HasPrefix(stdout, "default: rotated") {
+		if stdout, stderr, exit := fx.run(more, "iam-token-rotator"); exit != 0 || !strings.HasPrefix(stdout, "default: rotated") {
 			t.Errorf("%s: got exit %d, %s%s", name, exit, stdout, stderr)
 		}
 	}
@@ -264,25 +264,25 @@ func TestTheBuiltCommandWithATrustedProfileOrAPersonsToken(t *testing.T) {
 
 func TestTheBuiltDoctorBeforeAndAfterTheFirstToken(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, ibmcloudtest.Options{})
-	stdout, stderr, exit := s.run(nil, "iam-token-rotator", "doctor")
+	fx := newFixture(t, ibmcloudtest.Options{})
+	stdout, stderr, exit := fx.run(nil, "iam-token-rotator", "doctor")
 	if exit != 0 || stderr != "" || !strings.Contains(stdout, "✓ iam-tls               TLS 1.3") || !strings.Contains(stdout, "! stored-token") {
 		t.Fatalf("got exit %d, %s%s", exit, stdout, stderr)
 	}
-	wantNothingWritten(t, s.cloud)
-	if _, stderr, exit := s.run(nil, "iam-token-rotator"); exit != 0 {
+	wantNothingWritten(t, fx.cloud)
+	if _, stderr, exit := fx.run(nil, "iam-token-rotator"); exit != 0 {
 		t.Fatal(stderr)
 	}
-	stdout, _, exit = s.run(nil, "iam-token-rotator", "doctor")
+	stdout, _, exit = fx.run(nil, "iam-token-rotator", "doctor")
 	if exit != 0 || !strings.HasSuffix(stdout, "nothing is wrong that can be seen without writing\n") || strings.ContainsAny(stdout, "✗!") {
 		t.Errorf("got exit %d, %s", exit, stdout)
 	}
-	s.fault(ibmcloudtest.Fault{Op: "versions.metadata", Delay: time.Minute})
-	stdout, _, exit = s.run(nil, "iam-token-rotator", "doctor", "-timeout", "4s")
+	fx.fault(ibmcloudtest.Fault{Op: "versions.metadata", Delay: time.Minute})
+	stdout, _, exit = fx.run(nil, "iam-token-rotator", "doctor", "-timeout", "4s")
 	if exit != 1 || !strings.HasPrefix(stdout, "rotation default\n✗ stored-token          timeout") {
 		t.Errorf("got exit %d, %s", exit, stdout)
 	}
-	stdout, _, exit = s.run(map[string]string{"SSL_CERT_FILE": "/dev/null"}, "iam-token-rotator", "doctor")
+	stdout, _, exit = fx.run(map[string]string{"SSL_CERT_FILE": "/dev/null"}, "iam-token-rotator", "doctor")
 	if exit != 1 || !strings.HasPrefix(stdout, "✗ iam-tls ") {
 		t.Errorf("got exit %d, %s", exit, stdout)
 	}
@@ -291,17 +291,17 @@ func TestTheBuiltDoctorBeforeAndAfterTheFirstToken(t *testing.T) {
 // The mirror in AWS bears the version's id; without it the invocation
 // fails, but not the token at IBM.
 func TestTheFunctionMirrorsTheTokenToAWS(t *testing.T) {
-	s := newStage(t, ibmcloudtest.Options{})
+	fx := newFixture(t, ibmcloudtest.Options{})
 	moto := awstest.Start(t)
 	more := awstest.Environment(moto.URL())
 	delete(more, "AWS_REGION") // the ARN's counts
 	arn, _ := moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret", map[string]any{"Name": "iam-token", "ClientRequestToken": "11111111-2919-432f-9883-d5040bfcd326"})["ARN"].(string)
 	mirrorTo := func(arn string) map[string]string {
 		more["API_KEY_SECRET"], more["TOKEN_SECRET"] = "", ""
-		more["ROTATIONS"] = fmt.Sprintf(`[{"name":"logs","api_key_secret":%q,"token_secret":%q,"mirror":[%q]}]`, s.env["API_KEY_SECRET"], s.env["TOKEN_SECRET"], arn)
+		more["ROTATIONS"] = fmt.Sprintf(`[{"name":"logs","api_key_secret":%q,"token_secret":%q,"mirror":[%q]}]`, fx.env["API_KEY_SECRET"], fx.env["TOKEN_SECRET"], arn)
 		return more
 	}
-	stdout, stderr, exit := s.invoke(mirrorTo(arn))
+	stdout, stderr, exit := fx.invoke(mirrorTo(arn))
 	if exit != 0 {
 		t.Fatalf("got exit %d: %s%s", exit, stdout, stderr)
 	}
@@ -310,10 +310,10 @@ func TestTheFunctionMirrorsTheTokenToAWS(t *testing.T) {
 	if value["VersionId"] != result.VersionID || !strings.HasPrefix(value["SecretString"].(string), "eyJ") {
 		t.Errorf("got the mirror %v, want version %v", value["VersionId"], result.VersionID)
 	}
-	if stdout, _, exit := s.invoke(mirrorTo(arn), "-event", s.file("event.json", `{"mode":"ensure"}`)); exit != 0 || !strings.Contains(stdout, `"fresh"`) {
+	if stdout, _, exit := fx.invoke(mirrorTo(arn), "-event", fx.file("event.json", `{"mode":"ensure"}`)); exit != 0 || !strings.Contains(stdout, `"fresh"`) {
 		t.Errorf("ensure: got exit %d and %s, want fresh", exit, stdout)
 	}
-	stdout, stderr, exit = s.invoke(mirrorTo(strings.Replace(arn, "iam-token", "no-such-token", 1)))
+	stdout, stderr, exit = fx.invoke(mirrorTo(strings.Replace(arn, "iam-token", "no-such-token", 1)))
 	if exit != 1 || !strings.Contains(stdout, "mirror: not_found") {
 		t.Errorf("no such secret: got exit %d and %s, want a failure of the step mirror", exit, stdout)
 	}
@@ -326,8 +326,8 @@ func TestTheFunctionMirrorsTheTokenToAWS(t *testing.T) {
 // and the requests.
 func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, ibmcloudtest.Options{})
-	sandbox, err := url.Parse(s.env["IAM_URL"])
+	fx := newFixture(t, ibmcloudtest.Options{})
+	sandbox, err := url.Parse(fx.env["IAM_URL"])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +341,7 @@ func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.
 		defer func() { _ = proxy.Close() }()
 		hosts[name], behind[name] = proxy, "https://"+proxy.Addr()
 	}
-	if _, stderr, exit := s.invoke(behind, "-n", "3"); exit != 0 {
+	if _, stderr, exit := fx.invoke(behind, "-n", "3"); exit != 0 {
 		t.Fatal(stderr)
 	}
 	if got := hosts["IAM_URL"].Connections(); got != 1 {
@@ -355,7 +355,7 @@ func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.
 	pass := []string{"iam.token", "secrets.get", "versions.create", "versions.metadata"}
 	want := slices.Concat([]string{"iam.token", "iam.keys"}, pass, pass, pass) // for the bootstrap identity, and to verify tokens
 	slices.Sort(want)
-	if got := s.requested(); !slices.Equal(got, want) {
+	if got := fx.requested(); !slices.Equal(got, want) {
 		t.Errorf("got requests %v, want %v", got, want)
 	}
 }
@@ -364,9 +364,9 @@ func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.
 // header and body. Both repeat keys and tokens, whatever our log level.
 func TestTheBuiltFunctionWithholdsWhatLibrariesLog(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, ibmcloudtest.Options{}) // s.run searches all output for keys and tokens
-	for host, args := range map[string][]string{"iam-token-rotator": nil, "invoke": {"--", s.bin + "/iam-token-rotator"}} {
-		if _, stderr, exit := s.run(map[string]string{"GODEBUG": "http2debug=2"}, host, args...); exit != 0 || strings.Contains(stderr, "http2") {
+	fx := newFixture(t, ibmcloudtest.Options{}) // s.run searches all output for keys and tokens
+	for host, args := range map[string][]string{"iam-token-rotator": nil, "invoke": {"--", fx.bin + "/iam-token-rotator"}} {
+		if _, stderr, exit := fx.run(map[string]string{"GODEBUG": "http2debug=2"}, host, args...); exit != 0 || strings.Contains(stderr, "http2") {
 			t.Errorf("%s: got exit %d: %s", host, exit, stderr)
 		}
 	}

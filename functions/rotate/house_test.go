@@ -15,7 +15,7 @@ import (
 )
 
 func TestTheProxyOfTheEnvironmentIsUsedButNotForNoProxy(t *testing.T) {
-	s := newStage(t, ibmcloudtest.Options{})
+	fx := newFixture(t, ibmcloudtest.Options{})
 	var mu sync.Mutex
 	var asked []string // "CONNECT host password"
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -25,12 +25,12 @@ func TestTheProxyOfTheEnvironmentIsUsedButNotForNoProxy(t *testing.T) {
 		w.WriteHeader(http.StatusBadGateway)
 	}))
 	t.Cleanup(proxy.Close)
-	s.env["SECRETS_MANAGER_URL"], s.env["IAM_URL"] = "https://instance.example.com", "https://iam.example.com"
-	s.env["HTTPS_PROXY"] = strings.Replace(proxy.URL, "http://", "http://user:password@", 1)
+	fx.env["SECRETS_MANAGER_URL"], fx.env["IAM_URL"] = "https://instance.example.com", "https://iam.example.com"
+	fx.env["HTTPS_PROXY"] = strings.Replace(proxy.URL, "http://", "http://user:password@", 1)
 	const iam, instance = "CONNECT iam.example.com:443 Basic dXNlcjpwYXNzd29yZA==", "CONNECT instance.example.com:443 Basic dXNlcjpwYXNzd29yZA=="
 	for noProxy, want := range map[string][]string{"": {iam, instance}, "iam.example.com": {instance}, ".example.com": nil} {
 		asked = nil
-		s.run(map[string]string{"NO_PROXY": noProxy}, "iam-token-rotator", "doctor", "-timeout", "4s")
+		fx.run(map[string]string{"NO_PROXY": noProxy}, "iam-token-rotator", "doctor", "-timeout", "4s")
 		slices.Sort(asked)
 		if got := slices.Compact(asked); !slices.Equal(got, want) {
 			t.Errorf("NO_PROXY=%s: got %v, want %v", noProxy, got, want)

@@ -84,24 +84,24 @@ func TestPayloadsAreReadAsInGo(t *testing.T) {
 		"expired by its own claims":   {jwt(`{"exp":1767225600}`), "2026-01-01T00:00:00Z"},
 		"expired by what stands near": {fmt.Sprintf(`{"access_token":%q,"expiration":1767225600}`, opaque), "2026-01-01T00:00:00Z"},
 	} {
-		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
-			payload := strings.ReplaceAll(test.payload, "KEY", s.cloud.ReaderAPIKey())
-			s.cloud.MustPutVersion(s.secret(), payload, map[string]any{"expiration": hour})
-			want, err := (&iamtoken.Reader{Store: &iamtoken.SecretsManager{URL: s.env["IAM_URL"], IAMURL: s.env["IAM_URL"],
-				SecretID: s.secret(), APIKey: iamtoken.NewSecret(s.cloud.ReaderAPIKey())}}).Token(t.Context())
+		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
+			payload := strings.ReplaceAll(test.payload, "KEY", fx.cloud.ReaderAPIKey())
+			fx.cloud.MustPutVersion(fx.secret(), payload, map[string]any{"expiration": hour})
+			want, err := (&iamtoken.Reader{Store: &iamtoken.SecretsManager{URL: fx.env["IAM_URL"], IAMURL: fx.env["IAM_URL"],
+				SecretID: fx.secret(), APIKey: iamtoken.NewSecret(fx.cloud.ReaderAPIKey())}}).Token(t.Context())
 			if (err == nil) != (test.advice == "") {
 				t.Fatalf("the Go reader: got %v, want the problem %q", err, test.advice)
 			}
 			switch {
 			case err == nil:
-				s.wantRaw(name, want.Value.Reveal())
+				fx.wantRaw(name, want.Value.Reveal())
 			case errors.Is(err, iamtoken.ErrExpired):
-				s.wantFailure(3, nil, test.advice)
+				fx.wantFailure(3, nil, test.advice)
 			default:
-				s.wantFailure(1, nil, test.advice)
+				fx.wantFailure(1, nil, test.advice)
 			}
-			if s.worked > 5*time.Second {
-				t.Errorf("worked for %s: a pattern is not linear", s.worked)
+			if fx.worked > 5*time.Second {
+				t.Errorf("worked for %s: a pattern is not linear", fx.worked)
 			}
 		})
 	}
@@ -124,42 +124,42 @@ func TestVersions(t *testing.T) {
 		"too short":           {opaque, soon, []string{"--min-ttl", "21m"}, 1, "--min-ttl"},
 		"by hand, --check":    {jwt(fmt.Sprintf(`{"exp":%d}`, soon["expiration"])), nil, []string{"--check"}, 1, "no metadata"},
 	} {
-		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
-			s.cloud.MustPutVersion(s.secret(), test.payload, test.metadata)
+		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.cloud.MustPutVersion(fx.secret(), test.payload, test.metadata)
 			if test.exit == 0 {
-				s.wantRaw(name, test.payload, test.args...)
+				fx.wantRaw(name, test.payload, test.args...)
 			} else {
-				s.wantFailure(test.exit, test.args, test.advice)
+				fx.wantFailure(test.exit, test.args, test.advice)
 			}
 		})
 	}
 	// Metadata can be edited: a year ahead is trusted up to 61 minutes after the version was made.
-	onStage(t, "forged", ibmcloudtest.Options{}, func(s *stage) {
-		s.cloud.MustPutVersion(s.secret(), opaque, map[string]any{"expiration": time.Now().AddDate(1, 0, 0).Unix()})
-		s.wantRaw("while it can be true", opaque, "--min-ttl", "59m")
-		stdout, _, _ := s.iamToken("--check")
+	withFixture(t, "forged", ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.cloud.MustPutVersion(fx.secret(), opaque, map[string]any{"expiration": time.Now().AddDate(1, 0, 0).Unix()})
+		fx.wantRaw("while it can be true", opaque, "--min-ttl", "59m")
+		stdout, _, _ := fx.iamToken("--check")
 		if printed, err := time.Parse(time.RFC3339, strings.TrimSpace(stdout)); err != nil || time.Until(printed) > 61*time.Minute {
-			s.t.Errorf("got %q (%v), want 61m from the version's creation at most", stdout, err)
+			fx.t.Errorf("got %q (%v), want 61m from the version's creation at most", stdout, err)
 		}
 	})
-	onStage(t, "secrets", ibmcloudtest.Options{}, func(s *stage) {
-		token := s.publish(time.Hour)
+	withFixture(t, "secrets", ibmcloudtest.Options{}, func(fx *fixture) {
+		token := fx.publish(time.Hour)
 		kv := func(data map[string]any) string {
-			return s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: s.cloud.TokenGroupName(), Data: data, Metadata: soon})
+			return fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: fx.cloud.TokenGroupName(), Data: data, Metadata: soon})
 		}
-		s.wantRaw("kv", token, kv(map[string]any{"iam_token": "Bearer " + token, "owner": "someone"}))
+		fx.wantRaw("kv", token, kv(map[string]any{"iam_token": "Bearer " + token, "owner": "someone"}))
 		for advice, secret := range map[string]string{
 			"no such secret":       "00000000-0000-4000-8000-000000000000",
-			"SecretsReader":        s.cloud.Rotations()[0].APIKeySecret,
+			"SecretsReader":        fx.cloud.Rotations()[0].APIKeySecret,
 			"is it the right":      kv(map[string]any{"a": token, "b": token}),
 			"holds something that": kv(map[string]any{"iam_token": 1}),
-			"a type that holds no token": s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
-				Type: "iam_credentials", Group: s.cloud.TokenGroupName(), ReuseAPIKey: true}),
+			"a type that holds no token": fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
+				Type: "iam_credentials", Group: fx.cloud.TokenGroupName(), ReuseAPIKey: true}),
 		} {
-			s.wantFailure(1, []string{secret}, advice)
+			fx.wantFailure(1, []string{secret}, advice)
 		}
-		s.wantFailure(2, []string{"token"}, "the SECRET given is no secret id")
-		s.wantFailure(2, []string{"--", s.cloud.ReaderAPIKey()}, "no secret id")
+		fx.wantFailure(2, []string{"token"}, "the SECRET given is no secret id")
+		fx.wantFailure(2, []string{"--", fx.cloud.ReaderAPIKey()}, "no secret id")
 	})
 }
 
@@ -187,22 +187,22 @@ func TestOutages(t *testing.T) {
 		"a hostile code":           {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E\neyJ"}`}, "(HTTP 400)", 1},
 		"an early Date":            {ibmcloudtest.Fault{Op: read, Status: 200, Headers: map[string]string{"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}, Body: `{"secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z","payload":"` + opaque + `"}`}, "earlier than the version", 3},
 	} {
-		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
-			token := s.publish(time.Hour)
-			s.fault(test.fault)
+		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
+			token := fx.publish(time.Hour)
+			fx.fault(test.fault)
 			if test.advice == "" {
-				s.wantRaw(name, token)
+				fx.wantRaw(name, token)
 			} else {
-				s.wantFailure(1, nil, test.advice)
+				fx.wantFailure(1, nil, test.advice)
 			}
 			tries := 0
-			for _, request := range s.cloud.Requests() {
+			for _, request := range fx.cloud.Requests() {
 				if request.Op == test.fault.Op {
 					tries++
 				}
 			}
 			if tries != test.tries {
-				s.t.Errorf("got %d tries, want %d", tries, test.tries)
+				fx.t.Errorf("got %d tries, want %d", tries, test.tries)
 			}
 		})
 	}
@@ -250,7 +250,7 @@ func TestHostileAnswersEnd(t *testing.T) {
 		"no HTTP":           {text(strings.Repeat("eyJ", 1000)), "not HTTP"},
 		"a broken status":   {text("HTTP/1.1 eyJ\r\n\r\n"), ""},
 	} {
-		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
+		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
 			listener, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
@@ -271,10 +271,10 @@ func TestHostileAnswersEnd(t *testing.T) {
 					}()
 				}
 			}()
-			s.env["IAM_URL"] = "http://" + listener.Addr().String()
-			s.wantFailure(1, nil, test.advice) // programs.Run ends what hangs
-			if s.worked > 10*time.Second {
-				t.Errorf("worked for %s", s.worked)
+			fx.env["IAM_URL"] = "http://" + listener.Addr().String()
+			fx.wantFailure(1, nil, test.advice) // programs.Run ends what hangs
+			if fx.worked > 10*time.Second {
+				t.Errorf("worked for %s", fx.worked)
 			}
 		})
 	}
@@ -283,152 +283,152 @@ func TestHostileAnswersEnd(t *testing.T) {
 // passTime replaces sleep and the clock, so that waiting takes no time; the
 // returned function returns the sleeps so far, in seconds. meanwhile is called at
 // each sleep with its number, from 1.
-func (s *stage) passTime(meanwhile func(sleep int)) (sleeps func() string) {
-	s.t.Helper()
-	file := s.file("sleeps", "", 0o600)
+func (fx *fixture) passTime(meanwhile func(sleep int)) (sleeps func() string) {
+	fx.t.Helper()
+	file := fx.file("sleeps", "", 0o600)
 	count := 0
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		count++
 		meanwhile(count)
 	}))
-	s.t.Cleanup(server.Close)
-	s.program("sleep", fmt.Sprintf("echo \"$1\" >>'%s'\nexec curl -s '%s'\n", file, server.URL))
-	s.program("date", fmt.Sprintf("now=1000000\nwhile read -r n; do now=$((now + n)); done <'%s'\necho $now\n", file))
+	fx.t.Cleanup(server.Close)
+	fx.program("sleep", fmt.Sprintf("echo \"$1\" >>'%s'\nexec curl -s '%s'\n", file, server.URL))
+	fx.program("date", fmt.Sprintf("now=1000000\nwhile read -r n; do now=$((now + n)); done <'%s'\necho $now\n", file))
 	return func() string {
 		content, err := os.ReadFile(file)
 		if err != nil {
-			s.t.Fatal(err)
+			fx.t.Fatal(err)
 		}
 		return fmt.Sprint(strings.Fields(string(content)))
 	}
 }
 
 func TestWaiting(t *testing.T) {
-	for name, first := range map[string]func(s *stage){
-		"no token yet": func(*stage) {},
-		"expired":      func(s *stage) { s.publish(-time.Minute) },
-		"too short":    func(s *stage) { s.publish(4 * time.Minute) },
+	for name, first := range map[string]func(fx *fixture){
+		"no token yet": func(*fixture) {},
+		"expired":      func(fx *fixture) { fx.publish(-time.Minute) },
+		"too short":    func(fx *fixture) { fx.publish(4 * time.Minute) },
 	} {
-		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
-			first(s)
-			token := s.token(time.Hour)
-			sleeps := s.passTime(func(sleep int) {
+		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
+			first(fx)
+			token := fx.token(time.Hour)
+			sleeps := fx.passTime(func(sleep int) {
 				if sleep == 3 {
-					s.store(token, time.Now().Add(time.Hour))
+					fx.store(token, time.Now().Add(time.Hour))
 				}
 			})
-			s.wantRaw(name, token, "--min-ttl", "5m", "--wait=2m")
+			fx.wantRaw(name, token, "--min-ttl", "5m", "--wait=2m")
 			if got := sleeps(); got != "[1 2 4]" {
-				s.t.Errorf("got sleeps %s, want [1 2 4]", got)
+				fx.t.Errorf("got sleeps %s, want [1 2 4]", got)
 			}
 		})
 	}
-	onStage(t, "in vain", ibmcloudtest.Options{}, func(s *stage) {
-		s.publish(-time.Minute)
-		sleeps := s.passTime(func(int) {})
-		s.wantFailure(3, []string{"--wait", "20s"}, "expired 1m")
+	withFixture(t, "in vain", ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.publish(-time.Minute)
+		sleeps := fx.passTime(func(int) {})
+		fx.wantFailure(3, []string{"--wait", "20s"}, "expired 1m")
 		if got := sleeps(); got != "[1 2 4 8 5]" {
-			s.t.Errorf("got sleeps %s, want 20 s in all: [1 2 4 8 5]", got)
+			fx.t.Errorf("got sleeps %s, want 20 s in all: [1 2 4 8 5]", got)
 		}
 	})
 	// In a long wait the reader's own token expires; a new one is fetched.
-	onStage(t, "for longer than the reader's own token lasts", ibmcloudtest.Options{}, func(s *stage) {
-		token := s.token(time.Hour)
-		s.passTime(func(sleep int) {
+	withFixture(t, "for longer than the reader's own token lasts", ibmcloudtest.Options{}, func(fx *fixture) {
+		token := fx.token(time.Hour)
+		fx.passTime(func(sleep int) {
 			switch sleep {
 			case 1:
-				s.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 401, Times: 1})
+				fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 401, Times: 1})
 			case 2:
-				s.store(token, time.Now().Add(time.Hour))
+				fx.store(token, time.Now().Add(time.Hour))
 			}
 		})
-		s.wantRaw("after a 401", token, "--wait", "2m")
+		fx.wantRaw("after a 401", token, "--wait", "2m")
 	})
 }
 
-// onAWS gives the stage a job's role on AWS in place of its IBM identity.
-func (s *stage) onAWS(endpoint string) {
+// onAWS gives the fixture a job's role on AWS in place of its IBM identity.
+func (fx *fixture) onAWS(endpoint string) {
 	for _, name := range []string{"READER_APIKEY", "SECRETS_MANAGER_URL", "IAM_URL", "TOKEN_SECRET"} {
-		delete(s.env, name)
+		delete(fx.env, name)
 	}
-	maps.Copy(s.env, awstest.Environment(endpoint))
-	delete(s.env, "AWS_REGION") // the script takes the ARN's
+	maps.Copy(fx.env, awstest.Environment(endpoint))
+	delete(fx.env, "AWS_REGION") // the script takes the ARN's
 }
 
 // The aws program keeps what it receives where cli_history is on, but not for this.
 func TestTheMirrorInAWS(t *testing.T) {
 	programs.Need(t, "aws")
 	moto := awstest.Start(t)
-	s := newStage(t, "dash", ibmcloudtest.Options{})
-	s.onAWS(moto.URL())
-	if err := os.Mkdir(filepath.Join(s.env["HOME"], ".aws"), 0o700); err != nil {
+	fx := newFixture(t, "dash", ibmcloudtest.Options{})
+	fx.onAWS(moto.URL())
+	if err := os.Mkdir(filepath.Join(fx.env["HOME"], ".aws"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.env["HOME"], ".aws", "config"), []byte("[default]\ncli_history = enabled\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(fx.env["HOME"], ".aws", "config"), []byte("[default]\ncli_history = enabled\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	token := s.token(time.Hour)
+	token := fx.token(time.Hour)
 	created := moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret",
 		map[string]any{"Name": "iam-token", "SecretString": "Bearer " + token, "ClientRequestToken": "7cf9d6e1-2919-432f-9883-d5040bfcd326"})
-	s.env["TOKEN_SECRET_ARN"] = created["ARN"].(string)
-	s.wantRaw("the mirror", token, "--min-ttl", "5m")
-	if _, err := os.Stat(filepath.Join(s.env["HOME"], ".aws", "cli", "history")); !os.IsNotExist(err) {
+	fx.env["TOKEN_SECRET_ARN"] = created["ARN"].(string)
+	fx.wantRaw("the mirror", token, "--min-ttl", "5m")
+	if _, err := os.Stat(filepath.Join(fx.env["HOME"], ".aws", "cli", "history")); !os.IsNotExist(err) {
 		t.Errorf("got %v, want no history", err)
 	}
-	s.env["TOKEN_SECRET_ARN"] += "x"
-	s.wantFailure(1, nil, "ResourceNotFoundException", "secretsmanager:GetSecretValue")
+	fx.env["TOKEN_SECRET_ARN"] += "x"
+	fx.wantFailure(1, nil, "ResourceNotFoundException", "secretsmanager:GetSecretValue")
 }
 
 const copyARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-Ab12Cd"
 
 // answerAs puts a program in the place of aws that answers with a secret's value,
 // made created ago.
-func (s *stage) answerAs(payload any, created any) {
-	s.t.Helper()
+func (fx *fixture) answerAs(payload any, created any) {
+	fx.t.Helper()
 	answer, err := json.Marshal(map[string]any{"ARN": copyARN, "SecretString": payload, "CreatedDate": created})
 	if err != nil {
-		s.t.Fatal(err)
+		fx.t.Fatal(err)
 	}
-	s.program("aws", "case \"$*\" in *'--secret-id "+copyARN+" --region eu-central-1 '*) ;; *) echo \"unexpected: $*\" >&2; exit 1 ;; esac\ncat <<'E'\n"+string(answer)+"\nE\n")
+	fx.program("aws", "case \"$*\" in *'--secret-id "+copyARN+" --region eu-central-1 '*) ;; *) echo \"unexpected: $*\" >&2; exit 1 ;; esac\ncat <<'E'\n"+string(answer)+"\nE\n")
 }
 
 func TestWhatAMirrorCanHold(t *testing.T) {
-	onStage(t, "mirror", ibmcloudtest.Options{}, func(s *stage) {
+	withFixture(t, "mirror", ibmcloudtest.Options{}, func(fx *fixture) {
 		ahead := time.Duration(0) // of AWS's clock, which the aws program does not print
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
 		}))
 		defer server.Close()
-		s.onAWS(server.URL)
-		s.env["TOKEN_SECRET_ARN"] = copyARN
-		token := s.token(time.Hour)
+		fx.onAWS(server.URL)
+		fx.env["TOKEN_SECRET_ARN"] = copyARN
+		token := fx.token(time.Hour)
 		byV1, byV2 := float64(time.Now().UnixMilli())/1000, time.Now().UTC().Format("2006-01-02T15:04:05.000000+00:00")
-		s.answerAs("Bearer "+token, byV1)
-		s.wantRaw("version 1 of aws", token, "--min-ttl", "5m")
-		s.answerAs(fmt.Sprintf(`{"logs":%q}`, token), byV2)
-		s.wantRaw("version 2 of aws", token)
-		if stdout, stderr, exit := s.iamToken("--check"); exit != 0 || !strings.HasSuffix(stdout, "Z\n") || len(stdout) != 21 {
-			s.t.Errorf("--check: got exit %d and %d bytes (stderr %q), want the expiry", exit, len(stdout), stderr)
+		fx.answerAs("Bearer "+token, byV1)
+		fx.wantRaw("version 1 of aws", token, "--min-ttl", "5m")
+		fx.answerAs(fmt.Sprintf(`{"logs":%q}`, token), byV2)
+		fx.wantRaw("version 2 of aws", token)
+		if stdout, stderr, exit := fx.iamToken("--check"); exit != 0 || !strings.HasSuffix(stdout, "Z\n") || len(stdout) != 21 {
+			fx.t.Errorf("--check: got exit %d and %d bytes (stderr %q), want the expiry", exit, len(stdout), stderr)
 		}
 		for advice, test := range map[string]struct {
 			payload any
 			exit    int
 		}{
-			"expired 1m":     {s.token(-time.Minute), 3},
+			"expired 1m":     {fx.token(-time.Minute), 3},
 			"nothing states": {opaque, 1},
 			"no token yet":   {"no token yet", 1},
 			"is it the":      {`{"user":"a","password":"b"}`, 1},
 			"empty":          {nil, 1}, // a binary secret
 		} {
-			s.answerAs(test.payload, byV1)
-			s.wantFailure(test.exit, nil, advice)
+			fx.answerAs(test.payload, byV1)
+			fx.wantFailure(test.exit, nil, advice)
 		}
 		ahead = 20 * time.Minute
-		s.answerAs(s.token(10*time.Minute), byV1)
-		s.wantFailure(3, nil, "slow", "expired")
+		fx.answerAs(fx.token(10*time.Minute), byV1)
+		fx.wantFailure(3, nil, "slow", "expired")
 		ahead = 0
-		delete(s.env, "TOKEN_SECRET_ARN")
-		s.answerAs(token, byV1)
-		s.wantRaw("an ARN as the argument", token, copyARN)
+		delete(fx.env, "TOKEN_SECRET_ARN")
+		fx.answerAs(token, byV1)
+		fx.wantRaw("an ARN as the argument", token, copyARN)
 	})
 }

@@ -15,8 +15,8 @@ import (
 )
 
 func TestPrintedForms(t *testing.T) {
-	underEachShell(t, func(s *stage) {
-		token := s.publish(time.Hour)
+	underEachShell(t, func(fx *fixture) {
+		token := fx.publish(time.Hour)
 		for format, want := range map[string]string{
 			"":       "Bearer " + token + "\n",
 			"header": "Bearer " + token + "\n",
@@ -28,13 +28,13 @@ func TestPrintedForms(t *testing.T) {
 			if format == "" {
 				args = nil
 			}
-			if stdout, stderr, exit := s.iamToken(args...); stdout != want || stderr != "" || exit != 0 {
-				s.t.Errorf("--format %q: got exit %d, %d bytes (stderr %q), want exit 0 and the token", format, exit, len(stdout), stderr)
+			if stdout, stderr, exit := fx.iamToken(args...); stdout != want || stderr != "" || exit != 0 {
+				fx.t.Errorf("--format %q: got exit %d, %d bytes (stderr %q), want exit 0 and the token", format, exit, len(stdout), stderr)
 			}
 		}
 		expires := time.Now().Add(20 * time.Minute)
-		s.store(s.token(20*time.Minute), expires)
-		stdout, stderr, exit := s.iamToken("--format", "token.json", "--min-ttl=1m")
+		fx.store(fx.token(20*time.Minute), expires)
+		stdout, stderr, exit := fx.iamToken("--format", "token.json", "--min-ttl=1m")
 		var got struct {
 			AccessToken string `json:"access_token"`
 			TokenType   string `json:"token_type"`
@@ -42,87 +42,87 @@ func TestPrintedForms(t *testing.T) {
 			ExpiresIn   int64  `json:"expires_in"`
 		}
 		if err := json.Unmarshal([]byte(stdout), &got); err != nil || exit != 0 {
-			s.t.Fatalf("token.json: got exit %d, %v (stderr %q)", exit, err, stderr)
+			fx.t.Fatalf("token.json: got exit %d, %v (stderr %q)", exit, err, stderr)
 		}
 		if got.TokenType != "Bearer" || !strings.HasPrefix(got.AccessToken, "eyJ") || got.Expiration != expires.Unix() || got.ExpiresIn > 1200 || got.ExpiresIn < 1140 {
-			s.t.Errorf("got %q, a token of %d bytes, expiration %d, expires_in %d; want %d and just under 1200",
+			fx.t.Errorf("got %q, a token of %d bytes, expiration %d, expires_in %d; want %d and just under 1200",
 				got.TokenType, len(got.AccessToken), got.Expiration, got.ExpiresIn, expires.Unix())
 		}
 	})
 }
 
 func TestTheDocumentedExampleWorks(t *testing.T) {
-	underEachShell(t, func(s *stage) {
-		s.publish(time.Hour)
-		s.env["IAM_TOKEN"] = "Bearer of something else"
+	underEachShell(t, func(fx *fixture) {
+		fx.publish(time.Hour)
+		fx.env["IAM_TOKEN"] = "Bearer of something else"
 		for name, example := range map[string]string{
 			"header": `export IAM_TOKEN="$("$1" --format header)"`,
 			"json":   `export IAM_TOKEN=$("$1" --format json | jq -r '.iam_token')`,
 			"env":    `eval "$("$1" --format env)"`,
 		} {
-			stdout, stderr, exit := s.sh("-c", example+`
-curl -s -o /dev/null -w '%{http_code}' -X GET "$IAM_URL/v3/targets" -H "Authorization: ${IAM_TOKEN}"`, "job", script(s.t))
+			stdout, stderr, exit := fx.sh("-c", example+`
+curl -s -o /dev/null -w '%{http_code}' -X GET "$IAM_URL/v3/targets" -H "Authorization: ${IAM_TOKEN}"`, "job", script(fx.t))
 			if stdout != "200" || exit != 0 {
-				s.t.Errorf("%s: Logs Routing answered %s (exit %d, stderr %q), want 200", name, stdout, exit, stderr)
+				fx.t.Errorf("%s: Logs Routing answered %s (exit %d, stderr %q), want 200", name, stdout, exit, stderr)
 			}
 		}
-		stdout, _, _ := s.sh("-c", `set -x; "$1" | sed 's/^/Authorization: /' | curl -s -o /dev/null -w '%{http_code}' -H @- "$IAM_URL/v3/targets"`, "job", script(s.t))
+		stdout, _, _ := fx.sh("-c", `set -x; "$1" | sed 's/^/Authorization: /' | curl -s -o /dev/null -w '%{http_code}' -H @- "$IAM_URL/v3/targets"`, "job", script(fx.t))
 		if stdout != "200" {
-			s.t.Errorf("through a pipe: Logs Routing answered %s, want 200", stdout)
+			fx.t.Errorf("through a pipe: Logs Routing answered %s, want 200", stdout)
 		}
 	})
 }
 
 func TestCheckPrintsTheExpiryFromMetadata(t *testing.T) {
-	onStage(t, "check", ibmcloudtest.Options{}, func(s *stage) {
+	withFixture(t, "check", ibmcloudtest.Options{}, func(fx *fixture) {
 		expires := time.Now().Add(20 * time.Minute)
-		s.store(s.token(20*time.Minute), expires)
+		fx.store(fx.token(20*time.Minute), expires)
 		want := expires.UTC().Truncate(time.Second).Format(time.RFC3339) + "\n"
-		if stdout, stderr, exit := s.iamToken("--check"); stdout != want || exit != 0 {
-			s.t.Errorf("got %q, exit %d (stderr %q), want %q, exit 0", stdout, exit, stderr, want)
+		if stdout, stderr, exit := fx.iamToken("--check"); stdout != want || exit != 0 {
+			fx.t.Errorf("got %q, exit %d (stderr %q), want %q, exit 0", stdout, exit, stderr, want)
 		}
-		for _, request := range s.cloud.Requests() {
+		for _, request := range fx.cloud.Requests() {
 			if request.Op == ibmcloudtest.OpVersionsGet || request.Op == ibmcloudtest.OpSecretsGet {
-				s.t.Errorf("--check read the value: %s", request.Path)
+				fx.t.Errorf("--check read the value: %s", request.Path)
 			}
 		}
-		if stdout, _, exit := s.iamToken("--check", "--min-ttl", "21m"); exit != 1 || stdout != want {
-			s.t.Errorf("--min-ttl 21m: got exit %d and %q, want 1 and the expiry", exit, stdout)
+		if stdout, _, exit := fx.iamToken("--check", "--min-ttl", "21m"); exit != 1 || stdout != want {
+			fx.t.Errorf("--min-ttl 21m: got exit %d and %q, want 1 and the expiry", exit, stdout)
 		}
-		s.store(s.token(-time.Minute), time.Now().Add(-time.Minute))
-		if _, stderr, exit := s.iamToken("--check"); exit != 3 || !strings.Contains(stderr, "expired 1m") {
-			s.t.Errorf("an expired token: got exit %d (stderr %q), want 3", exit, stderr)
+		fx.store(fx.token(-time.Minute), time.Now().Add(-time.Minute))
+		if _, stderr, exit := fx.iamToken("--check"); exit != 3 || !strings.Contains(stderr, "expired 1m") {
+			fx.t.Errorf("an expired token: got exit %d (stderr %q), want 3", exit, stderr)
 		}
 	})
 }
 
 func TestUsage(t *testing.T) {
-	underEachShell(t, func(s *stage) {
+	underEachShell(t, func(fx *fixture) {
 		for _, args := range [][]string{
 			{"--format"}, {"--format", "jwt"}, {"--format="}, {"--min-ttl", "5x"}, {"--min-ttl="}, {"--min-ttl", "1h"}, {"--wait", "soon"},
 			{"--frobnicate"}, {"--frobnicate=raw"}, {"--check=yes"}, {"-x"}, {"one", "two"},
 		} {
-			s.wantFailure(2, args, "iam-token -h")
+			fx.wantFailure(2, args, "iam-token -h")
 		}
-		if requests := s.cloud.Requests(); len(requests) != 0 {
-			s.t.Errorf("got %d requests, want none", len(requests))
+		if requests := fx.cloud.Requests(); len(requests) != 0 {
+			fx.t.Errorf("got %d requests, want none", len(requests))
 		}
-		s.wantFailure(2, []string{"--format", "raw", "--frobnicate", "x"}, "argument 3 is no option")
-		s.wantFailure(2, []string{"--format=raw", "--apikey=" + s.cloud.ReaderAPIKey()}, "argument 2 is no option")
-		s.program("jq", "echo jq-1.5-1-a5b5cbe\n")
-		s.wantFailure(2, []string{"--frobnicate"}, "jq 1.6 or newer is needed")
-		s.program("jq", "echo 'No version is set for command jq' >&2; exit 126\n")
-		s.wantFailure(2, nil, "no shim")
-		s.env["PATH"] = s.bin // without curl
-		if err := os.Symlink(programs.Path(s.t, "cat"), filepath.Join(s.bin, "cat")); err != nil {
-			s.t.Fatal(err)
+		fx.wantFailure(2, []string{"--format", "raw", "--frobnicate", "x"}, "argument 3 is no option")
+		fx.wantFailure(2, []string{"--format=raw", "--apikey=" + fx.cloud.ReaderAPIKey()}, "argument 2 is no option")
+		fx.program("jq", "echo jq-1.5-1-a5b5cbe\n")
+		fx.wantFailure(2, []string{"--frobnicate"}, "jq 1.6 or newer is needed")
+		fx.program("jq", "echo 'No version is set for command jq' >&2; exit 126\n")
+		fx.wantFailure(2, nil, "no shim")
+		fx.env["PATH"] = fx.bin // without curl
+		if err := os.Symlink(programs.Path(fx.t, "cat"), filepath.Join(fx.bin, "cat")); err != nil {
+			fx.t.Fatal(err)
 		}
-		if s.shell[0] != "busybox" {
-			s.wantFailure(2, nil, "curl is not installed")
+		if fx.shell[0] != "busybox" {
+			fx.wantFailure(2, nil, "curl is not installed")
 		}
-		stdout, stderr, exit := s.iamToken("-h")
+		stdout, stderr, exit := fx.iamToken("-h")
 		if exit != 0 || stderr != "" || !strings.HasPrefix(stdout, "Usage: iam-token ") {
-			s.t.Errorf("-h: got exit %d, stderr %q, stdout %.40q", exit, stderr, stdout)
+			fx.t.Errorf("-h: got exit %d, stderr %q, stdout %.40q", exit, stderr, stdout)
 		}
 	})
 }
@@ -151,94 +151,94 @@ func TestSettings(t *testing.T) {
 		"no ARN":                   {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": "iam-token"}, "TOKEN_SECRET_ARN"},
 		"AWS in the clear":         {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": copyARN, "AWS_ENDPOINT_URL": "http://10.0.0.1"}, "AWS_ENDPOINT_URL"},
 	} {
-		onStage(t, name, ibmcloudtest.Options{}, func(s *stage) {
-			s.program("aws", "exit 1\n")
+		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.program("aws", "exit 1\n")
 			for variable, value := range test.set {
-				s.env[variable] = value
+				fx.env[variable] = value
 			}
-			s.wantFailure(2, nil, test.advice)
+			fx.wantFailure(2, nil, test.advice)
 		})
 	}
 }
 
 func TestIdentities(t *testing.T) {
-	onStage(t, "keys and tokens", ibmcloudtest.Options{}, func(s *stage) {
-		token := s.publish(time.Hour)
-		key := s.cloud.ReaderAPIKey()
-		link := filepath.Join(s.t.TempDir(), "link")
-		if err := os.Symlink(s.file("key", key, 0o400), link); err != nil {
-			s.t.Fatal(err)
+	withFixture(t, "keys and tokens", ibmcloudtest.Options{}, func(fx *fixture) {
+		token := fx.publish(time.Hour)
+		key := fx.cloud.ReaderAPIKey()
+		link := filepath.Join(fx.t.TempDir(), "link")
+		if err := os.Symlink(fx.file("key", key, 0o400), link); err != nil {
+			fx.t.Fatal(err)
 		}
 		for name, identity := range map[string][2]string{
 			"a key with a newline":                 {"READER_APIKEY", key + "\n"},
-			"a file":                               {"READER_APIKEY_FILE", s.file("key", key+"\r\n", 0o640)},
+			"a file":                               {"READER_APIKEY_FILE", fx.file("key", key+"\r\n", 0o640)},
 			"a link, as Kubernetes mounts secrets": {"READER_APIKEY_FILE", link},
-			"IBM's apikey.json":                    {"READER_APIKEY_FILE", s.file("apikey.json", `{"name":"reader","apikey":"`+key+`"}`, 0o600)},
-			"a token":                              {"READER_IAM_TOKEN", "Bearer " + s.cloud.MustMintToken(key, time.Hour)},
-			"a bare token":                         {"READER_IAM_TOKEN", s.cloud.MustMintToken(key, time.Hour)},
+			"IBM's apikey.json":                    {"READER_APIKEY_FILE", fx.file("apikey.json", `{"name":"reader","apikey":"`+key+`"}`, 0o600)},
+			"a token":                              {"READER_IAM_TOKEN", "Bearer " + fx.cloud.MustMintToken(key, time.Hour)},
+			"a bare token":                         {"READER_IAM_TOKEN", fx.cloud.MustMintToken(key, time.Hour)},
 		} {
-			delete(s.env, "READER_APIKEY")
-			s.env[identity[0]] = identity[1]
-			if stderr := s.wantRaw(name, token); stderr != "" {
-				s.t.Errorf("%s: got stderr %q, want none", name, stderr)
+			delete(fx.env, "READER_APIKEY")
+			fx.env[identity[0]] = identity[1]
+			if stderr := fx.wantRaw(name, token); stderr != "" {
+				fx.t.Errorf("%s: got stderr %q, want none", name, stderr)
 			}
-			delete(s.env, identity[0])
+			delete(fx.env, identity[0])
 		}
 	})
-	onStage(t, "files", ibmcloudtest.Options{}, func(s *stage) {
-		token := s.publish(time.Hour)
-		key := s.cloud.ReaderAPIKey()
-		delete(s.env, "READER_APIKEY")
-		s.env["READER_APIKEY_FILE"] = s.file("key", key, 0o644)
-		if stderr := s.wantRaw("everybody reads", token); !strings.Contains(stderr, "warning: everybody may read READER_APIKEY_FILE") {
-			s.t.Errorf("got stderr %q, want a warning", stderr)
+	withFixture(t, "files", ibmcloudtest.Options{}, func(fx *fixture) {
+		token := fx.publish(time.Hour)
+		key := fx.cloud.ReaderAPIKey()
+		delete(fx.env, "READER_APIKEY")
+		fx.env["READER_APIKEY_FILE"] = fx.file("key", key, 0o644)
+		if stderr := fx.wantRaw("everybody reads", token); !strings.Contains(stderr, "warning: everybody may read READER_APIKEY_FILE") {
+			fx.t.Errorf("got stderr %q, want a warning", stderr)
 		}
 		for name, file := range map[string]string{
-			"may be written by others": s.file("group", key, 0o620),
-			"written by others than":   s.file("others", key, 0o602),
-			"holds no API key":         s.file("empty", "", 0o600),
-			"no API key on one line":   s.file("lines", key+"\n"+key, 0o600),
-			"holds no API key on":      s.file("large", strings.Repeat("k", 70_000), 0o600),
+			"may be written by others": fx.file("group", key, 0o620),
+			"written by others than":   fx.file("others", key, 0o602),
+			"holds no API key":         fx.file("empty", "", 0o600),
+			"no API key on one line":   fx.file("lines", key+"\n"+key, 0o600),
+			"holds no API key on":      fx.file("large", strings.Repeat("k", 70_000), 0o600),
 		} {
-			s.env["READER_APIKEY_FILE"] = file
-			s.wantFailure(2, nil, name)
+			fx.env["READER_APIKEY_FILE"] = file
+			fx.wantFailure(2, nil, name)
 		}
-		pipe := filepath.Join(s.t.TempDir(), "pipe")
+		pipe := filepath.Join(fx.t.TempDir(), "pipe")
 		if err := exec.Command("mkfifo", pipe).Run(); err != nil {
-			s.t.Fatal(err)
+			fx.t.Fatal(err)
 		}
-		s.env["READER_APIKEY_FILE"] = pipe // nobody writes into it
-		s.wantFailure(2, nil, "is not a regular file")
+		fx.env["READER_APIKEY_FILE"] = pipe // nobody writes into it
+		fx.wantFailure(2, nil, "is not a regular file")
 	})
-	onStage(t, "a trusted profile", ibmcloudtest.Options{}, func(s *stage) {
+	withFixture(t, "a trusted profile", ibmcloudtest.Options{}, func(fx *fixture) {
 		// The sandbox's profile is the rotator's own, which may not read the token: that
 		// refusal shows that the exchange went well.
-		s.publish(time.Hour)
-		delete(s.env, "READER_APIKEY")
-		s.env["CR_TOKEN_FILENAME"] = s.file("cr-token", "compute-resource-token\n", 0o644)
-		for name, value := range map[string]string{"IAM_PROFILE_NAME": ibmcloudtest.ProfileName, "IAM_PROFILE_ID": s.cloud.ProfileID()} {
-			s.env[name] = value
-			s.wantFailure(1, nil, "the identity of "+name+" may not read")
-			delete(s.env, name)
+		fx.publish(time.Hour)
+		delete(fx.env, "READER_APIKEY")
+		fx.env["CR_TOKEN_FILENAME"] = fx.file("cr-token", "compute-resource-token\n", 0o644)
+		for name, value := range map[string]string{"IAM_PROFILE_NAME": ibmcloudtest.ProfileName, "IAM_PROFILE_ID": fx.cloud.ProfileID()} {
+			fx.env[name] = value
+			fx.wantFailure(1, nil, "the identity of "+name+" may not read")
+			delete(fx.env, name)
 		}
 	})
-	onStage(t, "rejected", ibmcloudtest.Options{}, func(s *stage) {
-		s.publish(time.Hour)
-		s.env["READER_APIKEY"] = "a-key-that-nobody-knows"
-		s.wantFailure(1, nil, "IAM rejects READER_APIKEY (HTTP 400, BXNIM0415E)")
-		delete(s.env, "READER_APIKEY")
-		s.env["READER_IAM_TOKEN"] = s.cloud.MustMintToken(s.cloud.ReaderAPIKey(), -time.Minute)
-		s.wantFailure(1, nil, "rejects the token of READER_IAM_TOKEN")
+	withFixture(t, "rejected", ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.publish(time.Hour)
+		fx.env["READER_APIKEY"] = "a-key-that-nobody-knows"
+		fx.wantFailure(1, nil, "IAM rejects READER_APIKEY (HTTP 400, BXNIM0415E)")
+		delete(fx.env, "READER_APIKEY")
+		fx.env["READER_IAM_TOKEN"] = fx.cloud.MustMintToken(fx.cloud.ReaderAPIKey(), -time.Minute)
+		fx.wantFailure(1, nil, "rejects the token of READER_IAM_TOKEN")
 	})
 }
 
 func TestHTTPS(t *testing.T) {
-	onStage(t, "HTTPS", ibmcloudtest.Options{}, func(s *stage) {
-		token := s.publish(time.Hour)
-		ca := s.serveTLS()
-		s.wantFailure(1, nil, "SSL_CERT_FILE")
-		s.env["SSL_CERT_FILE"] = ca
-		s.wantRaw("with the CA", token)
+	withFixture(t, "HTTPS", ibmcloudtest.Options{}, func(fx *fixture) {
+		token := fx.publish(time.Hour)
+		ca := fx.serveTLS()
+		fx.wantFailure(1, nil, "SSL_CERT_FILE")
+		fx.env["SSL_CERT_FILE"] = ca
+		fx.wantRaw("with the CA", token)
 	})
 }
 
@@ -253,11 +253,11 @@ func TestThisMachinesClockIsOff(t *testing.T) {
 		"fast, the token is good":     {-70 * time.Minute, 50 * time.Minute, 0, "fast; "},
 	} {
 		now := func() time.Time { return time.Now().Truncate(time.Second).Add(test.ahead) }
-		onStage(t, name, ibmcloudtest.Options{Now: now}, func(s *stage) {
-			s.store(s.token(test.ttl), now().Add(test.ttl))
-			stdout, stderr, exit := s.iamToken()
+		withFixture(t, name, ibmcloudtest.Options{Now: now}, func(fx *fixture) {
+			fx.store(fx.token(test.ttl), now().Add(test.ttl))
+			stdout, stderr, exit := fx.iamToken()
 			if exit != test.exit || (stdout != "") != (test.exit == 0) || !strings.Contains(stderr, test.note) {
-				s.t.Errorf("got exit %d and %d bytes (stderr %q), want exit %d and %q", exit, len(stdout), stderr, test.exit, test.note)
+				fx.t.Errorf("got exit %d and %d bytes (stderr %q), want exit %d and %q", exit, len(stdout), stderr, test.exit, test.note)
 			}
 		})
 	}
@@ -275,35 +275,35 @@ func TestShellcheckFindsNothing(t *testing.T) {
 // Keys and tokens are in no program's arguments, environment or files, even of a
 // shell that exports and traces everything.
 func TestNoSecretIsInArgumentsEnvironmentsOrFiles(t *testing.T) {
-	underEachShell(t, func(s *stage) {
-		recorded := filepath.Join(s.t.TempDir(), "recorded")
+	underEachShell(t, func(fx *fixture) {
+		recorded := filepath.Join(fx.t.TempDir(), "recorded")
 		for _, name := range []string{"curl", "jq", "sleep", "date", "cat", "grep", "printf", "sed", "tr", "head", "ls"} {
 			if path, err := exec.LookPath(name); err == nil {
-				s.program(name, fmt.Sprintf("{ printf '%%s\\n' %s \"$@\"; env; } >>'%s'\nexec '%s' \"$@\"\n", name, recorded, path))
+				fx.program(name, fmt.Sprintf("{ printf '%%s\\n' %s \"$@\"; env; } >>'%s'\nexec '%s' \"$@\"\n", name, recorded, path))
 			}
 		}
-		s.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 503, Times: 1})
-		token := s.publish(time.Hour)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 503, Times: 1})
+		token := fx.publish(time.Hour)
 		for _, name := range []string{"access", "config", "credential", "given", "said", "text", "token", "value"} {
-			s.env[name] = "exported by the caller"
+			fx.env[name] = "exported by the caller"
 		}
 		for _, option := range []string{"-a", "-x", "-v", "-xv"} {
-			shell := s.shell
-			s.shell = append(s.shell[:len(s.shell):len(s.shell)], option)
-			s.wantRaw(option, token, "--min-ttl", "5m")
-			s.shell = shell
+			shell := fx.shell
+			fx.shell = append(fx.shell[:len(fx.shell):len(fx.shell)], option)
+			fx.wantRaw(option, token, "--min-ttl", "5m")
+			fx.shell = shell
 		}
 		text, err := os.ReadFile(recorded)
 		if err != nil || !strings.Contains(string(text), "/identity/token") {
-			s.t.Fatalf("the recorder saw no exchange (%v): this test could not fail", err)
+			fx.t.Fatalf("the recorder saw no exchange (%v): this test could not fail", err)
 		}
-		s.wantNoSecret("an argument or an environment", string(text))
+		fx.wantNoSecret("an argument or an environment", string(text))
 		if strings.Contains(string(text), token[10:30]) {
-			s.t.Error("an argument or an environment holds the token")
+			fx.t.Error("an argument or an environment holds the token")
 		}
-		for _, folder := range []string{s.env["TMPDIR"], s.env["HOME"]} {
+		for _, folder := range []string{fx.env["TMPDIR"], fx.env["HOME"]} {
 			if files, err := os.ReadDir(folder); err != nil || len(files) != 0 {
-				s.t.Errorf("got %d files left behind (%v), want none", len(files), err)
+				fx.t.Errorf("got %d files left behind (%v), want none", len(files), err)
 			}
 		}
 	})
@@ -312,24 +312,24 @@ func TestNoSecretIsInArgumentsEnvironmentsOrFiles(t *testing.T) {
 // What a caller's environment and home may hold changes nothing.
 func TestAStrangeEnvironmentChangesNothing(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, "bash", ibmcloudtest.Options{})
-	token := s.publish(time.Hour)
+	fx := newFixture(t, "bash", ibmcloudtest.Options{})
+	token := fx.publish(time.Hour)
 	folder := filepath.Join(t.TempDir(), "a=b c")
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for name, content := range map[string]string{".jq": "def test($re): true; def now: 0; def split($s): [.];", ".curlrc": "output = /dev/null\n", ".netrc": "default login a password b\n"} {
-		if err := os.WriteFile(filepath.Join(s.env["HOME"], name), []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(fx.env["HOME"], name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for name, value := range map[string]string{"TMPDIR": folder, "CDPATH": "/", "IFS": "e", "SHELLOPTS": "allexport:xtrace:verbose",
 		"newline": "x", "http_proxy": "http://127.0.0.1:1", "ALL_PROXY": "http://127.0.0.1:1", "definitions": "halt", "deadline": "9999999999", "wait": "1000", "LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Tokyo"} {
-		s.env[name] = value
+		fx.env[name] = value
 	}
-	stdout, stderr, exit := s.sh("-c", `bash "$1" --format raw`, "job", script(t))
+	stdout, stderr, exit := fx.sh("-c", `bash "$1" --format raw`, "job", script(t))
 	if exit != 0 || stdout != token+"\n" || !strings.Contains(stderr, "+ bash") {
 		t.Errorf("got exit %d, %d bytes, stderr %q: want the token and the caller's own trace", exit, len(stdout), stderr)
 	}
-	s.wantNoSecret("the trace", stderr)
+	fx.wantNoSecret("the trace", stderr)
 }

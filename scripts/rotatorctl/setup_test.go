@@ -28,8 +28,8 @@ import (
 	"iam-token-rotator/infra/aws/awstest"
 )
 
-// A stage is one cloud, AWS's secrets, what Terraform would print, and what a person has around setup.
-type stage struct {
+// A fixture is one cloud, AWS's secrets, what Terraform would print, and what a person has around setup.
+type fixture struct {
 	t       *testing.T
 	cloud   *ibmcloudtest.Cloud
 	origin  string
@@ -40,44 +40,44 @@ type stage struct {
 	env     map[string]string
 }
 
-func newStage(t *testing.T) *stage {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
 	server := httptest.NewServer(cloud)
 	t.Cleanup(server.Close)
-	s := &stage{t: t, cloud: cloud, origin: server.URL, aws: newFakeAWS(t), folder: t.TempDir()}
-	_, s.admin = s.exchange(cloud.AdminAPIKey())
-	s.env = map[string]string{"IAM_URL": s.origin, "IAM_TOKEN": "Bearer " + s.admin}
-	s.outputs = map[string]string{
+	fx := &fixture{t: t, cloud: cloud, origin: server.URL, aws: newFakeAWS(t), folder: t.TempDir()}
+	_, fx.admin = fx.exchange(cloud.AdminAPIKey())
+	fx.env = map[string]string{"IAM_URL": fx.origin, "IAM_TOKEN": "Bearer " + fx.admin}
+	fx.outputs = map[string]string{
 		"secrets_manager_url": server.URL, "account_id": cloud.AccountID(), "key_group_id": cloud.KeyGroupID(),
 		"token_group_id": cloud.TokenGroupID(), "bootstrap_iam_id": cloud.BootstrapIAMID(),
 		"workload_iam_id": cloud.Rotations()[0].IAMID, "reader_iam_id": cloud.ReaderIAMID(), "iam_profile_id": "",
 	}
-	return s
+	return fx
 }
 
-func (s *stage) path(name string) string { return filepath.Join(s.folder, name) }
+func (fx *fixture) path(name string) string { return filepath.Join(fx.folder, name) }
 
-func (s *stage) read(name string) string {
-	s.t.Helper()
-	info, err := os.Stat(s.path(name))
+func (fx *fixture) read(name string) string {
+	fx.t.Helper()
+	info, err := os.Stat(fx.path(name))
 	if err != nil {
-		s.t.Fatal(err)
+		fx.t.Fatal(err)
 	}
 	if info.Mode().Perm() != 0o600 {
-		s.t.Errorf("%s: got mode %o, want 600", name, info.Mode().Perm())
+		fx.t.Errorf("%s: got mode %o, want 600", name, info.Mode().Perm())
 	}
-	raw, err := os.ReadFile(s.path(name))
+	raw, err := os.ReadFile(fx.path(name))
 	if err != nil {
-		s.t.Fatal(err)
+		fx.t.Fatal(err)
 	}
 	return strings.TrimSpace(string(raw))
 }
 
 // terraform is what `terraform output -json` prints.
-func (s *stage) terraform() string {
+func (fx *fixture) terraform() string {
 	outputs := map[string]any{}
-	for name, value := range s.outputs {
+	for name, value := range fx.outputs {
 		outputs[name] = map[string]any{"sensitive": false, "type": "string", "value": value}
 	}
 	raw, _ := json.Marshal(outputs)
@@ -98,56 +98,56 @@ var (
 
 // run runs setup with Terraform's outputs on its standard input, and sees to it that nothing secret or foreign
 // came out.
-func (s *stage) run(args ...string) run {
-	s.t.Helper()
-	return s.runWith(s.terraform(), append([]string{"--terraform", "-"}, args...)...)
+func (fx *fixture) run(args ...string) run {
+	fx.t.Helper()
+	return fx.runWith(fx.terraform(), append([]string{"--terraform", "-"}, args...)...)
 }
 
-func (s *stage) runWith(stdin string, args ...string) run {
-	s.t.Helper()
-	r := run{runWith(s.t, s.env, s.aws.config(), stdin, append([]string{"setup"}, args...)...), map[string]string{}}
-	s.aws.serving.Lock() // an aborted request may be served still
-	defer s.aws.serving.Unlock()
-	for _, found := range secretShape.FindAllString(strings.ReplaceAll(r.stdout+r.stderr, s.folder, ""), -1) {
+func (fx *fixture) runWith(stdin string, args ...string) run {
+	fx.t.Helper()
+	r := run{runWith(fx.t, fx.env, fx.aws.config(), stdin, append([]string{"setup"}, args...)...), map[string]string{}}
+	fx.aws.serving.Lock() // an aborted request may be served still
+	defer fx.aws.serving.Unlock()
+	for _, found := range secretShape.FindAllString(strings.ReplaceAll(r.stdout+r.stderr, fx.folder, ""), -1) {
 		if !publicID.MatchString(found) {
-			s.t.Errorf("a secret of %d characters is printed", len(found))
+			fx.t.Errorf("a secret of %d characters is printed", len(found))
 		}
 	}
 	if strings.ContainsFunc(r.stderr, func(c rune) bool { return c != '\n' && c < ' ' || c == '\u202e' }) || strings.Contains(r.stdout+r.stderr, "pwned") {
-		s.t.Errorf("foreign text is printed: %q", r.stdout+r.stderr)
+		fx.t.Errorf("foreign text is printed: %q", r.stdout+r.stderr)
 	}
 	for text := range strings.Lines(r.stdout) {
 		if found := line.FindStringSubmatch(strings.TrimSuffix(text, "\n")); found != nil {
 			r.values[found[1]] = found[2]
 		} else if r.exit == 0 && !slices.Contains(args, "json") && !slices.Contains(args, "--help") {
-			s.t.Errorf("got the line %q, want NAME='value'", text)
+			fx.t.Errorf("got the line %q, want NAME='value'", text)
 		}
 	}
 	return r
 }
 
-func (s *stage) succeed(args ...string) run {
-	s.t.Helper()
-	r := s.run(args...)
+func (fx *fixture) succeed(args ...string) run {
+	fx.t.Helper()
+	r := fx.run(args...)
 	if r.exit != 0 {
-		s.t.Fatalf("setup %s: got exit %d, want 0\n%s", strings.Join(args, " "), r.exit, r.stderr)
+		fx.t.Fatalf("setup %s: got exit %d, want 0\n%s", strings.Join(args, " "), r.exit, r.stderr)
 	}
 	return r
 }
 
-func (s *stage) fail(exit int, words string, args ...string) {
-	s.t.Helper()
-	if r := s.run(args...); r.exit != exit || r.stdout != "" || !strings.Contains(r.stderr, words) {
-		s.t.Fatalf("setup %s: got exit %d, %q, %q; want exit %d and the words %q", strings.Join(args, " "), r.exit, r.stdout, r.stderr, exit, words)
+func (fx *fixture) fail(exit int, words string, args ...string) {
+	fx.t.Helper()
+	if r := fx.run(args...); r.exit != exit || r.stdout != "" || !strings.Contains(r.stderr, words) {
+		fx.t.Fatalf("setup %s: got exit %d, %q, %q; want exit %d and the words %q", strings.Join(args, " "), r.exit, r.stdout, r.stderr, exit, words)
 	}
 }
 
 // exchange returns a token's iam id with its status.
-func (s *stage) exchange(key string) (status int, token string) {
-	s.t.Helper()
-	response, err := http.PostForm(s.origin+"/identity/token", url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key}})
+func (fx *fixture) exchange(key string) (status int, token string) {
+	fx.t.Helper()
+	response, err := http.PostForm(fx.origin+"/identity/token", url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key}})
 	if err != nil {
-		s.t.Fatal(err)
+		fx.t.Fatal(err)
 	}
 	defer response.Body.Close()
 	var body struct {
@@ -158,45 +158,45 @@ func (s *stage) exchange(key string) (status int, token string) {
 }
 
 // owner checks that a key works, and for whom.
-func (s *stage) owner(key, iamID string) {
-	s.t.Helper()
-	status, token := s.exchange(key)
+func (fx *fixture) owner(key, iamID string) {
+	fx.t.Helper()
+	status, token := fx.exchange(key)
 	if claims, err := iamtoken.ReadClaims(token); status != 200 || claims.IAMID != iamID || err != nil {
-		s.t.Errorf("a stored key: got %d, identity %s, %v; want 200 and %s", status, claims.IAMID, err, iamID)
+		fx.t.Errorf("a stored key: got %d, identity %s, %v; want 200 and %s", status, claims.IAMID, err, iamID)
 	}
 }
 
-func (s *stage) refused(what, key string) {
-	s.t.Helper()
-	if status, _ := s.exchange(key); status != 400 {
-		s.t.Errorf("%s: got %d, want 400, deleted", what, status)
+func (fx *fixture) refused(what, key string) {
+	fx.t.Helper()
+	if status, _ := fx.exchange(key); status != 400 {
+		fx.t.Errorf("%s: got %d, want 400, deleted", what, status)
 	}
 }
 
 // asAdmin sends a request with the admin's token and decodes the answer.
-func (s *stage) asAdmin(method, path, body string) map[string]any {
-	s.t.Helper()
-	request, _ := http.NewRequestWithContext(s.t.Context(), method, s.origin+path, strings.NewReader(body))
-	request.Header.Set("Authorization", "Bearer "+s.admin)
+func (fx *fixture) asAdmin(method, path, body string) map[string]any {
+	fx.t.Helper()
+	request, _ := http.NewRequestWithContext(fx.t.Context(), method, fx.origin+path, strings.NewReader(body))
+	request.Header.Set("Authorization", "Bearer "+fx.admin)
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("If-Match", "*")
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		s.t.Fatal(err)
+		fx.t.Fatal(err)
 	}
 	defer response.Body.Close()
 	var answer map[string]any
 	_ = json.NewDecoder(response.Body).Decode(&answer)
 	if response.StatusCode >= 300 {
-		s.t.Fatalf("%s %s: got %d %v", method, path, response.StatusCode, answer)
+		fx.t.Fatalf("%s %s: got %d %v", method, path, response.StatusCode, answer)
 	}
 	return answer
 }
 
 // keyIDs are the ids of setup's keys of one role.
-func (s *stage) keyIDs(role string) (ids []string) {
-	s.t.Helper()
-	for _, key := range s.asAdmin("GET", "/v1/apikeys?pagesize=100&iam_id="+s.outputs[role+"_iam_id"], "")["apikeys"].([]any) {
+func (fx *fixture) keyIDs(role string) (ids []string) {
+	fx.t.Helper()
+	for _, key := range fx.asAdmin("GET", "/v1/apikeys?pagesize=100&iam_id="+fx.outputs[role+"_iam_id"], "")["apikeys"].([]any) {
 		if key := key.(map[string]any); key["name"] == "iam-token-rotator-"+role {
 			ids = append(ids, key["id"].(string))
 		}
@@ -204,37 +204,37 @@ func (s *stage) keyIDs(role string) (ids []string) {
 	return ids
 }
 
-func (s *stage) fault(f ibmcloudtest.Fault) {
-	s.t.Helper()
-	if err := s.cloud.AddFault(f); err != nil {
-		s.t.Fatal(err)
+func (fx *fixture) fault(f ibmcloudtest.Fault) {
+	fx.t.Helper()
+	if err := fx.cloud.AddFault(f); err != nil {
+		fx.t.Fatal(err)
 	}
 }
 
 // writes are the operations that changed something.
-func (s *stage) writes() (ops []string) {
-	for _, request := range s.cloud.Requests() {
+func (fx *fixture) writes() (ops []string) {
+	for _, request := range fx.cloud.Requests() {
 		if request.Method != http.MethodGet && request.Op != ibmcloudtest.OpIAMToken {
 			ops = append(ops, request.Op)
 		}
 	}
-	return append(ops, s.aws.writes...)
+	return append(ops, fx.aws.writes...)
 }
 
-func (s *stage) forget() {
-	s.cloud.ClearRequests()
-	s.aws.writes = nil
+func (fx *fixture) forget() {
+	fx.cloud.ClearRequests()
+	fx.aws.writes = nil
 }
 
 // complete checks what a run printed: the stored keys work, and each identity has one key.
-func (s *stage) complete(r run, bootstrapKey string) {
-	s.t.Helper()
-	s.owner(bootstrapKey, s.outputs["bootstrap_iam_id"])
-	s.owner(s.cloud.MustCurrent(r.values["API_KEY_SECRET"]).Payload, s.outputs["workload_iam_id"])
-	s.cloud.MustCurrent(r.values["TOKEN_SECRET"])
+func (fx *fixture) complete(r run, bootstrapKey string) {
+	fx.t.Helper()
+	fx.owner(bootstrapKey, fx.outputs["bootstrap_iam_id"])
+	fx.owner(fx.cloud.MustCurrent(r.values["API_KEY_SECRET"]).Payload, fx.outputs["workload_iam_id"])
+	fx.cloud.MustCurrent(r.values["TOKEN_SECRET"])
 	for _, role := range []string{"workload", "bootstrap"} {
-		if got := s.keyIDs(role); len(got) != 1 || got[0] != r.values[strings.ToUpper(role)+"_APIKEY_ID"] {
-			s.t.Errorf("keys of the %s: got %q, want the one printed, %q", role, got, r.values)
+		if got := fx.keyIDs(role); len(got) != 1 || got[0] != r.values[strings.ToUpper(role)+"_APIKEY_ID"] {
+			fx.t.Errorf("keys of the %s: got %q, want the one printed, %q", role, got, r.values)
 		}
 	}
 }
@@ -299,70 +299,70 @@ func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestFirstRunMakesWhatRotates(t *testing.T) {
-	s := newStage(t)
-	r := s.succeed("--reader-key-file", s.path("reader.key"), "--aws-kms-key-id", "alias/own")
+	fx := newFixture(t)
+	r := fx.succeed("--reader-key-file", fx.path("reader.key"), "--aws-kms-key-id", "alias/own")
 	want := []string{"SECRETS_MANAGER_URL", "API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID", "WORKLOAD_APIKEY_ID",
 		"BOOTSTRAP_APIKEY_ID", "BOOTSTRAP_EXPIRES_AT", "BOOTSTRAP_SECRET_ARN", "READER_APIKEY_ID"}
 	if got := slices.Sorted(maps.Keys(r.values)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
 		t.Errorf("names: got %q, want %q", got, want)
 	}
 	day := time.Now().UTC().AddDate(0, 0, 90).Format(time.DateOnly)
-	for name, want := range map[string]string{"EXPECT_ACCOUNT": s.cloud.AccountID(), "EXPECT_IAM_ID": s.outputs["workload_iam_id"], "BOOTSTRAP_EXPIRES_AT": day,
+	for name, want := range map[string]string{"EXPECT_ACCOUNT": fx.cloud.AccountID(), "EXPECT_IAM_ID": fx.outputs["workload_iam_id"], "BOOTSTRAP_EXPIRES_AT": day,
 		"BOOTSTRAP_SECRET_ARN": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-rotator/bootstrap-a1b2c3"} {
 		if r.values[name] != want {
 			t.Errorf("%s: got %s, want %s", name, r.values[name], want)
 		}
 	}
-	token := s.cloud.MustCurrent(r.values["TOKEN_SECRET"])
-	if token.Payload != "no token yet" || token.Metadata != nil || s.asAdmin("GET", "/api/v2/secrets/"+r.values["TOKEN_SECRET"], "")["expiration_date"] != nil {
+	token := fx.cloud.MustCurrent(r.values["TOKEN_SECRET"])
+	if token.Payload != "no token yet" || token.Metadata != nil || fx.asAdmin("GET", "/api/v2/secrets/"+r.values["TOKEN_SECRET"], "")["expiration_date"] != nil {
 		t.Errorf("token secret: got %q and %v, want the placeholder without metadata or an expiration date", token.Payload, token.Metadata)
 	}
-	if got := s.cloud.MustCurrent(r.values["API_KEY_SECRET"]).Metadata["apikey_id"]; got != r.values["WORKLOAD_APIKEY_ID"] {
+	if got := fx.cloud.MustCurrent(r.values["API_KEY_SECRET"]).Metadata["apikey_id"]; got != r.values["WORKLOAD_APIKEY_ID"] {
 		t.Errorf("key secret: got apikey_id %v, want %s", got, r.values["WORKLOAD_APIKEY_ID"])
 	}
-	if s.aws.kms != "alias/own" {
-		t.Errorf("AWS: got the KMS key %q, want alias/own", s.aws.kms)
+	if fx.aws.kms != "alias/own" {
+		t.Errorf("AWS: got the KMS key %q, want alias/own", fx.aws.kms)
 	}
-	s.complete(r, s.aws.secrets[defaultAWSSecret])
-	s.owner(s.read("reader.key"), s.cloud.ReaderIAMID())
+	fx.complete(r, fx.aws.secrets[defaultAWSSecret])
+	fx.owner(fx.read("reader.key"), fx.cloud.ReaderIAMID())
 	earlier := regexp.MustCompile(`^stored in \S+ by set-up-secrets$`)
 	for _, role := range []string{"bootstrap", "workload"} {
-		key := s.asAdmin("GET", "/v1/apikeys/"+s.keyIDs(role)[0], "")
+		key := fx.asAdmin("GET", "/v1/apikeys/"+fx.keyIDs(role)[0], "")
 		if key["action_when_leaked"] != "disable" || !strings.HasPrefix(fmt.Sprint(key["expires_at"]), day) || key["apikey"] != "" || !earlier.MatchString(fmt.Sprint(key["description"])) {
 			t.Errorf("%s: got %v, want disable, %s, no stored value, and a description that the earlier program reads", role, key, day)
 		}
 	}
 
 	// A second run changes nothing, and writes no file again.
-	if err := os.Remove(s.path("reader.key")); err != nil {
+	if err := os.Remove(fx.path("reader.key")); err != nil {
 		t.Fatal(err)
 	}
-	s.forget()
-	again := s.succeed("--reader-key-file", s.path("reader.key"))
-	if got := s.writes(); len(got) > 0 || again.stdout != r.stdout || !strings.Contains(again.stderr, "reader.key is not there") {
+	fx.forget()
+	again := fx.succeed("--reader-key-file", fx.path("reader.key"))
+	if got := fx.writes(); len(got) > 0 || again.stdout != r.stdout || !strings.Contains(again.stderr, "reader.key is not there") {
 		t.Errorf("again: got %q and\n%s%s, want no change", got, again.stdout, again.stderr)
 	}
-	if _, err := os.Stat(s.path("reader.key")); err == nil {
+	if _, err := os.Stat(fx.path("reader.key")); err == nil {
 		t.Error("reader.key was written again")
 	}
 }
 
 func TestOutputForms(t *testing.T) {
-	s := newStage(t)
-	first := s.succeed()
-	if r := s.succeed("--env", s.path("ibm.env")); r.stdout != "" || !strings.Contains(s.read("ibm.env"), "EXPECT_IAM_ID='"+s.outputs["workload_iam_id"]+"'") {
+	fx := newFixture(t)
+	first := fx.succeed()
+	if r := fx.succeed("--env", fx.path("ibm.env")); r.stdout != "" || !strings.Contains(fx.read("ibm.env"), "EXPECT_IAM_ID='"+fx.outputs["workload_iam_id"]+"'") {
 		t.Errorf("--env: got %q on stdout, want the file alone", r.stdout)
 	}
-	r := s.succeed("-o", "json", "--env", s.path("again.env"))
-	if s.read("again.env") != s.read("ibm.env") {
+	r := fx.succeed("-o", "json", "--env", fx.path("again.env"))
+	if fx.read("again.env") != fx.read("ibm.env") {
 		t.Error("--env with -o json: got other lines, want those of before")
 	}
 	var got, want any
 	_ = json.Unmarshal([]byte(strings.ReplaceAll(r.stdout, "\n", "")), &got)
 	expect := fmt.Sprintf(`{"name":"iam-token-rotator","api_key_secret":%q,"token_secret":%q,"expect":{"account":%q,"iam_id":%q}}`,
-		first.values["API_KEY_SECRET"], first.values["TOKEN_SECRET"], s.cloud.AccountID(), s.outputs["workload_iam_id"])
+		first.values["API_KEY_SECRET"], first.values["TOKEN_SECRET"], fx.cloud.AccountID(), fx.outputs["workload_iam_id"])
 	_ = json.Unmarshal([]byte(expect), &want)
-	if document, ok := got.(map[string]any); !ok || !reflect.DeepEqual(document["rotation"], want) || document["EXPECT_ACCOUNT"] != s.cloud.AccountID() {
+	if document, ok := got.(map[string]any); !ok || !reflect.DeepEqual(document["rotation"], want) || document["EXPECT_ACCOUNT"] != fx.cloud.AccountID() {
 		t.Errorf("json: got %v, want the rotation %s", got, expect)
 	}
 }
@@ -374,16 +374,16 @@ func TestCutOffAtEachRequest(t *testing.T) {
 		for _, drop := range []string{ibmcloudtest.DropBefore, ibmcloudtest.DropAfter} {
 			for n, done := 0, false; !done; n++ {
 				t.Run(fmt.Sprintf("rotate %v/%s/%d", rotate, drop, n), func(t *testing.T) {
-					s := newStage(t)
-					file := []string{"--reader-key-file", s.path("reader.key")}
+					fx := newFixture(t)
+					file := []string{"--reader-key-file", fx.path("reader.key")}
 					args := file
 					if rotate {
-						s.succeed(file...)
+						fx.succeed(file...)
 						args = append(args, "--rotate-keys")
 					}
-					s.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
-					r := s.run(args...)
-					s.cloud.ClearFaults()
+					fx.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
+					r := fx.run(args...)
+					fx.cloud.ClearFaults()
 					if done = r.exit == 0; done {
 						if n < 16 {
 							t.Errorf("got %d requests, want at least 16", n)
@@ -393,10 +393,10 @@ func TestCutOffAtEachRequest(t *testing.T) {
 					if r.exit != 1 || r.stdout != "" || !strings.Contains(r.stderr, "no answer") {
 						t.Errorf("got exit %d, %q, %q; want 1 and no answer", r.exit, r.stdout, r.stderr)
 					}
-					maps.Copy(s.env, s.succeed(file...).values)
-					s.complete(s.succeed(append(file, "--delete-old-keys")...), s.aws.secrets[defaultAWSSecret])
-					s.owner(s.read("reader.key"), s.cloud.ReaderIAMID())
-					if got := s.keyIDs("reader"); len(got) != 1 {
+					maps.Copy(fx.env, fx.succeed(file...).values)
+					fx.complete(fx.succeed(append(file, "--delete-old-keys")...), fx.aws.secrets[defaultAWSSecret])
+					fx.owner(fx.read("reader.key"), fx.cloud.ReaderIAMID())
+					if got := fx.keyIDs("reader"); len(got) != 1 {
 						t.Errorf("keys of the reader: got %d, want 1", len(got))
 					}
 				})
@@ -425,11 +425,11 @@ func TestFailuresAreNamed(t *testing.T) {
 		"too long": {ibmcloudtest.Fault{Status: 200, Body: `{"secrets":[` + strings.Repeat(" ", answerLimit)}, "no answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
+			fx := newFixture(t)
 			test.fault.Op = ibmcloudtest.OpSecretsList
-			s.fault(test.fault)
-			s.fail(1, test.words)
-			if got := s.writes(); len(got) > 0 {
+			fx.fault(test.fault)
+			fx.fail(1, test.words)
+			if got := fx.writes(); len(got) > 0 {
 				t.Errorf("got %q, want nothing made", got)
 			}
 		})
@@ -437,104 +437,104 @@ func TestFailuresAreNamed(t *testing.T) {
 }
 
 func TestPassingFaultsAreWaitedOut(t *testing.T) {
-	s := newStage(t)
-	s.fault(ibmcloudtest.Fault{Op: "secrets.list", Times: 1, Drop: ibmcloudtest.DropBefore})
-	s.fault(ibmcloudtest.Fault{Op: "secrets.list", Times: 3, Status: 500})
-	s.fault(ibmcloudtest.Fault{Op: "apikeys.create", Times: 2, Status: 429, Headers: map[string]string{"Retry-After": "1"}})
-	s.fault(ibmcloudtest.Fault{Op: "iam.token", Times: 3, Status: 400, Body: `{"errorCode":"BXNIM0415E"}`}) // IAM does not know the key yet
-	s.complete(s.succeed(), s.aws.secrets[defaultAWSSecret])
+	fx := newFixture(t)
+	fx.fault(ibmcloudtest.Fault{Op: "secrets.list", Times: 1, Drop: ibmcloudtest.DropBefore})
+	fx.fault(ibmcloudtest.Fault{Op: "secrets.list", Times: 3, Status: 500})
+	fx.fault(ibmcloudtest.Fault{Op: "apikeys.create", Times: 2, Status: 429, Headers: map[string]string{"Retry-After": "1"}})
+	fx.fault(ibmcloudtest.Fault{Op: "iam.token", Times: 3, Status: 400, Body: `{"errorCode":"BXNIM0415E"}`}) // IAM does not know the key yet
+	fx.complete(fx.succeed(), fx.aws.secrets[defaultAWSSecret])
 }
 
 func TestRotateAndDeleteOldKeys(t *testing.T) {
-	s := newStage(t)
-	files := []string{"--reader-key-file", s.path("reader.key")}
-	first := s.succeed(files...)
-	elsewhere := s.succeed("--aws-secret", "team/other")
-	s.asAdmin("POST", "/v1/apikeys", `{"name":"somebody's","iam_id":"`+s.outputs["workload_iam_id"]+`"}`)
-	foreign := s.asAdmin("POST", "/v1/apikeys", `{"name":"iam-token-rotator-workload","description":"$(touch /tmp/pwned)\u001b[2J","iam_id":"`+s.outputs["workload_iam_id"]+`"}`)["id"].(string)
-	old := map[string]string{"bootstrap": s.aws.secrets[defaultAWSSecret], "reader": s.read("reader.key"), "workload": s.cloud.MustCurrent(first.values["API_KEY_SECRET"]).Payload}
-	s.forget()
-	second := s.succeed(append(files, "--rotate-keys")...)
+	fx := newFixture(t)
+	files := []string{"--reader-key-file", fx.path("reader.key")}
+	first := fx.succeed(files...)
+	elsewhere := fx.succeed("--aws-secret", "team/other")
+	fx.asAdmin("POST", "/v1/apikeys", `{"name":"somebody's","iam_id":"`+fx.outputs["workload_iam_id"]+`"}`)
+	foreign := fx.asAdmin("POST", "/v1/apikeys", `{"name":"iam-token-rotator-workload","description":"$(touch /tmp/pwned)\u001b[2J","iam_id":"`+fx.outputs["workload_iam_id"]+`"}`)["id"].(string)
+	old := map[string]string{"bootstrap": fx.aws.secrets[defaultAWSSecret], "reader": fx.read("reader.key"), "workload": fx.cloud.MustCurrent(first.values["API_KEY_SECRET"]).Payload}
+	fx.forget()
+	second := fx.succeed(append(files, "--rotate-keys")...)
 	for name, changed := range map[string]bool{"API_KEY_SECRET": false, "TOKEN_SECRET": false, "BOOTSTRAP_SECRET_ARN": false, "WORKLOAD_APIKEY_ID": true, "BOOTSTRAP_APIKEY_ID": true, "READER_APIKEY_ID": true} {
 		if got := second.values[name] != first.values[name]; got != changed {
 			t.Errorf("%s: got a change: %v, want %v", name, got, changed)
 		}
 	}
 	want := []string{"apikeys.create", "versions.create", "apikeys.update", "apikeys.create", "apikeys.update", "apikeys.create", "apikeys.update", "UpdateSecret"}
-	if got := s.writes(); !slices.Equal(got, want) {
+	if got := fx.writes(); !slices.Equal(got, want) {
 		t.Errorf("got the requests %q, want each key made, stored and noted, and none deleted: %q", got, want)
 	}
 	for role, key := range old {
-		s.owner(key, s.outputs[role+"_iam_id"]) // goes on working
+		fx.owner(key, fx.outputs[role+"_iam_id"]) // goes on working
 	}
 	if got := strings.Count(second.stderr, "--delete-old-keys"); got != 3 || !strings.Contains(second.stderr, foreign+" is also named iam-token-rotator-workload and not of setup's making") {
 		t.Errorf("got %d notes of old keys, want 3, and one of the foreign key:\n%s", got, second.stderr)
 	}
 
-	maps.Copy(s.env, second.values)
-	s.forget()
-	third := s.succeed(append(files, "--delete-old-keys")...)
-	if third.stdout != second.stdout || !slices.Equal(s.writes(), []string{"apikeys.delete", "apikeys.delete", "apikeys.delete"}) {
-		t.Errorf("got %q and\n%s, want three keys deleted and the same lines", s.writes(), third.stdout)
+	maps.Copy(fx.env, second.values)
+	fx.forget()
+	third := fx.succeed(append(files, "--delete-old-keys")...)
+	if third.stdout != second.stdout || !slices.Equal(fx.writes(), []string{"apikeys.delete", "apikeys.delete", "apikeys.delete"}) {
+		t.Errorf("got %q and\n%s, want three keys deleted and the same lines", fx.writes(), third.stdout)
 	}
 	for role, key := range old {
-		s.refused("the old key of the "+role, key)
+		fx.refused("the old key of the "+role, key)
 	}
-	s.owner(s.aws.secrets[defaultAWSSecret], s.outputs["bootstrap_iam_id"])
-	s.owner(s.aws.secrets["team/other"], s.outputs["bootstrap_iam_id"])
-	s.owner(s.read("reader.key"), s.outputs["reader_iam_id"])
-	if got, want := s.keyIDs("bootstrap"), []string{elsewhere.values["BOOTSTRAP_APIKEY_ID"], second.values["BOOTSTRAP_APIKEY_ID"]}; !slices.Equal(got, want) {
+	fx.owner(fx.aws.secrets[defaultAWSSecret], fx.outputs["bootstrap_iam_id"])
+	fx.owner(fx.aws.secrets["team/other"], fx.outputs["bootstrap_iam_id"])
+	fx.owner(fx.read("reader.key"), fx.outputs["reader_iam_id"])
+	if got, want := fx.keyIDs("bootstrap"), []string{elsewhere.values["BOOTSTRAP_APIKEY_ID"], second.values["BOOTSTRAP_APIKEY_ID"]}; !slices.Equal(got, want) {
 		t.Errorf("keys of the bootstrap: got %q, want the other place's and the one in use, %q", got, want)
 	}
-	if got, want := s.keyIDs("workload"), []string{foreign, second.values["WORKLOAD_APIKEY_ID"]}; !slices.Equal(got, want) {
+	if got, want := fx.keyIDs("workload"), []string{foreign, second.values["WORKLOAD_APIKEY_ID"]}; !slices.Equal(got, want) {
 		t.Errorf("keys of the workload: got %q, want the foreign one and the one in use, %q", got, want)
 	}
 }
 
 // TestNoKeyIsDeletedInDoubt: where it is not certain which key is in use, none goes.
 func TestNoKeyIsDeletedInDoubt(t *testing.T) {
-	reader := func(s *stage) []string { return []string{"--reader-key-file", s.path("reader.key")} }
+	reader := func(fx *fixture) []string { return []string{"--reader-key-file", fx.path("reader.key")} }
 	for name, test := range map[string]struct {
-		change func(s *stage, first, second map[string]string)
-		args   func(s *stage) []string
+		change func(fx *fixture, first, second map[string]string)
+		args   func(fx *fixture) []string
 		exit   int
 		words  string
 	}{
-		"the ids are of before": {func(s *stage, first, _ map[string]string) { maps.Copy(s.env, first) }, nil, 1, "a newer key of the workload"},
-		"one id is of before": {func(s *stage, first, _ map[string]string) {
-			s.env["BOOTSTRAP_APIKEY_ID"] = first["BOOTSTRAP_APIKEY_ID"]
+		"the ids are of before": {func(fx *fixture, first, _ map[string]string) { maps.Copy(fx.env, first) }, nil, 1, "a newer key of the workload"},
+		"one id is of before": {func(fx *fixture, first, _ map[string]string) {
+			fx.env["BOOTSTRAP_APIKEY_ID"] = first["BOOTSTRAP_APIKEY_ID"]
 		}, nil, 1, "a newer key of the bootstrap"},
-		"the reader's is": {func(s *stage, first, _ map[string]string) { s.env["READER_APIKEY_ID"] = first["READER_APIKEY_ID"] }, reader, 1, "a newer key of the reader"},
-		"the ids are swapped": {func(s *stage, _, second map[string]string) {
-			s.env["WORKLOAD_APIKEY_ID"] = second["BOOTSTRAP_APIKEY_ID"]
+		"the reader's is": {func(fx *fixture, first, _ map[string]string) { fx.env["READER_APIKEY_ID"] = first["READER_APIKEY_ID"] }, reader, 1, "a newer key of the reader"},
+		"the ids are swapped": {func(fx *fixture, _, second map[string]string) {
+			fx.env["WORKLOAD_APIKEY_ID"] = second["BOOTSTRAP_APIKEY_ID"]
 		}, nil, 1, "WORKLOAD_APIKEY_ID names no key of the workload"},
-		"a run was interrupted":  {func(s *stage, _, _ map[string]string) { s.lose("workload") }, nil, 1, "a run was interrupted"},
-		"the second key was not": {func(s *stage, _, _ map[string]string) { s.lose("bootstrap") }, nil, 1, "a run was interrupted"},
-		"an old key is put back": {func(s *stage, _, second map[string]string) {
-			s.cloud.MustPutVersion(second["API_KEY_SECRET"], s.cloud.Rotations()[0].APIKey, nil)
+		"a run was interrupted":  {func(fx *fixture, _, _ map[string]string) { fx.lose("workload") }, nil, 1, "a run was interrupted"},
+		"the second key was not": {func(fx *fixture, _, _ map[string]string) { fx.lose("bootstrap") }, nil, 1, "a run was interrupted"},
+		"an old key is put back": {func(fx *fixture, _, second map[string]string) {
+			fx.cloud.MustPutVersion(second["API_KEY_SECRET"], fx.cloud.Rotations()[0].APIKey, nil)
 		}, nil, 1, "by hand"},
-		"another set-up":       {nil, func(*stage) []string { return []string{"--name", "other"} }, 1, "is --name that of the set-up?"},
-		"another place":        {nil, func(*stage) []string { return []string{"--aws-secret", "team/other"} }, 1, "BOOTSTRAP_APIKEY_ID names no key of the bootstrap"},
-		"no id":                {func(s *stage, _, _ map[string]string) { delete(s.env, "WORKLOAD_APIKEY_ID") }, nil, 2, "WORKLOAD_APIKEY_ID is not set"},
-		"one id is missing":    {func(s *stage, _, _ map[string]string) { s.env["BOOTSTRAP_APIKEY_ID"] = "ApiKey-*" }, nil, 2, "BOOTSTRAP_APIKEY_ID is not set"},
-		"the reader's is none": {func(s *stage, _, _ map[string]string) { delete(s.env, "READER_APIKEY_ID") }, reader, 2, "READER_APIKEY_ID is not set"},
-		"new keys, too":        {nil, func(*stage) []string { return []string{"--rotate-keys"} }, 2, "does not go with --rotate-keys"},
+		"another set-up":       {nil, func(*fixture) []string { return []string{"--name", "other"} }, 1, "is --name that of the set-up?"},
+		"another place":        {nil, func(*fixture) []string { return []string{"--aws-secret", "team/other"} }, 1, "BOOTSTRAP_APIKEY_ID names no key of the bootstrap"},
+		"no id":                {func(fx *fixture, _, _ map[string]string) { delete(fx.env, "WORKLOAD_APIKEY_ID") }, nil, 2, "WORKLOAD_APIKEY_ID is not set"},
+		"one id is missing":    {func(fx *fixture, _, _ map[string]string) { fx.env["BOOTSTRAP_APIKEY_ID"] = "ApiKey-*" }, nil, 2, "BOOTSTRAP_APIKEY_ID is not set"},
+		"the reader's is none": {func(fx *fixture, _, _ map[string]string) { delete(fx.env, "READER_APIKEY_ID") }, reader, 2, "READER_APIKEY_ID is not set"},
+		"new keys, too":        {nil, func(*fixture) []string { return []string{"--rotate-keys"} }, 2, "does not go with --rotate-keys"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
-			first := s.succeed(reader(s)...).values
-			second := s.succeed(append(reader(s), "--rotate-keys")...).values
-			maps.Copy(s.env, second)
+			fx := newFixture(t)
+			first := fx.succeed(reader(fx)...).values
+			second := fx.succeed(append(reader(fx), "--rotate-keys")...).values
+			maps.Copy(fx.env, second)
 			if test.change != nil {
-				test.change(s, first, second)
+				test.change(fx, first, second)
 			}
 			var args []string
 			if test.args != nil {
-				args = test.args(s)
+				args = test.args(fx)
 			}
-			s.forget()
-			s.fail(test.exit, test.words, append(args, "--delete-old-keys")...)
-			if got := s.writes(); len(got) > 0 {
+			fx.forget()
+			fx.fail(test.exit, test.words, append(args, "--delete-old-keys")...)
+			if got := fx.writes(); len(got) > 0 {
 				t.Errorf("requests that change something: got %q, want none", got)
 			}
 		})
@@ -542,101 +542,101 @@ func TestNoKeyIsDeletedInDoubt(t *testing.T) {
 }
 
 // lose makes a key that is not noted as stored, as an interrupted run does.
-func (s *stage) lose(role string) {
-	s.asAdmin("POST", "/v1/apikeys", `{"name":"iam-token-rotator-`+role+`","description":"`+notStored+`","iam_id":"`+s.outputs[role+"_iam_id"]+`"}`)
+func (fx *fixture) lose(role string) {
+	fx.asAdmin("POST", "/v1/apikeys", `{"name":"iam-token-rotator-`+role+`","description":"`+notStored+`","iam_id":"`+fx.outputs[role+"_iam_id"]+`"}`)
 }
 
 // TestFurtherWorkload: it has another name, and no bootstrap key of its own.
 func TestFurtherWorkload(t *testing.T) {
-	s := newStage(t)
-	first := s.succeed()
-	other := s.succeed("--name", "billing", "--no-bootstrap-key")
+	fx := newFixture(t)
+	first := fx.succeed()
+	other := fx.succeed("--name", "billing", "--no-bootstrap-key")
 	if other.values["BOOTSTRAP_APIKEY_ID"] != "" || other.values["API_KEY_SECRET"] == first.values["API_KEY_SECRET"] {
 		t.Errorf("got %q, want secrets of its own and no bootstrap key", other.values)
 	}
-	s.succeed("--name", "billing", "--no-bootstrap-key", "--rotate-keys")
-	s.complete(s.succeed(), s.aws.secrets[defaultAWSSecret])
+	fx.succeed("--name", "billing", "--no-bootstrap-key", "--rotate-keys")
+	fx.complete(fx.succeed(), fx.aws.secrets[defaultAWSSecret])
 }
 
 func TestKeyFiles(t *testing.T) {
-	s := newStage(t)
-	both := []string{"--bootstrap-key-file", s.path("bootstrap.key"), "--reader-key-file", s.path("one.key")}
-	first := s.succeed(both...)
-	s.owner(s.read("bootstrap.key"), s.cloud.BootstrapIAMID())
-	s.owner(s.read("one.key"), s.cloud.ReaderIAMID())
-	if first.values["BOOTSTRAP_SECRET_ARN"] != "" || len(s.aws.writes) > 0 {
+	fx := newFixture(t)
+	both := []string{"--bootstrap-key-file", fx.path("bootstrap.key"), "--reader-key-file", fx.path("one.key")}
+	first := fx.succeed(both...)
+	fx.owner(fx.read("bootstrap.key"), fx.cloud.BootstrapIAMID())
+	fx.owner(fx.read("one.key"), fx.cloud.ReaderIAMID())
+	if first.values["BOOTSTRAP_SECRET_ARN"] != "" || len(fx.aws.writes) > 0 {
 		t.Errorf("got %q, want nothing stored in AWS", first.values)
 	}
 	// The same file by any path is the same place; another file gets a key of its own.
-	if err := os.Symlink(s.folder, s.path("link")); err != nil {
+	if err := os.Symlink(fx.folder, fx.path("link")); err != nil {
 		t.Fatal(err)
 	}
-	t.Chdir(s.folder)
-	for _, path := range []string{"one.key", s.folder + "/./one.key", s.path("link/one.key")} {
-		s.forget()
-		if again := s.succeed("--bootstrap-key-file", "bootstrap.key", "--reader-key-file", path); again.stdout != first.stdout || len(s.writes()) > 0 {
-			t.Errorf("%s: got %q, want no change", path, s.writes())
+	t.Chdir(fx.folder)
+	for _, path := range []string{"one.key", fx.folder + "/./one.key", fx.path("link/one.key")} {
+		fx.forget()
+		if again := fx.succeed("--bootstrap-key-file", "bootstrap.key", "--reader-key-file", path); again.stdout != first.stdout || len(fx.writes()) > 0 {
+			t.Errorf("%s: got %q, want no change", path, fx.writes())
 		}
 	}
-	one := s.read("one.key")
-	s.succeed("--bootstrap-key-file", "bootstrap.key", "--reader-key-file", "two.key", "--rotate-keys")
-	if two := s.read("two.key"); two == one || s.read("one.key") != one {
+	one := fx.read("one.key")
+	fx.succeed("--bootstrap-key-file", "bootstrap.key", "--reader-key-file", "two.key", "--rotate-keys")
+	if two := fx.read("two.key"); two == one || fx.read("one.key") != one {
 		t.Error("got the same key in two files, or the other file written")
 	}
-	s.owner(one, s.cloud.ReaderIAMID())
+	fx.owner(one, fx.cloud.ReaderIAMID())
 	// What lies there is replaced, whatever its mode, and a link is not followed.
-	if err := os.Symlink(s.path("two.key"), s.path("three.key")); err != nil {
+	if err := os.Symlink(fx.path("two.key"), fx.path("three.key")); err != nil {
 		t.Fatal(err)
 	}
-	two := s.read("two.key")
-	s.succeed("--bootstrap-key-file", "bootstrap.key", "--reader-key-file", "three.key")
-	if s.read("two.key") != two || s.read("three.key") == two {
+	two := fx.read("two.key")
+	fx.succeed("--bootstrap-key-file", "bootstrap.key", "--reader-key-file", "three.key")
+	if fx.read("two.key") != two || fx.read("three.key") == two {
 		t.Error("a link was followed")
 	}
-	if left, _ := filepath.Glob(s.path(".*")); len(left) > 0 {
+	if left, _ := filepath.Glob(fx.path(".*")); len(left) > 0 {
 		t.Errorf("temporary files: got %q, want none", left)
 	}
-	s.fail(2, "a file each", "--reader-key-file", "both.key", "--bootstrap-key-file", "./both.key")
-	if moved := s.succeed(); moved.values["BOOTSTRAP_APIKEY_ID"] == first.values["BOOTSTRAP_APIKEY_ID"] {
+	fx.fail(2, "a file each", "--reader-key-file", "both.key", "--bootstrap-key-file", "./both.key")
+	if moved := fx.succeed(); moved.values["BOOTSTRAP_APIKEY_ID"] == first.values["BOOTSTRAP_APIKEY_ID"] {
 		t.Error("to AWS: got the key of the file, want another")
 	}
-	s.owner(s.read("bootstrap.key"), s.cloud.BootstrapIAMID())
+	fx.owner(fx.read("bootstrap.key"), fx.cloud.BootstrapIAMID())
 }
 
 // TestFileThatCannotBeReplaced: it shows after the key was made, and the next run deletes that key.
 func TestFileThatCannotBeReplaced(t *testing.T) {
-	s := newStage(t)
-	s.succeed()
-	file := s.path("reader.key")
-	s.env["IAM_URL"] = s.lying(func(request *http.Request, body []byte) []byte {
+	fx := newFixture(t)
+	fx.succeed()
+	file := fx.path("reader.key")
+	fx.env["IAM_URL"] = fx.lying(func(request *http.Request, body []byte) []byte {
 		if request.URL.Path == "/identity/token" {
 			_ = os.MkdirAll(filepath.Join(file, "in the way"), 0o700)
 		}
 		return body
 	})
-	s.fail(1, "reader.key failed", "--reader-key-file", file)
+	fx.fail(1, "reader.key failed", "--reader-key-file", file)
 	if err := os.RemoveAll(file); err != nil {
 		t.Fatal(err)
 	}
-	s.env["IAM_URL"] = s.origin
-	s.succeed("--reader-key-file", file)
-	s.owner(s.read("reader.key"), s.cloud.ReaderIAMID())
-	if got := s.keyIDs("reader"); len(got) != 1 {
+	fx.env["IAM_URL"] = fx.origin
+	fx.succeed("--reader-key-file", file)
+	fx.owner(fx.read("reader.key"), fx.cloud.ReaderIAMID())
+	if got := fx.keyIDs("reader"); len(got) != 1 {
 		t.Errorf("got %d keys of the reader, want 1", len(got))
 	}
 }
 
 // lying is the origin of an IBM Cloud whose answers are changed.
-func (s *stage) lying(change func(request *http.Request, body []byte) []byte) string {
+func (fx *fixture) lying(change func(request *http.Request, body []byte) []byte) string {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := httptest.NewRecorder()
-		s.cloud.ServeHTTP(answer, r)
+		fx.cloud.ServeHTTP(answer, r)
 		body := change(r, answer.Body.Bytes())
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(answer.Code)
 		_, _ = w.Write(body)
 	}))
-	s.t.Cleanup(server.Close)
+	fx.t.Cleanup(server.Close)
 	return server.URL
 }
 
@@ -664,28 +664,28 @@ func TestForeignValues(t *testing.T) {
 				if name == "description, listed" {
 					value = "stored in " + strings.ReplaceAll(value, " ", "") + ";at=2026-01-01T00:00:00.000Z by set-up-secrets"
 				}
-				s := newStage(t)
+				fx := newFixture(t)
 				if strings.HasSuffix(name, "listed") {
-					s.succeed()
+					fx.succeed()
 				}
-				liar := s.replacing(place.path, place.field, value)
-				s.env["IAM_URL"], s.outputs["secrets_manager_url"] = liar, liar
-				if r := s.run(); r.exit == 0 && !place.harmless || r.exit == 2 {
+				liar := fx.replacing(place.path, place.field, value)
+				fx.env["IAM_URL"], fx.outputs["secrets_manager_url"] = liar, liar
+				if r := fx.run(); r.exit == 0 && !place.harmless || r.exit == 2 {
 					t.Errorf("%q: got exit %d, want 1\n%s", value, r.exit, r.stderr)
 				}
 			}
 		})
 	}
 	for _, arn := range append(hostile[:8:8], "arn:aws:secretsmanager:eu-central-1:123456789012:secret:another-a1b2c3", "arn:aws:secretsmanager:x:1:secret:iam-token-rotator/bootstrap-a1b2c3") {
-		s := newStage(t)
-		s.aws.arn = arn
-		s.fail(1, "AWS's answer has not the ARN of the secret")
+		fx := newFixture(t)
+		fx.aws.arn = arn
+		fx.fail(1, "AWS's answer has not the ARN of the secret")
 	}
 }
 
 // replacing is the origin of an IBM Cloud whose answers at a path have another value in a field.
-func (s *stage) replacing(path, field, value string) string {
-	return s.lying(func(r *http.Request, body []byte) []byte {
+func (fx *fixture) replacing(path, field, value string) string {
+	return fx.lying(func(r *http.Request, body []byte) []byte {
 		var answer any
 		if r.URL.Path == path && json.Unmarshal(body, &answer) == nil {
 			replace(answer, field, value)
@@ -716,14 +716,14 @@ func replace(in any, field, value string) {
 // TestKeyOfAnotherIdentity: IAM makes a key that is not the service id's. It is tried, and not stored.
 func TestKeyOfAnotherIdentity(t *testing.T) {
 	for _, key := range []string{"reader", "unknown"} {
-		s := newStage(t)
-		value, words := s.cloud.ReaderAPIKey(), "its token is another identity's or account's"
+		fx := newFixture(t)
+		value, words := fx.cloud.ReaderAPIKey(), "its token is another identity's or account's"
 		if key == "unknown" {
 			value, words = strings.Repeat("k", 44), "HTTP 400 BXNIM0415E. IAM does not know the API key"
 		}
-		s.env["IAM_URL"] = s.replacing("/v1/apikeys", "apikey", value)
-		s.fail(1, words)
-		if got := s.writes(); !slices.Equal(got, []string{"secrets.create", "apikeys.create"}) { // the first is the token secret
+		fx.env["IAM_URL"] = fx.replacing("/v1/apikeys", "apikey", value)
+		fx.fail(1, words)
+		if got := fx.writes(); !slices.Equal(got, []string{"secrets.create", "apikeys.create"}) { // the first is the token secret
 			t.Errorf("%s: got %q, want the key not stored", key, got)
 		}
 	}
@@ -731,21 +731,21 @@ func TestKeyOfAnotherIdentity(t *testing.T) {
 
 func TestLists(t *testing.T) {
 	t.Run("our keys and secrets lie on a later page", func(t *testing.T) {
-		s := newStage(t)
+		fx := newFixture(t)
 		for i := range 101 { // 101 keys at 100 a page, 202 secrets at 200
-			s.asAdmin("POST", "/v1/apikeys", `{"name":"another","iam_id":"`+s.outputs["workload_iam_id"]+`"}`)
+			fx.asAdmin("POST", "/v1/apikeys", `{"name":"another","iam_id":"`+fx.outputs["workload_iam_id"]+`"}`)
 			for _, half := range []string{"a", "b"} {
-				s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: fmt.Sprintf("iam-token-rotator-token-%d%s", i, half), Group: s.cloud.TokenGroupName(), Payload: "x"})
+				fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: fmt.Sprintf("iam-token-rotator-token-%d%s", i, half), Group: fx.cloud.TokenGroupName(), Payload: "x"})
 			}
 		}
-		first := s.succeed()
-		if second := s.succeed(); second.stdout != first.stdout {
+		first := fx.succeed()
+		if second := fx.succeed(); second.stdout != first.stdout {
 			t.Errorf("got\n%s, want\n%s", second.stdout, first.stdout)
 		}
 	})
 	t.Run("the newest key of a minute, in no order", func(t *testing.T) {
-		s := newStage(t)
-		s.env["IAM_URL"] = s.lying(func(r *http.Request, body []byte) []byte {
+		fx := newFixture(t)
+		fx.env["IAM_URL"] = fx.lying(func(r *http.Request, body []byte) []byte {
 			var listing map[string]any
 			_ = json.Unmarshal(body, &listing)
 			if keys, ok := listing["apikeys"].([]any); ok {
@@ -754,18 +754,18 @@ func TestLists(t *testing.T) {
 			}
 			return body
 		})
-		s.succeed()
-		second := s.succeed("--rotate-keys")
-		if again := s.succeed(); again.stdout != second.stdout {
+		fx.succeed()
+		second := fx.succeed("--rotate-keys")
+		if again := fx.succeed(); again.stdout != second.stdout {
 			t.Errorf("got\n%s, want what the last run printed,\n%s", again.stdout, second.stdout)
 		}
 	})
 	for path, field := range map[string]string{"/v1/apikeys": "next", "/api/v2/secrets": "total_count"} {
 		t.Run("an endless list at "+path, func(t *testing.T) {
-			s := newStage(t)
-			s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: "iam-token-rotator-token-x", Group: s.cloud.TokenGroupName(), Payload: "x"})
-			s.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: "iam-token-rotator-api-key-x", Payload: "x"})
-			liar := s.lying(func(r *http.Request, body []byte) []byte {
+			fx := newFixture(t)
+			fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: "iam-token-rotator-token-x", Group: fx.cloud.TokenGroupName(), Payload: "x"})
+			fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: "iam-token-rotator-api-key-x", Payload: "x"})
+			liar := fx.lying(func(r *http.Request, body []byte) []byte {
 				if r.URL.Path == path {
 					first := r.Clone(r.Context())
 					query := first.URL.Query()
@@ -773,75 +773,75 @@ func TestLists(t *testing.T) {
 					query.Del("offset")
 					first.URL.RawQuery = query.Encode()
 					answer := httptest.NewRecorder()
-					s.cloud.ServeHTTP(answer, first)
+					fx.cloud.ServeHTTP(answer, first)
 					var listing map[string]any
 					_ = json.Unmarshal(answer.Body.Bytes(), &listing)
-					listing[field] = map[string]any{"next": s.origin + path + "?pagetoken=b2Zmc2V0OjA=", "total_count": 1 << 40}[field]
+					listing[field] = map[string]any{"next": fx.origin + path + "?pagetoken=b2Zmc2V0OjA=", "total_count": 1 << 40}[field]
 					body, _ = json.Marshal(listing)
 				}
 				return body
 			})
-			s.env["IAM_URL"], s.outputs["secrets_manager_url"] = liar, liar
-			s.fail(1, "list does not end")
+			fx.env["IAM_URL"], fx.outputs["secrets_manager_url"] = liar, liar
+			fx.fail(1, "list does not end")
 		})
 	}
 }
 
 func TestLogin(t *testing.T) {
-	s := newStage(t)
-	bare := s.admin
+	fx := newFixture(t)
+	bare := fx.admin
 	for _, form := range []string{bare, "Bearer " + bare, "bearer " + bare, "IAM token:  Bearer " + bare + "\n", "iam TOKEN:\tBEARER  " + bare + "\r\n", " \n" + bare + "\n\n",
 		"IAM token:  Bearer " + bare + "\nUAA token:  Bearer x\n", `"Bearer ` + bare + `"`, `{"iam_token":"Bearer ` + bare + `","uaa_token":""}`} {
-		s.env["IAM_TOKEN"] = form
-		s.succeed()
+		fx.env["IAM_TOKEN"] = form
+		fx.succeed()
 	}
 	for _, form := range []string{"a\nurl = evil", "null", "Bearer", "Bearer ", `a"b`, `{"iam_token":null}`, "{}", bare + " " + bare, bare + "\n" + bare} {
-		s.env["IAM_TOKEN"] = form
-		s.fail(2, "IAM_TOKEN is not a token")
+		fx.env["IAM_TOKEN"] = form
+		fx.fail(2, "IAM_TOKEN is not a token")
 	}
-	s.env["IAM_TOKEN"] = "nonsense"
-	s.fail(1, "fetch a new one")
-	_, s.env["IAM_TOKEN"] = s.exchange(s.cloud.ReaderAPIKey())
-	s.fail(1, "Needed: Operator on the service id")
-	s.env["IAM_TOKEN"] = ""
-	s.fail(2, "set IAM_TOKEN or IBMCLOUD_API_KEY")
-	s.env["IBMCLOUD_API_KEY"] = s.cloud.AdminAPIKey()
-	s.succeed()
-	s.env["IBMCLOUD_API_KEY"] = strings.Repeat("k", 44)
-	s.fail(1, "logging in with IBMCLOUD_API_KEY: HTTP 400 BXNIM0415E. IAM does not know the API key")
-	s.env["IBMCLOUD_API_KEY"] = "{}"
-	s.fail(2, "IBMCLOUD_API_KEY holds JSON")
+	fx.env["IAM_TOKEN"] = "nonsense"
+	fx.fail(1, "fetch a new one")
+	_, fx.env["IAM_TOKEN"] = fx.exchange(fx.cloud.ReaderAPIKey())
+	fx.fail(1, "Needed: Operator on the service id")
+	fx.env["IAM_TOKEN"] = ""
+	fx.fail(2, "set IAM_TOKEN or IBMCLOUD_API_KEY")
+	fx.env["IBMCLOUD_API_KEY"] = fx.cloud.AdminAPIKey()
+	fx.succeed()
+	fx.env["IBMCLOUD_API_KEY"] = strings.Repeat("k", 44)
+	fx.fail(1, "logging in with IBMCLOUD_API_KEY: HTTP 400 BXNIM0415E. IAM does not know the API key")
+	fx.env["IBMCLOUD_API_KEY"] = "{}"
+	fx.fail(2, "IBMCLOUD_API_KEY holds JSON")
 }
 
 func TestNotes(t *testing.T) {
-	s := newStage(t)
-	if r := s.succeed("--expires-in", "13"); strings.Contains(r.stderr, "note:") {
+	fx := newFixture(t)
+	if r := fx.succeed("--expires-in", "13"); strings.Contains(r.stderr, "note:") {
 		t.Errorf("a new key: got %s, want no note", r.stderr)
 	}
-	if r := s.succeed(); strings.Count(r.stderr, "--rotate-keys") != 2 {
+	if r := fx.succeed(); strings.Count(r.stderr, "--rotate-keys") != 2 {
 		t.Errorf("got %s, want a note for each of the two keys", r.stderr)
 	}
-	r := s.succeed("--rotate-keys", "--expires-in", "0")
+	r := fx.succeed("--rotate-keys", "--expires-in", "0")
 	if _, there := r.values["BOOTSTRAP_EXPIRES_AT"]; there {
 		t.Error("--expires-in 0: got BOOTSTRAP_EXPIRES_AT, want none")
 	}
-	s.asAdmin("POST", "/api/v2/secrets", `{"secret_type":"arbitrary","name":"other-token","payload":"x"}`)
-	s.fail(1, "use another --name", "--name", "other", "--no-bootstrap-key")
-	s.fault(ibmcloudtest.Fault{Op: "apikeys.update", Times: 1, Status: 409})
-	s.fail(1, "Is the key locked", "--rotate-keys")
-	account := s.outputs["account_id"]
-	s.outputs["account_id"] = strings.Repeat("0", 32)
-	s.fail(1, "listing the API keys of the workload service id: HTTP 400. Check the ids")
-	s.outputs["account_id"], s.outputs["secrets_manager_url"] = account, "http://127.0.0.1:1"
-	s.fail(1, "allow public-and-private")
+	fx.asAdmin("POST", "/api/v2/secrets", `{"secret_type":"arbitrary","name":"other-token","payload":"x"}`)
+	fx.fail(1, "use another --name", "--name", "other", "--no-bootstrap-key")
+	fx.fault(ibmcloudtest.Fault{Op: "apikeys.update", Times: 1, Status: 409})
+	fx.fail(1, "Is the key locked", "--rotate-keys")
+	account := fx.outputs["account_id"]
+	fx.outputs["account_id"] = strings.Repeat("0", 32)
+	fx.fail(1, "listing the API keys of the workload service id: HTTP 400. Check the ids")
+	fx.outputs["account_id"], fx.outputs["secrets_manager_url"] = account, "http://127.0.0.1:1"
+	fx.fail(1, "allow public-and-private")
 }
 
 func TestSetupUsage(t *testing.T) {
 	key := strings.Repeat("k", 44)
-	output := func(name, value string) func(*stage) { return func(s *stage) { s.outputs[name] = value } }
+	output := func(name, value string) func(*fixture) { return func(fx *fixture) { fx.outputs[name] = value } }
 	for name, test := range map[string]struct {
 		args   []string
-		change func(*stage)
+		change func(*fixture)
 		words  string
 	}{
 		"an argument":            {[]string{key}, nil, "takes no arguments"},
@@ -855,32 +855,32 @@ func TestSetupUsage(t *testing.T) {
 		"no outputs":             {[]string{"--terraform", "/nowhere"}, nil, "the outputs cannot be read"},
 		"no folder for the file": {[]string{"--reader-key-file", "/nowhere/\x1breader.key"}, nil, `/nowhere/\x1breader.key cannot be written`},
 		"a folder for the file":  {[]string{"--bootstrap-key-file", os.TempDir()}, nil, "cannot be written"},
-		"plain http":             {nil, func(s *stage) { s.env["IAM_URL"] = "http://iam.cloud.ibm.com" }, "IAM_URL must be an https URL"},
+		"plain http":             {nil, func(fx *fixture) { fx.env["IAM_URL"] = "http://iam.cloud.ibm.com" }, "IAM_URL must be an https URL"},
 		"URL with a path":        {nil, output("secrets_manager_url", "https://example.com/api/v2"), "without a path"},
 		"URL with a user":        {nil, output("secrets_manager_url", "https://u:p@example.com"), "without a path"},
-		"Terraform not applied":  {nil, func(s *stage) { s.outputs = nil }, "after terraform apply"},
+		"Terraform not applied":  {nil, func(fx *fixture) { fx.outputs = nil }, "after terraform apply"},
 		"an output is missing":   {nil, output("key_group_id", ""), "KEY_GROUP_ID is not set"},
 		"an id with a slash":     {nil, output("account_id", "../x"), "ACCOUNT_ID does not have the form"},
 		"an account in quotes":   {nil, output("account_id", "'"+strings.Repeat("0", 32)+"'"), "ACCOUNT_ID does not have the form"},
-		"a newline after the id": {nil, func(s *stage) { s.outputs["workload_iam_id"] += "\n" }, "WORKLOAD_IAM_ID does not have the form"},
+		"a newline after the id": {nil, func(fx *fixture) { fx.outputs["workload_iam_id"] += "\n" }, "WORKLOAD_IAM_ID does not have the form"},
 		"another profile":        {nil, output("iam_profile_id", "$(id)"), "IAM_PROFILE_ID does not have the form"},
 		"no reader":              {[]string{"--reader-key-file", "reader.key"}, output("reader_iam_id", ""), "READER_IAM_ID is empty"},
 		"a file for no key":      {[]string{"--bootstrap-key-file", "b.key"}, output("bootstrap_iam_id", ""), "BOOTSTRAP_IAM_ID is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
+			fx := newFixture(t)
 			if test.change != nil {
-				test.change(s)
+				test.change(fx)
 			}
-			s.forget()
-			s.fail(2, test.words, test.args...)
-			if got := s.cloud.Requests(); len(got) > 0 {
+			fx.forget()
+			fx.fail(2, test.words, test.args...)
+			if got := fx.cloud.Requests(); len(got) > 0 {
 				t.Errorf("got %d requests, want none", len(got))
 			}
 		})
 	}
 	for _, printed := range []string{"", "\n", "{}", "[]", "null", `{"workload_iam_id":{"value":null}}`} {
-		if r := newStage(t).runWith(printed, "--terraform", "-"); r.exit != 2 || !strings.Contains(r.stderr, "after terraform apply") {
+		if r := newFixture(t).runWith(printed, "--terraform", "-"); r.exit != 2 || !strings.Contains(r.stderr, "after terraform apply") {
 			t.Errorf("%q: got exit %d and %q, want 2 and what to do", printed, r.exit, r.stderr)
 		}
 	}
@@ -888,44 +888,44 @@ func TestSetupUsage(t *testing.T) {
 
 // TestSourcesOfOutputs: a file, a folder in which terraform runs, or the environment.
 func TestSourcesOfOutputs(t *testing.T) {
-	s := newStage(t)
-	if err := os.WriteFile(s.path("outputs.json"), []byte(s.terraform()), 0o600); err != nil {
+	fx := newFixture(t)
+	if err := os.WriteFile(fx.path("outputs.json"), []byte(fx.terraform()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.path("terraform"), []byte("#!/bin/sh\n[ \"$*\" = '-chdir="+s.folder+" output -json -no-color' ] && cat '"+s.path("outputs.json")+"'\n"), 0o700); err != nil {
+	if err := os.WriteFile(fx.path("terraform"), []byte("#!/bin/sh\n[ \"$*\" = '-chdir="+fx.folder+" output -json -no-color' ] && cat '"+fx.path("outputs.json")+"'\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("PATH", s.folder+":"+os.Getenv("PATH"))
-	first := s.succeed()
-	for _, source := range []string{s.path("outputs.json"), s.folder, ""} {
+	t.Setenv("PATH", fx.folder+":"+os.Getenv("PATH"))
+	first := fx.succeed()
+	for _, source := range []string{fx.path("outputs.json"), fx.folder, ""} {
 		args := []string{"--terraform", source}
 		if source == "" {
 			args = nil
-			for name, value := range s.outputs {
-				s.env[strings.ToUpper(name)] = value
+			for name, value := range fx.outputs {
+				fx.env[strings.ToUpper(name)] = value
 			}
 		}
-		if r := s.runWith("", args...); r.stdout != first.stdout {
+		if r := fx.runWith("", args...); r.stdout != first.stdout {
 			t.Errorf("%s: got exit %d: %s%s, want what was printed before", source, r.exit, r.stdout, r.stderr)
 		}
 	}
 }
 
 func TestPutKey(t *testing.T) {
-	s := newStage(t)
+	fx := newFixture(t)
 	put := func(key string, args ...string) outcome {
-		return runWith(t, s.env, s.aws.config(), key, append([]string{"put-key", "--name", "team/key"}, args...)...)
+		return runWith(t, fx.env, fx.aws.config(), key, append([]string{"put-key", "--name", "team/key"}, args...)...)
 	}
 	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:team/key-a1b2c3\n"
 	for _, key := range []string{strings.Repeat("aZ0_-", 8) + "abcd", strings.Repeat("k", 8), strings.Repeat("k", 512)} {
-		if got := put("\n\n "+key+"\t\r\n", "--kms-key-id", "alias/own"); got.exit != 0 || got.stdout != arn || s.aws.secrets["team/key"] != key || s.aws.kms != "alias/own" {
+		if got := put("\n\n "+key+"\t\r\n", "--kms-key-id", "alias/own"); got.exit != 0 || got.stdout != arn || fx.aws.secrets["team/key"] != key || fx.aws.kms != "alias/own" {
 			t.Errorf("%d characters: got exit %d, %q, %q; want them stored", len(key), got.exit, got.stdout, got.stderr)
 		}
 	}
-	if want := []string{"CreateSecret", "UpdateSecret", "UpdateSecret"}; !slices.Equal(s.aws.writes, want) {
-		t.Errorf("got %q, want %q", s.aws.writes, want)
+	if want := []string{"CreateSecret", "UpdateSecret", "UpdateSecret"}; !slices.Equal(fx.aws.writes, want) {
+		t.Errorf("got %q, want %q", fx.aws.writes, want)
 	}
-	s.forget()
+	fx.forget()
 	for input, words := range map[string]string{
 		"": "is empty", " \n": "is empty", "secret-key\nsecret-key\n": "more than one word", "secret-key secret-key": "more than one word",
 		"null\n": "the null of a JSON field", "short\n": "too short", strings.Repeat("secret-k", 65): "too long",
@@ -939,24 +939,24 @@ func TestPutKey(t *testing.T) {
 		t.Errorf("the key as an argument: got exit %d, %q, want 2 and not the key", got.exit, got.stderr)
 	}
 	for code, words := range advice {
-		s.aws.fail = code
+		fx.aws.fail = code
 		if got := put("secret-key"); got.exit != 1 || !strings.Contains(got.stderr, words) || strings.Contains(got.stderr, "secret-k") {
 			t.Errorf("%s: got exit %d, %q, want 1 and %q", code, got.exit, got.stderr, words)
 		}
 	}
-	s.aws.fail = "secret-key\x1b[31m"
+	fx.aws.fail = "secret-key\x1b[31m"
 	if got := put("secret-key"); got.exit != 1 || !strings.Contains(got.stderr, "a code that is not known here") || strings.ContainsRune(got.stderr, '\x1b') {
 		t.Errorf("a foreign code: got exit %d, %q", got.exit, got.stderr)
 	}
-	if len(s.aws.writes) > 0 {
-		t.Errorf("got %q, want nothing stored", s.aws.writes)
+	if len(fx.aws.writes) > 0 {
+		t.Errorf("got %q, want nothing stored", fx.aws.writes)
 	}
-	broken := s.aws.config()
+	broken := fx.aws.config()
 	broken.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return aws.Credentials{}, errors.New("secret-key") })
-	if got := runWith(t, s.env, broken, "secret-key", "put-key"); got.exit != 1 || got.stderr != "rotatorctl: no usable AWS credentials: check AWS_PROFILE, or log in (aws sso login)\n" {
+	if got := runWith(t, fx.env, broken, "secret-key", "put-key"); got.exit != 1 || got.stderr != "rotatorctl: no usable AWS credentials: check AWS_PROFILE, or log in (aws sso login)\n" {
 		t.Errorf("no credentials: got exit %d, %q", got.exit, got.stderr)
 	}
-	s.aws.url = strings.Replace(s.aws.url, "127.0.0.1", "aws.example", 1)
+	fx.aws.url = strings.Replace(fx.aws.url, "127.0.0.1", "aws.example", 1)
 	if got := put("secret-key"); got.exit != 1 || !strings.Contains(got.stderr, "must be https") {
 		t.Errorf("plain http to another host: got exit %d, %q", got.exit, got.stderr)
 	}
@@ -964,20 +964,20 @@ func TestPutKey(t *testing.T) {
 
 // TestAWSFails: the next run goes on.
 func TestAWSFails(t *testing.T) {
-	s := newStage(t)
-	s.aws.fail = "AccessDeniedException"
-	s.fail(1, "you need secretsmanager:DescribeSecret")
-	s.aws.fail, s.aws.lose = "", true
-	s.fail(1, "no answer: check AWS_REGION")
-	s.aws.lose = false
-	s.complete(s.succeed(), s.aws.secrets[defaultAWSSecret])
+	fx := newFixture(t)
+	fx.aws.fail = "AccessDeniedException"
+	fx.fail(1, "you need secretsmanager:DescribeSecret")
+	fx.aws.fail, fx.aws.lose = "", true
+	fx.fail(1, "no answer: check AWS_REGION")
+	fx.aws.lose = false
+	fx.complete(fx.succeed(), fx.aws.secrets[defaultAWSSecret])
 	// AWS is asked only where a key is to be stored there, and then before one is made.
-	s.aws.url = "http://127.0.0.1:1"
-	s.succeed()
-	s.forget()
-	s.fail(1, "no answer: check AWS_REGION", "--rotate-keys")
-	s.fail(1, "no answer: check AWS_REGION", "--aws-secret", "another")
-	if got := s.writes(); len(got) > 0 {
+	fx.aws.url = "http://127.0.0.1:1"
+	fx.succeed()
+	fx.forget()
+	fx.fail(1, "no answer: check AWS_REGION", "--rotate-keys")
+	fx.fail(1, "no answer: check AWS_REGION", "--aws-secret", "another")
+	if got := fx.writes(); len(got) > 0 {
 		t.Errorf("requests that change something: got %q, want none", got)
 	}
 }

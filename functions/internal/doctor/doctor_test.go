@@ -27,8 +27,8 @@ var order = []string{"configuration",
 	"key-secret", "key-identity", "key-expiry", "token-lifetime", "token-secret", "token-locks", "stored-token", "save"}
 
 func TestASoundSetUpHasNothingWrong(t *testing.T) {
-	w := newWorld(t, ibmcloudtest.Options{})
-	diagnosis := w.run()
+	fx := newFixture(t, ibmcloudtest.Options{})
+	diagnosis := fx.run()
 	if got := names(diagnosis.Checks); !slices.Equal(got, order) {
 		t.Errorf("got checks %v, want %v", got, order)
 	}
@@ -39,23 +39,23 @@ func TestASoundSetUpHasNothingWrong(t *testing.T) {
 	if got := names(diagnosis.Checks, report.CheckSkipped); !slices.Equal(got, []string{"iam-tls", "secrets-manager-tls", "save"}) {
 		t.Errorf("skipped %v", got)
 	}
-	w.want(diagnosis, "bootstrap-identity", report.CheckOK, w.cloud.BootstrapIAMID(), w.cloud.AccountID())
-	w.want(diagnosis, "key-identity", report.CheckOK, w.seeded.IAMID, w.cloud.AccountID())
-	w.want(diagnosis, "stored-token", report.CheckOK, "fingerprint 0123456789abcdef")
-	w.want(diagnosis, "save", report.CheckSkipped, "secret-version.create")
+	fx.want(diagnosis, "bootstrap-identity", report.CheckOK, fx.cloud.BootstrapIAMID(), fx.cloud.AccountID())
+	fx.want(diagnosis, "key-identity", report.CheckOK, fx.seeded.IAMID, fx.cloud.AccountID())
+	fx.want(diagnosis, "stored-token", report.CheckOK, "fingerprint 0123456789abcdef")
+	fx.want(diagnosis, "save", report.CheckSkipped, "secret-version.create")
 }
 
 func TestManyRotationsAreShownInTheOrderAsked(t *testing.T) {
-	w := newWorld(t, ibmcloudtest.Options{Rotations: 40})
-	w.doctor.Concurrency = 8
+	fx := newFixture(t, ibmcloudtest.Options{Rotations: 40})
+	fx.doctor.Concurrency = 8
 	var rotations []rotation.Rotation
-	for _, seeded := range w.cloud.Rotations() {
+	for _, seeded := range fx.cloud.Rotations() {
 		rotations = append(rotations, rotation.Rotation{Name: seeded.Name,
 			APIKey: rotation.KeyRef{ID: seeded.APIKeySecret}, Token: rotation.TokenRef{ID: seeded.TokenSecret}})
 	}
 	rotations[7].APIKey.ID = nowhere
-	diagnosis := w.doctor.Run(context.Background(), rotations)
-	w.wantSound(diagnosis)
+	diagnosis := fx.doctor.Run(context.Background(), rotations)
+	fx.wantSound(diagnosis)
 	shown := 0
 	for _, check := range diagnosis.Checks {
 		if check.Name != "key-secret" {
@@ -73,63 +73,63 @@ func TestManyRotationsAreShownInTheOrderAsked(t *testing.T) {
 
 func TestOneCauseIsOneFailedCheck(t *testing.T) {
 	for name, test := range map[string]struct {
-		arrange func(w *world)
+		arrange func(fx *fixture)
 		failed  string
 		skipped []string
 	}{
-		"the sandbox is gone": {func(w *world) {
-			w.doctor.IAMHost.Origin, w.doctor.InstanceHost.Origin = "http://127.0.0.1:1", "http://127.0.0.1:1"
+		"the sandbox is gone": {func(fx *fixture) {
+			fx.doctor.IAMHost.Origin, fx.doctor.InstanceHost.Origin = "http://127.0.0.1:1", "http://127.0.0.1:1"
 		},
 			"iam-tcp", []string{"iam-clock", "secrets-manager-dns", "secrets-manager-tcp", "bootstrap-identity", "key-secret", "stored-token"}},
-		"the bootstrap key is unknown": {func(w *world) { w.as("not-a-key-that-iam-knows") }, "bootstrap-identity", order[11:]},
-		"wrong TOKEN_SECRET":           {func(w *world) { w.one.Token.ID = nowhere }, "token-secret", []string{"token-locks", "stored-token", "save"}},
-		"another type": {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) },
+		"the bootstrap key is unknown": {func(fx *fixture) { fx.as("not-a-key-that-iam-knows") }, "bootstrap-identity", order[11:]},
+		"wrong TOKEN_SECRET":           {func(fx *fixture) { fx.one.Token.ID = nowhere }, "token-secret", []string{"token-locks", "stored-token", "save"}},
+		"another type": {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) },
 			"token-secret", []string{"token-locks", "stored-token", "save"}},
-		"the instance is down": {func(w *world) {
+		"the instance is down": {func(fx *fixture) {
 			for _, op := range []string{ibmcloudtest.OpSecretsGet, ibmcloudtest.OpSecretsMetadata, ibmcloudtest.OpLocks, ibmcloudtest.OpVersionsMetadata} {
-				w.fault(ibmcloudtest.Fault{Op: op, Status: 503})
+				fx.fault(ibmcloudtest.Fault{Op: op, Status: 503})
 			}
 		}, "key-secret", []string{"key-identity", "token-secret", "token-locks", "stored-token", "save"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, ibmcloudtest.Options{})
-			test.arrange(w)
-			diagnosis := w.run()
+			fx := newFixture(t, ibmcloudtest.Options{})
+			test.arrange(fx)
+			diagnosis := fx.run()
 			if got := names(diagnosis.Checks, report.CheckFailed); !slices.Equal(got, []string{test.failed}) {
 				t.Errorf("got %v failed, want %s alone", got, test.failed)
 			}
 			for _, skipped := range test.skipped {
-				w.want(diagnosis, skipped, report.CheckSkipped, "not tried: "+test.failed+" failed")
+				fx.want(diagnosis, skipped, report.CheckSkipped, "not tried: "+test.failed+" failed")
 			}
 		})
 	}
 }
 
 func TestTheKeyOfTheBootstrapIdentityMayBeKeptElsewhere(t *testing.T) {
-	w := newWorld(t, ibmcloudtest.Options{})
-	w.doctor.Bootstrap.Variable = "SECRETS_MANAGER_APIKEY_ARN"
+	fx := newFixture(t, ibmcloudtest.Options{})
+	fx.doctor.Bootstrap.Variable = "SECRETS_MANAGER_APIKEY_ARN"
 	answers := func(err error) func(context.Context) (iamtoken.Secret, error) {
 		return func(context.Context) (iamtoken.Secret, error) { return iamtoken.Secret{}, err }
 	}
-	w.doctor.Bootstrap.ReadKey = answers(nil)
-	w.want(w.run(), "bootstrap-key", report.CheckOK, "SECRETS_MANAGER_APIKEY_ARN")
-	w.doctor.Bootstrap.ReadKey = answers(&rotation.Error{Kind: rotation.Denied, Message: "reading the secret: give the role", Advice: "give the role"})
-	diagnosis := w.run()
-	w.want(diagnosis, "bootstrap-key", report.CheckFailed, "denied: reading the secret → give the role")
-	w.want(diagnosis, "bootstrap-identity", report.CheckSkipped, "bootstrap-key failed")
-	w.doctor.Bootstrap.ReadKey = answers(errors.New(canary))
-	w.want(w.run(), "bootstrap-key", report.CheckFailed, "unexpected failure")
+	fx.doctor.Bootstrap.ReadKey = answers(nil)
+	fx.want(fx.run(), "bootstrap-key", report.CheckOK, "SECRETS_MANAGER_APIKEY_ARN")
+	fx.doctor.Bootstrap.ReadKey = answers(&rotation.Error{Kind: rotation.Denied, Message: "reading the secret: give the role", Advice: "give the role"})
+	diagnosis := fx.run()
+	fx.want(diagnosis, "bootstrap-key", report.CheckFailed, "denied: reading the secret → give the role")
+	fx.want(diagnosis, "bootstrap-identity", report.CheckSkipped, "bootstrap-key failed")
+	fx.doctor.Bootstrap.ReadKey = answers(errors.New(canary))
+	fx.want(fx.run(), "bootstrap-key", report.CheckFailed, "unexpected failure")
 }
 
 func TestATokenAtHandNeedsNoIAM(t *testing.T) {
-	w := newWorld(t, ibmcloudtest.Options{})
-	w.doctor.Bootstrap.NoIAM, w.doctor.Bootstrap.HasKey = true, false
-	w.run() // holds a token now
-	w.doctor.IAMHost.Origin = "http://iam.invalid"
-	diagnosis := w.run()
-	w.want(diagnosis, "bootstrap-identity", report.CheckWarning, "not the function's own", "unset")
-	w.want(diagnosis, "key-secret", report.CheckOK)
-	w.want(diagnosis, "key-identity", report.CheckSkipped, "iam-dns failed")
+	fx := newFixture(t, ibmcloudtest.Options{})
+	fx.doctor.Bootstrap.NoIAM, fx.doctor.Bootstrap.HasKey = true, false
+	fx.run() // holds a token now
+	fx.doctor.IAMHost.Origin = "http://iam.invalid"
+	diagnosis := fx.run()
+	fx.want(diagnosis, "bootstrap-identity", report.CheckWarning, "not the function's own", "unset")
+	fx.want(diagnosis, "key-secret", report.CheckOK)
+	fx.want(diagnosis, "key-identity", report.CheckSkipped, "iam-dns failed")
 	if slices.Contains(names(diagnosis.Checks), "bootstrap-key-expiry") {
 		t.Error("a token at hand has no key to expire")
 	}
@@ -158,8 +158,8 @@ func (m mirrors) Current(_ context.Context, arn string) (string, error) {
 }
 
 func TestMirrors(t *testing.T) {
-	w := newWorld(t, ibmcloudtest.Options{})
-	stored := w.cloud.MustCurrent(w.one.Token.ID).ID
+	fx := newFixture(t, ibmcloudtest.Options{})
+	stored := fx.cloud.MustCurrent(fx.one.Token.ID).ID
 	for name, test := range map[string]struct {
 		state  any
 		status report.Status
@@ -171,26 +171,26 @@ func TestMirrors(t *testing.T) {
 		"denied":           {&rotation.Error{Kind: rotation.Denied, Message: "copying: the role needs DescribeSecret", Advice: "the role needs DescribeSecret"}, report.CheckFailed, "DescribeSecret"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w.t = t
-			w.one.Mirror, w.doctor.Mirrors = []string{"arn:a"}, mirrors{"arn:a": test.state}
-			w.want(w.run(), "mirror", test.status, test.says)
+			fx.t = t
+			fx.one.Mirror, fx.doctor.Mirrors = []string{"arn:a"}, mirrors{"arn:a": test.state}
+			fx.want(fx.run(), "mirror", test.status, test.says)
 		})
 	}
-	w.t = t
-	w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil)
-	w.doctor.Mirrors = mirrors{"arn:a": ""}
-	w.want(w.run(), "mirror", report.CheckOK, "waits for the first token")
-	w.cloud.MustDeleteSecret(w.one.Token.ID)
-	w.want(w.run(), "mirror", report.CheckOK, "not tried: secretsmanager:PutSecretValue")
+	fx.t = t
+	fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", nil)
+	fx.doctor.Mirrors = mirrors{"arn:a": ""}
+	fx.want(fx.run(), "mirror", report.CheckOK, "waits for the first token")
+	fx.cloud.MustDeleteSecret(fx.one.Token.ID)
+	fx.want(fx.run(), "mirror", report.CheckOK, "not tried: secretsmanager:PutSecretValue")
 }
 
 func TestARotationWhoseTurnDoesNotComeIsAFailure(t *testing.T) {
-	w := newWorld(t, ibmcloudtest.Options{})
-	w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpLocks, Delay: time.Minute})
+	fx := newFixture(t, ibmcloudtest.Options{})
+	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpLocks, Delay: time.Minute})
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	diagnosis := w.doctor.Run(ctx, slices.Repeat([]rotation.Rotation{w.one}, 8))
-	w.wantSound(diagnosis)
+	diagnosis := fx.doctor.Run(ctx, slices.Repeat([]rotation.Rotation{fx.one}, 8))
+	fx.wantSound(diagnosis)
 	last := diagnosis.Checks[len(diagnosis.Checks)-8]
 	if last.Name != "key-secret" || last.Status != report.CheckFailed || !strings.Contains(last.Detail, "the time was up") {
 		t.Errorf("got %+v", last)
@@ -198,9 +198,9 @@ func TestARotationWhoseTurnDoesNotComeIsAFailure(t *testing.T) {
 }
 
 func TestTimeThatIsUpIsAFailureNotSilence(t *testing.T) {
-	w := newWorld(t, ibmcloudtest.Options{})
-	w.timeout = time.Nanosecond
-	if diagnosis := w.run(); diagnosis.OK {
+	fx := newFixture(t, ibmcloudtest.Options{})
+	fx.timeout = time.Nanosecond
+	if diagnosis := fx.run(); diagnosis.OK {
 		t.Errorf("got %+v", diagnosis)
 	}
 }
@@ -241,18 +241,18 @@ func TestEachFaultOfEachOperationIsShownWhereItBelongs(t *testing.T) {
 		for name, fault := range misbehaviours {
 			t.Run(check+" "+name, func(t *testing.T) {
 				t.Parallel()
-				w := newWorld(t, ibmcloudtest.Options{})
+				fx := newFixture(t, ibmcloudtest.Options{})
 				if fault.Delay > 0 {
-					w.timeout = 4 * time.Second // otherwise a slow machine has time
+					fx.timeout = 4 * time.Second // otherwise a slow machine has time
 				}
 				fault.Op, fault.Identity = operation[0], operation[1]
-				w.fault(fault)
-				diagnosis := w.run()
+				fx.fault(fault)
+				diagnosis := fx.run()
 				status := report.CheckFailed
 				if fault.Status == 403 && (check == "token-secret" || check == "token-locks") {
 					status = report.CheckWarning // a rotation needs neither permission
 				}
-				w.want(diagnosis, check, status)
+				fx.want(diagnosis, check, status)
 				for _, other := range names(diagnosis.Checks, report.CheckFailed, report.CheckWarning) {
 					if other != check {
 						t.Errorf("%s is said to be wrong too: %+v", other, diagnosis.Checks)
@@ -267,16 +267,16 @@ func TestWhatIAMDoesNotAnswerIsNoFailure(t *testing.T) {
 	for name, fault := range misbehaviours {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, ibmcloudtest.Options{})
+			fx := newFixture(t, ibmcloudtest.Options{})
 			if fault.Delay > 0 {
-				w.timeout = 4 * time.Second
+				fx.timeout = 4 * time.Second
 			}
 			for _, op := range []string{ibmcloudtest.OpAPIKeysDetails, ibmcloudtest.OpIAMKeys} {
 				fault.Op = op
-				w.fault(fault)
+				fx.fault(fault)
 			}
-			diagnosis := w.run()
-			w.want(diagnosis, "key-identity", report.CheckWarning, "signature could not be verified", "/identity/keys")
+			diagnosis := fx.run()
+			fx.want(diagnosis, "key-identity", report.CheckWarning, "signature could not be verified", "/identity/keys")
 			if !diagnosis.OK || diagnosis.Count(report.CheckWarning) > 1 {
 				t.Errorf("got %+v", diagnosis.Checks)
 			}
@@ -287,106 +287,113 @@ func TestWhatIAMDoesNotAnswerIsNoFailure(t *testing.T) {
 const nowhere = "00000000-0000-4000-8000-000000000000"
 
 // forbidden makes Secrets Manager answer an operation with 403.
-func forbidden(op string) func(*world) {
-	return func(w *world) { w.fault(ibmcloudtest.Fault{Op: op, Status: 403}) }
+func forbidden(op string) func(*fixture) {
+	return func(fx *fixture) { fx.fault(ibmcloudtest.Fault{Op: op, Status: 403}) }
 }
 
 // Every finding of a rotation's checks, with words of what it advises.
 func TestFindings(t *testing.T) {
 	for name, test := range map[string]struct {
-		arrange func(w *world)
+		arrange func(fx *fixture)
 		check   string
 		status  report.Status
 		words   []string
 	}{
-		"no key secret":    {func(w *world) { w.one.APIKey.ID = nowhere }, "key-secret", report.CheckFailed, []string{"not_found", "API_KEY_SECRET"}},
-		"two lines":        {func(w *world) { w.keySecret(ibmcloudtest.SecretSpec{Payload: canary + "\n" + canary}) }, "key-secret", report.CheckFailed, []string{"misconfigured", "bare key"}},
-		"kv, no field":     {func(w *world) { w.keySecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"k": canary}}) }, "key-secret", report.CheckFailed, []string{"api_key_field"}},
-		"unknown key":      {func(w *world) { w.cloud.MustDeleteAPIKey(w.seeded.APIKey) }, "key-identity", report.CheckFailed, []string{"denied", "BXNIM0415E", "store a valid one"}},
-		"another account":  {func(w *world) { w.one.Expect.Account = strings.Repeat("0", 32) }, "key-identity", report.CheckFailed, []string{"is expected", "`expect`"}},
-		"as expected":      {func(w *world) { w.one.Expect.IAMID = w.seeded.IAMID }, "key-identity", report.CheckOK, []string{"as expected"}},
-		"key was replaced": {func(w *world) { w.publish(w.cloud.ReaderIAMID(), time.Now().Add(time.Hour)) }, "key-identity", report.CheckFailed, []string{"run once with force"}},
-		"bootstrap's own": {func(w *world) {
-			w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil)
-			w.keySecret(ibmcloudtest.SecretSpec{Payload: w.cloud.BootstrapAPIKey()})
+		"no key secret": {func(fx *fixture) { fx.one.APIKey.ID = nowhere }, "key-secret", report.CheckFailed, []string{"not_found", "API_KEY_SECRET"}},
+		"two lines":     {func(fx *fixture) { fx.keySecret(ibmcloudtest.SecretSpec{Payload: canary + "\n" + canary}) }, "key-secret", report.CheckFailed, []string{"misconfigured", "bare key"}},
+		"kv, no field": {func(fx *fixture) {
+			fx.keySecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"k": canary}})
+		}, "key-secret", report.CheckFailed, []string{"api_key_field"}},
+		"unknown key":      {func(fx *fixture) { fx.cloud.MustDeleteAPIKey(fx.seeded.APIKey) }, "key-identity", report.CheckFailed, []string{"denied", "BXNIM0415E", "store a valid one"}},
+		"another account":  {func(fx *fixture) { fx.one.Expect.Account = strings.Repeat("0", 32) }, "key-identity", report.CheckFailed, []string{"is expected", "`expect`"}},
+		"as expected":      {func(fx *fixture) { fx.one.Expect.IAMID = fx.seeded.IAMID }, "key-identity", report.CheckOK, []string{"as expected"}},
+		"key was replaced": {func(fx *fixture) { fx.publish(fx.cloud.ReaderIAMID(), time.Now().Add(time.Hour)) }, "key-identity", report.CheckFailed, []string{"run once with force"}},
+		"bootstrap's own": {func(fx *fixture) {
+			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", nil)
+			fx.keySecret(ibmcloudtest.SecretSpec{Payload: fx.cloud.BootstrapAPIKey()})
 		}, "key-identity", report.CheckWarning, []string{"bootstrap identity itself"}},
-		"no secret.read":    {forbidden(ibmcloudtest.OpSecretsGet), "key-secret", report.CheckFailed, []string{"answered 403 → give the bootstrap identity a role with secret.read"}},
-		"no metadata.read":  {forbidden(ibmcloudtest.OpSecretsMetadata), "token-secret", report.CheckWarning, []string{"answered 403 → give the bootstrap identity a role with secret-metadata.read"}},
-		"no locks.list":     {forbidden(ibmcloudtest.OpLocks), "token-locks", report.CheckWarning, []string{"answered 403 → give the bootstrap identity a role with secret-version-locks.list"}},
-		"no version.read":   {forbidden(ibmcloudtest.OpVersionsMetadata), "stored-token", report.CheckFailed, []string{"answered 403 → give the bootstrap identity a role with secret-version-metadata.read"}},
-		"opaque token":      {func(w *world) { w.opaque(ibmcloudtest.IdentityWorkload) }, "key-identity", report.CheckWarning, []string{"does not show whose"}},
-		"opaque bootstrap":  {func(w *world) { w.cloud.MustDeleteAPIKey(w.seeded.APIKey); w.opaque(ibmcloudtest.IdentityBootstrap) }, "bootstrap-identity", report.CheckWarning, []string{"does not show whose"}},
-		"key expires soon":  {func(w *world) { w.expiringKey(3 * 24 * time.Hour) }, "key-expiry", report.CheckWarning, []string{"in 2 days", "store a new key"}},
-		"key expires later": {func(w *world) { w.expiringKey(90 * 24 * time.Hour) }, "key-expiry", report.CheckOK, []string{"expires on 20"}},
-		"key secret expires": {func(w *world) {
-			w.keySecret(ibmcloudtest.SecretSpec{Payload: w.seeded.APIKey, Expires: time.Now().Add(25 * time.Hour)})
+		"no secret.read":   {forbidden(ibmcloudtest.OpSecretsGet), "key-secret", report.CheckFailed, []string{"answered 403 → give the bootstrap identity a role with secret.read"}},
+		"no metadata.read": {forbidden(ibmcloudtest.OpSecretsMetadata), "token-secret", report.CheckWarning, []string{"answered 403 → give the bootstrap identity a role with secret-metadata.read"}},
+		"no locks.list":    {forbidden(ibmcloudtest.OpLocks), "token-locks", report.CheckWarning, []string{"answered 403 → give the bootstrap identity a role with secret-version-locks.list"}},
+		"no version.read":  {forbidden(ibmcloudtest.OpVersionsMetadata), "stored-token", report.CheckFailed, []string{"answered 403 → give the bootstrap identity a role with secret-version-metadata.read"}},
+		"opaque token":     {func(fx *fixture) { fx.opaque(ibmcloudtest.IdentityWorkload) }, "key-identity", report.CheckWarning, []string{"does not show whose"}},
+		"opaque bootstrap": {func(fx *fixture) {
+			fx.cloud.MustDeleteAPIKey(fx.seeded.APIKey)
+			fx.opaque(ibmcloudtest.IdentityBootstrap)
+		}, "bootstrap-identity", report.CheckWarning, []string{"does not show whose"}},
+		"key expires soon":  {func(fx *fixture) { fx.expiringKey(3 * 24 * time.Hour) }, "key-expiry", report.CheckWarning, []string{"in 2 days", "store a new key"}},
+		"key expires later": {func(fx *fixture) { fx.expiringKey(90 * 24 * time.Hour) }, "key-expiry", report.CheckOK, []string{"expires on 20"}},
+		"key secret expires": {func(fx *fixture) {
+			fx.keySecret(ibmcloudtest.SecretSpec{Payload: fx.seeded.APIKey, Expires: time.Now().Add(25 * time.Hour)})
 		}, "key-expiry", report.CheckWarning, []string{"the key secret expires in 1 day", "destroys"}},
-		"short lifetime":     {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute) }, "token-lifetime", report.CheckWarning, []string{"shorter than the schedule", "ensure"}},
-		"no longer than MIN": {func(w *world) { w.cloud.SetTokenTTL(15 * time.Minute); w.doctor.MinRemaining = 15 * time.Minute }, "token-lifetime", report.CheckWarning, []string{"MIN_REMAINING"}},
-		"an ageing token":    {func(w *world) { w.ageing() }, "token-lifetime", report.CheckFailed, []string{"invalid_token", "half of its lifetime"}},
-		"no token secret":    {func(w *world) { w.one.Token.ID = nowhere }, "token-secret", report.CheckFailed, []string{"not_found", "TOKEN_SECRET"}},
-		"expiration date":    {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(time.Hour)}) }, "token-secret", report.CheckFailed, []string{"IBM destroys the secret for good", "without an expiration date"}},
-		"destroyed":          {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(-time.Hour)}) }, "token-secret", report.CheckFailed, []string{"was destroyed"}},
-		"of another type":    {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) }, "token-secret", report.CheckFailed, []string{"cannot hold a token"}},
-		"field of no kv":     {func(w *world) { w.one.Token.Field = "iam_token" }, "token-secret", report.CheckFailed, []string{"remove token_field"}},
-		"kv": {func(w *world) {
-			w.tokenSecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"iam_token": "x"}})
+		"short lifetime":     {func(fx *fixture) { fx.cloud.SetTokenTTL(15 * time.Minute) }, "token-lifetime", report.CheckWarning, []string{"shorter than the schedule", "ensure"}},
+		"no longer than MIN": {func(fx *fixture) { fx.cloud.SetTokenTTL(15 * time.Minute); fx.doctor.MinRemaining = 15 * time.Minute }, "token-lifetime", report.CheckWarning, []string{"MIN_REMAINING"}},
+		"an ageing token":    {func(fx *fixture) { fx.ageing() }, "token-lifetime", report.CheckFailed, []string{"invalid_token", "half of its lifetime"}},
+		"no token secret":    {func(fx *fixture) { fx.one.Token.ID = nowhere }, "token-secret", report.CheckFailed, []string{"not_found", "TOKEN_SECRET"}},
+		"expiration date":    {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(time.Hour)}) }, "token-secret", report.CheckFailed, []string{"IBM destroys the secret for good", "without an expiration date"}},
+		"destroyed":          {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(-time.Hour)}) }, "token-secret", report.CheckFailed, []string{"was destroyed"}},
+		"of another type":    {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) }, "token-secret", report.CheckFailed, []string{"cannot hold a token"}},
+		"field of no kv":     {func(fx *fixture) { fx.one.Token.Field = "iam_token" }, "token-secret", report.CheckFailed, []string{"remove token_field"}},
+		"kv": {func(fx *fixture) {
+			fx.tokenSecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"iam_token": "x"}})
 		}, "token-secret", report.CheckOK, []string{"of type kv"}},
-		"the key's group": {func(w *world) {
-			w.as(w.cloud.AdminAPIKey())
-			w.tokenSecret(ibmcloudtest.SecretSpec{Group: w.cloud.KeyGroupName()})
+		"the key's group": {func(fx *fixture) {
+			fx.as(fx.cloud.AdminAPIKey())
+			fx.tokenSecret(ibmcloudtest.SecretSpec{Group: fx.cloud.KeyGroupName()})
 		}, "token-secret", report.CheckWarning, []string{"who may read the token may read the API key", "a group of its own"}},
-		"previous locked": {func(w *world) { w.cloud.MustLock(w.one.Token.ID, "previous", canary) }, "token-locks", report.CheckFailed, []string{"the next save fails", "remove the locks of the previous version"}},
-		"current locked":  {func(w *world) { w.cloud.MustLock(w.one.Token.ID, "current", canary) }, "token-locks", report.CheckWarning, []string{"the one after it fails"}},
-		"one version":     {func(w *world) { w.tokenSecret(ibmcloudtest.SecretSpec{Payload: "no token yet"}) }, "token-locks", report.CheckOK, nil},
-		"no token yet":    {func(w *world) { w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", nil) }, "stored-token", report.CheckWarning, []string{"none was saved", "run default"}},
-		"forged metadata": {func(w *world) {
-			w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", map[string]any{"expiration": canary, "iam_id": canary})
+		"previous locked": {func(fx *fixture) { fx.cloud.MustLock(fx.one.Token.ID, "previous", canary) }, "token-locks", report.CheckFailed, []string{"the next save fails", "remove the locks of the previous version"}},
+		"current locked":  {func(fx *fixture) { fx.cloud.MustLock(fx.one.Token.ID, "current", canary) }, "token-locks", report.CheckWarning, []string{"the one after it fails"}},
+		"one version":     {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Payload: "no token yet"}) }, "token-locks", report.CheckOK, nil},
+		"no token yet":    {func(fx *fixture) { fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", nil) }, "stored-token", report.CheckWarning, []string{"none was saved", "run default"}},
+		"forged metadata": {func(fx *fixture) {
+			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", map[string]any{"expiration": canary, "iam_id": canary})
 		}, "stored-token", report.CheckWarning, []string{"someone has edited it"}},
-		"expired":           {func(w *world) { w.publish(w.seeded.IAMID, time.Now().Add(-time.Minute)) }, "stored-token", report.CheckFailed, []string{"readers have a token that expired 20", "(1m0s ago)", "schedule"}},
-		"about to expire":   {func(w *world) { w.publish(w.seeded.IAMID, time.Now().Add(3*time.Minute)) }, "stored-token", report.CheckWarning, []string{"less than MIN_REMAINING", "ensure schedule"}},
-		"clock behind":      {func(w *world) { w.clock(-10 * time.Minute) }, "iam-clock", report.CheckWarning, []string{"10m", "NTP"}},
-		"clock ahead":       {func(w *world) { w.clock(time.Minute) }, "secrets-manager-clock", report.CheckWarning, []string{"-1m", "NTP"}},
-		"bootstrap soon":    {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"in 2 days", "replace the key"}},
-		"bootstrap expired": {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(-50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"has expired"}},
-		"bootstrap is set":  {func(w *world) { w.hide(); w.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckOK, []string{"BOOTSTRAP_EXPIRES_AT"}},
-		"bootstrap is not":  {func(w *world) { w.hide() }, "bootstrap-key-expiry", report.CheckSkipped, []string{"set BOOTSTRAP_EXPIRES_AT"}},
-		"the date is wrong": {func(w *world) { w.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"does not expire", "correct BOOTSTRAP_EXPIRES_AT"}},
+		"expired":           {func(fx *fixture) { fx.publish(fx.seeded.IAMID, time.Now().Add(-time.Minute)) }, "stored-token", report.CheckFailed, []string{"readers have a token that expired 20", "(1m0s ago)", "schedule"}},
+		"about to expire":   {func(fx *fixture) { fx.publish(fx.seeded.IAMID, time.Now().Add(3*time.Minute)) }, "stored-token", report.CheckWarning, []string{"less than MIN_REMAINING", "ensure schedule"}},
+		"clock behind":      {func(fx *fixture) { fx.clock(-10 * time.Minute) }, "iam-clock", report.CheckWarning, []string{"10m", "NTP"}},
+		"clock ahead":       {func(fx *fixture) { fx.clock(time.Minute) }, "secrets-manager-clock", report.CheckWarning, []string{"-1m", "NTP"}},
+		"bootstrap soon":    {func(fx *fixture) { fx.hide(); fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"in 2 days", "replace the key"}},
+		"bootstrap expired": {func(fx *fixture) { fx.hide(); fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(-50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"has expired"}},
+		"bootstrap is set":  {func(fx *fixture) { fx.hide(); fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckOK, []string{"BOOTSTRAP_EXPIRES_AT"}},
+		"bootstrap is not":  {func(fx *fixture) { fx.hide() }, "bootstrap-key-expiry", report.CheckSkipped, []string{"set BOOTSTRAP_EXPIRES_AT"}},
+		"the date is wrong": {func(fx *fixture) { fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"does not expire", "correct BOOTSTRAP_EXPIRES_AT"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, ibmcloudtest.Options{})
-			test.arrange(w)
-			w.cloud.ClearRequests()
-			w.want(w.run(), test.check, test.status, test.words...)
+			fx := newFixture(t, ibmcloudtest.Options{})
+			test.arrange(fx)
+			fx.cloud.ClearRequests()
+			fx.want(fx.run(), test.check, test.status, test.words...)
 		})
 	}
 }
 
 // opaque makes IAM answer an identity with a token that is no JWT.
-func (w *world) opaque(identity string) {
-	w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: identity, Status: 200, Body: fmt.Sprintf(
+func (fx *fixture) opaque(identity string) {
+	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: identity, Status: 200, Body: fmt.Sprintf(
 		`{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`, canary, time.Now().Add(time.Hour).Unix())})
 }
 
 // ageing makes IAM answer with a token of an hour that has four minutes left.
-func (w *world) ageing() {
-	w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200, Body: fmt.Sprintf(
+func (fx *fixture) ageing() {
+	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200, Body: fmt.Sprintf(
 		`{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`,
-		w.cloud.MustMintToken(w.seeded.APIKey, 4*time.Minute), time.Now().Add(4*time.Minute).Unix())})
+		fx.cloud.MustMintToken(fx.seeded.APIKey, 4*time.Minute), time.Now().Add(4*time.Minute).Unix())})
 }
 
 // clock sets the machine's clock off.
-func (w *world) clock(by time.Duration) {
-	w.doctor.Now = func() time.Time { return time.Now().Add(by) }
+func (fx *fixture) clock(by time.Duration) {
+	fx.doctor.Now = func() time.Time { return time.Now().Add(by) }
 }
 
 // hide makes IAM show nobody anything about keys.
-func (w *world) hide() { w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 403}) }
+func (fx *fixture) hide() {
+	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 403})
+}
 
 // expiringKey makes IAM answer that the keys expire.
-func (w *world) expiringKey(in time.Duration) {
-	w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 200,
+func (fx *fixture) expiringKey(in time.Duration) {
+	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 200,
 		Body: fmt.Sprintf(`{"id":"ApiKey-1","expires_at":%q}`, time.Now().Add(in).UTC().Format("2006-01-02T15:04-0700"))})
 }
 
@@ -399,39 +406,39 @@ func TestASecretThatMakesAKeyOnEveryReadIsNotRead(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, ibmcloudtest.Options{})
-			w.as(w.cloud.AdminAPIKey()) // who may see metadata
-			w.one.APIKey = ref(w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Name: "minting"}))
-			w.want(w.run(), "key-secret", report.CheckFailed, "reuse_api_key false")
-			for _, request := range w.cloud.Requests() {
+			fx := newFixture(t, ibmcloudtest.Options{})
+			fx.as(fx.cloud.AdminAPIKey()) // who may see metadata
+			fx.one.APIKey = ref(fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Name: "minting"}))
+			fx.want(fx.run(), "key-secret", report.CheckFailed, "reuse_api_key false")
+			for _, request := range fx.cloud.Requests() {
 				if request.Op == ibmcloudtest.OpSecretsGet {
 					t.Error("the secret was read")
 				}
 			}
-			w.one.APIKey = ref(w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Name: "minting-2", ReuseAPIKey: true}))
+			fx.one.APIKey = ref(fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Name: "minting-2", ReuseAPIKey: true}))
 			if name == "by name" {
-				w.one.APIKey.Name = "minting-2"
+				fx.one.APIKey.Name = "minting-2"
 			}
-			w.want(w.run(), "key-secret", report.CheckOK, "iam_credentials")
+			fx.want(fx.run(), "key-secret", report.CheckOK, "iam_credentials")
 		})
 	}
 }
 
 func TestAnAnswerAboutAKeyThatCannotBeUsedLeavesItUnknown(t *testing.T) {
 	for _, body := range []string{"", "<html>" + canary, `{"expires_at":"` + canary + `","id":"x"}`, `{"id":1}`, `{}`} {
-		w := newWorld(t, ibmcloudtest.Options{})
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 200, Body: body})
-		w.want(w.run(), "key-expiry", report.CheckSkipped, "not known")
+		fx := newFixture(t, ibmcloudtest.Options{})
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 200, Body: body})
+		fx.want(fx.run(), "key-expiry", report.CheckSkipped, "not known")
 	}
 }
 
 func TestAHostThatShowsNoTime(t *testing.T) {
-	w := newWorld(t, ibmcloudtest.Options{})
+	fx := newFixture(t, ibmcloudtest.Options{})
 	silent := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header()["Date"] = nil
 		_, _ = io.WriteString(rw, canary)
 	}))
 	defer silent.Close()
-	w.doctor.IAMHost.Origin = silent.URL
-	w.want(w.run(), "iam-clock", report.CheckSkipped, "does not show its time")
+	fx.doctor.IAMHost.Origin = silent.URL
+	fx.want(fx.run(), "iam-clock", report.CheckSkipped, "does not show its time")
 }

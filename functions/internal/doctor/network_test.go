@@ -60,23 +60,23 @@ func TestAnInstanceOutOfReach(t *testing.T) {
 		"silence":           {"https://" + silent.Addr().String(), nil, "", secure, []string{"did not answer in time", "firewall"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, ibmcloudtest.Options{})
+			fx := newFixture(t, ibmcloudtest.Options{})
 			if name == "silence" {
-				w.timeout = 4 * time.Second
+				fx.timeout = 4 * time.Second
 			}
-			w.doctor.InstanceHost.Origin = test.origin
-			sandbox := strings.TrimPrefix(w.doctor.IAMHost.Origin, "http://")
-			w.doctor.HTTP = &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, Proxy: through(test.proxy),
+			fx.doctor.InstanceHost.Origin = test.origin
+			sandbox := strings.TrimPrefix(fx.doctor.IAMHost.Origin, "http://")
+			fx.doctor.HTTP = &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, Proxy: through(test.proxy),
 				DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 					if address != sandbox && test.dial != nil {
 						return nil, test.dial
 					}
 					return (&net.Dialer{}).DialContext(ctx, network, address)
 				}}
-			diagnosis := w.run()
-			w.want(diagnosis, test.check, report.CheckFailed, test.words...)
-			w.want(diagnosis, "bootstrap-identity", report.CheckOK)
-			w.want(diagnosis, "key-secret", report.CheckSkipped, "not tried: "+test.check+" failed")
+			diagnosis := fx.run()
+			fx.want(diagnosis, test.check, report.CheckFailed, test.words...)
+			fx.want(diagnosis, "bootstrap-identity", report.CheckOK)
+			fx.want(diagnosis, "key-secret", report.CheckSkipped, "not tried: "+test.check+" failed")
 		})
 	}
 }
@@ -92,8 +92,8 @@ func through(proxy string) func(*http.Request) (*url.URL, error) {
 }
 
 func TestTLSThroughAProxy(t *testing.T) {
-	w := newWorld(t, ibmcloudtest.Options{})
-	secure := httptest.NewTLSServer(w.cloud)
+	fx := newFixture(t, ibmcloudtest.Options{})
+	secure := httptest.NewTLSServer(fx.cloud)
 	defer secure.Close()
 	proxy := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		there, err := net.Dial("tcp", r.Host)
@@ -112,13 +112,13 @@ func TestTLSThroughAProxy(t *testing.T) {
 		_ = here.Close()
 	}))
 	t.Cleanup(proxy.Close)
-	w.doctor.HTTP = secure.Client().Transport.(*http.Transport).Clone()
-	w.doctor.HTTP.Proxy, w.doctor.InstanceHost.Origin = through(proxy.URL), secure.URL
-	diagnosis := w.run()
-	w.want(diagnosis, "secrets-manager-tcp", report.CheckOK, "the proxy 127.0.0.1 accepts connections")
-	w.want(diagnosis, "secrets-manager-tls", report.CheckOK, "TLS 1.3")
-	w.want(diagnosis, "secrets-manager-clock", report.CheckOK)
+	fx.doctor.HTTP = secure.Client().Transport.(*http.Transport).Clone()
+	fx.doctor.HTTP.Proxy, fx.doctor.InstanceHost.Origin = through(proxy.URL), secure.URL
+	diagnosis := fx.run()
+	fx.want(diagnosis, "secrets-manager-tcp", report.CheckOK, "the proxy 127.0.0.1 accepts connections")
+	fx.want(diagnosis, "secrets-manager-tls", report.CheckOK, "TLS 1.3")
+	fx.want(diagnosis, "secrets-manager-clock", report.CheckOK)
 
-	w.doctor.InstanceHost.Origin = "https://127.0.0.1:1"
-	w.want(w.run(), "secrets-manager-tls", report.CheckFailed, "failed or was closed")
+	fx.doctor.InstanceHost.Origin = "https://127.0.0.1:1"
+	fx.want(fx.run(), "secrets-manager-tls", report.CheckFailed, "failed or was closed")
 }

@@ -23,10 +23,10 @@ func TestAnAgeingTokenIsNeverPublished(t *testing.T) {
 		"less than half its life": 29 * time.Minute,
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.answer(tokenAnswer(w.cloud.MustMintToken(w.workload().APIKey, left)), 0)
-				w.wantFailure(w.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
-				w.wantVersions(1)
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.answer(tokenAnswer(fx.cloud.MustMintToken(fx.workload().APIKey, left)), 0)
+				fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
+				fx.wantVersions(1)
 			})
 		})
 	}
@@ -34,9 +34,9 @@ func TestAnAgeingTokenIsNeverPublished(t *testing.T) {
 
 func TestATokenOfEightMinutesNeedsFiveOfThem(t *testing.T) {
 	for left, want := range map[time.Duration]rotation.Outcome{299 * time.Second: rotation.Failed, 301 * time.Second: rotation.Rotated} {
-		inWorld(t, ibmcloudtest.Options{TokenTTL: 8 * time.Minute}, func(w *world) {
-			w.answer(strings.Replace(tokenAnswer(w.cloud.MustMintToken(w.workload().APIKey, left)), "3600", "480", 1), 0)
-			w.wantOutcome(w.run(rotation.ModeRotate), want)
+		withFixture(t, ibmcloudtest.Options{TokenTTL: 8 * time.Minute}, func(fx *fixture) {
+			fx.answer(strings.Replace(tokenAnswer(fx.cloud.MustMintToken(fx.workload().APIKey, left)), "3600", "480", 1), 0)
+			fx.wantOutcome(fx.run(rotation.ModeRotate), want)
 		})
 	}
 }
@@ -74,22 +74,22 @@ func TestATokenOfTheWrongIdentityIsNeverPublished(t *testing.T) {
 		"another one of that realm":      {says{federated, "own"}, says{other, "own"}, says{}, false, rotation.Failed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 				mean := func(s says) says {
-					return says{strings.Replace(s.iamID, "own", w.workload().IAMID, 1), strings.Replace(s.account, "own", w.cloud.AccountID(), 1)}
+					return says{strings.Replace(s.iamID, "own", fx.workload().IAMID, 1), strings.Replace(s.account, "own", fx.cloud.AccountID(), 1)}
 				}
 				publish := func(s says, force bool) rotation.Result {
-					w.cloud.ClearFaults()
-					w.answer(tokenAnswer(w.token("iam_id", `"`+mean(s).iamID+`"`, "account", `{"bss":"`+mean(s).account+`"}`)), 0)
-					return w.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "identity-" + unixIn(0)})
+					fx.cloud.ClearFaults()
+					fx.answer(tokenAnswer(fx.token("iam_id", `"`+mean(s).iamID+`"`, "account", `{"bss":"`+mean(s).account+`"}`)), 0)
+					return fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "identity-" + unixIn(0)})
 				}
-				w.wantOutcome(publish(test.before, false), rotation.Rotated)
+				fx.wantOutcome(publish(test.before, false), rotation.Rotated)
 				time.Sleep(time.Second)
-				w.one.Expect = rotation.Expect{Account: mean(test.expect).account, IAMID: mean(test.expect).iamID}
+				fx.one.Expect = rotation.Expect{Account: mean(test.expect).account, IAMID: mean(test.expect).iamID}
 				result := publish(test.after, test.force)
-				if w.wantOutcome(result, test.want); test.want == rotation.Failed {
-					w.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
-					w.wantVersions(2)
+				if fx.wantOutcome(result, test.want); test.want == rotation.Failed {
+					fx.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
+					fx.wantVersions(2)
 					if strings.Contains(result.Error.Message, "saml") {
 						t.Errorf("got %q, want an identity of a form not known as its digest", result.Error.Message)
 					}
@@ -138,11 +138,11 @@ func TestMetadataIsTrustedOnlyAsFarAsItMay(t *testing.T) {
 		"another identity, for longer than 61 minutes": {other(year), rotation.ModeRotate, 61 * time.Minute, rotation.Rotated},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.rotate()
-				w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", test.metadata())
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.rotate()
+				fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", test.metadata())
 				time.Sleep(test.after)
-				w.wantOutcome(w.run(test.mode), test.want)
+				fx.wantOutcome(fx.run(test.mode), test.want)
 			})
 		})
 	}
@@ -177,19 +177,19 @@ func TestAWrongDateIsNotTrusted(t *testing.T) {
 		"this machine's clock, which is only a warning": {"", 0, rotation.ModeRotate, 10 * time.Minute, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.rotate()
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.rotate()
 				time.Sleep(test.after)
 				if test.cold {
-					w.rotator = w.process(w.cloud.Transport())
+					fx.rotator = fx.process(fx.cloud.Transport())
 				}
 				if test.op == "" {
-					w.skew.Store(int64(10 * time.Minute))
+					fx.skew.Store(int64(10 * time.Minute))
 				} else {
 					// For a moment: the Date does not go on.
-					w.fault(ibmcloudtest.Fault{Op: test.op, Identity: map[string]string{token: "workload"}[test.op], Headers: dated(test.off)})
+					fx.fault(ibmcloudtest.Fault{Op: test.op, Identity: map[string]string{token: "workload"}[test.op], Headers: dated(test.off)})
 				}
-				result := w.runWithin(20*time.Second, w.rotator, rotation.Request{Mode: test.mode, RunID: "wrong-date"})
+				result := fx.runWithin(20*time.Second, fx.rotator, rotation.Request{Mode: test.mode, RunID: "wrong-date"})
 				if test.step == "" {
 					if result.Outcome == rotation.Failed {
 						t.Errorf("got %v, want success", result.Error)
@@ -199,9 +199,9 @@ func TestAWrongDateIsNotTrusted(t *testing.T) {
 				if result.Outcome != rotation.Failed || result.Error.Step != test.step || result.Attempts < 2 {
 					t.Errorf("got %s (%v) after %d attempts, want a failure of %s after several", result.Outcome, result.Error, result.Attempts, test.step)
 				}
-				w.wantVersions(2)
-				w.cloud.ClearFaults()
-				if result := w.run(test.mode); result.Outcome == rotation.Failed {
+				fx.wantVersions(2)
+				fx.cloud.ClearFaults()
+				if result := fx.run(test.mode); result.Outcome == rotation.Failed {
 					t.Errorf("with the Date right again: got %v", result.Error)
 				}
 			})
@@ -211,30 +211,30 @@ func TestAWrongDateIsNotTrusted(t *testing.T) {
 
 // Where IAM's clock is not known an answer still has to agree with itself.
 func TestADateBeforeItsOwnAnswerIsNotTrusted(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
-		w.rotator = w.processAs(w.cloud.Transport(), func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
-			return ibmcloud.BootstrapByToken(iam, iamtoken.NewSecret(w.cloud.MustMintToken(w.cloud.BootstrapAPIKey(), time.Hour)))
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotate()
+		fx.rotator = fx.processAs(fx.cloud.Transport(), func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
+			return ibmcloud.BootstrapByToken(iam, iamtoken.NewSecret(fx.cloud.MustMintToken(fx.cloud.BootstrapAPIKey(), time.Hour)))
 		})
 		time.Sleep(50 * time.Minute)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Headers: dated(-time.Hour)})
-		w.wantFailure(w.run(rotation.ModeEnsure), rotation.StepLook, rotation.Unavailable)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Headers: dated(-time.Hour)})
+		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepLook, rotation.Unavailable)
 	})
 }
 
 func TestAnswersWithoutADateLeaveTheClockAlone(t *testing.T) {
 	noDate := map[string]string{"Date": ""}
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.skew.Store(int64(40 * time.Minute))
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Headers: noDate})
-		w.rotate() // by Secrets Manager's clock the token is fresh
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.skew.Store(int64(40 * time.Minute))
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Headers: noDate})
+		fx.rotate() // by Secrets Manager's clock the token is fresh
 	})
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
-		w.skew.Store(int64(-10 * time.Minute))
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Headers: noDate})
-		result := w.run(rotation.ModeEnsure)
-		if w.wantOutcome(result, rotation.Fresh); *result.SecondsRemaining > 3600 {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotate()
+		fx.skew.Store(int64(-10 * time.Minute))
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Headers: noDate})
+		result := fx.run(rotation.ModeEnsure)
+		if fx.wantOutcome(result, rotation.Fresh); *result.SecondsRemaining > 3600 {
 			t.Errorf("got %d seconds remaining, want no more than the token was issued with", *result.SecondsRemaining)
 		}
 	})
@@ -244,44 +244,44 @@ func TestAnswersWithoutADateLeaveTheClockAlone(t *testing.T) {
 // written, in whichever way the two are named and whichever rotations run.
 func TestATokenIsNeverSavedOverAKey(t *testing.T) {
 	for name, test := range map[string]struct {
-		key     func(w *world, id, name string) rotation.KeyRef
+		key     func(fx *fixture, id, name string) rotation.KeyRef
 		unnamed bool // Secrets Manager does not report the token secret's name
 		apart   bool // the rotation of that key does not run
 	}{
-		"by id":                          {key: func(_ *world, id, _ string) rotation.KeyRef { return rotation.KeyRef{ID: id} }},
-		"by id, in capitals":             {key: func(_ *world, id, _ string) rotation.KeyRef { return rotation.KeyRef{ID: strings.ToUpper(id)} }, apart: true},
+		"by id":                          {key: func(_ *fixture, id, _ string) rotation.KeyRef { return rotation.KeyRef{ID: id} }},
+		"by id, in capitals":             {key: func(_ *fixture, id, _ string) rotation.KeyRef { return rotation.KeyRef{ID: strings.ToUpper(id)} }, apart: true},
 		"by name":                        {key: byName},
 		"by name, of a rotation not run": {key: byName, apart: true},
 		"by name, which is not reported": {key: byName, unnamed: true},
 		"neither reported nor run":       {key: byName, unnamed: true, apart: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{Rotations: 2}, func(w *world) {
+			withFixture(t, ibmcloudtest.Options{Rotations: 2}, func(fx *fixture) {
 				// The token of the second rotation goes where the first has its key.
 				const keyName = "a-key"
-				id := w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: keyName, Payload: w.workload().APIKey})
-				w.all[0].APIKey, w.all[1].Token.ID = test.key(w, id, keyName), id
+				id := fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: keyName, Payload: fx.workload().APIKey})
+				fx.all[0].APIKey, fx.all[1].Token.ID = test.key(fx, id, keyName), id
 				// The admin may do what the bootstrap identity may not.
-				admin := ibmcloud.FixedKey(iamtoken.NewSecret(w.cloud.AdminAPIKey()))
-				var transport http.RoundTripper = w.cloud.Transport()
+				admin := ibmcloud.FixedKey(iamtoken.NewSecret(fx.cloud.AdminAPIKey()))
+				var transport http.RoundTripper = fx.cloud.Transport()
 				if test.unnamed {
 					transport = unnaming{transport}
 				}
-				w.rotator = w.processAs(transport, func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap { return ibmcloud.BootstrapByKey(iam, admin) },
-					w.all[0].APIKey, w.all[1].APIKey)
-				w.rotator.Concurrency = 1
-				run := []rotation.Rotation{w.all[1], w.all[0]}
+				fx.rotator = fx.processAs(transport, func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap { return ibmcloud.BootstrapByKey(iam, admin) },
+					fx.all[0].APIKey, fx.all[1].APIKey)
+				fx.rotator.Concurrency = 1
+				run := []rotation.Rotation{fx.all[1], fx.all[0]}
 				if test.apart {
 					run = run[:1]
 				}
 				for _, force := range []bool{false, true} {
-					report := w.rotator.Run(context.Background(), rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: fmt.Sprint("over-the-key-", force)}, run)
-					w.wantFailure(report.Results[0], rotation.StepLook, rotation.Misconfigured)
+					report := fx.rotator.Run(context.Background(), rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: fmt.Sprint("over-the-key-", force)}, run)
+					fx.wantFailure(report.Results[0], rotation.StepLook, rotation.Misconfigured)
 					if !test.apart {
-						w.wantOutcome(report.Results[1], rotation.Rotated)
+						fx.wantOutcome(report.Results[1], rotation.Rotated)
 					}
 				}
-				if got := len(w.cloud.MustVersions(id)); got != 1 {
+				if got := len(fx.cloud.MustVersions(id)); got != 1 {
 					t.Errorf("the API key was replaced: its secret has %d versions", got)
 				}
 			})
@@ -289,8 +289,8 @@ func TestATokenIsNeverSavedOverAKey(t *testing.T) {
 	}
 }
 
-func byName(w *world, _, name string) rotation.KeyRef {
-	return rotation.KeyRef{Group: w.cloud.KeyGroupName(), Type: "arbitrary", Name: name}
+func byName(fx *fixture, _, name string) rotation.KeyRef {
+	return rotation.KeyRef{Group: fx.cloud.KeyGroupName(), Type: "arbitrary", Name: name}
 }
 
 // unnaming is a Secrets Manager that does not report names, which are optional.

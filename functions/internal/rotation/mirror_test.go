@@ -28,10 +28,10 @@ type mirrors struct {
 	refuse  func(arn string, put bool) error
 }
 
-// mirrorTo gives the world's rotation two mirrors.
-func (w *world) mirrorTo(arns ...string) *mirrors {
+// mirrorTo gives the fixture's rotation two mirrors.
+func (fx *fixture) mirrorTo(arns ...string) *mirrors {
 	m := &mirrors{current: map[string]string{}, payload: map[string]string{}}
-	w.rotator.Mirrors, w.one.Mirror = m, arns
+	fx.rotator.Mirrors, fx.one.Mirror = m, arns
 	return m
 }
 
@@ -74,37 +74,37 @@ func (m *mirrors) failing(arn string, kind rotation.Kind, retry rotation.Retry, 
 }
 
 // wantMirrored checks that every mirror holds what IBM holds, under its version id.
-func (w *world) wantMirrored(m *mirrors, arns ...string) {
-	w.t.Helper()
-	current := w.cloud.MustCurrent(w.one.Token.ID)
+func (fx *fixture) wantMirrored(m *mirrors, arns ...string) {
+	fx.t.Helper()
+	current := fx.cloud.MustCurrent(fx.one.Token.ID)
 	for _, arn := range arns {
 		if m.current[arn] != current.ID || m.payload[arn] != current.Payload {
-			w.t.Errorf("%s: got version %q, want %s with the same payload", arn, m.current[arn], current.ID)
+			fx.t.Errorf("%s: got version %q, want %s with the same payload", arn, m.current[arn], current.ID)
 		}
 	}
 }
 
 func TestTheTokenIsInEveryMirror(t *testing.T) {
 	for _, format := range []iamtoken.Format{iamtoken.Raw, iamtoken.Bearer, iamtoken.JSON} {
-		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-			m := w.mirrorTo(firstARN, secondARN)
-			w.one.Token.Format = format
-			w.rotate()
-			w.wantMirrored(m, firstARN, secondARN)
-			w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
-			w.wantVersions(2)
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			m := fx.mirrorTo(firstARN, secondARN)
+			fx.one.Token.Format = format
+			fx.rotate()
+			fx.wantMirrored(m, firstARN, secondARN)
+			fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
+			fx.wantVersions(2)
 		})
 	}
 }
 
 func TestAMirrorOfAKVSecretIsItsObject(t *testing.T) {
 	for field, want := range map[string]string{"": "iam_token", "logs": "logs"} {
-		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-			m := w.mirrorTo(firstARN)
-			w.one.Token.Field = field
-			w.one.Token.ID = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: w.cloud.TokenGroupName(), Data: map[string]any{want: "no token yet"}})
-			w.rotate()
-			token := w.cloud.MustCurrent(w.one.Token.ID).Data[want]
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			m := fx.mirrorTo(firstARN)
+			fx.one.Token.Field = field
+			fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: fx.cloud.TokenGroupName(), Data: map[string]any{want: "no token yet"}})
+			fx.rotate()
+			token := fx.cloud.MustCurrent(fx.one.Token.ID).Data[want]
 			if got, want := m.payload[firstARN], fmt.Sprintf(`{%q:%q}`, want, token); got != want {
 				t.Errorf("got a mirror of %d bytes, want the object of %d", len(got), len(want))
 			}
@@ -115,15 +115,15 @@ func TestAMirrorOfAKVSecretIsItsObject(t *testing.T) {
 // A mirror that fails for a moment is written again, with the same version: nothing
 // more is saved at IBM.
 func TestAMirrorIsRetriedWithTheSameToken(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		m := w.mirrorTo(firstARN, secondARN)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN, secondARN)
 		m.failing(secondARN, rotation.Unavailable, rotation.Later, 2)
-		result := w.rotate()
+		result := fx.rotate()
 		if result.Attempts != 3 {
 			t.Errorf("got %d attempts, want 3", result.Attempts)
 		}
-		w.wantMirrored(m, firstARN, secondARN)
-		w.wantVersions(2)
+		fx.wantMirrored(m, firstARN, secondARN)
+		fx.wantVersions(2)
 		if ids := slices.Compact(slices.Sorted(slices.Values(m.puts))); len(ids) != 1 {
 			t.Errorf("got puts of the versions %v, want one version", ids)
 		}
@@ -132,24 +132,24 @@ func TestAMirrorIsRetriedWithTheSameToken(t *testing.T) {
 
 // The answer to the save is lost, so its version id is found by the next attempt.
 func TestASaveWhoseAnswerWasLostIsMirrored(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		m := w.mirrorTo(firstARN)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Drop: ibmcloudtest.DropAfter, Times: 1})
-		w.rotate()
-		w.wantMirrored(m, firstARN)
-		w.wantVersions(2)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Drop: ibmcloudtest.DropAfter, Times: 1})
+		fx.rotate()
+		fx.wantMirrored(m, firstARN)
+		fx.wantVersions(2)
 	})
 }
 
 func TestAFailedMirrorFailsTheReportButNotTheSavedToken(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		m := w.mirrorTo(firstARN, secondARN)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN, secondARN)
 		m.failing(secondARN, rotation.Denied, rotation.Never, 0)
-		result := w.run(rotation.ModeRotate)
-		w.wantFailure(result, rotation.StepMirror, rotation.Denied)
-		w.wantPublished(59 * time.Minute)
-		w.wantMirrored(m, firstARN)
-		if want := w.cloud.MustCurrent(w.one.Token.ID).ID; result.VersionID != want || result.SecondsRemaining == nil || *result.SecondsRemaining < 3500 {
+		result := fx.run(rotation.ModeRotate)
+		fx.wantFailure(result, rotation.StepMirror, rotation.Denied)
+		fx.wantPublished(59 * time.Minute)
+		fx.wantMirrored(m, firstARN)
+		if want := fx.cloud.MustCurrent(fx.one.Token.ID).ID; result.VersionID != want || result.SecondsRemaining == nil || *result.SecondsRemaining < 3500 {
 			t.Errorf("got version %s and %v seconds, want the token that was saved (%s)", result.VersionID, result.SecondsRemaining, want)
 		}
 	})
@@ -158,60 +158,60 @@ func TestAFailedMirrorFailsTheReportButNotTheSavedToken(t *testing.T) {
 // Nobody here may read the stored token: a mirror that is behind is repaired by a new
 // one in both, at most once in 5 minutes.
 func TestAMirrorThatIsBehindIsRepaired(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		m := w.mirrorTo(firstARN, secondARN)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN, secondARN)
 		m.failing(secondARN, rotation.Denied, rotation.Never, 0)
-		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepMirror, rotation.Denied)
-		w.wantVersions(2)
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Denied)
+		fx.wantVersions(2)
 		for range 4 { // an ensure run every minute
 			time.Sleep(time.Minute)
-			w.wantFailure(w.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable)
+			fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable)
 		}
-		w.wantVersions(2)
+		fx.wantVersions(2)
 		time.Sleep(time.Minute)
-		w.wantFailure(w.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Denied)
-		w.wantVersions(3)
+		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Denied)
+		fx.wantVersions(3)
 		m.refuse = nil
 		time.Sleep(time.Minute)
-		w.wantFailure(w.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable)
+		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable)
 		time.Sleep(4 * time.Minute)
-		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Rotated)
-		w.wantVersions(4)
-		w.wantMirrored(m, firstARN, secondARN)
-		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Rotated)
+		fx.wantVersions(4)
+		fx.wantMirrored(m, firstARN, secondARN)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
 	})
 }
 
 // A mirror named for the first time is filled without waiting for the next rotation.
 func TestANewMirrorIsFilled(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotate()
 		time.Sleep(10 * time.Minute)
-		m := w.mirrorTo(firstARN)
-		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Rotated)
-		w.wantMirrored(m, firstARN)
+		m := fx.mirrorTo(firstARN)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Rotated)
+		fx.wantMirrored(m, firstARN)
 	})
 }
 
 func TestARepeatedDeliveryChecksTheMirrors(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		m := w.mirrorTo(firstARN)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
 		request := rotation.Request{Mode: rotation.ModeRotate, RunID: "delivered-twice"}
-		w.wantOutcome(w.runAs(request), rotation.Rotated)
-		w.wantOutcome(w.runAs(request), rotation.AlreadyDone)
+		fx.wantOutcome(fx.runAs(request), rotation.Rotated)
+		fx.wantOutcome(fx.runAs(request), rotation.AlreadyDone)
 		m.current[firstARN] = "another version"
-		w.wantFailure(w.runAs(request), rotation.StepMirror, rotation.Unavailable)
+		fx.wantFailure(fx.runAs(request), rotation.StepMirror, rotation.Unavailable)
 		time.Sleep(6 * time.Minute)
-		w.wantOutcome(w.runAs(request), rotation.Rotated)
-		w.wantMirrored(m, firstARN)
+		fx.wantOutcome(fx.runAs(request), rotation.Rotated)
+		fx.wantMirrored(m, firstARN)
 	})
 }
 
 // A run that is just writing its mirrors is no failure of another one.
 func TestARunInTheMiddleOfItsMirrorsIsWaitedFor(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		m := w.mirrorTo(firstARN)
-		w.rotate()
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		fx.rotate()
 		current := maps.Clone(m.current)
 		m.current[firstARN] = "the version before"
 		time.AfterFunc(time.Second, func() {
@@ -219,35 +219,35 @@ func TestARunInTheMiddleOfItsMirrorsIsWaitedFor(t *testing.T) {
 			defer m.mu.Unlock()
 			m.current = current
 		})
-		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
-		w.wantVersions(2)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
+		fx.wantVersions(2)
 	})
 }
 
 func TestCheckReadsTheMirrorsAndWritesNone(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		m := w.mirrorTo(firstARN)
-		w.wantOutcome(w.run(rotation.ModeCheck), rotation.Checked)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		fx.wantOutcome(fx.run(rotation.ModeCheck), rotation.Checked)
 		if len(m.puts) != 0 {
 			t.Errorf("got %d puts, want none", len(m.puts))
 		}
 		m.refuse = func(string, bool) error {
 			return &rotation.Error{Kind: rotation.NotFound, Message: "refused by the test"}
 		}
-		w.wantFailure(w.run(rotation.ModeCheck), rotation.StepMirror, rotation.NotFound)
+		fx.wantFailure(fx.run(rotation.ModeCheck), rotation.StepMirror, rotation.NotFound)
 	})
 }
 
 func TestAKeptTokenMustBeInTheMirrors(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		m := w.mirrorTo(firstARN)
-		w.rotate()
-		w.cloud.SetTokenTTL(15 * time.Minute)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		fx.rotate()
+		fx.cloud.SetTokenTTL(15 * time.Minute)
 		time.Sleep(10 * time.Minute)
-		w.wantOutcome(w.run(rotation.ModeRotate), rotation.Kept)
+		fx.wantOutcome(fx.run(rotation.ModeRotate), rotation.Kept)
 		m.current[firstARN] = "the version before"
-		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepMirror, rotation.Unavailable)
-		w.wantOutcome(w.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "with-force", Force: true}), rotation.Rotated)
-		w.wantMirrored(m, firstARN)
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Unavailable)
+		fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "with-force", Force: true}), rotation.Rotated)
+		fx.wantMirrored(m, firstARN)
 	})
 }

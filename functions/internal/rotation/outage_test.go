@@ -60,22 +60,22 @@ func TestFaultsAreRetriedWhileThatHelps(t *testing.T) {
 			step: rotation.StepLook, kind: rotation.NotFound, attempts: span[int]{2, 2}, took: span[time.Duration]{0, time.Second}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 				for _, fault := range test.faults {
-					w.fault(fault)
+					fx.fault(fault)
 				}
 				if test.ends > 0 {
-					time.AfterFunc(test.ends, w.cloud.ClearFaults)
+					time.AfterFunc(test.ends, fx.cloud.ClearFaults)
 				}
 				versions := 2
-				result := w.runWithin(cmp.Or(test.within, 2*time.Minute), w.rotator, rotation.Request{Mode: rotation.ModeRotate, RunID: "with-faults"})
+				result := fx.runWithin(cmp.Or(test.within, 2*time.Minute), fx.rotator, rotation.Request{Mode: rotation.ModeRotate, RunID: "with-faults"})
 				if test.step == "" {
-					w.wantOutcome(result, rotation.Rotated)
+					fx.wantOutcome(result, rotation.Rotated)
 				} else {
-					w.wantFailure(result, test.step, test.kind)
+					fx.wantFailure(result, test.step, test.kind)
 					versions = 1
 				}
-				w.wantVersions(versions)
+				fx.wantVersions(versions)
 				if !test.attempts.holds(result.Attempts) || !test.took.holds(result.Duration) {
 					t.Errorf("got %d attempts in %s, want %v in %v", result.Attempts, result.Duration, test.attempts, test.took)
 				}
@@ -90,10 +90,10 @@ func TestFaultsAreRetriedWhileThatHelps(t *testing.T) {
 // The back-off is 300 ms, doubled each time, spread from half to one and a half.
 func TestRetriesAreSpread(t *testing.T) {
 	for random, want := range map[float64]time.Duration{0: 450 * time.Millisecond, 0.5: 900 * time.Millisecond, 1: 1350 * time.Millisecond} {
-		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-			w.rotator.Random = func() float64 { return random }
-			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 2})
-			if got := w.rotate().Duration; got != want {
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.rotator.Random = func() float64 { return random }
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 2})
+			if got := fx.rotate().Duration; got != want {
 				t.Errorf("at %v: two retries took %s, want %s", random, got, want)
 			}
 		})
@@ -108,15 +108,15 @@ func TestASaveWithoutAnAnswerMakesNoSecondVersion(t *testing.T) {
 		"of something else": {Status: 201, Body: `{"id":"canary","secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.rotate()
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.rotate()
 				time.Sleep(50 * time.Minute)
 				fault.Op, fault.Times = ibmcloudtest.OpVersionsCreate, 1
-				w.fault(fault)
-				result := w.rotate()
-				w.wantVersions(3)
-				w.wantPublished(59 * time.Minute)
-				if current := w.cloud.MustCurrent(w.one.Token.ID); result.VersionID != current.ID || result.Attempts != 2 {
+				fx.fault(fault)
+				result := fx.rotate()
+				fx.wantVersions(3)
+				fx.wantPublished(59 * time.Minute)
+				if current := fx.cloud.MustCurrent(fx.one.Token.ID); result.VersionID != current.ID || result.Attempts != 2 {
 					t.Errorf("got version %s after %d attempts, want %s after 2", result.VersionID, result.Attempts, current.ID)
 				}
 				if result.MarginSeconds == nil || *result.MarginSeconds < 590 {
@@ -129,35 +129,35 @@ func TestASaveWithoutAnAnswerMakesNoSecondVersion(t *testing.T) {
 
 // The margin is measured when the version was made, not when that became known.
 func TestTheMarginIsThatOfTheSave(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotate()
 		time.Sleep(50 * time.Minute)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Drop: ibmcloudtest.DropAfter, Delay: 5 * time.Second, Times: 1})
-		if got := w.rotate().MarginSeconds; got == nil || *got != 600 {
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Drop: ibmcloudtest.DropAfter, Delay: 5 * time.Second, Times: 1})
+		if got := fx.rotate().MarginSeconds; got == nil || *got != 600 {
 			t.Errorf("got margin %v, want 600", got)
 		}
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 412, Times: 1})
-		if got := w.run(rotation.ModeRotate).MarginSeconds; got != nil {
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 412, Times: 1})
+		if got := fx.run(rotation.ModeRotate).MarginSeconds; got != nil {
 			t.Errorf("got margin %d of a run that saved nothing, want none", *got)
 		}
-		time.Sleep(time.Until(w.expires()) + 100*time.Millisecond)
-		if got := w.rotate().MarginSeconds; got == nil || *got != -1 {
+		time.Sleep(time.Until(fx.expires()) + 100*time.Millisecond)
+		if got := fx.rotate().MarginSeconds; got == nil || *got != -1 {
 			t.Errorf("got margin %v after a gap of a tenth of a second, want -1", got)
 		}
 	})
 }
 
 // bootstrapKey counts how often the bootstrap key is read.
-func (w *world) bootstrapKey(reads *int) {
-	w.rotator = w.processWithKey(w.cloud.Transport(), func(context.Context) (iamtoken.Secret, error) {
+func (fx *fixture) bootstrapKey(reads *int) {
+	fx.rotator = fx.processWithKey(fx.cloud.Transport(), func(context.Context) (iamtoken.Secret, error) {
 		*reads++
-		return iamtoken.NewSecret(w.cloud.BootstrapAPIKey()), nil
+		return iamtoken.NewSecret(fx.cloud.BootstrapAPIKey()), nil
 	})
 }
 
-func (w *world) bootstrapExchanges() int {
+func (fx *fixture) bootstrapExchanges() int {
 	count := 0
-	for _, request := range w.cloud.Requests() {
+	for _, request := range fx.cloud.Requests() {
 		if request.Op == ibmcloudtest.OpIAMToken && request.Identity == ibmcloudtest.IdentityBootstrap {
 			count++
 		}
@@ -167,13 +167,13 @@ func (w *world) bootstrapExchanges() int {
 
 func TestATokenRejectedInMidPassIsRenewed(t *testing.T) {
 	for _, op := range []string{ibmcloudtest.OpSecretsGet, ibmcloudtest.OpVersionsMetadata, ibmcloudtest.OpVersionsCreate} {
-		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 			reads := 0
-			w.bootstrapKey(&reads)
-			w.fault(ibmcloudtest.Fault{Op: op, Status: 401, Times: 1})
-			result := w.rotate()
-			w.wantVersions(2)
-			if got := w.bootstrapExchanges(); reads != 2 || got != 2 || result.Attempts != 2 {
+			fx.bootstrapKey(&reads)
+			fx.fault(ibmcloudtest.Fault{Op: op, Status: 401, Times: 1})
+			result := fx.rotate()
+			fx.wantVersions(2)
+			if got := fx.bootstrapExchanges(); reads != 2 || got != 2 || result.Attempts != 2 {
 				t.Errorf("%s: got %d reads of the bootstrap key, %d exchanges and %d attempts, want 2 of each", op, reads, got, result.Attempts)
 			}
 		})
@@ -181,14 +181,14 @@ func TestATokenRejectedInMidPassIsRenewed(t *testing.T) {
 }
 
 func TestABootstrapTokenIsReusedForTwoThirdsOfItsLifetime(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		for _, test := range []struct {
 			after time.Duration
 			want  int
 		}{{0, 1}, {30 * time.Minute, 1}, {11 * time.Minute, 2}} {
 			time.Sleep(test.after)
-			w.rotate()
-			if got := w.bootstrapExchanges(); got != test.want {
+			fx.rotate()
+			if got := fx.bootstrapExchanges(); got != test.want {
 				t.Errorf("%s later: got %d bootstrap exchanges, want %d", test.after, got, test.want)
 			}
 		}
@@ -196,19 +196,19 @@ func TestABootstrapTokenIsReusedForTwoThirdsOfItsLifetime(t *testing.T) {
 }
 
 func TestAReplacedBootstrapKeyIsReadAfresh(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		key := w.cloud.BootstrapAPIKey()
-		iamID, _, err := w.cloud.Validate(w.cloud.MustMintToken(key, time.Hour))
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		key := fx.cloud.BootstrapAPIKey()
+		iamID, _, err := fx.cloud.Validate(fx.cloud.MustMintToken(key, time.Hour))
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.rotator = w.processWithKey(w.cloud.Transport(), func(context.Context) (iamtoken.Secret, error) { return iamtoken.NewSecret(key), nil })
-		w.rotate()
+		fx.rotator = fx.processWithKey(fx.cloud.Transport(), func(context.Context) (iamtoken.Secret, error) { return iamtoken.NewSecret(key), nil })
+		fx.rotate()
 		time.Sleep(50 * time.Minute)
-		replacement := w.cloud.MustCreateAPIKey(iamID)
-		w.cloud.MustDeleteAPIKey(key)
+		replacement := fx.cloud.MustCreateAPIKey(iamID)
+		fx.cloud.MustDeleteAPIKey(key)
 		key = replacement
-		if result := w.rotate(); result.Attempts != 2 {
+		if result := fx.rotate(); result.Attempts != 2 {
 			t.Errorf("got %d attempts, want 2: one with the old key, one with the new", result.Attempts)
 		}
 	})
@@ -219,148 +219,148 @@ func TestAReplacedBootstrapKeyIsReadAfresh(t *testing.T) {
 // good. But one rotation's 403 must not take the token from the others, nor the key
 // while the place it is read from is out of reach.
 func TestTheBootstrapKeyIsReadAfreshAfterA403(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		reads, away := 0, false
-		w.rotator = w.processWithKey(w.cloud.Transport(), func(ctx context.Context) (iamtoken.Secret, error) {
+		fx.rotator = fx.processWithKey(fx.cloud.Transport(), func(ctx context.Context) (iamtoken.Secret, error) {
 			if reads++; away {
 				<-ctx.Done() // the worst way to be away
 				return iamtoken.Secret{}, &rotation.Error{Kind: rotation.Unavailable}
 			}
-			return iamtoken.NewSecret(w.cloud.BootstrapAPIKey()), nil
+			return iamtoken.NewSecret(fx.cloud.BootstrapAPIKey()), nil
 		})
 		want := func(when string, wantReads, wantExchanges int) {
 			t.Helper()
-			if got := w.bootstrapExchanges(); reads != wantReads || got != wantExchanges {
+			if got := fx.bootstrapExchanges(); reads != wantReads || got != wantExchanges {
 				t.Errorf("%s: got %d reads of the bootstrap key and %d exchanges, want %d and %d", when, reads, got, wantReads, wantExchanges)
 			}
 		}
-		w.rotate()
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 403, Times: 1})
-		w.wantFailure(w.run(rotation.ModeEnsure), rotation.StepLook, rotation.Denied)
-		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
+		fx.rotate()
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 403, Times: 1})
+		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepLook, rotation.Denied)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
 		want("while the token lives", 1, 1)
 		away = true
 		time.Sleep(41 * time.Minute)
-		result := w.run(rotation.ModeEnsure)
-		w.wantOutcome(result, rotation.Fresh)
+		result := fx.run(rotation.ModeEnsure)
+		fx.wantOutcome(result, rotation.Fresh)
 		if result.Attempts != 1 {
 			t.Errorf("got %d attempts with the source away, want 1", result.Attempts)
 		}
 		want("with the source away", 2, 2)
 		away = false
 		time.Sleep(41 * time.Minute)
-		w.rotate()
+		fx.rotate()
 		want("with the source back", 3, 3)
 		time.Sleep(41 * time.Minute)
-		w.rotate()
+		fx.rotate()
 		want("when all is well again", 3, 4)
 	})
 }
 
 func TestAKeyReplacedDuringThePassIsUsed(t *testing.T) {
 	for _, mode := range []rotation.Mode{rotation.ModeRotate, rotation.ModeEnsure} {
-		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-			w.cloud.MustDeleteAPIKey(w.workload().APIKey)
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.cloud.MustDeleteAPIKey(fx.workload().APIKey)
 			time.AfterFunc(time.Second, func() {
-				w.cloud.MustPutVersion(w.one.APIKey.ID, w.cloud.MustCreateAPIKey(w.workload().IAMID), nil)
+				fx.cloud.MustPutVersion(fx.one.APIKey.ID, fx.cloud.MustCreateAPIKey(fx.workload().IAMID), nil)
 			})
-			w.wantOutcome(w.run(mode), rotation.Rotated)
+			fx.wantOutcome(fx.run(mode), rotation.Rotated)
 		})
 	}
 }
 
 func TestAFailedKeyReadIsNotShared(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{Rotations: 3}, func(w *world) {
-		w.rotator.Concurrency = 1
-		for i := range w.all {
-			w.all[i].APIKey = w.all[0].APIKey
+	withFixture(t, ibmcloudtest.Options{Rotations: 3}, func(fx *fixture) {
+		fx.rotator.Concurrency = 1
+		for i := range fx.all {
+			fx.all[i].APIKey = fx.all[0].APIKey
 		}
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 503, Times: 1})
-		report := w.runAll("equal-keys")
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 503, Times: 1})
+		report := fx.runAll("equal-keys")
 		attempts := 0
 		for _, result := range report.Results {
-			w.wantOutcome(result, rotation.Rotated)
+			fx.wantOutcome(result, rotation.Rotated)
 			attempts += result.Attempts
 		}
 		// The one whose read failed reads again, as does the next; the third shares.
-		if reads := w.countRequests(ibmcloudtest.OpSecretsGet); attempts != 4 || reads > 3 {
+		if reads := fx.countRequests(ibmcloudtest.OpSecretsGet); attempts != 4 || reads > 3 {
 			t.Errorf("got %d attempts and %d key reads, want 4 and at most 3", attempts, reads)
 		}
 	})
 }
 
 func TestTwoRunsAtOnceAreHarmless(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotate()
 		time.Sleep(50 * time.Minute)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Delay: 3 * time.Second, Times: 1})
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Delay: 3 * time.Second, Times: 1})
 		results := make([]rotation.Result, 2)
 		var both sync.WaitGroup
 		for i, runID := range []string{"the-first-run", "the-second-run"} {
-			process := w.process(w.cloud.Transport())
+			process := fx.process(fx.cloud.Transport())
 			both.Go(func() {
-				results[i] = w.runWithin(2*time.Minute, process, rotation.Request{Mode: rotation.ModeRotate, RunID: runID})
+				results[i] = fx.runWithin(2*time.Minute, process, rotation.Request{Mode: rotation.ModeRotate, RunID: runID})
 			})
 		}
 		both.Wait()
 		for _, result := range results {
-			w.wantOutcome(result, rotation.Rotated)
+			fx.wantOutcome(result, rotation.Rotated)
 		}
-		w.wantPublished(59 * time.Minute)
+		fx.wantPublished(59 * time.Minute)
 	})
 }
 
 // A run by force goes on: a person asked for it.
 func TestARetryStopsWhenAnotherRunHasSavedMeanwhile(t *testing.T) {
 	for force, want := range map[bool]rotation.Outcome{false: rotation.AlreadyDone, true: rotation.Rotated} {
-		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-			w.rotate()
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.rotate()
 			time.Sleep(50 * time.Minute)
-			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 1, Headers: map[string]string{"Retry-After": "5"}})
-			other := w.process(w.cloud.Transport())
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 1, Headers: map[string]string{"Retry-After": "5"}})
+			other := fx.process(fx.cloud.Transport())
 			time.AfterFunc(2*time.Second, func() {
-				w.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"})
+				fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"})
 			})
-			before := w.versions()
-			w.wantOutcome(w.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "perhaps-by-force"}), want)
-			w.wantVersions(before + map[bool]int{false: 1, true: 2}[force])
+			before := fx.versions()
+			fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "perhaps-by-force"}), want)
+			fx.wantVersions(before + map[bool]int{false: 1, true: 2}[force])
 		})
 	}
 }
 
 func TestAWrongClockOfThisMachineIsAWarning(t *testing.T) {
 	for _, skew := range []time.Duration{-10 * time.Minute, -5 * time.Minute, 5 * time.Minute} {
-		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-			w.rotate()
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.rotate()
 			time.Sleep(61 * time.Minute) // by a slow clock it has not expired yet
-			w.skew.Store(int64(skew))
-			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 2})
-			result := w.run(rotation.ModeEnsure)
-			w.wantOutcome(result, rotation.Rotated)
-			w.wantPublished(59 * time.Minute)
+			fx.skew.Store(int64(skew))
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 2})
+			result := fx.run(rotation.ModeEnsure)
+			fx.wantOutcome(result, rotation.Rotated)
+			fx.wantPublished(59 * time.Minute)
 			if len(result.Warnings) != 1 || *result.SecondsRemaining > 3600 {
 				t.Errorf("%s: got warnings %q and %ds remaining, want one on the clock and at most an hour", skew, result.Warnings, *result.SecondsRemaining)
 			}
-			w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
+			fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
 		})
 	}
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotate()
 		time.Sleep(2 * time.Minute)
-		w.skew.Store(int64(-2 * time.Minute)) // it is when it was
-		if result := w.rotate(); result.Duration > time.Second {
+		fx.skew.Store(int64(-2 * time.Minute)) // it is when it was
+		if result := fx.rotate(); result.Duration > time.Second {
 			t.Errorf("took %s after the clock was set back, want 1s at most", result.Duration)
 		}
 	})
 }
 
 func TestAnInterruptedRunEndsAtOnceAndSaysSo(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Hour})
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Hour})
 		ctx, cancel := context.WithCancel(context.Background())
 		time.AfterFunc(time.Second, cancel)
 		began := time.Now()
-		result := w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "interrupted"}, w.all).Results[0]
+		result := fx.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "interrupted"}, fx.all).Results[0]
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("took %s, want 1s", took)
 		}
@@ -371,30 +371,30 @@ func TestAnInterruptedRunEndsAtOnceAndSaysSo(t *testing.T) {
 }
 
 func TestTheReportWarnsOfABootstrapKeyThatExpiresSoon(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotator.BootstrapExpiresAt = time.Now().Add(15 * 24 * time.Hour)
-		if result := w.rotate(); len(result.Warnings) != 0 {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotator.BootstrapExpiresAt = time.Now().Add(15 * 24 * time.Hour)
+		if result := fx.rotate(); len(result.Warnings) != 0 {
 			t.Errorf("15 days before: got warnings %q, want none", result.Warnings)
 		}
 		time.Sleep(25 * time.Hour)
-		if result := w.rotate(); len(result.Warnings) != 1 {
+		if result := fx.rotate(); len(result.Warnings) != 1 {
 			t.Errorf("13 days before: got warnings %q, want one", result.Warnings)
 		}
 		time.Sleep(14 * 24 * time.Hour)
-		want := "the bootstrap API key has been expired since " + w.rotator.BootstrapExpiresAt.UTC().Format(time.RFC3339)
-		if result := w.rotate(); len(result.Warnings) != 1 || !strings.HasPrefix(result.Warnings[0], want) {
+		want := "the bootstrap API key has been expired since " + fx.rotator.BootstrapExpiresAt.UTC().Format(time.RFC3339)
+		if result := fx.rotate(); len(result.Warnings) != 1 || !strings.HasPrefix(result.Warnings[0], want) {
 			t.Errorf("the day after: got warnings %q, want %q", result.Warnings, want)
 		}
 	})
 }
 
 func TestNoMoreAttemptsRunAtOnceThanTheConcurrency(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{Rotations: 12}, func(w *world) {
-		w.rotator.Concurrency = 3
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Delay: time.Second})
+	withFixture(t, ibmcloudtest.Options{Rotations: 12}, func(fx *fixture) {
+		fx.rotator.Concurrency = 3
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Delay: time.Second})
 		began := time.Now()
-		for _, result := range w.runAll("three-at-once").Results {
-			w.wantOutcome(result, rotation.Rotated)
+		for _, result := range fx.runAll("three-at-once").Results {
+			fx.wantOutcome(result, rotation.Rotated)
 		}
 		if took := time.Since(began); took < 4*time.Second {
 			t.Errorf("12 rotations of a second took %s, want 4s: three at a time", took)
@@ -420,11 +420,11 @@ func (s *stubborn) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.S
 }
 
 func TestARunEndsWithItsKeyReads(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		keys := &stubborn{KeyReader: w.rotator.Keys, takes: 3 * time.Second}
-		w.rotator.Keys = keys
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 404})
-		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepLook, rotation.NotFound)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		keys := &stubborn{KeyReader: fx.rotator.Keys, takes: 3 * time.Second}
+		fx.rotator.Keys = keys
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 404})
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepLook, rotation.NotFound)
 		if running := keys.running.Load(); running != 0 {
 			t.Errorf("got %d key reads that outlive the run, want none", running)
 		}
@@ -466,36 +466,36 @@ func TestAProcessThatWasFrozenSavesNothingOld(t *testing.T) {
 		{beforeSave, time.Minute, ""}, {beforeSave, 3 * time.Minute, rotation.StepLook}, {beforeSave, 54 * time.Minute, rotation.StepLook},
 	} {
 		t.Run(test.frozen.String()+" "+test.at, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.rotate()
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.rotate()
 				time.Sleep(50 * time.Minute)
-				other := w.process(w.cloud.Transport())
+				other := fx.process(fx.cloud.Transport())
 				at := func(place string, also func()) func() {
 					return func() {
 						if place == test.at {
-							w.freeze(test.frozen)
+							fx.freeze(test.frozen)
 							also()
 						}
 					}
 				}
-				s := suspended{w.rotator.IAM, w.rotator.Tokens, nil, at(afterExchange, func() {}), at(beforeSave, func() {})}
+				s := suspended{fx.rotator.IAM, fx.rotator.Tokens, nil, at(afterExchange, func() {}), at(beforeSave, func() {})}
 				s.beforeExchange = at(beforeExchange, func() {
-					w.wantOutcome(w.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"}), rotation.Rotated)
-					w.cloud.SetTokenTTL(45 * time.Minute) // ours would expire sooner now
+					fx.wantOutcome(fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"}), rotation.Rotated)
+					fx.cloud.SetTokenTTL(45 * time.Minute) // ours would expire sooner now
 				})
-				w.rotator.IAM, w.rotator.Tokens = s, s
-				before := w.versions()
-				result := w.run(rotation.ModeRotate)
+				fx.rotator.IAM, fx.rotator.Tokens = s, s
+				before := fx.versions()
+				result := fx.run(rotation.ModeRotate)
 				switch {
 				case test.step == "":
-					w.wantOutcome(result, rotation.Rotated)
+					fx.wantOutcome(result, rotation.Rotated)
 				case test.at == beforeExchange:
-					w.wantFailure(result, test.step, rotation.Timeout)
-					w.wantVersions(before + 1)
-					w.wantPublished(59 * time.Minute)
+					fx.wantFailure(result, test.step, rotation.Timeout)
+					fx.wantVersions(before + 1)
+					fx.wantPublished(59 * time.Minute)
 				default:
-					w.wantFailure(result, test.step, rotation.Timeout)
-					w.wantVersions(before)
+					fx.wantFailure(result, test.step, rotation.Timeout)
+					fx.wantVersions(before)
 				}
 			})
 		})

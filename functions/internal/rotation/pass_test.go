@@ -15,12 +15,12 @@ import (
 )
 
 func TestRotatePublishesAFreshToken(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		result := w.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "rotate-1234"})
-		w.wantOutcome(result, rotation.Rotated)
-		w.wantPublished(59 * time.Minute)
-		w.wantVersions(2)
-		current := w.cloud.MustCurrent(w.one.Token.ID)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		result := fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "rotate-1234"})
+		fx.wantOutcome(result, rotation.Rotated)
+		fx.wantPublished(59 * time.Minute)
+		fx.wantVersions(2)
+		current := fx.cloud.MustCurrent(fx.one.Token.ID)
 		if result.VersionID != current.ID {
 			t.Errorf("reported version %s, want %s", result.VersionID, current.ID)
 		}
@@ -34,10 +34,10 @@ func TestRotatePublishesAFreshToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, expires, _ := w.cloud.Validate(current.Payload)
+		_, expires, _ := fx.cloud.Validate(current.Payload)
 		want := iamtoken.Metadata{
 			Expiration: expires.Unix(), IssuedAt: expires.Unix() - 3600, ExpiresIn: 3600,
-			IAMID: w.workload().IAMID, Account: w.cloud.AccountID(),
+			IAMID: fx.workload().IAMID, Account: fx.cloud.AccountID(),
 			Fingerprint: iamtoken.Token{Value: iamtoken.NewSecret(current.Payload)}.Fingerprint(),
 			RunID:       "rotate-1234", RotatorVersion: "test",
 		}
@@ -58,13 +58,13 @@ func TestEnsureRotatesOnlyATokenThatExpiresSoon(t *testing.T) {
 		"long after the token expired": {3 * time.Hour, rotation.Rotated},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.rotate()
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.rotate()
 				time.Sleep(test.after)
-				w.cloud.ClearRequests()
-				w.wantOutcome(w.run(rotation.ModeEnsure), test.want)
-				w.wantPublished(8 * time.Minute)
-				if test.want == rotation.Fresh && w.countRequests(ibmcloudtest.OpSecretsGet) > 0 {
+				fx.cloud.ClearRequests()
+				fx.wantOutcome(fx.run(rotation.ModeEnsure), test.want)
+				fx.wantPublished(8 * time.Minute)
+				if test.want == rotation.Fresh && fx.countRequests(ibmcloudtest.OpSecretsGet) > 0 {
 					t.Error("ensure read the API key though the token was fresh")
 				}
 			})
@@ -73,10 +73,10 @@ func TestEnsureRotatesOnlyATokenThatExpiresSoon(t *testing.T) {
 }
 
 func TestCheckSavesNothing(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.wantOutcome(w.run(rotation.ModeCheck), rotation.Checked)
-		w.wantVersions(1)
-		if got := w.countRequests(ibmcloudtest.OpIAMToken); got != 2 {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.wantOutcome(fx.run(rotation.ModeCheck), rotation.Checked)
+		fx.wantVersions(1)
+		if got := fx.countRequests(ibmcloudtest.OpIAMToken); got != 2 {
 			t.Errorf("got %d token requests, want the bootstrap's and the workload's", got)
 		}
 	})
@@ -93,10 +93,10 @@ func TestARedeliveredEventDoesNothing(t *testing.T) {
 		"when the token is old": {55 * time.Minute, rotation.Rotated},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.wantOutcome(w.runAs(request), rotation.Rotated)
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.wantOutcome(fx.runAs(request), rotation.Rotated)
 				time.Sleep(test.after)
-				w.wantOutcome(w.runWithin(2*time.Minute, w.process(w.cloud.Transport()), request), test.want)
+				fx.wantOutcome(fx.runWithin(2*time.Minute, fx.process(fx.cloud.Transport()), request), test.want)
 			})
 		})
 	}
@@ -107,13 +107,13 @@ func TestEveryFormatIsWhatReadersExpect(t *testing.T) {
 		iamtoken.Raw: `^[^ ]+$`, iamtoken.Bearer: `^Bearer [^ ]+$`,
 		iamtoken.JSON: `^{"access_token":"[^"]+","token_type":"Bearer","expires_in":3600,"expiration":[0-9]+}$`,
 	} {
-		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-			w.one.Token.Format = format
-			w.rotate()
-			current := w.cloud.MustCurrent(w.one.Token.ID)
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.one.Token.Format = format
+			fx.rotate()
+			current := fx.cloud.MustCurrent(fx.one.Token.ID)
 			token, err := iamtoken.Version{Payload: iamtoken.NewSecret(current.Payload), CreatedAt: current.CreatedAt}.Token()
 			if err == nil {
-				_, _, err = w.cloud.Validate(token.Value.Reveal())
+				_, _, err = fx.cloud.Validate(token.Value.Reveal())
 			}
 			if err != nil || !regexp.MustCompile(shape).MatchString(current.Payload) {
 				t.Errorf("%s: %v, or the payload has another shape", format, err)
@@ -124,57 +124,57 @@ func TestEveryFormatIsWhatReadersExpect(t *testing.T) {
 
 func TestAKVTokenSecretHoldsTheTokenInItsField(t *testing.T) {
 	for field, want := range map[string]string{"": "iam_token", "access": "access"} {
-		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-			w.one.Token.ID = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
-				Type: "kv", Group: w.cloud.TokenGroupName(), Data: map[string]any{want: "no token yet"},
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
+				Type: "kv", Group: fx.cloud.TokenGroupName(), Data: map[string]any{want: "no token yet"},
 			})
-			w.one.Token.Field = field
-			w.rotate()
-			token, _ := w.cloud.MustCurrent(w.one.Token.ID).Data[want].(string)
-			if _, _, err := w.cloud.Validate(token); err != nil {
+			fx.one.Token.Field = field
+			fx.rotate()
+			token, _ := fx.cloud.MustCurrent(fx.one.Token.ID).Data[want].(string)
+			if _, _, err := fx.cloud.Validate(token); err != nil {
 				t.Errorf("field %q: %v", want, err)
 			}
-			w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Fresh)
+			fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
 		})
 	}
 }
 
 func TestManyRotationsSucceedOrFailOnTheirOwn(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{Rotations: 40}, func(w *world) {
-		w.all[3].Token.ID = "00000000-0000-4000-8000-000000000000"
+	withFixture(t, ibmcloudtest.Options{Rotations: 40}, func(fx *fixture) {
+		fx.all[3].Token.ID = "00000000-0000-4000-8000-000000000000"
 		for i := 10; i < 20; i++ {
-			w.all[i].APIKey = w.all[10].APIKey
+			fx.all[i].APIKey = fx.all[10].APIKey
 		}
-		report := w.runAll("many-rotations")
+		report := fx.runAll("many-rotations")
 		for i, result := range report.Results {
-			if result.Rotation != w.all[i].Name {
-				t.Fatalf("result %d is of %s, want %s", i, result.Rotation, w.all[i].Name)
+			if result.Rotation != fx.all[i].Name {
+				t.Fatalf("result %d is of %s, want %s", i, result.Rotation, fx.all[i].Name)
 			}
 			if i != 3 {
-				w.wantOutcome(result, rotation.Rotated)
+				fx.wantOutcome(result, rotation.Rotated)
 			}
 		}
-		w.wantFailure(report.Results[3], rotation.StepLook, rotation.NotFound)
+		fx.wantFailure(report.Results[3], rotation.StepLook, rotation.NotFound)
 		if got := len(report.Failures()); got != 1 {
 			t.Errorf("got %d failures, want 1", got)
 		}
-		if got := w.countRequests(ibmcloudtest.OpSecretsGet); got != 31 {
+		if got := fx.countRequests(ibmcloudtest.OpSecretsGet); got != 31 {
 			t.Errorf("got %d key reads, want 31: equal keys are read once", got)
 		}
-		if got := w.countRequests(ibmcloudtest.OpIAMToken); got != 1+39 {
+		if got := fx.countRequests(ibmcloudtest.OpIAMToken); got != 1+39 {
 			t.Errorf("got %d token requests, want one for the bootstrap and one for each rotation but the failed", got)
 		}
 	})
 }
 
 func TestAFailingRotationDelaysNoOther(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{Rotations: 8}, func(w *world) {
-		w.rotator.Concurrency = 1
-		w.all[0].APIKey.ID = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Payload: "no-such-key"})
-		report := w.runAll("one-of-them-fails")
-		w.wantFailure(report.Results[0], rotation.StepExchange, rotation.Denied)
+	withFixture(t, ibmcloudtest.Options{Rotations: 8}, func(fx *fixture) {
+		fx.rotator.Concurrency = 1
+		fx.all[0].APIKey.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Payload: "no-such-key"})
+		report := fx.runAll("one-of-them-fails")
+		fx.wantFailure(report.Results[0], rotation.StepExchange, rotation.Denied)
 		for _, result := range report.Results[1:] {
-			w.wantOutcome(result, rotation.Rotated)
+			fx.wantOutcome(result, rotation.Rotated)
 			if result.Duration > time.Second {
 				t.Errorf("%s took %s behind a failing rotation, want no delay", result.Rotation, result.Duration)
 			}
@@ -183,31 +183,31 @@ func TestAFailingRotationDelaysNoOther(t *testing.T) {
 }
 
 func TestTokensOf15MinutesAreServedWithAWarning(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(w *world) {
-		result := w.rotate()
-		w.wantPublished(14 * time.Minute)
+	withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
+		result := fx.rotate()
+		fx.wantPublished(14 * time.Minute)
 		if !strings.Contains(strings.Join(result.Warnings, "\n"), "less than the schedule") {
 			t.Errorf("got warnings %q, want one on the lifetime", result.Warnings)
 		}
 		time.Sleep(7*time.Minute + time.Second)
-		w.wantOutcome(w.run(rotation.ModeEnsure), rotation.Rotated)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Rotated)
 	})
 }
 
 func TestATokenThatExpiresBeforeTheStoredOneIsKeptBack(t *testing.T) {
 	for _, force := range []bool{false, true} {
-		inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-			w.rotate()
-			w.cloud.SetTokenTTL(15 * time.Minute)
-			result := w.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "a-shorter-one"})
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.rotate()
+			fx.cloud.SetTokenTTL(15 * time.Minute)
+			result := fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "a-shorter-one"})
 			if force {
-				w.wantOutcome(result, rotation.Rotated)
-				w.wantPublished(14 * time.Minute)
+				fx.wantOutcome(result, rotation.Rotated)
+				fx.wantPublished(14 * time.Minute)
 				return
 			}
-			w.wantOutcome(result, rotation.Kept)
-			w.wantPublished(59 * time.Minute)
-			w.wantVersions(2)
+			fx.wantOutcome(result, rotation.Kept)
+			fx.wantPublished(59 * time.Minute)
+			fx.wantVersions(2)
 		})
 	}
 }
@@ -216,7 +216,7 @@ func TestAnAPIKeyIsReadWhereverItSits(t *testing.T) {
 	for name, test := range map[string]struct {
 		spec  func(key, iamID string) ibmcloudtest.SecretSpec
 		field string
-		byRef func(w *world, id string) rotation.KeyRef
+		byRef func(fx *fixture, id string) rotation.KeyRef
 	}{
 		"trailing newline": {func(key, _ string) ibmcloudtest.SecretSpec { return ibmcloudtest.SecretSpec{Payload: key + "\n"} }, "", nil},
 		"kv": {func(key, _ string) ibmcloudtest.SecretSpec {
@@ -230,19 +230,19 @@ func TestAnAPIKeyIsReadWhereverItSits(t *testing.T) {
 		}, "", nil},
 		"by group and name": {func(key, _ string) ibmcloudtest.SecretSpec {
 			return ibmcloudtest.SecretSpec{Name: "by-name", Payload: key}
-		}, "", func(w *world, _ string) rotation.KeyRef {
-			return rotation.KeyRef{Group: w.cloud.KeyGroupName(), Type: "arbitrary", Name: "by-name"}
+		}, "", func(fx *fixture, _ string) rotation.KeyRef {
+			return rotation.KeyRef{Group: fx.cloud.KeyGroupName(), Type: "arbitrary", Name: "by-name"}
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				id := w.cloud.MustCreateSecret(test.spec(w.workload().APIKey, w.workload().IAMID))
-				w.one.APIKey = rotation.KeyRef{ID: id, Field: test.field}
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				id := fx.cloud.MustCreateSecret(test.spec(fx.workload().APIKey, fx.workload().IAMID))
+				fx.one.APIKey = rotation.KeyRef{ID: id, Field: test.field}
 				if test.byRef != nil {
-					w.one.APIKey = test.byRef(w, id)
+					fx.one.APIKey = test.byRef(fx, id)
 				}
-				w.rotate()
-				w.wantPublished(59 * time.Minute)
+				fx.rotate()
+				fx.wantPublished(59 * time.Minute)
 			})
 		})
 	}
@@ -264,60 +264,60 @@ func TestAKeySecretThatCannotServeIsSaidSo(t *testing.T) {
 		"iam_credentials no reuse": {ibmcloudtest.SecretSpec{Type: "iam_credentials"}, "", "reuse_api_key"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.one.APIKey = rotation.KeyRef{ID: w.cloud.MustCreateSecret(test.spec), Field: test.field}
-				result := w.run(rotation.ModeRotate)
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.one.APIKey = rotation.KeyRef{ID: fx.cloud.MustCreateSecret(test.spec), Field: test.field}
+				result := fx.run(rotation.ModeRotate)
 				step := rotation.StepReadKey
 				if name == "JSON" {
 					step = rotation.StepExchange // only IBM's SDK knows
 				}
-				w.wantFailure(result, step, rotation.Misconfigured)
+				fx.wantFailure(result, step, rotation.Misconfigured)
 				if !strings.Contains(result.Error.Message, test.says) || result.Attempts != 1 || strings.Contains(result.Error.Message, "pasted") {
 					t.Errorf("got %q after %d attempts, want it to say %q after one", result.Error.Message, result.Attempts, test.says)
 				}
-				w.wantVersions(1)
+				fx.wantVersions(1)
 			})
 		})
 	}
 }
 
 func TestASecretOutOfReachIsSaidSoAtOnce(t *testing.T) {
-	type arrange func(w *world)
+	type arrange func(fx *fixture)
 	for name, test := range map[string]struct {
 		arrange arrange
 		step    rotation.Step
 		kind    rotation.Kind
 		says    string
 	}{
-		"key missing": {func(w *world) { w.cloud.MustDeleteSecret(w.one.APIKey.ID) }, rotation.StepReadKey, rotation.NotFound, "API_KEY_SECRET"},
-		"key forbidden": {func(w *world) {
-			w.one.APIKey.ID = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"})
+		"key missing": {func(fx *fixture) { fx.cloud.MustDeleteSecret(fx.one.APIKey.ID) }, rotation.StepReadKey, rotation.NotFound, "API_KEY_SECRET"},
+		"key forbidden": {func(fx *fixture) {
+			fx.one.APIKey.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"})
 		}, rotation.StepReadKey, rotation.Denied, "secret.read"},
-		"key locked":    {func(w *world) { w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 412}) }, rotation.StepReadKey, rotation.Locked, "remove its locks"},
-		"token missing": {func(w *world) { w.cloud.MustDeleteSecret(w.one.Token.ID) }, rotation.StepLook, rotation.NotFound, "TOKEN_SECRET"},
-		"token forbidden": {func(w *world) {
-			w.one.Token.ID = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"})
+		"key locked":    {func(fx *fixture) { fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 412}) }, rotation.StepReadKey, rotation.Locked, "remove its locks"},
+		"token missing": {func(fx *fixture) { fx.cloud.MustDeleteSecret(fx.one.Token.ID) }, rotation.StepLook, rotation.NotFound, "TOKEN_SECRET"},
+		"token forbidden": {func(fx *fixture) {
+			fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"})
 		}, rotation.StepLook, rotation.Denied, "secret-version-metadata.read"},
-		"save forbidden": {func(w *world) { w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 403}) }, rotation.StepSave, rotation.Denied, "secret-version.create"},
-		"token's type": {func(w *world) {
-			w.one.Token.ID = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Group: w.cloud.TokenGroupName()})
+		"save forbidden": {func(fx *fixture) { fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 403}) }, rotation.StepSave, rotation.Denied, "secret-version.create"},
+		"token's type": {func(fx *fixture) {
+			fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Group: fx.cloud.TokenGroupName()})
 		}, rotation.StepLook, rotation.Misconfigured, "arbitrary or kv"},
-		"field of raw": {func(w *world) { w.one.Token.Field = "token" }, rotation.StepLook, rotation.Misconfigured, "token_field"},
-		"redirected": {func(w *world) {
-			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 307, Headers: map[string]string{"Location": "https://elsewhere.test/"}})
+		"field of raw": {func(fx *fixture) { fx.one.Token.Field = "token" }, rotation.StepLook, rotation.Misconfigured, "token_field"},
+		"redirected": {func(fx *fixture) {
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 307, Headers: map[string]string{"Location": "https://elsewhere.test/"}})
 		}, rotation.StepReadKey, rotation.Misconfigured, "redirects"},
-		"IAM redirected": {func(w *world) {
-			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: "workload", Status: 307, Headers: map[string]string{"Location": "https://elsewhere.test/"}})
+		"IAM redirected": {func(fx *fixture) {
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: "workload", Status: 307, Headers: map[string]string{"Location": "https://elsewhere.test/"}})
 		}, rotation.StepExchange, rotation.Misconfigured, "redirects"},
-		"address not allowed": {func(w *world) {
-			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: "workload", Status: 403})
+		"address not allowed": {func(fx *fixture) {
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: "workload", Status: 403})
 		}, rotation.StepExchange, rotation.Denied, "address"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				test.arrange(w)
-				result := w.run(rotation.ModeRotate)
-				w.wantFailure(result, test.step, test.kind)
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				test.arrange(fx)
+				result := fx.run(rotation.ModeRotate)
+				fx.wantFailure(result, test.step, test.kind)
 				if !strings.Contains(result.Error.Message, test.says) || result.Attempts != 1 {
 					t.Errorf("got %q after %d attempts, want it to say %q after one", result.Error.Message, result.Attempts, test.says)
 				}
@@ -327,31 +327,31 @@ func TestASecretOutOfReachIsSaidSoAtOnce(t *testing.T) {
 }
 
 func TestALockOnCurrentLetsOneRotationPassAndStopsTheNext(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.cloud.MustLock(w.one.Token.ID, "current", "someone-needs-it")
-		w.rotate()
-		result := w.run(rotation.ModeRotate)
-		w.wantFailure(result, rotation.StepSave, rotation.Locked)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.cloud.MustLock(fx.one.Token.ID, "current", "someone-needs-it")
+		fx.rotate()
+		result := fx.run(rotation.ModeRotate)
+		fx.wantFailure(result, rotation.StepSave, rotation.Locked)
 		if !strings.Contains(result.Error.Message, "previous version is locked: remove its locks") {
 			t.Errorf("got message %q, want it to say which version to unlock", result.Error.Message)
 		}
-		w.wantVersions(2)
-		w.wantPublished(59 * time.Minute)
+		fx.wantVersions(2)
+		fx.wantPublished(59 * time.Minute)
 	})
 }
 
 // Whoever may edit metadata could have put anything there.
 func TestStoredMetadataIsNotRepeated(t *testing.T) {
 	const planted = "canary-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eR"
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotate()
 		for _, metadata := range []map[string]any{
 			{"iam_id": planted, "account": planted, "fingerprint": planted, "run_id": planted, "expiration": 1},
 			{"iam_id": "iam-ServiceId-1", "account": planted}, {planted: planted},
 		} {
-			w.cloud.MustSetVersionMetadata(w.one.Token.ID, "current", metadata)
+			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", metadata)
 			for _, mode := range []rotation.Mode{rotation.ModeCheck, rotation.ModeRotate} {
-				encoded, err := json.Marshal(w.run(mode))
+				encoded, err := json.Marshal(fx.run(mode))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -381,10 +381,10 @@ func (f *frozenReading) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // An answer that was read long after it came says nothing of the clock.
 func TestAnAnswerReadAfterAFreezeDoesNotMakeAnExpiredTokenFresh(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
-		w.rotator = w.process(&frozenReading{w.cloud.Transport(), "/versions/current/metadata", func() { w.freeze(90 * time.Minute) }})
-		if got := w.run(rotation.ModeEnsure); got.Outcome == rotation.Fresh {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotate()
+		fx.rotator = fx.process(&frozenReading{fx.cloud.Transport(), "/versions/current/metadata", func() { fx.freeze(90 * time.Minute) }})
+		if got := fx.run(rotation.ModeEnsure); got.Outcome == rotation.Fresh {
 			t.Errorf("got %s with %d s left of a token that expired half an hour ago", got.Outcome, *got.SecondsRemaining)
 		}
 	})
@@ -405,16 +405,16 @@ func (s *staleStore) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (r
 }
 
 func TestAnOlderVersionAtTheSecondReadIsNobodysWork(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.rotate()
-		before, err := w.rotator.Tokens.ReadMetadata(context.Background(), w.one.Token)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotate()
+		before, err := fx.rotator.Tokens.ReadMetadata(context.Background(), fx.one.Token)
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Minute)
-		w.rotate()
-		w.rotator.Tokens = &staleStore{TokenStore: w.rotator.Tokens, before: before}
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 1})
-		w.rotate()
+		fx.rotate()
+		fx.rotator.Tokens = &staleStore{TokenStore: fx.rotator.Tokens, before: before}
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 1})
+		fx.rotate()
 	})
 }

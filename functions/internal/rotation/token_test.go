@@ -39,18 +39,18 @@ func tokenAnswer(value string) string {
 }
 
 // answer has IAM answer the workload's exchanges with body, times times; 0 is for ever.
-func (w *world) answer(body string, times int) {
-	w.t.Helper()
-	w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200, Body: body, Times: times})
+func (fx *fixture) answer(body string, times int) {
+	fx.t.Helper()
+	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200, Body: body, Times: times})
 }
 
 // token is one of the workload that IAM has signed. It takes names and JSON values of
 // claims to replace.
-func (w *world) token(claims ...string) string { return w.cloud.MustSign("", w.claims(claims...)) }
+func (fx *fixture) token(claims ...string) string { return fx.cloud.MustSign("", fx.claims(claims...)) }
 
-func (w *world) claims(replaced ...string) string {
+func (fx *fixture) claims(replaced ...string) string {
 	claims := map[string]json.RawMessage{
-		"iam_id": json.RawMessage(`"` + w.workload().IAMID + `"`), "account": json.RawMessage(`{"bss":"` + w.cloud.AccountID() + `"}`),
+		"iam_id": json.RawMessage(`"` + fx.workload().IAMID + `"`), "account": json.RawMessage(`{"bss":"` + fx.cloud.AccountID() + `"}`),
 		"iat": json.RawMessage(unixIn(0)), "exp": json.RawMessage(unixIn(time.Hour)), "jti": json.RawMessage(`"` + rand.Text() + `"`),
 	}
 	for i := 0; i < len(replaced); i += 2 {
@@ -58,7 +58,7 @@ func (w *world) claims(replaced ...string) string {
 	}
 	encoded, err := json.Marshal(claims)
 	if err != nil {
-		w.t.Fatal(err)
+		fx.t.Fatal(err)
 	}
 	return string(encoded)
 }
@@ -73,14 +73,14 @@ var foreignKey = sync.OnceValue(func() *rsa.PrivateKey {
 })
 
 // signed is a token of the workload that somebody has signed.
-func (w *world) signed(method jwt.SigningMethod, kid string, key any) string {
+func (fx *fixture) signed(method jwt.SigningMethod, kid string, key any) string {
 	var claims jwt.MapClaims
-	_ = json.Unmarshal([]byte(w.claims()), &claims)
+	_ = json.Unmarshal([]byte(fx.claims()), &claims)
 	token := jwt.NewWithClaims(method, claims)
 	token.Header["kid"] = kid
 	signed, err := token.SignedString(key)
 	if err != nil {
-		w.t.Fatal(err)
+		fx.t.Fatal(err)
 	}
 	return signed
 }
@@ -91,13 +91,13 @@ func keySet(kid string, modulus []byte, exponent string) string {
 }
 
 // encodedKey is the workload's key in base64, with text before it.
-func encodedKey(w *world, encoding *base64.Encoding, before ...string) string {
-	return encoding.EncodeToString([]byte(strings.Join(before, "") + w.workload().APIKey))
+func encodedKey(fx *fixture, encoding *base64.Encoding, before ...string) string {
+	return encoding.EncodeToString([]byte(strings.Join(before, "") + fx.workload().APIKey))
 }
 
-type value func(w *world) string
+type value func(fx *fixture) string
 
-func text(s string) value { return func(*world) string { return s } }
+func text(s string) value { return func(*fixture) string { return s } }
 
 var noTokens = map[string]value{
 	"empty":              text(""),
@@ -114,53 +114,53 @@ var noTokens = map[string]value{
 	"8,193 letters":      text(strings.Repeat("a", 8193)),
 	"31 letters":         text(strings.Repeat("a", 31)),
 
-	"the workload's key":       func(w *world) string { return w.workload().APIKey },
-	"the bootstrap's key":      func(w *world) string { return w.cloud.BootstrapAPIKey() },
-	"the key and a line's end": func(w *world) string { return w.workload().APIKey + "\n" },
-	"the key, padded":          func(w *world) string { return w.workload().APIKey + "==" },
-	"the key within":           func(w *world) string { return opaque + "." + w.cloud.BootstrapAPIKey() },
-	"a part of the key":        func(w *world) string { return w.workload().APIKey[:40] },
-	"the key in base64":        func(w *world) string { return encodedKey(w, base64.StdEncoding) },
-	"the key for Basic":        func(w *world) string { return encodedKey(w, base64.URLEncoding, "apikey:") },
-	"the key in hexadecimal":   func(w *world) string { return fmt.Sprintf("%X", w.workload().APIKey) },
-	"the key in lower case":    func(w *world) string { return strings.ToLower(w.workload().APIKey) },
-	"the bootstrap's in base64": func(w *world) string {
-		return base64.RawStdEncoding.EncodeToString([]byte(w.cloud.BootstrapAPIKey()))
+	"the workload's key":       func(fx *fixture) string { return fx.workload().APIKey },
+	"the bootstrap's key":      func(fx *fixture) string { return fx.cloud.BootstrapAPIKey() },
+	"the key and a line's end": func(fx *fixture) string { return fx.workload().APIKey + "\n" },
+	"the key, padded":          func(fx *fixture) string { return fx.workload().APIKey + "==" },
+	"the key within":           func(fx *fixture) string { return opaque + "." + fx.cloud.BootstrapAPIKey() },
+	"a part of the key":        func(fx *fixture) string { return fx.workload().APIKey[:40] },
+	"the key in base64":        func(fx *fixture) string { return encodedKey(fx, base64.StdEncoding) },
+	"the key for Basic":        func(fx *fixture) string { return encodedKey(fx, base64.URLEncoding, "apikey:") },
+	"the key in hexadecimal":   func(fx *fixture) string { return fmt.Sprintf("%X", fx.workload().APIKey) },
+	"the key in lower case":    func(fx *fixture) string { return strings.ToLower(fx.workload().APIKey) },
+	"the bootstrap's in base64": func(fx *fixture) string {
+		return base64.RawStdEncoding.EncodeToString([]byte(fx.cloud.BootstrapAPIKey()))
 	},
-	"a claim with the key":          func(w *world) string { return w.token("note", `"`+w.workload().APIKey+`"`) },
-	"a claim with the key, encoded": func(w *world) string { return w.token("note", `"`+encodedKey(w, base64.StdEncoding)+`"`) },
-	"an identity with the key":      func(w *world) string { return w.token("iam_id", `"iam-`+w.cloud.BootstrapAPIKey()+`"`) },
+	"a claim with the key":          func(fx *fixture) string { return fx.token("note", `"`+fx.workload().APIKey+`"`) },
+	"a claim with the key, encoded": func(fx *fixture) string { return fx.token("note", `"`+encodedKey(fx, base64.StdEncoding)+`"`) },
+	"an identity with the key":      func(fx *fixture) string { return fx.token("iam_id", `"iam-`+fx.cloud.BootstrapAPIKey()+`"`) },
 
-	"a JWT without its signature": func(w *world) string { return w.token()[:strings.LastIndex(w.token(), ".")] },
-	"a JWT's beginning":           func(w *world) string { return w.token()[:100] },
-	"a JWT and more":              func(w *world) string { return w.token() + ".e30.e30" },
+	"a JWT without its signature": func(fx *fixture) string { return fx.token()[:strings.LastIndex(fx.token(), ".")] },
+	"a JWT's beginning":           func(fx *fixture) string { return fx.token()[:100] },
+	"a JWT and more":              func(fx *fixture) string { return fx.token() + ".e30.e30" },
 
-	"not signed": func(w *world) string {
-		return w.signed(jwt.SigningMethodNone, iamsKeyID, jwt.UnsafeAllowNoneSignatureType)
+	"not signed": func(fx *fixture) string {
+		return fx.signed(jwt.SigningMethodNone, iamsKeyID, jwt.UnsafeAllowNoneSignatureType)
 	},
-	"signed with HS256": func(w *world) string { return w.signed(jwt.SigningMethodHS256, iamsKeyID, []byte(iamsKeyID)) },
-	"signed with RS512": func(w *world) string { return w.signed(jwt.SigningMethodRS512, iamsKeyID, foreignKey()) },
-	"of an unknown algorithm": func(w *world) string {
-		return w.cloud.MustSign(`{"alg":"ML-DSA-65","kid":"`+iamsKeyID+`"}`, w.claims())
+	"signed with HS256": func(fx *fixture) string { return fx.signed(jwt.SigningMethodHS256, iamsKeyID, []byte(iamsKeyID)) },
+	"signed with RS512": func(fx *fixture) string { return fx.signed(jwt.SigningMethodRS512, iamsKeyID, foreignKey()) },
+	"of an unknown algorithm": func(fx *fixture) string {
+		return fx.cloud.MustSign(`{"alg":"ML-DSA-65","kid":"`+iamsKeyID+`"}`, fx.claims())
 	},
-	"signed by another":        func(w *world) string { return w.signed(jwt.SigningMethodRS256, iamsKeyID, foreignKey()) },
-	"an unknown key id":        func(w *world) string { return w.signed(jwt.SigningMethodRS256, "another", foreignKey()) },
-	"no key id":                func(w *world) string { return w.cloud.MustSign(`{"alg":"RS256"}`, w.claims()) },
-	"a key id of another type": func(w *world) string { return w.cloud.MustSign(`{"alg":"RS256","kid":7}`, w.claims()) },
-	"tampered": func(w *world) string {
-		parts := strings.Split(w.token(), ".")
-		return parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(w.claims())) + "." + parts[2]
+	"signed by another":        func(fx *fixture) string { return fx.signed(jwt.SigningMethodRS256, iamsKeyID, foreignKey()) },
+	"an unknown key id":        func(fx *fixture) string { return fx.signed(jwt.SigningMethodRS256, "another", foreignKey()) },
+	"no key id":                func(fx *fixture) string { return fx.cloud.MustSign(`{"alg":"RS256"}`, fx.claims()) },
+	"a key id of another type": func(fx *fixture) string { return fx.cloud.MustSign(`{"alg":"RS256","kid":7}`, fx.claims()) },
+	"tampered": func(fx *fixture) string {
+		parts := strings.Split(fx.token(), ".")
+		return parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(fx.claims())) + "." + parts[2]
 	},
 	"three words with dots":    text("nothing-that-is-of-a-jwt.but-has-three.parts-between-dots"),
-	"claims that are no JSON":  func(w *world) string { return w.cloud.MustSign("", "claims, but no JSON") },
-	"claims that are a list":   func(w *world) string { return w.cloud.MustSign("", "[]") },
-	"an account that is text":  func(w *world) string { return w.token("account", `"`+w.cloud.AccountID()+`"`) },
-	"an account's id a number": func(w *world) string { return w.token("account", `{"bss":7}`) },
-	"an identity 7":            func(w *world) string { return w.token("iam_id", "7") },
-	"an expiry as text":        func(w *world) string { return w.token("exp", `"`+unixIn(time.Hour)+`"`) },
-	"an expiry null":           func(w *world) string { return w.token("exp", "null") },
-	"an issue in milliseconds": func(w *world) string { return w.token("iat", unixIn(0)+"000") },
-	"issued in the future":     func(w *world) string { return w.token("iat", unixIn(3*time.Minute)) },
+	"claims that are no JSON":  func(fx *fixture) string { return fx.cloud.MustSign("", "claims, but no JSON") },
+	"claims that are a list":   func(fx *fixture) string { return fx.cloud.MustSign("", "[]") },
+	"an account that is text":  func(fx *fixture) string { return fx.token("account", `"`+fx.cloud.AccountID()+`"`) },
+	"an account's id a number": func(fx *fixture) string { return fx.token("account", `{"bss":7}`) },
+	"an identity 7":            func(fx *fixture) string { return fx.token("iam_id", "7") },
+	"an expiry as text":        func(fx *fixture) string { return fx.token("exp", `"`+unixIn(time.Hour)+`"`) },
+	"an expiry null":           func(fx *fixture) string { return fx.token("exp", "null") },
+	"an issue in milliseconds": func(fx *fixture) string { return fx.token("iat", unixIn(0)+"000") },
+	"issued in the future":     func(fx *fixture) string { return fx.token("iat", unixIn(3*time.Minute)) },
 }
 
 var noAnswers = map[string]value{
@@ -169,59 +169,59 @@ var noAnswers = map[string]value{
 	"truncated":        text(`{"access_token":"eyJraWQiOi`),
 	"not JSON":         text("access_token=abc"),
 	"JSON's null":      text("null"),
-	"not Bearer":       func(w *world) string { return strings.Replace(tokenAnswer(w.token()), "Bearer", "MAC", 1) },
+	"not Bearer":       func(fx *fixture) string { return strings.Replace(tokenAnswer(fx.token()), "Bearer", "MAC", 1) },
 	"no expiration":    text(`{"access_token":"` + opaque + `","token_type":"Bearer"}`),
 	"expires_in wrong": text(`{"access_token":"` + opaque + `","token_type":"Bearer","expires_in":"soon"}`),
-	"expires_in huge": func(*world) string {
+	"expires_in huge": func(*fixture) string {
 		return strings.Replace(tokenAnswer(opaque), `"expires_in":3600`, `"expires_in":9000000000000000000`, 1)
 	},
-	"expires_in less than 0": func(*world) string {
+	"expires_in less than 0": func(*fixture) string {
 		return strings.Replace(tokenAnswer(opaque), `"expires_in":3600`, `"expires_in":-1`, 1)
 	},
-	"expires_in before the expiration": func(*world) string {
+	"expires_in before the expiration": func(*fixture) string {
 		return strings.Replace(tokenAnswer(opaque), `"expires_in":3600`, `"expires_in":240`, 1)
 	},
-	"an expiration after expires_in": func(*world) string {
+	"an expiration after expires_in": func(*fixture) string {
 		return strings.Replace(tokenAnswer(opaque), unixIn(time.Hour), unixIn(20*time.Hour), 1)
 	},
-	"in milliseconds": func(*world) string {
+	"in milliseconds": func(*fixture) string {
 		return strings.Replace(tokenAnswer(opaque), unixIn(time.Hour), unixIn(time.Hour)+"000", 1)
 	},
-	"an old one that counts from now": func(w *world) string {
-		answer := tokenAnswer(w.token("iat", unixIn(-49*time.Minute), "exp", unixIn(11*time.Minute)))
+	"an old one that counts from now": func(fx *fixture) string {
+		answer := tokenAnswer(fx.token("iat", unixIn(-49*time.Minute), "exp", unixIn(11*time.Minute)))
 		return strings.NewReplacer(`"expires_in":3600`, `"expires_in":660`, `"expiration":`+unixIn(time.Hour), `"expiration":`+unixIn(11*time.Minute)).Replace(answer)
 	},
 }
 
 func TestATokenOfAMegabyteIsNeverPublished(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.answer(tokenAnswer(strings.Repeat("a", 990_000)), 0)
-		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepExchange, rotation.Unavailable)
-		w.wantVersions(1)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.answer(tokenAnswer(strings.Repeat("a", 990_000)), 0)
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepExchange, rotation.Unavailable)
+		fx.wantVersions(1)
 	})
 }
 
 func TestABadTokenIsNeverPublished(t *testing.T) {
 	answers := maps.Clone(noAnswers)
 	for name, token := range noTokens {
-		answers["a token: "+name] = func(w *world) string { return tokenAnswer(token(w)) }
+		answers["a token: "+name] = func(fx *fixture) string { return tokenAnswer(token(fx)) }
 	}
 	for name, answer := range answers {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-				w.rotate()
-				w.answer(answer(w), 0)
-				result := w.run(rotation.ModeRotate)
-				w.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
-				w.wantVersions(2)
-				w.wantPublished(50 * time.Minute)
-				if text := fmt.Sprintf("%+v", result.Error); strings.Contains(text, w.workload().APIKey[:12]) || strings.Contains(text, opaque) || len(text) > 400 {
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.rotate()
+				fx.answer(answer(fx), 0)
+				result := fx.run(rotation.ModeRotate)
+				fx.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
+				fx.wantVersions(2)
+				fx.wantPublished(50 * time.Minute)
+				if text := fmt.Sprintf("%+v", result.Error); strings.Contains(text, fx.workload().APIKey[:12]) || strings.Contains(text, opaque) || len(text) > 400 {
 					t.Errorf("the failure repeats what IAM answered: %.500s", text)
 				}
 				// It may pass: the next attempts ask again.
-				w.cloud.ClearFaults()
-				w.answer(answer(w), 2)
-				result = w.rotate()
+				fx.cloud.ClearFaults()
+				fx.answer(answer(fx), 2)
+				result = fx.rotate()
 				if result.Attempts != 3 || len(result.Warnings) != 0 {
 					t.Errorf("got %d attempts and warnings %q, want 3 and none", result.Attempts, result.Warnings)
 				}
@@ -238,10 +238,10 @@ func TestNoCredentialOfTheBootstrapIdentityIsPublished(t *testing.T) {
 	if err := os.WriteFile(file, []byte(compute), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		token := w.cloud.MustMintToken(w.cloud.BootstrapAPIKey(), time.Hour)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		token := fx.cloud.MustMintToken(fx.cloud.BootstrapAPIKey(), time.Hour)
 		byKey := func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
-			return ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret(w.cloud.BootstrapAPIKey())))
+			return ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret(fx.cloud.BootstrapAPIKey())))
 		}
 		byToken := func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
 			return ibmcloud.BootstrapByToken(iam, iamtoken.NewSecret(token))
@@ -254,18 +254,18 @@ func TestNoCredentialOfTheBootstrapIdentityIsPublished(t *testing.T) {
 			transport http.RoundTripper
 			answer    string
 		}{
-			"the token of its key":     {byKey, &caching{RoundTripper: w.cloud.Transport()}, ""},
-			"a person's token":         {byToken, w.cloud.Transport(), tokenAnswer(token)},
-			"the profile's token":      {byProfile, &caching{RoundTripper: w.cloud.Transport()}, ""},
-			"a compute resource token": {byProfile, w.cloud.Transport(), tokenAnswer(compute)},
+			"the token of its key":     {byKey, &caching{RoundTripper: fx.cloud.Transport()}, ""},
+			"a person's token":         {byToken, fx.cloud.Transport(), tokenAnswer(token)},
+			"the profile's token":      {byProfile, &caching{RoundTripper: fx.cloud.Transport()}, ""},
+			"a compute resource token": {byProfile, fx.cloud.Transport(), tokenAnswer(compute)},
 		} {
-			w.cloud.ClearFaults()
+			fx.cloud.ClearFaults()
 			if test.answer != "" {
-				w.answer(test.answer, 0)
+				fx.answer(test.answer, 0)
 			}
-			w.rotator = w.processAs(test.transport, test.identity)
-			result := w.run(rotation.ModeCheck)
-			w.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
+			fx.rotator = fx.processAs(test.transport, test.identity)
+			result := fx.run(rotation.ModeCheck)
+			fx.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
 			if result.Error != nil && !strings.Contains(result.Error.Message, "a key or token that was sent") {
 				t.Errorf("%s: got %v, want it to say so", name, result.Error)
 			}
@@ -291,28 +291,28 @@ func (c *caching) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func TestOddClaimsThatNobodyNeedsDoNotMatter(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		odd := []string{"aud", "7", "nbf", `"x"`, "sub", "[]", "iss", "null", "EXP", "1"}
-		w.answer(tokenAnswer(w.token(odd...)), 0)
-		if result := w.rotate(); len(result.Warnings) != 0 {
+		fx.answer(tokenAnswer(fx.token(odd...)), 0)
+		if result := fx.rotate(); len(result.Warnings) != 0 {
 			t.Errorf("got warnings %q, want none", result.Warnings)
 		}
-		w.cloud.ClearFaults()
-		w.answer(tokenAnswer(w.token(append(odd, "account", `{"bss":"`+strings.Repeat("1", 32)+`"}`)...)), 0)
-		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
+		fx.cloud.ClearFaults()
+		fx.answer(tokenAnswer(fx.token(append(odd, "account", `{"bss":"`+strings.Repeat("1", 32)+`"}`)...)), 0)
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
 	})
 }
 
 func TestAnOpaqueTokenIsPublishedWithWarnings(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.answer(tokenAnswer(opaque), 0)
-		warnings := strings.Join(w.rotate().Warnings, "\n")
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.answer(tokenAnswer(opaque), 0)
+		warnings := strings.Join(fx.rotate().Warnings, "\n")
 		if !strings.Contains(warnings, "does not say whose it is") || !strings.Contains(warnings, "signature could not be verified: the token is opaque") {
 			t.Errorf("got warnings %q, want them on the identity and the signature", warnings)
 		}
-		w.one.Expect.Account = w.cloud.AccountID()
-		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
-		w.wantVersions(2)
+		fx.one.Expect.Account = fx.cloud.AccountID()
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
+		fx.wantVersions(2)
 	})
 }
 
@@ -340,11 +340,11 @@ func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
 		"too long":        {Status: 200, Body: keySet(iamsKeyID, modulus, "AQAB") + strings.Repeat(" ", 300_000)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, ibmcloudtest.Options{Rotations: 8}, func(w *world) {
+			withFixture(t, ibmcloudtest.Options{Rotations: 8}, func(fx *fixture) {
 				fault.Op = ibmcloudtest.OpIAMKeys
-				w.fault(fault)
-				for _, result := range w.runAll("without-keys").Results {
-					w.wantOutcome(result, rotation.Rotated)
+				fx.fault(fault)
+				for _, result := range fx.runAll("without-keys").Results {
+					fx.wantOutcome(result, rotation.Rotated)
 					if len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "/identity/keys could not be fetched") {
 						t.Errorf("got warnings %q, want one on IAM's keys", result.Warnings)
 					}
@@ -352,11 +352,11 @@ func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
 						t.Errorf("took %s, want 2s at most", result.Duration)
 					}
 				}
-				if got := w.countRequests(ibmcloudtest.OpIAMKeys); got > 1 {
+				if got := fx.countRequests(ibmcloudtest.OpIAMKeys); got > 1 {
 					t.Errorf("got %d requests for the keys by 8 rotations, want one", got)
 				}
-				hurried := w.runWithin(2*time.Second, w.process(w.cloud.Transport()), rotation.Request{Mode: rotation.ModeRotate, RunID: "in-a-hurry"})
-				w.wantOutcome(hurried, rotation.Rotated)
+				hurried := fx.runWithin(2*time.Second, fx.process(fx.cloud.Transport()), rotation.Request{Mode: rotation.ModeRotate, RunID: "in-a-hurry"})
+				fx.wantOutcome(hurried, rotation.Rotated)
 			})
 		})
 	}
@@ -364,76 +364,76 @@ func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
 
 // The keys of the day before serve on while IAM does not answer with new ones.
 func TestIAMsKeysAreFetchedOnceADayAndBesideARun(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Second})
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Second})
 		want := func(when string, result rotation.Result, took time.Duration, fetches int) {
 			t.Helper()
-			if got := w.countRequests(ibmcloudtest.OpIAMKeys); got != fetches || result.Duration != took || len(result.Warnings) != 0 {
+			if got := fx.countRequests(ibmcloudtest.OpIAMKeys); got != fetches || result.Duration != took || len(result.Warnings) != 0 {
 				t.Errorf("%s: got %s (%v), %d fetches, %s and warnings %q; want %d, %s and none", when, result.Outcome, result.Error, got, result.Duration, result.Warnings, fetches, took)
 			}
 		}
-		want("cold", w.rotate(), 4*time.Second, 1) // authenticate, read, exchange, save
-		want("fresh", w.run(rotation.ModeEnsure), time.Second, 1)
+		want("cold", fx.rotate(), 4*time.Second, 1) // authenticate, read, exchange, save
+		want("fresh", fx.run(rotation.ModeEnsure), time.Second, 1)
 		time.Sleep(30 * time.Minute)
-		want("warm", w.rotate(), 3*time.Second, 1)
-		w.rotator = w.process(w.cloud.Transport())
-		want("cold and fresh", w.run(rotation.ModeEnsure), 2*time.Second, 1)
+		want("warm", fx.rotate(), 3*time.Second, 1)
+		fx.rotator = fx.process(fx.cloud.Transport())
+		want("cold and fresh", fx.run(rotation.ModeEnsure), 2*time.Second, 1)
 		time.Sleep(25 * time.Hour)
-		want("cold, by ensure", w.run(rotation.ModeEnsure), 5*time.Second, 2) // the key is read after the metadata
+		want("cold, by ensure", fx.run(rotation.ModeEnsure), 5*time.Second, 2) // the key is read after the metadata
 		time.Sleep(23 * time.Hour)
-		want("not yet a day later", w.rotate(), 4*time.Second, 2)
+		want("not yet a day later", fx.rotate(), 4*time.Second, 2)
 		time.Sleep(2 * time.Hour)
-		want("a day later", w.rotate(), 4*time.Second, 3)
+		want("a day later", fx.rotate(), 4*time.Second, 3)
 		time.Sleep(25 * time.Hour)
-		w.cloud.ClearFaults()
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Delay: time.Hour})
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Second})
-		want("another day later, without an answer", w.rotate(), 4*time.Second, 4)
+		fx.cloud.ClearFaults()
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Delay: time.Hour})
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Second})
+		want("another day later, without an answer", fx.rotate(), 4*time.Second, 4)
 	})
 }
 
 // One unknown key must not make every rotation ask for the keys.
 func TestAnUnknownKeyIsAskedForOnceAMinute(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{Rotations: 8}, func(w *world) {
+	withFixture(t, ibmcloudtest.Options{Rotations: 8}, func(fx *fixture) {
 		modulus := foreignKey().N.Bytes()
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet("another", modulus, "AQAB"), Times: 2})
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet("another", modulus, "AQAB"), Times: 2})
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
 		defer cancel()
-		for _, result := range w.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "unknown-key"}, w.all).Results {
-			w.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
+		for _, result := range fx.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "unknown-key"}, fx.all).Results {
+			fx.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
 		}
-		if got := w.countRequests(ibmcloudtest.OpIAMKeys); got != 2 {
+		if got := fx.countRequests(ibmcloudtest.OpIAMKeys); got != 2 {
 			t.Errorf("got %d fetches in 100s, want 2", got)
 		}
-		w.rotate() // IAM has published its new key meanwhile
+		fx.rotate() // IAM has published its new key meanwhile
 		time.Sleep(5 * time.Hour)
-		w.answer(tokenAnswer(w.signed(jwt.SigningMethodRS256, "another", foreignKey())), 0)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet("another", modulus, "AQAB")})
-		w.wantOutcome(w.run(rotation.ModeCheck), rotation.Checked)
+		fx.answer(tokenAnswer(fx.signed(jwt.SigningMethodRS256, "another", foreignKey())), 0)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet("another", modulus, "AQAB")})
+		fx.wantOutcome(fx.run(rotation.ModeCheck), rotation.Checked)
 	})
 }
 
 // What IAM seemed to answer once, a proxy's say, is not believed for a day: it would have
 // every token of IAM pass for a forged one.
 func TestAWrongKeyIsReplaced(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet(iamsKeyID, foreignKey().N.Bytes(), "AQAB"), Times: 1})
-		result := w.rotate()
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet(iamsKeyID, foreignKey().N.Bytes(), "AQAB"), Times: 1})
+		result := fx.rotate()
 		if len(result.Warnings) != 0 || result.Duration < time.Minute || result.Duration > 75*time.Second {
 			t.Errorf("got %s and warnings %q, want the keys to be fetched again after a minute", result.Duration, result.Warnings)
 		}
 		// A key at hand has the last word where no others can be fetched.
 		time.Sleep(time.Hour)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
-		w.answer(tokenAnswer(w.signed(jwt.SigningMethodRS256, iamsKeyID, foreignKey())), 0)
-		w.wantFailure(w.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
-		w.wantVersions(2)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
+		fx.answer(tokenAnswer(fx.signed(jwt.SigningMethodRS256, iamsKeyID, foreignKey())), 0)
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
+		fx.wantVersions(2)
 	})
 }
 
 func TestKeysOfOneIDDoNotHideEachOther(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		response, err := (&http.Client{Transport: w.cloud.Transport()}).Get("https://iam.test/identity/keys")
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		response, err := (&http.Client{Transport: fx.cloud.Transport()}).Get("https://iam.test/identity/keys")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -441,10 +441,10 @@ func TestKeysOfOneIDDoNotHideEachOther(t *testing.T) {
 		list := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(string(body)), `{"keys":[`), "]}")
 		other := strings.TrimSuffix(strings.TrimPrefix(keySet(iamsKeyID, foreignKey().N.Bytes(), "AQAB"), `{"keys":[`), "]}")
 		for _, keys := range []string{list + "," + other, other + "," + list, strings.Repeat(`{"kty":"EC","kid":"x"},`, 150) + list} {
-			w.cloud.ClearFaults()
-			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: `{"keys":[` + keys + `]}`})
-			w.rotator = w.process(w.cloud.Transport())
-			if result := w.rotate(); len(result.Warnings) != 0 {
+			fx.cloud.ClearFaults()
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: `{"keys":[` + keys + `]}`})
+			fx.rotator = fx.process(fx.cloud.Transport())
+			if result := fx.rotate(); len(result.Warnings) != 0 {
 				t.Errorf("got warnings %q, want none", result.Warnings)
 			}
 		}
@@ -453,31 +453,31 @@ func TestKeysOfOneIDDoNotHideEachOther(t *testing.T) {
 
 // What no key could have signed is not published, whether there are keys or not.
 func TestATokenWithoutASignatureIsNeverPublished(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
 		for name, signature := range map[string]string{"none": "", "3 bytes": "AAAA", "2 KB": strings.Repeat("A", 2732)} {
-			token := w.token()
-			w.answer(tokenAnswer(token[:strings.LastIndex(token, ".")+1]+signature), 0)
-			if result := w.run(rotation.ModeRotate); result.Outcome != rotation.Failed || result.Error.Kind != rotation.InvalidToken {
+			token := fx.token()
+			fx.answer(tokenAnswer(token[:strings.LastIndex(token, ".")+1]+signature), 0)
+			if result := fx.run(rotation.ModeRotate); result.Outcome != rotation.Failed || result.Error.Kind != rotation.InvalidToken {
 				t.Errorf("a signature of %s: got %s, want it refused", name, result.Outcome)
 			}
-			w.cloud.ClearFaults()
-			w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
+			fx.cloud.ClearFaults()
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
 		}
-		w.wantVersions(1)
+		fx.wantVersions(1)
 	})
 }
 
 // A run that ends takes the fetch with it: a process may be frozen next.
 func TestNoFetchOfTheKeysOutlivesItsRun(t *testing.T) {
-	inWorld(t, ibmcloudtest.Options{}, func(w *world) {
-		fetches := &fetching{RoundTripper: w.cloud.Transport()}
-		w.rotator = w.process(fetches)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Delay: time.Hour})
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Delay: time.Second})
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 404, Delay: time.Second})
-		result := w.run(rotation.ModeRotate)
-		w.wantFailure(result, rotation.StepLook, rotation.NotFound)
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fetches := &fetching{RoundTripper: fx.cloud.Transport()}
+		fx.rotator = fx.process(fetches)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Delay: time.Hour})
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Delay: time.Second})
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 404, Delay: time.Second})
+		result := fx.run(rotation.ModeRotate)
+		fx.wantFailure(result, rotation.StepLook, rotation.NotFound)
 		if begun, ended := fetches.begun.Load(), fetches.ended.Load(); begun != 1 || ended != 1 || result.Duration > time.Second {
 			t.Errorf("got %d fetches begun, %d ended and %s; want 1, 1 and 1s", begun, ended, result.Duration)
 		}
