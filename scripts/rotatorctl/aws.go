@@ -31,21 +31,27 @@ func loadAWS(ctx context.Context) (aws.Config, error) {
 	return cfg, nil
 }
 
-// clients are those of the services that a stack lives in.
+// clients are those of the services that a stack lives in, and whose they are.
 type clients struct {
+	who    identity
 	stacks *cloudformation.Client
 	lambda *lambda.Client
 	logs   *cloudwatchlogs.Client
 	s3     *s3.Client
 }
 
-// connect makes the clients, and returns who calls.
-func (p *program) connect(ctx context.Context, c *clients) (identity, error) {
+// connect makes the clients, and asks AWS for the account of the credentials found.
+func (p *program) connect(ctx context.Context) error {
 	cfg, err := p.loadAWS(ctx)
 	if err != nil {
-		return identity{}, err
+		return err
 	}
-	*c = clients{
+	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("AWS did not identify the account: %w", awsError(err))
+	}
+	p.clients = clients{
+		who:    identity{printable(aws.ToString(caller.Account)), printable(cfg.Region)},
 		stacks: cloudformation.NewFromConfig(cfg),
 		// Neither the SDK nor a client's timeout may repeat a run: the function itself retries for as long as it helps.
 		lambda: lambda.NewFromConfig(cfg, func(o *lambda.Options) { o.RetryMaxAttempts = 1 }),
@@ -53,7 +59,7 @@ func (p *program) connect(ctx context.Context, c *clients) (identity, error) {
 		// An endpoint of one's own has no host name for each bucket.
 		s3: s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = o.BaseEndpoint != nil }),
 	}
-	return whoAmI(ctx, cfg)
+	return nil
 }
 
 // identity is who calls, where.
@@ -61,19 +67,9 @@ type identity struct{ account, region string }
 
 func (i identity) String() string { return "account " + i.account + ", region " + i.region }
 
-// whoAmI asks AWS for the account of the credentials found.
-func whoAmI(ctx context.Context, cfg aws.Config) (identity, error) {
-	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, nil)
-	if err != nil {
-		return identity{}, fmt.Errorf("AWS did not identify the account: %w", awsError(err))
-	}
-	return identity{printable(aws.ToString(caller.Account)), printable(cfg.Region)}, nil
-}
-
 // functionError is why Lambda did not do what it was asked for.
 func (p *program) functionError(err error) error {
-	var missing *types.ResourceNotFoundException
-	if errors.As(err, &missing) {
+	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
 		return fmt.Errorf("there is no function %s in this account and region (deploy makes it)", p.stack)
 	}
 	return fmt.Errorf("the function %s: %w", p.stack, awsError(err))
@@ -81,8 +77,7 @@ func (p *program) functionError(err error) error {
 
 // awsError is an AWS client's error in few words: AWS's code and message, or why there was no answer.
 func awsError(err error) error {
-	var answer smithy.APIError
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[smithy.APIError](err); ok {
 		advice := ""
 		switch code := answer.ErrorCode(); {
 		case strings.HasPrefix(code, "ExpiredToken"), code == "RequestExpired":
@@ -94,15 +89,13 @@ func awsError(err error) error {
 		}
 		return fmt.Errorf("%s: %s%s", withoutSecrets(answer.ErrorCode()), withoutSecrets(answer.ErrorMessage()), advice)
 	}
-	var canceled *aws.RequestCanceledError
-	if errors.As(err, &canceled) {
+	if _, canceled := errors.AsType[*aws.RequestCanceledError](err); canceled {
 		return errors.New("interrupted")
 	}
 	if _, why, found := strings.Cut(err.Error(), "get credentials: "); found {
 		return usagef("no AWS credentials: set AWS_PROFILE, run aws sso login, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (%s)", withoutSecrets(why))
 	}
-	var noAnswer *net.OpError
-	if errors.As(err, &noAnswer) {
+	if noAnswer, ok := errors.AsType[*net.OpError](err); ok {
 		return fmt.Errorf("AWS cannot be reached: %s", printable(noAnswer.Error()))
 	}
 	return errors.New(withoutSecrets(err.Error()))

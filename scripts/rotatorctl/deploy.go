@@ -23,8 +23,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
-
-	"iam-token-rotator/functions/report"
 )
 
 // setting is a value that deploy takes from an option or a variable, and gives to a parameter of the template.
@@ -48,9 +46,7 @@ var settings = []setting{
 	{"DEPLOY_DIR", "", "folder to build in (build/deploy)"},
 }
 
-func optionName(variable string) string {
-	return strings.ToLower(strings.ReplaceAll(variable, "_", "-"))
-}
+func (s setting) option() string { return strings.ToLower(strings.ReplaceAll(s.variable, "_", "-")) }
 
 func (p *program) deployCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -59,20 +55,17 @@ func (p *program) deployCommand() *cobra.Command {
 		Long: `Builds the function, uploads it, creates or updates the stack, and rotates once, so that a token exists and any mistake shows now.
 The program must run inside the repository. The first build takes a minute or two.`,
 		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d := deployment{program: p, values: map[string]string{}}
+			for _, s := range settings {
+				d.values[s.variable] = cmd.Flag(s.option()).Value.String()
+			}
+			return d.run(cmd.Context())
+		},
 	}
 	cmd.Flags().SortFlags = false
-	given := map[string]*string{}
 	for _, s := range settings {
-		given[s.variable] = cmd.Flags().String(optionName(s.variable), "", s.help+" ("+s.variable+")")
-	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		d := deployment{program: p, values: map[string]string{}}
-		for name, value := range given {
-			if d.values[name] = *value; !cmd.Flags().Changed(optionName(name)) {
-				d.values[name] = p.getenv(name)
-			}
-		}
-		return d.run(cmd.Context())
+		cmd.Flags().String(s.option(), "", s.help+" ("+s.variable+")")
 	}
 	return cmd
 }
@@ -80,7 +73,6 @@ The program must run inside the repository. The first build takes a minute or tw
 // deployment is one run of deploy.
 type deployment struct {
 	*program
-	clients
 	values     map[string]string // by the variable's name
 	root       string            // the repository
 	list       []byte            // of the rotations, nil without ROTATIONS_FILE
@@ -92,19 +84,18 @@ func (d *deployment) run(ctx context.Context) error {
 	if err := d.check(ctx); err != nil {
 		return err
 	}
-	who, err := d.connect(ctx, &d.clients)
-	if err != nil {
+	if err := d.connect(ctx); err != nil {
 		return err
 	}
-	d.say("Deploying the stack %s to %s", d.stack, who)
+	d.say("Deploying the stack %s to %s", d.stack, d.who)
 	var packed []byte
 	for _, step := range []func() error{
-		func() error { return d.checkBucket(ctx, who) },
+		func() error { return d.checkBucket(ctx) },
 		func() (err error) { packed, err = d.pack(ctx); return err },
 		func() error { return d.upload(ctx, packed) },
 		func() error { return d.createOrUpdate(ctx) },
 		func() error { return d.compareCode(ctx, packed) },
-		func() error { return d.finish(ctx, who) },
+		func() error { return d.finish(ctx) },
 	} {
 		if err := step(); err != nil {
 			return err
@@ -117,9 +108,6 @@ var bootstrapARN = regexp.MustCompile(`^arn:[^:]+:secretsmanager:([^:]+):([^:]+)
 
 // check refuses everything that can be seen to be wrong before anything is built or sent.
 func (d *deployment) check(ctx context.Context) error {
-	if err := d.checkStack(); err != nil {
-		return err
-	}
 	var err error
 	if d.root, err = repository(); err != nil {
 		return err
@@ -253,19 +241,18 @@ func (d *deployment) command(ctx context.Context, name string, args ...string) *
 	return command
 }
 
-func (d *deployment) checkBucket(ctx context.Context, who identity) error {
+func (d *deployment) checkBucket(ctx context.Context) error {
 	found := bootstrapARN.FindStringSubmatch(d.values["BOOTSTRAP_SECRET_ARN"])
-	if secret := (identity{printable(found[2]), printable(found[1])}); secret != who {
+	if secret := (identity{printable(found[2]), printable(found[1])}); secret != d.who {
 		d.say("Warning: the bootstrap secret is in %s. Is the stack in the right place?", secret)
 	}
 	bucket := d.values["BUCKET"]
 	_, err := d.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
-	var answer *awshttp.ResponseError
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*awshttp.ResponseError](err); ok {
 		switch answer.HTTPStatusCode() {
 		case 301:
 			return fmt.Errorf("the bucket %s is in the region %s, the stack in %s", printable(bucket),
-				printable(answer.Response.Header.Get("X-Amz-Bucket-Region")), who.region)
+				printable(answer.Response.Header.Get("X-Amz-Bucket-Region")), d.who.region)
 		case 403, 404:
 			return fmt.Errorf("the bucket %s does not exist or is not yours. Make one in the stack's region: aws s3 mb s3://%s", printable(bucket), printable(bucket))
 		}
@@ -352,51 +339,44 @@ const (
 )
 
 // finish rotates at once, so that any mistake shows now, and prints the result.
-func (d *deployment) finish(ctx context.Context, who identity) error {
+func (d *deployment) finish(ctx context.Context) error {
 	d.say("Rotating once, so that a token exists and any mistake shows now; that takes two minutes at most")
 	payload, err := d.firstRun(ctx)
 	if err != nil {
 		return err
 	}
+	stack, err := d.findStack(ctx, d.stack)
+	if err != nil || stack == nil {
+		return cmp.Or(err, errors.New("the stack has been deleted meanwhile"))
+	}
 	dashboard := ""
-	if stack, err := d.findStack(ctx, d.stack); err != nil {
-		return err
-	} else if stack != nil {
-		for _, o := range stack.Outputs {
-			if aws.ToString(o.OutputKey) == "DashboardUrl" {
-				dashboard = aws.ToString(o.OutputValue)
-			}
+	for _, o := range stack.Outputs {
+		if aws.ToString(o.OutputKey) == "DashboardUrl" {
+			dashboard = aws.ToString(o.OutputValue)
 		}
 	}
-	if d.output == "json" {
-		return d.printJSON(map[string]any{"stack": d.stack, "account": who.account, "region": who.region, "dashboard": dashboard, "report": json.RawMessage(payload)})
-	}
-	if err := d.printAnswer(payload); err != nil {
+	text, _, err := answerText(payload)
+	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(d.stdout, "Dashboard: %s\n", printable(dashboard))
-	return err
+	return d.print(
+		map[string]any{"stack": d.stack, "account": d.who.account, "region": d.who.region, "dashboard": dashboard, "report": json.RawMessage(payload)},
+		fmt.Sprintf("%sDashboard: %s\n", text, printable(dashboard)))
 }
 
 func (d *deployment) firstRun(ctx context.Context) ([]byte, error) {
 	began := d.now()
-	last, times := "", 0
-	for {
-		payload, failure, err := d.call(ctx, d.lambda, event{Mode: "rotate"})
+	for last := ""; ; {
+		payload, failure, err := d.call(ctx, event{Mode: "rotate"})
 		if err != nil || failure == "" {
 			return payload, err
 		}
 		if !onlyDenied(failure) || d.now().Sub(began) >= deniedFor {
-			if times++; last == failure && times > 1 {
-				failure = fmt.Sprintf("%s (%d times)", failure, times)
-			}
 			return nil, fmt.Errorf("the stack is deployed, but its first run failed: %s. Correct that and deploy again", failure)
 		}
-		if failure == last {
-			times++
-		} else {
+		if failure != last {
 			d.say("  %s\n  New permissions may take minutes: trying again every %s for %s at most", failure, deniedPause, deniedFor)
-			last, times = failure, 1
+			last = failure
 		}
 		if err := d.sleep(ctx, deniedPause); err != nil {
 			return nil, errors.New("interrupted: the stack is deployed, but has no token yet: rotatorctl invoke --mode=rotate")
@@ -412,15 +392,4 @@ func onlyDenied(failure string) bool {
 		}
 	}
 	return strings.Contains(failure, ": denied: ")
-}
-
-// printAnswer prints the function's answer, a report or a diagnosis, for a person.
-func (p *program) printAnswer(payload []byte) error {
-	if r, err := report.Parse(payload); err == nil {
-		return r.WriteText(p.stdout)
-	}
-	if d, err := report.ParseDiagnosis(payload); err == nil {
-		return d.WriteText(p.stdout)
-	}
-	return fmt.Errorf("the function's answer is neither report nor diagnosis: %s", quote(string(payload)))
 }

@@ -36,25 +36,11 @@ func (p *program) invokeCommand() *cobra.Command {
   check   does everything but save
   doctor  checks all that rotations rely on, from where the function is, and says what to do`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if e.Mode == "" {
-				e.Mode = p.getenv("MODE")
-			}
-			if name := p.getenv("ROTATION"); name != "" && len(e.Rotations) == 0 {
-				e.Rotations = []string{name}
-			}
-			if force := p.getenv("FORCE"); !cmd.Flags().Changed("force") && force != "" && force != "false" {
-				if force != "true" {
-					return usagef("FORCE=%s is not known: use true, or leave it out", quote(force))
-				}
-				e.Force = true
-			}
-			return p.invoke(cmd.Context(), e)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.invoke(cmd.Context(), e) },
 	}
 	cmd.Flags().StringVar(&e.Mode, "mode", "", strings.Join(modes, ", ")+" (MODE)")
 	cmd.Flags().StringArrayVar(&e.Rotations, "rotation", nil, "only this rotation; can be repeated (ROTATION)")
-	cmd.Flags().BoolVar(&e.Force, "force", false, "save a token of another identity than the stored one's, or one that expires sooner (FORCE=true)")
+	cmd.Flags().BoolVar(&e.Force, "force", false, "save a token of another identity than the stored one's, or one that expires sooner (FORCE)")
 	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions(modes, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -78,39 +64,47 @@ func (p *program) invoke(ctx context.Context, e event) error {
 	case e.Mode == "doctor" && e.Force:
 		return usagef("FORCE=true is about saving, which MODE=doctor does not do: leave it out")
 	}
-	if err := p.checkStack(); err != nil {
+	if err := p.connect(ctx); err != nil {
 		return err
 	}
-	var c clients
-	if _, err := p.connect(ctx, &c); err != nil {
-		return err
-	}
-	payload, failure, err := p.call(ctx, c.lambda, e)
+	payload, failure, err := p.call(ctx, e)
 	if err != nil {
 		return err
 	}
 	if failure != "" {
 		return fmt.Errorf("the run failed: %s", failure)
 	}
-	if p.output == "json" {
-		err = p.printJSON(json.RawMessage(payload))
-	} else {
-		err = p.printAnswer(payload)
+	text, ok, err := answerText(payload)
+	if err == nil {
+		err = p.print(json.RawMessage(payload), text)
 	}
-	// Doctor never fails the invocation: no alarm is to fire because somebody asked.
-	if diagnosis, failure := report.ParseDiagnosis(payload); err == nil && failure == nil && !diagnosis.OK {
-		return errors.New("correct what is marked ✗")
+	if err == nil && !ok { // doctor never fails the invocation: no alarm is to fire because somebody asked
+		err = errors.New("correct what is marked ✗")
 	}
 	return err
 }
 
+// answerText is the function's answer, a report or a diagnosis, for a person. ok is false if a check failed.
+func answerText(payload []byte) (text string, ok bool, err error) {
+	var out strings.Builder
+	if r, err := report.Parse(payload); err == nil {
+		err = r.WriteText(&out)
+		return out.String(), true, err
+	}
+	if d, err := report.ParseDiagnosis(payload); err == nil {
+		err = d.WriteText(&out)
+		return out.String(), d.OK, err
+	}
+	return "", false, fmt.Errorf("the function's answer is neither report nor diagnosis: %s", quote(string(payload)))
+}
+
 // call invokes the function and waits. The failure is the function's own, printable; the error is AWS's.
-func (p *program) call(ctx context.Context, client *lambda.Client, e event) (payload []byte, failure string, err error) {
+func (p *program) call(ctx context.Context, e event) (payload []byte, failure string, err error) {
 	request, err := json.Marshal(e)
 	if err != nil {
 		return nil, "", fmt.Errorf("encoding the event: %w", err)
 	}
-	answer, err := client.Invoke(ctx, &lambda.InvokeInput{FunctionName: &p.stack, Payload: request})
+	answer, err := p.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: &p.stack, Payload: request})
 	if err != nil {
 		return nil, "", p.functionError(err)
 	}

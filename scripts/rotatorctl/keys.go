@@ -66,7 +66,7 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 			return err
 		}
 		for _, listed := range page.Apikeys {
-			if deref(listed.Name) != s.keyName(id) {
+			if core.StringNilMapper(listed.Name) != s.keyName(id) {
 				continue
 			}
 			key, err := s.readKey(id, &listed)
@@ -76,7 +76,7 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 			id.keys = append(id.keys, key)
 		}
 		next, err := core.GetQueryParam(page.Next, "pagetoken")
-		if err != nil || deref(next) == "" {
+		if err != nil || core.StringNilMapper(next) == "" {
 			slices.SortStableFunc(id.keys, func(a, b apiKey) int {
 				return cmp.Or(a.created.Compare(b.created), cmp.Compare(a.at, b.at))
 			})
@@ -89,22 +89,22 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 
 // readKey takes a key from IAM's answer, if all of it has the expected shape and belongs to the service id.
 func (s *setup) readKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, error) {
-	key := apiKey{id: deref(answer.ID), disabled: answer.Disabled != nil && *answer.Disabled, tag: deref(answer.EntityTag)}
+	key := apiKey{id: core.StringNilMapper(answer.ID), disabled: answer.Disabled != nil && *answer.Disabled, tag: core.StringNilMapper(answer.EntityTag)}
 	switch {
 	case !keyIDShape.MatchString(key.id):
 		return key, errors.New("IAM's answer has a key id of unknown form")
-	case deref(answer.IamID) != id.iamID || deref(answer.AccountID) != s.account:
+	case core.StringNilMapper(answer.IamID) != id.iamID || core.StringNilMapper(answer.AccountID) != s.account:
 		return key, fmt.Errorf("IAM's answer says that %s is another identity's or account's", key.id)
 	}
 	if answer.CreatedAt != nil {
 		key.created = time.Time(*answer.CreatedAt)
 	}
 	for _, layout := range []string{"2006-01-02T15:04-0700", time.RFC3339} {
-		if at, err := time.Parse(layout, deref(answer.ExpiresAt)); err == nil {
+		if at, err := time.Parse(layout, core.StringNilMapper(answer.ExpiresAt)); err == nil {
 			key.expires = at.UTC()
 		}
 	}
-	description := deref(answer.Description)
+	description := core.StringNilMapper(answer.Description)
 	key.lost = description == notStored
 	if found := storedShape.FindStringSubmatch(description); found != nil &&
 		(idShape.MatchString(found[1]) || fileShape.MatchString(found[1]) || arnShape.MatchString(found[1])) {
@@ -187,7 +187,7 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", doing, err)
 	}
-	value, err := parseKey(deref(answer.Apikey))
+	value, err := parseKey(core.StringNilMapper(answer.Apikey))
 	if err != nil {
 		return "", fmt.Errorf("%s: IAM's answer holds no API key", doing)
 	}
@@ -215,8 +215,7 @@ func (s *setup) tryKey(ctx context.Context, id *serviceID, keyID string, value i
 		if token, err = s.cloud.exchange(ctx, value, doing); err == nil {
 			break
 		}
-		var f *failure
-		if !errors.As(err, &f) || !f.isUnknownKey() || try == 6 || s.sleep(ctx, 2*time.Second) != nil {
+		if f, ok := errors.AsType[*failure](err); !ok || !f.isUnknownKey() || try == 6 || s.sleep(ctx, 2*time.Second) != nil {
 			return err
 		}
 	}
@@ -253,8 +252,7 @@ func (s *setup) deleteOthers(ctx context.Context, id *serviceID, current apiKey)
 			_, err := s.cloud.apiKeys.DeleteAPIKeyWithContext(ctx, &iamidentityv1.DeleteAPIKeyOptions{ID: &key.id})
 			return err
 		})
-		var f *failure
-		if err != nil && !(errors.As(err, &f) && f.status == http.StatusNotFound) {
+		if f, ok := errors.AsType[*failure](err); err != nil && !(ok && f.status == http.StatusNotFound) {
 			return err
 		}
 		s.say("deleted the old key %s of the %s service id", key.id, id.role)
@@ -294,11 +292,4 @@ func (s *setup) warnOfKey(key apiKey) {
 		fate = "has expired on " + key.expires.Format(time.DateOnly)
 	}
 	s.say("note: this key %s. Run setup again with --rotate-keys.", fate)
-}
-
-func deref(text *string) string {
-	if text == nil {
-		return ""
-	}
-	return *text
 }

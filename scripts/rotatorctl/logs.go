@@ -96,16 +96,15 @@ var runPatterns = []string{
 }
 
 // entries returns what the log has since then and matches one of the patterns, each line once, by time.
-func (p *program) entries(ctx context.Context, c clients, since time.Time, patterns ...string) ([]entry, error) {
+func (p *program) entries(ctx context.Context, since time.Time, patterns ...string) ([]entry, error) {
 	var found []entry
 	for _, pattern := range patterns {
-		pages := cloudwatchlogs.NewFilterLogEventsPaginator(c.logs, &cloudwatchlogs.FilterLogEventsInput{
+		pages := cloudwatchlogs.NewFilterLogEventsPaginator(p.logs, &cloudwatchlogs.FilterLogEventsInput{
 			LogGroupName: aws.String("/aws/lambda/" + p.stack), StartTime: aws.Int64(since.UnixMilli()), FilterPattern: aws.String(pattern),
 		})
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
-			var missing *types.ResourceNotFoundException
-			if errors.As(err, &missing) {
+			if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
 				return nil, fmt.Errorf("there is no log of the function %s in this account and region (deploy makes it)", p.stack)
 			} else if err != nil {
 				return nil, fmt.Errorf("the log of %s cannot be read: %w", p.stack, awsError(err))
@@ -161,11 +160,7 @@ const (
 )
 
 func (p *program) printLogs(ctx context.Context, o logOptions) error {
-	if err := p.checkStack(); err != nil {
-		return err
-	}
-	var c clients
-	if _, err := p.connect(ctx, &c); err != nil {
+	if err := p.connect(ctx); err != nil {
 		return err
 	}
 	patterns := runPatterns
@@ -175,7 +170,7 @@ func (p *program) printLogs(ctx context.Context, o logOptions) error {
 	printed := map[string]bool{}
 	for since := p.now().Add(-o.since); ; {
 		asked := p.now()
-		found, err := p.entries(ctx, c, since, patterns...)
+		found, err := p.entries(ctx, since, patterns...)
 		if err != nil && ctx.Err() != nil {
 			return nil // Ctrl-C
 		} else if err != nil {

@@ -2,7 +2,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,6 +40,8 @@ type program struct {
 	stack  string
 	output string // text or json
 	yes    bool
+
+	clients // set by connect
 }
 
 func main() {
@@ -67,13 +68,11 @@ func (p *program) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
-	var silent exitError
-	if errors.As(err, &silent) {
+	if silent, ok := errors.AsType[exitError](err); ok {
 		return int(silent)
 	}
 	fmt.Fprintf(p.stderr, "rotatorctl: %s\n", err)
-	var usage usageError
-	if errors.As(err, &usage) {
+	if _, ok := errors.AsType[usageError](err); ok {
 		return 2
 	}
 	return 1
@@ -107,8 +106,14 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 		Args:          noArguments,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := p.takeVariables(cmd); err != nil {
+				return err
+			}
 			if p.output != "text" && p.output != "json" {
 				return usagef("-o %s is not known: use text or json", quote(p.output))
+			}
+			if !stackName.MatchString(p.stack) {
+				return usagef("STACK=%s is no name of a stack: use up to 64 letters, digits and hyphens, a letter first", quote(p.stack))
 			}
 			return nil
 		},
@@ -116,7 +121,7 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 	root.SetVersionTemplate("rotatorctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	flags := root.PersistentFlags()
-	flags.StringVar(&p.stack, "stack", cmp.Or(p.getenv("STACK"), "iam-token-rotator"), "name of the CloudFormation stack and of the function (STACK)")
+	flags.StringVar(&p.stack, "stack", "iam-token-rotator", "name of the CloudFormation stack and of the function (STACK)")
 	flags.StringVarP(&p.output, "output", "o", "text", "text, or json: one JSON document on standard output")
 	flags.BoolVarP(&p.yes, "yes", "y", false, "do not ask")
 	root.AddCommand(p.setupCommand(), p.putKeyCommand(), p.deployCommand(), p.statusCommand(), p.logsCommand(),
@@ -124,14 +129,34 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 	return root
 }
 
-var stackName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`)
+var (
+	// stackName is what CloudFormation and Lambda, whose function has it too, can have.
+	stackName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`)
+	// optionVariable is the variable at the end of an option's description.
+	optionVariable = regexp.MustCompile(`\(([A-Z_]+)\)$`)
+)
 
-// checkStack holds the stack's name to what CloudFormation and Lambda, whose function has it too, can have.
-func (p *program) checkStack() error {
-	if !stackName.MatchString(p.stack) {
-		return usagef("STACK=%s is no name of a stack: use up to 64 letters, digits and hyphens, a letter first", quote(p.stack))
+// takeVariables gives each option that is not on the command line the value of its variable.
+func (p *program) takeVariables(cmd *cobra.Command) (err error) {
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		found := optionVariable.FindStringSubmatch(f.Usage)
+		if found == nil || f.Changed || p.getenv(found[1]) == "" {
+			return
+		}
+		if value := p.getenv(found[1]); f.Value.Set(value) != nil {
+			err = usagef("%s=%s is no %s", found[1], quote(value), f.Value.Type())
+		}
+	})
+	return err
+}
+
+// print prints a command's result: the document with -o json, or else the text.
+func (p *program) print(document any, text string) error {
+	if p.output == "json" {
+		return p.printJSON(document)
 	}
-	return nil
+	_, err := io.WriteString(p.stdout, text)
+	return err
 }
 
 // printJSON prints the one document of -o json, with all that a terminal might obey escaped.
@@ -171,8 +196,7 @@ func noArguments(cmd *cobra.Command, args []string) error {
 
 // flagError is what pflag says, without a value that may be a key.
 func flagError(err error) error {
-	var invalid *pflag.InvalidValueError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
 		example := map[string]string{"duration": ": use 30m or 24h"}[invalid.GetFlag().Value.Type()]
 		return usagef("option --%s: %s is no %s%s", invalid.GetFlag().Name, quote(invalid.GetValue()), invalid.GetFlag().Value.Type(), example)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,10 +122,10 @@ func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string
 	b := &bootstrapSecret{name: name, kmsKeyID: kmsKeyID}
 	b.client = secretsmanager.NewFromConfig(cfg, func(o *secretsmanager.Options) { o.HTTPClient = private{o.HTTPClient} })
 	found, err := b.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &name})
-	var missing *types.ResourceNotFoundException
-	switch {
-	case errors.As(err, &missing):
+	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
 		return b, nil
+	}
+	switch {
 	case err != nil:
 		return nil, b.failure("reading the metadata of", err)
 	case found.DeletedDate != nil:
@@ -140,23 +141,17 @@ func (b *bootstrapSecret) put(ctx context.Context, key iamtoken.Secret) (arn str
 	if b.kmsKeyID != "" {
 		kmsKeyID = &b.kmsKeyID
 	}
-	var answered *string
+	created, updated := &secretsmanager.CreateSecretOutput{}, &secretsmanager.UpdateSecretOutput{}
 	if b.exists {
-		out, failed := b.client.UpdateSecret(ctx, &secretsmanager.UpdateSecretInput{SecretId: &b.name, SecretString: value, KmsKeyId: kmsKeyID})
-		if err = failed; err == nil {
-			answered = out.ARN
-		}
+		updated, err = b.client.UpdateSecret(ctx, &secretsmanager.UpdateSecretInput{SecretId: &b.name, SecretString: value, KmsKeyId: kmsKeyID})
 	} else {
-		out, failed := b.client.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: &b.name, SecretString: value, KmsKeyId: kmsKeyID,
+		created, err = b.client.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: &b.name, SecretString: value, KmsKeyId: kmsKeyID,
 			Description: aws.String("IBM Cloud API key with which iam-token-rotator opens Secrets Manager")})
-		if err = failed; err == nil {
-			answered = out.ARN
-		}
 	}
 	if err != nil {
 		return "", b.failure("storing the bootstrap key in", err)
 	}
-	if arn = aws.ToString(answered); arnName(arn) != b.name {
+	if arn = aws.ToString(cmp.Or(created.ARN, updated.ARN)); arnName(arn) != b.name {
 		return "", errors.New("storing the bootstrap key: AWS's answer has not the ARN of the secret")
 	}
 	return arn, nil
@@ -190,14 +185,10 @@ var advice = map[string]string{
 
 func (b *bootstrapSecret) failure(doing string, err error) error {
 	says := "no answer: check AWS_REGION, AWS_ENDPOINT_URL and the network"
-	var api smithy.APIError
-	var insecure errInsecure
-	if errors.As(err, &api) {
-		if says = advice[api.ErrorCode()]; says == "" {
-			says = "AWS refuses it, with a code that is not known here"
-		}
-	} else if errors.As(err, &insecure) {
-		says = insecure.Error()
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		says = cmp.Or(advice[api.ErrorCode()], "AWS refuses it, with a code that is not known here")
+	} else if errors.Is(err, errInsecure) {
+		says = errInsecure.Error()
 	}
 	return fmt.Errorf("%s the AWS secret %s: %s", doing, quote(b.name), says)
 }
@@ -205,13 +196,11 @@ func (b *bootstrapSecret) failure(doing string, err error) error {
 // private sends the key over TLS, or within this machine.
 type private struct{ secretsmanager.HTTPClient }
 
-type errInsecure struct{}
-
-func (errInsecure) Error() string { return "AWS_ENDPOINT_URL must be https, or http on this machine" }
+var errInsecure = errors.New("AWS_ENDPOINT_URL must be https, or http on this machine")
 
 func (c private) Do(request *http.Request) (*http.Response, error) {
 	if !iamtoken.IsConfidential(request.URL) {
-		return nil, errInsecure{}
+		return nil, errInsecure
 	}
 	return c.HTTPClient.Do(request)
 }

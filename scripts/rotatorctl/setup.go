@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -304,11 +305,8 @@ func (s *setup) readInput(ctx context.Context) error {
 			return usagef("%s does not have the form of such an id", variable)
 		}
 	}
-	iamURL := s.getenv("IAM_URL")
-	if iamURL == "" {
-		iamURL = "https://iam.cloud.ibm.com"
-	}
-	if iamURL, err = origin("IAM_URL", iamURL); err != nil {
+	iamURL, err := origin("IAM_URL", cmp.Or(s.getenv("IAM_URL"), "https://iam.cloud.ibm.com"))
+	if err != nil {
 		return err
 	}
 	secretsURL, err := origin("SECRETS_MANAGER_URL", values["secrets_manager_url"])
@@ -439,7 +437,5 @@ func (s *setup) publish(keys map[*serviceID]apiKey) error {
 	for _, line := range lines {
 		document[line[0]] = line[1]
 	}
-	encoder := json.NewEncoder(s.stdout)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(document)
+	return s.printJSON(document)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -17,8 +18,8 @@ import (
 )
 
 // findStack describes a stack, by name or id; nil if there is none.
-func (c clients) findStack(ctx context.Context, name string) (*types.Stack, error) {
-	described, err := c.stacks.DescribeStacks(ctx, &cloudformation.DescribeStacksInput{StackName: &name})
+func (p *program) findStack(ctx context.Context, name string) (*types.Stack, error) {
+	described, err := p.stacks.DescribeStacks(ctx, &cloudformation.DescribeStacksInput{StackName: &name})
 	switch {
 	case err != nil && strings.Contains(err.Error(), "does not exist"):
 		return nil, nil
@@ -42,7 +43,7 @@ func (d *deployment) createOrUpdate(ctx context.Context) error {
 	}
 	template, capabilities := string(body), []types.Capability{types.CapabilityCapabilityIam}
 	var id string
-	watch, err := d.watch(ctx, d.clients, stack)
+	watch, err := d.watch(ctx, stack)
 	if err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ func (d *deployment) removeUnusable(ctx context.Context) (*types.Stack, error) {
 	switch status := stack.StackStatus; {
 	case slices.Contains([]types.StackStatus{"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED", "REVIEW_IN_PROGRESS"}, status):
 		d.say("Removing the stack %s, which an earlier deployment left in %s", d.stack, status)
-		return nil, d.deleteStack(ctx, d.clients, stack)
+		return nil, d.deleteStack(ctx, stack)
 	case status == types.StackStatusUpdateRollbackFailed:
 		return nil, fmt.Errorf("the stack %s is in %s: run aws cloudformation continue-update-rollback --stack-name %s first", d.stack, status, d.stack)
 	case strings.HasSuffix(string(status), "_IN_PROGRESS"):
@@ -112,12 +113,12 @@ func (d *deployment) removeUnusable(ctx context.Context) (*types.Stack, error) {
 	return stack, nil
 }
 
-func (p *program) deleteStack(ctx context.Context, c clients, stack *types.Stack) error {
-	watch, err := p.watch(ctx, c, stack)
+func (p *program) deleteStack(ctx context.Context, stack *types.Stack) error {
+	watch, err := p.watch(ctx, stack)
 	if err != nil {
 		return err
 	}
-	if _, err := c.stacks.DeleteStack(ctx, &cloudformation.DeleteStackInput{StackName: &p.stack}); err != nil {
+	if _, err := p.stacks.DeleteStack(ctx, &cloudformation.DeleteStackInput{StackName: &p.stack}); err != nil {
 		return fmt.Errorf("the stack %s cannot be deleted: %w", p.stack, awsError(err))
 	}
 	if err := watch.follow(ctx, aws.ToString(stack.StackId), "DELETE_COMPLETE"); err != nil {
@@ -129,7 +130,6 @@ func (p *program) deleteStack(ctx context.Context, c clients, stack *types.Stack
 // watcher prints a stack's events while CloudFormation works on it.
 type watcher struct {
 	*program
-	clients
 	began  time.Time
 	seen   string // id of the last event printed
 	failed []cause
@@ -142,19 +142,38 @@ type cause struct {
 }
 
 // watch begins to watch a stack, or one that is yet to be: only events from now on are printed.
-func (p *program) watch(ctx context.Context, c clients, stack *types.Stack) (*watcher, error) {
-	w := &watcher{program: p, clients: c, began: p.now()}
+func (p *program) watch(ctx context.Context, stack *types.Stack) (*watcher, error) {
+	w := &watcher{program: p, began: p.now()}
 	if stack == nil {
 		return w, nil
 	}
-	page, err := c.stacks.DescribeStackEvents(ctx, &cloudformation.DescribeStackEventsInput{StackName: stack.StackId})
-	if err != nil {
-		return nil, fmt.Errorf("the events of the stack cannot be read: %w", awsError(err))
-	}
-	if len(page.StackEvents) > 0 {
-		w.seen = aws.ToString(page.StackEvents[0].EventId)
+	for event, err := range p.events(ctx, aws.ToString(stack.StackId)) {
+		w.seen = aws.ToString(event.EventId)
+		return w, err
 	}
 	return w, nil
+}
+
+// events are a stack's, newest first. After an error there is none.
+func (p *program) events(ctx context.Context, stack string) iter.Seq2[types.StackEvent, error] {
+	return func(yield func(types.StackEvent, error) bool) {
+		pages := cloudformation.NewDescribeStackEventsPaginator(p.stacks, &cloudformation.DescribeStackEventsInput{StackName: &stack})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil && strings.Contains(err.Error(), "does not exist") {
+				yield(types.StackEvent{}, fmt.Errorf("there is no stack %s in this account and region (deploy makes it)", p.stack))
+				return
+			} else if err != nil {
+				yield(types.StackEvent{}, fmt.Errorf("the events of the stack cannot be read: %w", awsError(err)))
+				return
+			}
+			for _, event := range page.StackEvents {
+				if !yield(event, nil) {
+					return
+				}
+			}
+		}
+	}
 }
 
 const pollEvery = 2 * time.Second
@@ -187,28 +206,23 @@ func (w *watcher) follow(ctx context.Context, id string, ends ...types.StackStat
 // printNew prints the events since the last time, oldest first.
 func (w *watcher) printNew(ctx context.Context, id string) error {
 	var fresh []types.StackEvent
-	pages := cloudformation.NewDescribeStackEventsPaginator(w.stacks, &cloudformation.DescribeStackEventsInput{StackName: &id})
-pages:
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+	for event, err := range w.events(ctx, id) {
 		if err != nil {
-			return fmt.Errorf("the events of the stack cannot be read: %w", awsError(err))
+			return err
 		}
-		for _, event := range page.StackEvents {
-			if aws.ToString(event.EventId) == w.seen {
-				break pages
-			}
-			fresh = append(fresh, event)
+		if aws.ToString(event.EventId) == w.seen {
+			break
 		}
+		fresh = append(fresh, event)
 	}
-	for i := len(fresh) - 1; i >= 0; i-- {
-		w.print(fresh[i])
-		w.seen = aws.ToString(fresh[i].EventId)
+	for _, event := range slices.Backward(fresh) {
+		w.printEvent(event)
+		w.seen = aws.ToString(event.EventId)
 	}
 	return nil
 }
 
-func (w *watcher) print(event types.StackEvent) {
+func (w *watcher) printEvent(event types.StackEvent) {
 	status, resource := string(event.ResourceStatus), printable(aws.ToString(event.LogicalResourceId))
 	color := ""
 	switch {
@@ -255,12 +269,7 @@ func (p *program) destroyCommand() *cobra.Command {
 		Use:   "destroy",
 		Short: "Remove from AWS all that deploy made",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if bucket == "" {
-				bucket = p.getenv("BUCKET")
-			}
-			return p.destroy(cmd.Context(), bucket)
-		},
+		RunE:  func(cmd *cobra.Command, _ []string) error { return p.destroy(cmd.Context(), bucket) },
 	}
 	cmd.Flags().StringVar(&bucket, "bucket", "", "where the zips are, if the stack is gone already (BUCKET)")
 	return cmd
@@ -268,19 +277,14 @@ func (p *program) destroyCommand() *cobra.Command {
 
 // destroy removes the stack and its zips, and nothing else from the bucket.
 func (p *program) destroy(ctx context.Context, bucket string) error {
-	if err := p.checkStack(); err != nil {
-		return err
-	}
 	if !p.yes && !isTerminal(p.stdin) {
 		return usagef("destroy deletes the stack %s: there is no terminal to ask on, so give --yes (make destroy YES=1)", p.stack)
 	}
-	var c clients
-	who, err := p.connect(ctx, &c)
-	if err != nil {
+	if err := p.connect(ctx); err != nil {
 		return err
 	}
-	p.say("destroy: the stack %s in %s", p.stack, who)
-	stack, err := c.findStack(ctx, p.stack)
+	p.say("destroy: the stack %s in %s", p.stack, p.who)
+	stack, err := p.findStack(ctx, p.stack)
 	if err != nil {
 		return err
 	}
@@ -297,30 +301,27 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 		if err := p.confirm(ctx, "This deletes the function, schedules, queues, roles, alarms, dashboard and log"); err != nil {
 			return err
 		}
-		if err := p.deleteStack(ctx, c, stack); err != nil {
+		if err := p.deleteStack(ctx, stack); err != nil {
 			return err
 		}
 	}
 	if bucket != "" {
 		p.say("Deleting its zips from s3://%s/%s*.zip", printable(bucket), p.zipPrefix())
-		if err := c.deleteZips(ctx, bucket, p.zipPrefix()); err != nil {
+		if err := p.deleteZips(ctx, bucket, p.zipPrefix()); err != nil {
 			return err
 		}
 	}
 	if stack == nil {
-		return fmt.Errorf("there is no stack %s in %s", p.stack, who)
+		return fmt.Errorf("there is no stack %s in %s", p.stack, p.who)
 	}
-	if p.output == "json" {
-		return p.printJSON(map[string]string{"deleted": p.stack, "account": who.account, "region": who.region, "bucket_left": bucket, "bootstrap_secret_left": secret})
-	}
-	_, err = fmt.Fprintf(p.stdout, "Left as they are:\n  the bucket %s\n  the bootstrap secret %s\n  everything in IBM Cloud: the API keys go on being valid\n",
-		printable(bucket), printable(secret))
-	return err
+	return p.print(
+		map[string]string{"deleted": p.stack, "account": p.who.account, "region": p.who.region, "bucket_left": bucket, "bootstrap_secret_left": secret},
+		fmt.Sprintf("Left as they are:\n  the bucket %s\n  the bootstrap secret %s\n  everything in IBM Cloud: the API keys go on being valid\n", printable(bucket), printable(secret)))
 }
 
 // deleteZips deletes the zips of one stack.
-func (c clients) deleteZips(ctx context.Context, bucket, prefix string) error {
-	pages := s3.NewListObjectsV2Paginator(c.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
+func (p *program) deleteZips(ctx context.Context, bucket, prefix string) error {
+	pages := s3.NewListObjectsV2Paginator(p.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
@@ -330,7 +331,7 @@ func (c clients) deleteZips(ctx context.Context, bucket, prefix string) error {
 			if !strings.HasSuffix(aws.ToString(object.Key), ".zip") {
 				continue
 			}
-			if _, err := c.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: object.Key}); err != nil {
+			if _, err := p.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: object.Key}); err != nil {
 				return fmt.Errorf("a zip cannot be deleted: %w", awsError(err))
 			}
 		}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/spf13/cobra"
 
 	"iam-token-rotator/functions/report"
@@ -56,13 +55,8 @@ Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := p.readStatus(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if p.output == "json" {
-				err = p.printJSON(s)
-			} else {
-				_, err = fmt.Fprint(p.stdout, s.text(p))
+			if err == nil {
+				err = p.print(s, s.text(p))
 			}
 			if err == nil && !s.OK && !exitZero {
 				return exitError(1)
@@ -75,19 +69,15 @@ Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
 }
 
 func (p *program) readStatus(ctx context.Context) (status, error) {
-	if err := p.checkStack(); err != nil {
+	if err := p.connect(ctx); err != nil {
 		return status{}, err
 	}
-	var c clients
-	if _, err := p.connect(ctx, &c); err != nil {
-		return status{}, err
-	}
-	deployed, err := p.deployedAt(ctx, c)
+	deployed, err := p.deployedAt(ctx)
 	if err != nil {
 		return status{}, err
 	}
 	since := p.now().Add(-time.Hour)
-	found, err := p.entries(ctx, c, since, runPatterns...)
+	found, err := p.entries(ctx, since, runPatterns...)
 	if err != nil {
 		return status{}, err
 	}
@@ -95,14 +85,11 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 }
 
 // deployedAt is when the stack came to be what it is: what has not run since may not be deployed any more.
-func (p *program) deployedAt(ctx context.Context, c clients) (time.Time, error) {
-	page, err := c.stacks.DescribeStackEvents(ctx, &cloudformation.DescribeStackEventsInput{StackName: &p.stack})
-	if err != nil && strings.Contains(err.Error(), "does not exist") {
-		return time.Time{}, fmt.Errorf("there is no stack %s in this account and region (deploy makes it)", p.stack)
-	} else if err != nil {
-		return time.Time{}, fmt.Errorf("the events of the stack cannot be read: %w", awsError(err))
-	}
-	for _, event := range page.StackEvents {
+func (p *program) deployedAt(ctx context.Context) (time.Time, error) {
+	for event, err := range p.events(ctx, p.stack) {
+		if err != nil {
+			return time.Time{}, err
+		}
 		if aws.ToString(event.LogicalResourceId) == p.stack && strings.HasSuffix(string(event.ResourceStatus), "_COMPLETE") {
 			return aws.ToTime(event.Timestamp), nil
 		}

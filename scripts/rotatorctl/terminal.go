@@ -59,9 +59,8 @@ func (p *program) colored(w io.Writer, color, text string) string {
 }
 
 const (
-	red    = "\x1b[31m"
-	green  = "\x1b[32m"
-	yellow = "\x1b[33m"
+	red   = "\x1b[31m"
+	green = "\x1b[32m"
 )
 
 // say prints a line of progress.
