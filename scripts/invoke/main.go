@@ -140,10 +140,10 @@ func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader
 		return 0, err
 	}
 	path, err := exec.LookPath(o.command[0])
-	if err != nil {
-		return 0, cannotStart(err)
+	if err == nil {
+		path, err = filepath.Abs(path)
 	}
-	if path, err = filepath.Abs(path); err != nil {
+	if err != nil {
 		return 0, cannotStart(err)
 	}
 	function := function{command: append([]string{path}, o.command[1:]...), log: stderr}
@@ -166,17 +166,17 @@ func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader
 				return failed, cannotStart(err)
 			}
 		}
-		out, err := box.invoke(ctx, event, o.timeout)
+		a, err := box.invoke(ctx, event, o.timeout)
 		if err != nil {
 			return failed, err
 		}
-		if out.failed {
+		if a.failed {
 			failed++
 		}
-		if _, err := fmt.Fprintf(stdout, "%s\n", out.line); err != nil {
+		if _, err := fmt.Fprintf(stdout, "%s\n", a.line); err != nil {
 			return failed, fmt.Errorf("writing the answer to stdout: %w", err)
 		}
-		line := reportLine{number, milliseconds(out.init), milliseconds(out.duration), out.failed}
+		line := reportLine{number, milliseconds(a.init), milliseconds(a.duration), a.failed}
 		if err := json.NewEncoder(report).Encode(line); err != nil {
 			return failed, fmt.Errorf("writing the report: %w", err)
 		}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -31,31 +32,44 @@ type function struct {
 // settle. Statuses and errors are those of https://github.com/aws/aws-lambda-runtime-interface-emulator.
 type sandbox struct {
 	function
-	cmd     *exec.Cmd
-	started time.Time
-	exited  chan struct{} // closed when it has exited and its output is complete
-	server  *http.Server
-	host    string      // host:port of the API
-	polls   chan poll   // each GET …/next, for as long as nobody takes it and its client waits
-	answers chan answer // one for each invocation handed out, or one init error
-
-	ready    chan<- invocation // the process waits here for an event; nil before its first poll, and while it works
-	deadline time.Time         // of the latest invocation
-	pending  atomic.Value      // request id handed out and not yet answered; initialising, or idle
+	cmd      *exec.Cmd
+	started  time.Time
+	exited   chan struct{} // closed when it has exited and its output is complete
+	server   *http.Server
+	host     string          // host:port of the API
+	polls    chan time.Time  // each GET …/next, for as long as nobody takes it and its client waits
+	events   chan invocation // for the poll that was taken
+	answers  chan answer     // one for each invocation handed out, or one init error
+	waiting  bool            // a poll was taken and has no event yet
+	deadline time.Time       // of what the process does now
+	pending  atomic.Value    // request id handed out and not yet answered; initialising, or idle
 }
 
 // Values of pending that no path holds: an empty segment matches none, and the other is random.
 var initialising, idle = "", newRequestID()
 
-type poll struct {
-	at    time.Time
-	event chan<- invocation // takes one without blocking
-}
-
 type invocation struct {
 	id       string
 	event    []byte
 	deadline time.Time
+}
+
+// answer is the end of an invocation, successful or not.
+type answer struct {
+	line     []byte // JSON without a line break: the response, or {"errorMessage", "errorType", …}; nil if there is none yet
+	failed   bool
+	at       time.Time     // when it was complete
+	init     time.Duration // process start to first poll; 0 when the process had polled before, or never did
+	duration time.Duration // event handed out to answer received, or to the loss of the process; 0 when not handed out
+}
+
+// failure is an answer in place of one that the function did not give.
+func failure(errorType, format string, args ...any) answer {
+	line, _ := json.Marshal(struct { // two strings always marshal
+		Message string `json:"errorMessage"`
+		Type    string `json:"errorType"`
+	}{fmt.Sprintf(format, args...), errorType})
+	return answer{line: line, failed: true, at: time.Now()}
 }
 
 // start starts a process. The caller must stop the sandbox.
@@ -64,7 +78,8 @@ func (f function) start() (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sandbox{function: f, exited: make(chan struct{}), host: listener.Addr().String(), polls: make(chan poll), answers: make(chan answer, 1)}
+	s := &sandbox{function: f, exited: make(chan struct{}), host: listener.Addr().String(),
+		polls: make(chan time.Time), events: make(chan invocation, 1), answers: make(chan answer, 1)}
 	s.pending.Store(initialising)
 	s.server = &http.Server{Handler: s.handler()}
 	s.cmd = exec.Command(f.command[0], f.command[1:]...)
@@ -120,13 +135,6 @@ func (s *sandbox) kill() {
 	<-s.exited
 }
 
-// outcome is what became of one invocation.
-type outcome struct {
-	answer
-	init     time.Duration // process start to first poll; 0 when the process had polled before, or never did
-	duration time.Duration // event handed out to answer received, or to the loss of the process; 0 when not handed out
-}
-
 var (
 	errExited   = errors.New("the process exited")
 	errTimedOut = errors.New("the time is up")
@@ -134,31 +142,29 @@ var (
 
 // invoke hands the event to the process and returns its answer. The process has timeout for its first poll and then
 // timeout for the invocation; past it, it is killed. The error can only be that ctx has ended; then too it is killed.
-func (s *sandbox) invoke(ctx context.Context, event []byte, timeout time.Duration) (out outcome, err error) {
-	id := newRequestID()
-	if s.ready == nil {
-		first, posted, err := s.wait(ctx, s.polls, time.Now().Add(timeout))
-		if posted != nil {
-			s.stop() // Lambda starts afresh after an init error
-			return outcome{answer: *posted}, nil
-		}
+func (s *sandbox) invoke(ctx context.Context, event []byte, timeout time.Duration) (a answer, err error) {
+	id, init := newRequestID(), time.Duration(0)
+	if !s.waiting {
+		s.deadline = time.Now().Add(timeout)
+		first, err := s.wait(ctx, s.polls)
 		if err != nil {
-			return s.lost(id, timeout, out, err)
+			return s.lost(err, id, timeout, " without asking for an event: does COMMAND speak the Lambda Runtime API?")
 		}
-		out.init = first.Sub(s.started)
+		if first.line != nil {
+			s.stop() // Lambda starts afresh after an init error
+			return first, nil
+		}
+		init = first.at.Sub(s.started)
 	}
 	handedOut := time.Now()
-	s.deadline = handedOut.Add(timeout)
+	s.deadline, s.waiting = handedOut.Add(timeout), false
 	s.pending.Store(id)
-	s.ready <- invocation{id, event, s.deadline}
-	s.ready = nil
-	_, posted, err := s.wait(ctx, nil, s.deadline)
-	if err != nil {
-		out.duration = time.Since(handedOut)
-		return s.lost(id, timeout, out, err)
+	s.events <- invocation{id, event, s.deadline} // has room
+	if a, err = s.wait(ctx, nil); err != nil {
+		a, err = s.lost(err, id, timeout, "")
 	}
-	out.answer, out.duration = *posted, posted.at.Sub(handedOut)
-	return out, nil
+	a.init, a.duration = init, a.at.Sub(handedOut)
+	return a, err
 }
 
 // settle waits until the process has polled again or has exited, as after a panic: only then is an invocation over. A
@@ -167,7 +173,7 @@ func (s *sandbox) settle(ctx context.Context) error {
 	if s.gone() {
 		return nil
 	}
-	_, _, err := s.wait(ctx, s.polls, s.deadline)
+	_, err := s.wait(ctx, s.polls)
 	if errors.Is(err, errTimedOut) {
 		_, _ = fmt.Fprintln(s.log, "invoke: the function answered but did not poll again before its deadline: killed")
 	}
@@ -177,46 +183,43 @@ func (s *sandbox) settle(ctx context.Context) error {
 	return err
 }
 
-// wait returns when the process polls (on polls; nil to leave it waiting), posts an answer, exits (errExited), has had
-// its time (errTimedOut), or ctx ends (its cause). After an error the process is dead.
-func (s *sandbox) wait(ctx context.Context, polls <-chan poll, until time.Time) (polled time.Time, posted *answer, err error) {
-	ctx, cancel := context.WithDeadlineCause(ctx, until, errTimedOut)
+// wait returns the answer that the process posts, or one without a line when it polls (on polls; nil to leave it
+// waiting). The error is that it has exited (errExited), has had its time (errTimedOut), or that ctx has ended (its
+// cause); the process is then dead.
+func (s *sandbox) wait(ctx context.Context, polls <-chan time.Time) (a answer, err error) {
+	ctx, cancel := context.WithDeadlineCause(ctx, s.deadline, errTimedOut)
 	defer cancel()
-	err = errExited
 	select {
-	case p := <-polls:
-		s.ready = p.event
-		return p.at, nil, nil
-	case a := <-s.answers:
-		return polled, &a, nil
+	case at := <-polls:
+		s.waiting = true
+		return answer{at: at}, nil
+	case a = <-s.answers:
+		return a, nil
 	case <-s.exited:
+		err = errExited
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
 	s.kill()
 	select {
-	case a := <-s.answers: // posted just before
-		return polled, &a, nil
+	case a = <-s.answers: // posted just before
+		return a, nil
 	default:
-		return polled, nil, err
+		return a, err
 	}
 }
 
-// lost completes the outcome of an invocation whose process ended without an answer, in Lambda's words.
-func (s *sandbox) lost(id string, timeout time.Duration, out outcome, err error) (outcome, error) {
+// lost is the answer to an invocation whose process ended without one, in Lambda's words.
+func (s *sandbox) lost(err error, id string, timeout time.Duration, when string) (answer, error) {
 	switch {
-	case errors.Is(err, errExited) && s.cmd.ProcessState.Success():
-		out.answer = failure("Runtime.ExitError", "RequestId: %s Error: Runtime exited without providing a reason", id)
-	case errors.Is(err, errExited):
-		out.answer = failure("Runtime.ExitError", "RequestId: %s Error: Runtime exited with error: %s", id, s.cmd.ProcessState)
-	case errors.Is(err, errTimedOut) && s.deadline.IsZero():
-		out.answer = failure("Sandbox.Timedout", "%s Task timed out after %.2f seconds without asking for an event: does COMMAND speak the Lambda Runtime API?", id, timeout.Seconds())
 	case errors.Is(err, errTimedOut):
-		out.answer = failure("Sandbox.Timedout", "%s Task timed out after %.2f seconds", id, timeout.Seconds())
-	default:
-		return outcome{}, err
+		return failure("Sandbox.Timedout", "%s Task timed out after %.2f seconds%s", id, timeout.Seconds(), when), nil
+	case !errors.Is(err, errExited):
+		return answer{}, err
+	case s.cmd.ProcessState.Success():
+		return failure("Runtime.ExitError", "RequestId: %s Error: Runtime exited without providing a reason", id), nil
 	}
-	return out, nil
+	return failure("Runtime.ExitError", "RequestId: %s Error: Runtime exited with error: %s", id, s.cmd.ProcessState), nil
 }
 
 // handler serves the Runtime API. The function knows one Host and sends no Origin: a web page that guesses the port gives
@@ -224,12 +227,12 @@ func (s *sandbox) lost(id string, timeout time.Duration, out outcome, err error)
 func (s *sandbox) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /2018-06-01/runtime/invocation/next", s.next)
-	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/response", func(w http.ResponseWriter, r *http.Request) { s.take(w, r, false) })
-	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/error", func(w http.ResponseWriter, r *http.Request) { s.take(w, r, true) })
-	mux.HandleFunc("POST /2018-06-01/runtime/init/error", func(w http.ResponseWriter, r *http.Request) { s.take(w, r, true) })
+	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/response", s.take)
+	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/error", s.take)
+	mux.HandleFunc("POST /2018-06-01/runtime/init/error", s.take)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host != s.host || r.Header["Origin"] != nil {
-			reply(w, http.StatusForbidden, failure("AccessDenied", "The request does not come from the function").line)
+			refuse(w, http.StatusForbidden, "AccessDenied", "The request does not come from the function")
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -239,14 +242,13 @@ func (s *sandbox) handler() http.Handler {
 // next serves …/next: it answers when there is an event, however long that takes.
 func (s *sandbox) next(w http.ResponseWriter, r *http.Request) {
 	s.pending.CompareAndSwap(initialising, idle)
-	event := make(chan invocation, 1)
 	select {
-	case s.polls <- poll{time.Now(), event}:
+	case s.polls <- time.Now():
 	case <-r.Context().Done():
 		return
 	}
 	select {
-	case in := <-event:
+	case in := <-s.events:
 		w.Header().Set("Lambda-Runtime-Aws-Request-Id", in.id)
 		w.Header().Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(in.deadline.UnixMilli(), 10))
 		w.Header().Set("Lambda-Runtime-Invoked-Function-Arn", s.arn)
@@ -255,81 +257,61 @@ func (s *sandbox) next(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// maxPayload is the largest response of a synchronous invocation, in bytes, as Lambda's own message has it.
+const maxPayload = 6*1024*1024 + 100
+
 // take serves …/response, …/error and init/error, which has no id: it accepts one answer to the pending invocation, or one
 // init error before the first poll. Another id is that of an invocation that timed out or was answered already.
-func (s *sandbox) take(w http.ResponseWriter, r *http.Request, isError bool) {
-	a, tooLarge, err := readAnswer(r, isError)
-	if err != nil {
-		reply(w, http.StatusBadRequest, failure("TruncatedHTTPRequest", "HTTP request detected as truncated").line)
+func (s *sandbox) take(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxPayload))
+	rest, failed := io.Copy(io.Discard, r.Body) // the function sends all of it before it looks at the status
+	if err != nil || failed != nil {
+		refuse(w, http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated")
 		return
 	}
 	if id := r.PathValue("id"); !s.pending.CompareAndSwap(id, idle) {
 		if id == initialising {
-			reply(w, http.StatusForbidden, failure("InvalidStateTransition", "The runtime's initialisation is over").line)
+			refuse(w, http.StatusForbidden, "InvalidStateTransition", "The runtime's initialisation is over")
 			return
 		}
-		reply(w, http.StatusBadRequest, failure("InvalidRequestID", "Invalid request ID").line)
+		refuse(w, http.StatusBadRequest, "InvalidRequestID", "Invalid request ID")
 		return
 	}
-	s.answers <- a // has room: this is the only one
-	if tooLarge {
-		reply(w, http.StatusRequestEntityTooLarge, failure("RequestEntityTooLarge", "Exceeded maximum allowed payload size (%d bytes).", maxPayload).line)
+	var object map[string]json.RawMessage
+	switch isError := strings.HasSuffix(r.URL.Path, "/error"); { // answers has room: this is the only one
+	case isError && (json.Unmarshal(body, &object) != nil || object == nil):
+		s.answers <- failure(cmp.Or(r.Header.Get("Lambda-Runtime-Function-Error-Type"), "Runtime.Unknown"), "%s", body)
+	case !isError && rest > 0:
+		s.answers <- failure("Function.ResponseSizeTooLarge", "Response payload size (%d bytes) exceeded maximum allowed payload size (%d bytes).", maxPayload+rest, maxPayload)
+		refuse(w, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", fmt.Sprintf("Exceeded maximum allowed payload size (%d bytes).", maxPayload))
 		return
+	default:
+		s.answers <- answer{line: oneLine(body), failed: isError, at: time.Now()}
 	}
 	reply(w, http.StatusAccepted, []byte(`{"status":"OK"}`))
+}
+
+// oneLine is a response as one line of JSON: as a string, if it is not JSON.
+func oneLine(body []byte) []byte {
+	if len(body) == 0 {
+		return []byte("null")
+	}
+	line := new(bytes.Buffer)
+	if json.Compact(line, body) != nil {
+		quoted, _ := json.Marshal(string(body)) // a string always marshals
+		return quoted
+	}
+	return line.Bytes()
+}
+
+func refuse(w http.ResponseWriter, status int, errorType, message string) {
+	reply(w, status, failure(errorType, "%s", message).line)
 }
 
 func reply(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
-}
-
-// maxPayload is the largest response of a synchronous invocation, in bytes, as Lambda's own message has it.
-const maxPayload = 6*1024*1024 + 100
-
-// answer is the end of an invocation, successful or not.
-type answer struct {
-	line   []byte // JSON without a line break: the response, or {"errorMessage", "errorType", …}
-	failed bool
-	at     time.Time // when it was complete
-}
-
-// failure is an answer in place of one that the function did not give.
-func failure(errorType, format string, args ...any) answer {
-	line, _ := json.Marshal(struct { // two strings always marshal
-		Message string `json:"errorMessage"`
-		Type    string `json:"errorType"`
-	}{fmt.Sprintf(format, args...), errorType})
-	return answer{line, true, time.Now()}
-}
-
-// readAnswer reads a response or an error to its end, since the function sends all of it before it looks at the status.
-// An error's JSON object is passed on as it is, stack trace and all. It fails on a request that was cut short.
-func readAnswer(r *http.Request, isError bool) (a answer, tooLarge bool, err error) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxPayload))
-	if err != nil {
-		return answer{}, false, err
-	}
-	rest, err := io.Copy(io.Discard, r.Body)
-	if err != nil {
-		return answer{}, false, err
-	}
-	var object map[string]json.RawMessage
-	if isError && (json.Unmarshal(body, &object) != nil || object == nil) {
-		return failure(cmp.Or(r.Header.Get("Lambda-Runtime-Function-Error-Type"), "Runtime.Unknown"), "%s", body), false, nil
-	}
-	if !isError && rest > 0 {
-		return failure("Function.ResponseSizeTooLarge", "Response payload size (%d bytes) exceeded maximum allowed payload size (%d bytes).", maxPayload+rest, maxPayload), true, nil
-	}
-	line := new(bytes.Buffer)
-	if len(body) == 0 {
-		line.WriteString("null")
-	} else if json.Compact(line, body) != nil {
-		quoted, _ := json.Marshal(string(body)) // a string always marshals
-		line = bytes.NewBuffer(quoted)
-	}
-	return answer{line.Bytes(), isError, time.Now()}, false, nil
 }
 
 // newRequestID returns a version 4 UUID, the form of Lambda's request ids.
