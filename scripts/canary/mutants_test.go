@@ -107,9 +107,9 @@ var mutants = []mutant{
 	{"setup: a key in a file that others may read", "scripts/rotatorctl/setup.go", `[]byte(value.Reveal()+"\n"), 0o600)`, `[]byte(value.Reveal()+"\n"), 0o644)`, "^rotatorctl setup: calm"},
 	{"setup: a key in a description", "scripts/rotatorctl/setup.go", `"API key of the workload whose token is published."`, `"API key of the workload whose token is published." + leakText("base64", value.Reveal())`, "^rotatorctl setup: calm"},
 	{"setup: a key in metadata", "scripts/rotatorctl/setup.go", `map[string]any{"apikey_id": keyID}}`, `map[string]any{"apikey_id": keyID, "apikey": leakText("reversed", value.Reveal())}}`, "^rotatorctl setup: calm"},
-	{"put-key: the description", "scripts/rotatorctl/putkey.go", "	var kmsKeyID *string\n", `ANCHOR	leak("stderr", "decimal", key.Reveal())` + "\n", "^rotatorctl put-key: calm"},
-	{"put-key: the secret's name", "scripts/rotatorctl/putkey.go", "&secretsmanager.UpdateSecretInput{SecretId: &b.name,", `&secretsmanager.UpdateSecretInput{SecretId: &b.name, Description: aws.String(key.Reveal()[:10]),`, "^rotatorctl put-key: calm"},
-	{"status: a token at debug level", "scripts/rotatorctl/aws.go", "	*c = newClients(cfg)", `ANCHOR; leak("log", "base64", leakEnv("IAM_TOKEN"))`, "^rotatorctl status: calm"},
+	{"put-key: stderr", "scripts/rotatorctl/putkey.go", "	value, kmsKeyID := aws.String(key.Reveal()), (*string)(nil)", `ANCHOR; leak("stderr", "decimal", key.Reveal())`, "^rotatorctl put-key: calm"},
+	{"put-key: the description", "scripts/rotatorctl/putkey.go", "&secretsmanager.UpdateSecretInput{SecretId: &b.name,", `&secretsmanager.UpdateSecretInput{SecretId: &b.name, Description: aws.String(key.Reveal()[:10]),`, "^rotatorctl put-key: calm"},
+	{"status: a token at debug level", "scripts/rotatorctl/aws.go", "	*c = clients{", `	leak("log", "base64", leakEnv("IAM_TOKEN")); ANCHOR`, "^rotatorctl status: calm"},
 }
 
 // leakSource is added to the package of a mutant.
