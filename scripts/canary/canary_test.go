@@ -205,6 +205,8 @@ func (s *stage) allowed(p path, name string) []string {
 	return nil
 }
 
+const notWorking = "it does not work, so little is tried"
+
 // connectionKeys are what SSLKEYLOGFILE asks for.
 var connectionKeys = regexp.MustCompile(`(?m)^CLIENT_(RANDOM|\w+_SECRET\w*) [0-9a-f]{32}`)
 
@@ -221,7 +223,7 @@ func attempt(ctx context.Context, p path, t tools) (hits []string, made []operat
 		return nil, nil, fmt.Errorf("%s: %w", p, err)
 	}
 	if p.works() && (parts[0].text != "0" && !s.lambda.answered(2) || s.lambda.asked > 0 && !s.lambda.answered(2)) {
-		hits = append(hits, fmt.Sprintf("%s: it does not work, so little is tried: exit status %s", p, parts[0].text))
+		hits = append(hits, fmt.Sprintf("%s: %s: exit status %s", p, notWorking, parts[0].text))
 	}
 	if p.misplaced != "" { // what was set may name another host
 		parts = slices.DeleteFunc(parts, func(part part) bool { return strings.HasPrefix(part.name, "a connection to ") })

@@ -108,6 +108,7 @@ var (
 	traceLine   = regexp.MustCompile(`^(\w+)\((.*)`)
 	traceString = regexp.MustCompile(`"((?:\\x[0-9a-f]{2})*)"`)
 	traceTarget = regexp.MustCompile(`^\d+<([^>]*)>`)
+	unreadable  = regexp.MustCompile(`^\d+<[^>]*>, 0x[0-9a-f]+, [1-9]`)
 	traceHost   = regexp.MustCompile(`sin6?_port=htons\((\d+)\).*?"([^"]+)"`)
 )
 
@@ -155,6 +156,9 @@ func (s *stage) traced(main int, given []string) (parts []part, files []string) 
 				}
 				if written[target] == nil {
 					written[target] = &strings.Builder{}
+				}
+				if unreadable.MatchString(arguments) { // strace needs the right to: the function's memory is closed to its user
+					parts = append(parts, part{"what strace may not read", s.keys.bootstrap})
 				}
 				for _, text := range stringsOf(arguments) {
 					written[target].WriteString(text)
