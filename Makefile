@@ -31,8 +31,8 @@ RELEASE := $(BUILD) -trimpath
 # The tools' versions and sums are in .ci/tools.mod and .ci/tools.sum.
 TOOL := CGO_ENABLED=0 $(GO) tool -modfile=.ci/tools.mod
 
-# first FILE says, before the first build, how long it takes.
-first = [ -e $(1) ] || echo 'Building; with an empty build cache this takes a minute or two.' >&2
+# first FILE says, before the first build, how long it takes, or that there is no Go.
+first = command -v $(firstword $(GO)) >/dev/null || { echo 'Go is not installed, or not in PATH: https://go.dev/dl' >&2; exit 2; }; [ -e $(1) ] || echo 'Building; with an empty build cache this takes a minute or two.' >&2
 
 .PHONY: help run sandbox aws-sandbox invoke-local doctor examples build-local test check test-go vulncheck conformance \
 	simulate fuzz canary bench build package notice sbom reproducible build-rotatorctl deploy deploy-build invoke status logs destroy clean
@@ -48,15 +48,14 @@ run: build-local ## rotate a token in the sandbox of IBM Cloud and use it
 	@build/local/demo -bin build/local
 
 sandbox: build-local ## serve the sandbox on ADDR=127.0.0.1:8480 until Ctrl-C
-	@echo 'To use it, in another terminal:'
+	@echo 'To use it once it serves, in another terminal:'
 	@echo '  set -a; . build/sandbox.env; set +a'
 	@echo '  build/local/iam-token-rotator -mode check   # or: make invoke-local'
 	@echo '  curl -s $$IAM_URL/_sandbox/requests    # what was asked of it'
-	@build/local/sandbox -addr '$(or $(ADDR),127.0.0.1:8480)' -env build/sandbox.env & pid=$$!; trap 'kill $$pid' INT TERM; wait $$pid; status=$$?; \
-	if kill -0 $$pid 2>/dev/null; then wait $$pid; status=$$?; fi; [ $$status != 0 ] || rm -f build/sandbox.env; exit $$status
+	@exec build/local/sandbox -addr '$(or $(ADDR),127.0.0.1:8480)' -env build/sandbox.env
 
 aws-sandbox: build-local ## serve a sandbox of AWS beside it on ADDR=127.0.0.1:8481, to deploy without an account
-	@echo 'To deploy there, beside `make sandbox`, in a third terminal:'
+	@echo 'To deploy there once it serves, beside `make sandbox`, in a third terminal:'
 	@echo '  set -a; . build/sandbox.env && . build/aws.env && set +a'
 	@echo '  export BOOTSTRAP_SECRET_ARN="$$(printenv SECRETS_MANAGER_APIKEY | build/local/rotatorctl put-key)"'
 	@echo '  make deploy                           # then: make status, invoke MODE=check, logs, destroy'
@@ -68,10 +67,13 @@ invoke-local: build-local ## deliver EVENT=file to the function, against a runni
 	@set -a; . build/sandbox.env; set +a; build/local/invoke -event '$(EVENT)' -- build/local/iam-token-rotator
 
 doctor: build-local ## check all that the rotations of your environment rely on, and say what to do; writes nothing
-	@if [ -n "$$SECRETS_MANAGER_URL" ]; then echo "This is about your environment: SECRETS_MANAGER_URL is set."; \
+	@if [ -n "$$SECRETS_MANAGER_URL" ]; then echo 'This is about your environment: SECRETS_MANAGER_URL is set.'; \
 	elif [ -f build/sandbox.env ]; then \
 		echo 'This is about the sandbox of build/sandbox.env: SECRETS_MANAGER_URL is not set.'; set -a; . build/sandbox.env; set +a; \
-	else echo 'This is about your environment; there is no build/sandbox.env.'; \
+	else echo 'This is about your environment, which has no SECRETS_MANAGER_URL: load build/ibm.env, or start `make sandbox`.'; \
+	fi; \
+	if [ -n "$$BOOTSTRAP_SECRET_ARN" ] && [ -z "$$SECRETS_MANAGER_APIKEY$$SECRETS_MANAGER_APIKEY_ARN$$IAM_PROFILE_NAME$$IAM_PROFILE_ID" ]; then \
+		echo 'The bootstrap key is that of BOOTSTRAP_SECRET_ARN.'; export SECRETS_MANAGER_APIKEY_ARN="$$BOOTSTRAP_SECRET_ARN"; \
 	fi; build/local/iam-token-rotator doctor
 
 examples: build-local ## run jobs in shell and Go through a rotation, and with an expired token
@@ -218,6 +220,7 @@ status: build-rotatorctl ## show when each deployed token expires and how its la
 MINUTES ?= 60
 export MINUTES
 logs: build-rotatorctl ## print what the deployed function's log says (MINUTES=60)
+	@case $$MINUTES in '' | *[!0-9]*) echo 'MINUTES must be a whole number' >&2; exit 2 ;; esac
 	@$(rotatorctl) logs --since="$${MINUTES}m"
 
 destroy: build-rotatorctl ## remove from AWS all that deploy made (YES=1: without asking)

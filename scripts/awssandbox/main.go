@@ -9,9 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -107,9 +105,9 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.addr)
+	listener, err := serving.Listen(ctx, o.addr)
 	if err != nil {
-		return fmt.Errorf("listening: %w", err)
+		return err
 	}
 	moto, err := awstest.StartMoto()
 	if errors.Is(err, awstest.ErrNotInstalled) {
@@ -120,11 +118,10 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	}
 	defer moto.Stop()
 	origin := serving.Origin(listener.Addr(), false)
-	if o.env != "" && o.env != "-" {
-		defer func() { _ = os.Remove(o.env) }()
-	}
+	lines := environment(origin)
+	defer envfile.Withdraw(o.env, lines)
 	if err = moto.MakeBucket(ctx, bucket); err == nil {
-		err = envfile.Publish(o.env, environment(origin), stdout)
+		err = envfile.Publish(o.env, lines, stdout)
 	}
 	if err != nil {
 		return errors.Join(err, listener.Close())

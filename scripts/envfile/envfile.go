@@ -40,6 +40,13 @@ func Publish(file, lines string, stdout io.Writer) error {
 	}
 }
 
+// Withdraw removes a file that Publish wrote, unless another sandbox has written it since.
+func Withdraw(file, lines string) {
+	if content, err := os.ReadFile(file); err == nil && string(content) == lines {
+		_ = os.Remove(file)
+	}
+}
+
 // WriteWhole puts a whole file in place by renaming it: a reader sees all of it or the one before.
 func WriteWhole(path string, content []byte, mode os.FileMode) error {
 	temp, err := WriteTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*", content, mode)

@@ -82,7 +82,7 @@ func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 	flags.StringVar(&o.tlsDir, "tls-dir", "", "serve HTTPS with a certificate of a new CA, and write the CA's to `DIR`/ca.pem")
 	flags.IntVar(&o.rotations, "rotations", 1, "`how many` pairs of key secret and token secret to make")
 	serving.DurationVar(flags, &o.tokenTTL, "token-ttl", maxTokenTTL, "`lifetime` of an access token, 1s to 1h (IBM: 15m to 1h)")
-	flags.StringVar(&o.env, "env", "", "once it listens, write the environment to `FILE`, - for stdout")
+	flags.StringVar(&o.env, "env", "", "once it listens, write the environment to `FILE`, - for stdout; it is removed at the end")
 	return o, serving.Parse(flags, args, usage, examples, stdout, func() error {
 		var errs []error
 		var err error
@@ -166,9 +166,9 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 			return err
 		}
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.addr)
+	listener, err := serving.Listen(ctx, o.addr)
 	if err != nil {
-		return fmt.Errorf("listening: %w", err)
+		return err
 	}
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: o.rotations, TokenTTL: o.tokenTTL, Host: o.host})
 	origin := serving.Origin(listener.Addr(), certificates != nil)
@@ -179,12 +179,17 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if o.env == "-" && rotationsFile != "" {
 		defer func() { _ = os.Remove(rotationsFile) }()
 	}
+	lines := environment(cloud, origin, rotationsFile)
+	if _, missing := os.Lstat(o.env); missing == nil {
+		_, _ = fmt.Fprintf(stderr, "sandbox: %s exists, from another sandbox or one that was killed: it now describes this one\n", o.env)
+	}
 	if err == nil {
-		err = envfile.Publish(o.env, environment(cloud, origin, rotationsFile), stdout)
+		err = envfile.Publish(o.env, lines, stdout)
 	}
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	defer envfile.Withdraw(o.env, lines)
 	_, _ = fmt.Fprintf(stderr, "sandbox: serving IBM Cloud on %s%s\n", origin, others(listener.Addr()))
 	return serving.Until(ctx, &http.Server{Handler: cloud, TLSConfig: certificates}, listener, stderr)
 }

@@ -136,8 +136,35 @@ func TestServesUntilStopped(t *testing.T) {
 	if _, err := net.Dial("tcp", strings.TrimPrefix(origin, "http://")); err == nil {
 		t.Error("stopped: it still listens")
 	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(file), "*")); len(left) != 1 {
-		t.Errorf("left behind: got %v, want the environment file only", left)
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(file), "*")); len(left) != 0 {
+		t.Errorf("left behind: got %v, want nothing", left)
+	}
+}
+
+// Two sandboxes may be given one environment file. It describes the later one for as long as that runs.
+func TestEndingLeavesAnotherSandboxesEnvironment(t *testing.T) {
+	_, file, stop := start(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	exit := make(chan int, 1)
+	go func() { exit <- run(ctx, []string{"-addr", "127.0.0.1:0", "-env", file}, io.Discard, &stderr) }()
+	var after []byte
+	for after = before; bytes.Equal(after, before); time.Sleep(time.Millisecond) {
+		if after, err = os.ReadFile(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	if left, err := os.ReadFile(file); !bytes.Equal(left, after) {
+		t.Errorf("the first one ended: got %q, %v; want the file of the second one", left, err)
+	}
+	cancel()
+	if code := <-exit; code != serving.ExitOK || !strings.Contains(stderr.String(), "it now describes this one") {
+		t.Errorf("the second one: got exit code %d and %q, want 0 and a note", code, stderr.String())
 	}
 }
 
@@ -325,7 +352,7 @@ func TestRefusals(t *testing.T) {
 		"-addr 192.0.2.1:8480":              {2, "-addr must be on loopback"},
 		"-env=":                             {2, "-env must not be empty"},
 		"-tls-dir=":                         {2, "-tls-dir must not be empty"},
-		"-addr " + taken.Addr().String():    {1, "address already in use"},
+		"-addr " + taken.Addr().String():    {1, "address already in use: stop what listens there, or choose another port: -addr, ADDR of make"},
 		"-addr 127.0.0.1:0 -env " + missing: {1, "missing"},
 		"-addr 127.0.0.1:0 -rotations 2 -env " + missing: {1, "missing"},
 		"-addr 127.0.0.1:0 -tls-dir " + os.Args[0]:       {1, "-tls-dir"},

@@ -110,6 +110,17 @@ func End(stderr io.Writer, name string, err error) int {
 	return ExitError
 }
 
+// Listen listens on addr.
+func Listen(ctx context.Context, addr string) (net.Listener, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("listening: %w: stop what listens there, or choose another port: -addr, ADDR of make", err)
+	} else if err != nil {
+		return nil, fmt.Errorf("listening: %w", err)
+	}
+	return listener, nil
+}
+
 // Origin is the origin that a client on this machine uses. A listener on every address is reached on
 // the loopback one.
 func Origin(addr net.Addr, secure bool) string {

@@ -139,7 +139,7 @@ func StartMoto() (*Moto, error) {
 
 // listening waits until moto prints that it listens. When it ends instead, its last words are the reason.
 func listening(printed io.Reader) error {
-	var last string
+	last := "it ended and printed nothing: run moto_server yourself to see why"
 	for lines := bufio.NewScanner(printed); lines.Scan(); last = lines.Text() {
 		if strings.Contains(lines.Text(), "Running on ") {
 			return nil
