@@ -2,6 +2,7 @@ package ibmcloud
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"reflect"
 	"strings"
@@ -153,7 +154,11 @@ func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef
 		notFound: noTokenSecret,
 		locked:   tokenSecretLocked,
 	}, func(ctx context.Context) (sm.SecretVersionMetadataIntf, *core.DetailedResponse, error) {
-		return s.sdk.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{SecretID: &ref.ID, ID: &current})
+		version, response, err := s.sdk.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{SecretID: &ref.ID, ID: &current})
+		if _, got := withAnswer(ctx); err != nil && got.status == http.StatusOK {
+			version, err = withoutCustomMetadata(got.body)
+		}
+		return version, response, err
 	})
 	if err != nil {
 		return rotation.CurrentVersion{}, err
@@ -169,6 +174,18 @@ func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef
 	default:
 		return rotation.CurrentVersion{}, misconfigured("the token secret's type cannot hold a token: use arbitrary or kv")
 	}
+}
+
+// withoutCustomMetadata reads a version as the SDK does, but for what others may edit: it
+// must not make the rest unreadable, a number that is too large say.
+func withoutCustomMetadata(body []byte) (version sm.SecretVersionMetadataIntf, err error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(body, &fields); err != nil {
+		return nil, err
+	}
+	delete(fields, "version_custom_metadata")
+	err = core.UnmarshalModel(fields, "", &version, sm.UnmarshalSecretVersionMetadata)
+	return version, err
 }
 
 // storedVersion is a version as the service describes it.
@@ -197,6 +214,9 @@ func (s *SecretsManager) currentVersion(ctx context.Context, ref rotation.TokenR
 	}
 	if err := s.checkNoKey(ctx, ref, version); err != nil {
 		return rotation.CurrentVersion{}, err
+	}
+	if version.secretID != "" && !strings.EqualFold(version.secretID, ref.ID) {
+		return rotation.CurrentVersion{}, unusable("the answer is about another secret: is there a proxy in between?")
 	}
 	metadata, err := iamtoken.ParseMetadata(version.metadata)
 	if err != nil {

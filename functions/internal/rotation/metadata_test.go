@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -146,6 +147,71 @@ func TestMetadataIsTrustedOnlyAsFarAsItMay(t *testing.T) {
 			})
 		})
 	}
+}
+
+// lookAnswer is an answer about the stored version, with an hour left, in which some
+// fields are of another kind.
+func (fx *fixture) lookAnswer(replaced ...string) string {
+	fields := map[string]json.RawMessage{
+		"id": json.RawMessage(`"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4"`), "secret_id": json.RawMessage(`"` + fx.one.Token.ID + `"`),
+		"secret_type": json.RawMessage(`"arbitrary"`), "created_at": json.RawMessage(`"` + time.Now().UTC().Format(time.RFC3339) + `"`),
+		"version_custom_metadata": json.RawMessage(`{"expiration":` + unixIn(time.Hour) + `}`),
+	}
+	for i := 0; i < len(replaced); i += 2 {
+		fields[replaced[i]] = json.RawMessage(replaced[i+1])
+	}
+	encoded, err := json.Marshal(fields)
+	if err != nil {
+		fx.t.Fatal(err)
+	}
+	return string(encoded)
+}
+
+func TestMetadataThatNobodyCanReadStopsNothing(t *testing.T) {
+	for _, metadata := range []string{`[1]`, `"x"`, `7`, `true`, `1e999`, `{"expiration":1e999}`, `{"x":{"y":[-1e999]},"expiration":` + unixIn(time.Hour) + `}`} {
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 200, Body: fx.lookAnswer("version_custom_metadata", metadata)})
+			if result := fx.run(rotation.ModeEnsure); result.Outcome != rotation.Rotated {
+				t.Errorf("%s: got %s (%v), want it to count as none", metadata, result.Outcome, result.Error)
+			}
+		})
+	}
+}
+
+func TestAnAnswerAboutAnotherSecretIsNotUsed(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{Rotations: 2}, func(fx *fixture) {
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 200, Body: fx.lookAnswer("secret_id", `"`+fx.all[1].Token.ID+`"`)})
+		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepLook, rotation.Unavailable)
+	})
+}
+
+// Without a Date nothing else says that a version of the future is none: its token would
+// pass for a fresh one for ever.
+func TestAVersionOfTheFutureIsNotTrusted(t *testing.T) {
+	for _, metadata := range []string{`{"expiration":9999999999}`, `{"expiration":9999999999,"iam_id":"iam-ServiceId-else"}`} {
+		for _, mode := range []rotation.Mode{rotation.ModeEnsure, rotation.ModeRotate} {
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 200, Headers: map[string]string{"Date": ""},
+					Body: fx.lookAnswer("created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata", metadata)})
+				result := fx.run(mode)
+				if fx.wantOutcome(result, rotation.Rotated); len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "2286") {
+					t.Errorf("got warnings %q, want one on the future", result.Warnings)
+				}
+			})
+		}
+	}
+}
+
+// A metric of a gap since 1970 hides every other.
+func TestAGapIsNoLongerThanTheVersionIsOld(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotate()
+		fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", map[string]any{"expiration": 1})
+		time.Sleep(10 * time.Minute)
+		if margin := fx.rotate().MarginSeconds; margin == nil || *margin != -600 {
+			t.Errorf("got a margin of %v, want -600", margin)
+		}
+	})
 }
 
 // dated is the Date header of a clock that is off.

@@ -90,11 +90,16 @@ func (p *pass) readMetadata(ctx context.Context) (CurrentVersion, error) {
 	if err != nil {
 		return CurrentVersion{}, at(StepLook, err)
 	}
+	p.setClock(current.Clock)
+	if p.isFarAhead(current.CreatedAt) {
+		// Its token would never expire.
+		p.warn("the stored version was made on %s, which is in the future: its metadata does not count", current.CreatedAt.UTC().Format(time.DateOnly))
+		current.CreatedAt = time.Time{}
+	}
 	if p.first == nil {
 		p.first = &current
 	}
 	p.current = &current
-	p.setClock(current.Clock)
 	return current, nil
 }
 
@@ -144,8 +149,8 @@ func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResp
 	if err != nil {
 		return CurrentVersion{}, at(StepSave, err)
 	}
-	if made.CreatedAt.IsZero() {
-		made.CreatedAt = p.wallClock()
+	if made.CreatedAt.IsZero() || p.isFarAhead(made.CreatedAt) {
+		made.CreatedAt = p.ibmClock()
 	}
 	saved := CurrentVersion{VersionID: made.VersionID, SecretType: current.SecretType, CreatedAt: made.CreatedAt, Metadata: metadata}
 	p.current = &saved
@@ -325,6 +330,10 @@ func (p *pass) setClock(clock Clock) {
 
 // ibmClock is the time by IBM's clock, as far as its answers have shown.
 func (p *pass) ibmClock() time.Time { return p.wallClock().Add(p.skew) }
+
+// isFarAhead reports whether a time is further ahead than a wrong clock of this machine
+// may explain, where no answer has a Date.
+func (p *pass) isFarAhead(at time.Time) bool { return at.Sub(p.ibmClock()) > iamtoken.MaxLife }
 
 type wallDeadlineKey struct{}
 

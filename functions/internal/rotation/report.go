@@ -42,12 +42,12 @@ func (p *pass) result(outcome Outcome, current CurrentVersion) Result {
 		TransactionID: p.txID,
 	}
 	now := p.ibmClock()
-	if expires := current.ExpiresAt(); !expires.IsZero() {
+	if expires := expiryOf(current); !expires.IsZero() {
 		expires = expires.UTC().Truncate(time.Second)
 		result.ExpiresAt = &expires
 		result.SecondsRemaining = wholeSeconds(min(expires.Sub(now), current.Lifetime()))
 	}
-	if old := p.replaced.ExpiresAt(); outcome == Rotated && !old.IsZero() {
+	if old := expiryOf(p.replaced); outcome == Rotated && !old.IsZero() {
 		result.MarginSeconds = wholeSeconds(old.Sub(current.CreatedAt))
 	}
 	if at := p.BootstrapExpiresAt; !at.IsZero() && at.Sub(now) < KeyExpiryNotice {
@@ -58,6 +58,16 @@ func (p *pass) result(outcome Outcome, current CurrentVersion) Result {
 		result.Warnings = append(result.Warnings, fmt.Sprintf("the bootstrap API key %s %s, by BOOTSTRAP_EXPIRES_AT: replace both", state, at.UTC().Format(time.RFC3339)))
 	}
 	return result
+}
+
+// expiryOf is when the token of a version expires, not before the version was made: it
+// was saved while it was valid, and a gap since 1970 would hide all others of a metric.
+func expiryOf(version CurrentVersion) time.Time {
+	expires := version.ExpiresAt()
+	if !expires.IsZero() && expires.Before(version.CreatedAt) {
+		return version.CreatedAt
+	}
+	return expires
 }
 
 // failed describes a failure and, if the metadata was read, the token that is still stored.

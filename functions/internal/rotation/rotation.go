@@ -133,7 +133,7 @@ type CurrentVersion struct {
 
 // ExpiresAt is when the stored token expires, as far as that may be trusted;
 // zero when it is not known.
-func (s CurrentVersion) ExpiresAt() time.Time { return s.Metadata.ExpiresAt(s.CreatedAt) }
+func (v CurrentVersion) ExpiresAt() time.Time { return v.Metadata.ExpiresAt(v.CreatedAt) }
 
 // Lifetime is the most that the stored token can ever have left: what it was issued
 // with, as far as the metadata may be trusted.
