@@ -3,6 +3,7 @@ package ibmcloudtest_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"strings"
 	"testing"
@@ -15,9 +16,7 @@ import (
 func newKeyBody(t *testing.T, cloud *ibmcloudtest.Cloud, more map[string]any) string {
 	t.Helper()
 	body := map[string]any{"name": "k", "iam_id": cloud.Rotations()[0].IAMID, "account_id": cloud.AccountID(), "store_value": false}
-	for field, value := range more {
-		body[field] = value
-	}
+	maps.Copy(body, more)
 	raw, err := json.Marshal(body)
 	if err != nil {
 		t.Fatal(err)
@@ -41,21 +40,15 @@ func TestAPIKeyLivesAndDies(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", field, got, want)
 		}
 	}
-	if got := c.exchange(value); got != 400 {
-		t.Errorf("a key made this moment: got %d, want 400, for IAM does not know it yet", got)
-	}
+	c.wantExchange(400, value, "a key made this moment: for IAM does not know it yet")
 	clock.advance(2 * time.Second)
-	if got := c.exchange(value); got != 200 {
-		t.Errorf("a key made two seconds ago: got %d, want 200", got)
-	}
+	c.wantExchange(200, value, "a key made two seconds ago")
 	if got := c.want(200, admin, "GET", "/v1/apikeys/"+id, "").at("apikey"); got != "" {
 		t.Error("the value can be read again without store_value")
 	}
 
 	clock.advance(48 * time.Hour)
-	if got := c.exchange(value); got != 400 {
-		t.Errorf("an expired key: got %d, want 400", got)
-	}
+	c.wantExchange(400, value, "an expired key")
 	admin = c.token(cloud.AdminAPIKey())
 	c.want(204, admin, "DELETE", "/v1/apikeys/"+id, "")
 	c.want(404, admin, "DELETE", "/v1/apikeys/"+id, "")
@@ -68,13 +61,9 @@ func TestDeletedAPIKeyIsUnknown(t *testing.T) {
 	if got := c.want(200, admin, "GET", path, "").at("apikey"); got != made.at("apikey") {
 		t.Error("store_value: the value cannot be read again")
 	}
-	if got := c.exchange(made.at("apikey")); got != 200 {
-		t.Fatalf("the new key: got %d, want 200", got)
-	}
+	c.wantExchange(200, made.at("apikey"), "the new key")
 	c.want(204, admin, "DELETE", path, "")
-	if got := c.exchange(made.at("apikey")); got != 400 {
-		t.Errorf("the deleted key: got %d, want 400", got)
-	}
+	c.wantExchange(400, made.at("apikey"), "the deleted key")
 }
 
 func TestAPIKeyIsUpdatedByTag(t *testing.T) {
@@ -183,11 +172,13 @@ func TestAKeysDetailsAreForItsOwnerAndTheAdmin(t *testing.T) {
 	}
 }
 
-// exchange exchanges a key and returns the answer's status.
-func (c client) exchange(key any) int {
+// wantExchange exchanges a key and checks the answer's status.
+func (c client) wantExchange(status int, key any, when string) {
 	c.t.Helper()
 	text, _ := key.(string)
-	return c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {text}}).status
+	if got := c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {text}}); got.status != status {
+		c.t.Errorf("%s: got %d %s, want %d", when, got.status, got.raw, status)
+	}
 }
 
 func TestIAMCredentialsWithReuse(t *testing.T) {
@@ -196,21 +187,15 @@ func TestIAMCredentialsWithReuse(t *testing.T) {
 	path := "/api/v2/secrets/" + c.want(201, admin, "POST", "/api/v2/secrets",
 		`{"secret_type":"iam_credentials","name":"minted","ttl":"24h","reuse_api_key":true}`).at("id").(string)
 	key := c.want(200, admin, "GET", path, "").at("api_key")
-	if status := c.exchange(key); status != 400 {
-		t.Errorf("at once: got %d, want 400: IAM takes 2 s to know a new key", status)
-	}
+	c.wantExchange(400, key, "at once: IAM takes 2 s to know a new key")
 	now.advance(2 * time.Second)
-	if status := c.exchange(key); status != 200 {
-		t.Errorf("after 2 s: got %d, want 200", status)
-	}
+	c.wantExchange(200, key, "after 2 s")
 	if again := c.want(200, admin, "GET", path, "").at("api_key"); again != key {
 		t.Error("second read: got another key, want the same")
 	}
 	c.want(201, admin, "POST", path+"/versions", "{}")
 	c.want(201, admin, "POST", path+"/versions", "{}")
-	if status := c.exchange(key); status != 400 {
-		t.Errorf("two versions later: got %d, want 400: the key is deleted", status)
-	}
+	c.wantExchange(400, key, "two versions later: the key is deleted")
 }
 
 func TestIAMCredentialsWithoutReuse(t *testing.T) {
@@ -223,20 +208,12 @@ func TestIAMCredentialsWithoutReuse(t *testing.T) {
 	if first.at("reuse_api_key") != false || first.at("service_id") != owner[len("iam-"):] {
 		t.Errorf("got %s, want reuse_api_key false and the owner's service id", first.raw)
 	}
-	if status := c.exchange(first.at("api_key")); status != 200 {
-		t.Errorf("first key: got %d, want 200", status)
-	}
+	c.wantExchange(200, first.at("api_key"), "first key")
 	c.want(200, admin, "GET", path+"/metadata", "")
-	if status := c.exchange(first.at("api_key")); status != 200 {
-		t.Errorf("after reading metadata: got %d, want 200", status)
-	}
+	c.wantExchange(200, first.at("api_key"), "after reading metadata")
 	second := c.want(200, admin, "GET", path+"/versions/current", "")
-	if status := c.exchange(first.at("api_key")); status != 400 {
-		t.Errorf("after the next read: got %d, want 400: it killed the key before", status)
-	}
-	if status := c.exchange(second.at("api_key")); status != 200 {
-		t.Errorf("second key: got %d, want 200", status)
-	}
+	c.wantExchange(400, first.at("api_key"), "after the next read: it killed the key before")
+	c.wantExchange(200, second.at("api_key"), "second key")
 	cloud.MustLock(id, "current", "job")
 	c.want(412, admin, "GET", path, "")
 }
@@ -247,13 +224,12 @@ func TestServiceCredentials(t *testing.T) {
 		`{"secret_type":"service_credentials","name":"creds","source_service":{"instance":{"crn":"crn:v1:x"}}}`)
 	path := "/api/v2/secrets/" + created.at("id").(string)
 	got := c.want(200, admin, "GET", path, "")
-	if status := c.exchange(got.at("credentials", "apikey")); status != 200 || got.at("source_service", "instance", "crn") != "crn:v1:x" {
-		t.Errorf("got %d %s, want a working key and the source", status, got.raw)
+	c.wantExchange(200, got.at("credentials", "apikey"), "the key")
+	if got.at("source_service", "instance", "crn") != "crn:v1:x" {
+		t.Errorf("got %s, want the source", got.raw)
 	}
 	c.want(204, admin, "DELETE", path, "")
-	if status := c.exchange(got.at("credentials", "apikey")); status != 400 {
-		t.Errorf("after deletion: got %d, want 400: the key goes with its secret", status)
-	}
+	c.wantExchange(400, got.at("credentials", "apikey"), "after deletion: the key goes with its secret")
 }
 
 func TestMintingRules(t *testing.T) {

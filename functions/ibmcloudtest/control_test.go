@@ -91,6 +91,8 @@ func TestTheControlInterfaceAnswersThisMachineAlone(t *testing.T) {
 		"DELETE http://evil.example/_sandbox/faults":     403,
 		"POST /_sandbox/faults":                          400, // no body
 		"OPTIONS /_sandbox/faults":                       405,
+		"DELETE /_sandbox/settings":                      405,
+		"DELETE /_sandbox/other":                         404,
 		"GET //_sandbox/faults":                          404,
 		"GET /identity/../_sandbox/faults":               404,
 		"GET http://user@127.0.0.1:8480/_sandbox/faults": 200,

@@ -51,9 +51,7 @@ func TestFaultCounts(t *testing.T) {
 			cloud, c := newCloud(t, ibmcloudtest.Options{})
 			token := c.token(cloud.Rotations()[0].APIKey)
 			for _, f := range test.faults {
-				if err := cloud.AddFault(f); err != nil {
-					t.Fatal(err)
-				}
+				addFault(t, cloud, f)
 			}
 			if got := targetStatuses(c, token, 4); !slices.Equal(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
@@ -65,8 +63,8 @@ func TestFaultCounts(t *testing.T) {
 func TestUsedUpFaultsAreGone(t *testing.T) {
 	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	token := c.token(cloud.Rotations()[0].APIKey)
-	_ = cloud.AddFault(ibmcloudtest.Fault{Op: "*", Times: 1, Status: 500})
-	_ = cloud.AddFault(ibmcloudtest.Fault{Op: "*", Skip: 1, Times: 3, Status: 502})
+	addFault(t, cloud, ibmcloudtest.Fault{Op: "*", Times: 1, Status: 500})
+	addFault(t, cloud, ibmcloudtest.Fault{Op: "*", Skip: 1, Times: 3, Status: 502})
 	targetStatuses(c, token, 3)
 	if got := cloud.Faults(); len(got) != 1 || got[0].Status != 502 || got[0].Skip != 0 || got[0].Times != 2 {
 		t.Errorf("got %+v, want the second with 2 times left", got)
@@ -80,9 +78,7 @@ func TestUsedUpFaultsAreGone(t *testing.T) {
 // TestFaultsByKeyOwner: at IAM the identity is whose key or profile the request bears.
 func TestFaultsByKeyOwner(t *testing.T) {
 	cloud, c := newCloud(t, ibmcloudtest.Options{})
-	if err := cloud.AddFault(ibmcloudtest.Fault{Op: "iam.token", Identity: "bootstrap", Status: 503}); err != nil {
-		t.Fatal(err)
-	}
+	addFault(t, cloud, ibmcloudtest.Fault{Op: "iam.token", Identity: "bootstrap", Status: 503})
 	for name, test := range map[string]struct {
 		form url.Values
 		want int
@@ -114,9 +110,7 @@ func TestFaultAnswers(t *testing.T) {
 		{ibmcloudtest.Fault{Headers: map[string]string{"x-test": "2"}}, 200, "targets", "application/json", "2"},
 	} {
 		test.fault.Op, test.fault.Times = "targets.list", 1
-		if err := cloud.AddFault(test.fault); err != nil {
-			t.Fatal(err)
-		}
+		addFault(t, cloud, test.fault)
 		got := c.do(token, "GET", "/v3/targets", "")
 		isReal := test.body == "targets" && got.at("targets", 0, "target_type") == "cloud_logs"
 		if got.status != test.status || got.raw != test.body && !isReal ||
@@ -209,15 +203,6 @@ func TestSettingsOverHTTP(t *testing.T) {
 	}
 }
 
-func TestControlPaths(t *testing.T) {
-	c := inProcess(t, ibmcloudtest.New(ibmcloudtest.Options{}))
-	for path, want := range map[string]int{"/_sandbox": 404, "/_sandbox/": 404, "/_sandbox/other": 404, "/_sandbox/settings": 405} {
-		if got := c.send(c.request("DELETE", path, "")); got.status != want {
-			t.Errorf("DELETE %s: got %d, want %d", path, got.status, want)
-		}
-	}
-}
-
 func TestRequestLog(t *testing.T) {
 	now := newClock()
 	cloud, c := newCloud(t, ibmcloudtest.Options{Now: now.Now})
@@ -261,52 +246,32 @@ func TestRequestLogKeepsTheNewest(t *testing.T) {
 	}
 }
 
-// TestDrops: before, nothing is done; after, the work is done and its answer lost.
-func TestDrops(t *testing.T) {
-	for drop, wantVersions := range map[string]int{ibmcloudtest.DropBefore: 1, ibmcloudtest.DropAfter: 2} {
-		cloud, c := newCloud(t, ibmcloudtest.Options{})
-		token := c.token(cloud.BootstrapAPIKey())
-		id := cloud.Rotations()[0].TokenSecret
-		if err := cloud.AddFault(ibmcloudtest.Fault{Op: "versions.create", Drop: drop}); err != nil {
-			t.Fatal(err)
-		}
-		_, err := c.http.Do(c.request("POST", "/api/v2/secrets/"+id+"/versions", `{"payload":"x"}`, "Authorization", "Bearer "+token))
-		if !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("%s: got %v, want a reset connection", drop, err)
-		}
-		if got := len(cloud.MustVersions(id)); got != wantVersions {
-			t.Errorf("%s: got %d versions, want %d", drop, got, wantVersions)
-		}
-		requests := cloud.Requests()
-		if last := requests[len(requests)-1]; last.Status != 0 || last.Op != "versions.create" || last.Identity != "bootstrap" {
-			t.Errorf("%s: logged %+v, want status 0", drop, last)
-		}
-	}
-}
-
-func TestDelays(t *testing.T) {
+// TestDropsAndDelays: dropped before, nothing is done; after, the work is done and its answer lost.
+func TestDropsAndDelays(t *testing.T) {
+	const late = 30 * time.Second
 	for _, test := range []struct {
 		fault        ibmcloudtest.Fault
 		patience     time.Duration
 		wantElapsed  time.Duration
 		wantErr      error
 		wantVersions int
+		wantLogged   int // the status
 	}{
-		{ibmcloudtest.Fault{}, time.Hour, 30 * time.Second, nil, 2},
-		{ibmcloudtest.Fault{}, 10 * time.Second, 10 * time.Second, context.DeadlineExceeded, 1},
-		{ibmcloudtest.Fault{Status: 503}, time.Hour, 30 * time.Second, nil, 1},
-		{ibmcloudtest.Fault{Drop: "before"}, time.Hour, 30 * time.Second, syscall.ECONNRESET, 1},
-		{ibmcloudtest.Fault{Drop: "after"}, time.Hour, 30 * time.Second, syscall.ECONNRESET, 2},
-		{ibmcloudtest.Fault{Drop: "after"}, 10 * time.Second, 10 * time.Second, context.DeadlineExceeded, 2},
+		{ibmcloudtest.Fault{Drop: "before"}, time.Hour, 0, syscall.ECONNRESET, 1, 0},
+		{ibmcloudtest.Fault{Drop: "after"}, time.Hour, 0, syscall.ECONNRESET, 2, 0},
+		{ibmcloudtest.Fault{Delay: late}, time.Hour, late, nil, 2, 201},
+		{ibmcloudtest.Fault{Delay: late}, 10 * time.Second, 10 * time.Second, context.DeadlineExceeded, 1, 0},
+		{ibmcloudtest.Fault{Delay: late, Status: 503}, time.Hour, late, nil, 1, 503},
+		{ibmcloudtest.Fault{Delay: late, Drop: "before"}, time.Hour, late, syscall.ECONNRESET, 1, 0},
+		{ibmcloudtest.Fault{Delay: late, Drop: "after"}, time.Hour, late, syscall.ECONNRESET, 2, 0},
+		{ibmcloudtest.Fault{Delay: late, Drop: "after"}, 10 * time.Second, 10 * time.Second, context.DeadlineExceeded, 2, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			cloud, c := newCloud(t, ibmcloudtest.Options{})
 			token := c.token(cloud.BootstrapAPIKey())
 			id := cloud.Rotations()[0].TokenSecret
-			test.fault.Op, test.fault.Delay = "versions.create", 30*time.Second
-			if err := cloud.AddFault(test.fault); err != nil {
-				t.Fatal(err)
-			}
+			test.fault.Op = "versions.create"
+			addFault(t, cloud, test.fault)
 			ctx, cancel := context.WithTimeout(t.Context(), test.patience)
 			defer cancel()
 			began := time.Now()
@@ -319,6 +284,10 @@ func TestDelays(t *testing.T) {
 			}
 			if got := len(cloud.MustVersions(id)); got != test.wantVersions {
 				t.Errorf("%+v: got %d versions, want %d", test.fault, got, test.wantVersions)
+			}
+			requests := cloud.Requests()
+			if last := requests[len(requests)-1]; last.Status != test.wantLogged || last.Op != "versions.create" || last.Identity != "bootstrap" {
+				t.Errorf("%+v: logged %+v, want status %d", test.fault, last, test.wantLogged)
 			}
 		})
 	}

@@ -11,14 +11,6 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// newAdmin returns a cloud, a client and an admin's token.
-func newAdmin(t *testing.T, o ibmcloudtest.Options) (*ibmcloudtest.Cloud, client, string) {
-	t.Helper()
-	cloud := ibmcloudtest.New(o)
-	c := inProcess(t, cloud)
-	return cloud, c, c.token(cloud.AdminAPIKey())
-}
-
 func TestCreateAndReadASecret(t *testing.T) {
 	now := newClock()
 	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{Now: now.Now})

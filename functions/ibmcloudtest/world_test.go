@@ -63,6 +63,13 @@ func newCloud(t *testing.T, o ibmcloudtest.Options) (*ibmcloudtest.Cloud, client
 	return cloud, inProcess(t, cloud)
 }
 
+// newAdmin is newCloud with an admin's token.
+func newAdmin(t *testing.T, o ibmcloudtest.Options) (*ibmcloudtest.Cloud, client, string) {
+	t.Helper()
+	cloud, c := newCloud(t, o)
+	return cloud, c, c.token(cloud.AdminAPIKey())
+}
+
 // send sends a request and decodes its answer.
 func (c client) send(r *http.Request) answer {
 	c.t.Helper()
@@ -134,6 +141,13 @@ func (c client) token(key string) string {
 		c.t.Fatalf("exchanging a key: got %d %s, want a token", got.status, got.raw)
 	}
 	return token
+}
+
+func addFault(t *testing.T, cloud *ibmcloudtest.Cloud, f ibmcloudtest.Fault) {
+	t.Helper()
+	if err := cloud.AddFault(f); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A clock stands still until it is moved.
