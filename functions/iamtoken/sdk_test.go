@@ -46,9 +46,7 @@ func TestIBMsLogsRoutingClientGetsPastA401(t *testing.T) {
 		t.Fatal(err)
 	}
 	publish(cloud, time.Hour-time.Minute)
-	if err := cloud.AddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: http.StatusUnauthorized, Times: 1}); err != nil {
-		t.Fatal(err)
-	}
+	cloud.MustAddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: http.StatusUnauthorized, Times: 1})
 	if _, response, err := service.ListTargets(service.NewListTargetsOptions()); err != nil {
 		t.Errorf("got %v (%v), want 200 with the new token", err, response)
 	}

@@ -51,7 +51,7 @@ func TestFaultCounts(t *testing.T) {
 			cloud, c := newCloud(t, ibmcloudtest.Options{})
 			token := c.token(cloud.Rotations()[0].APIKey)
 			for _, f := range test.faults {
-				addFault(t, cloud, f)
+				cloud.MustAddFault(f)
 			}
 			if got := targetStatuses(c, token, 4); !slices.Equal(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
@@ -63,8 +63,8 @@ func TestFaultCounts(t *testing.T) {
 func TestUsedUpFaultsAreGone(t *testing.T) {
 	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	token := c.token(cloud.Rotations()[0].APIKey)
-	addFault(t, cloud, ibmcloudtest.Fault{Op: "*", Times: 1, Status: 500})
-	addFault(t, cloud, ibmcloudtest.Fault{Op: "*", Skip: 1, Times: 3, Status: 502})
+	cloud.MustAddFault(ibmcloudtest.Fault{Op: "*", Times: 1, Status: 500})
+	cloud.MustAddFault(ibmcloudtest.Fault{Op: "*", Skip: 1, Times: 3, Status: 502})
 	targetStatuses(c, token, 3)
 	if got := cloud.Faults(); len(got) != 1 || got[0].Status != 502 || got[0].Skip != 0 || got[0].Times != 2 {
 		t.Errorf("got %+v, want the second with 2 times left", got)
@@ -78,7 +78,7 @@ func TestUsedUpFaultsAreGone(t *testing.T) {
 // TestFaultsByKeyOwner: at IAM the identity is whose key or profile the request bears.
 func TestFaultsByKeyOwner(t *testing.T) {
 	cloud, c := newCloud(t, ibmcloudtest.Options{})
-	addFault(t, cloud, ibmcloudtest.Fault{Op: "iam.token", Identity: "bootstrap", Status: 503})
+	cloud.MustAddFault(ibmcloudtest.Fault{Op: "iam.token", Identity: "bootstrap", Status: 503})
 	for name, test := range map[string]struct {
 		form url.Values
 		want int
@@ -110,7 +110,7 @@ func TestFaultAnswers(t *testing.T) {
 		{ibmcloudtest.Fault{Headers: map[string]string{"x-test": "2"}}, 200, "targets", "application/json", "2"},
 	} {
 		test.fault.Op, test.fault.Times = "targets.list", 1
-		addFault(t, cloud, test.fault)
+		cloud.MustAddFault(test.fault)
 		got := c.do(token, "GET", "/v3/targets", "")
 		isReal := test.body == "targets" && got.at("targets", 0, "target_type") == "cloud_logs"
 		if got.status != test.status || got.raw != test.body && !isReal ||
@@ -271,7 +271,7 @@ func TestDropsAndDelays(t *testing.T) {
 			token := c.token(cloud.BootstrapAPIKey())
 			id := cloud.Rotations()[0].TokenSecret
 			test.fault.Op = "versions.create"
-			addFault(t, cloud, test.fault)
+			cloud.MustAddFault(test.fault)
 			ctx, cancel := context.WithTimeout(t.Context(), test.patience)
 			defer cancel()
 			began := time.Now()

@@ -77,6 +77,24 @@ func (c *Cloud) MustUnlock(secretID string) {
 	}
 }
 
+// MustAddFault is AddFault, of a fault that is allowed.
+func (c *Cloud) MustAddFault(f Fault) {
+	err := c.AddFault(f)
+	must(err == nil, "%v", err)
+}
+
+// CountRequests counts the requests to an operation that are in the request log, those of one identity unless that is
+// empty.
+func (c *Cloud) CountRequests(op, identity string) int {
+	count := 0
+	for _, r := range c.Requests() {
+		if r.Op == op && (identity == "" || r.Identity == identity) {
+			count++
+		}
+	}
+	return count
+}
+
 // MustDeleteSecret deletes a secret, locked or not.
 func (c *Cloud) MustDeleteSecret(secretID string) {
 	c.mu.Lock()

@@ -43,11 +43,11 @@ func TestOverSockets(t *testing.T) {
 		if got := c.want(204, admin, "DELETE", "/api/v2/secrets/"+other, ""); got.header.Get("Content-Type") != "" {
 			t.Errorf("http2 %t: 204 has Content-Type %q", http2, got.header.Get("Content-Type"))
 		}
-		_ = cloud.AddFault(ibmcloudtest.Fault{Op: "versions.create", Times: 1, Status: 503})
+		cloud.MustAddFault(ibmcloudtest.Fault{Op: "versions.create", Times: 1, Status: 503})
 		if got := c.want(503, bootstrap, "POST", "/api/v2/secrets/"+id+"/versions", `{}`); got.raw != "" || got.header.Get("Content-Type") != "" {
 			t.Errorf("http2 %t: empty fault: got %q, Content-Type %q", http2, got.raw, got.header.Get("Content-Type"))
 		}
-		_ = cloud.AddFault(ibmcloudtest.Fault{Op: "versions.create", Times: 1, Drop: "after"})
+		cloud.MustAddFault(ibmcloudtest.Fault{Op: "versions.create", Times: 1, Drop: "after"})
 		response, err := c.http.Do(c.request("POST", "/api/v2/secrets/"+id+"/versions", `{"payload":"y"}`, "Authorization", "Bearer "+bootstrap))
 		if err == nil {
 			response.Body.Close()
@@ -72,7 +72,7 @@ func TestLeavingCallerEndsADelay(t *testing.T) {
 		cloud.ServeHTTP(w, r)
 	}))
 	defer server.Close()
-	addFault(t, cloud, ibmcloudtest.Fault{Op: "iam.keys", Delay: time.Hour})
+	cloud.MustAddFault(ibmcloudtest.Fault{Op: "iam.keys", Delay: time.Hour})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-arrived
@@ -134,7 +134,7 @@ func TestConcurrentUse(t *testing.T) {
 					c.want(200, bootstrap, "GET", "/api/v2/secrets/"+rotation.APIKeySecret, "")
 					c.want(201, bootstrap, "POST", "/api/v2/secrets/"+rotation.TokenSecret+"/versions", `{"payload":"x","version_custom_metadata":{"a":1}}`)
 					c.want(200, c.token(cloud.ReaderAPIKey()), "GET", "/api/v2/secrets", "")
-					_ = cloud.AddFault(ibmcloudtest.Fault{Op: "*", Times: 1, Headers: map[string]string{"X-Test": "1"}})
+					cloud.MustAddFault(ibmcloudtest.Fault{Op: "*", Times: 1, Headers: map[string]string{"X-Test": "1"}})
 					cloud.MustVersions(rotation.TokenSecret)
 					cloud.Requests()
 				}
@@ -181,7 +181,7 @@ func TestEveryOperationHasItsName(t *testing.T) {
 	}
 	for name, requests := range routes {
 		for _, request := range requests {
-			addFault(t, cloud, ibmcloudtest.Fault{Op: name, Times: 1, Status: 418})
+			cloud.MustAddFault(ibmcloudtest.Fault{Op: name, Times: 1, Status: 418})
 			if got := c.do(admin, request[0], strings.Replace(request[1], "%s", id, 1), ""); got.status != 418 {
 				t.Errorf("%s %s is not %s: got %d, want the fault", request[0], request[1], name, got.status)
 			}

@@ -143,13 +143,6 @@ func (c client) token(key string) string {
 	return token
 }
 
-func addFault(t *testing.T, cloud *ibmcloudtest.Cloud, f ibmcloudtest.Fault) {
-	t.Helper()
-	if err := cloud.AddFault(f); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // A clock stands still until it is moved.
 type clock struct{ now time.Time }
 

@@ -55,12 +55,7 @@ func (f *function) invoke(event string) programs.Result {
 		Name: filepath.Join(bin, "invoke"), Args: []string{"-event", "-", "--", filepath.Join(bin, "iam-token-rotator")}})
 }
 
-func (f *function) fault(fault ibmcloudtest.Fault) {
-	f.t.Helper()
-	if err := f.cloud.AddFault(fault); err != nil {
-		f.t.Fatal(err)
-	}
-}
+func (f *function) fault(fault ibmcloudtest.Fault) { f.cloud.MustAddFault(fault) }
 
 // TestJSONBlocks gives every JSON block to the function, or compares it with the function's answer.
 func TestJSONBlocks(t *testing.T) {

@@ -237,9 +237,7 @@ func TestMaxRPSIsNeverExceededOverAnySecond(t *testing.T) {
 				cloud := ibmcloudtest.New(ibmcloudtest.Options{})
 				// A part of the requests fails, and is asked again at once.
 				for range 50 {
-					if err := cloud.AddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 503, Times: 1, Skip: 1}); err != nil {
-						t.Fatal(err)
-					}
+					cloud.MustAddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 503, Times: 1, Skip: 1})
 				}
 				wire := &clocked{RoundTripper: cloud.Transport()}
 				iam := ibmcloud.NewIAM("https://iam.test", wire, nil)
