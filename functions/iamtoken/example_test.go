@@ -6,8 +6,10 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"testing"
 	"time"
 
+	"github.com/IBM/go-sdk-core/v5/core"
 	"github.com/IBM/platform-services-go-sdk/logsrouterv3"
 
 	"iam-token-rotator/functions/iamtoken"
@@ -82,12 +84,35 @@ func ExampleStoreFunc() {
 	// Output: [secret] with 1h0m0s left
 }
 
+// A Reader is an authenticator of IBM's Go SDKs, without importing them.
+var _ core.Authenticator = (*iamtoken.Reader)(nil)
+
+func TestIBMsLogsRoutingClientGetsPastA401(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.rotate(time.Hour)
+		service, err := logsrouterv3.NewLogsRouterV3(&logsrouterv3.LogsRouterV3Options{URL: "https://logs.test/v3", Authenticator: w.reader})
+		if err != nil {
+			t.Fatal(err)
+		}
+		service.Service.SetHTTPClient(w.client())
+		if _, _, err := service.ListTargets(service.NewListTargetsOptions()); err != nil {
+			t.Fatal(err)
+		}
+		w.rotate(time.Hour - time.Minute)
+		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: http.StatusUnauthorized, Times: 1})
+		if _, response, err := service.ListTargets(service.NewListTargetsOptions()); err != nil {
+			t.Errorf("got %v (%v), want 200 with the new token", err, response)
+		}
+	})
+}
+
 func startSandbox() (*httptest.Server, map[string]string) {
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	publish(cloud, time.Hour)
+	rotation := cloud.Rotations()[0]
+	cloud.MustPutVersion(rotation.TokenSecret, cloud.MustMintToken(rotation.APIKey, time.Hour), nil)
 	server := httptest.NewServer(cloud)
 	return server, map[string]string{
 		"SECRETS_MANAGER_URL": server.URL, "IAM_URL": server.URL, "LOGS_ROUTING_URL": server.URL,
-		"TOKEN_SECRET": cloud.Rotations()[0].TokenSecret, "READER_APIKEY": cloud.ReaderAPIKey(),
+		"TOKEN_SECRET": rotation.TokenSecret, "READER_APIKEY": cloud.ReaderAPIKey(),
 	}
 }

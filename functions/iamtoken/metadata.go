@@ -96,12 +96,9 @@ var errMetadata = errors.New("the version's metadata cannot be read: a field is 
 // others, so it is an error if a field has another type, and a fingerprint, an IAM
 // id or an account of another shape is dropped (a report would repeat it).
 func ParseMetadata(fields map[string]any) (Metadata, error) {
-	encoded, err := json.Marshal(fields)
-	if err != nil {
-		return Metadata{}, errMetadata
-	}
 	var m Metadata
-	if err := json.Unmarshal(encoded, &m); err != nil {
+	encoded, err := json.Marshal(fields)
+	if err != nil || json.Unmarshal(encoded, &m) != nil {
 		return Metadata{}, errMetadata
 	}
 	if !isFingerprint(m.Fingerprint) {
@@ -123,9 +120,5 @@ func (m Metadata) ExpiresAt(createdAt time.Time) time.Time {
 	if m.Expiration <= 0 || createdAt.IsZero() {
 		return time.Time{}
 	}
-	claimed, latest := time.Unix(m.Expiration, 0), createdAt.Add(MaxLife)
-	if claimed.After(latest) {
-		return latest
-	}
-	return claimed
+	return sooner(time.Unix(m.Expiration, 0), createdAt.Add(MaxLife))
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -112,13 +113,11 @@ const (
 
 // UnmarshalText accepts raw, bearer and json.
 func (f *Format) UnmarshalText(text []byte) error {
-	switch got := Format(text); got {
-	case Raw, Bearer, JSON:
-		*f = got
-		return nil
-	default:
+	if !slices.Contains([]Format{Raw, Bearer, JSON}, Format(text)) {
 		return errors.New("not a format: use raw, bearer or json")
 	}
+	*f = Format(text)
+	return nil
 }
 
 // tokenJSON is IBM's documented token.json; times in epoch seconds.

@@ -1,6 +1,7 @@
 package iamtoken
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -148,10 +149,7 @@ func (r *Reader) clock() time.Time {
 
 // margin is drawn anew for each token.
 func (r *Reader) margin() time.Duration {
-	margin := r.Margin
-	if margin == 0 {
-		margin = defaultMargin
-	}
+	margin := cmp.Or(r.Margin, defaultMargin)
 	return margin - rand.N(margin/5+1) // #nosec G404 -- it spreads requests, and keeps no secret
 }
 

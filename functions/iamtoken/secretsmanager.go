@@ -1,6 +1,7 @@
 package iamtoken
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,9 +62,10 @@ func IsSecretID(id string) bool {
 func (s *SecretsManager) Validate() error {
 	var faults []error
 	fault := func(text string) { faults = append(faults, errors.New("iamtoken: SecretsManager."+text)) }
-	if s.URL == "" {
+	switch {
+	case s.URL == "":
 		fault("URL is required")
-	} else if !isOrigin(s.URL) {
+	case !isOrigin(s.URL):
 		fault("URL must be an https origin without a path")
 	}
 	if s.IAMURL != "" && !isOrigin(s.IAMURL) {
@@ -149,11 +151,7 @@ func (s *SecretsManager) version(got response) (Version, error) {
 	if token, _, err := unpack(payload); err == nil && token == s.key() {
 		return Version{}, noToken("it holds the reader's own API key, which is no token")
 	}
-	// Metadata that cannot be read counts as none: others may have edited it.
-	metadata, err := ParseMetadata(body.Metadata)
-	if err != nil {
-		metadata = Metadata{}
-	}
+	metadata, _ := ParseMetadata(body.Metadata) // what cannot be read counts as none: others may have edited it
 	return Version{Payload: NewSecret(payload), CreatedAt: body.CreatedAt, Metadata: metadata, ReadAt: got.date}, nil
 }
 
@@ -204,10 +202,7 @@ func (s *SecretsManager) forget(rejected Secret) bool {
 
 // exchange gets a token for the reader's API key, with the lifetime that IAM gives it.
 func (s *SecretsManager) exchange(ctx context.Context) (Secret, time.Duration, error) {
-	iam := s.IAMURL
-	if iam == "" {
-		iam = DefaultIAMURL
-	}
+	iam := cmp.Or(s.IAMURL, DefaultIAMURL)
 	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {s.key()}}
 	got, err := s.send(ctx, call{service: "IAM", method: http.MethodPost, url: strings.TrimSuffix(iam, "/") + "/identity/token", form: form.Encode()})
 	if err != nil {
