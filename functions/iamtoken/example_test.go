@@ -88,18 +88,18 @@ func ExampleStoreFunc() {
 var _ core.Authenticator = (*iamtoken.Reader)(nil)
 
 func TestIBMsLogsRoutingClientGetsPastA401(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.rotate(time.Hour)
-		service, err := logsrouterv3.NewLogsRouterV3(&logsrouterv3.LogsRouterV3Options{URL: "https://logs.test/v3", Authenticator: w.reader})
+	withFixture(t, func(fx *fixture) {
+		fx.rotate(time.Hour)
+		service, err := logsrouterv3.NewLogsRouterV3(&logsrouterv3.LogsRouterV3Options{URL: "https://logs.test/v3", Authenticator: fx.reader})
 		if err != nil {
 			t.Fatal(err)
 		}
-		service.Service.SetHTTPClient(w.client())
+		service.Service.SetHTTPClient(fx.client())
 		if _, _, err := service.ListTargets(service.NewListTargetsOptions()); err != nil {
 			t.Fatal(err)
 		}
-		w.rotate(time.Hour - time.Minute)
-		w.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: http.StatusUnauthorized, Times: 1})
+		fx.rotate(time.Hour - time.Minute)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: http.StatusUnauthorized, Times: 1})
 		if _, response, err := service.ListTargets(service.NewListTargetsOptions()); err != nil {
 			t.Errorf("got %v (%v), want 200 with the new token", err, response)
 		}

@@ -64,15 +64,7 @@ func (fx *fixture) wantToken(value string) {
 // reads counts the reads of the token secret so far.
 func (fx *fixture) reads() int { return fx.count(ibmcloudtest.OpVersionsGet) }
 
-func (fx *fixture) count(op string) int {
-	count := 0
-	for _, request := range fx.cloud.Requests() {
-		if request.Op == op {
-			count++
-		}
-	}
-	return count
-}
+func (fx *fixture) count(op string) int { return fx.cloud.CountRequests(op, "") }
 
 func (fx *fixture) wantReads(want int) {
 	fx.t.Helper()
@@ -81,12 +73,7 @@ func (fx *fixture) wantReads(want int) {
 	}
 }
 
-func (fx *fixture) fault(f ibmcloudtest.Fault) {
-	fx.t.Helper()
-	if err := fx.cloud.AddFault(f); err != nil {
-		fx.t.Fatal(err)
-	}
-}
+func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
 
 // client calls Logs Routing through the Reader's transport.
 func (fx *fixture) client() *http.Client {

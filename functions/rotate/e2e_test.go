@@ -121,12 +121,7 @@ func (fx *fixture) invoke(more map[string]string, args ...string) (stdout, stder
 // stored is the token that readers get.
 func (fx *fixture) stored() string { return fx.cloud.MustCurrent(fx.env["TOKEN_SECRET"]).Payload }
 
-func (fx *fixture) fault(f ibmcloudtest.Fault) {
-	fx.t.Helper()
-	if err := fx.cloud.AddFault(f); err != nil {
-		fx.t.Fatal(err)
-	}
-}
+func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
 
 // requested are the operations asked of the sandbox, sorted.
 func (fx *fixture) requested() []string {

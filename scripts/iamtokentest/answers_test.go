@@ -195,13 +195,7 @@ func TestOutages(t *testing.T) {
 			} else {
 				fx.wantFailure(1, nil, test.advice)
 			}
-			tries := 0
-			for _, request := range fx.cloud.Requests() {
-				if request.Op == test.fault.Op {
-					tries++
-				}
-			}
-			if tries != test.tries {
+			if tries := fx.cloud.CountRequests(test.fault.Op, ""); tries != test.tries {
 				fx.t.Errorf("got %d tries, want %d", tries, test.tries)
 			}
 		})

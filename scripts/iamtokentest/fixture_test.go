@@ -193,12 +193,7 @@ func (fx *fixture) program(name, text string) {
 }
 
 // fault adds a fault to the cloud.
-func (fx *fixture) fault(f ibmcloudtest.Fault) {
-	fx.t.Helper()
-	if err := fx.cloud.AddFault(f); err != nil {
-		fx.t.Fatal(err)
-	}
-}
+func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
 
 // serveTLS moves the fixture to HTTPS, with a CA that nobody trusts unasked.
 func (fx *fixture) serveTLS() (caFile string) {

@@ -81,10 +81,8 @@ func TestCheckPrintsTheExpiryFromMetadata(t *testing.T) {
 		if stdout, stderr, exit := fx.iamToken("--check"); stdout != want || exit != 0 {
 			fx.t.Errorf("got %q, exit %d (stderr %q), want %q, exit 0", stdout, exit, stderr, want)
 		}
-		for _, request := range fx.cloud.Requests() {
-			if request.Op == ibmcloudtest.OpVersionsGet || request.Op == ibmcloudtest.OpSecretsGet {
-				fx.t.Errorf("--check read the value: %s", request.Path)
-			}
+		if fx.cloud.CountRequests(ibmcloudtest.OpVersionsGet, "")+fx.cloud.CountRequests(ibmcloudtest.OpSecretsGet, "") > 0 {
+			fx.t.Error("--check read the value")
 		}
 		if stdout, _, exit := fx.iamToken("--check", "--min-ttl", "21m"); exit != 1 || stdout != want {
 			fx.t.Errorf("--min-ttl 21m: got exit %d and %q, want 1 and the expiry", exit, stdout)

@@ -204,12 +204,7 @@ func (fx *fixture) keyIDs(role string) (ids []string) {
 	return ids
 }
 
-func (fx *fixture) fault(f ibmcloudtest.Fault) {
-	fx.t.Helper()
-	if err := fx.cloud.AddFault(f); err != nil {
-		fx.t.Fatal(err)
-	}
-}
+func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
 
 // writes are the operations that changed something.
 func (fx *fixture) writes() (ops []string) {

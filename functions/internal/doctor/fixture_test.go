@@ -86,12 +86,7 @@ func (fx *fixture) tokenSecret(spec ibmcloudtest.SecretSpec) {
 	fx.one.Token.ID = fx.cloud.MustCreateSecret(spec)
 }
 
-func (fx *fixture) fault(f ibmcloudtest.Fault) {
-	fx.t.Helper()
-	if err := fx.cloud.AddFault(f); err != nil {
-		fx.t.Fatal(err)
-	}
-}
+func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
 
 // run examines the rotation, and sees to it that nothing was written and no
 // secret shows.

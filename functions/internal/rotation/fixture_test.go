@@ -116,12 +116,7 @@ func (fx *fixture) rotate() rotation.Result {
 	return result
 }
 
-func (fx *fixture) fault(f ibmcloudtest.Fault) {
-	fx.t.Helper()
-	if err := fx.cloud.AddFault(f); err != nil {
-		fx.t.Fatal(err)
-	}
-}
+func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
 
 // workload is the service id whose token is published.
 func (fx *fixture) workload() ibmcloudtest.Rotation { return fx.cloud.Rotations()[0] }
@@ -174,12 +169,4 @@ func (fx *fixture) expires() time.Time {
 	return expires
 }
 
-func (fx *fixture) countRequests(op string) int {
-	count := 0
-	for _, request := range fx.cloud.Requests() {
-		if request.Op == op {
-			count++
-		}
-	}
-	return count
-}
+func (fx *fixture) countRequests(op string) int { return fx.cloud.CountRequests(op, "") }

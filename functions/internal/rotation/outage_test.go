@@ -156,13 +156,7 @@ func (fx *fixture) bootstrapKey(reads *int) {
 }
 
 func (fx *fixture) bootstrapExchanges() int {
-	count := 0
-	for _, request := range fx.cloud.Requests() {
-		if request.Op == ibmcloudtest.OpIAMToken && request.Identity == ibmcloudtest.IdentityBootstrap {
-			count++
-		}
-	}
-	return count
+	return fx.cloud.CountRequests(ibmcloudtest.OpIAMToken, ibmcloudtest.IdentityBootstrap)
 }
 
 func TestATokenRejectedInMidPassIsRenewed(t *testing.T) {
