@@ -148,7 +148,9 @@ func (line commandLine) run(s *service, stdout, stderr io.Writer) int {
 	if err != nil {
 		return line.misused(stderr, err)
 	}
-	return line.print(stdout, stderr, ran, len(ran.Failures()) == 0)
+	good := len(ran.Failures()) == 0
+	line.interrupted(ctx, stderr, good)
+	return line.print(stdout, stderr, ran, good)
 }
 
 // doctor diagnoses, a faulty configuration too, and prints the diagnosis.
@@ -165,6 +167,7 @@ func (line commandLine) doctor(cfg config.Config, err error, stdout, stderr io.W
 	if err != nil {
 		return line.misused(stderr, err)
 	}
+	line.interrupted(ctx, stderr, diagnosis.OK)
 	return line.print(stdout, stderr, diagnosis, diagnosis.OK)
 }
 
@@ -173,6 +176,13 @@ func (line commandLine) context() (context.Context, func()) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, line.timeout)
 	return ctx, func() { cancel(); stop() }
+}
+
+// interrupted says that a person or the system ended what failed: the report shows only what was wrong until then.
+func (line commandLine) interrupted(ctx context.Context, stderr io.Writer, good bool) {
+	if errors.Is(ctx.Err(), context.Canceled) && !good {
+		_, _ = fmt.Fprintf(stderr, "%s: stopped before it was done: %v\n", program, context.Cause(ctx))
+	}
 }
 
 // print prints a report or a diagnosis for a person, or as one line of JSON, and

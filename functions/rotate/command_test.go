@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -141,6 +142,27 @@ func TestProgressOnATerminal(t *testing.T) {
 	for _, other := range []any{file, null, &bytes.Buffer{}, nil} {
 		if isTerminal(other) {
 			t.Errorf("%v is taken for a terminal", other)
+		}
+	}
+}
+
+func TestStoppedCommandSaysSo(t *testing.T) {
+	stopped, stop := context.WithCancelCause(t.Context())
+	stop(errors.New("interrupt signal received"))
+	late, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	for _, test := range []struct {
+		ctx  context.Context
+		good bool
+		want string
+	}{
+		{stopped, false, program + ": stopped before it was done: interrupt signal received\n"},
+		{stopped, true, ""},
+		{late, false, ""},
+	} {
+		var stderr bytes.Buffer
+		if (commandLine{}).interrupted(test.ctx, &stderr, test.good); stderr.String() != test.want {
+			t.Errorf("%v, good %v: got %q, want %q", test.ctx.Err(), test.good, &stderr, test.want)
 		}
 	}
 }

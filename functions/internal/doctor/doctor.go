@@ -190,7 +190,7 @@ func explain(err error) (detail, advice string) {
 		return fmt.Sprintf("unexpected failure of type %T", err), "run doctor again"
 	}
 	found := strings.TrimSuffix(strings.TrimSuffix(failure.Message, failure.Advice), ": ")
-	return string(failure.Kind) + ": " + found, cmp.Or(failure.Advice, "run doctor again; functions/rotate/README.md says what helps against each kind of error")
+	return string(failure.Kind) + ": " + found, cmp.Or(failure.Advice, "run doctor again; infra/RUNBOOK.md says what helps against each kind of error")
 }
 
 // failureOf is an error of the clients, zero for any other and for none.
