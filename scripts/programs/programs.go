@@ -62,17 +62,11 @@ func Build(folder string, sources map[string]string) error {
 // openSources opens the module's sources. The go command keeps a test's result until a file changes that the test
 // itself opened, and a program that was built from the sources is none.
 func openSources() error {
-	root, err := os.Getwd()
-	for err == nil && root != "/" {
-		if _, missing := os.Stat(filepath.Join(root, "go.mod")); missing == nil {
-			break
-		}
-		root = filepath.Dir(root)
-	}
+	module, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
-		return err
+		return fmt.Errorf("finding the module: %w", err)
 	}
-	return filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+	return filepath.WalkDir(filepath.Dir(strings.TrimSpace(string(module))), func(name string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -124,8 +118,7 @@ func Run(t testing.TB, c Command) Result {
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	err := command.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
 		t.Fatalf("running %s: %v", c.Name, err)
 	}
 	state := command.ProcessState

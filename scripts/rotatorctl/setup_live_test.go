@@ -18,16 +18,6 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// buildFunction builds the function, and the program that invokes it as Lambda does.
-func buildFunction(t *testing.T) (folder string) {
-	t.Helper()
-	folder = t.TempDir()
-	if err := programs.Build(folder, map[string]string{"bootstrap": "functions/rotate", "invoke": "scripts/invoke"}); err != nil {
-		t.Fatal(err)
-	}
-	return folder
-}
-
 // functionEnv is what a deployment makes of setup's result.
 func (fx *fixture) functionEnv(made run) map[string]string {
 	env := map[string]string{"IAM_URL": fx.origin, "SECRETS_MANAGER_MAX_RPS": "0"}
@@ -62,7 +52,7 @@ func TestTrustedProfileNeedsNoBootstrapKey(t *testing.T) {
 	if err := os.WriteFile(fx.path("cr-token"), []byte("a compute resource token"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	command := exec.Command(filepath.Join(buildFunction(t), "bootstrap"), "-mode", "rotate")
+	command := exec.Command(filepath.Join(mustBuild(t), "bootstrap"), "-mode", "rotate")
 	command.Env = programs.Environ(fx.functionEnv(made), map[string]string{"IAM_PROFILE_ID": made.values["IAM_PROFILE_ID"], "CR_TOKEN_FILENAME": fx.path("cr-token")})
 	if printed, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("the function, with what was made: %v\n%s", err, printed)
@@ -108,7 +98,7 @@ type warmFunction struct {
 
 func (fx *fixture) startWarm(made run, moto *awstest.Moto) *warmFunction {
 	fx.t.Helper()
-	folder := buildFunction(fx.t)
+	folder := mustBuild(fx.t)
 	command := exec.Command(filepath.Join(folder, "invoke"), "-n", "100000", "--", filepath.Join(folder, "bootstrap"))
 	command.Env = programs.Environ(fx.functionEnv(made), awstest.Environment(moto.URL()), map[string]string{"SECRETS_MANAGER_APIKEY_ARN": made.values["BOOTSTRAP_SECRET_ARN"]})
 	answers, err := command.StdoutPipe()

@@ -21,11 +21,9 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
-	"iam-token-rotator/infra/aws/awstest"
 )
 
 // A fixture is one cloud, AWS's secrets, what Terraform would print, and what a person has around setup.
@@ -105,7 +103,7 @@ func (fx *fixture) run(args ...string) run {
 
 func (fx *fixture) runWith(stdin string, args ...string) run {
 	fx.t.Helper()
-	r := run{runWith(fx.t, fx.env, fx.aws.config(), stdin, append([]string{"setup"}, args...)...), map[string]string{}}
+	r := run{runWith(fx.t, fx.env, configFor(fx.aws.url), stdin, append([]string{"setup"}, args...)...), map[string]string{}}
 	fx.aws.serving.Lock() // an aborted request may be served still
 	defer fx.aws.serving.Unlock()
 	for _, found := range secretShape.FindAllString(strings.ReplaceAll(r.stdout+r.stderr, fx.folder, ""), -1) {
@@ -252,12 +250,6 @@ func newFakeAWS(t *testing.T) *fakeAWS {
 	t.Cleanup(server.Close)
 	f.url = server.URL
 	return f
-}
-
-func (f *fakeAWS) config() aws.Config {
-	env := awstest.Environment(f.url)
-	return aws.Config{Region: "eu-central-1", BaseEndpoint: &f.url, Credentials: credentials.NewStaticCredentialsProvider(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], ""),
-		Retryer: func() aws.Retryer { return aws.NopRetryer{} }}
 }
 
 func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -909,7 +901,7 @@ func TestSourcesOfOutputs(t *testing.T) {
 func TestPutKey(t *testing.T) {
 	fx := newFixture(t)
 	put := func(key string, args ...string) outcome {
-		return runWith(t, fx.env, fx.aws.config(), key, append([]string{"put-key", "--name", "team/key"}, args...)...)
+		return runWith(t, fx.env, configFor(fx.aws.url), key, append([]string{"put-key", "--name", "team/key"}, args...)...)
 	}
 	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:team/key-a1b2c3\n"
 	for _, key := range []string{strings.Repeat("aZ0_-", 8) + "abcd", strings.Repeat("k", 8), strings.Repeat("k", 512)} {
@@ -946,7 +938,7 @@ func TestPutKey(t *testing.T) {
 	if len(fx.aws.writes) > 0 {
 		t.Errorf("got %q, want nothing stored", fx.aws.writes)
 	}
-	broken := fx.aws.config()
+	broken := configFor(fx.aws.url)
 	broken.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return aws.Credentials{}, errors.New("secret-key") })
 	if got := runWith(t, fx.env, broken, "secret-key", "put-key"); got.exit != 1 || got.stderr != "rotatorctl: no usable AWS credentials: check AWS_PROFILE, or log in (aws sso login)\n" {
 		t.Errorf("no credentials: got exit %d, %q", got.exit, got.stderr)

@@ -63,6 +63,15 @@ var built = sync.OnceValues(func() (string, error) {
 	return scratch, programs.Build(scratch, map[string]string{"bootstrap": "functions/rotate", "invoke": "scripts/invoke"})
 })
 
+func mustBuild(t *testing.T) (folder string) {
+	t.Helper()
+	folder, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return folder
+}
+
 // linkFunction takes the place of a build.
 func linkFunction(_ context.Context, _ *deployment, binary string) error {
 	folder, err := built()
@@ -101,15 +110,11 @@ func newAccount(t *testing.T, stack string) *account {
 	if err != nil {
 		t.Fatal(err)
 	}
-	folder, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2})
 	ibm := httptest.NewServer(cloud)
 	t.Cleanup(ibm.Close)
 	a := &account{t: t, moto: moto, cloud: cloud, stack: stack, bucket: stack + "-code"}
-	a.lambda = &awstest.Lambda{Moto: moto, Program: filepath.Join(folder, "invoke")}
+	a.lambda = &awstest.Lambda{Moto: moto, Program: filepath.Join(mustBuild(t), "invoke")}
 	var mu sync.Mutex
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a.answer != nil {
@@ -141,19 +146,19 @@ func newAccount(t *testing.T, stack string) *account {
 	return a
 }
 
-// config leads the SDK to the account.
-func (a *account) config() aws.Config {
-	env := awstest.Environment(a.url)
+// configFor leads the SDK to an endpoint.
+func configFor(endpoint string) aws.Config {
+	env := awstest.Environment(endpoint)
 	return aws.Config{
-		Region: env["AWS_REGION"], BaseEndpoint: aws.String(a.url), RetryMaxAttempts: 1,
-		Credentials: credentials.NewStaticCredentialsProvider(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], env["AWS_SESSION_TOKEN"]),
+		Region: env["AWS_REGION"], BaseEndpoint: &endpoint, Retryer: func() aws.Retryer { return aws.NopRetryer{} },
+		Credentials: credentials.NewStaticCredentialsProvider(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], ""),
 	}
 }
 
 // run runs a command in the account, and fails the test if a secret is in what it printed.
 func (a *account) run(args ...string) outcome {
 	a.t.Helper()
-	got := runWith(a.t, a.set, a.config(), "", args...)
+	got := runWith(a.t, a.set, configFor(a.url), "", args...)
 	a.checkNoSecret("output", got.all())
 	return got
 }
