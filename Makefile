@@ -173,7 +173,7 @@ package: notice ## pack it into build/rotate.zip, the same bytes every time
 	$(GO) run ./scripts/package -o build/rotate.zip build/rotate/bootstrap build/THIRD-PARTY.txt
 
 notice: build ## write the licences of what is in the binary to build/THIRD-PARTY.txt
-	$(GO) run ./scripts/notice -o build/THIRD-PARTY.txt build/rotate/bootstrap
+	$(GO) run ./scripts/package -notice build/THIRD-PARTY.txt build/rotate/bootstrap
 
 sbom: build ## write what is in the binary to build/sbom.json (CycloneDX)
 	@GOOS=linux GOARCH=$(goarch) "$$($(TOOL) -n cyclonedx-gomod)" bin -json -licenses -std -noserial -notimestamp -version "$$VERSION" -output build/sbom.json build/rotate/bootstrap

@@ -1,5 +1,5 @@
-// Command package packs files into a zip for AWS Lambda. The same files give the
-// same bytes: names are bare, times fixed and modes set here, not taken from disk.
+// Command package packs files into a zip for AWS Lambda, and writes the licences of what is in a binary. The same files give
+// the same bytes: names are bare, times fixed and modes set here, not taken from disk.
 package main
 
 import (
@@ -7,20 +7,28 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
+
+	"iam-token-rotator/scripts/envfile"
 )
 
 func main() {
-	out := flag.String("o", "", "the zip to write")
+	out := flag.String("o", "", "write the `ZIP`")
+	notice := flag.String("notice", "", "write the licences of what is in a binary to `FILE`")
 	flag.Parse()
-	if *out == "" || flag.NArg() == 0 {
-		fmt.Fprintln(os.Stderr, "usage: package -o FILE.zip FILE…")
+	var err error
+	switch {
+	case *out != "" && *notice == "" && flag.NArg() > 0:
+		err = pack(*out, flag.Args())
+	case *notice != "" && *out == "" && flag.NArg() == 1:
+		err = writeNotice(*notice, flag.Arg(0))
+	default:
+		fmt.Fprintln(os.Stderr, "usage: package -o ZIP FILE…\n       package -notice FILE BINARY")
 		os.Exit(2)
 	}
-	if err := pack(*out, flag.Args()); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "package:", err)
 		os.Exit(1)
 	}
@@ -33,23 +41,24 @@ func pack(out string, files []string) error {
 	archive := zip.NewWriter(&packed)
 	for _, file := range files {
 		if err := add(archive, file); err != nil {
-			return err
+			return fmt.Errorf("packing %s: %w", file, err)
 		}
 	}
 	if err := archive.Close(); err != nil {
 		return fmt.Errorf("finishing %s: %w", out, err)
 	}
-	if err := os.WriteFile(out+".tmp", packed.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("writing %s: %w", out, err)
+	err := envfile.WriteWhole(out, packed.Bytes(), 0o644)
+	if err == nil {
+		fmt.Printf("%s: %d bytes\n", out, packed.Len())
 	}
-	if err := os.Rename(out+".tmp", out); err != nil {
-		return fmt.Errorf("writing %s: %w", out, err)
-	}
-	fmt.Printf("%s: %d bytes\n", out, packed.Len())
-	return nil
+	return err
 }
 
 func add(archive *zip.Writer, file string) error {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
 	header := &zip.FileHeader{
 		Name:   filepath.Base(file),
 		Method: zip.Deflate,
@@ -61,16 +70,8 @@ func add(archive *zip.Writer, file string) error {
 		header.SetMode(0o755) // Lambda runs it
 	}
 	entry, err := archive.CreateHeader(header)
-	if err != nil {
-		return fmt.Errorf("packing %s: %w", file, err)
+	if err == nil {
+		_, err = entry.Write(content)
 	}
-	content, err := os.Open(file)
-	if err != nil {
-		return fmt.Errorf("packing: %w", err)
-	}
-	defer func() { _ = content.Close() }()
-	if _, err := io.Copy(entry, content); err != nil {
-		return fmt.Errorf("packing %s: %w", file, err)
-	}
-	return nil
+	return err
 }

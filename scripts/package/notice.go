@@ -1,6 +1,3 @@
-// Command notice writes the notice of third parties: which modules are in a built binary, in which version, and under what
-// licence, with its text. What is in the binary is read from the binary; the texts come from the module cache, which go.sum
-// vouches for.
 package main
 
 import (
@@ -8,7 +5,6 @@ import (
 	"debug/buildinfo"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,23 +12,14 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strings"
+
+	"iam-token-rotator/scripts/envfile"
 )
 
-func main() {
-	out := flag.String("o", "", "the notice to write")
-	flag.Parse()
-	if *out == "" || flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: notice -o FILE BINARY")
-		os.Exit(2)
-	}
-	if err := write(*out, flag.Arg(0)); err != nil {
-		fmt.Fprintln(os.Stderr, "notice:", err)
-		os.Exit(1)
-	}
-}
-
-// write writes the notice for the binary, whole or not at all.
-func write(out, binary string) error {
+// writeNotice writes the notice of third parties: which modules are in a built binary, in which version, and under what
+// licence, with its text. What is in the binary is read from the binary; the texts come from the module cache, which go.sum
+// vouches for.
+func writeNotice(out, binary string) error {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {
 		return fmt.Errorf("reading what %s is made of: %w", binary, err)
@@ -41,14 +28,10 @@ func write(out, binary string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(out+".tmp", render(parts), 0o644); err != nil { // #nosec G306 -- it is for everybody to read
-		return fmt.Errorf("writing the notice: %w", err)
+	if err = envfile.WriteWhole(out, render(parts), 0o644); err == nil {
+		fmt.Printf("%s: %d modules\n", out, len(parts))
 	}
-	if err := os.Rename(out+".tmp", out); err != nil {
-		return fmt.Errorf("writing the notice: %w", err)
-	}
-	fmt.Printf("%s: %d modules\n", out, len(parts))
-	return nil
+	return err
 }
 
 // party is a module with what its licence asks to be handed on.

@@ -17,7 +17,7 @@ func TestTheNoticeNamesWhatIsInABinary(t *testing.T) {
 	var notices [][]byte
 	for range 2 {
 		out := filepath.Join(t.TempDir(), "THIRD-PARTY.txt")
-		if err := write(out, binary); err != nil {
+		if err := writeNotice(out, binary); err != nil {
 			t.Fatal(err)
 		}
 		notice, err := os.ReadFile(out)
