@@ -54,8 +54,8 @@ sandbox: build-local ## serve the sandbox on ADDR=127.0.0.1:8480 until Ctrl-C
 	@echo '  curl -s $$IAM_URL/_sandbox/requests    # what was asked of it'
 	@exec build/local/sandbox -addr '$(or $(ADDR),127.0.0.1:8480)' -env build/sandbox.env
 
-aws-sandbox: build-local ## serve a sandbox of AWS beside it on ADDR=127.0.0.1:8481, to deploy without an account
-	@echo 'To deploy there once it serves, beside `make sandbox`, in a third terminal:'
+aws-sandbox: build-local ## serve a sandbox of AWS, too, on ADDR=127.0.0.1:8481, to deploy without an account
+	@echo 'To deploy there once it serves, while `make sandbox` runs, in a third terminal:'
 	@echo '  set -a; . build/sandbox.env && . build/aws.env && set +a'
 	@echo '  export BOOTSTRAP_SECRET_ARN="$$(printenv SECRETS_MANAGER_APIKEY | build/local/rotatorctl put-key)"'
 	@echo '  make deploy                           # then: make status, invoke MODE=check, logs, destroy'
@@ -87,7 +87,7 @@ build-local: # the programs for this machine
 
 ## Test
 
-# The race detector is for the packages whose code runs beside itself. The others start programs.
+# The race detector checks the packages with concurrent code. The others start programs.
 RACED   := ./functions/...
 UNRACED := ./infra/... ./scripts/... ./functions/internal/simulation
 test: check test-go ## format, vet, staticcheck, gosec, and every test; the last line says what was skipped
@@ -118,7 +118,7 @@ test-go:
 	fi; \
 	GO='$(GO)' $(GO) run ./scripts/gotest -vet=off $$race $(RACED) -- -vet=off $(UNRACED)
 
-vulncheck: ## look for known vulnerabilities in what is used; says so if their database is out of reach
+vulncheck: ## find known vulnerabilities in what is used; says so if their database is out of reach
 	@$(TOOL) govulncheck ./... >build/vulncheck.txt 2>&1; status=$$?; cat build/vulncheck.txt; \
 	if [ $$status != 0 ] && grep -q '^govulncheck: fetching vulnerabilities' build/vulncheck.txt; then \
 		echo 'vulncheck: the database is out of reach: nothing was checked'; else exit $$status; fi
@@ -126,7 +126,7 @@ vulncheck: ## look for known vulnerabilities in what is used; says so if their d
 conformance: ## run IBM's own SDK integration test against the sandbox
 	scripts/conformance
 
-## Look for faults
+## Find faults
 
 # A year of the deployed system in virtual time. The report is written to a file,
 # so that its last line is the last of all.

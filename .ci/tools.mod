@@ -1,4 +1,4 @@
-// The tools that `make` runs, in a module of their own: none of them raises a version in the product's go.mod.
+// The tools that `make` runs, in their own module: none of them raises a version in the product's go.mod.
 module iam-token-rotator
 
 go 1.26.0

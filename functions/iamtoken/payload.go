@@ -185,7 +185,7 @@ func bareToken(text string) (string, bool) {
 func isBlank(r rune) bool { return r == ' ' || r == '\t' || r == '\r' || r == '\n' }
 
 // unpack finds the bare token in a payload, or in the data of a kv secret, and
-// the expiration that stands beside it, zero when there is none. Of an object with
+// its expiration in the same object, zero when there is none. Of an object with
 // several entries it takes one by name only.
 func unpack(payload string) (token string, expires time.Time, err error) {
 	text := strings.TrimLeftFunc(payload, isBlank)

@@ -71,7 +71,7 @@ func TestVersionToken(t *testing.T) {
 		"bearer":                           {"Bearer " + token, soon, soon},
 		"token.json":                       {fmt.Sprintf(`{"access_token":%q,"expiration":%d}`, token, soon.Unix()), time.Time{}, soon},
 		"kv":                               {fmt.Sprintf(`{"iam_token":"Bearer %s"}`, token), time.Time{}, soon},
-		"kv, a field of its own":           {fmt.Sprintf(`{"logs":%q}`, token), time.Time{}, soon},
+		"kv, its own field":                {fmt.Sprintf(`{"logs":%q}`, token), time.Time{}, soon},
 		"kv, token.json inside":            {fmt.Sprintf(`{"iam_token":%q}`, fmt.Sprintf(`{"access_token":%q,"expiration":%d}`, opaque, soon.Unix())), time.Time{}, soon},
 		"opaque":                           {opaque, soon, soon},
 		"opaque json":                      {fmt.Sprintf(`{"access_token":%q,"expiration":%d}`, opaque, soon.Unix()), time.Time{}, soon},

@@ -147,7 +147,7 @@ func (r *Reader) clock() time.Time {
 	return r.Now().Round(0)
 }
 
-// margin is drawn anew for each token.
+// margin is drawn again for each token.
 func (r *Reader) margin() time.Duration {
 	margin := cmp.Or(r.Margin, defaultMargin)
 	return margin - rand.N(margin/5+1) // #nosec G404 -- it spreads requests, and keeps no secret

@@ -25,12 +25,12 @@ type Token struct {
 	Value      Secret
 	IssuedAt   time.Time
 	Expiration time.Time
-	ExpiresIn  time.Duration // the whole life IAM gave it, at most 60 minutes
+	ExpiresIn  time.Duration // the lifetime that IAM gave it, at most 60 minutes
 	IAMID      string        // "iam-ServiceId-…"; empty when the token is opaque
 	Account    string        // 32 hex digits; empty when the token is opaque
 }
 
-// Opaque reports whether the token told nothing of its identity. IBM documents
+// Opaque reports whether the token does not show its identity. IBM documents
 // tokens as opaque to callers, so such a token is valid all the same.
 func (t Token) Opaque() bool { return t.IAMID == "" }
 
@@ -81,7 +81,7 @@ type Claims struct {
 // ReadClaims reads the claims of a JWT, each for itself: other claims may be of any
 // type. The signature is not verified. The error, which repeats nothing of value,
 // says that value is no JWT or that one of the claims above is of another type; those
-// that can be read are returned beside it.
+// that can be read are returned with it.
 func ReadClaims(value string) (Claims, error) {
 	parts := strings.Split(value, ".")
 	if len(parts) != 3 {

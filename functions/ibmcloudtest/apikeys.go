@@ -257,7 +257,7 @@ func (c *Cloud) getAPIKeyDetails(in *call) (any, error) {
 	return c.apiKeyJSON(in.key, ""), nil
 }
 
-// A minting says how a secret makes API keys of its own.
+// A minting says how a secret makes its own API keys.
 type minting struct {
 	owner         *identity       // whose keys they are
 	isStatic      bool            // the owner was named when the secret was created

@@ -116,7 +116,7 @@ const maxTokenTTL = time.Hour
 // hour and the machine's clock.
 type Options struct {
 	// Rotations is how many pairs of key secret and token secret are seeded, each with a workload
-	// service id of its own. If 0, one.
+	// service id. If 0, one.
 	Rotations int
 
 	// TokenTTL is the lifetime of a new access token, in whole seconds. If 0, one hour.

@@ -13,7 +13,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// A web page that a browser shows on this machine must not control the sandbox: neither from an origin of its own nor by
+// A web page that a browser shows on this machine must not control the sandbox: neither from its own origin nor by
 // a name that it lets resolve to loopback.
 func TestTheControlInterfaceAnswersThisMachineAlone(t *testing.T) {
 	const me = "127.0.0.1:8480"

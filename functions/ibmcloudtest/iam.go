@@ -172,7 +172,7 @@ var tokenHeader = base64.RawURLEncoding.EncodeToString([]byte(`{"kid":"` + signi
 
 var errBadToken = errors.New("the token was not issued by this IAM")
 
-// verifyToken checks the token's header and signature and returns its claims. It does not look at
+// verifyToken checks the token's header and signature and returns its claims. It does not check
 // the time.
 func verifyToken(token string) (claims, error) {
 	signed, signature, found := cutLast(token, ".")
@@ -299,7 +299,7 @@ func (c *Cloud) keyOwner(key string) *identity {
 }
 
 // trustedProfile returns the profile that any of id, name and CRN names, or nil. Fields that are
-// empty are not looked at; those given must agree.
+// empty are not compared; those given must agree.
 func (c *Cloud) trustedProfile(id, name, crn string) *identity {
 	if id+name+crn == "" || id != "" && id != c.profile.subject() || name != "" && name != c.profile.name || crn != "" && crn != c.profileCRN() {
 		return nil
@@ -311,7 +311,7 @@ func (c *Cloud) profileCRN() string {
 	return "crn:v1:bluemix:public:iam-identity::a/" + c.account + "::profile:" + c.profile.subject()
 }
 
-// tokenCacheSize bounds the cache; beyond it the cache begins anew.
+// tokenCacheSize bounds the cache; beyond it the cache is cleared.
 const tokenCacheSize = 20_000
 
 // tokenCache remembers the claims of tokens whose signature was good: checking an RSA signature on

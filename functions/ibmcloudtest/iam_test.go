@@ -214,7 +214,7 @@ func TestTokensAreRefused(t *testing.T) {
 	c.want(401, good, "GET", path, "")
 }
 
-func TestTokenOutlivesItsKey(t *testing.T) {
+func TestTokenStaysValidWithoutItsKey(t *testing.T) {
 	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	key := cloud.Rotations()[0].APIKey
 	token := c.token(key)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The Must… methods look at the cloud's state, or change it, without a request: for the arrangement
+// The Must… methods read the cloud's state, or change it, without a request: for the arrangement
 // and the checks of tests. They act as the admin, ignore policies and locks, and panic when what
 // they are given does not exist. A panic names ids, never a key or a value.
 
@@ -228,7 +228,7 @@ func (c *Cloud) MustCreateAPIKey(iamID string) string {
 	return c.newKey(c.mustIdentity(iamID), c.now()).value
 }
 
-// MustDeleteAPIKey makes IAM forget an API key. Tokens issued for it live on, as IBM's do.
+// MustDeleteAPIKey makes IAM forget an API key. Tokens issued for it stay valid, as IBM's do.
 func (c *Cloud) MustDeleteAPIKey(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

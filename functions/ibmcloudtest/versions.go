@@ -28,7 +28,7 @@ type value struct {
 }
 
 // addVersion makes v the current version: the current one becomes previous, and the one before
-// loses its value. The caller holds c.mu and has looked for locks.
+// loses its value. The caller holds c.mu and has checked the locks.
 func (c *Cloud) addVersion(s *secret, v *version, by *identity) *version {
 	now := c.now()
 	v.id, v.createdBy, v.createdAt = newUUID(), by.iamID, now

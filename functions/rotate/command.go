@@ -211,7 +211,7 @@ func misused(stderr io.Writer, err error, advice string) int {
 	return exitUsage
 }
 
-// parseArguments returns the usage beside an error, too.
+// parseArguments returns the usage also with an error.
 func parseArguments(args []string) (commandLine, error) {
 	line := commandLine{event: event{mode: rotation.ModeRotate}, usage: runUsage, timeout: 2 * time.Minute}
 	if len(args) > 0 && (args[0] == "doctor" || args[0] == "config") {

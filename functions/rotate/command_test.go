@@ -141,7 +141,7 @@ func TestProgressOnATerminal(t *testing.T) {
 	}
 	for _, other := range []any{file, null, &bytes.Buffer{}, nil} {
 		if isTerminal(other) {
-			t.Errorf("%v is taken for a terminal", other)
+			t.Errorf("%v counts as a terminal", other)
 		}
 	}
 }

@@ -117,7 +117,7 @@ func TestADiagnosisThatCannotBePrintedFails(t *testing.T) {
 	}
 }
 
-// fakeAWS answers every request of AWS Secrets Manager alike.
+// fakeAWS gives every request to AWS Secrets Manager the same answer.
 func fakeAWS(t *testing.T, status int, answer map[string]any) {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

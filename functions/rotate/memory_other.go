@@ -4,5 +4,5 @@ package main
 
 import "syscall"
 
-// protectMemory sees to it that a crash leaves no core file behind.
+// protectMemory makes sure that a crash leaves no core file.
 func protectMemory() { _ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) }

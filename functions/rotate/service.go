@@ -51,7 +51,7 @@ func newClients(cfg config.Config) (*clients, error) {
 	return c, err
 }
 
-// service runs events with what the configuration describes. It outlives
+// service runs events with what the configuration describes. It lasts longer than
 // invocations, so a warm process keeps its connections and bootstrap token.
 type service struct {
 	config  config.Config
@@ -166,7 +166,7 @@ func newDoctor(cfg config.Config, c *clients) *doctor.Doctor {
 		IAMHost:       doctor.Host{Name: "iam", Variable: "IAM_URL", Origin: cfg.IAMURL, Probe: "/identity/keys"},
 		InstanceHost: doctor.Host{Name: "secrets-manager", Variable: "SECRETS_MANAGER_URL", Origin: cfg.SecretsManagerURL,
 			Probe: "/", Instance: true},
-		Bootstrap: doctor.Bootstrap{
+		Bootstrap: doctor.BootstrapIdentity{
 			Variable: cfg.Credential.Variable, ReadKey: c.readKey, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt,
 			HasKey: !cfg.Credential.APIKey.IsZero() || c.readKey != nil,
 			NoIAM:  !cfg.Credential.Token.IsZero(),

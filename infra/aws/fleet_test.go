@@ -166,9 +166,9 @@ func TestFleetAlarms(t *testing.T) {
 		}
 	}
 	for _, every := range ensureChoices {
-		life := alarmRule{own, "SecondsRemaining", "Minimum", byFunction, pace(t, tmpl, every, "StoredLifePeriod"), 1, 1, below, pace(t, tmpl, every, "ShortLife"), "breaching"}
-		if got := ruleOf(t, paced(t, tmpl, "StoredLifeAlarm", every)); got != life {
-			t.Errorf("stored life, every %s:\n got %+v\nwant %+v", every, got, life)
+		storedLife := alarmRule{own, "SecondsRemaining", "Minimum", byFunction, pace(t, tmpl, every, "StoredLifePeriod"), 1, 1, below, pace(t, tmpl, every, "ShortLife"), "breaching"}
+		if got := ruleOf(t, paced(t, tmpl, "StoredLifeAlarm", every)); got != storedLife {
+			t.Errorf("stored life, every %s:\n got %+v\nwant %+v", every, got, storedLife)
 		}
 		silent := pace(t, tmpl, every, "SilentMinutes")
 		silence := alarmRule{"AWS/States", "ExecutionsStarted", "Sum", byEnsureMachine, 60, silent, silent, below, 1, "breaching"}
@@ -193,10 +193,10 @@ func TestFleetAlarms(t *testing.T) {
 // paced is an alarm with its numbers looked up in the mapping Ensure.
 func paced(t *testing.T, tmpl object, id, every string) object {
 	t.Helper()
-	return looked(t, tmpl, properties(t, tmpl, id), every).(object)
+	return resolved(t, tmpl, properties(t, tmpl, id), every).(object)
 }
 
-func looked(t *testing.T, tmpl object, value any, every string) any {
+func resolved(t *testing.T, tmpl object, value any, every string) any {
 	t.Helper()
 	switch value := value.(type) {
 	case object:
@@ -206,13 +206,13 @@ func looked(t *testing.T, tmpl object, value any, every string) any {
 		}
 		fields := object{}
 		for name, inner := range value {
-			fields[name] = looked(t, tmpl, inner, every)
+			fields[name] = resolved(t, tmpl, inner, every)
 		}
 		return fields
 	case []any:
 		values := make([]any, len(value))
 		for i, inner := range value {
-			values[i] = looked(t, tmpl, inner, every)
+			values[i] = resolved(t, tmpl, inner, every)
 		}
 		return values
 	default:
@@ -260,7 +260,7 @@ var fleetMaps = []struct{ id, mode string }{{"RotateMachine", "rotate"}, {"Ensur
 
 const (
 	politeRPS       = 20               // requests a second that IBM advises for one instance
-	rotateRequests  = 3                // to Secrets Manager: look, read the key, save
+	rotateRequests  = 3                // to Secrets Manager: read the metadata, read the key, save
 	retriesOfOne    = 120              // seconds, as long as template.yaml lets a rotation try
 	functionReserve = 5                // seconds, kept of the deadline for the report
 	redeliveries    = 15 * time.Minute // for which a run knows its own work again
@@ -303,7 +303,7 @@ func TestFleetMaps(t *testing.T) {
 		want(t, m.id+" reader", batches.ItemReader.Resource, "arn:aws:states:::s3:getObject")
 		want(t, m.id+" list", batches.ItemReader.ReaderConfig, map[string]string{"InputType": "JSON"})
 		want(t, m.id+" names", batches.ItemReader.Parameters, map[string]string{"Bucket": "the-bucket", "Key": "names.json"})
-		// An express child may live 5 minutes: too short for a batch and its retry.
+		// An express child may run for 5 minutes: too short for a batch and its retry.
 		want(t, m.id+" processor", batches.ItemProcessor.ProcessorConfig, map[string]string{"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"})
 		want(t, m.id+" tolerates", batches.ToleratedFailurePercentage, 100)
 		want(t, m.id+" task", task.Type+" "+task.Resource+" "+task.Parameters.FunctionName+" "+show(task.End), "Task arn:aws:states:::lambda:invoke the-function true")
@@ -312,7 +312,7 @@ func TestFleetMaps(t *testing.T) {
 }
 
 // A batch must have time for every rotation's requests, and for the retries that
-// a rotation has in a stack of its own.
+// a rotation has in its own stack.
 func TestFleetBatchesHaveTime(t *testing.T) {
 	t.Parallel()
 	tmpl := fleet(t)
@@ -425,8 +425,8 @@ func mostRotations(t *testing.T, tmpl object, every string) int {
 	// A token is rotated with 10 minutes left, 9 if late. Where ensure steps in
 	// before that, it publishes that share of the tokens too: two more requests.
 	early := max(0, minRemaining(t, tmpl, every)-(tokenLife-rotateEvery-schedulerLate))
-	looked := 0.9 * float64(ensureTime*ensure.MaxConcurrency) * rps / (1 + 2*early.Minutes()/rotateEvery.Minutes())
-	return int(min(rotated, looked)) / 100 * 100
+	ensured := 0.9 * float64(ensureTime*ensure.MaxConcurrency) * rps / (1 + 2*early.Minutes()/rotateEvery.Minutes())
+	return int(min(rotated, ensured)) / 100 * 100
 }
 
 func TestFleetPace(t *testing.T) {
@@ -445,7 +445,7 @@ func TestFleetPace(t *testing.T) {
 		want(t, every+" period", seconds("StoredLifePeriod"), schedule+2*time.Minute)
 		want(t, every+" silence", minutes(show(pace(t, tmpl, every, "SilentMinutes"))), schedule+2*time.Minute)
 		if least <= seconds("ShortLife") {
-			t.Errorf("every %s: a token is left alone with %v, but the alarm rings below %v", every, least, seconds("ShortLife"))
+			t.Errorf("every %s: a token with %v left is not replaced, but the alarm fires below %v", every, least, seconds("ShortLife"))
 		}
 		if every == "30" { // without a promise
 			continue
@@ -455,15 +455,15 @@ func TestFleetPace(t *testing.T) {
 		if left := lostRun(t, tmpl, every); left <= 0 {
 			t.Errorf("every %s: after one lost rotation %v are left, want more than none", every, left)
 		}
-		if rings := minutes(show(pace(t, tmpl, every, "SilentMinutes"))) + time.Minute; rings >= least {
-			t.Errorf("every %s: silence is heard after %v, but a token may live no more than %v", every, rings, least)
+		if fires := minutes(show(pace(t, tmpl, every, "SilentMinutes"))) + time.Minute; fires >= least {
+			t.Errorf("every %s: the alarm of silence fires after %v, but a token may have no more than %v left", every, fires, least)
 		}
 	}
 	_, rotateTime := mapOf(t, tmpl, "RotateMachine", "5")
 	want(t, "rotate timeout", time.Duration(rotateTime)*time.Second, rotateEvery-schedulerLate)
 }
 
-// lostRun is the life left at worst in a token whose rotation was lost.
+// lostRun is the least remaining lifetime of a token whose rotation was lost.
 func lostRun(t *testing.T, tmpl object, every string) time.Duration {
 	return minRemaining(t, tmpl, every) - minutes(every) - schedulerLate - oneBatch(t, tmpl) - onePass
 }
@@ -517,7 +517,7 @@ func TestFleetReplay(t *testing.T) {
 	}
 	want(t, "exchanges", asked["iam.token"], rotations+len(batches)) // each process opens Secrets Manager once
 
-	// Delivered a second time, a batch must find its work done: it looks, and reads keys beside that, as the template
+	// Delivered a second time, a batch must find its work done: it reads the metadata, and keys in parallel, as the template
 	// reckons a retry.
 	again := f.invoke(rotate.event(t, execution, batches[0]))
 	want(t, "outcomes of a batch delivered twice", again.outcomes(), map[string]int{"already_done": len(batches[0])})

@@ -135,7 +135,7 @@ func want(t *testing.T, where string, got, want any) {
 	}
 }
 
-// alarmRule is what decides whether an alarm rings.
+// alarmRule decides whether an alarm fires.
 type alarmRule struct {
 	namespace, metric, statistic string
 	dimension                    string // "Name=value"
@@ -202,7 +202,7 @@ func TestAlarms(t *testing.T) {
 	want(t, "the expiry alarm's condition", at(t, alarms["BootstrapExpiryAlarm"], "Condition"), "HasExpiry")
 }
 
-// Silence must count as no life at all, in the midst of the data and without any.
+// Silence must count as a lifetime of zero, both within the data and without any.
 func TestStoredLifeCountsSilenceAsZero(t *testing.T) {
 	t.Parallel()
 	metrics := at(t, properties(t, template(t), "StoredLifeAlarm"), "Metrics").([]any)
@@ -211,16 +211,16 @@ func TestStoredLifeCountsSilenceAsZero(t *testing.T) {
 	want(t, "the alarm is on", show(at(t, metrics, 1, "Expression"))+" "+show(at(t, metrics, 1, "ReturnData")), "FILL(life, 0) true")
 }
 
-// rings tells after how many seconds the stored-life alarm rings when the word of
-// the function at second s is life(s), -1 for none, and every period begins
+// firesAfter returns after how many seconds the stored-life alarm fires when the metric
+// at second s is remaining(s), -1 for none, and every period begins
 // `phase` seconds off. It returns -1 if it stays quiet until the end.
-func (a alarmRule) rings(life func(second int) int, phase, end int) int {
+func (a alarmRule) firesAfter(remaining func(second int) int, phase, end int) int {
 	breaching := 0
 	for start := phase - a.period; start+a.period <= end; start += a.period {
 		lowest := -1
 		for second := max(start, 0); second < start+a.period; second++ {
-			if said := life(second); said >= 0 && (lowest < 0 || said < lowest) {
-				lowest = said
+			if value := remaining(second); value >= 0 && (lowest < 0 || value < lowest) {
+				lowest = value
 			}
 		}
 		if max(lowest, 0) >= a.threshold { // FILL(…, 0)
@@ -234,26 +234,26 @@ func (a alarmRule) rings(life func(second int) int, phase, end int) int {
 	return -1
 }
 
-// The stored-life alarm must be heard before a reader meets an expired token, and
+// The stored-life alarm must fire before a reader meets an expired token, and
 // must be quiet as long as nothing is wrong.
-func TestStoredLifeAlarmRingsInTime(t *testing.T) {
+func TestStoredLifeAlarmFiresInTime(t *testing.T) {
 	t.Parallel()
 	rule := ruleOf(t, properties(t, template(t), "StoredLifeAlarm"))
 	const minRemaining, hour = 480, 3600
 	earliest, latest := hour, 0
 	for phase := range rule.period {
-		// The function's last word, at second 0, is that the token has just enough
-		// life for ensure to leave it; then the schedules die.
+		// The last metric, at second 0, is just long enough for ensure to keep
+		// the token; then the schedules stop.
 		dead := func(second int) int {
 			if second == 0 {
 				return minRemaining
 			}
 			return -1
 		}
-		rang := rule.rings(dead, phase, hour)
-		earliest, latest = min(earliest, rang), max(latest, rang)
-		// Every run fails at IAM: each minute the look tells of less life. The
-		// failed-invocations alarm is heard before; this one follows at the latest
+		fired := rule.firesAfter(dead, phase, hour)
+		earliest, latest = min(earliest, fired), max(latest, fired)
+		// Every run fails at IAM: each minute the metric is less. The
+		// failed-invocations alarm fires before; this one follows at the latest
 		// when the token ends.
 		outage := func(second int) int {
 			if second%60 != 0 {
@@ -261,17 +261,17 @@ func TestStoredLifeAlarmRingsInTime(t *testing.T) {
 			}
 			return max(minRemaining-second, 0)
 		}
-		if rang := rule.rings(outage, phase, hour); rang < 0 || rang > minRemaining {
-			t.Errorf("phase %d: an outage is heard after %d s, but readers fail after %d", phase, rang, minRemaining)
+		if fired := rule.firesAfter(outage, phase, hour); fired < 0 || fired > minRemaining {
+			t.Errorf("phase %d: the alarm of an outage fires after %d s, but readers fail after %d", phase, fired, minRemaining)
 		}
 		checkQuiet(t, rule, phase)
 	}
 	if earliest < 240 || latest > 360 || latest >= minRemaining {
-		t.Errorf("a dead schedule is heard after %d to %d s, want 240 to 360, and less than the %d that the token lives", earliest, latest, minRemaining)
+		t.Errorf("the alarm of a stopped schedule fires after %d to %d s, want 240 to 360, and less than the token's %d", earliest, latest, minRemaining)
 	}
 }
 
-// checkQuiet plays three hours without a fault, of long tokens and short ones,
+// checkQuiet runs through three hours without a fault, of long tokens and short ones,
 // each way with one metric lost or late.
 func checkQuiet(t *testing.T, rule alarmRule, phase int) {
 	t.Helper()
@@ -281,11 +281,11 @@ func checkQuiet(t *testing.T, rule alarmRule, phase int) {
 				if second%every != 0 || second == 40*60 {
 					return -1
 				}
-				// Replaced as soon as a look finds less than MIN_REMAINING.
+				// Replaced as soon as ensure finds less than MIN_REMAINING.
 				return lifetime - second%(lifetime-480+every)
 			}
-			if rang := rule.rings(normal, phase, 3*3600); rang >= 0 {
-				t.Errorf("phase %d, tokens of %d s, ensure every %d s: the alarm rings after %d s without a fault", phase, lifetime, every, rang)
+			if fired := rule.firesAfter(normal, phase, 3*3600); fired >= 0 {
+				t.Errorf("phase %d, tokens of %d s, ensure every %d s: the alarm fires after %d s without a fault", phase, lifetime, every, fired)
 			}
 		}
 	}
@@ -487,12 +487,12 @@ func TestIntervalIsTheSchedules(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%s: %v", expression, err)
 	}
-	told, err := time.ParseDuration(at(t, properties(t, tmpl, "Function"), "Environment", "Variables", "ROTATION_INTERVAL").(string))
-	if err != nil || told != scheduled {
-		t.Errorf("ROTATION_INTERVAL is %v (%v), but the schedule's %v", told, err, scheduled)
+	interval, err := time.ParseDuration(at(t, properties(t, tmpl, "Function"), "Environment", "Variables", "ROTATION_INTERVAL").(string))
+	if err != nil || interval != scheduled {
+		t.Errorf("ROTATION_INTERVAL is %v (%v), but the schedule's %v", interval, err, scheduled)
 	}
 	if threshold := at(t, properties(t, tmpl, "TokenLifetimeAlarm"), "Threshold").(int); time.Duration(threshold)*time.Second != scheduled {
-		t.Errorf("the token-lifetime alarm rings below %d s, but the schedule's %v", threshold, scheduled)
+		t.Errorf("the token-lifetime alarm fires below %d s, but the schedule's %v", threshold, scheduled)
 	}
 }
 
@@ -547,7 +547,7 @@ func TestListParametersTakeWholeElements(t *testing.T) {
 	})
 }
 
-// values are what a parameter takes and does not take.
+// values are what a parameter accepts and rejects.
 type values struct{ good, bad []string }
 
 // checkPatterns holds parameters' patterns against them.
@@ -557,7 +557,7 @@ func checkPatterns(t *testing.T, tmpl object, parameters map[string]values) {
 		pattern := regexp.MustCompile(at(t, tmpl, "Parameters", name, "AllowedPattern").(string))
 		for _, value := range values.good {
 			if !pattern.MatchString(value) {
-				t.Errorf("%s does not take %q", name, value)
+				t.Errorf("%s rejects %q", name, value)
 			}
 		}
 		for _, value := range values.bad {

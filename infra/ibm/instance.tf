@@ -13,7 +13,7 @@ resource "ibm_resource_instance" "secrets_manager" {
     allowed_network = "public-and-private"
   }
 
-  # An instance is a machine of its own: it takes 5 to 15 minutes.
+  # An instance is its own machine: it takes 5 to 15 minutes.
   timeouts {
     create = "30m"
     update = "30m"

@@ -67,7 +67,7 @@ func start(t *testing.T, file string) {
 			t.Errorf("stopped: got exit code %d, %q; want 0", code, stderr.String())
 		}
 		if _, err := os.Stat(file); !os.IsNotExist(err) {
-			t.Errorf("the environment file outlived the sandbox: %v", err)
+			t.Errorf("the environment file still exists: %v", err)
 		}
 		if _, err := net.Dial("tcp", origin.Host); err == nil {
 			t.Error("stopped, it still listens")
@@ -130,7 +130,7 @@ func TestFailures(t *testing.T) {
 			t.Errorf("got exit code %d, %q; want %d and %q", got, stderr.String(), code, says)
 		}
 		if _, err := os.Stat(filepath.Join(folder, "env")); !os.IsNotExist(err) {
-			t.Errorf("the environment file outlived the sandbox: %v", err)
+			t.Errorf("the environment file still exists: %v", err)
 		}
 	}
 	fails(serving.ExitUsage, "make build-local first")

@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 const usage = `usage: awssandbox [-addr 127.0.0.1:8481] [-env FILE|-] [-bin build/local]
 
 Emulates AWS in memory, until SIGTERM or Ctrl-C: moto_server (pip install 'moto[server]') and an AWS
-Lambda that runs the deployed function. What it holds is made anew at each start, a bucket for the code
+Lambda that runs the deployed function. Its contents are new at each start, a bucket for the code
 and the credentials of the environment among it.
 
 The function runs as you, with all that you may do: there is no jail. So every request must be signed
@@ -76,7 +76,7 @@ func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 }
 
 // unset takes away what would lead the aws CLI elsewhere in spite of the variables, or say more than
-// they do. An empty profile would be looked for, too.
+// they do. They would search for an empty profile, too.
 const unset = "unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN\n"
 
 // environment is what leads the aws CLI to origin, whatever account its user is used to, and what

@@ -45,7 +45,7 @@ type keys struct {
 	given                              string // an administrator's token, which a person gives a program
 }
 
-// stage is what one path is tried on: a cloud of its own and a folder that is HOME, TMPDIR and working directory at once.
+// stage is what one path is tried on: its own cloud and a folder that is HOME, TMPDIR and working directory at once.
 type stage struct {
 	tools
 	keys     keys

@@ -17,7 +17,7 @@ import (
 )
 
 // mutant is a leak, planted in the product: code takes the place of anchor, which the file holds exactly once, and ANCHOR in it
-// stands for what it replaces. Between several files of a package, anchors and codes stands a NUL. A path whose name matches shows must find it.
+// is what it replaces. A NUL separates several files of a package, anchors and codes. A path whose name matches shows must find it.
 type mutant struct{ name, file, anchor, code, shows string }
 
 const (

@@ -38,7 +38,7 @@ func newIndex(subjects []subject) index {
 	x := index{map[string]string{}, map[string]string{}}
 	for _, s := range subjects {
 		value := s.value
-		if strings.HasPrefix(value, "eyJ") { // the header of a JWT is alike in all of an issuer's
+		if strings.HasPrefix(value, "eyJ") { // the header of a JWT is the same in all of an issuer's
 			_, value, _ = strings.Cut(value, ".")
 		}
 		for _, text := range []string{value, reversed(value), strings.Map(rot13, value)} {
@@ -71,7 +71,7 @@ func reversed(text string) string {
 	return string(letters)
 }
 
-// fold leaves letters and digits, in lower case: what is spaced, split over lines, quoted or in capitals reads alike.
+// fold leaves letters and digits, in lower case: what is spaced, split over lines, quoted or in capitals becomes the same.
 func fold(text string) string {
 	out := make([]byte, 0, len(text))
 	for i := range len(text) {

@@ -43,7 +43,7 @@ func TestPayloadsAreReadAsInGo(t *testing.T) {
 		"token.json":                  {tokenJSON, ""},
 		"the CLI's json":              {fmt.Sprintf(`{"iam_token":"Bearer %s"}`, good), ""},
 		"json in json":                {fmt.Sprintf(`{"iam_token":%q,"owner":"someone"}`, tokenJSON), ""},
-		"a field of its own":          {fmt.Sprintf(`{"logs":%q}`, good), ""},
+		"its own field":               {fmt.Sprintf(`{"logs":%q}`, good), ""},
 		"32 characters":               {strings.Repeat("a", 31) + "=", ""},
 		"8192 characters":             {strings.Repeat("-", 8192), ""},
 		"dashes in claims":            {jwt(fmt.Sprintf(`{"exp":%d,"x":"%s"}`, hour, strings.Repeat("???>>>", 300))), ""},

@@ -22,7 +22,7 @@ import (
 // shells are those that the script promises to run under.
 var shells = []string{"dash", "bash", "busybox"}
 
-// TestMain lets more tests run beside each other than there are processors: most of
+// TestMain lets more tests run in parallel than there are processors: most of
 // their time is waiting.
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -45,7 +45,7 @@ type fixture struct {
 // turn is for the shells to take turns: one run of each case is enough.
 var turn atomic.Int64
 
-// withFixture runs test beside others, under one shell.
+// withFixture runs test in parallel with others, under one shell.
 func withFixture(t *testing.T, name string, o ibmcloudtest.Options, test func(fx *fixture)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) {

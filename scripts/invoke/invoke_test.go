@@ -25,7 +25,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 )
 
-// TestMain lets the test binary be what the tests need as processes of their own: "function NAME …" is a Lambda function,
+// TestMain lets the test binary be what the tests need as separate processes: "function NAME …" is a Lambda function,
 // "invoke …" is this program.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "function" {
@@ -99,7 +99,7 @@ var functions = map[string]func(args []string){
 		signal.Ignore(syscall.SIGTERM)
 		lambda.Start(func() {})
 	},
-	"family": func([]string) { // with a process of its own that outlives it, unless the group is killed
+	"family": func([]string) { // with a child process that outlives it, unless the group is killed
 		lambda.Start(func() {
 			startSleeper()
 			time.Sleep(time.Hour)
@@ -321,7 +321,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// No process outlives this program: neither when a signal ends it, nor when its reader is gone, nor one that an exited
+// No process is left when this program ends: neither when a signal ends it, nor when its reader is gone, nor one that an exited
 // function left running.
 func TestNoProcessIsLeftBehind(t *testing.T) {
 	for _, tt := range []struct {

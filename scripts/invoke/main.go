@@ -44,7 +44,7 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
-// interruption is the cause of a context that a signal ended. The child is in a process group of its own and does not get
+// interruption is the cause of a context that a signal ended. The child is in its own process group and does not get
 // the terminal's signals, so it is killed first.
 type interruption struct{ syscall.Signal }
 
@@ -223,7 +223,7 @@ func milliseconds(d time.Duration) float64 {
 }
 
 // lambdaEnvironment returns the caller's environment with the variables that Lambda sets for a custom runtime, but for
-// AWS_LAMBDA_RUNTIME_API, which each process gets anew, and the function's ARN. What the caller has set stays. executable
+// AWS_LAMBDA_RUNTIME_API, which is new for each process, and the function's ARN. What the caller has set stays. executable
 // is the absolute path of the function's binary; its directory takes the place of /var/task.
 //
 // The list is https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html ("Defined runtime environment

@@ -27,7 +27,7 @@ type function struct {
 	log     io.Writer // gets both outputs
 }
 
-// A sandbox is one process of the function, the leader of a process group of its own, with the Runtime API that it alone
+// A sandbox is one process of the function, the leader of its own process group, with the Runtime API that it alone
 // knows, so that nothing a predecessor still says can reach it. It takes one invocation at a time: invoke, then
 // settle. Statuses and errors are those of https://github.com/aws/aws-lambda-runtime-interface-emulator.
 type sandbox struct {

@@ -1,5 +1,5 @@
 // Command package packs files into a zip for AWS Lambda, and writes the licences of what is in a binary. The same files give
-// the same bytes: names are bare, times fixed and modes set here, not taken from disk.
+// the same bytes: names are bare, times fixed and modes set here, not read from disk.
 package main
 
 import (

@@ -81,7 +81,7 @@ func moduleFolder(path, version string) (string, error) {
 	}
 	var module struct{ Dir string }
 	if err := json.Unmarshal(answer, &module); err != nil {
-		return "", fmt.Errorf("reading what go tells of it: %w", err)
+		return "", fmt.Errorf("reading its build information: %w", err)
 	}
 	return module.Dir, nil
 }

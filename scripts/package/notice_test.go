@@ -61,12 +61,12 @@ func TestWhatHasNoLicenceIsAnError(t *testing.T) {
 	}
 	for _, name := range []string{"LICENSE", "License.txt", "LICENCE", "COPYING", "NOTICE.md", "LICENSE-MIT", "PATENTS"} {
 		if !licenceNames.MatchString(name) {
-			t.Errorf("%s is not taken for a licence", name)
+			t.Errorf("%s does not count as a licence", name)
 		}
 	}
 	for _, name := range []string{"README.md", "noticeboard.txt"} {
 		if licenceNames.MatchString(name) {
-			t.Errorf("%s is taken for a licence", name)
+			t.Errorf("%s counts as a licence", name)
 		}
 	}
 }

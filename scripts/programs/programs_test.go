@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// recorder is a test that goes on after it was ended, and tells how it was.
+// recorder is a test that continues after it was ended, and records how it ended.
 type recorder struct {
 	testing.TB
 	ended string

@@ -20,7 +20,7 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// A function is the built one, with an IBM Cloud of its own.
+// A function is the built one, with its own IBM Cloud.
 type function struct {
 	t     *testing.T
 	cloud *ibmcloudtest.Cloud

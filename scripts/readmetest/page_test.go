@@ -4,7 +4,7 @@
 // A fenced block states its purpose after its language:
 //
 //	sh STAGE [server]      commands, run in the order of the pages; stages_test.go has the stages. A
-//	                       server runs in a terminal of its own until the stage ends
+//	                       server runs in its own terminal until the stage ends
 //	text output            what the commands above print; … matches anything
 //	text picture|figures   a drawing; what was measured, not compared
 //	text query             for CloudWatch Logs Insights, not run
@@ -174,7 +174,7 @@ func TestREADMEKeepsItsBudget(t *testing.T) {
 	}
 	lines, words := strings.Count(string(text), "\n"), len(strings.Fields(string(text)))
 	if lines > 200 || words > 2000 {
-		t.Errorf("README.md has %d lines and %d words, want at most 200 and 2000: move what belongs beside the code", lines, words)
+		t.Errorf("README.md has %d lines and %d words, want at most 200 and 2000: move details to the page of their package", lines, words)
 	}
 	first := strings.Join(strings.SplitN(string(text), "\n", 11)[:10], "\n")
 	if !strings.Contains(first, "never run on real") || !strings.Contains(first, "no licence") {

@@ -213,7 +213,7 @@ func difference(sample, printed string) string {
 		got, gap = got[at+1:], false
 	}
 	if len(got) > 0 && !gap {
-		return "the command goes on to print\n  " + strings.Join(got, "\n  ")
+		return "the command also prints\n  " + strings.Join(got, "\n  ")
 	}
 	return ""
 }
@@ -294,7 +294,7 @@ func TestNothingRunsWithoutTheFileOfVariables(t *testing.T) {
 		env := []string{"PATH=" + filepath.Join(dir, "bin") + ":" + os.Getenv("PATH"), "HOME=" + dir}
 		programs.Run(t, programs.Command{Dir: dir, Env: env, Stdin: b.text, Name: bash, Args: []string{"--norc", "--noprofile", "-i"}})
 		if called, _ := os.ReadFile(log); len(called) > 0 {
-			t.Errorf("%s: without its file it goes on to %s", b.where, called)
+			t.Errorf("%s: without its file it calls %s", b.where, called)
 		}
 	}
 	if tried < 2 {

@@ -27,7 +27,7 @@ import (
 
 // A stage is a world in which the blocks that name it are run, in one shell, in a copy of the repository.
 type stage struct {
-	needs   []string // programs beside sh, go and make
+	needs   []string // programs other than sh, go and make
 	prepare func(w *world)
 	dir     string // in the copy; its top if empty
 }
@@ -39,7 +39,7 @@ var stages = map[string]stage{
 	"first":      {},
 	"contribute": {needs: []string{"curl", "jq"}},
 	"simulate":   {},
-	// The sandboxes of make, each a process of its own.
+	// The sandboxes of make, each a separate process.
 	"sandbox":   {needs: []string{"curl"}},
 	"sandboxes": {needs: forAWS},
 	// IBM Cloud and AWS in memory, and programs that emulate ibmcloud and terraform.
@@ -155,7 +155,7 @@ func (w *world) writeOutputs(file, bootstrap, profile string) {
 	writeFile(w.t, filepath.Join(w.state, file), string(text))
 }
 
-// exportOutputs puts Terraform's outputs into the environment, and a person's token beside them.
+// exportOutputs puts Terraform's outputs into the environment, together with a person's token.
 func (w *world) exportOutputs() {
 	for name, value := range w.outputs(w.cloud.BootstrapIAMID(), "") {
 		w.env[strings.ToUpper(name)] = value

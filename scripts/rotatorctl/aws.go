@@ -31,7 +31,7 @@ func loadAWS(ctx context.Context) (aws.Config, error) {
 	return cfg, nil
 }
 
-// clients are those of the services that a stack lives in, and whose they are.
+// clients are those of the services that a stack uses, and the identity that uses them.
 type clients struct {
 	who    identity
 	stacks *cloudformation.Client

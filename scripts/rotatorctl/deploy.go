@@ -205,7 +205,7 @@ func (d *deployment) readParameters() error {
 
 func (d *deployment) templateFile() string { return filepath.Join(d.root, "infra/aws/template.yaml") }
 
-// checkRotations has the function itself judge the list, beside values that are sound: deployed, a faulty list
+// checkRotations has the function itself check the list, with other values that are valid: deployed, a faulty list
 // would take the place of one that works.
 func (d *deployment) checkRotations(ctx context.Context, file string) error {
 	whole, err := filepath.Abs(file)
@@ -215,14 +215,14 @@ func (d *deployment) checkRotations(ctx context.Context, file string) error {
 	if err != nil || d.list == nil {
 		return usagef("ROTATIONS_FILE=%s cannot be read, or is no list", printable(file))
 	}
-	judge := d.command(ctx, cmp.Or(d.getenv("GO"), "go"), "run", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "./functions/rotate", "config")
-	judge.Env = append(slices.DeleteFunc(judge.Env, func(variable string) bool {
+	check := d.command(ctx, cmp.Or(d.getenv("GO"), "go"), "run", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "./functions/rotate", "config")
+	check.Env = append(slices.DeleteFunc(check.Env, func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
 		return !strings.HasPrefix(name, "GO") && !slices.Contains([]string{"PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME"}, name)
 	}), "ROTATIONS_FILE="+whole, "SECRETS_MANAGER_URL=https://sound.invalid", "SECRETS_MANAGER_APIKEY=sound")
 	complaint := &bytes.Buffer{}
-	judge.Stdout, judge.Stderr = nil, complaint
-	if err := judge.Run(); err != nil {
+	check.Stdout, check.Stderr = nil, complaint
+	if err := check.Run(); err != nil {
 		message := fmt.Sprintf("ROTATIONS_FILE=%s: nothing was deployed", printable(file))
 		for line := range strings.Lines(complaint.String()) {
 			if !strings.HasPrefix(line, "exit status") {

@@ -24,7 +24,7 @@ type entry struct {
 	At     time.Time      `json:"at"`
 	Report *report.Report `json:"report,omitempty"`
 	Lost   string         `json:"lost,omitempty"`  // how a run ended that left no report
-	Other  string         `json:"other,omitempty"` // a warning or an error beside these
+	Other  string         `json:"other,omitempty"` // another warning or error
 	line   string
 }
 
@@ -138,7 +138,7 @@ func (p *program) logsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case o.since <= 0 || o.since > 10*365*24*time.Hour:
-				return usagef("--since is how far to look back: 30m, 1h, 24h")
+				return usagef("--since is the time to go back: 30m, 1h, 24h")
 			case o.raw && (o.failed || p.output == "json"):
 				return usagef("--raw prints all lines as they are: leave out --failed and -o json")
 			case o.follow && p.output == "json":
@@ -147,7 +147,7 @@ func (p *program) logsCommand() *cobra.Command {
 			return p.printLogs(cmd.Context(), o)
 		},
 	}
-	cmd.Flags().DurationVar(&o.since, "since", time.Hour, "how far to look back")
+	cmd.Flags().DurationVar(&o.since, "since", time.Hour, "show this much of the log, up to now")
 	cmd.Flags().BoolVar(&o.failed, "failed", false, "only what failed")
 	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on printing until Ctrl-C")
 	cmd.Flags().BoolVar(&o.raw, "raw", false, "every line, escaped for a terminal but otherwise as it is")

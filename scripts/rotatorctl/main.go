@@ -25,7 +25,7 @@ import (
 // version is set by the linker.
 var version = "dev"
 
-// program is one run of rotatorctl: the world around it and the options of every command.
+// program is one run of rotatorctl: its environment and the options of every command.
 type program struct {
 	getenv func(string) string
 	stdin  io.Reader

@@ -94,7 +94,7 @@ var (
 	publicID    = regexp.MustCompile(`^(iam-)?(ServiceId|Profile)-[0-9a-f-]{36}$`)
 )
 
-// run runs setup with Terraform's outputs on its standard input, and sees to it that nothing secret or foreign
+// run runs setup with Terraform's outputs on its standard input, and checks that nothing secret or foreign
 // came out.
 func (fx *fixture) run(args ...string) run {
 	fx.t.Helper()
@@ -478,8 +478,8 @@ func TestRotateAndDeleteOldKeys(t *testing.T) {
 	}
 }
 
-// TestNoKeyIsDeletedInDoubt: where it is not certain which key is in use, none goes.
-func TestNoKeyIsDeletedInDoubt(t *testing.T) {
+// TestNoKeyIsDeletedUnlessTheKeyInUseIsCertain: otherwise none is deleted.
+func TestNoKeyIsDeletedUnlessTheKeyInUseIsCertain(t *testing.T) {
 	reader := func(fx *fixture) []string { return []string{"--reader-key-file", fx.path("reader.key")} }
 	for name, test := range map[string]struct {
 		change func(fx *fixture, first, second map[string]string)
@@ -533,13 +533,13 @@ func (fx *fixture) lose(role string) {
 	fx.asAdmin("POST", "/v1/apikeys", `{"name":"iam-token-rotator-`+role+`","description":"`+notStored+`","iam_id":"`+fx.outputs[role+"_iam_id"]+`"}`)
 }
 
-// TestFurtherWorkload: it has another name, and no bootstrap key of its own.
+// TestFurtherWorkload: it has another name, and no bootstrap key.
 func TestFurtherWorkload(t *testing.T) {
 	fx := newFixture(t)
 	first := fx.succeed()
 	other := fx.succeed("--name", "billing", "--no-bootstrap-key")
 	if other.values["BOOTSTRAP_APIKEY_ID"] != "" || other.values["API_KEY_SECRET"] == first.values["API_KEY_SECRET"] {
-		t.Errorf("got %q, want secrets of its own and no bootstrap key", other.values)
+		t.Errorf("got %q, want its own secrets and no bootstrap key", other.values)
 	}
 	fx.succeed("--name", "billing", "--no-bootstrap-key", "--rotate-keys")
 	fx.complete(fx.succeed(), fx.aws.secrets[defaultAWSSecret])
@@ -554,7 +554,7 @@ func TestKeyFiles(t *testing.T) {
 	if first.values["BOOTSTRAP_SECRET_ARN"] != "" || len(fx.aws.writes) > 0 {
 		t.Errorf("got %q, want nothing stored in AWS", first.values)
 	}
-	// The same file by any path is the same place; another file gets a key of its own.
+	// The same file by any path is the same place; another file gets its own key.
 	if err := os.Symlink(fx.folder, fx.path("link")); err != nil {
 		t.Fatal(err)
 	}
@@ -597,7 +597,7 @@ func TestFileThatCannotBeReplaced(t *testing.T) {
 	file := fx.path("reader.key")
 	fx.env["IAM_URL"] = fx.lying(func(request *http.Request, body []byte) []byte {
 		if request.URL.Path == "/identity/token" {
-			_ = os.MkdirAll(filepath.Join(file, "in the way"), 0o700)
+			_ = os.MkdirAll(filepath.Join(file, "occupied"), 0o700)
 		}
 		return body
 	})

@@ -24,7 +24,7 @@ func (p *program) findStack(ctx context.Context, name string) (*types.Stack, err
 	case err != nil && strings.Contains(err.Error(), "does not exist"):
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("the stack %s cannot be looked up: %w", name, awsError(err))
+		return nil, fmt.Errorf("the stack %s cannot be described: %w", name, awsError(err))
 	case len(described.Stacks) == 0:
 		return nil, nil
 	}

@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// One moto serves all tests, each with a stack and a bucket of its own.
+// One moto serves all tests, each with its own stack and bucket.
 var (
 	startMoto = sync.OnceValues(func() (_ *awstest.Moto, err error) {
 		theMoto, err = awstest.StartMoto()
@@ -262,7 +262,7 @@ func TestLifeOfAStack(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "life")
 	if status, _ := a.moto.MustDo(t, awstest.Request{Service: "s3", Method: "PUT", Path: "/" + a.bucket + "/iam-token-rotator/life/notes.txt", Body: "x"}); status != 200 {
-		t.Fatalf("putting a file beside the zips: %d", status)
+		t.Fatalf("putting a file next to the zips: %d", status)
 	}
 	one, two := a.cloud.Rotations()[0], a.cloud.Rotations()[1]
 	a.set["EXPECT_ACCOUNT"] = a.cloud.AccountID()
@@ -358,7 +358,7 @@ func TestDeploymentFailures(t *testing.T) {
 			a.lambda.Timeout = 2 * time.Second // the function tries for as long as it may
 		}, []string{"default: look: unavailable: ", "does not resolve", "is a private endpoint"}},
 		{"may-not-create", func(a *account) { a.answer = forbidding("CreateStack", "AccessDenied") }, []string{"AccessDenied: it is forbidden", "the deployment failed"}},
-		{"throttled", func(a *account) { a.answer = forbidding("DescribeStacks", "Throttling") }, []string{"the stack throttled cannot be looked up: Throttling: it is forbidden (AWS limits the rate of requests: try again in a minute)"}},
+		{"throttled", func(a *account) { a.answer = forbidding("DescribeStacks", "Throttling") }, []string{"the stack throttled cannot be described: Throttling: it is forbidden (AWS limits the rate of requests: try again in a minute)"}},
 		{"expired", func(a *account) { a.answer = forbidding("GetCallerIdentity", "ExpiredToken") }, []string{"the credentials have expired: sign in again"}},
 		{"other-code", func(a *account) {
 			a.set["BOOTSTRAP_SECRET_ARN"] = strings.Replace(a.arn, "123456789012", "210987654321", 1)
@@ -441,7 +441,7 @@ func TestDeploymentWaitsForPermissions(t *testing.T) {
 	a.must(1, "invoke --mode=check", "default: bootstrap: misconfigured: ", "the secret is empty")
 	a.must(1, "doctor", "✗ bootstrap-key", "rotation default\n– ", "1 check failed, ", "rotatorctl: correct what is marked ✗")
 
-	// A later failure shows at once, and status still knows the expiry, which the failed run could not look up.
+	// A later failure shows at once, and status still knows the expiry, which the failed run could not read.
 	a.lambda.Secrets = a.refusing(-1)
 	a.must(1, "invoke --mode=ensure", "the run failed: RotationError: 1 of 1 rotations failed; default: bootstrap: denied: ")
 	a.must(1, "status", " default: failed", "\n  bootstrap: denied: ", "the stored token expires 20")
@@ -542,7 +542,7 @@ func TestUsage(t *testing.T) {
 		{"partial ARN", "deploy", whole, object{"BOOTSTRAP_SECRET_ARN": "rotator/bootstrap"}, "rotatorctl put-key prints"},
 		{"unknown ARCH", "deploy", whole, object{"ARCH": "mips"}, "use arm64 or amd64"},
 		{"both sources", "deploy", whole, object{"ROTATIONS_FILE": files["faulty"]}, "ROTATIONS_FILE and API_KEY_SECRET, TOKEN_SECRET are set"},
-		{"expected beside a list", "deploy", list, object{"ROTATIONS_FILE": files["faulty"], "EXPECT_IAM_ID": "x"}, "ROTATIONS_FILE and EXPECT_IAM_ID are set"},
+		{"expected with a list", "deploy", list, object{"ROTATIONS_FILE": files["faulty"], "EXPECT_IAM_ID": "x"}, "ROTATIONS_FILE and EXPECT_IAM_ID are set"},
 		{"no such file", "deploy", list, object{"ROTATIONS_FILE": "/no/such"}, "cannot be read"},
 		{"an endless file", "deploy", list, object{"ROTATIONS_FILE": "/dev/zero"}, "is no list"},
 		{"no list", "deploy", list, object{"ROTATIONS_FILE": files["object"]}, "nothing was deployed"},
@@ -560,8 +560,8 @@ func TestUsage(t *testing.T) {
 		{"unknown force", "invoke --mode=rotate", nil, object{"FORCE": "yes"}, `FORCE="yes" is no bool`},
 		{"forced doctor", "invoke --mode=doctor --force", nil, nil, "leave it out"},
 		{"since in words", "logs --since=abc", nil, nil, `option --since: "abc" is no duration: use 30m or 24h`},
-		{"since nothing", "logs --since=0s", nil, nil, "how far to look back"},
-		{"since the future", "logs --since=-5m", nil, nil, "how far to look back"},
+		{"since nothing", "logs --since=0s", nil, nil, "--since is the time to go back"},
+		{"since the future", "logs --since=-5m", nil, nil, "--since is the time to go back"},
 		{"raw and failed", "logs --raw --failed", nil, nil, "leave out --failed"},
 		{"endless JSON", "logs -f -o json", nil, nil, "leave out -o json"},
 		{"destroy unasked", "destroy", nil, nil, "give --yes"},

@@ -42,8 +42,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 const usage = `usage: sandbox [-addr 127.0.0.1:8480] [-tls-dir DIR] [-rotations 1] [-token-ttl 1h] [-env FILE|-]
 
-Emulates IBM Cloud (IAM, Secrets Manager, Logs Routing) in memory, until SIGTERM or Ctrl-C. What it
-holds is made anew at each start. Faults, settings and the log of requests are under /_sandbox, which
+Emulates IBM Cloud (IAM, Secrets Manager, Logs Routing) in memory, until SIGTERM or Ctrl-C. Its
+contents are new at each start. Faults, settings and the log of requests are under /_sandbox, which
 answers 403 to web pages of other origins and to host names other than localhost and that of -addr.
 
 `
@@ -131,7 +131,7 @@ func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string
 }
 
 // writeRotations writes the rotations as ROTATIONS_FILE holds them and returns the file's absolute
-// path: FILE.rotations.json beside the environment file FILE, or a temporary file for "-".
+// path: FILE.rotations.json next to the environment file FILE, or a temporary file for "-".
 func writeRotations(rotations []ibmcloudtest.Rotation, env string) (string, error) {
 	type rotation struct {
 		Name         string `json:"name"`

@@ -210,10 +210,10 @@ func TestManyRotations(t *testing.T) {
 	env, file, _ := start(t, "-rotations", "3")
 	checkRotations(t, env, 3)
 	if dir := filepath.Dir(env["ROTATIONS_FILE"]); dir != filepath.Dir(file) {
-		t.Errorf("ROTATIONS_FILE is in %s, want beside the environment file", dir)
+		t.Errorf("ROTATIONS_FILE is in %s, want next to the environment file", dir)
 	}
 	if env["API_KEY_SECRET"] != "" || env["TOKEN_SECRET"] != "" {
-		t.Error("got ids beside ROTATIONS_FILE, want none")
+		t.Error("got ids with ROTATIONS_FILE, want none")
 	}
 }
 
@@ -259,7 +259,7 @@ func TestEnvironmentOnStdout(t *testing.T) {
 		t.Errorf("got exit code %d, want 0", code)
 	}
 	if _, err := os.Stat(env["ROTATIONS_FILE"]); !os.IsNotExist(err) {
-		t.Errorf("the temporary ROTATIONS_FILE outlived the sandbox: %v", err)
+		t.Errorf("the temporary ROTATIONS_FILE still exists: %v", err)
 	}
 }
 

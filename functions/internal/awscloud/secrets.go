@@ -33,7 +33,7 @@ import (
 // afresh; white space around the key is trimmed. Errors are *rotation.Error.
 //
 // AWS credentials and endpoints come from the standard AWS_* variables, see
-// credentialsProvider. They are looked up on the first call.
+// credentialsProvider. They are obtained on the first call.
 func BootstrapKey(secretARN string, transport http.RoundTripper) func(context.Context) (iamtoken.Secret, error) {
 	return (&secret{arn: secretARN, transport: transport}).read
 }
@@ -102,8 +102,8 @@ func (s *secret) connect() (*secretsmanager.Client, error) {
 	if err != nil {
 		return nil, s.misconfigured("it is not the ARN of an AWS secret: check SECRETS_MANAGER_APIKEY_ARN")
 	}
-	if faults := network.CheckEnvironment(os.Environ()); len(faults) > 0 {
-		return nil, s.misconfigured(faults[0].Name + " " + faults[0].Problem)
+	if wrong := network.CheckEnvironment(os.Environ()); len(wrong) > 0 {
+		return nil, s.misconfigured(wrong[0].Name + " " + wrong[0].Problem)
 	}
 	client := &http.Client{Transport: bounded{s.transport}, CheckRedirect: refuseRedirect}
 	s.client = secretsmanager.NewFromConfig(aws.Config{

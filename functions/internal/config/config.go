@@ -55,7 +55,7 @@ type ReadFile func(name string) ([]byte, error)
 
 // Load reads the configuration from environ, in the form of os.Environ. The error
 // joins every problem found, of very many the first; none repeats a key or token.
-// The Config beside an error holds what could be read: a host needs to know how to log.
+// The Config returned with an error holds what could be read: a host needs to know how to log.
 func Load(environ []string, readFile ReadFile) (Config, error) {
 	var found problems
 	v := parseVariables(environ, &found)
@@ -82,7 +82,7 @@ func Load(environ []string, readFile ReadFile) (Config, error) {
 	return cfg, found.err()
 }
 
-// variables are the environment variables that count; an empty one is as good as
+// variables are the environment variables that count; an empty one counts as
 // unset, and white space around a value does not count.
 type variables struct {
 	SecretsManagerURL string `env:"SECRETS_MANAGER_URL"`

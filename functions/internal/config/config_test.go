@@ -56,7 +56,7 @@ func TestTheMinimalConfigurationHasTheDocumentedDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if cfg.Credential.APIKey.Reveal() != canary {
-		t.Error("the bootstrap key was not taken")
+		t.Error("the bootstrap key was not used")
 	}
 	if cfg.IAMURL != "https://iam.cloud.ibm.com" || cfg.MinRemaining != 8*time.Minute || cfg.RotationInterval != 50*time.Minute ||
 		cfg.MaxRPS != 20 || cfg.Concurrency != 16 || cfg.MetricsNamespace != "IAMTokenRotator" || cfg.LogLevel != slog.LevelInfo || !cfg.BootstrapExpiresAt.IsZero() {
@@ -195,7 +195,7 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"null":                  {list(`[1,null]`), "ROTATIONS[1]: must be an object with"},
 		"an index after a gap":  {list(`[{"nam":"x"},` + entry("", "") + `]`), "ROTATIONS[1]: name: use"},
 		"no token secret":       {list(`[{"name":"a","api_key_secret":"g/n"}]`), `ROTATIONS "a" token_secret: is not set`},
-		"expect beside a list":  {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": "[" + entry("a", "") + "]", "EXPECT_IAM_ID": "iam-ServiceId-1"}, "EXPECT_IAM_ID: is for API_KEY_SECRET and TOKEN_SECRET: beside ROTATIONS unset it"},
+		"expect with a list":    {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": "[" + entry("a", "") + "]", "EXPECT_IAM_ID": "iam-ServiceId-1"}, "EXPECT_IAM_ID: goes with API_KEY_SECRET and TOKEN_SECRET alone: with ROTATIONS unset it"},
 		"format of a rotation":  {list(`[` + entry("a", `,"format":"jwt"`) + `]`), "not a format"},
 		"no name":               {list(`[` + entry("", "") + `]`), `ROTATIONS[0]: name: use 1 to 40`},
 		"odd name":              {list(`[` + entry("a b", "") + `]`), `ROTATIONS[0]: name: use 1 to 40`},
@@ -277,14 +277,14 @@ func TestWhiteSpaceAndEmptyVariablesDoNotCount(t *testing.T) {
 		t.Errorf("got %+v, %v; want the profile and the default", cfg, err)
 	}
 	if _, err := load(with(map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer "})); err == nil {
-		t.Error("an empty token was taken for a bootstrap identity")
+		t.Error("an empty token was used as the bootstrap identity")
 	}
 }
 
 func TestABadNamespaceIsReplacedSoThatTheFailureIsCounted(t *testing.T) {
 	cfg, err := load(with(map[string]string{"METRICS_NAMESPACE": "a b"}))
 	if err == nil || cfg.MetricsNamespace != "IAMTokenRotator" {
-		t.Errorf("got namespace %q, %v; want the default beside a problem", cfg.MetricsNamespace, err)
+		t.Errorf("got namespace %q, %v; want the default with a problem", cfg.MetricsNamespace, err)
 	}
 }
 

@@ -70,7 +70,7 @@ func (v variables) single(found *problems) rotation.Rotation {
 const maxName = 40
 
 func (v variables) many(found *problems, source string, list []byte) []rotation.Rotation {
-	const own = "is for API_KEY_SECRET and TOKEN_SECRET: beside %s unset it, and give each entry its own expect"
+	const own = "goes with API_KEY_SECRET and TOKEN_SECRET alone: with %s unset it, and give each entry its own expect"
 	if v.ExpectAccount != "" {
 		found.add("EXPECT_ACCOUNT", own, source)
 	}
@@ -95,7 +95,7 @@ func (v variables) many(found *problems, source string, list []byte) []rotation.
 		names[e.Name] = true
 		rotation := v.rotation(found, where, *e)
 		if other, taken := targets[rotation.Token.ID]; taken && rotation.Token.ID != "" {
-			found.add(where, "token_secret is that of %q too: each token needs a secret of its own", other)
+			found.add(where, "token_secret is that of %q too: each token needs its own secret", other)
 		}
 		targets[rotation.Token.ID] = e.Name
 		rotations = append(rotations, rotation)
@@ -261,9 +261,9 @@ func (v variables) checkMirrors(found *problems, rotations []rotation.Rotation) 
 			case secretSuffix(arn) == "":
 				found.add(where, "is not a whole ARN: give it with the hyphen and six characters at its end, as AWS shows it")
 			case sameSecret(arn, v.APIKeyARN):
-				found.add(where, "is the bootstrap API key's, SECRETS_MANAGER_APIKEY_ARN: the token would replace the key; each mirror needs a secret of its own")
+				found.add(where, "is the bootstrap API key's, SECRETS_MANAGER_APIKEY_ARN: the token would replace the key; each mirror needs its own secret")
 			case isTaken:
-				found.add(where, "is rotation %q's: each mirror needs a secret of its own", owner)
+				found.add(where, "is rotation %q's: each mirror needs its own secret", owner)
 			}
 			taken[arn] = r.Name
 		}

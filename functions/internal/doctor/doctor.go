@@ -27,7 +27,7 @@ type Doctor struct {
 	IAMHost        Host
 	InstanceHost   Host
 	HTTP           *http.Transport // that the way to the hosts is tried with; if nil, one like the function's
-	Bootstrap      Bootstrap
+	Bootstrap      BootstrapIdentity
 	IAM            IAM
 	SecretsManager SecretsManager
 	Mirrors        rotation.Mirrors // if nil, no rotation may have one
@@ -209,13 +209,13 @@ func lacksPermission(err error) bool {
 	return failure.Kind == rotation.Denied && failure.Retry == rotation.Never
 }
 
-// Bootstrap is the bootstrap identity, and how it authenticates.
-type Bootstrap struct {
+// BootstrapIdentity is the bootstrap identity, and how it authenticates.
+type BootstrapIdentity struct {
 	Variable  string                                         // that has its credential: "SECRETS_MANAGER_APIKEY"
 	ReadKey   func(context.Context) (iamtoken.Secret, error) // from where it is kept; nil when the variable holds it
 	Identity  Identity
 	HasKey    bool      // an API key, rather than a profile or a token
-	NoIAM     bool      // a token at hand, for which IAM is not asked
+	NoIAM     bool      // the token was given, IAM is not asked for it
 	ExpiresAt time.Time // BOOTSTRAP_EXPIRES_AT, zero when not set
 }
 
@@ -272,7 +272,7 @@ func (d *Doctor) checkBootstrap(ctx context.Context, f *findings, iamBlocker str
 // owner names a token's owner.
 func owner(token iamtoken.Token) string { return token.IAMID + " of account " + token.Account }
 
-// checkBootstrapExpiry asks IAM, unless a failed check is in the way, and compares
+// checkBootstrapExpiry asks IAM, unless a failed check prevents it, and compares
 // its answer with the configuration.
 func (d *Doctor) checkBootstrapExpiry(ctx context.Context, f *findings, blocker string) {
 	set := d.Bootstrap.ExpiresAt

@@ -131,7 +131,7 @@ func TestATokenAtHandNeedsNoIAM(t *testing.T) {
 	fx.want(diagnosis, "key-secret", report.CheckOK)
 	fx.want(diagnosis, "key-identity", report.CheckSkipped, "iam-dns failed")
 	if slices.Contains(names(diagnosis.Checks), "bootstrap-key-expiry") {
-		t.Error("a token at hand has no key to expire")
+		t.Error("a given token has no key to expire")
 	}
 }
 
@@ -340,7 +340,7 @@ func TestFindings(t *testing.T) {
 		"the key's group": {func(fx *fixture) {
 			fx.as(fx.cloud.AdminAPIKey())
 			fx.tokenSecret(ibmcloudtest.SecretSpec{Group: fx.cloud.KeyGroupName()})
-		}, "token-secret", report.CheckWarning, []string{"who may read the token may read the API key", "a group of its own"}},
+		}, "token-secret", report.CheckWarning, []string{"who may read the token may read the API key", "its own group"}},
 		"previous locked": {func(fx *fixture) { fx.cloud.MustLock(fx.one.Token.ID, "previous", canary) }, "token-locks", report.CheckFailed, []string{"the next save fails", "remove the locks of the previous version"}},
 		"current locked":  {func(fx *fixture) { fx.cloud.MustLock(fx.one.Token.ID, "current", canary) }, "token-locks", report.CheckWarning, []string{"the one after it fails"}},
 		"one version":     {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Payload: "no token yet"}) }, "token-locks", report.CheckOK, nil},

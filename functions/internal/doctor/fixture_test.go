@@ -63,7 +63,7 @@ func (fx *fixture) as(key string) {
 		fx.t.Fatal(err)
 	}
 	fx.doctor.IAM, fx.doctor.SecretsManager = iam, secretsManager
-	fx.doctor.Bootstrap = doctor.Bootstrap{Variable: "SECRETS_MANAGER_APIKEY", Identity: bootstrap, HasKey: true}
+	fx.doctor.Bootstrap = doctor.BootstrapIdentity{Variable: "SECRETS_MANAGER_APIKEY", Identity: bootstrap, HasKey: true}
 }
 
 // publish puts a version whose metadata describes a token.
@@ -88,7 +88,7 @@ func (fx *fixture) tokenSecret(spec ibmcloudtest.SecretSpec) {
 
 func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
 
-// run examines the rotation, and sees to it that nothing was written and no
+// run examines the rotation, and checks that nothing was written and no
 // secret shows.
 func (fx *fixture) run() report.Diagnosis {
 	fx.t.Helper()

@@ -111,7 +111,7 @@ func (e *examination) checkKeyIdentity(f *findings, response rotation.TokenRespo
 			"nothing to do unless it goes on; then does a proxy or firewall keep /identity/keys from IAM_URL?")
 	case token.IAMID == e.bootstrap.IAMID:
 		f.warn(keyIdentity, "the key is of the bootstrap identity itself, "+owner(token)+": whoever reads the token can read the API key with it",
-			"save the token of a service id of its own, which holds the job's permissions alone")
+			"save the token of a separate service id, which has the job's permissions alone")
 	case e.Expect != rotation.Expect{}:
 		f.ok(keyIdentity, "IAM accepts the key, which is of %s, as expected", owner(token))
 	default:
@@ -199,7 +199,7 @@ func (e *examination) checkDescription(f *findings, secret rotation.SecretDescri
 			"make a secret without an expiration date, name it in TOKEN_SECRET (or token_secret) and move the readers to it before then")
 	case secret.GroupID != "" && secret.GroupID == e.key.GroupID:
 		f.warn(tokenSecret, "it is in the key secret's group: who may read the token may read the API key",
-			"move one of the two to a group of its own: a group is the finest scope of a policy")
+			"move one of the two to its own group: a group is the finest scope of a policy")
 	case secret.GroupID == "" || e.key.GroupID == "":
 		f.ok(tokenSecret, "seen (secret-metadata.read): of type %s, without an expiration date", secret.Type)
 	default:

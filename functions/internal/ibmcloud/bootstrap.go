@@ -112,7 +112,7 @@ const clockAge = 10 * time.Second
 
 // contradicts reports whether a clock is too far off the one that IAM's answer showed.
 // If that is a while ago the next request obtains a new token, and measures IAM's
-// clock anew: ours may have been set since.
+// clock again: ours may have been set meanwhile.
 func (b *Bootstrap) contradicts(clock rotation.Clock) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -136,7 +136,7 @@ func (b *Bootstrap) reject(token iamtoken.Secret) {
 	}
 }
 
-// deny has the credential read afresh for the next token. The one at hand
+// deny has the credential read afresh for the next token. The current one
 // goes on: it may serve other rotations than the one that was denied.
 func (b *Bootstrap) deny() { b.credential.denied() }
 
@@ -167,7 +167,7 @@ func BootstrapByKey(iam *IAM, source KeySource) *Bootstrap {
 }
 
 // rereadLimit bounds the read of a key that may have been replaced: enough of an attempt must be
-// left to go on with the key at hand.
+// left to continue with the current key.
 const rereadLimit = 3 * time.Second
 
 type keyCredential struct {
@@ -176,7 +176,7 @@ type keyCredential struct {
 
 	mu    sync.Mutex
 	key   iamtoken.Secret
-	stale bool // the key at hand may have been replaced by one of another identity
+	stale bool // the key may have been replaced by one of another identity
 }
 
 func (c *keyCredential) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {

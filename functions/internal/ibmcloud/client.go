@@ -25,10 +25,10 @@ import (
 // hold one is of type kv: 512 KB of entries (Secrets Manager's limit).
 const secretAnswer = 1 << 20
 
-// answer is what came back over the wire for one SDK call. It is kept beside the
-// SDK's own account, which loses the status of some failures, hides others
+// wireResponse is what came back over the wire for one SDK call. It is kept in addition to the
+// SDK's response, which loses the status of some failures, hides others
 // behind a nil error and copies foreign text into its messages.
-type answer struct {
+type wireResponse struct {
 	limit   int    // of the body in bytes; 0 means network.SmallAnswer
 	release func() // to be called when the SDK has decoded the answer; may be nil
 
@@ -40,20 +40,20 @@ type answer struct {
 	err    error // why no answer came
 }
 
-type answerKey struct{}
+type responseKey struct{}
 
-// withAnswer returns a context under which recorder notes the answer; a caller
+// withResponse returns a context under which recorder notes the response; a caller
 // that has asked for it already shares it.
-func withAnswer(ctx context.Context) (context.Context, *answer) {
-	if got, ok := ctx.Value(answerKey{}).(*answer); ok {
+func withResponse(ctx context.Context) (context.Context, *wireResponse) {
+	if got, ok := ctx.Value(responseKey{}).(*wireResponse); ok {
 		return ctx, got
 	}
-	got := &answer{}
-	return context.WithValue(ctx, answerKey{}, got), got
+	got := &wireResponse{}
+	return context.WithValue(ctx, responseKey{}, got), got
 }
 
 // done ends the use of the answer's body.
-func (a *answer) done() {
+func (a *wireResponse) done() {
 	if a.release != nil {
 		a.release()
 		a.release = nil
@@ -74,17 +74,17 @@ func newRecorder(base http.RoundTripper, now func() time.Time) recorder {
 
 // RoundTrip implements http.RoundTripper.
 func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
-	got, ok := req.Context().Value(answerKey{}).(*answer)
+	got, ok := req.Context().Value(responseKey{}).(*wireResponse)
 	if !ok {
-		got = &answer{}
+		got = &wireResponse{}
 	}
-	*got = answer{limit: got.limit, release: got.release} // the token of this call may have been asked for under it
+	*got = wireResponse{limit: got.limit, release: got.release} // the token of this call may have been asked for under it
 	response, err := r.exchange(req, got)
 	got.err = err
 	return response, err
 }
 
-func (r recorder) exchange(req *http.Request, got *answer) (*http.Response, error) {
+func (r recorder) exchange(req *http.Request, got *wireResponse) (*http.Response, error) {
 	if latest, ok := rotation.WallDeadline(req.Context()); ok && r.now().Round(0).After(latest) {
 		return nil, network.ErrSuspended
 	}
@@ -111,7 +111,7 @@ func (r recorder) exchange(req *http.Request, got *answer) (*http.Response, erro
 // read reads the body. Of answers that may be larger than a small one, and that
 // are, one at a time is in memory, until the SDK has decoded it: what a decoder
 // builds is many times the answer's size.
-func (r recorder) read(ctx context.Context, response *http.Response, got *answer) ([]byte, error) {
+func (r recorder) read(ctx context.Context, response *http.Response, got *wireResponse) ([]byte, error) {
 	if got.limit <= network.SmallAnswer {
 		return network.ReadBody(response, network.SmallAnswer)
 	}
@@ -138,7 +138,7 @@ const dateTolerance = 5 * time.Second
 
 // dateBefore reports whether the answer's Date is before a time that the service
 // itself names in it: then the Date is wrong.
-func (a *answer) dateBefore(named time.Time) bool {
+func (a *wireResponse) dateBefore(named time.Time) bool {
 	return !a.date.IsZero() && a.date.Add(dateTolerance).Before(named)
 }
 
@@ -168,7 +168,7 @@ func (b bound) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // retryAfter is the wait that the service asked for, in seconds or as a date; 0
 // when it asked for none.
-func (a *answer) retryAfter(now time.Time) time.Duration {
+func (a *wireResponse) retryAfter(now time.Time) time.Duration {
 	value := a.header.Get("Retry-After")
 	if seconds, err := strconv.Atoi(value); err == nil {
 		return time.Duration(max(0, min(seconds, 3600))) * time.Second
@@ -180,7 +180,7 @@ func (a *answer) retryAfter(now time.Time) time.Duration {
 }
 
 // guard calls an SDK and turns its panics into errors: the SDKs index into
-// answers without looking, and one odd answer must not end the other rotations of
+// answers without a check, and one odd answer must not end the other rotations of
 // a run. The panic's value may hold a part of the answer, so only its type is
 // shown.
 func guard[T any](call func() (T, error)) (result T, err error) {

@@ -133,7 +133,7 @@ func TestWaitingForALargeAnswersTurnEndsWithTheContext(t *testing.T) {
 	wire.large <- struct{}{}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	ctx, got := withAnswer(ctx)
+	ctx, got := withResponse(ctx)
 	got.limit = secretAnswer
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://instance.test/", nil)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// operation is what a call was for, and what to tell a person when it fails.
+// operation is the purpose of a call, and the advice when it fails.
 type operation struct {
 	doing    string // "reading the API key"
 	limit    int    // of the answer in bytes; 0 means network.SmallAnswer
@@ -25,7 +25,7 @@ type operation struct {
 
 // failure turns an answer that is no success into an error, by HTTP status: the
 // codes in error bodies are not all documented.
-func (o operation) failure(got *answer, now time.Time) *rotation.Error {
+func (o operation) failure(got *wireResponse, now time.Time) *rotation.Error {
 	if got.status == 0 {
 		return o.unanswered(got.err)
 	}
@@ -67,17 +67,17 @@ func (o operation) busy() string {
 }
 
 // unusable is the error for a success whose body cannot be used.
-func (o operation) unusable(got *answer) *rotation.Error {
+func (o operation) unusable(got *wireResponse) *rotation.Error {
 	return o.because(rotation.Unavailable, rotation.Later, got, "the answer cannot be used: is this URL the service itself, or a proxy's page?")
 }
 
-func (o operation) later(kind rotation.Kind, got *answer, now time.Time, advice string) *rotation.Error {
+func (o operation) later(kind rotation.Kind, got *wireResponse, now time.Time, advice string) *rotation.Error {
 	failure := o.because(kind, rotation.Later, got, advice)
 	failure.RetryAfter = got.retryAfter(now)
 	return failure
 }
 
-func (o operation) because(kind rotation.Kind, retry rotation.Retry, got *answer, advice string) *rotation.Error {
+func (o operation) because(kind rotation.Kind, retry rotation.Retry, got *wireResponse, advice string) *rotation.Error {
 	if advice == "" {
 		advice = "is the URL the service's own?"
 	}
@@ -100,7 +100,7 @@ func isCode(text string) bool {
 }
 
 // code is IBM's error code, empty when the body bears none.
-func (a *answer) code() string {
+func (a *wireResponse) code() string {
 	var body struct {
 		ErrorCode string `json:"errorCode"`
 		Errors    []struct {

@@ -147,7 +147,7 @@ type grant interface {
 }
 
 // requester is an SDK authenticator. Of its methods only RequestToken is used:
-// GetToken hands out cached tokens, in the last fifth of their life too.
+// GetToken hands out cached tokens, in the last fifth of their lifetime too.
 type requester interface {
 	RequestToken() (*core.IamTokenServerResponse, error)
 }
@@ -169,7 +169,7 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.Toke
 	// The request names its own transaction, so that the id in our log is ours
 	// and never something that an answer has put there.
 	transaction := rand.Text()
-	ctx, got := withAnswer(ctx)
+	ctx, got := withResponse(ctx)
 	client := i.wire.boundClient(ctx)
 	form := &formReader{base: client.Transport}
 	client.Transport = form
@@ -218,7 +218,7 @@ func (f *formReader) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // token reads the answer.
-func (i *IAM) token(response *core.IamTokenServerResponse, got *answer) (iamtoken.Token, error) {
+func (i *IAM) token(response *core.IamTokenServerResponse, got *wireResponse) (iamtoken.Token, error) {
 	value := response.AccessToken
 	switch {
 	case value == "":
@@ -248,7 +248,7 @@ func (i *IAM) token(response *core.IamTokenServerResponse, got *answer) (iamtoke
 
 // earlier returns the expiration or, if that is sooner by more than a delay explains, the
 // answer's Date plus its expires_in.
-func (a *answer) earlier(expiration time.Time, expiresIn time.Duration) time.Time {
+func (a *wireResponse) earlier(expiration time.Time, expiresIn time.Duration) time.Time {
 	if byDate := a.date.Add(expiresIn); !a.date.IsZero() && expiresIn > 0 && expiration.Sub(byDate) > rotation.MaxClocksApart {
 		return byDate
 	}
@@ -320,7 +320,7 @@ func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.T
 		doing: "asking when the API key expires", host: i.host,
 		refused: "the token is rejected", denied: "the identity may not see its own key",
 	}
-	ctx, got := withAnswer(ctx)
+	ctx, got := withResponse(ctx)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/v1/apikeys/details", nil)
 	if err != nil {
 		return time.Time{}, misconfigured("IAM_URL cannot be used: it is an origin such as https://iam.cloud.ibm.com")
@@ -341,7 +341,7 @@ func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.T
 
 // keyExpiry reads the answer. That it names the key's id sets it apart from a page of
 // something in IAM's place.
-func (a *answer) keyExpiry(op operation) (time.Time, error) {
+func (a *wireResponse) keyExpiry(op operation) (time.Time, error) {
 	var body struct {
 		ID        string `json:"id"`
 		ExpiresAt string `json:"expires_at"`

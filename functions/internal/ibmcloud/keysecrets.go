@@ -170,7 +170,7 @@ func checkKey(value string) (iamtoken.Secret, error) {
 // checkNoKey returns an error if a key is read from the token secret.
 func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, version storedVersion) error {
 	if version.secretName == "" { // the service need not report it
-		if err := s.findKeySecrets(context.WithValue(ctx, answerKey{}, nil), version.secretType); err != nil {
+		if err := s.findKeySecrets(context.WithValue(ctx, responseKey{}, nil), version.secretType); err != nil {
 			return err
 		}
 	}

@@ -74,7 +74,7 @@ func newLimiter(maxRPS int) *rate.Limiter {
 }
 
 // call makes one request as the bootstrap identity. Its errors are
-// *rotation.Error; the SDK's own are not passed on, see answer.
+// *rotation.Error; the SDK's own are not passed on, see wireResponse.
 func call[T any](ctx context.Context, s *SecretsManager, op operation, request func(context.Context) (T, *core.DetailedResponse, error)) (T, error) {
 	var none T
 	op.host, op.instance = s.host, true
@@ -86,7 +86,7 @@ func call[T any](ctx context.Context, s *SecretsManager, op operation, request f
 		return none, &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later,
 			Message: op.doing + ": its turn under SECRETS_MANAGER_MAX_RPS did not come in time"}
 	}
-	ctx, got := withAnswer(context.WithValue(ctx, tokenKey{}, token))
+	ctx, got := withResponse(context.WithValue(ctx, tokenKey{}, token))
 	got.limit = op.limit
 	defer got.done()
 	result, err := guard(func() (T, error) {
@@ -146,7 +146,7 @@ const (
 // secret-version-metadata.read on the token's group.
 func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
 	current := "current"
-	ctx, _ = withAnswer(ctx)
+	ctx, _ = withResponse(ctx)
 	metadata, err := call(ctx, s, operation{
 		doing:    "reading the stored token's metadata",
 		refused:  tokenRejected,
@@ -155,7 +155,7 @@ func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef
 		locked:   tokenSecretLocked,
 	}, func(ctx context.Context) (sm.SecretVersionMetadataIntf, *core.DetailedResponse, error) {
 		version, response, err := s.sdk.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{SecretID: &ref.ID, ID: &current})
-		if _, got := withAnswer(ctx); err != nil && got.status == http.StatusOK {
+		if _, got := withResponse(ctx); err != nil && got.status == http.StatusOK {
 			version, err = withoutCustomMetadata(got.body)
 		}
 		return version, response, err
@@ -200,7 +200,7 @@ type storedVersion struct {
 // currentVersion reads a version. Metadata that cannot be read counts as none, which
 // counts as expired: others may have edited it.
 func (s *SecretsManager) currentVersion(ctx context.Context, ref rotation.TokenRef, version storedVersion) (rotation.CurrentVersion, error) {
-	_, got := withAnswer(ctx)
+	_, got := withResponse(ctx)
 	unusable := func(why string) error {
 		return &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: "reading the stored token's metadata: " + why}
 	}

@@ -36,7 +36,7 @@ const (
 type signingKeySet map[string][]jwt.VerificationKey
 
 // signingKeys are the public keys with which IAM signs tokens, by key id. They are
-// fetched beside other requests, shared by all rotations, and kept.
+// fetched in parallel with other requests, shared by all rotations, and kept.
 type signingKeys struct {
 	fetch func(ctx context.Context) (signingKeySet, error)
 	now   func() time.Time
@@ -57,7 +57,7 @@ var (
 
 // verify returns an error unless the JWT is signed by IAM: errNoKeys if that cannot
 // be verified, since IAM's keys could not be fetched. It waits for a fetch that is
-// under way. If no key at hand verifies the token it fetches them afresh: IAM may have
+// under way. If none of the fetched keys verifies the token, it fetches them again: IAM may have
 // a new one, and what was fetched before may have been no answer of IAM's.
 func (k *signingKeys) verify(ctx context.Context, token string) error {
 	id, err := checkHeader(token)
@@ -102,7 +102,7 @@ func checkHeader(token string) (keyID string, err error) {
 	return keyID, nil
 }
 
-// signed reports whether a key at hand verifies the token.
+// signed reports whether a fetched key verifies the token.
 func (k *signingKeys) signed(token, keyID string) bool {
 	k.mu.Lock()
 	keys := k.byID[keyID]
@@ -173,8 +173,8 @@ func (i *IAM) Prepare(ctx context.Context) {
 
 // fetchKeys asks IAM for its public keys, a JSON Web Key Set (RFC 7517).
 func (i *IAM) fetchKeys(ctx context.Context) (signingKeySet, error) {
-	got := &answer{}
-	ctx = context.WithValue(ctx, answerKey{}, got)
+	got := &wireResponse{}
+	ctx = context.WithValue(ctx, responseKey{}, got)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/identity/keys", nil)
 	if err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxOwnDimension is how many rotations have metrics of their own: each is
+	// maxOwnDimension is how many rotations have their own metrics: each is
 	// a handful of custom metrics, and those are paid for by the month.
 	maxOwnDimension = 20
 	// maxValues is how many values of one metric a document may hold.

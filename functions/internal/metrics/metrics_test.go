@@ -123,7 +123,7 @@ func TestOnlyTwentyRotationsHaveMetricsOfTheirOwn(t *testing.T) {
 	}
 	// A batch of later rotations gets no dimension either.
 	if got := emit(t, metrics.Emitter{Rotations: names}, results[200]); got[0].Rotation != "" {
-		t.Errorf("rotation 200 has metrics of its own: %q", got[0].Rotation)
+		t.Errorf("rotation 200 has its own metrics: %q", got[0].Rotation)
 	}
 }
 

@@ -11,16 +11,16 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 )
 
-// Fault is what is wrong with an environment variable. It repeats no value: a URL
+// SettingError is what is wrong with an environment variable. It repeats no value: a URL
 // may hold a password.
-type Fault struct{ Name, Problem string }
+type SettingError struct{ Name, Problem string }
 
 // CheckEnvironment checks the variables that Go and AWS define and that lead the
 // function's requests elsewhere: proxies, the endpoint of AWS Secrets Manager and
 // that of a container's credentials. environ has the form of os.Environ. Go itself ignores a proxy that
 // it cannot parse, and would connect without one.
-func CheckEnvironment(environ []string) []Fault {
-	var faults []Fault
+func CheckEnvironment(environ []string) []SettingError {
+	var found []SettingError
 	for _, setting := range environ {
 		name, value, _ := strings.Cut(setting, "=")
 		check := checkOf(name)
@@ -28,10 +28,10 @@ func CheckEnvironment(environ []string) []Fault {
 			continue
 		}
 		if err := check(value); err != nil {
-			faults = append(faults, Fault{name, err.Error()})
+			found = append(found, SettingError{name, err.Error()})
 		}
 	}
-	return faults
+	return found
 }
 
 func checkOf(name string) func(string) error {

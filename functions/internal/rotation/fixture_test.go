@@ -82,7 +82,7 @@ func (fx *fixture) freeze(d time.Duration) { fx.ahead.Add(int64(d)) }
 
 var runs atomic.Int64
 
-// run runs the first rotation in mode, with two minutes and an id of its own.
+// run runs the first rotation in mode, with two minutes and its own id.
 func (fx *fixture) run(mode rotation.Mode) rotation.Result {
 	fx.t.Helper()
 	return fx.runAs(rotation.Request{Mode: mode, RunID: "run-" + time.Unix(runs.Add(1), 0).UTC().Format("150405.000")})
@@ -148,8 +148,8 @@ func (fx *fixture) wantVersions(want int) {
 	}
 }
 
-// wantPublished checks that a reader gets a token of the workload with life in it.
-func (fx *fixture) wantPublished(life time.Duration) {
+// wantPublished checks that a reader gets a valid token of the workload with at least this lifetime left.
+func (fx *fixture) wantPublished(least time.Duration) {
 	fx.t.Helper()
 	iamID, expires, err := fx.cloud.Validate(fx.cloud.MustCurrent(fx.one.Token.ID).Payload)
 	if err != nil {
@@ -158,8 +158,8 @@ func (fx *fixture) wantPublished(life time.Duration) {
 	if want := fx.workload().IAMID; iamID != want {
 		fx.t.Errorf("the published token belongs to %s, want %s", iamID, want)
 	}
-	if left := time.Until(expires); left < life {
-		fx.t.Errorf("the published token has %s left, want %s", left, life)
+	if left := time.Until(expires); left < least {
+		fx.t.Errorf("the published token has %s left, want %s", left, least)
 	}
 }
 

@@ -18,10 +18,10 @@ import (
 
 func TestAnAgeingTokenIsNeverPublished(t *testing.T) {
 	for name, left := range map[string]time.Duration{
-		"expired":                 -time.Minute,
-		"4 seconds left":          4 * time.Second,
-		"less than 5 minutes":     299 * time.Second,
-		"less than half its life": 29 * time.Minute,
+		"expired":                     -time.Minute,
+		"4 seconds left":              4 * time.Second,
+		"less than 5 minutes":         299 * time.Second,
+		"less than half its lifetime": 29 * time.Minute,
 	} {
 		t.Run(name, func(t *testing.T) {
 			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {

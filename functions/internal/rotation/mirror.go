@@ -20,7 +20,7 @@ type mirrorState string
 
 const (
 	mirrorsCurrent mirrorState = "current" // every mirror holds the version, or there is none
-	mirrorsUnsent  mirrorState = "unsent"  // the version is our own save: its token is at hand
+	mirrorsUnsent  mirrorState = "unsent"  // the version is our own save: its token is known
 	mirrorsBehind  mirrorState = "behind"  // a mirror holds another version: a new token repairs it
 	mirrorsTooNew  mirrorState = "too new" // likewise, but the version is too young for that
 )

@@ -232,7 +232,7 @@ func TestTheBootstrapKeyIsReadAfreshAfterA403(t *testing.T) {
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 403, Times: 1})
 		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepLook, rotation.Denied)
 		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
-		want("while the token lives", 1, 1)
+		want("while the token is valid", 1, 1)
 		away = true
 		time.Sleep(41 * time.Minute)
 		result := fx.run(rotation.ModeEnsure)
@@ -420,7 +420,7 @@ func TestARunEndsWithItsKeyReads(t *testing.T) {
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 404})
 		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepLook, rotation.NotFound)
 		if running := keys.running.Load(); running != 0 {
-			t.Errorf("got %d key reads that outlive the run, want none", running)
+			t.Errorf("got %d key reads that still run after it, want none", running)
 		}
 		if keys.given != 10*time.Second {
 			t.Errorf("a key read has %s, want the 10s of an attempt", keys.given)

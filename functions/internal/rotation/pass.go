@@ -34,7 +34,7 @@ func newPass(run *run, rotation Rotation) *pass {
 
 // attempt goes once through the whole pass. Every retry begins again at 1, so it
 // sees a key just replaced, a token that another run has saved meanwhile,
-// and a save of its own whose answer was lost.
+// and its own save whose answer was lost.
 func (p *pass) attempt(ctx context.Context) (Result, error) {
 	// 1. Read the current version's metadata, never its value; rotate and check
 	// are going to need the key, so they read it side by side.

@@ -103,7 +103,7 @@ const (
 	Misconfigured Kind = "misconfigured" // a setting or a secret's shape is wrong; nothing to wait for
 	Denied        Kind = "denied"        // an identity may not do this, or its key is not known
 	NotFound      Kind = "not_found"     // a secret does not exist
-	Locked        Kind = "locked"        // a lock on a secret version is in the way
+	Locked        Kind = "locked"        // a lock on a secret version prevents it
 	RateLimited   Kind = "rate_limited"  // 429
 	Unavailable   Kind = "unavailable"   // 5xx, no connection, or a 200 that cannot be used
 	InvalidToken  Kind = "invalid_token" // IAM answered with a token that must not be saved

@@ -92,7 +92,7 @@ type KeyReader interface {
 // one from a cache, and one that the issuer has signed. It returns an *Error.
 type Exchanger interface {
 	Exchange(ctx context.Context, key iamtoken.Secret) (TokenResponse, error)
-	// Prepare gets ready for exchanges to come, beside what else is done before them.
+	// Prepare gets ready for exchanges. It runs in parallel with what precedes them.
 	// Nothing waits for it, and it fails nothing.
 	Prepare(ctx context.Context)
 }

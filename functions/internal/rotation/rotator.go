@@ -41,7 +41,7 @@ type Rotator struct {
 }
 
 // Run runs the rotations side by side, each succeeding or failing on its own,
-// and returns when all have ended: no goroutine outlives it. It stays inside
+// and returns when all goroutines have ended. It stays inside
 // ctx's deadline (2 minutes if there is none) less a reserve of 5 seconds, or of
 // a tenth of a shorter deadline.
 func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation) Report {
@@ -67,7 +67,7 @@ type run struct {
 	ctx       context.Context
 	end       func()
 	keys      *keyReads
-	beside    sync.WaitGroup // what no pass waits for, and the run does
+	prepared  sync.WaitGroup // no pass waits for it, the run does
 	preparing atomic.Bool    // whether IAM prepares for exchanges
 	slots     chan struct{}  // held by an attempt, not by one waiting to try again
 	started   time.Time      // by the wall clock
@@ -96,16 +96,16 @@ func (r *Rotator) begin(ctx context.Context, request Request) *run {
 		timeout: timeout, budget: budget,
 	}
 	run.started = run.wallClock()
-	run.end = func() { cancel(); run.keys.wait(); run.beside.Wait() }
+	run.end = func() { cancel(); run.keys.wait(); run.prepared.Wait() }
 	return run
 }
 
-// prepare has IAM get ready for an exchange, beside what is done before it.
+// prepare has IAM get ready for an exchange, in parallel with what precedes it.
 func (r *run) prepare() {
 	if !r.preparing.CompareAndSwap(false, true) {
 		return
 	}
-	r.beside.Go(func() {
+	r.prepared.Go(func() {
 		defer r.preparing.Store(false)
 		ctx, cancel := context.WithTimeout(r.ctx, AttemptLimit)
 		defer cancel()

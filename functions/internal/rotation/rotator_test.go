@@ -73,7 +73,7 @@ func inUse() uint64 {
 	return stats.HeapInuse + stats.StackInuse
 }
 
-// runMany runs n rotations, each with a key of its own, all of which must succeed.
+// runMany runs n rotations, each with its own key, all of which must succeed.
 func runMany(tb testing.TB, c *counting, n, concurrency int) {
 	tb.Helper()
 	rotator := &rotation.Rotator{Keys: c, IAM: c, Tokens: c, MinRemaining: 8 * time.Minute, Concurrency: concurrency}

@@ -469,7 +469,7 @@ func TestATokenWithoutASignatureIsNeverPublished(t *testing.T) {
 }
 
 // A run that ends takes the fetch with it: a process may be frozen next.
-func TestNoFetchOfTheKeysOutlivesItsRun(t *testing.T) {
+func TestFetchesOfTheKeysEndWithTheirRun(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		fetches := &fetching{RoundTripper: fx.cloud.Transport()}
 		fx.rotator = fx.process(fetches)

@@ -2,9 +2,9 @@
 // Lambda's processes, IBM Cloud and a reader who depends on the token, for a year
 // and under faults of every kind. It drives the real rotation, the real IBM
 // adapters and the real metrics against ibmcloudtest, and holds what happens
-// against the promises of README.md; beside it the naive way, a cron line with
+// against the promises of README.md; in parallel the naive way, a cron line with
 // IBM's SDK, meets the same faults.
 //
-// All of it is in test files, since it lives in testing/synctest bubbles.
+// All of it is in test files, because testing/synctest needs them.
 // `make simulate SEED=1 DAYS=365` runs it.
 package simulation

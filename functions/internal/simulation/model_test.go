@@ -44,7 +44,7 @@ func TestWhatReadersMaySee(t *testing.T) {
 	})
 }
 
-// model is what readers may see: the token in force, and what stands in the way
+// model is what readers may see: the token in force, and what prevents
 // of a better one.
 type model struct {
 	w       *world
@@ -134,7 +134,7 @@ func (m *model) fail(i int, s step, format string, args ...any) {
 	m.broken = append(m.broken, fmt.Sprintf("step %d, %s: %s", i+1, s, fmt.Sprintf(format, args...)))
 }
 
-// run delivers a new event and holds the outcome against what stood in the way.
+// run delivers a new event and compares the outcome with what should prevent it.
 func (m *model) run(mode rotation.Mode) {
 	m.runs++
 	m.deliver(event{mode: mode, runID: fmt.Sprintf("%s-story-%d", mode, m.runs), scheduled: time.Now()})
@@ -166,7 +166,7 @@ func (m *model) deliver(e event) {
 	m.check(e, w.counts.failed > failed, published)
 }
 
-// check: what stands in the way makes a run fail, unless there was nothing to
+// check: what prevents a run makes it fail, unless there was nothing to
 // do; else readers have a token for 8 minutes at least when it has ended.
 func (m *model) check(e event, failed, published bool) {
 	now := time.Now()

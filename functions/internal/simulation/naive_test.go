@@ -160,7 +160,7 @@ func newReader(w *world) *reader {
 	return &reader{w: w, client: &http.Client{Transport: w.cloud.Transport()}}
 }
 
-// schedule has it visit every few minutes during each fault and after it.
+// schedule has it read every few minutes during each fault and after it.
 func (r *reader) schedule() {
 	d := newDice(r.w.seed, "reader")
 	for _, f := range r.w.story {
@@ -230,7 +230,7 @@ func (r *reader) do(request *http.Request, answer any) int {
 	return response.StatusCode
 }
 
-// answers are faults of the network that a pass must outlive: no reader may
+// answers are faults of the network that a pass must survive: no reader may
 // meet an expired token because of them.
 func answers() []kind {
 	return []kind{

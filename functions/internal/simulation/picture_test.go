@@ -122,7 +122,7 @@ func (y year) eventful() (best *world, days span) {
 	return best, days
 }
 
-// sawtooth is the life left over time, in hours and minutes, never below zero.
+// sawtooth is the remaining lifetime over time, in hours and minutes, never below zero.
 func (t *timeline) sawtooth(s span) (x, y []float64) {
 	for i, token := range t.tokens {
 		until := s.to

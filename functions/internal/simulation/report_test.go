@@ -334,7 +334,7 @@ func (w *world) checkMargins() {
 }
 
 // quiet reports whether nothing was wrong in a stretch but that runs were lost.
-// A shorter lifetime is none of the faults: it has a bound of its own.
+// A shorter lifetime is none of the faults: it has its own bound.
 func (w *world) quiet(from, to time.Time) (quiet bool, lost int) {
 	for _, f := range w.story {
 		if f.name != lifetimeCut && !f.from.After(to) && !f.to.Add(5*time.Minute).Before(from) {
@@ -473,7 +473,7 @@ func (w *world) blame(g span) []string {
 	return names
 }
 
-// The story is only as good as its numbers: they are those of the template.
+// The numbers of the simulated deployment are those of the template.
 func TestTheNumbersAreTheTemplates(t *testing.T) {
 	text, err := os.ReadFile("../../../infra/aws/template.yaml")
 	if err != nil {

@@ -49,7 +49,7 @@ func play(t *testing.T, seed uint64, days int, between time.Duration) *world {
 	return w
 }
 
-// partsOfAYear are played side by side, each with a deployment of its own.
+// partsOfAYear are played side by side, each with its own deployment.
 const partsOfAYear = 4
 
 func playYear(t *testing.T, seed uint64, days int, between time.Duration) year {

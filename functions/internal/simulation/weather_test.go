@@ -271,7 +271,7 @@ func plan(d dice, all []kind, start, end time.Time, mean time.Duration) []window
 
 // clashes reports whether two faults overlap, or nearly, that must not.
 func (w window) clashes(other window) bool {
-	const near = 2 * time.Hour // what one leaves in the stored version lives on
+	const near = 2 * time.Hour // what one leaves in the stored version stays there
 	if w.from.After(other.to.Add(near)) || other.from.After(w.to.Add(near)) {
 		return false
 	}
@@ -458,7 +458,7 @@ const (
 	// lateness is how late EventBridge Scheduler may be: it keeps to the minute.
 	lateness = time.Minute
 	// maxEventAge is how long an event is tried to be delivered, by EventBridge
-	// Scheduler and by Lambda's queue alike.
+	// Scheduler and by Lambda's queue.
 	maxEventAge = 2 * time.Minute
 )
 

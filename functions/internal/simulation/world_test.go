@@ -186,7 +186,7 @@ func deploy(w *world, d dice, _ time.Time) func() {
 	return nothing
 }
 
-// secondCopy runs a second stack, with schedules of its own: at the same seconds
+// secondCopy runs a second stack, with its own schedules: at the same seconds
 // or at others.
 func secondCopy(w *world, d dice, until time.Time) func() {
 	offset := pick(d, 0, d.between(0, time.Minute))

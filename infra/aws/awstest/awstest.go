@@ -1,4 +1,4 @@
-// Package awstest emulates the parts of AWS that a deployment meets. moto_server, a program of its own, keeps everything
+// Package awstest emulates the parts of AWS that a deployment meets. moto_server, another program, keeps everything
 // in memory and checks nothing; [Lambda] adds what it lacks: to run a function. Only tests and the sandbox command use it.
 //
 //	moto := awstest.Start(t)                                 // ends with the test

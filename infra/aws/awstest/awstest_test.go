@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Lambda logs a line of its own where the function cannot, and only there.
+// Lambda logs its own line where the function cannot, and only there.
 func TestOwnWords(t *testing.T) {
 	for answer, want := range map[string]string{
 		`{"errorMessage":"8f1b Task timed out after 2.00 seconds","errorType":"Sandbox.Timedout"}` + "\n":                           "8f1b Task timed out after 2.00 seconds\n",

@@ -32,7 +32,7 @@ type credentials struct {
 }
 
 var (
-	// own are the credentials of this process, made anew each time.
+	// own are the credentials of this process, new each time.
 	own = sync.OnceValue(func() credentials {
 		return credentials{KeyID: "AKIA" + rand.Text()[:16], Secret: (rand.Text() + rand.Text())[:40]}
 	})

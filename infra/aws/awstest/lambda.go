@@ -34,7 +34,7 @@ type Lambda struct {
 	Program string        // the built scripts/invoke
 	Timeout time.Duration // of an invocation; if zero, the function's own
 	Secrets string        // where functions find AWS Secrets Manager; if empty, Moto
-	Host    string        // a further name or address at which to answer, beside 127.0.0.1, ::1 and localhost
+	Host    string        // a further name or address at which to answer, in addition to 127.0.0.1, ::1 and localhost
 
 	mu      sync.Mutex
 	printed strings.Builder
@@ -134,7 +134,7 @@ func (l *Lambda) invoke(ctx context.Context, f Function, event []byte) (answer [
 	return answer, failed, l.Moto.log(ctx, logGroup(f.Configuration.FunctionName), string(output))
 }
 
-// run runs the function's zip by scripts/invoke, in a folder of its own.
+// run runs the function's zip by scripts/invoke, in a new folder.
 func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, output []byte, failed bool, err error) {
 	folder, err := os.MkdirTemp("", "lambda-")
 	if err != nil {
@@ -235,7 +235,7 @@ func (l *Lambda) Printed() string {
 	return l.printed.String()
 }
 
-// log writes lines to a log group, as a stream of their own.
+// log writes lines to a log group, as a new stream.
 func (m *Moto) log(ctx context.Context, group, lines string) error {
 	now := time.Now()
 	stream := map[string]any{"logGroupName": group, "logStreamName": now.UTC().Format("2006/01/02/15/04/05.000000000")}
