@@ -154,6 +154,10 @@ func errKeyNotReused() error {
 		"and deletes the last, so tokens of others break; create it with reuse_api_key true")
 }
 
+// maxKey is the greatest length of an API key. IAM's have 44 characters; each is sent,
+// and looked for in what comes back.
+const maxKey = 8192
+
 // checkKey trims the white space that editors and echo leave behind, and rejects
 // what cannot be an API key.
 func checkKey(value string) (iamtoken.Secret, error) {
@@ -161,7 +165,7 @@ func checkKey(value string) (iamtoken.Secret, error) {
 	switch {
 	case key == "":
 		return iamtoken.Secret{}, misconfigured("the key secret holds no API key: it is empty or was destroyed")
-	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
+	case len(key) > maxKey, strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return iamtoken.Secret{}, misconfigured("the key secret holds something other than one API key: store the bare key")
 	}
 	return iamtoken.NewSecret(key), nil

@@ -255,6 +255,7 @@ func TestAKeySecretThatCannotServeIsSaidSo(t *testing.T) {
 		says  string
 	}{
 		"empty":                    {ibmcloudtest.SecretSpec{Payload: " \n"}, "", "holds no API key"},
+		"too long for a key":       {ibmcloudtest.SecretSpec{Payload: strings.Repeat("k", 8193)}, "", "bare key"},
 		"several words":            {ibmcloudtest.SecretSpec{Payload: "apikey: abc"}, "", "bare key"},
 		"JSON":                     {ibmcloudtest.SecretSpec{Payload: `{"apikey":"abc"}`}, "", "bare key"},
 		"field of a plain secret":  {ibmcloudtest.SecretSpec{Payload: "abc"}, "apikey", "api_key_field"},
