@@ -70,7 +70,10 @@ func (i identity) String() string { return "account " + i.account + ", region " 
 // functionError is why Lambda did not do what it was asked for.
 func (p *program) functionError(err error) error {
 	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
-		return fmt.Errorf("there is no function %s in this account and region (deploy makes it)", p.stack)
+		return fmt.Errorf("there is no function %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who)
+	}
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted: the function goes on by itself, and rotatorctl logs shows how the run ended")
 	}
 	return fmt.Errorf("the function %s: %w", p.stack, awsError(err))
 }
@@ -89,7 +92,7 @@ func awsError(err error) error {
 		}
 		return fmt.Errorf("%s: %s%s", withoutSecrets(answer.ErrorCode()), withoutSecrets(answer.ErrorMessage()), advice)
 	}
-	if _, canceled := errors.AsType[*aws.RequestCanceledError](err); canceled {
+	if _, canceled := errors.AsType[*aws.RequestCanceledError](err); canceled || errors.Is(err, context.Canceled) {
 		return errors.New("interrupted")
 	}
 	if _, why, found := strings.Cut(err.Error(), "get credentials: "); found {

@@ -122,7 +122,8 @@ func (d *deployment) check(ctx context.Context) error {
 		return usagef("ROTATIONS_FILE and %s are set: set one rotation or a list, not both", strings.Join(set, ", "))
 	}
 	if missing := slices.DeleteFunc(required, func(name string) bool { return !unset(name) }); len(missing) > 0 {
-		return usagef("set %s (rotatorctl deploy -h explains them; rotatorctl setup prints them)", strings.Join(missing, " "))
+		return usagef("set %s: load what setup wrote (set -a; . build/ibm.env; set +a); BUCKET is an S3 bucket of yours in the stack's region (rotatorctl deploy -h explains all of them)",
+			strings.Join(missing, ", "))
 	}
 	if !bootstrapARN.MatchString(d.values["BOOTSTRAP_SECRET_ARN"]) {
 		return usagef("BOOTSTRAP_SECRET_ARN is not the whole ARN that rotatorctl put-key prints")

@@ -105,7 +105,7 @@ func (p *program) entries(ctx context.Context, since time.Time, patterns ...stri
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
-				return nil, fmt.Errorf("there is no log of the function %s in this account and region (deploy makes it)", p.stack)
+				return nil, fmt.Errorf("there is no log of the function %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who)
 			} else if err != nil {
 				return nil, fmt.Errorf("the log of %s cannot be read: %w", p.stack, awsError(err))
 			}
@@ -168,6 +168,7 @@ func (p *program) printLogs(ctx context.Context, o logOptions) error {
 		patterns = []string{""}
 	}
 	printed := map[string]bool{}
+	what := map[bool]string{false: "Nothing is", true: "No failure is"}[o.failed]
 	for since := p.now().Add(-o.since); ; {
 		asked := p.now()
 		found, err := p.entries(ctx, since, patterns...)
@@ -189,13 +190,16 @@ func (p *program) printLogs(ctx context.Context, o logOptions) error {
 				continue
 			}
 			printed[e.ID] = true
+			if text != "" {
+				what = ""
+			}
 			if _, err := fmt.Fprint(p.stdout, text); err != nil {
 				return fmt.Errorf("printing: %w", err)
 			}
 		}
 		if !o.follow {
-			if len(found) == 0 {
-				p.say("Nothing is in the log of the last %s", o.since)
+			if what != "" {
+				p.say("%s in the log of the last %s", what, o.since)
 			}
 			return nil
 		}

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -96,7 +97,7 @@ func (p *program) rootCommand() *cobra.Command {
 		Short: "Sets up, deploys and operates iam-token-rotator on AWS",
 		Long: `Sets up, deploys and operates iam-token-rotator on AWS.
 
-Every option can be given by an environment variable too, named in its description.
+An environment variable in parentheses behind an option can be set in its place.
 Account, region and credentials are those of the AWS SDK: AWS_PROFILE, AWS_REGION, SSO, web identity, instance roles.
 
 Exit code: 0 done, 1 failed, 2 wrong usage.`,
@@ -144,7 +145,7 @@ func (p *program) takeVariables(cmd *cobra.Command) (err error) {
 			return
 		}
 		if value := p.getenv(found[1]); f.Value.Set(value) != nil {
-			err = usagef("%s=%s is no %s", found[1], quote(value), f.Value.Type())
+			err = usagef("%s=%s is no %s", found[1], quote(value), kind(f))
 		}
 	})
 	return err
@@ -197,10 +198,15 @@ func noArguments(cmd *cobra.Command, args []string) error {
 // flagError is what pflag says, without a value that may be a key.
 func flagError(err error) error {
 	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		example := map[string]string{"duration": ": use 30m or 24h"}[invalid.GetFlag().Value.Type()]
-		return usagef("option --%s: %s is no %s%s", invalid.GetFlag().Name, quote(invalid.GetValue()), invalid.GetFlag().Value.Type(), example)
+		return usagef("option --%s: %s is no %s", invalid.GetFlag().Name, quote(invalid.GetValue()), kind(invalid.GetFlag()))
 	}
-	return usagef("%s (-h lists the options)", quote(strings.ReplaceAll(err.Error(), "flag", "option")))
+	return usagef("%s (-h lists the options)", strings.Trim(quote(strings.ReplaceAll(err.Error(), "flag", "option")), `"`))
+}
+
+// kind is what an option takes, for a person.
+func kind(f *pflag.Flag) string {
+	kinds := map[string]string{"duration": "duration: use 30m or 24h", "bool": "truth value: use true or false", "int": "whole number"}
+	return cmp.Or(kinds[f.Value.Type()], f.Value.Type())
 }
 
 // sleep waits, or returns why it could not.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/smithy-go"
 )
 
 // outcome is what one run of the program came to.
@@ -52,9 +53,9 @@ func TestCommandLine(t *testing.T) {
 		{"completion", "completion bash", 0, "bash completion"},
 		{"unknown command", "nonsense", 2, `"nonsense" is not a command`},
 		{"a key as command", key, 2, "(44 characters, not repeated here)"},
-		{"unknown option", "--nonsense=x", 2, `"unknown option: --nonsense" (-h lists the options)`},
-		{"option without value", "--stack", 2, `"option needs an argument: --stack" (-h`},
-		{"wrong value", "--yes=" + key, 2, "option --yes: (44 characters, not repeated here) is no bool"},
+		{"unknown option", "--nonsense=x", 2, `rotatorctl: unknown option: --nonsense (-h lists the options)`},
+		{"option without value", "--stack", 2, `option needs an argument: --stack (-h`},
+		{"wrong value", "--yes=" + key, 2, "option --yes: (44 characters, not repeated here) is no truth value: use true or false"},
 		{"a key as option", "-" + key, 2, "not repeated here"},
 		{"a key as long option", "--" + key, 2, "not repeated here"},
 		{"output", "-o yaml", 2, `-o "yaml" is not known: use text or json`},
@@ -75,5 +76,16 @@ func TestForeignTextIsEscaped(t *testing.T) {
 	}
 	if got := quote(hostile); strings.ContainsAny(got, "\x1b\r\n\u202e\u0085\x00") || !strings.HasPrefix(got, `"a`) {
 		t.Errorf("got %q, want it escaped in quotes", got)
+	}
+}
+
+// The SDK's own words for Ctrl-C say nothing of what goes on at AWS.
+func TestInterruptedCalls(t *testing.T) {
+	err := &smithy.OperationError{ServiceID: "Lambda", OperationName: "Invoke", Err: &smithy.CanceledError{Err: context.Canceled}}
+	if got := (&program{}).functionError(err).Error(); !strings.HasPrefix(got, "interrupted: the function goes on") {
+		t.Errorf("a run: got %q", got)
+	}
+	if got := awsError(err).Error(); got != "interrupted" {
+		t.Errorf("any call: got %q, want interrupted", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -72,7 +73,7 @@ Other variables:
 	flags.BoolVar(&s.noBootstrapKey, "no-bootstrap-key", false, "make no bootstrap key: a further workload uses the first one's")
 	flags.IntVar(&s.days, "expires-in", 90, "lifetime of new keys in `DAYS`; 0 is for ever")
 	flags.BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones go on working")
-	flags.BoolVar(&s.deleteOldKeys, "delete-old-keys", false, "make nothing, delete the old keys: all of the same places but those in use, which the environment names")
+	flags.BoolVar(&s.deleteOldKeys, "delete-old-keys", false, "make nothing; delete all keys that setup stored in the same places before, except those in use, which the environment names")
 	return command
 }
 
@@ -379,7 +380,15 @@ func (s *setup) readOutputs(ctx context.Context) (map[string]string, error) {
 		printed, err = os.ReadFile(s.terraform)
 	}
 	if err != nil {
-		return nil, usagef("--terraform: the outputs cannot be read: is it a file, or a folder where Terraform is installed and applied?")
+		why := "see above; in a folder, terraform init and terraform apply must have run"
+		if errors.Is(err, exec.ErrNotFound) {
+			why = "terraform is not installed, or not in PATH; a file with what terraform output -json prints does as well"
+		} else if errors.Is(err, fs.ErrNotExist) {
+			why = "there is no such file or folder"
+		} else if s.terraform != "-" && errors.Is(err, fs.ErrPermission) {
+			why = "you may not read it"
+		}
+		return nil, usagef("--terraform: the outputs cannot be read: %s", why)
 	}
 	var document map[string]struct{ Value any }
 	if err := json.Unmarshal(printed, &document); err != nil || document["workload_iam_id"].Value == nil {
@@ -426,7 +435,7 @@ func (s *setup) publish(keys map[*serviceID]apiKey) error {
 	}
 	if s.env != "-" || s.output != "json" {
 		if err := envfile.Publish(s.env, envfile.Lines(lines), s.stdout); err != nil {
-			return fmt.Errorf("writing the result failed: %s: run it again", printable(err.Error()))
+			return fmt.Errorf("writing the result failed: %s: run it again, with an --env that can be written; it makes nothing twice", printable(err.Error()))
 		}
 	}
 	if s.output != "json" {

@@ -839,7 +839,7 @@ func TestSetupUsage(t *testing.T) {
 		"days past all dates":    {[]string{"--expires-in", "10000"}, nil, "9999 at most"},
 		"days ago":               {[]string{"--expires-in=-1"}, nil, "9999 at most"},
 		"a file and no key":      {[]string{"--bootstrap-key-file", "b.key", "--no-bootstrap-key"}, nil, "leaves nothing to write"},
-		"no outputs":             {[]string{"--terraform", "/nowhere"}, nil, "the outputs cannot be read"},
+		"no outputs":             {[]string{"--terraform", "/nowhere"}, nil, "the outputs cannot be read: there is no such file or folder"},
 		"no folder for the file": {[]string{"--reader-key-file", "/nowhere/\x1breader.key"}, nil, `/nowhere/\x1breader.key cannot be written`},
 		"a folder for the file":  {[]string{"--bootstrap-key-file", os.TempDir()}, nil, "cannot be written"},
 		"plain http":             {nil, func(fx *fixture) { fx.env["IAM_URL"] = "http://iam.cloud.ibm.com" }, "IAM_URL must be an https URL"},

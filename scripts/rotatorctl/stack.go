@@ -161,7 +161,7 @@ func (p *program) events(ctx context.Context, stack string) iter.Seq2[types.Stac
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil && strings.Contains(err.Error(), "does not exist") {
-				yield(types.StackEvent{}, fmt.Errorf("there is no stack %s in this account and region (deploy makes it)", p.stack))
+				yield(types.StackEvent{}, fmt.Errorf("there is no stack %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who))
 				return
 			} else if err != nil {
 				yield(types.StackEvent{}, fmt.Errorf("the events of the stack cannot be read: %w", awsError(err)))

@@ -535,7 +535,7 @@ func TestUsage(t *testing.T) {
 		env, more  object
 		says       string
 	}{
-		{"nothing", "deploy", nil, nil, "set BUCKET BOOTSTRAP_SECRET_ARN SECRETS_MANAGER_URL API_KEY_SECRET TOKEN_SECRET"},
+		{"nothing", "deploy", nil, nil, "set BUCKET, BOOTSTRAP_SECRET_ARN, SECRETS_MANAGER_URL, API_KEY_SECRET, TOKEN_SECRET: load what setup wrote"},
 		{"one of two", "deploy", whole, object{"TOKEN_SECRET": ""}, "set TOKEN_SECRET"},
 		{"odd stack", "deploy", whole, object{"STACK": "9 lives"}, `STACK="9 lives" is no name`},
 		{"long stack", "status", whole, object{"STACK": "a" + strings.Repeat("b", 64)}, "is no name of a stack"},
@@ -557,7 +557,7 @@ func TestUsage(t *testing.T) {
 		{"no mode", "invoke", nil, nil, "set MODE: rotate, ensure, check, doctor"},
 		{"unknown mode", "invoke", nil, object{"MODE": "bogus"}, `MODE="bogus" is not known: use rotate, ensure, check, doctor`},
 		{"a key for a mode", "invoke --mode " + likeAKey, nil, nil, "(40 characters, not repeated here)"},
-		{"unknown force", "invoke --mode=rotate", nil, object{"FORCE": "yes"}, `FORCE="yes" is no bool`},
+		{"unknown force", "invoke --mode=rotate", nil, object{"FORCE": "yes"}, `FORCE="yes" is no truth value: use true or false`},
 		{"forced doctor", "invoke --mode=doctor --force", nil, nil, "leave it out"},
 		{"since in words", "logs --since=abc", nil, nil, `option --since: "abc" is no duration: use 30m or 24h`},
 		{"since nothing", "logs --since=0s", nil, nil, "--since is the time to go back"},

@@ -48,8 +48,8 @@ func (p *program) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show when each token expires and how its last run went",
-		Long: `Shows, from the reports in the log of the last hour, when each token expires and how its last run went, failures first:
-a rotate or check that failed and has not gone well since, too, and a run that left no report.
+		Long: `Shows, from the reports in the log of the last hour, when each token expires and how its last run went, failures first.
+It also shows a rotate or check that failed and has not succeeded since, and a run that left no report.
 
 Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
 		Args: noArguments,
