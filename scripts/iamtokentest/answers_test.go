@@ -1,14 +1,12 @@
 package iamtokentest
 
 import (
-	"bufio"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -245,27 +243,15 @@ func TestHostileAnswersEnd(t *testing.T) {
 		"a broken status":   {text("HTTP/1.1 eyJ\r\n\r\n"), ""},
 	} {
 		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
-			listener, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = listener.Close() }()
-			go func() {
-				for {
-					conn, err := listener.Accept()
-					if err != nil {
-						return
-					}
-					go func() {
-						defer func() { _ = conn.Close() }()
-						if request, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-							_, _ = io.Copy(io.Discard, request.Body)
-							test.send(conn)
-						}
-					}()
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
+					test.send(conn)
+					_ = conn.Close()
 				}
-			}()
-			fx.env["IAM_URL"] = "http://" + listener.Addr().String()
+			}))
+			defer server.Close()
+			fx.env["IAM_URL"] = server.URL
 			fx.wantFailure(1, nil, test.advice) // programs.Run ends what hangs
 			if fx.worked > 10*time.Second {
 				t.Errorf("worked for %s", fx.worked)
