@@ -1,6 +1,7 @@
 package ibmcloud
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -218,10 +219,7 @@ func (s *SecretsManager) currentVersion(ctx context.Context, ref rotation.TokenR
 	if version.secretID != "" && !strings.EqualFold(version.secretID, ref.ID) {
 		return rotation.CurrentVersion{}, unusable("the answer is about another secret: is there a proxy in between?")
 	}
-	metadata, err := iamtoken.ParseMetadata(version.metadata)
-	if err != nil {
-		metadata = iamtoken.Metadata{}
-	}
+	metadata, _ := iamtoken.ParseMetadata(version.metadata)
 	return rotation.CurrentVersion{VersionID: *version.id, SecretType: version.secretType, CreatedAt: version.createdAt, Metadata: metadata, Clock: got.clock}, nil
 }
 
@@ -247,10 +245,7 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 	version, err := call(ctx, s, op, func(ctx context.Context) (sm.SecretVersionIntf, *core.DetailedResponse, error) {
 		var prototype sm.SecretVersionPrototypeIntf = &sm.ArbitrarySecretVersionPrototype{Payload: &payload, VersionCustomMetadata: metadata.Map()}
 		if before.SecretType == typeKV {
-			field := ref.Field
-			if field == "" {
-				field = iamtoken.DefaultField
-			}
+			field := cmp.Or(ref.Field, iamtoken.DefaultField)
 			prototype = &sm.KVSecretVersionPrototype{Data: map[string]any{field: payload}, VersionCustomMetadata: metadata.Map()}
 		}
 		return s.sdk.CreateSecretVersionWithContext(ctx, &sm.CreateSecretVersionOptions{SecretID: &ref.ID, SecretVersionPrototype: prototype})

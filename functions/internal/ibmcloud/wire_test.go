@@ -49,7 +49,7 @@ func asFailure(t *testing.T, err error) *rotation.Error {
 	return failure
 }
 
-func secretsManager(t *testing.T, origin string, maxRPS int) *ibmcloud.SecretsManager {
+func secretsManager(t *testing.T, origin string) *ibmcloud.SecretsManager {
 	t.Helper()
 	transport := network.New()
 	iam := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -57,7 +57,7 @@ func secretsManager(t *testing.T, origin string, maxRPS int) *ibmcloud.SecretsMa
 		_, _ = fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`, tokenCanary, time.Now().Add(time.Hour).Unix())
 	})
 	sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
-		URL: origin, Transport: transport, MaxRPS: maxRPS,
+		URL: origin, Transport: transport,
 		Bootstrap: ibmcloud.BootstrapByKey(ibmcloud.NewIAM(iam, transport, nil), ibmcloud.FixedKey(iamtoken.NewSecret(keyCanary))),
 	})
 	if err != nil {
@@ -96,7 +96,7 @@ func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
 					_, _ = io.WriteString(w, strings.ReplaceAll(body, "SECRET", echo))
 				})
 				_, iam := exchange(t, origin)
-				for _, failure := range []*rotation.Error{iam, readKey(t, secretsManager(t, origin, 0))} {
+				for _, failure := range []*rotation.Error{iam, readKey(t, secretsManager(t, origin))} {
 					if failure == nil {
 						t.Fatalf("%d %s: got no failure", status, body)
 					}
@@ -121,7 +121,7 @@ func TestARequestThatBearsASecretIsNotRedirected(t *testing.T) {
 		if failure == nil || failure.Kind != rotation.Misconfigured {
 			t.Errorf("%d from IAM: got %v, want misconfigured", status, failure)
 		}
-		if failure := readKey(t, secretsManager(t, origin, 0)); failure == nil || failure.Kind != rotation.Misconfigured {
+		if failure := readKey(t, secretsManager(t, origin)); failure == nil || failure.Kind != rotation.Misconfigured {
 			t.Errorf("%d from Secrets Manager: got %v, want misconfigured", status, failure)
 		}
 		if elsewhere.Load() > 0 {

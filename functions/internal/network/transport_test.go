@@ -34,6 +34,13 @@ func counting(t *testing.T) (*httptest.Server, *atomic.Int32) {
 	return server, &connections
 }
 
+func wantConnections(t *testing.T, connections *atomic.Int32, want int32, when string) {
+	t.Helper()
+	if got := connections.Load(); got != want {
+		t.Errorf("%s: got %d connections, want %d", when, got, want)
+	}
+}
+
 // trusting returns a Transport that trusts the server and whose clock is now.
 func trusting(t *testing.T, server *httptest.Server, now func() time.Time) *Transport {
 	t.Helper()
@@ -72,9 +79,7 @@ func TestNothingIsDialedBeforeARequest(t *testing.T) {
 	server, connections := counting(t)
 	trusting(t, server, time.Now)
 	time.Sleep(20 * time.Millisecond)
-	if got := connections.Load(); got != 0 {
-		t.Errorf("got %d connections, want none", got)
-	}
+	wantConnections(t, connections, 0, "before a request")
 }
 
 func TestAFrozenProcessUsesNoOldConnection(t *testing.T) {
@@ -87,9 +92,7 @@ func TestAFrozenProcessUsesNoOldConnection(t *testing.T) {
 	}{{0, 1}, {89 * time.Second, 1}, {91*time.Second + 89*time.Second, 2}} {
 		frozen = step.frozen
 		get(t, transport, server.URL)
-		if got := connections.Load(); got != step.want {
-			t.Errorf("after %s: got %d connections, want %d", step.frozen, got, step.want)
-		}
+		wantConnections(t, connections, step.want, "after "+step.frozen.String())
 	}
 }
 
@@ -101,9 +104,7 @@ func TestAFailedRequestDropsItsNeighbours(t *testing.T) {
 		t.Fatal("port 1 answers")
 	}
 	get(t, transport, server.URL)
-	if got := connections.Load(); got != 2 {
-		t.Errorf("got %d connections, want a new one after the failure", got)
-	}
+	wantConnections(t, connections, 2, "a new one after the failure")
 }
 
 func TestRequestsSideBySideShareAConnection(t *testing.T) {
@@ -130,9 +131,7 @@ func TestRequestsSideBySideShareAConnection(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if got := connections.Load(); got != before {
-		t.Errorf("got %d connections more, want none", got-before)
-	}
+	wantConnections(t, connections, before, "the second time, none more")
 }
 
 // Over HTTP/1.1 a connection takes one request at a time.
@@ -161,13 +160,9 @@ func TestPreconnectServesTheFirstRequest(t *testing.T) {
 	transport := trusting(t, server, time.Now)
 	transport.Preconnect(server.URL)
 	<-transport.conns[server.URL][0].ready
-	if got := connections.Load(); got != 1 {
-		t.Fatalf("got %d connections before any request, want 1", got)
-	}
+	wantConnections(t, connections, 1, "before any request")
 	get(t, transport, server.URL)
-	if got := connections.Load(); got != 1 {
-		t.Errorf("got %d connections, want the early one used", got)
-	}
+	wantConnections(t, connections, 1, "the early one is used")
 }
 
 func TestAnUnusedConnectionThatIsOldOrFailedIsNotUsed(t *testing.T) {
@@ -178,9 +173,7 @@ func TestAnUnusedConnectionThatIsOldOrFailedIsNotUsed(t *testing.T) {
 	<-transport.conns[server.URL][0].ready
 	later = unusedLimit + time.Second
 	get(t, transport, server.URL)
-	if got := connections.Load(); got != 2 {
-		t.Errorf("got %d connections, want a new one", got)
-	}
+	wantConnections(t, connections, 2, "a new one")
 	failed := &conn{ready: make(chan struct{}), err: net.ErrClosed, last: transport.now()}
 	close(failed.ready)
 	transport.conns[server.URL] = []*conn{failed}

@@ -97,14 +97,18 @@ func TestTheTokenIsInEveryMirror(t *testing.T) {
 	}
 }
 
-func TestAMirrorOfAKVSecretIsItsObject(t *testing.T) {
+func TestAKVSecretHasTheTokenInItsFieldAndItsMirrorIsTheObject(t *testing.T) {
 	for field, want := range map[string]string{"": "iam_token", "logs": "logs"} {
 		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 			m := fx.mirrorTo(firstARN)
 			fx.one.Token.Field = field
 			fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: fx.cloud.TokenGroupName(), Data: map[string]any{want: "no token yet"}})
 			fx.rotate()
-			token := fx.cloud.MustCurrent(fx.one.Token.ID).Data[want]
+			token, _ := fx.cloud.MustCurrent(fx.one.Token.ID).Data[want].(string)
+			if _, _, err := fx.cloud.Validate(token); err != nil {
+				t.Errorf("field %q: %v", want, err)
+			}
+			fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
 			if got, want := m.payload[firstARN], fmt.Sprintf(`{%q:%q}`, want, token); got != want {
 				t.Errorf("got a mirror of %d bytes, want the object of %d", len(got), len(want))
 			}

@@ -122,23 +122,6 @@ func TestEveryFormatIsWhatReadersExpect(t *testing.T) {
 	}
 }
 
-func TestAKVTokenSecretHoldsTheTokenInItsField(t *testing.T) {
-	for field, want := range map[string]string{"": "iam_token", "access": "access"} {
-		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-			fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
-				Type: "kv", Group: fx.cloud.TokenGroupName(), Data: map[string]any{want: "no token yet"},
-			})
-			fx.one.Token.Field = field
-			fx.rotate()
-			token, _ := fx.cloud.MustCurrent(fx.one.Token.ID).Data[want].(string)
-			if _, _, err := fx.cloud.Validate(token); err != nil {
-				t.Errorf("field %q: %v", want, err)
-			}
-			fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
-		})
-	}
-}
-
 func TestManyRotationsSucceedOrFailOnTheirOwn(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{Rotations: 40}, func(fx *fixture) {
 		fx.all[3].Token.ID = "00000000-0000-4000-8000-000000000000"
