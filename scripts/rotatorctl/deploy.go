@@ -140,7 +140,6 @@ func (d *deployment) check(ctx context.Context) error {
 		return err
 	}
 	if file != "" {
-		d.parameters["RotationsFile"] = rotationsName
 		return d.checkRotations(ctx, file)
 	}
 	return nil
@@ -174,6 +173,9 @@ func (d *deployment) readParameters() error {
 			d.parameters[s.parameter], reserved[s.parameter] = d.values[s.variable], "set "+s.variable
 		}
 	}
+	if d.values["ROTATIONS_FILE"] != "" {
+		d.parameters["RotationsFile"] = rotationsName
+	}
 	text, err := os.ReadFile(d.templateFile())
 	if err != nil {
 		return fmt.Errorf("reading the template: %w", err)
@@ -200,6 +202,37 @@ func (d *deployment) readParameters() error {
 			return usagef("PARAMS has the key %s, which the template does not know. It may have: %s", quote(key), strings.Join(d.others, " "))
 		}
 		d.parameters[key] = value
+	}
+	return d.checkValues(template.Parameters.Content)
+}
+
+// checkValues holds the values to the template's patterns before AWS has them: one may be a key in the wrong place,
+// and everybody who may read the stack reads its parameters.
+func (d *deployment) checkValues(nodes []*yaml.Node) error {
+	for i := 0; i < len(nodes); i += 2 {
+		var rule struct {
+			Pattern string   `yaml:"AllowedPattern"`
+			Values  []string `yaml:"AllowedValues"`
+			Must    string   `yaml:"ConstraintDescription"`
+		}
+		name := nodes[i].Value
+		err := nodes[i+1].Decode(&rule)
+		pattern, invalid := regexp.Compile(rule.Pattern)
+		if err = errors.Join(err, invalid); err != nil {
+			return fmt.Errorf("reading the parameter %s of the template: %w", name, err)
+		}
+		if value := d.parameters[name]; value == "" || pattern.MatchString(value) && (rule.Values == nil || slices.Contains(rule.Values, value)) {
+			continue
+		}
+		for _, s := range settings {
+			if s.parameter == name {
+				name = s.variable
+			}
+		}
+		if rule.Must == "" {
+			rule.Must = "must be one of: " + strings.Join(rule.Values, " ")
+		}
+		return usagef("%s %s", name, rule.Must)
 	}
 	return nil
 }
@@ -235,10 +268,10 @@ func (d *deployment) checkRotations(ctx context.Context, file string) error {
 	return nil
 }
 
-// command is a program to run in the repository.
+// command is a program to run in the repository. To build takes no right in any cloud.
 func (d *deployment) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, name, args...)
-	command.Dir, command.Env, command.Stdout, command.Stderr = d.root, os.Environ(), d.stderr, d.stderr
+	command.Dir, command.Env, command.Stdout, command.Stderr = d.root, withoutCredentials(os.Environ(), "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), d.stderr, d.stderr
 	return command
 }
 

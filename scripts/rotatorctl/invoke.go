@@ -64,6 +64,11 @@ func (p *program) invoke(ctx context.Context, e event) error {
 	case e.Mode == "doctor" && e.Force:
 		return usagef("FORCE=true is about saving, which MODE=doctor does not do: leave it out")
 	}
+	for _, name := range e.Rotations {
+		if len(name) > 40 { // as the function's configuration has it; a key is longer
+			return usagef("%s is no rotation's name: it has 40 characters at most", quote(name))
+		}
+	}
 	if err := p.connect(ctx); err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 				return usagef("-o %s is not known: use text or json", quote(p.output))
 			}
 			if !stackName.MatchString(p.stack) {
-				return usagef("STACK=%s is no name of a stack: use up to 64 letters, digits and hyphens, a letter first", quote(p.stack))
+				return usagef("STACK=%s is no name of a stack: use up to 39 letters, digits and hyphens, a letter first", quote(p.stack))
 			}
 			return nil
 		},
@@ -131,8 +131,8 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 }
 
 var (
-	// stackName is what CloudFormation and Lambda, whose function has it too, can have.
-	stackName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`)
+	// stackName is what CloudFormation and Lambda, whose function has it too, can have, and shorter than a key: it is in URLs.
+	stackName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,38}$`)
 	// optionVariable is the variable at the end of an option's description.
 	optionVariable = regexp.MustCompile(`\(([A-Z_]+)\)$`)
 )

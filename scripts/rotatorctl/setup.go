@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -374,8 +375,12 @@ func (s *setup) readOutputs(ctx context.Context) (map[string]string, error) {
 		printed, err = io.ReadAll(io.LimitReader(s.stdin, 1<<20))
 	} else if statErr == nil && info.IsDir() {
 		command := exec.CommandContext(ctx, "terraform", "-chdir="+s.terraform, "output", "-json", "-no-color")
-		command.Stderr = s.stderr
+		var complaint bytes.Buffer
+		command.Env, command.Stderr = withoutCredentials(os.Environ()), &complaint // Terraform's state may be in AWS
 		printed, err = command.Output()
+		for line := range strings.Lines(complaint.String()) {
+			s.say("%s", withoutSecrets(strings.TrimRight(line, "\r\n")))
+		}
 	} else {
 		printed, err = os.ReadFile(s.terraform)
 	}

@@ -879,10 +879,11 @@ func TestSourcesOfOutputs(t *testing.T) {
 	if err := os.WriteFile(fx.path("outputs.json"), []byte(fx.terraform()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(fx.path("terraform"), []byte("#!/bin/sh\n[ \"$*\" = '-chdir="+fx.folder+" output -json -no-color' ] && cat '"+fx.path("outputs.json")+"'\n"), 0o700); err != nil {
+	if err := os.WriteFile(fx.path("terraform"), []byte("#!/bin/sh\nprintf '\\033[31m token: %s\\n' \"$IAM_TOKEN\" >&2\n[ \"$*\" = '-chdir="+fx.folder+" output -json -no-color' ] && cat '"+fx.path("outputs.json")+"'\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", fx.folder+":"+os.Getenv("PATH"))
+	t.Setenv("IAM_TOKEN", "Bearer of-a-person")
 	first := fx.succeed()
 	for _, source := range []string{fx.path("outputs.json"), fx.folder, ""} {
 		args := []string{"--terraform", source}
@@ -894,6 +895,8 @@ func TestSourcesOfOutputs(t *testing.T) {
 		}
 		if r := fx.runWith("", args...); r.stdout != first.stdout {
 			t.Errorf("%s: got exit %d: %s%s, want what was printed before", source, r.exit, r.stdout, r.stderr)
+		} else if source == fx.folder && !strings.Contains(r.stderr, `\x1b[31m token: `+"\n") {
+			t.Errorf("got %q, want what terraform said, escaped, without the person's token, which it does not need", r.stderr)
 		}
 	}
 }

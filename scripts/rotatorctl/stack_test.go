@@ -527,8 +527,9 @@ func TestUsage(t *testing.T) {
 		}
 	}
 	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:x-Ab12Cd"
-	whole := object{"BUCKET": "b", "BOOTSTRAP_SECRET_ARN": arn, "SECRETS_MANAGER_URL": "https://x", "API_KEY_SECRET": "a", "TOKEN_SECRET": "t"}
-	list := object{"BUCKET": "b", "BOOTSTRAP_SECRET_ARN": arn, "SECRETS_MANAGER_URL": "https://x"}
+	const id = "00000000-0000-4000-8000-000000000000"
+	whole := object{"BUCKET": "bucket", "BOOTSTRAP_SECRET_ARN": arn, "SECRETS_MANAGER_URL": "https://x", "API_KEY_SECRET": id, "TOKEN_SECRET": id}
+	list := object{"BUCKET": "bucket", "BOOTSTRAP_SECRET_ARN": arn, "SECRETS_MANAGER_URL": "https://x"}
 	const likeAKey = "abcdefghijklmnopqrstuvwxyz0123456789ABCD"
 	for _, tt := range []struct {
 		name, args string
@@ -553,6 +554,20 @@ func TestUsage(t *testing.T) {
 		{"no parameter's name", "deploy", whole, object{"PARAMS": "=10m"}, `the key ""`},
 		{"a space in a value", "deploy", whole, object{"PARAMS": "AlarmEmail=me and@example.com"}, `PARAMS has "and@example.com", which is no Key=Value`},
 		{"a key for a parameter", "deploy", whole, object{"PARAMS": likeAKey}, "(40 characters, not repeated here)"},
+		{"a key for a stack", "status", whole, object{"STACK": likeAKey}, "(40 characters, not repeated here)"},
+		{"a key for a rotation", "invoke --mode=rotate --rotation " + likeAKey + "EFGH", whole, nil, "(44 characters, not repeated here)"},
+		{"a key for an id", "deploy", whole, object{"API_KEY_SECRET": likeAKey}, "API_KEY_SECRET must be the id of a secret, or group/name"},
+		{"a key for the token's id", "deploy", whole, object{"TOKEN_SECRET": likeAKey}, "TOKEN_SECRET must be"},
+		{"a key for an identity", "deploy", whole, object{"EXPECT_IAM_ID": likeAKey}, "EXPECT_IAM_ID must be"},
+		{"a key for an account", "deploy", whole, object{"EXPECT_ACCOUNT": likeAKey}, "EXPECT_ACCOUNT must be"},
+		{"a key for a date", "deploy", whole, object{"BOOTSTRAP_EXPIRES_AT": likeAKey}, "BOOTSTRAP_EXPIRES_AT must be"},
+		{"a key for a bucket", "deploy", whole, object{"BUCKET": likeAKey}, "BUCKET must be"},
+		{"a key in a URL's path", "deploy", whole, object{"SECRETS_MANAGER_URL": "https://x/" + likeAKey}, "SECRETS_MANAGER_URL must be"},
+		{"a key in a URL's query", "deploy", whole, object{"SECRETS_MANAGER_URL": "https://x?" + likeAKey}, "SECRETS_MANAGER_URL must be"},
+		{"a key in a URL's fragment", "deploy", whole, object{"IAM_URL": "https://x#" + likeAKey}, "IAM_URL must be"},
+		{"a key for a password", "deploy", whole, object{"IAM_URL": "https://u:" + likeAKey + "@x"}, "IAM_URL must be"},
+		{"a key for a port", "deploy", whole, object{"IAM_URL": "https://x:" + likeAKey}, "IAM_URL must be"},
+		{"a key for a parameter's value", "deploy", whole, object{"PARAMS": "AlarmEmail=" + likeAKey}, "AlarmEmail must be"},
 		{"a parameter with a variable", "deploy", whole, object{"PARAMS": "IamUrl=https://x"}, "PARAMS must not set IamUrl: set IAM_URL"},
 		{"no mode", "invoke", nil, nil, "set MODE: rotate, ensure, check, doctor"},
 		{"unknown mode", "invoke", nil, object{"MODE": "bogus"}, `MODE="bogus" is not known: use rotate, ensure, check, doctor`},
@@ -616,8 +631,8 @@ func TestEveryParameterIsSetInOnePlace(t *testing.T) {
 // Every architecture's name is one of two.
 func TestArchitectures(t *testing.T) {
 	for given, want := range map[string]string{"": "arm64", "arm64": "arm64", "aarch64": "arm64", "amd64": "x86_64", "x86_64": "x86_64"} {
-		d := deployment{program: &program{stack: "s"}, values: map[string]string{"ARCH": given, "BUCKET": "b", "SECRETS_MANAGER_URL": "u",
-			"BOOTSTRAP_SECRET_ARN": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:x-Ab12Cd", "API_KEY_SECRET": "a", "TOKEN_SECRET": "t"}}
+		d := deployment{program: &program{stack: "s"}, values: map[string]string{"ARCH": given, "BUCKET": "bucket", "SECRETS_MANAGER_URL": "https://x",
+			"BOOTSTRAP_SECRET_ARN": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:x-Ab12Cd", "API_KEY_SECRET": "group/name", "TOKEN_SECRET": "00000000-0000-4000-8000-000000000000"}}
 		if err := d.check(t.Context()); err != nil || d.parameters["Architecture"] != want {
 			t.Errorf("%q: got %q, %v; want %q", given, d.parameters["Architecture"], err, want)
 		}

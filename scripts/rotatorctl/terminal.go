@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -41,6 +42,15 @@ func withoutSecrets(text string) string {
 			return word
 		}
 		return quote(word)
+	})
+}
+
+// withoutCredentials is an environment for programs that need none of the keys and tokens that this one is given.
+func withoutCredentials(environ []string, others ...string) []string {
+	names := append(others, "IAM_TOKEN", "IBMCLOUD_API_KEY", "SECRETS_MANAGER_APIKEY", "READER_APIKEY", "READER_IAM_TOKEN")
+	return slices.DeleteFunc(slices.Clone(environ), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return slices.Contains(names, name)
 	})
 }
 
