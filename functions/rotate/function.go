@@ -228,13 +228,26 @@ func isText(value json.RawMessage) bool {
 // it may have been meant to do less than rotate everything.
 func checkEventBridge(fields map[string]json.RawMessage) error {
 	for name := range fields {
-		plain := strings.TrimSuffix(strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name)), "s")
-		if slices.Contains([]string{"mode", "rotation", "force", "runid"}, plain) {
+		if isManual(name) {
 			return fmt.Errorf("the event has source and detail-type, as EventBridge's have, and also %s: send either an event of a rule, "+
 				"which rotates everything, or mode, rotations, force and run_id alone", quote(name))
 		}
 	}
 	return nil
+}
+
+// isManual reports whether a field's name is one of the manual form or of a mode, whatever
+// its case and what stands between or after its letters. EventBridge's own fields are of
+// ASCII: any other name only looks like one.
+func isManual(name string) bool {
+	letters := strings.Map(func(r rune) rune {
+		if r < 'a' || r > 'z' {
+			return -1
+		}
+		return r
+	}, strings.ToLower(name))
+	own := []string{"mode", "rotation", "force", "runid", "check", "ensure", "rotate", "doctor"}
+	return slices.Contains(own, strings.TrimSuffix(letters, "s")) || strings.ContainsFunc(name, func(r rune) bool { return r > '~' })
 }
 
 // invokerOf reads from the run id who has sent the manual form: the schedules name
