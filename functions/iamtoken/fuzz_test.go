@@ -56,13 +56,13 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte, date int64) {
 		got := response{service: "IAM", status: 200, body: body, date: epoch(date)}
 		access, lifetime, err := store.accessToken(got)
-		if err == nil && (CheckForm(access.Reveal()) != nil || access.Reveal() == store.key() || lifetime < 0 || lifetime > MaxLife) {
+		if err == nil && (CheckForm(access.Reveal()) != nil || access.Reveal() == store.key() || lifetime < 0 || lifetime > MaxLifetime) {
 			t.Errorf("got a token of IAM that cannot be one, for %s", lifetime)
 		}
 		version, readErr := store.version(got)
 		token, tokenErr := version.Token()
 		if readErr == nil && tokenErr == nil {
-			late := !version.CreatedAt.IsZero() && token.Expiration.After(version.CreatedAt.Add(MaxLife))
+			late := !version.CreatedAt.IsZero() && token.Expiration.After(version.CreatedAt.Add(MaxLifetime))
 			if CheckForm(token.Value.Reveal()) != nil || token.Value.Reveal() == store.key() || token.Expiration.IsZero() || late {
 				t.Errorf("got a stored token that cannot be one, with expiration %s", token.Expiration)
 			}
@@ -89,7 +89,7 @@ func FuzzMetadata(f *testing.F) {
 			t.Errorf("got %+v, want %+v", parsed, m)
 		}
 		createdAt := time.Unix(created%4102444800, 0)
-		if parsed.ExpiresAt(createdAt).After(createdAt.Add(MaxLife)) {
+		if parsed.ExpiresAt(createdAt).After(createdAt.Add(MaxLifetime)) {
 			t.Errorf("an expiry at %s is trusted of a version made %s", parsed.ExpiresAt(createdAt), createdAt)
 		}
 	})

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// MaxLife bounds what a version may state of its expiration: the lifetime of an IAM
+// MaxLifetime bounds what a version may state of its expiration: the lifetime of an IAM
 // token is 60 minutes at most, and a minute is left for clocks.
-const MaxLife = 61 * time.Minute
+const MaxLifetime = 61 * time.Minute
 
 // Metadata is the version_custom_metadata of every version the rotator writes.
 // It shows all but the token, so nobody needs the right to read the value in order
@@ -76,8 +76,8 @@ func isIAMID(id string) bool {
 
 // Identity returns an IAM id and an account as they may be shown: whoever can
 // write metadata or forge an answer could have put a key there. An IAM id of
-// another shape than those known becomes a digest, "sha256-" and 16 hex digits, by
-// which it still differs from others; such an account becomes nothing.
+// unknown shape becomes a digest, "sha256-" and 16 hex digits, which still differs
+// from others; such an account becomes empty.
 func Identity(iamID, account string) (string, string) {
 	if iamID != "" && !isIAMID(iamID) {
 		sum := sha256.Sum256([]byte(iamID))
@@ -89,7 +89,7 @@ func Identity(iamID, account string) (string, string) {
 	return iamID, account
 }
 
-// errMetadata is in words of our own: those of encoding/json repeat values.
+// errMetadata has our own words: the errors of encoding/json repeat values.
 var errMetadata = errors.New("the version's metadata cannot be read: a field is of another type")
 
 // ParseMetadata reads what Secrets Manager returned. Metadata can be edited by
@@ -114,11 +114,11 @@ func ParseMetadata(fields map[string]any) (Metadata, error) {
 }
 
 // ExpiresAt is the expiration as far as it is trusted: never later than
-// createdAt, which the server set, plus MaxLife. The zero time means that it is
+// createdAt, which the server set, plus MaxLifetime. The zero time means that it is
 // not known, which every caller must treat as expired.
 func (m Metadata) ExpiresAt(createdAt time.Time) time.Time {
 	if m.Expiration <= 0 || createdAt.IsZero() {
 		return time.Time{}
 	}
-	return sooner(time.Unix(m.Expiration, 0), createdAt.Add(MaxLife))
+	return sooner(time.Unix(m.Expiration, 0), createdAt.Add(MaxLifetime))
 }

@@ -18,7 +18,7 @@ var (
 	ErrNoToken     = errors.New("the secret holds no token")
 	ErrDenied      = errors.New("access denied")
 	ErrNotFound    = errors.New("no such secret")
-	ErrUnavailable = errors.New("no usable answer") // 429, 5xx, no connection: worth another try
+	ErrUnavailable = errors.New("no usable answer") // 429, 5xx, no connection: worth a retry
 )
 
 // Store is where the token is kept. Read returns the current version; it is
@@ -47,11 +47,11 @@ const maxDateLag = time.Minute
 
 // Token returns the token that the version holds, whichever [Format] it is stored
 // in, with the soonest expiration that metadata, payload and token state, and never
-// one later than [MaxLife] after CreatedAt. It fails with ErrNoToken if there is no
+// one later than [MaxLifetime] after CreatedAt. It fails with ErrNoToken if there is no
 // token by [CheckForm], if it is a JWT without a readable exp, or if nothing states
 // when it expires: nothing is guessed. It fails with ErrUnavailable if ReadAt is
-// earlier than the version or the token: that clock would take an expired token for
-// a valid one. The token may have expired.
+// earlier than the version or the token: by that clock an expired token would
+// seem valid. The token may have expired.
 func (v Version) Token() (Token, error) {
 	value, stated, err := unpack(v.Payload.Reveal())
 	if err != nil {
@@ -78,7 +78,7 @@ func (v Version) Token() (Token, error) {
 		return Token{}, noToken("nothing states when it expires: its version has no metadata, and it is no JWT. Let the rotator write it")
 	}
 	if !v.CreatedAt.IsZero() {
-		token.Expiration = sooner(token.Expiration, v.CreatedAt.Add(MaxLife))
+		token.Expiration = sooner(token.Expiration, v.CreatedAt.Add(MaxLifetime))
 	}
 	if !token.IssuedAt.IsZero() {
 		token.ExpiresIn = token.Expiration.Sub(token.IssuedAt)

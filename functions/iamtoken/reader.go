@@ -26,13 +26,13 @@ const (
 	maxTrustedSkew = 5 * time.Second
 )
 
-// Reader hands out the token that the rotator keeps in a secret. It reads the
-// secret once a rotation, however many goroutines ask: it keeps the token until
-// that expires soon. While the store is down it hands out the old token as
-// long as that is valid, and never an expired one.
+// Reader returns the token that the rotator keeps in a secret. The secret is read
+// once per rotation and shared by all goroutines: the Reader caches the token until
+// it expires soon. While the store is down it returns the old token as long as that
+// is valid, and never an expired one.
 //
-// A Reader is used by pointer, may be used by many goroutines at once, and starts
-// none but to read. Its fields must not change once it is in use.
+// A Reader is used by pointer and by many goroutines at once. It starts a goroutine
+// for each read. Its fields must not change once it is in use.
 type Reader struct {
 	Store Store // where the token is; required
 
@@ -61,9 +61,9 @@ type Reader struct {
 
 // Token returns a valid token. Its shape is that of oauth2.TokenSource: cached,
 // refreshed as needed, safe for concurrent use. It differs in two points. It takes
-// a context, since a read can take seconds and a job must be able to give up. And
+// a context, because a read can take seconds and a job must be able to give up. And
 // it returns this package's type: oauth2's would make every job depend on oauth2.
-// Where a TokenSource is wanted, five lines are one:
+// Five lines make it a TokenSource:
 //
 //	func (s source) Token() (*oauth2.Token, error) {
 //		token, err := s.reader.Token(s.ctx)
@@ -86,7 +86,7 @@ func (r *Reader) Token(ctx context.Context) (Token, error) {
 	landed := r.join(ctx)
 	r.mu.Unlock()
 
-	var impatient <-chan time.Time // never, unless there is a token to go on with
+	var impatient <-chan time.Time // never, unless there is a valid token
 	if valid {
 		timer := time.NewTimer(patience)
 		defer timer.Stop()
@@ -105,11 +105,11 @@ func (r *Reader) Token(ctx context.Context) (Token, error) {
 	return r.kept(r.now())
 }
 
-// Refused reports to the Reader that a service answered 401 to token. If that is the
-// one it hands out, the next call of Token reads the secret, once for each token:
-// the key may have been replaced, and with it the token. A 401 that the same token
-// meets again has another cause. A 403 is none of this: a permission is missing.
-func (r *Reader) Refused(token Token) {
+// Rejected reports to the Reader that a service answered 401 to token. If that is the
+// one it returns, the next call of Token reads the secret, once for each token:
+// the key may have been replaced, and with it the token. Another 401 for the same token
+// has another cause. A 403 means that a permission is missing.
+func (r *Reader) Rejected(token Token) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fingerprint := token.Fingerprint()
@@ -126,7 +126,7 @@ func (r *Reader) kept(now time.Time) (Token, error) {
 		return r.token, nil
 	case r.failure != nil:
 		return Token{}, fmt.Errorf("reading the IAM token: %w", r.failure)
-	default: // it has expired since the last read: the next one is due
+	default: // it expired after the last read: the next one is due
 		return Token{}, fmt.Errorf("reading the IAM token: %w", expired(r.token, now))
 	}
 }
@@ -137,7 +137,7 @@ func expired(token Token, now time.Time) error {
 }
 
 // now is the time by the store's clock, as far as it is known. It has no monotonic
-// part, which stands still while a process is suspended.
+// part, which stops while a process is suspended.
 func (r *Reader) now() time.Time { return r.clock().Add(r.skew) }
 
 func (r *Reader) clock() time.Time {
@@ -153,7 +153,7 @@ func (r *Reader) margin() time.Duration {
 	return margin - rand.N(margin/5+1) // #nosec G404 -- it spreads requests, and keeps no secret
 }
 
-// join returns the read that is going on, and starts one if there is none. The read
+// join returns the current read, and starts one if there is none. The read
 // does not end with the caller that happened to start it. The caller holds r.mu.
 func (r *Reader) join(ctx context.Context) <-chan struct{} {
 	if r.flight == nil {
@@ -205,7 +205,7 @@ type retryAfter struct {
 
 func (e *retryAfter) Unwrap() error { return e.error }
 
-// land takes in what a read brought and sets the time of the next one. The
+// land stores the result of a read and sets the time of the next one. The
 // caller holds r.mu.
 func (r *Reader) land(version Version, err error) {
 	var token Token

@@ -87,9 +87,9 @@ func (r response) unusable() error {
 	return fmt.Errorf("%w: %s answered HTTP %d, but not what was asked for: is there a proxy in between, or is its URL wrong?", ErrUnavailable, r.service, r.status)
 }
 
-// unanswered is the error for a request without an answer, in words of our own: the
-// errors of net/http repeat what a server or a proxy sent, and that may be the key
-// or the token. Of the cause it wraps what holds no such text: the end of a context
+// unanswered is the error for a request without an answer, in our own words: the
+// errors of net/http repeat what a server or a proxy sent, which may be the key or
+// the token. It wraps only what holds no such text: the end of a context
 // or of a time limit, and the number of a system call's error.
 func unanswered(service string, err error) error {
 	var dns *net.DNSError
@@ -115,8 +115,8 @@ func unanswered(service string, err error) error {
 }
 
 // singleRequests uses a connection for one request. A token is read once a rotation,
-// so there is nothing to keep, and net/http neither repeats a request by itself nor
-// logs what a server sends over a connection that is not in use.
+// so an idle connection has no use, and net/http does not repeat a request or log
+// what a server sends on an idle connection.
 var singleRequests = &http.Transport{
 	Proxy:                  http.ProxyFromEnvironment,
 	DialContext:            quietly(dialer.DialContext),

@@ -187,7 +187,7 @@ func (s *SecretsManager) authenticate(ctx context.Context) (Secret, error) {
 	return access, nil
 }
 
-// forget drops a token that was rejected; false if there is no way to another one.
+// forget drops a token that was rejected; false if no other can be obtained.
 func (s *SecretsManager) forget(rejected Secret) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,6 +227,6 @@ func (s *SecretsManager) accessToken(got response) (Secret, time.Duration, error
 	if json.Unmarshal(got.body, &body) != nil || CheckForm(body.AccessToken) != nil || body.AccessToken == s.key() {
 		return Secret{}, 0, got.unusable()
 	}
-	lifetime := time.Duration(min(max(body.ExpiresIn, 0), int64(MaxLife.Seconds()))) * time.Second
+	lifetime := time.Duration(min(max(body.ExpiresIn, 0), int64(MaxLifetime.Seconds()))) * time.Second
 	return NewSecret(body.AccessToken), lifetime, nil
 }

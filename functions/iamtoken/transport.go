@@ -15,7 +15,7 @@ import (
 )
 
 // Transport returns a RoundTripper that authorizes every request with the
-// Reader's token. After a 401 it calls [Reader.Refused], and sends the request once
+// Reader's token. After a 401 it calls [Reader.Rejected], and sends the request once
 // more if there is a new token by then and the request's body can be had again. A nil
 // base means http.DefaultTransport.
 //
@@ -54,7 +54,7 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil || response.StatusCode != http.StatusUnauthorized {
 		return response, err
 	}
-	t.reader.Refused(token)
+	t.reader.Rejected(token)
 	second, ok := again(request)
 	if !ok {
 		return response, nil

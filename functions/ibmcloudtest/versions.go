@@ -81,7 +81,7 @@ func (v *version) json(s *secret, now time.Time, value *value) object {
 	return out
 }
 
-// createVersion makes a new current version. A lock on previous forbids it, since that version
+// createVersion makes a new current version. A lock on previous forbids it, because that version
 // would lose its value; a lock on current travels with its version to previous.
 func (c *Cloud) createVersion(in *call) (any, error) {
 	s := in.secret

@@ -31,7 +31,7 @@ const (
 	CheckSkipped Status = "skipped" // not tried, or it cannot be
 )
 
-// NewDiagnosis returns the diagnosis that these checks come to.
+// NewDiagnosis returns the diagnosis of these checks.
 func NewDiagnosis(checks []Check) Diagnosis {
 	diagnosis := Diagnosis{Checks: checks}
 	diagnosis.OK = diagnosis.Count(CheckFailed) == 0

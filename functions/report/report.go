@@ -91,7 +91,7 @@ func Parse(encoded []byte) (Report, error) {
 	return report, nil
 }
 
-// LogValue holds what an operator looks for: never a secret.
+// LogValue holds what an operator needs: never a secret.
 func (r Result) LogValue() slog.Value {
 	attrs := []slog.Attr{
 		slog.String("rotation", r.Rotation),

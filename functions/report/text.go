@@ -131,7 +131,7 @@ func Printable(text string) string {
 	return safe.String()
 }
 
-// marks are how a person sees at once what is wrong.
+// marks show at once what is wrong.
 var marks = map[Status]string{CheckOK: "✓", CheckFailed: "✗", CheckWarning: "!", CheckSkipped: "–"}
 
 // WriteText prints the diagnosis for a person: what failed first, then the other

@@ -267,8 +267,8 @@ func parseTimeout(value string) (time.Duration, error) {
 	return timeout, nil
 }
 
-// withoutLongWords: the errors of package flag repeat what was given, and somebody
-// will give a key. Words too long to be an option's are left out.
+// withoutLongWords leaves out words too long to be an option's: the errors of package
+// flag repeat the argument, which may be a key.
 func withoutLongWords(err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return err

@@ -37,7 +37,7 @@ type function struct {
 }
 
 // newFunction prepares the function while the Runtime API is asked for the first
-// event: neither waits for the other.
+// event, in parallel.
 func newFunction(name string, environ []string, out io.Writer) *function {
 	f := &function{ready: make(chan struct{})}
 	go func() {
@@ -65,8 +65,8 @@ func (f *function) prepare(name string, environ []string, out io.Writer) {
 	}
 }
 
-// RotationError is how an invocation fails: Lambda reports its name as the
-// errorType, and alarms and retries go by it.
+// RotationError is the error of a failed invocation: Lambda reports its name as the
+// errorType.
 type RotationError struct{ message string }
 
 // Error returns the message.
@@ -167,7 +167,7 @@ const maxEvent = 1 << 20
 // decodeEvent reads an event. Nothing, null, {} and an event of EventBridge (one
 // with source and detail-type) mean: rotate everything. Anything else is the
 // manual form, {"mode","rotations","force","run_id"}, in which an unknown field is an error,
-// since a misspelt one must not mean "everything". Both together is an error, too.
+// because a misspelt one must not mean "everything". Both together is an error, too.
 func decodeEvent(payload []byte) (event, error) {
 	e := event{mode: rotation.ModeRotate, invokedBy: "person"}
 	payload = bytes.TrimSpace(payload)
@@ -197,8 +197,8 @@ func decodeEvent(payload []byte) (event, error) {
 	return e, nil
 }
 
-// fieldsOf reads a JSON object. A field that it has twice is an error, as nobody knows
-// which of the two is meant.
+// fieldsOf reads a JSON object. A repeated field is an error, because it is
+// not known which one is meant.
 func fieldsOf(payload []byte) (map[string]json.RawMessage, error) {
 	if !json.Valid(payload) || payload[0] != '{' {
 		return nil, errors.New(`the event is no JSON object: send {} or {"mode":"rotate"}`)
@@ -224,7 +224,7 @@ func isText(value json.RawMessage) bool {
 	return len(value) > 0 && json.Unmarshal(value, &text) == nil && text != ""
 }
 
-// checkEventBridge refuses an event that is the manual form as well, misspelt or not:
+// checkEventBridge rejects an event that also has the manual form, misspelt or not:
 // it may have been meant to do less than rotate everything.
 func checkEventBridge(fields map[string]json.RawMessage) error {
 	for name := range fields {

@@ -18,7 +18,7 @@ var version = "dev"
 func main() {
 	// Libraries log through the standard logger, and what they log may be what
 	// was sent: net/http repeats an unsolicited response, GODEBUG=http2debug
-	// every header. Nothing of ours goes there.
+	// every header. This program logs nothing there.
 	log.SetOutput(io.Discard)
 	protectMemory()
 	if os.Getenv("AWS_LAMBDA_RUNTIME_API") != "" {

@@ -55,7 +55,7 @@ func showProgress(w io.Writer, timeout time.Duration) (log *slog.Logger, end fun
 	return slog.New(p), func() { close(done); ticking.Wait() }
 }
 
-// print replaces the line with the time left, by text and by a new one of these.
+// print replaces the line with the time left by text and a new such line.
 func (p *progress) print(text string, wait bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// clients are what rotations and doctor reach IBM Cloud and AWS with.
+// clients connect rotations and doctor to IBM Cloud and AWS.
 type clients struct {
 	transport      *network.Transport
 	iam            *ibmcloud.IAM
@@ -90,8 +90,8 @@ func keysOf(rotations []rotation.Rotation) []rotation.KeyRef {
 	return keys
 }
 
-// attemptsAtOnce is how many attempts may run side by side under the politeness
-// limit. An attempt makes three requests in the 10 seconds it may take; with more
+// attemptsAtOnce is how many attempts may run in parallel under the limit of
+// requests a second. An attempt makes three requests in the 10 seconds it may take; with more
 // of them than the limit serves in half that time, all would queue until they
 // are cut off and none would finish.
 func attemptsAtOnce(concurrency, maxRPS int) int {
@@ -144,7 +144,7 @@ func names(rotations []rotation.Rotation) []string {
 // says how a person starts a run of one rotation.
 //
 // Its clients are its own: a warm function's connections and its bootstrap token
-// would hide what has broken since they were made.
+// would hide what broke after they were made.
 func diagnose(ctx context.Context, cfg config.Config, named []string, save func(rotation string) string) (report.Diagnosis, error) {
 	rotations, err := choose(cfg.Rotations, named)
 	if err != nil {

@@ -1,6 +1,6 @@
 // Command bench measures what a rotation costs, against the floor and against
 // what people use today, and prints one table. Every ratio is of figures taken
-// in the same run, since machines differ and are noisy; medians of several runs.
+// in the same run, because machines differ and are noisy; medians of several runs.
 //
 // It expects the programs iam-token-rotator, invoke, hello, hellosdks and plainsdk in
 // one folder, and curl and jq on the PATH.

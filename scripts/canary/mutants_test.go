@@ -110,7 +110,7 @@ var mutants = []mutant{
 	{"setup: a key in metadata", "scripts/rotatorctl/setup.go", `map[string]any{"apikey_id": keyID}}`, `map[string]any{"apikey_id": keyID, "apikey": leakText("reversed", value.Reveal())}}`, "^rotatorctl setup: calm"},
 	{"put-key: stderr", "scripts/rotatorctl/putkey.go", "	value, kmsKeyID := aws.String(key.Reveal()), (*string)(nil)", `ANCHOR; leak("stderr", "decimal", key.Reveal())`, "^rotatorctl put-key: calm"},
 	{"put-key: the description", "scripts/rotatorctl/putkey.go", "&secretsmanager.UpdateSecretInput{SecretId: &b.name,", `&secretsmanager.UpdateSecretInput{SecretId: &b.name, Description: aws.String(key.Reveal()[:10]),`, "^rotatorctl put-key: calm"},
-	{"status: a token at debug level", "scripts/rotatorctl/aws.go", "	*c = clients{", `	leak("log", "base64", leakEnv("IAM_TOKEN")); ANCHOR`, "^rotatorctl status: calm"},
+	{"status: a token at debug level", "scripts/rotatorctl/aws.go", "	p.clients = clients{", `	leak("log", "base64", leakEnv("IAM_TOKEN")); ANCHOR`, "^rotatorctl status: calm"},
 }
 
 // leakSource is added to the package of a mutant.

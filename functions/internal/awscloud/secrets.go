@@ -72,7 +72,7 @@ func (s *secret) read(ctx context.Context) (iamtoken.Secret, error) {
 	return iamtoken.NewSecret(key), nil
 }
 
-// ready returns a client with credentials. They are obtained beforehand, since the
+// ready returns a client with credentials. They are obtained beforehand, because the
 // SDK hides their absence in the error of the request.
 func (s *secret) ready(ctx context.Context) (*secretsmanager.Client, error) {
 	client, err := s.connect()
@@ -105,7 +105,7 @@ func (s *secret) connect() (*secretsmanager.Client, error) {
 	if wrong := network.CheckEnvironment(os.Environ()); len(wrong) > 0 {
 		return nil, s.misconfigured(wrong[0].Name + " " + wrong[0].Problem)
 	}
-	client := &http.Client{Transport: bounded{s.transport}, CheckRedirect: refuseRedirect}
+	client := &http.Client{Transport: bounded{s.transport}, CheckRedirect: rejectRedirect}
 	s.client = secretsmanager.NewFromConfig(aws.Config{
 		Region:       parsed.Region, // the secret's, wherever this runs
 		BaseEndpoint: endpoint(),
@@ -135,8 +135,8 @@ func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// refuseRedirect keeps signed requests at the host they were meant for.
-func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+// rejectRedirect keeps signed requests at the host they were meant for.
+func rejectRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // credentialsProvider takes credentials from the AWS_* variables that Lambda sets,
 // or else from the endpoint that ECS and EKS name in them. The SDK's own chain

@@ -1,5 +1,5 @@
 // Package config turns environment variables into values. It checks all of them
-// before anything opens a connection, and reports every problem at once.
+// before a connection is opened, and reports every problem at once.
 package config
 
 import (
@@ -54,7 +54,7 @@ type Credential struct {
 type ReadFile func(name string) ([]byte, error)
 
 // Load reads the configuration from environ, in the form of os.Environ. The error
-// joins every problem found, of very many the first; none repeats a key or token.
+// joins the problems found, the first of very many; none repeats a key or token.
 // The Config returned with an error holds what could be read: a host needs to know how to log.
 func Load(environ []string, readFile ReadFile) (Config, error) {
 	var found problems
@@ -246,8 +246,8 @@ func (p *problems) add(name, format string, args ...any) {
 	p.names[name] = true
 }
 
-// addFirst adds a problem unless name has one: that a value cannot be read is
-// enough to say of it.
+// addFirst adds a problem unless name has one: for a value that cannot be read,
+// that is enough.
 func (p *problems) addFirst(name, format string, args ...any) {
 	if !p.names[name] {
 		p.add(name, format, args...)

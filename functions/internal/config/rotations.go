@@ -136,7 +136,7 @@ type entry struct {
 
 const entryFields = "name, api_key_secret, api_key_field, token_secret, token_field, format, expect{account, iam_id} and mirror"
 
-// decodeList reads the list strictly, since an unknown field is a misspelt one. An
+// decodeList reads the list strictly, because an unknown field is a misspelt one. An
 // entry that cannot be read is nil.
 func decodeList(found *problems, source string, text []byte) []*entry {
 	var list []json.RawMessage
@@ -183,7 +183,7 @@ func explainJSON(err error, form string) string {
 }
 
 // keyRef reads a secret's id, group/name (arbitrary) or group/type/name. A problem
-// does not repeat the value: somebody will put the key itself there.
+// does not repeat the value, which may be the key itself.
 func keyRef(found *problems, name, value, field string) rotation.KeyRef {
 	parts := strings.Split(value, "/")
 	if len(parts) == 2 {
@@ -233,7 +233,7 @@ func expect(found *problems, accountName, account, iamIDName, iamID string) rota
 	return rotation.Expect{Account: account, IAMID: iamID}
 }
 
-// checkKeySecrets refuses a token secret that is some rotation's key secret: the
+// checkKeySecrets rejects a token secret that is some rotation's key secret: the
 // token would replace the key.
 func checkKeySecrets(found *problems, rotations []rotation.Rotation) {
 	keys := map[string]bool{}
@@ -288,9 +288,8 @@ func secretSuffix(arn string) string {
 	return arn[i:]
 }
 
-// sameSecret reports whether a and b may be one secret: AWS takes an ARN without
-// its suffix for the whole one, and a replica bears its primary's name and suffix in
-// another region.
+// sameSecret reports whether a and b may be one secret: AWS accepts an ARN without
+// its suffix, and a replica has its primary's name and suffix in another region.
 func sameSecret(a, b string) bool {
 	nameOf := func(arn string) string {
 		parts := strings.SplitN(arn, ":", 7)

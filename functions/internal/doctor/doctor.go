@@ -1,8 +1,8 @@
 // Package doctor finds out why a token is not kept valid, or will soon not be: it
-// checks everything that a rotation relies on, in the order in which one rests on
-// the other, and says what to do about what is wrong.
+// checks everything that a rotation relies on, in the order of dependence, and says
+// how to correct what is wrong.
 //
-// It writes nothing. What cannot be tried without writing is said, not guessed.
+// It writes nothing. It says what cannot be tried without writing.
 package doctor
 
 import (
@@ -20,13 +20,13 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// Doctor checks what rotations rely on. Every check is tried once: a failure
-// that a rotation would overcome by trying again is shown all the same.
+// Doctor checks what rotations rely on. Every check is tried once: it also shows
+// a failure that a rotation would overcome by a retry.
 type Doctor struct {
-	Configuration  string // what the configuration comes to, in a few words
+	Configuration  string // the configuration in a few words
 	IAMHost        Host
 	InstanceHost   Host
-	HTTP           *http.Transport // that the way to the hosts is tried with; if nil, one like the function's
+	HTTP           *http.Transport // for the requests that check a host; if nil, one like the function's
 	Bootstrap      BootstrapIdentity
 	IAM            IAM
 	SecretsManager SecretsManager
@@ -65,7 +65,7 @@ type SecretsManager interface {
 }
 
 // Run checks what all rotations share, and then each of them. It stays inside
-// rotation.Budget; what had no time by then has failed.
+// rotation.Budget; a check that had no time by then has failed.
 func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) report.Diagnosis {
 	_, budget := rotation.Budget(ctx)
 	ctx, cancel := context.WithTimeout(ctx, budget)
@@ -81,7 +81,7 @@ func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) report.
 	return report.NewDiagnosis(append(shared.checks, run.checkRotations(ctx, rotations, blocked, bootstrap)...))
 }
 
-// checkRotations checks them side by side, and returns the checks in their order.
+// checkRotations checks them in parallel, and returns the checks in their order.
 func (d *Doctor) checkRotations(ctx context.Context, rotations []rotation.Rotation, blocked blockers, bootstrap iamtoken.Token) []report.Check {
 	found := make([][]report.Check, len(rotations))
 	slots := make(chan struct{}, max(1, d.Concurrency))
@@ -109,7 +109,7 @@ func (d *Doctor) now() time.Time {
 	return d.Now().Round(0)
 }
 
-// try gives one request its time.
+// try bounds one request in time.
 func try[T any](ctx context.Context, limit time.Duration, request func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -117,7 +117,7 @@ func try[T any](ctx context.Context, limit time.Duration, request func(context.C
 }
 
 // Misconfigured is the diagnosis of a configuration that cannot be used: one
-// failed check for each problem that err joins, and nothing tried beyond.
+// failed check for each problem that err joins, and nothing else tried.
 func Misconfigured(err error) report.Diagnosis {
 	problems := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
@@ -132,7 +132,7 @@ func Misconfigured(err error) report.Diagnosis {
 }
 
 // findings collects the checks of one rotation, or of what all share. Its texts are
-// our own words: nothing that a service answered enters them but identities and times.
+// our own words; of an answer they have only identities and times.
 type findings struct {
 	rotation string
 	checks   []report.Check
@@ -154,14 +154,14 @@ func (f *findings) fail(name, detail, advice string) { f.add(name, report.CheckF
 
 func (f *findings) skip(name, why string) { f.add(name, report.CheckSkipped, why, "") }
 
-// notTried skips checks that rest on another one.
+// notTried skips checks that depend on another one.
 func (f *findings) notTried(blocker string, names ...string) {
 	for _, name := range names {
 		f.skip(name, "not tried: "+blocker+" failed")
 	}
 }
 
-// failed is for an error of the clients.
+// failed adds a failed check for an error of the clients.
 func (f *findings) failed(name string, err error) {
 	detail, advice := explain(err)
 	f.fail(name, detail, advice)
@@ -202,8 +202,8 @@ func failureOf(err error) rotation.Error {
 	return rotation.Error{}
 }
 
-// lacksPermission reports whether the identity lacks a permission; that its token is
-// rejected as a whole is another matter, which may pass.
+// lacksPermission reports whether the identity lacks a permission, as opposed to a
+// rejected token, which may be temporary.
 func lacksPermission(err error) bool {
 	failure := failureOf(err)
 	return failure.Kind == rotation.Denied && failure.Retry == rotation.Never
@@ -259,7 +259,7 @@ func (d *Doctor) checkBootstrap(ctx context.Context, f *findings, iamBlocker str
 		f.failed(bootstrapIdentity, err)
 		return token, bootstrapIdentity
 	case token.Opaque():
-		f.warn(bootstrapIdentity, b.Variable+" is accepted, but its token does not show whose it is", "nothing to do, if IBM's tokens are opaque now")
+		f.warn(bootstrapIdentity, b.Variable+" is accepted, but its token does not show whose it is", "nothing to do if IBM's tokens are opaque now")
 	case b.NoIAM:
 		f.warn(bootstrapIdentity, b.Variable+" is of "+owner(token)+": what follows is what that identity may do, not the function's own",
 			"to try the function's, unset "+b.Variable+" and set the variables that the function has")

@@ -31,8 +31,8 @@ type Host struct {
 // blockers name the check, if any, whose failure leaves a service out of reach.
 type blockers struct{ iam, instance string }
 
-// reachHosts checks the way to both hosts side by side. If both fail at one address,
-// the sandbox's or a proxy's say, that is one cause.
+// reachHosts checks both hosts in parallel. If both fail at one address, such as
+// the sandbox's or a proxy's, that is one cause.
 func (d *Doctor) reachHosts(ctx context.Context, shared *findings) blockers {
 	var blocked blockers
 	var iamAddress, instanceAddress string
@@ -59,7 +59,7 @@ func (d *Doctor) reach(ctx context.Context, f *findings, host Host) (blocker, ad
 	dns, tcp, secure, clock := host.Name+"-dns", host.Name+"-tcp", host.Name+"-tls", host.Name+"-clock"
 	origin, err := url.Parse(host.Origin)
 	if err != nil {
-		origin = &url.URL{} // config has refused it
+		origin = &url.URL{} // config has rejected it
 	}
 	asked := d.now()
 	way, err := try(ctx, d.limit, func(ctx context.Context) (way, error) { return d.ask(ctx, host) })
@@ -107,7 +107,7 @@ func (d *Doctor) reach(ctx context.Context, f *findings, host Host) (blocker, ad
 	return "", target.Host
 }
 
-// way is how far a request has come.
+// way is how far a request got.
 type way struct {
 	proxy     *url.URL // nil when the host is reached directly
 	connected bool

@@ -29,7 +29,7 @@ type examination struct {
 	*Doctor
 	rotation.Rotation
 	blockers
-	bootstrap iamtoken.Token // zero when it was not to be had
+	bootstrap iamtoken.Token // zero when it could not be obtained
 
 	key     rotation.KeySecret      // zero when it could not be read
 	current rotation.CurrentVersion // zero when its metadata could not be read
@@ -37,7 +37,7 @@ type examination struct {
 
 // run reads the token secret's metadata before it checks the key's identity, which
 // the stored token's must equal; the checks are shown in a pass's own order. One
-// cause is one failed check: what would fail for the same is not tried.
+// cause is one failed check: what would fail for the same cause is not tried.
 func (e *examination) run(ctx context.Context) []report.Check {
 	key, token := &findings{rotation: e.Name}, &findings{rotation: e.Name}
 	if blocker := e.readKey(ctx, key); blocker != "" {
@@ -50,7 +50,7 @@ func (e *examination) run(ctx context.Context) []report.Check {
 	return append(key.checks, token.checks...)
 }
 
-// readKey returns the name of the check that leaves the instance out of reach, if any.
+// readKey returns the name of the check whose failure makes the instance unreachable, if any.
 func (e *examination) readKey(ctx context.Context, f *findings) (blocker string) {
 	switch {
 	case e.instance != "":
@@ -119,7 +119,7 @@ func (e *examination) checkKeyIdentity(f *findings, response rotation.TokenRespo
 	}
 }
 
-// checkKeyExpiry goes by the earlier of IAM's date for the key and Secrets
+// checkKeyExpiry uses the earlier of IAM's date for the key and Secrets
 // Manager's for its secret.
 func (e *examination) checkKeyExpiry(ctx context.Context, f *findings, token iamtoken.Token) {
 	at, err := try(ctx, e.limit, func(ctx context.Context) (time.Time, error) { return e.IAM.KeyExpiry(ctx, e.key.Key, token.Value) })
@@ -264,8 +264,8 @@ func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 	}
 }
 
-// checkMirrors reads the state of the mirrors in AWS, which are reached whatever state
-// IBM Cloud is in. Whether one may be written shows only when it is.
+// checkMirrors reads the state of the mirrors in AWS, also when IBM Cloud is
+// unreachable. Only a write shows whether one may be written.
 func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 	for _, arn := range e.Mirror {
 		if ctx.Err() != nil {

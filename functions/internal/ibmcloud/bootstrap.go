@@ -159,7 +159,7 @@ func FixedKey(key iamtoken.Secret) KeySource {
 }
 
 // BootstrapByKey authenticates with an API key. The key is kept until IAM or
-// Secrets Manager rejects it; then it is read afresh, since it may have been
+// Secrets Manager rejects it; then it is read again, because it may have been
 // replaced. One of which Secrets Manager says that it may not do something is read
 // afresh, too, for the next token, but serves on while that read fails or hangs.
 func BootstrapByKey(iam *IAM, source KeySource) *Bootstrap {
@@ -185,10 +185,10 @@ func (c *keyCredential) token(ctx context.Context) (rotation.TokenResponse, iamt
 		return rotation.TokenResponse{}, iamtoken.Secret{}, err
 	}
 	response, sent, err := c.iam.request(ctx, operation{
-		doing:   "authenticating the bootstrap identity",
-		host:    c.iam.host,
-		refused: "the bootstrap API key is not known, disabled or expired: replace it",
-		denied:  "the bootstrap API key may not be used: is it locked, or is this address not among the account's allowed ones?",
+		doing:    "authenticating the bootstrap identity",
+		host:     c.iam.host,
+		rejected: "the bootstrap API key is not known, disabled or expired: replace it",
+		denied:   "the bootstrap API key may not be used: is it locked, or is this address not among the account's allowed ones?",
 	}, apiKeyGrant{key})
 	var failure *rotation.Error
 	if errors.As(err, &failure) && failure.Kind == rotation.Denied {
@@ -247,10 +247,10 @@ type profileCredential struct {
 
 func (c profileCredential) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
 	return c.iam.request(ctx, operation{
-		doing:   "assuming the trusted profile",
-		host:    c.iam.host,
-		refused: "the profile is not known or does not trust this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID and the profile's conditions",
-		denied:  "the profile may not be used from here: check its conditions",
+		doing:    "assuming the trusted profile",
+		host:     c.iam.host,
+		rejected: "the profile is not known or does not trust this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID and the profile's conditions",
+		denied:   "the profile may not be used from here: check its conditions",
 	}, c)
 }
 

@@ -155,7 +155,7 @@ func (r recorder) boundClient(ctx context.Context) *http.Client {
 	return client
 }
 
-// bound gives a context to the requests of an SDK call that takes none.
+// bound gives a context to the requests of an SDK call without one.
 type bound struct {
 	ctx  context.Context
 	base http.RoundTripper

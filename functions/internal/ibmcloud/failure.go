@@ -17,7 +17,7 @@ type operation struct {
 	limit    int    // of the answer in bytes; 0 means network.SmallAnswer
 	host     string
 	instance bool   // the host is a Secrets Manager instance, which may be private-only
-	refused  string // advice on 401, and on IAM's 400
+	rejected string // advice on 401, and on IAM's 400
 	denied   string // advice on 403
 	notFound string // advice on 404; empty for IAM, which has nothing to miss
 	locked   string // advice on 412; empty for IAM, which has no locks
@@ -35,7 +35,7 @@ func (o operation) failure(got *wireResponse, now time.Time) *rotation.Error {
 	case status == http.StatusRequestTimeout, status >= 500:
 		return o.later(rotation.Unavailable, got, now, "the service is having trouble; nothing to do unless it goes on")
 	case status == http.StatusUnauthorized:
-		return o.because(rotation.Denied, rotation.Once, got, o.refused)
+		return o.because(rotation.Denied, rotation.Once, got, o.rejected)
 	case status == http.StatusForbidden:
 		return o.because(rotation.Denied, rotation.Never, got, o.denied)
 	case status == http.StatusNotFound:
@@ -99,7 +99,7 @@ func isCode(text string) bool {
 		strings.Trim(text[3:5]+text[9:], letters) == "" && strings.Trim(text[5:9], digits) == ""
 }
 
-// code is IBM's error code, empty when the body bears none.
+// code is IBM's error code, empty when the body has none.
 func (a *wireResponse) code() string {
 	var body struct {
 		ErrorCode string `json:"errorCode"`

@@ -43,18 +43,18 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 }
 
 // Exchange asks IAM for a new token of the API key's owner. It needs no
-// permission. A rejected key (400, 401) is worth one more try, since a key just
-// made takes about 2 seconds until IAM knows it.
+// permission. A rejected key (400, 401) is retried once, because IAM knows a new
+// key only after about 2 seconds.
 //
 // The token has the form of one, is neither a credential of ours nor holds one and, if
-// it is a JWT, is signed by IAM, unless IAM's keys are not to be had; then, and if it is
+// it is a JWT, is signed by IAM, unless IAM's keys are unavailable; then, and if it is
 // opaque, the response says so.
 func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
 	op := operation{
-		doing:   "exchanging the API key for a token",
-		host:    i.host,
-		refused: "the API key in the key secret is not known, disabled or expired: store a valid one",
-		denied:  "the API key may not be used: is it locked, or is this address not among the account's allowed ones?",
+		doing:    "exchanging the API key for a token",
+		host:     i.host,
+		rejected: "the API key in the key secret is not known, disabled or expired: store a valid one",
+		denied:   "the API key may not be used: is it locked, or is this address not among the account's allowed ones?",
 	}
 	response, sent, err := i.request(ctx, op, apiKeyGrant{key})
 	if err != nil {
@@ -82,13 +82,13 @@ func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Token
 	return response, nil
 }
 
-// leastSecret is the least length of a secret that is looked for within others: a
-// shorter one is there by chance.
+// leastSecret is the least length of a secret that is searched for within others: a
+// shorter one may be there by chance.
 const leastSecret = 16
 
 // repeatsAny reports whether token is one of the secrets or holds one, or one holds it.
-// Who answers with a secret may have encoded it, or put it in a JWT's claims: the claims
-// go into reports, and every reader has the whole.
+// An answer may hold a secret encoded, or in a JWT's claims: the claims go into
+// reports, and readers get the whole token.
 func repeatsAny(token string, secrets []iamtoken.Secret) bool {
 	for _, secret := range secrets {
 		value := strings.TrimSpace(secret.Reveal())
@@ -147,7 +147,7 @@ type grant interface {
 }
 
 // requester is an SDK authenticator. Of its methods only RequestToken is used:
-// GetToken hands out cached tokens, in the last fifth of their lifetime too.
+// GetToken returns cached tokens, in the last fifth of their lifetime too.
 type requester interface {
 	RequestToken() (*core.IamTokenServerResponse, error)
 }
@@ -164,7 +164,7 @@ func (g apiKeyGrant) authenticator(url string, client *http.Client, headers map[
 }
 
 // request makes one token request: no retries, no cache. It also returns the
-// credential that left.
+// credential that was sent.
 func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.TokenResponse, iamtoken.Secret, error) {
 	// The request names its own transaction, so that the id in our log is ours
 	// and never something that an answer has put there.
@@ -185,7 +185,7 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.Toke
 	case got.status < 200 || got.status > 299:
 		failure := op.failure(got, i.now())
 		if got.status == http.StatusBadRequest {
-			failure = op.because(rotation.Denied, rotation.Once, got, op.refused)
+			failure = op.because(rotation.Denied, rotation.Once, got, op.rejected)
 		}
 		failure.TransactionID = transaction
 		return rotation.TokenResponse{}, iamtoken.Secret{}, failure
@@ -199,7 +199,7 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.Toke
 	return rotation.TokenResponse{Token: token, TransactionID: transaction, Clock: got.clock}, form.credential, nil
 }
 
-// formReader is a RoundTripper that notes which credential a token request bears.
+// formReader is a RoundTripper that notes which credential a token request has.
 type formReader struct {
 	base       http.RoundTripper
 	credential iamtoken.Secret
@@ -225,7 +225,7 @@ func (i *IAM) token(response *core.IamTokenServerResponse, got *wireResponse) (i
 		return iamtoken.Token{}, errors.New("no token")
 	case !strings.EqualFold(response.TokenType, "Bearer"):
 		return iamtoken.Token{}, errors.New("a token that is no Bearer token")
-	case response.ExpiresIn < 0 || response.ExpiresIn > int64(maxLife/time.Second):
+	case response.ExpiresIn < 0 || response.ExpiresIn > int64(maxLifetime/time.Second):
 		return iamtoken.Token{}, errImpossibleExpiry
 	}
 	expiresIn := time.Duration(response.ExpiresIn) * time.Second
@@ -267,9 +267,9 @@ func misconfigured(message string) *rotation.Error {
 	return &rotation.Error{Kind: rotation.Misconfigured, Message: message}
 }
 
-// maxLife is well above the 60 minutes that IAM gives a token, whatever the
+// maxLifetime is well above the 60 minutes that IAM gives a token, whatever the
 // clocks: an expiration beyond it is in another unit, or forged.
-const maxLife = 24 * time.Hour
+const maxLifetime = 24 * time.Hour
 
 // jwtStart is how every JWT begins, and by chance hardly anything else: the base64 of
 // {" with which its header does.
@@ -302,7 +302,7 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 			token.Expiration = claims.ExpiresAt
 		}
 	}
-	if token.Expiration.Unix() <= 0 || token.Expiration.Sub(token.IssuedAt) > maxLife {
+	if token.Expiration.Unix() <= 0 || token.Expiration.Sub(token.IssuedAt) > maxLifetime {
 		return iamtoken.Token{}, errImpossibleExpiry
 	}
 	// Of an old token IAM may report what is left of it, not how long it was made for.
@@ -314,11 +314,11 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 // see the key: its owner may. The zero time means never.
 //
 // GET /v1/apikeys/details takes the key in a header (IAM Identity Services API,
-// GetAPIKeysDetails). Nothing but a diagnosis depends on it.
+// GetAPIKeysDetails). Only a diagnosis depends on it.
 func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.Time, error) {
 	op := operation{
 		doing: "asking when the API key expires", host: i.host,
-		refused: "the token is rejected", denied: "the identity may not see its own key",
+		rejected: "the token is rejected", denied: "the identity may not see its own key",
 	}
 	ctx, got := withResponse(ctx)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/v1/apikeys/details", nil)
@@ -339,8 +339,7 @@ func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.T
 	return got.keyExpiry(op)
 }
 
-// keyExpiry reads the answer. That it names the key's id sets it apart from a page of
-// something in IAM's place.
+// keyExpiry reads the answer. The key's id distinguishes it from a page of a proxy.
 func (a *wireResponse) keyExpiry(op operation) (time.Time, error) {
 	var body struct {
 		ID        string `json:"id"`
@@ -360,8 +359,8 @@ func (a *wireResponse) keyExpiry(op operation) (time.Time, error) {
 	return time.Time{}, op.unusable(a)
 }
 
-// Identify authenticates and returns the token with whose it is, which is empty
-// when the token does not say.
+// Identify authenticates and returns the token with its identity, which is empty
+// when the token does not show it.
 func (b *Bootstrap) Identify(ctx context.Context) (iamtoken.Token, error) {
 	value, err := b.Token(ctx)
 	if err != nil {

@@ -50,7 +50,7 @@ func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (s
 	return call(ctx, s, operation{
 		doing:    "reading the API key",
 		limit:    secretAnswer,
-		refused:  tokenRejected,
+		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret)",
 		locked:   "the key secret is locked: remove its locks",
@@ -143,7 +143,7 @@ func kvKey(data map[string]any, field string) (string, error) {
 	}
 	value, ok := data[field].(string)
 	if !ok {
-		// The field is not repeated: somebody will put the key itself there.
+		// The field is not repeated: it may be the key itself.
 		return "", misconfigured("the key secret has no text entry of the name in api_key_field: correct one of them")
 	}
 	return value, nil

@@ -121,8 +121,8 @@ func isNil(result any) bool {
 type tokenKey struct{}
 
 // contextToken authenticates a request with the token in its context. The token
-// is obtained before the SDK is called, so that a failure of IAM is never taken
-// for one of Secrets Manager.
+// is obtained before the SDK is called, so that a failure of IAM is never reported
+// as one of Secrets Manager.
 type contextToken struct{}
 
 func (contextToken) AuthenticationType() string { return core.AUTHTYPE_BEARER_TOKEN }
@@ -150,7 +150,7 @@ func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef
 	ctx, _ = withResponse(ctx)
 	metadata, err := call(ctx, s, operation{
 		doing:    "reading the stored token's metadata",
-		refused:  tokenRejected,
+		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-version-metadata.read on the token's secret group, if it is the right identity and TOKEN_SECRET the right secret; a new policy takes minutes to reach everywhere",
 		notFound: noTokenSecret,
 		locked:   tokenSecretLocked,
@@ -223,8 +223,8 @@ func (s *SecretsManager) currentVersion(ctx context.Context, ref rotation.TokenR
 	return rotation.CurrentVersion{VersionID: *version.id, SecretType: version.secretType, CreatedAt: version.createdAt, Metadata: metadata, Clock: got.clock}, nil
 }
 
-// isID reports whether id is a version's. It is repeated in logs and reports, so
-// nothing else may pass for one.
+// isID reports whether id has the form of a version's. It is repeated in logs and
+// reports, so nothing else may be accepted.
 func isID(id *string) bool { return id != nil && iamtoken.IsSecretID(*id) }
 
 // Save stores token as a new version. The bootstrap identity needs
@@ -237,7 +237,7 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 	payload := ref.Format.Payload(token).Reveal()
 	op := operation{
 		doing:    "saving the token",
-		refused:  tokenRejected,
+		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-version.create on the token's secret group; a new policy takes minutes to reach everywhere",
 		notFound: noTokenSecret,
 		locked:   "the previous version is locked: remove its locks (a lock on the current version moves there with the next save)",
@@ -293,7 +293,7 @@ func (s *SecretsManager) Describe(ctx context.Context, id string) (rotation.Secr
 func (s *SecretsManager) metadata(ctx context.Context, id string) (sm.SecretMetadataIntf, error) {
 	return call(ctx, s, operation{
 		doing:    "reading the secret's metadata",
-		refused:  tokenRejected,
+		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-metadata.read on the token's secret group, which doctor alone needs",
 		notFound: noTokenSecret,
 		locked:   tokenSecretLocked,
@@ -309,7 +309,7 @@ func (s *SecretsManager) CountLocks(ctx context.Context, id, version string) (in
 	page, err := call(ctx, s, operation{
 		doing:    "counting the locks of the " + version + " version",
 		limit:    secretAnswer,
-		refused:  tokenRejected,
+		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-version-locks.list on the token's secret group, which doctor alone needs",
 		notFound: "there is no such version: check TOKEN_SECRET (or token_secret)",
 		locked:   tokenSecretLocked,

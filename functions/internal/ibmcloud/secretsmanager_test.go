@@ -69,7 +69,7 @@ func FuzzVersionMetadata(f *testing.F) {
 		if current.VersionID == "" || current.SecretType == "" {
 			t.Errorf("got a version without id or type: %+v", current)
 		}
-		if latest := current.CreatedAt.Add(iamtoken.MaxLife); current.ExpiresAt().After(latest) {
+		if latest := current.CreatedAt.Add(iamtoken.MaxLifetime); current.ExpiresAt().After(latest) {
 			t.Errorf("got expiry %s of a version made %s: no later than %s may be trusted", current.ExpiresAt(), current.CreatedAt, latest.Format(time.RFC3339))
 		}
 	})

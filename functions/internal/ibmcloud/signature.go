@@ -56,9 +56,9 @@ var (
 )
 
 // verify returns an error unless the JWT is signed by IAM: errNoKeys if that cannot
-// be verified, since IAM's keys could not be fetched. It waits for a fetch that is
+// be verified because IAM's keys could not be fetched. It waits for a fetch that is
 // under way. If none of the fetched keys verifies the token, it fetches them again: IAM may have
-// a new one, and what was fetched before may have been no answer of IAM's.
+// a new one, and the answer before may not have been IAM's.
 func (k *signingKeys) verify(ctx context.Context, token string) error {
 	id, err := checkHeader(token)
 	if err != nil || k.signed(token, id) {
@@ -70,7 +70,7 @@ func (k *signingKeys) verify(ctx context.Context, token string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	for range 2 { // the fetch under way, then one of our own
+	for range 2 { // the fetch under way, then our own
 		k.refresh(ctx, true)
 		if k.signed(token, id) {
 			return nil

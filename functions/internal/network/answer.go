@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	// SmallAnswer is enough for all but a secret's value: the largest of the others,
+	// SmallAnswer is enough for all answers except a secret's value: the largest of the others,
 	// a secret's metadata, has 10 KB of the user's, which JSON may write in up to 6
 	// bytes each.
 	SmallAnswer = 96 << 10

@@ -27,7 +27,7 @@ type Peer struct {
 }
 
 // NoAnswer says in our own words why a request got no answer, and what to do. The
-// texts of err are never passed on: they repeat parts of answers. doing begins the
+// text of err is never repeated: it has parts of answers. doing begins the
 // message ("reading the API key"); it may be empty.
 func (p Peer) NoAnswer(doing string, err error) *rotation.Error {
 	found, advice := p.explain(err)
@@ -113,7 +113,7 @@ func (p Peer) privateOnly() string {
 	case strings.HasPrefix(p.Host, "private.") || strings.Contains(p.Host, ".private."):
 		return ". " + p.Host + " is a private endpoint: it answers in IBM Cloud's network alone; elsewhere use the public one in " + p.Variable
 	case p.Instance:
-		return ". An instance made since April 2025 is private-only, and answers in IBM Cloud's network alone, unless created with public-and-private endpoints"
+		return ". An instance made since April 2025 is private-only, and answers only in IBM Cloud's network, unless created with public-and-private endpoints"
 	default:
 		return ""
 	}

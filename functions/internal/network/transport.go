@@ -1,5 +1,5 @@
-// Package network is the function's way to other hosts: its connections, the rule
-// for the settings that lead there, and why no answer came.
+// Package network connects the function to other hosts: its connections, the check
+// of the settings that lead there, and why no answer came.
 package network
 
 import (
@@ -104,7 +104,7 @@ func (t *Transport) CloseIdleConnections() {
 type conn struct {
 	ready            chan struct{} // closed when the next two are set
 	err              error
-	*http.ClientConn // of no use when err is set
+	*http.ClientConn // not usable when err is set
 
 	last time.Time // of its use, or when it was begun, by the wall clock; guarded by Transport.mu
 	used bool      // likewise
@@ -176,8 +176,8 @@ func (t *Transport) drop(to target, dropped *conn) {
 }
 
 // dial begins a connection, with a place reserved on it for the request that wants
-// it. It goes on when that request has given up, for the next one, and ends by the
-// dialer's own limits.
+// it. It continues for the next request when that one has given up, and ends by the
+// dialer's limits.
 func (t *Transport) dial(to target, reserved bool) *conn {
 	c := &conn{ready: make(chan struct{}), last: t.now().Round(0)}
 	t.mu.Lock()
@@ -237,9 +237,9 @@ func (to target) address() string {
 	return net.JoinHostPort(to.Hostname(), port)
 }
 
-// proxy is the environment's for what goes over TLS. Plain http is for this machine
-// and for the endpoint from which a container on AWS has its credentials: no proxy
-// may see those requests or their answers.
+// proxy is the environment's for requests over TLS. Plain http goes to this machine
+// and to the endpoint that gives a container on AWS its credentials: no proxy may see
+// those requests or their answers.
 func (to target) proxy() (*url.URL, error) {
 	if to.Scheme == "http" {
 		return nil, nil

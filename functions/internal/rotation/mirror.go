@@ -11,24 +11,24 @@ import (
 )
 
 // repairAfter is the least age of the current version before a mirror that is behind
-// it is repaired by publishing another one. AWS prunes old versions slowly: writes
-// more often than every 10 minutes, kept up, use up its quota.
+// it is repaired by saving another one. AWS prunes old versions slowly:
+// sustained writes more often than every 10 minutes use up its quota.
 const repairAfter = 5 * time.Minute
 
-// mirrorState is how the mirrors stand to the current version.
+// mirrorState compares the mirrors with the current version.
 type mirrorState string
 
 const (
 	mirrorsCurrent mirrorState = "current" // every mirror holds the version, or there is none
 	mirrorsUnsent  mirrorState = "unsent"  // the version is our own save: its token is known
 	mirrorsBehind  mirrorState = "behind"  // a mirror holds another version: a new token repairs it
-	mirrorsTooNew  mirrorState = "too new" // likewise, but the version is too young for that
+	mirrorsTooNew  mirrorState = "too new" // likewise, but the version is too new for that
 )
 
 // compareMirrors compares the mirrors with the current version, and names one that is
-// behind. Nobody here may read the stored token: only a full pass brings a mirror up
-// to a version that is not our own. A version too young for that also leaves a run
-// that is just writing the mirrors the time to finish.
+// behind. The rotator may not read the stored token: only a full pass brings a mirror
+// up to a version that is not our own. The least age of a version also gives a run
+// that is writing the mirrors the time to finish.
 func (p *pass) compareMirrors(ctx context.Context, current CurrentVersion) (state mirrorState, behind string, err error) {
 	if _, own := p.sent[current.Metadata.Fingerprint]; own {
 		return mirrorsUnsent, "", nil
@@ -47,7 +47,7 @@ func (p *pass) compareMirrors(ctx context.Context, current CurrentVersion) (stat
 }
 
 // endUpToDate ends an attempt that found the current version up to date. done is
-// false if the attempt has to go on, since a new token is to repair a mirror.
+// false if the attempt has to continue, because a new token must repair a mirror.
 func (p *pass) endUpToDate(ctx context.Context, outcome Outcome, current CurrentVersion) (result Result, done bool, err error) {
 	state, behind, err := p.compareMirrors(ctx, current)
 	switch {
@@ -115,8 +115,8 @@ func (p *pass) mirrorBehind(ctx context.Context, versionID string) (string, erro
 	return behind, err
 }
 
-// eachMirror does something with all mirrors side by side, and returns the first
-// error in their order.
+// eachMirror calls do for all mirrors in parallel, and returns the first error in
+// their order.
 func (p *pass) eachMirror(do func(arn string) error) error {
 	if len(p.Mirror) > 0 {
 		defer p.timed(StepMirror)()
@@ -135,7 +135,7 @@ func (p *pass) eachMirror(do func(arn string) error) error {
 	return nil
 }
 
-// mirrorPayload is what is stored at IBM, as text: the payload, or of a kv secret
+// mirrorPayload is the text that is stored at IBM: the payload, or for a kv secret
 // the object with it.
 func (p *pass) mirrorPayload(current CurrentVersion, token iamtoken.Token) iamtoken.Secret {
 	payload := p.Token.Format.Payload(token)

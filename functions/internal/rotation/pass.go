@@ -32,12 +32,12 @@ func newPass(run *run, rotation Rotation) *pass {
 	return &pass{run: run, Rotation: rotation, sent: map[string]TokenResponse{}}
 }
 
-// attempt goes once through the whole pass. Every retry begins again at 1, so it
-// sees a key just replaced, a token that another run has saved meanwhile,
-// and its own save whose answer was lost.
+// attempt runs the whole pass once. Every retry begins again at 1, so it sees a key
+// just replaced, a token that another run has saved meanwhile, and its own save
+// whose answer was lost.
 func (p *pass) attempt(ctx context.Context) (Result, error) {
 	// 1. Read the current version's metadata, never its value; rotate and check
-	// are going to need the key, so they read it side by side.
+	// need the key, too, so they read it in parallel.
 	var key *keyRead
 	if p.Mode != ModeEnsure {
 		key = p.startKeyRead()
@@ -111,7 +111,7 @@ func (p *pass) readKey(ctx context.Context, read *keyRead) (iamtoken.Secret, err
 	return read.wait(ctx)
 }
 
-// startKeyRead is called when an exchange is going to follow.
+// startKeyRead is called when an exchange will follow.
 func (p *pass) startKeyRead() *keyRead {
 	p.prepare()
 	return p.keys.start(p.APIKey, p.failedAt)
@@ -237,8 +237,8 @@ func (r Rotation) CheckIdentity(token iamtoken.Token, current CurrentVersion, no
 	return nil
 }
 
-// checkExpected holds the token against what the configuration expects; force
-// does not go past it.
+// checkExpected compares the token with what the configuration expects, with force
+// too.
 func (r Rotation) checkExpected(token iamtoken.Token) error {
 	const advice = "correct the API key or `expect`"
 	expect := r.Expect
@@ -259,7 +259,7 @@ func mismatch(advice, format string, args ...any) *Error {
 	return &Error{Step: StepCheck, Kind: InvalidToken, Message: fmt.Sprintf(format, args...) + ": " + advice, Advice: advice}
 }
 
-// differ compares what both say: a token may be opaque, and metadata erased.
+// differ compares what is known of both: a token may be opaque, and metadata erased.
 func differ(a, b string) bool { return a != "" && b != "" && a != b }
 
 func identity(iamID, account string) string {
@@ -307,7 +307,7 @@ func (r *Rotator) wallClock() time.Time {
 	return r.Now().Round(0)
 }
 
-// suspended reports whether more wall-clock time has gone by since the run began
+// suspended reports whether more wall-clock time has passed since the run began
 // than the caller gave: the process was suspended, and whoever called has given up.
 func (r *run) suspended() bool { return r.wallClock().Sub(r.started) > r.timeout }
 
@@ -333,20 +333,20 @@ func (p *pass) ibmClock() time.Time { return p.wallClock().Add(p.skew) }
 
 // isFarAhead reports whether a time is further ahead than a wrong clock of this machine
 // may explain, where no answer has a Date.
-func (p *pass) isFarAhead(at time.Time) bool { return at.Sub(p.ibmClock()) > iamtoken.MaxLife }
+func (p *pass) isFarAhead(at time.Time) bool { return at.Sub(p.ibmClock()) > iamtoken.MaxLifetime }
 
 type wallDeadlineKey struct{}
 
 // WithWallDeadline says until when, by the wall clock, a request under ctx may
-// leave. A context's own deadline does not see to that: timers stand still while
-// a process is frozen, and on thawing it would go on with what it had decided.
+// be sent. A context's own deadline is not enough: timers stop while a process is
+// frozen, and after the thaw it would continue with an old decision.
 func WithWallDeadline(ctx context.Context, latest time.Time) context.Context {
 	return context.WithValue(ctx, wallDeadlineKey{}, latest)
 }
 
 // WallDeadline returns until when, by the wall clock, a request under ctx may
-// leave; ok is false if at any time. An adapter checks it last of all, when
-// the request is on its way out.
+// be sent; ok is false if there is no limit. An adapter checks it last, when it
+// sends the request.
 func WallDeadline(ctx context.Context) (latest time.Time, ok bool) {
 	latest, ok = ctx.Value(wallDeadlineKey{}).(time.Time)
 	return latest, ok

@@ -9,7 +9,7 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// What a run came to is described in the types of its report.
+// The types of a run's report are those of package report.
 type (
 	Report  = report.Report
 	Result  = report.Result
@@ -131,7 +131,7 @@ const (
 )
 
 // Error is why a rotation failed. Its message says what to do next and is made
-// of our own words: no text of a service's answer enters it, since that could
+// of our own words: no text of a service's answer enters it, because that could
 // repeat a key or token.
 type Error struct {
 	Step    Step
@@ -147,7 +147,7 @@ type Error struct {
 // Error returns "step: kind: message".
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.Step, e.Kind, e.Message) }
 
-// at gives err its step unless it already bears one (the bootstrap exchange
+// at gives err its step unless it already has one (the bootstrap exchange
 // happens inside other steps).
 func at(step Step, err error) error {
 	var failure *Error

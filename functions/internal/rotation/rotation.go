@@ -14,7 +14,7 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 )
 
-// Rotation names one API key and the secret that is kept filled with its token.
+// Rotation names one API key and the secret that its token is saved to.
 type Rotation struct {
 	Name   string
 	APIKey KeyRef
@@ -31,7 +31,7 @@ type KeyRef struct {
 	Field             string
 }
 
-// String is the reference as it stands in the configuration.
+// String is the reference as the configuration has it.
 func (r KeyRef) String() string {
 	if r.ID != "" {
 		return r.ID
@@ -69,7 +69,7 @@ const (
 type Request struct {
 	Mode  Mode
 	Force bool   // save in spite of the same-identity and expires-sooner guards
-	RunID string // names the run: a repeated delivery bears the same one
+	RunID string // names the run: a repeated delivery has the same one
 }
 
 const runIDChars = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz:._/-"
@@ -139,8 +139,8 @@ func (v CurrentVersion) ExpiresAt() time.Time { return v.Metadata.ExpiresAt(v.Cr
 // with, as far as the metadata may be trusted.
 func (v CurrentVersion) Lifetime() time.Duration {
 	issued, expires := v.Metadata.IssuedAt, v.Metadata.Expiration
-	if issued <= 0 || expires <= issued || expires-issued > int64(iamtoken.MaxLife/time.Second) {
-		return iamtoken.MaxLife
+	if issued <= 0 || expires <= issued || expires-issued > int64(iamtoken.MaxLifetime/time.Second) {
+		return iamtoken.MaxLifetime
 	}
 	return time.Duration(expires-issued) * time.Second
 }

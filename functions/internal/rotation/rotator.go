@@ -40,7 +40,7 @@ type Rotator struct {
 	Log                *slog.Logger     // attempts that failed, at debug level; if nil, nowhere
 }
 
-// Run runs the rotations side by side, each succeeding or failing on its own,
+// Run runs the rotations in parallel, each succeeding or failing on its own,
 // and returns when all goroutines have ended. It stays inside
 // ctx's deadline (2 minutes if there is none) less a reserve of 5 seconds, or of
 // a tenth of a shorter deadline.
@@ -207,7 +207,7 @@ func (p *pass) timedAttempt() (Result, error) {
 }
 
 // turn returns the slot that the pass was started with or, for a retry, waits for
-// another; what it returns gives the slot back.
+// another; release gives the slot back.
 func (p *pass) turn() (release func(), err error) {
 	if release, p.slot = p.slot, nil; release != nil {
 		return release, nil
@@ -215,8 +215,8 @@ func (p *pass) turn() (release func(), err error) {
 	return p.acquire()
 }
 
-// errorToReport returns the error to report: that of the last attempt, unless that
-// one was only cut short because the time was up.
+// errorToReport returns the error to report: that of the last attempt, unless it
+// was cut off because the time was up.
 func (p *pass) errorToReport(before *Error, err error) *Error {
 	var failure *Error
 	if !errors.As(err, &failure) {
