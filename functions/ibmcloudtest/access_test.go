@@ -1,6 +1,7 @@
 package ibmcloudtest_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -73,13 +74,9 @@ func TestPermissions(t *testing.T) {
 		}{{"bootstrap", test.bootstrap}, {"workload", test.workload}, {"reader", test.reader}, {"admin", test.admin}} {
 			r := c.request(test.method, ids.Replace(test.path), test.body,
 				"Authorization", "Bearer "+tokens[who.name], "IBM-API-Version", "2026-01-01")
-			if got := c.send(r); got.status != who.want {
-				t.Errorf("%s %s as %s: got %d %s, want %d", test.method, test.path, who.name, got.status, got.raw, who.want)
-			}
+			c.check(c.send(r), who.want, fmt.Sprintf("%s %s as %s", test.method, test.path, who.name))
 		}
-		if got := c.send(c.request(test.method, ids.Replace(test.path), test.body)); got.status != 401 {
-			t.Errorf("%s %s without a token: got %d, want 401", test.method, test.path, got.status)
-		}
+		c.check(c.send(c.request(test.method, ids.Replace(test.path), test.body)), 401, fmt.Sprintf("%s %s without a token", test.method, test.path))
 	}
 }
 

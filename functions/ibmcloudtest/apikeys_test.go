@@ -85,9 +85,7 @@ func TestAPIKeyIsUpdatedByTag(t *testing.T) {
 		if test.tag != "" {
 			header = append(header, "If-Match", test.tag)
 		}
-		if got := c.send(c.request("PUT", path, test.body, header...)); got.status != test.want {
-			t.Errorf("If-Match %q, %s: got %d %s, want %d", test.tag, test.body, got.status, got.raw, test.want)
-		}
+		c.check(c.send(c.request("PUT", path, test.body, header...)), test.want, fmt.Sprintf("If-Match %q, %s", test.tag, test.body))
 	}
 	got := c.want(200, admin, "GET", path, "")
 	if got.at("description") != "newest" || got.at("name") != "k" {
@@ -176,9 +174,7 @@ func TestAKeysDetailsAreForItsOwnerAndTheAdmin(t *testing.T) {
 func (c client) wantExchange(status int, key any, when string) {
 	c.t.Helper()
 	text, _ := key.(string)
-	if got := c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {text}}); got.status != status {
-		c.t.Errorf("%s: got %d %s, want %d", when, got.status, got.raw, status)
-	}
+	c.check(c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {text}}), status, when)
 }
 
 func TestIAMCredentialsWithReuse(t *testing.T) {
@@ -245,9 +241,7 @@ func TestMintingRules(t *testing.T) {
 		`{"secret_type":"service_credentials","name":"m8","source_service":{}}`:                                       400,
 		`{"secret_type":"service_credentials","name":"m9","ttl":"1h","source_service":{"instance":{"crn":"crn:v1"}}}`: 400,
 	} {
-		if got := c.do(admin, "POST", "/api/v2/secrets", body); got.status != want {
-			t.Errorf("%s: got %d %s, want %d", body, got.status, got.raw, want)
-		}
+		c.check(c.do(admin, "POST", "/api/v2/secrets", body), want, body)
 	}
 }
 

@@ -88,9 +88,7 @@ func TestFaultsByKeyOwner(t *testing.T) {
 		"workload":  {url.Values{"grant_type": {apiKeyGrant}, "apikey": {cloud.Rotations()[0].APIKey}}, 200},
 		"unknown":   {url.Values{"grant_type": {apiKeyGrant}, "apikey": {"x"}}, 400},
 	} {
-		if got := c.grant(test.form); got.status != test.want {
-			t.Errorf("%s: got %d, want %d", name, got.status, test.want)
-		}
+		c.check(c.grant(test.form), test.want, name)
 	}
 }
 

@@ -206,9 +206,7 @@ func TestTokensAreRefused(t *testing.T) {
 		"ends now":         {cloud.MustMintToken(key, 0), 401},
 		"one second left":  {cloud.MustMintToken(key, time.Second), 200},
 	} {
-		if got := c.do(test.token, "GET", path, ""); got.status != test.status {
-			t.Errorf("%s: got %d %s, want %d", name, got.status, got.raw, test.status)
-		}
+		c.check(c.do(test.token, "GET", path, ""), test.status, name)
 	}
 	now.advance(time.Hour)
 	c.want(401, good, "GET", path, "")

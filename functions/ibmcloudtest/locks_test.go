@@ -102,9 +102,7 @@ func TestLockRules(t *testing.T) {
 		{"/locks_bulk", `{"locks":[` + most.String()[1:] + `]}`, 400},
 		{"/locks_bulk", `{"locks":[` + most.String()[strings.Index(most.String(), `,{"name":"lock-1"}`)+1:] + `]}`, 201},
 	} {
-		if got := c.do(admin, "POST", path+test.path, test.body); got.status != test.status {
-			t.Errorf("%s %.60s: got %d %s, want %d", test.path, test.body, got.status, got.raw, test.status)
-		}
+		c.check(c.do(admin, "POST", path+test.path, test.body), test.status, fmt.Sprintf("%s %.60s", test.path, test.body))
 	}
 	if got := c.want(200, admin, "GET", path+"/metadata", ""); got.at("locks_total") != 1000.0 {
 		t.Errorf("locks_total: got %v, want 1000", got.at("locks_total"))

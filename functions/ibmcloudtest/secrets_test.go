@@ -61,9 +61,7 @@ func TestPatchMetadata(t *testing.T) {
 	c.want(201, admin, "POST", "/api/v2/secrets", `{"secret_type":"arbitrary","name":"taken","payload":"x"}`)
 	path := "/api/v2/secrets/" + id + "/metadata"
 	for body, want := range map[string]int{`{"name":"taken"}`: 409, `{"name":"-"}`: 400, `{"payload":"x"}`: 400, `{"labels":["a"]}`: 400} {
-		if got := c.do(admin, "PATCH", path, body); got.status != want {
-			t.Errorf("%s: got %d %s, want %d", body, got.status, got.raw, want)
-		}
+		c.check(c.do(admin, "PATCH", path, body), want, body)
 	}
 	got := c.want(200, admin, "PATCH", path, `{"name":"new","labels":["xx"],"custom_metadata":{"b":2}}`)
 	if got.at("name") != "new" || got.at("custom_metadata", "a") != nil || got.at("custom_metadata", "b") != 2.0 || got.at("labels", 0) != "xx" {
@@ -72,9 +70,7 @@ func TestPatchMetadata(t *testing.T) {
 	c.want(404, admin, "GET", "/api/v2/secret_groups/default/secret_types/arbitrary/secrets/old", "")
 	c.want(200, admin, "GET", "/api/v2/secret_groups/default/secret_types/arbitrary/secrets/new", "")
 	plain := c.request("PATCH", path, "{}", "Authorization", "Bearer "+admin, "Content-Type", "application/json")
-	if got := c.send(plain); got.status != 415 {
-		t.Errorf("PATCH as application/json: got %d, want 415", got.status)
-	}
+	c.check(c.send(plain), 415, "PATCH as application/json")
 }
 
 func TestExpiredSecretIsDestroyed(t *testing.T) {
@@ -169,9 +165,7 @@ func TestListSecrets(t *testing.T) {
 		}
 	}
 	for _, query := range []string{"limit=0", "limit=1001", "limit=x", "offset=-1", "sort=colour"} {
-		if got := c.do(admin, "GET", "/api/v2/secrets?"+query, ""); got.status != 400 {
-			t.Errorf("%s: got %d, want 400", query, got.status)
-		}
+		c.check(c.do(admin, "GET", "/api/v2/secrets?"+query, ""), 400, query)
 	}
 	if got := c.want(200, admin, "GET", "/api/v2/secrets", ""); got.at("limit") != 200.0 || got.at("offset") != 0.0 {
 		t.Errorf("page: got limit %v, offset %v; want 200 and 0", got.at("limit"), got.at("offset"))
@@ -266,14 +260,10 @@ func TestCreateSecretRules(t *testing.T) {
 		{"no JSON", `{`, 400},
 	}
 	for _, test := range tests {
-		if got := c.do(admin, "POST", "/api/v2/secrets", test.body); got.status != test.status {
-			t.Errorf("%s: got %d %s, want %d", test.name, got.status, got.raw, test.status)
-		}
+		c.check(c.do(admin, "POST", "/api/v2/secrets", test.body), test.status, test.name)
 	}
 	form := c.request("POST", "/api/v2/secrets", arbitrary("abg", ""), "Authorization", "Bearer "+admin, "Content-Type", "text/plain")
-	if got := c.send(form); got.status != http.StatusUnsupportedMediaType {
-		t.Errorf("text/plain: got %d, want 415", got.status)
-	}
+	c.check(c.send(form), http.StatusUnsupportedMediaType, "text/plain")
 }
 
 func TestUndocumentedStatusesCanBeSwitched(t *testing.T) {
@@ -281,9 +271,7 @@ func TestUndocumentedStatusesCanBeSwitched(t *testing.T) {
 	id := c.want(201, admin, "POST", "/api/v2/secrets", `{"secret_type":"arbitrary","name":"aa","payload":"x"}`).at("id").(string)
 	c.want(400, admin, "POST", "/api/v2/secrets", `{"secret_type":"arbitrary","name":"aa","payload":"x"}`)
 	c.want(413, admin, "POST", "/api/v2/secrets/"+id+"/versions", `{"payload":"`+strings.Repeat("x", 1_000_001)+`"}`)
-	if got := c.grant(map[string][]string{"grant_type": {apiKeyGrant}, "apikey": {"x"}}); got.status != 401 {
-		t.Errorf("unknown key: got %d, want 401", got.status)
-	}
+	c.check(c.grant(map[string][]string{"grant_type": {apiKeyGrant}, "apikey": {"x"}}), 401, "unknown key")
 	gone := cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Payload: "x", Expires: time.Now().Add(-time.Second)})
 	c.want(410, admin, "POST", "/api/v2/secrets/"+gone+"/versions", `{"payload":"x"}`)
 }

@@ -3,6 +3,7 @@ package ibmcloudtest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -182,9 +183,7 @@ func TestEveryOperationHasItsName(t *testing.T) {
 	for name, requests := range routes {
 		for _, request := range requests {
 			cloud.MustAddFault(ibmcloudtest.Fault{Op: name, Times: 1, Status: 418})
-			if got := c.do(admin, request[0], strings.Replace(request[1], "%s", id, 1), ""); got.status != 418 {
-				t.Errorf("%s %s is not %s: got %d, want the fault", request[0], request[1], name, got.status)
-			}
+			c.check(c.do(admin, request[0], strings.Replace(request[1], "%s", id, 1), ""), 418, fmt.Sprintf("%s %s is not %s", request[0], request[1], name))
 			cloud.ClearFaults()
 		}
 	}

@@ -13,9 +13,7 @@ func TestNewVersionMovesTheAliases(t *testing.T) {
 	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{Now: now.Now})
 	id := cloud.Rotations()[0].TokenSecret
 	path := "/api/v2/secrets/" + id + "/versions"
-	if got := c.do(admin, "GET", path+"/previous", ""); got.status != 404 {
-		t.Errorf("previous of one version: got %d, want 404", got.status)
-	}
+	c.check(c.do(admin, "GET", path+"/previous", ""), 404, "previous of one version")
 	var ids []string
 	for i := range 3 {
 		now.advance(time.Minute)
@@ -85,9 +83,7 @@ func TestVersionRules(t *testing.T) {
 		{kv, `{"data":{}}`, 400},
 		{kv, `{"payload":"x"}`, 400},
 	} {
-		if got := c.do(admin, "POST", "/api/v2/secrets/"+test.id+"/versions", test.body); got.status != test.status {
-			t.Errorf("%s: got %d %s, want %d", test.body, got.status, got.raw, test.status)
-		}
+		c.check(c.do(admin, "POST", "/api/v2/secrets/"+test.id+"/versions", test.body), test.status, test.body)
 	}
 	if got := c.want(200, admin, "GET", "/api/v2/secrets/"+kv, ""); got.at("data", "k") != "w" {
 		t.Errorf("kv: got %s, want data.k = w", got.raw)

@@ -115,6 +115,14 @@ func (c client) do(token, method, path, body string) answer {
 	return c.send(c.request(method, path, body, "Authorization", "Bearer "+token))
 }
 
+// check holds an answer against the status that it should have.
+func (c client) check(got answer, status int, what string) {
+	c.t.Helper()
+	if got.status != status {
+		c.t.Errorf("%s: got %d %s, want %d", what, got.status, got.raw, status)
+	}
+}
+
 // want is do, with the status checked.
 func (c client) want(status int, token, method, path, body string) answer {
 	c.t.Helper()
