@@ -1,6 +1,7 @@
 package doctor_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http/httptest"
@@ -80,9 +81,7 @@ func (fx *fixture) keySecret(spec ibmcloudtest.SecretSpec) {
 
 // tokenSecret makes spec the token secret.
 func (fx *fixture) tokenSecret(spec ibmcloudtest.SecretSpec) {
-	if spec.Group == "" {
-		spec.Group = fx.cloud.TokenGroupName()
-	}
+	spec.Group = cmp.Or(spec.Group, fx.cloud.TokenGroupName())
 	fx.one.Token.ID = fx.cloud.MustCreateSecret(spec)
 }
 
