@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -48,19 +49,17 @@ type apiKeyPrototype struct {
 
 // applied returns the details as the request changes them.
 func (p *apiKeyPrototype) applied(to keyDetails, now time.Time) (keyDetails, error) {
-	if p.Name != nil {
-		if *p.Name == "" {
-			return to, badField("name", "must not be empty")
-		}
-		to.name = *p.Name
+	isAction := slices.Contains([]string{"none", "disable", "delete"}, deref(p.ActionWhenLeaked))
+	err := check(
+		rule{outside(p.Name, 1, math.MaxInt), "name", "must not be empty"},
+		rule{p.ActionWhenLeaked != nil && !isAction, "action_when_leaked", "must be none, disable or delete"},
+	)
+	if err != nil {
+		return to, err
 	}
+	assign(&to.name, p.Name)
 	assign(&to.description, p.Description)
-	if p.ActionWhenLeaked != nil {
-		if !slices.Contains([]string{"none", "disable", "delete"}, *p.ActionWhenLeaked) {
-			return to, badField("action_when_leaked", "must be none, disable or delete")
-		}
-		to.actionWhenLeaked = *p.ActionWhenLeaked
-	}
+	assign(&to.actionWhenLeaked, p.ActionWhenLeaked)
 	if p.ExpiresAt != nil {
 		at, err := time.Parse(iamTimeLayout, *p.ExpiresAt)
 		if err != nil || !at.After(now) {

@@ -175,30 +175,21 @@ var errBadToken = errors.New("the token was not issued by this IAM")
 // verifyToken checks the token's header and signature and returns its claims. It does not check
 // the time.
 func verifyToken(token string) (claims, error) {
-	signed, signature, found := cutLast(token, ".")
-	header, body, ok := strings.Cut(signed, ".")
-	sig, err := base64.RawURLEncoding.Strict().DecodeString(signature)
-	if !found || !ok || err != nil || header != tokenHeader {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 || parts[0] != tokenHeader {
 		return claims{}, errBadToken
 	}
-	digest := sha256.Sum256([]byte(signed))
-	if err := rsa.VerifyPKCS1v15(&signingKey().PublicKey, crypto.SHA256, digest[:], sig); err != nil {
+	signature, err := base64.RawURLEncoding.Strict().DecodeString(parts[2])
+	digest := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
+	if err != nil || rsa.VerifyPKCS1v15(&signingKey().PublicKey, crypto.SHA256, digest[:], signature) != nil {
 		return claims{}, errBadToken
 	}
 	var c claims
-	raw, err := base64.RawURLEncoding.DecodeString(body)
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil || json.Unmarshal(raw, &c) != nil || c.Issuer != issuer {
 		return claims{}, errBadToken
 	}
 	return c, nil
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
 }
 
 // Validate returns whose token it is and when it expires. An error means that it was issued by
@@ -324,17 +315,14 @@ type tokenCache struct {
 // verify is verifyToken, remembered.
 func (t *tokenCache) verify(token string) (claims, error) {
 	t.mu.Lock()
-	known, ok := t.claims[token]
-	t.mu.Unlock()
-	if ok {
+	defer t.mu.Unlock()
+	if known, ok := t.claims[token]; ok {
 		return known, nil
 	}
 	verified, err := verifyToken(token)
 	if err != nil {
 		return claims{}, err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.claims == nil || len(t.claims) >= tokenCacheSize {
 		t.claims = make(map[string]claims)
 	}

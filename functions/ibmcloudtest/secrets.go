@@ -303,10 +303,8 @@ func (c *Cloud) patchMetadata(in *call) (any, error) {
 	if err := c.check(p, in.now); err != nil {
 		return nil, err
 	}
-	if p.Name != nil {
-		if taken := c.names[secretName{s.kind, *p.Name}]; taken != nil && taken != s {
-			return nil, c.duplicate("secret")
-		}
+	if taken := c.names[secretName{s.kind, deref(p.Name)}]; taken != nil && taken != s {
+		return nil, c.duplicate("secret")
 	}
 	ttl, err := parseTTL(p)
 	if err != nil {

@@ -452,9 +452,6 @@ func (c *Cloud) find(in *call) error {
 
 // dated sets the Date header by the cloud's clock.
 func (c *Cloud) dated(out reply) reply {
-	if out.header == nil {
-		out.header = http.Header{}
-	}
 	out.header.Set("Date", c.now().UTC().Format(http.TimeFormat))
 	return out
 }
@@ -550,11 +547,11 @@ func (c *Cloud) iamError(r *http.Request, transaction string, e *apiError) any {
 }
 
 func clientIP(r *http.Request) string {
-	ip, _, found := cutLast(r.RemoteAddr, ":")
-	if !found {
+	ip, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil { // in process
 		return "127.0.0.1"
 	}
-	return strings.Trim(ip, "[]")
+	return ip
 }
 
 // timestamp is a time as Secrets Manager writes it, in milliseconds.
