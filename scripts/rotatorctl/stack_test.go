@@ -276,9 +276,13 @@ func TestLifeOfAStack(t *testing.T) {
 	if a.published(one.TokenSecret) == first {
 		t.Error("deploy without a change has not rotated")
 	}
-	if got := a.variables(); got["LOG_LEVEL"] != "debug" || got["EXPECT_ACCOUNT"] != a.set["EXPECT_ACCOUNT"] || got["EXPECT_IAM_ID"] != "" {
-		t.Errorf("got %v, want the log level kept and what is expected", got)
-	}
+	want(t, "environment, the log level kept", a.variables(), map[string]string{
+		"SECRETS_MANAGER_URL": a.set["SECRETS_MANAGER_URL"], "IAM_URL": a.set["IAM_URL"], "SECRETS_MANAGER_APIKEY_ARN": a.arn, "BOOTSTRAP_EXPIRES_AT": "",
+		"API_KEY_SECRET": one.APIKeySecret, "TOKEN_SECRET": one.TokenSecret, "EXPECT_ACCOUNT": a.cloud.AccountID(), "EXPECT_IAM_ID": "", "ROTATIONS_FILE": "",
+		"TOKEN_FORMAT": "raw", "MIN_REMAINING": "8m", "ROTATION_INTERVAL": "50m", "SECRETS_MANAGER_MAX_RPS": "", "CONCURRENCY": "",
+		"METRICS_NAMESPACE": "IAMTokenRotator", "LOG_LEVEL": "debug",
+	})
+	a.checkDashboard()
 	zips := len(a.objects())
 
 	a.must(0, "status", " default: rotated; the stored token expires 20")
