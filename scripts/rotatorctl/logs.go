@@ -64,7 +64,10 @@ func newEntry(logged types.FilteredLogEvent) entry {
 }
 
 // text is the entry for a person, nothing if it is of no interest.
-func (e entry) text(onlyFailed bool) string {
+func (e entry) text(o logOptions) string {
+	if o.raw {
+		return printable(e.line) + "\n"
+	}
 	var text strings.Builder
 	at := e.At.Format(time.RFC3339)
 	switch {
@@ -77,13 +80,13 @@ func (e entry) text(onlyFailed bool) string {
 			run += ", forced"
 		}
 		for _, result := range e.Report.Results {
-			if !onlyFailed || result.Outcome == report.Failed {
+			if !o.failed || result.Outcome == report.Failed {
 				fmt.Fprintf(&text, "%s %s: %s\n", at, printable(run), result.Line())
 			}
 		}
 	case e.Lost != "":
 		fmt.Fprintf(&text, "%s the run %s\n", at, printable(e.Lost))
-	case e.Other != "" && !onlyFailed:
+	case e.Other != "" && !o.failed:
 		fmt.Fprintf(&text, "%s %s\n", at, printable(e.Other))
 	}
 	return text.String()
@@ -168,7 +171,6 @@ func (p *program) printLogs(ctx context.Context, o logOptions) error {
 		patterns = []string{""}
 	}
 	printed := map[string]bool{}
-	what := map[bool]string{false: "Nothing is", true: "No failure is"}[o.failed]
 	for since := p.now().Add(-o.since); ; {
 		asked := p.now()
 		found, err := p.entries(ctx, since, patterns...)
@@ -177,33 +179,22 @@ func (p *program) printLogs(ctx context.Context, o logOptions) error {
 		} else if err != nil {
 			return err
 		}
-		if p.output == "json" {
-			found = slices.DeleteFunc(found, func(e entry) bool { return e.text(o.failed) == "" })
-			return p.printJSON(map[string]any{"entries": found})
-		}
+		var text strings.Builder
+		found = slices.DeleteFunc(found, func(e entry) bool { return printed[e.ID] || e.text(o) == "" })
 		for _, e := range found {
-			text := e.text(o.failed)
-			if o.raw {
-				text = printable(e.line) + "\n"
-			}
-			if printed[e.ID] {
-				continue
-			}
 			printed[e.ID] = true
-			if text != "" {
-				what = ""
-			}
-			if _, err := fmt.Fprint(p.stdout, text); err != nil {
-				return fmt.Errorf("printing: %w", err)
-			}
+			text.WriteString(e.text(o))
+		}
+		if err := p.print(map[string]any{"entries": found}, text.String()); err != nil {
+			return err
 		}
 		if !o.follow {
-			if what != "" {
-				p.say("%s in the log of the last %s", what, o.since)
+			if len(found) == 0 && p.output != "json" {
+				p.say("%s in the log of the last %s", map[bool]string{false: "Nothing is", true: "No failure is"}[o.failed], o.since)
 			}
 			return nil
 		}
-		if err := p.sleep(ctx, followEvery); err != nil {
+		if p.sleep(ctx, followEvery) != nil {
 			return nil // Ctrl-C
 		}
 		if later := asked.Add(-lateBy); later.After(since) {

@@ -41,40 +41,45 @@ func (d *deployment) createOrUpdate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the template: %w", err)
 	}
-	template, capabilities := string(body), []types.Capability{types.CapabilityCapabilityIam}
-	var id string
 	watch, err := d.watch(ctx, stack)
 	if err != nil {
 		return err
 	}
-	if stack == nil {
-		d.say("Creating the stack %s", d.stack)
-		created, failure := d.stacks.CreateStack(ctx, &cloudformation.CreateStackInput{
-			StackName: &d.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: d.stackParameters(nil),
-		})
-		if err = failure; err == nil {
-			id = aws.ToString(created.StackId)
-		}
-	} else {
-		d.say("Updating the stack %s", d.stack)
-		id = aws.ToString(stack.StackId)
-		_, err = d.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
-			StackName: &d.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: d.stackParameters(stack),
-		})
-		if err != nil && strings.Contains(err.Error(), "No updates are to be performed") {
-			d.say("Nothing has changed")
-			return nil
-		}
-	}
-	if err != nil {
-		err = awsError(err)
-	} else {
+	id, err := d.change(ctx, stack, string(body))
+	if err == nil && id != "" {
 		err = watch.follow(ctx, id, "CREATE_COMPLETE", "UPDATE_COMPLETE")
 	}
 	if err != nil {
 		return fmt.Errorf("the deployment failed: %w\nDeploy again when that is corrected, or remove what it made: rotatorctl destroy --stack=%s", err, d.stack)
 	}
 	return nil
+}
+
+// change has CloudFormation create or update the stack and returns its id, empty if there is nothing to change.
+func (d *deployment) change(ctx context.Context, stack *types.Stack, template string) (id string, err error) {
+	parameters, capabilities := d.stackParameters(stack), []types.Capability{types.CapabilityCapabilityIam}
+	if stack == nil {
+		d.say("Creating the stack %s", d.stack)
+		created, err := d.stacks.CreateStack(ctx, &cloudformation.CreateStackInput{
+			StackName: &d.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters,
+		})
+		if err != nil {
+			return "", awsError(err)
+		}
+		return aws.ToString(created.StackId), nil
+	}
+	d.say("Updating the stack %s", d.stack)
+	_, err = d.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
+		StackName: &d.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters,
+	})
+	switch {
+	case err == nil:
+		return aws.ToString(stack.StackId), nil
+	case strings.Contains(err.Error(), "No updates are to be performed"):
+		d.say("Nothing has changed")
+		return "", nil
+	}
+	return "", awsError(err)
 }
 
 // stackParameters are those given; of an existing stack the others keep their values, as far as the template still
@@ -290,14 +295,7 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	}
 	secret := ""
 	if stack != nil {
-		for _, parameter := range stack.Parameters {
-			switch aws.ToString(parameter.ParameterKey) {
-			case "CodeBucket":
-				bucket = aws.ToString(parameter.ParameterValue)
-			case "BootstrapSecretArn":
-				secret = aws.ToString(parameter.ParameterValue)
-			}
-		}
+		bucket, secret = parameter(stack, "CodeBucket"), parameter(stack, "BootstrapSecretArn")
 		if err := p.confirm(ctx, "This deletes the function, schedules, queues, roles, alarms, dashboard and log"); err != nil {
 			return err
 		}
@@ -317,6 +315,15 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	return p.print(
 		map[string]string{"deleted": p.stack, "account": p.who.account, "region": p.who.region, "bucket_left": bucket, "bootstrap_secret_left": secret},
 		fmt.Sprintf("Left as they are:\n  the bucket %s\n  the bootstrap secret %s\n  everything in IBM Cloud: the API keys go on being valid\n", printable(bucket), printable(secret)))
+}
+
+func parameter(stack *types.Stack, key string) string {
+	for _, p := range stack.Parameters {
+		if aws.ToString(p.ParameterKey) == key {
+			return aws.ToString(p.ParameterValue)
+		}
+	}
+	return ""
 }
 
 // deleteZips deletes the zips of one stack.

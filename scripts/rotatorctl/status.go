@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -134,15 +135,17 @@ func newStatus(stack string, since, deployed time.Time, runs []entry, now time.T
 	}
 	s.OK = s.OK && s.Lost == nil
 	slices.SortFunc(s.Rotations, func(a, b rotationStatus) int {
-		if a.bad() != b.bad() {
-			if a.bad() {
-				return -1
-			}
-			return 1
-		}
-		return strings.Compare(a.Rotation, b.Rotation)
+		return cmp.Or(a.rank()-b.rank(), strings.Compare(a.Rotation, b.Rotation))
 	})
 	return s
+}
+
+// rank puts what is bad first.
+func (r rotationStatus) rank() int {
+	if r.bad() {
+		return 0
+	}
+	return 1
 }
 
 // lastFailed is what is to be remembered after a run. An ensure that finds the stored token good enough proves

@@ -19,6 +19,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
@@ -28,7 +29,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"iam-token-rotator/scripts/programs"
 )
@@ -94,7 +94,7 @@ type Moto struct {
 	ended   chan struct{}
 
 	once  sync.Once
-	front net.Listener // of URL; nil until it is asked for
+	front *httptest.Server // of URL; nil until it is asked for
 }
 
 // StartMoto starts moto_server and returns when it listens. Stop ends it.
@@ -150,16 +150,8 @@ func listening(printed io.Reader) error {
 
 // URL is the origin of all of its services, on a port of loopback.
 func (m *Moto) URL() string {
-	m.once.Do(func() {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			panic("awstest: no free port on loopback: " + err.Error())
-		}
-		m.front = listener
-		server := &http.Server{Handler: m, ReadHeaderTimeout: 10 * time.Second}
-		go func() { _ = server.Serve(listener) }()
-	})
-	return "http://" + m.front.Addr().String()
+	m.once.Do(func() { m.front = httptest.NewServer(m) })
+	return m.front.URL
 }
 
 // ServeHTTP serves what passes the gate.
@@ -202,7 +194,7 @@ func (m *Moto) Stop() {
 	<-m.ended
 	m.once.Do(func() {})
 	if m.front != nil {
-		_ = m.front.Close()
+		m.front.Close()
 	}
 }
 

@@ -145,8 +145,7 @@ func (g *gate) learn(answer []byte) (last credentials) {
 // refuse answers with an error as the service would that the request is for: JSON or XML.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	status, code := http.StatusInternalServerError, "ServiceException"
-	var refused *refusal
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*refusal](err); ok {
 		status, code = http.StatusForbidden, refused.code
 		err = errors.New(refused.message)
 	}

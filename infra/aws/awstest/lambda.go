@@ -160,8 +160,7 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	var stdout, stderr bytes.Buffer
 	command.Dir, command.Stdin, command.Stdout, command.Stderr = folder, bytes.NewReader(event), &stdout, &stderr
 	err = command.Run()
-	var exit *exec.ExitError
-	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) { // 1 says that the invocation failed
+	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || exit.ExitCode() != 1) { // 1 says that the invocation failed
 		return nil, nil, false, fmt.Errorf("running the function: %w: %s", err, stderr.Bytes())
 	}
 	return stdout.Bytes(), stderr.Bytes(), err != nil, nil
