@@ -315,7 +315,7 @@ func faultMatrix() (all []namedFault) {
 	}
 	add(false, ibmcloudtest.Fault{Delay: time.Hour}, "no answer at all")
 	for name, shape := range inOrder(stored) {
-		body := `{"id":"cb1e238c-d449-4fe7-bd68-04f0c5b59eb1","secret_type":"arbitrary","payload":"` + shape + `"}`
+		body := `{"secret_type":"arbitrary","payload":"` + shape + `"}`
 		add(false, ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 200, Body: body}, "a stored secret as %s", name)
 	}
 	return all

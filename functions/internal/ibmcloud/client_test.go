@@ -82,7 +82,7 @@ func measuredSecretsManager(t *testing.T, wire *measured) *SecretsManager {
 func TestAnAnswerIsReadAsFarAsItsOperationNeeds(t *testing.T) {
 	ctx := context.Background()
 	readKey := func(sm *SecretsManager) error {
-		_, err := sm.ReadKey(ctx, rotation.KeyRef{ID: "x", Field: "key"})
+		_, err := sm.ReadKey(ctx, rotation.KeyRef{ID: "c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4", Field: "key"})
 		return err
 	}
 	readMetadata := func(sm *SecretsManager) error {
@@ -117,7 +117,7 @@ func TestLargeAnswersAreReadOneAtATime(t *testing.T) {
 	var all sync.WaitGroup
 	for range 16 {
 		all.Go(func() {
-			if _, err := sm.ReadKey(context.Background(), rotation.KeyRef{ID: "x", Field: "key"}); err != nil {
+			if _, err := sm.ReadKey(context.Background(), rotation.KeyRef{ID: "c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4", Field: "key"}); err != nil {
 				t.Error(err)
 			}
 		})

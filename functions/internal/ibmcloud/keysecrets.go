@@ -47,7 +47,7 @@ func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef)
 }
 
 func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (sm.SecretIntf, error) {
-	return call(ctx, s, operation{
+	secret, err := call(ctx, s, operation{
 		doing:    "reading the API key",
 		limit:    secretAnswer,
 		rejected: tokenRejected,
@@ -62,6 +62,11 @@ func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (s
 			SecretGroupName: &ref.Group, SecretType: &ref.Type, Name: &ref.Name,
 		})
 	})
+	if id := idOf(secret); err == nil && id != "" && ref.ID != "" && !strings.EqualFold(id, ref.ID) {
+		return nil, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
+			Message: "reading the API key: the answer is about another secret: is there a proxy in between?"}
+	}
+	return secret, err
 }
 
 // reusesKey returns the reuse_api_key of an iam_credentials secret; nil for

@@ -100,7 +100,7 @@ func fuzzNow() time.Time { return time.Unix(1767261600, 0) }
 // Good answers, from which the fuzzing sets out.
 const (
 	goodToken    = `{"access_token":"opaque-token-0123456789abcdefghijkl","token_type":"Bearer","expires_in":3600,"expiration":1767265200}`
-	goodSecret   = `{"secret_type":"arbitrary","id":"x","payload":"key\n"}`
+	goodSecret   = `{"secret_type":"arbitrary","id":"cb1e238c","payload":"key\n"}`
 	goodMetadata = `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"arbitrary","created_at":"2026-01-01T10:00:00.000Z","version_custom_metadata":{"expiration":1767265200}}`
 )
 

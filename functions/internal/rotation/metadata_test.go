@@ -178,10 +178,17 @@ func TestMetadataThatNobodyCanReadStopsNothing(t *testing.T) {
 	}
 }
 
+// Answers that a proxy has mixed up must not put one rotation's token where another's is read.
 func TestAnAnswerAboutAnotherSecretIsNotUsed(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{Rotations: 2}, func(fx *fixture) {
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 200, Body: fx.lookAnswer("secret_id", `"`+fx.all[1].Token.ID+`"`)})
 		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepLook, rotation.Unavailable)
+		fx.cloud.ClearFaults()
+		other := fx.cloud.Rotations()[1]
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 200,
+			Body: `{"id":"` + other.APIKeySecret + `","secret_type":"arbitrary","payload":"` + other.APIKey + `"}`})
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepReadKey, rotation.Unavailable)
+		fx.wantVersions(1)
 	})
 }
 
