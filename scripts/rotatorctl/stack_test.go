@@ -546,6 +546,7 @@ func TestUsage(t *testing.T) {
 		{"long stack", "status", whole, object{"STACK": "a" + strings.Repeat("b", 64)}, "is no name of a stack"},
 		{"partial ARN", "deploy", whole, object{"BOOTSTRAP_SECRET_ARN": "rotator/bootstrap"}, "rotatorctl put-key prints"},
 		{"unknown ARCH", "deploy", whole, object{"ARCH": "mips"}, "use arm64 or amd64"},
+		{"plain http", "deploy", whole, object{"SECRETS_MANAGER_URL": "http://x.example"}, "SECRETS_MANAGER_URL must be the instance's https origin"},
 		{"both sources", "deploy", whole, object{"ROTATIONS_FILE": files["faulty"]}, "ROTATIONS_FILE and API_KEY_SECRET, TOKEN_SECRET are set"},
 		{"expected with a list", "deploy", list, object{"ROTATIONS_FILE": files["faulty"], "EXPECT_IAM_ID": "x"}, "ROTATIONS_FILE and EXPECT_IAM_ID are set"},
 		{"no such file", "deploy", list, object{"ROTATIONS_FILE": "/no/such"}, "cannot be read"},
