@@ -77,7 +77,11 @@ var controls = map[string]map[string]func(c *Cloud, body []byte) (int, any, erro
 
 // control serves the control interface.
 func (c *Cloud) control(r *http.Request) reply {
-	methods := controls[strings.TrimPrefix(r.URL.Path, controlPrefix)]
+	methods, known := controls[strings.TrimPrefix(r.URL.Path, controlPrefix)]
+	if !known {
+		return jsonReply(http.StatusNotFound, commonError(fail(http.StatusNotFound, "not_found",
+			"The control interface has "+controlPrefix+strings.Join(slices.Sorted(maps.Keys(controls)), ", "+controlPrefix)+".")))
+	}
 	serve := methods[r.Method]
 	if serve == nil {
 		return c.noOperation(r, slices.Sorted(maps.Keys(methods)))

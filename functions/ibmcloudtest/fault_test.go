@@ -191,6 +191,11 @@ func TestSettingsOverHTTP(t *testing.T) {
 			t.Errorf("%s: got %d %s, want %d", body, got.status, got.raw, want)
 		}
 	}
+	for _, path := range []string{"/", "/_sandbox", "/_sandbox/fault"} {
+		if got := c.send(c.request("GET", path, "")); got.status != 404 || !strings.Contains(got.raw, "/_sandbox/faults, /_sandbox/requests, /_sandbox/settings.") {
+			t.Errorf("%s: got %d and %s, want 404 and what there is", path, got.status, got.raw)
+		}
+	}
 	got := c.send(c.request("GET", "/_sandbox/settings", ""))
 	if got.at("token_ttl_seconds") != 900.0 || got.at("too_large_status") != 413.0 || got.at("duplicate_status") != 409.0 {
 		t.Errorf("GET: got %s", got.raw)

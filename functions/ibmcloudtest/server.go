@@ -339,7 +339,7 @@ var errDropped = errors.New("connection dropped")
 // connection and the context's error when the caller gave up during a delay.
 func (c *Cloud) answer(r *http.Request) (reply, error) {
 	at := c.now()
-	if strings.HasPrefix(r.URL.Path, controlPrefix) {
+	if ofControl(r.URL.Path) {
 		return c.dated(c.control(r)), nil
 	}
 	found, params, allow := findOperation(r)
