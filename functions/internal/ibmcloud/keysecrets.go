@@ -202,7 +202,7 @@ func (s *SecretsManager) holdsKey(ids ...string) bool {
 }
 
 func (s *SecretsManager) noteKeySecret(ref rotation.KeyRef, secret sm.SecretIntf) {
-	if id := idOf(secret); id != "" {
+	if id := describe(secret).ID; id != "" {
 		s.keyIDs.Store(strings.ToLower(id), true)
 		s.found.Store(ref, true)
 	}
@@ -229,20 +229,4 @@ func (s *SecretsManager) findKeySecrets(ctx context.Context, kind string) error 
 
 func errOverKey() error {
 	return misconfigured("TOKEN_SECRET (or token_secret) is a secret that a rotation reads its API key from: the token would replace it; name another")
-}
-
-// idOf is the id of a secret that may hold a key, empty for others.
-func idOf(secret sm.SecretIntf) string {
-	switch secret := secret.(type) {
-	case *sm.ArbitrarySecret:
-		return deref(secret.ID)
-	case *sm.KVSecret:
-		return deref(secret.ID)
-	case *sm.ServiceCredentialsSecret:
-		return deref(secret.ID)
-	case *sm.IAMCredentialsSecret:
-		return deref(secret.ID)
-	default:
-		return ""
-	}
 }

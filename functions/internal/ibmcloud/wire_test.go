@@ -34,9 +34,7 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 
 func exchange(t *testing.T, origin string) (rotation.TokenResponse, *rotation.Error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	exchanged, err := ibmcloud.NewIAM(origin, network.New(), nil).Exchange(ctx, iamtoken.NewSecret(keyCanary))
+	exchanged, err := ibmcloud.NewIAM(origin, network.New(), nil).Exchange(t.Context(), iamtoken.NewSecret(keyCanary))
 	return exchanged, asFailure(t, err)
 }
 
@@ -68,9 +66,7 @@ func secretsManager(t *testing.T, origin string) *ibmcloud.SecretsManager {
 
 func readKey(t *testing.T, sm *ibmcloud.SecretsManager) *rotation.Error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	_, err := sm.ReadKey(ctx, rotation.KeyRef{ID: "cb1e238c-d449-4fe7-bd68-04f0c5b59eb1"})
+	_, err := sm.ReadKey(t.Context(), rotation.KeyRef{ID: "cb1e238c-d449-4fe7-bd68-04f0c5b59eb1"})
 	return asFailure(t, err)
 }
 

@@ -182,6 +182,7 @@ type SavedVersion struct {
 
 // SecretDescription is the metadata of a secret in Secrets Manager.
 type SecretDescription struct {
+	ID        string
 	Type      string // "arbitrary", "kv", …; empty for a type that this project has no use for
 	GroupID   string
 	Destroyed bool
