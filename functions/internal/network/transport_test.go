@@ -75,13 +75,6 @@ func get(t *testing.T, transport *Transport, url string) *http.Response {
 	return response
 }
 
-func TestNothingIsDialedBeforeARequest(t *testing.T) {
-	server, connections := counting(t)
-	trusting(t, server, time.Now)
-	time.Sleep(20 * time.Millisecond)
-	wantConnections(t, connections, 0, "before a request")
-}
-
 func TestAFrozenProcessUsesNoOldConnection(t *testing.T) {
 	server, connections := counting(t)
 	var frozen time.Duration
