@@ -62,7 +62,7 @@ func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (s
 			SecretGroupName: &ref.Group, SecretType: &ref.Type, Name: &ref.Name,
 		})
 	})
-	if id := idOf(secret); err == nil && id != "" && ref.ID != "" && !strings.EqualFold(id, ref.ID) {
+	if id := describe(secret).ID; err == nil && id != "" && ref.ID != "" && !strings.EqualFold(id, ref.ID) {
 		return nil, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
 			Message: "reading the API key: the answer is about another secret: is there a proxy in between?"}
 	}
