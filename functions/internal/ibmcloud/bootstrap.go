@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,10 +26,10 @@ type Bootstrap struct {
 
 	mu       sync.Mutex
 	token    iamtoken.Secret
-	sent     iamtoken.Secret // the credential that the token was obtained with; zero if none left
-	clock    rotation.Clock  // IAM's, from that answer
-	obtained time.Time       // zero before the first
-	reusable time.Time       // until when, by the wall clock
+	seen     []iamtoken.Secret // the last tokens, and what they were obtained with
+	clock    rotation.Clock    // IAM's, from that answer
+	obtained time.Time         // zero before the first
+	reusable time.Time         // until when, by the wall clock
 }
 
 // credential obtains bootstrap tokens, and returns what it sent for them. Its errors
@@ -85,7 +86,9 @@ func (b *Bootstrap) obtain(ctx context.Context) (iamtoken.Secret, error) {
 	// Counted from when it was asked for, not by its expiration: so it holds
 	// whatever the difference between our clock and IBM's.
 	b.token, b.reusable = response.Token.Value, asked.Add(response.Token.ExpiresIn*2/3)
-	b.sent, b.clock, b.obtained = sent, response.Clock, time.Now()
+	b.clock, b.obtained = response.Clock, time.Now()
+	b.seen = append(b.seen, b.token, sent)
+	b.seen = b.seen[max(0, len(b.seen)-maxSeen):]
 	return b.token, nil
 }
 
@@ -100,11 +103,15 @@ func (b *Bootstrap) wait(ctx context.Context) bool {
 	}
 }
 
-// credentials are those that open Secrets Manager.
+// maxSeen is how many credentials are remembered. A token that was replaced early, by the
+// minute say, is still valid.
+const maxSeen = 16
+
+// credentials are those that open Secrets Manager, or did so lately.
 func (b *Bootstrap) credentials() []iamtoken.Secret {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return []iamtoken.Secret{b.token, b.sent}
+	return slices.Clone(b.seen)
 }
 
 // clockAge is how long a measurement of IAM's clock is not worth repeating.

@@ -90,6 +90,7 @@ const leastSecret = 16
 // An answer may hold a secret encoded, or in a JWT's claims: the claims go into
 // reports, and readers get the whole token.
 func repeatsAny(token string, secrets []iamtoken.Secret) bool {
+	folded := fold(token)
 	for _, secret := range secrets {
 		value := strings.TrimSpace(secret.Reveal())
 		if value == token {
@@ -98,19 +99,23 @@ func repeatsAny(token string, secrets []iamtoken.Secret) bool {
 		if len(value) < leastSecret {
 			continue
 		}
-		if strings.Contains(value, token) || slices.ContainsFunc(encodings(value), func(form string) bool { return containsFold(token, form) }) {
+		if strings.Contains(value, token) || slices.ContainsFunc(encodings(value, len(token)), func(form string) bool { return strings.Contains(folded, fold(form)) }) {
 			return true
 		}
 	}
 	return false
 }
 
-// encodings are value and the forms that it takes in other text: in hexadecimal or
-// base64, and those in base64, as claims are in a JWT.
-func encodings(value string) []string {
-	forms := append([]string{value, hex.EncodeToString([]byte(value))}, withinBase64(value)...)
-	for _, form := range slices.Clone(forms) {
-		forms = append(forms, withinBase64(form)...)
+// encodings are value and the forms that it takes in other text of length characters: in
+// hexadecimal or base64, and those in base64, as claims are in a JWT.
+func encodings(value string, length int) []string {
+	forms := []string{value}
+	if base64.RawURLEncoding.EncodedLen(len(value)) <= length+2 { // its ends may be lost
+		forms = append(forms, hex.EncodeToString([]byte(value)))
+		forms = append(forms, withinBase64(value)...)
+		for _, form := range slices.Clone(forms) {
+			forms = append(forms, withinBase64(form)...)
+		}
 	}
 	return forms
 }
@@ -129,11 +134,10 @@ func withinBase64(value string) []string {
 	return forms
 }
 
-// containsFold is strings.Contains for either case, and either alphabet of base64.
-func containsFold(text, part string) bool {
-	fold := func(s string) string { return strings.ToLower(strings.NewReplacer("+", "-", "/", "_").Replace(s)) }
-	return strings.Contains(fold(text), fold(part))
-}
+var oneAlphabet = strings.NewReplacer("+", "-", "/", "_")
+
+// fold makes the letters' cases and the two alphabets of base64 one.
+func fold(text string) string { return strings.ToLower(oneAlphabet.Replace(text)) }
 
 // badToken is the error for a success with something that must not be published.
 func (o operation) badToken(what error, transaction string) *rotation.Error {

@@ -273,6 +273,34 @@ func TestNoCredentialOfTheBootstrapIdentityIsPublished(t *testing.T) {
 	})
 }
 
+// A token that Secrets Manager has rejected once may still be good.
+func TestNoEarlierTokenOfTheBootstrapIdentityIsPublished(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		answers := &recording{RoundTripper: fx.cloud.Transport()}
+		fx.rotator = fx.process(answers)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 401, Times: 1})
+		fx.wantOutcome(fx.run(rotation.ModeCheck), rotation.Checked) // no token is stored to compare with
+		fx.answer(string(answers.first), 0)
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
+		fx.wantVersions(1)
+	})
+}
+
+// recording keeps the first answer to a token request.
+type recording struct {
+	http.RoundTripper
+	first []byte
+}
+
+func (r *recording) RoundTrip(req *http.Request) (*http.Response, error) {
+	response, err := r.RoundTripper.RoundTrip(req)
+	if err == nil && r.first == nil && strings.HasSuffix(req.URL.Path, "/identity/token") {
+		r.first, err = io.ReadAll(response.Body)
+		response.Body = io.NopCloser(bytes.NewReader(r.first))
+	}
+	return response, err
+}
+
 // caching is a proxy that answers every token request with the first one's answer.
 type caching struct {
 	http.RoundTripper
