@@ -95,10 +95,6 @@ var functions = map[string]func(args []string){
 		}()
 		lambda.Start(func() {})
 	},
-	"ignore-sigterm": func([]string) {
-		signal.Ignore(syscall.SIGTERM)
-		lambda.Start(func() {})
-	},
 	"family": func([]string) { // with a child process that outlives it, unless the group is killed
 		lambda.Start(func() {
 			startSleeper()
@@ -288,7 +284,6 @@ func TestAnswers(t *testing.T) {
 		{"a response cut short", "cut-short", 0, []string{`^"whole"$`}, "HTTP/1.1 400\nresponse: 202", nil},
 		{"requests from elsewhere", "beset", 0, []string{`^"true"$`}, strings.Repeat("403 ", 20) + "response: 202", nil},
 		{"last words of an idle process", "last-words", 0, []string{`^null$`}, strings.Repeat(".", 1<<20) + "farewell\n", nil},
-		{"a process that ignores SIGTERM", "ignore-sigterm", 0, []string{`^null$`}, "", nil},
 		{"a timeout, then a new process", "hang-once " + filepath.Join(t.TempDir(), "hung") + " -timeout 3s", 1,
 			[]string{`^{"errorMessage":"[-0-9a-f]{36} Task timed out after 3.00 seconds","errorType":"Sandbox.Timedout"}$`, `^"done"$`}, "", nil},
 		{"a process that never polls", "sleep -timeout 100ms", 1, []string{"Task timed out after 0.10 seconds without asking for an event", "Sandbox.Timedout"}, "", nil},

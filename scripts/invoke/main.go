@@ -139,15 +139,10 @@ func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader
 	if err != nil {
 		return 0, err
 	}
-	path, err := exec.LookPath(o.command[0])
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
+	function, err := newFunction(o.command, environ, stderr)
 	if err != nil {
-		return 0, cannotStart(err)
+		return 0, err
 	}
-	function := function{command: append([]string{path}, o.command[1:]...), log: stderr}
-	function.env, function.arn = lambdaEnvironment(environ, path)
 	report := io.Discard
 	if o.report != "" {
 		file, err := os.OpenFile(o.report, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -185,6 +180,20 @@ func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader
 		}
 	}
 	return failed, nil
+}
+
+// newFunction finds the program and completes its environment.
+func newFunction(command, environ []string, log io.Writer) (f function, err error) {
+	path, err := exec.LookPath(command[0])
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return f, cannotStart(err)
+	}
+	f = function{command: append([]string{path}, command[1:]...), log: log}
+	f.env, f.arn = lambdaEnvironment(environ, path)
+	return f, nil
 }
 
 func cannotStart(err error) error {

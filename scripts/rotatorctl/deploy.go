@@ -390,7 +390,7 @@ func (d *deployment) finish(ctx context.Context) error {
 		}
 	}
 	text, _, err := answerText(payload)
-	if err != nil {
+	if err != nil && d.output != "json" {
 		return err
 	}
 	return d.print(

@@ -80,7 +80,7 @@ func (p *program) invoke(ctx context.Context, e event) error {
 		return fmt.Errorf("the run failed: %s", failure)
 	}
 	text, ok, err := answerText(payload)
-	if err == nil {
+	if err == nil || p.output == "json" {
 		err = p.print(json.RawMessage(payload), text)
 	}
 	if err == nil && !ok { // doctor never fails the invocation: no alarm is to fire because somebody asked
@@ -100,7 +100,7 @@ func answerText(payload []byte) (text string, ok bool, err error) {
 		err = d.WriteText(&out)
 		return out.String(), d.OK, err
 	}
-	return "", false, fmt.Errorf("the function's answer is neither report nor diagnosis: %s", quote(string(payload)))
+	return "", true, fmt.Errorf("the function's answer is neither report nor diagnosis: %s", quote(string(payload)))
 }
 
 // call invokes the function and waits. The failure is the function's own, printable; the error is AWS's.

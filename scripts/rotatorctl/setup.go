@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -89,13 +90,10 @@ func (s *setup) run(ctx context.Context) error {
 	if err := s.readState(ctx); err != nil {
 		return err
 	}
-	if s.tokenSecret == "" {
-		if err := s.createTokenSecret(ctx); err != nil {
-			return err
-		}
-		s.say("created the token secret, %s", s.tokenSecret)
-	} else {
+	if s.tokenSecret != "" {
 		s.say("the token secret exists, %s", s.tokenSecret)
+	} else if err := s.createTokenSecret(ctx); err != nil {
+		return err
 	}
 	keys := map[*serviceID]apiKey{}
 	for _, id := range s.serviceIDs() {
@@ -222,6 +220,9 @@ func (s *setup) createSecret(ctx context.Context, body map[string]any) (string, 
 func (s *setup) createTokenSecret(ctx context.Context) (err error) {
 	s.tokenSecret, err = s.createSecret(ctx, map[string]any{"name": s.name + "-token", "secret_group_id": s.tokenGroup,
 		"description": "IAM access token, kept valid by iam-token-rotator.", "payload": "no token yet"})
+	if err == nil {
+		s.say("created the token secret, %s", s.tokenSecret)
+	}
 	return err
 }
 
@@ -421,23 +422,22 @@ func origin(variable, value string) (string, error) {
 
 // publish prints or writes what was found and made.
 func (s *setup) publish(keys map[*serviceID]apiKey) error {
-	lines := [][2]string{{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", s.apiKeySecret}, {"TOKEN_SECRET", s.tokenSecret},
-		{"EXPECT_ACCOUNT", s.account}, {"EXPECT_IAM_ID", s.workload.iamID}, {"WORKLOAD_APIKEY_ID", keys[s.workload].id}}
-	if s.bootstrap != nil {
-		key := keys[s.bootstrap]
-		lines = append(lines, [2]string{"BOOTSTRAP_APIKEY_ID", key.id})
-		if !key.expires.IsZero() {
-			lines = append(lines, [2]string{"BOOTSTRAP_EXPIRES_AT", key.expires.Format("2006-01-02")})
-		}
-		if s.bootstrapFile == "" {
-			lines = append(lines, [2]string{"BOOTSTRAP_SECRET_ARN", key.place})
-		}
-	} else if s.profile != "" {
-		lines = append(lines, [2]string{"IAM_PROFILE_ID", s.profile})
+	bootstrap, expires, arn, profile := keys[s.bootstrap], "", "", ""
+	if !bootstrap.expires.IsZero() {
+		expires = bootstrap.expires.Format(time.DateOnly)
 	}
-	if s.reader != nil {
-		lines = append(lines, [2]string{"READER_APIKEY_ID", keys[s.reader].id})
+	if s.bootstrapFile == "" {
+		arn = bootstrap.place
 	}
+	if s.bootstrap == nil {
+		profile = s.profile
+	}
+	lines := slices.DeleteFunc([][2]string{
+		{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", s.apiKeySecret}, {"TOKEN_SECRET", s.tokenSecret},
+		{"EXPECT_ACCOUNT", s.account}, {"EXPECT_IAM_ID", s.workload.iamID}, {"WORKLOAD_APIKEY_ID", keys[s.workload].id},
+		{"BOOTSTRAP_APIKEY_ID", bootstrap.id}, {"BOOTSTRAP_EXPIRES_AT", expires}, {"BOOTSTRAP_SECRET_ARN", arn}, {"IAM_PROFILE_ID", profile},
+		{"READER_APIKEY_ID", keys[s.reader].id},
+	}, func(line [2]string) bool { return line[1] == "" })
 	if s.env != "-" || s.output != "json" {
 		if err := envfile.Publish(s.env, envfile.Lines(lines), s.stdout); err != nil {
 			return fmt.Errorf("writing the result failed: %s: run it again, with an --env that can be written; it makes nothing twice", printable(err.Error()))
