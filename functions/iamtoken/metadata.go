@@ -31,28 +31,18 @@ type Metadata struct {
 // Describe returns the metadata of t as published by the run runID.
 func Describe(t Token, runID, rotatorVersion string) Metadata {
 	return Metadata{
-		Expiration:     t.Expiration.Unix(),
-		IssuedAt:       t.IssuedAt.Unix(),
-		ExpiresIn:      int64(t.ExpiresIn.Seconds()),
-		IAMID:          t.IAMID,
-		Account:        t.Account,
-		Fingerprint:    t.Fingerprint(),
-		RunID:          runID,
-		RotatorVersion: rotatorVersion,
+		Expiration: t.Expiration.Unix(), IssuedAt: t.IssuedAt.Unix(), ExpiresIn: int64(t.ExpiresIn.Seconds()),
+		IAMID: t.IAMID, Account: t.Account, Fingerprint: t.Fingerprint(),
+		RunID: runID, RotatorVersion: rotatorVersion,
 	}
 }
 
 // Map is the form that Secrets Manager's API takes.
 func (m Metadata) Map() map[string]any {
 	return map[string]any{
-		"expiration":      m.Expiration,
-		"issued_at":       m.IssuedAt,
-		"expires_in":      m.ExpiresIn,
-		"iam_id":          m.IAMID,
-		"account":         m.Account,
-		"fingerprint":     m.Fingerprint,
-		"run_id":          m.RunID,
-		"rotator_version": m.RotatorVersion,
+		"expiration": m.Expiration, "issued_at": m.IssuedAt, "expires_in": m.ExpiresIn,
+		"iam_id": m.IAMID, "account": m.Account, "fingerprint": m.Fingerprint,
+		"run_id": m.RunID, "rotator_version": m.RotatorVersion,
 	}
 }
 

@@ -136,10 +136,8 @@ func (f Format) Payload(t Token) Secret {
 	case JSON:
 		// Marshalling strings and integers cannot fail.
 		payload, _ := json.Marshal(tokenJSON{
-			AccessToken: t.Value.Reveal(),
-			TokenType:   "Bearer",
-			ExpiresIn:   int64(t.ExpiresIn.Seconds()),
-			Expiration:  t.Expiration.Unix(),
+			AccessToken: t.Value.Reveal(), TokenType: "Bearer",
+			ExpiresIn: int64(t.ExpiresIn.Seconds()), Expiration: t.Expiration.Unix(),
 		})
 		return NewSecret(string(payload))
 	default:

@@ -82,7 +82,7 @@ func (s *SecretsManager) Validate() error {
 
 func isOrigin(value string) bool {
 	u, err := url.Parse(strings.TrimSuffix(value, "/"))
-	return err == nil && u.Host != "" && u.User == nil && u.Path == "" && u.RawQuery == "" && u.Fragment == "" && checkConfidential(u) == nil
+	return err == nil && u.Host != "" && u.User == nil && u.Path == "" && u.RawQuery == "" && u.Fragment == "" && IsConfidential(u)
 }
 
 // Read reads the current version, value and metadata in one request. If the

@@ -192,10 +192,10 @@ func (r *Reader) Authenticate(request *http.Request) error {
 }
 
 func (r *Reader) authorize(request *http.Request) (Token, error) {
-	if err := checkConfidential(request.URL); err != nil {
-		return Token{}, err
-	}
-	if !r.serves(request.URL) {
+	switch {
+	case !IsConfidential(request.URL):
+		return Token{}, errInTheClear
+	case !r.serves(request.URL):
 		return Token{}, errHost
 	}
 	token, err := r.Token(request.Context())
@@ -224,13 +224,6 @@ func (r *Reader) serves(u *url.URL) bool {
 		entry = strings.ToLower(entry)
 		return entry == name || entry == net.JoinHostPort(name, port) || strings.HasPrefix(entry, ".") && strings.HasSuffix(name, entry)
 	})
-}
-
-func checkConfidential(u *url.URL) error {
-	if !IsConfidential(u) {
-		return errInTheClear
-	}
-	return nil
 }
 
 // IsConfidential reports whether a key or a token may be sent to u: over https to
