@@ -28,7 +28,7 @@ type Metadata struct {
 	RotatorVersion string `json:"rotator_version"`
 }
 
-// Describe returns the metadata of t as published by the run runID.
+// Describe returns the metadata of t as saved by the run runID.
 func Describe(t Token, runID, rotatorVersion string) Metadata {
 	return Metadata{
 		Expiration: t.Expiration.Unix(), IssuedAt: t.IssuedAt.Unix(), ExpiresIn: int64(t.ExpiresIn.Seconds()),

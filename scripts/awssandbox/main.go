@@ -75,12 +75,12 @@ func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 	})
 }
 
-// unset takes away what would lead the aws CLI elsewhere in spite of the variables, or say more than
-// they do. They would search for an empty profile, too.
+// unset removes variables that would point the aws CLI elsewhere in spite of the others, or conflict
+// with them. They would search for an empty profile, too.
 const unset = "unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN\n"
 
-// environment is what leads the aws CLI to origin, whatever account its user is used to, and what
-// make deploy wants to know of AWS, for sh.
+// environment has the variables that point the aws CLI to origin, whatever its user's configuration, and
+// those that make deploy needs, for sh.
 func environment(origin string) string {
 	set := awstest.Environment(origin)
 	maps.Copy(set, map[string]string{
@@ -119,9 +119,9 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	defer moto.Stop()
 	origin := serving.Origin(listener.Addr(), false)
 	lines := environment(origin)
-	defer envfile.Withdraw(o.env, lines)
+	defer envfile.Remove(o.env, lines)
 	if err = moto.MakeBucket(ctx, bucket); err == nil {
-		err = envfile.Publish(o.env, lines, stdout)
+		err = envfile.Write(o.env, lines, stdout)
 	}
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -137,7 +137,7 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	lambda := &awstest.Lambda{Moto: moto, Program: invoke, Secrets: origin, Host: o.host}
 	err = serving.Until(whileMoto, &http.Server{Handler: lambda}, listener, stderr)
 	if err == nil && ctx.Err() == nil { // Ctrl-C ends both
-		err = errors.New("moto_server has ended by itself")
+		err = errors.New("moto_server has ended unexpectedly")
 	}
 	return err
 }

@@ -26,9 +26,9 @@ func quote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
-// Publish writes lines to a file for its owner alone, to stdout if file is "-", and nowhere if it is
+// Write writes lines to a file for its owner alone, to stdout if file is "-", and nowhere if it is
 // empty.
-func Publish(file, lines string, stdout io.Writer) error {
+func Write(file, lines string, stdout io.Writer) error {
 	switch file {
 	case "":
 		return nil
@@ -40,8 +40,8 @@ func Publish(file, lines string, stdout io.Writer) error {
 	}
 }
 
-// Withdraw removes a file that Publish wrote, unless another sandbox has written it since.
-func Withdraw(file, lines string) {
+// Remove removes a file that Write wrote, unless another sandbox has written it meanwhile.
+func Remove(file, lines string) {
 	if content, err := os.ReadFile(file); err == nil && string(content) == lines {
 		_ = os.Remove(file)
 	}

@@ -28,7 +28,7 @@ func TestAwaitReadsWhatWasPublished(t *testing.T) {
 	for i, text := range odd {
 		variables = append(variables, [2]string{"NAME" + strings.Repeat("_", i), text})
 	}
-	go func() { _ = Publish(file, Lines(variables), nil) }()
+	go func() { _ = Write(file, Lines(variables), nil) }()
 	got, err := Await(t.Context(), file, time.Minute)
 	if err != nil || len(got) != len(odd) {
 		t.Fatalf("got %d variables, %v; want %d", len(got), err, len(odd))
@@ -51,20 +51,20 @@ func TestAwaitGivesUp(t *testing.T) {
 
 func TestPublish(t *testing.T) {
 	var stdout bytes.Buffer
-	if err := Publish("-", "A='1'\n", &stdout); err != nil || stdout.String() != "A='1'\n" {
+	if err := Write("-", "A='1'\n", &stdout); err != nil || stdout.String() != "A='1'\n" {
 		t.Errorf("-: got %q, %v; want the lines", stdout.String(), err)
 	}
-	if err := Publish("", "A='1'\n", nil); err != nil {
+	if err := Write("", "A='1'\n", nil); err != nil {
 		t.Errorf("no file: got %v", err)
 	}
 	folder := t.TempDir()
-	if err := Publish(filepath.Join(folder, "missing", "env"), "A='1'\n", nil); err == nil {
+	if err := Write(filepath.Join(folder, "missing", "env"), "A='1'\n", nil); err == nil {
 		t.Error("no folder: got no error")
 	}
 	if err := os.Mkdir(filepath.Join(folder, "env"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := Publish(filepath.Join(folder, "env"), "A='1'\n", nil); err == nil {
+	if err := Write(filepath.Join(folder, "env"), "A='1'\n", nil); err == nil {
 		t.Error("a folder in its place: got no error")
 	}
 	if left, _ := filepath.Glob(filepath.Join(folder, ".*-*")); len(left) > 0 {

@@ -151,7 +151,7 @@ func (s *sandbox) invoke(ctx context.Context, event []byte, timeout time.Duratio
 			return s.lost(err, id, timeout, " without asking for an event: does COMMAND speak the Lambda Runtime API?")
 		}
 		if first.line != nil {
-			s.stop() // Lambda starts afresh after an init error
+			s.stop() // Lambda starts again after an init error
 			return first, nil
 		}
 		init = first.at.Sub(s.started)

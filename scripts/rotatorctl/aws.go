@@ -73,7 +73,7 @@ func (p *program) functionError(err error) error {
 		return fmt.Errorf("there is no function %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who)
 	}
 	if errors.Is(err, context.Canceled) {
-		return errors.New("interrupted: the function goes on by itself, and rotatorctl logs shows how the run ended")
+		return errors.New("interrupted: the function continues by itself, and rotatorctl logs shows how the run ended")
 	}
 	return fmt.Errorf("the function %s: %w", p.stack, awsError(err))
 }

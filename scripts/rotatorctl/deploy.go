@@ -106,7 +106,7 @@ func (d *deployment) run(ctx context.Context) error {
 
 var bootstrapARN = regexp.MustCompile(`^arn:[^:]+:secretsmanager:([^:]+):([^:]+):secret:.+-.{6}$`)
 
-// check refuses everything that can be seen to be wrong before anything is built or sent.
+// check finds what is wrong before anything is built or sent.
 func (d *deployment) check(ctx context.Context) error {
 	var err error
 	if d.root, err = repository(); err != nil {
@@ -164,7 +164,7 @@ func repository() (string, error) {
 	}
 }
 
-// readParameters refuses in PARAMS a key that the template does not have, and one that another variable sets.
+// readParameters rejects in PARAMS a key that the template does not have, and one that another variable sets.
 func (d *deployment) readParameters() error {
 	d.parameters = map[string]string{}
 	reserved := map[string]string{"CodeKey": "deploy names the zip after its content"}

@@ -84,7 +84,7 @@ func (c *ibmCloud) logIn(ctx context.Context, tokenText, apiKey string) error {
 		URL: c.iamURL, Authenticator: &core.BearerTokenAuthenticator{BearerToken: c.token.Reveal()},
 	})
 	if err != nil {
-		return errors.New("IBM's SDK refuses IAM_URL or the token")
+		return errors.New("IBM's SDK rejects IAM_URL or the token")
 	}
 	c.apiKeys.Service.SetHTTPClient(c.http)
 	return nil
@@ -160,7 +160,7 @@ func (c *ibmCloud) ask(ctx context.Context, doing, needed string, want int, call
 	f := &failure{doing: doing, needed: needed}
 	err := call(context.WithValue(ctx, failureKey{}, f))
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s: interrupted. Run it again to go on", doing)
+		return fmt.Errorf("%s: interrupted. Run it again to continue", doing)
 	}
 	if err == nil && f.status == want {
 		return nil

@@ -220,7 +220,7 @@ func (s *setup) tryKey(ctx context.Context, id *serviceID, keyID string, value i
 		}
 	}
 	if !iamtoken.IsJWT(token.Reveal()) {
-		s.say("note: the token of the key %s is opaque: whose it is cannot be read from it", keyID)
+		s.say("note: the token of the key %s is opaque: it does not show its identity", keyID)
 		return nil
 	}
 	if claims, err := iamtoken.ReadClaims(token.Reveal()); err != nil || claims.IAMID != id.iamID || claims.Account != s.account {

@@ -152,7 +152,7 @@ func (p *program) logsCommand() *cobra.Command {
 	}
 	cmd.Flags().DurationVar(&o.since, "since", time.Hour, "show this much of the log, up to now")
 	cmd.Flags().BoolVar(&o.failed, "failed", false, "only what failed")
-	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on printing until Ctrl-C")
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "keep printing until Ctrl-C")
 	cmd.Flags().BoolVar(&o.raw, "raw", false, "every line, escaped for a terminal but otherwise as it is")
 	return cmd
 }

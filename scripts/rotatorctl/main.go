@@ -180,7 +180,7 @@ func (p *program) printJSON(document any) error {
 	return err
 }
 
-// noArguments refuses arguments, which may be keys pasted into the wrong place.
+// noArguments rejects arguments, which may be keys pasted into the wrong place.
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

@@ -82,7 +82,7 @@ func TestForeignTextIsEscaped(t *testing.T) {
 // The SDK's own words for Ctrl-C say nothing of what goes on at AWS.
 func TestInterruptedCalls(t *testing.T) {
 	err := &smithy.OperationError{ServiceID: "Lambda", OperationName: "Invoke", Err: &smithy.CanceledError{Err: context.Canceled}}
-	if got := (&program{}).functionError(err).Error(); !strings.HasPrefix(got, "interrupted: the function goes on") {
+	if got := (&program{}).functionError(err).Error(); !strings.HasPrefix(got, "interrupted: the function continues") {
 		t.Errorf("a run: got %q", got)
 	}
 	if got := awsError(err).Error(); got != "interrupted" {

@@ -152,7 +152,7 @@ func (b *bootstrapSecret) put(ctx context.Context, key iamtoken.Secret) (arn str
 		return "", b.failure("storing the bootstrap key in", err)
 	}
 	if arn = aws.ToString(cmp.Or(created.ARN, updated.ARN)); arnName(arn) != b.name {
-		return "", errors.New("storing the bootstrap key: AWS's answer has not the ARN of the secret")
+		return "", errors.New("storing the bootstrap key: AWS's answer lacks the ARN of the secret")
 	}
 	return arn, nil
 }
@@ -170,12 +170,12 @@ var advice = map[string]string{
 	"AccessDeniedException":       "you need secretsmanager:DescribeSecret, CreateSecret and UpdateSecret on it, and the use of its KMS key",
 	"ExpiredTokenException":       "the AWS credentials have expired: log in again",
 	"UnrecognizedClientException": "AWS does not know the credentials: check AWS_PROFILE",
-	"InvalidSignatureException":   "AWS refuses the credentials: check them, and this machine's clock",
+	"InvalidSignatureException":   "AWS rejects the credentials: check them, and this machine's clock",
 	"InvalidClientTokenId":        "AWS does not know the credentials: check AWS_PROFILE",
 	"ResourceExistsException":     "it was created meanwhile: run it again",
 	"InvalidRequestException":     "it cannot be changed in its present state: is it a replica, or scheduled for deletion?",
-	"InvalidParameterException":   "AWS refuses its name or its KMS key",
-	"ValidationException":         "AWS refuses its name or its KMS key",
+	"InvalidParameterException":   "AWS rejects its name or its KMS key",
+	"ValidationException":         "AWS rejects its name or its KMS key",
 	"ResourceNotFoundException":   "it is gone: run it again",
 	"EncryptionFailure":           "AWS cannot encrypt with its KMS key: is it enabled?",
 	"LimitExceededException":      "the account's limit of secrets or versions is reached",
@@ -186,7 +186,7 @@ var advice = map[string]string{
 func (b *bootstrapSecret) failure(doing string, err error) error {
 	says := "no answer: check AWS_REGION, AWS_ENDPOINT_URL and the network"
 	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		says = cmp.Or(advice[api.ErrorCode()], "AWS refuses it, with a code that is not known here")
+		says = cmp.Or(advice[api.ErrorCode()], "AWS rejects it with an unknown code")
 	} else if errors.Is(err, errInsecure) {
 		says = errInsecure.Error()
 	}

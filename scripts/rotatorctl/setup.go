@@ -26,7 +26,7 @@ import (
 	"iam-token-rotator/scripts/envfile"
 )
 
-// setup makes what Terraform must not see, since its provider writes values into the state: the API keys, and
+// setup makes what Terraform must not see, because its provider writes values into the state: the API keys, and
 // the two secrets of one rotation.
 type setup struct {
 	*program
@@ -49,7 +49,7 @@ func (p *program) setupCommand() *cobra.Command {
 		Short: "Make the API keys and the two secrets, and print what deploy needs",
 		Long: `Makes the API keys of the bootstrap, workload and reader service ids, stores the workload's in the key group and
 the bootstrap's in AWS Secrets Manager, and creates the token secret. Run again, it changes nothing; interrupted,
-it goes on. It prints ids and ARNs as NAME='value' lines, no secret. With -o json, "rotation" is the entry of ROTATIONS.
+it continues. It prints ids and ARNs as NAME='value' lines, no secret. With -o json, "rotation" is the entry of ROTATIONS.
 
 You need Manager on the Secrets Manager instance and Administrator on the service ids. Log in with
   IAM_TOKEN            your own token: export IAM_TOKEN="$(ibmcloud iam oauth-tokens)"
@@ -74,7 +74,7 @@ Other variables:
 	flags.StringVar(&s.readerFile, "reader-key-file", "", "make the reader's key too, in this `FILE`, mode 0600; another file gets its own key")
 	flags.BoolVar(&s.noBootstrapKey, "no-bootstrap-key", false, "make no bootstrap key: a further workload uses the first one's")
 	flags.IntVar(&s.days, "expires-in", 90, "lifetime of new keys in `DAYS`; 0 is for ever")
-	flags.BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones go on working")
+	flags.BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones stay valid")
 	flags.BoolVar(&s.deleteOldKeys, "delete-old-keys", false, "make nothing; delete all keys that setup stored in the same places before, except those in use, which the environment names")
 	return command
 }
@@ -108,7 +108,7 @@ func (s *setup) run(ctx context.Context) error {
 			s.say("note: %s is not there, and is not written again. If this machine alone had it: --rotate-keys makes another key.", printable(file))
 		}
 	}
-	return s.publish(keys)
+	return s.writeResult(keys)
 }
 
 // serviceIDs are those that need a key.
@@ -158,7 +158,7 @@ func (s *setup) checkKeysInUse(ctx context.Context) error {
 		return err
 	}
 	if current.Metadata.KeyID != s.getenv(s.workload.keyVariable) {
-		return errors.New("nothing is deleted: somebody has stored another key of the workload by hand. Run setup with --rotate-keys first, and keep what it prints")
+		return errors.New("nothing is deleted: another key of the workload was stored by hand. Run setup with --rotate-keys first, and keep what it prints")
 	}
 	return nil
 }
@@ -245,7 +245,7 @@ func writeKeyFile(file string, value iamtoken.Secret) error {
 	return nil
 }
 
-// filePlace names a file by a hash of its path: a path may hold anything, and is nobody's business at IAM.
+// filePlace names a file by a hash of its path: a path may hold anything, and IAM need not see it.
 func filePlace(file string) (string, error) {
 	folder, err := filepath.Abs(filepath.Dir(file))
 	if err == nil {
@@ -265,7 +265,7 @@ func checkFile(file string) (string, error) {
 	}
 	probe, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
 	if err != nil {
-		return "", usagef("%s cannot be written: its folder refuses new files", printable(file))
+		return "", usagef("%s cannot be written: its folder accepts no new files", printable(file))
 	}
 	return place, errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
@@ -281,7 +281,7 @@ var outputs = []struct {
 	{"reader_iam_id", iamIDShape, true}, {"iam_profile_id", profileShape, true},
 }
 
-// readInput checks everything that is given, and asks nobody.
+// readInput checks everything that is given, without a request.
 func (s *setup) readInput(ctx context.Context) error {
 	if s.deleteOldKeys && s.rotateKeys {
 		return usagef("--delete-old-keys makes no new keys: it does not go with --rotate-keys")
@@ -420,8 +420,8 @@ func origin(variable, value string) (string, error) {
 	return value, nil
 }
 
-// publish prints or writes what was found and made.
-func (s *setup) publish(keys map[*serviceID]apiKey) error {
+// writeResult prints or writes what was found and made.
+func (s *setup) writeResult(keys map[*serviceID]apiKey) error {
 	bootstrap, expires, arn, profile := keys[s.bootstrap], "", "", ""
 	if !bootstrap.expires.IsZero() {
 		expires = bootstrap.expires.Format(time.DateOnly)
@@ -439,7 +439,7 @@ func (s *setup) publish(keys map[*serviceID]apiKey) error {
 		{"READER_APIKEY_ID", keys[s.reader].id},
 	}, func(line [2]string) bool { return line[1] == "" })
 	if s.env != "-" || s.output != "json" {
-		if err := envfile.Publish(s.env, envfile.Lines(lines), s.stdout); err != nil {
+		if err := envfile.Write(s.env, envfile.Lines(lines), s.stdout); err != nil {
 			return fmt.Errorf("writing the result failed: %s: run it again, with an --env that can be written; it makes nothing twice", printable(err.Error()))
 		}
 	}

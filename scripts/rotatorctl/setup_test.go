@@ -935,7 +935,7 @@ func TestPutKey(t *testing.T) {
 		}
 	}
 	fx.aws.fail = "secret-key\x1b[31m"
-	if got := put("secret-key"); got.exit != 1 || !strings.Contains(got.stderr, "a code that is not known here") || strings.ContainsRune(got.stderr, '\x1b') {
+	if got := put("secret-key"); got.exit != 1 || !strings.Contains(got.stderr, "an unknown code") || strings.ContainsRune(got.stderr, '\x1b') {
 		t.Errorf("a foreign code: got exit %d, %q", got.exit, got.stderr)
 	}
 	if len(fx.aws.writes) > 0 {

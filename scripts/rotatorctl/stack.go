@@ -31,7 +31,7 @@ func (p *program) findStack(ctx context.Context, name string) (*types.Stack, err
 	return &described.Stacks[0], nil
 }
 
-// createOrUpdate brings the stack to what the template and the parameters say.
+// createOrUpdate makes the stack match the template and the parameters.
 func (d *deployment) createOrUpdate(ctx context.Context) error {
 	stack, err := d.removeUnusable(ctx)
 	if err != nil {
@@ -113,7 +113,7 @@ func (d *deployment) removeUnusable(ctx context.Context) (*types.Stack, error) {
 	case status == types.StackStatusUpdateRollbackFailed:
 		return nil, fmt.Errorf("the stack %s is in %s: run aws cloudformation continue-update-rollback --stack-name %s first", d.stack, status, d.stack)
 	case strings.HasSuffix(string(status), "_IN_PROGRESS"):
-		return nil, fmt.Errorf("the stack %s is in %s: somebody else deploys it. Wait for the end of that", d.stack, printable(string(status)))
+		return nil, fmt.Errorf("the stack %s is in %s: another deployment is running. Wait until it ends", d.stack, printable(string(status)))
 	}
 	return stack, nil
 }
@@ -183,7 +183,7 @@ func (p *program) events(ctx context.Context, stack string) iter.Seq2[types.Stac
 
 const pollEvery = 2 * time.Second
 
-// follow waits until CloudFormation has come to an end, which must be one of those.
+// follow waits until CloudFormation ends in a final status, which must be one of those.
 func (w *watcher) follow(ctx context.Context, id string, ends ...types.StackStatus) error {
 	for {
 		stack, err := w.findStack(ctx, id)
@@ -203,7 +203,7 @@ func (w *watcher) follow(ctx context.Context, id string, ends ...types.StackStat
 			return w.failure(stack.StackStatus)
 		}
 		if err := w.sleep(ctx, pollEvery); err != nil {
-			return errors.New("interrupted: CloudFormation goes on by itself")
+			return errors.New("interrupted: CloudFormation continues by itself")
 		}
 	}
 }
@@ -237,7 +237,7 @@ func (w *watcher) printEvent(event types.StackEvent) {
 	case strings.HasSuffix(status, "_COMPLETE") && !strings.Contains(status, "ROLLBACK"):
 		color = green
 	case !isTerminal(w.stderr) && event.LogicalResourceId != nil && *event.LogicalResourceId != aws.ToString(event.StackName):
-		return // that something has begun matters to who waits for it
+		return // only a person who waits needs to see that a step has begun
 	}
 	w.say("  %5s  %s  %s", w.now().Sub(w.began).Round(time.Second), w.colored(w.stderr, color, fmt.Sprintf("%-18s", printable(status))), resource)
 }
@@ -256,7 +256,7 @@ func (w *watcher) addFailure(resource, reason string) {
 	w.failed = append(w.failed, cause{reason, []string{resource}})
 }
 
-// failure is the error of a stack that came to status.
+// failure is the error of a stack that ended in status.
 func (w *watcher) failure(status types.StackStatus) error {
 	message := "CloudFormation ended in " + printable(string(status))
 	for _, f := range w.failed {
@@ -314,7 +314,7 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	}
 	return p.print(
 		map[string]string{"deleted": p.stack, "account": p.who.account, "region": p.who.region, "bucket_left": bucket, "bootstrap_secret_left": secret},
-		fmt.Sprintf("Left as they are:\n  the bucket %s\n  the bootstrap secret %s\n  everything in IBM Cloud: the API keys go on being valid\n", printable(bucket), printable(secret)))
+		fmt.Sprintf("Left as they are:\n  the bucket %s\n  the bootstrap secret %s\n  everything in IBM Cloud: the API keys stay valid\n", printable(bucket), printable(secret)))
 }
 
 func parameter(stack *types.Stack, key string) string {

@@ -373,7 +373,7 @@ func TestDeploymentFailures(t *testing.T) {
 				return 0, ""
 			}
 		}, []string{`the deployed code is not what was built: CodeSha256 is "b3RoZXI="`, "Warning: the bootstrap secret is in account 210987654321, region " + awstest.Region}},
-		{"in-progress", func(a *account) { a.answer = describing("UPDATE_IN_PROGRESS") }, []string{"is in UPDATE_IN_PROGRESS: somebody else deploys it"}},
+		{"in-progress", func(a *account) { a.answer = describing("UPDATE_IN_PROGRESS") }, []string{"is in UPDATE_IN_PROGRESS: another deployment is running"}},
 		{"stuck", func(a *account) { a.answer = describing("UPDATE_ROLLBACK_FAILED") }, []string{"aws cloudformation continue-update-rollback --stack-name stuck"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -22,7 +22,7 @@ type rotationStatus struct {
 	LastFailed *failedRun `json:"last_failed,omitempty"`
 }
 
-// failedRun is a rotate or check that failed, and has not gone well since.
+// failedRun is a rotate or check that failed and has not succeeded since.
 type failedRun struct {
 	At   time.Time `json:"at"`
 	Mode string    `json:"mode"`
@@ -85,7 +85,7 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 	return newStatus(p.stack, since, deployed, found, p.now()), nil
 }
 
-// deployedAt is when the stack came to be what it is: what has not run since may not be deployed any more.
+// deployedAt is when the stack was last changed: a rotation that has not run since may no longer be deployed.
 func (p *program) deployedAt(ctx context.Context) (time.Time, error) {
 	for event, err := range p.events(ctx, p.stack) {
 		if err != nil {
@@ -166,7 +166,7 @@ func lastFailed(before *failedRun, run entry, result report.Result) *failedRun {
 	return before
 }
 
-// bad reports whether somebody has to act.
+// bad reports whether a person has to act.
 func (r rotationStatus) bad() bool {
 	return r.Outcome == report.Failed || r.LastFailed != nil || r.SecondsRemaining != nil && *r.SecondsRemaining < 0
 }

@@ -184,12 +184,12 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 		_, _ = fmt.Fprintf(stderr, "sandbox: %s exists, from another sandbox or one that was killed: it now describes this one\n", o.env)
 	}
 	if err == nil {
-		err = envfile.Publish(o.env, lines, stdout)
+		err = envfile.Write(o.env, lines, stdout)
 	}
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	defer envfile.Withdraw(o.env, lines)
+	defer envfile.Remove(o.env, lines)
 	_, _ = fmt.Fprintf(stderr, "sandbox: serving IBM Cloud on %s%s\n", origin, others(listener.Addr()))
 	return serving.Until(ctx, &http.Server{Handler: cloud, TLSConfig: certificates}, listener, stderr)
 }

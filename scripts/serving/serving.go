@@ -25,7 +25,7 @@ const (
 	ExitUsage = 2 // or something that must be there first is missing
 )
 
-// ErrUsage is in an error that a person must see to before a sandbox can start.
+// ErrUsage is in an error that a person must correct before a sandbox can start.
 var ErrUsage = errors.New("run with -h for help")
 
 // Main runs a sandbox until SIGTERM or Ctrl-C, and exits with the code that it returns.

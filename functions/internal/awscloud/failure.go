@@ -115,9 +115,9 @@ func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
 	case badKMSKey:
 		return rotation.Misconfigured, rotation.Never, "AWS cannot use the secret's KMS key: is it enabled and not scheduled for deletion?"
 	case throttled:
-		return rotation.RateLimited, rotation.Later, "AWS Secrets Manager gets too many requests; nothing to do unless it goes on"
+		return rotation.RateLimited, rotation.Later, "AWS Secrets Manager gets too many requests; nothing to do unless it persists"
 	case trouble:
-		return rotation.Unavailable, rotation.Later, "AWS Secrets Manager is having trouble; nothing to do unless it goes on"
+		return rotation.Unavailable, rotation.Later, "AWS Secrets Manager is having trouble; nothing to do unless it persists"
 	case unusable:
 		return rotation.Unavailable, rotation.Later, "the response cannot be used: does AWS_ENDPOINT_URL name the service itself, or a proxy's page?"
 	default:

@@ -259,7 +259,7 @@ func (d *Doctor) checkBootstrap(ctx context.Context, f *findings, iamBlocker str
 		f.failed(bootstrapIdentity, err)
 		return token, bootstrapIdentity
 	case token.Opaque():
-		f.warn(bootstrapIdentity, b.Variable+" is accepted, but its token does not show whose it is", "nothing to do if IBM's tokens are opaque now")
+		f.warn(bootstrapIdentity, b.Variable+" is accepted, but its token does not show its identity", "nothing to do if IBM's tokens are opaque now")
 	case b.NoIAM:
 		f.warn(bootstrapIdentity, b.Variable+" is of "+owner(token)+": what follows is what that identity may do, not the function's own",
 			"to try the function's, unset "+b.Variable+" and set the variables that the function has")

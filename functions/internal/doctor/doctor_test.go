@@ -319,11 +319,11 @@ func TestFindings(t *testing.T) {
 		"no metadata.read": {forbidden(ibmcloudtest.OpSecretsMetadata), "token-secret", report.CheckWarning, []string{"answered 403 → give the bootstrap identity a role with secret-metadata.read"}},
 		"no locks.list":    {forbidden(ibmcloudtest.OpLocks), "token-locks", report.CheckWarning, []string{"answered 403 → give the bootstrap identity a role with secret-version-locks.list"}},
 		"no version.read":  {forbidden(ibmcloudtest.OpVersionsMetadata), "stored-token", report.CheckFailed, []string{"answered 403 → give the bootstrap identity a role with secret-version-metadata.read"}},
-		"opaque token":     {func(fx *fixture) { fx.opaque(ibmcloudtest.IdentityWorkload) }, "key-identity", report.CheckWarning, []string{"does not show whose"}},
+		"opaque token":     {func(fx *fixture) { fx.opaque(ibmcloudtest.IdentityWorkload) }, "key-identity", report.CheckWarning, []string{"does not show its identity"}},
 		"opaque bootstrap": {func(fx *fixture) {
 			fx.cloud.MustDeleteAPIKey(fx.seeded.APIKey)
 			fx.opaque(ibmcloudtest.IdentityBootstrap)
-		}, "bootstrap-identity", report.CheckWarning, []string{"does not show whose"}},
+		}, "bootstrap-identity", report.CheckWarning, []string{"does not show its identity"}},
 		"key expires soon":  {func(fx *fixture) { fx.expiringKey(3 * 24 * time.Hour) }, "key-expiry", report.CheckWarning, []string{"in 2 days", "store a new key"}},
 		"key expires later": {func(fx *fixture) { fx.expiringKey(90 * 24 * time.Hour) }, "key-expiry", report.CheckOK, []string{"expires on 20"}},
 		"key secret expires": {func(fx *fixture) {

@@ -105,10 +105,10 @@ func (e *examination) checkKeyIdentity(f *findings, response rotation.TokenRespo
 	}
 	switch {
 	case token.Opaque():
-		f.warn(keyIdentity, "IAM accepts the key, but its token does not show whose it is", "nothing to do, if IBM's tokens are opaque now")
+		f.warn(keyIdentity, "IAM accepts the key, but its token does not show its identity", "nothing to do if IBM's tokens are opaque now")
 	case response.Unverified != "":
 		f.warn(keyIdentity, "IAM accepts the key, which is of "+owner(token)+", but the token's signature could not be verified: "+response.Unverified,
-			"nothing to do unless it goes on; then does a proxy or firewall keep /identity/keys from IAM_URL?")
+			"nothing to do unless it persists; then does a proxy or firewall keep /identity/keys from IAM_URL?")
 	case token.IAMID == e.bootstrap.IAMID:
 		f.warn(keyIdentity, "the key is of the bootstrap identity itself, "+owner(token)+": whoever reads the token can read the API key with it",
 			"save the token of a separate service id, which has the job's permissions alone")

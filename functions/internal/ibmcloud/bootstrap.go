@@ -133,7 +133,7 @@ func (b *Bootstrap) contradicts(clock rotation.Clock) bool {
 }
 
 // reject drops token, which Secrets Manager did not accept, and has the credential
-// read afresh. A token that has been replaced meanwhile stays.
+// read again. A token that has been replaced meanwhile stays.
 func (b *Bootstrap) reject(token iamtoken.Secret) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -143,7 +143,7 @@ func (b *Bootstrap) reject(token iamtoken.Secret) {
 	}
 }
 
-// deny has the credential read afresh for the next token. The current one
+// deny has the credential read again for the next token. The current one
 // goes on: it may serve other rotations than the one that was denied.
 func (b *Bootstrap) deny() { b.credential.denied() }
 

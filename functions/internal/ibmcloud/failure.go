@@ -33,7 +33,7 @@ func (o operation) failure(got *wireResponse, now time.Time) *rotation.Error {
 	case status == http.StatusTooManyRequests:
 		return o.later(rotation.RateLimited, got, now, o.busy())
 	case status == http.StatusRequestTimeout, status >= 500:
-		return o.later(rotation.Unavailable, got, now, "the service is having trouble; nothing to do unless it goes on")
+		return o.later(rotation.Unavailable, got, now, "the service is having trouble; nothing to do unless it persists")
 	case status == http.StatusUnauthorized:
 		return o.because(rotation.Denied, rotation.Once, got, o.rejected)
 	case status == http.StatusForbidden:
@@ -61,9 +61,9 @@ func (o operation) unanswered(err error) *rotation.Error {
 // busy is the advice on 429.
 func (o operation) busy() string {
 	if o.instance {
-		return "the instance is asked too often; if this goes on, lower SECRETS_MANAGER_MAX_RPS, which all who use it share"
+		return "the instance is asked too often; if this persists, lower SECRETS_MANAGER_MAX_RPS, which all who use it share"
 	}
-	return "IAM is asked too often; nothing to do unless it goes on"
+	return "IAM is asked too often; nothing to do unless it persists"
 }
 
 // unusable is the error for a success whose body cannot be used.

@@ -15,7 +15,7 @@ import (
 // Errors of our own in place of a response.
 var (
 	ErrTooLarge  = errors.New("the response is larger than it can be")
-	ErrSuspended = errors.New("the process was suspended before the request left; a new attempt starts afresh if there is time")
+	ErrSuspended = errors.New("the process was suspended before the request left; a new attempt starts again if there is time")
 )
 
 // Peer is the other end of a request, as an error names it.
@@ -77,7 +77,7 @@ func (p Peer) explain(err error) (found, advice string) {
 		return "this network has no way to " + p.Host, p.noWay()
 	default:
 		return "the connection to " + p.Host + " failed or was closed before an answer came",
-			"nothing to do unless it goes on; then check " + p.Variable + " and what is in between"
+			"nothing to do unless it persists; then check " + p.Variable + " and what is in between"
 	}
 }
 

@@ -140,7 +140,7 @@ func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResp
 	defer p.timed(StepSave)()
 	if p.suspended() {
 		return CurrentVersion{}, &Error{Step: StepSave, Kind: Timeout, Message: "the process was suspended for longer than the run may take: " +
-			"what it knows is too old to go on with; the next run saves a new token"}
+			"what it knows is too old to continue with; the next run saves a new token"}
 	}
 	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
 	p.sent[metadata.Fingerprint], p.replaced = fresh, current
@@ -281,7 +281,7 @@ func (p *pass) warnAbout(response TokenResponse) {
 		p.warn("the token's signature could not be verified: %s", response.Unverified)
 	}
 	if token.Opaque() {
-		p.warn("the token does not say whose it is: its identity could not be verified")
+		p.warn("the token does not show its identity, which could not be verified")
 	}
 	if token.ExpiresIn < p.Interval {
 		p.warn("tokens expire in %s, less than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)

@@ -197,7 +197,7 @@ func (p *pass) timedAttempt() (Result, error) {
 	defer release()
 	if p.suspended() {
 		return Result{}, &Error{Step: StepLook, Kind: Timeout,
-			Message: "the process was suspended for longer than the run may take; the next run starts afresh"}
+			Message: "the process was suspended for longer than the run may take; the next run starts again"}
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, AttemptLimit)
 	defer cancel()

@@ -335,7 +335,7 @@ func TestAnOpaqueTokenIsPublishedWithWarnings(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		fx.answer(tokenAnswer(opaque), 0)
 		warnings := strings.Join(fx.rotate().Warnings, "\n")
-		if !strings.Contains(warnings, "does not say whose it is") || !strings.Contains(warnings, "signature could not be verified: the token is opaque") {
+		if !strings.Contains(warnings, "does not show its identity") || !strings.Contains(warnings, "signature could not be verified: the token is opaque") {
 			t.Errorf("got warnings %q, want them on the identity and the signature", warnings)
 		}
 		fx.one.Expect.Account = fx.cloud.AccountID()

@@ -5,7 +5,7 @@
 //	env := awstest.Environment(moto.URL())                   // for the aws CLI, an SDK, the function
 //	server := httptest.NewServer(&awstest.Lambda{Moto: moto, Program: invoke})
 //
-// Whoever has no test starts it with [StartMoto]. Both servers answer 403 to all but those who hold the credentials of
+// Outside a test, [StartMoto] starts it. Both servers answer 403 to all but those who have the credentials of
 // [Environment] or some that STS issued to them.
 package awstest
 
@@ -48,7 +48,7 @@ func Start(t testing.TB) *Moto {
 	return moto
 }
 
-// Setenv leads the SDK in this process to endpoint until the test ends, whatever AWS variables the
+// Setenv points the SDK in this process to endpoint until the test ends, whatever AWS variables the
 // process was started with.
 func Setenv(t testing.TB, endpoint string) {
 	t.Helper()
@@ -158,13 +158,13 @@ func (m *Moto) URL() string {
 func (m *Moto) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	service, err := m.admit(r)
 	if err != nil {
-		refuse(w, r, err)
+		reject(w, r, err)
 		return
 	}
 	m.forward(w, r, service)
 }
 
-// forward passes a request on that the gate let through. What STS issues is learned; no other origin is allowed anything.
+// forward passes a request on that the gate let through. It keeps the credentials that STS issues; no other origin gets CORS headers.
 func (m *Moto) forward(w http.ResponseWriter, r *http.Request, service string) {
 	proxy := httputil.ReverseProxy{Transport: m.client.Transport}
 	proxy.Rewrite = func(pr *httputil.ProxyRequest) { pr.Out.URL.Scheme, pr.Out.URL.Host = "http", "moto" }

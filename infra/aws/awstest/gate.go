@@ -40,7 +40,7 @@ var (
 	WebIdentityToken = sync.OnceValue(rand.Text)
 )
 
-// A gate lets those requests through to AWS that AWS would take for its user's. The services behind it check nothing, and
+// A gate passes on those requests that AWS would accept as its user's. The services behind it check nothing, and
 // one of them runs programs. A request must
 //
 //   - be local, see [ibmcloudtest.IsLocal]; S3 has names of buckets before localhost, too;
@@ -55,23 +55,23 @@ type gate struct {
 	issued map[string]credentials // by STS
 }
 
-// A refusal is an error in AWS's words.
-type refusal struct{ code, message string }
+// A rejection is an error in AWS's words.
+type rejection struct{ code, message string }
 
-func (r *refusal) Error() string { return r.code + ": " + r.message }
+func (r *rejection) Error() string { return r.code + ": " + r.message }
 
 var (
-	errForeign  = &refusal{"AccessDenied", "The request comes from another origin or by another host name than this sandbox's own."}
-	errUnsigned = &refusal{"MissingAuthenticationToken", "The request is not signed (Signature Version 4) with the credentials of this sandbox."}
-	errKey      = &refusal{"InvalidClientTokenId", "The request is signed with credentials that are not this sandbox's: read its environment file again."}
-	errMismatch = &refusal{"SignatureDoesNotMatch", "The signature is not the one that the secret access key makes of this request."}
-	errExpired  = &refusal{"ExpiredToken", "The credentials or the signature have expired, or are of the future."}
+	errForeign  = &rejection{"AccessDenied", "The request comes from another origin or by another host name than this sandbox's own."}
+	errUnsigned = &rejection{"MissingAuthenticationToken", "The request is not signed (Signature Version 4) with the credentials of this sandbox."}
+	errKey      = &rejection{"InvalidClientTokenId", "The request is signed with credentials that are not this sandbox's: read its environment file again."}
+	errMismatch = &rejection{"SignatureDoesNotMatch", "The signature is not the one that the secret access key makes of this request."}
+	errExpired  = &rejection{"ExpiredToken", "The credentials or the signature have expired, or are of the future."}
 )
 
 // maxBody bounds a request: the function's zip has some MB.
 const maxBody = 64 << 20
 
-// admit returns the service that a request may be passed on to, or a *refusal. It reads the body, which can be read again.
+// admit returns the service that a request may be passed on to, or a *rejection. It reads the body, which can be read again.
 func (g *gate) admit(r *http.Request, hosts ...string) (service string, err error) {
 	s, signed := signatureOf(r)
 	if name, _, _ := strings.Cut(strings.ToLower(r.Host), ":"); s.service == "s3" && strings.HasSuffix(name, ".localhost") {
@@ -82,7 +82,7 @@ func (g *gate) admit(r *http.Request, hosts ...string) (service string, err erro
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	if err != nil || len(body) > maxBody {
-		return "", &refusal{"RequestEntityTooLarge", "The request cannot be read, or is larger than 64 MB."}
+		return "", &rejection{"RequestEntityTooLarge", "The request cannot be read, or is larger than 64 MB."}
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if !signed {
@@ -116,7 +116,7 @@ func asksByWebIdentity(r *http.Request, body []byte) error {
 		return errUnsigned
 	}
 	if !hmac.Equal([]byte(tokens[0]), []byte(WebIdentityToken())) {
-		return &refusal{"InvalidIdentityToken", "The web identity token is not this sandbox's."}
+		return &rejection{"InvalidIdentityToken", "The web identity token is not this sandbox's."}
 	}
 	return nil
 }
@@ -142,12 +142,12 @@ func (g *gate) learn(answer []byte) (last credentials) {
 	}
 }
 
-// refuse answers with an error as the service would that the request is for: JSON or XML.
-func refuse(w http.ResponseWriter, r *http.Request, err error) {
+// reject answers with an error as the service would that the request is for: JSON or XML.
+func reject(w http.ResponseWriter, r *http.Request, err error) {
 	status, code := http.StatusInternalServerError, "ServiceException"
-	if refused, ok := errors.AsType[*refusal](err); ok {
-		status, code = http.StatusForbidden, refused.code
-		err = errors.New(refused.message)
+	if rejected, ok := errors.AsType[*rejection](err); ok {
+		status, code = http.StatusForbidden, rejected.code
+		err = errors.New(rejected.message)
 	}
 	w.Header().Set("X-Amzn-Errortype", code)
 	if isForm(r) || r.Header["X-Amz-Target"] == nil && !strings.HasPrefix(r.URL.Path, "/20") {

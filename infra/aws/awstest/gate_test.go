@@ -74,7 +74,7 @@ func TestTheGate(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		service, err := g.admit(r, "aws.internal")
 		if err != nil {
-			refuse(w, r, err)
+			reject(w, r, err)
 			return
 		}
 		body, _ := io.ReadAll(r.Body)

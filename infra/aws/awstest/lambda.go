@@ -24,11 +24,11 @@ import (
 )
 
 // Lambda is an http.Handler that emulates AWS Lambda, and everything else: behind the gate it passes all requests on to
-// Moto but two. Invoke it answers by running the deployed zip as Lambda would, with the environment that Moto reports and
-// credentials of the function's role, and writing its output to Moto's log. DeleteStack it completes, where Moto leaves a
-// log behind.
+// Moto but two. For Invoke it runs the deployed zip as Lambda would, with the environment that Moto reports and
+// credentials of the function's role, and writes its output to Moto's log. For DeleteStack it also deletes the log,
+// which Moto leaves.
 //
-// What is deployed runs as this process's user, with all that this user may do: it is no jail. So serve it on loopback.
+// The deployed function runs as this process's user, with all that this user may do: there is no jail. So serve it on loopback.
 type Lambda struct {
 	Moto    *Moto
 	Program string        // the built scripts/invoke
@@ -61,7 +61,7 @@ func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = l.serve(w, r, service)
 	}
 	if err != nil {
-		refuse(w, r, err)
+		reject(w, r, err)
 	}
 }
 
