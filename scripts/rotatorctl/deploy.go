@@ -76,28 +76,16 @@ type deployment struct {
 	values     map[string]string // by the variable's name
 	root       string            // the repository
 	list       []byte            // of the rotations, nil without ROTATIONS_FILE
+	packed     []byte            // the zip
 	parameters map[string]string // of the template, all that are given
 	others     []string          // parameters that PARAMS may set
 }
 
 func (d *deployment) run(ctx context.Context) error {
-	if err := d.check(ctx); err != nil {
-		return err
-	}
-	if err := d.connect(ctx); err != nil {
-		return err
-	}
-	d.say("Deploying the stack %s to %s", d.stack, d.who)
-	var packed []byte
-	for _, step := range []func() error{
-		func() error { return d.checkBucket(ctx) },
-		func() (err error) { packed, err = d.pack(ctx); return err },
-		func() error { return d.upload(ctx, packed) },
-		func() error { return d.createOrUpdate(ctx) },
-		func() error { return d.compareCode(ctx, packed) },
-		func() error { return d.finish(ctx) },
+	for _, step := range []func(context.Context) error{
+		d.check, d.connect, d.checkBucket, d.pack, d.upload, d.createOrUpdate, d.compareCode, d.finish,
 	} {
-		if err := step(); err != nil {
+		if err := step(ctx); err != nil {
 			return err
 		}
 	}
@@ -276,6 +264,7 @@ func (d *deployment) command(ctx context.Context, name string, args ...string) *
 }
 
 func (d *deployment) checkBucket(ctx context.Context) error {
+	d.say("Deploying the stack %s to %s", d.stack, d.who)
 	found := bootstrapARN.FindStringSubmatch(d.values["BOOTSTRAP_SECRET_ARN"])
 	if secret := (identity{printable(found[2]), printable(found[1])}); secret != d.who {
 		d.say("Warning: the bootstrap secret is in %s. Is the stack in the right place?", secret)
@@ -297,31 +286,32 @@ func (d *deployment) checkBucket(ctx context.Context) error {
 	return nil
 }
 
-// pack builds the function and returns its zip.
-func (d *deployment) pack(ctx context.Context) ([]byte, error) {
+// pack builds the function and its zip.
+func (d *deployment) pack(ctx context.Context) error {
 	folder, err := filepath.Abs(cmp.Or(d.values["DEPLOY_DIR"], filepath.Join(d.root, "build/deploy")))
 	if err == nil {
 		err = os.MkdirAll(folder, 0o755)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("making the folder to build in: %w", err)
+		return fmt.Errorf("making the folder to build in: %w", err)
 	}
 	binary, zip := filepath.Join(folder, "bootstrap"), filepath.Join(folder, "rotate.zip")
 	if err := d.build(ctx, d, binary); err != nil {
-		return nil, err
+		return err
 	}
 	arguments := []string{"run", "./scripts/package", "-o", zip, binary}
 	if d.list != nil {
 		list := filepath.Join(folder, rotationsName)
 		if err := os.WriteFile(list, d.list, 0o600); err != nil {
-			return nil, fmt.Errorf("copying the list of rotations: %w", err)
+			return fmt.Errorf("copying the list of rotations: %w", err)
 		}
 		arguments = append(arguments, list)
 	}
 	if err := d.command(ctx, cmp.Or(d.getenv("GO"), "go"), arguments...).Run(); err != nil {
-		return nil, fmt.Errorf("packing the function failed: %w", err)
+		return fmt.Errorf("packing the function failed: %w", err)
 	}
-	return os.ReadFile(zip)
+	d.packed, err = os.ReadFile(zip)
+	return err
 }
 
 // buildByMake builds the function as the Makefile says.
@@ -342,19 +332,19 @@ func buildByMake(ctx context.Context, d *deployment, binary string) error {
 func (p *program) zipPrefix() string { return "iam-token-rotator/" + p.stack + "/rotate-" }
 
 // upload stores the zip under a key that changes with its content.
-func (d *deployment) upload(ctx context.Context, packed []byte) error {
-	bucket, key := d.values["BUCKET"], fmt.Sprintf("%s%.16x.zip", d.zipPrefix(), sha256.Sum256(packed))
+func (d *deployment) upload(ctx context.Context) error {
+	bucket, key := d.values["BUCKET"], fmt.Sprintf("%s%.16x.zip", d.zipPrefix(), sha256.Sum256(d.packed))
 	d.parameters["CodeKey"] = key
 	d.say("Uploading the function to s3://%s/%s", printable(bucket), key)
-	if _, err := d.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(packed)}); err != nil {
+	if _, err := d.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(d.packed)}); err != nil {
 		return fmt.Errorf("uploading the function: %w", awsError(err))
 	}
 	return nil
 }
 
 // compareCode checks that the deployed function is the one that was built.
-func (d *deployment) compareCode(ctx context.Context, packed []byte) error {
-	sum := sha256.Sum256(packed)
+func (d *deployment) compareCode(ctx context.Context) error {
+	sum := sha256.Sum256(d.packed)
 	built := base64.StdEncoding.EncodeToString(sum[:])
 	function, err := d.lambda.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &d.stack})
 	if err != nil {
