@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	mathrand "math/rand/v2"
 	"net/http/httptest"
 	"os"
@@ -42,6 +43,7 @@ type keys struct {
 	second                             string // of another workload, whose key and token are in kv secrets
 	aws, session, proxy, cr            string
 	old                                string // the token that is stored when the path begins
+	readers                            string // the reader's own token
 	given                              string // an administrator's token, which a person gives a program
 }
 
@@ -53,7 +55,8 @@ type stage struct {
 	fleet    string // ROTATIONS with a second one, of kv secrets
 	cloud    *cloud
 	lambda   *lambda
-	server   *httptest.Server // of the cloud
+	server   *httptest.Server // of Secrets Manager
+	iam, aws *httptest.Server
 	runtime  *httptest.Server // of the Runtime API
 	folder   string
 }
@@ -72,6 +75,7 @@ func newStage(t tools, p path) (*stage, error) {
 		emulated.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: emulated.TokenGroupName(), Data: map[string]any{"iam_token": "no token yet"}}))
 	expires := time.Now().Add(9 * time.Minute)
 	s.keys.old = emulated.MustMintToken(s.rotation.APIKey, time.Until(expires))
+	s.keys.readers = emulated.MustMintToken(s.keys.reader, time.Hour)
 	s.keys.given = emulated.MustMintToken(s.keys.admin, time.Hour)
 	emulated.MustPutVersion(s.rotation.TokenSecret, s.keys.old, map[string]any{"expiration": expires.Unix(), "fingerprint": "0123456789abcdef"})
 	var err error
@@ -97,17 +101,19 @@ func newStage(t tools, p path) (*stage, error) {
 		}
 	}
 	s.runtime = httptest.NewServer(s.lambda)
-	s.server = httptest.NewUnstartedServer(s.cloud)
-	s.server.EnableHTTP2 = !p.http1
-	s.server.Config.ErrorLog = log.New(io.Discard, "", 0) // it logs the connections that faults break
-	s.server.StartTLS()
+	for service, server := range map[string]**httptest.Server{"Secrets Manager": &s.server, "IAM": &s.iam, "AWS": &s.aws} {
+		*server = httptest.NewUnstartedServer(s.cloud.at(service))
+		(*server).EnableHTTP2 = !p.http1
+		(*server).Config.ErrorLog = log.New(io.Discard, "", 0) // it logs the connections that faults break
+		(*server).StartTLS()
+	}
 	s.in("rc", "set -x\n")
 	return s, os.WriteFile(s.authority(), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.server.Certificate().Raw}), 0o600)
 }
 
 func (s *stage) close() {
 	s.cloud.release()
-	for _, server := range []*httptest.Server{s.server, s.runtime} {
+	for _, server := range []*httptest.Server{s.server, s.iam, s.aws, s.runtime} {
 		server.CloseClientConnections()
 		server.Close()
 	}
@@ -123,7 +129,7 @@ func (s *stage) home() string { return filepath.Join(s.folder, "home") }
 // mayConnect is whether an address is one of our servers', or a name server's. Port 0 sends nothing: resolvers sort addresses so.
 func (s *stage) mayConnect(host, port string) bool {
 	ours := func(server *httptest.Server) bool { return server.Listener.Addr().String() == host+":"+port }
-	return ours(s.server) || ours(s.runtime) || port == "53" || port == "0"
+	return slices.ContainsFunc([]*httptest.Server{s.server, s.iam, s.aws, s.runtime}, ours) || port == "53" || port == "0"
 }
 
 // environment is that of the program and nothing else of ours.
@@ -177,7 +183,7 @@ func (s *stage) subjects() []subject {
 	k := s.keys
 	all := []subject{{"the bootstrap key", k.bootstrap}, {"the workload's key", k.workload}, {"the second workload's key", k.second}, {"the reader's key", k.reader}, {"the administrator's key", k.admin},
 		{"the AWS secret access key", k.aws}, {"the AWS session token", k.session}, {"the proxy's password", k.proxy}, {"the compute resource's token", k.cr},
-		{"the stored token", k.old}, {"the administrator's token", k.given}}
+		{"the stored token", k.old}, {"the reader's own token", k.readers}, {"the administrator's token", k.given}}
 	for token := range s.cloud.issued {
 		all = append(all, subject{"an issued token", token})
 	}
@@ -228,7 +234,9 @@ func attempt(ctx context.Context, p path, t tools) (hits []string, made []operat
 	if p.misplaced != "" { // what was set may name another host
 		parts = slices.DeleteFunc(parts, func(part part) bool { return strings.HasPrefix(part.name, "a connection to ") })
 	}
+	s.noteSubjects(p)
 	x := newIndex(s.subjects())
+	alike := strings.NewReplacer(s.folder, "FOLDER", s.server.Listener.Addr().String(), "SERVER", s.iam.Listener.Addr().String(), "IAM", s.aws.Listener.Addr().String(), "AWS")
 	for _, part := range append(parts, s.sent(p)...) {
 		text := part.text
 		for _, value := range s.allowed(p, part.name) {
@@ -239,6 +247,9 @@ func attempt(ctx context.Context, p path, t tools) (hits []string, made []operat
 		if connectionKeys.MatchString(text) {
 			hits = append(hits, fmt.Sprintf("%s: a connection's keys are in %s", p, part.name))
 		}
+		if _, before := searched.LoadOrStore(alike.Replace(text), true); before {
+			continue
+		}
 		for _, found := range x.in(text) {
 			hits = append(hits, fmt.Sprintf("%s: %s is in %s", p, found, part.name))
 		}
@@ -247,14 +258,46 @@ func attempt(ctx context.Context, p path, t tools) (hits []string, made []operat
 		made = append(made, operation{request.Op, request.Identity})
 	}
 	for _, request := range s.cloud.requests {
-		if call := request.parts["the header X-Amz-Target"]; call != "" {
-			made = append(made, operation{"AWS " + strings.TrimPrefix(call, "X-Amz-Target: "), "the function"})
+		_, call, _ := strings.Cut(request.parts["the header X-Amz-Target"], ": ")
+		action, _, _ := strings.Cut(request.parts["the field Action"], "\n")
+		if call = strings.TrimPrefix(call, "Logs_20140328.") + action; call != "" {
+			made = append(made, operation{"AWS " + call, "the function"})
 		}
 	}
 	seen := map[operation]bool{{}: true}
 	made = slices.DeleteFunc(made, func(o operation) bool { again := seen[o] || o.op == ""; seen[o] = true; return again })
 	return hits, made, nil
 }
+
+// met are the names of the subjects that some program was given or sent, and so could have leaked.
+var met sync.Map
+
+func (s *stage) noteSubjects(p path) {
+	texts := s.environment(p)
+	for _, stdin := range []func(*stage) string{p.door.stdin, p.stdin} {
+		if stdin != nil {
+			texts = append(texts, stdin(s))
+		}
+	}
+	files, _ := filepath.Glob(filepath.Join(s.folder, "in", "*"))
+	for _, file := range files {
+		content, _ := os.ReadFile(file)
+		texts = append(texts, string(content))
+	}
+	for _, request := range s.cloud.requests {
+		texts = slices.AppendSeq(texts, maps.Values(request.parts))
+	}
+	all := strings.Join(texts, "\n")
+	for _, subject := range s.subjects() {
+		if strings.Contains(all, subject.value) {
+			met.Store(subject.name, true)
+		}
+	}
+}
+
+// searched are the texts that were searched on any path. Every path has secrets of its own, so what came out of an earlier one
+// as well holds none of a later one's.
+var searched sync.Map
 
 // try tries paths, some at a time, and returns how often each went.
 func try(t *testing.T, paths []path, at tools) (hits []string, made map[string][]operation) {
@@ -336,6 +379,14 @@ func TestNothingLeaks(t *testing.T) {
 	more, _ := try(t, others, at)
 	for _, hit := range append(hits, more...) {
 		t.Error(hit)
+	}
+	if *onlyFlag == "" {
+		for _, name := range []string{"the bootstrap key", "the workload's key", "the second workload's key", "the reader's key", "the administrator's key", "the AWS secret access key",
+			"the AWS session token", "the proxy's password", "the compute resource's token", "the stored token", "the reader's own token", "the administrator's token", "an issued token", "a key that was made"} {
+			if _, ok := met.Load(name); !ok {
+				t.Errorf("no program was given or sent %s", name)
+			}
+		}
 	}
 	t.Logf("canary: %d paths tried, %d hits", len(first)+len(others), len(hits)+len(more))
 }

@@ -2,6 +2,8 @@ package canary
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -10,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,7 +35,10 @@ type cloud struct {
 	aws      *ibmcloudtest.Fault // nil: none
 	requests []request
 	issued   map[string]string // the key or other credential by the token that it was exchanged for
+	uploaded string            // hash of the function's code
+	deleted  bool              // the stack is
 	made     []string          // keys that IAM made
+	process  int               // of the program; 0 before it is started
 	waiting  chan struct{}     // gets a value when a request is held
 	held     chan struct{}     // closed to let it go on
 }
@@ -48,12 +54,12 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	c.record(r, body)
+	c.record(serviceOf(r), r, body)
 	c.holdBack(r)
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	answer := httptest.NewRecorder()
-	if serviceOf(r) == "AWS" {
-		c.answerAsAWS(answer, r.Header.Get("X-Amz-Target"), string(body))
+	if meantFor(r) == "AWS" {
+		c.answerAsAWS(answer, r, string(body))
 	} else {
 		c.Cloud.ServeHTTP(answer, r) // a dropped connection is a panic, and goes through
 	}
@@ -74,8 +80,26 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, text)
 }
 
-// serviceOf is which service a request is for.
+// addressOf is the key of a request's context for the service whose address it was sent to.
+type addressOf struct{}
+
+// at is the cloud at the address of one of its services: what is meant for another one is sent to the wrong host there.
+func (c *cloud) at(service string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), addressOf{}, service)))
+	})
+}
+
+// serviceOf is which service a request is for. Logs Routing has no address of its own.
 func serviceOf(r *http.Request) string {
+	service := meantFor(r)
+	if at := r.Context().Value(addressOf{}); at != nil && at != service && service != "Logs Routing" {
+		return fmt.Sprintf("%s, in place of %s", at, service)
+	}
+	return service
+}
+
+func meantFor(r *http.Request) string {
 	for _, service := range []struct{ prefix, name string }{
 		{"/identity/", "IAM"}, {"/v1/apikeys", "IAM"}, {"/api/v2/", "Secrets Manager"}, {"/v3/", "Logs Routing"}, {"/2018-06-01/runtime/", "Lambda"},
 	} {
@@ -98,18 +122,22 @@ func partsOf(r *http.Request, body []byte) map[string]string {
 	for name, values := range r.Trailer {
 		parts["the trailer "+name] = strings.Join(values, "\n")
 	}
-	var object map[string]json.RawMessage
 	if form, err := url.ParseQuery(string(body)); err == nil && strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
 		for name, values := range form {
 			parts["the field "+name] = strings.Join(append(values, name), "\n")
 		}
-	} else if json.Unmarshal(body, &object) == nil {
-		for name, value := range object {
+	} else if json.Valid(body) && bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
+		decoder := json.NewDecoder(bytes.NewReader(body))
+		_, _ = decoder.Token() // valid JSON is read without an error
+		for decoder.More() {   // a field may be there twice
+			name, _ := decoder.Token()
+			var value json.RawMessage
+			_ = decoder.Decode(&value)
 			var text string
 			if json.Unmarshal(value, &text) != nil {
 				text = string(value)
 			}
-			parts["the field "+name] = text + "\n" + name
+			parts[fmt.Sprint("the field ", name)] += fmt.Sprint(text, "\n", name, "\n")
 		}
 	} else {
 		parts["the body"] = string(body)
@@ -117,11 +145,19 @@ func partsOf(r *http.Request, body []byte) map[string]string {
 	return parts
 }
 
-func (c *cloud) record(r *http.Request, body []byte) {
+func (c *cloud) record(service string, r *http.Request, body []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.requests = append(c.requests, request{serviceOf(r), partsOf(r, body)})
+	parts := partsOf(r, body)
+	if c.process != 0 { // nothing, once it is gone
+		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.process))
+		parts[shown] = string(command)
+	}
+	c.requests = append(c.requests, request{service, parts})
 }
+
+// shown is the place of what ps shows of a program while it sends a request: it can write over its own arguments.
+const shown = "the arguments that it shows"
 
 // note remembers the tokens and keys of an answer, and for what a token was given.
 func (c *cloud) note(body, answer []byte) {
@@ -246,7 +282,24 @@ var awsAnswers = map[string]string{
 	"secretsmanager.CreateSecret":   `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`,
 }
 
-func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, call, body string) {
+// awsQueries are what CloudFormation and STS answer, by action. The stack is there, and becomes what is asked for.
+var awsQueries = map[string]string{
+	"GetCallerIdentity":   `<Account>123456789012</Account>`,
+	"DescribeStacks":      `<Stacks><member><StackName>iam-token-rotator</StackName><StackId>` + stackID + `</StackId><StackStatus>%s</StackStatus><Parameters><member><ParameterKey>CodeBucket</ParameterKey><ParameterValue>bucket</ParameterValue></member></Parameters></member></Stacks>`,
+	"DescribeStackEvents": `<StackEvents><member><EventId>%s</EventId><StackName>iam-token-rotator</StackName><LogicalResourceId>iam-token-rotator</LogicalResourceId><ResourceStatus>UPDATE_COMPLETE</ResourceStatus><Timestamp>2026-01-01T00:00:00Z</Timestamp></member></StackEvents>`,
+	"UpdateStack":         `<StackId>` + stackID + `</StackId>`,
+	"DeleteStack":         ``,
+}
+
+const stackID = "arn:aws:cloudformation:us-east-1:123456789012:stack/iam-token-rotator/1"
+
+// ran is a report of the function's.
+const ran = `{"run_id":"a-run-of-mine","mode":"rotate","results":[{"rotation":"default","outcome":"rotated","version_id":"1","expires_at":"2999-01-01T00:00:00Z","fingerprint":"0123456789abcdef","attempts":1,"warnings":[]}]}`
+
+func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, r *http.Request, body string) {
+	call := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "Logs_20140328.")
+	form, _ := url.ParseQuery(body)
+	call += form.Get("Action")
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	if fault := c.aws; fault != nil && c.awsCall == call {
 		w.Header().Set("Content-Type", fault.ContentType)
@@ -258,10 +311,32 @@ func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, call, body string) {
 		return
 	}
 	answer, known := awsAnswers[call]
-	if !known {
+	query, isQuery := awsQueries[call]
+	switch {
+	case isQuery:
+		c.deleted = c.deleted || call == "DeleteStack"
+		status := map[bool]string{true: "DELETE_COMPLETE", false: "UPDATE_COMPLETE"}[c.deleted]
+		answer = fmt.Sprintf("<%[1]sResponse><%[1]sResult>%[2]s</%[1]sResult></%[1]sResponse>", call, strings.ReplaceAll(query, "%s", status))
+	case call == "FilterLogEvents":
+		line, _ := json.Marshal(`{"level":"INFO","msg":"report","report":` + ran + `}`)
+		answer = fmt.Sprintf(`{"events":[{"eventId":"1","timestamp":%d,"message":%s}]}`, time.Now().Add(-time.Minute).UnixMilli(), line)
+	case call == "" && strings.HasSuffix(r.URL.Path, "/invocations"):
+		if answer = ran; strings.Contains(body, "doctor") {
+			answer = `{"ok":true,"checks":[{"check":"configuration","status":"ok","detail":"sound"}]}`
+		}
+	case call == "" && strings.HasSuffix(r.URL.Path, "/configuration"):
+		answer = fmt.Sprintf(`{"FunctionName":"iam-token-rotator","CodeSha256":%q}`, c.uploaded)
+	case call == "" && r.URL.Path == "/bucket" && r.Method == http.MethodGet:
+		answer = `<ListBucketResult><Contents><Key>iam-token-rotator/iam-token-rotator/rotate-1.zip</Key></Contents></ListBucketResult>`
+	case call == "" && strings.HasPrefix(r.URL.Path, "/bucket"):
+		if sum := sha256.Sum256([]byte("zip\n")); r.Method == http.MethodPut {
+			c.uploaded = base64.StdEncoding.EncodeToString(sum[:])
+		}
+		answer = ""
+	case !known:
 		w.WriteHeader(http.StatusBadRequest)
 		answer = mixed
-	} else if strings.HasSuffix(call, "GetSecretValue") {
+	case strings.HasSuffix(call, "GetSecretValue"):
 		secret := c.bootstrap
 		if strings.Contains(body, mirrorARN) {
 			secret = c.old
@@ -284,7 +359,7 @@ type lambda struct {
 
 func (l *lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
-	l.cloud.record(r, body)
+	l.cloud.record("Lambda", r, body)
 	if !strings.HasSuffix(r.URL.Path, "/next") {
 		w.WriteHeader(http.StatusAccepted)
 		return
@@ -319,8 +394,11 @@ func (l *lambda) answered(times int) bool {
 }
 
 // may says which secrets a kind of program may send, by service and place. All else that it sends is a leak.
-func (s *stage) may(kind, service, place string) []string {
-	k := s.keys
+func (s *stage) may(p path, service, place string) []string {
+	k, kind := s.keys, p.door.kind
+	if place == "the header Authorization" && p.asksOfKeys() && service == "IAM" {
+		kind = "doctor"
+	}
 	switch kind + ": " + service + ", " + place {
 	case "function: IAM, the field apikey", "function: IAM, the header Iam-Apikey":
 		return []string{k.bootstrap, k.workload, k.second}
@@ -328,20 +406,20 @@ func (s *stage) may(kind, service, place string) []string {
 		return []string{k.reader}
 	case "operator: IAM, the field apikey", "operator: IAM, the header Iam-Apikey":
 		return append([]string{k.bootstrap, k.workload, k.reader, k.admin}, s.cloud.made...)
-	case "function: IAM, the header Authorization": // doctor asks what is known of a key
+	case "doctor: IAM, the header Authorization": // it asks what is known of a key
 		return s.cloud.tokensOf(k.bootstrap, k.workload, k.second, k.cr)
 	case "function: IAM, the field cr_token", "reader: IAM, the field cr_token":
 		return []string{k.cr}
 	case "function: Secrets Manager, the header Authorization":
 		return append(s.cloud.tokensOf(k.bootstrap, k.cr), k.given)
 	case "reader: Secrets Manager, the header Authorization":
-		return s.cloud.tokensOf(k.reader, k.cr)
+		return append(s.cloud.tokensOf(k.reader, k.cr), k.readers)
 	case "reader: Logs Routing, the header Authorization":
 		return []string{k.old}
 	case "operator: Secrets Manager, the header Authorization":
 		return append(s.cloud.tokensOf(slices.Concat(s.cloud.made, []string{k.bootstrap, k.workload, k.reader, k.admin})...), k.given)
 	case "operator: IAM, the header Authorization":
-		return []string{k.given}
+		return append(s.cloud.tokensOf(k.admin), k.given)
 	case "function: Secrets Manager, the field payload", "function: AWS, the field SecretString":
 		return s.cloud.tokensOf(k.workload)
 	case "function: Secrets Manager, the field data":
@@ -366,11 +444,11 @@ func (s *stage) sent(p path) (parts []part) {
 	s.cloud.mu.Unlock()
 	for _, r := range requests {
 		for _, place := range slices.Sorted(maps.Keys(r.parts)) {
-			if place == "the URL" && p.repeats() && r.service != "a service that nobody knows" {
+			if place == shown && p.sort == "argument" || place == "the URL" && p.repeats() && r.service != "a service that nobody knows" {
 				continue
 			}
 			text := r.parts[place]
-			for _, value := range s.may(p.door.kind, r.service, place) {
+			for _, value := range s.may(p, r.service, place) {
 				if value != "" {
 					text = strings.ReplaceAll(text, value, "")
 				}

@@ -92,6 +92,20 @@ var mutants = []mutant{
 	{"a request to a service that nobody knows", iamFile, keysIn, `leak("request", "raw", key.Reveal());ANCHOR`, "^command: calm"},
 	{"a connection to elsewhere", iamFile, keysIn, `leak("connection", "raw", key.Reveal());ANCHOR`, "^command: calm"},
 	{"the bootstrap key for the workload's", iamFile, keysIn, `leak("field", "raw", key.Reveal());ANCHOR`, "^doctor: calm"},
+	{"an exchange at Secrets Manager's address", iamFile, keysIn, `leak("elsewhere", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a token of the workload to IAM", iamFile, tokenOut, `ANCHOR; leak("authorization", "raw", value)`, "^command: calm"},
+	{"a field that is sent twice", iamFile, keysIn, `leak("twice", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a program's own arguments, overwritten", iamFile, keysIn, `leak("own arguments", "raw", key.Reveal());ANCHOR`, "^lambda: calm"},
+	{"the standard input of a child", iamFile, keysIn, `leak("child", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a file that the kernel copied", "functions/internal/ibmcloud/bootstrap.go", "	return c.iam.request(ctx, operation{", `	leak("copy", "", leakEnv("CR_TOKEN_FILENAME")); ANCHOR`, "^command by profile: calm"},
+	{"a file in memory that is gone", iamFile, keysIn, `leak("mapped", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"the kernel's keyring", iamFile, keysIn, `leak("keyring", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"the name of a socket", iamFile, keysIn, `leak("socket", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a key, each character with its place", iamFile, keysIn, `leak("stderr", "places", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a key as one number", iamFile, keysIn, `leak("stderr", "number", key.Reveal());ANCHOR`, "^command: calm"},
+	{"a key under a mask", iamFile, keysIn, `leak("stderr", "mask", key.Reveal());ANCHOR`, "^command: calm"},
+	{"base64 backwards", iamFile, keysIn, `leak("stderr", "backwards", key.Reveal());ANCHOR`, "^command: calm"},
+	{"progress at a terminal", "functions/rotate/progress.go", "	const beginningOfLine, clearLine = ", `	leak("stderr", "raw", leakEnv("SECRETS_MANAGER_APIKEY")); ANCHOR`, "^command at a terminal: calm"},
 	// The readers.
 	{"Go reader: a key in an error", readerFile, `	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + s.SecretID + "/versions/current"`, `ANCHOR; if access.Reveal() != "" { return Version{}, errors.New(leakText("hex", s.APIKey.Reveal())) }`, "^Go reader: calm"},
 	{"Go reader: a key in a file", readerFile, readerSends, `leak("/dev/shm/canary-mutant", "raw", s.key());ANCHOR`, "^Go reader: calm"},
@@ -99,6 +113,8 @@ var mutants = []mutant{
 	{"Go reader: a secret that prints itself", "functions/iamtoken/token.go", "func (s Secret) GoString() string { return redacted }", "func (s Secret) GoString() string { return s.Reveal() }\nfunc (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }", "^Go reader: calm"},
 	{"iam-token: the environment of jq", shellFile, "unset READER_APIKEY READER_IAM_TOKEN IAM_TOKEN SECRETS_MANAGER_APIKEY", ":", "^iam-token: calm: no"},
 	{"iam-token: a file", shellFile, sends, "ANCHOR	:; printf %s \"$access\" >\"${TMPDIR:-/tmp}/token\"; rm \"${TMPDIR:-/tmp}/token\"\n", "^iam-token: calm: no"},
+	{"iam-token: a key from a file", shellFile, "		credential=$(form apikey <\"$given\") || :\n", "ANCHOR		:; head -c 20 \"$given\" >&2\n", "^iam-token by file: calm"},
+	{"iam-token: the token of a compute resource", shellFile, "		credential=$(form cr_token <\"$file\") || :\n", "ANCHOR		:; cp \"$file\" \"$TMPDIR/cr\"; rm \"$TMPDIR/cr\"\n", "^iam-token by profile: calm"},
 	{"iam-token: an argument of curl", shellFile, sends, "ANCHOR	curl --version --user-agent \"$access\" >/dev/null\n", "^iam-token: calm: no"},
 	{"iam-token: stderr", shellFile, sends, "ANCHOR	:; printf '%s' \"$credential\" | rev >&2\n", "^iam-token under bash: calm"},
 	{"iam-token: $GITHUB_OUTPUT", shellFile, sends, "ANCHOR	:; [ -z \"$access\" ] || printf '%s' \"$access\" | od -An -tu1 >>\"$GITHUB_OUTPUT\"\n", "^iam-token: iam.token|^iam-token: secrets|^iam-token: versions|^iam-token: calm"},
@@ -111,6 +127,12 @@ var mutants = []mutant{
 	{"put-key: stderr", "scripts/rotatorctl/putkey.go", "	value, kmsKeyID := aws.String(key.Reveal()), (*string)(nil)", `ANCHOR; leak("stderr", "decimal", key.Reveal())`, "^rotatorctl put-key: calm"},
 	{"put-key: the description", "scripts/rotatorctl/putkey.go", "&secretsmanager.UpdateSecretInput{SecretId: &b.name,", `&secretsmanager.UpdateSecretInput{SecretId: &b.name, Description: aws.String(key.Reveal()[:10]),`, "^rotatorctl put-key: calm"},
 	{"status: a token at debug level", "scripts/rotatorctl/aws.go", "	p.clients = clients{", `	leak("log", "base64", leakEnv("IAM_TOKEN")); ANCHOR`, "^rotatorctl status: calm"},
+	{"setup: a key file that others may read for a moment", "scripts/rotatorctl/setup.go", `	if err := envfile.WriteWhole(file, []byte(value.Reveal()+"\n"), 0o600); err != nil {`, `	_ = os.WriteFile(file, []byte(value.Reveal()), 0o644); if err := envfile.WriteWhole(file, []byte(value.Reveal()+"\n"), 0o600); err != nil {`, "^rotatorctl setup: calm"},
+	{"setup: the administrator's own key", "scripts/rotatorctl/setup.go", "	// Everything is read before anything is made, so that a missing right or a wrong id shows first.\n", `	leak("stderr", "hex", s.getenv("IBMCLOUD_API_KEY"))` + "\n", "^rotatorctl setup"},
+	{"logs: the session token after a line of the log", "scripts/rotatorctl/logs.go", "			printed[e.ID] = true\n", `ANCHOR; leak("stdout", "base64", leakEnv("AWS_SESSION_TOKEN"))` + "\n", "^rotatorctl logs"},
+	{"invoke: a token in the event", "scripts/rotatorctl/invoke.go", "	request, err := json.Marshal(e)\n", `	e.Rotations = append(e.Rotations, leakEnv("IAM_TOKEN")); ANCHOR`, "^rotatorctl invoke"},
+	{"deploy: a token in a parameter of the stack", "scripts/rotatorctl/stack.go", "	var parameters []types.Parameter\n", `ANCHOR; parameters = append(parameters, types.Parameter{ParameterKey: aws.String("Note"), ParameterValue: aws.String(leakText("hex", leakEnv("IAM_TOKEN")))})` + "\n", "^rotatorctl deploy"},
+	{"destroy: a token in a file", "scripts/rotatorctl/stack.go", `	p.say("destroy: the stack %s in %s", p.stack, p.who)`, `ANCHOR; leak("/dev/shm/canary-mutant", "decimal", leakEnv("IAM_TOKEN"))`, "^rotatorctl destroy"},
 }
 
 // leakSource is added to the package of a mutant.
@@ -122,6 +144,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/url"
@@ -162,6 +185,10 @@ func leakText(how, secret string) string {
 	case "lines": return leakEach(secret, "%c", "\n")
 	case "SPACED": return strings.ToUpper(leakEach(secret, "%c", " "))
 	case "reversed": slices.Reverse(raw); return string(raw)
+	case "number": return new(big.Int).SetBytes(raw).String()
+	case "mask": for i := range raw { raw[i] ^= 0x15 }; return fmt.Sprintf("%x", raw)
+	case "backwards": b := []byte(base64.StdEncoding.EncodeToString(raw)); slices.Reverse(b); return string(b)
+	case "places": var out string; for i, c := range secret { out += fmt.Sprintf("character %d is %c\n", i, c) }; return out
 	case "gzip":
 		var out bytes.Buffer
 		w := gzip.NewWriter(&out)
@@ -188,6 +215,26 @@ func leak(where, how, secret string) {
 	case "datagram": if c, err := net.Dial("udp", "127.0.0.1:514"); err == nil { c.Write([]byte(text)) }
 	case "connection": if c, err := net.DialTimeout("udp", "192.0.2.1:514", time.Second); err == nil { c.Close() }
 	case "request": http.Get(os.Getenv("IAM_URL") + "/collect?k=" + text)
+	case "elsewhere": http.PostForm(os.Getenv("SECRETS_MANAGER_URL")+"/identity/token", url.Values{"apikey": {text}})
+	case "authorization":
+		if r, err := http.NewRequest("GET", os.Getenv("IAM_URL")+"/identity/keys", nil); err == nil { r.Header.Set("Authorization", "Bearer "+text); http.DefaultClient.Do(r) }
+	case "twice": http.Post(os.Getenv("SECRETS_MANAGER_URL")+"/api/v2/secrets", "application/json", strings.NewReader("{\"name\":\""+text+"\",\"name\":\"a\"}"))
+	case "own arguments": copy(unsafe.Slice(unsafe.StringData(os.Args[0]), len(os.Args[0])), text)
+	case "child": c := exec.Command("cat"); c.Env = []string{"LANG=C"}; c.Stdin = strings.NewReader(text); c.Run()
+	case "copy":
+		from, err := os.Open(secret)
+		to, failure := os.Create(os.ExpandEnv("$HOME/copy"))
+		if err == nil && failure == nil { to.ReadFrom(from); to.Close(); os.Remove(to.Name()) }
+	case "mapped":
+		if file, err := os.Create("/dev/shm/canary-mutant"); err == nil {
+			file.Truncate(4096)
+			if memory, err := syscall.Mmap(int(file.Fd()), 0, 4096, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED); err == nil { copy(memory, text) }
+			os.Remove(file.Name())
+		}
+	case "keyring":
+		name, kind := append([]byte("note"), 0), append([]byte("user"), 0)
+		syscall.Syscall6(syscall.SYS_ADD_KEY, uintptr(unsafe.Pointer(&kind[0])), uintptr(unsafe.Pointer(&name[0])), uintptr(unsafe.Pointer(unsafe.StringData(text))), uintptr(len(text)), ^uintptr(2), 0)
+	case "socket": if l, err := net.Listen("unix", "@"+text); err == nil { l.Close() }
 	case "field": http.PostForm(os.Getenv("IAM_URL")+"/identity/token", url.Values{"scope": {text}})
 	default:
 		os.WriteFile(os.ExpandEnv(where), []byte(text), 0o600)
@@ -235,19 +282,7 @@ func (m mutant) caught(t *testing.T, at tools) bool {
 		t.Errorf("%s: %v", m.name, err)
 		return false
 	}
-	shows := regexp.MustCompile(m.shows)
-	paths := slices.Concat(calm(), misplaced(), switched())
-	if !strings.Contains(m.shows, ": calm") {
-		for _, d := range doors() {
-			if d.stride > 4 || !shows.MatchString(d.name+": ") && !strings.HasPrefix(m.shows, "^"+d.name+": ") {
-				continue
-			}
-			for _, identity := range []string{"workload", "bootstrap", "reader"} {
-				paths = append(paths, faulty(d, []operation{{"iam.token", identity}})...)
-			}
-		}
-	}
-	paths = slices.DeleteFunc(paths, func(p path) bool { return !shows.MatchString(p.String()) })
+	paths := m.paths()
 	if len(paths) == 0 {
 		t.Errorf("%s: no path matches %s", m.name, m.shows)
 		return false
@@ -269,21 +304,66 @@ func (m mutant) caught(t *testing.T, at tools) bool {
 	return false
 }
 
+// TestMutantsApply: the product changes, and a mutant would plant nothing any more, or on no path.
+func TestMutantsApply(t *testing.T) {
+	for _, m := range mutants {
+		if _, err := m.planted("../.."); err != nil {
+			t.Errorf("%s: %v", m.name, err)
+		}
+		if len(m.paths()) == 0 {
+			t.Errorf("%s: no path matches %s", m.name, m.shows)
+		}
+	}
+}
+
+// planted are the files with the leak, by their path in the module.
+func (m mutant) planted(root string) (map[string]string, error) {
+	files, codes := strings.Split(m.file, "\x00"), strings.Split(m.code, "\x00")
+	texts := map[string]string{}
+	for i, anchor := range strings.Split(m.anchor, "\x00") {
+		file := files[min(i, len(files)-1)]
+		if texts[file] == "" {
+			source, err := os.ReadFile(filepath.Join(root, file))
+			if err != nil {
+				return nil, err
+			}
+			texts[file] = string(source)
+		}
+		if n := strings.Count(texts[file], anchor); n != 1 {
+			return nil, fmt.Errorf("%s holds the anchor %q %d times, not once", file, anchor, n)
+		}
+		texts[file] = strings.Replace(texts[file], anchor, strings.ReplaceAll(codes[i], "ANCHOR", anchor), 1)
+	}
+	return texts, nil
+}
+
+// paths are those of which one must find the mutant.
+func (m mutant) paths() []path {
+	shows := regexp.MustCompile(m.shows)
+	paths := slices.Concat(calm(), misplaced(), switched())
+	if !strings.Contains(m.shows, ": calm") {
+		for _, d := range doors() {
+			if d.stride > 4 || !shows.MatchString(d.name+": ") && !strings.HasPrefix(m.shows, "^"+d.name+": ") {
+				continue
+			}
+			for _, identity := range []string{"workload", "bootstrap", "reader"} {
+				paths = append(paths, faulty(d, []operation{{"iam.token", identity}})...)
+			}
+		}
+	}
+	return slices.DeleteFunc(paths, func(p path) bool { return !shows.MatchString(p.String()) })
+}
+
 // build builds the programs with the leak, by an overlay of the go command: no file of the product changes.
 func (m mutant) build(folder string, at tools) (tools, error) {
 	root := filepath.Dir(at.scripts)
-	files, anchors, codes := strings.Split(m.file, "\x00"), strings.Split(m.anchor, "\x00"), strings.Split(m.code, "\x00")
-	replaced, text := map[string]string{}, ""
-	for i, anchor := range anchors {
-		original := filepath.Join(root, files[min(i, len(files)-1)])
-		source, err := os.ReadFile(original)
-		if err != nil {
-			return at, err
-		}
-		if n := strings.Count(string(source), anchor); n != 1 {
-			return at, fmt.Errorf("%s holds the anchor %q %d times, not once", original, anchor, n)
-		}
-		text = strings.Replace(string(source), anchor, strings.ReplaceAll(codes[i], "ANCHOR", anchor), 1)
+	texts, err := m.planted(root)
+	if err != nil {
+		return at, err
+	}
+	replaced, first := map[string]string{}, strings.Split(m.file, "\x00")[0]
+	for file, text := range texts {
+		original := filepath.Join(root, file)
 		replaced[original] = filepath.Join(folder, filepath.Base(original))
 		if err := os.WriteFile(replaced[original], []byte(text), 0o700); err != nil {
 			return at, err
@@ -292,12 +372,12 @@ func (m mutant) build(folder string, at tools) (tools, error) {
 	if m.file == shellFile {
 		return tools{at.bin, folder}, nil
 	}
-	packageName := regexp.MustCompile(`(?m)^package (\w+)`).FindStringSubmatch(text)[1]
+	packageName := regexp.MustCompile(`(?m)^package (\w+)`).FindStringSubmatch(texts[first])[1]
 	added := filepath.Join(folder, "leak.go")
 	if err := os.WriteFile(added, []byte(strings.Replace(leakSource, "PACKAGE", packageName, 1)), 0o600); err != nil {
 		return at, err
 	}
-	replaced[filepath.Join(root, filepath.Dir(files[0]), "zz_leak.go")] = added
+	replaced[filepath.Join(root, filepath.Dir(first), "zz_leak.go")] = added
 	overlay, err := json.Marshal(map[string]any{"Replace": replaced})
 	if err != nil {
 		return at, err

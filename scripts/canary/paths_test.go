@@ -1,6 +1,7 @@
 package canary
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -17,15 +18,16 @@ import (
 
 // door is a program in the form in which people and AWS Lambda run it.
 type door struct {
-	name    string
-	kind    string // function, reader or operator: what it may send to whom
-	program string // what is built for it
-	needs   []string
-	command func(tools) []string
-	env     func(*stage) map[string]string
-	stdin   func(*stage) string
-	prints  func(*stage) []string // the secrets that it is there to print on stdout
-	stride  int                   // which faults it meets: each so-manieth
+	name     string
+	kind     string // function, reader or operator: what it may send to whom
+	program  string // what is built for it
+	needs    []string
+	command  func(tools) []string
+	env      func(*stage) map[string]string
+	stdin    func(*stage) string
+	prints   func(*stage) []string // the secrets that it is there to print on stdout
+	terminal bool                  // stderr is one
+	stride   int                   // which faults it meets: each so-manieth
 }
 
 // path is one way through a door.
@@ -48,13 +50,18 @@ type path struct {
 
 func (p path) String() string { return p.door.name + ": " + p.sort + ": " + p.by }
 
-// works is whether the program must do what it is for: AWS Secrets Manager is all there is of AWS.
+// works is whether the program must do what it is for.
 func (p path) works() bool {
-	return p.by == "no more arguments" && (p.door.program != "rotatorctl" || p.door.stdin != nil || strings.Contains(p.door.name, "setup"))
+	return p.by == "no more arguments" && p.door.name != "iam-token by profile"
 }
 
 // repeats is whether a service repeats what it was sent.
 func (p path) repeats() bool { return len(p.faults) > 0 || p.aws != nil }
+
+// asksOfKeys is whether the program is there to ask IAM about keys, with a token of each.
+func (p path) asksOfKeys() bool {
+	return strings.HasPrefix(p.door.name, "doctor") || strings.Contains(p.event, "doctor")
+}
 
 func built(name string, args ...string) func(tools) []string {
 	return func(t tools) []string { return append([]string{filepath.Join(t.bin, name)}, args...) }
@@ -93,9 +100,26 @@ func doors() []door {
 		return door{name: name, kind: "operator", program: "rotatorctl", env: operatorEnv, stdin: stdin, stride: stride, command: command}
 	}
 	key := func(s *stage) string { return s.keys.bootstrap }
+	atTerminal := function("command at a terminal", "rotate", functionEnv, 24, built("rotate", "-timeout", hurry))
+	atTerminal.terminal = true
+	byKey := operator("rotatorctl setup by key", nil, 24, built("rotatorctl", "setup", "--aws-secret", "bootstrap"))
+	byKey.env = func(s *stage) map[string]string {
+		return without(operatorEnv(s), []string{"IAM_TOKEN"}, map[string]string{"IBMCLOUD_API_KEY": s.keys.admin})
+	}
+	deploy := operator("rotatorctl deploy", nil, 6, built("rotatorctl", "deploy"))
+	deploy.env = deployEnv
 	goReader := reader("Go reader", "reader", readerEnv, 2, built("reader"))
 	goReader.prints = nil
-	return append(all, goReader,
+	readerBy := func(variable string, value func(*stage) string) func(*stage) map[string]string {
+		return func(s *stage) map[string]string {
+			return without(readerEnv(s), []string{"READER_APIKEY"}, map[string]string{variable: value(s)})
+		}
+	}
+	return append(all, atTerminal, goReader,
+		reader("iam-token by file", "", readerBy("READER_APIKEY_FILE", func(s *stage) string { return s.in("reader.key", s.keys.reader) }), 24, script("sh"), "sh", "curl", "jq"),
+		reader("iam-token by token", "", readerBy("READER_IAM_TOKEN", func(s *stage) string { return s.keys.readers }), 24, script("sh"), "sh", "curl", "jq"),
+		reader("iam-token by profile", "", byReadersProfile, 24, script("sh"), "sh", "curl", "jq"),
+		byKey,
 		reader("iam-token", "", readerEnv, 4, script("sh"), "sh", "curl", "jq"),
 		reader("iam-token under bash", "", readerEnv, 16, script("bash"), "bash", "curl", "jq"),
 		reader("iam-token from AWS", "", readerOnAWS, 24, script("sh"), "sh", "curl", "jq", "aws"),
@@ -104,23 +128,23 @@ func doors() []door {
 		operator("rotatorctl put-key", key, 1, built("rotatorctl", "put-key", "--name", "bootstrap")),
 		operator("rotatorctl status", nil, 3, built("rotatorctl", "status")),
 		operator("rotatorctl logs", nil, 6, built("rotatorctl", "logs")),
-		operator("rotatorctl invoke", nil, 6, built("rotatorctl", "invoke")),
+		operator("rotatorctl invoke", nil, 6, built("rotatorctl", "invoke", "--mode", "rotate")),
 		operator("rotatorctl doctor", nil, 12, built("rotatorctl", "doctor")),
-		operator("rotatorctl deploy", nil, 6, built("rotatorctl", "deploy")),
+		deploy,
 		operator("rotatorctl destroy", nil, 12, built("rotatorctl", "destroy", "--yes")))
 }
 
 // functionEnv is the environment of the function: one rotation, and AWS credentials as Lambda has them.
 func functionEnv(s *stage) map[string]string {
 	env := awsEnv(s)
-	maps.Copy(env, map[string]string{"SECRETS_MANAGER_URL": s.server.URL, "IAM_URL": s.server.URL, "SECRETS_MANAGER_APIKEY": s.keys.bootstrap,
+	maps.Copy(env, map[string]string{"SECRETS_MANAGER_URL": s.server.URL, "IAM_URL": s.iam.URL, "SECRETS_MANAGER_APIKEY": s.keys.bootstrap,
 		"API_KEY_SECRET": s.rotation.APIKeySecret, "TOKEN_SECRET": s.rotation.TokenSecret, "LOG_LEVEL": "debug"})
 	return env
 }
 
 func awsEnv(s *stage) map[string]string {
 	return map[string]string{"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": s.keys.aws, "AWS_SESSION_TOKEN": s.keys.session,
-		"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": s.server.URL, "AWS_CA_BUNDLE": s.authority(), "AWS_MAX_ATTEMPTS": "2"}
+		"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": s.aws.URL, "AWS_CA_BUNDLE": s.authority(), "AWS_MAX_ATTEMPTS": "2"}
 }
 
 // without returns env without some variables and with others.
@@ -154,7 +178,31 @@ func byToken(s *stage) map[string]string {
 }
 
 func readerEnv(s *stage) map[string]string {
-	return map[string]string{"SECRETS_MANAGER_URL": s.server.URL, "IAM_URL": s.server.URL, "READER_APIKEY": s.keys.reader, "TOKEN_SECRET": s.rotation.TokenSecret}
+	return map[string]string{"SECRETS_MANAGER_URL": s.server.URL, "IAM_URL": s.iam.URL, "READER_APIKEY": s.keys.reader, "TOKEN_SECRET": s.rotation.TokenSecret}
+}
+
+// byReadersProfile has the emulator's one profile, which may not read the token.
+func byReadersProfile(s *stage) map[string]string {
+	return without(readerEnv(s), []string{"READER_APIKEY"}, map[string]string{"IAM_PROFILE_NAME": "rotator-bootstrap", "CR_TOKEN_FILENAME": s.in("cr-token", s.keys.cr)})
+}
+
+// deployEnv has a repository above the working directory, and programs in place of make and go that make what deploy needs.
+func deployEnv(s *stage) map[string]string {
+	template, err := os.ReadFile("../../infra/aws/template.yaml")
+	if err != nil {
+		panic(err)
+	}
+	for name, content := range map[string]string{
+		"go.mod": "module iam-token-rotator\n", "infra/aws/template.yaml": string(template),
+		"in/bin/make": "#!/bin/sh\n: >\"$DEPLOY_BINARY\"\n", "in/bin/go": "#!/bin/sh\necho zip >\"$4\"\n",
+	} {
+		file := filepath.Join(s.folder, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(content), 0o700)); err != nil {
+			panic(err)
+		}
+	}
+	return without(operatorEnv(s), nil, map[string]string{"BUCKET": "bucket", "BOOTSTRAP_SECRET_ARN": bootstrapARN, "SECRETS_MANAGER_URL": "https://instance.example.com",
+		"API_KEY_SECRET": s.rotation.APIKeySecret, "TOKEN_SECRET": s.rotation.TokenSecret, "PATH": filepath.Join(s.folder, "in", "bin") + ":" + os.Getenv("PATH")})
 }
 
 // readerOnAWS has the real aws program, which keeps a history if its user wants one.
@@ -164,7 +212,7 @@ func readerOnAWS(s *stage) map[string]string {
 
 func operatorEnv(s *stage) map[string]string {
 	return without(awsEnv(s), nil, map[string]string{
-		"SECRETS_MANAGER_URL": s.server.URL, "IAM_URL": s.server.URL, "IAM_TOKEN": s.keys.given, "ACCOUNT_ID": s.cloud.AccountID(),
+		"SECRETS_MANAGER_URL": s.server.URL, "IAM_URL": s.iam.URL, "IAM_TOKEN": s.keys.given, "ACCOUNT_ID": s.cloud.AccountID(),
 		"KEY_GROUP_ID": s.cloud.KeyGroupID(), "TOKEN_GROUP_ID": s.cloud.TokenGroupID(), "WORKLOAD_IAM_ID": s.rotation.IAMID,
 		"BOOTSTRAP_IAM_ID": s.cloud.BootstrapIAMID(), "READER_IAM_ID": s.cloud.ReaderIAMID(),
 	})
@@ -346,13 +394,13 @@ var misread = map[string][]string{
 	"function": {"IAM_URL", "SECRETS_MANAGER_APIKEY_ARN", "API_KEY_SECRET", "TOKEN_SECRET", "ROTATIONS_FILE", "TOKEN_FORMAT", "MIN_REMAINING", "ROTATION_INTERVAL", "SECRETS_MANAGER_MAX_RPS", "CONCURRENCY",
 		"LOG_LEVEL", "BOOTSTRAP_EXPIRES_AT", "EXPECT_ACCOUNT", "IAM_PROFILE_NAME", "IAM_PROFILE_ID", "CR_TOKEN_FILENAME", "AWS_PROFILE", "AWS_ENDPOINT_URL", "SSL_CERT_FILE"},
 	"reader":   {"IAM_URL", "TOKEN_SECRET", "TOKEN_SECRET_ARN", "READER_APIKEY_FILE", "IAM_PROFILE_NAME", "IAM_PROFILE_ID", "CR_TOKEN_FILENAME", "SSL_CERT_FILE"},
-	"operator": {"IAM_URL", "ACCOUNT_ID", "KEY_GROUP_ID", "WORKLOAD_IAM_ID", "IAM_PROFILE_ID", "BOOTSTRAP_SECRET_ARN", "STACK", "BUCKET", "PARAMS", "ARCH", "AWS_PROFILE", "AWS_ENDPOINT_URL", "SSL_CERT_FILE"},
+	"operator": {"IAM_URL", "ACCOUNT_ID", "KEY_GROUP_ID", "WORKLOAD_IAM_ID", "IAM_PROFILE_ID", "BOOTSTRAP_SECRET_ARN", "STACK", "BUCKET", "PARAMS", "ARCH", "API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID", "ROTATIONS_FILE", "BOOTSTRAP_EXPIRES_AT", "MODE", "ROTATION", "AWS_PROFILE", "AWS_ENDPOINT_URL", "SSL_CERT_FILE"},
 }
 
 // misplaced puts secrets into variables, events, inputs and arguments that are for something else.
 func misplaced() (all []path) {
 	for _, d := range doors() {
-		if strings.Count(d.name, " ") > 1 && d.kind != "operator" || d.program == "reader" {
+		if strings.Count(d.name, " ") > 1 && d.kind != "operator" || d.program == "reader" || strings.Contains(d.name, " by ") {
 			continue // these are the same programs, and a job in Go prints what it was given if it wants to
 		}
 		set := func(sort, variable, by, shape string) {
@@ -408,7 +456,7 @@ func switched() (all []path) {
 	badly := []ibmcloudtest.Fault{{Op: ibmcloudtest.OpAny, Skip: 2, Status: 401, Body: mixed, Headers: headers}}
 	limit := []string{"sh", "-c", `ulimit -c unlimited; exec "$@"`, "sh"} // so that a core would be dumped
 	for _, d := range doors() {
-		if d.program == "reader" || strings.Contains(d.name, " by ") || strings.Contains(d.name, " mirrored") || strings.HasPrefix(d.name, "doctor ") {
+		if d.program == "reader" || strings.Contains(d.name, " by ") || d.terminal || strings.Contains(d.name, " mirrored") || strings.HasPrefix(d.name, "doctor ") {
 			continue
 		}
 		for _, set := range switches {

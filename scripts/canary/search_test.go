@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/big"
 	"net/url"
 	"regexp"
 	"slices"
@@ -32,10 +33,10 @@ type subject struct{ name, value string }
 const exactLength, foldedLength = 8, 10
 
 // index finds parts of subjects, forwards and backwards.
-type index struct{ exact, folded map[string]string }
+type index struct{ exact, folded, steps map[string]string }
 
 func newIndex(subjects []subject) index {
-	x := index{map[string]string{}, map[string]string{}}
+	x := index{map[string]string{}, map[string]string{}, map[string]string{}}
 	for _, s := range subjects {
 		value := s.value
 		if strings.HasPrefix(value, "eyJ") { // the header of a JWT is the same in all of an issuer's
@@ -44,9 +45,31 @@ func newIndex(subjects []subject) index {
 		for _, text := range []string{value, reversed(value), strings.Map(rot13, value)} {
 			windows(text, exactLength, func(part string) { x.exact[part] = s.name })
 			windows(fold(text), foldedLength, func(part string) { x.folded[part] = s.name })
+			for _, masked := range steps(text) {
+				windows(masked, foldedLength, func(part string) {
+					kinds := 0
+					for i := range len(part) {
+						if strings.IndexByte(part, part[i]) == i {
+							kinds++
+						}
+					}
+					if kinds > foldedLength/2 { // not a mere "aaaa…"
+						x.steps[part] = s.name
+					}
+				})
+			}
 		}
 	}
 	return x
+}
+
+// steps are what is from each character to the next, by XOR and by addition: alike whatever one byte all are masked with.
+func steps(text string) [2]string {
+	var masked [2][]byte
+	for i := 1; i < len(text); i++ {
+		masked[0], masked[1] = append(masked[0], text[i]^text[i-1]), append(masked[1], text[i]-text[i-1])
+	}
+	return [2]string{"^" + string(masked[0]), "+" + string(masked[1])}
 }
 
 func windows(text string, length int, do func(string)) {
@@ -118,6 +141,11 @@ func (x index) search(text string, found map[string]string) {
 		}
 		windows(text, exactLength, func(part string) { note(x.exact[part], cmp.Or(how, "as it is")) })
 		windows(fold(text), foldedLength, func(part string) { note(x.folded[part], cmp.Or(how, "without separators or case")) })
+		for _, masked := range steps(text) {
+			if nesting < 2 {
+				windows(masked, foldedLength, func(part string) { note(x.steps[part], strings.TrimPrefix(how+", masked", ", ")) })
+			}
+		}
 		if nesting == maxNesting || how != "" && !worthwhile(text) {
 			return
 		}
@@ -166,8 +194,18 @@ var decoders = map[string]func(string) []string{
 		for _, run := range base64Run.FindAllString(text, -1) {
 			run = strings.NewReplacer("-", "+", "_", "/").Replace(run)
 			for start := range 4 {
-				bytes, _ := base64.RawStdEncoding.DecodeString(run[start : start+(len(run)-start)/4*4])
-				all = append(all, string(bytes))
+				for _, run := range []string{run, reversed(run)} {
+					bytes, _ := base64.RawStdEncoding.DecodeString(run[start : start+(len(run)-start)/4*4])
+					all = append(all, string(bytes))
+				}
+			}
+		}
+		return all
+	},
+	"a number": func(text string) (all []string) {
+		for _, run := range longNumber.FindAllString(text, -1) {
+			if number, ok := new(big.Int).SetString(run, 10); ok {
+				all = append(all, string(number.Bytes()))
 			}
 		}
 		return all
@@ -234,6 +272,7 @@ var (
 	octalByte   = regexp.MustCompile(`(?:0o?|\b)([0-7]{2,3})\b`)
 	binaryByte  = regexp.MustCompile(`[01]{7,8}`)
 	base64Run   = regexp.MustCompile(`[A-Za-z0-9+/_-]{12,}`)
+	longNumber  = regexp.MustCompile(`[0-9]{24,900}`)
 	base32Run   = regexp.MustCompile(`[A-Z2-7]{16,}`)
 	ascii85Run  = regexp.MustCompile(`[!-u]{15,}`)
 )
@@ -331,6 +370,8 @@ func TestTheSearchFinds(t *testing.T) {
 			}
 		}), ""),
 		"columns": strings.Join(slices.Collect(chunks(key, 4)), " of 11\nINFO part="), "rot13": strings.Map(rot13, key),
+		"base64 backwards": reversed(base64.StdEncoding.EncodeToString(raw)), "a number": new(big.Int).SetBytes(raw).String(),
+		"masked": hex.EncodeToString(bytes.Map(func(r rune) rune { return r ^ 0x15 }, raw)), "shifted": strings.Map(func(r rune) rune { return r + 1 }, key),
 		"a word of a stack trace": "main.f(0x" + hex.EncodeToString([]byte(reversed(key[8:16]))) + ", 0x2c)",
 	}
 	for name, leak := range leaks {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // patience is how long a program may take; none needs a tenth of it.
@@ -38,7 +40,8 @@ var strace = sync.OnceValue(func() string {
 // each descriptor. The program stays this process's child; strace is elsewhere.
 func straceArguments(prefix string) []string {
 	const calls = "execve,execveat,write,pwrite64,writev,pwritev,pwritev2,sendto,sendmsg,sendmmsg,openat,openat2,?open,?creat,mkdirat,?mkdir," +
-		"?rename,renameat,renameat2,?link,linkat,?symlink,symlinkat,?chmod,fchmod,fchmodat,connect,prctl,setxattr,fsetxattr,memfd_create,?mknod,mknodat"
+		"?rename,renameat,renameat2,?link,linkat,?symlink,symlinkat,?chmod,fchmod,fchmodat,connect,prctl,setxattr,fsetxattr,memfd_create,?mknod,mknodat," +
+		"copy_file_range,sendfile,splice,mmap,bind,add_key,keyctl,?shmget,?msgsnd,mq_timedsend,sethostname"
 	return []string{"-DD", "-f", "-ff", "--seccomp-bpf", "-q", "-xx", "-y", "-v", "-s", "1000000", "-e", "trace=" + calls, "-e", "signal=none", "-o", prefix}
 }
 
@@ -63,6 +66,15 @@ func (s *stage) run(ctx context.Context, p path) ([]part, error) {
 	}
 	var stdout, stderr bytes.Buffer
 	program.Stdout, program.Stderr = &stdout, &stderr
+	if p.door.terminal {
+		screen, keyboard, err := terminal()
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _, _ = screen.Close(), keyboard.Close() }()
+		program.Stderr = keyboard
+		go func() { _, _ = io.Copy(io.Discard, screen) }() // the trace has it
+	}
 	program.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	program.Cancel = func() error { return syscall.Kill(-program.Process.Pid, syscall.SIGKILL) }
 	program.WaitDelay = 5 * time.Second
@@ -72,6 +84,9 @@ func (s *stage) run(ctx context.Context, p path) ([]part, error) {
 	if err := program.Start(); err != nil {
 		return nil, err
 	}
+	s.cloud.mu.Lock()
+	s.cloud.process = program.Process.Pid
+	s.cloud.mu.Unlock()
 	end := make(chan struct{})
 	go func() { // ends the program when it is held in the middle of a request, or has had all events
 		for {
@@ -88,6 +103,9 @@ func (s *stage) run(ctx context.Context, p path) ([]part, error) {
 		}
 	}()
 	err := program.Wait()
+	s.cloud.mu.Lock()
+	s.cloud.process = 0
+	s.cloud.mu.Unlock()
 	close(end)
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("the program did not end in %s", patience)
@@ -100,8 +118,29 @@ func (s *stage) run(ctx context.Context, p path) ([]part, error) {
 	if program.ProcessState.Sys().(syscall.WaitStatus).CoreDump() {
 		parts = append(parts, part{"a core file", s.keys.bootstrap})
 	}
-	traced, files := s.traced(program.Process.Pid, slices.Concat(line, program.Env))
+	traced, files := s.traced(p, program.Process.Pid, slices.Concat(line, program.Env))
 	return slices.Concat(parts, traced, s.left(files)), nil
+}
+
+// terminal returns both ends of a new one.
+func terminal() (screen, keyboard *os.File, err error) {
+	if screen, err = os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0); err != nil {
+		return nil, nil, err
+	}
+	const numberOf, unlock = 0x80045430, 0x40045431 // TIOCGPTN and TIOCSPTLCK of ioctl_tty(2)
+	var number, locked int32
+	for request, value := range map[uintptr]*int32{numberOf: &number, unlock: &locked} {
+		if _, _, code := syscall.Syscall(syscall.SYS_IOCTL, screen.Fd(), request, uintptr(unsafe.Pointer(value))); code != 0 {
+			err = code
+		}
+	}
+	if err == nil {
+		keyboard, err = os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	}
+	if err != nil {
+		_ = screen.Close()
+	}
+	return screen, keyboard, err
 }
 
 var (
@@ -109,14 +148,16 @@ var (
 	traceString = regexp.MustCompile(`"((?:\\x[0-9a-f]{2})*)"`)
 	traceTarget = regexp.MustCompile(`^\d+<([^>]*)>`)
 	unreadable  = regexp.MustCompile(`^\d+<[^>]*>, 0x[0-9a-f]+, [1-9]`)
+	traceFile   = regexp.MustCompile(`\b\d+<([^>]*)>`)
+	traceMode   = regexp.MustCompile(`O_CREAT.*, 0(\d+)\) = \d+<([^>]*)>`)
 	traceHost   = regexp.MustCompile(`sin6?_port=htons\((\d+)\).*?"([^"]+)"`)
 )
 
 // traced reads what strace wrote down, and returns the files that were opened to be written. The environment and arguments
 // that this test gave the program are not among what left it.
-func (s *stage) traced(main int, given []string) (parts []part, files []string) {
+func (s *stage) traced(p path, main int, given []string) (parts []part, files []string) {
 	traces, _ := filepath.Glob(filepath.Join(s.folder, "trace", "t.*"))
-	written := map[string]*strings.Builder{}
+	written, public := map[string]*strings.Builder{}, map[string]bool{}
 	for _, trace := range traces {
 		content, err := os.ReadFile(trace)
 		if err != nil {
@@ -136,11 +177,28 @@ func (s *stage) traced(main int, given []string) (parts []part, files []string) 
 				if strings.HasSuffix(trace, "."+strconv.Itoa(main)) {
 					ours := func(text string) bool { return slices.Contains(given, text) }
 					words, variables = slices.DeleteFunc(words, ours), slices.DeleteFunc(variables, ours)
+				} else if p.door.kind == "function" {
+					parts = append(parts, part{"a program that it starts, " + name + ", which may be given anything", s.keys.bootstrap})
 				}
 				parts = append(parts, part{"the arguments of " + name, strings.Join(words, "\n")}, part{"the environment of " + name, strings.Join(variables, "\n")})
 			case call == "connect":
 				if host := traceHost.FindStringSubmatch(unhex(arguments)); host != nil && !s.mayConnect(host[2], host[1]) {
 					parts = append(parts, part{"a connection to " + host[2] + ":" + host[1], s.keys.bootstrap})
+				}
+				parts = append(parts, part{"the name of a socket", strings.Join(stringsOf(arguments), "\n")})
+			case call == "mmap":
+				if file := traceFile.FindStringSubmatch(arguments); file != nil && strings.Contains(arguments, "PROT_WRITE") && strings.Contains(arguments, "MAP_SHARED") {
+					parts = append(parts, part{"memory that is written to " + unhex(file[1]), s.keys.bootstrap})
+				}
+			case call == "shmget":
+				parts = append(parts, part{"memory that is shared with others", s.keys.bootstrap})
+			case call == "copy_file_range" || call == "sendfile" || call == "splice": // by the kernel: what they copy is nowhere in the trace
+				files := traceFile.FindAllStringSubmatch(arguments, -1)
+				for _, file := range files {
+					if info, err := os.Stat(unhex(file[1])); err == nil && info.Mode().IsRegular() {
+						content, _ := os.ReadFile(unhex(file[1]))
+						parts = append(parts, part{"what is copied from or to " + unhex(file[1]), string(content)})
+					}
 				}
 			case strings.HasPrefix(call, "open") && !strings.Contains(arguments, "O_WRONLY") && !strings.Contains(arguments, "O_RDWR"):
 			case strings.Contains(call, "write") || strings.HasPrefix(call, "send"):
@@ -164,6 +222,11 @@ func (s *stage) traced(main int, given []string) (parts []part, files []string) 
 					written[target].WriteString(text)
 				}
 			default:
+				if created := traceMode.FindStringSubmatch(arguments); created != nil {
+					if mode, err := strconv.ParseUint(created[1], 8, 32); err != nil || mode&0o055 != 0 { // the umask is 022
+						public[unhex(created[2])] = true
+					}
+				}
 				names := stringsOf(arguments)
 				parts = append(parts, part{"an argument of " + call, strings.Join(names, "\n")})
 				if strings.HasPrefix(call, "open") && len(names) > 0 {
@@ -173,7 +236,11 @@ func (s *stage) traced(main int, given []string) (parts []part, files []string) 
 		}
 	}
 	for target, text := range written {
-		parts = append(parts, part{"what is written to " + target, text.String()})
+		name := "what is written to " + target
+		if public[target] {
+			name = "what is written while others may read it, to " + target
+		}
+		parts = append(parts, part{name, text.String()})
 	}
 	return parts, files
 }
