@@ -212,6 +212,9 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"the key for the token": {map[string]string{"TOKEN_SECRET": strings.ToUpper(keyID)}, "the token would replace the API key"},
 		"another one's key":     {list(`[` + entry("a", "") + `,{"name":"b","api_key_secret":"g/n","token_secret":"` + keyID + `"}]`), `rotation b: its token secret is a key secret`},
 		"misspelt in expect":    {list(`[` + entry("a", `,"expect":{"iamid":"x"}`) + `]`), `unknown field "iamid"`},
+		"a field twice":         {list(`[` + entry("a", `,"token_secret":"`+keyID+`"`) + `]`), `ROTATIONS[0]: the field "token_secret" is there twice`},
+		"in another case":       {list(`[` + entry("a", `,"Mirror":[],"mirror":[]`) + `]`), `ROTATIONS[0]: the field "mirror" is there twice`},
+		"twice in expect":       {list(`[` + entry("a", `,"expect":{"account":"","account":""}`) + `]`), `the field "account" is there twice`},
 		"all of a list":         {list(`[` + entry("a", `,"format":"jwt"`) + `,` + entry("a", "") + `]`), "ROTATIONS \"a\" format: not a format: use raw, bearer or json\nROTATIONS[1]: name \"a\" is used twice"},
 	} {
 		t.Run(name, func(t *testing.T) {

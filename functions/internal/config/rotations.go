@@ -153,6 +153,10 @@ func decodeList(found *problems, source string, text []byte) []*entry {
 	}
 	entries := make([]*entry, len(list))
 	for i, text := range list {
+		if name := repeatedField(text); name != "" {
+			found.add(fmt.Sprintf("%s[%d]", source, i), "the field %s is there twice: remove one", quote(name))
+			continue
+		}
 		decoder := json.NewDecoder(bytes.NewReader(text))
 		decoder.DisallowUnknownFields()
 		if err := decoder.Decode(&entries[i]); err != nil || entries[i] == nil {
@@ -161,6 +165,33 @@ func decodeList(found *problems, source string, text []byte) []*entry {
 		}
 	}
 	return entries
+}
+
+// repeatedField returns a field that an object, or one within it, has twice, in whatever
+// case: encoding/json would take the last, and nobody knows which is meant. It returns
+// nothing for what is no object.
+func repeatedField(object json.RawMessage) string {
+	decoder := json.NewDecoder(bytes.NewReader(object))
+	if start, _ := decoder.Token(); start != json.Delim('{') {
+		return ""
+	}
+	seen := map[string]bool{}
+	for decoder.More() {
+		token, _ := decoder.Token() // the list is valid JSON
+		name, _ := token.(string)
+		if seen[strings.ToLower(name)] {
+			return name
+		}
+		seen[strings.ToLower(name)] = true
+		var value json.RawMessage
+		if decoder.Decode(&value) != nil {
+			return ""
+		}
+		if within := repeatedField(value); within != "" {
+			return within
+		}
+	}
+	return ""
 }
 
 // explainJSON says what is wrong in the words of a person who wrote the list.
