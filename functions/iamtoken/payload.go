@@ -162,7 +162,7 @@ func TrimBearer(s string) string {
 // rotation names another.
 const DefaultField = "iam_token"
 
-// maxText bounds what is searched for a token: white space may stand around it.
+// maxText bounds what is searched for a token: it may be surrounded by white space.
 const maxText = 20_000
 
 // bareToken is the token of a text that holds it alone or after the word Bearer.

@@ -59,7 +59,7 @@ func middle[N time.Duration | int64](all []usage, figure func(usage) N) N {
 	return figures[len(figures)/2]
 }
 
-// measured runs a command to its end. Bench itself stands between, in a process that
+// measured runs a command to its end. Bench itself is in between, in a process that
 // is small: the account of a child's memory begins with its parent's.
 func (b bencher) measured(c *cloud, command ...string) (usage, error) {
 	self, err := os.Executable()

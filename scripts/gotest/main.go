@@ -60,7 +60,7 @@ func splitGroups(args []string) func(yield func([]string) bool) {
 // event is a line of `go test -json`, as cmd/test2json documents it.
 type event struct{ Action, Package, Test, Output string }
 
-// location stands before what a test logs.
+// location precedes what a test logs.
 var location = regexp.MustCompile(`^\s*[\w.-]+\.go:\d+: `)
 
 // relay prints the lines of packages and the output of tests that did not end well, and counts the skipped tests by reason.

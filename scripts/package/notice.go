@@ -113,11 +113,11 @@ func licences(folder string) ([]text, error) {
 const heading = `Third parties in iam-token-rotator
 
 The binary holds the software listed here, each under its own licence. The texts
-follow the list; one that several share stands there once.
+follow the list; one that several share is listed once.
 
 `
 
-// rule stands before every text.
+// rule precedes every text.
 var rule = strings.Repeat("=", 80) + "\n"
 
 // render writes the list and the texts: the same bytes for the same modules.

@@ -198,7 +198,7 @@ func (f *failure) Error() string {
 	case f.status == http.StatusConflict && strings.HasSuffix(f.needed, "service id"):
 		advice = "Is the key locked, or was it changed meanwhile? Unlock it, or run it again."
 	case f.status == http.StatusConflict:
-		advice = "The name is taken: use another --name, or delete what bears it."
+		advice = "The name is taken: use another --name, or delete what has it."
 	case f.status == http.StatusTooManyRequests || f.status >= 500:
 		advice = "Try again later: what is done stays done."
 	case f.code == "BXNIM0415E":

@@ -32,7 +32,7 @@ var (
 	fileShape   = regexp.MustCompile(`^file:[0-9a-f-]{1,32}$`)
 )
 
-// apiKey is a key at IAM that bears the name of a service id's.
+// apiKey is a key at IAM with the name of a service id's.
 type apiKey struct {
 	id       string
 	place    string // where its value is; empty unless it is known
@@ -53,7 +53,7 @@ type serviceID struct {
 	keys        []apiKey // oldest first
 }
 
-// loadKeys lists the keys that bear our name. IAM gives a key's age to the minute, so of two made in one minute
+// loadKeys lists the keys with our name. IAM gives a key's age to the minute, so of two made in one minute
 // the one that was stored later is the newer.
 func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 	id.keys = nil

@@ -259,7 +259,7 @@ func expect(found *problems, accountName, account, iamIDName, iamID string) rota
 		found.add(accountName, "is no account id: that has 32 hexadecimal digits")
 	}
 	if knownIAMID != iamID {
-		found.add(iamIDName, "is no IAM id: a service id's begins with iam-ServiceId-; any other stands in the version's metadata")
+		found.add(iamIDName, "is no IAM id: a service id's begins with iam-ServiceId-; any other is in the version's metadata")
 	}
 	return rotation.Expect{Account: account, IAMID: iamID}
 }

@@ -4,7 +4,7 @@
 //
 // The SDKs are used for requests and types only. Their token cache, their
 // retries, their own connection pools and their error texts are not: the cache
-// hands out ageing tokens, the retries repeat a save whose answer was lost, and
+// returns ageing tokens, the retries repeat a save whose answer was lost, and
 // the texts repeat whatever a service answered.
 package ibmcloud
 
@@ -142,7 +142,7 @@ func (a *wireResponse) dateBefore(named time.Time) bool {
 	return !a.date.IsZero() && a.date.Add(dateTolerance).Before(named)
 }
 
-// client returns an HTTP client for SDK calls whose requests bear their context. It
+// client returns an HTTP client for SDK calls whose requests carry their context. It
 // keeps keys and tokens at the host they were meant for: a 3xx is the answer.
 func (r recorder) client() *http.Client {
 	return &http.Client{Transport: r, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

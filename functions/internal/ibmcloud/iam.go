@@ -124,10 +124,10 @@ func encodings(value string, length int) []string {
 // in a text: it depends on where in a group of three bytes value begins.
 func withinBase64(value string) []string {
 	var forms []string
-	for before, shared := range []int{0, 2, 3} { // characters that also bear what stands before
+	for before, shared := range []int{0, 2, 3} { // characters that also depend on what precedes
 		encoded := base64.RawURLEncoding.EncodeToString(append(make([]byte, before), value...))
 		if (before+len(value))%3 != 0 {
-			encoded = encoded[:len(encoded)-1] // it also bears what follows
+			encoded = encoded[:len(encoded)-1] // it also depends on what follows
 		}
 		forms = append(forms, encoded[shared:])
 	}

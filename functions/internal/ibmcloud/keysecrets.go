@@ -190,7 +190,7 @@ func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, 
 }
 
 // holdsKey reports whether a rotation reads its key from the secret to which a token
-// is to be saved. The configuration may name it in two ways: by id, as it stands there
+// is to be saved. The configuration may name it in two ways: by id, as given there
 // or as the service reports it, and by name, which is unique for each type.
 func (s *SecretsManager) holdsKey(ids ...string) bool {
 	for _, id := range ids {

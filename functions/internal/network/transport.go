@@ -148,7 +148,7 @@ func (t *Transport) touch(c *conn) {
 }
 
 // fresh returns the connections to a target, and drops those that are stale by the
-// wall clock: other timers stand still while a process is frozen between two
+// wall clock: other timers stop while a process is frozen between two
 // invocations.
 func (t *Transport) fresh(to target) []*conn {
 	t.mu.Lock()

@@ -158,7 +158,7 @@ func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResp
 }
 
 const (
-	// redeliveryWindow is how long a version that bears this run's id counts as
+	// redeliveryWindow is how long a version with this run's id counts as
 	// this run's work: an event is delivered at least once, not exactly once.
 	redeliveryWindow = 15 * time.Minute
 	// minRemaining is the least remaining lifetime with which a token is published.
@@ -298,7 +298,7 @@ func (p *pass) warn(format string, args ...any) {
 // MaxClockSkew is how far the clock may be off IBM's before it is a warning.
 const MaxClockSkew = 30 * time.Second
 
-// wallClock is the time without its monotonic part, which stands still while a
+// wallClock is the time without its monotonic part, which stops while a
 // process is frozen between two Lambda invocations.
 func (r *Rotator) wallClock() time.Time {
 	if r.Now == nil {

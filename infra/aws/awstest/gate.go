@@ -44,7 +44,7 @@ var (
 // one of them runs programs. A request must
 //
 //   - be local, see [ibmcloudtest.IsLocal]; S3 has names of buckets before localhost, too;
-//   - bear a signature (Signature Version 4) in the Authorization header or in a presigned query, by the credentials of
+//   - have a signature (Signature Version 4) in the Authorization header or in a presigned query, by the credentials of
 //     [Environment] or by some that this STS has issued, which counts as long as at AWS: 15 minutes, or what a presigned
 //     query says;
 //   - or, as AssumeRoleWithWebIdentity is not signed at AWS, ask for just that with [WebIdentityToken].
