@@ -666,7 +666,7 @@ func TestForeignValues(t *testing.T) {
 	for _, arn := range append(hostile[:8:8], "arn:aws:secretsmanager:eu-central-1:123456789012:secret:another-a1b2c3", "arn:aws:secretsmanager:x:1:secret:iam-token-rotator/bootstrap-a1b2c3") {
 		fx := newFixture(t)
 		fx.aws.arn = arn
-		fx.fail(1, "AWS's answer has not the ARN of the secret")
+		fx.fail(1, "AWS's answer lacks the ARN of the secret")
 	}
 }
 
