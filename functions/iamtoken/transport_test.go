@@ -117,7 +117,7 @@ func TestTheTokenStaysWithItsHostAndIsEncrypted(t *testing.T) {
 			t.Errorf("the token went to %v, want service.test alone", authorized)
 		}
 		if _, err := client.Get("http://service.test/"); err == nil || !strings.Contains(err.Error(), "in the clear") {
-			t.Errorf("got %v, want a refusal to send the token in the clear", err)
+			t.Errorf("got %v, want a rejection to send the token in the clear", err)
 		}
 	})
 }
@@ -168,7 +168,7 @@ func TestHosts(t *testing.T) {
 	for _, entry := range []string{"", "https://service.test", "service.test/", "*.service.test", "a b", "key@service.test"} {
 		reader := &iamtoken.Reader{Store: storeOf(iamtoken.Version{}), Hosts: []string{entry}}
 		if err := reader.Validate(); err == nil || entry != "" && strings.Contains(err.Error(), entry) {
-			t.Errorf("the entry %q: got %v, want a refusal that does not repeat it", entry, err)
+			t.Errorf("the entry %q: got %v, want a rejection that does not repeat it", entry, err)
 		}
 	}
 }

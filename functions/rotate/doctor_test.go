@@ -25,7 +25,7 @@ func TestDoctorCommand(t *testing.T) {
 		{"configuration, JSON", []string{"-json"}, []string{"LOG_LEVEL=loud"}, 2, []string{`"status":"failed","detail":"SECRETS_MANAGER_URL: is required`, `],"ok":false}`}, ""},
 		{"one by name", []string{"-rotation", "default"}, good, 0, []string{"rotation default\n"}, ""},
 		{"something wrong", nil, environ(cloud, origin, noSuchSecret), 1, []string{"✗ token-secret", "→ there is no such secret: check TOKEN_SECRET", "– token-locks           not tried: token-secret failed\n                        nor stored-token, save\n", "1 check failed"}, ""},
-		{"bootstrap refused", nil, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=unknown"), 1,
+		{"bootstrap rejected", nil, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=unknown"), 1,
 			[]string{"✗ bootstrap-identity", "– key-secret            not tried: bootstrap-identity failed\n                        nor key-identity, key-expiry, "}, ""},
 		{"a person's token", nil, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=", "IAM_TOKEN=Bearer "+cloud.MustMintToken(cloud.AdminAPIKey(), time.Hour)), 0,
 			[]string{"! bootstrap-identity    IAM_TOKEN is of "}, ""},
@@ -101,7 +101,7 @@ func TestAWarmFunctionsDoctorSeesWhatHasBrokenSince(t *testing.T) {
 	cloud.MustDeleteAPIKey(cloud.BootstrapAPIKey())
 	response, err := invoke(t, f, `{"mode":"doctor"}`)
 	if err != nil || !bytes.Contains(response, []byte(`"check":"bootstrap-identity","status":"failed"`)) {
-		t.Errorf("got %s, %v; want the bootstrap identity refused, although the function still has a token of it", response, err)
+		t.Errorf("got %s, %v; want the bootstrap identity rejected, although the function still has a token of it", response, err)
 	}
 }
 

@@ -237,7 +237,7 @@ func checkEventBridge(fields map[string]json.RawMessage) error {
 }
 
 // isManual reports whether a field's name is one of the manual form or of a mode, whatever
-// its case and any other characters. EventBridge's own fields are of
+// its case and the characters between or after its letters. EventBridge's own fields are of
 // ASCII: any other name only looks like one.
 func isManual(name string) bool {
 	letters := strings.Map(func(r rune) rune {

@@ -295,7 +295,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// Whatever arrives: an event is understood whole or refused, and a refusal does
+// Whatever arrives: an event is understood whole or rejected, and a rejection does
 // not repeat what could be a key.
 func FuzzEvent(f *testing.F) {
 	for _, seed := range []string{

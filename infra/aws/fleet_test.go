@@ -231,24 +231,24 @@ func TestFleetCountsSilence(t *testing.T) {
 	}
 }
 
-// A batch that Lambda refuses until it is given up fails nothing that any other alarm looks at.
+// A batch that Lambda rejects until it is given up makes no other alarm fire.
 func TestFleetHearsABatchThatIsGivenUp(t *testing.T) {
 	t.Parallel()
 	tmpl := fleet(t)
 	rule := ruleOf(t, properties(t, tmpl, "ThrottlesAlarm"))
 	for _, m := range fleetMaps {
 		batches, _ := mapOf(t, tmpl, m.id, "5")
-		refused := batches.task().Retry[0]
-		want(t, m.id+": what is tried again first", refused.ErrorEquals[0], "Lambda.TooManyRequestsException")
-		wait, whole := refused.IntervalSeconds, 0
-		for range refused.MaxAttempts {
+		rejected := batches.task().Retry[0]
+		want(t, m.id+": what is tried again first", rejected.ErrorEquals[0], "Lambda.TooManyRequestsException")
+		wait, whole := rejected.IntervalSeconds, 0
+		for range rejected.MaxAttempts {
 			whole += wait
-			wait = min(wait*refused.BackoffRate, refused.MaxDelaySeconds)
+			wait = min(wait*rejected.BackoffRate, rejected.MaxDelaySeconds)
 		}
 		if whole >= rule.period {
-			t.Errorf("%s: a batch is refused for up to %d s, over more than two periods of %d", m.id, whole, rule.period)
+			t.Errorf("%s: a batch is rejected for up to %d s, over more than two periods of %d", m.id, whole, rule.period)
 		}
-		tries := refused.MaxAttempts + 1
+		tries := rejected.MaxAttempts + 1
 		if inOne := (tries + 1) / 2; rule.threshold > inOne {
 			t.Errorf("%s: the alarm wants %d refusals in a period, but of the %d of a batch as few as %d may fall into one", m.id, rule.threshold, tries, inOne)
 		}

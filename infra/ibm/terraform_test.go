@@ -527,7 +527,7 @@ func TestVariables(t *testing.T) {
 	tests := []struct {
 		name      string
 		variables map[string]any
-		refusal   string         // text of the error, if it must fail
+		rejection string         // text of the error, if it must fail
 		want      map[string]any // local values
 	}{
 		{name: "defaults", want: map[string]any{"new_instance": true, "region": "us-south", "keyless": false, "new_project": false, "role_name_start": "IamTokenRotator"}},
@@ -539,39 +539,39 @@ func TestVariables(t *testing.T) {
 			want: map[string]any{"keyless": true, "new_project": false}},
 		{name: "no policy for the workload", variables: map[string]any{"workload_policies": []any{}}},
 		{name: "policy with an attribute", variables: policy("cloud-object-storage", "serviceInstance", "x")},
-		{name: "prefix with capitals", variables: map[string]any{"prefix": "Rotator"}, refusal: "lower-case letters"},
-		{name: "prefix too long", variables: map[string]any{"prefix": strings.Repeat("a", 21)}, refusal: "at most 20"},
-		{name: "CRN of another service", variables: map[string]any{"secrets_manager_crn": projectCRN}, refusal: "not the CRN of a Secrets Manager instance"},
-		{name: "guid for a CRN", variables: map[string]any{"secrets_manager_crn": "11111111-2222-3333-4444-555555555555"}, refusal: "not the CRN of a Secrets Manager instance"},
-		{name: "zone for a region", variables: map[string]any{"region": "us-south-1"}, refusal: "A region looks like"},
-		{name: "unknown plan", variables: map[string]any{"plan": "lite"}, refusal: "standard or trial"},
-		{name: "name of a resource group", variables: map[string]any{"resource_group_id": "Default"}, refusal: "32 hexadecimal digits"},
+		{name: "prefix with capitals", variables: map[string]any{"prefix": "Rotator"}, rejection: "lower-case letters"},
+		{name: "prefix too long", variables: map[string]any{"prefix": strings.Repeat("a", 21)}, rejection: "at most 20"},
+		{name: "CRN of another service", variables: map[string]any{"secrets_manager_crn": projectCRN}, rejection: "not the CRN of a Secrets Manager instance"},
+		{name: "guid for a CRN", variables: map[string]any{"secrets_manager_crn": "11111111-2222-3333-4444-555555555555"}, rejection: "not the CRN of a Secrets Manager instance"},
+		{name: "zone for a region", variables: map[string]any{"region": "us-south-1"}, rejection: "A region looks like"},
+		{name: "unknown plan", variables: map[string]any{"plan": "lite"}, rejection: "standard or trial"},
+		{name: "name of a resource group", variables: map[string]any{"resource_group_id": "Default"}, rejection: "32 hexadecimal digits"},
 		{name: "policy without roles", variables: map[string]any{"workload_policies": []any{
-			map[string]any{"service": "logs-router", "roles": []string{}}}}, refusal: "at least one role"},
-		{name: "token that opens the vault", variables: policy("secrets-manager"), refusal: "would open the vault"},
-		{name: "token that makes keys", variables: policy("iam-identity"), refusal: "could give itself the vault"},
-		{name: "token that joins groups", variables: policy("iam-groups"), refusal: "could give itself the vault"},
-		{name: "token that grants policies", variables: policy("iam-access-management"), refusal: "could give itself the vault"},
-		{name: "token for all IAM services", variables: policy("all-account-management-services"), refusal: "could give itself the vault"},
-		{name: "token that invites users", variables: policy("user-management"), refusal: "could give itself the vault"},
-		{name: "service in capitals", variables: policy("IAM-Identity"), refusal: "lower-case letters"},
-		{name: "service with a blank", variables: policy(" secrets-manager"), refusal: "lower-case letters"},
-		{name: "every service", variables: policy("*"), refusal: "lower-case letters"},
-		{name: "no service", variables: policy(""), refusal: "needs a service"},
-		{name: "service named twice", variables: policy("logs-router", "serviceName", "is"), refusal: "leave serviceName"},
-		{name: "service named twice, in another case", variables: policy("logs-router", "servicename", "is"), refusal: "leave serviceName"},
-		{name: "platform services", variables: policy("logs-router", "serviceType", "platform_service"), refusal: "leave serviceName"},
-		{name: "group of IAM services", variables: policy("logs-router", "service_group_id", "IAM"), refusal: "leave serviceName"},
-		{name: "project's name for its CRN", variables: map[string]any{"code_engine": map[string]any{"project_crn": "rotator"}}, refusal: "not the CRN of a Code Engine project"},
-		{name: "job name with capitals", variables: map[string]any{"code_engine": map[string]any{"job_name": "Rotator"}}, refusal: "A job's name"},
+			map[string]any{"service": "logs-router", "roles": []string{}}}}, rejection: "at least one role"},
+		{name: "token that opens the vault", variables: policy("secrets-manager"), rejection: "would open the vault"},
+		{name: "token that makes keys", variables: policy("iam-identity"), rejection: "could give itself the vault"},
+		{name: "token that joins groups", variables: policy("iam-groups"), rejection: "could give itself the vault"},
+		{name: "token that grants policies", variables: policy("iam-access-management"), rejection: "could give itself the vault"},
+		{name: "token for all IAM services", variables: policy("all-account-management-services"), rejection: "could give itself the vault"},
+		{name: "token that invites users", variables: policy("user-management"), rejection: "could give itself the vault"},
+		{name: "service in capitals", variables: policy("IAM-Identity"), rejection: "lower-case letters"},
+		{name: "service with a blank", variables: policy(" secrets-manager"), rejection: "lower-case letters"},
+		{name: "every service", variables: policy("*"), rejection: "lower-case letters"},
+		{name: "no service", variables: policy(""), rejection: "needs a service"},
+		{name: "service named twice", variables: policy("logs-router", "serviceName", "is"), rejection: "leave serviceName"},
+		{name: "service named twice, in another case", variables: policy("logs-router", "servicename", "is"), rejection: "leave serviceName"},
+		{name: "platform services", variables: policy("logs-router", "serviceType", "platform_service"), rejection: "leave serviceName"},
+		{name: "group of IAM services", variables: policy("logs-router", "service_group_id", "IAM"), rejection: "leave serviceName"},
+		{name: "project's name for its CRN", variables: map[string]any{"code_engine": map[string]any{"project_crn": "rotator"}}, rejection: "not the CRN of a Code Engine project"},
+		{name: "job name with capitals", variables: map[string]any{"code_engine": map[string]any{"job_name": "Rotator"}}, rejection: "A job's name"},
 	}
 	program := programs.Path(t, "terraform")
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			output, planned := plan(t, program, folder, test.variables)
-			if test.refusal != "" {
-				if planned || !strings.Contains(output, test.refusal) {
-					t.Errorf("got %s, want an error with %q", output, test.refusal)
+			if test.rejection != "" {
+				if planned || !strings.Contains(output, test.rejection) {
+					t.Errorf("got %s, want an error with %q", output, test.rejection)
 				}
 				return
 			}
@@ -597,7 +597,7 @@ func policy(service string, attribute ...string) map[string]any {
 	return map[string]any{"workload_policies": []any{map[string]any{"service": service, "roles": []string{"Reader"}, "attributes": attributes}}}
 }
 
-// plan runs terraform plan with the variables; planned is false if Terraform refused them.
+// plan runs terraform plan with the variables; planned is false if Terraform rejected them.
 func plan(t *testing.T, program, folder string, variables map[string]any) (output string, planned bool) {
 	t.Helper()
 	if variables == nil {

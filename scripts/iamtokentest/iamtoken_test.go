@@ -210,7 +210,7 @@ func TestIdentities(t *testing.T) {
 	})
 	withFixture(t, "a trusted profile", ibmcloudtest.Options{}, func(fx *fixture) {
 		// The sandbox's profile is the rotator's own, which may not read the token: that
-		// refusal shows that the exchange went well.
+		// rejection shows that the exchange went well.
 		fx.publish(time.Hour)
 		delete(fx.env, "READER_APIKEY")
 		fx.env["CR_TOKEN_FILENAME"] = fx.file("cr-token", "compute-resource-token\n", 0o644)

@@ -79,7 +79,7 @@ func TestChangingTheKeysLeavesNoGap(t *testing.T) {
 	maps.Copy(fx.env, changed.values)
 	fx.succeed("--delete-old-keys")
 	function.mustRotate(3)
-	// It goes on with the bootstrap token that it has; refused, it needs the new key.
+	// It continues with its bootstrap token; when that is rejected, it needs the new key.
 	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Times: 1, Status: 401})
 	function.mustRotate(3)
 	if changed.values["BOOTSTRAP_SECRET_ARN"] != made.values["BOOTSTRAP_SECRET_ARN"] || changed.values["BOOTSTRAP_APIKEY_ID"] == made.values["BOOTSTRAP_APIKEY_ID"] {

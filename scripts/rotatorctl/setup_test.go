@@ -164,7 +164,7 @@ func (fx *fixture) owner(key, iamID string) {
 	}
 }
 
-func (fx *fixture) refused(what, key string) {
+func (fx *fixture) rejected(what, key string) {
 	fx.t.Helper()
 	if status, _ := fx.exchange(key); status != 400 {
 		fx.t.Errorf("%s: got %d, want 400, deleted", what, status)
@@ -261,16 +261,16 @@ func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	op := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager.")
 	name := in.SecretId + in.Name
 	_, there := f.secrets[name]
-	refuse := func(code string) {
+	reject := func(code string) {
 		w.WriteHeader(http.StatusBadRequest)
 		_ = json.NewEncoder(w).Encode(map[string]string{"__type": code, "message": "repeats " + string(body) + "\x1b]0;pwned"})
 	}
 	switch {
 	case f.fail != "" && op != "DescribeSecret":
-		refuse(f.fail)
+		reject(f.fail)
 		return
 	case op != "CreateSecret" && !there:
-		refuse("ResourceNotFoundException")
+		reject("ResourceNotFoundException")
 		return
 	case op != "DescribeSecret":
 		f.writes, f.secrets[name], f.kms = append(f.writes, op), in.SecretString, in.KmsKeyId
@@ -465,7 +465,7 @@ func TestRotateAndDeleteOldKeys(t *testing.T) {
 		t.Errorf("got %q and\n%s, want three keys deleted and the same lines", fx.writes(), third.stdout)
 	}
 	for role, key := range old {
-		fx.refused("the old key of the "+role, key)
+		fx.rejected("the old key of the "+role, key)
 	}
 	fx.owner(fx.aws.secrets[defaultAWSSecret], fx.outputs["bootstrap_iam_id"])
 	fx.owner(fx.aws.secrets["team/other"], fx.outputs["bootstrap_iam_id"])

@@ -336,7 +336,7 @@ func (a *account) end() {
 	a.must(0, "deploy", a.cloud.Rotations()[0].Name+": rotated; ")
 }
 
-// The key is on no page of this list, so what deploy cannot do is refused, with what to do.
+// The key is on no page of this list, so what deploy cannot do is rejected, with what to do.
 func TestDeploymentFailures(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -517,7 +517,7 @@ func event1(id, resource, status, reason string) string {
 		`</LogicalResourceId><ResourceStatus>` + status + `</ResourceStatus><ResourceStatusReason>` + reason + `</ResourceStatusReason></member>`
 }
 
-// What is missing or not known is refused before anything is built or sent.
+// What is missing or not known is rejected before anything is built or sent.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "go")

@@ -291,7 +291,7 @@ func TestABadNamespaceIsReplacedSoThatTheFailureIsCounted(t *testing.T) {
 	}
 }
 
-// Whatever stands in the environment: it is understood whole or refused, and no
+// Whatever the environment has: it is understood whole or rejected, and no
 // problem repeats a key.
 func FuzzConfiguration(f *testing.F) {
 	const id = "e2dd1896-8c39-4160-b230-92430f439ba9"
@@ -416,7 +416,7 @@ func TestAMirrorIsHeldAgainstAPartialARNOfTheBootstrapKey(t *testing.T) {
 	_, err := load(with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "SECRETS_MANAGER_APIKEY": "", "SECRETS_MANAGER_APIKEY_ARN": partial,
 		"ROTATIONS": `[{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","mirror":["` + partial + `-Ab12Cd"]}]`}))
 	if err == nil || !strings.Contains(err.Error(), "the bootstrap API key's") {
-		t.Errorf("got %v, want the mirror refused", err)
+		t.Errorf("got %v, want the mirror rejected", err)
 	}
 }
 
@@ -428,7 +428,7 @@ func TestTheSettingsOfTheNetworkAreChecked(t *testing.T) {
 	} {
 		_, err := load(with(map[string]string{name: value}))
 		if err == nil || !strings.HasPrefix(err.Error(), name+": ") || strings.Contains(err.Error(), canary) {
-			t.Errorf("%s=%s: got %v, want it refused", name, value, err)
+			t.Errorf("%s=%s: got %v, want it rejected", name, value, err)
 		}
 	}
 	if _, err := load(with(map[string]string{"HTTPS_PROXY": "http://user:password@proxy:3128", "AWS_ENDPOINT_URL": "http://127.0.0.1:8481"})); err != nil {

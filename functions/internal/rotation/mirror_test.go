@@ -25,7 +25,7 @@ type mirrors struct {
 	current map[string]string // version id by ARN
 	payload map[string]string
 	puts    []string // version ids, as they were given
-	refuse  func(arn string, put bool) error
+	reject  func(arn string, put bool) error
 }
 
 // mirrorTo gives the fixture's rotation two mirrors.
@@ -38,8 +38,8 @@ func (fx *fixture) mirrorTo(arns ...string) *mirrors {
 func (m *mirrors) Current(_ context.Context, arn string) (string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.refuse != nil {
-		if err := m.refuse(arn, false); err != nil {
+	if m.reject != nil {
+		if err := m.reject(arn, false); err != nil {
 			return "", err
 		}
 	}
@@ -50,8 +50,8 @@ func (m *mirrors) Put(_ context.Context, arn, versionID string, payload iamtoken
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.puts = append(m.puts, versionID)
-	if m.refuse != nil {
-		if err := m.refuse(arn, true); err != nil {
+	if m.reject != nil {
+		if err := m.reject(arn, true); err != nil {
 			return err
 		}
 	}
@@ -59,17 +59,17 @@ func (m *mirrors) Put(_ context.Context, arn, versionID string, payload iamtoken
 	return nil
 }
 
-// failing refuses puts to arn with kind, times times; 0 is for ever.
+// failing rejects puts to arn with kind, times times; 0 is for ever.
 func (m *mirrors) failing(arn string, kind rotation.Kind, retry rotation.Retry, times int) {
 	count := 0
-	m.refuse = func(to string, put bool) error {
+	m.reject = func(to string, put bool) error {
 		if to != arn || !put {
 			return nil
 		}
 		if count++; times > 0 && count > times {
 			return nil
 		}
-		return &rotation.Error{Kind: kind, Retry: retry, Message: "refused by the test"}
+		return &rotation.Error{Kind: kind, Retry: retry, Message: "rejected by the test"}
 	}
 }
 
@@ -175,7 +175,7 @@ func TestAMirrorThatIsBehindIsRepaired(t *testing.T) {
 		time.Sleep(time.Minute)
 		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Denied)
 		fx.wantVersions(3)
-		m.refuse = nil
+		m.reject = nil
 		time.Sleep(time.Minute)
 		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable)
 		time.Sleep(4 * time.Minute)
@@ -235,8 +235,8 @@ func TestCheckReadsTheMirrorsAndWritesNone(t *testing.T) {
 		if len(m.puts) != 0 {
 			t.Errorf("got %d puts, want none", len(m.puts))
 		}
-		m.refuse = func(string, bool) error {
-			return &rotation.Error{Kind: rotation.NotFound, Message: "refused by the test"}
+		m.reject = func(string, bool) error {
+			return &rotation.Error{Kind: rotation.NotFound, Message: "rejected by the test"}
 		}
 		fx.wantFailure(fx.run(rotation.ModeCheck), rotation.StepMirror, rotation.NotFound)
 	})

@@ -487,7 +487,7 @@ func TestATokenWithoutASignatureIsNeverPublished(t *testing.T) {
 			token := fx.token()
 			fx.answer(tokenAnswer(token[:strings.LastIndex(token, ".")+1]+signature), 0)
 			if result := fx.run(rotation.ModeRotate); result.Outcome != rotation.Failed || result.Error.Kind != rotation.InvalidToken {
-				t.Errorf("a signature of %s: got %s, want it refused", name, result.Outcome)
+				t.Errorf("a signature of %s: got %s, want it rejected", name, result.Outcome)
 			}
 			fx.cloud.ClearFaults()
 			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
