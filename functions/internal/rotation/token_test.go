@@ -441,7 +441,7 @@ func TestAnUnknownKeyIsAskedForOnceAMinute(t *testing.T) {
 	})
 }
 
-// What IAM seemed to answer once, a proxy's say, is not believed for a day: it would have
+// What IAM seemed to answer once, a proxy's say, is not trusted for a day: it would have
 // every token of IAM pass for a forged one.
 func TestAWrongKeyIsReplaced(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
@@ -450,7 +450,7 @@ func TestAWrongKeyIsReplaced(t *testing.T) {
 		if len(result.Warnings) != 0 || result.Duration < time.Minute || result.Duration > 75*time.Second {
 			t.Errorf("got %s and warnings %q, want the keys to be fetched again after a minute", result.Duration, result.Warnings)
 		}
-		// A key at hand has the last word where no others can be fetched.
+		// A fetched key decides while no others can be fetched.
 		time.Sleep(time.Hour)
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
 		fx.answer(tokenAnswer(fx.signed(jwt.SigningMethodRS256, iamsKeyID, foreignKey())), 0)
