@@ -120,6 +120,8 @@ func parseOptions(args []string) (options, error) {
 	err := flags.Parse(args)
 	o.command = flags.Args()
 	switch {
+	case err != nil && !errors.Is(err, flag.ErrHelp):
+		err = serving.WithoutKeys(err)
 	case err != nil:
 	case len(o.command) == 0:
 		err = errors.New("no COMMAND: name the function's binary after --, as in -- build/local/iam-token-rotator")

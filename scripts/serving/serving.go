@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"regexp"
 	"strconv"
 	"syscall"
 	"time"
@@ -59,9 +60,23 @@ func Parse(flags *flag.FlagSet, args []string, usage, examples string, stdout io
 		err = check()
 	}
 	if err != nil {
-		return fmt.Errorf("%w\n%w", err, ErrUsage)
+		return fmt.Errorf("%w\n%w", WithoutKeys(err), ErrUsage)
 	}
 	return nil
+}
+
+// longWord is as long as a key, which has 44 characters.
+var longWord = regexp.MustCompile(`[A-Za-z0-9_.~+/=-]{40,}`)
+
+// WithoutKeys is an error about a command line that repeats nothing as long as a key, which may be in the wrong place.
+func WithoutKeys(err error) error {
+	text := longWord.ReplaceAllStringFunc(err.Error(), func(word string) string {
+		return fmt.Sprintf("(%d characters, not repeated here)", len(word))
+	})
+	if text == err.Error() {
+		return err
+	}
+	return errors.New(text)
 }
 
 // DurationVar is flags.DurationVar, with an error that says how a duration is written.

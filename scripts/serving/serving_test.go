@@ -31,14 +31,16 @@ func TestCommandLine(t *testing.T) {
 		code           int
 		stdout, stderr string // what they contain
 	}{
-		"":              {ExitOK, "", ""},
-		"-env FILE":     {ExitOK, "", ""},
-		"-h":            {ExitOK, "usage: x\n  -env FILE\n", ""},
-		"stray":         {ExitUsage, "", "x: unexpected argument \"stray\"\nrun with -h for help\n"},
-		"-colour red":   {ExitUsage, "", "-colour\nrun with -h for help\n"},
-		"-env=":         {ExitUsage, "", "x: -env must not be empty\nrun with -h for help\n"},
-		"-env checked":  {ExitUsage, "", "x: checked\nrun with -h for help\n"},
-		"-env FILE end": {ExitUsage, "", "unexpected argument"},
+		"":                            {ExitOK, "", ""},
+		"-env FILE":                   {ExitOK, "", ""},
+		"-h":                          {ExitOK, "usage: x\n  -env FILE\n", ""},
+		strings.Repeat("k", 44):       {ExitUsage, "", "x: unexpected argument \"(44 characters, not repeated here)\"\nrun with -h for help\n"},
+		"-" + strings.Repeat("k", 44): {ExitUsage, "", "(45 characters, not repeated here)\nrun with -h for help\n"},
+		"stray":                       {ExitUsage, "", "x: unexpected argument \"stray\"\nrun with -h for help\n"},
+		"-colour red":                 {ExitUsage, "", "-colour\nrun with -h for help\n"},
+		"-env=":                       {ExitUsage, "", "x: -env must not be empty\nrun with -h for help\n"},
+		"-env checked":                {ExitUsage, "", "x: checked\nrun with -h for help\n"},
+		"-env FILE end":               {ExitUsage, "", "unexpected argument"},
 	} {
 		var stdout, stderr bytes.Buffer
 		flags := flag.NewFlagSet("x", flag.ContinueOnError)
