@@ -31,7 +31,7 @@ var (
 	mutantFlag = flag.String("mutant", "", "try the mutants whose name matches this regular expression, and no paths")
 	seedFlag   = flag.Uint64("seed", 1, "of the sample: another seed draws other paths")
 	sampleFlag = flag.Int("sample", 250, "how many paths the sample has, about")
-	atOnceFlag = flag.Int("at-once", 6, "paths at a time; most of them wait")
+	atOnceFlag = flag.Int("at-once", 12, "paths at a time; most of them wait")
 )
 
 // tools are where the programs are.
