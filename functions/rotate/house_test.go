@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"iam-token-rotator/functions/ibmcloudtest"
@@ -16,23 +15,26 @@ import (
 
 func TestTheProxyOfTheEnvironmentIsUsedButNotForNoProxy(t *testing.T) {
 	fx := newFixture(t, ibmcloudtest.Options{})
-	var mu sync.Mutex
-	var asked []string // "CONNECT host password"
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		asked = append(asked, r.Method+" "+r.Host+" "+r.Header.Get("Proxy-Authorization"))
-		w.WriteHeader(http.StatusBadGateway)
-	}))
-	t.Cleanup(proxy.Close)
 	fx.env["SECRETS_MANAGER_URL"], fx.env["IAM_URL"] = "https://instance.example.com", "https://iam.example.com"
-	fx.env["HTTPS_PROXY"] = strings.Replace(proxy.URL, "http://", "http://user:password@", 1)
 	const iam, instance = "CONNECT iam.example.com:443 Basic dXNlcjpwYXNzd29yZA==", "CONNECT instance.example.com:443 Basic dXNlcjpwYXNzd29yZA=="
 	for noProxy, want := range map[string][]string{"": {iam, instance}, "iam.example.com": {instance}, ".example.com": nil} {
-		asked = nil
+		asked := make(chan string, 1000) // "CONNECT host password"
+		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked <- r.Method + " " + r.Host + " " + r.Header.Get("Proxy-Authorization")
+			w.WriteHeader(http.StatusBadGateway)
+		}))
+		fx.env["HTTPS_PROXY"] = strings.Replace(proxy.URL, "http://", "http://user:password@", 1)
 		fx.run(map[string]string{"NO_PROXY": noProxy}, "iam-token-rotator", "doctor", "-timeout", "4s")
-		slices.Sort(asked)
-		if got := slices.Compact(asked); !slices.Equal(got, want) {
+		proxy.Close() // waits for the requests that are still served
+		close(asked)
+		got := slices.Compact(slices.Sorted(func(yield func(string) bool) {
+			for request := range asked {
+				if !yield(request) {
+					return
+				}
+			}
+		}))
+		if !slices.Equal(got, want) {
 			t.Errorf("NO_PROXY=%s: got %v, want %v", noProxy, got, want)
 		}
 	}

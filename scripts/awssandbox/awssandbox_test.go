@@ -139,5 +139,5 @@ func TestFailures(t *testing.T) {
 	write("moto_server", fakesMoto+"=1 exec '"+os.Args[0]+"' \"$@\"\n")
 	fails(serving.ExitError, "address already in use", "-addr", taken.Addr().String())
 	fails(serving.ExitError, "making a file", "-env", filepath.Join(folder, "missing", "env"))
-	fails(serving.ExitError, "moto_server has ended by itself\n")
+	fails(serving.ExitError, "moto_server has ended unexpectedly\n")
 }
