@@ -89,7 +89,7 @@ build-local: # the programs for this machine
 
 # The race detector checks the packages with concurrent code. The others start programs.
 RACED   := ./functions/...
-UNRACED := ./infra/... ./scripts/... ./functions/internal/simulation
+UNRACED := ./scripts/readmetest ./scripts/canary ./infra/... ./scripts/... ./functions/internal/simulation # the longest first
 test: check test-go ## format, vet, staticcheck, gosec, and every test; the last line says what was skipped
 
 check: # what needs no test to run
