@@ -119,7 +119,7 @@ test-go:
 	GO='$(GO)' $(GO) run ./scripts/gotest -vet=off $$race $(RACED) -- -vet=off $(UNRACED)
 
 vulncheck: ## find known vulnerabilities in what is used; says so if their database is out of reach
-	@$(TOOL) govulncheck ./... >build/vulncheck.txt 2>&1; status=$$?; cat build/vulncheck.txt; \
+	@mkdir -p build; $(TOOL) govulncheck ./... >build/vulncheck.txt 2>&1; status=$$?; cat build/vulncheck.txt; \
 	if [ $$status != 0 ] && grep -q '^govulncheck: fetching vulnerabilities' build/vulncheck.txt; then \
 		echo 'vulncheck: the database is out of reach: nothing was checked'; else exit $$status; fi
 
