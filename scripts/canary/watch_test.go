@@ -148,6 +148,7 @@ var (
 	traceString = regexp.MustCompile(`"((?:\\x[0-9a-f]{2})*)"`)
 	traceTarget = regexp.MustCompile(`^\d+<([^>]*)>`)
 	unreadable  = regexp.MustCompile(`^\d+<[^>]*>, 0x[0-9a-f]+, [1-9]`)
+	succeeded   = regexp.MustCompile(`= \d+\s*$`)
 	traceFile   = regexp.MustCompile(`\b\d+<([^>]*)>`)
 	traceMode   = regexp.MustCompile(`O_CREAT.*, 0(\d+)\) = \d+<([^>]*)>`)
 	traceHost   = regexp.MustCompile(`sin6?_port=htons\((\d+)\).*?"([^"]+)"`)
@@ -190,7 +191,7 @@ func (s *stage) traced(p path, main int, given []string) (parts []part, files []
 				if file := traceFile.FindStringSubmatch(arguments); file != nil && strings.Contains(arguments, "PROT_WRITE") && strings.Contains(arguments, "MAP_SHARED") {
 					parts = append(parts, part{"memory that is written to " + unhex(file[1]), s.keys.bootstrap})
 				}
-			case call == "shmget":
+			case call == "shmget" && succeeded.MatchString(line): // else nothing is shared
 				parts = append(parts, part{"memory that is shared with others", s.keys.bootstrap})
 			case call == "copy_file_range" || call == "sendfile" || call == "splice": // by the kernel: what they copy is nowhere in the trace
 				files := traceFile.FindAllStringSubmatch(arguments, -1)
