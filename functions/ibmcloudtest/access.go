@@ -1,8 +1,11 @@
 package ibmcloudtest
 
 import (
+	"cmp"
 	"maps"
+	"net/http"
 	"slices"
+	"time"
 )
 
 // An action is what a Secrets Manager policy allows, without the prefix "secrets-manager.".
@@ -78,4 +81,129 @@ func (id *identity) may(a action, group string) bool {
 // mayAnywhere reports whether the identity may do a in some group.
 func (id *identity) mayAnywhere(a action) bool {
 	return slices.ContainsFunc(id.policies, func(p policy) bool { return p.role[a] })
+}
+
+const (
+	defaultGroup = "default" // id and name of the group of secrets that name none
+	maxGroups    = 200       // an instance holds no more, the default one aside
+)
+
+// A group is a secret group: the finest scope of a policy.
+type group struct {
+	sequence             int
+	id                   string // a UUID, or "default"
+	name                 string
+	description          string
+	createdBy            string
+	createdAt, updatedAt time.Time
+}
+
+func (g *group) json() object {
+	return object{"id": g.id, "name": g.name, "description": g.description,
+		"created_at": timestamp(g.createdAt), "created_by": g.createdBy, "updated_at": timestamp(g.updatedAt)}
+}
+
+var groupOperations = []operation{
+	secretOp(OpGroups, actGroupCreate, "POST /secret_groups", http.StatusCreated, (*Cloud).createGroup),
+	secretOp(OpGroups, actGroupsList, "GET /secret_groups", http.StatusOK, (*Cloud).listGroups),
+	secretOp(OpGroups, actGroupRead, "GET /secret_groups/{id}", http.StatusOK, (*Cloud).getGroup),
+	secretOp(OpGroups, actGroupUpdate, "PATCH /secret_groups/{id}", http.StatusOK, (*Cloud).patchGroup),
+	secretOp(OpGroups, actGroupDelete, "DELETE /secret_groups/{id}", http.StatusNoContent, (*Cloud).deleteGroup),
+}
+
+// newGroup adds a group. The caller holds c.mu.
+func (c *Cloud) newGroup(by *identity, name, description string) *group {
+	c.sequence++
+	now := c.now()
+	g := &group{sequence: c.sequence, id: newUUID(), name: name, description: description, createdBy: by.iamID, createdAt: now, updatedAt: now}
+	c.groups[g.id] = g
+	return g
+}
+
+// groupNamed returns the group of that name, or nil.
+func (c *Cloud) groupNamed(name string) *group {
+	for _, g := range c.groups {
+		if g.name == name {
+			return g
+		}
+	}
+	return nil
+}
+
+type groupPrototype struct {
+	Name        *string `json:"name"`
+	Description *string `json:"description"`
+}
+
+// checkGroup refuses a bad or taken name and a long description; of is the group they are for, nil
+// for a new one.
+func (c *Cloud) checkGroup(p groupPrototype, of *group) error {
+	if err := checkTexts(p.Name, p.Description, maxGroupName); err != nil || p.Name == nil {
+		return err
+	}
+	if taken := c.groupNamed(*p.Name); taken != nil && taken != of {
+		return c.duplicate("secret group")
+	}
+	return nil
+}
+
+func (c *Cloud) createGroup(in *call) (any, error) {
+	var p groupPrototype
+	if err := in.decode(&p, mediaJSON, "name!", "description"); err != nil {
+		return nil, err
+	}
+	if err := c.checkGroup(p, nil); err != nil {
+		return nil, err
+	}
+	if len(c.groups) > maxGroups {
+		return nil, badRequest("The instance has as many secret groups as it can hold.")
+	}
+	return c.newGroup(in.caller, *p.Name, deref(p.Description)).json(), nil
+}
+
+func (c *Cloud) listGroups(in *call) (any, error) {
+	groups := make([]*group, 0, len(c.groups))
+	for _, g := range c.groups {
+		groups = append(groups, g)
+	}
+	slices.SortFunc(groups, func(a, b *group) int { return cmp.Compare(a.sequence, b.sequence) })
+	list := make([]object, len(groups))
+	for i, g := range groups {
+		list[i] = g.json()
+	}
+	return object{"secret_groups": list, "total_count": len(list)}, nil
+}
+
+func (c *Cloud) getGroup(in *call) (any, error) {
+	return in.group.json(), nil
+}
+
+func (c *Cloud) patchGroup(in *call) (any, error) {
+	g := in.group
+	var p groupPrototype
+	if err := in.decode(&p, mediaMergePatch, "name", "description"); err != nil {
+		return nil, err
+	}
+	if err := c.checkGroup(p, g); err != nil {
+		return nil, err
+	}
+	assign(&g.name, p.Name)
+	assign(&g.description, p.Description)
+	g.updatedAt = in.now
+	return g.json(), nil
+}
+
+// deleteGroup removes an empty group; the default one stays.
+func (c *Cloud) deleteGroup(in *call) (any, error) {
+	g := in.group
+	if g.id == defaultGroup {
+		return nil, badRequest("The default secret group can't be deleted.")
+	}
+	for _, s := range c.secrets {
+		if s.groupID == g.id {
+			return nil, fail(http.StatusPreconditionFailed, "precondition_failed", "The secret group is not empty.")
+		}
+	}
+	delete(c.groups, g.id)
+	return nil, nil
 }

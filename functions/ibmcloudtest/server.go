@@ -2,12 +2,10 @@ package ibmcloudtest
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -15,128 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
-
-// maxBody bounds a request's body, in bytes: an arbitrary secret of 1,000,000 characters fits however
-// it is escaped.
-const maxBody = 8 << 20
-
-// A call is one request to an operation.
-type call struct {
-	request     *http.Request
-	operation   *operation
-	params      []string // path parameters, in order
-	transaction string   // the request's Transaction-Id, or a new one
-	body        []byte
-	tooLarge    bool       // the body went past maxBody
-	form        url.Values // of IAM's token endpoint
-	caller      *identity  // whose key or token the request bears, nil if unknown
-	refused     error      // why the bearer token is not accepted
-	now         time.Time  // when the operation is carried out
-
-	// What the path names; nil if it names none.
-	secret  *secret
-	version *version
-	group   *group
-	key     *apiKey // of the operations on API keys
-}
-
-// newCall reads the request's body and finds out whose it is.
-func (c *Cloud) newCall(r *http.Request, found *operation, params []string) (*call, error) {
-	in := &call{request: r, operation: found, params: params, transaction: r.Header.Get("Transaction-Id")}
-	if in.transaction == "" {
-		in.transaction = newUUID()
-	}
-	if r.Body != nil {
-		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-		if err != nil {
-			return nil, err
-		}
-		in.tooLarge = len(body) > maxBody
-		in.body = body[:min(len(body), maxBody)]
-	}
-	if found.service == serviceIAM {
-		in.form, _ = url.ParseQuery(string(in.body))
-		in.caller = c.grantee(in.form)
-		return in, nil
-	}
-	in.caller, in.refused = c.bearerOf(r)
-	return in, nil
-}
-
-// bearerOf returns whose token the request bears and why that token is refused, if it is.
-func (c *Cloud) bearerOf(r *http.Request) (*identity, error) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return nil, errNoToken
-	}
-	id, _, err := c.bearer(token)
-	return id, err
-}
-
-// class is the name under which faults and the request log know the caller, "" if unknown.
-func (in *call) class() string {
-	if in.caller == nil {
-		return ""
-	}
-	return in.caller.class
-}
-
-// mediaType is the request's content type without parameters, in lower case.
-func (in *call) mediaType() string {
-	mediaType, _, _ := mime.ParseMediaType(in.request.Header.Get("Content-Type"))
-	return mediaType
-}
-
-// decode reads the body, one JSON object of the given media type, into v. Only the listed fields
-// may occur, and those marked with "!" must.
-func (in *call) decode(v any, mediaType string, fields ...string) error {
-	if in.mediaType() != mediaType {
-		return fail(http.StatusUnsupportedMediaType, "unsupported_media_type", "The content type must be "+mediaType+".")
-	}
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(in.body, &object); err != nil || object == nil {
-		return badRequest("The body must be a JSON object.")
-	}
-	known := map[string]bool{}
-	for _, field := range fields {
-		name, required := strings.CutSuffix(field, "!")
-		known[name] = true
-		if required && isNull(object[name]) {
-			return badField(name, "is required")
-		}
-	}
-	for name := range object {
-		if !known[name] {
-			return badField(name, "is not a property of this request")
-		}
-	}
-	if err := json.Unmarshal(in.body, v); err != nil {
-		return badRequest("The body has a property of the wrong type.")
-	}
-	return nil
-}
-
-// href is an absolute URL of the request's path with another query.
-func (in *call) href(query url.Values) string {
-	r := in.request
-	u := url.URL{Scheme: "http", Host: host(r), Path: r.URL.Path, RawQuery: query.Encode()}
-	if r.TLS != nil || r.URL.Scheme == "https" {
-		u.Scheme = "https"
-	}
-	return u.String()
-}
-
-// host is the host that the request names, on a client's request as on a server's.
-func host(r *http.Request) string {
-	if r.Host != "" {
-		return r.Host
-	}
-	return r.URL.Host
-}
 
 // The operations that a [Fault] and a [Request] name. OpAny matches each of them.
 const (
@@ -606,96 +485,4 @@ func (c *Cloud) redactPath(path string) string {
 		}
 	}
 	return strings.Join(segments, "/")
-}
-
-// A SlowProxy forwards TCP connections to a server as if it were a round trip away: connecting costs
-// one, and every byte half of one in each direction. It counts the connections.
-type SlowProxy struct {
-	listener    net.Listener
-	target      string
-	roundTrip   time.Duration
-	connections atomic.Int64
-	open        sync.WaitGroup
-}
-
-// NewSlowProxy listens on a free port of the loopback interface, before the server at target.
-func NewSlowProxy(target string, roundTrip time.Duration) (*SlowProxy, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	p := &SlowProxy{listener: listener, target: target, roundTrip: roundTrip}
-	p.open.Go(p.serve)
-	return p, nil
-}
-
-// Addr is where the proxy listens, host:port.
-func (p *SlowProxy) Addr() string { return p.listener.Addr().String() }
-
-// Connections is how many connections were made so far.
-func (p *SlowProxy) Connections() int { return int(p.connections.Load()) }
-
-// Close stops listening. Connections end with their clients.
-func (p *SlowProxy) Close() error { return p.listener.Close() }
-
-func (p *SlowProxy) serve() {
-	for {
-		client, err := p.listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err == nil {
-			p.connections.Add(1)
-			p.open.Go(func() { p.forward(client) })
-		}
-	}
-}
-
-// forward carries one connection. The client's kernel connects at once; what it sends before the
-// connection would be there waits for it.
-func (p *SlowProxy) forward(client net.Conn) {
-	connected := time.Now().Add(p.roundTrip)
-	server, err := net.Dial("tcp", p.target)
-	if err != nil {
-		_ = client.Close()
-		return
-	}
-	var both sync.WaitGroup
-	both.Go(func() { carry(server, client, connected, p.roundTrip/2) })
-	both.Go(func() { carry(client, server, connected, p.roundTrip/2) })
-	both.Wait()
-}
-
-// A segment is what was read at once, with when it arrives.
-type segment struct {
-	bytes []byte
-	due   time.Time
-}
-
-// carry copies from one connection to another, each byte late, and closes both at the end.
-func carry(to, from net.Conn, connected time.Time, late time.Duration) {
-	flight := make(chan segment, 1024)
-	go func() {
-		defer close(flight)
-		for {
-			buffer := make([]byte, 16<<10)
-			n, err := from.Read(buffer)
-			if n > 0 {
-				flight <- segment{buffer[:n], time.Now().Add(max(0, time.Until(connected)) + late)}
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	for s := range flight {
-		time.Sleep(time.Until(s.due))
-		if _, err := to.Write(s.bytes); err != nil {
-			break
-		}
-	}
-	_ = to.Close()
-	_ = from.Close()
-	for range flight { // lets the reader end
-	}
 }
