@@ -41,10 +41,11 @@ type transport struct {
 
 // RoundTrip implements http.RoundTripper.
 func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
-	if redirectedAway(request) {
-		return t.base.RoundTrip(request)
-	}
 	first := request.Clone(request.Context())
+	if redirectedAway(request) {
+		first.Header.Del("Authorization") // net/http keeps it for other ports and names below
+		return t.base.RoundTrip(first)
+	}
 	token, err := t.reader.authorize(first)
 	if err != nil {
 		closeBody(request)

@@ -95,31 +95,37 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// A client of IBM's SDK sets the header before the transport does, and net/http takes
+// that along to another port or a name below.
 func TestTheTokenStaysWithItsHostAndIsEncrypted(t *testing.T) {
-	withFixture(t, func(fx *fixture) {
-		fx.rotate(time.Hour)
-		var authorized []string
-		client := &http.Client{Transport: fx.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
-			if r.Header.Get("Authorization") != "" {
-				authorized = append(authorized, r.URL.Host)
+	for _, elsewhere := range []string{"https://elsewhere.test/", "https://below.service.test/", "https://service.test:8443/", "http://service.test/"} {
+		withFixture(t, func(fx *fixture) {
+			fx.rotate(time.Hour)
+			var authorized []string
+			client := &http.Client{Transport: fx.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+				if r.Header.Get("Authorization") != "" {
+					authorized = append(authorized, r.URL.String())
+				}
+				response := &http.Response{StatusCode: 200, Body: http.NoBody, Request: r, Header: http.Header{}}
+				if r.URL.String() == "https://service.test/" {
+					response.StatusCode = 302
+					response.Header.Set("Location", elsewhere)
+				}
+				return response, nil
+			}))}
+			request, _ := http.NewRequestWithContext(fx.t.Context(), http.MethodGet, "https://service.test/", nil)
+			if err := fx.reader.Authenticate(request); err != nil {
+				t.Fatal(err)
 			}
-			response := &http.Response{StatusCode: 200, Body: http.NoBody, Request: r, Header: http.Header{}}
-			if r.URL.Host == "service.test" {
-				response.StatusCode = 302
-				response.Header.Set("Location", "https://elsewhere.test/")
+			_, err := client.Do(request)
+			if len(authorized) != 1 || authorized[0] != "https://service.test/" {
+				t.Errorf("redirected to %s: the token went to %v, want service.test alone", elsewhere, authorized)
 			}
-			return response, nil
-		}))}
-		if _, err := client.Get("https://service.test/"); err != nil {
-			t.Fatal(err)
-		}
-		if len(authorized) != 1 || authorized[0] != "service.test" {
-			t.Errorf("the token went to %v, want service.test alone", authorized)
-		}
-		if _, err := client.Get("http://service.test/"); err == nil || !strings.Contains(err.Error(), "in the clear") {
-			t.Errorf("got %v, want a rejection to send the token in the clear", err)
-		}
-	})
+			if inTheClear := strings.HasPrefix(elsewhere, "http:"); (err != nil) != inTheClear || inTheClear && !strings.Contains(err.Error(), "in the clear") {
+				t.Errorf("redirected to %s: got %v, want a rejection of http alone", elsewhere, err)
+			}
+		})
+	}
 }
 
 // With a list of hosts, no other gets the token: not by a request of the job's own,
