@@ -331,3 +331,14 @@ func TestAStrangeEnvironmentChangesNothing(t *testing.T) {
 	}
 	fx.wantNoSecret("the trace", stderr)
 }
+
+// NO_PROXY=* means every host, to curl, if nothing else stands beside it.
+func TestNoProxyKeepsItsMeaning(t *testing.T) {
+	for given, want := range map[string]string{"*": "*", "": ",localhost,127.0.0.1,::1", "a.test": "a.test,localhost,127.0.0.1,::1"} {
+		withFixture(t, "given "+given, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.program("curl", "echo \"$no_proxy $NO_PROXY\" >&2\nexit 63\n")
+			fx.env["NO_PROXY"] = given
+			fx.wantFailure(1, nil, want+" "+want+"\n")
+		})
+	}
+}
