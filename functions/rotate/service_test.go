@@ -21,6 +21,7 @@ import (
 	"iam-token-rotator/functions/internal/config"
 	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 func TestEverySettingReachesTheRotator(t *testing.T) {
@@ -89,9 +90,9 @@ func TestPolitenessStarvesNoRun(t *testing.T) {
 				rotator.Concurrency = attemptsAtOnce(test.concurrency, test.maxRPS)
 				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 				defer cancel()
-				report := rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "politely"}, rotations)
-				for _, result := range report.Results {
-					if result.Outcome != rotation.Rotated || result.Attempts != 1 {
+				ran := rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "politely"}, rotations)
+				for _, result := range ran.Results {
+					if result.Outcome != report.Rotated || result.Attempts != 1 {
 						t.Fatalf("%s: got %s after %d attempts (%v), want rotated at once", result.Rotation, result.Outcome, result.Attempts, result.Error)
 					}
 				}

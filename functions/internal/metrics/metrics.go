@@ -11,7 +11,7 @@ import (
 	"slices"
 	"time"
 
-	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 const (
@@ -35,15 +35,15 @@ type Emitter struct {
 
 // Emit writes the metrics of every result. Units: seconds, milliseconds, counts
 // and days; a value that is not known is left out.
-func (e Emitter) Emit(report rotation.Report) error {
+func (e Emitter) Emit(ran report.Report) error {
 	own := e.Rotations[:min(len(e.Rotations), maxOwnDimension)]
-	var others []rotation.Result
-	for _, result := range report.Results {
+	var others []report.Result
+	for _, result := range ran.Results {
 		if !slices.Contains(own, result.Rotation) {
 			others = append(others, result)
 			continue
 		}
-		if err := e.write(result.Rotation, []rotation.Result{result}); err != nil {
+		if err := e.write(result.Rotation, []report.Result{result}); err != nil {
 			return err
 		}
 	}
@@ -57,12 +57,12 @@ func (e Emitter) Emit(report rotation.Report) error {
 
 // EmitFailure counts a run that failed before any rotation began.
 func (e Emitter) EmitFailure() error {
-	return e.write("", []rotation.Result{{Outcome: rotation.Failed}})
+	return e.write("", []report.Result{{Outcome: report.Failed}})
 }
 
 // write writes one document about results; name is the Rotation dimension, empty
 // for none.
-func (e Emitter) write(name string, results []rotation.Result) error {
+func (e Emitter) write(name string, results []report.Result) error {
 	document := map[string]any{"FunctionName": e.FunctionName}
 	dimensions := [][]string{{"FunctionName"}}
 	if name != "" {
@@ -111,24 +111,24 @@ type definition struct {
 
 type metric struct {
 	definition
-	of func(rotation.Result) (value float64, known bool)
+	of func(report.Result) (value float64, known bool)
 }
 
 // metrics are all metrics of a result.
 func (e Emitter) metrics() []metric {
 	return []metric{
-		{definition{"Success", "Count"}, func(r rotation.Result) (float64, bool) { return count(r.Outcome != rotation.Failed), true }},
-		{definition{"Failure", "Count"}, func(r rotation.Result) (float64, bool) { return count(r.Outcome == rotation.Failed), true }},
-		{definition{"SecondsRemaining", "Seconds"}, func(r rotation.Result) (float64, bool) { return optional(r.SecondsRemaining) }},
-		{definition{"SafetyMarginSeconds", "Seconds"}, func(r rotation.Result) (float64, bool) { return optional(r.MarginSeconds) }},
-		{definition{"TokenLifetimeSeconds", "Seconds"}, func(r rotation.Result) (float64, bool) {
+		{definition{"Success", "Count"}, func(r report.Result) (float64, bool) { return count(r.Outcome != report.Failed), true }},
+		{definition{"Failure", "Count"}, func(r report.Result) (float64, bool) { return count(r.Outcome == report.Failed), true }},
+		{definition{"SecondsRemaining", "Seconds"}, func(r report.Result) (float64, bool) { return optional(r.SecondsRemaining) }},
+		{definition{"SafetyMarginSeconds", "Seconds"}, func(r report.Result) (float64, bool) { return optional(r.MarginSeconds) }},
+		{definition{"TokenLifetimeSeconds", "Seconds"}, func(r report.Result) (float64, bool) {
 			return r.TokenLifetime.Seconds(), r.TokenLifetime > 0
 		}},
-		{definition{"DurationMilliseconds", "Milliseconds"}, func(r rotation.Result) (float64, bool) {
+		{definition{"DurationMilliseconds", "Milliseconds"}, func(r report.Result) (float64, bool) {
 			return float64(r.Duration.Milliseconds()), r.Duration > 0
 		}},
-		{definition{"Attempts", "Count"}, func(r rotation.Result) (float64, bool) { return float64(r.Attempts), r.Attempts > 0 }},
-		{definition{"BootstrapExpiresInDays", "None"}, func(rotation.Result) (float64, bool) {
+		{definition{"Attempts", "Count"}, func(r report.Result) (float64, bool) { return float64(r.Attempts), r.Attempts > 0 }},
+		{definition{"BootstrapExpiresInDays", "None"}, func(report.Result) (float64, bool) {
 			return e.BootstrapExpiresAt.Sub(e.Now()).Hours() / 24, !e.BootstrapExpiresAt.Equal(time.Time{})
 		}},
 	}

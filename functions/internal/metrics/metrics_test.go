@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/internal/metrics"
-	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 var now = time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC)
@@ -28,11 +28,11 @@ type document struct {
 	values                 map[string]any
 }
 
-func emit(t *testing.T, e metrics.Emitter, results ...rotation.Result) []document {
+func emit(t *testing.T, e metrics.Emitter, results ...report.Result) []document {
 	t.Helper()
 	var out bytes.Buffer
 	e.Writer, e.Namespace, e.FunctionName, e.Now = &out, "IAMTokenRotator", "the-function", func() time.Time { return now }
-	if err := e.Emit(rotation.Report{Results: results}); err != nil {
+	if err := e.Emit(report.Report{Results: results}); err != nil {
 		t.Fatal(err)
 	}
 	var documents []document
@@ -62,8 +62,8 @@ func seconds(n int64) *int64 { return &n }
 
 func TestAllThatIsKnownIsEmitted(t *testing.T) {
 	emitter := metrics.Emitter{Rotations: []string{"default"}, BootstrapExpiresAt: now.Add(36 * time.Hour)}
-	got := emit(t, emitter, rotation.Result{
-		Rotation: "default", Outcome: rotation.Rotated, SecondsRemaining: seconds(3599), MarginSeconds: seconds(-5),
+	got := emit(t, emitter, report.Result{
+		Rotation: "default", Outcome: report.Rotated, SecondsRemaining: seconds(3599), MarginSeconds: seconds(-5),
 		TokenLifetime: time.Hour, Duration: 1500 * time.Millisecond, Attempts: 2,
 	})
 	if len(got) != 1 {
@@ -88,7 +88,7 @@ func TestAllThatIsKnownIsEmitted(t *testing.T) {
 }
 
 func TestWhatIsNotKnownIsLeftOut(t *testing.T) {
-	got := emit(t, metrics.Emitter{Rotations: []string{"default"}}, rotation.Result{Rotation: "default", Outcome: rotation.Failed, Attempts: 1, Duration: time.Second})[0]
+	got := emit(t, metrics.Emitter{Rotations: []string{"default"}}, report.Result{Rotation: "default", Outcome: report.Failed, Attempts: 1, Duration: time.Second})[0]
 	if got.values["Success"] != 0.0 || got.values["Failure"] != 1.0 {
 		t.Errorf("got Success %v, Failure %v; want 0, 1", got.values["Success"], got.values["Failure"])
 	}
@@ -101,10 +101,10 @@ func TestWhatIsNotKnownIsLeftOut(t *testing.T) {
 
 func TestOnlyTwentyRotationsHaveMetricsOfTheirOwn(t *testing.T) {
 	var names []string
-	var results []rotation.Result
+	var results []report.Result
 	for i := range 250 {
 		names = append(names, fmt.Sprintf("rotation-%d", i))
-		results = append(results, rotation.Result{Rotation: names[i], Outcome: rotation.Fresh, SecondsRemaining: seconds(int64(i))})
+		results = append(results, report.Result{Rotation: names[i], Outcome: report.Fresh, SecondsRemaining: seconds(int64(i))})
 	}
 	var own, values int
 	for _, d := range emit(t, metrics.Emitter{Rotations: names}, results...) {

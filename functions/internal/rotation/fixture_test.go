@@ -12,6 +12,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // fixture is a rotator with the real IBM adapters, in process with a cloud.
@@ -83,25 +84,25 @@ func (fx *fixture) freeze(d time.Duration) { fx.ahead.Add(int64(d)) }
 var runs atomic.Int64
 
 // run runs the first rotation in mode, with two minutes and its own id.
-func (fx *fixture) run(mode rotation.Mode) rotation.Result {
+func (fx *fixture) run(mode rotation.Mode) report.Result {
 	fx.t.Helper()
 	return fx.runAs(rotation.Request{Mode: mode, RunID: "run-" + time.Unix(runs.Add(1), 0).UTC().Format("150405.000")})
 }
 
-func (fx *fixture) runAs(request rotation.Request) rotation.Result {
+func (fx *fixture) runAs(request rotation.Request) report.Result {
 	fx.t.Helper()
 	return fx.runWithin(2*time.Minute, fx.rotator, request)
 }
 
 // runAll runs all rotations, within two minutes.
-func (fx *fixture) runAll(runID string) rotation.Report {
+func (fx *fixture) runAll(runID string) report.Report {
 	fx.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	return fx.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: runID}, fx.all)
 }
 
-func (fx *fixture) runWithin(timeout time.Duration, rotator *rotation.Rotator, request rotation.Request) rotation.Result {
+func (fx *fixture) runWithin(timeout time.Duration, rotator *rotation.Rotator, request rotation.Request) report.Result {
 	fx.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -109,10 +110,10 @@ func (fx *fixture) runWithin(timeout time.Duration, rotator *rotation.Rotator, r
 }
 
 // rotate publishes a first token.
-func (fx *fixture) rotate() rotation.Result {
+func (fx *fixture) rotate() report.Result {
 	fx.t.Helper()
 	result := fx.run(rotation.ModeRotate)
-	fx.wantOutcome(result, rotation.Rotated)
+	fx.wantOutcome(result, report.Rotated)
 	return result
 }
 
@@ -124,16 +125,16 @@ func (fx *fixture) workload() ibmcloudtest.Rotation { return fx.cloud.Rotations(
 // versions is how many versions the token secret has; one is there from the start.
 func (fx *fixture) versions() int { return len(fx.cloud.MustVersions(fx.one.Token.ID)) }
 
-func (fx *fixture) wantOutcome(got rotation.Result, want rotation.Outcome) {
+func (fx *fixture) wantOutcome(got report.Result, want report.Outcome) {
 	fx.t.Helper()
 	if got.Outcome != want {
 		fx.t.Fatalf("got outcome %s (%v), want %s", got.Outcome, got.Error, want)
 	}
 }
 
-func (fx *fixture) wantFailure(got rotation.Result, step rotation.Step, kind rotation.Kind) {
+func (fx *fixture) wantFailure(got report.Result, step rotation.Step, kind rotation.Kind) {
 	fx.t.Helper()
-	if got.Outcome != rotation.Failed || got.Error == nil {
+	if got.Outcome != report.Failed || got.Error == nil {
 		fx.t.Fatalf("got outcome %s, want failed", got.Outcome)
 	}
 	if got.Error.Step != step || got.Error.Kind != kind {

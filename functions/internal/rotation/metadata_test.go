@@ -14,6 +14,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 func TestAnAgeingTokenIsNeverPublished(t *testing.T) {
@@ -34,7 +35,7 @@ func TestAnAgeingTokenIsNeverPublished(t *testing.T) {
 }
 
 func TestATokenOfEightMinutesNeedsFiveOfThem(t *testing.T) {
-	for left, want := range map[time.Duration]rotation.Outcome{299 * time.Second: rotation.Failed, 301 * time.Second: rotation.Rotated} {
+	for left, want := range map[time.Duration]report.Outcome{299 * time.Second: report.Failed, 301 * time.Second: report.Rotated} {
 		withFixture(t, ibmcloudtest.Options{TokenTTL: 8 * time.Minute}, func(fx *fixture) {
 			fx.answer(strings.Replace(tokenAnswer(fx.cloud.MustMintToken(fx.workload().APIKey, left)), "3600", "480", 1), 0)
 			fx.wantOutcome(fx.run(rotation.ModeRotate), want)
@@ -52,43 +53,43 @@ func TestATokenOfTheWrongIdentityIsNeverPublished(t *testing.T) {
 		before, after says
 		expect        says
 		force         bool
-		want          rotation.Outcome
+		want          report.Outcome
 	}{
-		"the same":                       {says{"own", "own"}, says{"own", "own"}, says{}, false, rotation.Rotated},
-		"as expected":                    {says{"own", "own"}, says{"own", "own"}, says{"own", "own"}, false, rotation.Rotated},
-		"another account expected":       {says{"own", "own"}, says{"own", "own"}, says{"", ones}, false, rotation.Failed},
-		"another identity expected":      {says{"own", "own"}, says{"own", "own"}, says{somebody, ""}, false, rotation.Failed},
-		"force does not pass expect":     {says{"own", "own"}, says{"own", "own"}, says{somebody, ""}, true, rotation.Failed},
-		"all expected, another account":  {says{"own", "own"}, says{"own", ones}, says{"own", "own"}, true, rotation.Failed},
-		"all expected, after another":    {says{somebody, ones}, says{"own", "own"}, says{"own", "own"}, false, rotation.Rotated},
-		"another identity":               {says{"own", "own"}, says{somebody, "own"}, says{}, false, rotation.Failed},
-		"another identity, by force":     {says{"own", "own"}, says{somebody, "own"}, says{}, true, rotation.Rotated},
-		"another account":                {says{"own", "own"}, says{"own", ones}, says{}, false, rotation.Failed},
-		"no account":                     {says{"own", "own"}, says{"own", none}, says{}, false, rotation.Rotated},
-		"nobody, and another account":    {says{"own", "own"}, says{none, ones}, says{}, false, rotation.Failed},
-		"nobody, and the account":        {says{"own", "own"}, says{none, "own"}, says{}, false, rotation.Rotated},
-		"no account, as before":          {says{"own", none}, says{"own", none}, says{}, false, rotation.Rotated},
-		"an account for the first time":  {says{"own", none}, says{"own", "own"}, says{}, false, rotation.Rotated},
-		"no account, another identity":   {says{"own", "own"}, says{somebody, none}, says{}, false, rotation.Failed},
-		"of a realm not known":           {says{"own", "own"}, says{federated, "own"}, says{}, false, rotation.Failed},
-		"of a realm not known as before": {says{federated, "own"}, says{federated, "own"}, says{}, false, rotation.Rotated},
-		"another one of that realm":      {says{federated, "own"}, says{other, "own"}, says{}, false, rotation.Failed},
+		"the same":                       {says{"own", "own"}, says{"own", "own"}, says{}, false, report.Rotated},
+		"as expected":                    {says{"own", "own"}, says{"own", "own"}, says{"own", "own"}, false, report.Rotated},
+		"another account expected":       {says{"own", "own"}, says{"own", "own"}, says{"", ones}, false, report.Failed},
+		"another identity expected":      {says{"own", "own"}, says{"own", "own"}, says{somebody, ""}, false, report.Failed},
+		"force does not pass expect":     {says{"own", "own"}, says{"own", "own"}, says{somebody, ""}, true, report.Failed},
+		"all expected, another account":  {says{"own", "own"}, says{"own", ones}, says{"own", "own"}, true, report.Failed},
+		"all expected, after another":    {says{somebody, ones}, says{"own", "own"}, says{"own", "own"}, false, report.Rotated},
+		"another identity":               {says{"own", "own"}, says{somebody, "own"}, says{}, false, report.Failed},
+		"another identity, by force":     {says{"own", "own"}, says{somebody, "own"}, says{}, true, report.Rotated},
+		"another account":                {says{"own", "own"}, says{"own", ones}, says{}, false, report.Failed},
+		"no account":                     {says{"own", "own"}, says{"own", none}, says{}, false, report.Rotated},
+		"nobody, and another account":    {says{"own", "own"}, says{none, ones}, says{}, false, report.Failed},
+		"nobody, and the account":        {says{"own", "own"}, says{none, "own"}, says{}, false, report.Rotated},
+		"no account, as before":          {says{"own", none}, says{"own", none}, says{}, false, report.Rotated},
+		"an account for the first time":  {says{"own", none}, says{"own", "own"}, says{}, false, report.Rotated},
+		"no account, another identity":   {says{"own", "own"}, says{somebody, none}, says{}, false, report.Failed},
+		"of a realm not known":           {says{"own", "own"}, says{federated, "own"}, says{}, false, report.Failed},
+		"of a realm not known as before": {says{federated, "own"}, says{federated, "own"}, says{}, false, report.Rotated},
+		"another one of that realm":      {says{federated, "own"}, says{other, "own"}, says{}, false, report.Failed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 				mean := func(s says) says {
 					return says{strings.Replace(s.iamID, "own", fx.workload().IAMID, 1), strings.Replace(s.account, "own", fx.cloud.AccountID(), 1)}
 				}
-				publish := func(s says, force bool) rotation.Result {
+				publish := func(s says, force bool) report.Result {
 					fx.cloud.ClearFaults()
 					fx.answer(tokenAnswer(fx.token("iam_id", `"`+mean(s).iamID+`"`, "account", `{"bss":"`+mean(s).account+`"}`)), 0)
 					return fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "identity-" + unixIn(0)})
 				}
-				fx.wantOutcome(publish(test.before, false), rotation.Rotated)
+				fx.wantOutcome(publish(test.before, false), report.Rotated)
 				time.Sleep(time.Second)
 				fx.one.Expect = rotation.Expect{Account: mean(test.expect).account, IAMID: mean(test.expect).iamID}
 				result := publish(test.after, test.force)
-				if fx.wantOutcome(result, test.want); test.want == rotation.Failed {
+				if fx.wantOutcome(result, test.want); test.want == report.Failed {
 					fx.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
 					fx.wantVersions(2)
 					if strings.Contains(result.Error.Message, "saml") {
@@ -115,28 +116,28 @@ func TestMetadataIsTrustedOnlyAsFarAsItMay(t *testing.T) {
 		metadata func() map[string]any
 		mode     rotation.Mode
 		after    time.Duration
-		want     rotation.Outcome
+		want     report.Outcome
 	}{
-		"none":                       {func() map[string]any { return nil }, rotation.ModeEnsure, 0, rotation.Rotated},
-		"no expiration among others": {func() map[string]any { return map[string]any{"owner": "someone"} }, rotation.ModeEnsure, 0, rotation.Rotated},
-		"a far expiration, for now":  {other(year), rotation.ModeEnsure, 52 * time.Minute, rotation.Fresh},
-		"a far expiration, later":    {expiration(int64(4_102_444_800)), rotation.ModeEnsure, 54 * time.Minute, rotation.Rotated},
-		"the largest expiration":     {expiration(int64(1<<63 - 1)), rotation.ModeEnsure, 54 * time.Minute, rotation.Rotated},
-		"an expiration as text":      {expiration("4102444800"), rotation.ModeEnsure, 0, rotation.Rotated},
-		"a fraction":                 {expiration(1.5), rotation.ModeEnsure, 0, rotation.Rotated},
-		"beyond all numbers":         {expiration(1e300), rotation.ModeEnsure, 0, rotation.Rotated},
-		"a list":                     {expiration([]any{}), rotation.ModeEnsure, 0, rotation.Rotated},
-		"null":                       {expiration(nil), rotation.ModeEnsure, 0, rotation.Rotated},
-		"the least expiration":       {expiration(int64(-1 << 63)), rotation.ModeEnsure, 0, rotation.Rotated},
-		"0":                          {expiration(0), rotation.ModeEnsure, 0, rotation.Rotated},
-		"another identity":           {other(time.Hour), rotation.ModeRotate, 0, rotation.Failed},
+		"none":                       {func() map[string]any { return nil }, rotation.ModeEnsure, 0, report.Rotated},
+		"no expiration among others": {func() map[string]any { return map[string]any{"owner": "someone"} }, rotation.ModeEnsure, 0, report.Rotated},
+		"a far expiration, for now":  {other(year), rotation.ModeEnsure, 52 * time.Minute, report.Fresh},
+		"a far expiration, later":    {expiration(int64(4_102_444_800)), rotation.ModeEnsure, 54 * time.Minute, report.Rotated},
+		"the largest expiration":     {expiration(int64(1<<63 - 1)), rotation.ModeEnsure, 54 * time.Minute, report.Rotated},
+		"an expiration as text":      {expiration("4102444800"), rotation.ModeEnsure, 0, report.Rotated},
+		"a fraction":                 {expiration(1.5), rotation.ModeEnsure, 0, report.Rotated},
+		"beyond all numbers":         {expiration(1e300), rotation.ModeEnsure, 0, report.Rotated},
+		"a list":                     {expiration([]any{}), rotation.ModeEnsure, 0, report.Rotated},
+		"null":                       {expiration(nil), rotation.ModeEnsure, 0, report.Rotated},
+		"the least expiration":       {expiration(int64(-1 << 63)), rotation.ModeEnsure, 0, report.Rotated},
+		"0":                          {expiration(0), rotation.ModeEnsure, 0, report.Rotated},
+		"another identity":           {other(time.Hour), rotation.ModeRotate, 0, report.Failed},
 		"the identity of text": {func() map[string]any {
 			return map[string]any{"iam_id": 7, "expiration": time.Now().Add(time.Hour).Unix()}
-		}, rotation.ModeRotate, 0, rotation.Rotated},
-		"another identity, expired":                    {other(-time.Second), rotation.ModeRotate, 0, rotation.Rotated},
-		"another identity, without an end":             {func() map[string]any { return map[string]any{"iam_id": "iam-ServiceId-else"} }, rotation.ModeRotate, 0, rotation.Rotated},
-		"another identity, for long":                   {other(year), rotation.ModeRotate, 60*time.Minute + 55*time.Second, rotation.Failed},
-		"another identity, for longer than 61 minutes": {other(year), rotation.ModeRotate, 61 * time.Minute, rotation.Rotated},
+		}, rotation.ModeRotate, 0, report.Rotated},
+		"another identity, expired":                    {other(-time.Second), rotation.ModeRotate, 0, report.Rotated},
+		"another identity, without an end":             {func() map[string]any { return map[string]any{"iam_id": "iam-ServiceId-else"} }, rotation.ModeRotate, 0, report.Rotated},
+		"another identity, for long":                   {other(year), rotation.ModeRotate, 60*time.Minute + 55*time.Second, report.Failed},
+		"another identity, for longer than 61 minutes": {other(year), rotation.ModeRotate, 61 * time.Minute, report.Rotated},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
@@ -171,7 +172,7 @@ func TestMetadataThatNobodyCanReadStopsNothing(t *testing.T) {
 	for _, metadata := range []string{`[1]`, `"x"`, `7`, `true`, `1e999`, `{"expiration":1e999}`, `{"x":{"y":[-1e999]},"expiration":` + unixIn(time.Hour) + `}`} {
 		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 200, Body: fx.lookAnswer("version_custom_metadata", metadata)})
-			if result := fx.run(rotation.ModeEnsure); result.Outcome != rotation.Rotated {
+			if result := fx.run(rotation.ModeEnsure); result.Outcome != report.Rotated {
 				t.Errorf("%s: got %s (%v), want it to count as none", metadata, result.Outcome, result.Error)
 			}
 		})
@@ -201,7 +202,7 @@ func TestAVersionOfTheFutureIsNotTrusted(t *testing.T) {
 				fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 200, Headers: map[string]string{"Date": ""},
 					Body: fx.lookAnswer("created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata", metadata)})
 				result := fx.run(mode)
-				if fx.wantOutcome(result, rotation.Rotated); len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "2286") {
+				if fx.wantOutcome(result, report.Rotated); len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "2286") {
 					t.Errorf("got warnings %q, want one on the future", result.Warnings)
 				}
 			})
@@ -264,17 +265,17 @@ func TestAWrongDateIsNotTrusted(t *testing.T) {
 				}
 				result := fx.runWithin(20*time.Second, fx.rotator, rotation.Request{Mode: test.mode, RunID: "wrong-date"})
 				if test.step == "" {
-					if result.Outcome == rotation.Failed {
+					if result.Outcome == report.Failed {
 						t.Errorf("got %v, want success", result.Error)
 					}
 					return
 				}
-				if result.Outcome != rotation.Failed || result.Error.Step != test.step || result.Attempts < 2 {
+				if result.Outcome != report.Failed || result.Error.Step != test.step || result.Attempts < 2 {
 					t.Errorf("got %s (%v) after %d attempts, want a failure of %s after several", result.Outcome, result.Error, result.Attempts, test.step)
 				}
 				fx.wantVersions(2)
 				fx.cloud.ClearFaults()
-				if result := fx.run(test.mode); result.Outcome == rotation.Failed {
+				if result := fx.run(test.mode); result.Outcome == report.Failed {
 					t.Errorf("with the Date right again: got %v", result.Error)
 				}
 			})
@@ -307,7 +308,7 @@ func TestAnswersWithoutADateLeaveTheClockAlone(t *testing.T) {
 		fx.skew.Store(int64(-10 * time.Minute))
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Headers: noDate})
 		result := fx.run(rotation.ModeEnsure)
-		if fx.wantOutcome(result, rotation.Fresh); *result.SecondsRemaining > 3600 {
+		if fx.wantOutcome(result, report.Fresh); *result.SecondsRemaining > 3600 {
 			t.Errorf("got %d seconds remaining, want no more than the token was issued with", *result.SecondsRemaining)
 		}
 	})
@@ -348,10 +349,10 @@ func TestATokenIsNeverSavedOverAKey(t *testing.T) {
 					run = run[:1]
 				}
 				for _, force := range []bool{false, true} {
-					report := fx.rotator.Run(context.Background(), rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: fmt.Sprint("over-the-key-", force)}, run)
-					fx.wantFailure(report.Results[0], rotation.StepLook, rotation.Misconfigured)
+					ran := fx.rotator.Run(context.Background(), rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: fmt.Sprint("over-the-key-", force)}, run)
+					fx.wantFailure(ran.Results[0], rotation.StepLook, rotation.Misconfigured)
 					if !test.apart {
-						fx.wantOutcome(report.Results[1], rotation.Rotated)
+						fx.wantOutcome(ran.Results[1], report.Rotated)
 					}
 				}
 				if got := len(fx.cloud.MustVersions(id)); got != 1 {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/report"
 )
 
 // repairAfter is the least age of the current version before a mirror that is behind
@@ -48,16 +49,16 @@ func (p *pass) compareMirrors(ctx context.Context, current CurrentVersion) (stat
 
 // endUpToDate ends an attempt that found the current version up to date. done is
 // false if the attempt has to continue, because a new token must repair a mirror.
-func (p *pass) endUpToDate(ctx context.Context, outcome Outcome, current CurrentVersion) (result Result, done bool, err error) {
+func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current CurrentVersion) (result report.Result, done bool, err error) {
 	state, behind, err := p.compareMirrors(ctx, current)
 	switch {
 	case err != nil:
-		return Result{}, true, err
+		return report.Result{}, true, err
 	case state == mirrorsBehind:
-		return Result{}, false, nil
+		return report.Result{}, false, nil
 	case state == mirrorsTooNew:
 		age := p.ibmClock().Sub(current.CreatedAt)
-		return Result{}, true, &Error{Step: StepMirror, Kind: Unavailable, Retry: Once, Message: fmt.Sprintf(
+		return report.Result{}, true, &Error{Step: StepMirror, Kind: Unavailable, Retry: Once, Message: fmt.Sprintf(
 			"the mirror %s does not hold the current version, which is only %s old: a run in %s saves a new token in both",
 			behind, age.Round(time.Second), (repairAfter - age).Round(time.Second))}
 	case state == mirrorsUnsent:

@@ -12,6 +12,7 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 const (
@@ -91,7 +92,7 @@ func TestTheTokenIsInEveryMirror(t *testing.T) {
 			fx.one.Token.Format = format
 			fx.rotate()
 			fx.wantMirrored(m, firstARN, secondARN)
-			fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
+			fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
 			fx.wantVersions(2)
 		})
 	}
@@ -108,7 +109,7 @@ func TestAKVSecretHasTheTokenInItsFieldAndItsMirrorIsTheObject(t *testing.T) {
 			if _, _, err := fx.cloud.Validate(token); err != nil {
 				t.Errorf("field %q: %v", want, err)
 			}
-			fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
+			fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
 			if got, want := m.payload[firstARN], fmt.Sprintf(`{%q:%q}`, want, token); got != want {
 				t.Errorf("got a mirror of %d bytes, want the object of %d", len(got), len(want))
 			}
@@ -179,10 +180,10 @@ func TestAMirrorThatIsBehindIsRepaired(t *testing.T) {
 		time.Sleep(time.Minute)
 		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable)
 		time.Sleep(4 * time.Minute)
-		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Rotated)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
 		fx.wantVersions(4)
 		fx.wantMirrored(m, firstARN, secondARN)
-		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
 	})
 }
 
@@ -192,7 +193,7 @@ func TestANewMirrorIsFilled(t *testing.T) {
 		fx.rotate()
 		time.Sleep(10 * time.Minute)
 		m := fx.mirrorTo(firstARN)
-		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Rotated)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
 		fx.wantMirrored(m, firstARN)
 	})
 }
@@ -201,12 +202,12 @@ func TestARepeatedDeliveryChecksTheMirrors(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
 		request := rotation.Request{Mode: rotation.ModeRotate, RunID: "delivered-twice"}
-		fx.wantOutcome(fx.runAs(request), rotation.Rotated)
-		fx.wantOutcome(fx.runAs(request), rotation.AlreadyDone)
+		fx.wantOutcome(fx.runAs(request), report.Rotated)
+		fx.wantOutcome(fx.runAs(request), report.AlreadyDone)
 		m.current[firstARN] = "another version"
 		fx.wantFailure(fx.runAs(request), rotation.StepMirror, rotation.Unavailable)
 		time.Sleep(6 * time.Minute)
-		fx.wantOutcome(fx.runAs(request), rotation.Rotated)
+		fx.wantOutcome(fx.runAs(request), report.Rotated)
 		fx.wantMirrored(m, firstARN)
 	})
 }
@@ -223,7 +224,7 @@ func TestARunInTheMiddleOfItsMirrorsIsWaitedFor(t *testing.T) {
 			defer m.mu.Unlock()
 			m.current = current
 		})
-		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
 		fx.wantVersions(2)
 	})
 }
@@ -231,7 +232,7 @@ func TestARunInTheMiddleOfItsMirrorsIsWaitedFor(t *testing.T) {
 func TestCheckReadsTheMirrorsAndWritesNone(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
-		fx.wantOutcome(fx.run(rotation.ModeCheck), rotation.Checked)
+		fx.wantOutcome(fx.run(rotation.ModeCheck), report.Checked)
 		if len(m.puts) != 0 {
 			t.Errorf("got %d puts, want none", len(m.puts))
 		}
@@ -248,10 +249,10 @@ func TestAKeptTokenMustBeInTheMirrors(t *testing.T) {
 		fx.rotate()
 		fx.cloud.SetTokenTTL(15 * time.Minute)
 		time.Sleep(10 * time.Minute)
-		fx.wantOutcome(fx.run(rotation.ModeRotate), rotation.Kept)
+		fx.wantOutcome(fx.run(rotation.ModeRotate), report.Kept)
 		m.current[firstARN] = "the version before"
 		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Unavailable)
-		fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "with-force", Force: true}), rotation.Rotated)
+		fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "with-force", Force: true}), report.Rotated)
 		fx.wantMirrored(m, firstARN)
 	})
 }

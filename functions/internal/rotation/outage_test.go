@@ -13,6 +13,7 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 func unixIn(d time.Duration) string { return strconv.FormatInt(time.Now().Add(d).Unix(), 10) }
@@ -70,7 +71,7 @@ func TestFaultsAreRetriedWhileThatHelps(t *testing.T) {
 				versions := 2
 				result := fx.runWithin(cmp.Or(test.within, 2*time.Minute), fx.rotator, rotation.Request{Mode: rotation.ModeRotate, RunID: "with-faults"})
 				if test.step == "" {
-					fx.wantOutcome(result, rotation.Rotated)
+					fx.wantOutcome(result, report.Rotated)
 				} else {
 					fx.wantFailure(result, test.step, test.kind)
 					versions = 1
@@ -231,12 +232,12 @@ func TestTheBootstrapKeyIsReadAfreshAfterA403(t *testing.T) {
 		fx.rotate()
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 403, Times: 1})
 		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepLook, rotation.Denied)
-		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
 		want("while the token is valid", 1, 1)
 		away = true
 		time.Sleep(41 * time.Minute)
 		result := fx.run(rotation.ModeEnsure)
-		fx.wantOutcome(result, rotation.Fresh)
+		fx.wantOutcome(result, report.Fresh)
 		if result.Attempts != 1 {
 			t.Errorf("got %d attempts with the source away, want 1", result.Attempts)
 		}
@@ -258,7 +259,7 @@ func TestAKeyReplacedDuringThePassIsUsed(t *testing.T) {
 			time.AfterFunc(time.Second, func() {
 				fx.cloud.MustPutVersion(fx.one.APIKey.ID, fx.cloud.MustCreateAPIKey(fx.workload().IAMID), nil)
 			})
-			fx.wantOutcome(fx.run(mode), rotation.Rotated)
+			fx.wantOutcome(fx.run(mode), report.Rotated)
 		})
 	}
 }
@@ -270,10 +271,10 @@ func TestAFailedKeyReadIsNotShared(t *testing.T) {
 			fx.all[i].APIKey = fx.all[0].APIKey
 		}
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 503, Times: 1})
-		report := fx.runAll("equal-keys")
+		ran := fx.runAll("equal-keys")
 		attempts := 0
-		for _, result := range report.Results {
-			fx.wantOutcome(result, rotation.Rotated)
+		for _, result := range ran.Results {
+			fx.wantOutcome(result, report.Rotated)
 			attempts += result.Attempts
 		}
 		// The one whose read failed reads again, as does the next; the third shares.
@@ -288,7 +289,7 @@ func TestTwoRunsAtOnceAreHarmless(t *testing.T) {
 		fx.rotate()
 		time.Sleep(50 * time.Minute)
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Delay: 3 * time.Second, Times: 1})
-		results := make([]rotation.Result, 2)
+		results := make([]report.Result, 2)
 		var both sync.WaitGroup
 		for i, runID := range []string{"the-first-run", "the-second-run"} {
 			process := fx.process(fx.cloud.Transport())
@@ -298,7 +299,7 @@ func TestTwoRunsAtOnceAreHarmless(t *testing.T) {
 		}
 		both.Wait()
 		for _, result := range results {
-			fx.wantOutcome(result, rotation.Rotated)
+			fx.wantOutcome(result, report.Rotated)
 		}
 		fx.wantPublished(59 * time.Minute)
 	})
@@ -306,7 +307,7 @@ func TestTwoRunsAtOnceAreHarmless(t *testing.T) {
 
 // A run by force goes on: a person asked for it.
 func TestARetryStopsWhenAnotherRunHasSavedMeanwhile(t *testing.T) {
-	for force, want := range map[bool]rotation.Outcome{false: rotation.AlreadyDone, true: rotation.Rotated} {
+	for force, want := range map[bool]report.Outcome{false: report.AlreadyDone, true: report.Rotated} {
 		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 			fx.rotate()
 			time.Sleep(50 * time.Minute)
@@ -330,12 +331,12 @@ func TestAWrongClockOfThisMachineIsAWarning(t *testing.T) {
 			fx.skew.Store(int64(skew))
 			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 2})
 			result := fx.run(rotation.ModeEnsure)
-			fx.wantOutcome(result, rotation.Rotated)
+			fx.wantOutcome(result, report.Rotated)
 			fx.wantPublished(59 * time.Minute)
 			if len(result.Warnings) != 1 || *result.SecondsRemaining > 3600 {
 				t.Errorf("%s: got warnings %q and %ds remaining, want one on the clock and at most an hour", skew, result.Warnings, *result.SecondsRemaining)
 			}
-			fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Fresh)
+			fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
 		})
 	}
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
@@ -388,7 +389,7 @@ func TestNoMoreAttemptsRunAtOnceThanTheConcurrency(t *testing.T) {
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Delay: time.Second})
 		began := time.Now()
 		for _, result := range fx.runAll("three-at-once").Results {
-			fx.wantOutcome(result, rotation.Rotated)
+			fx.wantOutcome(result, report.Rotated)
 		}
 		if took := time.Since(began); took < 4*time.Second {
 			t.Errorf("12 rotations of a second took %s, want 4s: three at a time", took)
@@ -474,7 +475,7 @@ func TestAProcessThatWasFrozenSavesNothingOld(t *testing.T) {
 				}
 				s := suspended{fx.rotator.IAM, fx.rotator.Tokens, nil, at(afterExchange, func() {}), at(beforeSave, func() {})}
 				s.beforeExchange = at(beforeExchange, func() {
-					fx.wantOutcome(fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"}), rotation.Rotated)
+					fx.wantOutcome(fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"}), report.Rotated)
 					fx.cloud.SetTokenTTL(45 * time.Minute) // ours would expire sooner now
 				})
 				fx.rotator.IAM, fx.rotator.Tokens = s, s
@@ -482,7 +483,7 @@ func TestAProcessThatWasFrozenSavesNothingOld(t *testing.T) {
 				result := fx.run(rotation.ModeRotate)
 				switch {
 				case test.step == "":
-					fx.wantOutcome(result, rotation.Rotated)
+					fx.wantOutcome(result, report.Rotated)
 				case test.at == beforeExchange:
 					fx.wantFailure(result, test.step, rotation.Timeout)
 					fx.wantVersions(before + 1)

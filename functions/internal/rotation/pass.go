@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/report"
 )
 
 // pass is one rotation's part of a run.
@@ -35,7 +36,7 @@ func newPass(run *run, rotation Rotation) *pass {
 // attempt runs the whole pass once. Every retry begins again at 1, so it sees a key
 // just replaced, a token that another run has saved meanwhile, and its own save
 // whose answer was lost.
-func (p *pass) attempt(ctx context.Context) (Result, error) {
+func (p *pass) attempt(ctx context.Context) (report.Result, error) {
 	// 1. Read the current version's metadata, never its value; rotate and check
 	// need the key, too, so they read it in parallel.
 	var key *keyRead
@@ -44,7 +45,7 @@ func (p *pass) attempt(ctx context.Context) (Result, error) {
 	}
 	current, err := p.readMetadata(ctx)
 	if err != nil {
-		return Result{}, err
+		return report.Result{}, err
 	}
 	// 2. Stop if there is nothing to do.
 	if outcome, ok := p.upToDate(current); ok {
@@ -55,33 +56,33 @@ func (p *pass) attempt(ctx context.Context) (Result, error) {
 	// 3. Read the API key.
 	apiKey, err := p.readKey(ctx, key)
 	if err != nil {
-		return Result{}, err
+		return report.Result{}, err
 	}
 	// 4. Exchange it for a fresh token.
 	token, err := p.exchange(ctx, apiKey)
 	if err != nil {
-		return Result{}, err
+		return report.Result{}, err
 	}
 	// 5. Check the token: a bad one is never published.
 	if err := p.checkToken(token, current); err != nil {
-		return Result{}, err
+		return report.Result{}, err
 	}
 	if p.Mode == ModeCheck {
-		return p.result(Checked, current), p.checkMirrors(ctx, current)
+		return p.result(report.Checked, current), p.checkMirrors(ctx, current)
 	}
 	if p.expiresSooner(token, current) {
-		return p.result(Kept, current), p.checkMirrorsOfKept(ctx, current)
+		return p.result(report.Kept, current), p.checkMirrorsOfKept(ctx, current)
 	}
 	// 6. Save it as a new version.
 	saved, err := p.save(ctx, current, token)
 	if err != nil {
-		return Result{}, err
+		return report.Result{}, err
 	}
 	// 7. Mirror it, if there are mirrors, and report.
 	if err := p.mirror(ctx, saved, token); err != nil {
-		return Result{}, err
+		return report.Result{}, err
 	}
-	return p.result(Rotated, saved), nil
+	return p.result(report.Rotated, saved), nil
 }
 
 func (p *pass) readMetadata(ctx context.Context) (CurrentVersion, error) {
@@ -168,23 +169,23 @@ const (
 )
 
 // upToDate decides from the current version whether the attempt ends here, and how.
-func (p *pass) upToDate(current CurrentVersion) (Outcome, bool) {
+func (p *pass) upToDate(current CurrentVersion) (report.Outcome, bool) {
 	if p.Mode == ModeCheck {
 		return "", false
 	}
 	if _, sent := p.sent[current.Metadata.Fingerprint]; sent {
-		return Rotated, true // our own save: only its answer was lost
+		return report.Rotated, true // our own save: only its answer was lost
 	}
 	now := p.ibmClock()
 	switch {
 	case p.remaining(current) < p.MinRemaining:
 		return "", false
 	case p.Mode == ModeEnsure:
-		return Fresh, true
+		return report.Fresh, true
 	case current.Metadata.RunID == p.RunID && now.Sub(current.CreatedAt) < redeliveryWindow:
-		return AlreadyDone, true
+		return report.AlreadyDone, true
 	case current.VersionID != p.first.VersionID && !current.CreatedAt.Before(p.first.CreatedAt) && !p.Force:
-		return AlreadyDone, true // someone has saved one since this run began
+		return report.AlreadyDone, true // someone has saved one since this run began
 	}
 	return "", false
 }

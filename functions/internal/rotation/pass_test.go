@@ -12,12 +12,13 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 func TestRotatePublishesAFreshToken(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		result := fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "rotate-1234"})
-		fx.wantOutcome(result, rotation.Rotated)
+		fx.wantOutcome(result, report.Rotated)
 		fx.wantPublished(59 * time.Minute)
 		fx.wantVersions(2)
 		current := fx.cloud.MustCurrent(fx.one.Token.ID)
@@ -50,12 +51,12 @@ func TestRotatePublishesAFreshToken(t *testing.T) {
 func TestEnsureRotatesOnlyATokenThatExpiresSoon(t *testing.T) {
 	for name, test := range map[string]struct {
 		after time.Duration
-		want  rotation.Outcome
+		want  report.Outcome
 	}{
-		"at once":                      {0, rotation.Fresh},
-		"with MIN_REMAINING left":      {52 * time.Minute, rotation.Fresh},
-		"with a second less":           {52*time.Minute + time.Second, rotation.Rotated},
-		"long after the token expired": {3 * time.Hour, rotation.Rotated},
+		"at once":                      {0, report.Fresh},
+		"with MIN_REMAINING left":      {52 * time.Minute, report.Fresh},
+		"with a second less":           {52*time.Minute + time.Second, report.Rotated},
+		"long after the token expired": {3 * time.Hour, report.Rotated},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
@@ -64,7 +65,7 @@ func TestEnsureRotatesOnlyATokenThatExpiresSoon(t *testing.T) {
 				fx.cloud.ClearRequests()
 				fx.wantOutcome(fx.run(rotation.ModeEnsure), test.want)
 				fx.wantPublished(8 * time.Minute)
-				if test.want == rotation.Fresh && fx.countRequests(ibmcloudtest.OpSecretsGet) > 0 {
+				if test.want == report.Fresh && fx.countRequests(ibmcloudtest.OpSecretsGet) > 0 {
 					t.Error("ensure read the API key though the token was fresh")
 				}
 			})
@@ -74,7 +75,7 @@ func TestEnsureRotatesOnlyATokenThatExpiresSoon(t *testing.T) {
 
 func TestCheckSavesNothing(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.wantOutcome(fx.run(rotation.ModeCheck), rotation.Checked)
+		fx.wantOutcome(fx.run(rotation.ModeCheck), report.Checked)
 		fx.wantVersions(1)
 		if got := fx.countRequests(ibmcloudtest.OpIAMToken); got != 2 {
 			t.Errorf("got %d token requests, want the bootstrap's and the workload's", got)
@@ -86,15 +87,15 @@ func TestARedeliveredEventDoesNothing(t *testing.T) {
 	request := rotation.Request{Mode: rotation.ModeRotate, RunID: "rotate-2026-01-01T10:00:00Z"}
 	for name, test := range map[string]struct {
 		after time.Duration
-		want  rotation.Outcome
+		want  report.Outcome
 	}{
-		"soon after":            {time.Minute, rotation.AlreadyDone},
-		"after 15 minutes":      {15 * time.Minute, rotation.Rotated},
-		"when the token is old": {55 * time.Minute, rotation.Rotated},
+		"soon after":            {time.Minute, report.AlreadyDone},
+		"after 15 minutes":      {15 * time.Minute, report.Rotated},
+		"when the token is old": {55 * time.Minute, report.Rotated},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-				fx.wantOutcome(fx.runAs(request), rotation.Rotated)
+				fx.wantOutcome(fx.runAs(request), report.Rotated)
 				time.Sleep(test.after)
 				fx.wantOutcome(fx.runWithin(2*time.Minute, fx.process(fx.cloud.Transport()), request), test.want)
 			})
@@ -128,17 +129,17 @@ func TestManyRotationsSucceedOrFailOnTheirOwn(t *testing.T) {
 		for i := 10; i < 20; i++ {
 			fx.all[i].APIKey = fx.all[10].APIKey
 		}
-		report := fx.runAll("many-rotations")
-		for i, result := range report.Results {
+		ran := fx.runAll("many-rotations")
+		for i, result := range ran.Results {
 			if result.Rotation != fx.all[i].Name {
 				t.Fatalf("result %d is of %s, want %s", i, result.Rotation, fx.all[i].Name)
 			}
 			if i != 3 {
-				fx.wantOutcome(result, rotation.Rotated)
+				fx.wantOutcome(result, report.Rotated)
 			}
 		}
-		fx.wantFailure(report.Results[3], rotation.StepLook, rotation.NotFound)
-		if got := len(report.Failures()); got != 1 {
+		fx.wantFailure(ran.Results[3], rotation.StepLook, rotation.NotFound)
+		if got := len(ran.Failures()); got != 1 {
 			t.Errorf("got %d failures, want 1", got)
 		}
 		if got := fx.countRequests(ibmcloudtest.OpSecretsGet); got != 31 {
@@ -154,10 +155,10 @@ func TestAFailingRotationDelaysNoOther(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{Rotations: 8}, func(fx *fixture) {
 		fx.rotator.Concurrency = 1
 		fx.all[0].APIKey.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Payload: "no-such-key"})
-		report := fx.runAll("one-of-them-fails")
-		fx.wantFailure(report.Results[0], rotation.StepExchange, rotation.Denied)
-		for _, result := range report.Results[1:] {
-			fx.wantOutcome(result, rotation.Rotated)
+		ran := fx.runAll("one-of-them-fails")
+		fx.wantFailure(ran.Results[0], rotation.StepExchange, rotation.Denied)
+		for _, result := range ran.Results[1:] {
+			fx.wantOutcome(result, report.Rotated)
 			if result.Duration > time.Second {
 				t.Errorf("%s took %s behind a failing rotation, want no delay", result.Rotation, result.Duration)
 			}
@@ -173,7 +174,7 @@ func TestTokensOf15MinutesAreServedWithAWarning(t *testing.T) {
 			t.Errorf("got warnings %q, want one on the lifetime", result.Warnings)
 		}
 		time.Sleep(7*time.Minute + time.Second)
-		fx.wantOutcome(fx.run(rotation.ModeEnsure), rotation.Rotated)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
 	})
 }
 
@@ -184,11 +185,11 @@ func TestATokenThatExpiresBeforeTheStoredOneIsKeptBack(t *testing.T) {
 			fx.cloud.SetTokenTTL(15 * time.Minute)
 			result := fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "a-shorter-one"})
 			if force {
-				fx.wantOutcome(result, rotation.Rotated)
+				fx.wantOutcome(result, report.Rotated)
 				fx.wantPublished(14 * time.Minute)
 				return
 			}
-			fx.wantOutcome(result, rotation.Kept)
+			fx.wantOutcome(result, report.Kept)
 			fx.wantPublished(59 * time.Minute)
 			fx.wantVersions(2)
 		})
@@ -368,7 +369,7 @@ func TestAnAnswerReadAfterAFreezeDoesNotMakeAnExpiredTokenFresh(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		fx.rotate()
 		fx.rotator = fx.process(&frozenReading{fx.cloud.Transport(), "/versions/current/metadata", func() { fx.freeze(90 * time.Minute) }})
-		if got := fx.run(rotation.ModeEnsure); got.Outcome == rotation.Fresh {
+		if got := fx.run(rotation.ModeEnsure); got.Outcome == report.Fresh {
 			t.Errorf("got %s with %d s left of a token that expired half an hour ago", got.Outcome, *got.SecondsRemaining)
 		}
 	})

@@ -9,28 +9,15 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// The types of a run's report are those of package report.
+// Step and Kind are the report's: their values are here.
 type (
-	Report  = report.Report
-	Result  = report.Result
-	Outcome = report.Outcome
-	Step    = report.Step
-	Kind    = report.Kind
-)
-
-// The outcomes, as package report describes them.
-const (
-	Rotated     = report.Rotated
-	Kept        = report.Kept
-	Fresh       = report.Fresh
-	AlreadyDone = report.AlreadyDone
-	Checked     = report.Checked
-	Failed      = report.Failed
+	Step = report.Step
+	Kind = report.Kind
 )
 
 // result describes the outcome and the token that is stored now.
-func (p *pass) result(outcome Outcome, current CurrentVersion) Result {
-	result := Result{
+func (p *pass) result(outcome report.Outcome, current CurrentVersion) report.Result {
+	result := report.Result{
 		Rotation:      p.Name,
 		Outcome:       outcome,
 		VersionID:     current.VersionID,
@@ -47,7 +34,7 @@ func (p *pass) result(outcome Outcome, current CurrentVersion) Result {
 		result.ExpiresAt = &expires
 		result.SecondsRemaining = wholeSeconds(min(expires.Sub(now), current.Lifetime()))
 	}
-	if old := expiryOf(p.replaced); outcome == Rotated && !old.IsZero() {
+	if old := expiryOf(p.replaced); outcome == report.Rotated && !old.IsZero() {
 		result.MarginSeconds = wholeSeconds(old.Sub(current.CreatedAt))
 	}
 	if at := p.BootstrapExpiresAt; !at.IsZero() && at.Sub(now) < KeyExpiryNotice {
@@ -71,12 +58,12 @@ func expiryOf(version CurrentVersion) time.Time {
 }
 
 // failed describes a failure and, if the metadata was read, the token that is still stored.
-func (p *pass) failed(failure *Error) Result {
+func (p *pass) failed(failure *Error) report.Result {
 	var current CurrentVersion
 	if p.current != nil {
 		current = *p.current
 	}
-	result := p.result(Failed, current)
+	result := p.result(report.Failed, current)
 	result.Error = &report.Error{Step: failure.Step, Kind: failure.Kind, Message: failure.Message}
 	if failure.TransactionID != "" {
 		result.TransactionID = failure.TransactionID

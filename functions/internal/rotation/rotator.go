@@ -12,6 +12,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/report"
 )
 
 const (
@@ -44,20 +45,20 @@ type Rotator struct {
 // and returns when all goroutines have ended. It stays inside
 // ctx's deadline (2 minutes if there is none) less a reserve of 5 seconds, or of
 // a tenth of a shorter deadline.
-func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation) Report {
+func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation) report.Report {
 	run := r.begin(ctx, request)
 	defer run.end()
-	report := Report{RunID: request.RunID, Mode: string(request.Mode), Force: request.Force, Results: make([]Result, len(rotations))}
+	ran := report.Report{RunID: request.RunID, Mode: string(request.Mode), Force: request.Force, Results: make([]report.Result, len(rotations))}
 	var all sync.WaitGroup
 	for i, rotation := range rotations {
 		pass := newPass(run, rotation)
 		// A pass begins when its turn has come: thousands that wait for theirs
 		// would each hold a stack, and a retry would queue behind all of them.
 		pass.slot, _ = run.acquire() // without one, the pass reports why
-		all.Go(func() { report.Results[i] = pass.runWithRetry() })
+		all.Go(func() { ran.Results[i] = pass.runWithRetry() })
 	}
 	all.Wait()
-	return report
+	return ran
 }
 
 // run is what the passes of one Run share.
@@ -136,11 +137,11 @@ const (
 )
 
 // runWithRetry tries until an attempt succeeds, an error is permanent or the time is up.
-func (p *pass) runWithRetry() Result {
+func (p *pass) runWithRetry() report.Result {
 	began := time.Now()
 	var failure *Error
 	retriedOnce := map[Step]bool{}
-	result, err := backoff.Retry(p.ctx, func() (Result, error) {
+	result, err := backoff.Retry(p.ctx, func() (report.Result, error) {
 		result, err := p.timedAttempt()
 		if err == nil {
 			return result, nil
@@ -152,10 +153,10 @@ func (p *pass) runWithRetry() Result {
 			retriedOnce[failure.Step] = true
 		}
 		if !again {
-			return Result{}, backoff.Permanent(failure)
+			return report.Result{}, backoff.Permanent(failure)
 		}
 		p.logRetry(failure)
-		return Result{}, withWait(failure, wait)
+		return report.Result{}, withWait(failure, wait)
 	}, backoff.WithBackOff(p.newBackOff()), backoff.WithMaxElapsedTime(p.budget))
 	if err != nil {
 		result = p.failed(failure)
@@ -189,14 +190,14 @@ func (j jittered) NextBackOff() time.Duration {
 }
 
 // timedAttempt makes an attempt of 10 s at most, when its turn has come.
-func (p *pass) timedAttempt() (Result, error) {
+func (p *pass) timedAttempt() (report.Result, error) {
 	release, err := p.turn()
 	if err != nil {
-		return Result{}, err
+		return report.Result{}, err
 	}
 	defer release()
 	if p.suspended() {
-		return Result{}, &Error{Step: StepLook, Kind: Timeout,
+		return report.Result{}, &Error{Step: StepLook, Kind: Timeout,
 			Message: "the process was suspended for longer than the run may take; the next run starts again"}
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, AttemptLimit)

@@ -13,6 +13,7 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // counting emulates both services, counts what is asked of them and notes how
@@ -85,7 +86,7 @@ func runMany(tb testing.TB, c *counting, n, concurrency int) {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	for _, result := range rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "run-of-many"}, rotations).Results {
-		if result.Outcome != rotation.Rotated {
+		if result.Outcome != report.Rotated {
 			tb.Fatalf("%s: got %s (%v), want rotated", result.Rotation, result.Outcome, result.Error)
 		}
 	}

@@ -25,6 +25,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 const (
@@ -279,7 +280,7 @@ func TestNoEarlierTokenOfTheBootstrapIdentityIsPublished(t *testing.T) {
 		answers := &recording{RoundTripper: fx.cloud.Transport()}
 		fx.rotator = fx.process(answers)
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 401, Times: 1})
-		fx.wantOutcome(fx.run(rotation.ModeCheck), rotation.Checked) // no token is stored to compare with
+		fx.wantOutcome(fx.run(rotation.ModeCheck), report.Checked) // no token is stored to compare with
 		fx.answer(string(answers.first), 0)
 		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
 		fx.wantVersions(1)
@@ -372,7 +373,7 @@ func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
 				fault.Op = ibmcloudtest.OpIAMKeys
 				fx.fault(fault)
 				for _, result := range fx.runAll("without-keys").Results {
-					fx.wantOutcome(result, rotation.Rotated)
+					fx.wantOutcome(result, report.Rotated)
 					if len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "/identity/keys could not be fetched") {
 						t.Errorf("got warnings %q, want one on IAM's keys", result.Warnings)
 					}
@@ -384,7 +385,7 @@ func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
 					t.Errorf("got %d requests for the keys by 8 rotations, want one", got)
 				}
 				hurried := fx.runWithin(2*time.Second, fx.process(fx.cloud.Transport()), rotation.Request{Mode: rotation.ModeRotate, RunID: "in-a-hurry"})
-				fx.wantOutcome(hurried, rotation.Rotated)
+				fx.wantOutcome(hurried, report.Rotated)
 			})
 		})
 	}
@@ -394,7 +395,7 @@ func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
 func TestIAMsKeysAreFetchedOnceADayAndBesideARun(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Delay: time.Second})
-		want := func(when string, result rotation.Result, took time.Duration, fetches int) {
+		want := func(when string, result report.Result, took time.Duration, fetches int) {
 			t.Helper()
 			if got := fx.countRequests(ibmcloudtest.OpIAMKeys); got != fetches || result.Duration != took || len(result.Warnings) != 0 {
 				t.Errorf("%s: got %s (%v), %d fetches, %s and warnings %q; want %d, %s and none", when, result.Outcome, result.Error, got, result.Duration, result.Warnings, fetches, took)
@@ -437,7 +438,7 @@ func TestAnUnknownKeyIsAskedForOnceAMinute(t *testing.T) {
 		time.Sleep(5 * time.Hour)
 		fx.answer(tokenAnswer(fx.signed(jwt.SigningMethodRS256, "another", foreignKey())), 0)
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 200, Body: keySet("another", modulus, "AQAB")})
-		fx.wantOutcome(fx.run(rotation.ModeCheck), rotation.Checked)
+		fx.wantOutcome(fx.run(rotation.ModeCheck), report.Checked)
 	})
 }
 
@@ -486,7 +487,7 @@ func TestATokenWithoutASignatureIsNeverPublished(t *testing.T) {
 		for name, signature := range map[string]string{"none": "", "3 bytes": "AAAA", "2 KB": strings.Repeat("A", 2732)} {
 			token := fx.token()
 			fx.answer(tokenAnswer(token[:strings.LastIndex(token, ".")+1]+signature), 0)
-			if result := fx.run(rotation.ModeRotate); result.Outcome != rotation.Failed || result.Error.Kind != rotation.InvalidToken {
+			if result := fx.run(rotation.ModeRotate); result.Outcome != report.Failed || result.Error.Kind != rotation.InvalidToken {
 				t.Errorf("a signature of %s: got %s, want it rejected", name, result.Outcome)
 			}
 			fx.cloud.ClearFaults()

@@ -8,7 +8,7 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
-	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // margin is the remaining lifetime of a token when the next one was published.
@@ -96,13 +96,13 @@ func (w *world) checkOrder(now time.Time, inv *invocation, before published, exp
 }
 
 // ended checks the report of an invocation.
-func (w *world) ended(inv *invocation, report rotation.Report) {
+func (w *world) ended(inv *invocation, ran report.Report) {
 	failuresBefore := w.alarms.failureCount()
-	if err := inv.process.emitter.Emit(report); err != nil {
+	if err := inv.process.emitter.Emit(ran); err != nil {
 		panic(err)
 	}
-	result := report.Results[0]
-	if result.Outcome == rotation.Failed {
+	result := ran.Results[0]
+	if result.Outcome == report.Failed {
 		w.alarms.failed(inv.began)
 	}
 	w.mu.Lock()
@@ -112,12 +112,12 @@ func (w *world) ended(inv *invocation, report rotation.Report) {
 	switch took := now.Sub(inv.began); {
 	case took > functionTimeout && inv.fate.freezeFor == 0:
 		w.violated(now, "%s took %s, longer than its deadline", inv.id, took)
-	case result.Outcome == rotation.Failed:
+	case result.Outcome == report.Failed:
 		w.counts.failed++
 		if w.alarms.failureCount() == failuresBefore || result.Error == nil || result.Error.Kind == "" || result.Error.Step == "" {
 			w.violated(now, "%s failed unheard: %v", inv.id, result.Error)
 		}
-	case result.Outcome == rotation.Rotated && inv.versions == 0:
+	case result.Outcome == report.Rotated && inv.versions == 0:
 		w.violated(now, "%s says that it rotated, and made no version", inv.id)
 	}
 	if text := fmt.Sprint(result.Error); strings.Contains(text, "eyJ") || strings.Contains(text, w.workloadKey) {

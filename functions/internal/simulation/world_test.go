@@ -20,6 +20,7 @@ import (
 	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/metrics"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // world is one story: a cloud, the deployed function, the naive way, a reader.
@@ -265,7 +266,7 @@ func (fn *function) run(ctx context.Context, inv *invocation) {
 	if inv.fate.killAfter > 0 {
 		defer time.AfterFunc(inv.fate.killAfter, inv.die).Stop()
 	}
-	report, reported := inv.process.run(ctx, inv)
+	ran, reported := inv.process.run(ctx, inv)
 	fn.mu.Lock()
 	delete(fn.running, inv)
 	alive := !inv.process.isDead()
@@ -278,7 +279,7 @@ func (fn *function) run(ctx context.Context, inv *invocation) {
 		fn.w.crashed(inv)
 		return
 	}
-	fn.w.ended(inv, report)
+	fn.w.ended(inv, ran)
 }
 
 // warm takes the process that was used last, if it has not been reclaimed.
@@ -384,7 +385,7 @@ func (p *process) isDead() bool {
 
 // run runs an invocation. It reports nothing when it was frozen beyond its
 // deadline: Lambda had given it up.
-func (p *process) run(ctx context.Context, inv *invocation) (report rotation.Report, reported bool) {
+func (p *process) run(ctx context.Context, inv *invocation) (ran report.Report, reported bool) {
 	if inv.fate.freezeFor > 0 {
 		return p.runFrozen(ctx, inv)
 	}
@@ -396,25 +397,25 @@ func (p *process) run(ctx context.Context, inv *invocation) (report rotation.Rep
 // runFrozen stops the process at a step and lets it go on later, its wall clock
 // ahead and its timers where they were: what it had got until then is got for
 // real at the time, kept, and given to it once more when it thaws.
-func (p *process) runFrozen(ctx context.Context, inv *invocation) (rotation.Report, bool) {
+func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report, bool) {
 	rehearsal, cancel := context.WithTimeout(ctx, functionTimeout)
 	s := &suspension{at: inv.fate.freezeAt, keys: p.rotator.Keys, iam: p.rotator.IAM, tokens: p.rotator.Tokens, freeze: cancel,
 		thaw: func() { p.lag.Store(0) }}
 	rotator := p.rotator
 	rotator.Keys, rotator.IAM, rotator.Tokens = s, s, s
-	report := rotator.Run(rehearsal, inv.request(), []rotation.Rotation{p.line.w.rotation})
+	ran := rotator.Run(rehearsal, inv.request(), []rotation.Rotation{p.line.w.rotation})
 	cancel()
 	if !s.frozen {
-		return report, true
+		return ran, true
 	}
 	time.Sleep(inv.fate.freezeFor)
 	p.lag.Store(int64(inv.fate.freezeFor))
 	s.replaying = true
 	late, cancel := context.WithTimeout(ctx, functionTimeout)
 	defer cancel()
-	report = rotator.Run(late, inv.request(), []rotation.Rotation{p.line.w.rotation})
+	ran = rotator.Run(late, inv.request(), []rotation.Rotation{p.line.w.rotation})
 	p.lag.Store(0)
-	return report, p.line.w.now().Sub(inv.began) < functionTimeout
+	return ran, p.line.w.now().Sub(inv.began) < functionTimeout
 }
 
 // suspension stands between a rotator and its adapters in a process that is
