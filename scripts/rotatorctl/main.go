@@ -34,6 +34,8 @@ type program struct {
 	stderr io.Writer // progress, warnings, questions
 	now    func() time.Time
 	sleep  func(context.Context, time.Duration) error
+	// isTerminal reports whether a person reads or types there.
+	isTerminal func(file any) bool
 	// loadAWS finds region and credentials. The SDK reads the process's own environment, so tests give another.
 	loadAWS func(context.Context) (aws.Config, error)
 	build   func(ctx context.Context, d *deployment, binary string) error
@@ -51,7 +53,7 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	p := program{
 		getenv: os.Getenv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		now: time.Now, sleep: sleep, loadAWS: loadAWS, build: buildByMake,
+		now: time.Now, sleep: sleep, isTerminal: isTerminal, loadAWS: loadAWS, build: buildByMake,
 	}
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // a core would hold keys
 	log.SetOutput(io.Discard)                                     // GODEBUG=http2debug=2 writes every header there

@@ -19,14 +19,16 @@ type outcome struct {
 
 func (o outcome) all() string { return o.stdout + o.stderr }
 
-// runWith runs the program in process, with that environment alone. Waiting takes no time but moves the clock.
-func runWith(t *testing.T, env map[string]string, cfg aws.Config, stdin string, args ...string) outcome {
+// runWith runs the program in process, with that environment alone; what is typed comes from a terminal. Waiting takes
+// no time but moves the clock.
+func runWith(t *testing.T, env map[string]string, cfg aws.Config, typed string, args ...string) outcome {
 	t.Helper()
+	stdin := strings.NewReader(typed)
 	var stdout, stderr bytes.Buffer
 	var waited time.Duration
 	p := program{
 		getenv: func(name string) string { return env[name] },
-		stdin:  strings.NewReader(stdin), stdout: &stdout, stderr: &stderr,
+		stdin:  stdin, stdout: &stdout, stderr: &stderr,
 		now: func() time.Time { return time.Now().Add(waited) },
 		sleep: func(ctx context.Context, d time.Duration) error {
 			if waited += d; d == deniedPause {
@@ -34,8 +36,9 @@ func runWith(t *testing.T, env map[string]string, cfg aws.Config, stdin string, 
 			}
 			return ctx.Err()
 		},
-		loadAWS: func(context.Context) (aws.Config, error) { return cfg, nil },
-		build:   linkFunction,
+		isTerminal: func(file any) bool { return typed != "" && file == stdin },
+		loadAWS:    func(context.Context) (aws.Config, error) { return cfg, nil },
+		build:      linkFunction,
 	}
 	code := p.run(t.Context(), args)
 	return outcome{code, stdout.String(), stderr.String()}

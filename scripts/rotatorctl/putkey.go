@@ -54,7 +54,7 @@ input, never an argument; at a terminal it is asked for without being shown.`,
 
 // readKey reads a key from standard input. At a terminal it asks.
 func (p *program) readKey(ctx context.Context) (iamtoken.Secret, error) {
-	if file, ok := p.stdin.(*os.File); ok && isTerminal(file) {
+	if file, ok := p.stdin.(*os.File); ok && p.isTerminal(file) {
 		terminal := int(file.Fd())
 		if state, err := term.GetState(terminal); err == nil {
 			defer context.AfterFunc(ctx, func() { // Ctrl-C, which the reading does not notice

@@ -236,7 +236,7 @@ func (w *watcher) printEvent(event types.StackEvent) {
 		w.addFailure(resource, printable(aws.ToString(event.ResourceStatusReason)))
 	case strings.HasSuffix(status, "_COMPLETE") && !strings.Contains(status, "ROLLBACK"):
 		color = green
-	case !isTerminal(w.stderr) && event.LogicalResourceId != nil && *event.LogicalResourceId != aws.ToString(event.StackName):
+	case !w.isTerminal(w.stderr) && event.LogicalResourceId != nil && *event.LogicalResourceId != aws.ToString(event.StackName):
 		return // only a person who waits needs to see that a step has begun
 	}
 	w.say("  %5s  %s  %s", w.now().Sub(w.began).Round(time.Second), w.colored(w.stderr, color, fmt.Sprintf("%-18s", printable(status))), resource)
@@ -282,7 +282,7 @@ func (p *program) destroyCommand() *cobra.Command {
 
 // destroy removes the stack and its zips, and nothing else from the bucket.
 func (p *program) destroy(ctx context.Context, bucket string) error {
-	if !p.yes && !isTerminal(p.stdin) {
+	if !p.yes && !p.isTerminal(p.stdin) {
 		return usagef("destroy deletes the stack %s: there is no terminal to ask on, so give --yes (make destroy YES=1)", p.stack)
 	}
 	if err := p.connect(ctx); err != nil {
@@ -293,12 +293,18 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	if err != nil {
 		return err
 	}
-	secret := ""
+	missing := fmt.Errorf("there is no stack %s in %s", p.stack, p.who)
+	what, secret := "There is no such stack here. This deletes the zips of one from the bucket "+printable(bucket), ""
 	if stack != nil {
 		bucket, secret = parameter(stack, "CodeBucket"), parameter(stack, "BootstrapSecretArn")
-		if err := p.confirm(ctx, "This deletes the function, schedules, queues, roles, alarms, dashboard and log"); err != nil {
-			return err
-		}
+		what = "This deletes the function, schedules, queues, roles, alarms, dashboard and log"
+	} else if bucket == "" {
+		return missing
+	}
+	if err := p.confirm(ctx, what); err != nil {
+		return err
+	}
+	if stack != nil {
 		if err := p.deleteStack(ctx, stack); err != nil {
 			return err
 		}
@@ -310,7 +316,7 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 		}
 	}
 	if stack == nil {
-		return fmt.Errorf("there is no stack %s in %s", p.stack, p.who)
+		return missing
 	}
 	return p.print(
 		map[string]string{"deleted": p.stack, "account": p.who.account, "region": p.who.region, "bucket_left": bucket, "bootstrap_secret_left": secret},

@@ -158,7 +158,13 @@ func configFor(endpoint string) aws.Config {
 // run runs a command in the account, and fails the test if a secret is in what it printed.
 func (a *account) run(args ...string) outcome {
 	a.t.Helper()
-	got := runWith(a.t, a.set, configFor(a.url), "", args...)
+	return a.runTyping("", args...)
+}
+
+// runTyping does the same at a terminal.
+func (a *account) runTyping(typed string, args ...string) outcome {
+	a.t.Helper()
+	got := runWith(a.t, a.set, configFor(a.url), typed, args...)
 	a.checkNoSecret("output", got.all())
 	return got
 }
@@ -334,6 +340,30 @@ func (a *account) end() {
 	a.must(1, "logs", "there is no log of the function life in")
 	a.must(1, "invoke --mode=check", "there is no function life in")
 	a.must(0, "deploy", a.cloud.Rotations()[0].Name+": rotated; ")
+}
+
+// Nothing is deleted before the answer, of a stack or of one that is gone already.
+func TestDestroyAsks(t *testing.T) {
+	t.Parallel()
+	a := newAccount(t, "asked")
+	zip := "iam-token-rotator/asked/rotate-0.zip"
+	if status, _ := a.moto.MustDo(t, awstest.Request{Service: "s3", Method: "PUT", Path: "/" + a.bucket + "/" + zip, Body: "x"}); status != 200 {
+		t.Fatalf("putting a zip: %d", status)
+	}
+	a.must(0, "deploy")
+	left := len(a.objects())
+	destroy := func(typed string, exit, objects int, says string) {
+		t.Helper()
+		got := a.runTyping(typed, "destroy", "--bucket="+a.bucket)
+		if n := len(a.objects()); got.exit != exit || n != objects || !strings.Contains(got.stderr, says) {
+			t.Errorf("answered %q: got exit code %d and %d zips left, want %d and %d:\n%s", typed, got.exit, n, exit, objects, got.all())
+		}
+	}
+	destroy("n\n", 1, left, "log. Continue? [y/N] rotatorctl: not confirmed: nothing was changed")
+	a.must(0, "invoke --mode=check", "default: checked")
+	a.moto.MustDo(t, awstest.Request{Service: "cloudformation", Body: "Action=DeleteStack&Version=2010-05-15&StackName=asked"})
+	destroy("\n", 1, left, "This deletes the zips of one from the bucket asked-code. Continue? [y/N] rotatorctl: not confirmed")
+	destroy("yes\n", 1, 0, "there is no stack asked in account")
 }
 
 // The key is on no page of this list, so what deploy cannot do is rejected, with what to do.

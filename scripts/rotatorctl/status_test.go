@@ -45,7 +45,7 @@ func notBegun(age int, why string) entry {
 // shown is the status of these runs, with every time as T.
 func shown(runs ...entry) (string, status) {
 	s := newStatus("s", now.Add(-time.Hour), now.Add(-time.Hour/2), runs, now)
-	p := &program{getenv: func(string) string { return "" }}
+	p := &program{getenv: func(string) string { return "" }, isTerminal: func(any) bool { return false }}
 	return regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`).ReplaceAllString(s.text(p), "T"), s
 }
 

@@ -54,7 +54,6 @@ func withoutCredentials(environ []string, others ...string) []string {
 	})
 }
 
-// isTerminal reports whether a person reads or types there.
 func isTerminal(file any) bool {
 	f, ok := file.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -62,7 +61,7 @@ func isTerminal(file any) bool {
 
 // colored wraps text in a terminal's color codes, where w is a terminal and NO_COLOR is not set.
 func (p *program) colored(w io.Writer, color, text string) string {
-	if color == "" || p.getenv("NO_COLOR") != "" || p.getenv("TERM") == "dumb" || !isTerminal(w) {
+	if color == "" || p.getenv("NO_COLOR") != "" || p.getenv("TERM") == "dumb" || !p.isTerminal(w) {
 		return text
 	}
 	return color + text + "\x1b[0m"
