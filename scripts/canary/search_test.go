@@ -33,20 +33,55 @@ type subject struct{ name, value string }
 const exactLength, foldedLength = 8, 10
 
 // index finds parts of subjects, forwards and backwards.
-type index struct{ exact, folded, steps map[string]string }
+type index struct{ exact, folded, steps parts }
+
+// parts are all parts of one length, with the subject of each.
+type parts struct {
+	length int
+	names  map[string]string
+	ends   *[1 << 18]bool // by slot: of the ends of all parts. It spares nearly all looks into names
+}
+
+func newParts(length int) parts {
+	return parts{length, make(map[string]string, 1<<14), new([1 << 18]bool)}
+}
+
+// each calls do for each part of a text, with its slot, which depends on the part's last eight characters.
+func (p parts) each(text string, do func(part string, slot uint64)) {
+	var last uint64
+	for i := range len(text) {
+		last = last<<8 | uint64(text[i])
+		if i+1 >= p.length {
+			do(text[i+1-p.length:i+1], last*0x9e3779b97f4a7c15>>(64-18))
+		}
+	}
+}
+
+func (p parts) add(text, name string) {
+	p.each(text, func(part string, slot uint64) { p.names[part], p.ends[slot] = name, true })
+}
+
+// in calls found with the subject of each part that is in the text.
+func (p parts) in(text string, found func(name string)) {
+	p.each(text, func(part string, slot uint64) {
+		if p.ends[slot] && p.names[part] != "" {
+			found(p.names[part])
+		}
+	})
+}
 
 func newIndex(subjects []subject) index {
-	x := index{map[string]string{}, map[string]string{}, map[string]string{}}
+	x := index{newParts(exactLength), newParts(foldedLength), newParts(foldedLength)}
 	for _, s := range subjects {
 		value := s.value
 		if strings.HasPrefix(value, "eyJ") { // the header of a JWT is the same in all of an issuer's
 			_, value, _ = strings.Cut(value, ".")
 		}
 		for _, text := range []string{value, reversed(value), strings.Map(rot13, value)} {
-			windows(text, exactLength, func(part string) { x.exact[part] = s.name })
-			windows(fold(text), foldedLength, func(part string) { x.folded[part] = s.name })
+			x.exact.add(text, s.name)
+			x.folded.add(fold(text), s.name)
 			for _, masked := range steps(text) {
-				windows(masked, foldedLength, func(part string) {
+				x.steps.each(masked, func(part string, slot uint64) {
 					kinds := 0
 					for i := range len(part) {
 						if strings.IndexByte(part, part[i]) == i {
@@ -54,7 +89,7 @@ func newIndex(subjects []subject) index {
 						}
 					}
 					if kinds > foldedLength/2 { // not a mere "aaaa…"
-						x.steps[part] = s.name
+						x.steps.names[part], x.steps.ends[slot] = s.name, true
 					}
 				})
 			}
@@ -70,12 +105,6 @@ func steps(text string) [2]string {
 		masked[0], masked[1] = append(masked[0], text[i]^text[i-1]), append(masked[1], text[i]-text[i-1])
 	}
 	return [2]string{"^" + string(masked[0]), "+" + string(masked[1])}
-}
-
-func windows(text string, length int, do func(string)) {
-	for i := 0; i+length <= len(text); i++ {
-		do(text[i : i+length])
-	}
 }
 
 func rot13(r rune) rune {
@@ -135,15 +164,15 @@ func (x index) search(text string, found map[string]string) {
 		}
 		seen[text] = true
 		note := func(name string, how string) {
-			if name != "" && found[name] == "" {
+			if found[name] == "" {
 				found[name] = fmt.Sprintf("%s (%s)", name, how)
 			}
 		}
-		windows(text, exactLength, func(part string) { note(x.exact[part], cmp.Or(how, "as it is")) })
-		windows(fold(text), foldedLength, func(part string) { note(x.folded[part], cmp.Or(how, "without separators or case")) })
-		for _, masked := range steps(text) {
-			if nesting < 2 {
-				windows(masked, foldedLength, func(part string) { note(x.steps[part], strings.TrimPrefix(how+", masked", ", ")) })
+		x.exact.in(text, func(name string) { note(name, cmp.Or(how, "as it is")) })
+		x.folded.in(fold(text), func(name string) { note(name, cmp.Or(how, "without separators or case")) })
+		if nesting < 2 {
+			for _, masked := range steps(text) {
+				x.steps.in(masked, func(name string) { note(name, strings.TrimPrefix(how+", masked", ", ")) })
 			}
 		}
 		if nesting == maxNesting || how != "" && !worthwhile(text) {
@@ -179,7 +208,7 @@ var decoders = map[string]func(string) []string{
 	},
 	"joined": func(text string) []string { return []string{blank.ReplaceAllString(text, "")} },
 	"hex": func(text string) (all []string) {
-		for _, run := range hexRun.FindAllString(hexMarks.ReplaceAllString(text, ""), -1) {
+		for _, run := range hexRun.in(hexMarks.ReplaceAllString(text, "")) {
 			for start := range 2 {
 				bytes, _ := hex.DecodeString(run[start : start+(len(run)-start)/2*2])
 				all = append(all, string(bytes))
@@ -191,7 +220,7 @@ var decoders = map[string]func(string) []string{
 	"octal":   func(text string) []string { return numbers(text, octalByte, 8) },
 	"binary":  func(text string) []string { return numbers(text, binaryByte, 2) },
 	"base64": func(text string) (all []string) {
-		for _, run := range base64Run.FindAllString(text, -1) {
+		for _, run := range base64Run.in(text) {
 			run = strings.NewReplacer("-", "+", "_", "/").Replace(run)
 			for start := range 4 {
 				for _, run := range []string{run, reversed(run)} {
@@ -211,7 +240,7 @@ var decoders = map[string]func(string) []string{
 		return all
 	},
 	"base32": func(text string) (all []string) {
-		for _, run := range base32Run.FindAllString(strings.ToUpper(text), -1) {
+		for _, run := range base32Run.in(strings.ToUpper(text)) {
 			for start := range 8 {
 				bytes, _ := base32.StdEncoding.DecodeString(run[start : start+(len(run)-start)/8*8])
 				all = append(all, string(bytes))
@@ -220,7 +249,7 @@ var decoders = map[string]func(string) []string{
 		return all
 	},
 	"ascii85": func(text string) (all []string) {
-		for _, run := range ascii85Run.FindAllString(text, -1) {
+		for _, run := range ascii85Run.in(text) {
 			bytes := make([]byte, 4*len(run))
 			n, _, _ := ascii85.Decode(bytes, []byte(run), true)
 			all = append(all, string(bytes[:n]))
@@ -266,16 +295,50 @@ var (
 	escape      = regexp.MustCompile(`(?i)(%|=|\\x|\\u00|&#x)[0-9a-f]{2};?|&#\d{2,3};|\\[0-7]{3}|\\/|=\r?\n`)
 	blank       = regexp.MustCompile(`\s+|\\[nrt]`)
 	hexMarks    = regexp.MustCompile(`0x|\\x|\\u00|%|[\s,;:='"-]|\\n`)
-	hexRun      = regexp.MustCompile(`[0-9a-fA-F]{16,}`)
 	hexByte     = regexp.MustCompile(`(?i)\b(?:0x|x)?([0-9a-f]{2})\b`)
 	decimalByte = regexp.MustCompile(`\d+`)
 	octalByte   = regexp.MustCompile(`(?:0o?|\b)([0-7]{2,3})\b`)
 	binaryByte  = regexp.MustCompile(`[01]{7,8}`)
-	base64Run   = regexp.MustCompile(`[A-Za-z0-9+/_-]{12,}`)
 	longNumber  = regexp.MustCompile(`[0-9]{24,900}`)
-	base32Run   = regexp.MustCompile(`[A-Z2-7]{16,}`)
-	ascii85Run  = regexp.MustCompile(`[!-u]{15,}`)
 )
+
+// run is so many characters or more of a kind, one after another. A regular expression takes ten times as long.
+type run struct {
+	least int
+	isOf  [256]bool
+}
+
+// newRun takes ranges of characters, each its first and its last.
+func newRun(least int, ranges ...string) run {
+	r := run{least: least}
+	for _, ends := range ranges {
+		for c := int(ends[0]); c <= int(ends[1]); c++ {
+			r.isOf[c] = true
+		}
+	}
+	return r
+}
+
+var (
+	hexRun     = newRun(16, "09", "af", "AF")
+	base64Run  = newRun(12, "AZ", "az", "09", "++", "//", "__", "--")
+	base32Run  = newRun(16, "AZ", "27")
+	ascii85Run = newRun(15, "!u")
+)
+
+func (r *run) in(text string) (all []string) {
+	start := 0
+	for i := range len(text) + 1 {
+		if i < len(text) && r.isOf[text[i]] {
+			continue
+		}
+		if i-start >= r.least {
+			all = append(all, text[start:i])
+		}
+		start = i + 1
+	}
+	return all
+}
 
 func unescape(code string) string {
 	digits, base := strings.TrimSuffix(strings.TrimLeft(code, `%=\xXuU&#`), ";"), 16

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -248,7 +249,8 @@ func (s *stage) traced(p path, main int, given []string) (parts []part, files []
 
 func stringsOf(arguments string) (all []string) {
 	for _, match := range traceString.FindAllStringSubmatch(arguments, -1) {
-		all = append(all, unhex(match[1]))
+		text, _ := hex.DecodeString(strings.ReplaceAll(match[1], `\x`, "")) // what matches is hex
+		all = append(all, string(text))
 	}
 	return append(all, "")[:max(1, len(all))]
 }
