@@ -24,7 +24,7 @@ import (
 // goes there without the token. No error and no redirect that repeats the token is
 // passed on; net/http itself may log what a service sends unasked.
 //
-// IBM's SDKs take it as well, for the second try after a 401:
+// IBM's SDKs take it as well, for the second try after a 401 and for redirects:
 //
 //	service.Service.SetHTTPClient(&http.Client{Transport: reader.Transport(nil)})
 func (r *Reader) Transport(base http.RoundTripper) http.RoundTripper {
