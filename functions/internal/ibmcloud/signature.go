@@ -45,6 +45,7 @@ type signingKeys struct {
 	byID     signingKeySet
 	fetched  time.Time     // when those were fetched, by the wall clock; zero if never
 	tried    time.Time     // when a fetch last began; zero if never
+	cutOff   bool          // that one ended with its run, and says nothing of IAM
 	underWay chan struct{} // closed when the fetch under way has ended; nil if none is
 }
 
@@ -113,8 +114,11 @@ func (k *signingKeys) signed(token, keyID string) bool {
 }
 
 // refresh fetches the keys if they are missing, a day old or one is unknown, unless
-// they were asked for within the last minute. If that is under way it waits for it.
+// they were asked for within the last minute, and not cut off. If that is under way it waits for it.
 func (k *signingKeys) refresh(ctx context.Context, unknown bool) {
+	if ctx.Err() != nil {
+		return
+	}
 	ended, mine := k.begin(unknown)
 	switch {
 	case ended == nil:
@@ -134,6 +138,7 @@ func (k *signingKeys) refresh(ctx context.Context, unknown bool) {
 	if err == nil {
 		k.byID, k.fetched = keys, k.tried
 	}
+	k.cutOff = err != nil && errors.Is(ctx.Err(), context.Canceled)
 	k.underWay = nil
 	close(ended)
 }
@@ -147,7 +152,7 @@ func (k *signingKeys) begin(unknown bool) (ended chan struct{}, mine bool) {
 		return k.underWay, false
 	}
 	now := k.now().Round(0)
-	if !unknown && within(now, k.fetched, signingKeysAge) || within(now, k.tried, signingKeysPause) {
+	if !unknown && within(now, k.fetched, signingKeysAge) || !k.cutOff && within(now, k.tried, signingKeysPause) {
 		return nil, false
 	}
 	k.underWay, k.tried = make(chan struct{}), now

@@ -510,6 +510,11 @@ func TestFetchesOfTheKeysEndWithTheirRun(t *testing.T) {
 		if begun, ended := fetches.begun.Load(), fetches.ended.Load(); begun != 1 || ended != 1 || result.Duration > time.Second {
 			t.Errorf("got %d fetches begun, %d ended and %s; want 1, 1 and 1s", begun, ended, result.Duration)
 		}
+		// That says nothing of IAM: the next run fetches the keys itself.
+		fx.cloud.ClearFaults()
+		if result := fx.rotate(); len(result.Warnings) != 0 {
+			t.Errorf("the next run: got warnings %q, want none", result.Warnings)
+		}
 	})
 }
 
