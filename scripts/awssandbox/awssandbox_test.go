@@ -59,7 +59,7 @@ func start(t *testing.T, file string) {
 	}
 	origin, err := url.Parse(env["AWS_ENDPOINT_URL"])
 	if err != nil || env["BUCKET"] == "" || env["ARCH"] != runtime.GOARCH || env["AWS_REGION"] != env["AWS_DEFAULT_REGION"] || env["AWS_CONFIG_FILE"] != "/dev/null" {
-		t.Errorf("got %v", env)
+		t.Errorf("got an endpoint %s, bucket %q, architecture %q, regions %q and %q", origin, env["BUCKET"], env["ARCH"], env["AWS_REGION"], env["AWS_DEFAULT_REGION"])
 	}
 	t.Cleanup(func() {
 		cancel()

@@ -109,23 +109,24 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = listener.Close() }()
 	moto, err := awstest.StartMoto()
 	if errors.Is(err, awstest.ErrNotInstalled) {
 		err = fmt.Errorf("%w\n%w", err, serving.ErrUsage)
 	}
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	defer moto.Stop()
+	if err := moto.MakeBucket(ctx, bucket); err != nil {
+		return err
+	}
 	origin := serving.Origin(listener.Addr(), false)
-	lines := environment(origin)
-	defer envfile.Remove(o.env, lines)
-	if err = moto.MakeBucket(ctx, bucket); err == nil {
-		err = envfile.Write(o.env, lines, stdout)
-	}
+	remove, err := envfile.Offer("awssandbox", o.env, environment(origin), stdout, stderr)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
+	defer remove()
 	_, _ = fmt.Fprintf(stderr, "awssandbox: serving AWS on %s\n", origin)
 
 	whileMoto, cancel := context.WithCancel(ctx)

@@ -40,9 +40,22 @@ func Write(file, lines string, stdout io.Writer) error {
 	}
 }
 
-// Remove removes a file that Write wrote, unless another sandbox has written it meanwhile.
-func Remove(file, lines string) {
-	if content, err := os.ReadFile(file); err == nil && string(content) == lines {
+// Offer is Write for as long as a sandbox runs: remove removes the file, unless another sandbox has written it meanwhile.
+// Whose file it takes over is said on stderr.
+func Offer(sandbox, file, lines string, stdout, stderr io.Writer) (remove func(), err error) {
+	_, missing := os.Lstat(file)
+	if err := Write(file, lines, stdout); err != nil {
+		return func() {}, err
+	}
+	if missing == nil && file != "-" {
+		_, _ = fmt.Fprintf(stderr, "%s: %s existed, from another sandbox or one that was killed: it now describes this one\n", sandbox, file)
+	}
+	return func() { Remove(file, lines) }, nil
+}
+
+// Remove removes a file unless it has other content by now.
+func Remove(file, content string) {
+	if found, err := os.ReadFile(file); err == nil && string(found) == content {
 		_ = os.Remove(file)
 	}
 }

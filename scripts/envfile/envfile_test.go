@@ -22,7 +22,7 @@ func TestAShellReadsTheLines(t *testing.T) {
 	}
 }
 
-func TestAwaitReadsWhatWasPublished(t *testing.T) {
+func TestAwaitReadsWhatWasWritten(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sandbox.env")
 	var variables [][2]string
 	for i, text := range odd {
@@ -49,7 +49,7 @@ func TestAwaitGivesUp(t *testing.T) {
 	}
 }
 
-func TestPublish(t *testing.T) {
+func TestWrite(t *testing.T) {
 	var stdout bytes.Buffer
 	if err := Write("-", "A='1'\n", &stdout); err != nil || stdout.String() != "A='1'\n" {
 		t.Errorf("-: got %q, %v; want the lines", stdout.String(), err)
@@ -69,5 +69,29 @@ func TestPublish(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(folder, ".*-*")); len(left) > 0 {
 		t.Errorf("left behind: got %v, want nothing", left)
+	}
+}
+
+// Two sandboxes may be given one file, which then describes the later one for as long as that runs.
+func TestOffer(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "env")
+	offer := func(lines, says string) func() {
+		t.Helper()
+		var stderr bytes.Buffer
+		remove, err := Offer("box", file, lines, nil, &stderr)
+		if err != nil || !strings.HasPrefix(stderr.String(), says) || (says == "") != (stderr.Len() == 0) {
+			t.Errorf("got %v and %q, want %q", err, stderr.String(), says)
+		}
+		return remove
+	}
+	first := offer("A='1'\n", "")
+	second := offer("A='2'\n", "box: "+file+" existed, from another sandbox")
+	first()
+	if content, _ := os.ReadFile(file); string(content) != "A='2'\n" {
+		t.Errorf("the first one ended: got %q, want the file of the second one", content)
+	}
+	second()
+	if _, err := os.Stat(file); !os.IsNotExist(err) {
+		t.Errorf("both ended: the file still exists: %v", err)
 	}
 }

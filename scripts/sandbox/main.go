@@ -130,9 +130,9 @@ func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string
 	return envfile.Lines(variables)
 }
 
-// writeRotations writes the rotations as ROTATIONS_FILE holds them and returns the file's absolute
-// path: FILE.rotations.json next to the environment file FILE, or a temporary file for "-".
-func writeRotations(rotations []ibmcloudtest.Rotation, env string) (string, error) {
+// writeRotations writes the rotations as ROTATIONS_FILE holds them and returns the file's absolute path: FILE.rotations.json
+// next to the environment file FILE, or a temporary file for "-". remove removes it, as that of envfile.Offer.
+func writeRotations(rotations []ibmcloudtest.Rotation, env string) (path string, remove func(), err error) {
 	type rotation struct {
 		Name         string `json:"name"`
 		APIKeySecret string `json:"api_key_secret"`
@@ -144,17 +144,15 @@ func writeRotations(rotations []ibmcloudtest.Rotation, env string) (string, erro
 	}
 	text, err := json.MarshalIndent(list, "", " ")
 	if err != nil {
-		return "", fmt.Errorf("encoding the rotations: %w", err)
+		return "", nil, fmt.Errorf("encoding the rotations: %w", err)
 	}
 	text = append(text, '\n')
 	if env == "-" {
-		return envfile.WriteTemp("", "rotations-*.json", text, 0o600)
+		path, err = envfile.WriteTemp("", "rotations-*.json", text, 0o600)
+	} else if path, err = filepath.Abs(env + ".rotations.json"); err == nil {
+		err = envfile.WriteWhole(path, text, 0o600)
 	}
-	path, err := filepath.Abs(env + ".rotations.json")
-	if err != nil {
-		return "", fmt.Errorf("naming the rotations file: %w", err)
-	}
-	return path, envfile.WriteWhole(path, text, 0o600)
+	return path, func() { envfile.Remove(path, string(text)) }, err
 }
 
 // serve listens, writes the environment, and answers until ctx ends.
@@ -170,26 +168,23 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = listener.Close() }()
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: o.rotations, TokenTTL: o.tokenTTL, Host: o.host})
 	origin := serving.Origin(listener.Addr(), certificates != nil)
 	rotationsFile := ""
 	if o.rotations > 1 && o.env != "" {
-		rotationsFile, err = writeRotations(cloud.Rotations(), o.env)
+		file, remove, err := writeRotations(cloud.Rotations(), o.env)
+		if err != nil {
+			return err
+		}
+		defer remove()
+		rotationsFile = file
 	}
-	if o.env == "-" && rotationsFile != "" {
-		defer func() { _ = os.Remove(rotationsFile) }()
-	}
-	lines := environment(cloud, origin, rotationsFile)
-	if _, missing := os.Lstat(o.env); missing == nil {
-		_, _ = fmt.Fprintf(stderr, "sandbox: %s exists, from another sandbox or one that was killed: it now describes this one\n", o.env)
-	}
-	if err == nil {
-		err = envfile.Write(o.env, lines, stdout)
-	}
+	remove, err := envfile.Offer("sandbox", o.env, environment(cloud, origin, rotationsFile), stdout, stderr)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
-	defer envfile.Remove(o.env, lines)
+	defer remove()
 	_, _ = fmt.Fprintf(stderr, "sandbox: serving IBM Cloud on %s%s\n", origin, others(listener.Addr()))
 	return serving.Until(ctx, &http.Server{Handler: cloud, TLSConfig: certificates}, listener, stderr)
 }
