@@ -73,6 +73,8 @@ func TestTheDoctorEventAnswersWithTheDiagnosisAndRaisesNoAlarm(t *testing.T) {
 		"by name":         {`{"mode":"doctor","rotations":["default"]}`, environ(cloud, origin), true, `"rotation":"default"`},
 		"something wrong": {`{"mode":"doctor"}`, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=unknown"), false, `"check":"bootstrap-identity","status":"failed"`},
 		"unknown name":    {`{"mode":"doctor","rotations":["other"]}`, environ(cloud, origin), false, "no rotation is called"},
+		"unknown field":   {`{"mode":"doctor","rotation":"default"}`, environ(cloud, origin), false, `unknown field \"rotation\"`},
+		"empty list":      {`{"rotations":[],"mode":"doctor"}`, environ(cloud, origin), false, "rotations are empty"},
 		"misconfigured":   {`{"mode":"doctor"}`, []string{"IAM_URL=http://iam.cloud.ibm.com"}, false, "IAM_URL: must begin with https://"},
 	} {
 		t.Run(name, func(t *testing.T) {

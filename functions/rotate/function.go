@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -80,13 +81,14 @@ func (f *function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 		requestID = lc.AwsRequestID
 	}
 	e, err := decodeEvent(payload)
-	if err == nil && e.mode == modeDoctor {
-		return f.diagnose(ctx, e, requestID)
+	err = cmp.Or(f.misconfigured, err)
+	if e.mode == modeDoctor {
+		return f.diagnose(ctx, e, err, requestID)
 	}
 	if e.runID == "" {
 		e.runID = requestID
 	}
-	return f.run(ctx, e, cmp.Or(f.misconfigured, err), requestID)
+	return f.run(ctx, e, err, requestID)
 }
 
 // run runs the event's rotations, unless err says that they cannot begin. The report
@@ -130,12 +132,11 @@ func summary(ran report.Report) string {
 	return strings.Join(parts, "; ")
 }
 
-// diagnose is the answer to {"mode":"doctor"}. A person asked and reads the answer, so
-// whatever is wrong, a faulty configuration too, is in the response and in the log: an
-// invocation that fails, or a metric that counts it, would raise the alarms that are
-// about rotations.
-func (f *function) diagnose(ctx context.Context, e event, requestID string) ([]byte, error) {
-	err := f.misconfigured
+// diagnose is the answer to {"mode":"doctor"}, unless err says that it cannot begin. A
+// person asked and reads the answer, so whatever is wrong, a faulty configuration or event
+// too, is in the response and in the log: an invocation that fails, or a metric that counts
+// it, would raise the alarms that are about rotations.
+func (f *function) diagnose(ctx context.Context, e event, err error, requestID string) ([]byte, error) {
 	var diagnosis report.Diagnosis
 	if err == nil {
 		diagnosis, err = diagnose(ctx, f.config, e.rotations, func(rotation string) string {
@@ -168,6 +169,7 @@ const maxEvent = 1 << 20
 // with source and detail-type) mean: rotate everything. Anything else is the
 // manual form, {"mode","rotations","force","run_id"}, in which an unknown field is an error,
 // because a misspelt one must not mean "everything". Both together is an error, too.
+// The event returned with an error holds what could be read.
 func decodeEvent(payload []byte) (event, error) {
 	e := event{mode: rotation.ModeRotate, invokedBy: "person"}
 	payload = bytes.TrimSpace(payload)
@@ -175,26 +177,22 @@ func decodeEvent(payload []byte) (event, error) {
 		return e, nil
 	}
 	if len(payload) > maxEvent {
-		return event{}, fmt.Errorf("the event has %d bytes, %d at most: name fewer rotations, or leave the field out for all", len(payload), maxEvent)
+		return e, fmt.Errorf("the event has %d bytes, %d at most: name fewer rotations, or leave the field out for all", len(payload), maxEvent)
 	}
 	fields, err := fieldsOf(payload)
 	if err != nil {
-		return event{}, err
+		return e, err
 	}
+	names := slices.Sorted(maps.Keys(fields))
 	if isText(fields["source"]) && isText(fields["detail-type"]) {
-		if err := checkEventBridge(fields); err != nil {
-			return event{}, err
-		}
 		e.invokedBy = "schedule"
-		return e, nil
+		return e, checkEventBridge(names)
 	}
-	for name, value := range fields {
-		if err := e.set(name, value); err != nil {
-			return event{}, err
-		}
+	for _, name := range names {
+		err = cmp.Or(err, e.set(name, fields[name]))
 	}
 	e.invokedBy = invokerOf(e)
-	return e, nil
+	return e, err
 }
 
 // fieldsOf reads a JSON object. A repeated field is an error, because it is
@@ -226,8 +224,8 @@ func isText(value json.RawMessage) bool {
 
 // checkEventBridge rejects an event that also has the manual form, misspelt or not:
 // it may have been meant to do less than rotate everything.
-func checkEventBridge(fields map[string]json.RawMessage) error {
-	for name := range fields {
+func checkEventBridge(names []string) error {
+	for _, name := range names {
 		if isManual(name) {
 			return fmt.Errorf("the event has source and detail-type, as EventBridge's have, and also %s: send either an event of a rule, "+
 				"which rotates everything, or mode, rotations, force and run_id alone", quote(name))

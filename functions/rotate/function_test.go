@@ -194,6 +194,19 @@ func TestABadEventTouchesNothing(t *testing.T) {
 	}
 }
 
+func TestARunThatCannotBeginShowsWhoInvokedItAndTheFirstFault(t *testing.T) {
+	cloud, origin := newCloud(t)
+	for range 8 { // the order of a map's keys is random
+		var log bytes.Buffer
+		f := newFunction("the-function", environ(cloud, origin), &log)
+		_, err := invoke(t, f, `{"mode":"dance","force":true,"run_id":"x","other":1}`)
+		line := logged(t, &log)[0]
+		if err == nil || !strings.Contains(err.Error(), "mode \"dance\"") || line["invoked_by"] != "person" || line["force"] != true {
+			t.Errorf("got %v and %v, want the mode's fault, who invoked, and by force", err, line)
+		}
+	}
+}
+
 func TestDecodeEvent(t *testing.T) {
 	scheduled, err := os.ReadFile("event.json")
 	if err != nil {
