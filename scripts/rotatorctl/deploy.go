@@ -380,7 +380,7 @@ func (d *deployment) finish(ctx context.Context) error {
 		}
 	}
 	text, _, err := answerText(payload)
-	if err != nil && d.output != "json" {
+	if err != nil {
 		return err
 	}
 	return d.print(

@@ -80,7 +80,7 @@ func (p *program) invoke(ctx context.Context, e event) error {
 		return fmt.Errorf("the run failed: %s", failure)
 	}
 	text, ok, err := answerText(payload)
-	if err == nil || p.output == "json" {
+	if err == nil {
 		err = p.print(json.RawMessage(payload), text)
 	}
 	if err == nil && !ok { // doctor never fails the invocation: no alarm is to fire because somebody asked

@@ -80,9 +80,7 @@ func (e entry) text(o logOptions) string {
 			run += ", forced"
 		}
 		for _, result := range e.Report.Results {
-			if !o.failed || result.Outcome == report.Failed {
-				fmt.Fprintf(&text, "%s %s: %s\n", at, printable(run), result.Line())
-			}
+			fmt.Fprintf(&text, "%s %s: %s\n", at, printable(run), result.Line())
 		}
 	case e.Lost != "":
 		fmt.Fprintf(&text, "%s the run %s\n", at, printable(e.Lost))
@@ -100,7 +98,7 @@ var runPatterns = []string{
 
 // entries returns what the log has since then and matches one of the patterns, each line once, by time.
 func (p *program) entries(ctx context.Context, since time.Time, patterns ...string) ([]entry, error) {
-	var found []entry
+	found := []entry{}
 	for _, pattern := range patterns {
 		pages := cloudwatchlogs.NewFilterLogEventsPaginator(p.logs, &cloudwatchlogs.FilterLogEventsInput{
 			LogGroupName: aws.String("/aws/lambda/" + p.stack), StartTime: aws.Int64(since.UnixMilli()), FilterPattern: aws.String(pattern),
@@ -180,11 +178,18 @@ func (p *program) printLogs(ctx context.Context, o logOptions) error {
 			return err
 		}
 		var text strings.Builder
-		found = slices.DeleteFunc(found, func(e entry) bool { return printed[e.ID] || e.text(o) == "" })
-		for _, e := range found {
+		found = slices.DeleteFunc(found, func(e entry) bool {
+			if o.failed && e.Report != nil {
+				e.Report.Results = e.Report.Failures()
+			}
+			said := e.text(o)
+			if said == "" || printed[e.ID] {
+				return true
+			}
 			printed[e.ID] = true
-			text.WriteString(e.text(o))
-		}
+			text.WriteString(said)
+			return false
+		})
 		if err := p.print(map[string]any{"entries": found}, text.String()); err != nil {
 			return err
 		}

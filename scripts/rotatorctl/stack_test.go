@@ -298,12 +298,13 @@ func TestLifeOfAStack(t *testing.T) {
 	a.must(0, "invoke --mode=rotate --force", "default: rotated; ")
 	a.must(0, "doctor", "✓ configuration         valid: ", "\nrotation default\n✓ ", "\nnothing is wrong that can be seen without writing\n")
 	a.must(1, "invoke --mode=ensure --rotation=defualt", `misconfigured: no rotation is called "defualt"`)
-	a.must(1, "status", " default: rotated; ", "\nthe run at 20", `could not begin: no rotation is called "defualt"`)
+	a.must(1, "status", " default: rotated; ", "the run at 20", `could not begin: no rotation is called "defualt"`)
 	a.must(0, "status --exit-zero")
 	a.must(0, "logs", "Z rotate by person: default: rotated; ", "Z ensure by person: default: fresh; ", "Z rotate by person, forced: default: rotated; ", "Z the run could not begin: ")
 	if got := a.must(0, "logs --failed").stdout; strings.Contains(got, "default: ") || !strings.Contains(got, "could not begin") {
 		t.Errorf("logs --failed: got %s", got)
 	}
+	a.must(0, "logs --since=1ns -o json", `"entries": []`)
 	a.must(0, "logs --raw --since=5m", `"msg":"report"`, "CloudWatchMetrics")
 	for _, args := range []string{"status --exit-zero -o json", "logs -o json", "invoke --mode=check -o json", "doctor -o json", "deploy -o json"} {
 		if got := a.must(0, args); !json.Valid([]byte(got.stdout)) || len(got.stdout) < 50 {
@@ -457,6 +458,23 @@ func (a *account) refusing(times int) string {
 	}))
 	a.t.Cleanup(server.Close)
 	return server.URL
+}
+
+// What another function answers is no result, in either form, and is not repeated.
+func TestForeignAnswer(t *testing.T) {
+	t.Parallel()
+	a := newAccount(t, "foreign")
+	a.answer = func(r *http.Request, _ url.Values) (int, string) {
+		if strings.HasSuffix(r.URL.Path, "/invocations") {
+			return 200, `{"key":"` + a.cloud.BootstrapAPIKey() + `"}`
+		}
+		return 0, ""
+	}
+	for _, args := range []string{"invoke --mode=check", "invoke --mode=check -o json", "doctor -o json"} {
+		if got := a.must(1, args, "the function's answer is neither report nor diagnosis: ("); got.stdout != "" {
+			t.Errorf("%s: got %d bytes on standard output, want none", args, len(got.stdout))
+		}
+	}
 }
 
 // Permissions that are not everywhere yet are waited for; nothing else is.

@@ -118,7 +118,7 @@ func newStatus(stack string, since, deployed time.Time, runs []entry, now time.T
 		}
 	}
 	maps.DeleteFunc(rotations, func(_ string, r rotationStatus) bool { return r.At.Before(deployed) })
-	s := status{Stack: stack, Since: since.UTC(), OK: len(rotations) > 0, Rotations: slices.Collect(maps.Values(rotations))}
+	s := status{Stack: stack, Since: since.UTC(), OK: len(rotations) > 0, Rotations: slices.AppendSeq([]rotationStatus{}, maps.Values(rotations))}
 	for i := range s.Rotations {
 		r := &s.Rotations[i]
 		r.MarginSeconds, r.SecondsRemaining = nil, nil // of another moment
@@ -174,6 +174,9 @@ func (r rotationStatus) bad() bool {
 // text is the status for a person.
 func (s status) text(p *program) string {
 	var text strings.Builder
+	if s.Lost != nil {
+		text.WriteString(p.colored(p.stdout, red, fmt.Sprintf("the run at %s %s\n", s.Lost.At.Format(time.RFC3339), printable(s.Lost.Why))))
+	}
 	for _, r := range s.Rotations {
 		line := r.At.Format(time.RFC3339) + " " + r.Text()
 		if r.ExpiresAt == nil {
@@ -186,9 +189,6 @@ func (s status) text(p *program) string {
 			line = p.colored(p.stdout, red, line)
 		}
 		text.WriteString(line)
-	}
-	if s.Lost != nil {
-		fmt.Fprintf(&text, "the run at %s %s\n", s.Lost.At.Format(time.RFC3339), printable(s.Lost.Why))
 	}
 	if len(s.Rotations) == 0 {
 		fmt.Fprintf(&text, "no report since %s: see rotatorctl logs and the alarms\n", s.Since.Format(time.RFC3339))

@@ -95,10 +95,14 @@ func TestStatusShowsRunsWithoutAReport(t *testing.T) {
 		{"one rotation was heard since", []entry{first, notBegun(40, "x"), second}, "the run at T could not begin: x\n"},
 		{"all were heard since", []entry{notBegun(80, "x"), logged(70, "RequestId: 8f1b Error: Runtime exited"), first, second}, ""},
 		{"Lambda's everyday words", []entry{first, logged(40, "REPORT RequestId: 8f1b\tDuration: 3.00 ms"), said(40, object{"msg": "rotation", "error": "Error: Task timed out"})}, ""},
+		{"the loss first", []entry{first, notBegun(40, "x")}, "the run at T could not begin: x\nT first: "},
 		{"no report at all", []entry{notBegun(40, "x")}, "the run at T could not begin: x\nno report since T: see rotatorctl logs and the alarms\n"},
 		{"no line at all", nil, "no report since T: see rotatorctl logs and the alarms\n"},
 	} {
 		text, s := shown(tt.runs...)
+		if encoded, err := json.Marshal(s); err != nil || strings.Contains(string(encoded), "null") {
+			t.Errorf("%s: got %s, %v; want no null for an empty list", tt.name, encoded, err)
+		}
 		if !strings.Contains(text, tt.says) || strings.Contains(text, "the run") != strings.Contains(tt.says, "the run") || s.OK != (tt.says == "") {
 			t.Errorf("%s: got ok %v and %q, want %q", tt.name, s.OK, text, tt.says)
 		}
@@ -141,6 +145,7 @@ func TestHostileLogLines(t *testing.T) {
 	lines := []string{
 		title, `{"msg":"report","report":{"mode":"x` + "\u202e" + `\u001b[2J","results":[{"rotation":"\u001b[1mr","outcome":"failed\u009b","warnings":["\u001bw"],"error":{"step":"\u0007","kind":"\n","message":"\r\u2066"}}]}}`,
 		`{"msg":"the run could not begin","error":"\u001b[31m\r\u202e"}`, `{"level":"ERROR","msg":"\u001bm","error":"\u0000"}`,
+		`{"msg":"report","report":{"results":[{"rotation":"good","outcome":"rotated"},{"rotation":"bad","outcome":"failed"}]}}`,
 		"RequestId: x Error: " + title, "Task timed out " + title, `{"msg":"report","report":`, `{"msg":"report","report":{"results":[null,{}]}}`, `{"msg":7}`, "null", "[]", "{", "\xff\xfe", strings.Repeat("[", 100_000),
 	}
 	a := newAccount(t, "hostile")
@@ -153,13 +158,16 @@ func TestHostileLogLines(t *testing.T) {
 	}
 	stream["logEvents"] = events
 	a.moto.MustCall(t, "logs", "Logs_20140328.PutLogEvents", stream)
-	for _, args := range []string{"logs", "logs --raw", "logs --failed", "logs -o json", "status --exit-zero", "status --exit-zero -o json"} {
+	for _, args := range []string{"logs", "logs --raw", "logs --failed", "logs --failed -o json", "logs -o json", "status --exit-zero", "status --exit-zero -o json"} {
 		got := a.must(0, args)
 		for _, r := range strings.ReplaceAll(got.all(), "\n", "") {
 			if !strconv.IsPrint(r) {
 				t.Errorf("%s prints %U raw:\n%q", args, r, got.all())
 				break
 			}
+		}
+		if failed := strings.Contains(args, "--failed"); strings.HasPrefix(args, "logs") && (!strings.Contains(got.all(), "bad") || strings.Contains(got.all(), "good") == failed) {
+			t.Errorf("%s: got %s, want what failed, and the rest unless --failed is given", args, got.all())
 		}
 		if strings.Contains(args, "json") && !json.Valid([]byte(got.stdout)) {
 			t.Errorf("%s is no JSON: %s", args, got.stdout)
