@@ -60,8 +60,12 @@ func Remove(file, content string) {
 	}
 }
 
-// WriteWhole puts a whole file in place by renaming it: a reader sees all of it or the one before.
+// WriteWhole puts a whole file in place by renaming it: a reader sees all of it or the one before. It replaces no device,
+// as root could, and no pipe.
 func WriteWhole(path string, content []byte, mode os.FileMode) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("writing a file: %s is there and is none", path)
+	}
 	temp, err := WriteTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*", content, mode)
 	if err != nil {
 		return err

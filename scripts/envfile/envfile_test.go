@@ -67,6 +67,12 @@ func TestWrite(t *testing.T) {
 	if err := Write(filepath.Join(folder, "env"), "A='1'\n", nil); err == nil {
 		t.Error("a folder in its place: got no error")
 	}
+	if err := os.Symlink(os.DevNull, filepath.Join(folder, "device")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(filepath.Join(folder, "device"), "A='1'\n", nil); err == nil {
+		t.Error("a device in its place: got no error")
+	}
 	if left, _ := filepath.Glob(filepath.Join(folder, ".*-*")); len(left) > 0 {
 		t.Errorf("left behind: got %v, want nothing", left)
 	}

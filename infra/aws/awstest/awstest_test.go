@@ -28,7 +28,7 @@ func TestOwnWords(t *testing.T) {
 }
 
 // Where moto is missing or does not start, the error says what to do.
-func TestStartMotoTellsWhyItCannot(t *testing.T) {
+func TestStartMotoShowsWhyItCannot(t *testing.T) {
 	folder := t.TempDir()
 	t.Setenv("PATH", folder)
 	if _, err := StartMoto(); !errors.Is(err, ErrNotInstalled) || !strings.Contains(err.Error(), "pip install") {
