@@ -70,7 +70,7 @@ var mutants = []mutant{
 	// A warm process.
 	{"the second invocation on stdout", hostFile, invoked, `ANCHOR; if leakSecond() { leak("stdout", "raw", leakEnv("SECRETS_MANAGER_APIKEY")) }`, "^lambda: calm"},
 	{"the second invocation in a file", hostFile, invoked, `ANCHOR; if leakSecond() { leak("/tmp/canary-mutant", "base64", leakEnv("SECRETS_MANAGER_APIKEY")) }`, "^lambda: calm"},
-	{"the response", hostFile, "	return f.run(ctx, e, err, requestID)", `answer, failure := f.run(ctx, e, cmp.Or(f.misconfigured, err), requestID); return append(answer, []byte(" \"" + leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY")) + "\"")...), failure`, "^lambda: calm"},
+	{"the response", hostFile, "	return f.run(ctx, e, err, requestID)", `answer, failure := f.run(ctx, e, err, requestID); return append(answer, []byte(" \"" + leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY")) + "\"")...), failure`, "^lambda: calm"},
 	// Files and processes.
 	{"a file in /dev/shm that is gone", iamFile, keysIn, `leak("/dev/shm/canary-mutant", "raw", key.Reveal());ANCHOR`, "^command: calm"},
 	{"a file in /var/tmp", iamFile, keysIn, `leak("/var/tmp/canary-mutant", "decimal", key.Reveal());ANCHOR`, "^doctor: calm"},

@@ -117,15 +117,12 @@ type way struct {
 
 func (d *Doctor) ask(ctx context.Context, host Host) (way, error) {
 	var w way
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true}
+	transport := network.Plain()
 	if d.HTTP != nil {
 		transport = d.HTTP.Clone()
 	}
 	defer transport.CloseIdleConnections()
 	dial := transport.DialContext
-	if dial == nil {
-		dial = (&net.Dialer{}).DialContext
-	}
 	var connected atomic.Bool
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
@@ -144,9 +141,7 @@ func (d *Doctor) ask(ctx context.Context, host Host) (way, error) {
 	if err != nil {
 		return w, err
 	}
-	if transport.Proxy != nil {
-		w.proxy, _ = transport.Proxy(request)
-	}
+	w.proxy, _ = transport.Proxy(request)
 	response, err := transport.RoundTrip(request)
 	w.connected, w.tls = connected.Load(), secured.Load()
 	if err != nil {

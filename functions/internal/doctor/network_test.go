@@ -122,3 +122,14 @@ func TestTLSThroughAProxy(t *testing.T) {
 	fx.doctor.InstanceHost.Origin = "https://127.0.0.1:1"
 	fx.want(fx.run(), "secrets-manager-tls", report.CheckFailed, "failed or was closed")
 }
+
+// What the function would not take of a host is no sound answer to doctor either.
+func TestAHostIsAskedAsTheFunctionAsksIt(t *testing.T) {
+	fx := newFixture(t, ibmcloudtest.Options{})
+	endless := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("X-Endless", strings.Repeat("x", 64<<10))
+	}))
+	defer endless.Close()
+	fx.doctor.IAMHost.Origin = endless.URL
+	fx.want(fx.run(), "iam-clock", report.CheckSkipped, "no answer to read the time from")
+}

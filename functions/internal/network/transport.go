@@ -40,8 +40,16 @@ type Transport struct {
 
 // New returns a Transport without connections.
 func New() *Transport {
-	return &Transport{now: time.Now, conns: map[string][]*conn{}, dialer: &http.Transport{
-		Proxy:                  func(req *http.Request) (*url.URL, error) { return targetOf(req.Context()).proxy() },
+	t := &Transport{now: time.Now, conns: map[string][]*conn{}, dialer: Plain()}
+	t.dialer.Proxy = func(req *http.Request) (*url.URL, error) { return targetOf(req.Context()).proxy() }
+	return t
+}
+
+// Plain returns a transport of package net/http with the settings of a Transport's
+// connections, for a request whose way to a host is traced.
+func Plain() *http.Transport {
+	return &http.Transport{
+		Proxy:                  func(req *http.Request) (*url.URL, error) { return target{req.URL}.proxy() },
 		DialContext:            (&net.Dialer{Timeout: dialLimit, KeepAlive: 15 * time.Second}).DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    dialLimit,
@@ -56,7 +64,7 @@ func New() *Transport {
 			SendPingTimeout: 15 * time.Second, PingTimeout: 3 * time.Second,
 			MaxReceiveBufferPerStream: 128 << 10, MaxReceiveBufferPerConnection: 4 << 20,
 		},
-	}}
+	}
 }
 
 // RoundTrip implements http.RoundTripper.
