@@ -113,8 +113,8 @@ func (k *signingKeys) signed(token, keyID string) bool {
 	return err == nil
 }
 
-// refresh fetches the keys if they are missing, a day old or one is unknown, unless
-// they were asked for within the last minute, and not cut off. If that is under way it waits for it.
+// refresh fetches the keys if they are missing, a day old or one is unknown, unless a
+// fetch began within the last minute and was not cut off. It waits for one under way.
 func (k *signingKeys) refresh(ctx context.Context, unknown bool) {
 	if ctx.Err() != nil {
 		return
