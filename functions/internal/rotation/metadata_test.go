@@ -219,6 +219,12 @@ func TestAGapIsNoLongerThanTheVersionIsOld(t *testing.T) {
 		if margin := fx.rotate().MarginSeconds; margin == nil || *margin != -600 {
 			t.Errorf("got a margin of %v, want -600", margin)
 		}
+		time.Sleep(50 * time.Minute)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 201,
+			Body: `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"arbitrary","created_at":"1970-01-01T00:00:00Z"}`})
+		if result := fx.rotate(); *result.MarginSeconds != 600 || *result.SecondsRemaining != 3600 {
+			t.Errorf("of a version made in 1970: got a margin of %d and %d seconds left, want 600 and 3600", *result.MarginSeconds, *result.SecondsRemaining)
+		}
 	})
 }
 

@@ -150,7 +150,7 @@ func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResp
 	if err != nil {
 		return CurrentVersion{}, at(StepSave, err)
 	}
-	if made.CreatedAt.IsZero() || p.isFarAhead(made.CreatedAt) {
+	if made.CreatedAt.Sub(p.ibmClock()).Abs() > iamtoken.MaxLifetime { // or it is not known
 		made.CreatedAt = p.ibmClock()
 	}
 	saved := CurrentVersion{VersionID: made.VersionID, SecretType: current.SecretType, CreatedAt: made.CreatedAt, Metadata: metadata}
