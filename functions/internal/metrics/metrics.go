@@ -105,8 +105,8 @@ func scalarIfOne(values []float64) any {
 
 // definition is a metric as the format declares it.
 type definition struct {
-	Name string `json:"Name"`
-	Unit string `json:"Unit"`
+	Name string
+	Unit string
 }
 
 type metric struct {
@@ -129,7 +129,7 @@ func (e Emitter) metrics() []metric {
 		}},
 		{definition{"Attempts", "Count"}, func(r report.Result) (float64, bool) { return float64(r.Attempts), r.Attempts > 0 }},
 		{definition{"BootstrapExpiresInDays", "None"}, func(report.Result) (float64, bool) {
-			return e.BootstrapExpiresAt.Sub(e.Now()).Hours() / 24, !e.BootstrapExpiresAt.Equal(time.Time{})
+			return e.BootstrapExpiresAt.Sub(e.Now()).Hours() / 24, !e.BootstrapExpiresAt.IsZero()
 		}},
 	}
 }

@@ -18,7 +18,7 @@ const (
 	maxDepth  = 64
 )
 
-// ReadBody reads an answer whole and closes it. It fails with ErrTooLarge for a
+// ReadBody reads an answer whole and closes it. It fails with errTooLarge for a
 // success of more than limit bytes, or of more values than any answer has; the body
 // of an error is cut off instead.
 func ReadBody(response *http.Response, limit int) ([]byte, error) {
@@ -28,7 +28,7 @@ func ReadBody(response *http.Response, limit int) ([]byte, error) {
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, int64(limit)+1))
 	if err == nil && (len(body) > limit || !decodable(body)) {
-		err = ErrTooLarge
+		err = errTooLarge
 	}
 	return body, err
 }

@@ -13,7 +13,7 @@ func TestReadBody(t *testing.T) {
 	for name, test := range map[string]struct {
 		status int
 		body   string
-		want   int // bytes; -1: ErrTooLarge
+		want   int // bytes; -1: errTooLarge
 	}{
 		"small":                       {200, `{"a":"b"}`, 9},
 		"empty":                       {204, "", 0},
@@ -31,8 +31,8 @@ func TestReadBody(t *testing.T) {
 	} {
 		body, err := ReadBody(&http.Response{StatusCode: test.status, Body: io.NopCloser(strings.NewReader(test.body))}, limit)
 		switch {
-		case test.want == -1 && !errors.Is(err, ErrTooLarge):
-			t.Errorf("%s: got %d bytes, %v; want ErrTooLarge", name, len(body), err)
+		case test.want == -1 && !errors.Is(err, errTooLarge):
+			t.Errorf("%s: got %d bytes, %v; want errTooLarge", name, len(body), err)
 		case test.want >= 0 && (err != nil || len(body) != test.want):
 			t.Errorf("%s: got %d bytes, %v; want %d", name, len(body), err, test.want)
 		}

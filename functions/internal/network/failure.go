@@ -14,13 +14,13 @@ import (
 
 // Errors of our own in place of a response.
 var (
-	ErrTooLarge  = errors.New("the response is larger than it can be")
+	errTooLarge  = errors.New("the response is larger than it can be")
 	ErrSuspended = errors.New("the process was suspended before the request left; a new attempt starts again if there is time")
 )
 
 // Peer is the other end of a request, as an error names it.
 type Peer struct {
-	Host     string // its name without a port, or the service's
+	Host     string // its name, with a port if the URL has one, or the service's
 	Variable string // the setting that names it: "IAM_URL"
 	Instance bool   // it is a Secrets Manager instance, which may be private-only
 	NoWay    string // advice when it cannot be reached; empty: to open port 443
@@ -59,7 +59,7 @@ func (p Peer) explain(err error) (found, advice string) {
 		return "the run was interrupted before an answer came", ""
 	case errors.Is(err, ErrSuspended):
 		return ErrSuspended.Error(), ""
-	case errors.Is(err, ErrTooLarge):
+	case errors.Is(err, errTooLarge):
 		return p.Host + " sent a larger response than this request can have", "check " + p.Variable + ": does a proxy answer in its place?"
 	case errors.As(err, &operation) && operation.Op == "proxyconnect":
 		return "the proxy on the way to " + p.Host + " cannot be reached", "check HTTPS_PROXY, or name the host in NO_PROXY"

@@ -41,11 +41,11 @@ func checkOf(name string) func(string) error {
 	case "NO_PROXY", "no_proxy":
 		return checkNoProxy
 	case "AWS_CONTAINER_CREDENTIALS_FULL_URI":
-		return CheckCredentialsURL
+		return checkCredentialsURL
 	case "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI":
-		return CheckCredentialsPath
+		return checkCredentialsPath
 	case "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER":
-		return CheckURL
+		return checkURL
 	}
 	return nil
 }
@@ -55,8 +55,8 @@ var (
 	errInTheClear = errors.New("must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
 )
 
-// CheckURL accepts https to any host, and http to loopback.
-func CheckURL(value string) error {
+// checkURL accepts https to any host, and http to loopback.
+func checkURL(value string) error {
 	parsed, err := url.Parse(value)
 	switch {
 	case err != nil || parsed.Hostname() == "":
@@ -74,18 +74,18 @@ const ContainerHost = "169.254.170.2"
 // and EKS (AWS SDKs reference, "Container credential provider").
 var containerHosts = []string{ContainerHost, "169.254.170.23", "fd00:ec2::23"}
 
-// CheckCredentialsURL also accepts http to the hosts from which AWS gives a
+// checkCredentialsURL also accepts http to the hosts from which AWS gives a
 // container its credentials.
-func CheckCredentialsURL(value string) error {
-	err := CheckURL(value)
+func checkCredentialsURL(value string) error {
+	err := checkURL(value)
 	if parsed, _ := url.Parse(value); err == errInTheClear && parsed.Scheme == "http" && slices.Contains(containerHosts, parsed.Hostname()) {
 		return nil
 	}
 	return err
 }
 
-// CheckCredentialsPath accepts what can follow a host and does not change it.
-func CheckCredentialsPath(value string) error {
+// checkCredentialsPath accepts what can follow a host and does not change it.
+func checkCredentialsPath(value string) error {
 	if !strings.HasPrefix(value, "/") {
 		return errors.New("is not a path: it begins with /")
 	}
