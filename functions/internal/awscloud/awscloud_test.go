@@ -77,7 +77,7 @@ func TestKeyIsReadFromItsRegionAndTrimmed(t *testing.T) {
 		t.Fatalf("got %d requests, want 2", len(*requests))
 	}
 	if asked := wantOperation(t, (*requests)[0], "GetSecretValue"); len(asked) != 1 || asked["SecretId"] != testARN {
-		t.Errorf("asked for %v, want SecretId %s alone", asked, testARN)
+		t.Errorf("asked for %d fields, want SecretId %s alone", len(asked), testARN)
 	}
 }
 
@@ -315,7 +315,7 @@ func TestNothingIsPutAfterTheWallDeadline(t *testing.T) {
 	}
 }
 
-// startMoto starts a stand-in for AWS that ends with the test, and points the SDK at it.
+// startMoto starts moto, which emulates AWS and ends with the test, and points the SDK at it.
 func startMoto(t *testing.T) {
 	t.Helper()
 	awsEnvironment(t, awstest.Start(t).URL())

@@ -75,14 +75,14 @@ func checkFailure(t *testing.T, err error, kind rotation.Kind, retry rotation.Re
 	if !errors.As(err, &failure) {
 		t.Fatalf("got error %v of type %T, want *rotation.Error", err, err)
 	}
+	if strings.Contains(failure.Error(), canary) {
+		t.Fatal("the error repeats what the service answered")
+	}
 	if failure.Kind != kind || failure.Retry != retry {
 		t.Errorf("got kind %s, retry %d, want %s, %d", failure.Kind, failure.Retry, kind, retry)
 	}
 	if !strings.Contains(failure.Message, advice) {
 		t.Errorf("got %q, want it to say %q", failure.Message, advice)
-	}
-	if strings.Contains(failure.Error(), canary) {
-		t.Errorf("the error repeats what the service answered: %q", failure.Error())
 	}
 }
 

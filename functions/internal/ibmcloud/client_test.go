@@ -124,7 +124,7 @@ func TestLargeAnswersAreReadOneAtATime(t *testing.T) {
 	}
 	all.Wait()
 	if got := wire.most.Load(); got != 1 {
-		t.Errorf("%d large answers were read side by side, want 1", got)
+		t.Errorf("%d large answers were read at once, want 1", got)
 	}
 }
 

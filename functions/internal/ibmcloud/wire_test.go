@@ -97,7 +97,7 @@ func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
 						t.Fatalf("%d %s: got no failure", status, body)
 					}
 					if text := fmt.Sprintf("%+v %s", *failure, failure); strings.Contains(text, "canary") {
-						t.Errorf("%d %q %s: the failure repeats a secret: %s", status, contentType, body, text)
+						t.Errorf("%d %q %s: the failure repeats a secret", status, contentType, body)
 					}
 				}
 				if strings.Contains(body, `"BXNIM0415E"`) && status == 400 && !strings.Contains(iam.Message, "BXNIM0415E") {
