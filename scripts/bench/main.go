@@ -29,7 +29,7 @@ func main() {
 	bin := flag.String("bin", "build/local", "folder with the built programs")
 	runs := flag.Int("runs", 5, "runs of each; the median counts")
 	var roundTrip time.Duration
-	serving.DurationVar(flag.CommandLine, &roundTrip, "rtt", 200*time.Millisecond, "a round trip to IBM Cloud")
+	serving.DurationVar(flag.CommandLine, &roundTrip, "rtt", 200*time.Millisecond, "a round trip to IBM Cloud, a `duration`")
 	many := flag.Int("many", 1000, "rotations in the row for many")
 	zip := flag.String("zip", "build/rotate.zip", "the packed function")
 	flag.Parse()

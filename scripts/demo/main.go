@@ -15,37 +15,29 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/report"
+	"iam-token-rotator/scripts/serving"
 )
 
-func main() {
-	bin := flag.String("bin", "build/local", "folder with the built programs iam-token-rotator and invoke")
-	event := flag.String("event", "functions/rotate/event.json", "the event to deliver")
-	flag.Usage = func() {
-		_, _ = fmt.Fprintln(flag.CommandLine.Output(), "Shows one rotation in the sandbox from end to end (make run).")
-		flag.PrintDefaults()
+func main() { serving.Main(run) }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
+	bin := flags.String("bin", "build/local", "`folder` with the built programs iam-token-rotator and invoke")
+	event := flags.String("event", "functions/rotate/event.json", "`file` with the event to deliver")
+	err := serving.Parse(flags, args, "Shows one rotation in the sandbox from end to end (make run).\n", "", stdout, func() error { return nil })
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		err = show(ctx, stdout, *bin, *event)
 	}
-	flag.Parse()
-	if flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "demo: unexpected argument (-h lists the options)")
-		os.Exit(2)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if err := show(ctx, os.Stdout, *bin, *event); err != nil {
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		os.Exit(1)
-	}
+	return serving.End(stderr, "demo", err)
 }
 
 // show goes through the story and prints it.

@@ -1,5 +1,5 @@
-// Package serving has what commands share: options, and for the sandboxes a command line and an HTTP
-// server that ends with a context.
+// Package serving has what commands share: a command line, and for the sandboxes an HTTP server that ends
+// with a context.
 package serving
 
 import (
@@ -19,17 +19,17 @@ import (
 	"time"
 )
 
-// Exit codes of a sandbox.
+// Exit codes.
 const (
 	ExitOK    = 0
 	ExitError = 1
 	ExitUsage = 2 // or something that must be there first is missing
 )
 
-// ErrUsage is in an error that a person must correct before a sandbox can start.
+// ErrUsage is in an error that a person must correct before a command can start.
 var ErrUsage = errors.New("run with -h for help")
 
-// Main runs a sandbox until SIGTERM or Ctrl-C, and exits with the code that it returns.
+// Main runs a command, whose context SIGTERM or Ctrl-C ends, and exits with the code that it returns.
 func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -113,7 +113,7 @@ func SplitAddr(addr string) (host string, err error) {
 	return host, nil
 }
 
-// End prints the error with which a sandbox ended, if any, and returns the exit code.
+// End prints the error with which a command ended, if any, and returns the exit code.
 func End(stderr io.Writer, name string, err error) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return ExitOK
