@@ -125,10 +125,8 @@ func Run(t testing.TB, c Command) Result {
 	return Result{state.ExitCode(), stdout.String(), stderr.String(), state.UserTime() + state.SystemTime()}
 }
 
-// ours begin the variables that mean something to the programs of this repository and to what they
-// call, or to a make that a make started.
-var ours = []string{"AWS_", "SECRETS_MANAGER_", "MAKE", "MFLAGS", "IAM_", "API_KEY_SECRET", "TOKEN_SECRET", "ROTATION", "READER_", "ADMIN_",
-	"STACK", "BUCKET", "BOOTSTRAP_", "PARAMS", "MODE", "FORCE", "ARCH", "DENIED_", "BUILD_DIR", "DEPLOY_DIR", "VERSION", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"}
+// ours begin the variables that mean something to make, if a make started this one, or that lead the aws CLI elsewhere.
+var ours = []string{"MAKE", "MFLAGS", "ARCH", "VERSION", "AWS_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"}
 
 // CleanEnviron is this process's environment without those, and with add.
 func CleanEnviron(add ...string) []string {

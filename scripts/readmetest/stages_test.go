@@ -171,7 +171,6 @@ func (w *world) serveAWS() {
 	w.t.Cleanup(server.Close)
 	maps.Copy(w.env, awstest.Environment(server.URL))
 	w.env["AWS_DEFAULT_REGION"] = awstest.Region
-	w.env["DENIED_FOR"] = "0" // no permission is on its way here
 }
 
 // makeSecret stores a secret in AWS and returns its ARN.
