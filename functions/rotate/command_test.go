@@ -135,11 +135,12 @@ func TestProgressOnATerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	null, err := os.Open(os.DevNull)
-	if err != nil {
+	null, nullErr := os.Open(os.DevNull)
+	zero, zeroErr := os.Open("/dev/zero")
+	if err := errors.Join(nullErr, zeroErr); err != nil {
 		t.Fatal(err)
 	}
-	for _, other := range []any{file, null, &bytes.Buffer{}, nil} {
+	for _, other := range []any{file, null, zero, &bytes.Buffer{}, nil} {
 		if isTerminal(other) {
 			t.Errorf("%v counts as a terminal", other)
 		}

@@ -9,23 +9,20 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/term"
+
 	"iam-token-rotator/functions/report"
 )
 
 // isTerminal reports whether a person reads what is written to w, or types what is
-// read from it. The null device is a character device, too.
+// read from it.
 func isTerminal(w any) bool {
 	file, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	null, nullErr := os.Stat(os.DevNull)
-	return err == nil && nullErr == nil && info.Mode()&os.ModeCharDevice != 0 && !os.SameFile(info, null)
+	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// progress shows a person at a terminal the attempts that failed and, from the
-// second second on, the time left. It is the handler of the run's log there.
+// progress shows a person at a terminal the attempts that failed and, every second, the
+// time left. It is the handler of the run's log there.
 type progress struct {
 	w        io.Writer
 	deadline time.Time
