@@ -91,8 +91,9 @@ func (d *deployment) stackParameters(existing *types.Stack) []types.Parameter {
 	}
 	if existing != nil {
 		for _, p := range existing.Parameters {
-			if slices.Contains(d.others, aws.ToString(p.ParameterKey)) && d.parameters[aws.ToString(p.ParameterKey)] == "" {
-				parameters = append(parameters, types.Parameter{ParameterKey: p.ParameterKey, ParameterValue: p.ParameterValue})
+			key := aws.ToString(p.ParameterKey)
+			if _, given := d.parameters[key]; !given && slices.Contains(d.others, key) {
+				parameters = append(parameters, types.Parameter{ParameterKey: &key, ParameterValue: p.ParameterValue})
 			}
 		}
 	}

@@ -317,12 +317,16 @@ func TestLifeOfAStack(t *testing.T) {
 	if got := len(a.objects()); got != zips {
 		t.Errorf("the same code was uploaded under another key: %v", a.objects())
 	}
-	a.set["EXPECT_ACCOUNT"] = ""
+	a.set["EXPECT_ACCOUNT"], a.set["PARAMS"] = "", "SecretsManagerMaxRps=7"
 	a.useFile()
+	a.must(0, "deploy", "2 rotations: 2 rotated")
+	want(t, "requests a second, set", a.variables()["SECRETS_MANAGER_MAX_RPS"], "7")
+	a.set["PARAMS"] = "SecretsManagerMaxRps="
 	a.must(0, "deploy", one.Name+": rotated", two.Name+": rotated", "2 rotations: 2 rotated")
 	if got := a.must(0, "status", one.Name+": rotated", two.Name+": rotated", "2 rotations: 2 rotated").stdout; strings.Contains(got, "default:") {
 		t.Errorf("status shows a rotation that is not deployed any more: %s", got)
 	}
+	want(t, "requests a second, emptied", a.variables()["SECRETS_MANAGER_MAX_RPS"], "")
 	a.published(two.TokenSecret)
 	a.checkNoSecret("log", a.lambda.Printed())
 	a.end()
