@@ -342,3 +342,17 @@ func TestNoProxyKeepsItsMeaning(t *testing.T) {
 		})
 	}
 }
+
+// The folder that holds the sandbox's keys goes, even if the sandbox has ended by itself.
+func TestTheExamplesLeaveNothingBehind(t *testing.T) {
+	underEachShell(t, func(fx *fixture) {
+		fx.program("sandbox", "echo 'no port is free' >&2\nexit 1\n")
+		_, stderr, exit := fx.sh("../examples/run", fx.bin)
+		if exit != 1 || !strings.Contains(stderr, "no port is free") {
+			fx.t.Errorf("got exit %d and stderr %q, want 1 and the reason", exit, stderr)
+		}
+		if left, err := os.ReadDir(fx.env["TMPDIR"]); err != nil || len(left) != 0 {
+			fx.t.Errorf("got %d folders left behind (%v), want none", len(left), err)
+		}
+	})
+}
