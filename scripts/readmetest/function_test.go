@@ -59,6 +59,7 @@ func (f *function) fault(fault ibmcloudtest.Fault) { f.cloud.MustAddFault(fault)
 
 // TestJSONBlocks gives every JSON block to the function, or compares it with the function's answer.
 func TestJSONBlocks(t *testing.T) {
+	t.Parallel()
 	for _, b := range blocks(t, "json") {
 		t.Run(b.where, func(t *testing.T) {
 			t.Parallel()
@@ -210,6 +211,7 @@ var statusShape = regexp.MustCompile(`\b\d{3}\b`)
 // Each row of the table of IBM's answers is tried: the cloud answers so, and the function must fail at
 // that step, with that kind, repeating that code.
 func TestIBMAnswers(t *testing.T) {
+	t.Parallel()
 	for _, row := range rows(t, "infra/RUNBOOK.md", "who") {
 		for _, answer := range strings.Split(row[1], ", ") {
 			for _, step := range spansOf(row[2]) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -88,8 +89,12 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.env["GOFLAGS"] += samePaths
 	return w
 }
+
+// samePaths are flags with which the go command needs to build nothing again in another folder.
+const samePaths = " -trimpath"
 
 // realAWS is the beginning of a PATH where the aws program itself is found: pyenv's shim for it takes as
 // long as the program does.
@@ -239,6 +244,10 @@ func TestMain(m *testing.M) {
 	if scratch, err = os.MkdirTemp("", "rotator-readme-test-"); err != nil {
 		panic(err)
 	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", atATime); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	_ = os.RemoveAll(scratch)
 	os.Exit(code)
@@ -251,7 +260,7 @@ var original = sync.OnceValues(func() (string, error) {
 		return folder, err
 	}
 	command := exec.Command("make", "build-local")
-	command.Dir, command.Env = folder, append(os.Environ(), "MAKEFLAGS=", "MFLAGS=")
+	command.Dir, command.Env = folder, append(os.Environ(), "MAKEFLAGS=", "MFLAGS=", "GOFLAGS="+os.Getenv("GOFLAGS")+samePaths)
 	if printed, err := command.CombinedOutput(); err != nil {
 		return folder, fmt.Errorf("make build-local: %w: %s", err, printed)
 	}
