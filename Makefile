@@ -52,19 +52,20 @@ sandbox: build-local ## serve the sandbox on ADDR=127.0.0.1:8480 until Ctrl-C
 	@echo '  set -a; . build/sandbox.env; set +a'
 	@echo '  build/local/iam-token-rotator -mode check   # or: make invoke-local'
 	@echo '  curl -s $$IAM_URL/_sandbox/requests    # what was asked of it'
-	@exec build/local/sandbox -addr '$(or $(ADDR),127.0.0.1:8480)' -env build/sandbox.env
+	@exec build/local/sandbox -addr "$${ADDR:-127.0.0.1:8480}" -env build/sandbox.env
 
 aws-sandbox: build-local ## serve a sandbox of AWS, too, on ADDR=127.0.0.1:8481, to deploy without an account
 	@echo 'To deploy there once it serves, while `make sandbox` runs, in a third terminal:'
 	@echo '  set -a; . build/sandbox.env && . build/aws.env && set +a'
 	@echo '  export BOOTSTRAP_SECRET_ARN="$$(printenv SECRETS_MANAGER_APIKEY | build/local/rotatorctl put-key)"'
 	@echo '  make deploy                           # then: make status, invoke MODE=check, logs, destroy'
-	@exec build/local/awssandbox -addr '$(or $(ADDR),127.0.0.1:8481)' -env build/aws.env
+	@exec build/local/awssandbox -addr "$${ADDR:-127.0.0.1:8481}" -env build/aws.env
 
 EVENT ?= functions/rotate/event.json
+export EVENT
 invoke-local: build-local ## deliver EVENT=file to the function, against a running make sandbox
 	@test -f build/sandbox.env || { echo 'build/sandbox.env is missing: start `make sandbox` in another terminal first' >&2; exit 2; }
-	@set -a; . build/sandbox.env; set +a; build/local/invoke -event '$(EVENT)' -- build/local/iam-token-rotator
+	@set -a; . build/sandbox.env; set +a; build/local/invoke -event "$$EVENT" -- build/local/iam-token-rotator
 
 doctor: build-local ## check all that the rotations of your environment rely on, and say what to do; writes nothing
 	@if [ -n "$$SECRETS_MANAGER_URL" ]; then echo 'This is about your environment: SECRETS_MANAGER_URL is set.'; \
@@ -134,22 +135,23 @@ SEED    ?= 1
 DAYS    ?= 365
 BETWEEN ?= 24h
 SVG     ?= build/simulation.svg
-simulate: export SVG := $(SVG)
+export SEED DAYS BETWEEN SVG
 simulate: ## play a year under faults in virtual time and hold it against the promises (SEED=1 DAYS=365 SVG=file)
 	@mkdir -p build; rm -f build/simulation.txt
-	@case '$(SEED)/$(DAYS)' in */*[!0-9]* | *[!0-9]*/* | /* | */ | */0) echo 'SEED and DAYS take whole numbers, DAYS 1 at least' >&2; exit 2 ;; esac
-	@echo 'Playing $(DAYS) days of seed $(SEED); a year takes about two minutes.' >&2
+	@case "$$SEED/$$DAYS" in */*[!0-9]* | *[!0-9]*/* | /* | */ | */0) echo 'SEED and DAYS take whole numbers, DAYS 1 at least' >&2; exit 2 ;; esac
+	@echo "Playing $$DAYS days of seed $$SEED; a year takes about two minutes." >&2
 	@svg=$$SVG; case $$svg in /*) ;; *) svg="$$PWD/$$svg" ;; esac; \
 	(: >>"$$svg") || { echo "simulate: SVG=$$SVG cannot be written" >&2; exit 2; }; \
-	$(GO) test ./functions/internal/simulation -run '^TestSimulation$$' -count=1 -timeout=120m -args -story -seed='$(SEED)' -days='$(DAYS)' \
-		-between='$(BETWEEN)' -report="$$PWD/build/simulation.txt" -svg="$$svg" >build/simulation.log 2>&1; failed=$$?; \
+	$(GO) test ./functions/internal/simulation -run '^TestSimulation$$' -count=1 -timeout=120m -args -story -seed="$$SEED" -days="$$DAYS" \
+		-between="$$BETWEEN" -report="$$PWD/build/simulation.txt" -svg="$$svg" >build/simulation.log 2>&1; failed=$$?; \
 	if [ "$$failed" != 0 ]; then cat build/simulation.log >&2; fi; [ ! -f build/simulation.txt ] || cat build/simulation.txt; exit $$failed
 
 FUZZTIME ?= 1m
+export FUZZTIME
 fuzz: ## throw generated input at every decoder, FUZZTIME=1m at each
 	@for package in $$(grep -rl '^func Fuzz' functions --include='*_test.go' | xargs -n1 dirname | sort -u); do \
 		for target in $$($(GO) test -list '^Fuzz' ./$$package | grep '^Fuzz'); do \
-			echo "$$package $$target"; $(GO) test ./$$package -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(FUZZTIME)' || exit 1; \
+			echo "$$package $$target"; $(GO) test ./$$package -run '^$$' -fuzz "^$$target\$$" -fuzztime "$$FUZZTIME" || exit 1; \
 		done; \
 	done
 

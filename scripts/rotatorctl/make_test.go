@@ -32,6 +32,41 @@ func TestMakeTakesNoCommands(t *testing.T) {
 	}
 }
 
+// What other targets are given reaches a program as one argument, whatever it holds.
+func TestMakeTakesValuesAsText(t *testing.T) {
+	t.Parallel()
+	programs.Need(t, "make")
+	folder := t.TempDir()
+	text, err := os.ReadFile("../../Makefile")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(folder, "Makefile"), text, 0o600)
+	}
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(folder, "build/local"), 0o700)
+	}
+	for _, name := range []string{"build/local/sandbox", "build/local/awssandbox", "build/local/invoke", "build/sandbox.env", "go"} {
+		if err == nil {
+			err = os.WriteFile(filepath.Join(folder, name), []byte("#!/bin/sh\n[ \"$1\" = build ] || printf '<%s>' \"$@\"\n"), 0o700)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range []string{"x';touch ran;'", `x";touch ran;"`, "$(shell touch ran)", "`touch ran`", "a b"} {
+		for target, name := range map[string]string{"sandbox": "ADDR", "aws-sandbox": "ADDR", "invoke-local": "EVENT", "simulate": "BETWEEN"} {
+			env := programs.CleanEnviron(name+"="+value, "SVG="+filepath.Join(folder, "svg"))
+			got := programs.Run(t, programs.Command{Dir: folder, Env: env, Name: "make", Args: []string{target, "GO=./go", "first=:"}})
+			printed, _ := os.ReadFile(filepath.Join(folder, "build/simulation.log"))
+			if all := got.All() + string(printed); !strings.Contains(all, "<"+value+">") && !strings.Contains(all, "<-between="+value+">") {
+				t.Errorf("make %s with %s=%s: got\n%s, want the value as one argument", target, name, value, all)
+			}
+			if _, err := os.Stat(filepath.Join(folder, "ran")); !os.IsNotExist(err) {
+				t.Fatalf("make %s has run what %s=%s says", target, name, value)
+			}
+		}
+	}
+}
+
 func TestMakeTakesATagAsText(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "make", "git")
