@@ -283,7 +283,7 @@ func TestTheBuiltDoctorBeforeAndAfterTheFirstToken(t *testing.T) {
 	}
 }
 
-// The mirror in AWS bears the version's id; without it the invocation
+// The mirror in AWS has the version's id; without it the invocation
 // fails, but not the token at IBM.
 func TestTheFunctionMirrorsTheTokenToAWS(t *testing.T) {
 	fx := newFixture(t, ibmcloudtest.Options{})
@@ -342,7 +342,7 @@ func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.
 	if got := hosts["IAM_URL"].Connections(); got != 1 {
 		t.Errorf("got %d connections to IAM for three passes, want 1", got)
 	}
-	// The reads of metadata and key set out together; net/http may dial for each before it
+	// The reads of metadata and key begin together; net/http may dial for each before it
 	// learns that the first connection serves both.
 	if got := hosts["SECRETS_MANAGER_URL"].Connections(); got > 2 {
 		t.Errorf("got %d connections to Secrets Manager for three passes, want at most 2", got)
@@ -359,7 +359,7 @@ func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.
 // header and body. Both repeat keys and tokens, whatever our log level.
 func TestTheBuiltFunctionWithholdsWhatLibrariesLog(t *testing.T) {
 	t.Parallel()
-	fx := newFixture(t, ibmcloudtest.Options{}) // s.run searches all output for keys and tokens
+	fx := newFixture(t, ibmcloudtest.Options{}) // fx.run searches all output for keys and tokens
 	for host, args := range map[string][]string{"iam-token-rotator": nil, "invoke": {"--", fx.bin + "/iam-token-rotator"}} {
 		if _, stderr, exit := fx.run(map[string]string{"GODEBUG": "http2debug=2"}, host, args...); exit != 0 || strings.Contains(stderr, "http2") {
 			t.Errorf("%s: got exit %d: %s", host, exit, stderr)

@@ -101,7 +101,7 @@ func TestTheResponseIsTheReport(t *testing.T) {
 		t.Errorf("got line %v, response %s, want who invoked, and by force", lines[0], response)
 	}
 	if lines[0]["request_id"] != "request-0001" || lines[1]["request_id"] != "request-0001" {
-		t.Error("a line does not bear the request id")
+		t.Error("a line has no request id")
 	}
 	if logged := lines[1]["report"]; !reflect.DeepEqual(logged, decoded(t, response)) {
 		t.Errorf("logged report %v, want %s", logged, response)

@@ -115,7 +115,7 @@ func (w *world) ended(inv *invocation, ran report.Report) {
 	case result.Outcome == report.Failed:
 		w.counts.failed++
 		if w.alarms.failureCount() == failuresBefore || result.Error == nil || result.Error.Kind == "" || result.Error.Step == "" {
-			w.violated(now, "%s failed unheard: %v", inv.id, result.Error)
+			w.violated(now, "%s failed without a metric or a reason: %v", inv.id, result.Error)
 		}
 	case result.Outcome == report.Rotated && inv.versions == 0:
 		w.violated(now, "%s says that it rotated, and made no version", inv.id)
@@ -170,8 +170,8 @@ func (w *world) findTroubles() []trouble {
 			excusing = append(excusing, trouble{span: span{f.from, f.to}, excused: f.to.Add(f.excuse), kinds: []string{f.name}})
 		}
 	}
-	for _, run := range w.lost {
-		excusing = append(excusing, trouble{span: span{run.at, run.at}, excused: run.at.Add(nextEnsure)})
+	for _, at := range w.lost {
+		excusing = append(excusing, trouble{span: span{at, at}, excused: at.Add(nextEnsure)})
 	}
 	slices.SortFunc(excusing, func(a, b trouble) int { return a.from.Compare(b.from) })
 	var merged []trouble

@@ -145,7 +145,7 @@ func (t *timeline) sawtooth(s span) (x, y []float64) {
 
 func left(token published, at time.Time) float64 { return max(0, token.expires.Sub(at).Minutes()) }
 
-// hour is where a moment stands in a picture of s.
+// hour is the place of a moment in a picture of s.
 func (s span) hour(at time.Time) float64 { return earlier(later(at, s.from), s.to).Sub(s.from).Hours() }
 
 // The picture has a title, two axes, and as many bars as there are gaps.

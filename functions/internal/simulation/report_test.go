@@ -271,7 +271,7 @@ func (y year) smallest(least time.Duration) (left time.Duration, times int) {
 }
 
 // recovery is the longest that readers were without a token after the end of an
-// outage of the kind that promise 1 speaks of; lost runs did not follow it.
+// outage of the kind of promise 1; lost runs did not follow it.
 func (y year) recovery() (longest time.Duration) {
 	for _, w := range y.parts {
 		for _, t := range w.troubles {
@@ -346,8 +346,8 @@ func (w *world) quiet(from, to time.Time) (quiet bool, lost int) {
 			return false, 0
 		}
 	}
-	for _, run := range w.lost {
-		if !run.at.After(to) && run.at.After(from) {
+	for _, at := range w.lost {
+		if !at.After(to) && at.After(from) {
 			lost++
 		}
 	}
@@ -385,7 +385,7 @@ const (
 )
 
 // rows sums up by kind, the excused first. What readers missed while several of
-// these lasted, or one began before the other was got over, stands in a row of
+// these lasted, or one began before the effects of the other had ended, is in a row of
 // its own.
 func (y year) rows() []row {
 	rows := table{}

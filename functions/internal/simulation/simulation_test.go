@@ -49,7 +49,7 @@ func play(t *testing.T, seed uint64, days int, between time.Duration) *world {
 	return w
 }
 
-// partsOfAYear are played side by side, each with its own deployment.
+// partsOfAYear are played in parallel, each with its own deployment.
 const partsOfAYear = 4
 
 func playYear(t *testing.T, seed uint64, days int, between time.Duration) year {
@@ -120,7 +120,7 @@ func (y year) command() string {
 }
 
 // A seed that breaks an invariant must break it again when it is replayed.
-func TestASeedTellsTheSameStoryEveryTime(t *testing.T) {
+func TestASeedGivesTheSameStoryEveryTime(t *testing.T) {
 	first, second := play(t, 7, 1, time.Hour), play(t, 7, 1, time.Hour)
 	for name, of := range map[string]func(*world) *timeline{"the rotator": ours, "the naive way": theNaive} {
 		a, b := of(first).tokens, of(second).tokens

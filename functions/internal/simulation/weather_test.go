@@ -281,7 +281,7 @@ func (w window) clashes(other window) bool {
 	return w.name == other.name && !w.from.After(other.to) && !other.from.After(w.to)
 }
 
-// begin puts the faults of a story on the agenda.
+// schedule puts the faults of a story on the agenda.
 func (w *world) schedule(story []window) {
 	for i, fault := range story {
 		d := newDice(w.seed, "fault "+time.Duration(i).String())
@@ -397,7 +397,7 @@ func oldToken(w *world, d dice) *storm {
 }
 
 // agenda is what will happen, in order of time; what is due at the same moment
-// happens in the order in which it was put down. One goroutine works through it.
+// happens in the order in which it was added. One goroutine works through it.
 type agenda struct {
 	entries entries
 	count   int
@@ -509,7 +509,7 @@ func (fn *function) emit(d dice, e event) {
 }
 
 // deliver hands an event to the function. While it is throttled Lambda's queue
-// tries again, ever more seldom, until the event is too old.
+// tries again, after longer and longer waits, until the event is too old.
 func (fn *function) deliver(e event, since time.Time, wait time.Duration) {
 	w := fn.w
 	if w.danger(func(g dangers) float64 { return g.throttled }) == 0 && fn.hasRoom() {

@@ -52,31 +52,26 @@ type world struct {
 	alarms    *alarms
 	counts    *counts
 
-	mu               sync.Mutex // guards everything below
-	bootstrapKeys    []string   // the last is the one in force
-	tokens           timeline
-	naiveTokens      timeline
-	publisher        *invocation // of the current version; nil when nobody's
-	tampered         time.Time   // when the current version's metadata was changed; zero if it is true
-	replacedTampered bool        // the current version replaced one whose metadata had been changed
-	lifetime         time.Duration
-	lifetimeSet      time.Time
-	lost             []lostRun   // runs that did not happen or did not end
-	noted            []time.Time // other everyday mishaps
-	margins          []margin
-	troubles         []trouble
-	shortened        []published // tokens that replaced better ones whose metadata was not true
-	violations       []string
+	mu            sync.Mutex // guards everything below
+	bootstrapKeys []string   // the last is the one in force
+	tokens        timeline
+	naiveTokens   timeline
+	publisher     *invocation // of the current version; nil when nobody's
+	tampered      time.Time   // when the current version's metadata was changed; zero if it is true
+	lifetimeSet   time.Time
+	lost          []time.Time // when a run was not delivered, or did not end
+	noted         []time.Time // other everyday mishaps
+	margins       []margin
+	troubles      []trouble
+	shortened     []published // tokens that replaced better ones whose metadata was not true
+	violations    []string
 }
-
-// lostRun is one that was not delivered or died.
-type lostRun struct{ at time.Time }
 
 func newWorld(seed uint64, days int, expectSet bool) *world {
 	w := &world{
 		seed: seed, name: fmt.Sprint("story ", seed), start: time.Now(), end: time.Now().Add(time.Duration(days) * 24 * time.Hour),
 		cloud:    ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2, RequestLog: -1}),
-		everyday: everyday, lifetime: time.Hour, counts: &counts{calls: map[bool]map[string]int{true: {}, false: {}}},
+		everyday: everyday, counts: &counts{calls: map[bool]map[string]int{true: {}, false: {}}},
 		alarms: &alarms{now: time.Now, fired: map[string][]span{}},
 	}
 	first := w.cloud.Rotations()[0]
@@ -438,15 +433,15 @@ type suspension struct {
 }
 
 func (s *suspension) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
-	return pass(ctx, s, rotation.StepLook, &s.stored, func() (rotation.CurrentVersion, error) { return s.tokens.ReadMetadata(ctx, ref) })
+	return pass(s, rotation.StepLook, &s.stored, func() (rotation.CurrentVersion, error) { return s.tokens.ReadMetadata(ctx, ref) })
 }
 
 func (s *suspension) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
-	return pass(ctx, s, rotation.StepReadKey, &s.key, func() (iamtoken.Secret, error) { return s.keys.ReadKey(ctx, ref) })
+	return pass(s, rotation.StepReadKey, &s.key, func() (iamtoken.Secret, error) { return s.keys.ReadKey(ctx, ref) })
 }
 
 func (s *suspension) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
-	return pass(ctx, s, rotation.StepExchange, &s.exchanged, func() (rotation.TokenResponse, error) { return s.iam.Exchange(ctx, key) })
+	return pass(s, rotation.StepExchange, &s.exchanged, func() (rotation.TokenResponse, error) { return s.iam.Exchange(ctx, key) })
 }
 
 // Prepare goes on at IAM itself: it is no step.
@@ -461,7 +456,7 @@ func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rot
 }
 
 // pass is one call: kept before the freeze, repeated after it.
-func pass[T any](_ context.Context, s *suspension, step rotation.Step, kept **T, call func() (T, error)) (T, error) {
+func pass[T any](s *suspension, step rotation.Step, kept **T, call func() (T, error)) (T, error) {
 	s.mu.Lock()
 	again := *kept
 	if s.replaying && again != nil {
@@ -601,7 +596,7 @@ func (l *line) die() {
 	l.dead = true
 }
 
-// operation is what a request is for; of an IAM request its key shows whose it is.
+// operation is what a request is for; of an IAM request, by its key, for whom.
 func (l *line) operation(req *http.Request) string {
 	switch {
 	case req.URL.Host == "iam.test" && req.Method == http.MethodGet:
