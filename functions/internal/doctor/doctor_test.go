@@ -425,6 +425,13 @@ func TestASecretThatMakesAKeyOnEveryReadIsNotRead(t *testing.T) {
 	}
 }
 
+func TestATokenHasNoMoreLeftThanItWasIssuedWith(t *testing.T) {
+	fx := newFixture(t, ibmcloudtest.Options{})
+	fx.doctor.Now = func() time.Time { return time.Now().Add(-time.Hour) }
+	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Headers: map[string]string{"Date": ""}})
+	fx.want(fx.run(), "stored-token", report.CheckOK, "expires in 1h1m0s,")
+}
+
 func TestAHostThatShowsNoTime(t *testing.T) {
 	fx := newFixture(t, ibmcloudtest.Options{})
 	silent := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {

@@ -249,7 +249,7 @@ func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 	}
 	e.current = current
 	expires := current.ExpiresAt()
-	remaining := expires.Sub(e.now().Add(current.Clock.Skew())).Round(time.Second)
+	remaining := current.Remaining(e.now().Add(current.Clock.Skew())).Round(time.Second)
 	switch {
 	case expires.IsZero():
 		f.warn(storedToken, "its metadata describes no token: none was saved yet, or someone has edited it", "save one: "+e.HowToSave(e.Name))

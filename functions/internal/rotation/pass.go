@@ -178,7 +178,7 @@ func (p *pass) upToDate(current CurrentVersion) (report.Outcome, bool) {
 	}
 	now := p.ibmClock()
 	switch {
-	case p.remaining(current) < p.MinRemaining:
+	case current.Remaining(now) < p.MinRemaining:
 		return "", false
 	case p.Mode == ModeEnsure:
 		return report.Fresh, true
@@ -188,13 +188,6 @@ func (p *pass) upToDate(current CurrentVersion) (report.Outcome, bool) {
 		return report.AlreadyDone, true // someone has saved one since this run began
 	}
 	return "", false
-}
-
-// remaining is how long the stored token is still valid; negative if it has expired or
-// that is not known. Whatever a Date header says, it is never more than the token was
-// issued with.
-func (p *pass) remaining(current CurrentVersion) time.Duration {
-	return min(current.ExpiresAt().Sub(p.ibmClock()), current.Lifetime())
 }
 
 // checkToken returns an *Error if the token must not be published.

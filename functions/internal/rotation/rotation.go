@@ -135,9 +135,16 @@ type CurrentVersion struct {
 // zero when it is not known.
 func (v CurrentVersion) ExpiresAt() time.Time { return v.Metadata.ExpiresAt(v.CreatedAt) }
 
-// Lifetime is the most that the stored token can ever have left: what it was issued
-// with, as far as the metadata may be trusted.
-func (v CurrentVersion) Lifetime() time.Duration {
+// Remaining is how long the stored token is still valid at now; negative if it has
+// expired or that is not known. Whatever a clock shows, it is never more than the token
+// was issued with.
+func (v CurrentVersion) Remaining(now time.Time) time.Duration {
+	return min(v.ExpiresAt().Sub(now), v.lifetime())
+}
+
+// lifetime is what the stored token was issued with, as far as the metadata may be
+// trusted.
+func (v CurrentVersion) lifetime() time.Duration {
 	issued, expires := v.Metadata.IssuedAt, v.Metadata.Expiration
 	if issued <= 0 || expires <= issued || expires-issued > int64(iamtoken.MaxLifetime/time.Second) {
 		return iamtoken.MaxLifetime
