@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -143,11 +144,7 @@ func (p *pass) mirrorPayload(current CurrentVersion, token iamtoken.Token) iamto
 	if current.SecretType != "kv" {
 		return payload
 	}
-	field := p.Token.Field
-	if field == "" {
-		field = iamtoken.DefaultField
-	}
 	// Marshalling a map of strings cannot fail.
-	object, _ := json.Marshal(map[string]string{field: payload.Reveal()})
+	object, _ := json.Marshal(map[string]string{cmp.Or(p.Token.Field, iamtoken.DefaultField): payload.Reveal()})
 	return iamtoken.NewSecret(string(object))
 }

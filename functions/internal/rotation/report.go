@@ -77,8 +77,6 @@ func wholeSeconds(d time.Duration) *int64 {
 	return &seconds
 }
 
-func typeName(v any) string { return fmt.Sprintf("%T", v) }
-
 // timed measures a step; call what it returns at the step's end.
 func (p *pass) timed(step Step) func() {
 	began := time.Now()

@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -221,7 +222,7 @@ func (p *pass) turn() (release func(), err error) {
 func (p *pass) errorToReport(before *Error, err error) *Error {
 	var failure *Error
 	if !errors.As(err, &failure) {
-		failure = &Error{Step: StepLook, Kind: Unavailable, Message: "unexpected failure of type " + typeName(err)}
+		failure = &Error{Step: StepLook, Kind: Unavailable, Message: fmt.Sprintf("unexpected failure of type %T", err)}
 	}
 	if before != nil && p.ctx.Err() != nil {
 		return before
