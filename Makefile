@@ -226,7 +226,7 @@ logs: build-rotatorctl ## print what the deployed function's log says (MINUTES=6
 	@$(rotatorctl) logs --since="$${MINUTES}m"
 
 destroy: build-rotatorctl ## remove from AWS all that deploy made (YES=1: without asking)
-	@$(rotatorctl) destroy$(if $(YES), --yes)
+	@$(rotatorctl) destroy$(if $(filter 1,$(YES)), --yes)
 
 ## Tidy up
 

@@ -67,6 +67,18 @@ func TestMakeTakesValuesAsText(t *testing.T) {
 	}
 }
 
+// Only YES=1 means yes: YES=0 and YES=no ask.
+func TestMakeDestroyAsks(t *testing.T) {
+	t.Parallel()
+	programs.Need(t, "make", "git")
+	for value, want := range map[string]bool{"1": true, "": false, "0": false, "no": false} {
+		got := programs.Run(t, programs.Command{Dir: "../..", Env: programs.CleanEnviron(), Name: "make", Args: []string{"-n", "destroy", "YES=" + value}})
+		if got.Exit != 0 || strings.Contains(got.Stdout, "destroy --yes") != want {
+			t.Errorf("YES=%s: got exit code %d and\n%s", value, got.Exit, got.All())
+		}
+	}
+}
+
 func TestMakeTakesATagAsText(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "make", "git")
