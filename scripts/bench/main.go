@@ -9,6 +9,7 @@ package main
 import (
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -26,21 +27,29 @@ func main() {
 	if len(os.Args) > 3 && os.Args[1] == "measure" {
 		os.Exit(measureChild(os.Args[2], os.Args[3:]))
 	}
-	bin := flag.String("bin", "build/local", "folder with the built programs")
-	runs := flag.Int("runs", 5, "runs of each; the median counts")
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	bin := flags.String("bin", "build/local", "`folder` with the built programs")
+	runs := flags.Int("runs", 5, "runs of each; the median counts")
 	var roundTrip time.Duration
-	serving.DurationVar(flag.CommandLine, &roundTrip, "rtt", 200*time.Millisecond, "a round trip to IBM Cloud, a `duration`")
-	many := flag.Int("many", 1000, "rotations in the row for many")
-	zip := flag.String("zip", "build/rotate.zip", "the packed function")
-	flag.Parse()
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	b := bencher{bin: *bin, runs: *runs, table: table}
-	err := b.bench(roundTrip, *zip, *many)
-	_ = table.Flush()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+	serving.DurationVar(flags, &roundTrip, "rtt", 200*time.Millisecond, "a round trip to IBM Cloud, a `duration`")
+	many := flags.Int("many", 1000, "rotations in the row for many")
+	zip := flags.String("zip", "build/rotate.zip", "the packed function, a `file`")
+	err := serving.Parse(flags, args, "Measures what a rotation costs (make bench).\n", "", stdout, func() error {
+		if *runs < 1 || roundTrip <= 0 || *many < 2 {
+			return errors.New("-runs must be 1 or more, -rtt more than 0, -many 2 or more")
+		}
+		return nil
+	})
+	if err == nil {
+		table := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+		err = bencher{bin: *bin, runs: *runs, table: table}.bench(roundTrip, *zip, *many)
+		_ = table.Flush()
 	}
+	return serving.End(stderr, "bench", err)
 }
 
 // bencher takes the measurements in turn and prints a row for each.

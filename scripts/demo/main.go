@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
@@ -93,6 +94,7 @@ func show(ctx context.Context, out io.Writer, bin, event string) error {
 // report's one result and the function's log line about the rotation.
 func invoke(ctx context.Context, bin, event string, env []string) (report.Result, string, error) {
 	command := exec.CommandContext(ctx, filepath.Join(bin, "invoke"), "-event", event, "-timeout", "30s", "--", filepath.Join(bin, "iam-token-rotator"))
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) } // it ends the function, too
 	command.Env = append(env, "PATH="+os.Getenv("PATH"))
 	var logs bytes.Buffer
 	command.Stderr = &logs
