@@ -181,18 +181,8 @@ func (d *date) UnmarshalText(text []byte) error {
 func (v variables) credential(found *problems) Credential {
 	c := Credential{APIKeyARN: v.APIKeyARN, ProfileName: v.ProfileName, ProfileID: v.ProfileID, CRTokenFilename: v.CRTokenFilename}
 	c.APIKey = found.oneWord("SECRETS_MANAGER_APIKEY", v.APIKey.Reveal())
-	var set []string
-	for _, each := range []struct {
-		variable string
-		isSet    bool
-	}{
-		{"SECRETS_MANAGER_APIKEY", !v.APIKey.IsZero()}, {"SECRETS_MANAGER_APIKEY_ARN", v.APIKeyARN != ""},
-		{"IAM_PROFILE_NAME", v.ProfileName != ""}, {"IAM_PROFILE_ID", v.ProfileID != ""},
-	} {
-		if each.isSet {
-			set = append(set, each.variable)
-		}
-	}
+	set := namesOfSet([2]string{"SECRETS_MANAGER_APIKEY", v.APIKey.Reveal()}, [2]string{"SECRETS_MANAGER_APIKEY_ARN", v.APIKeyARN},
+		[2]string{"IAM_PROFILE_NAME", v.ProfileName}, [2]string{"IAM_PROFILE_ID", v.ProfileID})
 	const choice = "SECRETS_MANAGER_APIKEY, SECRETS_MANAGER_APIKEY_ARN, IAM_PROFILE_NAME or IAM_PROFILE_ID"
 	switch token := iamtoken.TrimBearer(v.Token.Reveal()); {
 	case len(set) > 1:
@@ -208,6 +198,16 @@ func (v variables) credential(found *problems) Credential {
 		found.add("SECRETS_MANAGER_APIKEY_ARN", "is not the ARN of an AWS Secrets Manager secret")
 	}
 	return c
+}
+
+// namesOfSet returns the names of the variables, given with their values, that are set.
+func namesOfSet(variables ...[2]string) (names []string) {
+	for _, variable := range variables {
+		if variable[1] != "" {
+			names = append(names, variable[0])
+		}
+	}
+	return names
 }
 
 func (v variables) checkLimits(found *problems) {

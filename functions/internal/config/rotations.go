@@ -17,12 +17,8 @@ import (
 // rotations reads the one source of rotations that is configured, and checks that
 // no secret has two purposes.
 func (v variables) rotations(found *problems, readFile ReadFile) []rotation.Rotation {
-	var set []string
-	for _, name := range []string{"API_KEY_SECRET", "TOKEN_SECRET", "ROTATIONS", "ROTATIONS_FILE"} {
-		if map[string]string{"API_KEY_SECRET": v.APIKeySecret, "TOKEN_SECRET": v.TokenSecret, "ROTATIONS": v.Rotations, "ROTATIONS_FILE": v.RotationsFile}[name] != "" {
-			set = append(set, name)
-		}
-	}
+	set := namesOfSet([2]string{"API_KEY_SECRET", v.APIKeySecret}, [2]string{"TOKEN_SECRET", v.TokenSecret},
+		[2]string{"ROTATIONS", v.Rotations}, [2]string{"ROTATIONS_FILE", v.RotationsFile})
 	const choice = "API_KEY_SECRET and TOKEN_SECRET, or ROTATIONS, or ROTATIONS_FILE"
 	var rotations []rotation.Rotation
 	switch {
