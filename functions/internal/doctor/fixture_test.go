@@ -116,7 +116,7 @@ func (fx *fixture) wantSound(diagnosis report.Diagnosis) {
 	for _, secret := range []string{fx.cloud.BootstrapAPIKey(), fx.seeded.APIKey, fx.cloud.AdminAPIKey(), "eyJ", canary} {
 		for piece := range slices.Chunk([]byte(secret), 12) {
 			if len(piece) > 2 && strings.Contains(string(text), string(piece)) {
-				fx.t.Errorf("a piece of a key or token shows: %s", text)
+				fx.t.Error("a piece of a key or token shows")
 			}
 		}
 	}
