@@ -137,6 +137,7 @@ func TestSettings(t *testing.T) {
 		"two identities":           {map[string]string{"IAM_PROFILE_NAME": "reader"}, "(set: READER_APIKEY IAM_PROFILE_NAME)"},
 		"no instance":              {map[string]string{"SECRETS_MANAGER_URL": ""}, "SECRETS_MANAGER_URL is not set"},
 		"http":                     {map[string]string{"SECRETS_MANAGER_URL": "http://10.0.0.1"}, "https://"},
+		"an address, disguised":    {map[string]string{"SECRETS_MANAGER_URL": "http://[::1].example.com"}, "https://"},
 		"http, disguised":          {map[string]string{"SECRETS_MANAGER_URL": "http://localhost:80@example.com"}, "origin"},
 		"a path":                   {map[string]string{"IAM_URL": "https://iam.cloud.ibm.com/identity/token"}, "origin"},
 		"no secret":                {map[string]string{"TOKEN_SECRET": ""}, "TOKEN_SECRET"},
