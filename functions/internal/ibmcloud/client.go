@@ -142,28 +142,10 @@ func (a *wireResponse) dateBefore(named time.Time) bool {
 	return !a.date.IsZero() && a.date.Add(dateTolerance).Before(named)
 }
 
-// client returns an HTTP client for SDK calls whose requests carry their context. It
-// keeps keys and tokens at the host they were meant for: a 3xx is the answer.
+// client returns an HTTP client for SDK calls. It keeps keys and tokens at the host they
+// were meant for: a 3xx is the answer.
 func (r recorder) client() *http.Client {
 	return &http.Client{Transport: r, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-}
-
-// boundClient returns an HTTP client for one SDK call that takes no context.
-func (r recorder) boundClient(ctx context.Context) *http.Client {
-	client := r.client()
-	client.Transport = bound{ctx, r}
-	return client
-}
-
-// bound gives a context to the requests of an SDK call without one.
-type bound struct {
-	ctx  context.Context
-	base http.RoundTripper
-}
-
-// RoundTrip implements http.RoundTripper.
-func (b bound) RoundTrip(req *http.Request) (*http.Response, error) {
-	return b.base.RoundTrip(req.WithContext(b.ctx))
 }
 
 // retryAfter is the wait that the service asked for, in seconds or as a date; 0

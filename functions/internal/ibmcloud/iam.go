@@ -174,9 +174,9 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.Toke
 	// and never something that an answer has put there.
 	transaction := rand.Text()
 	ctx, got := withResponse(ctx)
-	client := i.wire.boundClient(ctx)
-	form := &formReader{base: client.Transport}
-	client.Transport = form
+	client := i.wire.client()
+	sent := &tokenRequest{ctx: ctx, base: client.Transport}
+	client.Transport = sent
 	authenticator, err := g.authenticator(i.url, client, map[string]string{"Transaction-Id": transaction})
 	if err != nil {
 		return rotation.TokenResponse{}, iamtoken.Secret{}, err
@@ -200,25 +200,27 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.Toke
 	if err != nil {
 		return rotation.TokenResponse{}, iamtoken.Secret{}, op.badToken(err, transaction)
 	}
-	return rotation.TokenResponse{Token: token, TransactionID: transaction, Clock: got.clock}, form.credential, nil
+	return rotation.TokenResponse{Token: token, TransactionID: transaction, Clock: got.clock}, sent.credential, nil
 }
 
-// formReader is a RoundTripper that notes which credential a token request has.
-type formReader struct {
+// tokenRequest sends one token request: under a context, which the SDK does not take
+// for it, and noting which credential it has.
+type tokenRequest struct {
+	ctx        context.Context
 	base       http.RoundTripper
 	credential iamtoken.Secret
 }
 
 // RoundTrip implements http.RoundTripper.
-func (f *formReader) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.GetBody != nil {
 		if body, err := req.GetBody(); err == nil {
 			encoded, _ := io.ReadAll(body)
 			form, _ := url.ParseQuery(string(encoded))
-			f.credential = iamtoken.NewSecret(form.Get("apikey") + form.Get("cr_token"))
+			t.credential = iamtoken.NewSecret(form.Get("apikey") + form.Get("cr_token"))
 		}
 	}
-	return f.base.RoundTrip(req)
+	return t.base.RoundTrip(req.WithContext(t.ctx))
 }
 
 // token reads the answer.
