@@ -5,6 +5,7 @@ package awscloud
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -178,12 +179,11 @@ func fromContainer(url string, client *http.Client) aws.CredentialsProvider {
 // endpoint is where AWS Secrets Manager is when it is not where the region says:
 // in tests, and behind a private name.
 func endpoint() *string {
-	for _, name := range []string{"AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL"} {
-		if url := os.Getenv(name); url != "" {
-			return &url
-		}
+	url := cmp.Or(os.Getenv("AWS_ENDPOINT_URL_SECRETS_MANAGER"), os.Getenv("AWS_ENDPOINT_URL"))
+	if url == "" {
+		return nil
 	}
-	return nil
+	return &url
 }
 
 // Mirrors keeps the tokens in AWS Secrets Manager as well. It needs

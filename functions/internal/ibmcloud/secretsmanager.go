@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -105,17 +104,10 @@ func call[T any](ctx context.Context, s *SecretsManager, op operation, request f
 			s.bootstrap.deny()
 		}
 		return none, op.failure(got, s.now())
-	case err != nil || isNil(result):
+	case err != nil || core.IsNil(result): // the body was empty or null
 		return none, op.unusable(got)
 	}
 	return result, nil
-}
-
-// isNil reports whether an SDK returned nothing: a nil interface, or a pointer to
-// nothing for a body that was empty or null.
-func isNil(result any) bool {
-	value := reflect.ValueOf(result)
-	return !value.IsValid() || value.Kind() == reflect.Pointer && value.IsNil()
 }
 
 type tokenKey struct{}
