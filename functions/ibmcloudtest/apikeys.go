@@ -86,18 +86,6 @@ func (c *Cloud) apiKeyJSON(k *apiKey, value string) any {
 	return out
 }
 
-// BootstrapIAMID is the service id of the bootstrap identity: "iam-ServiceId-<uuid>".
-func (c *Cloud) BootstrapIAMID() string { return c.bootstrapKey.owner.iamID }
-
-// ReaderIAMID is the service id of the reader: "iam-ServiceId-<uuid>".
-func (c *Cloud) ReaderIAMID() string { return c.readerKey.owner.iamID }
-
-// KeyGroupID is the id of the secret group that holds the API keys.
-func (c *Cloud) KeyGroupID() string { return c.keyGroup.id }
-
-// TokenGroupID is the id of the secret group that holds the tokens.
-func (c *Cloud) TokenGroupID() string { return c.tokenGroup.id }
-
 // The operations on API keys are IAM Identity Services', and the admin's alone, but that
 // a key's owner may see its details.
 var apiKeyOperations = []operation{

@@ -24,7 +24,7 @@ func newKeyBody(t *testing.T, cloud *ibmcloudtest.Cloud, more map[string]any) st
 	return string(raw)
 }
 
-func TestAPIKeyLivesAndDies(t *testing.T) {
+func TestAPIKeyFromCreationToDeletion(t *testing.T) {
 	clock := newClock()
 	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{Now: clock.Now})
 	expiry := clock.Now().Add(48 * time.Hour).Format("2006-01-02T15:04-0700")

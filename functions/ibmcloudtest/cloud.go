@@ -100,6 +100,18 @@ func (c *Cloud) KeyGroupName() string { return c.keyGroup.name }
 // TokenGroupName is the secret group that holds the tokens.
 func (c *Cloud) TokenGroupName() string { return c.tokenGroup.name }
 
+// BootstrapIAMID is the service id of the bootstrap identity: "iam-ServiceId-<uuid>".
+func (c *Cloud) BootstrapIAMID() string { return c.bootstrapKey.owner.iamID }
+
+// ReaderIAMID is the service id of the reader: "iam-ServiceId-<uuid>".
+func (c *Cloud) ReaderIAMID() string { return c.readerKey.owner.iamID }
+
+// KeyGroupID is the id of the secret group that holds the API keys.
+func (c *Cloud) KeyGroupID() string { return c.keyGroup.id }
+
+// TokenGroupID is the id of the secret group that holds the tokens.
+func (c *Cloud) TokenGroupID() string { return c.tokenGroup.id }
+
 // SetTokenTTL changes the lifetime of the tokens that IAM issues from now on; d counts in whole seconds.
 // It panics if d is below one second. Keep to an hour at most, as IBM does.
 func (c *Cloud) SetTokenTTL(d time.Duration) {
@@ -141,8 +153,8 @@ type Options struct {
 	Undocumented Undocumented
 }
 
-// Undocumented holds the HTTP statuses that IBM's documentation leaves open. A zero field stands
-// for its default. They can be changed over HTTP too: PATCH /_sandbox/settings.
+// Undocumented holds the HTTP statuses that IBM's documentation leaves open. A zero field is
+// its default. They can be changed over HTTP too: PATCH /_sandbox/settings.
 type Undocumented struct {
 	// UnknownKey answers an API key that IAM does not know: 400 (default) or 401.
 	UnknownKey int `json:"unknown_key_status,omitempty"`
@@ -195,12 +207,11 @@ const noTokenYet = "no token yet"
 
 // A Rotation is one seeded pair of secrets with the service id between them.
 type Rotation struct {
-	Name             string // "default", or "rotation-00001" and so on when there are several
-	APIKeySecret     string // id of the arbitrary secret that holds APIKey, in the key group
-	APIKeySecretName string // its name within the key group
-	TokenSecret      string // id of the arbitrary secret for the token, in the token group
-	APIKey           string // the workload service id's key
-	IAMID            string // the workload service id: "iam-ServiceId-<uuid>"
+	Name         string // "default", or "rotation-00001" and so on when there are several
+	APIKeySecret string // id of the arbitrary secret that holds APIKey, in the key group
+	TokenSecret  string // id of the arbitrary secret for the token, in the token group
+	APIKey       string // the workload service id's key
+	IAMID        string // the workload service id: "iam-ServiceId-<uuid>"
 }
 
 // Rotations returns the seeded rotations in order.
@@ -244,7 +255,7 @@ func (c *Cloud) seedRotation(admin *identity, name string) Rotation {
 	keySecret := seed("api-key-"+name, c.keyGroup, key.value)
 	tokenSecret := seed("iam-token-"+name, c.tokenGroup, noTokenYet)
 	return Rotation{
-		Name: name, APIKeySecret: keySecret.id, APIKeySecretName: keySecret.name, TokenSecret: tokenSecret.id,
+		Name: name, APIKeySecret: keySecret.id, TokenSecret: tokenSecret.id,
 		APIKey: key.value, IAMID: workload.iamID,
 	}
 }

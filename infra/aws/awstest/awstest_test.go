@@ -80,7 +80,7 @@ func TestWhatMotoAndLambdaServe(t *testing.T) {
 			status, answer := do(r)
 			issued := new(gate).learn([]byte(answer))
 			if status != http.StatusOK || issued.KeyID == "" {
-				t.Fatalf("got %d %s, want credentials", status, answer)
+				t.Fatalf("got %d and no credentials", status)
 			}
 			r := signed(t, request(t, "POST", origin+"/", "Action=GetCallerIdentity&Version=2011-06-15", "Content-Type", form), issued, "sts", time.Now())
 			if status, answer := do(r); status != http.StatusOK || !strings.Contains(answer, "assumed-role/r/session") {

@@ -191,7 +191,7 @@ func TestManyRotations(t *testing.T) {
 		if want := fmt.Sprintf("rotation-%05d", i+1); r.Name != want {
 			t.Fatalf("name: got %s, want %s", r.Name, want)
 		}
-		for _, unique := range []string{r.APIKeySecret, r.TokenSecret, r.APIKey, r.IAMID, r.APIKeySecretName} {
+		for _, unique := range []string{r.APIKeySecret, r.TokenSecret, r.APIKey, r.IAMID} {
 			if seen[unique] {
 				t.Fatalf("%s: something is shared with another rotation", r.Name)
 			}
