@@ -539,12 +539,26 @@ func TestListParametersTakeWholeElements(t *testing.T) {
 		"SubnetIds":        {[]string{"", "subnet-0a1b", "subnet-0a1b,subnet-2c"}, []string{"subnet-0a1b,", ",subnet-0a1b", "subnet-0a1b,,subnet-2c", "subnet-0a1b, subnet-2c", "sg-0a1b"}},
 		"SecurityGroupIds": {[]string{"", "sg-0a1b", "sg-0a1b,sg-2c"}, []string{"sg-0a1b,", ",sg-0a1b", "subnet-0a1b"}},
 	}
-	checkPatterns(t, fleet(t), network)
 	checkPatterns(t, template(t), network)
+	checkPatterns(t, template(t), map[string]values{
+		"BootstrapSecretArn": {[]string{secret}, []string{"", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:*-Ab12Cd", secret[:len(secret)-1] + "?"}},
+		"BootstrapKmsKeyArn": {[]string{"", "arn:aws:kms:eu-central-1:123456789012:key/mrk-0a"}, []string{"arn:aws:kms:eu-central-1:123456789012:key/*", "arn:aws:kms:*:123456789012:key/0a"}},
+	})
 	checkPatterns(t, template(t), map[string]values{
 		"MirrorSecretArns":     {[]string{"", secret, secret + "," + secret}, []string{secret + ",", "," + secret, secret + ",," + secret, "*", secret + "*", secret + ", " + secret, "arn:aws:secretsmanager:eu-central-1:123456789012:secret:*", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:*-Ab12Cd", role}},
 		"MirrorReaderRoleArns": {[]string{"", role, role + "," + role}, []string{role + ",", "," + role, "*", "arn:aws:iam::123456789012:root", "arn:aws:iam::123456789012:user/a", role + "/*", secret}},
 	})
+}
+
+// What one template rejects, a key in a parameter's place or plain http, the other rejects too.
+func TestBothTemplatesRejectTheSame(t *testing.T) {
+	t.Parallel()
+	one := at(t, template(t), "Parameters").(object)
+	for name, parameter := range at(t, fleet(t), "Parameters").(object) {
+		if one[name] != nil && name != "ReservedConcurrency" { // the fleet's is 5 or none
+			want(t, name+" takes", parameter.(object)["AllowedPattern"], one[name].(object)["AllowedPattern"])
+		}
+	}
 }
 
 // values are what a parameter accepts and rejects.
