@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // An action is what a Secrets Manager policy allows, without the prefix "secrets-manager.".
@@ -115,7 +117,7 @@ var groupOperations = []operation{
 func (c *Cloud) newGroup(by *identity, name, description string) *group {
 	c.sequence++
 	now := c.now()
-	g := &group{sequence: c.sequence, id: newUUID(), name: name, description: description, createdBy: by.iamID, createdAt: now, updatedAt: now}
+	g := &group{sequence: c.sequence, id: uuid.NewString(), name: name, description: description, createdBy: by.iamID, createdAt: now, updatedAt: now}
 	c.groups[g.id] = g
 	return g
 }

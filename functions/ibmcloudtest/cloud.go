@@ -23,6 +23,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // Cloud is IBM Cloud in memory: an http.Handler that serves IAM, Secrets Manager, Logs Routing and
@@ -63,7 +65,7 @@ func New(o Options) *Cloud {
 		keyPropagation: max(cmp.Or(o.KeyPropagation, 2*time.Second), 0),
 		host:           o.Host,
 		account:        newAccountID(),
-		instance:       newUUID(),
+		instance:       uuid.NewString(),
 		settings:       o.settings(),
 		identities:     map[string]*identity{},
 		keys:           map[string]*apiKey{},
@@ -232,7 +234,7 @@ func (c *Cloud) seed(rotations int) {
 	c.bootstrapKey = c.newKey(c.newServiceID(IdentityBootstrap, "iam-token-rotator", c.account, bootstrap...), now)
 	c.readerKey = c.newKey(c.newServiceID(IdentityReader, "token-reader", c.account, policy{c.tokenGroup.id, roleSecretsReader}), now)
 	c.profile = &identity{
-		class: IdentityBootstrap, iamID: "iam-Profile-" + newUUID(), name: ProfileName, account: c.account, policies: bootstrap,
+		class: IdentityBootstrap, iamID: "iam-Profile-" + uuid.NewString(), name: ProfileName, account: c.account, policies: bootstrap,
 	}
 	c.identities[c.profile.iamID] = c.profile
 
@@ -335,14 +337,6 @@ func (in *call) decodeVersion(kind string) (*secretPrototype, error) {
 func (in *call) decodePatch(kind string) (*secretPrototype, error) {
 	p := secretPrototype{Kind: kind}
 	return &p, in.decode(&p, mediaMergePatch, slices.Concat(commonPatchFields, kindFields[kind].patch)...)
-}
-
-// newUUID returns a random (version 4) UUID.
-func newUUID() string {
-	b := randomBytes(16)
-	b[6] = b[6]&0x0f | 0x40
-	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // newAPIKey returns a random API key in IBM's form: 44 characters of [A-Za-z0-9_-].

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 const (
@@ -150,7 +152,7 @@ type claims struct {
 // signToken returns a JWT for the identity, issued at the given time and valid for ttl.
 func signToken(id *identity, grantType string, issued time.Time, ttl time.Duration) string {
 	return sign(tokenHeader, mustJSON(object{
-		"iam_id": id.iamID, "id": id.iamID, "realmid": "iam", "jti": newUUID(),
+		"iam_id": id.iamID, "id": id.iamID, "realmid": "iam", "jti": uuid.NewString(),
 		"identifier": id.subject(), "sub": id.subject(), "sub_type": id.subType(), "name": id.name,
 		"authn":   object{"sub": id.subject(), "iam_id": id.iamID, "sub_type": id.subType(), "name": id.name},
 		"account": object{"valid": true, "bss": id.account, "frozen": true},
@@ -265,7 +267,7 @@ type apiKey struct {
 
 // newServiceID registers a service id. The caller holds c.mu.
 func (c *Cloud) newServiceID(class, name, account string, policies ...policy) *identity {
-	id := &identity{class: class, iamID: "iam-ServiceId-" + newUUID(), name: name, account: account, policies: policies}
+	id := &identity{class: class, iamID: "iam-ServiceId-" + uuid.NewString(), name: name, account: account, policies: policies}
 	c.identities[id.iamID] = id
 	return id
 }
@@ -273,7 +275,7 @@ func (c *Cloud) newServiceID(class, name, account string, policies ...policy) *i
 // newKey registers an API key that IAM accepts from the given time on. The caller holds c.mu.
 func (c *Cloud) newKey(owner *identity, knownFrom time.Time) *apiKey {
 	c.sequence++
-	k := &apiKey{id: "ApiKey-" + newUUID(), value: newAPIKey(), owner: owner, knownFrom: knownFrom}
+	k := &apiKey{id: "ApiKey-" + uuid.NewString(), value: newAPIKey(), owner: owner, knownFrom: knownFrom}
 	k.keyDetails = keyDetails{name: owner.name, createdAt: knownFrom, modifiedAt: knownFrom, version: 1, sequence: c.sequence}
 	c.keys[k.value] = k
 	return k

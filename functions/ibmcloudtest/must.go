@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // The Must… methods read the cloud's state, or change it, without a request: for the arrangement
@@ -179,7 +181,7 @@ func (c *Cloud) MustCreateSecret(spec SecretSpec) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	spec.Type = cmp.Or(spec.Type, kindArbitrary)
-	spec.Name = cmp.Or(spec.Name, spec.Type+"-"+newUUID())
+	spec.Name = cmp.Or(spec.Name, spec.Type+"-"+uuid.NewString())
 	spec.Group = cmp.Or(spec.Group, c.keyGroup.name)
 	g := c.groupNamed(spec.Group)
 	must(g != nil, "no secret group %s", spec.Group)

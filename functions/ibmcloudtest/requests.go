@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // maxBody bounds a request's body, in bytes: an arbitrary secret of 1,000,000 characters fits however
@@ -43,7 +45,7 @@ type call struct {
 func (c *Cloud) newCall(r *http.Request, found *operation, params []string) (*call, error) {
 	in := &call{request: r, operation: found, params: params, transaction: r.Header.Get("Transaction-Id")}
 	if in.transaction == "" {
-		in.transaction = newUUID()
+		in.transaction = uuid.NewString()
 	}
 	if r.Body != nil {
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))

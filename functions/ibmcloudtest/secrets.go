@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // The secret types that are served. IBM has more.
@@ -42,7 +44,7 @@ type secret struct {
 func (c *Cloud) addSecret(s *secret, first *version, by *identity) *secret {
 	c.sequence++
 	now := c.now()
-	s.sequence, s.id, s.createdBy, s.createdAt, s.updatedAt = c.sequence, newUUID(), by.iamID, now, now
+	s.sequence, s.id, s.createdBy, s.createdAt, s.updatedAt = c.sequence, uuid.NewString(), by.iamID, now, now
 	c.secrets[s.id] = s
 	c.names[secretName{s.kind, s.name}] = s
 	c.addVersion(s, first, by)

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // The operations that a [Fault] and a [Request] name. OpAny matches each of them.
@@ -241,7 +243,7 @@ func (c *Cloud) noOperation(r *http.Request, allow []string) reply {
 	}
 	body := commonError(e)
 	if strings.HasPrefix(r.URL.Path, "/identity/") {
-		body = c.iamError(r, newUUID(), e)
+		body = c.iamError(r, uuid.NewString(), e)
 	}
 	out := jsonReply(e.status, body)
 	if len(allow) > 0 {
@@ -401,7 +403,7 @@ func commonError(e *apiError) any {
 	if e.target != "" {
 		problem["target"] = object{"type": "field", "name": e.target}
 	}
-	return object{"errors": []object{problem}, "status_code": e.status, "trace": newUUID()}
+	return object{"errors": []object{problem}, "status_code": e.status, "trace": uuid.NewString()}
 }
 
 // iamError is IAM's error body. It repeats nothing of the request but its user agent and Transaction-Id.

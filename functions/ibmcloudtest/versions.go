@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // maxVersions is how many versions keep their metadata. Only the two newest keep their value.
@@ -31,7 +33,7 @@ type value struct {
 // loses its value. The caller holds c.mu and has checked the locks.
 func (c *Cloud) addVersion(s *secret, v *version, by *identity) *version {
 	now := c.now()
-	v.id, v.createdBy, v.createdAt = newUUID(), by.iamID, now
+	v.id, v.createdBy, v.createdAt = uuid.NewString(), by.iamID, now
 	s.versions = append(s.versions, v)
 	if n := len(s.versions); n > 2 {
 		c.discardValue(s.versions[n-3])

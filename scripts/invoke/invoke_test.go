@@ -23,6 +23,8 @@ import (
 
 	"github.com/aws/aws-lambda-go/lambda"
 	"github.com/aws/aws-lambda-go/lambdacontext"
+
+	"iam-token-rotator/scripts/serving"
 )
 
 // TestMain lets the test binary be what the tests need as separate processes: "function NAME …" is a Lambda function,
@@ -328,13 +330,13 @@ func TestNoProcessIsLeftBehind(t *testing.T) {
 		{with("family"), syscall.SIGINT, 130, "invoke: stopped by signal: interrupt\n"},
 		{with("family"), syscall.SIGTERM, 143, "invoke: stopped by signal: terminated\n"},
 		{with("family"), syscall.SIGHUP, 129, "invoke: stopped by signal: hangup\n"},
-		{with("leave-family"), 0, exitFailed, "invoke: 1 of 1 invocations failed\n"},
-		{with("look", "-n", "5"), 0, exitUsage, "broken pipe\n"}, // stdout is closed
+		{with("leave-family"), 0, serving.ExitError, "invoke: 1 of 1 invocations failed\n"},
+		{with("look", "-n", "5"), 0, serving.ExitUsage, "broken pipe\n"}, // stdout is closed
 	} {
 		t.Run(fmt.Sprint(tt.signal, tt.code), func(t *testing.T) {
 			t.Parallel()
 			cmd := exec.Command(os.Args[0], append([]string{"invoke"}, tt.args...)...)
-			if tt.code == exitUsage {
+			if tt.code == serving.ExitUsage {
 				read, write, err := os.Pipe()
 				if err != nil {
 					t.Fatal(err)
@@ -383,7 +385,7 @@ func TestWhatTheFunctionSees(t *testing.T) {
 	} {
 		before := time.Now()
 		code, lines, stderr := runInvoke(t, tt.stdin, with("look", append(tt.flags, "-n", "3", "-timeout", "30s")...)...)
-		if code != exitOK {
+		if code != serving.ExitOK {
 			t.Fatalf("got exit status %d, want 0; stderr:\n%s", code, stderr)
 		}
 		ids, pids := map[string]bool{}, map[int]bool{}
@@ -458,13 +460,13 @@ func TestUsage(t *testing.T) {
 		{[]string{"--", otherMachine}, "exec format error: it must be the path of the function's binary, built for "},
 	} {
 		code, lines, stderr := runInvoke(t, "", tt.args...)
-		if code != exitUsage || lines != nil || !strings.HasPrefix(stderr, "invoke: ") || !strings.Contains(stderr, tt.stderr) {
+		if code != serving.ExitUsage || lines != nil || !strings.HasPrefix(stderr, "invoke: ") || !strings.Contains(stderr, tt.stderr) {
 			t.Errorf("%q: got exit status %d, %q and %q; want 2, nothing and %q", tt.args, code, lines, stderr, tt.stderr)
 		}
 	}
 	var stdout, stderr output
 	code := run(context.Background(), []string{"-h"}, nil, nil, &stdout, &stderr)
-	if code != exitOK || stderr.buf.Len() > 0 || stdout.buf.String() != usage {
+	if code != serving.ExitOK || stderr.buf.Len() > 0 || stdout.buf.String() != usage {
 		t.Errorf("-h: got exit status %d, %q and %q; want 0 and the usage", code, stdout.buf.String(), stderr.buf.String())
 	}
 }

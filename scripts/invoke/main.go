@@ -22,13 +22,9 @@ import (
 	"syscall"
 	"time"
 
-	"iam-token-rotator/scripts/serving"
-)
+	"github.com/google/uuid"
 
-const (
-	exitOK     = 0
-	exitFailed = 1 // an invocation failed
-	exitUsage  = 2 // nothing to run, or this program could not do its own work
+	"iam-token-rotator/scripts/serving"
 )
 
 func main() {
@@ -57,25 +53,25 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	o, err := parseOptions(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprint(stdout, usage)
-		return exitOK
+		return serving.ExitOK
 	}
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "invoke: %v\nRun it with -h for the usage.\n", err)
-		return exitUsage
+		return serving.ExitUsage
 	}
 	failed, err := invokeAll(ctx, o, environ, stdin, stdout, stderr)
 	if err == nil && failed == 0 {
-		return exitOK
+		return serving.ExitOK
 	}
 	if err == nil {
 		_, _ = fmt.Fprintf(stderr, "invoke: %d of %d invocations failed\n", failed, o.invocations)
-		return exitFailed
+		return serving.ExitError
 	}
 	_, _ = fmt.Fprintf(stderr, "invoke: %v\n", err)
 	if sig, ok := errors.AsType[interruption](err); ok {
 		return 128 + int(sig.Signal) // as a shell would show it
 	}
-	return exitUsage
+	return serving.ExitUsage
 }
 
 const usage = `Runs a Lambda function's binary on this machine and invokes it.
@@ -257,7 +253,7 @@ func lambdaEnvironment(caller []string, executable string) (env []string, arn st
 	add("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
 	add("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
 	add("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/"+name)
-	add("AWS_LAMBDA_LOG_STREAM_NAME", time.Now().UTC().Format("2006/01/02")+"/[$LATEST]"+strings.ReplaceAll(newRequestID(), "-", ""))
+	add("AWS_LAMBDA_LOG_STREAM_NAME", time.Now().UTC().Format("2006/01/02")+"/[$LATEST]"+strings.ReplaceAll(uuid.NewString(), "-", ""))
 	region := add("AWS_REGION", cmp.Or(set["AWS_DEFAULT_REGION"], "us-east-1"))
 	add("LAMBDA_TASK_ROOT", filepath.Dir(executable))
 	add("_HANDLER", filepath.Base(executable))

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // function is what can be started.
@@ -46,7 +47,7 @@ type sandbox struct {
 }
 
 // Values of pending that no path holds: an empty segment matches none, and the other is random.
-var initialising, idle = "", newRequestID()
+var initialising, idle = "", uuid.NewString()
 
 type invocation struct {
 	id       string
@@ -143,7 +144,7 @@ var (
 // invoke hands the event to the process and returns its answer. The process has timeout for its first poll and then
 // timeout for the invocation; past it, it is killed. The error can only be that ctx has ended; then too it is killed.
 func (s *sandbox) invoke(ctx context.Context, event []byte, timeout time.Duration) (a answer, err error) {
-	id, init := newRequestID(), time.Duration(0)
+	id, init := uuid.NewString(), time.Duration(0)
 	if !s.waiting {
 		s.deadline = time.Now().Add(timeout)
 		first, err := s.wait(ctx, s.polls)
@@ -312,12 +313,4 @@ func reply(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
-}
-
-// newRequestID returns a version 4 UUID, the form of Lambda's request ids.
-func newRequestID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
