@@ -437,17 +437,17 @@ func (rows table) addTrouble(t trouble) {
 }
 
 // sorted puts the excused kinds first, then those with most hours.
-func (byName table) sorted() (rows []row) {
-	for _, r := range byName {
-		rows = append(rows, *r)
+func (rows table) sorted() (list []row) {
+	for _, r := range rows {
+		list = append(list, *r)
 	}
-	slices.SortFunc(rows, func(a, b row) int {
+	slices.SortFunc(list, func(a, b row) int {
 		if a.promised != b.promised {
 			return cmp.Compare(rank(a), rank(b))
 		}
 		return cmp.Or(cmp.Compare(b.bound, a.bound), cmp.Compare(b.hours, a.hours), cmp.Compare(a.name, b.name))
 	})
-	return rows
+	return list
 }
 
 func rank(r row) int {
