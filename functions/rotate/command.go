@@ -100,7 +100,7 @@ type commandLine struct {
 }
 
 // command is the host for a run by hand, a Code Engine job or cron.
-func command(args, environ []string, stdout, stderr io.Writer) int {
+func command(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	line, err := parseArguments(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -127,15 +127,15 @@ func command(args, environ []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintf(stdout, "valid: %s\n", report.Count(len(cfg.Rotations), "rotation"))
 		return exitDone
 	}
-	return line.run(s, stdout, stderr)
+	return line.run(s, stdin, stdout, stderr)
 }
 
 // run rotates, and prints the report.
-func (line commandLine) run(s *service, stdout, stderr io.Writer) int {
+func (line commandLine) run(s *service, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := line.context()
 	defer stop()
 	line.invokedBy = "schedule"
-	if isTerminal(os.Stdin) || isTerminal(stderr) {
+	if isTerminal(stdin) || isTerminal(stderr) {
 		line.invokedBy = "person"
 	}
 	log := newLogger(stderr, s.config.LogLevel)

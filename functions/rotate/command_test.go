@@ -25,7 +25,7 @@ type commandCase struct {
 
 func (c commandCase) check(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	exit := command(c.args, c.environ, &stdout, &stderr)
+	exit := command(c.args, c.environ, nil, &stdout, &stderr)
 	if exit != c.exit || !strings.Contains(stderr.String(), c.stderr) {
 		t.Errorf("got exit %d\nstdout %s\nstderr %s\nwant exit %d, %q", exit, &stdout, &stderr, c.exit, c.stderr)
 	}
@@ -92,7 +92,7 @@ func TestConfigCommand(t *testing.T) {
 	defer func() { _ = listener.Close() }()
 	environ := environ(cloud, "https://"+listener.Addr().String())
 	for range 20 {
-		if exit := command([]string{"config"}, environ, io.Discard, io.Discard); exit != exitDone {
+		if exit := command([]string{"config"}, environ, nil, io.Discard, io.Discard); exit != exitDone {
 			t.Errorf("got exit %d", exit)
 		}
 	}
@@ -143,6 +143,22 @@ func TestProgressOnATerminal(t *testing.T) {
 	for _, other := range []any{file, null, zero, &bytes.Buffer{}, nil} {
 		if isTerminal(other) {
 			t.Errorf("%v counts as a terminal", other)
+		}
+	}
+}
+
+func TestWhoStartsTheCommandAtATerminalIsAPerson(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = terminal.Close() }()
+	cloud, origin := newCloud(t)
+	for want, stdin := range map[string]io.Reader{"person": terminal, "schedule": strings.NewReader("")} {
+		var stdout bytes.Buffer
+		command([]string{"-mode", "check", "-json"}, environ(cloud, origin), stdin, &stdout, io.Discard)
+		if !strings.Contains(stdout.String(), `"invoked_by":"`+want+`"`) {
+			t.Errorf("got %s, want %s", &stdout, want)
 		}
 	}
 }

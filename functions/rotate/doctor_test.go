@@ -114,7 +114,7 @@ func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("no space left
 func TestADiagnosisThatCannotBePrintedFails(t *testing.T) {
 	cloud, origin := newCloud(t)
 	var stderr bytes.Buffer
-	if exit := command([]string{"doctor"}, environ(cloud, origin), fullDisk{}, &stderr); exit != 1 || !strings.Contains(stderr.String(), "writing to stdout: no space left") {
+	if exit := command([]string{"doctor"}, environ(cloud, origin), nil, fullDisk{}, &stderr); exit != 1 || !strings.Contains(stderr.String(), "writing to stdout: no space left") {
 		t.Errorf("got exit %d, %s", exit, &stderr)
 	}
 }
@@ -159,7 +159,7 @@ func TestDoctorAndTheSecretsInAWS(t *testing.T) {
 	} {
 		fakeAWS(t, test.status, test.answer)
 		var stdout bytes.Buffer
-		exit := command([]string{"doctor"}, environ, &stdout, io.Discard)
+		exit := command([]string{"doctor"}, environ, nil, &stdout, io.Discard)
 		if strings.Contains(stdout.String(), cloud.BootstrapAPIKey()) {
 			t.Fatal("the bootstrap key shows")
 		}

@@ -25,5 +25,5 @@ func main() {
 		lambda.Start(newFunction(os.Getenv("AWS_LAMBDA_FUNCTION_NAME"), os.Environ(), os.Stdout))
 		return
 	}
-	os.Exit(command(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+	os.Exit(command(os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }

@@ -53,7 +53,7 @@ func TestForceModeAndRunIDReachTheRun(t *testing.T) {
 	cloud.SetTokenTTL(15 * time.Minute) // a new token expires sooner than the stored one
 	command := func(args string) (string, error) {
 		var stdout bytes.Buffer
-		command(strings.Fields(args), environ(cloud, origin), &stdout, io.Discard)
+		command(strings.Fields(args), environ(cloud, origin), nil, &stdout, io.Discard)
 		return stdout.String(), nil
 	}
 	event := func(payload string) (string, error) {
@@ -164,7 +164,7 @@ func TestArgumentsAreNotRepeated(t *testing.T) {
 		{"-timeout=" + key}, {"-json=" + key}, {"-force=" + key}, {"-run-id", key + "!"}, {"---" + key}, {"-=" + key}, {"doctor", "-" + key}, {"doctor", "-timeout", key},
 	} {
 		var stdout, stderr bytes.Buffer
-		if exit := command(args, nil, &stdout, &stderr); exit != exitUsage {
+		if exit := command(args, nil, nil, &stdout, &stderr); exit != exitUsage {
 			t.Errorf("%.20q: got exit %d, want %d", args, exit, exitUsage)
 		}
 		if said := stdout.String() + stderr.String(); strings.Contains(said, key[:12]) {
