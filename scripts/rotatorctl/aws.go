@@ -81,16 +81,11 @@ func (p *program) functionError(err error) error {
 // awsError is an AWS client's error in few words: AWS's code and message, or why there was no answer.
 func awsError(err error) error {
 	if answer, ok := errors.AsType[smithy.APIError](err); ok {
-		advice := ""
-		switch code := answer.ErrorCode(); {
-		case strings.HasPrefix(code, "ExpiredToken"), code == "RequestExpired":
-			advice = " (the credentials have expired: sign in again)"
-		case code == "InvalidClientTokenId", code == "UnrecognizedClientException", code == "SignatureDoesNotMatch":
-			advice = " (AWS does not know these credentials)"
-		case strings.Contains(code, "Throttl"), code == "TooManyRequestsException", code == "RequestLimitExceeded":
-			advice = " (AWS limits the rate of requests: try again in a minute)"
+		message := withoutSecrets(answer.ErrorCode()) + ": " + withoutSecrets(answer.ErrorMessage())
+		if advice := commonAdvice(answer.ErrorCode()); advice != "" {
+			message += " (" + advice + ")"
 		}
-		return fmt.Errorf("%s: %s%s", withoutSecrets(answer.ErrorCode()), withoutSecrets(answer.ErrorMessage()), advice)
+		return errors.New(message)
 	}
 	if _, canceled := errors.AsType[*aws.RequestCanceledError](err); canceled || errors.Is(err, context.Canceled) {
 		return errors.New("interrupted")
@@ -102,4 +97,19 @@ func awsError(err error) error {
 		return fmt.Errorf("AWS cannot be reached: %s", printable(noAnswer.Error()))
 	}
 	return errors.New(withoutSecrets(err.Error()))
+}
+
+// commonAdvice is what to do after an error code that any of AWS's services may answer with; empty for others.
+func commonAdvice(code string) string {
+	switch {
+	case strings.HasPrefix(code, "ExpiredToken"), code == "RequestExpired":
+		return "the credentials have expired: sign in again"
+	case code == "InvalidClientTokenId", code == "UnrecognizedClientException":
+		return "AWS does not know these credentials: check AWS_PROFILE"
+	case code == "SignatureDoesNotMatch", code == "InvalidSignatureException":
+		return "AWS rejects the credentials: check them, and this machine's clock"
+	case strings.Contains(code, "Throttl"), code == "TooManyRequestsException", code == "RequestLimitExceeded":
+		return "AWS limits the rate of requests: try again in a minute"
+	}
+	return ""
 }

@@ -165,28 +165,23 @@ func arnName(arn string) string {
 	return ""
 }
 
-// advice is by AWS's error codes. AWS's own text is not repeated: it may hold what was sent.
+// advice is by the error codes of AWS Secrets Manager. AWS's own text is not repeated: it may hold what was sent.
 var advice = map[string]string{
-	"AccessDeniedException":       "you need secretsmanager:DescribeSecret, CreateSecret and UpdateSecret on it, and the use of its KMS key",
-	"ExpiredTokenException":       "the AWS credentials have expired: log in again",
-	"UnrecognizedClientException": "AWS does not know the credentials: check AWS_PROFILE",
-	"InvalidSignatureException":   "AWS rejects the credentials: check them, and this machine's clock",
-	"InvalidClientTokenId":        "AWS does not know the credentials: check AWS_PROFILE",
-	"ResourceExistsException":     "it was created meanwhile: run it again",
-	"InvalidRequestException":     "it cannot be changed in its present state: is it a replica, or scheduled for deletion?",
-	"InvalidParameterException":   "AWS rejects its name or its KMS key",
-	"ValidationException":         "AWS rejects its name or its KMS key",
-	"ResourceNotFoundException":   "it is gone: run it again",
-	"EncryptionFailure":           "AWS cannot encrypt with its KMS key: is it enabled?",
-	"LimitExceededException":      "the account's limit of secrets or versions is reached",
-	"ThrottlingException":         "AWS is asked too often: run it again later",
-	"InternalServiceError":        "AWS has trouble: run it again later",
+	"AccessDeniedException":     "you need secretsmanager:DescribeSecret, CreateSecret and UpdateSecret on it, and the use of its KMS key",
+	"ResourceExistsException":   "it was created meanwhile: run it again",
+	"InvalidRequestException":   "it cannot be changed in its present state: is it a replica, or scheduled for deletion?",
+	"InvalidParameterException": "AWS rejects its name or its KMS key",
+	"ValidationException":       "AWS rejects its name or its KMS key",
+	"ResourceNotFoundException": "it is gone: run it again",
+	"EncryptionFailure":         "AWS cannot encrypt with its KMS key: is it enabled?",
+	"LimitExceededException":    "the account's limit of secrets or versions is reached",
+	"InternalServiceError":      "AWS has trouble: run it again later",
 }
 
 func (b *bootstrapSecret) failure(doing string, err error) error {
 	says := "no answer: check AWS_REGION, AWS_ENDPOINT_URL and the network"
 	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		says = cmp.Or(advice[api.ErrorCode()], "AWS rejects it with an unknown code")
+		says = cmp.Or(advice[api.ErrorCode()], commonAdvice(api.ErrorCode()), "AWS rejects it with an unknown code")
 	} else if errors.Is(err, errInsecure) {
 		says = errInsecure.Error()
 	}

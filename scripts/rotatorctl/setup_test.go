@@ -928,7 +928,9 @@ func TestPutKey(t *testing.T) {
 	if got := put("a good key", strings.Repeat("k", 44)); got.exit != 2 || strings.Contains(got.stderr, "kkkk") {
 		t.Errorf("the key as an argument: got exit %d, %q, want 2 and not the key", got.exit, got.stderr)
 	}
-	for code, words := range advice {
+	codes := maps.Clone(advice)
+	codes["ExpiredTokenException"], codes["InvalidSignatureException"], codes["ThrottlingException"] = "sign in again", "clock", "in a minute"
+	for code, words := range codes {
 		fx.aws.fail = code
 		if got := put("secret-key"); got.exit != 1 || !strings.Contains(got.stderr, words) || strings.Contains(got.stderr, "secret-k") {
 			t.Errorf("%s: got exit %d, %q, want 1 and %q", code, got.exit, got.stderr, words)
