@@ -69,7 +69,7 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 			if core.StringNilMapper(listed.Name) != s.keyName(id) {
 				continue
 			}
-			key, err := s.readKey(id, &listed)
+			key, err := s.checkKey(id, &listed)
 			if err != nil {
 				return fmt.Errorf("%s: %w", doing, err)
 			}
@@ -87,8 +87,8 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 	return fmt.Errorf("%s: IAM's list does not end", doing)
 }
 
-// readKey takes a key from IAM's answer, if all of it has the expected shape and belongs to the service id.
-func (s *setup) readKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, error) {
+// checkKey takes a key from IAM's answer, if all of it has the expected shape and belongs to the service id.
+func (s *setup) checkKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, error) {
 	key := apiKey{id: core.StringNilMapper(answer.ID), disabled: answer.Disabled != nil && *answer.Disabled, tag: core.StringNilMapper(answer.EntityTag)}
 	switch {
 	case !keyIDShape.MatchString(key.id):
@@ -183,7 +183,7 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 	if err != nil {
 		return "", err
 	}
-	key, err := s.readKey(id, answer)
+	key, err := s.checkKey(id, answer)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", doing, err)
 	}
