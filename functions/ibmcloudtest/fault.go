@@ -212,7 +212,6 @@ type SlowProxy struct {
 	target      string
 	roundTrip   time.Duration
 	connections atomic.Int64
-	open        sync.WaitGroup
 }
 
 // NewSlowProxy listens on a free port of the loopback interface, before the server at target.
@@ -222,7 +221,7 @@ func NewSlowProxy(target string, roundTrip time.Duration) (*SlowProxy, error) {
 		return nil, err
 	}
 	p := &SlowProxy{listener: listener, target: target, roundTrip: roundTrip}
-	p.open.Go(p.serve)
+	go p.serve()
 	return p, nil
 }
 
@@ -243,7 +242,7 @@ func (p *SlowProxy) serve() {
 		}
 		if err == nil {
 			p.connections.Add(1)
-			p.open.Go(func() { p.forward(client) })
+			go p.forward(client)
 		}
 	}
 }
@@ -257,10 +256,8 @@ func (p *SlowProxy) forward(client net.Conn) {
 		_ = client.Close()
 		return
 	}
-	var both sync.WaitGroup
-	both.Go(func() { carry(server, client, connected, p.roundTrip/2) })
-	both.Go(func() { carry(client, server, connected, p.roundTrip/2) })
-	both.Wait()
+	go carry(server, client, connected, p.roundTrip/2)
+	carry(client, server, connected, p.roundTrip/2)
 }
 
 // A segment is what was read at once, with when it arrives.

@@ -21,7 +21,8 @@ import (
 func main() {
 	failed, reasons := false, map[string]int{}
 	for group := range splitGroups(os.Args[1:]) {
-		test := exec.Command(cmp.Or(os.Getenv("GO"), "go"), append([]string{"test", "-json"}, group...)...) // #nosec G204 -- the Makefile's arguments
+		command := append(strings.Fields(cmp.Or(os.Getenv("GO"), "go")), "test", "-json")
+		test := exec.Command(command[0], append(command[1:], group...)...) // #nosec G204 -- the Makefile's arguments
 		test.Stderr = os.Stderr
 		events, err := test.StdoutPipe()
 		if err == nil {
