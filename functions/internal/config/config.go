@@ -142,7 +142,7 @@ func parseVariables(environ []string, found *problems) variables {
 func explain(parse env.ParseError) string {
 	switch parse.Type {
 	case reflect.TypeFor[int]():
-		return "is not a whole number"
+		return "is not a whole number, or is too large"
 	case reflect.TypeFor[time.Duration]():
 		return "is not a duration: use 8m or 1h30m, say"
 	default:

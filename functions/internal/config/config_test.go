@@ -181,6 +181,7 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"interval":              {map[string]string{"ROTATION_INTERVAL": "0s"}, "ROTATION_INTERVAL"},
 		"negative rate":         {map[string]string{"SECRETS_MANAGER_MAX_RPS": "-1"}, "SECRETS_MANAGER_MAX_RPS: -1 is negative"},
 		"no number":             {map[string]string{"CONCURRENCY": "many"}, "CONCURRENCY: is not a whole number"},
+		"too large a number":    {map[string]string{"CONCURRENCY": "9223372036854775807"}, "CONCURRENCY: is not a whole number, or is too large"},
 		"no concurrency":        {map[string]string{"CONCURRENCY": "0"}, "CONCURRENCY: 0 leaves nothing to run"},
 		"namespace":             {map[string]string{"METRICS_NAMESPACE": "a b"}, "METRICS_NAMESPACE"},
 		"level":                 {map[string]string{"LOG_LEVEL": "loud"}, "LOG_LEVEL: \"loud\" is not a level: use debug, info, warn or error"},
