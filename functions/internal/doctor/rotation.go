@@ -159,27 +159,16 @@ func (e *examination) checkTokenSecret(ctx context.Context, f *findings) {
 	secret, err := try(ctx, e.limit, func(ctx context.Context) (rotation.SecretDescription, error) {
 		return e.SecretsManager.Describe(ctx, e.Token.ID)
 	})
-	detail, advice := "", ""
 	usable := true
 	switch {
 	case lacksPermission(err):
-		detail, advice = explain(err)
+		detail, advice := explain(err)
 		f.warn(tokenSecret, "its type, group and expiration date cannot be seen, which no rotation needs: "+detail, advice)
 	case err != nil:
 		f.failed(tokenSecret, err)
 		usable = false
-	case secret.Type != "arbitrary" && secret.Type != "kv":
-		detail, advice = "the token secret's type cannot hold a token", "name an arbitrary or kv secret in TOKEN_SECRET (or token_secret)"
-	case secret.Type == "arbitrary" && e.Token.Field != "":
-		detail, advice = "token_field is set, but the token secret is of type arbitrary", "remove token_field, or name a kv secret"
-	case secret.Destroyed:
-		detail, advice = "the token secret was destroyed: its expiration date has come", "make a new one, without an expiration date, and name it in TOKEN_SECRET (or token_secret)"
 	default:
-		e.checkDescription(f, secret)
-	}
-	if err == nil && detail != "" {
-		f.fail(tokenSecret, detail, advice)
-		usable = false
+		usable = e.checkDescription(f, secret)
 	}
 	if !usable {
 		f.notTried(tokenSecret, tokenLocks, storedToken, save)
@@ -191,8 +180,18 @@ func (e *examination) checkTokenSecret(ctx context.Context, f *findings) {
 		"to find out, save a token: "+e.HowToSave(e.Name))
 }
 
-func (e *examination) checkDescription(f *findings, secret rotation.SecretDescription) {
+// checkDescription reports whether a token can be saved in the secret today.
+func (e *examination) checkDescription(f *findings, secret rotation.SecretDescription) bool {
 	switch {
+	case secret.Type != "arbitrary" && secret.Type != "kv":
+		f.fail(tokenSecret, "the token secret's type cannot hold a token", "name an arbitrary or kv secret in TOKEN_SECRET (or token_secret)")
+		return false
+	case secret.Type == "arbitrary" && e.Token.Field != "":
+		f.fail(tokenSecret, "token_field is set, but the token secret is of type arbitrary", "remove token_field, or name a kv secret")
+		return false
+	case secret.Destroyed:
+		f.fail(tokenSecret, "the token secret was destroyed: its expiration date has come", "make a new one, without an expiration date, and name it in TOKEN_SECRET (or token_secret)")
+		return false
 	case !secret.ExpiresAt.IsZero():
 		f.fail(tokenSecret, fmt.Sprintf("it has an expiration date: on %s IBM destroys the secret for good, however fresh the token in it, "+
 			"and no new version moves that date", secret.ExpiresAt.UTC().Format(time.RFC3339)),
@@ -205,6 +204,7 @@ func (e *examination) checkDescription(f *findings, secret rotation.SecretDescri
 	default:
 		f.ok(tokenSecret, "seen (secret-metadata.read): of type %s, in another group than the key, without an expiration date", secret.Type)
 	}
+	return true
 }
 
 // checkLocks counts the locks on the two versions that can have some. A save makes
