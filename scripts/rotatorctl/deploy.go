@@ -233,6 +233,7 @@ func (d *deployment) checkRotations(ctx context.Context, file string) error {
 	if err != nil || d.list == nil {
 		return usagef("ROTATIONS_FILE=%s cannot be read, or is no list", printable(file))
 	}
+	d.say("Checking ROTATIONS_FILE with the function itself; the first time its build takes a minute or two")
 	check := d.command(ctx, cmp.Or(d.getenv("GO"), "go"), "run", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "./functions/rotate", "config")
 	check.Env = append(slices.DeleteFunc(check.Env, func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")

@@ -319,7 +319,7 @@ func TestLifeOfAStack(t *testing.T) {
 	}
 	a.set["EXPECT_ACCOUNT"], a.set["PARAMS"] = "", "SecretsManagerMaxRps=7"
 	a.useFile()
-	a.must(0, "deploy", "2 rotations: 2 rotated")
+	a.must(0, "deploy", "Checking ROTATIONS_FILE", "2 rotations: 2 rotated")
 	want(t, "requests a second, set", a.variables()["SECRETS_MANAGER_MAX_RPS"], "7")
 	a.set["PARAMS"] = "SecretsManagerMaxRps="
 	a.must(0, "deploy", one.Name+": rotated", two.Name+": rotated", "2 rotations: 2 rotated")
