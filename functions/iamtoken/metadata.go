@@ -47,8 +47,8 @@ func (m Metadata) Map() map[string]any {
 }
 
 const (
-	lowerHex = "0123456789abcdef"
-	idChars  = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz:._/-"
+	lowerHex      = "0123456789abcdef"
+	alphanumerics = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
 // only reports whether text holds characters of set alone. Compiling a pattern
@@ -61,7 +61,7 @@ func isAccount(text string) bool { return len(text) == 32 && only(text, lowerHex
 
 func isIAMID(id string) bool {
 	kind, rest, _ := strings.Cut(id, "-")
-	return len(id) <= 256 && slices.Contains([]string{"iam", "IBMid", "crn", "sha256"}, kind) && rest != "" && only(rest, idChars)
+	return len(id) <= 256 && slices.Contains([]string{"iam", "IBMid", "crn", "sha256"}, kind) && rest != "" && only(rest, alphanumerics+":._/-")
 }
 
 // Identity returns an IAM id and an account as they may be shown: whoever can

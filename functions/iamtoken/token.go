@@ -55,14 +55,10 @@ func CheckForm(value string) error {
 		return fmt.Errorf("it has %d characters, and a token has %d to %d", len(value), minTokenLength, maxTokenLength)
 	}
 	padded := strings.TrimRight(value, "=")
-	if padded == "" || strings.ContainsFunc(padded, func(r rune) bool { return !isTokenCharacter(r) }) {
+	if padded == "" || !only(padded, alphanumerics+"-._~+/") {
 		return errors.New("it holds characters that no token has")
 	}
 	return nil
-}
-
-func isTokenCharacter(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-._~+/", r)
 }
 
 // IsJWT reports whether value is a JWT: three parts between dots. Any other token is
