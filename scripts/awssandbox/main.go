@@ -35,8 +35,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 const usage = `usage: awssandbox [-addr 127.0.0.1:8481] [-env FILE|-] [-bin build/local]
 
 Emulates AWS in memory, until SIGTERM or Ctrl-C: moto_server (pip install 'moto[server]') and an AWS
-Lambda that runs the deployed function. Its contents are new at each start, a bucket for the code
-and the credentials of the environment among it.
+Lambda that runs the deployed function. Its contents are new at each start, including a bucket for
+the code and the credentials of the environment.
 
 The function runs as you, with all that you may do: there is no jail. So every request must be signed
 with those credentials, or with some that this sandbox's STS issued; anything else gets 403, as does what

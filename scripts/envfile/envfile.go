@@ -88,7 +88,7 @@ func WriteTemp(dir, pattern string, content []byte, mode os.FileMode) (string, e
 		err = file.Chmod(mode)
 	}
 	if err == nil {
-		err = file.Sync() // a key that is written here is had once
+		err = file.Sync() // IAM shows a new key once only
 	}
 	if closing := file.Close(); err == nil {
 		err = closing

@@ -293,7 +293,7 @@ func (m *Moto) MakeBucket(ctx context.Context, name string) error {
 const Region = "eu-central-1"
 
 // Environment returns the variables that lead the aws CLI, an SDK or the function to endpoint, with the credentials of
-// this process, which are random and count nowhere else, and keep them from the accounts that this machine knows.
+// this process, which are random and valid nowhere else, and keep them from the accounts that this machine knows.
 // Version 1 of the CLI looks for the region in AWS_DEFAULT_REGION alone, which is left to the caller.
 func Environment(endpoint string) map[string]string {
 	return map[string]string{

@@ -45,7 +45,7 @@ var (
 //
 //   - be local, see [ibmcloudtest.IsLocal]; S3 has names of buckets before localhost, too;
 //   - have a signature (Signature Version 4) in the Authorization header or in a presigned query, by the credentials of
-//     [Environment] or by some that this STS has issued, which counts as long as at AWS: 15 minutes, or what a presigned
+//     [Environment] or by some that this STS has issued; it is valid as long as at AWS, 15 minutes or what a presigned
 //     query says;
 //   - or, as AssumeRoleWithWebIdentity is not signed at AWS, ask for just that with [WebIdentityToken].
 //
@@ -209,19 +209,19 @@ func signatureOf(r *http.Request) (s signature, ok bool) {
 	return s, true
 }
 
-// current reports whether a signature counts now.
+// current reports whether a signature is valid now.
 func (s *signature) current(now time.Time) bool {
 	const skew = 15 * time.Minute
 	at, err := time.Parse(timeForm, s.at)
-	counts := skew
+	validity := skew
 	if s.presigned {
 		seconds, notNumber := strconv.Atoi(s.expires)
 		if notNumber != nil || seconds < 1 || seconds > 7*24*60*60 {
 			return false
 		}
-		counts = time.Duration(seconds) * time.Second
+		validity = time.Duration(seconds) * time.Second
 	}
-	return err == nil && strings.HasPrefix(s.at, s.day) && at.Sub(now) < skew && now.Sub(at) < counts
+	return err == nil && strings.HasPrefix(s.at, s.day) && at.Sub(now) < skew && now.Sub(at) < validity
 }
 
 // of derives the signature that the secret makes of a request. It is false where what must be signed is not.
