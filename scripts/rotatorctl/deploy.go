@@ -348,7 +348,7 @@ func (d *deployment) compareCode(ctx context.Context) error {
 		return fmt.Errorf("the deployed code cannot be compared with what was built: %w", awsError(err))
 	}
 	if deployed := aws.ToString(function.CodeSha256); deployed != built {
-		return fmt.Errorf("the deployed code is not what was built: CodeSha256 is %s, built was %s", quote(deployed), built)
+		return fmt.Errorf("the deployed code is not what was built: CodeSha256 is %s, built was %s", printable(deployed), built)
 	}
 	d.say("The deployed code is what was built: CodeSha256 %s", built)
 	return nil

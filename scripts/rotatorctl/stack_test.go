@@ -403,11 +403,11 @@ func TestDeploymentFailures(t *testing.T) {
 			a.set["BOOTSTRAP_SECRET_ARN"] = strings.Replace(a.arn, "123456789012", "210987654321", 1)
 			a.answer = func(r *http.Request, _ url.Values) (int, string) {
 				if strings.HasSuffix(r.URL.Path, "/configuration") {
-					return 200, `{"CodeSha256":"b3RoZXI="}`
+					return 200, `{"CodeSha256":"47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="}`
 				}
 				return 0, ""
 			}
-		}, []string{`the deployed code is not what was built: CodeSha256 is "b3RoZXI="`, "Warning: the bootstrap secret is in account 210987654321, region " + awstest.Region}},
+		}, []string{"the deployed code is not what was built: CodeSha256 is 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=, built was ", "Warning: the bootstrap secret is in account 210987654321, region " + awstest.Region}},
 		{"in-progress", func(a *account) { a.answer = describing("UPDATE_IN_PROGRESS") }, []string{"is in UPDATE_IN_PROGRESS: another deployment is running"}},
 		{"stuck", func(a *account) { a.answer = describing("UPDATE_ROLLBACK_FAILED") }, []string{"aws cloudformation continue-update-rollback --stack-name stuck"}},
 	} {
