@@ -141,7 +141,7 @@ func TestVersions(t *testing.T) {
 		}
 	})
 	withFixture(t, "secrets", ibmcloudtest.Options{}, func(fx *fixture) {
-		token := fx.publish(time.Hour)
+		token := fx.save(time.Hour)
 		kv := func(data map[string]any) string {
 			return fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: fx.cloud.TokenGroupName(), Data: data, Metadata: soon})
 		}
@@ -186,7 +186,7 @@ func TestOutages(t *testing.T) {
 		"an early Date":            {ibmcloudtest.Fault{Op: read, Status: 200, Headers: map[string]string{"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}, Body: `{"secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z","payload":"` + opaque + `"}`}, "earlier than the version", 3},
 	} {
 		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
-			token := fx.publish(time.Hour)
+			token := fx.save(time.Hour)
 			fx.fault(test.fault)
 			if test.advice == "" {
 				fx.wantRaw(name, token)
@@ -286,8 +286,8 @@ func (fx *fixture) passTime(meanwhile func(sleep int)) (sleeps func() string) {
 func TestWaiting(t *testing.T) {
 	for name, first := range map[string]func(fx *fixture){
 		"no token yet": func(*fixture) {},
-		"expired":      func(fx *fixture) { fx.publish(-time.Minute) },
-		"too short":    func(fx *fixture) { fx.publish(4 * time.Minute) },
+		"expired":      func(fx *fixture) { fx.save(-time.Minute) },
+		"too short":    func(fx *fixture) { fx.save(4 * time.Minute) },
 	} {
 		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
 			first(fx)
@@ -304,7 +304,7 @@ func TestWaiting(t *testing.T) {
 		})
 	}
 	withFixture(t, "in vain", ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.publish(-time.Minute)
+		fx.save(-time.Minute)
 		sleeps := fx.passTime(func(int) {})
 		fx.wantFailure(3, []string{"--wait", "20s"}, "expired 1m")
 		if got := sleeps(); got != "[1 2 4 8 5]" {
@@ -359,17 +359,17 @@ func TestTheMirrorInAWS(t *testing.T) {
 	fx.wantFailure(1, nil, "ResourceNotFoundException", "secretsmanager:GetSecretValue")
 }
 
-const copyARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-Ab12Cd"
+const mirrorARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-Ab12Cd"
 
 // answerAs puts a program in the place of aws that answers with a secret's value,
 // made created ago.
 func (fx *fixture) answerAs(payload any, created any) {
 	fx.t.Helper()
-	answer, err := json.Marshal(map[string]any{"ARN": copyARN, "SecretString": payload, "CreatedDate": created})
+	answer, err := json.Marshal(map[string]any{"ARN": mirrorARN, "SecretString": payload, "CreatedDate": created})
 	if err != nil {
 		fx.t.Fatal(err)
 	}
-	fx.program("aws", "case \"$*\" in *'--secret-id "+copyARN+" --region eu-central-1 '*) ;; *) echo \"unexpected: $*\" >&2; exit 1 ;; esac\ncat <<'E'\n"+string(answer)+"\nE\n")
+	fx.program("aws", "case \"$*\" in *'--secret-id "+mirrorARN+" --region eu-central-1 '*) ;; *) echo \"unexpected: $*\" >&2; exit 1 ;; esac\ncat <<'E'\n"+string(answer)+"\nE\n")
 }
 
 func TestWhatAMirrorCanHold(t *testing.T) {
@@ -380,7 +380,7 @@ func TestWhatAMirrorCanHold(t *testing.T) {
 		}))
 		defer server.Close()
 		fx.onAWS(server.URL)
-		fx.env["TOKEN_SECRET_ARN"] = copyARN
+		fx.env["TOKEN_SECRET_ARN"] = mirrorARN
 		token := fx.token(time.Hour)
 		byV1, byV2 := float64(time.Now().UnixMilli())/1000, time.Now().UTC().Format("2006-01-02T15:04:05.000000+00:00")
 		fx.answerAs("Bearer "+token, byV1)
@@ -409,6 +409,6 @@ func TestWhatAMirrorCanHold(t *testing.T) {
 		ahead = 0
 		delete(fx.env, "TOKEN_SECRET_ARN")
 		fx.answerAs(token, byV1)
-		fx.wantRaw("an ARN as the argument", token, copyARN)
+		fx.wantRaw("an ARN as the argument", token, mirrorARN)
 	})
 }

@@ -100,8 +100,8 @@ func (fx *fixture) token(ttl time.Duration) string {
 	return fx.cloud.MustMintToken(fx.cloud.Rotations()[0].APIKey, ttl)
 }
 
-// publish stores a new token as the rotator does, and returns it.
-func (fx *fixture) publish(ttl time.Duration) string {
+// save stores a new token as the rotator does, and returns it.
+func (fx *fixture) save(ttl time.Duration) string {
 	token := fx.token(ttl)
 	fx.store(token, time.Now().Add(ttl))
 	return token

@@ -16,7 +16,7 @@ import (
 
 func TestPrintedForms(t *testing.T) {
 	underEachShell(t, func(fx *fixture) {
-		token := fx.publish(time.Hour)
+		token := fx.save(time.Hour)
 		for format, want := range map[string]string{
 			"":       "Bearer " + token + "\n",
 			"header": "Bearer " + token + "\n",
@@ -53,7 +53,7 @@ func TestPrintedForms(t *testing.T) {
 
 func TestTheDocumentedExampleWorks(t *testing.T) {
 	underEachShell(t, func(fx *fixture) {
-		fx.publish(time.Hour)
+		fx.save(time.Hour)
 		fx.env["IAM_TOKEN"] = "Bearer of something else"
 		for name, example := range map[string]string{
 			"header": `export IAM_TOKEN="$("$1" --format header)"`,
@@ -148,7 +148,7 @@ func TestSettings(t *testing.T) {
 		"a device":                 {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": "/dev/zero"}, "READER_APIKEY_FILE is not a regular file"},
 		"no compute resource":      {map[string]string{"READER_APIKEY": "", "IAM_PROFILE_NAME": "reader", "CR_TOKEN_FILENAME": "/nonexistent"}, "CR_TOKEN_FILENAME"},
 		"no ARN":                   {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": "iam-token"}, "TOKEN_SECRET_ARN"},
-		"AWS in the clear":         {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": copyARN, "AWS_ENDPOINT_URL": "http://10.0.0.1"}, "AWS_ENDPOINT_URL"},
+		"AWS in the clear":         {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": mirrorARN, "AWS_ENDPOINT_URL": "http://10.0.0.1"}, "AWS_ENDPOINT_URL"},
 	} {
 		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
 			fx.program("aws", "exit 1\n")
@@ -162,7 +162,7 @@ func TestSettings(t *testing.T) {
 
 func TestIdentities(t *testing.T) {
 	withFixture(t, "keys and tokens", ibmcloudtest.Options{}, func(fx *fixture) {
-		token := fx.publish(time.Hour)
+		token := fx.save(time.Hour)
 		key := fx.cloud.ReaderAPIKey()
 		link := filepath.Join(fx.t.TempDir(), "link")
 		if err := os.Symlink(fx.file("key", key, 0o400), link); err != nil {
@@ -185,7 +185,7 @@ func TestIdentities(t *testing.T) {
 		}
 	})
 	withFixture(t, "files", ibmcloudtest.Options{}, func(fx *fixture) {
-		token := fx.publish(time.Hour)
+		token := fx.save(time.Hour)
 		key := fx.cloud.ReaderAPIKey()
 		delete(fx.env, "READER_APIKEY")
 		fx.env["READER_APIKEY_FILE"] = fx.file("key", key, 0o644)
@@ -212,7 +212,7 @@ func TestIdentities(t *testing.T) {
 	withFixture(t, "a trusted profile", ibmcloudtest.Options{}, func(fx *fixture) {
 		// The sandbox's profile is the rotator's own, which may not read the token: that
 		// rejection shows that the exchange went well.
-		fx.publish(time.Hour)
+		fx.save(time.Hour)
 		delete(fx.env, "READER_APIKEY")
 		fx.env["CR_TOKEN_FILENAME"] = fx.file("cr-token", "compute-resource-token\n", 0o644)
 		for name, value := range map[string]string{"IAM_PROFILE_NAME": ibmcloudtest.ProfileName, "IAM_PROFILE_ID": fx.cloud.ProfileID()} {
@@ -222,7 +222,7 @@ func TestIdentities(t *testing.T) {
 		}
 	})
 	withFixture(t, "rejected", ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.publish(time.Hour)
+		fx.save(time.Hour)
 		fx.env["READER_APIKEY"] = "a-key-that-nobody-knows"
 		fx.wantFailure(1, nil, "IAM rejects READER_APIKEY (HTTP 400, BXNIM0415E)")
 		delete(fx.env, "READER_APIKEY")
@@ -233,7 +233,7 @@ func TestIdentities(t *testing.T) {
 
 func TestHTTPS(t *testing.T) {
 	withFixture(t, "HTTPS", ibmcloudtest.Options{}, func(fx *fixture) {
-		token := fx.publish(time.Hour)
+		token := fx.save(time.Hour)
 		ca := fx.serveTLS()
 		fx.wantFailure(1, nil, "SSL_CERT_FILE")
 		fx.env["SSL_CERT_FILE"] = ca
@@ -282,7 +282,7 @@ func TestNoSecretIsInArgumentsEnvironmentsOrFiles(t *testing.T) {
 			}
 		}
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 503, Times: 1})
-		token := fx.publish(time.Hour)
+		token := fx.save(time.Hour)
 		for _, name := range []string{"access", "config", "credential", "given", "said", "text", "token", "value"} {
 			fx.env[name] = "exported by the caller"
 		}
@@ -312,7 +312,7 @@ func TestNoSecretIsInArgumentsEnvironmentsOrFiles(t *testing.T) {
 func TestAStrangeEnvironmentChangesNothing(t *testing.T) {
 	t.Parallel()
 	fx := newFixture(t, "bash", ibmcloudtest.Options{})
-	token := fx.publish(time.Hour)
+	token := fx.save(time.Hour)
 	folder := filepath.Join(t.TempDir(), "a=b c")
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		t.Fatal(err)
