@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,15 +49,9 @@ const (
 	OpAny              = "*"
 )
 
-var operationNames = []string{
-	OpIAMToken, OpIAMKeys, OpAPIKeysList, OpAPIKeysCreate, OpAPIKeysGet, OpAPIKeysDetails, OpAPIKeysUpdate, OpAPIKeysDelete, OpGroups, OpSecretsList, OpSecretsCreate, OpSecretsGet, OpSecretsDelete,
-	OpSecretsMetadata, OpSecretsPatch, OpVersionsCreate, OpVersionsList, OpVersionsGet, OpVersionsMetadata,
-	OpVersionsPatch, OpLocks, OpTargetsList, OpSettingsGet, OpTenantsList, OpAny,
-}
-
 // An operation is one method on one path of one of the services.
 type operation struct {
-	name    string // one of operationNames
+	name    string // one of the Op constants
 	service service
 	action  action // in Secrets Manager: what the caller must be allowed, see Cloud.find
 	method  string
@@ -78,18 +73,17 @@ const (
 	serviceLogsRouting
 )
 
-var operations = indexOperations(iamOperations, apiKeyOperations, groupOperations, secretOperations, versionOperations,
-	lockOperations, logsRoutingOperations)
+var operations, operationNames = indexOperations(iamOperations, apiKeyOperations, groupOperations, secretOperations,
+	versionOperations, lockOperations, logsRoutingOperations)
 
-// indexOperations sorts operations by their number of path segments.
-func indexOperations(lists ...[]operation) map[int][]*operation {
-	index := map[int][]*operation{}
-	for _, list := range lists {
-		for _, op := range list {
-			index[len(op.path)] = append(index[len(op.path)], &op)
-		}
+// indexOperations sorts operations by their number of path segments, and lists the names that a [Fault] can have.
+func indexOperations(lists ...[]operation) (index map[int][]*operation, names []string) {
+	index = map[int][]*operation{}
+	for _, op := range slices.Concat(lists...) {
+		index[len(op.path)] = append(index[len(op.path)], &op)
+		names = append(names, op.name)
 	}
-	return index
+	return index, append(slices.Compact(names), OpAny)
 }
 
 // op declares an operation, with its method and path as text.
