@@ -344,6 +344,19 @@ func TestNoProxyKeepsItsMeaning(t *testing.T) {
 	}
 }
 
+// The exit status is right even where no message can be printed.
+func TestClosedStderr(t *testing.T) {
+	underEachShell(t, func(fx *fixture) {
+		fx.save(-time.Minute)
+		for _, want := range []int{3, 2} {
+			if stdout, _, exit := fx.sh("-c", `exec 2>&-; . "$0"`, script(t)); exit != want || stdout != "" {
+				fx.t.Errorf("got exit %d and %d bytes, want %d and none", exit, len(stdout), want)
+			}
+			fx.env["TOKEN_SECRET"] = ""
+		}
+	})
+}
+
 // The folder that holds the sandbox's keys goes, even if the sandbox has ended by itself.
 func TestTheExamplesLeaveNothingBehind(t *testing.T) {
 	underEachShell(t, func(fx *fixture) {
