@@ -53,8 +53,7 @@ func (p *program) connect(ctx context.Context) error {
 	p.clients = clients{
 		who:    identity{printable(aws.ToString(caller.Account)), printable(cfg.Region)},
 		stacks: cloudformation.NewFromConfig(cfg),
-		// Neither the SDK nor a client's timeout may repeat a run: the function itself retries for as long as it helps.
-		lambda: lambda.NewFromConfig(cfg, func(o *lambda.Options) { o.RetryMaxAttempts = 1 }),
+		lambda: lambda.NewFromConfig(cfg),
 		logs:   cloudwatchlogs.NewFromConfig(cfg),
 		// An endpoint of one's own has no host name for each bucket.
 		s3: s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = o.BaseEndpoint != nil }),

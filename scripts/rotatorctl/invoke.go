@@ -109,7 +109,8 @@ func (p *program) call(ctx context.Context, e event) (payload []byte, failure st
 	if err != nil {
 		return nil, "", fmt.Errorf("encoding the event: %w", err)
 	}
-	answer, err := p.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: &p.stack, Payload: request})
+	once := func(o *lambda.Options) { o.RetryMaxAttempts = 1 } // the function itself retries for as long as it helps
+	answer, err := p.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: &p.stack, Payload: request}, once)
 	if err != nil {
 		return nil, "", p.functionError(err)
 	}

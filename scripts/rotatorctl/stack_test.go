@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -23,7 +24,9 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
@@ -479,6 +482,31 @@ func TestForeignAnswer(t *testing.T) {
 			t.Errorf("%s: got %d bytes on standard output, want none", args, len(got.stdout))
 		}
 	}
+}
+
+// The SDK repeats what failed, but no run.
+func TestOnlyRunsAreNotRepeated(t *testing.T) {
+	t.Parallel()
+	asked := map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			_, _ = io.WriteString(w, `<GetCallerIdentityResponse><GetCallerIdentityResult><Account>1</Account></GetCallerIdentityResult></GetCallerIdentityResponse>`)
+			return
+		}
+		asked[path.Base(r.URL.Path)]++
+		w.WriteHeader(500)
+	}))
+	defer server.Close()
+	cfg := configFor(server.URL)
+	cfg.Retryer = func() aws.Retryer {
+		return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = time.Millisecond })
+	}
+	runWith(t, nil, cfg, "", "invoke", "--mode=rotate")
+	d := deployment{program: &program{stack: "s", clients: clients{lambda: lambda.NewFromConfig(cfg)}}}
+	if err := d.compareCode(t.Context()); err == nil {
+		t.Error("the code was compared without an answer")
+	}
+	want(t, "requests", asked, map[string]int{"invocations": 1, "configuration": 3})
 }
 
 // Permissions that are not everywhere yet are waited for; nothing else is.
