@@ -71,11 +71,9 @@ func (k *signingKeys) verify(ctx context.Context, token string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	for range 2 { // the fetch under way, then our own
-		k.refresh(ctx, true)
-		if k.signed(token, id) {
-			return nil
-		}
+	k.refresh(ctx, true)
+	if k.signed(token, id) {
+		return nil
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -116,9 +114,6 @@ func (k *signingKeys) signed(token, keyID string) bool {
 // refresh fetches the keys if they are missing, a day old or one is unknown, unless a
 // fetch began within the last minute and was not cut off. It waits for one under way.
 func (k *signingKeys) refresh(ctx context.Context, unknown bool) {
-	if ctx.Err() != nil {
-		return
-	}
 	ended, mine := k.begin(unknown)
 	switch {
 	case ended == nil:
