@@ -111,6 +111,21 @@ func TestAnAnswerIsReadAsFarAsItsOperationNeeds(t *testing.T) {
 	}
 }
 
+// A key that was found after the metadata was read is seen before the save.
+func TestASaveIsNeverOverAKey(t *testing.T) {
+	wire := &measured{size: 1 << 10}
+	sm := measuredSecretsManager(t, wire)
+	const id = "c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4"
+	if _, err := sm.ReadKey(t.Context(), rotation.KeyRef{Group: "keys", Type: "kv", Name: "by-name", Field: "key"}); err != nil {
+		t.Fatal(err)
+	}
+	read := wire.read.Load()
+	_, err := sm.Save(t.Context(), rotation.TokenRef{ID: id}, rotation.CurrentVersion{SecretType: "kv"}, iamtoken.Token{}, iamtoken.Metadata{})
+	if err == nil || !strings.Contains(err.Error(), "reads its API key from") || wire.read.Load() != read {
+		t.Errorf("got %v, want no request and an error that says so", err)
+	}
+}
+
 func TestLargeAnswersAreReadOneAtATime(t *testing.T) {
 	wire := &measured{size: 512 << 10}
 	sm := measuredSecretsManager(t, wire)

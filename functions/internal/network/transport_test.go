@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,11 +19,24 @@ import (
 	"time"
 )
 
-// counting serves HTTPS and counts the connections made to it.
+// TestMain sets a proxy before net/http reads the environment, which it does once.
+func TestMain(m *testing.M) {
+	if err := os.Setenv("HTTP_PROXY", "http://proxy.test:3128"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+// counting serves HTTPS and counts the connections made to it. A request for /abort gets
+// no answer.
 func counting(t *testing.T) (*httptest.Server, *atomic.Int32) {
 	t.Helper()
 	var connections atomic.Int32
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/abort" {
+			panic(http.ErrAbortHandler)
+		}
+	}))
 	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			connections.Add(1)
@@ -90,14 +104,19 @@ func TestAFrozenProcessUsesNoOldConnection(t *testing.T) {
 }
 
 func TestAFailedRequestDropsItsNeighbours(t *testing.T) {
-	server, connections := counting(t)
-	transport := trusting(t, server, time.Now)
-	get(t, transport, server.URL)
-	if _, err := send(transport, http.MethodGet, "https://127.0.0.1:1/", ""); err == nil {
-		t.Fatal("port 1 answers")
+	for _, failing := range []string{"https://127.0.0.1:1/", "/abort"} {
+		server, connections := counting(t)
+		transport := trusting(t, server, time.Now)
+		get(t, transport, server.URL)
+		if strings.HasPrefix(failing, "/") {
+			failing = server.URL + failing
+		}
+		if _, err := send(transport, http.MethodGet, failing, ""); err == nil {
+			t.Fatalf("%s is answered", failing)
+		}
+		get(t, transport, server.URL)
+		wantConnections(t, connections, 2, "a new one after the failure")
 	}
-	get(t, transport, server.URL)
-	wantConnections(t, connections, 2, "a new one after the failure")
 }
 
 func TestRequestsSideBySideShareAConnection(t *testing.T) {
@@ -195,7 +214,6 @@ func TestTLS12IsTheLeast(t *testing.T) {
 }
 
 func TestPlainHTTPGoesToNoProxy(t *testing.T) {
-	t.Setenv("HTTP_PROXY", "http://proxy.test:3128")
 	request := httptest.NewRequest(http.MethodGet, "http://169.254.170.2/credentials", nil)
 	if proxy, err := (target{request.URL}).proxy(); proxy != nil || err != nil {
 		t.Errorf("got %v, %v; want no proxy", proxy, err)

@@ -146,6 +146,28 @@ func TestASaveWhoseAnswerWasLostIsMirrored(t *testing.T) {
 	})
 }
 
+// freezing is a token store whose process is frozen after a save.
+type freezing struct {
+	rotation.TokenStore
+	freeze func()
+}
+
+func (f freezing) Save(ctx context.Context, ref rotation.TokenRef, current rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
+	defer f.freeze()
+	return f.TokenStore.Save(ctx, ref, current, token, metadata)
+}
+
+func TestNothingOldIsMirrored(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		fx.rotator.Tokens = freezing{fx.rotator.Tokens, func() { fx.freeze(3 * time.Minute) }}
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Timeout)
+		if len(m.puts) != 0 {
+			t.Errorf("got %d puts, want none", len(m.puts))
+		}
+	})
+}
+
 func TestAFailedMirrorFailsTheReportButNotTheSavedToken(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN, secondARN)

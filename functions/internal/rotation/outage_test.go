@@ -57,6 +57,8 @@ func TestFaultsAreRetriedWhileThatHelps(t *testing.T) {
 		"two keys that are rejected once": {faults: []ibmcloudtest.Fault{
 			{Op: metadata, Status: 401, Times: 1}, {Op: token, Identity: ibmcloudtest.IdentityWorkload, Status: 400, Times: 1}},
 			attempts: span[int]{3, 3}, took: span[time.Duration]{4 * time.Second, 5 * time.Second}},
+		"503, and then no answer in time": {faults: []ibmcloudtest.Fault{{Op: metadata, Status: 503, Times: 1}, {Op: metadata, Delay: time.Hour}}, within: 3 * time.Second,
+			step: rotation.StepLook, kind: rotation.Unavailable, attempts: span[int]{2, 2}, took: span[time.Duration]{0, 2700 * time.Millisecond}},
 		"503, and then no secret": {faults: []ibmcloudtest.Fault{{Op: metadata, Status: 503, Times: 1}, {Op: metadata, Status: 404}},
 			step: rotation.StepLook, kind: rotation.NotFound, attempts: span[int]{2, 2}, took: span[time.Duration]{0, time.Second}},
 	} {
