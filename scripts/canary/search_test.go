@@ -206,9 +206,9 @@ var decoders = map[string]func(string) []string{
 	"escaped": func(text string) []string {
 		return []string{escape.ReplaceAllStringFunc(text, unescape)}
 	},
-	"joined": func(text string) []string { return []string{blank.ReplaceAllString(text, "")} },
+	"joined": func(text string) []string { return []string{blank.Replace(text)} },
 	"hex": func(text string) (all []string) {
-		for _, run := range hexRun.in(hexMarks.ReplaceAllString(text, "")) {
+		for _, run := range hexRun.in(hexMarks.Replace(text)) {
 			for start := range 2 {
 				bytes, _ := hex.DecodeString(run[start : start+(len(run)-start)/2*2])
 				all = append(all, string(bytes))
@@ -293,14 +293,22 @@ func flatten(way string, value any, columns map[string]string) {
 
 var (
 	escape      = regexp.MustCompile(`(?i)(%|=|\\x|\\u00|&#x)[0-9a-f]{2};?|&#\d{2,3};|\\[0-7]{3}|\\/|=\r?\n`)
-	blank       = regexp.MustCompile(`\s+|\\[nrt]`)
-	hexMarks    = regexp.MustCompile(`0x|\\x|\\u00|%|[\s,;:='"-]|\\n`)
+	blank       = removing(" ", "\t", "\n", "\f", "\r", `\n`, `\r`, `\t`)
+	hexMarks    = removing("0x", `\x`, `\u00`, "%", " ", "\t", "\n", "\f", "\r", ",", ";", ":", "=", "'", `"`, "-", `\n`)
 	hexByte     = regexp.MustCompile(`(?i)\b(?:0x|x)?([0-9a-f]{2})\b`)
 	decimalByte = regexp.MustCompile(`\d+`)
 	octalByte   = regexp.MustCompile(`(?:0o?|\b)([0-7]{2,3})\b`)
 	binaryByte  = regexp.MustCompile(`[01]{7,8}`)
 	longNumber  = regexp.MustCompile(`[0-9]{24,900}`)
 )
+
+func removing(texts ...string) *strings.Replacer {
+	var pairs []string
+	for _, text := range texts {
+		pairs = append(pairs, text, "")
+	}
+	return strings.NewReplacer(pairs...)
+}
 
 // run is so many characters or more of a kind, one after another. A regular expression takes ten times as long.
 type run struct {
