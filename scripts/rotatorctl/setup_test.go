@@ -108,7 +108,7 @@ func (fx *fixture) runWith(stdin string, args ...string) run {
 	defer fx.aws.serving.Unlock()
 	for _, found := range secretShape.FindAllString(strings.ReplaceAll(r.stdout+r.stderr, fx.folder, ""), -1) {
 		if !publicID.MatchString(found) {
-			fx.t.Errorf("a secret of %d characters is printed", len(found))
+			fx.t.Fatalf("a secret of %d characters is printed", len(found)) // before a failure prints the output
 		}
 	}
 	if strings.ContainsFunc(r.stderr, func(c rune) bool { return c != '\n' && c < ' ' || c == '\u202e' }) || strings.Contains(r.stdout+r.stderr, "pwned") {
@@ -302,7 +302,7 @@ func TestFirstRunMakesWhatRotates(t *testing.T) {
 	}
 	token := fx.cloud.MustCurrent(r.values["TOKEN_SECRET"])
 	if token.Payload != "no token yet" || token.Metadata != nil || fx.asAdmin("GET", "/api/v2/secrets/"+r.values["TOKEN_SECRET"], "")["expiration_date"] != nil {
-		t.Errorf("token secret: got %q and %v, want the placeholder without metadata or an expiration date", token.Payload, token.Metadata)
+		t.Errorf("token secret: got %d characters and %v, want the placeholder without metadata or an expiration date", len(token.Payload), token.Metadata)
 	}
 	if got := fx.cloud.MustCurrent(r.values["API_KEY_SECRET"]).Metadata["apikey_id"]; got != r.values["WORKLOAD_APIKEY_ID"] {
 		t.Errorf("key secret: got apikey_id %v, want %s", got, r.values["WORKLOAD_APIKEY_ID"])

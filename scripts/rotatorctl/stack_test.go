@@ -183,7 +183,7 @@ func (a *account) checkNoSecret(where, text string) {
 	}
 	for _, secret := range secrets {
 		if strings.Contains(text, secret) {
-			a.t.Errorf("a key or token is in the %s", where)
+			a.t.Fatalf("a key or token is in the %s", where) // before a failure prints it
 		}
 	}
 }
