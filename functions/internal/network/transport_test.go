@@ -350,6 +350,20 @@ func TestARequestIsSentOnce(t *testing.T) {
 	}
 }
 
+func TestLargeHeadersAreRejected(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Large", strings.Repeat("x", 40<<10))
+		}))
+		server.EnableHTTP2 = http2
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		if _, err := send(trusting(t, server, time.Now), http.MethodGet, server.URL, ""); err == nil {
+			t.Errorf("HTTP/2 %t: got no error", http2)
+		}
+	}
+}
+
 func TestASlowBodyEndsWithTheContext(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

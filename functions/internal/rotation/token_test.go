@@ -366,6 +366,7 @@ func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
 		"exponent 1":      {Status: 200, Body: keySet(iamsKeyID, modulus, "AQ")},
 		"a huge exponent": {Status: 200, Body: keySet(iamsKeyID, modulus, base64.RawURLEncoding.EncodeToString(long))},
 		"an even modulus": {Status: 200, Body: keySet(iamsKeyID, append([]byte{0}, append(modulus[:255:255], 2)...), "AQAB")},
+		"for encryption":  {Status: 200, Body: strings.Replace(keySet(iamsKeyID, modulus, "AQAB"), `"kty"`, `"use":"enc","kty"`, 1)},
 		"too long":        {Status: 200, Body: keySet(iamsKeyID, modulus, "AQAB") + strings.Repeat(" ", 300_000)},
 	} {
 		t.Run(name, func(t *testing.T) {
