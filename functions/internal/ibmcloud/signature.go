@@ -57,9 +57,9 @@ var (
 )
 
 // verify returns an error unless the JWT is signed by IAM: errNoKeys if that cannot
-// be verified because IAM's keys could not be fetched. It waits for a fetch that is
-// under way. If none of the fetched keys verifies the token, it fetches them again: IAM may have
-// a new one, and the answer before may not have been IAM's.
+// be verified because IAM's keys could not be fetched. If none of the keys verifies the
+// token it waits for the fetch under way, or fetches them again: IAM may have a new one,
+// and the answer before may not have been IAM's.
 func (k *signingKeys) verify(ctx context.Context, token string) error {
 	id, err := checkHeader(token)
 	if err != nil || k.signed(token, id) {

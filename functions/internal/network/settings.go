@@ -17,8 +17,8 @@ type SettingError struct{ Name, Problem string }
 
 // CheckEnvironment checks the variables that Go and AWS define and that lead the
 // function's requests elsewhere: proxies, the endpoint of AWS Secrets Manager and
-// that of a container's credentials. environ has the form of os.Environ. Go itself ignores a proxy that
-// it cannot parse, and would connect without one.
+// that of a container's credentials. environ has the form of os.Environ. Go itself
+// ignores a proxy that it cannot parse, and would connect without one.
 func CheckEnvironment(environ []string) []SettingError {
 	var found []SettingError
 	for _, setting := range environ {
