@@ -234,7 +234,7 @@ func (r Rotation) CheckIdentity(token iamtoken.Token, current CurrentVersion, no
 // checkExpected compares the token with what the configuration expects, with force
 // too.
 func (r Rotation) checkExpected(token iamtoken.Token) error {
-	const advice = "correct the API key or `expect`"
+	const advice = "correct the API key or `expect` (EXPECT_ACCOUNT, EXPECT_IAM_ID)"
 	expect := r.Expect
 	switch {
 	case expect == Expect{}:
