@@ -52,6 +52,7 @@ sandbox: build-local ## serve the sandbox on ADDR=127.0.0.1:8480 until Ctrl-C
 	@echo '  set -a; . build/sandbox.env; set +a'
 	@echo '  build/local/iam-token-rotator -mode check   # or: make invoke-local'
 	@echo '  curl -s $$IAM_URL/_sandbox/requests    # what was asked of it'
+	@echo '  curl -s $$IAM_URL/_sandbox/faults -d "{\"op\":\"iam.token\",\"case\":\"key_disabled\"}"    # an answer of IBM; -X DELETE: no more'
 	@exec build/local/sandbox -addr "$${ADDR:-127.0.0.1:8480}" -env build/sandbox.env
 
 aws-sandbox: build-local ## serve a sandbox of AWS, too, on ADDR=127.0.0.1:8481, to deploy without an account

@@ -112,7 +112,9 @@ func (c *Cloud) findKey(in *call) error {
 	}
 	switch {
 	case in.caller.class != IdentityAdmin:
-		return fail(http.StatusForbidden, "insufficient_permissions", "You are not authorized to manage the API keys of this identity.")
+		e := fail(http.StatusForbidden, "forbidden", "You are not authorized to use this API.")
+		e.details = "The action iam-identity." + strings.Replace(in.operation.name, "keys.", "key.", 1) + " is missing."
+		return e
 	case in.key == nil && (len(in.params) > 0 || in.operation.name == OpAPIKeysDetails):
 		return notFound("API key")
 	}

@@ -106,7 +106,7 @@ func (c *Cloud) postFault(body []byte) (int, any, error) {
 	var delay string
 	err := decodeControl(body,
 		field{"op", &f.Op, aString}, field{"identity", &f.Identity, aString},
-		field{"skip", &f.Skip, aNumber}, field{"times", &f.Times, aNumber}, field{"status", &f.Status, aNumber},
+		field{"skip", &f.Skip, aNumber}, field{"times", &f.Times, aNumber}, field{"case", &f.Case, aString}, field{"status", &f.Status, aNumber},
 		field{"headers", &f.Headers, "an object of strings"}, field{"content_type", &f.ContentType, aString},
 		field{"body", &f.Body, aString}, field{"delay", &delay, aString}, field{"drop", &f.Drop, aString})
 	if err != nil {

@@ -24,14 +24,15 @@ const (
 //
 // Of several faults that match a request the oldest applies; a fault whose Skip is not used up
 // counts the request and leaves it to the next one. A fault applies in this order: with DropAfter
-// the work is done; Delay passes; then the connection is dropped, or Status is answered in place of
-// any work, or (Status 0) the work is done and answered truly, Headers added. A caller who gives up
-// during Delay gets nothing, and nothing more is done.
+// the work is done; Delay passes; then the connection is dropped, or Case or Status is answered in
+// place of any work, or (neither given) the work is done and answered truly, Headers added. A caller
+// who gives up during Delay gets nothing, and nothing more is done.
 type Fault struct {
 	Op          string            `json:"op"`                     // one of the Op constants
 	Identity    string            `json:"identity,omitempty"`     // whose key or token the request bears; if empty, anyone's
 	Skip        int               `json:"skip,omitempty"`         // matches to let through first
 	Times       int               `json:"times,omitempty"`        // how often it applies; if 0, until cleared
+	Case        string            `json:"case,omitempty"`         // the name of a published answer, see CasesOf; in place of Status and Body
 	Status      int               `json:"status,omitempty"`       // 200 to 599; if 0, the real answer
 	Headers     map[string]string `json:"headers,omitempty"`      // of the answer, the real one too
 	ContentType string            `json:"content_type,omitempty"` // of Body; if empty, application/json
@@ -55,6 +56,9 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 	return json.Marshal(wire)
 }
 
+// answers reports whether the fault has an answer of its own.
+func (f *Fault) answers() bool { return f.Case != "" || f.Status != 0 }
+
 // validate returns what is wrong with the fault and which values are allowed.
 func (f *Fault) validate() error {
 	switch {
@@ -72,10 +76,17 @@ func (f *Fault) validate() error {
 		return errDelay
 	case f.Drop != "" && f.Drop != DropBefore && f.Drop != DropAfter:
 		return fmt.Errorf("drop must be before or after, or absent")
-	case f.Drop != "" && f.Status != 0:
-		return fmt.Errorf("drop leaves the request unanswered: it allows no status")
-	case f.Status == 0 && (f.Body != "" || f.ContentType != ""):
+	case f.Case != "" && (f.Status != 0 || f.Body != "" || f.ContentType != ""):
+		return fmt.Errorf("case stands in place of status, content_type and body: leave them out, or leave case out")
+	case f.Drop != "" && f.answers():
+		return fmt.Errorf("drop leaves the request unanswered: it allows no status and no case")
+	case f.Case == "" && f.Status == 0 && (f.Body != "" || f.ContentType != ""):
 		return fmt.Errorf("body and content_type need a status: 0 is the real answer")
+	}
+	if f.Case != "" {
+		if _, err := caseNamed(f.Case, f.Op); err != nil {
+			return err
+		}
 	}
 	return f.validateHeaders()
 }
@@ -99,8 +110,11 @@ func (f *Fault) validateHeaders() error {
 	return nil
 }
 
-// reply is the answer of a fault with a status.
-func (f *Fault) reply() reply {
+// faultReply is the answer of a fault that has a case or a status.
+func (c *Cloud) faultReply(in *call, f *Fault) reply {
+	if of, err := caseNamed(f.Case, in.operation.name); err == nil {
+		return c.caseReply(in, of)
+	}
 	out := reply{status: f.Status, header: http.Header{}, body: []byte(f.Body)}
 	switch {
 	case f.ContentType != "":
@@ -194,8 +208,8 @@ func (c *Cloud) answerWithFaults(in *call) (reply, error) {
 		return reply{}, errDropped
 	}
 	var out reply
-	if f.Status != 0 {
-		out = c.dated(f.reply())
+	if f.answers() {
+		out = c.dated(c.faultReply(in, f))
 	} else {
 		out = c.perform(in)
 	}

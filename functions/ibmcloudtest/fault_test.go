@@ -3,9 +3,14 @@ package ibmcloudtest_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -146,6 +151,19 @@ func TestFaultsOverHTTP(t *testing.T) {
 		{`{"op":"*","drop":"during"}`, 400, "before or after"},
 		{`{"op":"*","drop":"after","status":500}`, 400, "drop"},
 		{`{"op":"*","body":"x"}`, 400, "need a status"},
+		{`{"op":"iam.token","case":"address_not_allowed"}`, 201, ""},
+		{`{"op":"versions.create","case":"version_locked","times":1,"delay":"1s","headers":{"X-Test":"1"}}`, 201, ""},
+		{`{"op":"*","case":"server_error"}`, 201, ""},
+		{`{"op":"*","case":"invalid_token"}`, 400, "case must be one that fits the op *: context_restriction, network_rule,"},
+		{`{"op":"iam.keys","case":"key_unknown"}`, 400, "case must be one that fits the op iam.keys: context_restriction, network_rule,"},
+		{`{"op":"iam.token","case":"version_locked"}`, 400, "case must be one that fits the op iam.token: key_unknown, key_unknown_401, key_repeated,"},
+		{`{"op":"secrets.list","case":"version_locked"}`, 400, "case must be one that fits the op secrets.list: invalid_token, denied,"},
+		{`{"op":"iam.token","case":"Key_Unknown"}`, 400, "case must be one"},
+		{`{"op":"iam.token","case":7}`, 400, "case must be a string;"},
+		{`{"op":"iam.token","case":"key_unknown","status":400}`, 400, "case stands in place of status"},
+		{`{"op":"iam.token","case":"key_unknown","body":"x"}`, 400, "case stands in place of status"},
+		{`{"op":"iam.token","case":"key_unknown","content_type":"x"}`, 400, "case stands in place of status"},
+		{`{"op":"iam.token","case":"key_unknown","drop":"after"}`, 400, "it allows no status and no case"},
 		{`{"op":"*","times":1.5}`, 400, "times must be a whole number;"},
 		{`{"op":"*","skip":99999999999999999999}`, 400, "skip must be a whole number;"},
 		{`{"op":["*"]}`, 400, "op must be a string;"},
@@ -293,5 +311,96 @@ func TestDropsAndDelays(t *testing.T) {
 				t.Errorf("%+v: logged %+v, want status %d", test.fault, last, test.wantLogged)
 			}
 		})
+	}
+}
+
+// Each case answers with its status, and in the shape of the errors of the service that it stands for.
+func TestCases(t *testing.T) {
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
+	key := cloud.BootstrapAPIKey()
+	token := c.token(key)
+	secret := "/api/v2/secrets/" + cloud.Rotations()[0].TokenSecret
+	for op, test := range map[string]struct {
+		request    *http.Request
+		code, says []any // where the body has them
+	}{
+		"iam.token":       {c.request("POST", "/identity/token", "grant_type=x&apikey="+key), []any{"errorCode"}, []any{"errorMessage"}},
+		"apikeys.get":     {c.request("GET", "/v1/apikeys/x", ""), []any{"errors", 0, "code"}, []any{"errors", 0, "message"}},
+		"versions.create": {c.request("POST", secret+"/versions", ""), []any{"errors", 0, "code"}, []any{"errors", 0, "message"}},
+		"targets.list":    {c.request("GET", "/v3/targets", ""), []any{"errors", 0, "code"}, []any{"errors", 0, "message"}},
+	} {
+		test.request.Header.Set("Authorization", "Bearer "+token)
+		seen := map[string]bool{}
+		for _, of := range ibmcloudtest.CasesOf(op) {
+			cloud.MustAddFault(ibmcloudtest.Fault{Op: op, Times: 1, Case: of.Name})
+			test.request.Body = http.NoBody
+			if op == "iam.token" {
+				test.request.Body = io.NopCloser(strings.NewReader("apikey=" + key))
+			}
+			got := c.send(test.request)
+			isPage := got.header.Get("Content-Type") == "text/html" && strings.HasPrefix(got.raw, "<html>")
+			message := strings.ReplaceAll(of.Message, "{apikey}", key)
+			if got.status != of.Status || isPage != (of.Code == "") || of.Code != "" && (got.at(test.code...) != of.Code || got.at(test.says...) != message) {
+				t.Errorf("%s %s: got status %d, want %d, %q", op, of.Name, got.status, of.Status, of.Message)
+			}
+			if (got.header.Get("Retry-After") != "") != (of.Status == 429) {
+				t.Errorf("%s %s: Retry-After: got %q", op, of.Name, got.header.Get("Retry-After"))
+			}
+			if seen[of.Name] {
+				t.Errorf("%s has two cases %s", op, of.Name)
+			}
+			seen[of.Name] = true
+			switch {
+			case isPage:
+			case op == "iam.token":
+				if id := got.header.Get("Transaction-Id"); id == "" || got.at("context", "requestId") != id || (got.at("errorDetails") != nil) != (of.Details != "") {
+					t.Errorf("%s: the body lacks context.requestId or errorDetails", of.Name)
+				}
+			case op == "apikeys.get":
+				if got.at("status_code") != strconv.Itoa(of.Status) || got.at("errors", 0, "message_code") == nil || got.at("context", "requestId") == nil {
+					t.Errorf("%s: got %s, want IBM's ExceptionResponse", of.Name, got.raw)
+				}
+			case got.at("status_code") != float64(of.Status) || got.at("trace") == nil:
+				t.Errorf("%s %s: got %s, want status_code and trace", op, of.Name, got.raw)
+			}
+		}
+		if len(seen) < 7 {
+			t.Errorf("%s: got %d cases", op, len(seen))
+		}
+	}
+}
+
+// The page lists the cases from the one list.
+func TestThePageListsTheCases(t *testing.T) {
+	page, err := os.ReadFile("../../scripts/sandbox/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "| case | of | answer |\n|---|---|---|\n")
+	got, _, _ := strings.Cut(rest, "\n\n")
+	services := [][2]string{{ibmcloudtest.OpIAMToken, "iam.token"}, {ibmcloudtest.OpAPIKeysGet, "API keys"},
+		{ibmcloudtest.OpVersionsCreate, "Secrets Manager"}, {ibmcloudtest.OpTargetsList, "Logs Routing"}}
+	var rows []string
+	of := map[string]string{}
+	for _, service := range services {
+		for _, each := range ibmcloudtest.CasesOf(service[0]) {
+			row := fmt.Sprintf("%d, an HTML page", each.Status)
+			if each.Code != "" {
+				row = fmt.Sprintf("%d %s: %s", each.Status, each.Code, strings.ReplaceAll(each.Message, "{apikey}", "*the key*"))
+			}
+			row = fmt.Sprintf("| `%s` | %%s | %s |", each.Name, row)
+			if of[row] == "" {
+				rows = append(rows, row)
+				of[row] = service[1]
+			} else {
+				of[row] += ", " + service[1]
+			}
+		}
+	}
+	for i, row := range rows {
+		rows[i] = fmt.Sprintf(row, strings.Replace(of[row], "iam.token, API keys, Secrets Manager, Logs Routing", "each", 1))
+	}
+	if want := strings.Join(rows, "\n"); got != want {
+		t.Errorf("the page has\n%s\nwant\n%s", got, want)
 	}
 }

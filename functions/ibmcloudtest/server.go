@@ -2,6 +2,7 @@ package ibmcloudtest
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -345,6 +346,7 @@ type apiError struct {
 	status  int
 	code    string
 	message string
+	details string // more, if there is more to say
 	target  string // the property at fault, if one is
 }
 
@@ -385,10 +387,23 @@ func (c *Cloud) errorReply(in *call, err error) reply {
 	if !errors.As(err, &e) {
 		e = fail(http.StatusInternalServerError, "internal_error", err.Error())
 	}
-	if in.operation.service == serviceIAM {
+	switch in.operation.service {
+	case serviceIAM:
 		return jsonReply(e.status, c.iamError(in.request, in.transaction, e))
+	case serviceAPIKeys:
+		return jsonReply(e.status, c.exception(in.request, in.transaction, e))
 	}
 	return jsonReply(e.status, commonError(e))
+}
+
+// exception is the error body of the rest of IAM Identity Services, ExceptionResponse in the SDK. Which message codes
+// there are is open; each answer must have one.
+func (c *Cloud) exception(r *http.Request, transaction string, e *apiError) any {
+	problem := object{"code": e.code, "message_code": "BXNIM0000E", "message": e.message}
+	problem.set("details", cmp.Or(e.details, e.target))
+	return object{
+		"context": c.errorContext(r, transaction, "incoming.Identity"), "status_code": strconv.Itoa(e.status), "errors": []object{problem}, "trace": transaction,
+	}
 }
 
 // commonError is the error body of Secrets Manager, Logs Routing and IBM's API handbook.
@@ -400,18 +415,22 @@ func commonError(e *apiError) any {
 	return object{"errors": []object{problem}, "status_code": e.status, "trace": uuid.NewString()}
 }
 
-// iamError is IAM's error body. It repeats nothing of the request but its user agent and Transaction-Id.
+// iamError is the error body of IAM's token service.
 func (c *Cloud) iamError(r *http.Request, transaction string, e *apiError) any {
+	body := object{"errorCode": e.code, "errorMessage": e.message, "context": c.errorContext(r, transaction, "incoming.Identity_Token")}
+	body.set("errorDetails", e.details)
+	return body
+}
+
+// errorContext is what IAM says about the request: nothing of it but its user agent and Transaction-Id.
+func (c *Cloud) errorContext(r *http.Request, transaction, requestType string) object {
 	const stamp = "02.01.2006 15:04:05:000 MST"
 	now := c.now().UTC()
 	return object{
-		"errorCode": e.code, "errorMessage": e.message,
-		"context": object{
-			"requestId": transaction, "requestType": "incoming.Identity_Token", "userAgent": r.UserAgent(),
-			"clientIp": clientIP(r), "url": "https://" + host(r) + r.URL.Path, "instanceId": "iamid-1", "threadId": "1",
-			"host": "iamid-1", "startTime": now.Format(stamp), "endTime": now.Format(stamp), "elapsedTime": "0",
-			"locale": "en_US", "clusterName": "iam-id-sandbox",
-		},
+		"requestId": transaction, "requestType": requestType, "userAgent": r.UserAgent(),
+		"clientIp": clientIP(r), "url": "https://" + host(r) + c.redactPath(r.URL.Path), "instanceId": "iamid-1", "threadId": "1",
+		"host": "iamid-1", "startTime": now.Format(stamp), "endTime": now.Format(stamp), "elapsedTime": "0",
+		"locale": "en_US", "clusterName": "iam-id-sandbox",
 	}
 }
 
