@@ -47,7 +47,8 @@ Usage: PROGRAM [-mode rotate|ensure|check] [-rotation NAME]... [-force]
              check   do everything but save
   -rotation  run this one only; may be given several times
   -force     save the token even if it belongs to another identity than the
-             stored one, or expires sooner
+             stored one, expires sooner, or replaces entries of a kv secret
+             that this program did not write
   -run-id    name this run; another one of the same name within 15 minutes
              does nothing
   -timeout   time for the whole run
@@ -118,7 +119,7 @@ func command(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) 
 	}
 	var s *service
 	if err == nil {
-		s, err = newService(cfg)
+		s, err = newService(cfg, commandFor)
 	}
 	if err != nil {
 		return misused(stderr, err, "correct these environment variables")
@@ -163,7 +164,7 @@ func (line commandLine) doctor(cfg config.Config, err error, stdout, stderr io.W
 	}
 	ctx, stop := line.context()
 	defer stop()
-	diagnosis, err := diagnose(ctx, cfg, line.rotations, func(rotation string) string { return program + " -rotation " + rotation })
+	diagnosis, err := diagnose(ctx, cfg, line.rotations, commandFor)
 	if err != nil {
 		return line.misused(stderr, err)
 	}
@@ -183,6 +184,15 @@ func (line commandLine) interrupted(ctx context.Context, stderr io.Writer, good 
 	if errors.Is(ctx.Err(), context.Canceled) && !good {
 		_, _ = fmt.Fprintf(stderr, "%s: stopped before it was done: %v\n", program, context.Cause(ctx))
 	}
+}
+
+// commandFor is a rotation.HowToRun.
+func commandFor(rotation string, force bool) string {
+	command := program + " -rotation " + rotation
+	if force {
+		command += " -force"
+	}
+	return command
 }
 
 // print prints a report or a diagnosis for a person, or as one line of JSON, and

@@ -61,7 +61,7 @@ func (f *function) prepare(name string, environ []string, out io.Writer) {
 	if f.misconfigured != nil {
 		return
 	}
-	if f.service, f.misconfigured = newService(f.config); f.misconfigured == nil {
+	if f.service, f.misconfigured = newService(f.config, invocationFor); f.misconfigured == nil {
 		f.service.connectEarly()
 	}
 }
@@ -139,15 +139,22 @@ func summary(ran report.Report) string {
 func (f *function) diagnose(ctx context.Context, e event, err error, requestID string) ([]byte, error) {
 	var diagnosis report.Diagnosis
 	if err == nil {
-		diagnosis, err = diagnose(ctx, f.config, e.rotations, func(rotation string) string {
-			return `invoke the function with {"mode":"rotate","rotations":["` + rotation + `"]}`
-		})
+		diagnosis, err = diagnose(ctx, f.config, e.rotations, invocationFor)
 	}
 	if err != nil {
 		diagnosis = doctor.Misconfigured(err)
 	}
 	f.report.Info("diagnosis", "request_id", requestID, "diagnosis", diagnosis)
 	return json.Marshal(diagnosis)
+}
+
+// invocationFor is a rotation.HowToRun.
+func invocationFor(rotation string, force bool) string {
+	forced := ""
+	if force {
+		forced = `,"force":true`
+	}
+	return `invoke the function with {"mode":"rotate","rotations":["` + rotation + `"]` + forced + `}`
 }
 
 // event is what an invocation asks for.

@@ -59,7 +59,7 @@ type service struct {
 	rotator rotation.Rotator
 }
 
-func newService(cfg config.Config) (*service, error) {
+func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
 	c, err := newClients(cfg)
 	if err != nil {
 		return nil, err
@@ -74,6 +74,7 @@ func newService(cfg config.Config) (*service, error) {
 		Concurrency:        attemptsAtOnce(cfg.Concurrency, cfg.MaxRPS),
 		BootstrapExpiresAt: cfg.BootstrapExpiresAt,
 		Version:            version,
+		HowToRun:           how,
 	}}, nil
 }
 
@@ -140,12 +141,11 @@ func names(rotations []rotation.Rotation) []string {
 	return list
 }
 
-// diagnose checks what the rotations named rely on, of all if none is named. save
-// says how a person starts a run of one rotation.
+// diagnose checks what the rotations named rely on, of all if none is named.
 //
 // Its clients are its own: a warm function's connections and its bootstrap token
 // would hide what broke after they were made.
-func diagnose(ctx context.Context, cfg config.Config, named []string, save func(rotation string) string) (report.Diagnosis, error) {
+func diagnose(ctx context.Context, cfg config.Config, named []string, how rotation.HowToRun) (report.Diagnosis, error) {
 	rotations, err := choose(cfg.Rotations, named)
 	if err != nil {
 		return report.Diagnosis{}, err
@@ -156,7 +156,7 @@ func diagnose(ctx context.Context, cfg config.Config, named []string, save func(
 	}
 	defer c.transport.CloseIdleConnections()
 	d := newDoctor(cfg, c)
-	d.HowToSave = save
+	d.HowToRun = how
 	return d.Run(ctx, rotations), nil
 }
 

@@ -31,12 +31,12 @@ func TestEverySettingReachesTheRotator(t *testing.T) {
 		Credential:   config.Credential{Variable: "SECRETS_MANAGER_APIKEY", APIKey: iamtoken.NewSecret("key")},
 		Rotations:    []rotation.Rotation{{Name: "a"}, {Name: "b"}},
 		MinRemaining: 7 * time.Minute, RotationInterval: 40 * time.Minute, MaxRPS: 0, Concurrency: 5, BootstrapExpiresAt: expires,
-	})
+	}, commandFor)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := service.rotator
-	if got.MinRemaining != 7*time.Minute || got.Interval != 40*time.Minute || got.Concurrency != 5 || !got.BootstrapExpiresAt.Equal(expires) || got.Version != version {
+	if got.MinRemaining != 7*time.Minute || got.Interval != 40*time.Minute || got.Concurrency != 5 || !got.BootstrapExpiresAt.Equal(expires) || got.Version != version || got.HowToRun == nil {
 		t.Errorf("got %+v, want the settings", got)
 	}
 	if got.Keys == nil || got.IAM == nil || got.Tokens == nil || len(service.config.Rotations) != 2 {

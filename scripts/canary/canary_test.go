@@ -73,7 +73,7 @@ func newStage(t tools, p path) (*stage, error) {
 	s.keys.second = emulated.MustCreateAPIKey(emulated.MustCreateServiceID("second", emulated.AccountID()))
 	s.fleet = fmt.Sprintf(`[{"name":"first","api_key_secret":%q,"token_secret":%q},{"name":"second","api_key_secret":%q,"api_key_field":"apikey","token_secret":%q}]`,
 		s.rotation.APIKeySecret, s.rotation.TokenSecret, emulated.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": s.keys.second}}),
-		emulated.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: emulated.TokenGroupName(), Data: map[string]any{"iam_token": "no token yet"}}))
+		emulated.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: emulated.TokenGroupName(), Data: map[string]any{"iam_token": "no token yet"}, Metadata: map[string]any{"rotator_version": "set-up"}}))
 	expires := time.Now().Add(9 * time.Minute)
 	s.keys.old = emulated.MustMintToken(s.rotation.APIKey, time.Until(expires))
 	s.keys.readers = emulated.MustMintToken(s.keys.reader, time.Hour)

@@ -40,7 +40,7 @@ func (p *program) invokeCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&e.Mode, "mode", "", strings.Join(modes, ", ")+" (MODE)")
 	cmd.Flags().StringArrayVar(&e.Rotations, "rotation", nil, "only this rotation; can be repeated (ROTATION)")
-	cmd.Flags().BoolVar(&e.Force, "force", false, "save a token of another identity than the stored one's, or one that expires sooner (FORCE)")
+	cmd.Flags().BoolVar(&e.Force, "force", false, "save a token of another identity than the stored one's, one that expires sooner, or over a kv secret's other entries (FORCE)")
 	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions(modes, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

@@ -32,7 +32,7 @@ type Doctor struct {
 	SecretsManager SecretsManager
 	Mirrors        rotation.Mirrors // if nil, no rotation may have one
 
-	HowToSave func(rotation string) string // says how a person starts a run of one rotation
+	HowToRun rotation.HowToRun
 
 	MinRemaining time.Duration
 	Interval     time.Duration    // the rotate schedule's

@@ -338,8 +338,11 @@ func TestFindings(t *testing.T) {
 		"of another type":    {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) }, "token-secret", report.CheckFailed, []string{"cannot hold a token"}},
 		"field of no kv":     {func(fx *fixture) { fx.one.Token.Field = "iam_token" }, "token-secret", report.CheckFailed, []string{"remove token_field"}},
 		"kv": {func(fx *fixture) {
-			fx.tokenSecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"iam_token": "x"}})
+			fx.tokenSecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"iam_token": "x"}, Metadata: map[string]any{"rotator_version": "1"}})
 		}, "token-secret", report.CheckOK, []string{"of type kv"}},
+		"kv of others": {func(fx *fixture) {
+			fx.tokenSecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"iam_token": "x", "user": "someone"}})
+		}, "stored-token", report.CheckFailed, []string{"misconfigured", "all its other entries", "run default, force true"}},
 		"the key's group": {func(fx *fixture) {
 			fx.as(fx.cloud.AdminAPIKey())
 			fx.tokenSecret(ibmcloudtest.SecretSpec{Group: fx.cloud.KeyGroupName()})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -40,7 +41,7 @@ func newFixture(t *testing.T, options ibmcloudtest.Options) *fixture {
 	fx.one = rotation.Rotation{Name: "default",
 		APIKey: rotation.KeyRef{ID: fx.seeded.APIKeySecret}, Token: rotation.TokenRef{ID: fx.seeded.TokenSecret}}
 	fx.doctor = doctor.Doctor{
-		Configuration: "valid", HowToSave: func(name string) string { return "run " + name },
+		Configuration: "valid", HowToRun: func(name string, force bool) string { return fmt.Sprintf("run %s, force %t", name, force) },
 		IAMHost:      doctor.Host{Name: "iam", Variable: "IAM_URL", Origin: server.URL, Probe: "/identity/keys"},
 		InstanceHost: doctor.Host{Name: "secrets-manager", Variable: "SECRETS_MANAGER_URL", Origin: server.URL, Probe: "/", Instance: true},
 		MinRemaining: 8 * time.Minute, Interval: 50 * time.Minute,

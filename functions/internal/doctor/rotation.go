@@ -177,7 +177,7 @@ func (e *examination) checkTokenSecret(ctx context.Context, f *findings) {
 	e.checkLocks(ctx, f, secret.Versions)
 	e.checkStoredToken(ctx, f)
 	f.add(save, report.CheckSkipped, "not tried: whether the bootstrap identity has secret-version.create on the token's group shows only when something is written",
-		"to find out, save a token: "+e.HowToSave(e.Name))
+		"to find out, save a token: "+e.HowToRun(e.Name, false))
 }
 
 // checkDescription reports whether a token can be saved in the secret today.
@@ -248,14 +248,18 @@ func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 		return
 	}
 	e.current = current
+	if err := e.CheckOwn(current, e.HowToRun); err != nil {
+		f.failed(storedToken, err)
+		return
+	}
 	expires := current.ExpiresAt()
 	remaining := current.Remaining(e.now().Add(current.Clock.Skew())).Round(time.Second)
 	switch {
 	case expires.IsZero():
-		f.warn(storedToken, "its metadata describes no token: none was saved yet, or someone has edited it", "save one: "+e.HowToSave(e.Name))
+		f.warn(storedToken, "its metadata describes no token: none was saved yet, or someone has edited it", "save one: "+e.HowToRun(e.Name, false))
 	case remaining <= 0:
 		f.fail(storedToken, "readers have a token that "+report.Expiry(expires, remaining),
-			"save one: "+e.HowToSave(e.Name)+"; then see in the log why no run did, and whether the schedule is on")
+			"save one: "+e.HowToRun(e.Name, false)+"; then see in the log why no run did, and whether the schedule is on")
 	case remaining < e.MinRemaining:
 		f.warn(storedToken, fmt.Sprintf("it expires in %s, less than MIN_REMAINING (%s)", remaining, e.MinRemaining),
 			"is the ensure schedule on? It should have saved a new one, or does within the minute")
@@ -282,7 +286,7 @@ func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 			f.ok(mirror, "%s can be seen and waits for the first token; not tried: secretsmanager:PutSecretValue", arn)
 		case versionID != e.current.VersionID:
 			f.warn(mirror, arn+" does not hold the stored token: its readers have an older one, or none",
-				"the next run mirrors it: "+e.HowToSave(e.Name)+"; if it cannot, its error says why")
+				"the next run mirrors it: "+e.HowToRun(e.Name, false)+"; if it cannot, its error says why")
 		default:
 			f.ok(mirror, "%s holds the stored token", arn)
 		}

@@ -39,7 +39,7 @@ func (m *measured) RoundTrip(req *http.Request) (*http.Response, error) {
 		token := fmt.Sprintf(`{"access_token":"%s","token_type":"Bearer","expires_in":3600,"expiration":%d}`, strings.Repeat("opaque-", 6), time.Now().Add(time.Hour).Unix())
 		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(token))}, nil
 	}
-	frame := `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"kv","created_at":"2026-01-01T10:00:00.000Z","data":{"key":"the-key","other":"%s"}}`
+	frame := `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"kv","created_at":"2026-01-01T10:00:00.000Z","version_custom_metadata":{"rotator_version":"1"},"data":{"key":"the-key","other":"%s"}}`
 	body := fmt.Sprintf(frame, strings.Repeat("x", m.size-len(frame)+2))
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}},
 		Body: &measuredBody{Reader: strings.NewReader(body), wire: m}}, nil

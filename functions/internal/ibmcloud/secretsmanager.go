@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -135,10 +136,25 @@ const (
 	tokenSecretLocked = "the token secret is locked: remove its locks"
 )
 
-// ReadMetadata reads the metadata of the current version. The bootstrap identity needs
+// ReadMetadata reads the metadata of the current version, and of a kv secret whose current version
+// is not the function's the previous one's too. The bootstrap identity needs
 // secret-version-metadata.read on the token's group.
 func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
-	current := "current"
+	current, err := s.readVersion(ctx, ref, "current")
+	if err != nil || !current.Foreign {
+		return current, err
+	}
+	previous, err := s.readVersion(ctx, ref, "previous")
+	var failure *rotation.Error
+	if errors.As(err, &failure) && (failure.Kind == rotation.NotFound || failure.Kind == rotation.Misconfigured) {
+		return current, nil // 404, or 400: there is no previous version yet
+	}
+	current.Foreign = previous.Foreign
+	return current, err
+}
+
+// readVersion reads the metadata of the current or the previous version.
+func (s *SecretsManager) readVersion(ctx context.Context, ref rotation.TokenRef, alias string) (rotation.CurrentVersion, error) {
 	ctx, _ = withResponse(ctx)
 	metadata, err := call(ctx, s, operation{
 		doing:    "reading the stored token's metadata",
@@ -147,7 +163,7 @@ func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef
 		notFound: noTokenSecret,
 		locked:   tokenSecretLocked,
 	}, func(ctx context.Context) (sm.SecretVersionMetadataIntf, *core.DetailedResponse, error) {
-		version, response, err := s.sdk.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{SecretID: &ref.ID, ID: &current})
+		version, response, err := s.sdk.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{SecretID: &ref.ID, ID: &alias})
 		if _, got := withResponse(ctx); err != nil && got.status == http.StatusOK {
 			version, err = withoutCustomMetadata(got.body)
 		}
@@ -212,7 +228,9 @@ func (s *SecretsManager) currentVersion(ctx context.Context, ref rotation.TokenR
 		return rotation.CurrentVersion{}, unusable("the answer is about another secret: is there a proxy in between?")
 	}
 	metadata, _ := iamtoken.ParseMetadata(version.metadata)
-	return rotation.CurrentVersion{VersionID: *version.id, SecretType: version.secretType, CreatedAt: version.createdAt, Metadata: metadata, Clock: got.clock}, nil
+	mark, _ := version.metadata["rotator_version"].(string) // counts also where another field cannot be read
+	return rotation.CurrentVersion{VersionID: *version.id, SecretType: version.secretType, CreatedAt: version.createdAt, Metadata: metadata, Clock: got.clock,
+		Foreign: version.secretType == typeKV && mark == ""}, nil
 }
 
 // isID reports whether id has the form of a version's. It is repeated in logs and
@@ -221,7 +239,7 @@ func isID(id *string) bool { return id != nil && iamtoken.IsSecretID(*id) }
 
 // Save stores token as a new version. The bootstrap identity needs
 // secret-version.create on the token's group. A new version of a kv secret holds
-// the token's entry and no other.
+// the token's entry and no other, which is why CheckOwn comes before.
 func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if s.holdsKey(ref.ID) {
 		return rotation.SavedVersion{}, errOverKey()

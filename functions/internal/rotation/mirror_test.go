@@ -103,7 +103,7 @@ func TestAKVSecretHasTheTokenInItsFieldAndItsMirrorIsTheObject(t *testing.T) {
 		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 			m := fx.mirrorTo(firstARN)
 			fx.one.Token.Field = field
-			fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: fx.cloud.TokenGroupName(), Data: map[string]any{want: "no token yet"}})
+			fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: fx.cloud.TokenGroupName(), Data: map[string]any{want: "no token yet"}, Metadata: marked})
 			fx.rotate()
 			token, _ := fx.cloud.MustCurrent(fx.one.Token.ID).Data[want].(string)
 			if _, _, err := fx.cloud.Validate(token); err != nil {

@@ -47,6 +47,9 @@ func (p *pass) attempt(ctx context.Context) (report.Result, error) {
 	if err != nil {
 		return report.Result{}, err
 	}
+	if err := p.CheckOwn(current, p.HowToRun); err != nil && !p.Force {
+		return report.Result{}, err
+	}
 	// 2. Stop if there is nothing to do.
 	if outcome, ok := p.upToDate(current); ok {
 		if result, done, err := p.endUpToDate(ctx, outcome, current); done {
@@ -188,6 +191,21 @@ func (p *pass) upToDate(current CurrentVersion) (report.Outcome, bool) {
 		return report.AlreadyDone, true // someone has saved one since this run began
 	}
 	return "", false
+}
+
+// CheckOwn returns an *Error if a save would destroy what others keep in the secret. A new version of
+// a kv secret has the token's entry alone, and the function may not read the others, so it writes
+// only where it wrote before. A person may have edited or erased the metadata of one version.
+func (r Rotation) CheckOwn(current CurrentVersion, how HowToRun) error {
+	if !current.Foreign {
+		return nil
+	}
+	advice := "if nothing else in it is needed, run once with force"
+	if how != nil {
+		advice += ": " + how(r.Name, true)
+	}
+	return &Error{Step: StepLook, Kind: Misconfigured, Advice: advice, Message: "the token secret is of type kv, and this function wrote neither its current " +
+		"nor its previous version: a save would remove all its other entries: " + advice}
 }
 
 // checkToken returns an *Error if the token must not be published.

@@ -68,9 +68,12 @@ const (
 // Request is one run over some rotations.
 type Request struct {
 	Mode  Mode
-	Force bool   // save in spite of the same-identity and expires-sooner guards
+	Force bool   // save in spite of the same-identity, expires-sooner and kv guards
 	RunID string // names the run: a repeated delivery has the same one
 }
+
+// HowToRun says how a person starts a run of one rotation on this host.
+type HowToRun func(rotation string, force bool) string
 
 const runIDChars = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz:._/-"
 
@@ -129,6 +132,7 @@ type CurrentVersion struct {
 	CreatedAt  time.Time         // set by Secrets Manager; zero when the answer has none
 	Metadata   iamtoken.Metadata // zero when missing or unreadable
 	Clock      Clock             // Secrets Manager's
+	Foreign    bool              // of a kv secret: neither this version nor the previous one has a rotator_version
 }
 
 // ExpiresAt is when the stored token expires, as far as that may be trusted;

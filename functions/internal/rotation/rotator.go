@@ -36,6 +36,7 @@ type Rotator struct {
 	Interval           time.Duration    // the rotate schedule's, to warn when tokens expire sooner
 	Concurrency        int              // attempts at a time; 0 means 1
 	BootstrapExpiresAt time.Time        // zero when not known
+	HowToRun           HowToRun         // for advice; if nil, it is left out
 	Version            string           // the rotator's own, for the version metadata
 	Now                func() time.Time // if nil, time.Now
 	Random             func() float64   // from 0 up to 1, spreads the retries; if nil, math/rand/v2's
