@@ -250,42 +250,6 @@ func TestCurrentIsTheVersionThatReadersGet(t *testing.T) {
 	}
 }
 
-// The advice is about the mirror, not about the bootstrap key, and repeats nothing
-// that was answered.
-func TestMirrorFailures(t *testing.T) {
-	awsError := func(code string) string { return `{"__type":"` + code + `","message":"` + canary + `"}` }
-	for name, test := range map[string]struct {
-		status int
-		body   string
-		kind   rotation.Kind
-		retry  rotation.Retry
-		advice string
-	}{
-		"missing":      {400, awsError("ResourceNotFoundException"), rotation.NotFound, rotation.Never, "the function creates none"},
-		"denied":       {400, awsError("AccessDeniedException"), rotation.Denied, rotation.Never, "MirrorSecretArns"},
-		"deleted":      {400, awsError("InvalidRequestException"), rotation.NotFound, rotation.Never, "restore-secret"},
-		"the KMS key":  {400, awsError("EncryptionFailure"), rotation.Misconfigured, rotation.Never, "KMS key"},
-		"too often":    {400, awsError("ThrottlingException"), rotation.RateLimited, rotation.Later, "too many"},
-		"quota":        {400, awsError("LimitExceededException"), rotation.RateLimited, rotation.Later, "too many"},
-		"trouble":      {500, awsError("InternalServiceError"), rotation.Unavailable, rotation.Later, "trouble"},
-		"another text": {400, awsError("ResourceExistsException"), rotation.Misconfigured, rotation.Never, "mirror"},
-		"a web page":   {200, "<html>" + canary, rotation.Unavailable, rotation.Later, "proxy"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			endpoint, _ := answering(t, test.status, awsJSON, test.body)
-			awsEnvironment(t, endpoint)
-			mirrors := NewMirrors(http.DefaultTransport)
-			_, err := mirrors.Current(t.Context(), testARN)
-			checkFailure(t, err, test.kind, test.retry, test.advice)
-			err = mirrors.Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary))
-			checkFailure(t, err, test.kind, test.retry, test.advice)
-			if strings.Contains(err.Error(), "put-key") || !strings.Contains(err.Error(), testARN) {
-				t.Errorf("got %q, want it to name the mirror", err)
-			}
-		})
-	}
-}
-
 // AWS resolves a part of an ARN, which may be that of another secret.
 func TestASecretOfAnotherARNIsNotWritten(t *testing.T) {
 	endpoint, requests := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`"}`)

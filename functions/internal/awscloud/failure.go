@@ -2,7 +2,9 @@ package awscloud
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -12,118 +14,232 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// cause is why AWS Secrets Manager did not do what it was asked for.
+// cause is why AWS did not do what it was asked for.
 type cause int
 
 const (
 	badRequest cause = iota // what no other cause covers
+	redirected
 	denied
+	deniedExplicitly
 	deniedByKMS
-	badCredentials
+	expired
+	wrongClock
+	unknownKey
+	badSignature
 	missing
+	otherContent
 	deleted
+	managed
+	badState
+	replica
+	full
 	badKMSKey
 	throttled
 	trouble
 	unusable
 )
 
-// failure turns an SDK error into one of our own. The SDK's text is not passed
-// on: it may repeat what a service, or something in its place, answered.
-func (s *secret) failure(err error) *rotation.Error {
-	var response *awshttp.ResponseError
-	if !errors.As(err, &response) || response.HTTPStatusCode() == 0 {
-		return network.Peer{Host: "AWS Secrets Manager", Variable: "the ARN's region and AWS_ENDPOINT_URL",
-			NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(s.doing(), err)
-	}
-	return s.because(s.explain(causeOf(err, response.HTTPStatusCode())))
+// refusal is an answer that is no success.
+type refusal struct {
+	status int
+	code   string // AWS's error code; empty when it is none of those in causeOfCode, and could be anything
+	cause  cause
 }
 
-// causeOf goes by the error codes that AWS documents for these operations and for
-// every service, and for any other by the HTTP status.
-func causeOf(err error, status int) cause {
+// String is the status and the code: "400 AccessDeniedException".
+func (r refusal) String() string { return strings.TrimSpace(fmt.Sprint(r.status, " ", r.code)) }
+
+// refusalOf reads the SDK's error. It is false when no answer came. The answer's text
+// decides about some causes and is not kept: it may repeat what was sent.
+func refusalOf(err error) (r refusal, answered bool) {
+	var response *awshttp.ResponseError
+	if !errors.As(err, &response) || response.HTTPStatusCode() == 0 {
+		return refusal{}, false
+	}
+	r.status = response.HTTPStatusCode()
 	var api smithy.APIError
 	if errors.As(err, &api) {
-		if found, known := causeOfCode(api.ErrorCode(), api.ErrorMessage()); known {
-			return found
+		if found, known := causeOfCode(api.ErrorCode(), strings.ToLower(api.ErrorMessage())); known {
+			r.code, r.cause = api.ErrorCode(), found
+			return r, true
 		}
 	}
 	switch {
-	case status == http.StatusTooManyRequests:
-		return throttled
-	case status == http.StatusRequestTimeout, status >= 500:
-		return trouble
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return denied
-	case status >= 200 && status < 300:
-		return unusable
-	default:
-		return badRequest
+	case r.status == http.StatusTooManyRequests:
+		r.cause = throttled
+	case r.status == http.StatusRequestTimeout, r.status >= 500:
+		r.cause = trouble
+	case r.status == http.StatusUnauthorized, r.status == http.StatusForbidden:
+		r.cause = denied
+	case r.status >= 200 && r.status < 300:
+		r.cause = unusable
+	case r.status >= 300 && r.status < 400:
+		r.cause = redirected
 	}
+	return r, true
 }
 
+// causeOfCode goes by the error codes that AWS documents for the operations used here,
+// for KMS behind them and for every service, and where one code has several causes by
+// the message, in small letters.
 func causeOfCode(code, message string) (found cause, known bool) {
+	says := func(parts ...string) bool {
+		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(message, part) })
+	}
 	switch code {
 	case "ResourceNotFoundException":
 		return missing, true
+	case "ResourceExistsException":
+		return otherContent, true
+	case "LimitExceededException":
+		return full, true
 	case "InvalidRequestException":
-		return deleted, true
+		switch {
+		case says("deletion", "deleted"):
+			return deleted, true
+		case says("managed by", "owned by"):
+			return managed, true
+		}
+		return badState, true
+	case "InvalidParameterException", "ValidationException":
+		if says("replica") {
+			return replica, true
+		}
+		return badRequest, true
 	case "AccessDeniedException", "AccessDenied":
-		if strings.Contains(message, "KMS") {
+		switch {
+		case says("kms:", "access to kms"): // an action or an ARN of KMS; no secret's name has a colon
 			return deniedByKMS, true
+		case says("explicit deny"):
+			return deniedExplicitly, true
 		}
 		return denied, true
-	case "ExpiredTokenException", "ExpiredToken", "IncompleteSignature", "InvalidClientTokenId", "InvalidSignatureException",
-		"MissingAuthenticationToken", "MissingAuthenticationTokenException", "SignatureDoesNotMatch", "UnrecognizedClientException":
-		return badCredentials, true
-	case "LimitExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException":
+	case "ExpiredTokenException", "ExpiredToken":
+		return expired, true
+	case "RequestExpired", "RequestTimeTooSkewed":
+		return wrongClock, true
+	case "SignatureDoesNotMatch", "InvalidSignatureException":
+		if says("signature expired", "not yet current") {
+			return wrongClock, true
+		}
+		return badSignature, true
+	case "IncompleteSignature", "IncompleteSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException":
+		return badSignature, true
+	case "InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException":
+		return unknownKey, true
+	case "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "SlowDown", "Throttling", "ThrottlingException",
+		"ThrottledException", "TooManyRequestsException", "KMSThrottlingException":
 		return throttled, true
-	case "InternalServiceError", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException", "RequestTimeout":
+	case "InternalFailure", "InternalServerError", "InternalServiceError", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable",
+		"ServiceUnavailableException", "DependencyTimeoutException", "KeyUnavailableException", "KMSInternalException":
 		return trouble, true
-	case "DecryptionFailure", "EncryptionFailure":
+	case "KMSAccessDeniedException":
+		return deniedByKMS, true
+	case "DecryptionFailure", "EncryptionFailure", "DisabledException", "InvalidKeyUsageException", "KMSDisabledException",
+		"KMSInvalidKeyUsageException", "KMSInvalidStateException", "KMSNotFoundException", "KMSOptInRequired":
 		return badKMSKey, true
-	default:
-		return badKMSKey, strings.HasPrefix(code, "KMS")
 	}
+	return 0, false
+}
+
+// failure turns an SDK error into one of our own. The SDK's text is not passed
+// on: it may repeat what a service, or something in its place, answered.
+func (s *secret) failure(err error) *rotation.Error {
+	refused, answered := refusalOf(err)
+	if !answered {
+		return network.Peer{Host: "AWS Secrets Manager", Variable: "the ARN's region and AWS_ENDPOINT_URL",
+			NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(s.doing(), err)
+	}
+	kind, retry, advice := s.explain(refused.cause)
+	failure := s.because(kind, retry, advice)
+	failure.Message = s.doing() + ": AWS Secrets Manager answered " + refused.String() + ": " + advice
+	return failure
 }
 
 // explain says what a cause means for the run, and what to do about it.
 func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
-	either := func(key, mirror string) string {
-		if s.mirror {
-			return mirror
-		}
-		return key
-	}
 	switch c {
-	case denied:
-		return rotation.Denied, rotation.Never, "the function's role needs " +
-			either("secretsmanager:GetSecretValue on it", "secretsmanager:DescribeSecret and PutSecretValue on it: name it in MirrorSecretArns") +
-			"; new permissions take minutes"
-	case deniedByKMS:
-		return rotation.Denied, rotation.Never, "the function's role may not use the secret's KMS key: " +
-			either("name the key in BootstrapKmsKeyArn; new permissions take minutes", "let it call kms:GenerateDataKey and kms:Decrypt with that key")
-	case badCredentials:
-		return rotation.Denied, rotation.Never, "AWS rejects the credentials: have they expired, and is this machine's clock right?"
+	case denied, deniedExplicitly, deniedByKMS:
+		return rotation.Denied, rotation.Never, s.permission(c)
+	case expired, wrongClock, unknownKey, badSignature:
+		return explainCredentials(c)
 	case missing:
 		return rotation.NotFound, rotation.Never, "there is no such secret" +
-			either(", or it has no value yet: store the key with rotatorctl put-key and check SECRETS_MANAGER_APIKEY_ARN",
+			s.either(", or it has no value yet: store the key with rotatorctl put-key and check SECRETS_MANAGER_APIKEY_ARN",
 				": create it (the function creates none), and give its whole ARN in mirror")
 	case deleted:
-		return rotation.NotFound, rotation.Never,
-			"the secret cannot be used in its present state: if it is scheduled for deletion, restore it with aws secretsmanager restore-secret"
+		return rotation.NotFound, rotation.Never, "the secret is scheduled for deletion: restore it with aws secretsmanager restore-secret" +
+			s.either("", ", or take it out of mirror")
+	case managed:
+		return rotation.Misconfigured, rotation.Never, "another AWS service manages the secret, and it alone may change it: " +
+			s.either("store the key in a secret of your own with rotatorctl put-key", "name a secret of your own in mirror")
+	case badState:
+		return rotation.Misconfigured, rotation.Never, "the secret's state does not allow it: aws secretsmanager describe-secret shows " +
+			"whether it is scheduled for deletion (restore-secret), managed by another service or being rotated"
+	case replica:
+		return rotation.Misconfigured, rotation.Never, "the secret is a replica, which only AWS writes: name the primary secret, by the ARN of its " +
+			"own region, in mirror; AWS copies each version here"
+	case otherContent:
+		return rotation.Misconfigured, rotation.Never, "the secret already has this version, with another content: what is written once stays; " +
+			"the next rotation saves a new version"
+	case full:
+		return rotation.RateLimited, rotation.Never, "the secret has 100 versions, and AWS removes none that is younger than 24 hours: it takes new ones " +
+			"when the oldest is a day old. Find what else writes to it (CloudTrail: PutSecretValue), or name a new secret in mirror"
 	case badKMSKey:
-		return rotation.Misconfigured, rotation.Never, "AWS cannot use the secret's KMS key: is it enabled and not scheduled for deletion?"
+		return rotation.Misconfigured, rotation.Never, "AWS cannot use the secret's KMS key: aws kms describe-key shows whether it is disabled (enable-key), " +
+			"pending deletion (cancel-key-deletion) or gone (give the secret another: aws secretsmanager update-secret --kms-key-id)"
 	case throttled:
-		return rotation.RateLimited, rotation.Later, "AWS Secrets Manager gets too many requests; nothing to do unless it persists"
+		return rotation.RateLimited, rotation.Later, "too many requests; nothing to do unless it persists"
 	case trouble:
-		return rotation.Unavailable, rotation.Later, "AWS Secrets Manager is having trouble; nothing to do unless it persists"
+		return rotation.Unavailable, rotation.Later, "the service is having trouble; nothing to do unless it persists"
 	case unusable:
 		return rotation.Unavailable, rotation.Later, "the response cannot be used: does AWS_ENDPOINT_URL name the service itself, or a proxy's page?"
+	case redirected:
+		return rotation.Misconfigured, rotation.Never, "it redirects elsewhere, which is not followed: correct AWS_ENDPOINT_URL"
 	default:
-		return rotation.Misconfigured, rotation.Never, "AWS Secrets Manager rejects the request: check " +
-			either("SECRETS_MANAGER_APIKEY_ARN", "the ARN in mirror") + " and AWS_ENDPOINT_URL"
+		return rotation.Misconfigured, rotation.Never, "the request is rejected: check " +
+			s.either("SECRETS_MANAGER_APIKEY_ARN", "the ARN in mirror") + " and AWS_ENDPOINT_URL"
 	}
+}
+
+// permission is the advice for a request that is not allowed.
+func (s *secret) permission(c cause) string {
+	switch c {
+	case deniedExplicitly:
+		return "a policy denies it explicitly: the secret's own, the organization's, the role's boundary or the VPC endpoint's"
+	case deniedByKMS:
+		return "the role may not use the secret's KMS key: " +
+			s.either("name the key in BootstrapKmsKeyArn; new permissions take minutes", "let it call kms:GenerateDataKey and kms:Decrypt with that key") +
+			". From another account it must be a key of your own, not aws/secretsmanager"
+	default:
+		return "the function's role needs " +
+			s.either("secretsmanager:GetSecretValue on it", "secretsmanager:DescribeSecret and PutSecretValue on it: name it in MirrorSecretArns") +
+			"; new permissions take minutes"
+	}
+}
+
+// explainCredentials says what is wrong with what signed the request. A next attempt
+// helps where the SDK obtains new credentials, or has learned AWS's time.
+func explainCredentials(c cause) (rotation.Kind, rotation.Retry, string) {
+	switch c {
+	case expired:
+		return rotation.Denied, rotation.Once, "the AWS credentials have expired: log in again (aws sso login), or export new ones"
+	case wrongClock:
+		return rotation.Denied, rotation.Once, "this machine's clock is more than 5 minutes off AWS's, or the request was held up on its way: correct the clock (NTP)"
+	case unknownKey:
+		return rotation.Denied, rotation.Never, "AWS does not know the access key: it is deleted or inactive, its AWS_SESSION_TOKEN is missing, or it is of another partition"
+	default:
+		return rotation.Denied, rotation.Never, "the request's signature is wrong: is AWS_SECRET_ACCESS_KEY the one of AWS_ACCESS_KEY_ID, and does a proxy change requests?"
+	}
+}
+
+// either returns the text for the bootstrap key's secret, or for a mirror.
+func (s *secret) either(key, mirror string) string {
+	if s.mirror {
+		return mirror
+	}
+	return key
 }
 
 func (s *secret) misconfigured(advice string) *rotation.Error {

@@ -213,8 +213,9 @@ func (m *Mirrors) Current(ctx context.Context, secretARN string) (versionID stri
 	return s.describe(ctx, client)
 }
 
-// describe also checks that secretARN is the secret's own: AWS takes a part of an
-// ARN as well, and the rest of its name may be another secret's.
+// describe also checks that the secret can be written, and that its ARN is the one
+// configured: AWS takes a part of an ARN as well, and the rest of its name may be
+// another secret's.
 func (s *secret) describe(ctx context.Context, client *secretsmanager.Client) (current string, err error) {
 	answer, err := client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &s.arn})
 	if err != nil {
@@ -222,6 +223,9 @@ func (s *secret) describe(ctx context.Context, client *secretsmanager.Client) (c
 	}
 	if aws.ToString(answer.ARN) != s.arn {
 		return "", s.misconfigured("AWS knows the secret that this finds by another ARN: give the whole ARN in mirror, as AWS shows it")
+	}
+	if err := s.writable(answer); err != nil {
+		return "", err
 	}
 	s.mu.Lock()
 	s.verified = true
@@ -232,6 +236,24 @@ func (s *secret) describe(ctx context.Context, client *secretsmanager.Client) (c
 		}
 	}
 	return "", nil
+}
+
+// writable returns an error for a secret that AWS would let nobody write to. It is
+// found before a token is saved anywhere.
+func (s *secret) writable(answer *secretsmanager.DescribeSecretOutput) error {
+	state := badRequest
+	region := strings.Split(s.arn, ":")[3] // connect has parsed it
+	switch {
+	case answer.DeletedDate != nil:
+		state = deleted
+	case answer.PrimaryRegion != nil && *answer.PrimaryRegion != region:
+		state = replica
+	case aws.ToString(answer.OwningService) != "":
+		state = managed
+	default:
+		return nil
+	}
+	return s.because(s.explain(state))
 }
 
 // Put saves payload as the version versionID, the id of the IBM version that it
