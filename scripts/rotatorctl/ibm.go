@@ -74,7 +74,7 @@ func (c *ibmCloud) logIn(ctx context.Context, tokenText, apiKey string) error {
 		if err != nil {
 			return usagef("IBMCLOUD_API_KEY %v", err)
 		}
-		if c.token, err = c.exchange(ctx, key, "logging in with IBMCLOUD_API_KEY"); err != nil {
+		if c.token, err = c.exchange(ctx, key, "logging in with IBMCLOUD_API_KEY", ""); err != nil {
 			return err
 		}
 	default:
@@ -107,13 +107,13 @@ func parseToken(text string) (iamtoken.Secret, error) {
 	return iamtoken.NewSecret(found[1]), nil
 }
 
-// exchange returns a token for an API key.
-func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing string) (iamtoken.Secret, error) {
+// exchange returns a token for an API key. Its failures are about that key; next ends their advice.
+func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing, next string) (iamtoken.Secret, error) {
 	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key.Reveal()}}
 	var body struct {
 		Token string `json:"access_token"`
 	}
-	err := c.ask(ctx, doing, "an API key that works", http.StatusOK, func(ctx context.Context) error {
+	err := c.ask(ctx, &failure{doing: doing, ofKey: true, next: next}, http.StatusOK, func(ctx context.Context) error {
 		err := c.do(ctx, http.MethodPost, c.iamURL+"/identity/token", "application/x-www-form-urlencoded", form.Encode(), &body)
 		if err == nil {
 			err = iamtoken.CheckForm(body.Token)
@@ -129,7 +129,7 @@ func (c *ibmCloud) send(ctx context.Context, doing, method, path string, want in
 	if err != nil {
 		return fmt.Errorf("%s: the request cannot be encoded", doing)
 	}
-	return c.ask(ctx, doing, "Manager on the Secrets Manager instance", want, func(ctx context.Context) error {
+	return c.ask(ctx, &failure{doing: doing, needed: "Manager on the Secrets Manager instance"}, want, func(ctx context.Context) error {
 		return c.do(ctx, method, c.secretsURL+"/api/v2/"+path, "application/json", string(body), out)
 	})
 }
@@ -154,13 +154,12 @@ func (c *ibmCloud) do(ctx context.Context, method, url, contentType, body string
 	return json.NewDecoder(response.Body).Decode(out)
 }
 
-// ask makes a call whose answer must have the status. Its errors are made of our own words: those of an SDK
-// or a service may repeat a key.
-func (c *ibmCloud) ask(ctx context.Context, doing, needed string, want int, call func(context.Context) error) error {
-	f := &failure{doing: doing, needed: needed}
+// ask makes a call whose answer must have the status, or returns f. Its errors are made of our own words: those
+// of an SDK or a service may repeat a key.
+func (c *ibmCloud) ask(ctx context.Context, f *failure, want int, call func(context.Context) error) error {
 	err := call(context.WithValue(ctx, failureKey{}, f))
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s: interrupted. Run it again to continue", doing)
+		return fmt.Errorf("%s: interrupted. Run it again to continue", f.doing)
 	}
 	if err == nil && f.status == want {
 		return nil
@@ -171,6 +170,8 @@ func (c *ibmCloud) ask(ctx context.Context, doing, needed string, want int, call
 // failure is a call that did not succeed. What came back is noted below the SDK.
 type failure struct {
 	doing, needed string
+	ofKey         bool   // an API key was exchanged, so the person's token is not the cause
+	next          string // the end of the advice about that key
 	status        int    // 0 if no answer came
 	code          string // IBM's code of an error, if it has the shape of one
 }
@@ -179,34 +180,65 @@ type failureKey struct{}
 
 // Error says what came back and what to do.
 func (f *failure) Error() string {
-	what, advice := fmt.Sprintf("HTTP %d", f.status), ""
-	if f.code != "" {
-		what += " " + f.code
+	what := strings.TrimSpace(fmt.Sprintf("HTTP %d %s", f.status, f.code))
+	if f.status == 0 {
+		what = "no answer"
 	}
+	advice := f.callAdvice
+	if f.ofKey {
+		advice = f.keyAdvice
+	}
+	return f.doing + ": " + what + ". " + advice() + f.next
+}
+
+const tryLater = "Try again later: what is done stays done."
+
+// callAdvice is about a call as the person who has logged in.
+func (f *failure) callAdvice() string {
 	switch {
 	case f.status == 0:
-		what = "no answer"
-		advice = "Check the URL and the network. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private."
+		return "Check the URL and the network. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private."
 	case f.status < 400:
-		advice = "The answer is not the expected JSON: check the URL."
+		return "The answer is not the expected JSON: check the URL."
 	case f.status == http.StatusUnauthorized:
-		advice = "IAM_TOKEN expires after an hour at most: fetch a new one."
+		return "IAM_TOKEN expires after an hour at most: fetch a new one."
 	case f.status == http.StatusForbidden:
-		advice = "Needed: " + f.needed + ". A new policy takes minutes to reach everywhere."
+		return "Needed: " + f.needed + ". A new policy takes minutes to reach everywhere."
 	case f.status == http.StatusNotFound:
-		advice = "Check the ids: is the terraform output of this account, and applied?"
+		return "Check the ids: is the terraform output of this account, and applied?"
 	case f.status == http.StatusConflict && strings.HasSuffix(f.needed, "service id"):
-		advice = "Is the key locked, or was it changed meanwhile? Unlock it, or run it again."
+		return "Is the key locked, or was it changed meanwhile? Unlock it, or run it again."
 	case f.status == http.StatusConflict:
-		advice = "The name is taken: use another --name, or delete what has it."
+		return "The name is taken: use another --name, or delete what has it."
 	case f.status == http.StatusTooManyRequests || f.status >= 500:
-		advice = "Try again later: what is done stays done."
-	case f.code == "BXNIM0415E":
-		advice = "IAM does not know the API key."
+		return tryLater
 	default:
-		advice = "Check the ids and options."
+		return "Check the ids and options."
 	}
-	return f.doing + ": " + what + ". " + advice
+}
+
+// keyAdvice is about the exchange of an API key, by IAM's code where there is one that says more than the status.
+func (f *failure) keyAdvice() string {
+	switch {
+	case f.status == 0:
+		return "Check IAM_URL and the network."
+	case f.code == "BXNIM0415E":
+		return "IAM does not know the API key."
+	case f.code == "BXNIM0462E":
+		return "The key is disabled."
+	case f.code == "BXNIM0410E" || f.code == "BXNIM0436E":
+		return "The key's user has left the account, or is suspended."
+	case f.code == "BXNIM0430E":
+		return "The key may not be used from this address: see the allowed IP addresses of the account."
+	case f.status == http.StatusForbidden:
+		return "The key may not be used from this address: see the context-based restrictions of the account, and your network's proxy."
+	case f.isUnknownKey():
+		return "IAM rejects the key."
+	case f.status == http.StatusTooManyRequests || f.status >= 500:
+		return tryLater
+	default:
+		return "The answer is not IAM's: check IAM_URL."
+	}
 }
 
 func (f *failure) isUnknownKey() bool {

@@ -116,7 +116,7 @@ func (s *setup) checkKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, e
 // askIAM makes a call of IBM's SDK.
 func askIAM[In, Out any](ctx context.Context, c *ibmCloud, doing, role string, want int,
 	call func(context.Context, In) (*Out, *core.DetailedResponse, error), in In) (out *Out, err error) {
-	err = c.ask(ctx, doing, role+" on the service id", want, func(ctx context.Context) (err error) {
+	err = c.ask(ctx, &failure{doing: doing, needed: role + " on the service id"}, want, func(ctx context.Context) (err error) {
 		if out, _, err = call(ctx, in); err == nil && out == nil {
 			err = errors.New("an empty answer")
 		}
@@ -212,7 +212,7 @@ func (s *setup) tryKey(ctx context.Context, id *serviceID, keyID string, value i
 	var token iamtoken.Secret
 	for try := 1; ; try++ {
 		var err error
-		if token, err = s.cloud.exchange(ctx, value, doing); err == nil {
+		if token, err = s.cloud.exchange(ctx, value, doing, " Run setup again: it makes another key in place of this one."); err == nil {
 			break
 		}
 		if f, ok := errors.AsType[*failure](err); !ok || !f.isUnknownKey() || try == 6 || s.sleep(ctx, 2*time.Second) != nil {
@@ -248,7 +248,8 @@ func (s *setup) deleteOthers(ctx context.Context, id *serviceID, current apiKey)
 			s.say("note: the key %s is also named %s and not of setup's making: it is left alone", key.id, s.keyName(id))
 			continue
 		}
-		err := s.cloud.ask(ctx, "deleting the key "+key.id+" of the "+id.role+" service id", "Administrator on the service id", http.StatusNoContent, func(ctx context.Context) error {
+		deleting := &failure{doing: "deleting the key " + key.id + " of the " + id.role + " service id", needed: "Administrator on the service id"}
+		err := s.cloud.ask(ctx, deleting, http.StatusNoContent, func(ctx context.Context) error {
 			_, err := s.cloud.apiKeys.DeleteAPIKeyWithContext(ctx, &iamidentityv1.DeleteAPIKeyOptions{ID: &key.id})
 			return err
 		})

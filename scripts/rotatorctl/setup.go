@@ -33,7 +33,7 @@ type setup struct {
 	terraform, name, env                           string
 	awsSecret, kmsKeyID, bootstrapFile, readerFile string
 	days                                           int
-	noBootstrapKey, rotateKeys, deleteOldKeys      bool
+	noBootstrapKey, rotateKeys, deleteOldKeys, kv  bool
 	account, keyGroup, tokenGroup, profile         string
 	apiKeySecret, tokenSecret                      string // ids; empty until found or created
 	workload                                       *serviceID
@@ -72,6 +72,7 @@ Other variables:
 	flags.StringVar(&s.kmsKeyID, "aws-kms-key-id", "", "encrypt the AWS secret with this key of yours")
 	flags.StringVar(&s.bootstrapFile, "bootstrap-key-file", "", "write the bootstrap key to this `FILE`, mode 0600, and not to AWS")
 	flags.StringVar(&s.readerFile, "reader-key-file", "", "make the reader's key too, in this `FILE`, mode 0600; another file gets its own key")
+	flags.BoolVar(&s.kv, "kv", false, "make the token secret of type kv, with the token in its entry iam_token")
 	flags.BoolVar(&s.noBootstrapKey, "no-bootstrap-key", false, "make no bootstrap key: a further workload uses the first one's")
 	flags.IntVar(&s.days, "expires-in", 90, "lifetime of new keys in `DAYS`; 0 is for ever")
 	flags.BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones stay valid")
@@ -119,10 +120,10 @@ func (s *setup) serviceIDs() []*serviceID {
 // readState finds what is there. For --delete-old-keys it must be certain that another key than the old ones is
 // in use: the key secret names the workload's, whoever stored it.
 func (s *setup) readState(ctx context.Context) (err error) {
-	if s.apiKeySecret, err = s.findSecret(ctx, s.name+"-api-key", s.keyGroup); err != nil {
+	if s.apiKeySecret, err = s.findSecret(ctx, s.name+"-api-key", s.keyGroup, "arbitrary"); err != nil {
 		return err
 	}
-	if s.tokenSecret, err = s.findSecret(ctx, s.name+"-token", s.tokenGroup); err != nil {
+	if s.tokenSecret, err = s.findSecret(ctx, s.name+"-token", s.tokenGroup, "arbitrary,kv"); err != nil {
 		return err
 	}
 	for _, id := range s.serviceIDs() {
@@ -163,8 +164,8 @@ func (s *setup) checkKeysInUse(ctx context.Context) error {
 	return nil
 }
 
-// findSecret returns the id of an arbitrary secret, empty if there is none.
-func (s *setup) findSecret(ctx context.Context, name, group string) (string, error) {
+// findSecret returns the id of a secret of one of the types, empty if there is none.
+func (s *setup) findSecret(ctx context.Context, name, group, types string) (string, error) {
 	const size = 200
 	doing := "finding the secret " + name
 	for page := range pagesLimit {
@@ -176,7 +177,7 @@ func (s *setup) findSecret(ctx context.Context, name, group string) (string, err
 				Group string `json:"secret_group_id"`
 			} `json:"secrets"`
 		}
-		query := url.Values{"groups": {group}, "secret_types": {"arbitrary"}, "search": {name},
+		query := url.Values{"groups": {group}, "secret_types": {types}, "search": {name},
 			"limit": {fmt.Sprint(size)}, "offset": {fmt.Sprint(page * size)}}
 		if err := s.cloud.send(ctx, doing, http.MethodGet, "secrets?"+query.Encode(), http.StatusOK, nil, &list); err != nil {
 			return "", err
@@ -209,7 +210,6 @@ func (s *setup) createSecret(ctx context.Context, body map[string]any) (string, 
 	var created struct {
 		ID string `json:"id"`
 	}
-	body["secret_type"] = "arbitrary"
 	doing := fmt.Sprintf("creating the secret %s", body["name"])
 	if err := s.cloud.send(ctx, doing, http.MethodPost, "secrets", http.StatusCreated, body, &created); err != nil {
 		return "", err
@@ -218,8 +218,15 @@ func (s *setup) createSecret(ctx context.Context, body map[string]any) (string, 
 }
 
 func (s *setup) createTokenSecret(ctx context.Context) (err error) {
-	s.tokenSecret, err = s.createSecret(ctx, map[string]any{"name": s.name + "-token", "secret_group_id": s.tokenGroup,
-		"description": "IAM access token, kept valid by iam-token-rotator.", "payload": "no token yet"})
+	const none = "no token yet"
+	body := map[string]any{"name": s.name + "-token", "secret_group_id": s.tokenGroup, "secret_type": "arbitrary", "payload": none,
+		"description": "IAM access token, kept valid by iam-token-rotator."}
+	if s.kv {
+		delete(body, "payload")
+		body["secret_type"], body["data"] = "kv", map[string]any{iamtoken.DefaultField: none}
+		body["version_custom_metadata"] = map[string]any{"rotator_version": "rotatorctl"} // the function writes no kv secret without it
+	}
+	s.tokenSecret, err = s.createSecret(ctx, body)
 	if err == nil {
 		s.say("created the token secret, %s", s.tokenSecret)
 	}
@@ -232,7 +239,7 @@ func (s *setup) storeWorkloadKey(ctx context.Context, value iamtoken.Secret, key
 		return s.apiKeySecret, s.cloud.send(ctx, "storing the workload's new key", http.MethodPost,
 			"secrets/"+s.apiKeySecret+"/versions", http.StatusCreated, body, &struct{}{})
 	}
-	body["name"], body["secret_group_id"] = s.name+"-api-key", s.keyGroup
+	body["name"], body["secret_group_id"], body["secret_type"] = s.name+"-api-key", s.keyGroup, "arbitrary"
 	body["description"] = "API key of the workload whose token is published."
 	s.apiKeySecret, err = s.createSecret(ctx, body)
 	return s.apiKeySecret, err

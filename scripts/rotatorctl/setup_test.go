@@ -423,6 +423,64 @@ func TestFailuresAreNamed(t *testing.T) {
 	}
 }
 
+// TestTrialOfNewKey: whatever answers the exchange of a new key, the error is about that key. The next run replaces it.
+func TestTrialOfNewKey(t *testing.T) {
+	code := func(code string) string { return `{"errorCode":"` + code + `","errorMessage":"pwned"}` }
+	for name, test := range map[string]struct {
+		fault ibmcloudtest.Fault
+		words string
+	}{
+		"no answer":   {ibmcloudtest.Fault{Drop: ibmcloudtest.DropBefore}, "no answer. Check IAM_URL"},
+		"redirect":    {ibmcloudtest.Fault{Status: 302, Headers: map[string]string{"Location": "http://127.0.0.1:1/"}}, "HTTP 302. The answer is not IAM's"},
+		"a page":      {ibmcloudtest.Fault{Status: 200, Body: "<html>", ContentType: "text/html"}, "HTTP 200. The answer is not IAM's"},
+		"no token":    {ibmcloudtest.Fault{Status: 200, Body: "{}"}, "HTTP 200. The answer is not IAM's"},
+		"400":         {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0109E")}, "HTTP 400 BXNIM0109E. IAM rejects the key"},
+		"401":         {ibmcloudtest.Fault{Status: 401}, "HTTP 401. IAM rejects the key"},
+		"unknown":     {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0415E")}, "IAM does not know the API key"},
+		"disabled":    {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0462E")}, "BXNIM0462E. The key is disabled"},
+		"user left":   {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0410E")}, "The key's user has left"},
+		"address":     {ibmcloudtest.Fault{Status: 401, Body: code("BXNIM0430E")}, "allowed IP addresses"},
+		"restriction": {ibmcloudtest.Fault{Status: 403, Body: "<html>pwned", ContentType: "text/html"}, "HTTP 403. The key may not be used from this address"},
+		"404":         {ibmcloudtest.Fault{Status: 404}, "HTTP 404. The answer is not IAM's"},
+		"429":         {ibmcloudtest.Fault{Status: 429}, "HTTP 429. Try again later"},
+		"500":         {ibmcloudtest.Fault{Status: 500}, "HTTP 500. Try again later"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fx := newFixture(t)
+			test.fault.Op = ibmcloudtest.OpIAMToken
+			fx.fault(test.fault)
+			r := fx.run()
+			for _, words := range []string{"trying the new key ApiKey-", " of the workload service id: ", test.words, "Run setup again: it makes another key"} {
+				if r.exit != 1 || !strings.Contains(r.stderr, words) {
+					t.Errorf("got exit %d, %q; want 1 and the words %q", r.exit, r.stderr, words)
+				}
+			}
+			for _, words := range []string{"IAM_TOKEN", "fetch a new one", "Needed: ", "private-only", "Check the ids"} {
+				if strings.Contains(r.stderr, words) {
+					t.Errorf("got %q, which is not about the key: %q", r.stderr, words)
+				}
+			}
+			fx.cloud.ClearFaults()
+			fx.complete(fx.succeed(), fx.aws.secrets[defaultAWSSecret])
+		})
+	}
+}
+
+// TestKVTokenSecret: the secret has the mark without which the function writes none, and a later run finds it.
+func TestKVTokenSecret(t *testing.T) {
+	fx := newFixture(t)
+	id := fx.succeed("--kv").values["TOKEN_SECRET"]
+	current := fx.cloud.MustCurrent(id)
+	if current.Data["iam_token"] != "no token yet" || current.Metadata["rotator_version"] != "rotatorctl" {
+		t.Errorf("got %v with the metadata %v, want the entry iam_token and rotator_version", current.Data, current.Metadata)
+	}
+	for _, args := range [][]string{{}, {"--kv"}} {
+		if again := fx.succeed(args...).values["TOKEN_SECRET"]; again != id {
+			t.Errorf("setup %v: got the token secret %s, want %s", args, again, id)
+		}
+	}
+}
+
 func TestPassingFaultsAreWaitedOut(t *testing.T) {
 	fx := newFixture(t)
 	fx.fault(ibmcloudtest.Fault{Op: "secrets.list", Times: 1, Drop: ibmcloudtest.DropBefore})
