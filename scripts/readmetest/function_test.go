@@ -209,7 +209,7 @@ var calls = map[string]struct {
 var statusShape = regexp.MustCompile(`\b\d{3}\b`)
 
 // Each row of the table of IBM's answers is tried: the cloud answers so, and the function must fail at
-// that step, with that kind, repeating that code.
+// that step, with that kind, repeating status and code before its advice.
 func TestIBMAnswers(t *testing.T) {
 	t.Parallel()
 	for _, row := range rows(t, "infra/RUNBOOK.md", "who") {
@@ -252,8 +252,9 @@ func tryAnswer(t *testing.T, fault ibmcloudtest.Fault, answer, step, kind string
 		t.Fatalf("no report: %v: %s", err, got.All())
 	}
 	failure := report.Results[0].Error
-	if failure.Step != step || failure.Kind != kind || !strings.Contains(failure.Message, code) {
-		t.Errorf("got %s: %s: %s; want %s: %s with %q", failure.Step, failure.Kind, failure.Message, step, kind, code)
+	want := strings.TrimSpace(fmt.Sprint("answered ", fault.Status, " ", code))
+	if failure.Step != step || failure.Kind != kind || fault.Status != 200 && !strings.Contains(failure.Message, want+": ") {
+		t.Errorf("got %s: %s: %s; want %s: %s with %q", failure.Step, failure.Kind, failure.Message, step, kind, want)
 	}
 }
 

@@ -90,6 +90,12 @@ func TestOneCauseIsOneFailedCheck(t *testing.T) {
 				fx.fault(ibmcloudtest.Fault{Op: op, Status: 503})
 			}
 		}, "key-secret", []string{"key-identity", "token-secret", "token-locks", "stored-token", "save"}},
+		"a rule of IAM's network": {func(fx *fixture) {
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 403, ContentType: "text/html", Body: "<html>" + canary})
+		}, "bootstrap-identity", order[11:]},
+		"an address that is not allowed": {func(fx *fixture) {
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 401, Body: `{"errorCode":"BXNIM0430E","errorMessage":"` + canary + `"}`})
+		}, "bootstrap-identity", order[11:]},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fx := newFixture(t, ibmcloudtest.Options{})
@@ -102,6 +108,24 @@ func TestOneCauseIsOneFailedCheck(t *testing.T) {
 				fx.want(diagnosis, skipped, report.CheckSkipped, "not tried: "+test.failed+" failed")
 			}
 		})
+	}
+}
+
+// Each request is denied for one cause, in JSON or by a page.
+func TestAnInstanceThatDeniesEverythingIsOneFailedCheck(t *testing.T) {
+	for _, body := range []string{`{"errors":[{"code":"forbidden"}]}`, "<html>" + canary} {
+		fx := newFixture(t, ibmcloudtest.Options{})
+		for _, op := range []string{ibmcloudtest.OpSecretsGet, ibmcloudtest.OpSecretsMetadata, ibmcloudtest.OpLocks, ibmcloudtest.OpVersionsMetadata} {
+			fx.fault(ibmcloudtest.Fault{Op: op, Status: 403, Body: body})
+		}
+		diagnosis := fx.run()
+		fx.want(diagnosis, "key-secret", report.CheckFailed, "answered 403", "secret.read", "context-based restriction")
+		if bad := names(diagnosis.Checks, report.CheckFailed, report.CheckWarning); len(bad) != 1 {
+			t.Errorf("%v are wrong, want key-secret alone", bad)
+		}
+		for _, name := range []string{"token-secret", "token-locks", "stored-token"} {
+			fx.want(diagnosis, name, report.CheckSkipped, "denied too")
+		}
 	}
 }
 
@@ -307,7 +331,7 @@ func TestFindings(t *testing.T) {
 		"kv, no field": {func(fx *fixture) {
 			fx.keySecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"k": canary}})
 		}, "key-secret", report.CheckFailed, []string{"api_key_field"}},
-		"unknown key":      {func(fx *fixture) { fx.cloud.MustDeleteAPIKey(fx.seeded.APIKey) }, "key-identity", report.CheckFailed, []string{"denied", "BXNIM0415E", "store a valid one"}},
+		"unknown key":      {func(fx *fixture) { fx.cloud.MustDeleteAPIKey(fx.seeded.APIKey) }, "key-identity", report.CheckFailed, []string{"denied", "BXNIM0415E: the API key in the key secret is not known", "replace it by a valid key"}},
 		"another account":  {func(fx *fixture) { fx.one.Expect.Account = strings.Repeat("0", 32) }, "key-identity", report.CheckFailed, []string{"is expected", "`expect`"}},
 		"as expected":      {func(fx *fixture) { fx.one.Expect.IAMID = fx.seeded.IAMID }, "key-identity", report.CheckOK, []string{"as expected"}},
 		"key was replaced": {func(fx *fixture) { fx.publish(fx.cloud.ReaderIAMID(), time.Now().Add(time.Hour)) }, "key-identity", report.CheckFailed, []string{"run once with force"}},

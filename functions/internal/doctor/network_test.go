@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/network"
 	"iam-token-rotator/functions/report"
 )
 
@@ -67,11 +68,11 @@ func TestAnInstanceOutOfReach(t *testing.T) {
 			fx.doctor.InstanceHost.Origin = test.origin
 			sandbox := strings.TrimPrefix(fx.doctor.IAMHost.Origin, "http://")
 			fx.doctor.HTTP = &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, Proxy: through(test.proxy),
-				DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				DialContext: func(ctx context.Context, kind, address string) (net.Conn, error) {
 					if address != sandbox && test.dial != nil {
 						return nil, test.dial
 					}
-					return (&net.Dialer{}).DialContext(ctx, network, address)
+					return (&net.Dialer{}).DialContext(ctx, kind, address)
 				}}
 			diagnosis := fx.run()
 			fx.want(diagnosis, test.check, report.CheckFailed, test.words...)
@@ -112,7 +113,8 @@ func TestTLSThroughAProxy(t *testing.T) {
 		_ = here.Close()
 	}))
 	t.Cleanup(proxy.Close)
-	fx.doctor.HTTP = secure.Client().Transport.(*http.Transport).Clone()
+	fx.doctor.HTTP = network.Plain()
+	fx.doctor.HTTP.TLSClientConfig = secure.Client().Transport.(*http.Transport).TLSClientConfig
 	fx.doctor.HTTP.Proxy, fx.doctor.InstanceHost.Origin = through(proxy.URL), secure.URL
 	diagnosis := fx.run()
 	fx.want(diagnosis, "secrets-manager-tcp", report.CheckOK, "the proxy 127.0.0.1 accepts connections")
@@ -120,7 +122,7 @@ func TestTLSThroughAProxy(t *testing.T) {
 	fx.want(diagnosis, "secrets-manager-clock", report.CheckOK)
 
 	fx.doctor.InstanceHost.Origin = "https://127.0.0.1:1"
-	fx.want(fx.run(), "secrets-manager-tls", report.CheckFailed, "failed or was closed")
+	fx.want(fx.run(), "secrets-manager-tls", report.CheckFailed, "the proxy on the way to 127.0.0.1 answered 502")
 }
 
 // What the function would not take of a host is no sound answer to doctor either.

@@ -33,6 +33,7 @@ type examination struct {
 
 	key     rotation.KeySecret      // zero when it could not be read
 	current rotation.CurrentVersion // zero when its metadata could not be read
+	denials int                     // requests that Secrets Manager answered with 403
 }
 
 // run reads the token secret's metadata before it checks the key's identity, which
@@ -45,9 +46,31 @@ func (e *examination) run(ctx context.Context) []report.Check {
 	} else {
 		e.checkTokenSecret(ctx, token)
 	}
+	e.mergeDenials(token)
 	e.checkMirrors(ctx, token)
 	e.checkKey(ctx, key)
 	return append(key.checks, token.checks...)
+}
+
+// mergeDenials shows one cause once: an instance that denies each request of a rotation
+// knows no role of the identity, or a network rule keeps it out.
+func (e *examination) mergeDenials(token *findings) {
+	if e.denials < 4 { // the key, the token secret, its locks, its version
+		return
+	}
+	for i, check := range token.checks {
+		if check.Name != save {
+			token.checks[i] = report.Check{Name: check.Name, Rotation: e.Name, Status: report.CheckSkipped, Detail: "denied too, as " + keySecret + " is"}
+		}
+	}
+}
+
+// denied reports whether the identity may not do something, and counts it.
+func (e *examination) denied(err error) bool {
+	if lacksPermission(err) {
+		e.denials++
+	}
+	return lacksPermission(err)
 }
 
 // readKey returns the name of the check whose failure makes the instance unreachable, if any.
@@ -65,7 +88,7 @@ func (e *examination) readKey(ctx context.Context, f *findings) (blocker string)
 	})
 	if err != nil {
 		f.failed(keySecret, err)
-		if failureOf(err).Retry != rotation.Never { // an outage, or a token that is rejected: every request would fail
+		if !e.denied(err) && failureOf(err).Retry != rotation.Never { // an outage, or a token that is rejected: every request would fail
 			return keySecret
 		}
 		return ""
@@ -161,7 +184,7 @@ func (e *examination) checkTokenSecret(ctx context.Context, f *findings) {
 	})
 	usable := true
 	switch {
-	case lacksPermission(err):
+	case e.denied(err):
 		detail, advice := explain(err)
 		f.warn(tokenSecret, "its type, group and expiration date cannot be seen, which no rotation needs: "+detail, advice)
 	case err != nil:
@@ -223,7 +246,7 @@ func (e *examination) checkLocks(ctx context.Context, f *findings, versions int)
 		}
 	}
 	switch {
-	case lacksPermission(err):
+	case e.denied(err):
 		detail, advice := explain(err)
 		f.warn(tokenLocks, "its locks cannot be seen, which no rotation needs: "+detail, advice)
 	case err != nil:
@@ -244,6 +267,7 @@ func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 		return e.SecretsManager.ReadMetadata(ctx, e.Token)
 	})
 	if err != nil {
+		e.denied(err)
 		f.failed(storedToken, err)
 		return
 	}

@@ -191,12 +191,9 @@ func (c *keyCredential) token(ctx context.Context) (rotation.TokenResponse, iamt
 	if err != nil {
 		return rotation.TokenResponse{}, iamtoken.Secret{}, err
 	}
-	response, sent, err := c.iam.request(ctx, operation{
-		doing:    "authenticating the bootstrap identity",
-		host:     c.iam.host,
-		rejected: "the bootstrap API key is not known, disabled or expired: replace it",
-		denied:   "the bootstrap API key may not be used: is it locked, or is this address not among the account's allowed ones?",
-	}, apiKeyGrant{key})
+	const credential = "the bootstrap API key"
+	response, sent, err := c.iam.request(ctx, operation{doing: "authenticating the bootstrap identity", host: c.iam.host,
+		credential: credential, rejected: rejectedKey(credential)}, apiKeyGrant{key})
 	var failure *rotation.Error
 	if errors.As(err, &failure) && failure.Kind == rotation.Denied {
 		c.rejected()
@@ -254,10 +251,10 @@ type profileCredential struct {
 
 func (c profileCredential) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
 	return c.iam.request(ctx, operation{
-		doing:    "assuming the trusted profile",
-		host:     c.iam.host,
-		rejected: "the profile is not known or does not trust this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID and the profile's conditions",
-		denied:   "the profile may not be used from here: check its conditions",
+		doing:      "assuming the trusted profile",
+		host:       c.iam.host,
+		credential: "the compute resource token", setting: "IAM_PROFILE_NAME or IAM_PROFILE_ID, and CR_TOKEN_FILENAME",
+		rejected: "the profile is not known or does not trust this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID, and the profile's conditions",
 	}, c)
 }
 

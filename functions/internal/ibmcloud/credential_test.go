@@ -29,7 +29,7 @@ func TestATrustedProfileNeedsNoStoredKey(t *testing.T) {
 		"by name":         {ibmcloud.Profile{Name: "rotator-bootstrap", CRTokenFilename: file}, "", ""},
 		"by id":           {ibmcloud.Profile{ID: cloud.ProfileID(), CRTokenFilename: file}, "", ""},
 		"unknown profile": {ibmcloud.Profile{Name: "somebody", CRTokenFilename: file}, rotation.Denied, "profile"},
-		"no token file":   {ibmcloud.Profile{Name: "rotator-bootstrap", CRTokenFilename: file + "-missing"}, rotation.Misconfigured, "CR_TOKEN_FILENAME"},
+		"no token file":   {ibmcloud.Profile{Name: "rotator-bootstrap", CRTokenFilename: file + "-missing"}, rotation.Misconfigured, "run_compute_resource_token_enabled"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			token, err := ibmcloud.BootstrapByProfile(iam, test.profile).Token(context.Background())

@@ -1,9 +1,12 @@
 package ibmcloud
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,37 +19,91 @@ type operation struct {
 	doing    string // "reading the API key"
 	limit    int    // of the answer in bytes; 0 means network.SmallAnswer
 	host     string
-	instance bool   // the host is a Secrets Manager instance, which may be private-only
-	rejected string // advice on 401, and on IAM's 400
-	denied   string // advice on 403
-	notFound string // advice on 404; empty for IAM, which has nothing to miss
-	locked   string // advice on 412; empty for IAM, which has no locks
+	instance bool // the host is a Secrets Manager instance, which may be private-only
+
+	// Of a request to IAM.
+	credential string // what is exchanged: "the API key in the key secret"; empty if nothing is
+	setting    string // where a wrong one is corrected; empty: the credential
+
+	// Of a request to Secrets Manager, and rejected of both: the advice on
+	rejected string // 401, and IAM's 400
+	denied   string // 403
+	notFound string // 404
+	locked   string // 412
 }
 
-// failure turns an answer that is no success into an error, by HTTP status: the
-// codes in error bodies are not all documented.
+// failure turns an answer that is no success into an error. Kind and retry go by the
+// HTTP status: IBM documents few of the codes in its answers. The text goes by the code,
+// if it is one of IAM's that is known here.
 func (o operation) failure(got *wireResponse, now time.Time) *rotation.Error {
 	if got.status == 0 {
 		return o.unanswered(got.err)
 	}
-	switch status := got.status; {
-	case status == http.StatusTooManyRequests:
-		return o.later(rotation.RateLimited, got, now, o.busy())
-	case status == http.StatusRequestTimeout, status >= 500:
-		return o.later(rotation.Unavailable, got, now, "the service is having trouble; nothing to do unless it persists")
-	case status == http.StatusUnauthorized:
-		return o.because(rotation.Denied, rotation.Once, got, o.rejected)
-	case status == http.StatusForbidden:
-		return o.because(rotation.Denied, rotation.Never, got, o.denied)
-	case status == http.StatusNotFound:
-		return o.because(rotation.NotFound, rotation.Never, got, o.notFound)
-	case status == http.StatusPreconditionFailed:
-		return o.because(rotation.Locked, rotation.Never, got, o.locked)
-	case status >= 300 && status < 400:
-		return o.because(rotation.Misconfigured, rotation.Never, got, "the host redirects elsewhere, which is not followed: correct the URL")
-	default:
-		return o.because(rotation.Misconfigured, rotation.Never, got, "the service rejects the request: check the URL and the secret")
+	code := got.code()
+	cause, advice := o.refusal(code)
+	failure := &rotation.Error{}
+	failure.Kind, failure.Retry, failure.Advice = o.byStatus(got.status)
+	if advice == "" || got.status < 400 {
+		cause, advice = "", cmp.Or(failure.Advice, "is the URL the service's own?")
 	}
+	failure.Advice = advice
+	if failure.Retry == rotation.Later {
+		failure.RetryAfter = got.retryAfter(now)
+	}
+	failure.Message = o.message(got.status, code, cause, advice)
+	return failure
+}
+
+// byStatus is what an answer's status decides, and the advice if its code says no more.
+func (o operation) byStatus(status int) (rotation.Kind, rotation.Retry, string) {
+	switch {
+	case status == http.StatusTooManyRequests:
+		return rotation.RateLimited, rotation.Later, o.busy()
+	case status == http.StatusRequestTimeout, status >= 500:
+		return rotation.Unavailable, rotation.Later, "the service is having trouble; nothing to do unless it persists"
+	case status == http.StatusUnauthorized, status == http.StatusBadRequest && o.credential != "":
+		return rotation.Denied, rotation.Once, o.rejected
+	case status == http.StatusForbidden && o.instance:
+		return rotation.Denied, rotation.Never, o.denied + "; or a context-based restriction keeps this network out"
+	case status == http.StatusForbidden:
+		return rotation.Denied, rotation.Never, "a network rule refuses this address: is there a context-based restriction in the account, or a proxy or firewall in between?"
+	case status == http.StatusNotFound:
+		return rotation.NotFound, rotation.Never, o.notFound
+	case status == http.StatusPreconditionFailed:
+		return rotation.Locked, rotation.Never, o.locked
+	case status >= 300 && status < 400:
+		return rotation.Misconfigured, rotation.Never, "the host redirects elsewhere, which is not followed: correct the URL"
+	default:
+		return rotation.Misconfigured, rotation.Never, "the service rejects the request: check the URL and the secret"
+	}
+}
+
+// refusals are IAM's codes with the cause and what helps. KEY stands for the credential,
+// SETTING for where it is corrected. No code says that a key is locked: a locked one
+// cannot be changed, and still gives tokens.
+var refusals = map[string][2]string{
+	"BXNIM0415E": {"KEY is not known to IAM: it was deleted, has expired or was made seconds ago", "replace it by a valid key"},
+	"BXNIM0462E": {"KEY is disabled", "enable it, or replace it by another key"},
+	"BXNIM0410E": {"KEY is of a user who has left the account", "replace it by a key of a service id or another user: a new key of the same user does not help"},
+	"BXNIM0436E": {"KEY is of a user who is suspended",
+		"have the account's administrator reactivate the user, or replace it by a key of a service id: a new key of the same user does not help"},
+	"BXNIM0439E": {"the session behind KEY is no longer valid", "log in again, or replace it by a key of a service id"},
+	"BXNIM0408E": {"the refresh token behind KEY is no longer valid", "log in again, or replace it by a key of a service id"},
+	"BXNIM0430E": {"requests from this IP address are not permitted",
+		"add the address that they come from (a NAT gateway's, say) to the allowed IP addresses of the account or user: a new key does not help"},
+	"BXNIM0398E": {"the trusted profile is not known, or its conditions do not fit this compute resource", "check IAM_PROFILE_NAME or IAM_PROFILE_ID, and the profile's conditions"},
+	"BXNIM0407E": {"IAM says that KEY is an invalid token", "is it of this account, and still valid? Check SETTING"},
+	"BXNIM0109E": {"IAM misses a property of the request", "is KEY empty, or does a proxy change the request? Check SETTING"},
+	"BXNIM0106E": {"IAM does not accept the value of a property of the request", "check SETTING"},
+}
+
+// refusal is what a code of IAM's says of a credential; empty if that is not known.
+func (o operation) refusal(code string) (cause, advice string) {
+	if o.credential == "" {
+		return "", ""
+	}
+	fill := strings.NewReplacer("KEY", o.credential, "SETTING", cmp.Or(o.setting, o.credential))
+	return fill.Replace(refusals[code][0]), fill.Replace(refusals[code][1])
 }
 
 // unanswered is the error for a call to which no answer came.
@@ -68,36 +125,19 @@ func (o operation) busy() string {
 
 // unusable is the error for a success whose body cannot be used.
 func (o operation) unusable(got *wireResponse) *rotation.Error {
-	return o.because(rotation.Unavailable, rotation.Later, got, "the answer cannot be used: is this URL the service itself, or a proxy's page?")
+	const advice = "is this URL the service itself, or a proxy's page?"
+	return &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Advice: advice,
+		Message: o.message(got.status, got.code(), "the answer cannot be used", advice)}
 }
 
-func (o operation) later(kind rotation.Kind, got *wireResponse, now time.Time, advice string) *rotation.Error {
-	failure := o.because(kind, rotation.Later, got, advice)
-	failure.RetryAfter = got.retryAfter(now)
-	return failure
+// message is what was done, what was answered, why and what to do, in this order.
+func (o operation) message(status int, code, cause, advice string) string {
+	answer := strings.TrimSpace(fmt.Sprintf("%s answered %d %s", o.host, status, code))
+	return strings.Join(slices.DeleteFunc([]string{o.doing, answer, cause, advice}, func(part string) bool { return part == "" }), ": ")
 }
 
-func (o operation) because(kind rotation.Kind, retry rotation.Retry, got *wireResponse, advice string) *rotation.Error {
-	if advice == "" {
-		advice = "is the URL the service's own?"
-	}
-	message := fmt.Sprintf("%s: %s answered %d", o.doing, o.host, got.status)
-	if code := got.code(); code != "" {
-		message += " " + code
-	}
-	return &rotation.Error{Kind: kind, Retry: retry, Message: message + ": " + advice, Advice: advice}
-}
-
-// isCode reports whether text looks like an IBM error code: BXNIM0415E,
-// secrets-manager.Error07012. Anything else could repeat a secret.
-func isCode(text string) bool {
-	const digits, letters = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	if number, ok := strings.CutPrefix(text, "secrets-manager.Error"); ok {
-		return len(number) == 5 && strings.Trim(number, digits) == ""
-	}
-	return len(text) == len("BXNIM0415E") && strings.HasPrefix(text, "BXN") &&
-		strings.Trim(text[3:5]+text[9:], letters) == "" && strings.Trim(text[5:9], digits) == ""
-}
+// codes are the forms of IBM's. Anything else could repeat a secret.
+var codes = regexp.MustCompile(`^(BXNIM[0-9]{4}E|secrets-manager\.Error[0-9]{5})$`)
 
 // code is IBM's error code, empty when the body has none.
 func (a *wireResponse) code() string {
@@ -111,10 +151,10 @@ func (a *wireResponse) code() string {
 		return ""
 	}
 	code := body.ErrorCode
-	if len(body.Errors) > 0 {
+	if code == "" && len(body.Errors) > 0 {
 		code = body.Errors[0].Code
 	}
-	if !isCode(code) {
+	if !codes.MatchString(code) {
 		return ""
 	}
 	return code

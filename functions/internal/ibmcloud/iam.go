@@ -50,12 +50,8 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 // it is a JWT, is signed by IAM, unless IAM's keys are unavailable; then, and if it is
 // opaque, the response says so.
 func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
-	op := operation{
-		doing:    "exchanging the API key for a token",
-		host:     i.host,
-		rejected: "the API key in the key secret is not known, disabled or expired: store a valid one",
-		denied:   "the API key may not be used: is it locked, or is this address not among the account's allowed ones?",
-	}
+	const credential = "the API key in the key secret"
+	op := operation{doing: "exchanging the API key for a token", host: i.host, credential: credential, rejected: rejectedKey(credential)}
 	response, sent, err := i.request(ctx, op, apiKeyGrant{key})
 	if err != nil {
 		return rotation.TokenResponse{}, err
@@ -167,6 +163,11 @@ func (g apiKeyGrant) authenticator(url string, client *http.Client, headers map[
 	return authenticator, nil
 }
 
+// rejectedKey is the advice when IAM rejects a key and does not say why.
+func rejectedKey(key string) string {
+	return key + " is not known to IAM, disabled or expired: replace it by a valid key"
+}
+
 // request makes one token request: no retries, no cache. It also returns the
 // credential that was sent.
 func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.TokenResponse, iamtoken.Secret, error) {
@@ -185,12 +186,10 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.Toke
 	switch {
 	case got.status == 0 && got.err == nil:
 		// Nothing was sent: the cr-token grant could not read its file.
-		return rotation.TokenResponse{}, iamtoken.Secret{}, misconfigured("no token request could be made: is CR_TOKEN_FILENAME readable?")
+		return rotation.TokenResponse{}, iamtoken.Secret{}, misconfiguredSo(op.doing+": there is no compute resource token that can be read",
+			"on Code Engine, enable the trusted profile on the job (--trusted-profiles-enabled, in Terraform run_compute_resource_token_enabled); elsewhere, name the token's file in CR_TOKEN_FILENAME")
 	case got.status < 200 || got.status > 299:
 		failure := op.failure(got, i.now())
-		if got.status == http.StatusBadRequest {
-			failure = op.because(rotation.Denied, rotation.Once, got, op.rejected)
-		}
 		failure.TransactionID = transaction
 		return rotation.TokenResponse{}, iamtoken.Secret{}, failure
 	case err != nil || response == nil:
@@ -273,6 +272,11 @@ func misconfigured(message string) *rotation.Error {
 	return &rotation.Error{Kind: rotation.Misconfigured, Message: message}
 }
 
+// misconfiguredSo also has apart what to do, as a diagnosis shows it.
+func misconfiguredSo(found, advice string) *rotation.Error {
+	return &rotation.Error{Kind: rotation.Misconfigured, Message: found + ": " + advice, Advice: advice}
+}
+
 // maxLifetime is well above the 60 minutes that IAM gives a token, whatever the
 // clocks: an expiration beyond it is in another unit, or forged.
 const maxLifetime = 24 * time.Hour
@@ -322,10 +326,7 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 // GET /v1/apikeys/details takes the key in a header (IAM Identity Services API,
 // GetAPIKeysDetails). Only a diagnosis depends on it.
 func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.Time, error) {
-	op := operation{
-		doing: "asking when the API key expires", host: i.host,
-		rejected: "the token is rejected", denied: "the identity may not see its own key",
-	}
+	op := operation{doing: "asking when the API key expires", host: i.host, rejected: "the token is rejected"}
 	ctx, got := withResponse(ctx)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/v1/apikeys/details", nil)
 	if err != nil {

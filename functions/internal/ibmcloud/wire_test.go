@@ -108,6 +108,53 @@ func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
 	}
 }
 
+// The status decides, the code explains: each code with each status.
+func TestACodeOfIAMNamesTheCauseAndWhatHelps(t *testing.T) {
+	const byStatus = "" // no such code is known
+	codes := map[string]string{
+		"BXNIM0415E": "is not known to IAM: it was deleted, has expired or was made seconds ago: replace it by a valid key",
+		"BXNIM0462E": "is disabled: enable it, or",
+		"BXNIM0410E": "is of a user who has left the account: replace it by a key of a service id or another user: a new key of the same user does not help",
+		"BXNIM0436E": "is of a user who is suspended: have the account's administrator reactivate the user, or replace it by a key of a service id: a new key of the same user does not help",
+		"BXNIM0439E": "the session behind the API key in the key secret is no longer valid: log in again",
+		"BXNIM0408E": "the refresh token behind the API key in the key secret is no longer valid: log in again",
+		"BXNIM0430E": "requests from this IP address are not permitted: add the address that they come from",
+		"BXNIM0398E": "the trusted profile is not known, or its conditions do not fit this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID",
+		"BXNIM0407E": "IAM says that the API key in the key secret is an invalid token: ",
+		"BXNIM0109E": "IAM misses a property of the request: ",
+		"BXNIM0106E": "IAM does not accept the value of a property of the request: check the API key in the key secret",
+		"BXNIM9999E": byStatus, "bxnim0415e": byStatus, "BXNIM0415": byStatus, "BXNIM00415E": byStatus, "BXNIM0415EE": byStatus, "BXNIM0415E ": byStatus,
+		"BXNIM0415E\n": byStatus, "XBXNIM0415E": byStatus, "BXNAB0415E": byStatus, "BXNIM٠٤١٥E": byStatus, "forbidden": byStatus, "": byStatus,
+	}
+	for _, status := range []int{400, 401, 403, 404, 412, 418, 429, 500, 503} {
+		answering := func(body string) *rotation.Error {
+			_, failure := exchange(t, serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, body)
+			}))
+			return failure
+		}
+		bare := answering("<html>" + keyCanary + "</html>")
+		for code, says := range codes {
+			for _, shape := range []string{`{"errorCode":"%s","errorMessage":"%s"}`, `{"errors":[{"code":"%s","message":"%s"}]}`} {
+				failure := answering(fmt.Sprintf(shape, code, keyCanary))
+				if failure.Kind != bare.Kind || failure.Retry != bare.Retry || strings.Contains(failure.Message+failure.Advice, "canary") || strings.Contains(failure.Message, "locked") {
+					t.Fatalf("%d %s: got kind %s, retry %d; want those of the status alone, %s and %d, no secret and no lock", status, code, failure.Kind, failure.Retry, bare.Kind, bare.Retry)
+				}
+				want := fmt.Sprintf(" answered %d: %s", status, bare.Advice)
+				if says != byStatus {
+					want = fmt.Sprintf(" answered %d %s: ", status, code)
+				} else if code == "BXNIM9999E" {
+					want = fmt.Sprintf(" answered %d %s: %s", status, code, bare.Advice)
+				}
+				if !strings.Contains(failure.Message, want) || !strings.Contains(failure.Message, says) || !strings.HasSuffix(failure.Message, ": "+failure.Advice) {
+					t.Errorf("%d %q: got %q, want %q and %q in it", status, code, failure.Message, want, says)
+				}
+			}
+		}
+	}
+}
+
 func TestARequestThatBearsASecretIsNotRedirected(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		var elsewhere atomic.Int32

@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 
@@ -17,6 +19,16 @@ var (
 	errTooLarge  = errors.New("the response is larger than it can be")
 	ErrSuspended = errors.New("the process was suspended before the request left; a new attempt starts again if there is time")
 )
+
+// proxyRefusal is the status with which a proxy refuses a connection to a host.
+type proxyRefusal int
+
+func (proxyRefusal) Error() string { return "the proxy refuses the connection" }
+
+// temporary reports whether another attempt may be let through.
+func (r proxyRefusal) temporary() bool {
+	return r >= 500 || r == http.StatusTooManyRequests || r == http.StatusRequestTimeout
+}
 
 // Peer is the other end of a request, as an error names it.
 type Peer struct {
@@ -33,8 +45,9 @@ func (p Peer) NoAnswer(doing string, err error) *rotation.Error {
 	found, advice := p.explain(err)
 	failure := &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Advice: advice}
 	var untrusted *tls.CertificateVerificationError
+	var refusal proxyRefusal
 	switch {
-	case errors.As(err, &untrusted):
+	case errors.As(err, &untrusted), errors.As(err, &refusal) && !refusal.temporary():
 		failure.Kind, failure.Retry = rotation.Misconfigured, rotation.Never
 	case errors.Is(err, ErrSuspended), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		failure.Kind = rotation.Timeout
@@ -49,6 +62,7 @@ func (p Peer) NoAnswer(doing string, err error) *rotation.Error {
 }
 
 func (p Peer) explain(err error) (found, advice string) {
+	var refusal proxyRefusal
 	var operation *net.OpError
 	var dns *net.DNSError
 	var untrusted *tls.CertificateVerificationError
@@ -61,6 +75,10 @@ func (p Peer) explain(err error) (found, advice string) {
 		return ErrSuspended.Error(), ""
 	case errors.Is(err, errTooLarge):
 		return p.Host + " sent a larger response than this request can have", "check " + p.Variable + ": does a proxy answer in its place?"
+	case errors.As(err, &refusal):
+		return fmt.Sprintf("the proxy on the way to %s answered %d", p.Host, refusal), p.throughProxy(refusal)
+	case errors.As(err, &operation) && strings.HasPrefix(operation.Op, "socks"):
+		return "the proxy on the way to " + p.Host + " refuses the connection", p.throughProxy(http.StatusForbidden)
 	case errors.As(err, &operation) && operation.Op == "proxyconnect":
 		return "the proxy on the way to " + p.Host + " cannot be reached", "check HTTPS_PROXY, or name the host in NO_PROXY"
 	case errors.As(err, &dns):
@@ -96,6 +114,18 @@ func (p Peer) explainCertificate(err error) (found, advice string) {
 		return certificate + " is not trusted: it has expired or is not valid yet", "is this machine's clock right?"
 	default:
 		return certificate + " is not trusted", "check " + p.Variable + ", and what intercepts TLS on the way"
+	}
+}
+
+// throughProxy is the advice when a proxy does not let a request through.
+func (p Peer) throughProxy(refusal proxyRefusal) string {
+	switch {
+	case refusal == http.StatusProxyAuthRequired:
+		return "check the user and password in HTTPS_PROXY"
+	case refusal.temporary():
+		return "it may be unable to reach the host: check " + p.Variable + ", and the way from the proxy" + p.privateOnly()
+	default:
+		return "allow the host at the proxy, or name it in NO_PROXY; check the user and password in HTTPS_PROXY"
 	}
 }
 

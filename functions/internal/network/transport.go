@@ -49,7 +49,13 @@ func New() *Transport {
 // connections, for a request whose way to a host is traced.
 func Plain() *http.Transport {
 	return &http.Transport{
-		Proxy:                  func(req *http.Request) (*url.URL, error) { return target{req.URL}.proxy() },
+		Proxy: func(req *http.Request) (*url.URL, error) { return target{req.URL}.proxy() },
+		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, response *http.Response) error {
+			if response.StatusCode != http.StatusOK {
+				return proxyRefusal(response.StatusCode)
+			}
+			return nil
+		},
 		DialContext:            (&net.Dialer{Timeout: dialLimit, KeepAlive: 15 * time.Second}).DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    dialLimit,
