@@ -18,7 +18,7 @@ var (
 	ErrNoToken     = errors.New("the secret holds no token")
 	ErrDenied      = errors.New("access denied")
 	ErrNotFound    = errors.New("no such secret")
-	ErrUnavailable = errors.New("no usable answer") // 429, 5xx, no connection: worth a retry
+	ErrUnavailable = errors.New("no usable answer") // 429, 5xx, no connection
 )
 
 // Store is where the token is kept. Read returns the current version; it is
@@ -145,17 +145,29 @@ func (f Format) Payload(t Token) Secret {
 	}
 }
 
-// TrimBearer returns the bare token of "Bearer <token>", the form that
-// `ibmcloud iam oauth-tokens` prints; a bare token comes back unchanged.
+// TrimBearer returns the bare token of what `ibmcloud iam oauth-tokens` prints,
+// "IAM token:  Bearer <token>": the words before the token may be missing, be in any
+// case and have any white space around them. Of any other text it trims white space
+// alone.
 func TrimBearer(s string) string {
 	s = strings.TrimSpace(s)
-	if strings.EqualFold(s, "Bearer") {
-		return ""
+	if rest, found := cutFold(s, "IAM"); found {
+		if rest, found := cutFold(strings.TrimSpace(rest), "token:"); found {
+			s = strings.TrimSpace(rest)
+		}
 	}
-	if scheme, token, found := strings.Cut(s, " "); found && strings.EqualFold(scheme, "Bearer") {
-		return strings.TrimSpace(token)
+	rest, found := cutFold(s, "Bearer")
+	if trimmed := strings.TrimSpace(rest); found && (rest == "" || trimmed != rest) {
+		return trimmed
 	}
 	return s
+}
+
+func cutFold(s, prefix string) (rest string, found bool) {
+	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
+		return s, false
+	}
+	return s[len(prefix):], true
 }
 
 // DefaultField is the entry of a kv secret that holds the token, unless the

@@ -22,6 +22,9 @@ const (
 	// there is a valid token; without one, blindPause is.
 	pause      = 15 * time.Second
 	blindPause = time.Second
+	// farewell is what a call leaves of its context's deadline, so that the caller gets
+	// the reason, and not the deadline's end.
+	farewell = time.Second
 	// maxTrustedSkew is what latency and the whole seconds of a Date header explain.
 	maxTrustedSkew = 5 * time.Second
 )
@@ -70,8 +73,44 @@ type Reader struct {
 //		return &oauth2.Token{AccessToken: token.Value.Reveal(), TokenType: "Bearer", Expiry: token.Expiration}, err
 //	}
 //
+// Without a deadline it gives up after one more try. Until a deadline of ctx, less a
+// second, it goes on trying while the service does not answer or denies access,
+// which may be wrong for a moment. That the stored token has expired is reported at once.
+//
 // The error wraps one of this package's Err… values or the context's.
 func (r *Reader) Token(ctx context.Context) (Token, error) {
+	token, err := r.tokenOnce(ctx)
+	deadline, limited := ctx.Deadline()
+	if err == nil || !limited {
+		return token, err
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline.Add(-farewell))
+	defer cancel()
+	for repeatable(err) && r.waitForNext(ctx) {
+		next, nextErr := r.tokenOnce(ctx)
+		if nextErr != nil && ctx.Err() != nil {
+			break
+		}
+		token, err = next, nextErr
+	}
+	return token, err
+}
+
+// waitForNext waits until the secret may be read again; false if ctx ends before.
+func (r *Reader) waitForNext(ctx context.Context) bool {
+	r.mu.Lock()
+	wait := max(r.due.Sub(r.now()), 0)
+	r.mu.Unlock()
+	select {
+	case <-time.After(wait):
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// tokenOnce waits for one read at most.
+func (r *Reader) tokenOnce(ctx context.Context) (Token, error) {
 	r.mu.Lock()
 	now := r.now()
 	valid := r.token.Expiration.After(now.Add(patience))
@@ -166,10 +205,10 @@ func (r *Reader) join(ctx context.Context) <-chan struct{} {
 func (r *Reader) read(ctx context.Context, flight chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	version, err := readTwice(ctx, r.Store)
+	token, at, err := readTwice(ctx, r.Store)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.land(version, err)
+	r.land(token, at, err)
 	r.flight = nil
 	close(flight)
 }
@@ -178,26 +217,47 @@ func (r *Reader) read(ctx context.Context, flight chan struct{}) {
 const maxRetryAfter = 5 * time.Second
 
 // readTwice reads once more where that can help: after half to one and a half
-// seconds, or when the service asked for it.
-func readTwice(ctx context.Context, store Store) (Version, error) {
-	version, err := store.Read(ctx)
-	if !errors.Is(err, ErrUnavailable) {
-		return version, err
+// seconds, or when the service asked for it. It returns the store's time, too.
+func readTwice(ctx context.Context, store Store) (Token, time.Time, error) {
+	token, at, err := read(ctx, store)
+	if !repeatable(err) {
+		return token, at, err
 	}
 	wait := time.Second/2 + rand.N(time.Second) // #nosec G404 -- it spreads requests, and keeps no secret
-	var asked *retryAfter
-	if errors.As(err, &asked) && asked.wait > 0 {
-		wait = asked.wait
-	}
 	select {
-	case <-time.After(wait):
-		return store.Read(ctx)
+	case <-time.After(cmp.Or(asked(err), wait)):
+		return read(ctx, store)
 	case <-ctx.Done():
-		return Version{}, err
+		return Token{}, time.Time{}, err
 	}
 }
 
-// retryAfter is a failure whose answer said how long to wait, maxRetryAfter at most.
+func read(ctx context.Context, store Store) (Token, time.Time, error) {
+	version, err := store.Read(ctx)
+	if err != nil {
+		return Token{}, time.Time{}, err
+	}
+	token, err := version.Token()
+	return token, version.ReadAt, err
+}
+
+// repeatable reports whether the same read can end otherwise: IAM and Secrets Manager
+// now and then deny for a moment what they allow.
+func repeatable(err error) bool {
+	var final permanent
+	return (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDenied)) && !errors.As(err, &final)
+}
+
+// asked is how long the service asked to wait; 0 if it did not.
+func asked(err error) time.Duration {
+	var after *retryAfter
+	if errors.As(err, &after) {
+		return after.wait
+	}
+	return 0
+}
+
+// retryAfter is a failure with how long to wait, maxRetryAfter at most; 0 if that is not known.
 type retryAfter struct {
 	error
 	wait time.Duration
@@ -207,13 +267,9 @@ func (e *retryAfter) Unwrap() error { return e.error }
 
 // land stores the result of a read and sets the time of the next one. The
 // caller holds r.mu.
-func (r *Reader) land(version Version, err error) {
-	var token Token
+func (r *Reader) land(token Token, at time.Time, err error) {
 	if err == nil {
-		token, err = version.Token()
-	}
-	if err == nil {
-		r.setClock(version.ReadAt)
+		r.setClock(at)
 	}
 	now := r.now()
 	if err == nil && !token.Expiration.After(now) {
@@ -229,7 +285,7 @@ func (r *Reader) land(version Version, err error) {
 	}
 	switch left := r.token.Expiration.Sub(now); {
 	case left <= 0:
-		r.due = now.Add(blindPause)
+		r.due = now.Add(max(blindPause, asked(err)))
 	case r.due.After(r.token.Expiration):
 		r.due = r.token.Expiration
 	}

@@ -138,14 +138,29 @@ func TestErrorsOfTheStoredToken(t *testing.T) {
 }
 
 func TestAReadIsTriedTwice(t *testing.T) {
+	const iam, read = ibmcloudtest.OpIAMToken, ibmcloudtest.OpVersionsGet
+	after := map[string]string{"Retry-After": "999999"}
+	stale := ibmcloudtest.Fault{Op: read, Status: 200, Headers: map[string]string{"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}, Times: 1,
+		Body: `{"secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z","payload":"` + opaque + `","version_custom_metadata":{"expiration":1767225600}}`}
 	for name, test := range map[string]struct {
 		fault       ibmcloudtest.Fault
 		least, most time.Duration
+		exchanges   int
 		want        error
 	}{
-		"a back-off":                    {ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: 503, Times: 1}, time.Second / 2, 3 * time.Second / 2, nil},
-		"Retry-After, cut to 5 s":       {ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 429, Headers: map[string]string{"Retry-After": "999999"}, Times: 1}, 5 * time.Second, 5 * time.Second, nil},
-		"an outage, reported after 5 s": {ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 429, Headers: map[string]string{"Retry-After": "999999"}}, 5 * time.Second, 5 * time.Second, iamtoken.ErrUnavailable},
+		"a back-off":                    {ibmcloudtest.Fault{Op: iam, Status: 503, Times: 1}, time.Second / 2, 3 * time.Second / 2, 2, nil},
+		"a false 400 of IAM":            {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E"}`, Times: 1}, 2 * time.Second, 2 * time.Second, 2, nil},
+		"a false 401 of IAM":            {ibmcloudtest.Fault{Op: iam, Status: 401, Times: 1}, 2 * time.Second, 2 * time.Second, 2, nil},
+		"a false 403 of IAM":            {ibmcloudtest.Fault{Op: iam, Status: 403, ContentType: "text/html", Body: "<html>", Times: 1}, 2 * time.Second, 2 * time.Second, 2, nil},
+		"a false 401":                   {ibmcloudtest.Fault{Op: read, Status: 401, Times: 1}, time.Second / 2, 3 * time.Second / 2, 2, nil},
+		"a false 403":                   {ibmcloudtest.Fault{Op: read, Status: 403, Times: 1}, time.Second / 2, 3 * time.Second / 2, 2, nil},
+		"a Date before the version":     {stale, time.Second / 2, 3 * time.Second / 2, 1, nil},
+		"a lasting 400":                 {ibmcloudtest.Fault{Op: iam, Status: 400}, 2 * time.Second, 2 * time.Second, 2, iamtoken.ErrDenied},
+		"a lasting 403":                 {ibmcloudtest.Fault{Op: read, Status: 403}, time.Second / 2, 3 * time.Second / 2, 2, iamtoken.ErrDenied},
+		"a redirect, once":              {ibmcloudtest.Fault{Op: read, Status: 302}, 0, 0, 1, iamtoken.ErrUnavailable},
+		"404, once":                     {ibmcloudtest.Fault{Op: read, Status: 404}, 0, 0, 1, iamtoken.ErrNotFound},
+		"Retry-After, cut to 5 s":       {ibmcloudtest.Fault{Op: read, Status: 429, Headers: after, Times: 1}, 5 * time.Second, 5 * time.Second, 1, nil},
+		"an outage, reported after 5 s": {ibmcloudtest.Fault{Op: read, Status: 429, Headers: after}, 5 * time.Second, 5 * time.Second, 1, iamtoken.ErrUnavailable},
 	} {
 		withFixture(t, func(fx *fixture) {
 			fx.rotate(time.Hour)
@@ -156,6 +171,101 @@ func TestAReadIsTriedTwice(t *testing.T) {
 			}
 			if took := time.Since(began); took < test.least || took > test.most {
 				t.Errorf("%s: took %s, want %s to %s", name, took, test.least, test.most)
+			}
+			if got := fx.count(iam); got != test.exchanges {
+				t.Errorf("%s: got %d exchanges, want %d", name, got, test.exchanges)
+			}
+		})
+	}
+}
+
+// With a deadline a call goes on, and ends a second before it with the reason.
+func TestACallIsPatientUntilItsDeadline(t *testing.T) {
+	const iam, read = ibmcloudtest.OpIAMToken, ibmcloudtest.OpVersionsGet
+	after := map[string]string{"Retry-After": "3"}
+	for name, test := range map[string]struct {
+		fault ibmcloudtest.Fault
+		after time.Duration // when the fault ends; 0: never
+		want  error
+		least time.Duration
+		most  time.Duration
+	}{
+		"an outage of 20 s":     {ibmcloudtest.Fault{Op: read, Status: 503}, 20 * time.Second, nil, 20 * time.Second, 24 * time.Second},
+		"no connection":         {ibmcloudtest.Fault{Op: iam, Drop: ibmcloudtest.DropBefore}, 20 * time.Second, nil, 20 * time.Second, 24 * time.Second},
+		"too many requests":     {ibmcloudtest.Fault{Op: read, Status: 429, Headers: after}, 20 * time.Second, nil, 20 * time.Second, 27 * time.Second},
+		"a page":                {ibmcloudtest.Fault{Op: read, Status: 200, Body: "<html>"}, 20 * time.Second, nil, 20 * time.Second, 24 * time.Second},
+		"false 401s of IAM":     {ibmcloudtest.Fault{Op: iam, Status: 401}, 20 * time.Second, nil, 20 * time.Second, 24 * time.Second},
+		"false 403s":            {ibmcloudtest.Fault{Op: read, Status: 403}, 20 * time.Second, nil, 20 * time.Second, 24 * time.Second},
+		"a key that is unknown": {ibmcloudtest.Fault{Op: iam, Status: 400}, 0, iamtoken.ErrDenied, 50 * time.Second, 59 * time.Second},
+		"a lasting outage":      {ibmcloudtest.Fault{Op: read, Status: 503}, 0, iamtoken.ErrUnavailable, 50 * time.Second, 59 * time.Second},
+		"404":                   {ibmcloudtest.Fault{Op: read, Status: 404}, 0, iamtoken.ErrNotFound, 0, 0},
+	} {
+		withFixture(t, func(fx *fixture) {
+			fx.rotate(time.Hour)
+			fx.fault(test.fault)
+			if test.after > 0 {
+				time.AfterFunc(test.after, fx.cloud.ClearFaults)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			began := time.Now()
+			_, err := fx.reader.Token(ctx)
+			if took := time.Since(began); !errors.Is(err, test.want) || took < test.least || took > test.most {
+				t.Errorf("%s: got %v after %s, want %v after %s to %s", name, err, took, test.want, test.least, test.most)
+			}
+			if got := len(fx.cloud.Requests()); got > 90 {
+				t.Errorf("%s: got %d requests in a minute", name, got)
+			}
+			time.Sleep(20 * time.Second) // a read does not end with the call
+		})
+	}
+	withFixture(t, func(fx *fixture) {
+		fx.rotate(-time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		began := time.Now()
+		if _, err := fx.reader.Token(ctx); !errors.Is(err, iamtoken.ErrExpired) || time.Since(began) > 0 {
+			t.Errorf("got %v after %s, want ErrExpired at once", err, time.Since(began))
+		}
+	})
+}
+
+// The code names the cause, whatever the status; foreign text is never printed.
+func TestRefusalsNameTheirCause(t *testing.T) {
+	const iam, read = ibmcloudtest.OpIAMToken, ibmcloudtest.OpVersionsGet
+	for name, test := range map[string]struct {
+		fault ibmcloudtest.Fault
+		says  string
+	}{
+		"unknown":         {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E"}`}, "IAM answered 400 BXNIM0415E: the reader's API key is not known to IAM: it was deleted"},
+		"disabled":        {ibmcloudtest.Fault{Op: iam, Status: 401, Body: `{"errorCode":"BXNIM0462E"}`}, "IAM answered 401 BXNIM0462E: the reader's API key is disabled"},
+		"left":            {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0410E"}`}, "a new key of the same user does not help"},
+		"suspended":       {ibmcloudtest.Fault{Op: iam, Status: 401, Body: `{"errorCode":"BXNIM0436E"}`}, "suspended"},
+		"session":         {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0439E"}`}, "log in again"},
+		"refresh":         {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0408E"}`}, "log in again"},
+		"address":         {ibmcloudtest.Fault{Op: iam, Status: 401, Body: `{"errorCode":"BXNIM0430E"}`}, "IP address"},
+		"token":           {ibmcloudtest.Fault{Op: iam, Status: 401, Body: `{"errorCode":"BXNIM0407E"}`}, "invalid token"},
+		"missing":         {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0109E"}`}, "misses a property"},
+		"value":           {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errors":[{"code":"BXNIM0106E"}]}`}, "answered 400 BXNIM0106E: IAM does not accept"},
+		"a code and 503":  {ibmcloudtest.Fault{Op: iam, Status: 503, Body: `{"errorCode":"BXNIM0430E"}`}, "answered 503 BXNIM0430E: requests from this IP"},
+		"an unknown code": {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM9999E"}`}, "answered 400 BXNIM9999E: the reader's API key is not known to IAM, disabled or expired"},
+		"no code":         {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"canary"}`}, "IAM answered 400: the reader's"},
+		"almost a code":   {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E canary"}`}, "IAM answered 400: the reader's"},
+		"five digits":     {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM00415E"}`}, "IAM answered 400: the reader's"},
+		"letters":         {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIMeyJhE"}`}, "IAM answered 400: the reader's"},
+		"a page":          {ibmcloudtest.Fault{Op: iam, Status: 403, ContentType: "text/html", Body: "<html>canary"}, "IAM answered 403: a network rule refuses this address: is there a context-based restriction"},
+		"429":             {ibmcloudtest.Fault{Op: iam, Status: 429}, "IAM answered 429: it is asked too often"},
+		"a 403 of the store": {ibmcloudtest.Fault{Op: read, Status: 403, ContentType: "text/html", Body: "<html>canary"},
+			"Secrets Manager answered 403: the reader identity needs SecretsReader on the token's secret group; a new policy takes minutes to reach everywhere; or a context-based restriction keeps this network out"},
+	} {
+		withFixture(t, func(fx *fixture) {
+			fx.rotate(time.Hour)
+			fx.fault(test.fault)
+			_, err := fx.reader.Token(context.Background())
+			if err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("%s: got %v, want it to say %q", name, err, test.says)
+			} else if text := err.Error(); strings.Contains(text, "canary") || strings.Contains(text, "eyJ") || strings.Contains(text, "locked") {
+				t.Errorf("%s: got foreign text, or a locked key: %v", name, err)
 			}
 		})
 	}
@@ -190,20 +300,60 @@ func TestThisMachinesClockIsOff(t *testing.T) {
 }
 
 func TestFaultyFieldsAreReportedAtOnce(t *testing.T) {
-	for name, reader := range map[string]*iamtoken.Reader{
-		"Store is required":   {},
-		"Margin is negative":  {Store: iamtoken.StoreFunc(nil), Margin: -1},
-		"URL is required":     {Store: &iamtoken.SecretsManager{}},
-		"SecretID is not a":   {Store: &iamtoken.SecretsManager{URL: "https://x.test", SecretID: "canary"}},
-		"URL must be":         {Store: &iamtoken.SecretsManager{URL: "http://x.test"}},
-		"IAMURL must be":      {Store: &iamtoken.SecretsManager{IAMURL: "https://canary@x.test/"}},
-		"APIKey or AccessTok": {Store: &iamtoken.SecretsManager{}},
+	const id, other = "e2dd1896-8c39-4160-b230-92430f439ba9", "11111111-8c39-4160-b230-92430f439ba9"
+	key := func(text string) *iamtoken.Reader {
+		return &iamtoken.Reader{Store: &iamtoken.SecretsManager{URL: "https://x.test", SecretID: id, APIKey: iamtoken.NewSecret(text)}}
+	}
+	at := func(url, secret string) *iamtoken.Reader {
+		return &iamtoken.Reader{Store: &iamtoken.SecretsManager{URL: url, SecretID: secret, APIKey: iamtoken.NewSecret("key")}}
+	}
+	for _, test := range []struct {
+		says   string
+		reader *iamtoken.Reader
+	}{
+		{"Store is required", &iamtoken.Reader{}},
+		{"Margin is negative", &iamtoken.Reader{Store: iamtoken.StoreFunc(nil), Margin: -1}},
+		{"URL is required", at("", id)},
+		{"SecretID is not a", at("https://x.test", "canary")},
+		{"SecretID is not a", at("https://x.test", "canary/"+id+"/"+other+"/x")},
+		{"SecretID is not a", at("https://x.test", "my-group/canary")},
+		{"SecretID is of another", at("https://"+other+".us-south.secrets-manager.appdomain.cloud", "us-south/"+id+"/"+id)},
+		{"URL must be", at("http://x.test", id)},
+		{"IAMURL must be", &iamtoken.Reader{Store: &iamtoken.SecretsManager{IAMURL: "https://canary@x.test/"}}},
+		{"APIKey or AccessTok", key("")},
+		{"APIKey is in quotes", key(`"canary"`)},
+		{"APIKey is in quotes", key("'canary")},
+		{"APIKey is in quotes", key("\u201ccanary\u201d")},
+		{"APIKey begins with a byte-order mark", key("\ufeffcanary")},
+		{"APIKey is not an API key on one line", key("canary\ncanary")},
+		{"URL still has a placeholder", at("https://<canary>.us-south.test", id)},
+		{"URL still has a placeholder", at("https://$canary.test", id)},
+		{"URL still has a placeholder", at("https://${canary}.test", id)},
+		{"URL still has a placeholder", at("https://{canary}.test", id)},
+		{"URL has an empty part", at("https://.us-south.test", id)},
+		{"URL has an empty part", at("https://x..test:443/", id)},
+		{"URL has null in its host", at("https://null.us-south.test", id)},
+		{"URL has null in its host", at("https://x.NULL", id)},
 	} {
-		_, err := reader.Token(t.Context())
-		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "canary") {
-			t.Errorf("got %v, want it to say %q and to repeat no value", err, name)
+		_, err := test.reader.Token(t.Context())
+		if err == nil || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("got %v, want it to say %q and to repeat no value", err, test.says)
 		}
 	}
+}
+
+// An id in the forms that other tools print.
+func TestSecretIDsOfOtherTools(t *testing.T) {
+	withFixture(t, func(fx *fixture) {
+		token, id := fx.rotate(time.Hour), fx.secret()
+		const instance = "11111111-8c39-4160-b230-92430f439ba9"
+		for _, form := range []string{id, " " + id + "\n", "arbitrary/" + id, "kv/" + id, "us-south/" + instance + "/" + id,
+			"crn:v1:bluemix:public:secrets-manager:us-south:a/0123456789abcdef0123456789abcdef:" + instance + ":secret:" + id} {
+			fx.store.SecretID = form
+			fx.reader = &iamtoken.Reader{Store: fx.store}
+			fx.wantToken(token)
+		}
+	})
 }
 
 // A thousand goroutines of one process ask for the token, each every half minute

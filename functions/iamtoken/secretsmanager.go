@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,7 +25,7 @@ const DefaultIAMURL = "https://iam.cloud.ibm.com"
 // It is used by pointer, and its fields must not change once it is in use.
 type SecretsManager struct {
 	URL      string // the instance's endpoint, https://….secrets-manager.appdomain.cloud
-	SecretID string // the token secret's id
+	SecretID string // the token secret's id, in a form of ParseSecretID
 	IAMURL   string // if empty, DefaultIAMURL
 
 	// APIKey is the reader identity's. It is exchanged at IAM as needed.
@@ -57,47 +58,123 @@ func IsSecretID(id string) bool {
 	return true
 }
 
+// ParseSecretID returns the id in text: a secret's UUID, or one in a form of another
+// tool that can mean nothing else. These are a CRN, "region/instance/secret" of
+// Terraform and "type/uuid" of External Secrets. instance is the id of the Secrets
+// Manager instance, if the form names it. The error says which form is wanted and
+// repeats nothing of text.
+func ParseSecretID(text string) (id, instance string, err error) {
+	parts := strings.Split(strings.TrimSpace(text), "/")
+	if crn := strings.Split(strings.TrimSpace(text), ":"); len(crn) == 10 && crn[0] == "crn" && crn[4] == "secrets-manager" && crn[8] == "secret" {
+		parts = []string{crn[5], crn[7], crn[9]}
+	}
+	id = parts[len(parts)-1]
+	switch {
+	case !IsSecretID(id):
+	case len(parts) == 1:
+		return id, "", nil
+	case len(parts) == 2 && parts[0] != "" && only(parts[0], "abcdefghijklmnopqrstuvwxyz_"):
+		return id, "", nil
+	case len(parts) == 3 && parts[0] != "" && IsSecretID(parts[1]):
+		return id, parts[1], nil
+	}
+	return "", "", errors.New("is not a secret id, such as e2dd1896-8c39-4160-b230-92430f439ba9")
+}
+
 // Validate reports what is wrong with the fields; it makes no request. No error
 // repeats a value: a key may have been put in the wrong place.
 func (s *SecretsManager) Validate() error {
 	var faults []error
 	fault := func(text string) { faults = append(faults, errors.New("iamtoken: SecretsManager."+text)) }
-	switch {
-	case s.URL == "":
+	if s.URL == "" {
 		fault("URL is required")
-	case !isOrigin(s.URL):
-		fault("URL must be an https origin without a path")
+	} else if err := checkOrigin(s.URL); err != nil {
+		fault("URL " + err.Error())
 	}
-	if s.IAMURL != "" && !isOrigin(s.IAMURL) {
-		fault("IAMURL must be an https origin without a path")
+	if s.IAMURL != "" {
+		if err := checkOrigin(s.IAMURL); err != nil {
+			fault("IAMURL " + err.Error())
+		}
 	}
-	if !IsSecretID(s.SecretID) {
-		fault("SecretID is not a secret id, such as e2dd1896-8c39-4160-b230-92430f439ba9")
+	_, instance, err := ParseSecretID(s.SecretID)
+	host, _, _ := strings.Cut(strings.TrimPrefix(s.URL, "https://"), ".")
+	switch {
+	case err != nil:
+		fault("SecretID " + err.Error())
+	case instance != "" && IsSecretID(host) && !strings.EqualFold(instance, host):
+		fault("SecretID is of another Secrets Manager instance than URL")
 	}
 	if s.APIKey.IsZero() == (s.AccessToken == nil) {
 		fault("APIKey or AccessToken is required, and not both")
+	} else if err := CheckAPIKey(s.APIKey.Reveal()); err != nil && s.AccessToken == nil {
+		fault("APIKey " + err.Error())
 	}
 	return errors.Join(faults...)
 }
 
-func isOrigin(value string) bool {
-	u, err := url.Parse(strings.TrimSuffix(value, "/"))
-	return err == nil && u.Host != "" && u.User == nil && u.Path == "" && u.RawQuery == "" && u.Fragment == "" && IsConfidential(u)
+// CheckAPIKey returns an error if text cannot be an API key as it is: it names the cause,
+// such as quotes around it, and repeats nothing of text. White space around a key is no
+// fault.
+func CheckAPIKey(text string) error {
+	text = strings.TrimSpace(text)
+	const quotes = "\"'`\u201c\u201d\u2018\u2019"
+	switch {
+	case strings.HasPrefix(text, "\ufeff"):
+		return errors.New("begins with a byte-order mark: save it without one (UTF-8 without BOM)")
+	case strings.Trim(text, quotes) != text:
+		return errors.New("is in quotes: remove them")
+	case text == "" || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return errors.New("is not an API key on one line")
+	}
+	return nil
 }
 
-// Read reads the current version, value and metadata in one request. If the
-// reader's own token is rejected, its key is exchanged again, once.
+// CheckHost returns an error if host, a name with or without a port, has a placeholder
+// of documentation or an empty variable in it. Others would find only that it does not
+// resolve. The error repeats nothing of it.
+func CheckHost(host string) error {
+	name, _, _ := strings.Cut(host, ":")
+	labels := strings.Split(strings.ToLower(name), ".")
+	switch {
+	case strings.HasPrefix(host, "["):
+	case strings.ContainsAny(host, "<>${}"):
+		return errors.New("still has a placeholder in its host: put the real value there")
+	case slices.Contains(labels, ""):
+		return errors.New("has an empty part in its host: is a variable empty?")
+	case slices.Contains(labels, "null"):
+		return errors.New("has null in its host: what filled it in found no value")
+	}
+	return nil
+}
+
+func checkOrigin(value string) error {
+	_, authority, _ := strings.Cut(value, "://")
+	authority, _, _ = strings.Cut(authority, "/")
+	if authority != "" && !strings.Contains(authority, "@") {
+		if err := CheckHost(authority); err != nil {
+			return err
+		}
+	}
+	u, err := url.Parse(strings.TrimSuffix(value, "/"))
+	if err != nil || u.Host == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || !IsConfidential(u) {
+		return errors.New("must be an https origin without a path")
+	}
+	return nil
+}
+
+// Read reads the current version, value and metadata in one request. If a kept token
+// of the reader is rejected, its key is exchanged again, and the version read once more.
 func (s *SecretsManager) Read(ctx context.Context) (Version, error) {
 	if err := s.Validate(); err != nil {
-		return Version{}, err
+		return Version{}, permanent{err}
 	}
-	access, err := s.authenticate(ctx)
+	access, kept, err := s.authenticate(ctx)
 	if err != nil {
 		return Version{}, err
 	}
 	version, err := s.readAs(ctx, access)
-	if errors.Is(err, errUnauthorized) && s.forget(access) {
-		if access, err = s.authenticate(ctx); err != nil {
+	if errors.Is(err, ErrDenied) && kept {
+		if access, _, err = s.authenticate(ctx); err != nil {
 			return Version{}, err
 		}
 		version, err = s.readAs(ctx, access)
@@ -105,26 +182,27 @@ func (s *SecretsManager) Read(ctx context.Context) (Version, error) {
 	return version, err
 }
 
-// errUnauthorized is a 401 of Secrets Manager.
-var errUnauthorized = fmt.Errorf("%w: Secrets Manager rejects the reader's own token (HTTP 401): is it of this instance's account?", ErrDenied)
-
 func (s *SecretsManager) readAs(ctx context.Context, access Secret) (Version, error) {
-	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + s.SecretID + "/versions/current"
-	got, err := s.send(ctx, call{service: "Secrets Manager", method: http.MethodGet, url: address, authorization: "Bearer " + access.Reveal()})
+	id, _, _ := ParseSecretID(s.SecretID)
+	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + id + "/versions/current"
+	got, err := s.send(ctx, call{service: secretsManager, method: http.MethodGet, url: address, authorization: "Bearer " + access.Reveal()})
 	if err != nil {
 		return Version{}, err
+	}
+	if got.status == http.StatusUnauthorized || got.status == http.StatusForbidden {
+		s.forget(access)
 	}
 	switch got.status {
 	case http.StatusOK:
 		return s.version(got)
 	case http.StatusUnauthorized:
-		return Version{}, errUnauthorized
+		return Version{}, got.failure("the reader's own token is rejected: is it of this instance's account?")
 	case http.StatusForbidden:
-		return Version{}, fmt.Errorf("%w: the reader identity needs SecretsReader on the token's secret group; a new policy takes minutes to reach everywhere", ErrDenied)
+		return Version{}, got.failure("the reader identity needs SecretsReader on the token's secret group; a new policy takes minutes to reach everywhere; or a context-based restriction keeps this network out")
 	case http.StatusNotFound:
-		return Version{}, fmt.Errorf("%w in this Secrets Manager instance: check SecretID and URL", ErrNotFound)
+		return Version{}, got.failure("check SecretID and URL: the secret is not in this instance")
 	default:
-		return Version{}, got.failure()
+		return Version{}, got.failure("")
 	}
 }
 
@@ -158,64 +236,82 @@ func (s *SecretsManager) version(got response) (Version, error) {
 func (s *SecretsManager) key() string { return strings.TrimSpace(s.APIKey.Reveal()) }
 
 // authenticate returns a token of the reader identity: the kept one, or a new one.
-func (s *SecretsManager) authenticate(ctx context.Context) (Secret, error) {
+func (s *SecretsManager) authenticate(ctx context.Context) (access Secret, kept bool, err error) {
 	if s.AccessToken != nil {
 		access, err := s.AccessToken(ctx)
 		if err != nil {
-			return Secret{}, fmt.Errorf("getting the reader's own token: %w", err)
+			return Secret{}, false, fmt.Errorf("getting the reader's own token: %w", err)
 		}
-		token, ok := bareToken(access.Reveal())
-		if !ok {
-			return Secret{}, fmt.Errorf("%w: SecretsManager.AccessToken returned something that is no token", ErrDenied)
+		token := TrimBearer(access.Reveal())
+		if CheckForm(token) != nil {
+			return Secret{}, false, fmt.Errorf("%w: SecretsManager.AccessToken returned something that is no token", ErrDenied)
 		}
-		return NewSecret(token), nil
+		return NewSecret(token), false, nil
 	}
 	s.mu.Lock()
 	access, until := s.access, s.until
 	s.mu.Unlock()
 	if !access.IsZero() && time.Now().Round(0).Before(until) {
-		return access, nil
+		return access, true, nil
 	}
 	access, lifetime, err := s.exchange(ctx)
 	if err != nil {
-		return Secret{}, err
+		return Secret{}, false, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Four fifths of its lifetime, by this machine's clock alone, which may be off.
 	s.access, s.until = access, time.Now().Round(0).Add(lifetime*4/5)
-	return access, nil
+	return access, false, nil
 }
 
-// forget drops a token that was rejected; false if no other can be obtained.
-func (s *SecretsManager) forget(rejected Secret) bool {
+// forget drops a token that was rejected.
+func (s *SecretsManager) forget(rejected Secret) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.AccessToken != nil {
-		return false
-	}
 	if s.access == rejected {
 		s.access = Secret{}
 	}
-	return true
 }
 
 // exchange gets a token for the reader's API key, with the lifetime that IAM gives it.
 func (s *SecretsManager) exchange(ctx context.Context) (Secret, time.Duration, error) {
-	iam := cmp.Or(s.IAMURL, DefaultIAMURL)
+	origin := strings.TrimSuffix(cmp.Or(s.IAMURL, DefaultIAMURL), "/")
 	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {s.key()}}
-	got, err := s.send(ctx, call{service: "IAM", method: http.MethodPost, url: strings.TrimSuffix(iam, "/") + "/identity/token", form: form.Encode()})
+	got, err := s.send(ctx, call{service: iam, method: http.MethodPost, url: origin + "/identity/token", form: form.Encode()})
 	if err != nil {
 		return Secret{}, 0, err
 	}
-	switch got.status {
-	case http.StatusOK:
-		return s.accessToken(got)
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		return Secret{}, 0, fmt.Errorf("%w: IAM rejects the reader's API key (HTTP %d): does it exist, is it enabled, has it expired?", ErrDenied, got.status)
-	default:
-		return Secret{}, 0, got.failure()
+	if got.status != http.StatusOK {
+		return Secret{}, 0, got.failure(cmp.Or(refusals[got.code()], refusalsByStatus[got.status]))
 	}
+	return s.accessToken(got)
+}
+
+// refusals are the causes that IAM's codes name, and what helps.
+var refusals = map[string]string{
+	"BXNIM0106E": "IAM does not accept the value of a property of the request: check the reader's API key",
+	"BXNIM0109E": "IAM misses a property of the request: is the reader's API key empty, or does a proxy change the request?",
+	"BXNIM0407E": "IAM says that the reader's API key is an invalid token: is it of this account, and still valid?",
+	"BXNIM0408E": sessionGone,
+	"BXNIM0410E": "the reader's API key is of a user who has left the account: replace it by a key of a service id or another user: a new key of the same user does not help",
+	"BXNIM0415E": "the reader's API key is not known to IAM: it was deleted, has expired or was made seconds ago: replace it by a valid key",
+	"BXNIM0430E": "requests from this IP address are not permitted: add the address that they come from (a NAT gateway's, say) to the allowed IP addresses of the account or user: a new key does not help",
+	"BXNIM0436E": "the reader's API key is of a user who is suspended: have the account's administrator reactivate the user, or replace it by a key of a service id: a new key of the same user does not help",
+	"BXNIM0439E": sessionGone,
+	"BXNIM0462E": "the reader's API key is disabled: enable it, or replace it by another key",
+}
+
+const (
+	sessionGone = "the session or refresh token behind the reader's API key is no longer valid: log in again, or replace it by a key of a service id"
+	unknownKey  = "the reader's API key is not known to IAM, disabled or expired: replace it by a valid key"
+)
+
+// refusalsByStatus are for answers without one of these codes.
+var refusalsByStatus = map[int]string{
+	http.StatusBadRequest:   unknownKey,
+	http.StatusUnauthorized: unknownKey,
+	http.StatusForbidden:    "a network rule refuses this address: is there a context-based restriction in the account, or a proxy or firewall in between?",
 }
 
 // accessToken decodes IAM's token response.
