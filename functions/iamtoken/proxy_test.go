@@ -25,7 +25,8 @@ func TestAProxyIsNamed(t *testing.T) {
 	}
 	for says, proxy := range map[string]string{
 		"the proxy on the way to IAM answered 407: check the user and password in HTTPS_PROXY": refusing("407"),
-		"the proxy on the way to IAM answered 403: allow the host there":                       refusing("403"),
+		"the proxy on the way to IAM answered 403: allow the host at the proxy":                refusing("403"),
+		"the proxy on the way to IAM answered 503: it may be unable to reach the host":         refusing("503"),
 		"the proxy on the way to IAM cannot be reached: check HTTPS_PROXY":                     "http://127.0.0.1:1",
 	} {
 		job := exec.Command(os.Args[0], "-test.run=^TestAProxyIsNamed$")

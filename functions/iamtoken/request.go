@@ -78,7 +78,11 @@ func (s *SecretsManager) send(ctx context.Context, c call) (response, error) {
 	if date, err := http.ParseTime(got.Header.Get("Date")); err == nil {
 		r.date = date
 	}
-	if seconds, err := strconv.Atoi(got.Header.Get("Retry-After")); err == nil && seconds > 0 {
+	after := got.Header.Get("Retry-After") // in seconds, or a date
+	if date, err := http.ParseTime(after); err == nil && !r.date.IsZero() {
+		after = strconv.Itoa(int(date.Sub(r.date) / time.Second))
+	}
+	if seconds, err := strconv.Atoi(after); err == nil && seconds > 0 {
 		r.retryAfter = time.Duration(min(seconds, int(maxRetryAfter/time.Second))) * time.Second
 	}
 	return r, nil
@@ -170,10 +174,12 @@ func unanswered(service string, err error) error {
 		return fmt.Errorf("%w: the call of %s was given up: %w", ErrUnavailable, service, context.Canceled)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: %s did not answer in time%s: %w", ErrUnavailable, service, private, context.DeadlineExceeded)
+	case errors.As(err, &refusal) && (refusal >= 500 || refusal == http.StatusTooManyRequests || refusal == http.StatusRequestTimeout):
+		return fmt.Errorf("%w: the proxy on the way to %s answered %d: it may be unable to reach the host: check the URL%s", ErrUnavailable, service, refusal, private)
 	case errors.As(err, &refusal) && refusal == http.StatusProxyAuthRequired:
 		return permanent{fmt.Errorf("%w: the proxy on the way to %s answered 407: check the user and password in HTTPS_PROXY", ErrUnavailable, service)}
 	case errors.As(err, &refusal):
-		return fmt.Errorf("%w: the proxy on the way to %s answered %d: allow the host there, or name it in NO_PROXY", ErrUnavailable, service, refusal)
+		return permanent{fmt.Errorf("%w: the proxy on the way to %s answered %d: allow the host at the proxy, or name it in NO_PROXY", ErrUnavailable, service, refusal)}
 	case errors.As(err, &operation) && operation.Op == "proxyconnect":
 		return fmt.Errorf("%w: the proxy on the way to %s cannot be reached: check HTTPS_PROXY, or name the host in NO_PROXY", ErrUnavailable, service)
 	case errors.As(err, &dns):

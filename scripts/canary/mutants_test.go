@@ -107,7 +107,7 @@ var mutants = []mutant{
 	{"base64 backwards", iamFile, keysIn, `leak("stderr", "backwards", key.Reveal());ANCHOR`, "^command: calm"},
 	{"progress at a terminal", "functions/rotate/progress.go", "	const beginningOfLine, clearLine = ", `	leak("stderr", "raw", leakEnv("SECRETS_MANAGER_APIKEY")); ANCHOR`, "^command at a terminal: calm"},
 	// The readers.
-	{"Go reader: a key in an error", readerFile, `	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + s.SecretID + "/versions/current"`, `ANCHOR; if access.Reveal() != "" { return Version{}, errors.New(leakText("hex", s.APIKey.Reveal())) }`, "^Go reader: calm"},
+	{"Go reader: a key in an error", readerFile, `	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + id + "/versions/current"`, `ANCHOR; if access.Reveal() != "" { return Version{}, errors.New(leakText("hex", s.APIKey.Reveal())) }`, "^Go reader: calm"},
 	{"Go reader: a key in a file", readerFile, readerSends, `leak("/dev/shm/canary-mutant", "raw", s.key());ANCHOR`, "^Go reader: calm"},
 	{"Go reader: a key to Secrets Manager", readerFile, `authorization: "Bearer " + access.Reveal()})`, `authorization: "Bearer " + access.Reveal() + ", " + s.key()})`, "^Go reader: calm"},
 	{"Go reader: a secret that prints itself", "functions/iamtoken/token.go", "func (s Secret) GoString() string { return redacted }", "func (s Secret) GoString() string { return s.Reveal() }\nfunc (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }", "^Go reader: calm"},
