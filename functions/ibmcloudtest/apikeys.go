@@ -3,8 +3,8 @@ package ibmcloudtest
 import (
 	"cmp"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -21,14 +21,17 @@ type keyDetails struct {
 	createdAt         time.Time
 	modifiedAt        time.Time
 	expiresAt         time.Time // zero for never
+	leaseEnds         time.Time // when the secret that made the key deletes it; zero for never
+	locked            bool      // cannot be changed or deleted
+	disabled          bool      // cannot be exchanged
 	valueStored       bool      // the value can be read again
 	version           int       // counts changes: the entity tag
 	sequence          int       // the order of listings
 }
 
-// expired reports whether IAM refuses the key for its age.
-func (k *apiKey) expired(now time.Time) bool {
-	return !k.expiresAt.IsZero() && !now.Before(k.expiresAt)
+// isUnknown reports whether IAM does not know the key: it is too new or has expired.
+func (k *apiKey) isUnknown(now time.Time) bool {
+	return now.Before(k.knownFrom) || k.ended(now) || !k.expiresAt.IsZero() && !now.Before(k.expiresAt)
 }
 
 // entityTag is the version that an update must name: "1-" and 32 hexadecimal digits.
@@ -76,7 +79,7 @@ func (c *Cloud) apiKeyJSON(k *apiKey, value string) any {
 	out := object{
 		"id": k.id, "entity_tag": k.entityTag(), "name": k.name, "description": k.description,
 		"crn":    "crn:v1:bluemix:public:iam-identity::a/" + k.owner.account + "::apikey:" + k.id,
-		"locked": false, "disabled": false, "iam_id": k.owner.iamID, "account_id": k.owner.account,
+		"locked": k.locked, "disabled": k.disabled, "iam_id": k.owner.iamID, "account_id": k.owner.account,
 		"created_at": iamTime(k.createdAt), "created_by": k.createdBy, "modified_at": iamTime(k.modifiedAt),
 		"action_when_leaked": k.actionWhenLeaked, "apikey": value,
 	}
@@ -86,8 +89,8 @@ func (c *Cloud) apiKeyJSON(k *apiKey, value string) any {
 	return out
 }
 
-// The operations on API keys are IAM Identity Services', and the admin's alone, but that
-// a key's owner may see its details.
+// The operations on API keys and service ids are IAM Identity Services', and the admin's alone, but for what the setting
+// own_keys allows a key's owner.
 var apiKeyOperations = []operation{
 	op(OpAPIKeysList, serviceAPIKeys, "GET /v1/apikeys", http.StatusOK, (*Cloud).listAPIKeys),
 	op(OpAPIKeysCreate, serviceAPIKeys, "POST /v1/apikeys", http.StatusCreated, (*Cloud).createAPIKey),
@@ -95,27 +98,40 @@ var apiKeyOperations = []operation{
 	op(OpAPIKeysGet, serviceAPIKeys, "GET /v1/apikeys/{id}", http.StatusOK, (*Cloud).getAPIKey),
 	op(OpAPIKeysUpdate, serviceAPIKeys, "PUT /v1/apikeys/{id}", http.StatusOK, (*Cloud).updateAPIKey),
 	op(OpAPIKeysDelete, serviceAPIKeys, "DELETE /v1/apikeys/{id}", http.StatusNoContent, (*Cloud).deleteAPIKey),
+	op(OpAPIKeysLock, serviceAPIKeys, "POST /v1/apikeys/{id}/lock", http.StatusNoContent, lockAPIKey(true)),
+	op(OpAPIKeysLock, serviceAPIKeys, "DELETE /v1/apikeys/{id}/lock", http.StatusNoContent, lockAPIKey(false)),
+	op(OpAPIKeysDisable, serviceAPIKeys, "POST /v1/apikeys/{id}/disable", http.StatusNoContent, disableAPIKey(true)),
+	op(OpAPIKeysDisable, serviceAPIKeys, "DELETE /v1/apikeys/{id}/disable", http.StatusNoContent, disableAPIKey(false)),
+	op(OpServiceIDs, serviceAPIKeys, "GET /v1/serviceids/", http.StatusOK, (*Cloud).listServiceIDs),
+	op(OpServiceIDs, serviceAPIKeys, "POST /v1/serviceids/", http.StatusCreated, (*Cloud).createServiceID),
+	op(OpServiceIDs, serviceAPIKeys, "GET /v1/serviceids/{id}", http.StatusOK, (*Cloud).getServiceID),
+	op(OpServiceIDs, serviceAPIKeys, "DELETE /v1/serviceids/{id}", http.StatusNoContent, (*Cloud).deleteServiceID),
 }
 
-// findKey sets the key that the path names, if the caller may manage keys. Details are for the key's owner, too.
+// findKey sets the key or service id that the request names, if the caller may manage it.
 func (c *Cloud) findKey(in *call) error {
-	if in.operation.name == OpAPIKeysDetails {
-		in.key = c.keys[in.request.Header.Get("IAM-ApiKey")]
-		if in.key != nil && in.key.owner == in.caller {
-			return nil
-		}
-	}
+	owner, ofIDs, isDetails := "", in.operation.name == OpServiceIDs, in.operation.name == OpAPIKeysDetails
 	for _, key := range c.keys {
-		if len(in.params) > 0 && key.id == in.params[0] {
-			in.key = key
+		if isDetails && key.value == in.request.Header.Get("IAM-ApiKey") || !isDetails && len(in.params) > 0 && key.id == in.params[0] {
+			in.key, owner = key, key.owner.iamID
 		}
 	}
+	if ofIDs && len(in.params) > 0 {
+		in.serviceID = c.identities["iam-"+in.params[0]]
+	}
+	if in.operation.name == OpAPIKeysList {
+		owner = cmp.Or(in.request.URL.Query().Get("iam_id"), in.caller.iamID)
+	}
+	own := c.settings.OwnKeys == "policy" || c.settings.OwnKeys == "details" && isDetails
+	named := len(in.params) > 0 || isDetails
 	switch {
-	case in.caller.class != IdentityAdmin:
+	case in.caller.class != IdentityAdmin && !(own && owner == in.caller.iamID):
 		e := fail(http.StatusForbidden, "forbidden", "You are not authorized to use this API.")
 		e.details = "The action iam-identity." + strings.Replace(in.operation.name, "keys.", "key.", 1) + " is missing."
 		return e
-	case in.key == nil && (len(in.params) > 0 || in.operation.name == OpAPIKeysDetails):
+	case ofIDs && named && in.serviceID == nil:
+		return notFound("service ID")
+	case !ofIDs && named && in.key == nil:
 		return notFound("API key")
 	}
 	return nil
@@ -138,6 +154,9 @@ func (c *Cloud) createAPIKey(in *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.countKeys(owner, in.now) >= maxKeys {
+		return nil, fail(http.StatusConflict, "conflict", "The identity has as many API keys as it can hold.")
+	}
 	key := c.newKey(owner, in.now.Add(c.keyPropagation))
 	details.sequence, details.createdAt, details.createdBy = key.sequence, in.now, in.caller.iamID
 	details.valueStored = p.StoreValue
@@ -155,6 +174,9 @@ func (c *Cloud) getAPIKey(in *call) (any, error) {
 // updateAPIKey changes what the body names, if If-Match is the key's entity_tag or "*".
 func (c *Cloud) updateAPIKey(in *call) (any, error) {
 	key := in.key
+	if key.locked {
+		return nil, lockedKey()
+	}
 	var p apiKeyPrototype
 	if err := in.decode(&p, mediaJSON, "name", "description", "action_when_leaked", "expires_at"); err != nil {
 		return nil, err
@@ -177,8 +199,80 @@ func (c *Cloud) updateAPIKey(in *call) (any, error) {
 
 // deleteAPIKey leaves the tokens that the key was exchanged for as they are.
 func (c *Cloud) deleteAPIKey(in *call) (any, error) {
+	if in.key.locked {
+		return nil, lockedKey()
+	}
 	delete(c.keys, in.key.value)
 	return nil, nil
+}
+
+func lockedKey() *apiError {
+	return fail(http.StatusConflict, "conflict", "The API key is locked: it can't be changed or deleted.")
+}
+
+func lockAPIKey(locked bool) func(*Cloud, *call) (any, error) {
+	return func(_ *Cloud, in *call) (any, error) {
+		in.key.locked = locked
+		return nil, nil
+	}
+}
+
+// disableAPIKey leaves the tokens that the key was exchanged for as they are.
+func disableAPIKey(disabled bool) func(*Cloud, *call) (any, error) {
+	return func(_ *Cloud, in *call) (any, error) {
+		if in.key.locked {
+			return nil, lockedKey()
+		}
+		in.key.disabled = disabled
+		return nil, nil
+	}
+}
+
+func serviceIDJSON(id *identity) object {
+	return object{
+		"id": id.subject(), "iam_id": id.iamID, "entity_tag": "1-" + strings.ReplaceAll(id.subject()[len("ServiceId-"):], "-", ""),
+		"crn": "crn:v1:bluemix:public:iam-identity::a/" + id.account + "::serviceid:" + id.subject(), "locked": false,
+		"created_at": iamTime(id.createdAt), "modified_at": iamTime(id.createdAt), "account_id": id.account, "name": id.name,
+	}
+}
+
+// listServiceIDs lists those of the account, of one name if the query has one, on one page.
+func (c *Cloud) listServiceIDs(in *call) (any, error) {
+	name := in.request.URL.Query().Get("name")
+	list := []object{}
+	for _, id := range c.identities {
+		if id.subType() == "ServiceId" && id.account == c.account && (name == "" || name == id.name) {
+			list = append(list, serviceIDJSON(id))
+		}
+	}
+	slices.SortFunc(list, func(a, b object) int { return cmp.Compare(a["id"].(string), b["id"].(string)) })
+	return object{"offset": 0, "limit": len(list), "serviceids": list}, nil
+}
+
+func (c *Cloud) getServiceID(in *call) (any, error) { return serviceIDJSON(in.serviceID), nil }
+
+// createServiceID makes one that may do nothing.
+func (c *Cloud) createServiceID(in *call) (any, error) {
+	var p apiKeyPrototype
+	if err := in.decode(&p, mediaJSON, "name!", "account_id!", "description"); err != nil {
+		return nil, err
+	}
+	err := check(rule{*p.AccountID != c.account, "account_id", "is not an account of the caller"}, rule{*p.Name == "", "name", "must not be empty"})
+	if err != nil {
+		return nil, err
+	}
+	return serviceIDJSON(c.newServiceID("", *p.Name, c.account)), nil
+}
+
+// deleteServiceID ends the keys, locked or not, and the tokens of a service id at once.
+func (c *Cloud) deleteServiceID(in *call) (any, error) {
+	c.removeIdentity(in.serviceID)
+	return nil, nil
+}
+
+func (c *Cloud) removeIdentity(id *identity) {
+	delete(c.identities, id.iamID)
+	maps.DeleteFunc(c.keys, func(_ string, k *apiKey) bool { return k.owner == id })
 }
 
 // iamTime is a time as IAM Identity Services write it, to the minute.
@@ -240,102 +334,7 @@ func pageOffset(token string) (int, error) {
 	return offset, nil
 }
 
-// getAPIKeyDetails shows the key in the header IAM-ApiKey, without its value: to the admin and to
-// the key's owner. Whether IBM lets every service id see its own key is open; users may see theirs.
+// getAPIKeyDetails shows the key in the header IAM-ApiKey, without its value.
 func (c *Cloud) getAPIKeyDetails(in *call) (any, error) {
 	return c.apiKeyJSON(in.key, ""), nil
-}
-
-// A minting says how a secret makes its own API keys.
-type minting struct {
-	owner         *identity       // whose keys they are
-	isStatic      bool            // the owner was named when the secret was created
-	reuse         bool            // reads return the same key; else each makes a new one and deletes the last
-	ttl           string          // as given: a number of seconds or a duration; the lease's end is not played out
-	sourceService json.RawMessage // service_credentials: what the credentials are for
-}
-
-// mint returns a value with a new key of the secret's service id, which IAM knows after the
-// propagation time.
-func (c *Cloud) mint(m *minting, now time.Time) *value {
-	return &value{key: c.newKey(m.owner, now.Add(c.keyPropagation))}
-}
-
-// readValue returns the version's value for a reader, and notes the reading. A reading of an
-// iam_credentials secret without reuse_api_key replaces the key, which a lock forbids.
-func (c *Cloud) readValue(s *secret, v *version, now time.Time) (*value, error) {
-	if !s.available(v, now) {
-		return nil, nil
-	}
-	if s.minting != nil && !s.minting.reuse {
-		if v.isLocked() {
-			return nil, locked()
-		}
-		c.discardValue(v)
-		if !s.minting.isStatic {
-			s.minting.owner = c.newServiceID(IdentityWorkload, s.name, c.account)
-		}
-		v.value = c.mint(s.minting, now)
-	}
-	v.downloaded = true
-	s.retrievedAt = now
-	return v.value, nil
-}
-
-// newMinting reads the fields of an iam_credentials or service_credentials prototype. It does not
-// make the service id yet.
-func (c *Cloud) newMinting(p *secretPrototype) (*minting, error) {
-	ttl, err := parseTTL(p)
-	if err != nil {
-		return nil, err
-	}
-	m := &minting{ttl: ttl, reuse: p.ReuseAPIKey || p.Kind == kindServiceCredentials}
-	if p.Kind == kindServiceCredentials {
-		m.sourceService = p.SourceService
-		return m, checkSourceService(p.SourceService)
-	}
-	if p.ServiceID != "" {
-		m.isStatic = true
-		if m.owner = c.identities["iam-"+p.ServiceID]; m.owner == nil {
-			return nil, badField("service_id", "must be a service id of this account")
-		}
-	}
-	return m, nil
-}
-
-// checkSourceService asks for the CRN of the instance that the credentials are for.
-func checkSourceService(raw json.RawMessage) error {
-	var source struct {
-		Instance struct {
-			CRN string `json:"crn"`
-		} `json:"instance"`
-	}
-	if json.Unmarshal(raw, &source) != nil || source.Instance.CRN == "" {
-		return badField("source_service", "must have instance.crn")
-	}
-	return nil
-}
-
-// parseTTL returns the lease as it was given. It is at least a minute (iam_credentials) or a day,
-// and at most 90 days.
-func parseTTL(p *secretPrototype) (string, error) {
-	if isNull(p.TTL) {
-		return "", nil
-	}
-	shortest, longest := time.Minute, 90*24*time.Hour
-	if p.Kind == kindServiceCredentials {
-		shortest = 24 * time.Hour
-	}
-	text := string(p.TTL)
-	if unquoted, err := strconv.Unquote(text); err == nil {
-		text = unquoted
-	}
-	lease, err := time.ParseDuration(text)
-	if seconds, isNumber := strconv.ParseInt(text, 10, 32); isNumber == nil {
-		lease, err = time.Duration(seconds)*time.Second, nil
-	}
-	if err != nil || lease < shortest || lease > longest {
-		return "", badField("ttl", fmt.Sprintf("must be seconds or a duration, %s to %s", shortest, longest))
-	}
-	return text, nil
 }

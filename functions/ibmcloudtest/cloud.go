@@ -20,8 +20,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,6 +33,7 @@ import (
 // its own control interface (/_sandbox) on one origin. It is safe for concurrent use.
 type Cloud struct {
 	now            func() time.Time
+	ahead          atomic.Int64 // of the clock of Options, in nanoseconds
 	keyPropagation time.Duration
 	host           string // of Options
 	account        string // 32 hexadecimal digits
@@ -54,14 +57,14 @@ type Cloud struct {
 	groups     map[string]*group    // by id
 	secrets    map[string]*secret   // by id
 	names      map[secretName]*secret
-	sequence   int // secrets, groups and keys made so far: the order of listings
+	keySecrets []*secret // those that make keys, in the order of creation
+	sequence   int       // secrets, groups and keys made so far: the order of listings
 }
 
 // New builds a cloud and seeds it: an account, the four identities and the trusted profile, the two
 // secret groups, and the rotations that o asks for.
 func New(o Options) *Cloud {
 	c := &Cloud{
-		now:            o.Now,
 		keyPropagation: max(cmp.Or(o.KeyPropagation, 2*time.Second), 0),
 		host:           o.Host,
 		account:        newAccountID(),
@@ -73,9 +76,11 @@ func New(o Options) *Cloud {
 		secrets:        map[string]*secret{},
 		names:          map[secretName]*secret{},
 	}
-	if c.now == nil {
-		c.now = time.Now
+	clock := o.Now
+	if clock == nil {
+		clock = time.Now
 	}
+	c.now = func() time.Time { return clock().Add(time.Duration(c.ahead.Load())) }
 	c.requests.limit = max(cmp.Or(o.RequestLog, 100_000), 0)
 	c.seed(max(o.Rotations, 1))
 	return c
@@ -123,6 +128,26 @@ func (c *Cloud) SetTokenTTL(d time.Duration) {
 	c.settings.tokenTTL = d
 }
 
+// maxAhead is how far the clock can be ahead of that of [Options].
+const maxAhead = 10 * 365 * day
+
+// Advance moves the cloud's clock forward: what falls into that time, such as rotations by rule, is played at the next
+// request. It panics unless d is above 0 and the clock stays within ten years of that of [Options].
+func (c *Cloud) Advance(d time.Duration) {
+	err := c.advance(d)
+	must(err == nil, "%v", err)
+}
+
+func (c *Cloud) advance(d time.Duration) error {
+	c.mu.Lock() // two at once must not go past the limit
+	defer c.mu.Unlock()
+	if d <= 0 || d > maxAhead-time.Duration(c.ahead.Load()) {
+		return fmt.Errorf("advance must be a Go duration above 0, such as 24h, and the clock not ten years ahead or more")
+	}
+	c.ahead.Add(int64(d))
+	return nil
+}
+
 // maxTokenTTL is the longest lifetime that IAM gives an access token.
 const maxTokenTTL = time.Hour
 
@@ -155,8 +180,8 @@ type Options struct {
 	Undocumented Undocumented
 }
 
-// Undocumented holds the HTTP statuses that IBM's documentation leaves open. A zero field is
-// its default. They can be changed over HTTP too: PATCH /_sandbox/settings.
+// Undocumented holds what IBM's documentation leaves open. A zero field is its default, the first
+// that is named. They can be changed over HTTP too: PATCH /_sandbox/settings.
 type Undocumented struct {
 	// UnknownKey answers an API key that IAM does not know: 400 (default) or 401.
 	UnknownKey int `json:"unknown_key_status,omitempty"`
@@ -169,28 +194,93 @@ type Undocumented struct {
 
 	// Destroyed answers a change to a secret past its expiration date: 400 (default), 404, 410 or 412.
 	Destroyed int `json:"destroyed_status,omitempty"`
+
+	// EndedKeySecret answers a reading of a secret whose key is past its lease: 200 without a key (default), 404 or 410.
+	EndedKeySecret int `json:"ended_key_secret_status,omitempty"`
+
+	// KeyAfterAutomaticRotation is how long the key before works then: "ttl", to the end of its lease, or "at_once", no
+	// longer. KeyAfterManualRotation is the same for a rotation by request.
+	KeyAfterAutomaticRotation string `json:"key_after_automatic_rotation,omitempty"`
+	KeyAfterManualRotation    string `json:"key_after_manual_rotation,omitempty"`
+
+	// OlderKey is what becomes of the key that a rotation makes the last but two: "ttl" or "deleted".
+	OlderKey string `json:"older_key,omitempty"`
+
+	// KeyAuthorization is the service-to-service authorization of Secrets Manager: for each service id of the "account",
+	// for the seeded "service_ids" alone, or "none", as if it was removed.
+	KeyAuthorization string `json:"key_authorization,omitempty"`
+
+	// GroupsAuthorization is whether a second one, on access groups, which this account does not have, is "not_required"
+	// or "required".
+	GroupsAuthorization string `json:"groups_authorization,omitempty"`
+
+	// OwnKeys is what a service id may do with its own API keys at IAM: see their "details" by value, "none" of it, or
+	// everything, by a "policy".
+	OwnKeys string `json:"own_keys,omitempty"`
+
+	// RuleChange is whether a change of a secret's rotation rule "keeps" its key or "rotates" at once.
+	RuleChange string `json:"rule_change,omitempty"`
+
+	// AutomaticRotation is whether rotations by rule are successful: it "works" or "fails".
+	AutomaticRotation string `json:"automatic_rotation,omitempty"`
 }
 
-// A choice is one status of Undocumented, with its name and its allowed values.
+// A choice is one field of Undocumented, with its name and its allowed values, the default first.
 type choice struct {
 	name    string
-	status  *int
-	allowed []int
+	value   any // *int or *string
+	allowed []any
 }
+
+// field is where the choice is kept.
+func (c choice) field() reflect.Value { return reflect.ValueOf(c.value).Elem() }
 
 func (u *Undocumented) choices() []choice {
 	return []choice{
-		{"unknown_key_status", &u.UnknownKey, []int{400, 401}},
-		{"duplicate_status", &u.Duplicate, []int{400, 409}},
-		{"too_large_status", &u.TooLarge, []int{400, 413}},
-		{"destroyed_status", &u.Destroyed, []int{400, 404, 410, 412}},
+		{"unknown_key_status", &u.UnknownKey, []any{400, 401}},
+		{"duplicate_status", &u.Duplicate, []any{409, 400}},
+		{"too_large_status", &u.TooLarge, []any{400, 413}},
+		{"destroyed_status", &u.Destroyed, []any{400, 404, 410, 412}},
+		{"ended_key_secret_status", &u.EndedKeySecret, []any{200, 404, 410}},
+		{"key_after_automatic_rotation", &u.KeyAfterAutomaticRotation, []any{"ttl", "at_once"}},
+		{"key_after_manual_rotation", &u.KeyAfterManualRotation, []any{"ttl", "at_once"}},
+		{"older_key", &u.OlderKey, []any{"ttl", "deleted"}},
+		{"key_authorization", &u.KeyAuthorization, []any{"account", "service_ids", "none"}},
+		{"groups_authorization", &u.GroupsAuthorization, []any{"not_required", "required"}},
+		{"own_keys", &u.OwnKeys, []any{"details", "none", "policy"}},
+		{"rule_change", &u.RuleChange, []any{"keeps", "rotates"}},
+		{"automatic_rotation", &u.AutomaticRotation, []any{"works", "fails"}},
 	}
 }
 
 // or returns u with the zero fields taken from other.
 func (u Undocumented) or(other Undocumented) Undocumented {
-	return Undocumented{cmp.Or(u.UnknownKey, other.UnknownKey), cmp.Or(u.Duplicate, other.Duplicate),
-		cmp.Or(u.TooLarge, other.TooLarge), cmp.Or(u.Destroyed, other.Destroyed)}
+	others := other.choices()
+	for i, choice := range u.choices() {
+		if choice.field().IsZero() {
+			choice.field().Set(others[i].field())
+		}
+	}
+	return u
+}
+
+// Set changes the fields of u that are not zero. It panics if one has a value that is not allowed.
+func (c *Cloud) Set(u Undocumented) {
+	err := c.set(u)
+	must(err == nil, "%v", err)
+}
+
+func (c *Cloud) set(u Undocumented) error {
+	for _, choice := range u.choices() {
+		if !choice.field().IsZero() && !slices.Contains(choice.allowed, choice.field().Interface()) {
+			return fmt.Errorf("%s must be one of %v", choice.name, choice.allowed)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.play(c.now()) // as it was until now
+	c.settings.Undocumented = u.or(c.settings.Undocumented)
+	return nil
 }
 
 // settings are the options that can change while the cloud runs. Guarded by Cloud.mu.
@@ -200,7 +290,10 @@ type settings struct {
 }
 
 func (o Options) settings() settings {
-	defaults := Undocumented{http.StatusBadRequest, http.StatusConflict, http.StatusBadRequest, http.StatusBadRequest}
+	var defaults Undocumented
+	for _, choice := range defaults.choices() {
+		choice.field().Set(reflect.ValueOf(choice.allowed[0]))
+	}
 	return settings{cmp.Or(o.TokenTTL, maxTokenTTL), o.Undocumented.or(defaults)}
 }
 
@@ -281,6 +374,7 @@ type secretPrototype struct {
 	AccountID             string          `json:"account_id"`
 	AccessGroups          []string        `json:"access_groups"`
 	Rotation              json.RawMessage `json:"rotation"`
+	RestoreFrom           *string         `json:"restore_from_version"`
 	SourceService         json.RawMessage `json:"source_service"`
 }
 
@@ -297,8 +391,9 @@ var kindFields = map[string]struct{ create, version, patch []string }{
 		version: []string{"data!"},
 	},
 	kindIAMCredentials: {
-		create: []string{"ttl!", "access_groups", "service_id", "account_id", "reuse_api_key", "rotation"},
-		patch:  []string{"ttl", "rotation"},
+		create:  []string{"ttl!", "access_groups", "service_id", "account_id", "reuse_api_key", "rotation"},
+		version: []string{"restore_from_version"},
+		patch:   []string{"ttl", "rotation"},
 	},
 	kindServiceCredentials: {
 		create: []string{"source_service!", "ttl", "rotation"},

@@ -18,8 +18,10 @@ import (
 //	POST   /_sandbox/faults    add a Fault: 201, or 400 with the allowed values
 //	GET    /_sandbox/faults    the faults that wait
 //	DELETE /_sandbox/faults    clear them
-//	PATCH  /_sandbox/settings  {"token_ttl_seconds":900} and the statuses of Undocumented
+//	PATCH  /_sandbox/settings  {"token_ttl_seconds":900} and the fields of Undocumented
 //	GET    /_sandbox/settings
+//	GET    /_sandbox/clock     {"now","ahead_seconds"}
+//	POST   /_sandbox/clock     {"advance":"24h"}: forward by that much
 //	GET    /_sandbox/requests  the request log, without secrets
 //	DELETE /_sandbox/requests  empty it
 const controlPrefix = "/_sandbox/"
@@ -68,6 +70,10 @@ var controls = map[string]map[string]func(c *Cloud, body []byte) (int, any, erro
 	"settings": {
 		http.MethodGet:   func(c *Cloud, _ []byte) (int, any, error) { return http.StatusOK, c.controlSettings(), nil },
 		http.MethodPatch: (*Cloud).patchSettings,
+	},
+	"clock": {
+		http.MethodGet:  func(c *Cloud, _ []byte) (int, any, error) { return http.StatusOK, c.clock(), nil },
+		http.MethodPost: (*Cloud).postClock,
 	},
 	"requests": {
 		http.MethodGet:    func(c *Cloud, _ []byte) (int, any, error) { return http.StatusOK, c.Requests(), nil },
@@ -137,26 +143,41 @@ func (c *Cloud) patchSettings(body []byte) (int, any, error) {
 	var change Undocumented
 	fields := []field{{"token_ttl_seconds", &ttl, aNumber}}
 	for _, choice := range change.choices() {
-		fields = append(fields, field{choice.name, choice.status, aNumber})
+		kind := aString
+		if _, isNumber := choice.value.(*int); isNumber {
+			kind = aNumber
+		}
+		fields = append(fields, field{choice.name, choice.value, kind})
 	}
 	if err := decodeControl(body, fields...); err != nil {
 		return 0, nil, err
 	}
-	for _, choice := range change.choices() {
-		if *choice.status != 0 && !slices.Contains(choice.allowed, *choice.status) {
-			return 0, nil, fmt.Errorf("%s must be one of %v", choice.name, choice.allowed)
-		}
+	if ttl != nil && (*ttl < 1 || *ttl > int64(maxTokenTTL/time.Second)) {
+		return 0, nil, fmt.Errorf("token_ttl_seconds must be 1 to %d", maxTokenTTL/time.Second)
+	}
+	if err := c.set(change); err != nil {
+		return 0, nil, err
 	}
 	if ttl != nil {
-		if *ttl < 1 || *ttl > int64(maxTokenTTL/time.Second) {
-			return 0, nil, fmt.Errorf("token_ttl_seconds must be 1 to %d", maxTokenTTL/time.Second)
-		}
 		c.SetTokenTTL(time.Duration(*ttl) * time.Second)
 	}
-	c.mu.Lock()
-	c.settings.Undocumented = change.or(c.settings.Undocumented)
-	c.mu.Unlock()
 	return http.StatusOK, c.controlSettings(), nil
+}
+
+func (c *Cloud) clock() object {
+	return object{"now": timestamp(c.now()), "ahead_seconds": int64(time.Duration(c.ahead.Load()) / time.Second)}
+}
+
+func (c *Cloud) postClock(body []byte) (int, any, error) {
+	var text string
+	if err := decodeControl(body, field{"advance", &text, aString}); err != nil {
+		return 0, nil, err
+	}
+	d, _ := time.ParseDuration(text) // 0 is refused
+	if err := c.advance(d); err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, c.clock(), nil
 }
 
 // A field of a request to the control interface: where its value goes, and what it must be in words.

@@ -86,9 +86,13 @@ func (c *Cloud) grantByAPIKey(in *call) (*identity, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.play(in.now)
 	key, ok := c.keys[value]
-	if !ok || in.now.Before(key.knownFrom) || key.expired(in.now) {
+	if !ok || key.isUnknown(in.now) {
 		return nil, fail(c.settings.UnknownKey, "BXNIM0415E", "Provided API key could not be found.")
+	}
+	if key.disabled {
+		return nil, fail(http.StatusBadRequest, "BXNIM0462E", "Provided API key is disabled.")
 	}
 	return key.owner, nil
 }
@@ -245,6 +249,8 @@ type identity struct {
 	name     string
 	account  string
 	policies []policy
+
+	createdAt time.Time
 }
 
 // subject is the iam id without its realm: "ServiceId-<uuid>" or "Profile-<uuid>".
@@ -267,7 +273,7 @@ type apiKey struct {
 
 // newServiceID registers a service id. The caller holds c.mu.
 func (c *Cloud) newServiceID(class, name, account string, policies ...policy) *identity {
-	id := &identity{class: class, iamID: "iam-ServiceId-" + uuid.NewString(), name: name, account: account, policies: policies}
+	id := &identity{class: class, iamID: "iam-ServiceId-" + uuid.NewString(), name: name, account: account, policies: policies, createdAt: c.now()}
 	c.identities[id.iamID] = id
 	return id
 }

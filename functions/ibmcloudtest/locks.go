@@ -143,7 +143,7 @@ func (c *Cloud) createLocks(in *call) (any, error) {
 	if previous := s.previous(); mode != "" && previous != nil && previous != v {
 		previous.detach(names)
 		if mode == modeRemovePreviousAndDelete && !previous.isLocked() {
-			c.discardValue(previous)
+			c.discardValue(s, previous)
 		}
 	}
 	return s.locksJSON(in.now), nil

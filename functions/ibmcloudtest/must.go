@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -51,7 +52,7 @@ func (c *Cloud) MustPutVersion(secretID, payload string, metadata map[string]any
 	defer c.mu.Unlock()
 	s := c.mustSecret(secretID)
 	must(s.kind == kindArbitrary, "secret %s is not an arbitrary secret", secretID)
-	v := c.addVersion(s, &version{customMetadata: mustObject(metadata), value: &value{payload: payload}}, c.adminKey.owner)
+	v := c.addVersion(s, &version{customMetadata: mustObject(metadata), value: &value{payload: payload}}, c.adminKey.owner.iamID, c.now())
 	return s.export(v, c.now())
 }
 
@@ -105,6 +106,7 @@ func (c *Cloud) MustDeleteSecret(secretID string) {
 }
 
 func (c *Cloud) mustSecret(id string) *secret {
+	c.play(c.now())
 	s, ok := c.secrets[id]
 	must(ok, "no secret %s", id)
 	return s
@@ -171,6 +173,8 @@ type SecretSpec struct {
 	Data        map[string]any // kv
 	IAMID       string         // iam_credentials, service_credentials: whose keys; if empty, a new workload's
 	ReuseAPIKey bool           // iam_credentials: false makes a new key on each read
+	TTL         string         // iam_credentials, service_credentials: the lease; if empty, 24h
+	RotateDays  int            // iam_credentials, service_credentials: how often they rotate by rule; if 0, never
 	Metadata    map[string]any // of the first version
 	Expires     time.Time      // arbitrary: its expiration date; if zero, none
 }
@@ -195,7 +199,8 @@ func (c *Cloud) MustCreateSecret(spec SecretSpec) string {
 		first.data = mustObject(spec.Data)
 	case kindIAMCredentials, kindServiceCredentials:
 		s.minting = c.mustMinting(spec)
-		first.key = c.newKey(s.minting.owner, c.now())
+		first = c.mint(s, c.now())
+		first.key.knownFrom = c.now()
 	default:
 		must(false, "no secret type %s", spec.Type)
 	}
@@ -203,16 +208,31 @@ func (c *Cloud) MustCreateSecret(spec SecretSpec) string {
 }
 
 func (c *Cloud) mustMinting(spec SecretSpec) *minting {
-	m := &minting{ttl: "24h", reuse: spec.ReuseAPIKey || spec.Type == kindServiceCredentials}
-	if spec.Type == kindServiceCredentials {
-		m.sourceService = []byte(`{"instance":{"crn":"` + c.instanceCRN("logs") + `::"}}`)
+	p := &secretPrototype{
+		Kind: spec.Type, Name: &spec.Name, ReuseAPIKey: spec.ReuseAPIKey, TTL: mustJSON(cmp.Or(spec.TTL, "24h")),
+		SourceService: mustJSON(object{"instance": object{"crn": c.instanceCRN("logs") + "::"}}),
+		ServiceID:     strings.TrimPrefix(spec.IAMID, "iam-"),
 	}
-	if spec.IAMID == "" {
-		m.owner = c.newServiceID(IdentityWorkload, spec.Name, c.account)
-		return m
+	if spec.RotateDays > 0 {
+		p.Rotation = mustJSON(object{"auto_rotate": true, "interval": spec.RotateDays, "unit": "day"})
 	}
-	m.owner, m.isStatic = c.mustIdentity(spec.IAMID), true
+	m, err := c.newMinting(p, c.now())
+	must(err == nil, "%v", err)
+	if spec.IAMID != "" {
+		m.owner, m.isStatic = c.mustIdentity(spec.IAMID), true
+	}
 	return m
+}
+
+// MustRotateSecret rotates a secret that makes its own keys, as a person does, and returns the new version.
+func (c *Cloud) MustRotateSecret(secretID string) Version {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.mustSecret(secretID)
+	must(s.minting != nil, "secret %s makes no keys", secretID)
+	v, err := c.rotate(s, &secretPrototype{}, &call{caller: c.adminKey.owner, now: c.now()})
+	must(err == nil, "%v", err)
+	return s.export(v, c.now())
 }
 
 // MustCreateServiceID makes a service id without any permission and returns its iam id. An empty

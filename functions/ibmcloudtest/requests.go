@@ -39,6 +39,8 @@ type call struct {
 	version *version
 	group   *group
 	key     *apiKey // of the operations on API keys
+
+	serviceID *identity // of those on service ids
 }
 
 // newCall reads the request's body and finds out whose it is.

@@ -47,23 +47,37 @@ func (c *Cloud) addSecret(s *secret, first *version, by *identity) *secret {
 	s.sequence, s.id, s.createdBy, s.createdAt, s.updatedAt = c.sequence, uuid.NewString(), by.iamID, now, now
 	c.secrets[s.id] = s
 	c.names[secretName{s.kind, s.name}] = s
-	c.addVersion(s, first, by)
+	if s.minting != nil {
+		c.keySecrets = append(c.keySecrets, s)
+	}
+	c.addVersion(s, first, by.iamID, now)
 	return s
 }
 
-// removeSecret deletes s and the keys it has minted.
+// removeSecret deletes s and the keys it has made.
 func (c *Cloud) removeSecret(s *secret) {
-	for _, v := range s.versions {
-		c.discardValue(v)
+	if s.minting != nil {
+		for _, k := range slices.Clone(s.minting.keys) {
+			c.dropKey(s.minting, k)
+		}
+		c.keySecrets = slices.DeleteFunc(c.keySecrets, func(other *secret) bool { return other == s })
 	}
 	delete(c.secrets, s.id)
 	delete(c.names, secretName{s.kind, s.name})
 }
 
-// isDestroyed reports whether an arbitrary secret has reached its expiration date. Its value is gone
-// for good then, and no new version can bring it back.
+// isDestroyed reports whether an arbitrary secret has reached its expiration date, or one that makes keys the end of its
+// lease. Its value is gone for good then, and no new version can bring it back.
 func (s *secret) isDestroyed(now time.Time) bool {
-	return !s.expiration.IsZero() && !now.Before(s.expiration)
+	return !s.expiration.IsZero() && !now.Before(s.expiration) || s.hasEnded(now)
+}
+
+// expires is when a version's value is gone; zero for never.
+func (s *secret) expires(v *version) time.Time {
+	if v.value != nil && v.value.key != nil {
+		return v.value.key.leaseEnds
+	}
+	return s.expiration
 }
 
 func (s *secret) current() *version { return s.versions[len(s.versions)-1] }
@@ -156,15 +170,15 @@ func (c *Cloud) newSecret(p *secretPrototype, groupID string, in *call) (*secret
 	assign(&s.expiration, p.ExpirationDate)
 	first := &value{payload: deref(p.Payload), data: p.Data}
 	if p.Kind == kindIAMCredentials || p.Kind == kindServiceCredentials {
-		m, err := c.newMinting(p)
+		m, err := c.newMinting(p, in.now)
 		if err != nil {
 			return nil, err
 		}
-		if m.owner == nil {
-			m.owner = c.newServiceID(IdentityWorkload, *p.Name, c.account)
+		if err := c.mayMint(m, in.now); err != nil {
+			return nil, err
 		}
 		s.minting = m
-		first = c.mint(m, in.now)
+		first = c.mint(s, in.now)
 	}
 	return c.addSecret(s, &version{customMetadata: p.VersionCustomMetadata, value: first}, in.caller), nil
 }
@@ -253,14 +267,8 @@ func (s *secret) json(c *Cloud, now time.Time, v *value) object {
 	}
 	out.set("custom_metadata", s.customMetadata)
 	out.set("retrieved_at", s.retrievedAt)
-	out.set("expiration_date", s.expiration)
-	if m := s.minting; m != nil {
-		out.set("ttl", m.ttl)
-		out.set("source_service", m.sourceService)
-		if s.kind == kindIAMCredentials {
-			out["service_id_is_static"], out["reuse_api_key"] = m.isStatic, m.reuse
-		}
-	}
+	out.set("expiration_date", s.expires(s.current()))
+	s.addMinting(out, now)
 	s.addValue(out, v)
 	return out
 }
@@ -303,12 +311,14 @@ func (c *Cloud) patchMetadata(in *call) (any, error) {
 	if taken := c.names[secretName{s.kind, deref(p.Name)}]; taken != nil && taken != s {
 		return nil, c.duplicate("secret")
 	}
-	ttl, err := parseTTL(p)
-	if err != nil {
-		return nil, err
-	}
-	if ttl != "" {
-		s.minting.ttl = ttl
+	if s.minting != nil {
+		if err := s.minting.change(p, in.now); err != nil {
+			return nil, err
+		}
+		if !isNull(p.Rotation) && c.settings.RuleChange == "rotates" && s.minting.rule.isOn() {
+			s.minting.next = in.now
+			c.play(in.now)
+		}
 	}
 	c.applyPatch(s, p)
 	s.updatedAt = in.now

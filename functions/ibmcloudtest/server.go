@@ -31,6 +31,9 @@ const (
 	OpAPIKeysDetails   = "apikeys.details" // by value
 	OpAPIKeysUpdate    = "apikeys.update"
 	OpAPIKeysDelete    = "apikeys.delete"
+	OpAPIKeysLock      = "apikeys.lock"    // and unlock
+	OpAPIKeysDisable   = "apikeys.disable" // and enable
+	OpServiceIDs       = "serviceids"
 	OpGroups           = "groups"
 	OpSecretsList      = "secrets.list"
 	OpSecretsCreate    = "secrets.create"
@@ -120,7 +123,7 @@ func findOperation(r *http.Request) (found *operation, params []string, allow []
 // matchPath returns the unescaped segments that stand where the pattern has "{name}".
 func matchPath(pattern, segments []string) (params []string, ok bool) {
 	for i, want := range pattern {
-		if want[0] != '{' {
+		if !strings.HasPrefix(want, "{") {
 			if want != segments[i] {
 				return nil, false
 			}
@@ -278,6 +281,7 @@ func (c *Cloud) checkedServe(in *call) (any, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.play(in.now)
 	if in.tooLarge {
 		return nil, c.tooLarge("body")
 	}

@@ -3,6 +3,7 @@ package ibmcloudtest
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,6 +17,7 @@ type version struct {
 	id             string
 	createdBy      string
 	createdAt      time.Time
+	autoRotated    bool            // made by the rule of its secret
 	downloaded     bool            // its value has been read
 	customMetadata json.RawMessage // a JSON object, or empty
 	locks          []*lock         // by age
@@ -31,12 +33,15 @@ type value struct {
 
 // addVersion makes v the current version: the current one becomes previous, and the one before
 // loses its value. The caller holds c.mu and has checked the locks.
-func (c *Cloud) addVersion(s *secret, v *version, by *identity) *version {
-	now := c.now()
-	v.id, v.createdBy, v.createdAt = uuid.NewString(), by.iamID, now
+func (c *Cloud) addVersion(s *secret, v *version, by string, now time.Time) *version {
+	v.id, v.createdBy, v.createdAt = uuid.NewString(), by, now
 	s.versions = append(s.versions, v)
 	if n := len(s.versions); n > 2 {
-		c.discardValue(s.versions[n-3])
+		if older := s.versions[n-3]; older.value != nil && older.value.key != nil && !older.value.key.leaseEnds.IsZero() && c.settings.OlderKey == "ttl" {
+			older.value = nil // its key works on
+		} else {
+			c.discardValue(s, older)
+		}
 	}
 	if len(s.versions) > maxVersions {
 		s.versions = append([]*version(nil), s.versions[1:]...)
@@ -45,17 +50,21 @@ func (c *Cloud) addVersion(s *secret, v *version, by *identity) *version {
 	return v
 }
 
-// discardValue takes a version's value away, and its key with it.
-func (c *Cloud) discardValue(v *version) {
-	if v.value != nil && v.value.key != nil {
-		delete(c.keys, v.value.key.value)
-	}
+// discardValue takes a version's value away, and its key with it unless another version holds that.
+func (c *Cloud) discardValue(s *secret, v *version) {
+	gone := v.value
 	v.value = nil
+	if gone == nil || gone.key == nil {
+		return
+	}
+	if !slices.ContainsFunc(s.versions, func(other *version) bool { return other.value != nil && other.value.key == gone.key }) {
+		c.dropKey(s.minting, gone.key)
+	}
 }
 
 // available reports whether the version's value can still be read.
 func (s *secret) available(v *version, now time.Time) bool {
-	return v.value != nil && !s.isDestroyed(now)
+	return v.value != nil && !s.isDestroyed(now) && (v.value.key == nil || !v.value.key.ended(now))
 }
 
 // isLocked reports whether a version is locked; a nil one is not.
@@ -73,11 +82,12 @@ var versionOperations = []operation{
 func (v *version) json(s *secret, now time.Time, value *value) object {
 	out := object{
 		"id": v.id, "secret_id": s.id, "secret_name": s.name, "secret_type": s.kind, "secret_group_id": s.groupID,
-		"created_by": v.createdBy, "created_at": timestamp(v.createdAt), "auto_rotated": false, "downloaded": v.downloaded,
+		"created_by": v.createdBy, "created_at": timestamp(v.createdAt), "auto_rotated": v.autoRotated, "downloaded": v.downloaded,
 		"payload_available": s.available(v, now),
 	}
 	out.set("alias", s.alias(v))
-	out.set("expiration_date", s.expiration)
+	out.set("expiration_date", s.expires(v))
+	v.addKeyID(out, s, now)
 	out.set("version_custom_metadata", v.customMetadata)
 	s.addValue(out, value)
 	return out
@@ -100,14 +110,15 @@ func (c *Cloud) createVersion(in *call) (any, error) {
 	if s.previous().isLocked() {
 		return nil, locked()
 	}
-	next := &value{payload: deref(p.Payload), data: p.Data}
-	if s.minting != nil {
-		next = c.mint(s.minting, in.now)
+	v := &version{customMetadata: p.VersionCustomMetadata, value: &value{payload: deref(p.Payload), data: p.Data}}
+	if s.minting == nil {
+		c.addVersion(s, v, in.caller.iamID, in.now)
+	} else if v, err = c.rotate(s, p, in); err != nil {
+		return nil, err
 	}
 	if len(p.CustomMetadata) > 0 {
 		s.customMetadata = p.CustomMetadata
 	}
-	v := c.addVersion(s, &version{customMetadata: p.VersionCustomMetadata, value: next}, in.caller)
 	return v.json(s, in.now, v.value), nil
 }
 

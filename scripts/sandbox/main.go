@@ -104,7 +104,7 @@ func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 }
 
 // environment renders the variables as NAME='value' lines for sh. With several rotations a file
-// lists them, else the two ids are of the only one. What rotatorctl setup needs, and Terraform prints
+// lists them, else the two ids are of the only one. The two secrets MANAGED_… make their own keys. What rotatorctl setup needs, and Terraform prints
 // elsewhere, is of the first.
 func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string {
 	variables := [][2]string{
@@ -127,7 +127,16 @@ func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string
 		only := cloud.Rotations()[0]
 		variables = append(variables, [2]string{"API_KEY_SECRET", only.APIKeySecret}, [2]string{"TOKEN_SECRET", only.TokenSecret})
 	}
-	return envfile.Lines(variables)
+	return envfile.Lines(append(variables,
+		[2]string{"MANAGED_API_KEY_SECRET", managedKey(cloud, "workload-key", cloud.Rotations()[0].IAMID)},
+		[2]string{"MANAGED_BOOTSTRAP_KEY_SECRET", managedKey(cloud, "bootstrap-key", cloud.BootstrapIAMID())}))
+}
+
+// managedKey makes a secret that makes the keys of a service id: for 45 days each, with a new one every 15.
+func managedKey(cloud *ibmcloudtest.Cloud, name, iamID string) (id string) {
+	return cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
+		Type: "iam_credentials", Name: name, IAMID: iamID, ReuseAPIKey: true, TTL: "1080h", RotateDays: 15,
+	})
 }
 
 // writeRotations writes the rotations as ROTATIONS_FILE holds them and returns the file's absolute path: FILE.rotations.json

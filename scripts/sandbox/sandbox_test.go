@@ -106,14 +106,15 @@ func TestServesUntilStopped(t *testing.T) {
 	env, file, stop := start(t, "-token-ttl", "15m")
 	for _, name := range []string{"SECRETS_MANAGER_URL", "IAM_URL", "LOGS_ROUTING_URL", "SECRETS_MANAGER_APIKEY",
 		"READER_APIKEY", "ADMIN_APIKEY", "API_KEY_SECRET", "TOKEN_SECRET",
-		"ACCOUNT_ID", "KEY_GROUP_ID", "TOKEN_GROUP_ID", "BOOTSTRAP_IAM_ID", "WORKLOAD_IAM_ID", "READER_IAM_ID"} {
+		"ACCOUNT_ID", "KEY_GROUP_ID", "TOKEN_GROUP_ID", "BOOTSTRAP_IAM_ID", "WORKLOAD_IAM_ID", "READER_IAM_ID",
+		"MANAGED_API_KEY_SECRET", "MANAGED_BOOTSTRAP_KEY_SECRET"} {
 		if env[name] == "" {
 			t.Errorf("%s: got none", name)
 		}
 	}
 	origin := env["SECRETS_MANAGER_URL"]
-	if u, err := url.Parse(origin); err != nil || u.Scheme != "http" || u.Path != "" || len(env) != 14 {
-		t.Errorf("got SECRETS_MANAGER_URL %q and %d variables, want an origin without a path and 14", origin, len(env))
+	if u, err := url.Parse(origin); err != nil || u.Scheme != "http" || u.Path != "" || len(env) != 16 {
+		t.Errorf("got SECRETS_MANAGER_URL %q and %d variables, want an origin without a path and 16", origin, len(env))
 	}
 	for name, want := range map[string]int{"SECRETS_MANAGER_APIKEY": 403, "READER_APIKEY": 200, "ADMIN_APIKEY": 200} {
 		token := exchange(t, http.DefaultClient, env, env[name])
