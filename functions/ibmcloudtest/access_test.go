@@ -102,8 +102,9 @@ func TestErrorBodies(t *testing.T) {
 		{"GET", "/nowhere", 404, ""},
 		{"GET", "/", 404, ""},
 		{"GET", "/api/v2/secrets//metadata", 404, ""},
-		{"PUT", "/api/v2/secrets", 405, "POST, GET"},
-		{"POST", "/v3/targets", 405, "GET"},
+		{"PUT", "/api/v2/secrets", 405, "GET, POST"},
+		{"PUT", "/v3/targets/", 405, "GET, POST"},
+		{"POST", "/v3/targets", 501, ""},
 	} {
 		got := c.do(admin, test.method, test.path, "")
 		if got.status != test.status || got.header.Get("Allow") != test.allow {

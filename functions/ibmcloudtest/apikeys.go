@@ -64,7 +64,7 @@ func (p *apiKeyPrototype) applied(to keyDetails, now time.Time) (keyDetails, err
 	assign(&to.description, p.Description)
 	assign(&to.actionWhenLeaked, p.ActionWhenLeaked)
 	if p.ExpiresAt != nil {
-		at, err := time.Parse(iamTimeLayout, *p.ExpiresAt)
+		at, err := parseIAMTime(*p.ExpiresAt)
 		if err != nil || !at.After(now) {
 			return to, badField("expires_at", "must be a time in the future like 2030-01-31T12:00+0000")
 		}
@@ -84,7 +84,7 @@ func (c *Cloud) apiKeyJSON(k *apiKey, value string) any {
 		"action_when_leaked": k.actionWhenLeaked, "apikey": value,
 	}
 	if !k.expiresAt.IsZero() {
-		out["expires_at"] = iamTime(k.expiresAt)
+		out["expires_at"] = iamExpiry(k.expiresAt)
 	}
 	return out
 }
@@ -275,10 +275,26 @@ func (c *Cloud) removeIdentity(id *identity) {
 	maps.DeleteFunc(c.keys, func(_ string, k *apiKey) bool { return k.owner == id })
 }
 
-// iamTime is a time as IAM Identity Services write it, to the minute.
+const iamTimeLayout = "2006-01-02T15:04-0700"
+
+// iamTime is a time as IAM Identity Services write it, to the minute; an expiry that was given with seconds keeps them.
 func iamTime(t time.Time) string { return t.UTC().Format(iamTimeLayout) }
 
-const iamTimeLayout = "2006-01-02T15:04-0700"
+func iamExpiry(t time.Time) string {
+	if t.Second() != 0 {
+		return t.UTC().Format("2006-01-02T15:04:05-0700")
+	}
+	return iamTime(t)
+}
+
+func parseIAMTime(text string) (t time.Time, err error) {
+	for _, layout := range []string{iamTimeLayout, "2006-01-02T15:04:05-0700", time.RFC3339} {
+		if t, err = time.Parse(layout, text); err == nil {
+			break
+		}
+	}
+	return t, err
+}
 
 // listAPIKeys lists the keys of one iam id, in pages. Their values are not among it.
 func (c *Cloud) listAPIKeys(in *call) (any, error) {

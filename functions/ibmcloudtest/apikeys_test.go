@@ -54,6 +54,26 @@ func TestAPIKeyFromCreationToDeletion(t *testing.T) {
 	c.want(404, admin, "DELETE", "/v1/apikeys/"+id, "")
 }
 
+// An expiry has the form in which it was given, to the minute or the second; of RFC 3339 the form is IBM's.
+func TestAPIKeyExpiresAtASecond(t *testing.T) {
+	now := newClock()
+	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{Now: now.Now, KeyPropagation: -1})
+	for given, want := range map[string]any{
+		"2026-03-01T13:00+0000": "2026-03-01T13:00+0000", "2026-03-01T13:00:09+0000": "2026-03-01T13:00:09+0000",
+		"2026-03-01T13:00:09Z": "2026-03-01T13:00:09+0000", "2026-03-01T15:00:09+02:00": "2026-03-01T13:00:09+0000",
+	} {
+		made := c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, map[string]any{"expires_at": given}))
+		if made.at("expires_at") != want || made.at("disabled") != false {
+			t.Errorf("%s: got %v, want %v", given, made.at("expires_at"), want)
+		}
+	}
+	key := c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, map[string]any{"expires_at": "2026-03-01T12:00:09+0000"})).at("apikey")
+	now.advance(8 * time.Second)
+	c.wantExchange(200, key, "a second before")
+	now.advance(time.Second)
+	c.wantExchange(400, key, "at the second")
+}
+
 func TestDeletedAPIKeyIsUnknown(t *testing.T) {
 	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{KeyPropagation: -1})
 	made := c.want(201, admin, "POST", "/v1/apikeys", newKeyBody(t, cloud, map[string]any{"store_value": true}))

@@ -23,8 +23,8 @@ var (
 	atIAM            = []service{serviceIAM}
 	atAPIKeys        = []service{serviceAPIKeys}
 	atSecretsManager = []service{serviceSecretsManager}
-	beyondIAM        = []service{serviceSecretsManager, serviceLogsRouting}
-	everywhere       = []service{serviceIAM, serviceAPIKeys, serviceSecretsManager, serviceLogsRouting}
+	beyondIAM        = []service{serviceAccess, serviceSecretsManager, serviceLogsRouting}
+	everywhere       = append(slices.Concat(atIAM, atAPIKeys), beyondIAM...)
 	ofToken          = []string{OpIAMToken}
 )
 
@@ -50,7 +50,7 @@ var cases = []Case{
 	{"invalid_token", 401, "unauthorized", "The provided access token is invalid or has expired.", "", beyondIAM, nil},
 	{"invalid_token", 401, "invalid_access_token", "The provided access token is invalid.", "", atAPIKeys, nil},
 	{"denied", 403, "forbidden", "The caller lacks the permission for this action.", "", beyondIAM, nil},
-	{"denied", 403, "forbidden", "You are not authorized to use this API.", "The action iam-identity.apikey.get is missing.", atAPIKeys, nil},
+	{"denied", 403, "forbidden", "You are not authorized to use this API.", "The action iam-identity.apikey is missing.", atAPIKeys, nil},
 	{"context_restriction", 403, "forbidden", "The request is denied by a context-based restriction.", "", everywhere, nil},
 	{"not_found", 404, "not_found", "The requested resource was not found.", "", atAPIKeys, []string{OpAPIKeysGet, OpAPIKeysDetails, OpAPIKeysUpdate, OpAPIKeysDelete}},
 	{"not_found", 404, "not_found", "The requested resource was not found.", "", atSecretsManager, nil},

@@ -19,7 +19,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"reflect"
 	"slices"
 	"sync"
@@ -401,6 +400,9 @@ var kindFields = map[string]struct{ create, version, patch []string }{
 	},
 }
 
+// otherKinds are the types that IBM has beside them.
+var otherKinds = []string{"username_password", "imported_cert", "public_cert", "private_cert", "custom_credentials"}
+
 var (
 	commonCreateFields = []string{"secret_type!", "name!", "description", "secret_group_id", "labels",
 		"custom_metadata", "version_custom_metadata"}
@@ -415,6 +417,9 @@ func (in *call) decodeCreate() (*secretPrototype, error) {
 	}
 	_ = json.Unmarshal(in.body, &kind) // decode reports what is wrong
 	fields, ok := kindFields[kind.Kind]
+	if slices.Contains(otherKinds, kind.Kind) {
+		return nil, doesNotServe("secrets of the type " + kind.Kind)
+	}
 	if kind.Kind != "" && !ok {
 		return nil, badField("secret_type", "must be arbitrary, kv, iam_credentials or service_credentials here")
 	}
@@ -448,51 +453,4 @@ func randomBytes(n int) []byte {
 	b := make([]byte, n)
 	rand.Read(b)
 	return b
-}
-
-var logsRoutingOperations = []operation{
-	op(OpTargetsList, serviceLogsRouting, "GET /v3/targets", http.StatusOK, (*Cloud).listTargets),
-	op(OpSettingsGet, serviceLogsRouting, "GET /v3/settings", http.StatusOK, (*Cloud).getRoutingSettings),
-	op(OpTenantsList, serviceLogsRouting, "GET /v1/tenants", http.StatusOK, (*Cloud).listTenants),
-}
-
-// routingSince is when the one target and the one tenant were made.
-const routingSince = "2026-01-01T00:00:00.000Z"
-
-func (c *Cloud) targetID() string { return c.instance[:35] + "0" }
-
-// instanceCRN is the CRN of a service's instance, up to what it names there.
-func (c *Cloud) instanceCRN(service string) string {
-	return "crn:v1:bluemix:public:" + service + ":us-south:a/" + c.account + ":" + c.instance
-}
-
-func (c *Cloud) listTargets(in *call) (any, error) {
-	return object{"targets": []object{{
-		"id": c.targetID(), "name": "cloud-logs-target", "target_type": "cloud_logs", "region": "us-south", "managed_by": "account",
-		"crn":             c.instanceCRN("logs-router") + ":target:" + c.targetID(),
-		"destination_crn": c.instanceCRN("logs") + "::",
-		"write_status":    object{"status": "success"},
-		"created_at":      routingSince, "updated_at": routingSince,
-	}}}, nil
-}
-
-func (c *Cloud) getRoutingSettings(in *call) (any, error) {
-	return object{
-		"default_targets":           []object{{"id": c.targetID()}},
-		"permitted_target_regions":  []string{"us-south"},
-		"primary_metadata_region":   "us-south",
-		"backup_metadata_region":    "us-east",
-		"private_api_endpoint_only": false,
-	}, nil
-}
-
-// listTenants serves the older API, which asks for a dated version.
-func (c *Cloud) listTenants(in *call) (any, error) {
-	if _, err := time.Parse(time.DateOnly, in.request.Header.Get("IBM-API-Version")); err != nil {
-		return nil, badRequest("The header IBM-API-Version must be a date, YYYY-MM-DD.")
-	}
-	return object{"tenants": []object{{
-		"id": c.instance, "crn": c.instanceCRN("logs-router") + "::", "name": "default",
-		"created_at": routingSince, "updated_at": routingSince, "etag": `"1"`, "targets": []any{},
-	}}}, nil
 }

@@ -90,7 +90,11 @@ func (c *Cloud) control(r *http.Request) reply {
 	}
 	serve := methods[r.Method]
 	if serve == nil {
-		return c.noOperation(r, slices.Sorted(maps.Keys(methods)))
+		var others []*operation
+		for method := range methods {
+			others = append(others, &operation{method: method, service: serviceSecretsManager})
+		}
+		return c.noOperation(r, others)
 	}
 	var body []byte
 	var err error

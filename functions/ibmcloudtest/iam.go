@@ -28,7 +28,15 @@ const (
 var iamOperations = []operation{
 	op(OpIAMToken, serviceIAM, "POST /identity/token", http.StatusOK, (*Cloud).issueToken),
 	op(OpIAMKeys, serviceIAM, "GET /identity/keys", http.StatusOK, (*Cloud).listKeys),
+	op(OpIAMOpenID, serviceIAM, "GET /identity/.well-known/openid-configuration", http.StatusOK, (*Cloud).openIDConfiguration),
+	op(OpAccessGroupsList, serviceAccess, "GET /v2/groups", http.StatusOK, (*Cloud).listAccessGroups),
+	op(OpAccessGroupsGet, serviceAccess, "GET /v2/groups/{id}", http.StatusOK, (*Cloud).getAccessGroup),
 }
+
+// otherGrants are those of IAM that this cloud does not serve.
+var otherGrants = []string{"refresh_token", "password", "client_credentials", "authorization_code",
+	"urn:ibm:params:oauth:grant-type:assume", "urn:ibm:params:oauth:grant-type:passcode", "urn:ibm:params:oauth:grant-type:iam-authz",
+	"urn:ibm:params:oauth:grant-type:delegated-refresh-token", "urn:ibm:params:oauth:grant-type:derive"}
 
 // grantee is whose key or profile a token request bears, nil if unknown. It checks nothing else.
 func (c *Cloud) grantee(form url.Values) *identity {
@@ -65,7 +73,9 @@ func (c *Cloud) issueToken(in *call) (any, error) {
 	case "":
 		err = invalidProperty("Property missing or empty: grant_type.")
 	default:
-		err = invalidProperty("Property grant_type has an unsupported value.")
+		if err = invalidProperty("Property grant_type has an unsupported value."); slices.Contains(otherGrants, grantType) {
+			err = doesNotServe("the grant type " + grantType)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -132,6 +142,48 @@ func (c *Cloud) listKeys(*call) (any, error) {
 		"kty": "RSA", "alg": "RS256", "kid": signingKeyID,
 		"n": encode(public.N.Bytes()), "e": encode(big.NewInt(int64(public.E)).Bytes()),
 	}}}, nil
+}
+
+// openIDConfiguration names IAM's endpoints, for OpenID Connect clients that verify a token.
+func (c *Cloud) openIDConfiguration(in *call) (any, error) {
+	origin := strings.TrimSuffix(in.href(nil), "/.well-known/openid-configuration")
+	return object{
+		"issuer": issuer, "authorization_endpoint": origin + "/authorize", "token_endpoint": origin + "/token", "jwks_uri": origin + "/keys",
+		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"RS256"},
+	}, nil
+}
+
+// accessGroups are the account's: IBM's own, which everybody is in, and one for workloads. The admin may read them, which is
+// what a program needs that is configured with the id of one.
+func (c *Cloud) accessGroups() []object {
+	var groups []object
+	for id, name := range map[string]string{"AccessGroupId-PublicAccess": "Public Access", "AccessGroupId-" + c.instance[:35] + "3": "workloads"} {
+		groups = append(groups, object{
+			"id": id, "name": name, "description": "", "account_id": c.account, "is_federated": false,
+			"created_at": madeAt, "created_by_id": c.adminKey.owner.iamID, "last_modified_at": madeAt, "last_modified_by_id": c.adminKey.owner.iamID,
+			"href": "https://iam.cloud.ibm.com/v2/groups/" + id, "crn": "crn:v1:bluemix:public:iam-access-groups::a/" + c.account + "::group:" + id,
+		})
+	}
+	slices.SortFunc(groups, func(a, b object) int { return strings.Compare(b["name"].(string), a["name"].(string)) })
+	return groups
+}
+
+func (c *Cloud) listAccessGroups(in *call) (any, error) {
+	return paginate(in, "groups", c.accessGroups(), 50, func(group object) object { return group })
+}
+
+func (c *Cloud) getAccessGroup(in *call) (any, error) {
+	return withID(c.accessGroups(), in, "access group")
+}
+
+// withID returns the item that the path's last parameter names.
+func withID(items []object, in *call, what string) (any, error) {
+	for _, item := range items {
+		if item["id"] == in.params[len(in.params)-1] {
+			return item, nil
+		}
+	}
+	return nil, notFound(what)
 }
 
 const (

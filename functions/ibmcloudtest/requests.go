@@ -1,6 +1,8 @@
 package ibmcloudtest
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -29,6 +31,7 @@ type call struct {
 	transaction string   // the request's Transaction-Id, or a new one
 	body        []byte
 	tooLarge    bool       // the body went past maxBody
+	unreadable  *apiError  // why the body cannot be read, nil if it can
 	form        url.Values // of IAM's token endpoint
 	caller      *identity  // whose key or token the request bears, nil if unknown
 	refused     error      // why the bearer token is not accepted
@@ -49,13 +52,8 @@ func (c *Cloud) newCall(r *http.Request, found *operation, params []string) (*ca
 	if in.transaction == "" {
 		in.transaction = uuid.NewString()
 	}
-	if r.Body != nil {
-		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-		if err != nil {
-			return nil, err
-		}
-		in.tooLarge = len(body) > maxBody
-		in.body = body[:min(len(body), maxBody)]
+	if err := in.readBody(); err != nil {
+		return nil, err
 	}
 	if found.service == serviceIAM {
 		in.form, _ = url.ParseQuery(string(in.body))
@@ -64,6 +62,43 @@ func (c *Cloud) newCall(r *http.Request, found *operation, params []string) (*ca
 	}
 	in.caller, in.refused = c.bearerOf(r)
 	return in, nil
+}
+
+// readBody reads the body and decodes it, each up to maxBody bytes, as IBM's SDKs can send it: as it is, or gzip. An error
+// means that the caller is gone.
+func (in *call) readBody() error {
+	r := in.request
+	if r.Body == nil {
+		return nil
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err != nil {
+		return err
+	}
+	switch encoding := strings.ToLower(r.Header.Get("Content-Encoding")); encoding {
+	case "", "identity":
+	case "gzip":
+		zipped, err := gzip.NewReader(bytes.NewReader(body[:min(len(body), maxBody)]))
+		if err == nil {
+			body, err = io.ReadAll(io.LimitReader(zipped, maxBody+1))
+		}
+		if err != nil {
+			in.unreadable = in.badBody(http.StatusBadRequest, "bad_request", "The body is not what its Content-Encoding says, gzip.")
+		}
+	default:
+		in.unreadable = in.badBody(http.StatusUnsupportedMediaType, "unsupported_media_type", "The Content-Encoding must be gzip or none.")
+	}
+	in.tooLarge = len(body) > maxBody
+	in.body = body[:min(len(body), maxBody)]
+	return nil
+}
+
+// badBody refuses a body, with IAM's own code at IAM.
+func (in *call) badBody(status int, code, message string) *apiError {
+	if in.operation.service == serviceIAM {
+		code = "BXNIM0106E"
+	}
+	return fail(status, code, message)
 }
 
 // bearerOf returns whose token the request bears and why that token is refused, if it is.

@@ -234,6 +234,7 @@ func TestCreateSecretRules(t *testing.T) {
 		{"no name", `{"secret_type":"arbitrary","payload":"x"}`, 400},
 		{"no type", `{"name":"abc","payload":"x"}`, 400},
 		{"unknown type", `{"secret_type":"poem","name":"abc"}`, 400},
+		{"a type that is not served", `{"secret_type":"username_password","name":"abc","username":"u"}`, 501},
 		{"no payload", `{"secret_type":"arbitrary","name":"abc"}`, 400},
 		{"null payload", `{"secret_type":"arbitrary","name":"abc","payload":null}`, 400},
 		{"empty payload", `{"secret_type":"arbitrary","name":"abc","payload":""}`, 400},

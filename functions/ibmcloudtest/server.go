@@ -25,6 +25,9 @@ import (
 const (
 	OpIAMToken         = "iam.token"
 	OpIAMKeys          = "iam.keys"
+	OpIAMOpenID        = "iam.openid"
+	OpAccessGroupsList = "accessgroups.list"
+	OpAccessGroupsGet  = "accessgroups.get"
 	OpAPIKeysList      = "apikeys.list"
 	OpAPIKeysCreate    = "apikeys.create"
 	OpAPIKeysGet       = "apikeys.get"
@@ -48,8 +51,13 @@ const (
 	OpVersionsPatch    = "versions.patch"
 	OpLocks            = "locks"
 	OpTargetsList      = "targets.list"
+	OpTargetsGet       = "targets.get"
+	OpRoutesList       = "routes.list"
+	OpRoutesGet        = "routes.get"
 	OpSettingsGet      = "settings.get"
 	OpTenantsList      = "tenants.list"
+	OpTenantsGet       = "tenants.get"
+	OpTenantTargets    = "tenants.targets"
 	OpAny              = "*"
 )
 
@@ -73,12 +81,13 @@ type service int
 const (
 	serviceIAM service = iota
 	serviceAPIKeys
+	serviceAccess // access groups and policies
 	serviceSecretsManager
 	serviceLogsRouting
 )
 
 var operations, operationNames = indexOperations(iamOperations, apiKeyOperations, groupOperations, secretOperations,
-	versionOperations, lockOperations, logsRoutingOperations)
+	versionOperations, lockOperations, logsRoutingOperations, notServedOperations())
 
 // indexOperations sorts operations by their number of path segments, and lists the names that a [Fault] can have.
 func indexOperations(lists ...[]operation) (index map[int][]*operation, names []string) {
@@ -87,12 +96,18 @@ func indexOperations(lists ...[]operation) (index map[int][]*operation, names []
 		index[len(op.path)] = append(index[len(op.path)], &op)
 		names = append(names, op.name)
 	}
+	for _, list := range index { // "/v2/groups/settings" before "/v2/groups/{id}"; what is served before what is not
+		slices.SortStableFunc(list, func(a, b *operation) int { return cmp.Compare(a.parameters(), b.parameters()) })
+	}
 	return index, append(slices.Compact(names), OpAny)
 }
 
+// parameters counts those of the path.
+func (o *operation) parameters() int { return strings.Count(strings.Join(o.path, "/"), "{") }
+
 // op declares an operation, with its method and path as text.
 func op(name string, s service, pattern string, success int, serve func(*Cloud, *call) (any, error)) operation {
-	method, path, _ := strings.Cut(pattern, " /")
+	method, path, _ := strings.Cut(strings.TrimSuffix(pattern, "/"), " /")
 	return operation{name: name, service: s, method: method, path: strings.Split(path, "/"), success: success, serve: serve}
 }
 
@@ -103,10 +118,14 @@ func secretOp(name string, a action, pattern string, success int, serve func(*Cl
 	return o
 }
 
-// findOperation returns the operation for the request and its path parameters. Without one it
-// returns the methods that the path allows, none for an unknown path.
-func findOperation(r *http.Request) (found *operation, params []string, allow []string) {
-	segments := strings.Split(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
+// findOperation returns the operation for the request and its path parameters. Without one it returns the others that
+// the path has, none for an unknown path. A "/" at the end makes no difference outside Secrets Manager.
+func findOperation(r *http.Request) (found *operation, params []string, others []*operation) {
+	path := strings.TrimPrefix(r.URL.EscapedPath(), "/")
+	if strings.HasPrefix(path, "v") {
+		path = strings.TrimSuffix(path, "/")
+	}
+	segments := strings.Split(path, "/")
 	for _, candidate := range operations[len(segments)] {
 		values, ok := matchPath(candidate.path, segments)
 		switch {
@@ -114,10 +133,10 @@ func findOperation(r *http.Request) (found *operation, params []string, allow []
 		case candidate.method == r.Method:
 			return candidate, values, nil
 		default:
-			allow = append(allow, candidate.method)
+			others = append(others, candidate)
 		}
 	}
-	return nil, nil, allow
+	return nil, nil, others
 }
 
 // matchPath returns the unescaped segments that stand where the pattern has "{name}".
@@ -215,9 +234,9 @@ func (c *Cloud) answer(r *http.Request) (reply, error) {
 	if ofControl(r.URL.Path) {
 		return c.dated(c.control(r)), nil
 	}
-	found, params, allow := findOperation(r)
+	found, params, others := findOperation(r)
 	if found == nil {
-		out := c.noOperation(r, allow)
+		out := c.noOperation(r, others)
 		c.requests.add(Request{At: at, Method: r.Method, Path: c.redactPath(r.URL.Path), Status: out.status})
 		return c.dated(out), nil
 	}
@@ -232,20 +251,21 @@ func (c *Cloud) answer(r *http.Request) (reply, error) {
 	return out, err
 }
 
-// noOperation answers a request that is none of the operations: 404, or 405 when the path knows
-// other methods.
-func (c *Cloud) noOperation(r *http.Request, allow []string) reply {
-	e := notFound("requested path")
-	if len(allow) > 0 {
-		e = fail(http.StatusMethodNotAllowed, "method_not_allowed", "The method is not allowed on this path.")
-	}
-	body := commonError(e)
+// noOperation answers a request that is none of the operations: 404, or 405 when the path has others.
+func (c *Cloud) noOperation(r *http.Request, others []*operation) reply {
+	e, as := notFound("requested path"), &operation{service: serviceSecretsManager}
 	if strings.HasPrefix(r.URL.Path, "/identity/") {
-		body = c.iamError(r, uuid.NewString(), e)
+		as.service = serviceIAM
 	}
-	out := jsonReply(e.status, body)
+	var allow []string
+	for _, other := range others {
+		as, e = other, fail(http.StatusMethodNotAllowed, "method_not_allowed", "The method is not allowed on this path.")
+		allow = append(allow, other.method)
+	}
+	out := c.errorReply(&call{request: r, operation: as, transaction: uuid.NewString()}, e)
 	if len(allow) > 0 {
-		out.header.Set("Allow", strings.Join(allow, ", "))
+		slices.Sort(allow)
+		out.header.Set("Allow", strings.Join(slices.Compact(allow), ", "))
 	}
 	return out
 }
@@ -267,7 +287,12 @@ func (c *Cloud) perform(in *call) reply {
 // checkedServe lets the operation serve a request that, beyond IAM, bears a good token of somebody who may do that.
 func (c *Cloud) checkedServe(in *call) (any, error) {
 	o := in.operation
-	if o.service == serviceIAM {
+	switch {
+	case o.serve == nil:
+		return nil, doesNotServe(o.method + " /" + strings.Join(o.path, "/"))
+	case in.unreadable != nil:
+		return nil, in.unreadable
+	case o.service == serviceIAM:
 		return o.serve(c, in)
 	}
 	if in.refused != nil {
@@ -286,8 +311,13 @@ func (c *Cloud) checkedServe(in *call) (any, error) {
 		return nil, c.tooLarge("body")
 	}
 	find := c.find
-	if o.service == serviceAPIKeys {
+	switch {
+	case o.service == serviceAPIKeys:
 		find = c.findKey
+	case o.service == serviceAccess && in.caller.class != IdentityAdmin:
+		return nil, fail(http.StatusForbidden, "forbidden", "You are not authorized to use this API.")
+	case o.service == serviceAccess:
+		return o.serve(c, in)
 	}
 	if err := find(in); err != nil {
 		return nil, err

@@ -1,12 +1,18 @@
 package ibmcloudtest_test
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -176,9 +182,18 @@ func TestEveryOperationHasItsName(t *testing.T) {
 		"locks": {{"POST", "/api/v2/secrets/%s/locks_bulk"}, {"DELETE", "/api/v2/secrets/%s/locks_bulk"}, {"GET", "/api/v2/secrets/%s/locks"},
 			{"POST", "/api/v2/secrets/%s/versions/current/locks_bulk"}, {"DELETE", "/api/v2/secrets/%s/versions/current/locks_bulk"},
 			{"GET", "/api/v2/secrets/%s/versions/current/locks"}, {"GET", "/api/v2/secrets_locks"}},
-		"targets.list": {{"GET", "/v3/targets"}},
-		"settings.get": {{"GET", "/v3/settings"}},
-		"tenants.list": {{"GET", "/v1/tenants"}},
+		"targets.list":      {{"GET", "/v3/targets"}},
+		"targets.get":       {{"GET", "/v3/targets/x"}},
+		"routes.list":       {{"GET", "/v3/routes"}},
+		"routes.get":        {{"GET", "/v3/routes/x"}},
+		"settings.get":      {{"GET", "/v3/settings"}},
+		"tenants.list":      {{"GET", "/v1/tenants"}},
+		"tenants.get":       {{"GET", "/v1/tenants/x"}},
+		"tenants.targets":   {{"GET", "/v1/tenants/x/targets"}, {"GET", "/v1/tenants/x/targets/y"}},
+		"iam.openid":        {{"GET", "/identity/.well-known/openid-configuration"}},
+		"accessgroups.list": {{"GET", "/v2/groups"}, {"GET", "/v2/groups/"}},
+		"accessgroups.get":  {{"GET", "/v2/groups/x"}},
+		"not_served":        {{"GET", "/v1/policies"}, {"GET", "/v2/groups/settings"}, {"POST", "/v3/targets"}, {"POST", "/identity/introspect"}},
 	}
 	for name, requests := range routes {
 		for _, request := range requests {
@@ -187,6 +202,216 @@ func TestEveryOperationHasItsName(t *testing.T) {
 			cloud.ClearFaults()
 		}
 	}
+}
+
+// builtRequest is how IBM's generated clients build a request: its method and its path.
+var builtRequest = regexp.MustCompile("NewRequestBuilder\\(core\\.([A-Z]+)\\)[\\s\\S]*?`(/[^`]*)`")
+
+// IBM's own clients list the operations. Each is served, or answered 501 in the shape of its service's errors, whoever asks.
+func TestEveryOperationOfIBMHasAnAnswer(t *testing.T) {
+	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{})
+	cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Payload: "x"})
+	found := 0
+	for _, source := range []struct{ module, file, prefix string }{
+		{"github.com/IBM/secrets-manager-go-sdk/v2", "secretsmanagerv2/secrets_manager_v2.go", ""},
+		{"github.com/IBM/platform-services-go-sdk", "iamidentityv1/iam_identity_v1.go", ""},
+		{"github.com/IBM/platform-services-go-sdk", "iamaccessgroupsv2/iam_access_groups_v2.go", ""},
+		{"github.com/IBM/platform-services-go-sdk", "iampolicymanagementv1/iam_policy_management_v1.go", ""},
+		{"github.com/IBM/platform-services-go-sdk", "logsrouterv3/logs_router_v3.go", "/v3"},
+	} {
+		folder, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", source.module).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(folder)), source.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, built := range builtRequest.FindAllStringSubmatch(string(text), -1) {
+			found++
+			path := source.prefix + regexp.MustCompile(`{[^}]*}`).ReplaceAllString(built[2], "x")
+			got := c.do(admin, built[1], path, "")
+			known := got.status != 405 && !strings.Contains(got.raw, "The requested path was not found.")
+			isHead := built[1] == "HEAD"
+			if !known || got.status == 501 && !isHead && !strings.Contains(got.raw, `"message":"The sandbox does not serve `+built[1]+` /`) {
+				t.Errorf("%s %s: got %d %s", built[1], path, got.status, got.raw)
+			}
+			if _, isText := got.at("status_code").(string); got.status == 501 && !isHead && isText != (source.file == "iamidentityv1/iam_identity_v1.go") {
+				t.Errorf("%s %s: the error is not of its service's shape: %s", built[1], path, got.raw)
+			}
+		}
+	}
+	if found < 200 {
+		t.Errorf("found %d operations, want more than 200", found)
+	}
+}
+
+func TestPathsAndMethodsOfNobody(t *testing.T) {
+	_, c, admin := newAdmin(t, ibmcloudtest.Options{})
+	for _, test := range []struct {
+		method, path string
+		status       int
+		allow        string
+	}{
+		{"GET", "/v1/profiles/x/nowhere", 404, ""},
+		{"GET", "/v9/targets", 404, ""},
+		{"GET", "/api/v1/secrets", 404, ""}, // IBM ended version 1
+		{"GET", "/identity/nowhere", 404, ""},
+		{"PUT", "/v1/apikeys", 405, "GET, POST"},
+		{"DELETE", "/v1/tenants", 405, "GET, POST"},
+		{"GET", "/identity/token", 405, "POST"},
+		{"POST", "/v1/serviceids/x", 405, "DELETE, GET, PUT"},
+		{"GET", "/v1/profiles/", 501, ""},
+		{"POST", "/identity/introspect", 501, ""},
+	} {
+		got := c.do(admin, test.method, test.path, "")
+		says := got.at("errorMessage")
+		if !strings.HasPrefix(test.path, "/identity/") {
+			says = got.at("errors", 0, "message")
+		}
+		if got.status != test.status || got.header.Get("Allow") != test.allow || says == nil {
+			t.Errorf("%s %s: got %d, Allow %q, %s; want %d, %q", test.method, test.path, got.status, got.header.Get("Allow"), got.raw, test.status, test.allow)
+		}
+	}
+}
+
+func TestGzip(t *testing.T) {
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
+	id, token := cloud.Rotations()[0].TokenSecret, c.token(cloud.BootstrapAPIKey())
+	zip := func(text string) string {
+		var zipped strings.Builder
+		w := gzip.NewWriter(&zipped)
+		_, _ = w.Write([]byte(text))
+		_ = w.Close()
+		return zipped.String()
+	}
+	const version = `{"payload":"zipped"}`
+	for _, test := range []struct {
+		encoding, body string
+		status         int
+	}{
+		{"gzip", zip(version), 201},
+		{"GZIP", zip(version), 201},
+		{"identity", version, 201},
+		{"gzip", version, 400},
+		{"gzip", zip(version)[:20], 400},
+		{"gzip", zip(version) + "more", 400},
+		{"gzip", "", 400},
+		{"gzip", zip(strings.Repeat(" ", 1<<26)), 400}, // 64 KB that would be 64 MB
+		{"deflate", version, 415},
+		{"gzip, gzip", zip(zip(version)), 415},
+		{"br", version, 415},
+		{"zstd", version, 415},
+	} {
+		got := c.send(c.request("POST", "/api/v2/secrets/"+id+"/versions", test.body, "Authorization", "Bearer "+token, "Content-Encoding", test.encoding))
+		c.check(got, test.status, fmt.Sprintf("%s of %d bytes", test.encoding, len(test.body)))
+	}
+	if got := cloud.MustCurrent(id).Payload; got != "zipped" || len(cloud.MustVersions(id)) != 4 {
+		t.Errorf("got the payload %q and %d versions", got, len(cloud.MustVersions(id)))
+	}
+	form := url.Values{"grant_type": {apiKeyGrant}, "apikey": {cloud.ReaderAPIKey()}}.Encode()
+	for encoding, want := range map[string]int{"gzip": 200, "br": 415} {
+		got := c.send(c.request("POST", "/identity/token", zip(form), "Content-Type", "application/x-www-form-urlencoded", "Content-Encoding", encoding))
+		if got.status != want || (got.body["errorCode"] != nil) != (want != 200) {
+			t.Errorf("IAM, %s: got %d", encoding, got.status)
+		}
+	}
+	if last := cloud.Requests(); last[len(last)-1].Op != "iam.token" {
+		t.Errorf("the request log has %+v", last[len(last)-1])
+	}
+}
+
+func TestLogsRouting(t *testing.T) {
+	cloud, c := newCloud(t, ibmcloudtest.Options{})
+	token := c.token(cloud.Rotations()[0].APIKey)
+	get := func(path string, header ...string) answer {
+		return c.send(c.request("GET", path, "", append(header, "Authorization", "Bearer "+token)...))
+	}
+	present := func(of map[string]any, what string, fields ...string) {
+		for _, field := range fields {
+			if of[field] == nil {
+				t.Errorf("%s lacks %s: %v", what, field, of)
+			}
+		}
+	}
+	object := func(a answer, path ...any) map[string]any {
+		found, _ := a.at(path...).(map[string]any)
+		return found
+	}
+	targets := get("/v3/targets")
+	target := object(targets, "targets", 0)
+	present(target, "a target", "id", "name", "crn", "destination_crn", "target_type", "write_status", "created_at", "updated_at", "managed_by")
+	if one := get("/v3/targets/" + fmt.Sprint(target["id"])); one.body["id"] != target["id"] || one.at("write_status", "status") != "success" {
+		t.Errorf("the target by its id: got %d %s", one.status, one.raw)
+	}
+	settings := get("/v3/settings")
+	present(settings.body, "the settings", "default_targets", "permitted_target_regions", "primary_metadata_region", "private_api_endpoint_only", "api_version")
+	routes := get("/v3/routes")
+	present(object(routes, "routes", 0), "a route", "id", "name", "crn", "rules", "created_at", "updated_at")
+	for _, reference := range []map[string]any{object(settings, "default_targets", 0), object(routes, "routes", 0, "rules", 0, "targets", 0)} {
+		for _, field := range []string{"id", "crn", "name", "target_type"} {
+			if reference[field] == nil || reference[field] != target[field] {
+				t.Errorf("%s of a reference: got %v, want %v", field, reference[field], target[field])
+			}
+		}
+	}
+	dated := []string{"IBM-API-Version", "2026-03-01"}
+	tenants := get("/v1/tenants", dated...)
+	present(object(tenants, "tenants", 0, "targets", 0), "a tenant's target", "id", "name", "log_sink_crn", "type", "etag", "created_at", "updated_at", "write_status")
+	tenant, sink := fmt.Sprint(tenants.at("tenants", 0, "id")), fmt.Sprint(tenants.at("tenants", 0, "targets", 0, "id"))
+	for path, want := range map[string]int{
+		"/v1/tenants/" + tenant: 200, "/v1/tenants/" + tenant + "/targets": 200, "/v1/tenants/" + tenant + "/targets/" + sink: 200,
+		"/v1/tenants/x": 404, "/v1/tenants/x/targets": 404, "/v1/tenants/" + tenant + "/targets/x": 404, "/v3/targets/x": 404, "/v3/routes/x": 404,
+		"/v3/routes/" + fmt.Sprint(routes.at("routes", 0, "id")): 200,
+	} {
+		c.check(get(path, dated...), want, path)
+	}
+	for name, want := range map[string]int{"?name=default": 1, "?name=other": 0, "/" + tenant + "/targets?name=cloud-logs-sink": 1, "/" + tenant + "/targets?name=x": 0} {
+		list := "tenants"
+		if strings.Contains(name, "targets") {
+			list = "targets"
+		}
+		items, isList := get("/v1/tenants"+name, dated...).at(list).([]any)
+		if len(items) != want || !isList {
+			t.Errorf("%s: got %d, want %d", name, len(items), want)
+		}
+	}
+	for _, version := range []string{"", "today", "2026-13-01", "20260301"} {
+		header := []string{"IBM-API-Version", version}
+		c.check(get("/v1/tenants", header...), 400, "IBM-API-Version "+version)
+	}
+	c.check(get("/v1/tenants"), 400, "no IBM-API-Version")
+}
+
+// IBM's secrets engine for Vault asks this when a role is configured: the token's keys, an access group or a service id, the API key's
+// details. Its requests carry a JSON content type without a body, and write the header's name in its own way.
+func TestWhatIBMsVaultPluginAsks(t *testing.T) {
+	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{})
+	ask := func(path string, header ...string) answer {
+		header = append(header, "Authorization", "Bearer "+admin, "Content-Type", "application/json", "Accept", "application/json")
+		return c.send(c.request("GET", path, "", header...))
+	}
+	for i := range 2 {
+		id := fmt.Sprint(ask("/v2/groups").at("groups", i, "id"))
+		if got := ask("/v2/groups/" + id); got.status != 200 || got.at("account_id") != cloud.AccountID() || got.at("id") != id {
+			t.Errorf("the access group %s: got %d %s", id, got.status, got.raw)
+		}
+	}
+	c.check(ask("/v2/groups/AccessGroupId-none"), 404, "an access group that is not there")
+	workload := strings.TrimPrefix(cloud.Rotations()[0].IAMID, "iam-")
+	if got := ask("/v1/serviceids/" + workload); got.at("account_id") != cloud.AccountID() || got.at("id") != workload {
+		t.Errorf("the service id: got %d %s", got.status, got.raw)
+	}
+	c.check(ask("/v1/serviceids/ServiceId-none"), 404, "a service id that is not there")
+	if got := ask("/v1/apikeys/details", "IAM-Apikey", cloud.BootstrapAPIKey()); got.at("account_id") != cloud.AccountID() || got.at("iam_id") != cloud.BootstrapIAMID() {
+		t.Errorf("the details of a key: got %d", got.status)
+	}
+	found := c.send(c.request("GET", "/identity/.well-known/openid-configuration", ""))
+	if found.at("issuer") != "https://iam.cloud.ibm.com/identity" || found.at("jwks_uri") != "https://cloud.test/identity/keys" {
+		t.Errorf("OpenID: got %d %s", found.status, found.raw)
+	}
+	c.check(c.do(c.token(cloud.ReaderAPIKey()), "GET", "/v2/groups", ""), 403, "access groups are the admin's")
+	c.check(c.do("", "GET", "/v2/groups", ""), 401, "access groups without a token")
 }
 
 func TestSlowProxyAddsRoundTrips(t *testing.T) {

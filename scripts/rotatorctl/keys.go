@@ -99,7 +99,7 @@ func (s *setup) checkKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, e
 	if answer.CreatedAt != nil {
 		key.created = time.Time(*answer.CreatedAt)
 	}
-	for _, layout := range []string{"2006-01-02T15:04-0700", time.RFC3339} {
+	for _, layout := range []string{"2006-01-02T15:04-0700", "2006-01-02T15:04:05-0700", time.RFC3339} {
 		if at, err := time.Parse(layout, core.StringNilMapper(answer.ExpiresAt)); err == nil {
 			key.expires = at.UTC()
 		}
