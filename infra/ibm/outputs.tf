@@ -1,8 +1,8 @@
 # `rotatorctl setup --terraform infra/ibm` reads these by name.
 
 output "secrets_manager_url" {
-  description = "Public endpoint of the Secrets Manager instance, SECRETS_MANAGER_URL of the function."
-  value       = "https://${local.instance_guid}.${local.region}.secrets-manager.appdomain.cloud"
+  description = "Endpoint of the Secrets Manager instance, SECRETS_MANAGER_URL of the function: the private one with service_endpoints = private."
+  value       = "https://${local.instance_guid}.${local.endpoint_zone}.secrets-manager.appdomain.cloud"
 }
 
 output "account_id" {

@@ -231,6 +231,32 @@ func TestPoliciesNameOneSecretGroup(t *testing.T) {
 	}
 }
 
+// TestTheNewInstancesEndpoints: asked for by the parameter alone, an instance may be private-only.
+func TestTheNewInstancesEndpoints(t *testing.T) {
+	c := loadConfiguration(t)
+	body := c.resource(t, "ibm_resource_instance", "secrets_manager").Body
+	for _, test := range []struct {
+		private              bool
+		endpoints, parameter string
+	}{{false, "public-and-private", "public-and-private"}, {true, "private", "private-only"}} {
+		context := &hcl.EvalContext{Variables: map[string]cty.Value{
+			"var":   cty.ObjectVal(map[string]cty.Value{"service_endpoints": cty.StringVal(test.endpoints)}),
+			"local": cty.ObjectVal(map[string]cty.Value{"private": cty.BoolVal(test.private)}),
+		}}
+		for name, want := range map[string]cty.Value{
+			"service_endpoints": cty.StringVal(test.endpoints),
+			"parameters":        cty.ObjectVal(map[string]cty.Value{"allowed_network": cty.StringVal(test.parameter)}),
+		} {
+			if body.Attributes[name] == nil {
+				t.Fatalf("the new instance has no %s", name)
+			}
+			if got, problems := body.Attributes[name].Expr.Value(context); problems.HasErrors() || !got.RawEquals(want) {
+				t.Errorf("%s with private %t: got %#v, %v; want %#v", name, test.private, got, problems, want)
+			}
+		}
+	}
+}
+
 func TestVersionsArePinned(t *testing.T) {
 	source, err := os.ReadFile("versions.tf")
 	if err != nil {
@@ -517,7 +543,7 @@ func TestVariables(t *testing.T) {
 		}
 	}
 	outputs := ""
-	for _, name := range []string{"new_instance", "region", "keyless", "new_project", "role_name_start"} {
+	for _, name := range []string{"new_instance", "region", "keyless", "new_project", "role_name_start", "private", "endpoint_zone"} {
 		outputs += "output \"" + name + "\" { value = local." + name + " }\n"
 	}
 	if err := os.WriteFile(filepath.Join(folder, "outputs.tf"), []byte(outputs), 0o600); err != nil {
@@ -530,13 +556,21 @@ func TestVariables(t *testing.T) {
 		rejection string         // text of the error, if it must fail
 		want      map[string]any // local values
 	}{
-		{name: "defaults", want: map[string]any{"new_instance": true, "region": "us-south", "keyless": false, "new_project": false, "role_name_start": "IamTokenRotator"}},
+		{name: "defaults", want: map[string]any{"new_instance": true, "region": "us-south", "keyless": false, "new_project": false, "role_name_start": "IamTokenRotator", "private": false, "endpoint_zone": "us-south"}},
 		{name: "existing instance", variables: map[string]any{"secrets_manager_crn": instanceCRN},
 			want: map[string]any{"new_instance": false, "region": "eu-de"}},
 		{name: "Code Engine, new project", variables: map[string]any{"code_engine": map[string]any{}},
 			want: map[string]any{"keyless": true, "new_project": true}},
 		{name: "Code Engine, existing project", variables: map[string]any{"code_engine": map[string]any{"project_crn": projectCRN, "job_name": "rotate"}},
 			want: map[string]any{"keyless": true, "new_project": false}},
+		{name: "Code Engine, private", variables: map[string]any{"code_engine": map[string]any{}, "service_endpoints": "private"},
+			want: map[string]any{"private": true, "endpoint_zone": "private.us-south"}},
+		{name: "Code Engine, private, existing instance", variables: map[string]any{"code_engine": map[string]any{}, "service_endpoints": "private", "secrets_manager_crn": instanceCRN},
+			want: map[string]any{"private": true, "endpoint_zone": "private.eu-de"}},
+		{name: "private without Code Engine", variables: map[string]any{"service_endpoints": "private"}, rejection: "nothing on AWS reaches it"},
+		{name: "public alone", variables: map[string]any{"service_endpoints": "public"}, rejection: "public-and-private or private"},
+		{name: "no endpoints", variables: map[string]any{"code_engine": map[string]any{}, "service_endpoints": "private-only"}, rejection: "public-and-private or private"},
+		{name: "null for endpoints", variables: map[string]any{"service_endpoints": nil}, rejection: "null"},
 		{name: "no policy for the workload", variables: map[string]any{"workload_policies": []any{}}},
 		{name: "policy with an attribute", variables: policy("cloud-object-storage", "serviceInstance", "x")},
 		{name: "prefix with capitals", variables: map[string]any{"prefix": "Rotator"}, rejection: "lower-case letters"},

@@ -34,6 +34,21 @@ variable "region" {
   }
 }
 
+variable "service_endpoints" {
+  description = "Endpoints of the new instance, and which one is used of any: public-and-private, or private if everything that uses it is in IBM's network: the rotator on Code Engine, the readers, and whoever runs Terraform and the set-up."
+  type        = string
+  default     = "public-and-private"
+
+  validation {
+    condition     = contains(["public-and-private", "private"], var.service_endpoints)
+    error_message = "The endpoints must be public-and-private or private."
+  }
+  validation {
+    condition     = var.service_endpoints != "private" || var.code_engine != null
+    error_message = "A private instance does not answer outside IBM's network, so nothing on AWS reaches it: set code_engine too, or leave service_endpoints out."
+  }
+}
+
 variable "plan" {
   description = "Plan of the new instance: standard, or trial (free for 30 days, once per account, then its secrets are lost)."
   type        = string
