@@ -105,7 +105,7 @@ type variables struct {
 
 	MinRemaining     time.Duration `env:"MIN_REMAINING" envDefault:"8m"`
 	RotationInterval time.Duration `env:"ROTATION_INTERVAL" envDefault:"50m"`
-	MaxRPS           int           `env:"SECRETS_MANAGER_MAX_RPS" envDefault:"20"`
+	MaxRPS           int           `env:"SECRETS_MANAGER_MAX_RPS" envDefault:"15"`
 	Concurrency      int           `env:"CONCURRENCY" envDefault:"16"`
 
 	MetricsNamespace   string   `env:"METRICS_NAMESPACE" envDefault:"IAMTokenRotator"`

@@ -59,7 +59,7 @@ func TestTheMinimalConfigurationHasTheDocumentedDefaults(t *testing.T) {
 		t.Error("the bootstrap key was not used")
 	}
 	if cfg.IAMURL != "https://iam.cloud.ibm.com" || cfg.MinRemaining != 8*time.Minute || cfg.RotationInterval != 50*time.Minute ||
-		cfg.MaxRPS != 20 || cfg.Concurrency != 16 || cfg.MetricsNamespace != "IAMTokenRotator" || cfg.LogLevel != slog.LevelInfo || !cfg.BootstrapExpiresAt.IsZero() {
+		cfg.MaxRPS != 15 || cfg.Concurrency != 16 || cfg.MetricsNamespace != "IAMTokenRotator" || cfg.LogLevel != slog.LevelInfo || !cfg.BootstrapExpiresAt.IsZero() {
 		t.Errorf("got %+v, want the documented defaults", cfg)
 	}
 	want := rotation.Rotation{Name: "default", APIKey: rotation.KeyRef{ID: keyID}, Token: rotation.TokenRef{ID: tokenID, Format: iamtoken.Raw}}

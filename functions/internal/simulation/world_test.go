@@ -356,7 +356,7 @@ func (w *world) newProcess(fn *function, name string, d dice) *process {
 	iam := ibmcloud.NewIAM("https://iam.test", p.line, now)
 	source := func(context.Context) (iamtoken.Secret, error) { return iamtoken.NewSecret(w.bootstrapKey()), nil }
 	secretsManager, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
-		URL: "https://instance.test", Bootstrap: ibmcloud.BootstrapByKey(iam, source), Transport: p.line, MaxRPS: 20, Now: now,
+		URL: "https://instance.test", Bootstrap: ibmcloud.BootstrapByKey(iam, source), Transport: p.line, MaxRPS: 15, Now: now,
 	})
 	if err != nil {
 		panic(err)
