@@ -147,14 +147,17 @@ func (f Format) Payload(t Token) Secret {
 
 // TrimBearer returns the bare token of what `ibmcloud iam oauth-tokens` prints,
 // "IAM token:  Bearer <token>": the words before the token may be missing, be in any
-// case and have any white space around them. Of any other text it trims white space
-// alone.
+// case and have any white space around them. The "UAA token:" that older versions print
+// after it goes. Of any other text it trims white space alone.
 func TrimBearer(s string) string {
 	s = strings.TrimSpace(s)
 	if rest, found := cutFold(s, "IAM"); found {
 		if rest, found := cutFold(strings.TrimSpace(rest), "token:"); found {
 			s = strings.TrimSpace(rest)
 		}
+	}
+	if words := strings.Fields(s); len(words) > 3 && strings.EqualFold(strings.Join(words[len(words)-4:len(words)-1], " "), "UAA token: Bearer") {
+		s = strings.Join(words[:len(words)-4], " ")
 	}
 	rest, found := cutFold(s, "Bearer")
 	if trimmed := strings.TrimSpace(rest); found && (rest == "" || trimmed != rest) {

@@ -41,6 +41,7 @@ func TestTrimBearer(t *testing.T) {
 		"abc": "abc", "Bearer abc": "abc", "bearer  abc\n": "abc", " abc ": "abc", "Bearer ": "", "": "",
 		"IAM token:  Bearer abc": "abc", "iam\tTOKEN:\u00a0bEARER\r\n abc\n": "abc", "IAM token: abc": "abc", "IAM token:Bearer abc": "abc",
 		"Bearerabc": "Bearerabc", "IAM abc": "IAM abc", "IAM token:": "", "Bearer a b": "a b",
+		"IAM token:  Bearer abc\nUAA token:  Bearer def\n": "abc", "UAA token: Bearer def": "",
 	} {
 		if got := iamtoken.TrimBearer(given); got != want {
 			t.Errorf("TrimBearer(%q): got %q, want %q", given, got, want)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // DefaultIAMURL is IAM's global endpoint.
@@ -123,8 +125,16 @@ func CheckAPIKey(text string) error {
 		return errors.New("begins with a byte-order mark: save it without one (UTF-8 without BOM)")
 	case strings.Trim(text, quotes) != text:
 		return errors.New("is in quotes: remove them")
-	case text == "" || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }):
+	case strings.HasPrefix(text, "{"), strings.HasPrefix(text, "["):
+		return errors.New("is JSON: use the bare key in it (jq -er .apikey)")
+	case strings.HasPrefix(text, "eyJ") && IsJWT(text):
+		return errors.New("is an access token, and not an API key")
+	case text == "" || strings.ContainsFunc(text, unicode.IsSpace):
 		return errors.New("is not an API key on one line")
+	case strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }):
+		return errors.New("has an invisible character in it: type it anew, or save it as plain text (UTF-8)")
+	case strings.ContainsFunc(text, func(r rune) bool { return r > '~' }):
+		return errors.New("has a character that no API key has")
 	}
 	return nil
 }
@@ -137,12 +147,12 @@ func CheckHost(host string) error {
 	labels := strings.Split(strings.ToLower(name), ".")
 	switch {
 	case strings.HasPrefix(host, "["):
-	case strings.ContainsAny(host, "<>${}"):
+	case strings.ContainsAny(host, "<>${}*\u2026"):
 		return errors.New("still has a placeholder in its host: put the real value there")
 	case slices.Contains(labels, ""):
 		return errors.New("has an empty part in its host: is a variable empty?")
-	case slices.Contains(labels, "null"):
-		return errors.New("has null in its host: what filled it in found no value")
+	case slices.ContainsFunc(labels, func(label string) bool { return slices.Contains([]string{"null", "undefined", "none", "nil"}, label) }):
+		return errors.New("has null, undefined or none in its host: what filled it in found no value")
 	}
 	return nil
 }

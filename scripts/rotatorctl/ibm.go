@@ -90,9 +90,9 @@ func (c *ibmCloud) logIn(ctx context.Context, tokenText, apiKey string) error {
 	return nil
 }
 
-// tokenForms are what `ibmcloud iam oauth-tokens` prints, with older versions' second line, and parts of it.
-var tokenForms = regexp.MustCompile(`(?i)^\s*(?:IAM token:)?\s*"?(?:Bearer\s+)?([A-Za-z0-9._~+/=-]+)"?\s*(?:UAA token:[^\n]*\s*)?$`)
+var tokenShape = regexp.MustCompile(`^[A-Za-z0-9._~+/=-]+$`)
 
+// parseToken reads what `ibmcloud iam oauth-tokens` prints, with --output json or without, and parts of it.
 func parseToken(text string) (iamtoken.Secret, error) {
 	var document struct {
 		Token string `json:"iam_token"`
@@ -100,11 +100,11 @@ func parseToken(text string) (iamtoken.Secret, error) {
 	if json.Unmarshal([]byte(text), &document) == nil {
 		text = document.Token
 	}
-	found := tokenForms.FindStringSubmatch(text)
-	if found == nil || strings.EqualFold(found[1], "null") || strings.EqualFold(found[1], "bearer") {
+	token := iamtoken.TrimBearer(strings.Trim(strings.TrimSpace(text), `"`))
+	if !tokenShape.MatchString(token) {
 		return iamtoken.Secret{}, usagef("IAM_TOKEN is not a token: it must be what `ibmcloud iam oauth-tokens` prints, or the bare token")
 	}
-	return iamtoken.NewSecret(found[1]), nil
+	return iamtoken.NewSecret(token), nil
 }
 
 // exchange returns a token for an API key. Its failures are about that key; next ends their advice.

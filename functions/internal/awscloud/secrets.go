@@ -65,10 +65,8 @@ func (s *secret) read(ctx context.Context) (iamtoken.Secret, error) {
 		return iamtoken.Secret{}, s.misconfigured("the secret is binary: store the key as text with rotatorctl put-key")
 	case key == "":
 		return iamtoken.Secret{}, s.misconfigured("the secret is empty: store the bootstrap API key with rotatorctl put-key")
-	case strings.HasPrefix(key, "{"):
-		return iamtoken.Secret{}, s.misconfigured("the secret holds JSON: store the bare key with rotatorctl put-key")
-	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return iamtoken.Secret{}, s.misconfigured("the secret holds something other than one API key: store the bare key with rotatorctl put-key")
+	case iamtoken.CheckAPIKey(key) != nil:
+		return iamtoken.Secret{}, s.misconfigured("what the secret holds " + iamtoken.CheckAPIKey(key).Error() + ": store the bare key with rotatorctl put-key")
 	}
 	return iamtoken.NewSecret(key), nil
 }

@@ -180,7 +180,12 @@ func (d *date) UnmarshalText(text []byte) error {
 // when no other is set: people have it exported for other tools.
 func (v variables) credential(found *problems) Credential {
 	c := Credential{APIKeyARN: v.APIKeyARN, ProfileName: v.ProfileName, ProfileID: v.ProfileID, CRTokenFilename: v.CRTokenFilename}
-	c.APIKey = found.oneWord("SECRETS_MANAGER_APIKEY", v.APIKey.Reveal())
+	c.APIKey = v.APIKey
+	if !v.APIKey.IsZero() {
+		if err := iamtoken.CheckAPIKey(v.APIKey.Reveal()); err != nil {
+			found.add("SECRETS_MANAGER_APIKEY", "%v", err)
+		}
+	}
 	set := namesOfSet([2]string{"SECRETS_MANAGER_APIKEY", v.APIKey.Reveal()}, [2]string{"SECRETS_MANAGER_APIKEY_ARN", v.APIKeyARN},
 		[2]string{"IAM_PROFILE_NAME", v.ProfileName}, [2]string{"IAM_PROFILE_ID", v.ProfileID})
 	const choice = "SECRETS_MANAGER_APIKEY, SECRETS_MANAGER_APIKEY_ARN, IAM_PROFILE_NAME or IAM_PROFILE_ID"
@@ -192,7 +197,10 @@ func (v variables) credential(found *problems) Credential {
 	case token == "":
 		found.add("bootstrap identity", "is required: set one of %s (or IAM_TOKEN for a run by hand)", choice)
 	default:
-		c.Variable, c.Token = "IAM_TOKEN", found.oneWord("IAM_TOKEN", token)
+		c.Variable, c.Token = "IAM_TOKEN", iamtoken.NewSecret(token)
+		if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("{}\"'", r) }) {
+			found.add("IAM_TOKEN", "holds characters that no token has: set it to what `ibmcloud iam oauth-tokens` prints, without quotes or JSON")
+		}
 	}
 	if v.APIKeyARN != "" && !isSecretARN(v.APIKeyARN) {
 		found.add("SECRETS_MANAGER_APIKEY_ARN", "is not the ARN of an AWS Secrets Manager secret")
@@ -270,6 +278,8 @@ func (p *problems) origin(name, value string) string {
 	switch {
 	case value == "":
 		p.add(name, "is required: the instance's endpoint, https://….secrets-manager.appdomain.cloud")
+	case network.CheckHost(value) != nil:
+		p.add(name, "%v", network.CheckHost(value))
 	case err != nil || parsed.Hostname() == "":
 		p.add(name, "is not a URL: use an origin such as https://host")
 	case parsed.User != nil || parsed.Path != "" || strings.ContainsAny(value, "?#"):
@@ -280,15 +290,6 @@ func (p *problems) origin(name, value string) string {
 		return parsed.String()
 	}
 	return ""
-}
-
-// oneWord wraps value, which must be printable and without white space, braces
-// and quotes.
-func (p *problems) oneWord(name, value string) iamtoken.Secret {
-	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("{}\"'", r) }) {
-		p.add(name, "holds characters that no key or token has: set it to the bare value, without quotes or JSON")
-	}
-	return iamtoken.NewSecret(value)
 }
 
 // madeOf reports whether value has one character at least, and letters, digits and

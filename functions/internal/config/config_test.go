@@ -122,7 +122,7 @@ func TestTheBootstrapIdentityIsExactlyOne(t *testing.T) {
 		"SECRETS_MANAGER_APIKEY_ARN": {"SECRETS_MANAGER_APIKEY": "", "SECRETS_MANAGER_APIKEY_ARN": arn},
 		"IAM_PROFILE_NAME":           {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_NAME": "rotator", "CR_TOKEN_FILENAME": "/token"},
 		"IAM_PROFILE_ID":             {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_ID": "Profile-1"},
-		"IAM_TOKEN":                  {"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer " + canary},
+		"IAM_TOKEN":                  {"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "IAM token:  bEARER\t" + canary + "\nUAA token:  Bearer x"},
 	} {
 		cfg, err := load(with(changes))
 		got := map[string]string{"SECRETS_MANAGER_APIKEY": cfg.Credential.APIKey.Reveal(), "SECRETS_MANAGER_APIKEY_ARN": cfg.Credential.APIKeyARN,
@@ -174,7 +174,19 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"two lists":             {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": "[]", "ROTATIONS_FILE": "x"}, "rotations: ROTATIONS and ROTATIONS_FILE are set"},
 		"no source":             {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": ""}, "rotations: are required: set API_KEY_SECRET and TOKEN_SECRET, or ROTATIONS, or ROTATIONS_FILE"},
 		"expect of default":     {map[string]string{"EXPECT_ACCOUNT": "mine", "EXPECT_IAM_ID": "somebody"}, "EXPECT_ACCOUNT: is no account id: that has 32 hexadecimal digits\nEXPECT_IAM_ID: is no IAM id"},
-		"two lines of key":      {map[string]string{"SECRETS_MANAGER_APIKEY": canary + "\nmore"}, "holds characters that no key"},
+		"two lines of key":      {map[string]string{"SECRETS_MANAGER_APIKEY": canary + "\nmore"}, "is not an API key on one line"},
+		"a key in quotes":       {map[string]string{"SECRETS_MANAGER_APIKEY": `'` + canary + `'`}, "SECRETS_MANAGER_APIKEY: is in quotes"},
+		"a byte-order mark":     {map[string]string{"SECRETS_MANAGER_APIKEY": "\ufeff" + canary}, "SECRETS_MANAGER_APIKEY: begins with a byte-order mark"},
+		"an invisible space":    {map[string]string{"SECRETS_MANAGER_APIKEY": canary + "\u200b"}, "SECRETS_MANAGER_APIKEY: has an invisible character"},
+		"a token in quotes":     {map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": `"Bearer ` + canary + `"`}, "IAM_TOKEN: holds characters that no token has"},
+		"another instance":      {map[string]string{"SECRETS_MANAGER_URL": ibmURL, "API_KEY_SECRET": "us-south/" + tokenID + "/" + keyID}, "API_KEY_SECRET: names a secret of another instance than SECRETS_MANAGER_URL"},
+		"another one's CRN":     {map[string]string{"SECRETS_MANAGER_URL": ibmURL, "TOKEN_SECRET": crn(keyID, tokenID)}, "TOKEN_SECRET: names a secret of another instance than SECRETS_MANAGER_URL"},
+		"the CRN of a group":    {map[string]string{"API_KEY_SECRET": strings.Replace(crn(keyID, keyID), ":secret:", ":secret-group:", 1)}, "API_KEY_SECRET: is not the CRN of one secret"},
+		"the instance's CRN":    {map[string]string{"TOKEN_SECRET": "crn:v1:bluemix:public:secrets-manager:us-south:a/" + strings.Repeat("0", 32) + ":" + keyID + "::"}, "TOKEN_SECRET: is not the CRN of one secret"},
+		"a type without key":    {map[string]string{"API_KEY_SECRET": "username_password/" + keyID}, "API_KEY_SECRET: names a secret of type username_password: use arbitrary, kv"},
+		"a type without token":  {map[string]string{"TOKEN_SECRET": "iam_credentials/" + tokenID}, "TOKEN_SECRET: names a secret of type iam_credentials: use arbitrary, kv"},
+		"a group and an id":     {map[string]string{"TOKEN_SECRET": "group/" + tokenID}, "TOKEN_SECRET: is no secret id"},
+		"the key's other form":  {map[string]string{"TOKEN_SECRET": "arbitrary/" + strings.ToUpper(keyID)}, "the token would replace the API key"},
 		"format":                {map[string]string{"TOKEN_FORMAT": "jwt"}, "TOKEN_FORMAT: not a format: use raw, bearer or json"},
 		"threshold":             {map[string]string{"MIN_REMAINING": "2h"}, "MIN_REMAINING: 2h0m0s is not a useful threshold"},
 		"no unit":               {map[string]string{"MIN_REMAINING": "8"}, "MIN_REMAINING: is not a duration: use 8m"},
@@ -208,7 +220,7 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"wrong type":            {list(`[` + entry("a", `,"api_key_field":1`) + `]`), "the field api_key_field has the wrong type"},
 		"a syntax error":        {list(`[{"name" "a"}]`), "a syntax error at character 10"},
 		"a question mark":       {map[string]string{"IAM_URL": "https://iam.cloud.ibm.com?"}, "more than an origin"},
-		"JSON for a key":        {map[string]string{"SECRETS_MANAGER_APIKEY": `{"apikey":"` + canary + `"}`}, "without quotes or JSON"},
+		"JSON for a key":        {map[string]string{"SECRETS_MANAGER_APIKEY": `{"apikey":"` + canary + `"}`}, "SECRETS_MANAGER_APIKEY: is JSON"},
 		"the way up":            {map[string]string{"API_KEY_SECRET": "group/.."}, "names no secret"},
 		"the key for the token": {map[string]string{"TOKEN_SECRET": strings.ToUpper(keyID)}, "the token would replace the API key"},
 		"another one's key":     {list(`[` + entry("a", "") + `,{"name":"b","api_key_secret":"g/n","token_secret":"` + keyID + `"}]`), `rotation b: its token secret is a key secret`},
@@ -227,6 +239,64 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 				t.Error("the problem repeats the key")
 			}
 		})
+	}
+}
+
+// instanceID and ibmURL are of one instance at IBM.
+const (
+	instanceID = "4a0225e9-17a0-46c1-ace7-f25bcf4237d4"
+	ibmURL     = "https://" + instanceID + ".us-south.secrets-manager.appdomain.cloud"
+)
+
+func crn(instance, secret string) string {
+	return "crn:v1:bluemix:public:secrets-manager:us-south:a/" + strings.Repeat("0", 32) + ":" + instance + ":secret:" + secret
+}
+
+func TestIDsInTheFormsOfOtherTools(t *testing.T) {
+	for _, url := range []string{ibmURL, strings.Replace(ibmURL, ".us-south", ".private.us-south", 1), "http://127.0.0.1:8480"} {
+		for _, form := range []string{"ID", "arbitrary/ID", "kv/ID", "us-south/" + instanceID + "/ID", "us-south/" + strings.ToUpper(instanceID) + "/ID", crn(instanceID, "ID")} {
+			set := map[string]string{"SECRETS_MANAGER_URL": url, "API_KEY_SECRET": strings.ReplaceAll(form, "ID", strings.ToUpper(keyID)), "TOKEN_SECRET": strings.ReplaceAll(form, "ID", tokenID)}
+			cfg, err := load(with(set))
+			if err != nil || cfg.Rotations[0].APIKey != (rotation.KeyRef{ID: keyID}) || cfg.Rotations[0].Token.ID != tokenID {
+				t.Errorf("%s at %s: got %+v, %v; want the ids", form, url, cfg.Rotations, err)
+			}
+		}
+	}
+	for value, want := range map[string]rotation.KeyRef{
+		"iam_credentials/" + keyID:     {ID: keyID},
+		"service_credentials/" + keyID: {ID: keyID},
+		"group/" + keyID:               {Group: "group", Type: "arbitrary", Name: keyID}, // a name may look like an id
+		"kv/name":                      {Group: "kv", Type: "arbitrary", Name: "name"},
+		"group/kv/" + keyID:            {Group: "group", Type: "kv", Name: keyID},
+	} {
+		if cfg, err := load(with(map[string]string{"API_KEY_SECRET": value})); err != nil || cfg.Rotations[0].APIKey != want {
+			t.Errorf("%s: got %+v, %v; want %+v", value, cfg.Rotations, err, want)
+		}
+	}
+}
+
+func TestPlaceholdersInAHost(t *testing.T) {
+	for _, host := range []string{
+		"<instance>.us-south.appdomain.cloud", "$ID.us-south.appdomain.cloud", "${ID}.us-south.appdomain.cloud", "{instance}.us-south.appdomain.cloud", "instance>.cloud",
+		".us-south.appdomain.cloud", "instance..appdomain.cloud", "instance.us-south.", "null.us-south.appdomain.cloud", "instance.NULL.appdomain.cloud", "null",
+		"undefined.us-south.appdomain.cloud", "….secrets-manager.appdomain.cloud", "<host>:8443", ":8443", "null:8443",
+	} {
+		for _, name := range []string{"SECRETS_MANAGER_URL", "IAM_URL", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_CONTAINER_CREDENTIALS_FULL_URI"} {
+			for _, url := range []string{"https://" + host, "https://" + host + "/"} {
+				_, err := load(with(map[string]string{name: url}))
+				if err == nil || !strings.Contains(err.Error(), name+": ") || strings.Contains(err.Error(), url) {
+					t.Errorf("%s=%s: got %v, want a problem that does not repeat it", name, url, err)
+				}
+			}
+		}
+		if _, err := load(with(map[string]string{"HTTPS_PROXY": host})); err == nil {
+			t.Errorf("HTTPS_PROXY=%s: got no problem", host)
+		}
+	}
+	for _, url := range []string{"https://nullable.us-south.appdomain.cloud", "https://annull.x", "https://[::1]:8443", "https://127.0.0.1", "https://a_b-c.x:443"} {
+		if _, err := load(with(map[string]string{"SECRETS_MANAGER_URL": url, "IAM_URL": url, "HTTPS_PROXY": url, "AWS_ENDPOINT_URL": url})); err != nil {
+			t.Errorf("%s: got %v", url, err)
+		}
 	}
 }
 

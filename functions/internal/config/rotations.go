@@ -56,8 +56,8 @@ func withoutName(err error) error {
 func (v variables) single(found *problems) rotation.Rotation {
 	return rotation.Rotation{
 		Name:   "default",
-		APIKey: keyRef(found, "API_KEY_SECRET", v.APIKeySecret, ""),
-		Token:  rotation.TokenRef{ID: tokenID(found, "TOKEN_SECRET", v.TokenSecret), Format: v.TokenFormat},
+		APIKey: v.keyRef(found, "API_KEY_SECRET", v.APIKeySecret, ""),
+		Token:  rotation.TokenRef{ID: v.tokenID(found, "TOKEN_SECRET", v.TokenSecret), Format: v.TokenFormat},
 		Expect: expect(found, "EXPECT_ACCOUNT", v.ExpectAccount, "EXPECT_IAM_ID", v.ExpectIAMID),
 	}
 }
@@ -108,8 +108,8 @@ func (v variables) rotation(found *problems, where string, e entry) rotation.Rot
 	}
 	return rotation.Rotation{
 		Name:   e.Name,
-		APIKey: keyRef(found, where+" api_key_secret", e.APIKeySecret, e.APIKeyField),
-		Token:  rotation.TokenRef{ID: tokenID(found, where+" token_secret", e.TokenSecret), Field: e.TokenField, Format: format},
+		APIKey: v.keyRef(found, where+" api_key_secret", e.APIKeySecret, e.APIKeyField),
+		Token:  rotation.TokenRef{ID: v.tokenID(found, where+" token_secret", e.TokenSecret), Field: e.TokenField, Format: format},
 		Expect: expect(found, where+" expect.account", e.Expect.Account, where+" expect.iam_id", e.Expect.IAMID),
 		Mirror: e.Mirror,
 	}
@@ -209,44 +209,76 @@ func explainJSON(err error, form string) string {
 	}
 }
 
+// Types of secrets that can hold an API key, and a token.
+var (
+	keyTypes   = []string{"arbitrary", "kv", "service_credentials", "iam_credentials"}
+	tokenTypes = keyTypes[:2]
+)
+
 // keyRef reads a secret's id, group/name (arbitrary) or group/type/name. A problem
 // does not repeat the value, which may be the key itself.
-func keyRef(found *problems, name, value, field string) rotation.KeyRef {
+func (v variables) keyRef(found *problems, name, value, field string) rotation.KeyRef {
+	id, problem := v.secretID(value, keyTypes)
 	parts := strings.Split(value, "/")
 	if len(parts) == 2 {
 		parts = []string{parts[0], "arbitrary", parts[1]}
 	}
-	types := []string{"arbitrary", "kv", "service_credentials", "iam_credentials"}
 	switch {
 	case value == "":
 		found.add(name, "is not set: it names the secret that holds the API key, by its id, group/name or group/type/name")
-	case iamtoken.IsSecretID(value):
-		return rotation.KeyRef{ID: strings.ToLower(value), Field: field}
+	case problem != "":
+		found.add(name, "%s", problem)
+	case id != "":
+		return rotation.KeyRef{ID: id, Field: field}
 	case len(parts) != 3 || !isSecretName(parts[0]) || !isSecretName(parts[2]):
 		found.add(name, "names no secret: use its id, group/name or group/type/name")
-	case !slices.Contains(types, parts[1]):
-		found.add(name, "names a type that holds no API key: use %s", strings.Join(types, ", "))
+	case !slices.Contains(keyTypes, parts[1]):
+		found.add(name, "names a type that holds no API key: use %s", strings.Join(keyTypes, ", "))
 	default:
 		return rotation.KeyRef{Group: parts[0], Type: parts[1], Name: parts[2], Field: field}
 	}
 	return rotation.KeyRef{}
 }
 
+// secretID returns the id in value, empty if it has none: an id alone, or in the form of
+// another tool that can mean nothing else. A problem is what forbids to use the id.
+func (v variables) secretID(value string, types []string) (id, problem string) {
+	id, instance, err := iamtoken.ParseSecretID(value)
+	kind, _, typed := strings.Cut(value, "/")
+	typed = typed && instance == ""
+	host, _, _ := strings.Cut(strings.TrimPrefix(v.SecretsManagerURL, "https://"), ".")
+	switch {
+	case strings.HasPrefix(value, "crn:") && err != nil:
+		return "", "is not the CRN of one secret, which ends in :secret: and the secret's id: use the id alone"
+	case err != nil, typed && !slices.Contains(secretTypes, kind): // the second is a group and a name
+		return "", ""
+	case typed && !slices.Contains(types, kind):
+		return "", "names a secret of type " + kind + ": use " + strings.Join(types, ", ")
+	case instance != "" && iamtoken.IsSecretID(host) && !strings.EqualFold(instance, host):
+		return "", "names a secret of another instance than SECRETS_MANAGER_URL: correct one of them"
+	}
+	return strings.ToLower(id), ""
+}
+
+// secretTypes are all types of Secrets Manager.
+var secretTypes = append(keyTypes[:len(keyTypes):len(keyTypes)], "custom_credentials", "imported_cert", "private_cert", "public_cert", "username_password")
+
 // isSecretName is IBM's rule for names, but for the greatest length.
 func isSecretName(name string) bool {
 	return len(name) >= 2 && madeOf(name, "_.-") && madeOf(name[:1], "_")
 }
 
-func tokenID(found *problems, name, value string) string {
+func (v variables) tokenID(found *problems, name, value string) string {
+	id, problem := v.secretID(value, tokenTypes)
 	switch {
 	case value == "":
 		found.add(name, "is not set: it is the id of the secret that the token is saved in")
-	case !iamtoken.IsSecretID(value):
+	case problem != "":
+		found.add(name, "%s", problem)
+	case id == "":
 		found.add(name, "is no secret id: the token secret is named by its id alone, since reading by name would need the right to read values")
-	default:
-		return strings.ToLower(value)
 	}
-	return ""
+	return id
 }
 
 func expect(found *problems, accountName, account, iamIDName, iamID string) rotation.Expect {

@@ -55,10 +55,27 @@ var (
 	errInTheClear = errors.New("must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
 )
 
+// CheckHost returns an error if the host of a URL has a placeholder in it, or what a
+// script left of one. Package net/url cannot read some of them.
+func CheckHost(value string) error {
+	_, authority, found := strings.Cut(value, "://")
+	if end := strings.IndexAny(authority, "/?#"); end >= 0 {
+		authority = authority[:end]
+	}
+	authority = authority[strings.LastIndex(authority, "@")+1:]
+	if !found || authority == "" {
+		return nil
+	}
+	return iamtoken.CheckHost(authority)
+}
+
 // checkURL accepts https to any host, and http to loopback.
 func checkURL(value string) error {
 	parsed, err := url.Parse(value)
+	placeholder := CheckHost(value)
 	switch {
+	case placeholder != nil:
+		return placeholder
 	case err != nil || parsed.Hostname() == "":
 		return errNoURL
 	case !iamtoken.IsConfidential(parsed):
@@ -98,8 +115,11 @@ func checkProxy(value string) error {
 		value = "http://" + value
 	}
 	parsed, err := url.Parse(value)
+	placeholder := CheckHost(value)
 	switch {
-	case err != nil || parsed.Hostname() == "" || strings.ContainsAny(parsed.Hostname(), " ,;\"'<>{}|\\^`"):
+	case placeholder != nil:
+		return placeholder
+	case err != nil || parsed.Hostname() == "" || strings.ContainsAny(parsed.Hostname(), " ,;\"'|\\^`"):
 		return errors.New("is not a proxy's URL: use http://host:port")
 	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, parsed.Scheme):
 		return errors.New("is of a scheme that no proxy here has: use http://host:port, https:// or socks5://")
