@@ -23,10 +23,11 @@ endif
 endif
 export VERSION
 
-# lambda.norpc leaves out the RPC mode of the retired go1.x runtime.
+# lambda.norpc leaves out the RPC mode of the retired go1.x runtime; awslambda, for the zip alone, all sources of AWS
+# credentials but those that Lambda uses.
 # -trimpath and -buildvcs=false make two builds of one commit the same bytes.
-BUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -tags lambda.norpc -ldflags "-s -w -X main.version=$$VERSION"
-RELEASE := $(BUILD) -trimpath
+BUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -ldflags "-s -w -X main.version=$$VERSION" -tags lambda.norpc
+RELEASE := $(BUILD),awslambda -trimpath
 
 # The tools' versions and sums are in .ci/tools.mod and .ci/tools.sum.
 TOOL := CGO_ENABLED=0 $(GO) tool -modfile=.ci/tools.mod
@@ -100,13 +101,14 @@ check: # what needs no test to run
 	@echo 'shfmt'; $(TOOL) shfmt -d $$($(TOOL) shfmt -f .ci scripts)
 	$(GO) mod verify
 	CGO_ENABLED=0 $(GO) vet ./...
+	CGO_ENABLED=0 $(GO) vet -tags awslambda ./functions/...
 	@echo 'staticcheck'; $(TOOL) staticcheck ./...
 	@echo 'gosec'; $(TOOL) gosec -quiet -terse -nosec-require-rules -nosec-require-justification ./functions/...
 	@# The scripts are for a person at a terminal: to start programs and read files that this person names is their work,
 	@# their servers listen on loopback, and what they write is no secret. What looks like one to G101 names one.
 	@$(TOOL) gosec -quiet -terse -nosec-require-rules -nosec-require-justification -exclude=G101,G104,G112,G122,G204,G301,G304,G306,G702,G703,G704 ./scripts/...
-	@echo 'the shipped binary imports no sandbox and no test framework'
-	@bad=$$($(GO) list -deps -tags lambda.norpc ./functions/rotate | grep -E 'ibmcloudtest|awstest|^testing$$|/scripts/' || true); \
+	@echo 'the shipped binary imports no sandbox, no test framework and no further source of AWS credentials'
+	@bad=$$($(GO) list -deps -tags lambda.norpc,awslambda ./functions/rotate | grep -E 'ibmcloudtest|awstest|^testing$$|/scripts/|aws-sdk-go-v2/(config|service/(sts|sso|signin))' || true); \
 		test -z "$$bad" || { echo "functions/rotate imports $$bad" >&2; exit 1; }
 
 # The race detector needs cgo and a C compiler. CI requires it.
@@ -162,6 +164,7 @@ canary: ## run everything through every fault and every planted leak, and search
 	grep -E '^ +[a-z]+_test.go:[0-9]+: |^panic|^FAIL|^ok' build/canary.log; exit $$failed
 
 bench: build-local package ## measure round trips, cold start and many rotations against the floor and other ways
+	@$(RELEASE) -o build/local/bootstrap ./functions/rotate
 	@$(BUILD) -o build/local/ ./scripts/bench ./scripts/bench/hello ./scripts/bench/hellosdks ./scripts/bench/plainsdk
 	@build/local/bench -bin build/local
 

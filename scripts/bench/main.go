@@ -91,11 +91,11 @@ func (b bencher) oneRotation(roundTrip time.Duration) error {
 	}
 	defer cloud.close()
 	trips := func(wall time.Duration) string { return fmt.Sprintf("%.1f", wall.Seconds()/roundTrip.Seconds()) }
-	cold, err := b.median(func() (usage, error) { return b.invoked(cloud, 1, b.program("iam-token-rotator")) })
+	cold, err := b.median(func() (usage, error) { return b.invoked(cloud, 1, b.program("bootstrap")) })
 	if err != nil {
 		return err
 	}
-	warm, err := b.median(func() (usage, error) { return b.invoked(cloud, 2, b.program("iam-token-rotator")) })
+	warm, err := b.median(func() (usage, error) { return b.invoked(cloud, 2, b.program("bootstrap")) })
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (b bencher) coldStart(zip string) error {
 		return err
 	}
 	defer cloud.close()
-	programs := []string{"hello", "hellosdks", "iam-token-rotator"}
+	programs := []string{"hello", "hellosdks", "bootstrap"}
 	inits := map[string][]usage{}
 	for range 4*b.runs + 1 { // they are short, so noise weighs more; and take turns, so that it meets all of them
 		for _, program := range programs {

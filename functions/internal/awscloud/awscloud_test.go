@@ -103,7 +103,7 @@ func TestUnusableSettings(t *testing.T) {
 		advice    string
 	}{
 		{"no ARN", "rotator/bootstrap", nil, "SECRETS_MANAGER_APIKEY_ARN"},
-		{"not logged in", testARN, map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "export-credentials"},
+		{"not logged in", testARN, map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "no AWS credentials: none in AWS_ACCESS_KEY_ID"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
 
 	"iam-token-rotator/functions/internal/network"
@@ -53,7 +52,10 @@ func (r refusal) String() string { return strings.TrimSpace(fmt.Sprint(r.status,
 // refusalOf reads the SDK's error. It is false when no answer came. The answer's text
 // decides about some causes and is not kept: it may repeat what was sent.
 func refusalOf(err error) (r refusal, answered bool) {
-	var response *awshttp.ResponseError
+	var response interface {
+		error
+		HTTPStatusCode() int
+	}
 	if !errors.As(err, &response) || response.HTTPStatusCode() == 0 {
 		return refusal{}, false
 	}
@@ -115,6 +117,8 @@ func causeOfCode(code, message string) (found cause, known bool) {
 			return deniedExplicitly, true
 		}
 		return denied, true
+	case "InvalidIdentityToken", "UnauthorizedException": // of AWS STS and of IAM Identity Center
+		return denied, true
 	case "ExpiredTokenException", "ExpiredToken":
 		return expired, true
 	case "RequestExpired", "RequestTimeTooSkewed":
@@ -152,6 +156,9 @@ func (s *secret) failure(err error) *rotation.Error {
 			NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(s.doing(), err)
 	}
 	kind, retry, advice := s.explain(refused.cause)
+	if refused.cause == expired && !s.source.forget() {
+		retry = rotation.Never
+	}
 	failure := s.because(kind, retry, advice)
 	failure.Message = s.doing() + ": AWS Secrets Manager answered " + refused.String() + ": " + advice
 	return failure

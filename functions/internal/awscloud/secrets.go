@@ -4,11 +4,8 @@
 package awscloud
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"errors"
-	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -18,8 +15,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
-	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/credentials/endpointcreds"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/smithy-go/logging"
 
@@ -33,17 +28,17 @@ import (
 // kms:Decrypt on its key if that is not AWS's own. Every call reads the secret
 // afresh; white space around the key is trimmed. Errors are *rotation.Error.
 //
-// AWS credentials and endpoints come from the standard AWS_* variables, see
-// credentialsProvider. They are obtained on the first call.
+// Credentials come from where AWS's programs take them, see credentialSource. They are
+// obtained on the first call.
 func BootstrapKey(secretARN string, transport http.RoundTripper) func(context.Context) (iamtoken.Secret, error) {
-	return (&secret{arn: secretARN, transport: transport}).read
+	return (&secret{arn: secretARN, source: newCredentialSource(transport)}).read
 }
 
 // secret is one AWS secret and how it is reached.
 type secret struct {
-	arn       string
-	transport http.RoundTripper
-	mirror    bool // it holds a token, not the bootstrap key
+	arn    string
+	source *credentialSource
+	mirror bool // it holds a token, not the bootstrap key
 
 	mu       sync.Mutex
 	client   *secretsmanager.Client // nil before the first use
@@ -78,13 +73,8 @@ func (s *secret) ready(ctx context.Context) (*secretsmanager.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = client.Options().Credentials.Retrieve(ctx)
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return nil, s.because(rotation.Timeout, rotation.Later, "looking for AWS credentials took longer than an attempt may")
-	case err != nil:
-		return nil, s.because(rotation.Misconfigured, rotation.Once, "there are no usable AWS credentials: "+
-			"on AWS give the function a role; elsewhere export some, with eval \"$(aws configure export-credentials --format env)\" for example")
+	if _, err := s.source.Retrieve(ctx); err != nil {
+		return nil, s.noCredentials(ctx, err)
 	}
 	return client, nil
 }
@@ -104,74 +94,16 @@ func (s *secret) connect() (*secretsmanager.Client, error) {
 	if wrong := network.CheckEnvironment(os.Environ()); len(wrong) > 0 {
 		return nil, s.misconfigured(wrong[0].Name + " " + wrong[0].Problem)
 	}
-	client := &http.Client{Transport: bounded{s.transport}, CheckRedirect: rejectRedirect}
+	s.source.prefer(parsed.Region)
 	s.client = secretsmanager.NewFromConfig(aws.Config{
 		Region:       parsed.Region, // the secret's, wherever this runs
 		BaseEndpoint: endpoint(),
-		Credentials:  credentialsProvider(client),
-		HTTPClient:   client,
+		Credentials:  s.source,
+		HTTPClient:   s.source.client,
 		Retryer:      func() aws.Retryer { return aws.NopRetryer{} },
 		Logger:       logging.Nop{}, // it repeats headers that it cannot read
 	})
 	return s.client, nil
-}
-
-// bounded reads each answer whole before the SDK decodes it. A key or a description
-// of a secret is far smaller than a small answer.
-type bounded struct{ base http.RoundTripper }
-
-// RoundTrip implements http.RoundTripper.
-func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
-	response, err := b.base.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	body, err := network.ReadBody(response, network.SmallAnswer)
-	if err != nil {
-		return nil, err
-	}
-	response.Body = io.NopCloser(bytes.NewReader(body))
-	return response, nil
-}
-
-// rejectRedirect keeps signed requests at the host they were meant for.
-func rejectRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
-// credentialsProvider takes credentials from the AWS_* variables that Lambda sets,
-// or else from the endpoint that ECS and EKS name in them. The SDK's own chain
-// would add profiles, single sign-on and EC2's metadata, with the clients of four
-// services: a sixth of the binary and a millisecond of every cold start, for the
-// laptop of a person who can export credentials instead.
-func credentialsProvider(client *http.Client) aws.CredentialsProvider {
-	relative, full := os.Getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"), os.Getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
-	switch {
-	case os.Getenv("AWS_ACCESS_KEY_ID") != "":
-	case relative != "":
-		return fromContainer("http://"+network.ContainerHost+relative, client)
-	case full != "":
-		return fromContainer(full, client)
-	}
-	return aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
-		return credentials.NewStaticCredentialsProvider(
-			os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")).Retrieve(ctx)
-	})
-}
-
-func fromContainer(url string, client *http.Client) aws.CredentialsProvider {
-	return aws.NewCredentialsCache(endpointcreds.New(url, func(o *endpointcreds.Options) {
-		o.HTTPClient = client
-		o.Retryer = aws.NopRetryer{}
-		o.AuthorizationToken = os.Getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN")
-		if file := os.Getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"); file != "" {
-			o.AuthorizationTokenProvider = endpointcreds.TokenProviderFunc(func() (string, error) {
-				token, err := os.ReadFile(file) // #nosec G304 G703 -- AWS itself names the file
-				if err != nil {
-					return "", errors.New("reading the container's authorization token failed")
-				}
-				return string(token), nil
-			})
-		}
-	}))
 }
 
 // endpoint is where AWS Secrets Manager is when it is not where the region says:
@@ -189,7 +121,7 @@ func endpoint() *string {
 // read one; on a KMS key of one's own also kms:GenerateDataKey and Decrypt. It
 // creates no secret. Its errors are *rotation.Error.
 type Mirrors struct {
-	transport http.RoundTripper
+	source *credentialSource // of all secrets
 
 	mu      sync.Mutex
 	secrets map[string]*secret // by ARN
@@ -197,7 +129,7 @@ type Mirrors struct {
 
 // NewMirrors returns the mirrors that are reached through transport.
 func NewMirrors(transport http.RoundTripper) *Mirrors {
-	return &Mirrors{transport: transport, secrets: map[string]*secret{}}
+	return &Mirrors{source: newCredentialSource(transport), secrets: map[string]*secret{}}
 }
 
 // Current returns the id of the version that readers get: the one that was given to
@@ -293,7 +225,7 @@ func (m *Mirrors) secret(secretARN string) *secret {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.secrets[secretARN] == nil {
-		m.secrets[secretARN] = &secret{arn: secretARN, transport: m.transport, mirror: true}
+		m.secrets[secretARN] = &secret{arn: secretARN, source: m.source, mirror: true}
 	}
 	return m.secrets[secretARN]
 }

@@ -40,11 +40,11 @@ func checkOf(name string) func(string) error {
 		return checkProxy
 	case "NO_PROXY", "no_proxy":
 		return checkNoProxy
-	case "AWS_CONTAINER_CREDENTIALS_FULL_URI":
+	case "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_EC2_METADATA_SERVICE_ENDPOINT":
 		return checkCredentialsURL
 	case "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI":
 		return checkCredentialsPath
-	case "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER":
+	case "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_SSO", "AWS_ENDPOINT_URL_SSO_OIDC":
 		return checkURL
 	}
 	return nil
@@ -87,15 +87,22 @@ func checkURL(value string) error {
 // ContainerHost is the host of AWS_CONTAINER_CREDENTIALS_RELATIVE_URI.
 const ContainerHost = "169.254.170.2"
 
-// containerHosts give the credentials of a container's role, without TLS, on ECS
-// and EKS (AWS SDKs reference, "Container credential provider").
-var containerHosts = []string{ContainerHost, "169.254.170.23", "fd00:ec2::23"}
+// IsMetadataHost reports whether AWS gives a role's credentials at that host, without
+// TLS: to a container on ECS and EKS, to an instance of EC2 (AWS SDKs reference,
+// "Container credential provider", "IMDS credential provider").
+func IsMetadataHost(host string) bool {
+	switch host {
+	case ContainerHost, "169.254.170.23", "fd00:ec2::23", "169.254.169.254", "fd00:ec2::254":
+		return true
+	}
+	return false
+}
 
-// checkCredentialsURL also accepts http to the hosts from which AWS gives a
-// container its credentials.
+// checkCredentialsURL also accepts http to the hosts from which AWS gives a role's
+// credentials.
 func checkCredentialsURL(value string) error {
 	err := checkURL(value)
-	if parsed, _ := url.Parse(value); err == errInTheClear && parsed.Scheme == "http" && slices.Contains(containerHosts, parsed.Hostname()) {
+	if parsed, _ := url.Parse(value); err == errInTheClear && parsed.Scheme == "http" && IsMetadataHost(parsed.Hostname()) {
 		return nil
 	}
 	return err

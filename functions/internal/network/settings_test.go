@@ -6,8 +6,9 @@ import (
 )
 
 func TestCheckEnvironment(t *testing.T) {
-	const proxies, noProxy, container = "HTTPS_PROXY https_proxy HTTP_PROXY http_proxy", "NO_PROXY no_proxy", "AWS_CONTAINER_CREDENTIALS_FULL_URI"
-	const endpoints = "AWS_ENDPOINT_URL AWS_ENDPOINT_URL_SECRETS_MANAGER"
+	const proxies, noProxy = "HTTPS_PROXY https_proxy HTTP_PROXY http_proxy", "NO_PROXY no_proxy"
+	const container = "AWS_CONTAINER_CREDENTIALS_FULL_URI AWS_EC2_METADATA_SERVICE_ENDPOINT"
+	const endpoints = "AWS_ENDPOINT_URL AWS_ENDPOINT_URL_SECRETS_MANAGER AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_SSO AWS_ENDPOINT_URL_SSO_OIDC"
 	for _, test := range []struct{ names, value, says string }{
 		{proxies, "", ""},
 		{proxies, "http://proxy.test:3128", ""},
@@ -61,7 +62,8 @@ func TestCheckEnvironment(t *testing.T) {
 		{container, "http://127.0.0.1:8080/x", ""},
 		{container, "https://anywhere.test/x", ""},
 		{container, "http://password.test/x", "in the clear"},
-		{container, "http://169.254.169.254/", "in the clear"},
+		{container, "http://169.254.169.254/", ""},
+		{container, "http://169.254.169.253/", "in the clear"},
 		{container, "ftp://169.254.170.2/", "in the clear"},
 		{container, "://", "not a URL"},
 		{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/1", ""},

@@ -1,0 +1,296 @@
+//go:build !awslambda
+
+package awscloud
+
+import (
+	"crypto/sha1" // #nosec G505 -- the name of the SDK's file
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+const far = "2100-01-01T00:00:00Z"
+
+// withoutKeys has the environment of a machine on which nobody is logged in. config and
+// shared are the files of ~/.aws.
+func withoutKeys(t *testing.T, endpoint, config, shared string) (home string) {
+	t.Helper()
+	awsEnvironment(t, endpoint)
+	_ = os.Unsetenv("AWS_ENDPOINT_URL") // empty, it would outweigh a profile's; Setenv has arranged for its return
+	home = t.TempDir()
+	for name, content := range map[string]string{"config": config, "credentials": shared, "token": "web-identity"} {
+		if err := os.WriteFile(filepath.Join(home, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, value := range map[string]string{"HOME": home, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "",
+		"AWS_CONFIG_FILE": filepath.Join(home, "config"), "AWS_SHARED_CREDENTIALS_FILE": filepath.Join(home, "credentials")} {
+		t.Setenv(name, value)
+	}
+	return home
+}
+
+// stsAnswer has the shape of AWS STS.
+func stsAnswer(operation string) string {
+	return `<` + operation + `Response><` + operation + `Result><Credentials><AccessKeyId>FROMSTS</AccessKeyId><SecretAccessKey>x</SecretAccessKey>` +
+		`<SessionToken>y</SessionToken><Expiration>` + far + `</Expiration></Credentials></` + operation + `Result></` + operation + `Response>`
+}
+
+// serving answers with what handle returns: 0 is a 404.
+func serving(t *testing.T, handle func(r *http.Request) (status int, body string)) string {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status, body := handle(r)
+		if status == 0 {
+			status = http.StatusNotFound
+		}
+		w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "21600")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// sts answers as AWS STS does to a role that may be assumed.
+func sts(t *testing.T) string {
+	return serving(t, func(r *http.Request) (int, string) {
+		_ = r.ParseForm()
+		operation := r.Form.Get("Action")
+		known := operation == "AssumeRole" && strings.Contains(r.Header.Get("Authorization"), "FROMPROFILE") ||
+			operation == "AssumeRoleWithWebIdentity" && r.Form.Get("WebIdentityToken") == "web-identity"
+		if !known || r.Form.Get("RoleArn") != "arn:aws:iam::123456789012:role/rotator" {
+			return 403, `<ErrorResponse><Error><Code>AccessDenied</Code><Message>` + canary + `</Message></Error></ErrorResponse>`
+		}
+		return 200, stsAnswer(operation)
+	})
+}
+
+// instance answers as version 2 of an EC2 instance's metadata service.
+func instance(t *testing.T) string {
+	const path = "/latest/meta-data/iam/security-credentials/"
+	return serving(t, func(r *http.Request) (int, string) {
+		switch {
+		case r.Method == http.MethodPut && r.URL.Path == "/latest/api/token":
+			return 200, "imds-token"
+		case r.Header.Get("X-Aws-Ec2-Metadata-Token") != "imds-token":
+			return 401, ""
+		case r.URL.Path == path:
+			return 200, "rotator"
+		case r.URL.Path == path+"rotator":
+			return 200, `{"Code":"Success","AccessKeyId":"FROMINSTANCE","SecretAccessKey":"x","Token":"y","Expiration":"` + far + `"}`
+		}
+		return 0, ""
+	})
+}
+
+const (
+	profileKeys = "[keys]\naws_access_key_id=FROMPROFILE\naws_secret_access_key=x\n"
+	profileRole = "[profile role]\nrole_arn=arn:aws:iam::123456789012:role/rotator\nsource_profile=keys\n"
+	profileSSO  = "[profile sso]\nsso_session=s\nsso_account_id=123456789012\nsso_role_name=rotator\n[sso-session s]\nsso_region=us-east-1\nsso_start_url=https://x.test/start\n"
+)
+
+// logIn leaves the file that `aws sso login` leaves.
+func logIn(t *testing.T, home, expires string) {
+	t.Helper()
+	sum := sha1.Sum([]byte("s")) // #nosec G401
+	cache := filepath.Join(home, ".aws", "sso", "cache")
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	content := `{"accessToken":"sso-token","expiresAt":"` + expires + `"}`
+	if err := os.WriteFile(filepath.Join(cache, hex.EncodeToString(sum[:])+".json"), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSourcesOfCredentials(t *testing.T) {
+	secrets, requests := answering(t, 200, awsJSON, secretValue("SecretString", canary))
+	single := func(token string) string {
+		return serving(t, func(r *http.Request) (int, string) {
+			if r.Header.Get("X-Amz-Sso_bearer_token") != token {
+				return 401, canary
+			}
+			return 200, `{"roleCredentials":{"accessKeyId":"FROMSSO","secretAccessKey":"x","sessionToken":"y","expiration":4102444800000}}`
+		})
+	}
+	program := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho '{\"Version\":1,\"AccessKeyId\":\"FROMPROGRAM\",\"SecretAccessKey\":\"x\"}'\n"), 0o700); err != nil { // #nosec G306
+		t.Fatal(err)
+	}
+	role := map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "token", "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/rotator"}
+	for _, tt := range []struct {
+		name, config string
+		set          map[string]string
+		servers      map[string]func(*testing.T) string
+		signedBy     string
+	}{
+		{"the environment", "", map[string]string{"AWS_ACCESS_KEY_ID": "FROMENV", "AWS_SECRET_ACCESS_KEY": "x", "AWS_PROFILE": "none"}, nil, "FROMENV"},
+		{"the default profile", "[default]\naws_access_key_id=FROMDEFAULT\naws_secret_access_key=x\n", nil, nil, "FROMDEFAULT"},
+		{"AWS_PROFILE", "", map[string]string{"AWS_PROFILE": "keys"}, nil, "FROMPROFILE"},
+		{"a profile's role", profileRole, map[string]string{"AWS_PROFILE": "role"}, map[string]func(*testing.T) string{"AWS_ENDPOINT_URL_STS": sts}, "FROMSTS"},
+		{"a profile's program", "[default]\ncredential_process=" + program, nil, nil, "FROMPROGRAM"},
+		{"single sign-on", profileSSO, map[string]string{"AWS_PROFILE": "sso"},
+			map[string]func(*testing.T) string{"AWS_ENDPOINT_URL_SSO": func(*testing.T) string { return single("sso-token") }}, "FROMSSO"},
+		{"EKS, web identity", "", role, map[string]func(*testing.T) string{"AWS_ENDPOINT_URL_STS": sts}, "FROMSTS"},
+		{"EC2", "", map[string]string{"AWS_EC2_METADATA_DISABLED": ""}, map[string]func(*testing.T) string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": instance}, "FROMINSTANCE"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			home := withoutKeys(t, secrets, tt.config, profileKeys)
+			logIn(t, home, far)
+			set(t, home, tt.set)
+			for name, start := range tt.servers {
+				t.Setenv(name, start(t))
+			}
+			*requests = nil
+			key, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+			if err != nil || key.Reveal() != canary {
+				t.Fatalf("got %v, want the key", err)
+			}
+			if got := (*requests)[0].Header.Get("Authorization"); !strings.Contains(got, "Credential="+tt.signedBy+"/") {
+				t.Errorf("the request is not signed with %s", tt.signedBy)
+			}
+		})
+	}
+}
+
+func set(t *testing.T, home string, variables map[string]string) {
+	t.Helper()
+	for name, value := range variables {
+		if name == "AWS_WEB_IDENTITY_TOKEN_FILE" {
+			value = filepath.Join(home, value)
+		}
+		t.Setenv(name, value)
+	}
+}
+
+// Where a source gives no credentials, the message names it and what helps, with status and code.
+func TestSourcesThatGiveNoCredentials(t *testing.T) {
+	role := map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "token", "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/rotator"}
+	with := func(set map[string]string, more ...string) map[string]string {
+		all := map[string]string{}
+		for name, value := range set {
+			all[name] = value
+		}
+		for i := 0; i < len(more); i += 2 {
+			all[more[i]] = more[i+1]
+		}
+		return all
+	}
+	answers := func(status int, body string) string {
+		return serving(t, func(*http.Request) (int, string) { return status, body })
+	}
+	stsError := func(status int, code string) string {
+		return answers(status, `<ErrorResponse><Error><Code>`+code+`</Code><Message>`+canary+`</Message></Error></ErrorResponse>`)
+	}
+	const config, denied, unavailable = rotation.Misconfigured, rotation.Denied, rotation.Unavailable
+	for _, tt := range []struct {
+		name, config string
+		set          map[string]string
+		kind         rotation.Kind
+		retry        rotation.Retry
+		says         []string
+	}{
+		{"nobody is logged in", "", nil, config, rotation.Once, []string{"AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE", "AWS_EC2_METADATA_DISABLED switches off", "aws sso login"}},
+		{"one variable", "", map[string]string{"AWS_ACCESS_KEY_ID": canary}, config, rotation.Once, []string{"none in AWS_ACCESS_KEY_ID"}},
+		{"no such profile", "", map[string]string{"AWS_PROFILE": canary}, config, rotation.Never, []string{"AWS_PROFILE names a profile that is not in"}},
+		{"an odd file", "[profile " + canary, map[string]string{"AWS_PROFILE": canary}, config, rotation.Never, []string{"AWS_PROFILE names a profile"}},
+		{"MFA", profileRole + "mfa_serial=" + canary, map[string]string{"AWS_PROFILE": "role"}, config, rotation.Never, []string{"MFA code"}},
+		{"no role", "", map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "token"}, config, rotation.Never, []string{"AWS_ROLE_ARN"}},
+		{"AWS_CA_BUNDLE", "", map[string]string{"AWS_CA_BUNDLE": "/dev/null"}, config, rotation.Never, []string{"SSL_CERT_FILE"}},
+		{"no login", profileSSO, map[string]string{"AWS_PROFILE": "sso"}, config, rotation.Once, []string{"single sign-on", "aws sso login"}},
+		{"a program that fails", "[default]\ncredential_process=false " + canary, nil, config, rotation.Once, []string{"credential_process"}},
+		{"no token file", "", with(role, "AWS_WEB_IDENTITY_TOKEN_FILE", canary), config, rotation.Once, []string{"web identity", "must be readable"}},
+		{"a role that is not ours", "", with(role, "AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/other", "AWS_ENDPOINT_URL_STS", sts(t)), denied, rotation.Once,
+			[]string{"answered 403 AccessDenied: the role's trust policy"}},
+		{"STS has trouble", "", with(role, "AWS_ENDPOINT_URL_STS", stsError(503, "ServiceUnavailable")), unavailable, rotation.Later, []string{"answered 503 ServiceUnavailable"}},
+		{"STS is not there", "", with(role, "AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1"), unavailable, rotation.Later, []string{"web identity", "refuses connections"}},
+		{"a profile's role that is denied", profileRole, map[string]string{"AWS_PROFILE": "role", "AWS_ENDPOINT_URL_STS": stsError(403, canary)}, denied, rotation.Once,
+			[]string{"the profile answered 403: ", "role_arn"}},
+		{"a profile in the clear", profileRole + "services=local\n[services local]\nsts =\n  endpoint_url = http://stranger.test\n", map[string]string{"AWS_PROFILE": "role"}, config, rotation.Once, []string{"the profile names an endpoint without TLS"}},
+		{"a container without a role", "", map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": answers(400, canary)}, config, rotation.Once,
+			[]string{"the container's endpoint", "answered 400: ", "EKS Pod Identity"}},
+		{"an instance without a role", "", map[string]string{"AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": answers(404, canary)}, config, rotation.Once,
+			[]string{"the metadata of an EC2 instance answered 404: ", "give the instance"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			home := withoutKeys(t, "http://127.0.0.1:1", tt.config, profileKeys)
+			set(t, home, tt.set)
+			_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+			checkFailure(t, err, tt.kind, tt.retry, tt.says...)
+		})
+	}
+}
+
+// hanging answers nobody.
+type hanging struct{ requests int }
+
+func (h *hanging) RoundTrip(req *http.Request) (*http.Response, error) {
+	h.requests++
+	<-req.Context().Done()
+	return nil, req.Context().Err()
+}
+
+// On a laptop nobody answers at the address of an instance's metadata.
+func TestALaptopDoesNotWaitForEC2(t *testing.T) {
+	withoutKeys(t, "http://127.0.0.1:1", "", "")
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "")
+	synctest.Test(t, func(t *testing.T) {
+		nobody, began := &hanging{}, time.Now()
+		_, err := BootstrapKey(testARN, nobody)(t.Context())
+		checkFailure(t, err, rotation.Misconfigured, rotation.Once, "aws sso login")
+		if took := time.Since(began); took > 2*metadataLimit || nobody.requests == 0 {
+			t.Errorf("took %v for %d requests, want %v at most for some", took, nobody.requests, 2*metadataLimit)
+		}
+	})
+}
+
+// Credentials that AWS calls expired are obtained anew for the next attempt, once for all mirrors.
+func TestExpiredCredentialsAreObtainedAnew(t *testing.T) {
+	given := 0
+	container := serving(t, func(*http.Request) (int, string) {
+		given++
+		return 200, fmt.Sprintf(`{"AccessKeyId":"KEY%d","SecretAccessKey":"x","Token":"y","Expiration":"`+far+`"}`, given)
+	})
+	secrets := serving(t, func(r *http.Request) (int, string) {
+		if strings.Contains(r.Header.Get("Authorization"), "KEY1/") {
+			return 400, `{"__type":"ExpiredTokenException"}`
+		}
+		return 200, `{"ARN":"` + testARN + `"}`
+	})
+	withoutKeys(t, secrets, "", "")
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", container)
+	mirrors := NewMirrors(http.DefaultTransport)
+	_, err := mirrors.Current(t.Context(), testARN)
+	checkFailure(t, err, rotation.Denied, rotation.Once, "have expired")
+	for range 2 {
+		if _, err := mirrors.Current(t.Context(), testARN); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err = mirrors.Current(t.Context(), strings.Replace(testARN, "bootstrap", "other", 1))
+	if failure, _ := errors.AsType[*rotation.Error](err); failure == nil || given != 2 {
+		t.Errorf("got %v, and credentials were obtained %d times, want 2", err, given)
+	}
+}
+
+// The binary built for Lambda has no chain, and says so.
+func TestWithoutTheChain(t *testing.T) {
+	withoutKeys(t, "http://127.0.0.1:1", "[default]\naws_access_key_id=FROMDEFAULT\naws_secret_access_key=x\n", "")
+	chain := defaultChain
+	t.Cleanup(func() { defaultChain = chain })
+	defaultChain = nil
+	_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+	checkFailure(t, err, rotation.Misconfigured, rotation.Once, "built for Lambda", "give the function a role", "make build-local")
+}

@@ -1,0 +1,269 @@
+package awscloud
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/credentials/endpointcreds"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/network"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+// defaultChain is the SDK's chain of sources, see chain.go; nil in the binary built for Lambda.
+var defaultChain func(ctx context.Context, client *http.Client, region string) (aws.CredentialsProvider, error)
+
+// Faults of the configuration that AWS's programs share. The SDK's own text has paths
+// and parts of lines.
+var (
+	errNoProfile = errors.New("AWS_PROFILE names a profile that is not in ~/.aws/config or ~/.aws/credentials, nor where AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE point")
+	errWantsCode = errors.New("the profile's role asks for an MFA code, which a program cannot type: export credentials, with " + export)
+	errBadConfig = errors.New("the configuration for AWS's programs cannot be used (AWS_PROFILE, ~/.aws, AWS_ROLE_ARN with AWS_WEB_IDENTITY_TOKEN_FILE): " +
+		"aws sts get-caller-identity shows why. AWS_CA_BUNDLE is not used here: unset it, and name the authorities in SSL_CERT_FILE")
+)
+
+const export = `eval "$(aws configure export-credentials --format env)"`
+
+// credentialSource obtains the credentials that sign requests, at the first use and
+// when they expire:
+//
+//   - AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, as Lambda sets them;
+//   - else what the SDK's chain finds: a web identity (EKS), a profile of ~/.aws (keys,
+//     single sign-on, a role, a program), the endpoint of a container (ECS, EKS Pod
+//     Identity), the metadata of an EC2 instance;
+//   - without the chain, in the binary built for Lambda, a container's endpoint alone.
+//
+// It implements aws.CredentialsProvider.
+type credentialSource struct {
+	client *http.Client
+	region string // of STS, where nothing else names one
+
+	mu    sync.Mutex
+	found aws.CredentialsProvider // nil before the first use
+}
+
+func newCredentialSource(transport http.RoundTripper) *credentialSource {
+	return &credentialSource{client: &http.Client{Transport: guarded{transport}, CheckRedirect: rejectRedirect}}
+}
+
+// prefer names the region of STS, unless it has one.
+func (c *credentialSource) prefer(region string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.region = cmp.Or(c.region, region)
+}
+
+// Retrieve returns the credentials or what prevents it.
+func (c *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	provider, err := c.provider(ctx)
+	if err != nil {
+		return aws.Credentials{}, err
+	}
+	found, err := provider.Retrieve(ctx)
+	if err != nil {
+		return aws.Credentials{}, &retrieveError{sourceOf(provider), err}
+	}
+	return found, nil
+}
+
+func (c *credentialSource) provider(ctx context.Context) (found aws.CredentialsProvider, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.found != nil {
+		return c.found, nil
+	}
+	if defaultChain == nil || inEnvironment() {
+		c.found = environmentProvider(c.client)
+		return c.found, nil
+	}
+	c.found, err = defaultChain(ctx, c.client, c.region)
+	return c.found, err
+}
+
+// forget makes the next request obtain credentials anew. It is false where that
+// changes nothing.
+func (c *credentialSource) forget() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.found = nil
+	return !inEnvironment()
+}
+
+func inEnvironment() bool {
+	return os.Getenv("AWS_ACCESS_KEY_ID") != "" && os.Getenv("AWS_SECRET_ACCESS_KEY") != ""
+}
+
+// environmentProvider takes credentials from the AWS_* variables that Lambda sets, or
+// else from the endpoint that ECS and EKS name in them.
+func environmentProvider(client *http.Client) aws.CredentialsProvider {
+	relative, full := os.Getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"), os.Getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+	switch {
+	case inEnvironment():
+	case relative != "":
+		return fromContainer("http://"+network.ContainerHost+relative, client)
+	case full != "":
+		return fromContainer(full, client)
+	}
+	return aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
+		return credentials.NewStaticCredentialsProvider(
+			os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")).Retrieve(ctx)
+	})
+}
+
+func fromContainer(url string, client *http.Client) aws.CredentialsProvider {
+	return aws.NewCredentialsCache(endpointcreds.New(url, func(o *endpointcreds.Options) {
+		o.HTTPClient = client
+		o.Retryer = aws.NopRetryer{}
+		o.CredentialSources = []aws.CredentialSource{aws.CredentialSourceHTTP}
+		o.AuthorizationToken = os.Getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN")
+		if file := os.Getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"); file != "" {
+			o.AuthorizationTokenProvider = endpointcreds.TokenProviderFunc(func() (string, error) {
+				token, err := os.ReadFile(file) // #nosec G304 G703 -- AWS itself names the file
+				if err != nil {
+					return "", errors.New("reading the container's authorization token failed")
+				}
+				return string(token), nil
+			})
+		}
+	}))
+}
+
+// metadataLimit is the time for one request to an address that every machine may ask
+// and only some on AWS answer. A laptop makes two such requests, and only when nothing
+// else has credentials.
+const metadataLimit = time.Second
+
+// guarded sends what must be confidential over TLS, to this machine or to the addresses
+// that AWS itself serves, whatever a variable or a profile says. It reads each answer
+// whole before the SDK decodes it: all of them are small.
+type guarded struct{ base http.RoundTripper }
+
+var errInTheClear = errors.New("the endpoint is not https")
+
+// RoundTrip implements http.RoundTripper.
+func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
+	if host := req.URL.Hostname(); network.IsMetadataHost(host) {
+		ctx, cancel := context.WithTimeout(req.Context(), metadataLimit)
+		defer cancel()
+		req = req.WithContext(ctx)
+	} else if !iamtoken.IsConfidential(req.URL) {
+		return nil, errInTheClear
+	}
+	response, err := g.base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	body, err := network.ReadBody(response, network.SmallAnswer)
+	if err != nil {
+		return nil, err
+	}
+	response.Body = io.NopCloser(bytes.NewReader(body))
+	return response, nil
+}
+
+// rejectRedirect keeps signed requests at the host they were meant for.
+func rejectRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// retrieveError is the SDK's error, whose text is not shown, and where credentials were to come from.
+type retrieveError struct {
+	source aws.CredentialSource
+	err    error
+}
+
+func (e *retrieveError) Error() string { return "the AWS credentials cannot be obtained" }
+func (e *retrieveError) Unwrap() error { return e.err }
+
+// sourceOf is the first step of a chain that obtains credentials.
+func sourceOf(provider aws.CredentialsProvider) aws.CredentialSource {
+	if described, ok := provider.(aws.CredentialProviderSource); ok {
+		for _, source := range described.ProviderSources() {
+			if source != aws.CredentialSourceProfileSourceProfile && source != aws.CredentialSourceProfileNamedProvider {
+				return source
+			}
+		}
+	}
+	return aws.CredentialSourceUndefined
+}
+
+// noCredentials says why there are none, and where they were looked for.
+func (s *secret) noCredentials(ctx context.Context, err error) *rotation.Error {
+	if ctx.Err() != nil {
+		return s.because(rotation.Timeout, rotation.Later, "looking for AWS credentials took longer than an attempt may")
+	}
+	var failed *retrieveError
+	if !errors.As(err, &failed) {
+		return s.misconfigured(err.Error())
+	}
+	from, advice := explainSource(failed.source)
+	refused, answered := refusalOf(err)
+	var unsent *smithyhttp.RequestSendError
+	switch {
+	case answered:
+		from += " answered " + refused.String()
+	case errors.Is(err, errInTheClear):
+		from, advice = from+" names an endpoint without TLS", "it must begin with https://"
+	case failed.source != aws.CredentialSourceIMDS && errors.As(err, &unsent):
+		return network.Peer{Host: "the service that gives AWS credentials", Variable: "AWS_REGION and AWS_ENDPOINT_URL",
+			NoWay: "AWS STS, IAM Identity Center or the container's endpoint must be reachable"}.NoAnswer(s.doing()+": no AWS credentials: "+from, err)
+	case failed.source != aws.CredentialSourceUndefined:
+		from += " gives none"
+	}
+	kind, retry := rotation.Misconfigured, rotation.Once
+	switch {
+	case refused.cause == throttled, refused.cause == trouble:
+		kind, retry = rotation.Unavailable, rotation.Later
+	case refused.cause != badRequest:
+		kind = rotation.Denied
+	}
+	failure := s.because(kind, retry, advice)
+	failure.Message = s.doing() + ": no AWS credentials: " + from + ": " + advice
+	return failure
+}
+
+// explainSource names a source of credentials, and what helps when it gives none.
+func explainSource(source aws.CredentialSource) (from, advice string) {
+	isOneOf := func(sources ...aws.CredentialSource) bool { return slices.Contains(sources, source) }
+	switch {
+	case isOneOf(aws.CredentialSourceEnvVarsSTSWebIDToken, aws.CredentialSourceProfileSTSWebIDToken):
+		return "the web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN), exchanged at AWS STS,",
+			"the role's trust policy must name the cluster's OIDC provider and this service account, the token's file must be readable and current, and STS reachable"
+	case isOneOf(aws.CredentialSourceProfileSSO, aws.CredentialSourceSSO, aws.CredentialSourceProfileSSOLegacy, aws.CredentialSourceSSOLegacy):
+		return "the profile's single sign-on", "log in: aws sso login"
+	case isOneOf(aws.CredentialSourceProfileLogin, aws.CredentialSourceLogin):
+		return "the profile's login session", "log in: aws login"
+	case isOneOf(aws.CredentialSourceProfileProcess, aws.CredentialSourceProcess):
+		return "the profile's credential_process", "run that program by hand: it must print credentials as JSON"
+	case isOneOf(aws.CredentialSourceProfile):
+		return "the profile", "aws sts get-caller-identity shows why: its keys, or the role that it assumes (role_arn)"
+	case isOneOf(aws.CredentialSourceHTTP):
+		return "the container's endpoint (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, _FULL_URI)",
+			"does the ECS task, or the pod by EKS Pod Identity, have a role, and can its authorization token be read?"
+	case isOneOf(aws.CredentialSourceIMDS):
+		return "none in AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE, ~/.aws or at a container's endpoint, and the metadata of an EC2 instance" + disabled(),
+			"on AWS give the instance, the task or the service account a role (in a container on EC2 the metadata's hop limit must be 2); elsewhere log in (aws sso login), or export credentials, with " + export
+	default:
+		return "none in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or at a container's endpoint, and this binary, built for Lambda, looks nowhere else",
+			"on AWS give the function a role; elsewhere export credentials, with " + export +
+				", or use build/local/iam-token-rotator (make build-local), which takes profiles, single sign-on, web identities and the role of an EC2 instance"
+	}
+}
+
+func disabled() string {
+	if strings.EqualFold(os.Getenv("AWS_EC2_METADATA_DISABLED"), "true") {
+		return ", which AWS_EC2_METADATA_DISABLED switches off,"
+	}
+	return ""
+}
