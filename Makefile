@@ -127,7 +127,7 @@ vulncheck: ## find known vulnerabilities in what is used; says so if their datab
 	if [ $$status != 0 ] && grep -q '^govulncheck: fetching vulnerabilities' build/vulncheck.txt; then \
 		echo 'vulncheck: the database is out of reach: nothing was checked'; else exit $$status; fi
 
-conformance: ## run IBM's own SDK integration test against the sandbox
+conformance: ## run IBM's own tests of its Go and node SDKs against the sandbox, and say which are left out
 	scripts/conformance
 
 ## Find faults

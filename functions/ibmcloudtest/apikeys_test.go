@@ -108,6 +108,9 @@ func TestAPIKeyIsUpdatedByTag(t *testing.T) {
 		c.check(c.send(c.request("PUT", path, test.body, header...)), test.want, fmt.Sprintf("If-Match %q, %s", test.tag, test.body))
 	}
 	got := c.want(200, admin, "GET", path, "")
+	if etag := got.header.Get("ETag"); etag == "" || got.at("entity_tag") != etag {
+		t.Errorf("ETag: got %q, want the entity_tag", etag)
+	}
 	if got.at("description") != "newest" || got.at("name") != "k" {
 		t.Errorf("got %s, want the newest description and the old name", got.raw)
 	}

@@ -281,6 +281,9 @@ func (c *Cloud) perform(in *call) reply {
 	if in.operation.service == serviceIAM {
 		out.header.Set("Transaction-Id", in.transaction)
 	}
+	if body, ok := body.(object); ok && err == nil && body["entity_tag"] != nil {
+		out.header.Set("ETag", body["entity_tag"].(string))
+	}
 	return c.dated(out)
 }
 
