@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -165,16 +166,13 @@ func (d *deployment) readParameters() error {
 		return fmt.Errorf("reading the template: %w", err)
 	}
 	var template struct {
-		Parameters yaml.Node `yaml:"Parameters"`
+		Parameters map[string]rule `yaml:"Parameters"`
 	}
 	if err := yaml.Unmarshal(text, &template); err != nil {
 		return fmt.Errorf("reading %s: %w", d.templateFile(), err)
 	}
-	for i := 0; i < len(template.Parameters.Content); i += 2 {
-		if key := template.Parameters.Content[i].Value; reserved[key] == "" {
-			d.others = append(d.others, key)
-		}
-	}
+	names := slices.Sorted(maps.Keys(template.Parameters))
+	d.others = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return reserved[name] != "" })
 	for _, word := range strings.Fields(d.values["PARAMS"]) {
 		key, value, found := strings.Cut(word, "=")
 		switch {
@@ -187,38 +185,37 @@ func (d *deployment) readParameters() error {
 		}
 		d.parameters[key] = value
 	}
-	return d.checkValues(template.Parameters.Content)
-}
-
-// checkValues holds the values to the template's patterns before AWS has them: one may be a key in the wrong place,
-// and everybody who may read the stack reads its parameters.
-func (d *deployment) checkValues(nodes []*yaml.Node) error {
-	for i := 0; i < len(nodes); i += 2 {
-		var rule struct {
-			Pattern string   `yaml:"AllowedPattern"`
-			Values  []string `yaml:"AllowedValues"`
-			Must    string   `yaml:"ConstraintDescription"`
+	for _, name := range names {
+		if err := template.Parameters[name].check(name, d.parameters[name]); err != nil {
+			return err
 		}
-		name := nodes[i].Value
-		err := nodes[i+1].Decode(&rule)
-		pattern, invalid := regexp.Compile(rule.Pattern)
-		if err = errors.Join(err, invalid); err != nil {
-			return fmt.Errorf("reading the parameter %s of the template: %w", name, err)
-		}
-		if value := d.parameters[name]; value == "" || pattern.MatchString(value) && (rule.Values == nil || slices.Contains(rule.Values, value)) {
-			continue
-		}
-		for _, s := range settings {
-			if s.parameter == name {
-				name = s.variable
-			}
-		}
-		if rule.Must == "" {
-			rule.Must = "must be one of: " + strings.Join(rule.Values, " ")
-		}
-		return usagef("%s %s", name, rule.Must)
 	}
 	return nil
+}
+
+// rule is what the template demands of a parameter's value.
+type rule struct {
+	Pattern string   `yaml:"AllowedPattern"`
+	Values  []string `yaml:"AllowedValues"`
+	Must    string   `yaml:"ConstraintDescription"`
+}
+
+// check holds a value to the rule before AWS has it: it may be a key in the wrong place, and everybody who may read
+// the stack reads its parameters.
+func (r rule) check(name, value string) error {
+	pattern, err := regexp.Compile(r.Pattern)
+	if err != nil {
+		return fmt.Errorf("reading the parameter %s of the template: %w", name, err)
+	}
+	if value == "" || pattern.MatchString(value) && (r.Values == nil || slices.Contains(r.Values, value)) {
+		return nil
+	}
+	for _, s := range settings {
+		if s.parameter == name {
+			name = s.variable
+		}
+	}
+	return usagef("%s %s", name, cmp.Or(r.Must, "must be one of: "+strings.Join(r.Values, " ")))
 }
 
 func (d *deployment) templateFile() string { return filepath.Join(d.root, "infra/aws/template.yaml") }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -115,13 +116,8 @@ func (p *program) entries(ctx context.Context, since time.Time, patterns ...stri
 			}
 		}
 	}
-	slices.SortStableFunc(found, func(a, b entry) int { return a.At.Compare(b.At) })
-	known := map[string]bool{}
-	return slices.DeleteFunc(found, func(e entry) bool {
-		again := known[e.ID]
-		known[e.ID] = true
-		return again
-	}), nil
+	slices.SortStableFunc(found, func(a, b entry) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
+	return slices.CompactFunc(found, func(a, b entry) bool { return a.ID == b.ID }), nil
 }
 
 // logOptions are those of the command logs.

@@ -685,6 +685,15 @@ func (fx *fixture) lying(change func(request *http.Request, body []byte) []byte)
 	return server.URL
 }
 
+// asked is what the cloud answers to the same request with another query.
+func (fx *fixture) asked(r *http.Request, change func(query url.Values)) []byte {
+	other, query, answer := r.Clone(r.Context()), r.URL.Query(), httptest.NewRecorder()
+	change(query)
+	other.URL.RawQuery = query.Encode()
+	fx.cloud.ServeHTTP(answer, other)
+	return answer.Body.Bytes()
+}
+
 // TestForeignValues: services answer with values that a shell, a terminal or a URL would take for more. They are
 // neither printed nor used; run's own checks see to the former.
 func TestForeignValues(t *testing.T) {
@@ -777,12 +786,19 @@ func TestKeyOfAnotherIdentity(t *testing.T) {
 func TestLists(t *testing.T) {
 	t.Run("our keys and secrets lie on a later page", func(t *testing.T) {
 		fx := newFixture(t)
-		for i := range 101 { // 101 keys at 100 a page, 202 secrets at 200
-			fx.asAdmin("POST", "/v1/apikeys", `{"name":"another","iam_id":"`+fx.outputs["workload_iam_id"]+`"}`)
-			for _, half := range []string{"a", "b"} {
-				fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: fmt.Sprintf("iam-token-rotator-token-%d%s", i, half), Group: fx.cloud.TokenGroupName(), Payload: "x"})
-			}
+		for i := range 202 { // at 200 a page
+			fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: fmt.Sprintf("iam-token-rotator-token-%d", i), Group: fx.cloud.TokenGroupName(), Payload: "x"})
 		}
+		for range 15 { // an identity has 20 at most
+			fx.asAdmin("POST", "/v1/apikeys", `{"name":"another","iam_id":"`+fx.outputs["workload_iam_id"]+`"}`)
+		}
+		fx.env["IAM_URL"] = fx.lying(func(r *http.Request, body []byte) []byte {
+			if r.Method == http.MethodGet && r.URL.Path == "/v1/apikeys" {
+				body = fx.asked(r, func(query url.Values) { query.Set("pagesize", "5") })
+				body = []byte(strings.ReplaceAll(string(body), fx.origin, fx.env["IAM_URL"])) // of the next page
+			}
+			return body
+		})
 		first := fx.succeed()
 		if second := fx.succeed(); second.stdout != first.stdout {
 			t.Errorf("got\n%s, want\n%s", second.stdout, first.stdout)
@@ -812,15 +828,9 @@ func TestLists(t *testing.T) {
 			fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: "iam-token-rotator-api-key-x", Payload: "x"})
 			liar := fx.lying(func(r *http.Request, body []byte) []byte {
 				if r.URL.Path == path {
-					first := r.Clone(r.Context())
-					query := first.URL.Query()
-					query.Del("pagetoken")
-					query.Del("offset")
-					first.URL.RawQuery = query.Encode()
-					answer := httptest.NewRecorder()
-					fx.cloud.ServeHTTP(answer, first)
+					first := fx.asked(r, func(query url.Values) { query.Del("pagetoken"); query.Del("offset") })
 					var listing map[string]any
-					_ = json.Unmarshal(answer.Body.Bytes(), &listing)
+					_ = json.Unmarshal(first, &listing)
 					listing[field] = map[string]any{"next": fx.origin + path + "?pagetoken=b2Zmc2V0OjA=", "total_count": 1 << 40}[field]
 					body, _ = json.Marshal(listing)
 				}

@@ -137,19 +137,14 @@ func (p *program) deleteStack(ctx context.Context, stack *types.Stack) error {
 type watcher struct {
 	*program
 	began  time.Time
-	seen   string // id of the last event printed
-	failed []cause
-}
-
-// cause is why some resources could not be made or deleted.
-type cause struct {
-	reason    string
-	resources []string
+	seen   string              // id of the last event printed
+	why    []string            // of what could not be made or deleted, each reason once
+	failed map[string][]string // the resources, by reason
 }
 
 // watch begins to watch a stack, or one that is yet to be: only events from now on are printed.
 func (p *program) watch(ctx context.Context, stack *types.Stack) (*watcher, error) {
-	w := &watcher{program: p, began: p.now()}
+	w := &watcher{program: p, began: p.now(), failed: map[string][]string{}}
 	if stack == nil {
 		return w, nil
 	}
@@ -234,7 +229,14 @@ func (w *watcher) printEvent(event types.StackEvent) {
 	switch {
 	case strings.HasSuffix(status, "_FAILED"):
 		color = red
-		w.addFailure(resource, printable(aws.ToString(event.ResourceStatusReason)))
+		reason := printable(aws.ToString(event.ResourceStatusReason))
+		if reason == "" || strings.Contains(reason, "cancelled") {
+			break // explains nothing
+		}
+		if w.failed[reason] == nil {
+			w.why = append(w.why, reason)
+		}
+		w.failed[reason] = append(w.failed[reason], resource)
 	case strings.HasSuffix(status, "_COMPLETE") && !strings.Contains(status, "ROLLBACK"):
 		color = green
 	case !w.isTerminal(w.stderr) && event.LogicalResourceId != nil && *event.LogicalResourceId != aws.ToString(event.StackName):
@@ -243,26 +245,12 @@ func (w *watcher) printEvent(event types.StackEvent) {
 	w.say("  %5s  %s  %s", w.now().Sub(w.began).Round(time.Second), w.colored(w.stderr, color, fmt.Sprintf("%-18s", printable(status))), resource)
 }
 
-// addFailure remembers why, each reason once. What was only canceled explains nothing.
-func (w *watcher) addFailure(resource, reason string) {
-	if reason == "" || strings.Contains(reason, "cancelled") {
-		return
-	}
-	for i := range w.failed {
-		if w.failed[i].reason == reason {
-			w.failed[i].resources = append(w.failed[i].resources, resource)
-			return
-		}
-	}
-	w.failed = append(w.failed, cause{reason, []string{resource}})
-}
-
 // failure is the error of a stack that ended in status.
 func (w *watcher) failure(status types.StackStatus) error {
 	message := "CloudFormation ended in " + printable(string(status))
-	for _, f := range w.failed {
-		message += fmt.Sprintf("\n  %s: %s", strings.Join(f.resources, ", "), f.reason)
-		if n := len(f.resources); n > 1 {
+	for _, reason := range w.why {
+		message += fmt.Sprintf("\n  %s: %s", strings.Join(w.failed[reason], ", "), reason)
+		if n := len(w.failed[reason]); n > 1 {
 			message += fmt.Sprintf(" (%d times)", n)
 		}
 	}

@@ -635,7 +635,7 @@ func TestUsage(t *testing.T) {
 		{"an empty file", "deploy", list, object{"ROTATIONS_FILE": files["empty"]}, "nothing was deployed"},
 		{"a faulty entry", "deploy", list, object{"ROTATIONS_FILE": files["faulty"]}, "ROTATIONS_FILE[0]: name: use 1 to 40"},
 		{"a syntax error", "deploy", list, object{"ROTATIONS_FILE": files["broken"]}, "nothing was deployed"},
-		{"misspelt parameter", "deploy", whole, object{"PARAMS": "LogLevel=info MinRemaning=10m"}, `the key "MinRemaning", which the template does not know. It may have: TokenFormat MinRemaining `},
+		{"misspelt parameter", "deploy", whole, object{"PARAMS": "LogLevel=info MinRemaning=10m"}, `the key "MinRemaning", which the template does not know. It may have: AlarmEmail `},
 		{"no parameter's name", "deploy", whole, object{"PARAMS": "=10m"}, `the key ""`},
 		{"a space in a value", "deploy", whole, object{"PARAMS": "AlarmEmail=me and@example.com"}, `PARAMS has "and@example.com", which is no Key=Value`},
 		{"a key for a parameter", "deploy", whole, object{"PARAMS": likeAKey}, "(40 characters, not repeated here)"},
