@@ -317,6 +317,7 @@ func TestFaultyFieldsAreReportedAtOnce(t *testing.T) {
 		{"SecretID is not a", at("https://x.test", "canary")},
 		{"SecretID is not a", at("https://x.test", "canary/"+id+"/"+other+"/x")},
 		{"SecretID is not a", at("https://x.test", "my-group/canary")},
+		{"SecretID is not a", at("https://x.test", "group/"+id)},
 		{"SecretID is of another", at("https://"+other+".us-south.secrets-manager.appdomain.cloud", "us-south/"+id+"/"+id)},
 		{"URL must be", at("http://x.test", id)},
 		{"IAMURL must be", &iamtoken.Reader{Store: &iamtoken.SecretsManager{IAMURL: "https://canary@x.test/"}}},

@@ -60,6 +60,9 @@ func IsSecretID(id string) bool {
 	return true
 }
 
+// secretTypes are Secrets Manager's. What else stands before a slash can be a group.
+var secretTypes = []string{"arbitrary", "kv", "iam_credentials", "service_credentials", "custom_credentials", "username_password", "imported_cert", "public_cert", "private_cert"}
+
 // ParseSecretID returns the id in text: a secret's UUID, or one in a form of another
 // tool that can mean nothing else. These are a CRN, "region/instance/secret" of
 // Terraform and "type/uuid" of External Secrets. instance is the id of the Secrets
@@ -75,7 +78,7 @@ func ParseSecretID(text string) (id, instance string, err error) {
 	case !IsSecretID(id):
 	case len(parts) == 1:
 		return id, "", nil
-	case len(parts) == 2 && parts[0] != "" && only(parts[0], "abcdefghijklmnopqrstuvwxyz_"):
+	case len(parts) == 2 && slices.Contains(secretTypes, parts[0]):
 		return id, "", nil
 	case len(parts) == 3 && parts[0] != "" && IsSecretID(parts[1]):
 		return id, parts[1], nil

@@ -177,12 +177,19 @@ func TestOutages(t *testing.T) {
 		"a reset connection":       {ibmcloudtest.Fault{Op: read, Drop: ibmcloudtest.DropBefore, Times: 1}, "", 2},
 		"a page":                   {ibmcloudtest.Fault{Op: read, Status: 200, ContentType: "text/html", Body: "<html>", Times: 1}, "", 2},
 		"a page full of HTTP":      {ibmcloudtest.Fault{Op: read, Status: 503, Headers: after("1"), Body: "\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{", Times: 1}, "", 2},
-		"a lasting 503":            {ibmcloudtest.Fault{Op: read, Status: 503, Headers: after("1")}, "Secrets Manager answers HTTP 503", 4},
-		"a patient Retry-After":    {ibmcloudtest.Fault{Op: read, Status: 429, Headers: after("999999")}, "HTTP 429", 1},
+		"a lasting 503":            {ibmcloudtest.Fault{Op: read, Status: 503, Headers: after("1")}, "Secrets Manager answered 503: the service", 4},
+		"a patient Retry-After":    {ibmcloudtest.Fault{Op: read, Status: 429, Headers: after("999999")}, "answered 429: it is asked too often", 1},
 		"no answer":                {ibmcloudtest.Fault{Op: iam, Drop: ibmcloudtest.DropAfter}, "the connection to IAM failed", 3},
 		"a redirect":               {ibmcloudtest.Fault{Op: iam, Status: 302, Headers: map[string]string{"Location": "https://example.com"}}, "redirect", 1},
-		"400":                      {ibmcloudtest.Fault{Op: read, Status: 400, Body: `{"errors":[{"message":"eyJ"}]}`}, "HTTP 400", 1},
-		"a hostile code":           {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E\neyJ"}`}, "(HTTP 400)", 1},
+		"400":                      {ibmcloudtest.Fault{Op: read, Status: 400, Body: `{"errors":[{"message":"eyJ"}]}`}, "Secrets Manager answered 400: check", 1},
+		"404":                      {ibmcloudtest.Fault{Op: read, Status: 404}, "answered 404: there is no such secret", 1},
+		"a hostile code":           {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E\neyJ"}`}, "IAM answered 400: READER_APIKEY", 2},
+		"a false 400 of IAM":       {ibmcloudtest.Fault{Op: iam, Case: "key_unknown", Times: 1}, "", 2},
+		"a false 401 of IAM":       {ibmcloudtest.Fault{Op: iam, Case: "key_unknown_401", Times: 1}, "", 2},
+		"a false 403 of IAM":       {ibmcloudtest.Fault{Op: iam, Case: "network_rule", Times: 1}, "", 2},
+		"a false 401":              {ibmcloudtest.Fault{Op: read, Case: "invalid_token", Times: 1}, "", 2},
+		"a false 403":              {ibmcloudtest.Fault{Op: read, Case: "denied", Times: 1}, "", 2},
+		"a lasting 403":            {ibmcloudtest.Fault{Op: read, Case: "network_rule"}, "Secrets Manager answered 403: the identity of READER_APIKEY may not", 2},
 		"an early Date":            {ibmcloudtest.Fault{Op: read, Status: 200, Headers: map[string]string{"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}, Body: `{"secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z","payload":"` + opaque + `"}`}, "earlier than the version", 3},
 	} {
 		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
@@ -196,8 +203,61 @@ func TestOutages(t *testing.T) {
 			if tries := fx.cloud.CountRequests(test.fault.Op, ""); tries != test.tries {
 				fx.t.Errorf("got %d tries, want %d", tries, test.tries)
 			}
+			if denied := test.fault.Case != "" && test.fault.Op == read; denied && fx.cloud.CountRequests(iam, "") != 2 {
+				fx.t.Error("the second try had no fresh IAM token")
+			}
 		})
 	}
+}
+
+// IAM's code names the cause: the same as the function's and the Go reader's.
+func TestRefusalsNameTheirCause(t *testing.T) {
+	withFixture(t, "refusals", ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.program("sleep", "")
+		for name, advice := range map[string]string{
+			"key_unknown":           "IAM answered 400 BXNIM0415E: READER_APIKEY is not known to IAM: it was deleted",
+			"key_repeated":          "IAM answered 400 BXNIM0415E: READER_APIKEY is not known to IAM: it was deleted",
+			"key_disabled_401":      "IAM answered 401 BXNIM0462E: READER_APIKEY is disabled",
+			"property_missing":      "IAM answered 400 BXNIM0109E: IAM misses a property",
+			"property_invalid":      "IAM answered 400 BXNIM0106E: IAM does not accept the value",
+			"invalid_token":         "IAM answered 400 BXNIM0407E: IAM says that READER_APIKEY is an invalid token",
+			"refresh_token_invalid": "IAM answered 400 BXNIM0408E: the session or refresh token behind READER_APIKEY",
+			"session_gone":          "IAM answered 400 BXNIM0439E: the session or refresh token behind READER_APIKEY",
+			"user_left":             "IAM answered 400 BXNIM0410E: READER_APIKEY is of a user who has left",
+			"user_suspended":        "IAM answered 401 BXNIM0436E: READER_APIKEY is of a user who is suspended",
+			"address_not_allowed":   "IAM answered 401 BXNIM0430E: requests from this IP address are not permitted",
+			"profile_conditions":    "IAM answered 400 BXNIM0398E: the trusted profile is not known",
+			"context_restriction":   "IAM answered 403: a network rule refuses this address",
+			"network_rule":          "IAM answered 403: a network rule refuses this address: is there a context-based restriction",
+		} {
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Case: name})
+			fx.wantFailure(1, nil, advice)
+			fx.cloud.ClearFaults()
+		}
+	})
+}
+
+// A proxy that refuses CONNECT is named with its status.
+func TestAProxyIsNamed(t *testing.T) {
+	for status, advice := range map[int]string{
+		407: "the proxy on the way to IAM answered 407: check the user and password in HTTPS_PROXY",
+		403: "the proxy on the way to IAM answered 403: allow the host at the proxy, or name it in NO_PROXY",
+		503: "the proxy on the way to IAM answered 503: it may be unable to reach the host: check IAM_URL",
+	} {
+		withFixture(t, fmt.Sprint(status), ibmcloudtest.Options{}, func(fx *fixture) {
+			proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "eyJ", status) }))
+			defer proxy.Close()
+			fx.program("sleep", "")
+			fx.at("https://a.us-south.test")
+			fx.env["HTTPS_PROXY"] = proxy.URL
+			fx.wantFailure(1, nil, advice)
+		})
+	}
+	withFixture(t, "no name", ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.save(time.Hour)
+		fx.env["SECRETS_MANAGER_URL"] = "https://instance.invalid"
+		fx.wantFailure(1, nil, "the host name of Secrets Manager does not resolve: check SECRETS_MANAGER_URL", "private-only")
+	})
 }
 
 // Whatever a server sends, and for however long: the script ends, and prints nothing
@@ -231,13 +291,13 @@ func TestHostileAnswersEnd(t *testing.T) {
 		"endless headers":   {func(w io.Writer) { text(ok)(w); endless("X-Header: eyJ\r\n")(w) }, ""},
 		"an endless header": {func(w io.Writer) { text(ok + "Date: ")(w); endless("eyJ")(w) }, ""},
 		"endless 1xx":       {endless("HTTP/1.1 103 eyJ\r\n\r\n"), ""},
-		"newlines":          {body(strings.Repeat("\n", 900_000)), "HTTP 200 without"},
-		"zeros":             {body(strings.Repeat("\x00", 900_000)), "HTTP 200 without"},
-		"blanks":            {body(`{"secret_type":"arbitrary","access_token":"` + strings.Repeat(" ", 900_000) + `x"}`), "HTTP 200 without"},
-		"nested":            {body(strings.Repeat("[", 900_000)), "HTTP 200 without"},
-		"nested objects":    {body(strings.Repeat(`{"a":`, 190_000)), "HTTP 200 without"},
+		"newlines":          {body(strings.Repeat("\n", 900_000)), "answered 200 without"},
+		"zeros":             {body(strings.Repeat("\x00", 900_000)), "answered 200 without"},
+		"blanks":            {body(`{"secret_type":"arbitrary","access_token":"` + strings.Repeat(" ", 900_000) + `x"}`), "answered 200 without"},
+		"nested":            {body(strings.Repeat("[", 900_000)), "answered 200 without"},
+		"nested objects":    {body(strings.Repeat(`{"a":`, 190_000)), "answered 200 without"},
 		"heads":             {body(strings.Repeat("HTTP/1.1 200 OK\r\n\r\n", 40_000)), "check IAM_URL"},
-		"no UTF-8":          {body(strings.Repeat("\xff", 900_000)), "HTTP 200 without"},
+		"no UTF-8":          {body(strings.Repeat("\xff", 900_000)), "answered 200 without"},
 		"a length too long": {text(ok + "Content-Length: 99999999999\r\n\r\n"), "more than a token secret can hold"},
 		"no HTTP":           {text(strings.Repeat("eyJ", 1000)), "not HTTP"},
 		"a broken status":   {text("HTTP/1.1 eyJ\r\n\r\n"), ""},
@@ -324,6 +384,24 @@ func TestWaiting(t *testing.T) {
 		})
 		fx.wantRaw("after a 401", token, "--wait", "2m")
 	})
+	for name, fault := range map[string]ibmcloudtest.Fault{
+		"false 400s of IAM": {Op: ibmcloudtest.OpIAMToken, Case: "key_unknown"},
+		"false 403s":        {Op: ibmcloudtest.OpVersionsGet, Case: "denied"},
+	} {
+		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
+			token := fx.save(time.Hour)
+			fx.fault(fault)
+			sleeps := fx.passTime(func(sleep int) {
+				if sleep == 5 {
+					fx.cloud.ClearFaults()
+				}
+			})
+			fx.wantRaw(name, token, "--wait", "20s")
+			if got := sleeps(); got != "[2 2 4 8 4]" {
+				fx.t.Errorf("got sleeps %s, want as long as --wait says: [2 2 4 8 4]", got)
+			}
+		})
+	}
 }
 
 // onAWS gives the fixture a job's role on AWS in place of its IBM identity.

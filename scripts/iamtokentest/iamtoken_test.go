@@ -140,15 +140,29 @@ func TestSettings(t *testing.T) {
 		"an address, disguised":    {map[string]string{"SECRETS_MANAGER_URL": "http://[::1].example.com"}, "https://"},
 		"http, disguised":          {map[string]string{"SECRETS_MANAGER_URL": "http://localhost:80@example.com"}, "origin"},
 		"a path":                   {map[string]string{"IAM_URL": "https://iam.cloud.ibm.com/identity/token"}, "origin"},
+		"a placeholder":            {map[string]string{"SECRETS_MANAGER_URL": "https://<instance>.us-south.secrets-manager.appdomain.cloud"}, "SECRETS_MANAGER_URL still has a placeholder"},
+		"a variable":               {map[string]string{"IAM_URL": "https://${REGION}.test/"}, "IAM_URL still has a placeholder"},
+		"a template":               {map[string]string{"SECRETS_MANAGER_URL": "https://{instance}.test"}, "still has a placeholder"},
+		"an empty variable":        {map[string]string{"SECRETS_MANAGER_URL": "https://.us-south.test"}, "has an empty part"},
+		"two dots":                 {map[string]string{"SECRETS_MANAGER_URL": "https://a..test:443"}, "has an empty part"},
+		"null":                     {map[string]string{"SECRETS_MANAGER_URL": "https://a.Null.test:443/"}, "has null in its host"},
 		"no secret":                {map[string]string{"TOKEN_SECRET": ""}, "TOKEN_SECRET"},
-		"a key of two lines":       {map[string]string{"READER_APIKEY": "one\ntwo"}, "READER_APIKEY holds no"},
-		"a key as reader's token":  {map[string]string{"READER_APIKEY": "", "READER_IAM_TOKEN": "null"}, "READER_IAM_TOKEN holds no token"},
-		"no file":                  {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": "/nonexistent"}, "READER_APIKEY_FILE cannot be read"},
-		"a folder":                 {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": folder}, "READER_APIKEY_FILE is not a regular file"},
-		"a device":                 {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": "/dev/zero"}, "READER_APIKEY_FILE is not a regular file"},
-		"no compute resource":      {map[string]string{"READER_APIKEY": "", "IAM_PROFILE_NAME": "reader", "CR_TOKEN_FILENAME": "/nonexistent"}, "CR_TOKEN_FILENAME"},
-		"no ARN":                   {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": "iam-token"}, "TOKEN_SECRET_ARN"},
-		"AWS in the clear":         {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": mirrorARN, "AWS_ENDPOINT_URL": "http://10.0.0.1"}, "AWS_ENDPOINT_URL"},
+		"a group and a name":       {map[string]string{"TOKEN_SECRET": "group/e2dd1896-8c39-4160-b230-92430f439ba9"}, "TOKEN_SECRET is no secret id, such as"},
+		"a secret group's CRN":     {map[string]string{"TOKEN_SECRET": "crn:v1:bluemix:public:secrets-manager:us-south:a/1:e2dd1896-8c39-4160-b230-92430f439ba9:secret-group:e2dd1896-8c39-4160-b230-92430f439ba9"}, "no secret id"},
+		"another instance": {map[string]string{"SECRETS_MANAGER_URL": "https://11111111-8c39-4160-b230-92430f439ba9.us-south.test",
+			"TOKEN_SECRET": "us-south/e2dd1896-8c39-4160-b230-92430f439ba9/e2dd1896-8c39-4160-b230-92430f439ba9"}, "of another Secrets Manager instance"},
+		"a key of two lines":      {map[string]string{"READER_APIKEY": "one\ntwo"}, "READER_APIKEY holds no"},
+		"a key in quotes":         {map[string]string{"READER_APIKEY": `"eyJ"`}, "READER_APIKEY is in quotes"},
+		"half a key in quotes":    {map[string]string{"READER_APIKEY": "eyJ\u2019\n"}, "READER_APIKEY is in quotes"},
+		"a byte-order mark":       {map[string]string{"READER_APIKEY": "\ufeffeyJ"}, "READER_APIKEY begins with a byte-order mark"},
+		"a token in quotes":       {map[string]string{"READER_APIKEY": "", "READER_IAM_TOKEN": "'Bearer eyJ'"}, "READER_IAM_TOKEN is in quotes"},
+		"a key as reader's token": {map[string]string{"READER_APIKEY": "", "READER_IAM_TOKEN": "null"}, "READER_IAM_TOKEN holds no token"},
+		"no file":                 {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": "/nonexistent"}, "READER_APIKEY_FILE cannot be read"},
+		"a folder":                {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": folder}, "READER_APIKEY_FILE is not a regular file"},
+		"a device":                {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": "/dev/zero"}, "READER_APIKEY_FILE is not a regular file"},
+		"no compute resource":     {map[string]string{"READER_APIKEY": "", "IAM_PROFILE_NAME": "reader", "CR_TOKEN_FILENAME": "/nonexistent"}, "on Code Engine enable the trusted profile on the job"},
+		"no ARN":                  {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": "iam-token"}, "TOKEN_SECRET_ARN"},
+		"AWS in the clear":        {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": mirrorARN, "AWS_ENDPOINT_URL": "http://10.0.0.1"}, "AWS_ENDPOINT_URL"},
 	} {
 		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
 			fx.program("aws", "exit 1\n")
@@ -175,6 +189,9 @@ func TestIdentities(t *testing.T) {
 			"IBM's apikey.json":                    {"READER_APIKEY_FILE", fx.file("apikey.json", `{"name":"reader","apikey":"`+key+`"}`, 0o600)},
 			"a token":                              {"READER_IAM_TOKEN", "Bearer " + fx.cloud.MustMintToken(key, time.Hour)},
 			"a bare token":                         {"READER_IAM_TOKEN", fx.cloud.MustMintToken(key, time.Hour)},
+			"what ibmcloud prints":                 {"READER_IAM_TOKEN", "IAM token:  Bearer " + fx.cloud.MustMintToken(key, time.Hour) + "\n"},
+			"any case, any white space":            {"READER_IAM_TOKEN", "\u00a0iam\tTOKEN:\r\nbEARER \v\f " + fx.cloud.MustMintToken(key, time.Hour)},
+			"no blank after the words":             {"READER_IAM_TOKEN", "IAM token:Bearer " + fx.cloud.MustMintToken(key, time.Hour)},
 		} {
 			delete(fx.env, "READER_APIKEY")
 			fx.env[identity[0]] = identity[1]
@@ -182,6 +199,14 @@ func TestIdentities(t *testing.T) {
 				fx.t.Errorf("%s: got stderr %q, want none", name, stderr)
 			}
 			delete(fx.env, identity[0])
+		}
+	})
+	withFixture(t, "ids of other tools", ibmcloudtest.Options{}, func(fx *fixture) {
+		token, id := fx.save(time.Hour), fx.secret()
+		const instance = "11111111-8c39-4160-b230-92430f439ba9"
+		for _, form := range []string{"arbitrary/" + id, "us-south/" + instance + "/" + id,
+			"crn:v1:bluemix:public:secrets-manager:us-south:a/0123456789abcdef0123456789abcdef:" + instance + ":secret:" + id} {
+			fx.wantRaw(form, token, form)
 		}
 	})
 	withFixture(t, "files", ibmcloudtest.Options{}, func(fx *fixture) {
@@ -197,6 +222,8 @@ func TestIdentities(t *testing.T) {
 			"written by others than":   fx.file("others", key, 0o602),
 			"holds no API key":         fx.file("empty", "", 0o600),
 			"no API key on one line":   fx.file("lines", key+"\n"+key, 0o600),
+			"with a byte-order mark":   fx.file("bom", "\ufeff"+key, 0o600),
+			"_FILE is in quotes":       fx.file("quotes", `"`+key+`"`, 0o600),
 			"holds no API key on":      fx.file("large", strings.Repeat("k", 70_000), 0o600),
 		} {
 			fx.env["READER_APIKEY_FILE"] = file
@@ -224,7 +251,7 @@ func TestIdentities(t *testing.T) {
 	withFixture(t, "rejected", ibmcloudtest.Options{}, func(fx *fixture) {
 		fx.save(time.Hour)
 		fx.env["READER_APIKEY"] = "a-key-that-nobody-knows"
-		fx.wantFailure(1, nil, "IAM rejects READER_APIKEY (HTTP 400, BXNIM0415E)")
+		fx.wantFailure(1, nil, "IAM answered 400 BXNIM0415E: READER_APIKEY is not known to IAM")
 		delete(fx.env, "READER_APIKEY")
 		fx.env["READER_IAM_TOKEN"] = fx.cloud.MustMintToken(fx.cloud.ReaderAPIKey(), -time.Minute)
 		fx.wantFailure(1, nil, "rejects the token of READER_IAM_TOKEN")
