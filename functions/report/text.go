@@ -23,6 +23,9 @@ func (r Report) WriteText(w io.Writer) error {
 	if len(r.Results) > 1 {
 		text.WriteString(r.Totals() + "\n")
 	}
+	if r.KeyRenewal != nil {
+		text.WriteString(r.KeyRenewal.Text())
+	}
 	_, err := io.WriteString(w, text.String())
 	return err
 }

@@ -56,7 +56,7 @@ func (f *function) prepare(name string, environ []string, out io.Writer) {
 	f.report = newLogger(out, slog.LevelDebug)
 	f.metrics = metrics.Emitter{
 		Writer: out, Namespace: f.config.MetricsNamespace, FunctionName: name,
-		Rotations: names(f.config.Rotations), BootstrapExpiresAt: f.config.BootstrapExpiresAt, Now: time.Now,
+		Rotations: names(f.config.Rotations), Now: time.Now,
 	}
 	if f.misconfigured != nil {
 		return

@@ -72,7 +72,7 @@ func (p *progress) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle implements slog.Handler. The results are in the report.
 func (p *progress) Handle(_ context.Context, record slog.Record) error {
-	if record.Message == "rotation" {
+	if record.Message == "rotation" || record.Message == "key renewal" {
 		return nil
 	}
 	text := record.Message

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"time"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/awscloud"
 	"iam-token-rotator/functions/internal/config"
 	"iam-token-rotator/functions/internal/doctor"
 	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/keyrenewal"
 	"iam-token-rotator/functions/internal/network"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
@@ -20,7 +23,7 @@ import (
 type clients struct {
 	transport      *network.Transport
 	iam            *ibmcloud.IAM
-	readKey        func(context.Context) (iamtoken.Secret, error) // the bootstrap key, from AWS; nil when it is not there
+	keyStore       *awscloud.KeyStore // the bootstrap key's, in AWS; nil when it is not there
 	bootstrap      *ibmcloud.Bootstrap
 	secretsManager *ibmcloud.SecretsManager
 	mirrors        *awscloud.Mirrors
@@ -35,8 +38,11 @@ func newClients(cfg config.Config) (*clients, error) {
 	case "SECRETS_MANAGER_APIKEY":
 		c.bootstrap = ibmcloud.BootstrapByKey(c.iam, ibmcloud.FixedKey(credential.APIKey))
 	case "SECRETS_MANAGER_APIKEY_ARN":
-		c.readKey = awscloud.BootstrapKey(credential.APIKeyARN, c.transport)
-		c.bootstrap = ibmcloud.BootstrapByKey(c.iam, c.readKey)
+		c.keyStore = awscloud.NewKeyStore(credential.APIKeyARN, c.transport)
+		c.bootstrap = ibmcloud.BootstrapByKey(c.iam, c.keyStore.Key)
+		if cfg.ManagedKey != (rotation.KeyRef{}) {
+			c.bootstrap = ibmcloud.BootstrapByRenewedKey(c.iam, c.keyStore.Key, c.keyStore.Previous)
+		}
 	case "IAM_TOKEN":
 		c.bootstrap = ibmcloud.BootstrapByToken(c.iam, credential.Token)
 	default:
@@ -45,10 +51,50 @@ func newClients(cfg config.Config) (*clients, error) {
 		})
 	}
 	var err error
-	c.secretsManager, err = ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
-		URL: cfg.SecretsManagerURL, Bootstrap: c.bootstrap, Transport: c.transport, MaxRPS: cfg.MaxRPS, Keys: keysOf(cfg.Rotations),
-	})
+	c.secretsManager, err = c.newSecretsManager(cfg, c.bootstrap)
 	return c, err
+}
+
+func (c *clients) newSecretsManager(cfg config.Config, identity *ibmcloud.Bootstrap) (*ibmcloud.SecretsManager, error) {
+	return ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
+		URL: cfg.SecretsManagerURL, Bootstrap: identity, Transport: c.transport, MaxRPS: cfg.MaxRPS, Keys: keysOf(cfg),
+	})
+}
+
+// candidate is the bootstrap identity with a key that is not in use yet, and what it sees
+// of Secrets Manager.
+type candidate struct {
+	*ibmcloud.Bootstrap
+	*ibmcloud.SecretsManager
+}
+
+func (c *clients) newCandidate(cfg config.Config, key iamtoken.Secret) (keyrenewal.Candidate, error) {
+	identity := ibmcloud.BootstrapByKey(ibmcloud.NewIAM(cfg.IAMURL, c.transport, nil), ibmcloud.FixedKey(key))
+	secretsManager, err := c.newSecretsManager(cfg, identity)
+	return candidate{identity, secretsManager}, err
+}
+
+// newRenewer returns nil if the bootstrap key is not a managed one.
+func (c *clients) newRenewer(cfg config.Config) *keyrenewal.Renewer {
+	if cfg.ManagedKey == (rotation.KeyRef{}) || c.keyStore == nil {
+		return nil
+	}
+	return &keyrenewal.Renewer{
+		Secret: cfg.ManagedKey, Managed: c.secretsManager, Bootstrap: c.bootstrap, Store: c.keyStore,
+		Candidate: func(key iamtoken.Secret) (keyrenewal.Candidate, error) { return c.newCandidate(cfg, key) },
+	}
+}
+
+// newWatch leaves a managed bootstrap key to the renewals.
+func (c *clients) newWatch(cfg config.Config) *keyrenewal.Watch {
+	watch := &keyrenewal.Watch{Keys: c.secretsManager, IAM: c.iam}
+	if cfg.ManagedKey == (rotation.KeyRef{}) {
+		watch.BootstrapExpiresAt = cfg.BootstrapExpiresAt
+		if c.keyStore != nil || !cfg.Credential.APIKey.IsZero() {
+			watch.Bootstrap = c.bootstrap
+		}
+	}
+	return watch
 }
 
 // service runs events with what the configuration describes. It lasts longer than
@@ -56,7 +102,9 @@ func newClients(cfg config.Config) (*clients, error) {
 type service struct {
 	config  config.Config
 	clients *clients
-	rotator rotation.Rotator
+	rotator rotation.Rotator // without Keys and IAM, which watch has
+	watch   *keyrenewal.Watch
+	renewer *keyrenewal.Renewer // nil if nobody renews the bootstrap key
 }
 
 func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
@@ -64,29 +112,33 @@ func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &service{config: cfg, clients: c, rotator: rotation.Rotator{
-		Keys:               c.secretsManager,
-		IAM:                c.iam,
-		Tokens:             c.secretsManager,
-		Mirrors:            c.mirrors,
-		MinRemaining:       cfg.MinRemaining,
-		Interval:           cfg.RotationInterval,
-		Concurrency:        attemptsAtOnce(cfg.Concurrency, cfg.MaxRPS),
-		BootstrapExpiresAt: cfg.BootstrapExpiresAt,
-		Version:            version,
-		HowToRun:           how,
+	return &service{config: cfg, clients: c, watch: c.newWatch(cfg), renewer: c.newRenewer(cfg), rotator: rotation.Rotator{
+		Tokens:       c.secretsManager,
+		Mirrors:      c.mirrors,
+		MinRemaining: cfg.MinRemaining,
+		Interval:     cfg.RotationInterval,
+		Concurrency:  attemptsAtOnce(cfg.Concurrency, cfg.MaxRPS),
+		Version:      version,
+		HowToRun:     how,
 	}}, nil
 }
 
+// settled is the age with which a function's process may ask IAM what it needs for no token.
+const settled = 15 * time.Minute
+
 // connectEarly opens the connections that the first run needs.
 func (s *service) connectEarly() {
+	s.watch.Since = time.Now().Add(settled)
 	s.clients.transport.Preconnect(s.config.IAMURL, s.config.SecretsManagerURL)
 }
 
-func keysOf(rotations []rotation.Rotation) []rotation.KeyRef {
-	keys := make([]rotation.KeyRef, len(rotations))
-	for i, r := range rotations {
-		keys[i] = r.APIKey
+func keysOf(cfg config.Config) []rotation.KeyRef {
+	var keys []rotation.KeyRef
+	for _, r := range cfg.Rotations {
+		keys = append(keys, r.APIKey)
+	}
+	if cfg.ManagedKey != (rotation.KeyRef{}) {
+		keys = append(keys, cfg.ManagedKey)
 	}
 	return keys
 }
@@ -109,12 +161,24 @@ func (s *service) run(ctx context.Context, e event, log *slog.Logger) (report.Re
 	if err != nil {
 		return report.Report{}, err
 	}
+	keys := s.watch.Begin()
 	rotator := s.rotator
-	rotator.Log = log
+	rotator.Keys, rotator.IAM, rotator.Log = keys, keys, log
 	ran := rotator.Run(ctx, rotation.Request{Mode: e.mode, Force: e.force, RunID: e.runID}, rotations)
 	ran.InvokedBy = e.invokedBy
+	if s.renewer != nil && s.renewer.Due(e.mode) {
+		renewal := s.renewer.Run(ctx, usableToken(rotations, ran.Results))
+		ran.KeyRenewal = &renewal
+	}
+	keys.End(ctx, rotations, ran.Results, ran.KeyRenewal)
 	logResults(log, ran)
 	return ran, nil
+}
+
+// usableToken is the token secret of a rotation that did not fail, if there is one.
+func usableToken(rotations []rotation.Rotation, results []report.Result) rotation.TokenRef {
+	i := slices.IndexFunc(results, func(result report.Result) bool { return result.Outcome != report.Failed })
+	return rotations[max(0, i)].Token
 }
 
 // logResults writes a line for each rotation.
@@ -126,6 +190,13 @@ func logResults(log *slog.Logger, ran report.Report) {
 		}
 		log.Log(context.Background(), level, "rotation", "run_id", ran.RunID, "mode", ran.Mode,
 			"invoked_by", ran.InvokedBy, "force", ran.Force, "result", result)
+	}
+	if renewal := ran.KeyRenewal; renewal != nil {
+		level := slog.LevelInfo
+		if renewal.Outcome == report.KeyRenewalFailed {
+			level = slog.LevelWarn
+		}
+		log.Log(context.Background(), level, "key renewal", "run_id", ran.RunID, "result", renewal)
 	}
 }
 
@@ -161,14 +232,18 @@ func diagnose(ctx context.Context, cfg config.Config, named []string, how rotati
 }
 
 func newDoctor(cfg config.Config, c *clients) *doctor.Doctor {
+	var readKey func(context.Context) (iamtoken.Secret, error)
+	if c.keyStore != nil {
+		readKey = c.keyStore.Key
+	}
 	return &doctor.Doctor{
 		Configuration: fmt.Sprintf("valid: %s, the bootstrap identity by %s", report.Count(len(cfg.Rotations), "rotation"), cfg.Credential.Variable),
 		IAMHost:       doctor.Host{Name: "iam", Variable: "IAM_URL", Origin: cfg.IAMURL, Probe: "/identity/keys"},
 		InstanceHost: doctor.Host{Name: "secrets-manager", Variable: "SECRETS_MANAGER_URL", Origin: cfg.SecretsManagerURL,
 			Probe: "/", Instance: true},
 		Bootstrap: doctor.BootstrapIdentity{
-			Variable: cfg.Credential.Variable, ReadKey: c.readKey, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt,
-			HasKey: !cfg.Credential.APIKey.IsZero() || c.readKey != nil,
+			Variable: cfg.Credential.Variable, ReadKey: readKey, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt,
+			HasKey: !cfg.Credential.APIKey.IsZero() || readKey != nil,
 			NoIAM:  !cfg.Credential.Token.IsZero(),
 		},
 		IAM:            c.iam,

@@ -36,10 +36,10 @@ func TestEverySettingReachesTheRotator(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := service.rotator
-	if got.MinRemaining != 7*time.Minute || got.Interval != 40*time.Minute || got.Concurrency != 5 || !got.BootstrapExpiresAt.Equal(expires) || got.Version != version || got.HowToRun == nil {
+	if got.MinRemaining != 7*time.Minute || got.Interval != 40*time.Minute || got.Concurrency != 5 || !service.watch.BootstrapExpiresAt.Equal(expires) || got.Version != version || got.HowToRun == nil {
 		t.Errorf("got %+v, want the settings", got)
 	}
-	if got.Keys == nil || got.IAM == nil || got.Tokens == nil || len(service.config.Rotations) != 2 {
+	if service.watch.Keys == nil || service.watch.IAM == nil || got.Tokens == nil || len(service.config.Rotations) != 2 {
 		t.Errorf("got %+v, want adapters and both rotations", service)
 	}
 }

@@ -186,7 +186,7 @@ func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
 			"whether it is scheduled for deletion (restore-secret), managed by another service or being rotated"
 	case replica:
 		return rotation.Misconfigured, rotation.Never, "the secret is a replica, which only AWS writes: name the primary secret, by the ARN of its " +
-			"own region, in mirror; AWS copies each version here"
+			"own region, in " + s.either("SECRETS_MANAGER_APIKEY_ARN", "mirror") + "; AWS copies each version here"
 	case otherContent:
 		return rotation.Misconfigured, rotation.Never, "the secret already has this version, with another content: what is written once stays; " +
 			"the next rotation saves a new version"

@@ -31,7 +31,7 @@ import (
 // Credentials come from where AWS's programs take them, see credentialSource. They are
 // obtained on the first call.
 func BootstrapKey(secretARN string, transport http.RoundTripper) func(context.Context) (iamtoken.Secret, error) {
-	return (&secret{arn: secretARN, source: newCredentialSource(transport)}).read
+	return NewKeyStore(secretARN, transport).Key
 }
 
 // secret is one AWS secret and how it is reached.
@@ -45,25 +45,26 @@ type secret struct {
 	verified bool                   // AWS knows the secret by this very ARN
 }
 
-func (s *secret) read(ctx context.Context) (iamtoken.Secret, error) {
+// read reads the version with a staging label; nil means AWSCURRENT.
+func (s *secret) read(ctx context.Context, label *string) (iamtoken.Secret, string, error) {
 	client, err := s.ready(ctx)
 	if err != nil {
-		return iamtoken.Secret{}, err
+		return iamtoken.Secret{}, "", err
 	}
-	answer, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &s.arn})
+	answer, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &s.arn, VersionStage: label})
 	if err != nil {
-		return iamtoken.Secret{}, s.failure(err)
+		return iamtoken.Secret{}, "", s.failure(err)
 	}
 	key := strings.TrimSpace(aws.ToString(answer.SecretString))
 	switch {
 	case answer.SecretString == nil && answer.SecretBinary != nil:
-		return iamtoken.Secret{}, s.misconfigured("the secret is binary: store the key as text with rotatorctl put-key")
+		return iamtoken.Secret{}, "", s.misconfigured("the secret is binary: store the key as text with rotatorctl put-key")
 	case key == "":
-		return iamtoken.Secret{}, s.misconfigured("the secret is empty: store the bootstrap API key with rotatorctl put-key")
+		return iamtoken.Secret{}, "", s.misconfigured("the secret is empty: store the bootstrap API key with rotatorctl put-key")
 	case iamtoken.CheckAPIKey(key) != nil:
-		return iamtoken.Secret{}, s.misconfigured("what the secret holds " + iamtoken.CheckAPIKey(key).Error() + ": store the bare key with rotatorctl put-key")
+		return iamtoken.Secret{}, "", s.misconfigured("what the secret holds " + iamtoken.CheckAPIKey(key).Error() + ": store the bare key with rotatorctl put-key")
 	}
-	return iamtoken.NewSecret(key), nil
+	return iamtoken.NewSecret(key), aws.ToString(answer.VersionId), nil
 }
 
 // ready returns a client with credentials. They are obtained beforehand, because the
@@ -201,10 +202,7 @@ func (m *Mirrors) Put(ctx context.Context, secretARN, versionID string, payload 
 	if latest, ok := rotation.WallDeadline(ctx); ok && time.Now().Round(0).After(latest) {
 		return s.because(rotation.Timeout, rotation.Never, "the process was suspended before the token was mirrored: it is too old to mirror")
 	}
-	_, err = client.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{
-		SecretId: &s.arn, ClientRequestToken: &versionID, SecretString: aws.String(payload.Reveal()),
-	})
-	if err != nil {
+	if err := s.put(ctx, client, versionID, payload); err != nil {
 		return s.failure(err)
 	}
 	return nil

@@ -25,6 +25,7 @@ type Config struct {
 	SecretsManagerURL string // origin without a path
 	IAMURL            string // origin without a path
 	Credential        Credential
+	ManagedKey        rotation.KeyRef     // the secret that IBM renews the bootstrap key in; zero if there is none
 	Rotations         []rotation.Rotation // at least one; names and token secrets are unique
 
 	MinRemaining     time.Duration
@@ -72,6 +73,7 @@ func Load(environ []string, readFile ReadFile) (Config, error) {
 		LogLevel:           slog.Level(v.LogLevel),
 		BootstrapExpiresAt: time.Time(v.BootstrapExpiresAt),
 	}
+	cfg.ManagedKey = v.managedKey(&found, cfg.Rotations)
 	v.checkLimits(&found)
 	for _, setting := range network.CheckEnvironment(environ) {
 		found.add(setting.Name, "%s", setting.Problem)
@@ -94,6 +96,7 @@ type variables struct {
 	ProfileID       string          `env:"IAM_PROFILE_ID"`
 	CRTokenFilename string          `env:"CR_TOKEN_FILENAME"`
 	Token           iamtoken.Secret `env:"IAM_TOKEN"`
+	ManagedKey      string          `env:"BOOTSTRAP_KEY_SECRET"`
 
 	APIKeySecret  string          `env:"API_KEY_SECRET"`
 	TokenSecret   string          `env:"TOKEN_SECRET"`
@@ -206,6 +209,28 @@ func (v variables) credential(found *problems) Credential {
 		found.add("SECRETS_MANAGER_APIKEY_ARN", "is not the ARN of an AWS Secrets Manager secret")
 	}
 	return c
+}
+
+// managedKey is the secret of BOOTSTRAP_KEY_SECRET. A new key is stored in the AWS secret
+// that the function starts from, and nowhere else.
+func (v variables) managedKey(found *problems, rotations []rotation.Rotation) rotation.KeyRef {
+	const name = "BOOTSTRAP_KEY_SECRET"
+	if v.ManagedKey == "" {
+		return rotation.KeyRef{}
+	}
+	if v.APIKeyARN == "" {
+		found.add(name, "goes with SECRETS_MANAGER_APIKEY_ARN alone: there a new key is stored; unset it, or set that")
+	}
+	ref := v.keyRef(found, name, v.ManagedKey, "")
+	if ref.ID == "" && ref.Type != "" && ref.Type != "iam_credentials" {
+		found.add(name, "names a secret whose key nobody renews: use its id or group/iam_credentials/name")
+	}
+	for _, r := range rotations {
+		if ref != (rotation.KeyRef{}) && (ref == r.APIKey || ref.ID != "" && (ref.ID == r.APIKey.ID || ref.ID == r.Token.ID)) {
+			found.add(name, "is a secret of rotation %s too: the bootstrap identity needs a key of its own", r.Name)
+		}
+	}
+	return ref
 }
 
 // namesOfSet returns the names of the variables, given with their values, that are set.

@@ -89,6 +89,18 @@ func TestEveryVariableCounts(t *testing.T) {
 	}
 }
 
+func TestTheManagedBootstrapKey(t *testing.T) {
+	for value, want := range map[string]rotation.KeyRef{
+		"keys/iam_credentials/mine": {Group: "keys", Type: "iam_credentials", Name: "mine"}, strings.ToUpper(otherID): {ID: otherID}, " ": {},
+	} {
+		cfg, err := load(with(map[string]string{"BOOTSTRAP_KEY_SECRET": value, "SECRETS_MANAGER_APIKEY": "",
+			"SECRETS_MANAGER_APIKEY_ARN": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator/bootstrap-Ab12Cd"}))
+		if err != nil || cfg.ManagedKey != want {
+			t.Errorf("%q: got %+v, %v; want %+v", value, cfg.ManagedKey, err, want)
+		}
+	}
+}
+
 func TestManyRotations(t *testing.T) {
 	list := `[
 		{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","format":"json","expect":{"account":"0123456789abcdef0123456789abcdef","iam_id":"iam-ServiceId-1"}},
@@ -198,6 +210,10 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"namespace":             {map[string]string{"METRICS_NAMESPACE": "a b"}, "METRICS_NAMESPACE"},
 		"level":                 {map[string]string{"LOG_LEVEL": "loud"}, "LOG_LEVEL: \"loud\" is not a level: use debug, info, warn or error"},
 		"date":                  {map[string]string{"BOOTSTRAP_EXPIRES_AT": "soon"}, "BOOTSTRAP_EXPIRES_AT: \"soon\" is not a date"},
+		"managed without AWS":   {map[string]string{"BOOTSTRAP_KEY_SECRET": "group/iam_credentials/name"}, "BOOTSTRAP_KEY_SECRET: goes with SECRETS_MANAGER_APIKEY_ARN alone"},
+		"a key nobody renews":   {map[string]string{"BOOTSTRAP_KEY_SECRET": "group/name"}, "BOOTSTRAP_KEY_SECRET: names a secret whose key nobody renews"},
+		"the workload's key":    {map[string]string{"BOOTSTRAP_KEY_SECRET": keyID}, "BOOTSTRAP_KEY_SECRET: is a secret of rotation default too"},
+		"the token's secret":    {map[string]string{"BOOTSTRAP_KEY_SECRET": tokenID}, "BOOTSTRAP_KEY_SECRET: is a secret of rotation default too"},
 		"no such file":          {map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": "nowhere.json"}, "ROTATIONS_FILE: the file cannot be read: file does not exist"},
 		"malformed list":        {list(`[{"name":"a"`), "ROTATIONS: is no JSON list of rotations: it ends too early"},
 		"an object":             {list(`{"name":"a"}`), "it must be a list of objects"},
@@ -317,7 +333,7 @@ func TestAllProblemsAreReportedTogether(t *testing.T) {
 func TestNoProblemRepeatsAKeyWhereverItWasPut(t *testing.T) {
 	for _, name := range []string{
 		"SECRETS_MANAGER_URL", "IAM_URL", "SECRETS_MANAGER_APIKEY_ARN", "IAM_PROFILE_ID", "API_KEY_SECRET", "TOKEN_SECRET", "ROTATIONS",
-		"TOKEN_FORMAT", "MIN_REMAINING", "ROTATION_INTERVAL", "SECRETS_MANAGER_MAX_RPS", "CONCURRENCY", "LOG_LEVEL", "BOOTSTRAP_EXPIRES_AT",
+		"TOKEN_FORMAT", "MIN_REMAINING", "ROTATION_INTERVAL", "SECRETS_MANAGER_MAX_RPS", "CONCURRENCY", "LOG_LEVEL", "BOOTSTRAP_EXPIRES_AT", "BOOTSTRAP_KEY_SECRET",
 	} {
 		wantProblemWithoutCanary(t, name, with(map[string]string{name: canary}))
 	}

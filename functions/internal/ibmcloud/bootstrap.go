@@ -177,13 +177,22 @@ func BootstrapByKey(iam *IAM, source KeySource) *Bootstrap {
 // left to continue with the current key.
 const rereadLimit = 3 * time.Second
 
-type keyCredential struct {
-	iam    *IAM
-	source KeySource
+// BootstrapByRenewedKey is BootstrapByKey for a key that is renewed: if IAM refuses it,
+// and refuses it again when it was read afresh, the key before it is tried.
+func BootstrapByRenewedKey(iam *IAM, source, previous KeySource) *Bootstrap {
+	return newBootstrap(iam, &keyCredential{iam: iam, source: source, previous: previous})
+}
 
-	mu    sync.Mutex
-	key   iamtoken.Secret
-	stale bool // the key may have been replaced by one of another identity
+type keyCredential struct {
+	iam      *IAM
+	source   KeySource
+	previous KeySource // of the key before the one of source; nil if there is none
+
+	mu      sync.Mutex
+	key     iamtoken.Secret
+	stale   bool              // the key may have been replaced by one of another identity
+	refused iamtoken.Secret   // the key that IAM refused last; zero when it has accepted one since
+	used    rotation.KeyInUse // what the last token was obtained with
 }
 
 func (c *keyCredential) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
@@ -191,14 +200,63 @@ func (c *keyCredential) token(ctx context.Context) (rotation.TokenResponse, iamt
 	if err != nil {
 		return rotation.TokenResponse{}, iamtoken.Secret{}, err
 	}
-	const credential = "the bootstrap API key"
-	response, sent, err := c.iam.request(ctx, operation{doing: "authenticating the bootstrap identity", host: c.iam.host,
-		credential: credential, rejected: rejectedKey(credential)}, apiKeyGrant{key})
+	response, sent, err := c.exchange(ctx, rotation.KeyInUse{Key: key})
 	var failure *rotation.Error
-	if errors.As(err, &failure) && failure.Kind == rotation.Denied {
-		c.rejected()
+	if errors.As(err, &failure) && failure.Kind == rotation.Denied && c.refusedAgain(key) && c.previous != nil {
+		if previous, readErr := c.previous(ctx); readErr == nil && previous.Reveal() != key.Reveal() {
+			if response, sent, err := c.exchange(ctx, rotation.KeyInUse{Key: previous, Previous: true}); err == nil {
+				return response, sent, nil
+			}
+		}
 	}
 	return response, sent, err
+}
+
+// exchange notes the key that IAM has accepted.
+func (c *keyCredential) exchange(ctx context.Context, key rotation.KeyInUse) (rotation.TokenResponse, iamtoken.Secret, error) {
+	const credential = "the bootstrap API key"
+	response, sent, err := c.iam.request(ctx, operation{doing: "authenticating the bootstrap identity", host: c.iam.host,
+		credential: credential, rejected: rejectedKey(credential)}, apiKeyGrant{key.Key})
+	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.used = key
+		if !key.Previous {
+			c.refused = iamtoken.Secret{}
+		}
+	}
+	return response, sent, err
+}
+
+// refusedAgain forgets a key that IAM has refused, and reports whether it was the last
+// that it refused, too.
+func (c *keyCredential) refusedAgain(key iamtoken.Secret) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	again := c.refused.Reveal() == key.Reveal()
+	c.key, c.stale, c.refused = iamtoken.Secret{}, false, key
+	return again
+}
+
+// InUse returns the key that the identity's token was obtained with, and the token with
+// its identity, which is empty when the token does not show it.
+func (b *Bootstrap) InUse(ctx context.Context) (rotation.KeyInUse, iamtoken.Token, error) {
+	credential, ok := b.credential.(*keyCredential)
+	if !ok {
+		return rotation.KeyInUse{}, iamtoken.Token{}, &rotation.Error{Step: rotation.StepBootstrap, Kind: rotation.NotFound, Message: "the bootstrap identity has no API key"}
+	}
+	token, err := b.Identify(ctx)
+	credential.mu.Lock()
+	defer credential.mu.Unlock()
+	return credential.used, token, err
+}
+
+// Forget drops the key and the token, so that both are obtained anew.
+func (b *Bootstrap) Forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.token, b.reusable = iamtoken.Secret{}, time.Time{}
+	b.credential.rejected()
 }
 
 func (c *keyCredential) current(ctx context.Context) (iamtoken.Secret, error) {

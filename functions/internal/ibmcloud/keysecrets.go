@@ -3,6 +3,7 @@ package ibmcloud
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,12 +17,24 @@ import (
 // ReadKey reads an API key from an arbitrary, kv, service_credentials or
 // iam_credentials secret. The bootstrap identity needs secret.read on its group.
 func (s *SecretsManager) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
-	secret, err := s.readSecret(ctx, ref)
-	if err != nil {
-		return iamtoken.Secret{}, err
+	secret, err := s.ReadCurrentKey(ctx, ref)
+	return secret.Key, err
+}
+
+// ReadCurrentKey reads an API key and what the same answer says of its secret. The
+// bootstrap identity needs secret.read on its group.
+func (s *SecretsManager) ReadCurrentKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
+	return s.readKeySecret(ctx, ref, keySecretAdvice)
+}
+
+// ReadManagedKey reads the secret of type iam_credentials that IBM renews the bootstrap
+// key in. The bootstrap identity needs secret.read on its group.
+func (s *SecretsManager) ReadManagedKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
+	secret, err := s.readKeySecret(ctx, ref, managedKeyAdvice)
+	if err == nil && secret.Type != sm.SecretMetadata_SecretType_IamCredentials {
+		return rotation.KeySecret{}, misconfigured("BOOTSTRAP_KEY_SECRET names a secret whose key nobody renews: name one of type iam_credentials")
 	}
-	s.noteKeySecret(ref, secret)
-	return keyOf(secret, ref)
+	return secret, err
 }
 
 // ReadKeySecret reads an API key and describes its secret. The bootstrap identity
@@ -35,26 +48,72 @@ func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef)
 	if reuse := s.reusesKey(ctx, ref); reuse != nil && !*reuse {
 		return rotation.KeySecret{}, errKeyNotReused()
 	}
-	secret, err := s.readSecret(ctx, ref)
-	if err != nil {
-		return rotation.KeySecret{}, err
-	}
-	key, err := keyOf(secret, ref)
-	if err != nil {
-		return rotation.KeySecret{}, err
-	}
-	return rotation.KeySecret{SecretDescription: describe(secret), Key: key}, nil
+	return s.ReadCurrentKey(ctx, ref)
 }
 
-func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (sm.SecretIntf, error) {
-	secret, err := call(ctx, s, operation{
+var (
+	keySecretAdvice = operation{
 		doing:    "reading the API key",
 		limit:    secretAnswer,
 		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret)",
 		locked:   "the key secret is locked: remove its locks",
-	}, func(ctx context.Context) (sm.SecretIntf, *core.DetailedResponse, error) {
+	}
+	managedKeyAdvice = operation{
+		doing:    "reading the managed bootstrap key",
+		limit:    secretAnswer,
+		rejected: tokenRejected,
+		denied:   "give the bootstrap identity a role with secret.read on that secret's group, if BOOTSTRAP_KEY_SECRET is the right secret; a new policy takes minutes to reach everywhere",
+		notFound: "there is no such secret, or its key has expired: check BOOTSTRAP_KEY_SECRET, or make the secret anew",
+		locked:   "the secret is locked: remove its locks",
+	}
+)
+
+func (s *SecretsManager) readKeySecret(ctx context.Context, ref rotation.KeyRef, op operation) (rotation.KeySecret, error) {
+	secret, err := s.readSecret(ctx, ref, op)
+	if err != nil {
+		return rotation.KeySecret{}, err
+	}
+	s.noteKeySecret(ref, secret)
+	key, err := keyOf(secret, ref)
+	if err != nil {
+		return rotation.KeySecret{}, err
+	}
+	read := rotation.KeySecret{SecretDescription: describe(secret), Key: key}
+	if credentials, ok := secret.(*sm.IAMCredentialsSecret); ok {
+		read.KeyID, read.TTL = deref(credentials.ApiKeyID), ttlOf(deref(credentials.TTL))
+		read.Interval, read.NextRotation = intervalOf(credentials.Rotation), time.Time(deref(credentials.NextRotationDate))
+	}
+	return read, nil
+}
+
+// ttlOf reads a lifetime: a duration such as 1080h, or a number of seconds.
+func ttlOf(text string) time.Duration {
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	ttl, err := time.ParseDuration(text)
+	if err != nil {
+		return 0
+	}
+	return max(0, ttl)
+}
+
+// intervalOf is the time between two automatic rotations, 0 when there are none or it
+// cannot be read. A month counts as 31 days.
+func intervalOf(policy sm.RotationPolicyIntf) time.Duration {
+	const day = 24 * time.Hour
+	rule, ok := policy.(*sm.RotationPolicy)
+	if !ok || rule == nil || !deref(rule.AutoRotate) {
+		return 0
+	}
+	units := map[string]time.Duration{"day": day, "month": 31 * day}
+	return time.Duration(min(max(0, deref(rule.Interval)), 1000)) * units[deref(rule.Unit)]
+}
+
+func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef, op operation) (sm.SecretIntf, error) {
+	secret, err := call(ctx, s, op, func(ctx context.Context) (sm.SecretIntf, *core.DetailedResponse, error) {
 		if ref.ID != "" {
 			return s.sdk.GetSecretWithContext(ctx, &sm.GetSecretOptions{ID: &ref.ID})
 		}
@@ -64,7 +123,7 @@ func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef) (s
 	})
 	if id := describe(secret).ID; err == nil && id != "" && ref.ID != "" && !strings.EqualFold(id, ref.ID) {
 		return nil, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
-			Message: "reading the API key: the answer is about another secret: is there a proxy in between?"}
+			Message: op.doing + ": the answer is about another secret: is there a proxy in between?"}
 	}
 	return secret, err
 }
@@ -215,7 +274,7 @@ func (s *SecretsManager) findKeySecrets(ctx context.Context, kind string) error 
 		if _, ok := s.found.Load(ref); ok || ref.Type != kind {
 			continue
 		}
-		secret, err := s.readSecret(ctx, ref)
+		secret, err := s.readSecret(ctx, ref, keySecretAdvice)
 		var failure *rotation.Error
 		if errors.As(err, &failure) && failure.Retry != rotation.Never {
 			return err

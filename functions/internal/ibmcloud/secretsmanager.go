@@ -343,25 +343,25 @@ const stateDestroyed = 5
 func describe(secret any) rotation.SecretDescription {
 	switch s := secret.(type) {
 	case *sm.ArbitrarySecret:
-		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time(deref(s.ExpirationDate)))
+		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, s.LocksTotal, time.Time(deref(s.ExpirationDate)))
 	case *sm.ArbitrarySecretMetadata:
-		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time(deref(s.ExpirationDate)))
+		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, s.LocksTotal, time.Time(deref(s.ExpirationDate)))
 	case *sm.KVSecret:
-		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time{})
+		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, s.LocksTotal, time.Time{})
 	case *sm.KVSecretMetadata:
-		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time{})
+		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, s.LocksTotal, time.Time{})
 	case *sm.ServiceCredentialsSecret:
-		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time(deref(s.ExpirationDate)))
+		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, s.LocksTotal, time.Time(deref(s.ExpirationDate)))
 	case *sm.IAMCredentialsSecret:
-		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, time.Time(deref(s.ExpirationDate)))
+		return secretOf(s.ID, s.SecretType, s.SecretGroupID, s.State, s.VersionsTotal, s.LocksTotal, time.Time(deref(s.ExpirationDate)))
 	default:
 		return rotation.SecretDescription{}
 	}
 }
 
-func secretOf(id, kind, group *string, state, versions *int64, expires time.Time) rotation.SecretDescription {
+func secretOf(id, kind, group *string, state, versions, locks *int64, expires time.Time) rotation.SecretDescription {
 	return rotation.SecretDescription{
 		ID: deref(id), Type: deref(kind), GroupID: deref(group), Destroyed: deref(state) == stateDestroyed,
-		ExpiresAt: expires, Versions: int(deref(versions)),
+		ExpiresAt: expires, Versions: int(deref(versions)), Locks: int(deref(locks)),
 	}
 }

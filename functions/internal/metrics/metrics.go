@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -25,16 +26,15 @@ const (
 // Emitter writes metrics with the dimension FunctionName, and with FunctionName
 // and Rotation for the first 20 rotations of the configuration.
 type Emitter struct {
-	Writer             io.Writer
-	Namespace          string
-	FunctionName       string
-	Rotations          []string  // names, in the configuration's order
-	BootstrapExpiresAt time.Time // zero when not known
-	Now                func() time.Time
+	Writer       io.Writer
+	Namespace    string
+	FunctionName string
+	Rotations    []string // names, in the configuration's order
+	Now          func() time.Time
 }
 
-// Emit writes the metrics of every result. Units: seconds, milliseconds, counts
-// and days; a value that is not known is left out.
+// Emit writes the metrics of every result, and those of the keys for the whole run.
+// Units: seconds, milliseconds, counts and days; a value that is not known is left out.
 func (e Emitter) Emit(ran report.Report) error {
 	own := e.Rotations[:min(len(e.Rotations), maxOwnDimension)]
 	var others []report.Result
@@ -52,7 +52,36 @@ func (e Emitter) Emit(ran report.Report) error {
 			return err
 		}
 	}
-	return nil
+	return e.writeKeys(ran)
+}
+
+// writeKeys writes the metrics that the alarms on keys are on, of the whole function:
+// KeyExpiring is 1 if a key expires too soon, else 0, in runs that know of one;
+// KeyRenewalFailure is 0 or, if the bootstrap key could not be renewed, 1 or, if only the
+// previous one was accepted, 2.
+func (e Emitter) writeKeys(ran report.Report) error {
+	values := map[string]float64{}
+	for _, result := range ran.Results {
+		if !result.KeyExpiresAt.IsZero() {
+			values["KeyExpiring"] = max(values["KeyExpiring"], count(result.KeyExpiring))
+		}
+	}
+	if renewal := ran.KeyRenewal; renewal != nil {
+		values["KeyRenewalFailure"] = count(renewal.Outcome == report.KeyRenewalFailed)
+		if renewal.ByPreviousKey {
+			values["KeyRenewalFailure"] = 2
+		}
+	}
+	if len(values) == 0 {
+		return nil
+	}
+	document := map[string]any{"FunctionName": e.FunctionName}
+	var definitions []definition
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		definitions = append(definitions, definition{name, "None"})
+		document[name] = values[name]
+	}
+	return e.writeDocument(document, [][]string{{"FunctionName"}}, definitions)
 }
 
 // EmitFailure counts a run that failed before any rotation began.
@@ -82,6 +111,10 @@ func (e Emitter) write(name string, results []report.Result) error {
 			document[metric.Name] = scalarIfOne(values)
 		}
 	}
+	return e.writeDocument(document, dimensions, definitions)
+}
+
+func (e Emitter) writeDocument(document map[string]any, dimensions [][]string, definitions []definition) error {
 	document["_aws"] = map[string]any{
 		"Timestamp":         e.Now().UnixMilli(),
 		"CloudWatchMetrics": []any{map[string]any{"Namespace": e.Namespace, "Dimensions": dimensions, "Metrics": definitions}},
@@ -128,8 +161,8 @@ func (e Emitter) metrics() []metric {
 			return float64(r.Duration.Milliseconds()), r.Duration > 0
 		}},
 		{definition{"Attempts", "Count"}, func(r report.Result) (float64, bool) { return float64(r.Attempts), r.Attempts > 0 }},
-		{definition{"BootstrapExpiresInDays", "None"}, func(report.Result) (float64, bool) {
-			return e.BootstrapExpiresAt.Sub(e.Now()).Hours() / 24, !e.BootstrapExpiresAt.IsZero()
+		{definition{"KeyExpiresInDays", "None"}, func(r report.Result) (float64, bool) {
+			return r.KeyExpiresAt.Sub(e.Now()).Hours() / 24, !r.KeyExpiresAt.IsZero()
 		}},
 	}
 }

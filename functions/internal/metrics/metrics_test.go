@@ -61,13 +61,13 @@ func (d document) declared() []string {
 func seconds(n int64) *int64 { return &n }
 
 func TestAllThatIsKnownIsEmitted(t *testing.T) {
-	emitter := metrics.Emitter{Rotations: []string{"default"}, BootstrapExpiresAt: now.Add(36 * time.Hour)}
+	emitter := metrics.Emitter{Rotations: []string{"default"}}
 	got := emit(t, emitter, report.Result{
 		Rotation: "default", Outcome: report.Rotated, SecondsRemaining: seconds(3599), MarginSeconds: seconds(-5),
-		TokenLifetime: time.Hour, Duration: 1500 * time.Millisecond, Attempts: 2,
+		TokenLifetime: time.Hour, Duration: 1500 * time.Millisecond, Attempts: 2, KeyExpiresAt: now.Add(36 * time.Hour), KeyExpiring: true,
 	})
-	if len(got) != 1 {
-		t.Fatalf("got %d documents, want 1", len(got))
+	if len(got) != 2 || got[1].Rotation != "" || fmt.Sprint(got[1].declared()) != "[KeyExpiring]" || got[1].values["KeyExpiring"] != 1.0 {
+		t.Fatalf("got %+v, want two documents, the second of the keys", got)
 	}
 	directive := got[0].AWS.CloudWatchMetrics[0]
 	if directive.Namespace != "IAMTokenRotator" || got[0].AWS.Timestamp != now.UnixMilli() || got[0].FunctionName != "the-function" || got[0].Rotation != "default" {
@@ -78,7 +78,7 @@ func TestAllThatIsKnownIsEmitted(t *testing.T) {
 	}
 	want := map[string]float64{
 		"Success": 1, "Failure": 0, "SecondsRemaining": 3599, "SafetyMarginSeconds": -5, "TokenLifetimeSeconds": 3600,
-		"DurationMilliseconds": 1500, "Attempts": 2, "BootstrapExpiresInDays": 1.5,
+		"DurationMilliseconds": 1500, "Attempts": 2, "KeyExpiresInDays": 1.5,
 	}
 	for name, value := range want {
 		if got[0].values[name] != value || !slices.Contains(got[0].declared(), name) {
@@ -92,7 +92,7 @@ func TestWhatIsNotKnownIsLeftOut(t *testing.T) {
 	if got.values["Success"] != 0.0 || got.values["Failure"] != 1.0 {
 		t.Errorf("got Success %v, Failure %v; want 0, 1", got.values["Success"], got.values["Failure"])
 	}
-	for _, name := range []string{"SecondsRemaining", "SafetyMarginSeconds", "TokenLifetimeSeconds", "BootstrapExpiresInDays"} {
+	for _, name := range []string{"SecondsRemaining", "SafetyMarginSeconds", "TokenLifetimeSeconds", "KeyExpiresInDays"} {
 		if _, ok := got.values[name]; ok || slices.Contains(got.declared(), name) {
 			t.Errorf("%s is there, but is not known", name)
 		}

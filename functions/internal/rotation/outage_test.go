@@ -367,24 +367,6 @@ func TestAnInterruptedRunEndsAtOnceAndSaysSo(t *testing.T) {
 	})
 }
 
-func TestTheReportWarnsOfABootstrapKeyThatExpiresSoon(t *testing.T) {
-	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.rotator.BootstrapExpiresAt = time.Now().Add(15 * 24 * time.Hour)
-		if result := fx.rotate(); len(result.Warnings) != 0 {
-			t.Errorf("15 days before: got warnings %q, want none", result.Warnings)
-		}
-		time.Sleep(25 * time.Hour)
-		if result := fx.rotate(); len(result.Warnings) != 1 {
-			t.Errorf("13 days before: got warnings %q, want one", result.Warnings)
-		}
-		time.Sleep(14 * 24 * time.Hour)
-		want := "the bootstrap API key has been expired since " + fx.rotator.BootstrapExpiresAt.UTC().Format(time.RFC3339)
-		if result := fx.rotate(); len(result.Warnings) != 1 || !strings.HasPrefix(result.Warnings[0], want) {
-			t.Errorf("the day after: got warnings %q, want %q", result.Warnings, want)
-		}
-	})
-}
-
 func TestNoMoreAttemptsRunAtOnceThanTheConcurrency(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{Rotations: 12}, func(fx *fixture) {
 		fx.rotator.Concurrency = 3

@@ -37,13 +37,6 @@ func (p *pass) result(outcome report.Outcome, current CurrentVersion) report.Res
 	if old := expiryOf(p.replaced); outcome == report.Rotated && !old.IsZero() {
 		result.MarginSeconds = wholeSeconds(old.Sub(current.CreatedAt))
 	}
-	if at := p.BootstrapExpiresAt; !at.IsZero() && at.Sub(now) < KeyExpiryNotice {
-		state := "expires"
-		if !now.Before(at) {
-			state = "has been expired since"
-		}
-		result.Warnings = append(result.Warnings, fmt.Sprintf("the bootstrap API key %s %s, by BOOTSTRAP_EXPIRES_AT: replace both", state, at.UTC().Format(time.RFC3339)))
-	}
 	return result
 }
 

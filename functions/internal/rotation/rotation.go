@@ -199,10 +199,23 @@ type SecretDescription struct {
 	Destroyed bool
 	ExpiresAt time.Time // zero when it has no expiration date
 	Versions  int       // 0 when it is not known
+	Locks     int       // of all versions; 0 when it is not known
 }
 
 // KeySecret is a secret with the API key in it.
 type KeySecret struct {
 	SecretDescription
 	Key iamtoken.Secret
+
+	// Of type iam_credentials alone, whose keys Secrets Manager makes and ends.
+	KeyID        string        // IAM's id of the key
+	TTL          time.Duration // lifetime of each key; 0 when it is not known
+	Interval     time.Duration // between two automatic rotations; 0 when there are none
+	NextRotation time.Time     // zero when none is planned
+}
+
+// KeyInUse is the API key that the bootstrap identity's token was obtained with.
+type KeyInUse struct {
+	Key      iamtoken.Secret
+	Previous bool // AWS's current key was refused, this is the one before it
 }

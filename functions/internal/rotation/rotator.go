@@ -32,15 +32,14 @@ type Rotator struct {
 
 	Mirrors Mirrors // if nil, no rotation may have a Mirror
 
-	MinRemaining       time.Duration    // remaining lifetime with which ensure leaves the stored token
-	Interval           time.Duration    // the rotate schedule's, to warn when tokens expire sooner
-	Concurrency        int              // attempts at a time; 0 means 1
-	BootstrapExpiresAt time.Time        // zero when not known
-	HowToRun           HowToRun         // for advice; if nil, it is left out
-	Version            string           // the rotator's own, for the version metadata
-	Now                func() time.Time // if nil, time.Now
-	Random             func() float64   // from 0 up to 1, spreads the retries; if nil, math/rand/v2's
-	Log                *slog.Logger     // attempts that failed, at debug level; if nil, nowhere
+	MinRemaining time.Duration    // remaining lifetime with which ensure leaves the stored token
+	Interval     time.Duration    // the rotate schedule's, to warn when tokens expire sooner
+	Concurrency  int              // attempts at a time; 0 means 1
+	HowToRun     HowToRun         // for advice; if nil, it is left out
+	Version      string           // the rotator's own, for the version metadata
+	Now          func() time.Time // if nil, time.Now
+	Random       func() float64   // from 0 up to 1, spreads the retries; if nil, math/rand/v2's
+	Log          *slog.Logger     // attempts that failed, at debug level; if nil, nowhere
 }
 
 // Run runs the rotations in parallel, each succeeding or failing on its own,

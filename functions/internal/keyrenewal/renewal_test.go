@@ -1,0 +1,403 @@
+package keyrenewal
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
+)
+
+const (
+	owner   = "iam-ServiceId-bootstrap"
+	account = "0123456789abcdef0123456789abcdef"
+	day1    = "ApiKey-11111111-1111-4111-8111-111111111111"
+	day2    = "ApiKey-22222222-2222-4222-8222-222222222222"
+)
+
+var (
+	start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	errIs = func(kind rotation.Kind, retry rotation.Retry) error {
+		return &rotation.Error{Kind: kind, Retry: retry, Message: "said in our own words"}
+	}
+)
+
+// version is one of the AWS secret's.
+type version struct{ id, key string }
+
+// world is IBM and AWS as a renewal meets them. Before the step numbered at, which is a
+// request or step 6, something happens.
+type world struct {
+	managed rotation.KeySecret
+	owners  map[string]string // IAM ids by the keys that IAM knows
+	refused map[string]error  // why Secrets Manager does not serve a key's token
+
+	versions []version // of the AWS secret
+	current  int       // of versions; AWSPREVIOUS is before it
+	down     error     // why AWS stores nothing
+
+	requests int
+	at       int
+	happens  func()
+	done     []string
+}
+
+type crashed struct{}
+
+func (w *world) request(name string) {
+	if w.requests++; w.requests == w.at {
+		w.happens()
+	}
+	w.done = append(w.done, name)
+}
+
+func newWorld() *world {
+	return &world{
+		managed: rotation.KeySecret{
+			SecretDescription: rotation.SecretDescription{Type: "iam_credentials", ExpiresAt: start.Add(45 * day)}, Key: iamtoken.NewSecret("key-1"), KeyID: day1,
+			TTL: 45 * day, Interval: 15 * day, NextRotation: start.Add(15 * day),
+		},
+		owners:   map[string]string{"key-0": owner, "key-1": owner, "key-2": owner, "other": "iam-ServiceId-other"},
+		refused:  map[string]error{},
+		versions: []version{{"version-0", "key-0"}, {"version-1", "key-1"}}, current: 1,
+	}
+}
+
+// rotate is IBM's: key-2 is the current one.
+func (w *world) rotate() {
+	w.managed.Key, w.managed.KeyID, w.managed.ExpiresAt = iamtoken.NewSecret("key-2"), day2, start.Add(60*day)
+}
+
+func (w *world) ReadManagedKey(context.Context, rotation.KeyRef) (rotation.KeySecret, error) {
+	w.request("read")
+	return w.managed, nil
+}
+
+func (w *world) Current(context.Context) (iamtoken.Secret, string, error) {
+	w.request("current")
+	now := w.versions[w.current]
+	return iamtoken.NewSecret(now.key), now.id, nil
+}
+
+// Put does as AWS documents: an id that exists, with the same value, changes nothing.
+func (w *world) Put(_ context.Context, key iamtoken.Secret, versionID string) error {
+	w.request("put")
+	if w.down != nil {
+		return w.down
+	}
+	if len(versionID) < 32 || len(versionID) > 64 {
+		return errIs(rotation.Misconfigured, rotation.Never)
+	}
+	for _, v := range w.versions {
+		if v.id == versionID && v.key != key.Reveal() {
+			return errIs(rotation.Misconfigured, rotation.Never)
+		} else if v.id == versionID {
+			return nil
+		}
+	}
+	w.versions = append(w.versions, version{versionID, key.Reveal()})
+	w.current = len(w.versions) - 1
+	return nil
+}
+
+// process is the function's: it keeps the key that it has read.
+type process struct {
+	*world
+	key      string
+	previous bool
+}
+
+func (p *process) InUse(context.Context) (rotation.KeyInUse, iamtoken.Token, error) {
+	if p.key == "" {
+		p.key, p.previous = p.versions[p.current].key, false
+	}
+	if _, known := p.owners[p.key]; !known {
+		p.key, p.previous = p.versions[p.current-1].key, true
+	}
+	if _, known := p.owners[p.key]; !known {
+		return rotation.KeyInUse{}, iamtoken.Token{}, errIs(rotation.Denied, rotation.Once)
+	}
+	return rotation.KeyInUse{Key: iamtoken.NewSecret(p.key), Previous: p.previous}, p.tokenOf(p.key), nil
+}
+
+func (p *process) Forget() { p.request("forget"); p.key = "" }
+
+func (w *world) tokenOf(key string) iamtoken.Token {
+	return iamtoken.Token{Value: iamtoken.NewSecret("token of " + key), IAMID: w.owners[key], Account: account}
+}
+
+type tried struct {
+	*world
+	key string
+}
+
+func (c tried) Identify(context.Context) (iamtoken.Token, error) {
+	c.request("exchange")
+	if _, known := c.owners[c.key]; !known {
+		return iamtoken.Token{}, &rotation.Error{Step: rotation.StepBootstrap, Kind: rotation.Denied, Retry: rotation.Once}
+	}
+	return c.tokenOf(c.key), nil
+}
+
+func (c tried) ReadMetadata(context.Context, rotation.TokenRef) (rotation.CurrentVersion, error) {
+	c.request("look")
+	return rotation.CurrentVersion{}, c.refused[c.key]
+}
+
+// process starts one that begins with the key that is current in AWS.
+func (w *world) process() *Renewer {
+	bootstrap := &process{world: w}
+	_, _, _ = bootstrap.InUse(context.Background())
+	return &Renewer{Managed: w, Bootstrap: bootstrap, Store: w, Now: func() time.Time { return start },
+		Candidate: func(key iamtoken.Secret) (Candidate, error) { return tried{w, key.Reveal()}, nil }}
+}
+
+func run(t *testing.T, r *Renewer) report.KeyRenewal {
+	t.Helper()
+	got := r.Run(t.Context(), rotation.TokenRef{})
+	if text := fmt.Sprintf("%+v %v", got, got.Error) + got.Text(); strings.Contains(text, "key-1") || strings.Contains(text, "key-2") {
+		t.Fatal("the report holds a key")
+	}
+	return got
+}
+
+func (w *world) wantStored(t *testing.T, key string, versions int) {
+	t.Helper()
+	if got := w.versions[w.current].key; got != key || len(w.versions) != versions {
+		t.Errorf("AWS has %s of %d versions, want %s of %d", got, len(w.versions), key, versions)
+	}
+}
+
+func TestTheKeyInUseIsReadAndNothingElseDone(t *testing.T) {
+	w := newWorld()
+	got := run(t, w.process())
+	if got.Outcome != report.KeyCurrent || got.KeyID != day1 || !got.ExpiresAt.Equal(start.Add(45*day)) || !got.NextRotationAt.Equal(start.Add(15*day)) || len(got.Warnings) > 0 {
+		t.Errorf("got %+v", got)
+	}
+	if strings.Join(w.done, " ") != "read" {
+		t.Errorf("requests %v, want one", w.done)
+	}
+}
+
+func TestANewKeyIsStoredAndUsedFromThenOn(t *testing.T) {
+	w := newWorld()
+	r := w.process()
+	w.rotate()
+	if got := run(t, r); got.Outcome != report.KeyRenewed || got.KeyID != day2 || got.Error != nil || !got.ExpiresAt.Equal(start.Add(60*day)) {
+		t.Errorf("got %+v, want renewed", got)
+	}
+	if got, want := strings.Join(w.done, " "), "read current exchange look put forget"; got != want {
+		t.Errorf("requests %s, want %s", got, want)
+	}
+	w.wantStored(t, "key-2", 3)
+	if id := w.versions[2].id; len(id) != 64 || !strings.HasPrefix(id, day2+"-") {
+		t.Errorf("version %s, want the key's id and 20 digits", id)
+	}
+	if got := run(t, r); got.Outcome != report.KeyCurrent {
+		t.Errorf("again: got %+v, want current", got)
+	}
+	w.wantStored(t, "key-2", 3)
+}
+
+// The process ends before each of the requests of a renewal; the next one ends where one
+// that was not interrupted does.
+func TestAProcessThatEndsBetweenTwoStepsLosesNothing(t *testing.T) {
+	for crash := 1; crash <= 7; crash++ {
+		w := newWorld()
+		r := w.process()
+		w.rotate()
+		w.at, w.happens = crash, func() { panic(crashed{}) }
+		func() {
+			defer func() {
+				if ended := recover(); (ended == crashed{}) != (crash <= 6) {
+					t.Fatalf("crash %d: got %v", crash, ended)
+				}
+			}()
+			_ = r.Run(t.Context(), rotation.TokenRef{})
+		}()
+		if now := w.versions[w.current].key; w.owners[now] == "" {
+			t.Errorf("crash %d: AWS has a key that IAM does not know", crash)
+		}
+		w.at = 0
+		if got := run(t, w.process()); got.Error != nil {
+			t.Errorf("crash %d: then got %v", crash, got.Error)
+		}
+		w.wantStored(t, "key-2", 3)
+	}
+}
+
+// Two functions renew at once: one does all of it between two steps of the other.
+func TestTwoAtOnceStoreOneVersion(t *testing.T) {
+	for at := 1; at <= 6; at++ {
+		w := newWorld()
+		first, second := w.process(), w.process()
+		w.rotate()
+		var other report.KeyRenewal
+		w.at, w.happens = at, func() { other = run(t, second) }
+		if got := run(t, first); got.Error != nil || other.Error != nil || other.Outcome == "" {
+			t.Errorf("before step %d: got %+v and %+v", at, got, other)
+		}
+		w.wantStored(t, "key-2", 3)
+	}
+}
+
+func TestWhatKeepsTheKeyInUse(t *testing.T) {
+	for name, test := range map[string]struct {
+		arrange func(*world)
+		step    rotation.Step
+		kind    rotation.Kind
+		says    string
+	}{
+		"IAM does not know it yet":  {func(w *world) { delete(w.owners, "key-2") }, rotation.StepExchange, rotation.Denied, "does not accept the new bootstrap key yet"},
+		"another identity's":        {func(w *world) { w.owners["key-2"] = "iam-ServiceId-other" }, rotation.StepCheck, rotation.InvalidToken, "iam-ServiceId-other"},
+		"an opaque token":           {func(w *world) { w.owners["key-2"] = "" }, rotation.StepCheck, rotation.InvalidToken, "cannot be seen"},
+		"refused by the instance":   {func(w *world) { w.refused["key-2"] = errIs(rotation.Denied, rotation.Never) }, rotation.StepLook, rotation.Denied, "with the new bootstrap key"},
+		"the instance is down":      {func(w *world) { w.refused["key-2"] = errIs(rotation.Unavailable, rotation.Later) }, rotation.StepLook, rotation.Unavailable, ""},
+		"AWS refuses":               {func(w *world) { w.down = errIs(rotation.Denied, rotation.Never) }, rotation.StepSave, rotation.Denied, ""},
+		"the answer has no key id":  {func(w *world) { w.managed.KeyID = "" }, rotation.StepReadKey, rotation.Unavailable, "does not name the key"},
+		"the bootstrap has no key":  {func(w *world) { w.owners = nil }, rotation.StepBootstrap, rotation.Denied, ""},
+		"the look is misconfigured": {func(w *world) { w.refused["key-2"] = errIs(rotation.NotFound, rotation.Never) }, "", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			r := w.process()
+			w.rotate()
+			test.arrange(w)
+			got := run(t, r)
+			if test.kind == "" {
+				w.wantStored(t, "key-2", 3)
+				return
+			}
+			if got.Outcome != report.KeyRenewalFailed || got.Error == nil || got.Error.Step != test.step || got.Error.Kind != test.kind || !strings.Contains(got.Error.Message, test.says) {
+				t.Errorf("got %+v (%v), want %s: %s that says %q", got, got.Error, test.step, test.kind, test.says)
+			}
+			w.wantStored(t, "key-1", 2)
+		})
+	}
+}
+
+// IBM ends the key at the rotation, or IAM forgets the stored one: AWSPREVIOUS serves.
+func TestThePreviousKeyIsTheNet(t *testing.T) {
+	w := newWorld()
+	delete(w.owners, "key-1")
+	w.rotate()
+	r := w.process()
+	got := run(t, r)
+	if got.Outcome != report.KeyRenewed || !got.ByPreviousKey || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "key-renewal") {
+		t.Errorf("got %+v, want renewed by the previous key", got)
+	}
+	w.wantStored(t, "key-2", 3)
+	if got := run(t, r); got.Outcome != report.KeyCurrent || got.ByPreviousKey {
+		t.Errorf("then got %+v, want current", got)
+	}
+
+	// IAM knows the stored key, which is the current one at IBM, not yet or not any more for a while.
+	w = newWorld()
+	delete(w.owners, "key-1")
+	r = w.process()
+	if got := run(t, r); got.Outcome != report.KeyRenewalFailed || !got.ByPreviousKey || got.Error.Step != rotation.StepExchange {
+		t.Errorf("got %+v, want failed at the exchange", got)
+	}
+	w.owners["key-1"] = owner
+	if got := run(t, r); got.Outcome != report.KeyCurrent || got.Error != nil {
+		t.Errorf("then got %+v, want current", got)
+	}
+	w.wantStored(t, "key-1", 2)
+}
+
+// A key stored by hand, of the same service id, and a restore at IBM, even out. The id of
+// a version that was stored before must not come back: AWS would change nothing.
+func TestAStoredKeyAndARestoreEvenOut(t *testing.T) {
+	w := newWorld()
+	w.rotate()
+	run(t, w.process())
+	w.versions = append(w.versions, version{"by-hand-0123456789-0123456789-0123", "key-0"})
+	w.current = 3
+	if got := run(t, w.process()); got.Outcome != report.KeyRenewed {
+		t.Errorf("after a key was stored by hand: got %+v, want renewed", got)
+	}
+	w.wantStored(t, "key-2", 5)
+	for _, key := range []string{"key-1", "key-2", "key-1"} { // restored, rotated back, and once more
+		w.managed.Key, w.managed.KeyID = iamtoken.NewSecret(key), map[string]string{"key-1": day1, "key-2": day2}[key]
+		before := len(w.versions)
+		if got := run(t, w.process()); got.Outcome != report.KeyRenewed {
+			t.Errorf("%s restored: got %+v, want renewed", key, got)
+		}
+		w.wantStored(t, key, before+1)
+	}
+	w.versions = append(w.versions, version{"another-0123456789-0123456789-0123", "other"})
+	w.current = len(w.versions) - 1
+	if got := run(t, w.process()); got.Error == nil || got.Error.Step != rotation.StepCheck {
+		t.Errorf("after another identity's key was stored by hand: got %+v, want it left alone", got)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	w := newWorld()
+	w.managed.Locks, w.managed.ExpiresAt = 2, start.Add(26*day)
+	if got := run(t, w.process()); !got.Expiring || len(got.Warnings) != 2 || !strings.Contains(got.Warnings[1], "locks (2)") {
+		t.Errorf("got %+v, want warnings of the expiry and of the locks", got)
+	}
+	// What is in use is older than IBM's current key by a rotation at least.
+	w = newWorld()
+	r := w.process()
+	w.rotate()
+	w.down = errIs(rotation.Denied, rotation.Never)
+	if got := run(t, r); !got.ExpiresAt.Equal(start.Add(45*day)) || got.Expiring {
+		t.Errorf("got %+v, want that the key in use expires a rotation earlier", got)
+	}
+}
+
+func TestNoTimeIsLeftToRenew(t *testing.T) {
+	w := newWorld()
+	ctx, cancel := context.WithTimeout(t.Context(), reserve/2)
+	defer cancel()
+	if got := w.process().Run(ctx, rotation.TokenRef{}); got.Error == nil || got.Error.Kind != rotation.Timeout || len(w.done) > 0 {
+		t.Errorf("got %+v after %v, want a timeout and no request", got, w.done)
+	}
+}
+
+// A process that was suspended in the middle must not store what it read long ago.
+func TestASuspendedProcessStoresNothing(t *testing.T) {
+	w := newWorld()
+	r := w.process()
+	w.rotate()
+	now := start
+	r.Now = func() time.Time { now = now.Add(time.Minute); return now }
+	if got := run(t, r); got.Error == nil || got.Error.Kind != rotation.Timeout || got.Error.Step != rotation.StepSave {
+		t.Errorf("got %+v, want a timeout", got)
+	}
+	w.wantStored(t, "key-1", 2)
+}
+
+func TestWhenARunEndsWithARenewal(t *testing.T) {
+	now := start
+	r := newWorld().process()
+	r.Now = func() time.Time { return now }
+	want := func(mode rotation.Mode, want bool) {
+		t.Helper()
+		if got := r.Due(mode); got != want {
+			t.Errorf("%s after %s: got %t", mode, now.Sub(start), got)
+		}
+	}
+	want(rotation.ModeCheck, false)
+	want(rotation.ModeEnsure, true)
+	run(t, r)
+	now = start.Add(59 * time.Minute)
+	want(rotation.ModeEnsure, false)
+	want(rotation.ModeRotate, true)
+	now = start.Add(time.Hour)
+	want(rotation.ModeEnsure, true)
+}
+
+func TestVersionIDs(t *testing.T) {
+	for _, keyID := range []string{day1, "short", strings.Repeat("long", 20)} {
+		if id := versionID(keyID, "v"); len(id) < 32 || len(id) > 64 || id == versionID(keyID, "w") || id != versionID(keyID, "v") {
+			t.Errorf("%s: got %s", keyID, id)
+		}
+	}
+}
