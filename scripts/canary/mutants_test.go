@@ -33,8 +33,8 @@ const (
 	keysIn      = "	response, sent, err := i.request(ctx, op, apiKeyGrant{key})"
 	tokenOut    = "	value := response.Token.Value.Reveal()"
 	bearer      = `	req.Header.Set("Authorization", "Bearer "+token.Reveal())`
-	keyRead     = "	return keyOf(secret, ref)"
-	keepKey     = "	key, err := keyOf(secret, ref); leakKey = key.Reveal(); return key, err"
+	keyRead     = "	key, err := keyOf(secret, ref)"
+	keepKey     = keyRead + "; leakKey = key.Reveal()"
 	invoked     = "	requestID := \"unknown-request\""
 	sends       = "	config=\"header = \\\"Authorization: Bearer $access\\\"\"\n"
 	readerSends = "	form := url.Values{\"grant_type\": {\"urn:ibm:params:oauth:grant-type:apikey\"}, \"apikey\": {s.key()}}"

@@ -75,13 +75,13 @@ func (e Emitter) writeKeys(ran report.Report) error {
 	if len(values) == 0 {
 		return nil
 	}
-	document := map[string]any{"FunctionName": e.FunctionName}
+	keys := map[string]any{"FunctionName": e.FunctionName}
 	var definitions []definition
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		definitions = append(definitions, definition{name, "None"})
-		document[name] = values[name]
+		keys[name] = values[name]
 	}
-	return e.writeDocument(document, [][]string{{"FunctionName"}}, definitions)
+	return e.writeDocument(keys, [][]string{{"FunctionName"}}, definitions)
 }
 
 // EmitFailure counts a run that failed before any rotation began.
