@@ -35,6 +35,11 @@ output "reader_iam_id" {
   value       = ibm_iam_service_id.reader.iam_id
 }
 
+output "managed_keys" {
+  description = "Whether Secrets Manager makes the API keys: true or false, as text."
+  value       = tostring(var.managed_keys)
+}
+
 output "iam_profile_id" {
   description = "Trusted profile of the Code Engine job, IAM_PROFILE_ID of the function; empty without code_engine."
   value       = local.keyless ? one(ibm_iam_trusted_profile.bootstrap[*].profile_id) : ""

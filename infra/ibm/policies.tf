@@ -65,3 +65,15 @@ resource "ibm_iam_service_policy" "workload" {
     }
   }
 }
+
+# Secrets Manager makes the keys of the service ids itself: this instance alone, and as Operator, who manages keys and no
+# policies. The finest scope that IBM documents is the account's service ids.
+resource "ibm_iam_authorization_policy" "keys" {
+  count = var.managed_keys ? 1 : 0
+
+  source_service_name         = "secrets-manager"
+  source_resource_instance_id = local.instance_guid
+  target_service_name         = "iam-identity"
+  roles                       = ["Operator"]
+  description                 = "${var.prefix}: Secrets Manager makes, rotates and deletes API keys"
+}

@@ -257,6 +257,26 @@ func TestTheNewInstancesEndpoints(t *testing.T) {
 	}
 }
 
+// TestTheAuthorizationIsOfThisInstance: without the instance every Secrets Manager of the account could make keys.
+func TestTheAuthorizationIsOfThisInstance(t *testing.T) {
+	c := loadConfiguration(t)
+	body := c.resource(t, "ibm_iam_authorization_policy", "keys").Body
+	for name, want := range map[string]string{"source_service_name": "secrets-manager", "target_service_name": "iam-identity", "roles": "Operator"} {
+		if got := literals(t, body, name); len(got) != 1 || got[0] != want {
+			t.Errorf("%s: got %q, want %s", name, got, want)
+		}
+	}
+	for name, want := range map[string]string{"source_resource_instance_id": "local.instance_guid", "count": "var.managed_keys"} {
+		got := ""
+		for _, variable := range body.Attributes[name].Expr.Variables() {
+			got = strings.Join(path(variable), ".")
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %s", name, got, want)
+		}
+	}
+}
+
 func TestVersionsArePinned(t *testing.T) {
 	source, err := os.ReadFile("versions.tf")
 	if err != nil {
@@ -571,6 +591,8 @@ func TestVariables(t *testing.T) {
 		{name: "public alone", variables: map[string]any{"service_endpoints": "public"}, rejection: "public-and-private or private"},
 		{name: "no endpoints", variables: map[string]any{"code_engine": map[string]any{}, "service_endpoints": "private-only"}, rejection: "public-and-private or private"},
 		{name: "null for endpoints", variables: map[string]any{"service_endpoints": nil}, rejection: "null"},
+		{name: "managed keys", variables: map[string]any{"managed_keys": true}, want: map[string]any{"new_instance": true}},
+		{name: "null for managed keys", variables: map[string]any{"managed_keys": nil}, rejection: "managed_keys must be true or false"},
 		{name: "no policy for the workload", variables: map[string]any{"workload_policies": []any{}}},
 		{name: "policy with an attribute", variables: policy("cloud-object-storage", "serviceInstance", "x")},
 		{name: "prefix with capitals", variables: map[string]any{"prefix": "Rotator"}, rejection: "lower-case letters"},

@@ -71,6 +71,17 @@ variable "resource_group_id" {
   }
 }
 
+variable "managed_keys" {
+  description = "Whether Secrets Manager makes, rotates and deletes the API keys of the workload and the bootstrap service id. It is authorized to manage keys of the account's service ids then. If false, `rotatorctl setup` makes keys that a person has to change."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = var.managed_keys != null
+    error_message = "managed_keys must be true or false."
+  }
+}
+
 variable "workload_policies" {
   description = "What the published token may do: services and IAM roles on them, narrowed by resource attributes if any are given. The default lets it read Logs Routing. An empty list grants nothing here."
   type = list(object({

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -125,11 +126,18 @@ func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing, nex
 
 // send sends JSON to Secrets Manager and decodes the answer into out.
 func (c *ibmCloud) send(ctx context.Context, doing, method, path string, want int, in, out any) error {
+	return c.sendAs(ctx, &failure{doing: doing, needed: managerNeeded}, method, path, want, in, out)
+}
+
+const managerNeeded = "Manager on the Secrets Manager instance"
+
+// sendAs is send with a failure of its own advice.
+func (c *ibmCloud) sendAs(ctx context.Context, f *failure, method, path string, want int, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
-		return fmt.Errorf("%s: the request cannot be encoded", doing)
+		return fmt.Errorf("%s: the request cannot be encoded", f.doing)
 	}
-	return c.ask(ctx, &failure{doing: doing, needed: "Manager on the Secrets Manager instance"}, want, func(ctx context.Context) error {
+	return c.ask(ctx, f, want, func(ctx context.Context) error {
 		return c.do(ctx, method, c.secretsURL+"/api/v2/"+path, "application/json", string(body), out)
 	})
 }
@@ -151,6 +159,9 @@ func (c *ibmCloud) do(ctx context.Context, method, url, contentType, body string
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
+	if out == nil {
+		return nil
+	}
 	return json.NewDecoder(response.Body).Decode(out)
 }
 
@@ -170,6 +181,7 @@ func (c *ibmCloud) ask(ctx context.Context, f *failure, want int, call func(cont
 // failure is a call that did not succeed. What came back is noted below the SDK.
 type failure struct {
 	doing, needed string
+	refused       string // the advice if the request itself is rejected
 	ofKey         bool   // an API key was exchanged, so the person's token is not the cause
 	next          string // the end of the advice about that key
 	status        int    // 0 if no answer came
@@ -212,8 +224,10 @@ func (f *failure) callAdvice() string {
 		return "The name is taken: use another --name, or delete what has it."
 	case f.status == http.StatusTooManyRequests || f.status >= 500:
 		return tryLater
+	case f.status == http.StatusPreconditionFailed:
+		return "A version of the secret is locked: remove its locks."
 	default:
-		return "Check the ids and options."
+		return cmp.Or(f.refused, "Check the ids and options.")
 	}
 }
 

@@ -3,9 +3,12 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +18,7 @@ import (
 	"github.com/IBM/platform-services-go-sdk/iamidentityv1"
 
 	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/scripts/envfile"
 )
 
 // IAM gives a key's value once, so a key counts only when its description says where it is stored. One that an
@@ -50,7 +54,8 @@ type serviceID struct {
 	keyVariable string                  // names the key in use
 	isPlace     func(place string) bool // whether its key belongs there
 	store       func(ctx context.Context, value iamtoken.Secret, keyID string) (place string, err error)
-	keys        []apiKey // oldest first
+	keys        []apiKey    // oldest first
+	managed     *managedKey // nil where its key is made here
 }
 
 // loadKeys lists the keys with our name. IAM gives a key's age to the minute, so of two made in one minute
@@ -175,8 +180,12 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 		Name: core.StringPtr(s.keyName(id)), IamID: &id.iamID, AccountID: &s.account, Description: core.StringPtr(notStored),
 		StoreValue: core.BoolPtr(false), ActionWhenLeaked: core.StringPtr("disable"),
 	}
-	if s.days > 0 {
-		options.ExpiresAt = core.StringPtr(s.now().UTC().AddDate(0, 0, s.days).Format("2006-01-02T15:04-0700"))
+	days := s.days
+	if id.managed != nil {
+		days = fixedDays
+	}
+	if days > 0 {
+		options.ExpiresAt = core.StringPtr(s.now().UTC().AddDate(0, 0, days).Format("2006-01-02T15:04-0700"))
 	}
 	doing := "making an API key for the " + id.role + " service id"
 	answer, err := askIAM(ctx, s.cloud, doing, "Administrator", http.StatusCreated, s.cloud.apiKeys.CreateAPIKeyWithContext, options)
@@ -191,7 +200,7 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 	if err != nil {
 		return "", fmt.Errorf("%s: IAM's answer holds no API key", doing)
 	}
-	if err := s.tryKey(ctx, id, key.id, value); err != nil {
+	if err := s.tryKey(ctx, id, key.id, value, 6, " Run setup again: it makes another key in place of this one."); err != nil {
 		return "", err
 	}
 	place, err := id.store(ctx, value, key.id)
@@ -207,15 +216,15 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 
 // tryKey exchanges a new key for a token, which must be of the service id. IAM needs about two seconds to know
 // a new key.
-func (s *setup) tryKey(ctx context.Context, id *serviceID, keyID string, value iamtoken.Secret) error {
+func (s *setup) tryKey(ctx context.Context, id *serviceID, keyID string, value iamtoken.Secret, tries int, next string) error {
 	doing := "trying the new key " + keyID + " of the " + id.role + " service id"
 	var token iamtoken.Secret
 	for try := 1; ; try++ {
 		var err error
-		if token, err = s.cloud.exchange(ctx, value, doing, " Run setup again: it makes another key in place of this one."); err == nil {
+		if token, err = s.cloud.exchange(ctx, value, doing, next); err == nil {
 			break
 		}
-		if f, ok := errors.AsType[*failure](err); !ok || !f.isUnknownKey() || try == 6 || s.sleep(ctx, 2*time.Second) != nil {
+		if f, ok := errors.AsType[*failure](err); !ok || !f.isUnknownKey() || try == tries || s.sleep(ctx, 2*time.Second) != nil {
 			return err
 		}
 	}
@@ -293,4 +302,36 @@ func (s *setup) warnOfKey(key apiKey) {
 		fate = "has expired on " + key.expires.Format(time.DateOnly)
 	}
 	s.say("note: this key %s. Run setup again with --rotate-keys.", fate)
+}
+
+func writeKeyFile(file string, value iamtoken.Secret) error {
+	if err := envfile.WriteWhole(file, []byte(value.Reveal()+"\n"), 0o600); err != nil {
+		return fmt.Errorf("writing %s failed: is its folder writable, and has it room?", printable(file))
+	}
+	return nil
+}
+
+// filePlace names a file by a hash of its path: a path may hold anything, and IAM need not see it.
+func filePlace(file string) (string, error) {
+	folder, err := filepath.Abs(filepath.Dir(file))
+	if err == nil {
+		folder, err = filepath.EvalSymlinks(folder)
+	}
+	if info, statErr := os.Stat(file); err != nil || statErr == nil && info.IsDir() {
+		return "", usagef("%s cannot be written: it is a folder, or its folder is not there", printable(file))
+	}
+	return fmt.Sprintf("file:%x", sha256.Sum256([]byte(filepath.Join(folder, filepath.Base(file)))))[:len("file:")+16], nil
+}
+
+// checkFile checks that a key can be written there, before one is made, and returns the file as a place.
+func checkFile(file string) (string, error) {
+	place, err := filePlace(file)
+	if err != nil {
+		return "", err
+	}
+	probe, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
+	if err != nil {
+		return "", usagef("%s cannot be written: its folder accepts no new files", printable(file))
+	}
+	return place, errors.Join(probe.Close(), os.Remove(probe.Name()))
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -40,7 +41,7 @@ input, never an argument; at a terminal it is asked for without being shown.`,
 			if err != nil {
 				return err
 			}
-			arn, err := secret.put(cmd.Context(), key)
+			arn, err := secret.put(cmd.Context(), key, "")
 			if err == nil {
 				_, err = fmt.Fprintln(p.stdout, arn)
 			}
@@ -108,6 +109,7 @@ type bootstrapSecret struct {
 	client         *secretsmanager.Client
 	name, kmsKeyID string
 	exists         bool
+	arn, version   string // of the current version, once there is one
 }
 
 // openBootstrapSecret finds credentials and reads the secret's metadata, before there is a key to store in it.
@@ -131,19 +133,27 @@ func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string
 	case found.DeletedDate != nil:
 		return nil, fmt.Errorf("the AWS secret %s is scheduled for deletion; bring it back first: aws secretsmanager restore-secret --secret-id %s", quote(name), quote(name))
 	}
-	b.exists = true
+	b.exists, b.arn = true, aws.ToString(found.ARN)
+	for version, stages := range found.VersionIdsToStages {
+		if slices.Contains(stages, "AWSCURRENT") {
+			b.version = version
+		}
+	}
 	return b, nil
 }
 
-// put stores the key and returns the secret's ARN.
-func (b *bootstrapSecret) put(ctx context.Context, key iamtoken.Secret) (arn string, err error) {
-	value, kmsKeyID := aws.String(key.Reveal()), (*string)(nil)
+// put stores the key as a version of that id, or of one of the SDK's making if it is empty, and returns the secret's ARN.
+func (b *bootstrapSecret) put(ctx context.Context, key iamtoken.Secret, version string) (arn string, err error) {
+	value, kmsKeyID, token := aws.String(key.Reveal()), (*string)(nil), (*string)(nil)
 	if b.kmsKeyID != "" {
 		kmsKeyID = &b.kmsKeyID
 	}
+	if version != "" {
+		token = &version
+	}
 	created, updated := &secretsmanager.CreateSecretOutput{}, &secretsmanager.UpdateSecretOutput{}
 	if b.exists {
-		updated, err = b.client.UpdateSecret(ctx, &secretsmanager.UpdateSecretInput{SecretId: &b.name, SecretString: value, KmsKeyId: kmsKeyID})
+		updated, err = b.client.UpdateSecret(ctx, &secretsmanager.UpdateSecretInput{SecretId: &b.name, SecretString: value, KmsKeyId: kmsKeyID, ClientRequestToken: token})
 	} else {
 		created, err = b.client.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: &b.name, SecretString: value, KmsKeyId: kmsKeyID,
 			Description: aws.String("IBM Cloud API key with which iam-token-rotator opens Secrets Manager")})
@@ -154,6 +164,7 @@ func (b *bootstrapSecret) put(ctx context.Context, key iamtoken.Secret) (arn str
 	if arn = aws.ToString(cmp.Or(created.ARN, updated.ARN)); arnName(arn) != b.name {
 		return "", errors.New("storing the bootstrap key: AWS's answer lacks the ARN of the secret")
 	}
+	b.exists, b.arn, b.version = true, arn, aws.ToString(cmp.Or(created.VersionId, updated.VersionId))
 	return arn, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -58,6 +56,7 @@ Other variables:
   IAM_URL              https://iam.cloud.ibm.com unless set
   SECRETS_MANAGER_URL, ACCOUNT_ID, KEY_GROUP_ID, TOKEN_GROUP_ID, WORKLOAD_IAM_ID, BOOTSTRAP_IAM_ID, READER_IAM_ID,
   IAM_PROFILE_ID       without --terraform: Terraform's outputs by their names in capitals
+  MANAGED_KEYS         likewise; true: IBM makes, rotates and deletes the keys of the workload and the bootstrap
   WORKLOAD_APIKEY_ID, BOOTSTRAP_APIKEY_ID, READER_APIKEY_ID
                        for --delete-old-keys: the keys in use, as the last run printed them`,
 		Example: "  rotatorctl setup --terraform infra/ibm --reader-key-file build/reader.key --env build/ibm.env",
@@ -96,6 +95,11 @@ func (s *setup) run(ctx context.Context) error {
 	} else if err := s.createTokenSecret(ctx); err != nil {
 		return err
 	}
+	for _, id := range s.managed() { // each is tried before the first is switched to
+		if err := s.ensureManaged(ctx, id); err != nil {
+			return err
+		}
+	}
 	keys := map[*serviceID]apiKey{}
 	for _, id := range s.serviceIDs() {
 		key, err := s.ensureKey(ctx, id)
@@ -109,19 +113,32 @@ func (s *setup) run(ctx context.Context) error {
 			s.say("note: %s is not there, and is not written again. If this machine alone had it: --rotate-keys makes another key.", printable(file))
 		}
 	}
+	if s.bootstrap != nil && s.bootstrap.managed != nil {
+		if err := s.switchBootstrap(ctx); err != nil {
+			return err
+		}
+	}
+	if s.workload.managed != nil {
+		s.apiKeySecret = s.workload.managed.secret
+		if err := s.reportFixed(ctx); err != nil {
+			return err
+		}
+	}
 	return s.writeResult(keys)
 }
 
-// serviceIDs are those that need a key.
+// serviceIDs are those that need a key of setup's making.
 func (s *setup) serviceIDs() []*serviceID {
-	return slices.DeleteFunc([]*serviceID{s.workload, s.bootstrap, s.reader}, func(id *serviceID) bool { return id == nil })
+	return slices.DeleteFunc([]*serviceID{s.workload, s.bootstrap, s.reader}, func(id *serviceID) bool { return id == nil || id.managed != nil })
 }
 
 // readState finds what is there. For --delete-old-keys it must be certain that another key than the old ones is
 // in use: the key secret names the workload's, whoever stored it.
 func (s *setup) readState(ctx context.Context) (err error) {
-	if s.apiKeySecret, err = s.findSecret(ctx, s.name+"-api-key", s.keyGroup, "arbitrary"); err != nil {
-		return err
+	if s.workload.managed == nil {
+		if s.apiKeySecret, err = s.findSecret(ctx, s.name+"-api-key", s.keyGroup, "arbitrary"); err != nil {
+			return err
+		}
 	}
 	if s.tokenSecret, err = s.findSecret(ctx, s.name+"-token", s.tokenGroup, "arbitrary,kv"); err != nil {
 		return err
@@ -134,20 +151,35 @@ func (s *setup) readState(ctx context.Context) (err error) {
 	if s.deleteOldKeys {
 		return s.checkKeysInUse(ctx)
 	}
-	if s.bootstrap != nil && s.bootstrapFile == "" && s.needsKey(s.bootstrap) {
+	for _, id := range s.managed() {
+		if err := s.findManaged(ctx, id); err != nil {
+			return err
+		}
+	}
+	switch {
+	case s.bootstrap == nil || s.bootstrapFile != "":
+	case s.bootstrap.managed != nil:
+		if err := s.loadKeys(ctx, s.bootstrap); err != nil {
+			return err
+		}
+		s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID)
+	case s.needsKey(s.bootstrap):
 		s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID)
 	}
 	return err
 }
 
 func (s *setup) checkKeysInUse(ctx context.Context) error {
-	if s.apiKeySecret == "" || s.tokenSecret == "" {
+	if s.workload.managed == nil && s.apiKeySecret == "" || s.tokenSecret == "" {
 		return fmt.Errorf("nothing is deleted: there are no secrets named %s-…: is --name that of the set-up?", s.name)
 	}
 	for _, id := range s.serviceIDs() {
 		if err := s.mustBeInUse(id, s.getenv(id.keyVariable)); err != nil {
 			return err
 		}
+	}
+	if s.workload.managed != nil {
+		return nil
 	}
 	var current struct {
 		Metadata struct {
@@ -206,12 +238,13 @@ func knownID(doing, id string) (string, error) {
 
 // createSecret returns the new secret's id. It never expires: at its expiration date Secrets Manager destroys a
 // secret, past recovery.
-func (s *setup) createSecret(ctx context.Context, body map[string]any) (string, error) {
+func (s *setup) createSecret(ctx context.Context, body map[string]any, refused string) (string, error) {
 	var created struct {
 		ID string `json:"id"`
 	}
 	doing := fmt.Sprintf("creating the secret %s", body["name"])
-	if err := s.cloud.send(ctx, doing, http.MethodPost, "secrets", http.StatusCreated, body, &created); err != nil {
+	f := &failure{doing: doing, needed: managerNeeded, refused: refused}
+	if err := s.cloud.sendAs(ctx, f, http.MethodPost, "secrets", http.StatusCreated, body, &created); err != nil {
 		return "", err
 	}
 	return knownID(doing, created.ID)
@@ -226,7 +259,7 @@ func (s *setup) createTokenSecret(ctx context.Context) (err error) {
 		body["secret_type"], body["data"] = "kv", map[string]any{iamtoken.DefaultField: none}
 		body["version_custom_metadata"] = map[string]any{"rotator_version": "rotatorctl"} // the function writes no kv secret without it
 	}
-	s.tokenSecret, err = s.createSecret(ctx, body)
+	s.tokenSecret, err = s.createSecret(ctx, body, "")
 	if err == nil {
 		s.say("created the token secret, %s", s.tokenSecret)
 	}
@@ -241,40 +274,8 @@ func (s *setup) storeWorkloadKey(ctx context.Context, value iamtoken.Secret, key
 	}
 	body["name"], body["secret_group_id"], body["secret_type"] = s.name+"-api-key", s.keyGroup, "arbitrary"
 	body["description"] = "API key of the workload whose token is published."
-	s.apiKeySecret, err = s.createSecret(ctx, body)
+	s.apiKeySecret, err = s.createSecret(ctx, body, "")
 	return s.apiKeySecret, err
-}
-
-func writeKeyFile(file string, value iamtoken.Secret) error {
-	if err := envfile.WriteWhole(file, []byte(value.Reveal()+"\n"), 0o600); err != nil {
-		return fmt.Errorf("writing %s failed: is its folder writable, and has it room?", printable(file))
-	}
-	return nil
-}
-
-// filePlace names a file by a hash of its path: a path may hold anything, and IAM need not see it.
-func filePlace(file string) (string, error) {
-	folder, err := filepath.Abs(filepath.Dir(file))
-	if err == nil {
-		folder, err = filepath.EvalSymlinks(folder)
-	}
-	if info, statErr := os.Stat(file); err != nil || statErr == nil && info.IsDir() {
-		return "", usagef("%s cannot be written: it is a folder, or its folder is not there", printable(file))
-	}
-	return fmt.Sprintf("file:%x", sha256.Sum256([]byte(filepath.Join(folder, filepath.Base(file)))))[:len("file:")+16], nil
-}
-
-// checkFile checks that a key can be written there, before one is made, and returns the file as a place.
-func checkFile(file string) (string, error) {
-	place, err := filePlace(file)
-	if err != nil {
-		return "", err
-	}
-	probe, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
-	if err != nil {
-		return "", usagef("%s cannot be written: its folder accepts no new files", printable(file))
-	}
-	return place, errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
 // outputs are Terraform's that matter here, with their shapes. Empty values are allowed where optional.
@@ -286,6 +287,7 @@ var outputs = []struct {
 	{"secrets_manager_url", nil, false}, {"account_id", accountShape, false}, {"key_group_id", groupShape, false},
 	{"token_group_id", groupShape, false}, {"workload_iam_id", iamIDShape, false}, {"bootstrap_iam_id", iamIDShape, true},
 	{"reader_iam_id", iamIDShape, true}, {"iam_profile_id", profileShape, true},
+	{"managed_keys", regexp.MustCompile(`^(true|false)$`), true},
 }
 
 // readInput checks everything that is given, without a request.
@@ -348,7 +350,7 @@ func (s *setup) planKeys(values map[string]string) (err error) {
 	} else if values["bootstrap_iam_id"] != "" && !s.noBootstrapKey {
 		s.bootstrap = plan("bootstrap", func(place string) bool { return arnName(place) == s.awsSecret },
 			func(ctx context.Context, value iamtoken.Secret, _ string) (string, error) {
-				return s.aws.put(ctx, value)
+				return s.aws.put(ctx, value, "")
 			})
 	}
 	if err == nil && s.readerFile != "" {
@@ -356,6 +358,12 @@ func (s *setup) planKeys(values map[string]string) (err error) {
 	}
 	if err != nil {
 		return err
+	}
+	if values["managed_keys"] == "true" {
+		s.planManaged()
+	}
+	if s.deleteOldKeys && len(s.serviceIDs()) == 0 {
+		return usagef("--delete-old-keys is for keys of setup's making: IBM deletes those that it makes itself")
 	}
 	if place, _ := filePlace(s.readerFile); s.reader != nil && s.bootstrapFile != "" && s.bootstrap.isPlace(place) {
 		return usagef("the two keys need a file each")
@@ -429,20 +437,23 @@ func origin(variable, value string) (string, error) {
 
 // writeResult prints or writes what was found and made.
 func (s *setup) writeResult(keys map[*serviceID]apiKey) error {
-	bootstrap, expires, arn, profile := keys[s.bootstrap], "", "", ""
+	bootstrap, expires, arn, profile, managed := keys[s.bootstrap], "", "", "", ""
 	if !bootstrap.expires.IsZero() {
 		expires = bootstrap.expires.Format(time.DateOnly)
 	}
 	if s.bootstrapFile == "" {
 		arn = bootstrap.place
 	}
-	if s.bootstrap == nil {
+	switch {
+	case s.bootstrap == nil:
 		profile = s.profile
+	case s.bootstrap.managed != nil:
+		arn, managed = s.aws.arn, s.bootstrap.managed.secret
 	}
 	lines := slices.DeleteFunc([][2]string{
 		{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", s.apiKeySecret}, {"TOKEN_SECRET", s.tokenSecret},
 		{"EXPECT_ACCOUNT", s.account}, {"EXPECT_IAM_ID", s.workload.iamID}, {"WORKLOAD_APIKEY_ID", keys[s.workload].id},
-		{"BOOTSTRAP_APIKEY_ID", bootstrap.id}, {"BOOTSTRAP_EXPIRES_AT", expires}, {"BOOTSTRAP_SECRET_ARN", arn}, {"IAM_PROFILE_ID", profile},
+		{"BOOTSTRAP_APIKEY_ID", bootstrap.id}, {"BOOTSTRAP_EXPIRES_AT", expires}, {"BOOTSTRAP_SECRET_ARN", arn}, {"BOOTSTRAP_KEY_SECRET", managed}, {"IAM_PROFILE_ID", profile},
 		{"READER_APIKEY_ID", keys[s.reader].id},
 	}, func(line [2]string) bool { return line[1] == "" })
 	if s.env != "-" || s.output != "json" {

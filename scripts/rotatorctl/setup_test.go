@@ -235,8 +235,9 @@ func (fx *fixture) complete(r run, bootstrapKey string) {
 // fakeAWS is AWS Secrets Manager, as far as setup needs it.
 type fakeAWS struct {
 	url     string
-	serving sync.Mutex // held while a request is served
-	secrets map[string]string
+	serving sync.Mutex        // held while a request is served
+	secrets map[string]string // the current values
+	version [2]string         // of the secret written last, the current and the previous
 	kms     string
 	writes  []string
 	fail    string // an error code to answer with
@@ -255,7 +256,7 @@ func newFakeAWS(t *testing.T) *fakeAWS {
 func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.serving.Lock()
 	defer f.serving.Unlock()
-	var in struct{ SecretId, Name, SecretString, KmsKeyId string }
+	var in struct{ SecretId, Name, SecretString, KmsKeyId, ClientRequestToken string }
 	body, _ := io.ReadAll(r.Body)
 	_ = json.Unmarshal(body, &in)
 	op := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager.")
@@ -274,6 +275,7 @@ func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case op != "DescribeSecret":
 		f.writes, f.secrets[name], f.kms = append(f.writes, op), in.SecretString, in.KmsKeyId
+		f.version = [2]string{in.ClientRequestToken, f.version[0]}
 	}
 	if f.lose && op != "DescribeSecret" {
 		panic(http.ErrAbortHandler)
@@ -282,7 +284,8 @@ func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f.arn != "" {
 		arn = f.arn
 	}
-	_ = json.NewEncoder(w).Encode(map[string]string{"ARN": arn, "Name": name})
+	_ = json.NewEncoder(w).Encode(map[string]any{"ARN": arn, "Name": name, "VersionId": f.version[0],
+		"VersionIdsToStages": map[string][]string{f.version[0]: {"AWSCURRENT"}, f.version[1]: {"AWSPREVIOUS"}}})
 }
 
 func TestFirstRunMakesWhatRotates(t *testing.T) {
