@@ -327,7 +327,7 @@ func TestFindings(t *testing.T) {
 		words   []string
 	}{
 		"no key secret": {func(fx *fixture) { fx.one.APIKey.ID = nowhere }, "key-secret", report.CheckFailed, []string{"not_found", "API_KEY_SECRET"}},
-		"two lines":     {func(fx *fixture) { fx.keySecret(ibmcloudtest.SecretSpec{Payload: canary + "\n" + canary}) }, "key-secret", report.CheckFailed, []string{"misconfigured", "bare key"}},
+		"two lines":     {func(fx *fixture) { fx.keySecret(ibmcloudtest.SecretSpec{Payload: canary + "\n" + canary}) }, "key-secret", report.CheckFailed, []string{"misconfigured: what the key secret holds is not an API key on one line", "bare key"}},
 		"kv, no field": {func(fx *fixture) {
 			fx.keySecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"k": canary}})
 		}, "key-secret", report.CheckFailed, []string{"api_key_field"}},
@@ -359,7 +359,7 @@ func TestFindings(t *testing.T) {
 		"no token secret":    {func(fx *fixture) { fx.one.Token.ID = nowhere }, "token-secret", report.CheckFailed, []string{"not_found", "TOKEN_SECRET"}},
 		"expiration date":    {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(time.Hour)}) }, "token-secret", report.CheckFailed, []string{"IBM destroys the secret for good", "without an expiration date"}},
 		"destroyed":          {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(-time.Hour)}) }, "token-secret", report.CheckFailed, []string{"was destroyed"}},
-		"of another type":    {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) }, "token-secret", report.CheckFailed, []string{"cannot hold a token"}},
+		"of another type":    {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}) }, "token-secret", report.CheckFailed, []string{`the secret is of type "iam_credentials"`, "name one of type arbitrary or kv"}},
 		"field of no kv":     {func(fx *fixture) { fx.one.Token.Field = "iam_token" }, "token-secret", report.CheckFailed, []string{"remove token_field"}},
 		"kv": {func(fx *fixture) {
 			fx.tokenSecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"iam_token": "x"}, Metadata: map[string]any{"rotator_version": "1"}})
@@ -443,11 +443,20 @@ func TestASecretThatMakesAKeyOnEveryReadIsNotRead(t *testing.T) {
 			if fx.cloud.CountRequests(ibmcloudtest.OpSecretsGet, "") > 0 {
 				t.Error("the secret was read")
 			}
-			fx.one.APIKey = ref(fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Name: "minting-2", ReuseAPIKey: true}))
+			fx.one.APIKey = ref(fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Name: "minting-2", ReuseAPIKey: true, IAMID: fx.seeded.IAMID}))
 			if name == "by name" {
 				fx.one.APIKey.Name = "minting-2"
 			}
 			fx.want(fx.run(), "key-secret", report.CheckOK, "iam_credentials")
+			fx.cloud.ClearRequests()
+			fx.one.APIKey = ref(fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Name: "minting-3", ReuseAPIKey: true}))
+			if name == "by name" {
+				fx.one.APIKey.Name = "minting-3"
+			}
+			fx.want(fx.run(), "key-secret", report.CheckFailed, "service_id_is_static false", "create it with a fixed service_id")
+			if fx.cloud.CountRequests(ibmcloudtest.OpSecretsGet, "") > 0 {
+				t.Error("the secret was read")
+			}
 		})
 	}
 }

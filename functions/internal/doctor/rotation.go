@@ -206,9 +206,6 @@ func (e *examination) checkTokenSecret(ctx context.Context, f *findings) {
 // checkDescription reports whether a token can be saved in the secret today.
 func (e *examination) checkDescription(f *findings, secret rotation.SecretDescription) bool {
 	switch {
-	case secret.Type != "arbitrary" && secret.Type != "kv":
-		f.fail(tokenSecret, "the token secret's type cannot hold a token", "name an arbitrary or kv secret in TOKEN_SECRET (or token_secret)")
-		return false
 	case secret.Type == "arbitrary" && e.Token.Field != "":
 		f.fail(tokenSecret, "token_field is set, but the token secret is of type arbitrary", "remove token_field, or name a kv secret")
 		return false

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,10 +27,11 @@ type operation struct {
 	setting    string // where a wrong one is corrected; empty: the credential
 
 	// Of a request to Secrets Manager, and rejected of both: the advice on
-	rejected string // 401, and IAM's 400
-	denied   string // 403
-	notFound string // 404
-	locked   string // 412
+	rejected string   // 401, and IAM's 400
+	denied   string   // 403
+	notFound string   // 404, 410
+	locked   string   // 412
+	types    []string // of secrets that can have what is read; nil: any
 }
 
 // failure turns an answer that is no success into an error. Kind and retry go by the
@@ -67,7 +69,7 @@ func (o operation) byStatus(status int) (rotation.Kind, rotation.Retry, string) 
 		return rotation.Denied, rotation.Never, o.denied + "; or a context-based restriction keeps this network out"
 	case status == http.StatusForbidden:
 		return rotation.Denied, rotation.Never, "a network rule refuses this address: is there a context-based restriction in the account, or a proxy or firewall in between?"
-	case status == http.StatusNotFound:
+	case status == http.StatusNotFound, status == http.StatusGone:
 		return rotation.NotFound, rotation.Never, o.notFound
 	case status == http.StatusPreconditionFailed:
 		return rotation.Locked, rotation.Never, o.locked
@@ -129,6 +131,26 @@ func (o operation) unusable(got *wireResponse) *rotation.Error {
 	return &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Advice: advice,
 		Message: o.message(got.status, got.code(), "the answer cannot be used", advice)}
 }
+
+// unsuitable is the error for a secret of a type that cannot have what is read, nil if it is of
+// another: of one that IBM's SDK does not know, too, which it cannot decode.
+func (o operation) unsuitable(got *wireResponse) error {
+	var body struct {
+		Type string `json:"secret_type"`
+	}
+	if o.types == nil || json.Unmarshal(got.body, &body) != nil || body.Type == "" || slices.Contains(o.types, body.Type) {
+		return nil
+	}
+	kind := strconv.QuoteToASCII(body.Type)
+	if len(body.Type) > maxType {
+		kind = fmt.Sprintf("(%d characters, not repeated here)", len(body.Type))
+	}
+	last := len(o.types) - 1
+	return misconfiguredSo(o.doing+": the secret is of type "+kind, "name one of type "+strings.Join(o.types[:last], ", ")+" or "+o.types[last])
+}
+
+// maxType is longer than every type's name, and shorter than an API key.
+const maxType = 32
 
 // message is what was done, what was answered, why and what to do, in this order.
 func (o operation) message(status int, code, cause, advice string) string {

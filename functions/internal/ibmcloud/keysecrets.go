@@ -31,7 +31,7 @@ func (s *SecretsManager) ReadCurrentKey(ctx context.Context, ref rotation.KeyRef
 // key in. The bootstrap identity needs secret.read on its group.
 func (s *SecretsManager) ReadManagedKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
 	secret, err := s.readKeySecret(ctx, ref, managedKeyAdvice)
-	if err == nil && secret.Type != sm.SecretMetadata_SecretType_IamCredentials {
+	if err == nil && secret.Type != typeIAMCredentials {
 		return rotation.KeySecret{}, misconfigured("BOOTSTRAP_KEY_SECRET names a secret whose key nobody renews: name one of type iam_credentials")
 	}
 	return secret, err
@@ -45,24 +45,29 @@ func (s *SecretsManager) ReadManagedKey(ctx context.Context, ref rotation.KeyRef
 // read it (secret-metadata.read, or secrets.list where the secret is given by name)
 // reads all the same, as a rotation does.
 func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
-	if reuse := s.reusesKey(ctx, ref); reuse != nil && !*reuse {
-		return rotation.KeySecret{}, errKeyNotReused()
+	if seen := s.credentialsOf(ctx, ref); seen != nil {
+		if err := checkCredentials(seen.ReuseApiKey, seen.ServiceIdIsStatic, seen.AccessGroups); err != nil {
+			return rotation.KeySecret{}, err
+		}
 	}
 	return s.ReadCurrentKey(ctx, ref)
 }
 
 var (
+	keyTypes        = []string{typeArbitrary, typeKV, typeServiceCredentials, typeIAMCredentials}
 	keySecretAdvice = operation{
 		doing:    "reading the API key",
 		limit:    secretAnswer,
+		types:    keyTypes,
 		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret; a new policy takes minutes to reach everywhere",
-		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret)",
+		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret); one of type iam_credentials is gone when its lease has ended: delete it, and make it anew under the same name",
 		locked:   "the key secret is locked: remove its locks",
 	}
 	managedKeyAdvice = operation{
 		doing:    "reading the managed bootstrap key",
 		limit:    secretAnswer,
+		types:    keyTypes,
 		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret.read on that secret's group, if BOOTSTRAP_KEY_SECRET is the right secret; a new policy takes minutes to reach everywhere",
 		notFound: "there is no such secret, or its key has expired: check BOOTSTRAP_KEY_SECRET, or make the secret anew",
@@ -128,20 +133,20 @@ func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef, op
 	return secret, err
 }
 
-// reusesKey returns the reuse_api_key of an iam_credentials secret; nil for
-// others, and when it cannot be seen.
-func (s *SecretsManager) reusesKey(ctx context.Context, ref rotation.KeyRef) *bool {
+// credentialsOf returns the metadata of an iam_credentials secret; nil for others, and
+// when it cannot be seen.
+func (s *SecretsManager) credentialsOf(ctx context.Context, ref rotation.KeyRef) *sm.IAMCredentialsSecretMetadata {
 	if deadline, ok := ctx.Deadline(); ok { // the read itself needs time too
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
 		defer cancel()
 	}
 	if ref.ID != "" {
-		metadata, _ := s.metadata(ctx, ref.ID)
+		metadata, _ := s.metadata(ctx, ref.ID, nil)
 		credentials, _ := metadata.(*sm.IAMCredentialsSecretMetadata)
-		return reuseOf(credentials)
+		return credentials
 	}
-	if ref.Type != sm.SecretMetadata_SecretType_IamCredentials {
+	if ref.Type != typeIAMCredentials {
 		return nil
 	}
 	page, err := call(ctx, s, operation{doing: "looking for the key secret", limit: secretAnswer}, func(ctx context.Context) (*sm.SecretMetadataPaginatedCollection, *core.DetailedResponse, error) {
@@ -153,18 +158,24 @@ func (s *SecretsManager) reusesKey(ctx context.Context, ref rotation.KeyRef) *bo
 	for _, metadata := range page.Secrets {
 		// Names are unique for each type.
 		if credentials, ok := metadata.(*sm.IAMCredentialsSecretMetadata); ok && deref(credentials.Name) == ref.Name {
-			return reuseOf(credentials)
+			return credentials
 		}
 	}
 	return nil
 }
 
-func reuseOf(credentials *sm.IAMCredentialsSecretMetadata) *bool {
-	if credentials == nil {
-		return nil
+// checkCredentials rejects an iam_credentials secret whose key, or whose owner, is another
+// one every time.
+func checkCredentials(reuse, static *bool, groups []string) error {
+	switch {
+	case !deref(reuse):
+		return misconfiguredSo("the key secret is of type iam_credentials with reuse_api_key false: every read makes a new key and deletes the last, so tokens of others break",
+			"create it with reuse_api_key true and a fixed service_id")
+	case static != nil && !*static, len(groups) > 0:
+		return misconfiguredSo("the key secret is of type iam_credentials and made by access groups (service_id_is_static false): its service id, and so the token's identity, is another one after each rotation and lease",
+			"create it with a fixed service_id, which has the job's permissions, and reuse_api_key true")
 	}
-	reuse := deref(credentials.ReuseApiKey)
-	return &reuse
+	return nil
 }
 
 // keyOf takes the key out of the secret that ref names.
@@ -187,18 +198,31 @@ func keyIn(secret sm.SecretIntf, field string) (string, error) {
 	case *sm.KVSecret:
 		return kvKey(secret.Data, field)
 	case *sm.ServiceCredentialsSecret:
-		if secret.Credentials == nil {
-			return "", nil
+		if key := deref(deref(secret.Credentials).Apikey); key != "" {
+			return key, nil
 		}
-		return deref(secret.Credentials.Apikey), nil
+		return "", misconfiguredSo("the key secret is of type service_credentials, and its credentials have no apikey"+leaseOf(time.Time(deref(secret.ExpirationDate))),
+			"name one whose service has IAM API keys, or an arbitrary secret with the key; one whose lease has ended: make it anew")
 	case *sm.IAMCredentialsSecret:
-		if secret.ReuseApiKey == nil || !*secret.ReuseApiKey {
-			return "", errKeyNotReused()
+		if err := checkCredentials(secret.ReuseApiKey, secret.ServiceIdIsStatic, secret.AccessGroups); err != nil {
+			return "", err
 		}
-		return deref(secret.ApiKey), nil
+		if key := deref(secret.ApiKey); key != "" {
+			return key, nil
+		}
+		return "", misconfiguredSo("the key secret is of type iam_credentials, and gives no API key any more: its lease has ended"+leaseOf(time.Time(deref(secret.ExpirationDate))),
+			"delete it, and make it anew under the same name; a rotation of its own before the lease ends prevents this")
 	default:
-		return "", misconfigured("the key secret's type cannot hold an API key: use arbitrary, kv, service_credentials or iam_credentials")
+		return "", misconfigured("the key secret's type cannot hold an API key") // see operation.types
 	}
+}
+
+// leaseOf says until when a secret gives its key; empty if that is not known.
+func leaseOf(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return " (lease: until " + at.UTC().Format(time.RFC3339) + ")"
 }
 
 func kvKey(data map[string]any, field string) (string, error) {
@@ -213,11 +237,6 @@ func kvKey(data map[string]any, field string) (string, error) {
 	return value, nil
 }
 
-func errKeyNotReused() error {
-	return misconfigured("the key secret is of type iam_credentials with reuse_api_key false: every read makes a new key " +
-		"and deletes the last, so tokens of others break; create it with reuse_api_key true")
-}
-
 // maxKey is the greatest length of an API key. IAM's have 44 characters; each is sent,
 // and looked for in what comes back.
 const maxKey = 8192
@@ -229,8 +248,11 @@ func checkKey(value string) (iamtoken.Secret, error) {
 	switch {
 	case key == "":
 		return iamtoken.Secret{}, misconfigured("the key secret holds no API key: it is empty or was destroyed")
-	case len(key) > maxKey, strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return iamtoken.Secret{}, misconfigured("the key secret holds something other than one API key: store the bare key")
+	case len(key) > maxKey:
+		return iamtoken.Secret{}, misconfiguredSo("the key secret holds more than an API key", "store the bare key")
+	}
+	if err := iamtoken.CheckAPIKey(key); err != nil {
+		return iamtoken.Secret{}, misconfiguredSo("what the key secret holds "+err.Error(), "store the bare key")
 	}
 	return iamtoken.NewSecret(key), nil
 }

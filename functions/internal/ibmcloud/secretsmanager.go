@@ -105,6 +105,8 @@ func call[T any](ctx context.Context, s *SecretsManager, op operation, request f
 			s.bootstrap.deny()
 		}
 		return none, op.failure(got, s.now())
+	case op.unsuitable(got) != nil:
+		return none, op.unsuitable(got)
 	case err != nil || core.IsNil(result): // the body was empty or null
 		return none, op.unusable(got)
 	}
@@ -128,13 +130,18 @@ func (contextToken) Authenticate(req *http.Request) error {
 }
 
 const (
-	typeArbitrary = "arbitrary"
-	typeKV        = "kv"
+	typeArbitrary          = "arbitrary"
+	typeKV                 = "kv"
+	typeIAMCredentials     = "iam_credentials"
+	typeServiceCredentials = "service_credentials"
 
 	tokenRejected     = "the bootstrap identity's token is rejected: was the identity deleted, or the token revoked?"
 	noTokenSecret     = "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it"
 	tokenSecretLocked = "the token secret is locked: remove its locks"
 )
+
+// tokenTypes are those of secrets that can hold a token.
+var tokenTypes = []string{typeArbitrary, typeKV}
 
 // ReadMetadata reads the metadata of the current version, and of a kv secret whose current version
 // is not the function's the previous one's too. The bootstrap identity needs
@@ -158,6 +165,7 @@ func (s *SecretsManager) readVersion(ctx context.Context, ref rotation.TokenRef,
 	ctx, _ = withResponse(ctx)
 	metadata, err := call(ctx, s, operation{
 		doing:    "reading the stored token's metadata",
+		types:    tokenTypes,
 		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-version-metadata.read on the token's secret group, if it is the right identity and TOKEN_SECRET the right secret; a new policy takes minutes to reach everywhere",
 		notFound: noTokenSecret,
@@ -181,7 +189,7 @@ func (s *SecretsManager) readVersion(ctx context.Context, ref rotation.TokenRef,
 	case *sm.KVSecretVersionMetadata:
 		return s.currentVersion(ctx, ref, storedVersion{typeKV, deref(version.SecretID), deref(version.SecretName), version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata})
 	default:
-		return rotation.CurrentVersion{}, misconfigured("the token secret's type cannot hold a token: use arbitrary or kv")
+		return rotation.CurrentVersion{}, misconfigured("the token secret's type cannot hold a token") // see operation.types
 	}
 }
 
@@ -293,16 +301,17 @@ func deref[T any](p *T) T {
 // Describe returns the metadata of the token secret, never its value. The
 // bootstrap identity needs secret-metadata.read on its group, and only for this.
 func (s *SecretsManager) Describe(ctx context.Context, id string) (rotation.SecretDescription, error) {
-	metadata, err := s.metadata(ctx, id)
+	metadata, err := s.metadata(ctx, id, tokenTypes)
 	if err != nil {
 		return rotation.SecretDescription{}, err
 	}
 	return describe(metadata), nil
 }
 
-func (s *SecretsManager) metadata(ctx context.Context, id string) (sm.SecretMetadataIntf, error) {
+func (s *SecretsManager) metadata(ctx context.Context, id string, types []string) (sm.SecretMetadataIntf, error) {
 	return call(ctx, s, operation{
 		doing:    "reading the secret's metadata",
+		types:    types,
 		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-metadata.read on the token's secret group, which doctor alone needs",
 		notFound: noTokenSecret,

@@ -123,6 +123,70 @@ func fuzzedSecretsManager(t testing.TB, status uint8, contentType, body string) 
 	return sm
 }
 
+// What only a person can mend is not asked for again, and nothing of the secret shows but
+// the name of its type.
+func TestKeySecretsThatGiveNoKey(t *testing.T) {
+	const lease = `"expiration_date":"2026-01-01T09:00:00Z",`
+	for body, says := range map[string]string{
+		`{"secret_type":"iam_credentials","reuse_api_key":true,"service_id_is_static":false,"api_key":"` + keyCanary + `"}`:                 "made by access groups (service_id_is_static false)",
+		`{"secret_type":"iam_credentials","reuse_api_key":true,"access_groups":["AccessGroupId-1"],"api_key":"` + keyCanary + `"}`:          "made by access groups",
+		`{"secret_type":"iam_credentials","reuse_api_key":false,"service_id_is_static":true,"api_key":"` + keyCanary + `"}`:                 "reuse_api_key false",
+		`{"secret_type":"iam_credentials","api_key":"` + keyCanary + `"}`:                                                                   "reuse_api_key false",
+		`{"secret_type":"iam_credentials",` + lease + `"reuse_api_key":true,"service_id_is_static":true}`:                                   "its lease has ended (lease: until 2026-01-01T09:00:00Z)",
+		`{"secret_type":"iam_credentials","reuse_api_key":true,"service_id_is_static":true,"api_key":""}`:                                   "its lease has ended",
+		`{"secret_type":"service_credentials","credentials":{"username":"` + keyCanary + `"}}`:                                              "service_credentials, and its credentials have no apikey",
+		`{"secret_type":"service_credentials",` + lease + `"credentials":{"iam_apikey_id":"ApiKey-1"}}`:                                     "no apikey (lease: until",
+		`{"secret_type":"service_credentials"}`:                                                                                             "have no apikey",
+		`{"secret_type":"username_password","username":"x","password":"` + keyCanary + `"}`:                                                 `of type "username_password": name one of type arbitrary, kv, service_credentials or iam_credentials`,
+		`{"secret_type":"custom_credentials"}`:                                                                                              `of type "custom_credentials"`,
+		`{"secret_type":"oracle_wallet_2030","payload":"` + keyCanary + `"}`:                                                                `of type "oracle_wallet_2030"`,
+		`{"secret_type":"a\u001b[31m\n\u202e"}`:                                                                                             `of type "a\x1b[31m\n\u202e"`,
+		`{"secret_type":"` + keyCanary + `"}`:                                                                                               "(42 characters, not repeated here)",
+		`{"secret_type":"arbitrary","payload":"\"` + keyCanary + `\""}`:                                                                     "is in quotes: remove them",
+		`{"secret_type":"arbitrary","payload":"\ufeff` + keyCanary + `"}`:                                                                   "begins with a byte-order mark",
+		`{"secret_type":"arbitrary","payload":"` + keyCanary + `\u2060"}`:                                                                   "has an invisible character",
+		`{"secret_type":"service_credentials","credentials":{"apikey":"` + "`" + keyCanary + "`" + `"}}`:                                    "is in quotes",
+		`{"secret_type":"iam_credentials","reuse_api_key":true,"service_id_is_static":true,"api_key":"{\"apikey\":\"` + keyCanary + `\"}"}`: "is JSON",
+	} {
+		_, err := fuzzedSecretsManager(t, 0, "application/json", body).ReadKey(t.Context(), rotation.KeyRef{ID: "cb1e238c"})
+		if err == nil {
+			t.Errorf("got a key, want a failure that says %q", says)
+			continue
+		}
+		checkFailure(t, err)
+		failure := asFailure(t, err)
+		if failure.Kind != rotation.Misconfigured || failure.Retry != rotation.Never || !strings.Contains(failure.Message, says) || !strings.HasSuffix(failure.Message, ": "+failure.Advice) || failure.Advice == "" {
+			t.Errorf("got %s, want it to say %q", failure, says)
+		}
+	}
+	for _, body := range []string{`{"secret_type":7}`, `{"secret_type":null}`, `{}`, ``, `<html>`} {
+		_, err := fuzzedSecretsManager(t, 0, "application/json", body).ReadKey(t.Context(), rotation.KeyRef{ID: "cb1e238c"})
+		if failure := asFailure(t, err); failure == nil || failure.Retry != rotation.Later {
+			t.Errorf("%s: got %v, want a failure that is tried again", body, failure)
+		}
+	}
+	future := fuzzedSecretsManager(t, 0, "application/json", strings.Replace(goodMetadata, "arbitrary", "future_type", 1))
+	_, read := future.ReadMetadata(t.Context(), rotation.TokenRef{ID: "e2dd1896"})
+	_, described := future.Describe(t.Context(), "e2dd1896")
+	for _, err := range []error{read, described} {
+		if failure := asFailure(t, err); failure == nil || failure.Retry != rotation.Never || !strings.Contains(failure.Message, `of type "future_type": name one of type arbitrary or kv`) {
+			t.Errorf("a token secret of a type unknown here: got %v, want a failure that names it and is not tried again", failure)
+		}
+	}
+	for _, status := range []int{404, 410} {
+		wire := says{"instance.test", status, "application/json", `{"errors":[{"message":"` + keyCanary + `"}]}`}
+		sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{URL: "https://instance.test", Transport: wire, Now: fuzzNow,
+			Bootstrap: ibmcloud.BootstrapByKey(fuzzedIAM(wire), ibmcloud.FixedKey(iamtoken.NewSecret(keyCanary)))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = sm.ReadKey(t.Context(), rotation.KeyRef{Group: "g", Type: "iam_credentials", Name: "n"})
+		if failure := asFailure(t, err); failure == nil || failure.Kind != rotation.NotFound || !strings.Contains(failure.Message, "when its lease has ended") {
+			t.Errorf("%d: got %v, want not_found that speaks of the lease", status, failure)
+		}
+	}
+}
+
 // checkFailure: a failure is one of ours, with a kind, and repeats no secret.
 func checkFailure(t *testing.T, err error) {
 	t.Helper()

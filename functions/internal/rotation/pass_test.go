@@ -246,17 +246,19 @@ func TestAKeySecretThatCannotServeIsSaidSo(t *testing.T) {
 		"kv without a field":       {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": "abc"}}, "", "api_key_field"},
 		"kv with another field":    {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": "abc"}}, "the-key-pasted-here-by-mistake", "api_key_field"},
 		"kv with an object":        {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": map[string]any{"a": "b"}}}, "apikey", "api_key_field"},
+		"in quotes":                {ibmcloudtest.SecretSpec{Payload: `"pasted-key"`}, "", "what the key secret holds is in quotes: remove them"},
+		"a byte-order mark":        {ibmcloudtest.SecretSpec{Payload: "\ufeffpasted-key"}, "", "what the key secret holds begins with a byte-order mark"},
+		"an invisible space":       {ibmcloudtest.SecretSpec{Payload: "pasted-key\u200b"}, "", "what the key secret holds has an invisible character"},
+		"a token":                  {ibmcloudtest.SecretSpec{Payload: "eyJpasted.eyJ.sig"}, "", "what the key secret holds is an access token"},
+		"in quotes, kv":            {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": "'pasted-key'"}}, "apikey", "is in quotes"},
 		"iam_credentials no reuse": {ibmcloudtest.SecretSpec{Type: "iam_credentials"}, "", "reuse_api_key"},
+		"made by access groups":    {ibmcloudtest.SecretSpec{Type: "iam_credentials", ReuseAPIKey: true}, "", "made by access groups (service_id_is_static false)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 				fx.one.APIKey = rotation.KeyRef{ID: fx.cloud.MustCreateSecret(test.spec), Field: test.field}
 				result := fx.run(rotation.ModeRotate)
-				step := rotation.StepReadKey
-				if name == "JSON" {
-					step = rotation.StepExchange // only IBM's SDK knows
-				}
-				fx.wantFailure(result, step, rotation.Misconfigured)
+				fx.wantFailure(result, rotation.StepReadKey, rotation.Misconfigured)
 				if !strings.Contains(result.Error.Message, test.says) || result.Attempts != 1 || strings.Contains(result.Error.Message, "pasted") {
 					t.Errorf("got %q after %d attempts, want it to say %q after one", result.Error.Message, result.Attempts, test.says)
 				}
