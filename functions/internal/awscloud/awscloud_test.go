@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
@@ -317,6 +319,57 @@ func TestMirrorsInMoto(t *testing.T) {
 	checkFailure(t, err, rotation.NotFound, rotation.Never, "the function creates none")
 	err = mirrors.Put(t.Context(), missing, newer, iamtoken.NewSecret(canary))
 	checkFailure(t, err, rotation.NotFound, rotation.Never, "the function creates none")
+}
+
+// What AWS refuses to write: the 101st version within a day, a replica, a secret that is being deleted.
+func TestWritesThatAWSRefuses(t *testing.T) {
+	moto := awstest.Start(t)
+	awsEnvironment(t, moto.URL())
+	client := reader(t)
+	secretARN := createSecret(t, client, "iam-token")
+	mirrors := NewMirrors(http.DefaultTransport)
+	put := func(n int) error {
+		id := fmt.Sprintf("00000000-0000-4000-8000-%012d", n)
+		return mirrors.Put(t.Context(), secretARN, id, iamtoken.NewSecret(canary))
+	}
+	for n := range 100 {
+		if err := put(n); err != nil {
+			t.Fatalf("version %d: %v", n, err)
+		}
+	}
+	checkFailure(t, put(100), rotation.RateLimited, rotation.Never, "answered 400 LimitExceededException: ", "100 versions")
+	if err := put(50); err != nil {
+		t.Errorf("a version that is there: %v", err)
+	}
+	moto.Advance(23 * time.Hour)
+	checkFailure(t, put(100), rotation.RateLimited, rotation.Never, "100 versions")
+	moto.Advance(time.Hour)
+	if err := put(100); err != nil {
+		t.Errorf("a day later: %v", err)
+	}
+
+	replicate := &secretsmanager.ReplicateSecretToRegionsInput{SecretId: &secretARN, AddReplicaRegions: []types.ReplicaRegionType{{Region: aws.String("us-east-1")}}}
+	if _, err := client.ReplicateSecretToRegions(t.Context(), replicate); err != nil {
+		t.Fatal(err)
+	}
+	replica := strings.Replace(secretARN, "eu-central-1", "us-east-1", 1)
+	err := mirrors.Put(t.Context(), replica, versionID, iamtoken.NewSecret(canary))
+	checkFailure(t, err, rotation.Misconfigured, rotation.Never, "is a replica")
+	_, err = client.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &replica, SecretString: aws.String("x")},
+		func(o *secretsmanager.Options) { o.Region = "us-east-1" })
+	checkFailure(t, mirrors.secret(replica).failure(err), rotation.Misconfigured, rotation.Never, "answered 400 InvalidParameterException: the secret is a replica")
+
+	being := createSecret(t, client, "being-deleted")
+	if err := mirrors.Put(t.Context(), being, versionID, iamtoken.NewSecret(canary)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.DeleteSecret(t.Context(), &secretsmanager.DeleteSecretInput{SecretId: &being}); err != nil {
+		t.Fatal(err)
+	}
+	err = mirrors.Put(t.Context(), being, "11111111-2919-432f-9883-d5040bfcd326", iamtoken.NewSecret(canary))
+	checkFailure(t, err, rotation.NotFound, rotation.Never, "answered 400 InvalidRequestException: the secret is scheduled for deletion")
+	_, err = mirrors.Current(t.Context(), being)
+	checkFailure(t, err, rotation.NotFound, rotation.Never, "to the AWS secret "+being+": the secret is scheduled for deletion")
 }
 
 // reader is a job on AWS, or a person.

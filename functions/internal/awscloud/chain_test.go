@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 const far = "2100-01-01T00:00:00Z"
@@ -202,7 +203,7 @@ func TestSourcesThatGiveNoCredentials(t *testing.T) {
 		retry        rotation.Retry
 		says         []string
 	}{
-		{"nobody is logged in", "", nil, config, rotation.Once, []string{"AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE", "AWS_EC2_METADATA_DISABLED switches off", "aws sso login"}},
+		{"nobody is logged in", "", nil, config, rotation.Once, []string{"AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE", "(switched off by AWS_EC2_METADATA_DISABLED) gives none: ", "aws sso login"}},
 		{"one variable", "", map[string]string{"AWS_ACCESS_KEY_ID": canary}, config, rotation.Once, []string{"none in AWS_ACCESS_KEY_ID"}},
 		{"no such profile", "", map[string]string{"AWS_PROFILE": canary}, config, rotation.Never, []string{"AWS_PROFILE names a profile that is not in"}},
 		{"an odd file", "[profile " + canary, map[string]string{"AWS_PROFILE": canary}, config, rotation.Never, []string{"AWS_PROFILE names a profile"}},
@@ -230,6 +231,27 @@ func TestSourcesThatGiveNoCredentials(t *testing.T) {
 			_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
 			checkFailure(t, err, tt.kind, tt.retry, tt.says...)
 		})
+	}
+}
+
+// The role of a service account, at the STS that moto emulates.
+func TestWebIdentityInMoto(t *testing.T) {
+	moto := awstest.Start(t)
+	moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret", map[string]any{"Name": "bootstrap", "SecretString": canary, "ClientRequestToken": versionID})
+	described := moto.MustCall(t, "secretsmanager", "secretsmanager.DescribeSecret", map[string]any{"SecretId": "bootstrap"})
+	home := withoutKeys(t, moto.URL(), "", "")
+	for name, value := range map[string]string{"AWS_ENDPOINT_URL_STS": moto.URL(), "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/rotator",
+		"AWS_WEB_IDENTITY_TOKEN_FILE": filepath.Join(home, "token")} {
+		t.Setenv(name, value)
+	}
+	read := BootstrapKey(described["ARN"].(string), http.DefaultTransport)
+	_, err := read(t.Context())
+	checkFailure(t, err, rotation.Denied, rotation.Once, "answered 403 InvalidIdentityToken: ")
+	if err := os.WriteFile(filepath.Join(home, "token"), []byte(awstest.WebIdentityToken()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if key, err := read(t.Context()); err != nil || key.Reveal() != canary {
+		t.Errorf("got %v, want the key", err)
 	}
 }
 

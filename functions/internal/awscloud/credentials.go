@@ -216,7 +216,7 @@ func (s *secret) noCredentials(ctx context.Context, err error) *rotation.Error {
 	case errors.Is(err, errInTheClear):
 		from, advice = from+" names an endpoint without TLS", "it must begin with https://"
 	case failed.source != aws.CredentialSourceIMDS && errors.As(err, &unsent):
-		return network.Peer{Host: "the service that gives AWS credentials", Variable: "AWS_REGION and AWS_ENDPOINT_URL",
+		return network.Peer{Host: "the service that gives AWS credentials", Variable: "AWS_REGION, AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL_SSO",
 			NoWay: "AWS STS, IAM Identity Center or the container's endpoint must be reachable"}.NoAnswer(s.doing()+": no AWS credentials: "+from, err)
 	case failed.source != aws.CredentialSourceUndefined:
 		from += " gives none"
@@ -238,7 +238,7 @@ func explainSource(source aws.CredentialSource) (from, advice string) {
 	isOneOf := func(sources ...aws.CredentialSource) bool { return slices.Contains(sources, source) }
 	switch {
 	case isOneOf(aws.CredentialSourceEnvVarsSTSWebIDToken, aws.CredentialSourceProfileSTSWebIDToken):
-		return "the web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN), exchanged at AWS STS,",
+		return "the exchange of the web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN) at AWS STS",
 			"the role's trust policy must name the cluster's OIDC provider and this service account, the token's file must be readable and current, and STS reachable"
 	case isOneOf(aws.CredentialSourceProfileSSO, aws.CredentialSourceSSO, aws.CredentialSourceProfileSSOLegacy, aws.CredentialSourceSSOLegacy):
 		return "the profile's single sign-on", "log in: aws sso login"
@@ -263,7 +263,7 @@ func explainSource(source aws.CredentialSource) (from, advice string) {
 
 func disabled() string {
 	if strings.EqualFold(os.Getenv("AWS_EC2_METADATA_DISABLED"), "true") {
-		return ", which AWS_EC2_METADATA_DISABLED switches off,"
+		return " (switched off by AWS_EC2_METADATA_DISABLED)"
 	}
 	return ""
 }

@@ -12,6 +12,7 @@ package awstest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,6 +89,7 @@ var ErrNotInstalled = errors.New("moto_server is not installed: pip install 'mot
 // Moto is a running moto_server. It listens on a socket in a folder that only this user may enter, and on no port.
 type Moto struct {
 	gate
+	versions
 	process *exec.Cmd
 	socket  string
 	client  *http.Client // connects to the socket, whatever the URL
@@ -166,6 +168,10 @@ func (m *Moto) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // forward passes a request on that the gate let through. It keeps the credentials that STS issues; no other origin gets CORS headers.
 func (m *Moto) forward(w http.ResponseWriter, r *http.Request, service string) {
+	if err := m.mayStore(r); err != nil {
+		reject(w, r, err)
+		return
+	}
 	proxy := httputil.ReverseProxy{Transport: m.client.Transport}
 	proxy.Rewrite = func(pr *httputil.ProxyRequest) { pr.Out.URL.Scheme, pr.Out.URL.Host = "http", "moto" }
 	proxy.ModifyResponse = func(response *http.Response) error {
@@ -201,6 +207,7 @@ func (m *Moto) Stop() {
 // Request is a request to one of AWS's services.
 type Request struct {
 	Service string // as a signature's scope names it: secretsmanager, s3, …
+	Region  string // Region if empty
 	Method  string // POST if empty
 	Path    string // with the query; / if empty
 	Target  string // the operation, in AWS's JSON protocols
@@ -217,7 +224,7 @@ func (m *Moto) Do(ctx context.Context, r Request) (status int, answer []byte, er
 	if err != nil {
 		return 0, nil, fmt.Errorf("constructing a request to %s: %w", r.Service, err)
 	}
-	scope := Region + "/" + r.Service
+	scope := cmp.Or(r.Region, Region) + "/" + r.Service
 	request.Header.Set("Authorization", algorithm+" Credential="+own().KeyID+"/20260101/"+scope+"/aws4_request, SignedHeaders=host, Signature=x")
 	if strings.HasPrefix(r.Body, "Action=") {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
@@ -298,6 +305,7 @@ const Region = "eu-central-1"
 func Environment(endpoint string) map[string]string {
 	return map[string]string{
 		"AWS_ENDPOINT_URL":            endpoint,
+		"AWS_ENDPOINT_URL_STS":        endpoint, // the SDK for Go needs it for the credentials of a web identity
 		"AWS_ACCESS_KEY_ID":           own().KeyID,
 		"AWS_SECRET_ACCESS_KEY":       own().Secret,
 		"AWS_REGION":                  Region,

@@ -147,6 +147,9 @@ func reject(w http.ResponseWriter, r *http.Request, err error) {
 	status, code := http.StatusInternalServerError, "ServiceException"
 	if rejected, ok := errors.AsType[*rejection](err); ok {
 		status, code = http.StatusForbidden, rejected.code
+		if rejected == errDeleted || rejected == errFull {
+			status = http.StatusBadRequest
+		}
 		err = errors.New(rejected.message)
 	}
 	w.Header().Set("X-Amzn-Errortype", code)

@@ -24,9 +24,9 @@ import (
 )
 
 // Lambda is an http.Handler that emulates AWS Lambda, and everything else: behind the gate it passes all requests on to
-// Moto but two. For Invoke it runs the deployed zip as Lambda would, with the environment that Moto reports and
+// Moto but three. For Invoke it runs the deployed zip as Lambda would, with the environment that Moto reports and
 // credentials of the function's role, and writes its output to Moto's log. For DeleteStack it also deletes the log,
-// which Moto leaves.
+// which Moto leaves. /_sandbox/clock is that of [versions].
 //
 // The deployed function runs as this process's user, with all that this user may do: there is no jail. So serve it on loopback.
 type Lambda struct {
@@ -69,6 +69,10 @@ func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) error {
 	if found := invocationPath.FindStringSubmatch(r.URL.Path); found != nil {
 		return l.serveInvocation(w, r, found[1])
+	}
+	if r.URL.Path == "/_sandbox/clock" {
+		l.Moto.serveClock(w, r)
+		return nil
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
