@@ -52,10 +52,14 @@ var cases = []Case{
 	{"denied", 403, "forbidden", "The caller lacks the permission for this action.", "", beyondIAM, nil},
 	{"denied", 403, "forbidden", "You are not authorized to use this API.", "The action iam-identity.apikey is missing.", atAPIKeys, nil},
 	{"context_restriction", 403, "forbidden", "The request is denied by a context-based restriction.", "", everywhere, nil},
-	{"not_found", 404, "not_found", "The requested resource was not found.", "", atAPIKeys, []string{OpAPIKeysGet, OpAPIKeysDetails, OpAPIKeysUpdate, OpAPIKeysDelete}},
+	{"not_found", 404, "not_found", "The requested resource was not found.", "", atAPIKeys, []string{OpAPIKeysGet, OpAPIKeysDetails, OpAPIKeysUpdate, OpAPIKeysDelete, OpServiceIDs}},
 	{"not_found", 404, "not_found", "The requested resource was not found.", "", atSecretsManager, nil},
 	{"version_locked", 412, "secrets-manager.Error07012", "The requested action can't be completed because the secret version is locked.", "",
 		atSecretsManager, []string{OpVersionsCreate, OpVersionsGet, OpSecretsGet, OpSecretsDelete}},
+	{"conflict", 409, "conflict", "The API key was changed by someone else, or is locked.", "", atAPIKeys,
+		[]string{OpAPIKeysUpdate, OpAPIKeysDelete, OpAPIKeysDisable}},
+	{"already_exists", 409, "already_exists", "A secret with the same name already exists.", "", atSecretsManager, []string{OpSecretsCreate, OpSecretsPatch, OpGroups}},
+	{"too_large", 413, "too_large", "The payload is too large.", "", atSecretsManager, []string{OpSecretsCreate, OpVersionsCreate}},
 
 	{"network_rule", 403, "", "Forbidden", "", everywhere, nil},
 	{"rate_limited", 429, "too_many_requests", "The rate limit is exceeded.", "", everywhere, nil},
@@ -63,6 +67,23 @@ var cases = []Case{
 	{"bad_gateway", 502, "", "Bad Gateway", "", everywhere, nil},
 	{"unavailable", 503, "service_unavailable", "The service is temporarily unavailable.", "", everywhere, nil},
 	{"gateway_timeout", 504, "", "Gateway Timeout", "", everywhere, nil},
+}
+
+// Cases returns all of them.
+func Cases() []Case { return slices.Clone(cases) }
+
+// Of says what the case fits: operations, or services.
+func (c *Case) Of() string {
+	names := c.ops
+	if len(c.services) == len(everywhere) {
+		return "each operation"
+	}
+	if len(names) == 0 {
+		for _, s := range c.services {
+			names = append(names, serviceNames[s])
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // CasesOf returns the cases that fit an operation; [OpAny] has those that fit all of them.

@@ -2,6 +2,7 @@ package ibmcloudtest
 
 import (
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -42,14 +43,8 @@ func tenantOp(name, pattern, what string, items func(*Cloud) []object) operation
 			return nil, notFound("tenant")
 		}
 		body, err := serve(c, in)
-		if wanted := in.request.URL.Query()["name"]; err == nil && len(wanted) > 0 && o.path[len(o.path)-1][0] != '{' {
-			selected := []object{}
-			for _, item := range items(c) {
-				if item["name"] == wanted[0] {
-					selected = append(selected, item)
-				}
-			}
-			return object{what: selected}, nil
+		if name := in.request.URL.Query().Get("name"); name != "" && err == nil && o.path[len(o.path)-1][0] != '{' {
+			return object{what: slices.DeleteFunc(items(c), func(item object) bool { return item["name"] != name })}, nil
 		}
 		return body, err
 	}

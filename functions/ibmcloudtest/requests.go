@@ -64,7 +64,7 @@ func (c *Cloud) newCall(r *http.Request, found *operation, params []string) (*ca
 	return in, nil
 }
 
-// readBody reads the body and decodes it, each up to maxBody bytes, as IBM's SDKs can send it: as it is, or gzip. An error
+// readBody reads the body and decodes it, up to maxBody bytes each, as IBM's clients can send it: as it is, or gzip. An error
 // means that the caller is gone.
 func (in *call) readBody() error {
 	r := in.request
@@ -75,30 +75,23 @@ func (in *call) readBody() error {
 	if err != nil {
 		return err
 	}
-	switch encoding := strings.ToLower(r.Header.Get("Content-Encoding")); encoding {
-	case "", "identity":
-	case "gzip":
+	encoding := strings.ToLower(strings.Join(r.Header.Values("Content-Encoding"), ","))
+	switch {
+	case len(body) == 0, encoding == "", encoding == "identity":
+	case encoding == "gzip":
 		zipped, err := gzip.NewReader(bytes.NewReader(body[:min(len(body), maxBody)]))
 		if err == nil {
 			body, err = io.ReadAll(io.LimitReader(zipped, maxBody+1))
 		}
 		if err != nil {
-			in.unreadable = in.badBody(http.StatusBadRequest, "bad_request", "The body is not what its Content-Encoding says, gzip.")
+			in.unreadable = badRequest("The body is not what its Content-Encoding says, gzip.")
 		}
 	default:
-		in.unreadable = in.badBody(http.StatusUnsupportedMediaType, "unsupported_media_type", "The Content-Encoding must be gzip or none.")
+		in.unreadable = fail(http.StatusUnsupportedMediaType, "unsupported_media_type", "The Content-Encoding must be gzip or none.")
 	}
 	in.tooLarge = len(body) > maxBody
 	in.body = body[:min(len(body), maxBody)]
 	return nil
-}
-
-// badBody refuses a body, with IAM's own code at IAM.
-func (in *call) badBody(status int, code, message string) *apiError {
-	if in.operation.service == serviceIAM {
-		code = "BXNIM0106E"
-	}
-	return fail(status, code, message)
 }
 
 // bearerOf returns whose token the request bears and why that token is refused, if it is.

@@ -86,6 +86,8 @@ const (
 	serviceLogsRouting
 )
 
+var serviceNames = [...]string{"IAM", "API keys", "access groups", "Secrets Manager", "Logs Routing"}
+
 var operations, operationNames = indexOperations(iamOperations, apiKeyOperations, groupOperations, secretOperations,
 	versionOperations, lockOperations, logsRoutingOperations, notServedOperations())
 
@@ -254,8 +256,10 @@ func (c *Cloud) answer(r *http.Request) (reply, error) {
 // noOperation answers a request that is none of the operations: 404, or 405 when the path has others.
 func (c *Cloud) noOperation(r *http.Request, others []*operation) reply {
 	e, as := notFound("requested path"), &operation{service: serviceSecretsManager}
-	if strings.HasPrefix(r.URL.Path, "/identity/") {
-		as.service = serviceIAM
+	for prefix, service := range map[string]service{"/identity/": serviceIAM, "/v1/apikeys/": serviceAPIKeys, "/v1/serviceids/": serviceAPIKeys} {
+		if strings.HasPrefix(r.URL.Path, prefix) {
+			as.service = service
+		}
 	}
 	var allow []string
 	for _, other := range others {

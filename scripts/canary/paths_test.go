@@ -252,7 +252,7 @@ func faulty(d door, made []operation) (all []path) {
 			continue // what a job is answered is the job's own
 		}
 		for i, named := range faultMatrix() {
-			if (i+n)%d.stride != 0 || named.fault.Delay > 0 && d.kind != "function" || named.fault.Op != "" && at.op != ibmcloudtest.OpSecretsGet {
+			if (i+n)%d.stride != 0 || named.fault.Delay > 0 && d.kind != "function" || named.fault.Op != "" && at.op != named.fault.Op {
 				continue
 			}
 			fault := named.fault
@@ -362,6 +362,7 @@ func faultMatrix() (all []namedFault) {
 		add(true, ibmcloudtest.Fault{Drop: drop, Times: 1}, "a connection dropped once %s the work", drop)
 	}
 	add(false, ibmcloudtest.Fault{Delay: time.Hour}, "no answer at all")
+	add(false, ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Case: "key_repeated"}, "IAM's error that repeats the key")
 	for name, shape := range inOrder(stored) {
 		body := `{"secret_type":"arbitrary","payload":"` + shape + `"}`
 		add(false, ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 200, Body: body}, "a stored secret as %s", name)

@@ -56,6 +56,7 @@ examples:
   sandbox -tls-dir tls -env tls.env   HTTPS; trust tls/ca.pem (SSL_CERT_FILE, curl --cacert)
   sandbox -rotations 1000 -token-ttl 15m -env fleet.env
   curl -X POST localhost:8480/_sandbox/faults -d '{"op":"iam.token","times":2,"status":503}'
+  curl -X POST localhost:8480/_sandbox/faults -d '{"op":"iam.token","case":"key_disabled"}'
   curl localhost:8480/_sandbox/requests
 `
 
