@@ -133,13 +133,12 @@ func NewMirrors(transport http.RoundTripper) *Mirrors {
 	return &Mirrors{source: newCredentialSource(transport), secrets: map[string]*secret{}}
 }
 
-// Current returns the id of the version that readers get: the one that was given to
-// Put. It is empty when the secret has no version yet.
-func (m *Mirrors) Current(ctx context.Context, secretARN string) (versionID string, err error) {
+// Describe implements rotation.Mirrors.
+func (m *Mirrors) Describe(ctx context.Context, secretARN string) (rotation.MirrorSecret, error) {
 	s := m.secret(secretARN)
 	client, err := s.ready(ctx)
 	if err != nil {
-		return "", err
+		return rotation.MirrorSecret{}, err
 	}
 	return s.describe(ctx, client)
 }
@@ -147,26 +146,29 @@ func (m *Mirrors) Current(ctx context.Context, secretARN string) (versionID stri
 // describe also checks that the secret can be written, and that its ARN is the one
 // configured: AWS takes a part of an ARN as well, and the rest of its name may be
 // another secret's.
-func (s *secret) describe(ctx context.Context, client *secretsmanager.Client) (current string, err error) {
+func (s *secret) describe(ctx context.Context, client *secretsmanager.Client) (rotation.MirrorSecret, error) {
 	answer, err := client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &s.arn})
 	if err != nil {
-		return "", s.failure(err)
+		return rotation.MirrorSecret{}, s.failure(err)
 	}
 	if aws.ToString(answer.ARN) != s.arn {
-		return "", s.misconfigured("AWS knows the secret that this finds by another ARN: give the whole ARN in mirror, as AWS shows it")
+		return rotation.MirrorSecret{}, s.misconfigured("AWS knows the secret that this finds by another ARN: give the whole ARN in mirror, as AWS shows it")
 	}
 	if err := s.writable(answer); err != nil {
-		return "", err
+		return rotation.MirrorSecret{}, err
 	}
 	s.mu.Lock()
 	s.verified = true
 	s.mu.Unlock()
+	found := rotation.MirrorSecret{CreatedAt: aws.ToTime(answer.CreatedDate), ChangedAt: aws.ToTime(answer.LastChangedDate)}
 	for id, labels := range answer.VersionIdsToStages {
 		if slices.Contains(labels, "AWSCURRENT") {
-			return id, nil
+			found.VersionID = id
+		} else if len(labels) > 0 {
+			found.Others = append(found.Others, id)
 		}
 	}
-	return "", nil
+	return found, nil
 }
 
 // writable returns an error for a secret that AWS would let nobody write to. It is

@@ -100,10 +100,12 @@ type Exchanger interface {
 	Prepare(ctx context.Context)
 }
 
-// TokenStore holds the token secrets. Both methods return an *Error.
+// TokenStore holds the token secrets. Its methods return an *Error.
 type TokenStore interface {
 	// ReadMetadata returns what is known of the current version without its value.
 	ReadMetadata(ctx context.Context, ref TokenRef) (CurrentVersion, error)
+	// ReadVersion returns the same of the version id; the zero CurrentVersion if there is none.
+	ReadVersion(ctx context.Context, ref TokenRef, id string) (CurrentVersion, error)
 	// Save stores a new version of the secret, after the version current.
 	Save(ctx context.Context, ref TokenRef, current CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (SavedVersion, error)
 }
@@ -111,10 +113,20 @@ type TokenStore interface {
 // Mirrors are secrets in AWS Secrets Manager that hold the token too, each
 // named by its ARN. Both methods return an *Error.
 type Mirrors interface {
-	// Current returns the id of the version that the mirror holds, "" if it holds none.
-	Current(ctx context.Context, arn string) (versionID string, err error)
+	// Describe returns what AWS shows of the mirror. A secret that AWS shows to take no
+	// value, because it is a replica or is being deleted, is an error that no retry changes.
+	Describe(ctx context.Context, arn string) (MirrorSecret, error)
 	// Put makes payload the mirror's value, of the version versionID. It may be repeated.
 	Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error
+}
+
+// MirrorSecret is what AWS shows of a mirror without its value. Times are by AWS's clock,
+// and zero when it does not show them.
+type MirrorSecret struct {
+	VersionID string    // of the version that readers get: the one that Put was given; "" if there is none
+	Others    []string  // ids of the other versions that have a label, AWSPREVIOUS say
+	CreatedAt time.Time // of the secret
+	ChangedAt time.Time // when anything of the secret was last changed
 }
 
 // TokenResponse is IAM's answer to an exchange.
@@ -144,6 +156,19 @@ func (v CurrentVersion) ExpiresAt() time.Time { return v.Metadata.ExpiresAt(v.Cr
 // was issued with.
 func (v CurrentVersion) Remaining(now time.Time) time.Duration {
 	return min(v.ExpiresAt().Sub(now), v.lifetime())
+}
+
+// Threshold is the remaining lifetime below which the stored token is replaced: least, or
+// what the token allows. Each is left alone for 6 minutes, or for half of the lifetime that
+// it was saved with: else a lifetime no longer than least would make every run save one.
+func (v CurrentVersion) Threshold(least time.Duration) time.Duration {
+	lifetime := max(minRemaining, min(v.ExpiresAt().Sub(v.CreatedAt), v.lifetime())) // none shorter is saved
+	return min(least, max(lifetime/2, lifetime-6*time.Minute))
+}
+
+// InOrder reports whether the stored token needs no replacement yet.
+func (v CurrentVersion) InOrder(now time.Time, least time.Duration) bool {
+	return v.Remaining(now) >= v.Threshold(least)
 }
 
 // lifetime is what the stored token was issued with, as far as the metadata may be
