@@ -115,6 +115,7 @@ func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
 	return &service{config: cfg, clients: c, watch: c.newWatch(cfg), renewer: c.newRenewer(cfg), rotator: rotation.Rotator{
 		Tokens:       c.secretsManager,
 		Mirrors:      c.mirrors,
+		Refusals:     &rotation.Refusals{},
 		MinRemaining: cfg.MinRemaining,
 		Interval:     cfg.RotationInterval,
 		Concurrency:  attemptsAtOnce(cfg.Concurrency, cfg.MaxRPS),

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -235,18 +236,24 @@ func TestPutNamesTheVersionThatItMirrors(t *testing.T) {
 }
 
 func TestCurrentIsTheVersionThatReadersGet(t *testing.T) {
-	for name, test := range map[string]struct{ stages, want string }{
-		"current and previous": {`{"` + versionID + `":["AWSCURRENT"],"old":["AWSPREVIOUS"]}`, versionID},
-		"pending":              {`{"new":["AWSPENDING"],"` + versionID + `":["x","AWSCURRENT"]}`, versionID},
-		"no version":           {`{}`, ""},
-		"no stages":            {`null`, ""},
+	for name, test := range map[string]struct {
+		stages, want string
+		others       []string
+	}{
+		"current and previous": {`{"` + versionID + `":["AWSCURRENT"],"old":["AWSPREVIOUS"],"bare":[]}`, versionID, []string{"old"}},
+		"pending":              {`{"new":["AWSPENDING"],"` + versionID + `":["x","AWSCURRENT"]}`, versionID, []string{"new"}},
+		"no version":           {`{}`, "", nil},
+		"no stages":            {`null`, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			endpoint, _ := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`","VersionIdsToStages":`+test.stages+`}`)
+			endpoint, _ := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`","CreatedDate":1577836800.0,"LastChangedDate":1577836860.5,"VersionIdsToStages":`+test.stages+`}`)
 			awsEnvironment(t, endpoint)
-			got, err := NewMirrors(http.DefaultTransport).Current(t.Context(), testARN)
-			if got != test.want || err != nil {
-				t.Errorf("got %q, %v; want %q", got, err, test.want)
+			got, err := NewMirrors(http.DefaultTransport).Describe(t.Context(), testARN)
+			if got.VersionID != test.want || !slices.Equal(got.Others, test.others) || err != nil {
+				t.Errorf("got %+v, %v; want %q and %q", got, err, test.want, test.others)
+			}
+			if got.CreatedAt.Unix() != 1577836800 || got.ChangedAt.Unix() != 1577836860 {
+				t.Errorf("got %s and %s, want AWS's times", got.CreatedAt, got.ChangedAt)
 			}
 		})
 	}
@@ -259,7 +266,7 @@ func TestASecretOfAnotherARNIsNotWritten(t *testing.T) {
 	for _, partial := range []string{strings.TrimSuffix(testARN, "-Ab12Cd"), testARN[:len(testARN)-1]} {
 		*requests = nil
 		mirrors := NewMirrors(http.DefaultTransport)
-		_, err := mirrors.Current(t.Context(), partial)
+		_, err := mirrors.Describe(t.Context(), partial)
 		checkFailure(t, err, rotation.Misconfigured, rotation.Never, "the whole ARN")
 		err = mirrors.Put(t.Context(), partial, versionID, iamtoken.NewSecret(canary))
 		checkFailure(t, err, rotation.Misconfigured, rotation.Never, "the whole ARN")
@@ -294,7 +301,7 @@ func TestMirrorsInMoto(t *testing.T) {
 	aws := reader(t)
 	secretARN := createSecret(t, aws, "iam-token")
 	mirrors := NewMirrors(http.DefaultTransport)
-	if current, err := mirrors.Current(t.Context(), secretARN); current != "" || err != nil {
+	if current, err := mirrors.Describe(t.Context(), secretARN); current.VersionID != "" || err != nil {
 		t.Errorf("a secret without a version: got %q, %v; want none", current, err)
 	}
 	const older, newer = "11111111-2919-432f-9883-d5040bfcd326", versionID
@@ -302,7 +309,7 @@ func TestMirrorsInMoto(t *testing.T) {
 		if err := mirrors.Put(t.Context(), secretARN, put.id, iamtoken.NewSecret(put.payload)); err != nil {
 			t.Fatal(err)
 		}
-		if current, err := mirrors.Current(t.Context(), secretARN); current != put.id || err != nil {
+		if current, err := mirrors.Describe(t.Context(), secretARN); current.VersionID != put.id || err != nil {
 			t.Errorf("got the current version %q, %v; want %s", current, err, put.id)
 		}
 		value, err := aws.GetSecretValue(t.Context(), &secretsmanager.GetSecretValueInput{SecretId: &secretARN})
@@ -315,7 +322,7 @@ func TestMirrorsInMoto(t *testing.T) {
 		t.Errorf("got %d versions (%v), want 2: a second put of a version writes nothing", len(described.VersionIdsToStages), err)
 	}
 	missing := strings.Replace(secretARN, "iam-token", "no-such-token", 1)
-	_, err = mirrors.Current(t.Context(), missing)
+	_, err = mirrors.Describe(t.Context(), missing)
 	checkFailure(t, err, rotation.NotFound, rotation.Never, "the function creates none")
 	err = mirrors.Put(t.Context(), missing, newer, iamtoken.NewSecret(canary))
 	checkFailure(t, err, rotation.NotFound, rotation.Never, "the function creates none")

@@ -84,7 +84,7 @@ func TestRefusals(t *testing.T) {
 			_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
 			checkFailure(t, err, tt.kind, tt.retry, shown+": ", tt.key)
 			mirrors := NewMirrors(http.DefaultTransport)
-			_, err = mirrors.Current(t.Context(), testARN)
+			_, err = mirrors.Describe(t.Context(), testARN)
 			checkFailure(t, err, tt.kind, tt.retry, shown+": ", cmp.Or(tt.mirror, tt.key))
 			err = mirrors.Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary))
 			checkFailure(t, err, tt.kind, tt.retry, "mirroring the token to the AWS secret "+testARN, cmp.Or(tt.mirror, tt.key))
@@ -112,7 +112,7 @@ func TestASecretThatCannotBeWritten(t *testing.T) {
 		endpoint, requests := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`",`+state+`}`)
 		awsEnvironment(t, endpoint)
 		mirrors := NewMirrors(http.DefaultTransport)
-		_, described := mirrors.Current(t.Context(), testARN)
+		_, described := mirrors.Describe(t.Context(), testARN)
 		put := mirrors.Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary))
 		if want.says == "" {
 			if described != nil || put != nil {

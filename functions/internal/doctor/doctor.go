@@ -58,6 +58,7 @@ type SecretsManager interface {
 	ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error)
 	// ReadMetadata returns what is known of the stored token without its value.
 	ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error)
+	rotation.VersionReader
 	// Describe returns a secret's metadata, never its value.
 	Describe(ctx context.Context, id string) (rotation.SecretDescription, error)
 	// CountLocks counts the locks of a version: "current" or "previous".

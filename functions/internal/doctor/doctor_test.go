@@ -169,34 +169,55 @@ func TestAFaultyConfigurationIsADiagnosis(t *testing.T) {
 	}
 }
 
-// mirrors are copies whose state a test sets, by ARN. None may be written.
+// mirrors are mirrors whose state a test sets, by ARN. None may be written.
 type mirrors map[string]any
 
 func (mirrors) Put(context.Context, string, string, iamtoken.Secret) error { panic("doctor writes") }
 
-func (m mirrors) Current(_ context.Context, arn string) (string, error) {
+func (m mirrors) Describe(_ context.Context, arn string) (rotation.MirrorSecret, error) {
 	if err, ok := m[arn].(error); ok {
-		return "", err
+		return rotation.MirrorSecret{}, err
 	}
-	return m[arn].(string), nil
+	return rotation.MirrorSecret{VersionID: m[arn].(string)}, nil
 }
 
 func TestMirrors(t *testing.T) {
 	fx := newFixture(t, ibmcloudtest.Options{})
-	stored := fx.cloud.MustCurrent(fx.one.Token.ID).ID
+	save := func(lifetime, remaining time.Duration) string {
+		expires := time.Now().Add(remaining).Unix()
+		fx.cloud.MustPutVersion(fx.one.Token.ID, "a token", map[string]any{"expiration": expires, "issued_at": expires - int64(lifetime.Seconds())})
+		return fx.cloud.MustCurrent(fx.one.Token.ID).ID
+	}
+	const hour, quarter = time.Hour, 15 * time.Minute
+	unknown := "00000000-0000-4000-8000-000000000000"
 	for name, test := range map[string]struct {
-		state  any
-		status report.Status
-		says   string
+		state     any // the version's id
+		lifetime  time.Duration
+		remaining time.Duration
+		status    report.Status
+		says      string
 	}{
-		"the same version": {stored, report.CheckOK, "holds the stored token"},
-		"an older one":     {"00000000-0000-4000-8000-000000000000", report.CheckWarning, "does not hold the stored token"},
-		"none yet":         {"", report.CheckWarning, "the next run mirrors it"},
-		"denied":           {&rotation.Error{Kind: rotation.Denied, Message: "copying: the role needs DescribeSecret", Advice: "the role needs DescribeSecret"}, report.CheckFailed, "DescribeSecret"},
+		"the same version":    {"current", hour, 50 * time.Minute, report.CheckOK, "holds the stored token"},
+		"of 15 minutes":       {"current", quarter, 14 * time.Minute, report.CheckWarning, "tokens of 15m0s are too short for a mirror"},
+		"waits for its turn":  {"before", quarter, 2 * time.Minute, report.CheckWarning, "allows one in 16m0s"},
+		"an earlier one":      {"before", hour, 40 * time.Minute, report.CheckOK, "holds an earlier token that expires in 40m"},
+		"one of someone else": {unknown, hour, 50 * time.Minute, report.CheckWarning, "does not hold a token that the function has put there"},
+		"none yet":            {"", hour, 50 * time.Minute, report.CheckWarning, "does not hold a token"},
+		"denied":              {&rotation.Error{Kind: rotation.Denied, Message: "copying: the role needs DescribeSecret", Advice: "the role needs DescribeSecret"}, hour, hour, report.CheckFailed, "DescribeSecret"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fx.t = t
-			fx.one.Mirror, fx.doctor.Mirrors = []string{"arn:a"}, mirrors{"arn:a": test.state}
+			state := test.state
+			switch state {
+			case "current":
+				state = save(test.lifetime, test.remaining)
+			case "before":
+				state = save(test.lifetime, test.remaining)
+				save(test.lifetime, test.lifetime)
+			default:
+				save(test.lifetime, test.remaining)
+			}
+			fx.one.Mirror, fx.doctor.Mirrors = []string{"arn:a"}, mirrors{"arn:a": state}
 			fx.want(fx.run(), "mirror", test.status, test.says)
 		})
 	}
@@ -206,6 +227,21 @@ func TestMirrors(t *testing.T) {
 	fx.want(fx.run(), "mirror", report.CheckOK, "waits for the first token")
 	fx.cloud.MustDeleteSecret(fx.one.Token.ID)
 	fx.want(fx.run(), "mirror", report.CheckOK, "not tried: secretsmanager:PutSecretValue")
+}
+
+// A mirror with an expired token fails, though IBM's secret has a good one.
+func TestAMirrorThatExpired(t *testing.T) {
+	fx := newFixture(t, ibmcloudtest.Options{})
+	put := func(expires int64) string {
+		fx.cloud.MustPutVersion(fx.one.Token.ID, "a token", map[string]any{"expiration": expires, "issued_at": expires - 3600})
+		return fx.cloud.MustCurrent(fx.one.Token.ID).ID
+	}
+	now := time.Now()
+	old := put(now.Unix())
+	put(now.Unix() + 3600)
+	fx.doctor.Now = func() time.Time { return now.Add(20 * time.Minute) }
+	fx.one.Mirror, fx.doctor.Mirrors = []string{"arn:a"}, mirrors{"arn:a": old}
+	fx.want(fx.run(), "mirror", report.CheckFailed, "readers of arn:a have a token that expired")
 }
 
 func TestARotationWhoseTurnDoesNotComeIsAFailure(t *testing.T) {
@@ -379,7 +415,7 @@ func TestFindings(t *testing.T) {
 			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", map[string]any{"expiration": canary, "iam_id": canary})
 		}, "stored-token", report.CheckWarning, []string{"someone has edited it"}},
 		"expired":           {func(fx *fixture) { fx.publish(fx.seeded.IAMID, time.Now().Add(-time.Minute)) }, "stored-token", report.CheckFailed, []string{"readers have a token that expired 20", "(1m0s ago)", "schedule"}},
-		"about to expire":   {func(fx *fixture) { fx.publish(fx.seeded.IAMID, time.Now().Add(3*time.Minute)) }, "stored-token", report.CheckWarning, []string{"less than MIN_REMAINING", "ensure schedule"}},
+		"about to expire":   {func(fx *fixture) { fx.publish(fx.seeded.IAMID, time.Now().Add(2*time.Minute)) }, "stored-token", report.CheckWarning, []string{"less than MIN_REMAINING", "ensure schedule"}},
 		"clock behind":      {func(fx *fixture) { fx.clock(-10 * time.Minute) }, "iam-clock", report.CheckWarning, []string{"10m", "NTP"}},
 		"clock ahead":       {func(fx *fixture) { fx.clock(time.Minute) }, "secrets-manager-clock", report.CheckWarning, []string{"-1m", "NTP"}},
 		"bootstrap soon":    {func(fx *fixture) { fx.hide(); fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"in 2 days", "replace the key"}},

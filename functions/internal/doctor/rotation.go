@@ -159,13 +159,14 @@ func (e *examination) checkKeyExpiry(ctx context.Context, f *findings, token iam
 
 func (e *examination) checkLifetime(f *findings, response rotation.TokenResponse) {
 	lifetime := response.Token.ExpiresIn
+	capped := rotation.Threshold(e.MinRemaining, lifetime)
 	if err := rotation.CheckLifetime(response, e.now().Add(response.Clock.Skew())); err != nil {
 		f.failed(tokenLifetime, err)
 		return
 	}
 	switch {
-	case lifetime <= e.MinRemaining:
-		f.warn(tokenLifetime, fmt.Sprintf("the lifetime of tokens is %s, no longer than MIN_REMAINING (%s): every ensure run saves a new one", lifetime, e.MinRemaining),
+	case capped < e.MinRemaining:
+		f.warn(tokenLifetime, fmt.Sprintf("the lifetime of tokens is %s, too short for MIN_REMAINING (%s): one is replaced when %s of it remain", lifetime, e.MinRemaining, capped),
 			"lower MIN_REMAINING, or lengthen the account's token lifetime")
 	case lifetime < e.Interval:
 		f.warn(tokenLifetime, fmt.Sprintf("the lifetime of tokens is %s, shorter than the schedule of %s (ROTATION_INTERVAL)", lifetime, e.Interval),
@@ -281,7 +282,7 @@ func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 	case remaining <= 0:
 		f.fail(storedToken, "readers have a token that "+report.Expiry(expires, remaining),
 			"save one: "+e.HowToRun(e.Name, false)+"; then see in the log why no run did, and whether the schedule is on")
-	case remaining < e.MinRemaining:
+	case !current.InOrder(e.now().Add(current.Clock.Skew()), e.MinRemaining):
 		f.warn(storedToken, fmt.Sprintf("it expires in %s, less than MIN_REMAINING (%s)", remaining, e.MinRemaining),
 			"is the ensure schedule on? It should have saved a new one, or does within the minute")
 	default:
@@ -297,19 +298,47 @@ func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 			f.skip(mirror, arn+" was not tried: the time was up")
 			continue
 		}
-		versionID, err := try(ctx, e.limit, func(ctx context.Context) (string, error) { return e.Mirrors.Current(ctx, arn) })
-		switch {
-		case err != nil:
-			f.failed(mirror, err)
-		case e.current.VersionID == "":
-			f.ok(mirror, "%s can be seen; not tried: secretsmanager:PutSecretValue", arn)
-		case versionID != e.current.VersionID && e.current.ExpiresAt().IsZero():
-			f.ok(mirror, "%s can be seen and waits for the first token; not tried: secretsmanager:PutSecretValue", arn)
-		case versionID != e.current.VersionID:
-			f.warn(mirror, arn+" does not hold the stored token: its readers have an older one, or none",
-				"the next run mirrors it: "+e.HowToRun(e.Name, false)+"; if it cannot, its error says why")
-		default:
-			f.ok(mirror, "%s holds the stored token", arn)
+		if e.current.VersionID == "" {
+			if _, err := try(ctx, e.limit, func(ctx context.Context) (rotation.MirrorSecret, error) { return e.Mirrors.Describe(ctx, arn) }); err != nil {
+				f.failed(mirror, err)
+			} else {
+				f.ok(mirror, "%s can be seen; not tried: secretsmanager:PutSecretValue", arn)
+			}
+			continue
 		}
+		now := e.now().Add(e.current.Clock.Skew())
+		state, err := try(ctx, e.limit, func(ctx context.Context) (rotation.MirrorState, error) {
+			return rotation.InspectMirror(ctx, e.Mirrors, e.SecretsManager, e.Rotation, arn, e.current, now, e.MinRemaining)
+		})
+		if err != nil {
+			f.failed(mirror, err)
+			continue
+		}
+		e.checkMirror(f, arn, state)
+	}
+}
+
+func (e *examination) checkMirror(f *findings, arn string, state rotation.MirrorState) {
+	remaining, lifetime := state.Remaining.Round(time.Second), e.current.Lifetime()
+	advice := "see in the log what the step mirror says; to save a token in both: " + e.HowToRun(e.Name, false)
+	switch {
+	case state.NextPut > 0:
+		f.warn(mirror, fmt.Sprintf("%s has a token that %s; another may be put in %s: AWS's quota of versions allows one in %s",
+			arn, report.Expiry(state.ExpiresAt, remaining), state.NextPut.Round(time.Second), rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more")
+	case !state.InOrder && e.current.ExpiresAt().IsZero():
+		f.ok(mirror, "%s can be seen and waits for the first token; not tried: secretsmanager:PutSecretValue", arn)
+	case state.ExpiresAt.IsZero():
+		f.warn(mirror, arn+" does not hold a token that the function has put there", advice)
+	case remaining <= 0:
+		f.fail(mirror, "readers of "+arn+" have a token that "+report.Expiry(state.ExpiresAt, remaining), advice)
+	case !state.InOrder:
+		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, less than MIN_REMAINING (%s)", arn, remaining, e.MinRemaining), advice)
+	case lifetime < rotation.MirrorLifetime:
+		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, but tokens of %s are too short for a mirror: AWS's quota of versions allows one put in %s",
+			arn, remaining, lifetime, rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more; IBM's secret has no such limit")
+	case state.Current:
+		f.ok(mirror, "%s holds the stored token", arn)
+	default:
+		f.ok(mirror, "%s holds an earlier token that expires in %s", arn, remaining)
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,81 +14,253 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// repairAfter is the least age of the current version before a mirror that is behind
-// it is repaired by saving another one. AWS prunes old versions slowly:
-// sustained writes more often than every 10 minutes use up its quota.
-const repairAfter = 5 * time.Minute
-
-// mirrorState compares the mirrors with the current version.
-type mirrorState string
-
 const (
-	mirrorsCurrent mirrorState = "current" // every mirror holds the version, or there is none
-	mirrorsUnsent  mirrorState = "unsent"  // the version is our own save: its token is known
-	mirrorsBehind  mirrorState = "behind"  // a mirror holds another version: a new token repairs it
-	mirrorsTooNew  mirrorState = "too new" // likewise, but the version is too new for that
+	// PutInterval is the least time between two puts to a mirror. AWS keeps 100 versions of
+	// a secret and removes none younger than 24 hours: 90 puts a day leave room for a
+	// person's own. Tokens of MirrorLifetime or more never expire in between.
+	PutInterval    = 16 * time.Minute
+	MirrorLifetime = 30 * time.Minute
+
+	// A repair saves another version. The first one comes when a run that is writing the
+	// mirrors must have ended, the next ones when the lag has doubled, then hourly.
+	minRepairWait = 2 * time.Minute
+	maxRepairWait = time.Hour
+
+	// describeLimit keeps a mirror that does not answer from using up the attempt, in
+	// which another one may need a repair.
+	describeLimit = 4 * time.Second
 )
 
-// compareMirrors compares the mirrors with the current version, and names one that is
-// behind. The rotator may not read the stored token: only a full pass brings a mirror
-// up to a version that is not our own. The least age of a version also gives a run
-// that is writing the mirrors the time to finish.
-func (p *pass) compareMirrors(ctx context.Context, current CurrentVersion) (state mirrorState, behind string, err error) {
-	if _, own := p.sent[current.Metadata.Fingerprint]; own {
-		return mirrorsUnsent, "", nil
+// mirrorState is a mirror's current version, as far as IBM knows it.
+type mirrorState struct {
+	arn     string
+	held    CurrentVersion // zero if it is not known
+	changed time.Time      // when the secret last changed, if held is not known
+	lastPut time.Time      // zero if it is not known
+	inOrder bool           // the token that readers of the mirror have needs no replacement yet
+}
+
+// MirrorState is a mirror as doctor shows it.
+type MirrorState struct {
+	Current   bool          // it holds the version current
+	ExpiresAt time.Time     // of the token in it; zero when not known
+	Remaining time.Duration // of that token
+	InOrder   bool
+	NextPut   time.Duration // until another may be put, where the mirror only waits for that; else 0
+}
+
+// InspectMirror compares a mirror with IBM's metadata of the version that it holds. now is
+// by IBM's clock, least MIN_REMAINING.
+func InspectMirror(ctx context.Context, mirrors Mirrors, tokens VersionReader, r Rotation, arn string, current CurrentVersion, now time.Time, least time.Duration) (MirrorState, error) {
+	s, err := inspect(ctx, mirrors, tokens, r.Token, arn, now, least, current)
+	if err != nil {
+		return MirrorState{}, err
 	}
-	behind, err = p.mirrorBehind(ctx, current.VersionID)
+	state := MirrorState{Current: s.held.VersionID == current.VersionID, ExpiresAt: s.held.ExpiresAt(), Remaining: s.held.Remaining(now), InOrder: s.inOrder}
+	if !s.inOrder && s.waits(now) {
+		state.NextPut = s.nextPut().Sub(now)
+	}
+	return state, nil
+}
+
+// inspect reads what a mirror holds. The id of its version is the one of IBM's version,
+// whose metadata shows when its token expires and when it was put. known are versions
+// that need not be read.
+func inspect(ctx context.Context, mirrors Mirrors, tokens VersionReader, ref TokenRef, arn string, now time.Time, least time.Duration, known ...CurrentVersion) (mirrorState, error) {
+	secret, err := mirrors.Describe(ctx, arn)
+	if err != nil {
+		return mirrorState{}, err
+	}
+	read := func(id string) (CurrentVersion, error) {
+		for _, version := range known {
+			if id != "" && version.VersionID == id {
+				return version, nil
+			}
+		}
+		version, err := tokens.ReadVersion(ctx, ref, id)
+		if version.CreatedAt.Sub(now) > iamtoken.MaxLifetime { // its token would never expire
+			version = CurrentVersion{}
+		}
+		return version, err
+	}
+	s := mirrorState{arn: arn}
+	if s.held, err = read(secret.VersionID); err != nil {
+		return mirrorState{}, err
+	}
+	s.lastPut, s.inOrder = s.held.CreatedAt, s.held.InOrder(now, least)
+	if s.inOrder {
+		return s, nil
+	}
+	for _, id := range secret.Others { // a person may have moved AWSCURRENT to an older version
+		other, err := read(id)
+		if err != nil {
+			return mirrorState{}, err
+		}
+		s.lastPut = later(s.lastPut, other.CreatedAt)
+	}
+	if s.held.VersionID == "" {
+		s.changed = secret.ChangedAt
+		if secret.VersionID != "" && secret.ChangedAt.Sub(secret.CreatedAt) > minRepairWait { // else it is the value that it was made with
+			s.lastPut = later(s.lastPut, secret.ChangedAt)
+		}
+	}
+	return s, nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// nextPut is when the next put is allowed.
+func (s mirrorState) nextPut() time.Time {
+	if s.lastPut.IsZero() {
+		return time.Time{}
+	}
+	return s.lastPut.Add(PutInterval)
+}
+
+// waits reports whether a mirror that is not in order only has to wait for the next put.
+// Else it was written by someone else, or its label moved.
+func (s mirrorState) waits(now time.Time) bool { return s.isOurs() && now.Before(s.nextPut()) }
+
+func (s mirrorState) isOurs() bool {
+	return s.held.VersionID != "" && s.lastPut.Equal(s.held.CreatedAt)
+}
+
+// repairAt is when a new version is to be saved for a mirror that is not in order, and
+// whether the run that saved the version current has tried to put it.
+func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (at time.Time, tried bool) {
+	since := cmp.Or(s.changed, current.CreatedAt)
+	if s.held.VersionID != "" {
+		since = s.held.ExpiresAt().Add(-s.held.threshold(least))
+	}
+	lag := current.CreatedAt.Sub(later(since, s.nextPut()))
+	at = later(s.nextPut(), current.CreatedAt.Add(min(max(minRepairWait, lag), maxRepairWait)))
+	return at, lag >= 0 || !s.isOurs()
+}
+
+// describe says what readers of a mirror that is not in order have.
+func (s mirrorState) describe(now time.Time) string {
+	expires := s.held.ExpiresAt()
+	if expires.IsZero() {
+		return "the mirror " + s.arn + " does not hold a token that this function has put there"
+	}
+	return fmt.Sprintf("the mirror %s has a token that %s", s.arn, report.Expiry(expires, expires.Sub(now).Round(time.Second)))
+}
+
+// warnOfWait warns if the token in the mirror expires before the next one may be put.
+func (s mirrorState) warnOfWait(now time.Time) string {
+	expired := s.nextPut().Sub(s.held.ExpiresAt())
+	if s.inOrder || s.held.ExpiresAt().IsZero() || expired <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s, and gets the next one in %s: AWS's quota allows one in %s, so its readers have an expired token for %s at least; tokens of %s or more prevent that",
+		s.describe(now), s.nextPut().Sub(now).Round(time.Second), PutInterval, expired.Round(time.Second), MirrorLifetime)
+}
+
+// Refusals are the errors of puts that no retry changes, by ARN. They last as long as the
+// process: a mirror in it is not repaired by saving another version, and is written again
+// with the next one that is saved anyway.
+type Refusals struct {
+	mu    sync.Mutex
+	byARN map[string]*Error
+}
+
+func (r *Refusals) get(arn string) *Error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.byARN[arn]
+}
+
+// note remembers how a put ended.
+func (r *Refusals) note(arn string, err error) {
+	var failure *Error
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	switch {
-	case err != nil:
-		return "", "", err
-	case behind == "":
-		return mirrorsCurrent, "", nil
-	case p.ibmClock().Sub(current.CreatedAt) < repairAfter:
-		return mirrorsTooNew, behind, nil
-	default:
-		return mirrorsBehind, behind, nil
+	case err == nil:
+		delete(r.byARN, arn)
+	case errors.As(err, &failure) && failure.Retry == Never && failure.Kind != Timeout:
+		if r.byARN == nil {
+			r.byARN = map[string]*Error{}
+		}
+		r.byARN[arn] = failure
 	}
 }
 
 // endUpToDate ends an attempt that found the current version up to date. done is
 // false if the attempt has to continue, because a new token must repair a mirror.
 func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current CurrentVersion) (result report.Result, done bool, err error) {
-	state, behind, err := p.compareMirrors(ctx, current)
-	switch {
-	case err != nil:
-		return report.Result{}, true, err
-	case state == mirrorsBehind:
+	if sent, own := p.sent[current.Metadata.Fingerprint]; own {
+		p.repair = sent.repair
+		err := p.mirror(ctx, current, sent.TokenResponse)
+		return p.result(outcome, current), true, err
+	}
+	repair, err := p.checkMirrors(ctx, current)
+	if repair && p.Mode == ModeEnsure {
+		p.repair = true
 		return report.Result{}, false, nil
-	case state == mirrorsTooNew:
-		age := p.ibmClock().Sub(current.CreatedAt)
-		return report.Result{}, true, &Error{Step: StepMirror, Kind: Unavailable, Retry: Once, Message: fmt.Sprintf(
-			"the mirror %s does not hold the current version, which is only %s old: a run in %s saves a new token in both",
-			behind, age.Round(time.Second), (repairAfter - age).Round(time.Second))}
-	case state == mirrorsUnsent:
-		return p.result(outcome, current), true, p.mirror(ctx, current, p.sent[current.Metadata.Fingerprint])
-	default:
-		return p.result(outcome, current), true, nil
 	}
+	return p.result(outcome, current), true, err
 }
 
-// checkMirrors returns an *Error if a mirror cannot be read.
-func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) error {
-	_, err := p.mirrorBehind(ctx, current.VersionID)
-	return err
+// checkMirrors compares the mirrors with what they should hold. repair is true if a new
+// token must be saved for one. The rotator may not read the stored token: only a full
+// pass brings a mirror up to a version that is not our own.
+func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, describeLimit)
+	defer cancel()
+	var mu sync.Mutex
+	err = p.eachMirror(func(arn string) (string, error) {
+		now := p.ibmClock()
+		s, err := p.inspect(ctx, arn, current)
+		refused := p.refusals.get(arn)
+		at, tried := s.repairAt(current, p.MinRemaining)
+		switch {
+		case err != nil || s.inOrder:
+			return "", err
+		case refused != nil:
+			return "", refused
+		case s.waits(now), !tried && now.Before(at):
+			return s.warnOfWait(now), nil
+		case p.Mode == ModeCheck:
+			return s.describe(now) + ": the next run saves a new one in it", nil
+		case now.Before(at):
+			return "", &Error{Kind: Unavailable, Retry: Once, Message: fmt.Sprintf(
+				"%s: ensure saves a new one for it in %s, or a run of rotate now", s.describe(now), at.Sub(now).Round(time.Second))}
+		case p.Mode != ModeEnsure:
+			return "", &Error{Kind: Unavailable, Message: s.describe(now) + ": the next run of ensure saves a new one for it"}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		repair = true
+		return "", nil
+	})
+	return repair, err
 }
 
-// checkMirrorsOfKept returns an *Error if a mirror lacks the version that is to be
-// kept: there is no other token to repair it with.
+// checkMirrorsOfKept returns an *Error if a mirror needs another token than the one that
+// is to be kept: there is none to repair it with.
 func (p *pass) checkMirrorsOfKept(ctx context.Context, current CurrentVersion) error {
-	behind, err := p.mirrorBehind(ctx, current.VersionID)
-	if err != nil || behind == "" {
-		return err
-	}
-	return &Error{Step: StepMirror, Kind: Unavailable, Message: "the mirror " + behind + " does not hold the current version, " +
-		"and a new token would expire sooner than that: run once with force to save it in both"}
+	return p.eachMirror(func(arn string) (string, error) {
+		now := p.ibmClock()
+		s, err := p.inspect(ctx, arn, current)
+		switch {
+		case err != nil || s.inOrder:
+			return "", err
+		case s.waits(now):
+			return s.warnOfWait(now), nil
+		}
+		return "", &Error{Kind: Unavailable, Message: s.describe(now) +
+			", and a new one would expire sooner than IBM's, so it is not saved: run once with force to save it in both"}
+	})
 }
 
-// mirror writes the token to every mirror, under the id of the version current.
+// mirror writes the token to the mirrors, under the id of the version current: to all
+// whose next put is allowed, or if it was saved for a repair, to those not in order.
 func (p *pass) mirror(ctx context.Context, current CurrentVersion, fresh TokenResponse) error {
 	if len(p.Mirror) == 0 {
 		return nil
@@ -96,45 +270,82 @@ func (p *pass) mirror(ctx context.Context, current CurrentVersion, fresh TokenRe
 	}
 	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
 	payload := p.mirrorPayload(current, fresh.Token)
-	return p.eachMirror(func(arn string) error {
-		return p.Mirrors.Put(ctx, arn, current.VersionID, payload)
-	})
-}
-
-// mirrorBehind returns a mirror that does not hold the version, or "" if all do.
-func (p *pass) mirrorBehind(ctx context.Context, versionID string) (string, error) {
-	var mu sync.Mutex
-	behind := ""
-	err := p.eachMirror(func(arn string) error {
-		held, err := p.Mirrors.Current(ctx, arn)
-		if err == nil && held != versionID {
-			mu.Lock()
-			defer mu.Unlock()
-			behind = arn
+	saved := current.CreatedAt // two puts are as far apart as their versions: a retry puts one later
+	if saved.IsZero() {
+		saved = p.ibmClock()
+	}
+	return p.eachMirror(func(arn string) (string, error) {
+		s, err := p.inspect(ctx, arn, current, p.replaced)
+		now := p.ibmClock()
+		refused := p.refusals.get(arn)
+		switch {
+		case err != nil || s.held.VersionID == current.VersionID || p.repair && s.inOrder:
+			return "", err
+		case refused != nil && p.attempts > 1:
+			return "", refused
+		case !p.Force && saved.Before(s.nextPut()) && (s.inOrder || s.isOurs()):
+			return s.warnOfWait(now), nil
+		case !p.Force && saved.Before(s.nextPut()):
+			return "", &Error{Kind: Unavailable, Message: fmt.Sprintf(
+				"%s, and it was changed %s ago: the next one is put in %s, or with force now; does something else write to it?",
+				s.describe(now), now.Sub(s.lastPut).Round(time.Second), s.nextPut().Sub(now).Round(time.Second))}
 		}
-		return err
+		err = p.Mirrors.Put(ctx, arn, current.VersionID, payload)
+		p.refusals.note(arn, err)
+		return "", err
 	})
-	return behind, err
 }
 
-// eachMirror calls do for all mirrors in parallel, and returns the first error in
-// their order.
-func (p *pass) eachMirror(do func(arn string) error) error {
+func (p *pass) inspect(ctx context.Context, arn string, known ...CurrentVersion) (mirrorState, error) {
+	s, err := inspect(ctx, p.Mirrors, p.Tokens, p.Token, arn, p.ibmClock(), p.MinRemaining, known...)
+	s.arn = arn
+	return s, err
+}
+
+// eachMirror calls do for all mirrors in parallel, notes the warnings, and returns the
+// errors in their order as one, with which another attempt is made if one of them asks for it.
+func (p *pass) eachMirror(do func(arn string) (warning string, err error)) error {
 	if len(p.Mirror) > 0 {
 		defer p.timed(StepMirror)()
 	}
-	errs := make([]error, len(p.Mirror))
+	warnings, errs := make([]string, len(p.Mirror)), make([]error, len(p.Mirror))
 	var all sync.WaitGroup
 	for i, arn := range p.Mirror {
-		all.Go(func() { errs[i] = do(arn) })
+		all.Go(func() { warnings[i], errs[i] = do(arn) })
 	}
 	all.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return at(StepMirror, err)
+	for _, warning := range warnings {
+		if warning != "" {
+			p.warn("%s", warning)
 		}
 	}
-	return nil
+	return joined(errs)
+}
+
+// joined is the first error with the messages of all, nil if there is none.
+func joined(errs []error) error {
+	var messages []string
+	var all *Error
+	for _, err := range errs {
+		var failure *Error
+		switch {
+		case err == nil:
+			continue
+		case !errors.As(err, &failure):
+			return err
+		case all == nil:
+			first := *failure
+			all = &first
+		default:
+			all.Retry, all.RetryAfter, all.Advice = max(all.Retry, failure.Retry), max(all.RetryAfter, failure.RetryAfter), ""
+		}
+		messages = append(messages, failure.Message)
+	}
+	if all == nil {
+		return nil
+	}
+	all.Message = strings.Join(messages, "; ")
+	return at(StepMirror, all)
 }
 
 // mirrorPayload is the text that is stored at IBM: the payload, or for a kv secret

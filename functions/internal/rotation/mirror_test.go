@@ -3,14 +3,14 @@ package rotation_test
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-	"sync"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/mirrortest"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
 )
@@ -18,80 +18,100 @@ import (
 const (
 	firstARN  = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:token-Ab12Cd"
 	secondARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:token-Ab12Cd"
+	thirdARN  = "arn:aws:secretsmanager:us-west-2:123456789012:secret:token-Ab12Cd"
 )
 
-// mirrors emulates AWS Secrets Manager: it keeps the current version of each mirror.
-type mirrors struct {
-	mu      sync.Mutex
-	current map[string]string // version id by ARN
-	payload map[string]string
-	puts    []string // version ids, as they were given
-	reject  func(arn string, put bool) error
-}
-
-// mirrorTo gives the fixture's rotation two mirrors.
-func (fx *fixture) mirrorTo(arns ...string) *mirrors {
-	m := &mirrors{current: map[string]string{}, payload: map[string]string{}}
-	fx.rotator.Mirrors, fx.one.Mirror = m, arns
+// mirrorTo gives the fixture's rotation these mirrors.
+func (fx *fixture) mirrorTo(arns ...string) *mirrortest.AWS {
+	m := &mirrortest.AWS{}
+	fx.rotator.Mirrors, fx.rotator.Refusals, fx.one.Mirror = m, &rotation.Refusals{}, arns
+	for _, arn := range arns {
+		m.Current(arn) // it is made now
+	}
 	return m
 }
 
-func (m *mirrors) Current(_ context.Context, arn string) (string, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.reject != nil {
-		if err := m.reject(arn, false); err != nil {
-			return "", err
-		}
-	}
-	return m.current[arn], nil
-}
+// fault is the fault of a mirror: what it does to a request.
+type fault = func(ctx context.Context, put bool) error
 
-func (m *mirrors) Put(_ context.Context, arn, versionID string, payload iamtoken.Secret) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.puts = append(m.puts, versionID)
-	if m.reject != nil {
-		if err := m.reject(arn, true); err != nil {
-			return err
-		}
-	}
-	m.current[arn], m.payload[arn] = versionID, payload.Reveal()
-	return nil
-}
-
-// failing rejects puts to arn with kind, times times; 0 is for ever.
-func (m *mirrors) failing(arn string, kind rotation.Kind, retry rotation.Retry, times int) {
-	count := 0
-	m.reject = func(to string, put bool) error {
-		if to != arn || !put {
+// failing gives the requests of arn a fault, the first ones alone if times is not 0.
+func failing(m *mirrortest.AWS, arn string, times int, of fault) {
+	m.Fault = func(ctx context.Context, to string, put bool) error {
+		if to != arn || times < 0 {
 			return nil
 		}
-		if count++; times > 0 && count > times {
+		err := of(ctx, put)
+		if err != nil && times > 0 {
+			if times--; times == 0 {
+				times = -1
+			}
+		}
+		return err
+	}
+}
+
+// puts rejects every put, requests everything.
+func puts(kind rotation.Kind, retry rotation.Retry) fault { return onlyPuts(requests(kind, retry)) }
+
+func onlyPuts(of fault) fault {
+	return func(ctx context.Context, put bool) error {
+		if !put {
 			return nil
 		}
+		return of(ctx, put)
+	}
+}
+
+func requests(kind rotation.Kind, retry rotation.Retry) fault {
+	return func(context.Context, bool) error {
 		return &rotation.Error{Kind: kind, Retry: retry, Message: "rejected by the test"}
 	}
 }
 
+// hanging answers when the caller has given up.
+func hanging(ctx context.Context, _ bool) error {
+	<-ctx.Done()
+	return &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "no answer in the test"}
+}
+
 // wantMirrored checks that every mirror holds what IBM holds, under its version id.
-func (fx *fixture) wantMirrored(m *mirrors, arns ...string) {
+func (fx *fixture) wantMirrored(m *mirrortest.AWS, arns ...string) {
 	fx.t.Helper()
 	current := fx.cloud.MustCurrent(fx.one.Token.ID)
 	for _, arn := range arns {
-		if m.current[arn] != current.ID || m.payload[arn] != current.Payload {
-			fx.t.Errorf("%s: got version %q, want %s with the same payload", arn, m.current[arn], current.ID)
+		if got := m.Current(arn); got.ID != current.ID || got.Payload != current.Payload {
+			fx.t.Errorf("%s: got version %q, want %s with the same payload", arn, got.ID, current.ID)
 		}
 	}
+}
+
+func wantPuts(t *testing.T, m *mirrortest.AWS, arn string, want int) {
+	t.Helper()
+	if got, limited := m.Versions(arn); len(got) != want || limited != 0 {
+		t.Errorf("%s got %d versions, and %d that AWS refused, want %d", arn, len(got), limited, want)
+	}
+}
+
+func (fx *fixture) wantWarning(result report.Result, words string) {
+	fx.t.Helper()
+	if !strings.Contains(fmt.Sprintln(result.Warnings), words) {
+		fx.t.Errorf("got the warnings %q, want %q in them", result.Warnings, words)
+	}
+}
+
+// remaining is how long the token of a payload is still valid.
+func (fx *fixture) remaining(payload string) time.Duration {
+	_, expires, _ := fx.cloud.Validate(payload)
+	return time.Until(expires)
 }
 
 func TestTheTokenIsInEveryMirror(t *testing.T) {
 	for _, format := range []iamtoken.Format{iamtoken.Raw, iamtoken.Bearer, iamtoken.JSON} {
 		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-			m := fx.mirrorTo(firstARN, secondARN)
+			m := fx.mirrorTo(firstARN, secondARN, thirdARN)
 			fx.one.Token.Format = format
 			fx.rotate()
-			fx.wantMirrored(m, firstARN, secondARN)
+			fx.wantMirrored(m, firstARN, secondARN, thirdARN)
 			fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
 			fx.wantVersions(2)
 		})
@@ -110,38 +130,63 @@ func TestAKVSecretHasTheTokenInItsFieldAndItsMirrorIsTheObject(t *testing.T) {
 				t.Errorf("field %q: %v", want, err)
 			}
 			fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
-			if got, want := m.payload[firstARN], fmt.Sprintf(`{%q:%q}`, want, token); got != want {
+			if got, want := m.Current(firstARN).Payload, fmt.Sprintf(`{%q:%q}`, want, token); got != want {
 				t.Errorf("got a mirror of %d bytes, want the object of %d", len(got), len(want))
 			}
+			fx.rotator.MinRemaining = 30 * time.Minute // a mirror's own version is read of kv, too
+			time.Sleep(20 * time.Minute)
+			failing(m, firstARN, 0, puts(rotation.Denied, rotation.Never))
+			fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Denied)
+			fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
 		})
 	}
 }
 
 // A mirror that fails for a moment is written again, with the same version: nothing
-// more is saved at IBM.
+// more is saved at IBM. So it is when another one refuses for good.
 func TestAMirrorIsRetriedWithTheSameToken(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN, secondARN)
-		m.failing(secondARN, rotation.Unavailable, rotation.Later, 2)
-		result := fx.rotate()
-		if result.Attempts != 3 {
+		failing(m, secondARN, 2, puts(rotation.Unavailable, rotation.Later))
+		if result := fx.rotate(); result.Attempts != 3 {
 			t.Errorf("got %d attempts, want 3", result.Attempts)
 		}
 		fx.wantMirrored(m, firstARN, secondARN)
 		fx.wantVersions(2)
-		if ids := slices.Compact(slices.Sorted(slices.Values(m.puts))); len(ids) != 1 {
-			t.Errorf("got puts of the versions %v, want one version", ids)
+	})
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN, secondARN)
+		tries, again := 0, 2
+		m.Fault = func(ctx context.Context, arn string, put bool) error {
+			if arn == firstARN && put {
+				tries++
+			} else if arn == firstARN {
+				return nil
+			} else if again--; again >= 0 {
+				return requests(rotation.Unavailable, rotation.Later)(ctx, put)
+			} else {
+				return nil
+			}
+			return requests(rotation.Denied, rotation.Never)(ctx, put)
+		}
+		result := fx.run(rotation.ModeRotate)
+		fx.wantFailure(result, rotation.StepMirror, rotation.Denied)
+		fx.wantMirrored(m, secondARN)
+		if tries != 1 || result.Error.Message != "rejected by the test" {
+			t.Errorf("got %d tries and %q, want one", tries, result.Error.Message)
 		}
 	})
 }
 
-// The answer to the save is lost, so its version id is found by the next attempt.
-func TestASaveWhoseAnswerWasLostIsMirrored(t *testing.T) {
+// The answer to the save is lost, so its version id is found by the next attempt. The
+// answer to a put is lost: nothing is put twice.
+func TestWhatWasSavedIsMirroredThoughAnAnswerWasLost(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		m := fx.mirrorTo(firstARN)
+		m := fx.mirrorTo(firstARN, secondARN)
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Drop: ibmcloudtest.DropAfter, Times: 1})
+		failing(m, secondARN, 1, onlyPuts(func(context.Context, bool) error { return mirrortest.ErrLost }))
 		fx.rotate()
-		fx.wantMirrored(m, firstARN)
+		fx.wantMirrored(m, firstARN, secondARN)
 		fx.wantVersions(2)
 	})
 }
@@ -162,16 +207,14 @@ func TestNothingOldIsMirrored(t *testing.T) {
 		m := fx.mirrorTo(firstARN)
 		fx.rotator.Tokens = freezing{fx.rotator.Tokens, func() { fx.freeze(3 * time.Minute) }}
 		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Timeout)
-		if len(m.puts) != 0 {
-			t.Errorf("got %d puts, want none", len(m.puts))
-		}
+		wantPuts(t, m, firstARN, 0)
 	})
 }
 
 func TestAFailedMirrorFailsTheReportButNotTheSavedToken(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN, secondARN)
-		m.failing(secondARN, rotation.Denied, rotation.Never, 0)
+		failing(m, secondARN, 0, puts(rotation.Denied, rotation.Never))
 		result := fx.run(rotation.ModeRotate)
 		fx.wantFailure(result, rotation.StepMirror, rotation.Denied)
 		fx.wantPublished(59 * time.Minute)
@@ -182,41 +225,470 @@ func TestAFailedMirrorFailsTheReportButNotTheSavedToken(t *testing.T) {
 	})
 }
 
-// Nobody here may read the stored token: a mirror that is behind is repaired by a new
-// one in both, at most once in 5 minutes.
-func TestAMirrorThatIsBehindIsRepaired(t *testing.T) {
+// day is what the schedules make of 24 hours: ensure every minute, rotate every 50.
+type day struct {
+	fx      *fixture
+	m       *mirrortest.AWS
+	cold    bool // every run is a new process
+	expired map[string]time.Duration
+	failed  int
+	warned  int // reports that name an expired token of a mirror
+	last    report.Result
+}
+
+func (d *day) play(length time.Duration) {
+	d.expired = map[string]time.Duration{}
+	for minute := range int(length / time.Minute) {
+		began := time.Now()
+		mode := rotation.ModeEnsure
+		if minute%50 == 0 {
+			mode = rotation.ModeRotate
+		}
+		if d.cold {
+			d.fx.rotator.Refusals = nil
+		}
+		done := make(chan report.Result, 1)
+		go func() { done <- d.fx.run(mode) }()
+		time.Sleep(time.Minute - time.Since(began)) // the next run does not wait for this one
+		for _, arn := range d.fx.one.Mirror {
+			if left := d.fx.remaining(d.m.Current(arn).Payload); left < 0 {
+				d.expired[arn] += time.Minute
+			}
+		}
+		if left := d.fx.remaining(d.fx.cloud.MustCurrent(d.fx.one.Token.ID).Payload); left < 0 {
+			d.fx.t.Errorf("minute %d: the token at IBM has expired", minute)
+		}
+		select {
+		case d.last = <-done:
+		default: // it tries until its time is up
+			defer func() { <-done }()
+			d.failed++
+			continue
+		}
+		if d.last.Outcome == report.Failed {
+			d.failed++
+		}
+		if strings.Contains(fmt.Sprint(d.last.Warnings), "readers have an expired token for") {
+			d.warned++
+		}
+	}
+}
+
+// One mirror fails for ever: the other gets what it gets alone, and IBM's secret, too.
+// ibm is how many versions there may be.
+func TestAMirrorThatFailsForEverHarmsNoOther(t *testing.T) {
+	for name, test := range map[string]struct {
+		of     fault
+		cold   bool
+		ibm    int
+		length time.Duration
+	}{
+		"denied":                      {of: puts(rotation.Denied, rotation.Never), ibm: 32, length: 24 * time.Hour},
+		"denied, in cold processes":   {of: puts(rotation.Denied, rotation.Never), cold: true, ibm: 70, length: 24 * time.Hour},
+		"missing":                     {of: requests(rotation.NotFound, rotation.Never), ibm: 12, length: 8 * time.Hour},
+		"full":                        {of: puts(rotation.RateLimited, rotation.Never), ibm: 12, length: 8 * time.Hour},
+		"throttled":                   {of: puts(rotation.RateLimited, rotation.Later), ibm: 70, length: 24 * time.Hour},
+		"out of reach":                {of: requests(rotation.Unavailable, rotation.Later), ibm: 12, length: 8 * time.Hour},
+		"no answer":                   {of: hanging, ibm: 12, length: 8 * time.Hour},
+		"no answer to puts":           {of: onlyPuts(hanging), ibm: 25, length: 8 * time.Hour},
+		"slow, and its answers lost":  {of: onlyPuts(func(context.Context, bool) error { time.Sleep(3 * time.Second); return mirrortest.ErrLost }), ibm: 12, length: 8 * time.Hour},
+		"in order now, then it fails": {of: puts(rotation.Unavailable, rotation.Later), ibm: 25, length: 8 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				m := fx.mirrorTo(firstARN, secondARN)
+				saved := &counted{TokenStore: fx.rotator.Tokens}
+				fx.rotator.Tokens = saved
+				if strings.HasPrefix(name, "in order") {
+					fx.rotate()
+				}
+				failing(m, secondARN, 0, test.of)
+				d := day{fx: fx, m: m, cold: test.cold}
+				d.play(test.length)
+				if d.expired[firstARN] > 0 {
+					t.Errorf("readers of the healthy mirror had an expired token for %s", d.expired[firstARN])
+				}
+				if got, limited := m.Versions(firstARN); len(got) > 31 || limited != 0 {
+					t.Errorf("the healthy mirror got %d versions, and %d that AWS refused, want 30 or so", len(got), limited)
+				}
+				if saved.saves > test.ibm {
+					t.Errorf("IBM got %d versions, want %d at most", saved.saves, test.ibm)
+				}
+				if second := m.Current(secondARN); second.ID == "" && d.failed < int(test.length.Minutes())-2 {
+					t.Errorf("%d runs failed, want nearly all", d.failed)
+				}
+			})
+		})
+	}
+}
+
+// counted counts the saves of a token store.
+type counted struct {
+	rotation.TokenStore
+	saves int
+}
+
+func (c *counted) Save(ctx context.Context, ref rotation.TokenRef, current rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
+	c.saves++
+	return c.TokenStore.Save(ctx, ref, current, token, metadata)
+}
+
+// AWS takes 100 versions a day, and tokens of 15 minutes would be 180: the mirror lags, and
+// the report says for how long. IBM's secret does not.
+func TestTokensTooShortForAMirrorStayWithinItsQuota(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN, secondARN)
+		failing(m, secondARN, 0, puts(rotation.Unavailable, rotation.Later))
+		d := day{fx: fx, m: m, cold: true}
+		d.play(26 * time.Hour)
+		if got, limited := m.Versions(firstARN); len(got) > 100 || limited != 0 {
+			t.Errorf("got %d versions and %d that AWS refused", len(got), limited)
+		}
+		if got := putsOfADay(m, firstARN); got > 90 || got < 80 {
+			t.Errorf("the mirror got %d versions in a day, want 90 at most and not many fewer", got)
+		}
+		if share := float64(d.expired[firstARN]) / float64(26*time.Hour); share > 0.15 {
+			t.Errorf("the mirror's token was expired for %.0f %% of the time, want 2 of 17 minutes or so", 100*share)
+		}
+	})
+	for _, cold := range []bool{false, true} {
+		withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
+			m := fx.mirrorTo(firstARN)
+			d := day{fx: fx, m: m, cold: cold}
+			d.play(6 * time.Hour)
+			if d.failed > 0 {
+				t.Errorf("%d runs failed for the quota alone: %v", d.failed, d.last.Error)
+			}
+			if d.warned < 6*60/3 {
+				t.Errorf("%d reports name the minutes, want each that waits", d.warned)
+			}
+		})
+	}
+}
+
+// putsOfADay is the most that AWS got in any 24 hours.
+func putsOfADay(m *mirrortest.AWS, arn string) (most int) {
+	kept, _ := m.Versions(arn)
+	for i, first := range kept {
+		n := 0
+		for _, version := range kept[i:] {
+			if version.At.Sub(first.At) < 24*time.Hour {
+				n++
+			}
+		}
+		most = max(most, n)
+	}
+	return most
+}
+
+// Tokens of 30 minutes are enough, whatever MIN_REMAINING is.
+func TestTokensOfHalfAnHourKeepAMirrorValid(t *testing.T) {
+	for _, least := range []time.Duration{8 * time.Minute, 20 * time.Minute, time.Hour} {
+		withFixture(t, ibmcloudtest.Options{TokenTTL: rotation.MirrorLifetime}, func(fx *fixture) {
+			fx.rotator.MinRemaining = least
+			m := fx.mirrorTo(firstARN)
+			d := day{fx: fx, m: m}
+			d.play(8 * time.Hour)
+			if d.expired[firstARN] > 0 || d.failed > 0 || d.warned > 0 || putsOfADay(m, firstARN) > 30 {
+				t.Errorf("MIN_REMAINING %s: got %s without a token, %d failures, %d warnings and %d puts",
+					least, d.expired[firstARN], d.failed, d.warned, putsOfADay(m, firstARN))
+			}
+		})
+	}
+}
+
+// A repair is for the failing mirror alone, and comes later and later.
+func TestARepairOfAMirrorWaitsLongerAndLonger(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN, secondARN)
-		m.failing(secondARN, rotation.Denied, rotation.Never, 0)
+		fx.rotate()
+		failing(m, secondARN, 0, puts(rotation.Unavailable, rotation.Later))
+		time.Sleep(20 * time.Minute)
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Unavailable)
+		wantPuts(t, m, firstARN, 2)
+		time.Sleep(32 * time.Minute) // the second mirror's token has 6 minutes left, the first one's 28
+		fx.rotator.Refusals = nil
+		var at []time.Duration
+		for began := time.Now(); time.Since(began) < 40*time.Minute; time.Sleep(time.Minute) {
+			before := fx.versions()
+			fx.run(rotation.ModeEnsure)
+			if fx.versions() > before {
+				at = append(at, time.Since(began).Round(time.Minute))
+			}
+		}
+		if len(at) < 3 || len(at) > 6 || at[0] > 2*time.Minute || at[len(at)-1]-at[len(at)-2] < 8*time.Minute {
+			t.Errorf("versions were saved after %s, want the waits to grow", at)
+		}
+		if got, _ := m.Versions(firstARN); len(got) > 3 {
+			t.Errorf("the healthy mirror got %d versions, want one more at most", len(got))
+		}
+		m.Fault = nil
+		time.Sleep(time.Hour)
+		fx.run(rotation.ModeEnsure)
+		if fx.remaining(m.Current(secondARN).Payload) < 50*time.Minute {
+			t.Error("the mirror that works again has no token")
+		}
+	})
+}
+
+// A put that was refused for good is not repaired by saving, and is tried again with the
+// next token that is saved anyway.
+func TestARefusedMirrorIsNotRepaired(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN, secondARN)
+		failing(m, secondARN, 0, puts(rotation.Denied, rotation.Never))
 		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Denied)
-		fx.wantVersions(2)
-		for range 4 { // an ensure run every minute
+		for range 45 {
 			time.Sleep(time.Minute)
-			fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable)
+			fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Denied)
 		}
 		fx.wantVersions(2)
-		time.Sleep(time.Minute)
-		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Denied)
-		fx.wantVersions(3)
-		m.reject = nil
-		time.Sleep(time.Minute)
-		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable)
-		time.Sleep(4 * time.Minute)
+		m.Fault = nil
+		time.Sleep(8 * time.Minute)
 		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
-		fx.wantVersions(4)
 		fx.wantMirrored(m, firstARN, secondARN)
-		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
+		failing(m, secondARN, 0, puts(rotation.Denied, rotation.Never)) // what refused once does not count for ever
+		time.Sleep(50 * time.Minute)
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Denied)
 	})
 }
 
 // A mirror named for the first time is filled without waiting for the next rotation.
 func TestANewMirrorIsFilled(t *testing.T) {
+	for name, prepare := range map[string]func(m *mirrortest.AWS){
+		"without a value":       func(*mirrortest.AWS) {},
+		"with one of its own":   func(m *mirrortest.AWS) { must(m.Write(firstARN, "11111111-2919-432f-9883-d5040bfcd326", "none yet")) },
+		"an id of another kind": func(m *mirrortest.AWS) { must(m.Write(firstARN, "../../../etc/passwd/../../../..//", "none yet")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				fx.rotate()
+				time.Sleep(10 * time.Minute)
+				m := fx.mirrorTo(firstARN)
+				prepare(m)
+				fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
+				fx.wantMirrored(m, firstARN)
+			})
+		})
+	}
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// A run dies between the save and its puts: the mirror has its own older token, and gets
+// the next one by the expiry of that.
+func TestARunThatDiesBeforeItsPutsCostsNoReaderAToken(t *testing.T) {
+	for _, mode := range []rotation.Mode{rotation.ModeRotate, rotation.ModeEnsure} {
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			m := fx.mirrorTo(firstARN)
+			fx.rotate()
+			time.Sleep(map[rotation.Mode]time.Duration{rotation.ModeRotate: 50, rotation.ModeEnsure: 53}[mode] * time.Minute)
+			store := fx.rotator.Tokens
+			ctx, die := context.WithTimeout(context.Background(), 2*time.Minute)
+			fx.rotator.Tokens = freezing{store, die}
+			fx.rotator.Run(ctx, rotation.Request{Mode: mode, RunID: "it-dies-here"}, []rotation.Rotation{fx.one})
+			fx.rotator.Tokens = store
+			wantPuts(t, m, firstARN, 1)
+			fx.wantVersions(3)
+			for range 10 {
+				time.Sleep(time.Minute)
+				if left := fx.remaining(m.Current(firstARN).Payload); left < 2*time.Minute {
+					t.Errorf("%s: the mirror's token has %s left", mode, left)
+				}
+				fx.run(rotation.ModeEnsure)
+			}
+			fx.wantMirrored(m, firstARN)
+			fx.wantVersions(4)
+		})
+	}
+}
+
+// A rotation that comes soon after a repair leaves the mirror its token, which is in order.
+func TestAMirrorIsNotPutTwiceInAQuarterOfAnHour(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
 		fx.rotate()
 		time.Sleep(10 * time.Minute)
-		m := fx.mirrorTo(firstARN)
-		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
+		result := fx.rotate()
+		wantPuts(t, m, firstARN, 1)
+		if len(result.Warnings) > 0 {
+			t.Errorf("got the warnings %q", result.Warnings)
+		}
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
+		fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "with-force", Force: true}), report.Rotated)
+		fx.wantMirrored(m, firstARN) // a person may
+		wantPuts(t, m, firstARN, 2)
+		time.Sleep(16 * time.Minute)
+		fx.rotate()
 		fx.wantMirrored(m, firstARN)
+	})
+}
+
+// Two runs at once may both save; the mirror gets a token that is good, and no third.
+func TestRunsThatOverlapLeaveAMirrorInOrder(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN, secondARN)
+		fx.rotate()
+		time.Sleep(53 * time.Minute)
+		done := make(chan report.Result)
+		for range 3 {
+			go func() { done <- fx.run(rotation.ModeEnsure) }()
+		}
+		for range 3 {
+			<-done
+		}
+		time.Sleep(time.Minute)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
+		if left := fx.remaining(m.Current(firstARN).Payload); left < 50*time.Minute {
+			t.Errorf("the mirror's token has %s left", left)
+		}
+	})
+}
+
+// People change mirrors and versions by hand.
+func TestAMirrorChangedByHand(t *testing.T) {
+	old := func(fx *fixture, m *mirrortest.AWS) { // back to an expired token
+		fx.rotate()
+		time.Sleep(50 * time.Minute)
+		fx.rotate()
+		time.Sleep(12 * time.Minute)
+		kept, _ := m.Versions(firstARN)
+		m.Move(firstARN, kept[0].ID)
+	}
+	for name, test := range map[string]struct {
+		edit  func(fx *fixture, m *mirrortest.AWS)
+		says  string
+		waits time.Duration // until it is repaired
+	}{
+		"an older version made current": {edit: old, says: "expired", waits: 5 * time.Minute},
+		"overwritten by someone": {says: "does not hold a token that this function has put there", waits: 17 * time.Minute, edit: func(fx *fixture, m *mirrortest.AWS) {
+			fx.rotate()
+			time.Sleep(30 * time.Minute)
+			must(m.Write(firstARN, "11111111-2919-432f-9883-d5040bfcd326", "mine"))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				m := fx.mirrorTo(firstARN)
+				test.edit(fx, m)
+				result := fx.run(rotation.ModeEnsure)
+				fx.wantFailure(result, rotation.StepMirror, rotation.Unavailable)
+				if !strings.Contains(result.Error.Message, test.says) {
+					t.Errorf("got %q, want it to say %q", result.Error.Message, test.says)
+				}
+				before := fx.versions()
+				for began := time.Now(); time.Since(began) < test.waits; time.Sleep(time.Minute) {
+					fx.run(rotation.ModeEnsure)
+				}
+				fx.wantMirrored(m, firstARN)
+				fx.wantVersions(before + 1)
+			})
+		})
+	}
+}
+
+// Someone who writes to the mirror all the time is not fought: the run fails.
+func TestAMirrorThatSomeoneElseWritesIsLeftToThem(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		fx.rotator.Refusals = nil
+		fx.rotate()
+		ours := 0
+		m.OnPut = func(_ string, version mirrortest.Version) {
+			if strings.HasPrefix(version.Payload, "ey") {
+				ours++
+			}
+		}
+		for minute := range 24 * 60 {
+			time.Sleep(time.Minute)
+			if minute%15 == 0 {
+				_ = m.Write(firstARN, fmt.Sprintf("11111111-2919-432f-9883-%012d", minute), "mine")
+			}
+			fx.run(rotation.ModeEnsure)
+		}
+		if ours > 1 {
+			t.Errorf("got %d puts in a day", ours)
+		}
+	})
+}
+
+// The metadata of a mirror's version can be changed by others, as that of the current one.
+func TestTheMetadataOfAMirrorsVersion(t *testing.T) {
+	for name, test := range map[string]struct {
+		metadata map[string]any
+		after    time.Duration // its version is this old
+		repaired bool
+	}{
+		"erased, and new":             {nil, 10 * time.Minute, false}, // its put is counted
+		"erased":                      {nil, 22 * time.Minute, true},
+		"unreadable":                  {map[string]any{"expiration": "soon"}, 22 * time.Minute, true},
+		"far in the future":           {map[string]any{"expiration": int64(1) << 40}, 22 * time.Minute, false},
+		"far in the future, and late": {map[string]any{"expiration": int64(1) << 40}, 54 * time.Minute, true}, // trusted for 61 minutes
+		"in the past":                 {map[string]any{"expiration": 1}, 22 * time.Minute, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				m := fx.mirrorTo(firstARN)
+				fx.rotate()
+				time.Sleep(test.after - 5*time.Minute)
+				failing(m, firstARN, 1, puts(rotation.Denied, rotation.Never))
+				fx.run(rotation.ModeRotate)
+				fx.rotator.Refusals = nil
+				fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "previous", test.metadata)
+				time.Sleep(5 * time.Minute)
+				want := report.Fresh
+				if test.repaired {
+					want = report.Rotated
+				}
+				fx.wantOutcome(fx.run(rotation.ModeEnsure), want)
+			})
+		})
+	}
+}
+
+// A clock that is wrong, on either side, changes nothing: IBM's counts.
+func TestAWrongClockPutsNoMoreAndNoFewer(t *testing.T) {
+	for _, off := range []time.Duration{-20 * time.Minute, 20 * time.Minute, -24 * time.Hour, 24 * time.Hour} {
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			m := fx.mirrorTo(firstARN)
+			fx.skew.Store(int64(off))
+			fx.rotate()
+			time.Sleep(10 * time.Minute)
+			fx.rotate()
+			wantPuts(t, m, firstARN, 1)
+			time.Sleep(7 * time.Minute)
+			fx.rotate()
+			fx.wantMirrored(m, firstARN)
+			fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
+		})
+	}
+}
+
+// What cannot be read of a mirror's version at IBM is tried again, and publishes nothing.
+func TestAMirrorsVersionThatCannotBeRead(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		fx.rotate()
+		time.Sleep(20 * time.Minute)
+		failing(m, firstARN, 1, puts(rotation.Denied, rotation.Never))
+		fx.run(rotation.ModeRotate)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Skip: 1, Times: 1, Status: 503})
+		result := fx.run(rotation.ModeEnsure)
+		fx.wantOutcome(result, report.Fresh)
+		if result.Attempts != 2 {
+			t.Errorf("got %d attempts, want 2", result.Attempts)
+		}
+		for _, status := range []int{400, 404} { // as if IBM had forgotten it
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Skip: 1, Times: 2, Status: status})
+			time.Sleep(time.Minute)
+			fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Denied)
+			fx.cloud.ClearFaults()
+		}
+		fx.wantVersions(3)
 	})
 }
 
@@ -224,13 +696,17 @@ func TestARepeatedDeliveryChecksTheMirrors(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
 		request := rotation.Request{Mode: rotation.ModeRotate, RunID: "delivered-twice"}
-		fx.wantOutcome(fx.runAs(request), report.Rotated)
-		fx.wantOutcome(fx.runAs(request), report.AlreadyDone)
-		m.current[firstARN] = "another version"
+		failing(m, firstARN, 1, puts(rotation.Denied, rotation.Never))
+		fx.wantFailure(fx.runAs(request), rotation.StepMirror, rotation.Denied)
+		fx.wantFailure(fx.runAs(request), rotation.StepMirror, rotation.Denied)
+		fx.rotator.Refusals = nil
 		fx.wantFailure(fx.runAs(request), rotation.StepMirror, rotation.Unavailable)
 		time.Sleep(6 * time.Minute)
-		fx.wantOutcome(fx.runAs(request), report.Rotated)
+		fx.wantFailure(fx.runAs(request), rotation.StepMirror, rotation.Unavailable)
+		fx.wantVersions(2) // ensure repairs it, and rotate with the next version
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
 		fx.wantMirrored(m, firstARN)
+		fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "another-run"}), report.Rotated)
 	})
 }
 
@@ -238,14 +714,9 @@ func TestARepeatedDeliveryChecksTheMirrors(t *testing.T) {
 func TestARunInTheMiddleOfItsMirrorsIsWaitedFor(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
-		fx.rotate()
-		current := maps.Clone(m.current)
-		m.current[firstARN] = "the version before"
-		time.AfterFunc(time.Second, func() {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			m.current = current
-		})
+		failing(m, firstARN, 1, onlyPuts(func(context.Context, bool) error { time.Sleep(time.Second); return mirrortest.ErrLost }))
+		go fx.run(rotation.ModeRotate)
+		time.Sleep(500 * time.Millisecond)
 		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
 		fx.wantVersions(2)
 	})
@@ -254,27 +725,113 @@ func TestARunInTheMiddleOfItsMirrorsIsWaitedFor(t *testing.T) {
 func TestCheckReadsTheMirrorsAndWritesNone(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
-		fx.wantOutcome(fx.run(rotation.ModeCheck), report.Checked)
-		if len(m.puts) != 0 {
-			t.Errorf("got %d puts, want none", len(m.puts))
-		}
-		m.reject = func(string, bool) error {
-			return &rotation.Error{Kind: rotation.NotFound, Message: "rejected by the test"}
-		}
+		result := fx.run(rotation.ModeCheck)
+		fx.wantOutcome(result, report.Checked)
+		fx.wantWarning(result, "does not hold a token")
+		wantPuts(t, m, firstARN, 0)
+		failing(m, firstARN, 0, requests(rotation.NotFound, rotation.Never))
 		fx.wantFailure(fx.run(rotation.ModeCheck), rotation.StepMirror, rotation.NotFound)
 	})
 }
 
 func TestAKeptTokenMustBeInTheMirrors(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN, secondARN)
+		fx.rotate()
+		time.Sleep(20 * time.Minute)
+		failing(m, secondARN, 1, puts(rotation.Denied, rotation.Never))
+		fx.run(rotation.ModeRotate)
+		fx.cloud.SetTokenTTL(15 * time.Minute)
+		fx.wantOutcome(fx.run(rotation.ModeRotate), report.Kept)
+		time.Sleep(35 * time.Minute) // the second one's token has 5 minutes left, IBM's 25
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Unavailable)
+		wantPuts(t, m, secondARN, 1)
+		fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "with-force", Force: true}), report.Rotated)
+		fx.wantMirrored(m, firstARN, secondARN)
+	})
+}
+
+// One mirror does not answer: another that needs a token gets it in the same run.
+func TestAMirrorThatHangsDelaysNoRepairOfAnother(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotator = fx.process(patient{fx.cloud.Transport()})
+		fx.rotate()
+		time.Sleep(10 * time.Minute)
+		m := fx.mirrorTo(firstARN, secondARN)
+		failing(m, secondARN, 0, hanging)
+		fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Timeout)
+		fx.wantMirrored(m, firstARN)
+		fx.wantVersions(3)
+	})
+}
+
+// patient answers no request whose time is up.
+type patient struct{ http.RoundTripper }
+
+func (p patient) RoundTrip(req *http.Request) (*http.Response, error) {
+	time.Sleep(50 * time.Millisecond)
+	if err := req.Context().Err(); err != nil {
+		return nil, err
+	}
+	return p.RoundTripper.RoundTrip(req)
+}
+
+// A process that was suspended before a put was not refused.
+func TestAPutThatCameTooLateIsNoRefusal(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		failing(m, firstARN, 1, puts(rotation.Timeout, rotation.Never))
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Timeout)
+		time.Sleep(3 * time.Minute)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
+	})
+}
+
+// future is a token store whose versions, but for the current one, were made tomorrow.
+type future struct{ rotation.TokenStore }
+
+func (f future) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
+	version, err := f.TokenStore.ReadVersion(ctx, ref, id)
+	version.CreatedAt = version.CreatedAt.Add(24 * time.Hour)
+	return version, err
+}
+
+func TestAMirrorsVersionOfTheFutureIsNotBelieved(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
 		fx.rotate()
-		fx.cloud.SetTokenTTL(15 * time.Minute)
 		time.Sleep(10 * time.Minute)
-		fx.wantOutcome(fx.run(rotation.ModeRotate), report.Kept)
-		m.current[firstARN] = "the version before"
-		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Unavailable)
-		fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "with-force", Force: true}), report.Rotated)
+		fx.rotate()
+		fx.rotator.Tokens = future{fx.rotator.Tokens}
+		time.Sleep(10 * time.Minute)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
 		fx.wantMirrored(m, firstARN)
 	})
+}
+
+// MIN_REMAINING is capped by what the token allows: no lifetime makes every run save one.
+func TestMinRemainingIsCapped(t *testing.T) {
+	for _, test := range []struct{ least, lifetime, want time.Duration }{
+		{8, 60, 8}, {8, 15, 8}, {50, 60, 50}, {60, 60, 54}, {20, 15, 9}, {8, 10, 5}, {8, 6, 3},
+	} {
+		if got := rotation.Threshold(test.least*time.Minute, test.lifetime*time.Minute); got != test.want*time.Minute {
+			t.Errorf("MIN_REMAINING %d, lifetime %d: got %s, want %d", test.least, test.lifetime, got, test.want)
+		}
+	}
+	for _, lifetime := range []time.Duration{6, 10, 15, 60} {
+		withFixture(t, ibmcloudtest.Options{TokenTTL: lifetime * time.Minute}, func(fx *fixture) {
+			fx.rotator.MinRemaining = time.Hour
+			fx.wantWarning(fx.rotate(), "more than tokens of")
+			saved := 0
+			for range 60 {
+				time.Sleep(time.Minute)
+				if fx.run(rotation.ModeEnsure).Outcome == report.Rotated {
+					saved++
+				}
+			}
+			if saved > 20 || saved < 8 {
+				t.Errorf("tokens of %d minutes: %d versions in an hour", lifetime, saved)
+			}
+		})
+	}
 }

@@ -17,20 +17,26 @@ type pass struct {
 
 	slot     func() // gives back the slot that the first attempt has; nil after it
 	attempts int
-	first    *CurrentVersion          // as the first attempt found it; nil before
-	current  *CurrentVersion          // as last read or saved; nil before
-	replaced CurrentVersion           // the version that our save was to replace
-	sent     map[string]TokenResponse // the tokens handed to Save, by fingerprint
-	lifetime time.Duration            // expires_in of the last token exchanged
-	skew     time.Duration            // IBM's clock less ours, when that is more than MaxClockSkew
-	failedAt time.Time                // when the last attempt failed; zero before
+	first    *CurrentVersion      // as the first attempt found it; nil before
+	current  *CurrentVersion      // as last read or saved; nil before
+	replaced CurrentVersion       // the version that our save was to replace
+	sent     map[string]sentToken // the tokens handed to Save, by fingerprint
+	repair   bool                 // the attempt's new token is for mirrors that are not in order, and no other
+	lifetime time.Duration        // expires_in of the last token exchanged
+	skew     time.Duration        // IBM's clock less ours, when that is more than MaxClockSkew
+	failedAt time.Time            // when the last attempt failed; zero before
 	txID     string
 	warnings []string
 	timings  map[Step]time.Duration
 }
 
+type sentToken struct {
+	TokenResponse
+	repair bool
+}
+
 func newPass(run *run, rotation Rotation) *pass {
-	return &pass{run: run, Rotation: rotation, sent: map[string]TokenResponse{}}
+	return &pass{run: run, Rotation: rotation, sent: map[string]sentToken{}}
 }
 
 // attempt runs the whole pass once. Every retry begins again at 1, so it sees a key
@@ -71,10 +77,12 @@ func (p *pass) attempt(ctx context.Context) (report.Result, error) {
 		return report.Result{}, err
 	}
 	if p.Mode == ModeCheck {
-		return p.result(report.Checked, current), p.checkMirrors(ctx, current)
+		_, err := p.checkMirrors(ctx, current)
+		return p.result(report.Checked, current), err
 	}
 	if p.expiresSooner(token, current) {
-		return p.result(report.Kept, current), p.checkMirrorsOfKept(ctx, current)
+		err := p.checkMirrorsOfKept(ctx, current)
+		return p.result(report.Kept, current), err
 	}
 	// 6. Save it as a new version.
 	saved, err := p.save(ctx, current, token)
@@ -147,7 +155,7 @@ func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResp
 			"what it knows is too old to continue with; the next run saves a new token"}
 	}
 	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
-	p.sent[metadata.Fingerprint], p.replaced = fresh, current
+	p.sent[metadata.Fingerprint], p.replaced = sentToken{fresh, p.repair}, current
 	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
 	made, err := p.Tokens.Save(ctx, p.Token, current, fresh.Token, metadata)
 	if err != nil {
@@ -181,7 +189,7 @@ func (p *pass) upToDate(current CurrentVersion) (report.Outcome, bool) {
 	}
 	now := p.ibmClock()
 	switch {
-	case current.Remaining(now) < p.MinRemaining:
+	case !current.InOrder(now, p.MinRemaining):
 		return "", false
 	case p.Mode == ModeEnsure:
 		return report.Fresh, true
@@ -298,8 +306,8 @@ func (p *pass) warnAbout(response TokenResponse) {
 	if token.ExpiresIn < p.Interval {
 		p.warn("tokens expire in %s, less than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)
 	}
-	if token.ExpiresIn <= p.MinRemaining {
-		p.warn("tokens expire in %s, no more than MIN_REMAINING (%s): every ensure run saves a new one, lower it", token.ExpiresIn, p.MinRemaining)
+	if capped := Threshold(p.MinRemaining, token.ExpiresIn); capped < p.MinRemaining {
+		p.warn("MIN_REMAINING (%s) is more than tokens of %s allow: one is replaced when %s of it remain", p.MinRemaining, token.ExpiresIn, capped)
 	}
 }
 

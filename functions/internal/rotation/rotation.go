@@ -104,10 +104,15 @@ type Exchanger interface {
 type TokenStore interface {
 	// ReadMetadata returns what is known of the current version without its value.
 	ReadMetadata(ctx context.Context, ref TokenRef) (CurrentVersion, error)
-	// ReadVersion returns the same of the version id; the zero CurrentVersion if there is none.
-	ReadVersion(ctx context.Context, ref TokenRef, id string) (CurrentVersion, error)
+	VersionReader
 	// Save stores a new version of the secret, after the version current.
 	Save(ctx context.Context, ref TokenRef, current CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (SavedVersion, error)
+}
+
+// VersionReader reads of any version what TokenStore reads of the current one. It
+// returns the zero CurrentVersion if there is no such version, or no longer.
+type VersionReader interface {
+	ReadVersion(ctx context.Context, ref TokenRef, id string) (CurrentVersion, error)
 }
 
 // Mirrors are secrets in AWS Secrets Manager that hold the token too, each
@@ -155,25 +160,29 @@ func (v CurrentVersion) ExpiresAt() time.Time { return v.Metadata.ExpiresAt(v.Cr
 // expired or that is not known. Whatever a clock shows, it is never more than the token
 // was issued with.
 func (v CurrentVersion) Remaining(now time.Time) time.Duration {
-	return min(v.ExpiresAt().Sub(now), v.lifetime())
+	return min(v.ExpiresAt().Sub(now), v.Lifetime())
 }
 
-// Threshold is the remaining lifetime below which the stored token is replaced: least, or
-// what the token allows. Each is left alone for 6 minutes, or for half of the lifetime that
-// it was saved with: else a lifetime no longer than least would make every run save one.
-func (v CurrentVersion) Threshold(least time.Duration) time.Duration {
-	lifetime := max(minRemaining, min(v.ExpiresAt().Sub(v.CreatedAt), v.lifetime())) // none shorter is saved
+// Threshold is the remaining lifetime below which a token of lifetime is replaced: least,
+// or what the lifetime allows. Each is left alone for 6 minutes, or for half of its lifetime:
+// else a lifetime no longer than least would make every run save one.
+func Threshold(least, lifetime time.Duration) time.Duration {
 	return min(least, max(lifetime/2, lifetime-6*time.Minute))
+}
+
+// threshold counts the lifetime with which the token was saved; none shorter is.
+func (v CurrentVersion) threshold(least time.Duration) time.Duration {
+	return Threshold(least, max(minRemaining, min(v.ExpiresAt().Sub(v.CreatedAt), v.Lifetime())))
 }
 
 // InOrder reports whether the stored token needs no replacement yet.
 func (v CurrentVersion) InOrder(now time.Time, least time.Duration) bool {
-	return v.Remaining(now) >= v.Threshold(least)
+	return v.Remaining(now) >= v.threshold(least)
 }
 
-// lifetime is what the stored token was issued with, as far as the metadata may be
+// Lifetime is what the stored token was issued with, as far as the metadata may be
 // trusted.
-func (v CurrentVersion) lifetime() time.Duration {
+func (v CurrentVersion) Lifetime() time.Duration {
 	issued, expires := v.Metadata.IssuedAt, v.Metadata.Expiration
 	if issued <= 0 || expires <= issued || expires-issued > int64(iamtoken.MaxLifetime/time.Second) {
 		return iamtoken.MaxLifetime

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,8 @@ type Rotator struct {
 	IAM    Exchanger
 	Tokens TokenStore
 
-	Mirrors Mirrors // if nil, no rotation may have a Mirror
+	Mirrors  Mirrors   // if nil, no rotation may have a Mirror
+	Refusals *Refusals // kept from run to run; if nil, they are kept for one
 
 	MinRemaining time.Duration    // remaining lifetime with which ensure leaves the stored token
 	Interval     time.Duration    // the rotate schedule's, to warn when tokens expire sooner
@@ -68,6 +70,7 @@ type run struct {
 	Request
 	ctx       context.Context
 	end       func()
+	refusals  *Refusals
 	keys      *keyReads
 	prepared  sync.WaitGroup // no pass waits for it, the run does
 	preparing atomic.Bool    // whether IAM prepares for exchanges
@@ -93,9 +96,10 @@ func (r *Rotator) begin(ctx context.Context, request Request) *run {
 	ctx, cancel := context.WithTimeout(ctx, budget)
 	run := &run{
 		Rotator: r, Request: request, ctx: ctx,
-		keys:    newKeyReads(ctx, r.Keys),
-		slots:   make(chan struct{}, max(1, r.Concurrency)),
-		timeout: timeout, budget: budget,
+		refusals: cmp.Or(r.Refusals, &Refusals{}),
+		keys:     newKeyReads(ctx, r.Keys),
+		slots:    make(chan struct{}, max(1, r.Concurrency)),
+		timeout:  timeout, budget: budget,
 	}
 	run.started = run.wallClock()
 	run.end = func() { cancel(); run.keys.wait(); run.prepared.Wait() }
@@ -204,7 +208,7 @@ func (p *pass) timedAttempt() (report.Result, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, AttemptLimit)
 	defer cancel()
 	p.attempts++
-	p.warnings, p.timings, p.skew = nil, map[Step]time.Duration{}, 0
+	p.warnings, p.timings, p.skew, p.repair = nil, map[Step]time.Duration{}, 0, false
 	return p.attempt(ctx)
 }
 

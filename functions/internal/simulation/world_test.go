@@ -436,6 +436,11 @@ func (s *suspension) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (r
 	return pass(s, rotation.StepLook, &s.stored, func() (rotation.CurrentVersion, error) { return s.tokens.ReadMetadata(ctx, ref) })
 }
 
+// ReadVersion goes on at Secrets Manager itself: only what follows the pass's own steps needs it.
+func (s *suspension) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
+	return s.tokens.ReadVersion(ctx, ref, id)
+}
+
 func (s *suspension) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
 	return pass(s, rotation.StepReadKey, &s.key, func() (iamtoken.Secret, error) { return s.keys.ReadKey(ctx, ref) })
 }

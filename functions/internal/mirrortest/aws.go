@@ -1,0 +1,156 @@
+// Package mirrortest emulates the part of AWS Secrets Manager that mirrors use, with its
+// quota of versions, in memory and by the clock of the test.
+package mirrortest
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+const (
+	maxVersions = 100
+	minAge      = 24 * time.Hour // of a version that AWS removes to make room
+)
+
+// AWS implements rotation.Mirrors. A secret is there as soon as it is named.
+type AWS struct {
+	// Fault, if set, is called before each request: it may wait, and its error is the answer.
+	// A put is done in spite of an error that is ErrLost.
+	Fault func(ctx context.Context, arn string, put bool) error
+	// OnPut, if set, is called after each put that was done.
+	OnPut func(arn string, version Version)
+
+	mu      sync.Mutex
+	secrets map[string]*secret
+}
+
+// ErrLost is a fault by which the answer to a put is lost, but not the put.
+var ErrLost = &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "lost by the test"}
+
+// Version is a version of a mirror.
+type Version struct {
+	ID, Payload string
+	At          time.Time
+}
+
+type secret struct {
+	versions          []Version
+	current, previous string
+	created, changed  time.Time
+	limited           int
+}
+
+func (a *AWS) secret(arn string) *secret {
+	if a.secrets == nil {
+		a.secrets = map[string]*secret{}
+	}
+	if a.secrets[arn] == nil {
+		a.secrets[arn] = &secret{created: time.Now(), changed: time.Now()}
+	}
+	return a.secrets[arn]
+}
+
+func (a *AWS) fault(ctx context.Context, arn string, put bool) error {
+	switch {
+	case ctx.Err() != nil:
+		return &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "the time was up"}
+	case a.Fault == nil:
+		return nil
+	}
+	return a.Fault(ctx, arn, put)
+}
+
+// Describe implements rotation.Mirrors.
+func (a *AWS) Describe(ctx context.Context, arn string) (rotation.MirrorSecret, error) {
+	if err := a.fault(ctx, arn, false); err != nil {
+		return rotation.MirrorSecret{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.secret(arn)
+	found := rotation.MirrorSecret{VersionID: s.current, CreatedAt: s.created, ChangedAt: s.changed}
+	if s.previous != "" {
+		found.Others = []string{s.previous}
+	}
+	return found, nil
+}
+
+// Put implements rotation.Mirrors.
+func (a *AWS) Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error {
+	err := a.fault(ctx, arn, true)
+	if err != nil && !errors.Is(err, ErrLost) {
+		return err
+	}
+	if full := a.Write(arn, versionID, payload.Reveal()); full != nil {
+		return full
+	}
+	return err
+}
+
+// Write puts a version whatever Fault says, as anybody with the right to may.
+func (a *AWS) Write(arn, versionID, payload string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s, now := a.secret(arn), time.Now()
+	for _, version := range s.versions {
+		if version.ID == versionID {
+			return nil
+		}
+	}
+	if len(s.versions) >= maxVersions {
+		if now.Sub(s.versions[0].At) < minAge {
+			s.limited++
+			return &rotation.Error{Kind: rotation.RateLimited, Message: "LimitExceededException"}
+		}
+		s.versions = s.versions[1:]
+	}
+	version := Version{versionID, payload, now}
+	s.versions = append(s.versions, version)
+	s.previous, s.current, s.changed = s.current, versionID, now
+	if a.OnPut != nil {
+		a.OnPut(arn, version)
+	}
+	return nil
+}
+
+// Move makes an older version the current one, as a person may.
+func (a *AWS) Move(arn, versionID string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.secret(arn)
+	s.previous, s.current, s.changed = s.current, versionID, time.Now()
+}
+
+// Touch changes the secret, but none of its versions.
+func (a *AWS) Touch(arn string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.secret(arn).changed = time.Now()
+}
+
+// Current returns the version that readers get; the zero Version if there is none.
+func (a *AWS) Current(arn string) Version {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.secret(arn)
+	for _, version := range s.versions {
+		if version.ID == s.current {
+			return version
+		}
+	}
+	return Version{}
+}
+
+// Versions returns the versions that AWS keeps, oldest first, and how many puts it
+// has refused for its quota.
+func (a *AWS) Versions(arn string) (kept []Version, limited int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.secret(arn)
+	return append([]Version(nil), s.versions...), s.limited
+}
