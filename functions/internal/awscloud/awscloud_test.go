@@ -375,7 +375,7 @@ func TestWritesThatAWSRefuses(t *testing.T) {
 	}
 	err = mirrors.Put(t.Context(), being, "11111111-2919-432f-9883-d5040bfcd326", iamtoken.NewSecret(canary))
 	checkFailure(t, err, rotation.NotFound, rotation.Never, "answered 400 InvalidRequestException: the secret is scheduled for deletion")
-	_, err = mirrors.Current(t.Context(), being)
+	_, err = mirrors.Describe(t.Context(), being)
 	checkFailure(t, err, rotation.NotFound, rotation.Never, "to the AWS secret "+being+": the secret is scheduled for deletion")
 }
 

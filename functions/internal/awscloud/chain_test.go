@@ -294,14 +294,14 @@ func TestExpiredCredentialsAreObtainedAnew(t *testing.T) {
 	withoutKeys(t, secrets, "", "")
 	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", container)
 	mirrors := NewMirrors(http.DefaultTransport)
-	_, err := mirrors.Current(t.Context(), testARN)
+	_, err := mirrors.Describe(t.Context(), testARN)
 	checkFailure(t, err, rotation.Denied, rotation.Once, "have expired")
 	for range 2 {
-		if _, err := mirrors.Current(t.Context(), testARN); err != nil {
+		if _, err := mirrors.Describe(t.Context(), testARN); err != nil {
 			t.Error(err)
 		}
 	}
-	_, err = mirrors.Current(t.Context(), strings.Replace(testARN, "bootstrap", "other", 1))
+	_, err = mirrors.Describe(t.Context(), strings.Replace(testARN, "bootstrap", "other", 1))
 	if failure, _ := errors.AsType[*rotation.Error](err); failure == nil || given != 2 {
 		t.Errorf("got %v, and credentials were obtained %d times, want 2", err, given)
 	}
