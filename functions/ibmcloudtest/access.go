@@ -13,31 +13,6 @@ import (
 // An action is what a Secrets Manager policy allows, without the prefix "secrets-manager.".
 type action string
 
-const (
-	actSecretRead            action = "secret.read"
-	actSecretCreate          action = "secret.create"
-	actSecretDelete          action = "secret.delete"
-	actSecretsList           action = "secrets.list"
-	actSecretMetadataRead    action = "secret-metadata.read"
-	actSecretMetadataUpdate  action = "secret-metadata.update"
-	actVersionRead           action = "secret-version.read"
-	actVersionCreate         action = "secret-version.create"
-	actVersionsList          action = "secret-versions.list"
-	actVersionMetadataRead   action = "secret-version-metadata.read"
-	actVersionMetadataUpdate action = "secret-version-metadata.update" // IBM documents no action: asked of writers
-	actLocksList             action = "secrets-locks.list"
-	actLocksCreate           action = "secret-locks.create"
-	actLocksDelete           action = "secret-locks.delete"
-	actVersionLocksList      action = "secret-version-locks.list"
-	actVersionLocksCreate    action = "secret-version-locks.create"
-	actVersionLocksDelete    action = "secret-version-locks.delete"
-	actGroupCreate           action = "secret-group.create"
-	actGroupRead             action = "secret-group.read"
-	actGroupUpdate           action = "secret-group.update"
-	actGroupDelete           action = "secret-group.delete"
-	actGroupsList            action = "secret-groups.list"
-)
-
 // A role is a set of actions.
 type role map[action]bool
 
@@ -53,16 +28,16 @@ func newRole(base role, actions ...action) role {
 // IBM's service roles, each holding what the one before holds, and the two custom roles of the
 // bootstrap identity.
 var (
-	roleReader = newRole(nil, actSecretMetadataRead, actSecretsList, actVersionsList,
-		actVersionMetadataRead, actVersionLocksList, actLocksList)
-	roleSecretsReader = newRole(roleReader, actSecretRead, actVersionRead)
-	roleWriter        = newRole(roleSecretsReader, actVersionCreate, actSecretCreate, actSecretMetadataUpdate,
-		actVersionMetadataUpdate, actLocksCreate, actVersionLocksCreate)
-	roleManager = newRole(roleWriter, actSecretDelete, actLocksDelete, actVersionLocksDelete,
-		actGroupCreate, actGroupRead, actGroupUpdate, actGroupDelete, actGroupsList)
+	roleReader = newRole(nil, "secret-metadata.read", "secrets.list", "secret-versions.list",
+		"secret-version-metadata.read", "secret-version-locks.list", "secrets-locks.list")
+	roleSecretsReader = newRole(roleReader, "secret.read", "secret-version.read")
+	roleWriter        = newRole(roleSecretsReader, "secret-version.create", "secret.create", "secret-metadata.update",
+		"secret-version-metadata.update", "secret-locks.create", "secret-version-locks.create")
+	roleManager = newRole(roleWriter, "secret.delete", "secret-locks.delete", "secret-version-locks.delete",
+		"secret-group.create", "secret-group.read", "secret-group.update", "secret-group.delete", "secret-groups.list")
 
-	roleKeyReader      = newRole(nil, actSecretRead)
-	roleTokenPublisher = newRole(nil, actVersionCreate, actVersionMetadataRead, actSecretMetadataRead, actVersionLocksList)
+	roleKeyReader      = newRole(nil, "secret.read")
+	roleTokenPublisher = newRole(nil, "secret-version.create", "secret-version-metadata.read", "secret-metadata.read", "secret-version-locks.list")
 )
 
 // wholeInstance is the scope of a policy that names no secret group.
@@ -106,11 +81,11 @@ func (g *group) json() object {
 }
 
 var groupOperations = []operation{
-	secretOp(OpGroups, actGroupCreate, "POST /secret_groups", http.StatusCreated, (*Cloud).createGroup),
-	secretOp(OpGroups, actGroupsList, "GET /secret_groups", http.StatusOK, (*Cloud).listGroups),
-	secretOp(OpGroups, actGroupRead, "GET /secret_groups/{id}", http.StatusOK, (*Cloud).getGroup),
-	secretOp(OpGroups, actGroupUpdate, "PATCH /secret_groups/{id}", http.StatusOK, (*Cloud).patchGroup),
-	secretOp(OpGroups, actGroupDelete, "DELETE /secret_groups/{id}", http.StatusNoContent, (*Cloud).deleteGroup),
+	secretOp(OpGroups, "secret-group.create", "POST /secret_groups", http.StatusCreated, (*Cloud).createGroup),
+	secretOp(OpGroups, "secret-groups.list", "GET /secret_groups", http.StatusOK, (*Cloud).listGroups),
+	secretOp(OpGroups, "secret-group.read", "GET /secret_groups/{id}", http.StatusOK, (*Cloud).getGroup),
+	secretOp(OpGroups, "secret-group.update", "PATCH /secret_groups/{id}", http.StatusOK, (*Cloud).patchGroup),
+	secretOp(OpGroups, "secret-group.delete", "DELETE /secret_groups/{id}", http.StatusNoContent, (*Cloud).deleteGroup),
 }
 
 // newGroup adds a group. The caller holds c.mu.

@@ -92,16 +92,16 @@ func (c *Cloud) apiKeyJSON(k *apiKey, value string) any {
 // The operations on API keys and service ids are IAM Identity Services', and the admin's alone, but for what the setting
 // own_keys allows a key's owner.
 var apiKeyOperations = []operation{
-	op(OpAPIKeysList, serviceAPIKeys, "GET /v1/apikeys", http.StatusOK, (*Cloud).listAPIKeys),
-	op(OpAPIKeysCreate, serviceAPIKeys, "POST /v1/apikeys", http.StatusCreated, (*Cloud).createAPIKey),
+	op("apikeys.list", serviceAPIKeys, "GET /v1/apikeys", http.StatusOK, (*Cloud).listAPIKeys),
+	op("apikeys.create", serviceAPIKeys, "POST /v1/apikeys", http.StatusCreated, (*Cloud).createAPIKey),
 	op(OpAPIKeysDetails, serviceAPIKeys, "GET /v1/apikeys/details", http.StatusOK, (*Cloud).getAPIKeyDetails), // before {id}
 	op(OpAPIKeysGet, serviceAPIKeys, "GET /v1/apikeys/{id}", http.StatusOK, (*Cloud).getAPIKey),
-	op(OpAPIKeysUpdate, serviceAPIKeys, "PUT /v1/apikeys/{id}", http.StatusOK, (*Cloud).updateAPIKey),
-	op(OpAPIKeysDelete, serviceAPIKeys, "DELETE /v1/apikeys/{id}", http.StatusNoContent, (*Cloud).deleteAPIKey),
-	op(OpAPIKeysLock, serviceAPIKeys, "POST /v1/apikeys/{id}/lock", http.StatusNoContent, lockAPIKey(true)),
-	op(OpAPIKeysLock, serviceAPIKeys, "DELETE /v1/apikeys/{id}/lock", http.StatusNoContent, lockAPIKey(false)),
-	op(OpAPIKeysDisable, serviceAPIKeys, "POST /v1/apikeys/{id}/disable", http.StatusNoContent, disableAPIKey(true)),
-	op(OpAPIKeysDisable, serviceAPIKeys, "DELETE /v1/apikeys/{id}/disable", http.StatusNoContent, disableAPIKey(false)),
+	op("apikeys.update", serviceAPIKeys, "PUT /v1/apikeys/{id}", http.StatusOK, (*Cloud).updateAPIKey),
+	op("apikeys.delete", serviceAPIKeys, "DELETE /v1/apikeys/{id}", http.StatusNoContent, (*Cloud).deleteAPIKey),
+	op("apikeys.lock", serviceAPIKeys, "POST /v1/apikeys/{id}/lock", http.StatusNoContent, lockAPIKey(true)),
+	op("apikeys.lock", serviceAPIKeys, "DELETE /v1/apikeys/{id}/lock", http.StatusNoContent, lockAPIKey(false)),
+	op("apikeys.disable", serviceAPIKeys, "POST /v1/apikeys/{id}/disable", http.StatusNoContent, disableAPIKey(true)),
+	op("apikeys.disable", serviceAPIKeys, "DELETE /v1/apikeys/{id}/disable", http.StatusNoContent, disableAPIKey(false)),
 	op(OpServiceIDs, serviceAPIKeys, "GET /v1/serviceids/", http.StatusOK, (*Cloud).listServiceIDs),
 	op(OpServiceIDs, serviceAPIKeys, "POST /v1/serviceids/", http.StatusCreated, (*Cloud).createServiceID),
 	op(OpServiceIDs, serviceAPIKeys, "GET /v1/serviceids/{id}", http.StatusOK, (*Cloud).getServiceID),
@@ -119,7 +119,7 @@ func (c *Cloud) findKey(in *call) error {
 	if ofIDs && len(in.params) > 0 {
 		in.serviceID = c.identities["iam-"+in.params[0]]
 	}
-	if in.operation.name == OpAPIKeysList {
+	if in.operation.name == "apikeys.list" {
 		owner = cmp.Or(in.request.URL.Query().Get("iam_id"), in.caller.iamID)
 	}
 	own := c.settings.OwnKeys == "policy" || c.settings.OwnKeys == "details" && isDetails

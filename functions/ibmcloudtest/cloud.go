@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,6 +86,12 @@ func New(o Options) *Cloud {
 	return c
 }
 
+// lock locks c.mu and returns what unlocks it.
+func (c *Cloud) lock() func() {
+	c.mu.Lock()
+	return c.mu.Unlock
+}
+
 // AccountID is the account of every seeded identity: 32 hexadecimal digits.
 func (c *Cloud) AccountID() string { return c.account }
 
@@ -122,8 +129,7 @@ func (c *Cloud) TokenGroupID() string { return c.tokenGroup.id }
 // It panics if d is below one second. Keep to an hour at most, as IBM does.
 func (c *Cloud) SetTokenTTL(d time.Duration) {
 	must(d >= time.Second, "the lifetime of a token is one second at least, not %s", d)
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	c.settings.tokenTTL = d
 }
 
@@ -179,85 +185,46 @@ type Options struct {
 	Undocumented Undocumented
 }
 
-// Undocumented holds what IBM's documentation leaves open. A zero field is its default, the first
-// that is named. They can be changed over HTTP too: PATCH /_sandbox/settings.
+// Undocumented holds what IBM's documentation leaves open. A zero field is its default, the first value that is allowed. They
+// can be changed over HTTP too: PATCH /_sandbox/settings. What each decides is in scripts/sandbox/README.md.
 type Undocumented struct {
-	// UnknownKey answers an API key that IAM does not know: 400 (default) or 401.
-	UnknownKey int `json:"unknown_key_status,omitempty"`
-
-	// Duplicate answers a name that is taken: 409 (default) or 400.
-	Duplicate int `json:"duplicate_status,omitempty"`
-
-	// TooLarge answers a payload, data or metadata above its limit: 400 (default) or 413.
-	TooLarge int `json:"too_large_status,omitempty"`
-
-	// Destroyed answers a change to a secret past its expiration date: 400 (default), 404, 410 or 412.
-	Destroyed int `json:"destroyed_status,omitempty"`
-
-	// EndedKeySecret answers a reading of a secret whose key is past its lease: 200 without a key (default), 404 or 410.
-	EndedKeySecret int `json:"ended_key_secret_status,omitempty"`
-
-	// KeyAfterAutomaticRotation is how long the key before works then: "ttl", to the end of its lease, or "at_once", no
-	// longer. KeyAfterManualRotation is the same for a rotation by request.
-	KeyAfterAutomaticRotation string `json:"key_after_automatic_rotation,omitempty"`
-	KeyAfterManualRotation    string `json:"key_after_manual_rotation,omitempty"`
-
-	// OlderKey is what becomes of the key that a rotation makes the last but two: "ttl" or "deleted".
-	OlderKey string `json:"older_key,omitempty"`
-
-	// KeyAuthorization is the service-to-service authorization of Secrets Manager: for each service id of the "account",
-	// for the seeded "service_ids" alone, or "none", as if it was removed.
-	KeyAuthorization string `json:"key_authorization,omitempty"`
-
-	// GroupsAuthorization is whether a second one, on access groups, which this account does not have, is "not_required"
-	// or "required".
-	GroupsAuthorization string `json:"groups_authorization,omitempty"`
-
-	// OwnKeys is what a service id may do with its own API keys at IAM: see their "details" by value, "none" of it, or
-	// everything, by a "policy".
-	OwnKeys string `json:"own_keys,omitempty"`
-
-	// RuleChange is whether a change of a secret's rotation rule "keeps" its key or "rotates" at once.
-	RuleChange string `json:"rule_change,omitempty"`
-
-	// AutomaticRotation is whether rotations by rule are successful: it "works" or "fails".
-	AutomaticRotation string `json:"automatic_rotation,omitempty"`
+	UnknownKey                int    `json:"unknown_key_status,omitempty" allowed:"400,401"`
+	Duplicate                 int    `json:"duplicate_status,omitempty" allowed:"409,400"`
+	TooLarge                  int    `json:"too_large_status,omitempty" allowed:"400,413"`
+	Destroyed                 int    `json:"destroyed_status,omitempty" allowed:"400,404,410,412"`
+	EndedKeySecret            int    `json:"ended_key_secret_status,omitempty" allowed:"200,404,410"`
+	KeyAfterAutomaticRotation string `json:"key_after_automatic_rotation,omitempty" allowed:"ttl,at_once"`
+	KeyAfterManualRotation    string `json:"key_after_manual_rotation,omitempty" allowed:"ttl,at_once"`
+	OlderKey                  string `json:"older_key,omitempty" allowed:"ttl,deleted"`
+	KeyAuthorization          string `json:"key_authorization,omitempty" allowed:"account,service_ids,none"`
+	GroupsAuthorization       string `json:"groups_authorization,omitempty" allowed:"not_required,required"`
+	OwnKeys                   string `json:"own_keys,omitempty" allowed:"details,none,policy"`
+	RuleChange                string `json:"rule_change,omitempty" allowed:"keeps,rotates"`
+	AutomaticRotation         string `json:"automatic_rotation,omitempty" allowed:"works,fails"`
 }
 
 // A choice is one field of Undocumented, with its name and its allowed values, the default first.
 type choice struct {
 	name    string
-	value   any // *int or *string
-	allowed []any
+	value   reflect.Value
+	allowed []string
 }
 
-// field is where the choice is kept.
-func (c choice) field() reflect.Value { return reflect.ValueOf(c.value).Elem() }
-
-func (u *Undocumented) choices() []choice {
-	return []choice{
-		{"unknown_key_status", &u.UnknownKey, []any{400, 401}},
-		{"duplicate_status", &u.Duplicate, []any{409, 400}},
-		{"too_large_status", &u.TooLarge, []any{400, 413}},
-		{"destroyed_status", &u.Destroyed, []any{400, 404, 410, 412}},
-		{"ended_key_secret_status", &u.EndedKeySecret, []any{200, 404, 410}},
-		{"key_after_automatic_rotation", &u.KeyAfterAutomaticRotation, []any{"ttl", "at_once"}},
-		{"key_after_manual_rotation", &u.KeyAfterManualRotation, []any{"ttl", "at_once"}},
-		{"older_key", &u.OlderKey, []any{"ttl", "deleted"}},
-		{"key_authorization", &u.KeyAuthorization, []any{"account", "service_ids", "none"}},
-		{"groups_authorization", &u.GroupsAuthorization, []any{"not_required", "required"}},
-		{"own_keys", &u.OwnKeys, []any{"details", "none", "policy"}},
-		{"rule_change", &u.RuleChange, []any{"keeps", "rotates"}},
-		{"automatic_rotation", &u.AutomaticRotation, []any{"works", "fails"}},
+func (u *Undocumented) choices() (list []choice) {
+	fields := reflect.ValueOf(u).Elem()
+	for i := range fields.NumField() {
+		tag := fields.Type().Field(i).Tag
+		list = append(list, choice{strings.TrimSuffix(tag.Get("json"), ",omitempty"), fields.Field(i), listOf(tag.Get("allowed"))})
 	}
+	return list
 }
 
 // or returns u with the zero fields taken from other.
 func (u Undocumented) or(other Undocumented) Undocumented {
 	others := other.choices()
 	for i, choice := range u.choices() {
-		if choice.field().IsZero() {
-			choice.field().Set(others[i].field())
+		if choice.value.IsZero() {
+			choice.value.Set(others[i].value)
 		}
 	}
 	return u
@@ -271,12 +238,11 @@ func (c *Cloud) Set(u Undocumented) {
 
 func (c *Cloud) set(u Undocumented) error {
 	for _, choice := range u.choices() {
-		if !choice.field().IsZero() && !slices.Contains(choice.allowed, choice.field().Interface()) {
+		if !choice.value.IsZero() && !slices.Contains(choice.allowed, fmt.Sprint(choice.value)) {
 			return fmt.Errorf("%s must be one of %v", choice.name, choice.allowed)
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	c.play(c.now()) // as it was until now
 	c.settings.Undocumented = u.or(c.settings.Undocumented)
 	return nil
@@ -291,7 +257,9 @@ type settings struct {
 func (o Options) settings() settings {
 	var defaults Undocumented
 	for _, choice := range defaults.choices() {
-		choice.field().Set(reflect.ValueOf(choice.allowed[0]))
+		if _, err := fmt.Sscan(choice.allowed[0], choice.value.Addr().Interface()); err != nil {
+			panic(err)
+		}
 	}
 	return settings{cmp.Or(o.TokenTTL, maxTokenTTL), o.Undocumented.or(defaults)}
 }
@@ -312,8 +280,7 @@ type Rotation struct {
 func (c *Cloud) Rotations() []Rotation { return slices.Clone(c.rotations) }
 
 func (c *Cloud) seed(rotations int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	now := c.now()
 	admin := c.newServiceID(IdentityAdmin, "secrets-manager-admin", c.account, policy{wholeInstance, roleManager})
 	c.adminKey = c.newKey(admin, now)

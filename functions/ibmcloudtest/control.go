@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -137,8 +138,7 @@ type controlSettings struct {
 }
 
 func (c *Cloud) controlSettings() controlSettings {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	return controlSettings{int64(c.settings.tokenTTL / time.Second), c.settings.Undocumented}
 }
 
@@ -148,10 +148,10 @@ func (c *Cloud) patchSettings(body []byte) (int, any, error) {
 	fields := []field{{"token_ttl_seconds", &ttl, aNumber}}
 	for _, choice := range change.choices() {
 		kind := aString
-		if _, isNumber := choice.value.(*int); isNumber {
+		if choice.value.CanInt() {
 			kind = aNumber
 		}
-		fields = append(fields, field{choice.name, choice.value, kind})
+		fields = append(fields, field{choice.name, choice.value.Addr().Interface(), kind})
 	}
 	if err := decodeControl(body, fields...); err != nil {
 		return 0, nil, err
@@ -220,4 +220,59 @@ func decodeControl(body []byte, fields ...field) error {
 		}
 	}
 	return nil
+}
+
+// A Request is one line of the request log. It holds no secret: no header, query or body, and in
+// the path no API key or token.
+type Request struct {
+	At       time.Time `json:"at"`       // when it arrived
+	Op       string    `json:"op"`       // one of the Op constants, "" for a path or method without one
+	Method   string    `json:"method"`   //
+	Path     string    `json:"path"`     //
+	Status   int       `json:"status"`   // 0 when it was never answered
+	Identity string    `json:"identity"` // whose key or token it bore, "" if unknown
+}
+
+// requestLog keeps the newest requests, in the order in which they ended.
+type requestLog struct {
+	mu      sync.Mutex
+	limit   int       // most requests to keep, 0 for none
+	entries []Request // up to twice as many: the oldest go together
+}
+
+func (l *requestLog) add(r Request) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.entries = append(l.entries, r); len(l.entries) > 2*l.limit {
+		l.entries = append([]Request(nil), l.newest()...)
+	}
+}
+
+func (l *requestLog) newest() []Request { return l.entries[max(0, len(l.entries)-l.limit):] }
+
+// Requests returns the requests to the three services in the order in which they ended; those to
+// the control interface are not among them.
+func (c *Cloud) Requests() []Request {
+	c.requests.mu.Lock()
+	defer c.requests.mu.Unlock()
+	return append([]Request{}, c.requests.newest()...)
+}
+
+// ClearRequests empties the request log.
+func (c *Cloud) ClearRequests() {
+	c.requests.mu.Lock()
+	defer c.requests.mu.Unlock()
+	c.requests.entries = nil
+}
+
+// redactPath replaces path segments that are an API key or look like a token: a caller that mixes
+// up its arguments must not write them into the log.
+func (c *Cloud) redactPath(path string) string {
+	segments := strings.Split(path, "/")
+	for i, segment := range segments {
+		if strings.HasPrefix(segment, "eyJ") || len(segment) == 44 && c.keyOwner(segment) != nil {
+			segments[i] = "REDACTED"
+		}
+	}
+	return strings.Join(segments, "/")
 }

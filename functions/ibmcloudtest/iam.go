@@ -28,9 +28,7 @@ const (
 var iamOperations = []operation{
 	op(OpIAMToken, serviceIAM, "POST /identity/token", http.StatusOK, (*Cloud).issueToken),
 	op(OpIAMKeys, serviceIAM, "GET /identity/keys", http.StatusOK, (*Cloud).listKeys),
-	op(OpIAMOpenID, serviceIAM, "GET /identity/.well-known/openid-configuration", http.StatusOK, (*Cloud).openIDConfiguration),
-	op(OpAccessGroupsList, serviceAccess, "GET /v2/groups", http.StatusOK, (*Cloud).listAccessGroups),
-	op(OpAccessGroupsGet, serviceAccess, "GET /v2/groups/{id}", http.StatusOK, (*Cloud).getAccessGroup),
+	op("iam.openid", serviceIAM, "GET /identity/.well-known/openid-configuration", http.StatusOK, (*Cloud).openIDConfiguration),
 }
 
 // otherGrants are those of IAM that this cloud does not serve.
@@ -94,8 +92,7 @@ func (c *Cloud) grantByAPIKey(in *call) (*identity, error) {
 	if value == "" {
 		return nil, invalidProperty("Property missing or empty: apikey.")
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	c.play(in.now)
 	key, ok := c.keys[value]
 	if !ok || key.isUnknown(in.now) {
@@ -151,39 +148,6 @@ func (c *Cloud) openIDConfiguration(in *call) (any, error) {
 		"issuer": issuer, "authorization_endpoint": origin + "/authorize", "token_endpoint": origin + "/token", "jwks_uri": origin + "/keys",
 		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"RS256"},
 	}, nil
-}
-
-// accessGroups are the account's: IBM's own, which everybody is in, and one for workloads. The admin may read them, which is
-// what a program needs that is configured with the id of one.
-func (c *Cloud) accessGroups() []object {
-	var groups []object
-	for id, name := range map[string]string{"AccessGroupId-PublicAccess": "Public Access", "AccessGroupId-" + c.instance[:35] + "3": "workloads"} {
-		groups = append(groups, object{
-			"id": id, "name": name, "description": "", "account_id": c.account, "is_federated": false,
-			"created_at": madeAt, "created_by_id": c.adminKey.owner.iamID, "last_modified_at": madeAt, "last_modified_by_id": c.adminKey.owner.iamID,
-			"href": "https://iam.cloud.ibm.com/v2/groups/" + id, "crn": "crn:v1:bluemix:public:iam-access-groups::a/" + c.account + "::group:" + id,
-		})
-	}
-	slices.SortFunc(groups, func(a, b object) int { return strings.Compare(b["name"].(string), a["name"].(string)) })
-	return groups
-}
-
-func (c *Cloud) listAccessGroups(in *call) (any, error) {
-	return paginate(in, "groups", c.accessGroups(), 50, func(group object) object { return group })
-}
-
-func (c *Cloud) getAccessGroup(in *call) (any, error) {
-	return withID(c.accessGroups(), in, "access group")
-}
-
-// withID returns the item that the path's last parameter names.
-func withID(items []object, in *call, what string) (any, error) {
-	for _, item := range items {
-		if item["id"] == in.params[len(in.params)-1] {
-			return item, nil
-		}
-	}
-	return nil, notFound(what)
 }
 
 const (
@@ -341,8 +305,7 @@ func (c *Cloud) newKey(owner *identity, knownFrom time.Time) *apiKey {
 
 // keyOwner returns whose key it is, or nil.
 func (c *Cloud) keyOwner(key string) *identity {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	if k, ok := c.keys[key]; ok {
 		return k.owner
 	}

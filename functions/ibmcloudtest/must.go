@@ -28,8 +28,7 @@ type Version struct {
 
 // MustVersions returns the versions of a secret, oldest first.
 func (c *Cloud) MustVersions(secretID string) []Version {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	s := c.mustSecret(secretID)
 	versions := make([]Version, len(s.versions))
 	for i, v := range s.versions {
@@ -40,16 +39,14 @@ func (c *Cloud) MustVersions(secretID string) []Version {
 
 // MustCurrent returns the current version of a secret.
 func (c *Cloud) MustCurrent(secretID string) Version {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	s := c.mustSecret(secretID)
 	return s.export(s.current(), c.now())
 }
 
 // MustPutVersion makes a new current version of an arbitrary secret. A nil metadata sets none.
 func (c *Cloud) MustPutVersion(secretID, payload string, metadata map[string]any) Version {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	s := c.mustSecret(secretID)
 	must(s.kind == kindArbitrary, "secret %s is not an arbitrary secret", secretID)
 	v := c.addVersion(s, &version{customMetadata: mustObject(metadata), value: &value{payload: payload}}, c.adminKey.owner.iamID, c.now())
@@ -58,23 +55,20 @@ func (c *Cloud) MustPutVersion(secretID, payload string, metadata map[string]any
 
 // MustSetVersionMetadata replaces the custom metadata of a version: an id, "current" or "previous".
 func (c *Cloud) MustSetVersionMetadata(secretID, version string, metadata map[string]any) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	c.mustVersion(secretID, version).customMetadata = mustObject(metadata)
 }
 
 // MustLock attaches a lock to a version: an id, "current" or "previous".
 func (c *Cloud) MustLock(secretID, version, name string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	now := c.now()
 	c.mustVersion(secretID, version).attach(&lock{name: name, createdBy: c.adminKey.owner.iamID, createdAt: now, updatedAt: now})
 }
 
 // MustUnlock removes every lock of a secret.
 func (c *Cloud) MustUnlock(secretID string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	for _, v := range c.mustSecret(secretID).versions {
 		v.detach(nil)
 	}
@@ -100,8 +94,7 @@ func (c *Cloud) CountRequests(op, identity string) int {
 
 // MustDeleteSecret deletes a secret, locked or not.
 func (c *Cloud) MustDeleteSecret(secretID string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	c.removeSecret(c.mustSecret(secretID))
 }
 
@@ -182,8 +175,7 @@ type SecretSpec struct {
 // MustCreateSecret makes a secret and returns its id. A key that it holds is known to IAM at once;
 // those that later reads or versions mint are not, see Options.KeyPropagation.
 func (c *Cloud) MustCreateSecret(spec SecretSpec) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	spec.Type = cmp.Or(spec.Type, kindArbitrary)
 	spec.Name = cmp.Or(spec.Name, spec.Type+"-"+uuid.NewString())
 	spec.Group = cmp.Or(spec.Group, c.keyGroup.name)
@@ -226,8 +218,7 @@ func (c *Cloud) mustMinting(spec SecretSpec) *minting {
 
 // MustRotateSecret rotates a secret that makes its own keys, as a person does, and returns the new version.
 func (c *Cloud) MustRotateSecret(secretID string) Version {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	s := c.mustSecret(secretID)
 	must(s.minting != nil, "secret %s makes no keys", secretID)
 	v, err := c.rotate(s, &secretPrototype{}, &call{caller: c.adminKey.owner, now: c.now()})
@@ -238,22 +229,19 @@ func (c *Cloud) MustRotateSecret(secretID string) Version {
 // MustCreateServiceID makes a service id without any permission and returns its iam id. An empty
 // account is the cloud's own.
 func (c *Cloud) MustCreateServiceID(name, account string) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	return c.newServiceID("", name, cmp.Or(account, c.account)).iamID
 }
 
 // MustCreateAPIKey makes a further API key for a service id and returns it.
 func (c *Cloud) MustCreateAPIKey(iamID string) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	return c.newKey(c.mustIdentity(iamID), c.now()).value
 }
 
 // MustDeleteAPIKey makes IAM forget an API key. Tokens issued for it stay valid, as IBM's do.
 func (c *Cloud) MustDeleteAPIKey(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	_, ok := c.keys[key]
 	must(ok, "deleting an API key that does not exist")
 	delete(c.keys, key)

@@ -126,13 +126,13 @@ func (s *secret) locksTotal() int {
 }
 
 var secretOperations = []operation{
-	secretOp(OpSecretsCreate, actSecretCreate, "POST /secrets", http.StatusCreated, (*Cloud).createSecret),
-	secretOp(OpSecretsList, actSecretsList, "GET /secrets", http.StatusOK, (*Cloud).listSecrets),
-	secretOp(OpSecretsGet, actSecretRead, "GET /secrets/{id}", http.StatusOK, (*Cloud).getSecret),
-	secretOp(OpSecretsGet, actSecretRead, "GET /secret_groups/{group}/secret_types/{type}/secrets/{name}", http.StatusOK, (*Cloud).getSecretByName),
-	secretOp(OpSecretsDelete, actSecretDelete, "DELETE /secrets/{id}", http.StatusNoContent, (*Cloud).deleteSecret),
-	secretOp(OpSecretsMetadata, actSecretMetadataRead, "GET /secrets/{id}/metadata", http.StatusOK, (*Cloud).getMetadata),
-	secretOp(OpSecretsPatch, actSecretMetadataUpdate, "PATCH /secrets/{id}/metadata", http.StatusOK, (*Cloud).patchMetadata),
+	secretOp("secrets.create", "secret.create", "POST /secrets", http.StatusCreated, (*Cloud).createSecret),
+	secretOp(OpSecretsList, "secrets.list", "GET /secrets", http.StatusOK, (*Cloud).listSecrets),
+	secretOp(OpSecretsGet, "secret.read", "GET /secrets/{id}", http.StatusOK, (*Cloud).getSecret),
+	secretOp(OpSecretsGet, "secret.read", "GET /secret_groups/{group}/secret_types/{type}/secrets/{name}", http.StatusOK, (*Cloud).getSecretByName),
+	secretOp("secrets.delete", "secret.delete", "DELETE /secrets/{id}", http.StatusNoContent, (*Cloud).deleteSecret),
+	secretOp(OpSecretsMetadata, "secret-metadata.read", "GET /secrets/{id}/metadata", http.StatusOK, (*Cloud).getMetadata),
+	secretOp("secrets.patch", "secret-metadata.update", "PATCH /secrets/{id}/metadata", http.StatusOK, (*Cloud).patchMetadata),
 }
 
 func (c *Cloud) createSecret(in *call) (any, error) {
@@ -145,8 +145,8 @@ func (c *Cloud) createSecret(in *call) (any, error) {
 	if _, ok := c.groups[groupID]; !ok {
 		return nil, notFound("secret group")
 	}
-	if !in.caller.may(actSecretCreate, groupID) {
-		return nil, forbidden(actSecretCreate)
+	if !in.caller.may("secret.create", groupID) {
+		return nil, forbidden("secret.create")
 	}
 	if err := c.check(p, in.now); err != nil {
 		return nil, err
@@ -193,8 +193,8 @@ func (c *Cloud) getSecretByName(in *call) (any, error) {
 	if g == nil {
 		return nil, notFound("secret group")
 	}
-	if !in.caller.may(actSecretRead, g.id) {
-		return nil, forbidden(actSecretRead)
+	if !in.caller.may("secret.read", g.id) {
+		return nil, forbidden("secret.read")
 	}
 	s, ok := c.names[secretName{in.params[1], in.params[2]}]
 	if !ok || s.groupID != g.id {
@@ -346,7 +346,7 @@ func (c *Cloud) listSecrets(in *call) (any, error) {
 	query := in.request.URL.Query()
 	groups, kinds, labels := listOf(query.Get("groups")), listOf(query.Get("secret_types")), listOf(query.Get("match_all_labels"))
 	search := query.Get("search")
-	selected := c.visibleSecrets(in, actSecretsList, func(s *secret) bool {
+	selected := c.visibleSecrets(in, "secrets.list", func(s *secret) bool {
 		return (len(groups) == 0 || slices.Contains(groups, s.groupID)) &&
 			(len(kinds) == 0 || slices.Contains(kinds, s.kind)) &&
 			!slices.ContainsFunc(labels, func(label string) bool { return !slices.Contains(s.labels, label) }) &&

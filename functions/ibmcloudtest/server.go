@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -25,39 +24,19 @@ import (
 const (
 	OpIAMToken         = "iam.token"
 	OpIAMKeys          = "iam.keys"
-	OpIAMOpenID        = "iam.openid"
-	OpAccessGroupsList = "accessgroups.list"
-	OpAccessGroupsGet  = "accessgroups.get"
-	OpAPIKeysList      = "apikeys.list"
-	OpAPIKeysCreate    = "apikeys.create"
 	OpAPIKeysGet       = "apikeys.get"
 	OpAPIKeysDetails   = "apikeys.details" // by value
-	OpAPIKeysUpdate    = "apikeys.update"
-	OpAPIKeysDelete    = "apikeys.delete"
-	OpAPIKeysLock      = "apikeys.lock"    // and unlock
-	OpAPIKeysDisable   = "apikeys.disable" // and enable
 	OpServiceIDs       = "serviceids"
 	OpGroups           = "groups"
 	OpSecretsList      = "secrets.list"
-	OpSecretsCreate    = "secrets.create"
 	OpSecretsGet       = "secrets.get" // by name too
-	OpSecretsDelete    = "secrets.delete"
 	OpSecretsMetadata  = "secrets.metadata"
-	OpSecretsPatch     = "secrets.patch"
 	OpVersionsCreate   = "versions.create"
-	OpVersionsList     = "versions.list"
 	OpVersionsGet      = "versions.get"
 	OpVersionsMetadata = "versions.metadata"
-	OpVersionsPatch    = "versions.patch"
 	OpLocks            = "locks"
 	OpTargetsList      = "targets.list"
-	OpTargetsGet       = "targets.get"
-	OpRoutesList       = "routes.list"
-	OpRoutesGet        = "routes.get"
 	OpSettingsGet      = "settings.get"
-	OpTenantsList      = "tenants.list"
-	OpTenantsGet       = "tenants.get"
-	OpTenantTargets    = "tenants.targets"
 	OpAny              = "*"
 )
 
@@ -89,7 +68,7 @@ const (
 var serviceNames = [...]string{"IAM", "API keys", "access groups", "Secrets Manager", "Logs Routing"}
 
 var operations, operationNames = indexOperations(iamOperations, apiKeyOperations, groupOperations, secretOperations,
-	versionOperations, lockOperations, logsRoutingOperations, notServedOperations())
+	versionOperations, lockOperations, logsRoutingOperations, accessOperations, notServedOperations())
 
 // indexOperations sorts operations by their number of path segments, and lists the names that a [Fault] can have.
 func indexOperations(lists ...[]operation) (index map[int][]*operation, names []string) {
@@ -311,8 +290,7 @@ func (c *Cloud) checkedServe(in *call) (any, error) {
 		}
 		return o.serve(c, in)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock()()
 	c.play(in.now)
 	if in.tooLarge {
 		return nil, c.tooLarge("body")
@@ -486,59 +464,4 @@ func clientIP(r *http.Request) string {
 // timestamp is a time as Secrets Manager writes it, in milliseconds.
 func timestamp(t time.Time) string {
 	return t.UTC().Format("2006-01-02T15:04:05.000Z")
-}
-
-// A Request is one line of the request log. It holds no secret: no header, query or body, and in
-// the path no API key or token.
-type Request struct {
-	At       time.Time `json:"at"`       // when it arrived
-	Op       string    `json:"op"`       // one of the Op constants, "" for a path or method without one
-	Method   string    `json:"method"`   //
-	Path     string    `json:"path"`     //
-	Status   int       `json:"status"`   // 0 when it was never answered
-	Identity string    `json:"identity"` // whose key or token it bore, "" if unknown
-}
-
-// requestLog keeps the newest requests, in the order in which they ended.
-type requestLog struct {
-	mu      sync.Mutex
-	limit   int       // most requests to keep, 0 for none
-	entries []Request // up to twice as many: the oldest go together
-}
-
-func (l *requestLog) add(r Request) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.entries = append(l.entries, r); len(l.entries) > 2*l.limit {
-		l.entries = append([]Request(nil), l.newest()...)
-	}
-}
-
-func (l *requestLog) newest() []Request { return l.entries[max(0, len(l.entries)-l.limit):] }
-
-// Requests returns the requests to the three services in the order in which they ended; those to
-// the control interface are not among them.
-func (c *Cloud) Requests() []Request {
-	c.requests.mu.Lock()
-	defer c.requests.mu.Unlock()
-	return append([]Request{}, c.requests.newest()...)
-}
-
-// ClearRequests empties the request log.
-func (c *Cloud) ClearRequests() {
-	c.requests.mu.Lock()
-	defer c.requests.mu.Unlock()
-	c.requests.entries = nil
-}
-
-// redactPath replaces path segments that are an API key or look like a token: a caller that mixes
-// up its arguments must not write them into the log.
-func (c *Cloud) redactPath(path string) string {
-	segments := strings.Split(path, "/")
-	for i, segment := range segments {
-		if strings.HasPrefix(segment, "eyJ") || len(segment) == 44 && c.keyOwner(segment) != nil {
-			segments[i] = "REDACTED"
-		}
-	}
-	return strings.Join(segments, "/")
 }
