@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"iam-token-rotator/functions/iamtoken"
 )
@@ -56,11 +55,4 @@ func (k *KeyStore) Put(ctx context.Context, key iamtoken.Secret, versionID strin
 		return failure
 	}
 	return nil
-}
-
-func (s *secret) put(ctx context.Context, client *secretsmanager.Client, versionID string, value iamtoken.Secret) error {
-	_, err := client.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{
-		SecretId: &s.arn, ClientRequestToken: &versionID, SecretString: aws.String(value.Reveal()),
-	})
-	return err
 }

@@ -210,6 +210,13 @@ func (m *Mirrors) Put(ctx context.Context, secretARN, versionID string, payload 
 	return nil
 }
 
+func (s *secret) put(ctx context.Context, client *secretsmanager.Client, versionID string, payload iamtoken.Secret) error {
+	_, err := client.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{
+		SecretId: &s.arn, ClientRequestToken: &versionID, SecretString: aws.String(payload.Reveal()),
+	})
+	return err
+}
+
 func (s *secret) verify(ctx context.Context, client *secretsmanager.Client) error {
 	s.mu.Lock()
 	verified := s.verified
