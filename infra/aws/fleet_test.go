@@ -146,7 +146,8 @@ var fleetAlarmRules = map[string]alarmRule{
 	"FailedInvocationsAlarm": alarmRules["FailedInvocationsAlarm"],
 	"UndeliveredEventsAlarm": alarmRules["UndeliveredEventsAlarm"],
 	"TokenLifetimeAlarm":     alarmRules["TokenLifetimeAlarm"],
-	"BootstrapExpiryAlarm":   alarmRules["BootstrapExpiryAlarm"],
+	"KeyExpiryAlarm":         alarmRules["KeyExpiryAlarm"],
+	"KeyRenewalAlarm":        alarmRules["KeyRenewalAlarm"],
 	"ThrottlesAlarm":         {"AWS/Lambda", "Throttles", "Sum", byFunction, 300, 1, 1, atLeast, 4, "notBreaching"},
 	"RotateFailedAlarm":      {"AWS/States", "ExecutionsFailed", "Sum", byRotateMachine, 300, 1, 1, atLeast, 1, "notBreaching"},
 	"RotateTimedOutAlarm":    {"AWS/States", "ExecutionsTimedOut", "Sum", byRotateMachine, 300, 1, 1, atLeast, 1, "notBreaching"},
@@ -187,7 +188,7 @@ func TestFleetAlarms(t *testing.T) {
 			t.Errorf("%s does not say what it means", id)
 		}
 	}
-	want(t, "the expiry alarm's condition", at(t, alarms["BootstrapExpiryAlarm"], "Condition"), "HasExpiry")
+	checkKeyAlarms(t, tmpl, alarms)
 }
 
 // paced is an alarm with its numbers looked up in the mapping Ensure.
@@ -656,6 +657,8 @@ func TestFleetPoliciesAreNarrow(t *testing.T) {
 	const states = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:"
 	allowed := map[string]string{
 		"ReadTheBootstrapKey":          "[secretsmanager:GetSecretValue] on map[Ref:BootstrapSecretArn]",
+		"StoreTheRenewedKey":           "[secretsmanager:PutSecretValue] on map[Ref:BootstrapSecretArn]",
+		"EncryptTheRenewedKey":         "[kms:GenerateDataKey] on map[Ref:BootstrapKmsKeyArn]",
 		"WriteItsLog":                  "[logs:CreateLogStream logs:PutLogEvents] on map[Fn::Sub:arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${LogGroup}:*]",
 		"DecryptTheBootstrapKey":       "[kms:Decrypt] on map[Ref:BootstrapKmsKeyArn]",
 		"LambdaMakesNetworkInterfaces": show(anys(noResourceLevel)) + " on *",

@@ -159,7 +159,8 @@ var alarmRules = map[string]alarmRule{
 	"FailedRunsAlarm":        {"AWS/SQS", "NumberOfMessagesSent", "Sum", "QueueName=map[Fn::GetAtt:[FailedRuns QueueName]]", 300, 1, 4, atLeast, 1, "notBreaching"},
 	"ThrottlesAlarm":         {"AWS/Lambda", "Throttles", "Sum", byFunction, 300, 1, 1, atLeast, 1, "notBreaching"},
 	"TokenLifetimeAlarm":     {own, "TokenLifetimeSeconds", "Minimum", byFunction, 300, 1, 1, below, 3000, "ignore"},
-	"BootstrapExpiryAlarm":   {own, "BootstrapExpiresInDays", "Minimum", byFunction, 3600, 1, 1, below, 14, "ignore"},
+	"KeyExpiryAlarm":         {own, "KeyExpiring", "Maximum", byFunction, 3600, 1, 1, atLeast, 1, "ignore"},
+	"KeyRenewalAlarm":        {own, "KeyRenewalFailure", "Minimum", byFunction, 86400, 1, 1, atLeast, 1, "ignore"},
 }
 
 // ruleOf reads an alarm of the template, on a metric or on the metric math of the
@@ -199,7 +200,25 @@ func TestAlarms(t *testing.T) {
 			t.Errorf("%s does not say what it means", id)
 		}
 	}
-	want(t, "the expiry alarm's condition", at(t, alarms["BootstrapExpiryAlarm"], "Condition"), "HasExpiry")
+	checkKeyAlarms(t, tmpl, alarms)
+}
+
+// checkKeyAlarms: a renewal that fails once is nobody's matter; all of a day's, and one
+// that only the previous key got through, are.
+func checkKeyAlarms(t *testing.T, tmpl object, alarms map[string]object) {
+	t.Helper()
+	want(t, "the renewal alarm's condition", at(t, alarms["KeyRenewalAlarm"], "Condition"), "RenewsKey")
+	want(t, "the expiry alarm's condition", alarms["KeyExpiryAlarm"]["Condition"], nil)
+	metrics := at(t, properties(t, tmpl, "KeyRenewalAlarm"), "Metrics").([]any)
+	want(t, "the renewal alarm's metrics", len(metrics), 4)
+	for i, statistic := range []string{"least Minimum", "most Maximum", "renewals SampleCount"} {
+		stat := at(t, metrics, i, "MetricStat")
+		want(t, "a metric of the renewal alarm", show(at(t, metrics, i, "Id"))+" "+show(at(t, stat, "Stat")), statistic)
+		want(t, "what it is of", at(t, stat, "Metric"), at(t, metrics, 0, "MetricStat", "Metric"))
+		want(t, "its period", at(t, stat, "Period"), 86400)
+		want(t, "whether it is the result", at(t, metrics, i, "ReturnData"), false)
+	}
+	want(t, "the renewal alarm is on", at(t, metrics, 3, "Expression"), "IF((least >= 1 AND renewals >= 20) OR most >= 2, 1, 0)")
 }
 
 // Silence must count as a lifetime of zero, both within the data and without any.
@@ -297,6 +316,8 @@ func TestPoliciesAreNarrow(t *testing.T) {
 	// What each role may do, and on what, and nothing else.
 	allowed := map[string]string{
 		"ReadTheBootstrapKey":          "[secretsmanager:GetSecretValue] on map[Ref:BootstrapSecretArn]",
+		"StoreTheRenewedKey":           "[secretsmanager:PutSecretValue] on map[Ref:BootstrapSecretArn]",
+		"EncryptTheRenewedKey":         "[kms:GenerateDataKey] on map[Ref:BootstrapKmsKeyArn]",
 		"WriteItsLog":                  "[logs:CreateLogStream logs:PutLogEvents] on map[Fn::Sub:arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${LogGroup}:*]",
 		"MirrorTheToken":               "[secretsmanager:PutSecretValue secretsmanager:DescribeSecret] on map[Fn::Split:[, map[Ref:MirrorSecretArns]]]",
 		"ReportFailedRuns":             "[sqs:SendMessage] on map[Fn::GetAtt:[FailedRuns Arn]]",
@@ -319,6 +340,22 @@ func TestDecryptionIsForThatSecretThroughSecretsManager(t *testing.T) {
 			object{"Region": object{"Fn::Select": []any{3, object{"Fn::Split": []any{":", object{"Ref": "BootstrapSecretArn"}}}}}}}},
 		"kms:EncryptionContext:SecretARN": object{"Ref": "BootstrapSecretArn"},
 	}})
+}
+
+// Without BootstrapKeySecret the function cannot write the secret that it starts from;
+// with it, that secret alone, and encrypt with its key for nothing else.
+func TestOnlyARenewalWritesTheBootstrapKey(t *testing.T) {
+	t.Parallel()
+	for name, tmpl := range map[string]object{"template.yaml": template(t), "fleet.yaml": fleet(t)} {
+		for id, condition := range map[string]string{"RenewalPolicy": "RenewsKey", "EncryptionPolicy": "RenewsEncryptedKey"} {
+			want(t, name+" condition of "+id, at(t, tmpl, "Resources", id, "Condition"), condition)
+			want(t, name+" statements of "+id, len(at(t, properties(t, tmpl, id), "PolicyDocument", "Statement").([]any)), 1)
+		}
+		decrypt := at(t, properties(t, tmpl, "FunctionRole"), "Policies", "Fn::If", 1, 0, "PolicyDocument", "Statement", 0, "Condition")
+		want(t, name+" encryption", at(t, properties(t, tmpl, "EncryptionPolicy"), "PolicyDocument", "Statement", 0, "Condition"), decrypt)
+		want(t, name+" condition", at(t, tmpl, "Conditions", "RenewsEncryptedKey"), object{"Fn::And": []any{object{"Condition": "RenewsKey"}, object{"Condition": "HasKmsKey"}}})
+		want(t, name+" condition", at(t, tmpl, "Conditions", "RenewsKey"), object{"Fn::Not": []any{object{"Fn::Equals": []any{object{"Ref": "BootstrapKeySecret"}, ""}}}})
+	}
 }
 
 // The network permissions exist in a VPC only, and the function's own code is

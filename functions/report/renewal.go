@@ -1,0 +1,46 @@
+package report
+
+import "time"
+
+// KeyRenewal describes how a run renewed the bootstrap key. It fails no run.
+type KeyRenewal struct {
+	Outcome RenewalOutcome `json:"outcome"`
+	// KeyID is IAM's id of the key that is current at IBM.
+	KeyID          string     `json:"key_id,omitempty"`
+	ExpiresAt      *time.Time `json:"expires_at,omitempty"`       // of the key that is used from now on
+	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"` // when IBM plans to make the next key
+	// ByPreviousKey says that AWS's current key was refused, and the one before it used.
+	ByPreviousKey bool     `json:"by_previous_key,omitempty"`
+	Warnings      []string `json:"warnings"`
+	Error         *Error   `json:"error,omitempty"`
+
+	Expiring bool `json:"-"` // the key expires sooner than it would if IBM and this renewal worked
+}
+
+// RenewalOutcome is how a renewal ended.
+type RenewalOutcome string
+
+const (
+	KeyCurrent       RenewalOutcome = "current" // the key in use is the current one at IBM
+	KeyRenewed       RenewalOutcome = "renewed" // a new key was stored, and is used from now on
+	KeyRenewalFailed RenewalOutcome = "failed"  // the key in use stays
+)
+
+// Text is the renewal for a person: a line, and below it the error and the warnings.
+func (k KeyRenewal) Text() string {
+	text := "bootstrap key: " + Printable(string(k.Outcome))
+	if k.ExpiresAt != nil {
+		text += "; it expires " + k.ExpiresAt.UTC().Format(time.RFC3339)
+	}
+	if k.NextRotationAt != nil {
+		text += "; IBM makes the next one " + k.NextRotationAt.UTC().Format(time.RFC3339)
+	}
+	text += "\n"
+	if k.Error != nil {
+		text += "  " + Printable(k.Error.Error()) + "\n"
+	}
+	for _, warning := range k.Warnings {
+		text += "  warning: " + Printable(warning) + "\n"
+	}
+	return text
+}
