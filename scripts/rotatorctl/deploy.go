@@ -114,14 +114,12 @@ func (d *deployment) check(ctx context.Context) error {
 		return usagef("set %s: load what setup wrote (set -a; . build/ibm.env; set +a); BUCKET is an S3 bucket of yours in the stack's region (rotatorctl deploy -h explains all of them)",
 			strings.Join(missing, ", "))
 	}
-	switch d.values["ARCH"] {
-	case "", "arm64", "aarch64":
-		d.values["ARCH"] = "arm64"
-	case "amd64", "x86_64":
-		d.values["ARCH"] = "x86_64" // as AWS calls it
-	default:
+	asAWSCallsIt := map[string]string{"": "arm64", "arm64": "arm64", "aarch64": "arm64", "amd64": "x86_64", "x86_64": "x86_64"}
+	arch, known := asAWSCallsIt[d.values["ARCH"]]
+	if !known {
 		return usagef("ARCH=%s is not known: use arm64 or amd64", quote(d.values["ARCH"]))
 	}
+	d.values["ARCH"] = arch
 	if err := d.readParameters(); err != nil {
 		return err
 	}

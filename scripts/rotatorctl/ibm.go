@@ -47,6 +47,7 @@ const (
 type ibmCloud struct {
 	iamURL, secretsURL string
 	token              iamtoken.Secret
+	login              string // the variable that it came from
 	http               *http.Client
 	apiKeys            *iamidentityv1.IamIdentityV1
 }
@@ -65,17 +66,19 @@ func newIBMCloud(iamURL, secretsURL string, sleep func(context.Context, time.Dur
 // logIn uses IAM_TOKEN, or else exchanges IBMCLOUD_API_KEY.
 func (c *ibmCloud) logIn(ctx context.Context, tokenText, apiKey string) error {
 	var err error
+	c.login = "IAM_TOKEN"
 	switch {
 	case tokenText != "":
 		if c.token, err = parseToken(tokenText); err != nil {
 			return err
 		}
 	case apiKey != "":
+		c.login = "IBMCLOUD_API_KEY"
 		key, err := parseKey(apiKey)
 		if err != nil {
-			return usagef("IBMCLOUD_API_KEY %v", err)
+			return usagef("%s %v", c.login, err)
 		}
-		if c.token, err = c.exchange(ctx, key, "logging in with IBMCLOUD_API_KEY", ""); err != nil {
+		if c.token, err = c.exchange(ctx, key, "logging in with "+c.login, ""); err != nil {
 			return err
 		}
 	default:
@@ -168,6 +171,7 @@ func (c *ibmCloud) do(ctx context.Context, method, url, contentType, body string
 // ask makes a call whose answer must have the status, or returns f. Its errors are made of our own words: those
 // of an SDK or a service may repeat a key.
 func (c *ibmCloud) ask(ctx context.Context, f *failure, want int, call func(context.Context) error) error {
+	f.login = c.login
 	err := call(context.WithValue(ctx, failureKey{}, f))
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: interrupted. Run it again to continue", f.doing)
@@ -182,6 +186,7 @@ func (c *ibmCloud) ask(ctx context.Context, f *failure, want int, call func(cont
 type failure struct {
 	doing, needed string
 	refused       string // the advice if the request itself is rejected
+	login         string // the variable with which the person has logged in
 	ofKey         bool   // an API key was exchanged, so the person's token is not the cause
 	next          string // the end of the advice about that key
 	status        int    // 0 if no answer came
@@ -212,10 +217,12 @@ func (f *failure) callAdvice() string {
 		return "Check the URL and the network. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private."
 	case f.status < 400:
 		return "The answer is not the expected JSON: check the URL."
-	case f.status == http.StatusUnauthorized:
+	case f.status == http.StatusUnauthorized && f.login == "IAM_TOKEN":
 		return "IAM_TOKEN expires after an hour at most: fetch a new one."
+	case f.status == http.StatusUnauthorized:
+		return "The token that IAM gave for " + f.login + " is rejected: is the key of this account?"
 	case f.status == http.StatusForbidden:
-		return "Needed: " + f.needed + ". A new policy takes minutes to reach everywhere."
+		return "Needed: " + f.needed + ". A new policy takes minutes to reach everywhere; or a context-based restriction keeps this network out."
 	case f.status == http.StatusNotFound:
 		return "Check the ids: is the terraform output of this account, and applied?"
 	case f.status == http.StatusConflict && strings.HasSuffix(f.needed, "service id"):

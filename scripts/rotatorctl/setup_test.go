@@ -402,7 +402,7 @@ func TestFailuresAreNamed(t *testing.T) {
 		words string
 	}{
 		"401":      {ibmcloudtest.Fault{Status: 401}, "fetch a new one"},
-		"403":      {ibmcloudtest.Fault{Status: 403, Body: `{"errors":[{"code":"\u001b[31m","message":"pwned"}]}`}, "Needed: Manager on the Secrets Manager instance"},
+		"403":      {ibmcloudtest.Fault{Status: 403, Body: `{"errors":[{"code":"\u001b[31m","message":"pwned"}]}`}, "Needed: Manager on the Secrets Manager instance. A new policy takes minutes to reach everywhere; or a context-based restriction"},
 		"404":      {ibmcloudtest.Fault{Status: 404}, "Check the ids"},
 		"400":      {ibmcloudtest.Fault{Status: 400, Body: `{"errors":[{"code":"secrets-manager.Error07012","message":"pwned"}]}`}, "HTTP 400 secrets-manager.Error07012. Check the ids"},
 		"409":      {ibmcloudtest.Fault{Status: 409}, "use another --name"},
@@ -865,6 +865,8 @@ func TestLogin(t *testing.T) {
 	fx.fail(2, "set IAM_TOKEN or IBMCLOUD_API_KEY")
 	fx.env["IBMCLOUD_API_KEY"] = fx.cloud.AdminAPIKey()
 	fx.succeed()
+	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsList, Times: 1, Status: 401})
+	fx.fail(1, "HTTP 401. The token that IAM gave for IBMCLOUD_API_KEY is rejected")
 	fx.env["IBMCLOUD_API_KEY"] = strings.Repeat("k", 44)
 	fx.fail(1, "logging in with IBMCLOUD_API_KEY: HTTP 400 BXNIM0415E. IAM does not know the API key")
 	fx.env["IBMCLOUD_API_KEY"] = "{}"
