@@ -423,14 +423,15 @@ func (s *setup) readOutputs(ctx context.Context) (map[string]string, error) {
 
 var (
 	nameShape   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,38}[A-Za-z0-9]$`)
-	originShape = regexp.MustCompile(`^(?:https://[A-Za-z0-9.-]+|http://(?:127\.0\.0\.1|localhost))(?::[0-9]{1,5})?$`)
+	nullLabel   = regexp.MustCompile(`(?i)[/.]null(?:[.:]|$)`) // what a missing value becomes in jq
+	originShape = regexp.MustCompile(`^(?:https://[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|http://(?:127\.0\.0\.1|localhost))(?::[0-9]{1,5})?$`)
 )
 
 // origin checks an https URL without a path. http is for this machine alone.
 func origin(variable, value string) (string, error) {
 	value = strings.TrimSuffix(value, "/")
-	if !originShape.MatchString(value) {
-		return "", usagef("%s must be an https URL without a path", variable)
+	if !originShape.MatchString(value) || nullLabel.MatchString(value) {
+		return "", usagef("%s must be an https URL without a path, its host complete", variable)
 	}
 	return value, nil
 }
