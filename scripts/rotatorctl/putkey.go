@@ -88,12 +88,12 @@ func parseKey(text string) (iamtoken.Secret, error) {
 		fault = "holds no key: it is empty"
 	case len(strings.Fields(key)) > 1:
 		fault = "holds more than one word or line: give the bare key alone"
-	case key[0] == '{' || key[0] == '"' || key[0] == '[':
+	case key[0] == '{' || key[0] == '[':
 		fault = "holds JSON: give the bare key (jq -er .apikey FILE)"
 	case key == "null":
 		fault = "holds the null of a JSON field that is not there: give the bare key"
-	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
-		fault = "holds characters that no API key has: give the bare key alone"
+	case iamtoken.CheckAPIKey(key) != nil:
+		fault = iamtoken.CheckAPIKey(key).Error()
 	case len(key) < 8:
 		fault = "is too short for an API key, which has 44 characters: give the whole key"
 	case len(key) > 512:

@@ -186,7 +186,7 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.Toke
 	switch {
 	case got.status == 0 && got.err == nil:
 		// Nothing was sent: the cr-token grant could not read its file.
-		return rotation.TokenResponse{}, iamtoken.Secret{}, misconfiguredSo(op.doing+": there is no compute resource token that can be read",
+		return rotation.TokenResponse{}, iamtoken.Secret{}, misconfiguredSo(op.doing+": there is no compute resource token: its file is missing, unreadable or empty",
 			"on Code Engine, enable the trusted profile on the job (--trusted-profiles-enabled, in Terraform run_compute_resource_token_enabled); elsewhere, name the token's file in CR_TOKEN_FILENAME")
 	case got.status < 200 || got.status > 299:
 		failure := op.failure(got, i.now())

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/network"
 	"iam-token-rotator/functions/internal/rotation"
@@ -116,8 +117,8 @@ func TestACodeOfIAMNamesTheCauseAndWhatHelps(t *testing.T) {
 		"BXNIM0462E": "is disabled: enable it, or",
 		"BXNIM0410E": "is of a user who has left the account: replace it by a key of a service id or another user: a new key of the same user does not help",
 		"BXNIM0436E": "is of a user who is suspended: have the account's administrator reactivate the user, or replace it by a key of a service id: a new key of the same user does not help",
-		"BXNIM0439E": "the session behind the API key in the key secret is no longer valid: log in again",
-		"BXNIM0408E": "the refresh token behind the API key in the key secret is no longer valid: log in again",
+		"BXNIM0439E": "the session or refresh token behind the API key in the key secret is no longer valid: log in again",
+		"BXNIM0408E": "the session or refresh token behind the API key in the key secret is no longer valid: log in again",
 		"BXNIM0430E": "requests from this IP address are not permitted: add the address that they come from",
 		"BXNIM0398E": "the trusted profile is not known, or its conditions do not fit this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID",
 		"BXNIM0407E": "IAM says that the API key in the key secret is an invalid token: ",
@@ -151,6 +152,30 @@ func TestACodeOfIAMNamesTheCauseAndWhatHelps(t *testing.T) {
 					t.Errorf("%d %q: got %q, want %q and %q in it", status, code, failure.Message, want, says)
 				}
 			}
+		}
+	}
+}
+
+// The function and the reader say the same of each of IAM's published answers.
+func TestTheReaderSaysTheSame(t *testing.T) {
+	for _, published := range ibmcloudtest.CasesOf(ibmcloudtest.OpIAMToken) {
+		if published.Status >= 429 || published.Code == "BXNIM0398E" { // not refused, or of a profile, which the reader has none of
+			continue
+		}
+		cloud := ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
+		cloud.MustAddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Case: published.Name})
+		origin := serve(t, cloud.ServeHTTP)
+		_, failure := exchange(t, origin)
+		store := &iamtoken.SecretsManager{URL: origin, IAMURL: origin, SecretID: cloud.Rotations()[0].TokenSecret, APIKey: iamtoken.NewSecret(cloud.ReaderAPIKey())}
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		_, err := store.Read(ctx)
+		cancel()
+		if failure == nil || err == nil {
+			t.Fatalf("%s: got no failure", published.Name)
+		}
+		_, said, _ := strings.Cut(strings.ReplaceAll(failure.Message, "the API key in the key secret", "KEY"), fmt.Sprintf(" answered %d", published.Status))
+		if theirs := strings.ReplaceAll(err.Error(), "the reader's API key", "KEY"); said == "" || !strings.Contains(theirs, said) {
+			t.Errorf("%s: the function says %q, the reader %q", published.Name, said, theirs)
 		}
 	}
 }
