@@ -141,3 +141,33 @@ func (f *warmFunction) mustRotate(n int64) {
 		}
 	}
 }
+
+// TestAYearWithoutAPersonAtAKey: what setup prints is deployed, and the clock of IBM goes on. Each key is replaced 24 times.
+func TestAYearWithoutAPersonAtAKey(t *testing.T) {
+	moto := awstest.Start(t)
+	fx := newManaged(t)
+	fx.aws.url = moto.URL()
+	made := fx.succeed()
+	used := map[string]bool{}
+	for range 25 {
+		command := exec.Command(filepath.Join(mustBuild(t), "bootstrap"), "-mode", "rotate")
+		command.Env = programs.Environ(fx.functionEnv(made), awstest.Environment(moto.URL()), map[string]string{
+			"SECRETS_MANAGER_APIKEY_ARN": made.values["BOOTSTRAP_SECRET_ARN"], "BOOTSTRAP_KEY_SECRET": made.values["BOOTSTRAP_KEY_SECRET"]})
+		if printed, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("after %d rotations: %v\n%s", len(used), err, printed)
+		}
+		fx.useToken(made.values["TOKEN_SECRET"])
+		stored := moto.MustCall(t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": defaultAWSSecret})
+		if stored["SecretString"] != fx.cloud.MustCurrent(made.values["BOOTSTRAP_KEY_SECRET"]).Payload {
+			t.Fatalf("after %d rotations: AWS has another key than IBM's current one", len(used))
+		}
+		used[stored["VersionId"].(string)] = true
+		fx.later(15 * day)
+	}
+	if len(used) != 25 {
+		t.Errorf("got %d keys of the bootstrap, want 25", len(used))
+	}
+	if again := fx.succeed(); again.stdout != made.stdout {
+		t.Errorf("setup, a year later: got\n%s, want\n%s", again.stdout, made.stdout)
+	}
+}
