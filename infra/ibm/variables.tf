@@ -74,7 +74,7 @@ variable "resource_group_id" {
 variable "managed_keys" {
   description = "Whether Secrets Manager makes, rotates and deletes the API keys of the workload and the bootstrap service id. It is authorized to manage keys of the account's service ids then. If false, `rotatorctl setup` makes keys that a person has to change."
   type        = bool
-  default     = false
+  default     = true
 
   validation {
     condition     = var.managed_keys != null

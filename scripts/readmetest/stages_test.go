@@ -142,7 +142,7 @@ func withReaderProfile(cloud *ibmcloudtest.Cloud) http.HandlerFunc {
 func (w *world) outputs(bootstrap, profile string) map[string]string {
 	return map[string]string{
 		"secrets_manager_url": w.origin, "account_id": w.cloud.AccountID(), "key_group_id": w.cloud.KeyGroupID(), "token_group_id": w.cloud.TokenGroupID(),
-		"bootstrap_iam_id": bootstrap, "workload_iam_id": w.cloud.Rotations()[0].IAMID, "reader_iam_id": w.cloud.ReaderIAMID(), "iam_profile_id": profile,
+		"bootstrap_iam_id": bootstrap, "workload_iam_id": w.cloud.Rotations()[0].IAMID, "reader_iam_id": w.cloud.ReaderIAMID(), "iam_profile_id": profile, "managed_keys": "true",
 	}
 }
 

@@ -49,6 +49,28 @@ func (s *setup) planManaged() {
 	}
 }
 
+// makeManaged makes what is missing of the managed keys. Each is tried before the first is switched to.
+func (s *setup) makeManaged(ctx context.Context) error {
+	if s.workload.managed == nil {
+		return nil
+	}
+	defer func() { s.apiKeySecret = s.workload.managed.secret }()
+	if s.deleteOldKeys {
+		return nil
+	}
+	for _, id := range s.managed() {
+		if err := s.ensureManaged(ctx, id); err != nil {
+			return err
+		}
+	}
+	if s.bootstrap != nil && s.bootstrap.managed != nil {
+		if err := s.switchBootstrap(ctx); err != nil {
+			return err
+		}
+	}
+	return s.reportFixed(ctx)
+}
+
 // managedName is the name of the secret that makes the keys of a service id.
 func (s *setup) managedName(id *serviceID) string {
 	if id == s.workload {

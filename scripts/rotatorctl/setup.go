@@ -95,10 +95,8 @@ func (s *setup) run(ctx context.Context) error {
 	} else if err := s.createTokenSecret(ctx); err != nil {
 		return err
 	}
-	for _, id := range s.managed() { // each is tried before the first is switched to
-		if err := s.ensureManaged(ctx, id); err != nil {
-			return err
-		}
+	if err := s.makeManaged(ctx); err != nil {
+		return err
 	}
 	keys := map[*serviceID]apiKey{}
 	for _, id := range s.serviceIDs() {
@@ -111,17 +109,6 @@ func (s *setup) run(ctx context.Context) error {
 	for _, file := range []string{s.bootstrapFile, s.readerFile} {
 		if _, err := os.Lstat(file); file != "" && err != nil {
 			s.say("note: %s is not there, and is not written again. If this machine alone had it: --rotate-keys makes another key.", printable(file))
-		}
-	}
-	if s.bootstrap != nil && s.bootstrap.managed != nil {
-		if err := s.switchBootstrap(ctx); err != nil {
-			return err
-		}
-	}
-	if s.workload.managed != nil {
-		s.apiKeySecret = s.workload.managed.secret
-		if err := s.reportFixed(ctx); err != nil {
-			return err
 		}
 	}
 	return s.writeResult(keys)
@@ -148,9 +135,6 @@ func (s *setup) readState(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if s.deleteOldKeys {
-		return s.checkKeysInUse(ctx)
-	}
 	for _, id := range s.managed() {
 		if err := s.findManaged(ctx, id); err != nil {
 			return err
@@ -163,14 +147,18 @@ func (s *setup) readState(ctx context.Context) (err error) {
 			return err
 		}
 		s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID)
-	case s.needsKey(s.bootstrap):
+	case !s.deleteOldKeys && s.needsKey(s.bootstrap):
 		s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID)
+	}
+	if err == nil && s.deleteOldKeys {
+		err = s.checkKeysInUse(ctx)
 	}
 	return err
 }
 
 func (s *setup) checkKeysInUse(ctx context.Context) error {
-	if s.workload.managed == nil && s.apiKeySecret == "" || s.tokenSecret == "" {
+	isMissing := func(id *serviceID) bool { return id.managed.secret == "" }
+	if s.workload.managed == nil && s.apiKeySecret == "" || s.tokenSecret == "" || slices.ContainsFunc(s.managed(), isMissing) {
 		return fmt.Errorf("nothing is deleted: there are no secrets named %s-…: is --name that of the set-up?", s.name)
 	}
 	for _, id := range s.serviceIDs() {
