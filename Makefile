@@ -79,7 +79,7 @@ doctor: build-local ## check all that the rotations of your environment rely on,
 		echo 'The bootstrap key is that of BOOTSTRAP_SECRET_ARN.'; export SECRETS_MANAGER_APIKEY_ARN="$$BOOTSTRAP_SECRET_ARN"; \
 	fi; build/local/iam-token-rotator doctor
 
-examples: build-local ## run jobs in shell and Go through a rotation, and with an expired token
+examples: build-local ## run jobs in shell, Go, Python, Node.js and Java with a new, a replaced and an expired token
 	@$(BUILD) -o build/local/ ./scripts/examples/go-job
 	@scripts/examples/run build/local
 
