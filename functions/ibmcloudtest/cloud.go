@@ -7,7 +7,7 @@
 //
 //	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
 //	client := &http.Client{Transport: cloud.Transport()} // in process; or httptest.NewServer(cloud)
-//	cloud.AddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Times: 2, Status: 503})
+//	cloud.AddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Times: 2, Case: "key_disabled"})
 //
 // What IBM does not document is listed in [Undocumented] and can be switched.
 package ibmcloudtest
@@ -384,26 +384,19 @@ func (in *call) decodeCreate() (*secretPrototype, error) {
 	}
 	_ = json.Unmarshal(in.body, &kind) // decode reports what is wrong
 	fields, ok := kindFields[kind.Kind]
-	if slices.Contains(otherKinds, kind.Kind) {
+	switch {
+	case slices.Contains(otherKinds, kind.Kind):
 		return nil, doesNotServe("secrets of the type " + kind.Kind)
-	}
-	if kind.Kind != "" && !ok {
+	case kind.Kind != "" && !ok:
 		return nil, badField("secret_type", "must be arbitrary, kv, iam_credentials or service_credentials here")
 	}
-	var p secretPrototype
-	return &p, in.decode(&p, mediaJSON, slices.Concat(commonCreateFields, fields.create)...)
+	return in.decodeSecret(kind.Kind, mediaJSON, commonCreateFields, fields.create)
 }
 
-// decodeVersion reads the body of a new version of a secret of the given type.
-func (in *call) decodeVersion(kind string) (*secretPrototype, error) {
+// decodeSecret reads a body about a secret of the given type: with the fields of all types and those of its own.
+func (in *call) decodeSecret(kind, mediaType string, common, own []string) (*secretPrototype, error) {
 	p := secretPrototype{Kind: kind}
-	return &p, in.decode(&p, mediaJSON, slices.Concat(commonVersionFields, kindFields[kind].version)...)
-}
-
-// decodePatch reads a change of a secret's metadata.
-func (in *call) decodePatch(kind string) (*secretPrototype, error) {
-	p := secretPrototype{Kind: kind}
-	return &p, in.decode(&p, mediaMergePatch, slices.Concat(commonPatchFields, kindFields[kind].patch)...)
+	return &p, in.decode(&p, mediaType, slices.Concat(common, own)...)
 }
 
 // newAPIKey returns a random API key in IBM's form: 44 characters of [A-Za-z0-9_-].

@@ -15,41 +15,31 @@ var logsRoutingOperations = []operation{
 	routingOp("routes.list", "GET /v3/routes", "routes", (*Cloud).routes),
 	routingOp("routes.get", "GET /v3/routes/{id}", "route", (*Cloud).routes),
 	op(OpSettingsGet, serviceLogsRouting, "GET /v3/settings", http.StatusOK, (*Cloud).getRoutingSettings),
-	tenantOp("tenants.list", "GET /v1/tenants", "tenants", (*Cloud).tenants),
-	tenantOp("tenants.get", "GET /v1/tenants/{id}", "tenant", (*Cloud).tenants),
-	tenantOp("tenants.targets", "GET /v1/tenants/{id}/targets", "targets", (*Cloud).tenantTargets),
-	tenantOp("tenants.targets", "GET /v1/tenants/{id}/targets/{target}", "target", (*Cloud).tenantTargets),
+	routingOp("tenants.list", "GET /v1/tenants", "tenants", (*Cloud).tenants),
+	routingOp("tenants.get", "GET /v1/tenants/{id}", "tenant", (*Cloud).tenants),
+	routingOp("tenants.targets", "GET /v1/tenants/{id}/targets", "targets", (*Cloud).tenantTargets),
+	routingOp("tenants.targets", "GET /v1/tenants/{id}/targets/{target}", "target", (*Cloud).tenantTargets),
 }
 
-// routingOp declares an operation that lists items under a name, or returns the one whose id its path ends with.
+// routingOp declares an operation that lists items under a name, or returns the one whose id its path ends with. Version 1
+// asks for a date, and lists by name if the query has one.
 func routingOp(name, pattern, what string, items func(*Cloud) []object) operation {
-	last := len(op(name, serviceLogsRouting, pattern, 0, nil).path) - 1
 	return op(name, serviceLogsRouting, pattern, http.StatusOK, func(c *Cloud, in *call) (any, error) {
-		if in.operation.path[last][0] != '{' {
-			return object{what: items(c)}, nil
+		wanted := ""
+		if strings.Contains(pattern, "/v1/") {
+			wanted = in.request.URL.Query().Get("name")
+			if _, err := time.Parse(time.DateOnly, in.request.Header.Get("IBM-API-Version")); err != nil {
+				return nil, badRequest("The header IBM-API-Version must be a date, YYYY-MM-DD.")
+			}
+			if len(in.params) > 0 && in.params[0] != c.instance {
+				return nil, notFound("tenant")
+			}
 		}
-		return withID(items(c), in, what)
+		if strings.HasSuffix(pattern, "}") {
+			return withID(items(c), in, what)
+		}
+		return object{what: slices.DeleteFunc(items(c), func(item object) bool { return wanted != "" && item["name"] != wanted })}, nil
 	})
-}
-
-// tenantOp declares an operation of the older API, which asks for a dated version, and lists by name if the query has one.
-func tenantOp(name, pattern, what string, items func(*Cloud) []object) operation {
-	o := routingOp(name, pattern, what, items)
-	serve := o.serve
-	o.serve = func(c *Cloud, in *call) (any, error) {
-		if _, err := time.Parse(time.DateOnly, in.request.Header.Get("IBM-API-Version")); err != nil {
-			return nil, badRequest("The header IBM-API-Version must be a date, YYYY-MM-DD.")
-		}
-		if len(in.params) > 0 && in.params[0] != c.instance {
-			return nil, notFound("tenant")
-		}
-		body, err := serve(c, in)
-		if name := in.request.URL.Query().Get("name"); name != "" && err == nil && o.path[len(o.path)-1][0] != '{' {
-			return object{what: slices.DeleteFunc(items(c), func(item object) bool { return item["name"] != name })}, nil
-		}
-		return body, err
-	}
-	return o
 }
 
 // instanceCRN is the CRN of a service's instance, up to what it names there.
@@ -161,7 +151,7 @@ var notServed = []struct {
 	pairs   string // methods and path, apart by white space
 }{
 	{serviceIAM, `POST /identity/introspect  GET /identity/authorize  GET /identity/passcode  GET,POST /identity/userinfo
-POST /identity/logout`},
+POST /identity/logout  POST /oidc/token`},
 	{serviceAPIKeys, `PUT /v1/serviceids/{id}  POST,DELETE /v1/serviceids/{id}/lock  GET,POST /v1/serviceid_groups
 GET,PUT,DELETE /v1/serviceid_groups/{id}  GET,POST /v1/profiles  GET,PUT,DELETE /v1/profiles/{id}
 GET,POST /v1/profiles/{id}/rules  GET,PUT,DELETE /v1/profiles/{id}/rules/{rule}
@@ -181,7 +171,14 @@ POST /v2/groups/{id}/members/delete  PUT,DELETE /v2/groups/_allgroups/members/{i
 HEAD,DELETE /v2/groups/{id}/members/{identity}  GET,POST /v2/groups/{id}/rules
 GET,PUT,DELETE /v2/groups/{id}/rules/{rule}  GET,PATCH /v2/groups/settings  GET,POST /v1/policies
 GET,PUT,PATCH,DELETE /v1/policies/{id}  GET,POST /v2/policies  GET,PUT,DELETE /v2/policies/{id}  GET,POST /v2/roles
-GET,PUT,DELETE /v2/roles/{id}  GET,PATCH /v1/accounts/{id}/settings/access_management` + templates("group") + templates("policy") + templates("action_control") + templates("role")},
+GET,PUT,DELETE /v2/roles/{id}  GET,PATCH /v1/accounts/{id}/settings/access_management` + templates("group") + templates("policy") + templates("action_control") + templates("role") + `
+GET,POST /v1/zones  GET,PUT,DELETE /v1/zones/{id}  GET /v1/zones/serviceref_targets  GET /v1/zones/serviceref_targets/{name}
+GET,POST /v1/rules  GET,PUT,DELETE /v1/rules/{id}  GET /v1/account_settings/{id}  GET /v1/operations
+GET,POST /v2/resource_instances  GET,PATCH,DELETE /v2/resource_instances/{id}  GET /v2/resource_instances/{id}/resource_keys
+GET /v2/resource_instances/{id}/resource_aliases  POST,DELETE /v2/resource_instances/{id}/lock  GET,POST /v2/resource_keys
+DELETE /v2/resource_instances/{id}/last_operation  GET,PATCH,DELETE /v2/resource_keys/{id}  GET,POST /v2/resource_bindings
+GET,PATCH,DELETE /v2/resource_bindings/{id}  GET,POST /v2/resource_aliases  GET,PATCH,DELETE /v2/resource_aliases/{id}
+GET /v2/resource_aliases/{id}/resource_bindings  GET /v1/reclamations  POST /v1/reclamations/{id}/actions/{name}`},
 	{serviceSecretsManager, `GET,POST /api/v2/configurations  GET,PATCH,DELETE /api/v2/configurations/{name}
 POST /api/v2/configurations/{name}/actions  GET,POST,DELETE /api/v2/notifications/registration
 GET /api/v2/notifications/registration/test  POST /api/v2/secrets/{id}/actions  GET /api/v2/secrets/{id}/tasks

@@ -298,7 +298,7 @@ func (s *secret) addValue(out object, v *value) {
 // patchMetadata replaces each property that the body names, whole.
 func (c *Cloud) patchMetadata(in *call) (any, error) {
 	s := in.secret
-	p, err := in.decodePatch(s.kind)
+	p, err := in.decodeSecret(s.kind, mediaMergePatch, commonPatchFields, kindFields[s.kind].patch)
 	if err != nil {
 		return nil, err
 	}

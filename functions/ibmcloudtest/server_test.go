@@ -217,6 +217,8 @@ func TestEveryOperationOfIBMHasAnAnswer(t *testing.T) {
 		{"github.com/IBM/platform-services-go-sdk", "iamidentityv1/iam_identity_v1.go", ""},
 		{"github.com/IBM/platform-services-go-sdk", "iamaccessgroupsv2/iam_access_groups_v2.go", ""},
 		{"github.com/IBM/platform-services-go-sdk", "iampolicymanagementv1/iam_policy_management_v1.go", ""},
+		{"github.com/IBM/platform-services-go-sdk", "contextbasedrestrictionsv1/context_based_restrictions_v1.go", ""},
+		{"github.com/IBM/platform-services-go-sdk", "resourcecontrollerv2/resource_controller_v2.go", ""},
 		{"github.com/IBM/platform-services-go-sdk", "logsrouterv3/logs_router_v3.go", "/v3"},
 	} {
 		folder, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", source.module).Output()

@@ -100,7 +100,7 @@ func (v *version) json(s *secret, now time.Time, value *value) object {
 // would lose its value; a lock on current travels with its version to previous.
 func (c *Cloud) createVersion(in *call) (any, error) {
 	s := in.secret
-	p, err := in.decodeVersion(s.kind)
+	p, err := in.decodeSecret(s.kind, mediaJSON, commonVersionFields, kindFields[s.kind].version)
 	if err != nil {
 		return nil, err
 	}
