@@ -1,8 +1,9 @@
 // Command invoke runs a built Lambda function on this machine: it is the Lambda Runtime API on a loopback port, and
 // COMMAND is started as Lambda starts it. What runs is the very binary that is deployed; only AWS is missing.
 //
-// The protocol is https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html, version 2018-06-01. The Extensions,
-// Logs and Telemetry APIs and streamed responses are not served.
+// The protocol is https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html, version 2018-06-01, without streamed
+// responses and the APIs of extensions. Statuses and errors are those of
+// https://github.com/aws/aws-lambda-runtime-interface-emulator.
 package main
 
 import (
@@ -14,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -46,32 +46,29 @@ type interruption struct{ syscall.Signal }
 
 func (i interruption) Error() string { return "stopped by signal: " + i.String() }
 
-// run is the whole program with its surroundings passed in, and returns the exit status: 0, 1 if an invocation failed,
-// 2 for a usage error, 128 + the signal's number when one ended it. When it returns, no process that it started is
-// left, and what they wrote is in stderr.
+// run is the whole program, and returns the exit status that the usage names. When it returns, no process that it
+// started is left, and what they wrote is in stderr.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	o, err := parseOptions(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprint(stdout, usage)
 		return serving.ExitOK
 	}
-	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "invoke: %v\nRun it with -h for the usage.\n", err)
-		return serving.ExitUsage
+	failed, code := 0, serving.ExitUsage
+	if err == nil {
+		failed, err = invokeAll(ctx, o, environ, stdin, stdout, stderr)
 	}
-	failed, err := invokeAll(ctx, o, environ, stdin, stdout, stderr)
-	if err == nil && failed == 0 {
-		return serving.ExitOK
+	if sig, ok := errors.AsType[interruption](err); ok {
+		code = 128 + int(sig.Signal) // as a shell would show it
+	}
+	if err == nil && failed > 0 {
+		err, code = fmt.Errorf("%d of %d invocations failed", failed, o.invocations), serving.ExitError
 	}
 	if err == nil {
-		_, _ = fmt.Fprintf(stderr, "invoke: %d of %d invocations failed\n", failed, o.invocations)
-		return serving.ExitError
+		return serving.ExitOK
 	}
 	_, _ = fmt.Fprintf(stderr, "invoke: %v\n", err)
-	if sig, ok := errors.AsType[interruption](err); ok {
-		return 128 + int(sig.Signal) // as a shell would show it
-	}
-	return serving.ExitUsage
+	return code
 }
 
 const usage = `Runs a Lambda function's binary on this machine and invokes it.
@@ -95,36 +92,37 @@ Examples:
   invoke -n 20 -report timings.jsonl -- build/local/iam-token-rotator
 `
 
-// options is the command line, checked.
 type options struct {
-	event       string // a file's name, "-" for stdin, "" for the event {}
-	invocations int
-	timeout     time.Duration
-	report      string // a file's name, "" for none
-	command     []string
+	event, report string // names of files; event "-" is stdin, "" the event {}
+	invocations   int
+	timeout       time.Duration
+	command       []string
 }
 
 // parseOptions returns flag.ErrHelp for -h.
-func parseOptions(args []string) (options, error) {
-	var o options
+func parseOptions(args []string) (o options, err error) {
 	flags := flag.NewFlagSet("invoke", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&o.event, "event", "", "")
 	flags.IntVar(&o.invocations, "n", 1, "")
 	serving.DurationVar(flags, &o.timeout, "timeout", 120*time.Second, "")
 	flags.StringVar(&o.report, "report", "", "")
-	err := flags.Parse(args)
+	err = flags.Parse(args)
 	o.command = flags.Args()
 	switch {
-	case err != nil && !errors.Is(err, flag.ErrHelp):
-		err = serving.WithoutKeys(err)
+	case errors.Is(err, flag.ErrHelp):
+		return o, err
 	case err != nil:
+		err = serving.WithoutKeys(err)
 	case len(o.command) == 0:
 		err = errors.New("no COMMAND: name the function's binary after --, as in -- build/local/iam-token-rotator")
 	case o.invocations < 1:
 		err = fmt.Errorf("-n is %d: give a number of invocations from 1 up", o.invocations)
 	case o.timeout < time.Millisecond:
 		err = fmt.Errorf("-timeout is %v: give a duration from 1ms up, such as 30s", o.timeout)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w\n%w", err, serving.ErrUsage)
 	}
 	return o, err
 }
@@ -134,10 +132,6 @@ func parseOptions(args []string) (options, error) {
 // for ever. The error is this program's own, or an interruption.
 func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader, stdout, stderr io.Writer) (failed int, err error) {
 	event, err := readEvent(o.event, stdin)
-	if err != nil {
-		return 0, err
-	}
-	function, err := newFunction(o.command, environ, stderr)
 	if err != nil {
 		return 0, err
 	}
@@ -155,8 +149,9 @@ func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader
 	for number := 1; number <= o.invocations; number++ {
 		if box.gone() {
 			box.stop()
-			if box, err = function.start(); err != nil {
-				return failed, cannotStart(err)
+			if box, err = start(o.command, environ, stderr); err != nil {
+				return failed, fmt.Errorf("cannot start COMMAND: %w: it must be the path of the function's binary, built for %s/%s and executable",
+					err, runtime.GOOS, runtime.GOARCH)
 			}
 		}
 		a, err := box.invoke(ctx, event, o.timeout)
@@ -166,12 +161,12 @@ func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader
 		if a.failed {
 			failed++
 		}
-		if _, err := fmt.Fprintf(stdout, "%s\n", a.line); err != nil {
-			return failed, fmt.Errorf("writing the answer to stdout: %w", err)
+		_, err = fmt.Fprintf(stdout, "%s\n", a.line)
+		if err == nil {
+			err = json.NewEncoder(report).Encode(reportLine{number, milliseconds(a.init), milliseconds(a.duration), a.failed})
 		}
-		line := reportLine{number, milliseconds(a.init), milliseconds(a.duration), a.failed}
-		if err := json.NewEncoder(report).Encode(line); err != nil {
-			return failed, fmt.Errorf("writing the report: %w", err)
+		if err != nil {
+			return failed, fmt.Errorf("writing the answer or the report: %w", err)
 		}
 		if err := box.settle(ctx); err != nil {
 			return failed, err
@@ -180,25 +175,7 @@ func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader
 	return failed, nil
 }
 
-// newFunction finds the program and completes its environment.
-func newFunction(command, environ []string, log io.Writer) (f function, err error) {
-	path, err := exec.LookPath(command[0])
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	if err != nil {
-		return f, cannotStart(err)
-	}
-	f = function{command: append([]string{path}, command[1:]...), log: log}
-	f.env, f.arn = lambdaEnvironment(environ, path)
-	return f, nil
-}
-
-func cannotStart(err error) error {
-	return fmt.Errorf("cannot start COMMAND: %w: it must be the path of the function's binary, built for %s/%s and executable", err, runtime.GOOS, runtime.GOARCH)
-}
-
-// readEvent returns the event of that name (see options.event), byte for byte, once it is known to be JSON.
+// readEvent returns the event of that name (see options), byte for byte, once it is known to be JSON.
 func readEvent(name string, stdin io.Reader) (event []byte, err error) {
 	switch name {
 	case "":
@@ -230,32 +207,31 @@ func milliseconds(d time.Duration) float64 {
 }
 
 // lambdaEnvironment returns the caller's environment with the variables that Lambda sets for a custom runtime, but for
-// AWS_LAMBDA_RUNTIME_API, which is new for each process, and the function's ARN. What the caller has set stays. executable
-// is the absolute path of the function's binary; its directory takes the place of /var/task.
+// AWS_LAMBDA_RUNTIME_API, which is new for each process, and the function's ARN. What the caller has set stays. The
+// directory of executable, an absolute path, takes the place of /var/task.
 //
-// The list is https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html ("Defined runtime environment
-// variables").
+// https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html ("Defined runtime environment variables")
 func lambdaEnvironment(caller []string, executable string) (env []string, arn string) {
 	set := map[string]string{}
 	for _, line := range caller {
 		name, value, _ := strings.Cut(line, "=")
 		set[name] = value
 	}
+	name, region := cmp.Or(set["AWS_LAMBDA_FUNCTION_NAME"], "local"), cmp.Or(set["AWS_REGION"], set["AWS_DEFAULT_REGION"], "us-east-1")
 	env = caller[:len(caller):len(caller)]
-	add := func(name, value string) string {
-		if set[name] == "" {
-			set[name] = value
-			env = append(env, name+"="+value)
+	for _, variable := range [][2]string{
+		{"AWS_LAMBDA_FUNCTION_NAME", name},
+		{"AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"},
+		{"AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"},
+		{"AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/" + name},
+		{"AWS_LAMBDA_LOG_STREAM_NAME", time.Now().UTC().Format("2006/01/02") + "/[$LATEST]" + strings.ReplaceAll(uuid.NewString(), "-", "")},
+		{"AWS_REGION", region},
+		{"LAMBDA_TASK_ROOT", filepath.Dir(executable)},
+		{"_HANDLER", filepath.Base(executable)},
+	} {
+		if set[variable[0]] == "" {
+			env = append(env, variable[0]+"="+variable[1])
 		}
-		return set[name]
 	}
-	name := add("AWS_LAMBDA_FUNCTION_NAME", "local")
-	add("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
-	add("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
-	add("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/"+name)
-	add("AWS_LAMBDA_LOG_STREAM_NAME", time.Now().UTC().Format("2006/01/02")+"/[$LATEST]"+strings.ReplaceAll(uuid.NewString(), "-", ""))
-	region := add("AWS_REGION", cmp.Or(set["AWS_DEFAULT_REGION"], "us-east-1"))
-	add("LAMBDA_TASK_ROOT", filepath.Dir(executable))
-	add("_HANDLER", filepath.Base(executable))
 	return env, "arn:aws:lambda:" + region + ":123456789012:function:" + name
 }

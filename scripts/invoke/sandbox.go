@@ -11,53 +11,56 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/google/uuid"
 )
 
-// function is what can be started.
-type function struct {
-	command []string // the first is an absolute path
-	env     []string // but for the API's address
-	arn     string
-	log     io.Writer // gets both outputs
-}
-
 // A sandbox is one process of the function, the leader of its own process group, with the Runtime API that it alone
-// knows, so that nothing a predecessor still says can reach it. It takes one invocation at a time: invoke, then
-// settle. Statuses and errors are those of https://github.com/aws/aws-lambda-runtime-interface-emulator.
+// knows, so that nothing a predecessor still says can reach it. It takes one invocation at a time: invoke, then settle.
 type sandbox struct {
-	function
 	cmd      *exec.Cmd
+	arn      string
+	log      io.Writer // gets both outputs
 	started  time.Time
 	exited   chan struct{} // closed when it has exited and its output is complete
 	server   *http.Server
-	host     string          // host:port of the API
-	polls    chan time.Time  // each GET …/next, for as long as nobody takes it and its client waits
-	events   chan invocation // for the poll that was taken
-	answers  chan answer     // one for each invocation handed out, or one init error
-	waiting  bool            // a poll was taken and has no event yet
-	deadline time.Time       // of what the process does now
-	pending  atomic.Value    // request id handed out and not yet answered; initialising, or idle
+	calls    chan *call // each waits until it is received, and then for its reply
+	poll     *call      // waits for an event; nil if none does
+	deadline time.Time  // of what the process does now
 }
 
-// Values of pending that no path holds: an empty segment matches none, and the other is random.
-var initialising, idle = "", uuid.NewString()
+// call is a request to the Runtime API: it waits until the sandbox takes it, and then for its reply.
+type call struct {
+	kind, id  string // next, init, response or error; the request id of the last two
+	body      []byte
+	over      int64 // bytes beyond the largest body
+	errorType string
+	at        time.Time // when it was complete
+	reply     chan reply
+}
 
-type invocation struct {
-	id       string
-	event    []byte
-	deadline time.Time
+type reply func(http.ResponseWriter)
+
+func replyWith(status int, body []byte) reply {
+	return func(w http.ResponseWriter) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_, _ = w.Write(body)
+	}
+}
+
+func refusal(status int, errorType, message string) reply {
+	return replyWith(status, failure(errorType, "%s", message).line)
 }
 
 // answer is the end of an invocation, successful or not.
 type answer struct {
-	line     []byte // JSON without a line break: the response, or {"errorMessage", "errorType", …}; nil if there is none yet
+	line     []byte // JSON without a line break: the response, or {"errorMessage", "errorType", …}
 	failed   bool
 	at       time.Time     // when it was complete
 	init     time.Duration // process start to first poll; 0 when the process had polled before, or never did
@@ -74,22 +77,30 @@ func failure(errorType, format string, args ...any) answer {
 }
 
 // start starts a process. The caller must stop the sandbox.
-func (f function) start() (*sandbox, error) {
+func start(command, environ []string, log io.Writer) (*sandbox, error) {
+	cmd := exec.Command(command[0], command[1:]...)
+	path, err := filepath.Abs(cmd.Path)
+	if err != nil {
+		return nil, err
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	s := &sandbox{function: f, exited: make(chan struct{}), host: listener.Addr().String(),
-		polls: make(chan time.Time), events: make(chan invocation, 1), answers: make(chan answer, 1)}
-	s.pending.Store(initialising)
-	s.server = &http.Server{Handler: s.handler()}
-	s.cmd = exec.Command(f.command[0], f.command[1:]...)
-	s.cmd.Env = append(f.env[:len(f.env):len(f.env)], "AWS_LAMBDA_RUNTIME_API="+s.host)
-	s.cmd.Stdout, s.cmd.Stderr = f.log, f.log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	s.cmd.WaitDelay = stopGrace // a grandchild that holds the output open must not hide that COMMAND has exited
+	s := &sandbox{cmd: cmd, log: log, exited: make(chan struct{}), calls: make(chan *call)}
+	mux := http.NewServeMux()
+	for path, kind := range map[string]string{"GET /invocation/next": "next", "POST /init/error": "init",
+		"POST /invocation/{id}/response": "response", "POST /invocation/{id}/error": "error"} {
+		mux.HandleFunc(strings.Replace(path, " ", " /2018-06-01/runtime", 1), func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, kind) })
+	}
+	s.server = &http.Server{Addr: listener.Addr().String(), Handler: mux}
+	env, arn := lambdaEnvironment(environ, path)
+	cmd.Path, cmd.Env, s.arn = path, append(env, "AWS_LAMBDA_RUNTIME_API="+s.server.Addr), arn
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = stopGrace // a grandchild that holds the output open must not hide that COMMAND has exited
 	s.started = time.Now()
-	if err := s.cmd.Start(); err != nil {
+	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	go func() { _ = s.server.Serve(listener) }()
@@ -136,33 +147,39 @@ func (s *sandbox) kill() {
 	<-s.exited
 }
 
-var (
-	errExited   = errors.New("the process exited")
-	errTimedOut = errors.New("the time is up")
-)
+var errExited, errTimedOut = errors.New("the process exited"), errors.New("the time is up")
 
 // invoke hands the event to the process and returns its answer. The process has timeout for its first poll and then
 // timeout for the invocation; past it, it is killed. The error can only be that ctx has ended; then too it is killed.
 func (s *sandbox) invoke(ctx context.Context, event []byte, timeout time.Duration) (a answer, err error) {
 	id, init := uuid.NewString(), time.Duration(0)
-	if !s.waiting {
+	if s.poll == nil {
 		s.deadline = time.Now().Add(timeout)
-		first, err := s.wait(ctx, s.polls)
+		c, err := s.await(ctx, func(c *call) bool { return c.kind == "next" || c.kind == "init" })
 		if err != nil {
 			return s.lost(err, id, timeout, " without asking for an event: does COMMAND speak the Lambda Runtime API?")
 		}
-		if first.line != nil {
+		if c.kind == "init" {
+			a := c.accept()
 			s.stop() // Lambda starts again after an init error
-			return first, nil
+			return a, nil
 		}
-		init = first.at.Sub(s.started)
+		init = c.at.Sub(s.started)
 	}
 	handedOut := time.Now()
-	s.deadline, s.waiting = handedOut.Add(timeout), false
-	s.pending.Store(id)
-	s.events <- invocation{id, event, s.deadline} // has room
-	if a, err = s.wait(ctx, nil); err != nil {
-		a, err = s.lost(err, id, timeout, "")
+	s.deadline = handedOut.Add(timeout)
+	deadline := strconv.FormatInt(s.deadline.UnixMilli(), 10)
+	s.poll.reply <- func(w http.ResponseWriter) {
+		w.Header().Set("Lambda-Runtime-Aws-Request-Id", id)
+		w.Header().Set("Lambda-Runtime-Deadline-Ms", deadline)
+		w.Header().Set("Lambda-Runtime-Invoked-Function-Arn", s.arn)
+		replyWith(http.StatusOK, event)(w)
+	}
+	s.poll = nil
+	if c, lost := s.await(ctx, func(c *call) bool { return c.id == id }); lost != nil {
+		a, err = s.lost(lost, id, timeout, "")
+	} else {
+		a = c.accept()
 	}
 	a.init, a.duration = init, a.at.Sub(handedOut)
 	return a, err
@@ -171,10 +188,10 @@ func (s *sandbox) invoke(ctx context.Context, event []byte, timeout time.Duratio
 // settle waits until the process has polled again or has exited, as after a panic: only then is an invocation over. A
 // process that does neither before the deadline is killed; the answer it gave still stands. The error is as invoke's.
 func (s *sandbox) settle(ctx context.Context) error {
-	if s.gone() {
+	if s.gone() || s.poll != nil {
 		return nil
 	}
-	_, err := s.wait(ctx, s.polls)
+	_, err := s.await(ctx, func(c *call) bool { return c.kind == "next" })
 	if errors.Is(err, errTimedOut) {
 		_, _ = fmt.Fprintln(s.log, "invoke: the function answered but did not poll again before its deadline: killed")
 	}
@@ -184,29 +201,33 @@ func (s *sandbox) settle(ctx context.Context) error {
 	return err
 }
 
-// wait returns the answer that the process posts, or one without a line when it polls (on polls; nil to leave it
-// waiting). The error is that it has exited (errExited), has had its time (errTimedOut), or that ctx has ended (its
-// cause); the process is then dead.
-func (s *sandbox) wait(ctx context.Context, polls <-chan time.Time) (a answer, err error) {
+// await returns the first call that is wanted. A poll is kept, and any other call refused: it is about an invocation that
+// timed out or was answered already. The error is that the process has exited (errExited), has had its time
+// (errTimedOut), or that ctx has ended (its cause); the process is then dead.
+func (s *sandbox) await(ctx context.Context, wanted func(*call) bool) (*call, error) {
 	ctx, cancel := context.WithDeadlineCause(ctx, s.deadline, errTimedOut)
 	defer cancel()
-	select {
-	case at := <-polls:
-		s.waiting = true
-		return answer{at: at}, nil
-	case a = <-s.answers:
-		return a, nil
-	case <-s.exited:
-		err = errExited
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	s.kill()
-	select {
-	case a = <-s.answers: // posted just before
-		return a, nil
-	default:
-		return a, err
+	for {
+		select {
+		case c := <-s.calls:
+			if c.kind == "next" {
+				s.poll = c
+			}
+			switch {
+			case wanted(c):
+				return c, nil
+			case c.kind == "init":
+				c.reply <- refusal(http.StatusForbidden, "InvalidStateTransition", "The runtime's initialisation is over")
+			case c.kind != "next":
+				c.reply <- refusal(http.StatusBadRequest, "InvalidRequestID", "Invalid request ID")
+			}
+		case <-s.exited:
+			s.kill() // what it left running
+			return nil, errExited
+		case <-ctx.Done():
+			s.kill()
+			return nil, context.Cause(ctx)
+		}
 	}
 }
 
@@ -223,94 +244,55 @@ func (s *sandbox) lost(err error, id string, timeout time.Duration, when string)
 	return failure("Runtime.ExitError", "RequestId: %s Error: Runtime exited with error: %s", id, s.cmd.ProcessState), nil
 }
 
-// handler serves the Runtime API. The function knows one Host and sends no Origin: a web page that guesses the port gives
-// itself away by either.
-func (s *sandbox) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /2018-06-01/runtime/invocation/next", s.next)
-	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/response", s.take)
-	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/error", s.take)
-	mux.HandleFunc("POST /2018-06-01/runtime/init/error", s.take)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Host != s.host || r.Header["Origin"] != nil {
-			refuse(w, http.StatusForbidden, "AccessDenied", "The request does not come from the function")
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
-}
-
-// next serves …/next: it answers when there is an event, however long that takes.
-func (s *sandbox) next(w http.ResponseWriter, r *http.Request) {
-	s.pending.CompareAndSwap(initialising, idle)
-	select {
-	case s.polls <- time.Now():
-	case <-r.Context().Done():
-		return
-	}
-	select {
-	case in := <-s.events:
-		w.Header().Set("Lambda-Runtime-Aws-Request-Id", in.id)
-		w.Header().Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(in.deadline.UnixMilli(), 10))
-		w.Header().Set("Lambda-Runtime-Invoked-Function-Arn", s.arn)
-		reply(w, http.StatusOK, in.event)
-	case <-r.Context().Done():
-	}
-}
-
 // maxPayload is the largest response of a synchronous invocation, in bytes, as Lambda's own message has it.
 const maxPayload = 6*1024*1024 + 100
 
-// take serves …/response, …/error and init/error, which has no id: it accepts one answer to the pending invocation, or one
-// init error before the first poll. Another id is that of an invocation that timed out or was answered already.
-func (s *sandbox) take(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxPayload))
-	rest, failed := io.Copy(io.Discard, r.Body) // the function sends all of it before it looks at the status
-	if err != nil || failed != nil {
-		refuse(w, http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated")
+// serve passes a request on as a call, and replies to it. The function knows one Host and sends no Origin: a web page that
+// guesses the port gives itself away by either.
+func (s *sandbox) serve(w http.ResponseWriter, r *http.Request, kind string) {
+	c := &call{kind: kind, id: r.PathValue("id"), errorType: r.Header.Get("Lambda-Runtime-Function-Error-Type"), reply: make(chan reply, 1)}
+	var failed error
+	c.body, failed = io.ReadAll(io.LimitReader(r.Body, maxPayload))
+	over, err := io.Copy(io.Discard, r.Body) // the function sends all of it before it looks at the status
+	c.over, c.at = over, time.Now()
+	switch {
+	case r.Host != s.server.Addr || r.Header["Origin"] != nil:
+		refusal(http.StatusForbidden, "AccessDenied", "The request does not come from the function")(w)
+		return
+	case failed != nil || err != nil:
+		refusal(http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated")(w)
 		return
 	}
-	if id := r.PathValue("id"); !s.pending.CompareAndSwap(id, idle) {
-		if id == initialising {
-			refuse(w, http.StatusForbidden, "InvalidStateTransition", "The runtime's initialisation is over")
-			return
-		}
-		refuse(w, http.StatusBadRequest, "InvalidRequestID", "Invalid request ID")
+	select {
+	case s.calls <- c:
+	case <-r.Context().Done():
 		return
 	}
-	var object map[string]json.RawMessage
-	switch isError := strings.HasSuffix(r.URL.Path, "/error"); { // answers has room: this is the only one
-	case isError && (json.Unmarshal(body, &object) != nil || object == nil):
-		s.answers <- failure(cmp.Or(r.Header.Get("Lambda-Runtime-Function-Error-Type"), "Runtime.Unknown"), "%s", body)
-	case !isError && rest > 0:
-		s.answers <- failure("Function.ResponseSizeTooLarge", "Response payload size (%d bytes) exceeded maximum allowed payload size (%d bytes).", maxPayload+rest, maxPayload)
-		refuse(w, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", fmt.Sprintf("Exceeded maximum allowed payload size (%d bytes).", maxPayload))
-		return
-	default:
-		s.answers <- answer{line: oneLine(body), failed: isError, at: time.Now()}
+	select {
+	case answer := <-c.reply:
+		answer(w)
+	case <-r.Context().Done():
 	}
-	reply(w, http.StatusAccepted, []byte(`{"status":"OK"}`))
 }
 
-// oneLine is a response as one line of JSON: as a string, if it is not JSON.
-func oneLine(body []byte) []byte {
-	if len(body) == 0 {
-		return []byte("null")
+// accept replies to a call that ends an invocation, and returns its answer.
+func (c *call) accept() answer {
+	if c.kind == "response" && c.over > 0 {
+		c.reply <- refusal(http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", fmt.Sprintf("Exceeded maximum allowed payload size (%d bytes).", maxPayload))
+		return failure("Function.ResponseSizeTooLarge", "Response payload size (%d bytes) exceeded maximum allowed payload size (%d bytes).", maxPayload+c.over, maxPayload)
+	}
+	c.reply <- replyWith(http.StatusAccepted, []byte(`{"status":"OK"}`))
+	var object map[string]json.RawMessage
+	if c.kind != "response" && (json.Unmarshal(c.body, &object) != nil || object == nil) {
+		return failure(cmp.Or(c.errorType, "Runtime.Unknown"), "%s", c.body)
 	}
 	line := new(bytes.Buffer)
-	if json.Compact(line, body) != nil {
-		quoted, _ := json.Marshal(string(body)) // a string always marshals
-		return quoted
+	switch {
+	case len(c.body) == 0:
+		line.WriteString("null")
+	case json.Compact(line, c.body) != nil: // not JSON: as a string
+		quoted, _ := json.Marshal(string(c.body))
+		line = bytes.NewBuffer(quoted)
 	}
-	return line.Bytes()
-}
-
-func refuse(w http.ResponseWriter, status int, errorType, message string) {
-	reply(w, status, failure(errorType, "%s", message).line)
-}
-
-func reply(w http.ResponseWriter, status int, body []byte) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
+	return answer{line: line.Bytes(), failed: c.kind != "response", at: c.at}
 }
