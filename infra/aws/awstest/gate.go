@@ -11,7 +11,6 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -19,6 +18,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"iam-token-rotator/functions/ibmcloudtest"
 )
@@ -100,7 +102,7 @@ func (g *gate) admit(r *http.Request, hosts ...string) (service string, err erro
 	case !s.current(time.Now()) || !k.Expires.IsZero() && time.Now().After(k.Expires):
 		return "", errExpired
 	}
-	if want, ok := s.of(r, body, k.Secret); !ok || !hmac.Equal([]byte(s.hex), []byte(want)) {
+	if want, ok := s.of(r, body, k); !ok || !hmac.Equal([]byte(s.hex), []byte(want)) {
 		return "", errMismatch
 	}
 	return s.service, nil
@@ -227,16 +229,21 @@ func (s *signature) current(now time.Time) bool {
 	return err == nil && strings.HasPrefix(s.at, s.day) && at.Sub(now) < skew && now.Sub(at) < validity
 }
 
-// of derives the signature that the secret makes of a request. It is false where what must be signed is not.
-func (s *signature) of(r *http.Request, body []byte, secret string) (want string, ok bool) {
+// of derives the signature that the credentials make of a request, by AWS's own signer. It is false where what must be
+// signed is not.
+func (s *signature) of(r *http.Request, body []byte, c credentials) (want string, ok bool) {
+	signed := r.Clone(r.Context())
+	signed.Header, signed.ContentLength, signed.URL.Host = http.Header{}, 0, r.Host
 	names := strings.Split(s.headers, ";")
-	for name := range r.Header {
-		if strings.HasPrefix(name, "X-Amz-") && !slices.Contains(names, strings.ToLower(name)) {
+	for name, values := range r.Header {
+		if slices.Contains(names, strings.ToLower(name)) {
+			signed.Header[name] = values
+		} else if strings.HasPrefix(name, "X-Amz-") {
 			return "", false
 		}
 	}
-	if !slices.Contains(names, "host") || s.day == "" {
-		return "", false
+	if slices.Contains(names, "content-length") {
+		signed.ContentLength = r.ContentLength
 	}
 	hash := sha256.Sum256(body)
 	payload := hex.EncodeToString(hash[:])
@@ -249,48 +256,25 @@ func (s *signature) of(r *http.Request, body []byte, secret string) (want string
 	} else if said != "" && said != payload {
 		return "", false
 	}
-	path := cmp.Or(r.URL.EscapedPath(), "/")
-	if s.service != "s3" {
-		path = strings.ReplaceAll(encode(path), "%2F", "/")
+	at, err := time.Parse(timeForm, s.at)
+	if err != nil {
+		return "", false
 	}
-	canonical := r.Method + "\n" + path + "\n" + canonicalQuery(r.URL.Query()) + "\n"
-	for _, name := range names {
-		value := strings.Join(r.Header.Values(name), ",")
-		switch name {
-		case "host":
-			value = r.Host
-		case "content-length":
-			value = strconv.FormatInt(r.ContentLength, 10)
+	with := aws.Credentials{AccessKeyID: c.KeyID, SecretAccessKey: c.Secret, SessionToken: c.Token}
+	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping, o.DisableHeaderHoisting = s.service == "s3", true })
+	if s.presigned {
+		query := signed.URL.Query()
+		for _, name := range []string{"Algorithm", "Credential", "Date", "SignedHeaders", "Signature", "Security-Token"} {
+			query.Del("X-Amz-" + name)
 		}
-		canonical += name + ":" + strings.Join(strings.Fields(value), " ") + "\n"
-	}
-	canonical += "\n" + s.headers + "\n" + payload
-	hash = sha256.Sum256([]byte(canonical))
-	key := []byte("AWS4" + secret)
-	for _, part := range []string{s.day, s.region, s.service, "aws4_request"} {
-		key = mac(key, part)
-	}
-	scope := strings.Join([]string{s.day, s.region, s.service, "aws4_request"}, "/")
-	return hex.EncodeToString(mac(key, algorithm+"\n"+s.at+"\n"+scope+"\n"+hex.EncodeToString(hash[:]))), true
-}
-
-func mac(key []byte, text string) []byte {
-	h := hmac.New(sha256.New, key)
-	h.Write([]byte(text))
-	return h.Sum(nil)
-}
-
-func canonicalQuery(query url.Values) string {
-	var pairs []string
-	for _, name := range slices.Sorted(maps.Keys(query)) {
-		for _, value := range slices.Sorted(slices.Values(query[name])) {
-			if name != "X-Amz-Signature" {
-				pairs = append(pairs, encode(name)+"="+encode(value))
-			}
+		signed.URL.RawQuery = query.Encode()
+		var presigned string
+		if presigned, _, err = signer.PresignHTTP(r.Context(), with, signed, payload, s.service, s.region, at); err == nil {
+			signed.URL, err = url.Parse(presigned)
 		}
+	} else {
+		err = signer.SignHTTP(r.Context(), with, signed, payload, s.service, s.region, at)
 	}
-	return strings.Join(pairs, "&")
+	made, _ := signatureOf(signed)
+	return made.hex, err == nil && made.headers == s.headers
 }
-
-// encode writes everything but letters, digits and -_.~ in hexadecimal.
-func encode(text string) string { return strings.ReplaceAll(url.QueryEscape(text), "+", "%20") }
