@@ -324,7 +324,7 @@ func (c profileCredential) authenticator(url string, client *http.Client, header
 		SetIAMProfileName(c.profile.Name).SetIAMProfileID(c.profile.ID).SetCRTokenFilename(c.profile.CRTokenFilename).
 		SetURL(url).SetClient(client).SetHeaders(headers).Build()
 	if err != nil {
-		return nil, misconfigured("IBM's SDK rejects the trusted profile: check IAM_PROFILE_NAME or IAM_PROFILE_ID")
+		return nil, misconfigured("IBM's SDK rejects the trusted profile", "check IAM_PROFILE_NAME or IAM_PROFILE_ID")
 	}
 	return authenticator, nil
 }
@@ -342,10 +342,10 @@ type tokenCredential struct {
 func (c tokenCredential) token(context.Context) (response rotation.TokenResponse, none iamtoken.Secret, err error) {
 	token, err := complete(iamtoken.Token{Value: c.value}, c.now())
 	if err != nil {
-		return response, none, misconfigured("IAM_TOKEN is not an IAM token: set it to what `ibmcloud iam oauth-tokens` prints")
+		return response, none, misconfigured("IAM_TOKEN is not an IAM token", "set it to what `ibmcloud iam oauth-tokens` prints")
 	}
 	if !token.Expiration.After(c.now()) {
-		return response, none, misconfigured("IAM_TOKEN has expired: set it to what `ibmcloud iam oauth-tokens` prints now")
+		return response, none, misconfigured("IAM_TOKEN has expired", "set it to what `ibmcloud iam oauth-tokens` prints now")
 	}
 	token.ExpiresIn = token.Expiration.Sub(c.now())
 	return rotation.TokenResponse{Token: token}, none, nil

@@ -150,7 +150,7 @@ func (o operation) unsuitable(got *wireResponse) error {
 		kind = fmt.Sprintf("(%d characters, not repeated here)", len(body.Type))
 	}
 	last := len(o.types) - 1
-	return misconfiguredSo(o.doing+": the secret is of type "+kind, "name one of type "+strings.Join(o.types[:last], ", ")+" or "+o.types[last])
+	return misconfigured(o.doing+": the secret is of type "+kind, "name one of type "+strings.Join(o.types[:last], ", ")+" or "+o.types[last])
 }
 
 // maxType is longer than every type's name, and shorter than an API key.

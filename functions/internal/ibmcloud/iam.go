@@ -158,7 +158,7 @@ func (g apiKeyGrant) authenticator(url string, client *http.Client, headers map[
 	authenticator, err := core.NewIamAuthenticatorBuilder().
 		SetApiKey(g.key.Reveal()).SetURL(url).SetClient(client).SetHeaders(headers).Build()
 	if err != nil {
-		return nil, misconfigured("IBM's SDK rejects the API key: it is empty or begins or ends with a brace or a quote; store the bare key")
+		return nil, misconfigured("IBM's SDK rejects the API key: it is empty or begins or ends with a brace or a quote", "store the bare key")
 	}
 	return authenticator, nil
 }
@@ -186,7 +186,7 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.Toke
 	switch {
 	case got.status == 0 && got.err == nil:
 		// Nothing was sent: the cr-token grant could not read its file.
-		return rotation.TokenResponse{}, iamtoken.Secret{}, misconfiguredSo(op.doing+": there is no compute resource token: its file is missing, unreadable or empty",
+		return rotation.TokenResponse{}, iamtoken.Secret{}, misconfigured(op.doing+": there is no compute resource token: its file is missing, unreadable or empty",
 			"on Code Engine, enable the trusted profile on the job (--trusted-profiles-enabled, in Terraform run_compute_resource_token_enabled); elsewhere, name the token's file in CR_TOKEN_FILENAME")
 	case got.status < 200 || got.status > 299:
 		failure := op.failure(got, i.now())
@@ -268,12 +268,8 @@ func hostOf(origin string) string {
 	return parsed.Host
 }
 
-func misconfigured(message string) *rotation.Error {
-	return &rotation.Error{Kind: rotation.Misconfigured, Message: message}
-}
-
-// misconfiguredSo also has apart what to do, as a diagnosis shows it.
-func misconfiguredSo(found, advice string) *rotation.Error {
+// misconfigured is the error for what only a person can correct.
+func misconfigured(found, advice string) *rotation.Error {
 	return &rotation.Error{Kind: rotation.Misconfigured, Message: found + ": " + advice, Advice: advice}
 }
 
@@ -330,7 +326,7 @@ func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.T
 	ctx, got := withResponse(ctx)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/v1/apikeys/details", nil)
 	if err != nil {
-		return time.Time{}, misconfigured("IAM_URL cannot be used: it is an origin such as https://iam.cloud.ibm.com")
+		return time.Time{}, misconfigured("IAM_URL cannot be used", "it is an origin such as https://iam.cloud.ibm.com")
 	}
 	request.Header.Set("Authorization", "Bearer "+token.Reveal())
 	request.Header.Set("IAM-ApiKey", key.Reveal())

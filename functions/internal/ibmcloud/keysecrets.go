@@ -32,7 +32,7 @@ func (s *SecretsManager) ReadCurrentKey(ctx context.Context, ref rotation.KeyRef
 func (s *SecretsManager) ReadManagedKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
 	secret, err := s.readKeySecret(ctx, ref, managedKeyAdvice)
 	if err == nil && secret.Type != typeIAMCredentials {
-		return rotation.KeySecret{}, misconfigured("BOOTSTRAP_KEY_SECRET names a secret whose key nobody renews: name one of type iam_credentials")
+		return rotation.KeySecret{}, misconfigured("BOOTSTRAP_KEY_SECRET names a secret whose key nobody renews", "name one of type iam_credentials")
 	}
 	return secret, err
 }
@@ -169,10 +169,10 @@ func (s *SecretsManager) credentialsOf(ctx context.Context, ref rotation.KeyRef)
 func checkCredentials(reuse, static *bool, groups []string) error {
 	switch {
 	case !deref(reuse):
-		return misconfiguredSo("the key secret is of type iam_credentials with reuse_api_key false: every read makes a new key and deletes the last, so tokens of others break",
+		return misconfigured("the key secret is of type iam_credentials with reuse_api_key false: every read makes a new key and deletes the last, so tokens of others break",
 			"create it with reuse_api_key true and a fixed service_id")
 	case static != nil && !*static, len(groups) > 0:
-		return misconfiguredSo("the key secret is of type iam_credentials and made by access groups (service_id_is_static false): its service id, and so the token's identity, is another one after each rotation and lease",
+		return misconfigured("the key secret is of type iam_credentials and made by access groups (service_id_is_static false): its service id, and so the token's identity, is another one after each rotation and lease",
 			"create it with a fixed service_id, which has the job's permissions, and reuse_api_key true")
 	}
 	return nil
@@ -190,7 +190,7 @@ func keyOf(secret sm.SecretIntf, ref rotation.KeyRef) (iamtoken.Secret, error) {
 // keyIn finds the key where a secret of its type has it.
 func keyIn(secret sm.SecretIntf, field string) (string, error) {
 	if _, kv := secret.(*sm.KVSecret); !kv && field != "" {
-		return "", misconfigured("api_key_field is set, but the key secret is not of type kv: remove one or change the other")
+		return "", misconfigured("api_key_field is set, but the key secret is not of type kv", "remove one or change the other")
 	}
 	switch secret := secret.(type) {
 	case *sm.ArbitrarySecret:
@@ -201,7 +201,7 @@ func keyIn(secret sm.SecretIntf, field string) (string, error) {
 		if key := deref(deref(secret.Credentials).Apikey); key != "" {
 			return key, nil
 		}
-		return "", misconfiguredSo("the key secret is of type service_credentials, and its credentials have no apikey"+leaseOf(time.Time(deref(secret.ExpirationDate))),
+		return "", misconfigured("the key secret is of type service_credentials, and its credentials have no apikey"+leaseOf(time.Time(deref(secret.ExpirationDate))),
 			"name one whose service has IAM API keys, or an arbitrary secret with the key; one whose lease has ended: make it anew")
 	case *sm.IAMCredentialsSecret:
 		if err := checkCredentials(secret.ReuseApiKey, secret.ServiceIdIsStatic, secret.AccessGroups); err != nil {
@@ -210,10 +210,10 @@ func keyIn(secret sm.SecretIntf, field string) (string, error) {
 		if key := deref(secret.ApiKey); key != "" {
 			return key, nil
 		}
-		return "", misconfiguredSo("the key secret is of type iam_credentials, and gives no API key any more: its lease has ended"+leaseOf(time.Time(deref(secret.ExpirationDate))),
+		return "", misconfigured("the key secret is of type iam_credentials, and gives no API key any more: its lease has ended"+leaseOf(time.Time(deref(secret.ExpirationDate))),
 			"delete it, and make it anew under the same name; a rotation of its own before the lease ends prevents this")
 	default:
-		return "", misconfigured("the key secret's type cannot hold an API key") // see operation.types
+		return "", misconfigured("the key secret's type cannot hold an API key", "name another") // see operation.types
 	}
 }
 
@@ -227,12 +227,12 @@ func leaseOf(at time.Time) string {
 
 func kvKey(data map[string]any, field string) (string, error) {
 	if field == "" {
-		return "", misconfigured("the key secret is of type kv: name the entry that holds the key in api_key_field")
+		return "", misconfigured("the key secret is of type kv", "name the entry that holds the key in api_key_field")
 	}
 	value, ok := data[field].(string)
 	if !ok {
 		// The field is not repeated: it may be the key itself.
-		return "", misconfigured("the key secret has no text entry of the name in api_key_field: correct one of them")
+		return "", misconfigured("the key secret has no text entry of the name in api_key_field", "correct one of them")
 	}
 	return value, nil
 }
@@ -247,12 +247,12 @@ func checkKey(value string) (iamtoken.Secret, error) {
 	key := strings.TrimSpace(value)
 	switch {
 	case key == "":
-		return iamtoken.Secret{}, misconfigured("the key secret holds no API key: it is empty or was destroyed")
+		return iamtoken.Secret{}, misconfigured("the key secret holds no API key: it is empty or was destroyed", "store the bare key")
 	case len(key) > maxKey:
-		return iamtoken.Secret{}, misconfiguredSo("the key secret holds more than an API key", "store the bare key")
+		return iamtoken.Secret{}, misconfigured("the key secret holds more than an API key", "store the bare key")
 	}
 	if err := iamtoken.CheckAPIKey(key); err != nil {
-		return iamtoken.Secret{}, misconfiguredSo("what the key secret holds "+err.Error(), "store the bare key")
+		return iamtoken.Secret{}, misconfigured("what the key secret holds "+err.Error(), "store the bare key")
 	}
 	return iamtoken.NewSecret(key), nil
 }
@@ -309,5 +309,5 @@ func (s *SecretsManager) findKeySecrets(ctx context.Context, kind string) error 
 }
 
 func errOverKey() error {
-	return misconfigured("TOKEN_SECRET (or token_secret) is a secret that a rotation reads its API key from: the token would replace it; name another")
+	return misconfigured("TOKEN_SECRET (or token_secret) is a secret that a rotation reads its API key from, which the token would replace", "name another")
 }

@@ -48,7 +48,7 @@ func NewSecretsManager(o SecretsManagerOptions) (*SecretsManager, error) {
 	}
 	sdk, err := sm.NewSecretsManagerV2(&sm.SecretsManagerV2Options{URL: o.URL, Authenticator: contextToken{}})
 	if err != nil {
-		return nil, misconfigured("IBM's SDK rejects SECRETS_MANAGER_URL: it is the instance's origin, https://….secrets-manager.appdomain.cloud")
+		return nil, misconfigured("IBM's SDK rejects SECRETS_MANAGER_URL", "it is the instance's origin, https://….secrets-manager.appdomain.cloud")
 	}
 	sdk.Service.Client = newRecorder(o.Transport, o.Now).client()
 	s := &SecretsManager{sdk: sdk, host: hostOf(o.URL), bootstrap: o.Bootstrap, limiter: newLimiter(o.MaxRPS), now: o.Now,
@@ -96,7 +96,7 @@ func call[T any](ctx context.Context, s *SecretsManager, op operation, request f
 	})
 	switch {
 	case got.status == 0 && got.err == nil:
-		return none, misconfigured(op.doing + ": IBM's SDK rejects the request: check the secret's id or name")
+		return none, misconfigured(op.doing+": IBM's SDK rejects the request", "check the secret's id or name")
 	case got.status < 200 || got.status > 299:
 		switch got.status {
 		case http.StatusUnauthorized:
@@ -201,13 +201,13 @@ func (s *SecretsManager) readVersion(ctx context.Context, ref rotation.TokenRef,
 	switch version := metadata.(type) {
 	case *sm.ArbitrarySecretVersionMetadata:
 		if ref.Field != "" {
-			return rotation.CurrentVersion{}, misconfigured("token_field is set, but the token secret is of type arbitrary: remove one or change the other")
+			return rotation.CurrentVersion{}, misconfigured("token_field is set, but the token secret is of type arbitrary", "remove one or change the other")
 		}
 		return s.currentVersion(ctx, ref, storedVersion{typeArbitrary, deref(version.SecretID), deref(version.SecretName), version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata})
 	case *sm.KVSecretVersionMetadata:
 		return s.currentVersion(ctx, ref, storedVersion{typeKV, deref(version.SecretID), deref(version.SecretName), version.ID, time.Time(deref(version.CreatedAt)), version.VersionCustomMetadata})
 	default:
-		return rotation.CurrentVersion{}, misconfigured("the token secret's type cannot hold a token") // see operation.types
+		return rotation.CurrentVersion{}, misconfigured("the token secret's type cannot hold a token", "name another") // see operation.types
 	}
 }
 
