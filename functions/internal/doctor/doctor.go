@@ -28,6 +28,7 @@ type Doctor struct {
 	InstanceHost   Host
 	HTTP           *http.Transport // for the requests that check a host; if nil, one like the function's
 	Bootstrap      BootstrapIdentity
+	Renewal        *Renewal // of the bootstrap key; nil if nobody renews it
 	IAM            IAM
 	SecretsManager SecretsManager
 	Mirrors        rotation.Mirrors // if nil, no rotation may have one
@@ -77,8 +78,11 @@ func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) report.
 	shared := &findings{}
 	shared.ok("configuration", "%s", d.Configuration)
 	blocked := run.reachHosts(ctx, shared)
-	bootstrap, blocker := run.checkBootstrap(ctx, shared, blocked.iam)
+	bootstrap, stored, blocker := run.checkBootstrap(ctx, shared, blocked.iam)
 	blocked.instance = cmp.Or(blocked.instance, blocker)
+	if run.Renewal != nil {
+		run.checkRenewal(ctx, shared, blocked.instance, stored)
+	}
 	return report.NewDiagnosis(append(shared.checks, run.checkRotations(ctx, rotations, blocked, bootstrap)...))
 }
 
@@ -168,14 +172,15 @@ func (f *findings) failed(name string, err error) {
 	f.fail(name, detail, advice)
 }
 
-// expiry shows when something expires; the zero time means never.
-func (f *findings) expiry(name, what string, at, now time.Time, advice string) {
+// expiry shows when something expires, which is a warning for the time notice before; the
+// zero time means never.
+func (f *findings) expiry(name, what string, at, now time.Time, notice time.Duration, advice string) {
 	switch left := at.Sub(now); {
 	case at.IsZero():
 		f.ok(name, "%s does not expire", what)
 	case left <= 0:
 		f.warn(name, fmt.Sprintf("%s has expired, on %s", what, day(at)), advice)
-	case left < rotation.KeyExpiryNotice:
+	case left < notice:
 		f.warn(name, fmt.Sprintf("%s expires in %s, on %s", what, report.Count(int(left.Hours()/24), "day"), day(at)), advice)
 	default:
 		f.ok(name, "%s expires on %s", what, day(at))
@@ -237,28 +242,29 @@ const (
 	bootstrapKeyExpiry = "bootstrap-key-expiry"
 )
 
-// checkBootstrap returns the identity's token, and the name of the check whose
-// failure leaves Secrets Manager closed.
-func (d *Doctor) checkBootstrap(ctx context.Context, f *findings, iamBlocker string) (token iamtoken.Token, blocker string) {
+// checkBootstrap returns the identity's token, its key where that is stored elsewhere, and
+// the name of the check whose failure leaves Secrets Manager closed.
+func (d *Doctor) checkBootstrap(ctx context.Context, f *findings, iamBlocker string) (token iamtoken.Token, stored iamtoken.Secret, blocker string) {
 	b := d.Bootstrap
 	defer func() { d.checkBootstrapExpiry(ctx, f, blocker) }()
 	if b.ReadKey != nil {
-		if _, err := try(ctx, d.limit, b.ReadKey); err != nil {
+		var err error
+		if stored, err = try(ctx, d.limit, b.ReadKey); err != nil {
 			f.failed(bootstrapKey, err)
 			f.notTried(bootstrapKey, bootstrapIdentity)
-			return token, bootstrapKey
+			return token, stored, bootstrapKey
 		}
 		f.ok(bootstrapKey, "the secret that %s names holds one API key", b.Variable)
 	}
 	if iamBlocker != "" && !b.NoIAM {
 		f.notTried(iamBlocker, bootstrapIdentity)
-		return token, iamBlocker
+		return token, stored, iamBlocker
 	}
 	token, err := try(ctx, d.limit, b.Identity.Identify)
 	switch {
 	case err != nil:
 		f.failed(bootstrapIdentity, err)
-		return token, bootstrapIdentity
+		return token, stored, bootstrapIdentity
 	case token.Opaque():
 		f.warn(bootstrapIdentity, b.Variable+" is accepted, but its token does not show its identity", "nothing to do if IBM's tokens are opaque now")
 	case b.NoIAM:
@@ -267,7 +273,7 @@ func (d *Doctor) checkBootstrap(ctx context.Context, f *findings, iamBlocker str
 	default:
 		f.ok(bootstrapIdentity, "%s is of %s", b.Variable, owner(token))
 	}
-	return token, ""
+	return token, stored, ""
 }
 
 // owner names a token's owner.
@@ -277,8 +283,8 @@ func owner(token iamtoken.Token) string { return token.IAMID + " of account " + 
 // its answer with the configuration.
 func (d *Doctor) checkBootstrapExpiry(ctx context.Context, f *findings, blocker string) {
 	set := d.Bootstrap.ExpiresAt
-	if !d.Bootstrap.HasKey && set.IsZero() {
-		return // a profile or a person's token: there is no key
+	if !d.Bootstrap.HasKey && set.IsZero() || d.Renewal != nil {
+		return // a profile or a person's token: there is no key; or one of which its secret says it
 	}
 	var at time.Time
 	known := false
@@ -290,13 +296,13 @@ func (d *Doctor) checkBootstrapExpiry(ctx context.Context, f *findings, blocker 
 	agree := set.IsZero() || !at.IsZero() && at.Sub(set).Abs() <= 24*time.Hour
 	switch {
 	case known && at.IsZero() && !agree:
-		f.warn(bootstrapKeyExpiry, "BOOTSTRAP_EXPIRES_AT is "+day(set)+", but at IAM the key does not expire", "correct BOOTSTRAP_EXPIRES_AT: the warnings of every run go by it")
+		f.warn(bootstrapKeyExpiry, "BOOTSTRAP_EXPIRES_AT is "+day(set)+", but at IAM the key does not expire", "remove BOOTSTRAP_EXPIRES_AT: the warnings of every run go by IAM's date")
 	case known && !agree:
-		f.warn(bootstrapKeyExpiry, "BOOTSTRAP_EXPIRES_AT is "+day(set)+", but at IAM the key expires on "+day(at), "correct BOOTSTRAP_EXPIRES_AT: the warnings of every run go by it")
+		f.warn(bootstrapKeyExpiry, "BOOTSTRAP_EXPIRES_AT is "+day(set)+", but at IAM the key expires on "+day(at), "remove BOOTSTRAP_EXPIRES_AT: the warnings of every run go by IAM's date")
 	case known:
-		f.expiry(bootstrapKeyExpiry, "the bootstrap API key", at, d.now(), "replace it; BOOTSTRAP_EXPIRES_AT makes every run warn 14 days before")
+		f.expiry(bootstrapKeyExpiry, "the bootstrap API key", at, d.now(), rotation.KeyExpiryNotice, "replace it")
 	case !set.IsZero():
-		f.expiry(bootstrapKeyExpiry, "the bootstrap API key, by BOOTSTRAP_EXPIRES_AT,", set, d.now(), "replace the key, then BOOTSTRAP_EXPIRES_AT")
+		f.expiry(bootstrapKeyExpiry, "the bootstrap API key, by BOOTSTRAP_EXPIRES_AT,", set, d.now(), rotation.KeyExpiryNotice, "replace the key, then BOOTSTRAP_EXPIRES_AT")
 	case blocker != "":
 		f.notTried(blocker, bootstrapKeyExpiry)
 	default:

@@ -422,7 +422,7 @@ func TestFindings(t *testing.T) {
 		"bootstrap expired": {func(fx *fixture) { fx.hide(); fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(-50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"has expired"}},
 		"bootstrap is set":  {func(fx *fixture) { fx.hide(); fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckOK, []string{"BOOTSTRAP_EXPIRES_AT"}},
 		"bootstrap is not":  {func(fx *fixture) { fx.hide() }, "bootstrap-key-expiry", report.CheckSkipped, []string{"set BOOTSTRAP_EXPIRES_AT"}},
-		"the date is wrong": {func(fx *fixture) { fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"does not expire", "correct BOOTSTRAP_EXPIRES_AT"}},
+		"the date is wrong": {func(fx *fixture) { fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"does not expire", "remove BOOTSTRAP_EXPIRES_AT"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -149,9 +149,10 @@ func (e *examination) checkKeyExpiry(ctx context.Context, f *findings, token iam
 	secret := e.key.ExpiresAt
 	switch {
 	case !secret.IsZero() && (err != nil || at.IsZero() || secret.Before(at)):
-		f.expiry(keyExpiry, "the key secret", secret, e.now(), "put a new key into a new secret before that day: IBM destroys an expired secret for good")
+		notice, advice := keyNotice(e.key)
+		f.expiry(keyExpiry, "the key secret", secret, e.now(), notice, advice)
 	case err == nil:
-		f.expiry(keyExpiry, "the API key", at, e.now(), "store a new key of the same identity in the key secret; the next run uses it")
+		f.expiry(keyExpiry, "the API key", at, e.now(), rotation.KeyExpiryNotice, "store a new key of the same identity in the key secret; the next run uses it")
 	default:
 		f.skip(keyExpiry, "not known: IAM does not show the key's owner when it expires")
 	}

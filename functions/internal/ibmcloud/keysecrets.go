@@ -37,6 +37,14 @@ func (s *SecretsManager) ReadManagedKey(ctx context.Context, ref rotation.KeyRef
 	return secret, err
 }
 
+// InspectManagedKey is ReadManagedKey for a diagnosis, which makes no key, see ReadKeySecret.
+func (s *SecretsManager) InspectManagedKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
+	if err := s.checkUnread(ctx, ref); err != nil {
+		return rotation.KeySecret{}, err
+	}
+	return s.ReadManagedKey(ctx, ref)
+}
+
 // ReadKeySecret reads an API key and describes its secret. The bootstrap identity
 // needs secret.read on its group.
 //
@@ -45,12 +53,20 @@ func (s *SecretsManager) ReadManagedKey(ctx context.Context, ref rotation.KeyRef
 // read it (secret-metadata.read, or secrets.list where the secret is given by name)
 // reads all the same, as a rotation does.
 func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
-	if seen := s.credentialsOf(ctx, ref); seen != nil {
-		if err := checkCredentials(seen.ReuseApiKey, seen.ServiceIdIsStatic, seen.AccessGroups); err != nil {
-			return rotation.KeySecret{}, err
-		}
+	if err := s.checkUnread(ctx, ref); err != nil {
+		return rotation.KeySecret{}, err
 	}
 	return s.ReadCurrentKey(ctx, ref)
+}
+
+// checkUnread returns an error if reading the secret would make a key, as far as that can
+// be seen.
+func (s *SecretsManager) checkUnread(ctx context.Context, ref rotation.KeyRef) error {
+	seen := s.credentialsOf(ctx, ref)
+	if seen == nil {
+		return nil
+	}
+	return checkCredentials(seen.ReuseApiKey, seen.ServiceIdIsStatic, seen.AccessGroups)
 }
 
 var (
