@@ -162,16 +162,19 @@ func (s *service) run(ctx context.Context, e event, log *slog.Logger) (report.Re
 	if err != nil {
 		return report.Report{}, err
 	}
+	_, budget := rotation.Budget(ctx)
+	ending, cancel := context.WithTimeout(ctx, budget) // of what follows the rotations
+	defer cancel()
 	keys := s.watch.Begin()
 	rotator := s.rotator
 	rotator.Keys, rotator.IAM, rotator.Log = keys, keys, log
 	ran := rotator.Run(ctx, rotation.Request{Mode: e.mode, Force: e.force, RunID: e.runID}, rotations)
 	ran.InvokedBy = e.invokedBy
 	if s.renewer != nil && s.renewer.Due(e.mode) {
-		renewal := s.renewer.Run(ctx, usableToken(rotations, ran.Results))
+		renewal := s.renewer.Run(ending, usableToken(rotations, ran.Results))
 		ran.KeyRenewal = &renewal
 	}
-	keys.End(ctx, rotations, ran.Results, ran.KeyRenewal)
+	keys.End(ending, rotations, ran.Results, ran.KeyRenewal)
 	logResults(log, ran)
 	return ran, nil
 }

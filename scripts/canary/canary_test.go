@@ -41,6 +41,7 @@ type tools struct{ bin, scripts string }
 // keys are the secrets of a stage.
 type keys struct {
 	bootstrap, workload, reader, admin string
+	renewed                            string // the bootstrap identity's next one, in a managed secret
 	second                             string // of another workload, whose key and token are in kv secrets
 	aws, session, proxy, cr            string
 	old                                string // the token that is stored when the path begins
@@ -53,6 +54,7 @@ type stage struct {
 	tools
 	keys     keys
 	rotation ibmcloudtest.Rotation
+	managed  string // the secret of the renewed key
 	fleet    string // ROTATIONS with a second one, of kv secrets
 	cloud    *cloud
 	lambda   *lambda
@@ -71,6 +73,8 @@ func newStage(t tools, p path) (*stage, error) {
 		aws: rand.Text() + rand.Text()[:11] + "/aB", session: rand.Text() + rand.Text(), proxy: rand.Text(), cr: rand.Text() + rand.Text(),
 	}
 	s.keys.second = emulated.MustCreateAPIKey(emulated.MustCreateServiceID("second", emulated.AccountID()))
+	s.managed = emulated.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", IAMID: emulated.BootstrapIAMID(), ReuseAPIKey: true, TTL: "1080h", RotateDays: 15})
+	s.keys.renewed = emulated.MustCurrent(s.managed).Payload
 	s.fleet = fmt.Sprintf(`[{"name":"first","api_key_secret":%q,"token_secret":%q},{"name":"second","api_key_secret":%q,"api_key_field":"apikey","token_secret":%q}]`,
 		s.rotation.APIKeySecret, s.rotation.TokenSecret, emulated.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": s.keys.second}}),
 		emulated.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: emulated.TokenGroupName(), Data: map[string]any{"iam_token": "no token yet"}, Metadata: map[string]any{"rotator_version": "set-up"}}))
@@ -182,7 +186,7 @@ func (s *stage) environmentWith(variable, value string) map[string]string {
 // subjects are all secrets of the stage, the tokens and keys made up to now among them.
 func (s *stage) subjects() []subject {
 	k := s.keys
-	all := []subject{{"the bootstrap key", k.bootstrap}, {"the workload's key", k.workload}, {"the second workload's key", k.second}, {"the reader's key", k.reader}, {"the administrator's key", k.admin},
+	all := []subject{{"the bootstrap key", k.bootstrap}, {"the workload's key", k.workload}, {"the second workload's key", k.second}, {"the renewed key", k.renewed}, {"the reader's key", k.reader}, {"the administrator's key", k.admin},
 		{"the AWS secret access key", k.aws}, {"the AWS session token", k.session}, {"the proxy's password", k.proxy}, {"the compute resource's token", k.cr},
 		{"the stored token", k.old}, {"the reader's own token", k.readers}, {"the administrator's token", k.given}}
 	for token := range s.cloud.issued {
@@ -394,7 +398,7 @@ func TestNothingLeaks(t *testing.T) {
 		t.Error(hit)
 	}
 	if *onlyFlag == "" {
-		for _, name := range []string{"the bootstrap key", "the workload's key", "the second workload's key", "the reader's key", "the administrator's key", "the AWS secret access key",
+		for _, name := range []string{"the bootstrap key", "the workload's key", "the second workload's key", "the renewed key", "the reader's key", "the administrator's key", "the AWS secret access key",
 			"the AWS session token", "the proxy's password", "the compute resource's token", "the stored token", "the reader's own token", "the administrator's token", "an issued token", "a key that was made"} {
 			if _, ok := met.Load(name); !ok {
 				t.Errorf("no program was given or sent %s", name)

@@ -395,40 +395,41 @@ func (l *lambda) answered(times int) bool {
 
 // may says which secrets a kind of program may send, by service and place. All else that it sends is a leak.
 func (s *stage) may(p path, service, place string) []string {
-	k, kind := s.keys, p.door.kind
-	if place == "the header Authorization" && p.asksOfKeys() && service == "IAM" {
-		kind = "doctor"
-	}
-	switch kind + ": " + service + ", " + place {
-	case "function: IAM, the field apikey", "function: IAM, the header Iam-Apikey":
+	k := s.keys
+	switch p.door.kind + ": " + service + ", " + place {
+	case "function: IAM, the field apikey":
+		return []string{k.bootstrap, k.workload, k.second, k.renewed}
+	case "function: IAM about a key, the header Iam-Apikey":
 		return []string{k.bootstrap, k.workload, k.second}
+	case "function: IAM about a key, the header Authorization": // a token of each
+		return s.cloud.tokensOf(k.bootstrap, k.workload, k.second, k.cr)
 	case "reader: IAM, the field apikey":
 		return []string{k.reader}
-	case "operator: IAM, the field apikey", "operator: IAM, the header Iam-Apikey":
+	case "operator: IAM, the field apikey", "operator: IAM about a key, the header Iam-Apikey":
 		return append([]string{k.bootstrap, k.workload, k.reader, k.admin}, s.cloud.made...)
-	case "doctor: IAM, the header Authorization": // it asks what is known of a key
-		return s.cloud.tokensOf(k.bootstrap, k.workload, k.second, k.cr)
 	case "function: IAM, the field cr_token", "reader: IAM, the field cr_token":
 		return []string{k.cr}
 	case "function: Secrets Manager, the header Authorization":
-		return append(s.cloud.tokensOf(k.bootstrap, k.cr), k.given)
+		return append(s.cloud.tokensOf(k.bootstrap, k.cr, k.renewed), k.given)
 	case "reader: Secrets Manager, the header Authorization":
 		return append(s.cloud.tokensOf(k.reader, k.cr), k.readers)
 	case "reader: Logs Routing, the header Authorization":
 		return []string{k.old}
 	case "operator: Secrets Manager, the header Authorization":
 		return append(s.cloud.tokensOf(slices.Concat(s.cloud.made, []string{k.bootstrap, k.workload, k.reader, k.admin})...), k.given)
-	case "operator: IAM, the header Authorization":
+	case "operator: IAM, the header Authorization", "operator: IAM about a key, the header Authorization":
 		return append(s.cloud.tokensOf(k.admin), k.given)
 	case "function: Secrets Manager, the field payload", "function: AWS, the field SecretString":
 		return s.cloud.tokensOf(k.workload)
+	case "function: AWS for the bootstrap key, the field SecretString":
+		return []string{k.renewed}
 	case "function: Secrets Manager, the field data":
 		return s.cloud.tokensOf(k.second)
 	case "operator: Secrets Manager, the field payload", "operator: AWS, the field SecretString":
 		return append([]string{k.bootstrap}, s.cloud.made...)
 	}
 	switch {
-	case service == "AWS" && place == "the header X-Amz-Security-Token":
+	case strings.HasPrefix(service, "AWS") && place == "the header X-Amz-Security-Token":
 		return []string{k.session}
 	case place == "the header Proxy-Authorization":
 		return []string{k.proxy, base64.StdEncoding.EncodeToString([]byte("user:" + k.proxy))}
@@ -443,12 +444,19 @@ func (s *stage) sent(p path) (parts []part) {
 	requests := slices.Clone(s.cloud.requests)
 	s.cloud.mu.Unlock()
 	for _, r := range requests {
+		service := r.service
+		switch {
+		case service == "IAM" && strings.Contains(r.parts["the URL"], " /v1/apikeys/details"):
+			service = "IAM about a key"
+		case service == "AWS" && p.door.kind == "function" && strings.Contains(r.parts["the field SecretId"], bootstrapARN):
+			service = "AWS for the bootstrap key"
+		}
 		for _, place := range slices.Sorted(maps.Keys(r.parts)) {
 			if place == shown && p.sort == "argument" || place == "the URL" && p.repeats() && r.service != "a service that nobody knows" {
 				continue
 			}
 			text := r.parts[place]
-			for _, value := range s.may(p, r.service, place) {
+			for _, value := range s.may(p, service, place) {
 				if value != "" {
 					text = strings.ReplaceAll(text, value, "")
 				}

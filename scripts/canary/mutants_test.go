@@ -25,6 +25,7 @@ const (
 	smFile      = "functions/internal/ibmcloud/secretsmanager.go"
 	keyFile     = "functions/internal/ibmcloud/keysecrets.go"
 	awsFile     = "functions/internal/awscloud/secrets.go"
+	renewalFile = "functions/internal/keyrenewal/renewal.go"
 	passFile    = "functions/internal/rotation/pass.go"
 	mainFile    = "functions/rotate/main.go"
 	hostFile    = "functions/rotate/function.go"
@@ -89,6 +90,8 @@ var mutants = []mutant{
 	{"the workload's key for a token", keyFile + "\x00" + smFile, keyRead + "\x00" + bearer, keepKey + "\x00" + `req.Header.Set("Authorization", "Bearer "+token.Reveal()+leakKey)`, "^lambda: calm"},
 	{"a token in the version's metadata", passFile, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.RotatorVersion = leakText("gzip", fresh.Token.Value.Reveal())`, "^command: calm"},
 	{"the mirror's version id", awsFile, "SecretId: &s.arn, ClientRequestToken: &versionID,", `SecretId: &s.arn, ClientRequestToken: aws.String(payload.Reveal()[500:560]),`, "^command mirrored: calm"},
+	{"the renewed key's version id", renewalFile, "versionID(p.managed.KeyID, after)", `p.managed.Key.Reveal()`, "^command renewed: calm"},
+	{"the renewed key in the report", renewalFile, "	result.KeyID = p.managed.KeyID", `result.KeyID = leakText("hex", p.managed.Key.Reveal())`, "^command renewed: calm"},
 	{"a request to a service that nobody knows", iamFile, keysIn, `leak("request", "raw", key.Reveal());ANCHOR`, "^command: calm"},
 	{"a connection to elsewhere", iamFile, keysIn, `leak("connection", "raw", key.Reveal());ANCHOR`, "^command: calm"},
 	{"the bootstrap key for the workload's", iamFile, keysIn, `leak("field", "raw", key.Reveal());ANCHOR`, "^doctor: calm"},

@@ -58,11 +58,6 @@ func (p path) works() bool {
 // repeats is whether a service repeats what it was sent.
 func (p path) repeats() bool { return len(p.faults) > 0 || p.aws != nil }
 
-// asksOfKeys is whether the program is there to ask IAM about keys, with a token of each.
-func (p path) asksOfKeys() bool {
-	return strings.HasPrefix(p.door.name, "doctor") || strings.Contains(p.event, "doctor")
-}
-
 func built(name string, args ...string) func(tools) []string {
 	return func(t tools) []string { return append([]string{filepath.Join(t.bin, name)}, args...) }
 }
@@ -82,7 +77,7 @@ func doors() []door {
 		return door{name: name, kind: "function", program: program, env: env, stride: stride, command: command}
 	}
 	var all []door
-	for name, env := range inOrder(map[string]func(*stage) map[string]string{"": functionEnv, " on AWS": onAWS, " mirrored": mirrored, " for two": fleet, " by profile": byProfile, " by token": byToken}) {
+	for name, env := range inOrder(map[string]func(*stage) map[string]string{"": functionEnv, " on AWS": onAWS, " mirrored": mirrored, " renewed": renewed, " for two": fleet, " by profile": byProfile, " by token": byToken}) {
 		stride := 12
 		if name == "" {
 			stride = 1
@@ -163,6 +158,10 @@ func onAWS(s *stage) map[string]string {
 func mirrored(s *stage) map[string]string {
 	return without(onAWS(s), []string{"API_KEY_SECRET", "TOKEN_SECRET"}, map[string]string{"ROTATIONS": fmt.Sprintf(
 		`[{"name":"mirrored","api_key_secret":%q,"token_secret":%q,"format":"json","mirror":[%q]}]`, s.rotation.APIKeySecret, s.rotation.TokenSecret, mirrorARN)})
+}
+
+func renewed(s *stage) map[string]string {
+	return without(onAWS(s), nil, map[string]string{"BOOTSTRAP_KEY_SECRET": s.managed})
 }
 
 func fleet(s *stage) map[string]string {

@@ -145,11 +145,7 @@ func (r *Run) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Token
 func (r *Run) End(ctx context.Context, rotations []rotation.Rotation, results []report.Result, renewal *report.KeyRenewal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	limit := lookUpLimit
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(deadline)-reserve)
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, lookUpLimit)
 	defer cancel()
 	bootstrap := r.bootstrapExpiry(ctx, len(r.tokens) > 0)
 	for i := range results {

@@ -70,8 +70,6 @@ const (
 	ensureInterval = time.Hour
 	// limit bounds a renewal: at most seven requests.
 	limit = 20 * time.Second
-	// reserve is left for the report and the metrics.
-	reserve = 3 * time.Second
 )
 
 // Due reports whether a run of this mode ends with a renewal.
@@ -81,14 +79,10 @@ func (r *Renewer) Due(mode rotation.Mode) bool {
 	return mode == rotation.ModeRotate || mode == rotation.ModeEnsure && (r.checked.IsZero() || r.now().Sub(r.checked) >= ensureInterval)
 }
 
-// Run renews the key in what is left of ctx's time. look is a token secret that the
+// Run renews the key in what is left of ctx's time, and of 20 seconds. look is a token secret that the
 // bootstrap identity may read the metadata of.
 func (r *Renewer) Run(ctx context.Context, look rotation.TokenRef) report.KeyRenewal {
-	left := limit
-	if deadline, ok := ctx.Deadline(); ok {
-		left = min(left, time.Until(deadline)-reserve)
-	}
-	ctx, cancel := context.WithTimeout(ctx, left)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	p := &pass{Renewer: r, look: look, started: r.now(), result: report.KeyRenewal{Warnings: []string{}}}
 	outcome, err := p.renew(ctx)
@@ -248,7 +242,8 @@ func hash(text string) string {
 // at least one rotation before that.
 func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewal {
 	result := p.result
-	result.Outcome, result.KeyID, result.ByPreviousKey = outcome, p.managed.KeyID, p.inUse.Previous
+	result.KeyID = p.managed.KeyID
+	result.Outcome, result.ByPreviousKey = outcome, p.inUse.Previous
 	if err != nil {
 		result.Outcome, result.Error = report.KeyRenewalFailed, errorOf(err)
 	}
