@@ -13,6 +13,15 @@ import (
 	"github.com/aws/smithy-go/logging"
 )
 
+// Faults of the configuration that AWS's programs share. The SDK's own text has paths
+// and parts of lines.
+var (
+	errNoProfile = errors.New("AWS_PROFILE names a profile that is not in ~/.aws/config or ~/.aws/credentials, nor where AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE point")
+	errWantsCode = errors.New("the profile's role asks for an MFA code, which a program cannot type: export credentials, with " + export)
+	errBadConfig = errors.New("the configuration for AWS's programs cannot be used (AWS_PROFILE, ~/.aws, AWS_ROLE_ARN with AWS_WEB_IDENTITY_TOKEN_FILE): " +
+		"aws sts get-caller-identity shows why. AWS_CA_BUNDLE is not used here: unset it, and name the authorities in SSL_CERT_FILE")
+)
+
 // The SDK's chain, with the clients of four services, is a sixth of a binary and
 // a millisecond of its start. The zip's binary has no use for it: Lambda sets variables.
 func init() { defaultChain = loadDefaultConfig }

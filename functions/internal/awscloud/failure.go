@@ -188,11 +188,11 @@ func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
 		return rotation.Misconfigured, rotation.Never, "the secret is a replica, which only AWS writes: name the primary secret, by the ARN of its " +
 			"own region, in " + s.either("SECRETS_MANAGER_APIKEY_ARN", "mirror") + "; AWS copies each version here"
 	case otherContent:
-		return rotation.Misconfigured, rotation.Never, "the secret already has this version, with another content: what is written once stays; " +
-			"the next rotation saves a new version"
+		return rotation.Misconfigured, rotation.Never, "the secret already has this version, with another content, which stays" +
+			s.either("", ": the next rotation saves a new version")
 	case full:
 		return rotation.RateLimited, rotation.Never, "the secret has 100 versions, and AWS removes none that is younger than 24 hours: it takes new ones " +
-			"when the oldest is a day old. Find what else writes to it (CloudTrail: PutSecretValue), or name a new secret in mirror"
+			"when the oldest is a day old. Find what else writes to it (CloudTrail: PutSecretValue)" + s.either("", ", or name a new secret in mirror")
 	case badKMSKey:
 		return rotation.Misconfigured, rotation.Never, "AWS cannot use the secret's KMS key: aws kms describe-key shows whether it is disabled (enable-key), " +
 			"pending deletion (cancel-key-deletion) or gone (give the secret another: aws secretsmanager update-secret --kms-key-id)"

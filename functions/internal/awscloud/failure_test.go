@@ -83,6 +83,9 @@ func TestRefusals(t *testing.T) {
 			}
 			_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
 			checkFailure(t, err, tt.kind, tt.retry, shown+": ", tt.key)
+			if strings.Contains(err.Error(), "mirror") {
+				t.Errorf("got %q: that is about a mirror", err)
+			}
 			mirrors := NewMirrors(http.DefaultTransport)
 			_, err = mirrors.Describe(t.Context(), testARN)
 			checkFailure(t, err, tt.kind, tt.retry, shown+": ", cmp.Or(tt.mirror, tt.key))
