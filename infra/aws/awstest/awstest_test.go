@@ -98,6 +98,42 @@ func TestWhatMotoAndLambdaServe(t *testing.T) {
 	}
 }
 
+// The clock by which versions age goes forward on a signed request alone.
+func TestClock(t *testing.T) {
+	moto := Start(t)
+	server := httptest.NewServer(&Lambda{Moto: moto})
+	t.Cleanup(server.Close)
+	for _, test := range []struct {
+		method, body string
+		signed       bool
+		status       int
+		says         string
+	}{
+		{"POST", `{"advance":"24h"}`, false, 403, "MissingAuthenticationToken"},
+		{"GET", "", true, 200, `"ahead_seconds":0,`},
+		{"POST", `{"advance":"24h"}`, true, 200, `"ahead_seconds":86400,`},
+		{"POST", `{"advance":"90m"}`, true, 200, `"ahead_seconds":91800,`},
+		{"POST", `{"advance":"-1h"}`, true, 400, `send {"advance":"24h"}`},
+		{"POST", `{"advance":"1001h"}`, true, 400, "1000h at most"},
+		{"POST", `{"forward":"1h"}`, true, 400, `send {"advance":"24h"}`},
+		{"POST", ``, true, 400, `send {"advance":"24h"}`},
+	} {
+		r := request(t, test.method, server.URL+"/_sandbox/clock", test.body)
+		if test.signed {
+			r = signed(t, r, own(), "sandbox", time.Now())
+		}
+		response, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, _ := io.ReadAll(response.Body)
+		_ = response.Body.Close()
+		if response.StatusCode != test.status || !strings.Contains(string(answer), test.says) {
+			t.Errorf("%s %s: got %d %s, want %d and %s", test.method, test.body, response.StatusCode, answer, test.status, test.says)
+		}
+	}
+}
+
 // An account that the process knows of must not be reached by a test.
 func TestSetenvLeavesNothingOfAnotherAccount(t *testing.T) {
 	t.Setenv("AWS_SESSION_TOKEN", "real")
