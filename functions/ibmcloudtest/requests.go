@@ -56,6 +56,9 @@ func (c *Cloud) newCall(r *http.Request, found *operation, params []string) (*ca
 		return nil, err
 	}
 	if found.service == serviceIAM {
+		if in.unreadable != nil {
+			in.unreadable.code = "BXNIM0106E"
+		}
 		in.form, _ = url.ParseQuery(string(in.body))
 		in.caller = c.grantee(in.form)
 		return in, nil
