@@ -166,17 +166,22 @@ func (s mirrorState) warnOfWait(now time.Time) string {
 // with the next one that is saved anyway.
 type Refusals struct {
 	mu    sync.Mutex
-	byARN map[string]*Error
+	byARN map[string]refusal
 }
 
-func (r *Refusals) get(arn string) *Error {
+type refusal struct {
+	*Error
+	versionID string // that was not taken
+}
+
+func (r *Refusals) get(arn string) refusal {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.byARN[arn]
 }
 
-// note remembers how a put ended.
-func (r *Refusals) note(arn string, err error) {
+// note remembers how the put of a version ended.
+func (r *Refusals) note(arn, versionID string, err error) {
 	var failure *Error
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -185,9 +190,9 @@ func (r *Refusals) note(arn string, err error) {
 		delete(r.byARN, arn)
 	case errors.As(err, &failure) && failure.Retry == Never && failure.Kind != Timeout:
 		if r.byARN == nil {
-			r.byARN = map[string]*Error{}
+			r.byARN = map[string]refusal{}
 		}
-		r.byARN[arn] = failure
+		r.byARN[arn] = refusal{failure, versionID}
 	}
 }
 
@@ -220,10 +225,12 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair
 		refused := p.refusals.get(arn)
 		at, tried := s.repairAt(current, p.MinRemaining)
 		switch {
-		case err != nil || s.inOrder:
-			return "", err
-		case refused != nil:
-			return "", refused
+		case err != nil:
+			return "", onceMore(err)
+		case s.inOrder:
+			return "", nil
+		case refused.Error != nil:
+			return "", refused.Error
 		case s.waits(now), !tried && now.Before(at):
 			return s.warnOfWait(now), nil
 		case p.Mode == ModeCheck:
@@ -240,6 +247,18 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair
 		return "", nil
 	})
 	return repair, err
+}
+
+// onceMore limits the attempts where there is nothing to put: ensure comes every minute, and
+// one mirror must not keep every run busy until its deadline.
+func onceMore(err error) error {
+	var failure *Error
+	if !errors.As(err, &failure) || failure.Step != "" || failure.Retry == Never { // another step's has its own
+		return err
+	}
+	again := *failure
+	again.Retry, again.RetryAfter = Once, 0
+	return &again
 }
 
 // checkMirrorsOfKept returns an *Error if a mirror needs another token than the one that
@@ -281,8 +300,8 @@ func (p *pass) mirror(ctx context.Context, current CurrentVersion, fresh TokenRe
 		switch {
 		case err != nil || s.held.VersionID == current.VersionID || p.repair && s.inOrder:
 			return "", err
-		case refused != nil && p.attempts > 1:
-			return "", refused
+		case refused.versionID == current.VersionID:
+			return "", refused.Error
 		case !p.Force && saved.Before(s.nextPut()) && (s.inOrder || s.isOurs()):
 			return s.warnOfWait(now), nil
 		case !p.Force && saved.Before(s.nextPut()):
@@ -291,7 +310,7 @@ func (p *pass) mirror(ctx context.Context, current CurrentVersion, fresh TokenRe
 				s.describe(now), now.Sub(s.lastPut).Round(time.Second), s.nextPut().Sub(now).Round(time.Second))}
 		}
 		err = p.Mirrors.Put(ctx, arn, current.VersionID, payload)
-		p.refusals.note(arn, err)
+		p.refusals.note(arn, current.VersionID, err)
 		return "", err
 	})
 }

@@ -447,6 +447,13 @@ func TestARefusedMirrorIsNotRepaired(t *testing.T) {
 		time.Sleep(8 * time.Minute)
 		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
 		fx.wantMirrored(m, firstARN, secondARN)
+		time.Sleep(20 * time.Minute)
+		failing(m, secondARN, 1, puts(rotation.Denied, rotation.Never))
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Denied)
+		time.Sleep(20 * time.Minute)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Drop: ibmcloudtest.DropAfter, Times: 1})
+		fx.rotate() // in the second attempt, the first put of this version
+		fx.wantMirrored(m, secondARN)
 		failing(m, secondARN, 0, puts(rotation.Denied, rotation.Never)) // what refused once does not count for ever
 		time.Sleep(50 * time.Minute)
 		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Denied)

@@ -8,6 +8,7 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
 )
 
@@ -87,11 +88,28 @@ func (w *world) checkOrder(now time.Time, inv *invocation, before published, exp
 	default:
 		w.violated(now, "%s published a token that expires %s sooner than the stored one (overlapping: %v)", inv.id, back, overlapping)
 	}
-	// A repeated delivery finds its run done, while the token is good and new.
+	// A repeated delivery finds its run done, while the token is good and new. A run of
+	// ensure publishes then only for a mirror that needs it.
+	if inv.mode == rotation.ModeEnsure {
+		w.checkNeed(now, inv, before)
+		return
+	}
 	again := w.publisher != nil && w.publisher != inv && w.publisher.runID == inv.runID &&
 		now.Sub(before.at) < 14*time.Minute && before.expires.Sub(now) > 9*time.Minute
 	if again && !overlapping && w.tampered.IsZero() {
 		w.violated(now, "run %s, delivered again, published again", inv.runID)
+	}
+}
+
+// checkNeed: ensure saves nothing that nobody needs.
+func (w *world) checkNeed(now time.Time, inv *invocation, before published) {
+	const enough = 9 * time.Minute
+	needed := before.expires.Sub(now) < enough || before.at.After(inv.began) || now.Sub(w.lastTampered) < 61*time.Minute || w.clockOff.Load() != 0
+	for _, arn := range mirrorARNs {
+		needed = needed || w.mirrors.seen[arn].current(now).expires.Sub(now) < enough
+	}
+	if !needed && !w.underMirrorFault(now, now.Add(time.Second)) {
+		w.violated(now, "%s published, with %s left at IBM and enough in the mirrors", inv.id, before.expires.Sub(now))
 	}
 }
 

@@ -64,6 +64,7 @@ func newModel() *model {
 	w := newWorld(1, 1, true)
 	w.everyday = dangers{}
 	w.story = nil
+	w.rotation.Mirror = nil // what they need would be a reason to publish, and to fail
 	m := &model{w: w}
 	m.run(rotation.ModeRotate)
 	return m
@@ -290,7 +291,7 @@ func (w *world) tamper(metadata map[string]any) {
 	w.cloud.MustSetVersionMetadata(w.tokenSecret, "current", metadata)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.tampered = w.now()
+	w.tampered, w.lastTampered = w.now(), w.now()
 }
 
 // lostRun notes a run that did not happen or did not end.

@@ -304,7 +304,7 @@ func secrets(expectSet bool) []kind {
 		{name: bootstrapSwap, span: instant, begin: replaceBootstrapKey},
 		{name: currentLocked, excuse: nextEnsure, span: minutes(5, 180), begin: lock("current"), apart: []string{previousLocked}},
 		{name: previousLocked, excuse: nextEnsure, span: minutes(5, 180), begin: lock("previous")},
-		{name: lifetimeCut, span: minutes(30, 720), begin: cutLifetime},
+		{name: lifetimeCut, span: minutes(30, 2*24*60), begin: cutLifetime},
 		{name: clockOff, span: minutes(10, 360), begin: moveClock},
 		{name: metadataErased, span: instant, begin: eraseMetadata},
 		{name: metadataForged, span: instant, begin: forgeMetadata(4 * time.Hour)},

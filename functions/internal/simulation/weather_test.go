@@ -161,7 +161,7 @@ func (w *world) drawFate(d dice, e event) fate {
 	var f fate
 	if d.chance(w.danger(func(g dangers) float64 { return g.kill })) {
 		if d.chance(0.5) {
-			f.kill = moment{pick(d, opBootstrap, opLook, opReadKey, opExchange, opSave), pick(d, 1, 1, 1, 2), d.chance(0.5)}
+			f.kill = moment{pick(d, opBootstrap, opLook, opReadKey, opExchange, opSave, opPut(healthyMirror)), pick(d, 1, 1, 1, 2), d.chance(0.5)}
 		} else {
 			f.killAfter = d.anyScale(10*time.Millisecond, 110*time.Second)
 		}
@@ -197,6 +197,8 @@ type kind struct {
 	span func(d dice) time.Duration
 	// begin begins it and returns what ends it. w.now() is its start.
 	begin func(w *world, d dice, until time.Time) (end func())
+	// mirror is set for a fault of the faulty mirror, which is none of IBM's secret.
+	mirror bool
 	// apart names kinds that it never meets, for a reason said where it is set.
 	apart []string
 }
@@ -213,7 +215,7 @@ const (
 
 // kinds are all there are.
 func kinds(expectSet bool) []kind {
-	all := slices.Concat(outages(), answers(), secrets(expectSet), host(), delivery())
+	all := slices.Concat(outages(), answers(), secrets(expectSet), host(), delivery(), mirrorFaults())
 	for _, k := range all {
 		for _, other := range k.apart {
 			if !slices.ContainsFunc(all, func(k kind) bool { return k.name == other }) {

@@ -51,13 +51,15 @@ type world struct {
 	reader    *reader
 	alarms    *alarms
 	counts    *counts
+	mirrors   *mirrors
 
 	mu            sync.Mutex // guards everything below
 	bootstrapKeys []string   // the last is the one in force
 	tokens        timeline
 	naiveTokens   timeline
 	publisher     *invocation // of the current version; nil when nobody's
-	tampered      time.Time   // when the current version's metadata was changed; zero if it is true
+	lastTampered  time.Time
+	tampered      time.Time // when the current version's metadata was changed; zero if it is true
 	lifetimeSet   time.Time
 	lost          []time.Time // when a run was not delivered, or did not end
 	noted         []time.Time // other everyday mishaps
@@ -86,6 +88,7 @@ func newWorld(seed uint64, days int, expectSet bool) *world {
 	if expectSet {
 		w.rotation.Expect = rotation.Expect{Account: w.cloud.AccountID(), IAMID: w.workload}
 	}
+	w.rotation.Mirror, w.mirrors = mirrorARNs, newMirrors(w)
 	for _, name := range []string{"iam-token-rotator", "iam-token-rotator-2"} {
 		w.functions = append(w.functions, &function{w: w, name: name, concurrency: 10, running: map[*invocation]bool{}})
 	}
@@ -363,7 +366,7 @@ func (w *world) newProcess(fn *function, name string, d dice) *process {
 	}
 	jitter := newDice(w.seed, "jitter "+name)
 	p.rotator = rotation.Rotator{
-		Keys: secretsManager, IAM: iam, Tokens: secretsManager,
+		Keys: secretsManager, IAM: iam, Tokens: secretsManager, Mirrors: mirrorLine{p.line, now}, Refusals: &rotation.Refusals{},
 		MinRemaining: 8 * time.Minute, Interval: rotateEvery, Concurrency: 16, Version: "simulated", Now: now, Random: jitter.Float64,
 	}
 	p.emitter = metrics.Emitter{

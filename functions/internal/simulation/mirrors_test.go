@@ -1,0 +1,283 @@
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/mirrortest"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+// The two mirrors in AWS. Only the second one has faults of its own, for days.
+const (
+	healthyMirror = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:token-Ab12Cd"
+	faultyMirror  = "arn:aws:secretsmanager:us-east-1:123456789012:secret:token-Ab12Cd"
+)
+
+var mirrorARNs = []string{healthyMirror, faultyMirror}
+
+const (
+	// maxPuts is how many versions a mirror gets in a day at most; AWS takes 100.
+	maxPuts = 90
+	// nextRepair is how much later than IBM's secret a mirror may be repaired: two minutes
+	// for a run that may be writing it, and two ensure runs.
+	nextRepair = 2*time.Minute + nextEnsure
+	// healed is when a mirror that can be written again must have a token: the waits of
+	// repairs grow to an hour, and rotate comes sooner.
+	healed = time.Hour + nextRepair
+	// shortTokens is how long tokens of 15 minutes have an effect: IBM's secret keeps a
+	// token of 60 that is better.
+	shortTokens = 61*time.Minute + rotation.PutInterval + nextRepair
+)
+
+// mirrors are AWS's side of a story. world.mu guards all but aws.
+type mirrors struct {
+	aws    mirrortest.AWS
+	seen   map[string]*timeline
+	puts   map[string][]time.Time // by the rotator, of the last day
+	most   map[string]int         // of puts in a day
+	total  map[string]int
+	faults []mirrorFault // of the faulty mirror, at this moment
+
+	lost  map[string]time.Duration // readers without a token, and that is excused
+	short map[string]time.Duration // the same, with tokens too short for a mirror
+}
+
+// mirrorFault answers a request in its own way; nil lets it pass.
+type mirrorFault func(ctx context.Context, throw uint64, put bool) error
+
+func newMirrors(w *world) *mirrors {
+	m := &mirrors{seen: map[string]*timeline{}, puts: map[string][]time.Time{}, most: map[string]int{}, total: map[string]int{},
+		lost: map[string]time.Duration{}, short: map[string]time.Duration{}}
+	for _, arn := range mirrorARNs {
+		m.seen[arn] = &timeline{}
+		m.aws.Current(arn)
+	}
+	m.aws.OnPut = func(arn string, version mirrortest.Version) { w.mirrored(arn, version) }
+	return m
+}
+
+// mirrored notes what readers of a mirror have from now on.
+func (w *world) mirrored(arn string, version mirrortest.Version) {
+	_, expires, err := w.cloud.Validate(version.Payload)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m := w.mirrors
+	if err != nil {
+		expires = version.At // nothing that readers can use
+	}
+	m.seen[arn].publish(published{at: version.At, expires: expires})
+	if !strings.HasPrefix(version.Payload, "ey") {
+		return // somebody else wrote it
+	}
+	m.total[arn]++
+	m.puts[arn] = append(slices.DeleteFunc(m.puts[arn], func(at time.Time) bool { return version.At.Sub(at) >= 24*time.Hour }), version.At)
+	m.most[arn] = max(m.most[arn], len(m.puts[arn]))
+	if len(m.puts[arn]) > maxPuts {
+		w.violated(version.At, "the mirror %s got %d versions in a day", arn, len(m.puts[arn]))
+	}
+}
+
+// mirrorLine is the way from one process to AWS.
+type mirrorLine struct {
+	*line
+	now func() time.Time
+}
+
+// The puts, as faults name them.
+func opPut(arn string) string { return "put " + arn }
+
+func (l mirrorLine) Describe(ctx context.Context, arn string) (found rotation.MirrorSecret, err error) {
+	err = l.request(ctx, "describe "+arn, arn, false, func() (err error) {
+		found, err = l.w.mirrors.aws.Describe(ctx, arn)
+		return err
+	})
+	return found, err
+}
+
+func (l mirrorLine) Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error {
+	return l.request(ctx, opPut(arn), arn, true, func() error {
+		if latest, ok := rotation.WallDeadline(ctx); ok && l.now().After(latest) {
+			return &rotation.Error{Kind: rotation.Timeout, Message: "suspended"}
+		}
+		return l.w.mirrors.aws.Put(ctx, arn, versionID, payload)
+	})
+}
+
+// request takes one through latency, the process's end and the mirror's faults.
+func (l mirrorLine) request(ctx context.Context, op, arn string, put bool, arrive func() error) error {
+	l.mu.Lock()
+	inv := l.inv
+	l.count[op]++
+	here := moment{op: op, nth: l.count[op]}
+	l.mu.Unlock()
+	throw := hash(l.w.name, inv.id, op, fmt.Sprint(here.nth))
+	unanswered := &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "AWS did not answer"}
+	if l.fates(inv, here) || pause(ctx, latency(throw)) != nil {
+		return unanswered
+	}
+	if arn == faultyMirror {
+		l.w.mu.Lock()
+		faults := slices.Clone(l.w.mirrors.faults)
+		l.w.mu.Unlock()
+		for _, fault := range faults {
+			if err := fault(ctx, throw, put); err == mirrortest.ErrLost {
+				_ = arrive()
+				return err
+			} else if err != nil {
+				return err
+			}
+		}
+	}
+	err := arrive()
+	here.after = true
+	if l.fates(inv, here) {
+		return unanswered
+	}
+	return err
+}
+
+// mirrorFaults are those of the faulty mirror. None of them is one of IBM's secret.
+func mirrorFaults() []kind {
+	refuse := func(kind rotation.Kind, retry rotation.Retry, describe bool) mirrorFault {
+		return func(_ context.Context, _ uint64, put bool) error {
+			if !put && !describe {
+				return nil
+			}
+			return &rotation.Error{Kind: kind, Retry: retry, Message: "AWS refuses"}
+		}
+	}
+	late := func(ctx context.Context, throw uint64, put bool) error {
+		if err := pause(ctx, time.Duration(share(throw^4)*float64(15*time.Second))); err != nil || put && share(throw^5) < 0.3 {
+			return mirrortest.ErrLost
+		}
+		return nil
+	}
+	none := func(ctx context.Context, _ uint64, _ bool) error {
+		<-ctx.Done()
+		return &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "no answer"}
+	}
+	var all []kind
+	for name, fault := range map[string]mirrorFault{
+		"a mirror refuses its puts":       refuse(rotation.Denied, rotation.Never, false),
+		"a mirror is being deleted":       refuse(rotation.NotFound, rotation.Never, true),
+		"a mirror's puts are throttled":   refuse(rotation.RateLimited, rotation.Later, false),
+		"a mirror is out of reach":        refuse(rotation.Unavailable, rotation.Later, true),
+		"a mirror slow, its answers lost": late,
+		"a mirror that does not answer":   none,
+	} {
+		all = append(all, kind{name: name, mirror: true, span: minutes(10, 5*24*60), begin: func(w *world, _ dice, _ time.Time) func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.mirrors.faults = append(w.mirrors.faults, fault)
+			n := len(w.mirrors.faults) - 1
+			return func() {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.mirrors.faults[n] = func(context.Context, uint64, bool) error { return nil }
+			}
+		}})
+	}
+	all = append(all,
+		kind{name: "a mirror's older version made current", mirror: true, span: instant, begin: func(w *world, d dice, _ time.Time) func() {
+			kept, _ := w.mirrors.aws.Versions(faultyMirror)
+			if len(kept) == 0 {
+				return nothing
+			}
+			version := pick(d, kept...)
+			w.mirrors.aws.Move(faultyMirror, version.ID)
+			version.At = w.now()
+			w.moved(version)
+			return nothing
+		}},
+		kind{name: "a mirror overwritten", mirror: true, span: instant, begin: func(w *world, d dice, _ time.Time) func() {
+			_ = w.mirrors.aws.Write(faultyMirror, fmt.Sprintf("11111111-2919-432f-9883-%012d", d.IntN(1e12)), "somebody's own")
+			return nothing
+		}})
+	slices.SortFunc(all, func(a, b kind) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
+// moved notes what readers of the faulty mirror have when a person has changed it.
+func (w *world) moved(version mirrortest.Version) {
+	_, expires, _ := w.cloud.Validate(version.Payload)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mirrors.seen[faultyMirror].publish(published{at: version.At, expires: expires})
+}
+
+// checkMirrors holds every moment at which readers of a mirror had no token against what
+// may explain it, once the story is over.
+func (w *world) checkMirrors() {
+	for _, arn := range mirrorARNs {
+		seen := w.mirrors.seen[arn]
+		seen.close(w.end)
+		for _, g := range seen.gaps {
+			w.checkMirrorGap(arn, g)
+		}
+		if _, limited := w.mirrors.aws.Versions(arn); limited > 0 {
+			w.violated(w.end, "AWS refused %d puts to the mirror %s for its quota", limited, arn)
+		}
+	}
+}
+
+func (w *world) checkMirrorGap(arn string, g span) {
+	within := func(after time.Duration, of func(f window) bool) bool {
+		return slices.ContainsFunc(w.story, func(f window) bool {
+			return of(f) && !g.from.Before(f.from) && !g.to.After(f.to.Add(after))
+		})
+	}
+	switch {
+	case within(shortTokens, func(f window) bool { return f.name == lifetimeCut }):
+		w.mirrors.short[arn] += g.length()
+	case arn == faultyMirror && w.underMirrorFault(g.from, g.to):
+		w.mirrors.lost[arn] += g.length()
+	default:
+		w.mirrors.lost[arn] += g.length()
+		left := w.mirrors.seen[arn].current(g.from)
+		for _, t := range w.troubles {
+			t.excused = t.excused.Add(nextRepair)
+			if g.from.Before(t.from) || g.to.After(t.excused) {
+				continue
+			}
+			t.left = max(0, w.mirrors.seen[arn].current(t.from).expires.Sub(t.from))
+			if g.length() <= t.bound() {
+				return
+			}
+		}
+		w.violated(g.from, "readers of the mirror %s had no token for %s (the last one was put at day %.4f)", arn, g.length(), left.at.Sub(w.start).Hours()/24)
+	}
+}
+
+// underMirrorFault reports whether the faulty mirror had faults, or was recovering from
+// them, all the time.
+func (w *world) underMirrorFault(from, to time.Time) bool {
+	for _, f := range w.story { // in order of time
+		if f.mirror && !f.from.After(from) && f.to.Add(healed).After(from) {
+			from = f.to.Add(healed)
+		}
+		if (f.excuse > 0 || f.name == lifetimeCut) && !f.from.After(from) && f.to.Add(nextRepair+healed).After(from) {
+			from = f.to.Add(nextRepair + healed) // IBM has no token for it meanwhile
+		}
+	}
+	return !from.Before(to)
+}
+
+// mirrorFigures are the numbers of the mirrors.
+func (y year) mirrorFigures(out io.Writer) {
+	for _, arn := range mirrorARNs {
+		name := map[string]string{healthyMirror: "a mirror without faults of its own", faultyMirror: "a mirror with faults for days"}[arn]
+		most := 0
+		for _, w := range y.parts {
+			most = max(most, w.mirrors.most[arn])
+		}
+		_, _ = fmt.Fprintf(out, "%s: readers without a token %s, apart from that %s with tokens of 15 minutes; %d puts, in one day at most %d (AWS takes 100), none refused for that\n", name,
+			short(y.sum(func(w *world) time.Duration { return w.mirrors.lost[arn] })), short(y.sum(func(w *world) time.Duration { return w.mirrors.short[arn] })),
+			y.count(func(w *world) int { return w.mirrors.total[arn] }), most)
+	}
+}
