@@ -1,7 +1,6 @@
 package ibmcloudtest
 
 import (
-	"cmp"
 	"maps"
 	"net/http"
 	"slices"
@@ -75,6 +74,8 @@ type group struct {
 	createdAt, updatedAt time.Time
 }
 
+func (g *group) order() int { return g.sequence }
+
 func (g *group) json() object {
 	return object{"id": g.id, "name": g.name, "description": g.description,
 		"created_at": timestamp(g.createdAt), "created_by": g.createdBy, "updated_at": timestamp(g.updatedAt)}
@@ -139,14 +140,9 @@ func (c *Cloud) createGroup(in *call) (any, error) {
 }
 
 func (c *Cloud) listGroups(in *call) (any, error) {
-	groups := make([]*group, 0, len(c.groups))
-	for _, g := range c.groups {
-		groups = append(groups, g)
-	}
-	slices.SortFunc(groups, func(a, b *group) int { return cmp.Compare(a.sequence, b.sequence) })
-	list := make([]object, len(groups))
-	for i, g := range groups {
-		list[i] = g.json()
+	list := []object{}
+	for _, g := range inOrder(c.groups, func(*group) bool { return true }) {
+		list = append(list, g.json())
 	}
 	return object{"secret_groups": list, "total_count": len(list)}, nil
 }

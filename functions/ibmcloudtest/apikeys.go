@@ -2,7 +2,6 @@ package ibmcloudtest
 
 import (
 	"cmp"
-	"encoding/base64"
 	"fmt"
 	"maps"
 	"math"
@@ -33,6 +32,8 @@ type keyDetails struct {
 func (k *apiKey) isUnknown(now time.Time) bool {
 	return now.Before(k.knownFrom) || k.ended(now) || !k.expiresAt.IsZero() && !now.Before(k.expiresAt)
 }
+
+func (k *apiKey) order() int { return k.sequence }
 
 // entityTag is the version that an update must name: "1-" and 32 hexadecimal digits.
 func (k *apiKey) entityTag() string {
@@ -228,7 +229,7 @@ func disableAPIKey(disabled bool) func(*Cloud, *call) (any, error) {
 	}
 }
 
-func serviceIDJSON(id *identity) object {
+func serviceIDJSON(id *identity) any {
 	return object{
 		"id": id.subject(), "iam_id": id.iamID, "entity_tag": "1-" + strings.ReplaceAll(id.subject()[len("ServiceId-"):], "-", ""),
 		"crn": "crn:v1:bluemix:public:iam-identity::a/" + id.account + "::serviceid:" + id.subject(), "locked": false,
@@ -236,17 +237,14 @@ func serviceIDJSON(id *identity) object {
 	}
 }
 
-// listServiceIDs lists those of the account, of one name if the query has one, on one page.
+// listServiceIDs lists those of the account, of one name if the query has one, in pages.
 func (c *Cloud) listServiceIDs(in *call) (any, error) {
 	name := in.request.URL.Query().Get("name")
-	list := []object{}
-	for _, id := range c.identities {
-		if id.subType() == "ServiceId" && id.account == c.account && (name == "" || name == id.name) {
-			list = append(list, serviceIDJSON(id))
-		}
-	}
-	slices.SortFunc(list, func(a, b object) int { return cmp.Compare(a["id"].(string), b["id"].(string)) })
-	return object{"offset": 0, "limit": len(list), "serviceids": list}, nil
+	ids := slices.DeleteFunc(slices.Collect(maps.Values(c.identities)), func(id *identity) bool {
+		return id.subType() != "ServiceId" || id.account != c.account || name != "" && name != id.name
+	})
+	slices.SortFunc(ids, func(a, b *identity) int { return cmp.Compare(a.iamID, b.iamID) })
+	return identityPage(in, "serviceids", ids, serviceIDJSON)
 }
 
 func (c *Cloud) getServiceID(in *call) (any, error) { return serviceIDJSON(in.serviceID), nil }
@@ -303,51 +301,31 @@ func (c *Cloud) listAPIKeys(in *call) (any, error) {
 	if account := query.Get("account_id"); account != "" && account != c.account {
 		return nil, badField("account_id", "is not the account of the iam_id")
 	}
+	keys := inOrder(c.keys, func(k *apiKey) bool { return k.owner.iamID == iamID })
+	return identityPage(in, "apikeys", keys, func(k *apiKey) any { return c.apiKeyJSON(k, "") })
+}
+
+// identityPage is the page of IAM Identity Services that the query chooses. Its page tokens are numbers; IBM's are opaque.
+func identityPage[T any](in *call, name string, items []T, render func(T) any) (any, error) {
+	query := in.request.URL.Query()
 	limit, err := queryNumber(query, "pagesize", 20, 1, 100)
 	if err != nil {
 		return nil, err
 	}
-	offset, err := pageOffset(query.Get("pagetoken"))
+	offset, err := queryNumber(query, "pagetoken", 0, 0, math.MaxInt32)
 	if err != nil {
 		return nil, err
 	}
-	var keys []*apiKey
-	for _, key := range c.keys {
-		if key.owner.iamID == iamID {
-			keys = append(keys, key)
-		}
-	}
-	slices.SortFunc(keys, func(a, b *apiKey) int { return cmp.Compare(a.sequence, b.sequence) })
-
 	list := []any{}
-	for _, key := range keys[min(offset, len(keys)):min(offset+limit, len(keys))] {
-		list = append(list, c.apiKeyJSON(key, ""))
+	for _, item := range items[min(offset, len(items)):min(offset+limit, len(items))] {
+		list = append(list, render(item))
 	}
-	answer := object{"offset": offset, "limit": limit, "apikeys": list}
-	if offset+limit < len(keys) {
-		query.Set("pagetoken", pageToken(offset+limit))
+	answer := object{"offset": offset, "limit": limit, name: list}
+	if offset+limit < len(items) {
+		query.Set("pagetoken", strconv.Itoa(offset+limit))
 		answer["next"] = in.href(query)
 	}
 	return answer, nil
-}
-
-const pageTokenPrefix = "offset:"
-
-// pageToken names a page. IBM's are opaque.
-func pageToken(offset int) string {
-	return base64.URLEncoding.EncodeToString([]byte(pageTokenPrefix + strconv.Itoa(offset)))
-}
-
-func pageOffset(token string) (int, error) {
-	if token == "" {
-		return 0, nil
-	}
-	text, errToken := base64.URLEncoding.DecodeString(token)
-	offset, err := strconv.Atoi(strings.TrimPrefix(string(text), pageTokenPrefix))
-	if errToken != nil || err != nil || offset < 0 {
-		return 0, badField("pagetoken", "is none of this service")
-	}
-	return offset, nil
 }
 
 // getAPIKeyDetails shows the key in the header IAM-ApiKey, without its value.

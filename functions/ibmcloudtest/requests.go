@@ -2,10 +2,12 @@ package ibmcloudtest
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -185,6 +187,13 @@ func sortBy[T any](list []T, by string, orders map[string]func(a, b T) int) erro
 		return order(a, b)
 	})
 	return nil
+}
+
+// inOrder returns the wanted items in the order in which they were made.
+func inOrder[T interface{ order() int }](all map[string]T, wanted func(T) bool) []T {
+	list := slices.DeleteFunc(slices.Collect(maps.Values(all)), func(item T) bool { return !wanted(item) })
+	slices.SortFunc(list, func(a, b T) int { return cmp.Compare(a.order(), b.order()) })
+	return list
 }
 
 // listOf splits a comma-separated query parameter.

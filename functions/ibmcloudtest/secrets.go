@@ -80,6 +80,8 @@ func (s *secret) expires(v *version) time.Time {
 	return s.expiration
 }
 
+func (s *secret) order() int { return s.sequence }
+
 func (s *secret) current() *version { return s.versions[len(s.versions)-1] }
 
 // previous returns the version before the current one, or nil.
@@ -361,14 +363,7 @@ func (c *Cloud) listSecrets(in *call) (any, error) {
 // visibleSecrets returns, in the order of creation, the wanted secrets of the groups in which the
 // caller may do a.
 func (c *Cloud) visibleSecrets(in *call, a action, wanted func(*secret) bool) []*secret {
-	var list []*secret
-	for _, s := range c.secrets {
-		if in.caller.may(a, s.groupID) && wanted(s) {
-			list = append(list, s)
-		}
-	}
-	slices.SortFunc(list, func(a, b *secret) int { return cmp.Compare(a.sequence, b.sequence) })
-	return list
+	return inOrder(c.secrets, func(s *secret) bool { return in.caller.may(a, s.groupID) && wanted(s) })
 }
 
 // mentions reports whether text occurs in the id, name, description, labels or type.
