@@ -329,6 +329,7 @@ func TestFaultyFieldsAreReportedAtOnce(t *testing.T) {
 		{"APIKey is not an API key on one line", key("canary\ncanary")},
 		{"APIKey is JSON", key(`{"apikey":"canary"}`)},
 		{"APIKey is an access token", key("eyJcanary.canary.canary")},
+		{"APIKey is the id of an API key", key("ApiKey-" + id)},
 		{"APIKey has an invisible character", key("canary\u200b")},
 		{"APIKey has an invisible character", key("canary\x00")},
 		{"APIKey has an invisible character", key("c\xffanary")},

@@ -132,6 +132,8 @@ func CheckAPIKey(text string) error {
 		return errors.New("is JSON: use the bare key in it (jq -er .apikey)")
 	case strings.HasPrefix(text, "eyJ") && IsJWT(text):
 		return errors.New("is an access token, and not an API key")
+	case strings.HasPrefix(text, "ApiKey-") && IsSecretID(text[len("ApiKey-"):]):
+		return errors.New("is the id of an API key, and not the key")
 	case text == "" || strings.ContainsFunc(text, unicode.IsSpace):
 		return errors.New("is not an API key on one line")
 	case strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }):

@@ -24,7 +24,10 @@ func TestTheProxyOfTheEnvironmentIsUsedButNotForNoProxy(t *testing.T) {
 			w.WriteHeader(http.StatusBadGateway)
 		}))
 		fx.env["HTTPS_PROXY"] = strings.Replace(proxy.URL, "http://", "http://user:password@", 1)
-		fx.run(map[string]string{"NO_PROXY": noProxy}, "iam-token-rotator", "doctor", "-timeout", "4s")
+		said, log, _ := fx.run(map[string]string{"NO_PROXY": noProxy}, "iam-token-rotator", "doctor", "-timeout", "4s")
+		if len(want) > 0 && !strings.Contains(said, "the proxy on the way to ") || len(want) > 0 && !strings.Contains(said, ".example.com answered 502") || strings.Contains(said+log, "password@") {
+			t.Errorf("NO_PROXY=%s: got %q, want the proxy and its status named", noProxy, said)
+		}
 		proxy.Close() // waits for the requests that are still served
 		close(asked)
 		got := slices.Compact(slices.Sorted(func(yield func(string) bool) {

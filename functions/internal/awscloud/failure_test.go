@@ -137,6 +137,8 @@ func TestSecretsThatHoldNoKey(t *testing.T) {
 		{"white space alone", secretValue("SecretString", " \n"), "empty"},
 		{"JSON", secretValue("SecretString", `{"apikey":"`+canary+`"}`), "bare key"},
 		{"two lines", secretValue("SecretString", canary+"\n"+canary), "bare key"},
+		{"in quotes", secretValue("SecretString", "'"+canary+"'"), "is in quotes"},
+		{"a byte-order mark", secretValue("SecretString", "\ufeff"+canary), "begins with a byte-order mark"},
 		{"binary", secretValue("SecretBinary", "Y2FuYXJ5"), "binary"},
 	} {
 		endpoint, _ := answering(t, 200, awsJSON, tt.body)
