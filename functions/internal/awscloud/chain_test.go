@@ -3,6 +3,7 @@
 package awscloud
 
 import (
+	"context"
 	"crypto/sha1" // #nosec G505 -- the name of the SDK's file
 	"encoding/hex"
 	"errors"
@@ -274,6 +275,26 @@ func TestALaptopDoesNotWaitForEC2(t *testing.T) {
 		checkFailure(t, err, rotation.Misconfigured, rotation.Once, "aws sso login")
 		if took := time.Since(began); took > 2*metadataLimit || nobody.requests == 0 {
 			t.Errorf("took %v for %d requests, want %v at most for some", took, nobody.requests, 2*metadataLimit)
+		}
+	})
+}
+
+// An attempt that gave up leaves nothing behind for which the next one waits.
+func TestAServiceThatDoesNotAnswerIsAskedAgain(t *testing.T) {
+	home := withoutKeys(t, "http://127.0.0.1:1", "", "")
+	set(t, home, map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "token", "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/rotator"})
+	synctest.Test(t, func(t *testing.T) {
+		nobody := &hanging{}
+		read := BootstrapKey(testARN, nobody)
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+			_, err := read(ctx)
+			checkFailure(t, err, rotation.Timeout, rotation.Later, "longer than an attempt")
+			cancel()
+			time.Sleep(requestLimit)
+		}
+		if nobody.requests != 2 {
+			t.Errorf("got %d requests, want 2", nobody.requests)
 		}
 	})
 }

@@ -46,8 +46,12 @@ type credentialSource struct {
 	found aws.CredentialsProvider // nil before the first use
 }
 
+// requestLimit ends a request for credentials that nobody waits for any more: the SDK
+// lets it go on, and whoever asks next would wait for it. An attempt takes no longer.
+const requestLimit = 10 * time.Second
+
 func newCredentialSource(transport http.RoundTripper) *credentialSource {
-	return &credentialSource{client: &http.Client{Transport: guarded{transport}, CheckRedirect: rejectRedirect}}
+	return &credentialSource{client: &http.Client{Transport: guarded{transport}, CheckRedirect: rejectRedirect, Timeout: requestLimit}}
 }
 
 // prefer names the region of STS, unless it has one.
