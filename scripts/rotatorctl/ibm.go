@@ -50,6 +50,7 @@ type ibmCloud struct {
 	login              string // the variable that it came from
 	http               *http.Client
 	apiKeys            *iamidentityv1.IamIdentityV1
+	at                 time.Time // of the last answer, by IBM's clock
 }
 
 // newIBMCloud sends no request. logIn sets the person's token.
@@ -173,6 +174,9 @@ func (c *ibmCloud) do(ctx context.Context, method, url, contentType, body string
 func (c *ibmCloud) ask(ctx context.Context, f *failure, want int, call func(context.Context) error) error {
 	f.login = c.login
 	err := call(context.WithValue(ctx, failureKey{}, f))
+	if !f.at.IsZero() {
+		c.at = f.at
+	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: interrupted. Run it again to continue", f.doing)
 	}
@@ -185,12 +189,13 @@ func (c *ibmCloud) ask(ctx context.Context, f *failure, want int, call func(cont
 // failure is a call that did not succeed. What came back is noted below the SDK.
 type failure struct {
 	doing, needed string
-	refused       string // the advice if the request itself is rejected
-	login         string // the variable with which the person has logged in
-	ofKey         bool   // an API key was exchanged, so the person's token is not the cause
-	next          string // the end of the advice about that key
-	status        int    // 0 if no answer came
-	code          string // IBM's code of an error, if it has the shape of one
+	refused       string    // the advice if the request itself is rejected
+	login         string    // the variable with which the person has logged in
+	ofKey         bool      // an API key was exchanged, so the person's token is not the cause
+	next          string    // the end of the advice about that key
+	status        int       // 0 if no answer came
+	at            time.Time // when the service answered, by its own clock
+	code          string    // IBM's code of an error, if it has the shape of one
 }
 
 type failureKey struct{}
@@ -288,6 +293,7 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		response, read, err := t.once(request, body)
 		again, wait := err != nil && (request.Method == http.MethodGet || request.Method == http.MethodDelete), time.Second<<(try-1)
 		if err == nil {
+			f.at, _ = http.ParseTime(response.Header.Get("Date"))
 			if f.status = response.StatusCode; f.status >= 400 {
 				if found := codeShape.FindSubmatch(read); found != nil {
 					f.code = string(found[1])

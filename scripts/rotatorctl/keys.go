@@ -56,6 +56,7 @@ type serviceID struct {
 	store       func(ctx context.Context, value iamtoken.Secret, keyID string) (place string, err error)
 	keys        []apiKey    // oldest first
 	managed     *managedKey // nil where its key is made here
+	outdated    bool        // the key that is stored does not do
 }
 
 // loadKeys lists the keys with our name. IAM gives a key's age to the minute, so of two made in one minute
@@ -150,7 +151,7 @@ func (id *serviceID) interrupted() bool {
 // in use is then unknown, and a new one is stored over it.
 func (s *setup) needsKey(id *serviceID) bool {
 	_, found := id.newest(id.isPlace)
-	return s.rotateKeys || !found || id.interrupted()
+	return s.rotateKeys || !found || id.interrupted() || id.outdated
 }
 
 // ensureKey returns a stored key.
@@ -185,7 +186,7 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 		days = fixedDays
 	}
 	if days > 0 {
-		options.ExpiresAt = core.StringPtr(s.now().UTC().AddDate(0, 0, days).Format("2006-01-02T15:04-0700"))
+		options.ExpiresAt = core.StringPtr(s.ibmTime().UTC().AddDate(0, 0, days).Format("2006-01-02T15:04-0700"))
 	}
 	doing := "making an API key for the " + id.role + " service id"
 	answer, err := askIAM(ctx, s.cloud, doing, "Administrator", http.StatusCreated, s.cloud.apiKeys.CreateAPIKeyWithContext, options)
@@ -246,6 +247,8 @@ func (s *setup) deleteOthers(ctx context.Context, id *serviceID, current apiKey)
 		case key.id == current.id:
 			continue
 		case key.lost || s.deleteOldKeys && key.place == current.place:
+		case key.place == current.place && id.managed != nil: // it expires soon, or has
+			continue
 		case key.place == current.place:
 			s.say("note: the old key %s of the %s service id still works. When nothing uses it any more: --delete-old-keys", key.id, id.role)
 			continue
@@ -288,15 +291,23 @@ func (s *setup) mustBeInUse(id *serviceID, inUse string) error {
 	return nil
 }
 
+// ibmTime is the time by IBM's clock, by which keys expire. This machine's may be wrong.
+func (s *setup) ibmTime() time.Time {
+	if s.cloud.at.IsZero() {
+		return s.now()
+	}
+	return s.cloud.at
+}
+
 // warnOfKey reports a key that is disabled, or expires within 14 days.
 func (s *setup) warnOfKey(key apiKey) {
 	fate := ""
 	switch {
 	case key.disabled:
 		fate = "is disabled"
-	case key.expires.IsZero() || key.expires.Sub(s.now()) > 14*24*time.Hour:
+	case key.expires.IsZero() || key.expires.Sub(s.ibmTime()) > 14*24*time.Hour:
 		return
-	case key.expires.After(s.now()):
+	case key.expires.After(s.ibmTime()):
 		fate = "expires on " + key.expires.Format(time.DateOnly)
 	default:
 		fate = "has expired on " + key.expires.Format(time.DateOnly)

@@ -101,7 +101,7 @@ func (s *setup) findManaged(ctx context.Context, id *serviceID) (err error) {
 	if err := s.cloud.send(ctx, doing, http.MethodGet, "secrets/"+m.secret+"/metadata", http.StatusOK, nil, &found); err != nil {
 		return err
 	}
-	m.rotations, m.ended = found.Versions-1, found.State == destroyed || !found.Expires.IsZero() && !found.Expires.After(s.now())
+	m.rotations, m.ended = found.Versions-1, found.State == destroyed || !found.Expires.IsZero() && !found.Expires.After(s.ibmTime())
 	switch {
 	case m.ended:
 		return nil
@@ -221,20 +221,29 @@ func (s *setup) tryRotation(ctx context.Context, id *serviceID) error {
 	return nil
 }
 
-// switchBootstrap stores the managed key of the bootstrap in AWS, as the function does once there is a new one. The version
-// before is a key with a fixed end, to which the function returns if IBM ends the managed one.
+// switchBootstrap stores the managed key of the bootstrap in AWS, as the function does once there is a new one. Where AWS
+// does not follow this secret yet, the version before is a fixed key, to which the function returns if IBM ends the managed
+// one at its first rotation.
 func (s *setup) switchBootstrap(ctx context.Context) error {
-	m := s.bootstrap.managed
+	id, m := s.bootstrap, s.bootstrap.managed
 	if s.aws.exists && arnName(s.aws.arn) != s.aws.name {
 		return errors.New("reading the metadata of the AWS secret: the answer lacks its ARN")
 	}
-	if strings.HasPrefix(s.aws.version, m.keyID+"-") {
+	if s.aws.keyID() == m.keyID {
 		s.say("the AWS secret %s has the key of now, %s", s.aws.name, m.keyID)
 		return nil
 	}
-	if !s.aws.isManaged() && s.needsKey(s.bootstrap) {
-		if _, err := s.ensureKey(ctx, s.bootstrap); err != nil {
-			return err
+	follows, err := s.hasMade(ctx, id, s.aws.keyID())
+	if err != nil {
+		return err
+	}
+	if !follows {
+		fixed, _ := id.newest(id.isPlace)
+		id.outdated = s.aws.keyID() != "" || !fixed.expires.IsZero() && fixed.expires.Before(s.ibmTime().AddDate(0, 0, managedDays))
+		if s.needsKey(id) {
+			if _, err := s.ensureKey(ctx, id); err != nil {
+				return err
+			}
 		}
 	}
 	if _, err := s.aws.put(ctx, m.value, m.versionID(s.aws.version)); err != nil {
@@ -244,15 +253,37 @@ func (s *setup) switchBootstrap(ctx context.Context) error {
 	return nil
 }
 
+// hasMade reports whether a version of the secret that is still readable has that key.
+func (s *setup) hasMade(ctx context.Context, id *serviceID, keyID string) (bool, error) {
+	var list struct {
+		Versions []struct {
+			KeyID string `json:"api_key_id"`
+		} `json:"versions"`
+	}
+	doing := "reading the versions of the secret " + id.managed.secret
+	if err := s.cloud.send(ctx, doing, http.MethodGet, "secrets/"+id.managed.secret+"/versions", http.StatusOK, nil, &list); err != nil {
+		return false, err
+	}
+	for _, version := range list.Versions {
+		if keyID != "" && version.KeyID == keyID {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // versionID names the version at AWS that holds the key, as the function does: by the key and the version that it
 // replaces. It is the same at each repeat.
 func (m *managedKey) versionID(replaced string) string {
 	return m.keyID + "-" + fmt.Sprintf("%x", sha256.Sum256([]byte(replaced)))[:20]
 }
 
-// isManaged reports whether AWS's current key was made by a managed secret.
-func (b *bootstrapSecret) isManaged() bool {
-	return len(b.version) == 64 && keyIDShape.MatchString(b.version[:43]) && b.version[43] == '-'
+// keyID is the id of AWS's current key, if a managed secret has made it; else empty.
+func (b *bootstrapSecret) keyID() string {
+	if len(b.version) != 64 || !keyIDShape.MatchString(b.version[:43]) || b.version[43] != '-' {
+		return ""
+	}
+	return b.version[:43]
 }
 
 // reportFixed says what is left of the fixed key of the workload.

@@ -215,6 +215,13 @@ func TestARunMuchLater(t *testing.T) {
 		fx.owner(fx.cloud.MustCurrent(third.values[variable]).Payload, fx.outputs[role+"_iam_id"])
 	}
 	fx.owner(fx.aws.secrets[defaultAWSSecret], fx.outputs["bootstrap_iam_id"])
+	if got := fx.aws.version; !strings.HasPrefix(got[0], "ApiKey-") || got[1] == "" || strings.HasPrefix(got[1], "ApiKey-") || len(fx.keyIDs("bootstrap")) != 2 {
+		t.Errorf("versions at AWS: got %q, want a managed key after another fixed one", got)
+	}
+	fx.forget()
+	if fx.succeed(); len(fx.writes()) > 0 {
+		t.Errorf("again: got %q, want no change", fx.writes())
+	}
 }
 
 func TestManagedKeysWithoutABootstrapKeyAtAWS(t *testing.T) {
