@@ -160,7 +160,7 @@ func (s *secret) describe(ctx context.Context, client *secretsmanager.Client) (r
 	s.mu.Lock()
 	s.verified = true
 	s.mu.Unlock()
-	found := rotation.MirrorSecret{CreatedAt: aws.ToTime(answer.CreatedDate), ChangedAt: aws.ToTime(answer.LastChangedDate)}
+	found := rotation.MirrorSecret{ChangedAt: aws.ToTime(answer.LastChangedDate)}
 	for id, labels := range answer.VersionIdsToStages {
 		if slices.Contains(labels, "AWSCURRENT") {
 			found.VersionID = id

@@ -41,7 +41,7 @@ type Version struct {
 type secret struct {
 	versions          []Version
 	current, previous string
-	created, changed  time.Time
+	changed           time.Time
 	limited           int
 }
 
@@ -50,7 +50,7 @@ func (a *AWS) secret(arn string) *secret {
 		a.secrets = map[string]*secret{}
 	}
 	if a.secrets[arn] == nil {
-		a.secrets[arn] = &secret{created: time.Now(), changed: time.Now()}
+		a.secrets[arn] = &secret{changed: time.Now()}
 	}
 	return a.secrets[arn]
 }
@@ -73,7 +73,7 @@ func (a *AWS) Describe(ctx context.Context, arn string) (rotation.MirrorSecret, 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.secret(arn)
-	found := rotation.MirrorSecret{VersionID: s.current, CreatedAt: s.created, ChangedAt: s.changed}
+	found := rotation.MirrorSecret{VersionID: s.current, ChangedAt: s.changed}
 	if s.previous != "" {
 		found.Others = []string{s.previous}
 	}

@@ -100,7 +100,7 @@ func inspect(ctx context.Context, mirrors Mirrors, tokens VersionReader, ref Tok
 	}
 	if s.held.VersionID == "" {
 		s.changed = secret.ChangedAt
-		if secret.VersionID != "" && secret.ChangedAt.Sub(secret.CreatedAt) > minRepairWait { // else it is the value that it was made with
+		if len(secret.Others) > 0 { // else its one value is the one that it was made with
 			s.lastPut = later(s.lastPut, secret.ChangedAt)
 		}
 	}

@@ -463,8 +463,14 @@ func TestARefusedMirrorIsNotRepaired(t *testing.T) {
 // A mirror named for the first time is filled without waiting for the next rotation.
 func TestANewMirrorIsFilled(t *testing.T) {
 	for name, prepare := range map[string]func(m *mirrortest.AWS){
-		"without a value":       func(*mirrortest.AWS) {},
-		"with one of its own":   func(m *mirrortest.AWS) { must(m.Write(firstARN, "11111111-2919-432f-9883-d5040bfcd326", "none yet")) },
+		"without a value":     func(*mirrortest.AWS) {},
+		"with one of its own": func(m *mirrortest.AWS) { must(m.Write(firstARN, "11111111-2919-432f-9883-d5040bfcd326", "none yet")) },
+		"changed just now": func(m *mirrortest.AWS) {
+			must(m.Write(firstARN, "11111111-2919-432f-9883-d5040bfcd326", "none yet"))
+			time.Sleep(3 * time.Minute)
+			m.Touch(firstARN) // a resource policy, say
+			time.Sleep(10 * time.Second)
+		},
 		"an id of another kind": func(m *mirrortest.AWS) { must(m.Write(firstARN, "../../../etc/passwd/../../../..//", "none yet")) },
 	} {
 		t.Run(name, func(t *testing.T) {

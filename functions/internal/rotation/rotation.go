@@ -125,13 +125,11 @@ type Mirrors interface {
 	Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error
 }
 
-// MirrorSecret is what AWS shows of a mirror without its value. Times are by AWS's clock,
-// and zero when it does not show them.
+// MirrorSecret is what AWS shows of a mirror without its value.
 type MirrorSecret struct {
 	VersionID string    // of the version that readers get: the one that Put was given; "" if there is none
-	Others    []string  // ids of the other versions that have a label, AWSPREVIOUS say
-	CreatedAt time.Time // of the secret
-	ChangedAt time.Time // when anything of the secret was last changed
+	Others    []string  // ids of the other versions that have a label: AWSPREVIOUS, once there were two
+	ChangedAt time.Time // when anything of the secret was last changed; zero when AWS does not show it
 }
 
 // TokenResponse is IAM's answer to an exchange.
