@@ -314,7 +314,7 @@ func TestDropsAndDelays(t *testing.T) {
 	}
 }
 
-// Each case answers with its status, and in the shape of the errors of the service that it stands for.
+// Each case answers with its status, and in the shape of its service's errors.
 func TestCases(t *testing.T) {
 	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	key := cloud.BootstrapAPIKey()
