@@ -20,18 +20,18 @@ type operation struct {
 	doing    string // "reading the API key"
 	limit    int    // of the answer in bytes; 0 means network.SmallAnswer
 	host     string
-	instance bool // the host is a Secrets Manager instance, which may be private-only
+	instance bool     // the host is a Secrets Manager instance, which may be private-only
+	types    []string // of secrets that can have what is read; nil: any
 
 	// Of a request to IAM.
 	credential string // what is exchanged: "the API key in the key secret"; empty if nothing is
 	setting    string // what else may be wrong; may be empty
 
 	// Of a request to Secrets Manager, and rejected of both: the advice on
-	rejected string   // 401, and IAM's 400
-	denied   string   // 403
-	notFound string   // 404, 410
-	locked   string   // 412
-	types    []string // of secrets that can have what is read; nil: any
+	rejected string // 401, and IAM's 400
+	denied   string // 403
+	notFound string // 404, 410
+	locked   string // 412
 }
 
 // failure turns an answer that is no success into an error. Kind and retry go by the
