@@ -20,7 +20,7 @@ const (
 	badRequest cause = iota // what no other cause covers
 	redirected
 	denied
-	deniedExplicitly
+	deniedByPolicy
 	deniedByKMS
 	expired
 	wrongClock
@@ -113,8 +113,8 @@ func causeOfCode(code, message string) (found cause, known bool) {
 		switch {
 		case says("kms:", "access to kms"): // an action or an ARN of KMS; no secret's name has a colon
 			return deniedByKMS, true
-		case says("explicit deny"):
-			return deniedExplicitly, true
+		case says("explicit deny", "vpc endpoint policy", "service control policy", "resource control policy", "permissions boundary"):
+			return deniedByPolicy, true
 		}
 		return denied, true
 	case "InvalidIdentityToken", "UnauthorizedException": // of AWS STS and of IAM Identity Center
@@ -167,7 +167,7 @@ func (s *secret) failure(err error) *rotation.Error {
 // explain says what a cause means for the run, and what to do about it.
 func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
 	switch c {
-	case denied, deniedExplicitly, deniedByKMS:
+	case denied, deniedByPolicy, deniedByKMS:
 		return rotation.Denied, rotation.Never, s.permission(c)
 	case expired, wrongClock, unknownKey, badSignature:
 		return explainCredentials(c)
@@ -213,8 +213,8 @@ func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
 // permission is the advice for a request that is not allowed.
 func (s *secret) permission(c cause) string {
 	switch c {
-	case deniedExplicitly:
-		return "a policy denies it explicitly: the secret's own, the organization's, the role's boundary or the VPC endpoint's"
+	case deniedByPolicy:
+		return "a policy denies it, or one that must allow it does not: the role's own, its boundary, the secret's, the organization's or the VPC endpoint's"
 	case deniedByKMS:
 		return "the role may not use the secret's KMS key: " +
 			s.either("name the key in BootstrapKmsKeyArn; new permissions take minutes", "let it call kms:GenerateDataKey and kms:Decrypt with that key") +

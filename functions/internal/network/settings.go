@@ -16,9 +16,9 @@ import (
 type SettingError struct{ Name, Problem string }
 
 // CheckEnvironment checks the variables that Go and AWS define and that lead the
-// function's requests elsewhere: proxies, the endpoint of AWS Secrets Manager and
-// that of a container's credentials. environ has the form of os.Environ. Go itself
-// ignores a proxy that it cannot parse, and would connect without one.
+// function's requests elsewhere, proxies and AWS's endpoints, or sign them. environ has
+// the form of os.Environ. Go itself ignores a proxy that it cannot parse, and would
+// connect without one.
 func CheckEnvironment(environ []string) []SettingError {
 	var found []SettingError
 	for _, setting := range environ {
@@ -44,6 +44,8 @@ func checkOf(name string) func(string) error {
 		return checkCredentialsURL
 	case "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI":
 		return checkCredentialsPath
+	case "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN":
+		return checkCredential
 	case "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_SSO", "AWS_ENDPOINT_URL_SSO_OIDC":
 		return checkURL
 	}
@@ -106,6 +108,15 @@ func checkCredentialsURL(value string) error {
 		return nil
 	}
 	return err
+}
+
+// checkCredential accepts what a header of a request can hold, without the quotes and
+// line ends of a file that was not read as a shell reads it.
+func checkCredential(value string) error {
+	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\'' }) {
+		return errors.New("has white space, quotes or another character that no AWS credential has: look at the file that it comes from")
+	}
+	return nil
 }
 
 // checkCredentialsPath accepts what can follow a host and does not change it.
