@@ -1,9 +1,6 @@
 // A job in Java 17, with the JDK alone: lists the targets of Logs Routing CALLS times. Run it with: java JavaJob.java
-import java.net.*;
-import java.net.http.*;
-import java.time.*;
-import java.util.*;
-import java.util.regex.*;
+import java.net.*; import java.net.http.*;
+import java.time.*; import java.util.*; import java.util.regex.*;
 
 class JavaJob {
     static final Map<String, String> env = System.getenv();
@@ -31,10 +28,13 @@ class JavaJob {
         readAgain = Collections.min(List.of(expires.minusSeconds(60), Instant.now().plusSeconds(300)));
         return cached;
     }
-    public static void main(String[] args) throws Exception {
-        for (int call = 0; call < Integer.parseInt(env.getOrDefault("CALLS", "10")); call++, Thread.sleep(2000)) {
+    public static void main(String[] args) throws InterruptedException {
+        for (int call = 0; call < Integer.parseInt(env.getOrDefault("CALLS", "10")); call++, Thread.sleep(2000)) try {
             int status = send(env.get("LOGS_ROUTING_URL") + "/v3/targets", as(token(false))).statusCode();
             if (status == 401) status = send(env.get("LOGS_ROUTING_URL") + "/v3/targets", as(token(true))).statusCode(); // replaced? Read it again, once
-            System.out.println("Java job: Logs Routing answered " + status);
-            if (status != 200) System.exit(1);
+            if (status != 200) throw new IllegalStateException("HTTP " + status);
+            System.out.println("Java job: Logs Routing answered 200");
+        } catch (Exception e) { // other messages may repeat what was received
+            System.err.println("Java job: " + (e instanceof IllegalStateException ? e.getMessage() : "no usable answer"));
+            System.exit(1);
         } } }

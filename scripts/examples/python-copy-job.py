@@ -1,9 +1,10 @@
 """A job in Python on AWS, with boto3: reads the copy in AWS Secrets Manager (TOKEN_SECRET_ARN) with its own role."""
-import base64, json, os, sys, time, urllib.error, urllib.request
+import base64, json, os, sys, time, urllib.request
 
 import boto3
 
 env, cached, read_again = os.environ, "", 0
+opener = urllib.request.build_opener(type("Stay", (urllib.request.HTTPRedirectHandler,), {"redirect_request": lambda *_: None}))  # the token stays
 
 
 def token(fresh=False):
@@ -24,10 +25,10 @@ for call in range(int(env.get("CALLS", 10))):
     for fresh in (False, True):  # a 401 can mean that the token was replaced: read it again, once
         headers = {"Authorization": "Bearer " + token(fresh)}
         try:
-            urllib.request.urlopen(urllib.request.Request(env["LOGS_ROUTING_URL"] + "/v3/targets", headers=headers), timeout=10).close()
+            opener.open(urllib.request.Request(env["LOGS_ROUTING_URL"] + "/v3/targets", headers=headers), timeout=10).close()
             break
-        except urllib.error.URLError as error:
+        except Exception as error:  # its text may repeat what was received
             if fresh or getattr(error, "code", 0) != 401:
-                sys.exit(f"Python job with boto3: HTTP {error.code}" if hasattr(error, "code") else "Python job with boto3: no answer")
+                sys.exit(f"Python job with boto3: HTTP {error.code}" if hasattr(error, "code") else "Python job with boto3: no usable answer")
     print("Python job with boto3: Logs Routing answered 200", flush=True)
     time.sleep(2)
