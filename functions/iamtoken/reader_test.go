@@ -326,6 +326,7 @@ func TestFaultyFieldsAreReportedAtOnce(t *testing.T) {
 		{"APIKey is in quotes", key("'canary")},
 		{"APIKey is in quotes", key("\u201ccanary\u201d")},
 		{"APIKey begins with a byte-order mark", key("\ufeffcanary")},
+		{"APIKey begins with a byte-order mark", key("\xff\xfec\x00a\x00")},
 		{"APIKey is not an API key on one line", key("canary\ncanary")},
 		{"APIKey is JSON", key(`{"apikey":"canary"}`)},
 		{"APIKey is an access token", key("eyJcanary.canary.canary")},

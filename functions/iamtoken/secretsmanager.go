@@ -124,7 +124,7 @@ func CheckAPIKey(text string) error {
 	text = strings.TrimSpace(text)
 	const quotes = "\"'`\u201c\u201d\u2018\u2019"
 	switch {
-	case strings.HasPrefix(text, "\ufeff"):
+	case strings.HasPrefix(text, "\ufeff"), strings.HasPrefix(text, "\xff\xfe"), strings.HasPrefix(text, "\xfe\xff"): // of UTF-8, UTF-16
 		return errors.New("begins with a byte-order mark: save it without one (UTF-8 without BOM)")
 	case strings.Trim(text, quotes) != text:
 		return errors.New("is in quotes: remove them")

@@ -223,6 +223,7 @@ func TestIdentities(t *testing.T) {
 			"holds no API key":         fx.file("empty", "", 0o600),
 			"no API key on one line":   fx.file("lines", key+"\n"+key, 0o600),
 			"with a byte-order mark":   fx.file("bom", "\ufeff"+key, 0o600),
+			"E begins with a byte":     fx.file("utf16", "\xff\xfek\x00e\x00y\x00", 0o600),
 			"_FILE is in quotes":       fx.file("quotes", `"`+key+`"`, 0o600),
 			"holds no API key on":      fx.file("large", strings.Repeat("k", 70_000), 0o600),
 		} {
