@@ -359,7 +359,7 @@ func TestCases(t *testing.T) {
 					t.Errorf("%s: the body lacks context.requestId or errorDetails", of.Name)
 				}
 			case strings.HasPrefix(op, "apikeys."):
-				if got.at("status_code") != strconv.Itoa(of.Status) || got.at("errors", 0, "message_code") == nil || got.at("context", "requestId") == nil {
+				if got.at("status_code") != strconv.Itoa(of.Status) || got.at("errors", 0, "message_code") == nil || got.at("context", "transaction_id") != got.at("trace") {
 					t.Errorf("%s: got %s, want IBM's ExceptionResponse", of.Name, got.raw)
 				}
 			case got.at("status_code") != float64(of.Status) || got.at("trace") == nil:

@@ -420,9 +420,12 @@ func (c *Cloud) errorReply(in *call, err error) reply {
 func (c *Cloud) exception(r *http.Request, transaction string, e *apiError) any {
 	problem := object{"code": e.code, "message_code": "BXNIM0000E", "message": e.message}
 	problem.set("details", cmp.Or(e.details, e.target))
-	return object{
-		"context": c.errorContext(r, transaction, "incoming.Identity"), "status_code": strconv.Itoa(e.status), "errors": []object{problem}, "trace": transaction,
-	}
+	about := c.errorContext(r, transaction)
+	return object{"status_code": strconv.Itoa(e.status), "errors": []object{problem}, "trace": transaction, "context": object{
+		"transaction_id": transaction, "operation": r.Method, "user_agent": about["userAgent"], "url": about["url"], "host": about["host"],
+		"instance_id": about["instanceId"], "thread_id": about["threadId"], "cluster_name": about["clusterName"],
+		"start_time": about["startTime"], "end_time": about["endTime"], "elapsed_time": about["elapsedTime"],
+	}}
 }
 
 // commonError is the error body of Secrets Manager, Logs Routing and IBM's API handbook.
@@ -436,17 +439,17 @@ func commonError(e *apiError) any {
 
 // iamError is the error body of IAM's token service.
 func (c *Cloud) iamError(r *http.Request, transaction string, e *apiError) any {
-	body := object{"errorCode": e.code, "errorMessage": e.message, "context": c.errorContext(r, transaction, "incoming.Identity_Token")}
+	body := object{"errorCode": e.code, "errorMessage": e.message, "context": c.errorContext(r, transaction)}
 	body.set("errorDetails", e.details)
 	return body
 }
 
 // errorContext is what IAM says about the request: nothing of it but its user agent and Transaction-Id.
-func (c *Cloud) errorContext(r *http.Request, transaction, requestType string) object {
+func (c *Cloud) errorContext(r *http.Request, transaction string) object {
 	const stamp = "02.01.2006 15:04:05:000 MST"
 	now := c.now().UTC()
 	return object{
-		"requestId": transaction, "requestType": requestType, "userAgent": r.UserAgent(),
+		"requestId": transaction, "requestType": "incoming.Identity_Token", "userAgent": r.UserAgent(),
 		"clientIp": clientIP(r), "url": "https://" + host(r) + c.redactPath(r.URL.Path), "instanceId": "iamid-1", "threadId": "1",
 		"host": "iamid-1", "startTime": now.Format(stamp), "endTime": now.Format(stamp), "elapsedTime": "0",
 		"locale": "en_US", "clusterName": "iam-id-sandbox",
