@@ -14,7 +14,8 @@ type KeyRenewal struct {
 	Warnings      []string `json:"warnings"`
 	Error         *Error   `json:"error,omitempty"`
 
-	Expiring bool `json:"-"` // the key expires sooner than it would if IBM and this renewal worked
+	DaysLeft float64 `json:"-"` // until ExpiresAt, by IBM's clock
+	Expiring bool    `json:"-"` // the key expires sooner than it would if IBM and this renewal worked
 }
 
 // RenewalOutcome is how a renewal ended.

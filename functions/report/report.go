@@ -54,7 +54,7 @@ type Result struct {
 	Timings       map[Step]time.Duration `json:"-"` // of the last attempt
 	TokenLifetime time.Duration          `json:"-"` // expires_in of the token exchanged; 0 when none was
 	TransactionID string                 `json:"-"` // of the last IAM exchange
-	KeyExpiresAt  time.Time              `json:"-"` // the sooner of the API key's and the bootstrap key's; zero when neither is known
+	KeyDaysLeft   *float64               `json:"-"` // of the API key or the bootstrap key, whichever expires sooner; nil when neither is known
 	KeyExpiring   bool                   `json:"-"` // one of them expires so soon that it is a warning
 }
 

@@ -58,7 +58,7 @@ func (d *Doctor) checkRenewal(ctx context.Context, f *findings, blocker string, 
 
 // checkRule checks that IBM makes the next key in time.
 func (d *Doctor) checkRule(f *findings, secret rotation.KeySecret) {
-	now := d.now()
+	now := d.now().Add(secret.Clock.Skew())
 	switch expiry, room := keyrenewal.ExpiryOf(secret), secret.TTL-secret.Interval; {
 	case secret.Interval == 0:
 		f.warn(managedKey, "the secret of BOOTSTRAP_KEY_SECRET is not rotated automatically: its key expires on "+day(secret.ExpiresAt), "give it a rotation rule, every 15 days with a ttl of 45 days, say")

@@ -70,3 +70,41 @@ func TestATokenOfAPersonServesUntilItExpires(t *testing.T) {
 		})
 	}
 }
+
+// A renewed key that IAM refuses twice, and which is still the stored one, is replaced by
+// the one before it for one token. Each new token tries the current key first.
+func TestThePreviousKeyServesWhileTheCurrentOneIsRefused(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	current, read := iamtoken.NewSecret("a-key-that-iam-does-not-know"), 0
+	source := func(context.Context) (iamtoken.Secret, error) { read++; return current, nil }
+	previous := func(context.Context) (iamtoken.Secret, error) {
+		return iamtoken.NewSecret(cloud.BootstrapAPIKey()), nil
+	}
+	iam := ibmcloud.NewIAM("https://iam.test", cloud.Transport(), nil)
+	bootstrap := ibmcloud.BootstrapByRenewedKey(iam, source, previous)
+	if _, _, err := bootstrap.InUse(t.Context()); asFailure(t, err) == nil || asFailure(t, err).Retry != rotation.Once {
+		t.Errorf("at first got %v, want that it is worth another attempt", err)
+	}
+	used, token, err := bootstrap.InUse(t.Context())
+	if err != nil || !used.Previous || used.Key.Reveal() != cloud.BootstrapAPIKey() || token.IAMID != cloud.BootstrapIAMID() || read != 2 {
+		t.Errorf("then got previous %t, %v after %d reads; want the key before", used.Previous, err, read)
+	}
+	current = iamtoken.NewSecret(cloud.MustCreateAPIKey(cloud.BootstrapIAMID()))
+	bootstrap.Forget()
+	if used, _, err := bootstrap.InUse(t.Context()); err != nil || used.Previous || used.Key.Reveal() != current.Reveal() {
+		t.Errorf("got previous %t, %v; want the current key", used.Previous, err)
+	}
+
+	// Without a renewal there is no net, and with two bad keys none that holds.
+	for name, bootstrap := range map[string]*ibmcloud.Bootstrap{
+		"not renewed":  ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret("unknown-key"))),
+		"both are bad": ibmcloud.BootstrapByRenewedKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret("unknown-key")), ibmcloud.FixedKey(iamtoken.NewSecret("another-unknown-key"))),
+		"both are one": ibmcloud.BootstrapByRenewedKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret("unknown-key")), ibmcloud.FixedKey(iamtoken.NewSecret("unknown-key"))),
+	} {
+		for range 3 {
+			if _, err := bootstrap.Token(t.Context()); asFailure(t, err) == nil || asFailure(t, err).Kind != rotation.Denied {
+				t.Errorf("%s: got %v, want denied", name, err)
+			}
+		}
+	}
+}

@@ -92,6 +92,7 @@ var (
 )
 
 func (s *SecretsManager) readKeySecret(ctx context.Context, ref rotation.KeyRef, op operation) (rotation.KeySecret, error) {
+	ctx, got := withResponse(ctx)
 	secret, err := s.readSecret(ctx, ref, op)
 	if err != nil {
 		return rotation.KeySecret{}, err
@@ -101,7 +102,7 @@ func (s *SecretsManager) readKeySecret(ctx context.Context, ref rotation.KeyRef,
 	if err != nil {
 		return rotation.KeySecret{}, err
 	}
-	read := rotation.KeySecret{SecretDescription: describe(secret), Key: key}
+	read := rotation.KeySecret{SecretDescription: describe(secret), Key: key, Clock: got.clock}
 	if credentials, ok := secret.(*sm.IAMCredentialsSecret); ok {
 		read.KeyID, read.TTL = deref(credentials.ApiKeyID), ttlOf(deref(credentials.TTL))
 		read.Interval, read.NextRotation = intervalOf(credentials.Rotation), time.Time(deref(credentials.NextRotationDate))

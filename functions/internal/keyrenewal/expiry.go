@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
@@ -34,6 +36,9 @@ func ExpiryOf(secret rotation.KeySecret) Expiry {
 
 // IsSoon reports whether it is a warning at now.
 func (e Expiry) IsSoon(now time.Time) bool { return !e.At.IsZero() && e.At.Sub(now) < e.Notice }
+
+// DaysLeft is how long the key is valid at now; negative if it has expired.
+func (e Expiry) DaysLeft(now time.Time) float64 { return e.At.Sub(now).Hours() / 24 }
 
 // Warning says when the key of what expires, and what to do.
 func (e Expiry) Warning(what string, now time.Time) string {
@@ -88,6 +93,9 @@ type KeyExpirer interface {
 // keyHash is in place of a key that need not be kept.
 type keyHash [sha256.Size]byte
 
+// bootstrapKey is in place of the bootstrap key's hash: only its identity knows the key.
+var bootstrapKey = keyHash{}
+
 func hashOf(key iamtoken.Secret) keyHash { return sha256.Sum256([]byte(key.Reveal())) }
 
 // lookUp is what IAM answered.
@@ -100,6 +108,7 @@ type lookUp struct {
 const (
 	lookUpInterval = day
 	lookUpLimit    = 5 * time.Second // of all in one run
+	lookUpsAtOnce  = 8
 )
 
 // Run is one run's part of a Watch: it reads keys and exchanges them for the run, and
@@ -111,6 +120,7 @@ type Run struct {
 	mu     sync.Mutex
 	keys   map[rotation.KeyRef]rotation.KeySecret
 	tokens map[keyHash]iamtoken.Secret // by the key that they were exchanged for
+	clock  rotation.Clock              // IBM's, by the last key that was read
 }
 
 // Begin begins a run.
@@ -124,7 +134,7 @@ func (r *Run) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret
 	if err == nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.keys[ref] = secret
+		r.keys[ref], r.clock = secret, secret.Clock
 	}
 	return secret.Key, err
 }
@@ -145,17 +155,19 @@ func (r *Run) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Token
 func (r *Run) End(ctx context.Context, rotations []rotation.Rotation, results []report.Result, renewal *report.KeyRenewal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, lookUpLimit)
-	defer cancel()
-	bootstrap := r.bootstrapExpiry(ctx, len(r.tokens) > 0)
+	r.lookUp(ctx)
+	bootstrap := Expiry{At: r.BootstrapExpiresAt, Notice: rotation.KeyExpiryNotice}
+	if known := r.known(bootstrapKey); known.answers {
+		bootstrap.At = known.at
+	}
 	for i := range results {
 		result := &results[i]
 		if renewal != nil && renewal.ExpiresAt != nil {
-			result.KeyExpiresAt, result.KeyExpiring = *renewal.ExpiresAt, renewal.Expiring
+			result.KeyDaysLeft, result.KeyExpiring = &renewal.DaysLeft, renewal.Expiring
 		}
 		r.note(result, "the bootstrap API key", bootstrap)
 		if secret, ok := r.keys[rotations[i].APIKey]; ok {
-			r.note(result, "the API key", r.expiryOf(ctx, secret))
+			r.note(result, "the API key", r.expiryOf(secret))
 		}
 	}
 }
@@ -164,65 +176,79 @@ func (r *Run) note(result *report.Result, what string, expiry Expiry) {
 	if expiry.At.IsZero() {
 		return
 	}
-	if result.KeyExpiresAt.IsZero() || expiry.At.Before(result.KeyExpiresAt) {
-		result.KeyExpiresAt = expiry.At
+	now := r.now().Add(r.clock.Skew())
+	if left := expiry.DaysLeft(now); result.KeyDaysLeft == nil || left < *result.KeyDaysLeft {
+		result.KeyDaysLeft = &left
 	}
-	if now := r.now(); expiry.IsSoon(now) {
+	if expiry.IsSoon(now) {
 		result.KeyExpiring = true
 		result.Warnings = append(result.Warnings, expiry.Warning(what, now))
 	}
 }
 
-// expiryOf asks IAM for a key that a person has made, and takes the sooner of the two dates.
-func (r *Run) expiryOf(ctx context.Context, secret rotation.KeySecret) Expiry {
+// expiryOf is the sooner of what the secret says and, of a key that a person has made, IAM.
+func (r *Run) expiryOf(secret rotation.KeySecret) Expiry {
 	expiry := ExpiryOf(secret)
-	if expiry.Managed {
-		return expiry
-	}
-	hash := hashOf(secret.Key)
-	token, exchanged := r.tokens[hash]
-	r.Watch.mu.Lock()
-	defer r.Watch.mu.Unlock()
-	known := r.lookedUp[hash]
-	if exchanged && r.isDue(ctx, known) {
-		known = r.ask(known, func() (time.Time, error) { return r.IAM.KeyExpiry(ctx, secret.Key, token) })
-		if r.lookedUp == nil {
-			r.lookedUp = map[keyHash]lookUp{}
-		}
-		r.lookedUp[hash] = known
-	}
-	if !known.at.IsZero() && (expiry.At.IsZero() || known.at.Before(expiry.At)) {
+	if known := r.known(hashOf(secret.Key)); !expiry.Managed && !known.at.IsZero() && (expiry.At.IsZero() || known.at.Before(expiry.At)) {
 		expiry.At = known.at
 	}
 	return expiry
 }
 
-// bootstrapExpiry asks IAM only in a run that has used the key.
-func (r *Run) bootstrapExpiry(ctx context.Context, used bool) Expiry {
-	r.Watch.mu.Lock()
-	defer r.Watch.mu.Unlock()
-	if r.Bootstrap != nil && used && r.isDue(ctx, r.bootstrap) {
-		r.bootstrap = r.ask(r.bootstrap, func() (time.Time, error) { return r.Bootstrap.KeyExpiry(ctx) })
+// lookUp asks IAM about the keys that the run has used and a person has made. What has no
+// answer in time is asked again a day later, and serves until then as it was.
+func (r *Run) lookUp(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lookUpLimit)
+	defer cancel()
+	var asking errgroup.Group
+	asking.SetLimit(lookUpsAtOnce)
+	ask := func(key keyHash, request func() (time.Time, error)) {
+		if ctx.Err() == nil && r.isDue(key) {
+			asking.Go(func() error { r.learn(key, request); return nil })
+		}
 	}
-	expiry := Expiry{At: r.BootstrapExpiresAt, Notice: rotation.KeyExpiryNotice}
-	if r.bootstrap.answers {
-		expiry.At = r.bootstrap.at
+	if r.Bootstrap != nil && len(r.tokens) > 0 {
+		ask(bootstrapKey, func() (time.Time, error) { return r.Bootstrap.KeyExpiry(ctx) })
 	}
-	return expiry
+	for _, secret := range r.keys {
+		hash := hashOf(secret.Key)
+		if token, exchanged := r.tokens[hash]; exchanged && !ExpiryOf(secret).Managed {
+			ask(hash, func() (time.Time, error) { return r.IAM.KeyExpiry(ctx, secret.Key, token) })
+		}
+	}
+	_ = asking.Wait() // no request fails the others
 }
 
-func (r *Run) isDue(ctx context.Context, known lookUp) bool {
-	now := r.now()
-	return ctx.Err() == nil && !now.Before(r.Since) && (known.asked.IsZero() || now.Sub(known.asked) >= lookUpInterval)
+func (w *Watch) known(key keyHash) lookUp {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lookedUp[key]
 }
 
-// ask keeps what IAM has answered before if it does not answer now.
-func (r *Run) ask(known lookUp, request func() (time.Time, error)) lookUp {
-	known.asked = r.now()
-	if at, err := request(); err == nil {
-		known.at, known.answers = at, true
+// isDue also reserves the look-up: keys of several rotations may be the same.
+func (w *Watch) isDue(key keyHash) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	known, now := w.lookedUp[key], w.now()
+	if now.Before(w.Since) || !known.asked.IsZero() && now.Sub(known.asked) < lookUpInterval {
+		return false
 	}
-	return known
+	if w.lookedUp == nil {
+		w.lookedUp = map[keyHash]lookUp{}
+	}
+	known.asked = now
+	w.lookedUp[key] = known
+	return true
+}
+
+func (w *Watch) learn(key keyHash, request func() (time.Time, error)) {
+	at, err := request()
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lookedUp[key] = lookUp{at: at, asked: w.lookedUp[key].asked, answers: true}
 }
 
 func (w *Watch) now() time.Time {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,7 +38,9 @@ func TestHowEarlyAnExpiryIsAWarning(t *testing.T) {
 type fakeIBM struct {
 	secret  rotation.KeySecret
 	expires map[string]time.Time // by key; "bootstrap" is the bootstrap identity's
-	asked   int
+
+	mu    sync.Mutex
+	asked int
 }
 
 func (f *fakeIBM) ReadCurrentKey(context.Context, rotation.KeyRef) (rotation.KeySecret, error) {
@@ -48,6 +51,8 @@ func (f *fakeIBM) Exchange(_ context.Context, key iamtoken.Secret) (rotation.Tok
 	return rotation.TokenResponse{Token: iamtoken.Token{Value: iamtoken.NewSecret("token of " + key.Reveal())}}, nil
 }
 func (f *fakeIBM) KeyExpiry(_ context.Context, key, token iamtoken.Secret) (time.Time, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.asked++
 	at, known := f.expires[key.Reveal()]
 	if !known || token.Reveal() != "token of "+key.Reveal() {
@@ -99,15 +104,15 @@ func TestWhenKeysExpireIsInTheResults(t *testing.T) {
 		"the configured date":      {configured: in(-1), at: in(-1), warnings: []string{"the bootstrap API key has been expired since 2025-12-31"}},
 		"IAM's date counts":        {expires: map[string]time.Time{"bootstrap": in(30)}, configured: in(1), at: in(30)},
 		"IBM is late":              {secret: managed, at: in(26), warnings: []string{"the API key expires 2026-01-27T00:00:00Z: IBM's Secrets Manager should have rotated it"}},
-		"the renewal's":            {secret: managed, renewal: &report.KeyRenewal{ExpiresAt: &start, Expiring: true}, at: start, warnings: []string{"the API key expires"}},
+		"the renewal's":            {secret: managed, renewal: &report.KeyRenewal{ExpiresAt: &start, DaysLeft: 1, Expiring: true}, at: in(1), warnings: []string{"the API key expires"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.secret.Key = iamtoken.NewSecret("key")
 			ibm := &fakeIBM{secret: test.secret, expires: test.expires}
 			w := &Watch{Keys: ibm, IAM: ibm, Bootstrap: fakeBootstrap{ibm}, BootstrapExpiresAt: test.configured, Now: func() time.Time { return start }}
 			got := watched(t, w, true, test.renewal)
-			if !got.KeyExpiresAt.Equal(test.at) || len(got.Warnings) != len(test.warnings) || got.KeyExpiring != (len(test.warnings) > 0) {
-				t.Fatalf("got %s, expiring %t, %q; want %s and %d warnings", got.KeyExpiresAt, got.KeyExpiring, got.Warnings, test.at, len(test.warnings))
+			if known := got.KeyDaysLeft != nil; known == test.at.IsZero() || known && *got.KeyDaysLeft != test.at.Sub(start).Hours()/24 || len(got.Warnings) != len(test.warnings) || got.KeyExpiring != (len(test.warnings) > 0) {
+				t.Fatalf("got %v, expiring %t, %q; want %s and %d warnings", got.KeyDaysLeft, got.KeyExpiring, got.Warnings, test.at, len(test.warnings))
 			}
 			for i, warning := range got.Warnings {
 				if !strings.HasPrefix(warning, test.warnings[i]) {
@@ -140,7 +145,7 @@ func TestIAMIsAskedOnceADay(t *testing.T) {
 	asked(25*time.Hour, true, 1) // the bootstrap's
 	ibm.secret.TTL, ibm.secret.Interval = 45*day, 15*day
 	asked(48*time.Hour, true, 0)
-	if got := watched(t, w, true, nil); !got.KeyExpiresAt.IsZero() {
-		t.Errorf("got %s, of a key that is no more", got.KeyExpiresAt)
+	if got := watched(t, w, true, nil); got.KeyDaysLeft != nil {
+		t.Errorf("got %f, of a key that is no more", *got.KeyDaysLeft)
 	}
 }

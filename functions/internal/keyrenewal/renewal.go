@@ -247,13 +247,13 @@ func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewa
 	if err != nil {
 		result.Outcome, result.Error = report.KeyRenewalFailed, errorOf(err)
 	}
-	expiry := ExpiryOf(p.managed)
+	expiry, now := ExpiryOf(p.managed), p.now().Add(p.managed.Clock.Skew()) // by IBM's clock
 	if !expiry.At.IsZero() {
 		if p.inUse.Key.Reveal() != p.managed.Key.Reveal() {
 			expiry.At = expiry.At.Add(-p.managed.Interval)
 		}
 		at := expiry.At.UTC().Truncate(time.Second)
-		result.ExpiresAt, result.Expiring = &at, expiry.IsSoon(p.now())
+		result.ExpiresAt, result.DaysLeft, result.Expiring = &at, expiry.DaysLeft(now), expiry.IsSoon(now)
 	}
 	if next := p.managed.NextRotation; !next.IsZero() {
 		next = next.UTC().Truncate(time.Second)
@@ -264,7 +264,7 @@ func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewa
 			"if IBM ends a key when it rotates, the next rotation ends this one, too; see the runbook, key-renewal")
 	}
 	if result.Expiring {
-		result.Warnings = append(result.Warnings, expiry.Warning("the bootstrap API key", p.now()))
+		result.Warnings = append(result.Warnings, expiry.Warning("the bootstrap API key", now))
 	}
 	if p.managed.Locks > 0 {
 		result.Warnings = append(result.Warnings, fmt.Sprintf("BOOTSTRAP_KEY_SECRET has locks (%d): IBM does not rotate it while its previous version is locked; remove them", p.managed.Locks))

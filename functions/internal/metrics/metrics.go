@@ -62,7 +62,7 @@ func (e Emitter) Emit(ran report.Report) error {
 func (e Emitter) writeKeys(ran report.Report) error {
 	values := map[string]float64{}
 	for _, result := range ran.Results {
-		if !result.KeyExpiresAt.IsZero() {
+		if result.KeyDaysLeft != nil {
 			values["KeyExpiring"] = max(values["KeyExpiring"], count(result.KeyExpiring))
 		}
 	}
@@ -162,7 +162,10 @@ func (e Emitter) metrics() []metric {
 		}},
 		{definition{"Attempts", "Count"}, func(r report.Result) (float64, bool) { return float64(r.Attempts), r.Attempts > 0 }},
 		{definition{"KeyExpiresInDays", "None"}, func(r report.Result) (float64, bool) {
-			return r.KeyExpiresAt.Sub(e.Now()).Hours() / 24, !r.KeyExpiresAt.IsZero()
+			if r.KeyDaysLeft == nil {
+				return 0, false
+			}
+			return *r.KeyDaysLeft, true
 		}},
 	}
 }

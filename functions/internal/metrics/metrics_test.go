@@ -61,10 +61,10 @@ func (d document) declared() []string {
 func seconds(n int64) *int64 { return &n }
 
 func TestAllThatIsKnownIsEmitted(t *testing.T) {
-	emitter := metrics.Emitter{Rotations: []string{"default"}}
+	emitter, daysLeft := metrics.Emitter{Rotations: []string{"default"}}, 1.5
 	got := emit(t, emitter, report.Result{
 		Rotation: "default", Outcome: report.Rotated, SecondsRemaining: seconds(3599), MarginSeconds: seconds(-5),
-		TokenLifetime: time.Hour, Duration: 1500 * time.Millisecond, Attempts: 2, KeyExpiresAt: now.Add(36 * time.Hour), KeyExpiring: true,
+		TokenLifetime: time.Hour, Duration: 1500 * time.Millisecond, Attempts: 2, KeyDaysLeft: &daysLeft, KeyExpiring: true,
 	})
 	if len(got) != 2 || got[1].Rotation != "" || fmt.Sprint(got[1].declared()) != "[KeyExpiring]" || got[1].values["KeyExpiring"] != 1.0 {
 		t.Fatalf("got %+v, want two documents, the second of the keys", got)

@@ -237,7 +237,8 @@ type SecretDescription struct {
 // KeySecret is a secret with the API key in it.
 type KeySecret struct {
 	SecretDescription
-	Key iamtoken.Secret
+	Key   iamtoken.Secret
+	Clock Clock // Secrets Manager's
 
 	// Of type iam_credentials alone, whose keys Secrets Manager makes and ends.
 	KeyID        string        // IAM's id of the key
