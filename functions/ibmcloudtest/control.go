@@ -226,7 +226,7 @@ func decodeControl(body []byte, fields ...field) error {
 // the path no API key or token.
 type Request struct {
 	At       time.Time `json:"at"`       // when it arrived
-	Op       string    `json:"op"`       // one of the Op constants, "" for a path or method without one
+	Op       string    `json:"op"`       // the name of an operation, "" for a path or method without one
 	Method   string    `json:"method"`   //
 	Path     string    `json:"path"`     //
 	Status   int       `json:"status"`   // 0 when it was never answered

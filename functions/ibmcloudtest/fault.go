@@ -28,7 +28,7 @@ const (
 // place of any work, or (neither given) the work is done and answered truly, Headers added. A caller
 // who gives up during Delay gets nothing, and nothing more is done.
 type Fault struct {
-	Op          string            `json:"op"`                     // one of the Op constants
+	Op          string            `json:"op"`                     // the name of an operation, or OpAny
 	Identity    string            `json:"identity,omitempty"`     // whose key or token the request bears; if empty, anyone's
 	Skip        int               `json:"skip,omitempty"`         // matches to let through first
 	Times       int               `json:"times,omitempty"`        // how often it applies; if 0, until cleared

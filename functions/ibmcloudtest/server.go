@@ -20,7 +20,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// The operations that a [Fault] and a [Request] name. OpAny matches each of them.
+// Names of operations, which a [Fault] and a [Request] have. The tables of operations have more. OpAny matches each of them.
 const (
 	OpIAMToken         = "iam.token"
 	OpIAMKeys          = "iam.keys"
@@ -42,7 +42,7 @@ const (
 
 // An operation is one method on one path of one of the services.
 type operation struct {
-	name    string // one of the Op constants
+	name    string // several may share one
 	service service
 	action  action // in Secrets Manager: what the caller must be allowed, see Cloud.find
 	method  string
