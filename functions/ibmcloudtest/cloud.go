@@ -147,7 +147,7 @@ func (c *Cloud) advance(d time.Duration) error {
 	c.mu.Lock() // two at once must not go past the limit
 	defer c.mu.Unlock()
 	if d <= 0 || d > maxAhead-time.Duration(c.ahead.Load()) {
-		return fmt.Errorf("advance must be a Go duration above 0, such as 24h, and the clock not ten years ahead or more")
+		return fmt.Errorf("advance must be a Go duration above 0, such as 24h, and leave the clock ten years ahead at most")
 	}
 	c.ahead.Add(int64(d))
 	return nil

@@ -279,10 +279,11 @@ func (c *Cloud) readValue(s *secret, v *version, now time.Time) (*value, error) 
 	if status := c.settings.EndedKeySecret; s.hasEnded(now) && status != http.StatusOK {
 		return nil, fail(status, "not_found", "The secret has reached the end of its lease.")
 	}
-	if !s.available(v, now) {
+	makesNew := s.minting != nil && !s.minting.reuse
+	if !makesNew && !s.available(v, now) {
 		return nil, nil
 	}
-	if s.minting != nil && !s.minting.reuse {
+	if makesNew {
 		if v.isLocked() {
 			return nil, locked()
 		}

@@ -421,6 +421,10 @@ func TestIAMCredentialsWithoutReuse(t *testing.T) {
 	second := c.want(200, admin, "GET", path+"/versions/current", "")
 	c.wantExchange(400, first.at("api_key"), "after the next read: it killed the key before")
 	c.wantExchange(200, second.at("api_key"), "second key")
+	now.advance(24 * time.Hour)
+	c.wantExchange(400, second.at("api_key"), "the second key past its lease")
+	admin = c.token(cloud.AdminAPIKey())
+	c.wantExchange(200, c.want(200, admin, "GET", path, "").at("api_key"), "the key of a reading past the lease")
 	cloud.MustLock(id, "current", "job")
 	c.want(412, admin, "GET", path, "")
 }
