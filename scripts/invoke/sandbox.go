@@ -29,12 +29,12 @@ type sandbox struct {
 	started  time.Time
 	exited   chan struct{} // closed when it has exited and its output is complete
 	server   *http.Server
-	calls    chan *call // each waits until it is received, and then for its reply
+	calls    chan *call // each then waits for its reply
 	poll     *call      // waits for an event; nil if none does
 	deadline time.Time  // of what the process does now
 }
 
-// call is a request to the Runtime API: it waits until the sandbox takes it, and then for its reply.
+// call is a request to the Runtime API.
 type call struct {
 	kind, id  string // next, init, response or error; the request id of the last two
 	body      []byte
@@ -87,7 +87,7 @@ func start(command, environ []string, log io.Writer) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sandbox{cmd: cmd, log: log, exited: make(chan struct{}), calls: make(chan *call)}
+	s := &sandbox{cmd: cmd, log: log, exited: make(chan struct{}), calls: make(chan *call, 16)}
 	mux := http.NewServeMux()
 	for path, kind := range map[string]string{"GET /invocation/next": "next", "POST /init/error": "init",
 		"POST /invocation/{id}/response": "response", "POST /invocation/{id}/error": "error"} {
@@ -208,25 +208,33 @@ func (s *sandbox) await(ctx context.Context, wanted func(*call) bool) (*call, er
 	ctx, cancel := context.WithDeadlineCause(ctx, s.deadline, errTimedOut)
 	defer cancel()
 	for {
+		var c *call
+		var ended error
 		select {
-		case c := <-s.calls:
-			if c.kind == "next" {
-				s.poll = c
-			}
-			switch {
-			case wanted(c):
-				return c, nil
-			case c.kind == "init":
-				c.reply <- refusal(http.StatusForbidden, "InvalidStateTransition", "The runtime's initialisation is over")
-			case c.kind != "next":
-				c.reply <- refusal(http.StatusBadRequest, "InvalidRequestID", "Invalid request ID")
-			}
+		case c = <-s.calls:
 		case <-s.exited:
-			s.kill() // what it left running
-			return nil, errExited
+			ended = errExited
 		case <-ctx.Done():
-			s.kill()
-			return nil, context.Cause(ctx)
+			ended = context.Cause(ctx)
+		}
+		if ended != nil {
+			s.kill() // and what it left running
+			select {
+			case c = <-s.calls: // made just before
+			default:
+				return nil, ended
+			}
+		}
+		if c.kind == "next" {
+			s.poll = c
+		}
+		switch {
+		case wanted(c):
+			return c, nil
+		case c.kind == "init":
+			c.reply <- refusal(http.StatusForbidden, "InvalidStateTransition", "The runtime's initialisation is over")
+		case c.kind != "next":
+			c.reply <- refusal(http.StatusBadRequest, "InvalidRequestID", "Invalid request ID")
 		}
 	}
 }
@@ -263,11 +271,7 @@ func (s *sandbox) serve(w http.ResponseWriter, r *http.Request, kind string) {
 		refusal(http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated")(w)
 		return
 	}
-	select {
-	case s.calls <- c:
-	case <-r.Context().Done():
-		return
-	}
+	s.calls <- c // also when its process has gone meanwhile: it may be its answer
 	select {
 	case answer := <-c.reply:
 		answer(w)

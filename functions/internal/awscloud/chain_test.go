@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -257,10 +258,10 @@ func TestWebIdentityInMoto(t *testing.T) {
 }
 
 // hanging answers nobody.
-type hanging struct{ requests int }
+type hanging struct{ requests atomic.Int32 }
 
 func (h *hanging) RoundTrip(req *http.Request) (*http.Response, error) {
-	h.requests++
+	h.requests.Add(1)
 	<-req.Context().Done()
 	return nil, req.Context().Err()
 }
@@ -273,8 +274,8 @@ func TestALaptopDoesNotWaitForEC2(t *testing.T) {
 		nobody, began := &hanging{}, time.Now()
 		_, err := BootstrapKey(testARN, nobody)(t.Context())
 		checkFailure(t, err, rotation.Misconfigured, rotation.Once, "aws sso login")
-		if took := time.Since(began); took > 2*metadataLimit || nobody.requests == 0 {
-			t.Errorf("took %v for %d requests, want %v at most for some", took, nobody.requests, 2*metadataLimit)
+		if took := time.Since(began); took > 2*metadataLimit || nobody.requests.Load() == 0 {
+			t.Errorf("took %v for %d requests, want %v at most for some", took, nobody.requests.Load(), 2*metadataLimit)
 		}
 	})
 }
@@ -293,8 +294,8 @@ func TestAServiceThatDoesNotAnswerIsAskedAgain(t *testing.T) {
 			cancel()
 			time.Sleep(requestLimit)
 		}
-		if nobody.requests != 2 {
-			t.Errorf("got %d requests, want 2", nobody.requests)
+		if nobody.requests.Load() != 2 {
+			t.Errorf("got %d requests, want 2", nobody.requests.Load())
 		}
 	})
 }
