@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spf13/cobra"
@@ -367,10 +368,8 @@ func (d *deployment) finish(ctx context.Context) error {
 		return cmp.Or(err, errors.New("the stack has been deleted meanwhile"))
 	}
 	dashboard := ""
-	for _, o := range stack.Outputs {
-		if aws.ToString(o.OutputKey) == "DashboardUrl" {
-			dashboard = aws.ToString(o.OutputValue)
-		}
+	if i := slices.IndexFunc(stack.Outputs, func(o types.Output) bool { return aws.ToString(o.OutputKey) == "DashboardUrl" }); i >= 0 {
+		dashboard = aws.ToString(stack.Outputs[i].OutputValue)
 	}
 	text, _, err := answerText(payload)
 	if err != nil {

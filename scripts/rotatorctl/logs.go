@@ -39,11 +39,8 @@ func newEntry(logged types.FilteredLogEvent) entry {
 		Msg, Level, Error string
 		Report            json.RawMessage
 	}
-	if err := json.Unmarshal([]byte(line), &said); err != nil {
-		if strings.HasPrefix(line, "{") {
-			return e
-		}
-		if found := lambdaFailure.FindStringSubmatch(line); found != nil {
+	if json.Unmarshal([]byte(line), &said) != nil {
+		if found := lambdaFailure.FindStringSubmatch(line); found != nil && !strings.HasPrefix(line, "{") {
 			e.Lost = "ended without a report: " + found[1] + found[2]
 		}
 		return e

@@ -313,12 +313,11 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 }
 
 func parameter(stack *types.Stack, key string) string {
-	for _, p := range stack.Parameters {
-		if aws.ToString(p.ParameterKey) == key {
-			return aws.ToString(p.ParameterValue)
-		}
+	i := slices.IndexFunc(stack.Parameters, func(p types.Parameter) bool { return aws.ToString(p.ParameterKey) == key })
+	if i < 0 {
+		return ""
 	}
-	return ""
+	return aws.ToString(stack.Parameters[i].ParameterValue)
 }
 
 // deleteZips deletes the zips of one stack.

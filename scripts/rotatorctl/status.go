@@ -135,17 +135,10 @@ func newStatus(stack string, since, deployed time.Time, runs []entry, now time.T
 	}
 	s.OK = s.OK && s.Lost == nil
 	slices.SortFunc(s.Rotations, func(a, b rotationStatus) int {
-		return cmp.Or(a.rank()-b.rank(), strings.Compare(a.Rotation, b.Rotation))
+		first := map[bool]int{true: -1} // what is bad
+		return cmp.Or(first[a.bad()]-first[b.bad()], strings.Compare(a.Rotation, b.Rotation))
 	})
 	return s
-}
-
-// rank puts what is bad first.
-func (r rotationStatus) rank() int {
-	if r.bad() {
-		return 0
-	}
-	return 1
 }
 
 // lastFailed is what is to be remembered after a run. An ensure that finds the stored token good enough proves
