@@ -46,6 +46,7 @@ type mirrors struct {
 
 	lost  map[string]time.Duration // readers without a token, and that is excused
 	short map[string]time.Duration // the same, with tokens too short for a mirror
+	heal  time.Duration            // the longest until the faulty one had a token after its faults
 }
 
 // mirrorFault answers a request in its own way; nil lets it pass.
@@ -237,6 +238,7 @@ func (w *world) checkMirrorGap(arn string, g span) {
 		w.mirrors.short[arn] += g.length()
 	case arn == faultyMirror && w.underMirrorFault(g.from, g.to):
 		w.mirrors.lost[arn] += g.length()
+		w.mirrors.heal = max(w.mirrors.heal, w.afterFaults(g.to))
 	default:
 		w.mirrors.lost[arn] += g.length()
 		left := w.mirrors.seen[arn].current(g.from)
@@ -268,6 +270,22 @@ func (w *world) underMirrorFault(from, to time.Time) bool {
 	return !from.Before(to)
 }
 
+// afterFaults is how long ago the last of the mirror's faults ended; 0 if others came since.
+func (w *world) afterFaults(at time.Time) (since time.Duration) {
+	since = at.Sub(w.start)
+	for _, f := range w.story {
+		if !f.from.After(at) && f.mirror {
+			since = min(since, at.Sub(earlier(at, f.to)))
+		}
+	}
+	for _, f := range w.story {
+		if !f.mirror && !f.from.After(at) && f.to.Add(nextRepair).After(at.Add(-since)) {
+			return 0
+		}
+	}
+	return since
+}
+
 // mirrorFigures are the numbers of the mirrors.
 func (y year) mirrorFigures(out io.Writer) {
 	for _, arn := range mirrorARNs {
@@ -280,4 +298,9 @@ func (y year) mirrorFigures(out io.Writer) {
 			short(y.sum(func(w *world) time.Duration { return w.mirrors.lost[arn] })), short(y.sum(func(w *world) time.Duration { return w.mirrors.short[arn] })),
 			y.count(func(w *world) int { return w.mirrors.total[arn] }), most)
 	}
+	heal := time.Duration(0)
+	for _, w := range y.parts {
+		heal = max(heal, w.mirrors.heal)
+	}
+	_, _ = fmt.Fprintf(out, "after the end of its faults the mirror had a token again within %s (%s allowed)\n", short(heal), short(healed))
 }
