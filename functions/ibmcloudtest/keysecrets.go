@@ -212,9 +212,10 @@ func (c *Cloud) play(now time.Time) {
 		}
 	}
 	for _, s := range c.keySecrets { // now that no earlier rotation counts them any more
-		for _, k := range slices.Clone(s.minting.keys) {
-			if k.ended(now) {
-				c.dropKey(s.minting, k)
+		m := s.minting
+		for i := range slices.Backward(m.keys) {
+			if m.keys[i].ended(now) {
+				c.dropKey(m, m.keys[i])
 			}
 		}
 	}
@@ -226,14 +227,17 @@ func (c *Cloud) playNext(s *secret, now time.Time) bool {
 	m, at := s.minting, s.minting.next
 	if v := s.current().value; m.reuse && v != nil && !v.key.leaseEnds.IsZero() && (at.IsZero() || !at.Before(v.key.leaseEnds)) {
 		m.next, at = time.Time{}, time.Time{} // past its lease nothing rotates any more
-		if !m.isStatic {
-			at = v.key.leaseEnds
+		if end := v.key.leaseEnds; !m.isStatic && !end.After(now) {
+			at = end.Add(now.Sub(end).Truncate(m.lease)) // leases that have ended meanwhile are left out
 		}
 	}
 	if at.IsZero() || at.After(now) {
 		return false
 	}
 	if c.settings.AutomaticRotation == "fails" || s.previous().isLocked() || c.mayMint(m, at) != nil {
+		if m.next.IsZero() {
+			return false // at the end of a lease: again at the next request
+		}
 		m.next = at.Add(day)
 		return true
 	}

@@ -320,6 +320,15 @@ func TestAccessGroupSecretsChangeTheirIdentity(t *testing.T) {
 	m.cloud.Advance(48 * time.Hour)
 	m.wantExchange(400, first.at("api_key"), "the key past its lease")
 	read("after the end of the lease")
+	m.cloud.Set(ibmcloudtest.Undocumented{KeyAuthorization: "none"})
+	m.cloud.Advance(49 * time.Hour)
+	if got := m.admin(200, "GET", path, ""); got.at("api_key") != nil {
+		t.Error("without the authorization a key was made at the end of the lease")
+	}
+	m.cloud.Set(ibmcloudtest.Undocumented{KeyAuthorization: "account"})
+	read("with the authorization again")
+	m.cloud.Advance(9 * 365 * day) // many leases at once
+	read("years later")
 }
 
 func TestOwnKeys(t *testing.T) {
