@@ -20,6 +20,7 @@ const (
 	badRequest cause = iota // what no other cause covers
 	redirected
 	denied
+	deniedWithoutCode
 	deniedByPolicy
 	deniedByKMS
 	expired
@@ -73,7 +74,7 @@ func refusalOf(err error) (r refusal, answered bool) {
 	case r.status == http.StatusRequestTimeout, r.status >= 500:
 		r.cause = trouble
 	case r.status == http.StatusUnauthorized, r.status == http.StatusForbidden:
-		r.cause = denied
+		r.cause = deniedWithoutCode
 	case r.status >= 200 && r.status < 300:
 		r.cause = unusable
 	case r.status >= 300 && r.status < 400:
@@ -167,7 +168,7 @@ func (s *secret) failure(err error) *rotation.Error {
 // explain says what a cause means for the run, and what to do about it.
 func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
 	switch c {
-	case denied, deniedByPolicy, deniedByKMS:
+	case denied, deniedWithoutCode, deniedByPolicy, deniedByKMS:
 		return rotation.Denied, rotation.Never, s.permission(c)
 	case expired, wrongClock, unknownKey, badSignature:
 		return explainCredentials(c)
@@ -213,6 +214,8 @@ func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
 // permission is the advice for a request that is not allowed.
 func (s *secret) permission(c cause) string {
 	switch c {
+	case deniedWithoutCode:
+		return "the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or " + s.permission(denied)
 	case deniedByPolicy:
 		return "a policy denies it, or one that must allow it does not: the role's own, its boundary, the secret's, the organization's or the VPC endpoint's"
 	case deniedByKMS:
