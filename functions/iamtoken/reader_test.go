@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -177,6 +178,17 @@ func TestAReadIsTriedTwice(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestRetryAfterCanBeADate(t *testing.T) {
+	withFixture(t, func(fx *fixture) {
+		fx.rotate(time.Hour)
+		began := time.Now()
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 503, Headers: map[string]string{"Retry-After": began.Add(4 * time.Second).UTC().Format(http.TimeFormat)}, Times: 1})
+		if _, err := fx.reader.Token(context.Background()); err != nil || time.Since(began) != 4*time.Second {
+			t.Errorf("got %v after %s, want a token after 4s", err, time.Since(began))
+		}
+	})
 }
 
 // With a deadline a call goes on, and ends a second before it with the reason.

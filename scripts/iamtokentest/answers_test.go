@@ -193,6 +193,7 @@ func TestOutages(t *testing.T) {
 		"an early Date":            {ibmcloudtest.Fault{Op: read, Status: 200, Headers: map[string]string{"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}, Body: `{"secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z","payload":"` + opaque + `"}`}, "earlier than the version", 3},
 	} {
 		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.program("sleep", "") // curl waits by itself
 			token := fx.save(time.Hour)
 			fx.fault(test.fault)
 			if test.advice == "" {
@@ -312,6 +313,7 @@ func TestHostileAnswersEnd(t *testing.T) {
 			}))
 			defer server.Close()
 			fx.env["IAM_URL"] = server.URL
+			fx.program("sleep", "")
 			fx.wantFailure(1, nil, test.advice) // programs.Run ends what hangs
 			if fx.worked > 10*time.Second {
 				t.Errorf("worked for %s", fx.worked)

@@ -254,6 +254,7 @@ func TestIdentities(t *testing.T) {
 		}
 	})
 	withFixture(t, "rejected", ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.program("sleep", "")
 		fx.save(time.Hour)
 		fx.env["READER_APIKEY"] = "a-key-that-nobody-knows"
 		fx.wantFailure(1, nil, "IAM answered 400 BXNIM0415E: READER_APIKEY is not known to IAM")
