@@ -834,7 +834,7 @@ func TestLists(t *testing.T) {
 					first := fx.asked(r, func(query url.Values) { query.Del("pagetoken"); query.Del("offset") })
 					var listing map[string]any
 					_ = json.Unmarshal(first, &listing)
-					listing[field] = map[string]any{"next": fx.origin + path + "?pagetoken=b2Zmc2V0OjA=", "total_count": 1 << 40}[field]
+					listing[field] = map[string]any{"next": fx.origin + path + "?pagetoken=0", "total_count": 1 << 40}[field]
 					body, _ = json.Marshal(listing)
 				}
 				return body
