@@ -29,14 +29,7 @@ const (
 
 // Text is the renewal for a person: a line, and below it the error and the warnings.
 func (k KeyRenewal) Text() string {
-	text := "bootstrap key: " + Printable(string(k.Outcome))
-	if k.ExpiresAt != nil {
-		text += "; it expires " + k.ExpiresAt.UTC().Format(time.RFC3339)
-	}
-	if k.NextRotationAt != nil {
-		text += "; IBM makes the next one " + k.NextRotationAt.UTC().Format(time.RFC3339)
-	}
-	text += "\n"
+	text := k.headline() + "\n"
 	if k.Error != nil {
 		text += "  " + Printable(k.Error.Error()) + "\n"
 	}
@@ -45,3 +38,30 @@ func (k KeyRenewal) Text() string {
 	}
 	return text
 }
+
+// Line is the renewal in one line, without the end of it.
+func (k KeyRenewal) Line() string {
+	line := k.headline()
+	if k.Error != nil {
+		line += "; " + Printable(k.Error.Error())
+	}
+	if len(k.Warnings) > 0 {
+		line += "; " + Count(len(k.Warnings), "warning")
+	}
+	return line
+}
+
+func (k KeyRenewal) headline() string {
+	text := "bootstrap key: " + Printable(string(k.Outcome))
+	if k.ExpiresAt != nil {
+		text += "; it expires " + k.ExpiresAt.UTC().Format(time.RFC3339)
+	}
+	if k.NextRotationAt != nil {
+		text += "; IBM makes the next one " + k.NextRotationAt.UTC().Format(time.RFC3339)
+	}
+	return text
+}
+
+// IsNews reports whether a person wants to know: the key was renewed, or something is
+// wrong.
+func (k KeyRenewal) IsNews() bool { return k.Outcome != KeyCurrent || len(k.Warnings) > 0 }

@@ -130,3 +130,30 @@ rotation a
 		}
 	}
 }
+
+func TestARenewalForAPerson(t *testing.T) {
+	failure := &report.Error{Step: "exchange", Kind: "denied", Message: "m\x1b"}
+	for _, test := range []struct {
+		renewal    report.KeyRenewal
+		line, text string
+		news       bool
+	}{
+		{report.KeyRenewal{Outcome: report.KeyCurrent, ExpiresAt: &expiresAt, NextRotationAt: &expiresAt},
+			"bootstrap key: current; it expires 2026-01-01T10:00:00Z; IBM makes the next one 2026-01-01T10:00:00Z", "", false},
+		{report.KeyRenewal{Outcome: report.KeyRenewed, Warnings: []string{"one"}}, "bootstrap key: renewed; 1 warning", "bootstrap key: renewed\n  warning: one\n", true},
+		{report.KeyRenewal{Outcome: report.KeyCurrent, Warnings: []string{"x\n"}}, "bootstrap key: current; 1 warning", "bootstrap key: current\n  warning: x\\n\n", true},
+		{report.KeyRenewal{Outcome: report.KeyRenewalFailed, Error: failure}, `bootstrap key: failed; exchange: denied: m\x1b`, "bootstrap key: failed\n  exchange: denied: m\\x1b\n", true},
+	} {
+		if test.text == "" {
+			test.text = test.line + "\n"
+		}
+		if line, text := test.renewal.Line(), test.renewal.Text(); line != test.line || text != test.text || test.renewal.IsNews() != test.news {
+			t.Errorf("got\n%s\n%s, news %t; want\n%s\n%s, news %t", line, text, test.renewal.IsNews(), test.line, test.text, test.news)
+		}
+	}
+	var text strings.Builder
+	err := report.Report{Results: []report.Result{}, KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewed}}.WriteText(&text)
+	if err != nil || text.String() != "bootstrap key: renewed\n" {
+		t.Errorf("got %q, %v", text.String(), err)
+	}
+}

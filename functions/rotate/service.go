@@ -196,11 +196,7 @@ func logResults(log *slog.Logger, ran report.Report) {
 			"invoked_by", ran.InvokedBy, "force", ran.Force, "result", result)
 	}
 	if renewal := ran.KeyRenewal; renewal != nil {
-		level := slog.LevelInfo
-		if renewal.Outcome == report.KeyRenewalFailed {
-			level = slog.LevelWarn
-		}
-		log.Log(context.Background(), level, "key renewal", "run_id", ran.RunID, "result", renewal)
+		log.Info("key renewal", "run_id", ran.RunID, "result", renewal)
 	}
 }
 

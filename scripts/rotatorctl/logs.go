@@ -80,6 +80,9 @@ func (e entry) text(o logOptions) string {
 		for _, result := range e.Report.Results {
 			fmt.Fprintf(&text, "%s %s: %s\n", at, printable(run), result.Line())
 		}
+		if renewal := e.Report.KeyRenewal; renewal != nil && renewal.IsNews() && (!o.failed || renewal.Outcome == report.KeyRenewalFailed) {
+			fmt.Fprintf(&text, "%s %s: %s\n", at, printable(run), renewal.Line())
+		}
 	case e.Lost != "":
 		fmt.Fprintf(&text, "%s the run %s\n", at, printable(e.Lost))
 	case e.Other != "" && !o.failed:

@@ -187,6 +187,7 @@ func (p *pass) exchange(ctx context.Context) (Candidate, error) {
 	case now.Opaque() || token.Opaque():
 		return nil, mismatch("the identity of the new bootstrap key or of the one in use cannot be seen in its token")
 	case token.IAMID != now.IAMID || token.Account != now.Account:
+		p.managed = rotation.KeySecret{KeyID: p.managed.KeyID} // its dates are of no key in use
 		return nil, mismatch(fmt.Sprintf("the key in BOOTSTRAP_KEY_SECRET is of %q of account %q, but the one in use is of %q of account %q",
 			token.IAMID, token.Account, now.IAMID, now.Account))
 	}
