@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/IBM/platform-services-go-sdk/iamidentityv1"
+
 	"iam-token-rotator/functions/iamtoken"
 )
 
@@ -19,7 +21,7 @@ import (
 type managedKey struct {
 	secret    string // its id; empty until found or created
 	rotations int    // versions after the first
-	ended     bool   // its key is past its lease: such a secret cannot be read or rotated any more
+	ended     bool   // its key is past its lease, or of a deleted service id: such a secret is of no use any more
 	keyID     string
 	value     iamtoken.Secret
 }
@@ -106,6 +108,9 @@ func (s *setup) findManaged(ctx context.Context, id *serviceID) (err error) {
 	case m.ended:
 		return nil
 	case !found.Static || found.ServiceID != strings.TrimPrefix(id.iamID, "iam-"):
+		if m.ended, err = s.isDeleted(ctx, found.ServiceID); err != nil || m.ended {
+			return err
+		}
 		return fmt.Errorf("the secret %s makes keys of another service id than the %s's: use another --name, or delete it", m.secret, id.role)
 	case !found.Reuse:
 		return fmt.Errorf("the secret %s makes a new key at each reading (reuse_api_key false): use another --name, or delete it", m.secret)
@@ -117,12 +122,25 @@ func (s *setup) findManaged(ctx context.Context, id *serviceID) (err error) {
 	return nil
 }
 
+// isDeleted reports whether IAM knows the service id no more.
+func (s *setup) isDeleted(ctx context.Context, serviceID string) (bool, error) {
+	if !iamIDShape.MatchString("iam-" + serviceID) {
+		return false, nil
+	}
+	_, err := askIAM(ctx, s.cloud, "looking for the service id "+serviceID, "Viewer", http.StatusOK, s.cloud.apiKeys.GetServiceIDWithContext,
+		&iamidentityv1.GetServiceIDOptions{ID: &serviceID})
+	if f, ok := errors.AsType[*failure](err); ok && f.status == http.StatusNotFound {
+		return true, nil
+	}
+	return false, err
+}
+
 // ensureManaged makes the secret of a service id, if it is not there, and tries it: it is rotated once, and the key of now
 // works. Where a run was cut off before, the next one goes on.
 func (s *setup) ensureManaged(ctx context.Context, id *serviceID) error {
 	m := id.managed
 	if m.ended {
-		s.say("the last key of the secret %s has expired: it is made anew, under another id", m.secret)
+		s.say("the secret %s has no key that works, and makes none any more: it is made anew, under another id", m.secret)
 		if err := s.deleteManaged(ctx, id); err != nil {
 			return err
 		}

@@ -224,6 +224,29 @@ func TestARunMuchLater(t *testing.T) {
 	}
 }
 
+// TestReplacedServiceID: after a theft Terraform has made another service id.
+func TestReplacedServiceID(t *testing.T) {
+	for role, variable := range map[string]string{"workload": "API_KEY_SECRET", "bootstrap": "BOOTSTRAP_KEY_SECRET"} {
+		fx := newManaged(t)
+		first := fx.succeed()
+		stolen := fx.cloud.MustCurrent(first.values[variable]).Payload
+		replaced := fx.outputs[role+"_iam_id"]
+		fx.outputs[role+"_iam_id"] = fx.cloud.MustCreateServiceID("successor", "")
+		fx.fail(1, "another service id", "--reader-key-file", fx.path("reader.key")) // both are there
+		fx.asAdmin("DELETE", "/v1/serviceids/"+strings.TrimPrefix(replaced, "iam-"), "")
+		fx.rejected("the stolen key", stolen)
+		second := fx.succeed()
+		if second.values[variable] == first.values[variable] {
+			t.Errorf("%s: got the same secret, want it made anew", role)
+		}
+		fx.owner(fx.cloud.MustCurrent(second.values[variable]).Payload, fx.outputs[role+"_iam_id"])
+		fx.owner(fx.aws.secrets[defaultAWSSecret], fx.outputs["bootstrap_iam_id"])
+		if fx.forget(); fx.succeed().stdout != second.stdout || len(fx.writes()) > 0 {
+			t.Errorf("%s: again: got %q, want no change", role, fx.writes())
+		}
+	}
+}
+
 func TestManagedKeysWithoutABootstrapKeyAtAWS(t *testing.T) {
 	fx := newManaged(t)
 	r := fx.succeed("--bootstrap-key-file", fx.path("bootstrap.key"))
