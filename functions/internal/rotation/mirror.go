@@ -236,8 +236,12 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair
 		case p.Mode == ModeCheck:
 			return s.describe(now) + ": the next run saves a new one in it", nil
 		case now.Before(at):
+			how := "a run of rotate now"
+			if now.Before(s.nextPut()) {
+				how = "one with force now; does something else write to it?"
+			}
 			return "", &Error{Kind: Unavailable, Retry: Once, Message: fmt.Sprintf(
-				"%s: ensure saves a new one for it in %s, or a run of rotate now", s.describe(now), at.Sub(now).Round(time.Second))}
+				"%s: ensure saves a new one for it in %s, or %s", s.describe(now), at.Sub(now).Round(time.Second), how)}
 		case p.Mode != ModeEnsure:
 			return "", &Error{Kind: Unavailable, Message: s.describe(now) + ": the next run of ensure saves a new one for it"}
 		}

@@ -354,6 +354,7 @@ func TestTokensTooShortForAMirrorStayWithinItsQuota(t *testing.T) {
 	for _, cold := range []bool{false, true} {
 		withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
 			m := fx.mirrorTo(firstARN)
+			fx.wantWarning(fx.rotate(), "for 1m0s of that at least")
 			d := day{fx: fx, m: m, cold: cold}
 			d.play(6 * time.Hour)
 			if d.failed > 0 {
@@ -577,7 +578,7 @@ func TestAMirrorChangedByHand(t *testing.T) {
 		says  string
 		waits time.Duration // until it is repaired
 	}{
-		"an older version made current": {edit: old, says: "expired", waits: 5 * time.Minute},
+		"an older version made current": {edit: old, says: "or one with force now", waits: 5 * time.Minute},
 		"overwritten by someone": {says: "does not hold a token that this function has put there", waits: 17 * time.Minute, edit: func(fx *fixture, m *mirrortest.AWS) {
 			fx.rotate()
 			time.Sleep(30 * time.Minute)

@@ -306,6 +306,10 @@ func (p *pass) warnAbout(response TokenResponse) {
 	if token.ExpiresIn < p.Interval {
 		p.warn("tokens expire in %s, less than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)
 	}
+	if len(p.Mirror) > 0 && token.ExpiresIn < MirrorLifetime {
+		p.warn("tokens expire in %s, and a mirror needs %s: AWS's quota allows one put in %s, so its readers have an expired one for %s of that at least",
+			token.ExpiresIn, MirrorLifetime, PutInterval, max(0, PutInterval-token.ExpiresIn))
+	}
 	if capped := Threshold(p.MinRemaining, token.ExpiresIn); capped < p.MinRemaining {
 		p.warn("MIN_REMAINING (%s) is more than tokens of %s allow: one is replaced when %s of it remain", p.MinRemaining, token.ExpiresIn, capped)
 	}
