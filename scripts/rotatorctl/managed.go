@@ -108,7 +108,7 @@ func (s *setup) findManaged(ctx context.Context, id *serviceID) (err error) {
 	case m.ended:
 		return nil
 	case !found.Static || found.ServiceID != strings.TrimPrefix(id.iamID, "iam-"):
-		if m.ended, err = s.isDeleted(ctx, found.ServiceID); err != nil || m.ended {
+		if m.ended, err = s.isOrphan(ctx, id, found.ServiceID); err != nil || m.ended {
 			return err
 		}
 		return fmt.Errorf("the secret %s makes keys of another service id than the %s's: use another --name, or delete it", m.secret, id.role)
@@ -122,14 +122,22 @@ func (s *setup) findManaged(ctx context.Context, id *serviceID) (err error) {
 	return nil
 }
 
-// isDeleted reports whether IAM knows the service id no more.
-func (s *setup) isDeleted(ctx context.Context, serviceID string) (bool, error) {
+// isOrphan reports whether IAM knows neither the service id of the secret nor its key. A secret with a key that works is
+// somebody's.
+func (s *setup) isOrphan(ctx context.Context, id *serviceID, serviceID string) (bool, error) {
 	if !iamIDShape.MatchString("iam-" + serviceID) {
 		return false, nil
 	}
 	_, err := askIAM(ctx, s.cloud, "looking for the service id "+serviceID, "Viewer", http.StatusOK, s.cloud.apiKeys.GetServiceIDWithContext,
 		&iamidentityv1.GetServiceIDOptions{ID: &serviceID})
-	if f, ok := errors.AsType[*failure](err); ok && f.status == http.StatusNotFound {
+	if f, ok := errors.AsType[*failure](err); !ok || f.status != http.StatusNotFound {
+		return false, err
+	}
+	if err := s.readManaged(ctx, id); err != nil {
+		return false, err
+	}
+	_, err = s.cloud.exchange(ctx, id.managed.value, "trying the key of the secret "+id.managed.secret, "")
+	if f, ok := errors.AsType[*failure](err); ok && f.isUnknownKey() {
 		return true, nil
 	}
 	return false, err

@@ -233,6 +233,9 @@ func TestReplacedServiceID(t *testing.T) {
 		replaced := fx.outputs[role+"_iam_id"]
 		fx.outputs[role+"_iam_id"] = fx.cloud.MustCreateServiceID("successor", "")
 		fx.fail(1, "another service id", "--reader-key-file", fx.path("reader.key")) // both are there
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpServiceIDs, Status: 404})
+		fx.fail(1, "another service id") // its key works: somebody's, whom this person may not see
+		fx.cloud.ClearFaults()
 		fx.asAdmin("DELETE", "/v1/serviceids/"+strings.TrimPrefix(replaced, "iam-"), "")
 		fx.rejected("the stolen key", stolen)
 		second := fx.succeed()
