@@ -3,7 +3,7 @@ package main
 
 import (
 	"errors"
-	"log"
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -14,11 +14,11 @@ import (
 )
 
 func main() {
-	log.SetFlags(0)
 	service, err := url.Parse(os.Getenv("LOGS_ROUTING_URL") + "/v3/targets")
 	calls, callsErr := strconv.Atoi(os.Getenv("CALLS"))
 	if err != nil || service.Host == "" || callsErr != nil {
-		log.Fatal("Go job: set LOGS_ROUTING_URL to a URL and CALLS to a number")
+		fmt.Fprintln(os.Stderr, "Go job: set LOGS_ROUTING_URL to a URL and CALLS to a number")
+		os.Exit(2)
 	}
 	reader := &iamtoken.Reader{Hosts: []string{service.Host}, Store: &iamtoken.SecretsManager{URL: os.Getenv("SECRETS_MANAGER_URL"),
 		IAMURL: os.Getenv("IAM_URL"), SecretID: os.Getenv("TOKEN_SECRET"), APIKey: iamtoken.NewSecret(os.Getenv("READER_APIKEY"))}}
@@ -26,10 +26,10 @@ func main() {
 	for ; calls > 0; calls-- {
 		response, err := client.Get(service.String())
 		if err != nil {
-			log.Print("Go job: ", err)
+			fmt.Fprintln(os.Stderr, "Go job:", err)
 			os.Exit(map[bool]int{true: 3, false: 1}[errors.Is(err, iamtoken.ErrExpired)])
 		}
-		log.Print("Go job: Logs Routing answered ", response.StatusCode)
+		fmt.Println("Go job: Logs Routing answered", response.StatusCode)
 		if _ = response.Body.Close(); response.StatusCode != http.StatusOK {
 			os.Exit(1)
 		}
