@@ -35,7 +35,7 @@ const (
 type mirrorState struct {
 	arn     string
 	held    CurrentVersion // zero if it is not known
-	changed time.Time      // when the secret last changed, if held is not known
+	changed time.Time      // when the secret last changed, if it is not known when held was made
 	lastPut time.Time      // zero if it is not known
 	inOrder bool           // the token that readers of the mirror have needs no replacement yet
 }
@@ -98,9 +98,9 @@ func inspect(ctx context.Context, mirrors Mirrors, tokens VersionReader, ref Tok
 		}
 		s.lastPut = later(s.lastPut, other.CreatedAt)
 	}
-	if s.held.VersionID == "" {
+	if s.held.CreatedAt.IsZero() {
 		s.changed = secret.ChangedAt
-		if len(secret.Others) > 0 { // else its one value is the one that it was made with
+		if s.held.VersionID != "" || len(secret.Others) > 0 { // else its one value is the one that it was made with
 			s.lastPut = later(s.lastPut, secret.ChangedAt)
 		}
 	}
@@ -134,7 +134,7 @@ func (s mirrorState) isOurs() bool {
 // whether the run that saved the version current has tried to put it.
 func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (at time.Time, tried bool) {
 	since := cmp.Or(s.changed, current.CreatedAt)
-	if s.held.VersionID != "" {
+	if !s.held.CreatedAt.IsZero() {
 		since = s.held.ExpiresAt().Add(-s.held.threshold(least))
 	}
 	lag := current.CreatedAt.Sub(later(since, s.nextPut()))

@@ -810,6 +810,37 @@ func (f future) ReadVersion(ctx context.Context, ref rotation.TokenRef, id strin
 	return version, err
 }
 
+// ageless is a token store that shows no version's time.
+type ageless struct{ rotation.TokenStore }
+
+func (a ageless) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
+	version, err := a.TokenStore.ReadMetadata(ctx, ref)
+	version.CreatedAt = time.Time{}
+	return version, err
+}
+
+func (a ageless) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
+	version, err := a.TokenStore.ReadVersion(ctx, ref, id)
+	version.CreatedAt = time.Time{}
+	return version, err
+}
+
+// Without IBM's time every token counts as expired: IBM's secret gets one every minute, and
+// a mirror still one in 16.
+func TestAMirrorKeepsWithinItsQuotaWithoutIBMsTime(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		fx.rotator.Tokens = ageless{fx.rotator.Tokens}
+		for range 60 {
+			fx.run(rotation.ModeEnsure)
+			time.Sleep(time.Minute)
+		}
+		if got := putsOfADay(m, firstARN); got < 3 || got > 4 {
+			t.Errorf("got %d puts in an hour, want 4", got)
+		}
+	})
+}
+
 func TestAMirrorsVersionOfTheFutureIsNotBelieved(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
