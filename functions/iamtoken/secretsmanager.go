@@ -298,31 +298,18 @@ func (s *SecretsManager) exchange(ctx context.Context) (Secret, time.Duration, e
 		return Secret{}, 0, err
 	}
 	if got.status != http.StatusOK {
-		return Secret{}, 0, got.failure(cmp.Or(refusals[got.code()], refusalsByStatus[got.status]))
+		advice := refusalsByStatus[got.status]
+		if cause, help := Refusal(got.code(), "the reader's API key", ""); cause != "" {
+			advice = cause + ": " + help
+		}
+		return Secret{}, 0, got.failure(advice)
 	}
 	return s.accessToken(got)
 }
 
-// refusals are the causes that IAM's codes name, and what helps.
-var refusals = map[string]string{
-	"BXNIM0106E": "IAM does not accept the value of a property of the request: check the reader's API key",
-	"BXNIM0109E": "IAM misses a property of the request: is the reader's API key empty, or does a proxy change the request?",
-	"BXNIM0407E": "IAM says that the reader's API key is an invalid token: is it of this account, and still valid?",
-	"BXNIM0408E": sessionGone,
-	"BXNIM0410E": "the reader's API key is of a user who has left the account: replace it by a key of a service id or another user: a new key of the same user does not help",
-	"BXNIM0415E": "the reader's API key is not known to IAM: it was deleted, has expired or was made seconds ago: replace it by a valid key",
-	"BXNIM0430E": "requests from this IP address are not permitted: add the address that they come from (a NAT gateway's, say) to the allowed IP addresses of the account or user: a new key does not help",
-	"BXNIM0436E": "the reader's API key is of a user who is suspended: have the account's administrator reactivate the user, or replace it by a key of a service id: a new key of the same user does not help",
-	"BXNIM0439E": sessionGone,
-	"BXNIM0462E": "the reader's API key is disabled: enable it, or replace it by another key",
-}
+const unknownKey = "the reader's API key is not known to IAM, disabled or expired: replace it by a valid key"
 
-const (
-	sessionGone = "the session or refresh token behind the reader's API key is no longer valid: log in again, or replace it by a key of a service id"
-	unknownKey  = "the reader's API key is not known to IAM, disabled or expired: replace it by a valid key"
-)
-
-// refusalsByStatus are for answers without one of these codes.
+// refusalsByStatus are for answers without a code that [Refusal] knows.
 var refusalsByStatus = map[int]string{
 	http.StatusBadRequest:   unknownKey,
 	http.StatusUnauthorized: unknownKey,

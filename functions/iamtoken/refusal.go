@@ -1,0 +1,34 @@
+package iamtoken
+
+import "strings"
+
+// Refusal is what one of IAM's codes says of a credential: the cause and what helps, both
+// empty for any other code. credential names what was exchanged ("the API key in the key
+// secret"), setting what else is to be checked; it may be empty. No code says that a key
+// is locked: a locked one cannot be changed, and still gives tokens.
+//
+// The rotator and the [SecretsManager] say the same by it, and scripts/iam-token in its own copy.
+func Refusal(code, credential, setting string) (cause, help string) {
+	if setting != "" {
+		setting = " Check " + setting
+	}
+	fill := strings.NewReplacer("KEY", credential, "SETTING", setting)
+	return fill.Replace(refusals[code][0]), strings.TrimSuffix(fill.Replace(refusals[code][1]), ".")
+}
+
+// refusals have KEY for the credential and SETTING for the rest.
+var refusals = map[string][2]string{
+	"BXNIM0415E": {"KEY is not known to IAM: it was deleted, has expired or was made seconds ago", "replace it by a valid key"},
+	"BXNIM0462E": {"KEY is disabled", "enable it, or replace it by another key"},
+	"BXNIM0410E": {"KEY is of a user who has left the account", "replace it by a key of a service id or another user: a new key of the same user does not help"},
+	"BXNIM0436E": {"KEY is of a user who is suspended",
+		"have the account's administrator reactivate the user, or replace it by a key of a service id: a new key of the same user does not help"},
+	"BXNIM0439E": {"the session or refresh token behind KEY is no longer valid", "log in again, or replace it by a key of a service id"},
+	"BXNIM0408E": {"the session or refresh token behind KEY is no longer valid", "log in again, or replace it by a key of a service id"},
+	"BXNIM0430E": {"requests from this IP address are not permitted",
+		"add the address that they come from (a NAT gateway's, say) to the allowed IP addresses of the account or user: a new key does not help"},
+	"BXNIM0398E": {"the trusted profile is not known, or its conditions do not fit this compute resource", "check IAM_PROFILE_NAME or IAM_PROFILE_ID, and the profile's conditions"},
+	"BXNIM0407E": {"IAM says that KEY is an invalid token", "is it of this account, and still valid?SETTING"},
+	"BXNIM0109E": {"IAM misses a property of the request", "is KEY empty, or does a proxy change the request?SETTING"},
+	"BXNIM0106E": {"IAM does not accept the value of a property of the request", "check KEY.SETTING"},
+}
