@@ -309,7 +309,7 @@ func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 		}
 		now := e.now().Add(e.current.Clock.Skew())
 		state, err := try(ctx, e.limit, func(ctx context.Context) (rotation.MirrorState, error) {
-			return rotation.InspectMirror(ctx, e.Mirrors, e.SecretsManager, e.Rotation, arn, e.current, now, e.MinRemaining)
+			return rotation.MirrorReader{Mirrors: e.Mirrors, Versions: e.SecretsManager, Token: e.Token, MinRemaining: e.MinRemaining}.Inspect(ctx, arn, e.current, now)
 		})
 		if err != nil {
 			f.failed(mirror, err)

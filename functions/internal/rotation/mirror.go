@@ -49,10 +49,17 @@ type MirrorState struct {
 	NextPut   time.Duration // until another may be put, where the mirror only waits for that; else 0
 }
 
-// InspectMirror compares a mirror with IBM's metadata of the version that it holds. now is
-// by IBM's clock, least MIN_REMAINING.
-func InspectMirror(ctx context.Context, mirrors Mirrors, tokens VersionReader, r Rotation, arn string, current CurrentVersion, now time.Time, least time.Duration) (MirrorState, error) {
-	s, err := inspect(ctx, mirrors, tokens, r.Token, arn, now, least, current)
+// MirrorReader compares mirrors with IBM's metadata of the versions that they hold.
+type MirrorReader struct {
+	Mirrors      Mirrors
+	Versions     VersionReader
+	Token        TokenRef
+	MinRemaining time.Duration
+}
+
+// Inspect compares one, at the time now by IBM's clock.
+func (r MirrorReader) Inspect(ctx context.Context, arn string, current CurrentVersion, now time.Time) (MirrorState, error) {
+	s, err := r.read(ctx, arn, now, current)
 	if err != nil {
 		return MirrorState{}, err
 	}
@@ -63,36 +70,36 @@ func InspectMirror(ctx context.Context, mirrors Mirrors, tokens VersionReader, r
 	return state, nil
 }
 
-// inspect reads what a mirror holds. The id of its version is the one of IBM's version,
+// read reads what a mirror holds. The id of its version is the one of IBM's version,
 // whose metadata shows when its token expires and when it was put. known are versions
 // that need not be read.
-func inspect(ctx context.Context, mirrors Mirrors, tokens VersionReader, ref TokenRef, arn string, now time.Time, least time.Duration, known ...CurrentVersion) (mirrorState, error) {
-	secret, err := mirrors.Describe(ctx, arn)
+func (r MirrorReader) read(ctx context.Context, arn string, now time.Time, known ...CurrentVersion) (mirrorState, error) {
+	secret, err := r.Mirrors.Describe(ctx, arn)
 	if err != nil {
 		return mirrorState{}, err
 	}
-	read := func(id string) (CurrentVersion, error) {
-		for _, version := range known {
-			if id != "" && version.VersionID == id {
-				return version, nil
+	version := func(id string) (CurrentVersion, error) {
+		for _, v := range known {
+			if id != "" && v.VersionID == id {
+				return v, nil
 			}
 		}
-		version, err := tokens.ReadVersion(ctx, ref, id)
-		if version.CreatedAt.Sub(now) > iamtoken.MaxLifetime { // its token would never expire
-			version = CurrentVersion{}
+		v, err := r.Versions.ReadVersion(ctx, r.Token, id)
+		if v.CreatedAt.Sub(now) > iamtoken.MaxLifetime { // its token would never expire
+			v = CurrentVersion{}
 		}
-		return version, err
+		return v, err
 	}
 	s := mirrorState{arn: arn}
-	if s.held, err = read(secret.VersionID); err != nil {
+	if s.held, err = version(secret.VersionID); err != nil {
 		return mirrorState{}, err
 	}
-	s.lastPut, s.inOrder = s.held.CreatedAt, s.held.InOrder(now, least)
+	s.lastPut, s.inOrder = s.held.CreatedAt, s.held.InOrder(now, r.MinRemaining)
 	if s.inOrder {
 		return s, nil
 	}
 	for _, id := range secret.Others { // a person may have moved AWSCURRENT to an older version
-		other, err := read(id)
+		other, err := version(id)
 		if err != nil {
 			return mirrorState{}, err
 		}
@@ -320,7 +327,7 @@ func (p *pass) mirror(ctx context.Context, current CurrentVersion, fresh TokenRe
 }
 
 func (p *pass) inspect(ctx context.Context, arn string, known ...CurrentVersion) (mirrorState, error) {
-	s, err := inspect(ctx, p.Mirrors, p.Tokens, p.Token, arn, p.ibmClock(), p.MinRemaining, known...)
+	s, err := MirrorReader{p.Mirrors, p.Tokens, p.Token, p.MinRemaining}.read(ctx, arn, p.ibmClock(), known...)
 	s.arn = arn
 	return s, err
 }
