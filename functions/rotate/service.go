@@ -165,7 +165,7 @@ func (s *service) run(ctx context.Context, e event, log *slog.Logger) (report.Re
 	_, budget := rotation.Budget(ctx)
 	ending, cancel := context.WithTimeout(ctx, budget) // of what follows the rotations
 	defer cancel()
-	keys := s.watch.Begin()
+	keys := s.watch.Begin(ending)
 	rotator := s.rotator
 	rotator.Keys, rotator.IAM, rotator.Log = keys, keys, log
 	ran := rotator.Run(ctx, rotation.Request{Mode: e.mode, Force: e.force, RunID: e.runID}, rotations)
@@ -174,7 +174,7 @@ func (s *service) run(ctx context.Context, e event, log *slog.Logger) (report.Re
 		renewal := s.renewer.Run(ending, usableToken(rotations, ran.Results))
 		ran.KeyRenewal = &renewal
 	}
-	keys.End(ending, rotations, ran.Results, ran.KeyRenewal)
+	keys.End(rotations, ran.Results, ran.KeyRenewal)
 	logResults(log, ran)
 	return ran, nil
 }

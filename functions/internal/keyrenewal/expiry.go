@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
@@ -107,25 +105,28 @@ type lookUp struct {
 
 const (
 	lookUpInterval = day
-	lookUpLimit    = 5 * time.Second // of all in one run
-	lookUpsAtOnce  = 8
+	lookUpLimit    = 5 * time.Second // of one
+	maxLookUps     = 8               // in a run: of many keys others are due in the next
 )
 
 // Run is one run's part of a Watch: it reads keys and exchanges them for the run, and
-// notes what it sees. It holds keys and tokens until the run ends.
+// notes what it sees. It holds no token, and keys until the run ends.
 type Run struct {
 	*Watch
 	rotation.Exchanger
+	ctx    context.Context // of the look-ups
+	asking sync.WaitGroup  // in parallel with what follows an exchange
 
-	mu     sync.Mutex
-	keys   map[rotation.KeyRef]rotation.KeySecret
-	tokens map[keyHash]iamtoken.Secret // by the key that they were exchanged for
-	clock  rotation.Clock              // IBM's, by the last key that was read
+	mu      sync.Mutex
+	secrets map[rotation.KeyRef]rotation.KeySecret
+	managed map[keyHash]bool
+	asked   int            // look-ups begun
+	clock   rotation.Clock // IBM's, by the last key that was read
 }
 
-// Begin begins a run.
-func (w *Watch) Begin() *Run {
-	return &Run{Watch: w, Exchanger: w.IAM, keys: map[rotation.KeyRef]rotation.KeySecret{}, tokens: map[keyHash]iamtoken.Secret{}}
+// Begin begins a run, which is to End. Nothing is looked up after ctx has ended.
+func (w *Watch) Begin(ctx context.Context) *Run {
+	return &Run{Watch: w, Exchanger: w.IAM, ctx: ctx, secrets: map[rotation.KeyRef]rotation.KeySecret{}, managed: map[keyHash]bool{}}
 }
 
 // ReadKey implements rotation.KeyReader.
@@ -134,28 +135,49 @@ func (r *Run) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret
 	if err == nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.keys[ref], r.clock = secret, secret.Clock
+		r.secrets[ref], r.clock = secret, secret.Clock
+		r.managed[hashOf(secret.Key)] = ExpiryOf(secret).Managed
 	}
 	return secret.Key, err
 }
 
-// Exchange implements rotation.Exchanger.
+// Exchange implements rotation.Exchanger. It has IAM asked about the key, and about the
+// bootstrap key, if a person has made them and a day has passed.
 func (r *Run) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
 	response, err := r.Exchanger.Exchange(ctx, key)
-	if err == nil {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.tokens[hashOf(key)] = response.Token.Value
+	if err != nil {
+		return response, err
 	}
-	return response, err
+	if r.Bootstrap != nil {
+		r.lookUp(bootstrapKey, r.Bootstrap.KeyExpiry)
+	}
+	token := response.Token.Value
+	r.lookUp(hashOf(key), func(ctx context.Context) (time.Time, error) { return r.IAM.KeyExpiry(ctx, key, token) })
+	return response, nil
+}
+
+// lookUp asks in the background. What has no answer is asked again a day later, and what is
+// known serves until then.
+func (r *Run) lookUp(key keyHash, request func(context.Context) (time.Time, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx.Err() != nil || r.managed[key] || r.asked == maxLookUps || !r.isDue(key) {
+		return
+	}
+	r.asked++
+	r.asking.Go(func() {
+		ctx, cancel := context.WithTimeout(r.ctx, lookUpLimit)
+		defer cancel()
+		if at, err := request(ctx); err == nil {
+			r.learn(key, at)
+		}
+	})
 }
 
 // End notes in the results when the keys of the rotations expire, or the bootstrap key if
 // that is sooner. renewal is the run's, nil if there was none.
-func (r *Run) End(ctx context.Context, rotations []rotation.Rotation, results []report.Result, renewal *report.KeyRenewal) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.lookUp(ctx)
+func (r *Run) End(rotations []rotation.Rotation, results []report.Result, renewal *report.KeyRenewal) {
+	r.asking.Wait()
 	bootstrap := Expiry{At: r.BootstrapExpiresAt, Notice: rotation.KeyExpiryNotice}
 	if known := r.known(bootstrapKey); known.answers {
 		bootstrap.At = known.at
@@ -166,7 +188,7 @@ func (r *Run) End(ctx context.Context, rotations []rotation.Rotation, results []
 			result.KeyDaysLeft, result.KeyExpiring = &renewal.DaysLeft, renewal.Expiring
 		}
 		r.note(result, "the bootstrap API key", bootstrap)
-		if secret, ok := r.keys[rotations[i].APIKey]; ok {
+		if secret, ok := r.secrets[rotations[i].APIKey]; ok {
 			r.note(result, "the API key", r.expiryOf(secret))
 		}
 	}
@@ -195,30 +217,6 @@ func (r *Run) expiryOf(secret rotation.KeySecret) Expiry {
 	return expiry
 }
 
-// lookUp asks IAM about the keys that the run has used and a person has made. What has no
-// answer in time is asked again a day later, and serves until then as it was.
-func (r *Run) lookUp(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, lookUpLimit)
-	defer cancel()
-	var asking errgroup.Group
-	asking.SetLimit(lookUpsAtOnce)
-	ask := func(key keyHash, request func() (time.Time, error)) {
-		if ctx.Err() == nil && r.isDue(key) {
-			asking.Go(func() error { r.learn(key, request); return nil })
-		}
-	}
-	if r.Bootstrap != nil && len(r.tokens) > 0 {
-		ask(bootstrapKey, func() (time.Time, error) { return r.Bootstrap.KeyExpiry(ctx) })
-	}
-	for _, secret := range r.keys {
-		hash := hashOf(secret.Key)
-		if token, exchanged := r.tokens[hash]; exchanged && !ExpiryOf(secret).Managed {
-			ask(hash, func() (time.Time, error) { return r.IAM.KeyExpiry(ctx, secret.Key, token) })
-		}
-	}
-	_ = asking.Wait() // no request fails the others
-}
-
 func (w *Watch) known(key keyHash) lookUp {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -241,11 +239,7 @@ func (w *Watch) isDue(key keyHash) bool {
 	return true
 }
 
-func (w *Watch) learn(key keyHash, request func() (time.Time, error)) {
-	at, err := request()
-	if err != nil {
-		return
-	}
+func (w *Watch) learn(key keyHash, at time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lookedUp[key] = lookUp{at: at, asked: w.lookedUp[key].asked, answers: true}

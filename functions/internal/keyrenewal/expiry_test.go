@@ -3,6 +3,7 @@ package keyrenewal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -70,7 +71,7 @@ func (f fakeBootstrap) KeyExpiry(ctx context.Context) (time.Time, error) {
 // watched does what a run does with the key of one rotation.
 func watched(t *testing.T, w *Watch, exchange bool, renewal *report.KeyRenewal) report.Result {
 	t.Helper()
-	run := w.Begin()
+	run := w.Begin(t.Context())
 	rotations, results := []rotation.Rotation{{APIKey: rotation.KeyRef{ID: "a"}}}, []report.Result{{}}
 	if exchange {
 		key, err := run.ReadKey(t.Context(), rotations[0].APIKey)
@@ -81,7 +82,7 @@ func watched(t *testing.T, w *Watch, exchange bool, renewal *report.KeyRenewal) 
 			t.Fatal(err)
 		}
 	}
-	run.End(t.Context(), rotations, results, renewal)
+	run.End(rotations, results, renewal)
 	return results[0]
 }
 
@@ -147,5 +148,20 @@ func TestIAMIsAskedOnceADay(t *testing.T) {
 	asked(48*time.Hour, true, 0)
 	if got := watched(t, w, true, nil); got.KeyDaysLeft != nil {
 		t.Errorf("got %f, of a key that is no more", *got.KeyDaysLeft)
+	}
+}
+
+// Of very many keys some are looked up in each run.
+func TestARunAsksAboutFewKeys(t *testing.T) {
+	ibm := &fakeIBM{}
+	run := (&Watch{Keys: ibm, IAM: ibm, Now: func() time.Time { return start }}).Begin(t.Context())
+	for i := range 3 * maxLookUps {
+		if _, err := run.Exchange(t.Context(), iamtoken.NewSecret(fmt.Sprint("key ", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run.End(nil, nil, nil)
+	if ibm.asked != maxLookUps {
+		t.Errorf("asked %d times, want %d", ibm.asked, maxLookUps)
 	}
 }
