@@ -233,6 +233,14 @@ func (c *Cloud) MustCreateServiceID(name, account string) string {
 	return c.newServiceID("", name, cmp.Or(account, c.account)).iamID
 }
 
+// MustCopyServiceID makes a service id with the name and the policies of another, as Terraform does for one that its state
+// does not hold any more, and returns its IAM id.
+func (c *Cloud) MustCopyServiceID(iamID string) string {
+	defer c.lock()()
+	of := c.mustIdentity(iamID)
+	return c.newServiceID(of.class, of.name, of.account, of.policies...).iamID
+}
+
 // MustCreateAPIKey makes a further API key for a service id and returns it.
 func (c *Cloud) MustCreateAPIKey(iamID string) string {
 	defer c.lock()()

@@ -105,8 +105,8 @@ func Await(ctx context.Context, file string, patience time.Duration) (map[string
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		if content, err := os.ReadFile(file); err == nil {
-			return parse(string(content)), nil
+		if variables, err := Read(file); err == nil {
+			return variables, nil
 		}
 		select {
 		case <-time.After(10 * time.Millisecond):
@@ -116,14 +116,18 @@ func Await(ctx context.Context, file string, patience time.Duration) (map[string
 	}
 }
 
-// parse reads NAME='value' lines.
-func parse(lines string) map[string]string {
+// Read returns the variables of a file of NAME='value' lines.
+func Read(file string) (map[string]string, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
 	variables := map[string]string{}
-	for line := range strings.Lines(lines) {
+	for line := range strings.Lines(string(content)) {
 		name, value, found := strings.Cut(strings.TrimSuffix(line, "\n"), "='")
 		if found {
 			variables[name] = strings.ReplaceAll(strings.TrimSuffix(value, "'"), `'\''`, "'")
 		}
 	}
-	return variables
+	return variables, nil
 }

@@ -83,6 +83,7 @@ type deployment struct {
 	packed     []byte            // the zip
 	parameters map[string]string // of the template, all that are given
 	others     []string          // parameters that PARAMS may set
+	force      bool              // the first run takes the place of whatever token is stored
 }
 
 func (d *deployment) run(ctx context.Context) error {
@@ -383,7 +384,7 @@ func (d *deployment) finish(ctx context.Context) error {
 func (d *deployment) firstRun(ctx context.Context) ([]byte, error) {
 	began := d.now()
 	for last := ""; ; {
-		payload, failure, err := d.call(ctx, event{Mode: "rotate"})
+		payload, failure, err := d.call(ctx, event{Mode: "rotate", Force: d.force})
 		if err != nil || failure == "" {
 			return payload, err
 		}

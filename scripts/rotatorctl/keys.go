@@ -57,6 +57,7 @@ type serviceID struct {
 	keys        []apiKey    // oldest first
 	managed     *managedKey // nil where its key is made here
 	outdated    bool        // the key that is stored does not do
+	probes      bool        // a key is not stored before its service id may read the token secret's metadata
 }
 
 // loadKeys lists the keys with our name. IAM gives a key's age to the minute, so of two made in one minute
@@ -236,7 +237,34 @@ func (s *setup) tryKey(ctx context.Context, id *serviceID, keyID string, value i
 	if claims, err := iamtoken.ReadClaims(token.Reveal()); err != nil || claims.IAMID != id.iamID || claims.Account != s.account {
 		return fmt.Errorf("%s: its token is another identity's or account's: it is not stored", doing)
 	}
+	if id.probes {
+		return s.probe(ctx, id, token)
+	}
 	return nil
+}
+
+const (
+	probeTries = 31
+	probePause = 10 * time.Second
+)
+
+// probe does what the function does first with a token. New policies take minutes to reach everywhere.
+func (s *setup) probe(ctx context.Context, id *serviceID, token iamtoken.Secret) error {
+	as := *s.cloud
+	as.token = token
+	f := &failure{doing: "reading the token secret's metadata as the " + id.role + " service id", needed: "the policies that infra/ibm gives it"}
+	for try := 1; ; try++ {
+		err := as.sendAs(ctx, f, http.MethodGet, "secrets/"+s.tokenSecret+"/versions/current/metadata", http.StatusOK, nil, &struct{}{})
+		if err == nil || f.status != http.StatusForbidden || try == probeTries {
+			return err
+		}
+		if try == 1 {
+			s.say("the policies of the new %s service id do not count yet: trying again for five minutes", id.role)
+		}
+		if err := s.sleep(ctx, probePause); err != nil {
+			return err
+		}
+	}
 }
 
 // deleteOthers deletes the keys that interrupted runs have lost and, where that is asked for, the old ones of the

@@ -127,7 +127,7 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 	flags.StringVar(&p.stack, "stack", "iam-token-rotator", "name of the CloudFormation stack and of the function (STACK)")
 	flags.StringVarP(&p.output, "output", "o", "text", "text, or json: one JSON document on standard output")
 	flags.BoolVarP(&p.yes, "yes", "y", false, "do not ask")
-	root.AddCommand(p.setupCommand(), p.putKeyCommand(), p.deployCommand(), p.statusCommand(), p.logsCommand(),
+	root.AddCommand(p.setupCommand(), p.replaceCommand(), p.putKeyCommand(), p.deployCommand(), p.statusCommand(), p.logsCommand(),
 		p.invokeCommand(), p.doctorCommand(), p.destroyCommand())
 	return root
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/scripts/envfile"
@@ -34,6 +35,7 @@ type setup struct {
 	noBootstrapKey, rotateKeys, deleteOldKeys, kv  bool
 	account, keyGroup, tokenGroup, profile         string
 	apiKeySecret, tokenSecret                      string // ids; empty until found or created
+	readerKeyID                                    string // of a reader's key that this run is not about
 	workload                                       *serviceID
 	bootstrap, reader                              *serviceID // nil where there is to be no key
 	cloud                                          *ibmCloud
@@ -63,7 +65,15 @@ Other variables:
 		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context()) },
 	}
+	s.addFlags(command.Flags())
 	flags := command.Flags()
+	flags.BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones stay valid")
+	flags.BoolVar(&s.deleteOldKeys, "delete-old-keys", false, "make nothing; delete all keys that setup stored in the same places before, except those in use, which the environment names")
+	return command
+}
+
+// addFlags adds the options that say what to make and where it is.
+func (s *setup) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.terraform, "terraform", "", "`PATH` of Terraform's folder, or of a file with what terraform output -json prints (- is standard input)")
 	flags.StringVar(&s.env, "env", "-", "write the lines to this `FILE`, whole or not at all (- is standard output)")
 	flags.StringVar(&s.name, "name", "iam-token-rotator", "beginning of the names of keys and secrets")
@@ -74,18 +84,24 @@ Other variables:
 	flags.BoolVar(&s.kv, "kv", false, "make the token secret of type kv, with the token in its entry iam_token")
 	flags.BoolVar(&s.noBootstrapKey, "no-bootstrap-key", false, "make no bootstrap key: a further workload uses the first one's")
 	flags.IntVar(&s.days, "expires-in", 90, "lifetime of new keys in `DAYS`; 0 is for ever")
-	flags.BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones stay valid")
-	flags.BoolVar(&s.deleteOldKeys, "delete-old-keys", false, "make nothing; delete all keys that setup stored in the same places before, except those in use, which the environment names")
-	return command
 }
 
 func (s *setup) run(ctx context.Context) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	return s.makeMissing(ctx)
+}
+
+// begin reads what is given, and logs in.
+func (s *setup) begin(ctx context.Context) error {
 	if err := s.readInput(ctx); err != nil {
 		return err
 	}
-	if err := s.cloud.logIn(ctx, s.getenv("IAM_TOKEN"), s.getenv("IBMCLOUD_API_KEY")); err != nil {
-		return err
-	}
+	return s.cloud.logIn(ctx, s.getenv("IAM_TOKEN"), s.getenv("IBMCLOUD_API_KEY"))
+}
+
+func (s *setup) makeMissing(ctx context.Context) error {
 	// Everything is read before anything is made, so that a missing right or a wrong id shows first.
 	if err := s.readState(ctx); err != nil {
 		return err
@@ -239,12 +255,12 @@ func (s *setup) createSecret(ctx context.Context, body map[string]any, refused s
 }
 
 func (s *setup) createTokenSecret(ctx context.Context) (err error) {
-	const none = "no token yet"
-	body := map[string]any{"name": s.name + "-token", "secret_group_id": s.tokenGroup, "secret_type": "arbitrary", "payload": none,
+	const noToken = "no token yet"
+	body := map[string]any{"name": s.name + "-token", "secret_group_id": s.tokenGroup, "secret_type": "arbitrary", "payload": noToken,
 		"description": "IAM access token, kept valid by iam-token-rotator."}
 	if s.kv {
 		delete(body, "payload")
-		body["secret_type"], body["data"] = "kv", map[string]any{iamtoken.DefaultField: none}
+		body["secret_type"], body["data"] = "kv", map[string]any{iamtoken.DefaultField: noToken}
 		body["version_custom_metadata"] = map[string]any{"rotator_version": "rotatorctl"} // the function writes no kv secret without it
 	}
 	s.tokenSecret, err = s.createSecret(ctx, body, "")
@@ -443,7 +459,7 @@ func (s *setup) writeResult(keys map[*serviceID]apiKey) error {
 		{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", s.apiKeySecret}, {"TOKEN_SECRET", s.tokenSecret},
 		{"EXPECT_ACCOUNT", s.account}, {"EXPECT_IAM_ID", s.workload.iamID}, {"WORKLOAD_APIKEY_ID", keys[s.workload].id},
 		{"BOOTSTRAP_APIKEY_ID", bootstrap.id}, {"BOOTSTRAP_EXPIRES_AT", expires}, {"BOOTSTRAP_SECRET_ARN", arn}, {"BOOTSTRAP_KEY_SECRET", managed}, {"IAM_PROFILE_ID", profile},
-		{"READER_APIKEY_ID", keys[s.reader].id},
+		{"READER_APIKEY_ID", cmp.Or(keys[s.reader].id, s.readerKeyID)},
 	}, func(line [2]string) bool { return line[1] == "" })
 	if s.env != "-" || s.output != "json" {
 		if err := envfile.Write(s.env, envfile.Lines(lines), s.stdout); err != nil {

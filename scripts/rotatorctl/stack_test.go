@@ -105,6 +105,14 @@ type account struct {
 // newAccount makes a bucket, stores the bootstrap key and prepares the variables for a deployment of one rotation.
 func newAccount(t *testing.T, stack string) *account {
 	t.Helper()
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2})
+	ibm := httptest.NewServer(cloud)
+	t.Cleanup(ibm.Close)
+	return newAccountFor(t, stack, cloud, ibm.URL)
+}
+
+func newAccountFor(t *testing.T, stack string, cloud *ibmcloudtest.Cloud, origin string) *account {
+	t.Helper()
 	programs.Need(t, "moto_server", "go")
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		programs.Missing(t, "this machine cannot run what Lambda runs")
@@ -113,9 +121,6 @@ func newAccount(t *testing.T, stack string) *account {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2})
-	ibm := httptest.NewServer(cloud)
-	t.Cleanup(ibm.Close)
 	a := &account{t: t, moto: moto, cloud: cloud, stack: stack, bucket: stack + "-code"}
 	a.lambda = &awstest.Lambda{Moto: moto, Program: filepath.Join(mustBuild(t), "invoke")}
 	var mu sync.Mutex
@@ -143,7 +148,7 @@ func newAccount(t *testing.T, stack string) *account {
 	a.arn = secret["ARN"].(string)
 	rotation := cloud.Rotations()[0]
 	a.set = map[string]string{
-		"STACK": stack, "BUCKET": a.bucket, "BOOTSTRAP_SECRET_ARN": a.arn, "SECRETS_MANAGER_URL": ibm.URL, "IAM_URL": ibm.URL,
+		"STACK": stack, "BUCKET": a.bucket, "BOOTSTRAP_SECRET_ARN": a.arn, "SECRETS_MANAGER_URL": origin, "IAM_URL": origin,
 		"API_KEY_SECRET": rotation.APIKeySecret, "TOKEN_SECRET": rotation.TokenSecret, "ARCH": runtime.GOARCH, "DEPLOY_DIR": t.TempDir(),
 	}
 	return a

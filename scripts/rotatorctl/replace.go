@@ -1,0 +1,413 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/IBM/platform-services-go-sdk/iamidentityv1"
+	"github.com/spf13/cobra"
+
+	"iam-token-rotator/scripts/envfile"
+)
+
+// replacement puts another service id in the place of one whose key was stolen. The new one works before the old one is
+// deleted, which ends the old one's keys and tokens at once.
+//
+// Each step can be repeated, and a file beside the one of --env notes what a run cut off must not choose again: the service
+// id to delete, and the secret that had its key.
+type replacement struct {
+	*setup
+	workloadToo, bootstrapToo, noDeploy bool
+	vars                                []string
+	file                                string            // the note
+	note                                map[string]string // its variables
+	done                                []map[string]string
+}
+
+// none is in the note where there is no id.
+const none = "none"
+
+func (p *program) replaceCommand() *cobra.Command {
+	quiet := *p
+	quiet.stdout = io.Discard // setup and deploy have results of their own
+	r := &replacement{setup: &setup{program: &quiet}}
+	command := &cobra.Command{
+		Use:   "replace-identity",
+		Short: "After a theft: replace a service id, which ends its keys and tokens at once",
+		Long: `Puts another service id with the same policies in the place of the bootstrap's, the workload's, or both. Terraform makes
+it, setup makes its key and stores it, deploy changes what the function expects, and then the old service id is deleted,
+with all its keys and tokens. Readers have a good token all the time.
+
+It asks before it deletes. Interrupted, it continues when run again: FILE.replacing, beside the --env FILE, notes what to
+delete. Options and variables are those of setup, as it was last run, and those of deploy: see rotatorctl setup -h and
+deploy -h. Without a folder of Terraform's, make the service id yourself and give its id in WORKLOAD_IAM_ID or BOOTSTRAP_IAM_ID
+when the first run asks for it.
+
+Whoever has the bootstrap key could read the workload's: replace both.`,
+		Example: "  rotatorctl replace-identity --bootstrap --workload --terraform infra/ibm --env build/ibm.env",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			quiet.output, quiet.stack, quiet.yes = "text", p.stack, p.yes
+			if err := r.run(cmd.Context()); err != nil {
+				return err
+			}
+			text := ""
+			for _, one := range r.done {
+				text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", one["role"], one["iam_id"], one["deleted_iam_id"])
+			}
+			return p.print(map[string]any{"replaced": r.done}, text)
+		},
+	}
+	flags := command.Flags()
+	r.addFlags(flags)
+	flags.BoolVar(&r.bootstrapToo, "bootstrap", false, "replace the bootstrap's service id")
+	flags.BoolVar(&r.workloadToo, "workload", false, "replace the workload's service id")
+	flags.BoolVar(&r.noDeploy, "no-deploy", false, "rotatorctl does not deploy this function: ask whether it runs with the new FILE")
+	flags.StringArrayVar(&r.vars, "var", nil, "`NAME=VALUE` for terraform, as in your terraform apply; can be repeated")
+	return command
+}
+
+func (r *replacement) run(ctx context.Context) (err error) {
+	switch {
+	case !r.bootstrapToo && !r.workloadToo:
+		return usagef("name what was stolen: --bootstrap, --workload or both. Whoever has the bootstrap key could read the workload's")
+	case r.env == "-" || r.terraform == "-":
+		return usagef("replace-identity takes files or a folder, not -, for --env and --terraform")
+	case r.noBootstrapKey && r.bootstrapToo:
+		return usagef("--bootstrap does not go with --no-bootstrap-key")
+	}
+	if err := r.readFiles(); err != nil {
+		return err
+	}
+	if !r.noDeploy {
+		if err := r.deployment().check(ctx); err != nil {
+			return err
+		}
+	}
+	// The bootstrap's first: as long as the old one is there, its key reads the workload's next one.
+	for _, role := range []string{"bootstrap", "workload"} {
+		if role == "bootstrap" && !r.bootstrapToo || role == "workload" && !r.workloadToo {
+			continue
+		}
+		if err := r.replace(ctx, role); err != nil {
+			return err
+		}
+	}
+	if !r.workloadToo {
+		r.say("note: whoever had the bootstrap key could read the workload's: replace that service id, too, with --workload")
+	}
+	if err := os.Remove(r.file); err != nil {
+		return fmt.Errorf("%s cannot be removed: remove it by hand", printable(r.file))
+	}
+	return nil
+}
+
+// readFiles reads what the last setup has written, and the note of a run cut off.
+func (r *replacement) readFiles() error {
+	before, err := envfile.Read(r.env)
+	if err != nil {
+		return usagef("--env %s cannot be read: name the file that setup has written", printable(r.env))
+	}
+	r.readerKeyID = before["READER_APIKEY_ID"]
+	r.file = r.env + ".replacing"
+	if r.note, err = envfile.Read(r.file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return usagef("%s cannot be read", printable(r.file))
+	}
+	for name, value := range r.note {
+		if !iamIDShape.MatchString(value) && !idShape.MatchString(value) && value != none {
+			return usagef("%s in %s has a value of unknown form: correct it, or remove the file to begin again", quote(name), printable(r.file))
+		}
+	}
+	if r.note == nil {
+		r.note = map[string]string{}
+	}
+	return nil
+}
+
+// keep notes a value.
+func (r *replacement) keep(name, value string) error {
+	r.note[name] = value
+	var lines [][2]string
+	for _, name := range slices.Sorted(maps.Keys(r.note)) {
+		lines = append(lines, [2]string{name, r.note[name]})
+	}
+	if err := envfile.WriteWhole(r.file, []byte(envfile.Lines(lines)), 0o600); err != nil {
+		return fmt.Errorf("writing %s failed: is its folder writable, and has it room?", printable(r.file))
+	}
+	return nil
+}
+
+func (r *replacement) replace(ctx context.Context, role string) error {
+	oldID, oldSecret, done := "OLD_"+strings.ToUpper(role)+"_IAM_ID", "OLD_"+strings.ToUpper(role)+"_SECRET", strings.ToUpper(role)+"_DONE"
+	if r.note[done] != "" {
+		return nil
+	}
+	id, err := r.load(ctx, role)
+	if err != nil {
+		return err
+	}
+	// 1. Another service id, with the same policies.
+	if id, err = r.makeServiceID(ctx, id, oldID); err != nil {
+		return err
+	}
+	old := r.note[oldID]
+	// 2. Its key, in a secret of its own: the function uses the old one until it is deployed.
+	if err := r.setAside(ctx, id, old, oldSecret); err != nil {
+		return err
+	}
+	id.probes = id == r.bootstrap
+	if err := r.makeMissing(ctx); err != nil {
+		return err
+	}
+	// 3. The function uses it, and readers have its token.
+	if err := r.deploy(ctx); err != nil {
+		return err
+	}
+	// 4. The old one ends.
+	if err := r.end(ctx, role, old, r.note[oldSecret]); err != nil {
+		return err
+	}
+	// 5. A thief who could write to the token secret does not have the last word in it.
+	if err := r.rotate(ctx); err != nil {
+		return err
+	}
+	r.done = append(r.done, map[string]string{"role": role, "iam_id": id.iamID, "deleted_iam_id": old})
+	return r.keep(done, none)
+}
+
+// load reads the ids of now.
+func (r *replacement) load(ctx context.Context, role string) (*serviceID, error) {
+	if err := r.begin(ctx); err != nil {
+		return nil, err
+	}
+	id := map[string]*serviceID{"workload": r.workload, "bootstrap": r.bootstrap}[role]
+	if id == nil {
+		return nil, usagef("there is no bootstrap service id: a trusted profile has no key that can be stolen")
+	}
+	return id, nil
+}
+
+// resources are Terraform's addresses of a service id and its policies, as beginnings.
+var resources = map[string][]string{
+	"workload":  {"ibm_iam_service_id.workload", "ibm_iam_service_policy.workload"},
+	"bootstrap": {"ibm_iam_service_id.bootstrap", `ibm_iam_service_policy.secret_group["bootstrap-`},
+}
+
+// makeServiceID makes another service id unless the note's old one is not Terraform's any more. Terraform would delete before
+// it creates, and the keys come last: so it forgets the old one, which is deleted here when all is ready.
+func (r *replacement) makeServiceID(ctx context.Context, id *serviceID, oldID string) (*serviceID, error) {
+	if r.note[oldID] != "" && r.note[oldID] != id.iamID {
+		return id, nil
+	}
+	folder, err := os.Stat(r.terraform)
+	managed := err == nil && folder.IsDir()
+	if r.note[oldID] == "" {
+		if managed {
+			if err := r.checkPlan(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if err := r.keep(oldID, id.iamID); err != nil {
+			return nil, err
+		}
+	}
+	if !managed {
+		return nil, fmt.Errorf("make a service id with the policies of %s, and run this again with its id in %s_IAM_ID", id.iamID, strings.ToUpper(id.role))
+	}
+	listed, err := r.runTerraform(ctx, "state", "list", "-id="+strings.TrimPrefix(id.iamID, "iam-"))
+	if err != nil {
+		return nil, err
+	}
+	if len(bytes.TrimSpace(listed)) > 0 {
+		if err := r.forget(ctx, id.role); err != nil {
+			return nil, err
+		}
+	}
+	r.say("Terraform makes another service id for the %s, with the same policies", id.role)
+	if _, err := r.runTerraform(ctx, slices.Concat([]string{"apply", "-auto-approve", "-input=false", "-no-color"}, r.varOptions())...); err != nil {
+		return nil, err
+	}
+	made, err := r.load(ctx, id.role)
+	if err == nil && made.iamID == r.note[oldID] {
+		err = fmt.Errorf("terraform apply has made no other service id for the %s: %s is still its output", id.role, made.iamID)
+	}
+	return made, err
+}
+
+func (r *replacement) varOptions() (options []string) {
+	for _, v := range r.vars {
+		options = append(options, "-var", v)
+	}
+	return options
+}
+
+// checkPlan refuses to begin where an apply would change more than this: with other variables than the last time it might
+// remove the instance.
+func (r *replacement) checkPlan(ctx context.Context) error {
+	_, err := r.runTerraform(ctx, slices.Concat([]string{"plan", "-detailed-exitcode", "-input=false", "-no-color"}, r.varOptions())...)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 2 {
+		return errors.New("nothing is replaced: terraform has other changes to make, see above. Give --var as for your terraform apply, or apply them first")
+	}
+	return err
+}
+
+// forget takes the service id and its policies out of Terraform's state. They stay as they are.
+func (r *replacement) forget(ctx context.Context, role string) error {
+	listed, err := r.runTerraform(ctx, "state", "list")
+	if err != nil {
+		return err
+	}
+	remove := []string{"state", "rm"}
+	for address := range strings.Lines(string(listed)) {
+		address = strings.TrimSpace(address)
+		if slices.ContainsFunc(resources[role], func(start string) bool { return strings.HasPrefix(address, start) }) {
+			remove = append(remove, address)
+		}
+	}
+	_, err = r.runTerraform(ctx, remove...)
+	return err
+}
+
+// runTerraform returns what terraform prints. What it complains of, and a plan that is not empty, are shown.
+func (r *replacement) runTerraform(ctx context.Context, args ...string) ([]byte, error) {
+	command := exec.CommandContext(ctx, "terraform", append([]string{"-chdir=" + r.terraform}, args...)...)
+	var printed, complaint bytes.Buffer
+	command.Env, command.Stdout, command.Stderr = withoutCredentials(os.Environ()), &printed, &complaint
+	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // it finishes what it has begun
+	err := command.Run()
+	if err == nil {
+		return printed.Bytes(), nil
+	}
+	for line := range strings.Lines(printed.String() + complaint.String()) {
+		r.say("%s", withoutSecrets(strings.TrimRight(line, "\r\n")))
+	}
+	if ctx.Err() != nil {
+		return nil, errors.New("interrupted. Run it again to continue")
+	}
+	return nil, fmt.Errorf("terraform %s failed, see above: run this again when that is solved: %w", args[0], err)
+}
+
+// setAside renames the secret that has the old service id's key, so that the new one's can have its name. Its id stays, and
+// by that the function reads it.
+func (r *replacement) setAside(ctx context.Context, id *serviceID, old, oldSecret string) error {
+	kind := "arbitrary"
+	if id.managed != nil {
+		kind = "iam_credentials"
+	} else if id == r.bootstrap {
+		return nil // its key is in AWS or a file alone
+	}
+	name := r.managedName(id)
+	if r.note[oldSecret] == "" {
+		found, err := r.findSecret(ctx, name, r.keyGroup, kind)
+		if err != nil {
+			return err
+		}
+		if found == "" {
+			found = none
+		}
+		if err := r.keep(oldSecret, found); err != nil {
+			return err
+		}
+	}
+	secret := r.note[oldSecret]
+	if secret == none {
+		return nil
+	}
+	f := &failure{doing: "renaming the secret " + secret, needed: managerNeeded}
+	err := r.cloud.ask(ctx, f, http.StatusOK, func(ctx context.Context) error {
+		body := `{"name":"` + name + "-of-" + strings.TrimPrefix(old, "iam-") + `"}`
+		return r.cloud.do(ctx, http.MethodPatch, r.cloud.secretsURL+"/api/v2/secrets/"+secret+"/metadata", "application/merge-patch+json", body, nil)
+	})
+	if f.status == http.StatusNotFound || f.status == http.StatusGone { // deleted by a run cut off later; or its key has expired
+		return nil
+	}
+	return err
+}
+
+// written are the variables that setup writes: an environment loaded before has the old ones.
+var written = []string{"SECRETS_MANAGER_URL", "API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_EXPIRES_AT"}
+
+// deployment deploys what setup has written.
+func (r *replacement) deployment() *deployment {
+	d := &deployment{program: r.program, values: map[string]string{}, force: true}
+	values, _ := envfile.Read(r.env) // read before
+	for _, s := range settings {
+		d.values[s.variable] = r.getenv(s.variable)
+		if slices.Contains(written, s.variable) {
+			d.values[s.variable] = values[s.variable]
+		}
+	}
+	if d.values["ROTATIONS_FILE"] != "" {
+		for _, name := range written[1:5] {
+			delete(d.values, name)
+		}
+	}
+	return d
+}
+
+func (r *replacement) deploy(ctx context.Context) error {
+	if r.noDeploy {
+		if r.confirm(ctx, fmt.Sprintf("The function must run with %s now, once with force", printable(r.env))) != nil {
+			return fmt.Errorf("the old service id still works. Deploy the function with %s, and run this again", printable(r.env))
+		}
+		return nil
+	}
+	d := r.deployment()
+	if file := d.values["ROTATIONS_FILE"]; file != "" {
+		list, err := os.ReadFile(file)
+		if err != nil {
+			return usagef("ROTATIONS_FILE=%s cannot be read", printable(file))
+		}
+		for _, old := range r.note {
+			if old != none && bytes.Contains(list, []byte(old)) {
+				return fmt.Errorf("ROTATIONS_FILE=%s names %s: put in what %s says now, and run this again", printable(file), old, printable(r.env))
+			}
+		}
+	}
+	return d.run(ctx)
+}
+
+// end deletes the old service id, and the secret that made its keys.
+func (r *replacement) end(ctx context.Context, role, old, secret string) error {
+	if r.confirm(ctx, fmt.Sprintf("Deleting the service id %s of the %s, with all its keys and tokens", old, role)) != nil {
+		return fmt.Errorf("not confirmed: %s still works, with its keys and tokens. Run this again to delete it", old)
+	}
+	deleting := &failure{doing: "deleting the service id " + old, needed: "Administrator on the service id"}
+	err := r.cloud.ask(ctx, deleting, http.StatusNoContent, func(ctx context.Context) error {
+		id := strings.TrimPrefix(old, "iam-")
+		_, err := r.cloud.apiKeys.DeleteServiceIDWithContext(ctx, &iamidentityv1.DeleteServiceIDOptions{ID: &id})
+		return err
+	})
+	if err != nil && deleting.status != http.StatusNotFound {
+		return err
+	}
+	r.say("deleted the service id %s, with its keys and tokens", old)
+	if secret == "" || secret == none {
+		return nil
+	}
+	return r.deleteManaged(ctx, &serviceID{managed: &managedKey{secret: secret}})
+}
+
+// rotate publishes a token of now.
+func (r *replacement) rotate(ctx context.Context) error {
+	if r.noDeploy {
+		r.say("note: run the function once more with force: a thief of the bootstrap key could write to the token secret until now")
+		return nil
+	}
+	d := r.deployment()
+	if err := d.connect(ctx); err != nil {
+		return err
+	}
+	r.say("Rotating once more, now that nothing else can write to the token secret")
+	_, err := d.firstRun(ctx)
+	return err
+}

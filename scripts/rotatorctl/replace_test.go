@@ -1,0 +1,234 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/scripts/programs"
+)
+
+// A theft is a set-up whose service ids are replaced. Terraform is a script: for a service id that its state does not hold
+// it takes the next one, which the cloud has made before.
+type theft struct {
+	*fixture
+	key, token, next map[string]string // by role: of the old service id; and the new one
+	stolen           map[string]string // what setup wrote
+	args             []string          // of setup and of replace-identity
+}
+
+const fakeTerraform = `#!/bin/sh
+cd "${1#-chdir=}" && shift || exit 9
+echo "$*" >>log
+if [ -e fail ] && grep -qxF -- "$1 $2" fail; then rm fail; echo 'Error: no luck' >&2; exit 1; fi
+case "$*" in
+'output -json -no-color') cat outputs.json ;;
+'plan -detailed-exitcode -input=false -no-color'*) [ ! -e changes ] || { echo 'Plan: 1 to destroy.'; exit 2; } ;;
+'state list') cat state ;;
+'state list -id='*) if grep -qxF "${3#-id=}" ids; then echo found; fi ;;
+'state rm '*) shift 2; for a; do
+		case $a in ibm_iam_service_id.*) role=${a#*.}; role=${role%%\[*}; sed -i "/^$(cat old-$role)$/d" ids ;; esac
+		grep -vxF -- "$a" state >left; mv left state
+	done ;;
+'apply -auto-approve -input=false -no-color'*) for role in workload bootstrap; do
+		if ! grep -q "^ibm_iam_service_id.$role" state; then
+			sed -i "s/$(cat old-$role)/$(cat next-$role)/" outputs.json
+			echo "ibm_iam_service_id.$role" >>state; cat next-$role >>ids
+		fi
+	done ;;
+*) echo "unknown: $*" >&2; exit 9 ;;
+esac
+`
+
+func newTheft(t *testing.T, managed bool) *theft {
+	fx := newFixture(t)
+	fx.outputs["managed_keys"] = fmt.Sprint(managed)
+	th := &theft{fixture: fx, key: map[string]string{}, token: map[string]string{}, next: map[string]string{}}
+	programs.Need(t, "sh", "sed", "grep")
+	th.write("terraform", fakeTerraform)
+	if err := os.Chmod(th.path("terraform"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", fx.folder+":"+os.Getenv("PATH"))
+	th.write("state", "ibm_iam_service_id.bootstrap[0]\nibm_iam_service_id.reader\nibm_iam_service_id.workload\nibm_iam_service_policy.secret_group[\"bootstrap-keys\"]\n"+
+		"ibm_iam_service_policy.secret_group[\"bootstrap-tokens\"]\nibm_iam_service_policy.secret_group[\"reader\"]\nibm_iam_service_policy.workload[0]\n")
+	ids := ""
+	for _, role := range []string{"workload", "bootstrap"} {
+		th.next[role] = fx.cloud.MustCopyServiceID(fx.outputs[role+"_iam_id"])
+		th.write("old-"+role, subject(fx.outputs[role+"_iam_id"])+"\n")
+		th.write("next-"+role, subject(th.next[role])+"\n")
+		ids += subject(fx.outputs[role+"_iam_id"]) + "\n"
+	}
+	th.write("ids", ids)
+	th.write("outputs.json", fx.terraform())
+	return th
+}
+
+// steal sets up, and notes what a thief has then.
+func (th *theft) steal() {
+	th.t.Helper()
+	th.succeed(append(th.args, "--env", th.path("ibm.env"))...)
+	th.stolen = mustReadEnv(th.t, th.path("ibm.env"))
+	th.key["workload"], th.key["bootstrap"] = th.cloud.MustCurrent(th.stolen["API_KEY_SECRET"]).Payload, th.currentAtAWS()
+	for role, key := range th.key {
+		_, th.token[role] = th.exchange(key)
+	}
+}
+
+// currentAtAWS is the bootstrap key there.
+func (th *theft) currentAtAWS() string {
+	if key, ok := th.aws.secrets[defaultAWSSecret]; ok {
+		return key
+	}
+	moto, _ := startMoto()
+	return moto.MustCall(th.t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": th.stolen["BOOTSTRAP_SECRET_ARN"]})["SecretString"].(string)
+}
+
+func mustReadEnv(t *testing.T, file string) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]string{}
+	for text := range strings.Lines(string(text)) {
+		found := line.FindStringSubmatch(strings.TrimSpace(text))
+		values[found[1]] = found[2]
+	}
+	return values
+}
+
+func subject(iamID string) string { return strings.TrimPrefix(iamID, "iam-") }
+
+func (th *theft) write(name, text string) {
+	th.t.Helper()
+	if err := os.WriteFile(th.path(name), []byte(text), 0o600); err != nil {
+		th.t.Fatal(err)
+	}
+}
+
+func (th *theft) replace(args ...string) outcome {
+	th.t.Helper()
+	return th.replaceTyping("", args...)
+}
+
+func (th *theft) replaceTyping(typed string, args ...string) outcome {
+	th.t.Helper()
+	got := runWith(th.t, th.env, configFor(th.aws.url), typed, slices.Concat([]string{"replace-identity", "--terraform", th.folder, "--env", th.path("ibm.env")}, th.args, args)...)
+	for _, found := range secretShape.FindAllString(strings.ReplaceAll(got.all(), th.folder, ""), -1) {
+		if !publicID.MatchString(found) {
+			th.t.Fatalf("a secret of %d characters is printed", len(found))
+		}
+	}
+	return got
+}
+
+// works reports whether the old service id's key and token are still accepted.
+func (th *theft) works(role string) (key, token bool) {
+	status, _ := th.exchange(th.key[role])
+	path := "/v3/targets"
+	if role == "bootstrap" {
+		path = "/api/v2/secrets/" + th.stolen["TOKEN_SECRET"] + "/metadata"
+	}
+	request, _ := http.NewRequestWithContext(th.t.Context(), "GET", th.origin+path, nil)
+	request.Header.Set("Authorization", "Bearer "+th.token[role])
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		th.t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	return status == 200, response.StatusCode == 200
+}
+
+// replaced checks that the old service ids of the roles are gone, and the new ones in their place.
+func (th *theft) replaced(roles ...string) map[string]string {
+	th.t.Helper()
+	values := mustReadEnv(th.t, th.path("ibm.env"))
+	for _, role := range roles {
+		if key, token := th.works(role); key || token {
+			th.t.Errorf("%s: got the old key accepted %t, the old token %t; want both refused", role, key, token)
+		}
+	}
+	th.owner(th.cloud.MustCurrent(values["API_KEY_SECRET"]).Payload, values["EXPECT_IAM_ID"])
+	if strings.Contains(strings.Join(roles, " "), "workload") {
+		want(th.t, "EXPECT_IAM_ID", values["EXPECT_IAM_ID"], th.next["workload"])
+		if values["API_KEY_SECRET"] == th.stolen["API_KEY_SECRET"] {
+			th.t.Error("the key secret is that of the old service id")
+		}
+	}
+	if strings.Contains(strings.Join(roles, " "), "bootstrap") {
+		th.owner(th.currentAtAWS(), th.next["bootstrap"])
+	}
+	for _, secret := range th.asAdmin("GET", "/api/v2/secrets?limit=200", "")["secrets"].([]any) {
+		if name := secret.(map[string]any)["name"].(string); strings.Contains(name, "-of-ServiceId-") {
+			th.t.Errorf("the secret %s is left", name)
+		}
+	}
+	if left, _ := filepath.Glob(th.path("*.replacing")); len(left) > 0 {
+		th.t.Errorf("%s is left", left)
+	}
+	return values
+}
+
+// deploy deploys what the set-up has written, as a stack of that name.
+func (th *theft) deploy(stack string) *account {
+	th.t.Helper()
+	a := newAccountFor(th.t, stack, th.cloud, th.origin)
+	th.aws.url, th.args = a.url, append(th.args, "--aws-secret", stack+"/own")
+	for _, name := range []string{"STACK", "BUCKET", "ARCH", "DEPLOY_DIR"} {
+		th.env[name] = a.set[name]
+	}
+	th.steal()
+	maps.Copy(a.set, th.stolen)
+	a.must(0, "deploy", "default: rotated")
+	return a
+}
+
+// watchReaders uses the published token again and again, until stop.
+func (th *theft) watchReaders() (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(20 * time.Millisecond):
+				th.useToken(th.stolen["TOKEN_SECRET"])
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+// TestAThiefIsEvicted: with a deployed function. Readers have a good token all the time.
+func TestAThiefIsEvicted(t *testing.T) {
+	for _, managed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("managed=%t", managed), func(t *testing.T) {
+			th := newTheft(t, managed)
+			stack := th.deploy(fmt.Sprintf("thief-%t", managed))
+			stop := th.watchReaders()
+			got := th.replace("--bootstrap", "--workload", "--yes")
+			stop()
+			if got.exit != 0 {
+				t.Fatalf("got exit %d\n%s", got.exit, got.all())
+			}
+			values, variables := th.replaced("bootstrap", "workload"), stack.variables()
+			th.useToken(values["TOKEN_SECRET"])
+			for _, name := range []string{"EXPECT_IAM_ID", "API_KEY_SECRET", "BOOTSTRAP_KEY_SECRET"} {
+				want(t, "the function's "+name, variables[name], values[name])
+			}
+			want(t, "printed", got.stdout, fmt.Sprintf("bootstrap: %s replaces %s, which is deleted\nworkload: %s replaces %s, which is deleted\n",
+				th.next["bootstrap"], th.outputs["bootstrap_iam_id"], th.next["workload"], th.outputs["workload_iam_id"]))
+			if state := th.read("state"); strings.Count(state, "reader") != 2 {
+				t.Errorf("Terraform's state: got %s, want the reader's resources as before", state)
+			}
+		})
+	}
+}
