@@ -2,6 +2,7 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -28,12 +29,13 @@ var version = "dev"
 
 // program is one run of rotatorctl: its environment and the options of every command.
 type program struct {
-	getenv func(string) string
-	stdin  io.Reader
-	stdout io.Writer // the result, and nothing else
-	stderr io.Writer // progress, warnings, questions
-	now    func() time.Time
-	sleep  func(context.Context, time.Duration) error
+	getenv  func(string) string
+	stdin   io.Reader
+	answers *bufio.Reader // of it, once there was a question
+	stdout  io.Writer     // the result, and nothing else
+	stderr  io.Writer     // progress, warnings, questions
+	now     func() time.Time
+	sleep   func(context.Context, time.Duration) error
 	// isTerminal reports whether a person reads or types there.
 	isTerminal func(file any) bool
 	// loadAWS finds region and credentials. The SDK reads the process's own environment, so tests give another.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/scripts/programs"
 )
 
@@ -226,9 +228,175 @@ func TestAThiefIsEvicted(t *testing.T) {
 			}
 			want(t, "printed", got.stdout, fmt.Sprintf("bootstrap: %s replaces %s, which is deleted\nworkload: %s replaces %s, which is deleted\n",
 				th.next["bootstrap"], th.outputs["bootstrap_iam_id"], th.next["workload"], th.outputs["workload_iam_id"]))
-			if state := th.read("state"); strings.Count(state, "reader") != 2 {
+			if state, _ := os.ReadFile(th.path("state")); strings.Count(string(state), "reader") != 2 {
 				t.Errorf("Terraform's state: got %s, want the reader's resources as before", state)
 			}
 		})
 	}
+}
+
+// both replaces both service ids of a function that is deployed by other means.
+var both = []string{"--bootstrap", "--workload", "--yes", "--no-deploy"}
+
+// TestReplacementCutOffAtEachRequest: from any request on nothing is answered, or a command of Terraform's fails. Until the
+// end the old service ids work; the next run finishes the work, and deletes no other one.
+func TestReplacementCutOffAtEachRequest(t *testing.T) {
+	for _, managed := range []bool{true, false} {
+		for _, drop := range []string{ibmcloudtest.DropBefore, ibmcloudtest.DropAfter} {
+			step := map[string]int{ibmcloudtest.DropBefore: 3, ibmcloudtest.DropAfter: 1}[drop] // what is done and not answered is the harder case
+			for n, done := 0, false; !done; n += step {
+				t.Run(fmt.Sprintf("managed=%t/%s/%d", managed, drop, n), func(t *testing.T) {
+					th := newTheft(t, managed)
+					th.steal()
+					th.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
+					got := th.replace(both...)
+					th.cloud.ClearFaults()
+					if done = got.exit == 0; done {
+						if n < 20 {
+							t.Errorf("got %d requests, want at least 20", n)
+						}
+						return
+					}
+					want(t, "exit code", got.exit, 1)
+					key, token := th.works("workload")
+					if values := mustReadEnv(t, th.path("ibm.env")); (!key || !token) && values["EXPECT_IAM_ID"] != th.next["workload"] {
+						t.Error("the old workload has ended before the new one was ready")
+					}
+					if got := th.replace(both...); got.exit != 0 {
+						t.Fatalf("again: got exit %d\n%s", got.exit, got.all())
+					}
+					th.replaced("bootstrap", "workload")
+				})
+			}
+		}
+	}
+	for _, command := range []string{"output -json", "plan -detailed-exitcode", "state list", "state rm", "apply -auto-approve"} {
+		th := newTheft(t, true)
+		th.steal()
+		th.write("fail", command)
+		exit := 1
+		if command == "output -json" {
+			exit = 2
+		}
+		if got := th.replace(both...); got.exit != exit || !strings.Contains(got.stderr, "Error: no luck") {
+			t.Errorf("terraform %s fails: got exit %d\n%s", command, got.exit, got.all())
+		}
+		for _, role := range []string{"bootstrap", "workload"} {
+			if key, token := th.works(role); !key || !token {
+				t.Errorf("terraform %s fails: the %s has ended", command, role)
+			}
+		}
+		if got := th.replace(both...); got.exit != 0 {
+			t.Fatalf("again: got exit %d\n%s", got.exit, got.all())
+		}
+		th.replaced("bootstrap", "workload")
+	}
+}
+
+func TestReplacementAsksBeforeItDeletes(t *testing.T) {
+	th := newTheft(t, true)
+	th.steal()
+	got := th.replaceTyping("y\nn\n", "--workload", "--no-deploy")
+	if got.exit != 1 || !strings.Contains(got.stderr, "Deleting the service id "+th.outputs["workload_iam_id"]+" of the workload, with all its keys and tokens. Continue? [y/N]") ||
+		!strings.Contains(got.stderr, "still works") {
+		t.Fatalf("got exit %d\n%s", got.exit, got.all())
+	}
+	if key, token := th.works("workload"); !key || !token {
+		t.Error("it was deleted without an answer")
+	}
+	if got := th.replaceTyping("n\n", "--workload", "--no-deploy"); got.exit != 1 || !strings.Contains(got.stderr, "Deploy the function with") {
+		t.Errorf("not deployed: got exit %d\n%s", got.exit, got.all())
+	}
+	if got = th.replaceTyping("y\ny\n", "--workload", "--no-deploy", "-o", "json"); got.exit != 0 || !json.Valid([]byte(got.stdout)) || !strings.Contains(got.stdout, th.next["workload"]) {
+		t.Errorf("got exit %d\n%s", got.exit, got.all())
+	}
+	th.replaced("workload")
+	if key, token := th.works("bootstrap"); !key || !token {
+		t.Error("the bootstrap was replaced, too")
+	}
+}
+
+// A new policy takes minutes to reach everywhere: until then the function would be refused with the new key.
+func TestTheBootstrapKeyIsStoredWhenItsPoliciesCount(t *testing.T) {
+	th := newTheft(t, true)
+	th.steal()
+	th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403})
+	before := th.currentAtAWS()
+	if got := th.replace(both...); got.exit != 1 || !strings.Contains(got.stderr, "do not count yet") || th.currentAtAWS() != before {
+		t.Errorf("never: got exit %d\n%s", got.exit, got.stderr)
+	}
+	th.cloud.ClearFaults()
+	th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403, Times: 3})
+	if got := th.replace(both...); got.exit != 0 {
+		t.Fatalf("after some time: got exit %d\n%s", got.exit, got.all())
+	}
+	th.replaced("bootstrap", "workload")
+}
+
+func TestReplacementRefuses(t *testing.T) {
+	for name, test := range map[string]struct {
+		args  []string
+		spoil func(th *theft)
+		exit  int
+		words string
+	}{
+		"nothing":         {nil, nil, 2, "name what was stolen"},
+		"standard output": {[]string{"--workload", "--env", "-"}, nil, 2, "not -"},
+		"no file":         {[]string{"--workload", "--env", "/nowhere"}, nil, 2, "name the file that setup has written"},
+		"no bucket":       {[]string{"--workload"}, nil, 2, "set BUCKET"},
+		"contradiction":   {[]string{"--bootstrap", "--no-bootstrap-key"}, nil, 2, "does not go with"},
+		"an argument":     {[]string{"key"}, nil, 2, "takes no arguments"},
+		"other changes":   {both, func(th *theft) { th.write("changes", "") }, 1, "nothing is replaced: terraform has other changes"},
+		"a foreign note": {both, func(th *theft) { th.write("ibm.env.replacing", "OLD_WORKLOAD_IAM_ID='$(touch pwned)\x1b[2J'\n") }, 2,
+			`"OLD_WORKLOAD_IAM_ID" in ` + "FOLDER/ibm.env.replacing has a value of unknown form"},
+		"a profile": {both, func(th *theft) {
+			th.outputs["bootstrap_iam_id"], th.outputs["iam_profile_id"] = "", th.cloud.ProfileID()
+			th.write("outputs.json", th.terraform())
+		}, 2, "there is no bootstrap service id"},
+		"a login that has expired":  {both, func(th *theft) { th.env["IAM_TOKEN"] = th.cloud.MustMintToken(th.cloud.AdminAPIKey(), -time.Hour) }, 1, "IAM_TOKEN expires"},
+		"the output is not changed": {both, func(th *theft) { th.write("next-bootstrap", subject(th.outputs["bootstrap_iam_id"])+"\n") }, 1, "has made no other service id"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			th := newTheft(t, true)
+			th.steal()
+			if test.spoil != nil {
+				test.spoil(th)
+			}
+			got := th.replace(test.args...)
+			if got.exit != test.exit || !strings.Contains(got.stderr, strings.ReplaceAll(test.words, "FOLDER", th.folder)) || strings.Contains(got.all(), "\x1b") {
+				t.Errorf("got exit %d, %q; want %d and the words %q", got.exit, got.all(), test.exit, test.words)
+			}
+			for _, role := range []string{"bootstrap", "workload"} {
+				if key, token := th.works(role); !key || !token {
+					t.Errorf("the %s has ended", role)
+				}
+			}
+		})
+	}
+}
+
+// Without a folder of Terraform's a person makes the service id. A list of rotations is the person's, too.
+func TestReplacementByHand(t *testing.T) {
+	th := newTheft(t, true)
+	th.steal()
+	for name, value := range th.outputs {
+		th.env[strings.ToUpper(name)] = value
+	}
+	args := []string{"--workload", "--terraform", "", "--yes"}
+	th.env["BUCKET"], th.env["ROTATIONS_FILE"] = "bucket", th.path("rotations.json")
+	th.write("rotations.json", fmt.Sprintf(`[{"name":"default","api_key_secret":%q,"token_secret":%q}]`, th.stolen["API_KEY_SECRET"], th.stolen["TOKEN_SECRET"]))
+	if got := th.replace(args...); got.exit != 1 || !strings.Contains(got.stderr, "run this again with its id in WORKLOAD_IAM_ID") {
+		t.Fatalf("got exit %d\n%s", got.exit, got.all())
+	}
+	th.env["WORKLOAD_IAM_ID"] = th.next["workload"]
+	if got := th.replace(args...); got.exit != 1 || !strings.Contains(got.stderr, "rotations.json names "+th.stolen["API_KEY_SECRET"]) {
+		t.Fatalf("got exit %d\n%s", got.exit, got.all())
+	}
+	if key, token := th.works("workload"); !key || !token {
+		t.Error("the workload has ended")
+	}
+	if got := th.replace(append(args, "--no-deploy")...); got.exit != 0 {
+		t.Fatalf("got exit %d\n%s", got.exit, got.all())
+	}
+	th.replaced("workload")
 }

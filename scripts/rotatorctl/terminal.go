@@ -83,9 +83,12 @@ func (p *program) confirm(ctx context.Context, what string) error {
 		return nil
 	}
 	fmt.Fprintf(p.stderr, "%s. Continue? [y/N] ", what)
+	if p.answers == nil {
+		p.answers = bufio.NewReader(p.stdin)
+	}
 	answer := make(chan string, 1)
 	go func() {
-		line, _ := bufio.NewReader(p.stdin).ReadString('\n')
+		line, _ := p.answers.ReadString('\n')
 		answer <- strings.ToLower(strings.TrimSpace(line))
 	}()
 	select {
