@@ -2,6 +2,8 @@ package ibmcloud
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"strconv"
 	"strings"
@@ -104,10 +106,20 @@ func (s *SecretsManager) readKeySecret(ctx context.Context, ref rotation.KeyRef,
 	}
 	read := rotation.KeySecret{SecretDescription: describe(secret), Key: key, Clock: got.clock}
 	if credentials, ok := secret.(*sm.IAMCredentialsSecret); ok {
-		read.KeyID, read.TTL = deref(credentials.ApiKeyID), ttlOf(deref(credentials.TTL))
+		read.KeyID, read.TTL = keyIDOf(deref(credentials.ApiKeyID)), ttlOf(deref(credentials.TTL))
 		read.Interval, read.NextRotation = intervalOf(credentials.Rotation), time.Time(deref(credentials.NextRotationDate))
 	}
 	return read, nil
+}
+
+// keyIDOf is IAM's id of a key, which reports and logs repeat: in place of anything but an
+// id, which could be a key, is its hash.
+func keyIDOf(text string) string {
+	if id, ok := strings.CutPrefix(text, "ApiKey-"); text == "" || ok && iamtoken.IsSecretID(id) {
+		return text
+	}
+	hash := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(hash[:16])
 }
 
 // ttlOf reads a lifetime: a duration such as 1080h, or a number of seconds.

@@ -1,11 +1,21 @@
 package ibmcloud
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	sm "github.com/IBM/secrets-manager-go-sdk/v2/secretsmanagerv2"
 )
+
+func TestOnlyAnIDIsRepeated(t *testing.T) {
+	const id = "ApiKey-3c9f1b5e-6d0a-4f0c-8a63-0d2f6f1f2b7a"
+	for text, same := range map[string]bool{"": true, id: true, "a-key-in-place-of-an-id": false, "ApiKey-\x1b[2J": false, id + "0": false, strings.Repeat("x", 1000): false} {
+		if got := keyIDOf(text); (got == text) != same || !same && len(got) != 32 || got != keyIDOf(text) {
+			t.Errorf("an id of %d characters: got %q, want it repeated: %t", len(text), got, same)
+		}
+	}
+}
 
 // IBM writes a ttl as it was given.
 func TestLifetimesAndRules(t *testing.T) {
