@@ -128,12 +128,16 @@ func CheckAPIKey(text string) error {
 		return errors.New("begins with a byte-order mark: save it without one (UTF-8 without BOM)")
 	case strings.Trim(text, quotes) != text:
 		return errors.New("is in quotes: remove them")
-	case strings.HasPrefix(text, "{"), strings.HasPrefix(text, "["):
+	case !strings.HasPrefix(text, "{{") && strings.HasPrefix(text, "{"), strings.HasPrefix(text, "["):
 		return errors.New("is JSON: use the bare key in it (jq -er .apikey)")
 	case strings.HasPrefix(text, "eyJ") && IsJWT(text):
 		return errors.New("is an access token, and not an API key")
 	case strings.HasPrefix(text, "ApiKey-") && IsSecretID(text[len("ApiKey-"):]):
 		return errors.New("is the id of an API key, and not the key")
+	case isPlaceholder(text):
+		return errors.New("is a placeholder: put the real key there")
+	case isAssignment(text):
+		return errors.New("is a line NAME=key: remove all but the key")
 	case text == "" || strings.ContainsFunc(text, unicode.IsSpace):
 		return errors.New("is not an API key on one line")
 	case strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }):
@@ -142,6 +146,20 @@ func CheckAPIKey(text string) error {
 		return errors.New("has a character that no API key has")
 	}
 	return nil
+}
+
+// isAssignment reports whether text is a line of a shell or an .env file, "export KEY=…". No
+// API key has an equals sign, but as padding at its end.
+func isAssignment(text string) bool {
+	name, value, _ := strings.Cut(text, "=")
+	return strings.Trim(value, "=") != "" && !strings.HasPrefix(value, "=") && !strings.ContainsFunc(strings.TrimPrefix(name, "export "), func(r rune) bool {
+		return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	})
+}
+
+// isPlaceholder reports whether text is what a template or a page has in place of a key.
+func isPlaceholder(text string) bool {
+	return strings.HasPrefix(text, "$") || strings.HasPrefix(text, "<") || strings.Contains(text, "${") || strings.HasPrefix(text, "{{")
 }
 
 // CheckHost returns an error if host, a name with or without a port, has a placeholder
