@@ -309,6 +309,17 @@ func TestThePreviousKeyIsTheNet(t *testing.T) {
 	w.wantStored(t, "key-1", 2)
 }
 
+// A key that IAM does not know was stored by hand, and AWSPREVIOUS is IBM's current one.
+func TestABadKeyThatWasStoredByHandIsReplaced(t *testing.T) {
+	w := newWorld()
+	w.versions = append(w.versions, version{"by-hand-0123456789-0123456789-0123", "bad"})
+	w.current = 2
+	if got := run(t, w.process()); got.Outcome != report.KeyRenewed || !got.ByPreviousKey {
+		t.Errorf("got %+v, want renewed by the previous key", got)
+	}
+	w.wantStored(t, "key-1", 4)
+}
+
 // A key stored by hand, of the same service id, and a restore at IBM, even out. The id of
 // a version that was stored before must not come back: AWS would change nothing.
 func TestAStoredKeyAndARestoreEvenOut(t *testing.T) {
