@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -135,5 +136,29 @@ func TestAFailureBeforeAnyRotationCounts(t *testing.T) {
 	}
 	if !bytes.Contains(out.Bytes(), []byte(`"Failure":1`)) {
 		t.Errorf("got %s, want Failure 1", out.Bytes())
+	}
+}
+
+func TestRenewalsAreOfTheWholeFunction(t *testing.T) {
+	for name, test := range map[string]struct {
+		renewal *report.KeyRenewal
+		want    string
+	}{
+		"none":         {nil, ""},
+		"current":      {&report.KeyRenewal{Outcome: report.KeyCurrent}, `"KeyRenewalFailure":0,`},
+		"renewed":      {&report.KeyRenewal{Outcome: report.KeyRenewed}, `"KeyRenewalFailure":0,`},
+		"failed":       {&report.KeyRenewal{Outcome: report.KeyRenewalFailed}, `"KeyRenewalFailure":1,`},
+		"the net":      {&report.KeyRenewal{Outcome: report.KeyRenewed, ByPreviousKey: true}, `"KeyRenewalFailure":2,`},
+		"a failed net": {&report.KeyRenewal{Outcome: report.KeyRenewalFailed, ByPreviousKey: true}, `"KeyRenewalFailure":2,`},
+	} {
+		var out bytes.Buffer
+		e := metrics.Emitter{Writer: &out, Namespace: "N", FunctionName: "f", Now: time.Now}
+		if err := e.Emit(report.Report{Results: []report.Result{}, KeyRenewal: test.renewal}); err != nil {
+			t.Fatal(err)
+		}
+		got := out.String()
+		if got == "" != (test.want == "") || !strings.Contains(got, test.want) || strings.Contains(got, `"Rotation"`) {
+			t.Errorf("%s: got %s, want %s", name, got, test.want)
+		}
 	}
 }
