@@ -2,13 +2,19 @@ package main
 
 import (
 	"bufio"
+	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -142,32 +148,138 @@ func (f *warmFunction) mustRotate(n int64) {
 	}
 }
 
-// TestAYearWithoutAPersonAtAKey: what setup prints is deployed, and the clock of IBM goes on. Each key is replaced 24 times.
+// TestAYearWithoutAPersonAtAKey: a deployed stack, and IBM's clock goes on by 15 days at a time. Each key is replaced 24
+// times; nobody but the function asks for anything, and it warns of no key.
 func TestAYearWithoutAPersonAtAKey(t *testing.T) {
+	fx := newManaged(t)
+	stack := newAccountFor(t, "a-year", fx.cloud, fx.origin)
+	fx.aws.url = stack.url
+	made := fx.succeed("--aws-secret", "a-year/own")
+	maps.Copy(stack.set, made.values)
+	stack.must(0, "deploy", "default: rotated", "bootstrap key: current")
+	fx.cloud.ClearRequests()
+	bootstrap, workload, renewed := map[string]bool{}, map[string]bool{}, 0
+	for passed := 0; passed <= 360; passed += 15 {
+		got := stack.must(0, "invoke --mode=rotate", "default: rotated")
+		if renewed += strings.Count(got.stdout, "bootstrap key: renewed"); strings.Contains(got.all(), "API key") {
+			t.Errorf("after %d days: got a warning of a key:\n%s", passed, got.all())
+		}
+		fx.useToken(made.values["TOKEN_SECRET"])
+		stored := stack.moto.MustCall(t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": made.values["BOOTSTRAP_SECRET_ARN"]})["SecretString"].(string)
+		if stored != fx.cloud.MustCurrent(made.values["BOOTSTRAP_KEY_SECRET"]).Payload {
+			t.Fatalf("after %d days: AWS has another key than IBM's current one", passed)
+		}
+		bootstrap[stored], workload[fx.cloud.MustCurrent(made.values["API_KEY_SECRET"]).Payload] = true, true
+		fx.later(15 * day)
+	}
+	want(t, "keys of the bootstrap, keys of the workload, renewals", fmt.Sprint(len(bootstrap), len(workload), renewed), "25 25 24")
+	for _, request := range fx.cloud.Requests() {
+		if request.Identity == ibmcloudtest.IdentityAdmin && request.Op != ibmcloudtest.OpIAMToken { // by which this test logs in
+			t.Errorf("a person has asked for %s", request.Op)
+		}
+	}
+	if again := fx.succeed("--aws-secret", "a-year/own"); again.stdout != made.stdout {
+		t.Errorf("setup, a year later: got\n%s, want\n%s", again.stdout, made.stdout)
+	}
+}
+
+// A holder serves requests, and stops at one of them: before it is done, or before it is answered.
+type holder struct {
+	next  http.Handler
+	mu    *sync.Mutex
+	seen  *int
+	at    *int // the request to stop at; 0 for none
+	after *bool
+	held  chan struct{}
+}
+
+func (h holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.mu.Lock()
+	*h.seen++
+	stop, after := *h.seen == *h.at, *h.after
+	h.mu.Unlock()
+	switch {
+	case !stop:
+		h.next.ServeHTTP(w, r)
+		return
+	case after:
+		h.next.ServeHTTP(httptest.NewRecorder(), r)
+	default:
+		_, _ = io.Copy(io.Discard, r.Body) // else the end of the connection goes unnoticed
+	}
+	h.held <- struct{}{}
+	<-r.Context().Done()
+}
+
+// TestKilledBetweenAnyTwoSteps: the function as it is built is killed at each of its requests to IBM Cloud and AWS, before and
+// after the work, in a run that renews the key. Each time AWS has a key that works, and the next run evens it out.
+func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 	moto := awstest.Start(t)
 	fx := newManaged(t)
 	fx.aws.url = moto.URL()
 	made := fx.succeed()
-	used := map[string]bool{}
-	for range 25 {
+	h := holder{mu: &sync.Mutex{}, seen: new(int), at: new(int), after: new(bool), held: make(chan struct{})}
+	serve := func(to string) string {
+		address, err := url.Parse(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		of := h
+		proxy := httputil.NewSingleHostReverseProxy(address)
+		proxy.ErrorLog = log.New(io.Discard, "", 0) // of the processes killed
+		of.next = proxy
+		server := httptest.NewServer(of)
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	ibm, aws := serve(fx.origin), serve(moto.URL())
+	env := programs.Environ(fx.functionEnv(made), awstest.Environment(aws), map[string]string{"IAM_URL": ibm, "SECRETS_MANAGER_URL": ibm,
+		"SECRETS_MANAGER_APIKEY_ARN": made.values["BOOTSTRAP_SECRET_ARN"], "BOOTSTRAP_KEY_SECRET": made.values["BOOTSTRAP_KEY_SECRET"]})
+	stored := func() map[string]any {
+		return moto.MustCall(t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": defaultAWSSecret})
+	}
+	start := func(stopAt int, after bool) *exec.Cmd {
+		*h.seen, *h.at, *h.after = 0, stopAt, after
 		command := exec.Command(filepath.Join(mustBuild(t), "bootstrap"), "-mode", "rotate")
-		command.Env = programs.Environ(fx.functionEnv(made), awstest.Environment(moto.URL()), map[string]string{
-			"SECRETS_MANAGER_APIKEY_ARN": made.values["BOOTSTRAP_SECRET_ARN"], "BOOTSTRAP_KEY_SECRET": made.values["BOOTSTRAP_KEY_SECRET"]})
-		if printed, err := command.CombinedOutput(); err != nil {
-			t.Fatalf("after %d rotations: %v\n%s", len(used), err, printed)
+		command.Env = env
+		return command
+	}
+	finish := func(outcome string) {
+		t.Helper()
+		printed, err := start(0, false).CombinedOutput()
+		if err != nil || !strings.Contains(string(printed), outcome) {
+			t.Fatalf("the next run: %v, want %s\n%s", err, outcome, printed)
+		}
+		if stored()["SecretString"] != fx.cloud.MustCurrent(made.values["BOOTSTRAP_KEY_SECRET"]).Payload {
+			t.Fatal("AWS has another key than IBM's current one")
 		}
 		fx.useToken(made.values["TOKEN_SECRET"])
-		stored := moto.MustCall(t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": defaultAWSSecret})
-		if stored["SecretString"] != fx.cloud.MustCurrent(made.values["BOOTSTRAP_KEY_SECRET"]).Payload {
-			t.Fatalf("after %d rotations: AWS has another key than IBM's current one", len(used))
+	}
+	finish("")
+	fx.later(15 * day)
+	finish("bootstrap key: renewed")
+	requests, versions := *h.seen, map[any]bool{}
+	for n := 1; n <= requests; n++ {
+		for _, after := range []bool{false, true} {
+			fx.later(15 * day)
+			before := stored()["VersionId"]
+			command := start(n, after)
+			if err := command.Start(); err != nil {
+				t.Fatal(err)
+			}
+			<-h.held
+			_ = command.Process.Kill()
+			_ = command.Wait()
+			fx.owner(stored()["SecretString"].(string), fx.outputs["bootstrap_iam_id"])
+			saved := stored()["VersionId"] != before
+			t.Logf("killed at request %d of %d, its work done %t: the new key is stored %t", n, requests, after, saved)
+			if saved {
+				finish("")
+			} else {
+				finish("bootstrap key: renewed")
+			}
+			versions[stored()["VersionId"]] = true
 		}
-		used[stored["VersionId"].(string)] = true
-		fx.later(15 * day)
 	}
-	if len(used) != 25 {
-		t.Errorf("got %d keys of the bootstrap, want 25", len(used))
-	}
-	if again := fx.succeed(); again.stdout != made.stdout {
-		t.Errorf("setup, a year later: got\n%s, want\n%s", again.stdout, made.stdout)
-	}
+	want(t, "versions at AWS, one a rotation", len(versions), 2*requests)
 }
