@@ -163,7 +163,7 @@ func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef
 // ReadVersion reads the metadata of the version id, the zero CurrentVersion if Secrets Manager
 // does not know it, or no longer: it keeps the metadata of 50 versions.
 func (s *SecretsManager) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
-	if !isID(&id) {
+	if id != rotation.PreviousVersion && !isID(&id) {
 		return rotation.CurrentVersion{}, nil
 	}
 	version, err := s.readVersion(ctx, ref, id)
@@ -171,7 +171,7 @@ func (s *SecretsManager) ReadVersion(ctx context.Context, ref rotation.TokenRef,
 	switch {
 	case errors.As(err, &failure) && (failure.Kind == rotation.NotFound || failure.Kind == rotation.Misconfigured):
 		return rotation.CurrentVersion{}, nil // 404, or 400
-	case err == nil && !strings.EqualFold(version.VersionID, id):
+	case err == nil && id != rotation.PreviousVersion && !strings.EqualFold(version.VersionID, id):
 		return rotation.CurrentVersion{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
 			Message: "reading a version's metadata: the answer is about another version: is there a proxy in between?"}
 	}

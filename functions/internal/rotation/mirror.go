@@ -137,14 +137,19 @@ func (s mirrorState) isOurs() bool {
 	return s.held.VersionID != "" && s.lastPut.Equal(s.held.CreatedAt)
 }
 
-// repairAt is when a new version is to be saved for a mirror that is not in order, and
-// whether the run that saved the version current has tried to put it.
-func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (at time.Time, tried bool) {
+// dueSince is when a mirror that is not in order needed another token, and could be written.
+func (s mirrorState) dueSince(current CurrentVersion, least time.Duration) time.Time {
 	since := cmp.Or(s.changed, current.CreatedAt)
 	if !s.held.CreatedAt.IsZero() {
 		since = s.held.ExpiresAt().Add(-s.held.threshold(least))
 	}
-	lag := current.CreatedAt.Sub(later(since, s.nextPut()))
+	return later(since, s.nextPut())
+}
+
+// repairAt is when a new version is to be saved for a mirror that is not in order, and
+// whether the run that saved the version current has tried to put it.
+func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (at time.Time, tried bool) {
+	lag := current.CreatedAt.Sub(s.dueSince(current, least))
 	at = later(s.nextPut(), current.CreatedAt.Add(min(max(minRepairWait, lag), maxRepairWait)))
 	return at, lag >= 0 || !s.isOurs()
 }
@@ -231,6 +236,10 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair
 		s, err := p.inspect(ctx, arn, current)
 		refused := p.refusals.get(arn)
 		at, tried := s.repairAt(current, p.MinRemaining)
+		if err == nil && !s.inOrder && tried && p.isFirstSince(ctx, s.dueSince(current, p.MinRemaining)) {
+			// No version could be had for it before: an outage of IBM is no failure of the mirror.
+			at = later(s.nextPut(), current.CreatedAt.Add(minRepairWait))
+		}
 		switch {
 		case err != nil:
 			return "", onceMore(err)
@@ -258,6 +267,12 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair
 		return "", nil
 	})
 	return repair, err
+}
+
+// isFirstSince reports whether no version was saved from that time on but the current one.
+func (p *pass) isFirstSince(ctx context.Context, since time.Time) bool {
+	previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
+	return err == nil && previous.VersionID != "" && previous.CreatedAt.Before(since)
 }
 
 // onceMore limits the attempts where there is nothing to put: ensure comes every minute, and

@@ -521,6 +521,28 @@ func TestARunThatDiesBeforeItsPutsCostsNoReaderAToken(t *testing.T) {
 	}
 }
 
+// An outage of IBM is no lag of a mirror: when the first run after it dies before its puts,
+// the mirror does not wait for an hour.
+func TestAnOutageOfIBMIsNoLagOfAMirror(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		fx.rotate()
+		time.Sleep(3 * time.Hour) // nothing runs
+		store := fx.rotator.Tokens
+		ctx, die := context.WithTimeout(context.Background(), 2*time.Minute)
+		fx.rotator.Tokens = freezing{store, die}
+		fx.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeEnsure, RunID: "it-dies-here"}, []rotation.Rotation{fx.one})
+		fx.rotator.Tokens = store
+		wantPuts(t, m, firstARN, 1)
+		for range 4 {
+			time.Sleep(time.Minute)
+			fx.run(rotation.ModeEnsure)
+		}
+		fx.wantMirrored(m, firstARN)
+		wantPuts(t, m, firstARN, 2)
+	})
+}
+
 // A rotation that comes soon after a repair leaves the mirror its token, which is in order.
 func TestAMirrorIsNotPutTwiceInAQuarterOfAnHour(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {

@@ -109,7 +109,10 @@ type TokenStore interface {
 	Save(ctx context.Context, ref TokenRef, current CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (SavedVersion, error)
 }
 
-// VersionReader reads of any version what TokenStore reads of the current one. It
+// PreviousVersion names the version before the current one.
+const PreviousVersion = "previous"
+
+// VersionReader reads of any version, by its id or as PreviousVersion, what TokenStore reads of the current one. It
 // returns the zero CurrentVersion if there is no such version, or no longer.
 type VersionReader interface {
 	ReadVersion(ctx context.Context, ref TokenRef, id string) (CurrentVersion, error)
