@@ -320,3 +320,33 @@ func (s *setup) reportFixed(ctx context.Context) error {
 	}
 	return err
 }
+
+// findFormer says which secrets made the keys before a person has to. AWS may have the bootstrap key of one.
+func (s *setup) findFormer(ctx context.Context) error {
+	if s.deleteOldKeys {
+		return nil
+	}
+	for _, id := range s.serviceIDs() {
+		if id == s.reader || id == s.bootstrap && s.bootstrapFile != "" {
+			continue
+		}
+		former, err := s.findSecret(ctx, s.managedName(id), s.keyGroup, "iam_credentials")
+		if err != nil {
+			return err
+		}
+		if former == "" {
+			continue
+		}
+		s.say("note: the secret %s made the keys of the %s service id. When the function is deployed with what this prints, nothing uses it: delete it", former, id.role)
+		if id != s.bootstrap {
+			continue
+		}
+		if s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID); err != nil {
+			return err
+		}
+		if id.outdated = s.aws.keyID() != ""; id.outdated {
+			s.say("note: until it is deployed, the function may store a key of that secret again: run setup once more after that")
+		}
+	}
+	return nil
+}

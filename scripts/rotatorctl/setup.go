@@ -156,8 +156,11 @@ func (s *setup) readState(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := s.findFormer(ctx); err != nil {
+		return err
+	}
 	switch {
-	case s.bootstrap == nil || s.bootstrapFile != "":
+	case s.bootstrap == nil || s.bootstrapFile != "" || s.aws != nil:
 	case s.bootstrap.managed != nil:
 		if err := s.loadKeys(ctx, s.bootstrap); err != nil {
 			return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -95,6 +96,68 @@ func TestChangingTheKeysLeavesNoGap(t *testing.T) {
 	fx.fail(1, "restore-secret", "--rotate-keys")
 }
 
+// TestSwitchingTheKindOfKeysLeavesNoGap: from managed keys to fixed ones and back. Until it is deployed with what setup prints,
+// the function goes on as it is, and may store the managed key once more: a second run of setup ends that.
+func TestSwitchingTheKindOfKeysLeavesNoGap(t *testing.T) {
+	moto := awstest.Start(t)
+	fx := newManaged(t)
+	fx.aws.url = moto.URL()
+	made := fx.succeed()
+	stored := func() string {
+		return moto.MustCall(t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": defaultAWSSecret})["SecretString"].(string)
+	}
+	for _, managed := range []string{"false", "true", "false"} {
+		function := fx.startWarm(made, moto)
+		function.mustRotate(1)
+		fx.outputs["managed_keys"] = managed
+		now := fx.succeed()
+		function.mustRotate(2)
+		// It continues with its token; when that is rejected, it needs the key in AWS.
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Times: 1, Status: 401})
+		function.mustRotate(2)
+		function.stop()
+		if now.values["API_KEY_SECRET"] == made.values["API_KEY_SECRET"] || !strings.Contains(now.stderr, "nothing uses it: delete it") {
+			t.Errorf("managed %s: got the same key secret, or what is left over is not named:\n%s", managed, now.stderr)
+		}
+		if managed == "false" && !strings.Contains(now.stderr, "run setup once more") {
+			t.Errorf("want that setup must run twice:\n%s", now.stderr)
+		}
+		function = fx.startWarm(now, moto) // deployed
+		function.mustRotate(1)
+		now = fx.succeed()
+		function.mustRotate(2)
+		function.stop()
+		if managed == "true" {
+			if stored() != fx.cloud.MustCurrent(now.values["BOOTSTRAP_KEY_SECRET"]).Payload {
+				t.Error("AWS has another key than the managed one of now")
+			}
+		} else if key := fx.keyByValue(stored()); key["id"] != now.values["BOOTSTRAP_APIKEY_ID"] || key["locked"] != false {
+			t.Errorf("AWS has the key %v, want that of setup's making, %s", key["id"], now.values["BOOTSTRAP_APIKEY_ID"])
+		}
+		if again := fx.succeed(); again.stdout != now.stdout {
+			t.Errorf("managed %s, again: got\n%s, want\n%s", managed, again.stdout, now.stdout)
+		}
+		made = now
+	}
+}
+
+// keyByValue is what IAM shows of a key.
+func (fx *fixture) keyByValue(key string) map[string]any {
+	fx.t.Helper()
+	request, _ := http.NewRequestWithContext(fx.t.Context(), "GET", fx.origin+"/v1/apikeys/details", nil)
+	request.Header = http.Header{"Authorization": {"Bearer " + fx.admin}, "Iam-Apikey": {key}}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		fx.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var answer map[string]any
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || response.StatusCode != 200 {
+		fx.t.Fatalf("the details of a key: got %d, %v", response.StatusCode, err)
+	}
+	return answer
+}
+
 // A warmFunction is one process that is invoked again and again.
 type warmFunction struct {
 	t       *testing.T
@@ -106,7 +169,8 @@ func (fx *fixture) startWarm(made run, moto *awstest.Moto) *warmFunction {
 	fx.t.Helper()
 	folder := mustBuild(fx.t)
 	command := exec.Command(filepath.Join(folder, "invoke"), "-n", "100000", "--", filepath.Join(folder, "bootstrap"))
-	command.Env = programs.Environ(fx.functionEnv(made), awstest.Environment(moto.URL()), map[string]string{"SECRETS_MANAGER_APIKEY_ARN": made.values["BOOTSTRAP_SECRET_ARN"]})
+	command.Env = programs.Environ(fx.functionEnv(made), awstest.Environment(moto.URL()), map[string]string{
+		"SECRETS_MANAGER_APIKEY_ARN": made.values["BOOTSTRAP_SECRET_ARN"], "BOOTSTRAP_KEY_SECRET": made.values["BOOTSTRAP_KEY_SECRET"]})
 	answers, err := command.StdoutPipe()
 	if err == nil {
 		err = command.Start()
