@@ -106,7 +106,7 @@ func (w *world) play(commands []*block, dir string) {
 	ctx, cancel := context.WithTimeout(w.t.Context(), stageLimit)
 	defer cancel()
 	shell := w.shell(ctx, filepath.Join(out, "script"))
-	shell.Dir = filepath.Join(w.dir, dir)
+	shell.Dir, shell.Stdin = filepath.Join(w.dir, dir), strings.NewReader(w.answers)
 	err := shell.Run()
 	for i, b := range commands {
 		printed, _ := os.ReadFile(file(i, "out"))

@@ -44,7 +44,7 @@ var stages = map[string]stage{
 	"sandbox":   {needs: []string{"curl"}},
 	"sandboxes": {needs: forAWS},
 	// IBM Cloud and AWS in memory, and programs that emulate ibmcloud and terraform.
-	"deploy":      {needs: forAWS, prepare: func(w *world) { w.serveIBM(); w.serveAWS() }},
+	"deploy":      {needs: forAWS, prepare: func(w *world) { w.serveIBM(); w.serveAWS(); w.answers = strings.Repeat("y\n", 4) }},
 	"ibm":         {needs: forAWS, prepare: func(w *world) { w.serveIBM(); w.serveAWS() }},
 	"further":     {needs: []string{"curl", "jq"}, prepare: func(w *world) { w.serveIBM(); w.exportOutputs() }},
 	"code-engine": {needs: []string{"curl", "jq"}, prepare: (*world).serveIBM},
@@ -68,6 +68,7 @@ type world struct {
 	state   string // what the programs of testdata/bin know
 	env     map[string]string
 	printed map[*block]string
+	answers string // to the questions of the commands
 
 	cloud  *ibmcloudtest.Cloud // nil before serveIBM
 	origin string
@@ -123,6 +124,8 @@ func (w *world) serveIBM() {
 	writeFile(w.t, filepath.Join(w.state, "admin.key"), w.cloud.AdminAPIKey())
 	w.writeOutputs("outputs.json", w.cloud.BootstrapIAMID(), "")
 	w.writeOutputs("outputs-code_engine.json", "", w.cloud.ProfileID())
+	writeFile(w.t, filepath.Join(w.state, "next.json"), fmt.Sprintf(`{"bootstrap":%q,"workload":%q}`,
+		w.cloud.MustCopyServiceID(w.cloud.BootstrapIAMID()), w.cloud.MustCopyServiceID(w.cloud.Rotations()[0].IAMID)))
 }
 
 // withReaderProfile adds a job's trusted profile, token-reader, which may do what the reader may.
