@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"os"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -19,7 +20,8 @@ var (
 	errNoProfile = errors.New("AWS_PROFILE names a profile that is not in ~/.aws/config or ~/.aws/credentials, nor where AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE point")
 	errWantsCode = errors.New("the profile's role asks for an MFA code, which a program cannot type: export credentials, with " + export)
 	errBadConfig = errors.New("the configuration for AWS's programs cannot be used (AWS_PROFILE, ~/.aws, AWS_ROLE_ARN with AWS_WEB_IDENTITY_TOKEN_FILE): " +
-		"aws sts get-caller-identity shows why. AWS_CA_BUNDLE is not used here: unset it, and name the authorities in SSL_CERT_FILE")
+		"aws sts get-caller-identity shows why. A profile's ca_bundle is not used here: name the authorities in SSL_CERT_FILE")
+	errOwnBundle = errors.New("AWS_CA_BUNDLE is not used here: unset it for this program, and name the authorities in SSL_CERT_FILE")
 )
 
 // The SDK's chain, with the clients of four services, is a sixth of a binary and
@@ -39,6 +41,8 @@ func loadDefaultConfig(ctx context.Context, client *http.Client, region string) 
 		return nil, errNoProfile
 	case errors.As(err, &wantsCode):
 		return nil, errWantsCode
+	case err != nil && os.Getenv("AWS_CA_BUNDLE") != "": // the SDK sets it in its own client alone, and fails with another
+		return nil, errOwnBundle
 	case err != nil:
 		return nil, errBadConfig
 	}
