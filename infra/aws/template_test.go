@@ -138,7 +138,7 @@ func want(t *testing.T, where string, got, want any) {
 // alarmRule decides whether an alarm fires.
 type alarmRule struct {
 	namespace, metric, statistic string
-	dimension                    string // "Name=value"
+	dimensions                   string // "Name=value,…"
 	period, of, from             int    // `of` breaching datapoints of the last `from` periods
 	comparison                   string
 	threshold                    int
@@ -148,16 +148,17 @@ type alarmRule struct {
 const (
 	own        = "map[Ref:MetricsNamespace]"
 	byFunction = "FunctionName=map[Ref:Function]"
+	byAlias    = byFunction + ",Resource=map[Fn::Sub:${Function}:live]" // the check of a new version fires nothing
 	atLeast    = "GreaterThanOrEqualToThreshold"
 	below      = "LessThanThreshold"
 )
 
 var alarmRules = map[string]alarmRule{
 	"StoredLifeAlarm":        {own, "SecondsRemaining", "Minimum", byFunction, 120, 2, 2, below, 300, "breaching"},
-	"FailedInvocationsAlarm": {"AWS/Lambda", "Errors", "Sum", byFunction, 300, 1, 1, atLeast, 1, "notBreaching"},
+	"FailedInvocationsAlarm": {"AWS/Lambda", "Errors", "Sum", byAlias, 300, 1, 1, atLeast, 1, "notBreaching"},
 	"UndeliveredEventsAlarm": {"AWS/SQS", "NumberOfMessagesSent", "Sum", "QueueName=map[Fn::GetAtt:[UndeliveredEvents QueueName]]", 300, 1, 4, atLeast, 1, "notBreaching"},
 	"FailedRunsAlarm":        {"AWS/SQS", "NumberOfMessagesSent", "Sum", "QueueName=map[Fn::GetAtt:[FailedRuns QueueName]]", 300, 1, 4, atLeast, 1, "notBreaching"},
-	"ThrottlesAlarm":         {"AWS/Lambda", "Throttles", "Sum", byFunction, 300, 1, 1, atLeast, 1, "notBreaching"},
+	"ThrottlesAlarm":         {"AWS/Lambda", "Throttles", "Sum", byAlias, 300, 1, 1, atLeast, 1, "notBreaching"},
 	"TokenLifetimeAlarm":     {own, "TokenLifetimeSeconds", "Minimum", byFunction, 300, 1, 1, below, 3000, "ignore"},
 	"KeyExpiryAlarm":         {own, "KeyExpiring", "Maximum", byFunction, 3600, 1, 1, atLeast, 1, "ignore"},
 	"KeyRenewalAlarm":        {own, "KeyRenewalFailure", "Minimum", byFunction, 86400, 1, 1, atLeast, 1, "ignore"},
@@ -173,11 +174,14 @@ func ruleOf(t *testing.T, alarm object) alarmRule {
 		measured = at(t, statistic, "Metric").(object)
 		statistic = object{"Statistic": statistic["Stat"], "Period": statistic["Period"]}
 	}
-	want(t, "number of dimensions", len(at(t, measured, "Dimensions").([]any)), 1)
+	var dimensions []string
+	for _, dimension := range at(t, measured, "Dimensions").([]any) {
+		dimensions = append(dimensions, show(at(t, dimension, "Name"))+"="+show(at(t, dimension, "Value")))
+	}
 	return alarmRule{
 		namespace: show(measured["Namespace"]), metric: show(measured["MetricName"]), statistic: show(statistic["Statistic"]),
-		dimension: show(at(t, measured, "Dimensions", 0, "Name")) + "=" + show(at(t, measured, "Dimensions", 0, "Value")),
-		period:    statistic["Period"].(int), of: alarm["DatapointsToAlarm"].(int), from: alarm["EvaluationPeriods"].(int),
+		dimensions: strings.Join(dimensions, ","),
+		period:     statistic["Period"].(int), of: alarm["DatapointsToAlarm"].(int), from: alarm["EvaluationPeriods"].(int),
 		comparison: show(alarm["ComparisonOperator"]), threshold: alarm["Threshold"].(int), missing: show(alarm["TreatMissingData"]),
 	}
 }
@@ -324,7 +328,7 @@ func TestPoliciesAreNarrow(t *testing.T) {
 		"DecryptTheBootstrapKey":       "[kms:Decrypt] on map[Ref:BootstrapKmsKeyArn]",
 		"LambdaMakesNetworkInterfaces": show(anys(noResourceLevel)) + " on *",
 		"ItsCodeDoesNot":               show(anys(noResourceLevel)) + " on *",
-		"Invoke":                       "[lambda:InvokeFunction] on map[Fn::GetAtt:[Function Arn]]",
+		"Invoke":                       "[lambda:InvokeFunction] on map[Fn::Sub:${Function.Arn}:live]",
 		"ReportUndeliveredEvents":      "[sqs:SendMessage] on map[Fn::GetAtt:[UndeliveredEvents Arn]]",
 	}
 	checkAllowed(t, tmpl, allowed)
@@ -371,8 +375,9 @@ func TestNetworkPermissions(t *testing.T) {
 			object{"Fn::If": []any{"HasMirrors", []any{object{"Ref": "MirrorPolicy"}}, object{"Ref": "AWS::NoValue"}}}}})
 	denial := at(t, policy, "Properties", "PolicyDocument", "Statement", 1)
 	want(t, "effect", at(t, denial, "Effect"), "Deny")
-	want(t, "whom", at(t, denial, "Condition"), object{"ArnEquals": object{
-		"lambda:SourceFunctionArn": object{"Fn::Sub": "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}"}}})
+	const function = "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}"
+	want(t, "whom", at(t, denial, "Condition"), object{"ArnLike": object{
+		"lambda:SourceFunctionArn": []any{object{"Fn::Sub": function}, object{"Fn::Sub": function + ":*"}}}})
 	for _, statement := range statements(at(t, tmpl, "Resources")) {
 		if statement["Effect"] == "Allow" && statement["Sid"] != "LambdaMakesNetworkInterfaces" && show(statement["Resource"]) == "*" {
 			t.Errorf("%v is allowed on everything", statement["Sid"])
@@ -493,7 +498,7 @@ func TestSchedules(t *testing.T) {
 		want(t, tt.id+" expression", schedule["ScheduleExpression"], tt.expression)
 		want(t, tt.id+" window", at(t, schedule, "FlexibleTimeWindow", "Mode"), "OFF")
 		want(t, tt.id+" group", schedule["GroupName"], object{"Ref": "ScheduleGroup"})
-		want(t, tt.id+" target", target["Arn"], object{"Fn::GetAtt": []any{"Function", "Arn"}})
+		want(t, tt.id+" target", target["Arn"], object{"Ref": "Alias"})
 		want(t, tt.id+" role", target["RoleArn"], object{"Fn::GetAtt": []any{"ScheduleRole", "Arn"}})
 		want(t, tt.id+" age", at(t, target, "RetryPolicy", "MaximumEventAgeInSeconds"), 120)
 		want(t, tt.id+" retries", at(t, target, "RetryPolicy", "MaximumRetryAttempts"), tt.retries)
@@ -636,7 +641,13 @@ func TestFunction(t *testing.T) {
 	want(t, "asynchronous retries", asynchronous["MaximumRetryAttempts"], 0)
 	want(t, "asynchronous age", asynchronous["MaximumEventAgeInSeconds"], 120)
 	want(t, "asynchronous failures go to", at(t, asynchronous, "DestinationConfig", "OnFailure", "Destination"), object{"Fn::GetAtt": []any{"FailedRuns", "Arn"}})
-	want(t, "alias", asynchronous["Qualifier"], "$LATEST")
+	alias := properties(t, tmpl, "Alias")
+	want(t, "alias", alias["Name"], "live")
+	want(t, "its version", alias["FunctionVersion"], object{"Ref": "AliasVersion"})
+	want(t, "the version without rotatorctl", at(t, tmpl, "Parameters", "AliasVersion", "Default"), "$LATEST")
+	want(t, "asynchronous invocations are of", asynchronous["Qualifier"], "live")
+	want(t, "after", at(t, tmpl, "Resources", "AsynchronousInvocations", "DependsOn"), "Alias")
+	checkPatterns(t, tmpl, map[string]values{"AliasVersion": {[]string{"$LATEST", "1", "1234567890"}, []string{"", "0", "01", "live", "$latest", "1a"}}})
 }
 
 func TestTemplatesAreClean(t *testing.T) {

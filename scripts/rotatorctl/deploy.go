@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,7 +21,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
-	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -53,14 +51,17 @@ var settings = []setting{
 func (s setting) option() string { return strings.ToLower(strings.ReplaceAll(s.variable, "_", "-")) }
 
 func (p *program) deployCommand() *cobra.Command {
+	var unchecked bool
 	cmd := &cobra.Command{
 		Use:   "deploy",
 		Short: "Deploy the function as a CloudFormation stack and rotate once",
-		Long: `Builds the function, uploads it, creates or updates the stack, and rotates once, so that a token exists and any mistake shows now.
+		Long: `Builds the function, uploads it, creates or updates the stack, and publishes a new version of the function. That is invoked with check,
+which does everything but save, and only then the schedules run it; it rotates once, so that a token exists.
+If one of the two fails, the stack returns to the version before, which runs on, and the exit code is 1.
 The program must run inside the repository. The first build takes a minute or two.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d := deployment{program: p, values: map[string]string{}}
+			d := deployment{program: p, values: map[string]string{}, unchecked: unchecked}
 			for _, s := range settings {
 				d.values[s.variable] = cmd.Flag(s.option()).Value.String()
 			}
@@ -71,6 +72,7 @@ The program must run inside the repository. The first build takes a minute or tw
 	for _, s := range settings {
 		cmd.Flags().String(s.option(), "", s.help+" ("+s.variable+")")
 	}
+	cmd.Flags().BoolVar(&unchecked, "unchecked", false, "deploy although the check or the first run fails, such as of one rotation in a list (UNCHECKED)")
 	return cmd
 }
 
@@ -83,12 +85,18 @@ type deployment struct {
 	packed     []byte            // the zip
 	parameters map[string]string // of the template, all that are given
 	others     []string          // parameters that PARAMS may set
-	force      bool              // the first run takes the place of whatever token is stored
+	force      bool              // the check and the first run take no offence at whatever token is stored
+	template   string
+	defaults   map[string]string // of the template's parameters
+	unchecked  bool
+	existing   *types.Stack // nil if there is none yet
+	live       string       // the version before, that the alias stays at until the new one is checked; empty for none
+	version    string       // the new one, or again the live one
 }
 
 func (d *deployment) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.check, d.connect, d.checkBucket, d.pack, d.upload, d.createOrUpdate, d.compareCode, d.finish,
+		d.check, d.connect, d.checkBucket, d.pack, d.upload, d.holdLive, d.createOrUpdate, d.publish, d.checkVersion, d.moveAlias, d.finish,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -153,7 +161,7 @@ func repository() (string, error) {
 // readParameters rejects in PARAMS a key that the template does not have, and one that another variable sets.
 func (d *deployment) readParameters() error {
 	d.parameters = map[string]string{}
-	reserved := map[string]string{"CodeKey": "deploy names the zip after its content"}
+	reserved := map[string]string{"CodeKey": "deploy names the zip after its content", aliasVersion: "deploy sets it to the version that it has checked"}
 	for _, s := range settings {
 		if s.parameter != "" {
 			d.parameters[s.parameter], reserved[s.parameter] = d.values[s.variable], "set "+s.variable
@@ -171,6 +179,10 @@ func (d *deployment) readParameters() error {
 	}
 	if err := yaml.Unmarshal(text, &template); err != nil {
 		return fmt.Errorf("reading %s: %w", d.templateFile(), err)
+	}
+	d.template, d.defaults = string(text), map[string]string{}
+	for name, parameter := range template.Parameters {
+		d.defaults[name] = parameter.Default
 	}
 	names := slices.Sorted(maps.Keys(template.Parameters))
 	d.others = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return reserved[name] != "" })
@@ -196,6 +208,7 @@ func (d *deployment) readParameters() error {
 
 // rule is what the template demands of a parameter's value.
 type rule struct {
+	Default string   `yaml:"Default"`
 	Pattern string   `yaml:"AllowedPattern"`
 	Values  []string `yaml:"AllowedValues"`
 	Must    string   `yaml:"ConstraintDescription"`
@@ -337,33 +350,24 @@ func (d *deployment) upload(ctx context.Context) error {
 	return nil
 }
 
-// compareCode checks that the deployed function is the one that was built.
-func (d *deployment) compareCode(ctx context.Context) error {
-	sum := sha256.Sum256(d.packed)
-	built := base64.StdEncoding.EncodeToString(sum[:])
-	function, err := d.lambda.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &d.stack})
-	if err != nil {
-		return fmt.Errorf("the deployed code cannot be compared with what was built: %w", awsError(err))
-	}
-	if deployed := aws.ToString(function.CodeSha256); deployed != built {
-		return fmt.Errorf("the deployed code is not what was built: CodeSha256 is %s, built was %s", printable(deployed), built)
-	}
-	d.say("The deployed code is what was built: CodeSha256 %s", built)
-	return nil
-}
-
 const (
 	deniedFor   = 5 * time.Minute // new permissions take that long to reach everywhere
 	deniedPause = 15 * time.Second
 )
 
-// finish rotates at once, so that any mistake shows now, and prints the result.
+// finish rotates at once, so that a token exists, and prints the result.
 func (d *deployment) finish(ctx context.Context) error {
 	d.say("Rotating once, so that a token exists and any mistake shows now; that takes two minutes at most")
-	payload, err := d.firstRun(ctx)
-	if err != nil {
+	payload, failure, err := d.patientCall(ctx, aliasName, event{Mode: "rotate", Force: d.force})
+	switch {
+	case ctx.Err() != nil:
+		return errors.New("interrupted: the stack is deployed, but may have no new token yet: rotatorctl invoke --mode=rotate")
+	case err != nil:
 		return err
+	case failure != "":
+		return d.reject(ctx, "first run", failure)
 	}
+	d.prune(ctx)
 	stack, err := d.findStack(ctx, d.stack)
 	if err != nil || stack == nil {
 		return cmp.Or(err, errors.New("the stack has been deleted meanwhile"))
@@ -377,26 +381,24 @@ func (d *deployment) finish(ctx context.Context) error {
 		return err
 	}
 	return d.print(
-		map[string]any{"stack": d.stack, "account": d.who.account, "region": d.who.region, "dashboard": dashboard, "report": json.RawMessage(payload)},
+		map[string]any{"stack": d.stack, "account": d.who.account, "region": d.who.region, "version": d.version, "dashboard": dashboard, "report": json.RawMessage(payload)},
 		fmt.Sprintf("%sDashboard: %s\n", text, printable(dashboard)))
 }
 
-func (d *deployment) firstRun(ctx context.Context) ([]byte, error) {
-	began := d.now()
+// patientCall invokes the function, and again while permissions are missing that may be new.
+func (p *program) patientCall(ctx context.Context, qualifier string, e event) (payload []byte, failure string, err error) {
+	began := p.now()
 	for last := ""; ; {
-		payload, failure, err := d.call(ctx, event{Mode: "rotate", Force: d.force})
-		if err != nil || failure == "" {
-			return payload, err
-		}
-		if !onlyDenied(failure) || d.now().Sub(began) >= deniedFor {
-			return nil, fmt.Errorf("the stack is deployed, but its first run failed: %s. Correct that and deploy again", failure)
+		payload, failure, err := p.call(ctx, qualifier, e)
+		if err != nil || failure == "" || !onlyDenied(failure) || p.now().Sub(began) >= deniedFor {
+			return payload, failure, err
 		}
 		if failure != last {
-			d.say("  %s\n  New permissions may take minutes: trying again every %s for %s at most", failure, deniedPause, deniedFor)
+			p.say("  %s\n  New permissions may take minutes: trying again every %s for %s at most", failure, deniedPause, deniedFor)
 			last = failure
 		}
-		if err := d.sleep(ctx, deniedPause); err != nil {
-			return nil, errors.New("interrupted: the stack is deployed, but has no token yet: rotatorctl invoke --mode=rotate")
+		if err := p.sleep(ctx, deniedPause); err != nil {
+			return nil, "", err
 		}
 	}
 }

@@ -72,7 +72,7 @@ func (p *program) invoke(ctx context.Context, e event) error {
 	if err := p.connect(ctx); err != nil {
 		return err
 	}
-	payload, failure, err := p.call(ctx, e)
+	payload, failure, err := p.call(ctx, aliasName, e)
 	if err != nil {
 		return err
 	}
@@ -103,14 +103,14 @@ func answerText(payload []byte) (text string, ok bool, err error) {
 	return "", true, fmt.Errorf("the function's answer is neither report nor diagnosis: %s", quote(string(payload)))
 }
 
-// call invokes the function and waits. The failure is the function's own, printable; the error is AWS's.
-func (p *program) call(ctx context.Context, e event) (payload []byte, failure string, err error) {
+// call invokes a version or alias of the function and waits. The failure is the function's own, printable; the error is AWS's.
+func (p *program) call(ctx context.Context, qualifier string, e event) (payload []byte, failure string, err error) {
 	request, err := json.Marshal(e)
 	if err != nil {
 		return nil, "", fmt.Errorf("encoding the event: %w", err)
 	}
 	once := func(o *lambda.Options) { o.RetryMaxAttempts = 1 } // the function itself retries for as long as it helps
-	answer, err := p.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: &p.stack, Payload: request}, once)
+	answer, err := p.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: &p.stack, Qualifier: &qualifier, Payload: request}, once)
 	if err != nil {
 		return nil, "", p.functionError(err)
 	}

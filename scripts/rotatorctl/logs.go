@@ -27,7 +27,12 @@ type entry struct {
 	Lost   string         `json:"lost,omitempty"`  // how a run ended that left no report
 	Other  string         `json:"other,omitempty"` // another warning or error
 	line   string
+	// version of the function that wrote it: the stream has it in brackets
+	version string
 }
+
+// streamVersion finds the version in a stream's name, 2026/01/31/FUNCTION[VERSION]ENVIRONMENT.
+var streamVersion = regexp.MustCompile(`\[([^]]+)\]`)
 
 // lambdaFailure is what Lambda says of a process that ended, or whose time was up.
 var lambdaFailure = regexp.MustCompile(`^RequestId: \S+ (Error: .*)|(Task timed out.*)`)
@@ -35,6 +40,9 @@ var lambdaFailure = regexp.MustCompile(`^RequestId: \S+ (Error: .*)|(Task timed 
 func newEntry(logged types.FilteredLogEvent) entry {
 	line := strings.TrimRight(aws.ToString(logged.Message), "\r\n")
 	e := entry{ID: aws.ToString(logged.EventId), At: time.UnixMilli(aws.ToInt64(logged.Timestamp)).UTC(), line: line}
+	if found := streamVersion.FindStringSubmatch(aws.ToString(logged.LogStreamName)); found != nil {
+		e.version = found[1]
+	}
 	var said struct {
 		Msg, Level, Error string
 		Report            json.RawMessage

@@ -130,7 +130,7 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 	flags.StringVarP(&p.output, "output", "o", "text", "text, or json: one JSON document on standard output")
 	flags.BoolVarP(&p.yes, "yes", "y", false, "do not ask")
 	root.AddCommand(p.setupCommand(), p.replaceCommand(), p.putKeyCommand(), p.deployCommand(), p.statusCommand(), p.logsCommand(),
-		p.invokeCommand(), p.doctorCommand(), p.destroyCommand())
+		p.invokeCommand(), p.doctorCommand(), p.rollbackCommand(), p.destroyCommand())
 	return root
 }
 

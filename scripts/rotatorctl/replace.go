@@ -408,6 +408,9 @@ func (r *replacement) rotate(ctx context.Context) error {
 		return err
 	}
 	r.say("Rotating once more, now that nothing else can write to the token secret")
-	_, err := d.firstRun(ctx)
+	_, failure, err := d.patientCall(ctx, aliasName, event{Mode: "rotate", Force: true})
+	if failure != "" {
+		err = fmt.Errorf("the run failed: %s. Run this again", failure)
+	}
 	return err
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"os"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -31,73 +31,67 @@ func (p *program) findStack(ctx context.Context, name string) (*types.Stack, err
 	return &described.Stacks[0], nil
 }
 
-// createOrUpdate makes the stack match the template and the parameters.
+// createOrUpdate makes the stack match the template and the parameters, those of the alias apart.
 func (d *deployment) createOrUpdate(ctx context.Context) error {
-	stack, err := d.removeUnusable(ctx)
-	if err != nil {
-		return err
+	if d.existing == nil {
+		d.say("Creating the stack %s", d.stack)
+	} else {
+		d.say("Updating the stack %s", d.stack)
 	}
-	body, err := os.ReadFile(d.templateFile())
-	if err != nil {
-		return fmt.Errorf("reading the template: %w", err)
-	}
-	watch, err := d.watch(ctx, stack)
-	if err != nil {
-		return err
-	}
-	id, err := d.change(ctx, stack, string(body))
-	if err == nil && id != "" {
-		err = watch.follow(ctx, id, "CREATE_COMPLETE", "UPDATE_COMPLETE")
-	}
-	if err != nil {
+	d.parameters = d.allParameters(d.existing)
+	if err := d.change(ctx, d.existing, d.template, d.parameters); err != nil {
 		return fmt.Errorf("the deployment failed: %w\nDeploy again when that is corrected, or remove what it made: rotatorctl destroy --stack=%s", err, d.stack)
 	}
 	return nil
 }
 
-// change has CloudFormation create or update the stack and returns its id, empty if there is nothing to change.
-func (d *deployment) change(ctx context.Context, stack *types.Stack, template string) (id string, err error) {
-	parameters, capabilities := d.stackParameters(stack), []types.Capability{types.CapabilityCapabilityIam}
-	if stack == nil {
-		d.say("Creating the stack %s", d.stack)
-		created, err := d.stacks.CreateStack(ctx, &cloudformation.CreateStackInput{
-			StackName: &d.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters,
-		})
-		if err != nil {
-			return "", awsError(err)
-		}
-		return aws.ToString(created.StackId), nil
+// change has CloudFormation create or update the stack, and waits until it has.
+func (p *program) change(ctx context.Context, stack *types.Stack, template string, values map[string]string) error {
+	watch, err := p.watch(ctx, stack)
+	if err != nil {
+		return err
 	}
-	d.say("Updating the stack %s", d.stack)
-	_, err = d.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
-		StackName: &d.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters,
-	})
-	switch {
-	case err == nil:
-		return aws.ToString(stack.StackId), nil
-	case strings.Contains(err.Error(), "No updates are to be performed"):
-		d.say("Nothing has changed")
-		return "", nil
-	}
-	return "", awsError(err)
-}
-
-// stackParameters are those given; of an existing stack the others keep their values, as far as the template still
-// has them. None of them is hidden by NoEcho.
-func (d *deployment) stackParameters(existing *types.Stack) []types.Parameter {
+	capabilities, id := []types.Capability{types.CapabilityCapabilityIam}, ""
 	var parameters []types.Parameter
-	for key, value := range d.parameters {
+	for key, value := range values {
 		parameters = append(parameters, types.Parameter{ParameterKey: aws.String(key), ParameterValue: aws.String(value)})
 	}
+	if stack == nil {
+		created, err := p.stacks.CreateStack(ctx, &cloudformation.CreateStackInput{
+			StackName: &p.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters,
+		})
+		if err != nil {
+			return awsError(err)
+		}
+		id = aws.ToString(created.StackId)
+	} else {
+		_, err := p.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
+			StackName: &p.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters,
+		})
+		if err != nil && strings.Contains(err.Error(), "No updates are to be performed") {
+			p.say("Nothing has changed")
+			return nil
+		} else if err != nil {
+			return awsError(err)
+		}
+		id = aws.ToString(stack.StackId)
+	}
+	return watch.follow(ctx, id, "CREATE_COMPLETE", "UPDATE_COMPLETE")
+}
+
+// allParameters are those given, and the others' defaults; of an existing stack the others keep their values, as far as
+// the template still has them. None of them is hidden by NoEcho.
+func (d *deployment) allParameters(existing *types.Stack) map[string]string {
+	all := maps.Clone(d.defaults)
 	if existing != nil {
 		for _, p := range existing.Parameters {
-			key := aws.ToString(p.ParameterKey)
-			if _, given := d.parameters[key]; !given && slices.Contains(d.others, key) {
-				parameters = append(parameters, types.Parameter{ParameterKey: &key, ParameterValue: p.ParameterValue})
+			if key := aws.ToString(p.ParameterKey); slices.Contains(d.others, key) {
+				all[key] = aws.ToString(p.ParameterValue)
 			}
 		}
 	}
-	return parameters
+	maps.Copy(all, d.parameters)
+	return all
 }
 
 // removeUnusable returns the stack if it can be updated. What a failed first deployment or a failed deletion left
@@ -300,7 +294,7 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	}
 	if bucket != "" {
 		p.say("Deleting its zips from s3://%s/%s*.zip", printable(bucket), p.zipPrefix())
-		if err := p.deleteZips(ctx, bucket, p.zipPrefix()); err != nil {
+		if err := errors.Join(p.deleteObjects(ctx, bucket, p.zipPrefix(), ".zip"), p.deleteObjects(ctx, bucket, p.releasePrefix(), ".json")); err != nil {
 			return err
 		}
 	}
@@ -320,8 +314,8 @@ func parameter(stack *types.Stack, key string) string {
 	return aws.ToString(stack.Parameters[i].ParameterValue)
 }
 
-// deleteZips deletes the zips of one stack.
-func (p *program) deleteZips(ctx context.Context, bucket, prefix string) error {
+// deleteObjects deletes what deploy stored for one stack.
+func (p *program) deleteObjects(ctx context.Context, bucket, prefix, suffix string) error {
 	pages := s3.NewListObjectsV2Paginator(p.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
@@ -329,11 +323,11 @@ func (p *program) deleteZips(ctx context.Context, bucket, prefix string) error {
 			return fmt.Errorf("the zips cannot be listed: %w", awsError(err))
 		}
 		for _, object := range page.Contents {
-			if !strings.HasSuffix(aws.ToString(object.Key), ".zip") {
+			if !strings.HasSuffix(aws.ToString(object.Key), suffix) {
 				continue
 			}
 			if _, err := p.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: object.Key}); err != nil {
-				return fmt.Errorf("a zip cannot be deleted: %w", awsError(err))
+				return fmt.Errorf("%s cannot be deleted: %w", printable(aws.ToString(object.Key)), awsError(err))
 			}
 		}
 	}

@@ -397,7 +397,7 @@ func TestDeploymentFailures(t *testing.T) {
 			}
 		}, []string{"the bucket other-region-code is in the region "}},
 		{"no-secret", func(a *account) { a.set["BOOTSTRAP_SECRET_ARN"] = strings.Replace(a.arn, "bootstrap", "misspelt", 1) },
-			[]string{"its first run failed: RotationError: 1 of 1 rotations failed; default: bootstrap: not_found: "}},
+			[]string{"the stack is deployed, but the check of version 1 failed: RotationError: 1 of 1 rotations failed; default: bootstrap: not_found: "}},
 		{"not-allowed", func(a *account) { a.lambda.Secrets = a.refusing(-1) },
 			[]string{"New permissions may take minutes", "default: bootstrap: denied: ", "secretsmanager:GetSecretValue"}},
 		{"private-only", func(a *account) {
@@ -410,8 +410,8 @@ func TestDeploymentFailures(t *testing.T) {
 		{"other-code", func(a *account) {
 			a.set["BOOTSTRAP_SECRET_ARN"] = strings.Replace(a.arn, "123456789012", "210987654321", 1)
 			a.answer = func(r *http.Request, _ url.Values) (int, string) {
-				if strings.HasSuffix(r.URL.Path, "/configuration") {
-					return 200, `{"CodeSha256":"47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="}`
+				if strings.HasSuffix(r.URL.Path, "/versions") {
+					return 201, `{"Version":"1","CodeSha256":"47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="}`
 				}
 				return 0, ""
 			}
@@ -508,10 +508,10 @@ func TestOnlyRunsAreNotRepeated(t *testing.T) {
 	}
 	runWith(t, nil, cfg, "", "invoke", "--mode=rotate")
 	d := deployment{program: &program{stack: "s", clients: clients{lambda: lambda.NewFromConfig(cfg)}}}
-	if err := d.compareCode(t.Context()); err == nil {
-		t.Error("the code was compared without an answer")
+	if err := d.publish(t.Context()); err == nil {
+		t.Error("a version was published without an answer")
 	}
-	want(t, "requests", asked, map[string]int{"invocations": 1, "configuration": 3})
+	want(t, "requests", asked, map[string]int{"invocations": 1, "versions": 3})
 }
 
 // Permissions that are not everywhere yet are waited for; nothing else is.
@@ -701,7 +701,7 @@ func TestEveryParameterIsSetInOnePlace(t *testing.T) {
 	if err := d.readParameters(); err != nil {
 		t.Fatal(err)
 	}
-	ours := []string{"CodeKey"}
+	ours := []string{"CodeKey", aliasVersion}
 	for _, s := range settings {
 		if s.parameter != "" {
 			ours = append(ours, s.parameter)

@@ -82,6 +82,14 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 	if err != nil {
 		return status{}, err
 	}
+	stack, err := p.findStack(ctx, p.stack)
+	if err != nil {
+		return status{}, err
+	}
+	if stack != nil { // a version that deploy has rejected, or replaced, says nothing of the one that runs
+		live := parameter(stack, aliasVersion)
+		found = slices.DeleteFunc(found, func(e entry) bool { return live != "" && e.version != live })
+	}
 	return newStatus(p.stack, since, deployed, found, p.now()), nil
 }
 

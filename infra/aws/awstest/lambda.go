@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -12,21 +13,28 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // Lambda is an http.Handler that emulates AWS Lambda, and everything else: behind the gate it passes all requests on to
-// Moto but three. For Invoke it runs the deployed zip as Lambda would, with the environment that Moto reports and
-// credentials of the function's role, and writes its output to Moto's log. For DeleteStack it also deletes the log,
-// which Moto leaves. /_sandbox/clock is that of [versions].
+// Moto but these. For Invoke it runs the zip of the alias or version as Lambda would, with the environment that Moto
+// reports and credentials of the function's role, and writes its output to Moto's log. For DeleteStack it also deletes
+// the log, which Moto leaves. When a stack is created or updated it moves the alias, of which Moto knows nothing in a
+// template. A version that is deleted it hides, since Moto would give its number to another. /_sandbox/clock is that of
+// [versions].
 //
 // The deployed function runs as this process's user, with all that this user may do: there is no jail. So serve it on loopback.
 type Lambda struct {
@@ -38,12 +46,14 @@ type Lambda struct {
 
 	mu      sync.Mutex
 	printed strings.Builder
+	deleted map[string]bool // versions, as FUNCTION:NUMBER
 }
 
 // Function is what AWS Lambda shows of a function.
 type Function struct {
 	Configuration struct {
 		FunctionName, Handler, CodeSha256, Role string
+		Version                                 string
 		Timeout, MemorySize                     int // seconds, MB
 		Environment                             struct{ Variables map[string]string }
 	}
@@ -53,7 +63,10 @@ type Function struct {
 // FunctionPath is where AWS Lambda describes a function.
 func FunctionPath(name string) string { return "/2015-03-31/functions/" + name }
 
-var invocationPath = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "/invocations$")
+var (
+	invocationPath = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "/invocations$")
+	versionPath    = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "(/configuration|/versions)?/?$")
+)
 
 func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	service, err := l.Moto.admit(r, l.Host)
@@ -70,6 +83,11 @@ func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) e
 	if found := invocationPath.FindStringSubmatch(r.URL.Path); found != nil {
 		return l.serveInvocation(w, r, found[1])
 	}
+	if found := versionPath.FindStringSubmatch(r.URL.Path); found != nil {
+		if served, err := l.serveVersion(w, r, found[1], found[2]); served || err != nil {
+			return err
+		}
+	}
 	if r.URL.Path == "/_sandbox/clock" {
 		l.Moto.serveClock(w, r)
 		return nil
@@ -79,8 +97,11 @@ func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) e
 		return fmt.Errorf("reading the request: %w", err)
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	if form, _ := url.ParseQuery(string(body)); isForm(r) && form.Get("Action") == "DeleteStack" {
-		status, answer, err := l.Moto.deleteStack(r.Context(), form)
+	change := map[string]func(context.Context, url.Values) (int, []byte, error){
+		"DeleteStack": l.deleteStack, "CreateStack": l.Moto.changeStack, "UpdateStack": l.Moto.changeStack, "ExecuteChangeSet": l.Moto.changeStack,
+	}
+	if form, _ := url.ParseQuery(string(body)); isForm(r) && change[form.Get("Action")] != nil {
+		status, answer, err := change[form.Get("Action")](r.Context(), form)
 		if err != nil {
 			return err
 		}
@@ -92,8 +113,66 @@ func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) e
 	return nil
 }
 
+// serveVersion deletes a version that no alias names, and shows none that is deleted.
+func (l *Lambda) serveVersion(w http.ResponseWriter, r *http.Request, name, what string) (served bool, err error) {
+	version := r.URL.Query().Get("Qualifier")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case what == "/versions" && r.Method == http.MethodGet:
+		return true, l.listVersions(w, r, name)
+	case version == "" || what == "/versions":
+		return false, nil
+	case l.deleted[name+":"+version]:
+		return true, &rejection{"ResourceNotFoundException", "Function not found: " + name + ":" + version}
+	case r.Method != http.MethodDelete:
+		return false, nil
+	}
+	_, answer, err := l.Moto.Do(r.Context(), Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name) + "/aliases"})
+	if err != nil {
+		return true, err
+	}
+	var listed struct {
+		Aliases []struct{ FunctionVersion string }
+	}
+	if err := json.Unmarshal(answer, &listed); err != nil {
+		return true, fmt.Errorf("reading the aliases: %w", err)
+	}
+	for _, alias := range listed.Aliases {
+		if alias.FunctionVersion == version {
+			return true, &rejection{"ResourceConflictException", "Version was not able to be deleted because an alias references it."}
+		}
+	}
+	if l.deleted == nil {
+		l.deleted = map[string]bool{}
+	}
+	l.deleted[name+":"+version] = true
+	w.WriteHeader(http.StatusNoContent)
+	return true, nil
+}
+
+// listVersions lists those that are not deleted.
+func (l *Lambda) listVersions(w http.ResponseWriter, r *http.Request, name string) error {
+	status, answer, err := l.Moto.Do(r.Context(), Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name) + "/versions"})
+	if err != nil {
+		return err
+	}
+	var listed struct{ Versions []map[string]any }
+	if json.Unmarshal(answer, &listed) == nil {
+		listed.Versions = slices.DeleteFunc(listed.Versions, func(v map[string]any) bool { return l.deleted[fmt.Sprint(name, ":", v["Version"])] })
+		answer, err = json.Marshal(listed)
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(answer)
+	return err
+}
+
 func (l *Lambda) serveInvocation(w http.ResponseWriter, r *http.Request, name string) error {
-	status, description, err := l.Moto.Do(r.Context(), Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name)})
+	described := Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name)}
+	if qualifier := r.URL.Query().Get("Qualifier"); qualifier != "" {
+		described.Path += "?Qualifier=" + url.QueryEscape(qualifier)
+	}
+	status, description, err := l.Moto.Do(r.Context(), described)
 	if err != nil {
 		return err
 	}
@@ -115,7 +194,7 @@ func (l *Lambda) serveInvocation(w http.ResponseWriter, r *http.Request, name st
 	if err != nil {
 		return err
 	}
-	w.Header().Set("X-Amz-Executed-Version", "$LATEST")
+	w.Header().Set("X-Amz-Executed-Version", function.Configuration.Version)
 	if failed {
 		w.Header().Set("X-Amz-Function-Error", "Unhandled")
 	}
@@ -135,7 +214,7 @@ func (l *Lambda) invoke(ctx context.Context, f Function, event []byte) (answer [
 	l.mu.Lock()
 	l.printed.Write(output)
 	l.mu.Unlock()
-	return answer, failed, l.Moto.log(ctx, logGroup(f.Configuration.FunctionName), string(output))
+	return answer, failed, l.Moto.log(ctx, f, string(output))
 }
 
 // run runs the function's zip by scripts/invoke, in a new folder.
@@ -164,6 +243,9 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	var stdout, stderr bytes.Buffer
 	command.Dir, command.Stdin, command.Stdout, command.Stderr = folder, bytes.NewReader(event), &stdout, &stderr
 	err = command.Run()
+	if strings.Contains(stderr.String(), "invoke: cannot start COMMAND") { // in Lambda's words, since the zip is at fault
+		return []byte(`{"errorType":"Runtime.InvalidEntrypoint","errorMessage":"RequestId: ` + rand.Text() + ` Error: fork/exec /var/task/` + f.Configuration.Handler + `: exec format error"}`), nil, true, nil
+	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || exit.ExitCode() != 1) { // 1 says that the invocation failed
 		return nil, nil, false, fmt.Errorf("running the function: %w: %s", err, stderr.Bytes())
 	}
@@ -193,39 +275,46 @@ func (m *Moto) unpack(ctx context.Context, f Function, folder string) error {
 	return nil
 }
 
-// code returns the deployed zip. Moto shows its key but not its bucket: it is the one with the hash
-// that Lambda reports.
+// code returns the deployed zip. Moto shows neither its bucket nor, of a version that is not the latest, its key: it is
+// the one beside the latest's with the hash that Lambda reports.
 func (m *Moto) code(ctx context.Context, f Function) ([]byte, error) {
 	location, err := url.Parse(f.Code.Location)
 	if err != nil {
 		return nil, fmt.Errorf("reading where the zip of %s is: %w", f.Configuration.FunctionName, err)
 	}
-	_, listed, err := m.Do(ctx, Request{Service: "s3", Method: http.MethodGet, Path: "/"})
+	list := func(path, tag string) (keys []string, err error) {
+		_, listed, err := m.Do(ctx, Request{Service: "s3", Method: http.MethodGet, Path: path})
+		for _, found := range regexp.MustCompile("<"+tag+">([^<]+)</"+tag+">").FindAllSubmatch(listed, -1) {
+			keys = append(keys, string(found[1]))
+		}
+		return keys, err
+	}
+	buckets, err := list("/", "Name")
 	if err != nil {
 		return nil, err
 	}
-	var buckets struct {
-		Names []string `xml:"Buckets>Bucket>Name"`
-	}
-	if err := xml.Unmarshal(listed, &buckets); err != nil {
-		return nil, fmt.Errorf("reading the list of buckets: %w", err)
-	}
-	for _, bucket := range buckets.Names {
-		_, packed, err := m.Do(ctx, Request{Service: "s3", Method: http.MethodGet, Path: "/" + bucket + location.Path})
+	for _, bucket := range buckets {
+		keys, err := list("/"+bucket+"?list-type=2&prefix="+url.QueryEscape(strings.TrimPrefix(path.Dir(location.Path), "/")), "Key")
 		if err != nil {
 			return nil, err
 		}
-		if sum := sha256.Sum256(packed); base64.StdEncoding.EncodeToString(sum[:]) == f.Configuration.CodeSha256 {
-			return packed, nil
+		for _, key := range keys {
+			_, packed, err := m.Do(ctx, Request{Service: "s3", Method: http.MethodGet, Path: "/" + bucket + "/" + key})
+			if err != nil {
+				return nil, err
+			}
+			if sum := sha256.Sum256(packed); base64.StdEncoding.EncodeToString(sum[:]) == f.Configuration.CodeSha256 {
+				return packed, nil
+			}
 		}
 	}
-	return nil, fmt.Errorf("no bucket has, at %s, the zip with the hash %s of the function", location.Path, f.Configuration.CodeSha256)
+	return nil, fmt.Errorf("no bucket has, beside %s, the zip with the hash %s of the function", location.Path, f.Configuration.CodeSha256)
 }
 
 // ownWords is the line that Lambda itself logs when the function did not come to an answer.
 func ownWords(answer []byte) string {
 	var failure struct{ ErrorType, ErrorMessage string }
-	if json.Unmarshal(answer, &failure) == nil && (failure.ErrorType == "Sandbox.Timedout" || failure.ErrorType == "Runtime.ExitError") {
+	if json.Unmarshal(answer, &failure) == nil && slices.Contains([]string{"Sandbox.Timedout", "Runtime.ExitError", "Runtime.InvalidEntrypoint"}, failure.ErrorType) {
 		return failure.ErrorMessage + "\n"
 	}
 	return ""
@@ -238,10 +327,11 @@ func (l *Lambda) Printed() string {
 	return l.printed.String()
 }
 
-// log writes lines to a log group, as a new stream.
-func (m *Moto) log(ctx context.Context, group, lines string) error {
+// log writes lines to the function's log group, as a new stream that is named as Lambda names those of a version.
+func (m *Moto) log(ctx context.Context, f Function, lines string) error {
 	now := time.Now()
-	stream := map[string]any{"logGroupName": group, "logStreamName": now.UTC().Format("2006/01/02/15/04/05.000000000")}
+	name := now.UTC().Format("2006/01/02/") + f.Configuration.FunctionName + "[" + f.Configuration.Version + "]" + now.UTC().Format("150405.000000000")
+	stream := map[string]any{"logGroupName": logGroup(f.Configuration.FunctionName), "logStreamName": name}
 	if _, err := m.Call(ctx, "logs", "Logs_20140328.CreateLogStream", stream); err != nil {
 		return err
 	}
@@ -254,9 +344,76 @@ func (m *Moto) log(ctx context.Context, group, lines string) error {
 	return err
 }
 
+// changeStack has moto change a stack, and then points the alias of its template to the version that a parameter names.
+func (m *Moto) changeStack(ctx context.Context, form url.Values) (status int, answer []byte, err error) {
+	status, answer, err = m.Do(ctx, Request{Service: "cloudformation", Body: form.Encode()})
+	if err != nil || status != http.StatusOK {
+		return status, answer, err
+	}
+	ask := func(action string, into any) error {
+		form := url.Values{"Action": {action}, "Version": {"2010-05-15"}, "StackName": form["StackName"]}
+		_, described, err := m.Do(ctx, Request{Service: "cloudformation", Body: form.Encode()})
+		if err == nil {
+			err = xml.Unmarshal(described, into)
+		}
+		return err
+	}
+	var deployed struct {
+		Template   string `xml:"GetTemplateResult>TemplateBody"`
+		Parameters []struct {
+			Key   string `xml:"ParameterKey"`
+			Value string `xml:"ParameterValue"`
+		} `xml:"DescribeStacksResult>Stacks>member>Parameters>member"`
+	}
+	var template struct {
+		Parameters map[string]struct{ Default string }
+		Resources  map[string]struct {
+			Type       string               `yaml:"Type"`
+			Properties map[string]yaml.Node `yaml:"Properties"`
+		} `yaml:"Resources"`
+	}
+	if err := errors.Join(ask("GetTemplate", &deployed), ask("DescribeStacks", &deployed)); err != nil {
+		return 0, nil, fmt.Errorf("reading the changed stack: %w", err)
+	}
+	if err := yaml.Unmarshal([]byte(deployed.Template), &template); err != nil {
+		return 0, nil, fmt.Errorf("reading the template: %w", err)
+	}
+	for _, resource := range template.Resources {
+		if resource.Type != "AWS::Lambda::Alias" {
+			continue
+		}
+		version := ""
+		for _, parameter := range deployed.Parameters {
+			if parameter.Key == resource.Properties["FunctionVersion"].Value {
+				version = parameter.Value
+			}
+		}
+		err = errors.Join(err, m.moveAlias(ctx, form.Get("StackName"), resource.Properties["Name"].Value, cmp.Or(version, "$LATEST")))
+	}
+	return status, answer, err
+}
+
+// moveAlias makes an alias, or moves it.
+func (m *Moto) moveAlias(ctx context.Context, function, name, version string) error {
+	body, err := json.Marshal(map[string]string{"Name": name, "FunctionVersion": version})
+	if err != nil {
+		return err
+	}
+	path := FunctionPath(function) + "/aliases"
+	status, answer, err := m.Do(ctx, Request{Service: "lambda", Method: http.MethodPut, Path: path + "/" + name, Body: string(body)})
+	if err == nil && status == http.StatusNotFound {
+		status, answer, err = m.Do(ctx, Request{Service: "lambda", Path: path, Body: string(body)})
+	}
+	if err == nil && status >= 300 {
+		err = fmt.Errorf("moving the alias %s to %s: %d %s", name, version, status, answer)
+	}
+	return err
+}
+
 // deleteStack has moto delete a stack, and then deletes what CloudFormation would have deleted too: moto
 // forgets a log group once an update has touched it, and could not make the stack again while it is there.
-func (m *Moto) deleteStack(ctx context.Context, form url.Values) (status int, answer []byte, err error) {
+func (l *Lambda) deleteStack(ctx context.Context, form url.Values) (status int, answer []byte, err error) {
+	m := l.Moto
 	describe := url.Values{"Action": {"DescribeStackResources"}, "Version": {"2010-05-15"}, "StackName": form["StackName"]}
 	_, described, err := m.Do(ctx, Request{Service: "cloudformation", Body: describe.Encode()})
 	if err != nil {
@@ -277,6 +434,9 @@ func (m *Moto) deleteStack(ctx context.Context, form url.Values) (status int, an
 		if resource.Type != "AWS::Lambda::Function" {
 			continue
 		}
+		l.mu.Lock()
+		maps.DeleteFunc(l.deleted, func(version string, _ bool) bool { return strings.HasPrefix(version, resource.Name+":") })
+		l.mu.Unlock()
 		_, err := m.Call(ctx, "logs", "Logs_20140328.DeleteLogGroup", map[string]any{"logGroupName": logGroup(resource.Name)})
 		if err != nil && !strings.Contains(err.Error(), "ResourceNotFoundException") {
 			return 0, nil, err

@@ -1,0 +1,333 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	lambdatypes "github.com/aws/aws-sdk-go-v2/service/lambda/types"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/spf13/cobra"
+)
+
+const (
+	aliasName    = "live"         // of the alias that the schedules run
+	aliasVersion = "AliasVersion" // the template's parameter for its version
+	keptVersions = 5              // that rollback can go back through, with the live one
+)
+
+// release is what a version of the function was deployed with. Roles and alarms are of the stack, not of a version, so
+// to go back to a version is to give the stack its template and parameters again. It is kept beside the zips.
+type release struct {
+	Template   string            `json:"template"`
+	Parameters map[string]string `json:"parameters"`
+}
+
+func (p *program) releasePrefix() string { return "iam-token-rotator/" + p.stack + "/release-" }
+
+func (p *program) releaseKey(version string) string { return p.releasePrefix() + version + ".json" }
+
+func (p *program) saveRelease(ctx context.Context, bucket, version string, r release) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encoding the release: %w", err)
+	}
+	key := p.releaseKey(version)
+	if _, err := p.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(text)}); err != nil {
+		return fmt.Errorf("storing s3://%s/%s: %w", printable(bucket), key, awsError(err))
+	}
+	return nil
+}
+
+// loadRelease returns nil if there is none.
+func (p *program) loadRelease(ctx context.Context, bucket, version string) (*release, error) {
+	key := p.releaseKey(version)
+	object, err := p.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
+	if _, missing := errors.AsType[*s3types.NoSuchKey](err); missing {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), key, awsError(err))
+	}
+	defer func() { _ = object.Body.Close() }()
+	var r release
+	if err := json.NewDecoder(object.Body).Decode(&r); err != nil || r.Template == "" {
+		return nil, fmt.Errorf("s3://%s/%s is not what deploy stored there", printable(bucket), key)
+	}
+	return &r, nil
+}
+
+// deployedRelease is what the stack has now.
+func (p *program) deployedRelease(ctx context.Context, stack *types.Stack) (release, error) {
+	found, err := p.stacks.GetTemplate(ctx, &cloudformation.GetTemplateInput{StackName: stack.StackId, TemplateStage: types.TemplateStageOriginal})
+	if err != nil {
+		return release{}, fmt.Errorf("the template of the stack cannot be read: %w", awsError(err))
+	}
+	r := release{Template: aws.ToString(found.TemplateBody), Parameters: map[string]string{}}
+	for _, p := range stack.Parameters {
+		r.Parameters[aws.ToString(p.ParameterKey)] = aws.ToString(p.ParameterValue)
+	}
+	return r, nil
+}
+
+// isNumber reports whether a version is published, and not $LATEST or none.
+func isNumber(version string) bool { return number(version) > 0 }
+
+// number is 0 for what is no published version.
+func number(version string) int {
+	n, err := strconv.Atoi(version)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// holdLive keeps the alias at the version that runs now. What the template alone has deployed, or one without an alias,
+// runs unpublished: it is published first, so that it goes on whatever this deployment does.
+func (d *deployment) holdLive(ctx context.Context) error {
+	stack, err := d.removeUnusable(ctx)
+	if err != nil || stack == nil {
+		return err
+	}
+	d.existing, d.live = stack, parameter(stack, aliasVersion)
+	if !isNumber(d.live) {
+		published, err := d.lambda.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: &d.stack})
+		if _, missing := errors.AsType[*lambdatypes.ResourceNotFoundException](err); missing {
+			d.live = ""
+			return nil
+		} else if err != nil {
+			return d.functionError(err)
+		}
+		d.live = aws.ToString(published.Version)
+	}
+	d.parameters[aliasVersion] = d.live
+	known, err := d.loadRelease(ctx, d.values["BUCKET"], d.live)
+	if err != nil || known != nil {
+		return err
+	}
+	now, err := d.deployedRelease(ctx, stack)
+	if err != nil {
+		return err
+	}
+	if now.Parameters[aliasVersion] != "" {
+		now.Parameters[aliasVersion] = d.live
+	}
+	return d.saveRelease(ctx, d.values["BUCKET"], d.live, now)
+}
+
+// publish makes a version of the code and settings that the stack has now. AWS makes none when nothing has changed since
+// the last, so a deployment that was interrupted goes on.
+func (d *deployment) publish(ctx context.Context) error {
+	sum := sha256.Sum256(d.packed)
+	built := base64.StdEncoding.EncodeToString(sum[:])
+	published, err := d.lambda.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: &d.stack, CodeSha256: &built})
+	if err != nil {
+		return fmt.Errorf("no version can be published: %w", d.functionError(err))
+	}
+	if deployed := aws.ToString(published.CodeSha256); deployed != built {
+		return fmt.Errorf("the deployed code is not what was built: CodeSha256 is %s, built was %s", printable(deployed), built)
+	}
+	d.version = printable(aws.ToString(published.Version))
+	d.say("The deployed code is what was built: version %s, CodeSha256 %s", d.version, built)
+	ready := lambda.NewPublishedVersionActiveWaiter(d.lambda)
+	if err := ready.Wait(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &d.stack, Qualifier: &d.version}, 5*time.Minute); err != nil {
+		return fmt.Errorf("version %s does not become active: %w", d.version, awsError(err))
+	}
+	return nil
+}
+
+// checkVersion has the new version do everything but save, before the schedules run it.
+func (d *deployment) checkVersion(ctx context.Context) error {
+	if d.version == d.live {
+		return nil
+	}
+	d.say("Checking version %s before the schedules run it; that takes two minutes at most", d.version)
+	_, failure, err := d.patientCall(ctx, d.version, event{Mode: "check", Force: d.force})
+	switch {
+	case ctx.Err() != nil && d.live != "":
+		return fmt.Errorf("interrupted: the schedules run version %s as before. Deploy again to go on", d.live)
+	case err != nil:
+		return d.reject(ctx, "check", err.Error())
+	case failure != "":
+		return d.reject(ctx, "check", failure)
+	}
+	return nil
+}
+
+// reject returns the stack to the version before, after a check or first run that failed.
+func (d *deployment) reject(ctx context.Context, what, why string) error {
+	failed := fmt.Errorf("the %s of version %s failed: %s", what, d.version, why)
+	switch {
+	case d.unchecked && what == "check":
+		d.say("Warning: %s", failed)
+		return nil
+	case d.unchecked, d.live == "", d.live == d.version:
+		return fmt.Errorf("the stack is deployed, but %w. Correct that and deploy again", failed)
+	}
+	d.say("The %s failed: the stack returns to version %s", what, d.live)
+	err := d.restore(ctx, d.existing, d.values["BUCKET"], d.live)
+	if err != nil {
+		return fmt.Errorf("%w\nThe schedules run version %s, but the stack could not be returned to it: %w\nRun rotatorctl rollback, or deploy again", failed, d.live, err)
+	}
+	d.deleteVersion(ctx, d.version)
+	return fmt.Errorf("%w\nVersion %s runs on. Correct that and deploy again", failed, d.live)
+}
+
+// restore gives the stack what a version was deployed with, the alias included.
+func (p *program) restore(ctx context.Context, stack *types.Stack, bucket, version string) error {
+	r, err := p.loadRelease(ctx, bucket, version)
+	if err == nil && r == nil {
+		err = fmt.Errorf("s3://%s/%s is gone", printable(bucket), p.releaseKey(version))
+	}
+	if err != nil {
+		return err
+	}
+	return p.change(ctx, stack, r.Template, r.Parameters)
+}
+
+// moveAlias has the schedules run the new version.
+func (d *deployment) moveAlias(ctx context.Context) error {
+	d.parameters[aliasVersion] = d.version
+	if err := d.saveRelease(ctx, d.values["BUCKET"], d.version, release{d.template, d.parameters}); err != nil || d.version == d.live {
+		return err
+	}
+	d.say("The schedules run version %s from now on", d.version)
+	stack, err := d.findStack(ctx, d.stack)
+	if err != nil || stack == nil {
+		return cmp.Or(err, errors.New("the stack has been deleted meanwhile"))
+	}
+	if err := d.change(ctx, stack, d.template, d.parameters); err != nil {
+		return fmt.Errorf("the alias could not be moved to version %s: %w\nDeploy again to go on", d.version, err)
+	}
+	return nil
+}
+
+// prune deletes old versions, and those that no schedule ever ran or that rollback went back from: they are between
+// the version before and the new one.
+func (d *deployment) prune(ctx context.Context) {
+	var versions []int
+	pages := lambda.NewListVersionsByFunctionPaginator(d.lambda, &lambda.ListVersionsByFunctionInput{FunctionName: &d.stack})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			d.say("Warning: the versions of the function cannot be listed: %s", awsError(err))
+			return
+		}
+		for _, found := range page.Versions {
+			if n := number(aws.ToString(found.Version)); n > 0 && n < number(d.version) {
+				versions = append(versions, n)
+			}
+		}
+	}
+	slices.Sort(versions)
+	kept := 1
+	for _, n := range slices.Backward(versions) {
+		if n <= number(d.live) && kept < keptVersions {
+			kept++
+			continue
+		}
+		d.deleteVersion(ctx, strconv.Itoa(n))
+	}
+}
+
+// deleteVersion deletes a version and its release. What cannot be deleted is left to the next deployment.
+func (d *deployment) deleteVersion(ctx context.Context, version string) {
+	_, err := d.lambda.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: &d.stack, Qualifier: &version})
+	if err == nil {
+		bucket, key := d.values["BUCKET"], d.releaseKey(version)
+		_, err = d.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: &key})
+	}
+	if err != nil {
+		d.say("Warning: version %s cannot be deleted: %s", version, awsError(err))
+	}
+}
+
+func (p *program) rollbackCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rollback",
+		Short: "Return the stack to the version before, and rotate once",
+		Long: fmt.Sprintf(`Returns the stack to the version that was deployed before the one that runs now: code, settings, roles and alarms. Then it rotates once.
+It can be repeated: deploy keeps the last %d versions. The next deploy deletes what rollback went back from.`, keptVersions),
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.rollback(cmd.Context()) },
+	}
+}
+
+func (p *program) rollback(ctx context.Context) error {
+	if err := p.connect(ctx); err != nil {
+		return err
+	}
+	stack, err := p.findStack(ctx, p.stack)
+	if err != nil {
+		return err
+	}
+	if stack == nil {
+		return fmt.Errorf("there is no stack %s in %s", p.stack, p.who)
+	}
+	live, bucket := parameter(stack, aliasVersion), parameter(stack, "CodeBucket")
+	if !isNumber(live) {
+		return errors.New("the stack was not deployed by rotatorctl deploy: there is no version to return to")
+	}
+	before, err := p.versionBefore(ctx, bucket, live)
+	if err != nil {
+		return err
+	}
+	p.say("Returning the stack %s from version %s to %s", p.stack, live, before)
+	if err := p.restore(ctx, stack, bucket, before); err != nil {
+		return fmt.Errorf("the stack could not be returned to version %s: %w", before, err)
+	}
+	p.say("Rotating once")
+	payload, failure, err := p.patientCall(ctx, aliasName, event{Mode: "rotate"})
+	if err != nil {
+		return err
+	}
+	if failure != "" {
+		return fmt.Errorf("version %s runs again, but its first run failed: %s. To return to what ran before, deploy again", before, failure)
+	}
+	text, _, err := answerText(payload)
+	if err != nil {
+		return err
+	}
+	return p.print(map[string]any{"stack": p.stack, "from": live, "version": before, "report": json.RawMessage(payload)}, text)
+}
+
+// versionBefore is the last one below live that deploy kept and Lambda still has.
+func (p *program) versionBefore(ctx context.Context, bucket, live string) (string, error) {
+	prefix := p.releasePrefix()
+	pages := s3.NewListObjectsV2Paginator(p.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
+	best := 0
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return "", fmt.Errorf("the releases in the bucket %s cannot be listed: %w", printable(bucket), awsError(err))
+		}
+		for _, object := range page.Contents {
+			n := number(strings.TrimSuffix(strings.TrimPrefix(aws.ToString(object.Key), prefix), ".json"))
+			if n > best && n < number(live) {
+				best = n
+			}
+		}
+	}
+	version := strconv.Itoa(best)
+	if best == 0 {
+		return "", fmt.Errorf("there is no version before %s", live)
+	}
+	if _, err := p.lambda.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &p.stack, Qualifier: &version}); err != nil {
+		return "", fmt.Errorf("version %s, the one before %s, cannot be read: %w", version, live, awsError(err))
+	}
+	return version, nil
+}
