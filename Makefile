@@ -36,7 +36,7 @@ TOOL := CGO_ENABLED=0 $(GO) tool -modfile=.ci/tools.mod
 first = command -v $(firstword $(GO)) >/dev/null || { echo 'Go is not installed, or not in PATH: https://go.dev/dl' >&2; exit 2; }; [ -e $(1) ] || echo 'Building; with an empty build cache this takes a minute or two.' >&2
 
 .PHONY: help run sandbox aws-sandbox invoke-local doctor examples build-local test check test-go vulncheck conformance \
-	simulate fuzz canary bench build package notice sbom reproducible build-rotatorctl deploy deploy-build invoke status logs destroy clean
+	simulate fuzz canary bench build package notice sbom reproducible build-rotatorctl deploy deploy-build invoke status logs rollback destroy clean
 
 help: ## say what there is to do
 	@echo 'iam-token-rotator: keeps a valid IBM Cloud IAM access token in a secret'
@@ -228,6 +228,9 @@ export MINUTES
 logs: build-rotatorctl ## print what the deployed function's log says (MINUTES=60)
 	@case $$MINUTES in '' | *[!0-9]*) echo 'MINUTES must be a whole number' >&2; exit 2 ;; esac
 	@$(rotatorctl) logs --since="$${MINUTES}m"
+
+rollback: build-rotatorctl ## return to the version that was deployed before
+	@$(rotatorctl) rollback
 
 destroy: build-rotatorctl ## remove from AWS all that deploy made (YES=1: without asking)
 	@$(rotatorctl) destroy$(if $(filter 1,$(YES)), --yes)

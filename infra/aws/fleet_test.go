@@ -143,7 +143,7 @@ const (
 // fleetAlarmRules are the alarms whose numbers do not depend on the ensure
 // schedule.
 var fleetAlarmRules = map[string]alarmRule{
-	"FailedInvocationsAlarm": alarmRules["FailedInvocationsAlarm"],
+	"FailedInvocationsAlarm": {"AWS/Lambda", "Errors", "Sum", byFunction, 300, 1, 1, atLeast, 1, "notBreaching"},
 	"UndeliveredEventsAlarm": alarmRules["UndeliveredEventsAlarm"],
 	"TokenLifetimeAlarm":     alarmRules["TokenLifetimeAlarm"],
 	"KeyExpiryAlarm":         alarmRules["KeyExpiryAlarm"],

@@ -30,17 +30,18 @@ type cloud struct {
 	bootstrap, workload string // their keys
 	old                 string // the token in the mirror
 
-	mu       sync.Mutex
-	awsCall  string              // the call to AWS that aws answers
-	aws      *ibmcloudtest.Fault // nil: none
-	requests []request
-	issued   map[string]string // the key or other credential by the token that it was exchanged for
-	uploaded string            // hash of the function's code
-	deleted  bool              // the stack is
-	made     []string          // keys that IAM made
-	process  int               // of the program; 0 before it is started
-	waiting  chan struct{}     // gets a value when a request is held
-	held     chan struct{}     // closed to let it go on
+	mu        sync.Mutex
+	awsCall   string              // the call to AWS that aws answers
+	aws       *ibmcloudtest.Fault // nil: none
+	requests  []request
+	issued    map[string]string // the key or other credential by the token that it was exchanged for
+	uploaded  string            // hash of the function's code
+	published int               // versions of it
+	deleted   bool              // the stack is
+	made      []string          // keys that IAM made
+	process   int               // of the program; 0 before it is started
+	waiting   chan struct{}     // gets a value when a request is held
+	held      chan struct{}     // closed to let it go on
 }
 
 // request is what a program sent: to which service, and each part of it by its place.
@@ -287,6 +288,7 @@ var awsQueries = map[string]string{
 	"GetCallerIdentity":   `<Account>123456789012</Account>`,
 	"DescribeStacks":      `<Stacks><member><StackName>iam-token-rotator</StackName><StackId>` + stackID + `</StackId><StackStatus>%s</StackStatus><Parameters><member><ParameterKey>CodeBucket</ParameterKey><ParameterValue>bucket</ParameterValue></member></Parameters></member></Stacks>`,
 	"DescribeStackEvents": `<StackEvents><member><EventId>%s</EventId><StackName>iam-token-rotator</StackName><LogicalResourceId>iam-token-rotator</LogicalResourceId><ResourceStatus>UPDATE_COMPLETE</ResourceStatus><Timestamp>2026-01-01T00:00:00Z</Timestamp></member></StackEvents>`,
+	"GetTemplate":         `<TemplateBody>Resources: {}</TemplateBody>`,
 	"UpdateStack":         `<StackId>` + stackID + `</StackId>`,
 	"DeleteStack":         ``,
 }
@@ -325,7 +327,16 @@ func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, r *http.Request, body 
 			answer = `{"ok":true,"checks":[{"check":"configuration","status":"ok","detail":"sound"}]}`
 		}
 	case call == "" && strings.HasSuffix(r.URL.Path, "/configuration"):
-		answer = fmt.Sprintf(`{"FunctionName":"iam-token-rotator","CodeSha256":%q}`, c.uploaded)
+		answer = `{"FunctionName":"iam-token-rotator","State":"Active"}`
+	case call == "" && strings.HasSuffix(r.URL.Path, "/versions") && r.Method == http.MethodGet:
+		answer = `{"Versions":[{"Version":"$LATEST"},{"Version":"1"},{"Version":"2"}]}`
+	case call == "" && strings.HasSuffix(r.URL.Path, "/versions"):
+		c.published++
+		w.WriteHeader(http.StatusCreated)
+		answer = fmt.Sprintf(`{"Version":"%d","CodeSha256":%q}`, c.published, c.uploaded)
+	case call == "" && strings.HasSuffix(r.URL.Path, ".json") && r.Method == http.MethodGet:
+		w.WriteHeader(http.StatusNotFound)
+		answer = `<Error><Code>NoSuchKey</Code></Error>`
 	case call == "" && r.URL.Path == "/bucket" && r.Method == http.MethodGet:
 		answer = `<ListBucketResult><Contents><Key>iam-token-rotator/iam-token-rotator/rotate-1.zip</Key></Contents></ListBucketResult>`
 	case call == "" && strings.HasPrefix(r.URL.Path, "/bucket"):

@@ -142,7 +142,7 @@ func (d *deployment) publish(ctx context.Context) error {
 		return fmt.Errorf("the deployed code is not what was built: CodeSha256 is %s, built was %s", printable(deployed), built)
 	}
 	d.version = printable(aws.ToString(published.Version))
-	d.say("The deployed code is what was built: version %s, CodeSha256 %s", d.version, built)
+	d.say("The deployed code is what was built: CodeSha256 %s", built)
 	ready := lambda.NewPublishedVersionActiveWaiter(d.lambda)
 	if err := ready.Wait(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &d.stack, Qualifier: &d.version}, 5*time.Minute); err != nil {
 		return fmt.Errorf("version %s does not become active: %w", d.version, awsError(err))
