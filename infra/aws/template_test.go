@@ -208,7 +208,7 @@ func TestAlarms(t *testing.T) {
 }
 
 // checkKeyAlarms: a renewal that fails once is nobody's matter; all of a day's, and one
-// that only the previous key got through, are.
+// that found the key in use refused, are.
 func checkKeyAlarms(t *testing.T, tmpl object, alarms map[string]object) {
 	t.Helper()
 	want(t, "the renewal alarm's condition", at(t, alarms["KeyRenewalAlarm"], "Condition"), "RenewsKey")

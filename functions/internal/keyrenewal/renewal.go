@@ -68,7 +68,7 @@ const (
 	// ensureInterval is how long an ensure run relies on the process's last renewal: a
 	// region or a CronJob may run ensure alone.
 	ensureInterval = time.Hour
-	// limit bounds a renewal: at most seven requests.
+	// limit bounds a renewal: at most eight requests.
 	limit = 20 * time.Second
 )
 
@@ -138,9 +138,10 @@ func (p *pass) renew(ctx context.Context) (report.RenewalOutcome, error) {
 	if err := p.tryLook(ctx, candidate); err != nil {
 		return "", err
 	}
-	// 5. Store it.
+	// 5. Store it. Its version takes the place of AWSPREVIOUS, so the key in use is tried first.
 	outcome := report.KeyCurrent
 	if stored.Reveal() != p.managed.Key.Reveal() {
+		p.result.OldKeyEnded = p.inUse.Previous || p.hasEnded(ctx)
 		if err := p.store(ctx, storedVersion); err != nil {
 			return "", at(rotation.StepSave, err)
 		}
@@ -192,6 +193,23 @@ func (p *pass) exchange(ctx context.Context) (Candidate, error) {
 			token.IAMID, token.Account, now.IAMID, now.Account))
 	}
 	return candidate, nil
+}
+
+// endedLimit bounds the question whether the key in use has ended: enough time must be left
+// to store the next one.
+const endedLimit = 3 * time.Second
+
+// hasEnded reports whether IAM refuses the key in use. Its token, obtained before, hides
+// that IBM has ended it with the rotation: the version before the next would be no net then.
+func (p *pass) hasEnded(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, endedLimit)
+	defer cancel()
+	old, err := p.Candidate(p.inUse.Key)
+	if err == nil {
+		_, err = old.Identify(ctx)
+	}
+	var failure *rotation.Error
+	return errors.As(err, &failure) && failure.Kind == rotation.Denied
 }
 
 func mismatch(found string) error {
@@ -263,6 +281,9 @@ func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewa
 	if result.ByPreviousKey {
 		result.Warnings = append(result.Warnings, "IAM refused the bootstrap key that is current in AWS, and the one before it was used: "+
 			"if IBM ends a key when it rotates, the next rotation ends this one, too; see the runbook, key-renewal")
+	} else if result.OldKeyEnded {
+		result.Warnings = append(result.Warnings, "IAM refuses the bootstrap key that was in use until now, and its token was used: "+
+			"if IBM ends a key when it rotates, the next rotation may leave none that works; see the runbook, key-renewal")
 	}
 	if result.Expiring {
 		result.Warnings = append(result.Warnings, expiry.Warning("the bootstrap API key", now))

@@ -190,7 +190,7 @@ func TestANewKeyIsStoredAndUsedFromThenOn(t *testing.T) {
 	if got := run(t, r); got.Outcome != report.KeyRenewed || got.KeyID != day2 || got.Error != nil || !got.ExpiresAt.Equal(start.Add(60*day)) {
 		t.Errorf("got %+v, want renewed", got)
 	}
-	if got, want := strings.Join(w.done, " "), "read current exchange look put forget"; got != want {
+	if got, want := strings.Join(w.done, " "), "read current exchange look exchange put forget"; got != want {
 		t.Errorf("requests %s, want %s", got, want)
 	}
 	w.wantStored(t, "key-2", 3)
@@ -206,14 +206,14 @@ func TestANewKeyIsStoredAndUsedFromThenOn(t *testing.T) {
 // The process ends before each of the requests of a renewal; the next one ends where one
 // that was not interrupted does.
 func TestAProcessThatEndsBetweenTwoStepsLosesNothing(t *testing.T) {
-	for crash := 1; crash <= 7; crash++ {
+	for crash := 1; crash <= 8; crash++ {
 		w := newWorld()
 		r := w.process()
 		w.rotate()
 		w.at, w.happens = crash, func() { panic(crashed{}) }
 		func() {
 			defer func() {
-				if ended := recover(); (ended == crashed{}) != (crash <= 6) {
+				if ended := recover(); (ended == crashed{}) != (crash <= 7) {
 					t.Fatalf("crash %d: got %v", crash, ended)
 				}
 			}()
@@ -232,7 +232,7 @@ func TestAProcessThatEndsBetweenTwoStepsLosesNothing(t *testing.T) {
 
 // Two functions renew at once: one does all of it between two steps of the other.
 func TestTwoAtOnceStoreOneVersion(t *testing.T) {
-	for at := 1; at <= 6; at++ {
+	for at := 1; at <= 7; at++ {
 		w := newWorld()
 		first, second := w.process(), w.process()
 		w.rotate()
@@ -318,6 +318,28 @@ func TestABadKeyThatWasStoredByHandIsReplaced(t *testing.T) {
 		t.Errorf("got %+v, want renewed by the previous key", got)
 	}
 	w.wantStored(t, "key-1", 4)
+}
+
+// IBM ends the key at the rotation, and its token hides that: the new key takes the place
+// of the net, so the run says so.
+func TestAnEndedKeyWhoseTokenIsStillUsed(t *testing.T) {
+	w := newWorld()
+	r := w.process()
+	bootstrap := r.Bootstrap.(*process)
+	r.Bootstrap = cached{bootstrap}
+	w.rotate()
+	delete(w.owners, "key-1")
+	if got := run(t, r); got.Outcome != report.KeyRenewed || !got.OldKeyEnded || got.ByPreviousKey || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "key-renewal") {
+		t.Errorf("got %+v, want renewed, and a warning that the key in use has ended", got)
+	}
+	w.wantStored(t, "key-2", 3)
+}
+
+// cached still has a token of the key that it began with.
+type cached struct{ *process }
+
+func (c cached) InUse(context.Context) (rotation.KeyInUse, iamtoken.Token, error) {
+	return rotation.KeyInUse{Key: iamtoken.NewSecret(c.key)}, iamtoken.Token{IAMID: owner, Account: account}, nil
 }
 
 // A key stored by hand, of the same service id, and a restore at IBM, even out. The id of

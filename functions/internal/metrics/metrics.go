@@ -57,8 +57,8 @@ func (e Emitter) Emit(ran report.Report) error {
 
 // writeKeys writes the metrics that the alarms on keys are on, of the whole function:
 // KeyExpiring is 1 if a key expires too soon, else 0, in runs that know of one;
-// KeyRenewalFailure is 0 or, if the bootstrap key could not be renewed, 1 or, if only the
-// previous one was accepted, 2.
+// KeyRenewalFailure is 0 or, if the bootstrap key could not be renewed, 1 or, if IAM
+// refuses the one that was in use, 2.
 func (e Emitter) writeKeys(ran report.Report) error {
 	values := map[string]float64{}
 	for _, result := range ran.Results {
@@ -68,7 +68,7 @@ func (e Emitter) writeKeys(ran report.Report) error {
 	}
 	if renewal := ran.KeyRenewal; renewal != nil {
 		values["KeyRenewalFailure"] = count(renewal.Outcome == report.KeyRenewalFailed)
-		if renewal.ByPreviousKey {
+		if renewal.ByPreviousKey || renewal.OldKeyEnded {
 			values["KeyRenewalFailure"] = 2
 		}
 	}
