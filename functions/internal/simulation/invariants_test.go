@@ -41,6 +41,9 @@ func (w *world) published(inv *invocation) {
 		w.checkTruth(now, inv, version, expires, metadata)
 		w.checkOrder(now, inv, before, expires)
 	}
+	if inv.did(opManaged) {
+		w.violated(now, "%s renewed the bootstrap key before it published", inv.id)
+	}
 	if inv.versions++; inv.versions > 1 && w.tampered.Before(inv.began) {
 		w.violated(now, "%s published %d versions", inv.id, inv.versions)
 	}
@@ -137,6 +140,9 @@ func (w *world) ended(inv *invocation, ran report.Report) {
 		}
 	case result.Outcome == report.Rotated && inv.versions == 0:
 		w.violated(now, "%s says that it rotated, and made no version", inv.id)
+	}
+	if w.keys != nil {
+		w.keysEnded(inv, ran)
 	}
 	if text := fmt.Sprint(result.Error); strings.Contains(text, "eyJ") || strings.Contains(text, w.workloadKey) {
 		w.violated(now, "%s showed a secret", inv.id)

@@ -122,7 +122,7 @@ func (l mirrorLine) request(ctx context.Context, op, arn string, put bool, arriv
 	if l.fates(inv, here) || pause(ctx, latency(throw)) != nil {
 		return unanswered
 	}
-	if arn == faultyMirror {
+	if arn != healthyMirror {
 		l.w.mu.Lock()
 		faults := slices.Clone(l.w.mirrors.faults)
 		l.w.mu.Unlock()

@@ -66,6 +66,7 @@ func (y year) figures(out io.Writer) {
 		y.count(func(w *world) int { return w.counts.crashed }), y.count(func(w *world) int { return w.counts.throttles }),
 		y.count(func(w *world) int { return w.counts.versions }))
 	y.mirrorFigures(out)
+	y.keyFigures(out)
 	_, _ = fmt.Fprintf(out, "API calls: %d, the naive way %d; a reader used the token %d times during faults\n\n",
 		y.count(func(w *world) int { return w.counts.allCalls(true) }), y.count(func(w *world) int { return w.counts.allCalls(false) }),
 		y.count(func(w *world) int { return w.counts.visits }))
@@ -211,12 +212,18 @@ type year struct {
 	seed  uint64
 	days  int
 	parts []*world
+	keys  []*world // a deployment with managed keys for each of keySettings
 }
 
 func (y year) violations() (all []string) {
 	for i, w := range y.parts {
 		for _, violation := range w.violations {
 			all = append(all, fmt.Sprintf("part %d, %s", i+1, violation))
+		}
+	}
+	for i, w := range y.keys {
+		for _, violation := range w.violations {
+			all = append(all, fmt.Sprintf("keys %d, %s", i+1, violation))
 		}
 	}
 	return all

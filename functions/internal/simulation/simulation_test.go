@@ -64,6 +64,7 @@ func playYear(t *testing.T, seed uint64, days int, between time.Duration) year {
 			})
 		}
 	})
+	y.keys = playKeys(t, seed, days)
 	return y
 }
 

@@ -18,6 +18,7 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/keyrenewal"
 	"iam-token-rotator/functions/internal/metrics"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
@@ -52,6 +53,7 @@ type world struct {
 	alarms    *alarms
 	counts    *counts
 	mirrors   *mirrors
+	keys      *keys // nil where the keys are fixed
 
 	mu            sync.Mutex // guards everything below
 	bootstrapKeys []string   // the last is the one in force
@@ -233,6 +235,7 @@ type invocation struct {
 	mu       sync.Mutex
 	met      map[string]bool
 	versions int // made by it; guarded by world.mu
+	puts     int // of a bootstrap key by it; guarded by world.mu
 }
 
 // invoke starts an event's run in a warm process if one is idle, else in a new one.
@@ -243,6 +246,9 @@ func (fn *function) invoke(e event) {
 	inv := &invocation{event: e, id: fmt.Sprintf("%s %s %d", fn.name, e.runID, fn.serial), fn: fn, began: fn.w.now(), met: map[string]bool{}}
 	d := newDice(fn.w.seed, inv.id)
 	inv.fate = fn.w.drawFate(d, e)
+	if fn.w.keys != nil {
+		fn.w.killAtRenewal(d, &inv.fate)
+	}
 	var boot time.Duration
 	if inv.process = fn.warm(); inv.process == nil || inv.fate.cold {
 		inv.process = fn.w.newProcess(fn, fmt.Sprintf("%s %d", fn.name, fn.serial), d)
@@ -330,6 +336,12 @@ func (inv *invocation) once(what string) bool {
 	return first
 }
 
+func (inv *invocation) did(what string) bool {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	return inv.met[what]
+}
+
 func (inv *invocation) request() rotation.Request {
 	return rotation.Request{Mode: inv.mode, RunID: inv.runID}
 }
@@ -339,6 +351,12 @@ func (inv *invocation) request() rotation.Request {
 type process struct {
 	line    *line
 	rotator rotation.Rotator
+	// Where the keys are managed:
+	rotation rotation.Rotation
+	watch    *keyrenewal.Watch
+	renewer  *keyrenewal.Renewer
+	renewed  string // the id of the key of its last renewal; guarded by world.mu
+
 	emitter metrics.Emitter
 	lag     atomic.Int64 // how far its clock is behind while it is frozen
 
@@ -358,11 +376,14 @@ func (w *world) newProcess(fn *function, name string, d dice) *process {
 	now := func() time.Time { return w.now().Add(time.Duration(w.clockOff.Load() - p.lag.Load())) }
 	iam := ibmcloud.NewIAM("https://iam.test", p.line, now)
 	source := func(context.Context) (iamtoken.Secret, error) { return iamtoken.NewSecret(w.bootstrapKey()), nil }
-	secretsManager, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
-		URL: "https://instance.test", Bootstrap: ibmcloud.BootstrapByKey(iam, source), Transport: p.line, MaxRPS: 15, Now: now,
-	})
-	if err != nil {
-		panic(err)
+	bootstrap, metricLines := ibmcloud.BootstrapByKey(iam, source), io.Writer(w.alarms)
+	if w.keys != nil {
+		bootstrap = p.manageKeys(w, iam, now)
+		metricLines = io.MultiWriter(w.alarms, w.keys.alarms[fn])
+	}
+	secretsManager := newSecretsManager(p.line, bootstrap, now)
+	if w.keys != nil {
+		p.renewer.Managed, p.watch = secretsManager, &keyrenewal.Watch{Keys: secretsManager, IAM: iam, Now: now}
 	}
 	jitter := newDice(w.seed, "jitter "+name)
 	p.rotator = rotation.Rotator{
@@ -370,9 +391,19 @@ func (w *world) newProcess(fn *function, name string, d dice) *process {
 		MinRemaining: 8 * time.Minute, Interval: rotateEvery, Concurrency: 16, Version: "simulated", Now: now, Random: jitter.Float64,
 	}
 	p.emitter = metrics.Emitter{
-		Writer: w.alarms, Namespace: "IAMTokenRotator", FunctionName: fn.name, Rotations: []string{w.rotation.Name}, Now: now,
+		Writer: metricLines, Namespace: "IAMTokenRotator", FunctionName: fn.name, Rotations: []string{w.rotation.Name}, Now: now,
 	}
 	return p
+}
+
+func newSecretsManager(l *line, bootstrap *ibmcloud.Bootstrap, now func() time.Time) *ibmcloud.SecretsManager {
+	secretsManager, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
+		URL: "https://instance.test", Bootstrap: bootstrap, Transport: l, MaxRPS: 15, Now: now,
+	})
+	if err != nil {
+		panic(err)
+	}
+	return secretsManager
 }
 
 func (p *process) isDead() bool {
@@ -389,6 +420,9 @@ func (p *process) run(ctx context.Context, inv *invocation) (ran report.Report, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, functionTimeout)
 	defer cancel()
+	if p.renewer != nil {
+		return p.runWithKeys(ctx, inv), true
+	}
 	return p.rotator.Run(ctx, inv.request(), []rotation.Rotation{p.line.w.rotation}), true
 }
 
@@ -547,6 +581,9 @@ func (l *line) RoundTrip(req *http.Request) (*http.Response, error) {
 	op := l.operation(req)
 	l.mu.Lock()
 	inv := l.inv
+	if l.w.keys != nil {
+		op = l.w.renewalOp(op, inv, req)
+	}
 	l.count[op]++
 	nth := l.count[op]
 	l.mu.Unlock()
@@ -576,8 +613,14 @@ func (l *line) reach(op string, inv *invocation, req *http.Request) (*http.Respo
 	if err := req.Context().Err(); err != nil {
 		return nil, err
 	}
+	if op == opManaged {
+		inv.once(op)
+	}
 	response, err := l.w.cloud.Transport().RoundTrip(req)
 	l.w.counts.call(l.ours, op)
+	if err == nil {
+		inv.tried(op, response.StatusCode)
+	}
 	if err == nil && op == opSave && response.StatusCode == http.StatusCreated {
 		if l.ours {
 			l.w.published(inv)

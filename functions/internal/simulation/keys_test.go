@@ -1,0 +1,641 @@
+package simulation
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/keyrenewal"
+	"iam-token-rotator/functions/internal/mirrortest"
+	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
+)
+
+// The managed keys: 45 days each, a new one every 15.
+const (
+	day          = 24 * time.Hour
+	keyLifetime  = 45 * day
+	keyInterval  = 15 * day
+	keyLeeway    = keyLifetime - keyInterval
+	bootstrapARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:bootstrap-Ab12Cd"
+
+	opManaged   = "managed"   // Secrets Manager: the managed bootstrap key
+	opCandidate = "candidate" // IAM: a token by the key that is to be stored
+	opStored    = "stored"    // AWS: the current key, or the one before
+
+	restored, rotatedByHand = "an older version restored", "rotated by hand"
+	theSecret, noFunction   = "the AWS secret", "no function runs"
+)
+
+// keySettings choose among what IBM leaves open, each at both of its ends.
+var keySettings = []ibmcloudtest.Undocumented{
+	{},
+	{KeyAfterAutomaticRotation: "at_once", KeyAfterManualRotation: "at_once", UnknownKey: 401, EndedKeySecret: 404},
+	{OlderKey: "deleted", KeyAuthorization: "service_ids", OwnKeys: "none", EndedKeySecret: 410},
+	{KeyAfterManualRotation: "at_once", RuleChange: "rotates", OwnKeys: "policy", UnknownKey: 401, Destroyed: 410},
+	{KeyAfterAutomaticRotation: "at_once", OlderKey: "deleted", OwnKeys: "policy"},
+}
+
+// keys are what a world of managed keys has more than another: the bootstrap key in AWS,
+// shared by two functions, and the person who looks after them. world.mu guards all but aws.
+type keys struct {
+	settings ibmcloudtest.Undocumented
+	managed  string // BOOTSTRAP_KEY_SECRET
+	own      string // the secret with the bootstrap's keys; a person may have named another
+	workload string // the secret with the workload's keys
+	aws      mirrortest.AWS
+	dead     int // reasons why no function runs
+	alarms   map[*function]*keyAlarms
+
+	mendAt   time.Time            // when a person will have seen to a loss; zero without one
+	mended   time.Time            // when that was last
+	refillAt time.Time            // when a person will have answered key-renewal
+	heard    time.Time            // when key-renewal fired first since AWSPREVIOUS was last a fixed key
+	expiring time.Time            // since when key-expiry fires; zero when it does not
+	made     map[string]time.Time // IBM's keys of the bootstrap, and when it made them
+	behind   time.Time            // since when AWS's key is not IBM's
+
+	renewals, byPrevious, losses int
+	longestBehind                time.Duration
+	notice                       time.Duration // the shortest, of a loss while a function ran; 0 without one
+}
+
+// keyAlarms are the metrics of one function's renewals in the last day.
+type keyAlarms struct {
+	mu       sync.Mutex
+	renewals series
+}
+
+// Write implements io.Writer for the lines of the embedded metric format.
+func (a *keyAlarms) Write(line []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if failure, known := value(line, "KeyRenewalFailure"); known {
+		a.renewals = append(a.renewals, point{time.Now(), time.Now(), failure})
+	}
+	return len(line), nil
+}
+
+// forget is a person who has seen to what they say.
+func (a *keyAlarms) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.renewals = nil
+}
+
+// fires is the alarm key-renewal of infra/aws/template.yaml.
+func (a *keyAlarms) fires(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.renewals = a.renewals.since(now.Add(-day))
+	least, most := 2.0, 0.0
+	for _, p := range a.renewals {
+		least, most = min(least, p.value), max(most, p.value)
+	}
+	return least >= 1 && len(a.renewals) >= 20 || most >= 2
+}
+
+// newKeyWorld is a deployment whose keys IBM makes, in two regions that share the AWS secret.
+// It begins with a fixed key there, as the set-up command leaves it.
+func newKeyWorld(seed uint64, days int) *world {
+	w := newWorld(seed, days, true)
+	k := &keys{settings: keySettings[seed%uint64(len(keySettings))], alarms: map[*function]*keyAlarms{}, made: map[string]time.Time{}}
+	w.keys, w.rotation.Mirror, w.everyday = k, nil, dangers{cold: 0.05}
+	w.cloud.Set(k.settings)
+	w.makeKeySecrets()
+	k.aws.OnPut = func(_ string, version mirrortest.Version) { w.bootstrapKeys = append(w.bootstrapKeys, version.Payload) }
+	_ = k.aws.Write(bootstrapARN, "fixed", w.bootstrapKeys[0])
+	for _, fn := range w.functions {
+		k.alarms[fn] = &keyAlarms{}
+	}
+	return w
+}
+
+// makeKeySecrets is what the set-up command does.
+func (w *world) makeKeySecrets() {
+	w.keys.own, w.keys.workload = w.makeKeySecret(w.cloud.BootstrapIAMID()), w.makeKeySecret(w.workload)
+	w.rotation.APIKey.ID, w.keys.managed = w.keys.workload, w.keys.own
+}
+
+func (w *world) makeKeySecret(iamID string) string {
+	return w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", IAMID: iamID, ReuseAPIKey: true, TTL: keyLifetime.String(), RotateDays: int(keyInterval / day)})
+}
+
+// playKeys plays the years of a seed, one for each of the settings.
+func playKeys(t *testing.T, seed uint64, days int) (worlds []*world) {
+	t.Helper()
+	worlds = make([]*world, len(keySettings))
+	t.Run("keys", func(t *testing.T) {
+		for i := range worlds {
+			t.Run(fmt.Sprint("settings ", i+1), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(*testing.T) {
+					w := newKeyWorld(seed*uint64(len(keySettings))+uint64(i), days)
+					w.story = plan(newDice(w.seed, "keys"), keyKinds(), w.start.Add(time.Hour), w.end, 20*day)
+					w.schedule(w.story)
+					w.scheduleKeys()
+					w.agenda.work(w.end)
+					w.running.Wait()
+					worlds[i] = w
+				})
+			})
+		}
+	})
+	return worlds
+}
+
+// scheduleKeys has both functions rotate every 50 minutes, and run ensure once between: that
+// leaves a warm process with a token that an ended key was exchanged for.
+func (w *world) scheduleKeys() {
+	d := newDice(w.seed, "schedule")
+	apart := pick(d, 0, d.between(0, rotateEvery)) // with 0 both begin at the same second
+	for i, fn := range w.functions {
+		first := w.start.Add(newDice(w.seed, "first").between(time.Minute, rotateEvery)).Add(apart * time.Duration(i))
+		serial, modes := 0, []rotation.Mode{rotation.ModeRotate, rotation.ModeEnsure}
+		w.agenda.every(first, rotateEvery, func(at time.Time) bool {
+			if serial++; serial%calmPace > 0 && !w.stirred(at) {
+				return true
+			}
+			late := newDice(w.seed, at.String()).between(0, lateness)
+			for i, after := range []time.Duration{0, d.between(5*time.Minute, 45*time.Minute)} {
+				mode := modes[i]
+				w.agenda.at(at.Add(after+late), func() {
+					if w.keys.dead == 0 {
+						fn.invoke(event{mode: mode, runID: string(mode) + "-" + at.UTC().Format(time.RFC3339), scheduled: at})
+					}
+				})
+			}
+			return true
+		})
+	}
+	w.agenda.every(w.start.Add(time.Hour), time.Hour, func(at time.Time) bool {
+		w.alarms.evaluate(at)
+		w.lookAfterKeys(at)
+		return true
+	})
+}
+
+// calmPace is how many runs of the schedule stand for one where nothing happens to the keys:
+// a run that finds the key unchanged is like any other.
+const calmPace = 12
+
+// stirred reports whether a key is about to be made, or something has happened to the keys
+// in the last 28 hours, in which the alarm key-renewal counts 20 runs.
+func (w *world) stirred(at time.Time) bool {
+	const alarmed, soon = 28 * time.Hour, 100 * time.Minute
+	for _, secret := range []string{w.keys.own, w.keys.workload} {
+		if age := at.Sub(w.cloud.MustCurrent(secret).CreatedAt); age < 4*time.Hour || age > keyInterval-soon && age < keyInterval+2*time.Hour {
+			return true
+		}
+	}
+	return slices.ContainsFunc(w.story, func(f window) bool {
+		from, to := at.Sub(f.from), at.Sub(f.to)
+		return from > -soon && from < alarmed || to > 0 && to < alarmed
+	})
+}
+
+// manageKeys gives a process what functions/rotate gives it where BOOTSTRAP_KEY_SECRET is set.
+func (p *process) manageKeys(w *world, iam *ibmcloud.IAM, now func() time.Time) *ibmcloud.Bootstrap {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p.rotation = w.rotation
+	store := keyStore{mirrorLine{p.line, now}}
+	bootstrap := ibmcloud.BootstrapByRenewedKey(iam, store.key, store.previous)
+	p.renewer = &keyrenewal.Renewer{
+		Secret: rotation.KeyRef{ID: w.keys.managed}, Bootstrap: bootstrap, Store: store, Now: now,
+		Candidate: func(key iamtoken.Secret) (keyrenewal.Candidate, error) {
+			identity := ibmcloud.BootstrapByKey(ibmcloud.NewIAM("https://iam.test", p.line, now), ibmcloud.FixedKey(key))
+			return candidate{identity, newSecretsManager(p.line, identity, now)}, nil
+		},
+	}
+	return bootstrap
+}
+
+type candidate struct {
+	*ibmcloud.Bootstrap
+	*ibmcloud.SecretsManager
+}
+
+// runWithKeys is a run as functions/rotate does it.
+func (p *process) runWithKeys(ctx context.Context, inv *invocation) report.Report {
+	_, budget := rotation.Budget(ctx)
+	ending, cancel := context.WithTimeout(ctx, budget)
+	defer cancel()
+	rotations := []rotation.Rotation{p.rotation}
+	seen := p.watch.Begin(ending)
+	rotator := p.rotator
+	rotator.Keys, rotator.IAM = seen, seen
+	ran := rotator.Run(ctx, inv.request(), rotations)
+	if p.renewer.Due(inv.mode) {
+		renewal := p.renewer.Run(ending, rotations[0].Token)
+		ran.KeyRenewal = &renewal
+	}
+	seen.End(rotations, ran.Results, ran.KeyRenewal)
+	return ran
+}
+
+// keyStore is AWS's secret, seen from one process.
+type keyStore struct{ mirrorLine }
+
+func (s keyStore) Current(ctx context.Context) (key iamtoken.Secret, versionID string, err error) {
+	err = s.request(ctx, opStored, bootstrapARN, false, func() error {
+		current := s.w.keys.aws.Current(bootstrapARN)
+		key, versionID = iamtoken.NewSecret(current.Payload), current.ID
+		return nil
+	})
+	return key, versionID, err
+}
+
+func (s keyStore) key(ctx context.Context) (iamtoken.Secret, error) {
+	key, _, err := s.Current(ctx)
+	return key, err
+}
+
+func (s keyStore) previous(ctx context.Context) (key iamtoken.Secret, err error) {
+	err = s.request(ctx, opStored, bootstrapARN, false, func() error {
+		kept, _ := s.w.keys.aws.Versions(bootstrapARN)
+		if len(kept) < 2 {
+			return &rotation.Error{Kind: rotation.NotFound, Message: "AWS has no previous version"}
+		}
+		key = iamtoken.NewSecret(kept[len(kept)-2].Payload)
+		return nil
+	})
+	return key, err
+}
+
+// Put checks what is to be stored: once, after it was tried, and no other identity's.
+func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string) error {
+	return s.request(ctx, opPut(bootstrapARN), bootstrapARN, true, func() error {
+		w := s.w
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		before, now, inv := w.keys.aws.Current(bootstrapARN), w.now(), s.inv
+		_ = w.keys.aws.Write(bootstrapARN, versionID, key.Reveal())
+		if inv.puts++; inv.puts > 1 {
+			w.violated(now, "%s put %d times", inv.id, inv.puts)
+		}
+		w.noteKeys()
+		if _, own := w.keys.made[key.Reveal()]; !own {
+			w.violated(now, "%s stored a key that is none of the bootstrap's secret", inv.id)
+		}
+		if !inv.did(candidateServed) {
+			w.violated(now, "%s stored a key that it had not tried at IAM and Secrets Manager", inv.id)
+		}
+		if before.Payload == key.Reveal() && before.ID != w.keys.aws.Current(bootstrapARN).ID {
+			w.violated(now, "%s stored the key that was stored already", inv.id)
+		}
+		return nil
+	})
+}
+
+// renewalOp names the requests of a renewal.
+func (w *world) renewalOp(op string, inv *invocation, req *http.Request) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case op == opReadKey && strings.HasSuffix(req.URL.Path, w.keys.managed):
+		return opManaged
+	case (op == opExchange || op == opBootstrap) && inv.did(opManaged) && keyOf(req) != w.keys.aws.Current(bootstrapARN).Payload:
+		return opCandidate
+	}
+	return op
+}
+
+// What an invocation has met of the key that it is about to store.
+const candidateAccepted, candidateServed = "the new key's token", "the metadata by the new key's token"
+
+func (inv *invocation) tried(op string, status int) {
+	switch {
+	case status != http.StatusOK:
+	case op == opCandidate:
+		inv.once(candidateAccepted)
+	case op == opLook && inv.did(candidateAccepted):
+		inv.once(candidateServed)
+	}
+}
+
+func keyOf(req *http.Request) string {
+	form, _ := io.ReadAll(req.Body)
+	req.Body = io.NopCloser(bytes.NewReader(form))
+	values, _ := url.ParseQuery(string(form))
+	return values.Get("apikey")
+}
+
+// killAtRenewal is the end of many of the processes that have a new key to store.
+func (w *world) killAtRenewal(d dice, f *fate) {
+	if d.chance(0.4) && w.keys.aws.Current(bootstrapARN).Payload != w.cloud.MustCurrent(w.keys.own).Payload {
+		f.kill = moment{pick(d, opManaged, opStored, opCandidate, opLook, opPut(bootstrapARN)), pick(d, 1, 1, 2), d.chance(0.5)}
+	}
+}
+
+// keyKinds are the faults of a year of keys. Where excuse is set nothing is renewed while the
+// fault lasts and so long after it: IBM tries a rotation again a day later.
+func keyKinds() []kind {
+	const retried = day + 2*time.Hour
+	days := func(least, most int) func(dice) time.Duration { return minutes(least*24*60, most*24*60) }
+	none := func(cause string, undo, do func(w *world)) kind {
+		return kind{name: cause, excuse: retried, span: days(1, 40), begin: func(w *world, _ dice, _ time.Time) func() {
+			do(w)
+			return func() { undo(w) }
+		}}
+	}
+	set := func(u ibmcloudtest.Undocumented) func(*world) { return func(w *world) { w.cloud.Set(u) } }
+	locks := func(w *world) {
+		for _, secret := range []string{w.keys.own, w.keys.workload} {
+			if len(w.cloud.MustVersions(secret)) > 1 {
+				w.cloud.MustLock(secret, "previous", "held")
+			}
+		}
+	}
+	unlock := func(w *world) {
+		w.cloud.MustUnlock(w.keys.own)
+		w.cloud.MustUnlock(w.keys.workload)
+	}
+	all := []kind{
+		none(noFunction, func(w *world) { w.keys.dead-- }, func(w *world) { w.keys.dead++ }),
+		none("IBM's rotation fails", set(ibmcloudtest.Undocumented{AutomaticRotation: "works"}), set(ibmcloudtest.Undocumented{AutomaticRotation: "fails"})),
+		none("the previous versions locked", unlock, locks),
+		none("the authorization removed", func(w *world) {
+			w.cloud.Set(ibmcloudtest.Undocumented{KeyAuthorization: cmp.Or(w.keys.settings.KeyAuthorization, "account")})
+		}, set(ibmcloudtest.Undocumented{KeyAuthorization: "none"})),
+		network("IAM slow with new keys", 0, days(1, 20), slowWithNewKeys),
+		network("IAM and Secrets Manager down", 0, upTo3h, func(_ *world, d dice) *storm { return down(d, nil) }),
+		{name: restored, span: instant, begin: byHand(`{"restore_from_version":"previous"}`)},
+		{name: rotatedByHand, span: instant, begin: byHand(`{}`)},
+		{name: "a fixed key stored by hand", span: instant, begin: func(w *world, _ dice, _ time.Time) func() {
+			w.storeFixedKey()
+			return nothing
+		}},
+		{name: "another identity's secret named", span: minutes(60, 3*24*60), begin: nameAnother},
+	}
+	for _, k := range mirrorFaults() {
+		if k.span(newDice(0, "")) > 0 { // not those of a moment
+			k.name, k.mirror, k.excuse, k.span = theSecret+strings.TrimPrefix(k.name, "a mirror"), false, retried, days(1, 40)
+			all = append(all, k)
+		}
+	}
+	return all
+}
+
+// slowWithNewKeys refuses keys that are seconds to hours old, for good or half of the time.
+func slowWithNewKeys(w *world, d dice) *storm {
+	until, share := d.anyScale(3*time.Second, 5*time.Hour), pick(d, 1, 2)
+	return &storm{ops: []string{opBootstrap, opExchange, opCandidate}, play: func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
+		key := keyOf(req)
+		for _, secret := range []string{w.keys.own, w.keys.workload} {
+			if current := w.cloud.MustCurrent(secret); current.Payload == key && w.now().Sub(current.CreatedAt) < until && throw%uint64(share) == 0 {
+				return answerWith(req, http.StatusBadRequest, "application/json", `{"errorCode":"BXNIM0415E","errorMessage":"Provided API key could not be found."}`), nil
+			}
+		}
+		return onward(req)
+	}}
+}
+
+// byHand makes a version of one of the two secrets, if IBM lets it.
+func byHand(body string) func(*world, dice, time.Time) func() {
+	return func(w *world, d dice, _ time.Time) func() {
+		req, _ := http.NewRequest(http.MethodPost, "https://instance.test/api/v2/secrets/"+pick(d, w.keys.own, w.keys.workload)+"/versions", strings.NewReader(body))
+		req.Header.Set("Authorization", "Bearer "+w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour))
+		req.Header.Set("Content-Type", "application/json")
+		_, _ = w.cloud.Transport().RoundTrip(req)
+		return nothing
+	}
+}
+
+// nameAnother has the deployment name a secret of an identity that may do everything.
+func nameAnother(w *world, _ dice, _ time.Time) func() {
+	admin, _, _ := w.cloud.Validate(w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour))
+	w.configure(w.makeKeySecret(admin))
+	return func() { w.configure(w.keys.own) }
+}
+
+// configure deploys the functions with another BOOTSTRAP_KEY_SECRET.
+func (w *world) configure(secret string) {
+	w.mu.Lock()
+	w.keys.managed = secret
+	w.mu.Unlock()
+	for _, fn := range w.functions {
+		fn.deploy(false)
+	}
+}
+
+// noteKeys notes the keys that IBM has made for the bootstrap. w.mu is held.
+func (w *world) noteKeys() (current string) {
+	w.cloud.Set(ibmcloudtest.Undocumented{}) // plays what is due
+	for _, version := range w.cloud.MustVersions(w.keys.own) {
+		if _, known := w.keys.made[version.Payload]; !known && version.Payload != "" {
+			w.keys.made[version.Payload] = version.CreatedAt
+		}
+		current = version.Payload
+	}
+	return current
+}
+
+// storeFixedKey is what a person does: the key before it stays as AWSPREVIOUS until the
+// next renewal, and this one after it.
+func (w *world) storeFixedKey() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := w.cloud.MustCreateAPIKey(w.bootstrapID)
+	_ = w.keys.aws.Write(bootstrapARN, "by-hand-"+hex.EncodeToString([]byte(key)), key)
+	w.keys.heard, w.keys.refillAt = time.Time{}, time.Time{}
+	for _, alarms := range w.keys.alarms {
+		alarms.forget()
+	}
+}
+
+// endsKeys reports whether IBM may end the key in use at a rotation.
+func (k *keys) endsKeys() bool {
+	return k.settings.KeyAfterAutomaticRotation == "at_once" || k.settings.KeyAfterManualRotation == "at_once"
+}
+
+// lookAfterKeys is done every hour: the alarms, and the person who answers them.
+func (w *world) lookAfterKeys(at time.Time) {
+	w.mu.Lock()
+	k, d := w.keys, newDice(w.seed, at.String())
+	current, stored := w.noteKeys(), k.aws.Current(bootstrapARN).Payload
+	if warned := earliest(k.expiring, k.heard); current == "" && k.mendAt.IsZero() { // only the net is left
+		k.mendAt = at.Add(day)
+		if _, functionRan := w.blocked(at); warned.IsZero() && functionRan {
+			w.violated(at, "IBM's secret has ended, and no alarm fired before")
+		}
+	}
+	if stored == current {
+		k.behind = time.Time{}
+	} else if k.behind.IsZero() {
+		k.behind = at
+	}
+	if since := at.Sub(later(k.behind, w.lastFault(at))); !k.behind.IsZero() && k.mendAt.IsZero() {
+		if k.longestBehind = max(k.longestBehind, since); since > 12*time.Hour {
+			w.violated(at, "AWS's key is not IBM's for %s, without any fault", since)
+		}
+	}
+	for _, alarms := range k.alarms {
+		if alarms.fires(at) && k.heard.IsZero() {
+			if k.heard = at; k.endsKeys() {
+				k.refillAt = at.Add(d.between(day, 10*day))
+			}
+		}
+	}
+	refill, mend := !k.refillAt.IsZero() && !at.Before(k.refillAt), !k.mendAt.IsZero() && !at.Before(k.mendAt)
+	w.mu.Unlock()
+	if mend {
+		w.mend(at)
+	}
+	if mend || refill {
+		w.storeFixedKey()
+	}
+}
+
+// mend makes the secrets anew, as a person does whose keys have ended.
+func (w *world) mend(at time.Time) {
+	w.mu.Lock()
+	w.keys.mended, w.keys.mendAt = at, time.Time{}
+	w.makeKeySecrets()
+	w.mu.Unlock()
+	w.configure(w.keys.own)
+}
+
+// lastFault is when the last fault ended, and what follows it; at, if one is in force.
+func (w *world) lastFault(at time.Time) (end time.Time) {
+	for _, f := range w.story {
+		if !f.from.After(at) {
+			end = later(end, earlier(at, f.to.Add(max(f.excuse, 6*time.Hour))))
+		}
+	}
+	return end
+}
+
+// blocked is how long nothing has been renewed, and whether a function ran in that time.
+func (w *world) blocked(at time.Time) (length time.Duration, ran bool) {
+	var from, to time.Time
+	ran = true
+	for _, f := range w.story {
+		if f.excuse == 0 || f.from.After(at) {
+			continue
+		}
+		if f.from.After(to) {
+			from, ran = f.from, true
+		}
+		ran = ran && f.name != noFunction
+		to = later(to, f.to.Add(f.excuse))
+	}
+	if at.After(to) {
+		return 0, true
+	}
+	return at.Sub(from), ran
+}
+
+// leeway is how long nothing need be renewed.
+func (w *world) leeway(at time.Time) time.Duration {
+	left := keyLeeway
+	if w.keys.settings.OlderKey == "deleted" {
+		left = keyInterval
+	}
+	for _, f := range w.story {
+		if (f.name == restored || f.name == rotatedByHand) && !f.from.After(at) && at.Sub(f.from) < keyLifetime {
+			return left - keyInterval
+		}
+	}
+	return left
+}
+
+// keysEnded checks what a run did to the keys, and what they did to it. w.mu is held.
+func (w *world) keysEnded(inv *invocation, ran report.Report) {
+	k, now, result := w.keys, w.now(), ran.Results[0]
+	if renewal := ran.KeyRenewal; renewal != nil {
+		text := fmt.Sprint(*renewal, renewal.Error, renewal.Text())
+		for _, key := range []string{k.aws.Current(bootstrapARN).Payload, w.cloud.MustCurrent(k.own).Payload} {
+			if key != "" && strings.Contains(text, key) {
+				w.violated(now, "%s showed a key", inv.id)
+			}
+		}
+		if renewal.Outcome == report.KeyRenewed {
+			k.renewals++
+		}
+		if renewal.Error == nil {
+			if p := inv.process; p.renewed == renewal.KeyID && inv.did(candidateAccepted) && !renewal.ByPreviousKey {
+				w.violated(now, "%s tried a key anew that its process had made its own", inv.id)
+			}
+			inv.process.renewed = renewal.KeyID
+		}
+		if renewal.ByPreviousKey {
+			k.byPrevious++
+		}
+	}
+	switch {
+	case result.KeyExpiring && k.expiring.IsZero():
+		k.expiring = now
+	case !result.KeyExpiring && result.KeyDaysLeft != nil:
+		k.expiring = time.Time{}
+	}
+	if result.Outcome != report.Failed || !k.mendAt.IsZero() || now.Sub(k.mended) < 2*time.Hour || w.mayFail(now) {
+		return
+	}
+	blocked, functionRan := w.blocked(now)
+	k.mendAt = now.Add(time.Duration(hash(inv.id)%24) * time.Hour)
+	k.losses++
+	warned := earliest(k.expiring, k.heard)
+	switch {
+	case k.endsKeys() && !k.heard.IsZero() && k.heard.Before(now):
+	case blocked < w.leeway(now) || blocked == 0:
+		w.violated(now, "%s had no working key, and nothing was renewed for %s only: %v", inv.id, blocked, result.Error)
+	case warned.IsZero() && functionRan:
+		w.violated(now, "%s had no working key, and no alarm fired before: %v", inv.id, result.Error)
+	}
+	if notice := now.Sub(warned); !warned.IsZero() && functionRan && (k.notice == 0 || notice < k.notice) {
+		k.notice = notice
+	}
+}
+
+// earliest of those that are set.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// mayFail reports whether a run may fail now for another reason than a key that has ended.
+func (w *world) mayFail(at time.Time) bool {
+	return slices.ContainsFunc(w.story, func(f window) bool {
+		stops := strings.HasPrefix(f.name, "IAM ") || strings.HasPrefix(f.name, theSecret) && !strings.Contains(f.name, "puts")
+		return stops && !f.from.After(at) && at.Before(f.to.Add(time.Hour))
+	})
+}
+
+// keyFigures are the numbers of the managed keys.
+func (y year) keyFigures(out io.Writer) {
+	made, renewals, byPrevious, losses, behind, notice := 0, 0, 0, 0, time.Duration(0), time.Duration(0)
+	for _, w := range y.keys {
+		k := w.keys
+		made, renewals, byPrevious, losses, behind = made+len(k.made), renewals+k.renewals, byPrevious+k.byPrevious, losses+k.losses, max(behind, k.longestBehind)
+		if k.notice > 0 && (notice == 0 || k.notice < notice) {
+			notice = k.notice
+		}
+	}
+	_, _ = fmt.Fprintf(out, "managed keys, as long in each of %d settings of IBM's: %d keys made for the bootstrap, %d renewals, the previous key used in %d runs; AWS's was an older one for %s at most without a fault\n",
+		len(y.keys), made, renewals, byPrevious, short(behind))
+	_, _ = fmt.Fprintf(out, "no working key was left %d times, each within the bound; where a function ran, an alarm had fired %s before at least\n", losses, short(notice))
+}
+
+// What `make test` plays of it, of each of the settings.
+const shortKeyDays = 42
+
+func TestManagedKeys(t *testing.T) {
+	hold(t, year{seed: 1, days: shortKeyDays, keys: playKeys(t, 1, shortKeyDays)})
+}
