@@ -138,10 +138,10 @@ func (p *pass) renew(ctx context.Context) (report.RenewalOutcome, error) {
 	if err := p.tryLook(ctx, candidate); err != nil {
 		return "", err
 	}
-	// 5. Store it. Its version takes the place of AWSPREVIOUS, so the key in use is tried first.
+	// 5. Store it. The key in use becomes AWSPREVIOUS, so it is tried first.
+	p.result.OldKeyEnded = p.inUse.Previous || p.hasEnded(ctx)
 	outcome := report.KeyCurrent
 	if stored.Reveal() != p.managed.Key.Reveal() {
-		p.result.OldKeyEnded = p.inUse.Previous || p.hasEnded(ctx)
 		if err := p.store(ctx, storedVersion); err != nil {
 			return "", at(rotation.StepSave, err)
 		}

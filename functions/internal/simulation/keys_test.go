@@ -339,6 +339,9 @@ func keyOf(req *http.Request) string {
 func (w *world) killAtRenewal(d dice, f *fate) {
 	if d.chance(0.4) && w.keys.aws.Current(bootstrapARN).Payload != w.cloud.MustCurrent(w.keys.own).Payload {
 		f.kill = moment{pick(d, opManaged, opStored, opCandidate, opLook, opPut(bootstrapARN)), pick(d, 1, 1, 2), d.chance(0.5)}
+		if f.kill.op == opPut(bootstrapARN) && w.keys.endsKeys() {
+			f.kill.after = false // or nobody reports that the key in use has ended
+		}
 	}
 }
 
