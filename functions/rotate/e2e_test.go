@@ -317,6 +317,48 @@ func TestTheFunctionMirrorsTheTokenToAWS(t *testing.T) {
 	}
 }
 
+// A parameter has the token under the id of IBM's version. In the clear it is not written.
+func TestTheFunctionMirrorsTheTokenToAParameter(t *testing.T) {
+	fx := newFixture(t, ibmcloudtest.Options{})
+	moto := awstest.Start(t)
+	more := awstest.Environment(moto.URL())
+	create := func(name, kind string) (arn string) {
+		moto.MustCall(t, "ssm", "AmazonSSM.PutParameter", map[string]any{"Name": name, "Type": kind, "Value": "no token yet"})
+		return "arn:aws:ssm:" + awstest.Region + ":123456789012:parameter" + name
+	}
+	mirrorTo := func(arn string) map[string]string {
+		more["API_KEY_SECRET"], more["TOKEN_SECRET"] = "", ""
+		more["ROTATIONS"] = fmt.Sprintf(`[{"name":"logs","api_key_secret":%q,"token_secret":%q,"format":"json","mirror":[%q]}]`, fx.env["API_KEY_SECRET"], fx.env["TOKEN_SECRET"], arn)
+		return more
+	}
+	read := func(arn string) string {
+		answer := moto.MustCall(t, "ssm", "AmazonSSM.GetParameter", map[string]any{"Name": arn, "WithDecryption": true})
+		value, _ := answer["Parameter"].(map[string]any)["Value"].(string)
+		return value
+	}
+	arn := create("/tokens/logs", "SecureString")
+	stdout, stderr, exit := fx.invoke(mirrorTo(arn))
+	if exit != 0 || !strings.HasPrefix(read(arn), `{"access_token":"eyJ`) {
+		t.Fatalf("got exit %d and no token in the parameter: %s%s", exit, stdout, stderr)
+	}
+	described := moto.MustCall(t, "ssm", "AmazonSSM.DescribeParameters", map[string]any{})["Parameters"].([]any)[0].(map[string]any)
+	if result := firstResults(t, stdout)[0]; !strings.Contains(described["Description"].(string), result.VersionID) {
+		t.Errorf("got the description %q, want version %s in it", described["Description"], result.VersionID)
+	}
+	if stdout, _, exit := fx.invoke(mirrorTo(arn), "-event", fx.file("event.json", `{"mode":"ensure"}`)); exit != 0 || !strings.Contains(stdout, `"fresh"`) {
+		t.Errorf("ensure: got exit %d and %s, want fresh", exit, stdout)
+	}
+	clear := create("/tokens/clear", "String")
+	stdout, _, exit = fx.invoke(mirrorTo(clear))
+	if exit != 1 || !strings.Contains(stdout, "mirror: misconfigured") || read(clear) != "no token yet" {
+		t.Errorf("in the clear: got exit %d and %s, want a failure of the step mirror, and nothing written", exit, stdout)
+	}
+	more["TOKEN_SECRET_ARN"] = ""
+	if stdout, _, exit = fx.run(mirrorTo(arn), "iam-token-rotator", "doctor"); exit != 0 || !strings.Contains(stdout, "✓ mirror ") {
+		t.Errorf("doctor: got exit %d and %s", exit, stdout)
+	}
+}
+
 // What a pass costs is round trips; their number follows from the connections
 // and the requests.
 func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.T) {

@@ -324,6 +324,8 @@ func TestPoliciesAreNarrow(t *testing.T) {
 		"EncryptTheRenewedKey":         "[kms:GenerateDataKey] on map[Ref:BootstrapKmsKeyArn]",
 		"WriteItsLog":                  "[logs:CreateLogStream logs:PutLogEvents] on map[Fn::Sub:arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${LogGroup}:*]",
 		"MirrorTheToken":               "[secretsmanager:PutSecretValue secretsmanager:DescribeSecret] on map[Fn::Split:[, map[Ref:MirrorSecretArns]]]",
+		"MirrorTheTokenToParameters":   "[ssm:PutParameter] on map[Fn::Split:[, map[Ref:MirrorParameterArns]]]",
+		"SeeWhichVersionAParameterHas": "[ssm:DescribeParameters] on *",
 		"ReportFailedRuns":             "[sqs:SendMessage] on map[Fn::GetAtt:[FailedRuns Arn]]",
 		"DecryptTheBootstrapKey":       "[kms:Decrypt] on map[Ref:BootstrapKmsKeyArn]",
 		"LambdaMakesNetworkInterfaces": show(anys(noResourceLevel)) + " on *",
@@ -379,7 +381,7 @@ func TestNetworkPermissions(t *testing.T) {
 	want(t, "whom", at(t, denial, "Condition"), object{"ArnLike": object{
 		"lambda:SourceFunctionArn": []any{object{"Fn::Sub": function}, object{"Fn::Sub": function + ":*"}}}})
 	for _, statement := range statements(at(t, tmpl, "Resources")) {
-		if statement["Effect"] == "Allow" && statement["Sid"] != "LambdaMakesNetworkInterfaces" && show(statement["Resource"]) == "*" {
+		if statement["Effect"] == "Allow" && statement["Sid"] != "LambdaMakesNetworkInterfaces" && show(statement["Action"]) != describeParameters && show(statement["Resource"]) == "*" {
 			t.Errorf("%v is allowed on everything", statement["Sid"])
 		}
 	}
@@ -392,6 +394,10 @@ var noResourceLevel = []string{
 	"ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
 	"ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
 }
+
+// describeParameters has no narrower resource either, and shows no value.
+// https://docs.aws.amazon.com/systems-manager/latest/userguide/sysman-paramstore-access.html
+const describeParameters = "ssm:DescribeParameters"
 
 // statements finds every policy statement below value, whatever conditions it
 // stands under.
@@ -440,7 +446,7 @@ func checkNarrow(t *testing.T, statement object) {
 			continue
 		}
 		for _, action := range actions {
-			if !slices.Contains(noResourceLevel, action.(string)) {
+			if !slices.Contains(noResourceLevel, action.(string)) && action != describeParameters {
 				t.Errorf("%v allows %v on every resource", statement["Sid"], action)
 			}
 		}
@@ -556,6 +562,8 @@ func TestCopiesAreReadByTheNamedRolesAlone(t *testing.T) {
 	t.Parallel()
 	tmpl := template(t)
 	want(t, "condition", at(t, tmpl, "Resources", "MirrorPolicy", "Condition"), "HasMirrors")
+	want(t, "condition", at(t, tmpl, "Resources", "ParameterPolicy", "Condition"), "HasMirrorParameters")
+	want(t, "condition", at(t, tmpl, "Conditions", "HasMirrorParameters"), object{"Fn::Not": []any{object{"Fn::Equals": []any{object{"Ref": "MirrorParameterArns"}, ""}}}})
 	want(t, "condition", at(t, tmpl, "Resources", "MirrorReaders", "Condition"), "HasMirrorReaders")
 	readers := properties(t, tmpl, "MirrorReaders")
 	first := show(object{"Fn::Select": []any{0, object{"Fn::Split": []any{",", object{"Ref": "MirrorSecretArns"}}}}})
@@ -576,6 +584,7 @@ func TestListParametersTakeWholeElements(t *testing.T) {
 	const (
 		secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:tokens/logs-Ab12Cd"
 		role   = "arn:aws:iam::123456789012:role/jobs/reader"
+		ssm    = "arn:aws:ssm:eu-central-1:123456789012:parameter/"
 	)
 	network := map[string]values{
 		"SubnetIds":        {[]string{"", "subnet-0a1b", "subnet-0a1b,subnet-2c"}, []string{"subnet-0a1b,", ",subnet-0a1b", "subnet-0a1b,,subnet-2c", "subnet-0a1b, subnet-2c", "sg-0a1b"}},
@@ -588,6 +597,7 @@ func TestListParametersTakeWholeElements(t *testing.T) {
 	})
 	checkPatterns(t, template(t), map[string]values{
 		"MirrorSecretArns":     {[]string{"", secret, secret + "," + secret}, []string{secret + ",", "," + secret, secret + ",," + secret, "*", secret + "*", secret + ", " + secret, "arn:aws:secretsmanager:eu-central-1:123456789012:secret:*", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:*-Ab12Cd", role}},
+		"MirrorParameterArns":  {[]string{"", ssm + "a_B.1-c", ssm + "tokens/logs," + ssm + "x"}, []string{ssm, ssm + "a/", ssm + "/a", ssm + "*", ssm + "a,", "," + ssm + "a", ssm + "a, " + ssm + "b", ssm + "a:3", "arn:aws:ssm:*:123456789012:parameter/a", secret}},
 		"MirrorReaderRoleArns": {[]string{"", role, role + "," + role}, []string{role + ",", "," + role, "*", "arn:aws:iam::123456789012:root", "arn:aws:iam::123456789012:user/a", role + "/*", secret}},
 	})
 }

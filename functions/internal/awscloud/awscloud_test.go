@@ -38,6 +38,7 @@ func awsEnvironment(t *testing.T, endpoint string) {
 	awstest.Setenv(t, "")
 	t.Setenv("AWS_REGION", "us-west-2")
 	t.Setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", endpoint)
+	t.Setenv("AWS_ENDPOINT_URL_SSM", endpoint)
 }
 
 // answering serves one answer to every request and counts them.
@@ -364,7 +365,7 @@ func TestWritesThatAWSRefuses(t *testing.T) {
 	checkFailure(t, err, rotation.Misconfigured, rotation.Never, "is a replica")
 	_, err = client.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &replica, SecretString: aws.String("x")},
 		func(o *secretsmanager.Options) { o.Region = "us-east-1" })
-	checkFailure(t, mirrors.secret(replica).failure(err), rotation.Misconfigured, rotation.Never, "answered 400 InvalidParameterException: the secret is a replica")
+	checkFailure(t, mirrors.mirror(replica).(*secret).failure(err), rotation.Misconfigured, rotation.Never, "answered 400 InvalidParameterException: the secret is a replica")
 
 	being := createSecret(t, client, "being-deleted")
 	if err := mirrors.Put(t.Context(), being, versionID, iamtoken.NewSecret(canary)); err != nil {

@@ -194,7 +194,7 @@ func sourceOf(provider aws.CredentialsProvider) aws.CredentialSource {
 }
 
 // noCredentials says why there are none, and where they were looked for.
-func (s *secret) noCredentials(ctx context.Context, err error) *rotation.Error {
+func (s *resource) noCredentials(ctx context.Context, err error) *rotation.Error {
 	if ctx.Err() != nil {
 		return s.because(rotation.Timeout, rotation.Later, "looking for AWS credentials took longer than an attempt may")
 	}

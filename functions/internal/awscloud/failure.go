@@ -35,6 +35,9 @@ const (
 	replica
 	full
 	badKMSKey
+	otherType
+	pattern
+	policies
 	throttled
 	trouble
 	unusable
@@ -91,11 +94,11 @@ func causeOfCode(code, message string) (found cause, known bool) {
 		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(message, part) })
 	}
 	switch code {
-	case "ResourceNotFoundException":
+	case "ResourceNotFoundException", "ParameterNotFound":
 		return missing, true
 	case "ResourceExistsException":
 		return otherContent, true
-	case "LimitExceededException":
+	case "LimitExceededException", "ParameterMaxVersionLimitExceeded":
 		return full, true
 	case "InvalidRequestException":
 		switch {
@@ -110,6 +113,12 @@ func causeOfCode(code, message string) (found cause, known bool) {
 			return replica, true
 		}
 		return badRequest, true
+	case "HierarchyTypeMismatchException", "UnsupportedParameterType":
+		return otherType, true
+	case "ParameterPatternMismatchException", "InvalidAllowedPatternException":
+		return pattern, true
+	case "IncompatiblePolicyException", "InvalidPolicyAttributeException", "InvalidPolicyTypeException", "PoliciesLimitExceededException":
+		return policies, true
 	case "AccessDeniedException", "AccessDenied":
 		switch {
 		case says("kms:", "access to kms"): // an action or an ARN of KMS; no secret's name has a colon
@@ -134,26 +143,42 @@ func causeOfCode(code, message string) (found cause, known bool) {
 	case "InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException":
 		return unknownKey, true
 	case "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "SlowDown", "Throttling", "ThrottlingException",
-		"ThrottledException", "TooManyRequestsException", "KMSThrottlingException":
+		"ThrottledException", "TooManyRequestsException", "TooManyUpdates", "KMSThrottlingException":
 		return throttled, true
 	case "InternalFailure", "InternalServerError", "InternalServiceError", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable",
 		"ServiceUnavailableException", "DependencyTimeoutException", "KeyUnavailableException", "KMSInternalException":
 		return trouble, true
 	case "KMSAccessDeniedException":
 		return deniedByKMS, true
-	case "DecryptionFailure", "EncryptionFailure", "DisabledException", "InvalidKeyUsageException", "KMSDisabledException",
+	case "DecryptionFailure", "EncryptionFailure", "DisabledException", "InvalidKeyId", "InvalidKeyUsageException", "KMSDisabledException",
 		"KMSInvalidKeyUsageException", "KMSInvalidStateException", "KMSNotFoundException", "KMSOptInRequired":
 		return badKMSKey, true
 	}
 	return 0, false
 }
 
+// resource is a secret or a parameter of AWS, as errors name it.
+type resource struct {
+	arn    string
+	source *credentialSource
+	mirror bool // it holds a token, not the bootstrap key
+}
+
+func (s *resource) isParameter() bool { return rotation.IsParameter(s.arn) }
+
+func (s *resource) service() string {
+	if s.isParameter() {
+		return "SSM Parameter Store"
+	}
+	return "AWS Secrets Manager"
+}
+
 // failure turns an SDK error into one of our own. The SDK's text is not passed
 // on: it may repeat what a service, or something in its place, answered.
-func (s *secret) failure(err error) *rotation.Error {
+func (s *resource) failure(err error) *rotation.Error {
 	refused, answered := refusalOf(err)
 	if !answered {
-		return network.Peer{Host: "AWS Secrets Manager", Variable: "the ARN's region and AWS_ENDPOINT_URL",
+		return network.Peer{Host: s.service(), Variable: "the ARN's region and AWS_ENDPOINT_URL",
 			NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(s.doing(), err)
 	}
 	kind, retry, advice := s.explain(refused.cause)
@@ -161,12 +186,15 @@ func (s *secret) failure(err error) *rotation.Error {
 		retry = rotation.Never
 	}
 	failure := s.because(kind, retry, advice)
-	failure.Message = s.doing() + ": AWS Secrets Manager answered " + refused.String() + ": " + advice
+	failure.Message = s.doing() + ": " + s.service() + " answered " + refused.String() + ": " + advice
 	return failure
 }
 
 // explain says what a cause means for the run, and what to do about it.
-func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
+func (s *resource) explain(c cause) (rotation.Kind, rotation.Retry, string) {
+	if kind, advice := explainParameter(c); kind != "" && s.isParameter() {
+		return kind, rotation.Never, advice
+	}
 	switch c {
 	case denied, deniedWithoutCode, deniedByPolicy, deniedByKMS:
 		return rotation.Denied, rotation.Never, s.permission(c)
@@ -211,18 +239,44 @@ func (s *secret) explain(c cause) (rotation.Kind, rotation.Retry, string) {
 	}
 }
 
+// explainParameter has what is different for a parameter; no kind where nothing is.
+func explainParameter(c cause) (rotation.Kind, string) {
+	switch c {
+	case missing:
+		return rotation.NotFound, "there is no such parameter in the function's account and the ARN's region: create it as a SecureString (the function creates none), and give its ARN in mirror"
+	case full:
+		return rotation.Misconfigured, "the parameter has 100 versions, and AWS does not remove the oldest, because it has a label: take the label off it (aws ssm unlabel-parameter-version)"
+	case otherType:
+		return rotation.Misconfigured, "it is not a SecureString: the token would be there in the clear. Delete the parameter, and create it with --type SecureString"
+	case pattern:
+		return rotation.Misconfigured, "its AllowedPattern does not admit a token: take that off the parameter"
+	case policies:
+		return rotation.Misconfigured, "its policies do not allow it: aws ssm describe-parameters shows them"
+	case badKMSKey:
+		return rotation.Misconfigured, "AWS cannot use the parameter's KMS key: aws kms describe-key shows whether it is disabled (enable-key), " +
+			"pending deletion (cancel-key-deletion) or gone (give the parameter another: aws ssm put-parameter --overwrite --key-id)"
+	}
+	return "", ""
+}
+
 // permission is the advice for a request that is not allowed.
-func (s *secret) permission(c cause) string {
+func (s *resource) permission(c cause) string {
 	switch c {
 	case deniedWithoutCode:
 		return "the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or " + s.permission(denied)
 	case deniedByPolicy:
 		return "a policy denies it, or one that must allow it does not: the role's own, its boundary, the secret's, the organization's or the VPC endpoint's"
 	case deniedByKMS:
+		if s.isParameter() {
+			return "the role may not use the parameter's KMS key: let it call kms:Encrypt with that key, or kms:GenerateDataKey if the parameter is an advanced one"
+		}
 		return "the role may not use the secret's KMS key: " +
 			s.either("name the key in BootstrapKmsKeyArn; new permissions take minutes", "let it call kms:GenerateDataKey and kms:Decrypt with that key") +
 			". From another account it must be a key of your own, not aws/secretsmanager"
 	default:
+		if s.isParameter() {
+			return "the function's role needs ssm:PutParameter on it, and ssm:DescribeParameters: name it in MirrorParameterArns; new permissions take minutes"
+		}
 		return "the function's role needs " +
 			s.either("secretsmanager:GetSecretValue on it", "secretsmanager:DescribeSecret and PutSecretValue on it: name it in MirrorSecretArns") +
 			"; new permissions take minutes"
@@ -245,24 +299,27 @@ func explainCredentials(c cause) (rotation.Kind, rotation.Retry, string) {
 }
 
 // either returns the text for the bootstrap key's secret, or for a mirror.
-func (s *secret) either(key, mirror string) string {
+func (s *resource) either(key, mirror string) string {
 	if s.mirror {
 		return mirror
 	}
 	return key
 }
 
-func (s *secret) misconfigured(advice string) *rotation.Error {
+func (s *resource) misconfigured(advice string) *rotation.Error {
 	return s.because(rotation.Misconfigured, rotation.Never, advice)
 }
 
 // because gives the failure its kind. The step is set by whoever asked.
-func (s *secret) because(kind rotation.Kind, retry rotation.Retry, advice string) *rotation.Error {
+func (s *resource) because(kind rotation.Kind, retry rotation.Retry, advice string) *rotation.Error {
 	return &rotation.Error{Kind: kind, Retry: retry, Message: s.doing() + ": " + advice, Advice: advice}
 }
 
-func (s *secret) doing() string {
+func (s *resource) doing() string {
 	if s.mirror {
+		if s.isParameter() {
+			return "mirroring the token to the AWS parameter " + s.arn
+		}
 		return "mirroring the token to the AWS secret " + s.arn
 	}
 	return "reading the bootstrap key from the AWS secret " + s.arn

@@ -17,7 +17,7 @@ type KeyStore struct{ secret *secret }
 
 // NewKeyStore opens no connection.
 func NewKeyStore(secretARN string, transport http.RoundTripper) *KeyStore {
-	return &KeyStore{&secret{arn: secretARN, source: newCredentialSource(transport)}}
+	return &KeyStore{newSecret(secretARN, newCredentialSource(transport), false)}
 }
 
 // Key reads the key.

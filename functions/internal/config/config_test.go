@@ -462,31 +462,42 @@ func TestMirrors(t *testing.T) {
 		arn      = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-Ab12Cd"
 		otherARN = "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:tokens/logs-Ab12Cd"
 		keyARN   = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator-secret-Ab12Cd"
+		ssm      = "arn:aws:ssm:eu-central-1:123456789012:parameter/"
 	)
 	rotations := func(first, second string) map[string]string {
 		return map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "SECRETS_MANAGER_APIKEY": "", "SECRETS_MANAGER_APIKEY_ARN": keyARN,
 			"ROTATIONS": `[{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","mirror":` + first + `},
 				{"name":"b","api_key_secret":"keys/mine","token_secret":"` + otherID + `","mirror":` + second + `}]`}
 	}
-	cfg, err := load(with(rotations(`["`+arn+`","`+otherARN+`"]`, `[]`)))
+	cfg, err := load(with(rotations(`["`+arn+`","`+otherARN+`","`+ssm+`a_B.1-c","`+ssm+`tokens/logs"]`, `[]`)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := cfg.Rotations[0].Mirror, []string{arn, otherARN}; !reflect.DeepEqual(got, want) {
+	if got, want := cfg.Rotations[0].Mirror, []string{arn, otherARN, ssm + "a_B.1-c", ssm + "tokens/logs"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	for name, test := range map[string]struct{ first, second, want string }{
-		"no ARN":               {`["iam-token"]`, `[]`, "rotation a mirror[0]: is not the ARN"},
-		"of another service":   {`["arn:aws:s3:::bucket"]`, `[]`, "is not the ARN"},
-		"a key for an ARN":     {`["` + canary + `"]`, `[]`, "is not the ARN"},
-		"twice":                {`["` + arn + `","` + arn + `"]`, `[]`, `rotation a mirror[1]: is rotation "a"'s`},
-		"another rotation's":   {`["` + arn + `"]`, `["` + arn + `"]`, `rotation b mirror[0]: is rotation "a"'s`},
-		"the bootstrap key's":  {`["` + keyARN + `"]`, `[]`, "the bootstrap API key's"},
-		"without suffix":       {`["arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token"]`, `[]`, "is not a whole ARN"},
-		"its own, partial":     {`["arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator-secret"]`, `[]`, "the bootstrap API key's"},
-		"its own, elsewhere":   {`["arn:aws:secretsmanager:us-east-1:123456789012:secret:rotator-secret-Ab12Cd"]`, `[]`, "the bootstrap API key's"},
-		"characters":           {`["` + arn + `\nx"]`, `[]`, "is not the ARN"},
-		"text, and not a list": {`"` + arn + `"`, `[]`, "mirror has the wrong type"},
+		"no ARN":                {`["iam-token"]`, `[]`, "rotation a mirror[0]: is not the ARN"},
+		"of another service":    {`["arn:aws:s3:::bucket"]`, `[]`, "is not the ARN"},
+		"a key for an ARN":      {`["` + canary + `"]`, `[]`, "is not the ARN"},
+		"twice":                 {`["` + arn + `","` + arn + `"]`, `[]`, `rotation a mirror[1]: is rotation "a"'s`},
+		"another rotation's":    {`["` + arn + `"]`, `["` + arn + `"]`, `rotation b mirror[0]: is rotation "a"'s`},
+		"the bootstrap key's":   {`["` + keyARN + `"]`, `[]`, "the bootstrap API key's"},
+		"without suffix":        {`["arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token"]`, `[]`, "is not a whole ARN"},
+		"its own, partial":      {`["arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator-secret"]`, `[]`, "the bootstrap API key's"},
+		"its own, elsewhere":    {`["arn:aws:secretsmanager:us-east-1:123456789012:secret:rotator-secret-Ab12Cd"]`, `[]`, "the bootstrap API key's"},
+		"characters":            {`["` + arn + `\nx"]`, `[]`, "is not the ARN"},
+		"a parameter's version": {`["` + ssm + `logs:3"]`, `[]`, "is not the ARN of a parameter"},
+		"a wildcard":            {`["` + ssm + `*"]`, `[]`, "is not the ARN of a parameter"},
+		"an empty part":         {`["` + ssm + `a//b"]`, `[]`, "is not the ARN of a parameter"},
+		"without a name":        {`["` + ssm + `"]`, `[]`, "is not the ARN of a parameter"},
+		"a name that ends in /": {`["` + ssm + `a/"]`, `[]`, "is not the ARN of a parameter"},
+		"a name that is long":   {`["` + ssm + strings.Repeat("a", 1011) + `"]`, `[]`, "is not the ARN of a parameter"},
+		"a parameter's name":    {`["/tokens/logs"]`, `[]`, "is not the ARN"},
+		"a document of SSM":     {`["arn:aws:ssm:eu-central-1:123456789012:document/logs"]`, `[]`, "is not the ARN of a parameter"},
+		"another account's":     {`["arn:aws:ssm:eu-central-1:12345:parameter/logs"]`, `[]`, "is not the ARN of a parameter"},
+		"a parameter twice":     {`["` + ssm + `logs"]`, `["` + ssm + `logs"]`, `rotation b mirror[0]: is rotation "a"'s`},
+		"text, and not a list":  {`"` + arn + `"`, `[]`, "mirror has the wrong type"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := load(with(rotations(test.first, test.second)))

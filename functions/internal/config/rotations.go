@@ -307,7 +307,7 @@ func checkKeySecrets(found *problems, rotations []rotation.Rotation) {
 }
 
 // checkMirrors checks that every mirror is the whole ARN of an AWS secret that has
-// no other purpose. No problem repeats a value that is none.
+// no other purpose, or of a parameter. No problem repeats a value that is none.
 func (v variables) checkMirrors(found *problems, rotations []rotation.Rotation) {
 	taken := map[string]string{}
 	for _, r := range rotations {
@@ -315,9 +315,11 @@ func (v variables) checkMirrors(found *problems, rotations []rotation.Rotation) 
 			where := fmt.Sprintf("rotation %s mirror[%d]", r.Name, i)
 			owner, isTaken := taken[arn]
 			switch {
-			case !isSecretARN(arn):
-				found.add(where, "is not the ARN of an AWS Secrets Manager secret")
-			case secretSuffix(arn) == "":
+			case rotation.IsParameter(arn) && !isParameterARN(arn):
+				found.add(where, "is not the ARN of a parameter: give it as AWS shows it, without a version or a label, arn:aws:ssm:REGION:ACCOUNT:parameter/NAME")
+			case !rotation.IsParameter(arn) && !isSecretARN(arn):
+				found.add(where, "is not the ARN of a secret of AWS Secrets Manager or of a parameter of SSM Parameter Store")
+			case !rotation.IsParameter(arn) && secretSuffix(arn) == "":
 				found.add(where, "is not a whole ARN: give it with the hyphen and six characters at its end, as AWS shows it")
 			case sameSecret(arn, v.APIKeyARN):
 				found.add(where, "is the bootstrap API key's, SECRETS_MANAGER_APIKEY_ARN: the token would replace the key; each mirror needs its own secret")
@@ -332,9 +334,25 @@ func (v variables) checkMirrors(found *problems, rotations []rotation.Rotation) 
 // isSecretARN reports whether value is an AWS Secrets Manager secret's ARN, whole or
 // without the suffix that AWS appends to the name.
 func isSecretARN(value string) bool {
-	parts := strings.SplitN(value, ":", 7)
-	return len(parts) == 7 && parts[0] == "arn" && strings.HasPrefix(parts[1], "aws") && madeOf(parts[1], "-") && parts[2] == "secretsmanager" &&
-		madeOf(parts[3], "-") && len(parts[4]) == 12 && strings.Trim(parts[4], "0123456789") == "" && parts[5] == "secret" && madeOf(parts[6], "/_+=.@-")
+	name, ok := strings.CutPrefix(resourceOf(value, "secretsmanager"), "secret:")
+	return ok && madeOf(name, "/_+=.@-")
+}
+
+// isParameterARN reports whether value is the ARN of a parameter of SSM Parameter Store.
+// The limit is of the name with what stands before it.
+func isParameterARN(value string) bool {
+	name, ok := strings.CutPrefix(resourceOf(value, "ssm"), "parameter/")
+	return ok && len(value) <= 1011 && madeOf(name, "/_.-") && !strings.HasPrefix(name, "/") && !strings.HasSuffix(name, "/") && !strings.Contains(name, "//")
+}
+
+// resourceOf is the last part of an ARN of the service, "" if value is none.
+func resourceOf(value, service string) string {
+	parts := strings.SplitN(value, ":", 6)
+	if len(parts) != 6 || parts[0] != "arn" || !strings.HasPrefix(parts[1], "aws") || !madeOf(parts[1], "-") || parts[2] != service ||
+		!madeOf(parts[3], "-") || len(parts[4]) != 12 || strings.Trim(parts[4], "0123456789") != "" {
+		return ""
+	}
+	return parts[5]
 }
 
 // secretSuffix is the hyphen and the six characters at the end of a whole ARN, empty

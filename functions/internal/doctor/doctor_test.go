@@ -169,6 +169,17 @@ func TestAFaultyConfigurationIsADiagnosis(t *testing.T) {
 	}
 }
 
+const parameterARN = "arn:aws:ssm:eu-central-1:123456789012:parameter/tokens/logs"
+
+// A parameter has no quota of versions, so no token is too short for it.
+func TestAParameterWithAShortToken(t *testing.T) {
+	fx := newFixture(t, ibmcloudtest.Options{})
+	expires := time.Now().Add(14 * time.Minute).Unix()
+	fx.cloud.MustPutVersion(fx.one.Token.ID, "a token", map[string]any{"expiration": expires, "issued_at": expires - 900})
+	fx.one.Mirror, fx.doctor.Mirrors = []string{parameterARN}, mirrors{parameterARN: fx.cloud.MustCurrent(fx.one.Token.ID).ID}
+	fx.want(fx.run(), "mirror", report.CheckOK, "holds the stored token")
+}
+
 // mirrors are mirrors whose state a test sets, by ARN. None may be written.
 type mirrors map[string]any
 
@@ -227,6 +238,8 @@ func TestMirrors(t *testing.T) {
 	fx.want(fx.run(), "mirror", report.CheckOK, "waits for the first token")
 	fx.cloud.MustDeleteSecret(fx.one.Token.ID)
 	fx.want(fx.run(), "mirror", report.CheckOK, "not tried: secretsmanager:PutSecretValue")
+	fx.one.Mirror, fx.doctor.Mirrors = []string{parameterARN}, mirrors{parameterARN: ""}
+	fx.want(fx.run(), "mirror", report.CheckOK, "not tried: ssm:PutParameter")
 }
 
 // A mirror with an expired token fails, though IBM's secret has a good one.

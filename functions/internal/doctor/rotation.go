@@ -303,7 +303,7 @@ func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 			if _, err := try(ctx, e.limit, func(ctx context.Context) (rotation.MirrorSecret, error) { return e.Mirrors.Describe(ctx, arn) }); err != nil {
 				f.failed(mirror, err)
 			} else {
-				f.ok(mirror, "%s can be seen; not tried: secretsmanager:PutSecretValue", arn)
+				f.ok(mirror, "%s can be seen; not tried: %s", arn, untried(arn))
 			}
 			continue
 		}
@@ -319,6 +319,14 @@ func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 	}
 }
 
+// untried is the permission that only a write shows.
+func untried(arn string) string {
+	if rotation.IsParameter(arn) {
+		return "ssm:PutParameter"
+	}
+	return "secretsmanager:PutSecretValue"
+}
+
 func (e *examination) checkMirror(f *findings, arn string, state rotation.MirrorState) {
 	remaining, lifetime := state.Remaining.Round(time.Second), e.current.Lifetime()
 	advice := "see in the log what the step mirror says; to save a token in both: " + e.HowToRun(e.Name, false)
@@ -327,16 +335,16 @@ func (e *examination) checkMirror(f *findings, arn string, state rotation.Mirror
 		f.warn(mirror, fmt.Sprintf("%s has a token that %s; another may be put in %s: AWS's quota of versions allows one in %s",
 			arn, report.Expiry(state.ExpiresAt, remaining), state.NextPut.Round(time.Second), rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more")
 	case !state.InOrder && e.current.ExpiresAt().IsZero():
-		f.ok(mirror, "%s can be seen and waits for the first token; not tried: secretsmanager:PutSecretValue", arn)
+		f.ok(mirror, "%s can be seen and waits for the first token; not tried: %s", arn, untried(arn))
 	case state.ExpiresAt.IsZero():
 		f.warn(mirror, arn+" does not hold a token that the function has put there", advice)
 	case remaining <= 0:
 		f.fail(mirror, "readers of "+arn+" have a token that "+report.Expiry(state.ExpiresAt, remaining), advice)
 	case !state.InOrder:
 		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, less than MIN_REMAINING (%s)", arn, remaining, e.MinRemaining), advice)
-	case lifetime < rotation.MirrorLifetime:
+	case lifetime < rotation.MirrorLifetime && !rotation.IsParameter(arn):
 		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, but tokens of %s are too short for a mirror: AWS's quota of versions allows one put in %s",
-			arn, remaining, lifetime, rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more; IBM's secret has no such limit")
+			arn, remaining, lifetime, rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more, or name a parameter in mirror: neither it nor IBM's secret has such a limit")
 	case state.Current:
 		f.ok(mirror, "%s holds the stored token", arn)
 	default:

@@ -1,10 +1,11 @@
-// Package mirrortest emulates the part of AWS Secrets Manager that mirrors use, with its
-// quota of versions, in memory and by the clock of the test.
+// Package mirrortest emulates the part of AWS that mirrors use, with the quota of versions
+// of AWS Secrets Manager, in memory and by the clock of the test.
 package mirrortest
 
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -74,7 +75,7 @@ func (a *AWS) Describe(ctx context.Context, arn string) (rotation.MirrorSecret, 
 	defer a.mu.Unlock()
 	s := a.secret(arn)
 	found := rotation.MirrorSecret{VersionID: s.current, ChangedAt: s.changed}
-	if s.previous != "" {
+	if s.previous != "" && !rotation.IsParameter(arn) {
 		found.Others = []string{s.previous}
 	}
 	return found, nil
@@ -98,12 +99,12 @@ func (a *AWS) Write(arn, versionID, payload string) error {
 	defer a.mu.Unlock()
 	s, now := a.secret(arn), time.Now()
 	for _, version := range s.versions {
-		if version.ID == versionID {
+		if version.ID == versionID && !rotation.IsParameter(arn) {
 			return nil
 		}
 	}
 	if len(s.versions) >= maxVersions {
-		if now.Sub(s.versions[0].At) < minAge {
+		if now.Sub(s.versions[0].At) < minAge && !rotation.IsParameter(arn) {
 			s.limited++
 			return &rotation.Error{Kind: rotation.RateLimited, Message: "LimitExceededException"}
 		}
@@ -138,7 +139,7 @@ func (a *AWS) Current(arn string) Version {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.secret(arn)
-	for _, version := range s.versions {
+	for _, version := range slices.Backward(s.versions) {
 		if version.ID == s.current {
 			return version
 		}

@@ -8,7 +8,7 @@ import (
 func TestCheckEnvironment(t *testing.T) {
 	const proxies, noProxy = "HTTPS_PROXY https_proxy HTTP_PROXY http_proxy", "NO_PROXY no_proxy"
 	const container = "AWS_CONTAINER_CREDENTIALS_FULL_URI AWS_EC2_METADATA_SERVICE_ENDPOINT"
-	const endpoints = "AWS_ENDPOINT_URL AWS_ENDPOINT_URL_SECRETS_MANAGER AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_SSO AWS_ENDPOINT_URL_SSO_OIDC"
+	const endpoints = "AWS_ENDPOINT_URL AWS_ENDPOINT_URL_SECRETS_MANAGER AWS_ENDPOINT_URL_SSM AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_SSO AWS_ENDPOINT_URL_SSO_OIDC"
 	const credentials = "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN"
 	for _, test := range []struct{ names, value, says string }{
 		{credentials, "", ""},

@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	// PutInterval is the least time between two puts to a mirror. AWS keeps 100 versions of
-	// a secret and removes none younger than 24 hours: 90 puts a day leave room for a
-	// person's own. Tokens of MirrorLifetime or more never expire in between.
+	// PutInterval is the least time between two puts to a secret. AWS keeps 100 versions of
+	// it and removes none younger than 24 hours: 90 puts a day leave room for a person's
+	// own. Tokens of MirrorLifetime or more never expire in between. A parameter has no
+	// such quota: AWS removes its oldest version at once.
 	PutInterval    = 16 * time.Minute
 	MirrorLifetime = 30 * time.Minute
 
@@ -121,9 +122,16 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// nextPut is when the next put is allowed.
+// IsParameter reports whether a mirror is a parameter of SSM Parameter Store, and not a
+// secret of AWS Secrets Manager.
+func IsParameter(arn string) bool {
+	parts := strings.SplitN(arn, ":", 4)
+	return len(parts) == 4 && parts[2] == "ssm"
+}
+
+// nextPut is when the next put is allowed; zero if it is at once.
 func (s mirrorState) nextPut() time.Time {
-	if s.lastPut.IsZero() {
+	if s.lastPut.IsZero() || IsParameter(s.arn) {
 		return time.Time{}
 	}
 	return s.lastPut.Add(PutInterval)

@@ -19,6 +19,8 @@ const (
 	firstARN  = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:token-Ab12Cd"
 	secondARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:token-Ab12Cd"
 	thirdARN  = "arn:aws:secretsmanager:us-west-2:123456789012:secret:token-Ab12Cd"
+
+	parameterARN = "arn:aws:ssm:eu-central-1:123456789012:parameter/tokens/logs"
 )
 
 // mirrorTo gives the fixture's rotation these mirrors.
@@ -354,7 +356,7 @@ func TestTokensTooShortForAMirrorStayWithinItsQuota(t *testing.T) {
 	for _, cold := range []bool{false, true} {
 		withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
 			m := fx.mirrorTo(firstARN)
-			fx.wantWarning(fx.rotate(), "for 1m0s of that at least")
+			fx.wantWarning(fx.rotate(), "for 1m0s of that at least; a parameter has no such quota")
 			d := day{fx: fx, m: m, cold: cold}
 			d.play(6 * time.Hour)
 			if d.failed > 0 {
@@ -365,6 +367,44 @@ func TestTokensTooShortForAMirrorStayWithinItsQuota(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A parameter has no quota: it gets each token of 15 minutes, whatever a secret beside it waits for.
+func TestAParameterIsTheMirrorForShortTokens(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
+		m := fx.mirrorTo(parameterARN)
+		d := day{fx: fx, m: m, cold: true}
+		d.play(26 * time.Hour)
+		if d.expired[parameterARN] > 0 || d.failed > 0 || len(d.last.Warnings) > 0 && strings.Contains(fmt.Sprint(d.last.Warnings), "mirror") {
+			t.Errorf("got %s without a token, %d failures and the warnings %q", d.expired[parameterARN], d.failed, d.last.Warnings)
+		}
+	})
+	withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
+		m := fx.mirrorTo(parameterARN, firstARN)
+		d := day{fx: fx, m: m}
+		d.play(6 * time.Hour)
+		if d.expired[parameterARN] > 0 || d.expired[firstARN] == 0 || d.failed > 0 {
+			t.Errorf("beside a secret: got %s without a token, the secret %s, %d failures", d.expired[parameterARN], d.expired[firstARN], d.failed)
+		}
+	})
+}
+
+// What a person writes to a parameter is replaced by the next save, however soon.
+func TestAParameterChangedByHand(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(parameterARN)
+		fx.rotate()
+		time.Sleep(time.Minute)
+		must(m.Write(parameterARN, "", "by hand"))
+		if result := fx.rotate(); result.Outcome != report.Rotated {
+			t.Errorf("got %+v", result)
+		}
+		fx.wantMirrored(m, parameterARN)
+		must(m.Write(parameterARN, "", "by hand"))
+		time.Sleep(3 * time.Minute)
+		fx.run(rotation.ModeEnsure)
+		fx.wantMirrored(m, parameterARN)
+	})
 }
 
 // putsOfADay is the most that AWS got in any 24 hours.

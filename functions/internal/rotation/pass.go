@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -306,8 +307,8 @@ func (p *pass) warnAbout(response TokenResponse) {
 	if token.ExpiresIn < p.Interval {
 		p.warn("tokens expire in %s, less than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)
 	}
-	if len(p.Mirror) > 0 && token.ExpiresIn < MirrorLifetime {
-		p.warn("tokens expire in %s, and a mirror needs %s: AWS's quota allows one put in %s, so its readers have an expired one for %s of that at least",
+	if token.ExpiresIn < MirrorLifetime && slices.ContainsFunc(p.Mirror, func(arn string) bool { return !IsParameter(arn) }) {
+		p.warn("tokens expire in %s, and a mirror in AWS Secrets Manager needs %s: its quota allows one put in %s, so its readers have an expired one for %s of that at least; a parameter has no such quota",
 			token.ExpiresIn, MirrorLifetime, PutInterval, max(0, PutInterval-token.ExpiresIn))
 	}
 	if capped := Threshold(p.MinRemaining, token.ExpiresIn); capped < p.MinRemaining {

@@ -20,7 +20,7 @@ type Rotation struct {
 	APIKey KeyRef
 	Token  TokenRef
 	Expect Expect
-	Mirror []string // ARNs of AWS secrets that hold the token too; none if empty
+	Mirror []string // ARNs of AWS secrets and parameters that hold the token too; none if empty
 }
 
 // KeyRef names the secret that holds an API key: by ID, or by Group, Type and
@@ -118,11 +118,11 @@ type VersionReader interface {
 	ReadVersion(ctx context.Context, ref TokenRef, id string) (CurrentVersion, error)
 }
 
-// Mirrors are secrets in AWS Secrets Manager that hold the token too, each
-// named by its ARN. Both methods return an *Error.
+// Mirrors are secrets in AWS Secrets Manager and parameters in SSM Parameter Store that
+// hold the token too, each named by its ARN. Both methods return an *Error.
 type Mirrors interface {
-	// Describe returns what AWS shows of the mirror. A secret that AWS shows to take no
-	// value, because it is a replica or is being deleted, is an error that no retry changes.
+	// Describe returns what AWS shows of the mirror. One that must have no token, because
+	// it is a replica, is being deleted or is not encrypted, is an error that no retry changes.
 	Describe(ctx context.Context, arn string) (MirrorSecret, error)
 	// Put makes payload the mirror's value, of the version versionID. It may be repeated.
 	Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error

@@ -236,7 +236,7 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) } // it ends the function, too
 	command.Env = []string{"PATH=" + os.Getenv("PATH"), "AWS_LAMBDA_FUNCTION_NAME=" + f.Configuration.FunctionName, "AWS_REGION=" + Region,
 		"AWS_ACCESS_KEY_ID=" + role.KeyID, "AWS_SECRET_ACCESS_KEY=" + role.Secret, "AWS_SESSION_TOKEN=" + role.Token,
-		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + cmp.Or(l.Secrets, l.Moto.URL())}
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + cmp.Or(l.Secrets, l.Moto.URL()), "AWS_ENDPOINT_URL_SSM=" + cmp.Or(l.Secrets, l.Moto.URL())}
 	for name, value := range f.Configuration.Environment.Variables {
 		command.Env = append(command.Env, name+"="+value)
 	}

@@ -1,0 +1,135 @@
+package awscloud
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/smithy-go/logging"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/network"
+	"iam-token-rotator/functions/internal/rotation"
+)
+
+// Mirrors keeps the tokens in AWS as well, with no right to read them. It creates
+// nothing. A secret of AWS Secrets Manager takes secretsmanager:DescribeSecret and
+// PutSecretValue, on a KMS key of one's own also kms:GenerateDataKey and Decrypt; a
+// parameter of SSM Parameter Store takes ssm:DescribeParameters and PutParameter, on a
+// KMS key of one's own also kms:Encrypt, or GenerateDataKey if it is an advanced one.
+// Its errors are *rotation.Error.
+type Mirrors struct {
+	source *credentialSource // of all
+
+	mu    sync.Mutex
+	byARN map[string]mirror
+}
+
+type mirror interface {
+	describe(ctx context.Context) (rotation.MirrorSecret, error)
+	replace(ctx context.Context, versionID string, payload iamtoken.Secret) error
+}
+
+// NewMirrors returns the mirrors that are reached through transport.
+func NewMirrors(transport http.RoundTripper) *Mirrors {
+	return &Mirrors{source: newCredentialSource(transport), byARN: map[string]mirror{}}
+}
+
+// Describe implements rotation.Mirrors.
+func (m *Mirrors) Describe(ctx context.Context, arn string) (rotation.MirrorSecret, error) {
+	return m.mirror(arn).describe(ctx)
+}
+
+// Put saves payload as the version versionID, the id of the IBM version that it mirrors.
+func (m *Mirrors) Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error {
+	return m.mirror(arn).replace(ctx, versionID, payload)
+}
+
+func (m *Mirrors) mirror(arn string) mirror {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.byARN[arn] == nil {
+		if rotation.IsParameter(arn) {
+			m.byARN[arn] = newParameter(arn, m.source)
+		} else {
+			m.byARN[arn] = newSecret(arn, m.source, true)
+		}
+	}
+	return m.byARN[arn]
+}
+
+// connection is a client of one of AWS's services for one resource.
+type connection[Client any] struct {
+	resource
+	build func(aws.Config) *Client
+
+	mu     sync.Mutex
+	client *Client // nil before the first use
+}
+
+// ready returns a client with credentials. They are obtained beforehand, because the
+// SDK hides their absence in the error of the request.
+func (c *connection[Client]) ready(ctx context.Context) (*Client, error) {
+	client, err := c.connect()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.source.Retrieve(ctx); err != nil {
+		return nil, c.noCredentials(ctx, err)
+	}
+	return client, nil
+}
+
+// connect builds the client on the first call, and again after a failure. The
+// SDK's retries are off: the one retry layer is around the whole pass.
+func (c *connection[Client]) connect() (*Client, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.client != nil {
+		return c.client, nil
+	}
+	parsed, err := arn.Parse(c.arn)
+	if err != nil {
+		return nil, c.misconfigured("it is not the ARN of an AWS secret: check SECRETS_MANAGER_APIKEY_ARN")
+	}
+	if wrong := network.CheckEnvironment(os.Environ()); len(wrong) > 0 {
+		return nil, c.misconfigured(wrong[0].Name + " " + wrong[0].Problem)
+	}
+	c.source.prefer(parsed.Region)
+	c.client = c.build(aws.Config{
+		Region:       parsed.Region, // the resource's, wherever this runs
+		BaseEndpoint: c.endpoint(),
+		Credentials:  c.source,
+		HTTPClient:   c.source.client,
+		Retryer:      func() aws.Retryer { return aws.NopRetryer{} },
+		Logger:       logging.Nop{}, // it repeats headers that it cannot read
+	})
+	return c.client, nil
+}
+
+// endpoint is where the service is when it is not where the region says: in tests, and
+// behind a private name.
+func (s *resource) endpoint() *string {
+	name := "AWS_ENDPOINT_URL_SECRETS_MANAGER"
+	if s.isParameter() {
+		name = "AWS_ENDPOINT_URL_SSM"
+	}
+	url := cmp.Or(os.Getenv(name), os.Getenv("AWS_ENDPOINT_URL"))
+	if url == "" {
+		return nil
+	}
+	return &url
+}
+
+// inTime returns an error if a token may not be put any more.
+func (s *resource) inTime(ctx context.Context) error {
+	if latest, ok := rotation.WallDeadline(ctx); ok && time.Now().Round(0).After(latest) {
+		return s.because(rotation.Timeout, rotation.Never, "the process was suspended before the token was mirrored: it is too old to mirror")
+	}
+	return nil
+}
