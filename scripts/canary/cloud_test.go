@@ -102,7 +102,7 @@ func serviceOf(r *http.Request) string {
 
 func meantFor(r *http.Request) string {
 	for _, service := range []struct{ prefix, name string }{
-		{"/identity/", "IAM"}, {"/v1/apikeys", "IAM"}, {"/api/v2/", "Secrets Manager"}, {"/v3/", "Logs Routing"}, {"/2018-06-01/runtime/", "Lambda"},
+		{"/identity/", "IAM"}, {"/v1/apikeys", "IAM"}, {"/v1/serviceids", "IAM"}, {"/api/v2/", "Secrets Manager"}, {"/v3/", "Logs Routing"}, {"/2018-06-01/runtime/", "Lambda"},
 	} {
 		if strings.HasPrefix(r.URL.Path, service.prefix) {
 			return service.name
@@ -169,10 +169,10 @@ func (c *cloud) note(body, answer []byte) {
 	form, _ := url.ParseQuery(string(body))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, name := range []string{"access_token", "refresh_token", "apikey"} {
+	for _, name := range []string{"access_token", "refresh_token", "apikey", "api_key"} {
 		switch secret, _ := object[name].(string); {
 		case len(secret) < 20:
-		case name == "apikey":
+		case name == "apikey", name == "api_key": // the latter of a secret that makes keys
 			c.made = append(c.made, secret)
 		default:
 			c.issued[secret] = form.Get("apikey") + form.Get("cr_token")

@@ -103,6 +103,8 @@ func doors() []door {
 	}
 	deploy := operator("rotatorctl deploy", nil, 6, built("rotatorctl", "deploy"))
 	deploy.env = deployEnv
+	replace := operator("rotatorctl replace-identity", nil, 12, built("rotatorctl", "replace-identity", "--workload", "--no-deploy", "--yes", "--no-bootstrap-key", "--env", "../out/env"))
+	replace.env = replaceEnv
 	goReader := reader("Go reader", "reader", readerEnv, 2, built("reader"))
 	goReader.prints = nil
 	readerBy := func(variable string, value func(*stage) string) func(*stage) map[string]string {
@@ -126,6 +128,7 @@ func doors() []door {
 		operator("rotatorctl invoke", nil, 6, built("rotatorctl", "invoke", "--mode", "rotate")),
 		operator("rotatorctl doctor", nil, 12, built("rotatorctl", "doctor")),
 		deploy,
+		replace,
 		operator("rotatorctl destroy", nil, 12, built("rotatorctl", "destroy", "--yes")))
 }
 
@@ -215,6 +218,16 @@ func operatorEnv(s *stage) map[string]string {
 		"KEY_GROUP_ID": s.cloud.KeyGroupID(), "TOKEN_GROUP_ID": s.cloud.TokenGroupID(), "WORKLOAD_IAM_ID": s.rotation.IAMID,
 		"BOOTSTRAP_IAM_ID": s.cloud.BootstrapIAMID(), "READER_IAM_ID": s.cloud.ReaderIAMID(),
 	})
+}
+
+// replaceEnv is that of a replacement which has made the new service id; another is to be deleted.
+func replaceEnv(s *stage) map[string]string {
+	for name, content := range map[string]string{"env": "", "env.replacing": "OLD_WORKLOAD_IAM_ID='" + s.cloud.MustCopyServiceID(s.rotation.IAMID) + "'\n"} {
+		if err := os.WriteFile(filepath.Join(s.folder, "out", name), []byte(content), 0o600); err != nil {
+			panic(err) // a new folder of ours
+		}
+	}
+	return without(operatorEnv(s), nil, map[string]string{"MANAGED_KEYS": "true"})
 }
 
 // calm are the doors with nothing wrong, in each mode.
