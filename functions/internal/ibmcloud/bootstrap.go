@@ -203,13 +203,24 @@ func (c *keyCredential) token(ctx context.Context) (rotation.TokenResponse, iamt
 	response, sent, err := c.exchange(ctx, rotation.KeyInUse{Key: key})
 	var failure *rotation.Error
 	if errors.As(err, &failure) && failure.Kind == rotation.Denied && c.refusedAgain(key) && c.previous != nil {
-		if previous, readErr := c.previous(ctx); readErr == nil && previous.Reveal() != key.Reveal() {
-			if response, sent, err := c.exchange(ctx, rotation.KeyInUse{Key: previous, Previous: true}); err == nil {
+		if other, readErr := c.other(ctx, key); readErr == nil && other.Key.Reveal() != key.Reveal() {
+			if response, sent, err := c.exchange(ctx, other); err == nil {
 				return response, sent, nil
 			}
 		}
 	}
 	return response, sent, err
+}
+
+// other returns the key before refused; or the one after it, if another process has stored
+// that meanwhile.
+func (c *keyCredential) other(ctx context.Context, refused iamtoken.Secret) (rotation.KeyInUse, error) {
+	previous, err := c.previous(ctx)
+	if err != nil || previous.Reveal() != refused.Reveal() {
+		return rotation.KeyInUse{Key: previous, Previous: true}, err
+	}
+	next, err := c.source(ctx)
+	return rotation.KeyInUse{Key: next}, err
 }
 
 // exchange notes the key that IAM has accepted.

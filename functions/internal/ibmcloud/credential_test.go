@@ -71,6 +71,24 @@ func TestATokenOfAPersonServesUntilItExpires(t *testing.T) {
 	}
 }
 
+// Another process stores the next key between the two reads: what is previous then is the
+// key that was refused.
+func TestAKeyThatIsRenewedWhileItIsRefused(t *testing.T) {
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
+	refused := iamtoken.NewSecret("a-key-that-iam-does-not-know")
+	current := refused
+	bootstrap := ibmcloud.BootstrapByRenewedKey(ibmcloud.NewIAM("https://iam.test", cloud.Transport(), nil),
+		func(context.Context) (iamtoken.Secret, error) { return current, nil },
+		func(context.Context) (iamtoken.Secret, error) {
+			current = iamtoken.NewSecret(cloud.BootstrapAPIKey())
+			return refused, nil
+		})
+	_, _ = bootstrap.Token(t.Context())
+	if used, _, err := bootstrap.InUse(t.Context()); err != nil || used.Previous || used.Key.Reveal() != cloud.BootstrapAPIKey() {
+		t.Errorf("got previous %t, %v; want the key that was stored meanwhile", used.Previous, err)
+	}
+}
+
 // A renewed key that IAM refuses twice, and which is still the stored one, is replaced by
 // the one before it for one token. Each new token tries the current key first.
 func TestThePreviousKeyServesWhileTheCurrentOneIsRefused(t *testing.T) {
