@@ -36,8 +36,8 @@ func (a *account) runsOn(version, tokenSecret string) {
 	want(a.t, "the alias names", a.live(), version)
 	want(a.t, "the stack's output", a.output("AliasVersion"), version)
 	want(a.t, "TOKEN_SECRET of $LATEST", a.variables()["TOKEN_SECRET"], tokenSecret)
+	a.must(0, "status", ": rotated; ")
 	a.must(0, "invoke --mode=ensure", ": fresh; ")
-	a.must(0, "status")
 }
 
 func (a *account) output(key string) string {

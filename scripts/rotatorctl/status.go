@@ -73,27 +73,31 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 	if err := p.connect(ctx); err != nil {
 		return status{}, err
 	}
-	deployed, err := p.deployedAt(ctx)
-	if err != nil {
-		return status{}, err
-	}
-	since := p.now().Add(-time.Hour)
-	found, err := p.entries(ctx, since, runPatterns...)
-	if err != nil {
-		return status{}, err
-	}
 	stack, err := p.findStack(ctx, p.stack)
 	if err != nil {
 		return status{}, err
 	}
-	if stack != nil { // a version that deploy has rejected, or replaced, says nothing of the one that runs
-		live := parameter(stack, aliasVersion)
-		found = slices.DeleteFunc(found, func(e entry) bool { return live != "" && e.version != live })
+	if stack == nil {
+		return status{}, fmt.Errorf("there is no stack %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who)
+	}
+	since, deployed := p.now().Add(-time.Hour), time.Time{}
+	found, err := p.entries(ctx, since, runPatterns...)
+	if err != nil {
+		return status{}, err
+	}
+	// A version that deploy has rejected, or replaced, says nothing of the one that runs.
+	live := parameter(stack, aliasVersion)
+	found = slices.DeleteFunc(found, func(e entry) bool { return live != "" && e.version != live })
+	if !isNumber(live) {
+		if deployed, err = p.deployedAt(ctx); err != nil {
+			return status{}, err
+		}
 	}
 	return newStatus(p.stack, since, deployed, found, p.now()), nil
 }
 
-// deployedAt is when the stack was last changed: a rotation that has not run since may no longer be deployed.
+// deployedAt is when the stack was last changed: of a function without versions, a rotation that has not run since may
+// no longer be deployed.
 func (p *program) deployedAt(ctx context.Context) (time.Time, error) {
 	for event, err := range p.events(ctx, p.stack) {
 		if err != nil {
