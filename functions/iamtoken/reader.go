@@ -58,6 +58,7 @@ type Reader struct {
 	due      time.Time     // when to read again
 	failure  error         // of the last read, nil if it brought a valid token
 	flight   chan struct{} // closed when the current read has ended; nil when there is none
+	setback  error         // of the current read's first try; nil when there is none
 	skew     time.Duration // the store's clock less ours
 	reloaded string        // fingerprint of the rejected token after which the secret was read again
 }
@@ -77,7 +78,7 @@ type Reader struct {
 // second, it goes on trying while the service does not answer or denies access,
 // which may be wrong for a moment. That the stored token has expired is reported at once.
 //
-// The error wraps one of this package's Err… values or the context's.
+// The error wraps one of this package's Err… values, the context's, or both.
 func (r *Reader) Token(ctx context.Context) (Token, error) {
 	token, err := r.tokenOnce(ctx)
 	deadline, limited := ctx.Deadline()
@@ -136,12 +137,23 @@ func (r *Reader) tokenOnce(ctx context.Context) (Token, error) {
 	case <-impatient:
 	case <-ctx.Done():
 		if !valid {
-			return Token{}, fmt.Errorf("waiting for the token: %w", context.Cause(ctx))
+			return Token{}, r.interrupted(ctx)
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.kept(r.now())
+}
+
+// interrupted is the error of a call whose context ends while it waits, with why the read
+// takes that long, if that is known.
+func (r *Reader) interrupted(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.setback != nil {
+		return fmt.Errorf("reading the IAM token: %w, and then: %w", r.setback, context.Cause(ctx))
+	}
+	return fmt.Errorf("waiting for the token: %w", context.Cause(ctx))
 }
 
 // Rejected reports to the Reader that a service answered 401 to token. If that is the
@@ -205,11 +217,11 @@ func (r *Reader) join(ctx context.Context) <-chan struct{} {
 func (r *Reader) read(ctx context.Context, flight chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	token, at, err := readTwice(ctx, r.Store)
+	token, at, err := r.readTwice(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.land(token, at, err)
-	r.flight = nil
+	r.flight, r.setback = nil, nil
 	close(flight)
 }
 
@@ -218,15 +230,18 @@ const maxRetryAfter = 5 * time.Second
 
 // readTwice reads once more where that can help: after half to one and a half
 // seconds, or when the service asked for it. It returns the store's time, too.
-func readTwice(ctx context.Context, store Store) (Token, time.Time, error) {
-	token, at, err := read(ctx, store)
+func (r *Reader) readTwice(ctx context.Context) (Token, time.Time, error) {
+	token, at, err := read(ctx, r.Store)
 	if !repeatable(err) {
 		return token, at, err
 	}
+	r.mu.Lock()
+	r.setback = err
+	r.mu.Unlock()
 	wait := time.Second/2 + rand.N(time.Second) // #nosec G404 -- it spreads requests, and keeps no secret
 	select {
 	case <-time.After(cmp.Or(asked(err), wait)):
-		return read(ctx, store)
+		return read(ctx, r.Store)
 	case <-ctx.Done():
 		return Token{}, time.Time{}, err
 	}

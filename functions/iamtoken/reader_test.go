@@ -3,6 +3,7 @@ package iamtoken_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -297,6 +298,22 @@ func TestACallerCanGiveUp(t *testing.T) {
 		}
 		fx.wantReads(1)
 	})
+	// Its time ends between the two tries of the read: it gets the reason, too.
+	for _, status := range []int{400, 429, 503} {
+		withFixture(t, func(fx *fixture) {
+			fx.rotate(time.Hour)
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Status: status, Headers: map[string]string{"Retry-After": "9"}, Times: 1})
+			ctx, cancel := context.WithTimeout(context.Background(), 400*time.Millisecond)
+			defer cancel()
+			_, err := fx.reader.Token(ctx)
+			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprint("IAM answered ", status)) {
+				t.Errorf("got %v, want the status %d and the context's error", err, status)
+			}
+			if _, err := fx.reader.Token(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 func TestThisMachinesClockIsOff(t *testing.T) {
