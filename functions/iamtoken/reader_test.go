@@ -212,6 +212,7 @@ func TestACallIsPatientUntilItsDeadline(t *testing.T) {
 		"a key that is unknown": {ibmcloudtest.Fault{Op: iam, Status: 400}, 0, iamtoken.ErrDenied, 50 * time.Second, 59 * time.Second},
 		"a lasting outage":      {ibmcloudtest.Fault{Op: read, Status: 503}, 0, iamtoken.ErrUnavailable, 50 * time.Second, 59 * time.Second},
 		"404":                   {ibmcloudtest.Fault{Op: read, Status: 404}, 0, iamtoken.ErrNotFound, 0, 0},
+		"410":                   {ibmcloudtest.Fault{Op: read, Status: 410}, 0, iamtoken.ErrNotFound, 0, 0},
 	} {
 		withFixture(t, func(fx *fixture) {
 			fx.rotate(time.Hour)

@@ -106,7 +106,7 @@ func (r response) failure(advice string) error {
 		kind, advice = ErrUnavailable, cmp.Or(advice, "it is asked too often: nothing to do unless it persists")
 	case r.status == http.StatusRequestTimeout, r.status >= 500:
 		kind, advice = ErrUnavailable, cmp.Or(advice, "the service is having trouble: nothing to do unless it persists")
-	case r.status == http.StatusNotFound && r.service == secretsManager:
+	case (r.status == http.StatusNotFound || r.status == http.StatusGone) && r.service == secretsManager:
 		kind = ErrNotFound
 	case r.status != http.StatusUnauthorized && r.status != http.StatusForbidden && (r.status != http.StatusBadRequest || r.service != iam):
 		return permanent{fmt.Errorf("%w: %s: %s", ErrUnavailable, r.said(), cmp.Or(advice, "is its URL right?"))}

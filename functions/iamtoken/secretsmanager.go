@@ -232,7 +232,7 @@ func (s *SecretsManager) readAs(ctx context.Context, access Secret) (Version, er
 		return Version{}, got.failure("the reader's own token is rejected: is it of this instance's account?")
 	case http.StatusForbidden:
 		return Version{}, got.failure("the reader identity needs SecretsReader on the token's secret group; a new policy takes minutes to reach everywhere; or a context-based restriction keeps this network out")
-	case http.StatusNotFound:
+	case http.StatusNotFound, http.StatusGone:
 		return Version{}, got.failure("check SecretID and URL: the secret is not in this instance")
 	default:
 		return Version{}, got.failure("")

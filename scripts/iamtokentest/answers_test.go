@@ -183,6 +183,7 @@ func TestOutages(t *testing.T) {
 		"a redirect":               {ibmcloudtest.Fault{Op: iam, Status: 302, Headers: map[string]string{"Location": "https://example.com"}}, "redirect", 1},
 		"400":                      {ibmcloudtest.Fault{Op: read, Status: 400, Body: `{"errors":[{"message":"eyJ"}]}`}, "Secrets Manager answered 400: check", 1},
 		"404":                      {ibmcloudtest.Fault{Op: read, Status: 404}, "answered 404: there is no such secret", 1},
+		"410":                      {ibmcloudtest.Fault{Op: read, Status: 410}, "answered 410: there is no such secret", 1},
 		"a hostile code":           {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E\neyJ"}`}, "IAM answered 400: READER_APIKEY", 2},
 		"a false 400 of IAM":       {ibmcloudtest.Fault{Op: iam, Case: "key_unknown", Times: 1}, "", 2},
 		"a false 401 of IAM":       {ibmcloudtest.Fault{Op: iam, Case: "key_unknown_401", Times: 1}, "", 2},
