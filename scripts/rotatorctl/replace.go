@@ -250,12 +250,15 @@ func (r *replacement) varOptions() (options []string) {
 	return options
 }
 
-// checkPlan refuses to begin where an apply would change more than this: with other variables than the last time it might
-// remove the instance.
+// checkPlan asks where an apply would change more than this, and refuses without an answer: with other variables than the last
+// time it might remove the instance.
 func (r *replacement) checkPlan(ctx context.Context) error {
 	_, err := r.runTerraform(ctx, slices.Concat([]string{"plan", "-detailed-exitcode", "-input=false", "-no-color"}, r.varOptions())...)
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 2 {
-		return errors.New("nothing is replaced: terraform has other changes to make, see above. Give --var as for your terraform apply, or apply them first")
+		if r.yes || r.confirm(ctx, "Terraform would make these changes, too") != nil {
+			return errors.New("nothing is replaced: terraform has other changes to make, see above. Give --var as for your terraform apply, or apply them first")
+		}
+		return nil
 	}
 	return err
 }
@@ -279,10 +282,10 @@ func (r *replacement) forget(ctx context.Context, role string) error {
 
 // runTerraform returns what terraform prints. What it complains of, and a plan that is not empty, are shown.
 func (r *replacement) runTerraform(ctx context.Context, args ...string) ([]byte, error) {
-	command := exec.CommandContext(ctx, "terraform", append([]string{"-chdir=" + r.terraform}, args...)...)
+	command := exec.Command("terraform", append([]string{"-chdir=" + r.terraform}, args...)...)
 	var printed, complaint bytes.Buffer
 	command.Env, command.Stdout, command.Stderr = withoutCredentials(os.Environ()), &printed, &complaint
-	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // it finishes what it has begun
+	// Ctrl-C reaches it by itself, and it finishes what it has begun: a second signal would have it lose its state.
 	err := command.Run()
 	if err == nil {
 		return printed.Bytes(), nil

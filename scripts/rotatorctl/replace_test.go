@@ -404,6 +404,23 @@ func TestReplacementByHand(t *testing.T) {
 	th.replaced("workload")
 }
 
+// Some providers always have a change to make: a person may look at it and go on.
+func TestReplacementWithAnotherPlan(t *testing.T) {
+	th := newTheft(t, true)
+	th.steal()
+	th.write("changes", "")
+	if got := th.replaceTyping("n\n", "--workload", "--no-deploy"); got.exit != 1 || !strings.Contains(got.stderr, "Plan: 1 to destroy.") || !strings.Contains(got.stderr, "nothing is replaced") {
+		t.Fatalf("got exit %d\n%s", got.exit, got.all())
+	}
+	if _, err := os.Stat(th.path("ibm.env.replacing")); err == nil {
+		t.Error("it has begun")
+	}
+	if got := th.replaceTyping("y\ny\ny\n", "--workload", "--no-deploy"); got.exit != 0 {
+		t.Fatalf("got exit %d\n%s", got.exit, got.all())
+	}
+	th.replaced("workload")
+}
+
 // What Terraform is told to forget is what infra/ibm has.
 func TestTerraformHasTheAddresses(t *testing.T) {
 	identities, err := os.ReadFile("../../infra/ibm/identities.tf")
