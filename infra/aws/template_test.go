@@ -323,6 +323,9 @@ func TestPoliciesAreNarrow(t *testing.T) {
 		"StoreTheRenewedKey":           "[secretsmanager:PutSecretValue] on map[Ref:BootstrapSecretArn]",
 		"EncryptTheRenewedKey":         "[kms:GenerateDataKey] on map[Ref:BootstrapKmsKeyArn]",
 		"WriteItsLog":                  "[logs:CreateLogStream logs:PutLogEvents] on map[Fn::Sub:arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${LogGroup}:*]",
+		"EncryptTheMirror":             "[kms:GenerateDataKey kms:Decrypt] on map[Ref:MirrorKmsKeyArn]",
+		"EncryptMessages":              "[kms:GenerateDataKey kms:Decrypt] on map[Ref:KmsKeyArn]",
+		"Trace":                        "[xray:PutTraceSegments xray:PutTelemetryRecords] on *",
 		"MirrorTheToken":               "[secretsmanager:PutSecretValue secretsmanager:DescribeSecret] on map[Fn::Split:[, map[Ref:MirrorSecretArns]]]",
 		"MirrorTheTokenToParameters":   "[ssm:PutParameter] on map[Fn::Split:[, map[Ref:MirrorParameterArns]]]",
 		"SeeWhichVersionAParameterHas": "[ssm:DescribeParameters] on *",
@@ -381,7 +384,7 @@ func TestNetworkPermissions(t *testing.T) {
 	want(t, "whom", at(t, denial, "Condition"), object{"ArnLike": object{
 		"lambda:SourceFunctionArn": []any{object{"Fn::Sub": function}, object{"Fn::Sub": function + ":*"}}}})
 	for _, statement := range statements(at(t, tmpl, "Resources")) {
-		if statement["Effect"] == "Allow" && statement["Sid"] != "LambdaMakesNetworkInterfaces" && show(statement["Action"]) != describeParameters && show(statement["Resource"]) == "*" {
+		if statement["Effect"] == "Allow" && statement["Sid"] != "LambdaMakesNetworkInterfaces" && statement["Sid"] != "Trace" && show(statement["Action"]) != describeParameters && show(statement["Resource"]) == "*" {
 			t.Errorf("%v is allowed on everything", statement["Sid"])
 		}
 	}
@@ -390,6 +393,7 @@ func TestNetworkPermissions(t *testing.T) {
 // noResourceLevel are the actions for which AWS offers no resource narrower than
 // "*" that Lambda could use: it makes network interfaces that do not exist yet.
 // https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html#configuration-vpc-permissions
+// Those of X-Ray have none: https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsx-ray.html
 var noResourceLevel = []string{
 	"ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
 	"ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
@@ -446,7 +450,7 @@ func checkNarrow(t *testing.T, statement object) {
 			continue
 		}
 		for _, action := range actions {
-			if !slices.Contains(noResourceLevel, action.(string)) && action != describeParameters {
+			if !slices.Contains(noResourceLevel, action.(string)) && action != describeParameters && !strings.HasPrefix(action.(string), "xray:Put") {
 				t.Errorf("%v allows %v on every resource", statement["Sid"], action)
 			}
 		}
@@ -577,6 +581,68 @@ func TestCopiesAreReadByTheNamedRolesAlone(t *testing.T) {
 	want(t, "principal", show(found[0]["Principal"]), show(object{"AWS": object{"Fn::Split": []any{",", object{"Ref": "MirrorReaderRoleArns"}}}}))
 }
 
+// Keys of the account's own: used for these things alone, through the service that holds them.
+func TestGuardedAccounts(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t)
+	own := func(yes, no any) object { return object{"Fn::If": []any{"HasOwnKey", yes, no}} }
+	key, none := object{"Ref": "KmsKeyArn"}, object{"Ref": "AWS::NoValue"}
+	for path, value := range map[string]any{
+		"LogGroup.KmsKeyId": own(key, none), "AlarmTopic.KmsMasterKeyId": own(key, none),
+		"FailedRuns.KmsMasterKeyId": own(key, none), "FailedRuns.SqsManagedSseEnabled": own(false, true),
+		"UndeliveredEvents.KmsMasterKeyId": own(key, none), "UndeliveredEvents.SqsManagedSseEnabled": own(false, true),
+		"Function.TracingConfig":        object{"Mode": object{"Ref": "TracingMode"}},
+		"Function.CodeSigningConfigArn": object{"Fn::If": []any{"SignsCode", object{"Ref": "CodeSigningConfigArn"}, none}},
+	} {
+		id, name, _ := strings.Cut(path, ".")
+		want(t, path, properties(t, tmpl, id)[name], value)
+	}
+	for id, through := range map[string]object{
+		"MirrorKeyPolicy": {
+			"StringLike":   object{"kms:ViaService": object{"Fn::Sub": "secretsmanager.*.${AWS::URLSuffix}"}},
+			"StringEquals": object{"kms:EncryptionContext:SecretARN": object{"Fn::Split": []any{",", object{"Ref": "MirrorSecretArns"}}}},
+		},
+		"QueueKeyPolicy": {"StringEquals": object{
+			"kms:ViaService": object{"Fn::Sub": "sqs.${AWS::Region}.${AWS::URLSuffix}"},
+			"kms:EncryptionContext:aws:sqs:arn": []any{
+				object{"Fn::GetAtt": []any{"FailedRuns", "Arn"}}, object{"Fn::GetAtt": []any{"UndeliveredEvents", "Arn"}}},
+		}},
+	} {
+		want(t, id+" condition", at(t, properties(t, tmpl, id), "PolicyDocument", "Statement", 0, "Condition"), through)
+	}
+	for id, condition := range map[string]string{"MirrorKeyPolicy": "HasMirrorKey", "QueueKeyPolicy": "HasOwnKey", "TracingPolicy": "Traces"} {
+		want(t, id, at(t, tmpl, "Resources", id, "Condition"), condition)
+	}
+}
+
+// Plain HTTP is denied to everybody. The topic's policy takes the place of SNS's own, so it must let the alarms in.
+func TestQueuesAndTopicTakeTLSAlone(t *testing.T) {
+	t.Parallel()
+	for name, tmpl := range map[string]object{"template.yaml": template(t)} {
+		denied := map[string]bool{}
+		for _, resourceType := range []string{"AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy"} {
+			for id, policy := range ofType(t, tmpl, resourceType) {
+				held := policy["Properties"].(object)
+				for _, subject := range append(list(held["Queues"]), list(held["Topics"])...) {
+					denied[show(subject)] = true
+				}
+				tls := at(t, held, "PolicyDocument", "Statement", 0)
+				want(t, name+" "+id, show(at(t, tls, "Effect"))+show(at(t, tls, "Principal"))+show(at(t, tls, "Condition")), "Deny*map[Bool:map[aws:SecureTransport:false]]")
+			}
+		}
+		for _, resourceType := range []string{"AWS::SQS::Queue", "AWS::SNS::Topic"} {
+			for id := range ofType(t, tmpl, resourceType) {
+				want(t, name+" has a policy for "+id, denied[show(object{"Ref": id})], true)
+			}
+		}
+		alarms := at(t, properties(t, tmpl, "AlarmTopicPolicy"), "PolicyDocument", "Statement", 1)
+		want(t, name+" who publishes", at(t, alarms, "Principal"), object{"Service": "cloudwatch.amazonaws.com"})
+		want(t, name+" whose alarms", at(t, alarms, "Condition"), object{
+			"StringEquals": object{"aws:SourceAccount": object{"Ref": "AWS::AccountId"}},
+			"ArnLike":      object{"aws:SourceArn": object{"Fn::Sub": "arn:${AWS::Partition}:cloudwatch:${AWS::Region}:${AWS::AccountId}:alarm:${AWS::StackName}-*"}}})
+	}
+}
+
 // A star in an ARN would let the function overwrite, or a role read, what nobody named. An empty
 // element of any list would be heard of only when the resource is made.
 func TestListParametersTakeWholeElements(t *testing.T) {
@@ -594,6 +660,11 @@ func TestListParametersTakeWholeElements(t *testing.T) {
 	checkPatterns(t, template(t), map[string]values{
 		"BootstrapSecretArn": {[]string{secret}, []string{"", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:*-Ab12Cd", secret[:len(secret)-1] + "?"}},
 		"BootstrapKmsKeyArn": {[]string{"", "arn:aws:kms:eu-central-1:123456789012:key/mrk-0a"}, []string{"arn:aws:kms:eu-central-1:123456789012:key/*", "arn:aws:kms:*:123456789012:key/0a"}},
+	})
+	checkPatterns(t, template(t), map[string]values{
+		"KmsKeyArn":            {[]string{"", "arn:aws:kms:eu-central-1:123456789012:key/mrk-0a"}, []string{"arn:aws:kms:eu-central-1:123456789012:key/*", "alias/a", "arn:aws:kms:eu-central-1:123456789012:alias/a"}},
+		"MirrorKmsKeyArn":      {[]string{"", "arn:aws:kms:eu-central-1:123456789012:key/0a"}, []string{"*", "arn:aws:kms:*:123456789012:key/0a", "alias/aws/secretsmanager"}},
+		"CodeSigningConfigArn": {[]string{"", "arn:aws:lambda:eu-central-1:123456789012:code-signing-config:csc-0123456789abcdef0"}, []string{"csc-0123456789abcdef0", "arn:aws:lambda:eu-central-1:123456789012:code-signing-config:*"}},
 	})
 	checkPatterns(t, template(t), map[string]values{
 		"MirrorSecretArns":     {[]string{"", secret, secret + "," + secret}, []string{secret + ",", "," + secret, secret + ",," + secret, "*", secret + "*", secret + ", " + secret, "arn:aws:secretsmanager:eu-central-1:123456789012:secret:*", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:*-Ab12Cd", role}},

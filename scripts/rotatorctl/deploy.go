@@ -45,6 +45,8 @@ var settings = []setting{
 	{"BOOTSTRAP_EXPIRES_AT", "BootstrapExpiresAt", "when the bootstrap API key expires, if IAM does not show it: 2026-01-31"},
 	{"ARCH", "Architecture", "arm64 (if not set) or amd64; aarch64 and x86_64 are the same"},
 	{"PARAMS", "", `further parameters of infra/aws/template.yaml, "Key=Value …"; they stay until set again`},
+	{"TAGS", "", `tags of the stack and all in it, "Key=Value …"; they stay until set again`},
+	{"CLOUDFORMATION_ROLE_ARN", "", "service role by which CloudFormation makes the stack; it keeps it for updates and deletion"},
 	{"DEPLOY_DIR", "", "folder to build in (build/deploy)"},
 }
 
@@ -130,8 +132,13 @@ func (d *deployment) check(ctx context.Context) error {
 		return usagef("ARCH=%s is not known: use arm64 or amd64", quote(d.values["ARCH"]))
 	}
 	d.values["ARCH"] = arch
-	if err := d.readParameters(); err != nil {
+	if err := cmp.Or(d.readParameters(), d.readTags()); err != nil {
 		return err
+	}
+	if role := d.values["CLOUDFORMATION_ROLE_ARN"]; roleARN.MatchString(role) {
+		d.role = &role
+	} else if role != "" {
+		return usagef("CLOUDFORMATION_ROLE_ARN must be a role's ARN, arn:aws:iam::ACCOUNT:role/NAME")
 	}
 	if file != "" {
 		return d.checkRotations(ctx, file)
@@ -202,6 +209,36 @@ func (d *deployment) readParameters() error {
 		if err := template.Parameters[name].check(name, d.parameters[name]); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+var (
+	roleARN = regexp.MustCompile(`^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9/_+=.@-]+$`)
+	// Letters, digits and these signs are what every service's tags may have. AWS keeps aws: for itself.
+	tagKey   = regexp.MustCompile(`^[\pL\pN_.:/+@-]{1,128}$`)
+	tagValue = regexp.MustCompile(`^[\pL\pN_.:/=+@-]{0,256}$`)
+)
+
+// readTags takes TAGS apart.
+func (d *deployment) readTags() error {
+	words := strings.Fields(d.values["TAGS"])
+	seen := map[string]bool{}
+	for _, word := range words {
+		key, value, found := strings.Cut(word, "=")
+		switch {
+		case !found:
+			return usagef("TAGS has %s, which is no Key=Value (no value may have a space in it)", quote(word))
+		case !tagKey.MatchString(key) || !tagValue.MatchString(value) || strings.HasPrefix(strings.ToLower(key), "aws:"):
+			return usagef("TAGS has %s: a key has 1 to 128, a value at most 256 letters, digits and _ . : / = + - @, and no key begins with aws:", quote(word))
+		case seen[key]:
+			return usagef("TAGS has the key %s twice", quote(key))
+		}
+		seen[key] = true
+		d.tags = append(d.tags, types.Tag{Key: &key, Value: &value})
+	}
+	if len(d.tags) > 40 { // of the 50 that a resource may have
+		return usagef("TAGS has %d tags: 40 at most", len(d.tags))
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"net/http"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -90,9 +92,27 @@ func TestEveryParameter(t *testing.T) {
 	a.set["PARAMS"] = "BootstrapKmsKeyArn=arn:aws:kms:" + awstest.Region + ":123456789012:key/0123 PermissionsBoundaryArn=" + boundary +
 		" AlarmTopicArn=arn:aws:sns:" + awstest.Region + ":123456789012:alarms SubnetIds=" + subnets.IDs[0] + "," + subnets.IDs[1] + " SecurityGroupIds=" + groups.IDs[0] +
 		" ReservedConcurrency=5 MirrorSecretArns=" + secret + "one-Ab12Cd," + secret + "two-Ab12Cd MirrorReaderRoleArns=arn:aws:iam::123456789012:role/reader" +
+		" KmsKeyArn=arn:aws:kms:" + awstest.Region + ":123456789012:key/0456 MirrorKmsKeyArn=arn:aws:kms:" + awstest.Region + ":123456789012:key/0789 TracingMode=Active" +
 		" MinRemaining=10m MetricsNamespace=Own/Space Concurrency=3 SecretsManagerMaxRps=7 TokenFormat=bearer LogRetentionInDays=7 EnsureEveryMinutes=2"
+	a.set["TAGS"], a.set["CLOUDFORMATION_ROLE_ARN"] = "cost-center=7 owner=a@b", "arn:aws:iam::123456789012:role/deployer"
+	var sent []url.Values
+	a.answer = func(_ *http.Request, form url.Values) (int, string) {
+		if form.Get("Action") == "CreateStack" {
+			sent = append(sent, form)
+		}
+		return 0, ""
+	}
 	a.must(0, "deploy", "default: rotated")
+	if len(sent) != 1 || sent[0].Get("RoleARN") != a.set["CLOUDFORMATION_ROLE_ARN"] || sent[0].Get("Tags.member.2.Value") != "a@b" {
+		t.Errorf("got %v, want a stack with two tags, made by the service role", sent)
+	}
 	ids := a.resources()
+	var queue struct{ Attributes map[string]string }
+	_, attributes := a.moto.MustDo(t, awstest.Request{Service: "sqs", Target: "AmazonSQS.GetQueueAttributes", Body: `{"QueueUrl":"` + ids["FailedRuns"] + `","AttributeNames":["All"]}`})
+	if err := json.Unmarshal(attributes, &queue); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "the queue's key", queue.Attributes["KmsMasterKeyId"], "arn:aws:kms:"+awstest.Region+":123456789012:key/0456")
 	want(t, "a topic made although one was given", ids["AlarmTopic"], "")
 	variables := a.variables()
 	for name, value := range map[string]string{
@@ -108,6 +128,10 @@ func TestEveryParameter(t *testing.T) {
 	for _, id := range []string{"FunctionRole", "ScheduleRole"} {
 		a.query("iam", "Action=GetRole&Version=2010-05-08&RoleName="+ids[id], &role)
 		want(t, id+" boundary", role.Boundary, boundary)
+	}
+	// moto detaches no policy that names its roles, and then cannot delete these.
+	for _, pair := range [][2]string{{"FunctionRole", "QueueKeyPolicy"}, {"ScheduleRole", "QueueKeyPolicy"}, {"FunctionRole", "MirrorKeyPolicy"}, {"FunctionRole", "TracingPolicy"}} {
+		a.query("iam", "Action=DetachRolePolicy&Version=2010-05-08&RoleName="+ids[pair[0]]+"&PolicyArn="+ids[pair[1]], &struct{}{})
 	}
 	a.must(0, "destroy --yes", "Left as they are")
 	for name, left := range map[string]awstest.Request{

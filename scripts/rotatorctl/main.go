@@ -20,6 +20,7 @@ import (
 	"unicode/utf16"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -47,6 +48,10 @@ type program struct {
 	yes    bool
 
 	clients // set by connect
+
+	// What deploy gives a stack; CloudFormation keeps both as they are where an update names neither.
+	tags []types.Tag
+	role *string // CloudFormation's service role
 }
 
 func main() {

@@ -58,7 +58,7 @@ func (p *program) change(ctx context.Context, stack *types.Stack, template strin
 	}
 	if stack == nil {
 		created, err := p.stacks.CreateStack(ctx, &cloudformation.CreateStackInput{
-			StackName: &p.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters,
+			StackName: &p.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters, Tags: p.tags, RoleARN: p.role,
 		})
 		if err != nil {
 			return awsError(err)
@@ -66,7 +66,7 @@ func (p *program) change(ctx context.Context, stack *types.Stack, template strin
 		id = aws.ToString(created.StackId)
 	} else {
 		_, err := p.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
-			StackName: &p.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters,
+			StackName: &p.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters, Tags: p.tags, RoleARN: p.role,
 		})
 		if err != nil && strings.Contains(err.Error(), "No updates are to be performed") {
 			p.say("Nothing has changed")

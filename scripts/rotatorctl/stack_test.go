@@ -658,6 +658,16 @@ func TestUsage(t *testing.T) {
 		{"a key for a port", "deploy", whole, object{"IAM_URL": "https://x:" + likeAKey}, "IAM_URL must be"},
 		{"a key for a parameter's value", "deploy", whole, object{"PARAMS": "AlarmEmail=" + likeAKey}, "AlarmEmail must be"},
 		{"a parameter with a variable", "deploy", whole, object{"PARAMS": "IamUrl=https://x"}, "PARAMS must not set IamUrl: set IAM_URL"},
+		{"a tag without a value", "deploy", whole, object{"TAGS": "cost-center=7 team"}, `TAGS has "team", which is no Key=Value`},
+		{"a tag that AWS keeps", "deploy", whole, object{"TAGS": "AWS:x=1"}, "no key begins with aws:"},
+		{"a tag without a key", "deploy", whole, object{"TAGS": "=1"}, "a key has 1 to 128"},
+		{"a tag with a sign", "deploy", whole, object{"TAGS": "a=<b>"}, "letters, digits"},
+		{"a tag twice", "deploy", whole, object{"TAGS": "a=1 a=2"}, `the key "a" twice`},
+		{"a key for a tag", "deploy", whole, object{"TAGS": likeAKey}, "(40 characters, not repeated here)"},
+		{"too many tags", "deploy", whole, object{"TAGS": manyTags()}, "TAGS has 41 tags"},
+		{"a service role's name", "deploy", whole, object{"CLOUDFORMATION_ROLE_ARN": "deployer"}, "CLOUDFORMATION_ROLE_ARN must be a role's ARN"},
+		{"a key for a service role", "deploy", whole, object{"CLOUDFORMATION_ROLE_ARN": likeAKey}, "CLOUDFORMATION_ROLE_ARN must be"},
+		{"a key for a KMS key", "deploy", whole, object{"PARAMS": "KmsKeyArn=" + likeAKey}, "KmsKeyArn must be a key's ARN"},
 		{"no mode", "invoke", nil, nil, "set MODE: rotate, ensure, check, doctor"},
 		{"unknown mode", "invoke", nil, object{"MODE": "bogus"}, `MODE="bogus" is not known: use rotate, ensure, check, doctor`},
 		{"a key for a mode", "invoke --mode " + likeAKey, nil, nil, "(40 characters, not repeated here)"},
@@ -686,6 +696,14 @@ func TestUsage(t *testing.T) {
 			}
 		})
 	}
+}
+
+func manyTags() string {
+	var tags strings.Builder
+	for i := range 41 {
+		fmt.Fprintf(&tags, "tag%d=x ", i)
+	}
+	return tags.String()
 }
 
 // Of every parameter it is settled who sets it: deploy, from a variable, or PARAMS. None may be hidden: an update
