@@ -169,8 +169,8 @@ func CheckHost(host string) error {
 	name, _, _ := strings.Cut(host, ":")
 	labels := strings.Split(strings.ToLower(name), ".")
 	switch {
-	case strings.HasPrefix(host, "["):
-	case strings.ContainsAny(host, "<>${}*\u2026"):
+	case strings.HasPrefix(host, "[") && strings.Count(host, ":") > 1: // an IPv6 address
+	case strings.ContainsAny(host, "<>${}()[]%~*\u2026"):
 		return errors.New("still has a placeholder in its host: put the real value there")
 	case slices.Contains(labels, ""):
 		return errors.New("has an empty part in its host: is a variable empty?")

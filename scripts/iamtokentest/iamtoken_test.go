@@ -147,6 +147,8 @@ func TestSettings(t *testing.T) {
 		"two dots":                 {map[string]string{"SECRETS_MANAGER_URL": "https://a..test:443"}, "has an empty part"},
 		"null":                     {map[string]string{"SECRETS_MANAGER_URL": "https://a.Null.test:443/"}, "has null, undefined or none in its host"},
 		"undefined":                {map[string]string{"SECRETS_MANAGER_URL": "https://undefined.us-south.test"}, "has null, undefined or none in its host"},
+		"a variable of Windows":    {map[string]string{"SECRETS_MANAGER_URL": "https://%ID%.us-south.test"}, "still has a placeholder"},
+		"a null of a program":      {map[string]string{"SECRETS_MANAGER_URL": "https://(null).us-south.test"}, "still has a placeholder"},
 		"dots of a page":           {map[string]string{"SECRETS_MANAGER_URL": "https://….us-south.test"}, "still has a placeholder"},
 		"a token as the key":       {map[string]string{"READER_APIKEY": "eyJa.b.c"}, "READER_APIKEY is an access token"},
 		"the id of a key":          {map[string]string{"READER_APIKEY": "ApiKey-e2dd1896-8c39-4160-b230-92430f439ba9"}, "READER_APIKEY is the id of an API key"},

@@ -179,7 +179,7 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"another scheme":        {map[string]string{"IAM_URL": "ftp://127.0.0.1"}, "must begin with https://"},
 		"a key for a secret":    {map[string]string{"API_KEY_SECRET": canary}, "API_KEY_SECRET: names no secret"},
 		"a type without keys":   {map[string]string{"API_KEY_SECRET": "group/username_password/name"}, "use arbitrary, kv"},
-		"a name for the token":  {map[string]string{"TOKEN_SECRET": "group/name"}, "TOKEN_SECRET: is no secret id"},
+		"a name for the token":  {map[string]string{"TOKEN_SECRET": "group/name"}, "TOKEN_SECRET: is no secret id, such as e2dd1896-"},
 		"only one of the pair":  {map[string]string{"TOKEN_SECRET": ""}, "TOKEN_SECRET: is not set: it is the id"},
 		"the other of the pair": {map[string]string{"API_KEY_SECRET": ""}, "API_KEY_SECRET: is not set: it names"},
 		"two sources":           {map[string]string{"ROTATIONS": "[]"}, "rotations: API_KEY_SECRET and TOKEN_SECRET and ROTATIONS are set: set exactly one"},

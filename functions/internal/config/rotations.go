@@ -276,7 +276,7 @@ func (v variables) tokenID(found *problems, name, value string) string {
 	case problem != "":
 		found.add(name, "%s", problem)
 	case id == "":
-		found.add(name, "is no secret id: the token secret is named by its id alone, since reading by name would need the right to read values")
+		found.add(name, "is no secret id, such as e2dd1896-8c39-4160-b230-92430f439ba9: the token secret is named by its id alone, since reading by name would need the right to read values")
 	}
 	return id
 }
