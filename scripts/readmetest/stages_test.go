@@ -48,6 +48,7 @@ var stages = map[string]stage{
 	"ibm":         {needs: forAWS, prepare: func(w *world) { w.serveIBM(); w.serveAWS() }},
 	"further":     {needs: []string{"curl", "jq"}, prepare: func(w *world) { w.serveIBM(); w.exportOutputs() }},
 	"code-engine": {needs: []string{"curl", "jq"}, prepare: (*world).serveIBM},
+	"kubernetes":  {needs: []string{"jq"}, prepare: func(w *world) { writeFile(w.t, filepath.Join(w.dir, "build", "bootstrap.key"), "key") }},
 	// AWS, where infra/ibm has been set up before.
 	"aws":   {needs: forAWS, prepare: func(w *world) { w.serveIBM(); w.serveAWS(); w.writeEnv() }},
 	"fleet": {needs: forAWS, prepare: func(w *world) { w.serveIBM(); w.serveAWS(); w.writeEnv(); w.writeFleet() }},

@@ -1,0 +1,297 @@
+package kubernetes_test
+
+import (
+	"bytes"
+	"encoding/pem"
+	"errors"
+	"io"
+	"maps"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/programs"
+)
+
+// root is the repository.
+var root, _ = filepath.Abs("../..")
+
+// tool is the command of a tool that a file of .ci pins.
+func tool(t *testing.T, pins, name string, arguments ...string) *exec.Cmd {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "go", append([]string{"tool", "-modfile=.ci/" + pins, name}, arguments...)...)
+	command.Dir, command.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	return command
+}
+
+// build is what `kubectl apply -k` sends for an overlay.
+func build(t *testing.T, overlay string) []byte {
+	t.Helper()
+	command := tool(t, "tools.mod", "kustomize", "build", "infra/kubernetes/"+overlay)
+	var printed bytes.Buffer
+	command.Stderr = &printed
+	built, err := command.Output()
+	if err != nil {
+		t.Fatalf("kustomize build %s: %v: %s", overlay, err, &printed)
+	}
+	return built
+}
+
+// validate holds objects against the schemas of Kubernetes 1.30 and the CRDs in a folder, if one is named.
+func validate(t *testing.T, objects []byte, crds ...string) error {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "objects.yaml")
+	if err := os.WriteFile(file, objects, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	arguments := []string{"--version=1.30", file}
+	for _, folder := range crds {
+		arguments = append(arguments, "--local-crds="+folder)
+	}
+	if printed, err := tool(t, "kubernetes.mod", "kubectl-validate", arguments...).CombinedOutput(); err != nil {
+		return errors.New(string(printed))
+	}
+	return nil
+}
+
+// at is what lies below keys and indexes, nil if nothing does.
+func at(value any, path ...any) any {
+	for _, step := range path {
+		switch key := step.(type) {
+		case string:
+			fields, _ := value.(map[string]any)
+			value = fields[key]
+		case int:
+			list, _ := value.([]any)
+			if key >= len(list) {
+				return nil
+			}
+			value = list[key]
+		}
+	}
+	return value
+}
+
+// objects are those of a stream, by kind.
+func objects(t *testing.T, stream []byte) map[string]any {
+	t.Helper()
+	found := map[string]any{}
+	for decoder := yaml.NewDecoder(bytes.NewReader(stream)); ; {
+		var object map[string]any
+		switch err := decoder.Decode(&object); {
+		case errors.Is(err, io.EOF):
+			return found
+		case err != nil:
+			t.Fatal(err)
+		}
+		found[object["kind"].(string)] = object
+	}
+}
+
+var overlays = []string{"trusted-profile", "api-key"}
+
+func TestOverlays(t *testing.T) {
+	for _, overlay := range overlays {
+		t.Run(overlay, func(t *testing.T) {
+			stream := build(t, overlay)
+			if err := validate(t, stream); err != nil {
+				t.Fatal(err)
+			}
+			all := objects(t, stream)
+			if got, want := slices.Sorted(maps.Keys(all)), []string{"ConfigMap", "CronJob", "Namespace", "NetworkPolicy", "ServiceAccount"}; !slices.Equal(got, want) {
+				t.Fatalf("got %q, want %q", got, want)
+			}
+			pod := []any{"CronJob", "spec", "jobTemplate", "spec", "template", "spec"}
+			container := append(slices.Clip(pod), "containers", 0)
+			// The schemas allow any word where the API server knows a few.
+			for _, test := range []struct {
+				from []any
+				path []any
+				want any
+			}{
+				{nil, []any{"CronJob", "spec", "concurrencyPolicy"}, "Forbid"},
+				{nil, []any{"CronJob", "spec", "jobTemplate", "spec", "backoffLimit"}, 0},
+				{pod, []any{"restartPolicy"}, "Never"},
+				{pod, []any{"automountServiceAccountToken"}, false},
+				{pod, []any{"serviceAccountName"}, at(all, "ServiceAccount", "metadata", "name")},
+				{pod, []any{"securityContext"}, map[string]any{"runAsNonRoot": true, "seccompProfile": map[string]any{"type": "RuntimeDefault"}}},
+				{container, []any{"securityContext"}, map[string]any{"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": map[string]any{"drop": []any{"ALL"}}}},
+				{container, []any{"envFrom"}, []any{map[string]any{"configMapRef": map[string]any{"name": at(all, "ConfigMap", "metadata", "name")}}}},
+				{nil, []any{"Namespace", "metadata", "labels", "pod-security.kubernetes.io/enforce"}, "restricted"},
+				{nil, []any{"NetworkPolicy", "spec", "policyTypes"}, []any{"Ingress", "Egress"}},
+				{nil, []any{"NetworkPolicy", "spec", "ingress"}, nil},
+				{nil, []any{"NetworkPolicy", "spec", "podSelector", "matchLabels"}, at(all, "CronJob", "spec", "jobTemplate", "spec", "template", "metadata", "labels")},
+			} {
+				path := append(slices.Clip(test.from), test.path...)
+				if got := at(all, path...); !reflect.DeepEqual(got, test.want) {
+					t.Errorf("%v: got %v, want %v", path, got, test.want)
+				}
+			}
+			for _, kind := range []string{"requests", "limits"} {
+				if at(all, append(container, "resources", kind, "memory")...) == nil {
+					t.Errorf("no %s of memory", kind)
+				}
+			}
+			image, _ := at(all, append(container, "image")...).(string)
+			if !strings.Contains(image, "/") || strings.HasSuffix(image, ":latest") {
+				t.Errorf("image: got %q, want one of a registry, with a version", image)
+			}
+			withKey := overlay == "api-key"
+			if mounts := at(all, append(container, "volumeMounts")...) != nil; mounts == withKey || (at(all, append(pod, "volumes")...) != nil) == withKey {
+				t.Errorf("the service account's token is mounted: %t", mounts)
+			}
+			if strings.Contains(string(stream), "kind: Secret\n") {
+				t.Error("a Secret is in the repository")
+			}
+		})
+	}
+}
+
+// TestTheCheckRefuses shows that kubectl-validate finds mistakes.
+func TestTheCheckRefuses(t *testing.T) {
+	good := string(build(t, overlays[0]))
+	for before, after := range map[string]string{"concurrencyPolicy:": "concurrencyPolice:", "backoffLimit: 0": "backoffLimit: none", "batch/v1\n": "batch/v1beta9\n"} {
+		bad := strings.Replace(good, before, after, 1)
+		if bad == good {
+			t.Fatalf("there is no %q", before)
+		}
+		if err := validate(t, []byte(bad)); err == nil {
+			t.Errorf("%s is accepted", after)
+		}
+	}
+}
+
+// buildah calls it with a store of images that goes with the test.
+func buildah(t *testing.T, store string, arguments ...string) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "buildah", append([]string{"--storage-driver=vfs", "--root=" + store + "/root", "--runroot=" + store + "/run"}, arguments...)...)
+	command.Dir, command.Env = root, append(os.Environ(), "BUILDAH_ISOLATION=chroot")
+	var printed bytes.Buffer
+	command.Stderr = &printed
+	output, err := command.Output()
+	if err != nil {
+		t.Fatalf("buildah %s: %v: %s", arguments[0], err, &printed)
+	}
+	return strings.TrimSpace(string(output))
+}
+
+// image builds infra/Dockerfile and returns the folder of the image's files. The base of the build is this machine.
+func image(t *testing.T) (files string) {
+	t.Helper()
+	programs.Need(t, "buildah", "unshare", "chroot")
+	if os.Geteuid() != 0 {
+		programs.Missing(t, "not root, which builds an image and enters it")
+	}
+	store := t.TempDir()
+	goEnv := func(name string) string {
+		value, err := exec.Command("go", "env", name).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(value))
+	}
+	base := buildah(t, store, "from", "scratch")
+	variables := []string{"PATH=" + goEnv("GOROOT") + "/bin:/usr/bin:/bin", "HOME=/root"}
+	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN"} {
+		variables = append(variables, name+"="+goEnv(name))
+	}
+	configure := []string{"config"}
+	for _, variable := range variables {
+		configure = append(configure, "--env="+variable)
+	}
+	buildah(t, store, append(configure, base)...)
+	buildah(t, store, "copy", base, "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt")
+	buildah(t, store, "copy", base, t.TempDir(), "/tmp")
+	buildah(t, store, "commit", "--quiet", base, "localhost/go:test")
+	bud := []string{"bud", "--quiet", "--pull-never", "--network=host", "--file=infra/Dockerfile", "--build-arg=GO_IMAGE=localhost/go:test", "--build-arg=VERSION=v0.0.0-test", "--tag=localhost/rotator:test"}
+	for _, folder := range []string{"/bin", "/lib", "/lib64", "/usr"} {
+		if _, err := os.Stat(folder); err == nil {
+			bud = append(bud, "--volume="+folder+":"+folder+":ro")
+		}
+	}
+	for _, folder := range []string{goEnv("GOCACHE"), goEnv("GOMODCACHE")} {
+		bud = append(bud, "--volume="+folder+":"+folder)
+	}
+	buildah(t, store, append(bud, ".")...)
+	return buildah(t, store, "mount", buildah(t, store, "from", "--pull-never", "localhost/rotator:test"))
+}
+
+// TestImageRunsAsTheCronJobSays runs the image's files with the CronJob's arguments and variables: as a user that is
+// not root, on a read-only file system, with the certificates of the image alone.
+func TestImageRunsAsTheCronJobSays(t *testing.T) {
+	files := image(t)
+	for _, name := range []string{"iam-token-rotator", "THIRD-PARTY.txt"} {
+		if info, err := os.Stat(filepath.Join(files, name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	all := objects(t, build(t, "trusted-profile"))
+	container := at(all, "CronJob", "spec", "jobTemplate", "spec", "template", "spec", "containers", 0)
+	variables := map[string]string{}
+	for name, value := range at(all, "ConfigMap", "data").(map[string]any) {
+		variables[name] = value.(string)
+	}
+	for _, variable := range at(container, "env").([]any) {
+		variables[at(variable, "name").(string)] = at(variable, "value").(string)
+	}
+	var arguments []string
+	for _, argument := range at(container, "args").([]any) {
+		arguments = append(arguments, argument.(string))
+	}
+	// What Kubernetes and IBM Cloud bring.
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
+	server := httptest.NewTLSServer(cloud)
+	defer server.Close()
+	token := filepath.Join(files, variables["CR_TOKEN_FILENAME"])
+	if err := errors.Join(os.MkdirAll(filepath.Dir(token), 0o755), os.WriteFile(token, []byte("compute-resource-token"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	rotation := cloud.Rotations()[0]
+	maps.Copy(variables, map[string]string{
+		"IAM_URL": server.URL, "SECRETS_MANAGER_URL": server.URL, "IAM_PROFILE_ID": cloud.ProfileID(),
+		"API_KEY_SECRET": rotation.APIKeySecret, "TOKEN_SECRET": rotation.TokenSecret, "EXPECT_ACCOUNT": cloud.AccountID(), "EXPECT_IAM_ID": rotation.IAMID,
+	})
+	run := func(wantStatus int, want string, arguments ...string) {
+		t.Helper()
+		command := exec.CommandContext(t.Context(), "unshare", append([]string{"--mount", "sh", "-euc",
+			`mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"; exec chroot --userspec=65532:65532 "$0" /iam-token-rotator "$@"`, files}, arguments...)...)
+		command.Env = []string{"PATH=" + os.Getenv("PATH")}
+		for name, value := range variables {
+			command.Env = append(command.Env, name+"="+value)
+		}
+		printed, _ := command.CombinedOutput()
+		if got := command.ProcessState.ExitCode(); got != wantStatus || !strings.Contains(string(printed), want) {
+			t.Errorf("%q: got exit %d, want %d and %q in:\n%s", arguments, got, wantStatus, want, printed)
+		}
+	}
+	run(0, "v0.0.0-test", "-version")
+	run(1, "certificate", "-mode", "ensure", "-timeout", "3s") // whom the image does not know is not trusted
+	certificates, err := os.OpenFile(filepath.Join(files, "etc/ssl/certs/ca-certificates.crt"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = pem.Encode(certificates, &pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err = errors.Join(err, certificates.Close()); err != nil {
+		t.Fatal(err)
+	}
+	run(0, "default: rotated", arguments...)
+	run(0, "default: fresh", arguments...)
+	variables["SECRETS_MANAGER_URL"] = "https://"
+	run(2, "SECRETS_MANAGER_URL", arguments...)
+}
+
+// The workflow and the page's are what GitHub runs; the shells in them are checked too.
+func TestWorkflows(t *testing.T) {
+	programs.Need(t, "shellcheck")
+	if printed, err := tool(t, "tools.mod", "actionlint", "infra/github/deploy.yaml").CombinedOutput(); err != nil {
+		t.Errorf("actionlint: %v\n%s", err, printed)
+	}
+}
