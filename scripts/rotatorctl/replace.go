@@ -69,6 +69,8 @@ Whoever has the bootstrap key could read the workload's: replace both.`,
 	}
 	flags := command.Flags()
 	r.addFlags(flags)
+	env := flags.Lookup("env")
+	env.DefValue, env.Usage = "", "the `FILE` that setup has written; it is changed"
 	flags.BoolVar(&r.bootstrapToo, "bootstrap", false, "replace the bootstrap's service id")
 	flags.BoolVar(&r.workloadToo, "workload", false, "replace the workload's service id")
 	flags.BoolVar(&r.noDeploy, "no-deploy", false, "rotatorctl does not deploy this function: ask whether it runs with the new FILE")
@@ -81,7 +83,7 @@ func (r *replacement) run(ctx context.Context) (err error) {
 	case !r.bootstrapToo && !r.workloadToo:
 		return usagef("name what was stolen: --bootstrap, --workload or both. Whoever has the bootstrap key could read the workload's")
 	case r.env == "-" || r.terraform == "-":
-		return usagef("replace-identity takes files or a folder, not -, for --env and --terraform")
+		return usagef("--env: name the file that setup has written, such as build/ibm.env; and for --terraform a file or folder, not -")
 	case r.noBootstrapKey && r.bootstrapToo:
 		return usagef("--bootstrap does not go with --no-bootstrap-key")
 	}

@@ -345,7 +345,7 @@ func TestReplacementRefuses(t *testing.T) {
 	}{
 		"nothing":         {nil, nil, 2, "name what was stolen"},
 		"standard output": {[]string{"--workload", "--env", "-"}, nil, 2, "not -"},
-		"no file":         {[]string{"--workload", "--env", "/nowhere"}, nil, 2, "name the file that setup has written"},
+		"no file":         {[]string{"--workload", "--env", "/nowhere"}, nil, 2, "--env /nowhere cannot be read"},
 		"no bucket":       {[]string{"--workload"}, nil, 2, "set BUCKET"},
 		"contradiction":   {[]string{"--bootstrap", "--no-bootstrap-key"}, nil, 2, "does not go with"},
 		"an argument":     {[]string{"key"}, nil, 2, "takes no arguments"},
