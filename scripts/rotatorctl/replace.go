@@ -347,7 +347,7 @@ func (r *replacement) deployment() *deployment {
 	values, _ := envfile.Read(r.env) // read before
 	for _, s := range settings {
 		d.values[s.variable] = r.getenv(s.variable)
-		if slices.Contains(written, s.variable) {
+		if slices.Contains(written, s.variable) && !(r.noBootstrapKey && strings.HasPrefix(s.variable, "BOOTSTRAP_")) {
 			d.values[s.variable] = values[s.variable]
 		}
 	}

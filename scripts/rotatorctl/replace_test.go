@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -378,14 +379,18 @@ func TestReplacementRefuses(t *testing.T) {
 	}
 }
 
-// Without a folder of Terraform's a person makes the service id. A list of rotations is the person's, too.
+// Without a folder of Terraform's a person makes the service id. A list of rotations is the person's, too, and a further
+// workload's file names no bootstrap key.
 func TestReplacementByHand(t *testing.T) {
 	th := newTheft(t, true)
 	th.steal()
+	text, _ := os.ReadFile(th.path("ibm.env"))
+	th.write("ibm.env", regexp.MustCompile(`(?m)^BOOTSTRAP_.*\n`).ReplaceAllString(string(text), ""))
+	th.env["BOOTSTRAP_SECRET_ARN"] = th.stolen["BOOTSTRAP_SECRET_ARN"]
 	for name, value := range th.outputs {
 		th.env[strings.ToUpper(name)] = value
 	}
-	args := []string{"--workload", "--terraform", "", "--yes"}
+	args := []string{"--workload", "--terraform", "", "--yes", "--no-bootstrap-key"}
 	th.env["BUCKET"], th.env["ROTATIONS_FILE"] = "bucket", th.path("rotations.json")
 	th.write("rotations.json", fmt.Sprintf(`[{"name":"default","api_key_secret":%q,"token_secret":%q}]`, th.stolen["API_KEY_SECRET"], th.stolen["TOKEN_SECRET"]))
 	if got := th.replace(args...); got.exit != 1 || !strings.Contains(got.stderr, "run this again with its id in WORKLOAD_IAM_ID") {
