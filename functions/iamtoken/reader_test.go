@@ -363,6 +363,8 @@ func TestFaultyFieldsAreReportedAtOnce(t *testing.T) {
 		{"APIKey is the id of an API key", key("ApiKey-" + id)},
 		{"APIKey is a line NAME=key", key("KEY=canary")},
 		{"APIKey is a line NAME=key", key("export IBMCLOUD_API_KEY=canary")},
+		{"APIKey is what a program prints for a field that is not there", key("null\n")},
+		{"APIKey is what a program prints for a field that is not there", key("None")},
 		{"APIKey is a placeholder", key("${canary}")},
 		{"APIKey is a placeholder", key("<canary key>")},
 		{"APIKey is a placeholder", key("{{ .canary }}")},

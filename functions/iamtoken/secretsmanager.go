@@ -134,6 +134,8 @@ func CheckAPIKey(text string) error {
 		return errors.New("is an access token, and not an API key")
 	case strings.HasPrefix(text, "ApiKey-") && IsSecretID(text[len("ApiKey-"):]):
 		return errors.New("is the id of an API key, and not the key")
+	case slices.Contains(noValues, strings.ToLower(text)):
+		return errors.New("is what a program prints for a field that is not there: put the real key there")
 	case isPlaceholder(text):
 		return errors.New("is a placeholder: put the real key there")
 	case isAssignment(text):
@@ -147,6 +149,9 @@ func CheckAPIKey(text string) error {
 	}
 	return nil
 }
+
+// noValues are what jq, JavaScript, Python and Go print for a value that is not there.
+var noValues = []string{"null", "undefined", "none", "nil", "<nil>"}
 
 // isAssignment reports whether text is a line of a shell or an .env file, "export KEY=…". No
 // API key has an equals sign, but as padding at its end.
@@ -174,7 +179,7 @@ func CheckHost(host string) error {
 		return errors.New("still has a placeholder in its host: put the real value there")
 	case slices.Contains(labels, ""):
 		return errors.New("has an empty part in its host: is a variable empty?")
-	case slices.ContainsFunc(labels, func(label string) bool { return slices.Contains([]string{"null", "undefined", "none", "nil"}, label) }):
+	case slices.ContainsFunc(labels, func(label string) bool { return slices.Contains(noValues, label) }):
 		return errors.New("has null, undefined or none in its host: what filled it in found no value")
 	}
 	return nil

@@ -161,6 +161,7 @@ func TestSettings(t *testing.T) {
 		"a key in quotes":         {map[string]string{"READER_APIKEY": `"eyJ"`}, "READER_APIKEY is in quotes"},
 		"half a key in quotes":    {map[string]string{"READER_APIKEY": "eyJ\u2019\n"}, "READER_APIKEY is in quotes"},
 		"a byte-order mark":       {map[string]string{"READER_APIKEY": "\ufeffeyJ"}, "READER_APIKEY begins with a byte-order mark"},
+		"the null of jq":          {map[string]string{"READER_APIKEY": "null\n"}, "READER_APIKEY is what a program prints for a field that is not there"},
 		"a line of a file":        {map[string]string{"READER_APIKEY": "READER_APIKEY=eyJ"}, "READER_APIKEY is a line NAME=key"},
 		"a line of a shell":       {map[string]string{"READER_APIKEY": "export KEY=eyJ\n"}, "READER_APIKEY is a line NAME=key"},
 		"a variable's name":       {map[string]string{"READER_APIKEY": "${KEY}"}, "READER_APIKEY is a placeholder"},

@@ -90,8 +90,6 @@ func parseKey(text string) (iamtoken.Secret, error) {
 		fault = "holds more than one word or line: give the bare key alone"
 	case key[0] == '{' || key[0] == '[':
 		fault = "holds JSON: give the bare key (jq -er .apikey FILE)"
-	case key == "null":
-		fault = "holds the null of a JSON field that is not there: give the bare key"
 	case iamtoken.CheckAPIKey(key) != nil:
 		fault = iamtoken.CheckAPIKey(key).Error()
 	case len(key) < 8:
