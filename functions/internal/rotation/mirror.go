@@ -27,18 +27,19 @@ const (
 	minRepairWait = 2 * time.Minute
 	maxRepairWait = time.Hour
 
-	// describeLimit keeps a mirror that does not answer from using up the attempt, in
-	// which another one may need a repair.
-	describeLimit = 4 * time.Second
+	// checkLimit keeps a mirror that does not answer from using up the attempt, in which
+	// another one may need a repair.
+	checkLimit = 4 * time.Second
 )
 
-// mirrorState is a mirror's current version, as far as IBM knows it.
+// mirrorState is what AWS shows of a mirror, and what IBM knows of the version in it.
 type mirrorState struct {
+	MirrorSecret
 	arn     string
 	held    CurrentVersion // zero if it is not known
-	changed time.Time      // when the secret last changed, if it is not known when held was made
 	lastPut time.Time      // zero if it is not known
 	inOrder bool           // the token that readers of the mirror have needs no replacement yet
+	old     bool           // nothing was put for longer than a token lives; held is made up for that
 }
 
 // MirrorState is a mirror as doctor shows it.
@@ -60,8 +61,8 @@ type MirrorReader struct {
 
 // Inspect compares one, at the time now by IBM's clock.
 func (r MirrorReader) Inspect(ctx context.Context, arn string, current CurrentVersion, now time.Time) (MirrorState, error) {
-	s, err := r.read(ctx, arn, now, current)
-	if err != nil {
+	s := mirrorState{arn: arn}
+	if err := r.read(ctx, &s, current, now, false); err != nil {
 		return MirrorState{}, err
 	}
 	state := MirrorState{Current: s.held.VersionID == current.VersionID, ExpiresAt: s.held.ExpiresAt(), Remaining: s.held.Remaining(now), InOrder: s.inOrder}
@@ -71,48 +72,50 @@ func (r MirrorReader) Inspect(ctx context.Context, arn string, current CurrentVe
 	return state, nil
 }
 
-// read reads what a mirror holds. The id of its version is the one of IBM's version,
-// whose metadata shows when its token expires and when it was put. known are versions
-// that need not be read.
-func (r MirrorReader) read(ctx context.Context, arn string, now time.Time, known ...CurrentVersion) (mirrorState, error) {
-	secret, err := r.Mirrors.Describe(ctx, arn)
-	if err != nil {
-		return mirrorState{}, err
+// read reads what the mirror s.arn holds. The id of its version is the one of IBM's
+// version, whose metadata shows when its token expires and when it was put. With byAge
+// IBM is not asked for the version in a mirror that has not changed for longer than any
+// token lives: a slow IBM must not hinder the repair.
+func (r MirrorReader) read(ctx context.Context, s *mirrorState, current CurrentVersion, now time.Time, byAge bool) (err error) {
+	if s.MirrorSecret, err = r.Mirrors.Describe(ctx, s.arn); err != nil {
+		return err
 	}
-	version := func(id string) (CurrentVersion, error) {
-		for _, v := range known {
-			if id != "" && v.VersionID == id {
-				return v, nil
-			}
+	expired := s.ChangedAt.Add(iamtoken.MaxLifetime)
+	switch {
+	case s.VersionID != "" && s.VersionID == current.VersionID:
+		s.held = current
+	case byAge && !s.ChangedAt.IsZero() && now.After(expired):
+		s.held = CurrentVersion{VersionID: s.VersionID, CreatedAt: s.ChangedAt, Metadata: iamtoken.Metadata{Expiration: expired.Unix()}}
+		s.lastPut, s.old = s.ChangedAt, true
+		return nil
+	default:
+		if s.held, err = r.version(ctx, s.VersionID, now); err != nil {
+			return err
 		}
-		v, err := r.Versions.ReadVersion(ctx, r.Token, id)
-		if v.CreatedAt.Sub(now) > iamtoken.MaxLifetime { // its token would never expire
-			v = CurrentVersion{}
-		}
-		return v, err
-	}
-	s := mirrorState{arn: arn}
-	if s.held, err = version(secret.VersionID); err != nil {
-		return mirrorState{}, err
 	}
 	s.lastPut, s.inOrder = s.held.CreatedAt, s.held.InOrder(now, r.MinRemaining)
-	if s.inOrder {
-		return s, nil
+	if s.inOrder || !s.ChangedAt.IsZero() && now.After(s.ChangedAt.Add(PutInterval)) { // then no put was later
+		return nil
 	}
-	for _, id := range secret.Others { // a person may have moved AWSCURRENT to an older version
-		other, err := version(id)
+	for _, id := range s.Others { // a person may have moved AWSCURRENT to an older version
+		other, err := r.version(ctx, id, now)
 		if err != nil {
-			return mirrorState{}, err
+			return err
 		}
 		s.lastPut = later(s.lastPut, other.CreatedAt)
 	}
-	if s.held.CreatedAt.IsZero() {
-		s.changed = secret.ChangedAt
-		if s.held.VersionID != "" || len(secret.Others) > 0 { // else its one value is the one that it was made with
-			s.lastPut = later(s.lastPut, secret.ChangedAt)
-		}
+	if s.held.CreatedAt.IsZero() && (s.held.VersionID != "" || len(s.Others) > 0) { // else its one value is the one that it was made with
+		s.lastPut = later(s.lastPut, s.ChangedAt)
 	}
-	return s, nil
+	return nil
+}
+
+func (r MirrorReader) version(ctx context.Context, id string, now time.Time) (CurrentVersion, error) {
+	v, err := r.Versions.ReadVersion(ctx, r.Token, id)
+	if v.CreatedAt.Sub(now) > iamtoken.MaxLifetime { // its token would never expire
+		v = CurrentVersion{}
+	}
+	return v, err
 }
 
 func later(a, b time.Time) time.Time {
@@ -147,7 +150,7 @@ func (s mirrorState) isOurs() bool {
 
 // dueSince is when a mirror that is not in order needed another token, and could be written.
 func (s mirrorState) dueSince(current CurrentVersion, least time.Duration) time.Time {
-	since := cmp.Or(s.changed, current.CreatedAt)
+	since := cmp.Or(s.ChangedAt, current.CreatedAt)
 	if !s.held.CreatedAt.IsZero() {
 		since = s.held.ExpiresAt().Add(-s.held.threshold(least))
 	}
@@ -165,14 +168,21 @@ func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (at t
 // describe says what readers of a mirror that is not in order have.
 func (s mirrorState) describe(now time.Time) string {
 	expires := s.held.ExpiresAt()
-	if expires.IsZero() {
+	switch {
+	case s.old:
+		return fmt.Sprintf("the mirror %s was last changed %s ago, so it has no token that is valid", s.arn, now.Sub(s.ChangedAt).Round(time.Second))
+	case expires.IsZero():
 		return "the mirror " + s.arn + " does not hold a token that this function has put there"
 	}
 	return fmt.Sprintf("the mirror %s has a token that %s", s.arn, report.Expiry(expires, expires.Sub(now).Round(time.Second)))
 }
 
-// warnOfWait warns if the token in the mirror expires before the next one may be put.
+// warnOfWait warns if the token in the mirror expires before the next one may be put, or
+// may do so.
 func (s mirrorState) warnOfWait(now time.Time) string {
+	if s.held.VersionID == "" {
+		return fmt.Sprintf("the mirror %s gets a later token: it was changed %s ago, and AWS's quota allows one put in %s", s.arn, now.Sub(s.ChangedAt).Round(time.Second), PutInterval)
+	}
 	expired := s.nextPut().Sub(s.held.ExpiresAt())
 	if s.inOrder || s.held.ExpiresAt().IsZero() || expired <= 0 {
 		return ""
@@ -221,33 +231,39 @@ func (r *Refusals) note(arn, versionID string, err error) {
 func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current CurrentVersion) (result report.Result, done bool, err error) {
 	if sent, own := p.sent[current.Metadata.Fingerprint]; own {
 		p.repair = sent.repair
-		err := p.mirror(ctx, current, sent.TokenResponse)
+		err := p.mirror(current, sent.TokenResponse)
 		return p.result(outcome, current), true, err
 	}
 	repair, err := p.checkMirrors(ctx, current)
-	if repair && p.Mode == ModeEnsure {
-		p.repair = true
+	if repair != nil {
+		p.repair = repair
 		return report.Result{}, false, nil
 	}
 	return p.result(outcome, current), true, err
 }
 
-// checkMirrors compares the mirrors with what they should hold. repair is true if a new
-// token must be saved for one. The rotator may not read the stored token: only a full
-// pass brings a mirror up to a version that is not our own.
-func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, describeLimit)
+// checkMirrors compares the mirrors with what they should hold. If ensure has to save a new
+// token for one, it returns those that are to get it: all that are not known to be in order.
+// The rotator may not read the stored token: only a full pass brings a mirror up to a
+// version that is not our own.
+func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair map[string]mirrorState, err error) {
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
+	previous := sync.OnceValues(func() (CurrentVersion, error) { return p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion) })
 	var mu sync.Mutex
+	due, failing := false, map[string]mirrorState{}
+	note := func(s mirrorState, isDue bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		failing[s.arn], due = s, due || isDue
+	}
 	err = p.eachMirror(func(arn string) (string, error) {
 		now := p.ibmClock()
-		s, err := p.inspect(ctx, arn, current)
-		refused := p.refusals.get(arn)
-		at, tried := s.repairAt(current, p.MinRemaining)
-		if err == nil && !s.inOrder && tried && p.isFirstSince(ctx, s.dueSince(current, p.MinRemaining)) {
-			// No version could be had for it before: an outage of IBM is no failure of the mirror.
-			at = later(s.nextPut(), current.CreatedAt.Add(minRepairWait))
+		s, err := p.inspect(ctx, arn, current, true)
+		if !s.inOrder {
+			note(s, false)
 		}
+		refused := p.refusals.get(arn)
 		switch {
 		case err != nil:
 			return "", onceMore(err)
@@ -255,6 +271,19 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair
 			return "", nil
 		case refused.Error != nil:
 			return "", refused.Error
+		}
+		at, tried := s.repairAt(current, p.MinRemaining)
+		if tried && now.Before(at) {
+			before, err := previous()
+			if err != nil {
+				return "", onceMore(err)
+			}
+			if before.VersionID != "" && before.CreatedAt.Before(s.dueSince(current, p.MinRemaining)) {
+				// No version could be had for it before: an outage of IBM is no failure of the mirror.
+				at = later(s.nextPut(), current.CreatedAt.Add(minRepairWait))
+			}
+		}
+		switch {
 		case s.waits(now), !tried && now.Before(at):
 			return s.warnOfWait(now), nil
 		case p.Mode == ModeCheck:
@@ -269,18 +298,13 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair
 		case p.Mode != ModeEnsure:
 			return "", &Error{Kind: Unavailable, Message: s.describe(now) + ": the next run of ensure saves a new one for it"}
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		repair = true
+		note(s, true)
 		return "", nil
 	})
-	return repair, err
-}
-
-// isFirstSince reports whether no version was saved from that time on but the current one.
-func (p *pass) isFirstSince(ctx context.Context, since time.Time) bool {
-	previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
-	return err == nil && previous.VersionID != "" && previous.CreatedAt.Before(since)
+	if !due {
+		return nil, err
+	}
+	return failing, err
 }
 
 // onceMore limits the attempts where there is nothing to put: ensure comes every minute, and
@@ -300,7 +324,7 @@ func onceMore(err error) error {
 func (p *pass) checkMirrorsOfKept(ctx context.Context, current CurrentVersion) error {
 	return p.eachMirror(func(arn string) (string, error) {
 		now := p.ibmClock()
-		s, err := p.inspect(ctx, arn, current)
+		s, err := p.inspect(ctx, arn, current, false)
 		switch {
 		case err != nil || s.inOrder:
 			return "", err
@@ -313,35 +337,37 @@ func (p *pass) checkMirrorsOfKept(ctx context.Context, current CurrentVersion) e
 }
 
 // mirror writes the token to the mirrors, under the id of the version current: to all
-// whose next put is allowed, or if it was saved for a repair, to those not in order.
-func (p *pass) mirror(ctx context.Context, current CurrentVersion, fresh TokenResponse) error {
+// whose next put is allowed, or if it was saved for a repair, to those that need it. It
+// asks nothing of IBM, and has a time of its own: however slow IBM is, what it has saved
+// comes to the mirrors.
+func (p *pass) mirror(current CurrentVersion, fresh TokenResponse) error {
 	if len(p.Mirror) == 0 {
 		return nil
 	}
 	if p.suspended() {
 		return &Error{Step: StepMirror, Kind: Timeout, Message: "the process was suspended for longer than the run may take: the token is too old to mirror"}
 	}
-	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
+	ctx, cancel := context.WithTimeout(WithWallDeadline(p.ctx, p.started.Add(p.timeout)), AttemptLimit)
+	defer cancel()
 	payload := p.mirrorPayload(current, fresh.Token)
 	saved := current.CreatedAt // two puts are as far apart as their versions: a retry puts one later
 	if saved.IsZero() {
 		saved = p.ibmClock()
 	}
 	return p.eachMirror(func(arn string) (string, error) {
-		s, err := p.inspect(ctx, arn, current, p.replaced)
-		now := p.ibmClock()
+		if _, needs := p.repair[arn]; p.repair != nil && !needs {
+			return "", nil
+		}
+		secret, err := p.Mirrors.Describe(ctx, arn)
 		refused := p.refusals.get(arn)
 		switch {
-		case err != nil || s.held.VersionID == current.VersionID || p.repair && s.inOrder:
+		case err != nil || secret.VersionID == current.VersionID:
 			return "", err
 		case refused.versionID == current.VersionID:
 			return "", refused.Error
-		case !p.Force && saved.Before(s.nextPut()) && (s.inOrder || s.isOurs()):
-			return s.warnOfWait(now), nil
-		case !p.Force && saved.Before(s.nextPut()):
-			return "", &Error{Kind: Unavailable, Message: fmt.Sprintf(
-				"%s, and it was changed %s ago: the next one is put in %s, or with force now; does something else write to it?",
-				s.describe(now), now.Sub(s.lastPut).Round(time.Second), s.nextPut().Sub(now).Round(time.Second))}
+		}
+		if s := p.known(arn, secret); !p.Force && saved.Before(s.nextPut()) {
+			return s.warnOfWait(p.ibmClock()), nil
 		}
 		err = p.Mirrors.Put(ctx, arn, current.VersionID, payload)
 		p.refusals.note(arn, current.VersionID, err)
@@ -349,10 +375,29 @@ func (p *pass) mirror(ctx context.Context, current CurrentVersion, fresh TokenRe
 	})
 }
 
-func (p *pass) inspect(ctx context.Context, arn string, known ...CurrentVersion) (mirrorState, error) {
-	s, err := MirrorReader{p.Mirrors, p.Tokens, p.Token, p.MinRemaining}.read(ctx, arn, p.ibmClock(), known...)
-	s.arn = arn
-	return s, err
+// known is the state of a mirror as far as it shows without a request to IBM: AWS's
+// date of the last change counts as the last put of a version that the pass does not know.
+func (p *pass) known(arn string, secret MirrorSecret) mirrorState {
+	if s, checked := p.repair[arn]; checked && s.VersionID == secret.VersionID {
+		return s
+	}
+	s := mirrorState{MirrorSecret: secret, arn: arn}
+	switch {
+	case secret.VersionID == p.replaced.VersionID:
+		s.held, s.inOrder = p.replaced, p.replaced.InOrder(p.ibmClock(), p.MinRemaining)
+		s.lastPut = cmp.Or(s.held.CreatedAt, secret.ChangedAt)
+	case len(secret.Others) > 0: // else its one value is the one that it was made with
+		s.lastPut = secret.ChangedAt
+	}
+	return s
+}
+
+func (p *pass) inspect(ctx context.Context, arn string, current CurrentVersion, byAge bool) (mirrorState, error) {
+	s := mirrorState{arn: arn}
+	if err := (MirrorReader{p.Mirrors, p.Tokens, p.Token, p.MinRemaining}).read(ctx, &s, current, p.ibmClock(), byAge); err != nil {
+		return mirrorState{arn: arn}, err
+	}
+	return s, nil
 }
 
 // eachMirror calls do for all mirrors in parallel, notes the warnings, and returns the

@@ -453,7 +453,7 @@ func TestARepairOfAMirrorWaitsLongerAndLonger(t *testing.T) {
 		for began := time.Now(); time.Since(began) < 40*time.Minute; time.Sleep(time.Minute) {
 			before := fx.versions()
 			fx.run(rotation.ModeEnsure)
-			if fx.versions() > before {
+			if fx.versions() > before && m.Current(firstARN).ID != fx.cloud.MustCurrent(fx.one.Token.ID).ID { // not one of the healthy mirror
 				at = append(at, time.Since(began).Round(time.Minute))
 			}
 		}
@@ -574,12 +574,66 @@ func TestAnOutageOfIBMIsNoLagOfAMirror(t *testing.T) {
 		fx.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeEnsure, RunID: "it-dies-here"}, []rotation.Rotation{fx.one})
 		fx.rotator.Tokens = store
 		wantPuts(t, m, firstARN, 1)
+		fx.rotator.Tokens = slow{TokenStore: store, previous: true} // the version in the mirror need not be read
 		for range 4 {
 			time.Sleep(time.Minute)
 			fx.run(rotation.ModeEnsure)
 		}
 		fx.wantMirrored(m, firstARN)
 		wantPuts(t, m, firstARN, 2)
+	})
+}
+
+// slow is a token store that does not answer about versions other than the current one, or is
+// late with its answer to a save.
+type slow struct {
+	rotation.TokenStore
+	previous bool // it answers about the one before the current one
+	save     time.Duration
+}
+
+func (s slow) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
+	if s.previous && id == rotation.PreviousVersion {
+		return s.TokenStore.ReadVersion(ctx, ref, id)
+	}
+	return rotation.CurrentVersion{}, hanging(ctx, false)
+}
+
+func (s slow) Save(ctx context.Context, ref rotation.TokenRef, current rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
+	time.Sleep(s.save)
+	return s.TokenStore.Save(ctx, ref, current, token, metadata)
+}
+
+// IBM answers slowly: what it has saved comes to the mirrors all the same, whatever they hold,
+// and no sooner after the last put than else.
+func TestASlowIBMKeepsNoTokenFromAMirror(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN, secondARN)
+		store := fx.rotator.Tokens
+		fx.rotate()
+		time.Sleep(20 * time.Minute)
+		fx.rotate()
+		time.Sleep(20 * time.Minute)
+		failing(m, secondARN, 1, puts(rotation.Denied, rotation.Never))
+		fx.run(rotation.ModeRotate)
+		wantPuts(t, m, secondARN, 2) // it holds neither the current version nor the one before the next
+		fx.rotator.Tokens = slow{TokenStore: store, save: 9900 * time.Millisecond}
+		time.Sleep(time.Minute)
+		if result := fx.rotate(); result.Attempts != 1 {
+			t.Errorf("got %d attempts, want 1", result.Attempts)
+		}
+		fx.wantMirrored(m, secondARN)
+		wantPuts(t, m, firstARN, 3)
+		for range 3 { // from the second one on the first mirror's version is one that the run does not know
+			time.Sleep(4 * time.Minute)
+			fx.rotate()
+		}
+		wantPuts(t, m, firstARN, 3)
+		time.Sleep(4 * time.Minute)
+		fx.rotate()
+		fx.wantMirrored(m, firstARN)
+		wantPuts(t, m, firstARN, 4)
+		wantPuts(t, m, secondARN, 4)
 	})
 }
 
@@ -888,7 +942,8 @@ func (a ageless) ReadVersion(ctx context.Context, ref rotation.TokenRef, id stri
 }
 
 // Without IBM's time every token counts as expired: IBM's secret gets one every minute, and
-// a mirror still one in 16.
+// a mirror still one in 16. Its second one alone may come sooner: AWS shows of the first one only
+// that there was none before, as of a value that a person made the secret with.
 func TestAMirrorKeepsWithinItsQuotaWithoutIBMsTime(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
@@ -897,8 +952,8 @@ func TestAMirrorKeepsWithinItsQuotaWithoutIBMsTime(t *testing.T) {
 			fx.run(rotation.ModeEnsure)
 			time.Sleep(time.Minute)
 		}
-		if got := putsOfADay(m, firstARN); got < 3 || got > 4 {
-			t.Errorf("got %d puts in an hour, want 4", got)
+		if got := putsOfADay(m, firstARN); got < 3 || got > 5 {
+			t.Errorf("got %d puts in an hour, want 4 or 5", got)
 		}
 	})
 }

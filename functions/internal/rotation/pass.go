@@ -18,14 +18,14 @@ type pass struct {
 
 	slot     func() // gives back the slot that the first attempt has; nil after it
 	attempts int
-	first    *CurrentVersion      // as the first attempt found it; nil before
-	current  *CurrentVersion      // as last read or saved; nil before
-	replaced CurrentVersion       // the version that our save was to replace
-	sent     map[string]sentToken // the tokens handed to Save, by fingerprint
-	repair   bool                 // the attempt's new token is for mirrors that are not in order, and no other
-	lifetime time.Duration        // expires_in of the last token exchanged
-	skew     time.Duration        // IBM's clock less ours, when that is more than MaxClockSkew
-	failedAt time.Time            // when the last attempt failed; zero before
+	first    *CurrentVersion        // as the first attempt found it; nil before
+	current  *CurrentVersion        // as last read or saved; nil before
+	replaced CurrentVersion         // the version that our save was to replace
+	sent     map[string]sentToken   // the tokens handed to Save, by fingerprint
+	repair   map[string]mirrorState // if not nil, the attempt's new token is for these mirrors alone, by ARN
+	lifetime time.Duration          // expires_in of the last token exchanged
+	skew     time.Duration          // IBM's clock less ours, when that is more than MaxClockSkew
+	failedAt time.Time              // when the last attempt failed; zero before
 	txID     string
 	warnings []string
 	timings  map[Step]time.Duration
@@ -33,7 +33,7 @@ type pass struct {
 
 type sentToken struct {
 	TokenResponse
-	repair bool
+	repair map[string]mirrorState
 }
 
 func newPass(run *run, rotation Rotation) *pass {
@@ -91,7 +91,7 @@ func (p *pass) attempt(ctx context.Context) (report.Result, error) {
 		return report.Result{}, err
 	}
 	// 7. Mirror it, if there are mirrors, and report.
-	if err := p.mirror(ctx, saved, token); err != nil {
+	if err := p.mirror(saved, token); err != nil {
 		return report.Result{}, err
 	}
 	return p.result(report.Rotated, saved), nil

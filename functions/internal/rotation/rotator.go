@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	// AttemptLimit is the longest that one attempt, or one request of doctor, may take.
+	// AttemptLimit is the longest that one attempt up to its puts to mirrors, these puts, or
+	// one request of doctor may take.
 	AttemptLimit   = 10 * time.Second
 	defaultTimeout = 2 * time.Minute
 	maxReserve     = 5 * time.Second
@@ -208,7 +209,7 @@ func (p *pass) timedAttempt() (report.Result, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, AttemptLimit)
 	defer cancel()
 	p.attempts++
-	p.warnings, p.timings, p.skew, p.repair = nil, map[Step]time.Duration{}, 0, false
+	p.warnings, p.timings, p.skew, p.repair = nil, map[Step]time.Duration{}, 0, nil
 	return p.attempt(ctx)
 }
 
