@@ -57,12 +57,14 @@ type MirrorReader struct {
 	Versions     VersionReader
 	Token        TokenRef
 	MinRemaining time.Duration
+
+	byAge bool // IBM is not asked for what a mirror's last change shows: slow, it must not hinder a repair
 }
 
 // Inspect compares one, at the time now by IBM's clock.
 func (r MirrorReader) Inspect(ctx context.Context, arn string, current CurrentVersion, now time.Time) (MirrorState, error) {
-	s := mirrorState{arn: arn}
-	if err := r.read(ctx, &s, current, now, false); err != nil {
+	s, err := r.read(ctx, arn, current, now)
+	if err != nil {
 		return MirrorState{}, err
 	}
 	state := MirrorState{Current: s.held.VersionID == current.VersionID, ExpiresAt: s.held.ExpiresAt(), Remaining: s.held.Remaining(now), InOrder: s.inOrder}
@@ -72,50 +74,44 @@ func (r MirrorReader) Inspect(ctx context.Context, arn string, current CurrentVe
 	return state, nil
 }
 
-// read reads what the mirror s.arn holds. The id of its version is the one of IBM's
-// version, whose metadata shows when its token expires and when it was put. With byAge
-// IBM is not asked for the version in a mirror that has not changed for longer than any
-// token lives: a slow IBM must not hinder the repair.
-func (r MirrorReader) read(ctx context.Context, s *mirrorState, current CurrentVersion, now time.Time, byAge bool) (err error) {
-	if s.MirrorSecret, err = r.Mirrors.Describe(ctx, s.arn); err != nil {
-		return err
-	}
-	expired := s.ChangedAt.Add(iamtoken.MaxLifetime)
-	switch {
-	case s.VersionID != "" && s.VersionID == current.VersionID:
-		s.held = current
-	case byAge && !s.ChangedAt.IsZero() && now.After(expired):
-		s.held = CurrentVersion{VersionID: s.VersionID, CreatedAt: s.ChangedAt, Metadata: iamtoken.Metadata{Expiration: expired.Unix()}}
-		s.lastPut, s.old = s.ChangedAt, true
-		return nil
-	default:
-		if s.held, err = r.version(ctx, s.VersionID, now); err != nil {
-			return err
+// read reads what a mirror holds. The id of its version is the one of IBM's version, whose
+// metadata shows when its token expires and when it was put.
+func (r MirrorReader) read(ctx context.Context, arn string, current CurrentVersion, now time.Time) (s mirrorState, err error) {
+	version := func(id string) (v CurrentVersion) {
+		if id != "" && id == current.VersionID {
+			return current
 		}
+		if err == nil {
+			v, err = r.Versions.ReadVersion(ctx, r.Token, id)
+		}
+		if v.CreatedAt.Sub(now) > iamtoken.MaxLifetime { // its token would never expire
+			return CurrentVersion{}
+		}
+		return v
+	}
+	s.arn = arn
+	if s.MirrorSecret, err = r.Mirrors.Describe(ctx, arn); err != nil {
+		return mirrorState{arn: arn}, err
+	}
+	unchanged := now.Sub(cmp.Or(s.ChangedAt, now))
+	if s.old = r.byAge && unchanged > iamtoken.MaxLifetime && s.VersionID != current.VersionID; s.old {
+		s.held = CurrentVersion{VersionID: s.VersionID, CreatedAt: s.ChangedAt, Metadata: iamtoken.Metadata{Expiration: s.ChangedAt.Add(iamtoken.MaxLifetime).Unix()}}
+	} else {
+		s.held = version(s.VersionID)
 	}
 	s.lastPut, s.inOrder = s.held.CreatedAt, s.held.InOrder(now, r.MinRemaining)
-	if s.inOrder || !s.ChangedAt.IsZero() && now.After(s.ChangedAt.Add(PutInterval)) { // then no put was later
-		return nil
-	}
-	for _, id := range s.Others { // a person may have moved AWSCURRENT to an older version
-		other, err := r.version(ctx, id, now)
-		if err != nil {
-			return err
+	if !s.inOrder && unchanged <= PutInterval {
+		for _, id := range s.Others { // a person may have moved AWSCURRENT to an older version
+			s.lastPut = later(s.lastPut, version(id).CreatedAt)
 		}
-		s.lastPut = later(s.lastPut, other.CreatedAt)
+		if s.held.CreatedAt.IsZero() && (s.held.VersionID != "" || len(s.Others) > 0) { // else its one value is the one that it was made with
+			s.lastPut = later(s.lastPut, s.ChangedAt)
+		}
 	}
-	if s.held.CreatedAt.IsZero() && (s.held.VersionID != "" || len(s.Others) > 0) { // else its one value is the one that it was made with
-		s.lastPut = later(s.lastPut, s.ChangedAt)
+	if err != nil {
+		return mirrorState{arn: arn}, err
 	}
-	return nil
-}
-
-func (r MirrorReader) version(ctx context.Context, id string, now time.Time) (CurrentVersion, error) {
-	v, err := r.Versions.ReadVersion(ctx, r.Token, id)
-	if v.CreatedAt.Sub(now) > iamtoken.MaxLifetime { // its token would never expire
-		v = CurrentVersion{}
-	}
-	return v, err
+	return s, nil
 }
 
 func later(a, b time.Time) time.Time {
@@ -194,10 +190,7 @@ func (s mirrorState) warnOfWait(now time.Time) string {
 // Refusals are the errors of puts that no retry changes, by ARN. They last as long as the
 // process: a mirror in it is not repaired by saving another version, and is written again
 // with the next one that is saved anyway.
-type Refusals struct {
-	mu    sync.Mutex
-	byARN map[string]refusal
-}
+type Refusals struct{ byARN sync.Map }
 
 type refusal struct {
 	*Error
@@ -205,24 +198,18 @@ type refusal struct {
 }
 
 func (r *Refusals) get(arn string) refusal {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.byARN[arn]
+	last, _ := r.byARN.Load(arn)
+	refused, _ := last.(refusal)
+	return refused
 }
 
 // note remembers how the put of a version ended.
 func (r *Refusals) note(arn, versionID string, err error) {
 	var failure *Error
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case err == nil:
-		delete(r.byARN, arn)
-	case errors.As(err, &failure) && failure.Retry == Never && failure.Kind != Timeout:
-		if r.byARN == nil {
-			r.byARN = map[string]refusal{}
-		}
-		r.byARN[arn] = refusal{failure, versionID}
+	if err == nil {
+		r.byARN.Delete(arn)
+	} else if errors.As(err, &failure) && failure.Retry == Never && failure.Kind != Timeout {
+		r.byARN.Store(arn, refusal{failure, versionID})
 	}
 }
 
@@ -231,12 +218,8 @@ func (r *Refusals) note(arn, versionID string, err error) {
 func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current CurrentVersion) (result report.Result, done bool, err error) {
 	if sent, own := p.sent[current.Metadata.Fingerprint]; own {
 		p.repair = sent.repair
-		err := p.mirror(current, sent.TokenResponse)
-		return p.result(outcome, current), true, err
-	}
-	repair, err := p.checkMirrors(ctx, current)
-	if repair != nil {
-		p.repair = repair
+		err = p.mirror(current, sent.TokenResponse)
+	} else if p.repair, err = p.checkMirrors(ctx, current, false); p.repair != nil {
 		return report.Result{}, false, nil
 	}
 	return p.result(outcome, current), true, err
@@ -245,66 +228,70 @@ func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current 
 // checkMirrors compares the mirrors with what they should hold. If ensure has to save a new
 // token for one, it returns those that are to get it: all that are not known to be in order.
 // The rotator may not read the stored token: only a full pass brings a mirror up to a
-// version that is not our own.
-func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion) (repair map[string]mirrorState, err error) {
+// version that is not our own. With kept there is no token that would repair one.
+func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bool) (repair map[string]mirrorState, err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	previous := sync.OnceValues(func() (CurrentVersion, error) { return p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion) })
+	reader := MirrorReader{p.Mirrors, p.Tokens, p.Token, p.MinRemaining, true}
 	var mu sync.Mutex
 	due, failing := false, map[string]mirrorState{}
-	note := func(s mirrorState, isDue bool) {
-		mu.Lock()
-		defer mu.Unlock()
-		failing[s.arn], due = s, due || isDue
-	}
 	err = p.eachMirror(func(arn string) (string, error) {
 		now := p.ibmClock()
-		s, err := p.inspect(ctx, arn, current, true)
-		if !s.inOrder {
-			note(s, false)
-		}
-		refused := p.refusals.get(arn)
-		switch {
-		case err != nil:
-			return "", onceMore(err)
-		case s.inOrder:
+		s, err := reader.read(ctx, arn, current, now)
+		if err == nil && s.inOrder {
 			return "", nil
-		case refused.Error != nil:
-			return "", refused.Error
 		}
-		at, tried := s.repairAt(current, p.MinRemaining)
-		if tried && now.Before(at) {
-			before, err := previous()
-			if err != nil {
-				return "", onceMore(err)
-			}
-			if before.VersionID != "" && before.CreatedAt.Before(s.dueSince(current, p.MinRemaining)) {
-				// No version could be had for it before: an outage of IBM is no failure of the mirror.
-				at = later(s.nextPut(), current.CreatedAt.Add(minRepairWait))
-			}
+		warning, repair := "", false
+		if err == nil {
+			warning, repair, err = p.judge(ctx, s, current, now, kept)
 		}
-		switch {
-		case s.waits(now), !tried && now.Before(at):
-			return s.warnOfWait(now), nil
-		case p.Mode == ModeCheck:
-			return s.describe(now) + ": the next run saves a new one in it", nil
-		case now.Before(at):
-			how := "a run of rotate now"
-			if now.Before(s.nextPut()) {
-				how = "one with force now; does something else write to it?"
-			}
-			return "", &Error{Kind: Unavailable, Retry: Once, Message: fmt.Sprintf(
-				"%s: ensure saves a new one for it in %s, or %s", s.describe(now), at.Sub(now).Round(time.Second), how)}
-		case p.Mode != ModeEnsure:
-			return "", &Error{Kind: Unavailable, Message: s.describe(now) + ": the next run of ensure saves a new one for it"}
-		}
-		note(s, true)
-		return "", nil
+		mu.Lock()
+		defer mu.Unlock()
+		failing[arn], due = s, due || repair
+		return warning, onceMore(err)
 	})
 	if !due {
 		return nil, err
 	}
 	return failing, err
+}
+
+// judge says of a mirror that is not in order what the report is to say, or whether a
+// token is to be saved for it.
+func (p *pass) judge(ctx context.Context, s mirrorState, current CurrentVersion, now time.Time, kept bool) (warning string, repair bool, err error) {
+	at, tried := s.repairAt(current, p.MinRemaining)
+	refused := p.refusals.get(s.arn)
+	unavailable := func(retry Retry, format string, args ...any) (string, bool, error) {
+		return "", false, &Error{Kind: Unavailable, Retry: retry, Message: s.describe(now) + fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case kept && !s.waits(now):
+		return unavailable(Never, ", and a new one would expire sooner than IBM's, so it is not saved: run once with force to save it in both")
+	case refused.Error != nil && !kept:
+		return "", false, refused.Error
+	case tried && now.Before(at) && !s.waits(now):
+		previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
+		if err != nil {
+			return "", false, err
+		}
+		if previous.VersionID != "" && previous.CreatedAt.Before(s.dueSince(current, p.MinRemaining)) {
+			// No version could be had for it before: an outage of IBM is no failure of the mirror.
+			at = later(s.nextPut(), current.CreatedAt.Add(minRepairWait))
+		}
+	}
+	switch {
+	case s.waits(now), !tried && now.Before(at):
+		return s.warnOfWait(now), false, nil
+	case p.Mode == ModeCheck:
+		return s.describe(now) + ": the next run saves a new one in it", false, nil
+	case now.Before(s.nextPut()):
+		return unavailable(Once, ": ensure saves a new one for it in %s, or one with force now; does something else write to it?", at.Sub(now).Round(time.Second))
+	case now.Before(at):
+		return unavailable(Once, ": ensure saves a new one for it in %s, or a run of rotate now", at.Sub(now).Round(time.Second))
+	case p.Mode != ModeEnsure:
+		return unavailable(Never, ": the next run of ensure saves a new one for it")
+	}
+	return "", true, nil
 }
 
 // onceMore limits the attempts where there is nothing to put: ensure comes every minute, and
@@ -317,23 +304,6 @@ func onceMore(err error) error {
 	again := *failure
 	again.Retry, again.RetryAfter = Once, 0
 	return &again
-}
-
-// checkMirrorsOfKept returns an *Error if a mirror needs another token than the one that
-// is to be kept: there is none to repair it with.
-func (p *pass) checkMirrorsOfKept(ctx context.Context, current CurrentVersion) error {
-	return p.eachMirror(func(arn string) (string, error) {
-		now := p.ibmClock()
-		s, err := p.inspect(ctx, arn, current, false)
-		switch {
-		case err != nil || s.inOrder:
-			return "", err
-		case s.waits(now):
-			return s.warnOfWait(now), nil
-		}
-		return "", &Error{Kind: Unavailable, Message: s.describe(now) +
-			", and a new one would expire sooner than IBM's, so it is not saved: run once with force to save it in both"}
-	})
 }
 
 // mirror writes the token to the mirrors, under the id of the version current: to all
@@ -392,14 +362,6 @@ func (p *pass) known(arn string, secret MirrorSecret) mirrorState {
 	return s
 }
 
-func (p *pass) inspect(ctx context.Context, arn string, current CurrentVersion, byAge bool) (mirrorState, error) {
-	s := mirrorState{arn: arn}
-	if err := (MirrorReader{p.Mirrors, p.Tokens, p.Token, p.MinRemaining}).read(ctx, &s, current, p.ibmClock(), byAge); err != nil {
-		return mirrorState{arn: arn}, err
-	}
-	return s, nil
-}
-
 // eachMirror calls do for all mirrors in parallel, notes the warnings, and returns the
 // errors in their order as one, with which another attempt is made if one of them asks for it.
 func (p *pass) eachMirror(do func(arn string) (warning string, err error)) error {
@@ -422,27 +384,24 @@ func (p *pass) eachMirror(do func(arn string) (warning string, err error)) error
 
 // joined is the first error with the messages of all, nil if there is none.
 func joined(errs []error) error {
-	var messages []string
 	var all *Error
 	for _, err := range errs {
 		var failure *Error
 		switch {
 		case err == nil:
-			continue
 		case !errors.As(err, &failure):
 			return err
 		case all == nil:
 			first := *failure
 			all = &first
 		default:
+			all.Message += "; " + failure.Message
 			all.Retry, all.RetryAfter, all.Advice = max(all.Retry, failure.Retry), max(all.RetryAfter, failure.RetryAfter), ""
 		}
-		messages = append(messages, failure.Message)
 	}
 	if all == nil {
 		return nil
 	}
-	all.Message = strings.Join(messages, "; ")
 	return at(StepMirror, all)
 }
 

@@ -78,11 +78,11 @@ func (p *pass) attempt(ctx context.Context) (report.Result, error) {
 		return report.Result{}, err
 	}
 	if p.Mode == ModeCheck {
-		_, err := p.checkMirrors(ctx, current)
+		_, err := p.checkMirrors(ctx, current, false)
 		return p.result(report.Checked, current), err
 	}
 	if p.expiresSooner(token, current) {
-		err := p.checkMirrorsOfKept(ctx, current)
+		_, err := p.checkMirrors(ctx, current, true)
 		return p.result(report.Kept, current), err
 	}
 	// 6. Save it as a new version.
