@@ -5,9 +5,11 @@ package aws_test
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -162,13 +164,18 @@ var alarmRules = map[string]alarmRule{
 	"TokenLifetimeAlarm":     {own, "TokenLifetimeSeconds", "Minimum", byFunction, 300, 1, 1, below, 3000, "ignore"},
 	"KeyExpiryAlarm":         {own, "KeyExpiring", "Maximum", byFunction, 3600, 1, 1, atLeast, 1, "ignore"},
 	"KeyRenewalAlarm":        {own, "KeyRenewalFailure", "Minimum", byFunction, 86400, 1, 1, atLeast, 1, "ignore"},
+	"EachStoredLifeAlarm":    {"", "", "", "", 120, 2, 2, below, 300, "notBreaching"},
+	"MoreFailingAlarm":       {own, "FailingRotations", "Maximum", byFunction, 300, 1, 1, atLeast, 1, "notBreaching"},
 }
 
-// ruleOf reads an alarm of the template, on a metric or on the metric math of the
-// stored life.
+// ruleOf reads an alarm of the template, on a metric, on metric math or on a query.
 func ruleOf(t *testing.T, alarm object) alarmRule {
 	t.Helper()
 	statistic, measured := alarm, alarm
+	if metrics := list(alarm["Metrics"]); alarm["Metrics"] != nil && len(metrics) == 1 { // a query
+		return alarmRule{period: at(t, metrics[0], "Period").(int), of: alarm["DatapointsToAlarm"].(int), from: alarm["EvaluationPeriods"].(int),
+			comparison: show(alarm["ComparisonOperator"]), threshold: alarm["Threshold"].(int), missing: show(alarm["TreatMissingData"])}
+	}
 	if alarm["Metrics"] != nil {
 		statistic = at(t, alarm, "Metrics", 0, "MetricStat").(object)
 		measured = at(t, statistic, "Metric").(object)
@@ -223,6 +230,74 @@ func checkKeyAlarms(t *testing.T, tmpl object, alarms map[string]object) {
 		want(t, "whether it is the result", at(t, metrics, i, "ReturnData"), false)
 	}
 	want(t, "the renewal alarm is on", at(t, metrics, 3, "Expression"), "IF((least >= 1 AND renewals >= 20) OR most >= 2, 1, 0)")
+}
+
+// One rotation of a list that is broken for good must not hide the next: each has its own state, and more failures are news.
+func TestAlarmsOfAList(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t)
+	want(t, "a list", at(t, tmpl, "Conditions", "HasList"), object{"Fn::Not": []any{object{"Fn::Equals": []any{object{"Ref": "RotationsFile"}, ""}}}})
+	for id, expression := range map[string]any{
+		"EachStoredLifeAlarm": object{"Fn::Sub": `SELECT MIN(SecondsRemaining) FROM SCHEMA("${MetricsNamespace}", FunctionName, Rotation) WHERE FunctionName = '${Function}' GROUP BY Rotation ORDER BY MIN() ASC`},
+		"MoreFailingAlarm":    "DIFF(failing)",
+	} {
+		want(t, id+" is made", at(t, tmpl, "Resources", id, "Condition"), "HasList")
+		metrics := at(t, properties(t, tmpl, id), "Metrics").([]any)
+		want(t, id+" is on", at(t, metrics, len(metrics)-1, "Expression"), expression)
+		for i := range metrics {
+			want(t, id+" returns the last", at(t, metrics, i, "ReturnData"), i == len(metrics)-1)
+		}
+	}
+	each, all := properties(t, tmpl, "EachStoredLifeAlarm"), properties(t, tmpl, "StoredLifeAlarm")
+	want(t, "the threshold of each is that of all", each["Threshold"], all["Threshold"])
+	want(t, "the end of each is told", each["OKActions"], all["OKActions"])
+}
+
+// The page's sum is that of its rows, whose counts are the template's and the function's; without the dashboard one
+// rotation costs 4.50 at most.
+func TestCostTable(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "\n## What it costs a month\n")
+	source, err := os.ReadFile("../../functions/internal/metrics/metrics.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alarms := 0
+	for _, alarm := range ofType(t, template(t), "AWS::CloudWatch::Alarm") {
+		if alarm["Condition"] == nil {
+			alarms++
+		}
+	}
+	metrics := strings.Count(string(source), "{definition{") + 1 // KeyExpiring
+	for _, row := range []string{
+		fmt.Sprintf("function, and KeyExpiring | %d | 0.30 each | %.2f |", metrics, float64(metrics)*0.30),
+		fmt.Sprintf("| alarms on one metric each | %d | 0.10 each | %.2f |", alarms, float64(alarms)*0.10),
+	} {
+		if !strings.Contains(table, row) {
+			t.Errorf("README.md has no row with %s", row)
+		}
+	}
+	sum, dashboard, printed := 0.0, 0.0, 0.0
+	for _, row := range regexp.MustCompile(`(?m)^\| (.*?) \|.*\| (?:\*\*)?([0-9.]+)(?:\*\*)? \|$`).FindAllStringSubmatch(table, -1) {
+		price, err := strconv.ParseFloat(row[2], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row[1] == "**sum**" {
+			printed = price
+			break
+		}
+		if sum += price; row[1] == "dashboard" {
+			dashboard = price
+		}
+	}
+	if math.Abs(sum-printed) > 0.001 || dashboard != 3 || sum-dashboard > 4.50 || sum-dashboard < 1 {
+		t.Errorf("the rows' sum is %.2f, %.2f of it for the dashboard; the page says %.2f, and 4.50 without the dashboard is the most", sum, dashboard, printed)
+	}
 }
 
 // Silence must count as a lifetime of zero, both within the data and without any.

@@ -417,9 +417,12 @@ func (d *deployment) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if dashboard != "" {
+		text += "Dashboard: " + printable(dashboard) + "\n"
+	}
 	return d.print(
 		map[string]any{"stack": d.stack, "account": d.who.account, "region": d.who.region, "version": d.version, "dashboard": dashboard, "report": json.RawMessage(payload)},
-		fmt.Sprintf("%sDashboard: %s\n", text, printable(dashboard)))
+		text)
 }
 
 // patientCall invokes the function, and again while permissions are missing that may be new.

@@ -93,7 +93,7 @@ func TestEveryParameter(t *testing.T) {
 		" AlarmTopicArn=arn:aws:sns:" + awstest.Region + ":123456789012:alarms SubnetIds=" + subnets.IDs[0] + "," + subnets.IDs[1] + " SecurityGroupIds=" + groups.IDs[0] +
 		" ReservedConcurrency=5 MirrorSecretArns=" + secret + "one-Ab12Cd," + secret + "two-Ab12Cd MirrorReaderRoleArns=arn:aws:iam::123456789012:role/reader" +
 		" KmsKeyArn=arn:aws:kms:" + awstest.Region + ":123456789012:key/0456 MirrorKmsKeyArn=arn:aws:kms:" + awstest.Region + ":123456789012:key/0789 TracingMode=Active" +
-		" MinRemaining=10m MetricsNamespace=Own/Space Concurrency=3 SecretsManagerMaxRps=7 TokenFormat=bearer LogRetentionInDays=7 EnsureEveryMinutes=2"
+		" MinRemaining=10m MetricsNamespace=Own/Space Concurrency=3 SecretsManagerMaxRps=7 TokenFormat=bearer LogRetentionInDays=7 EnsureEveryMinutes=2 WithDashboard=false"
 	a.set["TAGS"], a.set["CLOUDFORMATION_ROLE_ARN"] = "cost-center=7 owner=a@b", "arn:aws:iam::123456789012:role/deployer"
 	var sent []url.Values
 	a.answer = func(_ *http.Request, form url.Values) (int, string) {
@@ -102,11 +102,14 @@ func TestEveryParameter(t *testing.T) {
 		}
 		return 0, ""
 	}
-	a.must(0, "deploy", "default: rotated")
+	if got := a.must(0, "deploy", "default: rotated"); strings.Contains(got.all(), "Dashboard: ") {
+		t.Errorf("deploy names a dashboard that is not wanted: %s", got.all())
+	}
 	if len(sent) != 1 || sent[0].Get("RoleARN") != a.set["CLOUDFORMATION_ROLE_ARN"] || sent[0].Get("Tags.member.2.Value") != "a@b" {
 		t.Errorf("got %v, want a stack with two tags, made by the service role", sent)
 	}
 	ids := a.resources()
+	want(t, "a dashboard that is not wanted", ids["Dashboard"], "")
 	var queue struct{ Attributes map[string]string }
 	_, attributes := a.moto.MustDo(t, awstest.Request{Service: "sqs", Target: "AmazonSQS.GetQueueAttributes", Body: `{"QueueUrl":"` + ids["FailedRuns"] + `","AttributeNames":["All"]}`})
 	if err := json.Unmarshal(attributes, &queue); err != nil {
@@ -137,7 +140,6 @@ func TestEveryParameter(t *testing.T) {
 	for name, left := range map[string]awstest.Request{
 		"function":  {Service: "lambda", Method: "GET", Path: awstest.FunctionPath(ids["Function"])},
 		"log":       {Service: "logs", Target: "Logs_20140328.DescribeLogStreams", Body: `{"logGroupName":"` + ids["LogGroup"] + `"}`},
-		"dashboard": {Service: "monitoring", Body: "Action=GetDashboard&Version=2010-08-01&DashboardName=" + ids["Dashboard"]},
 		"role":      {Service: "iam", Body: "Action=GetRole&Version=2010-05-08&RoleName=" + ids["FunctionRole"]},
 		"schedules": {Service: "iam", Body: "Action=GetRole&Version=2010-05-08&RoleName=" + ids["ScheduleRole"]},
 		"queue":     {Service: "sqs", Target: "AmazonSQS.GetQueueAttributes", Body: `{"QueueUrl":"` + ids["FailedRuns"] + `"}`},

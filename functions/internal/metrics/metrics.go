@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// maxOwnDimension is how many rotations have their own metrics: each is
+	// maxOwnDimension is how many rotations of a list have their own metrics: each is
 	// a handful of custom metrics, and those are paid for by the month.
 	maxOwnDimension = 20
 	// maxValues is how many values of one metric a document may hold.
@@ -24,7 +24,7 @@ const (
 )
 
 // Emitter writes metrics with the dimension FunctionName, and with FunctionName
-// and Rotation for the first 20 rotations of the configuration.
+// and Rotation for the first 20 rotations of a configuration that has several.
 type Emitter struct {
 	Writer       io.Writer
 	Namespace    string
@@ -37,6 +37,9 @@ type Emitter struct {
 // Units: seconds, milliseconds, counts and days; a value that is not known is left out.
 func (e Emitter) Emit(ran report.Report) error {
 	own := e.Rotations[:min(len(e.Rotations), maxOwnDimension)]
+	if len(own) == 1 { // the function's metrics are its own
+		own = nil
+	}
 	var others []report.Result
 	for _, result := range ran.Results {
 		if !slices.Contains(own, result.Rotation) {
@@ -52,15 +55,19 @@ func (e Emitter) Emit(ran report.Report) error {
 			return err
 		}
 	}
-	return e.writeKeys(ran)
+	return e.writeWhole(ran)
 }
 
-// writeKeys writes the metrics that the alarms on keys are on, of the whole function:
+// writeWhole writes the metrics of the whole function that alarms are on:
+// FailingRotations is how many failed, in a run of all, if there are several;
 // KeyExpiring is 1 if a key expires too soon, else 0, in runs that know of one;
 // KeyRenewalFailure is 0 or, if the bootstrap key could not be renewed, 1 or, if IAM
 // refuses the one that was in use, 2.
-func (e Emitter) writeKeys(ran report.Report) error {
+func (e Emitter) writeWhole(ran report.Report) error {
 	values := map[string]float64{}
+	if len(e.Rotations) > 1 && len(ran.Results) == len(e.Rotations) {
+		values["FailingRotations"] = float64(len(ran.Failures()))
+	}
 	for _, result := range ran.Results {
 		if result.KeyDaysLeft != nil {
 			values["KeyExpiring"] = max(values["KeyExpiring"], count(result.KeyExpiring))

@@ -62,7 +62,7 @@ func (d document) declared() []string {
 func seconds(n int64) *int64 { return &n }
 
 func TestAllThatIsKnownIsEmitted(t *testing.T) {
-	emitter, daysLeft := metrics.Emitter{Rotations: []string{"default"}}, 1.5
+	emitter, daysLeft := metrics.Emitter{Rotations: []string{"default", "another"}}, 1.5
 	got := emit(t, emitter, report.Result{
 		Rotation: "default", Outcome: report.Rotated, SecondsRemaining: seconds(3599), MarginSeconds: seconds(-5),
 		TokenLifetime: time.Hour, Duration: 1500 * time.Millisecond, Attempts: 2, KeyDaysLeft: &daysLeft, KeyExpiring: true,
@@ -76,6 +76,11 @@ func TestAllThatIsKnownIsEmitted(t *testing.T) {
 	}
 	if want := [][]string{{"FunctionName"}, {"FunctionName", "Rotation"}}; fmt.Sprint(directive.Dimensions) != fmt.Sprint(want) {
 		t.Errorf("got dimensions %v, want %v", directive.Dimensions, want)
+	}
+	// One alone is not paid for twice.
+	alone := emit(t, metrics.Emitter{Rotations: []string{"default"}}, report.Result{Rotation: "default", Outcome: report.Rotated})[0]
+	if dimensions := alone.AWS.CloudWatchMetrics[0].Dimensions; alone.Rotation != "" || fmt.Sprint(dimensions) != "[[FunctionName]]" {
+		t.Errorf("one rotation alone: got dimensions %v and Rotation %q, want FunctionName alone", dimensions, alone.Rotation)
 	}
 	want := map[string]float64{
 		"Success": 1, "Failure": 0, "SecondsRemaining": 3599, "SafetyMarginSeconds": -5, "TokenLifetimeSeconds": 3600,
@@ -113,6 +118,9 @@ func TestOnlyTwentyRotationsHaveMetricsOfTheirOwn(t *testing.T) {
 			own++
 			continue
 		}
+		if d.values["FailingRotations"] != nil { // of the whole function
+			continue
+		}
 		list, ok := d.values["SecondsRemaining"].([]any)
 		if !ok || len(list) > 100 {
 			t.Fatalf("got %T of %d values, want a list of at most 100", d.values["SecondsRemaining"], len(list))
@@ -136,6 +144,24 @@ func TestAFailureBeforeAnyRotationCounts(t *testing.T) {
 	}
 	if !bytes.Contains(out.Bytes(), []byte(`"Failure":1`)) {
 		t.Errorf("got %s, want Failure 1", out.Bytes())
+	}
+}
+
+// How many fail is known after a run of all of them, and is of no use where there is one.
+func TestFailingRotationsAreCounted(t *testing.T) {
+	failed, fresh := report.Result{Rotation: "a", Outcome: report.Failed}, report.Result{Rotation: "b", Outcome: report.Fresh}
+	for _, test := range []struct {
+		rotations int
+		results   []report.Result
+		want      any
+	}{
+		{3, []report.Result{failed, fresh, failed}, 2.0}, {2, []report.Result{fresh, fresh}, 0.0},
+		{3, []report.Result{failed, fresh}, nil}, {1, []report.Result{failed}, nil},
+	} {
+		documents := emit(t, metrics.Emitter{Rotations: []string{"a", "b", "c"}[:test.rotations]}, test.results...)
+		if got := documents[len(documents)-1].values["FailingRotations"]; got != test.want {
+			t.Errorf("%d results of %d rotations: got %v failing, want %v", len(test.results), test.rotations, got, test.want)
+		}
 	}
 }
 
