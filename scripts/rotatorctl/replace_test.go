@@ -409,6 +409,24 @@ func TestReplacementByHand(t *testing.T) {
 	th.replaced("workload")
 }
 
+// A lock on the old secret keeps it, and not the thief.
+func TestReplacementOfALockedSecret(t *testing.T) {
+	th := newTheft(t, true)
+	th.steal()
+	th.cloud.MustLock(th.stolen["API_KEY_SECRET"], "current", "job")
+	if got := th.replace(both...); got.exit != 1 || !strings.Contains(got.stderr, "deleting the secret "+th.stolen["API_KEY_SECRET"]) || !strings.Contains(got.stderr, "remove its locks") {
+		t.Errorf("got exit %d\n%s", got.exit, got.all())
+	}
+	if key, token := th.works("workload"); key || token {
+		t.Error("the thief is still there")
+	}
+	th.cloud.MustUnlock(th.stolen["API_KEY_SECRET"])
+	if got := th.replace(both...); got.exit != 0 {
+		t.Fatalf("again: got exit %d\n%s", got.exit, got.all())
+	}
+	th.replaced("bootstrap", "workload")
+}
+
 // Some providers always have a change to make: a person may look at it and go on.
 func TestReplacementWithAnotherPlan(t *testing.T) {
 	th := newTheft(t, true)
