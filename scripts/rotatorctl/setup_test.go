@@ -994,7 +994,7 @@ func TestPutKey(t *testing.T) {
 	fx.forget()
 	for input, words := range map[string]string{
 		"": "is empty", " \n": "is empty", "secret-key\nsecret-key\n": "more than one word", "secret-key secret-key": "more than one word",
-		"null\n": "the null of a JSON field", "short\n": "too short", strings.Repeat("secret-k", 65): "too long",
+		"null\n": "a field that is not there", "short\n": "too short", strings.Repeat("secret-k", 65): "too long",
 		"secret-kéy": "a character that no API key has", "\ufeffsecret-key": "begins with a byte-order mark", `"secret-key"`: "is in quotes", `{"apikey":"secret-key"}`: "jq -er .apikey", "secret-k\x00": "an invisible character",
 	} {
 		if got := put(input); got.exit != 2 || got.stdout != "" || strings.Contains(got.stderr, "secret-k") || !strings.Contains(got.stderr, "standard input ") || !strings.Contains(got.stderr, words) {
