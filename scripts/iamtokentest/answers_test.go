@@ -433,9 +433,19 @@ func TestTheMirrorInAWS(t *testing.T) {
 	}
 	fx.env["TOKEN_SECRET_ARN"] += "x"
 	fx.wantFailure(1, nil, "ResourceNotFoundException", "secretsmanager:GetSecretValue")
+
+	token = fx.token(30 * time.Minute)
+	moto.MustCall(t, "ssm", "AmazonSSM.PutParameter", map[string]any{"Name": "/tokens/logs", "Type": "SecureString", "Value": `{"iam_token":"` + token + `"}`})
+	fx.env["TOKEN_SECRET_ARN"] = parameterARN
+	fx.wantRaw("a parameter", token, "--min-ttl", "5m")
+	fx.env["TOKEN_SECRET_ARN"] += "x"
+	fx.wantFailure(1, nil, "ParameterNotFound", "ssm:GetParameter")
 }
 
-const mirrorARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-Ab12Cd"
+const (
+	mirrorARN    = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-Ab12Cd"
+	parameterARN = "arn:aws:ssm:eu-central-1:123456789012:parameter/tokens/logs"
+)
 
 // answerAs puts a program in the place of aws that answers with a secret's value,
 // made created ago.
@@ -479,6 +489,15 @@ func TestWhatAMirrorCanHold(t *testing.T) {
 			fx.answerAs(test.payload, byV1)
 			fx.wantFailure(test.exit, nil, advice)
 		}
+		for name, answer := range map[string]any{"no object": map[string]any{"Parameter": "x"}, "no value": map[string]any{"Parameter": map[string]any{"Version": 1}}} {
+			text, _ := json.Marshal(answer)
+			fx.program("aws", "cat <<'E'\n"+string(text)+"\nE\n")
+			fx.env["TOKEN_SECRET_ARN"] = parameterARN
+			if stdout, stderr, exit := fx.iamToken(); exit != 1 || stdout != "" || !strings.Contains(stderr, "empty") {
+				fx.t.Errorf("a parameter, %s: got exit %d, %q", name, exit, stderr)
+			}
+		}
+		fx.env["TOKEN_SECRET_ARN"] = mirrorARN
 		ahead = 20 * time.Minute
 		fx.answerAs(fx.token(10*time.Minute), byV1)
 		fx.wantFailure(3, nil, "slow", "expired")

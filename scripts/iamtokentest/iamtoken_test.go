@@ -175,6 +175,8 @@ func TestSettings(t *testing.T) {
 		"a device":                {map[string]string{"READER_APIKEY": "", "READER_APIKEY_FILE": "/dev/zero"}, "READER_APIKEY_FILE is not a regular file"},
 		"no compute resource":     {map[string]string{"READER_APIKEY": "", "IAM_PROFILE_NAME": "reader", "CR_TOKEN_FILENAME": "/nonexistent"}, "on Code Engine enable the trusted profile on the job"},
 		"no ARN":                  {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": "iam-token"}, "TOKEN_SECRET_ARN"},
+		"a document of SSM":       {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": "arn:aws:ssm:eu-central-1:123456789012:document/logs"}, "not the ARN of an AWS secret or of a parameter"},
+		"SSM in the clear":        {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": parameterARN, "AWS_ENDPOINT_URL_SSM": "http://10.0.0.1"}, "AWS_ENDPOINT_URL"},
 		"AWS in the clear":        {map[string]string{"READER_APIKEY": "", "TOKEN_SECRET_ARN": mirrorARN, "AWS_ENDPOINT_URL": "http://10.0.0.1"}, "AWS_ENDPOINT_URL"},
 	} {
 		withFixture(t, name, ibmcloudtest.Options{}, func(fx *fixture) {
