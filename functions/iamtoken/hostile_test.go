@@ -1,4 +1,4 @@
-package iamtoken_test
+package iamtoken
 
 import (
 	"bufio"
@@ -16,8 +16,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"iam-token-rotator/functions/iamtoken"
 )
 
 const (
@@ -108,9 +106,9 @@ func TestNothingThatWasSentIsPrinted(t *testing.T) {
 	wantNothingSent(t, "the log", logged.String())
 }
 
-func storeAt(server string, transport http.RoundTripper) *iamtoken.SecretsManager {
-	return &iamtoken.SecretsManager{URL: server, IAMURL: server, SecretID: "00000000-0000-4000-8000-000000000000",
-		APIKey: iamtoken.NewSecret(readersKey), Transport: transport}
+func storeAt(server string, transport http.RoundTripper) *SecretsManager {
+	return &SecretsManager{URL: server, IAMURL: server, SecretID: "00000000-0000-4000-8000-000000000000",
+		APIKey: NewSecret(readersKey), Transport: transport}
 }
 
 // wantQuiet checks every error of the tree, printed in every way.
@@ -203,12 +201,12 @@ func goAwayServer(t *testing.T) (string, http.RoundTripper) {
 
 // A service that a job calls may repeat the job's token, too.
 func TestTheTransportPassesNoTokenOn(t *testing.T) {
-	held := iamtoken.Version{Payload: iamtoken.NewSecret(readersToken), CreatedAt: time.Now(),
-		Metadata: iamtoken.Metadata{Expiration: time.Now().Add(time.Hour).Unix()}}
+	held := Version{Payload: NewSecret(readersToken), CreatedAt: time.Now(),
+		Metadata: Metadata{Expiration: time.Now().Add(time.Hour).Unix()}}
 	for name, answer := range repeating {
 		t.Run(name, func(t *testing.T) {
 			server := rawServer(t, "", func(string) string { return answer })
-			reader := &iamtoken.Reader{Store: storeOf(held)}
+			reader := &Reader{Store: storeOf(held)}
 			response, err := (&http.Client{Transport: reader.Transport(&http.Transport{DisableKeepAlives: true})}).Get(server)
 			if err == nil {
 				_, err = io.ReadAll(response.Body)
@@ -229,7 +227,7 @@ func TestOversizedAndDeepAnswersAreRejected(t *testing.T) {
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
 		began := time.Now()
-		if _, err := storeAt(server.URL, nil).Read(t.Context()); !errors.Is(err, iamtoken.ErrUnavailable) {
+		if _, err := storeAt(server.URL, nil).Read(t.Context()); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("%s: got %v, want ErrUnavailable", name, err)
 		}
 		if took := time.Since(began); took > 5*time.Second {

@@ -1,21 +1,19 @@
-package iamtoken_test
+package iamtoken
 
 import (
 	"encoding/json"
 	"testing"
 	"time"
-
-	"iam-token-rotator/functions/iamtoken"
 )
 
 var created = time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC)
 
 func TestMetadataSurvivesTheWire(t *testing.T) {
-	token := iamtoken.Token{
-		Value: iamtoken.NewSecret("token"), IssuedAt: created, Expiration: created.Add(time.Hour), ExpiresIn: time.Hour,
+	token := Token{
+		Value: NewSecret("token"), IssuedAt: created, Expiration: created.Add(time.Hour), ExpiresIn: time.Hour,
 		IAMID: "iam-ServiceId-1", Account: "0123456789abcdef0123456789abcdef",
 	}
-	want := iamtoken.Describe(token, "run-1234", "v1")
+	want := Describe(token, "run-1234", "v1")
 	encoded, err := json.Marshal(want.Map())
 	if err != nil {
 		t.Fatal(err)
@@ -24,7 +22,7 @@ func TestMetadataSurvivesTheWire(t *testing.T) {
 	if err := json.Unmarshal(encoded, &fields); err != nil {
 		t.Fatal(err)
 	}
-	got, err := iamtoken.ParseMetadata(fields)
+	got, err := ParseMetadata(fields)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +49,7 @@ func TestMetadataOfOthersIsReadWithCare(t *testing.T) {
 		"a fingerprint":          {map[string]any{"fingerprint": "0123456789abcdef"}, false, "0123456789abcdef"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := iamtoken.ParseMetadata(test.fields)
+			got, err := ParseMetadata(test.fields)
 			if (err != nil) != test.fails || got.Fingerprint != test.fingerprint {
 				t.Errorf("got %+v, %v; want failure %t, fingerprint %q", got, err, test.fails, test.fingerprint)
 			}
@@ -75,7 +73,7 @@ func TestAnExpirationIsTrustedForAtMost61Minutes(t *testing.T) {
 		"creation not known": {created.Unix(), time.Time{}, time.Time{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := iamtoken.Metadata{Expiration: test.expiration}.ExpiresAt(test.createdAt)
+			got := Metadata{Expiration: test.expiration}.ExpiresAt(test.createdAt)
 			if !got.Equal(test.want) || got.IsZero() != test.want.IsZero() {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
@@ -85,10 +83,10 @@ func TestAnExpirationIsTrustedForAtMost61Minutes(t *testing.T) {
 
 // The digest guards tokens to come, and configurations may name it: it must not change.
 func TestAnIAMIDOfAnotherFormIsADigest(t *testing.T) {
-	if got, _ := iamtoken.Identity("saml-somebody@example.test", ""); got != "sha256-3f738cb8309702e4" {
+	if got, _ := Identity("saml-somebody@example.test", ""); got != "sha256-3f738cb8309702e4" {
 		t.Errorf("got %s", got)
 	}
-	forged, err := iamtoken.ParseMetadata(map[string]any{"iam_id": "saml-somebody@example.test", "account": "mine"})
+	forged, err := ParseMetadata(map[string]any{"iam_id": "saml-somebody@example.test", "account": "mine"})
 	if err != nil || forged.IAMID != "" || forged.Account != "" {
 		t.Errorf("got %+v, %v; want what somebody else has written dropped", forged, err)
 	}

@@ -1,4 +1,4 @@
-package iamtoken_test
+package iamtoken
 
 import (
 	"context"
@@ -8,18 +8,15 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"iam-token-rotator/functions/iamtoken"
-	"iam-token-rotator/functions/ibmcloudtest"
 )
 
 func TestPayload(t *testing.T) {
-	token := iamtoken.Token{Value: iamtoken.NewSecret("abc"), Expiration: time.Unix(1767261600, 0), ExpiresIn: time.Hour}
-	for format, want := range map[iamtoken.Format]string{
-		"":              "abc",
-		iamtoken.Raw:    "abc",
-		iamtoken.Bearer: "Bearer abc",
-		iamtoken.JSON:   `{"access_token":"abc","token_type":"Bearer","expires_in":3600,"expiration":1767261600}`,
+	token := Token{Value: NewSecret("abc"), Expiration: time.Unix(1767261600, 0), ExpiresIn: time.Hour}
+	for format, want := range map[Format]string{
+		"":     "abc",
+		Raw:    "abc",
+		Bearer: "Bearer abc",
+		JSON:   `{"access_token":"abc","token_type":"Bearer","expires_in":3600,"expiration":1767261600}`,
 	} {
 		if got := format.Payload(token).Reveal(); got != want {
 			t.Errorf("format %q: got %s, want %s", format, got, want)
@@ -29,7 +26,7 @@ func TestPayload(t *testing.T) {
 
 func TestFormatRefusesOtherWords(t *testing.T) {
 	for _, word := range []string{"", "RAW", "jwt"} {
-		var format iamtoken.Format
+		var format Format
 		if err := format.UnmarshalText([]byte(word)); err == nil {
 			t.Errorf("%q passes for a format", word)
 		}
@@ -43,7 +40,7 @@ func TestTrimBearer(t *testing.T) {
 		"Bearerabc": "Bearerabc", "IAM abc": "IAM abc", "IAM token:": "", "Bearer a b": "a b",
 		"IAM token:  Bearer abc\nUAA token:  Bearer def\n": "abc", "UAA token: Bearer def": "",
 	} {
-		if got := iamtoken.TrimBearer(given); got != want {
+		if got := TrimBearer(given); got != want {
 			t.Errorf("TrimBearer(%q): got %q, want %q", given, got, want)
 		}
 	}
@@ -51,8 +48,8 @@ func TestTrimBearer(t *testing.T) {
 
 const opaque = "an-opaque-token-of-40-characters-0123456"
 
-func storeOf(v iamtoken.Version) iamtoken.Store {
-	return iamtoken.StoreFunc(func(context.Context) (iamtoken.Version, error) { return v, nil })
+func storeOf(v Version) Store {
+	return StoreFunc(func(context.Context) (Version, error) { return v, nil })
 }
 
 func jwt(claims string) string {
@@ -106,13 +103,13 @@ func TestVersionToken(t *testing.T) {
 		"a number":                         {`{"iam_token":1}`, soon, time.Time{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			version := iamtoken.Version{Payload: iamtoken.NewSecret(test.payload), CreatedAt: created}
+			version := Version{Payload: NewSecret(test.payload), CreatedAt: created}
 			if !test.claimed.IsZero() {
 				version.Metadata.Expiration = test.claimed.Unix()
 			}
 			got, err := version.Token()
 			if test.want.IsZero() {
-				if !errors.Is(err, iamtoken.ErrNoToken) || !got.Value.IsZero() {
+				if !errors.Is(err, ErrNoToken) || !got.Value.IsZero() {
 					t.Fatalf("got %v, want ErrNoToken", err)
 				}
 				return
@@ -126,13 +123,13 @@ func TestVersionToken(t *testing.T) {
 
 // A Date earlier than the version or the token would take an expired one for valid.
 func TestADateBeforeTheVersionIsUnusable(t *testing.T) {
-	for lag, want := range map[time.Duration]error{59 * time.Second: nil, 61 * time.Second: iamtoken.ErrUnavailable, 2 * time.Hour: iamtoken.ErrUnavailable} {
-		version := iamtoken.Version{Payload: iamtoken.NewSecret(opaque), CreatedAt: created, ReadAt: created.Add(-lag),
-			Metadata: iamtoken.Metadata{Expiration: created.Add(time.Hour).Unix()}}
+	for lag, want := range map[time.Duration]error{59 * time.Second: nil, 61 * time.Second: ErrUnavailable, 2 * time.Hour: ErrUnavailable} {
+		version := Version{Payload: NewSecret(opaque), CreatedAt: created, ReadAt: created.Add(-lag),
+			Metadata: Metadata{Expiration: created.Add(time.Hour).Unix()}}
 		if _, err := version.Token(); !errors.Is(err, want) {
 			t.Errorf("%s early by created_at: got %v, want %v", lag, err, want)
 		}
-		version.CreatedAt, version.Payload = time.Time{}, iamtoken.NewSecret(jwt(fmt.Sprintf(`{"exp":%d,"iat":%d}`, created.Add(time.Hour).Unix(), created.Unix())))
+		version.CreatedAt, version.Payload = time.Time{}, NewSecret(jwt(fmt.Sprintf(`{"exp":%d,"iat":%d}`, created.Add(time.Hour).Unix(), created.Unix())))
 		if _, err := version.Token(); !errors.Is(err, want) {
 			t.Errorf("%s early by iat: got %v, want %v", lag, err, want)
 		}
@@ -141,27 +138,11 @@ func TestADateBeforeTheVersionIsUnusable(t *testing.T) {
 
 func TestVersionTokenHasItsIdentity(t *testing.T) {
 	token := jwt(fmt.Sprintf(`{"exp":%d,"iat":%d,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, created.Add(time.Hour).Unix(), created.Unix()))
-	got, err := iamtoken.Version{Payload: iamtoken.NewSecret(token)}.Token()
+	got, err := Version{Payload: NewSecret(token)}.Token()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.IAMID != "iam-ServiceId-1" || got.Account != "0123456789abcdef0123456789abcdef" || got.ExpiresIn != time.Hour || !got.IssuedAt.Equal(created) {
 		t.Errorf("got %+v, want what the token states", got)
 	}
-}
-
-func TestKVSecretsAndOtherTypes(t *testing.T) {
-	withFixture(t, func(fx *fixture) {
-		token := fx.rotate(time.Hour)
-		fx.store.SecretID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
-			Type: "kv", Group: fx.cloud.TokenGroupName(), Data: map[string]any{"iam_token": "Bearer " + token},
-		})
-		fx.wantToken(token)
-	})
-	withFixture(t, func(fx *fixture) {
-		fx.store.SecretID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Group: fx.cloud.TokenGroupName(), ReuseAPIKey: true})
-		if _, err := fx.reader.Token(fx.t.Context()); !errors.Is(err, iamtoken.ErrNoToken) {
-			t.Errorf("got %v, want ErrNoToken", err)
-		}
-	})
 }

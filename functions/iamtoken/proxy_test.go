@@ -1,4 +1,4 @@
-package iamtoken_test
+package iamtoken
 
 import (
 	"errors"
@@ -7,17 +7,15 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-
-	"iam-token-rotator/functions/iamtoken"
 )
 
 // The proxy comes from the environment, which net/http reads once: so each case is a
 // process of its own.
 func TestAProxyIsNamed(t *testing.T) {
 	if os.Getenv("READ_THROUGH_PROXY") != "" {
-		_, err := (&iamtoken.SecretsManager{URL: "https://instance.test", IAMURL: "https://iam.test", SecretID: "00000000-0000-4000-8000-000000000000",
-			APIKey: iamtoken.NewSecret(readersKey)}).Read(t.Context())
-		fmt.Println(err, errors.Is(err, iamtoken.ErrUnavailable))
+		_, err := (&SecretsManager{URL: "https://instance.test", IAMURL: "https://iam.test", SecretID: "00000000-0000-4000-8000-000000000000",
+			APIKey: NewSecret(readersKey)}).Read(t.Context())
+		fmt.Println(err, errors.Is(err, ErrUnavailable))
 		return
 	}
 	refusing := func(status string) string {

@@ -1,4 +1,4 @@
-package iamtoken_test
+package iamtoken
 
 import (
 	"bytes"
@@ -11,15 +11,13 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"iam-token-rotator/functions/iamtoken"
 )
 
 const canary = "canary-5gkHXZ0r8vPw2QmB1sTq"
 
 func TestASecretCannotBePrinted(t *testing.T) {
-	secret := iamtoken.NewSecret(canary)
-	private := struct{ key iamtoken.Secret }{secret}
+	secret := NewSecret(canary)
+	private := struct{ key Secret }{secret}
 	nested := map[string]any{"a": []any{secret, &secret, private, &private}}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%p", "%10.3s"} {
 		for _, value := range []any{secret, &secret, private, &private, nested, fmt.Errorf("wrapped: %v", secret)} {
@@ -46,8 +44,8 @@ func TestASecretCannotBePrinted(t *testing.T) {
 }
 
 func TestTheZeroSecretIsEmpty(t *testing.T) {
-	var secret iamtoken.Secret
-	if !secret.IsZero() || secret.Reveal() != "" || iamtoken.NewSecret("x").IsZero() {
+	var secret Secret
+	if !secret.IsZero() || secret.Reveal() != "" || NewSecret("x").IsZero() {
 		t.Error("got a zero secret that is not empty, or a full one that is")
 	}
 }
@@ -62,7 +60,7 @@ func TestTheFormOfAToken(t *testing.T) {
 		"Bearer " + long(32): false, `"` + long(32) + `"`: false, long(32) + ",b": false, long(32) + "\n": false,
 		" " + long(32): false, long(32) + "\x00": false, long(32) + "é": false, "<html>" + long(32) + "</html>": false,
 	} {
-		err := iamtoken.CheckForm(value)
+		err := CheckForm(value)
 		if (err == nil) != want {
 			t.Errorf("%.50q, %d bytes: got %v, want a token: %t", value, len(value), err, want)
 		}
@@ -74,38 +72,38 @@ func TestTheFormOfAToken(t *testing.T) {
 
 func TestEachClaimIsReadForItself(t *testing.T) {
 	const identity, account = "iam-ServiceId-1", "0123456789abcdef0123456789abcdef"
-	whole := iamtoken.Claims{IssuedAt: time.Unix(1000, 0), ExpiresAt: time.Unix(4600, 0), IAMID: identity, Account: account}
+	whole := Claims{IssuedAt: time.Unix(1000, 0), ExpiresAt: time.Unix(4600, 0), IAMID: identity, Account: account}
 	for name, test := range map[string]struct {
 		body    string
-		without func(c *iamtoken.Claims) // what cannot be read; nil if all can
+		without func(c *Claims) // what cannot be read; nil if all can
 	}{
 		"as it should be": {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, nil},
 		"odd, but not of the needed ones": {`{"iat":1000.5,"exp":4.6e3,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef","valid":"x"},
 			"aud":7,"nbf":"x","sub":[],"jti":{},"iss":null,"EXP":"x","Iam_id":"somebody"}`, nil},
-		"expiry as text":   {`{"iat":1000,"exp":"4600","iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.ExpiresAt = time.Time{} }},
-		"expiry null":      {`{"iat":1000,"exp":null,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.ExpiresAt = time.Time{} }},
-		"expiry negative":  {`{"iat":1000,"exp":-1,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.ExpiresAt = time.Time{} }},
-		"expiry too large": {`{"iat":1000,"exp":1e300,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.ExpiresAt = time.Time{} }},
-		"issued in ms":     {`{"iat":1767225600000,"exp":4600,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.IssuedAt = time.Time{} }},
-		"identity 7":       {`{"iat":1000,"exp":4600,"iam_id":7,"account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *iamtoken.Claims) { c.IAMID = "" }},
-		"account a text":   {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":"0123456789abcdef0123456789abcdef"}`, func(c *iamtoken.Claims) { c.Account = "" }},
-		"account null":     {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":null}`, func(c *iamtoken.Claims) { c.Account = "" }},
-		"account's bss 7":  {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":{"bss":7}}`, func(c *iamtoken.Claims) { c.Account = "" }},
-		"a list":           {`[]`, func(c *iamtoken.Claims) { *c = iamtoken.Claims{} }},
-		"null":             {`null`, func(c *iamtoken.Claims) { *c = iamtoken.Claims{} }},
-		"no JSON":          {`x`, func(c *iamtoken.Claims) { *c = iamtoken.Claims{} }},
+		"expiry as text":   {`{"iat":1000,"exp":"4600","iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *Claims) { c.ExpiresAt = time.Time{} }},
+		"expiry null":      {`{"iat":1000,"exp":null,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *Claims) { c.ExpiresAt = time.Time{} }},
+		"expiry negative":  {`{"iat":1000,"exp":-1,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *Claims) { c.ExpiresAt = time.Time{} }},
+		"expiry too large": {`{"iat":1000,"exp":1e300,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *Claims) { c.ExpiresAt = time.Time{} }},
+		"issued in ms":     {`{"iat":1767225600000,"exp":4600,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *Claims) { c.IssuedAt = time.Time{} }},
+		"identity 7":       {`{"iat":1000,"exp":4600,"iam_id":7,"account":{"bss":"0123456789abcdef0123456789abcdef"}}`, func(c *Claims) { c.IAMID = "" }},
+		"account a text":   {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":"0123456789abcdef0123456789abcdef"}`, func(c *Claims) { c.Account = "" }},
+		"account null":     {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":null}`, func(c *Claims) { c.Account = "" }},
+		"account's bss 7":  {`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1","account":{"bss":7}}`, func(c *Claims) { c.Account = "" }},
+		"a list":           {`[]`, func(c *Claims) { *c = Claims{} }},
+		"null":             {`null`, func(c *Claims) { *c = Claims{} }},
+		"no JSON":          {`x`, func(c *Claims) { *c = Claims{} }},
 	} {
 		want := whole
 		if test.without != nil {
 			test.without(&want)
 		}
-		got, err := iamtoken.ReadClaims("e30." + base64.RawURLEncoding.EncodeToString([]byte(test.body)) + ".c2ln")
+		got, err := ReadClaims("e30." + base64.RawURLEncoding.EncodeToString([]byte(test.body)) + ".c2ln")
 		if got != want || (err == nil) != (test.without == nil) {
 			t.Errorf("%s: got %+v and %v, want %+v", name, got, err, want)
 		}
 	}
 	for _, opaque := range []string{"", "opaque", "a.b", "a.b.c.d"} {
-		if _, err := iamtoken.ReadClaims(opaque); err == nil || iamtoken.IsJWT(opaque) {
+		if _, err := ReadClaims(opaque); err == nil || IsJWT(opaque) {
 			t.Errorf("%q passes for a JWT", opaque)
 		}
 	}
@@ -121,12 +119,12 @@ func FuzzToken(f *testing.F) {
 		f.Add(value)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		err := iamtoken.CheckForm(value)
+		err := CheckForm(value)
 		if want := len(value) >= 32 && len(value) <= 8192 && b64token.MatchString(value) && !strings.HasSuffix(value, "\n"); (err == nil) != want {
 			t.Errorf("got %v, want a token: %t", err, want)
 		}
-		claims, err := iamtoken.ReadClaims(value)
-		if !iamtoken.IsJWT(value) && (err == nil || claims != iamtoken.Claims{}) {
+		claims, err := ReadClaims(value)
+		if !IsJWT(value) && (err == nil || claims != Claims{}) {
 			t.Errorf("got claims %+v of what is no JWT", claims)
 		}
 		for _, at := range []time.Time{claims.IssuedAt, claims.ExpiresAt} {
@@ -134,7 +132,7 @@ func FuzzToken(f *testing.F) {
 				t.Errorf("got a time %s", at)
 			}
 		}
-		if id, account := iamtoken.Identity(claims.IAMID, claims.Account); id != claims.IAMID || account != claims.Account {
+		if id, account := Identity(claims.IAMID, claims.Account); id != claims.IAMID || account != claims.Account {
 			t.Errorf("got an identity that must not be shown")
 		}
 	})
@@ -146,7 +144,7 @@ func TestNothingButTheStandardLibraryIsImported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := strings.TrimSpace(string(out)), "iam-token-rotator/functions/iamtoken"; got != want {
-		t.Errorf("got imports %q, want %q alone", got, want)
+	if got := strings.Fields(string(out)); len(got) != 1 {
+		t.Errorf("got imports %q, want none but itself", got)
 	}
 }

@@ -142,7 +142,7 @@ func blocks(t *testing.T, language string) []*block {
 func TestEveryBlockStatesItsPurpose(t *testing.T) {
 	allowed := map[string][]string{
 		"sh": stageNames(), "text": {"output", "picture", "figures", "query", "usage"},
-		"json": {"event", "rotations", "report", "doctor"}, "yaml": {"pod", "actions"}, "go": {""}, "python": {""},
+		"json": {"event", "rotations", "report", "doctor"}, "yaml": {"pod", "actions"}, "go": {"", "parameter"}, "python": {""},
 	}
 	for _, p := range allPages(t) {
 		for _, b := range p.blocks {
@@ -325,12 +325,31 @@ import (
 func example(url, id, key string) (any, any, error) {
 `
 
+// aroundParameter does so for the block that reads a parameter.
+const aroundParameter = `package example
+
+import (
+	"context"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+
+	"iam-token-rotator/functions/iamtoken"
+)
+
+func example(client *ssm.Client, arn string) *iamtoken.Reader {
+`
+
 func TestGoBlocksCompile(t *testing.T) {
 	t.Parallel()
 	for _, b := range blocks(t, "go") {
 		folder := t.TempDir()
 		source, overlay := filepath.Join(folder, "example.go"), filepath.Join(folder, "overlay.json")
-		writeFile(t, source, surroundings+b.text+"return client, service, err\n}\n")
+		text := surroundings + b.text + "return client, service, err\n}\n"
+		if b.purpose == "parameter" {
+			text = aroundParameter + b.text + "return reader\n}\n"
+		}
+		writeFile(t, source, text)
 		// The file is compiled as if it were in the module, where nothing is written.
 		writeFile(t, overlay, fmt.Sprintf(`{"Replace":{%q:%q}}`, filepath.Join(root, "scripts", "readmetest", "example", "example.go"), source))
 		build := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "iam-token-rotator/scripts/readmetest/example")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -272,5 +273,46 @@ func TestRefusalsOfParameters(t *testing.T) {
 				t.Errorf("got %d requests, want 1: the SDK must not retry", len(*requests))
 			}
 		})
+	}
+}
+
+// The lines that functions/iamtoken/README.md shows.
+func TestAJobReadsAParameterThroughAReader(t *testing.T) {
+	startMoto(t)
+	client, arn := parameterStore(t), parameterARN
+	putByHand(t, client, ssm.PutParameterInput{Name: aws.String("/tokens/logs"), Type: types.ParameterTypeSecureString})
+	opaque := strings.Repeat("opaque-", 5)
+	payload := fmt.Sprintf(`{"access_token":%q,"expiration":4102444800}`, opaque)
+	if err := NewMirrors(http.DefaultTransport).Put(t.Context(), arn, versionID, iamtoken.NewSecret(payload)); err != nil {
+		t.Fatal(err)
+	}
+	reader := &iamtoken.Reader{Store: iamtoken.StoreFunc(func(ctx context.Context) (iamtoken.Version, error) {
+		got, err := client.GetParameter(ctx, &ssm.GetParameterInput{Name: &arn, WithDecryption: aws.Bool(true)})
+		if err != nil {
+			return iamtoken.Version{}, err
+		}
+		return iamtoken.Version{
+			Payload:   iamtoken.NewSecret(aws.ToString(got.Parameter.Value)),
+			CreatedAt: aws.ToTime(got.Parameter.LastModifiedDate),
+		}, nil
+	})}
+	token, err := reader.Token(t.Context())
+	if err != nil || token.Value.Reveal() != opaque {
+		t.Errorf("got %v, want the mirrored token", err)
+	}
+	page, err := os.ReadFile("../../iamtoken/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("parameters_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(page), "```go parameter\n")
+	block, _, _ = strings.Cut(block, "```")
+	for line := range strings.Lines(block) {
+		if !strings.Contains(string(source), strings.TrimSpace(line)) {
+			t.Errorf("the page has the line %q, which this test does not run", line)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package iamtoken_test
+package readertest
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 
 // A job's HTTP client that authorizes every request. The sandbox emulates IBM
 // Cloud here; a job takes the values from where it keeps its settings.
-func ExampleReader_Transport() {
+func Example_transport() {
 	sandbox, env := startSandbox()
 	defer sandbox.Close()
 
@@ -40,7 +40,7 @@ func ExampleReader_Transport() {
 }
 
 // IBM's own client for Logs Routing, with a Reader in place of an IamAuthenticator.
-func ExampleReader_Authenticate() {
+func Example_authenticator() {
 	sandbox, env := startSandbox()
 	defer sandbox.Close()
 
@@ -67,7 +67,7 @@ func ExampleReader_Authenticate() {
 
 // A store of one's own: the mirror in AWS Secrets Manager, which a job on AWS reads
 // with its own role. getSecretValue emulates the call of the AWS SDK's client.
-func ExampleStoreFunc() {
+func Example_storeFunc() {
 	getSecretValue := func(context.Context) (secretString string, createdDate time.Time, err error) {
 		return `{"access_token":"an-opaque-token-of-40-characters-0123456","expiration":` + fmt.Sprint(time.Now().Add(time.Hour).Unix()) + `}`, time.Now(), nil
 	}

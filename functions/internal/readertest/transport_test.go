@@ -1,4 +1,4 @@
-package iamtoken_test
+package readertest
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package iamtoken_test
+package readertest
 
 import (
 	"context"
@@ -472,4 +472,20 @@ func TestProcessesDoNotAskInTheSameSecond(t *testing.T) {
 	if len(seconds) < 8 {
 		t.Errorf("20 processes read in %d different seconds, want them spread over a minute", len(seconds))
 	}
+}
+
+func TestKVSecretsAndOtherTypes(t *testing.T) {
+	withFixture(t, func(fx *fixture) {
+		token := fx.rotate(time.Hour)
+		fx.store.SecretID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
+			Type: "kv", Group: fx.cloud.TokenGroupName(), Data: map[string]any{"iam_token": "Bearer " + token},
+		})
+		fx.wantToken(token)
+	})
+	withFixture(t, func(fx *fixture) {
+		fx.store.SecretID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Group: fx.cloud.TokenGroupName(), ReuseAPIKey: true})
+		if _, err := fx.reader.Token(fx.t.Context()); !errors.Is(err, iamtoken.ErrNoToken) {
+			t.Errorf("got %v, want ErrNoToken", err)
+		}
+	})
 }

@@ -1,4 +1,4 @@
-package iamtoken_test
+package readertest
 
 import (
 	"context"
@@ -10,6 +10,12 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
 )
+
+const opaque = "an-opaque-token-of-40-characters-0123456"
+
+func storeOf(v iamtoken.Version) iamtoken.Store {
+	return iamtoken.StoreFunc(func(context.Context) (iamtoken.Version, error) { return v, nil })
+}
 
 // fixture is a Reader in process with a cloud, in virtual time.
 type fixture struct {
