@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -91,7 +92,7 @@ func (r MirrorReader) read(ctx context.Context, arn string, current CurrentVersi
 	}
 	s.arn = arn
 	if s.MirrorSecret, err = r.Mirrors.Describe(ctx, arn); err != nil {
-		return mirrorState{arn: arn}, err
+		return s, err
 	}
 	unchanged := now.Sub(cmp.Or(s.ChangedAt, now))
 	if s.old = r.byAge && unchanged > iamtoken.MaxLifetime && s.VersionID != current.VersionID; s.old {
@@ -108,18 +109,10 @@ func (r MirrorReader) read(ctx context.Context, arn string, current CurrentVersi
 			s.lastPut = later(s.lastPut, s.ChangedAt)
 		}
 	}
-	if err != nil {
-		return mirrorState{arn: arn}, err
-	}
-	return s, nil
+	return s, err
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
+func later(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
 
 // IsParameter reports whether a mirror is a parameter of SSM Parameter Store, and not a
 // secret of AWS Secrets Manager.
@@ -144,21 +137,18 @@ func (s mirrorState) isOurs() bool {
 	return s.held.VersionID != "" && s.lastPut.Equal(s.held.CreatedAt)
 }
 
-// dueSince is when a mirror that is not in order needed another token, and could be written.
-func (s mirrorState) dueSince(current CurrentVersion, least time.Duration) time.Time {
-	since := cmp.Or(s.ChangedAt, current.CreatedAt)
+// repairAt is since when a mirror that is not in order has needed another token and could be
+// written, when a new version is to be saved for it, and whether the run that saved the
+// version current has tried to put it.
+func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (due, at time.Time, tried bool) {
+	due = cmp.Or(s.ChangedAt, current.CreatedAt)
 	if !s.held.CreatedAt.IsZero() {
-		since = s.held.ExpiresAt().Add(-s.held.threshold(least))
+		due = s.held.ExpiresAt().Add(-s.held.threshold(least))
 	}
-	return later(since, s.nextPut())
-}
-
-// repairAt is when a new version is to be saved for a mirror that is not in order, and
-// whether the run that saved the version current has tried to put it.
-func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (at time.Time, tried bool) {
-	lag := current.CreatedAt.Sub(s.dueSince(current, least))
+	due = later(due, s.nextPut())
+	lag := current.CreatedAt.Sub(due)
 	at = later(s.nextPut(), current.CreatedAt.Add(min(max(minRepairWait, lag), maxRepairWait)))
-	return at, lag >= 0 || !s.isOurs()
+	return due, at, lag >= 0 || !s.isOurs()
 }
 
 // describe says what readers of a mirror that is not in order have.
@@ -238,11 +228,13 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bo
 	err = p.eachMirror(func(arn string) (string, error) {
 		now := p.ibmClock()
 		s, err := reader.read(ctx, arn, current, now)
-		if err == nil && s.inOrder {
-			return "", nil
-		}
 		warning, repair := "", false
-		if err == nil {
+		switch {
+		case err != nil:
+			s = mirrorState{arn: arn}
+		case s.inOrder:
+			return "", nil
+		default:
 			warning, repair, err = p.judge(ctx, s, current, now, kept)
 		}
 		mu.Lock()
@@ -259,7 +251,7 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bo
 // judge says of a mirror that is not in order what the report is to say, or whether a
 // token is to be saved for it.
 func (p *pass) judge(ctx context.Context, s mirrorState, current CurrentVersion, now time.Time, kept bool) (warning string, repair bool, err error) {
-	at, tried := s.repairAt(current, p.MinRemaining)
+	due, at, tried := s.repairAt(current, p.MinRemaining)
 	refused := p.refusals.get(s.arn)
 	unavailable := func(retry Retry, format string, args ...any) (string, bool, error) {
 		return "", false, &Error{Kind: Unavailable, Retry: retry, Message: s.describe(now) + fmt.Sprintf(format, args...)}
@@ -274,7 +266,7 @@ func (p *pass) judge(ctx context.Context, s mirrorState, current CurrentVersion,
 		if err != nil {
 			return "", false, err
 		}
-		if previous.VersionID != "" && previous.CreatedAt.Before(s.dueSince(current, p.MinRemaining)) {
+		if previous.VersionID != "" && previous.CreatedAt.Before(due) {
 			// No version could be had for it before: an outage of IBM is no failure of the mirror.
 			at = later(s.nextPut(), current.CreatedAt.Add(minRepairWait))
 		}
@@ -298,12 +290,11 @@ func (p *pass) judge(ctx context.Context, s mirrorState, current CurrentVersion,
 // one mirror must not keep every run busy until its deadline.
 func onceMore(err error) error {
 	var failure *Error
-	if !errors.As(err, &failure) || failure.Step != "" || failure.Retry == Never { // another step's has its own
-		return err
+	if errors.As(err, &failure) && failure.Step == "" && failure.Retry != Never { // another step's has its own
+		again := *failure
+		again.Retry, again.RetryAfter, err = Once, 0, &again
 	}
-	again := *failure
-	again.Retry, again.RetryAfter = Once, 0
-	return &again
+	return err
 }
 
 // mirror writes the token to the mirrors, under the id of the version current: to all
@@ -320,10 +311,7 @@ func (p *pass) mirror(current CurrentVersion, fresh TokenResponse) error {
 	ctx, cancel := context.WithTimeout(WithWallDeadline(p.ctx, p.started.Add(p.timeout)), AttemptLimit)
 	defer cancel()
 	payload := p.mirrorPayload(current, fresh.Token)
-	saved := current.CreatedAt // two puts are as far apart as their versions: a retry puts one later
-	if saved.IsZero() {
-		saved = p.ibmClock()
-	}
+	saved := cmp.Or(current.CreatedAt, p.ibmClock()) // two puts are as far apart as their versions: a retry puts one later
 	return p.eachMirror(func(arn string) (string, error) {
 		if _, needs := p.repair[arn]; p.repair != nil && !needs {
 			return "", nil
@@ -352,11 +340,10 @@ func (p *pass) known(arn string, secret MirrorSecret) mirrorState {
 		return s
 	}
 	s := mirrorState{MirrorSecret: secret, arn: arn}
-	switch {
-	case secret.VersionID == p.replaced.VersionID:
+	if secret.VersionID == p.replaced.VersionID {
 		s.held, s.inOrder = p.replaced, p.replaced.InOrder(p.ibmClock(), p.MinRemaining)
 		s.lastPut = cmp.Or(s.held.CreatedAt, secret.ChangedAt)
-	case len(secret.Others) > 0: // else its one value is the one that it was made with
+	} else if len(secret.Others) > 0 { // else its one value is the one that it was made with
 		s.lastPut = secret.ChangedAt
 	}
 	return s
