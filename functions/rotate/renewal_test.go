@@ -87,7 +87,7 @@ func TestTheBootstrapKeyRenewsItself(t *testing.T) {
 		return *ran.KeyRenewal
 	}
 	got := run(`{}`, report.KeyRenewed, "GetSecretValue GetSecretValue PutSecretValue")
-	if stored() != cloud.MustCurrent(managed).Payload || got.ExpiresAt == nil || got.ExpiresAt.Sub(time.Now()) < 44*24*time.Hour || got.NextRotationAt == nil {
+	if stored() != cloud.MustCurrent(managed).Payload || got.ExpiresAt == nil || time.Until(*got.ExpiresAt) < 44*24*time.Hour || got.NextRotationAt == nil {
 		t.Errorf("got %+v, want the managed key stored, with its dates", got)
 	}
 	run(`{}`, report.KeyCurrent, "GetSecretValue")

@@ -64,9 +64,8 @@ type Watch struct {
 	Since time.Time
 	Now   func() time.Time // if nil, time.Now
 
-	mu        sync.Mutex
-	lookedUp  map[keyHash]lookUp
-	bootstrap lookUp
+	mu       sync.Mutex
+	lookedUp map[keyHash]lookUp
 }
 
 // The methods of these interfaces return *rotation.Error.
