@@ -50,8 +50,8 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 // it is a JWT, is signed by IAM, unless IAM's keys are unavailable; then, and if it is
 // opaque, the response says so.
 func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
-	const credential = "the API key in the key secret"
-	op := operation{doing: "exchanging the API key for a token", host: i.host, credential: credential, rejected: rejectedKey(credential)}
+	const named = "the API key in the key secret"
+	op := operation{doing: "exchanging the API key for a token", host: i.host, credential: named, rejected: rejectedKey(named)}
 	response, sent, err := i.request(ctx, op, apiKeyGrant{key})
 	if err != nil {
 		return rotation.TokenResponse{}, err
