@@ -99,6 +99,7 @@ func objects(t *testing.T, stream []byte) map[string]any {
 var overlays = []string{"trusted-profile", "api-key"}
 
 func TestOverlays(t *testing.T) {
+	t.Parallel()
 	for _, overlay := range overlays {
 		t.Run(overlay, func(t *testing.T) {
 			stream := build(t, overlay)
@@ -157,6 +158,7 @@ func TestOverlays(t *testing.T) {
 
 // TestTheCheckRefuses shows that kubectl-validate finds mistakes.
 func TestTheCheckRefuses(t *testing.T) {
+	t.Parallel()
 	good := string(build(t, overlays[0]))
 	for before, after := range map[string]string{"concurrencyPolicy:": "concurrencyPolice:", "backoffLimit: 0": "backoffLimit: none", "batch/v1\n": "batch/v1beta9\n"} {
 		bad := strings.Replace(good, before, after, 1)
@@ -227,6 +229,7 @@ func image(t *testing.T) (files string) {
 // TestImageRunsAsTheCronJobSays runs the image's files with the CronJob's arguments and variables: as a user that is
 // not root, on a read-only file system, with the certificates of the image alone.
 func TestImageRunsAsTheCronJobSays(t *testing.T) {
+	t.Parallel()
 	files := image(t)
 	for _, name := range []string{"iam-token-rotator", "THIRD-PARTY.txt"} {
 		if info, err := os.Stat(filepath.Join(files, name)); err != nil || info.Size() == 0 {
