@@ -79,7 +79,7 @@ doctor: build-local ## check all that the rotations of your environment rely on,
 		echo 'The bootstrap key is that of BOOTSTRAP_SECRET_ARN.'; export SECRETS_MANAGER_APIKEY_ARN="$$BOOTSTRAP_SECRET_ARN"; \
 	fi; build/local/iam-token-rotator doctor
 
-examples: build-local ## run jobs in shell, Go, Python, Node.js and Java with a new, a replaced and an expired token
+examples: build-local ## run jobs in shell, Go, Python, Node.js and Java, of Lambda and GitLab, with a new, a replaced and an expired token
 	@$(BUILD) -o build/local/ ./scripts/examples/go-job
 	@scripts/examples/run build/local
 
@@ -127,7 +127,7 @@ vulncheck: ## find known vulnerabilities in what is used; says so if their datab
 	if [ $$status != 0 ] && grep -q '^govulncheck: fetching vulnerabilities' build/vulncheck.txt; then \
 		echo 'vulncheck: the database is out of reach: nothing was checked'; else exit $$status; fi
 
-conformance: ## run IBM's own tests of its Go and node SDKs against the sandbox, and say which are left out
+conformance: ## run IBM's own tests of its SDKs, and the provider of External Secrets, against the sandbox
 	scripts/conformance
 
 ## Find faults
