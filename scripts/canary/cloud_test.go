@@ -286,7 +286,7 @@ var awsAnswers = map[string]string{
 // awsQueries are what CloudFormation and STS answer, by action. The stack is there, and becomes what is asked for.
 var awsQueries = map[string]string{
 	"GetCallerIdentity":   `<Account>123456789012</Account>`,
-	"DescribeStacks":      `<Stacks><member><StackName>iam-token-rotator</StackName><StackId>` + stackID + `</StackId><StackStatus>%s</StackStatus><Parameters><member><ParameterKey>CodeBucket</ParameterKey><ParameterValue>bucket</ParameterValue></member></Parameters></member></Stacks>`,
+	"DescribeStacks":      `<Stacks><member><StackName>iam-token-rotator</StackName><StackId>` + stackID + `</StackId><StackStatus>%s</StackStatus><Parameters><member><ParameterKey>CodeBucket</ParameterKey><ParameterValue>bucket</ParameterValue></member><member><ParameterKey>AliasVersion</ParameterKey><ParameterValue>2</ParameterValue></member></Parameters></member></Stacks>`,
 	"DescribeStackEvents": `<StackEvents><member><EventId>%s</EventId><StackName>iam-token-rotator</StackName><LogicalResourceId>iam-token-rotator</LogicalResourceId><ResourceStatus>UPDATE_COMPLETE</ResourceStatus><Timestamp>2026-01-01T00:00:00Z</Timestamp></member></StackEvents>`,
 	"GetTemplate":         `<TemplateBody>Resources: {}</TemplateBody>`,
 	"UpdateStack":         `<StackId>` + stackID + `</StackId>`,
@@ -321,7 +321,7 @@ func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, r *http.Request, body 
 		answer = fmt.Sprintf("<%[1]sResponse><%[1]sResult>%[2]s</%[1]sResult></%[1]sResponse>", call, strings.ReplaceAll(query, "%s", status))
 	case call == "FilterLogEvents":
 		line, _ := json.Marshal(`{"level":"INFO","msg":"report","report":` + ran + `}`)
-		answer = fmt.Sprintf(`{"events":[{"eventId":"1","timestamp":%d,"message":%s}]}`, time.Now().Add(-time.Minute).UnixMilli(), line)
+		answer = fmt.Sprintf(`{"events":[{"eventId":"1","logStreamName":"2026/01/01/iam-token-rotator[2]0","timestamp":%d,"message":%s}]}`, time.Now().Add(-time.Minute).UnixMilli(), line)
 	case call == "" && strings.HasSuffix(r.URL.Path, "/invocations"):
 		if answer = ran; strings.Contains(body, "doctor") {
 			answer = `{"ok":true,"checks":[{"check":"configuration","status":"ok","detail":"sound"}]}`
@@ -333,12 +333,14 @@ func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, r *http.Request, body 
 	case call == "" && strings.HasSuffix(r.URL.Path, "/versions"):
 		c.published++
 		w.WriteHeader(http.StatusCreated)
-		answer = fmt.Sprintf(`{"Version":"%d","CodeSha256":%q}`, c.published, c.uploaded)
+		answer = fmt.Sprintf(`{"Version":"%d","CodeSha256":%q}`, 2+c.published, c.uploaded)
+	case call == "" && strings.HasSuffix(r.URL.Path, "release-1.json") && r.Method == http.MethodGet:
+		answer = `{"template":"Resources: {}","parameters":{"CodeBucket":"bucket","AliasVersion":"1"}}`
 	case call == "" && strings.HasSuffix(r.URL.Path, ".json") && r.Method == http.MethodGet:
 		w.WriteHeader(http.StatusNotFound)
 		answer = `<Error><Code>NoSuchKey</Code></Error>`
 	case call == "" && r.URL.Path == "/bucket" && r.Method == http.MethodGet:
-		answer = `<ListBucketResult><Contents><Key>iam-token-rotator/iam-token-rotator/rotate-1.zip</Key></Contents></ListBucketResult>`
+		answer = `<ListBucketResult><Contents><Key>iam-token-rotator/iam-token-rotator/rotate-1.zip</Key></Contents><Contents><Key>iam-token-rotator/iam-token-rotator/release-1.json</Key></Contents></ListBucketResult>`
 	case call == "" && strings.HasPrefix(r.URL.Path, "/bucket"):
 		if sum := sha256.Sum256([]byte("zip\n")); r.Method == http.MethodPut {
 			c.uploaded = base64.StdEncoding.EncodeToString(sum[:])

@@ -129,6 +129,7 @@ func doors() []door {
 		operator("rotatorctl doctor", nil, 12, built("rotatorctl", "doctor")),
 		deploy,
 		replace,
+		operator("rotatorctl rollback", nil, 12, built("rotatorctl", "rollback")),
 		operator("rotatorctl destroy", nil, 12, built("rotatorctl", "destroy", "--yes")))
 }
 

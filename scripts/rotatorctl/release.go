@@ -104,7 +104,12 @@ func (d *deployment) holdLive(ctx context.Context) error {
 		return err
 	}
 	d.existing, d.live = stack, parameter(stack, aliasVersion)
-	if !isNumber(d.live) {
+	var known *release // what is in the bucket may be another stack's that had this name
+	if isNumber(d.live) {
+		if known, err = d.loadRelease(ctx, d.values["BUCKET"], d.live); err != nil {
+			return err
+		}
+	} else {
 		published, err := d.lambda.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: &d.stack})
 		if _, missing := errors.AsType[*lambdatypes.ResourceNotFoundException](err); missing {
 			d.live = ""
@@ -115,9 +120,8 @@ func (d *deployment) holdLive(ctx context.Context) error {
 		d.live = aws.ToString(published.Version)
 	}
 	d.parameters[aliasVersion] = d.live
-	known, err := d.loadRelease(ctx, d.values["BUCKET"], d.live)
-	if err != nil || known != nil {
-		return err
+	if known != nil {
+		return nil
 	}
 	now, err := d.deployedRelease(ctx, stack)
 	if err != nil {
@@ -181,7 +185,7 @@ func (d *deployment) reject(ctx context.Context, what, why string) error {
 	d.say("The %s failed: the stack returns to version %s", what, d.live)
 	err := d.restore(ctx, d.existing, d.values["BUCKET"], d.live)
 	if err != nil {
-		return fmt.Errorf("%w\nThe schedules run version %s, but the stack could not be returned to it: %w\nRun rotatorctl rollback, or deploy again", failed, d.live, err)
+		return fmt.Errorf("%w\nThe schedules run version %s, but the stack could not be returned to it: %w\nCorrect both and deploy again", failed, d.live, err)
 	}
 	d.deleteVersion(ctx, d.version)
 	return fmt.Errorf("%w\nVersion %s runs on. Correct that and deploy again", failed, d.live)
