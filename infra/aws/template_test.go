@@ -693,7 +693,7 @@ func TestGuardedAccounts(t *testing.T) {
 // Plain HTTP is denied to everybody. The topic's policy takes the place of SNS's own, so it must let the alarms in.
 func TestQueuesAndTopicTakeTLSAlone(t *testing.T) {
 	t.Parallel()
-	for name, tmpl := range map[string]object{"template.yaml": template(t)} {
+	for name, tmpl := range map[string]object{"template.yaml": template(t), "fleet.yaml": fleet(t)} {
 		denied := map[string]bool{}
 		for _, resourceType := range []string{"AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy"} {
 			for id, policy := range ofType(t, tmpl, resourceType) {
