@@ -132,10 +132,6 @@ func TestEveryParameter(t *testing.T) {
 		a.query("iam", "Action=GetRole&Version=2010-05-08&RoleName="+ids[id], &role)
 		want(t, id+" boundary", role.Boundary, boundary)
 	}
-	// moto detaches no policy that names its roles, and then cannot delete these.
-	for _, pair := range [][2]string{{"FunctionRole", "QueueKeyPolicy"}, {"ScheduleRole", "QueueKeyPolicy"}, {"FunctionRole", "MirrorKeyPolicy"}, {"FunctionRole", "TracingPolicy"}} {
-		a.query("iam", "Action=DetachRolePolicy&Version=2010-05-08&RoleName="+ids[pair[0]]+"&PolicyArn="+ids[pair[1]], &struct{}{})
-	}
 	a.must(0, "destroy --yes", "Left as they are")
 	for name, left := range map[string]awstest.Request{
 		"function":  {Service: "lambda", Method: "GET", Path: awstest.FunctionPath(ids["Function"])},

@@ -426,6 +426,14 @@ func (l *Lambda) deleteStack(ctx context.Context, form url.Values) (status int, 
 		} `xml:"DescribeStackResourcesResult>StackResources>member"`
 	}
 	_ = xml.Unmarshal(described, &stack) // an error if there is no such stack
+	for _, resource := range stack.Resources {
+		if resource.Type != "AWS::IAM::Role" {
+			continue
+		}
+		if err := m.detachPolicies(ctx, resource.Name); err != nil {
+			return 0, nil, err
+		}
+	}
 	status, answer, err = m.Do(ctx, Request{Service: "cloudformation", Body: form.Encode()})
 	if err != nil || status != http.StatusOK {
 		return status, answer, err
@@ -443,6 +451,29 @@ func (l *Lambda) deleteStack(ctx context.Context, form url.Values) (status int, 
 		}
 	}
 	return status, answer, nil
+}
+
+// detachPolicies takes from a role what policies have attached to it by their own Roles: moto would not delete it.
+func (m *Moto) detachPolicies(ctx context.Context, role string) error {
+	ask := func(action, policy string) (answer []byte, err error) {
+		form := url.Values{"Action": {action}, "Version": {"2010-05-08"}, "RoleName": {role}, "PolicyArn": {policy}}
+		_, answer, err = m.Do(ctx, Request{Service: "iam", Body: form.Encode()})
+		return answer, err
+	}
+	listed, err := ask("ListAttachedRolePolicies", "")
+	if err != nil {
+		return err
+	}
+	var attached struct {
+		ARNs []string `xml:"ListAttachedRolePoliciesResult>AttachedPolicies>member>PolicyArn"`
+	}
+	_ = xml.Unmarshal(listed, &attached) // an error if there is no such role
+	for _, arn := range attached.ARNs {
+		if _, err := ask("DetachRolePolicy", arn); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // logGroup is where Lambda writes a function's log.
