@@ -3,5 +3,5 @@
 
 provider "registry.terraform.io/ibm-cloud/ibm" {
   version     = "2.5.0"
-  constraints = "2.5.0"
+  constraints = "~> 2.5"
 }

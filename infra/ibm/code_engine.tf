@@ -1,5 +1,5 @@
-# The keyless way in: a job that Code Engine vouches for, and no stored bootstrap key. The job itself
-# and its cron subscription are made with the CLI (code-engine.md): the provider has no subscriptions.
+# The keyless way in: a job that Code Engine vouches for, and no stored bootstrap key. Only the run of the build and the
+# cron subscription are the CLI's (code-engine.md): the provider has neither.
 
 resource "ibm_code_engine_project" "rotator" {
   count = local.new_project ? 1 : 0
@@ -56,5 +56,52 @@ resource "ibm_iam_trusted_profile_policy" "secret_group" {
     name     = "resource"
     operator = "stringEquals"
     value    = each.value.group
+  }
+}
+
+locals {
+  project_id = local.new_project ? one(ibm_code_engine_project.rotator[*].project_id) : try(split(":", var.code_engine.project_crn)[7], "")
+}
+
+# How the image is made of a repository; `ibmcloud ce buildrun submit --build NAME` makes it.
+resource "ibm_code_engine_build" "image" {
+  count = try(var.code_engine.build, null) == null ? 0 : 1
+
+  project_id         = local.project_id
+  name               = var.code_engine.job_name
+  source_type        = "git"
+  source_url         = var.code_engine.build.source_url
+  source_revision    = var.code_engine.build.revision
+  strategy_type      = "dockerfile"
+  strategy_spec_file = "infra/Dockerfile"
+  output_image       = var.code_engine.image
+  output_secret      = var.code_engine.image_secret
+  timeout            = 1200
+}
+
+resource "ibm_code_engine_job" "rotator" {
+  count = local.makes_job ? 1 : 0
+
+  project_id                         = local.project_id
+  name                               = var.code_engine.job_name
+  image_reference                    = var.code_engine.image
+  image_secret                       = var.code_engine.image_secret
+  run_compute_resource_token_enabled = true # what IAM exchanges for the trusted profile
+  scale_cpu_limit                    = "0.125"
+  scale_memory_limit                 = "0.25G"
+  scale_max_execution_time           = 120
+  scale_retry_limit                  = 0 # the next minute's run is the retry
+
+  dynamic "run_env_variables" {
+    for_each = merge({
+      SECRETS_MANAGER_URL = "https://${local.instance_guid}.${local.endpoint_zone}.secrets-manager.appdomain.cloud"
+      IAM_PROFILE_ID      = one(ibm_iam_trusted_profile.bootstrap[*].profile_id)
+      MIN_REMAINING       = "15m"
+    }, var.code_engine.environment)
+    content {
+      type  = "literal"
+      name  = run_env_variables.key
+      value = run_env_variables.value
+    }
   }
 }

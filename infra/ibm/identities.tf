@@ -5,14 +5,35 @@ resource "ibm_iam_service_id" "bootstrap" {
 
   name        = "${var.prefix}-bootstrap"
   description = "Opens Secrets Manager for the token rotator: reads the workloads' API keys, adds token versions, nothing else."
+  tags        = var.tags
 }
 
 resource "ibm_iam_service_id" "workload" {
   name        = "${var.prefix}-workload"
   description = "The identity whose access token is published."
+  tags        = var.tags
 }
 
 resource "ibm_iam_service_id" "reader" {
   name        = "${var.prefix}-reader"
   description = "Reads the published tokens on behalf of jobs."
+  tags        = var.tags
+}
+
+# People, service ids and trusted profiles that read the tokens, too.
+resource "ibm_iam_access_group" "readers" {
+  count = var.readers == null ? 0 : 1
+
+  name        = "${var.prefix}-readers"
+  description = "Reads the published tokens."
+  tags        = var.tags
+}
+
+resource "ibm_iam_access_group_members" "readers" {
+  count = local.has_readers ? 1 : 0
+
+  access_group_id = one(ibm_iam_access_group.readers[*].id)
+  ibm_ids         = var.readers.ibm_ids
+  iam_service_ids = var.readers.service_ids
+  iam_profile_ids = var.readers.profile_ids
 }

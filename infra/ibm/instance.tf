@@ -12,10 +12,13 @@ resource "ibm_resource_instance" "secrets_manager" {
   location          = local.region
   resource_group_id = var.resource_group_id
   service_endpoints = var.service_endpoints
+  tags              = var.tags
 
-  parameters = {
-    allowed_network = local.private ? "private-only" : "public-and-private"
-  }
+  parameters = merge(
+    { allowed_network = local.private ? "private-only" : "public-and-private" },
+    var.kms_key_crn == null ? {} : { kms_key = var.kms_key_crn },
+  )
+  depends_on = [ibm_iam_authorization_policy.kms]
 
   # An instance is its own machine: it takes 5 to 15 minutes.
   timeouts {
@@ -23,6 +26,26 @@ resource "ibm_resource_instance" "secrets_manager" {
     update = "30m"
     delete = "30m"
   }
+}
+
+# The instance is made with the key, so the right comes before it: to all of the resource group, for that key's instance.
+resource "ibm_iam_authorization_policy" "kms" {
+  count = local.new_instance && var.kms_key_crn != null ? 1 : 0
+
+  source_service_name         = "secrets-manager"
+  source_resource_group_id    = var.resource_group_id
+  target_service_name         = split(":", var.kms_key_crn)[4]
+  target_resource_instance_id = split(":", var.kms_key_crn)[7]
+  roles                       = ["Reader"]
+  description                 = "${var.prefix}: Secrets Manager encrypts with a key of the account's"
+}
+
+resource "ibm_resource_tag" "access" {
+  count = local.new_instance && length(var.access_tags) > 0 ? 1 : 0
+
+  resource_id = one(ibm_resource_instance.secrets_manager[*].crn)
+  tag_type    = "access"
+  tags        = var.access_tags
 }
 
 locals {
@@ -33,7 +56,7 @@ locals {
 resource "ibm_sm_secret_group" "keys" {
   instance_id   = local.instance_guid
   region        = local.region
-  endpoint_type = local.private ? "private" : "public"
+  endpoint_type = local.endpoint_type
   name          = "${var.prefix}-keys"
   description   = "API keys of the workloads whose tokens are published. Only the rotator reads them."
 }
@@ -41,7 +64,7 @@ resource "ibm_sm_secret_group" "keys" {
 resource "ibm_sm_secret_group" "tokens" {
   instance_id   = local.instance_guid
   region        = local.region
-  endpoint_type = local.private ? "private" : "public"
+  endpoint_type = local.endpoint_type
   name          = "${var.prefix}-tokens"
   description   = "IAM access tokens. The rotator writes them, jobs read them."
 }

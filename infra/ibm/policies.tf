@@ -46,6 +46,35 @@ resource "ibm_iam_service_policy" "secret_group" {
   }
 }
 
+resource "ibm_iam_access_group_policy" "secret_group" {
+  for_each = { for name in ["readers"] : name => { group = ibm_sm_secret_group.tokens.secret_group_id } if var.readers != null }
+
+  access_group_id = one(ibm_iam_access_group.readers[*].id)
+  roles           = ["SecretsReader"]
+  description     = "${var.prefix}: ${each.key}"
+
+  resource_attributes {
+    name     = "serviceName"
+    operator = "stringEquals"
+    value    = "secrets-manager"
+  }
+  resource_attributes {
+    name     = "serviceInstance"
+    operator = "stringEquals"
+    value    = local.instance_guid
+  }
+  resource_attributes {
+    name     = "resourceType"
+    operator = "stringEquals"
+    value    = "secret-group"
+  }
+  resource_attributes {
+    name     = "resource"
+    operator = "stringEquals"
+    value    = each.value.group
+  }
+}
+
 resource "ibm_iam_service_policy" "workload" {
   count = length(var.workload_policies)
 
@@ -76,4 +105,64 @@ resource "ibm_iam_authorization_policy" "keys" {
   target_service_name         = "iam-identity"
   roles                       = ["Operator"]
   description                 = "${var.prefix}: Secrets Manager makes, rotates and deletes API keys"
+}
+
+# Context-based restrictions: even with a key, only from these networks. A job of Code Engine comes from none of them by
+# address, so its service is named.
+resource "ibm_cbr_zone" "allowed" {
+  count = var.restrict_to == null ? 0 : 1
+
+  account_id  = ibm_iam_service_id.workload.account_id
+  name        = "${var.prefix}-allowed"
+  description = "From where the rotator, its readers and its administrators reach Secrets Manager."
+
+  dynamic "addresses" {
+    for_each = concat(
+      [for value in var.restrict_to.ip_addresses : { type = "ipAddress", value = value }],
+      [for value in var.restrict_to.subnets : { type = "subnet", value = value }],
+      [for value in var.restrict_to.vpcs : { type = "vpc", value = value }],
+    )
+    content {
+      type  = addresses.value.type
+      value = addresses.value.value
+    }
+  }
+  dynamic "addresses" {
+    for_each = local.keyless ? ["codeengine"] : []
+    content {
+      type = "serviceRef"
+      ref {
+        account_id   = ibm_iam_service_id.workload.account_id
+        service_name = addresses.value
+      }
+    }
+  }
+}
+
+resource "ibm_cbr_rule" "allowed" {
+  count = var.restrict_to == null ? 0 : 1
+
+  description      = "${var.prefix}: the Secrets Manager instance from these networks alone"
+  enforcement_mode = var.restrict_to.enforcement_mode
+
+  contexts {
+    attributes {
+      name  = "networkZoneId"
+      value = one(ibm_cbr_zone.allowed[*].id)
+    }
+  }
+  resources {
+    attributes {
+      name  = "accountId"
+      value = ibm_iam_service_id.workload.account_id
+    }
+    attributes {
+      name  = "serviceName"
+      value = "secrets-manager"
+    }
+    attributes {
+      name  = "serviceInstance"
+      value = local.instance_guid
+    }
+  }
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,8 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/function"
+	"github.com/zclconf/go-cty/cty/function/stdlib"
 
 	"iam-token-rotator/scripts/programs"
 )
@@ -22,16 +25,15 @@ func TestFitsTheProvidersSchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := loadConfiguration(t)
+	c := loadConfiguration(t, ".")
 	for _, block := range c.ofType("resource") {
 		for _, problem := range schema.checkResource(block) {
 			t.Error(problem)
 		}
 	}
-	for _, block := range c.ofType("provider") {
-		for _, problem := range schema.Provider.Block.check("provider", block.Body, false) {
-			t.Error(problem)
-		}
+	example := loadConfiguration(t, "../terraform")
+	for _, problem := range schema.Provider.Block.check("provider", example.ofType("provider")[0].Body, false) {
+		t.Error(problem)
 	}
 	if got := len(c.ofType("resource")); got < 10 {
 		t.Errorf("resources: got %d, want every one of the folder", got)
@@ -149,10 +151,10 @@ func TestTheCheckRefuses(t *testing.T) {
 }
 
 // TestNothingButTheProviderIsUsed keeps data sources, modules, imports and other providers' resources out:
-// each would be a way for a value into the state.
+// each would be a way for a value into the state. With a provider block, the module could not be used with for_each.
 func TestNothingButTheProviderIsUsed(t *testing.T) {
-	c := loadConfiguration(t)
-	allowed := []string{"terraform", "provider", "variable", "locals", "resource", "output"}
+	c := loadConfiguration(t, ".")
+	allowed := []string{"terraform", "variable", "locals", "resource", "output"}
 	for _, block := range c.blocks {
 		if !slices.Contains(allowed, block.Type) {
 			t.Errorf("%s: a block of type %s", block.TypeRange, block.Type)
@@ -161,7 +163,7 @@ func TestNothingButTheProviderIsUsed(t *testing.T) {
 }
 
 func TestEverythingIsDocumented(t *testing.T) {
-	c := loadConfiguration(t)
+	c := loadConfiguration(t, ".")
 	for _, block := range append(c.ofType("variable"), c.ofType("output")...) {
 		if text := literals(t, block.Body, "description"); len(text[0]) < 20 {
 			t.Errorf("%s %s: no description to speak of", block.Type, block.Labels[0])
@@ -179,7 +181,7 @@ func TestEverythingIsDocumented(t *testing.T) {
 
 // TestRolesHoldTheseActionsOnly lists the whole of what the bootstrap identity may do.
 func TestRolesHoldTheseActionsOnly(t *testing.T) {
-	c := loadConfiguration(t)
+	c := loadConfiguration(t, ".")
 	want := map[string][]string{
 		"key_reader": {"secrets-manager.secret.read"},
 		"token_publisher": {
@@ -206,8 +208,8 @@ func TestRolesHoldTheseActionsOnly(t *testing.T) {
 
 // TestPoliciesNameOneSecretGroup: a policy without the group would open the whole instance.
 func TestPoliciesNameOneSecretGroup(t *testing.T) {
-	c := loadConfiguration(t)
-	for _, resourceType := range []string{"ibm_iam_service_policy", "ibm_iam_trusted_profile_policy"} {
+	c := loadConfiguration(t, ".")
+	for _, resourceType := range []string{"ibm_iam_service_policy", "ibm_iam_trusted_profile_policy", "ibm_iam_access_group_policy"} {
 		got := map[string]string{}
 		for _, block := range c.resource(t, resourceType, "secret_group").Body.Blocks {
 			name := literals(t, block.Body, "name")[0]
@@ -233,19 +235,27 @@ func TestPoliciesNameOneSecretGroup(t *testing.T) {
 
 // TestTheNewInstancesEndpoints: asked for by the parameter alone, an instance may be private-only.
 func TestTheNewInstancesEndpoints(t *testing.T) {
-	c := loadConfiguration(t)
+	c := loadConfiguration(t, ".")
 	body := c.resource(t, "ibm_resource_instance", "secrets_manager").Body
 	for _, test := range []struct {
 		private              bool
 		endpoints, parameter string
-	}{{false, "public-and-private", "public-and-private"}, {true, "private", "private-only"}} {
+		key                  cty.Value
+	}{
+		{false, "public-and-private", "public-and-private", cty.NullVal(cty.String)}, {true, "private", "private-only", cty.NullVal(cty.String)},
+		{false, "public-and-private", "public-and-private", cty.StringVal(rootKeyCRN)},
+	} {
 		context := &hcl.EvalContext{Variables: map[string]cty.Value{
-			"var":   cty.ObjectVal(map[string]cty.Value{"service_endpoints": cty.StringVal(test.endpoints)}),
+			"var":   cty.ObjectVal(map[string]cty.Value{"service_endpoints": cty.StringVal(test.endpoints), "kms_key_crn": test.key}),
 			"local": cty.ObjectVal(map[string]cty.Value{"private": cty.BoolVal(test.private)}),
-		}}
+		}, Functions: map[string]function.Function{"merge": stdlib.MergeFunc}}
+		parameters := map[string]cty.Value{"allowed_network": cty.StringVal(test.parameter)}
+		if !test.key.IsNull() {
+			parameters["kms_key"] = test.key
+		}
 		for name, want := range map[string]cty.Value{
 			"service_endpoints": cty.StringVal(test.endpoints),
-			"parameters":        cty.ObjectVal(map[string]cty.Value{"allowed_network": cty.StringVal(test.parameter)}),
+			"parameters":        cty.ObjectVal(parameters),
 		} {
 			if body.Attributes[name] == nil {
 				t.Fatalf("the new instance has no %s", name)
@@ -259,7 +269,7 @@ func TestTheNewInstancesEndpoints(t *testing.T) {
 
 // TestTheAuthorizationIsOfThisInstance: without the instance every Secrets Manager of the account could make keys.
 func TestTheAuthorizationIsOfThisInstance(t *testing.T) {
-	c := loadConfiguration(t)
+	c := loadConfiguration(t, ".")
 	body := c.resource(t, "ibm_iam_authorization_policy", "keys").Body
 	for name, want := range map[string]string{"source_service_name": "secrets-manager", "target_service_name": "iam-identity", "roles": "Operator"} {
 		if got := literals(t, body, name); len(got) != 1 || got[0] != want {
@@ -282,20 +292,89 @@ func TestVersionsArePinned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`required_version = ">= 1.11.0, < 2.0.0"`, `"IBM-Cloud/ibm"`, `version = "= 2.5.0"`} {
+	for _, want := range []string{`required_version = ">= 1.11.0, < 2.0.0"`, `"IBM-Cloud/ibm"`, `version = "~> 2.5"`} {
 		if !strings.Contains(string(source), want) {
 			t.Errorf("versions.tf: got no %s", want)
 		}
 	}
 	lock, err := os.ReadFile(".terraform.lock.hcl")
-	if err != nil || !strings.Contains(string(lock), `"registry.terraform.io/ibm-cloud/ibm" {`) || !strings.Contains(string(lock), `= "2.5.0"`) {
+	if err != nil || !strings.Contains(string(lock), `"registry.terraform.io/ibm-cloud/ibm" {`) || !strings.Contains(string(lock), `= "~> 2.5"`) {
 		t.Errorf(".terraform.lock.hcl: got %s, %v; want the provider at the same version", lock, err)
 	}
 }
 
 func TestIsFormatted(t *testing.T) {
-	if out, err := exec.Command(programs.Path(t, "terraform"), "fmt", "-check", "-diff", ".").Output(); err != nil {
-		t.Errorf("run terraform fmt in infra/ibm:\n%s", out)
+	for _, folder := range []string{".", "../terraform", "../aws/terraform"} {
+		if out, err := exec.Command(programs.Path(t, "terraform"), "fmt", "-check", "-diff", folder).Output(); err != nil {
+			t.Errorf("run terraform fmt in %s:\n%s", folder, out)
+		}
+	}
+}
+
+// TestTheExampleFitsTheModules: Terraform itself would say so only with the providers at hand.
+func TestTheExampleFitsTheModules(t *testing.T) {
+	example := loadConfiguration(t, "../terraform")
+	for _, call := range example.ofType("module") {
+		source := literals(t, call.Body, "source")[0]
+		module := loadConfiguration(t, filepath.Join("../terraform", source))
+		declared := module.names("variable")
+		for name := range call.Body.Attributes {
+			if !declared[name] && name != "source" && name != "for_each" {
+				t.Errorf("module %s: no variable %s", call.Labels[0], name)
+			}
+		}
+		for _, variable := range module.ofType("variable") {
+			if variable.Body.Attributes["default"] == nil && call.Body.Attributes[variable.Labels[0]] == nil {
+				t.Errorf("module %s: %s is not given", call.Labels[0], variable.Labels[0])
+			}
+		}
+	}
+	if got := len(example.ofType("module")); got != 2 {
+		t.Errorf("got %d modules, want both clouds", got)
+	}
+	whole := loadConfiguration(t, ".")
+	outputs := whole.names("output")
+	for _, want := range []string{"secrets_manager_url", "account_id", "key_group_id", "token_group_id", "workload_iam_id", "bootstrap_iam_id", "reader_iam_id", "iam_profile_id", "managed_keys"} {
+		if !outputs[want] {
+			t.Errorf("the set-up reads %s, which is no output", strings.ToUpper(want))
+		}
+	}
+}
+
+// TestTheModuleForAWSGivesWhatTheTemplateTakes compares the stack's parameters with template.yaml, by name.
+func TestTheModuleForAWSGivesWhatTheTemplateTakes(t *testing.T) {
+	template, err := os.ReadFile("../aws/template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	section, _, _ := strings.Cut(string(template[strings.Index(string(template), "\nParameters:\n"):]), "\nConditions:\n")
+	given := map[string]bool{}
+	module := loadConfiguration(t, "../aws/terraform")
+	body := module.resource(t, "aws_cloudformation_stack", "rotator").Body
+	_ = hclsyntax.VisitAll(body.Attributes["parameters"].Expr.(hclsyntax.Node), func(node hclsyntax.Node) hcl.Diagnostics {
+		if object, ok := node.(*hclsyntax.ObjectConsExpr); ok {
+			for _, item := range object.Items {
+				given[hcl.ExprAsKeyword(item.KeyExpr)] = true
+			}
+		}
+		return nil
+	})
+	found := regexp.MustCompile(`(?m)^  (\w+):\n((?:    .*\n)*)`).FindAllStringSubmatch(section+"\n", -1)
+	for _, parameter := range found {
+		if !strings.Contains(parameter[2], "Default:") && !given[parameter[1]] {
+			t.Errorf("the template demands %s", parameter[1])
+		}
+	}
+	for name := range given {
+		if !slices.ContainsFunc(found, func(parameter []string) bool { return parameter[1] == name }) {
+			t.Errorf("the template has no parameter %s", name)
+		}
+	}
+	if len(found) < 30 || len(given) < 10 {
+		t.Errorf("got %d parameters of the template and %d of the module, want all", len(found), len(given))
+	}
+	if got := module.names("variable"); !got["tags"] || !got["service_role_arn"] {
+		t.Errorf("got the variables %v", got)
 	}
 }
 
@@ -310,9 +389,9 @@ type configuration struct {
 	blocks []*hclsyntax.Block
 }
 
-func loadConfiguration(t *testing.T) configuration {
+func loadConfiguration(t *testing.T, folder string) configuration {
 	t.Helper()
-	paths, err := filepath.Glob("*.tf")
+	paths, err := filepath.Glob(filepath.Join(folder, "*.tf"))
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no *.tf files: %v", err)
 	}
@@ -545,6 +624,7 @@ func (s schemaBlock) checkBlocks(name string, body *hclsyntax.Body, outermost bo
 }
 
 const (
+	rootKeyCRN  = "crn:v1:bluemix:public:kms:eu-de:a/0123456789abcdef0123456789abcdef:11111111-2222-3333-4444-555555555555:key:66666666-7777-8888-9999-000000000000"
 	instanceCRN = "crn:v1:bluemix:public:secrets-manager:eu-de:a/0123456789abcdef0123456789abcdef:11111111-2222-3333-4444-555555555555::"
 	projectCRN  = "crn:v1:bluemix:public:codeengine:eu-de:a/0123456789abcdef0123456789abcdef:66666666-7777-8888-9999-000000000000::"
 )
@@ -563,7 +643,7 @@ func TestVariables(t *testing.T) {
 		}
 	}
 	outputs := ""
-	for _, name := range []string{"new_instance", "region", "keyless", "new_project", "role_name_start", "private", "endpoint_zone"} {
+	for _, name := range []string{"new_instance", "region", "keyless", "new_project", "role_name_start", "private", "endpoint_zone", "endpoint_type", "makes_job", "has_readers"} {
 		outputs += "output \"" + name + "\" { value = local." + name + " }\n"
 	}
 	if err := os.WriteFile(filepath.Join(folder, "outputs.tf"), []byte(outputs), 0o600); err != nil {
@@ -594,6 +674,25 @@ func TestVariables(t *testing.T) {
 		{name: "managed keys", variables: map[string]any{"managed_keys": true}, want: map[string]any{"new_instance": true}},
 		{name: "null for managed keys", variables: map[string]any{"managed_keys": nil}, rejection: "managed_keys must be true or false"},
 		{name: "no policy for the workload", variables: map[string]any{"workload_policies": []any{}}},
+		{name: "own network, public endpoint", variables: map[string]any{"code_engine": map[string]any{}, "service_endpoints": "private", "endpoint_type": "public"},
+			want: map[string]any{"private": true, "endpoint_type": "public"}},
+		{name: "a job", variables: job(map[string]string{"API_KEY_SECRET": "x"}), want: map[string]any{"makes_job": true, "endpoint_type": "public"}},
+		{name: "no job", variables: map[string]any{"code_engine": map[string]any{}}, want: map[string]any{"makes_job": false}},
+		{name: "a key in the job's environment", variables: job(map[string]string{"SECRETS_MANAGER_APIKEY": "x"}), rejection: "keep it in its state"},
+		{name: "a build without an image", variables: map[string]any{"code_engine": map[string]any{"build": map[string]any{"source_url": "https://x"}}}, rejection: "A build needs image"},
+		{name: "readers", variables: map[string]any{"readers": map[string]any{"ibm_ids": []string{"a@b"}}}, want: map[string]any{"has_readers": true}},
+		{name: "a group without readers", variables: map[string]any{"readers": map[string]any{}}, want: map[string]any{"has_readers": false}},
+		{name: "an IAM id for a service id", variables: map[string]any{"readers": map[string]any{"service_ids": []string{"iam-ServiceId-1"}}}, rejection: "begin with ServiceId-"},
+		{name: "tags", variables: map[string]any{"tags": []string{"team:data"}, "access_tags": []string{"env:prod"}, "kms_key_crn": rootKeyCRN}},
+		{name: "an odd tag", variables: map[string]any{"tags": []string{"a,b"}}, rejection: "A tag has at most"},
+		{name: "an access tag without a value", variables: map[string]any{"access_tags": []string{"prod"}}, rejection: "An access tag is"},
+		{name: "an instance for a root key", variables: map[string]any{"kms_key_crn": instanceCRN}, rejection: "not the CRN of a root key"},
+		{name: "a root key for an instance that exists", variables: map[string]any{"kms_key_crn": rootKeyCRN, "secrets_manager_crn": instanceCRN}, rejection: "keeps its key"},
+		{name: "no endpoint", variables: map[string]any{"endpoint_type": "vpe"}, rejection: "public or private"},
+		{name: "restricted", variables: map[string]any{"restrict_to": map[string]any{"subnets": []string{"192.0.2.0/24"}, "enforcement_mode": "enabled"}}},
+		{name: "restricted to nobody", variables: map[string]any{"restrict_to": map[string]any{}}, rejection: "nobody would reach"},
+		{name: "restricted to everybody", variables: map[string]any{"restrict_to": map[string]any{"subnets": []string{"0.0.0.0/0"}}}, rejection: "restricts nothing"},
+		{name: "an odd mode", variables: map[string]any{"restrict_to": map[string]any{"ip_addresses": []string{"192.0.2.1"}, "enforcement_mode": "on"}}, rejection: "report, enabled or disabled"},
 		{name: "policy with an attribute", variables: policy("cloud-object-storage", "serviceInstance", "x")},
 		{name: "prefix with capitals", variables: map[string]any{"prefix": "Rotator"}, rejection: "lower-case letters"},
 		{name: "prefix too long", variables: map[string]any{"prefix": strings.Repeat("a", 21)}, rejection: "at most 20"},
@@ -642,6 +741,11 @@ func TestVariables(t *testing.T) {
 			}
 		})
 	}
+}
+
+// job is a job of Code Engine with an environment.
+func job(environment map[string]string) map[string]any {
+	return map[string]any{"code_engine": map[string]any{"image": "us.icr.io/a/b:1", "image_secret": "registry", "environment": environment}}
 }
 
 // policy is a workload's policy on a service, with one attribute if any is given.

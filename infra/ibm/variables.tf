@@ -117,10 +117,14 @@ variable "workload_policies" {
 }
 
 variable "code_engine" {
-  description = "Set it, even to {}, to run the rotator as a Code Engine job: a trusted profile then takes the place of the bootstrap service id, and no bootstrap key exists. project_crn names an existing project; without it a project with the prefix as its name is created."
+  description = "Set it, even to {}, to run the rotator as a Code Engine job: a trusted profile then takes the place of the bootstrap service id, and no bootstrap key exists. project_crn names an existing project; without it a project with the prefix as its name is created. With image the job is made, too, with the environment that rotatorctl setup wrote; with build, how Code Engine makes that image of a git repository. image_secret is the name of the project's registry secret."
   type = object({
-    project_crn = optional(string)
-    job_name    = optional(string, "iam-token-rotator")
+    project_crn  = optional(string)
+    job_name     = optional(string, "iam-token-rotator")
+    image        = optional(string)
+    image_secret = optional(string)
+    environment  = optional(map(string), {})
+    build        = optional(object({ source_url = string, revision = optional(string) }))
   })
   default = null
 
@@ -133,5 +137,105 @@ variable "code_engine" {
   validation {
     condition     = var.code_engine == null || can(regex("^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", var.code_engine.job_name))
     error_message = "A job's name has at most 63 lower-case letters, digits and hyphens, and begins with a letter."
+  }
+  validation {
+    condition     = try(var.code_engine.build, null) == null || try(var.code_engine.image != null && var.code_engine.image_secret != null, false)
+    error_message = "A build needs image, the name of what it makes, and image_secret, the registry secret that may push it."
+  }
+  # The state holds the environment: ids and addresses, no key.
+  validation {
+    condition     = alltrue([for name, _ in try(var.code_engine.environment, {}) : can(regex("^[A-Z][A-Z0-9_]*$", name)) && !can(regex("APIKEY$|PASSWORD|TOKEN$", name))])
+    error_message = "The environment has names in capitals and no key, password or token: Terraform would keep it in its state."
+  }
+}
+
+variable "tags" {
+  description = "User tags of the new instance, the service ids and the readers' access group, such as [\"team:data\"]."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for tag in var.tags : can(regex("^[A-Za-z0-9 :_.-]{1,128}$", tag))])
+    error_message = "A tag has at most 128 letters, digits, blanks and : _ . -"
+  }
+}
+
+variable "access_tags" {
+  description = "Access tags of the new instance, as key:value. They exist already: an administrator of the account makes them."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for tag in var.access_tags : can(regex("^[A-Za-z0-9 _.-]+:[A-Za-z0-9 _.-]+$", tag))])
+    error_message = "An access tag is key:value."
+  }
+}
+
+variable "kms_key_crn" {
+  description = "CRN of a root key of Key Protect or Hyper Protect Crypto Services that encrypts the new instance. Null for IBM's own. It can only be set when the instance is created."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.kms_key_crn == null || can(regex("^crn:v1:[a-z0-9-]+:[a-z0-9-]+:(kms|hs-crypto):[a-z0-9-]+:a/[0-9a-f]{32}:[0-9a-f-]{36}:key:[0-9a-f-]{36}$", var.kms_key_crn))
+    error_message = "This is not the CRN of a root key: `ibmcloud kp key show` prints it."
+  }
+  validation {
+    condition     = var.kms_key_crn == null || var.secrets_manager_crn == null
+    error_message = "An instance that exists keeps its key: leave kms_key_crn or secrets_manager_crn out."
+  }
+}
+
+variable "endpoint_type" {
+  description = "By which endpoint Terraform itself reaches Secrets Manager: public, or private. If null, private with service_endpoints = private, else public."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.endpoint_type == null || contains(["public", "private"], coalesce(var.endpoint_type, "public"))
+    error_message = "endpoint_type must be public or private."
+  }
+}
+
+variable "readers" {
+  description = "Set it, even to {}, to make an access group that reads the tokens; its members by their ids: people, service ids (ServiceId-…) and trusted profiles (Profile-…)."
+  type = object({
+    ibm_ids     = optional(list(string), [])
+    service_ids = optional(list(string), [])
+    profile_ids = optional(list(string), [])
+  })
+  default = null
+
+  validation {
+    condition = var.readers == null || alltrue(concat(
+      [for id in try(var.readers.service_ids, []) : can(regex("^ServiceId-[0-9a-f-]{36}$", id))],
+      [for id in try(var.readers.profile_ids, []) : can(regex("^Profile-[0-9a-f-]{36}$", id))],
+      [for id in try(var.readers.ibm_ids, []) : can(regex("^\\S+@\\S+$", id))],
+    ))
+    error_message = "Service ids begin with ServiceId-, trusted profiles with Profile-, and people are named by their address."
+  }
+}
+
+variable "restrict_to" {
+  description = "Context-based restriction: the networks from which the Secrets Manager instance answers at all, to the rotator, readers, administrators and Terraform. Begin with enforcement_mode report, and read what it would have refused."
+  type = object({
+    ip_addresses     = optional(list(string), [])
+    subnets          = optional(list(string), [])
+    vpcs             = optional(list(string), [])
+    enforcement_mode = optional(string, "report")
+  })
+  default = null
+
+  validation {
+    condition     = var.restrict_to == null || contains(["report", "enabled", "disabled"], try(var.restrict_to.enforcement_mode, ""))
+    error_message = "enforcement_mode must be report, enabled or disabled."
+  }
+  validation {
+    condition     = var.restrict_to == null || try(length(concat(var.restrict_to.ip_addresses, var.restrict_to.subnets, var.restrict_to.vpcs)), 0) > 0
+    error_message = "Without a network nobody would reach the instance, Terraform included: name ip_addresses, subnets (CIDR) or vpcs (CRN)."
+  }
+  validation {
+    condition     = alltrue([for subnet in try(var.restrict_to.subnets, []) : can(cidrhost(subnet, 0)) && !endswith(subnet, "/0")])
+    error_message = "A subnet is written as 192.0.2.0/24, and /0 restricts nothing."
   }
 }

@@ -4,12 +4,10 @@ terraform {
   required_providers {
     ibm = {
       source  = "IBM-Cloud/ibm"
-      version = "= 2.5.0"
+      version = "~> 2.5"
     }
   }
 }
 
-# Credentials come from the environment: IC_API_KEY, or IC_IAM_TOKEN of a person who is logged in.
-provider "ibm" {
-  region = local.region
-}
+# No provider block: a module with one cannot be used with for_each. Applied by itself, the provider takes all from the
+# environment: IC_API_KEY, or IC_IAM_TOKEN of a person who is logged in, and IC_REGION, where Code Engine's project is.
