@@ -47,6 +47,7 @@ func (w *world) published(inv *invocation) {
 	if inv.versions++; inv.versions > 1 && w.tampered.Before(inv.began) {
 		w.violated(now, "%s published %d versions", inv.id, inv.versions)
 	}
+	inv.saved, inv.savedAt = version.ID, now
 	w.counts.versions++
 	if len(w.tokens.tokens) > 0 {
 		w.margins = append(w.margins, margin{since: before.at, at: now, left: before.expires.Sub(now), lifetime: before.expires.Sub(before.born)})
@@ -144,6 +145,7 @@ func (w *world) ended(inv *invocation, ran report.Report) {
 	if w.keys != nil {
 		w.keysEnded(inv, ran)
 	}
+	w.checkPut(now, inv, result)
 	if text := fmt.Sprint(result.Error); strings.Contains(text, "eyJ") || strings.Contains(text, w.workloadKey) {
 		w.violated(now, "%s showed a secret", inv.id)
 	}

@@ -11,6 +11,7 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/mirrortest"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 // The two mirrors in AWS. Only the second one has faults of its own, for days.
@@ -210,6 +211,20 @@ func (w *world) moved(version mirrortest.Version) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.mirrors.seen[faultyMirror].publish(published{at: version.At, expires: expires})
+}
+
+// checkPut: what a run knows to have saved, it has put to the healthy mirror, however slow IBM
+// is. It may be cut off by its deadline, or leave the mirror a token that is put less than 16
+// minutes ago or, where it repairs the other one, in order.
+func (w *world) checkPut(now time.Time, inv *invocation, result report.Result) {
+	if inv.saved == "" || inv.saved != result.VersionID || inv.fate.freezeFor > 0 || now.Sub(inv.began) > functionTimeout-6*time.Second || !w.lastTampered.Before(inv.began) {
+		return
+	}
+	holds := w.mirrors.seen[healthyMirror].current(now)
+	inOrder := inv.mode == rotation.ModeEnsure && holds.expires.Sub(inv.savedAt) >= 5*time.Minute
+	if since := inv.savedAt.Sub(holds.at); since >= rotation.PutInterval && !inOrder {
+		w.violated(now, "%s saved a version %s ago and did not put it to the healthy mirror, which got its last one %s before: %v", inv.id, now.Sub(inv.savedAt), since, result.Error)
+	}
 }
 
 // checkMirrors holds every moment at which readers of a mirror had no token against what

@@ -234,8 +234,10 @@ type invocation struct {
 
 	mu       sync.Mutex
 	met      map[string]bool
-	versions int // made by it; guarded by world.mu
-	puts     int // of a bootstrap key by it; guarded by world.mu
+	versions int       // made by it; guarded by world.mu
+	saved    string    // the last of them
+	savedAt  time.Time // when
+	puts     int       // of a bootstrap key by it; guarded by world.mu
 }
 
 // invoke starts an event's run in a warm process if one is idle, else in a new one.
