@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -185,10 +186,11 @@ func buildah(t *testing.T, store string, arguments ...string) string {
 	return strings.TrimSpace(string(output))
 }
 
-// image builds infra/Dockerfile and returns the folder of the image's files. The base of the build is this machine.
-func image(t *testing.T) (files string) {
+// image builds infra/Dockerfile and returns the folder of the image's files, its user and its program. The base of the
+// build is this machine.
+func image(t *testing.T) (files, user, program string) {
 	t.Helper()
-	programs.Need(t, "buildah", "unshare", "chroot")
+	programs.Need(t, "buildah", "unshare", "chroot", "bash")
 	if os.Geteuid() != 0 {
 		programs.Missing(t, "not root, which builds an image and enters it")
 	}
@@ -223,15 +225,20 @@ func image(t *testing.T) (files string) {
 		bud = append(bud, "--volume="+folder+":"+folder)
 	}
 	buildah(t, store, append(bud, ".")...)
-	return buildah(t, store, "mount", buildah(t, store, "from", "--pull-never", "localhost/rotator:test"))
+	user = buildah(t, store, "inspect", "--type=image", "--format={{.OCIv1.Config.User}}", "localhost/rotator:test")
+	program = buildah(t, store, "inspect", "--type=image", "--format={{index .OCIv1.Config.Entrypoint 0}}", "localhost/rotator:test")
+	return buildah(t, store, "mount", buildah(t, store, "from", "--pull-never", "localhost/rotator:test")), user, program
 }
 
 // TestImageRunsAsTheCronJobSays runs the image's files with the CronJob's arguments and variables: as a user that is
 // not root, on a read-only file system, with the certificates of the image alone.
 func TestImageRunsAsTheCronJobSays(t *testing.T) {
 	t.Parallel()
-	files := image(t)
-	for _, name := range []string{"iam-token-rotator", "THIRD-PARTY.txt"} {
+	files, user, program := image(t)
+	if id, _, _ := strings.Cut(user, ":"); !regexp.MustCompile(`^[1-9][0-9]*$`).MatchString(id) {
+		t.Fatalf("user %q: runAsNonRoot takes a number other than 0 alone", user)
+	}
+	for _, name := range []string{program, "THIRD-PARTY.txt"} {
 		if info, err := os.Stat(filepath.Join(files, name)); err != nil || info.Size() == 0 {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -264,8 +271,8 @@ func TestImageRunsAsTheCronJobSays(t *testing.T) {
 	})
 	run := func(wantStatus int, want string, arguments ...string) {
 		t.Helper()
-		command := exec.CommandContext(t.Context(), "unshare", append([]string{"--mount", "sh", "-euc",
-			`mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"; exec chroot --userspec=65532:65532 "$0" /iam-token-rotator "$@"`, files}, arguments...)...)
+		command := exec.CommandContext(t.Context(), "unshare", append([]string{"--mount", "bash", "-euc",
+			`mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"; exec chroot --userspec="$1" "$0" "$2" "${@:3}"`, files, user, program}, arguments...)...)
 		command.Env = []string{"PATH=" + os.Getenv("PATH")}
 		for name, value := range variables {
 			command.Env = append(command.Env, name+"="+value)
@@ -291,10 +298,25 @@ func TestImageRunsAsTheCronJobSays(t *testing.T) {
 	run(2, "SECRETS_MANAGER_URL", arguments...)
 }
 
-// The workflow and the page's are what GitHub runs; the shells in them are checked too.
+// The workflow and the steps of the page are what GitHub runs; the shell in them is checked too.
 func TestWorkflows(t *testing.T) {
+	t.Parallel()
 	programs.Need(t, "shellcheck")
-	if printed, err := tool(t, "tools.mod", "actionlint", "infra/github/deploy.yaml").CombinedOutput(); err != nil {
+	page, err := os.ReadFile(filepath.Join(root, "functions", "iamtoken", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```yaml actions\n")
+	steps, _, found := strings.Cut(rest, "\n```")
+	if !found {
+		t.Fatal("the page has no steps for GitHub")
+	}
+	file := filepath.Join(t.TempDir(), "page.yaml")
+	workflow := "on: push\njobs:\n  job:\n    runs-on: ubuntu-24.04\n    " + strings.ReplaceAll(steps, "\n", "\n    ") + "\n"
+	if err := os.WriteFile(file, []byte(workflow), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if printed, err := tool(t, "tools.mod", "actionlint", "infra/github/deploy.yaml", file).CombinedOutput(); err != nil {
 		t.Errorf("actionlint: %v\n%s", err, printed)
 	}
 }
