@@ -244,7 +244,8 @@ func TestImageRunsAsTheCronJobSays(t *testing.T) {
 		}
 	}
 	all := objects(t, build(t, "trusted-profile"))
-	container := at(all, "CronJob", "spec", "jobTemplate", "spec", "template", "spec", "containers", 0)
+	pod := at(all, "CronJob", "spec", "jobTemplate", "spec", "template", "spec")
+	container := at(pod, "containers", 0)
 	variables := map[string]string{}
 	for name, value := range at(all, "ConfigMap", "data").(map[string]any) {
 		variables[name] = value.(string)
@@ -260,7 +261,11 @@ func TestImageRunsAsTheCronJobSays(t *testing.T) {
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
 	server := httptest.NewTLSServer(cloud)
 	defer server.Close()
-	token := filepath.Join(files, variables["CR_TOKEN_FILENAME"])
+	projected := at(pod, "volumes", 0, "projected", "sources", 0, "serviceAccountToken")
+	if got := at(projected, "audience"); got != "iam" {
+		t.Errorf("the token is for %v, IAM takes one for iam", got)
+	}
+	token := filepath.Join(files, at(container, "volumeMounts", 0, "mountPath").(string), at(projected, "path").(string))
 	if err := errors.Join(os.MkdirAll(filepath.Dir(token), 0o755), os.WriteFile(token, []byte("compute-resource-token"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
