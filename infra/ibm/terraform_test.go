@@ -796,3 +796,77 @@ func localValues(t *testing.T, program, folder string) map[string]any {
 	}
 	return values
 }
+
+// TestTheModuleByTerraform has Terraform validate the module by the provider's schema, and apply it twice at once with
+// made-up answers. TF_CLI_CONFIG_FILE keeps it from asking a registry.
+func TestTheModuleByTerraform(t *testing.T) {
+	terraform := programs.Path(t, "terraform")
+	folder := t.TempDir()
+	build := exec.Command("go", "build", "-modfile=../../.ci/tools.mod", "-o", filepath.Join(folder, "terraform-provider-ibm"), "./testdata/provider")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the provider: %v\n%s", err, out)
+	}
+	module, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"rc": fmt.Sprintf("provider_installation {\n  dev_overrides {\n    \"IBM-Cloud/ibm\" = %q\n  }\n}\n", folder),
+		"main.tf": `
+terraform {
+  required_providers {
+    ibm = { source = "IBM-Cloud/ibm" }
+  }
+}
+variable "code_engine" {
+  type    = any
+  default = null
+}
+module "ibm" {
+  source      = "./module"
+  for_each    = toset(["team-a", "team-b"])
+  prefix      = each.key
+  code_engine = var.code_engine
+  tags        = ["team:data"]
+  access_tags = ["env:prod"]
+  kms_key_crn = "` + rootKeyCRN + `"
+  readers     = { ibm_ids = ["reader@example.com"] }
+  restrict_to = { subnets = ["192.0.2.0/24"] }
+}
+output "made" {
+  value = module.ibm
+}`,
+		"two.tftest.hcl": `
+mock_provider "ibm" {}
+run "service_ids" {
+  assert {
+    condition     = output.made["team-a"].token_group_id != output.made["team-b"].token_group_id && output.made["team-a"].bootstrap_iam_id != ""
+    error_message = "two modules must make two of each"
+  }
+}
+run "code_engine" {
+  variables {
+    code_engine = { image = "us.icr.io/a/b:1", image_secret = "registry", environment = { API_KEY_SECRET = "x" }, build = { source_url = "https://example.com/a" } }
+  }
+  assert {
+    condition     = output.made["team-a"].iam_profile_id != "" && output.made["team-a"].bootstrap_iam_id == ""
+    error_message = "a trusted profile must take the place of the bootstrap service id"
+  }
+}`,
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(filepath.Join(folder, "module"), os.DirFS(module)); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"get"}, {"validate"}, {"test"}} {
+		command := exec.Command(terraform, append([]string{"-chdir=" + folder}, append(args, "-no-color")...)...)
+		command.Env = append(programs.CleanEnviron(), "TF_CLI_CONFIG_FILE="+filepath.Join(folder, "rc"), "SCHEMA="+filepath.Join(module, "testdata/provider-schema.json"))
+		out, err := command.CombinedOutput()
+		if err != nil || args[0] == "test" && !strings.Contains(string(out), "2 passed, 0 failed") {
+			t.Fatalf("terraform %s: %v\n%s", args[0], err, out)
+		}
+	}
+}
