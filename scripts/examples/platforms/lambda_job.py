@@ -2,7 +2,7 @@
 
 Lambda's environment would hold the token of the deployment, so the job reads it at run time and keeps it between invocations.
 """
-import base64, json, os, time, urllib.error, urllib.request
+import base64, json, os, time, urllib.request
 
 import boto3
 
@@ -32,6 +32,7 @@ def handler(event, context):
         try:
             with opener.open(request, timeout=10) as answer:
                 return {"status": answer.status, "targets": len(json.load(answer)["targets"])}
-        except urllib.error.HTTPError as error:  # its text may repeat what was received
-            if fresh or error.code != 401:
-                raise RuntimeError(f"Logs Routing answered {error.code}") from None
+        except Exception as error:  # its text may repeat what was sent or received
+            status = getattr(error, "code", 0)
+            if fresh or status != 401:
+                raise RuntimeError(f"Logs Routing answered {status}" if status else "Logs Routing gave no usable answer") from None
