@@ -268,10 +268,11 @@ func writeRaw(w http.ResponseWriter, literal string) bool {
 	return true
 }
 
-// The AWS secrets of the bootstrap key and of the token's mirror.
+// The AWS secrets of the bootstrap key and of the token's mirror, and its other mirror.
 const (
 	bootstrapARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:bootstrap-AbCdEf"
 	mirrorARN    = "arn:aws:secretsmanager:us-east-1:123456789012:secret:mirror-AbCdEf"
+	parameterARN = "arn:aws:ssm:us-east-1:123456789012:parameter/mirror"
 )
 
 // awsAnswers are what AWS Secrets Manager answers; %q is the bootstrap key or the token, %d the time.
@@ -279,6 +280,8 @@ var awsAnswers = map[string]string{
 	"secretsmanager.GetSecretValue": `{"ARN":"` + bootstrapARN + `","Name":"bootstrap","SecretString":%q,"CreatedDate":%d}`,
 	"secretsmanager.DescribeSecret": `{"ARN":"` + mirrorARN + `","Name":"mirror","VersionIdsToStages":{}}`,
 	"secretsmanager.PutSecretValue": `{"ARN":"` + mirrorARN + `","Name":"mirror","VersionStages":["AWSCURRENT"]}`,
+	"AmazonSSM.DescribeParameters":  `{"Parameters":[{"ARN":"` + parameterARN + `","Name":"mirror","Type":"SecureString","Tier":"Standard","KeyId":"alias/aws/ssm","Version":1}]}`,
+	"AmazonSSM.PutParameter":        `{"Version":2,"Tier":"Standard"}`,
 	"secretsmanager.UpdateSecret":   `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`,
 	"secretsmanager.CreateSecret":   `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`,
 }
@@ -432,7 +435,7 @@ func (s *stage) may(p path, service, place string) []string {
 		return append(s.cloud.tokensOf(slices.Concat(s.cloud.made, []string{k.bootstrap, k.workload, k.reader, k.admin})...), k.given)
 	case "operator: IAM, the header Authorization", "operator: IAM about a key, the header Authorization":
 		return append(s.cloud.tokensOf(k.admin), k.given)
-	case "function: Secrets Manager, the field payload", "function: AWS, the field SecretString":
+	case "function: Secrets Manager, the field payload", "function: AWS, the field SecretString", "function: AWS, the field Value":
 		return s.cloud.tokensOf(k.workload)
 	case "function: AWS for the bootstrap key, the field SecretString":
 		return []string{k.renewed}

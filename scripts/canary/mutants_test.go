@@ -21,24 +21,25 @@ import (
 type mutant struct{ name, file, anchor, code, shows string }
 
 const (
-	iamFile     = "functions/internal/ibmcloud/iam.go"
-	smFile      = "functions/internal/ibmcloud/secretsmanager.go"
-	keyFile     = "functions/internal/ibmcloud/keysecrets.go"
-	awsFile     = "functions/internal/awscloud/secrets.go"
-	renewalFile = "functions/internal/keyrenewal/renewal.go"
-	passFile    = "functions/internal/rotation/pass.go"
-	mainFile    = "functions/rotate/main.go"
-	hostFile    = "functions/rotate/function.go"
-	readerFile  = "functions/iamtoken/secretsmanager.go"
-	shellFile   = "scripts/iam-token"
-	keysIn      = "	response, sent, err := i.request(ctx, op, apiKeyGrant{key})"
-	tokenOut    = "	value := response.Token.Value.Reveal()"
-	bearer      = `	req.Header.Set("Authorization", "Bearer "+token.Reveal())`
-	keyRead     = "	key, err := keyOf(secret, ref)"
-	keepKey     = keyRead + "; leakKey = key.Reveal()"
-	invoked     = "	requestID := \"unknown-request\""
-	sends       = "	config=\"header = \\\"Authorization: Bearer $access\\\"\"\n"
-	readerSends = "	form := url.Values{\"grant_type\": {\"urn:ibm:params:oauth:grant-type:apikey\"}, \"apikey\": {s.key()}}"
+	iamFile       = "functions/internal/ibmcloud/iam.go"
+	smFile        = "functions/internal/ibmcloud/secretsmanager.go"
+	keyFile       = "functions/internal/ibmcloud/keysecrets.go"
+	awsFile       = "functions/internal/awscloud/secrets.go"
+	parameterFile = "functions/internal/awscloud/parameters.go"
+	renewalFile   = "functions/internal/keyrenewal/renewal.go"
+	passFile      = "functions/internal/rotation/pass.go"
+	mainFile      = "functions/rotate/main.go"
+	hostFile      = "functions/rotate/function.go"
+	readerFile    = "functions/iamtoken/secretsmanager.go"
+	shellFile     = "scripts/iam-token"
+	keysIn        = "	response, sent, err := i.request(ctx, op, apiKeyGrant{key})"
+	tokenOut      = "	value := response.Token.Value.Reveal()"
+	bearer        = `	req.Header.Set("Authorization", "Bearer "+token.Reveal())`
+	keyRead       = "	key, err := keyOf(secret, ref)"
+	keepKey       = keyRead + "; leakKey = key.Reveal()"
+	invoked       = "	requestID := \"unknown-request\""
+	sends         = "	config=\"header = \\\"Authorization: Bearer $access\\\"\"\n"
+	readerSends   = "	form := url.Values{\"grant_type\": {\"urn:ibm:params:oauth:grant-type:apikey\"}, \"apikey\": {s.key()}}"
 )
 
 // mutants are leaks of each kind: door, channel and encoding. leak and leakText are in the source below.
@@ -90,6 +91,7 @@ var mutants = []mutant{
 	{"the workload's key for a token", keyFile + "\x00" + smFile, keyRead + "\x00" + bearer, keepKey + "\x00" + `req.Header.Set("Authorization", "Bearer "+token.Reveal()+leakKey)`, "^lambda: calm"},
 	{"a token in the version's metadata", passFile, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.RotatorVersion = leakText("gzip", fresh.Token.Value.Reveal())`, "^command: calm"},
 	{"the mirror's version id", awsFile, "SecretId: &s.arn, ClientRequestToken: &versionID,", `SecretId: &s.arn, ClientRequestToken: aws.String(payload.Reveal()[500:560]),`, "^command mirrored: calm"},
+	{"the parameter's description", parameterFile, "Description: aws.String(description(versionID, next))", `Description: aws.String(payload.Reveal()[500:560])`, "^command mirrored: calm"},
 	{"the renewed key's version id", renewalFile, "versionID(p.managed.KeyID, after)", `p.managed.Key.Reveal()`, "^command renewed: calm"},
 	{"the renewed key in the report", renewalFile, "	result.KeyID = p.managed.KeyID", `result.KeyID = leakText("hex", p.managed.Key.Reveal())`, "^command renewed: calm"},
 	{"a request to a service that nobody knows", iamFile, keysIn, `leak("request", "raw", key.Reveal());ANCHOR`, "^command: calm"},

@@ -161,7 +161,7 @@ func onAWS(s *stage) map[string]string {
 
 func mirrored(s *stage) map[string]string {
 	return without(onAWS(s), []string{"API_KEY_SECRET", "TOKEN_SECRET"}, map[string]string{"ROTATIONS": fmt.Sprintf(
-		`[{"name":"mirrored","api_key_secret":%q,"token_secret":%q,"format":"json","mirror":[%q]}]`, s.rotation.APIKeySecret, s.rotation.TokenSecret, mirrorARN)})
+		`[{"name":"mirrored","api_key_secret":%q,"token_secret":%q,"format":"json","mirror":[%q,%q]}]`, s.rotation.APIKeySecret, s.rotation.TokenSecret, mirrorARN, parameterARN)})
 }
 
 func renewed(s *stage) map[string]string {

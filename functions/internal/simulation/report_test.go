@@ -65,6 +65,7 @@ func (y year) figures(out io.Writer) {
 		y.count(func(w *world) int { return w.counts.runs }), y.count(func(w *world) int { return w.counts.failed }),
 		y.count(func(w *world) int { return w.counts.crashed }), y.count(func(w *world) int { return w.counts.throttles }),
 		y.count(func(w *world) int { return w.counts.versions }))
+	y.cacheFigures(out)
 	y.mirrorFigures(out)
 	y.keyFigures(out)
 	_, _ = fmt.Fprintf(out, "API calls: %d, the naive way %d; a reader used the token %d times during faults\n\n",
@@ -205,6 +206,7 @@ func (w *world) check() {
 	w.checkMargins()
 	w.checkAlarms()
 	w.checkMirrors()
+	w.checkCaches()
 }
 
 // year is what the stories of a seed came to together.

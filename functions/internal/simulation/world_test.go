@@ -59,6 +59,7 @@ type world struct {
 	bootstrapKeys []string   // the last is the one in force
 	tokens        timeline
 	naiveTokens   timeline
+	cached        []cached    // of each of the caches
 	publisher     *invocation // of the current version; nil when nobody's
 	lastTampered  time.Time
 	tampered      time.Time // when the current version's metadata was changed; zero if it is true

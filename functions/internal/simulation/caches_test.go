@@ -1,0 +1,124 @@
+package simulation
+
+import (
+	"fmt"
+	"io"
+	"time"
+)
+
+// cache is a reader that keeps what it has read, and uses it all the time.
+type cache struct {
+	name        string
+	least, most time.Duration // that it keeps a token, at random in between
+	rule        bool          // of iamtoken/README.md: not beyond a minute before the token expires
+}
+
+var caches = []cache{
+	{"by the rule, 5 minutes at most", 5 * time.Minute, 5 * time.Minute, true},
+	{"of 300 s, as the Lambda extension's", 5 * time.Minute, 5 * time.Minute, false},
+	{"of half an hour to an hour, as AWS's clients'", 30 * time.Minute, time.Hour, false},
+}
+
+// between is how often a reader that has no cache, or none by the rule any more, asks.
+const between = 10 * time.Second
+
+// reads calls use for each stretch in which the reader has one token, and for how long of
+// it that has expired.
+func (c cache) reads(t *timeline, d dice, from, to time.Time, use func(s span, token published)) {
+	for at := from; at.Before(to); {
+		token := t.current(at)
+		next := at.Add(d.between(c.least, c.most))
+		if c.rule {
+			next = earlier(next, later(token.expires.Add(-time.Minute), at.Add(between)))
+			if token.expires.After(at) {
+				next = earlier(next, token.expires)
+			}
+		}
+		use(span{at, earlier(next, to)}, token)
+		at = next
+	}
+}
+
+// cached is what readers with one cache met.
+type cached struct {
+	lost  time.Duration
+	calm  time.Duration // the least remaining lifetime in use where no fault was; 0 if there was none
+	worst time.Duration // the longest without a token that works
+}
+
+// checkCaches holds what readers with a cache meet against the promise: by the rule it is
+// the same, else later by as long as the cache keeps a token.
+func (w *world) checkCaches() {
+	w.cached = make([]cached, len(caches))
+	if len(w.tokens.tokens) == 0 {
+		return
+	}
+	first := w.tokens.tokens[0].at
+	for i, c := range caches {
+		seen, since := &w.cached[i], time.Time{}
+		c.reads(&w.tokens, newDice(w.seed, c.name), first, w.end, func(s span, token published) {
+			expired := s.to.Sub(later(s.from, token.expires))
+			if from := later(s.from, token.expires); expired > 0 {
+				if from.After(s.from) || since.IsZero() {
+					since = from
+				}
+				seen.lost, seen.worst = seen.lost+expired, max(seen.worst, s.to.Sub(since))
+			} else {
+				since = time.Time{}
+			}
+			if left := token.expires.Sub(s.to); w.isCalm(s, token) && (seen.calm == 0 || left < seen.calm) {
+				seen.calm = left
+			}
+			if expired > 0 && c.most < disturbed && !w.excuses(token, span{later(s.from, token.expires), s.to}, c.most) {
+				w.violated(s.to, "a cache %s had an expired token for %s, and no fault excuses it", c.name, expired)
+			}
+		})
+		if most := w.tokens.lost() + time.Duration(len(w.tokens.gaps))*between; c.rule && seen.lost > most {
+			w.violated(w.end, "a cache by the rule had an expired token for %s, without a cache it is %s", seen.lost, w.tokens.lost())
+		}
+	}
+}
+
+// isCalm reports whether no fault had an effect on a token of an hour until it was given up.
+func (w *world) isCalm(s span, token published) bool {
+	quiet, lost := w.quiet(token.at.Add(-10*time.Minute), s.to)
+	return quiet && lost == 0 && token.expires.Sub(token.born) > 15*time.Minute
+}
+
+// excuses reports whether a reader may have had an expired token, with a cache that keeps
+// one for so long.
+func (w *world) excuses(token published, s span, keep time.Duration) bool {
+	for _, f := range w.story { // see forgedShort
+		if f.name == metadataForged && token.expires.Sub(token.born) <= 15*time.Minute && !f.from.Before(token.at) && f.from.Before(s.to) {
+			return true
+		}
+	}
+	for _, g := range w.tokens.gaps { // checkGaps has held them against the bound
+		if !s.from.Before(g.from) && !s.to.After(g.to.Add(keep)) {
+			return true
+		}
+	}
+	for _, t := range w.troubles { // a new token came in time, but a cache later
+		if !s.from.Before(t.from) && !s.to.After(t.excused.Add(keep)) {
+			return true
+		}
+	}
+	return false
+}
+
+// cacheFigures are the numbers of readers with a cache.
+func (y year) cacheFigures(out io.Writer) {
+	days := time.Duration(y.days) * 24 * time.Hour
+	for i, c := range caches {
+		calm, worst := time.Duration(0), time.Duration(0)
+		for _, w := range y.parts {
+			if at := w.cached[i]; calm == 0 || at.calm != 0 && at.calm < calm {
+				calm = at.calm
+			}
+			worst = max(worst, w.cached[i].worst)
+		}
+		lost := y.sum(func(w *world) time.Duration { return w.cached[i].lost })
+		_, _ = fmt.Fprintf(out, "a cache %s: an expired token for %s, %.2f%% of the time, at most %s at once; without faults at least %s left\n",
+			c.name, short(lost), 100*lost.Hours()/days.Hours(), short(worst), short(calm))
+	}
+}
