@@ -89,6 +89,29 @@ func TestParametersInMoto(t *testing.T) {
 	checkFailure(t, mirrors.Put(t.Context(), missing, versionID, iamtoken.NewSecret(canary)), rotation.NotFound, rotation.Never, "the function creates none")
 }
 
+// Of two runs that saw the same version the last one's token is there, and is known to be.
+func TestPutsAtTheSameTime(t *testing.T) {
+	startMoto(t)
+	client := parameterStore(t)
+	putByHand(t, client, ssm.PutParameterInput{Name: aws.String("/tokens/logs"), Type: types.ParameterTypeSecureString})
+	runs := []*Mirrors{NewMirrors(http.DefaultTransport), NewMirrors(http.DefaultTransport)}
+	for _, run := range runs {
+		if _, err := run.Describe(t.Context(), parameterARN); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, id := range []string{otherVersion, versionID} {
+		if err := runs[i].Put(t.Context(), parameterARN, id, iamtoken.NewSecret(id)); err != nil {
+			t.Fatal(err)
+		}
+		found, err := runs[i].Describe(t.Context(), parameterARN)
+		value, readErr := client.GetParameter(t.Context(), &ssm.GetParameterInput{Name: aws.String("/tokens/logs"), WithDecryption: aws.Bool(true)})
+		if err != nil || readErr != nil || found.VersionID != id || *value.Parameter.Value != id {
+			t.Errorf("run %d: got %q (%v, %v), want its own version and token", i, found.VersionID, err, readErr)
+		}
+	}
+}
+
 // A parameter of another type would hold the token in the clear.
 func TestAParameterInTheClearIsNotWritten(t *testing.T) {
 	startMoto(t)
