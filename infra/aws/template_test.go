@@ -402,6 +402,7 @@ func TestPoliciesAreNarrow(t *testing.T) {
 		"EncryptMessages":              "[kms:GenerateDataKey kms:Decrypt] on map[Ref:KmsKeyArn]",
 		"Trace":                        "[xray:PutTraceSegments xray:PutTelemetryRecords] on *",
 		"MirrorTheToken":               "[secretsmanager:PutSecretValue secretsmanager:DescribeSecret] on map[Fn::Split:[, map[Ref:MirrorSecretArns]]]",
+		"EncryptTheParameter":          "[kms:Encrypt kms:GenerateDataKey] on map[Ref:MirrorKmsKeyArn]",
 		"MirrorTheTokenToParameters":   "[ssm:PutParameter] on map[Fn::Split:[, map[Ref:MirrorParameterArns]]]",
 		"SeeWhichVersionAParameterHas": "[ssm:DescribeParameters] on *",
 		"ReportFailedRuns":             "[sqs:SendMessage] on map[Fn::GetAtt:[FailedRuns Arn]]",
@@ -677,6 +678,10 @@ func TestGuardedAccounts(t *testing.T) {
 			"StringLike":   object{"kms:ViaService": object{"Fn::Sub": "secretsmanager.*.${AWS::URLSuffix}"}},
 			"StringEquals": object{"kms:EncryptionContext:SecretARN": object{"Fn::Split": []any{",", object{"Ref": "MirrorSecretArns"}}}},
 		},
+		"ParameterKeyPolicy": {
+			"StringLike":   object{"kms:ViaService": object{"Fn::Sub": "ssm.*.${AWS::URLSuffix}"}},
+			"StringEquals": object{"kms:EncryptionContext:PARAMETER_ARN": object{"Fn::Split": []any{",", object{"Ref": "MirrorParameterArns"}}}},
+		},
 		"QueueKeyPolicy": {"StringEquals": object{
 			"kms:ViaService": object{"Fn::Sub": "sqs.${AWS::Region}.${AWS::URLSuffix}"},
 			"kms:EncryptionContext:aws:sqs:arn": []any{
@@ -685,7 +690,7 @@ func TestGuardedAccounts(t *testing.T) {
 	} {
 		want(t, id+" condition", at(t, properties(t, tmpl, id), "PolicyDocument", "Statement", 0, "Condition"), through)
 	}
-	for id, condition := range map[string]string{"MirrorKeyPolicy": "HasMirrorKey", "QueueKeyPolicy": "HasOwnKey", "TracingPolicy": "Traces"} {
+	for id, condition := range map[string]string{"MirrorKeyPolicy": "HasMirrorKey", "ParameterKeyPolicy": "HasParameterKey", "QueueKeyPolicy": "HasOwnKey", "TracingPolicy": "Traces"} {
 		want(t, id, at(t, tmpl, "Resources", id, "Condition"), condition)
 	}
 }

@@ -268,7 +268,7 @@ func (s *resource) permission(c cause) string {
 		return "a policy denies it, or one that must allow it does not: the role's own, its boundary, the secret's, the organization's or the VPC endpoint's"
 	case deniedByKMS:
 		if s.isParameter() {
-			return "the role may not use the parameter's KMS key: let it call kms:Encrypt with that key, or kms:GenerateDataKey if the parameter is an advanced one"
+			return "the role may not use the parameter's KMS key: let it call kms:Encrypt with that key, or kms:GenerateDataKey if the parameter is an advanced one: name the key in MirrorKmsKeyArn"
 		}
 		return "the role may not use the secret's KMS key: " +
 			s.either("name the key in BootstrapKmsKeyArn; new permissions take minutes", "let it call kms:GenerateDataKey and kms:Decrypt with that key") +
