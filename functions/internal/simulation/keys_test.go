@@ -645,7 +645,11 @@ func (y year) keyFigures(out io.Writer) {
 	}
 	_, _ = fmt.Fprintf(out, "managed keys, as long in each of %d settings of IBM's: %d keys made for the bootstrap, %d renewals, the previous key used in %d runs; AWS's was an older one for %s at most without a fault\n",
 		len(y.keys), made, renewals, byPrevious, short(behind))
-	_, _ = fmt.Fprintf(out, "no working key was left %d times, each within the bound; where a function ran, an alarm had fired %s before or more\n", losses, short(notice))
+	_, _ = fmt.Fprintf(out, "no working key was left %d times, each within the bound", losses)
+	if notice > 0 {
+		_, _ = fmt.Fprintf(out, "; where a function ran, an alarm had fired %s before or more", short(notice))
+	}
+	_, _ = fmt.Fprintln(out)
 }
 
 // What `make test` plays of it, of each of the settings.
