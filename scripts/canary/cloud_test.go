@@ -286,10 +286,13 @@ var awsAnswers = map[string]string{
 	"secretsmanager.CreateSecret":   `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`,
 }
 
+// release is what an earlier version was deployed with.
+const release = `{"template":"Resources: {}","parameters":{"CodeBucket":"bucket","AliasVersion":"1"}}`
+
 // awsQueries are what CloudFormation and STS answer, by action. The stack is there, and becomes what is asked for.
 var awsQueries = map[string]string{
 	"GetCallerIdentity":   `<Account>123456789012</Account>`,
-	"DescribeStacks":      `<Stacks><member><StackName>iam-token-rotator</StackName><StackId>` + stackID + `</StackId><StackStatus>%s</StackStatus><Parameters><member><ParameterKey>CodeBucket</ParameterKey><ParameterValue>bucket</ParameterValue></member><member><ParameterKey>AliasVersion</ParameterKey><ParameterValue>2</ParameterValue></member></Parameters></member></Stacks>`,
+	"DescribeStacks":      `<Stacks><member><StackName>iam-token-rotator</StackName><StackId>` + stackID + `</StackId><StackStatus>%s</StackStatus><Parameters><member><ParameterKey>CodeBucket</ParameterKey><ParameterValue>bucket</ParameterValue></member><member><ParameterKey>AliasVersion</ParameterKey><ParameterValue>2</ParameterValue></member><member><ParameterKey>Releases</ParameterKey><ParameterValue>1:` + fmt.Sprintf("%.16x", sha256.Sum256([]byte(release))) + `</ParameterValue></member></Parameters></member></Stacks>`,
 	"DescribeStackEvents": `<StackEvents><member><EventId>%s</EventId><StackName>iam-token-rotator</StackName><LogicalResourceId>iam-token-rotator</LogicalResourceId><ResourceStatus>UPDATE_COMPLETE</ResourceStatus><Timestamp>2026-01-01T00:00:00Z</Timestamp></member></StackEvents>`,
 	"GetTemplate":         `<TemplateBody>Resources: {}</TemplateBody>`,
 	"UpdateStack":         `<StackId>` + stackID + `</StackId>`,
@@ -337,13 +340,13 @@ func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, r *http.Request, body 
 		c.published++
 		w.WriteHeader(http.StatusCreated)
 		answer = fmt.Sprintf(`{"Version":"%d","CodeSha256":%q}`, 2+c.published, c.uploaded)
-	case call == "" && strings.HasSuffix(r.URL.Path, "release-1.json") && r.Method == http.MethodGet:
-		answer = `{"template":"Resources: {}","parameters":{"CodeBucket":"bucket","AliasVersion":"1"}}`
+	case call == "" && strings.Contains(r.URL.Path, "release-1-") && r.Method == http.MethodGet:
+		answer = release
 	case call == "" && strings.HasSuffix(r.URL.Path, ".json") && r.Method == http.MethodGet:
 		w.WriteHeader(http.StatusNotFound)
 		answer = `<Error><Code>NoSuchKey</Code></Error>`
 	case call == "" && r.URL.Path == "/bucket" && r.Method == http.MethodGet:
-		answer = `<ListBucketResult><Contents><Key>iam-token-rotator/iam-token-rotator/rotate-1.zip</Key></Contents><Contents><Key>iam-token-rotator/iam-token-rotator/release-1.json</Key></Contents></ListBucketResult>`
+		answer = `<ListBucketResult><Contents><Key>iam-token-rotator/iam-token-rotator/rotate-1.zip</Key></Contents><Contents><Key>iam-token-rotator/iam-token-rotator/release-0-0.json</Key></Contents></ListBucketResult>`
 	case call == "" && strings.HasPrefix(r.URL.Path, "/bucket"):
 		if sum := sha256.Sum256([]byte("zip\n")); r.Method == http.MethodPut {
 			c.uploaded = base64.StdEncoding.EncodeToString(sum[:])

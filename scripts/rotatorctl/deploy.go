@@ -94,6 +94,8 @@ type deployment struct {
 	existing   *types.Stack // nil if there is none yet
 	live       string       // the version before, that the alias stays at until the new one is checked; empty for none
 	version    string       // the new one, or again the live one
+	releases   releases     // before this deployment
+	kept       releases     // after it, nil if they are the same
 }
 
 func (d *deployment) run(ctx context.Context) error {
@@ -168,7 +170,7 @@ func repository() (string, error) {
 // readParameters rejects in PARAMS a key that the template does not have, and one that another variable sets.
 func (d *deployment) readParameters() error {
 	d.parameters = map[string]string{}
-	reserved := map[string]string{"CodeKey": "deploy names the zip after its content", aliasVersion: "deploy sets it to the version that it has checked"}
+	reserved := map[string]string{"CodeKey": "deploy names the zip after its content", aliasVersion: "deploy sets it to the version that it has checked", releasesList: "deploy sets it to what rollback can return to"}
 	for _, s := range settings {
 		if s.parameter != "" {
 			d.parameters[s.parameter], reserved[s.parameter] = d.values[s.variable], "set "+s.variable

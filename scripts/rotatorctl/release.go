@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,55 +22,96 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	lambdatypes "github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/spf13/cobra"
 )
 
 const (
 	aliasName    = "live"         // of the alias that the schedules run
 	aliasVersion = "AliasVersion" // the template's parameter for its version
+	releasesList = "Releases"     // the template's parameter for the hashes of the releases
 	keptVersions = 5              // that rollback can go back through, with the live one
 )
 
 // release is what a version of the function was deployed with. Roles and alarms are of the stack, not of a version, so
-// to go back to a version is to give the stack its template and parameters again. It is kept beside the zips.
+// to go back to a version is to give the stack its template and parameters again. It is kept beside the zips, under a
+// name that has its hash, and the stack has the hashes: who may write to the bucket alone can deploy nothing by it.
 type release struct {
 	Template   string            `json:"template"`
 	Parameters map[string]string `json:"parameters"`
 }
 
-func (p *program) releasePrefix() string { return "iam-token-rotator/" + p.stack + "/release-" }
+// releases are the hashes of those that are kept, by version.
+type releases map[int]string
 
-func (p *program) releaseKey(version string) string { return p.releasePrefix() + version + ".json" }
-
-func (p *program) saveRelease(ctx context.Context, bucket, version string, r release) error {
-	text, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("encoding the release: %w", err)
+// stackReleases reads the stack's parameter: VERSION:HASH,…
+func stackReleases(stack *types.Stack) releases {
+	all := releases{}
+	for word := range strings.SplitSeq(parameter(stack, releasesList), ",") {
+		if version, hash, found := strings.Cut(word, ":"); found && isNumber(version) {
+			all[number(version)] = hash
+		}
 	}
-	key := p.releaseKey(version)
-	if _, err := p.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(text)}); err != nil {
-		return fmt.Errorf("storing s3://%s/%s: %w", printable(bucket), key, awsError(err))
-	}
-	return nil
+	return all
 }
 
-// loadRelease returns nil if there is none.
-func (p *program) loadRelease(ctx context.Context, bucket, version string) (*release, error) {
-	key := p.releaseKey(version)
-	object, err := p.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
-	if _, missing := errors.AsType[*s3types.NoSuchKey](err); missing {
-		return nil, nil
+func (r releases) String() string {
+	var words []string
+	for _, version := range slices.Sorted(maps.Keys(r)) {
+		words = append(words, fmt.Sprintf("%d:%s", version, r[version]))
 	}
+	return strings.Join(words, ",")
+}
+
+// with adds one in place of those since live, and drops the oldest.
+func (r releases) with(live, version int, hash string) releases {
+	kept := releases{}
+	maps.Copy(kept, r)
+	maps.DeleteFunc(kept, func(v int, _ string) bool { return v > live })
+	kept[version] = hash
+	for _, v := range slices.Sorted(maps.Keys(kept)) {
+		if len(kept) > keptVersions {
+			delete(kept, v)
+		}
+	}
+	return kept
+}
+
+func (p *program) releasePrefix() string { return "iam-token-rotator/" + p.stack + "/release-" }
+
+func (p *program) releaseKey(version int, hash string) string {
+	return fmt.Sprintf("%s%d-%s.json", p.releasePrefix(), version, hash)
+}
+
+func (p *program) saveRelease(ctx context.Context, bucket, version string, r release) (hash string, err error) {
+	r.Parameters = maps.Clone(r.Parameters)
+	delete(r.Parameters, releasesList)
+	text, err := json.Marshal(r)
 	if err != nil {
-		return nil, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), key, awsError(err))
+		return "", fmt.Errorf("encoding the release: %w", err)
+	}
+	hash = fmt.Sprintf("%.16x", sha256.Sum256(text))
+	key := p.releaseKey(number(version), hash)
+	if _, err := p.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(text)}); err != nil {
+		return "", fmt.Errorf("storing s3://%s/%s: %w", printable(bucket), key, awsError(err))
+	}
+	return hash, nil
+}
+
+func (p *program) loadRelease(ctx context.Context, bucket string, version int, hash string) (r release, err error) {
+	key := p.releaseKey(version, hash)
+	object, err := p.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
+	if err != nil {
+		return r, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), key, awsError(err))
 	}
 	defer func() { _ = object.Body.Close() }()
-	var r release
-	if err := json.NewDecoder(object.Body).Decode(&r); err != nil || r.Template == "" {
-		return nil, fmt.Errorf("s3://%s/%s is not what deploy stored there", printable(bucket), key)
+	text, err := io.ReadAll(io.LimitReader(object.Body, 1<<20))
+	if err != nil {
+		return r, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), key, awsError(err))
 	}
-	return &r, nil
+	if fmt.Sprintf("%.16x", sha256.Sum256(text)) != hash || json.Unmarshal(text, &r) != nil {
+		return r, fmt.Errorf("s3://%s/%s is not what deploy stored there", printable(bucket), key)
+	}
+	return r, nil
 }
 
 // deployedRelease is what the stack has now.
@@ -104,12 +147,8 @@ func (d *deployment) holdLive(ctx context.Context) error {
 		return err
 	}
 	d.existing, d.live = stack, parameter(stack, aliasVersion)
-	var known *release // what is in the bucket may be another stack's that had this name
-	if isNumber(d.live) {
-		if known, err = d.loadRelease(ctx, d.values["BUCKET"], d.live); err != nil {
-			return err
-		}
-	} else {
+	d.releases = stackReleases(stack)
+	if !isNumber(d.live) {
 		published, err := d.lambda.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: &d.stack})
 		if _, missing := errors.AsType[*lambdatypes.ResourceNotFoundException](err); missing {
 			d.live = ""
@@ -117,20 +156,24 @@ func (d *deployment) holdLive(ctx context.Context) error {
 		} else if err != nil {
 			return d.functionError(err)
 		}
-		d.live = aws.ToString(published.Version)
+		d.live, d.releases = aws.ToString(published.Version), releases{}
 	}
-	d.parameters[aliasVersion] = d.live
-	if known != nil {
-		return nil
+	if d.releases[number(d.live)] == "" {
+		now, err := d.deployedRelease(ctx, stack)
+		if err != nil {
+			return err
+		}
+		if now.Parameters[aliasVersion] != "" {
+			now.Parameters[aliasVersion] = d.live
+		}
+		hash, err := d.saveRelease(ctx, d.values["BUCKET"], d.live, now)
+		if err != nil {
+			return err
+		}
+		d.releases = d.releases.with(number(d.live), number(d.live), hash)
 	}
-	now, err := d.deployedRelease(ctx, stack)
-	if err != nil {
-		return err
-	}
-	if now.Parameters[aliasVersion] != "" {
-		now.Parameters[aliasVersion] = d.live
-	}
-	return d.saveRelease(ctx, d.values["BUCKET"], d.live, now)
+	d.parameters[aliasVersion], d.parameters[releasesList] = d.live, d.releases.String()
+	return nil
 }
 
 // publish makes a version of the code and settings that the stack has now. AWS makes none when nothing has changed since
@@ -183,22 +226,24 @@ func (d *deployment) reject(ctx context.Context, what, why string) error {
 		return fmt.Errorf("the stack is deployed, but %w. Correct that and deploy again", failed)
 	}
 	d.say("The %s failed: the stack returns to version %s", what, d.live)
-	err := d.restore(ctx, d.existing, d.values["BUCKET"], d.live)
+	err := d.restore(ctx, d.existing, d.values["BUCKET"], d.releases, number(d.live))
 	if err != nil {
 		return fmt.Errorf("%w\nThe schedules run version %s, but the stack could not be returned to it: %w\nCorrect both and deploy again", failed, d.live, err)
 	}
 	d.deleteVersion(ctx, d.version)
+	d.kept = d.releases
+	d.prune(ctx)
 	return fmt.Errorf("%w\nVersion %s runs on. Correct that and deploy again", failed, d.live)
 }
 
 // restore gives the stack what a version was deployed with, the alias included.
-func (p *program) restore(ctx context.Context, stack *types.Stack, bucket, version string) error {
-	r, err := p.loadRelease(ctx, bucket, version)
-	if err == nil && r == nil {
-		err = fmt.Errorf("s3://%s/%s is gone", printable(bucket), p.releaseKey(version))
-	}
+func (p *program) restore(ctx context.Context, stack *types.Stack, bucket string, all releases, version int) error {
+	r, err := p.loadRelease(ctx, bucket, version, all[version])
 	if err != nil {
 		return err
+	}
+	if r.Parameters[aliasVersion] != "" { // one of before has neither
+		r.Parameters[releasesList] = all.String()
 	}
 	return p.change(ctx, stack, r.Template, r.Parameters)
 }
@@ -206,9 +251,15 @@ func (p *program) restore(ctx context.Context, stack *types.Stack, bucket, versi
 // moveAlias has the schedules run the new version.
 func (d *deployment) moveAlias(ctx context.Context) error {
 	d.parameters[aliasVersion] = d.version
-	if err := d.saveRelease(ctx, d.values["BUCKET"], d.version, release{d.template, d.parameters}); err != nil || d.version == d.live {
+	hash, err := d.saveRelease(ctx, d.values["BUCKET"], d.version, release{d.template, d.parameters})
+	if err != nil {
 		return err
 	}
+	if d.version == d.live && d.releases[number(d.live)] == hash {
+		return nil
+	}
+	d.kept = d.releases.with(number(d.live), number(d.version), hash)
+	d.parameters[releasesList] = d.kept.String()
 	d.say("The schedules run version %s from now on", d.version)
 	stack, err := d.findStack(ctx, d.stack)
 	if err != nil || stack == nil {
@@ -220,10 +271,12 @@ func (d *deployment) moveAlias(ctx context.Context) error {
 	return nil
 }
 
-// prune deletes old versions, and those that no schedule ever ran or that rollback went back from: they are between
-// the version before and the new one.
+// prune deletes the versions and releases that are not kept: old ones, those that no schedule ever ran, and those that
+// rollback went back from.
 func (d *deployment) prune(ctx context.Context) {
-	var versions []int
+	if d.kept == nil {
+		return
+	}
 	pages := lambda.NewListVersionsByFunctionPaginator(d.lambda, &lambda.ListVersionsByFunctionInput{FunctionName: &d.stack})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
@@ -232,30 +285,24 @@ func (d *deployment) prune(ctx context.Context) {
 			return
 		}
 		for _, found := range page.Versions {
-			if n := number(aws.ToString(found.Version)); n > 0 && n < number(d.version) {
-				versions = append(versions, n)
+			version := aws.ToString(found.Version)
+			if n := number(version); n > 0 && n < number(d.version) && d.kept[n] == "" {
+				d.deleteVersion(ctx, version)
 			}
 		}
 	}
-	slices.Sort(versions)
-	kept := 1
-	for _, n := range slices.Backward(versions) {
-		if n <= number(d.live) && kept < keptVersions {
-			kept++
-			continue
-		}
-		d.deleteVersion(ctx, strconv.Itoa(n))
+	var keys []string
+	for version, hash := range d.kept {
+		keys = append(keys, d.releaseKey(version, hash))
+	}
+	if err := d.deleteObjects(ctx, d.values["BUCKET"], d.releasePrefix(), ".json", keys...); err != nil {
+		d.say("Warning: %s", err)
 	}
 }
 
-// deleteVersion deletes a version and its release. What cannot be deleted is left to the next deployment.
+// deleteVersion deletes a version. What cannot be deleted is left to the next deployment.
 func (d *deployment) deleteVersion(ctx context.Context, version string) {
-	_, err := d.lambda.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: &d.stack, Qualifier: &version})
-	if err == nil {
-		bucket, key := d.values["BUCKET"], d.releaseKey(version)
-		_, err = d.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: &key})
-	}
-	if err != nil {
+	if _, err := d.lambda.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: &d.stack, Qualifier: &version}); err != nil {
 		d.say("Warning: version %s cannot be deleted: %s", version, awsError(err))
 	}
 }
@@ -286,13 +333,18 @@ func (p *program) rollback(ctx context.Context) error {
 	if !isNumber(live) {
 		return errors.New("the stack was not deployed by rotatorctl deploy: there is no version to return to")
 	}
-	before, err := p.versionBefore(ctx, bucket, live)
-	if err != nil {
-		return err
+	all, before := stackReleases(stack), 0
+	for version := range all {
+		if version < number(live) {
+			before = max(before, version)
+		}
 	}
-	p.say("Returning the stack %s from version %s to %s", p.stack, live, before)
-	if err := p.restore(ctx, stack, bucket, before); err != nil {
-		return fmt.Errorf("the stack could not be returned to version %s: %w", before, err)
+	if before == 0 {
+		return fmt.Errorf("there is no version before %s", live)
+	}
+	p.say("Returning the stack %s from version %s to %d", p.stack, live, before)
+	if err := p.restore(ctx, stack, bucket, all, before); err != nil {
+		return fmt.Errorf("the stack could not be returned to version %d: %w", before, err)
 	}
 	p.say("Rotating once")
 	payload, failure, err := p.patientCall(ctx, aliasName, event{Mode: "rotate"})
@@ -300,38 +352,11 @@ func (p *program) rollback(ctx context.Context) error {
 		return err
 	}
 	if failure != "" {
-		return fmt.Errorf("version %s runs again, but its first run failed: %s. To return to what ran before, deploy again", before, failure)
+		return fmt.Errorf("version %d runs again, but its first run failed: %s. To return to what ran before, deploy again", before, failure)
 	}
 	text, _, err := answerText(payload)
 	if err != nil {
 		return err
 	}
-	return p.print(map[string]any{"stack": p.stack, "from": live, "version": before, "report": json.RawMessage(payload)}, text)
-}
-
-// versionBefore is the last one below live that deploy kept and Lambda still has.
-func (p *program) versionBefore(ctx context.Context, bucket, live string) (string, error) {
-	prefix := p.releasePrefix()
-	pages := s3.NewListObjectsV2Paginator(p.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
-	best := 0
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return "", fmt.Errorf("the releases in the bucket %s cannot be listed: %w", printable(bucket), awsError(err))
-		}
-		for _, object := range page.Contents {
-			n := number(strings.TrimSuffix(strings.TrimPrefix(aws.ToString(object.Key), prefix), ".json"))
-			if n > best && n < number(live) {
-				best = n
-			}
-		}
-	}
-	version := strconv.Itoa(best)
-	if best == 0 {
-		return "", fmt.Errorf("there is no version before %s", live)
-	}
-	if _, err := p.lambda.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &p.stack, Qualifier: &version}); err != nil {
-		return "", fmt.Errorf("version %s, the one before %s, cannot be read: %w", version, live, awsError(err))
-	}
-	return version, nil
+	return p.print(map[string]any{"stack": p.stack, "from": live, "version": strconv.Itoa(before), "report": json.RawMessage(payload)}, text)
 }

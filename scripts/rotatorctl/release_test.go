@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 // live is the version that the alias names.
@@ -61,7 +63,8 @@ func (a *account) releases() (numbers []string) {
 	a.t.Helper()
 	for _, key := range a.objects() {
 		if name, found := strings.CutPrefix(key, "iam-token-rotator/"+a.stack+"/release-"); found {
-			numbers = append(numbers, strings.TrimSuffix(name, ".json"))
+			version, _, _ := strings.Cut(name, "-")
+			numbers = append(numbers, version)
 		}
 	}
 	return numbers
@@ -170,6 +173,13 @@ func TestRollback(t *testing.T) {
 	}
 	want(t, "versions", versions, "[$LATEST 2 3 4 7]")
 	a.must(0, "rollback", "from version 7 to 4")
+	for _, key := range a.objects() { // by who may write to the bucket alone
+		if strings.Contains(key, "/release-") {
+			a.moto.MustDo(t, awstest.Request{Service: "s3", Method: "PUT", Path: "/" + a.bucket + "/" + key, Body: `{"template":"Resources: {}","parameters":{}}`})
+		}
+	}
+	a.must(1, "rollback", "could not be returned to version 3", "is not what deploy stored there")
+	want(t, "the alias names", a.live(), "4")
 	a.must(0, "destroy --yes")
 	want(t, "left in the bucket", a.objects(), "[]")
 }
@@ -226,11 +236,18 @@ func TestOverTheTemplateAlone(t *testing.T) {
 			a.must(0, "deploy") // for the zip
 			zip := a.objects()[slices.IndexFunc(a.objects(), func(key string) bool { return strings.HasSuffix(key, ".zip") })]
 			a.query("cloudformation", "Action=DeleteStack&Version=2010-05-15&StackName="+name, &struct{}{})
-			parameters := []types.Parameter{}
-			for _, s := range settings[:6] {
-				parameters = append(parameters, types.Parameter{ParameterKey: aws.String(s.parameter), ParameterValue: aws.String(a.set[s.variable])})
+			d := deployment{program: &program{stack: name}, root: "../..", values: maps.Clone(a.set)}
+			d.values["ARCH"] = "arm64"
+			if err := d.readParameters(); err != nil {
+				t.Fatal(err)
 			}
-			parameters = append(parameters, types.Parameter{ParameterKey: aws.String("CodeKey"), ParameterValue: &zip})
+			d.parameters["CodeKey"] = zip
+			parameters := []types.Parameter{}
+			for key, value := range d.allParameters(nil) {
+				if strings.Contains(template, "\n  "+key+":\n") {
+					parameters = append(parameters, types.Parameter{ParameterKey: aws.String(key), ParameterValue: aws.String(value)})
+				}
+			}
 			client := cloudformation.NewFromConfig(configFor(a.url))
 			if _, err := client.CreateStack(t.Context(), &cloudformation.CreateStackInput{StackName: &name, TemplateBody: &template, Parameters: parameters}); err != nil {
 				t.Fatal(err)

@@ -314,8 +314,8 @@ func parameter(stack *types.Stack, key string) string {
 	return aws.ToString(stack.Parameters[i].ParameterValue)
 }
 
-// deleteObjects deletes what deploy stored for one stack.
-func (p *program) deleteObjects(ctx context.Context, bucket, prefix, suffix string) error {
+// deleteObjects deletes what deploy stored for one stack, but for some.
+func (p *program) deleteObjects(ctx context.Context, bucket, prefix, suffix string, but ...string) error {
 	pages := s3.NewListObjectsV2Paginator(p.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
@@ -323,7 +323,7 @@ func (p *program) deleteObjects(ctx context.Context, bucket, prefix, suffix stri
 			return fmt.Errorf("the zips cannot be listed: %w", awsError(err))
 		}
 		for _, object := range page.Contents {
-			if !strings.HasSuffix(aws.ToString(object.Key), suffix) {
+			if key := aws.ToString(object.Key); !strings.HasSuffix(key, suffix) || slices.Contains(but, key) {
 				continue
 			}
 			if _, err := p.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: object.Key}); err != nil {

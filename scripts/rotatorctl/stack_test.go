@@ -718,7 +718,7 @@ func TestEveryParameterIsSetInOnePlace(t *testing.T) {
 	if err := d.readParameters(); err != nil {
 		t.Fatal(err)
 	}
-	ours := []string{"CodeKey", aliasVersion}
+	ours := []string{"CodeKey", aliasVersion, releasesList}
 	for _, s := range settings {
 		if s.parameter != "" {
 			ours = append(ours, s.parameter)
