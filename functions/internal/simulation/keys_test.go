@@ -548,12 +548,12 @@ func (w *world) leeway(at time.Time) time.Duration {
 	if w.keys.settings.OlderKey == "deleted" {
 		left = keyInterval
 	}
-	for _, f := range w.story {
+	for _, f := range w.story { // each may bring back a key that is one generation older, or put off the next
 		if (f.name == restored || f.name == rotatedByHand) && !f.from.After(at) && at.Sub(f.from) < keyLifetime {
-			return left - keyInterval
+			left -= keyInterval
 		}
 	}
-	return left
+	return max(0, left)
 }
 
 // keysEnded checks what a run did to the keys, and what they did to it. w.mu is held.
