@@ -217,7 +217,7 @@ func (w *world) moved(version mirrortest.Version) {
 // is. It may be cut off by its deadline, or leave the mirror a token that is put less than 16
 // minutes ago or, where it repairs the other one, in order.
 func (w *world) checkPut(now time.Time, inv *invocation, result report.Result) {
-	if inv.saved == "" || inv.saved != result.VersionID || inv.fate.freezeFor > 0 || now.Sub(inv.began) > functionTimeout-6*time.Second || !w.lastTampered.Before(inv.began) {
+	if len(w.rotation.Mirror) == 0 || inv.saved == "" || inv.saved != result.VersionID || inv.fate.freezeFor > 0 || now.Sub(inv.began) > functionTimeout-6*time.Second || !w.lastTampered.Before(inv.began) {
 		return
 	}
 	holds := w.mirrors.seen[healthyMirror].current(now)
