@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,15 +39,14 @@ type fault = func(ctx context.Context, put bool) error
 
 // failing gives the requests of arn a fault, the first ones alone if times is not 0.
 func failing(m *mirrortest.AWS, arn string, times int, of fault) {
+	var failed atomic.Int64
 	m.Fault = func(ctx context.Context, to string, put bool) error {
-		if to != arn || times < 0 {
+		if to != arn || times > 0 && failed.Load() >= int64(times) {
 			return nil
 		}
 		err := of(ctx, put)
-		if err != nil && times > 0 {
-			if times--; times == 0 {
-				times = -1
-			}
+		if err != nil {
+			failed.Add(1)
 		}
 		return err
 	}
