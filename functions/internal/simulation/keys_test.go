@@ -652,9 +652,6 @@ func (y year) keyFigures(out io.Writer) {
 	_, _ = fmt.Fprintln(out)
 }
 
-// What `make test` plays of it, of each of the settings.
-const shortKeyDays = 42
-
 func TestManagedKeys(t *testing.T) {
 	hold(t, year{seed: 1, days: shortKeyDays, keys: playKeys(t, 1, shortKeyDays)})
 }

@@ -4,3 +4,6 @@ package simulation
 
 // shortDays is how long a story of `make test` lasts: a month in all.
 const shortDays = 6
+
+// shortKeyDays is the same of the managed keys, which are rotated every 15 days.
+const shortKeyDays = 42

@@ -5,3 +5,6 @@ package simulation
 // shortDays is how long a story of `make test` lasts. The race detector makes a
 // day take many times as long; `make test` plays the longer ones without it.
 const shortDays = 2
+
+// shortKeyDays is the same of the managed keys, which are rotated every 15 days.
+const shortKeyDays = 17
