@@ -148,12 +148,15 @@ func (b *Bootstrap) reject(token iamtoken.Secret) {
 func (b *Bootstrap) deny() { b.credential.denied() }
 
 // atBootstrap marks err as a failure of the bootstrap identity, whichever step
-// of the pass was under way.
+// of the pass was under way. Others may have err too: it is left as it is.
 func atBootstrap(err error) error {
-	if failure, ok := err.(*rotation.Error); ok {
-		failure.Step = rotation.StepBootstrap
+	failure, ok := err.(*rotation.Error)
+	if !ok {
+		return err
 	}
-	return err
+	marked := *failure
+	marked.Step = rotation.StepBootstrap
+	return &marked
 }
 
 // KeySource reads the bootstrap API key from where it is kept. Its errors are
