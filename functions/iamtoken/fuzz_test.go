@@ -18,6 +18,7 @@ func FuzzPayload(f *testing.F) {
 		"", "no token yet", token, "Bearer " + token, "bearer  " + token + "\n", "Bearer", "Bearer Bearer " + token, `{"access_token":"` + token + `","expiration":1}`,
 		`{"access_token":{"access_token":"` + token + `"}}`, `{"iam_token":"Bearer ` + token + `"}`, `{"other":"` + token + `"}`, `{"a":"b","c":"d"}`, `{`,
 		`{"iam_token":"{\"access_token\":\"` + token + `\"}"}`, token + "\r\nX-Evil: b", "e30.eyJleHAiOjE3NjcyNjUyMDB9.CANARY", `{"CANARY":1}`,
+		"0  ", "0    ", "!", "B!", "0000AaAAaaa", "0\xa0\xc8", "BeArer \xff\x80", `{""`, `{"":A`, "{\r0",
 	} {
 		f.Add(seed)
 	}
@@ -79,6 +80,13 @@ func FuzzMetadata(f *testing.F) {
 	f.Add(int64(4102444800), "iam-ServiceId-1", "0123456789abcdef0123456789abcdef", "0123456789abcdef", "run-12345678", int64(0))
 	f.Add(int64(-1), "", "", "not a fingerprint", "", int64(1767261600))
 	f.Add(int64(9223372036854775807), "x", "y", "", "\x00", int64(-62135596800))
+	f.Add(int64(9223372036854775807), "0", "0", "\xfe00", "0", int64(-62135596800))
+	f.Add(int64(9223372036854775729), "&", "0", "0", "&", int64(-62135596716))
+	f.Add(int64(4102444874), "&", "&", "&", "\"", int64(144))
+	f.Add(int64(4), "0", "", "&&&&&&&&", "0", int64(1767261544))
+	f.Add(int64(-1), "\xfb\xf5", "", "00A0000000000000", "", int64(1767261600))
+	f.Add(int64(-57), "0", "\"Ǯ\fْ", "0", "0", int64(1767261453))
+	f.Add(int64(39), "", "", "0&\xd5\xcc&00\xe4&&\xe2\xf0\r&\xda\xf100&00\"0\xcf0", "0", int64(1767261544))
 	f.Fuzz(func(t *testing.T, expiration int64, iamID, account, fingerprint, runID string, created int64) {
 		m := Metadata{Expiration: expiration, IAMID: iamID, Account: account, Fingerprint: fingerprint, RunID: runID}
 		parsed, err := ParseMetadata(m.Map())

@@ -316,6 +316,7 @@ func FuzzEvent(f *testing.F) {
 		`{"source":"aws.events","detail-type":"Scheduled Event","detail":{}}`, `{"source":"","detail-type":"x"}`,
 		`{"mode":"check","rotations":["a","b"],"force":true}`, `{"rotations":[]}`, `{"mode":null}`, `{"Mode":"rotate"}`, `{"mode":"doctor"}`,
 		`{"mode":"check","mode":"rotate"}`, `{"run_id":"<aws.scheduler.scheduled-time>"}`, `{"force":"yes"}`, "{\"mode\":\"\\u0000\"}",
+		"A", "{0", "{\x00", `{""`, `{"000000":",000000000000`, "\x80", "\xf1", "\xda0\xda", "\xc7\xff0", "\xff\xff\x800",
 	} {
 		f.Add([]byte(seed))
 	}

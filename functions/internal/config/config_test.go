@@ -389,6 +389,10 @@ func FuzzConfiguration(f *testing.F) {
 	f.Add("http://example.com", `{"name":"a"}`, "61m", "9999999999999999999999", "raw\x00", "2026-02-30")
 	f.Add("https://sm.test", `[{"name":"a","mirror":["arn:aws:secretsmanager:us-east-1:123456789012:secret:x"]}]`, "8m", "20", "raw", "2026-01-31T12:00:00Z")
 	f.Add("https://[::1", `[{"name":"a"},{"name":"a"}] x`, "1h", "1e3", "RAW", "0001-01-01")
+	f.Add("http://0.0.0.A", "\xe6", "0", "0", "0", "\x1b")
+	f.Add("\xf3 ", "[{\"\":\"\"},{\"\x00", "0", "0", "־", "0")
+	f.Add("!  0 0", "-1", "", "A", "0", "")
+	f.Add("A00", "", "", "", "", "\xb2\xce\xfe\xfe")
 	f.Fuzz(func(t *testing.T, url, rotations, minRemaining, rps, format, expires string) {
 		const key = "canary-key-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eR"
 		cfg, err := config.Load([]string{

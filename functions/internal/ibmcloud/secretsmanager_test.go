@@ -35,6 +35,15 @@ func FuzzSecretPayload(f *testing.F) {
 		f.Add(uint8(0), "application/json", body, "")
 		f.Add(uint8(0), "application/json", body, "k")
 	}
+	for _, body := range []string{"{\x14", `"\`, `\`, "\v", "-", "[A"} {
+		for _, contentType := range []string{"0", "AppliCAtion/json", "AppliCAtion/j000", "AppliCAti\xff000000"} {
+			f.Add(uint8(0), contentType, body, "0")
+		}
+	}
+	for _, status := range []uint8{0x01, '6', '>', 'G', 'Q', 0xed} {
+		f.Add(status, "0", `\`, "0")
+		f.Add(status, "AppliCAtion/json", "-", "0")
+	}
 	f.Fuzz(func(t *testing.T, status uint8, contentType, body, field string) {
 		key, err := fuzzedSecretsManager(t, status, contentType, body).ReadKey(context.Background(), rotation.KeyRef{ID: "cb1e238c", Field: field})
 		if err != nil {
@@ -60,6 +69,16 @@ func FuzzVersionMetadata(f *testing.F) {
 	f.Add(uint8(0), goodMetadata)
 	f.Add(uint8(0), `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"kv","created_at":"yesterday"}`)
 	f.Add(uint8(0), `{"id":"","secret_type":"arbitrary"}`)
+	f.Add(uint8(0), `{"id":"00000000-0000-0000-0000-000000000000","secret_type":"arbitrary","":{"":-1}}`)
+	f.Add(uint8(0), `{"id":"00000000-0000-0000-0000-000000000000","secret_type":"arbitrary","":{"":0.0}}`)
+	f.Add(uint8(0), "{\"id\":\"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4\",\"secret_type\":\"arbitrary\",\"created_at\":\"2026-01-01T10:00\xa900.000Z\",\"version_custom_metadata\":{}}")
+	f.Add(uint8('='), `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"arbitrary","createI_at":"2026-41-01T10:00:00.000Z","version_custom_metadata":null}`)
+	f.Add(uint8('7'), `{"":"","aa":"","aaaaaaaaa":"","aaaaaaaaaaaaaaaaaaaaa":{"":0}}`)
+	f.Add(uint8('\t'), "{}")
+	for _, body := range []string{"0", `{""0`, `{"00":"0`, "{\"00\":\"000000000000000000000000000000000000\",\"00000000000\":\"0\x00"} {
+		f.Add(uint8(0), body)
+		f.Add(uint8(0x12), body)
+	}
 	f.Fuzz(func(t *testing.T, status uint8, body string) {
 		current, err := fuzzedSecretsManager(t, status, "application/json", body).ReadMetadata(context.Background(), rotation.TokenRef{ID: "e2dd1896"})
 		if err != nil {
@@ -212,6 +231,12 @@ func FuzzIAMAnswer(f *testing.F) {
 	}
 	f.Add(uint8(4), "application/json", `{"errorCode":"`+keyCanary+`"}`)
 	f.Add(uint8(11), "text/html", "<html>")
+	f.Add(uint8(11), "0000000000000000", "0")
+	f.Add(uint8(0x82), "ŝ00000000000000", "0")
+	for _, body := range []string{"\x00", "\b", "{\"\"\x00", `"`, "'", "nul", "f", `{"expires_in":0,"aaaaaaaa":0}`} {
+		f.Add(uint8(0), "0", body)
+		f.Add(uint8(0x16), "0", body)
+	}
 	f.Fuzz(func(t *testing.T, status uint8, contentType, body string) {
 		wire := says{"iam.test", statusOf(status), contentType, body}
 		got, err := fuzzedIAM(wire).Exchange(context.Background(), iamtoken.NewSecret(keyCanary))
