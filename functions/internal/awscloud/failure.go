@@ -159,9 +159,10 @@ func causeOfCode(code, message string) (found cause, known bool) {
 
 // resource is a secret or a parameter of AWS, as errors name it.
 type resource struct {
-	arn    string
-	source *credentialSource
-	mirror bool // it holds a token, not the bootstrap key
+	arn     string
+	source  *credentialSource
+	mirror  bool // it holds a token, not the bootstrap key
+	written bool // the bootstrap key is put into it, not read
 }
 
 func (s *resource) isParameter() bool { return rotation.IsParameter(s.arn) }
@@ -261,22 +262,22 @@ func explainParameter(c cause) (rotation.Kind, string) {
 
 // permission is the advice for a request that is not allowed.
 func (s *resource) permission(c cause) string {
-	switch c {
-	case deniedWithoutCode:
+	switch {
+	case c == deniedWithoutCode:
 		return "the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or " + s.permission(denied)
-	case deniedByPolicy:
+	case c == deniedByPolicy:
 		return "a policy denies it, or one that must allow it does not: the role's own, its boundary, the secret's, the organization's or the VPC endpoint's"
-	case deniedByKMS:
-		if s.isParameter() {
-			return "the role may not use the parameter's KMS key: let it call kms:Encrypt with that key, or kms:GenerateDataKey if the parameter is an advanced one: name the key in MirrorKmsKeyArn"
-		}
+	case s.written:
+		return "let the function's role call secretsmanager:PutSecretValue on it, and kms:GenerateDataKey with a KMS key of your own (BootstrapKeySecret allows both)"
+	case c == deniedByKMS && s.isParameter():
+		return "the role may not use the parameter's KMS key: let it call kms:Encrypt with that key, or kms:GenerateDataKey if the parameter is an advanced one: name the key in MirrorKmsKeyArn"
+	case c == deniedByKMS:
 		return "the role may not use the secret's KMS key: " +
 			s.either("name the key in BootstrapKmsKeyArn; new permissions take minutes", "let it call kms:GenerateDataKey and kms:Decrypt with that key") +
 			". From another account it must be a key of your own, not aws/secretsmanager"
+	case s.isParameter():
+		return "the function's role needs ssm:PutParameter on it, and ssm:DescribeParameters: name it in MirrorParameterArns; new permissions take minutes"
 	default:
-		if s.isParameter() {
-			return "the function's role needs ssm:PutParameter on it, and ssm:DescribeParameters: name it in MirrorParameterArns; new permissions take minutes"
-		}
 		return "the function's role needs " +
 			s.either("secretsmanager:GetSecretValue on it", "secretsmanager:DescribeSecret and PutSecretValue on it: name it in MirrorSecretArns") +
 			"; new permissions take minutes"
@@ -316,11 +317,14 @@ func (s *resource) because(kind rotation.Kind, retry rotation.Retry, advice stri
 }
 
 func (s *resource) doing() string {
-	if s.mirror {
-		if s.isParameter() {
-			return "mirroring the token to the AWS parameter " + s.arn
-		}
+	switch {
+	case s.isParameter():
+		return "mirroring the token to the AWS parameter " + s.arn
+	case s.mirror:
 		return "mirroring the token to the AWS secret " + s.arn
+	case s.written:
+		return "storing the new bootstrap key in the AWS secret " + s.arn
+	default:
+		return "reading the bootstrap key from the AWS secret " + s.arn
 	}
-	return "reading the bootstrap key from the AWS secret " + s.arn
 }

@@ -3,16 +3,18 @@ package awscloud
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"iam-token-rotator/functions/iamtoken"
 )
 
-// KeyStore is the AWS secret with the bootstrap key, see BootstrapKey. Only Put needs
-// more than to read it: secretsmanager:PutSecretValue, and on a KMS key of one's own
-// also kms:GenerateDataKey.
+// KeyStore is the AWS secret with the bootstrap key. To read it takes
+// secretsmanager:GetSecretValue, and kms:Decrypt on its key if that is not AWS's own; Put
+// takes secretsmanager:PutSecretValue and kms:GenerateDataKey. Every call reads the secret
+// afresh; white space around the key is trimmed. Errors are *rotation.Error.
+//
+// Credentials come from where AWS's programs take them, see credentialSource.
 type KeyStore struct{ secret *secret }
 
 // NewKeyStore opens no connection.
@@ -46,13 +48,9 @@ func (k *KeyStore) Put(ctx context.Context, key iamtoken.Secret, versionID strin
 		return err
 	}
 	if err := k.secret.put(ctx, client, versionID, key); err != nil {
-		failure := k.secret.failure(err)
-		failure.Message = strings.Replace(failure.Message, k.secret.doing(), "storing the new bootstrap key in the AWS secret "+k.secret.arn, 1)
-		if refused, _ := refusalOf(err); refused.cause == denied || refused.cause == deniedByKMS {
-			const advice = "let the function's role call secretsmanager:PutSecretValue on it, and kms:GenerateDataKey with a KMS key of your own (BootstrapKeySecret allows both)"
-			failure.Message, failure.Advice = strings.TrimSuffix(failure.Message, failure.Advice)+advice, advice
-		}
-		return failure
+		storing := k.secret.resource
+		storing.written = true
+		return storing.failure(err)
 	}
 	return nil
 }

@@ -36,11 +36,16 @@ func TestTheKeyBeforeAndANewKey(t *testing.T) {
 
 func TestARefusedNewKey(t *testing.T) {
 	for code, says := range map[string]string{
+		"":                          "denied: storing the new bootstrap key in the AWS secret " + testARN + ": AWS Secrets Manager answered 403: the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or let the function's role call secretsmanager:PutSecretValue",
 		"AccessDeniedException":     "denied: storing the new bootstrap key in the AWS secret " + testARN + ": AWS Secrets Manager answered 400 AccessDeniedException: let the function's role call secretsmanager:PutSecretValue",
 		"ExpiredTokenException":     "denied: storing the new bootstrap key in the AWS secret " + testARN + ": AWS Secrets Manager answered 400 ExpiredTokenException: the AWS credentials have expired",
 		"ResourceNotFoundException": "not_found: storing the new bootstrap key",
 	} {
-		endpoint, _ := answering(t, 400, awsJSON, `{"__type":"`+code+`","message":"`+canary+`"}`)
+		status := 400
+		if code == "" {
+			status = 403
+		}
+		endpoint, _ := answering(t, status, awsJSON, `{"__type":"`+code+`","message":"`+canary+`"}`)
 		awsEnvironment(t, endpoint)
 		err := NewKeyStore(testARN, http.DefaultTransport).Put(t.Context(), iamtoken.NewSecret(canary), "its-version")
 		var failure *rotation.Error
