@@ -67,7 +67,7 @@ func secretValue(field, value string) string {
 func TestKeyIsReadFromItsRegionAndTrimmed(t *testing.T) {
 	endpoint, requests := answering(t, 200, awsJSON, secretValue("SecretString", " "+canary+"\r\n"))
 	awsEnvironment(t, endpoint)
-	read := BootstrapKey(testARN, http.DefaultTransport)
+	read := NewKeyStore(testARN, http.DefaultTransport).Key
 	for range 2 { // every call reads afresh: the key may have been replaced
 		key, err := read(t.Context())
 		if err != nil {
@@ -116,7 +116,7 @@ func TestUnusableSettings(t *testing.T) {
 			for name, value := range tt.set {
 				t.Setenv(name, value)
 			}
-			_, err := BootstrapKey(tt.arn, http.DefaultTransport)(t.Context())
+			_, err := NewKeyStore(tt.arn, http.DefaultTransport).Key(t.Context())
 			var failure *rotation.Error
 			if !errors.As(err, &failure) || failure.Kind != rotation.Misconfigured || !strings.Contains(failure.Message, tt.advice) {
 				t.Errorf("got %v, want misconfigured with %q", err, tt.advice)
@@ -150,7 +150,7 @@ func TestCredentialsOfAContainersRole(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
-	key, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+	key, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 	if err != nil || key.Reveal() != canary {
 		t.Fatalf("got %v, want the key", err)
 	}
@@ -175,7 +175,7 @@ func TestAStrangerIsNotAskedForCredentials(t *testing.T) {
 		t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint)
 		t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "the-token")
 		transport := &asked{}
-		if _, err := BootstrapKey(testARN, transport)(t.Context()); err == nil {
+		if _, err := NewKeyStore(testARN, transport).Key(t.Context()); err == nil {
 			t.Error("got a key without credentials")
 		}
 		if got := strings.Count(strings.Join(transport.hosts, " "), "stranger.test"); got != want {
@@ -203,7 +203,7 @@ func TestAnOddDateIsNotLogged(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = file.Close() })
 	os.Stderr = file
-	if _, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context()); err != nil {
+	if _, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	logged, err := os.ReadFile(file.Name())
@@ -433,7 +433,7 @@ func TestASignedRequestIsNotRedirected(t *testing.T) {
 		origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL, status) }))
 		t.Cleanup(origin.Close)
 		awsEnvironment(t, origin.URL)
-		_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+		_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 		var failure *rotation.Error
 		if !errors.As(err, &failure) || failure.Kind != rotation.Misconfigured {
 			t.Errorf("%d on a read: got %v, want misconfigured", status, err)
@@ -459,7 +459,7 @@ func TestAnEndlessAnswerIsCutOff(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	awsEnvironment(t, server.URL)
-	_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+	_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 	var failure *rotation.Error
 	if !errors.As(err, &failure) || failure.Kind != rotation.Unavailable {
 		t.Errorf("got %v, want unavailable", err)

@@ -157,7 +157,7 @@ func TestSourcesOfCredentials(t *testing.T) {
 				t.Setenv(name, start(t))
 			}
 			*requests = nil
-			key, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+			key, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 			if err != nil || key.Reveal() != canary {
 				t.Fatalf("got %v, want the key", err)
 			}
@@ -231,7 +231,7 @@ func TestSourcesThatGiveNoCredentials(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			home := withoutKeys(t, "http://127.0.0.1:1", tt.config, profileKeys)
 			set(t, home, tt.set)
-			_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+			_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 			checkFailure(t, err, tt.kind, tt.retry, tt.says...)
 		})
 	}
@@ -247,7 +247,7 @@ func TestWebIdentityInMoto(t *testing.T) {
 		"AWS_WEB_IDENTITY_TOKEN_FILE": filepath.Join(home, "token")} {
 		t.Setenv(name, value)
 	}
-	read := BootstrapKey(described["ARN"].(string), http.DefaultTransport)
+	read := NewKeyStore(described["ARN"].(string), http.DefaultTransport).Key
 	_, err := read(t.Context())
 	checkFailure(t, err, rotation.Denied, rotation.Once, "answered 403 InvalidIdentityToken: ")
 	if err := os.WriteFile(filepath.Join(home, "token"), []byte(awstest.WebIdentityToken()), 0o600); err != nil {
@@ -273,7 +273,7 @@ func TestALaptopDoesNotWaitForEC2(t *testing.T) {
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "")
 	synctest.Test(t, func(t *testing.T) {
 		nobody, began := &hanging{}, time.Now()
-		_, err := BootstrapKey(testARN, nobody)(t.Context())
+		_, err := NewKeyStore(testARN, nobody).Key(t.Context())
 		checkFailure(t, err, rotation.Misconfigured, rotation.Once, "aws sso login")
 		if took := time.Since(began); took > 2*metadataLimit || nobody.requests.Load() == 0 {
 			t.Errorf("took %v for %d requests, want %v at most for some", took, nobody.requests.Load(), 2*metadataLimit)
@@ -287,7 +287,7 @@ func TestAServiceThatDoesNotAnswerIsAskedAgain(t *testing.T) {
 	set(t, home, map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "token", "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/rotator"})
 	synctest.Test(t, func(t *testing.T) {
 		nobody := &hanging{}
-		read := BootstrapKey(testARN, nobody)
+		read := NewKeyStore(testARN, nobody).Key
 		for range 2 {
 			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 			_, err := read(ctx)
@@ -336,6 +336,6 @@ func TestWithoutTheChain(t *testing.T) {
 	chain := defaultChain
 	t.Cleanup(func() { defaultChain = chain })
 	defaultChain = nil
-	_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+	_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 	checkFailure(t, err, rotation.Misconfigured, rotation.Once, "built for Lambda", "give the function a role", "make build-local")
 }

@@ -83,7 +83,7 @@ func TestRefusals(t *testing.T) {
 			if tt.code != "" && tt.code != "SomethingNew" && tt.code != canary {
 				shown += " " + tt.code
 			}
-			_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+			_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 			checkFailure(t, err, tt.kind, tt.retry, shown+": ", tt.key)
 			if strings.Contains(err.Error(), "mirror") {
 				t.Errorf("got %q: that is about a mirror", err)
@@ -145,7 +145,7 @@ func TestSecretsThatHoldNoKey(t *testing.T) {
 	} {
 		endpoint, _ := answering(t, 200, awsJSON, tt.body)
 		awsEnvironment(t, endpoint)
-		key, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+		key, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 		if !key.IsZero() {
 			t.Errorf("%s: got a key, want none", tt.name)
 		}
@@ -153,7 +153,7 @@ func TestSecretsThatHoldNoKey(t *testing.T) {
 	}
 	endpoint, _ := answering(t, 200, awsJSON, `{"SecretString":"`+canary) // cut off
 	awsEnvironment(t, endpoint)
-	_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+	_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 	checkFailure(t, err, rotation.Unavailable, rotation.Later, "cannot be used")
 }
 
@@ -202,7 +202,7 @@ func TestNoAnswer(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			awsEnvironment(t, tt.endpoint)
-			_, err := BootstrapKey(testARN, http.DefaultTransport)(t.Context())
+			_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 			checkFailure(t, err, tt.kind, tt.retry, tt.advice)
 		})
 	}
@@ -214,7 +214,7 @@ func TestNoAnswer(t *testing.T) {
 		awsEnvironment(t, server.URL)
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		_, err := BootstrapKey(testARN, http.DefaultTransport)(ctx)
+		_, err := NewKeyStore(testARN, http.DefaultTransport).Key(ctx)
 		checkFailure(t, err, rotation.Timeout, rotation.Later, "in time")
 	})
 }
@@ -231,7 +231,7 @@ func TestTheNextAttemptIsSignedForAWSsTime(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	awsEnvironment(t, server.URL)
-	read := BootstrapKey(testARN, http.DefaultTransport)
+	read := NewKeyStore(testARN, http.DefaultTransport).Key
 	for range 2 {
 		_, err := read(t.Context())
 		checkFailure(t, err, rotation.Denied, rotation.Once, "clock")

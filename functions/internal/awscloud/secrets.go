@@ -6,7 +6,6 @@ package awscloud
 
 import (
 	"context"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -16,17 +15,6 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
 )
-
-// BootstrapKey returns a source of the API key in the AWS Secrets Manager secret
-// secretARN. It needs secretsmanager:GetSecretValue on that secret, and
-// kms:Decrypt on its key if that is not AWS's own. Every call reads the secret
-// afresh; white space around the key is trimmed. Errors are *rotation.Error.
-//
-// Credentials come from where AWS's programs take them, see credentialSource. They are
-// obtained on the first call.
-func BootstrapKey(secretARN string, transport http.RoundTripper) func(context.Context) (iamtoken.Secret, error) {
-	return NewKeyStore(secretARN, transport).Key
-}
 
 // secret is one AWS secret and how it is reached.
 type secret struct {
