@@ -127,7 +127,7 @@ func (p *pass) renew(ctx context.Context) (report.RenewalOutcome, error) {
 	}
 	stored, storedVersion, err := p.Store.Current(ctx)
 	if err != nil {
-		return "", at(rotation.StepReadKey, err)
+		return "", rotation.At(rotation.StepReadKey, err)
 	}
 	// 3. Exchange it: it must be of the same identity as the key in use.
 	candidate, err := p.exchange(ctx)
@@ -143,7 +143,7 @@ func (p *pass) renew(ctx context.Context) (report.RenewalOutcome, error) {
 	outcome := report.KeyCurrent
 	if stored.Reveal() != p.managed.Key.Reveal() {
 		if err := p.store(ctx, storedVersion); err != nil {
-			return "", at(rotation.StepSave, err)
+			return "", rotation.At(rotation.StepSave, err)
 		}
 		outcome = report.KeyRenewed
 	}
@@ -156,11 +156,11 @@ func (p *pass) renew(ctx context.Context) (report.RenewalOutcome, error) {
 func (p *pass) readManagedKey(ctx context.Context) (err error) {
 	p.inUse, p.present, err = p.Bootstrap.InUse(ctx)
 	if err != nil {
-		return at(rotation.StepBootstrap, err)
+		return rotation.At(rotation.StepBootstrap, err)
 	}
 	p.managed, err = p.Managed.ReadManagedKey(ctx, p.Secret)
 	if err != nil {
-		return at(rotation.StepReadKey, err)
+		return rotation.At(rotation.StepReadKey, err)
 	}
 	if p.managed.KeyID == "" {
 		return &rotation.Error{Step: rotation.StepReadKey, Kind: rotation.Unavailable, Message: "the managed bootstrap key: the answer does not name the key"}
@@ -172,7 +172,7 @@ func (p *pass) readManagedKey(ctx context.Context) (err error) {
 func (p *pass) exchange(ctx context.Context) (Candidate, error) {
 	candidate, err := p.Candidate(p.managed.Key)
 	if err != nil {
-		return nil, at(rotation.StepExchange, err)
+		return nil, rotation.At(rotation.StepExchange, err)
 	}
 	token, err := candidate.Identify(ctx)
 	var failure *rotation.Error
@@ -300,13 +300,4 @@ func errorOf(err error) *report.Error {
 		failure = &rotation.Error{Step: rotation.StepReadKey, Kind: rotation.Unavailable, Message: fmt.Sprintf("unexpected failure of type %T", err)}
 	}
 	return &report.Error{Step: failure.Step, Kind: failure.Kind, Message: failure.Message}
-}
-
-// at gives err its step unless it already has one.
-func at(step rotation.Step, err error) error {
-	var failure *rotation.Error
-	if errors.As(err, &failure) && failure.Step == "" {
-		failure.Step = step
-	}
-	return err
 }

@@ -389,7 +389,7 @@ func joined(errs []error) error {
 	if all == nil {
 		return nil
 	}
-	return at(StepMirror, all)
+	return At(StepMirror, all)
 }
 
 // mirrorPayload is the text that is stored at IBM: the payload, or for a kv secret

@@ -101,7 +101,7 @@ func (p *pass) readMetadata(ctx context.Context) (CurrentVersion, error) {
 	defer p.timed(StepLook)()
 	current, err := p.Tokens.ReadMetadata(ctx, p.Token)
 	if err != nil {
-		return CurrentVersion{}, at(StepLook, err)
+		return CurrentVersion{}, At(StepLook, err)
 	}
 	p.setClock(current.Clock)
 	if p.isFarAhead(current.CreatedAt) {
@@ -134,7 +134,7 @@ func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (TokenResponse
 	defer p.timed(StepExchange)()
 	response, err := p.IAM.Exchange(ctx, key)
 	if err != nil {
-		return TokenResponse{}, at(StepExchange, err)
+		return TokenResponse{}, At(StepExchange, err)
 	}
 	p.lifetime, p.txID = response.Token.ExpiresIn, response.TransactionID
 	if apart := response.Clock.Apart(p.current.Clock); apart > MaxClocksApart {
@@ -160,7 +160,7 @@ func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResp
 	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
 	made, err := p.Tokens.Save(ctx, p.Token, current, fresh.Token, metadata)
 	if err != nil {
-		return CurrentVersion{}, at(StepSave, err)
+		return CurrentVersion{}, At(StepSave, err)
 	}
 	if made.CreatedAt.Sub(p.ibmClock()).Abs() > iamtoken.MaxLifetime { // or it is not known
 		made.CreatedAt = p.ibmClock()

@@ -125,12 +125,14 @@ type Error struct {
 // Error returns "step: kind: message".
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.Step, e.Kind, e.Message) }
 
-// at gives err its step unless it already has one (the bootstrap exchange
-// happens inside other steps).
-func at(step Step, err error) error {
+// At gives err its step unless it already has one (the bootstrap exchange
+// happens inside other steps). Others may have err too: it is left as it is.
+func At(step Step, err error) error {
 	var failure *Error
-	if errors.As(err, &failure) && failure.Step == "" {
-		failure.Step = step
+	if !errors.As(err, &failure) || failure.Step != "" {
+		return err
 	}
-	return err
+	placed := *failure
+	placed.Step = step
+	return &placed
 }

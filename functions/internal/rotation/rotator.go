@@ -302,7 +302,7 @@ func (k *keyReads) start(ref KeyRef, since time.Time) *keyRead {
 		ctx, cancel := context.WithTimeout(k.ctx, AttemptLimit)
 		defer cancel()
 		key, err := k.reader.ReadKey(ctx, ref)
-		read.key, read.err = key, at(StepReadKey, err)
+		read.key, read.err = key, At(StepReadKey, err)
 	})
 	return read
 }
