@@ -88,10 +88,8 @@ func (w *world) isCalm(s span, token published) bool {
 // excuses reports whether a reader may have had an expired token, with a cache that keeps
 // one for so long.
 func (w *world) excuses(token published, s span, keep time.Duration) bool {
-	for _, f := range w.story { // see forgedShort
-		if f.name == metadataForged && token.expires.Sub(token.born) <= 15*time.Minute && !f.from.Before(token.at) && f.from.Before(s.to) {
-			return true
-		}
+	if !s.to.After(w.forgedUntil(token, s.to).Add(stepsIn + keep)) {
+		return true
 	}
 	for _, g := range w.tokens.gaps { // checkGaps has held them against the bound
 		if !s.from.Before(g.from) && !s.to.After(g.to.Add(keep)) {

@@ -231,38 +231,47 @@ func (w *world) leftAt(t trouble) time.Duration {
 }
 
 // checkGaps holds every moment at which readers had no token against the bound,
-// and the alarms against the moment at which it began.
+// and the alarms against the moment at which it began. Of a gap that forged metadata
+// hid, see forgedUntil, what comes after that counts.
 func (w *world) checkGaps() {
 	troubles := w.troubles
-	for _, g := range w.tokens.gaps {
+	for _, whole := range w.tokens.gaps {
+		trusted := w.forgedUntil(w.tokens.current(whole.from), whole.to)
+		g := span{later(whole.from, trusted.Add(stepsIn)), whole.to}
+		if !g.from.Before(g.to) {
+			continue
+		}
 		i := slices.IndexFunc(troubles, func(t trouble) bool { return !g.from.Before(t.from) && !g.to.After(t.excused) })
-		switch {
-		case w.forgedShort(g):
-			// Not promised: see forgedShort.
-		case i < 0:
+		if i < 0 {
 			w.violated(g.from, "readers had no token for %s, and no fault excuses it", g.length())
-		default:
+		} else {
 			troubles[i].gap, troubles[i].recovered = troubles[i].gap+g.length(), g.to
 			if t := troubles[i]; t.gap > t.bound() {
 				w.violated(g.from, "readers had no token for %s; the faults %q lasted %s with %s left, so at most %s are excused",
 					t.gap, t.kinds, t.length(), t.left, t.bound())
 			}
 		}
-		if _, heard := w.alarms.heardSince(g.from); !heard && !w.forgedShort(g) {
-			w.violated(g.from, "readers had no token for %s, and no alarm fired before", g.length())
+		by := later(whole.from, trusted)
+		if _, heard := w.alarms.heardSince(by); !heard && by.Before(g.to) {
+			w.violated(by, "readers had no token for %s, and no alarm fired before", g.to.Sub(by))
 		}
 	}
 }
 
-// forgedShort is the one gap that has neither bound nor alarm, by design:
-// the metadata of a 15-minute token was forged to a later expiry. It is trusted
-// up to 61 minutes after the version was made, since only the value says more,
-// and the rotator has no right to read that. So `ensure` steps in after at most
-// 61 − 8 minutes, or the rotate schedule before.
-func (w *world) forgedShort(g span) bool {
-	token := w.tokens.current(g.from)
+// stepsIn is when the next version comes, counted from the time until which the current
+// one's metadata is trusted: `ensure` runs with 8 minutes left.
+const stepsIn = nextEnsure - 8*time.Minute
+
+// forgedUntil is until when readers may have no token of a version, by design with neither
+// bound nor alarm: it has a 15-minute token, and before to its metadata was forged to a later
+// expiry. That is trusted up to 61 minutes after the version was made, since only the value
+// says more, and the rotator has no right to read that. It is zero for any other version.
+func (w *world) forgedUntil(token published, to time.Time) time.Time {
 	forged := slices.ContainsFunc(w.story, func(f window) bool {
-		return f.name == metadataForged && !f.from.Before(token.at) && f.from.Before(g.to)
+		return f.name == metadataForged && !f.from.Before(token.at) && f.from.Before(to)
 	})
-	return forged && token.expires.Sub(token.born) <= 15*time.Minute && g.to.Sub(token.at) <= 61*time.Minute-8*time.Minute+nextEnsure
+	if !forged || token.expires.Sub(token.born) > 15*time.Minute {
+		return time.Time{}
+	}
+	return token.at.Add(61 * time.Minute)
 }

@@ -139,3 +139,43 @@ func TestASeedGivesTheSameStoryEveryTime(t *testing.T) {
 		t.Errorf("got %d calls and %q, the second time %d and %q", first.counts.allCalls(true), first.violations, second.counts.allCalls(true), second.violations)
 	}
 }
+
+// What forged metadata of a 15-minute token excuses ends with the time in which it is trusted:
+// a lock that follows has its own bound, and an alarm.
+func TestAFaultAfterForgedMetadata(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1, 1, true)
+		w.everyday = dangers{}
+		var story []window
+		for _, k := range kinds(true) {
+			begins := map[string]time.Duration{lifetimeCut: time.Hour, metadataForged: 3 * time.Hour, previousLocked: 3*time.Hour + 20*time.Minute}
+			lasts := map[string]time.Duration{lifetimeCut: 6 * time.Hour, previousLocked: 75 * time.Minute}
+			if after, ok := begins[k.name]; ok {
+				story = append(story, window{k, w.start.Add(after), w.start.Add(after + lasts[k.name])})
+			}
+		}
+		w.play(story)
+		w.check()
+		if len(w.violations) > 0 || len(w.tokens.gaps) != 1 || w.tokens.gaps[0].length() < 55*time.Minute {
+			t.Errorf("got violations %q and gaps %v, want none and one of an hour", w.violations, w.tokens.gaps)
+		}
+		// Without one of these the same gap breaks an invariant.
+		for name, change := range map[string]func(){
+			"lock": func() {
+				w.story = slices.DeleteFunc(slices.Clone(story), func(f window) bool { return f.name == previousLocked })
+			},
+			"forge": func() {
+				w.story = slices.DeleteFunc(slices.Clone(story), func(f window) bool { return f.name == metadataForged })
+			},
+			"alarm": func() { w.story, w.alarms.fired = story, nil },
+		} {
+			fired := w.alarms.fired
+			change()
+			w.violations, w.troubles = nil, w.findTroubles()
+			w.checkGaps()
+			if w.alarms.fired = fired; len(w.violations) == 0 {
+				t.Errorf("without the %s nothing is violated", name)
+			}
+		}
+	})
+}
