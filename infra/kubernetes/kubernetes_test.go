@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hashicorp/hcl/v2"
@@ -28,18 +29,37 @@ import (
 // root is the repository.
 var root, _ = filepath.Abs("../..")
 
-// tool is the command of a tool that a file of .ci pins.
-func tool(t *testing.T, pins, name string, arguments ...string) *exec.Cmd {
-	t.Helper()
-	command := exec.CommandContext(t.Context(), "go", append([]string{"tool", "-modfile=.ci/" + pins, name}, arguments...)...)
-	command.Dir, command.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-	return command
+// The tools that files of .ci pin.
+var (
+	kustomize       = pinned("tools.mod", "kustomize")
+	actionlint      = pinned("tools.mod", "actionlint")
+	kubectlValidate = pinned("kubernetes.mod", "kubectl-validate")
+)
+
+// pinned makes commands of a tool, which is built once. The test is skipped where its modules cannot be had.
+func pinned(pins, name string) func(*testing.T, ...string) *exec.Cmd {
+	built := sync.OnceValues(func() (string, error) {
+		command := exec.Command("go", "tool", "-modfile=.ci/"+pins, "-n", name)
+		command.Dir, command.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+		path, err := command.Output()
+		return strings.TrimSpace(string(path)), err
+	})
+	return func(t *testing.T, arguments ...string) *exec.Cmd {
+		t.Helper()
+		path, err := built()
+		if err != nil {
+			programs.Missing(t, name+" of .ci/"+pins+" cannot be built without a network")
+		}
+		command := exec.CommandContext(t.Context(), path, arguments...)
+		command.Dir = root
+		return command
+	}
 }
 
 // build is what `kubectl apply -k` sends for an overlay.
 func build(t *testing.T, overlay string) []byte {
 	t.Helper()
-	command := tool(t, "tools.mod", "kustomize", "build", "infra/kubernetes/"+overlay)
+	command := kustomize(t, "build", "infra/kubernetes/"+overlay)
 	var printed bytes.Buffer
 	command.Stderr = &printed
 	built, err := command.Output()
@@ -60,7 +80,7 @@ func validate(t *testing.T, objects []byte, crds ...string) error {
 	for _, folder := range crds {
 		arguments = append(arguments, "--local-crds="+folder)
 	}
-	if printed, err := tool(t, "kubernetes.mod", "kubectl-validate", arguments...).CombinedOutput(); err != nil {
+	if printed, err := kubectlValidate(t, arguments...).CombinedOutput(); err != nil {
 		return errors.New(string(printed))
 	}
 	return nil
@@ -197,6 +217,9 @@ func image(t *testing.T) (files, user, program string) {
 	if os.Geteuid() != 0 {
 		programs.Missing(t, "not root, which builds an image and enters it")
 	}
+	if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
+		programs.Missing(t, "no right to mount, as in most containers")
+	}
 	store := t.TempDir()
 	goEnv := func(name string) string {
 		value, err := exec.Command("go", "env", name).Output()
@@ -324,7 +347,7 @@ func TestWorkflows(t *testing.T) {
 	if err := os.WriteFile(file, []byte(workflow), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if printed, err := tool(t, "tools.mod", "actionlint", "infra/github/deploy.yaml", file).CombinedOutput(); err != nil {
+	if printed, err := actionlint(t, "infra/github/deploy.yaml", file).CombinedOutput(); err != nil {
 		t.Errorf("actionlint: %v\n%s", err, printed)
 	}
 }
