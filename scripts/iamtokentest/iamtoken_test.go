@@ -206,6 +206,7 @@ func TestIdentities(t *testing.T) {
 			"a bare token":                         {"READER_IAM_TOKEN", fx.cloud.MustMintToken(key, time.Hour)},
 			"what ibmcloud prints":                 {"READER_IAM_TOKEN", "IAM token:  Bearer " + fx.cloud.MustMintToken(key, time.Hour) + "\n"},
 			"any case, any white space":            {"READER_IAM_TOKEN", "\u00a0iam\tTOKEN:\r\nbEARER \v\f " + fx.cloud.MustMintToken(key, time.Hour)},
+			"what older versions print":            {"READER_IAM_TOKEN", "IAM token:  Bearer " + fx.cloud.MustMintToken(key, time.Hour) + "\nUAA token:  Bearer another\n"},
 			"no blank after the words":             {"READER_IAM_TOKEN", "IAM token:Bearer " + fx.cloud.MustMintToken(key, time.Hour)},
 		} {
 			delete(fx.env, "READER_APIKEY")
