@@ -30,7 +30,7 @@ async function token(fresh) {
   return cached;
 }
 
-const list = async (fresh) => fetch(`${env.LOGS_ROUTING_URL}/v3/targets`, { redirect: 'error', headers: { Authorization: `Bearer ${await token(fresh)}` } });
+const list = async (fresh) => fetch(`${env.LOGS_ROUTING_URL}/v3/targets`, { headers: { Authorization: `Bearer ${await token(fresh)}` }, redirect: 'error', signal: AbortSignal.timeout(10_000) });
 for (let call = 0; call < Number(env.CALLS ?? 10); call++) {
   let answer = await list(false);
   if (answer.status === 401) answer = await list(true); // the token may have been replaced: read it again, once

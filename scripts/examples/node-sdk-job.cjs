@@ -4,7 +4,7 @@ const { BaseService, BearerTokenAuthenticator } = require('ibm-cloud-sdk-core');
 
 const { env } = process;
 const authenticator = new BearerTokenAuthenticator({ bearerToken: 'not read yet' });
-const service = new BaseService({ authenticator, serviceUrl: env.LOGS_ROUTING_URL });
+const service = new BaseService({ authenticator, serviceUrl: env.LOGS_ROUTING_URL, timeout: 10_000, maxRedirects: 0 });
 let readAgain = 0;
 
 // The stored token, by scripts/iam-token on the PATH: kept until a minute before it expires, for 5 minutes at most.
