@@ -248,7 +248,7 @@ func (f *failure) keyAdvice() string {
 	switch {
 	case f.status == 0:
 		return "Check IAM_URL and the network."
-	case f.code == "BXNIM0415E":
+	case f.isUnknownKey():
 		return "IAM does not know the API key."
 	case f.code == "BXNIM0462E":
 		return "The key is disabled."
@@ -258,7 +258,7 @@ func (f *failure) keyAdvice() string {
 		return "The key may not be used from this address: see the allowed IP addresses of the account."
 	case f.status == http.StatusForbidden:
 		return "The key may not be used from this address: see the context-based restrictions of the account, and your network's proxy."
-	case f.isUnknownKey():
+	case f.status == http.StatusBadRequest || f.status == http.StatusUnauthorized:
 		return "IAM rejects the key."
 	case f.status == http.StatusTooManyRequests || f.status >= 500:
 		return tryLater
@@ -267,9 +267,8 @@ func (f *failure) keyAdvice() string {
 	}
 }
 
-func (f *failure) isUnknownKey() bool {
-	return f.status == http.StatusBadRequest || f.status == http.StatusUnauthorized
-}
+// isUnknownKey reports that there is no such key: one that is disabled, or must not be used from here, is there.
+func (f *failure) isUnknownKey() bool { return f.code == "BXNIM0415E" }
 
 // transport reads answers whole, through a limit, and repeats requests: on 429 and 5xx all of them, since what
 // they make twice is found by its description or name; where no answer came, those that read or delete.

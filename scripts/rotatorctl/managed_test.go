@@ -234,7 +234,11 @@ func TestReplacedServiceID(t *testing.T) {
 		fx.outputs[role+"_iam_id"] = fx.cloud.MustCreateServiceID("successor", "")
 		fx.fail(1, "another service id", "--reader-key-file", fx.path("reader.key")) // both are there
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpServiceIDs, Status: 404})
-		fx.fail(1, "another service id") // its key works: somebody's, whom this person may not see
+		fx.fail(1, "another service id")                                         // its key works: somebody's, whom this person may not see
+		for _, answer := range []string{"key_disabled", "address_not_allowed"} { // it does not now, and is somebody's all the same
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Case: answer, Times: 1})
+			fx.fail(1, "trying the key of the secret "+first.values[variable])
+		}
 		fx.cloud.ClearFaults()
 		fx.asAdmin("DELETE", "/v1/serviceids/"+strings.TrimPrefix(replaced, "iam-"), "")
 		fx.rejected("the stolen key", stolen)
