@@ -306,7 +306,7 @@ func (d *deployment) checkRotations(ctx context.Context, file string) error {
 // command is a program to run in the repository. To build takes no right in any cloud.
 func (d *deployment) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, name, args...)
-	command.Dir, command.Env, command.Stdout, command.Stderr = d.root, withoutCredentials(os.Environ(), "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), d.stderr, d.stderr
+	command.Dir, command.Env, command.Stdout, command.Stderr = d.root, withoutCredentials(os.Environ(), "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "IC_API_KEY", "IC_IAM_TOKEN"), d.stderr, d.stderr
 	return command
 }
 

@@ -87,6 +87,19 @@ func linkFunction(_ context.Context, _ *deployment, binary string) error {
 	return err
 }
 
+// The programs of a build are given no key and no token, whoever they are for.
+func TestBuildsGetNoCredentials(t *testing.T) {
+	for _, name := range []string{"IAM_TOKEN", "IBMCLOUD_API_KEY", "IC_API_KEY", "IC_IAM_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "SECRETS_MANAGER_APIKEY"} {
+		t.Setenv(name, "of-a-person")
+	}
+	d := deployment{program: &program{}}
+	for _, variable := range d.command(t.Context(), "go").Env {
+		if name, value, _ := strings.Cut(variable, "="); value == "of-a-person" {
+			t.Errorf("a build is given %s", name)
+		}
+	}
+}
+
 // account is an AWS account with the IBM Cloud that its stack rotates in.
 type account struct {
 	t      *testing.T
