@@ -278,6 +278,9 @@ func (m *Moto) unpack(ctx context.Context, f Function, folder string) error {
 // code returns the deployed zip. Moto shows neither its bucket nor, of a version that is not the latest, its key: it is
 // the one beside the latest's with the hash that Lambda reports.
 func (m *Moto) code(ctx context.Context, f Function) ([]byte, error) {
+	if kept, found := m.zips.Load(f.Configuration.CodeSha256); found {
+		return kept.([]byte), nil
+	}
 	location, err := url.Parse(f.Code.Location)
 	if err != nil {
 		return nil, fmt.Errorf("reading where the zip of %s is: %w", f.Configuration.FunctionName, err)
@@ -304,6 +307,7 @@ func (m *Moto) code(ctx context.Context, f Function) ([]byte, error) {
 				return nil, err
 			}
 			if sum := sha256.Sum256(packed); base64.StdEncoding.EncodeToString(sum[:]) == f.Configuration.CodeSha256 {
+				m.zips.Store(f.Configuration.CodeSha256, packed)
 				return packed, nil
 			}
 		}
