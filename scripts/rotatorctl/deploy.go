@@ -50,6 +50,9 @@ var settings = []setting{
 	{"DEPLOY_DIR", "", "folder to build in (build/deploy)"},
 }
 
+// ofOneRotation are the variables that ROTATIONS_FILE takes the place of. The first two are required.
+var ofOneRotation = []string{"API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID"}
+
 func (s setting) option() string { return strings.ToLower(strings.ReplaceAll(s.variable, "_", "-")) }
 
 func (p *program) deployCommand() *cobra.Command {
@@ -116,12 +119,11 @@ func (d *deployment) check(ctx context.Context) error {
 		return err
 	}
 	required := []string{"BUCKET", "BOOTSTRAP_SECRET_ARN", "SECRETS_MANAGER_URL"}
-	single := []string{"API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID"}
 	unset := func(name string) bool { return d.values[name] == "" }
 	file := d.values["ROTATIONS_FILE"]
 	if file == "" {
-		required = append(required, single[:2]...)
-	} else if set := slices.DeleteFunc(single, unset); len(set) > 0 {
+		required = append(required, ofOneRotation[:2]...)
+	} else if set := slices.DeleteFunc(slices.Clone(ofOneRotation), unset); len(set) > 0 {
 		return usagef("ROTATIONS_FILE and %s are set: set one rotation or a list, not both", strings.Join(set, ", "))
 	}
 	if missing := slices.DeleteFunc(required, func(name string) bool { return !unset(name) }); len(missing) > 0 {

@@ -30,7 +30,6 @@ type replacement struct {
 	vars                                []string
 	file                                string            // the note
 	note                                map[string]string // its variables
-	done                                []map[string]string
 }
 
 // none is in the note where there is no id.
@@ -60,11 +59,13 @@ Whoever has the bootstrap key could read the workload's: replace both.`,
 			if err := r.run(cmd.Context()); err != nil {
 				return err
 			}
-			text := ""
-			for _, one := range r.done {
-				text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", one["role"], one["iam_id"], one["deleted_iam_id"])
+			replaced, text := []map[string]string{}, ""
+			for _, role := range r.roles() {
+				made, old := r.note[noted("new", role, "iam_id")], r.note[noted("old", role, "iam_id")]
+				replaced = append(replaced, map[string]string{"role": role, "iam_id": made, "deleted_iam_id": old})
+				text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", role, made, old)
 			}
-			return p.print(map[string]any{"replaced": r.done}, text)
+			return p.print(map[string]any{"replaced": replaced}, text)
 		},
 	}
 	flags := command.Flags()
@@ -78,7 +79,21 @@ Whoever has the bootstrap key could read the workload's: replace both.`,
 	return command
 }
 
-func (r *replacement) run(ctx context.Context) (err error) {
+// roles are those to replace, the bootstrap's first: as long as the old one is there, its key reads the workload's next one.
+func (r *replacement) roles() (roles []string) {
+	if r.bootstrapToo {
+		roles = append(roles, "bootstrap")
+	}
+	if r.workloadToo {
+		roles = append(roles, "workload")
+	}
+	return roles
+}
+
+// noted names a variable of the note, such as OLD_WORKLOAD_IAM_ID.
+func noted(which, role, what string) string { return strings.ToUpper(which + "_" + role + "_" + what) }
+
+func (r *replacement) run(ctx context.Context) error {
 	switch {
 	case !r.bootstrapToo && !r.workloadToo:
 		return usagef("name what was stolen: --bootstrap, --workload or both. Whoever has the bootstrap key could read the workload's")
@@ -95,11 +110,7 @@ func (r *replacement) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	// The bootstrap's first: as long as the old one is there, its key reads the workload's next one.
-	for _, role := range []string{"bootstrap", "workload"} {
-		if role == "bootstrap" && !r.bootstrapToo || role == "workload" && !r.workloadToo {
-			continue
-		}
+	for _, role := range r.roles() {
 		if err := r.replace(ctx, role); err != nil {
 			return err
 		}
@@ -149,8 +160,8 @@ func (r *replacement) keep(name, value string) error {
 }
 
 func (r *replacement) replace(ctx context.Context, role string) error {
-	oldID, oldSecret, done := "OLD_"+strings.ToUpper(role)+"_IAM_ID", "OLD_"+strings.ToUpper(role)+"_SECRET", strings.ToUpper(role)+"_DONE"
-	if r.note[done] != "" {
+	oldID, oldSecret, newID := noted("old", role, "iam_id"), noted("old", role, "secret"), noted("new", role, "iam_id")
+	if r.note[newID] != "" { // noted when all is done
 		return nil
 	}
 	id, err := r.load(ctx, role)
@@ -182,8 +193,7 @@ func (r *replacement) replace(ctx context.Context, role string) error {
 	if err := r.rotate(ctx); err != nil {
 		return err
 	}
-	r.done = append(r.done, map[string]string{"role": role, "iam_id": id.iamID, "deleted_iam_id": old})
-	return r.keep(done, none)
+	return r.keep(newID, id.iamID)
 }
 
 // load reads the ids of now.
@@ -339,7 +349,7 @@ func (r *replacement) setAside(ctx context.Context, id *serviceID, old, oldSecre
 }
 
 // written are the variables that setup writes: an environment loaded before has the old ones.
-var written = []string{"SECRETS_MANAGER_URL", "API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_EXPIRES_AT"}
+var written = append([]string{"SECRETS_MANAGER_URL", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_EXPIRES_AT"}, ofOneRotation...)
 
 // deployment deploys what setup has written.
 func (r *replacement) deployment() *deployment {
@@ -352,7 +362,7 @@ func (r *replacement) deployment() *deployment {
 		}
 	}
 	if d.values["ROTATIONS_FILE"] != "" {
-		for _, name := range written[1:5] {
+		for _, name := range ofOneRotation {
 			delete(d.values, name)
 		}
 	}
@@ -372,8 +382,8 @@ func (r *replacement) deploy(ctx context.Context) error {
 		if err != nil {
 			return usagef("ROTATIONS_FILE=%s cannot be read", printable(file))
 		}
-		for _, old := range r.note {
-			if old != none && bytes.Contains(list, []byte(old)) {
+		for name, old := range r.note {
+			if strings.HasPrefix(name, "OLD_") && old != none && bytes.Contains(list, []byte(old)) {
 				return fmt.Errorf("ROTATIONS_FILE=%s names %s: put in what %s says now, and run this again", printable(file), old, printable(r.env))
 			}
 		}

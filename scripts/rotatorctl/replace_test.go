@@ -17,8 +17,8 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// A theft is a set-up whose service ids are replaced. Terraform is a script: for a service id that its state does not hold
-// it takes the next one, which the cloud has made before.
+// A theft is a set-up whose service ids are replaced. Terraform is a script, the same for all tests: for a service id that
+// the state in its folder does not hold it takes the next one, which the cloud has made before.
 type theft struct {
 	*fixture
 	key, token, next map[string]string // by role: of the old service id; and the new one
@@ -54,11 +54,6 @@ func newTheft(t *testing.T, managed bool) *theft {
 	fx.outputs["managed_keys"] = fmt.Sprint(managed)
 	th := &theft{fixture: fx, key: map[string]string{}, token: map[string]string{}, next: map[string]string{}}
 	programs.Need(t, "sh", "sed", "grep")
-	th.write("terraform", fakeTerraform)
-	if err := os.Chmod(th.path("terraform"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PATH", fx.folder+":"+os.Getenv("PATH"))
 	th.write("state", "ibm_iam_service_id.bootstrap[0]\nibm_iam_service_id.reader\nibm_iam_service_id.workload\nibm_iam_service_policy.secret_group[\"bootstrap-keys\"]\n"+
 		"ibm_iam_service_policy.secret_group[\"bootstrap-tokens\"]\nibm_iam_service_policy.secret_group[\"reader\"]\nibm_iam_service_policy.workload[0]\n")
 	ids := ""
@@ -179,6 +174,14 @@ func (th *theft) replaced(roles ...string) map[string]string {
 	return values
 }
 
+// result is what replace-identity prints when it has replaced those.
+func (th *theft) result(roles ...string) (text string) {
+	for _, role := range roles {
+		text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", role, th.next[role], th.outputs[role+"_iam_id"])
+	}
+	return text
+}
+
 // deploy deploys what the set-up has written, as a stack of that name.
 func (th *theft) deploy(stack string) *account {
 	th.t.Helper()
@@ -212,8 +215,10 @@ func (th *theft) watchReaders() (stop func()) {
 
 // TestAThiefIsEvicted: with a deployed function. Readers have a good token all the time.
 func TestAThiefIsEvicted(t *testing.T) {
+	t.Parallel()
 	for _, managed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("managed=%t", managed), func(t *testing.T) {
+			t.Parallel()
 			th := newTheft(t, managed)
 			stack := th.deploy(fmt.Sprintf("thief-%t", managed))
 			stop := th.watchReaders()
@@ -227,8 +232,7 @@ func TestAThiefIsEvicted(t *testing.T) {
 			for _, name := range []string{"EXPECT_IAM_ID", "API_KEY_SECRET", "BOOTSTRAP_KEY_SECRET"} {
 				want(t, "the function's "+name, variables[name], values[name])
 			}
-			want(t, "printed", got.stdout, fmt.Sprintf("bootstrap: %s replaces %s, which is deleted\nworkload: %s replaces %s, which is deleted\n",
-				th.next["bootstrap"], th.outputs["bootstrap_iam_id"], th.next["workload"], th.outputs["workload_iam_id"]))
+			want(t, "printed", got.stdout, th.result("bootstrap", "workload"))
 			if state, _ := os.ReadFile(th.path("state")); strings.Count(string(state), "reader") != 2 {
 				t.Errorf("Terraform's state: got %s, want the reader's resources as before", state)
 			}
@@ -239,41 +243,62 @@ func TestAThiefIsEvicted(t *testing.T) {
 // both replaces both service ids of a function that is deployed by other means.
 var both = []string{"--bootstrap", "--workload", "--yes", "--no-deploy"}
 
-// TestReplacementCutOffAtEachRequest: from any request on nothing is answered, or a command of Terraform's fails. Until the
-// end the old service ids work; the next run finishes the work, and deletes no other one.
+// TestReplacementCutOffAtEachRequest: from any request on nothing is answered. Until the end the old service ids work; the
+// next run finishes the work, deletes no other one, and reports all of it.
 func TestReplacementCutOffAtEachRequest(t *testing.T) {
+	t.Parallel()
 	for _, managed := range []bool{true, false} {
 		for _, drop := range []string{ibmcloudtest.DropBefore, ibmcloudtest.DropAfter} {
 			step := 1 // what is done and not answered is the harder case
 			if drop == ibmcloudtest.DropBefore || !managed {
 				step = 4
 			}
-			for n, done := 0, false; !done; n += step {
-				t.Run(fmt.Sprintf("managed=%t/%s/%d", managed, drop, n), func(t *testing.T) {
-					th := newTheft(t, managed)
-					th.steal()
-					th.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
-					got := th.replace(both...)
-					th.cloud.ClearFaults()
-					if done = got.exit == 0; done {
-						if n < 20 {
-							t.Errorf("got %d requests, want at least 20", n)
-						}
-						return
-					}
-					want(t, "exit code", got.exit, 1)
-					key, token := th.works("workload")
-					if values := mustReadEnv(t, th.path("ibm.env")); (!key || !token) && values["EXPECT_IAM_ID"] != th.next["workload"] {
-						t.Error("the old workload has ended before the new one was ready")
-					}
-					if got := th.replace(both...); got.exit != 0 {
-						t.Fatalf("again: got exit %d\n%s", got.exit, got.all())
-					}
-					th.replaced("bootstrap", "workload")
-				})
-			}
+			t.Run(fmt.Sprintf("managed=%t/%s", managed, drop), func(t *testing.T) {
+				t.Parallel()
+				for n, done := 0, false; !done; n += step {
+					t.Run(fmt.Sprint(n), func(t *testing.T) { done = cutOffAt(t, managed, drop, n) })
+				}
+			})
 		}
 	}
+}
+
+// cutOffAt reports whether a run has no more requests than n.
+func cutOffAt(t *testing.T, managed bool, drop string, n int) (done bool) {
+	th := newTheft(t, managed)
+	th.steal()
+	th.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
+	got := th.replace(both...)
+	th.cloud.ClearFaults()
+	if got.exit == 0 {
+		if n < 20 {
+			t.Errorf("got %d requests, want at least 20", n)
+		}
+		return true
+	}
+	want(t, "exit code", got.exit, 1)
+	key, token := th.works("workload")
+	if values := mustReadEnv(t, th.path("ibm.env")); (!key || !token) && values["EXPECT_IAM_ID"] != th.next["workload"] {
+		t.Error("the old workload has ended before the new one was ready")
+	}
+	th.replaceBoth()
+	return false
+}
+
+// replaceBoth runs to the end, whatever was done before.
+func (th *theft) replaceBoth() {
+	th.t.Helper()
+	got := th.replace(both...)
+	if got.exit != 0 {
+		th.t.Fatalf("again: got exit %d\n%s", got.exit, got.all())
+	}
+	th.replaced("bootstrap", "workload")
+	want(th.t, "printed", got.stdout, th.result("bootstrap", "workload"))
+}
+
+// TestReplacementWhenTerraformFails: nothing has ended, and the next run finishes the work.
+func TestReplacementWhenTerraformFails(t *testing.T) {
+	t.Parallel()
 	for _, command := range []string{"output -json", "plan -detailed-exitcode", "state list", "state rm", "apply -auto-approve"} {
 		th := newTheft(t, true)
 		th.steal()
@@ -290,14 +315,12 @@ func TestReplacementCutOffAtEachRequest(t *testing.T) {
 				t.Errorf("terraform %s fails: the %s has ended", command, role)
 			}
 		}
-		if got := th.replace(both...); got.exit != 0 {
-			t.Fatalf("again: got exit %d\n%s", got.exit, got.all())
-		}
-		th.replaced("bootstrap", "workload")
+		th.replaceBoth()
 	}
 }
 
 func TestReplacementAsksBeforeItDeletes(t *testing.T) {
+	t.Parallel()
 	th := newTheft(t, true)
 	th.steal()
 	got := th.replaceTyping("y\nn\n", "--workload", "--no-deploy")
@@ -322,6 +345,7 @@ func TestReplacementAsksBeforeItDeletes(t *testing.T) {
 
 // A new policy takes minutes to reach everywhere: until then the function would be refused with the new key.
 func TestTheBootstrapKeyIsStoredWhenItsPoliciesCount(t *testing.T) {
+	t.Parallel()
 	th := newTheft(t, true)
 	th.steal()
 	th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403})
@@ -331,13 +355,11 @@ func TestTheBootstrapKeyIsStoredWhenItsPoliciesCount(t *testing.T) {
 	}
 	th.cloud.ClearFaults()
 	th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403, Times: 3})
-	if got := th.replace(both...); got.exit != 0 {
-		t.Fatalf("after some time: got exit %d\n%s", got.exit, got.all())
-	}
-	th.replaced("bootstrap", "workload")
+	th.replaceBoth()
 }
 
 func TestReplacementRefuses(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		args  []string
 		spoil func(th *theft)
@@ -382,6 +404,7 @@ func TestReplacementRefuses(t *testing.T) {
 // Without a folder of Terraform's a person makes the service id. A list of rotations is the person's, too, and a further
 // workload's file names no bootstrap key.
 func TestReplacementByHand(t *testing.T) {
+	t.Parallel()
 	th := newTheft(t, true)
 	th.steal()
 	text, _ := os.ReadFile(th.path("ibm.env"))
@@ -411,6 +434,7 @@ func TestReplacementByHand(t *testing.T) {
 
 // A lock on the old secret keeps it, and not the thief.
 func TestReplacementOfALockedSecret(t *testing.T) {
+	t.Parallel()
 	th := newTheft(t, true)
 	th.steal()
 	th.cloud.MustLock(th.stolen["API_KEY_SECRET"], "current", "job")
@@ -421,14 +445,12 @@ func TestReplacementOfALockedSecret(t *testing.T) {
 		t.Error("the thief is still there")
 	}
 	th.cloud.MustUnlock(th.stolen["API_KEY_SECRET"])
-	if got := th.replace(both...); got.exit != 0 {
-		t.Fatalf("again: got exit %d\n%s", got.exit, got.all())
-	}
-	th.replaced("bootstrap", "workload")
+	th.replaceBoth()
 }
 
 // Some providers always have a change to make: a person may look at it and go on.
 func TestReplacementWithAnotherPlan(t *testing.T) {
+	t.Parallel()
 	th := newTheft(t, true)
 	th.steal()
 	th.write("changes", "")

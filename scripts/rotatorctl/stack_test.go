@@ -44,6 +44,16 @@ func TestMain(m *testing.M) {
 	if scratch, err = os.MkdirTemp("", "rotatorctl-test-"); err != nil {
 		panic(err)
 	}
+	bin := filepath.Join(scratch, "bin")
+	if err = os.Mkdir(bin, 0o700); err == nil {
+		err = os.WriteFile(filepath.Join(bin, "terraform"), []byte(fakeTerraform), 0o700)
+	}
+	if err == nil {
+		err = os.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	}
+	if err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	if theMoto != nil {
 		theMoto.Stop()
