@@ -50,6 +50,7 @@ func (fx *fixture) useToken(tokenSecret string) {
 
 // TestTrustedProfileNeedsNoBootstrapKey: as on Code Engine.
 func TestTrustedProfileNeedsNoBootstrapKey(t *testing.T) {
+	t.Parallel()
 	fx := newFixture(t)
 	fx.outputs["bootstrap_iam_id"], fx.outputs["iam_profile_id"] = "", fx.cloud.ProfileID()
 	made := fx.succeed()
@@ -70,6 +71,7 @@ func TestTrustedProfileNeedsNoBootstrapKey(t *testing.T) {
 // TestChangingTheKeysLeavesNoGap: both keys are replaced while a warm function, whose bootstrap key is in AWS, goes
 // on rotating. No invocation fails, and after each the token that readers have is good.
 func TestChangingTheKeysLeavesNoGap(t *testing.T) {
+	t.Parallel()
 	moto := awstest.Start(t)
 	fx := newFixture(t)
 	fx.aws.url = moto.URL()
@@ -99,6 +101,7 @@ func TestChangingTheKeysLeavesNoGap(t *testing.T) {
 // TestSwitchingTheKindOfKeysLeavesNoGap: from managed keys to fixed ones and back. Until it is deployed with what setup prints,
 // the function goes on as it is, and may store the managed key once more: a second run of setup ends that.
 func TestSwitchingTheKindOfKeysLeavesNoGap(t *testing.T) {
+	t.Parallel()
 	moto := awstest.Start(t)
 	fx := newManaged(t)
 	fx.aws.url = moto.URL()
@@ -215,6 +218,7 @@ func (f *warmFunction) mustRotate(n int64) {
 // TestAYearWithoutAPersonAtAKey: a deployed stack, and IBM's clock goes on by 15 days at a time. Each key is replaced 24
 // times; nobody but the function asks for anything, and it warns of no key.
 func TestAYearWithoutAPersonAtAKey(t *testing.T) {
+	t.Parallel()
 	fx := newManaged(t)
 	stack := newAccountFor(t, "a-year", fx.cloud, fx.origin)
 	fx.aws.url = stack.url
@@ -278,6 +282,7 @@ func (h holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // TestKilledBetweenAnyTwoSteps: the function as it is built is killed at each of its requests to IBM Cloud and AWS, before and
 // after the work, in a run that renews the key. Each time AWS has a key that works, and the next run evens it out.
 func TestKilledBetweenAnyTwoSteps(t *testing.T) {
+	t.Parallel()
 	moto := awstest.Start(t)
 	fx := newManaged(t)
 	fx.aws.url = moto.URL()
