@@ -112,7 +112,7 @@ func TestAPIKeyIsUpdatedByTag(t *testing.T) {
 		t.Errorf("ETag: got %q, want the entity_tag", etag)
 	}
 	if got.at("description") != "newest" || got.at("name") != "k" {
-		t.Errorf("got %s, want the newest description and the old name", got.raw)
+		t.Errorf("got %s, want the newest description and the old name", got)
 	}
 }
 
@@ -163,7 +163,7 @@ func TestAPIKeyRequestsThatAreRefused(t *testing.T) {
 		{"PUT", "/ApiKey-none", "{}", 404},
 	} {
 		if got := c.do(admin, test.method, "/v1/apikeys"+test.path, test.body); got.status != test.want || got.at("errors", 0, "message") == nil {
-			t.Errorf("%s %s %s: got %d %s, want %d", test.method, test.path, test.body, got.status, got.raw, test.want)
+			t.Errorf("%s %s %s: got %d %s, want %d", test.method, test.path, test.body, got.status, got, test.want)
 		}
 	}
 }

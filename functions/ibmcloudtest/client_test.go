@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,12 @@ type answer struct {
 	raw    string
 	body   map[string]any
 }
+
+// secretForm is that of API keys and tokens.
+var secretForm = regexp.MustCompile(`eyJ[\w.-]+|[\w-]{44}`)
+
+// String is for a test's messages: the body without keys and tokens.
+func (a answer) String() string { return secretForm.ReplaceAllString(a.raw, "[secret]") }
 
 // at follows keys and indexes into the body; it returns nil where the path ends early.
 func (a answer) at(path ...any) any {
@@ -119,7 +126,7 @@ func (c client) do(token, method, path, body string) answer {
 func (c client) check(got answer, status int, what string) {
 	c.t.Helper()
 	if got.status != status {
-		c.t.Errorf("%s: got %d %s, want %d", what, got.status, got.raw, status)
+		c.t.Errorf("%s: got %d %s, want %d", what, got.status, got, status)
 	}
 }
 
@@ -128,7 +135,7 @@ func (c client) want(status int, token, method, path, body string) answer {
 	c.t.Helper()
 	got := c.do(token, method, path, body)
 	if got.status != status {
-		c.t.Fatalf("%s %s: got %d %s, want %d", method, path, got.status, got.raw, status)
+		c.t.Fatalf("%s %s: got %d %s, want %d", method, path, got.status, got, status)
 	}
 	return got
 }
@@ -146,7 +153,7 @@ func (c client) token(key string) string {
 	got := c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {key}})
 	token, _ := got.at("access_token").(string)
 	if got.status != http.StatusOK || token == "" {
-		c.t.Fatalf("exchanging a key: got %d %s, want a token", got.status, got.raw)
+		c.t.Fatalf("exchanging a key: got %d %s, want a token", got.status, got)
 	}
 	return token
 }

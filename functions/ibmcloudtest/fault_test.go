@@ -118,7 +118,7 @@ func TestFaultAnswers(t *testing.T) {
 		isReal := test.body == "targets" && got.at("targets", 0, "target_type") == "cloud_logs"
 		if got.status != test.status || got.raw != test.body && !isReal ||
 			got.header.Get("Content-Type") != test.contentType || got.header.Get("X-Test") != test.header || got.header.Get("Date") == "" {
-			t.Errorf("%+v: got %d %q %v", test.fault, got.status, got.raw, got.header)
+			t.Errorf("%+v: got %d %q %v", test.fault, got.status, got, got.header)
 		}
 	}
 }
@@ -181,10 +181,10 @@ func TestFaultsOverHTTP(t *testing.T) {
 		cloud.ClearFaults()
 		got := c.send(c.request("POST", "/_sandbox/faults", test.body))
 		if got.status != test.status || !strings.Contains(got.raw, test.says) {
-			t.Errorf("%s: got %d %s, want %d and %q", test.body, got.status, got.raw, test.status, test.says)
+			t.Errorf("%s: got %d %s, want %d and %q", test.body, got.status, got, test.status, test.says)
 		}
 		if goTypes.MatchString(got.raw) {
-			t.Errorf("%s: got %s, which shows how this is written in Go", test.body, got.raw)
+			t.Errorf("%s: got %s, which shows how this is written in Go", test.body, got)
 		}
 		if added := len(cloud.Faults()) == 1; added != (test.status == 201) {
 			t.Errorf("%s: added: %t", test.body, added)
@@ -192,7 +192,7 @@ func TestFaultsOverHTTP(t *testing.T) {
 	}
 	_ = c.send(c.request("POST", "/_sandbox/faults", `{"op":"*","delay":"90s"}`))
 	if got := c.send(c.request("GET", "/_sandbox/faults", "")); got.raw != `[{"op":"*","delay":"1m30s"}]` {
-		t.Errorf("GET: got %s", got.raw)
+		t.Errorf("GET: got %s", got)
 	}
 	if got := c.send(c.request("DELETE", "/_sandbox/faults", "")); got.status != 204 || len(cloud.Faults()) != 0 {
 		t.Errorf("DELETE: got %d and %d faults, want 204 and none", got.status, len(cloud.Faults()))
@@ -206,17 +206,17 @@ func TestSettingsOverHTTP(t *testing.T) {
 		`{"ttl":1}`: 400, `{"duplicate_status":418}`: 400, `{"too_large_status":413,"token_ttl_seconds":900}`: 200, `{}`: 200,
 	} {
 		if got := c.send(c.request("PATCH", "/_sandbox/settings", body)); got.status != want || goTypes.MatchString(got.raw) {
-			t.Errorf("%s: got %d %s, want %d", body, got.status, got.raw, want)
+			t.Errorf("%s: got %d %s, want %d", body, got.status, got, want)
 		}
 	}
 	for _, path := range []string{"/", "/_sandbox", "/_sandbox/fault"} {
 		if got := c.send(c.request("GET", path, "")); got.status != 404 || !strings.Contains(got.raw, "/_sandbox/faults, /_sandbox/requests, /_sandbox/settings.") {
-			t.Errorf("%s: got %d and %s, want 404 and what there is", path, got.status, got.raw)
+			t.Errorf("%s: got %d and %s, want 404 and what there is", path, got.status, got)
 		}
 	}
 	got := c.send(c.request("GET", "/_sandbox/settings", ""))
 	if got.at("token_ttl_seconds") != 900.0 || got.at("too_large_status") != 413.0 || got.at("duplicate_status") != 409.0 {
-		t.Errorf("GET: got %s", got.raw)
+		t.Errorf("GET: got %s", got)
 	}
 	answer := c.grant(map[string][]string{"grant_type": {apiKeyGrant}, "apikey": {cloud.ReaderAPIKey()}})
 	if answer.at("expires_in") != 900.0 {
@@ -242,7 +242,7 @@ func TestRequestLog(t *testing.T) {
 		at + `"op":"secrets.get","method":"GET","path":"/api/v2/secrets/REDACTED","status":403,"identity":"workload"}`,
 		at + `"op":"settings.get","method":"GET","path":"/v3/settings","status":401,"identity":""}`,
 	}, ",") + "]"
-	if got := c.send(c.request("GET", "/_sandbox/requests", "")).raw; got != want {
+	if got := c.send(c.request("GET", "/_sandbox/requests", "")); got.raw != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	c.send(c.request("DELETE", "/_sandbox/requests", ""))
@@ -360,10 +360,10 @@ func TestCases(t *testing.T) {
 				}
 			case strings.HasPrefix(op, "apikeys."):
 				if got.at("status_code") != strconv.Itoa(of.Status) || got.at("errors", 0, "message_code") == nil || got.at("context", "transaction_id") != got.at("trace") {
-					t.Errorf("%s: got %s, want IBM's ExceptionResponse", of.Name, got.raw)
+					t.Errorf("%s: got %s, want IBM's ExceptionResponse", of.Name, got)
 				}
 			case got.at("status_code") != float64(of.Status) || got.at("trace") == nil:
-				t.Errorf("%s %s: got %s, want status_code and trace", op, of.Name, got.raw)
+				t.Errorf("%s %s: got %s, want status_code and trace", op, of.Name, got)
 			}
 		}
 	}

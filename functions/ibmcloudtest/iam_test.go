@@ -73,12 +73,12 @@ func TestTokenRequestChecks(t *testing.T) {
 			}
 			id := got.header.Get("Transaction-Id")
 			if id == "" || got.status != 200 && got.at("context", "requestId") != id {
-				t.Errorf("Transaction-Id: got %q, want it in the error's context too: %s", id, got.raw)
+				t.Errorf("Transaction-Id: got %q, want it in the error's context too: %s", id, got)
 			}
 		})
 	}
 	if got := c.send(c.request(http.MethodGet, "/identity/token", "")); got.status != 405 || got.header.Get("Allow") != "POST" || got.body["errorMessage"] == nil {
-		t.Errorf("GET: got %d %v %s, want 405, Allow: POST and IAM's error body", got.status, got.header["Allow"], got.raw)
+		t.Errorf("GET: got %d %v %s, want 405, Allow: POST and IAM's error body", got.status, got.header["Allow"], got)
 	}
 }
 
@@ -103,7 +103,7 @@ func TestTrustedProfile(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			got := c.grant(url.Values{"grant_type": {crTokenGrant}, "cr_token": {test.crToken}, test.by: {test.value}})
 			if got.status != test.status {
-				t.Fatalf("got %d %s, want %d", got.status, got.raw, test.status)
+				t.Fatalf("got %d %s, want %d", got.status, got, test.status)
 			}
 			if !test.wantsIdentity {
 				return
@@ -220,7 +220,7 @@ func TestTokenStaysValidWithoutItsKey(t *testing.T) {
 	cloud.MustDeleteAPIKey(key)
 	c.want(200, token, "GET", "/v3/targets", "")
 	if got := c.grant(url.Values{"grant_type": {apiKeyGrant}, "apikey": {key}}); got.body["errorCode"] != "BXNIM0415E" {
-		t.Errorf("deleted key: got %d %s, want BXNIM0415E", got.status, got.raw)
+		t.Errorf("deleted key: got %d %s, want BXNIM0415E", got.status, got)
 	}
 }
 

@@ -79,7 +79,7 @@ func TestAYearOfRotationsByRule(t *testing.T) {
 		}
 	}
 	if now := m.admin(200, "GET", "/api/v2/secrets/"+m.id+"/versions/current/metadata", ""); now.at("auto_rotated") != true || now.at("api_key_id") == nil {
-		t.Errorf("the current version: got %s, want it auto_rotated, with api_key_id", now.raw)
+		t.Errorf("the current version: got %s, want it auto_rotated, with api_key_id", now)
 	}
 }
 
@@ -249,7 +249,7 @@ func TestKeysOfASecretAreLocked(t *testing.T) {
 	path := "/v1/apikeys/" + secret.at("api_key_id").(string)
 	got := m.admin(200, "GET", path, "")
 	if got.at("locked") != true || got.at("name") != "Secrets-Manager-IAM-Secret-workload" || got.at("iam_id") != m.owner {
-		t.Errorf("got %s, want it locked, with its name and owner", got.raw)
+		t.Errorf("got %s, want it locked, with its name and owner", got)
 	}
 	update := func(want int) {
 		t.Helper()
@@ -264,7 +264,7 @@ func TestKeysOfASecretAreLocked(t *testing.T) {
 	m.admin(204, "POST", path+"/disable", "")
 	m.wantExchange(400, secret.at("api_key"), "a disabled key")
 	if got := m.admin(200, "GET", path, ""); got.at("disabled") != true || got.at("locked") != false {
-		t.Errorf("got %s, want it disabled and not locked", got.raw)
+		t.Errorf("got %s, want it disabled and not locked", got)
 	}
 	m.admin(204, "DELETE", path+"/disable", "")
 	m.wantExchange(200, secret.at("api_key"), "an enabled key")
@@ -281,7 +281,7 @@ func TestADeletedServiceIDEndsItsKeysAndTokens(t *testing.T) {
 	m.want(200, token, "GET", "/v3/targets", "")
 	id := m.owner[len("iam-"):]
 	if got := m.admin(200, "GET", "/v1/serviceids/"+id, ""); got.at("iam_id") != m.owner {
-		t.Errorf("got %s", got.raw)
+		t.Errorf("got %s", got)
 	}
 	m.want(403, token, "DELETE", "/v1/serviceids/"+id, "")
 	m.admin(204, "DELETE", "/v1/serviceids/"+id, "")
@@ -294,7 +294,7 @@ func TestADeletedServiceIDEndsItsKeysAndTokens(t *testing.T) {
 	made := m.admin(201, "POST", "/v1/serviceids/", `{"name":"successor","account_id":"`+m.cloud.AccountID()+`"}`)
 	list := m.admin(200, "GET", "/v1/serviceids/?name=successor", "")
 	if list.at("serviceids", 0, "iam_id") != made.at("iam_id") || list.at("serviceids", 1) != nil {
-		t.Errorf("got %s, want the successor alone", list.raw)
+		t.Errorf("got %s, want the successor alone", list)
 	}
 	m.admin(400, "POST", "/v1/serviceids/", `{"name":"x","account_id":"other"}`)
 }
@@ -308,7 +308,7 @@ func TestAccessGroupSecretsChangeTheirIdentity(t *testing.T) {
 		t.Helper()
 		got := m.admin(200, "GET", path, "")
 		if seen[got.at("service_id")] || got.at("service_id_is_static") != false || got.at("access_groups", 0) != "AccessGroupId-1" {
-			t.Errorf("%s: got %s, want a service id of its own", when, got.raw)
+			t.Errorf("%s: got %s, want a service id of its own", when, got)
 		}
 		seen[got.at("service_id")] = true
 		return got
@@ -347,16 +347,16 @@ func TestTheClockGoesForward(t *testing.T) {
 	token := c.token(cloud.AdminAPIKey())
 	for _, body := range []string{`{}`, `{"advance":""}`, `{"advance":"0s"}`, `{"advance":"-1h"}`, `{"advance":"1 day"}`, `{"advance":86400}`, `{"advance":"87601h"}`, `{"back":"1h"}`} {
 		if got := c.do("", "POST", "/_sandbox/clock", body); got.status != 400 || !strings.Contains(got.raw, "advance") {
-			t.Errorf("%s: got %d %s, want 400 with what it must be", body, got.status, got.raw)
+			t.Errorf("%s: got %d %s, want 400 with what it must be", body, got.status, got)
 		}
 	}
 	c.want(200, token, "GET", "/v1/apikeys", "")
 	if got := c.want(200, "", "POST", "/_sandbox/clock", `{"advance":"2h"}`); got.at("now") != "2026-03-01T14:00:00.000Z" || got.at("ahead_seconds") != 7200.0 {
-		t.Errorf("got %s", got.raw)
+		t.Errorf("got %s", got)
 	}
 	c.want(401, token, "GET", "/v1/apikeys", "") // an hour past its expiry
 	if got := c.want(200, "", "GET", "/_sandbox/clock", ""); got.at("ahead_seconds") != 7200.0 || got.header.Get("Date") != "Sun, 01 Mar 2026 14:00:00 GMT" {
-		t.Errorf("got %s, Date %s", got.raw, got.header.Get("Date"))
+		t.Errorf("got %s, Date %s", got, got.header.Get("Date"))
 	}
 }
 
@@ -422,7 +422,7 @@ func TestIAMCredentialsWithoutReuse(t *testing.T) {
 	path := "/api/v2/secrets/" + id
 	first := c.want(200, admin, "GET", path, "")
 	if first.at("reuse_api_key") != false || first.at("service_id") != owner[len("iam-"):] {
-		t.Errorf("got %s, want reuse_api_key false and the owner's service id", first.raw)
+		t.Errorf("got %s, want reuse_api_key false and the owner's service id", first)
 	}
 	c.wantExchange(200, first.at("api_key"), "first key")
 	c.want(200, admin, "GET", path+"/metadata", "")
@@ -446,7 +446,7 @@ func TestServiceCredentials(t *testing.T) {
 	got := c.want(200, admin, "GET", path, "")
 	c.wantExchange(200, got.at("credentials", "apikey"), "the key")
 	if got.at("source_service", "instance", "crn") != "crn:v1:x" {
-		t.Errorf("got %s, want the source", got.raw)
+		t.Errorf("got %s, want the source", got)
 	}
 	c.want(204, admin, "DELETE", path, "")
 	c.wantExchange(400, got.at("credentials", "apikey"), "after deletion: the key goes with its secret")

@@ -18,7 +18,7 @@ func TestLockOnCurrentStopsTheSecondRotation(t *testing.T) {
 	c.want(201, admin, "POST", path+"/versions", `{"payload":"1"}`)
 	got := c.want(200, admin, "GET", path+"/versions/previous/locks", "")
 	if got.at("total_count") != 1.0 || got.at("locks", 0, "name") != "job" || got.at("locks", 0, "secret_version_alias") != "previous" || got.at("locks", 0, "attributes", "a") != 1.0 {
-		t.Errorf("locks of previous: got %s, want the one on it", got.raw)
+		t.Errorf("locks of previous: got %s, want the one on it", got)
 	}
 	refused := c.want(412, admin, "POST", path+"/versions", `{"payload":"2"}`)
 	if refused.at("errors", 0, "message") != lockedMessage {
@@ -51,10 +51,10 @@ func TestLockModes(t *testing.T) {
 			cloud.MustLock(id, "previous", "b")
 			got := c.want(201, admin, "POST", "/api/v2/secrets/"+id+"/locks_bulk"+test.mode, `{"locks":[{"name":"a"}]}`)
 			if got.at("versions", 0, "version_alias") != "current" || fmt.Sprint(got.at("versions", 0, "locks")) != "[a]" {
-				t.Errorf("current: got %s, want lock a", got.raw)
+				t.Errorf("current: got %s, want lock a", got)
 			}
 			if fmt.Sprint(got.at("versions", 1, "locks")) != fmt.Sprint(test.previousLocks) || got.at("versions", 1, "payload_available") != test.previousHasData {
-				t.Errorf("previous: got %s, want locks %v, payload %t", got.raw, test.previousLocks, test.previousHasData)
+				t.Errorf("previous: got %s, want locks %v, payload %t", got, test.previousLocks, test.previousHasData)
 			}
 		})
 	}
@@ -68,10 +68,10 @@ func TestRemovePreviousAndDelete(t *testing.T) {
 	path := "/api/v2/secrets/" + id
 	got := c.want(201, admin, "POST", path+"/locks_bulk?mode=remove_previous_and_delete", `{"locks":[{"name":"a"}]}`)
 	if got.at("versions", 1, "payload_available") != false {
-		t.Errorf("got %s, want the previous version's payload deleted", got.raw)
+		t.Errorf("got %s, want the previous version's payload deleted", got)
 	}
 	if previous := c.want(200, admin, "GET", path+"/versions/previous", ""); previous.at("payload") != nil {
-		t.Errorf("previous: got %s, want no payload", previous.raw)
+		t.Errorf("previous: got %s, want no payload", previous)
 	}
 }
 
@@ -109,7 +109,7 @@ func TestLockRules(t *testing.T) {
 	}
 	cloud.MustUnlock(id)
 	if got := c.want(200, admin, "GET", path+"/locks", ""); got.at("total_count") != 0.0 {
-		t.Errorf("after MustUnlock: got %s, want no lock", got.raw)
+		t.Errorf("after MustUnlock: got %s, want no lock", got)
 	}
 }
 
@@ -121,14 +121,14 @@ func TestListLocks(t *testing.T) {
 	}
 	got := c.want(200, admin, "GET", "/api/v2/secrets/"+id+"/locks?sort=-name&search=job&limit=1", "")
 	if got.at("total_count") != 2.0 || got.at("locks", 0, "name") != "b-job" || got.at("next", "href") == nil {
-		t.Errorf("got %s, want b-job of 2, and a next page", got.raw)
+		t.Errorf("got %s, want b-job of 2, and a next page", got)
 	}
 	c.want(400, admin, "GET", "/api/v2/secrets/"+id+"/locks?sort=colour", "")
 	all := c.want(200, admin, "GET", "/api/v2/secrets_locks?search=other", "")
 	if all.at("total_count") != 1.0 || all.at("secrets_locks", 0, "secret_id") != id {
-		t.Errorf("secrets_locks: got %s, want the one locked secret", all.raw)
+		t.Errorf("secrets_locks: got %s, want the one locked secret", all)
 	}
 	if none := c.want(200, admin, "GET", "/api/v2/secrets_locks?groups=default", ""); none.at("total_count") != 0.0 {
-		t.Errorf("secrets_locks of another group: got %s, want none", none.raw)
+		t.Errorf("secrets_locks of another group: got %s, want none", none)
 	}
 }

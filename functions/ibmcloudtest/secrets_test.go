@@ -38,12 +38,12 @@ func TestCreateAndReadASecret(t *testing.T) {
 			t.Errorf("%s: crn: got %q", path, crn)
 		}
 		if got.at("custom_metadata", "a") != 1.0 || got.at("labels", 1) != "us-south" {
-			t.Errorf("%s: got %s, want its metadata and labels", path, got.raw)
+			t.Errorf("%s: got %s, want its metadata and labels", path, got)
 		}
 	}
 	metadata := c.want(200, admin, "GET", "/api/v2/secrets/"+id+"/metadata", "")
 	if _, ok := metadata.body["payload"]; ok || metadata.at("name") != "my-secret" {
-		t.Errorf("metadata: got %s, want no payload", metadata.raw)
+		t.Errorf("metadata: got %s, want no payload", metadata)
 	}
 }
 
@@ -51,7 +51,7 @@ func TestSeededTokenSecret(t *testing.T) {
 	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{})
 	got := c.want(200, admin, "GET", "/api/v2/secrets/"+cloud.Rotations()[0].TokenSecret+"/versions/current", "")
 	if _, ok := got.body["version_custom_metadata"]; ok || got.at("payload") != "no token yet" || got.at("alias") != "current" {
-		t.Errorf("got %s, want \"no token yet\" without metadata", got.raw)
+		t.Errorf("got %s, want \"no token yet\" without metadata", got)
 	}
 }
 
@@ -65,7 +65,7 @@ func TestPatchMetadata(t *testing.T) {
 	}
 	got := c.want(200, admin, "PATCH", path, `{"name":"new","labels":["xx"],"custom_metadata":{"b":2}}`)
 	if got.at("name") != "new" || got.at("custom_metadata", "a") != nil || got.at("custom_metadata", "b") != 2.0 || got.at("labels", 0) != "xx" {
-		t.Errorf("got %s, want the new name, labels and metadata, replaced whole", got.raw)
+		t.Errorf("got %s, want the new name, labels and metadata, replaced whole", got)
 	}
 	c.want(404, admin, "GET", "/api/v2/secret_groups/default/secret_types/arbitrary/secrets/old", "")
 	c.want(200, admin, "GET", "/api/v2/secret_groups/default/secret_types/arbitrary/secrets/new", "")
@@ -81,15 +81,15 @@ func TestExpiredSecretIsDestroyed(t *testing.T) {
 	now.advance(10*time.Minute - 1)
 	c.want(201, admin, "POST", path+"/versions", `{"payload":"y"}`)
 	if got := c.want(200, admin, "GET", path, ""); got.at("payload") != "y" || got.at("state") != 1.0 {
-		t.Fatalf("before: got %s, want an active secret", got.raw)
+		t.Fatalf("before: got %s, want an active secret", got)
 	}
 	now.advance(1)
 	got := c.want(200, admin, "GET", path, "")
 	if _, ok := got.body["payload"]; ok || got.at("state") != 5.0 || got.at("state_description") != "destroyed" {
-		t.Errorf("after: got %s, want state 5 and no payload", got.raw)
+		t.Errorf("after: got %s, want state 5 and no payload", got)
 	}
 	if got := c.want(200, admin, "GET", path+"/versions/current/metadata", ""); got.at("payload_available") != false {
-		t.Errorf("after: got %s, want payload_available false", got.raw)
+		t.Errorf("after: got %s, want payload_available false", got)
 	}
 	c.want(400, admin, "POST", path+"/versions", `{"payload":"z"}`)
 	c.want(400, admin, "PATCH", path+"/metadata", `{"expiration_date":"2030-01-01T00:00:00Z"}`)
@@ -100,7 +100,7 @@ func TestDeleteSecretFreesItsName(t *testing.T) {
 	body := `{"secret_type":"arbitrary","name":"again","payload":"x"}`
 	path := "/api/v2/secrets/" + c.want(201, admin, "POST", "/api/v2/secrets", body).at("id").(string)
 	if got := c.want(204, admin, "DELETE", path, ""); got.raw != "" {
-		t.Errorf("body: got %q, want none", got.raw)
+		t.Errorf("body: got %q, want none", got)
 	}
 	c.want(404, admin, "GET", path, "")
 	c.want(201, admin, "POST", "/api/v2/secrets", body)
@@ -113,11 +113,11 @@ func TestGroups(t *testing.T) {
 	c.want(400, admin, "POST", "/api/v2/secret_groups", `{"name":"`+strings.Repeat("g", 65)+`"}`)
 	c.want(409, admin, "PATCH", "/api/v2/secret_groups/"+id, `{"name":"default"}`)
 	if got := c.want(200, admin, "PATCH", "/api/v2/secret_groups/"+id, `{"name":"my-group","description":"e"}`); got.at("description") != "e" {
-		t.Errorf("patched: got %s, want description e", got.raw)
+		t.Errorf("patched: got %s, want description e", got)
 	}
 	list := c.want(200, admin, "GET", "/api/v2/secret_groups", "")
 	if list.at("total_count") != 4.0 || list.at("secret_groups", 0, "id") != "default" || list.at("secret_groups", 3, "name") != "my-group" {
-		t.Errorf("list: got %s, want default, two seeded ones and my-group", list.raw)
+		t.Errorf("list: got %s, want default, two seeded ones and my-group", list)
 	}
 	secret := c.want(201, admin, "POST", "/api/v2/secrets", `{"secret_type":"kv","name":"inside","data":{"k":"v"},"secret_group_id":"`+id+`"}`)
 	c.want(412, admin, "DELETE", "/api/v2/secret_groups/"+id, "")

@@ -19,7 +19,7 @@ func TestNewVersionMovesTheAliases(t *testing.T) {
 		now.advance(time.Minute)
 		got := c.want(201, admin, "POST", path, fmt.Sprintf(`{"payload":"token %d","version_custom_metadata":{"n":%d}}`, i, i))
 		if got.at("alias") != "current" || got.at("payload_available") != true || got.at("secret_id") != id || got.at("version_custom_metadata", "n") != float64(i) {
-			t.Errorf("created: got %s, want the current version of %s", got.raw, id)
+			t.Errorf("created: got %s, want the current version of %s", got, id)
 		}
 		ids = append(ids, got.at("id").(string))
 	}
@@ -36,16 +36,16 @@ func TestNewVersionMovesTheAliases(t *testing.T) {
 	} {
 		got := c.want(200, admin, "GET", path+"/"+test.ref, "")
 		if got.at("id") != test.id || got.at("alias") != test.alias || got.at("payload") != test.payload || got.at("payload_available") != test.isAvailable {
-			t.Errorf("%s: got %s, want version %s, alias %v, payload %v", test.ref, got.raw, test.id, test.alias, test.payload)
+			t.Errorf("%s: got %s, want version %s, alias %v, payload %v", test.ref, got, test.id, test.alias, test.payload)
 		}
 		got = c.want(200, admin, "GET", path+"/"+test.ref+"/metadata", "")
 		if _, ok := got.body["payload"]; ok || got.at("id") != test.id {
-			t.Errorf("%s metadata: got %s, want version %s without payload", test.ref, got.raw, test.id)
+			t.Errorf("%s metadata: got %s, want version %s without payload", test.ref, got, test.id)
 		}
 	}
 	list := c.want(200, admin, "GET", path, "")
 	if list.at("total_count") != 4.0 || list.at("versions", 0, "id") != ids[2] || list.at("versions", 1, "alias") != "previous" || list.at("versions", 0, "payload") != nil {
-		t.Errorf("list: got %s, want 4 versions, the newest first, without payload", list.raw)
+		t.Errorf("list: got %s, want 4 versions, the newest first, without payload", list)
 	}
 	c.want(404, admin, "GET", path+"/none", "")
 }
@@ -86,7 +86,7 @@ func TestVersionRules(t *testing.T) {
 		c.check(c.do(admin, "POST", "/api/v2/secrets/"+test.id+"/versions", test.body), test.status, test.body)
 	}
 	if got := c.want(200, admin, "GET", "/api/v2/secrets/"+kv, ""); got.at("data", "k") != "w" {
-		t.Errorf("kv: got %s, want data.k = w", got.raw)
+		t.Errorf("kv: got %s, want data.k = w", got)
 	}
 	if n := len(cloud.MustVersions(arbitrary)); n != 2 {
 		t.Errorf("versions: got %d, want 2: refused requests make none", n)
@@ -99,7 +99,7 @@ func TestVersionMetadataIsReplacedWhole(t *testing.T) {
 	cloud.MustPutVersion(id, "x", map[string]any{"expiration": 1772366400, "run_id": "r"})
 	path := "/api/v2/secrets/" + id + "/versions/current/metadata"
 	if got := c.want(200, admin, "GET", path, ""); got.at("version_custom_metadata", "expiration") != 1772366400.0 {
-		t.Errorf("got %s, want the expiration", got.raw)
+		t.Errorf("got %s, want the expiration", got)
 	}
 	c.want(400, admin, "PATCH", path, `{"version_custom_metadata":"text"}`)
 	c.want(200, admin, "PATCH", path, `{"version_custom_metadata":{"by":"hand"}}`)
