@@ -311,13 +311,7 @@ func try(t *testing.T, paths []path, at tools) (hits []string, made map[string][
 	made = map[string][]operation{}
 	var running sync.WaitGroup
 	slots := make(chan struct{}, *atOnceFlag)
-	slow := func(p path) int { // the longest to wait before they try again begin first
-		if p.sort == "HTTPS_PROXY" || strings.HasPrefix(p.door.name, "rotatorctl setup") {
-			return 0
-		}
-		return 1
-	}
-	slices.SortStableFunc(paths, func(a, b path) int { return slow(a) - slow(b) })
+	slices.SortStableFunc(paths, func(a, b path) int { return cmp.Compare(b.waits(), a.waits()) }) // the longest begin first
 	for _, p := range paths {
 		slots <- struct{}{}
 		running.Go(func() {
@@ -422,10 +416,11 @@ func chosen(t *testing.T, paths []path) []path {
 }
 
 // sample draws paths until each sort of path was met at each door, and each fault, switch, signal and shape at one, and then up
-// to n.
+// to n. Those that wait long are drawn where there is no other.
 func sample(paths []path, n int, seed uint64) (drawn []path) {
 	dice := mathrand.New(mathrand.NewPCG(seed, 0))
 	dice.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
+	slices.SortStableFunc(paths, func(a, b path) int { return cmp.Compare(a.waits(), b.waits()) })
 	seen := map[string]bool{}
 	for _, enough := range []func(sort, by bool) bool{
 		func(sort, by bool) bool { return sort && by }, func(sort, by bool) bool { return sort || by }, func(sort, by bool) bool { return len(drawn) < n },

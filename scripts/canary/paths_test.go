@@ -55,6 +55,22 @@ func (p path) works() bool {
 	return p.by == "no more arguments" && p.door.name != "iam-token by profile"
 }
 
+// waits is how long the program may try again, most of it asleep.
+func (p path) waits() time.Duration {
+	isBusy := p.aws != nil && (p.aws.Status == http.StatusTooManyRequests || p.aws.Status >= http.StatusInternalServerError)
+	refusesKey := strings.HasPrefix(p.sort, "iam.token of ") && slices.ContainsFunc(p.faults, func(f ibmcloudtest.Fault) bool {
+		return f.Status == http.StatusBadRequest || f.Status == http.StatusUnauthorized || f.Case != ""
+	})
+	isReplacement := p.door.name == "rotatorctl replace-identity"
+	switch {
+	case p.door.kind == "operator" && isBusy, isReplacement && refusesKey:
+		return time.Minute
+	case isReplacement, strings.HasPrefix(p.door.name, "rotatorctl setup"), p.sort == "HTTPS_PROXY":
+		return 15 * time.Second
+	}
+	return 0
+}
+
 // repeats is whether a service repeats what it was sent.
 func (p path) repeats() bool { return len(p.faults) > 0 || p.aws != nil }
 

@@ -22,8 +22,8 @@ import (
 	"unsafe"
 )
 
-// patience is how long a program may take; none needs a tenth of it.
-const patience = 60 * time.Second
+// patience is how long a program may take: twice what the slowest needs, see [path.waits].
+const patience = 2 * time.Minute
 
 // part is something that left a program: where, and what.
 type part struct{ name, text string }
