@@ -131,13 +131,22 @@ func (c *closed) Close() error           { c.isClosed = true; return nil }
 
 // TestConcurrentUse is for the race detector: every kind of call at once.
 func TestConcurrentUse(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 4})
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 4, KeyPropagation: -1})
 	t.Run("all at once", func(t *testing.T) {
 		for _, rotation := range cloud.Rotations() {
 			t.Run(rotation.Name, func(t *testing.T) {
 				t.Parallel()
 				c := inProcess(t, cloud)
+				admin := c.token(cloud.AdminAPIKey())
+				managed := cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", IAMID: rotation.IAMID, ReuseAPIKey: true})
 				for range 20 {
+					c.token(c.want(201, admin, "POST", "/api/v2/secrets/"+managed+"/versions", "{}").at("api_key").(string))
+					id := c.want(201, admin, "POST", "/v1/serviceids", `{"name":"x","account_id":"`+cloud.AccountID()+`"}`).at("id").(string)
+					c.want(200, admin, "GET", "/v1/apikeys?iam_id="+rotation.IAMID, "")
+					c.want(204, admin, "DELETE", "/v1/serviceids/"+id, "")
+					c.want(200, admin, "GET", "/v2/groups", "")
+					cloud.Advance(time.Second)
+					cloud.Set(ibmcloudtest.Undocumented{OlderKey: "deleted"})
 					bootstrap := c.token(cloud.BootstrapAPIKey())
 					c.want(200, bootstrap, "GET", "/api/v2/secrets/"+rotation.APIKeySecret, "")
 					c.want(201, bootstrap, "POST", "/api/v2/secrets/"+rotation.TokenSecret+"/versions", `{"payload":"x","version_custom_metadata":{"a":1}}`)
