@@ -31,7 +31,7 @@ var (
 	onlyFlag   = flag.String("only", "", "try the paths whose name matches this regular expression, and no mutants")
 	mutantFlag = flag.String("mutant", "", "try the mutants whose name matches this regular expression, and no paths")
 	seedFlag   = flag.Uint64("seed", 1, "of the sample: another seed draws other paths")
-	sampleFlag = flag.Int("sample", 0, "draw more paths until the sample has so many: it has about 490 if every sort of path is tried once")
+	sampleFlag = flag.Int("sample", 0, "draw more paths until the sample has so many: it has about 550 if every sort of path is tried once")
 	atOnceFlag = flag.Int("at-once", 20, "paths at a time; most of them wait")
 )
 

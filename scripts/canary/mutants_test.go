@@ -312,6 +312,10 @@ func (m mutant) caught(t *testing.T, at tools) bool {
 
 // TestMutantsApply: the product changes, and a mutant would plant nothing any more, or on no path.
 func TestMutantsApply(t *testing.T) {
+	page, err := os.ReadFile("../../.github/SECURITY.md")
+	if count := fmt.Sprintf(": %d leaks, planted", len(mutants)); err != nil || !strings.Contains(string(page), count) {
+		t.Errorf("SECURITY.md does not say %q (%v)", count, err)
+	}
 	for _, m := range mutants {
 		if _, err := m.planted("../.."); err != nil {
 			t.Errorf("%s: %v", m.name, err)

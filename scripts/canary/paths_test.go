@@ -84,8 +84,8 @@ func script(args ...string) func(tools) []string {
 	}
 }
 
-// hurry is how long the function has where something goes wrong: it tries again until then.
-const hurry = "800ms"
+// hurry and readersHurry are how long the function and the Go reader have where something goes wrong: they try again until then.
+const hurry, readersHurry = "800ms", "1500ms"
 
 // doors are all of them. The first of a program meets all faults, the others some.
 func doors() []door {
@@ -121,7 +121,7 @@ func doors() []door {
 	deploy.env = deployEnv
 	replace := operator("rotatorctl replace-identity", nil, 12, built("rotatorctl", "replace-identity", "--workload", "--no-deploy", "--yes", "--no-bootstrap-key", "--env", "../out/env"))
 	replace.env = replaceEnv
-	goReader := reader("Go reader", "reader", readerEnv, 2, built("reader"))
+	goReader := reader("Go reader", "reader", readerEnv, 2, built("reader", readersHurry))
 	goReader.prints = nil
 	readerBy := func(variable string, value func(*stage) string) func(*stage) map[string]string {
 		return func(s *stage) map[string]string {

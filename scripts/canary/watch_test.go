@@ -54,7 +54,7 @@ func (s *stage) run(ctx context.Context, p path) ([]part, error) {
 	if p.args != nil {
 		line = append(line, p.args(s)...)
 	}
-	if i := slices.Index(line, hurry); i >= 0 && p.patient {
+	if i := slices.IndexFunc(line, func(word string) bool { return word == hurry || word == readersHurry }); i >= 0 && p.patient {
 		line[i] = "50s"
 	}
 	line = slices.Concat([]string{strace()}, straceArguments(filepath.Join(s.folder, "trace", "t")), line)

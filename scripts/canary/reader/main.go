@@ -1,5 +1,5 @@
-// Command reader is a Go job for the canary: it reads the token, calls Logs Routing with it, and prints all that it got in
-// every way in which Go prints things.
+// Command reader is a Go job for the canary: within the time that it is given it reads the token, calls Logs Routing with it,
+// and prints all that it got in every way in which Go prints things.
 package main
 
 import (
@@ -16,7 +16,11 @@ import (
 )
 
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
+	limit, err := time.ParseDuration(os.Args[1])
+	if err != nil {
+		panic(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	store := &iamtoken.SecretsManager{
 		URL: os.Getenv("SECRETS_MANAGER_URL"), IAMURL: os.Getenv("IAM_URL"), SecretID: os.Getenv("TOKEN_SECRET"), APIKey: iamtoken.NewSecret(os.Getenv("READER_APIKEY")),
