@@ -236,14 +236,8 @@ func newDoctor(cfg config.Config, c *clients) *doctor.Doctor {
 	if c.keyStore != nil {
 		readKey = c.keyStore.Key
 	}
-	var renewal *doctor.Renewal
-	if cfg.ManagedKey != (rotation.KeyRef{}) {
-		renewal = &doctor.Renewal{Read: func(ctx context.Context) (rotation.KeySecret, error) {
-			return c.secretsManager.InspectManagedKey(ctx, cfg.ManagedKey)
-		}}
-	}
 	return &doctor.Doctor{
-		Renewal:       renewal,
+		ManagedKey:    cfg.ManagedKey,
 		Configuration: fmt.Sprintf("valid: %s, the bootstrap identity by %s", report.Count(len(cfg.Rotations), "rotation"), cfg.Credential.Variable),
 		IAMHost:       doctor.Host{Name: "iam", Variable: "IAM_URL", Origin: cfg.IAMURL, Probe: "/identity/keys"},
 		InstanceHost: doctor.Host{Name: "secrets-manager", Variable: "SECRETS_MANAGER_URL", Origin: cfg.SecretsManagerURL,

@@ -28,7 +28,7 @@ type Doctor struct {
 	InstanceHost   Host
 	HTTP           *http.Transport // for the requests that check a host; if nil, one like the function's
 	Bootstrap      BootstrapIdentity
-	Renewal        *Renewal // of the bootstrap key; nil if nobody renews it
+	ManagedKey     rotation.KeyRef // the secret of BOOTSTRAP_KEY_SECRET; zero if nobody renews the bootstrap key
 	IAM            IAM
 	SecretsManager SecretsManager
 	Mirrors        rotation.Mirrors // if nil, no rotation may have one
@@ -57,6 +57,8 @@ type IAM interface {
 type SecretsManager interface {
 	// ReadKeySecret reads an API key and the metadata of its secret.
 	ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error)
+	// InspectManagedKey reads the secret that IBM renews the bootstrap key in.
+	InspectManagedKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error)
 	// ReadMetadata returns what is known of the stored token without its value.
 	ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error)
 	rotation.VersionReader
@@ -80,7 +82,7 @@ func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) report.
 	blocked := run.reachHosts(ctx, shared)
 	bootstrap, stored, blocker := run.checkBootstrap(ctx, shared, blocked.iam)
 	blocked.instance = cmp.Or(blocked.instance, blocker)
-	if run.Renewal != nil {
+	if run.ManagedKey != (rotation.KeyRef{}) {
 		run.checkRenewal(ctx, shared, blocked.instance, stored)
 	}
 	return report.NewDiagnosis(append(shared.checks, run.checkRotations(ctx, rotations, blocked, bootstrap)...))
@@ -283,7 +285,7 @@ func owner(token iamtoken.Token) string { return token.IAMID + " of account " + 
 // its answer with the configuration.
 func (d *Doctor) checkBootstrapExpiry(ctx context.Context, f *findings, blocker string) {
 	set := d.Bootstrap.ExpiresAt
-	if !d.Bootstrap.HasKey && set.IsZero() || d.Renewal != nil {
+	if !d.Bootstrap.HasKey && set.IsZero() || d.ManagedKey != (rotation.KeyRef{}) {
 		return // a profile or a person's token: there is no key; or one of which its secret says it
 	}
 	var at time.Time

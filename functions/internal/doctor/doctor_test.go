@@ -212,7 +212,7 @@ func TestMirrors(t *testing.T) {
 		"of 15 minutes":       {"current", quarter, 14 * time.Minute, report.CheckWarning, "tokens of 15m0s are too short for a mirror"},
 		"waits for its turn":  {"before", quarter, 2 * time.Minute, report.CheckWarning, "allows one in 16m0s"},
 		"an earlier one":      {"before", hour, 40 * time.Minute, report.CheckOK, "holds an earlier token that expires in 40m"},
-		"one of someone else": {unknown, hour, 50 * time.Minute, report.CheckWarning, "does not hold a token that the function has put there"},
+		"one of someone else": {unknown, hour, 50 * time.Minute, report.CheckWarning, "does not hold a token that this function has put there"},
 		"none yet":            {"", hour, 50 * time.Minute, report.CheckWarning, "does not hold a token"},
 		"denied":              {&rotation.Error{Kind: rotation.Denied, Message: "copying: the role needs DescribeSecret", Advice: "the role needs DescribeSecret"}, hour, hour, report.CheckFailed, "DescribeSecret"},
 	} {

@@ -11,13 +11,6 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// Renewal is how the bootstrap key is renewed.
-type Renewal struct {
-	// Read reads the secret of BOOTSTRAP_KEY_SECRET as the bootstrap identity. Its errors
-	// are *rotation.Error.
-	Read func(ctx context.Context) (rotation.KeySecret, error)
-}
-
 // Names of the checks of a renewed bootstrap key.
 const (
 	managedKey      = "managed-key"
@@ -36,7 +29,9 @@ func (d *Doctor) checkRenewal(ctx context.Context, f *findings, blocker string, 
 		f.notTried(blocker, managedKey, managedKeyLocks, managedKeyCopy)
 		return
 	}
-	secret, err := try(ctx, d.limit, d.Renewal.Read)
+	secret, err := try(ctx, d.limit, func(ctx context.Context) (rotation.KeySecret, error) {
+		return d.SecretsManager.InspectManagedKey(ctx, d.ManagedKey)
+	})
 	if err != nil {
 		f.failed(managedKey, err)
 		f.notTried(managedKey, managedKeyLocks, managedKeyCopy)

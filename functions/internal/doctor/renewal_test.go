@@ -8,8 +8,6 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
-	"iam-token-rotator/functions/internal/doctor"
-	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
 )
@@ -53,9 +51,7 @@ func TestTheRenewalOfTheBootstrapKey(t *testing.T) {
 			id := fx.cloud.MustCreateSecret(test.spec)
 			stored := iamtoken.NewSecret(fx.cloud.MustCurrent(id).Payload)
 			fx.doctor.Bootstrap.ReadKey = func(context.Context) (iamtoken.Secret, error) { return stored, nil }
-			fx.doctor.Renewal = &doctor.Renewal{Read: func(ctx context.Context) (rotation.KeySecret, error) {
-				return fx.doctor.SecretsManager.(*ibmcloud.SecretsManager).InspectManagedKey(ctx, rotation.KeyRef{ID: id})
-			}}
+			fx.doctor.ManagedKey = rotation.KeyRef{ID: id}
 			if test.arrange != nil {
 				test.arrange(fx, id)
 			}

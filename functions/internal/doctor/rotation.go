@@ -337,7 +337,7 @@ func (e *examination) checkMirror(f *findings, arn string, state rotation.Mirror
 	case !state.InOrder && e.current.ExpiresAt().IsZero():
 		f.ok(mirror, "%s can be seen and waits for the first token; not tried: %s", arn, untried(arn))
 	case state.ExpiresAt.IsZero():
-		f.warn(mirror, arn+" does not hold a token that the function has put there", advice)
+		f.warn(mirror, arn+" does not hold a token that this function has put there", advice)
 	case remaining <= 0:
 		f.fail(mirror, "readers of "+arn+" have a token that "+report.Expiry(state.ExpiresAt, remaining), advice)
 	case !state.InOrder:
