@@ -15,7 +15,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/credentials/endpointcreds"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"iam-token-rotator/functions/iamtoken"
@@ -31,11 +30,11 @@ const export = `eval "$(aws configure export-credentials --format env)"`
 // credentialSource obtains the credentials that sign requests, at the first use and
 // when they expire:
 //
-//   - AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, as Lambda sets them;
+//   - AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, as Lambda sets them: in the binary
+//     built for Lambda, which is without the chain, these alone;
 //   - else what the SDK's chain finds: a web identity (EKS), a profile of ~/.aws (keys,
 //     single sign-on, a role, a program), the endpoint of a container (ECS, EKS Pod
-//     Identity), the metadata of an EC2 instance;
-//   - without the chain, in the binary built for Lambda, a container's endpoint alone.
+//     Identity), the metadata of an EC2 instance.
 //
 // It implements aws.CredentialsProvider.
 type credentialSource struct {
@@ -75,16 +74,14 @@ func (c *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error
 }
 
 func (c *credentialSource) provider(ctx context.Context) (found aws.CredentialsProvider, err error) {
+	if defaultChain == nil || inEnvironment() {
+		return environment, nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.found != nil {
-		return c.found, nil
+	if c.found == nil {
+		c.found, err = defaultChain(ctx, c.client, c.region)
 	}
-	if defaultChain == nil || inEnvironment() {
-		c.found = environmentProvider(c.client)
-		return c.found, nil
-	}
-	c.found, err = defaultChain(ctx, c.client, c.region)
 	return c.found, err
 }
 
@@ -101,40 +98,11 @@ func inEnvironment() bool {
 	return os.Getenv("AWS_ACCESS_KEY_ID") != "" && os.Getenv("AWS_SECRET_ACCESS_KEY") != ""
 }
 
-// environmentProvider takes credentials from the AWS_* variables that Lambda sets, or
-// else from the endpoint that ECS and EKS name in them.
-func environmentProvider(client *http.Client) aws.CredentialsProvider {
-	relative, full := os.Getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"), os.Getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
-	switch {
-	case inEnvironment():
-	case relative != "":
-		return fromContainer("http://"+network.ContainerHost+relative, client)
-	case full != "":
-		return fromContainer(full, client)
-	}
-	return aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
-		return credentials.NewStaticCredentialsProvider(
-			os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")).Retrieve(ctx)
-	})
-}
-
-func fromContainer(url string, client *http.Client) aws.CredentialsProvider {
-	return aws.NewCredentialsCache(endpointcreds.New(url, func(o *endpointcreds.Options) {
-		o.HTTPClient = client
-		o.Retryer = aws.NopRetryer{}
-		o.CredentialSources = []aws.CredentialSource{aws.CredentialSourceHTTP}
-		o.AuthorizationToken = os.Getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN")
-		if file := os.Getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"); file != "" {
-			o.AuthorizationTokenProvider = endpointcreds.TokenProviderFunc(func() (string, error) {
-				token, err := os.ReadFile(file) // #nosec G304 G703 -- AWS itself names the file
-				if err != nil {
-					return "", errors.New("reading the container's authorization token failed")
-				}
-				return string(token), nil
-			})
-		}
-	}))
-}
+// environment takes credentials from the AWS_* variables that Lambda sets.
+var environment = aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
+	return credentials.NewStaticCredentialsProvider(
+		os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")).Retrieve(ctx)
+})
 
 // metadataLimit is the time for one request to an address that every machine may ask
 // and only some on AWS answer. A laptop makes two such requests, and only when nothing
@@ -250,9 +218,9 @@ func explainSource(source aws.CredentialSource) (from, advice string) {
 		return "none in AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE, ~/.aws or at a container's endpoint, and the metadata of an EC2 instance" + disabled(),
 			"on AWS give the instance, the task or the service account a role (in a container on EC2 the metadata's hop limit must be 2); elsewhere log in (aws sso login), or export credentials, with " + export
 	default:
-		return "none in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or at a container's endpoint, and this binary, built for Lambda, looks nowhere else",
+		return "none in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and this binary, built for Lambda, looks nowhere else",
 			"on AWS give the function a role; elsewhere export credentials, with " + export +
-				", or use build/local/iam-token-rotator (make build-local), which takes profiles, single sign-on, web identities and the role of an EC2 instance"
+				", or use build/local/iam-token-rotator (make build-local), which takes profiles, single sign-on, web identities and the role of a container or an EC2 instance"
 	}
 }
 

@@ -86,15 +86,12 @@ func checkURL(value string) error {
 	return nil
 }
 
-// ContainerHost is the host of AWS_CONTAINER_CREDENTIALS_RELATIVE_URI.
-const ContainerHost = "169.254.170.2"
-
 // IsMetadataHost reports whether AWS gives a role's credentials at that host, without
 // TLS: to a container on ECS and EKS, to an instance of EC2 (AWS SDKs reference,
 // "Container credential provider", "IMDS credential provider").
 func IsMetadataHost(host string) bool {
 	switch host {
-	case ContainerHost, "169.254.170.23", "fd00:ec2::23", "169.254.169.254", "fd00:ec2::254":
+	case "169.254.170.2", "169.254.170.23", "fd00:ec2::23", "169.254.169.254", "fd00:ec2::254":
 		return true
 	}
 	return false
