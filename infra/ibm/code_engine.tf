@@ -37,25 +37,13 @@ resource "ibm_iam_trusted_profile_policy" "secret_group" {
   roles       = [each.value.role]
   description = "${var.prefix}: bootstrap-${each.key}"
 
-  resource_attributes {
-    name     = "serviceName"
-    operator = "stringEquals"
-    value    = "secrets-manager"
-  }
-  resource_attributes {
-    name     = "serviceInstance"
-    operator = "stringEquals"
-    value    = local.instance_guid
-  }
-  resource_attributes {
-    name     = "resourceType"
-    operator = "stringEquals"
-    value    = "secret-group"
-  }
-  resource_attributes {
-    name     = "resource"
-    operator = "stringEquals"
-    value    = each.value.group
+  dynamic "resource_attributes" {
+    for_each = merge(local.secret_group, { resource = each.value.group })
+    content {
+      name     = resource_attributes.key
+      operator = "stringEquals"
+      value    = resource_attributes.value
+    }
   }
 }
 

@@ -1,4 +1,7 @@
 locals {
+  # What every grant below is about, with the group's id as `resource`: without it a policy would open the whole instance.
+  secret_group = { serviceName = "secrets-manager", serviceInstance = local.instance_guid, resourceType = "secret-group" }
+
   # Who does what in which secret group. The reader has the predefined SecretsReader: over the bare
   # secret.read it adds the metadata of the same tokens, by which a job sees when one expires.
   bootstrap_grants = {
@@ -24,25 +27,13 @@ resource "ibm_iam_service_policy" "secret_group" {
   roles       = [each.value.role]
   description = "${var.prefix}: ${each.key}"
 
-  resource_attributes {
-    name     = "serviceName"
-    operator = "stringEquals"
-    value    = "secrets-manager"
-  }
-  resource_attributes {
-    name     = "serviceInstance"
-    operator = "stringEquals"
-    value    = local.instance_guid
-  }
-  resource_attributes {
-    name     = "resourceType"
-    operator = "stringEquals"
-    value    = "secret-group"
-  }
-  resource_attributes {
-    name     = "resource"
-    operator = "stringEquals"
-    value    = each.value.group
+  dynamic "resource_attributes" {
+    for_each = merge(local.secret_group, { resource = each.value.group })
+    content {
+      name     = resource_attributes.key
+      operator = "stringEquals"
+      value    = resource_attributes.value
+    }
   }
 }
 
@@ -53,25 +44,13 @@ resource "ibm_iam_access_group_policy" "secret_group" {
   roles           = ["SecretsReader"]
   description     = "${var.prefix}: ${each.key}"
 
-  resource_attributes {
-    name     = "serviceName"
-    operator = "stringEquals"
-    value    = "secrets-manager"
-  }
-  resource_attributes {
-    name     = "serviceInstance"
-    operator = "stringEquals"
-    value    = local.instance_guid
-  }
-  resource_attributes {
-    name     = "resourceType"
-    operator = "stringEquals"
-    value    = "secret-group"
-  }
-  resource_attributes {
-    name     = "resource"
-    operator = "stringEquals"
-    value    = each.value.group
+  dynamic "resource_attributes" {
+    for_each = merge(local.secret_group, { resource = each.value.group })
+    content {
+      name     = resource_attributes.key
+      operator = "stringEquals"
+      value    = resource_attributes.value
+    }
   }
 }
 

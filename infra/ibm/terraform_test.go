@@ -210,24 +210,31 @@ func TestRolesHoldTheseActionsOnly(t *testing.T) {
 func TestPoliciesNameOneSecretGroup(t *testing.T) {
 	c := loadConfiguration(t, ".")
 	for _, resourceType := range []string{"ibm_iam_service_policy", "ibm_iam_trusted_profile_policy", "ibm_iam_access_group_policy"} {
-		got := map[string]string{}
-		for _, block := range c.resource(t, resourceType, "secret_group").Body.Blocks {
-			name := literals(t, block.Body, "name")[0]
-			value := block.Body.Attributes["value"].Expr
-			if constant, diagnostics := value.Value(nil); !diagnostics.HasErrors() {
-				got[name] = constant.AsString()
-				continue
-			}
-			for _, variable := range value.Variables() {
-				got[name] = strings.Join(path(variable), ".")
-			}
+		blocks := c.resource(t, resourceType, "secret_group").Body.Blocks
+		if len(blocks) != 1 || !slices.Equal(blocks[0].Labels, []string{"resource_attributes"}) {
+			t.Fatalf("%s: got %d blocks, want the dynamic resource_attributes alone", resourceType, len(blocks))
 		}
-		for name, want := range map[string]string{
-			"serviceName": "secrets-manager", "serviceInstance": "local.instance_guid",
-			"resourceType": "secret-group", "resource": "each.value.group",
-		} {
-			if got[name] != want {
-				t.Errorf("%s: %s: got %q, want %q", resourceType, name, got[name], want)
+		context := &hcl.EvalContext{Functions: map[string]function.Function{"merge": stdlib.MergeFunc}, Variables: map[string]cty.Value{
+			"local": cty.ObjectVal(map[string]cty.Value{"instance_guid": cty.StringVal("the instance")}),
+			"each":  cty.ObjectVal(map[string]cty.Value{"value": cty.ObjectVal(map[string]cty.Value{"group": cty.StringVal("the group")})}),
+		}}
+		secretGroup, problems := c.local(t, "secret_group").Value(context)
+		context.Variables["local"] = cty.ObjectVal(map[string]cty.Value{"secret_group": secretGroup})
+		got, problems2 := blocks[0].Body.Attributes["for_each"].Expr.Value(context)
+		want := map[string]cty.Value{
+			"serviceName": cty.StringVal("secrets-manager"), "serviceInstance": cty.StringVal("the instance"),
+			"resourceType": cty.StringVal("secret-group"), "resource": cty.StringVal("the group"),
+		}
+		if problems.HasErrors() || problems2.HasErrors() || !got.RawEquals(cty.ObjectVal(want)) {
+			t.Errorf("%s: got %#v, %v, %v; want %#v", resourceType, got, problems, problems2, want)
+		}
+		content := blocks[0].Body.Blocks[0].Body
+		if operator := literals(t, content, "operator"); !slices.Equal(operator, []string{"stringEquals"}) {
+			t.Errorf("%s: got operator %q", resourceType, operator)
+		}
+		for argument, want := range map[string]string{"name": "key", "value": "value"} {
+			if got := path(content.Attributes[argument].Expr.Variables()[0]); !slices.Equal(got, []string{"resource_attributes", want}) {
+				t.Errorf("%s: %s: got %q", resourceType, argument, got)
 			}
 		}
 	}
@@ -437,6 +444,18 @@ func (c *configuration) resource(t *testing.T, resourceType, name string) *hclsy
 		}
 	}
 	t.Fatalf("no resource %s.%s", resourceType, name)
+	return nil
+}
+
+// local returns the expression of one local value.
+func (c *configuration) local(t *testing.T, name string) hclsyntax.Expression {
+	t.Helper()
+	for _, block := range c.ofType("locals") {
+		if attribute := block.Body.Attributes[name]; attribute != nil {
+			return attribute.Expr
+		}
+	}
+	t.Fatalf("no local value %s", name)
 	return nil
 }
 
