@@ -698,6 +698,8 @@ func TestVariables(t *testing.T) {
 		{name: "a job", variables: job(map[string]string{"API_KEY_SECRET": "x"}), want: map[string]any{"makes_job": true, "endpoint_type": "public"}},
 		{name: "no job", variables: map[string]any{"code_engine": map[string]any{}}, want: map[string]any{"makes_job": false}},
 		{name: "a key in the job's environment", variables: job(map[string]string{"SECRETS_MANAGER_APIKEY": "x"}), rejection: "keep it in its state"},
+		{name: "AWS's key in the job's environment", variables: job(map[string]string{"AWS_SECRET_ACCESS_KEY": "x"}), rejection: "keep it in its state"},
+		{name: "a proxy's password in the job's environment", variables: job(map[string]string{"HTTPS_PROXY": "http://user:x@proxy:3128"}), rejection: "keep it in its state"},
 		{name: "a build without an image", variables: map[string]any{"code_engine": map[string]any{"build": map[string]any{"source_url": "https://x"}}}, rejection: "A build needs image"},
 		{name: "readers", variables: map[string]any{"readers": map[string]any{"ibm_ids": []string{"a@b"}}}, want: map[string]any{"has_readers": true}},
 		{name: "a group without readers", variables: map[string]any{"readers": map[string]any{}}, want: map[string]any{"has_readers": false}},

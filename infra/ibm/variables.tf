@@ -144,8 +144,10 @@ variable "code_engine" {
   }
   # The state holds the environment: ids and addresses, no key.
   validation {
-    condition     = alltrue([for name, _ in try(var.code_engine.environment, {}) : can(regex("^[A-Z][A-Z0-9_]*$", name)) && !can(regex("APIKEY$|PASSWORD|TOKEN$", name))])
-    error_message = "The environment has names in capitals and no key, password or token: Terraform would keep it in its state."
+    condition = alltrue([for name, value in try(var.code_engine.environment, {}) :
+      can(regex("^[A-Z][A-Z0-9_]*$", name)) && !can(regex("API_?KEY$|ACCESS_KEY$|PASSWORD|TOKEN$", name)) && !can(regex("://[^/]*@", value))
+    ])
+    error_message = "The environment has names in capitals and no key, password or token, in an address neither: Terraform would keep it in its state."
   }
 }
 
