@@ -251,9 +251,8 @@ func (to target) address() string {
 	return net.JoinHostPort(to.Hostname(), port)
 }
 
-// proxy is the environment's for requests over TLS. Plain http goes to this machine
-// and to the endpoint that gives a container on AWS its credentials: no proxy may see
-// those requests or their answers.
+// proxy is the environment's for requests over TLS. Plain http goes to this machine and
+// to where AWS gives a role's credentials: no proxy may see those requests or their answers.
 func (to target) proxy() (*url.URL, error) {
 	if to.Scheme == "http" {
 		return nil, nil
