@@ -221,10 +221,7 @@ func (v variables) managedKey(found *problems, rotations []rotation.Rotation) ro
 	if v.APIKeyARN == "" {
 		found.add(name, "goes with SECRETS_MANAGER_APIKEY_ARN alone: there a new key is stored; unset it, or set that")
 	}
-	ref := v.keyRef(found, name, v.ManagedKey, "")
-	if ref.ID == "" && ref.Type != "" && ref.Type != "iam_credentials" {
-		found.add(name, "names a secret whose key nobody renews: use its id or group/iam_credentials/name")
-	}
+	ref := v.keyRef(found, name, v.ManagedKey, "", []string{"iam_credentials"}) // no other type's key is renewed
 	for _, r := range rotations {
 		if ref != (rotation.KeyRef{}) && (ref == r.APIKey || ref.ID != "" && (ref.ID == r.APIKey.ID || ref.ID == r.Token.ID)) {
 			found.add(name, "is a secret of rotation %s too: the bootstrap identity needs a key of its own", r.Name)

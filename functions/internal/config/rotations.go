@@ -56,7 +56,7 @@ func withoutName(err error) error {
 func (v variables) single(found *problems) rotation.Rotation {
 	return rotation.Rotation{
 		Name:   "default",
-		APIKey: v.keyRef(found, "API_KEY_SECRET", v.APIKeySecret, ""),
+		APIKey: v.keyRef(found, "API_KEY_SECRET", v.APIKeySecret, "", keyTypes),
 		Token:  rotation.TokenRef{ID: v.tokenID(found, "TOKEN_SECRET", v.TokenSecret), Format: v.TokenFormat},
 		Expect: expect(found, "EXPECT_ACCOUNT", v.ExpectAccount, "EXPECT_IAM_ID", v.ExpectIAMID),
 	}
@@ -108,7 +108,7 @@ func (v variables) rotation(found *problems, where string, e entry) rotation.Rot
 	}
 	return rotation.Rotation{
 		Name:   e.Name,
-		APIKey: v.keyRef(found, where+" api_key_secret", e.APIKeySecret, e.APIKeyField),
+		APIKey: v.keyRef(found, where+" api_key_secret", e.APIKeySecret, e.APIKeyField, keyTypes),
 		Token:  rotation.TokenRef{ID: v.tokenID(found, where+" token_secret", e.TokenSecret), Field: e.TokenField, Format: format},
 		Expect: expect(found, where+" expect.account", e.Expect.Account, where+" expect.iam_id", e.Expect.IAMID),
 		Mirror: e.Mirror,
@@ -215,10 +215,10 @@ var (
 	tokenTypes = keyTypes[:2]
 )
 
-// keyRef reads a secret's id, group/name (arbitrary) or group/type/name. A problem
-// does not repeat the value, which may be the key itself.
-func (v variables) keyRef(found *problems, name, value, field string) rotation.KeyRef {
-	id, problem := v.secretID(value, keyTypes)
+// keyRef reads the id, group/name (arbitrary) or group/type/name of a secret that has one
+// of the types. A problem does not repeat the value, which may be the key itself.
+func (v variables) keyRef(found *problems, name, value, field string, types []string) rotation.KeyRef {
+	id, problem := v.secretID(value, types)
 	parts := strings.Split(value, "/")
 	if len(parts) == 2 {
 		parts = []string{parts[0], "arbitrary", parts[1]}
@@ -232,8 +232,8 @@ func (v variables) keyRef(found *problems, name, value, field string) rotation.K
 		return rotation.KeyRef{ID: id, Field: field}
 	case len(parts) != 3 || !isSecretName(parts[0]) || !isSecretName(parts[2]):
 		found.add(name, "names no secret: use its id, group/name or group/type/name")
-	case !slices.Contains(keyTypes, parts[1]):
-		found.add(name, "names a type that holds no API key: use %s", strings.Join(keyTypes, ", "))
+	case !slices.Contains(types, parts[1]):
+		found.add(name, "names a secret of another type: use %s", strings.Join(types, ", "))
 	default:
 		return rotation.KeyRef{Group: parts[0], Type: parts[1], Name: parts[2], Field: field}
 	}
