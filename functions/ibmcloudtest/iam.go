@@ -78,7 +78,7 @@ func (c *Cloud) issueToken(in *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if tenants := in.request.Header.Get("ibm-cloud-tenant"); tenants != "" && !listed(tenants, id.account) {
+	if tenants := in.request.Header.Get("ibm-cloud-tenant"); tenants != "" && !namesAccount(tenants, id.account) {
 		return nil, invalidProperty("The API key or profile belongs to none of the accounts in ibm-cloud-tenant.")
 	}
 	c.mu.Lock()
@@ -116,8 +116,8 @@ func (c *Cloud) grantByProfile(in *call) (*identity, error) {
 	return in.caller, nil
 }
 
-// listed reports whether a comma-separated list names the account.
-func listed(list, account string) bool {
+// namesAccount reports whether a comma-separated list names the account.
+func namesAccount(list, account string) bool {
 	return slices.ContainsFunc(strings.Split(list, ","), func(item string) bool {
 		return strings.TrimSpace(item) == account
 	})

@@ -204,6 +204,9 @@ func listOf(text string) []string {
 	return strings.Split(text, ",")
 }
 
+// listed reports whether a query's list names the item; an empty list names everything.
+func listed(list []string, item string) bool { return len(list) == 0 || slices.Contains(list, item) }
+
 // maxLimit is the most items that one page holds.
 const maxLimit = 1000
 

@@ -349,8 +349,7 @@ func (c *Cloud) listSecrets(in *call) (any, error) {
 	groups, kinds, labels := listOf(query.Get("groups")), listOf(query.Get("secret_types")), listOf(query.Get("match_all_labels"))
 	search := query.Get("search")
 	selected := c.visibleSecrets(in, "secrets.list", func(s *secret) bool {
-		return (len(groups) == 0 || slices.Contains(groups, s.groupID)) &&
-			(len(kinds) == 0 || slices.Contains(kinds, s.kind)) &&
+		return listed(groups, s.groupID) && listed(kinds, s.kind) &&
 			!slices.ContainsFunc(labels, func(label string) bool { return !slices.Contains(s.labels, label) }) &&
 			s.mentions(search)
 	})

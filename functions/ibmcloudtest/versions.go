@@ -210,19 +210,14 @@ func (v *version) attach(l *lock) {
 
 // detach removes the locks of the given names, all of them if none is given.
 func (v *version) detach(names []string) {
-	v.locks = slices.DeleteFunc(v.locks, func(l *lock) bool {
-		return len(names) == 0 || slices.Contains(names, l.name)
-	})
+	v.locks = slices.DeleteFunc(v.locks, func(l *lock) bool { return listed(names, l.name) })
 }
 
 // hasLockLike reports whether the name of one of the secret's locks contains text.
 func (s *secret) hasLockLike(text string) bool {
-	for _, v := range s.versions {
-		if slices.ContainsFunc(v.locks, func(l *lock) bool { return strings.Contains(l.name, text) }) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.versions, func(v *version) bool {
+		return slices.ContainsFunc(v.locks, func(l *lock) bool { return strings.Contains(l.name, text) })
+	})
 }
 
 func (s *secret) lockJSON(v *version, l *lock) object {
@@ -347,7 +342,7 @@ func (c *Cloud) listAllLocks(in *call) (any, error) {
 	query := in.request.URL.Query()
 	groups := listOf(query.Get("groups"))
 	locked := c.visibleSecrets(in, "secrets-locks.list", func(s *secret) bool {
-		return s.locksTotal() > 0 && (len(groups) == 0 || slices.Contains(groups, s.groupID)) && s.hasLockLike(query.Get("search"))
+		return listed(groups, s.groupID) && s.hasLockLike(query.Get("search"))
 	})
 	return paginate(in, "secrets_locks", locked, 25, func(s *secret) object { return s.locksJSON(in.now) })
 }
