@@ -210,7 +210,7 @@ func (s *stage) allowed(p path, name string) []string {
 		return []string{s.keys.bootstrap}
 	case name == "stderr" && slices.Contains(p.door.needs, "aws"): // the aws program says itself what AWS says
 		return []string{s.keys.session}
-	case p.door.kind == "operator" && (strings.HasPrefix(name, "what is written to "+s.folder+"/out/") || strings.HasPrefix(name, "what is left in out/")):
+	case strings.HasPrefix(p.door.name, "rotatorctl setup") && (strings.HasPrefix(name, "what is written to "+s.folder+"/out/") || strings.HasPrefix(name, "what is left in out/")):
 		return s.cloud.made
 	}
 	return nil
