@@ -39,8 +39,9 @@ func newClients(cfg config.Config) (*clients, error) {
 		c.bootstrap = ibmcloud.BootstrapByKey(c.iam, ibmcloud.FixedKey(credential.APIKey))
 	case "SECRETS_MANAGER_APIKEY_ARN":
 		c.keyStore = awscloud.NewKeyStore(credential.APIKeyARN, c.transport)
-		c.bootstrap = ibmcloud.BootstrapByKey(c.iam, c.keyStore.Key)
-		if cfg.ManagedKey != (rotation.KeyRef{}) {
+		if cfg.ManagedKey.IsZero() {
+			c.bootstrap = ibmcloud.BootstrapByKey(c.iam, c.keyStore.Key)
+		} else {
 			c.bootstrap = ibmcloud.BootstrapByRenewedKey(c.iam, c.keyStore.Key, c.keyStore.Previous)
 		}
 	case "IAM_TOKEN":
@@ -76,7 +77,7 @@ func (c *clients) newCandidate(cfg config.Config, key iamtoken.Secret) (keyrenew
 
 // newRenewer returns nil if the bootstrap key is not a managed one.
 func (c *clients) newRenewer(cfg config.Config) *keyrenewal.Renewer {
-	if cfg.ManagedKey == (rotation.KeyRef{}) || c.keyStore == nil {
+	if cfg.ManagedKey.IsZero() {
 		return nil
 	}
 	return &keyrenewal.Renewer{
@@ -88,9 +89,9 @@ func (c *clients) newRenewer(cfg config.Config) *keyrenewal.Renewer {
 // newWatch leaves a managed bootstrap key to the renewals.
 func (c *clients) newWatch(cfg config.Config) *keyrenewal.Watch {
 	watch := &keyrenewal.Watch{Keys: c.secretsManager, IAM: c.iam}
-	if cfg.ManagedKey == (rotation.KeyRef{}) {
+	if cfg.ManagedKey.IsZero() {
 		watch.BootstrapExpiresAt = cfg.BootstrapExpiresAt
-		if c.keyStore != nil || !cfg.Credential.APIKey.IsZero() {
+		if cfg.Credential.HasKey() {
 			watch.Bootstrap = c.bootstrap
 		}
 	}
@@ -127,7 +128,8 @@ func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
 // settled is the age with which a function's process may ask IAM what it needs for no token.
 const settled = 15 * time.Minute
 
-// connectEarly opens the connections that the first run needs.
+// connectEarly opens the connections that the first run needs, and leaves for later runs
+// what needs others.
 func (s *service) connectEarly() {
 	s.watch.Since = time.Now().Add(settled)
 	s.clients.transport.Preconnect(s.config.IAMURL, s.config.SecretsManagerURL)
@@ -138,7 +140,7 @@ func keysOf(cfg config.Config) []rotation.KeyRef {
 	for _, r := range cfg.Rotations {
 		keys = append(keys, r.APIKey)
 	}
-	if cfg.ManagedKey != (rotation.KeyRef{}) {
+	if !cfg.ManagedKey.IsZero() {
 		keys = append(keys, cfg.ManagedKey)
 	}
 	return keys
@@ -244,7 +246,7 @@ func newDoctor(cfg config.Config, c *clients) *doctor.Doctor {
 			Probe: "/", Instance: true},
 		Bootstrap: doctor.BootstrapIdentity{
 			Variable: cfg.Credential.Variable, ReadKey: readKey, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt,
-			HasKey: !cfg.Credential.APIKey.IsZero() || readKey != nil,
+			HasKey: cfg.Credential.HasKey(),
 			NoIAM:  !cfg.Credential.Token.IsZero(),
 		},
 		IAM:            c.iam,

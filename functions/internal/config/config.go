@@ -51,6 +51,9 @@ type Credential struct {
 	Token           iamtoken.Secret
 }
 
+// HasKey reports whether the identity is that of an API key.
+func (c Credential) HasKey() bool { return !c.APIKey.IsZero() || c.APIKeyARN != "" }
+
 // ReadFile reads a file whole, as os.ReadFile does.
 type ReadFile func(name string) ([]byte, error)
 
@@ -223,7 +226,7 @@ func (v variables) managedKey(found *problems, rotations []rotation.Rotation) ro
 	}
 	ref := v.keyRef(found, name, v.ManagedKey, "", []string{"iam_credentials"}) // no other type's key is renewed
 	for _, r := range rotations {
-		if ref != (rotation.KeyRef{}) && (ref == r.APIKey || ref.ID != "" && (ref.ID == r.APIKey.ID || ref.ID == r.Token.ID)) {
+		if !ref.IsZero() && (ref == r.APIKey || ref.ID != "" && (ref.ID == r.APIKey.ID || ref.ID == r.Token.ID)) {
 			found.add(name, "is a secret of rotation %s too: the bootstrap identity needs a key of its own", r.Name)
 		}
 	}

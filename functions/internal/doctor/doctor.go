@@ -82,7 +82,7 @@ func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) report.
 	blocked := run.reachHosts(ctx, shared)
 	bootstrap, stored, blocker := run.checkBootstrap(ctx, shared, blocked.iam)
 	blocked.instance = cmp.Or(blocked.instance, blocker)
-	if run.ManagedKey != (rotation.KeyRef{}) {
+	if !run.ManagedKey.IsZero() {
 		run.checkRenewal(ctx, shared, blocked.instance, stored)
 	}
 	return report.NewDiagnosis(append(shared.checks, run.checkRotations(ctx, rotations, blocked, bootstrap)...))
@@ -285,7 +285,7 @@ func owner(token iamtoken.Token) string { return token.IAMID + " of account " + 
 // its answer with the configuration.
 func (d *Doctor) checkBootstrapExpiry(ctx context.Context, f *findings, blocker string) {
 	set := d.Bootstrap.ExpiresAt
-	if !d.Bootstrap.HasKey && set.IsZero() || d.ManagedKey != (rotation.KeyRef{}) {
+	if !d.Bootstrap.HasKey && set.IsZero() || !d.ManagedKey.IsZero() {
 		return // a profile or a person's token: there is no key; or one of which its secret says it
 	}
 	var at time.Time

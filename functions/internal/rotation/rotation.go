@@ -31,6 +31,9 @@ type KeyRef struct {
 	Field             string
 }
 
+// IsZero reports whether r names no secret.
+func (r KeyRef) IsZero() bool { return r == KeyRef{} }
+
 // String is the reference as the configuration has it.
 func (r KeyRef) String() string {
 	if r.ID != "" {
