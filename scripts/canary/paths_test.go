@@ -27,7 +27,7 @@ type door struct {
 	stdin    func(*stage) string
 	prints   func(*stage) []string // the secrets that it is there to print on stdout
 	terminal bool                  // stderr is one
-	stride   int                   // which faults it meets: each so-manieth
+	stride   int                   // it meets every n-th fault
 }
 
 // path is one way through a door.

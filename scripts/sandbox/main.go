@@ -104,9 +104,9 @@ func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 	})
 }
 
-// environment renders the variables as NAME='value' lines for sh. With several rotations a file
-// lists them, else the two ids are of the only one. The two secrets MANAGED_… make their own keys. What rotatorctl setup needs, and Terraform prints
-// elsewhere, is of the first.
+// environment renders the variables as NAME='value' lines for sh. With several rotations a file lists them, else the two ids
+// are of the only one. What rotatorctl setup needs, and Terraform prints elsewhere, is of the first. The two secrets MANAGED_…
+// make their own keys.
 func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string {
 	variables := [][2]string{
 		{"SECRETS_MANAGER_URL", origin},
