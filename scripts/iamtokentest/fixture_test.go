@@ -133,6 +133,7 @@ func (fx *fixture) sh(args ...string) (stdout, stderr string, exit int) {
 	fx.t.Helper()
 	got := programs.Run(fx.t, programs.Command{Env: programs.Environ(fx.env), Name: fx.shell[0], Args: append(fx.shell[1:len(fx.shell):len(fx.shell)], args...)})
 	fx.worked = got.Worked
+	fx.wantNoSecret("stderr", got.Stderr)
 	return got.Stdout, got.Stderr, got.Exit
 }
 
@@ -149,7 +150,6 @@ func (fx *fixture) wantFailure(exit int, args []string, advice ...string) {
 			fx.t.Errorf("got stderr %q, want it to say %q", stderr, text)
 		}
 	}
-	fx.wantNoSecret("stderr", stderr)
 }
 
 // wantRaw checks that the script prints token.
@@ -159,17 +159,16 @@ func (fx *fixture) wantRaw(name, token string, args ...string) (stderr string) {
 	if stdout != token+"\n" || exit != 0 {
 		fx.t.Errorf("%s: got exit %d, %d bytes (stderr %q), want exit 0 and the token", name, exit, len(stdout), stderr)
 	}
-	fx.wantNoSecret(name, stderr)
 	return stderr
 }
 
-// wantNoSecret checks that text holds no key of the cloud and nothing of a token.
+// wantNoSecret ends the test, before anything prints text, if text holds a key of the cloud or anything of a token.
 func (fx *fixture) wantNoSecret(where, text string) {
 	fx.t.Helper()
 	secrets := []string{"eyJ", fx.cloud.ReaderAPIKey(), fx.cloud.AdminAPIKey(), fx.cloud.Rotations()[0].APIKey}
 	for _, secret := range secrets {
 		if strings.Contains(text, secret) {
-			fx.t.Errorf("%s holds a key or token", where)
+			fx.t.Fatalf("%s holds a key or token", where)
 		}
 	}
 }

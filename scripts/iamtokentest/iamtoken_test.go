@@ -78,7 +78,9 @@ func TestCheckPrintsTheExpiryFromMetadata(t *testing.T) {
 		expires := time.Now().Add(20 * time.Minute)
 		fx.store(fx.token(20*time.Minute), expires)
 		want := expires.UTC().Truncate(time.Second).Format(time.RFC3339) + "\n"
-		if stdout, stderr, exit := fx.iamToken("--check"); stdout != want || exit != 0 {
+		stdout, stderr, exit := fx.iamToken("--check")
+		fx.wantNoSecret("--check", stdout)
+		if stdout != want || exit != 0 {
 			fx.t.Errorf("got %q, exit %d (stderr %q), want %q, exit 0", stdout, exit, stderr, want)
 		}
 		if fx.cloud.CountRequests(ibmcloudtest.OpVersionsGet, "")+fx.cloud.CountRequests(ibmcloudtest.OpSecretsGet, "") > 0 {
@@ -166,6 +168,7 @@ func TestSettings(t *testing.T) {
 		"a line of a shell":       {map[string]string{"READER_APIKEY": "export KEY=eyJ\n"}, "READER_APIKEY is a line NAME=key"},
 		"a variable's name":       {map[string]string{"READER_APIKEY": "${KEY}"}, "READER_APIKEY is a placeholder"},
 		"a page's words":          {map[string]string{"READER_APIKEY": "<your key>"}, "READER_APIKEY is a placeholder"},
+		"a template's words":      {map[string]string{"READER_APIKEY": "{{ .eyJ }}"}, "READER_APIKEY is a placeholder"},
 		"a space without width":   {map[string]string{"READER_APIKEY": "e\u200byJ"}, "READER_APIKEY has an invisible character"},
 		"one in a token":          {map[string]string{"READER_APIKEY": "", "READER_IAM_TOKEN": "e\u200byJ"}, "READER_IAM_TOKEN has an invisible character"},
 		"a token in quotes":       {map[string]string{"READER_APIKEY": "", "READER_IAM_TOKEN": "'Bearer eyJ'"}, "READER_IAM_TOKEN is in quotes"},
@@ -375,7 +378,6 @@ func TestAStrangeEnvironmentChangesNothing(t *testing.T) {
 	if exit != 0 || stdout != token+"\n" || !strings.Contains(stderr, "+ bash") {
 		t.Errorf("got exit %d, %d bytes, stderr %q: want the token and the caller's own trace", exit, len(stdout), stderr)
 	}
-	fx.wantNoSecret("the trace", stderr)
 }
 
 // NO_PROXY=* means every host, to curl, if nothing else stands beside it.
