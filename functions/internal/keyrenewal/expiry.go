@@ -197,7 +197,7 @@ func (r *Run) note(result *report.Result, what string, expiry Expiry) {
 	if expiry.At.IsZero() {
 		return
 	}
-	now := r.now().Add(r.clock.Skew())
+	now := rotation.WallClock(r.Now).Add(r.clock.Skew())
 	if left := expiry.DaysLeft(now); result.KeyDaysLeft == nil || left < *result.KeyDaysLeft {
 		result.KeyDaysLeft = &left
 	}
@@ -226,7 +226,7 @@ func (w *Watch) known(key keyHash) lookUp {
 func (w *Watch) isDue(key keyHash) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	known, now := w.lookedUp[key], w.now()
+	known, now := w.lookedUp[key], rotation.WallClock(w.Now)
 	if now.Before(w.Since) || !known.asked.IsZero() && now.Sub(known.asked) < lookUpInterval {
 		return false
 	}
@@ -242,11 +242,4 @@ func (w *Watch) learn(key keyHash, at time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lookedUp[key] = lookUp{at: at, asked: w.lookedUp[key].asked, answers: true}
-}
-
-func (w *Watch) now() time.Time {
-	if w.Now == nil {
-		return time.Now().Round(0)
-	}
-	return w.Now().Round(0)
 }

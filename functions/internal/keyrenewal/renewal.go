@@ -76,7 +76,7 @@ const (
 func (r *Renewer) Due(mode rotation.Mode) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return mode == rotation.ModeRotate || mode == rotation.ModeEnsure && (r.checked.IsZero() || r.now().Sub(r.checked) >= ensureInterval)
+	return mode == rotation.ModeRotate || mode == rotation.ModeEnsure && (r.checked.IsZero() || rotation.WallClock(r.Now).Sub(r.checked) >= ensureInterval)
 }
 
 // Run renews the key in what is left of ctx's time, and of 20 seconds. look is a token secret that the
@@ -84,19 +84,12 @@ func (r *Renewer) Due(mode rotation.Mode) bool {
 func (r *Renewer) Run(ctx context.Context, look rotation.TokenRef) report.KeyRenewal {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	p := &pass{Renewer: r, look: look, started: r.now(), result: report.KeyRenewal{Warnings: []string{}}}
+	p := &pass{Renewer: r, look: look, started: rotation.WallClock(r.Now), result: report.KeyRenewal{Warnings: []string{}}}
 	outcome, err := p.renew(ctx)
 	r.mu.Lock()
-	r.checked = r.now()
+	r.checked = rotation.WallClock(r.Now)
 	r.mu.Unlock()
 	return p.report(outcome, err)
-}
-
-func (r *Renewer) now() time.Time {
-	if r.Now == nil {
-		return time.Now().Round(0)
-	}
-	return r.Now().Round(0)
 }
 
 // pass is one renewal.
@@ -235,7 +228,7 @@ func (p *pass) tryLook(ctx context.Context, candidate Candidate) error {
 // store makes the managed key the current one in AWS, unless the process was suspended
 // meanwhile: then IBM may have made another one.
 func (p *pass) store(ctx context.Context, after string) error {
-	if p.now().Sub(p.started) > limit {
+	if rotation.WallClock(p.Now).Sub(p.started) > limit {
 		return &rotation.Error{Kind: rotation.Timeout, Message: "the process was suspended before it stored the new bootstrap key: the next run does"}
 	}
 	return p.Store.Put(ctx, p.managed.Key, versionID(p.managed.KeyID, after))
@@ -266,7 +259,7 @@ func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewa
 	if err != nil {
 		result.Outcome, result.Error = report.KeyRenewalFailed, errorOf(err)
 	}
-	expiry, now := ExpiryOf(p.managed), p.now().Add(p.managed.Clock.Skew()) // by IBM's clock
+	expiry, now := ExpiryOf(p.managed), rotation.WallClock(p.Now).Add(p.managed.Clock.Skew()) // by IBM's clock
 	if !expiry.At.IsZero() {
 		if p.inUse.Key.Reveal() != p.managed.Key.Reveal() {
 			expiry.At = expiry.At.Add(-p.managed.Interval)

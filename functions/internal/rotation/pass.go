@@ -323,18 +323,18 @@ func (p *pass) warn(format string, args ...any) {
 // MaxClockSkew is how far the clock may be off IBM's before it is a warning.
 const MaxClockSkew = 30 * time.Second
 
-// wallClock is the time without its monotonic part, which stops while a
-// process is frozen between two Lambda invocations.
-func (r *Rotator) wallClock() time.Time {
-	if r.Now == nil {
-		return time.Now().Round(0)
+// WallClock is the time by now, or by time.Now if that is nil, without its monotonic part,
+// which stops while a process is frozen between two Lambda invocations.
+func WallClock(now func() time.Time) time.Time {
+	if now == nil {
+		now = time.Now
 	}
-	return r.Now().Round(0)
+	return now().Round(0)
 }
 
 // suspended reports whether more wall-clock time has passed since the run began
 // than the caller gave: the process was suspended, and whoever called has given up.
-func (r *run) suspended() bool { return r.wallClock().Sub(r.started) > r.timeout }
+func (r *run) suspended() bool { return WallClock(r.Now).Sub(r.started) > r.timeout }
 
 // setClock notes how far our clock is off IBM's, by the latest answer with a Date.
 // Expirations are by IBM's clock; a difference that whole seconds explain is left alone.
@@ -354,7 +354,7 @@ func (p *pass) setClock(clock Clock) {
 }
 
 // ibmClock is the time by IBM's clock, as far as its answers have shown.
-func (p *pass) ibmClock() time.Time { return p.wallClock().Add(p.skew) }
+func (p *pass) ibmClock() time.Time { return WallClock(p.Now).Add(p.skew) }
 
 // isFarAhead reports whether a time is further ahead than a wrong clock of this machine
 // may explain, where no answer has a Date.

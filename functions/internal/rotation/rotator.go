@@ -102,7 +102,7 @@ func (r *Rotator) begin(ctx context.Context, request Request) *run {
 		slots:    make(chan struct{}, max(1, r.Concurrency)),
 		timeout:  timeout, budget: budget,
 	}
-	run.started = run.wallClock()
+	run.started = WallClock(r.Now)
 	run.end = func() { cancel(); run.keys.wait(); run.prepared.Wait() }
 	return run
 }
