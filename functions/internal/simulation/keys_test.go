@@ -60,8 +60,8 @@ type keys struct {
 	dead     int // reasons why no function runs
 	alarms   map[*function]*keyAlarms
 
-	mendAt   time.Time            // when a person will have seen to a loss; zero without one
-	mended   time.Time            // when that was last
+	remakeAt time.Time            // when a person will have seen to a loss; zero without one
+	remade   time.Time            // when that was last
 	refillAt time.Time            // when a person will have answered key-renewal
 	heard    time.Time            // when key-renewal fired first since AWSPREVIOUS was last a fixed key
 	expiring time.Time            // since when key-expiry fires; zero when it does not
@@ -470,8 +470,8 @@ func (w *world) lookAfterKeys(at time.Time) {
 	w.mu.Lock()
 	k, d := w.keys, newDice(w.seed, at.String())
 	current, stored := w.noteKeys(), k.aws.Current(bootstrapARN).Payload
-	if warned := earliest(k.expiring, k.heard); current == "" && k.mendAt.IsZero() { // only the net is left
-		k.mendAt = at.Add(day)
+	if warned := earliest(k.expiring, k.heard); current == "" && k.remakeAt.IsZero() { // only the net is left
+		k.remakeAt = at.Add(day)
 		if _, functionRan := w.blocked(at); warned.IsZero() && functionRan {
 			w.violated(at, "IBM's secret has ended, and no alarm fired before")
 		}
@@ -481,7 +481,7 @@ func (w *world) lookAfterKeys(at time.Time) {
 	} else if k.behind.IsZero() {
 		k.behind = at
 	}
-	if since := at.Sub(later(k.behind, w.lastFault(at))); !k.behind.IsZero() && k.mendAt.IsZero() {
+	if since := at.Sub(later(k.behind, w.lastFault(at))); !k.behind.IsZero() && k.remakeAt.IsZero() {
 		if k.longestBehind = max(k.longestBehind, since); since > 12*time.Hour {
 			w.violated(at, "AWS's key is not IBM's for %s, without any fault", since)
 		}
@@ -493,20 +493,20 @@ func (w *world) lookAfterKeys(at time.Time) {
 			}
 		}
 	}
-	refill, mend := !k.refillAt.IsZero() && !at.Before(k.refillAt), !k.mendAt.IsZero() && !at.Before(k.mendAt)
+	refill, remake := !k.refillAt.IsZero() && !at.Before(k.refillAt), !k.remakeAt.IsZero() && !at.Before(k.remakeAt)
 	w.mu.Unlock()
-	if mend {
-		w.mend(at)
+	if remake {
+		w.remake(at)
 	}
-	if mend || refill {
+	if remake || refill {
 		w.storeFixedKey()
 	}
 }
 
-// mend makes the secrets anew, as a person does whose keys have ended.
-func (w *world) mend(at time.Time) {
+// remake makes the secrets anew, as a person does whose keys have ended.
+func (w *world) remake(at time.Time) {
 	w.mu.Lock()
-	w.keys.mended, w.keys.mendAt = at, time.Time{}
+	w.keys.remade, w.keys.remakeAt = at, time.Time{}
 	w.makeKeySecrets()
 	w.mu.Unlock()
 	w.configure(w.keys.own)
@@ -589,11 +589,11 @@ func (w *world) keysEnded(inv *invocation, ran report.Report) {
 	case !result.KeyExpiring && result.KeyDaysLeft != nil:
 		k.expiring = time.Time{}
 	}
-	if result.Outcome != report.Failed || !k.mendAt.IsZero() || now.Sub(k.mended) < 2*time.Hour || w.mayFail(now) {
+	if result.Outcome != report.Failed || !k.remakeAt.IsZero() || now.Sub(k.remade) < 2*time.Hour || w.mayFail(now) {
 		return
 	}
 	blocked, functionRan := w.blocked(now)
-	k.mendAt = now.Add(time.Duration(hash(inv.id)%24) * time.Hour)
+	k.remakeAt = now.Add(time.Duration(hash(inv.id)%24) * time.Hour)
 	k.losses++
 	warned := earliest(k.expiring, k.heard)
 	switch {
