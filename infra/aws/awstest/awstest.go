@@ -94,7 +94,8 @@ type Moto struct {
 	socket  string
 	client  *http.Client // connects to the socket, whatever the URL
 	ended   chan struct{}
-	zips    sync.Map // those that were run, by their hash: Lambda keeps a copy of its own
+
+	unpacking sync.Mutex
 
 	once  sync.Once
 	front *httptest.Server // of URL; nil until it is asked for

@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -219,12 +220,8 @@ func (l *Lambda) invoke(ctx context.Context, f Function, event []byte) (answer [
 
 // run runs the function's zip by scripts/invoke, in a new folder.
 func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, output []byte, failed bool, err error) {
-	folder, err := os.MkdirTemp("", "lambda-")
+	folder, err := l.Moto.unpack(ctx, f)
 	if err != nil {
-		return nil, nil, false, fmt.Errorf("making a folder for the zip: %w", err)
-	}
-	defer func() { _ = os.RemoveAll(folder) }()
-	if err := l.Moto.unpack(ctx, f, folder); err != nil {
 		return nil, nil, false, err
 	}
 	role, err := l.Moto.assume(ctx, f.Configuration.Role, f.Configuration.FunctionName)
@@ -252,35 +249,42 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	return stdout.Bytes(), stderr.Bytes(), err != nil, nil
 }
 
-// unpack puts the deployed zip into a folder, and nothing elsewhere.
-func (m *Moto) unpack(ctx context.Context, f Function, folder string) error {
+// unpack returns the folder of what the deployed zip holds, and puts it there the first time: all invocations have the same,
+// as Lambda's have /var/task.
+func (m *Moto) unpack(ctx context.Context, f Function) (folder string, err error) {
+	m.unpacking.Lock()
+	defer m.unpacking.Unlock()
+	folder = filepath.Join(filepath.Dir(m.socket), url.PathEscape(f.Configuration.CodeSha256))
+	if _, err := os.Stat(folder); err == nil {
+		return folder, nil
+	}
 	packed, err := m.code(ctx, f)
 	if err != nil {
-		return err
+		return "", err
 	}
+	part := folder + ".part"
 	archive, err := zip.NewReader(bytes.NewReader(packed), int64(len(packed)))
 	if err == nil {
-		err = os.CopyFS(folder, archive)
+		err = errors.Join(os.RemoveAll(part), os.CopyFS(part, archive))
 	}
 	if err == nil { // CopyFS keeps only some of the mode
 		var root *os.Root
-		if root, err = os.OpenRoot(folder); err == nil {
-			defer func() { _ = root.Close() }()
-			err = root.Chmod(f.Configuration.Handler, 0o700)
+		if root, err = os.OpenRoot(part); err == nil {
+			err = errors.Join(root.Chmod(f.Configuration.Handler, 0o700), root.Close())
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("unpacking the zip of %s: %w", f.Configuration.FunctionName, err)
+	if err == nil {
+		err = os.Rename(part, folder)
 	}
-	return nil
+	if err != nil {
+		return "", fmt.Errorf("unpacking the zip of %s: %w", f.Configuration.FunctionName, err)
+	}
+	return folder, nil
 }
 
 // code returns the deployed zip. Moto shows neither its bucket nor, of a version that is not the latest, its key: it is
 // the one beside the latest's with the hash that Lambda reports.
 func (m *Moto) code(ctx context.Context, f Function) ([]byte, error) {
-	if kept, found := m.zips.Load(f.Configuration.CodeSha256); found {
-		return kept.([]byte), nil
-	}
 	location, err := url.Parse(f.Code.Location)
 	if err != nil {
 		return nil, fmt.Errorf("reading where the zip of %s is: %w", f.Configuration.FunctionName, err)
@@ -307,7 +311,6 @@ func (m *Moto) code(ctx context.Context, f Function) ([]byte, error) {
 				return nil, err
 			}
 			if sum := sha256.Sum256(packed); base64.StdEncoding.EncodeToString(sum[:]) == f.Configuration.CodeSha256 {
-				m.zips.Store(f.Configuration.CodeSha256, packed)
 				return packed, nil
 			}
 		}
