@@ -114,7 +114,7 @@ func (p *pass) renew(ctx context.Context) (report.RenewalOutcome, error) {
 	if err := p.readManagedKey(ctx); err != nil {
 		return "", err
 	}
-	// 2. Stop if it is the one in use, or already stored.
+	// 2. Stop if it is the one in use.
 	if p.managed.Key.Reveal() == p.inUse.Key.Reveal() && !p.inUse.Previous {
 		return report.KeyCurrent, nil
 	}
