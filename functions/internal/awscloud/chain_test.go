@@ -225,6 +225,8 @@ func TestSourcesThatGiveNoCredentials(t *testing.T) {
 		{"a profile in the clear", profileRole + "services=local\n[services local]\nsts =\n  endpoint_url = http://stranger.test\n", map[string]string{"AWS_PROFILE": "role"}, config, rotation.Once, []string{"the profile names an endpoint without TLS"}},
 		{"a container without a role", "", map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": answers(400, canary)}, config, rotation.Once,
 			[]string{"the container's endpoint", "answered 400: ", "EKS Pod Identity"}},
+		{"a container's endpoint is not there", "", map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1"}, unavailable, rotation.Later,
+			[]string{"the container's endpoint", "refuses connections", "check the port in AWS_CONTAINER_CREDENTIALS_FULL_URI"}},
 		{"an instance without a role", "", map[string]string{"AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": answers(404, canary)}, config, rotation.Once,
 			[]string{"the metadata of an EC2 instance answered 404: ", "give the instance"}},
 	} {

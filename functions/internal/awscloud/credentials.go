@@ -179,7 +179,11 @@ func (s *resource) noCredentials(ctx context.Context, err error) *rotation.Error
 	case errors.Is(err, errInTheClear):
 		from, advice = from+" names an endpoint without TLS", "it must begin with https://"
 	case failed.source != aws.CredentialSourceIMDS && errors.As(err, &unsent):
-		return network.Peer{Host: "the service that gives AWS credentials", Variable: "AWS_REGION, AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL_SSO",
+		variable := "AWS_REGION, AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL_SSO"
+		if failed.source == aws.CredentialSourceHTTP {
+			variable = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+		}
+		return network.Peer{Host: "the service that gives AWS credentials", Variable: variable,
 			NoWay: "AWS STS, IAM Identity Center or the container's endpoint must be reachable"}.NoAnswer(s.doing()+": no AWS credentials: "+from, err)
 	case failed.source != aws.CredentialSourceUndefined:
 		from += " gives none"
