@@ -356,6 +356,10 @@ func TestTokensTooShortForAMirrorStayWithinItsQuota(t *testing.T) {
 			t.Errorf("the mirror's token was expired for %.0f %% of the time, want 2 of 17 minutes or so", 100*share)
 		}
 	})
+	withFixture(t, ibmcloudtest.Options{TokenTTL: 20 * time.Minute}, func(fx *fixture) {
+		fx.mirrorTo(firstARN)
+		fx.wantWarning(fx.rotate(), "so its readers may have an expired one; a parameter has no such quota")
+	})
 	for _, cold := range []bool{false, true} {
 		withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
 			m := fx.mirrorTo(firstARN)

@@ -308,8 +308,12 @@ func (p *pass) warnAbout(response TokenResponse) {
 		p.warn("tokens expire in %s, less than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)
 	}
 	if token.ExpiresIn < MirrorLifetime && slices.ContainsFunc(p.Mirror, func(arn string) bool { return !IsParameter(arn) }) {
-		p.warn("tokens expire in %s, and a mirror in AWS Secrets Manager needs %s: its quota allows one put in %s, so its readers have an expired one for %s of that at least; a parameter has no such quota",
-			token.ExpiresIn, MirrorLifetime, PutInterval, max(0, PutInterval-token.ExpiresIn))
+		expired := "may have an expired one"
+		if gap := PutInterval - token.ExpiresIn; gap > 0 {
+			expired = fmt.Sprintf("have an expired one for %s of that at least", gap)
+		}
+		p.warn("tokens expire in %s, and a mirror in AWS Secrets Manager needs %s: its quota allows one put in %s, so its readers %s; a parameter has no such quota",
+			token.ExpiresIn, MirrorLifetime, PutInterval, expired)
 	}
 	if capped := Threshold(p.MinRemaining, token.ExpiresIn); capped < p.MinRemaining {
 		p.warn("MIN_REMAINING (%s) is more than tokens of %s allow: one is replaced when %s of it remain", p.MinRemaining, token.ExpiresIn, capped)
