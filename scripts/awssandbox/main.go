@@ -99,7 +99,7 @@ func environment(origin string) string {
 // bucket is made for the code of whatever is deployed.
 const bucket = "iam-token-rotator-code"
 
-// serve starts moto, listens, writes the environment, and answers until ctx ends or moto does.
+// serve listens, starts moto, writes the environment, and answers until ctx ends or moto does.
 func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	invoke, err := findInvoke(o.bin)
 	if err != nil {

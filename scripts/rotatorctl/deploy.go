@@ -409,9 +409,9 @@ func (d *deployment) finish(ctx context.Context) error {
 		return d.reject(ctx, "first run", failure)
 	}
 	d.prune(ctx)
-	stack, err := d.findStack(ctx, d.stack)
-	if err != nil || stack == nil {
-		return cmp.Or(err, errors.New("the stack has been deleted meanwhile"))
+	stack, err := d.ownStack(ctx)
+	if err != nil {
+		return err
 	}
 	dashboard := ""
 	if i := slices.IndexFunc(stack.Outputs, func(o types.Output) bool { return aws.ToString(o.OutputKey) == "DashboardUrl" }); i >= 0 {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -261,9 +260,9 @@ func (d *deployment) moveAlias(ctx context.Context) error {
 	d.kept = d.releases.with(number(d.live), number(d.version), hash)
 	d.parameters[releasesList] = d.kept.String()
 	d.say("The schedules run version %s from now on", d.version)
-	stack, err := d.findStack(ctx, d.stack)
-	if err != nil || stack == nil {
-		return cmp.Or(err, errors.New("the stack has been deleted meanwhile"))
+	stack, err := d.ownStack(ctx)
+	if err != nil {
+		return err
 	}
 	if err := d.change(ctx, stack, d.template, d.parameters); err != nil {
 		return fmt.Errorf("the alias could not be moved to version %s: %w\nDeploy again to go on", d.version, err)
@@ -322,12 +321,9 @@ func (p *program) rollback(ctx context.Context) error {
 	if err := p.connect(ctx); err != nil {
 		return err
 	}
-	stack, err := p.findStack(ctx, p.stack)
+	stack, err := p.ownStack(ctx)
 	if err != nil {
 		return err
-	}
-	if stack == nil {
-		return fmt.Errorf("there is no stack %s in %s", p.stack, p.who)
 	}
 	live, bucket := parameter(stack, aliasVersion), parameter(stack, "CodeBucket")
 	if !isNumber(live) {

@@ -31,6 +31,19 @@ func (p *program) findStack(ctx context.Context, name string) (*types.Stack, err
 	return &described.Stacks[0], nil
 }
 
+// ownStack is the stack of --stack, which must be there.
+func (p *program) ownStack(ctx context.Context) (*types.Stack, error) {
+	stack, err := p.findStack(ctx, p.stack)
+	if err == nil && stack == nil {
+		err = p.noStack()
+	}
+	return stack, err
+}
+
+func (p *program) noStack() error {
+	return fmt.Errorf("there is no stack %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who)
+}
+
 // createOrUpdate makes the stack match the template and the parameters, those of the alias apart.
 func (d *deployment) createOrUpdate(ctx context.Context) error {
 	if d.existing == nil {
@@ -156,7 +169,7 @@ func (p *program) events(ctx context.Context, stack string) iter.Seq2[types.Stac
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil && strings.Contains(err.Error(), "does not exist") {
-				yield(types.StackEvent{}, fmt.Errorf("there is no stack %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who))
+				yield(types.StackEvent{}, p.noStack())
 				return
 			} else if err != nil {
 				yield(types.StackEvent{}, fmt.Errorf("the events of the stack cannot be read: %w", awsError(err)))

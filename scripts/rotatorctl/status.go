@@ -73,12 +73,9 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 	if err := p.connect(ctx); err != nil {
 		return status{}, err
 	}
-	stack, err := p.findStack(ctx, p.stack)
+	stack, err := p.ownStack(ctx)
 	if err != nil {
 		return status{}, err
-	}
-	if stack == nil {
-		return status{}, fmt.Errorf("there is no stack %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who)
 	}
 	since, deployed := p.now().Add(-time.Hour), time.Time{}
 	found, err := p.entries(ctx, since, runPatterns...)
