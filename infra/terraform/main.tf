@@ -61,7 +61,8 @@ locals {
   outputs    = { for name, value in module.ibm : upper(name) => value }
 }
 
-# It writes ids and ARNs to build/ibm.env. Run again, it changes nothing.
+# It writes ids and ARNs to build/ibm.env. Run again, it changes nothing: where that file is missing, on another machine
+# say, `terraform apply -replace=terraform_data.setup` writes it again.
 resource "terraform_data" "setup" {
   triggers_replace = local.outputs
 

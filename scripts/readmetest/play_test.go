@@ -96,7 +96,8 @@ func (w *world) play(commands []*block, dir string) {
 	file := func(i int, kind string) string { return filepath.Join(out, fmt.Sprint(i, ".", kind)) }
 	script := "set -eu\n"
 	for i, b := range commands {
-		script += fmt.Sprintf("exec >'%s' 2>'%s'\n%s\n", file(i, "out"), file(i, "err"), b.runnable())
+		// set -e ignores what fails before the last && of a list.
+		script += fmt.Sprintf("exec >'%s' 2>'%s'\n%s\n[ $? = 0 ]\n", file(i, "out"), file(i, "err"), b.runnable())
 		for _, exported := range exportShape.FindAllStringSubmatch(b.text, -1) {
 			script += fmt.Sprintf("[ -n \"$%s\" ] || { echo '%s is empty' >&2; exit 1; }\n", exported[1], exported[1])
 		}
