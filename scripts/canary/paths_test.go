@@ -58,12 +58,10 @@ func (p path) works() bool {
 // waits is how long the program may try again, most of it asleep.
 func (p path) waits() time.Duration {
 	isBusy := p.aws != nil && (p.aws.Status == http.StatusTooManyRequests || p.aws.Status >= http.StatusInternalServerError)
-	refusesKey := strings.HasPrefix(p.sort, "iam.token of ") && slices.ContainsFunc(p.faults, func(f ibmcloudtest.Fault) bool {
-		return f.Status == http.StatusBadRequest || f.Status == http.StatusUnauthorized || f.Case != ""
-	})
+	isUnknownKey := slices.ContainsFunc(p.faults, func(f ibmcloudtest.Fault) bool { return f.Case == "key_repeated" })
 	isReplacement := p.door.name == "rotatorctl replace-identity"
 	switch {
-	case p.door.kind == "operator" && isBusy, isReplacement && refusesKey:
+	case p.door.kind == "operator" && isBusy, isReplacement && isUnknownKey:
 		return time.Minute
 	case isReplacement, strings.HasPrefix(p.door.name, "rotatorctl setup"), p.sort == "HTTPS_PROXY":
 		return 15 * time.Second
