@@ -244,13 +244,13 @@ func (v variables) keyRef(found *problems, name, value, field string, types []st
 // another tool that can mean nothing else. A problem is what forbids to use the id.
 func (v variables) secretID(value string, types []string) (id, problem string) {
 	id, instance, err := iamtoken.ParseSecretID(value)
-	kind, _, typed := strings.Cut(value, "/")
+	kind, _, typed := strings.Cut(strings.TrimSpace(value), "/")
 	typed = typed && instance == ""
 	host, _, _ := strings.Cut(strings.TrimPrefix(v.SecretsManagerURL, "https://"), ".")
 	switch {
 	case strings.HasPrefix(value, "crn:") && err != nil:
 		return "", "is not the CRN of one secret, which ends in :secret: and the secret's id: use the id alone"
-	case err != nil, typed && !slices.Contains(secretTypes, kind): // the second is a group and a name
+	case err != nil:
 		return "", ""
 	case typed && !slices.Contains(types, kind):
 		return "", "names a secret of type " + kind + ": use " + strings.Join(types, ", ")
@@ -259,9 +259,6 @@ func (v variables) secretID(value string, types []string) (id, problem string) {
 	}
 	return strings.ToLower(id), ""
 }
-
-// secretTypes are all types of Secrets Manager.
-var secretTypes = append(keyTypes[:len(keyTypes):len(keyTypes)], "custom_credentials", "imported_cert", "private_cert", "public_cert", "username_password")
 
 // isSecretName is IBM's rule for names, but for the greatest length.
 func isSecretName(name string) bool {
