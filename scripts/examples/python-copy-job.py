@@ -23,12 +23,12 @@ def token(fresh=False):
 
 for call in range(int(env.get("CALLS", 10))):
     for fresh in (False, True):  # a 401 can mean that the token was replaced: read it again, once
-        headers = {"Authorization": "Bearer " + token(fresh)}
         try:
+            headers = {"Authorization": "Bearer " + token(fresh)}
             opener.open(urllib.request.Request(env["LOGS_ROUTING_URL"] + "/v3/targets", headers=headers), timeout=10).close()
             break
         except Exception as error:  # its text may repeat what was received
             if fresh or getattr(error, "code", 0) != 401:
-                sys.exit(f"Python job with boto3: HTTP {error.code}" if hasattr(error, "code") else "Python job with boto3: no usable answer")
+                sys.exit(f"Python job with boto3: {getattr(error, 'code', type(error).__name__)}")
     print("Python job with boto3: Logs Routing answered 200", flush=True)
     time.sleep(2)
