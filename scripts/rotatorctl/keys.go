@@ -51,7 +51,6 @@ type apiKey struct {
 // serviceID is one of the identities that need a key.
 type serviceID struct {
 	role, iamID string
-	keyVariable string                  // names the key in use
 	isPlace     func(place string) bool // whether its key belongs there
 	store       func(ctx context.Context, value iamtoken.Secret, keyID string) (place string, err error)
 	keys        []apiKey    // oldest first
@@ -267,22 +266,18 @@ func (s *setup) probe(ctx context.Context, id *serviceID, token iamtoken.Secret)
 	}
 }
 
-// deleteOthers deletes the keys that interrupted runs have lost and, where that is asked for, the old ones of the
-// same place. It reports what it leaves.
+// deleteOthers deletes the keys that interrupted runs have lost, and reports the others.
 func (s *setup) deleteOthers(ctx context.Context, id *serviceID, current apiKey) error {
 	for _, key := range id.keys {
 		switch {
 		case key.id == current.id:
 			continue
-		case key.lost || s.deleteOldKeys && key.place == current.place:
+		case key.lost:
 		case key.place == current.place && id.managed != nil: // it expires soon, or has
 			continue
-		case key.place == current.place:
-			s.say("note: the old key %s of the %s service id still works. When nothing uses it any more: --delete-old-keys", key.id, id.role)
-			continue
 		case key.place != "":
-			s.say("note: the key %s is also named %s and stored in %s. If nothing uses it: ibmcloud iam service-api-key-delete %s %s",
-				key.id, s.keyName(id), key.place, key.id, strings.TrimPrefix(id.iamID, "iam-"))
+			s.say("note: the other key %s of the %s service id, stored in %s, still works. When nothing uses it: ibmcloud iam service-api-key-delete %s %s",
+				key.id, id.role, key.place, key.id, strings.TrimPrefix(id.iamID, "iam-"))
 			continue
 		default:
 			s.say("note: the key %s is also named %s and not of setup's making: it is left alone", key.id, s.keyName(id))
@@ -297,24 +292,6 @@ func (s *setup) deleteOthers(ctx context.Context, id *serviceID, current apiKey)
 			return err
 		}
 		s.say("deleted the old key %s of the %s service id", key.id, id.role)
-	}
-	return nil
-}
-
-// mustBeInUse refuses to delete a key of a service id unless inUse, the one that the environment names, is the
-// one that was stored last in its place. That place becomes the only one.
-func (s *setup) mustBeInUse(id *serviceID, inUse string) error {
-	if id.interrupted() {
-		return fmt.Errorf("nothing is deleted: a run was interrupted before the key of the %s service id was stored for certain. Run setup again as you did then, and keep what it prints", id.role)
-	}
-	named := slices.IndexFunc(id.keys, func(k apiKey) bool { return k.id == inUse && k.place != "" && id.isPlace(k.place) })
-	if named < 0 {
-		return fmt.Errorf("nothing is deleted: %s names no key of the %s service id that setup has stored there. Are --name, the files and ids those of the set-up?", id.keyVariable, id.role)
-	}
-	place := id.keys[named].place
-	id.isPlace = func(p string) bool { return p == place }
-	if key, _ := id.newest(id.isPlace); key.id != inUse {
-		return fmt.Errorf("nothing is deleted: a newer key of the %s service id is stored than the one that %s names. Run setup without this option, and keep what it prints", id.role, id.keyVariable)
 	}
 	return nil
 }

@@ -57,9 +57,6 @@ func (s *setup) makeManaged(ctx context.Context) error {
 		return nil
 	}
 	defer func() { s.apiKeySecret = s.workload.managed.secret }()
-	if s.deleteOldKeys {
-		return nil
-	}
 	for _, id := range s.managed() {
 		if err := s.ensureManaged(ctx, id); err != nil {
 			return err
@@ -323,9 +320,6 @@ func (s *setup) reportFixed(ctx context.Context) error {
 
 // findFormer says which secrets made the keys before a person has to. AWS may have the bootstrap key of one.
 func (s *setup) findFormer(ctx context.Context) error {
-	if s.deleteOldKeys {
-		return nil
-	}
 	for _, id := range s.serviceIDs() {
 		if id == s.reader || id == s.bootstrap && s.bootstrapFile != "" {
 			continue

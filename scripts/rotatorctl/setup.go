@@ -32,7 +32,7 @@ type setup struct {
 	terraform, name, env                           string
 	awsSecret, kmsKeyID, bootstrapFile, readerFile string
 	days                                           int
-	noBootstrapKey, rotateKeys, deleteOldKeys, kv  bool
+	noBootstrapKey, rotateKeys, kv                 bool
 	account, keyGroup, tokenGroup, profile         string
 	apiKeySecret, tokenSecret                      string // ids; empty until found or created
 	readerKeyID                                    string // of a reader's key that this run is not about
@@ -58,17 +58,13 @@ Other variables:
   IAM_URL              https://iam.cloud.ibm.com unless set
   SECRETS_MANAGER_URL, ACCOUNT_ID, KEY_GROUP_ID, TOKEN_GROUP_ID, WORKLOAD_IAM_ID, BOOTSTRAP_IAM_ID, READER_IAM_ID,
   IAM_PROFILE_ID       without --terraform: Terraform's outputs by their names in capitals
-  MANAGED_KEYS         likewise; true: IBM makes, rotates and deletes the keys of the workload and the bootstrap
-  WORKLOAD_APIKEY_ID, BOOTSTRAP_APIKEY_ID, READER_APIKEY_ID
-                       for --delete-old-keys: the keys in use, as the last run printed them`,
+  MANAGED_KEYS         likewise; true: IBM makes, rotates and deletes the keys of the workload and the bootstrap`,
 		Example: "  rotatorctl setup --terraform infra/ibm --reader-key-file build/reader.key --env build/ibm.env",
 		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context()) },
 	}
 	s.addFlags(command.Flags())
-	flags := command.Flags()
-	flags.BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones stay valid")
-	flags.BoolVar(&s.deleteOldKeys, "delete-old-keys", false, "make nothing; delete all keys that setup stored in the same places before, except those in use, which the environment names")
+	command.Flags().BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones stay valid")
 	return command
 }
 
@@ -135,8 +131,7 @@ func (s *setup) serviceIDs() []*serviceID {
 	return slices.DeleteFunc([]*serviceID{s.workload, s.bootstrap, s.reader}, func(id *serviceID) bool { return id == nil || id.managed != nil })
 }
 
-// readState finds what is there. For --delete-old-keys it must be certain that another key than the old ones is
-// in use: the key secret names the workload's, whoever stored it.
+// readState finds what is there.
 func (s *setup) readState(ctx context.Context) (err error) {
 	if s.workload.managed == nil {
 		if s.apiKeySecret, err = s.findSecret(ctx, s.name+"-api-key", s.keyGroup, "arbitrary"); err != nil {
@@ -166,41 +161,10 @@ func (s *setup) readState(ctx context.Context) (err error) {
 			return err
 		}
 		s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID)
-	case !s.deleteOldKeys && s.needsKey(s.bootstrap):
+	case s.needsKey(s.bootstrap):
 		s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID)
 	}
-	if err == nil && s.deleteOldKeys {
-		err = s.checkKeysInUse(ctx)
-	}
 	return err
-}
-
-func (s *setup) checkKeysInUse(ctx context.Context) error {
-	isMissing := func(id *serviceID) bool { return id.managed.secret == "" }
-	if s.workload.managed == nil && s.apiKeySecret == "" || s.tokenSecret == "" || slices.ContainsFunc(s.managed(), isMissing) {
-		return fmt.Errorf("nothing is deleted: there are no secrets named %s-…: is --name that of the set-up?", s.name)
-	}
-	for _, id := range s.serviceIDs() {
-		if err := s.mustBeInUse(id, s.getenv(id.keyVariable)); err != nil {
-			return err
-		}
-	}
-	if s.workload.managed != nil {
-		return nil
-	}
-	var current struct {
-		Metadata struct {
-			KeyID any `json:"apikey_id"`
-		} `json:"version_custom_metadata"`
-	}
-	path := "secrets/" + s.apiKeySecret + "/versions/current/metadata"
-	if err := s.cloud.send(ctx, "reading the key secret's metadata", http.MethodGet, path, http.StatusOK, nil, &current); err != nil {
-		return err
-	}
-	if current.Metadata.KeyID != s.getenv(s.workload.keyVariable) {
-		return errors.New("nothing is deleted: another key of the workload was stored by hand. Run setup with --rotate-keys first, and keep what it prints")
-	}
-	return nil
 }
 
 // findSecret returns the id of a secret of one of the types, empty if there is none.
@@ -299,9 +263,6 @@ var outputs = []struct {
 
 // readInput checks everything that is given, without a request.
 func (s *setup) readInput(ctx context.Context) error {
-	if s.deleteOldKeys && s.rotateKeys {
-		return usagef("--delete-old-keys makes no new keys: it does not go with --rotate-keys")
-	}
 	if s.noBootstrapKey && s.bootstrapFile != "" {
 		return usagef("--no-bootstrap-key leaves nothing to write to --bootstrap-key-file")
 	}
@@ -340,7 +301,7 @@ func (s *setup) readInput(ctx context.Context) error {
 // planKeys decides which service ids get a key, and where it belongs.
 func (s *setup) planKeys(values map[string]string) (err error) {
 	plan := func(role string, isPlace func(string) bool, store func(context.Context, iamtoken.Secret, string) (string, error)) *serviceID {
-		return &serviceID{role: role, iamID: values[role+"_iam_id"], keyVariable: strings.ToUpper(role) + "_APIKEY_ID", isPlace: isPlace, store: store}
+		return &serviceID{role: role, iamID: values[role+"_iam_id"], isPlace: isPlace, store: store}
 	}
 	inFile := func(role, file string) (*serviceID, error) {
 		if values[role+"_iam_id"] == "" {
@@ -369,16 +330,8 @@ func (s *setup) planKeys(values map[string]string) (err error) {
 	if values["managed_keys"] == "true" {
 		s.planManaged()
 	}
-	if s.deleteOldKeys && len(s.serviceIDs()) == 0 {
-		return usagef("--delete-old-keys is for keys of setup's making: IBM deletes those that it makes itself")
-	}
 	if place, _ := filePlace(s.readerFile); s.reader != nil && s.bootstrapFile != "" && s.bootstrap.isPlace(place) {
 		return usagef("the two keys need a file each")
-	}
-	for _, id := range s.serviceIDs() {
-		if s.deleteOldKeys && !keyIDShape.MatchString(s.getenv(id.keyVariable)) {
-			return usagef("--delete-old-keys: %s is not set to a key's id. Load what the last run with these options has printed: set -a; . build/ibm.env; set +a", id.keyVariable)
-		}
 	}
 	return nil
 }

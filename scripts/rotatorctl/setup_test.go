@@ -219,15 +219,15 @@ func (fx *fixture) forget() {
 	fx.aws.writes = nil
 }
 
-// complete checks what a run printed: the stored keys work, and each identity has one key.
-func (fx *fixture) complete(r run, bootstrapKey string) {
+// complete checks what a run printed: the stored keys work, and each identity has no other key, or as many old ones at most.
+func (fx *fixture) complete(r run, old int) {
 	fx.t.Helper()
-	fx.owner(bootstrapKey, fx.outputs["bootstrap_iam_id"])
+	fx.owner(fx.aws.secrets[defaultAWSSecret], fx.outputs["bootstrap_iam_id"])
 	fx.owner(fx.cloud.MustCurrent(r.values["API_KEY_SECRET"]).Payload, fx.outputs["workload_iam_id"])
 	fx.cloud.MustCurrent(r.values["TOKEN_SECRET"])
 	for _, role := range []string{"workload", "bootstrap"} {
-		if got := fx.keyIDs(role); len(got) != 1 || got[0] != r.values[strings.ToUpper(role)+"_APIKEY_ID"] {
-			fx.t.Errorf("keys of the %s: got %q, want the one printed, %q", role, got, r.values)
+		if got := fx.keyIDs(role); len(got) > 1+old || !slices.Contains(got, r.values[strings.ToUpper(role)+"_APIKEY_ID"]) {
+			fx.t.Errorf("keys of the %s: got %q, want the one printed, %q, and %d old ones at most", role, got, r.values, old)
 		}
 	}
 }
@@ -313,7 +313,7 @@ func TestFirstRunMakesWhatRotates(t *testing.T) {
 	if fx.aws.kms != "alias/own" {
 		t.Errorf("AWS: got the KMS key %q, want alias/own", fx.aws.kms)
 	}
-	fx.complete(r, fx.aws.secrets[defaultAWSSecret])
+	fx.complete(r, 0)
 	fx.owner(fx.read("reader.key"), fx.cloud.ReaderIAMID())
 	earlier := regexp.MustCompile(`^stored in \S+ by set-up-secrets$`)
 	for _, role := range []string{"bootstrap", "workload"} {
@@ -358,7 +358,7 @@ func TestOutputForms(t *testing.T) {
 }
 
 // TestCutOffAtEachRequest: from any request on nothing is answered, as if the machine went off there. The next
-// run finishes the work, and leaves one key for each identity.
+// run finishes the work, and leaves no key that was lost.
 func TestCutOffAtEachRequest(t *testing.T) {
 	for _, rotate := range []bool{false, true} {
 		for _, drop := range []string{ibmcloudtest.DropBefore, ibmcloudtest.DropAfter} {
@@ -383,11 +383,11 @@ func TestCutOffAtEachRequest(t *testing.T) {
 					if r.exit != 1 || r.stdout != "" || !strings.Contains(r.stderr, "no answer") {
 						t.Errorf("got exit %d, %q, %q; want 1 and no answer", r.exit, r.stdout, r.stderr)
 					}
-					maps.Copy(fx.env, fx.succeed(file...).values)
-					fx.complete(fx.succeed(append(file, "--delete-old-keys")...), fx.aws.secrets[defaultAWSSecret])
+					old := map[bool]int{true: 1}[rotate]
+					fx.complete(fx.succeed(file...), old)
 					fx.owner(fx.read("reader.key"), fx.cloud.ReaderIAMID())
-					if got := fx.keyIDs("reader"); len(got) != 1 {
-						t.Errorf("keys of the reader: got %d, want 1", len(got))
+					if got := fx.keyIDs("reader"); len(got) > 1+old {
+						t.Errorf("keys of the reader: got %d, want %d at most", len(got), 1+old)
 					}
 				})
 			}
@@ -464,7 +464,7 @@ func TestTrialOfNewKey(t *testing.T) {
 				}
 			}
 			fx.cloud.ClearFaults()
-			fx.complete(fx.succeed(), fx.aws.secrets[defaultAWSSecret])
+			fx.complete(fx.succeed(), 0)
 		})
 	}
 }
@@ -490,10 +490,10 @@ func TestPassingFaultsAreWaitedOut(t *testing.T) {
 	fx.fault(ibmcloudtest.Fault{Op: "secrets.list", Times: 3, Status: 500})
 	fx.fault(ibmcloudtest.Fault{Op: "apikeys.create", Times: 2, Status: 429, Headers: map[string]string{"Retry-After": "1"}})
 	fx.fault(ibmcloudtest.Fault{Op: "iam.token", Times: 3, Status: 400, Body: `{"errorCode":"BXNIM0415E"}`}) // IAM does not know the key yet
-	fx.complete(fx.succeed(), fx.aws.secrets[defaultAWSSecret])
+	fx.complete(fx.succeed(), 0)
 }
 
-func TestRotateAndDeleteOldKeys(t *testing.T) {
+func TestRotateKeys(t *testing.T) {
 	fx := newFixture(t)
 	files := []string{"--reader-key-file", fx.path("reader.key")}
 	first := fx.succeed(files...)
@@ -515,83 +515,34 @@ func TestRotateAndDeleteOldKeys(t *testing.T) {
 	for role, key := range old {
 		fx.owner(key, fx.outputs[role+"_iam_id"]) // goes on working
 	}
-	if got := strings.Count(second.stderr, "--delete-old-keys"); got != 3 || !strings.Contains(second.stderr, foreign+" is also named iam-token-rotator-workload and not of setup's making") {
-		t.Errorf("got %d notes of old keys, want 3, and one of the foreign key:\n%s", got, second.stderr)
+	if !strings.Contains(second.stderr, foreign+" is also named iam-token-rotator-workload and not of setup's making") {
+		t.Errorf("want a note of the foreign key:\n%s", second.stderr)
 	}
-
-	maps.Copy(fx.env, second.values)
-	fx.forget()
-	third := fx.succeed(append(files, "--delete-old-keys")...)
-	if third.stdout != second.stdout || !slices.Equal(fx.writes(), []string{"apikeys.delete", "apikeys.delete", "apikeys.delete"}) {
-		t.Errorf("got %q and\n%s, want three keys deleted and the same lines", fx.writes(), third.stdout)
+	other := elsewhere.values["BOOTSTRAP_APIKEY_ID"]
+	noted := regexp.MustCompile(`ibmcloud iam service-api-key-delete (\S+) (\S+)`).FindAllStringSubmatch(second.stderr, -1)
+	for _, found := range noted {
+		if key := fx.asAdmin("GET", "/v1/apikeys/"+found[1], ""); key["iam_id"] != "iam-"+found[2] {
+			t.Errorf("got the command %q, want the key's own service id", found[0])
+		}
+		if found[1] != other { // which is in use elsewhere
+			fx.asAdmin("DELETE", "/v1/apikeys/"+found[1], "")
+		}
 	}
 	for role, key := range old {
 		fx.rejected("the old key of the "+role, key)
 	}
+	if third := fx.succeed(files...); len(noted) != 4 || third.stdout != second.stdout || strings.Count(third.stderr, "service-api-key-delete") != 1 {
+		t.Errorf("got %d commands and\n%s%s, want 4, then the same lines, and the key elsewhere alone noted", len(noted), third.stdout, third.stderr)
+	}
 	fx.owner(fx.aws.secrets[defaultAWSSecret], fx.outputs["bootstrap_iam_id"])
 	fx.owner(fx.aws.secrets["team/other"], fx.outputs["bootstrap_iam_id"])
 	fx.owner(fx.read("reader.key"), fx.outputs["reader_iam_id"])
-	if got, want := fx.keyIDs("bootstrap"), []string{elsewhere.values["BOOTSTRAP_APIKEY_ID"], second.values["BOOTSTRAP_APIKEY_ID"]}; !slices.Equal(got, want) {
+	if got, want := fx.keyIDs("bootstrap"), []string{other, second.values["BOOTSTRAP_APIKEY_ID"]}; !slices.Equal(got, want) {
 		t.Errorf("keys of the bootstrap: got %q, want the other place's and the one in use, %q", got, want)
 	}
 	if got, want := fx.keyIDs("workload"), []string{foreign, second.values["WORKLOAD_APIKEY_ID"]}; !slices.Equal(got, want) {
 		t.Errorf("keys of the workload: got %q, want the foreign one and the one in use, %q", got, want)
 	}
-}
-
-// TestNoKeyIsDeletedUnlessTheKeyInUseIsCertain: otherwise none is deleted.
-func TestNoKeyIsDeletedUnlessTheKeyInUseIsCertain(t *testing.T) {
-	reader := func(fx *fixture) []string { return []string{"--reader-key-file", fx.path("reader.key")} }
-	for name, test := range map[string]struct {
-		change func(fx *fixture, first, second map[string]string)
-		args   func(fx *fixture) []string
-		exit   int
-		words  string
-	}{
-		"the ids are of before": {func(fx *fixture, first, _ map[string]string) { maps.Copy(fx.env, first) }, nil, 1, "a newer key of the workload"},
-		"one id is of before": {func(fx *fixture, first, _ map[string]string) {
-			fx.env["BOOTSTRAP_APIKEY_ID"] = first["BOOTSTRAP_APIKEY_ID"]
-		}, nil, 1, "a newer key of the bootstrap"},
-		"the reader's is": {func(fx *fixture, first, _ map[string]string) { fx.env["READER_APIKEY_ID"] = first["READER_APIKEY_ID"] }, reader, 1, "a newer key of the reader"},
-		"the ids are swapped": {func(fx *fixture, _, second map[string]string) {
-			fx.env["WORKLOAD_APIKEY_ID"] = second["BOOTSTRAP_APIKEY_ID"]
-		}, nil, 1, "WORKLOAD_APIKEY_ID names no key of the workload"},
-		"a run was interrupted":  {func(fx *fixture, _, _ map[string]string) { fx.lose("workload") }, nil, 1, "a run was interrupted"},
-		"the second key was not": {func(fx *fixture, _, _ map[string]string) { fx.lose("bootstrap") }, nil, 1, "a run was interrupted"},
-		"an old key is put back": {func(fx *fixture, _, second map[string]string) {
-			fx.cloud.MustPutVersion(second["API_KEY_SECRET"], fx.cloud.Rotations()[0].APIKey, nil)
-		}, nil, 1, "by hand"},
-		"another set-up":       {nil, func(*fixture) []string { return []string{"--name", "other"} }, 1, "is --name that of the set-up?"},
-		"another place":        {nil, func(*fixture) []string { return []string{"--aws-secret", "team/other"} }, 1, "BOOTSTRAP_APIKEY_ID names no key of the bootstrap"},
-		"no id":                {func(fx *fixture, _, _ map[string]string) { delete(fx.env, "WORKLOAD_APIKEY_ID") }, nil, 2, "WORKLOAD_APIKEY_ID is not set"},
-		"one id is missing":    {func(fx *fixture, _, _ map[string]string) { fx.env["BOOTSTRAP_APIKEY_ID"] = "ApiKey-*" }, nil, 2, "BOOTSTRAP_APIKEY_ID is not set"},
-		"the reader's is none": {func(fx *fixture, _, _ map[string]string) { delete(fx.env, "READER_APIKEY_ID") }, reader, 2, "READER_APIKEY_ID is not set"},
-		"new keys, too":        {nil, func(*fixture) []string { return []string{"--rotate-keys"} }, 2, "does not go with --rotate-keys"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			fx := newFixture(t)
-			first := fx.succeed(reader(fx)...).values
-			second := fx.succeed(append(reader(fx), "--rotate-keys")...).values
-			maps.Copy(fx.env, second)
-			if test.change != nil {
-				test.change(fx, first, second)
-			}
-			var args []string
-			if test.args != nil {
-				args = test.args(fx)
-			}
-			fx.forget()
-			fx.fail(test.exit, test.words, append(args, "--delete-old-keys")...)
-			if got := fx.writes(); len(got) > 0 {
-				t.Errorf("requests that change something: got %q, want none", got)
-			}
-		})
-	}
-}
-
-// lose makes a key that is not noted as stored, as an interrupted run does.
-func (fx *fixture) lose(role string) {
-	fx.asAdmin("POST", "/v1/apikeys", `{"name":"iam-token-rotator-`+role+`","description":"`+notStored+`","iam_id":"`+fx.outputs[role+"_iam_id"]+`"}`)
 }
 
 // TestFurtherWorkload: it has another name, and no bootstrap key.
@@ -603,7 +554,7 @@ func TestFurtherWorkload(t *testing.T) {
 		t.Errorf("got %q, want its own secrets and no bootstrap key", other.values)
 	}
 	fx.succeed("--name", "billing", "--no-bootstrap-key", "--rotate-keys")
-	fx.complete(fx.succeed(), fx.aws.secrets[defaultAWSSecret])
+	fx.complete(fx.succeed(), 0)
 }
 
 func TestKeyFiles(t *testing.T) {
@@ -1038,7 +989,7 @@ func TestAWSFails(t *testing.T) {
 	fx.aws.fail, fx.aws.lose = "", true
 	fx.fail(1, "no answer: check AWS_REGION")
 	fx.aws.lose = false
-	fx.complete(fx.succeed(), fx.aws.secrets[defaultAWSSecret])
+	fx.complete(fx.succeed(), 0)
 	// AWS is asked only where a key is to be stored there, and then before one is made.
 	fx.aws.url = "http://127.0.0.1:1"
 	fx.succeed()
