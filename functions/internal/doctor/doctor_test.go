@@ -403,7 +403,7 @@ func TestFindings(t *testing.T) {
 			fx.keySecret(ibmcloudtest.SecretSpec{Payload: fx.seeded.APIKey, Expires: time.Now().Add(25 * time.Hour)})
 		}, "key-expiry", report.CheckWarning, []string{"the key secret expires in 1 day", "destroys"}},
 		"short lifetime":     {func(fx *fixture) { fx.cloud.SetTokenTTL(15 * time.Minute) }, "token-lifetime", report.CheckWarning, []string{"shorter than the schedule", "ensure"}},
-		"no longer than MIN": {func(fx *fixture) { fx.cloud.SetTokenTTL(15 * time.Minute); fx.doctor.MinRemaining = 15 * time.Minute }, "token-lifetime", report.CheckWarning, []string{"MIN_REMAINING"}},
+		"no longer than MIN": {func(fx *fixture) { fx.cloud.SetTokenTTL(15 * time.Minute); fx.doctor.MinRemaining = 15 * time.Minute }, "token-lifetime", report.CheckWarning, []string{"MIN_REMAINING (15m0s): 8m0s counts instead", "to 8m0s or less"}},
 		"an ageing token":    {func(fx *fixture) { fx.ageing() }, "token-lifetime", report.CheckFailed, []string{"invalid_token", "half of its lifetime"}},
 		"no token secret":    {func(fx *fixture) { fx.one.Token.ID = nowhere }, "token-secret", report.CheckFailed, []string{"not_found", "TOKEN_SECRET"}},
 		"expiration date":    {func(fx *fixture) { fx.tokenSecret(ibmcloudtest.SecretSpec{Expires: time.Now().Add(time.Hour)}) }, "token-secret", report.CheckFailed, []string{"IBM destroys the secret for good", "without an expiration date"}},
@@ -427,8 +427,14 @@ func TestFindings(t *testing.T) {
 		"forged metadata": {func(fx *fixture) {
 			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", map[string]any{"expiration": canary, "iam_id": canary})
 		}, "stored-token", report.CheckWarning, []string{"someone has edited it"}},
-		"expired":           {func(fx *fixture) { fx.publish(fx.seeded.IAMID, time.Now().Add(-time.Minute)) }, "stored-token", report.CheckFailed, []string{"readers have a token that expired 20", "(1m0s ago)", "schedule"}},
-		"about to expire":   {func(fx *fixture) { fx.publish(fx.seeded.IAMID, time.Now().Add(2*time.Minute)) }, "stored-token", report.CheckWarning, []string{"less than MIN_REMAINING", "ensure schedule"}},
+		"expired": {func(fx *fixture) { fx.publish(fx.seeded.IAMID, time.Now().Add(-time.Minute)) }, "stored-token", report.CheckFailed, []string{"readers have a token that expired 20", "(1m0s ago)", "schedule"}},
+		"about to expire": {func(fx *fixture) {
+			fx.doctor.MinRemaining = 150 * time.Second
+			fx.publish(fx.seeded.IAMID, time.Now().Add(2*time.Minute))
+		}, "stored-token", report.CheckWarning, []string{"less than MIN_REMAINING (2m30s)", "ensure schedule"}},
+		"capped": {func(fx *fixture) {
+			fx.publish(fx.seeded.IAMID, time.Now().Add(2*time.Minute))
+		}, "stored-token", report.CheckWarning, []string{"less than the 3m0s that its lifetime allows of MIN_REMAINING (8m0s)"}},
 		"clock behind":      {func(fx *fixture) { fx.clock(-10 * time.Minute) }, "iam-clock", report.CheckWarning, []string{"10m", "NTP"}},
 		"clock ahead":       {func(fx *fixture) { fx.clock(time.Minute) }, "secrets-manager-clock", report.CheckWarning, []string{"-1m", "NTP"}},
 		"bootstrap soon":    {func(fx *fixture) { fx.hide(); fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(50 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"in 2 days", "replace the key"}},

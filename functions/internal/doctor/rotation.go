@@ -167,8 +167,8 @@ func (e *examination) checkLifetime(f *findings, response rotation.TokenResponse
 	}
 	switch {
 	case capped < e.MinRemaining:
-		f.warn(tokenLifetime, fmt.Sprintf("the lifetime of tokens is %s, too short for MIN_REMAINING (%s): one is replaced when %s of it remain", lifetime, e.MinRemaining, capped),
-			"lower MIN_REMAINING, or lengthen the account's token lifetime")
+		f.warn(tokenLifetime, fmt.Sprintf("the lifetime of tokens is %s, too short for MIN_REMAINING (%s): %s counts instead", lifetime, e.MinRemaining, capped),
+			fmt.Sprintf("set MIN_REMAINING to %s or less; a longer lifetime of tokens, 1 hour at most, allows more", capped))
 	case lifetime < e.Interval:
 		f.warn(tokenLifetime, fmt.Sprintf("the lifetime of tokens is %s, shorter than the schedule of %s (ROTATION_INTERVAL)", lifetime, e.Interval),
 			"keep the every-minute ensure schedule, which alone keeps one valid; or rotate more often")
@@ -284,11 +284,19 @@ func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 		f.fail(storedToken, "readers have a token that "+report.Expiry(expires, remaining),
 			"save one: "+e.HowToRun(e.Name, false)+"; then see in the log why no run did, and whether the schedule is on")
 	case !current.InOrder(e.now().Add(current.Clock.Skew()), e.MinRemaining):
-		f.warn(storedToken, fmt.Sprintf("it expires in %s, less than MIN_REMAINING (%s)", remaining, e.MinRemaining),
+		f.warn(storedToken, fmt.Sprintf("it expires in %s, less than %s", remaining, e.minRemaining(current.Threshold(e.MinRemaining))),
 			"is the ensure schedule on? It should have saved a new one, or does within the minute")
 	default:
 		f.ok(storedToken, "seen (secret-version-metadata.read): expires in %s, fingerprint %s", remaining, current.Metadata.Fingerprint)
 	}
+}
+
+// minRemaining names MIN_REMAINING, and what counts instead for a token that lives too short for it.
+func (e *examination) minRemaining(threshold time.Duration) string {
+	if allowed := threshold.Round(time.Minute); allowed < e.MinRemaining {
+		return fmt.Sprintf("the %s that its lifetime allows of MIN_REMAINING (%s)", allowed, e.MinRemaining)
+	}
+	return fmt.Sprintf("MIN_REMAINING (%s)", e.MinRemaining)
 }
 
 // checkMirrors reads the state of the mirrors in AWS, also when IBM Cloud is
@@ -341,7 +349,7 @@ func (e *examination) checkMirror(f *findings, arn string, state rotation.Mirror
 	case remaining <= 0:
 		f.fail(mirror, "readers of "+arn+" have a token that "+report.Expiry(state.ExpiresAt, remaining), advice)
 	case !state.InOrder:
-		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, less than MIN_REMAINING (%s)", arn, remaining, e.MinRemaining), advice)
+		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, less than %s", arn, remaining, e.minRemaining(state.Threshold)), advice)
 	case lifetime < rotation.MirrorLifetime && !rotation.IsParameter(arn):
 		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, but tokens of %s are too short for a mirror: AWS's quota of versions allows one put in %s",
 			arn, remaining, lifetime, rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more, or name a parameter in mirror: neither it nor IBM's secret has such a limit")

@@ -49,6 +49,7 @@ type MirrorState struct {
 	ExpiresAt time.Time     // of the token in it; zero when not known
 	Remaining time.Duration // of that token
 	InOrder   bool
+	Threshold time.Duration // remaining lifetime below which it is not in order
 	NextPut   time.Duration // until another may be put, where the mirror only waits for that; else 0
 }
 
@@ -68,7 +69,8 @@ func (r MirrorReader) Inspect(ctx context.Context, arn string, current CurrentVe
 	if err != nil {
 		return MirrorState{}, err
 	}
-	state := MirrorState{Current: s.held.VersionID == current.VersionID, ExpiresAt: s.held.ExpiresAt(), Remaining: s.held.Remaining(now), InOrder: s.inOrder}
+	state := MirrorState{Current: s.held.VersionID == current.VersionID, ExpiresAt: s.held.ExpiresAt(), Remaining: s.held.Remaining(now),
+		InOrder: s.inOrder, Threshold: s.held.Threshold(r.MinRemaining)}
 	if !s.inOrder && s.waits(now) {
 		state.NextPut = s.nextPut().Sub(now)
 	}
@@ -143,7 +145,7 @@ func (s mirrorState) isOurs() bool {
 func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (due, at time.Time, tried bool) {
 	due = cmp.Or(s.ChangedAt, current.CreatedAt)
 	if !s.held.CreatedAt.IsZero() {
-		due = s.held.ExpiresAt().Add(-s.held.threshold(least))
+		due = s.held.ExpiresAt().Add(-s.held.Threshold(least))
 	}
 	due = later(due, s.nextPut())
 	lag := current.CreatedAt.Sub(due)
@@ -222,7 +224,11 @@ func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current 
 func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bool) (repair map[string]mirrorState, err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	reader := MirrorReader{p.Mirrors, p.Tokens, p.Token, p.MinRemaining, true}
+	least := p.MinRemaining
+	if kept { // the account's lifetime was cut: the mirror's token is worth no less than a new one
+		least = Threshold(least, p.lifetime)
+	}
+	reader := MirrorReader{p.Mirrors, p.Tokens, p.Token, least, true}
 	var mu sync.Mutex
 	due, failing := false, map[string]mirrorState{}
 	err = p.eachMirror(func(arn string) (string, error) {

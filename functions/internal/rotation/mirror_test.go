@@ -984,15 +984,17 @@ func TestAMirrorsVersionOfTheFutureIsNotBelieved(t *testing.T) {
 // MIN_REMAINING is capped by what the token allows: no lifetime makes every run save one.
 func TestMinRemainingIsCapped(t *testing.T) {
 	for _, test := range []struct{ least, lifetime, want time.Duration }{
-		{8, 60, 8}, {8, 15, 8}, {50, 60, 50}, {60, 60, 54}, {20, 15, 9}, {8, 10, 5}, {8, 6, 3},
+		{480, 60, 480}, {480, 15, 480}, {44 * 60, 60, 44 * 60}, {59 * 60, 60, 44 * 60}, {60, 60, 60},
+		{45 * 60, 15, 480}, {45 * 60, 24, 480}, {45 * 60, 30, 14 * 60}, {480, 10, 320}, {480, 6, 192}, {45 * 60, 5, 160},
 	} {
-		if got := rotation.Threshold(test.least*time.Minute, test.lifetime*time.Minute); got != test.want*time.Minute {
+		if got := rotation.Threshold(test.least*time.Second, test.lifetime*time.Minute); got != test.want*time.Second {
 			t.Errorf("MIN_REMAINING %d, lifetime %d: got %s, want %d", test.least, test.lifetime, got, test.want)
 		}
 	}
-	for _, lifetime := range []time.Duration{6, 10, 15, 60} {
+	for lifetime, most := range map[time.Duration]int{6: 20, 10: 12, 15: 8, 20: 5, 30: 4, 60: 4} { // every 3, 5, 8, 12, 16 and 16 minutes
 		withFixture(t, ibmcloudtest.Options{TokenTTL: lifetime * time.Minute}, func(fx *fixture) {
 			fx.rotator.MinRemaining = time.Hour
+			m := fx.mirrorTo(parameterARN) // it has no part in when a version is saved
 			fx.wantWarning(fx.rotate(), "more than tokens of")
 			saved := 0
 			for range 60 {
@@ -1001,9 +1003,61 @@ func TestMinRemainingIsCapped(t *testing.T) {
 					saved++
 				}
 			}
-			if saved > 20 || saved < 8 {
-				t.Errorf("tokens of %d minutes: %d versions in an hour", lifetime, saved)
+			if saved > most || saved < most-1 {
+				t.Errorf("tokens of %d minutes: %d versions in an hour, want %d", lifetime, saved, most)
 			}
+			wantPuts(t, m, parameterARN, saved+1)
 		})
 	}
+}
+
+// However much lifetime is to remain, IBM's secret gets no version that its mirror may not have too.
+func TestEachVersionIsPutToTheMirrorsToo(t *testing.T) {
+	t.Parallel()
+	for _, lifetime := range []time.Duration{30, 60} {
+		withFixture(t, ibmcloudtest.Options{TokenTTL: lifetime * time.Minute}, func(fx *fixture) {
+			fx.rotator.MinRemaining = 45 * time.Minute
+			m := fx.mirrorTo(firstARN)
+			fx.rotate()
+			for range 12 * 60 {
+				time.Sleep(time.Minute)
+				fx.run(rotation.ModeEnsure)
+			}
+			wantPuts(t, m, firstARN, fx.versions()-1) // the first one is the set-up's
+		})
+	}
+}
+
+// A repeated delivery saves nothing, whatever lifetime tokens have and is to remain.
+func TestARepeatedDeliverySavesNothingWhateverIsToRemain(t *testing.T) {
+	for _, lifetime := range []time.Duration{5, 15, 20, 30, 60} {
+		for _, least := range []time.Duration{1, 8, 25, 45, 59} {
+			withFixture(t, ibmcloudtest.Options{TokenTTL: lifetime * time.Minute}, func(fx *fixture) {
+				fx.rotator.MinRemaining = least * time.Minute
+				request := rotation.Request{Mode: rotation.ModeRotate, RunID: "rotate-2026-01-01T10:00:00Z"}
+				fx.wantOutcome(fx.runAs(request), report.Rotated)
+				before := fx.versions()
+				time.Sleep(2 * time.Minute) // EventBridge Scheduler and Lambda try for as long
+				if got := fx.runAs(request); got.Outcome != report.AlreadyDone || fx.versions() != before {
+					t.Errorf("MIN_REMAINING %d, lifetime %d: got %s and %d versions more", least, lifetime, got.Outcome, fx.versions()-before)
+				}
+			})
+		}
+	}
+}
+
+// The account's lifetime of tokens was cut: a mirror that has a better one than IAM gives does not fail.
+func TestAMirrorWithABetterTokenThanANewOneIsInOrder(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		fx.rotator.MinRemaining = 44 * time.Minute
+		fx.mirrorTo(firstARN)
+		fx.rotate()
+		fx.cloud.SetTokenTTL(15 * time.Minute)
+		for age := time.Minute; age < 59*time.Minute; age += time.Minute {
+			time.Sleep(time.Minute)
+			if got := fx.run(rotation.ModeEnsure); got.Outcome == report.Failed {
+				t.Fatalf("at %s: %v", age, got.Error)
+			}
+		}
+	})
 }

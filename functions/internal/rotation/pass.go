@@ -316,7 +316,7 @@ func (p *pass) warnAbout(response TokenResponse) {
 			token.ExpiresIn, MirrorLifetime, PutInterval, expired)
 	}
 	if capped := Threshold(p.MinRemaining, token.ExpiresIn); capped < p.MinRemaining {
-		p.warn("MIN_REMAINING (%s) is more than tokens of %s allow: one is replaced when %s of it remain", p.MinRemaining, token.ExpiresIn, capped)
+		p.warn("MIN_REMAINING (%s) is more than tokens of %s allow: %s counts instead", p.MinRemaining, token.ExpiresIn, capped)
 	}
 }
 

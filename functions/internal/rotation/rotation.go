@@ -168,20 +168,22 @@ func (v CurrentVersion) Remaining(now time.Time) time.Duration {
 }
 
 // Threshold is the remaining lifetime below which a token of lifetime is replaced: least,
-// or what the lifetime allows. Each is left alone for 6 minutes, or for half of its lifetime:
-// else a lifetime no longer than least would make every run save one.
+// or what the lifetime allows. A token is left alone for PutInterval, so that each version is
+// put to the mirrors too, and a repeated delivery finds the token in order for as long as it is
+// recognized. Only the default of 8 minutes holds for every lifetime of 15 minutes or more, the
+// shortest that an account may set; a shorter one is left alone for 7 of its 15 parts.
 func Threshold(least, lifetime time.Duration) time.Duration {
-	return min(least, max(lifetime/2, lifetime-6*time.Minute))
+	return min(least, max(lifetime-PutInterval, min(8*time.Minute, lifetime*8/15)))
 }
 
-// threshold counts the lifetime with which the token was saved; none shorter is.
-func (v CurrentVersion) threshold(least time.Duration) time.Duration {
+// Threshold counts the lifetime with which the token was saved; none shorter is.
+func (v CurrentVersion) Threshold(least time.Duration) time.Duration {
 	return Threshold(least, max(minRemaining, min(v.ExpiresAt().Sub(v.CreatedAt), v.Lifetime())))
 }
 
 // InOrder reports whether the stored token needs no replacement yet.
 func (v CurrentVersion) InOrder(now time.Time, least time.Duration) bool {
-	return v.Remaining(now) >= v.threshold(least)
+	return v.Remaining(now) >= v.Threshold(least)
 }
 
 // Lifetime is what the stored token was issued with, as far as the metadata may be
