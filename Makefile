@@ -139,14 +139,16 @@ DAYS    ?= 365
 BETWEEN ?= 24h
 SVG     ?= build/simulation.svg
 export SEED DAYS BETWEEN SVG
-simulate: ## play a year under faults in virtual time and hold it against the promises (SEED=1 DAYS=365 SVG=file)
+simulate: export MIN_REMAINING ?= 8m
+simulate: export LIFETIME ?= 60m
+simulate: ## play a year under faults in virtual time and hold it against the promises (SEED=1 DAYS=365 MIN_REMAINING=8m LIFETIME=60m SVG=file)
 	@mkdir -p build; rm -f build/simulation.txt
 	@case "$$SEED/$$DAYS" in */*[!0-9]* | *[!0-9]*/* | /* | */ | */0) echo 'SEED and DAYS take whole numbers, DAYS 1 at least' >&2; exit 2 ;; esac
 	@echo "Playing $$DAYS days of seed $$SEED; a year takes about two minutes." >&2
 	@svg=$$SVG; case $$svg in /*) ;; *) svg="$$PWD/$$svg" ;; esac; \
 	(: >>"$$svg") || { echo "simulate: SVG=$$SVG cannot be written" >&2; exit 2; }; \
 	$(GO) test ./functions/internal/simulation -run '^TestSimulation$$' -count=1 -timeout=120m -args -story -seed="$$SEED" -days="$$DAYS" \
-		-between="$$BETWEEN" -report="$$PWD/build/simulation.txt" -svg="$$svg" >build/simulation.log 2>&1; failed=$$?; \
+		-between="$$BETWEEN" -min-remaining="$$MIN_REMAINING" -lifetime="$$LIFETIME" -report="$$PWD/build/simulation.txt" -svg="$$svg" >build/simulation.log 2>&1; failed=$$?; \
 	if [ "$$failed" != 0 ]; then cat build/simulation.log >&2; fi; [ ! -f build/simulation.txt ] || cat build/simulation.txt; exit $$failed
 
 FUZZTIME ?= 1m

@@ -150,7 +150,7 @@ func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (due,
 	due = later(due, s.nextPut())
 	lag := current.CreatedAt.Sub(due)
 	at = later(s.nextPut(), current.CreatedAt.Add(min(max(minRepairWait, lag), maxRepairWait)))
-	return due, at, lag >= 0 || !s.isOurs()
+	return due, at, lag >= minRepairWait || !s.isOurs() // a put may have had to wait, counted from AWS's date of the one before
 }
 
 // describe says what readers of a mirror that is not in order have.

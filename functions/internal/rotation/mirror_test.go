@@ -1046,6 +1046,34 @@ func TestARepeatedDeliverySavesNothingWhateverIsToRemain(t *testing.T) {
 	}
 }
 
+// A run that does not know the version in a mirror counts from AWS's date of it, which is later
+// than IBM's: what was saved in between was not put, and that is no failure.
+func TestAVersionThatHadToWaitIsNoFailureOfTheMirror(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		m.Fault = func(_ context.Context, _ string, put bool) error {
+			if put {
+				time.Sleep(2 * time.Second)
+			}
+			return nil
+		}
+		fx.cloud.SetTokenTTL(15 * time.Minute)
+		fx.rotate()
+		time.Sleep(20 * time.Minute)
+		fx.rotate()
+		time.Sleep(8 * time.Minute)
+		fx.rotate()
+		time.Sleep(8*time.Minute - 2*time.Second + time.Second) // since the second one's save: 16 minutes and a second
+		fx.wantWarning(fx.rotate(), "gets a later token")
+		wantPuts(t, m, firstARN, 2)
+		time.Sleep(time.Minute)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
+		time.Sleep(time.Minute)
+		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
+		fx.wantMirrored(m, firstARN)
+	})
+}
+
 // The account's lifetime of tokens was cut: a mirror that has a better one than IAM gives does not fail.
 func TestAMirrorWithABetterTokenThanANewOneIsInOrder(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {

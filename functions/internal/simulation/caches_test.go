@@ -69,7 +69,7 @@ func (w *world) checkCaches() {
 			if left := token.expires.Sub(s.to); w.isCalm(s, token) && (seen.calm == 0 || left < seen.calm) {
 				seen.calm = left
 			}
-			if expired > 0 && c.most < disturbed && !w.excuses(token, span{later(s.from, token.expires), s.to}, c.most) {
+			if expired > 0 && c.most < standard.mustRemain(shortLifetime, false) && !w.excuses(token, span{later(s.from, token.expires), s.to}, c.most) {
 				w.violated(s.to, "a cache %s had an expired token for %s, and no fault excuses it", c.name, expired)
 			}
 		})
@@ -79,16 +79,16 @@ func (w *world) checkCaches() {
 	}
 }
 
-// isCalm reports whether no fault had an effect on a token of an hour until it was given up.
+// isCalm reports whether no fault had an effect on a token of the usual lifetime until it was given up.
 func (w *world) isCalm(s span, token published) bool {
 	quiet, lost := w.quiet(token.at.Add(-10*time.Minute), s.to)
-	return quiet && lost == 0 && token.expires.Sub(token.born) > 15*time.Minute
+	return quiet && lost == 0 && token.expires.Sub(token.born) == w.lifetime
 }
 
 // excuses reports whether a reader may have had an expired token, with a cache that keeps
 // one for so long.
 func (w *world) excuses(token published, s span, keep time.Duration) bool {
-	if !s.to.After(w.forgedUntil(token, s.to).Add(stepsIn + keep)) {
+	if !s.to.After(w.forgedUntil(token, s.to).Add(w.stepsIn(token) + keep)) {
 		return true
 	}
 	for _, g := range w.tokens.gaps { // checkGaps has held them against the bound

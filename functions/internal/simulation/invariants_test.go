@@ -17,7 +17,9 @@ type margin struct {
 	since, at time.Time // of the two publications
 	left      time.Duration
 	lifetime  time.Duration // of the token replaced
-	promised  time.Duration // how much had to be left; 0 after faults
+	next      time.Duration // the lifetime of the next one
+	calm      bool          // no fault, no lost run, and tokens are as long as they should be
+	once      bool          // one run was lost, or tokens are short, but no fault
 }
 
 // published checks the version that an invocation has just made.
@@ -50,7 +52,8 @@ func (w *world) published(inv *invocation) {
 	inv.saved, inv.savedAt = version.ID, now
 	w.counts.versions++
 	if len(w.tokens.tokens) > 0 {
-		w.margins = append(w.margins, margin{since: before.at, at: now, left: before.expires.Sub(now), lifetime: before.expires.Sub(before.born)})
+		w.margins = append(w.margins, margin{since: before.at, at: now, left: before.expires.Sub(now),
+			lifetime: before.expires.Sub(before.born), next: expires.Sub(born)})
 	}
 	w.tokens.publish(published{at: now, expires: expires, born: born})
 	w.publisher, w.tampered = inv, time.Time{}
@@ -99,7 +102,7 @@ func (w *world) checkOrder(now time.Time, inv *invocation, before published, exp
 		return
 	}
 	again := w.publisher != nil && w.publisher != inv && w.publisher.runID == inv.runID &&
-		now.Sub(before.at) < 14*time.Minute && before.expires.Sub(now) > 9*time.Minute
+		now.Sub(before.at) < 14*time.Minute && before.expires.Sub(now) > w.threshold(before)+time.Minute
 	if again && !overlapping && w.tampered.IsZero() {
 		w.violated(now, "run %s, delivered again, published again", inv.runID)
 	}
@@ -107,10 +110,10 @@ func (w *world) checkOrder(now time.Time, inv *invocation, before published, exp
 
 // checkNeed: ensure saves nothing that nobody needs.
 func (w *world) checkNeed(now time.Time, inv *invocation, before published) {
-	const enough = 9 * time.Minute
-	needed := before.expires.Sub(now) < enough || before.at.After(inv.began) || now.Sub(w.lastTampered) < 61*time.Minute || w.clockOff.Load() != 0
+	short := func(token published) bool { return token.expires.Sub(now) < w.threshold(token)+time.Minute }
+	needed := short(before) || before.at.After(inv.began) || now.Sub(w.lastTampered) < 61*time.Minute || w.clockOff.Load() != 0
 	for _, arn := range mirrorARNs {
-		needed = needed || w.mirrors.seen[arn].current(now).expires.Sub(now) < enough
+		needed = needed || short(w.mirrors.seen[arn].current(now))
 	}
 	if !needed && !w.underMirrorFault(now, now.Add(time.Second)) {
 		w.violated(now, "%s published, with %s left at IBM and enough in the mirrors", inv.id, before.expires.Sub(now))
@@ -237,7 +240,7 @@ func (w *world) checkGaps() {
 	troubles := w.troubles
 	for _, whole := range w.tokens.gaps {
 		trusted := w.forgedUntil(w.tokens.current(whole.from), whole.to)
-		g := span{later(whole.from, trusted.Add(stepsIn)), whole.to}
+		g := span{later(whole.from, trusted.Add(w.stepsIn(w.tokens.current(whole.from)))), whole.to}
 		if !g.from.Before(g.to) {
 			continue
 		}
@@ -259,19 +262,23 @@ func (w *world) checkGaps() {
 }
 
 // stepsIn is when the next version comes, counted from the time until which the current
-// one's metadata is trusted: `ensure` runs with 8 minutes left.
-const stepsIn = nextEnsure - 8*time.Minute
+// one's metadata is trusted: `ensure` replaces it with MIN_REMAINING left, 8 minutes, say, but not
+// by one that expires sooner.
+func (w *world) stepsIn(token published) time.Duration {
+	return nextEnsure - min(rotation.Threshold(w.minRemaining, iamtoken.MaxLifetime), token.expires.Sub(token.born))
+}
 
 // forgedUntil is until when readers may have no token of a version, by design with neither
-// bound nor alarm: it has a 15-minute token, and before to its metadata was forged to a later
-// expiry. That is trusted up to 61 minutes after the version was made, since only the value
-// says more, and the rotator has no right to read that. It is zero for any other version.
+// bound nor alarm: its token expires before the next one comes, since before to its metadata was
+// forged to a later expiry. That is trusted up to 61 minutes after the version was made, since only
+// the value says more, and the rotator has no right to read that. It is zero for any other version.
 func (w *world) forgedUntil(token published, to time.Time) time.Time {
 	forged := slices.ContainsFunc(w.story, func(f window) bool {
 		return f.name == metadataForged && !f.from.Before(token.at) && f.from.Before(to)
 	})
-	if !forged || token.expires.Sub(token.born) > 15*time.Minute {
+	trusted := token.at.Add(iamtoken.MaxLifetime)
+	if !forged || trusted.Add(w.stepsIn(token)).Before(token.expires) {
 		return time.Time{}
 	}
-	return token.at.Add(61 * time.Minute)
+	return trusted
 }

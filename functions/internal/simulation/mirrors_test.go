@@ -73,7 +73,7 @@ func (w *world) mirrored(arn string, version mirrortest.Version) {
 	if err != nil {
 		expires = version.At // nothing that readers can use
 	}
-	m.seen[arn].publish(published{at: version.At, expires: expires})
+	m.seen[arn].publish(published{at: version.At, expires: expires, born: w.bornOf(expires)})
 	if !strings.HasPrefix(version.Payload, "ey") {
 		return // somebody else wrote it
 	}
@@ -83,6 +83,16 @@ func (w *world) mirrored(arn string, version mirrortest.Version) {
 	if len(m.puts[arn]) > maxPuts {
 		w.violated(version.At, "the mirror %s got %d versions in a day", arn, len(m.puts[arn]))
 	}
+}
+
+// bornOf is when the token that expires then was issued; zero if IBM's secret never had it. w.mu is held.
+func (w *world) bornOf(expires time.Time) time.Time {
+	for _, token := range slices.Backward(w.tokens.tokens) {
+		if token.expires.Equal(expires) {
+			return token.born
+		}
+	}
+	return time.Time{}
 }
 
 // mirrorLine is the way from one process to AWS.
@@ -210,7 +220,7 @@ func (w *world) moved(version mirrortest.Version) {
 	_, expires, _ := w.cloud.Validate(version.Payload)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.mirrors.seen[faultyMirror].publish(published{at: version.At, expires: expires})
+	w.mirrors.seen[faultyMirror].publish(published{at: version.At, expires: expires, born: w.bornOf(expires)})
 }
 
 // checkPut: what a run knows to have saved, it has put to the healthy mirror, however slow IBM
@@ -221,7 +231,7 @@ func (w *world) checkPut(now time.Time, inv *invocation, result report.Result) {
 		return
 	}
 	holds := w.mirrors.seen[healthyMirror].current(now)
-	inOrder := inv.mode == rotation.ModeEnsure && holds.expires.Sub(inv.savedAt) >= 5*time.Minute
+	inOrder := inv.mode == rotation.ModeEnsure && holds.expires.Sub(inv.savedAt) >= w.threshold(holds)-3*time.Minute
 	if since := inv.savedAt.Sub(holds.at); since >= rotation.PutInterval && !inOrder {
 		w.violated(now, "%s saved a version %s ago and did not put it to the healthy mirror, which got its last one %s before: %v", inv.id, now.Sub(inv.savedAt), since, result.Error)
 	}
@@ -249,14 +259,17 @@ func (w *world) checkMirrorGap(arn string, g span) {
 		})
 	}
 	switch {
-	case within(shortTokens, func(f window) bool { return f.name == lifetimeCut }):
+	case w.lifetime < rotation.MirrorLifetime, within(shortTokens, func(f window) bool { return f.name == lifetimeCut }):
 		w.mirrors.short[arn] += g.length()
 	case arn == faultyMirror && w.underMirrorFault(g.from, g.to):
 		w.mirrors.lost[arn] += g.length()
 		w.mirrors.heal = max(w.mirrors.heal, w.afterFaults(g.to))
 	default:
 		w.mirrors.lost[arn] += g.length()
-		left := w.mirrors.seen[arn].current(g.from)
+		left, atIBM := w.mirrors.seen[arn].current(g.from), w.tokens.current(g.from)
+		if !g.to.After(w.forgedUntil(atIBM, g.to).Add(w.stepsIn(atIBM) + nextRepair)) {
+			return
+		}
 		for _, t := range w.troubles {
 			t.excused = t.excused.Add(nextRepair)
 			if g.from.Before(t.from) || g.to.After(t.excused) {

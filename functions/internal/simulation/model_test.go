@@ -36,8 +36,9 @@ func TestWhatReadersMaySee(t *testing.T) {
 	})
 	rapid.Check(t, func(rt *rapid.T) {
 		story := rapid.SliceOfN(oneStep, 1, 30).Draw(rt, "story")
+		least := rapid.SampledFrom([]time.Duration{8, 25, 45}).Draw(rt, "MIN_REMAINING") * time.Minute
 		var broken []string
-		synctest.Test(t, func(*testing.T) { broken = newModel().play(story) })
+		synctest.Test(t, func(*testing.T) { broken = newModel(least).play(story) })
 		for _, violation := range broken {
 			rt.Error(violation)
 		}
@@ -49,8 +50,9 @@ type model struct {
 	w       *world
 	expires time.Time // of the token that readers have
 
-	forgedLater      bool // the current version claims a longer lifetime than it has
-	replacedTampered bool // the current version replaced one whose metadata had been changed
+	given            time.Duration // the lifetime of the tokens that IAM issues
+	forgedLater      bool          // the current version claims a longer lifetime than it has
+	replacedTampered bool          // the current version replaced one whose metadata had been changed
 	storm            func()
 	locked           bool
 	foreign          bool
@@ -60,12 +62,13 @@ type model struct {
 	broken           []string
 }
 
-func newModel() *model {
+func newModel(minRemaining time.Duration) *model {
 	w := newWorld(1, 1, true)
+	w.minRemaining = minRemaining
 	w.everyday = dangers{}
 	w.story = nil
 	w.rotation.Mirror = nil // what they need would be a reason to publish, and to fail
-	m := &model{w: w}
+	m := &model{w: w, given: w.lifetime}
 	m.run(rotation.ModeRotate)
 	return m
 }
@@ -103,7 +106,8 @@ func (m *model) take(s step) {
 	case "foreign key", "right key":
 		m.key(s.what == "foreign key", d)
 	case "15 minutes", "60 minutes":
-		m.w.setLifetime(map[string]time.Duration{"15 minutes": 15 * time.Minute, "60 minutes": time.Hour}[s.what])
+		m.given = map[string]time.Duration{"15 minutes": shortLifetime, "60 minutes": time.Hour}[s.what]
+		m.w.setLifetime(m.given)
 	case "erase", "forge later", "forge earlier":
 		m.tamper(s.what, d)
 	case "clock":
@@ -165,17 +169,19 @@ func (m *model) deliver(e event) {
 }
 
 // check: what prevents a run makes it fail, unless there was nothing to
-// do; else readers have a token for 8 minutes at least when it has ended.
+// do; else readers have a token for MIN_REMAINING at least when it has ended, or for what the
+// lifetime of this one, or of a new one, allows of that.
 func (m *model) check(e event, failed, published bool) {
 	now := time.Now()
-	left := m.w.tokens.current(now).expires.Sub(now)
+	token := m.w.tokens.current(now)
+	left, least := token.expires.Sub(now), rotation.Threshold(m.w.minRemaining, min(m.given, token.expires.Sub(token.at)))
 	hindered := m.storm != nil || m.locked || m.foreign
 	switch {
 	case failed && !hindered:
 		m.broken = append(m.broken, fmt.Sprintf("%s failed, and nothing stood in its way", e.runID))
 	case published && m.foreign:
 		m.broken = append(m.broken, fmt.Sprintf("%s published under another account's key", e.runID))
-	case !failed && !m.forgedLater && left < 8*time.Minute-maxSkew(m.w)-10*time.Second:
+	case !failed && !m.forgedLater && left < least-maxSkew(m.w)-10*time.Second:
 		m.broken = append(m.broken, fmt.Sprintf("%s did not fail, and readers are left with %s", e.runID, left))
 	}
 }

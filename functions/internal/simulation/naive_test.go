@@ -377,8 +377,8 @@ func lock(version string) func(*world, dice, time.Time) func() {
 }
 
 func cutLifetime(w *world, _ dice, _ time.Time) func() {
-	w.setLifetime(15 * time.Minute)
-	return func() { w.setLifetime(time.Hour) }
+	w.setLifetime(shortLifetime)
+	return func() { w.setLifetime(w.lifetime) }
 }
 
 func moveClock(w *world, d dice, _ time.Time) func() {

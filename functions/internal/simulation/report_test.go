@@ -57,10 +57,11 @@ func (y year) figures(out io.Writer) {
 		_, _ = fmt.Fprintf(out, "an alarm fired before each: %s before at least, in half of them %s or more\n", short(notices[0]), short(notices[len(notices)/2]))
 	}
 	_, _ = fmt.Fprintf(out, "remaining lifetime of the old token when the new one came: at least %s, 1%% below %s, half below %s, 1%% above %s\n", at(0), at(1), at(50), at(99))
-	calm, calmTimes := y.smallest(undisturbed)
-	once, onceTimes := y.smallest(disturbed)
+	calm, calmTimes := y.smallest(func(m margin) bool { return m.calm })
+	once, onceTimes := y.smallest(func(m margin) bool { return m.once })
 	_, _ = fmt.Fprintf(out, "  of that without faults: at least %s (%s promised, %d times); with 15-minute tokens or after one lost run: at least %s (%s promised, %d times)\n",
-		short(calm), short(undisturbed), calmTimes, short(once), short(disturbed), onceTimes)
+		short(calm), short(y.mustRemain(y.lifetime, false)), calmTimes, short(once), short(min(y.mustRemain(shortLifetime, false), y.mustRemain(y.lifetime, true))), onceTimes)
+	y.dialFigures(out)
 	_, _ = fmt.Fprintf(out, "runs: %d, of them failed %d, killed or frozen %d; throttled %d times; versions written: %d\n",
 		y.count(func(w *world) int { return w.counts.runs }), y.count(func(w *world) int { return w.counts.failed }),
 		y.count(func(w *world) int { return w.counts.crashed }), y.count(func(w *world) int { return w.counts.throttles }),
@@ -211,6 +212,7 @@ func (w *world) check() {
 
 // year is what the stories of a seed came to together.
 type year struct {
+	setting
 	seed  uint64
 	days  int
 	parts []*world
@@ -266,12 +268,11 @@ func (y year) leftovers() (all []time.Duration) {
 	return all
 }
 
-// smallest is the least that was left where so much is promised, and how often
-// that was the case.
-func (y year) smallest(least time.Duration) (left time.Duration, times int) {
+// smallest is the least that was left of such tokens, and how many there were.
+func (y year) smallest(such func(m margin) bool) (left time.Duration, times int) {
 	for _, w := range y.parts {
 		for _, m := range w.margins {
-			if m.promised == least {
+			if such(m) {
 				if times++; times == 1 || m.left < left {
 					left = m.left
 				}
@@ -319,26 +320,18 @@ func (y year) notices() (all []time.Duration) {
 	return all
 }
 
-// What is left of a token at least when the next one is published.
-const (
-	undisturbed = 8*time.Minute + 50*time.Second
-	disturbed   = 5*time.Minute + 50*time.Second
-)
-
 // checkMargins: without faults at least 8:50 is left of a 60-minute token when
-// the next is published; of a 15-minute token, or after one lost run, 5:50.
+// the next is published; of a 15-minute token, or after one lost run, 5:50. A token
+// that has more left than the next one would is not replaced.
 func (w *world) checkMargins() {
 	for i, m := range w.margins {
 		quiet, lost := w.quiet(m.since.Add(-10*time.Minute), m.at)
 		if !quiet || lost > 1 {
 			continue
 		}
-		least := undisturbed
-		if lost == 1 || m.lifetime <= 15*time.Minute {
-			least = disturbed
-		}
-		w.margins[i].promised = least
-		if m.left < least {
+		w.margins[i].calm = lost == 0 && m.lifetime == w.lifetime && m.next == w.lifetime
+		w.margins[i].once = lost == 1 != (m.lifetime < w.lifetime)
+		if least := min(w.mustRemain(m.lifetime, lost == 1), m.next-nextEnsure); m.left < least {
 			w.violated(m.at, "only %s were left of a token of %s, without faults and with %d runs lost", m.left, m.lifetime, lost)
 		}
 	}
@@ -524,8 +517,8 @@ func TestTheNumbersAreTheTemplates(t *testing.T) {
 			}
 		}
 	}
-	if got, want := template.Parameters["MinRemaining"].Default, "8m"; got != want {
-		t.Errorf("MinRemaining: got %q in the template, want %q", got, want)
+	if got, err := time.ParseDuration(template.Parameters["MinRemaining"].Default); got != standard.minRemaining {
+		t.Errorf("MinRemaining: got %s in the template (%v), want %s", got, err, standard.minRemaining)
 	}
 }
 

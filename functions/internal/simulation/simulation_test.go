@@ -37,12 +37,14 @@ const (
 )
 
 // play plays a story and checks it.
-func play(t *testing.T, seed uint64, days int, between time.Duration) *world {
+func play(t *testing.T, s setting, seed uint64, days int, between time.Duration) *world {
 	t.Helper()
 	var w *world
 	synctest.Test(t, func(*testing.T) {
 		expectSet := (seed+seed/partsOfAYear)%2 == 0 // in every second part of a year, and every second short story
 		w = newWorld(seed, days, expectSet)
+		w.setting = s
+		w.setLifetime(s.lifetime)
 		w.play(plan(newDice(seed, "plan"), kinds(expectSet), w.start.Add(time.Hour), w.end, between))
 		w.check()
 	})
@@ -52,19 +54,21 @@ func play(t *testing.T, seed uint64, days int, between time.Duration) *world {
 // partsOfAYear are played in parallel, each with its own deployment.
 const partsOfAYear = 4
 
-func playYear(t *testing.T, seed uint64, days int, between time.Duration) year {
+func playYear(t *testing.T, s setting, seed uint64, days int, between time.Duration) year {
 	t.Helper()
-	y := year{seed: seed, days: days, parts: make([]*world, min(partsOfAYear, days/30+1))}
+	y := year{setting: s, seed: seed, days: days, parts: make([]*world, min(partsOfAYear, days/30+1))}
 	t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 		for i := range y.parts {
 			t.Run(fmt.Sprint("part ", i+1), func(t *testing.T) {
 				t.Parallel()
 				from, to := i*days/len(y.parts), (i+1)*days/len(y.parts)
-				y.parts[i] = play(t, seed*partsOfAYear+uint64(i), to-from, between)
+				y.parts[i] = play(t, s, seed*partsOfAYear+uint64(i), to-from, between)
 			})
 		}
 	})
-	y.keys = playKeys(t, seed, days)
+	if s == standard { // the keys have nothing to do with it
+		y.keys = playKeys(t, seed, days)
+	}
 	return y
 }
 
@@ -73,7 +77,7 @@ func TestSimulation(t *testing.T) {
 		for seed := range uint64(shortStories) {
 			t.Run(fmt.Sprint("seed ", seed+1), func(t *testing.T) {
 				t.Parallel()
-				hold(t, year{seed: seed + 1, days: shortDays, parts: []*world{play(t, (seed+1)*partsOfAYear, shortDays, shortBetween)}})
+				hold(t, year{setting: standard, seed: seed + 1, days: shortDays, parts: []*world{play(t, standard, (seed+1)*partsOfAYear, shortDays, shortBetween)}})
 			})
 		}
 		return
@@ -81,7 +85,11 @@ func TestSimulation(t *testing.T) {
 	if *daysFlag < 1 || *meanFlag <= 0 {
 		t.Fatalf("-days %d and -between %s: both must be more than 0", *daysFlag, *meanFlag)
 	}
-	y := playYear(t, *seedFlag, *daysFlag, *meanFlag)
+	s := setting{*minRemainingFlag, *lifetimeFlag}
+	if s.minRemaining <= 0 || s.minRemaining >= time.Hour || s.lifetime < shortLifetime || s.lifetime > time.Hour {
+		t.Fatalf("-min-remaining %s and -lifetime %s: MIN_REMAINING is more than 0 and less than 60m, tokens live 15m to 60m", s.minRemaining, s.lifetime)
+	}
+	y := playYear(t, s, *seedFlag, *daysFlag, *meanFlag)
 	out := t.Output()
 	if *reportFlag != "" {
 		file, err := os.Create(*reportFlag)
@@ -114,15 +122,16 @@ func hold(t *testing.T, y year) {
 
 // command replays the stories of a seed.
 func (y year) command() string {
+	between := shortBetween
 	if *storyFlag {
-		return fmt.Sprintf("make simulate SEED=%d DAYS=%d BETWEEN=%s", y.seed, y.days, *meanFlag)
+		between = *meanFlag
 	}
-	return fmt.Sprintf("make simulate SEED=%d DAYS=%d BETWEEN=%s", y.seed, y.days, shortBetween)
+	return fmt.Sprintf("make simulate SEED=%d DAYS=%d BETWEEN=%s %s", y.seed, y.days, between, y.setting)
 }
 
 // A seed that breaks an invariant must break it again when it is replayed.
 func TestASeedGivesTheSameStoryEveryTime(t *testing.T) {
-	first, second := play(t, 7, 1, time.Hour), play(t, 7, 1, time.Hour)
+	first, second := play(t, standard, 7, 1, time.Hour), play(t, standard, 7, 1, time.Hour)
 	for name, of := range map[string]func(*world) *timeline{"the rotator": ours, "the naive way": theNaive} {
 		a, b := of(first).tokens, of(second).tokens
 		if len(a) != len(b) {

@@ -6,5 +6,8 @@ package simulation
 // day take many times as long; `make test` plays the longer ones without it.
 const shortDays = 2
 
+// dialDays is how long a story of each setting of TestTheMarginIsADial lasts.
+const dialDays = 1
+
 // shortKeyDays is the same of the managed keys, which are rotated every 15 days.
 const shortKeyDays = 17

@@ -26,6 +26,7 @@ import (
 
 // world is one story: a cloud, the deployed function, the naive way, a reader.
 type world struct {
+	setting
 	seed       uint64
 	name       string // of the story, for throws
 	start, end time.Time
@@ -74,7 +75,7 @@ type world struct {
 
 func newWorld(seed uint64, days int, expectSet bool) *world {
 	w := &world{
-		seed: seed, name: fmt.Sprint("story ", seed), start: time.Now(), end: time.Now().Add(time.Duration(days) * 24 * time.Hour),
+		setting: standard, seed: seed, name: fmt.Sprint("story ", seed), start: time.Now(), end: time.Now().Add(time.Duration(days) * 24 * time.Hour),
 		cloud:    ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2, RequestLog: -1}),
 		everyday: everyday, counts: &counts{calls: map[bool]map[string]int{true: {}, false: {}}},
 		alarms: &alarms{now: time.Now, fired: map[string][]span{}},
@@ -391,7 +392,7 @@ func (w *world) newProcess(fn *function, name string, d dice) *process {
 	jitter := newDice(w.seed, "jitter "+name)
 	p.rotator = rotation.Rotator{
 		Keys: secretsManager, IAM: iam, Tokens: secretsManager, Mirrors: mirrorLine{p.line, now}, Refusals: &rotation.Refusals{},
-		MinRemaining: 8 * time.Minute, Interval: rotateEvery, Concurrency: 16, Version: "simulated", Now: now, Random: jitter.Float64,
+		MinRemaining: w.minRemaining, Interval: rotateEvery, Concurrency: 16, Version: "simulated", Now: now, Random: jitter.Float64,
 	}
 	p.emitter = metrics.Emitter{
 		Writer: metricLines, Namespace: "IAMTokenRotator", FunctionName: fn.name, Rotations: []string{w.rotation.Name}, Now: now,
