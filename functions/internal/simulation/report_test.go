@@ -498,14 +498,14 @@ func TestTheNumbersAreTheTemplates(t *testing.T) {
 	if err := yaml.Unmarshal(text, &template); err != nil {
 		t.Fatal(err)
 	}
-	oneIn300s := []string{"Statistic=Sum", "Period=300", "Threshold=1", "EvaluationPeriods=1", "DatapointsToAlarm=1", "ComparisonOperator=GreaterThanOrEqualToThreshold"}
+	oneIn300s := []string{"Statistic=Sum", "Period=300", "Threshold=1", "EvaluationPeriods=1", "ComparisonOperator=GreaterThanOrEqualToThreshold"}
 	for resource, wants := range map[string][]string{
 		"Function":                {"Timeout=120"},
 		"AsynchronousInvocations": {"MaximumRetryAttempts=0", "MaximumEventAgeInSeconds=120"},
 		"RotateSchedule":          {"ScheduleExpression=rate(50 minutes)", "MaximumEventAgeInSeconds=120"},
 		"EnsureTokenSchedule":     {"MaximumEventAgeInSeconds=120"},
 		"StoredLifeAlarm": {"MetricName=SecondsRemaining", "Period=120", "Stat=Minimum", "Expression=FILL(life, 0)", "ComparisonOperator=LessThanThreshold",
-			"Threshold=300", "EvaluationPeriods=2", "DatapointsToAlarm=2", "TreatMissingData=breaching"},
+			"Threshold=300", "EvaluationPeriods=2", "TreatMissingData=breaching"},
 		"FailedInvocationsAlarm": slices.Concat(oneIn300s, []string{"MetricName=Errors"}),
 		"ThrottlesAlarm":         slices.Concat(oneIn300s, []string{"MetricName=Throttles"}),
 	} {
