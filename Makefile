@@ -49,7 +49,7 @@ run: build-local ## rotate a token in the sandbox of IBM Cloud and use it
 	@build/local/demo -bin build/local
 
 sandbox: build-local ## serve the sandbox on ADDR=127.0.0.1:8480 until Ctrl-C
-	@echo 'To use it once it serves, in another terminal:'
+	@echo 'Once it serves, open its address in a browser to watch it. To use it, in another terminal:'
 	@echo '  set -a; . build/sandbox.env; set +a'
 	@echo '  build/local/iam-token-rotator -mode check   # or: make invoke-local'
 	@echo '  curl -s $$IAM_URL/_sandbox/requests    # what was asked of it'

@@ -106,7 +106,7 @@ func TestErrorBodies(t *testing.T) {
 	}{
 		{"GET", "/api/v2/secrets/none", 404, "common", ""},
 		{"GET", "/nowhere", 404, "common", ""},
-		{"GET", "/", 404, "common", ""},
+		{"POST", "/", 404, "common", ""},
 		{"GET", "/api/v2/secrets//metadata", 404, "common", ""},
 		{"GET", "/v1/profiles/x/nowhere", 404, "common", ""},
 		{"GET", "/v9/targets", 404, "common", ""},

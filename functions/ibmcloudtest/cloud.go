@@ -35,7 +35,7 @@ type Cloud struct {
 	now            func() time.Time
 	ahead          atomic.Int64 // of the clock of Options, in nanoseconds
 	keyPropagation time.Duration
-	host           string // of Options
+	host, envFile  string // of Options
 	account        string // 32 hexadecimal digits
 	instance       string // the Secrets Manager instance, a UUID
 	profile        *identity
@@ -67,6 +67,7 @@ func New(o Options) *Cloud {
 	c := &Cloud{
 		keyPropagation: max(cmp.Or(o.KeyPropagation, 2*time.Second), 0),
 		host:           o.Host,
+		envFile:        o.EnvFile,
 		account:        newAccountID(),
 		instance:       uuid.NewString(),
 		settings:       o.settings(),
@@ -180,6 +181,10 @@ type Options struct {
 	// Host is a further name or address at which the control interface answers, beside 127.0.0.1, ::1 and localhost: the
 	// one that the server listens on. If empty, none.
 	Host string
+
+	// EnvFile is the file with the environment of whoever uses the cloud, as the command line names it. The live page shows
+	// it in the commands that rotate. If empty or "-", the page shows none.
+	EnvFile string
 
 	// Undocumented chooses among the answers that IBM leaves open.
 	Undocumented Undocumented

@@ -25,6 +25,8 @@ import (
 //	POST   /_sandbox/clock     {"advance":"24h"}: forward by that much
 //	GET    /_sandbox/requests  the request log, without secrets
 //	DELETE /_sandbox/requests  empty it
+//	GET    /_sandbox/state     all that the live page shows, without secrets; the page itself is at /
+//	GET    /_sandbox/cases     the published answers that a Fault can name
 const controlPrefix = "/_sandbox/"
 
 // ofControl reports whether a path belongs to the control interface and not to IBM Cloud.
@@ -80,10 +82,15 @@ var controls = map[string]map[string]func(c *Cloud, body []byte) (int, any, erro
 		http.MethodGet:    func(c *Cloud, _ []byte) (int, any, error) { return http.StatusOK, c.Requests(), nil },
 		http.MethodDelete: func(c *Cloud, _ []byte) (int, any, error) { c.ClearRequests(); return http.StatusNoContent, nil, nil },
 	},
+	"state": {http.MethodGet: func(c *Cloud, _ []byte) (int, any, error) { return http.StatusOK, c.state(), nil }},
+	"cases": {http.MethodGet: func(*Cloud, []byte) (int, any, error) { return http.StatusOK, caseList(), nil }},
 }
 
 // control serves the control interface.
 func (c *Cloud) control(r *http.Request) reply {
+	if r.URL.Path == "/" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		return page()
+	}
 	methods, known := controls[strings.TrimPrefix(r.URL.Path, controlPrefix)]
 	if !known {
 		return jsonReply(http.StatusNotFound, commonError(fail(http.StatusNotFound, "not_found",

@@ -2,13 +2,16 @@ package ibmcloudtest_test
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
 )
@@ -67,7 +70,7 @@ func TestTheControlInterfaceAnswersThisMachineAlone(t *testing.T) {
 		{"", "", 403, 403},
 	} {
 		for secure, want := range map[bool]int{false: test.plain, true: test.secure} {
-			for path, found := range map[string]int{"/_sandbox/faults": 200, "/_sandbox/%66aults": 200, "/_sandbox": 404, "/_sandbox/": 404, "/": 404} {
+			for path, found := range map[string]int{"/_sandbox/faults": 200, "/_sandbox/%66aults": 200, "/_sandbox/state": 200, "/_sandbox": 404, "/_sandbox/": 404, "/": 200} {
 				if want != 200 {
 					found = want
 				}
@@ -91,6 +94,8 @@ func TestTheControlInterfaceAnswersThisMachineAlone(t *testing.T) {
 		"DELETE http://evil.example/_sandbox/faults":     403,
 		"POST /_sandbox/faults":                          400, // no body
 		"OPTIONS /_sandbox/faults":                       405,
+		"POST /_sandbox/state":                           405,
+		"POST /":                                         404,
 		"DELETE /_sandbox/settings":                      405,
 		"DELETE /_sandbox/other":                         404,
 		"GET //_sandbox/faults":                          404,
@@ -133,4 +138,51 @@ func rawStatus(t *testing.T, server *httptest.Server, methodAndTarget, host, ori
 		}
 	}
 	return response.StatusCode
+}
+
+// The state shows the token that a version really holds, in any format and whatever its metadata say, and no secret.
+func TestTheStateShowsNoSecret(t *testing.T) {
+	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{EnvFile: "build/sandbox.env"})
+	rotation := cloud.Rotations()[0]
+	token := c.token(rotation.APIKey)
+	sum := sha256.Sum256([]byte(token))
+	fingerprint := hex.EncodeToString(sum[:8])
+	first := c.want(200, "", "GET", "/_sandbox/state", "")
+	if first.at("tokens", 0, "valid") != false || first.at("tokens", 0, "versions", 0) != nil || first.at("tokens_total") != 1.0 || first.at("environment_file") != "build/sandbox.env" {
+		t.Errorf("before the first token: got %s", first)
+	}
+	lie := fmt.Sprintf(`"version_custom_metadata":{"fingerprint":%q,"expiration":4102444800}`, rotation.APIKey)
+	for _, payload := range []string{token, "Bearer " + token, `{\"access_token\":\"` + token + `\",\"expires_in\":3600}`} {
+		c.want(201, admin, "POST", "/api/v2/secrets/"+rotation.TokenSecret+"/versions", `{"payload":"`+payload+`",`+lie+`}`)
+		got := c.want(200, "", "GET", "/_sandbox/state", "")
+		expires, _ := time.Parse(time.RFC3339, fmt.Sprint(got.at("tokens", 0, "versions", 0, "expires_at")))
+		if left := time.Until(expires); got.at("tokens", 0, "versions", 0, "fingerprint") != fingerprint || got.at("tokens", 0, "versions", 0, "created_by") != "admin" || left <= 0 || left > time.Hour {
+			t.Errorf("got %s and %s left, want the token's fingerprint, and an hour at most", got, left)
+		}
+	}
+	forged := token[:len(token)-8] + "AAAAAAAA" // of a signature that is none
+	for _, payload := range []string{forged, rotation.APIKey, "no token"} {
+		c.want(201, admin, "POST", "/api/v2/secrets/"+rotation.TokenSecret+"/versions", `{"payload":"`+payload+`"}`)
+		if got := c.want(200, "", "GET", "/_sandbox/state", ""); got.at("tokens", 0, "valid") != false {
+			t.Errorf("got %s for what is no token", got)
+		}
+	}
+	// What a caller mixes up: a key in a path, as the name of a secret, in a fault.
+	c.do(admin, "GET", "/api/v2/secrets/"+rotation.APIKey, "")
+	group := cloud.TokenGroupID()
+	c.want(201, admin, "POST", "/api/v2/secrets", `{"secret_type":"kv","name":"second-token","secret_group_id":"`+group+`","data":{"iam_token":"`+token+`"}}`)
+	keys := []string{rotation.APIKey, cloud.AdminAPIKey(), cloud.BootstrapAPIKey(), cloud.ReaderAPIKey()}
+	for _, key := range keys { // a name cannot begin or end with a dash, as some keys do
+		c.do(admin, "POST", "/api/v2/secrets", `{"secret_type":"arbitrary","name":"`+key+`","secret_group_id":"`+group+`","payload":"`+token+`"}`)
+	}
+	c.want(201, "", "POST", "/_sandbox/faults", `{"op":"iam.token","status":400,"body":"`+rotation.APIKey+`","headers":{"X-Key":"`+rotation.APIKey+`"}}`)
+	got := c.want(200, "", "GET", "/_sandbox/state", "")
+	if got.at("tokens", 1, "valid") != true || got.at("faults", 0, "status") != 400.0 {
+		t.Errorf("got %s, want a second token and a fault", got)
+	}
+	for i, secret := range append(keys, token, "eyJ") {
+		if strings.Contains(got.raw, secret) {
+			t.Errorf("the state holds secret %d", i)
+		}
+	}
 }

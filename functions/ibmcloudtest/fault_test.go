@@ -208,7 +208,7 @@ func TestSettingsOverHTTP(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/", "/_sandbox", "/_sandbox/fault"} {
-		if got := c.send(c.request("GET", path, "")); got.status != 404 || !strings.Contains(got.raw, "/_sandbox/faults, /_sandbox/requests, /_sandbox/settings.") {
+		if got := c.send(c.request("PUT", path, "")); got.status != 404 || !strings.Contains(got.raw, "/_sandbox/faults, /_sandbox/requests, /_sandbox/settings, /_sandbox/state.") {
 			t.Errorf("%s: got %d and %s, want 404 and what there is", path, got.status, got)
 		}
 	}

@@ -25,6 +25,7 @@ type version struct {
 	customMetadata json.RawMessage // a JSON object, or empty
 	locks          []*lock         // by age
 	value          *value          // nil: no longer available
+	token          *storedToken    // that its value is or was, nil if none
 }
 
 // A value is what a version protects; one field is set, by the secret's type.
@@ -37,7 +38,7 @@ type value struct {
 // addVersion makes v the current version: the current one becomes previous, and the one before
 // loses its value. The caller holds c.mu and has checked the locks.
 func (c *Cloud) addVersion(s *secret, v *version, by string, now time.Time) *version {
-	v.id, v.createdBy, v.createdAt = uuid.NewString(), by, now
+	v.id, v.createdBy, v.createdAt, v.token = uuid.NewString(), by, now, c.tokenIn(v.value)
 	s.versions = append(s.versions, v)
 	if n := len(s.versions); n > 2 {
 		if older := s.versions[n-3]; older.value != nil && older.value.key != nil && !older.value.key.leaseEnds.IsZero() && c.settings.OlderKey == "ttl" {

@@ -43,8 +43,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 const usage = `usage: sandbox [-addr 127.0.0.1:8480] [-tls-dir DIR] [-rotations 1] [-token-ttl 1h] [-env FILE|-]
 
 Emulates IBM Cloud (IAM, Secrets Manager, Logs Routing) in memory, until SIGTERM or Ctrl-C. Its
-contents are new at each start. Faults, settings and the log of requests are under /_sandbox, which
-answers 403 to web pages of other origins and to host names other than localhost and that of -addr.
+contents are new at each start. Its address shows a live page in a browser. Faults, settings and the
+log of requests are under /_sandbox. Both answer 403 to web pages of other origins and to host names
+other than localhost and that of -addr.
 
 `
 
@@ -179,7 +180,7 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer func() { _ = listener.Close() }()
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: o.rotations, TokenTTL: o.tokenTTL, Host: o.host})
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: o.rotations, TokenTTL: o.tokenTTL, Host: o.host, EnvFile: o.env})
 	origin := serving.Origin(listener.Addr(), certificates != nil)
 	rotationsFile := ""
 	if o.rotations > 1 && o.env != "" {

@@ -37,8 +37,15 @@ func TestMain(m *testing.M) {
 // start runs a sandbox until stop, which returns the exit code and stderr, or the test's end, and returns its environment.
 func start(t *testing.T, args ...string) (env map[string]string, file string, stop func() (int, string)) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
 	file = filepath.Join(t.TempDir(), "sandbox.env")
+	env, stop = startWith(t, file, args...)
+	return env, file, stop
+}
+
+// startWith is start with a file for the environment.
+func startWith(t *testing.T, file string, args ...string) (env map[string]string, stop func() (int, string)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
 	var stderr bytes.Buffer
 	exit := make(chan int, 1)
 	go func() {
@@ -56,7 +63,7 @@ func start(t *testing.T, args ...string) (env map[string]string, file string, st
 		t.Fatal(err)
 	}
 	wantMode(t, file, 0o600)
-	return env, file, stop
+	return env, stop
 }
 
 func wantMode(t *testing.T, file string, want os.FileMode) {
