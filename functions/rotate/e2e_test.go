@@ -359,6 +359,64 @@ func TestTheFunctionMirrorsTheTokenToAParameter(t *testing.T) {
 	}
 }
 
+// A rule of the bus sees the token once, however often its event is delivered. A bus that is not there fails nothing.
+func TestTheFunctionAnnouncesEachTokenOnce(t *testing.T) {
+	fx := newFixture(t, ibmcloudtest.Options{})
+	moto := awstest.Start(t)
+	more := awstest.Environment(moto.URL())
+	moto.MustCall(t, "events", "AWSEvents.CreateEventBus", map[string]any{"Name": "tokens"})
+	moto.MustCall(t, "events", "AWSEvents.PutRule", map[string]any{"Name": "all", "EventBusName": "tokens", "EventPattern": `{"source":["iam-token-rotator"]}`})
+	queue := moto.MustCall(t, "sqs", "AmazonSQS.CreateQueue", map[string]any{"QueueName": "all"})["QueueUrl"]
+	moto.MustCall(t, "events", "AWSEvents.PutTargets", map[string]any{"Rule": "all", "EventBusName": "tokens",
+		"Targets": []any{map[string]any{"Id": "queue", "Arn": "arn:aws:sqs:" + awstest.Region + ":123456789012:all"}}})
+	received := func() (events []string) {
+		messages, _ := moto.MustCall(t, "sqs", "AmazonSQS.ReceiveMessage", map[string]any{"QueueUrl": queue, "MaxNumberOfMessages": 10})["Messages"].([]any)
+		for _, message := range messages {
+			event, _ := message.(map[string]any)["Body"].(string)
+			events = append(events, event)
+		}
+		return events
+	}
+	more["EVENT_BUS_NAME"] = "tokens"
+	delivered := fx.file("event.json", `{"run_id":"rotate-2026-01-01T10:00:00Z"}`)
+	stdout, stderr, exit := fx.invoke(more, "-n", "3", "-event", delivered)
+	events := received()
+	if exit != 0 || len(events) != 1 {
+		t.Fatalf("got exit %d and %d events, want one: %s%s", exit, len(events), stdout, stderr)
+	}
+	var event struct {
+		Type   string `json:"detail-type"`
+		Detail report.Result
+	}
+	result := firstResults(t, stdout)[0]
+	if err := json.Unmarshal([]byte(events[0]), &event); err != nil || event.Type != "Token Rotated" || event.Detail.VersionID != result.VersionID || event.Detail.Fingerprint != result.Fingerprint ||
+		!event.Detail.ExpiresAt.Equal(*result.ExpiresAt) || event.Detail.Rotation != "default" {
+		t.Errorf("got %s (%v), want what the report shows: %s", events[0], err, stdout)
+	}
+	if strings.Contains(events[0], "eyJ") {
+		t.Error("the event has a token in it")
+	}
+	for _, mode := range []string{"check", "doctor", "ensure"} {
+		if _, _, exit := fx.invoke(more, "-event", fx.file("event.json", `{"mode":"`+mode+`"}`)); exit != 0 || len(received()) != 0 {
+			t.Errorf("%s: exit %d, or it was announced", mode, exit)
+		}
+	}
+	if stdout, _, exit := fx.run(more, "iam-token-rotator", "-json"); exit != 0 || len(received()) != 1 {
+		t.Errorf("the command: got exit %d and %s, want one event", exit, stdout)
+	}
+	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: "workload", Case: "key_disabled"})
+	fx.invoke(more, "-n", "3")
+	if events := received(); len(events) != 1 || !strings.Contains(events[0], `"Rotation Failed"`) || !strings.Contains(events[0], `"step": "exchange"`) {
+		t.Errorf("three failed runs of a process: got %q, want one failure, its step in it", events)
+	}
+	fx.cloud.ClearFaults()
+	more["EVENT_BUS_NAME"] = "no-such-bus"
+	stdout, _, exit = fx.run(more, "iam-token-rotator")
+	if exit != 0 || !strings.Contains(stdout, "default: rotated") || !strings.Contains(stdout, `warning: the event "Token Rotated" is not announced: not_found: putting it on the bus of EVENT_BUS_NAME: `) {
+		t.Errorf("no such bus: got exit %d and %s, want a warning", exit, stdout)
+	}
+}
+
 // What a pass costs is round trips; their number follows from the connections
 // and the requests.
 func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 
 	"iam-token-rotator/functions/internal/config"
 	"iam-token-rotator/functions/internal/doctor"
+	"iam-token-rotator/functions/internal/events"
 	"iam-token-rotator/functions/internal/metrics"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
@@ -193,7 +194,7 @@ func decodeEvent(payload []byte) (event, error) {
 	names := slices.Sorted(maps.Keys(fields))
 	if isText(fields["source"]) && isText(fields["detail-type"]) {
 		e.invokedBy = "schedule"
-		return e, checkEventBridge(names)
+		return e, cmp.Or(checkEventBridge(names), checkSource(fields["source"]))
 	}
 	for _, name := range names {
 		err = cmp.Or(err, e.set(name, fields[name]))
@@ -237,6 +238,15 @@ func checkEventBridge(names []string) error {
 			return fmt.Errorf("the event has source and detail-type, as EventBridge's have, and also %s: send either an event of a rule, "+
 				"which rotates everything, or mode, rotations, force and run_id alone", quote(name))
 		}
+	}
+	return nil
+}
+
+// checkSource rejects the events that this function puts on a bus itself.
+func checkSource(value json.RawMessage) error {
+	var source string
+	if _ = json.Unmarshal(value, &source); source == events.Source {
+		return fmt.Errorf("the event is from %s itself: take that source out of the rule, since each token would make the next one", source)
 	}
 	return nil
 }

@@ -256,6 +256,7 @@ func TestDecodeEventRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		"and misspelt":        {`{"source":"aws.events","detail-type":"x","Mode":"check"}`, `and also "Mode"`},
 		"and a blank":         {`{"source":"aws.events","detail-type":"x"," mode ":"check"}`, `and also " mode "`},
 		"and another script":  {`{"source":"aws.events","detail-type":"x","m\u043ede":"check"}`, `and also "m`},
+		"the function's own":  {`{"source":"iam-token-rotato\u0072","detail-type":"Token Rotated","detail":{}}`, "from iam-token-rotator itself"},
 		"and a mode":          {`{"source":"aws.events","detail-type":"x","check":true}`, `and also "check"`},
 		"twice":               {`{"mode":"check","mode":"rotate"}`, `has the field "mode" twice`},
 		"twice, escaped":      {`{"mode":"check","run_id":"12345678","m\u006fde":"rotate"}`, `has the field "mode" twice`},

@@ -12,6 +12,7 @@ import (
 	"iam-token-rotator/functions/internal/awscloud"
 	"iam-token-rotator/functions/internal/config"
 	"iam-token-rotator/functions/internal/doctor"
+	"iam-token-rotator/functions/internal/events"
 	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/keyrenewal"
 	"iam-token-rotator/functions/internal/network"
@@ -98,6 +99,14 @@ func (c *clients) newWatch(cfg config.Config) *keyrenewal.Watch {
 	return watch
 }
 
+// newAnnouncer returns nil if there is no bus.
+func (c *clients) newAnnouncer(cfg config.Config) *events.Announcer {
+	if cfg.EventBus == "" {
+		return nil
+	}
+	return &events.Announcer{Bus: awscloud.NewEventBus(cfg.EventBus, cfg.EventBusRegion, c.transport), MinRemaining: cfg.MinRemaining}
+}
+
 // service runs events with what the configuration describes. It lasts longer than
 // invocations, so a warm process keeps its connections and bootstrap token.
 type service struct {
@@ -106,6 +115,7 @@ type service struct {
 	rotator rotation.Rotator // without Keys and IAM, which watch has
 	watch   *keyrenewal.Watch
 	renewer *keyrenewal.Renewer // nil if nobody renews the bootstrap key
+	events  *events.Announcer   // nil without a bus
 }
 
 func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
@@ -113,7 +123,7 @@ func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &service{config: cfg, clients: c, watch: c.newWatch(cfg), renewer: c.newRenewer(cfg), rotator: rotation.Rotator{
+	return &service{config: cfg, clients: c, watch: c.newWatch(cfg), renewer: c.newRenewer(cfg), events: c.newAnnouncer(cfg), rotator: rotation.Rotator{
 		Tokens:       c.secretsManager,
 		Mirrors:      c.mirrors,
 		Refusals:     &rotation.Refusals{},
@@ -172,6 +182,9 @@ func (s *service) run(ctx context.Context, e event, log *slog.Logger) (report.Re
 	rotator.Keys, rotator.IAM, rotator.Log = keys, keys, log
 	ran := rotator.Run(ctx, rotation.Request{Mode: e.mode, Force: e.force, RunID: e.runID}, rotations)
 	ran.InvokedBy = e.invokedBy
+	if s.events != nil {
+		s.events.Announce(ctx, &ran)
+	}
 	if s.renewer != nil && s.renewer.Due(e.mode) {
 		renewal := s.renewer.Run(ending, usableToken(rotations, ran.Results))
 		ran.KeyRenewal = &renewal

@@ -39,6 +39,7 @@ func awsEnvironment(t *testing.T, endpoint string) {
 	t.Setenv("AWS_REGION", "us-west-2")
 	t.Setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", endpoint)
 	t.Setenv("AWS_ENDPOINT_URL_SSM", endpoint)
+	t.Setenv("AWS_ENDPOINT_URL_EVENTBRIDGE", endpoint)
 }
 
 // answering serves one answer to every request and counts them.

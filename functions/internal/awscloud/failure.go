@@ -63,13 +63,22 @@ func refusalOf(err error) (r refusal, answered bool) {
 	if !errors.As(err, &response) || response.HTTPStatusCode() == 0 {
 		return refusal{}, false
 	}
-	r.status = response.HTTPStatusCode()
+	var found apiError
 	var api smithy.APIError
 	if errors.As(err, &api) {
-		if found, known := causeOfCode(api.ErrorCode(), strings.ToLower(api.ErrorMessage())); known {
-			r.code, r.cause = api.ErrorCode(), found
-			return r, true
-		}
+		found = apiError{api.ErrorCode(), api.ErrorMessage()}
+	}
+	return refused(response.HTTPStatusCode(), found), true
+}
+
+// apiError is the code and the message of an answer.
+type apiError struct{ code, message string }
+
+func refused(status int, api apiError) (r refusal) {
+	r.status = status
+	if found, known := causeOfCode(api.code, strings.ToLower(api.message)); known {
+		r.code, r.cause = api.code, found
+		return r
 	}
 	switch {
 	case r.status == http.StatusTooManyRequests:
@@ -83,7 +92,7 @@ func refusalOf(err error) (r refusal, answered bool) {
 	case r.status >= 300 && r.status < 400:
 		r.cause = redirected
 	}
-	return r, true
+	return r
 }
 
 // causeOfCode goes by the error codes that AWS documents for the operations used here,
@@ -108,6 +117,8 @@ func causeOfCode(code, message string) (found cause, known bool) {
 			return managed, true
 		}
 		return badState, true
+	case "InvalidAccountIdException", "InvalidArgument", "MalformedDetail", "RedactionFailure": // of EventBridge
+		return badRequest, true
 	case "InvalidParameterException", "ValidationException":
 		if says("replica") {
 			return replica, true
@@ -127,7 +138,8 @@ func causeOfCode(code, message string) (found cause, known bool) {
 			return deniedByPolicy, true
 		}
 		return denied, true
-	case "InvalidIdentityToken", "UnauthorizedException": // of AWS STS and of IAM Identity Center
+	case "InvalidIdentityToken", "UnauthorizedException", // of AWS STS and of IAM Identity Center
+		"NotAuthorizedForSourceException", "NotAuthorizedForDetailTypeException": // of EventBridge
 		return denied, true
 	case "ExpiredTokenException", "ExpiredToken":
 		return expired, true
@@ -145,7 +157,7 @@ func causeOfCode(code, message string) (found cause, known bool) {
 	case "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "SlowDown", "Throttling", "ThrottlingException",
 		"ThrottledException", "TooManyRequestsException", "TooManyUpdates", "KMSThrottlingException":
 		return throttled, true
-	case "InternalFailure", "InternalServerError", "InternalServiceError", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable",
+	case "InternalException", "InternalFailure", "InternalServerError", "InternalServiceError", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable",
 		"ServiceUnavailableException", "DependencyTimeoutException", "KeyUnavailableException", "KMSInternalException":
 		return trouble, true
 	case "KMSAccessDeniedException":
@@ -157,18 +169,22 @@ func causeOfCode(code, message string) (found cause, known bool) {
 	return 0, false
 }
 
-// resource is a secret or a parameter of AWS, as errors name it.
+// resource is a secret, a parameter or an event bus of AWS, as errors name it.
 type resource struct {
-	arn     string
+	arn     string // "" for a bus, whose name is not repeated: it may be something else
 	source  *credentialSource
 	mirror  bool // it holds a token, not the bootstrap key
 	written bool // the bootstrap key is put into it, not read
+	bus     bool
 }
 
 func (s *resource) isParameter() bool { return rotation.IsParameter(s.arn) }
 
 func (s *resource) service() string {
-	if s.isParameter() {
+	switch {
+	case s.bus:
+		return "Amazon EventBridge"
+	case s.isParameter():
 		return "SSM Parameter Store"
 	}
 	return "AWS Secrets Manager"
@@ -179,9 +195,17 @@ func (s *resource) service() string {
 func (s *resource) failure(err error) *rotation.Error {
 	refused, answered := refusalOf(err)
 	if !answered {
-		return network.Peer{Host: s.service(), Variable: "the ARN's region and AWS_ENDPOINT_URL",
+		variable := "the ARN's region and AWS_ENDPOINT_URL"
+		if s.bus {
+			variable = "EVENT_BUS_NAME, AWS_REGION and AWS_ENDPOINT_URL"
+		}
+		return network.Peer{Host: s.service(), Variable: variable,
 			NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(s.doing(), err)
 	}
+	return s.refusedBy(refused)
+}
+
+func (s *resource) refusedBy(refused refusal) *rotation.Error {
 	kind, retry, advice := s.explain(refused.cause)
 	if refused.cause == expired && !s.source.forget() {
 		retry = rotation.Never
@@ -194,6 +218,9 @@ func (s *resource) failure(err error) *rotation.Error {
 // explain says what a cause means for the run, and what to do about it.
 func (s *resource) explain(c cause) (rotation.Kind, rotation.Retry, string) {
 	if kind, advice := explainParameter(c); kind != "" && s.isParameter() {
+		return kind, rotation.Never, advice
+	}
+	if kind, advice := explainBus(c); kind != "" && s.bus {
 		return kind, rotation.Never, advice
 	}
 	switch c {
@@ -267,6 +294,8 @@ func (s *resource) permission(c cause) string {
 		return "the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or " + s.permission(denied)
 	case c == deniedByPolicy:
 		return "a policy denies it, or one that must allow it does not: the role's own, its boundary, the secret's, the organization's or the VPC endpoint's"
+	case s.bus:
+		return "let the function's role call events:PutEvents on the bus: name it in EventBusName; a bus of another account needs a policy of its own; new permissions take minutes"
 	case s.written:
 		return "let the function's role call secretsmanager:PutSecretValue on it, and kms:GenerateDataKey with a KMS key of your own (BootstrapKeySecret allows both)"
 	case c == deniedByKMS && s.isParameter():
@@ -318,6 +347,8 @@ func (s *resource) because(kind rotation.Kind, retry rotation.Retry, advice stri
 
 func (s *resource) doing() string {
 	switch {
+	case s.bus:
+		return "putting it on the bus of EVENT_BUS_NAME"
 	case s.isParameter():
 		return "mirroring the token to the AWS parameter " + s.arn
 	case s.mirror:

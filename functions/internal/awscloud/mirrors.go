@@ -116,7 +116,10 @@ func (c *connection[Client]) connect() (*Client, error) {
 // behind a private name.
 func (s *resource) endpoint() *string {
 	name := "AWS_ENDPOINT_URL_SECRETS_MANAGER"
-	if s.isParameter() {
+	switch {
+	case s.bus:
+		name = "AWS_ENDPOINT_URL_EVENTBRIDGE"
+	case s.isParameter():
 		name = "AWS_ENDPOINT_URL_SSM"
 	}
 	url := cmp.Or(os.Getenv(name), os.Getenv("AWS_ENDPOINT_URL"))

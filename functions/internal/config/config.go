@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +33,9 @@ type Config struct {
 	RotationInterval time.Duration
 	MaxRPS           int // 0 means no limit
 	Concurrency      int
+
+	EventBus       string // name or ARN of an EventBridge bus; "" for no events
+	EventBusRegion string
 
 	MetricsNamespace   string
 	LogLevel           slog.Level
@@ -77,6 +81,7 @@ func Load(environ []string, readFile ReadFile) (Config, error) {
 		BootstrapExpiresAt: time.Time(v.BootstrapExpiresAt),
 	}
 	cfg.ManagedKey = v.managedKey(&found, cfg.Rotations)
+	cfg.EventBus, cfg.EventBusRegion = v.eventBus(&found)
 	v.checkLimits(&found)
 	for _, setting := range network.CheckEnvironment(environ) {
 		found.add(setting.Name, "%s", setting.Problem)
@@ -113,6 +118,10 @@ type variables struct {
 	RotationInterval time.Duration `env:"ROTATION_INTERVAL" envDefault:"50m"`
 	MaxRPS           int           `env:"SECRETS_MANAGER_MAX_RPS" envDefault:"15"`
 	Concurrency      int           `env:"CONCURRENCY" envDefault:"16"`
+
+	EventBusName     string `env:"EVENT_BUS_NAME"`
+	AWSRegion        string `env:"AWS_REGION"`
+	AWSDefaultRegion string `env:"AWS_DEFAULT_REGION"`
 
 	MetricsNamespace   string   `env:"METRICS_NAMESPACE" envDefault:"IAMTokenRotator"`
 	LogLevel           logLevel `env:"LOG_LEVEL" envDefault:"info"`
@@ -231,6 +240,24 @@ func (v variables) managedKey(found *problems, rotations []rotation.Rotation) ro
 		}
 	}
 	return ref
+}
+
+// eventBus is the name or the ARN of EVENT_BUS_NAME, and the bus's region. A name is
+// shorter than an API key, which would be sent to AWS.
+func (v variables) eventBus(found *problems) (bus, region string) {
+	bus = v.EventBusName
+	name, isARN := strings.CutPrefix(resourceOf(bus, "events"), "event-bus/")
+	region = cmp.Or(v.AWSRegion, v.AWSDefaultRegion)
+	switch {
+	case bus == "":
+	case isARN && madeOf(name, "._-") && len(name) <= 256:
+		region = strings.Split(bus, ":")[3]
+	case len(bus) > maxName || !madeOf(bus, "._-"):
+		found.add("EVENT_BUS_NAME", "is neither the name of an EventBridge bus, of 1 to %d letters, digits and . _ -, nor the ARN of one: arn:aws:events:REGION:ACCOUNT:event-bus/NAME", maxName)
+	case !madeOf(region, "-"):
+		found.add("EVENT_BUS_NAME", "is a bus's name, and AWS_REGION does not say in which region: set it, or give the bus's ARN")
+	}
+	return bus, region
 }
 
 // namesOfSet returns the names of the variables, given with their values, that are set.

@@ -101,6 +101,40 @@ func TestTheManagedBootstrapKey(t *testing.T) {
 	}
 }
 
+func TestTheBusForEvents(t *testing.T) {
+	const arn = "arn:aws:events:eu-north-1:123456789012:event-bus/"
+	const neither, nowhere = "EVENT_BUS_NAME: is neither the name of an EventBridge bus", "EVENT_BUS_NAME: is a bus's name, and AWS_REGION does not say in which region"
+	for _, test := range []struct{ bus, region, standard, wantRegion, problem string }{
+		{"tokens", "us-east-1", "eu-west-1", "us-east-1", ""},
+		{"my.tokens_2-a", "", "eu-west-1", "eu-west-1", ""},
+		{"default", "us-east-1", "", "us-east-1", ""},
+		{arn + "tokens", "us-east-1", "", "eu-north-1", ""},
+		{arn + strings.Repeat("x", 256), "", "", "eu-north-1", ""},
+		{strings.Replace(arn, "aws", "aws-us-gov", 1) + "default", "", "", "eu-north-1", ""},
+		{"tokens", "", "", "", nowhere},
+		{"tokens", "us-east-1.example.com/", "", "", nowhere},
+		{"tokens", "us east", "", "", nowhere},
+		{"two words", "us-east-1", "", "", neither},
+		{"aws.partner/example.com/x", "us-east-1", "", "", neither},
+		{strings.Repeat("x", 41), "us-east-1", "", "", neither},
+		{arn, "us-east-1", "", "", neither},
+		{arn + "a/b", "us-east-1", "", "", neither},
+		{strings.Replace(arn, ":events:", ":sqs:", 1) + "tokens", "us-east-1", "", "", neither},
+		{strings.Replace(arn, "eu-north-1", "", 1) + "tokens", "us-east-1", "", "", neither},
+		{strings.Replace(arn, "event-bus", "rule", 1) + "tokens", "us-east-1", "", "", neither},
+	} {
+		cfg, err := load(with(map[string]string{"EVENT_BUS_NAME": test.bus, "AWS_REGION": test.region, "AWS_DEFAULT_REGION": test.standard}))
+		switch {
+		case test.problem != "":
+			if err == nil || !strings.HasPrefix(err.Error(), test.problem) {
+				t.Errorf("%q, %q: got %v, want %s", test.bus, test.region, err, test.problem)
+			}
+		case err != nil || cfg.EventBus != test.bus || cfg.EventBusRegion != test.wantRegion:
+			t.Errorf("%q: got %q in %q (%v), want it in %s", test.bus, cfg.EventBus, cfg.EventBusRegion, err, test.wantRegion)
+		}
+	}
+}
+
 func TestManyRotations(t *testing.T) {
 	list := `[
 		{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","format":"json","expect":{"account":"0123456789abcdef0123456789abcdef","iam_id":"iam-ServiceId-1"}},
@@ -339,6 +373,7 @@ func TestNoProblemRepeatsAKeyWhereverItWasPut(t *testing.T) {
 		wantProblemWithoutCanary(t, name, with(map[string]string{name: canary}))
 	}
 	wantProblemWithoutCanary(t, "METRICS_NAMESPACE", with(map[string]string{"METRICS_NAMESPACE": canary + " " + canary}))
+	wantProblemWithoutCanary(t, "EVENT_BUS_NAME", with(map[string]string{"EVENT_BUS_NAME": canary + strings.Repeat("x", 44-len(canary)), "AWS_REGION": "us-east-1"}))
 	wantProblemWithoutCanary(t, "ROTATIONS_FILE", with(map[string]string{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": canary}))
 	key := canary + strings.Repeat("x", 44-len(canary))
 	for _, entry := range []string{

@@ -28,6 +28,7 @@ func (p *pass) result(outcome report.Outcome, current CurrentVersion) report.Res
 		TokenLifetime: p.lifetime,
 		TransactionID: p.txID,
 	}
+	_, result.Published = p.sent[current.Metadata.Fingerprint]
 	now := p.ibmClock()
 	if expires := expiryOf(current); !expires.IsZero() {
 		expires = expires.UTC().Truncate(time.Second)

@@ -1,0 +1,237 @@
+// Package events announces on EventBridge what becomes of rotations: each token that is
+// published, and when a rotation begins or ceases to fail.
+//
+// A function keeps no state but the memory of its process, so that is what a process goes
+// by, and what it does not remember it infers from the stored token. The page
+// functions/rotate/README.md says what follows for whoever receives the events.
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
+)
+
+// Source is that of all events.
+const Source = "iam-token-rotator"
+
+// Type is an event's detail-type.
+type Type string
+
+const (
+	TokenRotated      Type = "Token Rotated"
+	RotationFailed    Type = "Rotation Failed"
+	RotationRecovered Type = "Rotation Recovered"
+)
+
+// Event is one event as it is put.
+type Event struct {
+	Type   Type
+	Detail string // a JSON object
+}
+
+// Bus takes events. It returns what prevented each one: nil for one that was taken. An
+// error is one of our own words, which a report may show.
+type Bus interface {
+	Put(ctx context.Context, events []Event) []error
+}
+
+const (
+	// putLimit is the longest that the events of a run may take: the report waits for them.
+	putLimit = 3 * time.Second
+	// quiet is how long after one failure of a rotation a process announces no other one.
+	quiet = 15 * time.Minute
+	// news is how long a failure is news to a process that remembers nothing: the slowest
+	// schedule that keeps a token valid, ensure every five minutes, has run once in that time.
+	news = 5 * time.Minute
+	// leastMargin is less than any schedule leaves of a token, unless runs fail or are missing.
+	leastMargin = time.Minute
+)
+
+// Announcer announces the results of a process's runs.
+type Announcer struct {
+	Bus          Bus
+	MinRemaining time.Duration    // remaining lifetime below which ensure replaces a token
+	Now          func() time.Time // if nil, time.Now
+
+	mu   sync.Mutex
+	seen map[string]*state // by rotation
+	held []entry           // of the run before, to be put once more
+}
+
+// state is what a process remembers of a rotation.
+type state struct {
+	good        bool      // its last run succeeded
+	failing     bool      // its last run failed
+	announced   bool      // that it fails
+	announcedAt time.Time // when that was announced last
+	version     string    // stored when it failed
+	untilSaved  bool      // it fails until another version is stored: that one is up to date shows nothing
+}
+
+// entry is an event that is to be put.
+type entry struct {
+	Event
+	rotation string
+	made     time.Time
+	again    bool // it was put before, and not taken for sure
+}
+
+// Announce puts the events that follow from a run, after all else that the run does for
+// its tokens, and waits for that no longer than 3 seconds or half the time that is left.
+// What prevents it is a warning of the result, and fails nothing.
+func (a *Announcer) Announce(ctx context.Context, ran *report.Report) {
+	if rotation.Mode(ran.Mode) == rotation.ModeCheck || errors.Is(ctx.Err(), context.Canceled) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := rotation.WallClock(a.Now)
+	entries := slices.DeleteFunc(a.held, func(e entry) bool { return now.Sub(e.made) > quiet })
+	a.held = nil
+	for _, result := range ran.Results {
+		for _, kind := range a.follow(rotation.Mode(ran.Mode), result, now) {
+			entries = append(entries, entry{Event{kind, detailOf(*ran, result)}, result.Rotation, now, false})
+		}
+	}
+	if len(entries) > 0 {
+		a.put(ctx, entries, ran.Results)
+	}
+}
+
+// put puts events, and holds for the next run those that it is the first time for.
+func (a *Announcer) put(ctx context.Context, entries []entry, results []report.Result) {
+	limit := putLimit
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline)/2)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	events := make([]Event, len(entries))
+	for i, e := range entries {
+		events[i] = e.Event
+	}
+	for i, err := range a.Bus.Put(ctx, events) {
+		if err == nil {
+			continue
+		}
+		e := entries[i]
+		warning := fmt.Sprintf("the event %q is not announced: %s", e.Type, explain(err))
+		at := max(0, slices.IndexFunc(results, func(r report.Result) bool { return r.Rotation == e.rotation }))
+		results[at].Warnings = append(results[at].Warnings, warning)
+		switch {
+		case !e.again:
+			e.again = true
+			a.held = append(a.held, e)
+		case e.Type == RotationFailed && a.seen[e.rotation] != nil:
+			a.seen[e.rotation].announced = false // as new, when it has been quiet
+		}
+	}
+}
+
+func explain(err error) string {
+	var failure *rotation.Error
+	if errors.As(err, &failure) {
+		return string(failure.Kind) + ": " + failure.Message
+	}
+	return err.Error()
+}
+
+// follow returns what a result is news of, and remembers it.
+func (a *Announcer) follow(mode rotation.Mode, result report.Result, now time.Time) (news []Type) {
+	if a.seen == nil {
+		a.seen = map[string]*state{}
+	}
+	s := a.seen[result.Rotation]
+	if s == nil {
+		s = &state{}
+		a.seen[result.Rotation] = s
+	}
+	if result.Published {
+		news = append(news, TokenRotated)
+	}
+	switch {
+	case result.Outcome == report.Failed:
+		if s.fails(result, now, a.isNew(mode, result, now)) {
+			news = append(news, RotationFailed)
+		}
+	case s.recovers(result):
+		news = append(news, RotationRecovered)
+	}
+	return news
+}
+
+// fails remembers a failure, and reports whether it is to be announced: at once if the
+// process knows that it is the first, else if it looks new or has failed here before.
+func (s *state) fails(result report.Result, now time.Time, looksNew bool) bool {
+	remembers := s.good || s.failing
+	if result.VersionID != "" && result.VersionID != s.version {
+		s.version, s.untilSaved = result.VersionID, false
+	}
+	switch result.Error.Step {
+	case rotation.StepBootstrap, rotation.StepLook, rotation.StepMirror: // the next run of any mode takes these steps
+	default:
+		s.untilSaved = true
+	}
+	s.good, s.failing = false, true
+	if s.announced || !remembers && !looksNew || now.Sub(s.announcedAt) < quiet {
+		return false
+	}
+	s.announced, s.announcedAt = true, now
+	return true
+}
+
+// recovers remembers a success, unless it shows nothing, and reports whether it is the end
+// of a failure: of one that was announced, or of one that has left readers no token.
+func (s *state) recovers(result report.Result) bool {
+	if s.failing && s.untilSaved && result.Outcome == report.Fresh && result.VersionID == s.version {
+		return false
+	}
+	recovered := s.announced || result.MarginSeconds != nil && *result.MarginSeconds < int64(leastMargin/time.Second)
+	*s = state{good: true, announcedAt: s.announcedAt}
+	return recovered
+}
+
+// isNew reports whether a run of five minutes before may have had nothing to do, so that
+// this failure is the first; of what cannot be known, the first five minutes of an hour are
+// taken for that. A new process for each run would else announce each of its failures.
+func (a *Announcer) isNew(mode rotation.Mode, result report.Result, now time.Time) bool {
+	if mode == rotation.ModeEnsure && result.SecondsRemaining != nil {
+		overdue := a.MinRemaining - time.Duration(*result.SecondsRemaining)*time.Second
+		if overdue >= 0 && overdue <= news {
+			return true
+		}
+	}
+	return now.UTC().Sub(now.UTC().Truncate(time.Hour)) < news
+}
+
+// detail is an event's, with the names and units of the report.
+type detail struct {
+	Rotation         string        `json:"rotation"`
+	RunID            string        `json:"run_id"`
+	Mode             string        `json:"mode"`
+	VersionID        string        `json:"version_id,omitempty"`
+	ExpiresAt        *time.Time    `json:"expires_at,omitempty"`
+	SecondsRemaining *int64        `json:"seconds_remaining,omitempty"`
+	MarginSeconds    *int64        `json:"margin_seconds,omitempty"`
+	Fingerprint      string        `json:"fingerprint,omitempty"`
+	Attempts         int           `json:"attempts"`
+	Error            *report.Error `json:"error,omitempty"`
+}
+
+func detailOf(ran report.Report, result report.Result) string {
+	// Marshalling text and numbers cannot fail.
+	encoded, _ := json.Marshal(detail{
+		Rotation: result.Rotation, RunID: ran.RunID, Mode: ran.Mode, VersionID: result.VersionID, ExpiresAt: result.ExpiresAt,
+		SecondsRemaining: result.SecondsRemaining, MarginSeconds: result.MarginSeconds, Fingerprint: result.Fingerprint,
+		Attempts: result.Attempts, Error: result.Error,
+	})
+	return string(encoded)
+}
