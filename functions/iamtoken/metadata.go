@@ -26,6 +26,7 @@ type Metadata struct {
 	Fingerprint    string `json:"fingerprint"`
 	RunID          string `json:"run_id"`
 	RotatorVersion string `json:"rotator_version"`
+	Mirrors        string `json:"mirrors,omitempty"` // marks of those that the version was saved for, divided by commas, or "none"; empty if not known
 }
 
 // Describe returns the metadata of t as saved by the run runID.
@@ -39,11 +40,15 @@ func Describe(t Token, runID, rotatorVersion string) Metadata {
 
 // Map is the form that Secrets Manager's API takes.
 func (m Metadata) Map() map[string]any {
-	return map[string]any{
+	fields := map[string]any{
 		"expiration": m.Expiration, "issued_at": m.IssuedAt, "expires_in": m.ExpiresIn,
 		"iam_id": m.IAMID, "account": m.Account, "fingerprint": m.Fingerprint,
 		"run_id": m.RunID, "rotator_version": m.RotatorVersion,
 	}
+	if m.Mirrors != "" {
+		fields["mirrors"] = m.Mirrors
+	}
+	return fields
 }
 
 const (

@@ -3,6 +3,8 @@ package rotation
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -141,16 +143,37 @@ func (s mirrorState) isOurs() bool {
 
 // repairAt is since when a mirror that is not in order has needed another token and could be
 // written, when a new version is to be saved for it, and whether the run that saved the
-// version current has tried to put it.
+// version current has tried to put it, as far as that is known.
 func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (due, at time.Time, tried bool) {
 	due = cmp.Or(s.ChangedAt, current.CreatedAt)
 	if !s.held.CreatedAt.IsZero() {
 		due = s.held.ExpiresAt().Add(-s.held.Threshold(least))
 	}
 	due = later(due, s.nextPut())
+	if marks := current.Metadata.Mirrors; marks != "" && !strings.Contains(marks, markOf(s.arn)) { // another function's
+		return due, later(s.nextPut(), current.CreatedAt.Add(minRepairWait)), false
+	}
 	lag := current.CreatedAt.Sub(due)
 	at = later(s.nextPut(), current.CreatedAt.Add(min(max(minRepairWait, lag), maxRepairWait)))
 	return due, at, lag >= minRepairWait || !s.isOurs() // a put may have had to wait, counted from AWS's date of the one before
+}
+
+// markOf names a mirror in a version's metadata, where no ARN need be.
+func markOf(arn string) string {
+	sum := sha256.Sum256([]byte(arn))
+	return hex.EncodeToString(sum[:4])
+}
+
+// marks are of the mirrors that a version is saved for: in another region of AWS another
+// function may save for others.
+func (p *pass) marks() string {
+	var marks []string
+	for _, arn := range p.Mirror {
+		if _, needs := p.repair[arn]; p.repair == nil || needs {
+			marks = append(marks, markOf(arn))
+		}
+	}
+	return cmp.Or(strings.Join(marks, ","), "none")
 }
 
 // describe says what readers of a mirror that is not in order have.

@@ -156,6 +156,7 @@ func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResp
 			"what it knows is too old to continue with; the next run saves a new token"}
 	}
 	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
+	metadata.Mirrors = p.marks()
 	p.sent[metadata.Fingerprint], p.replaced = sentToken{fresh, p.repair}, current
 	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
 	made, err := p.Tokens.Save(ctx, p.Token, current, fresh.Token, metadata)
