@@ -604,6 +604,10 @@ func TestSchedules(t *testing.T) {
 	if schedules := ofType(t, tmpl, "AWS::Scheduler::Schedule"); len(schedules) != len(tests) {
 		t.Errorf("got %d schedules, want %d", len(schedules), len(tests))
 	}
+	want(t, "rotate's condition", at(t, tmpl, "Resources", "RotateSchedule", "Condition"), "Rotates")
+	want(t, "ensure's condition", at(t, tmpl, "Resources", "EnsureTokenSchedule").(object)["Condition"], nil)
+	want(t, "condition", at(t, tmpl, "Conditions", "Rotates"), object{"Fn::Equals": []any{object{"Ref": "Schedules"}, "both"}})
+	want(t, "choices of schedules", show(at(t, tmpl, "Parameters", "Schedules", "Default"))+show(at(t, tmpl, "Parameters", "Schedules", "AllowedValues")), "both[both ensure]")
 	ensure := at(t, tmpl, "Parameters", "EnsureEveryMinutes")
 	want(t, "ensure default", at(t, ensure, "Default"), "1")
 	want(t, "ensure choices", at(t, ensure, "AllowedValues"), "[1 2]")
@@ -697,6 +701,29 @@ func TestGuardedAccounts(t *testing.T) {
 	}
 	for id, condition := range map[string]string{"MirrorKeyPolicy": "HasMirrorKey", "ParameterKeyPolicy": "HasParameterKey", "QueueKeyPolicy": "HasOwnKey", "TracingPolicy": "Traces"} {
 		want(t, id, at(t, tmpl, "Resources", id, "Condition"), condition)
+	}
+}
+
+// The function may put its own events on the one bus, by whichever name that is given.
+func TestEventsGoToOneBus(t *testing.T) {
+	t.Parallel()
+	for name, tmpl := range map[string]object{"template.yaml": template(t), "fleet.yaml": fleet(t)} {
+		bus := object{"Ref": "EventBusName"}
+		want(t, name+" variable", at(t, properties(t, tmpl, "Function"), "Environment", "Variables", "EVENT_BUS_NAME"), bus)
+		want(t, name+" condition", at(t, tmpl, "Resources", "EventPolicy", "Condition"), "HasBus")
+		want(t, name+" a bus", at(t, tmpl, "Conditions", "HasBus"), object{"Fn::Not": []any{object{"Fn::Equals": []any{bus, ""}}}})
+		want(t, name+" an ARN", show(at(t, tmpl, "Conditions", "HasBusArn")), show(object{"Fn::Equals": []any{object{"Fn::Select": []any{0, object{"Fn::Split": []any{":", bus}}}}, "arn"}}))
+		found := statements(properties(t, tmpl, "EventPolicy"))
+		want(t, name+" statements", len(found), 1)
+		want(t, name+" action", found[0]["Action"], "events:PutEvents")
+		want(t, name+" source", found[0]["Condition"], object{"StringEquals": object{"events:source": "iam-token-rotator"}})
+		want(t, name+" resource", found[0]["Resource"], object{"Fn::If": []any{"HasBusArn", bus,
+			object{"Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/${EventBusName}"}}})
+		pattern := regexp.MustCompile(at(t, tmpl, "Parameters", "EventBusName", "AllowedPattern").(string))
+		for value, fits := range map[string]bool{"": true, "default": true, "arn:aws-cn:events:cn-north-1:123456789012:event-bus/tokens": true,
+			"arn:aws:sqs:us-east-1:123456789012:tokens": false, "a/b": false, strings.Repeat("x", 41): false} {
+			want(t, name+" takes "+value, pattern.MatchString(value), fits)
+		}
 	}
 }
 

@@ -411,9 +411,24 @@ func TestGitLabJobFitsTheSchema(t *testing.T) {
 
 func TestECSTemplate(t *testing.T) {
 	t.Parallel()
-	file, _ := platform(t, "ecs.yaml")
-	if printed, err := exec.CommandContext(t.Context(), programs.Path(t, "cfn-lint"), file).CombinedOutput(); err != nil {
-		t.Errorf("cfn-lint: %v\n%s", err, printed)
+	for _, name := range []string{"ecs.yaml", "ecs-restart.yaml"} {
+		file, _ := platform(t, name)
+		if printed, err := exec.CommandContext(t.Context(), programs.Path(t, "cfn-lint"), file).CombinedOutput(); err != nil {
+			t.Errorf("cfn-lint: %v\n%s", err, printed)
+		}
+	}
+}
+
+// An event of a new token restarts the service, and no other event does.
+func TestATokenRestartsAnECSService(t *testing.T) {
+	t.Parallel()
+	file, _ := platform(t, filepath.Join("testdata", "ecs_restart.py"))
+	python := programs.Path(t, "python3")
+	if err := exec.CommandContext(t.Context(), python, "-c", "import boto3, moto, antlr4").Run(); err != nil {
+		programs.Missing(t, "Python has no moto: pip install 'moto[server]'")
+	}
+	if printed, err := exec.CommandContext(t.Context(), python, file).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, printed)
 	}
 }
 

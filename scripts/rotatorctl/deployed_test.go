@@ -78,7 +78,8 @@ func TestEveryParameter(t *testing.T) {
 		" AlarmTopicArn=arn:aws:sns:" + awstest.Region + ":123456789012:alarms SubnetIds=" + subnets.IDs[0] + "," + subnets.IDs[1] + " SecurityGroupIds=" + groups.IDs[0] +
 		" ReservedConcurrency=5 MirrorSecretArns=" + secret + "one-Ab12Cd," + secret + "two-Ab12Cd MirrorReaderRoleArns=arn:aws:iam::123456789012:role/reader" +
 		" KmsKeyArn=arn:aws:kms:" + awstest.Region + ":123456789012:key/0456 MirrorKmsKeyArn=arn:aws:kms:" + awstest.Region + ":123456789012:key/0789 TracingMode=Active" +
-		" MinRemaining=10m MetricsNamespace=Own/Space Concurrency=3 SecretsManagerMaxRps=7 TokenFormat=bearer LogRetentionInDays=7 EnsureEveryMinutes=2 WithDashboard=false"
+		" MinRemaining=10m MetricsNamespace=Own/Space Concurrency=3 SecretsManagerMaxRps=7 TokenFormat=bearer LogRetentionInDays=7 EnsureEveryMinutes=2 WithDashboard=false" +
+		" EventBusName=default Schedules=ensure"
 	a.set["TAGS"], a.set["CLOUDFORMATION_ROLE_ARN"] = "cost-center=7 owner=a@b", "arn:aws:iam::123456789012:role/deployer"
 	var sent []url.Values
 	a.answer = func(_ *http.Request, form url.Values) (int, string) {
@@ -87,14 +88,22 @@ func TestEveryParameter(t *testing.T) {
 		}
 		return 0, ""
 	}
+	a.moto.MustCall(t, "events", "AWSEvents.PutRule", map[string]any{"Name": "rotated", "EventPattern": `{"source":["iam-token-rotator"]}`})
+	announced := a.moto.MustCall(t, "sqs", "AmazonSQS.CreateQueue", map[string]any{"QueueName": "announced"})["QueueUrl"]
+	a.moto.MustCall(t, "events", "AWSEvents.PutTargets", map[string]any{"Rule": "rotated", "Targets": []any{map[string]any{"Id": "queue", "Arn": "arn:aws:sqs:" + awstest.Region + ":123456789012:announced"}}})
 	if got := a.must(0, "deploy", "default: rotated"); strings.Contains(got.all(), "Dashboard: ") {
 		t.Errorf("deploy names a dashboard that is not wanted: %s", got.all())
 	}
 	if len(sent) != 1 || sent[0].Get("RoleARN") != a.set["CLOUDFORMATION_ROLE_ARN"] || sent[0].Get("Tags.member.2.Value") != "a@b" {
 		t.Errorf("got %v, want a stack with two tags, made by the service role", sent)
 	}
+	events, _ := a.moto.MustCall(t, "sqs", "AmazonSQS.ReceiveMessage", map[string]any{"QueueUrl": announced, "MaxNumberOfMessages": 10})["Messages"].([]any)
+	if len(events) != 1 || !strings.Contains(fmt.Sprint(events), `"Token Rotated"`) {
+		t.Errorf("got the events %v, want the one of the first token: a check has none", events)
+	}
 	ids := a.resources()
 	want(t, "a dashboard that is not wanted", ids["Dashboard"], "")
+	want(t, "a schedule in a region that only ensures", ids["RotateSchedule"], "")
 	var queue struct{ Attributes map[string]string }
 	_, attributes := a.moto.MustDo(t, awstest.Request{Service: "sqs", Target: "AmazonSQS.GetQueueAttributes", Body: `{"QueueUrl":"` + ids["FailedRuns"] + `","AttributeNames":["All"]}`})
 	if err := json.Unmarshal(attributes, &queue); err != nil {
@@ -105,6 +114,7 @@ func TestEveryParameter(t *testing.T) {
 	variables := a.variables()
 	for name, value := range map[string]string{
 		"MIN_REMAINING": "10m", "METRICS_NAMESPACE": "Own/Space", "CONCURRENCY": "3", "SECRETS_MANAGER_MAX_RPS": "7", "TOKEN_FORMAT": "bearer", "BOOTSTRAP_EXPIRES_AT": "2999-01-31",
+		"EVENT_BUS_NAME": "default",
 	} {
 		want(t, name, variables[name], value)
 	}
