@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -77,11 +79,42 @@ func TestJSONBlocks(t *testing.T) {
 			case "report":
 				f.invoke("{}") // a report has a margin when there was a token before
 				compareFields(t, b.text, f.invoke("{}").Stdout)
+			case "announced":
+				details := f.receiveEvents()
+				f.invoke("{}") // the next one has a margin
+				f.invoke("{}")
+				compareFields(t, b.text, details()[1])
 			case "doctor":
 				f.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 403})
 				compareFields(t, b.text, f.run("doctor", "-json").Stdout)
 			}
 		})
+	}
+}
+
+// receiveEvents makes the function put its events on a bus, and returns what gives their details.
+func (f *function) receiveEvents() (details func() []string) {
+	var mu sync.Mutex
+	var received []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var asked struct{ Entries []struct{ Detail string } }
+		err := json.NewDecoder(r.Body).Decode(&asked)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, entry := range asked.Entries {
+			received = append(received, entry.Detail)
+		}
+		_, _ = fmt.Fprintf(w, `{"FailedEntryCount":0,"Entries":[{"EventId":"%d"}]}`, len(received))
+		if err != nil || len(asked.Entries) != 1 {
+			f.t.Errorf("got %d events at once, %v; want one", len(asked.Entries), err)
+		}
+	}))
+	f.t.Cleanup(server.Close)
+	maps.Copy(f.env, map[string]string{"EVENT_BUS_NAME": "tokens", "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": server.URL, "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "example"})
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return append(received, "{}", "{}")
 	}
 }
 

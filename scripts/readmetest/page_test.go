@@ -142,7 +142,7 @@ func blocks(t *testing.T, language string) []*block {
 func TestEveryBlockStatesItsPurpose(t *testing.T) {
 	allowed := map[string][]string{
 		"sh": stageNames(), "text": {"output", "picture", "figures", "query", "usage"},
-		"json": {"event", "rotations", "report", "doctor"}, "yaml": {"pod", "actions"}, "go": {"", "parameter"}, "python": {""},
+		"json": {"event", "rotations", "report", "announced", "doctor"}, "yaml": {"pod", "actions"}, "go": {"", "parameter"}, "python": {""},
 	}
 	for _, p := range allPages(t) {
 		for _, b := range p.blocks {

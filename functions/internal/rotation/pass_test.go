@@ -40,7 +40,7 @@ func TestRotatePublishesAFreshToken(t *testing.T) {
 			Expiration: expires.Unix(), IssuedAt: expires.Unix() - 3600, ExpiresIn: 3600,
 			IAMID: fx.workload().IAMID, Account: fx.cloud.AccountID(),
 			Fingerprint: iamtoken.Token{Value: iamtoken.NewSecret(current.Payload)}.Fingerprint(),
-			RunID:       "rotate-1234", RotatorVersion: "test",
+			RunID:       "rotate-1234", RotatorVersion: "test", Mirrors: "none",
 		}
 		if metadata != want {
 			t.Errorf("got metadata %+v, want %+v", metadata, want)
