@@ -661,6 +661,7 @@ func TestFleetPoliciesAreNarrow(t *testing.T) {
 		"EncryptTheRenewedKey":         "[kms:GenerateDataKey] on map[Ref:BootstrapKmsKeyArn]",
 		"WriteItsLog":                  "[logs:CreateLogStream logs:PutLogEvents] on map[Fn::Sub:arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${LogGroup}:*]",
 		"DecryptTheBootstrapKey":       "[kms:Decrypt] on map[Ref:BootstrapKmsKeyArn]",
+		"PutItsEvents":                 "[events:PutEvents] on " + ofTheBus,
 		"LambdaMakesNetworkInterfaces": show(anys(noResourceLevel)) + " on *",
 		"ItsCodeDoesNot":               show(anys(noResourceLevel)) + " on *",
 		"StartTheMaps":                 "[states:StartExecution] on [map[Ref:RotateMachine] map[Ref:EnsureMachine]]",
