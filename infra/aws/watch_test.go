@@ -155,11 +155,15 @@ type widget struct {
 
 func (m made) dashboard() map[string]widget {
 	m.t.Helper()
-	var body struct{ Widgets []widget }
+	var body struct {
+		PeriodOverride string
+		Widgets        []widget
+	}
 	text := m.of(properties(m.t, m.tmpl, "Dashboard")["DashboardBody"]).(string)
 	if err := json.Unmarshal([]byte(text), &body); err != nil {
 		m.t.Fatalf("the dashboard is no JSON: %v\n%s", err, text)
 	}
+	want(m.t, "the periods are kept whatever the time range", body.PeriodOverride, "inherit")
 	titled := map[string]widget{}
 	for i, w := range body.Widgets {
 		for _, other := range body.Widgets[:i] {
