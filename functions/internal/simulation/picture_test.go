@@ -2,169 +2,347 @@ package simulation
 
 import (
 	"bytes"
+	"encoding/xml"
 	"fmt"
+	"html"
 	"math"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// pictured is how much of the year a picture shows.
-const pictured = 48 * time.Hour
-
-// The picture in pixels: an hour is 22 wide, a minute 5 high, and the bars of the gaps lie below the axis.
-const (
-	pictureWidth, pictureHeight = 1200, 450
-	axisLeft, axisBottom        = 60.0, 370.0
-	perHour, perMinute          = 22.0, 5.0
-	oursColor, naiveColor       = "#2563eb", "#dc2626"
-)
-
-// draw writes the two days in which most happened as an SVG: the minutes left in the token that readers have, outages
-// shaded, the gaps of both ways marked below the axis.
-func (y year) draw(file string) error { return os.WriteFile(file, y.picture(), 0o644) }
-
-func (y year) picture() []byte {
-	w, days := y.eventful()
-	var p picture
-	p.add(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13">`, pictureWidth, pictureHeight)
-	p.add(`<rect width="100%%" height="100%%" fill="white"/>`)
-	p.text(axisLeft, 24, "start", "Minutes left in the stored token, seed %d, 48 hours from %s", y.seed, days.from.Format("2006-01-02 15:04 MST"))
-	for _, t := range w.troubles {
-		if len(t.kinds) > 0 && t.common(days) > 0 {
-			x := axisX(days.hour(t.from))
-			p.add(`<rect x="%.1f" y="%.1f" width="%.1f" height="300" fill="#f59e0b" fill-opacity="0.3"/>`, x, axisBottom-300, axisX(days.hour(t.to))-x)
-		}
-	}
-	p.axes()
-	p.line(&w.naiveTokens, days, naiveColor)
-	p.line(&w.tokens, days, oursColor)
-	p.gaps(&w.tokens, days, oursColor, axisBottom+5)
-	p.gaps(&w.naiveTokens, days, naiveColor, axisBottom+13)
-	for i, entry := range [][2]string{{oursColor, "iam-token-rotator"}, {naiveColor, "the naive way"}, {"#f59e0b", "an outage or a fault"}} {
-		x := axisLeft + float64(i)*180
-		p.add(`<rect x="%.1f" y="36" width="14" height="10" fill="%s"/>`, x, entry[0])
-		p.text(x+20, 46, "start", "%s", entry[1])
-	}
-	p.text(axisLeft+3*180+20, 46, "start", "bars below the axis: readers had no valid token")
-	p.add(`</svg>`)
-	return p.Bytes()
-}
-
-// picture is an SVG in the making.
+// picture is an SVG in the making. In a README it is an image, and its own style follows the reader's choice of light and
+// dark. A picture 750 wide is 375 pixels wide on a telephone: letters of 26 are 13 pixels there.
 type picture struct{ bytes.Buffer }
+
+const style = `<style>
+text{font:26px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fill:#1f2328}
+.bold{font-weight:600}.end{text-anchor:end}.mid{text-anchor:middle}
+.back{fill:#fff}.grid{stroke:#818b98;stroke-opacity:.45}.shade{fill:#818b98;fill-opacity:.35}
+.area{fill:#0969da;fill-opacity:.3;stroke:#0969da;stroke-width:2}rect.red,text.red{fill:#cf222e}
+.frame{fill:none;stroke:#818b98;stroke-opacity:.6}.small{font-size:22px}.large{font-size:56px;font-weight:600}.green{fill:#1a7f37}
+.line,.limit{fill:none;stroke-width:4;stroke-linecap:round;stroke:#0969da}.limit{stroke:#9a6700;stroke-width:2;stroke-dasharray:7 4}.c1{stroke:#bc4c00}.c2{stroke:#8250df}.c3{stroke:#1a7f37}.c4{stroke:#bf3989}
+@media(prefers-color-scheme:dark){text{fill:#f0f6fc}.back{fill:#0d1117}.area{fill:#4493f8;stroke:#4493f8}.c0{stroke:#4493f8}.c1{stroke:#f0883e}.c2{stroke:#a371f7}.c3{stroke:#3fb950}.c4{stroke:#f778ba}.limit{stroke:#d29922}rect.red,text.red{fill:#ff6a69}}
+</style>`
 
 func (p *picture) add(format string, args ...any) { _, _ = fmt.Fprintf(p, format+"\n", args...) }
 
-func (p *picture) text(x, y float64, anchor, format string, args ...any) {
-	p.add(`<text x="%.1f" y="%.1f" text-anchor="%s">%s</text>`, x, y, anchor, fmt.Sprintf(format, args...))
+func (p *picture) text(x, y float64, class, format string, args ...any) {
+	p.add(`<text x="%.0f" y="%.0f" class="%s">%s</text>`, x, y, class, html.EscapeString(fmt.Sprintf(format, args...)))
 }
 
-// axes draws a line every ten minutes and a tick every six hours.
-func (p *picture) axes() {
-	right := axisX(pictured.Hours())
-	for minutes := 0; minutes <= 60; minutes += 10 {
-		y := axisBottom - float64(minutes)*perMinute
-		p.add(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="#d1d5db"/>`, axisLeft, y, right, y)
-		p.text(axisLeft-8, y+4, "end", "%d", minutes)
+const lineHeight = 33
+
+// widthOf is that of a text in the widest of the usual fonts.
+func widthOf(text, class string) (sum float64) {
+	letter := map[string]float64{"": 16, "bold": 18, "small": 13.6}[class]
+	for _, c := range text {
+		switch {
+		case strings.ContainsRune("fijlrt .,:;()'-", c):
+			sum += letter * .55
+		case strings.ContainsRune("mwMW", c):
+			sum += letter * 1.45
+		default:
+			sum += letter
+		}
 	}
-	for hour := 0; hour <= int(pictured.Hours()); hour += 6 {
-		x := axisX(float64(hour))
-		p.add(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="#6b7280"/>`, x, axisBottom, x, axisBottom+20)
-		p.text(x, axisBottom+36, "middle", "%d h", hour)
-	}
-	p.text(axisX(pictured.Hours()/2), axisBottom+58, "middle", "hours")
-	p.add(`<text transform="translate(18 %.1f) rotate(-90)" text-anchor="middle">minutes left</text>`, axisBottom-150)
+	return sum
 }
 
-func axisX(hour float64) float64 { return axisLeft + hour*perHour }
-
-// line draws the minutes left over time.
-func (p *picture) line(t *timeline, days span, color string) {
-	var points strings.Builder
-	hours, minutes := t.sawtooth(days)
-	for i := range hours {
-		fmt.Fprintf(&points, "%.1f,%.1f ", axisX(hours[i]), axisBottom-minutes[i]*perMinute)
+// paragraph breaks text into lines, and returns where the last one stands.
+func (p *picture) paragraph(x, y, width float64, class, text string) float64 {
+	line := ""
+	for _, word := range append(strings.Fields(text), "") {
+		if line != "" && (word == "" || widthOf(line+" "+word, class) > width) {
+			p.text(x, y, class, "%s", line)
+			line, y = "", y+lineHeight
+		}
+		line = strings.TrimSpace(line + " " + word)
 	}
-	p.add(`<polyline points="%s" fill="none" stroke="%s" stroke-width="1.5"/>`, points.String(), color)
+	return y - lineHeight
 }
 
-// gaps draws bars for when readers had no token, the shortest one pixel wide.
-func (p *picture) gaps(t *timeline, days span, color string, y float64) {
+// finish puts the picture on a background, with the words that a screen reader says.
+func (p *picture) finish(width int, height float64, title, description string) []byte {
+	return fmt.Appendf(nil, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" viewBox="0 0 %d %.0f" role="img" aria-labelledby="t d">
+<title id="t">%s</title>
+<desc id="d">%s</desc>
+%s
+<rect class="back" width="100%%" height="100%%"/>
+%s</svg>
+`, width*4/5, width, height, html.EscapeString(title), html.EscapeString(description), style, p)
+}
+
+// plot is a part of a picture: time from left to right, values from bottom to top.
+type plot struct {
+	x, y, width, height float64
+	span
+	bottom, top float64
+}
+
+type sample struct {
+	at    time.Time
+	value float64
+}
+
+func (a plot) place(at time.Time) float64 {
+	return a.x + a.width*earlier(later(at, a.from), a.to).Sub(a.from).Hours()/a.length().Hours()
+}
+
+func (a plot) level(value float64) float64 {
+	return a.y + a.height*(1-min(1, (value-a.bottom)/(a.top-a.bottom)))
+}
+
+// path is a line through samples. One less than two units from the last one drawn cannot be seen, and is left out; at
+// one that is no number the line breaks.
+func (a plot) path(samples []sample) string {
+	path, command, lastX, lastY := "", "M%.1f,%.1fh0", math.Inf(-1), 0.0
+	for _, s := range samples {
+		x, y := a.place(s.at), a.level(s.value)
+		if math.IsNaN(s.value) {
+			command, lastX = "M%.1f,%.1fh0", math.Inf(-1)
+		} else if max(math.Abs(x-lastX), math.Abs(y-lastY)) >= 2 {
+			path += fmt.Sprintf(command, x, y)
+			command, lastX, lastY = "L%.1f,%.1f", x, y
+		}
+	}
+	return path
+}
+
+// stretch marks a time in a plot.
+func (p *picture) stretch(a plot, s span, class string) {
+	if s.common(a.span) > 0 {
+		x := a.place(s.from)
+		p.add(`<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, class, x, a.y, max(2, a.place(s.to)-x), a.height)
+	}
+}
+
+// grid draws the lines of the values that are named.
+func (p *picture) grid(a plot, values ...float64) {
+	for _, value := range values {
+		y := a.level(value)
+		p.add(`<path class="grid" d="M%.1f,%.1fh%.1f"/>`, a.x, y, a.width)
+		name := fmt.Sprintf("%.0f", value)
+		if math.Abs(value) >= 1000 {
+			name = fmt.Sprintf("%.1fk", value/1000)
+		}
+		p.text(a.x-8, y+9, "end", "%s", name)
+	}
+}
+
+// draw writes the two days in which most outages lasted as an SVG.
+func (y year) draw(file string) error { return os.WriteFile(file, y.picture(), 0o644) }
+
+var status = regexp.MustCompile(`( )(429|200)\b`)
+
+const (
+	pictured    = 48 * time.Hour
+	shownOutage = 5 * time.Minute // a shorter one is as narrow as a line
+)
+
+func (y year) picture() []byte {
+	w, day, days := y.eventful()
+	var p picture
+	title := "Minutes left in the token that jobs read"
+	when := fmt.Sprintf("Days %d and %d, most outages of a simulated year", day, day+1)
+	p.text(16, 40, "bold", "%s", title)
+	p.text(16, 76, "", "%s", when)
+	upper := plot{x: 54, y: 166, width: 680, height: 130, span: days, top: 60}
+	lower := upper
+	lower.y += 232
+	outages := w.outages(days)
+	ours := p.panel(upper, "This function", &w.tokens, outages)
+	naive := p.panel(lower, "Naive: cron and IBM's SDK", &w.naiveTokens, outages)
+	p.hours(lower, day)
+	bottom := lower.y + lower.height + 118
+	p.text(16, bottom, "bold", "Shaded: no token can be saved")
+	var names []string
+	for i, o := range outages {
+		name := fmt.Sprintf("%d: %s, %s", i+1, strings.Join(o.kinds, " and "), spoken(o.length()))
+		name = status.ReplaceAllString(name, "${1}IBM answers $2")
+		names = append(names, name)
+		bottom = p.paragraph(16, bottom+34, 718, "", name)
+	}
+	p.text(16, bottom+50, "bold", "All %d days", y.days)
+	bottom += 50
+	totals := y.totals()
+	for _, total := range totals {
+		bottom = p.paragraph(16, bottom+34, 718, "", total)
+	}
+	return p.finish(750, bottom+20, title, fmt.Sprintf("%s. This function: %s. Naive, cron and IBM's SDK: %s. Shaded, no token can be saved: %s. All %d days: %s",
+		when, ours, naive, strings.Join(names, "; "), y.days, strings.Join(totals, " ")))
+}
+
+// totals are the year's in words.
+func (y year) totals() []string {
+	expired := func(of func(w *world) *timeline) string {
+		return fmt.Sprintf("expired for %.0f h in %d gaps.", y.sum(func(w *world) time.Duration { return of(w).lost() }).Hours(), y.count(func(w *world) int { return len(of(w).gaps) }))
+	}
+	promise := "No gap of this function is longer than promised."
+	if n := len(y.violations()); n > 0 {
+		promise = fmt.Sprintf("%d promises were broken.", n)
+	}
+	return []string{"This function: " + expired(ours), "Naive: " + expired(theNaive), promise}
+}
+
+// panel draws one way's remaining lifetime, and returns in words for how long there was none.
+func (p *picture) panel(a plot, name string, t *timeline, outages []trouble) string {
+	p.text(16, a.y-40, "bold", "%s", name)
+	flags, last := a, 0.0
+	flags.y, flags.height = a.y-30, a.height+30
+	for i, o := range outages {
+		p.stretch(flags, o.span, "shade")
+		last = max(last+18, (a.place(o.from)+a.place(o.to))/2)
+		p.text(last, a.y-5, "mid", "%d", i+1)
+	}
+	if path := a.path(t.sawtooth(a.span)); path != "" {
+		p.add(`<path class="area" d="%sV%.1fH%.1fz"/>`, path, a.level(0), a.x)
+	}
+	var lost time.Duration
 	for _, g := range t.gaps {
-		if g.common(days) > 0 {
-			x := axisX(days.hour(g.from))
-			p.add(`<rect x="%.1f" y="%.1f" width="%.1f" height="6" fill="%s"/>`, x, y, max(1, axisX(days.hour(g.to))-x), color)
+		p.stretch(a, g, "red")
+		lost += g.common(a.span)
+	}
+	p.grid(a, 0, 30, 60)
+	p.text(a.x+a.width, a.y-40, "red end", "expired for %s", spoken(lost))
+	return "expired for " + spoken(lost)
+}
+
+// hours names every sixth hour below a plot, and the days.
+func (p *picture) hours(a plot, day int) {
+	for hour := 0; time.Duration(hour)*time.Hour <= a.length(); hour += 6 {
+		x := a.place(a.from.Add(time.Duration(hour) * time.Hour))
+		p.add(`<path class="grid" d="M%.1f,%.1fv8"/>`, x, a.y+a.height)
+		p.text(x, a.y+a.height+32, "mid", "%d", hour%24)
+		if hour%24 == 12 {
+			p.text(x, a.y+a.height+64, "mid", "hours of day %d", day+hour/24)
 		}
 	}
 }
 
-// eventful finds the stretch with most outages and gaps.
-func (y year) eventful() (best *world, days span) {
-	most := -1.0
+// spoken is a duration for people.
+func spoken(d time.Duration) string {
+	d = d.Round(time.Minute)
+	hours, minutes := int(d.Hours()), int(d.Minutes())%60
+	switch {
+	case hours == 0:
+		return fmt.Sprintf("%d min", minutes)
+	case minutes == 0:
+		return fmt.Sprintf("%d h", hours)
+	}
+	return fmt.Sprintf("%d h %d min", hours, minutes)
+}
+
+// eventful finds the two days with most outages, the first of equals, and which day of the year they begin with.
+func (y year) eventful() (eventful *world, day int, days span) {
+	most, today := -1, 0
 	for _, w := range y.parts {
 		for from := w.start; from.Before(w.end); from = from.Add(24 * time.Hour) {
+			today++
 			s := span{from, earlier(from.Add(pictured), w.end)}
-			score := 0.0
-			for _, g := range w.tokens.gaps {
-				score += math.Min(2, g.common(s).Hours()) * 3
-			}
-			for _, t := range w.troubles {
-				score += math.Min(1, t.common(s).Hours())
-			}
-			if score > most {
-				most, best, days = score, w, s
+			if n := len(w.outages(s)); n > most {
+				most, eventful, day, days = n, w, today, s
 			}
 		}
 	}
-	return best, days
+	return eventful, day, days
 }
 
-// sawtooth is the remaining lifetime over time, in hours and minutes, never below zero.
-func (t *timeline) sawtooth(s span) (x, y []float64) {
+// outages are the stretches in which nothing could be saved.
+func (w *world) outages(s span) (shown []trouble) {
+	for _, t := range w.troubles {
+		if len(t.kinds) > 0 && t.common(s) >= shownOutage {
+			shown = append(shown, t)
+		}
+	}
+	return shown
+}
+
+// sawtooth is the remaining lifetime in minutes over time, never below zero.
+func (t *timeline) sawtooth(s span) (samples []sample) {
 	for i, token := range t.tokens {
 		until := s.to
 		if i+1 < len(t.tokens) {
-			until = t.tokens[i+1].at
-		}
-		if until.Before(s.from) || token.at.After(s.to) {
-			continue
+			until = earlier(until, t.tokens[i+1].at)
 		}
 		from := later(token.at, s.from)
-		until = earlier(until, s.to)
-		x, y = append(x, s.hour(from)), append(y, left(token, from))
-		if dead := later(token.expires, from); dead.Before(until) {
-			x, y = append(x, s.hour(dead)), append(y, 0)
+		if until.Before(from) {
+			continue
 		}
-		x, y = append(x, s.hour(until)), append(y, left(token, until))
+		for _, at := range []time.Time{from, earlier(later(token.expires, from), until), until} {
+			samples = append(samples, sample{at, max(0, token.expires.Sub(at).Minutes())})
+		}
 	}
-	return x, y
+	return samples
 }
 
-func left(token published, at time.Time) float64 { return max(0, token.expires.Sub(at).Minutes()) }
-
-// hour is the place of a moment in a picture of s.
-func (s span) hour(at time.Time) float64 { return earlier(later(at, s.from), s.to).Sub(s.from).Hours() }
-
-// The picture has a title, two axes, and as many bars as there are gaps.
+// The picture is small however often tokens are replaced, is XML, and has as many marks as there are outages and gaps.
 func TestPicture(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	at := func(minutes int) time.Time { return start.Add(time.Duration(minutes) * time.Minute) }
-	tokens := timeline{tokens: []published{{at: at(0), expires: at(60)}, {at: at(50), expires: at(110)}}}
-	naive := timeline{tokens: tokens.tokens[:1], gaps: []span{{at(60), at(90)}}}
-	w := &world{start: start, end: start.Add(pictured), tokens: tokens, naiveTokens: naive}
-	w.troubles = []trouble{{span: span{at(40), at(70)}, kinds: []string{"iam"}}}
-	got := string(year{seed: 1, parts: []*world{w}}.picture())
+	var busy timeline
+	for minute := 0; minute < 3*24*60; minute += 3 {
+		busy.publish(published{at: at(minute), expires: at(minute + 15)})
+	}
+	days := []*world{{start: start, end: start.Add(24 * time.Hour)}, {start: start, end: start.Add(3 * 24 * time.Hour), tokens: busy}}
+	w := days[1]
+	w.naiveTokens = timeline{tokens: []published{{at: at(1440), expires: at(1500)}, {at: at(1530), expires: at(1600)}}, gaps: []span{{at(1500), at(1530)}, {at(1600), at(4320)}}}
+	for _, outage := range []int{1500, 2000, 2004, 2900} {
+		w.troubles = append(w.troubles, trouble{span: span{at(outage), at(outage + 5)}, kinds: []string{"429 <often>"}})
+	}
+	w.troubles = append(w.troubles, trouble{span: span{at(3000), at(3004)}, kinds: []string{"too short"}})
+	got := year{seed: 1, days: 4, parts: days}.picture()
+	description := wellFormed(t, got)
 	for want, times := range map[string]int{
-		"Minutes left in the stored token, seed 1": 1, ">60</text>": 1, ">48 h</text>": 1, `height="300"`: 1, `height="6"`: 1, "<polyline": 2, "NaN": 0, "%!": 0,
-		`<rect x="82.0" y="383.0" width="11.0"`: 1, // half an hour, an hour after the start
-		"60.0,70.0 78.3,320.0 78.3,70.0":        1, // 60 minutes left, 10 left, 60 again
+		`class="shade"`: 8, `class="red" x`: 2, "<path class=\"area\"": 2, "IBM answers 429 &lt;often&gt;, 5 min": 8, "too short": 0, "NaN": 0, "%!": 0, "Days 3 and 4": 2,
+		`<rect class="red" x="68.2" y="398.0" width="7.1"`: 1, // half an hour, an hour after the start
 	} {
-		if n := strings.Count(got, want); n != times {
+		if n := strings.Count(string(got), want); n != times {
 			t.Errorf("got %q %d times, want %d, in\n%s", want, n, times, got)
 		}
+	}
+	if want := "Naive: expired for 46 h in 2 gaps."; !strings.Contains(description, want) {
+		t.Errorf("got %q, want %q in it", description, want)
+	}
+}
+
+// wellFormed checks that a picture is XML and under 30 KB, and returns its description.
+func wellFormed(t *testing.T, svg []byte) string {
+	t.Helper()
+	var root struct {
+		Title string `xml:"title"`
+		Desc  string `xml:"desc"`
+	}
+	if err := xml.Unmarshal(svg, &root); err != nil || root.Title == "" || root.Desc == "" || len(svg) > 30_000 {
+		t.Errorf("got %d bytes, title %q, description %q, %v", len(svg), root.Title, root.Desc, err)
+	}
+	return root.Desc
+}
+
+// The picture in git and the pages that show it are of the same run.
+func TestThePictureIsThePages(t *testing.T) {
+	read := func(file string) string {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	description := wellFormed(t, []byte(read("testdata/simulation.svg")))
+	for page, folder := range map[string]string{"README.md": "", "../../../README.md": "functions/internal/simulation/"} {
+		if want := "![" + description + "](" + folder + "testdata/simulation.svg)"; !strings.Contains(read(page), want) {
+			t.Errorf("%s does not have\n%s", page, want)
+		}
+	}
+	_, table, _ := strings.Cut(read("README.md"), "\nreaders without a token: ")
+	_, totals, _ := strings.Cut(description, "All 365 days: ")
+	figures := regexp.MustCompile(`(\d+) ?h in (\d+) ?`)
+	got, want := figures.FindAllString(totals, -1), figures.FindAllString(table, 2)
+	if strings.ReplaceAll(fmt.Sprint(got), " ", "") != strings.ReplaceAll(fmt.Sprint(want), " ", "") || len(want) != 2 {
+		t.Errorf("the picture has %q, the page %q", got, want)
 	}
 }
 
