@@ -206,6 +206,14 @@ func TestDashboard(t *testing.T) {
 	left := m.dashboard()["Minutes left (token that expires first)"]
 	want(t, "one number, large", left.Properties.View, "singleValue")
 	want(t, "it counts on in silence", left.Properties.Metrics[0][0].(map[string]any)["expression"], "FLOOR((FILL(IF(left, left + EPOCH(left)), REPEAT) - EPOCH(left)) / 60)")
+	page, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for title := range m.dashboard() {
+		name := regexp.MustCompile(`^[^(:]*[^(: ]`).FindString(title)
+		want(t, name+" is on the page", strings.Contains(string(page), "\n| "+name+" | "), true)
+	}
 	want(t, "what failed last", m.dashboard()["What failed last"].Properties.Query, "SOURCE '<LogGroup>' | "+show(m.of(properties(t, m.tmpl, "WhatFailedQuery")["QueryString"])))
 }
 
