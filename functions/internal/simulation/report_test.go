@@ -68,7 +68,9 @@ func (y year) figures(out io.Writer) {
 		y.count(func(w *world) int { return w.counts.versions }))
 	y.cacheFigures(out)
 	y.mirrorFigures(out)
-	y.keyFigures(out)
+	if len(y.keys) > 0 {
+		y.keyFigures(out)
+	}
 	_, _ = fmt.Fprintf(out, "API calls: %d, the naive way %d; a reader used the token %d times during faults\n\n",
 		y.count(func(w *world) int { return w.counts.allCalls(true) }), y.count(func(w *world) int { return w.counts.allCalls(false) }),
 		y.count(func(w *world) int { return w.counts.visits }))
