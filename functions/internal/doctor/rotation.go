@@ -168,7 +168,7 @@ func (e *examination) checkLifetime(f *findings, response rotation.TokenResponse
 	switch {
 	case capped < e.MinRemaining:
 		f.warn(tokenLifetime, fmt.Sprintf("the lifetime of tokens is %s, too short for MIN_REMAINING (%s): %s counts instead", lifetime, e.MinRemaining, capped),
-			fmt.Sprintf("set MIN_REMAINING to %s or less; a longer lifetime of tokens, 1 hour at most, allows more", capped))
+			fmt.Sprintf("set MIN_REMAINING to %s or less, or lengthen the account's token lifetime if it is less than an hour", capped))
 	case lifetime < e.Interval:
 		f.warn(tokenLifetime, fmt.Sprintf("the lifetime of tokens is %s, shorter than the schedule of %s (ROTATION_INTERVAL)", lifetime, e.Interval),
 			"keep the every-minute ensure schedule, which alone keeps one valid; or rotate more often")
