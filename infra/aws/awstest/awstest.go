@@ -209,7 +209,7 @@ func (m *Moto) Stop() {
 // Request is a request to one of AWS's services.
 type Request struct {
 	Service string // as a signature's scope names it: secretsmanager, s3, …
-	Region  string // Region if empty
+	Region  string // if empty, that of the request that is being served, or else Region
 	Method  string // POST if empty
 	Path    string // with the query; / if empty
 	Target  string // the operation, in AWS's JSON protocols
@@ -226,7 +226,7 @@ func (m *Moto) Do(ctx context.Context, r Request) (status int, answer []byte, er
 	if err != nil {
 		return 0, nil, fmt.Errorf("constructing a request to %s: %w", r.Service, err)
 	}
-	scope := cmp.Or(r.Region, Region) + "/" + r.Service
+	scope := cmp.Or(r.Region, regionOf(ctx)) + "/" + r.Service
 	request.Header.Set("Authorization", algorithm+" Credential="+own().KeyID+"/20260101/"+scope+"/aws4_request, SignedHeaders=host, Signature=x")
 	if strings.HasPrefix(r.Body, "Action=") {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
@@ -282,6 +282,14 @@ func (m *Moto) assume(ctx context.Context, role, session string) (credentials, e
 		return credentials{}, fmt.Errorf("assuming the role %s: %d %s", role, status, answer)
 	}
 	return issued, nil
+}
+
+type regionKey struct{}
+
+// regionOf is the region of the request that is being served under ctx, Region if there is none.
+func regionOf(ctx context.Context) string {
+	served, _ := ctx.Value(regionKey{}).(string)
+	return cmp.Or(served, Region)
 }
 
 // MakeBucket makes an S3 bucket in Region.

@@ -72,7 +72,8 @@ var (
 func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	service, err := l.Moto.admit(r, l.Host)
 	if err == nil {
-		err = l.serve(w, r, service)
+		asked, _ := signatureOf(r) // not of a web identity
+		err = l.serve(w, r.WithContext(context.WithValue(r.Context(), regionKey{}, asked.region)), service)
 	}
 	if err != nil {
 		reject(w, r, err)
@@ -124,7 +125,7 @@ func (l *Lambda) serveVersion(w http.ResponseWriter, r *http.Request, name, what
 		return true, l.listVersions(w, r, name)
 	case version == "" || what == "/versions":
 		return false, nil
-	case l.deleted[name+":"+version]:
+	case l.deleted[regionOf(r.Context())+":"+name+":"+version]:
 		return true, &rejection{"ResourceNotFoundException", "Function not found: " + name + ":" + version}
 	case r.Method != http.MethodDelete:
 		return false, nil
@@ -147,7 +148,7 @@ func (l *Lambda) serveVersion(w http.ResponseWriter, r *http.Request, name, what
 	if l.deleted == nil {
 		l.deleted = map[string]bool{}
 	}
-	l.deleted[name+":"+version] = true
+	l.deleted[regionOf(r.Context())+":"+name+":"+version] = true
 	w.WriteHeader(http.StatusNoContent)
 	return true, nil
 }
@@ -160,7 +161,9 @@ func (l *Lambda) listVersions(w http.ResponseWriter, r *http.Request, name strin
 	}
 	var listed struct{ Versions []map[string]any }
 	if json.Unmarshal(answer, &listed) == nil {
-		listed.Versions = slices.DeleteFunc(listed.Versions, func(v map[string]any) bool { return l.deleted[fmt.Sprint(name, ":", v["Version"])] })
+		listed.Versions = slices.DeleteFunc(listed.Versions, func(v map[string]any) bool {
+			return l.deleted[fmt.Sprint(regionOf(r.Context()), ":", name, ":", v["Version"])]
+		})
 		answer, err = json.Marshal(listed)
 	}
 	w.WriteHeader(status)
@@ -231,9 +234,9 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	timeout := cmp.Or(l.Timeout, time.Duration(f.Configuration.Timeout)*time.Second)
 	command := exec.CommandContext(ctx, l.Program, "-event", "-", "-timeout", timeout.String(), "--", "./"+f.Configuration.Handler)
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) } // it ends the function, too
-	command.Env = []string{"PATH=" + os.Getenv("PATH"), "AWS_LAMBDA_FUNCTION_NAME=" + f.Configuration.FunctionName, "AWS_REGION=" + Region,
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "AWS_LAMBDA_FUNCTION_NAME=" + f.Configuration.FunctionName, "AWS_REGION=" + regionOf(ctx),
 		"AWS_ACCESS_KEY_ID=" + role.KeyID, "AWS_SECRET_ACCESS_KEY=" + role.Secret, "AWS_SESSION_TOKEN=" + role.Token,
-		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + cmp.Or(l.Secrets, l.Moto.URL()), "AWS_ENDPOINT_URL_SSM=" + cmp.Or(l.Secrets, l.Moto.URL())}
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + cmp.Or(l.Secrets, l.Moto.URL()), "AWS_ENDPOINT_URL_SSM=" + cmp.Or(l.Secrets, l.Moto.URL()), "AWS_ENDPOINT_URL_EVENTBRIDGE=" + l.Moto.URL()}
 	for name, value := range f.Configuration.Environment.Variables {
 		command.Env = append(command.Env, name+"="+value)
 	}
@@ -450,7 +453,9 @@ func (l *Lambda) deleteStack(ctx context.Context, form url.Values) (status int, 
 			continue
 		}
 		l.mu.Lock()
-		maps.DeleteFunc(l.deleted, func(version string, _ bool) bool { return strings.HasPrefix(version, resource.Name+":") })
+		maps.DeleteFunc(l.deleted, func(version string, _ bool) bool {
+			return strings.HasPrefix(version, regionOf(ctx)+":"+resource.Name+":")
+		})
 		l.mu.Unlock()
 		_, err := m.Call(ctx, "logs", "Logs_20140328.DeleteLogGroup", map[string]any{"logGroupName": logGroup(resource.Name)})
 		if err != nil && !strings.Contains(err.Error(), "ResourceNotFoundException") {
