@@ -275,13 +275,14 @@ const (
 	parameterARN = "arn:aws:ssm:us-east-1:123456789012:parameter/mirror"
 )
 
-// awsAnswers are what AWS Secrets Manager answers; %q is the bootstrap key or the token, %d the time.
+// awsAnswers are what AWS's services answer; %q is the bootstrap key or the token, %d the time.
 var awsAnswers = map[string]string{
 	"secretsmanager.GetSecretValue": `{"ARN":"` + bootstrapARN + `","Name":"bootstrap","SecretString":%q,"CreatedDate":%d}`,
 	"secretsmanager.DescribeSecret": `{"ARN":"` + mirrorARN + `","Name":"mirror","VersionIdsToStages":{}}`,
 	"secretsmanager.PutSecretValue": `{"ARN":"` + mirrorARN + `","Name":"mirror","VersionStages":["AWSCURRENT"]}`,
 	"AmazonSSM.DescribeParameters":  `{"Parameters":[{"ARN":"` + parameterARN + `","Name":"mirror","Type":"SecureString","Tier":"Standard","KeyId":"alias/aws/ssm","Version":1}]}`,
 	"AmazonSSM.PutParameter":        `{"Version":2,"Tier":"Standard"}`,
+	"AWSEvents.PutEvents":           `{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}`,
 	"secretsmanager.UpdateSecret":   `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`,
 	"secretsmanager.CreateSecret":   `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`,
 }

@@ -174,7 +174,7 @@ func onAWS(s *stage) map[string]string {
 }
 
 func mirrored(s *stage) map[string]string {
-	return without(onAWS(s), []string{"API_KEY_SECRET", "TOKEN_SECRET"}, map[string]string{"ROTATIONS": fmt.Sprintf(
+	return without(onAWS(s), []string{"API_KEY_SECRET", "TOKEN_SECRET"}, map[string]string{"EVENT_BUS_NAME": "tokens", "ROTATIONS": fmt.Sprintf(
 		`[{"name":"mirrored","api_key_secret":%q,"token_secret":%q,"format":"json","mirror":[%q,%q]}]`, s.rotation.APIKeySecret, s.rotation.TokenSecret, mirrorARN, parameterARN)})
 }
 
@@ -321,6 +321,7 @@ var bodies = map[string]string{
 	"secret": `{"id":"$TOKEN","secret_type":"arbitrary","name":"$KEY","payload":"two words: $KEY","created_at":"2026-01-01T00:00:00Z",` +
 		`"version_custom_metadata":{"fingerprint":"$TOKEN","run_id":"$TOKEN","iam_id":"$KEY","account":"$KEY","expiration":4102444800},` +
 		`"apikey":"$KEY","entity_tag":"$KEY","apikeys":[{"name":"$KEY","id":"$KEY","description":"$TOKEN"}],"total_count":1,"secrets":[{"id":"$KEY","name":"$KEY"}]}`,
+	"AWS events": `{"FailedEntryCount":1,"Entries":[{"EventId":"$KEY","ErrorCode":"$KEY","ErrorMessage":"$BODY $TOKEN"}]}`,
 	"AWS secret": `{"ARN":"$KEY","Name":"$KEY","SecretString":"{\"apikey\":\"$KEY\"}","SecretBinary":"$KEY","CreatedDate":"$KEY"}`,
 }
 
@@ -420,7 +421,7 @@ var shapes = map[string][]string{
 // misread are variables that a kind of program reads and that hold no secret.
 var misread = map[string][]string{
 	"function": {"IAM_URL", "SECRETS_MANAGER_APIKEY_ARN", "API_KEY_SECRET", "TOKEN_SECRET", "ROTATIONS_FILE", "TOKEN_FORMAT", "MIN_REMAINING", "ROTATION_INTERVAL", "SECRETS_MANAGER_MAX_RPS", "CONCURRENCY",
-		"LOG_LEVEL", "BOOTSTRAP_EXPIRES_AT", "EXPECT_ACCOUNT", "IAM_PROFILE_NAME", "IAM_PROFILE_ID", "CR_TOKEN_FILENAME", "AWS_PROFILE", "AWS_ENDPOINT_URL", "SSL_CERT_FILE"},
+		"LOG_LEVEL", "EVENT_BUS_NAME", "BOOTSTRAP_EXPIRES_AT", "EXPECT_ACCOUNT", "IAM_PROFILE_NAME", "IAM_PROFILE_ID", "CR_TOKEN_FILENAME", "AWS_PROFILE", "AWS_ENDPOINT_URL", "SSL_CERT_FILE"},
 	"reader":   {"IAM_URL", "TOKEN_SECRET", "TOKEN_SECRET_ARN", "READER_APIKEY_FILE", "IAM_PROFILE_NAME", "IAM_PROFILE_ID", "CR_TOKEN_FILENAME", "SSL_CERT_FILE"},
 	"operator": {"IAM_URL", "ACCOUNT_ID", "KEY_GROUP_ID", "WORKLOAD_IAM_ID", "IAM_PROFILE_ID", "BOOTSTRAP_SECRET_ARN", "STACK", "BUCKET", "PARAMS", "ARCH", "API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID", "ROTATIONS_FILE", "BOOTSTRAP_EXPIRES_AT", "MODE", "ROTATION", "AWS_PROFILE", "AWS_ENDPOINT_URL", "SSL_CERT_FILE"},
 }
