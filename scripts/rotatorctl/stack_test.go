@@ -327,7 +327,7 @@ func TestLifeOfAStack(t *testing.T) {
 	want(t, "environment, the log level kept", a.variables(), map[string]string{
 		"SECRETS_MANAGER_URL": a.set["SECRETS_MANAGER_URL"], "IAM_URL": a.set["IAM_URL"], "SECRETS_MANAGER_APIKEY_ARN": a.arn, "BOOTSTRAP_EXPIRES_AT": "", "BOOTSTRAP_KEY_SECRET": "",
 		"API_KEY_SECRET": one.APIKeySecret, "TOKEN_SECRET": one.TokenSecret, "EXPECT_ACCOUNT": a.cloud.AccountID(), "EXPECT_IAM_ID": "", "ROTATIONS_FILE": "",
-		"TOKEN_FORMAT": "raw", "MIN_REMAINING": "8m", "ROTATION_INTERVAL": "50m", "SECRETS_MANAGER_MAX_RPS": "", "CONCURRENCY": "",
+		"TOKEN_FORMAT": "raw", "MIN_REMAINING": "8m", "ROTATION_INTERVAL": "50m", "SECRETS_MANAGER_MAX_RPS": "", "CONCURRENCY": "", "EVENT_BUS_NAME": "",
 		"METRICS_NAMESPACE": "IAMTokenRotator", "LOG_LEVEL": "debug",
 	})
 	a.checkDashboard()
