@@ -14,9 +14,9 @@ type KeyRenewal struct {
 	Warnings      []string `json:"warnings"`
 	Error         *Error   `json:"error,omitempty"`
 
-	DaysLeft    float64 `json:"-"` // until ExpiresAt, by IBM's clock
-	OldKeyEnded bool    `json:"-"` // IAM refused the key in use before the new one was stored
-	Expiring    bool    `json:"-"` // the key expires sooner than it would if IBM and this renewal worked
+	DaysLeft      float64 `json:"-"` // until ExpiresAt, by IBM's clock
+	PreviousEnded bool    `json:"-"` // IAM refuses the key before the current one, AWSPREVIOUS
+	Expiring      bool    `json:"-"` // the key expires sooner than it would if IBM and this renewal worked
 }
 
 // RenewalOutcome is how a renewal ended.

@@ -86,7 +86,7 @@ func TestTheBootstrapKeyRenewsItself(t *testing.T) {
 		}
 		return *ran.KeyRenewal
 	}
-	got := run(`{}`, report.KeyRenewed, "GetSecretValue GetSecretValue PutSecretValue")
+	got := run(`{}`, report.KeyRenewed, "GetSecretValue GetSecretValue PutSecretValue GetSecretValueAWSPREVIOUS")
 	if stored() != cloud.MustCurrent(managed).Payload || got.ExpiresAt == nil || time.Until(*got.ExpiresAt) < 44*24*time.Hour || got.NextRotationAt == nil {
 		t.Errorf("got %+v, want the managed key stored, with its dates", got)
 	}
@@ -101,7 +101,7 @@ func TestTheBootstrapKeyRenewsItself(t *testing.T) {
 		t.Errorf("got %v, want that IAM does not know the key yet", got.Error)
 	}
 	time.Sleep(propagation) // until IAM knows it
-	run(`{}`, report.KeyRenewed, "GetSecretValue PutSecretValue")
+	run(`{}`, report.KeyRenewed, "GetSecretValue PutSecretValue GetSecretValueAWSPREVIOUS")
 
 	// IBM makes another key and ends the one in use; the process has lost its token, too.
 	ended := stored()
@@ -109,7 +109,7 @@ func TestTheBootstrapKeyRenewsItself(t *testing.T) {
 	cloud.MustDeleteAPIKey(ended)
 	time.Sleep(propagation)
 	f = newFunction("the-function", env, &log)
-	got = run(`{}`, report.KeyRenewed, "GetSecretValue GetSecretValue GetSecretValueAWSPREVIOUS GetSecretValue PutSecretValue")
+	got = run(`{}`, report.KeyRenewed, "GetSecretValue GetSecretValue GetSecretValueAWSPREVIOUS GetSecretValue PutSecretValue GetSecretValueAWSPREVIOUS")
 	if stored() != cloud.MustCurrent(managed).Payload || !got.ByPreviousKey || len(got.Warnings) == 0 {
 		t.Errorf("got %+v, want the key renewed by the previous one", got)
 	}

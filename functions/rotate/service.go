@@ -43,7 +43,7 @@ func newClients(cfg config.Config) (*clients, error) {
 		if cfg.ManagedKey.IsZero() {
 			c.bootstrap = ibmcloud.BootstrapByKey(c.iam, c.keyStore.Key)
 		} else {
-			c.bootstrap = ibmcloud.BootstrapByRenewedKey(c.iam, c.keyStore.Key, c.keyStore.Previous)
+			c.bootstrap = ibmcloud.BootstrapByRenewedKey(c.iam, c.keyStore.Key, c.keyStore.PreviousKey)
 		}
 	case "IAM_TOKEN":
 		c.bootstrap = ibmcloud.BootstrapByToken(c.iam, credential.Token)

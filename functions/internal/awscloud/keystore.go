@@ -33,9 +33,14 @@ func (k *KeyStore) Current(ctx context.Context) (key iamtoken.Secret, versionID 
 	return k.secret.read(ctx, nil)
 }
 
-// Previous reads the key before the current one.
-func (k *KeyStore) Previous(ctx context.Context) (iamtoken.Secret, error) {
-	key, _, err := k.secret.read(ctx, aws.String("AWSPREVIOUS"))
+// Previous reads the key before the current one and the id of its version.
+func (k *KeyStore) Previous(ctx context.Context) (key iamtoken.Secret, versionID string, err error) {
+	return k.secret.read(ctx, aws.String("AWSPREVIOUS"))
+}
+
+// PreviousKey reads the key before the current one.
+func (k *KeyStore) PreviousKey(ctx context.Context) (iamtoken.Secret, error) {
+	key, _, err := k.Previous(ctx)
 	return key, err
 }
 

@@ -17,7 +17,7 @@ func TestTheKeyBeforeAndANewKey(t *testing.T) {
 	if key, id, err := store.Current(t.Context()); err != nil || key.Reveal() != canary || id != "the-version" {
 		t.Errorf("got version %q, %v", id, err)
 	}
-	if key, err := store.Previous(t.Context()); err != nil || key.Reveal() != canary {
+	if key, err := store.PreviousKey(t.Context()); err != nil || key.Reveal() != canary {
 		t.Errorf("got %v, want a key", err)
 	}
 	if err := store.Put(t.Context(), iamtoken.NewSecret("a-new-key"), "its-version"); err != nil {

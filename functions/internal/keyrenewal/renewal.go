@@ -31,6 +31,7 @@ type Renewer struct {
 
 	mu      sync.Mutex
 	checked time.Time // when a renewal last ended, by the wall clock; zero before
+	netOf   string    // the id of the key for which AWSPREVIOUS was found to be of use
 }
 
 // The methods of these interfaces return *rotation.Error.
@@ -52,6 +53,8 @@ type Bootstrap interface {
 type Store interface {
 	// Current returns the key and the id of its version.
 	Current(ctx context.Context) (key iamtoken.Secret, versionID string, err error)
+	// Previous returns the same of the version before.
+	Previous(ctx context.Context) (key iamtoken.Secret, versionID string, err error)
 	// Put makes key the current one. With an id that a version has, it changes nothing.
 	Put(ctx context.Context, key iamtoken.Secret, versionID string) error
 }
@@ -86,6 +89,9 @@ func (r *Renewer) Run(ctx context.Context, look rotation.TokenRef) report.KeyRen
 	defer cancel()
 	p := &pass{Renewer: r, look: look, started: rotation.WallClock(r.Now), result: report.KeyRenewal{Warnings: []string{}}}
 	outcome, err := p.renew(ctx)
+	if err == nil {
+		p.checkNet(ctx)
+	}
 	r.mu.Lock()
 	r.checked = rotation.WallClock(r.Now)
 	r.mu.Unlock()
@@ -131,8 +137,7 @@ func (p *pass) renew(ctx context.Context) (report.RenewalOutcome, error) {
 	if err := p.tryLook(ctx, candidate); err != nil {
 		return "", err
 	}
-	// 5. Store it. The key in use becomes AWSPREVIOUS, so it is tried first.
-	p.result.OldKeyEnded = p.inUse.Previous || p.hasEnded(ctx)
+	// 5. Store it. The key in use becomes AWSPREVIOUS.
 	outcome := report.KeyCurrent
 	if stored.Reveal() != p.managed.Key.Reveal() {
 		if err := p.store(ctx, storedVersion); err != nil {
@@ -188,21 +193,38 @@ func (p *pass) exchange(ctx context.Context) (Candidate, error) {
 	return candidate, nil
 }
 
-// endedLimit bounds the question whether the key in use has ended: enough time must be left
-// to store the next one.
-const endedLimit = 3 * time.Second
+// netLimit bounds the question whether the net holds.
+const netLimit = 3 * time.Second
 
-// hasEnded reports whether IAM refuses the key in use. Its token, obtained before, hides
-// that IBM has ended it with the rotation: the version before the next would be no net then.
-func (p *pass) hasEnded(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, endedLimit)
-	defer cancel()
-	old, err := p.Candidate(p.inUse.Key)
-	if err == nil {
-		_, err = old.Identify(ctx)
+// checkNet notes whether IAM refuses AWSPREVIOUS, which has to serve if it refuses AWS's current
+// key one day. IBM has then ended a key at its rotation, and the token of that key hid it. The
+// question is asked until the answer is good: the process that stored the current key
+// may have ended before its report. The key of a person may be deleted, and where IBM's rotation
+// is late the previous one has reached the end of its ttl: neither counts.
+func (p *pass) checkNet(ctx context.Context) {
+	made := p.managed.ExpiresAt.Add(-p.managed.TTL)
+	p.mu.Lock()
+	known := p.netOf == p.managed.KeyID
+	p.mu.Unlock()
+	if known || !p.ibmClock().Before(made.Add(p.managed.Interval)) {
+		return
 	}
-	var failure *rotation.Error
-	return errors.As(err, &failure) && failure.Kind == rotation.Denied
+	ctx, cancel := context.WithTimeout(ctx, netLimit)
+	defer cancel()
+	key, versionID, err := p.Store.Previous(ctx)
+	if err == nil && isManaged(versionID) {
+		var previous Candidate
+		if previous, err = p.Candidate(key); err == nil {
+			_, err = previous.Identify(ctx)
+		}
+		var failure *rotation.Error
+		p.result.PreviousEnded = errors.As(err, &failure) && failure.Kind == rotation.Denied
+	}
+	if err == nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.netOf = p.managed.KeyID
+	}
 }
 
 func mismatch(found string) error {
@@ -238,12 +260,16 @@ func (p *pass) store(ctx context.Context, after string) error {
 // every repeat, whoever stores it, and a new one after somebody has stored another key.
 // AWS asks for 32 to 64 characters; IAM's id of a key has 43.
 func versionID(keyID, after string) string {
-	const maxID, minID, digits = 43, 11, 20
-	if len(keyID) > maxID || len(keyID) < minID {
-		keyID = hash(keyID)[:maxID]
+	if len(keyID) != keyIDLength {
+		keyID = hash(keyID)[:keyIDLength]
 	}
-	return keyID + "-" + hash(after)[:digits]
+	return keyID + "-" + hash(after)[:64-keyIDLength-1]
 }
+
+const keyIDLength = 43
+
+// isManaged reports whether a version has the id of one that stores a managed key.
+func isManaged(versionID string) bool { return len(versionID) == 64 && versionID[keyIDLength] == '-' }
 
 func hash(text string) string {
 	digest := sha256.Sum256([]byte(text))
@@ -259,7 +285,7 @@ func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewa
 	if err != nil {
 		result.Outcome, result.Error = report.KeyRenewalFailed, errorOf(err)
 	}
-	expiry, now := ExpiryOf(p.managed), rotation.WallClock(p.Now).Add(p.managed.Clock.Skew()) // by IBM's clock
+	expiry, now := ExpiryOf(p.managed), p.ibmClock()
 	if !expiry.At.IsZero() {
 		if p.inUse.Key.Reveal() != p.managed.Key.Reveal() {
 			expiry.At = expiry.At.Add(-p.managed.Interval)
@@ -274,8 +300,8 @@ func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewa
 	if result.ByPreviousKey {
 		result.Warnings = append(result.Warnings, "IAM refused the bootstrap key that is current in AWS, and the one before it was used: "+
 			"if IBM ends a key when it rotates, the next rotation ends this one, too; see the runbook, key-renewal")
-	} else if result.OldKeyEnded {
-		result.Warnings = append(result.Warnings, "IAM refuses the bootstrap key that was in use until now, and its token was used: "+
+	} else if result.PreviousEnded {
+		result.Warnings = append(result.Warnings, "IAM refuses the bootstrap key before the current one, AWSPREVIOUS: "+
 			"if IBM ends a key when it rotates, the next rotation may leave none that works; see the runbook, key-renewal")
 	}
 	if result.Expiring {
@@ -286,6 +312,8 @@ func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewa
 	}
 	return result
 }
+
+func (p *pass) ibmClock() time.Time { return rotation.WallClock(p.Now).Add(p.managed.Clock.Skew()) }
 
 func errorOf(err error) *report.Error {
 	var failure *rotation.Error

@@ -36,9 +36,10 @@ type world struct {
 	owners  map[string]string // IAM ids by the keys that IAM knows
 	refused map[string]error  // why Secrets Manager does not serve a key's token
 
-	versions []version // of the AWS secret
-	current  int       // of versions; AWSPREVIOUS is before it
-	down     error     // why AWS stores nothing
+	versions   []version // of the AWS secret
+	current    int       // of versions; AWSPREVIOUS is before it
+	down       error     // why AWS stores nothing
+	unanswered error     // why IAM answers nothing of a key that is not in use
 
 	requests int
 	at       int
@@ -63,7 +64,7 @@ func newWorld() *world {
 		},
 		owners:   map[string]string{"key-0": owner, "key-1": owner, "key-2": owner, "other": "iam-ServiceId-other"},
 		refused:  map[string]error{},
-		versions: []version{{"version-0", "key-0"}, {"version-1", "key-1"}}, current: 1,
+		versions: []version{{"version-0", "key-0"}, {versionID(day1, "version-0"), "key-1"}}, current: 1,
 	}
 }
 
@@ -81,6 +82,12 @@ func (w *world) Current(context.Context) (iamtoken.Secret, string, error) {
 	w.request("current")
 	now := w.versions[w.current]
 	return iamtoken.NewSecret(now.key), now.id, nil
+}
+
+func (w *world) Previous(context.Context) (iamtoken.Secret, string, error) {
+	w.request("previous")
+	before := w.versions[w.current-1]
+	return iamtoken.NewSecret(before.key), before.id, nil
 }
 
 // Put does as AWS documents: an id that exists, with the same value, changes nothing.
@@ -137,6 +144,9 @@ type tried struct {
 
 func (c tried) Identify(context.Context) (iamtoken.Token, error) {
 	c.request("exchange")
+	if c.unanswered != nil {
+		return iamtoken.Token{}, c.unanswered
+	}
 	if _, known := c.owners[c.key]; !known {
 		return iamtoken.Token{}, &rotation.Error{Step: rotation.StepBootstrap, Kind: rotation.Denied, Retry: rotation.Once}
 	}
@@ -174,12 +184,13 @@ func (w *world) wantStored(t *testing.T, key string, versions int) {
 
 func TestTheKeyInUseIsReadAndNothingElseDone(t *testing.T) {
 	w := newWorld()
-	got := run(t, w.process())
+	r := w.process()
+	got := run(t, r)
 	if got.Outcome != report.KeyCurrent || got.KeyID != day1 || !got.ExpiresAt.Equal(start.Add(45*day)) || !got.NextRotationAt.Equal(start.Add(15*day)) || len(got.Warnings) > 0 {
 		t.Errorf("got %+v", got)
 	}
-	if strings.Join(w.done, " ") != "read" {
-		t.Errorf("requests %v, want one", w.done)
+	if got := run(t, r); got.Outcome != report.KeyCurrent || strings.Join(w.done, " ") != "read previous read" {
+		t.Errorf("requests %v, want one, and once a look at the key before", w.done)
 	}
 }
 
@@ -190,7 +201,7 @@ func TestANewKeyIsStoredAndUsedFromThenOn(t *testing.T) {
 	if got := run(t, r); got.Outcome != report.KeyRenewed || got.KeyID != day2 || got.Error != nil || !got.ExpiresAt.Equal(start.Add(60*day)) {
 		t.Errorf("got %+v, want renewed", got)
 	}
-	if got, want := strings.Join(w.done, " "), "read current exchange look exchange put forget"; got != want {
+	if got, want := strings.Join(w.done, " "), "read current exchange look put forget previous exchange"; got != want {
 		t.Errorf("requests %s, want %s", got, want)
 	}
 	w.wantStored(t, "key-2", 3)
@@ -206,14 +217,14 @@ func TestANewKeyIsStoredAndUsedFromThenOn(t *testing.T) {
 // The process ends before each of the requests of a renewal; the next one ends where one
 // that was not interrupted does.
 func TestAProcessThatEndsBetweenTwoStepsLosesNothing(t *testing.T) {
-	for crash := 1; crash <= 8; crash++ {
+	for crash := 1; crash <= 9; crash++ {
 		w := newWorld()
 		r := w.process()
 		w.rotate()
 		w.at, w.happens = crash, func() { panic(crashed{}) }
 		func() {
 			defer func() {
-				if ended := recover(); (ended == crashed{}) != (crash <= 7) {
+				if ended := recover(); (ended == crashed{}) != (crash <= 8) {
 					t.Fatalf("crash %d: got %v", crash, ended)
 				}
 			}()
@@ -232,7 +243,7 @@ func TestAProcessThatEndsBetweenTwoStepsLosesNothing(t *testing.T) {
 
 // Two functions renew at once: one does all of it between two steps of the other.
 func TestTwoAtOnceStoreOneVersion(t *testing.T) {
-	for at := 1; at <= 7; at++ {
+	for at := 1; at <= 8; at++ {
 		w := newWorld()
 		first, second := w.process(), w.process()
 		w.rotate()
@@ -320,19 +331,70 @@ func TestABadKeyThatWasStoredByHandIsReplaced(t *testing.T) {
 	w.wantStored(t, "key-1", 4)
 }
 
-// IBM ends the key at the rotation, and its token hides that: the new key takes the place
-// of the net, so the run says so.
+// IBM ends the key at the rotation, and its token hides that: AWSPREVIOUS is no net, so each run
+// says so until somebody answers, whichever process stored the new key and however it ended.
 func TestAnEndedKeyWhoseTokenIsStillUsed(t *testing.T) {
-	w := newWorld()
-	r := w.process()
-	bootstrap := r.Bootstrap.(*process)
-	r.Bootstrap = cached{bootstrap}
-	w.rotate()
-	delete(w.owners, "key-1")
-	if got := run(t, r); got.Outcome != report.KeyRenewed || !got.OldKeyEnded || got.ByPreviousKey || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "key-renewal") {
-		t.Errorf("got %+v, want renewed, and a warning that the key in use has ended", got)
+	for crash := range 9 { // before this request of the process that stores the new key; 0 is not at all
+		w := newWorld()
+		r := w.process()
+		r.Bootstrap = cached{r.Bootstrap.(*process)}
+		w.rotate()
+		delete(w.owners, "key-1")
+		says := func(got report.KeyRenewal) bool {
+			return got.Error == nil && (got.ByPreviousKey || got.PreviousEnded) && len(got.Warnings) == 1 && strings.Contains(got.Warnings[0], "key-renewal")
+		}
+		if w.at, w.happens = crash, func() { panic(crashed{}) }; crash == 0 {
+			if got := run(t, r); !says(got) || got.Outcome != report.KeyRenewed {
+				t.Errorf("got %+v, want renewed, and a warning that the key before has ended", got)
+			}
+		} else {
+			func() {
+				defer func() { _ = recover() }()
+				_ = r.Run(t.Context(), rotation.TokenRef{})
+			}()
+		}
+		w.at = 0
+		other := w.process()
+		for range 3 {
+			if got := run(t, other); !says(got) {
+				t.Errorf("crash %d: then got %+v, want a warning that the key before has ended", crash, got)
+			}
+		}
+		w.wantStored(t, "key-2", 3)
+		w.versions = append(w.versions, version{"by-hand-0123456789-0123456789-0123", "key-0"}) // as the runbook says
+		w.current = 3
+		for range 2 {
+			if got := run(t, w.process()); got.PreviousEnded || len(got.Warnings) > 0 {
+				t.Errorf("crash %d: answered, got %+v", crash, got)
+			}
+		}
 	}
-	w.wantStored(t, "key-2", 3)
+}
+
+// A key of a person may be deleted, and where IBM's rotation is late the previous one is past its
+// ttl; a question without an answer is asked again.
+func TestWhatIsNoEndedNet(t *testing.T) {
+	for name, arrange := range map[string]func(w *world){
+		"the key of a person":     func(w *world) { w.versions[1].id = "by-hand-0123456789-0123456789-0123" },
+		"past its ttl":            func(w *world) { w.managed.ExpiresAt = start.Add(30 * day) },
+		"no dates":                func(w *world) { w.managed.ExpiresAt = time.Time{} },
+		"IAM does not answer now": func(w *world) { w.unanswered = errIs(rotation.Unavailable, rotation.Later) },
+	} {
+		w := newWorld()
+		w.versions = append(w.versions, version{"version-2", "key-2"})
+		w.current = 2
+		w.rotate()
+		delete(w.owners, "key-1")
+		arrange(w)
+		r := w.process()
+		if got := run(t, r); got.PreviousEnded {
+			t.Errorf("%s: got %+v, want no warning", name, got)
+		}
+		w.unanswered = nil
+		if got := run(t, r); got.PreviousEnded != (name == "IAM does not answer now") {
+			t.Errorf("%s: then got %+v", name, got)
+		}
+	}
 }
 
 // cached still has a token of the key that it began with.

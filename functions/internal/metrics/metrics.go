@@ -62,7 +62,7 @@ func (e Emitter) Emit(ran report.Report) error {
 // FailingRotations is how many failed, in a run of all, if there are several;
 // KeyExpiring is 1 if a key expires too soon, else 0, in runs that know of one;
 // KeyRenewalFailure is 0 or, if the bootstrap key could not be renewed, 1 or, if IAM
-// refuses the one that was in use, 2.
+// refuses AWS's current key or the one before it, 2.
 func (e Emitter) writeWhole(ran report.Report) error {
 	values := map[string]float64{}
 	if len(e.Rotations) > 1 && len(ran.Results) == len(e.Rotations) {
@@ -75,7 +75,7 @@ func (e Emitter) writeWhole(ran report.Report) error {
 	}
 	if renewal := ran.KeyRenewal; renewal != nil {
 		values["KeyRenewalFailure"] = count(renewal.Outcome == report.KeyRenewalFailed)
-		if renewal.ByPreviousKey || renewal.OldKeyEnded {
+		if renewal.ByPreviousKey || renewal.PreviousEnded {
 			values["KeyRenewalFailure"] = 2
 		}
 	}
