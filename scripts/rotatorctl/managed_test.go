@@ -146,6 +146,56 @@ func TestWhatIBMDoesWithTheKeyBefore(t *testing.T) {
 	fx.switched(r)
 }
 
+// What IBM leaves open of what setup does, at each of its ends; the simulated year plays what the function meets.
+func TestOpenQuestionsOfSetup(t *testing.T) {
+	type open = ibmcloudtest.Undocumented
+	taken := func(fx *fixture) {
+		fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Name: "iam-token-rotator-api-key", Group: "default", ReuseAPIKey: true})
+	}
+	ended := func(fx *fixture) {
+		fx.succeed()
+		fx.cloud.Set(open{AutomaticRotation: "fails"})
+		fx.later(46 * day)
+	}
+	ruled := func(fx *fixture) { fx.succeed() }
+	for _, test := range []struct {
+		settings open
+		arrange  func(fx *fixture)
+		words    string // of the failure; empty for none
+	}{
+		{open{Duplicate: 409}, taken, "use another --name"},
+		{open{Duplicate: 400}, taken, "use another --name"},
+		{open{GroupsAuthorization: "not_required"}, nil, ""},
+		{open{GroupsAuthorization: "required"}, nil, "Secrets Manager may not make keys"},
+		{open{KeyAuthorization: "account"}, nil, ""},
+		{open{KeyAuthorization: "service_ids"}, nil, ""},
+		{open{KeyAuthorization: "none"}, nil, "Secrets Manager may not make keys"},
+		{open{Destroyed: 400, EndedKeySecret: 200}, ended, ""},
+		{open{Destroyed: 404, EndedKeySecret: 404}, ended, ""},
+		{open{Destroyed: 410, EndedKeySecret: 410}, ended, ""},
+		{open{Destroyed: 412}, ended, ""},
+		{open{RuleChange: "keeps"}, ruled, ""},
+		{open{RuleChange: "rotates"}, ruled, ""},
+		{open{OwnKeys: "none"}, ruled, ""},
+		{open{OwnKeys: "policy"}, ruled, ""},
+	} {
+		fx := newManaged(t)
+		fx.cloud.Set(test.settings)
+		if test.arrange != nil {
+			test.arrange(fx)
+		}
+		if test.words != "" {
+			fx.fail(1, test.words)
+			continue
+		}
+		r := fx.succeed()
+		versions := fx.cloud.MustVersions(r.values["BOOTSTRAP_KEY_SECRET"])
+		if key := versions[len(versions)-1].Payload; fx.aws.secrets[defaultAWSSecret] != key || len(versions) != 2 {
+			t.Errorf("%+v: got %d versions, and another key at AWS: %v", test.settings, len(versions), fx.aws.secrets[defaultAWSSecret] != key)
+		}
+	}
+}
+
 func TestManagedSecretsThatDoNotFit(t *testing.T) {
 	for name, test := range map[string]struct {
 		spoil func(fx *fixture)

@@ -214,6 +214,7 @@ func (s *setup) createSecret(ctx context.Context, body map[string]any, refused s
 		ID string `json:"id"`
 	}
 	doing := fmt.Sprintf("creating the secret %s", body["name"])
+	refused = cmp.Or(refused, "Check the ids and options.") + " Or a secret of another group has the name: use another --name." // a taken name is 409 or 400
 	f := &failure{doing: doing, needed: managerNeeded, refused: refused}
 	if err := s.cloud.sendAs(ctx, f, http.MethodPost, "secrets", http.StatusCreated, body, &created); err != nil {
 		return "", err
