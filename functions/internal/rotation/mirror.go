@@ -281,6 +281,9 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bo
 // token is to be saved for it.
 func (p *pass) judge(ctx context.Context, s mirrorState, current CurrentVersion, now time.Time, kept bool) (warning string, repair bool, err error) {
 	due, at, tried := s.repairAt(current, p.MinRemaining)
+	if p.overQuota(current.Lifetime()) && now.Sub(current.CreatedAt) < 2*AttemptLimit {
+		tried = false // a run may still be waiting to put it, see spreadPuts
+	}
 	refused := p.refusals.get(s.arn)
 	unavailable := func(retry Retry, format string, args ...any) (string, bool, error) {
 		return "", false, &Error{Kind: Unavailable, Retry: retry, Message: s.describe(now) + fmt.Sprintf(format, args...)}
@@ -337,6 +340,7 @@ func (p *pass) mirror(current CurrentVersion, fresh TokenResponse) error {
 	if p.suspended() {
 		return &Error{Step: StepMirror, Kind: Timeout, Message: "the process was suspended for longer than the run may take: the token is too old to mirror"}
 	}
+	p.spreadPuts(fresh.Token.ExpiresIn)
 	ctx, cancel := context.WithTimeout(WithWallDeadline(p.ctx, p.started.Add(p.timeout)), AttemptLimit)
 	defer cancel()
 	payload := p.mirrorPayload(current, fresh.Token)
@@ -360,6 +364,25 @@ func (p *pass) mirror(current CurrentVersion, fresh TokenResponse) error {
 		p.refusals.note(arn, current.VersionID, err)
 		return "", err
 	})
+}
+
+// overQuota reports whether tokens of a lifetime take all the puts that AWS's quota allows a mirror.
+func (p *pass) overQuota(lifetime time.Duration) bool {
+	return lifetime < MirrorLifetime && slices.ContainsFunc(p.Mirror, func(arn string) bool { return !IsParameter(arn) })
+}
+
+// spreadPuts waits a random time where the quota has no room for two deployments, in two regions
+// say, that put at the same moment: the later one sees the other's put by AWS's date of the last change.
+func (p *pass) spreadPuts(lifetime time.Duration) {
+	if !p.overQuota(lifetime) {
+		return
+	}
+	wait := time.NewTimer(time.Duration(p.random() * float64(AttemptLimit)))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-p.ctx.Done():
+	}
 }
 
 // known is the state of a mirror as far as it shows without a request to IBM: AWS's

@@ -1051,6 +1051,7 @@ func TestARepeatedDeliverySavesNothingWhateverIsToRemain(t *testing.T) {
 func TestAVersionThatHadToWaitIsNoFailureOfTheMirror(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
+		fx.rotator.Random = func() float64 { return 0 } // no put waits for another deployment's
 		m.Fault = func(_ context.Context, _ string, put bool) error {
 			if put {
 				time.Sleep(2 * time.Second)

@@ -3,7 +3,6 @@ package rotation
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -308,7 +307,7 @@ func (p *pass) warnAbout(response TokenResponse) {
 	if token.ExpiresIn < p.Interval {
 		p.warn("tokens expire in %s, less than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)
 	}
-	if token.ExpiresIn < MirrorLifetime && slices.ContainsFunc(p.Mirror, func(arn string) bool { return !IsParameter(arn) }) {
+	if p.overQuota(token.ExpiresIn) {
 		expired := "may have an expired one"
 		if gap := PutInterval - token.ExpiresIn; gap > 0 {
 			expired = fmt.Sprintf("have an expired one for %s of that at least", gap)

@@ -177,10 +177,14 @@ func (r *Rotator) newBackOff() backoff.BackOff {
 	b.Multiplier = 2
 	b.RandomizationFactor = 0
 	b.MaxInterval = maxWait * 2 / 3 // jitter adds up to half
+	return jittered{b, r.random}
+}
+
+func (r *Rotator) random() float64 {
 	if r.Random == nil {
-		return jittered{b, rand.Float64}
+		return rand.Float64()
 	}
-	return jittered{b, r.Random}
+	return r.Random()
 }
 
 // jittered makes each wait a random half to one and a half of itself.

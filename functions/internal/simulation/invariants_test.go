@@ -24,10 +24,10 @@ type margin struct {
 
 // published checks the version that an invocation has just made.
 func (w *world) published(inv *invocation) {
-	version := w.cloud.MustCurrent(w.tokenSecret)
-	iamID, expires, err := w.cloud.Validate(version.Payload)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	version := w.cloud.MustCurrent(w.tokenSecret)
+	iamID, expires, err := w.cloud.Validate(version.Payload)
 	now, before := w.now(), w.tokens.current(w.now())
 	metadata, metadataErr := iamtoken.ParseMetadata(version.Metadata)
 	born := time.Unix(metadata.IssuedAt, 0)
@@ -115,7 +115,10 @@ func (w *world) checkNeed(now time.Time, inv *invocation, before published) {
 	for _, arn := range mirrorARNs {
 		needed = needed || short(w.mirrors.seen[arn].current(now))
 	}
-	if !needed && !w.underMirrorFault(now, now.Add(time.Second)) {
+	for _, arn := range mirrorARNs {
+		needed = needed || w.underMirrorFault(arn, now, now.Add(time.Second))
+	}
+	if !needed {
 		w.violated(now, "%s published, with %s left at IBM and enough in the mirrors", inv.id, before.expires.Sub(now))
 	}
 }

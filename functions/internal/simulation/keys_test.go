@@ -5,10 +5,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -35,18 +38,33 @@ const (
 
 	opManaged   = "managed"   // Secrets Manager: the managed bootstrap key
 	opCandidate = "candidate" // IAM: a token by the key that is to be stored
+	opNet       = "net"       // IAM: a token by the key before the one in AWS
 	opStored    = "stored"    // AWS: the current key, or the one before
 
-	restored, rotatedByHand = "an older version restored", "rotated by hand"
-	theSecret, noFunction   = "the AWS secret", "no function runs"
+	restored, rotatedByHand, ruleChanged = "an older version restored", "rotated by hand", "the rule of rotation changed"
+	theSecret, noFunction, fixedWorkload = "the AWS secret", "no function runs", "the workload's key made by a person"
+	rotationFails, unauthorized, groups  = "IBM's rotation fails", "the authorization removed", "an authorization on access groups required"
+	tokenExpired                         = "the token secret past its expiration date"
 )
 
-// keySettings choose among what IBM leaves open, each at both of its ends.
+// keySettings choose among what IBM leaves open. TestOpenQuestions plays what each of them
+// decides; TestEachEndIsPlayed holds that no end is missing here.
 var keySettings = []ibmcloudtest.Undocumented{
 	{},
-	{KeyAfterAutomaticRotation: "at_once", UnknownKey: 401, EndedKeySecret: 404, OwnKeys: "policy"},
-	{OlderKey: "deleted", KeyAuthorization: "service_ids", OwnKeys: "none", EndedKeySecret: 410},
-	{KeyAfterManualRotation: "at_once", RuleChange: "rotates"},
+	{KeyAfterAutomaticRotation: "at_once", UnknownKey: 401, EndedKeySecret: 404, OwnKeys: "policy", Destroyed: 404},
+	{OlderKey: "deleted", KeyAuthorization: "service_ids", EndedKeySecret: 410, OwnKeys: "none", Destroyed: 410},
+	{KeyAfterManualRotation: "at_once", RuleChange: "rotates", Destroyed: 412},
+}
+
+// keyFaults are the ends that are a fault of the story, and no setting of a whole one.
+var keyFaults = map[string]ibmcloudtest.Undocumented{
+	rotationFails: {AutomaticRotation: "fails"}, unauthorized: {KeyAuthorization: "none"}, groups: {GroupsAuthorization: "required"},
+}
+
+// beyondReach are the settings that no run of the function meets.
+var beyondReach = map[string]string{
+	"duplicate_status": "the function creates nothing with a name; scripts/rotatorctl's TestOpenQuestionsOfSetup has both ends",
+	"too_large_status": "a token has 8,192 characters at most, IBM takes 1,000,000; setup stores keys",
 }
 
 // keys are what a world of managed keys has more than another: the bootstrap key in AWS,
@@ -60,13 +78,15 @@ type keys struct {
 	dead     int // reasons why no function runs
 	alarms   map[*function]*keyAlarms
 
-	remakeAt time.Time            // when a person will have seen to a loss; zero without one
-	remade   time.Time            // when that was last
-	refillAt time.Time            // when a person will have answered key-renewal
-	heard    time.Time            // when key-renewal fired first since AWSPREVIOUS was last a fixed key
-	expiring time.Time            // since when key-expiry fires; zero when it does not
-	made     map[string]time.Time // IBM's keys of the bootstrap, and when it made them
-	behind   time.Time            // since when AWS's key is not IBM's
+	remakeAt  time.Time            // when a person will have seen to a loss; zero without one
+	remade    time.Time            // when that was last
+	refillAt  time.Time            // when a person will have answered key-renewal
+	byHand    time.Time            // when a person last stored a key in AWS
+	heard     time.Time            // when key-renewal fired first since AWSPREVIOUS was last a fixed key
+	expiring  time.Time            // since when key-expiry fires for a managed key; zero when it does not
+	fixedEnds time.Time            // when the key ends that a person has made for the workload; zero without one
+	made      map[string]time.Time // IBM's keys of the bootstrap, and when it made them
+	behind    time.Time            // since when AWS's key is not IBM's
 
 	renewals, byPrevious, losses int
 	longestBehind                time.Duration
@@ -77,6 +97,7 @@ type keys struct {
 type keyAlarms struct {
 	mu       sync.Mutex
 	renewals series
+	refused  bool // IAM has refused AWS's key or the one before, at any time
 }
 
 // Write implements io.Writer for the lines of the embedded metric format.
@@ -84,7 +105,7 @@ func (a *keyAlarms) Write(line []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if failure, known := value(line, "KeyRenewalFailure"); known {
-		a.renewals = append(a.renewals, point{time.Now(), time.Now(), failure})
+		a.renewals, a.refused = append(a.renewals, point{time.Now(), time.Now(), failure}), a.refused || failure >= 2
 	}
 	return len(line), nil
 }
@@ -110,9 +131,9 @@ func (a *keyAlarms) fires(now time.Time) bool {
 
 // newKeyWorld is a deployment whose keys IBM makes, in two regions that share the AWS secret.
 // It begins with a fixed key there, as the set-up command leaves it.
-func newKeyWorld(seed uint64, days int) *world {
+func newKeyWorld(seed uint64, days int, settings ibmcloudtest.Undocumented) *world {
 	w := newWorld(seed, days, true)
-	k := &keys{settings: keySettings[seed%uint64(len(keySettings))], alarms: map[*function]*keyAlarms{}, made: map[string]time.Time{}}
+	k := &keys{settings: settings, alarms: map[*function]*keyAlarms{}, made: map[string]time.Time{}}
 	w.keys, w.rotation.Mirror, w.everyday = k, nil, dangers{cold: 0.05}
 	w.cloud.Set(k.settings)
 	w.makeKeySecrets()
@@ -134,17 +155,17 @@ func (w *world) makeKeySecret(iamID string) string {
 	return w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", IAMID: iamID, ReuseAPIKey: true, TTL: keyLifetime.String(), RotateDays: int(keyInterval / day)})
 }
 
-// playKeys plays the years of a seed, one for each of the settings.
-func playKeys(t *testing.T, seed uint64, days int) (worlds []*world) {
+// playKeys plays a story for each of the settings, with what plan has for it.
+func playKeys(t *testing.T, seed uint64, days int, plan func(w *world) []window) (worlds []*world) {
 	t.Helper()
 	worlds = make([]*world, len(keySettings))
 	t.Run("keys", func(t *testing.T) {
-		for i := range worlds {
+		for i, settings := range keySettings {
 			t.Run(fmt.Sprint("settings ", i+1), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(*testing.T) {
-					w := newKeyWorld(seed*uint64(len(keySettings))+uint64(i), days)
-					w.story = plan(newDice(w.seed, "keys"), keyKinds(), w.start.Add(time.Hour), w.end, 20*day)
+					w := newKeyWorld(seed*uint64(len(keySettings))+uint64(i), days, settings)
+					w.story = plan(w)
 					w.schedule(w.story)
 					w.scheduleKeys()
 					w.agenda.work(w.end)
@@ -155,6 +176,11 @@ func playKeys(t *testing.T, seed uint64, days int) (worlds []*world) {
 		}
 	})
 	return worlds
+}
+
+// anyKeyFaults begin every 20 days.
+func anyKeyFaults(w *world) []window {
+	return plan(newDice(w.seed, "keys"), keyKinds(), w.start.Add(time.Hour), w.end, 20*day)
 }
 
 // scheduleKeys has both functions rotate every 50 minutes, and run ensure every nine: a warm
@@ -213,7 +239,7 @@ func (p *process) manageKeys(w *world, iam *ibmcloud.IAM, now func() time.Time) 
 	defer w.mu.Unlock()
 	p.rotation, p.patience = w.rotation, 2*time.Hour // there is an ensure run every minute
 	store := keyStore{mirrorLine{p.line, now}}
-	bootstrap := ibmcloud.BootstrapByRenewedKey(iam, store.key, store.previous)
+	bootstrap := ibmcloud.BootstrapByRenewedKey(iam, store.key, store.previousKey)
 	p.renewer = &keyrenewal.Renewer{
 		Secret: rotation.KeyRef{ID: w.keys.managed}, Bootstrap: bootstrap, Store: store, Now: now,
 		Candidate: func(key iamtoken.Secret) (keyrenewal.Candidate, error) {
@@ -264,16 +290,30 @@ func (s keyStore) key(ctx context.Context) (iamtoken.Secret, error) {
 	return key, err
 }
 
-func (s keyStore) previous(ctx context.Context) (key iamtoken.Secret, err error) {
+func (s keyStore) Previous(ctx context.Context) (key iamtoken.Secret, versionID string, err error) {
 	err = s.request(ctx, opStored, bootstrapARN, false, func() error {
-		kept, _ := s.w.keys.aws.Versions(bootstrapARN)
-		if len(kept) < 2 {
+		before := s.w.keys.before()
+		if before.ID == "" {
 			return &rotation.Error{Kind: rotation.NotFound, Message: "AWS has no previous version"}
 		}
-		key = iamtoken.NewSecret(kept[len(kept)-2].Payload)
+		key, versionID = iamtoken.NewSecret(before.Payload), before.ID
 		return nil
 	})
+	return key, versionID, err
+}
+
+func (s keyStore) previousKey(ctx context.Context) (iamtoken.Secret, error) {
+	key, _, err := s.Previous(ctx)
 	return key, err
+}
+
+// before is AWSPREVIOUS, the zero Version if there is none.
+func (k *keys) before() mirrortest.Version {
+	kept, _ := k.aws.Versions(bootstrapARN)
+	if len(kept) < 2 {
+		return mirrortest.Version{}
+	}
+	return kept[len(kept)-2]
 }
 
 // Put checks what is to be stored: once, after it was tried, and no other identity's.
@@ -308,8 +348,14 @@ func (w *world) renewalOp(op string, inv *invocation, req *http.Request) string 
 	switch {
 	case op == opReadKey && strings.HasSuffix(req.URL.Path, w.keys.managed):
 		return opManaged
-	case (op == opExchange || op == opBootstrap) && inv.did(opManaged) && keyOf(req) != w.keys.aws.Current(bootstrapARN).Payload:
-		return opCandidate
+	case (op == opExchange || op == opBootstrap) && inv.did(opManaged):
+		switch key := keyOf(req); {
+		case key == w.keys.aws.Current(bootstrapARN).Payload:
+		case key == w.keys.before().Payload && key != w.cloud.MustCurrent(w.keys.managed).Payload:
+			return opNet
+		default:
+			return opCandidate
+		}
 	}
 	return op
 }
@@ -337,10 +383,7 @@ func keyOf(req *http.Request) string {
 // killAtRenewal is the end of many of the processes that have a new key to store.
 func (w *world) killAtRenewal(d dice, f *fate) {
 	if d.chance(0.4) && w.keys.aws.Current(bootstrapARN).Payload != w.cloud.MustCurrent(w.keys.own).Payload {
-		f.kill = moment{pick(d, opManaged, opStored, opCandidate, opLook, opPut(bootstrapARN)), pick(d, 1, 1, 2), d.chance(0.5)}
-		if f.kill.op == opPut(bootstrapARN) && w.keys.endsKeys() {
-			f.kill.after = false // or nobody reports that the key in use has ended
-		}
+		f.kill = moment{pick(d, opManaged, opStored, opCandidate, opLook, opPut(bootstrapARN), opNet), pick(d, 1, 1, 2), d.chance(0.5)}
 	}
 }
 
@@ -369,24 +412,28 @@ func keyKinds() []kind {
 	}
 	all := []kind{
 		none(noFunction, func(w *world) { w.keys.dead-- }, func(w *world) { w.keys.dead++ }),
-		none("IBM's rotation fails", set(ibmcloudtest.Undocumented{AutomaticRotation: "works"}), set(ibmcloudtest.Undocumented{AutomaticRotation: "fails"})),
+		none(rotationFails, set(ibmcloudtest.Undocumented{AutomaticRotation: "works"}), set(keyFaults[rotationFails])),
 		none("the previous versions locked", unlock, locks),
-		none("the authorization removed", func(w *world) {
+		none(unauthorized, func(w *world) {
 			w.cloud.Set(ibmcloudtest.Undocumented{KeyAuthorization: cmp.Or(w.keys.settings.KeyAuthorization, "account")})
-		}, set(ibmcloudtest.Undocumented{KeyAuthorization: "none"})),
+		}, set(keyFaults[unauthorized])),
+		none(groups, set(ibmcloudtest.Undocumented{GroupsAuthorization: "not_required"}), set(keyFaults[groups])),
 		network("IAM slow with new keys", 0, days(1, 20), slowWithNewKeys),
 		network("IAM and Secrets Manager down", 0, upTo3h, func(_ *world, d dice) *storm { return down(d, nil) }),
-		{name: restored, span: instant, begin: byHand(`{"restore_from_version":"previous"}`)},
-		{name: rotatedByHand, span: instant, begin: byHand(`{}`)},
+		{name: restored, span: instant, begin: byHand(http.MethodPost, "versions", `{"restore_from_version":"previous"}`)},
+		{name: rotatedByHand, span: instant, begin: byHand(http.MethodPost, "versions", `{}`)},
+		{name: ruleChanged, span: instant, begin: byHand(http.MethodPatch, "metadata", `{"rotation":{"auto_rotate":true,"interval":15,"unit":"day"}}`)},
+		{name: tokenExpired, span: minutes(60, 3*24*60), begin: expireTokenSecret},
+		{name: fixedWorkload, span: days(1, 15), begin: fixWorkload},
 		{name: "a fixed key stored by hand", span: instant, begin: func(w *world, _ dice, _ time.Time) func() {
 			w.storeFixedKey()
 			return nothing
 		}},
 		{name: "another identity's secret named", span: minutes(60, 3*24*60), begin: nameAnother},
 	}
-	for _, k := range mirrorFaults() {
+	for _, k := range mirrorFaults(bootstrapARN) {
 		if k.span(newDice(0, "")) > 0 { // not those of a moment
-			k.name, k.mirror, k.excuse, k.span = theSecret+strings.TrimPrefix(k.name, "a mirror"), false, retried, days(1, 40)
+			k.name, k.mirror, k.excuse, k.span = theSecret+strings.TrimPrefix(k.name, "a mirror"), "", retried, days(1, 40)
 			all = append(all, k)
 		}
 	}
@@ -396,7 +443,7 @@ func keyKinds() []kind {
 // slowWithNewKeys refuses keys that are seconds to hours old, for good or half of the time.
 func slowWithNewKeys(w *world, d dice) *storm {
 	until, share := d.anyScale(3*time.Second, 5*time.Hour), pick(d, 1, 2)
-	return &storm{ops: []string{opBootstrap, opExchange, opCandidate}, play: func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
+	return &storm{ops: []string{opBootstrap, opExchange, opCandidate, opNet}, play: func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
 		key := keyOf(req)
 		for _, secret := range []string{w.keys.own, w.keys.workload} {
 			if current := w.cloud.MustCurrent(secret); current.Payload == key && w.now().Sub(current.CreatedAt) < until && throw%uint64(share) == 0 {
@@ -407,15 +454,54 @@ func slowWithNewKeys(w *world, d dice) *storm {
 	}}
 }
 
-// byHand makes a version of one of the two secrets, if IBM lets it.
-func byHand(body string) func(*world, dice, time.Time) func() {
-	return func(w *world, d dice, _ time.Time) func() {
-		req, _ := http.NewRequest(http.MethodPost, "https://instance.test/api/v2/secrets/"+pick(d, w.keys.own, w.keys.workload)+"/versions", strings.NewReader(body))
-		req.Header.Set("Authorization", "Bearer "+w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour))
-		req.Header.Set("Content-Type", "application/json")
-		_, _ = w.cloud.Transport().RoundTrip(req)
+// byHand changes the two secrets, if IBM lets it.
+func byHand(method, of, body string) func(*world, dice, time.Time) func() {
+	return func(w *world, _ dice, _ time.Time) func() {
+		for _, secret := range []string{w.keys.own, w.keys.workload} {
+			w.asAdmin(method, "https://instance.test/api/v2/secrets/"+secret+"/"+of, body)
+		}
 		return nothing
 	}
+}
+
+// asAdmin is a request of a person, and the answer to it.
+func (w *world) asAdmin(method, address, body string) (answer map[string]any) {
+	req, _ := http.NewRequest(method, address, strings.NewReader(body))
+	req.Header.Set("Authorization", "Bearer "+w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour))
+	req.Header.Set("Content-Type", map[string]string{http.MethodPost: "application/json", http.MethodPatch: "application/merge-patch+json"}[method])
+	response, _ := w.cloud.Transport().RoundTrip(req)
+	_ = json.NewDecoder(response.Body).Decode(&answer)
+	return answer
+}
+
+// expireTokenSecret ends the token secret for good; the person who sees the alarm makes another.
+func expireTokenSecret(w *world, _ dice, _ time.Time) func() {
+	w.asAdmin(http.MethodPatch, "https://instance.test/api/v2/secrets/"+w.tokenSecret+"/metadata", fmt.Sprintf(`{"expiration_date":%q}`, w.now().Add(time.Second).UTC().Format(time.RFC3339)))
+	return func() {
+		w.mu.Lock()
+		w.tokenSecret = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: w.cloud.TokenGroupName(), Payload: "no token yet"})
+		w.rotation.Token.ID = w.tokenSecret
+		w.mu.Unlock()
+		w.configure(w.keys.managed)
+	}
+}
+
+// fixedLifetime is that of a key which a person makes for the workload. key-expiry fires two weeks
+// before its end, if IAM shows that to its owner.
+const fixedLifetime = 20 * day
+
+func fixWorkload(w *world, _ dice, _ time.Time) func() {
+	ends := w.now().Add(fixedLifetime)
+	made := w.asAdmin(http.MethodPost, "https://iam.test/v1/apikeys", fmt.Sprintf(`{"name":"by hand","iam_id":%q,"expires_at":%q}`, w.workload, ends.UTC().Format("2006-01-02T15:04-0700")))
+	w.cloud.MustPutVersion(w.keySecret, made["apikey"].(string), nil)
+	use := func(secret string, ends time.Time) {
+		w.mu.Lock()
+		w.rotation.APIKey.ID, w.keys.fixedEnds = secret, ends
+		w.mu.Unlock()
+		w.configure(w.keys.managed)
+	}
+	use(w.keySecret, ends)
+	return func() { use(w.keys.workload, time.Time{}) }
 }
 
 // nameAnother has the deployment name a secret of an identity that may do everything.
@@ -454,7 +540,7 @@ func (w *world) storeFixedKey() {
 	defer w.mu.Unlock()
 	key := w.cloud.MustCreateAPIKey(w.bootstrapID)
 	_ = w.keys.aws.Write(bootstrapARN, "by-hand-"+hex.EncodeToString([]byte(key)), key)
-	w.keys.heard, w.keys.refillAt = time.Time{}, time.Time{}
+	w.keys.heard, w.keys.refillAt, w.keys.byHand = time.Time{}, time.Time{}, w.now()
 	for _, alarms := range w.keys.alarms {
 		alarms.forget()
 	}
@@ -549,7 +635,7 @@ func (w *world) leeway(at time.Time) time.Duration {
 		left = keyInterval
 	}
 	for _, f := range w.story { // each may bring back a key that is one generation older, or put off the next
-		if (f.name == restored || f.name == rotatedByHand) && !f.from.After(at) && at.Sub(f.from) < keyLifetime {
+		if (f.name == restored || f.name == rotatedByHand || f.name == ruleChanged) && !f.from.After(at) && at.Sub(f.from) < keyLifetime {
 			left -= keyInterval
 		}
 	}
@@ -560,30 +646,34 @@ func (w *world) leeway(at time.Time) time.Duration {
 func (w *world) keysEnded(inv *invocation, ran report.Report) {
 	k, now, result := w.keys, w.now(), ran.Results[0]
 	if renewal := ran.KeyRenewal; renewal != nil {
-		text := fmt.Sprint(*renewal, renewal.Error, renewal.Text())
-		for _, key := range []string{k.aws.Current(bootstrapARN).Payload, w.cloud.MustCurrent(k.own).Payload} {
+		text, current := fmt.Sprint(*renewal, renewal.Error, renewal.Text()), w.cloud.MustCurrent(k.own)
+		for _, key := range []string{k.aws.Current(bootstrapARN).Payload, current.Payload} {
 			if key != "" && strings.Contains(text, key) {
 				w.violated(now, "%s showed a key", inv.id)
 			}
 		}
 		if renewal.Outcome == report.KeyRenewed {
 			k.renewals++
-			kept, _ := k.aws.Versions(bootstrapARN)
-			if !w.works(kept[len(kept)-2].Payload) && !k.alarms[inv.fn].fires(now) {
-				w.violated(now, "%s left an ended key as AWSPREVIOUS, and key-renewal does not fire", inv.id)
-			}
+		}
+		// Whoever stored the current key, and whether or not he lived to say so.
+		if before := k.before(); k.endsKeys() && renewal.Error == nil && k.aws.Current(bootstrapARN).Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
+			k.made[before.Payload] != (time.Time{}) && !w.works(before.Payload) && !k.alarms[inv.fn].fires(now) && !w.mayFail(now) {
+			w.violated(now, "%s left an ended key as AWSPREVIOUS, and key-renewal does not fire", inv.id)
 		}
 		if renewal.Error == nil {
-			if p := inv.process; p.renewed == renewal.KeyID && inv.did(candidateAccepted) && !renewal.ByPreviousKey {
+			if p := inv.process; p.renewed == renewal.KeyID && p.renewedAt.After(k.byHand) && inv.did(candidateAccepted) && !renewal.ByPreviousKey {
 				w.violated(now, "%s tried a key anew that its process had made its own", inv.id)
 			}
-			inv.process.renewed = renewal.KeyID
+			inv.process.renewed, inv.process.renewedAt = renewal.KeyID, now
 		}
 		if renewal.ByPreviousKey {
 			k.byPrevious++
 		}
 	}
-	switch {
+	switch isFixed := inv.process.rotation.APIKey.ID == w.keySecret; {
+	case isFixed && result.Outcome == report.Rotated && k.fixedEnds.Sub(now) < 13*day && result.KeyExpiring == (k.settings.OwnKeys == "none") && !w.mayFail(now) && k.expiring.IsZero():
+		w.violated(now, "%s uses a key that ends in %s, and reports of its end: %v", inv.id, k.fixedEnds.Sub(now), result.KeyExpiring)
+	case isFixed && !k.fixedEnds.IsZero() && result.KeyExpiring: // it says nothing of the managed keys
 	case result.KeyExpiring && k.expiring.IsZero():
 		k.expiring = now
 	case !result.KeyExpiring && result.KeyDaysLeft != nil:
@@ -628,7 +718,7 @@ func earliest(a, b time.Time) time.Time {
 // mayFail reports whether a run may fail now for another reason than a key that has ended.
 func (w *world) mayFail(at time.Time) bool {
 	return slices.ContainsFunc(w.story, func(f window) bool {
-		stops := strings.HasPrefix(f.name, "IAM ") || strings.HasPrefix(f.name, theSecret) && !strings.Contains(f.name, "puts")
+		stops := f.name == tokenExpired || strings.HasPrefix(f.name, "IAM ") || strings.HasPrefix(f.name, theSecret) && !strings.Contains(f.name, "puts")
 		return stops && !f.from.After(at) && at.Before(f.to.Add(time.Hour))
 	})
 }
@@ -653,5 +743,73 @@ func (y year) keyFigures(out io.Writer) {
 }
 
 func TestManagedKeys(t *testing.T) {
-	hold(t, year{seed: 1, days: shortKeyDays, keys: playKeys(t, 1, shortKeyDays)})
+	hold(t, year{seed: 1, days: shortKeyDays, keys: playKeys(t, 1, shortKeyDays, anyKeyFaults)})
+}
+
+// openStory has for each of the settings what it decides.
+var openStory = []struct {
+	name     string
+	from, to float64 // days
+}{
+	{ruleChanged, 1, 1},
+	{tokenExpired, 1.3, 1.6},
+	{rotatedByHand, 2, 2},
+	{fixedWorkload, 2.2, 10.5},
+	{unauthorized, 16.5, 17.4}, // the next keys are due, and are tried again a day later
+	{groups, 17.5, 18.4},
+	{noFunction, 31, 50},    // the key in AWS has successors when it is over
+	{rotationFails, 55, 94}, // the keys reach their end
+}
+
+// The settings of what IBM leaves open decide how the same story goes on.
+func TestOpenQuestions(t *testing.T) {
+	kinds := keyKinds()
+	worlds := playKeys(t, 1, openDays, func(w *world) (story []window) {
+		for _, f := range openStory {
+			k := kinds[slices.IndexFunc(kinds, func(k kind) bool { return k.name == f.name })]
+			at := func(days float64) time.Time { return w.start.Add(time.Duration(days * float64(day))) }
+			if at(f.to).Before(w.end) {
+				story = append(story, window{k, at(f.from), at(f.to)})
+			}
+		}
+		return story
+	})
+	hold(t, year{seed: 1, days: openDays, keys: worlds})
+	for _, w := range worlds {
+		rotated := slices.ContainsFunc(slices.Collect(maps.Values(w.keys.made)), func(at time.Time) bool { return at.Sub(w.start).Truncate(time.Minute) == day })
+		if want := w.keys.settings.RuleChange == "rotates"; rotated != want {
+			t.Errorf("%+v: a key was made when the rule changed: %v", w.keys.settings, rotated)
+		}
+		if refused := w.keys.alarms[w.functions[0]].refused; refused != w.keys.endsKeys() && w.keys.settings.OlderKey == "" {
+			t.Errorf("%+v: IAM refused a key: %v", w.keys.settings, refused)
+		}
+		if openDays > 94 && w.keys.remade.IsZero() {
+			t.Errorf("%+v: no key ended", w.keys.settings)
+		}
+		t.Logf("%+v: %d keys made, %d renewals, the previous key used in %d runs, %d losses", w.keys.settings, len(w.keys.made), w.keys.renewals, w.keys.byPrevious, w.keys.losses)
+	}
+}
+
+// A setting that is new has to be played at each of its ends, too.
+func TestEachEndIsPlayed(t *testing.T) {
+	played := map[string]bool{}
+	for _, settings := range slices.Concat(keySettings, slices.Collect(maps.Values(keyFaults))) {
+		for i, values := 0, reflect.ValueOf(settings); i < values.NumField(); i++ {
+			tag := values.Type().Field(i).Tag
+			name, allowed := strings.TrimSuffix(tag.Get("json"), ",omitempty"), strings.Split(tag.Get("allowed"), ",")
+			value := fmt.Sprint(values.Field(i))
+			if values.Field(i).IsZero() {
+				value = allowed[0]
+			}
+			played[name+" "+value] = true
+			for _, end := range allowed {
+				played[name+" "+end] = played[name+" "+end] || beyondReach[name] != ""
+			}
+		}
+	}
+	for end, done := range played {
+		if !done {
+			t.Errorf("%s is not played", end)
+		}
+	}
 }

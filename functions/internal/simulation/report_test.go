@@ -339,11 +339,14 @@ func (w *world) checkMargins() {
 	}
 }
 
-// quiet reports whether nothing was wrong in a stretch but that runs were lost.
-// A shorter lifetime is none of the faults: it has its own bound.
+// quiet reports whether nothing was wrong in a stretch but that runs were lost: with a
+// region those of rotate. A shorter lifetime is none of the faults: it has its own bound.
 func (w *world) quiet(from, to time.Time) (quiet bool, lost int) {
 	for _, f := range w.story {
-		if f.name != lifetimeCut && !f.mirror && !f.from.After(to) && !f.to.Add(5*time.Minute).Before(from) {
+		if f.name == regionLost && !f.from.After(to) && !f.to.Add(rotateEvery).Before(from) {
+			lost = 1
+		}
+		if f.name != lifetimeCut && f.mirror == "" && !f.from.After(to) && !f.to.Add(5*time.Minute).Before(from) {
 			return false, 0
 		}
 	}
@@ -366,7 +369,7 @@ func (w *world) checkAlarms() {
 		for _, firing := range spans {
 			mirror := name == failedInvocationsAlarm && slices.ContainsFunc(w.story, func(f window) bool {
 				// With tokens of 15 minutes IBM's secret keeps a better one, and there is none for a mirror.
-				return (f.mirror || f.name == lifetimeCut) && !f.from.After(firing.from) && firing.from.Before(f.to.Add(healed+15*time.Minute))
+				return (f.mirror != "" || f.name == lifetimeCut) && !f.from.After(firing.from) && firing.from.Before(f.to.Add(healed+15*time.Minute))
 			})
 			if quiet, lost := w.quiet(firing.from.Add(-15*time.Minute), firing.from); quiet && lost == 0 && !mirror {
 				w.violated(firing.from, "the alarm %s fired, and nothing was wrong", name)

@@ -67,7 +67,7 @@ func playYear(t *testing.T, s setting, seed uint64, days int, between time.Durat
 		}
 	})
 	if s == standard { // the keys have nothing to do with it
-		y.keys = playKeys(t, seed, days)
+		y.keys = playKeys(t, seed, days, anyKeyFaults)
 	}
 	return y
 }

@@ -197,8 +197,10 @@ type kind struct {
 	span func(d dice) time.Duration
 	// begin begins it and returns what ends it. w.now() is its start.
 	begin func(w *world, d dice, until time.Time) (end func())
-	// mirror is set for a fault of the faulty mirror, which is none of IBM's secret.
-	mirror bool
+	// region is set for the loss of a region of two.
+	region bool
+	// mirror is the ARN of the mirror whose fault this is, if it is none of IBM's secret.
+	mirror string
 	// apart names kinds that it never meets, for a reason said where it is set.
 	apart []string
 }
@@ -215,7 +217,7 @@ const (
 
 // kinds are all there are.
 func kinds(expectSet bool) []kind {
-	all := slices.Concat(outages(), answers(), secrets(expectSet), host(), delivery(), mirrorFaults())
+	all := slices.Concat(outages(), answers(), secrets(expectSet), host(), delivery(), mirrorFaults(faultyMirror), regions())
 	for _, k := range all {
 		for _, other := range k.apart {
 			if !slices.ContainsFunc(all, func(k kind) bool { return k.name == other }) {
@@ -287,6 +289,10 @@ func (w window) clashes(other window) bool {
 func (w *world) schedule(story []window) {
 	for i, fault := range story {
 		d := newDice(w.seed, "fault "+time.Duration(i).String())
+		if fault.region {
+			from := later(w.start, fault.from.Add(-time.Hour))
+			w.agenda.at(from, func() { w.functions[1].startSchedule(rotation.ModeEnsure, ensureEvery, from, fault.to.Add(healed)) })
+		}
 		w.agenda.at(fault.from, func() {
 			end := fault.begin(w, d, fault.to)
 			w.agenda.at(fault.to, end)
@@ -478,7 +484,11 @@ func (fn *function) startSchedules(first, until time.Time) {
 }
 
 func (fn *function) startSchedule(mode rotation.Mode, period time.Duration, first, until time.Time) {
-	d := newDice(fn.w.seed, fn.name+string(mode)+first.String())
+	name := fn.name
+	if fn.w.inStep {
+		name = ""
+	}
+	d := newDice(fn.w.seed, name+string(mode)+first.String())
 	fn.w.agenda.every(first, period, func(at time.Time) bool {
 		if at.After(until) {
 			return false
@@ -492,6 +502,9 @@ func (fn *function) startSchedule(mode rotation.Mode, period time.Duration, firs
 // late, perhaps several, or none after two minutes of trying.
 func (fn *function) emit(d dice, e event) {
 	w := fn.w
+	if fn.lost {
+		return
+	}
 	due := e.scheduled.Add(d.between(0, lateness))
 	disorder, lose, duplicate := w.danger(func(g dangers) float64 { return g.disorder }),
 		w.danger(func(g dangers) float64 { return g.lose }), w.danger(func(g dangers) float64 { return g.duplicate })
@@ -514,6 +527,9 @@ func (fn *function) emit(d dice, e event) {
 // tries again, after longer and longer waits, until the event is too old.
 func (fn *function) deliver(e event, since time.Time, wait time.Duration) {
 	w := fn.w
+	if fn.lost {
+		return
+	}
 	if w.danger(func(g dangers) float64 { return g.throttled }) == 0 && fn.hasRoom() {
 		fn.invoke(e)
 		return

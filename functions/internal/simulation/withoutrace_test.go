@@ -10,3 +10,6 @@ const dialDays = 3
 
 // shortKeyDays is the same of the managed keys, which are rotated every 15 days.
 const shortKeyDays = 42
+
+// openDays is the same of what IBM leaves open.
+const openDays = 96

@@ -11,3 +11,6 @@ const dialDays = 1
 
 // shortKeyDays is the same of the managed keys, which are rotated every 15 days.
 const shortKeyDays = 17
+
+// openDays is the same of what IBM leaves open.
+const openDays = 20

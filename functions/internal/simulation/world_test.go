@@ -47,8 +47,9 @@ type world struct {
 	weather   weather
 	dangers   dangers // of the faults of the moment
 	everyday  dangers
+	inStep    bool // a second deployment runs ensure at the very moments of the first
 	clockOff  atomic.Int64
-	functions []*function // the second one is idle but for "two deployments"
+	functions []*function // the second one is idle but for "two deployments", and for the ensure schedule of a second region
 	naive     *naive
 	reader    *reader
 	alarms    *alarms
@@ -107,6 +108,9 @@ func (w *world) play(story []window) {
 	w.running.Wait()
 	w.naive.run(naiveFate{patience: time.Minute})
 	w.functions[0].startSchedules(time.Now(), w.end)
+	if w.inStep {
+		w.functions[1].startSchedule(rotation.ModeEnsure, ensureEvery, time.Now(), w.end)
+	}
 	w.naive.schedule(time.Now().Add(rotateEvery))
 	w.agenda.every(w.start.Add(10*time.Minute).Truncate(time.Minute), time.Minute, func(at time.Time) bool {
 		w.alarms.evaluate(at)
@@ -152,9 +156,34 @@ func host() []kind {
 		{name: "stale connections after a thaw", span: minutes(10, 180), begin: while(func(w *world, on bool) { w.dangers.stale = p(on, 1) })},
 		{name: "cold processes only", span: minutes(10, 180), begin: while(func(w *world, on bool) { w.dangers.cold = p(on, 1) })},
 		{name: "a deploy in the middle of a run", span: instant, begin: deploy},
-		{name: "two deployments of the function", span: minutes(60, 1440), begin: secondCopy},
+		{name: twoDeployments, span: minutes(60, 1440), begin: secondCopy},
 	}
 }
+
+const twoDeployments = "two deployments of the function"
+
+// regions are the loss of one of two AWS regions for three hours. The deployment in the first
+// region runs both schedules, the one in the second ensure alone; both write the mirrors of both
+// regions. IBM is up all the time, so nothing excuses a gap but that of the mirror that is lost, too.
+func regions() (all []kind) {
+	for i, name := range []string{regionLost, "a region dead: ensure alone, and its mirror"} {
+		all = append(all, kind{name: name, mirror: mirrorARNs[i], region: true, apart: []string{twoDeployments, regionLost},
+			span: func(dice) time.Duration { return 3 * time.Hour },
+			begin: func(w *world, d dice, _ time.Time) func() {
+				fn := w.functions[i]
+				fn.lost = true
+				fn.deploy(true)
+				returns := w.mirrors.fail(mirrorARNs[i], pick(d, unanswered, refuse(rotation.Unavailable, rotation.Later, true)))
+				return func() {
+					fn.lost = false
+					returns()
+				}
+			}})
+	}
+	return all
+}
+
+const regionLost = "a region dead: both schedules, and its mirror"
 
 // dangers are how likely an invocation meets what.
 type dangers struct {
@@ -215,7 +244,8 @@ const functionTimeout = 120 * time.Second
 type function struct {
 	w           *world
 	name        string
-	concurrency int // invocations at a time
+	concurrency int  // invocations at a time
+	lost        bool // with its region
 
 	mu      sync.Mutex
 	serial  int
@@ -356,10 +386,11 @@ type process struct {
 	line    *line
 	rotator rotation.Rotator
 	// Where the keys are managed:
-	rotation rotation.Rotation
-	watch    *keyrenewal.Watch
-	renewer  *keyrenewal.Renewer
-	renewed  string // the id of the key of its last renewal; guarded by world.mu
+	rotation  rotation.Rotation
+	watch     *keyrenewal.Watch
+	renewer   *keyrenewal.Renewer
+	renewed   string // the id of the key of its last renewal; guarded by world.mu
+	renewedAt time.Time
 
 	emitter metrics.Emitter
 	lag     atomic.Int64 // how far its clock is behind while it is frozen
