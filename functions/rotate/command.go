@@ -139,6 +139,9 @@ func (line commandLine) run(s *service, stdin io.Reader, stdout, stderr io.Write
 	if isTerminal(stdin) || isTerminal(stderr) {
 		line.invokedBy = "person"
 	}
+	if s.events != nil {
+		s.events.SingleRun = line.invokedBy == "schedule"
+	}
 	log := newLogger(stderr, s.config.LogLevel)
 	end := func() {}
 	if isTerminal(stderr) {

@@ -197,7 +197,7 @@ func (s *resource) failure(err error) *rotation.Error {
 	if !answered {
 		variable := "the ARN's region and AWS_ENDPOINT_URL"
 		if s.bus {
-			variable = "EVENT_BUS_NAME, AWS_REGION and AWS_ENDPOINT_URL"
+			variable = "the bus's region and AWS_ENDPOINT_URL"
 		}
 		return network.Peer{Host: s.service(), Variable: variable,
 			NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(s.doing(), err)

@@ -48,8 +48,8 @@ const (
 	putLimit = 3 * time.Second
 	// quiet is how long after one failure of a rotation a process announces no other one.
 	quiet = 15 * time.Minute
-	// news is how long a failure is news to a process that remembers nothing: the slowest
-	// schedule that keeps a token valid, ensure every five minutes, has run once in that time.
+	// news is how long a failure is news where each run is a process, which remembers nothing: the
+	// slowest schedule that keeps a token valid, ensure every five minutes, has run once in that time.
 	news = 5 * time.Minute
 	// leastMargin is less than any schedule leaves of a token, unless runs fail or are missing.
 	leastMargin = time.Minute
@@ -59,6 +59,7 @@ const (
 type Announcer struct {
 	Bus          Bus
 	MinRemaining time.Duration    // remaining lifetime below which ensure replaces a token
+	SingleRun    bool             // a schedule starts a process for each run
 	Now          func() time.Time // if nil, time.Now
 
 	mu   sync.Mutex
@@ -68,8 +69,6 @@ type Announcer struct {
 
 // state is what a process remembers of a rotation.
 type state struct {
-	good        bool      // its last run succeeded
-	failing     bool      // its last run failed
 	announced   bool      // that it fails
 	announcedAt time.Time // when that was announced last
 	version     string    // stored when it failed
@@ -159,7 +158,8 @@ func (a *Announcer) follow(mode rotation.Mode, result report.Result, now time.Ti
 	}
 	switch {
 	case result.Outcome == report.Failed:
-		if s.fails(result, now, a.isNew(mode, result, now)) {
+		if s.fails(result, now) && (!a.SingleRun || a.isNew(mode, result, now)) {
+			s.announced, s.announcedAt = true, now
 			news = append(news, RotationFailed)
 		}
 	case s.recovers(result):
@@ -168,10 +168,8 @@ func (a *Announcer) follow(mode rotation.Mode, result report.Result, now time.Ti
 	return news
 }
 
-// fails remembers a failure, and reports whether it is to be announced: at once if the
-// process knows that it is the first, else if it looks new or has failed here before.
-func (s *state) fails(result report.Result, now time.Time, looksNew bool) bool {
-	remembers := s.good || s.failing
+// fails remembers a failure, and reports whether it may be announced.
+func (s *state) fails(result report.Result, now time.Time) bool {
 	if result.VersionID != "" && result.VersionID != s.version {
 		s.version, s.untilSaved = result.VersionID, false
 	}
@@ -180,28 +178,23 @@ func (s *state) fails(result report.Result, now time.Time, looksNew bool) bool {
 	default:
 		s.untilSaved = true
 	}
-	s.good, s.failing = false, true
-	if s.announced || !remembers && !looksNew || now.Sub(s.announcedAt) < quiet {
-		return false
-	}
-	s.announced, s.announcedAt = true, now
-	return true
+	return !s.announced && now.Sub(s.announcedAt) >= quiet
 }
 
 // recovers remembers a success, unless it shows nothing, and reports whether it is the end
 // of a failure: of one that was announced, or of one that has left readers no token.
 func (s *state) recovers(result report.Result) bool {
-	if s.failing && s.untilSaved && result.Outcome == report.Fresh && result.VersionID == s.version {
+	if s.untilSaved && result.Outcome == report.Fresh && result.VersionID == s.version {
 		return false
 	}
 	recovered := s.announced || result.MarginSeconds != nil && *result.MarginSeconds < int64(leastMargin/time.Second)
-	*s = state{good: true, announcedAt: s.announcedAt}
+	*s = state{announcedAt: s.announcedAt}
 	return recovered
 }
 
 // isNew reports whether a run of five minutes before may have had nothing to do, so that
 // this failure is the first; of what cannot be known, the first five minutes of an hour are
-// taken for that. A new process for each run would else announce each of its failures.
+// taken for that.
 func (a *Announcer) isNew(mode rotation.Mode, result report.Result, now time.Time) bool {
 	if mode == rotation.ModeEnsure && result.SecondsRemaining != nil {
 		overdue := a.MinRemaining - time.Duration(*result.SecondsRemaining)*time.Second
