@@ -116,7 +116,7 @@ variable "expect_iam_id" {
 }
 
 variable "parameters" {
-  description = "Further parameters of infra/aws/template.yaml, such as { AlarmEmail = \"you@example.com\" }. AliasVersion = \"7\" keeps the schedules at that version."
+  description = "Further parameters of infra/aws/template.yaml, such as { AlarmEmail = \"you@example.com\", EventBusName = \"tokens\" }. AliasVersion = \"7\" keeps the schedules at that version."
   type        = map(string)
   default     = {}
 
