@@ -181,10 +181,11 @@ func (r *Rotator) newBackOff() backoff.BackOff {
 }
 
 func (r *Rotator) random() float64 {
-	if r.Random == nil {
-		return rand.Float64()
+	random := r.Random
+	if random == nil {
+		random = rand.Float64
 	}
-	return r.Random()
+	return random()
 }
 
 // jittered makes each wait a random half to one and a half of itself.
