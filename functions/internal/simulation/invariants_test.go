@@ -135,6 +135,9 @@ func (w *world) ended(inv *invocation, ran report.Report) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.onReport != nil {
+		w.onReport(inv, ran)
+	}
 	w.counts.runs++
 	now := w.now()
 	switch took := now.Sub(inv.began); {

@@ -54,6 +54,7 @@ type world struct {
 	reader    *reader
 	alarms    *alarms
 	counts    *counts
+	onReport  func(*invocation, report.Report) // nil for none
 	mirrors   *mirrors
 	keys      *keys // nil where the keys are fixed
 

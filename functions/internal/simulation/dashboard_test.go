@@ -1,0 +1,285 @@
+package simulation
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iam-token-rotator/functions/internal/metrics"
+	"iam-token-rotator/functions/report"
+)
+
+var dashboardFlag = flag.Bool("dashboard", false, "draw the picture of the dashboard anew")
+
+// widget is one of the dashboard's body. A row of metrics ends with its options.
+type widget struct {
+	Type                string
+	X, Y, Width, Height float64
+	Properties          struct {
+		Title, View string
+		Metrics     [][]any
+		Alarms      []string
+		Annotations struct {
+			Horizontal []struct {
+				Value float64
+				Label string
+			}
+		}
+	}
+}
+
+// watched is what CloudWatch has of a stretch.
+type watched struct {
+	span
+	down   time.Duration // IAM, at the end
+	values map[string][]sample
+	failed []string // what the log says of each failure
+	firing map[string]bool
+}
+
+// The dashboard's picture in git is that of the template's widgets, filled by six hours of a simulated stack.
+func TestDashboard(t *testing.T) {
+	const file = "../../../infra/aws/testdata/dashboard.svg"
+	template, err := os.ReadFile("../../../infra/aws/template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The stack has one rotation and a bootstrap key that IBM renews.
+	body := regexp.MustCompile(`(?s)DashboardBody: !Sub\n +- \|\n(.*?)\n +- Minutes:`).FindSubmatch(template)
+	if body == nil {
+		t.Fatal("the template has no dashboard that the picture can read")
+	}
+	text := strings.NewReplacer("${Minutes}", "8", "${OfKey}", `,"-key-renewal"`, "${OfList}", "", "${Alarm}", "", "${MetricsNamespace}", "own", "${Function}", "own").Replace(string(body[1]))
+	var dashboard struct{ Widgets []widget }
+	if err := json.Unmarshal([]byte(text), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	var seen *watched
+	synctest.Test(t, func(*testing.T) { seen = watch() })
+	got := seen.picture(t, dashboard.Widgets)
+	description := wellFormed(t, got)
+	for _, w := range dashboard.Widgets {
+		if title := w.Properties.Title; title == "" || !strings.Contains(description, title) {
+			t.Errorf("the widget %q is not in the picture", title)
+		}
+	}
+	if *dashboardFlag {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	places := regexp.MustCompile(`d="[^"]*"|\d\.\d`) // may round in another way elsewhere
+	if drawn, err := os.ReadFile(file); err != nil || !bytes.Equal(places.ReplaceAll(drawn, nil), places.ReplaceAll(got, nil)) {
+		t.Errorf("%s is not what the template and the function make (%v). Draw it anew, and look at it: go test ./functions/internal/simulation -run 'TestDashboard$' -args -dashboard", file, err)
+	}
+}
+
+// watch plays a stack for as long as the dashboard shows. IAM is down twice, the second time at its end.
+func watch() *watched {
+	w := newKeyWorld(1, 1, keySettings[1])
+	w.everyday, w.end = dangers{}, w.start.Add(408*time.Minute)
+	s := &watched{span: span{w.end.Add(-6 * time.Hour), w.end}, down: 28 * time.Minute, values: map[string][]sample{}, firing: map[string]bool{}}
+	w.onReport = func(inv *invocation, ran report.Report) { s.note(w.now(), inv.began, ran) }
+	iam, first := outages()[0], w.start.Add(140*time.Minute)
+	w.play([]window{{iam, first, first.Add(45 * time.Minute)}, {iam, w.end.Add(-s.down), w.end}})
+	for name, spans := range w.alarms.fired {
+		s.firing[name] = spans[len(spans)-1].to.IsZero()
+	}
+	s.firing["failed-runs"] = s.firing[failedInvocationsAlarm]
+	return s
+}
+
+// note is what CloudWatch gets of a run: the function's own metrics, and those of Lambda, the log and the queue.
+func (s *watched) note(now, began time.Time, ran report.Report) {
+	failures := ran.Failures()
+	values := map[string]any{"Errors own": float64(len(failures)), "NumberOfMessagesSent ${FailedRuns.QueueName}": float64(len(failures)), "Duration own": float64(now.Sub(began).Milliseconds())}
+	var lines bytes.Buffer
+	if err := (metrics.Emitter{Writer: &lines, Rotations: []string{"default"}, Now: func() time.Time { return now }}).Emit(ran); err != nil {
+		panic(err)
+	}
+	for line := range bytes.Lines(lines.Bytes()) {
+		own := map[string]any{}
+		if err := json.Unmarshal(line, &own); err != nil {
+			panic(err)
+		}
+		for name, value := range own {
+			values[name+" own"] = value
+		}
+	}
+	for name, value := range values {
+		if number, ok := value.(float64); ok && now.After(s.from) {
+			s.values[name] = append(s.values[name], sample{now, number})
+		}
+	}
+	for _, failed := range failures {
+		s.failed = append(s.failed, fmt.Sprintf("%s %s %s", now.Format("15:04"), failed.Rotation, failed.Error))
+	}
+}
+
+func (s *watched) picture(t *testing.T, widgets []widget) []byte {
+	const title, top, column, row = "The dashboard of a simulated stack", 92.0, 40.0, 46.0
+	var p picture
+	p.text(16, 40, "bold", title)
+	p.text(16, 76, "", "Six hours; IAM is down for the second time, for %s", spoken(s.down))
+	description, bottom := "From the top: ", 0.0
+	for _, w := range widgets {
+		description += w.Properties.Title + ". "
+		bottom = max(bottom, top+(w.Y+w.Height)*row)
+		p.widget(s, w, s.curves(t, w), plot{x: w.X*column + 4, y: top + w.Y*row + 4, width: w.Width*column - 8, height: w.Height*row - 8, span: s.span})
+	}
+	return p.finish(24*column, bottom+8, title, description)
+}
+
+// widget draws one in its frame.
+func (p *picture) widget(s *watched, w widget, curves []curve, a plot) {
+	p.add(`<rect class="frame" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, a.x, a.y, a.width, a.height)
+	x, width, end := a.x+12, a.width-24, a.y+a.height
+	y := p.paragraph(x, a.y+32, width, "bold", w.Properties.Title)
+	for i, name := range w.Properties.Alarms {
+		name, class := strings.TrimPrefix(name, "-"), "green"
+		if s.firing[name] {
+			class = "red"
+		}
+		left, down := x+float64(i%3)*width/3, y+float64(1+i/3)*39
+		p.add(`<rect class="%s" x="%.1f" y="%.1f" width="16" height="20"/>`, class, left, down-18)
+		p.text(left+24, down, class, "%s", name)
+	}
+	switch {
+	case w.Type == "log":
+		for i := len(s.failed) - 1; i >= 0 && y+2*lineHeight+12 < end; i-- {
+			y = p.paragraph(x, y+lineHeight+4, width, "", s.failed[i][:int(width/9)]+"…")
+		}
+	case w.Properties.View == "singleValue":
+		last := curves[0].samples[len(curves[0].samples)-1]
+		number := fmt.Sprintf("%.3g", last.value)
+		if curves[0].expression { // it counts on
+			number = fmt.Sprintf("%.0f", math.Floor(last.value-s.to.Sub(last.at).Minutes()))
+		}
+		p.text(x, y+70, "large", "%s", number)
+		beside := 12 + 36*float64(len(number))
+		p.paragraph(x+beside, y+30, width-beside, "small", curves[0].label)
+	case w.Type == "metric":
+		p.curves(w, curves, plot{x: x + leftOfPlot, y: y + 20, width: width - leftOfPlot, height: end - y - 20, span: s.span})
+	}
+}
+
+// curve is a line of a widget.
+type curve struct {
+	label, class string
+	samples      []sample
+	expression   bool // of another metric
+	right        bool // on an axis of its own
+}
+
+const leftOfPlot = 66 // for the names of values
+
+// curves draws lines, and below them what they are.
+func (p *picture) curves(w widget, curves []curve, a plot) {
+	const row = 27
+	for _, limit := range w.Properties.Annotations.Horizontal {
+		curves = append(curves, curve{label: fmt.Sprintf("%.0f %s", limit.Value, limit.Label), class: "limit", samples: []sample{{a.from, limit.Value}, {a.to, limit.Value}}})
+	}
+	tops := map[bool]float64{false: 1, true: 1}
+	var keys picture
+	x, y := 0.0, 0.0
+	for _, c := range curves {
+		for _, one := range c.samples {
+			if !math.IsNaN(one.value) {
+				tops[c.right], a.bottom = max(tops[c.right], one.value), min(a.bottom, one.value)
+			}
+		}
+		if x > 0 && x+48+widthOf(c.label, "small") > leftOfPlot+a.width {
+			x, y = 0, y+row
+		}
+		keys.add(`<path class="%s" d="M%.1f,%.1fh24"/>`, c.class, x, y-7)
+		keys.text(x+32, y, "small", "%s", c.label)
+		x += 48 + widthOf(c.label, "small")
+	}
+	a.height -= y + row + 18
+	p.add(`<g transform="translate(%.1f %.1f)">%s</g>`, a.x-leftOfPlot, a.y+a.height+row+6, keys.String())
+	for _, c := range curves {
+		a.top = tops[c.right]
+		p.add(`<path class="%s" d="%s"/>`, c.class, a.path(c.samples))
+	}
+	a.top = tops[false]
+	p.grid(a, a.bottom, a.top)
+}
+
+// curves are those that a widget shows. In a stack with one rotation, a search over several finds nothing.
+func (s *watched) curves(t *testing.T, w widget) (shown []curve) {
+	named, above := map[string][]sample{}, []any{}
+	for _, row := range slices.Concat(w.Properties.Metrics, w.Properties.Metrics) { // an expression may stand before what it is of
+		options, _ := row[len(row)-1].(map[string]any)
+		expression, _ := options["expression"].(string)
+		c := curve{label: fmt.Sprint(options["label"]), right: options["yAxis"] == "right", expression: expression != ""}
+		switch {
+		case c.expression && options["visible"] == false || strings.HasPrefix(expression, "each"):
+			continue
+		case c.expression:
+			if !strings.HasSuffix(strings.TrimSuffix(expression, ")"), " / 60") {
+				t.Fatalf("the picture cannot draw %s", expression)
+			}
+			for _, seconds := range named["left"] {
+				c.samples = append(c.samples, sample{seconds.at, seconds.value / 60})
+			}
+		default:
+			fields := slices.Clone(row[:len(row)-1])
+			if fields[0] == "..." { // as above, but for the last
+				fields = slices.Concat(above[:len(above)-len(fields)+1], fields[1:])
+			}
+			for i := range fields {
+				if fields[i] == "." {
+					fields[i] = above[i]
+				}
+			}
+			above = fields
+			name := fmt.Sprint(fields[1], " ", fields[3])
+			if c.samples = s.statistic(name, options); len(c.samples) == 0 && w.Properties.View == "singleValue" {
+				t.Fatalf("%s: the function does not report %s", w.Properties.Title, name)
+			}
+			named[fmt.Sprint(options["id"])] = c.samples
+		}
+		if options["visible"] != false {
+			shown = append(shown, c)
+		}
+	}
+	shown = shown[len(shown)/2:]
+	for i := range shown {
+		shown[i].class = fmt.Sprintf("line c%d", i)
+	}
+	return shown
+}
+
+// statistic is what CloudWatch makes of a metric, in periods of 300 s where none is named. Where there is no value the line ends.
+func (s *watched) statistic(name string, options map[string]any) (result []sample) {
+	period := 300 * time.Second
+	if seconds, ok := options["period"].(float64); ok {
+		period = time.Duration(seconds) * time.Second
+	}
+	periods := map[time.Time][]float64{}
+	for _, one := range s.values[name] {
+		periods[one.at.Truncate(period)] = append(periods[one.at.Truncate(period)], one.value)
+	}
+	for _, at := range slices.SortedFunc(maps.Keys(periods), time.Time.Compare) {
+		if n := len(result); n > 0 && at.Sub(result[n-1].at) > 2*period {
+			result = append(result, sample{at, math.NaN()})
+		}
+		values, sum := periods[at], 0.0
+		slices.Sort(values)
+		for _, value := range values {
+			sum += value
+		}
+		result = append(result, sample{at, map[any]float64{"Minimum": values[0], "Maximum": values[len(values)-1], "Sum": sum, "p50": values[len(values)/2]}[options["stat"]]})
+	}
+	return result
+}
