@@ -245,17 +245,15 @@ func (f *failure) callAdvice() string {
 
 // keyAdvice is about the exchange of an API key, by IAM's code where there is one that says more than the status.
 func (f *failure) keyAdvice() string {
+	if cause, help := iamtoken.Refusal(f.code, "the key", ""); cause != "" {
+		if f.next == "" {
+			cause += ": " + help
+		}
+		return strings.ToUpper(cause[:1]) + cause[1:] + "."
+	}
 	switch {
 	case f.status == 0:
 		return "Check IAM_URL and the network."
-	case f.isUnknownKey():
-		return "IAM does not know the API key."
-	case f.code == "BXNIM0462E":
-		return "The key is disabled."
-	case f.code == "BXNIM0410E" || f.code == "BXNIM0436E":
-		return "The key's user has left the account, or is suspended."
-	case f.code == "BXNIM0430E":
-		return "The key may not be used from this address: see the allowed IP addresses of the account."
 	case f.status == http.StatusForbidden:
 		return "The key may not be used from this address: see the context-based restrictions of the account, and your network's proxy."
 	case f.status == http.StatusBadRequest || f.status == http.StatusUnauthorized:

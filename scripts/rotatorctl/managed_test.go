@@ -127,7 +127,7 @@ func TestNothingIsSwitchedUnlessTheNewKeyWorks(t *testing.T) {
 
 	fx = newManaged(t)
 	fx.fault(unknown(0))
-	fx.fail(1, "IAM does not know the API key. Nothing is switched")
+	fx.fail(1, "The key is not known to IAM: it was deleted, has expired or was made seconds ago. Nothing is switched")
 	if len(fx.aws.writes) > 0 {
 		t.Errorf("AWS: got %q, want nothing stored", fx.aws.writes)
 	}

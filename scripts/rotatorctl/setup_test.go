@@ -437,12 +437,12 @@ func TestTrialOfNewKey(t *testing.T) {
 		"redirect":    {ibmcloudtest.Fault{Status: 302, Headers: map[string]string{"Location": "http://127.0.0.1:1/"}}, "HTTP 302. The answer is not IAM's"},
 		"a page":      {ibmcloudtest.Fault{Status: 200, Body: "<html>", ContentType: "text/html"}, "HTTP 200. The answer is not IAM's"},
 		"no token":    {ibmcloudtest.Fault{Status: 200, Body: "{}"}, "HTTP 200. The answer is not IAM's"},
-		"400":         {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0109E")}, "HTTP 400 BXNIM0109E. IAM rejects the key"},
+		"400":         {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0109E")}, "HTTP 400 BXNIM0109E. IAM misses a property of the request. Run"},
 		"401":         {ibmcloudtest.Fault{Status: 401}, "HTTP 401. IAM rejects the key"},
-		"unknown":     {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0415E")}, "IAM does not know the API key"},
+		"unknown":     {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0415E")}, "The key is not known to IAM"},
 		"disabled":    {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0462E")}, "BXNIM0462E. The key is disabled"},
-		"user left":   {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0410E")}, "The key's user has left"},
-		"address":     {ibmcloudtest.Fault{Status: 401, Body: code("BXNIM0430E")}, "allowed IP addresses"},
+		"user left":   {ibmcloudtest.Fault{Status: 400, Body: code("BXNIM0410E")}, "The key is of a user who has left the account"},
+		"address":     {ibmcloudtest.Fault{Status: 401, Body: code("BXNIM0430E")}, "Requests from this IP address are not permitted"},
 		"restriction": {ibmcloudtest.Fault{Status: 403, Body: "<html>pwned", ContentType: "text/html"}, "HTTP 403. The key may not be used from this address"},
 		"404":         {ibmcloudtest.Fault{Status: 404}, "HTTP 404. The answer is not IAM's"},
 		"429":         {ibmcloudtest.Fault{Status: 429}, "HTTP 429. Try again later"},
@@ -727,7 +727,7 @@ func TestKeyOfAnotherIdentity(t *testing.T) {
 		fx := newFixture(t)
 		value, words := fx.cloud.ReaderAPIKey(), "its token is another identity's or account's"
 		if key == "unknown" {
-			value, words = strings.Repeat("k", 44), "HTTP 400 BXNIM0415E. IAM does not know the API key"
+			value, words = strings.Repeat("k", 44), "HTTP 400 BXNIM0415E. The key is not known to IAM"
 		}
 		fx.env["IAM_URL"] = fx.replacing("/v1/apikeys", "apikey", value)
 		fx.fail(1, words)
@@ -819,7 +819,7 @@ func TestLogin(t *testing.T) {
 	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsList, Times: 1, Status: 401})
 	fx.fail(1, "HTTP 401. The token that IAM gave for IBMCLOUD_API_KEY is rejected")
 	fx.env["IBMCLOUD_API_KEY"] = strings.Repeat("k", 44)
-	fx.fail(1, "logging in with IBMCLOUD_API_KEY: HTTP 400 BXNIM0415E. IAM does not know the API key")
+	fx.fail(1, "logging in with IBMCLOUD_API_KEY: HTTP 400 BXNIM0415E. The key is not known to IAM: it was deleted, has expired or was made seconds ago: replace it by a valid key.")
 	fx.env["IBMCLOUD_API_KEY"] = "{}"
 	fx.fail(2, "IBMCLOUD_API_KEY holds JSON")
 }
