@@ -12,6 +12,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -203,10 +204,8 @@ func worthwhile(text string) bool {
 
 // decoders return what a text may mean.
 var decoders = map[string]func(string) []string{
-	"escaped": func(text string) []string {
-		return []string{escape.ReplaceAllStringFunc(text, unescape)}
-	},
-	"joined": func(text string) []string { return []string{blank.Replace(text)} },
+	"escaped": func(text string) []string { return []string{unescape(text)} },
+	"joined":  func(text string) []string { return []string{blank.Replace(text)} },
 	"hex": func(text string) (all []string) {
 		for _, run := range hexRun.in(hexMarks.Replace(text)) {
 			for start := range 2 {
@@ -214,11 +213,19 @@ var decoders = map[string]func(string) []string{
 				all = append(all, string(bytes))
 			}
 		}
-		return append(all, numbers(text, hexByte, 16)...)
+		return append(all, numbers(wordRun.in(text), 16, "0x", "x")...)
 	},
-	"decimal": func(text string) []string { return numbers(text, decimalByte, 10) },
-	"octal":   func(text string) []string { return numbers(text, octalByte, 8) },
-	"binary":  func(text string) []string { return numbers(text, binaryByte, 2) },
+	"decimal": func(text string) []string { return numbers(digitRun.in(text), 10) },
+	"octal":   func(text string) []string { return numbers(wordRun.in(text), 8, "0o", "0") },
+	"binary": func(text string) []string {
+		var eights []string
+		for _, run := range bitRun.in(text) {
+			for bits := range slices.Chunk([]byte(run), 8) {
+				eights = append(eights, string(bits))
+			}
+		}
+		return numbers(eights, 2)
+	},
 	"base64": func(text string) (all []string) {
 		for _, run := range base64Run.in(text) {
 			run = strings.NewReplacer("-", "+", "_", "/").Replace(run)
@@ -232,7 +239,10 @@ var decoders = map[string]func(string) []string{
 		return all
 	},
 	"a number": func(text string) (all []string) {
-		for _, run := range longNumber.FindAllString(text, -1) {
+		for _, run := range digitRun.in(text) {
+			if len(run) < 24 || len(run) > 900 {
+				continue
+			}
 			if number, ok := new(big.Int).SetString(run, 10); ok {
 				all = append(all, string(number.Bytes()))
 			}
@@ -292,14 +302,9 @@ func flatten(way string, value any, columns map[string]string) {
 }
 
 var (
-	escape      = regexp.MustCompile(`(?i)(%|=|\\x|\\u00|&#x)[0-9a-f]{2};?|&#\d{2,3};|\\[0-7]{3}|\\/|=\r?\n`)
-	blank       = removing(" ", "\t", "\n", "\f", "\r", `\n`, `\r`, `\t`)
-	hexMarks    = removing("0x", `\x`, `\u00`, "%", " ", "\t", "\n", "\f", "\r", ",", ";", ":", "=", "'", `"`, "-", `\n`)
-	hexByte     = regexp.MustCompile(`(?i)\b(?:0x|x)?([0-9a-f]{2})\b`)
-	decimalByte = regexp.MustCompile(`\d+`)
-	octalByte   = regexp.MustCompile(`(?:0o?|\b)([0-7]{2,3})\b`)
-	binaryByte  = regexp.MustCompile(`[01]{7,8}`)
-	longNumber  = regexp.MustCompile(`[0-9]{24,900}`)
+	escape   = regexp.MustCompile(`(?i)^(?:(?:%|=|\\x|\\u00|&#x)[0-9a-f]{2};?|&#\d{2,3};|\\[0-7]{3}|\\/|=\r?\n)`)
+	blank    = removing(" ", "\t", "\n", "\f", "\r", `\n`, `\r`, `\t`)
+	hexMarks = removing("0x", `\x`, `\u00`, "%", " ", "\t", "\n", "\f", "\r", ",", ";", ":", "=", "'", `"`, "-", `\n`)
 )
 
 func removing(texts ...string) *strings.Replacer {
@@ -328,6 +333,9 @@ func newRun(least int, ranges ...string) run {
 }
 
 var (
+	wordRun    = newRun(1, "09", "az", "AZ", "__")
+	digitRun   = newRun(1, "09")
+	bitRun     = newRun(7, "01")
 	hexRun     = newRun(16, "09", "af", "AF")
 	base64Run  = newRun(12, "AZ", "az", "09", "++", "//", "__", "--")
 	base32Run  = newRun(16, "AZ", "27")
@@ -348,13 +356,32 @@ func (r *run) in(text string) (all []string) {
 	return all
 }
 
-func unescape(code string) string {
+// unescape replaces the codes of a text. A regular expression looks only where one may begin.
+func unescape(text string) string {
+	var plain strings.Builder
+	for {
+		next := strings.IndexAny(text, `%=\&`)
+		if next < 0 {
+			return plain.String() + text
+		}
+		plain.WriteString(text[:next])
+		text = text[next:]
+		length := max(1, len(escape.FindString(text[:min(len(text), len(`\u0000;`))])))
+		plain.WriteString(meaning(text[:length]))
+		text = text[length:]
+	}
+}
+
+// meaning is the character of a code, or the text itself if it is none.
+func meaning(code string) string {
 	digits, base := strings.TrimSuffix(strings.TrimLeft(code, `%=\xXuU&#`), ";"), 16
 	switch {
 	case code == `\/`:
 		return "/"
 	case strings.TrimSpace(code) == "=":
 		return ""
+	case len(code) == 1:
+		return code
 	case strings.HasPrefix(code, "&#") && code[2]|0x20 != 'x':
 		base = 10
 	case len(code) == 4 && code[0] == '\\' && code[1]|0x20 != 'x':
@@ -367,15 +394,27 @@ func unescape(code string) string {
 	return string([]byte{byte(value)})
 }
 
-// numbers reads a list of bytes, whatever stands between them, and every second number of it alone: the others may count.
-func numbers(text string, number *regexp.Regexp, base int) []string {
+// numbers reads a list of bytes, whatever stands between them, and every second number of it alone: the others may count. Words
+// that are no numbers of the base stand between; a larger number is 0.
+func numbers(words []string, base int, prefixes ...string) []string {
 	var all [3][]byte
-	for i, match := range number.FindAllStringSubmatch(text, -1) {
-		value, err := strconv.ParseUint(match[len(match)-1], base, 64)
-		if err != nil || value > 255 {
+	i := 0
+	for _, word := range words {
+		for _, prefix := range prefixes {
+			if found, ok := strings.CutPrefix(word, prefix); ok && len(found) > 1 {
+				word = found
+				break
+			}
+		}
+		value, err := strconv.ParseUint(word, base, 64)
+		switch {
+		case base == 16 && len(word) != 2, base == 8 && (len(word) < 2 || len(word) > 3), errors.Is(err, strconv.ErrSyntax):
+			continue
+		case err != nil || value > 255:
 			value = 0
 		}
 		all[0], all[1+i%2] = append(all[0], byte(value)), append(all[1+i%2], byte(value))
+		i++
 	}
 	return []string{string(all[0]), string(all[1]), string(all[2])}
 }

@@ -145,8 +145,6 @@ func terminal() (screen, keyboard *os.File, err error) {
 }
 
 var (
-	traceLine   = regexp.MustCompile(`^(\w+)\((.*)`)
-	traceString = regexp.MustCompile(`"((?:\\x[0-9a-f]{2})*)"`)
 	traceTarget = regexp.MustCompile(`^\d+<([^>]*)>`)
 	unreadable  = regexp.MustCompile(`^\d+<[^>]*>, 0x[0-9a-f]+, [1-9]`)
 	succeeded   = regexp.MustCompile(`= \d+\s*$`)
@@ -166,11 +164,10 @@ func (s *stage) traced(p path, main int, given []string) (parts []part, files []
 			continue
 		}
 		for line := range strings.Lines(string(content)) {
-			match := traceLine.FindStringSubmatch(line)
-			if match == nil {
+			call, arguments, found := strings.Cut(line, "(")
+			if !found {
 				continue
 			}
-			call, arguments := match[1], match[2]
 			switch {
 			case call == "execve" || call == "execveat":
 				command, environment, _ := strings.Cut(arguments, "], [")
@@ -221,7 +218,7 @@ func (s *stage) traced(p path, main int, given []string) (parts []part, files []
 					parts = append(parts, part{"what strace may not read", s.keys.bootstrap})
 				}
 				for _, text := range stringsOf(arguments) {
-					written[target].WriteString(text)
+					written[target].WriteString(withoutRecords(text))
 				}
 			default:
 				if created := traceMode.FindStringSubmatch(arguments); created != nil {
@@ -247,10 +244,20 @@ func (s *stage) traced(p path, main int, given []string) (parts []part, files []
 	return parts, files
 }
 
+// withoutRecords leaves out the records of TLS at the beginning that hold encrypted data, or end the handshake: RFC 8446, 5.1.
+func withoutRecords(text string) string {
+	for len(text) > 5 && (text[0] == 0x17 || text[0] == 0x14) && text[1:3] == "\x03\x03" {
+		text = text[min(len(text), 5+int(text[3])<<8+int(text[4])):]
+	}
+	return text
+}
+
+// stringsOf are the strings in a line of the trace; one at least, if it is empty.
 func stringsOf(arguments string) (all []string) {
-	for _, match := range traceString.FindAllStringSubmatch(arguments, -1) {
-		text, _ := hex.DecodeString(strings.ReplaceAll(match[1], `\x`, "")) // what matches is hex
-		all = append(all, string(text))
+	for i, quoted := range strings.Split(arguments, `"`) {
+		if text, err := hex.DecodeString(strings.ReplaceAll(quoted, `\x`, "")); i%2 == 1 && err == nil {
+			all = append(all, string(text))
+		}
 	}
 	return append(all, "")[:max(1, len(all))]
 }
