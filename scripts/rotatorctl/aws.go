@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,13 +22,14 @@ import (
 
 // loadAWS finds region and credentials as all of AWS's programs do.
 func loadAWS(ctx context.Context) (aws.Config, error) {
-	cfg, err := config.LoadDefaultConfig(ctx, config.WithRetryMaxAttempts(8), config.WithLogger(logging.Nop{})) // it would log foreign text raw
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithLogger(logging.Nop{})) // it would log foreign text raw
 	if err != nil {
 		return cfg, fmt.Errorf("the AWS configuration cannot be read: %s", withoutSecrets(err.Error()))
 	}
 	if cfg.Region == "" {
 		return cfg, usagef("no AWS region is set: set AWS_REGION, or AWS_PROFILE to a profile that has one")
 	}
+	cfg.RetryMaxAttempts = cmp.Or(cfg.RetryMaxAttempts, 8) // AWS_MAX_ATTEMPTS, or that of the profile
 	return cfg, nil
 }
 

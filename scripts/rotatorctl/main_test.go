@@ -9,6 +9,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/smithy-go"
+
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 // outcome is what one run of the program came to.
@@ -90,5 +92,15 @@ func TestInterruptedCalls(t *testing.T) {
 	}
 	if got := awsError(err).Error(); got != "interrupted" {
 		t.Errorf("any call: got %q, want interrupted", got)
+	}
+}
+
+func TestTheAttemptsOfAWSAreTheUsersOwn(t *testing.T) {
+	awstest.Setenv(t, "http://127.0.0.1:1")
+	for set, want := range map[string]int{"": 8, "2": 2} {
+		t.Setenv("AWS_MAX_ATTEMPTS", set)
+		if cfg, err := loadAWS(t.Context()); err != nil || cfg.RetryMaxAttempts != want {
+			t.Errorf("AWS_MAX_ATTEMPTS=%s: got %d attempts, %v; want %d", set, cfg.RetryMaxAttempts, err, want)
+		}
 	}
 }
