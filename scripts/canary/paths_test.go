@@ -48,6 +48,15 @@ type path struct {
 	patient   bool   // nothing goes wrong: it has the time it needs
 }
 
+// family is the program and the command of a door, in whichever form.
+func (d door) family() string {
+	words := strings.Fields(strings.ReplaceAll(d.name, ",", ""))
+	if d.kind == "operator" {
+		return words[0] + " " + words[1]
+	}
+	return words[0]
+}
+
 func (p path) String() string { return p.door.name + ": " + p.sort + ": " + p.by }
 
 // works is whether the program must do what it is for.
@@ -57,11 +66,10 @@ func (p path) works() bool {
 
 // waits is how long the program may try again, most of it asleep.
 func (p path) waits() time.Duration {
-	isBusy := p.aws != nil && (p.aws.Status == http.StatusTooManyRequests || p.aws.Status >= http.StatusInternalServerError)
 	isUnknownKey := slices.ContainsFunc(p.faults, func(f ibmcloudtest.Fault) bool { return f.Case == "key_repeated" })
 	isReplacement := p.door.name == "rotatorctl replace-identity"
 	switch {
-	case p.door.kind == "operator" && isBusy, isReplacement && isUnknownKey:
+	case isReplacement && isUnknownKey:
 		return time.Minute
 	case isReplacement, strings.HasPrefix(p.door.name, "rotatorctl setup"), p.sort == "HTTPS_PROXY":
 		return 15 * time.Second
