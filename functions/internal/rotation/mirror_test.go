@@ -278,7 +278,7 @@ func (d *day) play(length time.Duration) {
 
 // One mirror fails for ever: the other gets what it gets alone, and IBM's secret, too.
 // ibm is how many versions there may be.
-func TestAMirrorThatFailsForEverHarmsNoOther(t *testing.T) {
+func TestHoursOfAMirrorThatFailsHarmNoOther(t *testing.T) {
 	for name, test := range map[string]struct {
 		of     fault
 		cold   bool
@@ -339,7 +339,7 @@ func (c *counted) Save(ctx context.Context, ref rotation.TokenRef, current rotat
 
 // AWS takes 100 versions a day, and tokens of 15 minutes would be 180: the mirror lags, and
 // the report says for how long. IBM's secret does not.
-func TestTokensTooShortForAMirrorStayWithinItsQuota(t *testing.T) {
+func TestHoursOfTokensTooShortForAMirrorStayWithinItsQuota(t *testing.T) {
 	t.Parallel()
 	withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN, secondARN)
@@ -377,7 +377,7 @@ func TestTokensTooShortForAMirrorStayWithinItsQuota(t *testing.T) {
 }
 
 // A parameter has no quota: it gets each token of 15 minutes, whatever a secret beside it waits for.
-func TestAParameterIsTheMirrorForShortTokens(t *testing.T) {
+func TestHoursOfShortTokensInAParameter(t *testing.T) {
 	t.Parallel()
 	withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
 		m := fx.mirrorTo(parameterARN)
@@ -431,7 +431,7 @@ func putsOfADay(m *mirrortest.AWS, arn string) (most int) {
 }
 
 // Tokens of 30 minutes are enough, whatever MIN_REMAINING is.
-func TestTokensOfHalfAnHourKeepAMirrorValid(t *testing.T) {
+func TestHoursOfTokensOfHalfAnHourKeepAMirrorValid(t *testing.T) {
 	t.Parallel()
 	for _, least := range []time.Duration{8 * time.Minute, 20 * time.Minute, time.Hour} {
 		withFixture(t, ibmcloudtest.Options{TokenTTL: rotation.MirrorLifetime}, func(fx *fixture) {
@@ -731,7 +731,7 @@ func TestAMirrorChangedByHand(t *testing.T) {
 }
 
 // Someone who writes to the mirror all the time is not fought: the run fails.
-func TestAMirrorThatSomeoneElseWritesIsLeftToThem(t *testing.T) {
+func TestHoursOfAMirrorThatSomeoneElseWrites(t *testing.T) {
 	t.Parallel()
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)

@@ -36,7 +36,7 @@ func (r *region) run(mode rotation.Mode, at time.Time) {
 
 // Two functions with one token secret, the second of which ensures alone, and a mirror for each: the loss of either
 // region harms no reader of the other, and what it costs stays within AWS's quota.
-func TestTwoRegions(t *testing.T) {
+func TestHoursOfTwoRegions(t *testing.T) {
 	t.Parallel()
 	never := func(int) bool { return false }
 	threeHours := func(minute int) bool { return minute >= 6*60+17 && minute < 9*60+17 }
