@@ -91,7 +91,7 @@ func watch() *watched {
 	s := &watched{span: span{w.end.Add(-6 * time.Hour), w.end}, down: 28 * time.Minute, values: map[string][]sample{}, firing: map[string]bool{}}
 	w.onReport = func(inv *invocation, ran report.Report) { s.note(w.now(), inv.began, ran) }
 	iam, first := outages()[0], w.start.Add(140*time.Minute)
-	w.play([]window{{iam, first, first.Add(45 * time.Minute)}, {iam, w.end.Add(-s.down), w.end}})
+	w.play([]window{{iam, first, first.Add(45 * time.Minute)}, {iam, w.end.Add(-s.down), w.end.Add(time.Hour)}})
 	for name, spans := range w.alarms.fired {
 		s.firing[name] = spans[len(spans)-1].to.IsZero()
 	}
@@ -101,6 +101,9 @@ func watch() *watched {
 
 // note is what CloudWatch gets of a run: the function's own metrics, and those of Lambda, the log and the queue.
 func (s *watched) note(now, began time.Time, ran report.Report) {
+	if now.Before(s.from) || now.After(s.to) {
+		return
+	}
 	failures := ran.Failures()
 	values := map[string]any{"Errors own": float64(len(failures)), "NumberOfMessagesSent ${FailedRuns.QueueName}": float64(len(failures)), "Duration own": float64(now.Sub(began).Milliseconds())}
 	var lines bytes.Buffer
@@ -117,7 +120,7 @@ func (s *watched) note(now, began time.Time, ran report.Report) {
 		}
 	}
 	for name, value := range values {
-		if number, ok := value.(float64); ok && now.After(s.from) {
+		if number, ok := value.(float64); ok {
 			s.values[name] = append(s.values[name], sample{now, number})
 		}
 	}
