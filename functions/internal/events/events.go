@@ -85,10 +85,15 @@ type entry struct {
 
 // Announce puts the events that follow from a run, after all else that the run does for
 // its tokens, and waits for that no longer than 3 seconds or half the time that is left.
-// What prevents it is a warning of the result, and fails nothing.
+// What prevents it is a warning of the result, and fails nothing. Of a run that somebody has
+// interrupted only the tokens are announced.
 func (a *Announcer) Announce(ctx context.Context, ran *report.Report) {
-	if rotation.Mode(ran.Mode) == rotation.ModeCheck || errors.Is(ctx.Err(), context.Canceled) {
+	if rotation.Mode(ran.Mode) == rotation.ModeCheck {
 		return
+	}
+	interrupted := errors.Is(ctx.Err(), context.Canceled)
+	if interrupted {
+		ctx = context.WithoutCancel(ctx)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -96,7 +101,14 @@ func (a *Announcer) Announce(ctx context.Context, ran *report.Report) {
 	entries := slices.DeleteFunc(a.held, func(e entry) bool { return now.Sub(e.made) > quiet })
 	a.held = nil
 	for _, result := range ran.Results {
-		for _, kind := range a.follow(rotation.Mode(ran.Mode), result, now) {
+		if interrupted && !result.Published {
+			continue
+		}
+		kinds := a.follow(rotation.Mode(ran.Mode), result, now)
+		if interrupted {
+			kinds = kinds[:1]
+		}
+		for _, kind := range kinds {
 			entries = append(entries, entry{Event{kind, detailOf(*ran, result)}, result.Rotation, now, false})
 		}
 	}

@@ -235,14 +235,16 @@ func TestTheEventsOfARunHaveThreeSecondsAtMost(t *testing.T) {
 	}
 }
 
-// Whoever stops a run by hand has not made the rotation fail.
-func TestAnInterruptedRunAnnouncesNothing(t *testing.T) {
+// Whoever stops a run by hand has not made the rotation fail. What was published before is announced.
+func TestAnInterruptedRunAnnouncesItsTokensAlone(t *testing.T) {
 	p := newProcess(0)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	p.Announce(ctx, &report.Report{Mode: "rotate", Results: []report.Result{failed(rotation.StepLook, "")}})
-	if p.bus.tried != 0 {
-		t.Error("it was announced")
+	mirrored := failed(rotation.StepMirror, "v1")
+	mirrored.Published = true
+	p.Announce(ctx, &report.Report{Mode: "rotate", Results: []report.Result{failed(rotation.StepLook, ""), mirrored}})
+	if got := p.bus.types(); !reflect.DeepEqual(got, []Type{TokenRotated}) {
+		t.Errorf("got %v, want the token", got)
 	}
 }
 
