@@ -129,14 +129,17 @@ func (a *Announcer) put(ctx context.Context, entries []entry, results []report.R
 	for i, e := range entries {
 		events[i] = e.Event
 	}
+	var reasons []string // in their order
+	missed := map[string][]entry{}
 	for i, err := range a.Bus.Put(ctx, events) {
 		if err == nil {
 			continue
 		}
-		e := entries[i]
-		warning := fmt.Sprintf("the event %q is not announced: %s", e.Type, explain(err))
-		at := max(0, slices.IndexFunc(results, func(r report.Result) bool { return r.Rotation == e.rotation }))
-		results[at].Warnings = append(results[at].Warnings, warning)
+		e, reason := entries[i], explain(err)
+		if missed[reason] == nil {
+			reasons = append(reasons, reason)
+		}
+		missed[reason] = append(missed[reason], e)
 		switch {
 		case !e.again:
 			e.again = true
@@ -145,6 +148,22 @@ func (a *Announcer) put(ctx context.Context, entries []entry, results []report.R
 			a.seen[e.rotation].announced = false // as new, when it has been quiet
 		}
 	}
+	for _, reason := range reasons {
+		warn(results, missed[reason], reason)
+	}
+}
+
+// warn adds one warning for all that a reason has prevented: a run may have thousands of results.
+func warn(results []report.Result, missed []entry, reason string) {
+	first, others := missed[0], ""
+	if n := len(missed) - 1; n > 0 {
+		others = ", nor is " + report.Count(n, "other")
+		if n > 1 {
+			others = ", nor are " + report.Count(n, "other")
+		}
+	}
+	at := max(0, slices.IndexFunc(results, func(r report.Result) bool { return r.Rotation == first.rotation }))
+	results[at].Warnings = append(results[at].Warnings, fmt.Sprintf("the event %q is not announced%s: %s", first.Type, others, reason))
 }
 
 func explain(err error) string {

@@ -190,6 +190,19 @@ func TestAnEventThatIsNotTaken(t *testing.T) {
 	if got := p.bus.types(); !reflect.DeepEqual(got, []Type{TokenRotated}) {
 		t.Errorf("the next run put %v, want the token", got)
 	}
+	many := make([]report.Result, 1000)
+	for i := range many {
+		many[i] = rotated(fmt.Sprint("v", i), 598)
+		many[i].Rotation = fmt.Sprint("r", i)
+	}
+	many[0].Published = false
+	p.bus.refuse = len(many)
+	ran = p.announce(t, rotation.ModeRotate, many...)
+	if got := ran.Results[1].Warnings; len(got) != 1 || !strings.HasPrefix(got[0], `the event "Token Rotated" is not announced, nor are 998 others: denied`) || len(ran.Results[2].Warnings) > 0 {
+		t.Errorf("got the warnings %q and %q, want one for all", got, ran.Results[2].Warnings)
+	}
+	p.announce(t, rotation.ModeEnsure, fresh("v1"))
+	_ = p.bus.types()
 	p.bus.refuse, p.bus.tried = 1000, 0
 	p.announce(t, rotation.ModeRotate, rotated("v2", 598))
 	for range 10 {
