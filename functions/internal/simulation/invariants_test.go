@@ -113,7 +113,7 @@ func (w *world) checkNeed(now time.Time, inv *invocation, before published) {
 	short := func(token published) bool { return token.expires.Sub(now) < w.threshold(token)+time.Minute }
 	needed := short(before) || before.at.After(inv.began) || now.Sub(w.lastTampered) < 61*time.Minute || w.clockOff.Load() != 0
 	for _, arn := range mirrorARNs {
-		needed = needed || short(w.mirrors.seen[arn].current(now))
+		needed = needed || short(w.mirrors.of[arn].seen.current(now))
 	}
 	for _, arn := range mirrorARNs {
 		needed = needed || w.underMirrorFault(arn, now, now.Add(time.Second))

@@ -139,6 +139,7 @@ func newKeyWorld(seed uint64, days int, settings ibmcloudtest.Undocumented) *wor
 	w.makeKeySecrets()
 	k.aws.OnPut = func(_ string, version mirrortest.Version) { w.bootstrapKeys = append(w.bootstrapKeys, version.Payload) }
 	_ = k.aws.Write(bootstrapARN, "fixed", w.bootstrapKeys[0])
+	w.mirrors.of[bootstrapARN] = &mirror{}
 	for _, fn := range w.functions {
 		k.alarms[fn] = &keyAlarms{}
 	}

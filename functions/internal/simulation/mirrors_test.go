@@ -39,29 +39,33 @@ const (
 	shortTokens = 61*time.Minute + rotation.PutInterval + nextRepair
 )
 
-// mirrors are AWS's side of a story. world.mu guards what follows faults.
+// mirrors are AWS's side of a story.
 type mirrors struct {
-	aws    mirrortest.AWS
-	mu     sync.Mutex                // guards faults
-	faults map[string][]*mirrorFault // at this moment
-	seen   map[string]*timeline
-	puts   map[string][]time.Time // by the rotator, of the last day
-	most   map[string]int         // of puts in a day
-	total  map[string]int
+	aws mirrortest.AWS
+	of  map[string]*mirror
+}
 
-	lost  map[string]time.Duration // readers without a token, and that is excused
-	short map[string]time.Duration // the same, with tokens too short for a mirror
-	heal  time.Duration            // the longest until the faulty one had a token after its faults
+// mirror is one of them. world.mu guards all but its faults.
+type mirror struct {
+	mu     sync.Mutex
+	faults []*mirrorFault // at this moment; mu guards them
+
+	seen        timeline
+	puts        []time.Time // by the rotator, of the last day
+	most, total int         // of them in a day, and in all
+
+	lost  time.Duration // readers without a token, and that is excused
+	short time.Duration // the same, with tokens too short for a mirror
+	heal  time.Duration // the longest until it had a token after its faults
 }
 
 // mirrorFault answers a request in its own way; nil lets it pass.
 type mirrorFault func(ctx context.Context, throw uint64, put bool) error
 
 func newMirrors(w *world) *mirrors {
-	m := &mirrors{seen: map[string]*timeline{}, puts: map[string][]time.Time{}, most: map[string]int{}, total: map[string]int{}, faults: map[string][]*mirrorFault{},
-		lost: map[string]time.Duration{}, short: map[string]time.Duration{}}
+	m := &mirrors{of: map[string]*mirror{}}
 	for _, arn := range mirrorARNs {
-		m.seen[arn] = &timeline{}
+		m.of[arn] = &mirror{}
 		m.aws.Current(arn)
 	}
 	m.aws.OnPut = func(arn string, version mirrortest.Version) { w.mirrored(arn, version) }
@@ -73,19 +77,18 @@ func (w *world) mirrored(arn string, version mirrortest.Version) {
 	_, expires, err := w.cloud.Validate(version.Payload)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	m := w.mirrors
+	m := w.mirrors.of[arn]
 	if err != nil {
 		expires = version.At // nothing that readers can use
 	}
-	m.seen[arn].publish(published{at: version.At, expires: expires, born: w.bornOf(expires)})
+	m.seen.publish(published{at: version.At, expires: expires, born: w.bornOf(expires)})
 	if !strings.HasPrefix(version.Payload, "ey") {
 		return // somebody else wrote it
 	}
-	m.total[arn]++
-	m.puts[arn] = append(slices.DeleteFunc(m.puts[arn], func(at time.Time) bool { return version.At.Sub(at) >= 24*time.Hour }), version.At)
-	m.most[arn] = max(m.most[arn], len(m.puts[arn]))
-	if len(m.puts[arn]) > maxPuts {
-		w.violated(version.At, "the mirror %s got %d versions in a day", arn, len(m.puts[arn]))
+	m.total++
+	m.puts = append(slices.DeleteFunc(m.puts, func(at time.Time) bool { return version.At.Sub(at) >= 24*time.Hour }), version.At)
+	if m.most = max(m.most, len(m.puts)); len(m.puts) > maxPuts {
+		w.violated(version.At, "the mirror %s got %d versions in a day", arn, len(m.puts))
 	}
 }
 
@@ -137,10 +140,7 @@ func (l mirrorLine) request(ctx context.Context, op, arn string, put bool, arriv
 	if l.fates(inv, here) || pause(ctx, latency(throw)) != nil {
 		return unanswered
 	}
-	l.w.mirrors.mu.Lock()
-	faults := slices.Clone(l.w.mirrors.faults[arn])
-	l.w.mirrors.mu.Unlock()
-	for _, fault := range faults {
+	for _, fault := range l.w.mirrors.of[arn].current() {
 		if err := (*fault)(ctx, throw, put); err == mirrortest.ErrLost {
 			_ = arrive()
 			return err
@@ -157,15 +157,21 @@ func (l mirrorLine) request(ctx context.Context, op, arn string, put bool, arriv
 }
 
 // fail begins a fault of a mirror; call what it returns to end it.
-func (m *mirrors) fail(arn string, fault mirrorFault) (end func()) {
+func (m *mirror) fail(fault mirrorFault) (end func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.faults[arn] = append(m.faults[arn], &fault)
+	m.faults = append(m.faults, &fault)
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.faults[arn] = slices.DeleteFunc(m.faults[arn], func(other *mirrorFault) bool { return other == &fault })
+		m.faults = slices.DeleteFunc(m.faults, func(other *mirrorFault) bool { return other == &fault })
 	}
+}
+
+func (m *mirror) current() []*mirrorFault {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.faults)
 }
 
 // refuse refuses puts, or every request.
@@ -201,7 +207,7 @@ func mirrorFaults(arn string) []kind {
 		"a mirror that does not answer":   unanswered,
 	} {
 		all = append(all, kind{name: name, mirror: arn, span: minutes(10, 5*24*60), begin: func(w *world, _ dice, _ time.Time) func() {
-			return w.mirrors.fail(arn, fault)
+			return w.mirrors.of[arn].fail(fault)
 		}})
 	}
 	all = append(all,
@@ -229,7 +235,7 @@ func (w *world) moved(arn string, version mirrortest.Version) {
 	_, expires, _ := w.cloud.Validate(version.Payload)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.mirrors.seen[arn].publish(published{at: version.At, expires: expires, born: w.bornOf(expires)})
+	w.mirrors.of[arn].seen.publish(published{at: version.At, expires: expires, born: w.bornOf(expires)})
 }
 
 // checkPut: what a run knows to have saved, it has put to the healthy mirror, however slow IBM
@@ -239,7 +245,7 @@ func (w *world) checkPut(now time.Time, inv *invocation, result report.Result) {
 	if len(w.rotation.Mirror) == 0 || w.underMirrorFault(healthyMirror, now, now.Add(time.Second)) || inv.saved == "" || inv.saved != result.VersionID || inv.fate.freezeFor > 0 || now.Sub(inv.began) > functionTimeout-6*time.Second || !w.lastTampered.Before(inv.began) {
 		return
 	}
-	holds := w.mirrors.seen[healthyMirror].current(now)
+	holds := w.mirrors.of[healthyMirror].seen.current(now)
 	inOrder := inv.mode == rotation.ModeEnsure && holds.expires.Sub(inv.savedAt) >= w.threshold(holds)-3*time.Minute
 	if since := inv.savedAt.Sub(holds.at); since >= rotation.PutInterval && !inOrder {
 		w.violated(now, "%s saved a version %s ago and did not put it to the healthy mirror, which got its last one %s before: %v", inv.id, now.Sub(inv.savedAt), since, result.Error)
@@ -250,7 +256,7 @@ func (w *world) checkPut(now time.Time, inv *invocation, result report.Result) {
 // may explain it, once the story is over.
 func (w *world) checkMirrors() {
 	for _, arn := range mirrorARNs {
-		seen := w.mirrors.seen[arn]
+		seen := &w.mirrors.of[arn].seen
 		seen.close(w.end)
 		for _, g := range seen.gaps {
 			w.checkMirrorGap(arn, g)
@@ -269,13 +275,13 @@ func (w *world) checkMirrorGap(arn string, g span) {
 	}
 	switch {
 	case w.lifetime < rotation.MirrorLifetime, within(shortTokens, func(f window) bool { return f.name == lifetimeCut }):
-		w.mirrors.short[arn] += g.length()
+		w.mirrors.of[arn].short += g.length()
 	case w.underMirrorFault(arn, g.from, g.to):
-		w.mirrors.lost[arn] += g.length()
-		w.mirrors.heal = max(w.mirrors.heal, w.afterFaults(arn, g.to))
+		w.mirrors.of[arn].lost += g.length()
+		w.mirrors.of[arn].heal = max(w.mirrors.of[arn].heal, w.afterFaults(arn, g.to))
 	default:
-		w.mirrors.lost[arn] += g.length()
-		left, atIBM := w.mirrors.seen[arn].current(g.from), w.tokens.current(g.from)
+		w.mirrors.of[arn].lost += g.length()
+		left, atIBM := w.mirrors.of[arn].seen.current(g.from), w.tokens.current(g.from)
 		if !g.to.After(w.forgedUntil(atIBM, g.to).Add(w.stepsIn(atIBM) + nextRepair)) {
 			return
 		}
@@ -284,7 +290,7 @@ func (w *world) checkMirrorGap(arn string, g span) {
 			if g.from.Before(t.from) || g.to.After(t.excused) {
 				continue
 			}
-			t.left = max(0, w.mirrors.seen[arn].current(t.from).expires.Sub(t.from))
+			t.left = max(0, w.mirrors.of[arn].seen.current(t.from).expires.Sub(t.from))
 			if g.length() <= t.bound() {
 				return
 			}
@@ -332,15 +338,15 @@ func (y year) mirrorFigures(out io.Writer) {
 		name := map[string]string{healthyMirror: "a mirror without faults of its own", faultyMirror: "a mirror with faults for days"}[arn]
 		most := 0
 		for _, w := range y.parts {
-			most = max(most, w.mirrors.most[arn])
+			most = max(most, w.mirrors.of[arn].most)
 		}
 		_, _ = fmt.Fprintf(out, "%s: readers without a token %s, apart from that %s with tokens of 15 minutes; %d puts, in one day at most %d (AWS takes 100), none refused for that\n", name,
-			short(y.sum(func(w *world) time.Duration { return w.mirrors.lost[arn] })), short(y.sum(func(w *world) time.Duration { return w.mirrors.short[arn] })),
-			y.count(func(w *world) int { return w.mirrors.total[arn] }), most)
+			short(y.sum(func(w *world) time.Duration { return w.mirrors.of[arn].lost })), short(y.sum(func(w *world) time.Duration { return w.mirrors.of[arn].short })),
+			y.count(func(w *world) int { return w.mirrors.of[arn].total }), most)
 	}
 	heal := time.Duration(0)
 	for _, w := range y.parts {
-		heal = max(heal, w.mirrors.heal)
+		heal = max(heal, w.mirrors.of[healthyMirror].heal, w.mirrors.of[faultyMirror].heal)
 	}
 	_, _ = fmt.Fprintf(out, "after the end of its faults the mirror had a token again within %s (%s allowed)\n", short(heal), short(healed))
 }
@@ -361,12 +367,12 @@ func TestTwoRegions(t *testing.T) {
 			t.Errorf("got violations %q and readers without a token %v", w.violations, w.tokens.gaps)
 		}
 		for i, arn := range mirrorARNs {
-			for _, g := range w.mirrors.seen[arn].gaps {
+			for _, g := range w.mirrors.of[arn].seen.gaps {
 				if lost := story[i]; g.from.Before(lost.from) || g.to.After(lost.to.Add(healed)) {
 					t.Errorf("readers of the mirror %s without a token for %s", arn, g.length())
 				}
 			}
-			t.Logf("%s: %s without a token, %d puts", arn, w.mirrors.seen[arn].lost(), w.mirrors.most[arn])
+			t.Logf("%s: %s without a token, %d puts", arn, w.mirrors.of[arn].seen.lost(), w.mirrors.of[arn].most)
 		}
 	})
 }
@@ -381,10 +387,10 @@ func TestTwoDeploymentsInStepStayWithinTheQuota(t *testing.T) {
 		w.play(nil)
 		w.check()
 		for _, arn := range mirrorARNs {
-			if w.mirrors.most[arn] > maxPuts {
-				t.Errorf("%s: %d puts in a day", arn, w.mirrors.most[arn])
+			if w.mirrors.of[arn].most > maxPuts {
+				t.Errorf("%s: %d puts in a day", arn, w.mirrors.of[arn].most)
 			}
-			t.Logf("%s: %d puts in a day, %s without a token of %s", arn, w.mirrors.most[arn], w.mirrors.seen[arn].lost(), w.end.Sub(w.start))
+			t.Logf("%s: %d puts in a day, %s without a token of %s", arn, w.mirrors.of[arn].most, w.mirrors.of[arn].seen.lost(), w.end.Sub(w.start))
 		}
 	})
 }

@@ -149,9 +149,9 @@ func (m *model) deliver(e event) {
 	}
 	m.last = e
 	w, fn := m.w, m.w.functions[0]
-	w.everyday.kill = 0
+	w.everyday[kill] = 0
 	if m.killNext {
-		w.everyday.kill, m.killNext = 1, false
+		w.everyday[kill], m.killNext = 1, false
 	}
 	failed, crashed, versions := w.counts.failed, w.counts.crashed, w.counts.versions
 	tampered := !w.tampered.IsZero()
@@ -241,7 +241,7 @@ func (m *model) tamper(what string, d dice) {
 // counts are what a story came to in numbers.
 type counts struct {
 	mu        sync.Mutex
-	calls     map[bool]map[string]int // by the rotator (true) or the naive way, by kind
+	calls     map[bool]int // by the rotator (true) or the naive way
 	runs      int
 	failed    int // invocations that reported a failure
 	crashed   int // invocations that reported nothing
@@ -250,17 +250,10 @@ type counts struct {
 	visits    int // the reader's
 }
 
-func (c *counts) call(ours bool, op string) {
+func (c *counts) call(ours bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.calls[ours][op]++
-}
-
-func (c *counts) allCalls(ours bool) (sum int) {
-	for _, n := range c.calls[ours] {
-		sum += n
-	}
-	return sum
+	c.calls[ours]++
 }
 
 // bootstrapKey is what the source of the bootstrap key holds.

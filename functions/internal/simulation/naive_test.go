@@ -49,7 +49,7 @@ func (n *naive) schedule(first time.Time) {
 	d := newDice(n.w.seed, "naive")
 	n.w.agenda.every(first, rotateEvery, func(at time.Time) bool {
 		late := d.between(0, lateness)
-		if !d.chance(n.w.danger(func(g dangers) float64 { return max(g.lose, g.throttled) })) {
+		if !d.chance(max(n.w.danger(lose), n.w.danger(throttled))) {
 			n.w.agenda.at(at.Add(late), func() { n.begin(d) })
 		}
 		return true
@@ -58,8 +58,8 @@ func (n *naive) schedule(first time.Time) {
 
 func (n *naive) begin(d dice) {
 	fate := naiveFate{patience: d.between(5*time.Minute, time.Hour)}
-	fate.cold = d.chance(n.w.danger(func(g dangers) float64 { return g.cold }))
-	if d.chance(n.w.danger(func(g dangers) float64 { return g.kill })) {
+	fate.cold = d.chance(n.w.danger(cold))
+	if d.chance(n.w.danger(kill)) {
 		fate.kill = d.between(0, 2*time.Second)
 	}
 	n.w.running.Go(func() { n.run(fate) })

@@ -72,7 +72,7 @@ func (y year) figures(out io.Writer) {
 		y.keyFigures(out)
 	}
 	_, _ = fmt.Fprintf(out, "API calls: %d, the naive way %d; a reader used the token %d times during faults\n\n",
-		y.count(func(w *world) int { return w.counts.allCalls(true) }), y.count(func(w *world) int { return w.counts.allCalls(false) }),
+		y.count(func(w *world) int { return w.counts.calls[true] }), y.count(func(w *world) int { return w.counts.calls[false] }),
 		y.count(func(w *world) int { return w.counts.visits }))
 }
 

@@ -159,28 +159,28 @@ type moment struct {
 
 func (w *world) drawFate(d dice, e event) fate {
 	var f fate
-	if d.chance(w.danger(func(g dangers) float64 { return g.kill })) {
+	if d.chance(w.danger(kill)) {
 		if d.chance(0.5) {
 			f.kill = moment{pick(d, opBootstrap, opLook, opReadKey, opExchange, opSave, opPut(healthyMirror)), pick(d, 1, 1, 1, 2), d.chance(0.5)}
 		} else {
 			f.killAfter = d.anyScale(10*time.Millisecond, 110*time.Second)
 		}
 	}
-	freeze := w.danger(func(g dangers) float64 { return g.freeze })
+	frozen := w.danger(freeze)
 	if e.mode == rotation.ModeRotate {
-		freeze = min(1, 3*freeze) // of an ensure little more than the read of the metadata is worth freezing
+		frozen = min(1, 3*frozen) // of an ensure little more than the read of the metadata is worth freezing
 	}
-	if d.chance(freeze) {
+	if d.chance(frozen) {
 		f.freezeAt = pick(d, rotation.StepLook, rotation.StepReadKey, rotation.StepExchange, rotation.StepSave, rotation.StepSave)
 		f.freezeFor = d.anyScale(time.Second, 70*time.Minute)
 		w.note(e.scheduled)
 		f.cold = true // so that no other invocation meets its standing clock
 	}
-	if d.chance(w.danger(func(g dangers) float64 { return g.stale })) {
+	if d.chance(w.danger(stale)) {
 		f.stale = true
 		w.note(e.scheduled)
 	}
-	if d.chance(w.danger(func(g dangers) float64 { return g.cold })) {
+	if d.chance(w.danger(cold)) {
 		f.cold = true
 	}
 	return f
@@ -506,18 +506,17 @@ func (fn *function) emit(d dice, e event) {
 		return
 	}
 	due := e.scheduled.Add(d.between(0, lateness))
-	disorder, lose, duplicate := w.danger(func(g dangers) float64 { return g.disorder }),
-		w.danger(func(g dangers) float64 { return g.lose }), w.danger(func(g dangers) float64 { return g.duplicate })
-	if d.chance(disorder) {
+	disordered, lost, duplicated := w.danger(disorder), w.danger(lose), w.danger(duplicate)
+	if d.chance(disordered) {
 		due = e.scheduled.Add(d.between(0, maxEventAge-time.Second))
 		w.note(due)
 	}
-	if d.chance(lose) {
+	if d.chance(lost) {
 		w.lostRun(due)
 		return
 	}
 	w.agenda.at(due, func() { fn.deliver(e, due, time.Second) })
-	for more := 0; more < 3 && d.chance(duplicate); more++ {
+	for more := 0; more < 3 && d.chance(duplicated); more++ {
 		w.note(due)
 		w.agenda.at(due.Add(d.between(0, 90*time.Second)), func() { fn.deliver(e, due, time.Second) })
 	}
@@ -530,7 +529,7 @@ func (fn *function) deliver(e event, since time.Time, wait time.Duration) {
 	if fn.lost {
 		return
 	}
-	if w.danger(func(g dangers) float64 { return g.throttled }) == 0 && fn.hasRoom() {
+	if w.danger(throttled) == 0 && fn.hasRoom() {
 		fn.invoke(e)
 		return
 	}
@@ -545,9 +544,7 @@ func (fn *function) deliver(e event, since time.Time, wait time.Duration) {
 }
 
 // danger is how likely something is now.
-func (w *world) danger(which func(dangers) float64) float64 {
-	return min(1, which(w.dangers)+which(w.everyday))
-}
+func (w *world) danger(what string) float64 { return min(1, w.dangers[what]+w.everyday[what]) }
 
 // timeline is what readers of a token secret see: which token from when on, and
 // when that really expires.

@@ -79,7 +79,7 @@ func newWorld(seed uint64, days int, expectSet bool) *world {
 	w := &world{
 		setting: standard, seed: seed, name: fmt.Sprint("story ", seed), start: time.Now(), end: time.Now().Add(time.Duration(days) * 24 * time.Hour),
 		cloud:    ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2, RequestLog: -1}),
-		everyday: everyday, counts: &counts{calls: map[bool]map[string]int{true: {}, false: {}}},
+		everyday: everyday, dangers: dangers{}, counts: &counts{calls: map[bool]int{}},
 		alarms: &alarms{now: time.Now, fired: map[string][]span{}},
 	}
 	first := w.cloud.Rotations()[0]
@@ -152,10 +152,10 @@ func (w *world) faultsAt(at time.Time) string {
 // dies or freezes takes one run with it, that run counts as lost (see lostRun).
 func host() []kind {
 	return []kind{
-		{name: "processes killed at any step", span: minutes(2, 60), begin: while(func(w *world, on bool) { w.dangers.kill = p(on, 0.5) })},
-		{name: "processes frozen in mid-pass", span: minutes(10, 120), begin: while(func(w *world, on bool) { w.dangers.freeze = p(on, 0.3) })},
-		{name: "stale connections after a thaw", span: minutes(10, 180), begin: while(func(w *world, on bool) { w.dangers.stale = p(on, 1) })},
-		{name: "cold processes only", span: minutes(10, 180), begin: while(func(w *world, on bool) { w.dangers.cold = p(on, 1) })},
+		{name: "processes killed at any step", span: minutes(2, 60), begin: raise(kill, 0.5)},
+		{name: "processes frozen in mid-pass", span: minutes(10, 120), begin: raise(freeze, 0.3)},
+		{name: "stale connections after a thaw", span: minutes(10, 180), begin: raise(stale, 1)},
+		{name: "cold processes only", span: minutes(10, 180), begin: raise(cold, 1)},
 		{name: "a deploy in the middle of a run", span: instant, begin: deploy},
 		{name: twoDeployments, span: minutes(60, 1440), begin: secondCopy},
 	}
@@ -174,7 +174,7 @@ func regions() (all []kind) {
 				fn := w.functions[i]
 				fn.lost = true
 				fn.deploy(true)
-				returns := w.mirrors.fail(mirrorARNs[i], pick(d, unanswered, refuse(rotation.Unavailable, rotation.Later, true)))
+				returns := w.mirrors.of[mirrorARNs[i]].fail(pick(d, unanswered, refuse(rotation.Unavailable, rotation.Later, true)))
 				return func() {
 					fn.lost = false
 					returns()
@@ -187,26 +187,18 @@ func regions() (all []kind) {
 const regionLost = "a region dead: both schedules, and its mirror"
 
 // dangers are how likely an invocation meets what.
-type dangers struct {
-	kill, freeze, stale, cold            float64
-	duplicate, disorder, lose, throttled float64
-}
+type dangers map[string]float64
+
+const kill, freeze, stale, cold, duplicate, disorder, lose, throttled = "kill", "freeze", "stale", "cold", "duplicate", "disorder", "lose", "throttled"
 
 // everyday are the dangers of any day; now and then they are greater.
 var everyday = dangers{kill: 0.0002, freeze: 0.0001, stale: 0.005, cold: 0.001, duplicate: 0.001, disorder: 0.0005, lose: 0.0002}
 
-func p(on bool, probability float64) float64 {
-	if on {
-		return probability
-	}
-	return 0
-}
-
-// while keeps a danger up as long as the fault lasts.
-func while(set func(w *world, on bool)) func(*world, dice, time.Time) func() {
+// raise keeps a danger up as long as the fault lasts.
+func raise(what string, to float64) func(*world, dice, time.Time) func() {
 	return func(w *world, _ dice, _ time.Time) func() {
-		set(w, true)
-		return func() { set(w, false) }
+		w.dangers[what] = to
+		return func() { w.dangers[what] = 0 }
 	}
 }
 
@@ -230,11 +222,11 @@ func secondCopy(w *world, d dice, until time.Time) func() {
 // delivery are the faults of EventBridge Scheduler and of Lambda's queue.
 func delivery() []kind {
 	return []kind{
-		{name: "events delivered twice and more", span: minutes(10, 360), begin: while(func(w *world, on bool) { w.dangers.duplicate = p(on, 0.5) })},
-		{name: "events out of order", span: minutes(10, 360), begin: while(func(w *world, on bool) { w.dangers.disorder = p(on, 1) })},
-		{name: "half of the events dropped at their maximum age", span: minutes(2, 60), begin: while(func(w *world, on bool) { w.dangers.lose = p(on, 0.5) })},
-		{name: "no events delivered", excuse: nextEnsure, span: upTo3h, begin: while(func(w *world, on bool) { w.dangers.lose = p(on, 1) })},
-		{name: "the function throttled", excuse: nextEnsure, span: upTo3h, begin: while(func(w *world, on bool) { w.dangers.throttled = p(on, 1) })},
+		{name: "events delivered twice and more", span: minutes(10, 360), begin: raise(duplicate, 0.5)},
+		{name: "events out of order", span: minutes(10, 360), begin: raise(disorder, 1)},
+		{name: "half of the events dropped at their maximum age", span: minutes(2, 60), begin: raise(lose, 0.5)},
+		{name: "no events delivered", excuse: nextEnsure, span: upTo3h, begin: raise(lose, 1)},
+		{name: "the function throttled", excuse: nextEnsure, span: upTo3h, begin: raise(throttled, 1)},
 	}
 }
 
@@ -653,7 +645,7 @@ func (l *line) reach(op string, inv *invocation, req *http.Request) (*http.Respo
 		inv.once(op)
 	}
 	response, err := l.w.cloud.Transport().RoundTrip(req)
-	l.w.counts.call(l.ours, op)
+	l.w.counts.call(l.ours)
 	if err == nil {
 		inv.tried(op, response.StatusCode)
 	}
