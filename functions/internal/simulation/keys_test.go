@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -240,7 +239,7 @@ func (p *process) manageKeys(w *world, iam *ibmcloud.IAM, now func() time.Time) 
 	defer w.mu.Unlock()
 	p.rotation, p.patience = w.rotation, 2*time.Hour // there is an ensure run every minute
 	store := keyStore{mirrorLine{p.line, now}}
-	bootstrap := ibmcloud.BootstrapByRenewedKey(iam, store.key, store.previousKey)
+	bootstrap := ibmcloud.BootstrapByRenewedKey(iam, keyOnly(store.Current), keyOnly(store.Previous))
 	p.renewer = &keyrenewal.Renewer{
 		Secret: rotation.KeyRef{ID: w.keys.managed}, Bootstrap: bootstrap, Store: store, Now: now,
 		Candidate: func(key iamtoken.Secret) (keyrenewal.Candidate, error) {
@@ -286,11 +285,6 @@ func (s keyStore) Current(ctx context.Context) (key iamtoken.Secret, versionID s
 	return key, versionID, err
 }
 
-func (s keyStore) key(ctx context.Context) (iamtoken.Secret, error) {
-	key, _, err := s.Current(ctx)
-	return key, err
-}
-
 func (s keyStore) Previous(ctx context.Context) (key iamtoken.Secret, versionID string, err error) {
 	err = s.request(ctx, opStored, bootstrapARN, false, func() error {
 		before := s.w.keys.before()
@@ -303,9 +297,12 @@ func (s keyStore) Previous(ctx context.Context) (key iamtoken.Secret, versionID 
 	return key, versionID, err
 }
 
-func (s keyStore) previousKey(ctx context.Context) (iamtoken.Secret, error) {
-	key, _, err := s.Previous(ctx)
-	return key, err
+// keyOnly leaves out the version's id.
+func keyOnly(read func(context.Context) (iamtoken.Secret, string, error)) ibmcloud.KeySource {
+	return func(ctx context.Context) (iamtoken.Secret, error) {
+		key, _, err := read(ctx)
+		return key, err
+	}
 }
 
 // before is AWSPREVIOUS, the zero Version if there is none.
@@ -467,11 +464,7 @@ func byHand(method, of, body string) func(*world, dice, time.Time) func() {
 
 // asAdmin is a request of a person, and the answer to it.
 func (w *world) asAdmin(method, address, body string) (answer map[string]any) {
-	req, _ := http.NewRequest(method, address, strings.NewReader(body))
-	req.Header.Set("Authorization", "Bearer "+w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour))
-	req.Header.Set("Content-Type", map[string]string{http.MethodPost: "application/json", http.MethodPatch: "application/merge-patch+json"}[method])
-	response, _ := w.cloud.Transport().RoundTrip(req)
-	_ = json.NewDecoder(response.Body).Decode(&answer)
+	w.ask(method, address, w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour), body, &answer)
 	return answer
 }
 
@@ -701,11 +694,8 @@ func (w *world) keysEnded(inv *invocation, ran report.Report) {
 
 // works reports whether IAM knows a key, whatever the weather.
 func (w *world) works(key string) bool {
-	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key}}
-	req, _ := http.NewRequest(http.MethodPost, "https://iam.test/identity/token", strings.NewReader(form.Encode()))
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	response, err := w.cloud.Transport().RoundTrip(req)
-	return err == nil && response.StatusCode == http.StatusOK
+	token, _ := w.exchange(key)
+	return token != ""
 }
 
 // earliest of those that are set.

@@ -89,7 +89,7 @@ func (m *model) play(story []step) []string {
 
 // take does a step.
 func (m *model) take(s step) {
-	d := newDice(uint64(s.arg), "step")
+	w, d := m.w, newDice(uint64(s.arg), "step")
 	switch s.what {
 	case "wait":
 		time.Sleep(time.Duration(s.arg) * time.Minute)
@@ -101,21 +101,32 @@ func (m *model) take(s step) {
 		m.killNext = true
 	case "storm", "calm":
 		m.weather(s.what, d)
-	case "lock", "unlock":
-		m.lock(s.what == "lock")
-	case "foreign key", "right key":
-		m.key(s.what == "foreign key", d)
+	case "lock":
+		m.locked = true
+		w.cloud.MustLock(w.tokenSecret, "previous", "held")
+	case "unlock":
+		m.locked = false
+		w.cloud.MustUnlock(w.tokenSecret)
+	case "foreign key":
+		m.foreign = true
+		storeForeignKey(w, d, w.end)
+	case "right key":
+		m.foreign = false
+		w.cloud.MustPutVersion(w.keySecret, w.workloadKey, nil)
 	case "15 minutes", "60 minutes":
 		m.given = map[string]time.Duration{"15 minutes": shortLifetime, "60 minutes": time.Hour}[s.what]
-		m.w.setLifetime(m.given)
+		w.setLifetime(m.given)
 	case "erase", "forge later", "forge earlier":
-		m.tamper(s.what, d)
+		map[string]func(*world, dice, time.Time) func(){
+			"erase": eraseMetadata, "forge later": forgeMetadata(4 * time.Hour), "forge earlier": forgeMetadata(-4 * time.Hour),
+		}[s.what](w, d, w.end)
+		m.forgedLater = s.what == "forge later"
 	case "clock":
-		m.w.clockOff.Store(int64(time.Duration(s.arg%11-5) * time.Minute))
+		w.clockOff.Store(int64(time.Duration(s.arg%11-5) * time.Minute))
 	case "clock right":
-		m.w.clockOff.Store(0)
+		w.clockOff.Store(0)
 	case "new process":
-		m.w.functions[0].deploy(false)
+		w.functions[0].deploy(false)
 	}
 }
 
@@ -204,37 +215,6 @@ func (m *model) weather(what string, d dice) {
 		k := pick(d, append(outages(), answers()...)...)
 		m.storm = k.begin(m.w, d, m.w.end)
 		m.w.story = append(m.w.story, window{k, time.Now(), m.w.end})
-	}
-}
-
-func (m *model) lock(on bool) {
-	m.locked = on
-	if !on {
-		m.w.cloud.MustUnlock(m.w.tokenSecret)
-		return
-	}
-	m.w.cloud.MustLock(m.w.tokenSecret, "previous", "held")
-}
-
-func (m *model) key(foreign bool, d dice) {
-	if m.foreign = foreign; foreign {
-		storeForeignKey(m.w, d, m.w.end)
-		return
-	}
-	m.w.cloud.MustPutVersion(m.w.keySecret, m.w.workloadKey, nil)
-}
-
-func (m *model) tamper(what string, d dice) {
-	switch what {
-	case "erase":
-		eraseMetadata(m.w, d, m.w.end)
-		m.forgedLater = false
-	case "forge later":
-		forgeMetadata(4*time.Hour)(m.w, d, m.w.end)
-		m.forgedLater = true
-	default:
-		forgeMetadata(-4*time.Hour)(m.w, d, m.w.end)
-		m.forgedLater = false
 	}
 }
 

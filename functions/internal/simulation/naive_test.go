@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -147,14 +146,9 @@ func (w *world) naivePublished() {
 // from the publications; during faults it goes and reads, and the two are held
 // against each other.
 type reader struct {
-	w      *world
-	client *http.Client
-	token  string // its own, to open the token secret
-	until  time.Time
-}
-
-func newReader(w *world) *reader {
-	return &reader{w: w, client: &http.Client{Transport: w.cloud.Transport()}}
+	w     *world
+	token string // its own, to open the token secret
+	until time.Time
 }
 
 // schedule has it read every few minutes during each fault and after it.
@@ -171,7 +165,7 @@ func (r *reader) schedule() {
 // visit reads the token secret with the reader's identity and uses the token at
 // Logs Routing, as a job would: that works exactly while the timeline says so.
 func (r *reader) visit() {
-	status := r.use(r.read())
+	status := r.w.ask(http.MethodGet, "https://logs-routing.test/v3/targets", r.read(), "", nil)
 	r.w.mu.Lock()
 	defer r.w.mu.Unlock()
 	r.w.counts.visits++
@@ -187,42 +181,45 @@ func (r *reader) visit() {
 
 func (r *reader) read() string {
 	if time.Now().After(r.until) {
-		form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {r.w.cloud.ReaderAPIKey()}}
-		request, _ := http.NewRequest(http.MethodPost, "https://iam.test/identity/token", strings.NewReader(form.Encode()))
-		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		var answer struct {
-			AccessToken string `json:"access_token"`
-			ExpiresIn   int    `json:"expires_in"`
-		}
-		r.do(request, &answer)
-		r.token, r.until = answer.AccessToken, time.Now().Add(time.Duration(answer.ExpiresIn)*time.Second/2)
+		token, lifetime := r.w.exchange(r.w.cloud.ReaderAPIKey())
+		r.token, r.until = token, time.Now().Add(lifetime/2)
 	}
-	request, _ := http.NewRequest(http.MethodGet, "https://instance.test/api/v2/secrets/"+r.w.tokenSecret, nil)
-	request.Header.Set("Authorization", "Bearer "+r.token)
 	var secret struct {
 		Payload string `json:"payload"`
 	}
-	r.do(request, &secret)
+	r.w.ask(http.MethodGet, "https://instance.test/api/v2/secrets/"+r.w.tokenSecret, r.token, "", &secret)
 	return secret.Payload
 }
 
-func (r *reader) use(token string) int {
-	request, _ := http.NewRequest(http.MethodGet, "https://logs-routing.test/v3/targets", nil)
-	request.Header.Set("Authorization", "Bearer "+token)
-	return r.do(request, nil)
+// exchange returns a token for a key, whatever the weather, and its lifetime; none if IAM does not know the key.
+func (w *world) exchange(key string) (token string, lifetime time.Duration) {
+	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key}}
+	var answer struct {
+		AccessToken string `json:"access_token"`
+		ExpiresIn   int    `json:"expires_in"`
+	}
+	w.ask(http.MethodPost, "https://iam.test/identity/token", "", form.Encode(), &answer)
+	return answer.AccessToken, time.Duration(answer.ExpiresIn) * time.Second
 }
 
-func (r *reader) do(request *http.Request, answer any) int {
-	response, err := r.client.Do(request)
-	if err != nil {
-		panic(fmt.Sprint("the reader's own way to IBM Cloud is never disturbed: ", err))
+// ask is a request of a reader or a person, whom nothing disturbs. The answer is decoded into out, if there is one.
+func (w *world) ask(method, address, bearer, body string, out any) (status int) {
+	request, _ := http.NewRequest(method, address, strings.NewReader(body))
+	request.Header.Set("Content-Type", "application/json")
+	if bearer != "" {
+		request.Header.Set("Authorization", "Bearer "+bearer)
+	} else {
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	defer func() { _ = response.Body.Close() }()
-	body, _ := io.ReadAll(response.Body)
-	if answer != nil {
-		if err := json.Unmarshal(body, answer); err != nil {
-			panic(err)
-		}
+	if method == http.MethodPatch {
+		request.Header.Set("Content-Type", "application/merge-patch+json")
+	}
+	response, err := w.cloud.Transport().RoundTrip(request)
+	if err == nil && out != nil {
+		err = json.NewDecoder(response.Body).Decode(out)
+	}
+	if err != nil {
+		panic(err)
 	}
 	return response.StatusCode
 }
@@ -298,10 +295,10 @@ func secrets(expectSet bool) []kind {
 		keys = append(keys, foreignKey)
 	}
 	all := []kind{
-		{name: keyDeleted, excuse: nextEnsure, span: minutes(5, 180), begin: deleteKey, apart: keys},
-		{name: keyReplaced, span: instant, begin: replaceKey, apart: keys},
-		{name: bootstrapLate, excuse: nextEnsure, span: minutes(5, 180), begin: deleteBootstrapKey, apart: []string{bootstrapSwap}},
-		{name: bootstrapSwap, span: instant, begin: replaceBootstrapKey},
+		{name: keyDeleted, excuse: nextEnsure, span: minutes(5, 180), begin: deleteKey((*world).currentWorkloadKey, (*world).newWorkloadKey), apart: keys},
+		{name: keyReplaced, span: instant, begin: replaceKey((*world).currentWorkloadKey, (*world).newWorkloadKey), apart: keys},
+		{name: bootstrapLate, excuse: nextEnsure, span: minutes(5, 180), begin: deleteKey((*world).bootstrapKey, (*world).newBootstrapKey), apart: []string{bootstrapSwap}},
+		{name: bootstrapSwap, span: instant, begin: replaceKey((*world).bootstrapKey, (*world).newBootstrapKey)},
 		{name: currentLocked, excuse: nextEnsure, span: minutes(5, 180), begin: lock("current"), apart: []string{previousLocked}},
 		{name: previousLocked, excuse: nextEnsure, span: minutes(5, 180), begin: lock("previous")},
 		{name: lifetimeCut, span: minutes(30, 2*24*60), begin: cutLifetime},
@@ -329,18 +326,25 @@ func storeForeignKey(w *world, d dice, _ time.Time) func() {
 	return func() { w.cloud.MustPutVersion(w.keySecret, w.workloadKey, nil) }
 }
 
-func deleteKey(w *world, _ dice, _ time.Time) func() {
-	w.cloud.MustDeleteAPIKey(w.workloadKey)
-	return w.newWorkloadKey
+// deleteKey deletes a key that another follows when the fault ends.
+func deleteKey(key func(*world) string, replace func(*world)) func(*world, dice, time.Time) func() {
+	return func(w *world, _ dice, _ time.Time) func() {
+		w.cloud.MustDeleteAPIKey(key(w))
+		return func() { replace(w) }
+	}
 }
 
-// replaceKey stores a new key and deletes the old one, in either order of a moment.
-func replaceKey(w *world, _ dice, _ time.Time) func() {
-	old := w.workloadKey
-	w.newWorkloadKey()
-	w.cloud.MustDeleteAPIKey(old)
-	return nothing
+// replaceKey stores a new key and deletes the old one.
+func replaceKey(key func(*world) string, replace func(*world)) func(*world, dice, time.Time) func() {
+	return func(w *world, _ dice, _ time.Time) func() {
+		old := key(w)
+		replace(w)
+		w.cloud.MustDeleteAPIKey(old)
+		return nothing
+	}
 }
+
+func (w *world) currentWorkloadKey() string { return w.workloadKey }
 
 func (w *world) newWorkloadKey() {
 	key := w.cloud.MustCreateAPIKey(w.workload)
@@ -348,18 +352,6 @@ func (w *world) newWorkloadKey() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.workloadKey = key
-}
-
-func deleteBootstrapKey(w *world, _ dice, _ time.Time) func() {
-	w.cloud.MustDeleteAPIKey(w.bootstrapKey())
-	return w.newBootstrapKey
-}
-
-func replaceBootstrapKey(w *world, _ dice, _ time.Time) func() {
-	old := w.bootstrapKey()
-	w.newBootstrapKey()
-	w.cloud.MustDeleteAPIKey(old)
-	return nothing
 }
 
 // lock holds a version of both token secrets.

@@ -40,40 +40,43 @@ func (y year) report(out io.Writer) {
 
 // figures are the numbers that belong to no kind of fault.
 func (y year) figures(out io.Writer) {
-	left := y.leftovers()
-	at := func(percent float64) string {
-		return short(left[min(len(left)-1, int(percent/100*float64(len(left))))])
-	}
 	_, _ = fmt.Fprintf(out, "\nreaders without a token: %s in %d gaps, %s; the naive way: %s in %d\n",
 		short(y.sum(func(w *world) time.Duration { return w.tokens.lost() })), y.count(func(w *world) int { return len(w.tokens.gaps) }), y.bounds(),
 		short(y.sum(func(w *world) time.Duration { return w.naiveTokens.lost() })), y.count(func(w *world) int { return len(w.naiveTokens.gaps) }))
-	if recovery := y.recovery(); recovery > 0 {
-		_, _ = fmt.Fprintf(out, "after the end of an outage readers had a token again within %s (%s promised)\n", short(recovery), short(promised))
+	if recoveries := y.recoveries(); len(recoveries) > 0 {
+		_, _ = fmt.Fprintf(out, "after the end of an outage readers had a token again within %s (%s promised)\n", at(recoveries, 100), short(promised))
 	}
-	if n := y.unheard(); n > 0 {
-		_, _ = fmt.Fprintf(out, "of the gaps %d came of forged metadata of a 15-minute token, which nothing can show while it is trusted\n", n)
+	notices, unheard := y.notices()
+	if len(unheard) > 0 {
+		_, _ = fmt.Fprintf(out, "of the gaps %d came of forged metadata of a 15-minute token, which nothing can show while it is trusted\n", len(unheard))
 	}
-	if notices := y.notices(); len(notices) > 0 {
-		_, _ = fmt.Fprintf(out, "an alarm fired before each: %s before at least, in half of them %s or more\n", short(notices[0]), short(notices[len(notices)/2]))
+	if len(notices) > 0 {
+		_, _ = fmt.Fprintf(out, "an alarm fired before each: %s before at least, in half of them %s or more\n", at(notices, 0), at(notices, 50))
 	}
-	_, _ = fmt.Fprintf(out, "remaining lifetime of the old token when the new one came: at least %s, 1%% below %s, half below %s, 1%% above %s\n", at(0), at(1), at(50), at(99))
-	calm, calmTimes := y.smallest(func(m margin) bool { return m.calm })
-	once, onceTimes := y.smallest(func(m margin) bool { return m.once })
+	left := y.left(func(margin) bool { return true })
+	calm, once := y.left(func(m margin) bool { return m.calm }), y.left(func(m margin) bool { return m.once })
+	_, _ = fmt.Fprintf(out, "remaining lifetime of the old token when the new one came: at least %s, 1%% below %s, half below %s, 1%% above %s\n", at(left, 0), at(left, 1), at(left, 50), at(left, 99))
 	_, _ = fmt.Fprintf(out, "  of that without faults: at least %s (%s promised, %d times); with 15-minute tokens or after one lost run: at least %s (%s promised, %d times)\n",
-		short(calm), short(y.mustRemain(y.lifetime, false)), calmTimes, short(once), short(min(y.mustRemain(shortLifetime, false), y.mustRemain(y.lifetime, true))), onceTimes)
+		at(calm, 0), short(y.mustRemain(y.lifetime, false)), len(calm), at(once, 0), short(min(y.mustRemain(shortLifetime, false), y.mustRemain(y.lifetime, true))), len(once))
 	y.dialFigures(out)
-	_, _ = fmt.Fprintf(out, "runs: %d, of them failed %d, killed or frozen %d; throttled %d times; versions written: %d\n",
-		y.count(func(w *world) int { return w.counts.runs }), y.count(func(w *world) int { return w.counts.failed }),
-		y.count(func(w *world) int { return w.counts.crashed }), y.count(func(w *world) int { return w.counts.throttles }),
-		y.count(func(w *world) int { return w.counts.versions }))
+	total := func(of func(c *counts) int) int { return y.count(func(w *world) int { return of(w.counts) }) }
+	_, _ = fmt.Fprintf(out, "runs: %d, of them failed %d, killed or frozen %d; throttled %d times; versions written: %d\n", total(func(c *counts) int { return c.runs }),
+		total(func(c *counts) int { return c.failed }), total(func(c *counts) int { return c.crashed }), total(func(c *counts) int { return c.throttles }), total(func(c *counts) int { return c.versions }))
 	y.cacheFigures(out)
 	y.mirrorFigures(out)
 	if len(y.keys) > 0 {
 		y.keyFigures(out)
 	}
 	_, _ = fmt.Fprintf(out, "API calls: %d, the naive way %d; a reader used the token %d times during faults\n\n",
-		y.count(func(w *world) int { return w.counts.calls[true] }), y.count(func(w *world) int { return w.counts.calls[false] }),
-		y.count(func(w *world) int { return w.counts.visits }))
+		total(func(c *counts) int { return c.calls[true] }), total(func(c *counts) int { return c.calls[false] }), total(func(c *counts) int { return c.visits }))
+}
+
+// at is where so many percent are below, of sorted durations.
+func at(sorted []time.Duration, percent int) string {
+	if len(sorted) == 0 {
+		return short(0)
+	}
+	return short(sorted[min(len(sorted)-1, percent*len(sorted)/100)])
 }
 
 func (y year) bounds() string {
@@ -259,67 +262,54 @@ func (y year) availability(of func(w *world) *timeline) float64 {
 func ours(w *world) *timeline     { return &w.tokens }
 func theNaive(w *world) *timeline { return &w.naiveTokens }
 
-// leftovers are the margins of the year, smallest first.
-func (y year) leftovers() (all []time.Duration) {
+// durations are of all parts, shortest first.
+func (y year) durations(of func(w *world, add func(time.Duration))) (all []time.Duration) {
 	for _, w := range y.parts {
-		for _, m := range w.margins {
-			all = append(all, m.left)
-		}
+		of(w, func(d time.Duration) { all = append(all, d) })
 	}
 	slices.Sort(all)
 	return all
 }
 
-// smallest is the least that was left of such tokens, and how many there were.
-func (y year) smallest(such func(m margin) bool) (left time.Duration, times int) {
-	for _, w := range y.parts {
+// left is what was left of such tokens when the next one came.
+func (y year) left(such func(m margin) bool) []time.Duration {
+	return y.durations(func(w *world, add func(time.Duration)) {
 		for _, m := range w.margins {
 			if such(m) {
-				if times++; times == 1 || m.left < left {
-					left = m.left
-				}
+				add(m.left)
 			}
 		}
-	}
-	return left, times
+	})
 }
 
-// recovery is the longest that readers were without a token after the end of an
+// recoveries are how long readers were without a token after the end of an
 // outage of the kind of promise 1; lost runs did not follow it.
-func (y year) recovery() (longest time.Duration) {
-	for _, w := range y.parts {
+func (y year) recoveries() []time.Duration {
+	return y.durations(func(w *world, add func(time.Duration)) {
 		for _, t := range w.troubles {
 			if t.gap > 0 && t.excused.Sub(t.to) == promised {
-				longest = max(longest, t.recovered.Sub(t.to))
+				add(t.recovered.Sub(t.to))
 			}
 		}
-	}
-	return longest
+	})
 }
 
-// unheard counts the gaps that no alarm can show at first, see forgedUntil.
-func (y year) unheard() (n int) {
-	for _, w := range y.parts {
-		for _, g := range w.tokens.gaps {
-			if !w.forgedUntil(w.tokens.current(g.from), g.to).IsZero() {
-				n++
+// notices are how long before each gap the first alarm fired; unheard are the gaps of which none
+// can at first, see forgedUntil.
+func (y year) notices() (notices, unheard []time.Duration) {
+	return y.durations(func(w *world, add func(time.Duration)) {
+			for _, g := range w.tokens.gaps {
+				if from, heard := w.alarms.heardSince(g.from); heard {
+					add(g.from.Sub(from))
+				}
 			}
-		}
-	}
-	return n
-}
-
-// notices are how long before each gap the first alarm fired, shortest first.
-func (y year) notices() (all []time.Duration) {
-	for _, w := range y.parts {
-		for _, g := range w.tokens.gaps {
-			if from, heard := w.alarms.heardSince(g.from); heard {
-				all = append(all, g.from.Sub(from))
+		}), y.durations(func(w *world, add func(time.Duration)) {
+			for _, g := range w.tokens.gaps {
+				if !w.forgedUntil(w.tokens.current(g.from), g.to).IsZero() {
+					add(g.length())
+				}
 			}
-		}
-	}
-	slices.Sort(all)
-	return all
+		})
 }
 
 // checkMargins: without faults at least 8:50 is left of a 60-minute token when
@@ -455,19 +445,10 @@ func (rows table) sorted() (list []row) {
 		list = append(list, *r)
 	}
 	slices.SortFunc(list, func(a, b row) int {
-		if a.promised != b.promised {
-			return cmp.Compare(rank(a), rank(b))
-		}
-		return cmp.Or(cmp.Compare(b.bound, a.bound), cmp.Compare(b.hours, a.hours), cmp.Compare(a.name, b.name))
+		rank := map[bool]int{true: 0, false: 1}
+		return cmp.Or(cmp.Compare(rank[a.promised], rank[b.promised]), cmp.Compare(b.bound, a.bound), cmp.Compare(b.hours, a.hours), cmp.Compare(a.name, b.name))
 	})
 	return list
-}
-
-func rank(r row) int {
-	if r.promised {
-		return 0
-	}
-	return 1
 }
 
 // blame names the faults behind a gap of the naive way: those in force from when

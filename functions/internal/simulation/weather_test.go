@@ -82,6 +82,13 @@ func always(treat func(req *http.Request) (*http.Response, error)) func(uint64, 
 	return func(_ uint64, req *http.Request, _ forward) (*http.Response, error) { return treat(req) }
 }
 
+// answering gives every request the same answer.
+func answering(status int, contentType, body string) func(*http.Request) (*http.Response, error) {
+	return func(req *http.Request) (*http.Response, error) {
+		return answerWith(req, status, contentType, body), nil
+	}
+}
+
 // hang answers when the caller has given up.
 func hang(req *http.Request) (*http.Response, error) {
 	<-req.Context().Done()
@@ -336,14 +343,7 @@ func outages() []kind {
 // down answers nothing, or with a status that passes.
 func down(d dice, ops []string) *storm {
 	status := pick(d, 500, 502, 503, 504)
-	treat := pick(d,
-		func(req *http.Request) (*http.Response, error) {
-			return answerWith(req, status, "application/json", `{}`), nil
-		},
-		func(req *http.Request) (*http.Response, error) {
-			return answerWith(req, status, "text/html", "<html><h1>Service Unavailable</h1></html>"), nil
-		},
-		func(req *http.Request) (*http.Response, error) { return answerWith(req, status, "", ""), nil },
+	treat := pick(d, answering(status, "application/json", `{}`), answering(status, "text/html", "<html><h1>Service Unavailable</h1></html>"), answering(status, "", ""),
 		func(*http.Request) (*http.Response, error) { return nil, reset() },
 		func(req *http.Request) (*http.Response, error) {
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: req.URL.Host, IsNotFound: true}}
@@ -382,15 +382,7 @@ func slow(ops []string, most time.Duration) *storm {
 func useless(d dice) func(uint64, *http.Request, forward) (*http.Response, error) {
 	status := pick(d, 200, 201)
 	body := pick(d, "", "null", "[]", "{}", `{"errors":[]}`, `{"access_token":""}`, `{"access_token":"eyJraWQiOi`, `{"id":"","secret_type":"arbitrary"}`)
-	return pick(d,
-		always(func(req *http.Request) (*http.Response, error) {
-			return answerWith(req, status, "application/json", body), nil
-		}),
-		always(func(req *http.Request) (*http.Response, error) {
-			return answerWith(req, status, "text/html", "<html><body>Please log in</body></html>"), nil
-		}),
-		truncated,
-	)
+	return pick(d, always(answering(status, "application/json", body)), always(answering(status, "text/html", "<html><body>Please log in</body></html>")), truncated)
 }
 
 // oldToken is a cache between us and IAM that serves one token for ever.

@@ -98,7 +98,7 @@ func newWorld(seed uint64, days int, expectSet bool) *world {
 	for _, name := range []string{"iam-token-rotator", "iam-token-rotator-2"} {
 		w.functions = append(w.functions, &function{w: w, name: name, concurrency: 10, running: map[*invocation]bool{}})
 	}
-	w.naive, w.reader = newNaive(w), newReader(w)
+	w.naive, w.reader = newNaive(w), &reader{w: w}
 	return w
 }
 
@@ -459,7 +459,7 @@ func (p *process) run(ctx context.Context, inv *invocation) (ran report.Report, 
 // real at the time, kept, and given to it once more when it thaws.
 func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report, bool) {
 	rehearsal, cancel := context.WithTimeout(ctx, functionTimeout)
-	s := &suspension{at: inv.fate.freezeAt, keys: p.rotator.Keys, iam: p.rotator.IAM, tokens: p.rotator.Tokens, freeze: cancel,
+	s := &suspension{KeyReader: p.rotator.Keys, Exchanger: p.rotator.IAM, TokenStore: p.rotator.Tokens, at: inv.fate.freezeAt, freeze: cancel,
 		thaw: func() { p.lag.Store(0) }}
 	rotator := p.rotator
 	rotator.Keys, rotator.IAM, rotator.Tokens = s, s, s
@@ -480,12 +480,14 @@ func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report
 
 // suspension stands between a rotator and its adapters in a process that is
 // frozen at a step. Before, it keeps what the adapters give; after the thaw it
-// gives that once more and then lets the rotator go on.
+// gives that once more and then lets the rotator go on. What is no step of a pass goes to the
+// adapters themselves.
 type suspension struct {
+	rotation.KeyReader
+	rotation.Exchanger
+	rotation.TokenStore
+
 	at     rotation.Step
-	keys   rotation.KeyReader
-	iam    rotation.Exchanger
-	tokens rotation.TokenStore
 	freeze func() // ends the part before
 	thaw   func() // sets the process's clock right
 
@@ -498,31 +500,23 @@ type suspension struct {
 }
 
 func (s *suspension) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
-	return pass(s, rotation.StepLook, &s.stored, func() (rotation.CurrentVersion, error) { return s.tokens.ReadMetadata(ctx, ref) })
-}
-
-// ReadVersion goes on at Secrets Manager itself: only what follows the pass's own steps needs it.
-func (s *suspension) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
-	return s.tokens.ReadVersion(ctx, ref, id)
+	return pass(s, rotation.StepLook, &s.stored, func() (rotation.CurrentVersion, error) { return s.TokenStore.ReadMetadata(ctx, ref) })
 }
 
 func (s *suspension) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
-	return pass(s, rotation.StepReadKey, &s.key, func() (iamtoken.Secret, error) { return s.keys.ReadKey(ctx, ref) })
+	return pass(s, rotation.StepReadKey, &s.key, func() (iamtoken.Secret, error) { return s.KeyReader.ReadKey(ctx, ref) })
 }
 
 func (s *suspension) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
-	return pass(s, rotation.StepExchange, &s.exchanged, func() (rotation.TokenResponse, error) { return s.iam.Exchange(ctx, key) })
+	return pass(s, rotation.StepExchange, &s.exchanged, func() (rotation.TokenResponse, error) { return s.Exchanger.Exchange(ctx, key) })
 }
-
-// Prepare goes on at IAM itself: it is no step.
-func (s *suspension) Prepare(ctx context.Context) { s.iam.Prepare(ctx) }
 
 // Save freezes before anything goes out: the rotator has made up its mind.
 func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if s.stop(rotation.StepSave) {
 		return rotation.SavedVersion{}, suspended()
 	}
-	return s.tokens.Save(ctx, ref, stored, token, metadata)
+	return s.TokenStore.Save(ctx, ref, stored, token, metadata)
 }
 
 // pass is one call: kept before the freeze, repeated after it.
