@@ -1,4 +1,4 @@
-// Command gotest runs `go test` once for each group of arguments, all at once, and prints what go prints: a line a package, and the
+// Command gotest runs `go test` once for each group of arguments, and prints what go prints: a line a package, and the
 // output of the tests that failed. Its last line says which tests were skipped, and why.
 //
 //	gotest -race ./functions/... -- ./infra/... ./scripts/...
@@ -16,58 +16,29 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 )
 
 func main() {
-	out, failed, reasons := &lockedWriter{to: os.Stdout}, false, map[string]int{}
-	var running sync.WaitGroup
+	failed, reasons := false, map[string]int{}
 	for group := range splitGroups(os.Args[1:]) {
-		running.Go(func() {
-			skipped, err := run(group, out)
-			out.mu.Lock()
-			defer out.mu.Unlock()
-			failed = failed || err != nil
-			for why, n := range skipped {
-				reasons[why] += n
-			}
-		})
+		command := append(strings.Fields(cmp.Or(os.Getenv("GO"), "go")), "test", "-json")
+		test := exec.Command(command[0], append(command[1:], group...)...) // #nosec G204 -- the Makefile's arguments
+		test.Stderr = os.Stderr
+		events, err := test.StdoutPipe()
+		if err == nil {
+			err = test.Start()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "gotest:", err)
+			os.Exit(2)
+		}
+		relay(events, os.Stdout, reasons)
+		failed = test.Wait() != nil || failed
 	}
-	running.Wait()
 	fmt.Println(summary(reasons))
 	if failed {
 		os.Exit(1)
 	}
-}
-
-// lockedWriter writes for several groups, whose tests mostly wait: they run at once.
-type lockedWriter struct {
-	mu sync.Mutex
-	to io.Writer
-}
-
-func (w *lockedWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.to.Write(p)
-}
-
-// run runs `go test` with a group's arguments and returns the skipped tests by reason.
-func run(group []string, out io.Writer) (reasons map[string]int, err error) {
-	reasons = map[string]int{}
-	command := append(strings.Fields(cmp.Or(os.Getenv("GO"), "go")), "test", "-json")
-	test := exec.Command(command[0], append(command[1:], group...)...) // #nosec G204 -- the Makefile's arguments
-	test.Stderr = os.Stderr
-	events, err := test.StdoutPipe()
-	if err == nil {
-		err = test.Start()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "gotest:", err)
-		os.Exit(2)
-	}
-	relay(events, out, reasons)
-	return reasons, test.Wait()
 }
 
 // splitGroups yields the arguments between the "--".

@@ -27,6 +27,7 @@ const (
 var notRun = map[string]string{
 	"make test":                             "it runs these tests",
 	"make check":                            "make test runs it",
+	"make run && make examples":             ".ci/run runs both; the page README.md has the first, and the jobs of the other wait for minutes",
 	"go test ./functions/internal/rotation": "make test runs it",
 	`aws stepfunctions start-execution --name first --state-machine-arn "$machine"`: "moto does not make the state machine of this template",
 }

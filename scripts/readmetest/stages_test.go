@@ -38,7 +38,7 @@ var forAWS = []string{"moto_server", "aws", "jq", "curl"}
 
 var stages = map[string]stage{
 	"first":      {},
-	"contribute": {needs: []string{"curl", "jq"}},
+	"contribute": {},
 	"simulate":   {},
 	// The sandboxes of make, each a separate process.
 	"sandbox":   {needs: []string{"curl"}},
@@ -263,10 +263,10 @@ var original = sync.OnceValues(func() (string, error) {
 	if err := copySources(folder); err != nil {
 		return folder, err
 	}
-	command := exec.Command("make", "build-local")
+	command := exec.Command("make", "build-local", "build", "ARCH="+runtime.GOARCH)
 	command.Dir, command.Env = folder, append(os.Environ(), "MAKEFLAGS=", "MFLAGS=", "GOFLAGS="+os.Getenv("GOFLAGS")+samePaths)
 	if printed, err := command.CombinedOutput(); err != nil {
-		return folder, fmt.Errorf("make build-local: %w: %s", err, printed)
+		return folder, fmt.Errorf("make build-local build: %w: %s", err, printed)
 	}
 	return folder, nil
 })
@@ -313,7 +313,7 @@ func makeCopy(t *testing.T) string {
 		err = errors.Join(err, link(program, filepath.Join(folder, "build", "local", filepath.Base(program))))
 	}
 	for _, other := range []string{"deploy", "rotate"} { // the same binary, where ARCH is that of this machine
-		err = errors.Join(err, link(filepath.Join(bin, "iam-token-rotator"), filepath.Join(folder, "build", other, "bootstrap")))
+		err = errors.Join(err, link(filepath.Join(bin, "../rotate/bootstrap"), filepath.Join(folder, "build", other, "bootstrap")))
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -187,7 +187,7 @@ func (th *theft) deploy(stack string) *account {
 	th.t.Helper()
 	a := newAccountFor(th.t, stack, th.cloud, th.origin)
 	th.aws.url, th.args = a.url, append(th.args, "--aws-secret", stack+"/own")
-	for _, name := range []string{"STACK", "BUCKET", "ARCH", "DEPLOY_DIR"} {
+	for _, name := range []string{"STACK", "BUCKET", "ARCH", "DEPLOY_DIR", "GO"} {
 		th.env[name] = a.set[name]
 	}
 	th.steal()
