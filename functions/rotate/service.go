@@ -104,7 +104,7 @@ func (c *clients) newAnnouncer(cfg config.Config) *events.Announcer {
 	if cfg.EventBus == "" {
 		return nil
 	}
-	return &events.Announcer{Bus: awscloud.NewEventBus(cfg.EventBus, cfg.EventBusRegion, c.transport), MinRemaining: cfg.MinRemaining}
+	return &events.Announcer{Bus: awscloud.NewEventBus(cfg.EventBus, cfg.EventBusRegion, c.transport)}
 }
 
 // service runs events with what the configuration describes. It lasts longer than

@@ -57,10 +57,9 @@ const (
 
 // Announcer announces the results of a process's runs.
 type Announcer struct {
-	Bus          Bus
-	MinRemaining time.Duration    // remaining lifetime below which ensure replaces a token
-	SingleRun    bool             // a schedule starts a process for each run
-	Now          func() time.Time // if nil, time.Now
+	Bus       Bus
+	SingleRun bool             // a schedule starts a process for each run
+	Now       func() time.Time // if nil, time.Now
 
 	mu   sync.Mutex
 	seen map[string]*state // by rotation
@@ -189,7 +188,7 @@ func (a *Announcer) follow(mode rotation.Mode, result report.Result, now time.Ti
 	}
 	switch {
 	case result.Outcome == report.Failed:
-		if s.fails(result, now) && (!a.SingleRun || a.isNew(mode, result, now)) {
+		if s.fails(result, now) && (!a.SingleRun || isNew(mode, result, now)) {
 			s.announced, s.announcedAt = true, now
 			news = append(news, RotationFailed)
 		}
@@ -226,9 +225,9 @@ func (s *state) recovers(result report.Result) bool {
 // isNew reports whether a run of five minutes before may have had nothing to do, so that
 // this failure is the first; of what cannot be known, the first five minutes of an hour are
 // taken for that.
-func (a *Announcer) isNew(mode rotation.Mode, result report.Result, now time.Time) bool {
+func isNew(mode rotation.Mode, result report.Result, now time.Time) bool {
 	if mode == rotation.ModeEnsure && result.SecondsRemaining != nil {
-		overdue := a.MinRemaining - time.Duration(*result.SecondsRemaining)*time.Second
+		overdue := result.Threshold - time.Duration(*result.SecondsRemaining)*time.Second
 		if overdue >= 0 && overdue <= news {
 			return true
 		}

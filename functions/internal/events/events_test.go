@@ -67,7 +67,7 @@ func fresh(version string) report.Result {
 func failed(step rotation.Step, version string, remaining ...int64) report.Result {
 	result := report.Result{Rotation: "default", Outcome: report.Failed, VersionID: version, Error: &report.Error{Step: step, Kind: rotation.Unavailable, Message: "no answer"}}
 	if len(remaining) > 0 {
-		result.SecondsRemaining = &remaining[0]
+		result.SecondsRemaining, result.Threshold = &remaining[0], 8*time.Minute
 	}
 	return result
 }
@@ -81,7 +81,7 @@ type process struct {
 
 func newProcess(minute int) *process {
 	p := &process{bus: &bus{}, now: time.Date(2026, 1, 1, 10, minute, 0, 0, time.UTC)}
-	p.Announcer = Announcer{Bus: p.bus, MinRemaining: 8 * time.Minute, Now: func() time.Time { return p.now }}
+	p.Announcer = Announcer{Bus: p.bus, Now: func() time.Time { return p.now }}
 	return p
 }
 
@@ -237,7 +237,7 @@ func TestTheEventsOfARunHaveThreeSecondsAtMost(t *testing.T) {
 				ctx, cancel = context.WithTimeout(ctx, deadline)
 				defer cancel()
 			}
-			a := Announcer{Bus: &bus{wait: time.Hour}, MinRemaining: 8 * time.Minute}
+			a := Announcer{Bus: &bus{wait: time.Hour}}
 			began := time.Now()
 			ran := report.Report{Mode: "rotate", Results: []report.Result{rotated("v1", 598)}}
 			a.Announce(ctx, &ran)
