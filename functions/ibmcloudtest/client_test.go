@@ -2,7 +2,6 @@ package ibmcloudtest_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -165,48 +164,3 @@ func newClock() *clock { return &clock{time.Date(2026, 3, 1, 12, 0, 0, 0, time.U
 
 func (c *clock) Now() time.Time          { return c.now }
 func (c *clock) advance(d time.Duration) { c.now = c.now.Add(d) }
-
-func TestMustHelpers(t *testing.T) {
-	now := newClock()
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{Now: now.Now})
-	id := cloud.Rotations()[0].TokenSecret
-	put := cloud.MustPutVersion(id, "token", map[string]any{"a": "b"})
-	if !put.CreatedAt.Equal(now.now) || !put.PayloadAvailable || put.Payload != "token" || put.Metadata["a"] != "b" || put.CreatedBy == "" {
-		t.Errorf("MustPutVersion: got %+v", put)
-	}
-	cloud.MustSetVersionMetadata(id, "current", map[string]any{"a": "c"})
-	if got := cloud.MustCurrent(id); got.ID != put.ID || got.Metadata["a"] != "c" {
-		t.Errorf("MustCurrent: got %+v, want version %s with a:c", got, put.ID)
-	}
-	cloud.MustSetVersionMetadata(id, put.ID, nil)
-	if got := cloud.MustCurrent(id).Metadata; got != nil {
-		t.Errorf("metadata: got %v, want none", got)
-	}
-	cloud.MustDeleteSecret(id)
-	defer func() {
-		if recover() == nil {
-			t.Error("MustCurrent of a deleted secret: got no panic, want one")
-		}
-	}()
-	cloud.MustCurrent(id)
-}
-
-func TestManyRotations(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 10_000})
-	seen := map[string]bool{}
-	for i, r := range cloud.Rotations() {
-		if want := fmt.Sprintf("rotation-%05d", i+1); r.Name != want {
-			t.Fatalf("name: got %s, want %s", r.Name, want)
-		}
-		for _, unique := range []string{r.APIKeySecret, r.TokenSecret, r.APIKey, r.IAMID} {
-			if seen[unique] {
-				t.Fatalf("%s: something is shared with another rotation", r.Name)
-			}
-			seen[unique] = true
-		}
-	}
-	last := cloud.Rotations()[9_999]
-	if got := cloud.MustCurrent(last.APIKeySecret).Payload; got != last.APIKey {
-		t.Error("the last key secret does not hold the last key")
-	}
-}

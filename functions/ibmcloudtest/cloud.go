@@ -16,7 +16,6 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -68,7 +67,7 @@ func New(o Options) *Cloud {
 		keyPropagation: max(cmp.Or(o.KeyPropagation, 2*time.Second), 0),
 		host:           o.Host,
 		envFile:        o.EnvFile,
-		account:        newAccountID(),
+		account:        strings.ReplaceAll(uuid.NewString(), "-", ""),
 		instance:       uuid.NewString(),
 		settings:       o.settings(),
 		identities:     map[string]*identity{},
@@ -406,16 +405,7 @@ func (in *call) decodeSecret(kind, mediaType string, common, own []string) (*sec
 
 // newAPIKey returns a random API key in IBM's form: 44 characters of [A-Za-z0-9_-].
 func newAPIKey() string {
-	return base64.RawURLEncoding.EncodeToString(randomBytes(33))
-}
-
-// newAccountID returns a random account id: 32 hexadecimal digits.
-func newAccountID() string {
-	return hex.EncodeToString(randomBytes(16))
-}
-
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
+	b := make([]byte, 33)
 	rand.Read(b)
-	return b
+	return base64.RawURLEncoding.EncodeToString(b)
 }

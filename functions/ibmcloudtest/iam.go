@@ -78,7 +78,8 @@ func (c *Cloud) issueToken(in *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if tenants := in.request.Header.Get("ibm-cloud-tenant"); tenants != "" && !namesAccount(tenants, id.account) {
+	tenants := in.request.Header.Get("ibm-cloud-tenant")
+	if tenants != "" && !slices.Contains(strings.Fields(strings.ReplaceAll(tenants, ",", " ")), id.account) {
 		return nil, invalidProperty("The API key or profile belongs to none of the accounts in ibm-cloud-tenant.")
 	}
 	c.mu.Lock()
@@ -114,13 +115,6 @@ func (c *Cloud) grantByProfile(in *call) (*identity, error) {
 		return nil, invalidProperty("The trusted profile could not be found.")
 	}
 	return in.caller, nil
-}
-
-// namesAccount reports whether a comma-separated list names the account.
-func namesAccount(list, account string) bool {
-	return slices.ContainsFunc(strings.Split(list, ","), func(item string) bool {
-		return strings.TrimSpace(item) == account
-	})
 }
 
 func tokenResponse(token string, issued time.Time, ttl time.Duration) any {

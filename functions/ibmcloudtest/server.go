@@ -347,17 +347,11 @@ func (c *Cloud) dated(out reply) reply {
 
 // wait lets d pass, or less when the caller gives up.
 func wait(r *http.Request, d time.Duration) error {
-	if d == 0 {
-		return r.Context().Err()
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
-		return nil
+	case <-time.After(d):
 	case <-r.Context().Done():
-		return r.Context().Err()
 	}
+	return r.Context().Err()
 }
 
 // An apiError is an answer other than success.
