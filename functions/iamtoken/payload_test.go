@@ -10,29 +10,6 @@ import (
 	"time"
 )
 
-func TestPayload(t *testing.T) {
-	token := Token{Value: NewSecret("abc"), Expiration: time.Unix(1767261600, 0), ExpiresIn: time.Hour}
-	for format, want := range map[Format]string{
-		"":     "abc",
-		Raw:    "abc",
-		Bearer: "Bearer abc",
-		JSON:   `{"access_token":"abc","token_type":"Bearer","expires_in":3600,"expiration":1767261600}`,
-	} {
-		if got := format.Payload(token).Reveal(); got != want {
-			t.Errorf("format %q: got %s, want %s", format, got, want)
-		}
-	}
-}
-
-func TestFormatRefusesOtherWords(t *testing.T) {
-	for _, word := range []string{"", "RAW", "jwt"} {
-		var format Format
-		if err := format.UnmarshalText([]byte(word)); err == nil {
-			t.Errorf("%q passes for a format", word)
-		}
-	}
-}
-
 func TestTrimBearer(t *testing.T) {
 	for given, want := range map[string]string{
 		"abc": "abc", "Bearer abc": "abc", "bearer  abc\n": "abc", " abc ": "abc", "Bearer ": "", "": "",

@@ -43,13 +43,6 @@ func TestASecretCannotBePrinted(t *testing.T) {
 	}
 }
 
-func TestTheZeroSecretIsEmpty(t *testing.T) {
-	var secret Secret
-	if !secret.IsZero() || secret.Reveal() != "" || NewSecret("x").IsZero() {
-		t.Error("got a zero secret that is not empty, or a full one that is")
-	}
-}
-
 func TestTheFormOfAToken(t *testing.T) {
 	long := func(n int) string { return strings.Repeat("a", n) }
 	for value, want := range map[string]bool{

@@ -205,11 +205,7 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		want    string
 	}{
 		"no URL":                {map[string]string{"SECRETS_MANAGER_URL": ""}, "SECRETS_MANAGER_URL: is required"},
-		"http to a real host":   {map[string]string{"SECRETS_MANAGER_URL": "http://instance.appdomain.cloud"}, "must begin with https://"},
-		"http to IAM":           {map[string]string{"IAM_URL": "http://iam.cloud.ibm.com"}, "IAM_URL: must begin with https://"},
-		"a path":                {map[string]string{"SECRETS_MANAGER_URL": "https://host/api/v2"}, "more than an origin"},
 		"a password":            {map[string]string{"SECRETS_MANAGER_URL": "https://user:" + canary + "@host"}, "more than an origin"},
-		"no URL at all":         {map[string]string{"SECRETS_MANAGER_URL": "instance"}, "not a URL"},
 		"another scheme":        {map[string]string{"IAM_URL": "ftp://127.0.0.1"}, "must begin with https://"},
 		"a key for a secret":    {map[string]string{"API_KEY_SECRET": canary}, "API_KEY_SECRET: names no secret"},
 		"a type without keys":   {map[string]string{"API_KEY_SECRET": "group/username_password/name"}, "use arbitrary, kv"},
@@ -222,8 +218,6 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"expect of default":     {map[string]string{"EXPECT_ACCOUNT": "mine", "EXPECT_IAM_ID": "somebody"}, "EXPECT_ACCOUNT: is no account id: that has 32 hexadecimal digits\nEXPECT_IAM_ID: is no IAM id"},
 		"two lines of key":      {map[string]string{"SECRETS_MANAGER_APIKEY": canary + "\nmore"}, "is not an API key on one line"},
 		"a key in quotes":       {map[string]string{"SECRETS_MANAGER_APIKEY": `'` + canary + `'`}, "SECRETS_MANAGER_APIKEY: is in quotes"},
-		"a byte-order mark":     {map[string]string{"SECRETS_MANAGER_APIKEY": "\ufeff" + canary}, "SECRETS_MANAGER_APIKEY: begins with a byte-order mark"},
-		"an invisible space":    {map[string]string{"SECRETS_MANAGER_APIKEY": canary + "\u200b"}, "SECRETS_MANAGER_APIKEY: has an invisible character"},
 		"a token in quotes":     {map[string]string{"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": `"Bearer ` + canary + `"`}, "IAM_TOKEN: holds characters that no token has"},
 		"another instance":      {map[string]string{"SECRETS_MANAGER_URL": ibmURL, "API_KEY_SECRET": "us-south/" + tokenID + "/" + keyID}, "API_KEY_SECRET: names a secret of another instance than SECRETS_MANAGER_URL"},
 		"another one's CRN":     {map[string]string{"SECRETS_MANAGER_URL": ibmURL, "TOKEN_SECRET": crn(keyID, tokenID)}, "TOKEN_SECRET: names a secret of another instance than SECRETS_MANAGER_URL"},
@@ -270,8 +264,9 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"an extra bracket":      {list(`[` + entry("a", "") + `]]`), "something follows the list"},
 		"wrong type":            {list(`[` + entry("a", `,"api_key_field":1`) + `]`), "the field api_key_field has the wrong type"},
 		"a syntax error":        {list(`[{"name" "a"}]`), "a syntax error at character 10"},
+		"AWS in the clear":      {map[string]string{"AWS_ENDPOINT_URL": "http://example.com"}, "AWS_ENDPOINT_URL: must begin with https://"},
+		"a proxy after a space": {map[string]string{"HTTPS_PROXY": " http://user:" + canary + "@proxy:3128"}, "HTTPS_PROXY: is not a proxy's URL"},
 		"a question mark":       {map[string]string{"IAM_URL": "https://iam.cloud.ibm.com?"}, "more than an origin"},
-		"JSON for a key":        {map[string]string{"SECRETS_MANAGER_APIKEY": `{"apikey":"` + canary + `"}`}, "SECRETS_MANAGER_APIKEY: is JSON"},
 		"the way up":            {map[string]string{"API_KEY_SECRET": "group/.."}, "names no secret"},
 		"the key for the token": {map[string]string{"TOKEN_SECRET": strings.ToUpper(keyID)}, "the token would replace the API key"},
 		"another one's key":     {list(`[` + entry("a", "") + `,{"name":"b","api_key_secret":"g/n","token_secret":"` + keyID + `"}]`), `rotation b: its token secret is a key secret`},
@@ -329,6 +324,7 @@ func TestIDsInTheFormsOfOtherTools(t *testing.T) {
 func TestPlaceholdersInAHost(t *testing.T) {
 	for _, host := range []string{
 		"<instance>.us-south.appdomain.cloud", "$ID.us-south.appdomain.cloud", "${ID}.us-south.appdomain.cloud", "{instance}.us-south.appdomain.cloud", "instance>.cloud",
+		"(instance).appdomain.cloud", "[instance-id].appdomain.cloud", "%INSTANCE%.appdomain.cloud",
 		".us-south.appdomain.cloud", "instance..appdomain.cloud", "instance.us-south.", "null.us-south.appdomain.cloud", "instance.NULL.appdomain.cloud", "null",
 		"undefined.us-south.appdomain.cloud", "….secrets-manager.appdomain.cloud", "<host>:8443", ":8443", "null:8443",
 	} {
@@ -555,22 +551,6 @@ func TestAMirrorIsHeldAgainstAPartialARNOfTheBootstrapKey(t *testing.T) {
 		"ROTATIONS": `[{"name":"a","api_key_secret":"keys/mine","token_secret":"` + tokenID + `","mirror":["` + partial + `-Ab12Cd"]}]`}))
 	if err == nil || !strings.Contains(err.Error(), "the bootstrap API key's") {
 		t.Errorf("got %v, want the mirror rejected", err)
-	}
-}
-
-// The rules are in package network; white space around these values counts.
-func TestTheSettingsOfTheNetworkAreChecked(t *testing.T) {
-	for name, value := range map[string]string{
-		"AWS_ENDPOINT_URL": "http://example.com", "AWS_ENDPOINT_URL_SECRETS_MANAGER": "http://10.0.0.1",
-		"HTTPS_PROXY": " http://proxy:3128", "https_proxy": "http://user:" + canary + "@proxy:port", "NO_PROXY": "a b",
-	} {
-		_, err := load(with(map[string]string{name: value}))
-		if err == nil || !strings.HasPrefix(err.Error(), name+": ") || strings.Contains(err.Error(), canary) {
-			t.Errorf("%s=%s: got %v, want it rejected", name, value, err)
-		}
-	}
-	if _, err := load(with(map[string]string{"HTTPS_PROXY": "http://user:password@proxy:3128", "AWS_ENDPOINT_URL": "http://127.0.0.1:8481"})); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,77 +175,5 @@ func TestTheReaderSaysTheSame(t *testing.T) {
 		if theirs := strings.ReplaceAll(err.Error(), "the reader's API key", "KEY"); said == "" || !strings.Contains(theirs, said) {
 			t.Errorf("%s: the function says %q, the reader %q", published.Name, said, theirs)
 		}
-	}
-}
-
-func TestARequestThatBearsASecretIsNotRedirected(t *testing.T) {
-	for _, status := range []int{301, 302, 303, 307, 308} {
-		var elsewhere atomic.Int32
-		other := serve(t, func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) })
-		origin := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other, status) })
-		_, failure := exchange(t, origin)
-		if failure == nil || failure.Kind != rotation.Misconfigured {
-			t.Errorf("%d from IAM: got %v, want misconfigured", status, failure)
-		}
-		if failure := readKey(t, secretsManager(t, origin)); failure == nil || failure.Kind != rotation.Misconfigured {
-			t.Errorf("%d from Secrets Manager: got %v, want misconfigured", status, failure)
-		}
-		if elsewhere.Load() > 0 {
-			t.Errorf("%d: the request was sent on to another host", status)
-		}
-	}
-}
-
-func TestWhyNoAnswerCameIsSaidInPlainWords(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := "http://" + listener.Addr().String()
-	_ = listener.Close()
-	tls := httptest.NewTLSServer(http.NotFoundHandler())
-	defer tls.Close()
-	for name, test := range map[string]struct {
-		origin, says string
-		kind         rotation.Kind
-		retry        rotation.Retry
-	}{
-		"unknown host":    {"https://private-only.invalid", "does not resolve", rotation.Unavailable, rotation.Later},
-		"refused":         {closed, "refuses connections", rotation.Unavailable, rotation.Later},
-		"unknown CA":      {tls.URL, "not trusted", rotation.Misconfigured, rotation.Never},
-		"HTTP, not HTTPS": {strings.Replace(serve(t, http.NotFound), "http", "https", 1), "does not speak TLS", rotation.Unavailable, rotation.Later},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, failure := exchange(t, test.origin)
-			if failure == nil || !strings.Contains(failure.Message, test.says) || failure.Kind != test.kind || failure.Retry != test.retry {
-				t.Errorf("got %+v, want %s (retry %d) that says %q", failure, test.kind, test.retry, test.says)
-			}
-		})
-	}
-}
-
-func TestConnectionsAreSharedAndKept(t *testing.T) {
-	var connections atomic.Int32
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		// Longer than the SDK's decoder reads: left unread, it would cost the connection.
-		_, _ = fmt.Fprintf(w, `{"access_token":"opaque-token-0123456789abcdefghijkl","token_type":"Bearer","expires_in":3600,"expiration":%d}%s`,
-			time.Now().Add(time.Hour).Unix(), strings.Repeat(" ", 8<<10))
-	}))
-	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			connections.Add(1)
-		}
-	}
-	server.Start()
-	defer server.Close()
-	iam := ibmcloud.NewIAM(server.URL, network.New(), nil)
-	for range 5 {
-		if _, err := iam.Exchange(context.Background(), iamtoken.NewSecret(keyCanary)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := connections.Load(); got != 1 {
-		t.Errorf("got %d connections for 5 exchanges, want 1", got)
 	}
 }

@@ -252,14 +252,6 @@ func TestRefusalsNameTheirCause(t *testing.T) {
 		says  string
 	}{
 		"unknown":         {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E"}`}, "IAM answered 400 BXNIM0415E: the reader's API key is not known to IAM: it was deleted"},
-		"disabled":        {ibmcloudtest.Fault{Op: iam, Status: 401, Body: `{"errorCode":"BXNIM0462E"}`}, "IAM answered 401 BXNIM0462E: the reader's API key is disabled"},
-		"left":            {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0410E"}`}, "a new key of the same user does not help"},
-		"suspended":       {ibmcloudtest.Fault{Op: iam, Status: 401, Body: `{"errorCode":"BXNIM0436E"}`}, "suspended"},
-		"session":         {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0439E"}`}, "log in again"},
-		"refresh":         {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0408E"}`}, "log in again"},
-		"address":         {ibmcloudtest.Fault{Op: iam, Status: 401, Body: `{"errorCode":"BXNIM0430E"}`}, "IP address"},
-		"token":           {ibmcloudtest.Fault{Op: iam, Status: 401, Body: `{"errorCode":"BXNIM0407E"}`}, "invalid token"},
-		"missing":         {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0109E"}`}, "misses a property"},
 		"value":           {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errors":[{"code":"BXNIM0106E"}]}`}, "answered 400 BXNIM0106E: IAM does not accept"},
 		"a code and 503":  {ibmcloudtest.Fault{Op: iam, Status: 503, Body: `{"errorCode":"BXNIM0430E"}`}, "answered 503 BXNIM0430E: requests from this IP"},
 		"an unknown code": {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM9999E"}`}, "answered 400 BXNIM9999E: the reader's API key is not known to IAM, disabled or expired"},
@@ -373,18 +365,8 @@ func TestFaultyFieldsAreReportedAtOnce(t *testing.T) {
 		{"APIKey has an invisible character", key("c\xffanary")},
 		{"APIKey has a character that no", key("canary\u00e9")},
 		{"URL still has a placeholder", at("https://<canary>.us-south.test", id)},
-		{"URL still has a placeholder", at("https://$canary.test", id)},
-		{"URL still has a placeholder", at("https://${canary}.test", id)},
-		{"URL still has a placeholder", at("https://{canary}.test", id)},
-		{"URL still has a placeholder", at("https://(canary).test", id)},
-		{"URL still has a placeholder", at("https://[canary-id].test", id)},
-		{"URL still has a placeholder", at("https://%CANARY%.test", id)},
 		{"URL has an empty part", at("https://.us-south.test", id)},
-		{"URL has an empty part", at("https://x..test:443/", id)},
 		{"URL has null", at("https://null.us-south.test", id)},
-		{"URL has null", at("https://x.NULL", id)},
-		{"URL has null", at("https://undefined.us-south.test", id)},
-		{"URL still has a placeholder", at("https://\u2026.us-south.test", id)},
 	} {
 		_, err := test.reader.Token(t.Context())
 		if err == nil || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), "canary") {
