@@ -29,28 +29,10 @@ const (
 )
 
 // Text is the renewal for a person: a line, and below it the error and the warnings.
-func (k KeyRenewal) Text() string {
-	text := k.headline() + "\n"
-	if k.Error != nil {
-		text += "  " + Printable(k.Error.Error()) + "\n"
-	}
-	for _, warning := range k.Warnings {
-		text += "  warning: " + Printable(warning) + "\n"
-	}
-	return text
-}
+func (k KeyRenewal) Text() string { return text(k.headline(), k.Error, k.Warnings) }
 
 // Line is the renewal in one line, without the end of it.
-func (k KeyRenewal) Line() string {
-	line := k.headline()
-	if k.Error != nil {
-		line += "; " + Printable(k.Error.Error())
-	}
-	if len(k.Warnings) > 0 {
-		line += "; " + Count(len(k.Warnings), "warning")
-	}
-	return line
-}
+func (k KeyRenewal) Line() string { return line(k.headline(), k.Error, k.Warnings) }
 
 func (k KeyRenewal) headline() string {
 	text := "bootstrap key: " + Printable(string(k.Outcome))

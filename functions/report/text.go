@@ -46,29 +46,31 @@ func (r Report) Totals() string {
 }
 
 // Text is the result for a person: a line, and below it the error and the warnings.
-func (r Result) Text() string {
-	var text strings.Builder
-	text.WriteString(r.headline() + "\n")
-	if r.Error != nil {
-		fmt.Fprintf(&text, "  %s\n", Printable(r.Error.Error()))
-	}
-	for _, warning := range r.Warnings {
-		fmt.Fprintf(&text, "  warning: %s\n", Printable(warning))
-	}
-	return text.String()
-}
+func (r Result) Text() string { return text(r.headline(), r.Error, r.Warnings) }
 
 // Line is the result in one line, without the end of it: "default: rotated; the
 // stored token expires 2026-01-01T10:00:00Z (in 59m59s); the old one had 10m0s left".
-func (r Result) Line() string {
-	line := r.headline()
-	if r.Error != nil {
-		line += "; " + Printable(r.Error.Error())
+func (r Result) Line() string { return line(r.headline(), r.Error, r.Warnings) }
+
+func text(headline string, failure *Error, warnings []string) string {
+	lines := headline + "\n"
+	if failure != nil {
+		lines += "  " + Printable(failure.Error()) + "\n"
 	}
-	if len(r.Warnings) > 0 {
-		line += "; " + Count(len(r.Warnings), "warning")
+	for _, warning := range warnings {
+		lines += "  warning: " + Printable(warning) + "\n"
 	}
-	return line
+	return lines
+}
+
+func line(headline string, failure *Error, warnings []string) string {
+	if failure != nil {
+		headline += "; " + Printable(failure.Error())
+	}
+	if len(warnings) > 0 {
+		headline += "; " + Count(len(warnings), "warning")
+	}
+	return headline
 }
 
 func (r Result) headline() string {

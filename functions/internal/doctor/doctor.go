@@ -11,9 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
@@ -91,22 +93,17 @@ func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) report.
 // checkRotations checks them in parallel, and returns the checks in their order.
 func (d *Doctor) checkRotations(ctx context.Context, rotations []rotation.Rotation, blocked blockers, bootstrap iamtoken.Token) []report.Check {
 	found := make([][]report.Check, len(rotations))
-	slots := make(chan struct{}, max(1, d.Concurrency))
-	var all sync.WaitGroup
+	var all errgroup.Group
+	all.SetLimit(max(1, d.Concurrency))
 	for i, r := range rotations {
-		slots <- struct{}{}
-		all.Go(func() {
-			defer func() { <-slots }()
+		all.Go(func() error {
 			e := examination{Doctor: d, Rotation: r, blockers: blocked, bootstrap: bootstrap}
 			found[i] = e.run(ctx)
+			return nil
 		})
 	}
-	all.Wait()
-	var checks []report.Check
-	for _, more := range found {
-		checks = append(checks, more...)
-	}
-	return checks
+	_ = all.Wait()
+	return slices.Concat(found...)
 }
 
 func (d *Doctor) now() time.Time {

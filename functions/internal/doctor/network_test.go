@@ -126,12 +126,20 @@ func TestTLSThroughAProxy(t *testing.T) {
 }
 
 // What the function would not take of a host is no sound answer to doctor either.
-func TestAHostIsAskedAsTheFunctionAsksIt(t *testing.T) {
-	fx := newFixture(t, ibmcloudtest.Options{})
-	endless := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-		rw.Header().Set("X-Endless", strings.Repeat("x", 64<<10))
-	}))
-	defer endless.Close()
-	fx.doctor.IAMHost.Origin = endless.URL
-	fx.want(fx.run(), "iam-clock", report.CheckSkipped, "no answer to read the time from")
+func TestAHostThatShowsNoTime(t *testing.T) {
+	for says, answer := range map[string]http.HandlerFunc{
+		"the host does not show its time": func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header()["Date"] = nil
+			_, _ = io.WriteString(rw, canary)
+		},
+		"no answer to read the time from": func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("X-Endless", strings.Repeat("x", 64<<10))
+		},
+	} {
+		fx := newFixture(t, ibmcloudtest.Options{})
+		host := httptest.NewServer(answer)
+		t.Cleanup(host.Close)
+		fx.doctor.IAMHost.Origin = host.URL
+		fx.want(fx.run(), "iam-clock", report.CheckSkipped, says)
+	}
 }

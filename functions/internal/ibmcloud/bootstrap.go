@@ -257,12 +257,16 @@ func (c *keyCredential) refusedAgain(key iamtoken.Secret) bool {
 func (b *Bootstrap) InUse(ctx context.Context) (rotation.KeyInUse, iamtoken.Token, error) {
 	credential, ok := b.credential.(*keyCredential)
 	if !ok {
-		return rotation.KeyInUse{}, iamtoken.Token{}, &rotation.Error{Step: rotation.StepBootstrap, Kind: rotation.NotFound, Message: "the bootstrap identity has no API key"}
+		return rotation.KeyInUse{}, iamtoken.Token{}, errNoKey()
 	}
 	token, err := b.Identify(ctx)
 	credential.mu.Lock()
 	defer credential.mu.Unlock()
 	return credential.used, token, err
+}
+
+func errNoKey() error {
+	return &rotation.Error{Step: rotation.StepBootstrap, Kind: rotation.NotFound, Message: "the bootstrap identity has no API key"}
 }
 
 // Forget drops the key and the token, so that both are obtained anew.

@@ -273,6 +273,11 @@ func misconfigured(found, advice string) *rotation.Error {
 	return &rotation.Error{Kind: rotation.Misconfigured, Message: found + ": " + advice, Advice: advice}
 }
 
+// unavailable is the error for an answer that cannot be used.
+func unavailable(message string) *rotation.Error {
+	return &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: message}
+}
+
 // maxLifetime is well above the 60 minutes that IAM gives a token, whatever the
 // clocks: an expiration beyond it is in another unit, or forged.
 const maxLifetime = 24 * time.Hour
@@ -323,23 +328,27 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 // GetAPIKeysDetails). Only a diagnosis depends on it.
 func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.Time, error) {
 	op := operation{doing: "asking when the API key expires", host: i.host, rejected: "the token is rejected"}
-	ctx, got := withResponse(ctx)
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/v1/apikeys/details", nil)
-	if err != nil {
-		return time.Time{}, misconfigured("IAM_URL cannot be used", "it is an origin such as https://iam.cloud.ibm.com")
-	}
-	request.Header.Set("Authorization", "Bearer "+token.Reveal())
-	request.Header.Set("IAM-ApiKey", key.Reveal())
-	request.Header.Set("Accept", "application/json")
-	response, err := i.wire.client().Do(request)
-	if err != nil {
-		return time.Time{}, op.unanswered(got.err)
-	}
-	_ = response.Body.Close()
+	got := i.get(ctx, "/v1/apikeys/details", http.Header{"Authorization": {"Bearer " + token.Reveal()}, "Iam-Apikey": {key.Reveal()}})
 	if got.status != http.StatusOK {
 		return time.Time{}, op.failure(got, i.now())
 	}
 	return got.keyExpiry(op)
+}
+
+// get asks for what no SDK is used for.
+func (i *IAM) get(ctx context.Context, path string, header http.Header) *wireResponse {
+	got := &wireResponse{}
+	request, err := http.NewRequestWithContext(context.WithValue(ctx, responseKey{}, got), http.MethodGet, i.url+path, nil)
+	if err != nil {
+		got.err = err
+		return got
+	}
+	header.Set("Accept", "application/json")
+	request.Header = header
+	if response, err := i.wire.client().Do(request); err == nil {
+		_ = response.Body.Close()
+	}
+	return got
 }
 
 // keyExpiry reads the answer. The key's id distinguishes it from a page of a proxy.
@@ -380,7 +389,7 @@ func (b *Bootstrap) Identify(ctx context.Context) (iamtoken.Token, error) {
 func (b *Bootstrap) KeyExpiry(ctx context.Context) (time.Time, error) {
 	credential, ok := b.credential.(*keyCredential)
 	if !ok {
-		return time.Time{}, &rotation.Error{Step: rotation.StepBootstrap, Kind: rotation.NotFound, Message: "the bootstrap identity has no API key"}
+		return time.Time{}, errNoKey()
 	}
 	token, err := b.Token(ctx)
 	if err != nil {

@@ -156,8 +156,7 @@ func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef, op
 		})
 	})
 	if id := describe(secret).ID; err == nil && id != "" && ref.ID != "" && !strings.EqualFold(id, ref.ID) {
-		return nil, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
-			Message: op.doing + ": the answer is about another secret: is there a proxy in between?"}
+		return nil, unavailable(op.doing + ": the answer is about another secret: is there a proxy in between?")
 	}
 	return secret, err
 }

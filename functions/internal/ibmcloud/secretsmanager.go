@@ -172,8 +172,7 @@ func (s *SecretsManager) ReadVersion(ctx context.Context, ref rotation.TokenRef,
 	case errors.As(err, &failure) && (failure.Kind == rotation.NotFound || failure.Kind == rotation.Misconfigured):
 		return rotation.CurrentVersion{}, nil // 404, or 400
 	case err == nil && id != rotation.PreviousVersion && !strings.EqualFold(version.VersionID, id):
-		return rotation.CurrentVersion{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
-			Message: "reading a version's metadata: the answer is about another version: is there a proxy in between?"}
+		return rotation.CurrentVersion{}, unavailable("reading a version's metadata: the answer is about another version: is there a proxy in between?")
 	}
 	return version, err
 }
@@ -236,9 +235,7 @@ type storedVersion struct {
 // counts as expired: others may have edited it.
 func (s *SecretsManager) currentVersion(ctx context.Context, ref rotation.TokenRef, version storedVersion) (rotation.CurrentVersion, error) {
 	_, got := withResponse(ctx)
-	unusable := func(why string) error {
-		return &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: "reading the stored token's metadata: " + why}
-	}
+	unusable := func(why string) error { return unavailable("reading the stored token's metadata: " + why) }
 	switch {
 	case !isID(version.id):
 		return rotation.CurrentVersion{}, unusable("the answer does not name the version")
@@ -303,7 +300,7 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 // the next attempt reads whether the version is there.
 func saved(op operation, id *string, createdAt time.Time) (rotation.SavedVersion, error) {
 	if !isID(id) {
-		return rotation.SavedVersion{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: op.doing + ": the answer does not name the new version"}
+		return rotation.SavedVersion{}, unavailable(op.doing + ": the answer does not name the new version")
 	}
 	return rotation.SavedVersion{VersionID: *id, CreatedAt: createdAt}, nil
 }
@@ -357,8 +354,7 @@ func (s *SecretsManager) CountLocks(ctx context.Context, id, version string) (in
 		return 0, err
 	}
 	if page.TotalCount == nil {
-		return 0, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later,
-			Message: "counting the locks of the " + version + " version: the answer does not say how many there are"}
+		return 0, unavailable("counting the locks of the " + version + " version: the answer does not say how many there are")
 	}
 	return max(int(*page.TotalCount), len(page.Locks)), nil
 }

@@ -173,18 +173,7 @@ func (i *IAM) Prepare(ctx context.Context) {
 
 // fetchKeys asks IAM for its public keys, a JSON Web Key Set (RFC 7517).
 func (i *IAM) fetchKeys(ctx context.Context) (signingKeySet, error) {
-	got := &wireResponse{}
-	ctx = context.WithValue(ctx, responseKey{}, got)
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.url+"/identity/keys", nil)
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Accept", "application/json")
-	response, err := i.wire.client().Do(request)
-	if err != nil {
-		return nil, err
-	}
-	_ = response.Body.Close()
+	got := i.get(ctx, "/identity/keys", http.Header{})
 	if got.status != http.StatusOK {
 		return nil, errNoKeys
 	}
