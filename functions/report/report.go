@@ -72,6 +72,8 @@ type Error struct {
 	Step    Step   `json:"step"`
 	Kind    Kind   `json:"kind"`
 	Message string `json:"message"`
+
+	Permanent bool `json:"-"` // no retry changes it: a person has to act
 }
 
 // Error returns "step: kind: message".

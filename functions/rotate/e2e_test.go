@@ -208,8 +208,12 @@ func TestTheBuiltFunctionFailsLoudlyAndKeepsTheGoodToken(t *testing.T) {
 			if err := json.Unmarshal([]byte(stdout), &answer); err != nil || exit != 1 {
 				t.Fatalf("got exit %d, %s%s", exit, stdout, stderr)
 			}
-			if answer.ErrorType != "RotationError" || !strings.Contains(answer.ErrorMessage, test.says) {
-				t.Errorf("got %v, want a RotationError that says %s", answer, test.says)
+			errorType := "RotationRefused"
+			if slices.Contains([]string{"empty 200", "unreachable", "slow", "private host"}, name) {
+				errorType = "RotationError"
+			}
+			if answer.ErrorType != errorType || !strings.Contains(answer.ErrorMessage, test.says) {
+				t.Errorf("got %v, want a %s that says %s", answer, errorType, test.says)
 			}
 			if !strings.Contains(stderr, `"Failure":1`) || name != "misconfigured" && !strings.Contains(stderr, `"msg":"report"`) {
 				t.Errorf("got log %s, want the report and a metric", stderr)

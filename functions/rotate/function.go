@@ -67,12 +67,20 @@ func (f *function) prepare(name string, environ []string, out io.Writer) {
 	}
 }
 
-// RotationError is the error of a failed invocation: Lambda reports its name as the
-// errorType.
-type RotationError struct{ message string }
+// The errors of a failed invocation: Lambda reports the name of the type as the errorType,
+// by which whoever invokes decides whether to try again.
+type (
+	// RotationError may have passed when it is tried again.
+	RotationError struct{ message string }
+	// RotationRefused needs a person: no retry changes any of the failures.
+	RotationRefused struct{ message string }
+)
 
 // Error returns the message.
 func (e *RotationError) Error() string { return e.message }
+
+// Error returns the message.
+func (e *RotationRefused) Error() string { return e.message }
 
 // Invoke does what the event asks: a run, or a diagnosis.
 func (f *function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
@@ -105,16 +113,20 @@ func (f *function) run(ctx context.Context, e event, err error, requestID string
 		if err := f.metrics.EmitFailure(); err != nil {
 			return nil, err
 		}
-		return nil, &RotationError{string(rotation.Misconfigured) + ": " + strings.ReplaceAll(err.Error(), "\n", "; ")}
+		return nil, &RotationRefused{string(rotation.Misconfigured) + ": " + strings.ReplaceAll(err.Error(), "\n", "; ")}
 	}
 	f.report.Info("report", "request_id", requestID, "report", ran)
 	if err := f.metrics.Emit(ran); err != nil {
 		return nil, err
 	}
-	if len(ran.Failures()) > 0 {
+	failed := ran.Failures()
+	switch {
+	case len(failed) == 0:
+		return json.Marshal(ran)
+	case slices.ContainsFunc(failed, func(r report.Result) bool { return !r.Error.Permanent }):
 		return nil, &RotationError{summary(ran)}
 	}
-	return json.Marshal(ran)
+	return nil, &RotationRefused{summary(ran)}
 }
 
 // maxNamed is how many failures or unknown names an error message lists.

@@ -122,9 +122,9 @@ func TestAFailedRotationFailsTheInvocation(t *testing.T) {
 	var log bytes.Buffer
 	f := newFunction("the-function", environ(cloud, origin, "LOG_LEVEL=error"), &log)
 	response, err := invoke(t, f, `{}`)
-	var failed *RotationError
+	var failed *RotationRefused
 	if !errors.As(err, &failed) || response != nil {
-		t.Fatalf("got %s, %v; want a *RotationError and no response", response, err)
+		t.Fatalf("got %s, %v; want a *RotationRefused and no response", response, err)
 	}
 	for _, part := range []string{"1 of 1 rotations failed", "default: look: not_found: "} {
 		if !strings.Contains(failed.Error(), part) {
@@ -159,14 +159,56 @@ func TestTheErrorMessageNamesTheFirstTenFailures(t *testing.T) {
 	}
 }
 
+// Step Functions tries a RotationError again, and a RotationRefused not: one rotation that may succeed is enough for the first.
+func TestTheErrorShowsWhetherARetryHelps(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault   string // of the second rotation, 503 or 403; the first one's secret does not exist
+		timeout time.Duration
+		want    string
+	}{
+		"refused":              {"denied", time.Minute, "*main.RotationRefused"},
+		"one may pass":         {"unavailable", 2 * time.Second, "*main.RotationError"},
+		"no time was left":     {"", 0, "*main.RotationError"},
+		"a rotation succeeded": {"none", time.Minute, "*main.RotationRefused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2})
+			server := httptest.NewServer(cloud)
+			t.Cleanup(server.Close)
+			missing, second := cloud.Rotations()[0], cloud.Rotations()[1]
+			cloud.MustDeleteSecret(missing.TokenSecret)
+			switch test.fault {
+			case "denied":
+				cloud.MustDeleteSecret(second.APIKeySecret)
+			case "unavailable":
+				cloud.MustAddFault(ibmcloudtest.Fault{Op: "versions.create", Status: 503})
+			}
+			list := fmt.Sprintf(`ROTATIONS=[{"name":"a","api_key_secret":%q,"token_secret":%q},{"name":"b","api_key_secret":%q,"token_secret":%q}]`,
+				missing.APIKeySecret, missing.TokenSecret, second.APIKeySecret, second.TokenSecret)
+			var log bytes.Buffer
+			f := newFunction("the-function", []string{"SECRETS_MANAGER_URL=" + server.URL, "IAM_URL=" + server.URL, "SECRETS_MANAGER_APIKEY=" + cloud.BootstrapAPIKey(), list}, &log)
+			ctx, cancel := context.WithTimeout(t.Context(), test.timeout)
+			defer cancel()
+			_, err := f.Invoke(ctx, []byte(`{}`))
+			if got := fmt.Sprintf("%T", err); got != test.want {
+				t.Errorf("got %s %v, want a %s", got, err, test.want)
+			}
+			if bytes.Contains(log.Bytes(), []byte("ermanent")) {
+				t.Errorf("got log %s, which has a field more", &log)
+			}
+		})
+	}
+}
+
 func TestAFaultyConfigurationFailsEachInvocationWithTheAdvice(t *testing.T) {
 	var log bytes.Buffer
 	f := newFunction("the-function", []string{"LOG_LEVEL=loud", "IAM_URL=http://iam.cloud.ibm.com", "METRICS_NAMESPACE=Mine"}, &log)
 	for range 2 {
 		_, err := invoke(t, f, `{}`)
-		var failed *RotationError
+		var failed *RotationRefused
 		if !errors.As(err, &failed) {
-			t.Fatalf("got %v, want a *RotationError", err)
+			t.Fatalf("got %v, want a *RotationRefused", err)
 		}
 		for _, part := range []string{"misconfigured: ", "LOG_LEVEL", "SECRETS_MANAGER_URL: is required", "IAM_URL: must begin with https://"} {
 			if !strings.Contains(failed.Error(), part) {
@@ -184,9 +226,9 @@ func TestABadEventTouchesNothing(t *testing.T) {
 	f := newFunction("the-function", environ(cloud, origin), &bytes.Buffer{})
 	for _, payload := range []string{`{"mode":"dance"}`, `{"rotations":["unknown"]}`, `{"run_id":"rotate-<aws.scheduler.scheduled-time>"}`, `{"secret":"x"}`, `[]`} {
 		_, err := invoke(t, f, payload)
-		var failed *RotationError
+		var failed *RotationRefused
 		if !errors.As(err, &failed) {
-			t.Errorf("%s: got %v, want a *RotationError", payload, err)
+			t.Errorf("%s: got %v, want a *RotationRefused", payload, err)
 		}
 	}
 	if got := cloud.Requests(); len(got) > 0 {

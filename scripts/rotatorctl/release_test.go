@@ -119,7 +119,7 @@ func TestWrongOverGood(t *testing.T) {
 			if err := a.cloud.AddFault(ibmcloudtest.Fault{Op: "versions.create", Times: 1, Status: 404}); err != nil {
 				a.t.Fatal(err)
 			}
-		}, "the first run of version 2 failed: RotationError: 1 of 1 rotations failed; default: save: not_found: "},
+		}, "the first run of version 2 failed: RotationRefused: 1 of 1 rotations failed; default: save: not_found: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

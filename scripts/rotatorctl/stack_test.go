@@ -430,7 +430,7 @@ func TestDeploymentFailures(t *testing.T) {
 			}
 		}, []string{"the bucket other-region-code is in the region "}},
 		{"no-secret", func(a *account) { a.set["BOOTSTRAP_SECRET_ARN"] = strings.Replace(a.arn, "bootstrap", "misspelt", 1) },
-			[]string{"the stack is deployed, but the check of version 1 failed: RotationError: 1 of 1 rotations failed; default: bootstrap: not_found: "}},
+			[]string{"the stack is deployed, but the check of version 1 failed: RotationRefused: 1 of 1 rotations failed; default: bootstrap: not_found: "}},
 		{"not-allowed", func(a *account) { a.lambda.Secrets = a.refusing(-1) },
 			[]string{"New permissions may take minutes", "default: bootstrap: denied: ", "secretsmanager:GetSecretValue"}},
 		{"private-only", func(a *account) {
@@ -565,7 +565,7 @@ func TestDeploymentWaitsForPermissions(t *testing.T) {
 
 	// A later failure shows at once, and status still knows the expiry, which the failed run could not read.
 	a.lambda.Secrets = a.refusing(-1)
-	a.must(1, "invoke --mode=ensure", "the run failed: RotationError: 1 of 1 rotations failed; default: bootstrap: denied: ")
+	a.must(1, "invoke --mode=ensure", "the run failed: RotationRefused: 1 of 1 rotations failed; default: bootstrap: denied: ")
 	a.must(1, "status", " default: failed", "\n  bootstrap: denied: ", "the stored token expires 20")
 }
 

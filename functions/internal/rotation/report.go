@@ -59,7 +59,7 @@ func (p *pass) failed(failure *Error) report.Result {
 		current = *p.current
 	}
 	result := p.result(report.Failed, current)
-	result.Error = &report.Error{Step: failure.Step, Kind: failure.Kind, Message: failure.Message}
+	result.Error = &report.Error{Step: failure.Step, Kind: failure.Kind, Message: failure.Message, Permanent: failure.permanent()}
 	if failure.TransactionID != "" {
 		result.TransactionID = failure.TransactionID
 	}
@@ -126,6 +126,12 @@ type Error struct {
 
 // Error returns "step: kind: message".
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.Step, e.Kind, e.Message) }
+
+// permanent reports whether trying the whole run again changes nothing. One that had no
+// time left may have some then.
+func (e *Error) permanent() bool {
+	return e.Retry != Later && e.Kind != Timeout && e.Kind != Unavailable && e.Kind != RateLimited
+}
 
 // At gives err its step unless it already has one (the bootstrap exchange
 // happens inside other steps). Others may have err too: it is left as it is.
