@@ -14,6 +14,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,7 +87,8 @@ func (m *Moto) MustDo(t testing.TB, r Request) (status int, answer []byte) {
 // ErrNotInstalled is the error of StartMoto where there is no moto_server.
 var ErrNotInstalled = errors.New("moto_server is not installed: pip install 'moto[server]'")
 
-// Moto is a running moto_server. It listens on a socket in a folder that only this user may enter, and on no port.
+// Moto is a running moto_server. It listens on a socket in a folder that only this user may enter, and behind the gate
+// on a port of loopback. It executes state machines, see statemachines.py.
 type Moto struct {
 	gate
 	versions
@@ -97,9 +99,12 @@ type Moto struct {
 
 	unpacking sync.Mutex
 
-	once  sync.Once
-	front *httptest.Server // of URL; nil until it is asked for
+	front   *httptest.Server // of URL
+	lambdas sync.Map         // *Lambda by REGION:STACK, whose function it runs
 }
+
+//go:embed statemachines.py
+var stateMachines string
 
 // StartMoto starts moto_server and returns when it listens. Stop ends it.
 func StartMoto() (*Moto, error) {
@@ -119,15 +124,18 @@ func StartMoto() (*Moto, error) {
 	foreign := func(variable string) bool {
 		return strings.HasPrefix(variable, "AWS_") || strings.HasPrefix(variable, "MOTO_")
 	}
-	m.process.Env = append(slices.DeleteFunc(os.Environ(), foreign), "PYTHONUNBUFFERED=1", "MOTO_DISABLE_GLOBAL_CORS=true", "PYTHONPATH="+folder)
+	m.front = httptest.NewServer(m)
+	m.process.Env = append(slices.DeleteFunc(os.Environ(), foreign), "PYTHONUNBUFFERED=1", "MOTO_DISABLE_GLOBAL_CORS=true", "PYTHONPATH="+folder,
+		"AWSTEST_URL="+m.front.URL, "AWSTEST_KEY_ID="+own().KeyID, "AWSTEST_SECRET="+own().Secret)
 	stderr, err := m.process.StderrPipe()
-	if err == nil {
-		err = os.WriteFile(filepath.Join(folder, "sitecustomize.py"), []byte(fastYAML), 0o600)
+	if err == nil { // Python loads it first
+		err = os.WriteFile(filepath.Join(folder, "sitecustomize.py"), []byte(stateMachines+fastYAML), 0o600)
 	}
 	if err == nil {
 		err = m.process.Start()
 	}
 	if err != nil {
+		m.front.Close()
 		return nil, errors.Join(fmt.Errorf("starting moto_server: %w", err), os.RemoveAll(folder))
 	}
 	err = listening(stderr)
@@ -164,14 +172,21 @@ func listening(printed io.Reader) error {
 }
 
 // URL is the origin of all of its services, on a port of loopback.
-func (m *Moto) URL() string {
-	m.once.Do(func() { m.front = httptest.NewServer(m) })
-	return m.front.URL
-}
+func (m *Moto) URL() string { return m.front.URL }
 
-// ServeHTTP serves what passes the gate.
+// ServeHTTP serves what passes the gate. A state machine's function runs by the Lambda that deployed it.
 func (m *Moto) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	service, err := m.admit(r)
+	if found := invocationPath.FindStringSubmatch(r.URL.Path); err == nil && found != nil {
+		asked, _ := signatureOf(r)
+		r = r.WithContext(context.WithValue(r.Context(), regionKey{}, asked.region))
+		name, qualifier := functionOf(found[1])
+		if l, ok := m.lambdas.Load(asked.region + ":" + name); ok {
+			if err = l.(*Lambda).serveInvocation(w, r, name, qualifier); err == nil {
+				return
+			}
+		}
+	}
 	if err != nil {
 		reject(w, r, err)
 		return
@@ -211,10 +226,7 @@ func (m *Moto) Ended() <-chan struct{} { return m.ended }
 func (m *Moto) Stop() {
 	_ = m.process.Process.Kill()
 	<-m.ended
-	m.once.Do(func() {})
-	if m.front != nil {
-		m.front.Close()
-	}
+	m.front.Close()
 }
 
 // Request is a request to one of AWS's services.

@@ -40,10 +40,11 @@ import (
 // The deployed function runs as this process's user, with all that this user may do: there is no jail. So serve it on loopback.
 type Lambda struct {
 	Moto    *Moto
-	Program string        // the built scripts/invoke
-	Timeout time.Duration // of an invocation; if zero, the function's own
-	Secrets string        // where functions find AWS Secrets Manager; if empty, Moto
-	Host    string        // a further name or address at which to answer, in addition to 127.0.0.1, ::1 and localhost
+	Program string            // the built scripts/invoke
+	Timeout time.Duration     // of an invocation; if zero, the function's own
+	Secrets string            // where functions find AWS Secrets Manager; if empty, Moto
+	Set     map[string]string // variables, in place of the function's own
+	Host    string            // a further name or address at which to answer, in addition to 127.0.0.1, ::1 and localhost
 
 	mu      sync.Mutex
 	printed strings.Builder
@@ -83,7 +84,8 @@ func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve answers a request that the gate let through, unless it returns an error.
 func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) error {
 	if found := invocationPath.FindStringSubmatch(r.URL.Path); found != nil {
-		return l.serveInvocation(w, r, found[1])
+		name, qualifier := functionOf(found[1])
+		return l.serveInvocation(w, r, name, cmp.Or(r.URL.Query().Get("Qualifier"), qualifier))
 	}
 	if found := versionPath.FindStringSubmatch(r.URL.Path); found != nil {
 		if served, err := l.serveVersion(w, r, found[1], found[2]); served || err != nil {
@@ -103,6 +105,7 @@ func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) e
 		"DeleteStack": l.deleteStack, "CreateStack": l.Moto.changeStack, "UpdateStack": l.Moto.changeStack, "ExecuteChangeSet": l.Moto.changeStack,
 	}
 	if form, _ := url.ParseQuery(string(body)); isForm(r) && change[form.Get("Action")] != nil {
+		l.Moto.lambdas.Store(regionOf(r.Context())+":"+form.Get("StackName"), l)
 		status, answer, err := change[form.Get("Action")](r.Context(), form)
 		if err != nil {
 			return err
@@ -171,9 +174,18 @@ func (l *Lambda) listVersions(w http.ResponseWriter, r *http.Request, name strin
 	return err
 }
 
-func (l *Lambda) serveInvocation(w http.ResponseWriter, r *http.Request, name string) error {
+// functionOf takes an ARN of a function, or NAME:QUALIFIER, apart.
+func functionOf(name string) (function, qualifier string) {
+	if _, rest, isARN := strings.Cut(name, ":function:"); isARN {
+		name = rest
+	}
+	function, qualifier, _ = strings.Cut(name, ":")
+	return function, qualifier
+}
+
+func (l *Lambda) serveInvocation(w http.ResponseWriter, r *http.Request, name, qualifier string) error {
 	described := Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name)}
-	if qualifier := r.URL.Query().Get("Qualifier"); qualifier != "" {
+	if qualifier != "" {
 		described.Path += "?Qualifier=" + url.QueryEscape(qualifier)
 	}
 	status, description, err := l.Moto.Do(r.Context(), described)
@@ -237,7 +249,9 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	command.Env = []string{"PATH=" + os.Getenv("PATH"), "AWS_LAMBDA_FUNCTION_NAME=" + f.Configuration.FunctionName, "AWS_REGION=" + regionOf(ctx),
 		"AWS_ACCESS_KEY_ID=" + role.KeyID, "AWS_SECRET_ACCESS_KEY=" + role.Secret, "AWS_SESSION_TOKEN=" + role.Token,
 		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + cmp.Or(l.Secrets, l.Moto.URL()), "AWS_ENDPOINT_URL_SSM=" + cmp.Or(l.Secrets, l.Moto.URL()), "AWS_ENDPOINT_URL_EVENTBRIDGE=" + l.Moto.URL()}
-	for name, value := range f.Configuration.Environment.Variables {
+	variables := maps.Clone(f.Configuration.Environment.Variables)
+	maps.Copy(variables, l.Set)
+	for name, value := range variables {
 		command.Env = append(command.Env, name+"="+value)
 	}
 	var stdout, stderr bytes.Buffer
