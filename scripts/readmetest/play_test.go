@@ -29,7 +29,6 @@ var notRun = map[string]string{
 	"make check":                            "make test runs it",
 	"make run && make examples":             ".ci/run runs both; the page README.md has the first, and the jobs of the other wait for minutes",
 	"go test ./functions/internal/rotation": "make test runs it",
-	`aws stepfunctions start-execution --name first --state-machine-arn "$machine"`: "moto does not make the state machine of this template",
 }
 
 // runnable is the text without the lines that are not run; they leave an empty line.

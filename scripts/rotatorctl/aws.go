@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
@@ -40,6 +41,7 @@ type clients struct {
 	lambda *lambda.Client
 	logs   *cloudwatchlogs.Client
 	s3     *s3.Client
+	states *sfn.Client
 }
 
 // connect makes the clients, and asks AWS for the account of the credentials found.
@@ -57,6 +59,7 @@ func (p *program) connect(ctx context.Context) error {
 		stacks: cloudformation.NewFromConfig(cfg),
 		lambda: lambda.NewFromConfig(cfg),
 		logs:   cloudwatchlogs.NewFromConfig(cfg),
+		states: sfn.NewFromConfig(cfg),
 		// An endpoint of one's own has no host name for each bucket.
 		s3: s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = o.BaseEndpoint != nil }),
 	}

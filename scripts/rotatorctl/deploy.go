@@ -17,7 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
@@ -44,7 +43,7 @@ var settings = []setting{
 	{"BOOTSTRAP_KEY_SECRET", "BootstrapKeySecret", "IBM secret in which IBM renews the bootstrap API key"},
 	{"BOOTSTRAP_EXPIRES_AT", "BootstrapExpiresAt", "when the bootstrap API key expires, if IAM does not show it: 2026-01-31"},
 	{"ARCH", "Architecture", "arm64 (if not set) or amd64; aarch64 and x86_64 are the same"},
-	{"PARAMS", "", `further parameters of infra/aws/template.yaml, "Key=Value …"; they stay until set again`},
+	{"PARAMS", "", `further parameters of the template in infra/aws, "Key=Value …"; they stay until set again`},
 	{"TAGS", "", `tags of the stack and all in it, "Key=Value …"; they stay until set again`},
 	{"CLOUDFORMATION_ROLE_ARN", "", "service role by which CloudFormation makes the stack; it keeps it for updates and deletion"},
 	{"DEPLOY_DIR", "", "folder to build in (build/deploy)"},
@@ -56,7 +55,7 @@ var ofOneRotation = []string{"API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT",
 func (s setting) option() string { return strings.ToLower(strings.ReplaceAll(s.variable, "_", "-")) }
 
 func (p *program) deployCommand() *cobra.Command {
-	var unchecked bool
+	var unchecked, fleet bool
 	cmd := &cobra.Command{
 		Use:   "deploy",
 		Short: "Deploy the function as a CloudFormation stack and rotate once",
@@ -66,7 +65,7 @@ If one of the two fails, the stack returns to the version before, which runs on,
 The program must run inside the repository. The first build takes a minute or two.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d := deployment{program: p, values: map[string]string{}, unchecked: unchecked}
+			d := deployment{program: p, values: map[string]string{}, unchecked: unchecked, fleet: fleet}
 			for _, s := range settings {
 				d.values[s.variable] = cmd.Flag(s.option()).Value.String()
 			}
@@ -77,6 +76,7 @@ The program must run inside the repository. The first build takes a minute or tw
 	for _, s := range settings {
 		cmd.Flags().String(s.option(), "", s.help+" ("+s.variable+")")
 	}
+	cmd.Flags().BoolVar(&fleet, "fleet", false, "deploy infra/aws/fleet.yaml, for hundreds or thousands of rotations (FLEET)")
 	cmd.Flags().BoolVar(&unchecked, "unchecked", false, "deploy although the check or the first run fails, such as of one rotation in a list (UNCHECKED)")
 	return cmd
 }
@@ -86,7 +86,9 @@ type deployment struct {
 	*program
 	values     map[string]string // by the variable's name
 	root       string            // the repository
+	fleet      bool
 	list       []byte            // of the rotations, nil without ROTATIONS_FILE
+	names      []string          // of a fleet's rotations
 	packed     []byte            // the zip
 	parameters map[string]string // of the template, all that are given
 	others     []string          // parameters that PARAMS may set
@@ -121,9 +123,12 @@ func (d *deployment) check(ctx context.Context) error {
 	required := []string{"BUCKET", "BOOTSTRAP_SECRET_ARN", "SECRETS_MANAGER_URL"}
 	unset := func(name string) bool { return d.values[name] == "" }
 	file := d.values["ROTATIONS_FILE"]
-	if file == "" {
+	if d.fleet {
+		required = append(required, "ROTATIONS_FILE")
+	} else if file == "" {
 		required = append(required, ofOneRotation[:2]...)
-	} else if set := slices.DeleteFunc(slices.Clone(ofOneRotation), unset); len(set) > 0 {
+	}
+	if set := slices.DeleteFunc(slices.Clone(ofOneRotation), unset); file != "" && len(set) > 0 {
 		return usagef("ROTATIONS_FILE and %s are set: set one rotation or a list, not both", strings.Join(set, ", "))
 	}
 	if missing := slices.DeleteFunc(required, func(name string) bool { return !unset(name) }); len(missing) > 0 {
@@ -172,7 +177,7 @@ func repository() (string, error) {
 // readParameters rejects in PARAMS a key that the template does not have, and one that another variable sets.
 func (d *deployment) readParameters() error {
 	d.parameters = map[string]string{}
-	reserved := map[string]string{"CodeKey": "deploy names the zip after its content", aliasVersion: "deploy sets it to the version that it has checked", releasesList: "deploy sets it to what rollback can return to"}
+	reserved := map[string]string{"CodeKey": "deploy names the zip after its content", namesKey: "deploy names the list after its content", aliasVersion: "deploy sets it to the version that it has checked", releasesList: "deploy sets it to what rollback can return to"}
 	for _, s := range settings {
 		if s.parameter != "" {
 			d.parameters[s.parameter], reserved[s.parameter] = d.values[s.variable], "set "+s.variable
@@ -195,6 +200,7 @@ func (d *deployment) readParameters() error {
 	for name, parameter := range template.Parameters {
 		d.defaults[name] = parameter.Default
 	}
+	maps.DeleteFunc(d.parameters, func(name, _ string) bool { _, known := template.Parameters[name]; return !known })
 	names := slices.Sorted(maps.Keys(template.Parameters))
 	d.others = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return reserved[name] != "" })
 	for _, word := range strings.Fields(d.values["PARAMS"]) {
@@ -273,7 +279,9 @@ func (r rule) check(name, value string) error {
 	return usagef("%s %s", name, cmp.Or(r.Must, "must be one of: "+strings.Join(r.Values, " ")))
 }
 
-func (d *deployment) templateFile() string { return filepath.Join(d.root, "infra/aws/template.yaml") }
+func (d *deployment) templateFile() string {
+	return filepath.Join(d.root, "infra/aws", map[bool]string{false: "template.yaml", true: "fleet.yaml"}[d.fleet])
+}
 
 // checkRotations has the function itself check the list, with other values that are valid: deployed, a faulty list
 // would take the place of one that works.
@@ -301,6 +309,9 @@ func (d *deployment) checkRotations(ctx context.Context, file string) error {
 			}
 		}
 		return usagef("%s", message)
+	}
+	if d.fleet {
+		return d.readNames()
 	}
 	return nil
 }
@@ -388,6 +399,9 @@ func (d *deployment) upload(ctx context.Context) error {
 	if _, err := d.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(d.packed)}); err != nil {
 		return fmt.Errorf("uploading the function: %w", awsError(err))
 	}
+	if d.fleet {
+		return d.uploadNames(ctx)
+	}
 	return nil
 }
 
@@ -398,35 +412,53 @@ const (
 
 // finish rotates at once, so that a token exists, and prints the result.
 func (d *deployment) finish(ctx context.Context) error {
-	d.say("Rotating once, so that a token exists and any mistake shows now; that takes two minutes at most")
-	payload, failure, err := d.patientCall(ctx, aliasName, event{Mode: "rotate", Force: d.force})
+	stack, err := d.ownStack(ctx)
+	if err != nil {
+		return err
+	}
+	d.say("Rotating once, so that a token exists and any mistake shows now; that takes two minutes at most, of a fleet six for each 1,000 rotations")
+	e := event{Mode: "rotate", Force: d.force}
+	if d.fleet && d.existing != nil { // beside the schedule's own rotate, it would ask for too much
+		e.Mode = "ensure"
+	}
+	ran, failure, err := d.runOnce(ctx, stack, e)
 	switch {
 	case ctx.Err() != nil:
 		return errors.New("interrupted: the stack is deployed, but may have no new token yet: rotatorctl invoke --mode=rotate")
 	case err != nil:
 		return err
+	case failure != "" && d.fleet: // the version has been checked, so it is the rotations that fail
+		return fmt.Errorf("the stack is deployed, but %s", failure)
 	case failure != "":
 		return d.reject(ctx, "first run", failure)
 	}
 	d.prune(ctx)
-	stack, err := d.ownStack(ctx)
-	if err != nil {
-		return err
-	}
-	dashboard := ""
-	if i := slices.IndexFunc(stack.Outputs, func(o types.Output) bool { return aws.ToString(o.OutputKey) == "DashboardUrl" }); i >= 0 {
-		dashboard = aws.ToString(stack.Outputs[i].OutputValue)
-	}
-	text, _, err := answerText(payload)
-	if err != nil {
-		return err
-	}
+	dashboard, text := output(stack, "DashboardUrl"), ran.text
 	if dashboard != "" {
 		text += "Dashboard: " + printable(dashboard) + "\n"
 	}
 	return d.print(
-		map[string]any{"stack": d.stack, "account": d.who.account, "region": d.who.region, "version": d.version, "dashboard": dashboard, "report": json.RawMessage(payload)},
+		map[string]any{"stack": d.stack, "account": d.who.account, "region": d.who.region, "version": d.version, "dashboard": dashboard, "report": ran.document},
 		text)
+}
+
+// result is what a run has to show: its document and its text.
+type result struct {
+	document any
+	text     string
+}
+
+// runOnce runs all rotations of a stack. A failure is theirs, printable; the error is AWS's.
+func (p *program) runOnce(ctx context.Context, stack *types.Stack, e event) (ran result, failure string, err error) {
+	if isFleet(stack) {
+		return p.runFleet(ctx, stack, e.Mode)
+	}
+	payload, failure, err := p.patientCall(ctx, aliasName, e)
+	if err != nil || failure != "" {
+		return result{}, failure, err
+	}
+	text, _, err := answerText(payload)
+	return result{json.RawMessage(payload), text}, "", err
 }
 
 // patientCall invokes the function, and again while permissions are missing that may be new.

@@ -72,6 +72,9 @@ func (p *program) invoke(ctx context.Context, e event) error {
 	if err := p.connect(ctx); err != nil {
 		return err
 	}
+	if stack, err := p.findStack(ctx, p.stack); err == nil && isFleet(stack) && len(e.Rotations) == 0 && e.Mode != "doctor" {
+		return p.invokeFleet(ctx, stack, e)
+	}
 	payload, failure, err := p.call(ctx, aliasName, e)
 	if err != nil {
 		return err

@@ -33,9 +33,14 @@ func runWith(t *testing.T, env map[string]string, cfg aws.Config, typed string, 
 		stdin:  stdin, stdout: &stdout, stderr: &stderr,
 		now: func() time.Time { return time.Now().Add(waited) },
 		sleep: func(ctx context.Context, d time.Duration) error {
-			if waited += d; d == deniedPause {
+			switch d {
+			case executionPause: // moto executes in real time
+				time.Sleep(100 * time.Millisecond)
+				return ctx.Err()
+			case deniedPause:
 				waited += 9 * d
 			}
+			waited += d
 			return ctx.Err()
 		},
 		isTerminal: func(file any) bool { return typed != "" && file == stdin },

@@ -145,6 +145,9 @@ func (d *deployment) holdLive(ctx context.Context) error {
 	if err != nil || stack == nil {
 		return err
 	}
+	if isFleet(stack) != d.fleet {
+		return fmt.Errorf("the stack %s is %s: give another STACK, or deploy %s --fleet", d.stack, map[bool]string{true: "a fleet", false: "no fleet"}[!d.fleet], map[bool]string{true: "without", false: "with"}[d.fleet])
+	}
 	d.existing, d.live = stack, parameter(stack, aliasVersion)
 	d.releases = stackReleases(stack)
 	if !isNumber(d.live) {
@@ -202,8 +205,10 @@ func (d *deployment) checkVersion(ctx context.Context) error {
 		return nil
 	}
 	d.say("Checking version %s before the schedules run it; that takes two minutes at most", d.version)
-	_, failure, err := d.patientCall(ctx, d.version, event{Mode: "check", Force: d.force})
+	_, failure, err := d.patientCall(ctx, d.version, event{Mode: "check", Force: d.force, Rotations: d.sample()})
 	switch {
+	case d.fleet && someSucceeded(failure):
+		d.say("Warning: %s", failure)
 	case ctx.Err() != nil && d.live != "":
 		return fmt.Errorf("interrupted: the schedules run version %s as before. Deploy again to go on", d.live)
 	case err != nil:
@@ -343,16 +348,12 @@ func (p *program) rollback(ctx context.Context) error {
 		return fmt.Errorf("the stack could not be returned to version %d: %w", before, err)
 	}
 	p.say("Rotating once")
-	payload, failure, err := p.patientCall(ctx, aliasName, event{Mode: "rotate"})
+	ran, failure, err := p.runOnce(ctx, stack, event{Mode: map[bool]string{false: "rotate", true: "ensure"}[isFleet(stack)]})
 	if err != nil {
 		return err
 	}
 	if failure != "" {
 		return fmt.Errorf("version %d runs again, but its first run failed: %s. To return to what ran before, deploy again", before, failure)
 	}
-	text, _, err := answerText(payload)
-	if err != nil {
-		return err
-	}
-	return p.print(map[string]any{"stack": p.stack, "from": live, "version": strconv.Itoa(before), "report": json.RawMessage(payload)}, text)
+	return p.print(map[string]any{"stack": p.stack, "from": live, "version": strconv.Itoa(before), "report": ran.document}, ran.text)
 }

@@ -307,7 +307,7 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	}
 	if bucket != "" {
 		p.say("Deleting its zips from s3://%s/%s*.zip", printable(bucket), p.zipPrefix())
-		if err := errors.Join(p.deleteObjects(ctx, bucket, p.zipPrefix(), ".zip"), p.deleteObjects(ctx, bucket, p.releasePrefix(), ".json")); err != nil {
+		if err := errors.Join(p.deleteObjects(ctx, bucket, p.zipPrefix(), ".zip"), p.deleteObjects(ctx, bucket, p.releasePrefix(), ".json"), p.deleteObjects(ctx, bucket, p.namesPrefix(), ".json")); err != nil {
 			return err
 		}
 	}
@@ -325,6 +325,14 @@ func parameter(stack *types.Stack, key string) string {
 		return ""
 	}
 	return aws.ToString(stack.Parameters[i].ParameterValue)
+}
+
+func output(stack *types.Stack, key string) string {
+	i := slices.IndexFunc(stack.Outputs, func(o types.Output) bool { return aws.ToString(o.OutputKey) == key })
+	if i < 0 {
+		return ""
+	}
+	return aws.ToString(stack.Outputs[i].OutputValue)
 }
 
 // deleteObjects deletes what deploy stored for one stack, but for some.

@@ -41,7 +41,8 @@ type status struct {
 	Since     time.Time        `json:"since"` // what was read begins there
 	OK        bool             `json:"ok"`
 	Rotations []rotationStatus `json:"rotations"`
-	Lost      *lostRun         `json:"lost,omitempty"` // if nothing was heard of a rotation since
+	Lost      *lostRun         `json:"lost,omitempty"`   // if nothing was heard of a rotation since
+	Passes    []pass           `json:"passes,omitempty"` // a fleet's last ones
 }
 
 func (p *program) statusCommand() *cobra.Command {
@@ -90,7 +91,11 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 			return status{}, err
 		}
 	}
-	return newStatus(p.stack, since, deployed, found, p.now()), nil
+	s := newStatus(p.stack, since, deployed, found, p.now())
+	if isFleet(stack) {
+		s.Passes, err = p.lastPasses(ctx, stack)
+	}
+	return s, err
 }
 
 // deployedAt is when the stack was last changed: of a function without versions, a rotation that has not run since may
@@ -173,13 +178,22 @@ func (r rotationStatus) bad() bool {
 	return r.Outcome == report.Failed || r.LastFailed != nil || r.SecondsRemaining != nil && *r.SecondsRemaining < 0
 }
 
+// mostListed is how many rotations are listed, in order or not; of more only those that are not.
+const mostListed = 20
+
 // text is the status for a person.
 func (s status) text(p *program) string {
 	var text strings.Builder
 	if s.Lost != nil {
 		text.WriteString(p.colored(p.stdout, red, fmt.Sprintf("the run at %s %s\n", s.Lost.At.Format(time.RFC3339), printable(s.Lost.Why))))
 	}
+	for _, pass := range s.Passes {
+		text.WriteString(pass.text())
+	}
 	for _, r := range s.Rotations {
+		if len(s.Rotations) > mostListed && !r.bad() {
+			continue
+		}
 		line := r.At.Format(time.RFC3339) + " " + r.Text()
 		if r.ExpiresAt == nil {
 			line += "  the expiry of the stored token is not known\n"

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	states "github.com/aws/aws-sdk-go-v2/service/sfn/types"
+
+	"iam-token-rotator/functions/report"
+)
+
+// namesKey is the parameter that only a fleet's template has.
+const namesKey = "NamesKey"
+
+func isFleet(stack *types.Stack) bool { return stack != nil && parameter(stack, namesKey) != "" }
+
+// namesPrefix begins the keys of the lists of names that a fleet's machines read.
+func (p *program) namesPrefix() string { return "iam-token-rotator/" + p.stack + "/names-" }
+
+// readNames takes the names from the list, which the function has found to be sound.
+func (d *deployment) readNames() error {
+	var entries []struct {
+		Name   string
+		Mirror []string
+	}
+	if err := json.Unmarshal(d.list, &entries); err != nil {
+		return fmt.Errorf("reading the names in ROTATIONS_FILE: %w", err)
+	}
+	for _, entry := range entries {
+		if len(entry.Mirror) > 0 {
+			return usagef("ROTATIONS_FILE has a mirror of %s: a fleet's function may write to none in AWS", quote(entry.Name))
+		}
+		d.names = append(d.names, entry.Name)
+	}
+	return nil
+}
+
+// uploadNames stores the names under a key that changes with them.
+func (d *deployment) uploadNames(ctx context.Context) error {
+	text, err := json.Marshal(d.names)
+	if err != nil {
+		return fmt.Errorf("encoding the names: %w", err)
+	}
+	bucket, key := d.values["BUCKET"], fmt.Sprintf("%s%.16x.json", d.namesPrefix(), sha256.Sum256(text))
+	d.parameters[namesKey] = key
+	if _, err := d.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(text)}); err != nil {
+		return fmt.Errorf("uploading the names: %w", awsError(err))
+	}
+	return nil
+}
+
+// sample are the rotations by which a fleet's new version is checked: all of them would take longer than an
+// invocation may. Nil, of another stack, means all.
+func (d *deployment) sample() []string {
+	if n := len(d.names); n > 3 {
+		return []string{d.names[0], d.names[n/2], d.names[n-1]}
+	}
+	return d.names
+}
+
+var countOfFailures = regexp.MustCompile(`^Rotation(?:Error|Refused): ([0-9]+) of ([0-9]+) rotations failed; `)
+
+// someSucceeded reports whether a failure is that of some rotations, and others have succeeded.
+func someSucceeded(failure string) bool {
+	found := countOfFailures.FindStringSubmatch(failure)
+	return found != nil && found[1] != found[2]
+}
+
+// invokeFleet has a machine go through all rotations.
+func (p *program) invokeFleet(ctx context.Context, stack *types.Stack, e event) error {
+	if e.Mode == "check" || e.Force {
+		return usagef("%s is a fleet, too many for one run: name rotations (ROTATION)", p.stack)
+	}
+	ran, failure, err := p.runFleet(ctx, stack, e.Mode)
+	if err == nil {
+		err = p.print(ran.document, ran.text)
+	}
+	if err == nil && failure != "" {
+		err = errors.New(failure)
+	}
+	return err
+}
+
+// runFleet has a machine go through all rotations and waits. While another check goes on, ensure waits for that first.
+func (p *program) runFleet(ctx context.Context, stack *types.Stack, mode string) (ran result, failure string, err error) {
+	machine := output(stack, strings.ToUpper(mode[:1])+mode[1:]+"MachineArn")
+	for began := p.now(); ; {
+		name := "rotatorctl-" + p.now().UTC().Format("20060102T150405.000000")
+		started, err := p.states.StartExecution(ctx, &sfn.StartExecutionInput{StateMachineArn: &machine, Name: &name})
+		if err != nil {
+			return result{}, "", fmt.Errorf("the machine %s cannot be started: %w", machine, awsError(err))
+		}
+		ended, err := p.waitFor(ctx, aws.ToString(started.ExecutionArn))
+		if err != nil {
+			return result{}, "", err
+		}
+		var first struct{ Own, Oldest string }
+		_ = json.Unmarshal([]byte(aws.ToString(ended.Output)), &first) // rotate's says nothing
+		why := printable(aws.ToString(ended.Error)) + ": " + withoutSecrets(aws.ToString(ended.Cause))
+		switch {
+		case first.Own != first.Oldest:
+			p.say("  A check is under way: waiting until it ends")
+			_, err = p.waitFor(ctx, first.Oldest)
+		case ended.Status == states.ExecutionStatusSucceeded:
+			return p.fleetResult(ctx, stack, mode+"-"+name)
+		case strings.Contains(why, "ccessDenied") && p.now().Sub(began) < deniedFor:
+			p.say("  %s\n  New permissions may take minutes: trying again in %s", why, deniedPause)
+			err = p.sleep(ctx, deniedPause)
+		default:
+			return result{}, fmt.Sprintf("the execution %s is %s: %s", aws.ToString(ended.ExecutionArn), ended.Status, why), nil
+		}
+		if err != nil {
+			return result{}, "", err
+		}
+	}
+}
+
+const executionPause = 5 * time.Second
+
+// waitFor waits until an execution has ended.
+func (p *program) waitFor(ctx context.Context, execution string) (*sfn.DescribeExecutionOutput, error) {
+	for {
+		described, err := p.states.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: &execution})
+		if err != nil {
+			return nil, fmt.Errorf("the execution %s cannot be described: %w", printable(execution), awsError(err))
+		}
+		if described.Status != states.ExecutionStatusRunning {
+			return described, nil
+		}
+		if err := p.sleep(ctx, executionPause); err != nil {
+			return nil, errors.New("interrupted: the execution continues by itself, and rotatorctl status shows how its rotations end")
+		}
+	}
+}
+
+// fleetResult is the status after a run: the reports are in the log. A map succeeds whatever becomes of its batches.
+func (p *program) fleetResult(ctx context.Context, stack *types.Stack, runID string) (ran result, failure string, err error) {
+	missing, err := p.withoutReport(ctx, stack, runID)
+	if err != nil {
+		return result{}, "", err
+	}
+	s, err := p.readStatus(ctx)
+	if err != nil {
+		return result{}, "", err
+	}
+	text := s.text(p)
+	if n := len(missing); n > 0 {
+		return result{}, fmt.Sprintf("%s left no report, the first of them %s: the log /aws/vendedlogs/states/%s says why", report.Count(n, "rotation"), printable(missing[0]), p.stack), nil
+	}
+	if !s.OK {
+		failure = "not all rotations are in order:\n" + strings.TrimRight(text, "\n")
+		text = ""
+	}
+	return result{s, text}, failure, nil
+}
+
+// withoutReport returns the names of the rotations of which a run has left no report. A report may reach the log late.
+func (p *program) withoutReport(ctx context.Context, stack *types.Stack, runID string) (missing []string, err error) {
+	bucket, key := parameter(stack, "CodeBucket"), parameter(stack, namesKey)
+	object, err := p.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
+	if err == nil {
+		err = json.NewDecoder(object.Body).Decode(&missing)
+		_ = object.Body.Close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), printable(key), awsError(err))
+	}
+	for began := p.now(); ; {
+		found, err := p.entries(ctx, began.Add(-time.Hour), runPatterns[0])
+		if err != nil {
+			return nil, err
+		}
+		reported := map[string]bool{}
+		for _, e := range found {
+			if e.Report != nil && e.Report.RunID == runID {
+				for _, r := range e.Report.Results {
+					reported[r.Rotation] = true
+				}
+			}
+		}
+		missing = slices.DeleteFunc(missing, func(name string) bool { return reported[name] })
+		if len(missing) == 0 || p.now().Sub(began) > lateBy {
+			return missing, nil
+		}
+		if err := p.sleep(ctx, 4*executionPause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// pass is the last execution of one of a fleet's machines.
+type pass struct {
+	Mode   string     `json:"mode"`
+	Status string     `json:"status"`
+	Began  time.Time  `json:"began"`
+	Ended  *time.Time `json:"ended,omitempty"`
+}
+
+func (p *program) lastPasses(ctx context.Context, stack *types.Stack) (passes []pass, err error) {
+	for _, mode := range []string{"rotate", "ensure"} {
+		machine := output(stack, strings.ToUpper(mode[:1])+mode[1:]+"MachineArn")
+		listed, err := p.states.ListExecutions(ctx, &sfn.ListExecutionsInput{StateMachineArn: &machine, MaxResults: 1})
+		if err != nil {
+			return nil, fmt.Errorf("the executions of %s cannot be listed: %w", printable(machine), awsError(err))
+		}
+		for _, e := range listed.Executions {
+			passes = append(passes, pass{mode, string(e.Status), aws.ToTime(e.StartDate).UTC(), e.StopDate})
+		}
+	}
+	return slices.Clip(passes), nil
+}
+
+func (l pass) text() string {
+	text := fmt.Sprintf("%s the last %s: %s", l.Began.Format(time.RFC3339), l.Mode, printable(l.Status))
+	if l.Ended != nil {
+		text += " after " + l.Ended.Sub(l.Began).Round(time.Second).String()
+	}
+	return text + "\n"
+}

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+)
+
+// newFleet prepares the deployment of a fleet.
+func newFleet(t *testing.T, stack string, rotations int) *account {
+	t.Helper()
+	cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: rotations})
+	ibm := httptest.NewServer(cloud)
+	t.Cleanup(ibm.Close)
+	a := newAccountFor(t, stack, cloud, ibm.URL)
+	a.useFile()
+	a.set["FLEET"] = "true"
+	a.lambda.Timeout = 8 * time.Second
+	a.lambda.Set = map[string]string{"SECRETS_MANAGER_MAX_RPS": "0"} // a batch would take 75 s
+	return a
+}
+
+// start starts a machine's execution and returns its ARN.
+func (a *account) start(machine, name string) string {
+	a.t.Helper()
+	started := a.moto.MustCall(a.t, "states", "AWSStepFunctions.StartExecution", object{
+		"stateMachineArn": "arn:aws:states:eu-central-1:123456789012:stateMachine:" + a.stack + "-" + machine, "name": name, "input": "{}"})
+	return started["executionArn"].(string)
+}
+
+// end waits until an execution has ended and returns its answer, and how many batches succeeded and failed.
+func (a *account) endOf(execution string) (ended object, succeeded, failed int) {
+	a.t.Helper()
+	for {
+		ended = a.moto.MustCall(a.t, "states", "AWSStepFunctions.DescribeExecution", object{"executionArn": execution})
+		if ended["status"] != "RUNNING" {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	runs := a.moto.MustCall(a.t, "states", "AWSStepFunctions.ListMapRuns", object{"executionArn": execution})["mapRuns"].([]any)
+	for _, run := range runs {
+		counts := a.moto.MustCall(a.t, "states", "AWSStepFunctions.DescribeMapRun", object{"mapRunArn": run.(object)["mapRunArn"]})["itemCounts"].(object)
+		succeeded, failed = succeeded+int(counts["succeeded"].(float64)), failed+int(counts["failed"].(float64))
+	}
+	return ended, succeeded, failed
+}
+
+// ran is how often the function was invoked for an execution, and which outcomes it reported.
+func (a *account) ran(runID string) (invocations int, outcomes map[string]int) {
+	a.t.Helper()
+	outcomes = map[string]int{}
+	for line := range strings.Lines(a.lambda.Printed()) {
+		var said struct {
+			Msg    string
+			Report struct {
+				RunID   string `json:"run_id"`
+				Results []struct{ Outcome string }
+			}
+		}
+		if json.Unmarshal([]byte(line), &said) != nil || said.Msg != "report" || said.Report.RunID != runID {
+			continue
+		}
+		invocations++
+		for _, result := range said.Report.Results {
+			outcomes[result.Outcome]++
+		}
+	}
+	return invocations, outcomes
+}
+
+// saved counts the versions made since the last time, by secret, and all requests by operation.
+func (a *account) saved() (bySecret, asked map[string]int) {
+	bySecret, asked = map[string]int{}, map[string]int{}
+	for _, request := range a.cloud.Requests() {
+		asked[request.Op]++
+		if request.Op == "versions.create" && request.Status == 201 {
+			bySecret[request.Path]++
+		}
+	}
+	a.cloud.ClearRequests()
+	return bySecret, asked
+}
+
+func most(counts map[string]int) int {
+	greatest := 0
+	for _, n := range counts {
+		greatest = max(greatest, n)
+	}
+	return greatest
+}
+
+// A fleet of 225 rotations is deployed, its machines executed by moto's interpreter, and it goes without a trace. What the
+// interpreter lacks is in awstest/statemachines.py; the requests a second are not limited, an invocation has 8 s of its 200.
+func TestLifeOfAFleet(t *testing.T) {
+	t.Parallel()
+	const rotations = 225
+	a := newFleet(t, "fleet", rotations)
+	all := a.cloud.Rotations()
+
+	a.must(0, "deploy", "Creating the stack fleet", "Checking version 1 before", "225 rotations: 225 rotated", "the last rotate: SUCCEEDED after ", "Dashboard: https://")
+	bySecret, asked := a.saved()
+	want(t, "secrets with a token", len(bySecret), rotations)
+	want(t, "tokens saved, the most for one", most(bySecret), 1)
+	want(t, "metadata read, three by the check", asked["versions.metadata"], rotations+3)
+	want(t, "keys read, three by the check", asked["secrets.get"], rotations+3)
+	want(t, "exchanges, of the bootstrap key and the check too", asked["iam.token"], rotations+3+1+3)
+	if got := a.must(0, "status", "225 rotations: 225 rotated").stdout; strings.Contains(got, all[0].Name+":") {
+		t.Errorf("status lists what is in order: %s", got)
+	}
+	a.must(0, "invoke --mode=ensure --rotation="+all[3].Name, all[3].Name+": fresh")
+	a.must(2, "invoke --mode=check", "is a fleet, too many for one run")
+
+	// Of a pass in which saving begins to fail, what failed is tried again, and nothing else is saved again.
+	a.saved()
+	a.cloud.MustAddFault(ibmcloudtest.Fault{Op: "versions.create", Skip: 100, Status: 503})
+	execution := a.start("rotate", "interrupted")
+	for n := 0; n < 3; n, _ = a.ran("rotate-interrupted") {
+		if time.Sleep(100 * time.Millisecond); t.Context().Err() != nil {
+			t.FailNow()
+		}
+	}
+	a.cloud.ClearFaults()
+	ended, succeeded, failed := a.endOf(execution)
+	want(t, "the execution, its batches", fmt.Sprint(ended["status"], " ", succeeded, " ", failed), "SUCCEEDED 3 0")
+	bySecret, _ = a.saved()
+	want(t, "secrets with a new token", len(bySecret), rotations)
+	want(t, "tokens saved, the most for one", most(bySecret), 1)
+	invocations, outcomes := a.ran("rotate-interrupted")
+	if again := 125 - outcomes["already_done"]; outcomes["rotated"] != rotations || outcomes["failed"] != 125 || again < 0 || invocations < 5 {
+		t.Errorf("got %d invocations, %v: want 100 rotations done and 125 failed first, and those alone worked on again", invocations, outcomes)
+	}
+
+	// Failures for good are not tried again, and stop no other batch.
+	for _, i := range []int{5, 160} {
+		a.cloud.MustDeleteSecret(all[i].APIKeySecret)
+	}
+	ended, succeeded, failed = a.endOf(a.start("rotate", "broken"))
+	want(t, "the execution, its batches", fmt.Sprint(ended["status"], " ", succeeded, " ", failed), "SUCCEEDED 1 2")
+	invocations, outcomes = a.ran("rotate-broken")
+	want(t, "invocations and outcomes", fmt.Sprint(invocations, outcomes), "3 map[failed:2 rotated:223]")
+	bySecret, _ = a.saved()
+	want(t, "tokens saved", fmt.Sprint(len(bySecret), most(bySecret)), "223 1")
+
+	// A check is not tried again at all; while it goes on, another ends at once.
+	a.cloud.MustAddFault(ibmcloudtest.Fault{Op: "versions.metadata", Skip: 100, Status: 503})
+	execution = a.start("ensure", "failing")
+	time.Sleep(time.Second)
+	ended, succeeded, failed = a.endOf(a.start("ensure", "second"))
+	want(t, "a second check", fmt.Sprint(ended["status"], " ", succeeded, " ", failed), "SUCCEEDED 0 0")
+	_, _, failed = a.endOf(execution)
+	a.cloud.ClearFaults()
+	invocations, outcomes = a.ran("ensure-failing")
+	if failed == 0 {
+		t.Error("no batch failed")
+	}
+	want(t, "invocations and outcomes, each batch once", fmt.Sprint(invocations, outcomes), "3 map[failed:125 fresh:100]")
+
+	a.must(1, "status", "  last rotate failed at 20", ": read_key: not_found: ", "125 failed")
+	a.must(0, "destroy --yes", "destroy: the stack fleet")
+	want(t, "objects left", len(a.objects()), 0)
+}
+
+// What cannot be a fleet, or is one already, is rejected before anything is changed.
+func TestAFleetIsChecked(t *testing.T) {
+	t.Parallel()
+	a := newFleet(t, "checked", 2)
+	file := a.set["ROTATIONS_FILE"]
+	list, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, message := range map[string]string{
+		strings.Replace(string(list), `"name":`, `"mirror":["arn:aws:ssm:eu-central-1:123456789012:parameter/a"],"name":`, 1): "has a mirror of",
+		strings.Replace(string(list), `"name":`, `"nmae":`, 1):                                                                "nothing was deployed",
+		"[]": "nothing was deployed",
+	} {
+		a.set["ROTATIONS_FILE"] = filepath.Join(t.TempDir(), "list.json")
+		if err := os.WriteFile(a.set["ROTATIONS_FILE"], []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a.must(2, "deploy", message)
+	}
+	a.set["ROTATIONS_FILE"] = ""
+	a.must(2, "deploy", "set ROTATIONS_FILE")
+	a.set["ROTATIONS_FILE"], a.set["PARAMS"] = file, "NamesKey=x"
+	a.must(2, "deploy", "PARAMS must not set NamesKey")
+	a.set["PARAMS"] = "SecretsManagerMaxRps=40"
+	a.must(2, "deploy", "SecretsManagerMaxRps must be one of: 15 10 5")
+	want(t, "objects", len(a.objects()), 0)
+
+	a.set["PARAMS"] = "SecretsManagerMaxRps=10 EnsureEveryMinutes=10"
+	a.cloud.MustDeleteSecret(a.cloud.Rotations()[1].APIKeySecret)
+	a.must(1, "deploy", "Warning: RotationRefused: 1 of 2 rotations failed; ", "the stack is deployed, but not all rotations are in order:", "2 rotations: 1 failed, 1 rotated")
+	want(t, "a function's share", a.variables()["SECRETS_MANAGER_MAX_RPS"], "2")
+	want(t, "MIN_REMAINING", a.variables()["MIN_REMAINING"], "14m")
+	a.set["FLEET"], a.set["PARAMS"] = "", ""
+	a.must(1, "deploy", "the stack checked is a fleet: ")
+	a.set["FLEET"], a.set["BOOTSTRAP_EXPIRES_AT"] = "true", "2020-01-31"
+	a.must(1, "deploy", "The schedules run version 2 from now on", "the last ensure: SUCCEEDED", "1 fresh")
+	a.must(1, "rollback", "Returning the stack checked from version 2 to 1", "version 1 runs again, but")
+	a.set["SECRETS_MANAGER_URL"] = "http://127.0.0.1:1"
+	a.must(1, "deploy", "Version 1 runs on. Correct that and deploy again")
+	a.must(0, "destroy --yes")
+	want(t, "objects left", len(a.objects()), 0)
+}
