@@ -297,8 +297,7 @@ func (w *world) schedule(story []window) {
 	for i, fault := range story {
 		d := newDice(w.seed, "fault "+time.Duration(i).String())
 		if fault.region {
-			from := later(w.start, fault.from.Add(-time.Hour))
-			w.agenda.at(from, func() { w.functions[1].startSchedule(rotation.ModeEnsure, ensureEvery, from, fault.to.Add(healed)) })
+			w.twoRegions(later(w.start, fault.from.Add(-time.Hour)), fault.to.Add(healed))
 		}
 		w.agenda.at(fault.from, func() {
 			end := fault.begin(w, d, fault.to)

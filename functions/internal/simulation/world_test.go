@@ -163,9 +163,20 @@ func host() []kind {
 
 const twoDeployments = "two deployments of the function"
 
-// regions are the loss of one of two AWS regions for three hours. The deployment in the first
-// region runs both schedules, the one in the second ensure alone; both write the mirrors of both
-// regions. IBM is up all the time, so nothing excuses a gap but that of the mirror that is lost, too.
+// twoRegions deploys the function in a second region, with the schedule of ensure alone. Each
+// deployment writes the mirror of its own region.
+func (w *world) twoRegions(from, to time.Time) {
+	w.agenda.at(from, func() {
+		for i, fn := range w.functions {
+			fn.mirrors = mirrorARNs[i : i+1]
+		}
+		w.functions[1].startSchedule(rotation.ModeEnsure, ensureEvery, from, to)
+	})
+	w.agenda.at(to, func() { w.functions[0].mirrors = nil })
+}
+
+// regions are the loss of one of two AWS regions for three hours, with its deployment and its
+// mirror. Nothing excuses a gap but that of this mirror.
 func regions() (all []kind) {
 	for i, name := range []string{regionLost, "a region dead: ensure alone, and its mirror"} {
 		all = append(all, kind{name: name, mirror: mirrorARNs[i], region: true, apart: []string{twoDeployments, regionLost},
@@ -237,8 +248,9 @@ const functionTimeout = 120 * time.Second
 type function struct {
 	w           *world
 	name        string
-	concurrency int  // invocations at a time
-	lost        bool // with its region
+	mirrors     []string // that it writes, if not all
+	concurrency int      // invocations at a time
+	lost        bool     // with its region
 
 	mu      sync.Mutex
 	serial  int
@@ -250,12 +262,13 @@ type function struct {
 // invocation is one event in one process.
 type invocation struct {
 	event
-	id      string
-	fn      *function
-	process *process
-	fate    fate
-	began   time.Time
-	cancel  context.CancelFunc
+	id       string
+	fn       *function
+	process  *process
+	rotation rotation.Rotation
+	fate     fate
+	began    time.Time
+	cancel   context.CancelFunc
 
 	mu       sync.Mutex
 	met      map[string]bool
@@ -270,7 +283,10 @@ func (fn *function) invoke(e event) {
 	fn.mu.Lock()
 	defer fn.mu.Unlock()
 	fn.serial++
-	inv := &invocation{event: e, id: fmt.Sprintf("%s %s %d", fn.name, e.runID, fn.serial), fn: fn, began: fn.w.now(), met: map[string]bool{}}
+	inv := &invocation{event: e, id: fmt.Sprintf("%s %s %d", fn.name, e.runID, fn.serial), fn: fn, began: fn.w.now(), met: map[string]bool{}, rotation: fn.w.rotation}
+	if inv.rotation.Mirror != nil && fn.mirrors != nil {
+		inv.rotation.Mirror = fn.mirrors
+	}
 	d := newDice(fn.w.seed, inv.id)
 	inv.fate = fn.w.drawFate(d, e)
 	if fn.w.keys != nil {
@@ -451,7 +467,7 @@ func (p *process) run(ctx context.Context, inv *invocation) (ran report.Report, 
 	if p.renewer != nil {
 		return p.runWithKeys(ctx, inv), true
 	}
-	return p.rotator.Run(ctx, inv.request(), []rotation.Rotation{p.line.w.rotation}), true
+	return p.rotator.Run(ctx, inv.request(), []rotation.Rotation{inv.rotation}), true
 }
 
 // runFrozen stops the process at a step and lets it go on later, its wall clock
@@ -463,7 +479,7 @@ func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report
 		thaw: func() { p.lag.Store(0) }}
 	rotator := p.rotator
 	rotator.Keys, rotator.IAM, rotator.Tokens = s, s, s
-	ran := rotator.Run(rehearsal, inv.request(), []rotation.Rotation{p.line.w.rotation})
+	ran := rotator.Run(rehearsal, inv.request(), []rotation.Rotation{inv.rotation})
 	cancel()
 	if !s.frozen {
 		return ran, true
@@ -473,7 +489,7 @@ func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report
 	s.replaying = true
 	late, cancel := context.WithTimeout(ctx, functionTimeout)
 	defer cancel()
-	ran = rotator.Run(late, inv.request(), []rotation.Rotation{p.line.w.rotation})
+	ran = rotator.Run(late, inv.request(), []rotation.Rotation{inv.rotation})
 	p.lag.Store(0)
 	return ran, p.line.w.now().Sub(inv.began) < functionTimeout
 }
