@@ -1,9 +1,9 @@
 package awscloud
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -42,20 +42,37 @@ func awsEnvironment(t *testing.T, endpoint string) {
 	t.Setenv("AWS_ENDPOINT_URL_EVENTBRIDGE", endpoint)
 }
 
-// answering serves one answer to every request and counts them.
-func answering(t *testing.T, status int, contentType, body string) (endpoint string, requests *[]*http.Request) {
+// answering gives one answer to every request of the SDK, and keeps the requests.
+func answering(t *testing.T, status int, body string) (requests *[]*http.Request) {
 	t.Helper()
 	requests = new([]*http.Request)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	awsEnvironment(t, serving(t, func(r *http.Request) (int, string) {
 		asked, _ := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(strings.NewReader(string(asked)))
 		*requests = append(*requests, r)
-		w.Header().Set("Content-Type", contentType)
-		w.WriteHeader(status)
+		return status, body
+	}))
+	return requests
+}
+
+// serving answers with what handle returns: 0 is a 404.
+func serving(t *testing.T, handle func(r *http.Request) (status int, body string)) (origin string) {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status, body := handle(r)
+		w.Header().Set("Content-Type", awsJSON)
+		w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "21600")
+		w.WriteHeader(cmp.Or(status, http.StatusNotFound))
 		_, _ = io.WriteString(w, body)
 	}))
 	t.Cleanup(server.Close)
-	return server.URL, requests
+	return server.URL
+}
+
+// readKey reads the bootstrap key from the secret testARN.
+func readKey(t *testing.T) (iamtoken.Secret, error) {
+	t.Helper()
+	return NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 }
 
 const awsJSON = "application/x-amz-json-1.1"
@@ -66,8 +83,7 @@ func secretValue(field, value string) string {
 }
 
 func TestKeyIsReadFromItsRegionAndTrimmed(t *testing.T) {
-	endpoint, requests := answering(t, 200, awsJSON, secretValue("SecretString", " "+canary+"\r\n"))
-	awsEnvironment(t, endpoint)
+	requests := answering(t, 200, secretValue("SecretString", " "+canary+"\r\n"))
 	read := NewKeyStore(testARN, http.DefaultTransport).Key
 	for range 2 { // every call reads afresh: the key may have been replaced
 		key, err := read(t.Context())
@@ -101,34 +117,6 @@ func wantOperation(t *testing.T, request *http.Request, operation string) (asked
 	return asked
 }
 
-func TestUnusableSettings(t *testing.T) {
-	tests := []struct {
-		name, arn string
-		set       map[string]string
-		advice    string
-	}{
-		{"no ARN", "rotator/bootstrap", nil, "SECRETS_MANAGER_APIKEY_ARN"},
-		{"not logged in", testARN, map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "no AWS credentials: none in AWS_ACCESS_KEY_ID"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			endpoint, requests := answering(t, 200, awsJSON, secretValue("SecretString", canary))
-			awsEnvironment(t, endpoint)
-			for name, value := range tt.set {
-				t.Setenv(name, value)
-			}
-			_, err := NewKeyStore(tt.arn, http.DefaultTransport).Key(t.Context())
-			var failure *rotation.Error
-			if !errors.As(err, &failure) || failure.Kind != rotation.Misconfigured || !strings.Contains(failure.Message, tt.advice) {
-				t.Errorf("got %v, want misconfigured with %q", err, tt.advice)
-			}
-			if len(*requests) != 0 {
-				t.Errorf("got %d requests, want none", len(*requests))
-			}
-		})
-	}
-}
-
 // TestAnOddDateIsNotLogged: the AWS SDK writes a Date header that it cannot read to
 // stderr, whatever stands there.
 func TestAnOddDateIsNotLogged(t *testing.T) {
@@ -148,7 +136,7 @@ func TestAnOddDateIsNotLogged(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = file.Close() })
 	os.Stderr = file
-	if _, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context()); err != nil {
+	if _, err := readKey(t); err != nil {
 		t.Fatal(err)
 	}
 	logged, err := os.ReadFile(file.Name())
@@ -163,8 +151,7 @@ func TestAnOddDateIsNotLogged(t *testing.T) {
 const versionID = "7cf9d6e1-2919-432f-9883-d5040bfcd326"
 
 func TestPutNamesTheVersionThatItMirrors(t *testing.T) {
-	endpoint, requests := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`","VersionId":"`+versionID+`"}`)
-	awsEnvironment(t, endpoint)
+	requests := answering(t, 200, `{"ARN":"`+testARN+`","VersionId":"`+versionID+`"}`)
 	mirrors := NewMirrors(http.DefaultTransport)
 	for range 2 {
 		if err := mirrors.Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary)); err != nil {
@@ -192,8 +179,7 @@ func TestCurrentIsTheVersionThatReadersGet(t *testing.T) {
 		"no stages":            {`null`, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			endpoint, _ := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`","CreatedDate":1577836800.0,"LastChangedDate":1577836860.5,"VersionIdsToStages":`+test.stages+`}`)
-			awsEnvironment(t, endpoint)
+			answering(t, 200, `{"ARN":"`+testARN+`","CreatedDate":1577836800.0,"LastChangedDate":1577836860.5,"VersionIdsToStages":`+test.stages+`}`)
 			got, err := NewMirrors(http.DefaultTransport).Describe(t.Context(), testARN)
 			if got.VersionID != test.want || !slices.Equal(got.Others, test.others) || err != nil {
 				t.Errorf("got %+v, %v; want %q and %q", got, err, test.want, test.others)
@@ -207,12 +193,16 @@ func TestCurrentIsTheVersionThatReadersGet(t *testing.T) {
 
 // AWS resolves a part of an ARN, which may be that of another secret.
 func TestASecretOfAnotherARNIsNotWritten(t *testing.T) {
-	endpoint, requests := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`"}`)
-	awsEnvironment(t, endpoint)
+	requests := answering(t, 200, `{"ARN":"`+testARN+`"}`)
+	_, err := NewKeyStore("rotator/bootstrap", http.DefaultTransport).Key(t.Context())
+	checkFailure(t, err, rotation.Misconfigured, rotation.Never, "SECRETS_MANAGER_APIKEY_ARN")
+	if len(*requests) > 0 {
+		t.Error("a secret was asked for by its name")
+	}
 	for _, partial := range []string{strings.TrimSuffix(testARN, "-Ab12Cd"), testARN[:len(testARN)-1]} {
 		*requests = nil
 		mirrors := NewMirrors(http.DefaultTransport)
-		_, err := mirrors.Describe(t.Context(), partial)
+		_, err = mirrors.Describe(t.Context(), partial)
 		checkFailure(t, err, rotation.Misconfigured, rotation.Never, "the whole ARN")
 		err = mirrors.Put(t.Context(), partial, versionID, iamtoken.NewSecret(canary))
 		checkFailure(t, err, rotation.Misconfigured, rotation.Never, "the whole ARN")
@@ -224,8 +214,7 @@ func TestASecretOfAnotherARNIsNotWritten(t *testing.T) {
 
 // A function that was frozen before the write must not write an old token on thawing.
 func TestNothingIsPutAfterTheWallDeadline(t *testing.T) {
-	endpoint, requests := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`"}`)
-	awsEnvironment(t, endpoint)
+	requests := answering(t, 200, `{"ARN":"`+testARN+`"}`)
 	ctx := rotation.WithWallDeadline(t.Context(), time.Now().Add(-time.Second))
 	err := NewMirrors(http.DefaultTransport).Put(ctx, testARN, versionID, iamtoken.NewSecret(canary))
 	checkFailure(t, err, rotation.Timeout, rotation.Never, "suspended")
@@ -234,16 +223,24 @@ func TestNothingIsPutAfterTheWallDeadline(t *testing.T) {
 	}
 }
 
-// startMoto starts moto, which emulates AWS and ends with the test, and points the SDK at it.
-func startMoto(t *testing.T) {
-	t.Helper()
-	awsEnvironment(t, awstest.Start(t).URL())
+// One moto, which emulates AWS, serves all tests that need it: to start it takes seconds.
+func TestInMoto(t *testing.T) {
+	moto := awstest.Start(t)
+	for name, test := range map[string]func(*testing.T, *awstest.Moto){
+		"mirrors": mirrorsInMoto, "writes that AWS refuses": writesThatAWSRefuses, "web identity": webIdentityInMoto, "events": eventsInMoto,
+		"parameters": parametersInMoto, "puts at the same time": putsAtTheSameTime, "a parameter in the clear": aParameterInTheClearIsNotWritten,
+		"any number of versions": aParameterTakesAnyNumberOfVersions, "a job reads a parameter": aJobReadsAParameterThroughAReader,
+	} {
+		t.Run(name, func(t *testing.T) {
+			awsEnvironment(t, moto.URL())
+			test(t, moto)
+		})
+	}
 }
 
 // A mirror, as AWS keeps it: one version for each version at IBM, however often it is
 // put, and readers get the newest.
-func TestMirrorsInMoto(t *testing.T) {
-	startMoto(t)
+func mirrorsInMoto(t *testing.T, _ *awstest.Moto) {
 	aws := reader(t)
 	secretARN := createSecret(t, aws, "iam-token")
 	mirrors := NewMirrors(http.DefaultTransport)
@@ -275,11 +272,9 @@ func TestMirrorsInMoto(t *testing.T) {
 }
 
 // What AWS refuses to write: the 101st version within a day, a replica, a secret that is being deleted.
-func TestWritesThatAWSRefuses(t *testing.T) {
-	moto := awstest.Start(t)
-	awsEnvironment(t, moto.URL())
+func writesThatAWSRefuses(t *testing.T, moto *awstest.Moto) {
 	client := reader(t)
-	secretARN := createSecret(t, client, "iam-token")
+	secretARN := createSecret(t, client, "refused")
 	mirrors := NewMirrors(http.DefaultTransport)
 	put := func(n int) error {
 		id := fmt.Sprintf("00000000-0000-4000-8000-%012d", n)
@@ -344,32 +339,6 @@ func createSecret(t *testing.T, client *secretsmanager.Client, name string) (arn
 	return *created.ARN
 }
 
-// The Reader of iamtoken reads a mirror with a job's own role.
-func TestAJobReadsTheMirrorThroughAReader(t *testing.T) {
-	startMoto(t)
-	client := reader(t)
-	secretARN := createSecret(t, client, "iam-token")
-	opaque := strings.Repeat("opaque-", 5)
-	payload, err := json.Marshal(map[string]any{"access_token": opaque, "expiration": 4102444800})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := NewMirrors(http.DefaultTransport).Put(t.Context(), secretARN, versionID, iamtoken.NewSecret(string(payload))); err != nil {
-		t.Fatal(err)
-	}
-	job := &iamtoken.Reader{Store: iamtoken.StoreFunc(func(ctx context.Context) (iamtoken.Version, error) {
-		value, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &secretARN})
-		if err != nil {
-			return iamtoken.Version{}, err
-		}
-		return iamtoken.Version{Payload: iamtoken.NewSecret(*value.SecretString), CreatedAt: *value.CreatedDate}, nil
-	})}
-	token, err := job.Token(t.Context())
-	if err != nil || token.Value.Reveal() != opaque {
-		t.Errorf("got %v, want the mirrored token", err)
-	}
-}
-
 func TestASignedRequestIsNotRedirected(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		var elsewhere atomic.Int32
@@ -378,12 +347,9 @@ func TestASignedRequestIsNotRedirected(t *testing.T) {
 		origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL, status) }))
 		t.Cleanup(origin.Close)
 		awsEnvironment(t, origin.URL)
-		_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
-		var failure *rotation.Error
-		if !errors.As(err, &failure) || failure.Kind != rotation.Misconfigured {
-			t.Errorf("%d on a read: got %v, want misconfigured", status, err)
-		}
-		if err := NewMirrors(http.DefaultTransport).Put(t.Context(), testARN, "e2dd1896-8c39-4160-b230-92430f439ba9", iamtoken.NewSecret(canary)); err == nil {
+		_, err := readKey(t)
+		checkFailure(t, err, rotation.Misconfigured, rotation.Never)
+		if err := NewMirrors(http.DefaultTransport).Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary)); err == nil {
 			t.Errorf("%d on a mirror: got no error", status)
 		}
 		if elsewhere.Load() > 0 {
@@ -404,9 +370,6 @@ func TestAnEndlessAnswerIsCutOff(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	awsEnvironment(t, server.URL)
-	_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
-	var failure *rotation.Error
-	if !errors.As(err, &failure) || failure.Kind != rotation.Unavailable {
-		t.Errorf("got %v, want unavailable", err)
-	}
+	_, err := readKey(t)
+	checkFailure(t, err, rotation.Unavailable, rotation.Later)
 }

@@ -8,9 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,22 +48,6 @@ func stsAnswer(operation string) string {
 		`<SessionToken>y</SessionToken><Expiration>` + far + `</Expiration></Credentials></` + operation + `Result></` + operation + `Response>`
 }
 
-// serving answers with what handle returns: 0 is a 404.
-func serving(t *testing.T, handle func(r *http.Request) (status int, body string)) string {
-	t.Helper()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		status, body := handle(r)
-		if status == 0 {
-			status = http.StatusNotFound
-		}
-		w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "21600")
-		w.WriteHeader(status)
-		_, _ = io.WriteString(w, body)
-	}))
-	t.Cleanup(server.Close)
-	return server.URL
-}
-
 // sts answers as AWS STS does to a role that may be assumed.
 func sts(t *testing.T) string {
 	return serving(t, func(r *http.Request) (int, string) {
@@ -98,6 +80,16 @@ func instance(t *testing.T) string {
 	})
 }
 
+// container answers as the endpoint of a container's role, which a token opens.
+func container(t *testing.T) string {
+	return serving(t, func(r *http.Request) (int, string) {
+		if r.Header.Get("Authorization") != "web-identity" {
+			return 401, ""
+		}
+		return 200, `{"AccessKeyId":"FROMCONTAINER","SecretAccessKey":"x","Token":"y","Expiration":"` + far + `"}`
+	})
+}
+
 const (
 	profileKeys = "[keys]\naws_access_key_id=FROMPROFILE\naws_secret_access_key=x\n"
 	profileRole = "[profile role]\nrole_arn=arn:aws:iam::123456789012:role/rotator\nsource_profile=keys\n"
@@ -119,7 +111,8 @@ func logIn(t *testing.T, home, expires string) {
 }
 
 func TestSourcesOfCredentials(t *testing.T) {
-	secrets, requests := answering(t, 200, awsJSON, secretValue("SecretString", canary))
+	requests := answering(t, 200, secretValue("SecretString", canary))
+	secrets := os.Getenv("AWS_ENDPOINT_URL_SECRETS_MANAGER")
 	single := func(token string) string {
 		return serving(t, func(r *http.Request) (int, string) {
 			if r.Header.Get("X-Amz-Sso_bearer_token") != token {
@@ -147,6 +140,8 @@ func TestSourcesOfCredentials(t *testing.T) {
 		{"single sign-on", profileSSO, map[string]string{"AWS_PROFILE": "sso"},
 			map[string]func(*testing.T) string{"AWS_ENDPOINT_URL_SSO": func(*testing.T) string { return single("sso-token") }}, "FROMSSO"},
 		{"EKS, web identity", "", role, map[string]func(*testing.T) string{"AWS_ENDPOINT_URL_STS": sts}, "FROMSTS"},
+		{"ECS and EKS, a container's role", "", map[string]string{"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "token"},
+			map[string]func(*testing.T) string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": container}, "FROMCONTAINER"},
 		{"EC2", "", map[string]string{"AWS_EC2_METADATA_DISABLED": ""}, map[string]func(*testing.T) string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": instance}, "FROMINSTANCE"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -157,7 +152,7 @@ func TestSourcesOfCredentials(t *testing.T) {
 				t.Setenv(name, start(t))
 			}
 			*requests = nil
-			key, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
+			key, err := readKey(t)
 			if err != nil || key.Reveal() != canary {
 				t.Fatalf("got %v, want the key", err)
 			}
@@ -171,7 +166,7 @@ func TestSourcesOfCredentials(t *testing.T) {
 func set(t *testing.T, home string, variables map[string]string) {
 	t.Helper()
 	for name, value := range variables {
-		if name == "AWS_WEB_IDENTITY_TOKEN_FILE" {
+		if strings.HasSuffix(name, "_TOKEN_FILE") {
 			value = filepath.Join(home, value)
 		}
 		t.Setenv(name, value)
@@ -233,15 +228,14 @@ func TestSourcesThatGiveNoCredentials(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			home := withoutKeys(t, "http://127.0.0.1:1", tt.config, profileKeys)
 			set(t, home, tt.set)
-			_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
+			_, err := readKey(t)
 			checkFailure(t, err, tt.kind, tt.retry, tt.says...)
 		})
 	}
 }
 
 // The role of a service account, at the STS that moto emulates.
-func TestWebIdentityInMoto(t *testing.T) {
-	moto := awstest.Start(t)
+func webIdentityInMoto(t *testing.T, moto *awstest.Moto) {
 	moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret", map[string]any{"Name": "bootstrap", "SecretString": canary, "ClientRequestToken": versionID})
 	described := moto.MustCall(t, "secretsmanager", "secretsmanager.DescribeSecret", map[string]any{"SecretId": "bootstrap"})
 	home := withoutKeys(t, moto.URL(), "", "")
@@ -332,37 +326,6 @@ func TestExpiredCredentialsAreObtainedAnew(t *testing.T) {
 	}
 }
 
-// On ECS and EKS the role's credentials are behind an endpoint that a token opens.
-func TestCredentialsOfAContainersRole(t *testing.T) {
-	secrets, requests := answering(t, 200, awsJSON, secretValue("SecretString", canary))
-	awsEnvironment(t, secrets)
-	container := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "the-token" {
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		_, _ = w.Write([]byte(`{"AccessKeyId":"FROMTHECONTAINER","SecretAccessKey":"x","Token":"y","Expiration":"2100-01-01T00:00:00Z"}`))
-	}))
-	defer container.Close()
-	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte("the-token"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for name, value := range map[string]string{
-		"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "",
-		"AWS_CONTAINER_CREDENTIALS_FULL_URI": container.URL, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": file,
-	} {
-		t.Setenv(name, value)
-	}
-	key, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
-	if err != nil || key.Reveal() != canary {
-		t.Fatalf("got %v, want the key", err)
-	}
-	if got := (*requests)[0].Header.Get("Authorization"); !strings.Contains(got, "FROMTHECONTAINER") {
-		t.Error("the request is not signed with the container's credentials")
-	}
-}
-
 // asked notes the hosts that requests go to, and answers none.
 type asked struct{ hosts []string }
 
@@ -394,6 +357,6 @@ func TestWithoutTheChain(t *testing.T) {
 	chain := defaultChain
 	t.Cleanup(func() { defaultChain = chain })
 	defaultChain = nil
-	_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
+	_, err := readKey(t)
 	checkFailure(t, err, rotation.Misconfigured, rotation.Once, "built for Lambda", "give the function a role", "make build-local")
 }

@@ -24,9 +24,7 @@ func someEvents(n int) (all []events.Event) {
 }
 
 // A rule of the bus sees every event as it was put, more than a request holds, by the bus's name and its ARN; a bus that is not there takes none.
-func TestEventsInMoto(t *testing.T) {
-	moto := awstest.Start(t)
-	awsEnvironment(t, moto.URL())
+func eventsInMoto(t *testing.T, moto *awstest.Moto) {
 	const bus = "arn:aws:events:" + awstest.Region + ":123456789012:event-bus/tokens"
 	moto.MustCall(t, "events", "AWSEvents.CreateEventBus", map[string]any{"Name": "tokens"})
 	moto.MustCall(t, "events", "AWSEvents.PutRule", map[string]any{"Name": "rotated", "EventBusName": "tokens",
@@ -74,9 +72,7 @@ func TestEventsInMoto(t *testing.T) {
 
 // Each event is signed, for its own service and the bus's region.
 func TestTheRequestForEvents(t *testing.T) {
-	endpoint, requests := answering(t, 200, awsJSON, `{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}`)
-	awsEnvironment(t, "http://127.0.0.1:1")
-	t.Setenv("AWS_ENDPOINT_URL_EVENTBRIDGE", endpoint)
+	requests := answering(t, 200, `{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}`)
 	t.Setenv("AWS_SESSION_TOKEN", "session")
 	if errs := NewEventBus("tokens", "eu-north-1", http.DefaultTransport).Put(t.Context(), someEvents(1)); errs[0] != nil {
 		t.Fatal(errs)
@@ -149,8 +145,7 @@ func TestEventsThatAreNotTaken(t *testing.T) {
 		{500, refusal("InternalException"), rotation.Unavailable, "trouble", "trouble"},
 		{503, canary, rotation.Unavailable, "trouble", "trouble"},
 	} {
-		endpoint, requests := answering(t, tt.status, awsJSON, tt.body)
-		awsEnvironment(t, endpoint)
+		requests := answering(t, tt.status, tt.body)
 		errs := NewEventBus("tokens", "eu-central-1", http.DefaultTransport).Put(t.Context(), someEvents(2))
 		if len(errs) != 2 || len(*requests) != 1 {
 			t.Fatalf("%d %.99s: got %d errors and %d requests, want 2 and 1", tt.status, tt.body, len(errs), len(*requests))
@@ -162,12 +157,11 @@ func TestEventsThatAreNotTaken(t *testing.T) {
 				}
 				continue
 			}
-			var failure *rotation.Error
-			if errs[i] == nil {
+			failure, _ := errs[i].(*rotation.Error)
+			if failure == nil {
 				t.Errorf("%d %.99s: event %d was taken for put", tt.status, tt.body, i)
 				continue
 			}
-			failure, _ = errs[i].(*rotation.Error)
 			checkFailure(t, errs[i], tt.kind, failure.Retry, want)
 			if strings.Contains(failure.Message, "mirror") || strings.Contains(failure.Message, "secret") || strings.Contains(failure.Message, "tokens") {
 				t.Errorf("got %q, which is about something else", failure.Message)

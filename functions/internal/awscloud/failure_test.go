@@ -77,13 +77,12 @@ func TestRefusals(t *testing.T) {
 			if tt.code == "" {
 				body = []byte("<html>" + canary + "</html>")
 			}
-			endpoint, requests := answering(t, tt.status, awsJSON, string(body))
-			awsEnvironment(t, endpoint)
+			requests := answering(t, tt.status, string(body))
 			shown := fmt.Sprint("AWS Secrets Manager answered ", tt.status)
 			if tt.code != "" && tt.code != "SomethingNew" && tt.code != canary {
 				shown += " " + tt.code
 			}
-			_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
+			_, err := readKey(t)
 			checkFailure(t, err, tt.kind, tt.retry, shown+": ", tt.key)
 			if strings.Contains(err.Error(), "mirror") {
 				t.Errorf("got %q: that is about a mirror", err)
@@ -114,8 +113,7 @@ func TestASecretThatCannotBeWritten(t *testing.T) {
 		`"OwningService":"` + canary + `"`:                  {rotation.Misconfigured, "another AWS service"},
 		`"PrimaryRegion":"eu-central-1","OwningService":""`: {},
 	} {
-		endpoint, requests := answering(t, 200, awsJSON, `{"ARN":"`+testARN+`",`+state+`}`)
-		awsEnvironment(t, endpoint)
+		requests := answering(t, 200, `{"ARN":"`+testARN+`",`+state+`}`)
 		mirrors := NewMirrors(http.DefaultTransport)
 		_, described := mirrors.Describe(t.Context(), testARN)
 		put := mirrors.Put(t.Context(), testARN, versionID, iamtoken.NewSecret(canary))
@@ -143,17 +141,15 @@ func TestSecretsThatHoldNoKey(t *testing.T) {
 		{"a byte-order mark", secretValue("SecretString", "\ufeff"+canary), "begins with a byte-order mark"},
 		{"binary", secretValue("SecretBinary", "Y2FuYXJ5"), "binary"},
 	} {
-		endpoint, _ := answering(t, 200, awsJSON, tt.body)
-		awsEnvironment(t, endpoint)
-		key, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
+		answering(t, 200, tt.body)
+		key, err := readKey(t)
 		if !key.IsZero() {
 			t.Errorf("%s: got a key, want none", tt.name)
 		}
 		checkFailure(t, err, rotation.Misconfigured, rotation.Never, tt.advice)
 	}
-	endpoint, _ := answering(t, 200, awsJSON, `{"SecretString":"`+canary) // cut off
-	awsEnvironment(t, endpoint)
-	_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
+	answering(t, 200, `{"SecretString":"`+canary) // cut off
+	_, err := readKey(t)
 	checkFailure(t, err, rotation.Unavailable, rotation.Later, "cannot be used")
 }
 
@@ -202,7 +198,7 @@ func TestNoAnswer(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			awsEnvironment(t, tt.endpoint)
-			_, err := NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
+			_, err := readKey(t)
 			checkFailure(t, err, tt.kind, tt.retry, tt.advice)
 		})
 	}

@@ -11,8 +11,7 @@ import (
 )
 
 func TestTheKeyBeforeAndANewKey(t *testing.T) {
-	endpoint, requests := answering(t, 200, awsJSON, strings.Replace(secretValue("SecretString", canary), "{", `{"VersionId":"the-version",`, 1))
-	awsEnvironment(t, endpoint)
+	requests := answering(t, 200, strings.Replace(secretValue("SecretString", canary), "{", `{"VersionId":"the-version",`, 1))
 	store := NewKeyStore(testARN, http.DefaultTransport)
 	if key, id, err := store.Current(t.Context()); err != nil || key.Reveal() != canary || id != "the-version" {
 		t.Errorf("got version %q, %v", id, err)
@@ -41,12 +40,7 @@ func TestARefusedNewKey(t *testing.T) {
 		"ExpiredTokenException":     "denied: storing the new bootstrap key in the AWS secret " + testARN + ": AWS Secrets Manager answered 400 ExpiredTokenException: the AWS credentials have expired",
 		"ResourceNotFoundException": "not_found: storing the new bootstrap key",
 	} {
-		status := 400
-		if code == "" {
-			status = 403
-		}
-		endpoint, _ := answering(t, status, awsJSON, `{"__type":"`+code+`","message":"`+canary+`"}`)
-		awsEnvironment(t, endpoint)
+		answering(t, map[bool]int{true: 403, false: 400}[code == ""], `{"__type":"`+code+`","message":"`+canary+`"}`)
 		err := NewKeyStore(testARN, http.DefaultTransport).Put(t.Context(), iamtoken.NewSecret(canary), "its-version")
 		var failure *rotation.Error
 		if !errors.As(err, &failure) || !strings.HasPrefix(string(failure.Kind)+": "+failure.Message, says) || strings.Contains(failure.Message, canary) {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -19,6 +17,7 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 const (
@@ -35,27 +34,27 @@ func parameterStore(t *testing.T) *ssm.Client {
 	return ssm.NewFromConfig(cfg)
 }
 
-func putByHand(t *testing.T, client *ssm.Client, in ssm.PutParameterInput) {
+// putByHand puts a parameter as a person does, and returns its ARN.
+func putByHand(t *testing.T, client *ssm.Client, in ssm.PutParameterInput) (arn string) {
 	t.Helper()
-	if in.Value == nil {
-		in.Value = aws.String("by hand")
-	}
+	in.Value = aws.String("by hand")
 	if _, err := client.PutParameter(t.Context(), &in); err != nil {
 		t.Fatal(err)
 	}
+	return "arn:aws:ssm:eu-central-1:123456789012:parameter/" + strings.TrimPrefix(*in.Name, "/")
+}
+
+func secureByHand(t *testing.T, client *ssm.Client, name string) (arn string) {
+	t.Helper()
+	return putByHand(t, client, ssm.PutParameterInput{Name: &name, Type: types.ParameterTypeSecureString})
 }
 
 // The token is put under the key and the tier that the parameter has, readers get it, and
 // what a person writes there is no token of ours, though AWS keeps our description.
-func TestParametersInMoto(t *testing.T) {
-	startMoto(t)
+func parametersInMoto(t *testing.T, _ *awstest.Moto) {
 	client := parameterStore(t)
-	for name, arn := range map[string]string{
-		"/tokens/logs": parameterARN,
-		"flat":         "arn:aws:ssm:eu-central-1:123456789012:parameter/flat",
-		"/slash":       "arn:aws:ssm:eu-central-1:123456789012:parameter/slash",
-	} {
-		putByHand(t, client, ssm.PutParameterInput{Name: &name, Type: types.ParameterTypeSecureString, KeyId: aws.String("alias/mine"), Tier: types.ParameterTierAdvanced})
+	for _, name := range []string{"/tokens/logs", "flat", "/slash"} {
+		arn := putByHand(t, client, ssm.PutParameterInput{Name: &name, Type: types.ParameterTypeSecureString, KeyId: aws.String("alias/mine"), Tier: types.ParameterTierAdvanced})
 		mirrors := NewMirrors(http.DefaultTransport)
 		if found, err := mirrors.Describe(t.Context(), arn); found.VersionID != "" || found.ChangedAt.IsZero() || err != nil {
 			t.Errorf("%s, by hand: got %+v, %v; want no version", name, found, err)
@@ -90,22 +89,21 @@ func TestParametersInMoto(t *testing.T) {
 }
 
 // Of two runs that saw the same version the last one's token is there, and is known to be.
-func TestPutsAtTheSameTime(t *testing.T) {
-	startMoto(t)
+func putsAtTheSameTime(t *testing.T, _ *awstest.Moto) {
 	client := parameterStore(t)
-	putByHand(t, client, ssm.PutParameterInput{Name: aws.String("/tokens/logs"), Type: types.ParameterTypeSecureString})
+	arn := secureByHand(t, client, "/at-once")
 	runs := []*Mirrors{NewMirrors(http.DefaultTransport), NewMirrors(http.DefaultTransport)}
 	for _, run := range runs {
-		if _, err := run.Describe(t.Context(), parameterARN); err != nil {
+		if _, err := run.Describe(t.Context(), arn); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for i, id := range []string{otherVersion, versionID} {
-		if err := runs[i].Put(t.Context(), parameterARN, id, iamtoken.NewSecret(id)); err != nil {
+		if err := runs[i].Put(t.Context(), arn, id, iamtoken.NewSecret(id)); err != nil {
 			t.Fatal(err)
 		}
-		found, err := runs[i].Describe(t.Context(), parameterARN)
-		value, readErr := client.GetParameter(t.Context(), &ssm.GetParameterInput{Name: aws.String("/tokens/logs"), WithDecryption: aws.Bool(true)})
+		found, err := runs[i].Describe(t.Context(), arn)
+		value, readErr := client.GetParameter(t.Context(), &ssm.GetParameterInput{Name: &arn, WithDecryption: aws.Bool(true)})
 		if err != nil || readErr != nil || found.VersionID != id || *value.Parameter.Value != id {
 			t.Errorf("run %d: got %q (%v, %v), want its own version and token", i, found.VersionID, err, readErr)
 		}
@@ -113,14 +111,12 @@ func TestPutsAtTheSameTime(t *testing.T) {
 }
 
 // A parameter of another type would hold the token in the clear.
-func TestAParameterInTheClearIsNotWritten(t *testing.T) {
-	startMoto(t)
+func aParameterInTheClearIsNotWritten(t *testing.T, _ *awstest.Moto) {
 	client := parameterStore(t)
 	mirrors := NewMirrors(http.DefaultTransport)
 	for _, kind := range []types.ParameterType{types.ParameterTypeString, types.ParameterTypeStringList} {
 		name := "/" + string(kind)
-		arn := "arn:aws:ssm:eu-central-1:123456789012:parameter" + name
-		putByHand(t, client, ssm.PutParameterInput{Name: &name, Type: kind})
+		arn := putByHand(t, client, ssm.PutParameterInput{Name: &name, Type: kind})
 		_, err := mirrors.Describe(t.Context(), arn)
 		checkFailure(t, err, rotation.Misconfigured, rotation.Never, "the AWS parameter "+arn+": it is not a SecureString")
 		checkFailure(t, mirrors.Put(t.Context(), arn, versionID, iamtoken.NewSecret(canary)), rotation.Misconfigured, rotation.Never, "SecureString")
@@ -131,21 +127,19 @@ func TestAParameterInTheClearIsNotWritten(t *testing.T) {
 }
 
 // AWS keeps 100 versions and removes the oldest for a new one, unless it has a label.
-func TestAParameterTakesAnyNumberOfVersions(t *testing.T) {
-	startMoto(t)
+func aParameterTakesAnyNumberOfVersions(t *testing.T, _ *awstest.Moto) {
 	client := parameterStore(t)
-	name := aws.String("/tokens/logs")
-	putByHand(t, client, ssm.PutParameterInput{Name: name, Type: types.ParameterTypeSecureString})
+	arn := secureByHand(t, client, "/many")
 	mirrors := NewMirrors(http.DefaultTransport)
 	put := func(n int) error {
-		return mirrors.Put(t.Context(), parameterARN, fmt.Sprintf("00000000-0000-4000-8000-%012d", n), iamtoken.NewSecret(canary))
+		return mirrors.Put(t.Context(), arn, fmt.Sprintf("00000000-0000-4000-8000-%012d", n), iamtoken.NewSecret(canary))
 	}
 	for n := range 110 {
 		if err := put(n); err != nil {
 			t.Fatalf("version %d: %v", n, err)
 		}
 	}
-	if _, err := client.LabelParameterVersion(t.Context(), &ssm.LabelParameterVersionInput{Name: name, ParameterVersion: aws.Int64(12), Labels: []string{"mine"}}); err != nil {
+	if _, err := client.LabelParameterVersion(t.Context(), &ssm.LabelParameterVersionInput{Name: aws.String("/many"), ParameterVersion: aws.Int64(12), Labels: []string{"mine"}}); err != nil {
 		t.Fatal(err)
 	}
 	checkFailure(t, put(110), rotation.Misconfigured, rotation.Never, "answered 400 ParameterMaxVersionLimitExceeded: ", "unlabel-parameter-version")
@@ -156,24 +150,21 @@ func TestAParameterTakesAnyNumberOfVersions(t *testing.T) {
 func store(t *testing.T, described string, versions ...int) (puts *[]map[string]any) {
 	t.Helper()
 	puts = new([]map[string]any)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", awsJSON)
+	awsEnvironment(t, serving(t, func(r *http.Request) (int, string) {
 		switch r.Header.Get("X-Amz-Target") {
 		case "AmazonSSM.DescribeParameters":
-			_, _ = io.WriteString(w, described)
+			return 200, described
 		case "AmazonSSM.PutParameter":
 			put := map[string]any{}
 			if err := json.NewDecoder(r.Body).Decode(&put); err != nil || len(*puts) >= len(versions) {
 				t.Errorf("a put too many, or not JSON: %v", err)
 			}
 			*puts = append(*puts, put)
-			_, _ = fmt.Fprintf(w, `{"Version":%d,"Tier":"Standard"}`, versions[min(len(*puts), len(versions))-1])
-		default:
-			t.Errorf("got the operation %s", r.Header.Get("X-Amz-Target"))
+			return 200, fmt.Sprintf(`{"Version":%d,"Tier":"Standard"}`, versions[min(len(*puts), len(versions))-1])
 		}
+		t.Errorf("got the operation %s", r.Header.Get("X-Amz-Target"))
+		return 400, ""
 	}))
-	t.Cleanup(server.Close)
-	awsEnvironment(t, server.URL)
 	return puts
 }
 
@@ -285,8 +276,7 @@ func TestRefusalsOfParameters(t *testing.T) {
 	} {
 		t.Run(tt.code+" "+tt.message, func(t *testing.T) {
 			body, _ := json.Marshal(map[string]string{"__type": tt.code, "message": tt.message + " " + canary})
-			endpoint, requests := answering(t, 400, awsJSON, string(body))
-			awsEnvironment(t, endpoint)
+			requests := answering(t, 400, string(body))
 			_, err := NewMirrors(http.DefaultTransport).Describe(t.Context(), parameterARN)
 			checkFailure(t, err, tt.kind, tt.retry, "the AWS parameter "+parameterARN+": SSM Parameter Store answered 400 "+tt.code+": ", tt.says)
 			if text := strings.ToLower(err.Error()); strings.Contains(text, "secret:") || strings.Contains(text, "secretsmanager") || strings.Contains(text, "the secret") {
@@ -300,10 +290,9 @@ func TestRefusalsOfParameters(t *testing.T) {
 }
 
 // The lines that functions/iamtoken/README.md shows.
-func TestAJobReadsAParameterThroughAReader(t *testing.T) {
-	startMoto(t)
-	client, arn := parameterStore(t), parameterARN
-	putByHand(t, client, ssm.PutParameterInput{Name: aws.String("/tokens/logs"), Type: types.ParameterTypeSecureString})
+func aJobReadsAParameterThroughAReader(t *testing.T, _ *awstest.Moto) {
+	client := parameterStore(t)
+	arn := secureByHand(t, client, "/of-a-job")
 	opaque := strings.Repeat("opaque-", 5)
 	payload := fmt.Sprintf(`{"access_token":%q,"expiration":4102444800}`, opaque)
 	if err := NewMirrors(http.DefaultTransport).Put(t.Context(), arn, versionID, iamtoken.NewSecret(payload)); err != nil {
