@@ -171,3 +171,42 @@ func (fx *fixture) expires() time.Time {
 }
 
 func (fx *fixture) countRequests(op string) int { return fx.cloud.CountRequests(op, "") }
+
+// roundTripper is a connection of which a test changes something.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (r roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return r(req) }
+
+// hooked is a token store with something before or after a save, and of what is read another version. What is nil changes nothing.
+type hooked struct {
+	rotation.TokenStore
+	beforeSave, afterSave func()
+	read                  func(ctx context.Context, id string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) // id "": the current one
+}
+
+func (h hooked) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
+	version, err := h.TokenStore.ReadMetadata(ctx, ref)
+	if h.read == nil || err != nil {
+		return version, err
+	}
+	return h.read(ctx, "", version)
+}
+
+func (h hooked) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
+	version, err := h.TokenStore.ReadVersion(ctx, ref, id)
+	if h.read == nil || err != nil {
+		return version, err
+	}
+	return h.read(ctx, id, version)
+}
+
+func (h hooked) Save(ctx context.Context, ref rotation.TokenRef, current rotation.CurrentVersion, token iamtoken.Token,
+	metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
+	if h.beforeSave != nil {
+		h.beforeSave()
+	}
+	if h.afterSave != nil {
+		defer h.afterSave()
+	}
+	return h.TokenStore.Save(ctx, ref, current, token, metadata)
+}

@@ -343,10 +343,14 @@ func TestATokenIsNeverSavedOverAKey(t *testing.T) {
 				fx.all[0].APIKey, fx.all[1].Token.ID = test.key(fx, id, keyName), id
 				// The admin may do what the bootstrap identity may not.
 				admin := ibmcloud.FixedKey(iamtoken.NewSecret(fx.cloud.AdminAPIKey()))
-				var transport http.RoundTripper = fx.cloud.Transport()
-				if test.unnamed {
-					transport = unnaming{transport}
-				}
+				var transport http.RoundTripper = roundTripper(func(req *http.Request) (*http.Response, error) {
+					response, err := fx.cloud.Transport().RoundTrip(req)
+					if test.unnamed && err == nil && strings.HasSuffix(req.URL.Path, "/metadata") {
+						body, _ := io.ReadAll(response.Body)
+						response.Body = io.NopCloser(strings.NewReader(strings.Replace(string(body), `"secret_name"`, `"not_a_name"`, 1)))
+					}
+					return response, err
+				})
 				fx.rotator = fx.processAs(transport, func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap { return ibmcloud.BootstrapByKey(iam, admin) },
 					fx.all[0].APIKey, fx.all[1].APIKey)
 				fx.rotator.Concurrency = 1
@@ -371,16 +375,4 @@ func TestATokenIsNeverSavedOverAKey(t *testing.T) {
 
 func byName(fx *fixture, _, name string) rotation.KeyRef {
 	return rotation.KeyRef{Group: fx.cloud.KeyGroupName(), Type: "arbitrary", Name: name}
-}
-
-// unnaming is a Secrets Manager that does not report names, which are optional.
-type unnaming struct{ http.RoundTripper }
-
-func (u unnaming) RoundTrip(req *http.Request) (*http.Response, error) {
-	response, err := u.RoundTripper.RoundTrip(req)
-	if err == nil && strings.HasSuffix(req.URL.Path, "/metadata") {
-		body, _ := io.ReadAll(response.Body)
-		response.Body = io.NopCloser(strings.NewReader(strings.Replace(string(body), `"secret_name"`, `"not_a_name"`, 1)))
-	}
-	return response, err
 }

@@ -193,21 +193,10 @@ func TestWhatWasSavedIsMirroredThoughAnAnswerWasLost(t *testing.T) {
 	})
 }
 
-// freezing is a token store whose process is frozen after a save.
-type freezing struct {
-	rotation.TokenStore
-	freeze func()
-}
-
-func (f freezing) Save(ctx context.Context, ref rotation.TokenRef, current rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
-	defer f.freeze()
-	return f.TokenStore.Save(ctx, ref, current, token, metadata)
-}
-
 func TestNothingOldIsMirrored(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
-		fx.rotator.Tokens = freezing{fx.rotator.Tokens, func() { fx.freeze(3 * time.Minute) }}
+		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, afterSave: func() { fx.freeze(3 * time.Minute) }}
 		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepMirror, rotation.Timeout)
 		wantPuts(t, m, firstARN, 0)
 	})
@@ -300,8 +289,8 @@ func TestHoursOfAMirrorThatFailsHarmNoOther(t *testing.T) {
 			t.Parallel()
 			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 				m := fx.mirrorTo(firstARN, secondARN)
-				saved := &counted{TokenStore: fx.rotator.Tokens}
-				fx.rotator.Tokens = saved
+				saves := 0
+				fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, beforeSave: func() { saves++ }}
 				if strings.HasPrefix(name, "in order") {
 					fx.rotate()
 				}
@@ -315,8 +304,8 @@ func TestHoursOfAMirrorThatFailsHarmNoOther(t *testing.T) {
 				if got, limited := m.Versions(firstARN); len(got) > most || limited != 0 {
 					t.Errorf("the healthy mirror got %d versions, and %d that AWS refused, want %d at most", len(got), limited, most)
 				}
-				if saved.saves > test.ibm {
-					t.Errorf("IBM got %d versions, want %d at most", saved.saves, test.ibm)
+				if saves > test.ibm {
+					t.Errorf("IBM got %d versions, want %d at most", saves, test.ibm)
 				}
 				if second := m.Current(secondARN); second.ID == "" && d.failed < int(test.length.Minutes())-2 {
 					t.Errorf("%d runs failed, want nearly all", d.failed)
@@ -324,17 +313,6 @@ func TestHoursOfAMirrorThatFailsHarmNoOther(t *testing.T) {
 			})
 		})
 	}
-}
-
-// counted counts the saves of a token store.
-type counted struct {
-	rotation.TokenStore
-	saves int
-}
-
-func (c *counted) Save(ctx context.Context, ref rotation.TokenRef, current rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
-	c.saves++
-	return c.TokenStore.Save(ctx, ref, current, token, metadata)
 }
 
 // AWS takes 100 versions a day, and tokens of 15 minutes would be 180: the mirror lags, and
@@ -552,7 +530,7 @@ func TestARunThatDiesBeforeItsPutsCostsNoReaderAToken(t *testing.T) {
 			time.Sleep(map[rotation.Mode]time.Duration{rotation.ModeRotate: 50, rotation.ModeEnsure: 53}[mode] * time.Minute)
 			store := fx.rotator.Tokens
 			ctx, die := context.WithTimeout(context.Background(), 2*time.Minute)
-			fx.rotator.Tokens = freezing{store, die}
+			fx.rotator.Tokens = hooked{TokenStore: store, afterSave: die}
 			fx.rotator.Run(ctx, rotation.Request{Mode: mode, RunID: "it-dies-here"}, []rotation.Rotation{fx.one})
 			fx.rotator.Tokens = store
 			wantPuts(t, m, firstARN, 1)
@@ -579,11 +557,11 @@ func TestAnOutageOfIBMIsNoLagOfAMirror(t *testing.T) {
 		time.Sleep(3 * time.Hour) // nothing runs
 		store := fx.rotator.Tokens
 		ctx, die := context.WithTimeout(context.Background(), 2*time.Minute)
-		fx.rotator.Tokens = freezing{store, die}
+		fx.rotator.Tokens = hooked{TokenStore: store, afterSave: die}
 		fx.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeEnsure, RunID: "it-dies-here"}, []rotation.Rotation{fx.one})
 		fx.rotator.Tokens = store
 		wantPuts(t, m, firstARN, 1)
-		fx.rotator.Tokens = slow{TokenStore: store, previous: true} // the version in the mirror need not be read
+		fx.rotator.Tokens = hooked{TokenStore: store, read: silentBut(rotation.PreviousVersion)} // the version in the mirror need not be read
 		for range 4 {
 			time.Sleep(time.Minute)
 			fx.run(rotation.ModeEnsure)
@@ -593,24 +571,14 @@ func TestAnOutageOfIBMIsNoLagOfAMirror(t *testing.T) {
 	})
 }
 
-// slow is a token store that does not answer about versions other than the current one, or is
-// late with its answer to a save.
-type slow struct {
-	rotation.TokenStore
-	previous bool // it answers about the one before the current one
-	save     time.Duration
-}
-
-func (s slow) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
-	if s.previous && id == rotation.PreviousVersion {
-		return s.TokenStore.ReadVersion(ctx, ref, id)
+// silentBut is a read of a version that is not answered, unless it is the current one or id.
+func silentBut(id string) func(context.Context, string, rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+	return func(ctx context.Context, asked string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+		if asked == "" || asked == id {
+			return version, nil
+		}
+		return rotation.CurrentVersion{}, hanging(ctx, false)
 	}
-	return rotation.CurrentVersion{}, hanging(ctx, false)
-}
-
-func (s slow) Save(ctx context.Context, ref rotation.TokenRef, current rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
-	time.Sleep(s.save)
-	return s.TokenStore.Save(ctx, ref, current, token, metadata)
 }
 
 // IBM answers slowly: what it has saved comes to the mirrors all the same, whatever they hold,
@@ -626,7 +594,7 @@ func TestASlowIBMKeepsNoTokenFromAMirror(t *testing.T) {
 		failing(m, secondARN, 1, puts(rotation.Denied, rotation.Never))
 		fx.run(rotation.ModeRotate)
 		wantPuts(t, m, secondARN, 2) // it holds neither the current version nor the one before the next
-		fx.rotator.Tokens = slow{TokenStore: store, save: 9900 * time.Millisecond}
+		fx.rotator.Tokens = hooked{TokenStore: store, read: silentBut(""), beforeSave: func() { time.Sleep(9900 * time.Millisecond) }}
 		time.Sleep(time.Minute)
 		if result := fx.rotate(); result.Attempts != 1 {
 			t.Errorf("got %d attempts, want 1", result.Attempts)
@@ -894,7 +862,13 @@ func TestAKeptTokenMustBeInTheMirrors(t *testing.T) {
 // One mirror does not answer: another that needs a token gets it in the same run.
 func TestAMirrorThatHangsDelaysNoRepairOfAnother(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.rotator = fx.process(patient{fx.cloud.Transport()})
+		fx.rotator = fx.process(roundTripper(func(req *http.Request) (*http.Response, error) {
+			time.Sleep(50 * time.Millisecond)
+			if err := req.Context().Err(); err != nil { // what comes late has no answer
+				return nil, err
+			}
+			return fx.cloud.Transport().RoundTrip(req)
+		}))
 		fx.rotate()
 		time.Sleep(10 * time.Minute)
 		m := fx.mirrorTo(firstARN, secondARN)
@@ -903,17 +877,6 @@ func TestAMirrorThatHangsDelaysNoRepairOfAnother(t *testing.T) {
 		fx.wantMirrored(m, firstARN)
 		fx.wantVersions(3)
 	})
-}
-
-// patient answers no request whose time is up.
-type patient struct{ http.RoundTripper }
-
-func (p patient) RoundTrip(req *http.Request) (*http.Response, error) {
-	time.Sleep(50 * time.Millisecond)
-	if err := req.Context().Err(); err != nil {
-		return nil, err
-	}
-	return p.RoundTripper.RoundTrip(req)
 }
 
 // A process that was suspended before a put was not refused.
@@ -927,37 +890,16 @@ func TestAPutThatCameTooLateIsNoRefusal(t *testing.T) {
 	})
 }
 
-// future is a token store whose versions, but for the current one, were made tomorrow.
-type future struct{ rotation.TokenStore }
-
-func (f future) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
-	version, err := f.TokenStore.ReadVersion(ctx, ref, id)
-	version.CreatedAt = version.CreatedAt.Add(24 * time.Hour)
-	return version, err
-}
-
-// ageless is a token store that shows no version's time.
-type ageless struct{ rotation.TokenStore }
-
-func (a ageless) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
-	version, err := a.TokenStore.ReadMetadata(ctx, ref)
-	version.CreatedAt = time.Time{}
-	return version, err
-}
-
-func (a ageless) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
-	version, err := a.TokenStore.ReadVersion(ctx, ref, id)
-	version.CreatedAt = time.Time{}
-	return version, err
-}
-
 // Without IBM's time every token counts as expired: IBM's secret gets one every minute, and
 // a mirror still one in 16. Its second one alone may come sooner: AWS shows of the first one only
 // that there was none before, as of a value that a person made the secret with.
 func TestAMirrorKeepsWithinItsQuotaWithoutIBMsTime(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN)
-		fx.rotator.Tokens = ageless{fx.rotator.Tokens}
+		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: func(_ context.Context, _ string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+			version.CreatedAt = time.Time{}
+			return version, nil
+		}}
 		for range 60 {
 			fx.run(rotation.ModeEnsure)
 			time.Sleep(time.Minute)
@@ -974,7 +916,12 @@ func TestAMirrorsVersionOfTheFutureIsNotBelieved(t *testing.T) {
 		fx.rotate()
 		time.Sleep(10 * time.Minute)
 		fx.rotate()
-		fx.rotator.Tokens = future{fx.rotator.Tokens}
+		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: func(_ context.Context, id string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+			if id != "" {
+				version.CreatedAt = version.CreatedAt.Add(24 * time.Hour)
+			}
+			return version, nil
+		}}
 		time.Sleep(10 * time.Minute)
 		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
 		fx.wantMirrored(m, firstARN)

@@ -416,19 +416,13 @@ func TestARunEndsWithItsKeyReads(t *testing.T) {
 // suspended is a process that is frozen: the wall clock moves on, no timer fires.
 type suspended struct {
 	rotation.Exchanger
-	rotation.TokenStore
-	beforeExchange, afterExchange, beforeSave func()
+	beforeExchange, afterExchange func()
 }
 
 func (s suspended) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
 	s.beforeExchange()
 	defer s.afterExchange()
 	return s.Exchanger.Exchange(ctx, key)
-}
-
-func (s suspended) Save(ctx context.Context, ref rotation.TokenRef, current rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
-	s.beforeSave()
-	return s.TokenStore.Save(ctx, ref, current, token, metadata)
 }
 
 // Whatever a process knew before it was frozen for longer than its run may take is
@@ -457,12 +451,12 @@ func TestAProcessThatWasFrozenSavesNothingOld(t *testing.T) {
 						}
 					}
 				}
-				s := suspended{fx.rotator.IAM, fx.rotator.Tokens, nil, at(afterExchange, func() {}), at(beforeSave, func() {})}
-				s.beforeExchange = at(beforeExchange, func() {
+				fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, beforeSave: at(beforeSave, func() {})}
+				beforeIt := at(beforeExchange, func() {
 					fx.wantOutcome(fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"}), report.Rotated)
 					fx.cloud.SetTokenTTL(45 * time.Minute) // ours would expire sooner now
 				})
-				fx.rotator.IAM, fx.rotator.Tokens = s, s
+				fx.rotator.IAM = suspended{fx.rotator.IAM, beforeIt, at(afterExchange, func() {})}
 				before := fx.versions()
 				result := fx.run(rotation.ModeRotate)
 				switch {

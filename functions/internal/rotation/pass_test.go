@@ -350,45 +350,23 @@ func TestStoredMetadataIsNotRepeated(t *testing.T) {
 	})
 }
 
-// frozenReading is a process that is frozen once, with an answer on its way to it.
-type frozenReading struct {
-	base http.RoundTripper
-	path string
-	thaw func()
-}
-
-func (f *frozenReading) RoundTrip(req *http.Request) (*http.Response, error) {
-	response, err := f.base.RoundTrip(req)
-	if strings.Contains(req.URL.Path, f.path) && f.thaw != nil {
-		f.thaw()
-		f.thaw = nil
-	}
-	return response, err
-}
-
 // An answer that was read long after it came says nothing of the clock.
 func TestAnAnswerReadAfterAFreezeDoesNotMakeAnExpiredTokenFresh(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		fx.rotate()
-		fx.rotator = fx.process(&frozenReading{fx.cloud.Transport(), "/versions/current/metadata", func() { fx.freeze(90 * time.Minute) }})
+		frozen := false
+		fx.rotator = fx.process(roundTripper(func(req *http.Request) (*http.Response, error) {
+			response, err := fx.cloud.Transport().RoundTrip(req)
+			if strings.Contains(req.URL.Path, "/versions/current/metadata") && !frozen {
+				frozen = true
+				fx.freeze(90 * time.Minute)
+			}
+			return response, err
+		}))
 		if got := fx.run(rotation.ModeEnsure); got.Outcome == report.Fresh {
 			t.Errorf("got %s with %d s left of a token that expired half an hour ago", got.Outcome, *got.SecondsRemaining)
 		}
 	})
-}
-
-// staleStore answers the second read of the metadata with what was stored before the first.
-type staleStore struct {
-	rotation.TokenStore
-	before rotation.CurrentVersion
-	reads  int
-}
-
-func (s *staleStore) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
-	if s.reads++; s.reads == 2 {
-		return s.before, nil
-	}
-	return s.TokenStore.ReadMetadata(ctx, ref)
 }
 
 func TestAnOlderVersionAtTheSecondReadIsNobodysWork(t *testing.T) {
@@ -400,7 +378,13 @@ func TestAnOlderVersionAtTheSecondReadIsNobodysWork(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		fx.rotate()
-		fx.rotator.Tokens = &staleStore{TokenStore: fx.rotator.Tokens, before: before}
+		reads := 0
+		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: func(_ context.Context, _ string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+			if reads++; reads == 2 {
+				return before, nil
+			}
+			return version, nil
+		}}
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 1})
 		fx.rotate()
 	})

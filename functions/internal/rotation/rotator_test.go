@@ -136,14 +136,3 @@ func TestARetryDoesNotQueueBehindAllTheRest(t *testing.T) {
 		}
 	})
 }
-
-func BenchmarkTenThousandRotations(b *testing.B) {
-	for b.Loop() {
-		runtime.GC()
-		held := inUse()
-		c := &counting{}
-		runMany(b, c, 10_000, 16)
-		b.ReportMetric(float64(int64(c.memory-held))/10_000, "B/rotation")
-		b.ReportMetric(float64(c.goroutines), "goroutines")
-	}
-}

@@ -255,9 +255,9 @@ func TestNoCredentialOfTheBootstrapIdentityIsPublished(t *testing.T) {
 			transport http.RoundTripper
 			answer    string
 		}{
-			"the token of its key":     {byKey, &caching{RoundTripper: fx.cloud.Transport()}, ""},
+			"the token of its key":     {byKey, caching(fx.cloud.Transport()), ""},
 			"a person's token":         {byToken, fx.cloud.Transport(), tokenAnswer(token)},
-			"the profile's token":      {byProfile, &caching{RoundTripper: fx.cloud.Transport()}, ""},
+			"the profile's token":      {byProfile, caching(fx.cloud.Transport()), ""},
 			"a compute resource token": {byProfile, fx.cloud.Transport(), tokenAnswer(compute)},
 		} {
 			fx.cloud.ClearFaults()
@@ -277,46 +277,43 @@ func TestNoCredentialOfTheBootstrapIdentityIsPublished(t *testing.T) {
 // A token that Secrets Manager has rejected once may still be good.
 func TestNoEarlierTokenOfTheBootstrapIdentityIsPublished(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		answers := &recording{RoundTripper: fx.cloud.Transport()}
-		fx.rotator = fx.process(answers)
+		var first []byte
+		fx.rotator = fx.process(onTokens(fx.cloud.Transport(), func(answer []byte) []byte {
+			if first == nil {
+				first = answer
+			}
+			return answer
+		}))
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 401, Times: 1})
 		fx.wantOutcome(fx.run(rotation.ModeCheck), report.Checked) // no token is stored to compare with
-		fx.answer(string(answers.first), 0)
+		fx.answer(string(first), 0)
 		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepCheck, rotation.InvalidToken)
 		fx.wantVersions(1)
 	})
 }
 
-// recording keeps the first answer to a token request.
-type recording struct {
-	http.RoundTripper
-	first []byte
-}
-
-func (r *recording) RoundTrip(req *http.Request) (*http.Response, error) {
-	response, err := r.RoundTripper.RoundTrip(req)
-	if err == nil && r.first == nil && strings.HasSuffix(req.URL.Path, "/identity/token") {
-		r.first, err = io.ReadAll(response.Body)
-		response.Body = io.NopCloser(bytes.NewReader(r.first))
-	}
-	return response, err
+// onTokens changes the answers to token requests.
+func onTokens(base http.RoundTripper, change func(answer []byte) []byte) http.RoundTripper {
+	return roundTripper(func(req *http.Request) (*http.Response, error) {
+		response, err := base.RoundTrip(req)
+		if err != nil || !strings.HasSuffix(req.URL.Path, "/identity/token") {
+			return response, err
+		}
+		answer, err := io.ReadAll(response.Body)
+		response.Body = io.NopCloser(bytes.NewReader(change(answer)))
+		return response, err
+	})
 }
 
 // caching is a proxy that answers every token request with the first one's answer.
-type caching struct {
-	http.RoundTripper
-	first []byte
-}
-
-func (c *caching) RoundTrip(req *http.Request) (*http.Response, error) {
-	response, err := c.RoundTripper.RoundTrip(req)
-	if err == nil && strings.HasSuffix(req.URL.Path, "/identity/token") {
-		if c.first == nil {
-			c.first, err = io.ReadAll(response.Body)
+func caching(base http.RoundTripper) http.RoundTripper {
+	var first []byte
+	return onTokens(base, func(answer []byte) []byte {
+		if first == nil {
+			first = answer
 		}
-		response.Body = io.NopCloser(bytes.NewReader(c.first))
-	}
-	return response, err
+		return first
+	})
 }
 
 func TestOddClaimsThatNobodyNeedsDoNotMatter(t *testing.T) {
@@ -501,15 +498,21 @@ func TestATokenWithoutASignatureIsNeverPublished(t *testing.T) {
 // A run that ends takes the fetch with it: a process may be frozen next.
 func TestFetchesOfTheKeysEndWithTheirRun(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fetches := &fetching{RoundTripper: fx.cloud.Transport()}
-		fx.rotator = fx.process(fetches)
+		var begun, ended atomic.Int32
+		fx.rotator = fx.process(roundTripper(func(req *http.Request) (*http.Response, error) {
+			if strings.HasSuffix(req.URL.Path, "/identity/keys") {
+				begun.Add(1)
+				defer ended.Add(1)
+			}
+			return fx.cloud.Transport().RoundTrip(req)
+		}))
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Delay: time.Hour})
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Delay: time.Second})
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 404, Delay: time.Second})
 		result := fx.run(rotation.ModeRotate)
 		fx.wantFailure(result, rotation.StepLook, rotation.NotFound)
-		if begun, ended := fetches.begun.Load(), fetches.ended.Load(); begun != 1 || ended != 1 || result.Duration > time.Second {
-			t.Errorf("got %d fetches begun, %d ended and %s; want 1, 1 and 1s", begun, ended, result.Duration)
+		if begun.Load() != 1 || ended.Load() != 1 || result.Duration > time.Second {
+			t.Errorf("got %d fetches begun, %d ended and %s; want 1, 1 and 1s", begun.Load(), ended.Load(), result.Duration)
 		}
 		// That says nothing of IAM: the next run fetches the keys itself.
 		fx.cloud.ClearFaults()
@@ -517,17 +520,4 @@ func TestFetchesOfTheKeysEndWithTheirRun(t *testing.T) {
 			t.Errorf("the next run: got warnings %q, want none", result.Warnings)
 		}
 	})
-}
-
-type fetching struct {
-	http.RoundTripper
-	begun, ended atomic.Int32
-}
-
-func (f *fetching) RoundTrip(req *http.Request) (*http.Response, error) {
-	if strings.HasSuffix(req.URL.Path, "/identity/keys") {
-		f.begun.Add(1)
-		defer f.ended.Add(1)
-	}
-	return f.RoundTripper.RoundTrip(req)
 }
