@@ -3,6 +3,7 @@ package rotation_test
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -132,13 +133,33 @@ func (fx *fixture) wantOutcome(got report.Result, want report.Outcome) {
 	}
 }
 
-func (fx *fixture) wantFailure(got report.Result, step rotation.Step, kind rotation.Kind) {
+// wantFailure checks why a run failed, and that the message says all of says.
+func (fx *fixture) wantFailure(got report.Result, step rotation.Step, kind rotation.Kind, says ...string) {
 	fx.t.Helper()
 	if got.Outcome != report.Failed || got.Error == nil {
 		fx.t.Fatalf("got outcome %s, want failed", got.Outcome)
 	}
 	if got.Error.Step != step || got.Error.Kind != kind {
 		fx.t.Errorf("got failure %v, want %s: %s", got.Error, step, kind)
+	}
+	for _, words := range says {
+		if !strings.Contains(got.Error.Message, words) {
+			fx.t.Errorf("got %q, want it to say %q", got.Error.Message, words)
+		}
+	}
+}
+
+func (fx *fixture) wantAttempts(got report.Result, want int) {
+	fx.t.Helper()
+	if got.Attempts != want {
+		fx.t.Errorf("got %d attempts, want %d", got.Attempts, want)
+	}
+}
+
+func (fx *fixture) wantNoWarning(got report.Result) {
+	fx.t.Helper()
+	if len(got.Warnings) > 0 {
+		fx.t.Errorf("got warnings %q, want none", got.Warnings)
 	}
 }
 

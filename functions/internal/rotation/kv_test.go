@@ -2,7 +2,6 @@ package rotation_test
 
 import (
 	"maps"
-	"strings"
 	"testing"
 	"time"
 
@@ -62,12 +61,7 @@ func TestAKVSecretOfOthersIsNotOverwritten(t *testing.T) {
 				withKV(t, test.metadata, test.edit, func(fx *fixture) {
 					before := fx.cloud.MustCurrent(fx.one.Token.ID)
 					result := fx.run(mode)
-					fx.wantFailure(result, rotation.StepLook, rotation.Misconfigured)
-					for _, word := range []string{"of type kv", "its other entries", "force default"} {
-						if !strings.Contains(result.Error.Message, word) {
-							t.Errorf("got %q, want it to say %q", result.Error.Message, word)
-						}
-					}
+					fx.wantFailure(result, rotation.StepLook, rotation.Misconfigured, "of type kv", "its other entries", "force default")
 					after := fx.cloud.MustCurrent(fx.one.Token.ID)
 					if after.ID != before.ID || !maps.Equal(after.Data, before.Data) || result.Attempts != 1 {
 						t.Errorf("got version %s after %d attempts, want %s with its entries after 1", after.ID, result.Attempts, before.ID)

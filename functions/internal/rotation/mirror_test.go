@@ -150,9 +150,7 @@ func TestAMirrorIsRetriedWithTheSameToken(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		m := fx.mirrorTo(firstARN, secondARN)
 		failing(m, secondARN, 2, puts(rotation.Unavailable, rotation.Later))
-		if result := fx.rotate(); result.Attempts != 3 {
-			t.Errorf("got %d attempts, want 3", result.Attempts)
-		}
+		fx.wantAttempts(fx.rotate(), 3)
 		fx.wantMirrored(m, firstARN, secondARN)
 		fx.wantVersions(2)
 	})
@@ -596,9 +594,7 @@ func TestASlowIBMKeepsNoTokenFromAMirror(t *testing.T) {
 		wantPuts(t, m, secondARN, 2) // it holds neither the current version nor the one before the next
 		fx.rotator.Tokens = hooked{TokenStore: store, read: silentBut(""), beforeSave: func() { time.Sleep(9900 * time.Millisecond) }}
 		time.Sleep(time.Minute)
-		if result := fx.rotate(); result.Attempts != 1 {
-			t.Errorf("got %d attempts, want 1", result.Attempts)
-		}
+		fx.wantAttempts(fx.rotate(), 1)
 		fx.wantMirrored(m, secondARN)
 		wantPuts(t, m, firstARN, 3)
 		for range 3 { // from the second one on the first mirror's version is one that the run does not know
@@ -622,9 +618,7 @@ func TestAMirrorIsNotPutTwiceInAQuarterOfAnHour(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		result := fx.rotate()
 		wantPuts(t, m, firstARN, 1)
-		if len(result.Warnings) > 0 {
-			t.Errorf("got the warnings %q", result.Warnings)
-		}
+		fx.wantNoWarning(result)
 		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
 		fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "with-force", Force: true}), report.Rotated)
 		fx.wantMirrored(m, firstARN) // a person may
@@ -682,11 +676,7 @@ func TestAMirrorChangedByHand(t *testing.T) {
 			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 				m := fx.mirrorTo(firstARN)
 				test.edit(fx, m)
-				result := fx.run(rotation.ModeEnsure)
-				fx.wantFailure(result, rotation.StepMirror, rotation.Unavailable)
-				if !strings.Contains(result.Error.Message, test.says) {
-					t.Errorf("got %q, want it to say %q", result.Error.Message, test.says)
-				}
+				fx.wantFailure(fx.run(rotation.ModeEnsure), rotation.StepMirror, rotation.Unavailable, test.says)
 				before := fx.versions()
 				for began := time.Now(); time.Since(began) < test.waits; time.Sleep(time.Minute) {
 					fx.run(rotation.ModeEnsure)
@@ -787,9 +777,7 @@ func TestAMirrorsVersionThatCannotBeRead(t *testing.T) {
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Skip: 1, Times: 1, Status: 503})
 		result := fx.run(rotation.ModeEnsure)
 		fx.wantOutcome(result, report.Fresh)
-		if result.Attempts != 2 {
-			t.Errorf("got %d attempts, want 2", result.Attempts)
-		}
+		fx.wantAttempts(result, 2)
 		for _, status := range []int{400, 404} { // as if IBM had forgotten it
 			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Skip: 1, Times: 2, Status: status})
 			time.Sleep(time.Minute)

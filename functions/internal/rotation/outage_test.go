@@ -205,9 +205,7 @@ func TestAReplacedBootstrapKeyIsReadAfresh(t *testing.T) {
 		replacement := fx.cloud.MustCreateAPIKey(iamID)
 		fx.cloud.MustDeleteAPIKey(key)
 		key = replacement
-		if result := fx.rotate(); result.Attempts != 2 {
-			t.Errorf("got %d attempts, want 2: one with the old key, one with the new", result.Attempts)
-		}
+		fx.wantAttempts(fx.rotate(), 2) // one with the old key, one with the new
 	})
 }
 
@@ -240,9 +238,7 @@ func TestTheBootstrapKeyIsReadAfreshAfterA403(t *testing.T) {
 		time.Sleep(41 * time.Minute)
 		result := fx.run(rotation.ModeEnsure)
 		fx.wantOutcome(result, report.Fresh)
-		if result.Attempts != 1 {
-			t.Errorf("got %d attempts with the source away, want 1", result.Attempts)
-		}
+		fx.wantAttempts(result, 1)
 		want("with the source away", 2, 2)
 		away = false
 		time.Sleep(41 * time.Minute)
