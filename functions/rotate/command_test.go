@@ -59,6 +59,12 @@ func TestCommand(t *testing.T) {
 		{"no time", []string{"-timeout", "0s"}, good, 2, nil, "leaves no time"},
 		{"stray argument", []string{"rotate"}, good, 2, nil, `unexpected argument "rotate"`},
 		{"no configuration", nil, nil, 2, nil, "SECRETS_MANAGER_URL: is required"},
+		{"no unit", []string{"-timeout", "5"}, nil, 2, nil, `invalid value "5" for flag -timeout: say 5s for seconds`},
+		{"no unit for doctor", []string{"doctor", "-timeout=120"}, nil, 2, nil, "say 120s for seconds"},
+		{"no duration", []string{"-timeout", "soon"}, nil, 2, nil, "use a duration such as 90s or 2m"},
+		{"backwards", []string{"-timeout", "-5s"}, nil, 2, nil, "leaves no time: use 120s, say"},
+		{"unprintable", []string{"-x\x1b[2J"}, nil, 2, nil, `-x\x1b[2J`},
+		{"version", []string{"--version"}, nil, 0, []string{program + " " + version + "\n"}, ""},
 	} {
 		t.Run(test.name, test.check)
 	}
@@ -99,19 +105,6 @@ func TestConfigCommand(t *testing.T) {
 	_ = listener.SetDeadline(time.Now().Add(200 * time.Millisecond))
 	if _, err := listener.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("got a connection (%v), want none", err)
-	}
-}
-
-func TestArgumentsThatAreRefusedSayWhatToUse(t *testing.T) {
-	for _, test := range []commandCase{
-		{"no unit", []string{"-timeout", "5"}, nil, 2, nil, `invalid value "5" for flag -timeout: say 5s for seconds`},
-		{"no unit for doctor", []string{"doctor", "-timeout=120"}, nil, 2, nil, "say 120s for seconds"},
-		{"no duration", []string{"-timeout", "soon"}, nil, 2, nil, "use a duration such as 90s or 2m"},
-		{"backwards", []string{"-timeout", "-5s"}, nil, 2, nil, "leaves no time: use 120s, say"},
-		{"unprintable", []string{"-x\x1b[2J"}, nil, 2, nil, `-x\x1b[2J`},
-		{"version", []string{"--version"}, nil, 0, []string{program + " " + version + "\n"}, ""},
-	} {
-		t.Run(test.name, test.check)
 	}
 }
 

@@ -287,84 +287,68 @@ func TestTheBuiltDoctorBeforeAndAfterTheFirstToken(t *testing.T) {
 	}
 }
 
-// The mirror in AWS has the version's id; without it the invocation
-// fails, but not the token at IBM.
+// A secret and a parameter in AWS get the token under the id of IBM's version. A mirror that fails, fails the invocation, but not the
+// token at IBM. In the clear it is not written.
 func TestTheFunctionMirrorsTheTokenToAWS(t *testing.T) {
+	t.Parallel()
 	fx := newFixture(t, ibmcloudtest.Options{})
 	moto := awstest.Start(t)
 	more := awstest.Environment(moto.URL())
-	delete(more, "AWS_REGION") // the ARN's counts
-	arn, _ := moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret", map[string]any{"Name": "iam-token", "ClientRequestToken": "11111111-2919-432f-9883-d5040bfcd326"})["ARN"].(string)
-	mirrorTo := func(arn string) map[string]string {
-		more["API_KEY_SECRET"], more["TOKEN_SECRET"] = "", ""
-		more["ROTATIONS"] = fmt.Sprintf(`[{"name":"logs","api_key_secret":%q,"token_secret":%q,"mirror":[%q]}]`, fx.env["API_KEY_SECRET"], fx.env["TOKEN_SECRET"], arn)
-		return more
+	delete(more, "AWS_REGION") // the ARNs' counts
+	more["API_KEY_SECRET"], more["TOKEN_SECRET"], more["TOKEN_SECRET_ARN"] = "", "", ""
+	mirrorTo := func(arns ...string) {
+		more["ROTATIONS"] = fmt.Sprintf(`[{"name":"logs","api_key_secret":%q,"token_secret":%q,"format":"json","mirror":["%s"]}]`,
+			fx.env["API_KEY_SECRET"], fx.env["TOKEN_SECRET"], strings.Join(arns, `","`))
 	}
-	stdout, stderr, exit := fx.invoke(mirrorTo(arn))
-	if exit != 0 {
-		t.Fatalf("got exit %d: %s%s", exit, stdout, stderr)
-	}
-	result := firstResults(t, stdout)[0]
-	value := moto.MustCall(t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": arn})
-	if value["VersionId"] != result.VersionID || !strings.HasPrefix(value["SecretString"].(string), "eyJ") {
-		t.Errorf("got the mirror %v, want version %v", value["VersionId"], result.VersionID)
-	}
-	if stdout, _, exit := fx.invoke(mirrorTo(arn), "-event", fx.file("event.json", `{"mode":"ensure"}`)); exit != 0 || !strings.Contains(stdout, `"fresh"`) {
-		t.Errorf("ensure: got exit %d and %s, want fresh", exit, stdout)
-	}
-	stdout, stderr, exit = fx.invoke(mirrorTo(strings.Replace(arn, "iam-token", "no-such-token", 1)))
-	if exit != 1 || !strings.Contains(stdout, "mirror: not_found") {
-		t.Errorf("no such secret: got exit %d and %s, want a failure of the step mirror", exit, stdout)
-	}
-	if !strings.Contains(stderr, `"Failure":1`) {
-		t.Error("no metric counts the failure")
-	}
-}
-
-// A parameter has the token under the id of IBM's version. In the clear it is not written.
-func TestTheFunctionMirrorsTheTokenToAParameter(t *testing.T) {
-	fx := newFixture(t, ibmcloudtest.Options{})
-	moto := awstest.Start(t)
-	more := awstest.Environment(moto.URL())
-	create := func(name, kind string) (arn string) {
+	parameter := func(name, kind string) (arn string) {
 		moto.MustCall(t, "ssm", "AmazonSSM.PutParameter", map[string]any{"Name": name, "Type": kind, "Value": "no token yet"})
 		return "arn:aws:ssm:" + awstest.Region + ":123456789012:parameter" + name
 	}
-	mirrorTo := func(arn string) map[string]string {
-		more["API_KEY_SECRET"], more["TOKEN_SECRET"] = "", ""
-		more["ROTATIONS"] = fmt.Sprintf(`[{"name":"logs","api_key_secret":%q,"token_secret":%q,"format":"json","mirror":[%q]}]`, fx.env["API_KEY_SECRET"], fx.env["TOKEN_SECRET"], arn)
-		return more
-	}
-	read := func(arn string) string {
-		answer := moto.MustCall(t, "ssm", "AmazonSSM.GetParameter", map[string]any{"Name": arn, "WithDecryption": true})
-		value, _ := answer["Parameter"].(map[string]any)["Value"].(string)
+	valueOf := func(parameter string) (value string) {
+		answer := moto.MustCall(t, "ssm", "AmazonSSM.GetParameter", map[string]any{"Name": parameter, "WithDecryption": true})
+		value, _ = answer["Parameter"].(map[string]any)["Value"].(string)
 		return value
 	}
-	arn := create("/tokens/logs", "SecureString")
-	stdout, stderr, exit := fx.invoke(mirrorTo(arn))
-	if exit != 0 || !strings.HasPrefix(read(arn), `{"access_token":"eyJ`) {
-		t.Fatalf("got exit %d and no token in the parameter: %s%s", exit, stdout, stderr)
+	created := moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret",
+		map[string]any{"Name": "iam-token", "ClientRequestToken": "11111111-2919-432f-9883-d5040bfcd326"})
+	secret, secure := created["ARN"].(string), parameter("/tokens/logs", "SecureString")
+	mirrorTo(secret, secure)
+	stdout, stderr, exit := fx.invoke(more)
+	if exit != 0 {
+		t.Fatalf("got exit %d: %s%s", exit, stdout, stderr)
+	}
+	version := firstResults(t, stdout)[0].VersionID
+	inSecret := moto.MustCall(t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": secret})
+	if token := fx.stored(); inSecret["VersionId"] != version || !strings.HasPrefix(token, `{"access_token":"eyJ`) ||
+		inSecret["SecretString"] != token || valueOf(secure) != token {
+		t.Errorf("the secret has version %v, want %v; or a mirror has not what is stored at IBM", inSecret["VersionId"], version)
 	}
 	described := moto.MustCall(t, "ssm", "AmazonSSM.DescribeParameters", map[string]any{})["Parameters"].([]any)[0].(map[string]any)
-	if result := firstResults(t, stdout)[0]; !strings.Contains(described["Description"].(string), result.VersionID) {
-		t.Errorf("got the description %q, want version %s in it", described["Description"], result.VersionID)
+	if !strings.Contains(described["Description"].(string), version) {
+		t.Errorf("got the description %q, want version %s in it", described["Description"], version)
 	}
-	if stdout, _, exit := fx.invoke(mirrorTo(arn), "-event", fx.file("event.json", `{"mode":"ensure"}`)); exit != 0 || !strings.Contains(stdout, `"fresh"`) {
+	if stdout, _, exit := fx.invoke(more, "-event", fx.file("event.json", `{"mode":"ensure"}`)); exit != 0 || !strings.Contains(stdout, `"fresh"`) {
 		t.Errorf("ensure: got exit %d and %s, want fresh", exit, stdout)
 	}
-	clear := create("/tokens/clear", "String")
-	stdout, _, exit = fx.invoke(mirrorTo(clear))
-	if exit != 1 || !strings.Contains(stdout, "mirror: misconfigured") || read(clear) != "no token yet" {
-		t.Errorf("in the clear: got exit %d and %s, want a failure of the step mirror, and nothing written", exit, stdout)
+	if stdout, _, exit := fx.run(more, "iam-token-rotator", "doctor"); exit != 0 || strings.Count(stdout, "✓ mirror ") != 2 {
+		t.Errorf("doctor: got exit %d and %s, want both mirrors in order", exit, stdout)
 	}
-	more["TOKEN_SECRET_ARN"] = ""
-	if stdout, _, exit = fx.run(mirrorTo(arn), "iam-token-rotator", "doctor"); exit != 0 || !strings.Contains(stdout, "✓ mirror ") {
-		t.Errorf("doctor: got exit %d and %s", exit, stdout)
+	clear := parameter("/tokens/clear", "String")
+	for arn, kind := range map[string]string{strings.Replace(secret, "iam-token", "no-such-token", 1): "not_found", clear: "misconfigured"} {
+		mirrorTo(arn)
+		stdout, stderr, exit := fx.invoke(more)
+		if exit != 1 || !strings.Contains(stdout, "mirror: "+kind) || !strings.Contains(stderr, `"Failure":1`) {
+			t.Errorf("%s: got exit %d and %s, want a failure of the step mirror and a metric that counts it", arn, exit, stdout)
+		}
+	}
+	if valueOf(clear) != "no token yet" {
+		t.Error("the parameter that is no SecureString was written")
 	}
 }
 
 // A rule of the bus sees the token once, however often its event is delivered. A bus that is not there fails nothing.
 func TestTheFunctionAnnouncesEachTokenOnce(t *testing.T) {
+	t.Parallel()
 	fx := newFixture(t, ibmcloudtest.Options{})
 	moto := awstest.Start(t)
 	more := awstest.Environment(moto.URL())

@@ -227,7 +227,7 @@ func TestNothingIsPutAfterTheWallDeadline(t *testing.T) {
 func TestInMoto(t *testing.T) {
 	moto := awstest.Start(t)
 	for name, test := range map[string]func(*testing.T, *awstest.Moto){
-		"mirrors": mirrorsInMoto, "writes that AWS refuses": writesThatAWSRefuses, "web identity": webIdentityInMoto, "events": eventsInMoto,
+		"mirrors": mirrorsInMoto, "writes that AWS refuses": writesThatAWSRefuses, "events": eventsInMoto,
 		"parameters": parametersInMoto, "puts at the same time": putsAtTheSameTime, "a parameter in the clear": aParameterInTheClearIsNotWritten,
 		"any number of versions": aParameterTakesAnyNumberOfVersions, "a job reads a parameter": aJobReadsAParameterThroughAReader,
 	} {

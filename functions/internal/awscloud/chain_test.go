@@ -235,7 +235,8 @@ func TestSourcesThatGiveNoCredentials(t *testing.T) {
 }
 
 // The role of a service account, at the STS that moto emulates.
-func webIdentityInMoto(t *testing.T, moto *awstest.Moto) {
+func TestWebIdentityInMoto(t *testing.T) {
+	moto := awstest.Start(t)
 	moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret", map[string]any{"Name": "bootstrap", "SecretString": canary, "ClientRequestToken": versionID})
 	described := moto.MustCall(t, "secretsmanager", "secretsmanager.DescribeSecret", map[string]any{"SecretId": "bootstrap"})
 	home := withoutKeys(t, moto.URL(), "", "")
