@@ -235,31 +235,28 @@ func answers() []kind {
 			return &storm{ops: []string{opSave}, play: truncated}
 		}),
 		network("a third of the connections lost", 0, minutes(10, 180), func(*world, dice) *storm {
-			return &storm{play: func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
-				switch s := share(throw ^ 2); {
-				case s < 1.0/6:
-					return nil, reset()
-				case s < 1.0/3:
-					return lostAfter(throw, req, onward)
-				}
-				return onward(req)
-			}}
+			return third(2, always(func(*http.Request) (*http.Response, error) { return nil, reset() }), lostAfter)
 		}),
 		network("a third of the answers 5xx or 429", 0, minutes(10, 180), func(*world, dice) *storm {
-			return &storm{play: func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
-				switch s := share(throw ^ 3); {
-				case s < 1.0/6:
-					return answerWith(req, 503, "text/html", "<html>"), nil
-				case s < 1.0/3:
-					return tooMany(throw, req, onward)
-				}
-				return onward(req)
-			}}
+			return third(3, always(answering(503, "text/html", "<html>")), tooMany)
 		}),
 		network("answers slow by a second", 0, minutes(10, 180), func(_ *world, d dice) *storm {
 			return slow(nil, d.between(time.Second, 2*time.Second))
 		}),
 	}
+}
+
+// third treats a sixth of the requests in one way and a sixth in another.
+func third(salt uint64, one, other func(uint64, *http.Request, forward) (*http.Response, error)) *storm {
+	return &storm{play: func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
+		switch s := share(throw ^ salt); {
+		case s < 1.0/6:
+			return one(throw, req, onward)
+		case s < 1.0/3:
+			return other(throw, req, onward)
+		}
+		return onward(req)
+	}}
 }
 
 // lostAfter does the work and loses its answer.

@@ -29,11 +29,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// What `make test` plays: five stories in which something goes wrong every few
-// hours. See shortDays.
+// What `make test` plays, without the race detector: a month, in five stories in which something
+// goes wrong every few hours, and with managed keys, which are rotated every 15 days.
 const (
-	shortStories = 5
-	shortBetween = 4 * time.Hour
+	shortStories, shortDays = 5, 6
+	shortBetween            = 4 * time.Hour
+
+	dialDays     = 3 // of each setting of TestTheMarginIsADial
+	shortKeyDays = 42
 )
 
 // play plays a story and checks it.

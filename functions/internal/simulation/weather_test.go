@@ -552,34 +552,22 @@ type published struct {
 
 // publish puts a token before the readers.
 func (t *timeline) publish(p published) {
-	if from := t.brokenFrom(); len(t.tokens) > 0 && from.Before(p.at) {
-		t.gap(from, p.at)
+	if len(t.tokens) > 0 {
+		t.close(p.at)
 	}
 	t.tokens = append(t.tokens, p)
 }
 
-// brokenFrom is when the current token stops working.
-func (t *timeline) brokenFrom() time.Time {
-	if len(t.tokens) == 0 {
-		return time.Time{}
-	}
-	last := t.tokens[len(t.tokens)-1]
-	return later(last.expires, last.at)
-}
-
-// gap notes one; two that touch are one.
-func (t *timeline) gap(from, to time.Time) {
-	if n := len(t.gaps); n > 0 && t.gaps[n-1].to.Equal(from) {
-		t.gaps[n-1].to = to
-		return
-	}
-	t.gaps = append(t.gaps, span{from, to})
-}
-
-// close ends the story.
+// close notes the gap that ends at a moment, if there is one; two that touch are one.
 func (t *timeline) close(end time.Time) {
-	if from := t.brokenFrom(); from.Before(end) {
-		t.gap(from, end)
+	last := t.current(end)
+	from := later(last.expires, last.at)
+	switch n := len(t.gaps); {
+	case !from.Before(end):
+	case n > 0 && t.gaps[n-1].to.Equal(from):
+		t.gaps[n-1].to = end
+	default:
+		t.gaps = append(t.gaps, span{from, end})
 	}
 }
 
