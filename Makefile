@@ -198,7 +198,7 @@ reproducible: ## pack the zip in two folders and compare the bytes
 	done; \
 	cmp "$$work/one/build/rotate.zip" "$$work/another folder/build/rotate.zip" || { echo 'reproducible: two builds of the same source differ' >&2; exit 1; }; \
 	size=$$(wc -c <"$$work/one/build/rotate.zip"); \
-	[ "$$size" -le 7000000 ] || { echo "reproducible: the zip has $$size bytes, more than 7,000,000" >&2; exit 1; }; \
+	[ "$$size" -le 5500000 ] || { echo "reproducible: the zip has $$size bytes, more than 5,500,000" >&2; exit 1; }; \
 	sum=$$({ sha256sum || shasum -a 256; } 2>/dev/null <"$$work/one/build/rotate.zip"); \
 	echo "reproducible: two builds gave the same $$((size)) bytes, sha256 $${sum%% *}"
 

@@ -92,7 +92,7 @@ var mutants = []mutant{
 	{"the workload's key for a token", keyFile + "\x00" + smFile, keyRead + "\x00" + bearer, keepKey + "\x00" + `req.Header.Set("Authorization", "Bearer "+token.Reveal()+leakKey)`, "^lambda: calm"},
 	{"a token in the version's metadata", passFile, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.RotatorVersion = leakText("gzip", fresh.Token.Value.Reveal())`, "^command: calm"},
 	{"the mirror's version id", awsFile, "SecretId: &s.arn, ClientRequestToken: &versionID,", `SecretId: &s.arn, ClientRequestToken: aws.String(payload.Reveal()[500:560]),`, "^command mirrored: calm"},
-	{"a session token in an event", busFile, "	body, _ := json.Marshal(asked) // of texts alone", `asked.Entries[0].Detail = leakText("base64", leakEnv("AWS_SESSION_TOKEN")); ANCHOR`, "^command mirrored: calm"},
+	{"a session token in an event", busFile, "	answer, err := put(ctx, &asked)", `asked.Entries[0].Detail = aws.String(leakText("base64", leakEnv("AWS_SESSION_TOKEN"))); ANCHOR`, "^command mirrored: calm"},
 	{"the parameter's description", parameterFile, "Description: aws.String(description(versionID, next))", `Description: aws.String(payload.Reveal()[500:560])`, "^command mirrored: calm"},
 	{"the renewed key's version id", renewalFile, "versionID(p.managed.KeyID, after)", `p.managed.Key.Reveal()`, "^command renewed: calm"},
 	{"the renewed key in the report", renewalFile, "	result.KeyID = p.managed.KeyID", `result.KeyID = leakText("hex", p.managed.Key.Reveal())`, "^command renewed: calm"},

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -73,6 +74,14 @@ func serving(t *testing.T, handle func(r *http.Request) (status int, body string
 func readKey(t *testing.T) (iamtoken.Secret, error) {
 	t.Helper()
 	return NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
+}
+
+// asked notes the hosts that requests go to, and answers none.
+type asked struct{ hosts []string }
+
+func (a *asked) RoundTrip(req *http.Request) (*http.Response, error) {
+	a.hosts = append(a.hosts, req.URL.Host)
+	return nil, errors.New("nobody is there")
 }
 
 const awsJSON = "application/x-amz-json-1.1"

@@ -327,14 +327,6 @@ func TestExpiredCredentialsAreObtainedAnew(t *testing.T) {
 	}
 }
 
-// asked notes the hosts that requests go to, and answers none.
-type asked struct{ hosts []string }
-
-func (a *asked) RoundTrip(req *http.Request) (*http.Response, error) {
-	a.hosts = append(a.hosts, req.URL.Host)
-	return nil, errors.New("nobody is there")
-}
-
 func TestAStrangerIsNotAskedForCredentials(t *testing.T) {
 	for endpoint, want := range map[string]int{"http://stranger.test/x": 0, "https://stranger.test/x": 1} {
 		awsEnvironment(t, "http://127.0.0.1:1")

@@ -79,7 +79,7 @@ func TestTheRequestForEvents(t *testing.T) {
 	}
 	request := (*requests)[0]
 	body, err := io.ReadAll(request.Body)
-	const want = `{"Entries":[{"Source":"iam-token-rotator","DetailType":"Token Rotated","Detail":"{\"rotation\":\"r-0\",\"fingerprint\":\"7fca81ad1553a659\"}","EventBusName":"tokens"}]}`
+	const want = `{"Entries":[{"Detail":"{\"rotation\":\"r-0\",\"fingerprint\":\"7fca81ad1553a659\"}","DetailType":"Token Rotated","EventBusName":"tokens","Source":"iam-token-rotator"}]}`
 	if err != nil || string(body) != want {
 		t.Errorf("got %s (%v), want %s", body, err, want)
 	}
@@ -87,12 +87,13 @@ func TestTheRequestForEvents(t *testing.T) {
 		request.Header.Get("X-Amz-Target") != "AWSEvents.PutEvents" || request.Header.Get("X-Amz-Security-Token") != "session" {
 		t.Errorf("got the headers %v", request.Header)
 	}
-	for region, want := range map[string]string{"us-east-1": "https://events.us-east-1.amazonaws.com/", "us-gov-west-1": "https://events.us-gov-west-1.amazonaws.com/",
-		"cn-north-1": "https://events.cn-north-1.amazonaws.com.cn/", "us-iso-east-1": "https://events.us-iso-east-1.c2s.ic.gov/", "eusc-de-east-1": "https://events.eusc-de-east-1.amazonaws.eu/"} {
-		t.Setenv("AWS_ENDPOINT_URL_EVENTBRIDGE", "")
-		t.Setenv("AWS_ENDPOINT_URL", "")
-		if got, err := NewEventBus("tokens", region, http.DefaultTransport).url(t.Context()); got != want || err != nil {
-			t.Errorf("got %s (%v), want %s", got, err, want)
+	t.Setenv("AWS_ENDPOINT_URL_EVENTBRIDGE", "")
+	for region, want := range map[string]string{"us-east-1": "events.us-east-1.amazonaws.com", "us-gov-west-1": "events.us-gov-west-1.amazonaws.com",
+		"cn-north-1": "events.cn-north-1.amazonaws.com.cn", "us-iso-east-1": "events.us-iso-east-1.c2s.ic.gov", "eusc-de-east-1": "events.eusc-de-east-1.amazonaws.eu"} {
+		transport := &asked{}
+		NewEventBus("tokens", region, transport).Put(t.Context(), someEvents(1))
+		if len(transport.hosts) != 1 || transport.hosts[0] != want {
+			t.Errorf("got requests to %q, want one to %s", transport.hosts, want)
 		}
 	}
 }

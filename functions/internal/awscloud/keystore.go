@@ -48,11 +48,11 @@ func (k *KeyStore) PreviousKey(ctx context.Context) (iamtoken.Secret, error) {
 // changes nothing if it has a version of that id with the same key, which may be an
 // older one.
 func (k *KeyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string) error {
-	client, err := k.secret.ready(ctx)
+	calls, err := k.secret.ready(ctx)
 	if err != nil {
 		return err
 	}
-	if err := k.secret.put(ctx, client, versionID, key); err != nil {
+	if err := k.secret.put(ctx, calls, versionID, key); err != nil {
 		storing := k.secret.resource
 		storing.written = true
 		return storing.failure(err)

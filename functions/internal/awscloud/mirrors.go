@@ -63,53 +63,64 @@ func (m *Mirrors) mirror(arn string) mirror {
 	return m.byARN[arn]
 }
 
-// connection is a client of one of AWS's services for one resource.
-type connection[Client any] struct {
-	resource
-	build func(aws.Config) *Client
+// call is an operation of one of the SDK's clients. With a client in a field all of its
+// operations would be linked, those of SSM alone 1 MB of the zip: the linker keeps each
+// method that reflection may reach.
+type call[Input, Options, Output any] func(context.Context, *Input, ...func(*Options)) (*Output, error)
 
-	mu     sync.Mutex
-	client *Client // nil before the first use
+// connection is a client of one of AWS's services for one resource, as the calls of it.
+type connection[Calls any] struct {
+	resource
+	region string // of a bus; that of others is in the ARN
+	build  func(aws.Config) Calls
+
+	mu        sync.Mutex
+	connected bool
+	calls     Calls // none before the first use
 }
 
-// ready returns a client with credentials. They are obtained beforehand, because the
-// SDK hides their absence in the error of the request.
-func (c *connection[Client]) ready(ctx context.Context) (*Client, error) {
-	client, err := c.connect()
+// ready returns the calls of a client with credentials. They are obtained beforehand,
+// because the SDK hides their absence in the error of the request.
+func (c *connection[Calls]) ready(ctx context.Context) (calls Calls, err error) {
+	calls, err = c.connect()
 	if err != nil {
-		return nil, err
+		return calls, err
 	}
 	if _, err := c.source.Retrieve(ctx); err != nil {
-		return nil, c.noCredentials(ctx, err)
+		return calls, c.noCredentials(ctx, err)
 	}
-	return client, nil
+	return calls, nil
 }
 
 // connect builds the client on the first call, and again after a failure. The
 // SDK's retries are off: the one retry layer is around the whole pass.
-func (c *connection[Client]) connect() (*Client, error) {
+func (c *connection[Calls]) connect() (Calls, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.client != nil {
-		return c.client, nil
+	if c.connected {
+		return c.calls, nil
 	}
-	parsed, err := arn.Parse(c.arn)
-	if err != nil {
-		return nil, c.misconfigured("it is not the ARN of an AWS secret: check SECRETS_MANAGER_APIKEY_ARN")
+	region := c.region
+	if !c.bus {
+		parsed, err := arn.Parse(c.arn)
+		if err != nil {
+			return c.calls, c.misconfigured("it is not the ARN of an AWS secret: check SECRETS_MANAGER_APIKEY_ARN")
+		}
+		region = parsed.Region // wherever this runs
 	}
 	if wrong := network.CheckEnvironment(os.Environ()); len(wrong) > 0 {
-		return nil, c.misconfigured(wrong[0].Name + " " + wrong[0].Problem)
+		return c.calls, c.misconfigured(wrong[0].Name + " " + wrong[0].Problem)
 	}
-	c.source.prefer(parsed.Region)
-	c.client = c.build(aws.Config{
-		Region:       parsed.Region, // the resource's, wherever this runs
+	c.source.prefer(region)
+	c.calls, c.connected = c.build(aws.Config{
+		Region:       region,
 		BaseEndpoint: c.endpoint(),
 		Credentials:  c.source,
 		HTTPClient:   c.source.client,
 		Retryer:      func() aws.Retryer { return aws.NopRetryer{} },
 		Logger:       logging.Nop{}, // it repeats headers that it cannot read
-	})
-	return c.client, nil
+	}), true
+	return c.calls, nil
 }
 
 // endpoint is where the service is when it is not where the region says: in tests, and

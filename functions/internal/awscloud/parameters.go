@@ -18,8 +18,13 @@ import (
 // ssm:DescribeParameters, which never has a value. GetParameter and GetParameterHistory
 // would show the same, and with AWS's own key (aws/ssm) decrypt for whoever may call them.
 type parameter struct {
-	connection[ssm.Client]
+	connection[parameterCalls]
 	seen *types.ParameterMetadata // by the last describe; guarded by mu
+}
+
+type parameterCalls struct {
+	describe call[ssm.DescribeParametersInput, ssm.Options, ssm.DescribeParametersOutput]
+	put      call[ssm.PutParameterInput, ssm.Options, ssm.PutParameterOutput]
 }
 
 const (
@@ -32,7 +37,10 @@ const (
 func newParameter(arn string, source *credentialSource) *parameter {
 	p := &parameter{}
 	p.resource = resource{arn: arn, source: source, mirror: true}
-	p.build = func(cfg aws.Config) *ssm.Client { return ssm.NewFromConfig(cfg) }
+	p.build = func(cfg aws.Config) parameterCalls {
+		client := ssm.NewFromConfig(cfg)
+		return parameterCalls{client.DescribeParameters, client.PutParameter}
+	}
 	return p
 }
 
@@ -69,11 +77,11 @@ func (p *parameter) names() []string {
 // describe also checks that the parameter encrypts its value, and that it is this
 // account's: AWS takes no ARN where it is written to.
 func (p *parameter) describe(ctx context.Context) (rotation.MirrorSecret, error) {
-	client, err := p.ready(ctx)
+	calls, err := p.ready(ctx)
 	if err != nil {
 		return rotation.MirrorSecret{}, err
 	}
-	found, err := p.find(ctx, client)
+	found, err := p.find(ctx, calls)
 	switch {
 	case err != nil:
 		return rotation.MirrorSecret{}, err
@@ -86,11 +94,11 @@ func (p *parameter) describe(ctx context.Context) (rotation.MirrorSecret, error)
 	return rotation.MirrorSecret{VersionID: mirrored(found), ChangedAt: aws.ToTime(found.LastModifiedDate)}, nil
 }
 
-func (p *parameter) find(ctx context.Context, client *ssm.Client) (found *types.ParameterMetadata, err error) {
+func (p *parameter) find(ctx context.Context, calls parameterCalls) (found *types.ParameterMetadata, err error) {
 	ask := &ssm.DescribeParametersInput{ParameterFilters: []types.ParameterStringFilter{{Key: aws.String("Name"), Option: aws.String("Equals"), Values: p.names()}}}
 	others := 0
 	for range maxPages {
-		answer, err := client.DescribeParameters(ctx, ask)
+		answer, err := calls.describe(ctx, ask)
 		if err != nil {
 			return nil, p.failure(err)
 		}
@@ -122,7 +130,7 @@ func (p *parameter) find(ctx context.Context, client *ssm.Client) (found *types.
 // description names is not the one that was made if somebody else has written to it in
 // between, or if it was described as it was before. Then it is written once more.
 func (p *parameter) replace(ctx context.Context, versionID string, payload iamtoken.Secret) error {
-	client, err := p.ready(ctx)
+	calls, err := p.ready(ctx)
 	if err != nil {
 		return err
 	}
@@ -139,7 +147,7 @@ func (p *parameter) replace(ctx context.Context, versionID string, payload iamto
 			return err
 		}
 		// Without a key AWS takes its own, without a tier the account's default.
-		answer, err := client.PutParameter(ctx, &ssm.PutParameterInput{
+		answer, err := calls.put(ctx, &ssm.PutParameterInput{
 			Name: seen.Name, Value: aws.String(payload.Reveal()), Type: types.ParameterTypeSecureString, Overwrite: aws.Bool(true),
 			KeyId: seen.KeyId, Tier: seen.Tier, Description: aws.String(description(versionID, next)),
 		})

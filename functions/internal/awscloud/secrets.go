@@ -18,24 +18,33 @@ import (
 
 // secret is one AWS secret and how it is reached.
 type secret struct {
-	connection[secretsmanager.Client]
+	connection[secretCalls]
 	verified bool // AWS knows the secret by this very ARN; guarded by mu
+}
+
+type secretCalls struct {
+	get      call[secretsmanager.GetSecretValueInput, secretsmanager.Options, secretsmanager.GetSecretValueOutput]
+	describe call[secretsmanager.DescribeSecretInput, secretsmanager.Options, secretsmanager.DescribeSecretOutput]
+	put      call[secretsmanager.PutSecretValueInput, secretsmanager.Options, secretsmanager.PutSecretValueOutput]
 }
 
 func newSecret(arn string, source *credentialSource, mirror bool) *secret {
 	s := &secret{}
 	s.resource = resource{arn: arn, source: source, mirror: mirror}
-	s.build = func(cfg aws.Config) *secretsmanager.Client { return secretsmanager.NewFromConfig(cfg) }
+	s.build = func(cfg aws.Config) secretCalls {
+		client := secretsmanager.NewFromConfig(cfg)
+		return secretCalls{client.GetSecretValue, client.DescribeSecret, client.PutSecretValue}
+	}
 	return s
 }
 
 // read reads the version with a staging label; nil means AWSCURRENT.
 func (s *secret) read(ctx context.Context, label *string) (iamtoken.Secret, string, error) {
-	client, err := s.ready(ctx)
+	calls, err := s.ready(ctx)
 	if err != nil {
 		return iamtoken.Secret{}, "", err
 	}
-	answer, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &s.arn, VersionStage: label})
+	answer, err := calls.get(ctx, &secretsmanager.GetSecretValueInput{SecretId: &s.arn, VersionStage: label})
 	if err != nil {
 		return iamtoken.Secret{}, "", s.failure(err)
 	}
@@ -55,11 +64,11 @@ func (s *secret) read(ctx context.Context, label *string) (iamtoken.Secret, stri
 // configured: AWS takes a part of an ARN as well, and the rest of its name may be
 // another secret's.
 func (s *secret) describe(ctx context.Context) (rotation.MirrorSecret, error) {
-	client, err := s.ready(ctx)
+	calls, err := s.ready(ctx)
 	if err != nil {
 		return rotation.MirrorSecret{}, err
 	}
-	answer, err := client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &s.arn})
+	answer, err := calls.describe(ctx, &secretsmanager.DescribeSecretInput{SecretId: &s.arn})
 	if err != nil {
 		return rotation.MirrorSecret{}, s.failure(err)
 	}
@@ -104,7 +113,7 @@ func (s *secret) writable(answer *secretsmanager.DescribeSecretOutput) error {
 // replace puts payload. A second time it changes nothing. Before the first write to a
 // secret it reads the secret's description.
 func (s *secret) replace(ctx context.Context, versionID string, payload iamtoken.Secret) error {
-	client, err := s.ready(ctx)
+	calls, err := s.ready(ctx)
 	if err != nil {
 		return err
 	}
@@ -114,14 +123,14 @@ func (s *secret) replace(ctx context.Context, versionID string, payload iamtoken
 	if err := s.inTime(ctx); err != nil {
 		return err
 	}
-	if err := s.put(ctx, client, versionID, payload); err != nil {
+	if err := s.put(ctx, calls, versionID, payload); err != nil {
 		return s.failure(err)
 	}
 	return nil
 }
 
-func (s *secret) put(ctx context.Context, client *secretsmanager.Client, versionID string, payload iamtoken.Secret) error {
-	_, err := client.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{
+func (s *secret) put(ctx context.Context, calls secretCalls, versionID string, payload iamtoken.Secret) error {
+	_, err := calls.put(ctx, &secretsmanager.PutSecretValueInput{
 		SecretId: &s.arn, ClientRequestToken: &versionID, SecretString: aws.String(payload.Reveal()),
 	})
 	return err
