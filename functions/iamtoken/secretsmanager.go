@@ -136,7 +136,7 @@ func CheckAPIKey(text string) error {
 		return errors.New("is the id of an API key, and not the key")
 	case slices.Contains(noValues, strings.ToLower(text)):
 		return errors.New("is what a program prints for a field that is not there: put the real key there")
-	case isPlaceholder(text):
+	case strings.HasPrefix(text, "$"), strings.HasPrefix(text, "<"), strings.Contains(text, "${"), strings.HasPrefix(text, "{{"): // of a template, of a page
 		return errors.New("is a placeholder: put the real key there")
 	case isAssignment(text):
 		return errors.New("is a line NAME=key: remove all but the key")
@@ -160,11 +160,6 @@ func isAssignment(text string) bool {
 	return strings.Trim(value, "=") != "" && !strings.HasPrefix(value, "=") && !strings.ContainsFunc(strings.TrimPrefix(name, "export "), func(r rune) bool {
 		return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 	})
-}
-
-// isPlaceholder reports whether text is what a template or a page has in place of a key.
-func isPlaceholder(text string) bool {
-	return strings.HasPrefix(text, "$") || strings.HasPrefix(text, "<") || strings.Contains(text, "${") || strings.HasPrefix(text, "{{")
 }
 
 // CheckHost returns an error if host, a name with or without a port, has a placeholder

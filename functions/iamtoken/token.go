@@ -153,19 +153,12 @@ func (s Secret) Reveal() string {
 // IsZero reports whether the secret is empty.
 func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
-// String returns "[secret]".
-func (s Secret) String() string { return redacted }
+// What prints or encodes a Secret, fmt by every verb, slog and encoding/json, gets "[secret]".
 
-// GoString returns "[secret]".
-func (s Secret) GoString() string { return redacted }
-
-// Format writes "[secret]" for every verb and flag.
-func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
-
-// LogValue returns "[secret]".
-func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
-
-// MarshalText returns "[secret]"; encoding/json uses it too.
+func (s Secret) String() string               { return redacted }
+func (s Secret) GoString() string             { return redacted }
+func (s Secret) Format(f fmt.State, _ rune)   { _, _ = io.WriteString(f, redacted) }
+func (s Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
 func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // UnmarshalText takes the text as the value.

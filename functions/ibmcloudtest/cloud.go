@@ -98,32 +98,23 @@ func (c *Cloud) AccountID() string { return c.account }
 // ProfileID is the id of the trusted profile [ProfileName]: "Profile-<uuid>".
 func (c *Cloud) ProfileID() string { return c.profile.subject() }
 
-// BootstrapAPIKey is the key of the identity that reads API keys and adds token versions.
+// The keys of [IdentityBootstrap], [IdentityReader] and [IdentityAdmin].
+
 func (c *Cloud) BootstrapAPIKey() string { return c.bootstrapKey.value }
+func (c *Cloud) ReaderAPIKey() string    { return c.readerKey.value }
+func (c *Cloud) AdminAPIKey() string     { return c.adminKey.value }
 
-// ReaderAPIKey is the key of the identity that may read the token secrets.
-func (c *Cloud) ReaderAPIKey() string { return c.readerKey.value }
+// The secret groups: that of the API keys, and that of the tokens.
 
-// AdminAPIKey is the key of the Manager of the Secrets Manager instance.
-func (c *Cloud) AdminAPIKey() string { return c.adminKey.value }
-
-// KeyGroupName is the secret group that holds the API keys.
-func (c *Cloud) KeyGroupName() string { return c.keyGroup.name }
-
-// TokenGroupName is the secret group that holds the tokens.
+func (c *Cloud) KeyGroupName() string   { return c.keyGroup.name }
+func (c *Cloud) KeyGroupID() string     { return c.keyGroup.id }
 func (c *Cloud) TokenGroupName() string { return c.tokenGroup.name }
+func (c *Cloud) TokenGroupID() string   { return c.tokenGroup.id }
 
-// BootstrapIAMID is the service id of the bootstrap identity: "iam-ServiceId-<uuid>".
+// The service ids of the bootstrap identity and of the reader: "iam-ServiceId-<uuid>".
+
 func (c *Cloud) BootstrapIAMID() string { return c.bootstrapKey.owner.iamID }
-
-// ReaderIAMID is the service id of the reader: "iam-ServiceId-<uuid>".
-func (c *Cloud) ReaderIAMID() string { return c.readerKey.owner.iamID }
-
-// KeyGroupID is the id of the secret group that holds the API keys.
-func (c *Cloud) KeyGroupID() string { return c.keyGroup.id }
-
-// TokenGroupID is the id of the secret group that holds the tokens.
-func (c *Cloud) TokenGroupID() string { return c.tokenGroup.id }
+func (c *Cloud) ReaderIAMID() string    { return c.readerKey.owner.iamID }
 
 // SetTokenTTL changes the lifetime of the tokens that IAM issues from now on; d counts in whole seconds.
 // It panics if d is below one second. Keep to an hour at most, as IBM does.

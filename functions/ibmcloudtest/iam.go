@@ -309,14 +309,11 @@ func (c *Cloud) keyOwner(key string) *identity {
 // trustedProfile returns the profile that any of id, name and CRN names, or nil. Fields that are
 // empty are not compared; those given must agree.
 func (c *Cloud) trustedProfile(id, name, crn string) *identity {
-	if id+name+crn == "" || id != "" && id != c.profile.subject() || name != "" && name != c.profile.name || crn != "" && crn != c.profileCRN() {
+	own := "crn:v1:bluemix:public:iam-identity::a/" + c.account + "::profile:" + c.profile.subject()
+	if id+name+crn == "" || id != "" && id != c.profile.subject() || name != "" && name != c.profile.name || crn != "" && crn != own {
 		return nil
 	}
 	return c.profile
-}
-
-func (c *Cloud) profileCRN() string {
-	return "crn:v1:bluemix:public:iam-identity::a/" + c.account + "::profile:" + c.profile.subject()
 }
 
 // tokenCacheSize bounds the cache; beyond it the cache is cleared.

@@ -47,14 +47,6 @@ func TestCreateAndReadASecret(t *testing.T) {
 	}
 }
 
-func TestSeededTokenSecret(t *testing.T) {
-	cloud, c, admin := newAdmin(t, ibmcloudtest.Options{})
-	got := c.want(200, admin, "GET", "/api/v2/secrets/"+cloud.Rotations()[0].TokenSecret+"/versions/current", "")
-	if _, ok := got.body["version_custom_metadata"]; ok || got.at("payload") != "no token yet" || got.at("alias") != "current" {
-		t.Errorf("got %s, want \"no token yet\" without metadata", got)
-	}
-}
-
 func TestPatchMetadata(t *testing.T) {
 	_, c, admin := newAdmin(t, ibmcloudtest.Options{})
 	id := c.want(201, admin, "POST", "/api/v2/secrets", `{"secret_type":"arbitrary","name":"old","payload":"x","custom_metadata":{"a":1}}`).at("id").(string)

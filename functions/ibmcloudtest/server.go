@@ -402,7 +402,9 @@ func (c *Cloud) errorReply(in *call, err error) reply {
 	}
 	switch in.operation.service {
 	case serviceIAM:
-		return jsonReply(e.status, c.iamError(in.request, in.transaction, e))
+		body := object{"errorCode": e.code, "errorMessage": e.message, "context": c.errorContext(in.request, in.transaction)}
+		body.set("errorDetails", e.details)
+		return jsonReply(e.status, body)
 	case serviceAPIKeys:
 		return jsonReply(e.status, c.exception(in.request, in.transaction, e))
 	}
@@ -431,31 +433,17 @@ func commonError(e *apiError) any {
 	return object{"errors": []object{problem}, "status_code": e.status, "trace": uuid.NewString()}
 }
 
-// iamError is the error body of IAM's token service.
-func (c *Cloud) iamError(r *http.Request, transaction string, e *apiError) any {
-	body := object{"errorCode": e.code, "errorMessage": e.message, "context": c.errorContext(r, transaction)}
-	body.set("errorDetails", e.details)
-	return body
-}
-
 // errorContext is what IAM says about the request: nothing of it but its user agent and Transaction-Id.
 func (c *Cloud) errorContext(r *http.Request, transaction string) object {
 	const stamp = "02.01.2006 15:04:05:000 MST"
 	now := c.now().UTC()
+	ip, _, _ := net.SplitHostPort(r.RemoteAddr) // none in process
 	return object{
 		"requestId": transaction, "requestType": "incoming.Identity_Token", "userAgent": r.UserAgent(),
-		"clientIp": clientIP(r), "url": "https://" + host(r) + c.redactPath(r.URL.Path), "instanceId": "iamid-1", "threadId": "1",
+		"clientIp": cmp.Or(ip, "127.0.0.1"), "url": "https://" + host(r) + c.redactPath(r.URL.Path), "instanceId": "iamid-1", "threadId": "1",
 		"host": "iamid-1", "startTime": now.Format(stamp), "endTime": now.Format(stamp), "elapsedTime": "0",
 		"locale": "en_US", "clusterName": "iam-id-sandbox",
 	}
-}
-
-func clientIP(r *http.Request) string {
-	ip, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil { // in process
-		return "127.0.0.1"
-	}
-	return ip
 }
 
 // timestamp is a time as Secrets Manager writes it, in milliseconds.

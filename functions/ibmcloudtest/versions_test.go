@@ -14,6 +14,9 @@ func TestNewVersionMovesTheAliases(t *testing.T) {
 	id := cloud.Rotations()[0].TokenSecret
 	path := "/api/v2/secrets/" + id + "/versions"
 	c.check(c.do(admin, "GET", path+"/previous", ""), 404, "previous of one version")
+	if seeded := c.want(200, admin, "GET", path+"/current", ""); seeded.at("payload") != "no token yet" || seeded.at("version_custom_metadata") != nil {
+		t.Errorf("got %s, want \"no token yet\" without metadata", seeded)
+	}
 	var ids []string
 	for i := range 3 {
 		now.advance(time.Minute)

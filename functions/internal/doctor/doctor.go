@@ -120,6 +120,11 @@ func try[T any](ctx context.Context, limit time.Duration, request func(context.C
 	return request(ctx)
 }
 
+// tryOf is try for a request about one thing.
+func tryOf[A, T any](ctx context.Context, limit time.Duration, request func(context.Context, A) (T, error), about A) (T, error) {
+	return try(ctx, limit, func(ctx context.Context) (T, error) { return request(ctx, about) })
+}
+
 // Misconfigured is the diagnosis of a configuration that cannot be used: one
 // failed check for each problem that err joins, and nothing else tried.
 func Misconfigured(err error) report.Diagnosis {

@@ -62,7 +62,7 @@ func (d *Doctor) reach(ctx context.Context, f *findings, host Host) (blocker, ad
 		origin = &url.URL{} // config has rejected it
 	}
 	asked := d.now()
-	way, err := try(ctx, d.limit, func(ctx context.Context) (way, error) { return d.ask(ctx, host) })
+	way, err := tryOf(ctx, d.limit, d.ask, host)
 	failure := network.Peer{Host: origin.Hostname(), Variable: host.Variable, Instance: host.Instance}.NoAnswer("", err)
 	target, called := origin, origin.Hostname()
 	if way.proxy != nil { // its URL may hold a password
@@ -122,21 +122,20 @@ func (d *Doctor) ask(ctx context.Context, host Host) (way, error) {
 		transport = d.HTTP.Clone()
 	}
 	defer transport.CloseIdleConnections()
-	dial := transport.DialContext
 	var connected atomic.Bool
-	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		if err == nil {
-			connected.Store(true)
-		}
-		return conn, err
-	}
 	var secured atomic.Pointer[tls.ConnectionState]
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{TLSHandshakeDone: func(state tls.ConnectionState, err error) {
-		if err == nil && len(state.PeerCertificates) > 0 {
-			secured.Store(&state)
-		}
-	}})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		ConnectDone: func(_, _ string, err error) {
+			if err == nil {
+				connected.Store(true)
+			}
+		},
+		TLSHandshakeDone: func(state tls.ConnectionState, err error) {
+			if err == nil && len(state.PeerCertificates) > 0 {
+				secured.Store(&state)
+			}
+		},
+	})
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, host.Origin+host.Probe, nil)
 	if err != nil {
 		return w, err

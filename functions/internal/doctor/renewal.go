@@ -29,9 +29,7 @@ func (d *Doctor) checkRenewal(ctx context.Context, f *findings, blocker string, 
 		f.notTried(blocker, managedKey, managedKeyLocks, managedKeyCopy)
 		return
 	}
-	secret, err := try(ctx, d.limit, func(ctx context.Context) (rotation.KeySecret, error) {
-		return d.SecretsManager.InspectManagedKey(ctx, d.ManagedKey)
-	})
+	secret, err := tryOf(ctx, d.limit, d.SecretsManager.InspectManagedKey, d.ManagedKey)
 	if err != nil {
 		f.failed(managedKey, err)
 		f.notTried(managedKey, managedKeyLocks, managedKeyCopy)

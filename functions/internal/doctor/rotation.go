@@ -83,9 +83,7 @@ func (e *examination) readKey(ctx context.Context, f *findings) (blocker string)
 		f.fail(keySecret, "timeout: the time was up before this rotation's turn came", "give more time (-timeout, or the function's), or name some rotations only")
 		return keySecret
 	}
-	key, err := try(ctx, e.limit, func(ctx context.Context) (rotation.KeySecret, error) {
-		return e.SecretsManager.ReadKeySecret(ctx, e.APIKey)
-	})
+	key, err := tryOf(ctx, e.limit, e.SecretsManager.ReadKeySecret, e.APIKey)
 	if err != nil {
 		f.failed(keySecret, err)
 		if !e.denied(err) && failureOf(err).Retry != rotation.Never { // an outage, or a token that is rejected: every request would fail
@@ -109,7 +107,7 @@ func (e *examination) checkKey(ctx context.Context, f *findings) {
 		f.notTried(blocker, keyIdentity, keyExpiry, tokenLifetime)
 		return
 	}
-	response, err := try(ctx, e.limit, func(ctx context.Context) (rotation.TokenResponse, error) { return e.IAM.Exchange(ctx, e.key.Key) })
+	response, err := tryOf(ctx, e.limit, e.IAM.Exchange, e.key.Key)
 	if err != nil {
 		f.failed(keyIdentity, err)
 		f.notTried(keyIdentity, keyExpiry, tokenLifetime)
@@ -181,9 +179,7 @@ func (e *examination) checkLifetime(f *findings, response rotation.TokenResponse
 // version. A rotation needs to see neither of the first two, so a missing permission
 // is a warning.
 func (e *examination) checkTokenSecret(ctx context.Context, f *findings) {
-	secret, err := try(ctx, e.limit, func(ctx context.Context) (rotation.SecretDescription, error) {
-		return e.SecretsManager.Describe(ctx, e.Token.ID)
-	})
+	secret, err := tryOf(ctx, e.limit, e.SecretsManager.Describe, e.Token.ID)
 	usable := true
 	switch {
 	case e.denied(err):
@@ -262,9 +258,7 @@ func (e *examination) checkLocks(ctx context.Context, f *findings, versions int)
 
 // checkStoredToken reads the metadata of the current version.
 func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
-	current, err := try(ctx, e.limit, func(ctx context.Context) (rotation.CurrentVersion, error) {
-		return e.SecretsManager.ReadMetadata(ctx, e.Token)
-	})
+	current, err := tryOf(ctx, e.limit, e.SecretsManager.ReadMetadata, e.Token)
 	if err != nil {
 		e.denied(err)
 		f.failed(storedToken, err)
@@ -308,7 +302,7 @@ func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 			continue
 		}
 		if e.current.VersionID == "" {
-			if _, err := try(ctx, e.limit, func(ctx context.Context) (rotation.MirrorSecret, error) { return e.Mirrors.Describe(ctx, arn) }); err != nil {
+			if _, err := tryOf(ctx, e.limit, e.Mirrors.Describe, arn); err != nil {
 				f.failed(mirror, err)
 			} else {
 				f.ok(mirror, "%s can be seen; not tried: %s", arn, untried(arn))

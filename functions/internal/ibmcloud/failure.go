@@ -60,8 +60,10 @@ func (o operation) failure(got *wireResponse, now time.Time) *rotation.Error {
 // byStatus is what an answer's status decides, and the advice if its code says no more.
 func (o operation) byStatus(status int) (rotation.Kind, rotation.Retry, string) {
 	switch {
+	case status == http.StatusTooManyRequests && o.instance:
+		return rotation.RateLimited, rotation.Later, "the instance is asked too often; if this persists, lower SECRETS_MANAGER_MAX_RPS, which all who use it share"
 	case status == http.StatusTooManyRequests:
-		return rotation.RateLimited, rotation.Later, o.busy()
+		return rotation.RateLimited, rotation.Later, "IAM is asked too often; nothing to do unless it persists"
 	case status == http.StatusRequestTimeout, status >= 500:
 		return rotation.Unavailable, rotation.Later, "the service is having trouble; nothing to do unless it persists"
 	case status == http.StatusUnauthorized, status == http.StatusBadRequest && o.credential != "":
@@ -96,14 +98,6 @@ func (o operation) unanswered(err error) *rotation.Error {
 		peer.Variable, peer.Instance = "SECRETS_MANAGER_URL", true
 	}
 	return peer.NoAnswer(o.doing, err)
-}
-
-// busy is the advice on 429.
-func (o operation) busy() string {
-	if o.instance {
-		return "the instance is asked too often; if this persists, lower SECRETS_MANAGER_MAX_RPS, which all who use it share"
-	}
-	return "IAM is asked too often; nothing to do unless it persists"
 }
 
 // unusable is the error for a success whose body cannot be used.

@@ -100,7 +100,11 @@ func (s *SecretsManager) readKeySecret(ctx context.Context, ref rotation.KeyRef,
 		return rotation.KeySecret{}, err
 	}
 	s.noteKeySecret(ref, secret)
-	key, err := keyOf(secret, ref)
+	value, err := keyIn(secret, ref.Field)
+	if err != nil {
+		return rotation.KeySecret{}, err
+	}
+	key, err := checkKey(value)
 	if err != nil {
 		return rotation.KeySecret{}, err
 	}
@@ -204,15 +208,6 @@ func checkCredentials(reuse, static *bool, groups []string) error {
 			"create it with a fixed service_id, which has the job's permissions, and reuse_api_key true")
 	}
 	return nil
-}
-
-// keyOf takes the key out of the secret that ref names.
-func keyOf(secret sm.SecretIntf, ref rotation.KeyRef) (iamtoken.Secret, error) {
-	value, err := keyIn(secret, ref.Field)
-	if err != nil {
-		return iamtoken.Secret{}, err
-	}
-	return checkKey(value)
 }
 
 // keyIn finds the key where a secret of its type has it.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -125,7 +126,7 @@ const (
 
 func fuzzedIAM(wire says) *ibmcloud.IAM { return ibmcloud.NewIAM("https://iam.test", wire, fuzzNow) }
 
-var statuses = []int{200, 201, 204, 301, 400, 401, 403, 404, 412, 429, 500, 503}
+var statuses = []int{200, 201, 204, 301, 400, 401, 403, 404, 412, 429, 500, 503, 410}
 
 func statusOf(n uint8) int { return statuses[int(n)%len(statuses)] }
 
@@ -189,13 +190,8 @@ func TestKeySecretsThatGiveNoKey(t *testing.T) {
 		}
 	}
 	for _, status := range []int{404, 410} {
-		wire := says{"instance.test", status, "application/json", `{"errors":[{"message":"` + keyCanary + `"}]}`}
-		sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{URL: "https://instance.test", Transport: wire, Now: fuzzNow,
-			Bootstrap: ibmcloud.BootstrapByKey(fuzzedIAM(wire), ibmcloud.FixedKey(iamtoken.NewSecret(keyCanary)))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = sm.ReadKey(t.Context(), rotation.KeyRef{Group: "g", Type: "iam_credentials", Name: "n"})
+		sm := fuzzedSecretsManager(t, uint8(slices.Index(statuses, status)), "application/json", `{"errors":[{"message":"`+keyCanary+`"}]}`)
+		_, err := sm.ReadKey(t.Context(), rotation.KeyRef{Group: "g", Type: "iam_credentials", Name: "n"})
 		if failure := asFailure(t, err); failure == nil || failure.Kind != rotation.NotFound || !strings.Contains(failure.Message, "when its lease has ended") {
 			t.Errorf("%d: got %v, want not_found that speaks of the lease", status, failure)
 		}
