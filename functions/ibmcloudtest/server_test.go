@@ -249,63 +249,56 @@ func TestGzip(t *testing.T) {
 func TestLogsRouting(t *testing.T) {
 	cloud, c := newCloud(t, ibmcloudtest.Options{})
 	token := c.token(cloud.Rotations()[0].APIKey)
-	get := func(path string, header ...string) answer {
-		return c.send(c.request("GET", path, "", append(header, "Authorization", "Bearer "+token)...))
+	get := func(path, version string) answer {
+		return c.send(c.request("GET", path, "", "Authorization", "Bearer "+token, "IBM-API-Version", version))
 	}
-	present := func(of map[string]any, what string, fields ...string) {
-		for _, field := range fields {
+	const dated = "2026-03-01"
+	object := func(path string, at ...any) map[string]any {
+		found, _ := get(path, dated).at(at...).(map[string]any)
+		return found
+	}
+	target, route := object("/v3/targets", "targets", 0), object("/v3/routes", "routes", 0)
+	tenant, sink := object("/v1/tenants", "tenants", 0), object("/v1/tenants", "tenants", 0, "targets", 0)
+	for fields, of := range map[string]map[string]any{
+		"id name crn destination_crn target_type write_status created_at updated_at managed_by":                  target,
+		"id name crn rules created_at updated_at":                                                                route,
+		"id name log_sink_crn type etag created_at updated_at write_status":                                      sink,
+		"default_targets permitted_target_regions primary_metadata_region private_api_endpoint_only api_version": object("/v3/settings"),
+	} {
+		for _, field := range strings.Fields(fields) {
 			if of[field] == nil {
-				t.Errorf("%s lacks %s: %v", what, field, of)
+				t.Errorf("%s is missing: %v", field, of)
 			}
 		}
 	}
-	object := func(a answer, path ...any) map[string]any {
-		found, _ := a.at(path...).(map[string]any)
-		return found
-	}
-	targets := get("/v3/targets")
-	target := object(targets, "targets", 0)
-	present(target, "a target", "id", "name", "crn", "destination_crn", "target_type", "write_status", "created_at", "updated_at", "managed_by")
-	if one := get("/v3/targets/" + fmt.Sprint(target["id"])); one.body["id"] != target["id"] || one.at("write_status", "status") != "success" {
-		t.Errorf("the target by its id: got %d %s", one.status, one)
-	}
-	settings := get("/v3/settings")
-	present(settings.body, "the settings", "default_targets", "permitted_target_regions", "primary_metadata_region", "private_api_endpoint_only", "api_version")
-	routes := get("/v3/routes")
-	present(object(routes, "routes", 0), "a route", "id", "name", "crn", "rules", "created_at", "updated_at")
-	for _, reference := range []map[string]any{object(settings, "default_targets", 0), object(routes, "routes", 0, "rules", 0, "targets", 0)} {
+	for _, reference := range []map[string]any{object("/v3/settings", "default_targets", 0), object("/v3/routes", "routes", 0, "rules", 0, "targets", 0)} {
 		for _, field := range []string{"id", "crn", "name", "target_type"} {
 			if reference[field] == nil || reference[field] != target[field] {
 				t.Errorf("%s of a reference: got %v, want %v", field, reference[field], target[field])
 			}
 		}
 	}
-	dated := []string{"IBM-API-Version", "2026-03-01"}
-	tenants := get("/v1/tenants", dated...)
-	present(object(tenants, "tenants", 0, "targets", 0), "a tenant's target", "id", "name", "log_sink_crn", "type", "etag", "created_at", "updated_at", "write_status")
-	tenant, sink := fmt.Sprint(tenants.at("tenants", 0, "id")), fmt.Sprint(tenants.at("tenants", 0, "targets", 0, "id"))
+	ids := strings.NewReplacer("TARGET", fmt.Sprint(target["id"]), "ROUTE", fmt.Sprint(route["id"]), "TENANT", fmt.Sprint(tenant["id"]), "SINK", fmt.Sprint(sink["id"]))
 	for path, want := range map[string]int{
-		"/v1/tenants/" + tenant: 200, "/v1/tenants/" + tenant + "/targets": 200, "/v1/tenants/" + tenant + "/targets/" + sink: 200,
-		"/v1/tenants/x": 404, "/v1/tenants/x/targets": 404, "/v1/tenants/" + tenant + "/targets/x": 404, "/v3/targets/x": 404, "/v3/routes/x": 404,
-		"/v3/routes/" + fmt.Sprint(routes.at("routes", 0, "id")): 200,
+		"/v3/targets/TARGET": 200, "/v3/routes/ROUTE": 200, "/v1/tenants/TENANT": 200, "/v1/tenants/TENANT/targets": 200, "/v1/tenants/TENANT/targets/SINK": 200,
+		"/v3/targets/x": 404, "/v3/routes/x": 404, "/v1/tenants/x": 404, "/v1/tenants/x/targets": 404, "/v1/tenants/TENANT/targets/x": 404,
 	} {
-		c.check(get(path, dated...), want, path)
-	}
-	for name, want := range map[string]int{"?name=default": 1, "?name=other": 0, "/" + tenant + "/targets?name=cloud-logs-sink": 1, "/" + tenant + "/targets?name=x": 0} {
-		list := "tenants"
-		if strings.Contains(name, "targets") {
-			list = "targets"
+		got := get(ids.Replace(path), dated)
+		c.check(got, want, path)
+		if id := path[strings.LastIndex(path, "/")+1:]; want == 200 && id != "targets" && got.at("id") != ids.Replace(id) {
+			t.Errorf("%s: got %s", path, got)
 		}
-		items, isList := get("/v1/tenants"+name, dated...).at(list).([]any)
+	}
+	for query, want := range map[string]int{"?name=default": 1, "?name=other": 0, "/TENANT/targets?name=cloud-logs-sink": 1, "/TENANT/targets?name=x": 0} {
+		list := map[bool]string{true: "targets", false: "tenants"}[strings.Contains(query, "targets")]
+		items, isList := get(ids.Replace("/v1/tenants"+query), dated).at(list).([]any)
 		if len(items) != want || !isList {
-			t.Errorf("%s: got %d, want %d", name, len(items), want)
+			t.Errorf("%s: got %d, want %d", query, len(items), want)
 		}
 	}
 	for _, version := range []string{"", "today", "2026-13-01", "20260301"} {
-		header := []string{"IBM-API-Version", version}
-		c.check(get("/v1/tenants", header...), 400, "IBM-API-Version "+version)
+		c.check(get("/v1/tenants", version), 400, "IBM-API-Version "+version)
 	}
-	c.check(get("/v1/tenants"), 400, "no IBM-API-Version")
 }
 
 // IBM's secrets engine for Vault asks this when a role is configured: the token's keys, an access group or a service id, the API key's

@@ -29,17 +29,22 @@ type Config struct {
 	ManagedKey        rotation.KeyRef     // the secret that IBM renews the bootstrap key in; zero if there is none
 	Rotations         []rotation.Rotation // at least one; names and token secrets are unique
 
-	MinRemaining     time.Duration
-	RotationInterval time.Duration
-	MaxRPS           int // 0 means no limit
-	Concurrency      int
+	Limits
 
 	EventBus       string // name or ARN of an EventBridge bus; "" for no events
 	EventBusRegion string
 
-	MetricsNamespace   string
 	LogLevel           slog.Level
 	BootstrapExpiresAt time.Time // zero when not known
+}
+
+// Limits are settings that count as they are.
+type Limits struct {
+	MinRemaining     time.Duration `env:"MIN_REMAINING" envDefault:"8m"`
+	RotationInterval time.Duration `env:"ROTATION_INTERVAL" envDefault:"50m"`
+	MaxRPS           int           `env:"SECRETS_MANAGER_MAX_RPS" envDefault:"15"` // 0 means no limit
+	Concurrency      int           `env:"CONCURRENCY" envDefault:"16"`
+	MetricsNamespace string        `env:"METRICS_NAMESPACE" envDefault:"IAMTokenRotator"`
 }
 
 // Credential is how the bootstrap identity authenticates: exactly one of the fields
@@ -47,12 +52,12 @@ type Config struct {
 type Credential struct {
 	Variable string // the name of the one that is set: "SECRETS_MANAGER_APIKEY"
 
-	APIKey          iamtoken.Secret
-	APIKeyARN       string // of an AWS Secrets Manager secret that holds the key
-	ProfileName     string
-	ProfileID       string
-	CRTokenFilename string // empty: the default of the compute resource
-	Token           iamtoken.Secret
+	APIKey          iamtoken.Secret `env:"SECRETS_MANAGER_APIKEY"`
+	APIKeyARN       string          `env:"SECRETS_MANAGER_APIKEY_ARN"` // of an AWS Secrets Manager secret that holds the key
+	ProfileName     string          `env:"IAM_PROFILE_NAME"`
+	ProfileID       string          `env:"IAM_PROFILE_ID"`
+	CRTokenFilename string          `env:"CR_TOKEN_FILENAME"` // empty: the default of the compute resource
+	Token           iamtoken.Secret `env:"IAM_TOKEN"`
 }
 
 // HasKey reports whether the identity is that of an API key.
@@ -72,11 +77,7 @@ func Load(environ []string, readFile ReadFile) (Config, error) {
 		IAMURL:             found.origin("IAM_URL", v.IAMURL),
 		Credential:         v.credential(&found),
 		Rotations:          v.rotations(&found, readFile),
-		MinRemaining:       v.MinRemaining,
-		RotationInterval:   v.RotationInterval,
-		MaxRPS:             v.MaxRPS,
-		Concurrency:        v.Concurrency,
-		MetricsNamespace:   v.MetricsNamespace,
+		Limits:             v.Limits,
 		LogLevel:           slog.Level(v.LogLevel),
 		BootstrapExpiresAt: time.Time(v.BootstrapExpiresAt),
 	}
@@ -98,13 +99,8 @@ type variables struct {
 	SecretsManagerURL string `env:"SECRETS_MANAGER_URL"`
 	IAMURL            string `env:"IAM_URL" envDefault:"https://iam.cloud.ibm.com"`
 
-	APIKey          iamtoken.Secret `env:"SECRETS_MANAGER_APIKEY"`
-	APIKeyARN       string          `env:"SECRETS_MANAGER_APIKEY_ARN"`
-	ProfileName     string          `env:"IAM_PROFILE_NAME"`
-	ProfileID       string          `env:"IAM_PROFILE_ID"`
-	CRTokenFilename string          `env:"CR_TOKEN_FILENAME"`
-	Token           iamtoken.Secret `env:"IAM_TOKEN"`
-	ManagedKey      string          `env:"BOOTSTRAP_KEY_SECRET"`
+	Credential
+	ManagedKey string `env:"BOOTSTRAP_KEY_SECRET"`
 
 	APIKeySecret  string          `env:"API_KEY_SECRET"`
 	TokenSecret   string          `env:"TOKEN_SECRET"`
@@ -114,16 +110,11 @@ type variables struct {
 	Rotations     string          `env:"ROTATIONS"`
 	RotationsFile string          `env:"ROTATIONS_FILE"`
 
-	MinRemaining     time.Duration `env:"MIN_REMAINING" envDefault:"8m"`
-	RotationInterval time.Duration `env:"ROTATION_INTERVAL" envDefault:"50m"`
-	MaxRPS           int           `env:"SECRETS_MANAGER_MAX_RPS" envDefault:"15"`
-	Concurrency      int           `env:"CONCURRENCY" envDefault:"16"`
-
+	Limits
 	EventBusName     string `env:"EVENT_BUS_NAME"`
 	AWSRegion        string `env:"AWS_REGION"`
 	AWSDefaultRegion string `env:"AWS_DEFAULT_REGION"`
 
-	MetricsNamespace   string   `env:"METRICS_NAMESPACE" envDefault:"IAMTokenRotator"`
 	LogLevel           logLevel `env:"LOG_LEVEL" envDefault:"info"`
 	BootstrapExpiresAt date     `env:"BOOTSTRAP_EXPIRES_AT"`
 }
@@ -194,8 +185,8 @@ func (d *date) UnmarshalText(text []byte) error {
 // credential returns the one credential that is configured. IAM_TOKEN counts only
 // when no other is set: people have it exported for other tools.
 func (v variables) credential(found *problems) Credential {
-	c := Credential{APIKeyARN: v.APIKeyARN, ProfileName: v.ProfileName, ProfileID: v.ProfileID, CRTokenFilename: v.CRTokenFilename}
-	c.APIKey = v.APIKey
+	c := v.Credential
+	c.Token = iamtoken.Secret{}
 	if !v.APIKey.IsZero() {
 		if err := iamtoken.CheckAPIKey(v.APIKey.Reveal()); err != nil {
 			found.add("SECRETS_MANAGER_APIKEY", "%v", err)
