@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -52,12 +53,8 @@ func (p Peer) NoAnswer(doing string, err error) *rotation.Error {
 	case errors.Is(err, ErrSuspended), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		failure.Kind = rotation.Timeout
 	}
-	for _, part := range []string{doing, found, advice} {
-		if part != "" && failure.Message != "" {
-			failure.Message += ": "
-		}
-		failure.Message += part
-	}
+	said := slices.DeleteFunc([]string{doing, found, advice}, func(part string) bool { return part == "" })
+	failure.Message = strings.Join(said, ": ")
 	return failure
 }
 

@@ -350,14 +350,18 @@ func TestARequestIsSentOnce(t *testing.T) {
 	}
 }
 
+func started(t *testing.T, http2 bool, handler http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	server := httptest.NewUnstartedServer(handler)
+	server.EnableHTTP2 = http2
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
+}
+
 func TestLargeHeadersAreRejected(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
-		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("X-Large", strings.Repeat("x", 40<<10))
-		}))
-		server.EnableHTTP2 = http2
-		server.StartTLS()
-		t.Cleanup(server.Close)
+		server := started(t, http2, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Large", strings.Repeat("x", 40<<10)) })
 		if _, err := send(trusting(t, server, time.Now), http.MethodGet, server.URL, ""); err == nil {
 			t.Errorf("HTTP/2 %t: got no error", http2)
 		}
@@ -366,16 +370,13 @@ func TestLargeHeadersAreRejected(t *testing.T) {
 
 func TestASlowBodyEndsWithTheContext(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
-		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		server := started(t, http2, func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				_, _ = io.WriteString(w, " ")
 				_ = http.NewResponseController(w).Flush()
 				time.Sleep(10 * time.Millisecond)
 			}
-		}))
-		server.EnableHTTP2 = http2
-		server.StartTLS()
-		t.Cleanup(server.Close)
+		})
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL, nil)
