@@ -113,6 +113,13 @@ func TestTheBootstrapKeyRenewsItself(t *testing.T) {
 	if stored() != cloud.MustCurrent(managed).Payload || !got.ByPreviousKey || len(got.Warnings) == 0 {
 		t.Errorf("got %+v, want the key renewed by the previous one", got)
 	}
+	// AWSPREVIOUS is the key that has ended. Each run says so, also of a process that did not see it end.
+	f = newFunction("the-function", env, &log)
+	for _, requests := range []string{"GetSecretValue GetSecretValueAWSPREVIOUS", "GetSecretValueAWSPREVIOUS"} {
+		if got := run(`{}`, report.KeyCurrent, requests); len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "AWSPREVIOUS") {
+			t.Errorf("got the warnings %q, want one of the key before", got.Warnings)
+		}
+	}
 	if _, err := invoke(t, newFunction("the-function", append(env, "SECRETS_MANAGER_APIKEY=x", "SECRETS_MANAGER_APIKEY_ARN="), io.Discard), `{}`); err == nil ||
 		!strings.Contains(err.Error(), "misconfigured: BOOTSTRAP_KEY_SECRET") {
 		t.Errorf("got %v, want misconfigured", err)
