@@ -222,6 +222,9 @@ func (p *program) lastPasses(ctx context.Context, stack *types.Stack) (passes []
 	return slices.Clip(passes), nil
 }
 
+// bad reports whether the pass did not get through the list.
+func (l pass) bad() bool { return l.Status != "RUNNING" && l.Status != "SUCCEEDED" }
+
 func (l pass) text() string {
 	text := fmt.Sprintf("%s the last %s: %s", l.Began.Format(time.RFC3339), l.Mode, printable(l.Status))
 	if l.Ended != nil {

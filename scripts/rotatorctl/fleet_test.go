@@ -6,11 +6,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/infra/aws/awstest"
 )
 
 // newFleet prepares the deployment of a fleet.
@@ -74,6 +76,16 @@ func (a *account) ran(runID string) (invocations int, outcomes map[string]int) {
 		}
 	}
 	return invocations, outcomes
+}
+
+// names is the key of the list of names.
+func (a *account) names() string {
+	a.t.Helper()
+	i := slices.IndexFunc(a.objects(), func(key string) bool { return strings.Contains(key, "/names-") })
+	if i < 0 {
+		a.t.Fatal("there is no list of names")
+	}
+	return a.objects()[i]
 }
 
 // saved counts the versions made since the last time, by secret, and all requests by operation.
@@ -163,7 +175,9 @@ func TestLifeOfAFleet(t *testing.T) {
 	}
 	want(t, "invocations and outcomes, each batch once", fmt.Sprint(invocations, outcomes), "3 map[failed:125 fresh:100]")
 
-	a.must(1, "status", "  last rotate failed at 20", ": read_key: not_found: ", "125 failed")
+	a.moto.MustDo(t, awstest.Request{Service: "s3", Method: "DELETE", Path: "/" + a.bucket + "/" + a.names()})
+	a.must(1, "invoke --mode=rotate", "is FAILED: ", "NoSuchKey")
+	a.must(1, "status", "the last rotate: FAILED", "  last rotate failed at 20", ": read_key: not_found: ", " more are not in order: rotatorctl status -o json lists them\n225 rotations: 125 failed")
 	a.must(0, "destroy --yes", "destroy: the stack fleet")
 	want(t, "objects left", len(a.objects()), 0)
 }

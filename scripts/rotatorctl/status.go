@@ -51,7 +51,8 @@ func (p *program) statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show when each token expires and how its last run went",
 		Long: `Shows, from the reports in the log of the last hour, when each token expires and how its last run went, failures first.
-It also shows a rotate or check that failed and has not succeeded since, and a run that left no report.
+It also shows a rotate or check that failed and has not succeeded since, and a run that left no report. Of more than 20 rotations those are
+listed that are not in order, 20 at most; -o json has all. Of a fleet it shows how the last executions of its machines ended, too.
 
 Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
 		Args: noArguments,
@@ -94,6 +95,7 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 	s := newStatus(p.stack, since, deployed, found, p.now())
 	if isFleet(stack) {
 		s.Passes, err = p.lastPasses(ctx, stack)
+		s.OK = s.OK && !slices.ContainsFunc(s.Passes, pass.bad)
 	}
 	return s, err
 }
@@ -178,7 +180,7 @@ func (r rotationStatus) bad() bool {
 	return r.Outcome == report.Failed || r.LastFailed != nil || r.SecondsRemaining != nil && *r.SecondsRemaining < 0
 }
 
-// mostListed is how many rotations are listed, in order or not; of more only those that are not.
+// mostListed is how many rotations are listed; of more only those that are not in order.
 const mostListed = 20
 
 // text is the status for a person.
@@ -188,10 +190,18 @@ func (s status) text(p *program) string {
 		text.WriteString(p.colored(p.stdout, red, fmt.Sprintf("the run at %s %s\n", s.Lost.At.Format(time.RFC3339), printable(s.Lost.Why))))
 	}
 	for _, pass := range s.Passes {
-		text.WriteString(pass.text())
+		line := pass.text()
+		if pass.bad() {
+			line = p.colored(p.stdout, red, line)
+		}
+		text.WriteString(line)
 	}
-	for _, r := range s.Rotations {
-		if len(s.Rotations) > mostListed && !r.bad() {
+	left := 0
+	for i, r := range s.Rotations { // the bad ones first
+		if len(s.Rotations) > mostListed && (!r.bad() || i >= mostListed) {
+			if r.bad() {
+				left++
+			}
 			continue
 		}
 		line := r.At.Format(time.RFC3339) + " " + r.Text()
@@ -205,6 +215,9 @@ func (s status) text(p *program) string {
 			line = p.colored(p.stdout, red, line)
 		}
 		text.WriteString(line)
+	}
+	if left > 0 {
+		fmt.Fprintf(&text, "%d more are not in order: rotatorctl status -o json lists them\n", left)
 	}
 	if len(s.Rotations) == 0 {
 		fmt.Fprintf(&text, "no report since %s: see rotatorctl logs and the alarms\n", s.Since.Format(time.RFC3339))

@@ -8,7 +8,7 @@ moto's interpreter lacks some of what a fleet uses. It gets here
   - a second execution of a machine: moto cannot copy the first, which it need not;
   - listExecutions by the names that a state has for its fields;
   - credentials, and the address of the Lambda that runs functions: see Moto.ServeHTTP.
-It still has no time-outs of machines, no log, no redrive and no permissions.
+A retry waits a second, so that tests need not wait longer. It still has no time-outs of machines, no log, no redrive and no permissions.
 """
 
 import io
@@ -41,7 +41,8 @@ responses.get_backend = lambda account, region: models.stepfunctions_backends[ac
 
 def plain(definition):
     """Take out of a definition what the interpreter does not know."""
-    machine = json.loads(re.sub(r"(?<!\$)\$\.(?=(Execution|StateMachine)\.)", "$$.", definition))
+    definition = re.sub(r"(?<!\$)\$\.(?=(Execution|StateMachine)\.)", "$$.", definition)
+    machine = json.loads(re.sub(r'("IntervalSeconds": )\d+', r"\g<1>1", definition))
     for state in machine["States"].values():
         batcher = state.pop("ItemBatcher", None)
         if batcher:
