@@ -89,8 +89,8 @@ func TestSimulation(t *testing.T) {
 		t.Fatalf("-days %d and -between %s: both must be more than 0", *daysFlag, *meanFlag)
 	}
 	s := setting{*minRemainingFlag, *lifetimeFlag}
-	if s.minRemaining <= 0 || s.minRemaining >= time.Hour || s.lifetime < shortLifetime || s.lifetime > time.Hour {
-		t.Fatalf("-min-remaining %s and -lifetime %s: MIN_REMAINING is more than 0 and less than 60m, tokens live 15m to 60m", s.minRemaining, s.lifetime)
+	if s.minRemaining < standard.minRemaining || s.minRemaining >= time.Hour || s.lifetime < shortLifetime || s.lifetime > time.Hour {
+		t.Fatalf("-min-remaining %s and -lifetime %s: the alarms of the template want 8m or more, and less than 60m; tokens live 15m to 60m", s.minRemaining, s.lifetime)
 	}
 	y := playYear(t, s, *seedFlag, *daysFlag, *meanFlag)
 	out := t.Output()
