@@ -39,7 +39,6 @@ type transport struct {
 	base   http.RoundTripper
 }
 
-// RoundTrip implements http.RoundTripper.
 func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	first := request.Clone(request.Context())
 	if redirectedAway(request) {
@@ -93,7 +92,6 @@ type quietBody struct {
 	token Token
 }
 
-// Read implements io.Reader.
 func (b quietBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 // An action is what a Secrets Manager policy allows, without the prefix "secrets-manager.".
 type action string
 
-// A role is a set of actions.
 type role map[action]bool
 
 func newRole(base role, actions ...action) role {
@@ -54,7 +53,6 @@ func (id *identity) may(a action, group string) bool {
 	return slices.ContainsFunc(id.policies, func(p policy) bool { return (p.group == wholeInstance || p.group == group) && p.role[a] })
 }
 
-// mayAnywhere reports whether the identity may do a in some group.
 func (id *identity) mayAnywhere(a action) bool {
 	return slices.ContainsFunc(id.policies, func(p policy) bool { return p.role[a] })
 }

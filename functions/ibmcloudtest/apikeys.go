@@ -51,7 +51,6 @@ type apiKeyPrototype struct {
 	ExpiresAt        *string `json:"expires_at"`
 }
 
-// applied returns the details as the request changes them.
 func (p *apiKeyPrototype) applied(to keyDetails, now time.Time) (keyDetails, error) {
 	isAction := slices.Contains([]string{"none", "disable", "delete"}, deref(p.ActionWhenLeaked))
 	err := check(

@@ -271,7 +271,6 @@ type Rotation struct {
 	IAMID        string // the workload service id: "iam-ServiceId-<uuid>"
 }
 
-// Rotations returns the seeded rotations in order.
 func (c *Cloud) Rotations() []Rotation { return slices.Clone(c.rotations) }
 
 func (c *Cloud) seed(rotations int) {
@@ -372,7 +371,6 @@ var (
 	commonPatchFields   = []string{"name", "description", "labels", "custom_metadata"}
 )
 
-// decodeCreate reads the body of a new secret.
 func (in *call) decodeCreate() (*secretPrototype, error) {
 	var kind struct {
 		Kind string `json:"secret_type"`

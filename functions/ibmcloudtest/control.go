@@ -86,7 +86,6 @@ var controls = map[string]map[string]func(c *Cloud, body []byte) (int, any, erro
 	"cases": {http.MethodGet: func(*Cloud, []byte) (int, any, error) { return http.StatusOK, caseList(), nil }},
 }
 
-// control serves the control interface.
 func (c *Cloud) control(r *http.Request) reply {
 	if r.URL.Path == "/" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 		return page()
@@ -265,7 +264,6 @@ func (c *Cloud) Requests() []Request {
 	return append([]Request{}, c.requests.newest()...)
 }
 
-// ClearRequests empties the request log.
 func (c *Cloud) ClearRequests() {
 	c.requests.mu.Lock()
 	defer c.requests.mu.Unlock()

@@ -56,7 +56,6 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 	return json.Marshal(wire)
 }
 
-// answers reports whether the fault has an answer of its own.
 func (f *Fault) answers() bool { return f.Case != "" || f.Status != 0 }
 
 // validate returns what is wrong with the fault and which values are allowed.
@@ -149,7 +148,6 @@ func (c *Cloud) AddFault(f Fault) error {
 	return nil
 }
 
-// ClearFaults removes every fault.
 func (c *Cloud) ClearFaults() {
 	c.faults.mu.Lock()
 	defer c.faults.mu.Unlock()
@@ -281,7 +279,6 @@ var cases = []Case{
 	{"gateway_timeout", 504, "", "Gateway Timeout", "", everywhere, nil},
 }
 
-// Cases returns all of them.
 func Cases() []Case { return slices.Clone(cases) }
 
 // Of says what the case fits: operations, or services.

@@ -372,7 +372,6 @@ func (s *secret) mentions(text string) bool {
 	})
 }
 
-// secretOrders are the fields a list of secrets can be sorted by.
 var secretOrders = map[string]func(a, b *secret) int{
 	"id":              func(a, b *secret) int { return cmp.Compare(a.id, b.id) },
 	"name":            func(a, b *secret) int { return cmp.Compare(a.name, b.name) },

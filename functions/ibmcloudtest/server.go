@@ -166,7 +166,6 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// A reply is an answer on its way out.
 type reply struct {
 	status int
 	header http.Header
@@ -253,7 +252,6 @@ func (c *Cloud) noOperation(r *http.Request, others []*operation) reply {
 	return out
 }
 
-// perform does the operation's work.
 func (c *Cloud) perform(in *call) reply {
 	in.now = c.now()
 	body, err := c.checkedServe(in)

@@ -15,7 +15,6 @@ import (
 // maxVersions is how many versions keep their metadata. Only the two newest keep their value.
 const maxVersions = 50
 
-// A version of a secret.
 type version struct {
 	id             string
 	createdBy      string
@@ -171,7 +170,6 @@ const (
 	modeRemovePreviousAndDelete = "remove_previous_and_delete"
 )
 
-// maxLocks is how many locks the versions of a secret can have together.
 const maxLocks = 1000
 
 // A lock keeps a version's value from being lost: to deletion, or to the version after next.
@@ -306,7 +304,6 @@ func (in *call) versions() []*version {
 	return in.secret.versions
 }
 
-// deleteLocks removes locks by name, or all.
 func (c *Cloud) deleteLocks(in *call) (any, error) {
 	for _, v := range in.versions() {
 		v.detach(listOf(in.request.URL.Query().Get("name")))
@@ -321,7 +318,6 @@ var lockOrders = map[string]func(a, b object) int{
 	"updated_at": func(a, b object) int { return cmp.Compare(a["updated_at"].(string), b["updated_at"].(string)) },
 }
 
-// listLocks pages through the locks, by name if the query searches.
 func (c *Cloud) listLocks(in *call) (any, error) {
 	query := in.request.URL.Query()
 	locks := []object{}
@@ -338,7 +334,6 @@ func (c *Cloud) listLocks(in *call) (any, error) {
 	return paginate(in, "locks", locks, 25, func(l object) object { return l })
 }
 
-// listAllLocks pages through the secrets that have locks.
 func (c *Cloud) listAllLocks(in *call) (any, error) {
 	query := in.request.URL.Query()
 	groups := listOf(query.Get("groups"))

@@ -72,7 +72,6 @@ func newRecorder(base http.RoundTripper, now func() time.Time) recorder {
 	return recorder{base, now, make(chan struct{}, 1)}
 }
 
-// RoundTrip implements http.RoundTripper.
 func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	got, ok := req.Context().Value(responseKey{}).(*wireResponse)
 	if !ok {

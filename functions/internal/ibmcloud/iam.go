@@ -210,7 +210,6 @@ type tokenRequest struct {
 	credential iamtoken.Secret
 }
 
-// RoundTrip implements http.RoundTripper.
 func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.GetBody != nil {
 		if body, err := req.GetBody(); err == nil {
@@ -222,7 +221,6 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.base.RoundTrip(req.WithContext(t.ctx))
 }
 
-// token reads the answer.
 func (i *IAM) token(response *core.IamTokenServerResponse, got *wireResponse) (iamtoken.Token, error) {
 	value := response.AccessToken
 	switch {
