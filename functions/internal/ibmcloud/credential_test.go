@@ -14,25 +14,34 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-func TestATrustedProfileNeedsNoStoredKey(t *testing.T) {
+func TestATrustedProfileAndAPersonsTokenNeedNoStoredKey(t *testing.T) {
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("compute-resource-token"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	iam := ibmcloud.NewIAM("https://iam.test", cloud.Transport(), nil)
+	token := func(value string) *ibmcloud.Bootstrap {
+		return ibmcloud.BootstrapByToken(iam, iamtoken.NewSecret(value))
+	}
+	profile := func(name, id, file string) *ibmcloud.Bootstrap {
+		return ibmcloud.BootstrapByProfile(iam, ibmcloud.Profile{Name: name, ID: id, CRTokenFilename: file})
+	}
 	for name, test := range map[string]struct {
-		profile ibmcloud.Profile
-		want    rotation.Kind // empty: success
-		says    string
+		bootstrap *ibmcloud.Bootstrap
+		want      rotation.Kind // empty: success
+		says      string
 	}{
-		"by name":         {ibmcloud.Profile{Name: "rotator-bootstrap", CRTokenFilename: file}, "", ""},
-		"by id":           {ibmcloud.Profile{ID: cloud.ProfileID(), CRTokenFilename: file}, "", ""},
-		"unknown profile": {ibmcloud.Profile{Name: "somebody", CRTokenFilename: file}, rotation.Denied, "profile"},
-		"no token file":   {ibmcloud.Profile{Name: "rotator-bootstrap", CRTokenFilename: file + "-missing"}, rotation.Misconfigured, "run_compute_resource_token_enabled"},
+		"profile by name":  {profile("rotator-bootstrap", "", file), "", ""},
+		"profile by id":    {profile("", cloud.ProfileID(), file), "", ""},
+		"unknown profile":  {profile("somebody", "", file), rotation.Denied, "profile"},
+		"no token file":    {profile("rotator-bootstrap", "", file+"-missing"), rotation.Misconfigured, "run_compute_resource_token_enabled"},
+		"a person's token": {token(cloud.MustMintToken(cloud.BootstrapAPIKey(), time.Hour)), "", ""},
+		"expired":          {token(cloud.MustMintToken(cloud.BootstrapAPIKey(), -time.Second)), rotation.Misconfigured, "has expired"},
+		"not a token":      {token("abc"), rotation.Misconfigured, "ibmcloud iam oauth-tokens"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			token, err := ibmcloud.BootstrapByProfile(iam, test.profile).Token(context.Background())
+			token, err := test.bootstrap.Token(t.Context())
 			failure := asFailure(t, err)
 			if test.want == "" {
 				if _, _, err := cloud.Validate(token.Reveal()); failure != nil || err != nil {
@@ -45,29 +54,8 @@ func TestATrustedProfileNeedsNoStoredKey(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestATokenOfAPersonServesUntilItExpires(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	valid := cloud.MustMintToken(cloud.BootstrapAPIKey(), time.Hour)
-	for name, test := range map[string]struct{ token, says string }{
-		"valid":       {valid, ""},
-		"expired":     {cloud.MustMintToken(cloud.BootstrapAPIKey(), -time.Second), "has expired"},
-		"not a token": {"abc", "ibmcloud iam oauth-tokens"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			token, err := ibmcloud.BootstrapByToken(ibmcloud.NewIAM("https://iam.test", nil, nil), iamtoken.NewSecret(test.token)).Token(context.Background())
-			failure := asFailure(t, err)
-			if test.says == "" {
-				if failure != nil || token.Reveal() != valid {
-					t.Errorf("got %v, want the token itself", failure)
-				}
-				return
-			}
-			if failure == nil || failure.Kind != rotation.Misconfigured || !strings.Contains(failure.Message, test.says) {
-				t.Errorf("got %v, want misconfigured that says %s", failure, test.says)
-			}
-		})
+	if got := cloud.CountRequests(ibmcloudtest.OpIAMToken, ibmcloudtest.IdentityBootstrap); got != 2 {
+		t.Errorf("got %d exchanges, want the two of the profile", got)
 	}
 }
 
