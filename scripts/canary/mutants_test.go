@@ -36,7 +36,7 @@ const (
 	keysIn        = "	response, sent, err := i.request(ctx, op, apiKeyGrant{key})"
 	tokenOut      = "	value := response.Token.Value.Reveal()"
 	bearer        = `	req.Header.Set("Authorization", "Bearer "+token.Reveal())`
-	keyRead       = "	key, err := keyOf(secret, ref)"
+	keyRead       = "	key, err := checkKey(value)"
 	keepKey       = keyRead + "; leakKey = key.Reveal()"
 	invoked       = "	requestID := \"unknown-request\""
 	sends         = "	config=\"header = \\\"Authorization: Bearer $access\\\"\"\n"
@@ -117,7 +117,7 @@ var mutants = []mutant{
 	{"Go reader: a key in an error", readerFile, `	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + id + "/versions/current"`, `ANCHOR; if access.Reveal() != "" { return Version{}, errors.New(leakText("hex", s.APIKey.Reveal())) }`, "^Go reader: calm"},
 	{"Go reader: a key in a file", readerFile, readerSends, `leak("/dev/shm/canary-mutant", "raw", s.key());ANCHOR`, "^Go reader: calm"},
 	{"Go reader: a key to Secrets Manager", readerFile, `authorization: "Bearer " + access.Reveal()})`, `authorization: "Bearer " + access.Reveal() + ", " + s.key()})`, "^Go reader: calm"},
-	{"Go reader: a secret that prints itself", "functions/iamtoken/token.go", "func (s Secret) GoString() string { return redacted }", "func (s Secret) GoString() string { return s.Reveal() }\nfunc (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }", "^Go reader: calm"},
+	{"Go reader: a secret that prints itself", "functions/iamtoken/token.go", "func (s Secret) GoString() string             { return redacted }", "func (s Secret) GoString() string { return s.Reveal() }\nfunc (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }", "^Go reader: calm"},
 	{"iam-token: the environment of jq", shellFile, "unset READER_APIKEY READER_IAM_TOKEN IAM_TOKEN SECRETS_MANAGER_APIKEY", ":", "^iam-token: calm: no"},
 	{"iam-token: a file", shellFile, sends, "ANCHOR	:; printf %s \"$access\" >\"${TMPDIR:-/tmp}/token\"; rm \"${TMPDIR:-/tmp}/token\"\n", "^iam-token: calm: no"},
 	{"iam-token: a key from a file", shellFile, "		credential=$(form apikey <\"$given\") || :\n", "ANCHOR		:; head -c 20 \"$given\" >&2\n", "^iam-token by file: calm"},
