@@ -335,7 +335,7 @@ func (w *world) afterFaults(arn string, at time.Time) (since time.Duration) {
 // mirrorFigures are the numbers of the mirrors.
 func (y year) mirrorFigures(out io.Writer) {
 	for _, arn := range mirrorARNs {
-		name := map[string]string{healthyMirror: "a mirror without faults of its own", faultyMirror: "a mirror with faults for days"}[arn]
+		name := map[string]string{healthyMirror: "a mirror with no faults but its region's", faultyMirror: "a mirror with faults for days"}[arn]
 		most := 0
 		for _, w := range y.parts {
 			most = max(most, w.mirrors.of[arn].most)
