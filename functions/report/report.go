@@ -54,7 +54,6 @@ type Result struct {
 	Duration      time.Duration          `json:"-"`
 	Timings       map[Step]time.Duration `json:"-"` // of the last attempt
 	TokenLifetime time.Duration          `json:"-"` // expires_in of the token exchanged; 0 when none was
-	Threshold     time.Duration          `json:"-"` // remaining lifetime below which ensure replaces the stored token
 	TransactionID string                 `json:"-"` // of the last IAM exchange
 	KeyDaysLeft   *float64               `json:"-"` // of the API key or the bootstrap key, whichever expires sooner; nil when neither is known
 	KeyExpiring   bool                   `json:"-"` // one of them expires so soon that it is a warning

@@ -140,7 +140,7 @@ func (line commandLine) run(s *service, stdin io.Reader, stdout, stderr io.Write
 		line.invokedBy = "person"
 	}
 	if s.events != nil {
-		s.events.SingleRun = line.invokedBy == "schedule"
+		s.events.TokensOnly = true
 	}
 	log := newLogger(stderr, s.config.LogLevel)
 	end := func() {}

@@ -20,6 +20,7 @@ type bus struct {
 	put    []Event
 	tried  int
 	refuse int
+	retry  rotation.Retry
 	wait   time.Duration
 }
 
@@ -36,7 +37,7 @@ func (b *bus) Put(ctx context.Context, events []Event) []error {
 			errs[i] = ctx.Err()
 		case b.refuse > 0:
 			b.refuse--
-			errs[i] = &rotation.Error{Kind: rotation.Denied, Message: "not here"}
+			errs[i] = &rotation.Error{Kind: rotation.Denied, Retry: b.retry, Message: "not here"}
 		default:
 			b.put = append(b.put, event)
 		}
@@ -64,23 +65,19 @@ func fresh(version string) report.Result {
 	return report.Result{Rotation: "default", Outcome: report.Fresh, VersionID: version, SecondsRemaining: number(1200)}
 }
 
-func failed(step rotation.Step, version string, remaining ...int64) report.Result {
-	result := report.Result{Rotation: "default", Outcome: report.Failed, VersionID: version, Error: &report.Error{Step: step, Kind: rotation.Unavailable, Message: "no answer"}}
-	if len(remaining) > 0 {
-		result.SecondsRemaining, result.Threshold = &remaining[0], 8*time.Minute
-	}
-	return result
+func failed(step rotation.Step, version string) report.Result {
+	return report.Result{Rotation: "default", Outcome: report.Failed, VersionID: version, Error: &report.Error{Step: step, Kind: rotation.Unavailable, Message: "no answer"}}
 }
 
-// process is a new process, at a time of its own; announce is one run of it.
+// process is a new process; announce is one run of it, and a minute.
 type process struct {
 	Announcer
 	bus *bus
 	now time.Time
 }
 
-func newProcess(minute int) *process {
-	p := &process{bus: &bus{}, now: time.Date(2026, 1, 1, 10, minute, 0, 0, time.UTC)}
+func newProcess() *process {
+	p := &process{bus: &bus{}, now: time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC)}
 	p.Announcer = Announcer{Bus: p.bus, Now: func() time.Time { return p.now }}
 	return p
 }
@@ -109,17 +106,15 @@ func TestWhatAProcessAnnounces(t *testing.T) {
 		"an outage of IBM, in a process that knows how it was": {{ensure, fresh("v1"), nil}, {ensure, failed(rotation.StepLook, ""), []Type{RotationFailed}}, {ensure, failed(rotation.StepLook, ""), nil},
 			{ensure, failed(rotation.StepBootstrap, ""), nil}, {ensure, fresh("v1"), []Type{RotationRecovered}}, {ensure, fresh("v1"), nil}},
 		"an outage of IBM, in a process that does not": {{ensure, failed(rotation.StepLook, ""), []Type{RotationFailed}}, {ensure, failed(rotation.StepLook, ""), nil}, {ensure, fresh("v1"), []Type{RotationRecovered}}},
-		"a dead key: that the token is still good shows nothing": {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepExchange, "v1", 600), []Type{RotationFailed}}, {ensure, fresh("v1"), nil},
-			{ensure, failed(rotation.StepExchange, "v1", 479), nil}, {ensure, failed(rotation.StepLook, ""), nil}, {ensure, fresh("v1"), nil}, {ensure, rotated("v2", 60), both}},
-		"a dead key: another run has saved a token": {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepSave, "v1", 600), []Type{RotationFailed}}, {ensure, fresh("v2"), []Type{RotationRecovered}}},
-		"kept is no failure":                        {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepCheck, "v1", 600), []Type{RotationFailed}}, {rotate, report.Result{Rotation: "default", Outcome: report.Kept, VersionID: "v1"}, []Type{RotationRecovered}}},
-		"a mirror that did not get the token": {{ensure, fresh("v1"), nil}, {rotate, func() report.Result { r := failed(rotation.StepMirror, "v2", 3599); r.Published = true; return r }(), []Type{TokenRotated, RotationFailed}},
-			{ensure, failed(rotation.StepMirror, "v2", 3500), nil}, {ensure, fresh("v2"), []Type{RotationRecovered}}},
-		"a new process that finds no token in time":   {{ensure, rotated("v2", 59), both}},
-		"a new process that finds one":                {{ensure, rotated("v2", 60), []Type{TokenRotated}}},
-		"a new process and the token of before is no": {{ensure, rotated("v2", -7200), both}, {ensure, fresh("v2"), nil}},
+		"a dead key: that the token is still good shows nothing": {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepExchange, "v1"), []Type{RotationFailed}}, {ensure, fresh("v1"), nil},
+			{ensure, failed(rotation.StepExchange, "v1"), nil}, {ensure, failed(rotation.StepLook, ""), nil}, {ensure, fresh("v1"), nil}, {ensure, rotated("v2", 60), both}},
+		"a dead key: another run has saved a token": {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepSave, "v1"), []Type{RotationFailed}}, {ensure, fresh("v2"), []Type{RotationRecovered}}},
+		"kept is no failure":                        {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepCheck, "v1"), []Type{RotationFailed}}, {rotate, report.Result{Rotation: "default", Outcome: report.Kept, VersionID: "v1"}, []Type{RotationRecovered}}},
+		"a mirror that did not get the token": {{ensure, fresh("v1"), nil}, {rotate, func() report.Result { r := failed(rotation.StepMirror, "v2"); r.Published = true; return r }(), []Type{TokenRotated, RotationFailed}},
+			{ensure, failed(rotation.StepMirror, "v2"), nil}, {ensure, fresh("v2"), []Type{RotationRecovered}}},
+		"a new process, at the end of a failure": {{ensure, rotated("v2", -7200), []Type{TokenRotated}}, {ensure, fresh("v2"), nil}},
 	} {
-		p := newProcess(20)
+		p := newProcess()
 		for i, run := range runs {
 			p.announce(t, run.mode, run.result)
 			if got := p.bus.types(); !reflect.DeepEqual(got, run.want) {
@@ -132,7 +127,7 @@ func TestWhatAProcessAnnounces(t *testing.T) {
 // A rotation that fails now and again is announced four times an hour at most, and so is
 // the end of it.
 func TestARotationThatComesAndGoesIsAnnouncedSeldom(t *testing.T) {
-	p, counts := newProcess(0), map[Type]int{}
+	p, counts := newProcess(), map[Type]int{}
 	for minute := range 600 {
 		result := fresh("v1")
 		if minute%2 == 0 {
@@ -148,83 +143,83 @@ func TestARotationThatComesAndGoesIsAnnouncedSeldom(t *testing.T) {
 	}
 }
 
-// Cron starts a process for each run, which remembers nothing and must not announce each failure.
-func TestNewProcessesAnnounceAFailureSeldom(t *testing.T) {
-	for name, test := range map[string]struct {
-		every       int // minutes
-		step        rotation.Step
-		least, most int
-	}{
-		"nothing is known, every minute":       {1, rotation.StepLook, 20, 20},
-		"nothing is known, every five minutes": {5, rotation.StepLook, 4, 4},
-		"a dead key, every minute":             {1, rotation.StepExchange, 22, 26},
-		"a dead key, every five minutes":       {5, rotation.StepExchange, 5, 6},
-	} {
-		announced := 0
-		for minute := 13; minute < 13+240; minute += test.every {
-			p := newProcess(minute)
-			p.SingleRun = true
-			result := failed(test.step, "")
-			if test.step != rotation.StepLook {
-				result = failed(test.step, "v1", int64(8*60-(minute-13)*60))
-			}
-			p.announce(t, rotation.ModeEnsure, result)
-			announced += len(p.bus.types())
-		}
-		if announced < test.least || announced > test.most {
-			t.Errorf("%s: %d events in four hours, want %d to %d", name, announced, test.least, test.most)
-		}
+// A process that remembers nothing must not announce each failure.
+func TestACommandAnnouncesItsTokensAlone(t *testing.T) {
+	p := newProcess()
+	p.TokensOnly = true
+	mirrored := failed(rotation.StepMirror, "v2")
+	mirrored.Published = true
+	p.announce(t, rotation.ModeEnsure, failed(rotation.StepLook, ""), mirrored, fresh("v1"), rotated("v1", -60))
+	if got := p.bus.types(); !reflect.DeepEqual(got, []Type{TokenRotated, TokenRotated}) {
+		t.Errorf("got %v, want the two tokens", got)
 	}
 }
 
-// What is not taken is a warning of the result, and is tried once more.
+// What is not taken is put once more, if that may help, and is then a warning of the result.
 func TestAnEventThatIsNotTaken(t *testing.T) {
-	p := newProcess(20)
-	p.bus.refuse = 1
-	ran := p.announce(t, rotation.ModeRotate, report.Result{Rotation: "other", Outcome: report.Fresh}, rotated("v1", 598))
-	want := `the event "Token Rotated" is not announced: denied: not here`
-	if got := ran.Results[1].Warnings; len(got) != 1 || got[0] != want || len(ran.Results[0].Warnings) > 0 || ran.Results[1].Outcome != report.Rotated {
-		t.Errorf("got the warnings %q, want %q of that rotation, which did not fail", got, want)
+	for _, test := range []struct {
+		retry                 rotation.Retry
+		refuse, tried, warned int
+		want                  []Type
+	}{
+		{rotation.Never, 1, 1, 1, nil},
+		{rotation.Later, 1, 2, 0, []Type{TokenRotated}},
+		{rotation.Later, 2, 2, 1, nil},
+		{rotation.Once, 99, 2, 1, nil},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProcess()
+			p.bus.refuse, p.bus.retry = test.refuse, test.retry
+			ran := p.announce(t, rotation.ModeRotate, report.Result{Rotation: "other", Outcome: report.Fresh}, rotated("v1", 598))
+			got, tried := p.bus.types(), p.bus.tried
+			if warned := ran.Results[1].Warnings; !reflect.DeepEqual(got, test.want) || tried != test.tried || len(warned) != test.warned || ran.Results[1].Outcome != report.Rotated ||
+				len(warned) > 0 && warned[0] != `the event "Token Rotated" is not announced: denied: not here` || len(ran.Results[0].Warnings) > 0 {
+				t.Errorf("%+v: got %v after %d tries with the warnings %q of that rotation and %q of another", test, got, tried, warned, ran.Results[0].Warnings)
+			}
+			p.bus.refuse, p.bus.tried = 0, 0
+			if p.announce(t, rotation.ModeEnsure, fresh("v1")); p.bus.tried != 0 {
+				t.Errorf("%+v: the next run put it again", test)
+			}
+		})
 	}
-	p.announce(t, rotation.ModeEnsure, fresh("v1"))
-	if got := p.bus.types(); !reflect.DeepEqual(got, []Type{TokenRotated}) {
-		t.Errorf("the next run put %v, want the token", got)
-	}
-	many := make([]report.Result, 1000)
+}
+
+func TestManyEventsThatAreNotTakenAreOneWarning(t *testing.T) {
+	p, many := newProcess(), make([]report.Result, 1000)
 	for i := range many {
 		many[i] = rotated(fmt.Sprint("v", i), 598)
 		many[i].Rotation = fmt.Sprint("r", i)
 	}
 	many[0].Published = false
 	p.bus.refuse = len(many)
-	ran = p.announce(t, rotation.ModeRotate, many...)
-	if got := ran.Results[1].Warnings; len(got) != 1 || !strings.HasPrefix(got[0], `the event "Token Rotated" is not announced, nor are 998 others: denied`) || len(ran.Results[2].Warnings) > 0 {
+	ran := p.announce(t, rotation.ModeRotate, many...)
+	if got := ran.Results[1].Warnings; len(got) != 1 || got[0] != `the event "Token Rotated" is not announced, nor 998 others: denied: not here` || len(ran.Results[2].Warnings) > 0 {
 		t.Errorf("got the warnings %q and %q, want one for all", got, ran.Results[2].Warnings)
 	}
-	p.announce(t, rotation.ModeEnsure, fresh("v1"))
-	_ = p.bus.types()
-	p.bus.refuse, p.bus.tried = 1000, 0
-	p.announce(t, rotation.ModeRotate, rotated("v2", 598))
-	for range 10 {
-		p.announce(t, rotation.ModeEnsure, fresh("v2"))
-	}
-	if p.bus.tried != 2 {
-		t.Errorf("an event that nobody takes was put %d times, want 2", p.bus.tried)
-	}
-	p.bus.tried = 0
+}
+
+// A failure that lasts is announced again, as seldom as any, until that is taken. Its end
+// is announced in any case: what seems not taken may be.
+func TestAFailureThatIsNotTaken(t *testing.T) {
+	p := newProcess()
+	p.bus.refuse = 1000
 	for range 60 {
 		p.announce(t, rotation.ModeEnsure, failed(rotation.StepLook, ""))
 	}
-	if p.bus.tried < 6 || p.bus.tried > 8 {
-		t.Errorf("a failure that nobody takes was put %d times in an hour, want 2 in each quarter of it", p.bus.tried)
+	if p.bus.tried != 4 {
+		t.Errorf("a failure that nobody takes was put %d times in an hour, want 4", p.bus.tried)
 	}
-	p = newProcess(20)
-	p.bus.refuse = 1
-	p.announce(t, rotation.ModeRotate, rotated("v1", 598))
-	p.now = p.now.Add(time.Hour) // frozen in between
+	p.bus.refuse = 0
+	for range 60 {
+		p.announce(t, rotation.ModeEnsure, failed(rotation.StepLook, ""))
+	}
 	p.announce(t, rotation.ModeEnsure, fresh("v1"))
-	if got := p.bus.types(); got != nil {
-		t.Errorf("an hour later %v was put, want nothing that old", got)
+	p.now = p.now.Add(time.Hour)
+	p.bus.refuse = 1
+	p.announce(t, rotation.ModeEnsure, failed(rotation.StepLook, ""))
+	p.announce(t, rotation.ModeEnsure, fresh("v1"))
+	if got := p.bus.types(); !reflect.DeepEqual(got, []Type{RotationFailed, RotationRecovered, RotationRecovered}) {
+		t.Errorf("got %v, want the failure once, and its end, and the end of the next", got)
 	}
 }
 
@@ -250,7 +245,7 @@ func TestTheEventsOfARunHaveThreeSecondsAtMost(t *testing.T) {
 
 // Whoever stops a run by hand has not made the rotation fail. What was published before is announced.
 func TestAnInterruptedRunAnnouncesItsTokensAlone(t *testing.T) {
-	p := newProcess(0)
+	p := newProcess()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	mirrored := failed(rotation.StepMirror, "v1")
@@ -264,9 +259,9 @@ func TestAnInterruptedRunAnnouncesItsTokensAlone(t *testing.T) {
 // The detail is what the report shows of the rotation, under the same names.
 func TestTheDetailIsOfTheReport(t *testing.T) {
 	expires := time.Date(2026, 1, 1, 11, 0, 0, 0, time.UTC)
-	result := failed(rotation.StepMirror, "v2", 3599)
+	result := failed(rotation.StepMirror, "v2")
 	result.Published, result.ExpiresAt, result.Fingerprint, result.Attempts, result.MarginSeconds = true, &expires, "7fca81ad1553a659", 2, number(598)
-	p := newProcess(0)
+	p := newProcess()
 	ran := p.announce(t, rotation.ModeRotate, result)
 	var shown map[string]any
 	encoded, err := json.Marshal(ran.Results[0])

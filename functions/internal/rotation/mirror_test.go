@@ -934,12 +934,8 @@ func TestMinRemainingIsCapped(t *testing.T) {
 			saved := 0
 			for range 60 {
 				time.Sleep(time.Minute)
-				result := fx.run(rotation.ModeEnsure)
-				if result.Outcome == report.Rotated {
+				if fx.run(rotation.ModeEnsure).Outcome == report.Rotated {
 					saved++
-				}
-				if want := rotation.Threshold(time.Hour, lifetime*time.Minute); (want - result.Threshold).Abs() > time.Second {
-					t.Errorf("tokens of %d minutes: %s reports a threshold of %s, want %s", lifetime, result.Outcome, result.Threshold, want)
 				}
 			}
 			if saved > most || saved < most-1 {

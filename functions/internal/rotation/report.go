@@ -33,7 +33,6 @@ func (p *pass) result(outcome report.Outcome, current CurrentVersion) report.Res
 	if expires := expiryOf(current); !expires.IsZero() {
 		expires = expires.UTC().Truncate(time.Second)
 		result.ExpiresAt = &expires
-		result.Threshold = current.Threshold(p.MinRemaining)
 		result.SecondsRemaining = wholeSeconds(min(expires.Sub(now), current.Lifetime()))
 	}
 	if old := expiryOf(p.replaced); outcome == report.Rotated && !old.IsZero() {
