@@ -174,15 +174,6 @@ func (l *Lambda) listVersions(w http.ResponseWriter, r *http.Request, name strin
 	return err
 }
 
-// functionOf takes an ARN of a function, or NAME:QUALIFIER, apart.
-func functionOf(name string) (function, qualifier string) {
-	if _, rest, isARN := strings.Cut(name, ":function:"); isARN {
-		name = rest
-	}
-	function, qualifier, _ = strings.Cut(name, ":")
-	return function, qualifier
-}
-
 func (l *Lambda) serveInvocation(w http.ResponseWriter, r *http.Request, name, qualifier string) error {
 	described := Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name)}
 	if qualifier != "" {
