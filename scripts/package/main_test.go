@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -54,5 +55,68 @@ func TestAMissingFileLeavesTheOldZip(t *testing.T) {
 	}
 	if content, _ := os.ReadFile(out); string(content) != "old" {
 		t.Error("the old zip was overwritten")
+	}
+}
+
+// TestTheNoticeNamesWhatIsInABinary: this test binary is one.
+func TestTheNoticeNamesWhatIsInABinary(t *testing.T) {
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var notices [][]byte
+	for range 2 {
+		out := filepath.Join(t.TempDir(), "THIRD-PARTY.txt")
+		if err := writeNotice(out, binary); err != nil {
+			t.Fatal(err)
+		}
+		notice, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		notices = append(notices, notice)
+	}
+	if !bytes.Equal(notices[0], notices[1]) {
+		t.Error("got other bytes for the same binary")
+	}
+	for _, want := range []string{"Go standard library and runtime go1.", "Redistributions in binary form must reproduce"} {
+		if !strings.Contains(string(notices[0]), want) {
+			t.Errorf("got no %q in the notice", want)
+		}
+	}
+}
+
+func TestASharedTextStandsOnce(t *testing.T) {
+	const licence = "Apache License\n"
+	got := string(render([]party{
+		{"a", "v1.0.0", []text{{"LICENSE", licence}, {"NOTICE.txt", "Copyright A\n"}}},
+		{"b", "v2.0.0", []text{{"LICENSE.txt", licence}}},
+	}))
+	for want, times := range map[string]int{
+		licence: 1, "Copyright A": 1, "a v1.0.0 (LICENSE, NOTICE.txt)\n": 1, "b v2.0.0 (LICENSE.txt)\n": 1, "a: LICENSE\nb: LICENSE.txt\n": 1,
+	} {
+		if n := strings.Count(got, want); n != times {
+			t.Errorf("got %q %d times, want %d", want, n, times)
+		}
+	}
+}
+
+func TestWhatHasNoLicenceIsAnError(t *testing.T) {
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "README"), []byte("no licence"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := licences(folder); err == nil {
+		t.Error("got no error for a module without a licence")
+	}
+	for _, name := range []string{"LICENSE", "License.txt", "LICENCE", "COPYING", "NOTICE.md", "LICENSE-MIT", "PATENTS"} {
+		if !licenceNames.MatchString(name) {
+			t.Errorf("%s does not count as a licence", name)
+		}
+	}
+	for _, name := range []string{"README.md", "noticeboard.txt"} {
+		if licenceNames.MatchString(name) {
+			t.Errorf("%s counts as a licence", name)
+		}
 	}
 }
