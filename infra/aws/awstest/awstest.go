@@ -16,6 +16,7 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -304,10 +305,35 @@ func (m *Moto) Call(ctx context.Context, service, operation string, in map[strin
 	return out, nil
 }
 
+// query is a request of AWS's query protocol. parameters are names and values.
+func query(service, action string, parameters ...string) Request {
+	version := map[string]string{"cloudformation": "2010-05-15", "iam": "2010-05-08", "sts": "2011-06-15"}[service]
+	form := url.Values{"Action": {action}, "Version": {version}}
+	for i := 0; i < len(parameters); i += 2 {
+		form.Set(parameters[i], parameters[i+1])
+	}
+	return Request{Service: service, Body: form.Encode()}
+}
+
+// read sends a request and decodes what is answered, JSON or XML. It reports false where that is not a 200.
+func (m *Moto) read(ctx context.Context, r Request, into any) (found bool, err error) {
+	status, answer, err := m.Do(ctx, r)
+	if err != nil || status != http.StatusOK {
+		return false, err
+	}
+	decode := json.Unmarshal
+	if bytes.HasPrefix(answer, []byte("<")) {
+		decode = xml.Unmarshal
+	}
+	if err := decode(answer, into); err != nil {
+		return false, fmt.Errorf("decoding the answer of %s: %w", r.Service, err)
+	}
+	return true, nil
+}
+
 // assume returns credentials of a role, as Lambda gives them to a function.
 func (m *Moto) assume(ctx context.Context, role, session string) (credentials, error) {
-	form := url.Values{"Action": {"AssumeRole"}, "Version": {"2011-06-15"}, "RoleArn": {role}, "RoleSessionName": {session}}
-	status, answer, err := m.Do(ctx, Request{Service: "sts", Body: form.Encode()})
+	status, answer, err := m.Do(ctx, query("sts", "AssumeRole", "RoleArn", role, "RoleSessionName", session))
 	if err != nil {
 		return credentials{}, err
 	}
@@ -465,17 +491,14 @@ func (m *Moto) mayStore(r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	status, answer, err := m.Do(r.Context(), Request{Service: "secretsmanager", Region: s.region, Target: "secretsmanager.DescribeSecret", Body: string(question)})
-	if err != nil || status != http.StatusOK {
-		return err
-	}
 	var secret struct {
 		ARN, PrimaryRegion string
 		DeletedDate        float64
 		VersionIdsToStages map[string][]string
 	}
-	switch err := json.Unmarshal(answer, &secret); {
-	case err != nil:
+	described := Request{Service: "secretsmanager", Region: s.region, Target: "secretsmanager.DescribeSecret", Body: string(question)}
+	switch found, err := m.read(r.Context(), described, &secret); {
+	case err != nil || !found:
 		return err
 	case secret.DeletedDate != 0:
 		return errDeleted

@@ -148,10 +148,8 @@ func (g *gate) learn(answer []byte) (last credentials) {
 func reject(w http.ResponseWriter, r *http.Request, err error) {
 	status, code := http.StatusInternalServerError, "ServiceException"
 	if rejected, ok := errors.AsType[*rejection](err); ok {
-		status, code = http.StatusForbidden, rejected.code
-		if rejected == errDeleted || rejected == errFull {
-			status = http.StatusBadRequest
-		}
+		code = rejected.code
+		status = cmp.Or(map[string]int{"ResourceNotFoundException": 404, "ResourceConflictException": 409, errDeleted.code: 400, errFull.code: 400}[code], http.StatusForbidden)
 		err = errors.New(rejected.message)
 	}
 	w.Header().Set("X-Amzn-Errortype", code)

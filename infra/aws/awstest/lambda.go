@@ -9,7 +9,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -133,15 +132,11 @@ func (l *Lambda) serveVersion(w http.ResponseWriter, r *http.Request, name, what
 	case r.Method != http.MethodDelete:
 		return false, nil
 	}
-	_, answer, err := l.Moto.Do(r.Context(), Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name) + "/aliases"})
-	if err != nil {
-		return true, err
-	}
 	var listed struct {
 		Aliases []struct{ FunctionVersion string }
 	}
-	if err := json.Unmarshal(answer, &listed); err != nil {
-		return true, fmt.Errorf("reading the aliases: %w", err)
+	if _, err := l.Moto.read(r.Context(), Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name) + "/aliases"}, &listed); err != nil {
+		return true, err
 	}
 	for _, alias := range listed.Aliases {
 		if alias.FunctionVersion == version {
@@ -179,19 +174,11 @@ func (l *Lambda) serveInvocation(w http.ResponseWriter, r *http.Request, name, q
 	if qualifier != "" {
 		described.Path += "?Qualifier=" + url.QueryEscape(qualifier)
 	}
-	status, description, err := l.Moto.Do(r.Context(), described)
-	if err != nil {
-		return err
-	}
-	if status != http.StatusOK {
-		w.Header().Set("X-Amzn-Errortype", "ResourceNotFoundException")
-		w.WriteHeader(status)
-		_, _ = w.Write(description)
-		return nil
-	}
 	var function Function
-	if err := json.Unmarshal(description, &function); err != nil {
-		return fmt.Errorf("reading the function's description: %w", err)
+	if found, err := l.Moto.read(r.Context(), described, &function); err != nil {
+		return err
+	} else if !found {
+		return &rejection{"ResourceNotFoundException", "Function not found: " + name}
 	}
 	event, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -365,14 +352,6 @@ func (m *Moto) changeStack(ctx context.Context, form url.Values) (status int, an
 	if err != nil || status != http.StatusOK {
 		return status, answer, err
 	}
-	ask := func(action string, into any) error {
-		form := url.Values{"Action": {action}, "Version": {"2010-05-15"}, "StackName": form["StackName"]}
-		_, described, err := m.Do(ctx, Request{Service: "cloudformation", Body: form.Encode()})
-		if err == nil {
-			err = xml.Unmarshal(described, into)
-		}
-		return err
-	}
 	var deployed struct {
 		Template   string `xml:"GetTemplateResult>TemplateBody"`
 		Parameters []struct {
@@ -387,8 +366,10 @@ func (m *Moto) changeStack(ctx context.Context, form url.Values) (status int, an
 			Properties map[string]yaml.Node `yaml:"Properties"`
 		} `yaml:"Resources"`
 	}
-	if err := errors.Join(ask("GetTemplate", &deployed), ask("DescribeStacks", &deployed)); err != nil {
-		return 0, nil, fmt.Errorf("reading the changed stack: %w", err)
+	for _, action := range []string{"GetTemplate", "DescribeStacks"} {
+		if _, err := m.read(ctx, query("cloudformation", action, "StackName", form.Get("StackName")), &deployed); err != nil {
+			return 0, nil, fmt.Errorf("reading the changed stack: %w", err)
+		}
 	}
 	if err := yaml.Unmarshal([]byte(deployed.Template), &template); err != nil {
 		return 0, nil, fmt.Errorf("reading the template: %w", err)
@@ -429,18 +410,15 @@ func (m *Moto) moveAlias(ctx context.Context, function, name, version string) er
 // forgets a log group once an update has touched it, and could not make the stack again while it is there.
 func (l *Lambda) deleteStack(ctx context.Context, form url.Values) (status int, answer []byte, err error) {
 	m := l.Moto
-	describe := url.Values{"Action": {"DescribeStackResources"}, "Version": {"2010-05-15"}, "StackName": form["StackName"]}
-	_, described, err := m.Do(ctx, Request{Service: "cloudformation", Body: describe.Encode()})
-	if err != nil {
-		return 0, nil, err
-	}
 	var stack struct {
 		Resources []struct {
 			Type string `xml:"ResourceType"`
 			Name string `xml:"PhysicalResourceId"`
 		} `xml:"DescribeStackResourcesResult>StackResources>member"`
 	}
-	_ = xml.Unmarshal(described, &stack) // an error if there is no such stack
+	if _, err := m.read(ctx, query("cloudformation", "DescribeStackResources", "StackName", form.Get("StackName")), &stack); err != nil {
+		return 0, nil, err
+	}
 	for _, resource := range stack.Resources {
 		if resource.Type != "AWS::IAM::Role" {
 			continue
@@ -472,21 +450,14 @@ func (l *Lambda) deleteStack(ctx context.Context, form url.Values) (status int, 
 
 // detachPolicies takes from a role what policies have attached to it by their own Roles: moto would not delete it.
 func (m *Moto) detachPolicies(ctx context.Context, role string) error {
-	ask := func(action, policy string) (answer []byte, err error) {
-		form := url.Values{"Action": {action}, "Version": {"2010-05-08"}, "RoleName": {role}, "PolicyArn": {policy}}
-		_, answer, err = m.Do(ctx, Request{Service: "iam", Body: form.Encode()})
-		return answer, err
-	}
-	listed, err := ask("ListAttachedRolePolicies", "")
-	if err != nil {
-		return err
-	}
 	var attached struct {
 		ARNs []string `xml:"ListAttachedRolePoliciesResult>AttachedPolicies>member>PolicyArn"`
 	}
-	_ = xml.Unmarshal(listed, &attached) // an error if there is no such role
+	if _, err := m.read(ctx, query("iam", "ListAttachedRolePolicies", "RoleName", role), &attached); err != nil {
+		return err
+	}
 	for _, arn := range attached.ARNs {
-		if _, err := ask("DetachRolePolicy", arn); err != nil {
+		if _, _, err := m.Do(ctx, query("iam", "DetachRolePolicy", "RoleName", role, "PolicyArn", arn)); err != nil {
 			return err
 		}
 	}
