@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -142,14 +141,11 @@ func measureChild(file string, command []string) int {
 		<-terminated
 		_ = process.Process.Signal(syscall.SIGTERM)
 	}()
-	ended, highest := make(chan struct{}), make(chan int64)
-	go sampleMemory(process.Process.Pid, ended, highest)
 	_ = process.Wait()
-	close(ended)
 	state := process.ProcessState
-	used := usage{Wall: time.Since(began), CPU: state.UserTime() + state.SystemTime(), MaxRSS: <-highest}
+	used := usage{Wall: time.Since(began), CPU: state.UserTime() + state.SystemTime()}
 	if resources, ok := state.SysUsage().(*syscall.Rusage); ok {
-		used.MaxRSS = max(used.MaxRSS, resources.Maxrss*1024)
+		used.MaxRSS = resources.Maxrss * 1024
 	}
 	content, err := json.Marshal(used)
 	if err != nil || os.WriteFile(file, content, 0o600) != nil {
@@ -157,24 +153,4 @@ func measureChild(file string, command []string) int {
 		return 1
 	}
 	return max(0, state.ExitCode()) // a signal is how a Lambda function ends
-}
-
-// sampleMemory reads how much memory a process has used at most, in bytes, until it
-// has ended. The kernel's account at the end is coarser; elsewhere than on Linux there
-// is no other.
-func sampleMemory(pid int, ended <-chan struct{}, highest chan<- int64) {
-	var most int64
-	for {
-		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		_, after, _ := strings.Cut(string(status), "VmHWM:")
-		number, _, _ := strings.Cut(strings.TrimSpace(after), " ")
-		kilobytes, _ := strconv.ParseInt(number, 10, 64)
-		most = max(most, kilobytes*1024)
-		select {
-		case <-ended:
-			highest <- most
-			return
-		case <-time.After(time.Millisecond):
-		}
-	}
 }
