@@ -148,35 +148,6 @@ func firstResults(t *testing.T, stdout string) []report.Result {
 	return all
 }
 
-func TestTheBuiltFunctionRotatesATokenThatAJobCanUse(t *testing.T) {
-	t.Parallel()
-	fx := newFixture(t, ibmcloudtest.Options{})
-	stdout, stderr, exit := fx.invoke(nil, "-event", "event.json", "-n", "2")
-	if exit != 0 {
-		t.Fatalf("got exit %d\n%s%s", exit, stdout, stderr)
-	}
-	results := firstResults(t, stdout)
-	if len(results) != 2 || results[0].Outcome != report.Rotated || results[1].Outcome != report.Rotated || results[0].Fingerprint == results[1].Fingerprint {
-		t.Errorf("got %+v, want two rotations with different tokens", results)
-	}
-	if strings.Count(stderr, `"msg":"report"`) != 2 || strings.Count(stderr, `"_aws":`) != 2 {
-		t.Errorf("got log %s, want a report and metrics for each", stderr)
-	}
-	request, err := http.NewRequest(http.MethodGet, fx.server.URL+"/v3/targets", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Authorization", "Bearer "+fx.stored())
-	response, err := fx.server.Client().Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		t.Errorf("Logs Routing answered %s, want 200", response.Status)
-	}
-}
-
 func TestTheBuiltFunctionFailsLoudlyAndKeepsTheGoodToken(t *testing.T) {
 	t.Parallel()
 	fx := newFixture(t, ibmcloudtest.Options{})
@@ -406,9 +377,9 @@ func TestTheFunctionAnnouncesEachTokenOnce(t *testing.T) {
 	}
 }
 
-// What a pass costs is round trips; their number follows from the connections
-// and the requests.
-func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.T) {
+// Each pass stores another token, which a job can use. What it costs is round trips; their number follows from the
+// connections and the requests.
+func TestTheBuiltFunctionRotatesWithNoMoreRequestsAndConnectionsThanItMust(t *testing.T) {
 	t.Parallel()
 	fx := newFixture(t, ibmcloudtest.Options{})
 	sandbox, err := url.Parse(fx.env["IAM_URL"])
@@ -425,8 +396,18 @@ func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.
 		defer func() { _ = proxy.Close() }()
 		hosts[name], behind[name] = proxy, "https://"+proxy.Addr()
 	}
-	if _, stderr, exit := fx.invoke(behind, "-n", "3"); exit != 0 {
-		t.Fatal(stderr)
+	stdout, stderr, exit := fx.invoke(behind, "-event", "event.json", "-n", "3")
+	if exit != 0 {
+		t.Fatalf("got exit %d\n%s%s", exit, stdout, stderr)
+	}
+	fingerprints := map[string]bool{}
+	for _, result := range firstResults(t, stdout) {
+		if fingerprints[result.Fingerprint] = true; result.Outcome != report.Rotated {
+			t.Errorf("got %+v, want rotated", result)
+		}
+	}
+	if len(fingerprints) != 3 || strings.Count(stderr, `"msg":"report"`) != 3 || strings.Count(stderr, `"_aws":`) != 3 {
+		t.Errorf("got %d tokens and log %s, want 3, with a report and metrics for each", len(fingerprints), stderr)
 	}
 	if got := hosts["IAM_URL"].Connections(); got != 1 {
 		t.Errorf("got %d connections to IAM for three passes, want 1", got)
@@ -441,6 +422,19 @@ func TestTheBuiltFunctionMakesNoMoreRequestsAndConnectionsThanItMust(t *testing.
 	slices.Sort(want)
 	if got := fx.requested(); !slices.Equal(got, want) {
 		t.Errorf("got requests %v, want %v", got, want)
+	}
+	request, err := http.NewRequest(http.MethodGet, fx.server.URL+"/v3/targets", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+fx.stored())
+	response, err := fx.server.Client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("Logs Routing answered %s, want 200", response.Status)
 	}
 }
 
