@@ -190,6 +190,9 @@ func (r *Run) End(rotations []rotation.Rotation, results []report.Result, renewa
 		if secret, ok := r.secrets[rotations[i].APIKey]; ok {
 			r.note(result, "the API key", r.expiryOf(secret))
 		}
+		if renewal != nil && renewal.Error != nil && renewal.ExpiresAt == nil && !result.KeyExpiring {
+			result.KeyDaysLeft = nil // which key expires first is not known: an alarm that fires for the bootstrap's goes on
+		}
 	}
 }
 

@@ -106,6 +106,7 @@ func TestWhenKeysExpireIsInTheResults(t *testing.T) {
 		"IAM's date counts":        {expires: map[string]time.Time{"bootstrap": in(30)}, configured: in(1), at: in(30)},
 		"IBM is late":              {secret: managed, at: in(26), warnings: []string{"the API key expires 2026-01-27T00:00:00Z: IBM's Secrets Manager should have rotated it"}},
 		"the renewal's":            {secret: managed, renewal: &report.KeyRenewal{ExpiresAt: &start, DaysLeft: 1, Expiring: true}, at: in(1), warnings: []string{"the API key expires"}},
+		"the renewal's is unknown": {expires: map[string]time.Time{"key": in(80)}, renewal: &report.KeyRenewal{Error: &report.Error{}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.secret.Key = iamtoken.NewSecret("key")

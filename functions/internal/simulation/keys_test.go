@@ -81,11 +81,13 @@ type keys struct {
 	remade    time.Time            // when that was last
 	refillAt  time.Time            // when a person will have answered key-renewal
 	byHand    time.Time            // when a person last stored a key in AWS
+	fixed     []string             // the keys of the bootstrap that a person has made
 	heard     time.Time            // when key-renewal fired first since AWSPREVIOUS was last a fixed key
 	expiring  time.Time            // since when key-expiry fires for a managed key; zero when it does not
 	fixedEnds time.Time            // when the key ends that a person has made for the workload; zero without one
 	made      map[string]time.Time // IBM's keys of the bootstrap, and when it made them
 	behind    time.Time            // since when AWS's key is not IBM's
+	lost      time.Time            // since when neither AWS's key nor the one before works; zero while one does
 
 	renewals, byPrevious, losses int
 	longestBehind                time.Duration
@@ -528,12 +530,21 @@ func (w *world) noteKeys() (current string) {
 }
 
 // storeFixedKey is what a person does: the key before it stays as AWSPREVIOUS until the
-// next renewal, and this one after it.
+// next renewal, and this one after it. Of 20 keys of one identity IBM makes no further one,
+// so those that AWS has no more are deleted.
 func (w *world) storeFixedKey() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	key := w.cloud.MustCreateAPIKey(w.bootstrapID)
 	_ = w.keys.aws.Write(bootstrapARN, "by-hand-"+hex.EncodeToString([]byte(key)), key)
+	kept := []string{key, w.keys.before().Payload}
+	w.keys.fixed = slices.DeleteFunc(append(w.keys.fixed, key), func(old string) bool {
+		if slices.Contains(kept, old) {
+			return false
+		}
+		w.cloud.MustDeleteAPIKey(old)
+		return true
+	})
 	w.keys.heard, w.keys.refillAt, w.keys.byHand = time.Time{}, time.Time{}, w.now()
 	for _, alarms := range w.keys.alarms {
 		alarms.forget()
@@ -555,6 +566,11 @@ func (w *world) lookAfterKeys(at time.Time) {
 		if _, functionRan := w.blocked(at); warned.IsZero() && functionRan {
 			w.violated(at, "IBM's secret has ended, and no alarm fired before")
 		}
+	}
+	if stored == current || w.works(stored) || w.works(k.before().Payload) {
+		k.lost = time.Time{}
+	} else if k.lost.IsZero() {
+		k.lost = at
 	}
 	if stored == current {
 		k.behind = time.Time{}
@@ -676,13 +692,15 @@ func (w *world) keysEnded(inv *invocation, ran report.Report) {
 	if result.Outcome != report.Failed || !k.remakeAt.IsZero() || now.Sub(k.remade) < 2*time.Hour || w.mayFail(now) {
 		return
 	}
-	blocked, functionRan := w.blocked(now)
+	// A loss while runs might fail is seen after that; what counts is when the keys were lost.
+	lost := cmp.Or(k.lost, now)
+	blocked, functionRan := w.blocked(lost)
 	k.remakeAt = now.Add(time.Duration(hash(inv.id)%24) * time.Hour)
 	k.losses++
 	warned := earliest(k.expiring, k.heard)
 	switch {
 	case k.endsKeys() && !k.heard.IsZero() && k.heard.Before(now):
-	case blocked < w.leeway(now) || blocked == 0:
+	case blocked < w.leeway(lost) || blocked == 0:
 		w.violated(now, "%s had no working key, and nothing was renewed for %s only: %v", inv.id, blocked, result.Error)
 	case warned.IsZero() && functionRan:
 		w.violated(now, "%s had no working key, and no alarm fired before: %v", inv.id, result.Error)

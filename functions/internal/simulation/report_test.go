@@ -314,7 +314,8 @@ func (y year) notices() (notices, unheard []time.Duration) {
 
 // checkMargins: without faults at least 8:50 is left of a 60-minute token when
 // the next is published; of a 15-minute token, or after one lost run, 5:50. A token
-// that has more left than the next one would is not replaced.
+// that has more left than the next one would is not replaced: where the lifetime was cut,
+// a rotate may have saved none, which is as if it were lost.
 func (w *world) checkMargins() {
 	for i, m := range w.margins {
 		quiet, lost := w.quiet(m.since.Add(-10*time.Minute), m.at)
@@ -323,7 +324,7 @@ func (w *world) checkMargins() {
 		}
 		w.margins[i].calm = lost == 0 && m.lifetime == w.lifetime && m.next == w.lifetime
 		w.margins[i].once = lost == 1 != (m.lifetime < w.lifetime)
-		if least := min(w.mustRemain(m.lifetime, lost == 1), m.next-nextEnsure); m.left < least {
+		if least := min(w.mustRemain(m.lifetime, lost == 1 || m.next < m.lifetime), m.next-nextEnsure); m.left < least {
 			w.violated(m.at, "only %s were left of a token of %s, without faults and with %d runs lost", m.left, m.lifetime, lost)
 		}
 	}
