@@ -163,7 +163,7 @@ func (y year) picture() []byte {
 	var names []string
 	for i, o := range outages {
 		name := fmt.Sprintf("%d: %s, %s", i+1, strings.Join(o.kinds, " and "), spoken(o.length()))
-		name = status.ReplaceAllString(name, "${1}IBM answers $2")
+		name = status.ReplaceAllString(name, "${1}HTTP $2")
 		names = append(names, name)
 		bottom = p.paragraph(16, bottom+34, 718, "", name)
 	}
@@ -225,15 +225,20 @@ func spoken(d time.Duration) string {
 	return strings.NewReplacer("h", " h ", "m", " min").Replace(cmp.Or(strings.TrimSuffix(d.Round(time.Minute).String(), "0s"), "0m"))
 }
 
-// eventful finds the two days with most outages, the first of equals, and which day of the year they begin with.
+// eventful finds the two days with most outages from begin to end, the first of equals, and which day of the year they begin with.
 func (y year) eventful() (eventful *world, day int, days span) {
 	most, today := -1, 0
 	for _, w := range y.parts {
 		for from := w.start; from.Before(w.end); from = from.Add(24 * time.Hour) {
 			today++
-			s := span{from, earlier(from.Add(pictured), w.end)}
-			if n := len(w.outages(s)); n > most {
-				most, eventful, day, days = n, w, today, s
+			s, whole := span{from, earlier(from.Add(pictured), w.end)}, 0
+			for _, o := range w.outages(s) {
+				if o.common(s) == o.length() {
+					whole++
+				}
+			}
+			if whole > most {
+				most, eventful, day, days = whole, w, today, s
 			}
 		}
 	}
@@ -286,7 +291,7 @@ func TestPicture(t *testing.T) {
 	got := year{seed: 1, days: 4, parts: days}.picture()
 	description := wellFormed(t, got)
 	for want, times := range map[string]int{
-		`class="shade"`: 8, `class="red" x`: 2, "<path class=\"area\"": 2, "IBM answers 429 &lt;often&gt;, 5 min": 8, "too short": 0, "NaN": 0, "%!": 0, "Days 3 and 4": 2,
+		`class="shade"`: 8, `class="red" x`: 2, "<path class=\"area\"": 2, "HTTP 429 &lt;often&gt;, 5 min": 8, "too short": 0, "NaN": 0, "%!": 0, "Days 3 and 4": 2,
 		`<rect class="red" x="68.2" y="398.0" width="7.1"`: 1, // half an hour, an hour after the start
 	} {
 		if n := strings.Count(string(got), want); n != times {
