@@ -373,11 +373,14 @@ func (p *pass) overQuota(lifetime time.Duration) bool {
 
 // spreadPuts waits a random time where the quota has no room for two deployments, in two regions
 // say, that put at the same moment: the later one sees the other's put by AWS's date of the last change.
+// Other rotations have the slot meanwhile, and half of the time that is left is kept for the puts.
 func (p *pass) spreadPuts(lifetime time.Duration) {
 	if !p.overQuota(lifetime) {
 		return
 	}
-	wait := time.NewTimer(time.Duration(p.random() * float64(AttemptLimit)))
+	p.release()
+	deadline, _ := p.ctx.Deadline() // a run always has one
+	wait := time.NewTimer(time.Duration(p.random() * float64(min(AttemptLimit, time.Until(deadline)/2))))
 	defer wait.Stop()
 	select {
 	case <-wait.C:

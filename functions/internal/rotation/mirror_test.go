@@ -1000,6 +1000,27 @@ func TestAVersionThatHadToWaitIsNoFailureOfTheMirror(t *testing.T) {
 	})
 }
 
+// Puts of short tokens wait for those of other deployments: neither past the end of the run, nor in the way of other rotations.
+func TestTheWaitOfAPutCostsNoPut(t *testing.T) {
+	for within, rotations := range map[time.Duration]int{6 * time.Second: 1, 2 * time.Minute: 60} {
+		withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute, Rotations: rotations}, func(fx *fixture) {
+			m := fx.mirrorTo()
+			for i := range fx.all {
+				fx.all[i].Mirror = []string{fmt.Sprint(firstARN, i)}
+				m.Current(fx.all[i].Mirror[0])
+			}
+			fx.rotator.Random, fx.rotator.Concurrency = func() float64 { return 0.99 }, 2
+			ctx, cancel := context.WithTimeout(context.Background(), within)
+			defer cancel()
+			for i, result := range fx.rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "run"}, fx.all).Results {
+				fx.wantOutcome(result, report.Rotated)
+				fx.one = fx.all[i]
+				fx.wantMirrored(m, fx.one.Mirror...)
+			}
+		})
+	}
+}
+
 // The account's lifetime of tokens was cut: a mirror that has a better one than IAM gives does not fail.
 func TestAMirrorWithABetterTokenThanANewOneIsInOrder(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {

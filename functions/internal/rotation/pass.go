@@ -16,6 +16,7 @@ type pass struct {
 	Rotation
 
 	slot     func() // gives back the slot that the first attempt has; nil after it
+	release  func() // gives back that of the attempt under way, once
 	attempts int
 	first    *CurrentVersion        // as the first attempt found it; nil before
 	current  *CurrentVersion        // as last read or saved; nil before

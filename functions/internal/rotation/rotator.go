@@ -206,7 +206,8 @@ func (p *pass) timedAttempt() (report.Result, error) {
 	if err != nil {
 		return report.Result{}, err
 	}
-	defer release()
+	p.release = sync.OnceFunc(release)
+	defer p.release()
 	if p.suspended() {
 		return report.Result{}, &Error{Step: StepLook, Kind: Timeout,
 			Message: "the process was suspended for longer than the run may take; the next run starts again"}
