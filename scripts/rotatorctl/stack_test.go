@@ -438,7 +438,7 @@ func TestDeploymentFailures(t *testing.T) {
 			[]string{"New permissions may take minutes", "default: bootstrap: denied: ", "secretsmanager:GetSecretValue"}},
 		{"private-only", func(a *account) {
 			a.set["SECRETS_MANAGER_URL"] = "https://instance.private.us-south.secrets-manager.invalid"
-			a.lambda.Timeout = 2 * time.Second // the function tries for as long as it may
+			a.lambda.Timeout = 5 * time.Second // the function tries for as long as it may
 		}, []string{"default: look: unavailable: ", "does not resolve", "is a private endpoint"}},
 		{"may-not-create", func(a *account) { a.answer = forbidding("CreateStack", "AccessDenied") }, []string{"AccessDenied: it is forbidden", "the deployment failed"}},
 		{"throttled", func(a *account) { a.answer = forbidding("DescribeStacks", "Throttling") }, []string{"the stack throttled cannot be described: Throttling: it is forbidden (AWS limits the rate of requests: try again in a minute)"}},
