@@ -26,6 +26,11 @@ const namesKey = "NamesKey"
 
 func isFleet(stack *types.Stack) bool { return stack != nil && parameter(stack, namesKey) != "" }
 
+// machineOf is the ARN of the machine that goes through all rotations in a mode.
+func machineOf(stack *types.Stack, mode string) string {
+	return output(stack, map[string]string{"rotate": "RotateMachineArn", "ensure": "EnsureMachineArn"}[mode])
+}
+
 // namesPrefix begins the keys of the lists of names that a fleet's machines read.
 func (p *program) namesPrefix() string { return "iam-token-rotator/" + p.stack + "/names-" }
 
@@ -84,7 +89,7 @@ func (p *program) invokeFleet(ctx context.Context, stack *types.Stack, e event) 
 		return usagef("%s is a fleet, too many for one run: name rotations (ROTATION)", p.stack)
 	}
 	ran, failure, err := p.runFleet(ctx, stack, e.Mode)
-	if err == nil {
+	if err == nil && ran.document != nil {
 		err = p.print(ran.document, ran.text)
 	}
 	if err == nil && failure != "" {
@@ -95,12 +100,12 @@ func (p *program) invokeFleet(ctx context.Context, stack *types.Stack, e event) 
 
 // runFleet has a machine go through all rotations and waits. While another check goes on, ensure waits for that first.
 func (p *program) runFleet(ctx context.Context, stack *types.Stack, mode string) (ran result, failure string, err error) {
-	machine := output(stack, strings.ToUpper(mode[:1])+mode[1:]+"MachineArn")
+	machine := machineOf(stack, mode)
 	for began := p.now(); ; {
 		name := "rotatorctl-" + p.now().UTC().Format("20060102T150405.000000")
 		started, err := p.states.StartExecution(ctx, &sfn.StartExecutionInput{StateMachineArn: &machine, Name: &name})
 		if err != nil {
-			return result{}, "", fmt.Errorf("the machine %s cannot be started: %w", machine, awsError(err))
+			return result{}, "", fmt.Errorf("the machine %s cannot be started: %w", printable(machine), awsError(err))
 		}
 		ended, err := p.waitFor(ctx, aws.ToString(started.ExecutionArn))
 		if err != nil {
@@ -114,12 +119,12 @@ func (p *program) runFleet(ctx context.Context, stack *types.Stack, mode string)
 			p.say("  A check is under way: waiting until it ends")
 			_, err = p.waitFor(ctx, first.Oldest)
 		case ended.Status == states.ExecutionStatusSucceeded:
-			return p.fleetResult(ctx, stack, mode+"-"+name)
+			return p.fleetResult(ctx, stack, mode+"-"+name, aws.ToTime(ended.StartDate))
 		case strings.Contains(why, "ccessDenied") && p.now().Sub(began) < deniedFor:
 			p.say("  %s\n  New permissions may take minutes: trying again in %s", why, deniedPause)
 			err = p.sleep(ctx, deniedPause)
 		default:
-			return result{}, fmt.Sprintf("the execution %s is %s: %s", aws.ToString(ended.ExecutionArn), ended.Status, why), nil
+			return result{}, fmt.Sprintf("the execution %s is %s: %s", printable(aws.ToString(ended.ExecutionArn)), ended.Status, why), nil
 		}
 		if err != nil {
 			return result{}, "", err
@@ -146,8 +151,8 @@ func (p *program) waitFor(ctx context.Context, execution string) (*sfn.DescribeE
 }
 
 // fleetResult is the status after a run: the reports are in the log. A map succeeds whatever becomes of its batches.
-func (p *program) fleetResult(ctx context.Context, stack *types.Stack, runID string) (ran result, failure string, err error) {
-	missing, err := p.withoutReport(ctx, stack, runID)
+func (p *program) fleetResult(ctx context.Context, stack *types.Stack, runID string, began time.Time) (ran result, failure string, err error) {
+	missing, err := p.withoutReport(ctx, stack, runID, began)
 	if err != nil {
 		return result{}, "", err
 	}
@@ -155,19 +160,19 @@ func (p *program) fleetResult(ctx context.Context, stack *types.Stack, runID str
 	if err != nil {
 		return result{}, "", err
 	}
-	text := s.text(p)
 	if n := len(missing); n > 0 {
 		return result{}, fmt.Sprintf("%s left no report, the first of them %s: the log /aws/vendedlogs/states/%s says why", report.Count(n, "rotation"), printable(missing[0]), p.stack), nil
 	}
+	text := s.text(p)
 	if !s.OK {
-		failure = "not all rotations are in order:\n" + strings.TrimRight(text, "\n")
-		text = ""
+		return result{document: s}, "not all rotations are in order:\n" + strings.TrimRight(text, "\n"), nil
 	}
-	return result{s, text}, failure, nil
+	return result{s, text}, "", nil
 }
 
-// withoutReport returns the names of the rotations of which a run has left no report. A report may reach the log late.
-func (p *program) withoutReport(ctx context.Context, stack *types.Stack, runID string) (missing []string, err error) {
+// withoutReport returns the names of the rotations of which a run has left no report since it began, which may be hours
+// ago. A report may reach the log late.
+func (p *program) withoutReport(ctx context.Context, stack *types.Stack, runID string, began time.Time) (missing []string, err error) {
 	bucket, key := parameter(stack, "CodeBucket"), parameter(stack, namesKey)
 	object, err := p.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
 	if err == nil {
@@ -177,8 +182,8 @@ func (p *program) withoutReport(ctx context.Context, stack *types.Stack, runID s
 	if err != nil {
 		return nil, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), printable(key), awsError(err))
 	}
-	for began := p.now(); ; {
-		found, err := p.entries(ctx, began.Add(-time.Hour), runPatterns[0])
+	for ended := p.now(); ; {
+		found, err := p.entries(ctx, began.Add(-time.Minute), runPatterns[0])
 		if err != nil {
 			return nil, err
 		}
@@ -191,7 +196,7 @@ func (p *program) withoutReport(ctx context.Context, stack *types.Stack, runID s
 			}
 		}
 		missing = slices.DeleteFunc(missing, func(name string) bool { return reported[name] })
-		if len(missing) == 0 || p.now().Sub(began) > lateBy {
+		if len(missing) == 0 || p.now().Sub(ended) > lateBy {
 			return missing, nil
 		}
 		if err := p.sleep(ctx, 4*executionPause); err != nil {
@@ -210,7 +215,7 @@ type pass struct {
 
 func (p *program) lastPasses(ctx context.Context, stack *types.Stack) (passes []pass, err error) {
 	for _, mode := range []string{"rotate", "ensure"} {
-		machine := output(stack, strings.ToUpper(mode[:1])+mode[1:]+"MachineArn")
+		machine := machineOf(stack, mode)
 		listed, err := p.states.ListExecutions(ctx, &sfn.ListExecutionsInput{StateMachineArn: &machine, MaxResults: 1})
 		if err != nil {
 			return nil, fmt.Errorf("the executions of %s cannot be listed: %w", printable(machine), awsError(err))
@@ -219,7 +224,7 @@ func (p *program) lastPasses(ctx context.Context, stack *types.Stack) (passes []
 			passes = append(passes, pass{mode, string(e.Status), aws.ToTime(e.StartDate).UTC(), e.StopDate})
 		}
 	}
-	return slices.Clip(passes), nil
+	return passes, nil
 }
 
 // bad reports whether the pass did not get through the list.

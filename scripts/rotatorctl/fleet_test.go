@@ -176,7 +176,7 @@ func TestLifeOfAFleet(t *testing.T) {
 	want(t, "invocations and outcomes, each batch once", fmt.Sprint(invocations, outcomes), "3 map[failed:125 fresh:100]")
 
 	a.moto.MustDo(t, awstest.Request{Service: "s3", Method: "DELETE", Path: "/" + a.bucket + "/" + a.names()})
-	a.must(1, "invoke --mode=rotate", "is FAILED: ", "NoSuchKey")
+	want(t, "the document of a run that cannot begin", a.must(1, "invoke -o json --mode=rotate", "is FAILED: ", "NoSuchKey").stdout, "")
 	a.must(1, "status", "the last rotate: FAILED", "  last rotate failed at 20", ": read_key: not_found: ", " more are not in order: rotatorctl status -o json lists them\n225 rotations: 125 failed")
 	a.must(0, "destroy --yes", "destroy: the stack fleet")
 	want(t, "objects left", len(a.objects()), 0)
