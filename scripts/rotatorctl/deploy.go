@@ -280,7 +280,10 @@ func (r rule) check(name, value string) error {
 }
 
 func (d *deployment) templateFile() string {
-	return filepath.Join(d.root, "infra/aws", map[bool]string{false: "template.yaml", true: "fleet.yaml"}[d.fleet])
+	if d.fleet {
+		return filepath.Join(d.root, "infra/aws/fleet.yaml")
+	}
+	return filepath.Join(d.root, "infra/aws/template.yaml")
 }
 
 // checkRotations has the function itself check the list, with other values that are valid: deployed, a faulty list

@@ -145,8 +145,11 @@ func (d *deployment) holdLive(ctx context.Context) error {
 	if err != nil || stack == nil {
 		return err
 	}
-	if isFleet(stack) != d.fleet {
-		return fmt.Errorf("the stack %s is %s: give another STACK, or deploy %s --fleet", d.stack, map[bool]string{true: "a fleet", false: "no fleet"}[!d.fleet], map[bool]string{true: "without", false: "with"}[d.fleet])
+	switch {
+	case isFleet(stack) && !d.fleet:
+		return fmt.Errorf("the stack %s is a fleet: give another STACK, or deploy with --fleet", d.stack)
+	case d.fleet && !isFleet(stack):
+		return fmt.Errorf("the stack %s is no fleet: give another STACK, or deploy without --fleet", d.stack)
 	}
 	d.existing, d.live = stack, parameter(stack, aliasVersion)
 	d.releases = stackReleases(stack)
@@ -348,7 +351,11 @@ func (p *program) rollback(ctx context.Context) error {
 		return fmt.Errorf("the stack could not be returned to version %d: %w", before, err)
 	}
 	p.say("Rotating once")
-	ran, failure, err := p.runOnce(ctx, stack, event{Mode: map[bool]string{false: "rotate", true: "ensure"}[isFleet(stack)]})
+	e := event{Mode: "rotate"}
+	if isFleet(stack) { // as after a deployment
+		e.Mode = "ensure"
+	}
+	ran, failure, err := p.runOnce(ctx, stack, e)
 	if err != nil {
 		return err
 	}

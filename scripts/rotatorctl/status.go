@@ -204,13 +204,7 @@ func (s status) text(p *program) string {
 			}
 			continue
 		}
-		line := r.At.Format(time.RFC3339) + " " + r.Text()
-		if r.ExpiresAt == nil {
-			line += "  the expiry of the stored token is not known\n"
-		}
-		if f := r.LastFailed; f != nil && !f.At.Equal(r.At) {
-			line += fmt.Sprintf("  last %s failed at %s: %s\n", printable(f.Mode), f.At.Format(time.RFC3339), printable(f.Error.Error()))
-		}
+		line := r.text()
 		if r.bad() {
 			line = p.colored(p.stdout, red, line)
 		}
@@ -223,19 +217,34 @@ func (s status) text(p *program) string {
 		fmt.Fprintf(&text, "no report since %s: see rotatorctl logs and the alarms\n", s.Since.Format(time.RFC3339))
 	}
 	if len(s.Rotations) > 1 {
-		var all report.Report
-		expired := 0
-		for _, r := range s.Rotations {
-			all.Results = append(all.Results, r.Result)
-			if r.SecondsRemaining != nil && *r.SecondsRemaining < 0 {
-				expired++
-			}
-		}
-		text.WriteString(all.Totals())
-		if expired > 0 {
-			fmt.Fprintf(&text, "; %s expired", report.Count(expired, "token"))
-		}
-		text.WriteByte('\n')
+		text.WriteString(s.totals() + "\n")
 	}
 	return text.String()
+}
+
+func (r rotationStatus) text() string {
+	text := r.At.Format(time.RFC3339) + " " + r.Text()
+	if r.ExpiresAt == nil {
+		text += "  the expiry of the stored token is not known\n"
+	}
+	if f := r.LastFailed; f != nil && !f.At.Equal(r.At) {
+		text += fmt.Sprintf("  last %s failed at %s: %s\n", printable(f.Mode), f.At.Format(time.RFC3339), printable(f.Error.Error()))
+	}
+	return text
+}
+
+// totals counts the outcomes, and the tokens that have expired since.
+func (s status) totals() string {
+	var all report.Report
+	expired := 0
+	for _, r := range s.Rotations {
+		all.Results = append(all.Results, r.Result)
+		if r.SecondsRemaining != nil && *r.SecondsRemaining < 0 {
+			expired++
+		}
+	}
+	if expired == 0 {
+		return all.Totals()
+	}
+	return all.Totals() + "; " + report.Count(expired, "token") + " expired"
 }
