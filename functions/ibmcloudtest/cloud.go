@@ -98,23 +98,32 @@ func (c *Cloud) AccountID() string { return c.account }
 // ProfileID is the id of the trusted profile [ProfileName]: "Profile-<uuid>".
 func (c *Cloud) ProfileID() string { return c.profile.subject() }
 
-// The keys of [IdentityBootstrap], [IdentityReader] and [IdentityAdmin].
-
+// BootstrapAPIKey is the key of [IdentityBootstrap].
 func (c *Cloud) BootstrapAPIKey() string { return c.bootstrapKey.value }
-func (c *Cloud) ReaderAPIKey() string    { return c.readerKey.value }
-func (c *Cloud) AdminAPIKey() string     { return c.adminKey.value }
 
-// The secret groups: that of the API keys, and that of the tokens.
+// ReaderAPIKey is the key of [IdentityReader].
+func (c *Cloud) ReaderAPIKey() string { return c.readerKey.value }
 
-func (c *Cloud) KeyGroupName() string   { return c.keyGroup.name }
-func (c *Cloud) KeyGroupID() string     { return c.keyGroup.id }
+// AdminAPIKey is the key of [IdentityAdmin].
+func (c *Cloud) AdminAPIKey() string { return c.adminKey.value }
+
+// KeyGroupName is the name of the secret group of the API keys.
+func (c *Cloud) KeyGroupName() string { return c.keyGroup.name }
+
+// KeyGroupID is the id of that group.
+func (c *Cloud) KeyGroupID() string { return c.keyGroup.id }
+
+// TokenGroupName is the name of the secret group of the tokens.
 func (c *Cloud) TokenGroupName() string { return c.tokenGroup.name }
-func (c *Cloud) TokenGroupID() string   { return c.tokenGroup.id }
 
-// The service ids of the bootstrap identity and of the reader: "iam-ServiceId-<uuid>".
+// TokenGroupID is the id of that group.
+func (c *Cloud) TokenGroupID() string { return c.tokenGroup.id }
 
+// BootstrapIAMID is the service id of the bootstrap identity: "iam-ServiceId-<uuid>".
 func (c *Cloud) BootstrapIAMID() string { return c.bootstrapKey.owner.iamID }
-func (c *Cloud) ReaderIAMID() string    { return c.readerKey.owner.iamID }
+
+// ReaderIAMID is the service id of the reader: "iam-ServiceId-<uuid>".
+func (c *Cloud) ReaderIAMID() string { return c.readerKey.owner.iamID }
 
 // SetTokenTTL changes the lifetime of the tokens that IAM issues from now on; d counts in whole seconds.
 // It panics if d is below one second. Keep to an hour at most, as IBM does.

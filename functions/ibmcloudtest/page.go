@@ -73,10 +73,8 @@ func (c *Cloud) state() object {
 	for i, f := range faults {
 		faults[i] = Fault{Op: f.Op, Identity: f.Identity, Skip: f.Skip, Times: f.Times, Case: f.Case, Status: f.Status, Delay: f.Delay, Drop: f.Drop}
 	}
-	c.requests.mu.Lock()
-	requests := c.requests.newest()
-	requests = append([]Request{}, requests[max(0, len(requests)-stateRequests):]...)
-	c.requests.mu.Unlock()
+	requests := c.Requests()
+	requests = requests[max(0, len(requests)-stateRequests):]
 
 	out := c.clock()
 	defer c.lock()()

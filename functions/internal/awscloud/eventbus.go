@@ -65,12 +65,12 @@ func (b *EventBus) putBatch(ctx context.Context, batch []events.Event) ([]error,
 	errs, failed := make([]error, len(batch)), 0
 	for i, entry := range answer.Entries {
 		if code := aws.ToString(entry.ErrorCode); i < len(errs) && (code != "" || aws.ToString(entry.EventId) == "") {
-			errs[i] = b.refusedBy(refused(http.StatusOK, apiError{code, aws.ToString(entry.ErrorMessage)}))
+			errs[i] = b.refusedBy(newRefusal(http.StatusOK, apiError{code, aws.ToString(entry.ErrorMessage)}))
 			failed++
 		}
 	}
 	if len(answer.Entries) != len(batch) || failed == 0 && answer.FailedEntryCount != 0 { // nobody knows which
-		return nil, b.refusedBy(refused(http.StatusOK, apiError{}))
+		return nil, b.refusedBy(newRefusal(http.StatusOK, apiError{}))
 	}
 	return errs, nil
 }

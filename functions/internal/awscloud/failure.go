@@ -68,14 +68,14 @@ func refusalOf(err error) (r refusal, answered bool) {
 	if errors.As(err, &api) {
 		found = apiError{api.ErrorCode(), api.ErrorMessage()}
 	}
-	return refused(response.HTTPStatusCode(), found), true
+	return newRefusal(response.HTTPStatusCode(), found), true
 }
 
 // apiError is the code and the message of an answer.
 type apiError struct{ code, message string }
 
-func refused(status int, api apiError) (r refusal) {
-	r.status = status
+func newRefusal(status int, api apiError) refusal {
+	r := refusal{status: status}
 	if found, known := causeOfCode(api.code, strings.ToLower(api.message)); known {
 		r.code, r.cause = api.code, found
 		return r

@@ -29,9 +29,9 @@ type Renewer struct {
 	Candidate func(key iamtoken.Secret) (Candidate, error)
 	Now       func() time.Time // if nil, time.Now
 
-	mu      sync.Mutex
-	checked time.Time // when a renewal last ended, by the wall clock; zero before
-	netOf   string    // the id of the key for which AWSPREVIOUS was found to be of use
+	mu       sync.Mutex
+	checked  time.Time // when a renewal last ended, by the wall clock; zero before
+	answered string    // the id of the managed key for which checkPrevious has no more to ask
 }
 
 // The methods of these interfaces return *rotation.Error.
@@ -73,6 +73,8 @@ const (
 	ensureInterval = time.Hour
 	// limit bounds a renewal: at most eight requests.
 	limit = 20 * time.Second
+	// previousLimit bounds the question whether AWSPREVIOUS serves.
+	previousLimit = 3 * time.Second
 )
 
 // Due reports whether a run of this mode ends with a renewal.
@@ -90,7 +92,7 @@ func (r *Renewer) Run(ctx context.Context, look rotation.TokenRef) report.KeyRen
 	p := &pass{Renewer: r, look: look, started: rotation.WallClock(r.Now), result: report.KeyRenewal{Warnings: []string{}}}
 	outcome, err := p.renew(ctx)
 	if err == nil {
-		p.checkNet(ctx)
+		p.checkPrevious(ctx)
 	}
 	r.mu.Lock()
 	r.checked = rotation.WallClock(r.Now)
@@ -193,23 +195,20 @@ func (p *pass) exchange(ctx context.Context) (Candidate, error) {
 	return candidate, nil
 }
 
-// netLimit bounds the question whether the net holds.
-const netLimit = 3 * time.Second
-
-// checkNet notes whether IAM refuses AWSPREVIOUS, which has to serve if it refuses AWS's current
+// checkPrevious notes whether IAM refuses AWSPREVIOUS, which has to serve if it refuses AWS's current
 // key one day. IBM has then ended a key at its rotation, and the token of that key hid it. The
 // question is asked until the answer is good: the process that stored the current key
 // may have ended before its report. The key of a person may be deleted, and where IBM's rotation
 // is late the previous one has reached the end of its ttl: neither counts.
-func (p *pass) checkNet(ctx context.Context) {
+func (p *pass) checkPrevious(ctx context.Context) {
 	made := p.managed.ExpiresAt.Add(-p.managed.TTL)
 	p.mu.Lock()
-	known := p.netOf == p.managed.KeyID
+	known := p.answered == p.managed.KeyID
 	p.mu.Unlock()
 	if known || !p.ibmClock().Before(made.Add(p.managed.Interval)) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, netLimit)
+	ctx, cancel := context.WithTimeout(ctx, previousLimit)
 	defer cancel()
 	key, versionID, err := p.Store.Previous(ctx)
 	if err == nil && isManaged(versionID) {
@@ -223,7 +222,7 @@ func (p *pass) checkNet(ctx context.Context) {
 	if err == nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.netOf = p.managed.KeyID
+		p.answered = p.managed.KeyID
 	}
 }
 
