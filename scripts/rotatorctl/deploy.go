@@ -419,7 +419,11 @@ func (d *deployment) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("Rotating once, so that a token exists and any mistake shows now; that takes two minutes at most, of a fleet six for each 1,000 rotations")
+	longest := "two minutes at most"
+	if d.fleet {
+		longest = "six minutes for each 1,000 rotations"
+	}
+	d.say("Rotating once, so that a token exists and any mistake shows now; that takes %s", longest)
 	e := event{Mode: "rotate", Force: d.force}
 	if d.fleet && d.existing != nil { // beside the schedule's own rotate, it would ask for too much
 		e.Mode = "ensure"

@@ -243,7 +243,7 @@ func (s *resource) explain(c cause) (rotation.Kind, rotation.Retry, string) {
 			"whether it is scheduled for deletion (restore-secret), managed by another service or being rotated"
 	case replica:
 		return rotation.Misconfigured, rotation.Never, "the secret is a replica, which only AWS writes: name the primary secret, by the ARN of its " +
-			"own region, in " + s.either("SECRETS_MANAGER_APIKEY_ARN", "mirror") + "; AWS copies each version here"
+			"own region, in " + s.either("SECRETS_MANAGER_APIKEY_ARN", "mirror") + "; AWS replicates each version"
 	case otherContent:
 		return rotation.Misconfigured, rotation.Never, "the secret already has this version, with another content, which stays" +
 			s.either("", ": the next rotation saves a new version")

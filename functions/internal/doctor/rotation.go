@@ -285,7 +285,7 @@ func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 	}
 }
 
-// minRemaining names MIN_REMAINING, and what counts instead for a token that lives too short for it.
+// minRemaining names MIN_REMAINING, and what counts instead for a token whose lifetime is too short for it.
 func (e *examination) minRemaining(threshold time.Duration) string {
 	if allowed := threshold.Round(time.Minute); allowed < e.MinRemaining {
 		return fmt.Sprintf("the %s that its lifetime allows of MIN_REMAINING (%s)", allowed, e.MinRemaining)

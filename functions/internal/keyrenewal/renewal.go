@@ -1,5 +1,5 @@
 // Package keyrenewal keeps the bootstrap key valid: IBM's Secrets Manager makes and ends
-// the keys of a secret of type iam_credentials, and the function copies the current one
+// the keys of a secret of type iam_credentials, and the function puts the current one
 // into the AWS secret that it starts from. It also watches when the API keys expire.
 //
 // A renewal is the last part of a run, when the tokens are saved. It fails no run and

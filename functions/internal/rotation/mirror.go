@@ -42,7 +42,7 @@ type mirrorState struct {
 	held    CurrentVersion // zero if it is not known
 	lastPut time.Time      // zero if it is not known
 	inOrder bool           // the token that readers of the mirror have needs no replacement yet
-	old     bool           // nothing was put for longer than a token lives; held is made up for that
+	old     bool           // nothing was put for longer than a token's lifetime; held is made up for that
 }
 
 // MirrorState is a mirror as doctor shows it.

@@ -1,4 +1,4 @@
-"""A job in Python on AWS, with boto3: reads the copy in AWS Secrets Manager (TOKEN_SECRET_ARN) with its own role."""
+"""A job in Python on AWS, with boto3: reads the mirror in AWS Secrets Manager (TOKEN_SECRET_ARN) with its own role."""
 import base64, json, os, sys, time, urllib.request
 
 import boto3
