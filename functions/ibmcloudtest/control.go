@@ -228,13 +228,16 @@ func decodeControl(body []byte, fields ...field) error {
 	return nil
 }
 
+// maxLogged is the longest path of a [Request]: any web page can have a browser ask for others.
+const maxLogged = 256
+
 // A Request is one line of the request log. It holds no secret: no header, query or body, and in
-// the path no API key or token.
+// the method and path no API key or token.
 type Request struct {
 	At       time.Time `json:"at"`       // when it arrived
 	Op       string    `json:"op"`       // the name of an operation, "" for a path or method without one
 	Method   string    `json:"method"`   //
-	Path     string    `json:"path"`     //
+	Path     string    `json:"path"`     // the first 256 bytes
 	Status   int       `json:"status"`   // 0 when it was never answered
 	Identity string    `json:"identity"` // whose key or token it bore, "" if unknown
 }
@@ -247,6 +250,9 @@ type requestLog struct {
 }
 
 func (l *requestLog) add(r Request) {
+	for _, text := range []*string{&r.Method, &r.Path} {
+		*text = strings.ToValidUTF8(strings.Clone((*text)[:min(len(*text), maxLogged)]), "")
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.entries = append(l.entries, r); len(l.entries) > 2*l.limit {

@@ -231,6 +231,8 @@ func TestRequestLog(t *testing.T) {
 	c.want(404, token, "GET", "/nowhere/"+key+"/"+token, "")
 	c.want(403, token, "GET", "/api/v2/secrets/"+key, "")
 	c.send(c.request("GET", "/v3/settings", "", "Authorization", "Bearer x"))
+	c.send(c.request(key, "/x", ""))
+	c.send(c.request("X", "/"+strings.Repeat("é", 400_000), ""))
 
 	const at = `{"at":"2026-03-01T12:00:00Z",`
 	want := "[" + strings.Join([]string{
@@ -239,6 +241,8 @@ func TestRequestLog(t *testing.T) {
 		at + `"op":"","method":"GET","path":"/nowhere/REDACTED/REDACTED","status":404,"identity":""}`,
 		at + `"op":"secrets.get","method":"GET","path":"/api/v2/secrets/REDACTED","status":403,"identity":"workload"}`,
 		at + `"op":"settings.get","method":"GET","path":"/v3/settings","status":401,"identity":""}`,
+		at + `"op":"","method":"REDACTED","path":"/x","status":404,"identity":""}`,
+		at + `"op":"","method":"X","path":"/` + strings.Repeat("é", 127) + `","status":404,"identity":""}`,
 	}, ",") + "]"
 	if got := c.send(c.request("GET", "/_sandbox/requests", "")); got.raw != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)

@@ -217,7 +217,7 @@ func (c *Cloud) answer(r *http.Request) (reply, error) {
 	found, params, others := findOperation(r)
 	if found == nil {
 		out := c.noOperation(r, others)
-		c.requests.add(Request{At: at, Method: r.Method, Path: c.redactPath(r.URL.Path), Status: out.status})
+		c.requests.add(Request{At: at, Method: c.redactPath(r.Method), Path: c.redactPath(r.URL.Path), Status: out.status})
 		return c.dated(out), nil
 	}
 	in, err := c.newCall(r, found, params)
