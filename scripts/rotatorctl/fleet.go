@@ -124,7 +124,7 @@ func (p *program) runFleet(ctx context.Context, stack *types.Stack, mode string)
 			p.say("  %s\n  New permissions may take minutes: trying again in %s", why, deniedPause)
 			err = p.sleep(ctx, deniedPause)
 		default:
-			return result{}, fmt.Sprintf("the execution %s is %s: %s", printable(aws.ToString(ended.ExecutionArn)), ended.Status, why), nil
+			return result{}, fmt.Sprintf("the execution %s is %s: %s", printable(aws.ToString(ended.ExecutionArn)), printable(string(ended.Status)), why), nil
 		}
 		if err != nil {
 			return result{}, "", err

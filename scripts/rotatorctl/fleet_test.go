@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -10,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
 
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/infra/aws/awstest"
@@ -224,4 +229,32 @@ func TestAFleetIsChecked(t *testing.T) {
 	a.must(1, "deploy", "Version 1 runs on. Correct that and deploy again")
 	a.must(0, "destroy --yes")
 	want(t, "objects left", len(a.objects()), 0)
+}
+
+// What AWS answers of a machine and its executions is shown without characters that a terminal obeys.
+func TestAnExecutionIsShownPrintably(t *testing.T) {
+	const hostile = `x\u001b[31m\u202e`
+	answers := map[string]string{
+		"AWSStepFunctions.StartExecution":    `{"executionArn":"` + hostile + `"}`,
+		"AWSStepFunctions.DescribeExecution": `{"executionArn":"` + hostile + `","status":"` + hostile + `","error":"` + hostile + `","cause":"` + hostile + `"}`,
+	}
+	aws := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := answers[r.Header.Get("X-Amz-Target")]
+		if answer == "" {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+		_, _ = io.WriteString(w, answer)
+	}))
+	t.Cleanup(aws.Close)
+	p := program{now: time.Now}
+	p.states = sfn.New(sfn.Options{Region: "eu-central-1", BaseEndpoint: &aws.URL})
+	key, arn := "RotateMachineArn", "x\x1b[31m\u202e"
+	stack := &types.Stack{Outputs: []types.Output{{OutputKey: &key, OutputValue: &arn}}}
+	for range 2 {
+		_, failure, err := p.runFleet(t.Context(), stack, "rotate")
+		if said := fmt.Sprint(failure, err); !strings.Contains(said, `x\x1b[31m`) || strings.ContainsAny(said, "\x1b\u202e") {
+			t.Errorf("got %q", said)
+		}
+		delete(answers, "AWSStepFunctions.StartExecution")
+	}
 }
