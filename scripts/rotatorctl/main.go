@@ -218,12 +218,12 @@ func kind(f *pflag.Flag) string {
 	return cmp.Or(kinds[f.Value.Type()], f.Value.Type())
 }
 
-// sleep waits, or returns why it could not.
+// sleep waits; its error is for a person.
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return errors.New("interrupted")
 	}
 }

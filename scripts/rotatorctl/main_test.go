@@ -98,6 +98,11 @@ func TestInterruptedCalls(t *testing.T) {
 	if got := awsError(err).Error(); got != "interrupted" {
 		t.Errorf("any call: got %q, want interrupted", got)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got := sleep(ctx, time.Hour); got == nil || got.Error() != "interrupted" {
+		t.Errorf("a wait: got %v, want interrupted", got)
+	}
 }
 
 func TestTheAttemptsOfAWSAreTheUsersOwn(t *testing.T) {
