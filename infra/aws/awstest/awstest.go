@@ -197,15 +197,6 @@ func (m *Moto) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.forward(w, r, service)
 }
 
-// functionOf takes an ARN of a function, or NAME:QUALIFIER, apart.
-func functionOf(name string) (function, qualifier string) {
-	if _, rest, isARN := strings.Cut(name, ":function:"); isARN {
-		name = rest
-	}
-	function, qualifier, _ = strings.Cut(name, ":")
-	return function, qualifier
-}
-
 // forward passes a request on that the gate let through. It keeps the credentials that STS issues; no other origin gets CORS headers.
 func (m *Moto) forward(w http.ResponseWriter, r *http.Request, service string) {
 	if err := m.mayStore(r); err != nil {

@@ -64,6 +64,15 @@ type Function struct {
 // FunctionPath is where AWS Lambda describes a function.
 func FunctionPath(name string) string { return "/2015-03-31/functions/" + name }
 
+// functionOf takes an ARN of a function, or NAME:QUALIFIER, apart.
+func functionOf(name string) (function, qualifier string) {
+	if _, rest, isARN := strings.Cut(name, ":function:"); isARN {
+		name = rest
+	}
+	function, qualifier, _ = strings.Cut(name, ":")
+	return function, qualifier
+}
+
 var (
 	invocationPath = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "/invocations$")
 	versionPath    = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "(/configuration|/versions)?/?$")
