@@ -1103,6 +1103,30 @@ func TestHoursOfTwoRegions(t *testing.T) {
 	}
 }
 
+// Two functions that cannot put, each to its own mirror, do not answer each other's saves for ever.
+func TestHoursOfTwoRegionsThatCannotPut(t *testing.T) {
+	t.Parallel()
+	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+		mirrors := &mirrortest.AWS{Fault: func(ctx context.Context, _ string, put bool) error {
+			return puts(rotation.Unavailable, rotation.Later)(ctx, put)
+		}}
+		regions := []*region{{mirror: firstARN}, {mirror: secondARN}}
+		for _, r := range regions {
+			r.rotator, r.rotation = fx.process(fx.cloud.Transport()), fx.one
+			r.rotator.Mirrors, r.rotation.Mirror = mirrors, []string{r.mirror}
+		}
+		for range 6 * 60 {
+			for _, r := range regions {
+				r.run(rotation.ModeEnsure, time.Now())
+			}
+			time.Sleep(time.Minute)
+		}
+		if saves := fx.countRequests(ibmcloudtest.OpVersionsCreate); saves > 30 || regions[0].failed < 60 {
+			t.Errorf("%d versions at IBM in 6 hours, and %d failed runs of the first; want 30 at most and 60 at least", saves, regions[0].failed)
+		}
+	})
+}
+
 // play plays a day. The readers of a dead region's mirror are dead, too, and for the minutes that its function needs after.
 func play(t *testing.T, fx *fixture, mirrors *mirrortest.AWS, regions []*region, mirrored bool) {
 	t.Helper()
