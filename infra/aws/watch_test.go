@@ -116,28 +116,44 @@ func (m made) alarms() map[string]object {
 	return found
 }
 
-// Who is woken by an alarm knows from its text alone what it means for readers, where, what to run first, and where to read on.
+// Who is woken by an alarm knows from its text alone what it means for readers, where, what to run first, and where to read on;
+// the page there begins with the same command.
 func TestAlarmTexts(t *testing.T) {
 	t.Parallel()
-	runbook, err := os.ReadFile("../RUNBOOK.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	form := regexp.MustCompile(`^(?i:.*\breaders\b.*|.*nothing fails before.*) First, in account 123456789012: AWS_REGION=eu-central-1 (make (?:status|logs|invoke MODE=doctor)) STACK=tokens\. Then infra/RUNBOOK\.md#([a-z-]+)$`)
-	alarms := inStack(t, "HasList", "RenewsKey").alarms()
-	want(t, "alarms", len(alarms), len(alarmRules))
-	for name, alarm := range alarms {
-		text := alarm["AlarmDescription"].(string)
-		parts := form.FindStringSubmatch(text)
-		if parts == nil || len(text) > 1024 {
-			t.Errorf("%s: the text has not the form of the others, or more than 1024 characters: %s", name, text)
-			continue
+	pages := map[string]string{}
+	for _, name := range []string{"infra/RUNBOOK.md", "infra/aws/README.md"} {
+		text, err := os.ReadFile("../../" + name)
+		if err != nil {
+			t.Fatal(err)
 		}
-		want(t, name+": the runbook's anchor", parts[2], name)
-		_, section, found := strings.Cut(string(runbook), "\n### "+name+"\n")
-		section, _, _ = strings.Cut(section, "\n### ")
-		if first := regexp.MustCompile("`make [^`]*`").FindString(section); !found || first != "`"+parts[1]+"`" {
-			t.Errorf("%s: the runbook begins with %s, the text says %s", name, first, parts[1])
+		pages[name] = string(text)
+	}
+	_, pages["infra/aws/README.md"], _ = strings.Cut(pages["infra/aws/README.md"], "\n### Fleet alarms\n")
+	form := regexp.MustCompile(`^(?i:.*\breaders\b.*|.*nothing fails before.*) First, in account 123456789012: AWS_REGION=eu-central-1 (make (?:status|logs|invoke MODE=(?:doctor|ensure|rotate))) STACK=tokens\. Then (\S+)$`)
+	for file, stack := range map[string]struct {
+		alarms                   int
+		page, anchor, begin, end string // of what is about the alarm NAME
+	}{
+		"template.yaml": {len(alarmRules), "infra/RUNBOOK.md", "NAME", "\n### NAME\n", "\n### "},
+		"fleet.yaml":    {len(fleetAlarmRules) + 3, "infra/aws/README.md", "fleet-alarms", "`NAME`", "\n"},
+	} {
+		m := inStack(t, "HasList", "RenewsKey")
+		m.tmpl = readTemplate(t, file)
+		alarms := m.alarms()
+		want(t, file+": alarms", len(alarms), stack.alarms)
+		for name, alarm := range alarms {
+			text := alarm["AlarmDescription"].(string)
+			parts := form.FindStringSubmatch(text)
+			if parts == nil || len(text) > 1024 {
+				t.Errorf("%s, %s: the text has not the form of the others, or more than 1024 characters: %s", file, name, text)
+				continue
+			}
+			want(t, file+", "+name+": where to read on", parts[2], stack.page+"#"+strings.ReplaceAll(stack.anchor, "NAME", name))
+			_, section, found := strings.Cut(pages[stack.page], strings.ReplaceAll(stack.begin, "NAME", name))
+			section, _, _ = strings.Cut(section, stack.end)
+			if first := regexp.MustCompile("`make [^`]*`").FindString(section); !found || first != "`"+parts[1]+"`" {
+				t.Errorf("%s, %s: the page begins with %s, the text says %s", file, name, first, parts[1])
+			}
 		}
 	}
 }
