@@ -161,7 +161,7 @@ fuzz: ## throw generated input at every decoder, FUZZTIME=1m at each
 	done
 
 canary: ## run everything through every fault and every planted leak, and search what comes out for keys and tokens
-	@echo 'The canary takes about ten minutes.' >&2
+	@mkdir -p build; echo 'The canary takes about ten minutes.' >&2
 	@$(GO) test ./scripts/canary -count=1 -timeout=60m -v -args -all >build/canary.log 2>&1; failed=$$?; \
 	grep -E '^ +[a-z]+_test.go:[0-9]+: |^panic|^FAIL|^ok' build/canary.log; exit $$failed
 
