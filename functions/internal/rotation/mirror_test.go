@@ -658,6 +658,26 @@ func TestRunsThatOverlapLeaveAMirrorInOrder(t *testing.T) {
 	})
 }
 
+// Two runs at the same moment may put theirs in the other order: the mirror waits for its next
+// put as any other, and no run fails.
+func TestPutsThatCrossFailNoRun(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
+		m := fx.mirrorTo(firstARN)
+		fx.rotate()
+		time.Sleep(3 * time.Second)
+		fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: true}), report.Rotated)
+		kept, _ := m.Versions(firstARN)
+		m.Move(firstARN, kept[len(kept)-2].ID)
+		for minute := range 18 {
+			time.Sleep(time.Minute)
+			if got := fx.run(rotation.ModeEnsure); got.Outcome == report.Failed {
+				t.Fatalf("minute %d: %v", minute, got.Error)
+			}
+		}
+		fx.wantMirrored(m, firstARN)
+	})
+}
+
 // People change mirrors and versions by hand.
 func TestAMirrorChangedByHand(t *testing.T) {
 	old := func(fx *fixture, m *mirrortest.AWS) { // back to an expired token
