@@ -501,6 +501,19 @@ func TestWhatAMirrorCanHold(t *testing.T) {
 			}
 		}
 		fx.env["TOKEN_SECRET_ARN"] = mirrorARN
+		for code, want := range map[string]string{ // what AWS says beside its code may be anything
+			"(AccessDeniedException)": "(AccessDeniedException) when calling the GetSecretValue operation\n", "(403)": "(403) when calling the GetSecretValue operation\n",
+			"(a_key-1)": "An error occurred\n", "": "Unable to locate\n",
+		} {
+			said := "An error occurred " + code + " when calling the GetSecretValue operation: its text"
+			if code == "" {
+				said = "Unable to locate\x1b"
+			}
+			fx.program("aws", "printf '\\n%s\\nits text\\n' '"+said+"' >&2; exit 255\n")
+			if stdout, stderr, exit := fx.iamToken(); exit != 1 || stdout != "" || !strings.Contains(stderr, want) || strings.Contains(stderr, "its text") || strings.Contains(stderr, "key") {
+				fx.t.Errorf("%s: got exit %d, %q", code, exit, stderr)
+			}
+		}
 		ahead = 20 * time.Minute
 		fx.answerAs(fx.token(10*time.Minute), byV1)
 		fx.wantFailure(3, nil, "slow", "expired")
