@@ -311,7 +311,7 @@ func (p *pass) judge(ctx context.Context, s mirrorState, current CurrentVersion,
 		}
 	case isAnothers(current, s.arn) && !now.Before(at):
 		previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
-		ours := err == nil && strings.Contains(previous.Metadata.Mirrors, markOf(s.arn)) && !previous.CreatedAt.Before(due) // it could be put
+		ours := err == nil && strings.Contains(previous.Metadata.Mirrors, markOf(s.arn)) && previous.CreatedAt.Sub(due) >= minRepairWait // as in repairAt
 		if ours && current.CreatedAt.Sub(previous.CreatedAt) < 2*minRepairWait {
 			// It answered our save: two functions that cannot put would go on like that, at every second minute.
 			at, tried = later(at, current.CreatedAt.Add(min(current.CreatedAt.Sub(due), maxRepairWait))), true

@@ -1147,6 +1147,32 @@ func TestHoursOfTwoRegionsThatCannotPut(t *testing.T) {
 	})
 }
 
+// A save in the seconds when a mirror may be put again, by IBM's date and not yet by AWS's, was no try that failed:
+// another function's next save is no answer to it.
+func TestASaveThatCouldNotBePutIsNoTry(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
+		fx.mirrorTo(firstARN, secondARN)
+		fx.rotate()
+		other := fx.process(fx.cloud.Transport())
+		other.Mirrors = &mirrortest.AWS{} // what it saves is in none of this function's mirrors
+		for _, save := range []struct {
+			after   time.Duration
+			mirrors []string
+		}{{rotation.PutInterval + 15*time.Second, []string{firstARN, secondARN}}, {2 * time.Minute, []string{firstARN}}} {
+			time.Sleep(save.after)
+			fx.one.Mirror = save.mirrors
+			fx.wantOutcome(fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, Force: true, RunID: "save after " + save.after.String()}), report.Rotated)
+		}
+		fx.one.Mirror = []string{secondARN}
+		for range 4 {
+			time.Sleep(time.Minute)
+			if got := fx.run(rotation.ModeEnsure); got.Outcome == report.Failed {
+				t.Fatal(got.Error)
+			}
+		}
+	})
+}
+
 // play plays a day. The readers of a dead region's mirror are dead, too, and for the minutes that its function needs after.
 func play(t *testing.T, fx *fixture, mirrors *mirrortest.AWS, regions []*region, mirrored bool) {
 	t.Helper()
