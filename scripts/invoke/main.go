@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -58,14 +59,14 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	if err == nil {
 		failed, err = invokeAll(ctx, o, environ, stdin, stdout, stderr)
 	}
-	if sig, ok := errors.AsType[interruption](err); ok {
+	sig, interrupted := errors.AsType[interruption](err)
+	switch {
+	case interrupted:
 		code = 128 + int(sig.Signal) // as a shell would show it
-	}
-	if err == nil && failed > 0 {
-		err, code = fmt.Errorf("%d of %d invocations failed", failed, o.invocations), serving.ExitError
-	}
-	if err == nil {
+	case err == nil && failed == 0:
 		return serving.ExitOK
+	case err == nil:
+		err, code = fmt.Errorf("%d of %d invocations failed", failed, o.invocations), serving.ExitError
 	}
 	_, _ = fmt.Fprintf(stderr, "invoke: %v\n", err)
 	return code
@@ -158,12 +159,13 @@ func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader
 		if err != nil {
 			return failed, err
 		}
-		if a.failed {
+		a.Invocation = number
+		if a.Failed {
 			failed++
 		}
 		_, err = fmt.Fprintf(stdout, "%s\n", a.line)
 		if err == nil {
-			err = json.NewEncoder(report).Encode(reportLine{number, milliseconds(a.init), milliseconds(a.duration), a.failed})
+			err = json.NewEncoder(report).Encode(a)
 		}
 		if err != nil {
 			return failed, fmt.Errorf("writing the answer or the report: %w", err)
@@ -194,18 +196,6 @@ func readEvent(name string, stdin io.Reader) (event []byte, err error) {
 	return event, nil
 }
 
-// reportLine is one invocation. Times are in milliseconds, to the microsecond.
-type reportLine struct {
-	Invocation int     `json:"invocation"` // from 1
-	InitMS     float64 `json:"init_ms,omitzero"`
-	DurationMS float64 `json:"duration_ms"`
-	Failed     bool    `json:"failed"`
-}
-
-func milliseconds(d time.Duration) float64 {
-	return float64(d.Round(time.Microsecond).Microseconds()) / 1000
-}
-
 // lambdaEnvironment returns the caller's environment with the variables that Lambda sets for a custom runtime, but for
 // AWS_LAMBDA_RUNTIME_API, which is new for each process, and the function's ARN. What the caller has set stays. The
 // directory of executable, an absolute path, takes the place of /var/task.
@@ -218,19 +208,19 @@ func lambdaEnvironment(caller []string, executable string) (env []string, arn st
 		set[name] = value
 	}
 	name, region := cmp.Or(set["AWS_LAMBDA_FUNCTION_NAME"], "local"), cmp.Or(set["AWS_REGION"], set["AWS_DEFAULT_REGION"], "us-east-1")
-	env = caller[:len(caller):len(caller)]
-	for _, variable := range [][2]string{
-		{"AWS_LAMBDA_FUNCTION_NAME", name},
-		{"AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"},
-		{"AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"},
-		{"AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/" + name},
-		{"AWS_LAMBDA_LOG_STREAM_NAME", time.Now().UTC().Format("2006/01/02") + "/[$LATEST]" + strings.ReplaceAll(uuid.NewString(), "-", "")},
-		{"AWS_REGION", region},
-		{"LAMBDA_TASK_ROOT", filepath.Dir(executable)},
-		{"_HANDLER", filepath.Base(executable)},
+	env = slices.Clone(caller)
+	for _, line := range []string{
+		"AWS_LAMBDA_FUNCTION_NAME=" + name,
+		"AWS_LAMBDA_FUNCTION_VERSION=$LATEST",
+		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE=128",
+		"AWS_LAMBDA_LOG_GROUP_NAME=/aws/lambda/" + name,
+		"AWS_LAMBDA_LOG_STREAM_NAME=" + time.Now().UTC().Format("2006/01/02") + "/[$LATEST]" + strings.ReplaceAll(uuid.NewString(), "-", ""),
+		"AWS_REGION=" + region,
+		"LAMBDA_TASK_ROOT=" + filepath.Dir(executable),
+		"_HANDLER=" + filepath.Base(executable),
 	} {
-		if set[variable[0]] == "" {
-			env = append(env, variable[0]+"="+variable[1])
+		if variable, _, _ := strings.Cut(line, "="); set[variable] == "" {
+			env = append(env, line)
 		}
 	}
 	return env, "arn:aws:lambda:" + region + ":123456789012:function:" + name

@@ -11,9 +11,10 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strconv"
-	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,47 +25,31 @@ import (
 // knows, so that nothing a predecessor still says can reach it. It takes one invocation at a time: invoke, then settle.
 type sandbox struct {
 	cmd      *exec.Cmd
+	server   *http.Server
 	arn      string
 	log      io.Writer // gets both outputs
 	started  time.Time
 	exited   chan struct{} // closed when it has exited and its output is complete
-	server   *http.Server
-	calls    chan *call // each then waits for its reply
-	poll     *call      // waits for an event; nil if none does
-	deadline time.Time  // of what the process does now
+	idle     bool          // it has polled, and has no event yet
+	id       string        // of its invocation
+	timeout  time.Duration
+	deadline time.Time    // of what the process does now
+	current  atomic.Value // the id that it may answer, initializing before the first poll, empty for none
+
+	polls, answers chan answer // a poll is an answer without a line; an error in initialising is in polls, too
+	events         chan func(http.ResponseWriter)
 }
 
-// call is a request to the Runtime API.
-type call struct {
-	kind, id  string // next, init, response or error; the request id of the last two
-	body      []byte
-	over      int64 // bytes beyond the largest body
-	errorType string
-	at        time.Time // when it was complete
-	reply     chan reply
-}
+const initializing = "init"
 
-type reply func(http.ResponseWriter)
-
-func replyWith(status int, body []byte) reply {
-	return func(w http.ResponseWriter) {
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		_, _ = w.Write(body)
-	}
-}
-
-func refusal(status int, errorType, message string) reply {
-	return replyWith(status, failure(errorType, "%s", message).line)
-}
-
-// answer is the end of an invocation, successful or not.
+// answer is the end of an invocation, successful or not. It encodes to a line of -report, with times in milliseconds.
 type answer struct {
-	line     []byte // JSON without a line break: the response, or {"errorMessage", "errorType", …}
-	failed   bool
-	at       time.Time     // when it was complete
-	init     time.Duration // process start to first poll; 0 when the process had polled before, or never did
-	duration time.Duration // event handed out to answer received, or to the loss of the process; 0 when not handed out
+	Invocation int       `json:"invocation"`       // from 1
+	Init       float64   `json:"init_ms,omitzero"` // process start to first poll; none when the process had polled before, or never did
+	Duration   float64   `json:"duration_ms"`      // event handed out to answer received, or to the loss of the process; 0 when not handed out
+	Failed     bool      `json:"failed"`
+	line       []byte    // JSON without a line break: the response, or {"errorMessage", "errorType", …}
+	at         time.Time // when it was complete
 }
 
 // failure is an answer in place of one that the function did not give.
@@ -73,13 +58,13 @@ func failure(errorType, format string, args ...any) answer {
 		Message string `json:"errorMessage"`
 		Type    string `json:"errorType"`
 	}{fmt.Sprintf(format, args...), errorType})
-	return answer{line: line, failed: true, at: time.Now()}
+	return answer{line: line, Failed: true, at: time.Now()}
 }
 
 // start starts a process. The caller must stop the sandbox.
 func start(command, environ []string, log io.Writer) (*sandbox, error) {
 	cmd := exec.Command(command[0], command[1:]...)
-	path, err := filepath.Abs(cmd.Path)
+	executable, err := filepath.Abs(cmd.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -87,16 +72,12 @@ func start(command, environ []string, log io.Writer) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sandbox{cmd: cmd, log: log, exited: make(chan struct{}), calls: make(chan *call, 16)}
-	mux := http.NewServeMux()
-	for path, kind := range map[string]string{"GET /invocation/next": "next", "POST /init/error": "init",
-		"POST /invocation/{id}/response": "response", "POST /invocation/{id}/error": "error"} {
-		mux.HandleFunc(strings.Replace(path, " ", " /2018-06-01/runtime", 1), func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, kind) })
-	}
-	s.server = &http.Server{Addr: listener.Addr().String(), Handler: mux}
-	env, arn := lambdaEnvironment(environ, path)
-	cmd.Path, cmd.Env, s.arn = path, append(env, "AWS_LAMBDA_RUNTIME_API="+s.server.Addr), arn
-	cmd.Stdout, cmd.Stderr = log, log
+	s := &sandbox{cmd: cmd, log: log, exited: make(chan struct{}), polls: make(chan answer, 16), answers: make(chan answer, 1), events: make(chan func(http.ResponseWriter), 1)}
+	s.current.Store(initializing)
+	s.server = &http.Server{Addr: listener.Addr().String(), Handler: s.runtimeAPI()}
+	cmd.Path, cmd.Stdout, cmd.Stderr = executable, log, log
+	cmd.Env, s.arn = lambdaEnvironment(environ, executable)
+	cmd.Env = append(cmd.Env, "AWS_LAMBDA_RUNTIME_API="+s.server.Addr)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = stopGrace // a grandchild that holds the output open must not hide that COMMAND has exited
 	s.started = time.Now()
@@ -147,156 +128,164 @@ func (s *sandbox) kill() {
 	<-s.exited
 }
 
-var errExited, errTimedOut = errors.New("the process exited"), errors.New("the time is up")
-
 // invoke hands the event to the process and returns its answer. The process has timeout for its first poll and then
 // timeout for the invocation; past it, it is killed. The error can only be that ctx has ended; then too it is killed.
 func (s *sandbox) invoke(ctx context.Context, event []byte, timeout time.Duration) (a answer, err error) {
-	id, init := uuid.NewString(), time.Duration(0)
-	if s.poll == nil {
-		s.deadline = time.Now().Add(timeout)
-		c, err := s.await(ctx, func(c *call) bool { return c.kind == "next" || c.kind == "init" })
-		if err != nil {
-			return s.lost(err, id, timeout, " without asking for an event: does COMMAND speak the Lambda Runtime API?")
-		}
-		if c.kind == "init" {
-			a := c.accept()
+	var init time.Duration
+	s.id, s.timeout, s.deadline = uuid.NewString(), timeout, time.Now().Add(timeout)
+	if !s.idle {
+		poll, err := s.wait(ctx, s.polls)
+		if err != nil || poll.Failed {
 			s.stop() // Lambda starts again after an init error
-			return a, nil
+			return poll, err
 		}
-		init = c.at.Sub(s.started)
+		init = poll.at.Sub(s.started)
 	}
 	handedOut := time.Now()
-	s.deadline = handedOut.Add(timeout)
-	deadline := strconv.FormatInt(s.deadline.UnixMilli(), 10)
-	s.poll.reply <- func(w http.ResponseWriter) {
+	s.idle, s.deadline = false, handedOut.Add(timeout)
+	s.current.Store(s.id)
+	id, deadline := s.id, strconv.FormatInt(s.deadline.UnixMilli(), 10)
+	s.events <- func(w http.ResponseWriter) {
 		w.Header().Set("Lambda-Runtime-Aws-Request-Id", id)
 		w.Header().Set("Lambda-Runtime-Deadline-Ms", deadline)
 		w.Header().Set("Lambda-Runtime-Invoked-Function-Arn", s.arn)
-		replyWith(http.StatusOK, event)(w)
+		reply(w, http.StatusOK, event)
 	}
-	s.poll = nil
-	if c, lost := s.await(ctx, func(c *call) bool { return c.id == id }); lost != nil {
-		a, err = s.lost(lost, id, timeout, "")
-	} else {
-		a = c.accept()
-	}
-	a.init, a.duration = init, a.at.Sub(handedOut)
+	a, err = s.wait(ctx, s.answers)
+	a.Init, a.Duration = milliseconds(init), milliseconds(a.at.Sub(handedOut))
 	return a, err
+}
+
+// milliseconds are exact to the microsecond.
+func milliseconds(d time.Duration) float64 {
+	return float64(d.Round(time.Microsecond).Microseconds()) / 1000
 }
 
 // settle waits until the process has polled again or has exited, as after a panic: only then is an invocation over. A
 // process that does neither before the deadline is killed; the answer it gave still stands. The error is as invoke's.
 func (s *sandbox) settle(ctx context.Context) error {
-	if s.gone() || s.poll != nil {
+	if s.gone() {
 		return nil
 	}
-	_, err := s.await(ctx, func(c *call) bool { return c.kind == "next" })
-	if errors.Is(err, errTimedOut) {
+	poll, err := s.wait(ctx, s.polls)
+	s.idle = err == nil && !poll.Failed
+	if poll.Failed && !time.Now().Before(s.deadline) {
 		_, _ = fmt.Fprintln(s.log, "invoke: the function answered but did not poll again before its deadline: killed")
-	}
-	if errors.Is(err, errExited) || errors.Is(err, errTimedOut) {
-		return nil
 	}
 	return err
 }
 
-// await returns the first call that is wanted. A poll is kept, and any other call refused: it is about an invocation that
-// timed out or was answered already. The error is that the process has exited (errExited), has had its time
-// (errTimedOut), or that ctx has ended (its cause); the process is then dead.
-func (s *sandbox) await(ctx context.Context, wanted func(*call) bool) (*call, error) {
-	ctx, cancel := context.WithDeadlineCause(ctx, s.deadline, errTimedOut)
-	defer cancel()
-	for {
-		var c *call
-		var ended error
-		select {
-		case c = <-s.calls:
-		case <-s.exited:
-			ended = errExited
-		case <-ctx.Done():
-			ended = context.Cause(ctx)
-		}
-		if ended != nil {
-			s.kill() // and what it left running
-			select {
-			case c = <-s.calls: // made just before
-			default:
-				return nil, ended
-			}
-		}
-		if c.kind == "next" {
-			s.poll = c
-		}
-		switch {
-		case wanted(c):
-			return c, nil
-		case c.kind == "init":
-			c.reply <- refusal(http.StatusForbidden, "InvalidStateTransition", "The runtime's initialisation is over")
-		case c.kind != "next":
-			c.reply <- refusal(http.StatusBadRequest, "InvalidRequestID", "Invalid request ID")
-		}
+// wait waits for a poll or an answer. In place of one that does not come is a failure, in Lambda's words; the process is
+// then dead, as it is after the error that ctx has ended.
+func (s *sandbox) wait(ctx context.Context, of chan answer) (answer, error) {
+	expired := time.NewTimer(time.Until(s.deadline))
+	defer expired.Stop()
+	timedOut := false
+	select {
+	case a := <-of:
+		return a, nil
+	case <-s.exited:
+	case <-expired.C:
+		timedOut = true
+	case <-ctx.Done():
+	}
+	s.kill() // and what it left running
+	select {
+	case a := <-of: // made just before
+		return a, nil
+	default:
+	}
+	switch state := s.cmd.ProcessState; {
+	case ctx.Err() != nil:
+		return answer{}, context.Cause(ctx)
+	case timedOut && s.current.Load() == initializing:
+		return failure("Sandbox.Timedout", "%s Task timed out after %.2f seconds without asking for an event: does COMMAND speak the Lambda Runtime API?", s.id, s.timeout.Seconds()), nil
+	case timedOut:
+		return failure("Sandbox.Timedout", "%s Task timed out after %.2f seconds", s.id, s.timeout.Seconds()), nil
+	case state.Success():
+		return failure("Runtime.ExitError", "RequestId: %s Error: Runtime exited without providing a reason", s.id), nil
+	default:
+		return failure("Runtime.ExitError", "RequestId: %s Error: Runtime exited with error: %s", s.id, state), nil
 	}
 }
 
-// lost is the answer to an invocation whose process ended without one, in Lambda's words.
-func (s *sandbox) lost(err error, id string, timeout time.Duration, when string) (answer, error) {
-	switch {
-	case errors.Is(err, errTimedOut):
-		return failure("Sandbox.Timedout", "%s Task timed out after %.2f seconds%s", id, timeout.Seconds(), when), nil
-	case !errors.Is(err, errExited):
-		return answer{}, err
-	case s.cmd.ProcessState.Success():
-		return failure("Runtime.ExitError", "RequestId: %s Error: Runtime exited without providing a reason", id), nil
+func reply(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
+func reject(w http.ResponseWriter, status int, errorType, format string, args ...any) {
+	reply(w, status, failure(errorType, format, args...).line)
+}
+
+// runtimeAPI serves the function alone, which knows one Host and sends no Origin: a web page that guesses the port gives
+// itself away by either.
+func (s *sandbox) runtimeAPI() http.Handler {
+	mux := http.NewServeMux()
+	const root = "/2018-06-01/runtime"
+	mux.HandleFunc("GET "+root+"/invocation/next", s.serveNext)
+	mux.HandleFunc("POST "+root+"/init/error", s.serveAnswer)
+	mux.HandleFunc("POST "+root+"/invocation/{id}/response", s.serveAnswer)
+	mux.HandleFunc("POST "+root+"/invocation/{id}/error", s.serveAnswer)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != s.server.Addr || r.Header["Origin"] != nil {
+			reject(w, http.StatusForbidden, "AccessDenied", "The request does not come from the function")
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (s *sandbox) serveNext(w http.ResponseWriter, r *http.Request) {
+	s.current.CompareAndSwap(initializing, "")
+	s.polls <- answer{at: time.Now()}
+	select {
+	case event := <-s.events:
+		event(w)
+	case <-r.Context().Done():
 	}
-	return failure("Runtime.ExitError", "RequestId: %s Error: Runtime exited with error: %s", id, s.cmd.ProcessState), nil
 }
 
 // maxPayload is the largest response of a synchronous invocation, in bytes, as Lambda's own message has it.
 const maxPayload = 6*1024*1024 + 100
 
-// serve passes a request on as a call, and replies to it. The function knows one Host and sends no Origin: a web page that
-// guesses the port gives itself away by either.
-func (s *sandbox) serve(w http.ResponseWriter, r *http.Request, kind string) {
-	c := &call{kind: kind, id: r.PathValue("id"), errorType: r.Header.Get("Lambda-Runtime-Function-Error-Type"), reply: make(chan reply, 1)}
-	var failed error
-	c.body, failed = io.ReadAll(io.LimitReader(r.Body, maxPayload))
-	over, err := io.Copy(io.Discard, r.Body) // the function sends all of it before it looks at the status
-	c.over, c.at = over, time.Now()
+// serveAnswer takes the first answer to the current invocation, or an error in initialising, and refuses any other.
+func (s *sandbox) serveAnswer(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body) // all of it, however large: the function looks at the status afterwards
+	id, isError := cmp.Or(r.PathValue("id"), initializing), path.Base(r.URL.Path) == "error"
+	to := map[bool]chan answer{true: s.polls, false: s.answers}[id == initializing]
 	switch {
-	case r.Host != s.server.Addr || r.Header["Origin"] != nil:
-		refusal(http.StatusForbidden, "AccessDenied", "The request does not come from the function")(w)
-		return
-	case failed != nil || err != nil:
-		refusal(http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated")(w)
-		return
-	}
-	s.calls <- c // also when its process has gone meanwhile: it may be its answer
-	select {
-	case answer := <-c.reply:
-		answer(w)
-	case <-r.Context().Done():
+	case err != nil:
+		reject(w, http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated")
+	case s.current.CompareAndSwap(id, ""):
+		if !isError && len(body) > maxPayload {
+			to <- failure("Function.ResponseSizeTooLarge", "Response payload size (%d bytes) exceeded maximum allowed payload size (%d bytes).", len(body), maxPayload)
+			reject(w, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "Exceeded maximum allowed payload size (%d bytes).", maxPayload)
+			return
+		}
+		to <- newAnswer(body, isError, r.Header.Get("Lambda-Runtime-Function-Error-Type"))
+		reply(w, http.StatusAccepted, []byte(`{"status":"OK"}`))
+	case id == initializing:
+		reject(w, http.StatusForbidden, "InvalidStateTransition", "The runtime's initialisation is over")
+	default:
+		reject(w, http.StatusBadRequest, "InvalidRequestID", "Invalid request ID")
 	}
 }
 
-// accept replies to a call that ends an invocation, and returns its answer.
-func (c *call) accept() answer {
-	if c.kind == "response" && c.over > 0 {
-		c.reply <- refusal(http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", fmt.Sprintf("Exceeded maximum allowed payload size (%d bytes).", maxPayload))
-		return failure("Function.ResponseSizeTooLarge", "Response payload size (%d bytes) exceeded maximum allowed payload size (%d bytes).", maxPayload+c.over, maxPayload)
-	}
-	c.reply <- replyWith(http.StatusAccepted, []byte(`{"status":"OK"}`))
+// newAnswer is what the function has answered, on one line.
+func newAnswer(body []byte, isError bool, errorType string) answer {
 	var object map[string]json.RawMessage
-	if c.kind != "response" && (json.Unmarshal(c.body, &object) != nil || object == nil) {
-		return failure(cmp.Or(c.errorType, "Runtime.Unknown"), "%s", c.body)
+	if isError && (json.Unmarshal(body, &object) != nil || object == nil) {
+		return failure(cmp.Or(errorType, "Runtime.Unknown"), "%s", body)
 	}
 	line := new(bytes.Buffer)
 	switch {
-	case len(c.body) == 0:
+	case len(body) == 0:
 		line.WriteString("null")
-	case json.Compact(line, c.body) != nil: // not JSON: as a string
-		quoted, _ := json.Marshal(string(c.body))
+	case json.Compact(line, body) != nil: // not JSON: as a string
+		quoted, _ := json.Marshal(string(body))
 		line = bytes.NewBuffer(quoted)
 	}
-	return answer{line: line.Bytes(), failed: c.kind != "response", at: c.at}
+	return answer{line: line.Bytes(), Failed: isError, at: time.Now()}
 }
