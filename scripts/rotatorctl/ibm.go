@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,6 +33,7 @@ var (
 	groupShape   = regexp.MustCompile(`^(?:default|` + uuid + `)$`)
 	arnShape     = regexp.MustCompile(`^arn:aws[a-z-]{0,20}:secretsmanager:[a-z0-9-]{4,32}:[0-9]{12}:secret:([A-Za-z0-9/_+=.@-]{1,512})-[A-Za-z0-9]{6}$`)
 	codeShape    = regexp.MustCompile(`"(?:errorCode|code)"\s*:\s*"(BXNIM[0-9]{4}E|secrets-manager\.Error[0-9]{5})"`)
+	tokenShape   = regexp.MustCompile(`^[A-Za-z0-9._~+/=-]+$`)
 )
 
 const (
@@ -50,15 +50,14 @@ type ibmCloud struct {
 	login              string // the variable that it came from
 	http               *http.Client
 	apiKeys            *iamidentityv1.IamIdentityV1
+	sleep              func(context.Context, time.Duration) error
 	at                 time.Time // of the last answer, by IBM's clock
 }
 
 // newIBMCloud sends no request. logIn sets the person's token.
 func newIBMCloud(iamURL, secretsURL string, sleep func(context.Context, time.Duration) error) *ibmCloud {
-	base := http.DefaultTransport.(*http.Transport).Clone()
-	base.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	return &ibmCloud{iamURL: iamURL, secretsURL: secretsURL, http: &http.Client{
-		Transport: transport{base, sleep},
+	return &ibmCloud{iamURL: iamURL, secretsURL: secretsURL, sleep: sleep, http: &http.Client{
+		Transport: noting{http.DefaultTransport}, Timeout: requestLimit,
 		// Keys and tokens stay with the host that they were meant for.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -95,8 +94,6 @@ func (c *ibmCloud) logIn(ctx context.Context, tokenText, apiKey string) error {
 	return nil
 }
 
-var tokenShape = regexp.MustCompile(`^[A-Za-z0-9._~+/=-]+$`)
-
 // parseToken reads what `ibmcloud iam oauth-tokens` prints, with --output json or without, and parts of it.
 func parseToken(text string) (iamtoken.Secret, error) {
 	var document struct {
@@ -118,43 +115,44 @@ func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing, nex
 	var body struct {
 		Token string `json:"access_token"`
 	}
-	err := c.ask(ctx, &failure{doing: doing, ofKey: true, next: next}, http.StatusOK, func(ctx context.Context) error {
+	err := c.ask(ctx, &failure{doing: doing, ofKey: true, next: next, success: http.StatusOK}, func(ctx context.Context) error {
 		err := c.do(ctx, http.MethodPost, c.iamURL+"/identity/token", "application/x-www-form-urlencoded", form.Encode(), &body)
-		if err == nil {
-			err = iamtoken.CheckForm(body.Token)
-		}
-		return err
+		return cmp.Or(err, iamtoken.CheckForm(body.Token))
 	})
 	return iamtoken.NewSecret(body.Token), err
 }
 
-// send sends JSON to Secrets Manager and decodes the answer into out.
-func (c *ibmCloud) send(ctx context.Context, doing, method, path string, want int, in, out any) error {
-	return c.sendAs(ctx, &failure{doing: doing, needed: managerNeeded}, method, path, want, in, out)
-}
-
-const managerNeeded = "Manager on the Secrets Manager instance"
-
-// sendAs is send with a failure of its own advice.
-func (c *ibmCloud) sendAs(ctx context.Context, f *failure, method, path string, want int, in, out any) error {
-	body, err := json.Marshal(in)
+// send sends JSON, if in is not nil, to Secrets Manager, and decodes the answer into out, if it is not nil.
+func (c *ibmCloud) send(ctx context.Context, f *failure, method, path string, in, out any) error {
+	f.needed = cmp.Or(f.needed, "Manager on the Secrets Manager instance")
+	contentType := map[string]string{http.MethodPost: "application/json", http.MethodPatch: "application/merge-patch+json"}[method]
+	body, err := []byte{}, error(nil)
+	if in != nil {
+		body, err = json.Marshal(in)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: the request cannot be encoded", f.doing)
 	}
-	return c.ask(ctx, f, want, func(ctx context.Context) error {
-		return c.do(ctx, method, c.secretsURL+"/api/v2/"+path, "application/json", string(body), out)
+	return c.ask(ctx, f, func(ctx context.Context) error {
+		return c.do(ctx, method, c.secretsURL+"/api/v2/"+path, contentType, string(body), out)
 	})
 }
 
+// get reads from Secrets Manager.
+func get[Out any](ctx context.Context, c *ibmCloud, doing, path string) (out Out, err error) {
+	err = c.send(ctx, &failure{doing: doing}, http.MethodGet, path, nil, &out)
+	return out, err
+}
+
 func (c *ibmCloud) do(ctx context.Context, method, url, contentType, body string, out any) error {
-	if method == http.MethodGet {
-		body = ""
-	}
 	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
-	request.Header = http.Header{"Accept": {"application/json"}, "Content-Type": {contentType}}
+	request.Header.Set("Accept", "application/json")
+	if contentType != "" {
+		request.Header.Set("Content-Type", contentType)
+	}
 	if !c.token.IsZero() {
 		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
 	}
@@ -169,36 +167,101 @@ func (c *ibmCloud) do(ctx context.Context, method, url, contentType, body string
 	return json.NewDecoder(response.Body).Decode(out)
 }
 
-// ask makes a call whose answer must have the status, or returns f. Its errors are made of our own words: those
-// of an SDK or a service may repeat a key.
-func (c *ibmCloud) ask(ctx context.Context, f *failure, want int, call func(context.Context) error) error {
+// askIAM makes a call of IBM's SDK about a service id or its keys.
+func askIAM[In, Out any](ctx context.Context, c *ibmCloud, doing, role string,
+	call func(context.Context, In) (*Out, *core.DetailedResponse, error), in In) (out *Out, err error) {
+	err = c.ask(ctx, ofServiceID(doing, role), func(ctx context.Context) (err error) {
+		if out, _, err = call(ctx, in); err == nil && out == nil {
+			err = errors.New("an empty answer")
+		}
+		return err
+	})
+	return out, err
+}
+
+// deleteAtIAM makes a call of IBM's SDK that deletes. What is gone already counts as deleted.
+func deleteAtIAM[In any](ctx context.Context, c *ibmCloud, doing string, call func(context.Context, In) (*core.DetailedResponse, error), in In) error {
+	return unlessGone(c.ask(ctx, ofServiceID(doing, "Administrator"), func(ctx context.Context) error {
+		_, err := call(ctx, in)
+		return err
+	}))
+}
+
+func ofServiceID(doing, role string) *failure {
+	return &failure{doing: doing, needed: role + " on the service id"}
+}
+
+// ask makes a call. It repeats it on 429 and 5xx, since what is made twice is found by its description or name; and where no
+// answer came, if it reads or deletes. Its errors are made of our own words: those of an SDK or a service may repeat a key.
+func (c *ibmCloud) ask(ctx context.Context, f *failure, call func(context.Context) error) error {
 	f.login = c.login
-	err := call(context.WithValue(ctx, failureKey{}, f))
+	var err error
+	for try := 1; ; try++ {
+		f.answer = answer{wait: time.Second << (try - 1)}
+		err = call(context.WithValue(ctx, failureKey{}, f))
+		if !f.again || try == tries || c.sleep(ctx, f.wait) != nil {
+			break
+		}
+	}
 	if !f.at.IsZero() {
 		c.at = f.at
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: interrupted. Run it again to continue", f.doing)
 	}
-	if err == nil && f.status == want {
+	if err == nil && f.status == cmp.Or(f.success, successes[f.method]) {
 		return nil
 	}
 	return f
 }
 
-// failure is a call that did not succeed. What came back is noted below the SDK.
+// successes are the statuses of IBM's answers where all went well.
+var successes = map[string]int{http.MethodGet: http.StatusOK, http.MethodPut: http.StatusOK, http.MethodPatch: http.StatusOK,
+	http.MethodPost: http.StatusCreated, http.MethodDelete: http.StatusNoContent}
+
+// failure is a call that did not succeed.
 type failure struct {
 	doing, needed string
-	refused       string    // the advice if the request itself is rejected
-	login         string    // the variable with which the person has logged in
-	ofKey         bool      // an API key was exchanged, so the person's token is not the cause
-	next          string    // the end of the advice about that key
-	status        int       // 0 if no answer came
-	at            time.Time // when the service answered, by its own clock
-	code          string    // IBM's code of an error, if it has the shape of one
+	refused       string // the advice if the request itself is rejected
+	login         string // the variable with which the person has logged in
+	ofKey         bool   // an API key was exchanged, so the person's token is not the cause
+	next          string // the end of the advice about that key
+	success       int    // if it is not the one of successes
+	answer
+}
+
+// answer is what came back at last, noted below the SDK.
+type answer struct {
+	method string
+	status int       // 0 if no answer came
+	at     time.Time // when the service answered, by its own clock
+	code   string    // IBM's code of an error, if it has the shape of one
+	again  bool      // another try may help, after the wait
+	wait   time.Duration
 }
 
 type failureKey struct{}
+
+// statusOf is the status that a call failed with; 0 for any other error.
+func statusOf(err error) int {
+	if f, ok := errors.AsType[*failure](err); ok {
+		return f.status
+	}
+	return 0
+}
+
+// isUnknownKey reports that there is no such key: one that is disabled, or must not be used from here, is there.
+func isUnknownKey(err error) bool {
+	f, ok := errors.AsType[*failure](err)
+	return ok && f.code == "BXNIM0415E"
+}
+
+func unlessGone(err error) error {
+	if statusOf(err) == http.StatusNotFound {
+		return nil
+	}
+	return err
+}
 
 // Error says what came back and what to do.
 func (f *failure) Error() string {
@@ -206,128 +269,82 @@ func (f *failure) Error() string {
 	if f.status == 0 {
 		what = "no answer"
 	}
-	advice := f.callAdvice
-	if f.ofKey {
-		advice = f.keyAdvice
-	}
-	return f.doing + ": " + what + ". " + advice() + f.next
+	return f.doing + ": " + what + ". " + f.advice() + f.next
 }
 
-const tryLater = "Try again later: what is done stays done."
+// What helps, by the status: of a call as the person who has logged in, and of the exchange of an API key. 0 is for no answer.
+var (
+	callAdvice = map[int]string{
+		0:                              "Check the URL and the network. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private.",
+		http.StatusNotFound:            "Check the ids: is the terraform output of this account, and applied?",
+		http.StatusConflict:            "The name is taken: use another --name, or delete what has it.",
+		http.StatusPreconditionFailed:  "A version of the secret is locked: remove its locks.",
+		http.StatusInternalServerError: "Try again later: what is done stays done.", // and all like it
+	}
+	keyAdvice = map[int]string{
+		0:                              "Check IAM_URL and the network.",
+		http.StatusBadRequest:          "IAM rejects the key.",
+		http.StatusUnauthorized:        "IAM rejects the key.",
+		http.StatusForbidden:           "The key may not be used from this address: see the context-based restrictions of the account, and your network's proxy.",
+		http.StatusInternalServerError: callAdvice[http.StatusInternalServerError],
+	}
+)
 
-// callAdvice is about a call as the person who has logged in.
-func (f *failure) callAdvice() string {
+// advice is that of IAM's code where there is one that says more than the status.
+func (f *failure) advice() string {
+	status := f.status
+	if status > 500 || status == http.StatusTooManyRequests {
+		status = http.StatusInternalServerError
+	}
+	cause, help := iamtoken.Refusal(f.code, "the key", "")
 	switch {
-	case f.status == 0:
-		return "Check the URL and the network. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private."
-	case f.status < 400:
-		return "The answer is not the expected JSON: check the URL."
-	case f.status == http.StatusUnauthorized && f.login == "IAM_TOKEN":
-		return "IAM_TOKEN expires after an hour at most: fetch a new one."
-	case f.status == http.StatusUnauthorized:
-		return "The token that IAM gave for " + f.login + " is rejected: is the key of this account?"
-	case f.status == http.StatusForbidden:
-		return "Needed: " + f.needed + ". A new policy takes minutes to reach everywhere; or a context-based restriction keeps this network out."
-	case f.status == http.StatusNotFound:
-		return "Check the ids: is the terraform output of this account, and applied?"
-	case f.status == http.StatusConflict && strings.HasSuffix(f.needed, "service id"):
-		return "Is the key locked, or was it changed meanwhile? Unlock it, or run it again."
-	case f.status == http.StatusConflict:
-		return "The name is taken: use another --name, or delete what has it."
-	case f.status == http.StatusTooManyRequests || f.status >= 500:
-		return tryLater
-	case f.status == http.StatusPreconditionFailed:
-		return "A version of the secret is locked: remove its locks."
-	default:
-		return cmp.Or(f.refused, "Check the ids and options.")
-	}
-}
-
-// keyAdvice is about the exchange of an API key, by IAM's code where there is one that says more than the status.
-func (f *failure) keyAdvice() string {
-	if cause, help := iamtoken.Refusal(f.code, "the key", ""); cause != "" {
+	case f.ofKey && cause != "":
 		if f.next == "" {
 			cause += ": " + help
 		}
 		return strings.ToUpper(cause[:1]) + cause[1:] + "."
+	case f.ofKey:
+		return cmp.Or(keyAdvice[status], "The answer is not IAM's: check IAM_URL.")
+	case status == http.StatusUnauthorized && f.login == "IAM_TOKEN":
+		return "IAM_TOKEN expires after an hour at most: fetch a new one."
+	case status == http.StatusUnauthorized:
+		return "The token that IAM gave for " + f.login + " is rejected: is the key of this account?"
+	case status == http.StatusForbidden:
+		return "Needed: " + f.needed + ". A new policy takes minutes to reach everywhere; or a context-based restriction keeps this network out."
+	case status == http.StatusConflict && strings.HasSuffix(f.needed, "service id"):
+		return "Is the key locked, or was it changed meanwhile? Unlock it, or run it again."
+	case status > 0 && status < 400:
+		return "The answer is not the expected JSON: check the URL."
 	}
-	switch {
-	case f.status == 0:
-		return "Check IAM_URL and the network."
-	case f.status == http.StatusForbidden:
-		return "The key may not be used from this address: see the context-based restrictions of the account, and your network's proxy."
-	case f.status == http.StatusBadRequest || f.status == http.StatusUnauthorized:
-		return "IAM rejects the key."
-	case f.status == http.StatusTooManyRequests || f.status >= 500:
-		return tryLater
-	default:
-		return "The answer is not IAM's: check IAM_URL."
-	}
+	return cmp.Or(callAdvice[status], f.refused, "Check the ids and options.")
 }
 
-// isUnknownKey reports that there is no such key: one that is disabled, or must not be used from here, is there.
-func (f *failure) isUnknownKey() bool { return f.code == "BXNIM0415E" }
-
-// transport reads answers whole, through a limit, and repeats requests: on 429 and 5xx all of them, since what
-// they make twice is found by its description or name; where no answer came, those that read or delete.
-type transport struct {
-	base  http.RoundTripper
-	sleep func(context.Context, time.Duration) error
-}
+// noting reads answers whole, through a limit, and notes what came for ask.
+type noting struct{ http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
-func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
-	f := request.Context().Value(failureKey{}).(*failure) // see ask
-	var body []byte
-	if request.Body != nil {
-		var err error
-		if body, err = io.ReadAll(request.Body); err != nil {
-			return nil, err
-		}
-	}
-	for try := 1; ; try++ {
-		f.status, f.code = 0, ""
-		response, read, err := t.once(request, body)
-		again, wait := err != nil && (request.Method == http.MethodGet || request.Method == http.MethodDelete), time.Second<<(try-1)
-		if err == nil {
-			f.at, _ = http.ParseTime(response.Header.Get("Date"))
-			if f.status = response.StatusCode; f.status >= 400 {
-				if found := codeShape.FindSubmatch(read); found != nil {
-					f.code = string(found[1])
-				}
-			}
-			again = f.status == http.StatusTooManyRequests || f.status >= 500
-			if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds >= 0 {
-				wait = time.Duration(min(seconds, 30)) * time.Second
-			}
-		}
-		if !again || try == tries || t.sleep(request.Context(), wait) != nil {
-			return response, err
-		}
-	}
-}
-
-// once sends a request once: without GetBody net/http does not repeat it.
-func (t transport) once(request *http.Request, body []byte) (*http.Response, []byte, error) {
-	ctx, cancel := context.WithTimeout(request.Context(), requestLimit)
-	defer cancel()
-	request = request.Clone(ctx)
-	request.Body, request.GetBody = io.NopCloser(bytes.NewReader(body)), nil
-	if len(body) == 0 {
-		request.Body = http.NoBody
-	}
-	response, err := t.base.RoundTrip(request)
+func (t noting) RoundTrip(request *http.Request) (*http.Response, error) {
+	f := request.Context().Value(failureKey{}).(*failure)
+	f.method = request.Method
+	f.again = request.Method == http.MethodGet || request.Method == http.MethodDelete
+	response, err := t.RoundTripper.RoundTrip(request)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() { _ = response.Body.Close() }()
-	read, err := io.ReadAll(io.LimitReader(response.Body, answerLimit+1))
-	if err == nil && len(read) > answerLimit {
-		err = errors.New("the answer is too long")
-	}
+	read, err := io.ReadAll(http.MaxBytesReader(nil, response.Body, answerLimit))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	f.status = response.StatusCode
+	f.again = f.status == http.StatusTooManyRequests || f.status >= 500
+	f.at, _ = http.ParseTime(response.Header.Get("Date"))
+	if found := codeShape.FindSubmatch(read); found != nil && f.status >= 400 {
+		f.code = string(found[1])
+	}
+	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds >= 0 {
+		f.wait = time.Duration(min(seconds, 30)) * time.Second
 	}
 	response.Body = io.NopCloser(bytes.NewReader(read))
-	return response, read, nil
+	return response, nil
 }

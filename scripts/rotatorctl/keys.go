@@ -36,6 +36,20 @@ var (
 	fileShape   = regexp.MustCompile(`^file:[0-9a-f-]{1,32}$`)
 )
 
+// serviceID is an identity, with its keys of setup's making.
+type serviceID struct {
+	role, iamID string
+	place       string // of its key: the key secret's id, the AWS secret's name, or a hash of the file; empty until there is one
+	file        string
+	store       func(ctx context.Context, key keyValue) (place string, err error) // nil where there is to be no key
+	keys        []apiKey                                                          // oldest first
+	key         apiKey                                                            // the one that is stored
+	outdated    bool                                                              // it does not do
+	probes      bool                                                              // a key is not stored before the token secret's metadata can be read by it
+	managed     bool                                                              // IBM makes its key
+	maker       secret                                                            // which makes its keys, or did
+}
+
 // apiKey is a key at IAM with the name of a service id's.
 type apiKey struct {
 	id       string
@@ -48,15 +62,10 @@ type apiKey struct {
 	tag      string
 }
 
-// serviceID is one of the identities that need a key.
-type serviceID struct {
-	role, iamID string
-	isPlace     func(place string) bool // whether its key belongs there
-	store       func(ctx context.Context, value iamtoken.Secret, keyID string) (place string, err error)
-	keys        []apiKey    // oldest first
-	managed     *managedKey // nil where its key is made here
-	outdated    bool        // the key that is stored does not do
-	probes      bool        // a key is not stored before its service id may read the token secret's metadata
+// keyValue is a key that can be used.
+type keyValue struct {
+	id    string
+	value iamtoken.Secret
 }
 
 // loadKeys lists the keys with our name. IAM gives a key's age to the minute, so of two made in one minute
@@ -65,8 +74,8 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 	id.keys = nil
 	doing, token := "listing the API keys of the "+id.role+" service id", (*string)(nil)
 	for range pagesLimit {
-		page, err := askIAM(ctx, s.cloud, doing, "Operator", http.StatusOK, s.cloud.apiKeys.ListAPIKeysWithContext, &iamidentityv1.ListAPIKeysOptions{
-			AccountID: &s.account, IamID: &id.iamID, Pagesize: core.Int64Ptr(100), Pagetoken: token,
+		page, err := askIAM(ctx, s.cloud, doing, "Operator", s.cloud.apiKeys.ListAPIKeysWithContext, &iamidentityv1.ListAPIKeysOptions{
+			AccountID: &s.account, IamID: &id.iamID, Pagesize: new(int64(100)), Pagetoken: token,
 		})
 		if err != nil {
 			return err
@@ -81,16 +90,28 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 			}
 			id.keys = append(id.keys, key)
 		}
-		next, err := core.GetQueryParam(page.Next, "pagetoken")
-		if err != nil || core.StringNilMapper(next) == "" {
+		token, err = core.GetQueryParam(page.Next, "pagetoken")
+		if err != nil || core.StringNilMapper(token) == "" {
 			slices.SortStableFunc(id.keys, func(a, b apiKey) int {
 				return cmp.Or(a.created.Compare(b.created), cmp.Compare(a.at, b.at))
 			})
+			id.findKey()
 			return nil
 		}
-		token = next
 	}
 	return fmt.Errorf("%s: IAM's list does not end", doing)
+}
+
+func (s *setup) keyName(id *serviceID) string { return s.name + "-" + id.role }
+
+// findKey takes the newest key that is stored in the service id's place.
+func (id *serviceID) findKey() {
+	id.key = apiKey{}
+	for _, key := range id.keys {
+		if key.place != "" && cmp.Or(arnName(key.place), key.place) == id.place {
+			id.key = key
+		}
+	}
 }
 
 // checkKey takes a key from IAM's answer, if all of it has the expected shape and belongs to the service id.
@@ -119,77 +140,44 @@ func (s *setup) checkKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, e
 	return key, nil
 }
 
-// askIAM makes a call of IBM's SDK.
-func askIAM[In, Out any](ctx context.Context, c *ibmCloud, doing, role string, want int,
-	call func(context.Context, In) (*Out, *core.DetailedResponse, error), in In) (out *Out, err error) {
-	err = c.ask(ctx, &failure{doing: doing, needed: role + " on the service id"}, want, func(ctx context.Context) (err error) {
-		if out, _, err = call(ctx, in); err == nil && out == nil {
-			err = errors.New("an empty answer")
-		}
-		return err
-	})
-	return out, err
-}
-
-func (s *setup) keyName(id *serviceID) string { return s.name + "-" + id.role }
-
-// newest returns the newest key that is stored in one of the places.
-func (id *serviceID) newest(isPlace func(string) bool) (apiKey, bool) {
-	for _, key := range slices.Backward(id.keys) {
-		if key.place != "" && isPlace(key.place) {
-			return key, true
-		}
-	}
-	return apiKey{}, false
-}
-
-func (id *serviceID) interrupted() bool {
-	return slices.ContainsFunc(id.keys, func(k apiKey) bool { return k.lost })
-}
-
 // needsKey reports whether a key will be made. One that was lost may have been stored all the same: which one is
 // in use is then unknown, and a new one is stored over it.
 func (s *setup) needsKey(id *serviceID) bool {
-	_, found := id.newest(id.isPlace)
-	return s.rotateKeys || !found || id.interrupted() || id.outdated
+	return s.rotateKeys || id.outdated || id.key.id == "" || slices.ContainsFunc(id.keys, func(k apiKey) bool { return k.lost })
 }
 
-// ensureKey returns a stored key.
-func (s *setup) ensureKey(ctx context.Context, id *serviceID) (apiKey, error) {
-	key, _ := id.newest(id.isPlace)
+// ensureKey sees to a stored key of setup's making.
+func (s *setup) ensureKey(ctx context.Context, id *serviceID) error {
 	if s.needsKey(id) {
 		made, err := s.makeKey(ctx, id)
 		if err != nil {
-			return apiKey{}, err
+			return err
 		}
-		at := slices.IndexFunc(id.keys, func(k apiKey) bool { return k.id == made && k.place != "" })
-		if at < 0 {
-			return apiKey{}, fmt.Errorf("IAM does not list the new key %s of the %s service id: run it again", made, id.role)
+		if id.key.id != made {
+			return fmt.Errorf("IAM does not list the new key %s of the %s service id: run it again", made, id.role)
 		}
-		key = id.keys[at]
-		s.say("made the key %s of the %s service id, tried it and stored it", key.id, id.role)
+		s.say("made the key %s of the %s service id, tried it and stored it", made, id.role)
 	} else {
-		s.say("the %s service id has its key, %s", id.role, key.id)
-		s.warnOfKey(key)
+		s.say("the %s service id has its key, %s", id.role, id.key.id)
+		s.warnOfKey(id)
 	}
-	return key, s.deleteOthers(ctx, id, key)
+	return s.deleteLost(ctx, id)
 }
 
 // makeKey makes a key, tries it, stores it, notes that at IAM, and lists the keys again.
 func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err error) {
 	options := &iamidentityv1.CreateAPIKeyOptions{
-		Name: core.StringPtr(s.keyName(id)), IamID: &id.iamID, AccountID: &s.account, Description: core.StringPtr(notStored),
-		StoreValue: core.BoolPtr(false), ActionWhenLeaked: core.StringPtr("disable"),
+		Name: new(s.keyName(id)), IamID: &id.iamID, AccountID: &s.account, Description: new(notStored), StoreValue: new(false), ActionWhenLeaked: new("disable"),
 	}
 	days := s.days
-	if id.managed != nil {
+	if id.managed {
 		days = fixedDays
 	}
 	if days > 0 {
-		options.ExpiresAt = core.StringPtr(s.ibmTime().UTC().AddDate(0, 0, days).Format("2006-01-02T15:04-0700"))
+		options.ExpiresAt = new(s.ibmTime().UTC().AddDate(0, 0, days).Format("2006-01-02T15:04-0700"))
 	}
 	doing := "making an API key for the " + id.role + " service id"
-	answer, err := askIAM(ctx, s.cloud, doing, "Administrator", http.StatusCreated, s.cloud.apiKeys.CreateAPIKeyWithContext, options)
+	answer, err := askIAM(ctx, s.cloud, doing, "Administrator", s.cloud.apiKeys.CreateAPIKeyWithContext, options)
 	if err != nil {
 		return "", err
 	}
@@ -201,36 +189,35 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 	if err != nil {
 		return "", fmt.Errorf("%s: IAM's answer holds no API key", doing)
 	}
-	if err := s.tryKey(ctx, id, key.id, value, 6, " Run setup again: it makes another key in place of this one."); err != nil {
+	made := keyValue{key.id, value}
+	if err := s.tryKey(ctx, id, made, 6, " Run setup again: it makes another key in place of this one."); err != nil {
 		return "", err
 	}
-	place, err := id.store(ctx, value, key.id)
+	place, err := id.store(ctx, made)
 	if err != nil {
 		return "", err
 	}
-	update := &iamidentityv1.UpdateAPIKeyOptions{ID: &key.id, IfMatch: core.StringPtr(cmp.Or(key.tag, "*")), Description: core.StringPtr(storedIn(place, s.now()))}
-	if _, err := askIAM(ctx, s.cloud, "noting at IAM that "+key.id+" is stored", "Administrator", http.StatusOK, s.cloud.apiKeys.UpdateAPIKeyWithContext, update); err != nil {
+	id.place = cmp.Or(arnName(place), place)
+	update := &iamidentityv1.UpdateAPIKeyOptions{ID: &key.id, IfMatch: new(cmp.Or(key.tag, "*")), Description: new(storedIn(place, s.now()))}
+	if _, err := askIAM(ctx, s.cloud, "noting at IAM that "+key.id+" is stored", "Administrator", s.cloud.apiKeys.UpdateAPIKeyWithContext, update); err != nil {
 		return "", err
 	}
 	return key.id, s.loadKeys(ctx, id)
 }
 
-// tryKey exchanges a new key for a token, which must be of the service id. IAM needs about two seconds to know
-// a new key.
-func (s *setup) tryKey(ctx context.Context, id *serviceID, keyID string, value iamtoken.Secret, tries int, next string) error {
-	doing := "trying the new key " + keyID + " of the " + id.role + " service id"
+// tryKey exchanges a key for a token, which must be of the service id. IAM needs about two seconds to know a new key.
+func (s *setup) tryKey(ctx context.Context, id *serviceID, key keyValue, tries int, next string) error {
+	doing := "trying the new key " + key.id + " of the " + id.role + " service id"
 	var token iamtoken.Secret
-	for try := 1; ; try++ {
-		var err error
-		if token, err = s.cloud.exchange(ctx, value, doing, next); err == nil {
-			break
-		}
-		if f, ok := errors.AsType[*failure](err); !ok || !f.isUnknownKey() || try == tries || s.sleep(ctx, 2*time.Second) != nil {
-			return err
-		}
-	}
-	if !iamtoken.IsJWT(token.Reveal()) {
-		s.say("note: the token of the key %s is opaque: it does not show its identity", keyID)
+	err := s.patiently(ctx, tries, 2*time.Second, isUnknownKey, func() (err error) {
+		token, err = s.cloud.exchange(ctx, key.value, doing, next)
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case !iamtoken.IsJWT(token.Reveal()):
+		s.say("note: the token of the key %s is opaque: it does not show its identity", key.id)
 		return nil
 	}
 	if claims, err := iamtoken.ReadClaims(token.Reveal()); err != nil || claims.IAMID != id.iamID || claims.Account != s.account {
@@ -242,56 +229,49 @@ func (s *setup) tryKey(ctx context.Context, id *serviceID, keyID string, value i
 	return nil
 }
 
-const (
-	probeTries = 31
-	probePause = 10 * time.Second
-)
-
 // probe does what the function does first with a token. New policies take minutes to reach everywhere.
 func (s *setup) probe(ctx context.Context, id *serviceID, token iamtoken.Secret) error {
-	as := *s.cloud
+	as, waiting := *s.cloud, false
 	as.token = token
-	f := &failure{doing: "reading the token secret's metadata as the " + id.role + " service id", needed: "the policies that infra/ibm gives it"}
-	for try := 1; ; try++ {
-		err := as.sendAs(ctx, f, http.MethodGet, "secrets/"+s.tokenSecret+"/versions/current/metadata", http.StatusOK, nil, &struct{}{})
-		if err == nil || f.status != http.StatusForbidden || try == probeTries {
-			return err
-		}
-		if try == 1 {
+	refused := func(err error) bool {
+		if statusOf(err) == http.StatusForbidden && !waiting {
 			s.say("the policies of the new %s service id do not count yet: trying again for five minutes", id.role)
+			waiting = true
 		}
-		if err := s.sleep(ctx, probePause); err != nil {
+		return statusOf(err) == http.StatusForbidden
+	}
+	return s.patiently(ctx, 31, 10*time.Second, refused, func() error {
+		f := &failure{doing: "reading the token secret's metadata as the " + id.role + " service id", needed: "the policies that infra/ibm gives it"}
+		return as.send(ctx, f, http.MethodGet, "secrets/"+s.tokenSecret+"/versions/current/metadata", nil, &struct{}{})
+	})
+}
+
+// patiently repeats what fails for a while.
+func (s *setup) patiently(ctx context.Context, tries int, pause time.Duration, passes func(error) bool, call func() error) error {
+	for try := 1; ; try++ {
+		if err := call(); err == nil || !passes(err) || try == tries || s.sleep(ctx, pause) != nil {
 			return err
 		}
 	}
 }
 
-// deleteOthers deletes the keys that interrupted runs have lost, and reports the others.
-func (s *setup) deleteOthers(ctx context.Context, id *serviceID, current apiKey) error {
+// deleteLost deletes the keys that interrupted runs have lost, and reports the others.
+func (s *setup) deleteLost(ctx context.Context, id *serviceID) error {
 	for _, key := range id.keys {
 		switch {
-		case key.id == current.id:
-			continue
+		case key.id == id.key.id:
 		case key.lost:
-		case key.place == current.place && id.managed != nil: // it expires soon, or has
-			continue
-		case key.place != "":
+			doing := "deleting the key " + key.id + " of the " + id.role + " service id"
+			if err := deleteAtIAM(ctx, s.cloud, doing, s.cloud.apiKeys.DeleteAPIKeyWithContext, &iamidentityv1.DeleteAPIKeyOptions{ID: &key.id}); err != nil {
+				return err
+			}
+			s.say("deleted the old key %s of the %s service id", key.id, id.role)
+		case key.place == "":
+			s.say("note: the key %s is also named %s and not of setup's making: it is left alone", key.id, s.keyName(id))
+		case key.place != id.key.place || !id.managed: // else it expires soon, or has
 			s.say("note: the other key %s of the %s service id, stored in %s, still works. When nothing uses it: ibmcloud iam service-api-key-delete %s %s",
 				key.id, id.role, key.place, key.id, strings.TrimPrefix(id.iamID, "iam-"))
-			continue
-		default:
-			s.say("note: the key %s is also named %s and not of setup's making: it is left alone", key.id, s.keyName(id))
-			continue
 		}
-		deleting := &failure{doing: "deleting the key " + key.id + " of the " + id.role + " service id", needed: "Administrator on the service id"}
-		err := s.cloud.ask(ctx, deleting, http.StatusNoContent, func(ctx context.Context) error {
-			_, err := s.cloud.apiKeys.DeleteAPIKeyWithContext(ctx, &iamidentityv1.DeleteAPIKeyOptions{ID: &key.id})
-			return err
-		})
-		if f, ok := errors.AsType[*failure](err); err != nil && !(ok && f.status == http.StatusNotFound) {
-			return err
-		}
-		s.say("deleted the old key %s of the %s service id", key.id, id.role)
 	}
 	return nil
 }
@@ -304,50 +284,49 @@ func (s *setup) ibmTime() time.Time {
 	return s.cloud.at
 }
 
-// warnOfKey reports a key that is disabled, or expires within 14 days.
-func (s *setup) warnOfKey(key apiKey) {
-	fate := ""
+// warnOfKey reports a key whose file is gone, that is disabled, or that expires within 14 days.
+func (s *setup) warnOfKey(id *serviceID) {
+	if _, err := os.Lstat(id.file); id.file != "" && err != nil {
+		s.say("note: %s is not there, and is not written again. If this machine alone had it: --rotate-keys makes another key.", printable(id.file))
+	}
+	fate, left := "", id.key.expires.Sub(s.ibmTime())
 	switch {
-	case key.disabled:
+	case id.key.disabled:
 		fate = "is disabled"
-	case key.expires.IsZero() || key.expires.Sub(s.ibmTime()) > 14*24*time.Hour:
+	case id.key.expires.IsZero() || left > 14*24*time.Hour:
 		return
-	case key.expires.After(s.ibmTime()):
-		fate = "expires on " + key.expires.Format(time.DateOnly)
+	case left > 0:
+		fate = "expires on " + id.key.expires.Format(time.DateOnly)
 	default:
-		fate = "has expired on " + key.expires.Format(time.DateOnly)
+		fate = "has expired on " + id.key.expires.Format(time.DateOnly)
 	}
 	s.say("note: this key %s. Run setup again with --rotate-keys.", fate)
 }
 
-func writeKeyFile(file string, value iamtoken.Secret) error {
-	if err := envfile.WriteWhole(file, []byte(value.Reveal()+"\n"), 0o600); err != nil {
-		return fmt.Errorf("writing %s failed: is its folder writable, and has it room?", printable(file))
+// keepInFile has the key stored in a file. It checks that one can be written there, before a key is made. IAM is shown a
+// hash of the file's path, which may hold anything.
+func (id *serviceID) keepInFile(file string) error {
+	if id.iamID == "" {
+		return usagef("%s_IAM_ID is empty, so there is no key to write to %s", strings.ToUpper(id.role), printable(file))
 	}
-	return nil
-}
-
-// filePlace names a file by a hash of its path: a path may hold anything, and IAM need not see it.
-func filePlace(file string) (string, error) {
 	folder, err := filepath.Abs(filepath.Dir(file))
 	if err == nil {
 		folder, err = filepath.EvalSymlinks(folder)
 	}
 	if info, statErr := os.Stat(file); err != nil || statErr == nil && info.IsDir() {
-		return "", usagef("%s cannot be written: it is a folder, or its folder is not there", printable(file))
+		return usagef("%s cannot be written: it is a folder, or its folder is not there", printable(file))
 	}
-	return fmt.Sprintf("file:%x", sha256.Sum256([]byte(filepath.Join(folder, filepath.Base(file)))))[:len("file:")+16], nil
-}
-
-// checkFile checks that a key can be written there, before one is made, and returns the file as a place.
-func checkFile(file string) (string, error) {
-	place, err := filePlace(file)
-	if err != nil {
-		return "", err
+	probe, err := os.CreateTemp(folder, "."+filepath.Base(file)+"-*")
+	if err != nil || errors.Join(probe.Close(), os.Remove(probe.Name())) != nil {
+		return usagef("%s cannot be written: its folder accepts no new files", printable(file))
 	}
-	probe, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
-	if err != nil {
-		return "", usagef("%s cannot be written: its folder accepts no new files", printable(file))
+	id.file = file
+	id.place = fmt.Sprintf("file:%x", sha256.Sum256([]byte(filepath.Join(folder, filepath.Base(file)))))[:len("file:")+16]
+	id.store = func(_ context.Context, key keyValue) (string, error) {
+		if err := envfile.WriteWhole(file, []byte(key.value.Reveal()+"\n"), 0o600); err != nil {
+			return "", fmt.Errorf("writing %s failed: is its folder writable, and has it room?", printable(file))
+		}
+		return id.place, nil
 	}
-	return place, errors.Join(probe.Close(), os.Remove(probe.Name()))
+	return nil
 }

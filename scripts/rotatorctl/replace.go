@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -30,6 +32,7 @@ type replacement struct {
 	vars                                []string
 	file                                string            // the note
 	note                                map[string]string // its variables
+	written                             map[string]string // by setup, in the file of --env
 }
 
 // none is in the note where there is no id.
@@ -97,7 +100,7 @@ func (r *replacement) run(ctx context.Context) error {
 	switch {
 	case !r.bootstrapToo && !r.workloadToo:
 		return usagef("name what was stolen: --bootstrap, --workload or both. Whoever has the bootstrap key could read the workload's")
-	case r.env == "-" || r.terraform == "-":
+	case r.env == "-" || r.terraformAt == "-":
 		return usagef("--env: name the file that setup has written, such as build/ibm.env; and for --terraform a file or folder, not -")
 	case r.noBootstrapKey && r.bootstrapToo:
 		return usagef("--bootstrap does not go with --no-bootstrap-key")
@@ -111,6 +114,9 @@ func (r *replacement) run(ctx context.Context) error {
 		}
 	}
 	for _, role := range r.roles() {
+		if r.note[noted("new", role, "iam_id")] != "" { // noted when all is done
+			continue
+		}
 		if err := r.replace(ctx, role); err != nil {
 			return err
 		}
@@ -125,24 +131,22 @@ func (r *replacement) run(ctx context.Context) error {
 }
 
 // readFiles reads what the last setup has written, and the note of a run cut off.
-func (r *replacement) readFiles() error {
-	before, err := envfile.Read(r.env)
-	if err != nil {
+func (r *replacement) readFiles() (err error) {
+	if r.written, err = envfile.Read(r.env); err != nil {
 		return usagef("--env %s cannot be read: name the file that setup has written", printable(r.env))
 	}
-	r.readerKeyID = before["READER_APIKEY_ID"]
-	r.file = r.env + ".replacing"
-	if r.note, err = envfile.Read(r.file); err != nil && !errors.Is(err, os.ErrNotExist) {
+	r.readerKeyID = r.written["READER_APIKEY_ID"]
+	r.file, r.note = r.env+".replacing", map[string]string{}
+	note, err := envfile.Read(r.file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return usagef("%s cannot be read", printable(r.file))
 	}
-	for name, value := range r.note {
+	for name, value := range note {
 		if !iamIDShape.MatchString(value) && !idShape.MatchString(value) && value != none {
 			return usagef("%s in %s has a value of unknown form: correct it, or remove the file to begin again", quote(name), printable(r.file))
 		}
 	}
-	if r.note == nil {
-		r.note = map[string]string{}
-	}
+	maps.Copy(r.note, note)
 	return nil
 }
 
@@ -160,21 +164,16 @@ func (r *replacement) keep(name, value string) error {
 }
 
 func (r *replacement) replace(ctx context.Context, role string) error {
-	oldID, oldSecret, newID := noted("old", role, "iam_id"), noted("old", role, "secret"), noted("new", role, "iam_id")
-	if r.note[newID] != "" { // noted when all is done
-		return nil
-	}
+	// 1. Another service id, with the same policies.
 	id, err := r.load(ctx, role)
+	if err == nil {
+		id, err = r.makeServiceID(ctx, id)
+	}
 	if err != nil {
 		return err
 	}
-	// 1. Another service id, with the same policies.
-	if id, err = r.makeServiceID(ctx, id, oldID); err != nil {
-		return err
-	}
-	old := r.note[oldID]
 	// 2. Its key, in a secret of its own: the function uses the old one until it is deployed.
-	if err := r.setAside(ctx, id, old, oldSecret); err != nil {
+	if err := r.setAside(ctx, id); err != nil {
 		return err
 	}
 	id.probes = id == r.bootstrap
@@ -186,14 +185,14 @@ func (r *replacement) replace(ctx context.Context, role string) error {
 		return err
 	}
 	// 4. The old one ends.
-	if err := r.end(ctx, role, old, r.note[oldSecret]); err != nil {
+	if err := r.end(ctx, role); err != nil {
 		return err
 	}
 	// 5. A thief who could write to the token secret does not have the last word in it.
 	if err := r.rotate(ctx); err != nil {
 		return err
 	}
-	return r.keep(newID, id.iamID)
+	return r.keep(noted("new", role, "iam_id"), id.iamID)
 }
 
 // load reads the ids of now.
@@ -201,135 +200,114 @@ func (r *replacement) load(ctx context.Context, role string) (*serviceID, error)
 	if err := r.begin(ctx); err != nil {
 		return nil, err
 	}
-	id := map[string]*serviceID{"workload": r.workload, "bootstrap": r.bootstrap}[role]
-	if id == nil {
+	if role == "workload" {
+		return r.workload, nil
+	}
+	if r.bootstrap.store == nil {
 		return nil, usagef("there is no bootstrap service id: a trusted profile has no key that can be stolen")
 	}
-	return id, nil
-}
-
-// resources are Terraform's addresses of a service id and its policies, as beginnings.
-var resources = map[string][]string{
-	"workload":  {"ibm_iam_service_id.workload", "ibm_iam_service_policy.workload"},
-	"bootstrap": {"ibm_iam_service_id.bootstrap", `ibm_iam_service_policy.secret_group["bootstrap-`},
+	return r.bootstrap, nil
 }
 
 // makeServiceID makes another service id unless the note's old one is not Terraform's any more. Terraform would delete before
 // it creates, and the keys come last: so it forgets the old one, which is deleted here when all is ready.
-func (r *replacement) makeServiceID(ctx context.Context, id *serviceID, oldID string) (*serviceID, error) {
-	if r.note[oldID] != "" && r.note[oldID] != id.iamID {
+func (r *replacement) makeServiceID(ctx context.Context, id *serviceID) (*serviceID, error) {
+	oldID := noted("old", id.role, "iam_id")
+	begun := r.note[oldID] != ""
+	if begun && r.note[oldID] != id.iamID {
 		return id, nil
 	}
-	folder, err := os.Stat(r.terraform)
-	managed := err == nil && folder.IsDir()
-	if r.note[oldID] == "" {
-		if managed {
-			if err := r.checkPlan(ctx); err != nil {
-				return nil, err
-			}
-		}
-		if err := r.keep(oldID, id.iamID); err != nil {
+	folder, err := os.Stat(r.terraformAt)
+	byHand := err != nil || !folder.IsDir()
+	if !byHand && !begun {
+		if err := r.checkPlan(ctx); err != nil {
 			return nil, err
 		}
 	}
-	if !managed {
-		return nil, fmt.Errorf("make a service id with the policies of %s, and run this again with its id in %s_IAM_ID", id.iamID, strings.ToUpper(id.role))
-	}
-	listed, err := r.runTerraform(ctx, "state", "list", "-id="+strings.TrimPrefix(id.iamID, "iam-"))
-	if err != nil {
+	if err := r.keep(oldID, id.iamID); err != nil {
 		return nil, err
 	}
-	if len(bytes.TrimSpace(listed)) > 0 {
-		if err := r.forget(ctx, id.role); err != nil {
-			return nil, err
-		}
+	if byHand {
+		return nil, fmt.Errorf("make a service id with the policies of %s, and run this again with its id in %s_IAM_ID", id.iamID, strings.ToUpper(id.role))
+	}
+	if err := r.forget(ctx, id); err != nil {
+		return nil, err
 	}
 	r.say("Terraform makes another service id for the %s, with the same policies", id.role)
-	if _, err := r.runTerraform(ctx, slices.Concat([]string{"apply", "-auto-approve", "-input=false", "-no-color"}, r.varOptions())...); err != nil {
+	if _, err := r.runTerraform(ctx, r.vars, "apply", "-auto-approve", "-input=false", "-no-color"); err != nil {
 		return nil, err
 	}
 	made, err := r.load(ctx, id.role)
-	if err == nil && made.iamID == r.note[oldID] {
+	if err == nil && made.iamID == id.iamID {
 		err = fmt.Errorf("terraform apply has made no other service id for the %s: %s is still its output", id.role, made.iamID)
 	}
 	return made, err
 }
 
-func (r *replacement) varOptions() (options []string) {
-	for _, v := range r.vars {
-		options = append(options, "-var", v)
-	}
-	return options
-}
-
 // checkPlan asks where an apply would change more than this, and refuses without an answer: with other variables than the last
 // time it might remove the instance.
 func (r *replacement) checkPlan(ctx context.Context) error {
-	_, err := r.runTerraform(ctx, slices.Concat([]string{"plan", "-detailed-exitcode", "-input=false", "-no-color"}, r.varOptions())...)
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 2 {
-		if r.yes || r.confirm(ctx, "Terraform would make these changes, too") != nil {
-			return errors.New("nothing is replaced: terraform has other changes to make, see above. Give --var as for your terraform apply, or apply them first")
-		}
-		return nil
+	_, err := r.runTerraform(ctx, r.vars, "plan", "-detailed-exitcode", "-input=false", "-no-color")
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok || exit.ExitCode() != 2 {
+		return err
 	}
-	return err
+	if r.yes || r.confirm(ctx, "Terraform would make these changes, too") != nil {
+		return errors.New("nothing is replaced: terraform has other changes to make, see above. Give --var as for your terraform apply, or apply them first")
+	}
+	return nil
 }
 
-// forget takes the service id and its policies out of Terraform's state. They stay as they are.
-func (r *replacement) forget(ctx context.Context, role string) error {
-	listed, err := r.runTerraform(ctx, "state", "list")
+// resources are Terraform's addresses of a service id and its policies, as beginnings.
+var resources = map[string]*regexp.Regexp{
+	"workload":  regexp.MustCompile(`^ibm_iam_service_(id|policy)\.workload`),
+	"bootstrap": regexp.MustCompile(`^ibm_iam_service_(id\.bootstrap|policy\.secret_group\["bootstrap-)`),
+}
+
+// forget takes the service id and its policies out of Terraform's state, if they are there. They stay as they are.
+func (r *replacement) forget(ctx context.Context, id *serviceID) error {
+	found, err := r.runTerraform(ctx, nil, "state", "list", "-id="+strings.TrimPrefix(id.iamID, "iam-"))
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	all, err := r.runTerraform(ctx, nil, "state", "list")
 	if err != nil {
 		return err
 	}
-	remove := []string{"state", "rm"}
-	for address := range strings.Lines(string(listed)) {
-		address = strings.TrimSpace(address)
-		if slices.ContainsFunc(resources[role], func(start string) bool { return strings.HasPrefix(address, start) }) {
-			remove = append(remove, address)
-		}
-	}
-	_, err = r.runTerraform(ctx, remove...)
+	others := func(address string) bool { return !resources[id.role].MatchString(address) }
+	_, err = r.runTerraform(ctx, nil, append([]string{"state", "rm"}, slices.DeleteFunc(all, others)...)...)
 	return err
 }
 
-// runTerraform returns what terraform prints. What it complains of, and a plan that is not empty, are shown.
-func (r *replacement) runTerraform(ctx context.Context, args ...string) ([]byte, error) {
-	command := exec.Command("terraform", append([]string{"-chdir=" + r.terraform}, args...)...)
-	var printed, complaint bytes.Buffer
-	command.Env, command.Stdout, command.Stderr = withoutCredentials(os.Environ()), &printed, &complaint
-	// Ctrl-C reaches it by itself, and it finishes what it has begun: a second signal would have it lose its state.
-	err := command.Run()
-	if err == nil {
-		return printed.Bytes(), nil
+// runTerraform returns the lines that terraform prints.
+func (r *replacement) runTerraform(ctx context.Context, variables []string, args ...string) ([]string, error) {
+	for _, v := range variables {
+		args = append(args, "-var", v)
 	}
-	for line := range strings.Lines(printed.String() + complaint.String()) {
-		r.say("%s", withoutSecrets(strings.TrimRight(line, "\r\n")))
-	}
-	if ctx.Err() != nil {
+	printed, err := r.terraform(r.terraformAt, args...)
+	if err != nil && ctx.Err() != nil {
 		return nil, errors.New("interrupted. Run it again to continue")
 	}
-	return nil, fmt.Errorf("terraform %s failed, see above: run this again when that is solved: %w", args[0], err)
+	if err != nil {
+		return nil, fmt.Errorf("terraform %s failed, see above: run this again when that is solved: %w", args[0], err)
+	}
+	return strings.Fields(string(printed)), nil
 }
 
 // setAside renames the secret that has the old service id's key, so that the new one's can have its name. Its id stays, and
 // by that the function reads it.
-func (r *replacement) setAside(ctx context.Context, id *serviceID, old, oldSecret string) error {
-	kind := "arbitrary"
-	if id.managed != nil {
-		kind = "iam_credentials"
-	} else if id == r.bootstrap {
+func (r *replacement) setAside(ctx context.Context, id *serviceID) error {
+	kind := map[bool]string{true: "iam_credentials", false: "arbitrary"}[id.managed]
+	if id == r.bootstrap && !id.managed {
 		return nil // its key is in AWS or a file alone
 	}
-	name := r.managedName(id)
+	name, oldSecret, old := r.makerName(id), noted("old", id.role, "secret"), r.note[noted("old", id.role, "iam_id")]
 	if r.note[oldSecret] == "" {
 		found, err := r.findSecret(ctx, name, r.keyGroup, kind)
+		if err == nil {
+			err = r.keep(oldSecret, cmp.Or(found.ID, none))
+		}
 		if err != nil {
-			return err
-		}
-		if found == "" {
-			found = none
-		}
-		if err := r.keep(oldSecret, found); err != nil {
 			return err
 		}
 	}
@@ -337,28 +315,23 @@ func (r *replacement) setAside(ctx context.Context, id *serviceID, old, oldSecre
 	if secret == none {
 		return nil
 	}
-	f := &failure{doing: "renaming the secret " + secret, needed: managerNeeded}
-	err := r.cloud.ask(ctx, f, http.StatusOK, func(ctx context.Context) error {
-		body := `{"name":"` + name + "-of-" + strings.TrimPrefix(old, "iam-") + `"}`
-		return r.cloud.do(ctx, http.MethodPatch, r.cloud.secretsURL+"/api/v2/secrets/"+secret+"/metadata", "application/merge-patch+json", body, nil)
-	})
-	if f.status == http.StatusNotFound || f.status == http.StatusGone { // deleted by a run cut off later; or its key has expired
+	body := map[string]string{"name": name + "-of-" + strings.TrimPrefix(old, "iam-")}
+	err := r.cloud.send(ctx, &failure{doing: "renaming the secret " + secret}, http.MethodPatch, "secrets/"+secret+"/metadata", body, nil)
+	if statusOf(err) == http.StatusGone { // its key has expired
 		return nil
 	}
-	return err
+	return unlessGone(err) // deleted by a run cut off later
 }
 
-// written are the variables that setup writes: an environment loaded before has the old ones.
-var written = append([]string{"SECRETS_MANAGER_URL", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_EXPIRES_AT"}, ofOneRotation...)
-
-// deployment deploys what setup has written.
+// deployment deploys what setup has written: an environment loaded before has the old values.
 func (r *replacement) deployment() *deployment {
 	d := &deployment{program: r.program, values: map[string]string{}, force: true}
-	values, _ := envfile.Read(r.env) // read before
 	for _, s := range settings {
 		d.values[s.variable] = r.getenv(s.variable)
-		if slices.Contains(written, s.variable) && !(r.noBootstrapKey && strings.HasPrefix(s.variable, "BOOTSTRAP_")) {
-			d.values[s.variable] = values[s.variable]
+	}
+	for _, name := range slices.Concat(ofOneRotation, []string{"SECRETS_MANAGER_URL", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_EXPIRES_AT"}) {
+		if !r.noBootstrapKey || !strings.HasPrefix(name, "BOOTSTRAP_") {
+			d.values[name] = r.written[name]
 		}
 	}
 	if d.values["ROTATIONS_FILE"] != "" {
@@ -369,12 +342,15 @@ func (r *replacement) deployment() *deployment {
 	return d
 }
 
-func (r *replacement) deploy(ctx context.Context) error {
+func (r *replacement) deploy(ctx context.Context) (err error) {
 	if r.noDeploy {
 		if r.confirm(ctx, fmt.Sprintf("The function must run with %s now, once with force", printable(r.env))) != nil {
 			return fmt.Errorf("the old service id still works. Deploy the function with %s, and run this again", printable(r.env))
 		}
 		return nil
+	}
+	if r.written, err = envfile.Read(r.env); err != nil {
+		return usagef("--env %s cannot be read", printable(r.env))
 	}
 	d := r.deployment()
 	if file := d.values["ROTATIONS_FILE"]; file != "" {
@@ -392,24 +368,21 @@ func (r *replacement) deploy(ctx context.Context) error {
 }
 
 // end deletes the old service id, and the secret that made its keys.
-func (r *replacement) end(ctx context.Context, role, old, secret string) error {
+func (r *replacement) end(ctx context.Context, role string) error {
+	old, secret := r.note[noted("old", role, "iam_id")], r.note[noted("old", role, "secret")]
 	if r.confirm(ctx, fmt.Sprintf("Deleting the service id %s of the %s, with all its keys and tokens", old, role)) != nil {
 		return fmt.Errorf("not confirmed: %s still works, with its keys and tokens. Run this again to delete it", old)
 	}
-	deleting := &failure{doing: "deleting the service id " + old, needed: "Administrator on the service id"}
-	err := r.cloud.ask(ctx, deleting, http.StatusNoContent, func(ctx context.Context) error {
-		id := strings.TrimPrefix(old, "iam-")
-		_, err := r.cloud.apiKeys.DeleteServiceIDWithContext(ctx, &iamidentityv1.DeleteServiceIDOptions{ID: &id})
-		return err
-	})
-	if err != nil && deleting.status != http.StatusNotFound {
+	err := deleteAtIAM(ctx, r.cloud, "deleting the service id "+old, r.cloud.apiKeys.DeleteServiceIDWithContext,
+		&iamidentityv1.DeleteServiceIDOptions{ID: new(strings.TrimPrefix(old, "iam-"))})
+	if err != nil {
 		return err
 	}
 	r.say("deleted the service id %s, with its keys and tokens", old)
 	if secret == "" || secret == none {
 		return nil
 	}
-	return r.deleteManaged(ctx, &serviceID{managed: &managedKey{secret: secret}})
+	return r.deleteSecret(ctx, secret)
 }
 
 // rotate publishes a token of now.

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
@@ -21,7 +19,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/scripts/envfile"
 )
 
@@ -29,15 +26,14 @@ import (
 // the two secrets of one rotation.
 type setup struct {
 	*program
-	terraform, name, env                           string
+	terraformAt, name, env                         string
 	awsSecret, kmsKeyID, bootstrapFile, readerFile string
 	days                                           int
 	noBootstrapKey, rotateKeys, kv                 bool
 	account, keyGroup, tokenGroup, profile         string
-	apiKeySecret, tokenSecret                      string // ids; empty until found or created
+	tokenSecret                                    string // empty until found or created
 	readerKeyID                                    string // of a reader's key that this run is not about
-	workload                                       *serviceID
-	bootstrap, reader                              *serviceID // nil where there is to be no key
+	workload, bootstrap, reader                    *serviceID
 	cloud                                          *ibmCloud
 	aws                                            *bootstrapSecret // opened only where a key is to be stored there
 }
@@ -70,7 +66,7 @@ Other variables:
 
 // addFlags adds the options that say what to make and where it is.
 func (s *setup) addFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&s.terraform, "terraform", "", "`PATH` of Terraform's folder, or of a file with what terraform output -json prints (- is standard input)")
+	flags.StringVar(&s.terraformAt, "terraform", "", "`PATH` of Terraform's folder, or of a file with what terraform output -json prints (- is standard input)")
 	flags.StringVar(&s.env, "env", "-", "write the lines to this `FILE`, whole or not at all (- is standard output)")
 	flags.StringVar(&s.name, "name", "iam-token-rotator", "beginning of the names of keys and secrets")
 	flags.StringVar(&s.awsSecret, "aws-secret", defaultAWSSecret, "`NAME` of the AWS secret for the bootstrap key")
@@ -91,7 +87,7 @@ func (s *setup) run(ctx context.Context) error {
 
 // begin reads what is given, and logs in.
 func (s *setup) begin(ctx context.Context) error {
-	if err := s.readInput(ctx); err != nil {
+	if err := s.readInput(); err != nil {
 		return err
 	}
 	return s.cloud.logIn(ctx, s.getenv("IAM_TOKEN"), s.getenv("IBMCLOUD_API_KEY"))
@@ -107,147 +103,61 @@ func (s *setup) makeMissing(ctx context.Context) error {
 	} else if err := s.createTokenSecret(ctx); err != nil {
 		return err
 	}
-	if err := s.makeManaged(ctx); err != nil {
-		return err
-	}
-	keys := map[*serviceID]apiKey{}
 	for _, id := range s.serviceIDs() {
-		key, err := s.ensureKey(ctx, id)
-		if err != nil {
+		ensure := s.ensureKey
+		if id.managed {
+			ensure = s.ensureManaged
+		}
+		if err := ensure(ctx, id); err != nil {
 			return err
 		}
-		keys[id] = key
 	}
-	for _, file := range []string{s.bootstrapFile, s.readerFile} {
-		if _, err := os.Lstat(file); file != "" && err != nil {
-			s.say("note: %s is not there, and is not written again. If this machine alone had it: --rotate-keys makes another key.", printable(file))
-		}
-	}
-	return s.writeResult(keys)
+	s.noteLeftOver()
+	return s.writeResult()
 }
 
-// serviceIDs are those that need a key of setup's making.
+// serviceIDs are those that need a key. The workload's is the first: nothing is switched before each managed key was tried.
 func (s *setup) serviceIDs() []*serviceID {
-	return slices.DeleteFunc([]*serviceID{s.workload, s.bootstrap, s.reader}, func(id *serviceID) bool { return id == nil || id.managed != nil })
+	return slices.DeleteFunc([]*serviceID{s.workload, s.bootstrap, s.reader}, func(id *serviceID) bool { return id.store == nil })
 }
 
 // readState finds what is there.
-func (s *setup) readState(ctx context.Context) (err error) {
-	if s.workload.managed == nil {
-		if s.apiKeySecret, err = s.findSecret(ctx, s.name+"-api-key", s.keyGroup, "arbitrary"); err != nil {
-			return err
-		}
-	}
-	if s.tokenSecret, err = s.findSecret(ctx, s.name+"-token", s.tokenGroup, "arbitrary,kv"); err != nil {
+func (s *setup) readState(ctx context.Context) error {
+	token, err := s.findSecret(ctx, s.name+"-token", s.tokenGroup, "arbitrary,kv")
+	if err != nil {
 		return err
 	}
+	fixed, err := s.findSecret(ctx, s.name+"-api-key", s.keyGroup, "arbitrary")
+	if err != nil {
+		return err
+	}
+	s.tokenSecret, s.workload.place = token.ID, fixed.ID
 	for _, id := range s.serviceIDs() {
+		if id.file == "" {
+			if id.maker, err = s.findSecret(ctx, s.makerName(id), s.keyGroup, "iam_credentials"); err != nil {
+				return err
+			}
+		}
+		if id.managed {
+			if err := s.checkMaker(id); err != nil {
+				return err
+			}
+		}
+		if id.managed && id == s.workload {
+			continue
+		}
 		if err := s.loadKeys(ctx, id); err != nil {
 			return err
 		}
 	}
-	for _, id := range s.managed() {
-		if err := s.findManaged(ctx, id); err != nil {
-			return err
-		}
+	b := s.bootstrap
+	if b.store == nil || b.file != "" || !b.managed && b.maker.ID == "" && !s.needsKey(b) {
+		return nil
 	}
-	if err := s.findFormer(ctx); err != nil {
-		return err
-	}
-	switch {
-	case s.bootstrap == nil || s.bootstrapFile != "" || s.aws != nil:
-	case s.bootstrap.managed != nil:
-		if err := s.loadKeys(ctx, s.bootstrap); err != nil {
-			return err
-		}
-		s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID)
-	case s.needsKey(s.bootstrap):
-		s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID)
+	if s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID); err == nil && !b.managed {
+		b.outdated = s.aws.keyID() != ""
 	}
 	return err
-}
-
-// findSecret returns the id of a secret of one of the types, empty if there is none.
-func (s *setup) findSecret(ctx context.Context, name, group, types string) (string, error) {
-	const size = 200
-	doing := "finding the secret " + name
-	for page := range pagesLimit {
-		var list struct {
-			Total   *int `json:"total_count"`
-			Secrets []struct {
-				ID    string `json:"id"`
-				Name  string `json:"name"`
-				Group string `json:"secret_group_id"`
-			} `json:"secrets"`
-		}
-		query := url.Values{"groups": {group}, "secret_types": {types}, "search": {name},
-			"limit": {fmt.Sprint(size)}, "offset": {fmt.Sprint(page * size)}}
-		if err := s.cloud.send(ctx, doing, http.MethodGet, "secrets?"+query.Encode(), http.StatusOK, nil, &list); err != nil {
-			return "", err
-		}
-		if list.Total == nil {
-			return "", fmt.Errorf("%s: the answer is not the expected JSON: check SECRETS_MANAGER_URL", doing)
-		}
-		for _, found := range list.Secrets {
-			if found.Name == name && found.Group == group {
-				return knownID(doing, found.ID)
-			}
-		}
-		if len(list.Secrets) == 0 || *list.Total <= (page+1)*size {
-			return "", nil
-		}
-	}
-	return "", fmt.Errorf("%s: the list does not end", doing)
-}
-
-func knownID(doing, id string) (string, error) {
-	if !idShape.MatchString(id) {
-		return "", fmt.Errorf("%s: the answer has an id of unknown form", doing)
-	}
-	return id, nil
-}
-
-// createSecret returns the new secret's id. It never expires: at its expiration date Secrets Manager destroys a
-// secret, past recovery.
-func (s *setup) createSecret(ctx context.Context, body map[string]any, refused string) (string, error) {
-	var created struct {
-		ID string `json:"id"`
-	}
-	doing := fmt.Sprintf("creating the secret %s", body["name"])
-	refused = cmp.Or(refused, "Check the ids and options.") + " Or a secret of another group has the name: use another --name." // a taken name is 409 or 400
-	f := &failure{doing: doing, needed: managerNeeded, refused: refused}
-	if err := s.cloud.sendAs(ctx, f, http.MethodPost, "secrets", http.StatusCreated, body, &created); err != nil {
-		return "", err
-	}
-	return knownID(doing, created.ID)
-}
-
-func (s *setup) createTokenSecret(ctx context.Context) (err error) {
-	const noToken = "no token yet"
-	body := map[string]any{"name": s.name + "-token", "secret_group_id": s.tokenGroup, "secret_type": "arbitrary", "payload": noToken,
-		"description": "IAM access token, kept valid by iam-token-rotator."}
-	if s.kv {
-		delete(body, "payload")
-		body["secret_type"], body["data"] = "kv", map[string]any{iamtoken.DefaultField: noToken}
-		body["version_custom_metadata"] = map[string]any{"rotator_version": "rotatorctl"} // the function writes no kv secret without it
-	}
-	s.tokenSecret, err = s.createSecret(ctx, body, "")
-	if err == nil {
-		s.say("created the token secret, %s", s.tokenSecret)
-	}
-	return err
-}
-
-func (s *setup) storeWorkloadKey(ctx context.Context, value iamtoken.Secret, keyID string) (place string, err error) {
-	body := map[string]any{"payload": value.Reveal(), "version_custom_metadata": map[string]any{"apikey_id": keyID}}
-	if s.apiKeySecret != "" {
-		return s.apiKeySecret, s.cloud.send(ctx, "storing the workload's new key", http.MethodPost,
-			"secrets/"+s.apiKeySecret+"/versions", http.StatusCreated, body, &struct{}{})
-	}
-	body["name"], body["secret_group_id"], body["secret_type"] = s.name+"-api-key", s.keyGroup, "arbitrary"
-	body["description"] = "API key of the workload whose token is published."
-	s.apiKeySecret, err = s.createSecret(ctx, body, "")
-	return s.apiKeySecret, err
 }
 
 // outputs are Terraform's that matter here, with their shapes. Empty values are allowed where optional.
@@ -263,17 +173,16 @@ var outputs = []struct {
 }
 
 // readInput checks everything that is given, without a request.
-func (s *setup) readInput(ctx context.Context) error {
-	if s.noBootstrapKey && s.bootstrapFile != "" {
+func (s *setup) readInput() error {
+	switch {
+	case s.noBootstrapKey && s.bootstrapFile != "":
 		return usagef("--no-bootstrap-key leaves nothing to write to --bootstrap-key-file")
-	}
-	if !nameShape.MatchString(s.name) {
+	case !nameShape.MatchString(s.name):
 		return usagef("--name takes 2 to 40 letters, digits, dots, hyphens and underscores, and begins and ends with a letter or digit")
-	}
-	if s.days < 0 || s.days > 9999 {
+	case s.days < 0 || s.days > 9999:
 		return usagef("--expires-in takes a number of days, 9999 at most")
 	}
-	values, err := s.readOutputs(ctx)
+	values, err := s.readOutputs()
 	if err != nil {
 		return err
 	}
@@ -300,74 +209,51 @@ func (s *setup) readInput(ctx context.Context) error {
 }
 
 // planKeys decides which service ids get a key, and where it belongs.
-func (s *setup) planKeys(values map[string]string) (err error) {
-	plan := func(role string, isPlace func(string) bool, store func(context.Context, iamtoken.Secret, string) (string, error)) *serviceID {
-		return &serviceID{role: role, iamID: values[role+"_iam_id"], isPlace: isPlace, store: store}
-	}
-	inFile := func(role, file string) (*serviceID, error) {
-		if values[role+"_iam_id"] == "" {
-			return nil, usagef("%s_IAM_ID is empty, so there is no key to write to %s", strings.ToUpper(role), printable(file))
+func (s *setup) planKeys(values map[string]string) error {
+	managed := values["managed_keys"] == "true"
+	plan := func(role string) *serviceID { return &serviceID{role: role, iamID: values[role+"_iam_id"]} }
+	s.workload, s.bootstrap, s.reader = plan("workload"), plan("bootstrap"), plan("reader")
+	s.workload.store, s.workload.managed = s.storeInKeyGroup, managed
+	switch b := s.bootstrap; {
+	case s.bootstrapFile != "":
+		if err := b.keepInFile(s.bootstrapFile); err != nil {
+			return err
 		}
-		place, err := checkFile(file)
-		return plan(role, func(p string) bool { return p == place }, func(_ context.Context, value iamtoken.Secret, _ string) (string, error) {
-			return place, writeKeyFile(file, value)
-		}), err
+	case b.iamID != "" && !s.noBootstrapKey:
+		b.managed, b.place = managed, s.awsSecret
+		b.store = func(ctx context.Context, key keyValue) (string, error) { return s.aws.put(ctx, key.value, "") }
 	}
-	s.workload = plan("workload", func(place string) bool { return place == s.apiKeySecret }, s.storeWorkloadKey)
-	if s.bootstrapFile != "" {
-		s.bootstrap, err = inFile("bootstrap", s.bootstrapFile)
-	} else if values["bootstrap_iam_id"] != "" && !s.noBootstrapKey {
-		s.bootstrap = plan("bootstrap", func(place string) bool { return arnName(place) == s.awsSecret },
-			func(ctx context.Context, value iamtoken.Secret, _ string) (string, error) {
-				return s.aws.put(ctx, value, "")
-			})
+	if s.readerFile != "" {
+		if err := s.reader.keepInFile(s.readerFile); err != nil {
+			return err
+		}
+		if s.reader.place == s.bootstrap.place {
+			return usagef("the two keys need a file each")
+		}
 	}
-	if err == nil && s.readerFile != "" {
-		s.reader, err = inFile("reader", s.readerFile)
-	}
-	if err != nil {
-		return err
-	}
-	if values["managed_keys"] == "true" {
-		s.planManaged()
-	}
-	if place, _ := filePlace(s.readerFile); s.reader != nil && s.bootstrapFile != "" && s.bootstrap.isPlace(place) {
-		return usagef("the two keys need a file each")
+	if managed && s.rotateKeys {
+		s.say("note: IBM rotates the keys that it makes: --rotate-keys leaves them as they are")
 	}
 	return nil
 }
 
 // readOutputs returns Terraform's outputs: those of --terraform alone, or else those in the environment.
-func (s *setup) readOutputs(ctx context.Context) (map[string]string, error) {
+func (s *setup) readOutputs() (map[string]string, error) {
 	values := map[string]string{}
-	if s.terraform == "" {
+	if s.terraformAt == "" {
 		for _, o := range outputs {
 			values[o.name] = s.getenv(strings.ToUpper(o.name))
 		}
 		return values, nil
 	}
-	var printed []byte
-	var err error
-	if info, statErr := os.Stat(s.terraform); s.terraform == "-" {
-		printed, err = io.ReadAll(io.LimitReader(s.stdin, 1<<20))
-	} else if statErr == nil && info.IsDir() {
-		command := exec.CommandContext(ctx, "terraform", "-chdir="+s.terraform, "output", "-json", "-no-color")
-		var complaint bytes.Buffer
-		command.Env, command.Stderr = withoutCredentials(os.Environ()), &complaint // Terraform's state may be in AWS
-		printed, err = command.Output()
-		for line := range strings.Lines(complaint.String()) {
-			s.say("%s", withoutSecrets(strings.TrimRight(line, "\r\n")))
-		}
-	} else {
-		printed, err = os.ReadFile(s.terraform)
-	}
+	printed, err := s.readTerraform()
 	if err != nil {
 		why := "see above; in a folder, terraform init and terraform apply must have run"
 		if errors.Is(err, exec.ErrNotFound) {
 			why = "terraform is not installed, or not in PATH; a file with what terraform output -json prints does as well"
 		} else if errors.Is(err, fs.ErrNotExist) {
 			why = "there is no such file or folder"
-		} else if s.terraform != "-" && errors.Is(err, fs.ErrPermission) {
+		} else if s.terraformAt != "-" && errors.Is(err, fs.ErrPermission) {
 			why = "you may not read it"
 		}
 		return nil, usagef("--terraform: the outputs cannot be read: %s", why)
@@ -380,6 +266,33 @@ func (s *setup) readOutputs(ctx context.Context) (map[string]string, error) {
 		values[o.name], _ = document[o.name].Value.(string)
 	}
 	return values, nil
+}
+
+func (s *setup) readTerraform() ([]byte, error) {
+	if s.terraformAt == "-" {
+		return io.ReadAll(io.LimitReader(s.stdin, 1<<20))
+	}
+	if info, err := os.Stat(s.terraformAt); err == nil && info.IsDir() {
+		return s.terraform(s.terraformAt, "output", "-json", "-no-color")
+	}
+	return os.ReadFile(s.terraformAt)
+}
+
+// terraform returns what terraform prints. What it complains of is shown, and all that it prints where it fails.
+func (p *program) terraform(folder string, args ...string) ([]byte, error) {
+	command := exec.Command("terraform", append([]string{"-chdir=" + folder}, args...)...)
+	var printed, complaint bytes.Buffer
+	command.Env, command.Stdout, command.Stderr = withoutCredentials(os.Environ()), &printed, &complaint // its state may be in AWS
+	// Ctrl-C reaches it by itself, and it finishes what it has begun: a second signal would have it lose its state.
+	err := command.Run()
+	said := complaint.String()
+	if err != nil {
+		said = printed.String() + said
+	}
+	for line := range strings.Lines(said) {
+		p.say("%s", withoutSecrets(strings.TrimRight(line, "\r\n")))
+	}
+	return printed.Bytes(), err
 }
 
 var (
@@ -398,25 +311,28 @@ func origin(variable, value string) (string, error) {
 }
 
 // writeResult prints or writes what was found and made.
-func (s *setup) writeResult(keys map[*serviceID]apiKey) error {
-	bootstrap, expires, arn, profile, managed := keys[s.bootstrap], "", "", "", ""
-	if !bootstrap.expires.IsZero() {
-		expires = bootstrap.expires.Format(time.DateOnly)
-	}
-	if s.bootstrapFile == "" {
-		arn = bootstrap.place
+func (s *setup) writeResult() error {
+	w, b := s.workload, s.bootstrap
+	keySecret, bootstrapSecret, arn, expires, profile := w.place, "", "", "", ""
+	if w.managed {
+		keySecret = w.maker.ID
 	}
 	switch {
-	case s.bootstrap == nil:
+	case b.store == nil:
 		profile = s.profile
-	case s.bootstrap.managed != nil:
-		arn, managed = s.aws.arn, s.bootstrap.managed.secret
+	case b.managed:
+		bootstrapSecret, arn = b.maker.ID, s.aws.arn
+	case b.file == "":
+		arn = b.key.place
+	}
+	if !b.key.expires.IsZero() {
+		expires = b.key.expires.Format(time.DateOnly)
 	}
 	lines := slices.DeleteFunc([][2]string{
-		{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", s.apiKeySecret}, {"TOKEN_SECRET", s.tokenSecret},
-		{"EXPECT_ACCOUNT", s.account}, {"EXPECT_IAM_ID", s.workload.iamID}, {"WORKLOAD_APIKEY_ID", keys[s.workload].id},
-		{"BOOTSTRAP_APIKEY_ID", bootstrap.id}, {"BOOTSTRAP_EXPIRES_AT", expires}, {"BOOTSTRAP_SECRET_ARN", arn}, {"BOOTSTRAP_KEY_SECRET", managed}, {"IAM_PROFILE_ID", profile},
-		{"READER_APIKEY_ID", cmp.Or(keys[s.reader].id, s.readerKeyID)},
+		{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", keySecret}, {"TOKEN_SECRET", s.tokenSecret},
+		{"EXPECT_ACCOUNT", s.account}, {"EXPECT_IAM_ID", w.iamID}, {"WORKLOAD_APIKEY_ID", w.key.id}, {"BOOTSTRAP_APIKEY_ID", b.key.id},
+		{"BOOTSTRAP_EXPIRES_AT", expires}, {"BOOTSTRAP_SECRET_ARN", arn}, {"BOOTSTRAP_KEY_SECRET", bootstrapSecret}, {"IAM_PROFILE_ID", profile},
+		{"READER_APIKEY_ID", cmp.Or(s.reader.key.id, s.readerKeyID)},
 	}, func(line [2]string) bool { return line[1] == "" })
 	if s.env != "-" || s.output != "json" {
 		if err := envfile.Write(s.env, envfile.Lines(lines), s.stdout); err != nil {
@@ -426,8 +342,8 @@ func (s *setup) writeResult(keys map[*serviceID]apiKey) error {
 	if s.output != "json" {
 		return nil
 	}
-	document := map[string]any{"rotation": map[string]any{"name": s.name, "api_key_secret": s.apiKeySecret, "token_secret": s.tokenSecret,
-		"expect": map[string]string{"account": s.account, "iam_id": s.workload.iamID}}}
+	document := map[string]any{"rotation": map[string]any{"name": s.name, "api_key_secret": keySecret, "token_secret": s.tokenSecret,
+		"expect": map[string]string{"account": s.account, "iam_id": w.iamID}}}
 	for _, line := range lines {
 		document[line[0]] = line[1]
 	}

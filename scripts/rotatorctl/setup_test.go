@@ -1001,17 +1001,16 @@ func TestAWSFails(t *testing.T) {
 	}
 }
 
-type always429 struct{}
-
-func (always429) RoundTrip(*http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {"99999"}}, Body: http.NoBody}, nil
-}
-
 func TestPausesAreBounded(t *testing.T) {
 	var slept []time.Duration
-	request := httptest.NewRequestWithContext(context.WithValue(t.Context(), failureKey{}, &failure{}), http.MethodPost, "/", nil)
-	_, err := transport{always429{}, func(_ context.Context, d time.Duration) error { slept = append(slept, d); return nil }}.RoundTrip(request)
-	if err != nil || len(slept) != tries-1 || slices.Max(slept) != 30*time.Second {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "99999")
+		w.WriteHeader(http.StatusTooManyRequests)
+	}))
+	t.Cleanup(server.Close)
+	c := newIBMCloud(server.URL, server.URL, func(_ context.Context, d time.Duration) error { slept = append(slept, d); return nil })
+	err := c.send(t.Context(), &failure{}, http.MethodPost, "secrets", nil, nil)
+	if statusOf(err) != http.StatusTooManyRequests || len(slept) != tries-1 || slices.Max(slept) != 30*time.Second {
 		t.Errorf("got %v, %v; want %d pauses of 30 s at most", slept, err, tries-1)
 	}
 }
