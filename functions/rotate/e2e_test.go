@@ -26,8 +26,8 @@ import (
 // The tests in this file drive the built binary as AWS does, through
 // scripts/invoke, against the sandbox over HTTPS.
 
-// built is set once builtPrograms has been called: few tests need them.
-var built atomic.Bool
+// built and usesMoto are set once builtPrograms and oneMoto have been called: few tests need them.
+var built, usesMoto atomic.Bool
 
 // builtPrograms builds iam-token-rotator and invoke once and returns their folder.
 var builtPrograms = sync.OnceValues(func() (string, error) {
@@ -39,11 +39,30 @@ var builtPrograms = sync.OnceValues(func() (string, error) {
 	return folder, programs.Build(folder, map[string]string{"iam-token-rotator": "functions/rotate", "invoke": "scripts/invoke"})
 })
 
+// oneMoto serves all tests: each has resources of its own.
+var oneMoto = sync.OnceValues(awstest.StartMoto)
+
+func startedMoto(t *testing.T) *awstest.Moto {
+	t.Helper()
+	programs.Need(t, "moto_server")
+	usesMoto.Store(true)
+	moto, err := oneMoto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return moto
+}
+
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if built.Load() {
 		folder, _ := builtPrograms()
 		_ = os.RemoveAll(folder)
+	}
+	if usesMoto.Load() {
+		if moto, err := oneMoto(); err == nil {
+			moto.Stop()
+		}
 	}
 	os.Exit(code)
 }
@@ -150,50 +169,46 @@ func firstResults(t *testing.T, stdout string) []report.Result {
 
 func TestTheBuiltFunctionFailsLoudlyAndKeepsTheGoodToken(t *testing.T) {
 	t.Parallel()
-	fx := newFixture(t, ibmcloudtest.Options{})
-	if _, stderr, exit := fx.invoke(nil); exit != 0 {
-		t.Fatal(stderr)
-	}
-	good := fx.stored()
 	for name, test := range map[string]struct {
-		fault ibmcloudtest.Fault
-		more  map[string]string
-		says  string
+		fault     ibmcloudtest.Fault
+		more      map[string]string
+		errorType string
+		says      string
 	}{
-		"empty 200":   {ibmcloudtest.Fault{Op: "iam.token", Identity: "workload", Status: 200}, nil, "default: check: invalid_token"},
-		"unreachable": {ibmcloudtest.Fault{Op: "versions.metadata", Drop: "before"}, nil, "default: look: unavailable"},
-		"slow":        {ibmcloudtest.Fault{Op: "versions.create", Delay: time.Minute}, nil, "default: save: timeout"},
-		"forbidden":   {ibmcloudtest.Fault{Op: "secrets.get", Status: 403}, nil, "default: read_key: denied"},
+		"empty 200":   {ibmcloudtest.Fault{Op: "iam.token", Identity: "workload", Status: 200}, nil, "RotationError", "default: check: invalid_token"},
+		"unreachable": {ibmcloudtest.Fault{Op: "versions.metadata", Drop: "before"}, nil, "RotationError", "default: look: unavailable"},
+		"slow":        {ibmcloudtest.Fault{Op: "versions.create", Delay: time.Minute}, nil, "RotationError", "default: save: timeout"},
+		"forbidden":   {ibmcloudtest.Fault{Op: "secrets.get", Status: 403}, nil, "RotationRefused", "default: read_key: denied"},
 		"echo": {ibmcloudtest.Fault{Op: "iam.token", Identity: "workload", Status: 400,
-			Body: `{"errorCode":"BXNIM0415E","errorMessage":"` + fx.cloud.BootstrapAPIKey() + `"}`}, nil, "default: exchange: denied"},
-		"unknown CA":    {ibmcloudtest.Fault{}, map[string]string{"SSL_CERT_FILE": "/dev/null"}, "not trusted"},
-		"private host":  {ibmcloudtest.Fault{}, map[string]string{"SECRETS_MANAGER_URL": "https://instance.private.invalid"}, "is a private endpoint"},
-		"misconfigured": {ibmcloudtest.Fault{}, map[string]string{"IAM_URL": "http://iam.cloud.ibm.com"}, "misconfigured: IAM_URL: must begin with https://"},
+			Body: `{"errorCode":"BXNIM0415E","errorMessage":"KEY"}`}, nil, "RotationRefused", "default: exchange: denied"},
+		"unknown CA":    {ibmcloudtest.Fault{}, map[string]string{"SSL_CERT_FILE": "/dev/null"}, "RotationRefused", "not trusted"},
+		"private host":  {ibmcloudtest.Fault{}, map[string]string{"SECRETS_MANAGER_URL": "https://instance.private.invalid"}, "RotationError", "is a private endpoint"},
+		"misconfigured": {ibmcloudtest.Fault{}, map[string]string{"IAM_URL": "http://iam.cloud.ibm.com"}, "RotationRefused", "misconfigured: IAM_URL: must begin with https://"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fx := newFixture(t, ibmcloudtest.Options{})
+			good := fx.cloud.MustMintToken(fx.cloud.Rotations()[0].APIKey, time.Hour)
+			fx.cloud.MustPutVersion(fx.env["TOKEN_SECRET"], good, nil)
 			if test.fault.Op != "" {
+				test.fault.Body = strings.Replace(test.fault.Body, "KEY", fx.cloud.BootstrapAPIKey(), 1)
 				fx.fault(test.fault)
-				defer fx.cloud.ClearFaults()
 			}
 			stdout, stderr, exit := fx.invoke(test.more, "-timeout", "3s")
 			var answer struct{ ErrorType, ErrorMessage string }
 			if err := json.Unmarshal([]byte(stdout), &answer); err != nil || exit != 1 {
 				t.Fatalf("got exit %d, %s%s", exit, stdout, stderr)
 			}
-			errorType := "RotationRefused"
-			if slices.Contains([]string{"empty 200", "unreachable", "slow", "private host"}, name) {
-				errorType = "RotationError"
-			}
-			if answer.ErrorType != errorType || !strings.Contains(answer.ErrorMessage, test.says) {
-				t.Errorf("got %v, want a %s that says %s", answer, errorType, test.says)
+			if answer.ErrorType != test.errorType || !strings.Contains(answer.ErrorMessage, test.says) {
+				t.Errorf("got %v, want a %s that says %s", answer, test.errorType, test.says)
 			}
 			if !strings.Contains(stderr, `"Failure":1`) || name != "misconfigured" && !strings.Contains(stderr, `"msg":"report"`) {
 				t.Errorf("got log %s, want the report and a metric", stderr)
 			}
+			if fx.stored() != good {
+				t.Error("a failed run has changed the stored token")
+			}
 		})
-	}
-	if fx.stored() != good {
-		t.Error("a failed run has changed the stored token")
 	}
 }
 
@@ -264,7 +279,7 @@ func TestTheBuiltDoctorBeforeAndAfterTheFirstToken(t *testing.T) {
 func TestTheFunctionMirrorsTheTokenToAWS(t *testing.T) {
 	t.Parallel()
 	fx := newFixture(t, ibmcloudtest.Options{})
-	moto := awstest.Start(t)
+	moto := startedMoto(t)
 	more := awstest.Environment(moto.URL())
 	delete(more, "AWS_REGION") // the ARNs' counts
 	more["API_KEY_SECRET"], more["TOKEN_SECRET"], more["TOKEN_SECRET_ARN"] = "", "", ""
@@ -322,7 +337,7 @@ func TestTheFunctionMirrorsTheTokenToAWS(t *testing.T) {
 func TestTheFunctionAnnouncesEachTokenOnce(t *testing.T) {
 	t.Parallel()
 	fx := newFixture(t, ibmcloudtest.Options{})
-	moto := awstest.Start(t)
+	moto := startedMoto(t)
 	more := awstest.Environment(moto.URL())
 	moto.MustCall(t, "events", "AWSEvents.CreateEventBus", map[string]any{"Name": "tokens"})
 	moto.MustCall(t, "events", "AWSEvents.PutRule", map[string]any{"Name": "all", "EventBusName": "tokens", "EventPattern": `{"source":["iam-token-rotator"]}`})
@@ -451,6 +466,7 @@ func TestTheBuiltFunctionWithholdsWhatLibrariesLog(t *testing.T) {
 }
 
 func TestTheProxyOfTheEnvironmentIsUsedButNotForNoProxy(t *testing.T) {
+	t.Parallel()
 	fx := newFixture(t, ibmcloudtest.Options{})
 	fx.env["SECRETS_MANAGER_URL"], fx.env["IAM_URL"] = "https://instance.example.com", "https://iam.example.com"
 	const iam, instance = "CONNECT iam.example.com:443 Basic dXNlcjpwYXNzd29yZA==", "CONNECT instance.example.com:443 Basic dXNlcjpwYXNzd29yZA=="
@@ -461,7 +477,7 @@ func TestTheProxyOfTheEnvironmentIsUsedButNotForNoProxy(t *testing.T) {
 			w.WriteHeader(http.StatusBadGateway)
 		}))
 		fx.env["HTTPS_PROXY"] = strings.Replace(proxy.URL, "http://", "http://user:password@", 1)
-		said, log, _ := fx.run(map[string]string{"NO_PROXY": noProxy}, "iam-token-rotator", "doctor", "-timeout", "4s")
+		said, log, _ := fx.run(map[string]string{"NO_PROXY": noProxy}, "iam-token-rotator", "doctor", "-timeout", "2s")
 		if len(want) > 0 && !strings.Contains(said, "the proxy on the way to ") || len(want) > 0 && !strings.Contains(said, ".example.com answered 502") || strings.Contains(said+log, "password@") {
 			t.Errorf("NO_PROXY=%s: got %q, want the proxy and its status named", noProxy, said)
 		}

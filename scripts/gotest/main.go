@@ -1,4 +1,4 @@
-// Command gotest runs `go test` once for each group of arguments, and prints what go prints: a line a package, and the
+// Command gotest runs `go test` for each group of arguments, all at once, and prints what go prints: a line a package, and the
 // output of the tests that failed. Its last line says which tests were skipped, and why.
 //
 //	gotest -race ./functions/... -- ./infra/... ./scripts/...
@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -16,46 +17,56 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 func main() {
-	failed, reasons := false, map[string]int{}
-	for group := range splitGroups(os.Args[1:]) {
-		command := append(strings.Fields(cmp.Or(os.Getenv("GO"), "go")), "test", "-json")
-		test := exec.Command(command[0], append(command[1:], group...)...) // #nosec G204 -- the Makefile's arguments
-		test.Stderr = os.Stderr
-		events, err := test.StdoutPipe()
-		if err == nil {
-			err = test.Start()
+	groups := [][]string{nil}
+	for _, arg := range os.Args[1:] {
+		if arg == "--" {
+			groups = append(groups, nil)
+			continue
 		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "gotest:", err)
-			os.Exit(2)
-		}
-		relay(events, os.Stdout, reasons)
-		failed = test.Wait() != nil || failed
+		groups[len(groups)-1] = append(groups[len(groups)-1], arg)
 	}
-	fmt.Println(summary(reasons))
-	if failed {
+	r := results{out: os.Stdout, skipped: map[string]int{}}
+	var running sync.WaitGroup
+	for _, group := range groups { // at once, because many tests wait
+		running.Go(func() { r.test(group) })
+	}
+	running.Wait()
+	fmt.Println(r.summary())
+	if r.failed {
 		os.Exit(1)
 	}
 }
 
-// splitGroups yields the arguments between the "--".
-func splitGroups(args []string) func(yield func([]string) bool) {
-	return func(yield func([]string) bool) {
-		for {
-			i := slices.Index(args, "--")
-			if i < 0 {
-				yield(args)
-				return
-			}
-			if !yield(args[:i]) {
-				return
-			}
-			args = args[i+1:]
-		}
+// results are those of all groups.
+type results struct {
+	mu      sync.Mutex
+	out     io.Writer
+	skipped map[string]int // tests by reason
+	failed  bool
+}
+
+func (r *results) test(group []string) {
+	command := append(strings.Fields(cmp.Or(os.Getenv("GO"), "go")), "test", "-json")
+	test := exec.Command(command[0], append(command[1:], group...)...) // #nosec G204 -- the Makefile's arguments
+	test.Stderr = os.Stderr
+	events, err := test.StdoutPipe()
+	if err == nil {
+		err = test.Start()
 	}
+	if err == nil {
+		r.relay(events)
+		err = test.Wait()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+		fmt.Fprintln(os.Stderr, "gotest:", err)
+	}
+	r.failed = r.failed || err != nil
 }
 
 // event is a line of `go test -json`, as cmd/test2json documents it.
@@ -64,40 +75,41 @@ type event struct{ Action, Package, Test, Output string }
 // location precedes what a test logs.
 var location = regexp.MustCompile(`^\s*[\w.-]+\.go:\d+: `)
 
-// relay prints the lines of packages and the output of tests that did not end well, and counts the skipped tests by reason.
-func relay(events io.Reader, out io.Writer, reasons map[string]int) {
+// relay prints the lines of packages and the output of tests that did not end well, and counts the skipped tests.
+func (r *results) relay(events io.Reader) {
 	pending := map[string]map[string]string{} // output of the tests that have not ended, by package and test
 	lines := bufio.NewScanner(events)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
-		var e event
-		if json.Unmarshal(lines.Bytes(), &e) != nil {
-			_, _ = fmt.Fprintln(out, lines.Text())
-			continue
+		e := event{Action: "build-output", Output: lines.Text() + "\n"} // if it is no event
+		_ = json.Unmarshal(lines.Bytes(), &e)
+		if pending[e.Package] == nil {
+			pending[e.Package] = map[string]string{}
 		}
-		tests := pending[e.Package]
-		if tests == nil {
-			tests = map[string]string{}
-			pending[e.Package] = tests
+		r.add(e, pending[e.Package])
+	}
+}
+
+func (r *results) add(e event, tests map[string]string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case e.Action == "build-output", e.Action == "output" && e.Test == "" && e.Output != "PASS\n":
+		_, _ = io.WriteString(r.out, e.Output)
+	case e.Action == "output":
+		tests[e.Test] += e.Output
+	case e.Action == "fail" && e.Test == "": // the package: print what still ran when it ended
+		for _, name := range slices.Sorted(maps.Keys(tests)) {
+			_, _ = io.WriteString(r.out, tests[name])
 		}
-		switch {
-		case e.Action == "build-output", e.Action == "output" && e.Test == "" && e.Output != "PASS\n":
-			_, _ = io.WriteString(out, e.Output)
-		case e.Action == "output":
-			tests[e.Test] += e.Output
-		case e.Action == "skip" && e.Test != "":
-			reasons[reason(tests[e.Test])]++
-			delete(tests, e.Test)
-		case e.Action == "pass":
-			delete(tests, e.Test)
-		case e.Action == "fail" && e.Test != "":
-			_, _ = io.WriteString(out, tests[e.Test])
-			delete(tests, e.Test)
-		case e.Action == "fail": // of the package: what still ran when it ended
-			for _, name := range slices.Sorted(maps.Keys(tests)) {
-				_, _ = io.WriteString(out, tests[name])
-			}
-		}
+	case e.Action == "skip" && e.Test != "":
+		r.skipped[reason(tests[e.Test])]++
+		delete(tests, e.Test)
+	case e.Action == "fail":
+		_, _ = io.WriteString(r.out, tests[e.Test])
+		delete(tests, e.Test)
+	case e.Action == "pass":
+		delete(tests, e.Test)
 	}
 }
 
@@ -113,12 +125,12 @@ func reason(output string) string {
 }
 
 // summary is one line: how many tests were skipped, and why.
-func summary(reasons map[string]int) string {
+func (r *results) summary() string {
 	var parts []string
 	total := 0
-	for _, why := range slices.Sorted(maps.Keys(reasons)) {
-		parts = append(parts, fmt.Sprintf("%s (%d)", why, reasons[why]))
-		total += reasons[why]
+	for _, why := range slices.Sorted(maps.Keys(r.skipped)) {
+		parts = append(parts, fmt.Sprintf("%s (%d)", why, r.skipped[why]))
+		total += r.skipped[why]
 	}
 	if total == 0 {
 		return "skipped: no test"

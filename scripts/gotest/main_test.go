@@ -1,7 +1,6 @@
 package main
 
 import (
-	"slices"
 	"strings"
 	"testing"
 )
@@ -23,19 +22,16 @@ func TestRelay(t *testing.T) {
 {"Action":"skip","Package":"r"}
 `
 	var out strings.Builder
-	reasons := map[string]int{}
-	relay(strings.NewReader(events), &out, reasons)
+	r := results{out: &out, skipped: map[string]int{}}
+	if got := r.summary(); got != "skipped: no test" {
+		t.Errorf("got %q", got)
+	}
+	r.relay(strings.NewReader(events))
 	const want = "p.go:1: undefined\n    a_test.go:9: wrong\nFAIL\tp\t0.1s\npanic: test timed out\nok  \tq\t0.2s\n"
 	if out.String() != want {
 		t.Errorf("got\n%swant\n%s", out.String(), want)
 	}
-	if got := summary(reasons); got != "skipped: 1 tests: curl is not installed (1)" {
+	if got := r.summary(); got != "skipped: 1 tests: curl is not installed (1)" {
 		t.Errorf("got %q", got)
-	}
-	if got := summary(nil); got != "skipped: no test" {
-		t.Errorf("got %q", got)
-	}
-	if groups := slices.Collect(splitGroups([]string{"-race", "a", "--", "b"})); len(groups) != 2 || !slices.Equal(groups[1], []string{"b"}) {
-		t.Errorf("got the groups %q", groups)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -45,28 +46,44 @@ func Path(t testing.TB, name string) string {
 	return path
 }
 
-// Build builds packages of this module into a folder, for this machine, as `make build-local` builds them so
-// that most is found built already. sources are their folders in the module by the programs' names.
+// Build puts programs of this module into a folder, by their name and the folder of their source. They are built in build/tests,
+// which all packages' tests share: the go command links again only what has changed.
 func Build(folder string, sources map[string]string) error {
-	for name, source := range sources {
-		build := exec.Command("go", "build", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w",
-			"-o", filepath.Join(folder, name), "iam-token-rotator/"+source)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if printed, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("building %s: %w: %s", source, err, printed)
-		}
-	}
-	return openSources()
-}
-
-// openSources opens the module's sources. The go command keeps a test's result until a file changes that the test
-// itself opened, and a program that was built from the sources is none.
-func openSources() error {
 	module, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
 		return fmt.Errorf("finding the module: %w", err)
 	}
-	return filepath.WalkDir(filepath.Dir(strings.TrimSpace(string(module))), func(name string, entry fs.DirEntry, err error) error {
+	root := filepath.Dir(strings.TrimSpace(string(module)))
+	shared := filepath.Join(root, "build", "tests")
+	if err := os.MkdirAll(shared, 0o700); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(shared, "lock"), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil { // until it is closed
+		return fmt.Errorf("waiting for other builds: %w", err)
+	}
+	for name, source := range sources {
+		program := filepath.Join(shared, strings.ReplaceAll(source, "/", "-"))
+		build := exec.Command("go", "build", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", program, "iam-token-rotator/"+source)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if printed, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("building %s: %w: %s", source, err, printed)
+		}
+		if err := errors.Join(os.MkdirAll(folder, 0o700), os.Symlink(program, filepath.Join(folder, name))); err != nil {
+			return err
+		}
+	}
+	return openSources(root)
+}
+
+// openSources opens the module's sources. The go command keeps a test's result until a file changes that the test
+// itself opened, and a program that was built from the sources is none.
+func openSources(root string) error {
+	return filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
