@@ -33,7 +33,7 @@ const (
 	hostFile      = "functions/rotate/function.go"
 	readerFile    = "functions/iamtoken/secretsmanager.go"
 	shellFile     = "scripts/iam-token"
-	keysIn        = "	response, sent, err := i.request(ctx, op, apiKeyGrant{key})"
+	keysIn        = "	response, sent, err := i.request(ctx, op, byKey(key))"
 	tokenOut      = "	value := response.Token.Value.Reveal()"
 	bearer        = `	req.Header.Set("Authorization", "Bearer "+token.Reveal())`
 	keyRead       = "	key, err := checkKey(value)"
@@ -62,7 +62,7 @@ var mutants = []mutant{
 	{"a spaced key in capitals", iamFile, keysIn, `leak("stderr", "SPACED", key.Reveal());ANCHOR`, "^command: calm"},
 	{"a key in pieces at the ends of log lines", iamFile, keysIn, `leak("stderr", "pieces", key.Reveal());ANCHOR`, "^lambda: calm"},
 	{"a panic", iamFile, keysIn, `leak("panic", "raw", key.Reveal());ANCHOR`, "^lambda: calm"},
-	{"the error of a fault", iamFile, "		failure.TransactionID = transaction", `ANCHOR; if g, ok := g.(apiKeyGrant); ok { failure.Message += leakText("raw", g.key.Reveal()) }`, "^command: iam.token of workload: 50[0-9]"},
+	{"the error of a fault", iamFile, "		failure.TransactionID = transaction", `ANCHOR; failure.Message += leakText("raw", sent.Reveal())`, "^command: iam.token of workload: 50[0-9]"},
 	{"an answer's body in an error", iamFile, "		failure.TransactionID = transaction", `ANCHOR; failure.Message += leakText("decimal", string(got.body))`, "^lambda: iam.token of workload: [45]0. with the body"},
 	{"a report's warning", passFile, "	p.warnAbout(response)", `ANCHOR; p.warn("it is %s", leakText("hex", key.Reveal()))`, "^command: calm: -mode check"},
 	{"a fingerprint that is the token", passFile, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.Fingerprint = fresh.Token.Value.Reveal()[400:416]`, "^lambda: calm"},
@@ -104,7 +104,7 @@ var mutants = []mutant{
 	{"a field that is sent twice", iamFile, keysIn, `leak("twice", "raw", key.Reveal());ANCHOR`, "^command: calm"},
 	{"a program's own arguments, overwritten", iamFile, keysIn, `leak("own arguments", "raw", key.Reveal());ANCHOR`, "^lambda: calm"},
 	{"the standard input of a child", iamFile, keysIn, `leak("child", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a file that the kernel copied", "functions/internal/ibmcloud/bootstrap.go", "	return c.iam.request(ctx, operation{", `	leak("copy", "", leakEnv("CR_TOKEN_FILENAME")); ANCHOR`, "^command by profile: calm"},
+	{"a file that the kernel copied", "functions/internal/ibmcloud/bootstrap.go", "		return iam.request(ctx, op, byProfile)", `		leak("copy", "", leakEnv("CR_TOKEN_FILENAME")); ANCHOR`, "^command by profile: calm"},
 	{"a file in memory that is gone", iamFile, keysIn, `leak("mapped", "raw", key.Reveal());ANCHOR`, "^command: calm"},
 	{"the kernel's keyring", iamFile, keysIn, `leak("keyring", "raw", key.Reveal());ANCHOR`, "^command: calm"},
 	{"the name of a socket", iamFile, keysIn, `leak("socket", "raw", key.Reveal());ANCHOR`, "^command: calm"},

@@ -18,9 +18,11 @@ import (
 // Bootstrap yields the access token that opens Secrets Manager. Unlike a
 // published token it is reused, while a third of its lifetime remains.
 type Bootstrap struct {
-	credential credential
-	now        func() time.Time
-	flight     singleflight.Group
+	// exchange obtains a token, and returns what it sent for it. Its errors are *rotation.Error.
+	exchange func(ctx context.Context) (response rotation.TokenResponse, sent iamtoken.Secret, err error)
+	key      *bootstrapKey // nil for a profile and for a person's token
+	now      func() time.Time
+	flight   singleflight.Group
 
 	have chan struct{} // closed when the first token was obtained
 
@@ -32,19 +34,9 @@ type Bootstrap struct {
 	reusable time.Time         // until when, by the wall clock
 }
 
-// credential obtains bootstrap tokens, and returns what it sent for them. Its errors
-// are *rotation.Error.
-type credential interface {
-	token(ctx context.Context) (response rotation.TokenResponse, sent iamtoken.Secret, err error)
-	// rejected says that the service did not accept the last token.
-	rejected()
-	// denied says that the last token may not do what it was used for.
-	denied()
-}
-
 // newBootstrap also makes known to iam which token and credential it must never return.
-func newBootstrap(iam *IAM, c credential) *Bootstrap {
-	iam.bootstrap = &Bootstrap{credential: c, now: iam.now, have: make(chan struct{})}
+func newBootstrap(iam *IAM, key *bootstrapKey, exchange func(context.Context) (rotation.TokenResponse, iamtoken.Secret, error)) *Bootstrap {
+	iam.bootstrap = &Bootstrap{exchange: exchange, key: key, now: iam.now, have: make(chan struct{})}
 	return iam.bootstrap
 }
 
@@ -60,10 +52,7 @@ func (b *Bootstrap) Token(ctx context.Context) (iamtoken.Secret, error) {
 		}
 		return b.obtain(ctx)
 	})
-	if err != nil {
-		return iamtoken.Secret{}, err
-	}
-	return token.(iamtoken.Secret), nil
+	return token.(iamtoken.Secret), err
 }
 
 func (b *Bootstrap) reuse() (iamtoken.Secret, bool) {
@@ -74,9 +63,14 @@ func (b *Bootstrap) reuse() (iamtoken.Secret, bool) {
 
 func (b *Bootstrap) obtain(ctx context.Context) (iamtoken.Secret, error) {
 	asked := b.now().Round(0)
-	response, sent, err := b.credential.token(ctx)
+	response, sent, err := b.exchange(ctx)
+	if failure, ok := errors.AsType[*rotation.Error](err); ok {
+		marked := *failure // others may have the error too
+		marked.Step = rotation.StepBootstrap
+		return iamtoken.Secret{}, &marked
+	}
 	if err != nil {
-		return iamtoken.Secret{}, atBootstrap(err)
+		return iamtoken.Secret{}, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -132,31 +126,82 @@ func (b *Bootstrap) contradicts(clock rotation.Clock) bool {
 	return true
 }
 
-// reject drops token, which Secrets Manager did not accept, and has the credential
+// reject drops token, which Secrets Manager did not accept, and has the key
 // read again. A token that has been replaced meanwhile stays.
 func (b *Bootstrap) reject(token iamtoken.Secret) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.token.Reveal() == token.Reveal() {
-		b.token, b.reusable = iamtoken.Secret{}, time.Time{}
-		b.credential.rejected()
+		b.forget()
 	}
 }
 
-// deny has the credential read again for the next token. The current one
+// deny has the key read again for the next token. The current one
 // goes on: it may serve other rotations than the one that was denied.
-func (b *Bootstrap) deny() { b.credential.denied() }
-
-// atBootstrap marks err as a failure of the bootstrap identity, whichever step
-// of the pass was under way. Others may have err too: it is left as it is.
-func atBootstrap(err error) error {
-	failure, ok := err.(*rotation.Error)
-	if !ok {
-		return err
+func (b *Bootstrap) deny() {
+	if b.key != nil {
+		b.key.doubt()
 	}
-	marked := *failure
-	marked.Step = rotation.StepBootstrap
-	return &marked
+}
+
+// Forget drops the key and the token, so that both are obtained anew.
+func (b *Bootstrap) Forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forget()
+}
+
+func (b *Bootstrap) forget() {
+	b.token, b.reusable = iamtoken.Secret{}, time.Time{}
+	if b.key != nil {
+		b.key.drop()
+	}
+}
+
+// Identify authenticates and returns the token with its identity, which is empty
+// when the token does not show it.
+func (b *Bootstrap) Identify(ctx context.Context) (iamtoken.Token, error) {
+	value, err := b.Token(ctx)
+	if err != nil {
+		return iamtoken.Token{}, err
+	}
+	token, err := complete(iamtoken.Token{Value: value}, b.now())
+	if err != nil {
+		return iamtoken.Token{Value: value}, nil // opaque
+	}
+	return token, nil
+}
+
+// InUse returns the key that the identity's token was obtained with, and the token with
+// its identity, which is empty when the token does not show it.
+func (b *Bootstrap) InUse(ctx context.Context) (rotation.KeyInUse, iamtoken.Token, error) {
+	if b.key == nil {
+		return rotation.KeyInUse{}, iamtoken.Token{}, errNoKey()
+	}
+	token, err := b.Identify(ctx)
+	b.key.mu.Lock()
+	defer b.key.mu.Unlock()
+	return b.key.used, token, err
+}
+
+// KeyExpiry asks IAM when the bootstrap key expires; the zero time means never.
+func (b *Bootstrap) KeyExpiry(ctx context.Context) (time.Time, error) {
+	if b.key == nil {
+		return time.Time{}, errNoKey()
+	}
+	token, err := b.Token(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	key, err := b.key.current(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return b.key.iam.KeyExpiry(ctx, key, token)
+}
+
+func errNoKey() error {
+	return &rotation.Error{Step: rotation.StepBootstrap, Kind: rotation.NotFound, Message: "the bootstrap identity has no API key"}
 }
 
 // KeySource reads the bootstrap API key from where it is kept. Its errors are
@@ -173,20 +218,18 @@ func FixedKey(key iamtoken.Secret) KeySource {
 // replaced. One of which Secrets Manager says that it may not do something is read
 // afresh, too, for the next token, but serves on while that read fails or hangs.
 func BootstrapByKey(iam *IAM, source KeySource) *Bootstrap {
-	return newBootstrap(iam, &keyCredential{iam: iam, source: source})
+	return BootstrapByRenewedKey(iam, source, nil)
 }
-
-// rereadLimit bounds the read of a key that may have been replaced: enough of an attempt must be
-// left to continue with the current key.
-const rereadLimit = 3 * time.Second
 
 // BootstrapByRenewedKey is BootstrapByKey for a key that is renewed: if IAM refuses it,
 // and refuses it again when it was read afresh, the key before it is tried.
 func BootstrapByRenewedKey(iam *IAM, source, previous KeySource) *Bootstrap {
-	return newBootstrap(iam, &keyCredential{iam: iam, source: source, previous: previous})
+	key := &bootstrapKey{iam: iam, source: source, previous: previous}
+	return newBootstrap(iam, key, key.token)
 }
 
-type keyCredential struct {
+// bootstrapKey is the API key of the bootstrap identity.
+type bootstrapKey struct {
 	iam      *IAM
 	source   KeySource
 	previous KeySource // of the key before the one of source; nil if there is none
@@ -198,16 +241,15 @@ type keyCredential struct {
 	used    rotation.KeyInUse // what the last token was obtained with
 }
 
-func (c *keyCredential) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
-	key, err := c.current(ctx)
+func (k *bootstrapKey) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
+	key, err := k.current(ctx)
 	if err != nil {
 		return rotation.TokenResponse{}, iamtoken.Secret{}, err
 	}
-	response, sent, err := c.exchange(ctx, rotation.KeyInUse{Key: key})
-	var failure *rotation.Error
-	if errors.As(err, &failure) && failure.Kind == rotation.Denied && c.refusedAgain(key) && c.previous != nil {
-		if other, readErr := c.other(ctx, key); readErr == nil && other.Key.Reveal() != key.Reveal() {
-			if response, sent, err := c.exchange(ctx, other); err == nil {
+	response, sent, err := k.exchange(ctx, rotation.KeyInUse{Key: key})
+	if failureOf(err).Kind == rotation.Denied && k.refusedAgain(key) && k.previous != nil {
+		if other, readErr := k.other(ctx, key); readErr == nil && other.Key.Reveal() != key.Reveal() {
+			if response, sent, err := k.exchange(ctx, other); err == nil {
 				return response, sent, nil
 			}
 		}
@@ -217,26 +259,24 @@ func (c *keyCredential) token(ctx context.Context) (rotation.TokenResponse, iamt
 
 // other returns the key before refused; or the one after it, if another process has stored
 // that meanwhile.
-func (c *keyCredential) other(ctx context.Context, refused iamtoken.Secret) (rotation.KeyInUse, error) {
-	previous, err := c.previous(ctx)
+func (k *bootstrapKey) other(ctx context.Context, refused iamtoken.Secret) (rotation.KeyInUse, error) {
+	previous, err := k.previous(ctx)
 	if err != nil || previous.Reveal() != refused.Reveal() {
 		return rotation.KeyInUse{Key: previous, Previous: true}, err
 	}
-	next, err := c.source(ctx)
+	next, err := k.source(ctx)
 	return rotation.KeyInUse{Key: next}, err
 }
 
 // exchange notes the key that IAM has accepted.
-func (c *keyCredential) exchange(ctx context.Context, key rotation.KeyInUse) (rotation.TokenResponse, iamtoken.Secret, error) {
-	const credential = "the bootstrap API key"
-	response, sent, err := c.iam.request(ctx, operation{doing: "authenticating the bootstrap identity", host: c.iam.host,
-		credential: credential, rejected: rejectedKey(credential)}, apiKeyGrant{key.Key})
+func (k *bootstrapKey) exchange(ctx context.Context, key rotation.KeyInUse) (rotation.TokenResponse, iamtoken.Secret, error) {
+	response, sent, err := k.iam.request(ctx, exchangeOf("authenticating the bootstrap identity", "the bootstrap API key"), byKey(key.Key))
 	if err == nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.used = key
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.used = key
 		if !key.Previous {
-			c.refused = iamtoken.Secret{}
+			k.refused = iamtoken.Secret{}
 		}
 	}
 	return response, sent, err
@@ -244,69 +284,50 @@ func (c *keyCredential) exchange(ctx context.Context, key rotation.KeyInUse) (ro
 
 // refusedAgain forgets a key that IAM has refused, and reports whether it was the last
 // that it refused, too.
-func (c *keyCredential) refusedAgain(key iamtoken.Secret) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	again := c.refused.Reveal() == key.Reveal()
-	c.key, c.stale, c.refused = iamtoken.Secret{}, false, key
+func (k *bootstrapKey) refusedAgain(key iamtoken.Secret) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	again := k.refused.Reveal() == key.Reveal()
+	k.key, k.stale, k.refused = iamtoken.Secret{}, false, key
 	return again
 }
 
-// InUse returns the key that the identity's token was obtained with, and the token with
-// its identity, which is empty when the token does not show it.
-func (b *Bootstrap) InUse(ctx context.Context) (rotation.KeyInUse, iamtoken.Token, error) {
-	credential, ok := b.credential.(*keyCredential)
-	if !ok {
-		return rotation.KeyInUse{}, iamtoken.Token{}, errNoKey()
+// rereadLimit bounds the read of a key that may have been replaced: enough of an attempt must be
+// left to continue with the current key.
+const rereadLimit = 3 * time.Second
+
+func (k *bootstrapKey) current(ctx context.Context) (iamtoken.Secret, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.key.IsZero() && !k.stale {
+		return k.key, nil
 	}
-	token, err := b.Identify(ctx)
-	credential.mu.Lock()
-	defer credential.mu.Unlock()
-	return credential.used, token, err
-}
-
-func errNoKey() error {
-	return &rotation.Error{Step: rotation.StepBootstrap, Kind: rotation.NotFound, Message: "the bootstrap identity has no API key"}
-}
-
-// Forget drops the key and the token, so that both are obtained anew.
-func (b *Bootstrap) Forget() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.token, b.reusable = iamtoken.Secret{}, time.Time{}
-	b.credential.rejected()
-}
-
-func (c *keyCredential) current(ctx context.Context) (iamtoken.Secret, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.key.IsZero() && !c.stale {
-		return c.key, nil
-	}
-	if c.stale {
+	if k.stale {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, rereadLimit)
 		defer cancel()
 	}
-	switch key, err := c.source(ctx); {
+	switch key, err := k.source(ctx); {
 	case err == nil:
-		c.key, c.stale = key, false
-	case !c.stale:
+		k.key, k.stale = key, false
+	case !k.stale:
 		return iamtoken.Secret{}, err
 	}
-	return c.key, nil
+	return k.key, nil
 }
 
-func (c *keyCredential) rejected() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.key, c.stale = iamtoken.Secret{}, false
+// drop has the key read again.
+func (k *bootstrapKey) drop() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.key, k.stale = iamtoken.Secret{}, false
 }
 
-func (c *keyCredential) denied() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.stale = !c.key.IsZero()
+// doubt has the key read again, if it can be.
+func (k *bootstrapKey) doubt() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.stale = !k.key.IsZero()
 }
 
 // Profile is a trusted profile that the compute resource may assume.
@@ -317,57 +338,36 @@ type Profile struct {
 
 // BootstrapByProfile authenticates with a compute resource token: no stored key.
 func BootstrapByProfile(iam *IAM, profile Profile) *Bootstrap {
-	return newBootstrap(iam, profileCredential{iam, profile})
-}
-
-type profileCredential struct {
-	iam     *IAM
-	profile Profile
-}
-
-func (c profileCredential) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
-	return c.iam.request(ctx, operation{
+	op := operation{
 		doing:      "assuming the trusted profile",
-		host:       c.iam.host,
 		credential: "the compute resource token", setting: "IAM_PROFILE_NAME or IAM_PROFILE_ID, and CR_TOKEN_FILENAME",
 		rejected: "the profile is not known or does not trust this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID, and the profile's conditions",
-	}, c)
-}
-
-func (c profileCredential) rejected() {}
-func (c profileCredential) denied()   {}
-
-func (c profileCredential) authenticator(url string, client *http.Client, headers map[string]string) (requester, error) {
-	authenticator, err := core.NewContainerAuthenticatorBuilder().
-		SetIAMProfileName(c.profile.Name).SetIAMProfileID(c.profile.ID).SetCRTokenFilename(c.profile.CRTokenFilename).
-		SetURL(url).SetClient(client).SetHeaders(headers).Build()
-	if err != nil {
-		return nil, misconfigured("IBM's SDK rejects the trusted profile", "check IAM_PROFILE_NAME or IAM_PROFILE_ID")
 	}
-	return authenticator, nil
+	byProfile := func(url string, client *http.Client, headers map[string]string) (requester, error) {
+		authenticator, err := core.NewContainerAuthenticatorBuilder().
+			SetIAMProfileName(profile.Name).SetIAMProfileID(profile.ID).SetCRTokenFilename(profile.CRTokenFilename).
+			SetURL(url).SetClient(client).SetHeaders(headers).Build()
+		if err != nil {
+			return nil, misconfigured("IBM's SDK rejects the trusted profile", "check IAM_PROFILE_NAME or IAM_PROFILE_ID")
+		}
+		return authenticator, nil
+	}
+	return newBootstrap(iam, nil, func(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
+		return iam.request(ctx, op, byProfile)
+	})
 }
 
 // BootstrapByToken uses a token that a person has obtained: for runs by hand.
-func BootstrapByToken(iam *IAM, token iamtoken.Secret) *Bootstrap {
-	return newBootstrap(iam, tokenCredential{token, iam.now})
+func BootstrapByToken(iam *IAM, value iamtoken.Secret) *Bootstrap {
+	return newBootstrap(iam, nil, func(context.Context) (response rotation.TokenResponse, none iamtoken.Secret, err error) {
+		token, err := complete(iamtoken.Token{Value: value}, iam.now())
+		if err != nil {
+			return response, none, misconfigured("IAM_TOKEN is not an IAM token", "set it to what `ibmcloud iam oauth-tokens` prints")
+		}
+		if !token.Expiration.After(iam.now()) {
+			return response, none, misconfigured("IAM_TOKEN has expired", "set it to what `ibmcloud iam oauth-tokens` prints now")
+		}
+		token.ExpiresIn = token.Expiration.Sub(iam.now())
+		return rotation.TokenResponse{Token: token}, none, nil
+	})
 }
-
-type tokenCredential struct {
-	value iamtoken.Secret
-	now   func() time.Time
-}
-
-func (c tokenCredential) token(context.Context) (response rotation.TokenResponse, none iamtoken.Secret, err error) {
-	token, err := complete(iamtoken.Token{Value: c.value}, c.now())
-	if err != nil {
-		return response, none, misconfigured("IAM_TOKEN is not an IAM token", "set it to what `ibmcloud iam oauth-tokens` prints")
-	}
-	if !token.Expiration.After(c.now()) {
-		return response, none, misconfigured("IAM_TOKEN has expired", "set it to what `ibmcloud iam oauth-tokens` prints now")
-	}
-	token.ExpiresIn = token.Expiration.Sub(c.now())
-	return rotation.TokenResponse{Token: token}, none, nil
-}
-
-func (c tokenCredential) rejected() {}
-func (c tokenCredential) denied()   {}

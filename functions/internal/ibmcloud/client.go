@@ -2,18 +2,21 @@
 // Secrets Manager for the key and the token, and the bootstrap identity that
 // opens Secrets Manager.
 //
-// The SDKs are used for requests and types only. Their token cache, their
-// retries, their own connection pools and their error texts are not: the cache
-// returns ageing tokens, the retries repeat a save whose answer was lost, and
-// the texts repeat whatever a service answered.
+// The SDKs build and send requests, and that is all. Their token cache, their retries,
+// their connection pools and their reading of answers are not used: the cache returns
+// ageing tokens, the retries repeat a save whose answer was lost, and their decoders hide
+// the status of some failures, take HTML for an empty token, index into answers without
+// a check and copy foreign text into errors. So no answer reaches them.
 package ibmcloud
 
 import (
 	"bytes"
 	"context"
-	"fmt"
+	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -25,111 +28,122 @@ import (
 // hold one is of type kv: 512 KB of entries (Secrets Manager's limit).
 const secretAnswer = 1 << 20
 
-// wireResponse is what came back over the wire for one SDK call. It is kept in addition to the
-// SDK's response, which loses the status of some failures, hides others
-// behind a nil error and copies foreign text into its messages.
-type wireResponse struct {
-	limit   int    // of the body in bytes; 0 means network.SmallAnswer
-	release func() // to be called when the SDK has decoded the answer; may be nil
+// answer is what came back for one request.
+type answer struct {
+	limit int // of the body in bytes; 0 means network.SmallAnswer
+	into  any // what a success is decoded into
 
-	status int // 0 when no answer came
-	header http.Header
-	body   []byte
-	date   time.Time // by the server's clock; zero without a Date header
-	clock  rotation.Clock
-	err    error // why no answer came
+	status     int // 0 when no answer came
+	header     http.Header
+	body       []byte // unless it was decoded
+	undecoded  error  // of a success: why the body is not, or only in part, in into
+	date       time.Time
+	clock      rotation.Clock // by the Date header; zero without one, as date is
+	unanswered error          // why no answer came
 }
 
-type responseKey struct{}
+type answerKey struct{}
 
-// withResponse returns a context under which recorder notes the response; a caller
-// that has asked for it already shares it.
-func withResponse(ctx context.Context) (context.Context, *wireResponse) {
-	if got, ok := ctx.Value(responseKey{}).(*wireResponse); ok {
-		return ctx, got
-	}
-	got := &wireResponse{}
-	return context.WithValue(ctx, responseKey{}, got), got
-}
+// succeeded reports whether the status is one of success.
+func (a *answer) succeeded() bool { return a.status >= 200 && a.status <= 299 }
 
-// done ends the use of the answer's body.
-func (a *wireResponse) done() {
-	if a.release != nil {
-		a.release()
-		a.release = nil
-	}
-}
+// unsent reports whether nothing was sent at all: the SDK has rejected the request.
+func (a *answer) unsent() bool { return a.status == 0 && a.unanswered == nil }
 
-// recorder is the RoundTripper below every SDK client. It reads each body whole,
-// through a limit, and notes the answer for the call that asked.
-type recorder struct {
+// wire is the RoundTripper below every SDK client, and sends what no SDK is used for. It
+// reads each body whole, through a limit.
+type wire struct {
 	base  http.RoundTripper
 	now   func() time.Time
 	large chan struct{} // has room for one: who has put something may read a large answer
 }
 
-func newRecorder(base http.RoundTripper, now func() time.Time) recorder {
-	return recorder{base, now, make(chan struct{}, 1)}
+func newWire(base http.RoundTripper, now func() time.Time) wire {
+	return wire{base, now, make(chan struct{}, 1)}
 }
 
-func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
-	got, ok := req.Context().Value(responseKey{}).(*wireResponse)
-	if !ok {
-		got = &wireResponse{}
-	}
-	*got = wireResponse{limit: got.limit, release: got.release} // the token of this call may have been asked for under it
-	response, err := r.exchange(req, got)
-	got.err = err
-	return response, err
+// ask returns the answer to the request that send makes. What send says of it is of no
+// use: that may repeat whatever a service answered.
+func ask(ctx context.Context, limit int, into any, send func(context.Context)) *answer {
+	got := &answer{limit: max(limit, network.SmallAnswer), into: into}
+	send(context.WithValue(ctx, answerKey{}, got))
+	return got
 }
 
-func (r recorder) exchange(req *http.Request, got *wireResponse) (*http.Response, error) {
-	if latest, ok := rotation.WallDeadline(req.Context()); ok && r.now().Round(0).After(latest) {
-		return nil, network.ErrSuspended
+// get asks for what no SDK is used for.
+func (w wire) get(ctx context.Context, address string, header http.Header, into any) *answer {
+	return ask(ctx, 0, into, func(ctx context.Context) {
+		if request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil); err == nil {
+			request.Header = header
+			header.Set("Accept", "application/json")
+			_, _ = w.RoundTrip(request)
+		}
+	})
+}
+
+// RoundTrip notes the answer for whoever asked, and returns its status alone: without a
+// Location no client follows a redirect, and keys and tokens stay at the host that they
+// were meant for.
+func (w wire) RoundTrip(req *http.Request) (*http.Response, error) {
+	got := req.Context().Value(answerKey{}).(*answer)
+	if got.unanswered = w.exchange(req, got); got.unanswered != nil {
+		return nil, got.unanswered
 	}
-	sent := r.now().Round(0)
-	response, err := r.base.RoundTrip(req)
+	return &http.Response{StatusCode: got.status, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
+}
+
+func (w wire) exchange(req *http.Request, got *answer) error {
+	if latest, ok := rotation.WallDeadline(req.Context()); ok && w.now().Round(0).After(latest) {
+		return network.ErrSuspended
+	}
+	sent := w.now().Round(0)
+	response, err := w.base.RoundTrip(req)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	body, err := r.read(req.Context(), response, got)
+	first, done, err := w.begin(req.Context(), response.Body, got.limit)
 	if err != nil {
-		return nil, err
+		_ = response.Body.Close()
+		return err
 	}
-	got.status, got.header, got.body = response.StatusCode, response.Header, body
-	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
-		got.date, got.clock = date, rotation.ClockAt(date, sent, r.now().Round(0))
-	}
-	if got.status < 200 || got.status > 299 {
-		body = nil // the SDK need not decode an error: failure goes by got
-	}
-	response.Body = io.NopCloser(bytes.NewReader(body))
-	return response, nil
-}
-
-// read reads the body. Of answers that may be larger than a small one, and that
-// are, one at a time is in memory, until the SDK has decoded it: what a decoder
-// builds is many times the answer's size.
-func (r recorder) read(ctx context.Context, response *http.Response, got *wireResponse) ([]byte, error) {
-	if got.limit <= network.SmallAnswer {
-		return network.ReadBody(response, network.SmallAnswer)
-	}
-	first := make([]byte, network.SmallAnswer+1)
-	n, err := io.ReadFull(response.Body, first)
+	defer done()
 	response.Body = struct {
 		io.Reader
 		io.Closer
-	}{io.MultiReader(bytes.NewReader(first[:n]), response.Body), response.Body}
-	if err == nil { // there is more
-		select {
-		case r.large <- struct{}{}:
-			got.release = func() { <-r.large }
-		case <-ctx.Done():
-			_ = response.Body.Close()
-			return nil, ctx.Err()
+	}{first, response.Body}
+	if got.body, err = network.ReadBody(response, got.limit); err != nil {
+		return err
+	}
+	got.status, got.header = response.StatusCode, response.Header
+	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
+		got.date, got.clock = date, rotation.ClockAt(date, sent, w.now().Round(0))
+	}
+	if got.succeeded() {
+		if got.undecoded = json.Unmarshal(got.body, got.into); got.undecoded == nil {
+			got.body = nil
 		}
 	}
-	return network.ReadBody(response, got.limit)
+	return nil
+}
+
+// begin begins to read a body. Of answers that may be larger than a small one, and that
+// are, one at a time is in memory, until it is decoded: call done then.
+func (w wire) begin(ctx context.Context, body io.Reader, limit int) (whole io.Reader, done func(), err error) {
+	if limit <= network.SmallAnswer {
+		return body, func() {}, nil
+	}
+	first := make([]byte, network.SmallAnswer+1)
+	n, err := io.ReadFull(body, first)
+	whole = io.MultiReader(bytes.NewReader(first[:n]), body)
+	if err != nil { // there is no more
+		return whole, func() {}, nil
+	}
+	select {
+	case w.large <- struct{}{}:
+		return whole, func() { <-w.large }, nil
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
 }
 
 // dateTolerance is how far two clocks of one service may be apart.
@@ -137,19 +151,13 @@ const dateTolerance = 5 * time.Second
 
 // dateBefore reports whether the answer's Date is before a time that the service
 // itself names in it: then the Date is wrong.
-func (a *wireResponse) dateBefore(named time.Time) bool {
+func (a *answer) dateBefore(named time.Time) bool {
 	return !a.date.IsZero() && a.date.Add(dateTolerance).Before(named)
-}
-
-// client returns an HTTP client for SDK calls. It keeps keys and tokens at the host they
-// were meant for: a 3xx is the answer.
-func (r recorder) client() *http.Client {
-	return &http.Client{Transport: r, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // retryAfter is the wait that the service asked for, in seconds or as a date; 0
 // when it asked for none.
-func (a *wireResponse) retryAfter(now time.Time) time.Duration {
+func (a *answer) retryAfter(now time.Time) time.Duration {
 	value := a.header.Get("Retry-After")
 	if seconds, err := strconv.Atoi(value); err == nil {
 		return time.Duration(max(0, min(seconds, 3600))) * time.Second
@@ -160,15 +168,30 @@ func (a *wireResponse) retryAfter(now time.Time) time.Duration {
 	return 0
 }
 
-// guard calls an SDK and turns its panics into errors: the SDKs index into
-// answers without a check, and one odd answer must not end the other rotations of
-// a run. The panic's value may hold a part of the answer, so only its type is
-// shown.
-func guard[T any](call func() (T, error)) (result T, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("IBM's SDK panicked with a %T", r)
+// timestamp is a time as IBM writes one: with a fraction of seconds, with seconds or without.
+type timestamp struct{ time.Time }
+
+var errNoTime = errors.New("not a time")
+
+// UnmarshalJSON implements json.Unmarshaler. Without a time it is zero.
+func (t *timestamp) UnmarshalJSON(raw []byte) error {
+	var text string
+	if err := json.Unmarshal(raw, &text); err != nil || text == "" {
+		return err
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05-0700", "2006-01-02T15:04-0700"} {
+		if at, err := time.Parse(layout, text); err == nil {
+			t.Time = at
+			return nil
 		}
-	}()
-	return call()
+	}
+	return errNoTime
+}
+
+func hostOf(origin string) string {
+	parsed, err := url.Parse(origin)
+	if err != nil {
+		return ""
+	}
+	return parsed.Host
 }

@@ -3,6 +3,7 @@ package ibmcloud
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -16,13 +17,14 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// operation is the purpose of a call, and the advice when it fails.
+// operation is the purpose of a request, and the advice when it fails.
 type operation struct {
-	doing    string // "reading the API key"
-	limit    int    // of the answer in bytes; 0 means network.SmallAnswer
-	host     string
-	instance bool     // the host is a Secrets Manager instance, which may be private-only
-	types    []string // of secrets that can have what is read; nil: any
+	doing string   // "reading the API key"
+	limit int      // of the answer in bytes; 0 means network.SmallAnswer
+	types []string // of secrets that can have what is read; nil: any
+	host  string   // filled in by the client
+	// instance says that the host is a Secrets Manager instance, which may be private-only.
+	instance bool
 
 	// Of a request to IAM.
 	credential string // what is exchanged: "the API key in the key secret"; empty if nothing is
@@ -38,22 +40,22 @@ type operation struct {
 // failure turns an answer that is no success into an error. Kind and retry go by the
 // HTTP status: IBM documents few of the codes in its answers. The text goes by the code,
 // if it is one of IAM's that is known here.
-func (o operation) failure(got *wireResponse, now time.Time) *rotation.Error {
+func (o operation) failure(got *answer, now time.Time) *rotation.Error {
 	if got.status == 0 {
-		return o.unanswered(got.err)
+		return o.peer().NoAnswer(o.doing, got.unanswered)
 	}
-	code := got.code()
-	cause, advice := o.refusal(code)
 	failure := &rotation.Error{}
 	failure.Kind, failure.Retry, failure.Advice = o.byStatus(got.status)
-	if advice == "" || got.status < 400 {
-		cause, advice = "", cmp.Or(failure.Advice, "is the URL the service's own?")
-	}
-	failure.Advice = advice
+	failure.Advice = cmp.Or(failure.Advice, "is the URL the service's own?")
 	if failure.Retry == rotation.Later {
 		failure.RetryAfter = got.retryAfter(now)
 	}
-	failure.Message = o.message(got.status, code, cause, advice)
+	cause := ""
+	if o.credential != "" && got.status >= 400 {
+		found, help := iamtoken.Refusal(got.code(), o.credential, o.setting)
+		cause, failure.Advice = found, cmp.Or(help, failure.Advice)
+	}
+	failure.Message = o.message(got, cause, failure.Advice)
 	return failure
 }
 
@@ -83,61 +85,44 @@ func (o operation) byStatus(status int) (rotation.Kind, rotation.Retry, string) 
 	}
 }
 
-// refusal is what a code of IAM's says of a credential; empty if that is not known.
-func (o operation) refusal(code string) (cause, advice string) {
-	if o.credential == "" {
-		return "", ""
-	}
-	return iamtoken.Refusal(code, o.credential, o.setting)
-}
-
-// unanswered is the error for a call to which no answer came.
-func (o operation) unanswered(err error) *rotation.Error {
-	peer := network.Peer{Host: o.host, Variable: "IAM_URL"}
+func (o operation) peer() network.Peer {
 	if o.instance {
-		peer.Variable, peer.Instance = "SECRETS_MANAGER_URL", true
+		return network.Peer{Host: o.host, Variable: "SECRETS_MANAGER_URL", Instance: true}
 	}
-	return peer.NoAnswer(o.doing, err)
+	return network.Peer{Host: o.host, Variable: "IAM_URL"}
 }
 
 // unusable is the error for a success whose body cannot be used.
-func (o operation) unusable(got *wireResponse) *rotation.Error {
+func (o operation) unusable(got *answer) *rotation.Error {
 	const advice = "is this URL the service itself, or a proxy's page?"
 	return &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Advice: advice,
-		Message: o.message(got.status, got.code(), "the answer cannot be used", advice)}
-}
-
-// unsuitable is the error for a secret of a type that cannot have what is read, nil if it is of
-// another: of one that IBM's SDK does not know, too, which it cannot decode.
-func (o operation) unsuitable(got *wireResponse) error {
-	var body struct {
-		Type string `json:"secret_type"`
-	}
-	if o.types == nil || json.Unmarshal(got.body, &body) != nil || body.Type == "" || slices.Contains(o.types, body.Type) {
-		return nil
-	}
-	kind := strconv.QuoteToASCII(body.Type)
-	if len(body.Type) > maxType {
-		kind = fmt.Sprintf("(%d characters, not repeated here)", len(body.Type))
-	}
-	last := len(o.types) - 1
-	return misconfigured(o.doing+": the secret is of type "+kind, "name one of type "+strings.Join(o.types[:last], ", ")+" or "+o.types[last])
+		Message: o.message(got, "the answer cannot be used", advice)}
 }
 
 // maxType is longer than every type's name, and shorter than an API key.
 const maxType = 32
 
+// unsuitable is the error for a secret of a type that cannot have what is read.
+func (o operation) unsuitable(kind string) error {
+	named := strconv.QuoteToASCII(kind)
+	if len(kind) > maxType {
+		named = fmt.Sprintf("(%d characters, not repeated here)", len(kind))
+	}
+	last := len(o.types) - 1
+	return misconfigured(o.doing+": the secret is of type "+named, "name one of type "+strings.Join(o.types[:last], ", ")+" or "+o.types[last])
+}
+
 // message is what was done, what was answered, why and what to do, in this order.
-func (o operation) message(status int, code, cause, advice string) string {
-	answer := strings.TrimSpace(fmt.Sprintf("%s answered %d %s", o.host, status, code))
-	return strings.Join(slices.DeleteFunc([]string{o.doing, answer, cause, advice}, func(part string) bool { return part == "" }), ": ")
+func (o operation) message(got *answer, cause, advice string) string {
+	answered := strings.TrimSpace(fmt.Sprintf("%s answered %d %s", o.host, got.status, got.code()))
+	return strings.Join(slices.DeleteFunc([]string{o.doing, answered, cause, advice}, func(part string) bool { return part == "" }), ": ")
 }
 
 // codes are the forms of IBM's. Anything else could repeat a secret.
 var codes = regexp.MustCompile(`^(BXNIM[0-9]{4}E|secrets-manager\.Error[0-9]{5})$`)
 
 // code is IBM's error code, empty when the body has none.
-func (a *wireResponse) code() string {
+func (a *answer) code() string {
 	var body struct {
 		ErrorCode string `json:"errorCode"`
 		Errors    []struct {
@@ -147,12 +132,29 @@ func (a *wireResponse) code() string {
 	if json.Unmarshal(a.body, &body) != nil {
 		return ""
 	}
-	code := body.ErrorCode
-	if code == "" && len(body.Errors) > 0 {
-		code = body.Errors[0].Code
+	if body.ErrorCode == "" && len(body.Errors) > 0 {
+		body.ErrorCode = body.Errors[0].Code
 	}
-	if !codes.MatchString(code) {
+	if !codes.MatchString(body.ErrorCode) {
 		return ""
 	}
-	return code
+	return body.ErrorCode
+}
+
+// misconfigured is the error for what only a person can correct.
+func misconfigured(found, advice string) *rotation.Error {
+	return &rotation.Error{Kind: rotation.Misconfigured, Message: found + ": " + advice, Advice: advice}
+}
+
+// unavailable is the error for an answer that cannot be used.
+func unavailable(message string) *rotation.Error {
+	return &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: message}
+}
+
+// failureOf is the error of a client, and the zero Error for none.
+func failureOf(err error) rotation.Error {
+	if failure, ok := errors.AsType[*rotation.Error](err); ok {
+		return *failure
+	}
+	return rotation.Error{}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,8 +23,7 @@ import (
 // IAM exchanges credentials for access tokens.
 type IAM struct {
 	url       string // origin without a path
-	host      string
-	wire      recorder
+	wire      wire
 	now       func() time.Time
 	keys      *signingKeys
 	bootstrap *Bootstrap // of the identity that opens Secrets Manager; nil if none does
@@ -37,9 +35,15 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 	if now == nil {
 		now = time.Now
 	}
-	i := &IAM{url: origin, host: hostOf(origin), wire: newRecorder(transport, now), now: now}
+	i := &IAM{url: origin, wire: newWire(transport, now), now: now}
 	i.keys = &signingKeys{fetch: i.fetchKeys, now: now}
 	return i
+}
+
+// exchangeOf is the exchange of a key, which the errors name as credential.
+func exchangeOf(doing, credential string) operation {
+	return operation{doing: doing, credential: credential,
+		rejected: credential + " is not known to IAM, disabled or expired: replace it by a valid key"}
 }
 
 // Exchange asks IAM for a new token of the API key's owner. It needs no
@@ -50,9 +54,8 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 // it is a JWT, is signed by IAM, unless IAM's keys are unavailable; then, and if it is
 // opaque, the response says so.
 func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
-	const named = "the API key in the key secret"
-	op := operation{doing: "exchanging the API key for a token", host: i.host, credential: named, rejected: rejectedKey(named)}
-	response, sent, err := i.request(ctx, op, apiKeyGrant{key})
+	op := exchangeOf("exchanging the API key for a token", "the API key in the key secret")
+	response, sent, err := i.request(ctx, op, byKey(key))
 	if err != nil {
 		return rotation.TokenResponse{}, err
 	}
@@ -73,9 +76,15 @@ func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Token
 		response.Unverified, err = err.Error(), nil
 	}
 	if err != nil {
-		return rotation.TokenResponse{}, op.badToken(err, response.TransactionID)
+		return rotation.TokenResponse{}, i.badToken(op, err, response.TransactionID)
 	}
 	return response, nil
+}
+
+// badToken is the error for a success with something that must not be published.
+func (i *IAM) badToken(op operation, what error, transaction string) *rotation.Error {
+	return &rotation.Error{Step: rotation.StepCheck, Kind: rotation.InvalidToken, Retry: rotation.Later, TransactionID: transaction,
+		Message: op.doing + ": " + hostOf(i.url) + " answered with " + what.Error() + ": is there a proxy in between, or is IAM_URL wrong?"}
 }
 
 // leastSecret is the least length of a secret that is searched for within others: a
@@ -87,19 +96,14 @@ const leastSecret = 16
 // reports, and readers get the whole token.
 func repeatsAny(token string, secrets []iamtoken.Secret) bool {
 	folded := fold(token)
-	for _, secret := range secrets {
+	return slices.ContainsFunc(secrets, func(secret iamtoken.Secret) bool {
 		value := strings.TrimSpace(secret.Reveal())
-		if value == token {
-			return true
+		if value == token || len(value) < leastSecret {
+			return value == token
 		}
-		if len(value) < leastSecret {
-			continue
-		}
-		if strings.Contains(value, token) || slices.ContainsFunc(encodings(value, len(token)), func(form string) bool { return strings.Contains(folded, fold(form)) }) {
-			return true
-		}
-	}
-	return false
+		holds := func(form string) bool { return strings.Contains(folded, fold(form)) }
+		return strings.Contains(value, token) || slices.ContainsFunc(encodings(value, len(token)), holds)
+	})
 }
 
 // encodings are value and the forms that it takes in other text of length characters: in
@@ -135,106 +139,102 @@ var oneAlphabet = strings.NewReplacer("+", "-", "/", "_")
 // fold makes the letters' cases and the two alphabets of base64 one.
 func fold(text string) string { return strings.ToLower(oneAlphabet.Replace(text)) }
 
-// badToken is the error for a success with something that must not be published.
-func (o operation) badToken(what error, transaction string) *rotation.Error {
-	return &rotation.Error{Step: rotation.StepCheck, Kind: rotation.InvalidToken, Retry: rotation.Later, TransactionID: transaction,
-		Message: o.doing + ": " + o.host + " answered with " + what.Error() + ": is there a proxy in between, or is IAM_URL wrong?"}
-}
-
-// grant makes the SDK's authenticator for one token request.
-type grant interface {
-	authenticator(url string, client *http.Client, headers map[string]string) (requester, error)
-}
-
 // requester is an SDK authenticator. Of its methods only RequestToken is used:
 // GetToken returns cached tokens, in the last fifth of their lifetime too.
 type requester interface {
 	RequestToken() (*core.IamTokenServerResponse, error)
 }
 
-type apiKeyGrant struct{ key iamtoken.Secret }
+// grant makes the SDK's authenticator for one token request.
+type grant func(url string, client *http.Client, headers map[string]string) (requester, error)
 
-func (g apiKeyGrant) authenticator(url string, client *http.Client, headers map[string]string) (requester, error) {
-	authenticator, err := core.NewIamAuthenticatorBuilder().
-		SetApiKey(g.key.Reveal()).SetURL(url).SetClient(client).SetHeaders(headers).Build()
-	if err != nil {
-		return nil, misconfigured("IBM's SDK rejects the API key: it is empty or begins or ends with a brace or a quote", "store the bare key")
+func byKey(key iamtoken.Secret) grant {
+	return func(url string, client *http.Client, headers map[string]string) (requester, error) {
+		authenticator, err := core.NewIamAuthenticatorBuilder().
+			SetApiKey(key.Reveal()).SetURL(url).SetClient(client).SetHeaders(headers).Build()
+		if err != nil {
+			return nil, misconfigured("IBM's SDK rejects the API key: it is empty or begins or ends with a brace or a quote", "store the bare key")
+		}
+		return authenticator, nil
 	}
-	return authenticator, nil
 }
 
-// rejectedKey is the advice when IAM rejects a key and does not say why.
-func rejectedKey(key string) string {
-	return key + " is not known to IAM, disabled or expired: replace it by a valid key"
+// tokenReply is IAM's answer to a grant.
+type tokenReply struct {
+	AccessToken iamtoken.Secret `json:"access_token"`
+	TokenType   string          `json:"token_type"`
+	ExpiresIn   int64           `json:"expires_in"` // seconds
+	Expiration  int64           `json:"expiration"` // epoch seconds
 }
+
+// roundTripper is a function as http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // request makes one token request: no retries, no cache. It also returns the
 // credential that was sent.
-func (i *IAM) request(ctx context.Context, op operation, g grant) (rotation.TokenResponse, iamtoken.Secret, error) {
+func (i *IAM) request(ctx context.Context, op operation, g grant) (response rotation.TokenResponse, sent iamtoken.Secret, err error) {
+	op.host = hostOf(i.url)
 	// The request names its own transaction, so that the id in our log is ours
 	// and never something that an answer has put there.
 	transaction := rand.Text()
-	ctx, got := withResponse(ctx)
-	client := i.wire.client()
-	sent := &tokenRequest{ctx: ctx, base: client.Transport}
-	client.Transport = sent
-	authenticator, err := g.authenticator(i.url, client, map[string]string{"Transaction-Id": transaction})
-	if err != nil {
-		return rotation.TokenResponse{}, iamtoken.Secret{}, err
-	}
-	response, err := guard(authenticator.RequestToken)
+	var reply tokenReply
+	got := ask(ctx, 0, &reply, func(ctx context.Context) {
+		client := &http.Client{Transport: roundTripper(func(req *http.Request) (*http.Response, error) {
+			sent = credentialIn(req)
+			return i.wire.RoundTrip(req.WithContext(ctx)) // the SDK takes no context
+		})}
+		var authenticator requester
+		if authenticator, err = g(i.url, client, map[string]string{"Transaction-Id": transaction}); err == nil {
+			_, _ = authenticator.RequestToken()
+		}
+	})
 	switch {
-	case got.status == 0 && got.err == nil:
-		// Nothing was sent: the cr-token grant could not read its file.
-		return rotation.TokenResponse{}, iamtoken.Secret{}, misconfigured(op.doing+": there is no compute resource token: its file is missing, unreadable or empty",
+	case err != nil:
+		return rotation.TokenResponse{}, sent, err
+	case got.unsent(): // the cr-token grant could not read its file
+		return rotation.TokenResponse{}, sent, misconfigured(op.doing+": there is no compute resource token: its file is missing, unreadable or empty",
 			"on Code Engine, enable the trusted profile on the job (--trusted-profiles-enabled, in Terraform run_compute_resource_token_enabled); elsewhere, name the token's file in CR_TOKEN_FILENAME")
-	case got.status < 200 || got.status > 299:
+	case !got.succeeded():
 		failure := op.failure(got, i.now())
 		failure.TransactionID = transaction
-		return rotation.TokenResponse{}, iamtoken.Secret{}, failure
-	case err != nil || response == nil:
-		response = &core.IamTokenServerResponse{}
+		return rotation.TokenResponse{}, sent, failure
 	}
-	token, err := i.token(response, got)
+	token, err := i.token(reply, got)
 	if err != nil {
-		return rotation.TokenResponse{}, iamtoken.Secret{}, op.badToken(err, transaction)
+		return rotation.TokenResponse{}, sent, i.badToken(op, err, transaction)
 	}
-	return rotation.TokenResponse{Token: token, TransactionID: transaction, Clock: got.clock}, sent.credential, nil
+	return rotation.TokenResponse{Token: token, TransactionID: transaction, Clock: got.clock}, sent, nil
 }
 
-// tokenRequest sends one token request: under a context, which the SDK does not take
-// for it, and noting which credential it has.
-type tokenRequest struct {
-	ctx        context.Context
-	base       http.RoundTripper
-	credential iamtoken.Secret
-}
-
-func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.GetBody != nil {
-		if body, err := req.GetBody(); err == nil {
-			encoded, _ := io.ReadAll(body)
-			form, _ := url.ParseQuery(string(encoded))
-			t.credential = iamtoken.NewSecret(form.Get("apikey") + form.Get("cr_token"))
-		}
+// credentialIn is the API key or the compute resource token of a request.
+func credentialIn(req *http.Request) iamtoken.Secret {
+	if req.GetBody == nil {
+		return iamtoken.Secret{}
 	}
-	return t.base.RoundTrip(req.WithContext(t.ctx))
+	body, err := req.GetBody()
+	if err != nil {
+		return iamtoken.Secret{}
+	}
+	encoded, _ := io.ReadAll(body)
+	form, _ := url.ParseQuery(string(encoded))
+	return iamtoken.NewSecret(form.Get("apikey") + form.Get("cr_token"))
 }
 
-func (i *IAM) token(response *core.IamTokenServerResponse, got *wireResponse) (iamtoken.Token, error) {
-	value := response.AccessToken
+func (i *IAM) token(reply tokenReply, got *answer) (iamtoken.Token, error) {
 	switch {
-	case value == "":
+	case reply.AccessToken.IsZero():
 		return iamtoken.Token{}, errors.New("no token")
-	case !strings.EqualFold(response.TokenType, "Bearer"):
+	case !strings.EqualFold(reply.TokenType, "Bearer"):
 		return iamtoken.Token{}, errors.New("a token that is no Bearer token")
-	case response.ExpiresIn < 0 || response.ExpiresIn > int64(maxLifetime/time.Second):
+	case reply.ExpiresIn < 0 || reply.ExpiresIn > int64(maxLifetime/time.Second):
 		return iamtoken.Token{}, errImpossibleExpiry
 	}
-	expiresIn := time.Duration(response.ExpiresIn) * time.Second
+	expiresIn := time.Duration(reply.ExpiresIn) * time.Second
 	token, err := complete(iamtoken.Token{
-		Value:      iamtoken.NewSecret(value),
-		Expiration: time.Unix(response.Expiration, 0),
+		Value:      reply.AccessToken,
+		Expiration: time.Unix(reply.Expiration, 0),
 		ExpiresIn:  expiresIn,
 	}, i.now().Add(got.clock.Skew()))
 	switch {
@@ -245,35 +245,11 @@ func (i *IAM) token(response *core.IamTokenServerResponse, got *wireResponse) (i
 	case !got.date.IsZero() && !got.date.Before(token.Expiration):
 		return iamtoken.Token{}, errors.New("a token that expired before its own Date")
 	}
-	token.Expiration = got.earlier(token.Expiration, expiresIn)
+	// The Date plus expires_in counts if that is sooner by more than a delay explains.
+	if byDate := got.date.Add(expiresIn); !got.date.IsZero() && expiresIn > 0 && token.Expiration.Sub(byDate) > rotation.MaxClocksApart {
+		token.Expiration = byDate
+	}
 	return token, nil
-}
-
-// earlier returns the expiration or, if that is sooner by more than a delay explains, the
-// answer's Date plus its expires_in.
-func (a *wireResponse) earlier(expiration time.Time, expiresIn time.Duration) time.Time {
-	if byDate := a.date.Add(expiresIn); !a.date.IsZero() && expiresIn > 0 && expiration.Sub(byDate) > rotation.MaxClocksApart {
-		return byDate
-	}
-	return expiration
-}
-
-func hostOf(origin string) string {
-	parsed, err := url.Parse(origin)
-	if err != nil {
-		return ""
-	}
-	return parsed.Host
-}
-
-// misconfigured is the error for what only a person can correct.
-func misconfigured(found, advice string) *rotation.Error {
-	return &rotation.Error{Kind: rotation.Misconfigured, Message: found + ": " + advice, Advice: advice}
-}
-
-// unavailable is the error for an answer that cannot be used.
-func unavailable(message string) *rotation.Error {
-	return &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: message}
 }
 
 // maxLifetime is well above the 60 minutes that IAM gives a token, whatever the
@@ -323,79 +299,19 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 // see the key: its owner may. The zero time means never.
 //
 // GET /v1/apikeys/details takes the key in a header (IAM Identity Services API,
-// GetAPIKeysDetails). Only a diagnosis depends on it.
+// GetAPIKeysDetails). Only a diagnosis and a warning depend on it.
 func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.Time, error) {
-	op := operation{doing: "asking when the API key expires", host: i.host, rejected: "the token is rejected"}
-	got := i.get(ctx, "/v1/apikeys/details", http.Header{"Authorization": {"Bearer " + token.Reveal()}, "Iam-Apikey": {key.Reveal()}})
-	if got.status != http.StatusOK {
+	op := operation{doing: "asking when the API key expires", host: hostOf(i.url), rejected: "the token is rejected"}
+	var details struct {
+		ID        string    `json:"id"` // distinguishes the answer from a page of a proxy
+		ExpiresAt timestamp `json:"expires_at"`
+	}
+	got := i.wire.get(ctx, i.url+"/v1/apikeys/details", http.Header{"Authorization": {"Bearer " + token.Reveal()}, "Iam-Apikey": {key.Reveal()}}, &details)
+	switch {
+	case got.status != http.StatusOK:
 		return time.Time{}, op.failure(got, i.now())
+	case got.undecoded != nil || details.ID == "":
+		return time.Time{}, op.unusable(got)
 	}
-	return got.keyExpiry(op)
-}
-
-// get asks for what no SDK is used for.
-func (i *IAM) get(ctx context.Context, path string, header http.Header) *wireResponse {
-	got := &wireResponse{}
-	request, err := http.NewRequestWithContext(context.WithValue(ctx, responseKey{}, got), http.MethodGet, i.url+path, nil)
-	if err != nil {
-		got.err = err
-		return got
-	}
-	header.Set("Accept", "application/json")
-	request.Header = header
-	if response, err := i.wire.client().Do(request); err == nil {
-		_ = response.Body.Close()
-	}
-	return got
-}
-
-// keyExpiry reads the answer. The key's id distinguishes it from a page of a proxy.
-func (a *wireResponse) keyExpiry(op operation) (time.Time, error) {
-	var body struct {
-		ID        string `json:"id"`
-		ExpiresAt string `json:"expires_at"`
-	}
-	if json.Unmarshal(a.body, &body) != nil || body.ID == "" {
-		return time.Time{}, op.unusable(a)
-	}
-	if body.ExpiresAt == "" {
-		return time.Time{}, nil
-	}
-	for _, layout := range []string{"2006-01-02T15:04-0700", "2006-01-02T15:04:05-0700", time.RFC3339} {
-		if at, err := time.Parse(layout, body.ExpiresAt); err == nil {
-			return at, nil
-		}
-	}
-	return time.Time{}, op.unusable(a)
-}
-
-// Identify authenticates and returns the token with its identity, which is empty
-// when the token does not show it.
-func (b *Bootstrap) Identify(ctx context.Context) (iamtoken.Token, error) {
-	value, err := b.Token(ctx)
-	if err != nil {
-		return iamtoken.Token{}, err
-	}
-	token, err := complete(iamtoken.Token{Value: value}, b.now())
-	if err != nil {
-		return iamtoken.Token{Value: value}, nil // opaque
-	}
-	return token, nil
-}
-
-// KeyExpiry asks IAM when the bootstrap key expires; the zero time means never.
-func (b *Bootstrap) KeyExpiry(ctx context.Context) (time.Time, error) {
-	credential, ok := b.credential.(*keyCredential)
-	if !ok {
-		return time.Time{}, errNoKey()
-	}
-	token, err := b.Token(ctx)
-	if err != nil {
-		return time.Time{}, err
-	}
-	key, err := credential.current(ctx)
-	if err != nil {
-		return time.Time{}, err
-	}
-	return credential.iam.KeyExpiry(ctx, key, token)
+	return details.ExpiresAt.Time, nil
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
+	"encoding/json"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/IBM/go-sdk-core/v5/core"
 	sm "github.com/IBM/secrets-manager-go-sdk/v2/secretsmanagerv2"
 
 	"iam-token-rotator/functions/iamtoken"
@@ -23,23 +25,22 @@ func (s *SecretsManager) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamt
 	return secret.Key, err
 }
 
-// ReadCurrentKey reads an API key and what the same answer says of its secret. The
-// bootstrap identity needs secret.read on its group.
+// ReadCurrentKey is ReadKey, with what the same answer says of the key's secret.
 func (s *SecretsManager) ReadCurrentKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
-	return s.readKeySecret(ctx, ref, keySecretAdvice)
+	return s.readKeySecret(ctx, ref, readingKey)
 }
 
 // ReadManagedKey reads the secret of type iam_credentials that IBM renews the bootstrap
 // key in. The bootstrap identity needs secret.read on its group.
 func (s *SecretsManager) ReadManagedKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
-	secret, err := s.readKeySecret(ctx, ref, managedKeyAdvice)
+	secret, err := s.readKeySecret(ctx, ref, readingManagedKey)
 	if err == nil && secret.Type != typeIAMCredentials {
 		return rotation.KeySecret{}, misconfigured("BOOTSTRAP_KEY_SECRET names a secret whose key nobody renews", "name one of type iam_credentials")
 	}
 	return secret, err
 }
 
-// InspectManagedKey is ReadManagedKey for a diagnosis, which makes no key, see ReadKeySecret.
+// InspectManagedKey is ReadManagedKey for a diagnosis, which makes no key.
 func (s *SecretsManager) InspectManagedKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
 	if err := s.checkUnread(ctx, ref); err != nil {
 		return rotation.KeySecret{}, err
@@ -47,13 +48,7 @@ func (s *SecretsManager) InspectManagedKey(ctx context.Context, ref rotation.Key
 	return s.ReadManagedKey(ctx, ref)
 }
 
-// ReadKeySecret reads an API key and describes its secret. The bootstrap identity
-// needs secret.read on its group.
-//
-// Reading an iam_credentials secret with reuse_api_key false makes a new key and
-// deletes the last, so the metadata is read first. An identity that may not
-// read it (secret-metadata.read, or secrets.list where the secret is given by name)
-// reads all the same, as a rotation does.
+// ReadKeySecret is ReadCurrentKey for a diagnosis, which makes no key.
 func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
 	if err := s.checkUnread(ctx, ref); err != nil {
 		return rotation.KeySecret{}, err
@@ -61,46 +56,36 @@ func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef)
 	return s.ReadCurrentKey(ctx, ref)
 }
 
-// checkUnread returns an error if reading the secret would make a key, as far as that can
-// be seen.
-func (s *SecretsManager) checkUnread(ctx context.Context, ref rotation.KeyRef) error {
-	seen := s.credentialsOf(ctx, ref)
-	if seen == nil {
-		return nil
-	}
-	return checkCredentials(seen.ReuseApiKey, seen.ServiceIdIsStatic, seen.AccessGroups)
-}
+const newPolicy = "; a new policy takes minutes to reach everywhere"
 
 var (
-	keyTypes        = []string{typeArbitrary, typeKV, typeServiceCredentials, typeIAMCredentials}
-	keySecretAdvice = operation{
+	keyTypes   = []string{typeArbitrary, typeKV, typeServiceCredentials, typeIAMCredentials}
+	readingKey = operation{
 		doing:    "reading the API key",
 		limit:    secretAnswer,
 		types:    keyTypes,
 		rejected: tokenRejected,
-		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret; a new policy takes minutes to reach everywhere",
+		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret" + newPolicy,
 		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret); one of type iam_credentials is gone when its lease has ended: delete it, and make it anew under the same name",
 		locked:   "the key secret is locked: remove its locks",
 	}
-	managedKeyAdvice = operation{
+	readingManagedKey = operation{
 		doing:    "reading the managed bootstrap key",
 		limit:    secretAnswer,
 		types:    keyTypes,
 		rejected: tokenRejected,
-		denied:   "give the bootstrap identity a role with secret.read on that secret's group, if BOOTSTRAP_KEY_SECRET is the right secret; a new policy takes minutes to reach everywhere",
+		denied:   "give the bootstrap identity a role with secret.read on that secret's group, if BOOTSTRAP_KEY_SECRET is the right secret" + newPolicy,
 		notFound: "there is no such secret, or its key has expired: check BOOTSTRAP_KEY_SECRET, or make the secret anew",
 		locked:   "the secret is locked: remove its locks",
 	}
 )
 
 func (s *SecretsManager) readKeySecret(ctx context.Context, ref rotation.KeyRef, op operation) (rotation.KeySecret, error) {
-	ctx, got := withResponse(ctx)
 	secret, err := s.readSecret(ctx, ref, op)
 	if err != nil {
 		return rotation.KeySecret{}, err
 	}
-	s.noteKeySecret(ref, secret)
-	value, err := keyIn(secret, ref.Field)
+	value, err := secret.key(ref.Field)
 	if err != nil {
 		return rotation.KeySecret{}, err
 	}
@@ -108,12 +93,30 @@ func (s *SecretsManager) readKeySecret(ctx context.Context, ref rotation.KeyRef,
 	if err != nil {
 		return rotation.KeySecret{}, err
 	}
-	read := rotation.KeySecret{SecretDescription: describe(secret), Key: key, Clock: got.clock}
-	if credentials, ok := secret.(*sm.IAMCredentialsSecret); ok {
-		read.KeyID, read.TTL = keyIDOf(deref(credentials.ApiKeyID)), ttlOf(deref(credentials.TTL))
-		read.Interval, read.NextRotation = intervalOf(credentials.Rotation), time.Time(deref(credentials.NextRotationDate))
+	read := rotation.KeySecret{SecretDescription: secret.describe(), Key: key, Clock: secret.clock}
+	if secret.Type == typeIAMCredentials {
+		read.KeyID, read.TTL = keyIDOf(secret.APIKeyID), ttlOf(secret.TTL)
+		read.Interval, read.NextRotation = secret.Rotation.every(), secret.NextRotation.Time
 	}
 	return read, nil
+}
+
+func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef, op operation) (*reply, error) {
+	secret, err := s.ask(ctx, op, func(ctx context.Context) {
+		if ref.ID != "" {
+			_, _, _ = s.sdk.GetSecretWithContext(ctx, &sm.GetSecretOptions{ID: &ref.ID})
+			return
+		}
+		_, _, _ = s.sdk.GetSecretByNameTypeWithContext(ctx, &sm.GetSecretByNameTypeOptions{SecretGroupName: &ref.Group, SecretType: &ref.Type, Name: &ref.Name})
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case secret.ID != "" && ref.ID != "" && !strings.EqualFold(secret.ID, ref.ID):
+		return nil, unavailable(op.doing + ": the answer is about another secret: is there a proxy in between?")
+	}
+	s.keys.add(ref, secret.ID)
+	return secret, nil
 }
 
 // keyIDOf is IAM's id of a key, which reports and logs repeat: in place of anything but an
@@ -138,59 +141,50 @@ func ttlOf(text string) time.Duration {
 	return max(0, ttl)
 }
 
-// intervalOf is the time between two automatic rotations, 0 when there are none or it
+// rule is that of automatic rotations.
+type rule struct {
+	AutoRotate bool   `json:"auto_rotate"`
+	Interval   int64  `json:"interval"`
+	Unit       string `json:"unit"`
+}
+
+// every is the time between two automatic rotations, 0 when there are none or it
 // cannot be read. A month counts as 31 days.
-func intervalOf(policy sm.RotationPolicyIntf) time.Duration {
+func (r rule) every() time.Duration {
 	const day = 24 * time.Hour
-	rule, ok := policy.(*sm.RotationPolicy)
-	if !ok || rule == nil || !deref(rule.AutoRotate) {
+	unit := map[string]time.Duration{"day": day, "month": 31 * day}[r.Unit]
+	if !r.AutoRotate {
 		return 0
 	}
-	units := map[string]time.Duration{"day": day, "month": 31 * day}
-	return time.Duration(min(max(0, deref(rule.Interval)), 1000)) * units[deref(rule.Unit)]
+	return time.Duration(min(max(0, r.Interval), 1000)) * unit
 }
 
-func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef, op operation) (sm.SecretIntf, error) {
-	secret, err := call(ctx, s, op, func(ctx context.Context) (sm.SecretIntf, *core.DetailedResponse, error) {
-		if ref.ID != "" {
-			return s.sdk.GetSecretWithContext(ctx, &sm.GetSecretOptions{ID: &ref.ID})
-		}
-		return s.sdk.GetSecretByNameTypeWithContext(ctx, &sm.GetSecretByNameTypeOptions{
-			SecretGroupName: &ref.Group, SecretType: &ref.Type, Name: &ref.Name,
-		})
-	})
-	if id := describe(secret).ID; err == nil && id != "" && ref.ID != "" && !strings.EqualFold(id, ref.ID) {
-		return nil, unavailable(op.doing + ": the answer is about another secret: is there a proxy in between?")
-	}
-	return secret, err
-}
-
-// credentialsOf returns the metadata of an iam_credentials secret; nil for others, and
-// when it cannot be seen.
-func (s *SecretsManager) credentialsOf(ctx context.Context, ref rotation.KeyRef) *sm.IAMCredentialsSecretMetadata {
+// checkUnread returns an error if reading the secret would make a key. With reuse_api_key
+// false each read of an iam_credentials secret makes a new key and deletes the last. It
+// reads the secret's metadata; an identity that may not (secret-metadata.read, or secrets.list
+// where the secret is given by name) reads the secret all the same, as a rotation does.
+func (s *SecretsManager) checkUnread(ctx context.Context, ref rotation.KeyRef) error {
 	if deadline, ok := ctx.Deadline(); ok { // the read itself needs time too
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
 		defer cancel()
 	}
-	if ref.ID != "" {
-		metadata, _ := s.metadata(ctx, ref.ID, nil)
-		credentials, _ := metadata.(*sm.IAMCredentialsSecretMetadata)
-		return credentials
-	}
-	if ref.Type != typeIAMCredentials {
-		return nil
-	}
-	page, err := call(ctx, s, operation{doing: "looking for the key secret", limit: secretAnswer}, func(ctx context.Context) (*sm.SecretMetadataPaginatedCollection, *core.DetailedResponse, error) {
-		return s.sdk.ListSecretsWithContext(ctx, &sm.ListSecretsOptions{Search: &ref.Name, SecretTypes: []string{ref.Type}})
-	})
-	if err != nil {
-		return nil
-	}
-	for _, metadata := range page.Secrets {
-		// Names are unique for each type.
-		if credentials, ok := metadata.(*sm.IAMCredentialsSecretMetadata); ok && deref(credentials.Name) == ref.Name {
-			return credentials
+	switch {
+	case ref.ID != "":
+		if seen, err := s.metadata(ctx, ref.ID, nil); err == nil && seen.Type == typeIAMCredentials {
+			return seen.checkCredentials()
+		}
+	case ref.Type == typeIAMCredentials:
+		page, err := s.ask(ctx, operation{limit: secretAnswer}, func(ctx context.Context) {
+			_, _, _ = s.sdk.ListSecretsWithContext(ctx, &sm.ListSecretsOptions{Search: &ref.Name, SecretTypes: []string{ref.Type}})
+		})
+		if err != nil {
+			return nil
+		}
+		for _, seen := range page.Secrets {
+			if seen.Type == ref.Type && seen.Name == ref.Name { // names are unique for each type
+				return seen.checkCredentials()
+			}
 		}
 	}
 	return nil
@@ -198,66 +192,53 @@ func (s *SecretsManager) credentialsOf(ctx context.Context, ref rotation.KeyRef)
 
 // checkCredentials rejects an iam_credentials secret whose key, or whose owner, is another
 // one every time.
-func checkCredentials(reuse, static *bool, groups []string) error {
+func (r *reply) checkCredentials() error {
 	switch {
-	case !deref(reuse):
+	case !r.ReuseAPIKey:
 		return misconfigured("the key secret is of type iam_credentials with reuse_api_key false: every read makes a new key and deletes the last, so tokens of others break",
 			"create it with reuse_api_key true and a fixed service_id")
-	case static != nil && !*static, len(groups) > 0:
+	case r.StaticServiceID != nil && !*r.StaticServiceID, len(r.AccessGroups) > 0:
 		return misconfigured("the key secret is of type iam_credentials and made by access groups (service_id_is_static false): its service id, and so the token's identity, is another one after each rotation and lease",
 			"create it with a fixed service_id, which has the job's permissions, and reuse_api_key true")
 	}
 	return nil
 }
 
-// keyIn finds the key where a secret of its type has it.
-func keyIn(secret sm.SecretIntf, field string) (string, error) {
-	if _, kv := secret.(*sm.KVSecret); !kv && field != "" {
-		return "", misconfigured("api_key_field is set, but the key secret is not of type kv", "remove one or change the other")
+// key finds the key where a secret of its type has it.
+func (r *reply) key(field string) (iamtoken.Secret, error) {
+	var none iamtoken.Secret
+	lease := ""
+	if !r.ExpirationDate.IsZero() {
+		lease = " (lease: until " + r.ExpirationDate.UTC().Format(time.RFC3339) + ")"
 	}
-	switch secret := secret.(type) {
-	case *sm.ArbitrarySecret:
-		return deref(secret.Payload), nil
-	case *sm.KVSecret:
-		return kvKey(secret.Data, field)
-	case *sm.ServiceCredentialsSecret:
-		if key := deref(deref(secret.Credentials).Apikey); key != "" {
-			return key, nil
+	switch {
+	case r.Type != typeKV && field != "":
+		return none, misconfigured("api_key_field is set, but the key secret is not of type kv", "remove one or change the other")
+	case r.Type == typeKV && field == "":
+		return none, misconfigured("the key secret is of type kv", "name the entry that holds the key in api_key_field")
+	case r.Type == typeKV:
+		var value *iamtoken.Secret
+		if json.Unmarshal(r.Data[field], &value) != nil || value == nil {
+			// The field is not repeated: it may be the key itself.
+			return none, misconfigured("the key secret has no text entry of the name in api_key_field", "correct one of them")
 		}
-		return "", misconfigured("the key secret is of type service_credentials, and its credentials have no apikey"+leaseOf(time.Time(deref(secret.ExpirationDate))),
+		return *value, nil
+	case r.Type == typeServiceCredentials && r.Credentials.APIKey.IsZero():
+		return none, misconfigured("the key secret is of type service_credentials, and its credentials have no apikey"+lease,
 			"name one whose service has IAM API keys, or an arbitrary secret with the key; one whose lease has ended: make it anew")
-	case *sm.IAMCredentialsSecret:
-		if err := checkCredentials(secret.ReuseApiKey, secret.ServiceIdIsStatic, secret.AccessGroups); err != nil {
-			return "", err
+	case r.Type == typeServiceCredentials:
+		return r.Credentials.APIKey, nil
+	case r.Type == typeIAMCredentials:
+		if err := r.checkCredentials(); err != nil {
+			return none, err
 		}
-		if key := deref(secret.ApiKey); key != "" {
-			return key, nil
+		if r.APIKey.IsZero() {
+			return none, misconfigured("the key secret is of type iam_credentials, and gives no API key any more: its lease has ended"+lease,
+				"delete it, and make it anew under the same name; a rotation of its own before the lease ends prevents this")
 		}
-		return "", misconfigured("the key secret is of type iam_credentials, and gives no API key any more: its lease has ended"+leaseOf(time.Time(deref(secret.ExpirationDate))),
-			"delete it, and make it anew under the same name; a rotation of its own before the lease ends prevents this")
-	default:
-		return "", misconfigured("the key secret's type cannot hold an API key", "name another") // see operation.types
+		return r.APIKey, nil
 	}
-}
-
-// leaseOf says until when a secret gives its key; empty if that is not known.
-func leaseOf(at time.Time) string {
-	if at.IsZero() {
-		return ""
-	}
-	return " (lease: until " + at.UTC().Format(time.RFC3339) + ")"
-}
-
-func kvKey(data map[string]any, field string) (string, error) {
-	if field == "" {
-		return "", misconfigured("the key secret is of type kv", "name the entry that holds the key in api_key_field")
-	}
-	value, ok := data[field].(string)
-	if !ok {
-		// The field is not repeated: it may be the key itself.
-		return "", misconfigured("the key secret has no text entry of the name in api_key_field", "correct one of them")
-	}
-	return value, nil
+	return r.Payload, nil
 }
 
 // maxKey is the greatest length of an API key. IAM's have 44 characters; each is sent,
@@ -266,67 +247,79 @@ const maxKey = 8192
 
 // checkKey trims the white space that editors and echo leave behind, and rejects
 // what cannot be an API key.
-func checkKey(value string) (iamtoken.Secret, error) {
-	key := strings.TrimSpace(value)
-	switch {
+func checkKey(value iamtoken.Secret) (iamtoken.Secret, error) {
+	key := strings.TrimSpace(value.Reveal())
+	wrong := ""
+	switch err := iamtoken.CheckAPIKey(key); {
 	case key == "":
-		return iamtoken.Secret{}, misconfigured("the key secret holds no API key: it is empty or was destroyed", "store the bare key")
+		wrong = "the key secret holds no API key: it is empty or was destroyed"
 	case len(key) > maxKey:
-		return iamtoken.Secret{}, misconfigured("the key secret holds more than an API key", "store the bare key")
+		wrong = "the key secret holds more than an API key"
+	case err != nil:
+		wrong = "what the key secret holds " + err.Error()
+	default:
+		return iamtoken.NewSecret(key), nil
 	}
-	if err := iamtoken.CheckAPIKey(key); err != nil {
-		return iamtoken.Secret{}, misconfigured("what the key secret holds "+err.Error(), "store the bare key")
-	}
-	return iamtoken.NewSecret(key), nil
+	return iamtoken.Secret{}, misconfigured(wrong, "store the bare key")
 }
 
-// checkNoKey returns an error if a key is read from the token secret.
-func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, version storedVersion) error {
-	if version.secretName == "" { // the service need not report it
-		if err := s.findKeySecrets(context.WithValue(ctx, responseKey{}, nil), version.secretType); err != nil {
-			return err
-		}
-	}
-	if _, byName := s.keyNames[version.secretType+"/"+version.secretName]; byName || s.holdsKey(ref.ID, version.secretID) {
-		return errOverKey()
-	}
-	return nil
+// keySecrets are the secrets that rotations read keys from, with their ids in lower case:
+// empty for one that is given by name and was not read yet.
+type keySecrets struct {
+	mu  sync.Mutex
+	ids map[rotation.KeyRef]string
 }
 
-// holdsKey reports whether a rotation reads its key from the secret to which a token
-// is to be saved. The configuration may name it in two ways: by id, as given there
-// or as the service reports it, and by name, which is unique for each type.
-func (s *SecretsManager) holdsKey(ids ...string) bool {
-	for _, id := range ids {
-		if _, ok := s.keyIDs.Load(strings.ToLower(id)); ok {
+// add notes a secret. What is known of it stays.
+func (k *keySecrets) add(ref rotation.KeyRef, id string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.ids == nil {
+		k.ids = map[rotation.KeyRef]string{}
+	}
+	if id != "" || k.ids[ref] == "" {
+		k.ids[ref] = strings.ToLower(id)
+	}
+}
+
+// has reports whether one of the ids is that of such a secret. The configuration may name
+// it in two ways: by id, as given there or as the service reports it, and by name.
+func (k *keySecrets) has(ids ...string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, known := range k.ids {
+		if known != "" && slices.ContainsFunc(ids, func(id string) bool { return strings.ToLower(id) == known }) {
 			return true
 		}
 	}
 	return false
 }
 
-func (s *SecretsManager) noteKeySecret(ref rotation.KeyRef, secret sm.SecretIntf) {
-	if id := describe(secret).ID; id != "" {
-		s.keyIDs.Store(strings.ToLower(id), true)
-		s.found.Store(ref, true)
-	}
+// named are those of a type that are given by name, with their ids.
+func (k *keySecrets) named(kind string) map[rotation.KeyRef]string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	named := maps.Clone(k.ids)
+	maps.DeleteFunc(named, func(ref rotation.KeyRef, _ string) bool { return ref.ID != "" || ref.Type != kind })
+	return named
 }
 
-// findKeySecrets reads the secrets of a type that keys are read from by name, for their
+// checkNoKey returns an error if a key is read from the token secret. Names are unique for
+// each type, but the service need not report one: then the keys' secrets are read for their
 // ids. One that cannot be read gives nobody a key.
-func (s *SecretsManager) findKeySecrets(ctx context.Context, kind string) error {
-	for _, ref := range s.keyNames {
-		if _, ok := s.found.Load(ref); ok || ref.Type != kind {
-			continue
+func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, version *reply) error {
+	for key, id := range s.keys.named(version.Type) {
+		if key.Name == version.SecretName {
+			return errOverKey()
 		}
-		secret, err := s.readSecret(ctx, ref, keySecretAdvice)
-		var failure *rotation.Error
-		if errors.As(err, &failure) && failure.Retry != rotation.Never {
-			return err
+		if version.SecretName == "" && id == "" {
+			if _, err := s.readSecret(ctx, key, readingKey); failureOf(err).Retry != rotation.Never {
+				return err
+			}
 		}
-		if err == nil {
-			s.noteKeySecret(ref, secret)
-		}
+	}
+	if s.keys.has(ref.ID, version.SecretID) {
+		return errOverKey()
 	}
 	return nil
 }

@@ -1,11 +1,10 @@
 package ibmcloud
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
-
-	sm "github.com/IBM/secrets-manager-go-sdk/v2/secretsmanagerv2"
 )
 
 func TestOnlyAnIDIsRepeated(t *testing.T) {
@@ -25,24 +24,17 @@ func TestLifetimesAndRules(t *testing.T) {
 			t.Errorf("ttl %q: got %s, want %s", text, got, want)
 		}
 	}
-	yes, no, fifteen, huge, negative, d, m, w := true, false, int64(15), int64(1<<62), int64(-1), "day", "month", "week"
-	for _, test := range []struct {
-		rule sm.RotationPolicyIntf
-		want time.Duration
-	}{
-		{nil, 0},
-		{(*sm.RotationPolicy)(nil), 0},
-		{&sm.RotationPolicy{}, 0},
-		{&sm.RotationPolicy{AutoRotate: &no, Interval: &fifteen, Unit: &d}, 0},
-		{&sm.RotationPolicy{AutoRotate: &yes}, 0},
-		{&sm.RotationPolicy{AutoRotate: &yes, Interval: &fifteen, Unit: &d}, 15 * day},
-		{&sm.RotationPolicy{AutoRotate: &yes, Interval: &fifteen, Unit: &m}, 15 * 31 * day},
-		{&sm.RotationPolicy{AutoRotate: &yes, Interval: &fifteen, Unit: &w}, 0},
-		{&sm.RotationPolicy{AutoRotate: &yes, Interval: &negative, Unit: &d}, 0},
-		{&sm.RotationPolicy{AutoRotate: &yes, Interval: &huge, Unit: &d}, 1000 * day},
+	for body, want := range map[string]time.Duration{
+		`{}`: 0, `null`: 0, `{"auto_rotate":false,"interval":15,"unit":"day"}`: 0, `{"auto_rotate":true}`: 0,
+		`{"auto_rotate":true,"interval":15,"unit":"day"}`:                  15 * day,
+		`{"auto_rotate":true,"interval":15,"unit":"month"}`:                15 * 31 * day,
+		`{"auto_rotate":true,"interval":15,"unit":"week"}`:                 0,
+		`{"auto_rotate":true,"interval":-1,"unit":"day"}`:                  0,
+		`{"auto_rotate":true,"interval":4611686018427387904,"unit":"day"}`: 1000 * day,
 	} {
-		if got := intervalOf(test.rule); got != test.want {
-			t.Errorf("got %s, want %s", got, test.want)
+		var r rule
+		if err := json.Unmarshal([]byte(body), &r); err != nil || r.every() != want {
+			t.Errorf("%s: got %s (%v), want %s", body, r.every(), err, want)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rsa"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"math/big"
 	"net/http"
@@ -45,8 +44,9 @@ type signingKeys struct {
 	byID     signingKeySet
 	fetched  time.Time     // when those were fetched, by the wall clock; zero if never
 	tried    time.Time     // when a fetch last began; zero if never
-	cutOff   bool          // that one ended with its run, and says nothing of IAM
-	underWay chan struct{} // closed when the fetch under way has ended; nil if none is
+	underWay bool          // it has not ended
+	ended    chan struct{} // closed when it has
+	cutOff   bool          // it ended with its run, and says nothing of IAM
 }
 
 var (
@@ -115,10 +115,7 @@ func (k *signingKeys) signed(token, keyID string) bool {
 // fetch began within the last minute and was not cut off. It waits for one under way.
 func (k *signingKeys) refresh(ctx context.Context, unknown bool) {
 	ended, mine := k.begin(unknown)
-	switch {
-	case ended == nil:
-		return
-	case !mine:
+	if !mine {
 		select {
 		case <-ended:
 		case <-ctx.Done():
@@ -134,24 +131,23 @@ func (k *signingKeys) refresh(ctx context.Context, unknown bool) {
 		k.byID, k.fetched = keys, k.tried
 	}
 	k.cutOff = err != nil && errors.Is(ctx.Err(), context.Canceled)
-	k.underWay = nil
-	close(ended)
+	close(k.ended)
+	k.underWay = false
 }
 
-// begin returns the fetch under way, or begins one for the caller to make if one is
-// due; nil if none is.
-func (k *signingKeys) begin(unknown bool) (ended chan struct{}, mine bool) {
+// begin returns the channel of the fetch under way or, closed, of the last one; or begins one
+// for the caller to make if one is due.
+func (k *signingKeys) begin(unknown bool) (ended <-chan struct{}, mine bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.underWay != nil {
-		return k.underWay, false
-	}
 	now := k.now().Round(0)
-	if !unknown && within(now, k.fetched, signingKeysAge) || !k.cutOff && within(now, k.tried, signingKeysPause) {
-		return nil, false
+	switch {
+	case k.underWay:
+	case !unknown && within(now, k.fetched, signingKeysAge), !k.cutOff && within(now, k.tried, signingKeysPause):
+	default:
+		k.underWay, k.ended, k.tried, mine = true, make(chan struct{}), now, true
 	}
-	k.underWay, k.tried = make(chan struct{}), now
-	return k.underWay, true
+	return k.ended, mine
 }
 
 // within reports whether now is less than d after then. A clock that was set back
@@ -171,56 +167,46 @@ func (i *IAM) Prepare(ctx context.Context) {
 	i.keys.refresh(ctx, false)
 }
 
-// fetchKeys asks IAM for its public keys, a JSON Web Key Set (RFC 7517).
-func (i *IAM) fetchKeys(ctx context.Context) (signingKeySet, error) {
-	got := i.get(ctx, "/identity/keys", http.Header{})
-	if got.status != http.StatusOK {
-		return nil, errNoKeys
-	}
-	return parseKeys(got.body)
+// publicKey is one of a JSON Web Key Set (RFC 7517).
+type publicKey struct {
+	Type      string `json:"kty"`
+	Algorithm string `json:"alg"`
+	Use       string `json:"use"`
+	ID        string `json:"kid"`
+	Modulus   string `json:"n"`
+	Exponent  string `json:"e"`
 }
 
-// parseKeys reads a key set. Entries that cannot be used are left out; it is an error
-// if none can.
-func parseKeys(body []byte) (signingKeySet, error) {
+// fetchKeys asks IAM for its public keys. Those that cannot be used are left out; it is an
+// error if none can.
+func (i *IAM) fetchKeys(ctx context.Context) (signingKeySet, error) {
 	var set struct {
-		Keys []json.RawMessage `json:"keys"`
+		Keys []publicKey `json:"keys"`
 	}
-	if err := json.Unmarshal(body, &set); err != nil {
-		return nil, errNoKeys
-	}
+	got := i.wire.get(ctx, i.url+"/identity/keys", http.Header{}, &set)
 	keys := signingKeySet{}
-	for _, entry := range set.Keys {
-		if id, key := parseKey(entry); key != nil {
-			keys[id] = append(keys[id], key)
+	for _, entry := range set.Keys { // what was not decoded is empty
+		if key := entry.rsa(); key != nil {
+			keys[entry.ID] = append(keys[entry.ID], key)
 		}
 	}
-	if len(keys) == 0 {
+	if got.status != http.StatusOK || len(keys) == 0 {
 		return nil, errNoKeys
 	}
 	return keys, nil
 }
 
-// parseKey returns nil for what is no RSA key for signatures of 2,048 to 8,192 bits.
-func parseKey(entry json.RawMessage) (id string, key *rsa.PublicKey) {
-	var k struct {
-		Type      string `json:"kty"`
-		Algorithm string `json:"alg"`
-		Use       string `json:"use"`
-		ID        string `json:"kid"`
-		Modulus   string `json:"n"`
-		Exponent  string `json:"e"`
-	}
-	if json.Unmarshal(entry, &k) != nil || k.ID == "" || k.Type != "RSA" ||
-		k.Algorithm != "" && k.Algorithm != "RS256" || k.Use != "" && k.Use != "sig" {
-		return "", nil
+// rsa returns nil for what is no RSA key for signatures of 2,048 to 8,192 bits.
+func (k publicKey) rsa() *rsa.PublicKey {
+	if k.ID == "" || k.Type != "RSA" || k.Algorithm != "" && k.Algorithm != "RS256" || k.Use != "" && k.Use != "sig" {
+		return nil
 	}
 	modulus, exponent := base64Int(k.Modulus), base64Int(k.Exponent)
 	if modulus.BitLen() < 2048 || modulus.BitLen() > 8192 || modulus.Bit(0) == 0 ||
 		exponent.BitLen() < 2 || exponent.BitLen() > 31 || exponent.Bit(0) == 0 {
-		return "", nil
+		return nil
 	}
-	return k.ID, &rsa.PublicKey{N: modulus, E: int(exponent.Int64())}
+	return &rsa.PublicKey{N: modulus, E: int(exponent.Int64())}
 }
 
 // base64Int is 0 for what is no number.
