@@ -2,7 +2,6 @@ package ibmcloudtest
 
 import (
 	"crypto"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
@@ -149,13 +148,6 @@ const (
 	issuer       = "https://iam.cloud.ibm.com/identity"
 )
 
-// signingKey is IAM's key pair, one for all clouds of the process: making one takes a while.
-var signingKey = sync.OnceValue(func() *rsa.PrivateKey {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	must(err == nil, "making IAM's signing key: %v", err)
-	return key
-})
-
 // claims are those of an IAM access token that are read back; the others are written only.
 type claims struct {
 	IAMID     string `json:"iam_id"`
@@ -179,9 +171,7 @@ func signToken(id *identity, grantType string, issued time.Time, ttl time.Durati
 func sign(header string, body []byte) string {
 	signed := header + "." + base64.RawURLEncoding.EncodeToString(body)
 	digest := sha256.Sum256([]byte(signed))
-	signature, err := rsa.SignPKCS1v15(nil, signingKey(), crypto.SHA256, digest[:])
-	must(err == nil, "signing a token: %v", err)
-	return signed + "." + base64.RawURLEncoding.EncodeToString(signature)
+	return signed + "." + base64.RawURLEncoding.EncodeToString(signingKey().sign(digest[:]))
 }
 
 var tokenHeader = base64.RawURLEncoding.EncodeToString([]byte(`{"kid":"` + signingKeyID + `","alg":"RS256"}`))
