@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -71,6 +74,51 @@ type identity struct{ account, region string }
 
 func (i identity) String() string { return "account " + i.account + ", region " + i.region }
 
+// prefix begins the keys of a stack's objects of a kind: rotate (zips), release or names.
+func (p *program) prefix(kind string) string {
+	return "iam-token-rotator/" + p.stack + "/" + kind + "-"
+}
+
+func (p *program) put(ctx context.Context, bucket, key string, content []byte) error {
+	_, err := p.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(content)})
+	if err != nil {
+		return fmt.Errorf("storing s3://%s/%s: %w", printable(bucket), key, awsError(err))
+	}
+	return nil
+}
+
+func (p *program) get(ctx context.Context, bucket, key string) (content []byte, err error) {
+	object, err := p.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
+	if err == nil {
+		content, err = io.ReadAll(io.LimitReader(object.Body, 1<<20))
+		_ = object.Body.Close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), printable(key), awsError(err))
+	}
+	return content, nil
+}
+
+// deleteObjects deletes the stack's objects of a kind, but for some.
+func (p *program) deleteObjects(ctx context.Context, bucket, kind string, but ...string) error {
+	pages := s3.NewListObjectsV2Paginator(p.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: aws.String(p.prefix(kind))})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fmt.Errorf("s3://%s/%s* cannot be listed: %w", printable(bucket), p.prefix(kind), awsError(err))
+		}
+		for _, object := range page.Contents {
+			if key := aws.ToString(object.Key); slices.Contains(but, key) || !strings.HasSuffix(key, ".zip") && !strings.HasSuffix(key, ".json") {
+				continue
+			}
+			if _, err := p.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: object.Key}); err != nil {
+				return fmt.Errorf("%s cannot be deleted: %w", printable(aws.ToString(object.Key)), awsError(err))
+			}
+		}
+	}
+	return nil
+}
+
 // functionError is why Lambda did not do what it was asked for.
 func (p *program) functionError(err error) error {
 	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
@@ -91,7 +139,7 @@ func awsError(err error) error {
 		}
 		return errors.New(message)
 	}
-	if _, canceled := errors.AsType[*aws.RequestCanceledError](err); canceled || errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) {
 		return errors.New("interrupted")
 	}
 	if _, why, found := strings.Cut(err.Error(), "get credentials: "); found {

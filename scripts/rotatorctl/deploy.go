@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,7 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -49,35 +47,39 @@ var settings = []setting{
 	{"DEPLOY_DIR", "", "folder to build in (build/deploy)"},
 }
 
+// ownParameters are those that deploy sets by itself, with the reason.
+var ownParameters = map[string]string{
+	"CodeKey":    "deploy names the zip after its content",
+	namesKey:     "deploy names the list after its content",
+	aliasVersion: "deploy sets it to the version that it has checked",
+	releasesList: "deploy sets it to what rollback can return to",
+}
+
 // ofOneRotation are the variables that ROTATIONS_FILE takes the place of. The first two are required.
 var ofOneRotation = []string{"API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID"}
 
 func (s setting) option() string { return strings.ToLower(strings.ReplaceAll(s.variable, "_", "-")) }
 
 func (p *program) deployCommand() *cobra.Command {
-	var unchecked, fleet bool
-	cmd := &cobra.Command{
-		Use:   "deploy",
-		Short: "Deploy the function as a CloudFormation stack and rotate once",
-		Long: `Builds the function, uploads it, creates or updates the stack, and publishes a new version of the function. That is invoked with check,
+	d := deployment{program: p, values: map[string]string{}}
+	var cmd *cobra.Command
+	cmd = p.newCommand("deploy", "Deploy the function as a CloudFormation stack and rotate once",
+		`Builds the function, uploads it, creates or updates the stack, and publishes a new version of the function. That is invoked with check,
 which does everything but save, and only then the schedules run it; it rotates once, so that a token exists.
 If one of the two fails, the stack returns to the version before, which runs on, and the exit code is 1.
 The program must run inside the repository. The first build takes a minute or two.`,
-		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d := deployment{program: p, values: map[string]string{}, unchecked: unchecked, fleet: fleet}
+		func(ctx context.Context) error {
 			for _, s := range settings {
 				d.values[s.variable] = cmd.Flag(s.option()).Value.String()
 			}
-			return d.run(cmd.Context())
-		},
-	}
+			return d.run(ctx)
+		})
 	cmd.Flags().SortFlags = false
 	for _, s := range settings {
 		cmd.Flags().String(s.option(), "", s.help+" ("+s.variable+")")
 	}
-	cmd.Flags().BoolVar(&fleet, "fleet", false, "deploy infra/aws/fleet.yaml, for hundreds or thousands of rotations (FLEET)")
-	cmd.Flags().BoolVar(&unchecked, "unchecked", false, "deploy although the check or the first run fails, such as of one rotation in a list (UNCHECKED)")
+	cmd.Flags().BoolVar(&d.fleet, "fleet", false, "deploy infra/aws/fleet.yaml, for hundreds or thousands of rotations (FLEET)")
+	cmd.Flags().BoolVar(&d.unchecked, "unchecked", false, "deploy although the check or the first run fails, such as of one rotation in a list (UNCHECKED)")
 	return cmd
 }
 
@@ -155,9 +157,6 @@ func (d *deployment) check(ctx context.Context) error {
 	return nil
 }
 
-// rotationsName is the list's name in the zip, where the function looks for it.
-const rotationsName = "rotations.json"
-
 // repository is the folder of go.mod, at or above the working directory.
 func repository() (string, error) {
 	folder, err := os.Getwd()
@@ -174,19 +173,27 @@ func repository() (string, error) {
 	}
 }
 
-// readParameters rejects in PARAMS a key that the template does not have, and one that another variable sets.
-func (d *deployment) readParameters() error {
-	d.parameters = map[string]string{}
-	reserved := map[string]string{"CodeKey": "deploy names the zip after its content", namesKey: "deploy names the list after its content", aliasVersion: "deploy sets it to the version that it has checked", releasesList: "deploy sets it to what rollback can return to"}
-	for _, s := range settings {
-		if s.parameter != "" {
-			d.parameters[s.parameter], reserved[s.parameter] = d.values[s.variable], "set "+s.variable
+// pairs takes the variable PARAMS or TAGS apart.
+func (d *deployment) pairs(variable string) (pairs [][2]string, err error) {
+	for _, word := range strings.Fields(d.values[variable]) {
+		key, value, found := strings.Cut(word, "=")
+		if !found {
+			return nil, usagef("%s has %s, which is no Key=Value (no value may have a space in it)", variable, quote(word))
 		}
+		pairs = append(pairs, [2]string{key, value})
 	}
-	if d.values["ROTATIONS_FILE"] != "" {
-		d.parameters["RotationsFile"] = rotationsName
-	}
-	text, err := os.ReadFile(d.templateFile())
+	return pairs, nil
+}
+
+// rotationsName is the list's name in the zip, where the function looks for it.
+const rotationsName = "rotations.json"
+
+// readParameters holds every value to the template's rule before AWS has it: it may be a key in the wrong place, and everybody
+// who may read the stack reads its parameters. It rejects in PARAMS a key that the template does not have, and one that another
+// variable sets.
+func (d *deployment) readParameters() error {
+	file := filepath.Join(d.root, map[bool]string{false: "infra/aws/template.yaml", true: "infra/aws/fleet.yaml"}[d.fleet])
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("reading the template: %w", err)
 	}
@@ -194,61 +201,43 @@ func (d *deployment) readParameters() error {
 		Parameters map[string]rule `yaml:"Parameters"`
 	}
 	if err := yaml.Unmarshal(text, &template); err != nil {
-		return fmt.Errorf("reading %s: %w", d.templateFile(), err)
+		return fmt.Errorf("reading %s: %w", file, err)
 	}
-	d.template, d.defaults = string(text), map[string]string{}
-	for name, parameter := range template.Parameters {
-		d.defaults[name] = parameter.Default
+	d.template, d.parameters, d.defaults = string(text), map[string]string{}, map[string]string{}
+	variables, reserved := map[string]string{}, maps.Clone(ownParameters)
+	for _, s := range settings {
+		value := d.values[s.variable]
+		if s.variable == "ROTATIONS_FILE" && value != "" {
+			value = rotationsName
+		}
+		if _, known := template.Parameters[s.parameter]; known {
+			d.parameters[s.parameter], variables[s.parameter] = value, s.variable
+		}
+		if s.parameter != "" {
+			reserved[s.parameter] = "set " + s.variable
+		}
 	}
-	maps.DeleteFunc(d.parameters, func(name, _ string) bool { _, known := template.Parameters[name]; return !known })
 	names := slices.Sorted(maps.Keys(template.Parameters))
 	d.others = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return reserved[name] != "" })
-	for _, word := range strings.Fields(d.values["PARAMS"]) {
-		key, value, found := strings.Cut(word, "=")
-		switch {
-		case !found:
-			return usagef("PARAMS has %s, which is no Key=Value (no value may have a space in it)", quote(word))
+	given, err := d.pairs("PARAMS")
+	if err != nil {
+		return err
+	}
+	for _, pair := range given {
+		switch key := pair[0]; {
 		case reserved[key] != "":
 			return usagef("PARAMS must not set %s: %s", key, reserved[key])
 		case !slices.Contains(d.others, key):
 			return usagef("PARAMS has the key %s, which the template does not know. It may have: %s", quote(key), strings.Join(d.others, " "))
+		default:
+			d.parameters[key] = pair[1]
 		}
-		d.parameters[key] = value
 	}
 	for _, name := range names {
-		if err := template.Parameters[name].check(name, d.parameters[name]); err != nil {
+		d.defaults[name] = template.Parameters[name].Default
+		if err := template.Parameters[name].check(cmp.Or(variables[name], name), d.parameters[name]); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-var (
-	roleARN = regexp.MustCompile(`^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9/_+=.@-]+$`)
-	// Letters, digits and these signs are what every service's tags may have. AWS keeps aws: for itself.
-	tagKey   = regexp.MustCompile(`^[\pL\pN_.:/+@-]{1,128}$`)
-	tagValue = regexp.MustCompile(`^[\pL\pN_.:/=+@-]{0,256}$`)
-)
-
-// readTags takes TAGS apart.
-func (d *deployment) readTags() error {
-	words := strings.Fields(d.values["TAGS"])
-	seen := map[string]bool{}
-	for _, word := range words {
-		key, value, found := strings.Cut(word, "=")
-		switch {
-		case !found:
-			return usagef("TAGS has %s, which is no Key=Value (no value may have a space in it)", quote(word))
-		case !tagKey.MatchString(key) || !tagValue.MatchString(value) || strings.HasPrefix(strings.ToLower(key), "aws:"):
-			return usagef("TAGS has %s: a key has 1 to 128, a value at most 256 letters, digits and _ . : / = + - @, and no key begins with aws:", quote(word))
-		case seen[key]:
-			return usagef("TAGS has the key %s twice", quote(key))
-		}
-		seen[key] = true
-		d.tags = append(d.tags, types.Tag{Key: &key, Value: &value})
-	}
-	if len(d.tags) > 40 { // of the 50 that a resource may have
-		return usagef("TAGS has %d tags: 40 at most", len(d.tags))
 	}
 	return nil
 }
@@ -261,8 +250,6 @@ type rule struct {
 	Must    string   `yaml:"ConstraintDescription"`
 }
 
-// check holds a value to the rule before AWS has it: it may be a key in the wrong place, and everybody who may read
-// the stack reads its parameters.
 func (r rule) check(name, value string) error {
 	pattern, err := regexp.Compile(r.Pattern)
 	if err != nil {
@@ -271,19 +258,33 @@ func (r rule) check(name, value string) error {
 	if value == "" || pattern.MatchString(value) && (r.Values == nil || slices.Contains(r.Values, value)) {
 		return nil
 	}
-	for _, s := range settings {
-		if s.parameter == name {
-			name = s.variable
-		}
-	}
 	return usagef("%s %s", name, cmp.Or(r.Must, "must be one of: "+strings.Join(r.Values, " ")))
 }
 
-func (d *deployment) templateFile() string {
-	if d.fleet {
-		return filepath.Join(d.root, "infra/aws/fleet.yaml")
+var (
+	roleARN = regexp.MustCompile(`^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9/_+=.@-]+$`)
+	// Letters, digits and these signs are what every service's tags may have. AWS keeps aws: for itself.
+	tagKey   = regexp.MustCompile(`^[\pL\pN_.:/+@-]{1,128}$`)
+	tagValue = regexp.MustCompile(`^[\pL\pN_.:/=+@-]{0,256}$`)
+)
+
+// readTags takes TAGS apart.
+func (d *deployment) readTags() error {
+	given, err := d.pairs("TAGS")
+	if len(given) > 40 { // of the 50 that a resource may have
+		return usagef("TAGS has %d tags: 40 at most", len(given))
 	}
-	return filepath.Join(d.root, "infra/aws/template.yaml")
+	for _, pair := range given {
+		switch key, value := pair[0], pair[1]; {
+		case !tagKey.MatchString(key) || !tagValue.MatchString(value) || strings.HasPrefix(strings.ToLower(key), "aws:"):
+			return usagef("TAGS has %s: a key has 1 to 128, a value at most 256 letters, digits and _ . : / = + - @, and no key begins with aws:", quote(key+"="+value))
+		case slices.ContainsFunc(d.tags, func(tag types.Tag) bool { return *tag.Key == key }):
+			return usagef("TAGS has the key %s twice", quote(key))
+		default:
+			d.tags = append(d.tags, types.Tag{Key: &key, Value: &value})
+		}
+	}
+	return err
 }
 
 // checkRotations has the function itself check the list, with other values that are valid: deployed, a faulty list
@@ -297,7 +298,7 @@ func (d *deployment) checkRotations(ctx context.Context, file string) error {
 		return usagef("ROTATIONS_FILE=%s cannot be read, or is no list", printable(file))
 	}
 	d.say("Checking ROTATIONS_FILE with the function itself; the first time its build takes a minute or two")
-	check := d.command(ctx, cmp.Or(d.getenv("GO"), "go"), "run", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "./functions/rotate", "config")
+	check := d.goTool(ctx, "run", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "./functions/rotate", "config")
 	check.Env = append(slices.DeleteFunc(check.Env, func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
 		return !strings.HasPrefix(name, "GO") && !slices.Contains([]string{"PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME"}, name)
@@ -326,25 +327,28 @@ func (d *deployment) command(ctx context.Context, name string, args ...string) *
 	return command
 }
 
+func (d *deployment) goTool(ctx context.Context, args ...string) *exec.Cmd {
+	return d.command(ctx, cmp.Or(d.getenv("GO"), "go"), args...)
+}
+
 func (d *deployment) checkBucket(ctx context.Context) error {
 	d.say("Deploying the stack %s to %s", d.stack, d.who)
 	bootstrap, _ := arn.Parse(d.values["BOOTSTRAP_SECRET_ARN"]) // which the template's pattern lets through
 	if secret := (identity{bootstrap.AccountID, bootstrap.Region}); secret != d.who {
 		d.say("Warning: the bootstrap secret is in %s. Is the stack in the right place?", secret)
 	}
-	bucket := d.values["BUCKET"]
+	bucket := printable(d.values["BUCKET"])
 	_, err := d.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
 	if answer, ok := errors.AsType[*awshttp.ResponseError](err); ok {
 		switch answer.HTTPStatusCode() {
 		case 301:
-			return fmt.Errorf("the bucket %s is in the region %s, the stack in %s", printable(bucket),
-				printable(answer.Response.Header.Get("X-Amz-Bucket-Region")), d.who.region)
+			return fmt.Errorf("the bucket %s is in the region %s, the stack in %s", bucket, printable(answer.Response.Header.Get("X-Amz-Bucket-Region")), d.who.region)
 		case 403, 404:
-			return fmt.Errorf("the bucket %s does not exist or is not yours. Make one in the stack's region: aws s3 mb s3://%s", printable(bucket), printable(bucket))
+			return fmt.Errorf("the bucket %s does not exist or is not yours. Make one in the stack's region: aws s3 mb s3://%s", bucket, bucket)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("the bucket %s: %w", printable(bucket), awsError(err))
+		return fmt.Errorf("the bucket %s: %w", bucket, awsError(err))
 	}
 	return nil
 }
@@ -370,7 +374,7 @@ func (d *deployment) pack(ctx context.Context) error {
 		}
 		arguments = append(arguments, list)
 	}
-	if err := d.command(ctx, cmp.Or(d.getenv("GO"), "go"), arguments...).Run(); err != nil {
+	if err := d.goTool(ctx, arguments...).Run(); err != nil {
 		return fmt.Errorf("packing the function failed: %w", err)
 	}
 	d.packed, err = os.ReadFile(zip)
@@ -391,27 +395,16 @@ func buildByMake(ctx context.Context, d *deployment, binary string) error {
 	return nil
 }
 
-// zipPrefix begins the keys of a stack's zips.
-func (p *program) zipPrefix() string { return "iam-token-rotator/" + p.stack + "/rotate-" }
-
 // upload stores the zip under a key that changes with its content.
 func (d *deployment) upload(ctx context.Context) error {
-	bucket, key := d.values["BUCKET"], fmt.Sprintf("%s%.16x.zip", d.zipPrefix(), sha256.Sum256(d.packed))
+	bucket, key := d.values["BUCKET"], fmt.Sprintf("%s%.16x.zip", d.prefix("rotate"), sha256.Sum256(d.packed))
 	d.parameters["CodeKey"] = key
 	d.say("Uploading the function to s3://%s/%s", printable(bucket), key)
-	if _, err := d.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(d.packed)}); err != nil {
-		return fmt.Errorf("uploading the function: %w", awsError(err))
+	if err := d.put(ctx, bucket, key, d.packed); err != nil || !d.fleet {
+		return err
 	}
-	if d.fleet {
-		return d.uploadNames(ctx)
-	}
-	return nil
+	return d.uploadNames(ctx)
 }
-
-const (
-	deniedFor   = 5 * time.Minute // new permissions take that long to reach everywhere
-	deniedPause = 15 * time.Second
-)
 
 // finish rotates at once, so that a token exists, and prints the result.
 func (d *deployment) finish(ctx context.Context) error {
@@ -419,25 +412,24 @@ func (d *deployment) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	longest := "two minutes at most"
+	e, longest := event{Mode: "rotate", Force: d.force}, "two minutes at most"
 	if d.fleet {
 		longest = "six minutes for each 1,000 rotations"
+		if d.existing != nil { // beside the schedule's own rotate, it would ask for too much
+			e.Mode = "ensure"
+		}
 	}
 	d.say("Rotating once, so that a token exists and any mistake shows now; that takes %s", longest)
-	e := event{Mode: "rotate", Force: d.force}
-	if d.fleet && d.existing != nil { // beside the schedule's own rotate, it would ask for too much
-		e.Mode = "ensure"
-	}
-	ran, failure, err := d.runOnce(ctx, stack, e)
+	ran, err := d.runOnce(ctx, stack, e)
 	switch {
 	case ctx.Err() != nil:
 		return errors.New("interrupted: the stack is deployed, but may have no new token yet: rotatorctl invoke --mode=rotate")
+	case isFailure(err) && !d.fleet:
+		return d.reject(ctx, "first run", err)
+	case isFailure(err): // the version has been checked, so it is the rotations that fail
+		return fmt.Errorf("the stack is deployed, but %w", err)
 	case err != nil:
 		return err
-	case failure != "" && d.fleet: // the version has been checked, so it is the rotations that fail
-		return fmt.Errorf("the stack is deployed, but %s", failure)
-	case failure != "":
-		return d.reject(ctx, "first run", failure)
 	}
 	d.prune(ctx)
 	dashboard, text := output(stack, "DashboardUrl"), ran.text
@@ -447,51 +439,4 @@ func (d *deployment) finish(ctx context.Context) error {
 	return d.print(
 		map[string]any{"stack": d.stack, "account": d.who.account, "region": d.who.region, "version": d.version, "dashboard": dashboard, "report": ran.document},
 		text)
-}
-
-// result is what a run has to show: its document and its text.
-type result struct {
-	document any
-	text     string
-}
-
-// runOnce runs all rotations of a stack. A failure is theirs, printable; the error is AWS's.
-func (p *program) runOnce(ctx context.Context, stack *types.Stack, e event) (ran result, failure string, err error) {
-	if isFleet(stack) {
-		return p.runFleet(ctx, stack, e.Mode)
-	}
-	payload, failure, err := p.patientCall(ctx, aliasName, e)
-	if err != nil || failure != "" {
-		return result{}, failure, err
-	}
-	text, _, err := answerText(payload)
-	return result{json.RawMessage(payload), text}, "", err
-}
-
-// patientCall invokes the function, and again while permissions are missing that may be new.
-func (p *program) patientCall(ctx context.Context, qualifier string, e event) (payload []byte, failure string, err error) {
-	began := p.now()
-	for last := ""; ; {
-		payload, failure, err := p.call(ctx, qualifier, e)
-		if err != nil || failure == "" || !onlyDenied(failure) || p.now().Sub(began) >= deniedFor {
-			return payload, failure, err
-		}
-		if failure != last {
-			p.say("  %s\n  New permissions may take minutes: trying again every %s for %s at most", failure, deniedPause, deniedFor)
-			last = failure
-		}
-		if err := p.sleep(ctx, deniedPause); err != nil {
-			return nil, "", err
-		}
-	}
-}
-
-// onlyDenied reports whether every failure named is of kind denied.
-func onlyDenied(failure string) bool {
-	for _, kind := range []string{"misconfigured", "not_found", "locked", "rate_limited", "unavailable", "invalid_token", "timeout"} {
-		if strings.Contains(failure, ": "+kind+": ") {
-			return false
-		}
-	}
-	return strings.Contains(failure, ": denied: ")
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -14,14 +13,13 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	states "github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
 	"iam-token-rotator/functions/report"
 )
 
-// namesKey is the parameter that only a fleet's template has.
+// namesKey is the parameter that only a fleet's template has: the key of the list of names that its machines read.
 const namesKey = "NamesKey"
 
 func isFleet(stack *types.Stack) bool { return stack != nil && parameter(stack, namesKey) != "" }
@@ -30,9 +28,6 @@ func isFleet(stack *types.Stack) bool { return stack != nil && parameter(stack, 
 func machineOf(stack *types.Stack, mode string) string {
 	return output(stack, map[string]string{"rotate": "RotateMachineArn", "ensure": "EnsureMachineArn"}[mode])
 }
-
-// namesPrefix begins the keys of the lists of names that a fleet's machines read.
-func (p *program) namesPrefix() string { return "iam-token-rotator/" + p.stack + "/names-" }
 
 // readNames takes the names from the list, which the function has found to be sound.
 func (d *deployment) readNames() error {
@@ -58,12 +53,8 @@ func (d *deployment) uploadNames(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encoding the names: %w", err)
 	}
-	bucket, key := d.values["BUCKET"], fmt.Sprintf("%s%.16x.json", d.namesPrefix(), sha256.Sum256(text))
-	d.parameters[namesKey] = key
-	if _, err := d.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(text)}); err != nil {
-		return fmt.Errorf("uploading the names: %w", awsError(err))
-	}
-	return nil
+	d.parameters[namesKey] = fmt.Sprintf("%s%.16x.json", d.prefix("names"), sha256.Sum256(text))
+	return d.put(ctx, d.values["BUCKET"], d.parameters[namesKey], text)
 }
 
 // sample are the rotations by which a fleet's new version is checked: all of them would take longer than an
@@ -83,51 +74,33 @@ func someSucceeded(failure string) bool {
 	return found != nil && found[1] != found[2]
 }
 
-// invokeFleet has a machine go through all rotations.
-func (p *program) invokeFleet(ctx context.Context, stack *types.Stack, e event) error {
-	if e.Mode == "check" || e.Force {
-		return usagef("%s is a fleet, too many for one run: name rotations (ROTATION)", p.stack)
-	}
-	ran, failure, err := p.runFleet(ctx, stack, e.Mode)
-	if err == nil && ran.document != nil {
-		err = p.print(ran.document, ran.text)
-	}
-	if err == nil && failure != "" {
-		err = errors.New(failure)
-	}
-	return err
-}
-
 // runFleet has a machine go through all rotations and waits. While another check goes on, ensure waits for that first.
-func (p *program) runFleet(ctx context.Context, stack *types.Stack, mode string) (ran result, failure string, err error) {
+// The result is the status after it: the reports are in the log.
+func (p *program) runFleet(ctx context.Context, stack *types.Stack, mode string) (result, error) {
 	machine := machineOf(stack, mode)
-	for began := p.now(); ; {
+	for {
 		name := "rotatorctl-" + p.now().UTC().Format("20060102T150405.000000")
 		started, err := p.states.StartExecution(ctx, &sfn.StartExecutionInput{StateMachineArn: &machine, Name: &name})
 		if err != nil {
-			return result{}, "", fmt.Errorf("the machine %s cannot be started: %w", printable(machine), awsError(err))
+			return result{}, fmt.Errorf("the machine %s cannot be started: %w", printable(machine), awsError(err))
 		}
 		ended, err := p.waitFor(ctx, aws.ToString(started.ExecutionArn))
 		if err != nil {
-			return result{}, "", err
+			return result{}, err
 		}
 		var first struct{ Own, Oldest string }
 		_ = json.Unmarshal([]byte(aws.ToString(ended.Output)), &first) // rotate's says nothing
-		why := printable(aws.ToString(ended.Error)) + ": " + withoutSecrets(aws.ToString(ended.Cause))
 		switch {
 		case first.Own != first.Oldest:
 			p.say("  A check is under way: waiting until it ends")
-			_, err = p.waitFor(ctx, first.Oldest)
+			if _, err := p.waitFor(ctx, first.Oldest); err != nil {
+				return result{}, err
+			}
 		case ended.Status == states.ExecutionStatusSucceeded:
 			return p.fleetResult(ctx, stack, mode+"-"+name, aws.ToTime(ended.StartDate))
-		case strings.Contains(why, "ccessDenied") && p.now().Sub(began) < deniedFor:
-			p.say("  %s\n  New permissions may take minutes: trying again in %s", why, deniedPause)
-			err = p.sleep(ctx, deniedPause)
 		default:
-			return result{}, fmt.Sprintf("the execution %s is %s: %s", printable(aws.ToString(ended.ExecutionArn)), printable(string(ended.Status)), why), nil
-		}
-		if err != nil {
-			return result{}, "", err
+			return result{}, runFailure(fmt.Sprintf("the execution %s is %s: %s: %s", printable(aws.ToString(ended.ExecutionArn)), printable(string(ended.Status)),
+				printable(aws.ToString(ended.Error)), withoutSecrets(aws.ToString(ended.Cause))))
 		}
 	}
 }
@@ -150,37 +123,35 @@ func (p *program) waitFor(ctx context.Context, execution string) (*sfn.DescribeE
 	}
 }
 
-// fleetResult is the status after a run: the reports are in the log. A map succeeds whatever becomes of its batches.
-func (p *program) fleetResult(ctx context.Context, stack *types.Stack, runID string, began time.Time) (ran result, failure string, err error) {
+// fleetResult is the status after a run. A map succeeds whatever becomes of its batches.
+func (p *program) fleetResult(ctx context.Context, stack *types.Stack, runID string, began time.Time) (result, error) {
 	missing, err := p.withoutReport(ctx, stack, runID, began)
 	if err != nil {
-		return result{}, "", err
+		return result{}, err
+	}
+	if n := len(missing); n > 0 {
+		return result{}, runFailure(fmt.Sprintf("%s left no report, the first of them %s: the log /aws/vendedlogs/states/%s says why", report.Count(n, "rotation"), printable(missing[0]), p.stack))
 	}
 	s, err := p.readStatus(ctx)
 	if err != nil {
-		return result{}, "", err
-	}
-	if n := len(missing); n > 0 {
-		return result{}, fmt.Sprintf("%s left no report, the first of them %s: the log /aws/vendedlogs/states/%s says why", report.Count(n, "rotation"), printable(missing[0]), p.stack), nil
+		return result{}, err
 	}
 	text := s.text(p)
 	if !s.OK {
-		return result{document: s}, "not all rotations are in order:\n" + strings.TrimRight(text, "\n"), nil
+		return result{document: s}, runFailure("not all rotations are in order:\n" + strings.TrimRight(text, "\n"))
 	}
-	return result{s, text}, "", nil
+	return result{s, text}, nil
 }
 
 // withoutReport returns the names of the rotations of which a run has left no report since it began, which may be hours
 // ago. A report may reach the log late.
 func (p *program) withoutReport(ctx context.Context, stack *types.Stack, runID string, began time.Time) (missing []string, err error) {
-	bucket, key := parameter(stack, "CodeBucket"), parameter(stack, namesKey)
-	object, err := p.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
-	if err == nil {
-		err = json.NewDecoder(object.Body).Decode(&missing)
-		_ = object.Body.Close()
-	}
+	list, err := p.get(ctx, parameter(stack, "CodeBucket"), parameter(stack, namesKey))
 	if err != nil {
-		return nil, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), printable(key), awsError(err))
+		return nil, err
+	}
+	if err := json.Unmarshal(list, &missing); err != nil {
+		return nil, fmt.Errorf("reading the list of names: %w", err)
 	}
 	for ended := p.now(); ; {
 		found, err := p.entries(ctx, began.Add(-time.Minute), runPatterns[0])

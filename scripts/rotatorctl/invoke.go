@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	cloudformation "github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/spf13/cobra"
 
@@ -26,18 +29,13 @@ var modes = []string{"rotate", "ensure", "check", "doctor"}
 
 func (p *program) invokeCommand() *cobra.Command {
 	var e event
-	cmd := &cobra.Command{
-		Use:   "invoke",
-		Short: "Run the deployed function once and print its report",
-		Long: `Runs the deployed function once and prints its report.
+	cmd := p.newCommand("invoke", "Run the deployed function once and print its report", `Runs the deployed function once and prints its report.
 
   rotate  saves a new token
   ensure  saves one only if the stored one expires soon
   check   does everything but save
   doctor  checks all that rotations rely on, from where the function is, and says what to do`,
-		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return p.invoke(cmd.Context(), e) },
-	}
+		func(ctx context.Context) error { return p.invoke(ctx, e) })
 	cmd.Flags().StringVar(&e.Mode, "mode", "", strings.Join(modes, ", ")+" (MODE)")
 	cmd.Flags().StringArrayVar(&e.Rotations, "rotation", nil, "only this rotation; can be repeated (ROTATION)")
 	cmd.Flags().BoolVar(&e.Force, "force", false, "save a token of another identity than the stored one's, one that expires sooner, or over a kv secret's other entries (FORCE)")
@@ -46,13 +44,9 @@ func (p *program) invokeCommand() *cobra.Command {
 }
 
 func (p *program) doctorCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "doctor",
-		Short: "Check, from where the function is, all that rotations rely on",
-		Long:  "Checks, from where the function is, all that rotations rely on, and says what to do. No alarm fires for what it finds.",
-		Args:  noArguments,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return p.invoke(cmd.Context(), event{Mode: "doctor"}) },
-	}
+	return p.newCommand("doctor", "Check, from where the function is, all that rotations rely on",
+		"Checks, from where the function is, all that rotations rely on, and says what to do. No alarm fires for what it finds.",
+		func(ctx context.Context) error { return p.invoke(ctx, event{Mode: "doctor"}) })
 }
 
 func (p *program) invoke(ctx context.Context, e event) error {
@@ -72,57 +66,118 @@ func (p *program) invoke(ctx context.Context, e event) error {
 	if err := p.connect(ctx); err != nil {
 		return err
 	}
-	if stack, err := p.findStack(ctx, p.stack); err == nil && isFleet(stack) && len(e.Rotations) == 0 && e.Mode != "doctor" {
-		return p.invokeFleet(ctx, stack, e)
+	var ran result
+	stack, err := p.findStack(ctx, p.stack)
+	if err == nil && isFleet(stack) && len(e.Rotations) == 0 && e.Mode != "doctor" {
+		if e.Mode == "check" || e.Force {
+			return usagef("%s is a fleet, too many for one run: name rotations (ROTATION)", p.stack)
+		}
+		ran, err = p.runFleet(ctx, stack, e.Mode)
+	} else if ran, err = p.call(ctx, aliasName, e); isFailure(err) {
+		err = fmt.Errorf("the run failed: %w", err)
 	}
-	payload, failure, err := p.call(ctx, aliasName, e)
-	if err != nil {
+	if ran.document == nil {
 		return err
 	}
-	if failure != "" {
-		return fmt.Errorf("the run failed: %s", failure)
-	}
-	text, ok, err := answerText(payload)
-	if err == nil {
-		err = p.print(json.RawMessage(payload), text)
-	}
-	if err == nil && !ok { // doctor never fails the invocation: no alarm is to fire because somebody asked
-		err = errors.New("correct what is marked ✗")
-	}
-	return err
+	return errors.Join(p.print(ran.document, ran.text), err)
 }
 
-// answerText is the function's answer, a report or a diagnosis, for a person. ok is false if a check failed.
-func answerText(payload []byte) (text string, ok bool, err error) {
-	var out strings.Builder
-	if r, err := report.Parse(payload); err == nil {
-		err = r.WriteText(&out)
-		return out.String(), true, err
-	}
-	if d, err := report.ParseDiagnosis(payload); err == nil {
-		err = d.WriteText(&out)
-		return out.String(), d.OK, err
-	}
-	return "", true, fmt.Errorf("the function's answer is neither report nor diagnosis: %s", quote(string(payload)))
+// result is what a run has to show: its document, nil if it has none, and its text.
+type result struct {
+	document any
+	text     string
 }
 
-// call invokes a version or alias of the function and waits. The failure is the function's own, printable; the error is AWS's.
-func (p *program) call(ctx context.Context, qualifier string, e event) (payload []byte, failure string, err error) {
+// runFailure is why a run failed, printable: the function's own, or its rotations'. Any other error is AWS's.
+type runFailure string
+
+func (f runFailure) Error() string { return string(f) }
+
+func isFailure(err error) bool {
+	_, is := errors.AsType[runFailure](err)
+	return is
+}
+
+// call invokes a version or alias of the function, and waits.
+func (p *program) call(ctx context.Context, qualifier string, e event) (result, error) {
 	request, err := json.Marshal(e)
 	if err != nil {
-		return nil, "", fmt.Errorf("encoding the event: %w", err)
+		return result{}, fmt.Errorf("encoding the event: %w", err)
 	}
 	once := func(o *lambda.Options) { o.RetryMaxAttempts = 1 } // the function itself retries for as long as it helps
 	answer, err := p.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: &p.stack, Qualifier: &qualifier, Payload: request}, once)
 	if err != nil {
-		return nil, "", p.functionError(err)
+		return result{}, p.functionError(err)
 	}
 	if answer.FunctionError == nil {
-		return answer.Payload, "", nil
+		return newResult(answer.Payload)
 	}
 	var said struct{ ErrorType, ErrorMessage string }
 	if json.Unmarshal(answer.Payload, &said) != nil || said.ErrorMessage == "" {
-		return nil, "it gave no reason: " + aws.ToString(answer.FunctionError), nil
+		return result{}, runFailure("it gave no reason: " + aws.ToString(answer.FunctionError))
 	}
-	return nil, printable(said.ErrorType + ": " + said.ErrorMessage), nil
+	return result{}, runFailure(printable(said.ErrorType + ": " + said.ErrorMessage))
+}
+
+// newResult reads the function's answer, a report or a diagnosis. The error may be that a check of the diagnosis failed: that
+// never fails the invocation, since no alarm is to fire because somebody asked.
+func newResult(payload []byte) (result, error) {
+	var text strings.Builder
+	var err error
+	if r, unknown := report.Parse(payload); unknown == nil {
+		err = r.WriteText(&text)
+	} else if d, unknown := report.ParseDiagnosis(payload); unknown == nil {
+		if err = d.WriteText(&text); err == nil && !d.OK {
+			err = errors.New("correct what is marked ✗")
+		}
+	} else {
+		return result{}, fmt.Errorf("the function's answer is neither report nor diagnosis: %s", quote(string(payload)))
+	}
+	return result{json.RawMessage(payload), text.String()}, err
+}
+
+// runOnce runs all rotations of a stack, with patience.
+func (p *program) runOnce(ctx context.Context, stack *cloudformation.Stack, e event) (result, error) {
+	if isFleet(stack) {
+		return p.patiently(ctx, func() (result, error) { return p.runFleet(ctx, stack, e.Mode) })
+	}
+	return p.patientCall(ctx, aliasName, e)
+}
+
+func (p *program) patientCall(ctx context.Context, qualifier string, e event) (result, error) {
+	return p.patiently(ctx, func() (result, error) { return p.call(ctx, qualifier, e) })
+}
+
+const (
+	deniedFor   = 5 * time.Minute // new permissions take that long to reach everywhere
+	deniedPause = 15 * time.Second
+)
+
+// patiently runs something, and again while permissions are missing that may be new.
+func (p *program) patiently(ctx context.Context, run func() (result, error)) (result, error) {
+	last := ""
+	for began := p.now(); ; {
+		ran, err := run()
+		if !isFailure(err) || !onlyDenied(err.Error()) || p.now().Sub(began) >= deniedFor {
+			return ran, err
+		}
+		if err.Error() != last {
+			last = err.Error()
+			p.say("  %s\n  New permissions may take minutes: trying again every %s for %s at most", last, deniedPause, deniedFor)
+		}
+		if err := p.sleep(ctx, deniedPause); err != nil {
+			return result{}, err
+		}
+	}
+}
+
+var (
+	failureKind  = regexp.MustCompile(`: (misconfigured|denied|not_found|locked|rate_limited|unavailable|invalid_token|timeout): `)
+	accessDenied = regexp.MustCompile(`^the execution .*ccessDenied`) // of a state machine
+)
+
+// onlyDenied reports whether every failure named is of kind denied.
+func onlyDenied(failure string) bool {
+	kinds := failureKind.FindAllString(failure, -1)
+	return accessDenied.MatchString(failure) || kinds != nil && !slices.ContainsFunc(kinds, func(kind string) bool { return kind != ": denied: " })
 }

@@ -136,22 +136,17 @@ type logOptions struct {
 
 func (p *program) logsCommand() *cobra.Command {
 	var o logOptions
-	cmd := &cobra.Command{
-		Use:   "logs",
-		Short: "Print what the deployed function's log says, a line a result",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch {
-			case o.since <= 0 || o.since > 10*365*24*time.Hour:
-				return usagef("--since is the time to go back: 30m, 1h, 24h")
-			case o.raw && (o.failed || p.output == "json"):
-				return usagef("--raw prints all lines as they are: leave out --failed and -o json")
-			case o.follow && p.output == "json":
-				return usagef("--follow never ends, so there is no JSON document to print: leave out -o json")
-			}
-			return p.printLogs(cmd.Context(), o)
-		},
-	}
+	cmd := p.newCommand("logs", "Print what the deployed function's log says, a line a result", "", func(ctx context.Context) error {
+		switch {
+		case o.since <= 0 || o.since > 10*365*24*time.Hour:
+			return usagef("--since is the time to go back: 30m, 1h, 24h")
+		case o.raw && (o.failed || p.output == "json"):
+			return usagef("--raw prints all lines as they are: leave out --failed and -o json")
+		case o.follow && p.output == "json":
+			return usagef("--follow never ends, so there is no JSON document to print: leave out -o json")
+		}
+		return p.printLogs(ctx, o)
+	})
 	cmd.Flags().DurationVar(&o.since, "since", time.Hour, "show this much of the log, up to now")
 	cmd.Flags().BoolVar(&o.failed, "failed", false, "only what failed")
 	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "keep printing until Ctrl-C")

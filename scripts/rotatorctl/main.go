@@ -100,6 +100,11 @@ type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit %d", int(e)) }
 
+// newCommand is a command without arguments, which may be keys pasted into the wrong place.
+func (p *program) newCommand(use, short, long string, run func(context.Context) error) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Long: long, Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context()) }}
+}
+
 func (p *program) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "rotatorctl",
@@ -189,7 +194,6 @@ func (p *program) printJSON(document any) error {
 	return err
 }
 
-// noArguments rejects arguments, which may be keys pasted into the wrong place.
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

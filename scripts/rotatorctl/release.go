@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -20,7 +18,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	lambdatypes "github.com/aws/aws-sdk-go-v2/service/lambda/types"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spf13/cobra"
 )
 
@@ -46,7 +43,7 @@ type releases map[int]string
 func stackReleases(stack *types.Stack) releases {
 	all := releases{}
 	for word := range strings.SplitSeq(parameter(stack, releasesList), ",") {
-		if version, hash, found := strings.Cut(word, ":"); found && isNumber(version) {
+		if version, hash, _ := strings.Cut(word, ":"); hash != "" && number(version) > 0 {
 			all[number(version)] = hash
 		}
 	}
@@ -59,6 +56,16 @@ func (r releases) String() string {
 		words = append(words, fmt.Sprintf("%d:%s", version, r[version]))
 	}
 	return strings.Join(words, ",")
+}
+
+// before is the last one before a version, 0 if there is none.
+func (r releases) before(version int) (last int) {
+	for v := range r {
+		if v < version {
+			last = max(last, v)
+		}
+	}
+	return last
 }
 
 // with adds one in place of those since live, and drops the oldest.
@@ -75,10 +82,8 @@ func (r releases) with(live, version int, hash string) releases {
 	return kept
 }
 
-func (p *program) releasePrefix() string { return "iam-token-rotator/" + p.stack + "/release-" }
-
 func (p *program) releaseKey(version int, hash string) string {
-	return fmt.Sprintf("%s%d-%s.json", p.releasePrefix(), version, hash)
+	return fmt.Sprintf("%s%d-%s.json", p.prefix("release"), version, hash)
 }
 
 func (p *program) saveRelease(ctx context.Context, bucket, version string, r release) (hash string, err error) {
@@ -89,47 +94,27 @@ func (p *program) saveRelease(ctx context.Context, bucket, version string, r rel
 		return "", fmt.Errorf("encoding the release: %w", err)
 	}
 	hash = fmt.Sprintf("%.16x", sha256.Sum256(text))
-	key := p.releaseKey(number(version), hash)
-	if _, err := p.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(text)}); err != nil {
-		return "", fmt.Errorf("storing s3://%s/%s: %w", printable(bucket), key, awsError(err))
-	}
-	return hash, nil
+	return hash, p.put(ctx, bucket, p.releaseKey(number(version), hash), text)
 }
 
-func (p *program) loadRelease(ctx context.Context, bucket string, version int, hash string) (r release, err error) {
-	key := p.releaseKey(version, hash)
-	object, err := p.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
+// restore gives the stack what a version was deployed with, the alias included.
+func (p *program) restore(ctx context.Context, stack *types.Stack, bucket string, all releases, version int) error {
+	key, hash := p.releaseKey(version, all[version]), all[version]
+	text, err := p.get(ctx, bucket, key)
 	if err != nil {
-		return r, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), key, awsError(err))
+		return err
 	}
-	defer func() { _ = object.Body.Close() }()
-	text, err := io.ReadAll(io.LimitReader(object.Body, 1<<20))
-	if err != nil {
-		return r, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), key, awsError(err))
-	}
+	var r release
 	if fmt.Sprintf("%.16x", sha256.Sum256(text)) != hash || json.Unmarshal(text, &r) != nil {
-		return r, fmt.Errorf("s3://%s/%s is not what deploy stored there", printable(bucket), key)
+		return fmt.Errorf("s3://%s/%s is not what deploy stored there", printable(bucket), key)
 	}
-	return r, nil
+	if r.Parameters[aliasVersion] != "" { // one of before has neither
+		r.Parameters[releasesList] = all.String()
+	}
+	return p.change(ctx, stack, r)
 }
 
-// deployedRelease is what the stack has now.
-func (p *program) deployedRelease(ctx context.Context, stack *types.Stack) (release, error) {
-	found, err := p.stacks.GetTemplate(ctx, &cloudformation.GetTemplateInput{StackName: stack.StackId, TemplateStage: types.TemplateStageOriginal})
-	if err != nil {
-		return release{}, fmt.Errorf("the template of the stack cannot be read: %w", awsError(err))
-	}
-	r := release{Template: aws.ToString(found.TemplateBody), Parameters: map[string]string{}}
-	for _, p := range stack.Parameters {
-		r.Parameters[aws.ToString(p.ParameterKey)] = aws.ToString(p.ParameterValue)
-	}
-	return r, nil
-}
-
-// isNumber reports whether a version is published, and not $LATEST or none.
-func isNumber(version string) bool { return number(version) > 0 }
-
-// number is 0 for what is no published version.
+// number is the version, 0 for $LATEST or none.
 func number(version string) int {
 	n, err := strconv.Atoi(version)
 	if err != nil {
@@ -151,9 +136,8 @@ func (d *deployment) holdLive(ctx context.Context) error {
 	case d.fleet && !isFleet(stack):
 		return fmt.Errorf("the stack %s is no fleet: give another STACK, or deploy without --fleet", d.stack)
 	}
-	d.existing, d.live = stack, parameter(stack, aliasVersion)
-	d.releases = stackReleases(stack)
-	if !isNumber(d.live) {
+	d.existing, d.live, d.releases = stack, parameter(stack, aliasVersion), stackReleases(stack)
+	if number(d.live) == 0 {
 		published, err := d.lambda.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: &d.stack})
 		if _, missing := errors.AsType[*lambdatypes.ResourceNotFoundException](err); missing {
 			d.live = ""
@@ -164,10 +148,11 @@ func (d *deployment) holdLive(ctx context.Context) error {
 		d.live, d.releases = aws.ToString(published.Version), releases{}
 	}
 	if d.releases[number(d.live)] == "" {
-		now, err := d.deployedRelease(ctx, stack)
+		found, err := d.stacks.GetTemplate(ctx, &cloudformation.GetTemplateInput{StackName: stack.StackId, TemplateStage: types.TemplateStageOriginal})
 		if err != nil {
-			return err
+			return fmt.Errorf("the template of the stack cannot be read: %w", awsError(err))
 		}
+		now := release{aws.ToString(found.TemplateBody), parameters(stack)}
 		if now.Parameters[aliasVersion] != "" {
 			now.Parameters[aliasVersion] = d.live
 		}
@@ -208,23 +193,22 @@ func (d *deployment) checkVersion(ctx context.Context) error {
 		return nil
 	}
 	d.say("Checking version %s before the schedules run it; that takes two minutes at most", d.version)
-	_, failure, err := d.patientCall(ctx, d.version, event{Mode: "check", Force: d.force, Rotations: d.sample()})
+	_, err := d.patientCall(ctx, d.version, event{Mode: "check", Force: d.force, Rotations: d.sample()})
 	switch {
-	case d.fleet && someSucceeded(failure):
-		d.say("Warning: %s", failure)
+	case err == nil:
+		return nil
+	case d.fleet && isFailure(err) && someSucceeded(err.Error()):
+		d.say("Warning: %s", err)
+		return nil
 	case ctx.Err() != nil && d.live != "":
 		return fmt.Errorf("interrupted: the schedules run version %s as before. Deploy again to go on", d.live)
-	case err != nil:
-		return d.reject(ctx, "check", err.Error())
-	case failure != "":
-		return d.reject(ctx, "check", failure)
 	}
-	return nil
+	return d.reject(ctx, "check", err)
 }
 
 // reject returns the stack to the version before, after a check or first run that failed.
-func (d *deployment) reject(ctx context.Context, what, why string) error {
-	failed := fmt.Errorf("the %s of version %s failed: %s", what, d.version, why)
+func (d *deployment) reject(ctx context.Context, what string, why error) error {
+	failed := fmt.Errorf("the %s of version %s failed: %w", what, d.version, why)
 	switch {
 	case d.unchecked && what == "check":
 		d.say("Warning: %s", failed)
@@ -233,8 +217,7 @@ func (d *deployment) reject(ctx context.Context, what, why string) error {
 		return fmt.Errorf("the stack is deployed, but %w. Correct that and deploy again", failed)
 	}
 	d.say("The %s failed: the stack returns to version %s", what, d.live)
-	err := d.restore(ctx, d.existing, d.values["BUCKET"], d.releases, number(d.live))
-	if err != nil {
+	if err := d.restore(ctx, d.existing, d.values["BUCKET"], d.releases, number(d.live)); err != nil {
 		return fmt.Errorf("%w\nThe schedules run version %s, but the stack could not be returned to it: %w\nCorrect both and deploy again", failed, d.live, err)
 	}
 	d.deleteVersion(ctx, d.version)
@@ -243,27 +226,12 @@ func (d *deployment) reject(ctx context.Context, what, why string) error {
 	return fmt.Errorf("%w\nVersion %s runs on. Correct that and deploy again", failed, d.live)
 }
 
-// restore gives the stack what a version was deployed with, the alias included.
-func (p *program) restore(ctx context.Context, stack *types.Stack, bucket string, all releases, version int) error {
-	r, err := p.loadRelease(ctx, bucket, version, all[version])
-	if err != nil {
-		return err
-	}
-	if r.Parameters[aliasVersion] != "" { // one of before has neither
-		r.Parameters[releasesList] = all.String()
-	}
-	return p.change(ctx, stack, r.Template, r.Parameters)
-}
-
 // moveAlias has the schedules run the new version.
 func (d *deployment) moveAlias(ctx context.Context) error {
 	d.parameters[aliasVersion] = d.version
 	hash, err := d.saveRelease(ctx, d.values["BUCKET"], d.version, release{d.template, d.parameters})
-	if err != nil {
+	if err != nil || d.version == d.live && d.releases[number(d.live)] == hash {
 		return err
-	}
-	if d.version == d.live && d.releases[number(d.live)] == hash {
-		return nil
 	}
 	d.kept = d.releases.with(number(d.live), number(d.version), hash)
 	d.parameters[releasesList] = d.kept.String()
@@ -272,7 +240,7 @@ func (d *deployment) moveAlias(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.change(ctx, stack, d.template, d.parameters); err != nil {
+	if err := d.change(ctx, stack, release{d.template, d.parameters}); err != nil {
 		return fmt.Errorf("the alias could not be moved to version %s: %w\nDeploy again to go on", d.version, err)
 	}
 	return nil
@@ -302,7 +270,7 @@ func (d *deployment) prune(ctx context.Context) {
 	for version, hash := range d.kept {
 		keys = append(keys, d.releaseKey(version, hash))
 	}
-	if err := d.deleteObjects(ctx, d.values["BUCKET"], d.releasePrefix(), ".json", keys...); err != nil {
+	if err := d.deleteObjects(ctx, d.values["BUCKET"], "release", keys...); err != nil {
 		d.say("Warning: %s", err)
 	}
 }
@@ -315,14 +283,10 @@ func (d *deployment) deleteVersion(ctx context.Context, version string) {
 }
 
 func (p *program) rollbackCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "rollback",
-		Short: "Return the stack to the version before, and rotate once",
-		Long: fmt.Sprintf(`Returns the stack to the version that was deployed before the one that runs now: code, settings, roles and alarms. Then it rotates once.
+	return p.newCommand("rollback", "Return the stack to the version before, and rotate once",
+		fmt.Sprintf(`Returns the stack to the version that was deployed before the one that runs now: code, settings, roles and alarms. Then it rotates once.
 It can be repeated: deploy keeps the last %d versions. The next deploy deletes what rollback went back from.`, keptVersions),
-		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return p.rollback(cmd.Context()) },
-	}
+		p.rollback)
 }
 
 func (p *program) rollback(ctx context.Context) error {
@@ -333,21 +297,16 @@ func (p *program) rollback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	live, bucket := parameter(stack, aliasVersion), parameter(stack, "CodeBucket")
-	if !isNumber(live) {
+	live, all := parameter(stack, aliasVersion), stackReleases(stack)
+	if number(live) == 0 {
 		return errors.New("the stack was not deployed by rotatorctl deploy: there is no version to return to")
 	}
-	all, before := stackReleases(stack), 0
-	for version := range all {
-		if version < number(live) {
-			before = max(before, version)
-		}
-	}
+	before := all.before(number(live))
 	if before == 0 {
 		return fmt.Errorf("there is no version before %s", live)
 	}
 	p.say("Returning the stack %s from version %s to %d", p.stack, live, before)
-	if err := p.restore(ctx, stack, bucket, all, before); err != nil {
+	if err := p.restore(ctx, stack, parameter(stack, "CodeBucket"), all, before); err != nil {
 		return fmt.Errorf("the stack could not be returned to version %d: %w", before, err)
 	}
 	p.say("Rotating once")
@@ -355,12 +314,12 @@ func (p *program) rollback(ctx context.Context) error {
 	if isFleet(stack) { // as after a deployment
 		e.Mode = "ensure"
 	}
-	ran, failure, err := p.runOnce(ctx, stack, e)
+	ran, err := p.runOnce(ctx, stack, e)
+	if isFailure(err) {
+		err = fmt.Errorf("version %d runs again, but its first run failed: %w. To return to what ran before, deploy again", before, err)
+	}
 	if err != nil {
 		return err
-	}
-	if failure != "" {
-		return fmt.Errorf("version %d runs again, but its first run failed: %s. To return to what ran before, deploy again", before, failure)
 	}
 	return p.print(map[string]any{"stack": p.stack, "from": live, "version": strconv.Itoa(before), "report": ran.document}, ran.text)
 }

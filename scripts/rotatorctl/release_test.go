@@ -243,7 +243,7 @@ func TestOverTheTemplateAlone(t *testing.T) {
 			}
 			d.parameters["CodeKey"] = zip
 			parameters := []types.Parameter{}
-			for key, value := range d.allParameters(nil) {
+			for key, value := range d.completed(nil) {
 				if strings.Contains(template, "\n  "+key+":\n") {
 					parameters = append(parameters, types.Parameter{ParameterKey: aws.String(key), ParameterValue: aws.String(value)})
 				}

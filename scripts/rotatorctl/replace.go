@@ -396,9 +396,9 @@ func (r *replacement) rotate(ctx context.Context) error {
 		return err
 	}
 	r.say("Rotating once more, now that nothing else can write to the token secret")
-	_, failure, err := d.patientCall(ctx, aliasName, event{Mode: "rotate", Force: true})
-	if failure != "" {
-		err = fmt.Errorf("the run failed: %s. Run this again", failure)
+	_, err := d.patientCall(ctx, aliasName, event{Mode: "rotate", Force: true})
+	if isFailure(err) {
+		err = fmt.Errorf("the run failed: %w. Run this again", err)
 	}
 	return err
 }

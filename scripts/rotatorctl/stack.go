@@ -13,7 +13,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spf13/cobra"
 )
 
@@ -44,67 +43,82 @@ func (p *program) noStack() error {
 	return fmt.Errorf("there is no stack %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who)
 }
 
-// createOrUpdate makes the stack match the template and the parameters, those of the alias apart.
-func (d *deployment) createOrUpdate(ctx context.Context) error {
-	if d.existing == nil {
-		d.say("Creating the stack %s", d.stack)
-	} else {
-		d.say("Updating the stack %s", d.stack)
+// parameters are a stack's, nil's too. None of them is hidden by NoEcho.
+func parameters(stack *types.Stack) map[string]string {
+	all := map[string]string{}
+	if stack != nil {
+		for _, p := range stack.Parameters {
+			all[aws.ToString(p.ParameterKey)] = aws.ToString(p.ParameterValue)
+		}
 	}
-	d.parameters = d.allParameters(d.existing)
-	if err := d.change(ctx, d.existing, d.template, d.parameters); err != nil {
+	return all
+}
+
+func parameter(stack *types.Stack, key string) string { return parameters(stack)[key] }
+
+func output(stack *types.Stack, key string) string {
+	for _, o := range stack.Outputs {
+		if aws.ToString(o.OutputKey) == key {
+			return aws.ToString(o.OutputValue)
+		}
+	}
+	return ""
+}
+
+// createOrUpdate makes the stack match the template and the parameters. Parameters that are not given have the template's
+// default, or in an existing stack keep their values, as far as the template still has them.
+func (d *deployment) createOrUpdate(ctx context.Context) error {
+	d.say("%s the stack %s", map[bool]string{true: "Creating", false: "Updating"}[d.existing == nil], d.stack)
+	d.parameters = d.completed(d.existing)
+	if err := d.change(ctx, d.existing, release{d.template, d.parameters}); err != nil {
 		return fmt.Errorf("the deployment failed: %w\nDeploy again when that is corrected, or remove what it made: rotatorctl destroy --stack=%s", err, d.stack)
 	}
 	return nil
 }
 
-// change has CloudFormation create or update the stack, and waits until it has.
-func (p *program) change(ctx context.Context, stack *types.Stack, template string, values map[string]string) error {
-	watch, err := p.watch(ctx, stack)
-	if err != nil {
-		return err
-	}
-	capabilities, id := []types.Capability{types.CapabilityCapabilityIam}, ""
-	var parameters []types.Parameter
-	for key, value := range values {
-		parameters = append(parameters, types.Parameter{ParameterKey: aws.String(key), ParameterValue: aws.String(value)})
-	}
-	if stack == nil {
-		created, err := p.stacks.CreateStack(ctx, &cloudformation.CreateStackInput{
-			StackName: &p.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters, Tags: p.tags, RoleARN: p.role,
-		})
-		if err != nil {
-			return awsError(err)
-		}
-		id = aws.ToString(created.StackId)
-	} else {
-		_, err := p.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
-			StackName: &p.stack, TemplateBody: &template, Capabilities: capabilities, Parameters: parameters, Tags: p.tags, RoleARN: p.role,
-		})
-		if err != nil && strings.Contains(err.Error(), "No updates are to be performed") {
-			p.say("Nothing has changed")
-			return nil
-		} else if err != nil {
-			return awsError(err)
-		}
-		id = aws.ToString(stack.StackId)
-	}
-	return watch.follow(ctx, id, "CREATE_COMPLETE", "UPDATE_COMPLETE")
-}
-
-// allParameters are those given, and the others' defaults; of an existing stack the others keep their values, as far as
-// the template still has them. None of them is hidden by NoEcho.
-func (d *deployment) allParameters(existing *types.Stack) map[string]string {
+// completed are all parameters for the template.
+func (d *deployment) completed(existing *types.Stack) map[string]string {
 	all := maps.Clone(d.defaults)
-	if existing != nil {
-		for _, p := range existing.Parameters {
-			if key := aws.ToString(p.ParameterKey); slices.Contains(d.others, key) {
-				all[key] = aws.ToString(p.ParameterValue)
-			}
+	for key, value := range parameters(existing) {
+		if slices.Contains(d.others, key) {
+			all[key] = value
 		}
 	}
 	maps.Copy(all, d.parameters)
 	return all
+}
+
+// change has CloudFormation create or update the stack, and waits until it has.
+func (p *program) change(ctx context.Context, stack *types.Stack, to release) error {
+	watch, err := p.watch(ctx, stack)
+	if err != nil {
+		return err
+	}
+	capabilities, id := []types.Capability{types.CapabilityCapabilityIam}, (*string)(nil)
+	var parameters []types.Parameter
+	for key, value := range to.Parameters {
+		parameters = append(parameters, types.Parameter{ParameterKey: aws.String(key), ParameterValue: aws.String(value)})
+	}
+	if stack == nil {
+		var created *cloudformation.CreateStackOutput
+		if created, err = p.stacks.CreateStack(ctx, &cloudformation.CreateStackInput{
+			StackName: &p.stack, TemplateBody: &to.Template, Capabilities: capabilities, Parameters: parameters, Tags: p.tags, RoleARN: p.role,
+		}); err == nil {
+			id = created.StackId
+		}
+	} else {
+		id = stack.StackId
+		_, err = p.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
+			StackName: &p.stack, TemplateBody: &to.Template, Capabilities: capabilities, Parameters: parameters, Tags: p.tags, RoleARN: p.role,
+		})
+	}
+	if err != nil && strings.Contains(err.Error(), "No updates are to be performed") {
+		p.say("Nothing has changed")
+		return nil
+	} else if err != nil {
+		return awsError(err)
+	}
+	return watch.follow(ctx, aws.ToString(id), "CREATE_COMPLETE", "UPDATE_COMPLETE")
 }
 
 // removeUnusable returns the stack if it can be updated. What a failed first deployment or a failed deletion left
@@ -114,16 +128,22 @@ func (d *deployment) removeUnusable(ctx context.Context) (*types.Stack, error) {
 	if err != nil || stack == nil {
 		return nil, err
 	}
-	switch status := stack.StackStatus; {
-	case slices.Contains([]types.StackStatus{"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED", "REVIEW_IN_PROGRESS"}, status):
+	switch status := stack.StackStatus; status {
+	case "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED", "REVIEW_IN_PROGRESS":
 		d.say("Removing the stack %s, which an earlier deployment left in %s", d.stack, status)
 		return nil, d.deleteStack(ctx, stack)
-	case status == types.StackStatusUpdateRollbackFailed:
+	case "UPDATE_ROLLBACK_FAILED":
 		return nil, fmt.Errorf("the stack %s is in %s: run aws cloudformation continue-update-rollback --stack-name %s first", d.stack, status, d.stack)
-	case strings.HasSuffix(string(status), "_IN_PROGRESS"):
-		return nil, fmt.Errorf("the stack %s is in %s: another deployment is running. Wait until it ends", d.stack, printable(string(status)))
+	default:
+		if inProgress(status) {
+			return nil, fmt.Errorf("the stack %s is in %s: another deployment is running. Wait until it ends", d.stack, printable(string(status)))
+		}
 	}
 	return stack, nil
+}
+
+func inProgress(status types.StackStatus) bool {
+	return strings.HasSuffix(string(status), "_IN_PROGRESS")
 }
 
 func (p *program) deleteStack(ctx context.Context, stack *types.Stack) error {
@@ -152,26 +172,22 @@ type watcher struct {
 // watch begins to watch a stack, or one that is yet to be: only events from now on are printed.
 func (p *program) watch(ctx context.Context, stack *types.Stack) (*watcher, error) {
 	w := &watcher{program: p, began: p.now(), failed: map[string][]string{}}
-	if stack == nil {
-		return w, nil
-	}
-	for event, err := range p.events(ctx, aws.ToString(stack.StackId)) {
-		w.seen = aws.ToString(event.EventId)
-		return w, err
+	if stack != nil {
+		for event, err := range p.events(ctx, stack.StackId) {
+			w.seen = aws.ToString(event.EventId)
+			return w, err
+		}
 	}
 	return w, nil
 }
 
 // events are a stack's, newest first. After an error there is none.
-func (p *program) events(ctx context.Context, stack string) iter.Seq2[types.StackEvent, error] {
+func (p *program) events(ctx context.Context, stack *string) iter.Seq2[types.StackEvent, error] {
 	return func(yield func(types.StackEvent, error) bool) {
-		pages := cloudformation.NewDescribeStackEventsPaginator(p.stacks, &cloudformation.DescribeStackEventsInput{StackName: &stack})
+		pages := cloudformation.NewDescribeStackEventsPaginator(p.stacks, &cloudformation.DescribeStackEventsInput{StackName: stack})
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
-			if err != nil && strings.Contains(err.Error(), "does not exist") {
-				yield(types.StackEvent{}, p.noStack())
-				return
-			} else if err != nil {
+			if err != nil {
 				yield(types.StackEvent{}, fmt.Errorf("the events of the stack cannot be read: %w", awsError(err)))
 				return
 			}
@@ -186,26 +202,19 @@ func (p *program) events(ctx context.Context, stack string) iter.Seq2[types.Stac
 
 const pollEvery = 2 * time.Second
 
-// follow waits until CloudFormation ends in a final status, which must be one of those.
+// follow waits until CloudFormation ends in a final status, which must be one of those, or the stack is gone.
 func (w *watcher) follow(ctx context.Context, id string, ends ...types.StackStatus) error {
 	for {
 		stack, err := w.findStack(ctx, id)
-		if err != nil {
+		if err == nil && stack != nil {
+			err = w.printNew(ctx, id)
+		}
+		switch {
+		case err != nil, stack == nil, slices.Contains(ends, stack.StackStatus):
 			return err
-		}
-		if stack == nil { // deleted
-			return nil
-		}
-		if err := w.printNew(ctx, id); err != nil {
-			return err
-		}
-		if slices.Contains(ends, stack.StackStatus) {
-			return nil
-		}
-		if !strings.HasSuffix(string(stack.StackStatus), "_IN_PROGRESS") {
+		case !inProgress(stack.StackStatus):
 			return w.failure(stack.StackStatus)
-		}
-		if err := w.sleep(ctx, pollEvery); err != nil {
+		case w.sleep(ctx, pollEvery) != nil:
 			return errors.New("interrupted: CloudFormation continues by itself")
 		}
 	}
@@ -214,7 +223,7 @@ func (w *watcher) follow(ctx context.Context, id string, ends ...types.StackStat
 // printNew prints the events since the last time, oldest first.
 func (w *watcher) printNew(ctx context.Context, id string) error {
 	var fresh []types.StackEvent
-	for event, err := range w.events(ctx, id) {
+	for event, err := range w.events(ctx, &id) {
 		if err != nil {
 			return err
 		}
@@ -266,12 +275,7 @@ func (w *watcher) failure(status types.StackStatus) error {
 
 func (p *program) destroyCommand() *cobra.Command {
 	var bucket string
-	cmd := &cobra.Command{
-		Use:   "destroy",
-		Short: "Remove from AWS all that deploy made",
-		Args:  noArguments,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return p.destroy(cmd.Context(), bucket) },
-	}
+	cmd := p.newCommand("destroy", "Remove from AWS all that deploy made", "", func(ctx context.Context) error { return p.destroy(ctx, bucket) })
 	cmd.Flags().StringVar(&bucket, "bucket", "", "where the zips are, if the stack is gone already (BUCKET)")
 	return cmd
 }
@@ -306,8 +310,8 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 		}
 	}
 	if bucket != "" {
-		p.say("Deleting its zips from s3://%s/%s*.zip", printable(bucket), p.zipPrefix())
-		if err := errors.Join(p.deleteObjects(ctx, bucket, p.zipPrefix(), ".zip"), p.deleteObjects(ctx, bucket, p.releasePrefix(), ".json"), p.deleteObjects(ctx, bucket, p.namesPrefix(), ".json")); err != nil {
+		p.say("Deleting its zips from s3://%s/%s*.zip", printable(bucket), p.prefix("rotate"))
+		if err := errors.Join(p.deleteObjects(ctx, bucket, "rotate"), p.deleteObjects(ctx, bucket, "release"), p.deleteObjects(ctx, bucket, "names")); err != nil {
 			return err
 		}
 	}
@@ -317,40 +321,4 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	return p.print(
 		map[string]string{"deleted": p.stack, "account": p.who.account, "region": p.who.region, "bucket_left": bucket, "bootstrap_secret_left": secret},
 		fmt.Sprintf("Left as they are:\n  the bucket %s\n  the bootstrap secret %s\n  everything in IBM Cloud: the API keys stay valid\n", printable(bucket), printable(secret)))
-}
-
-func parameter(stack *types.Stack, key string) string {
-	i := slices.IndexFunc(stack.Parameters, func(p types.Parameter) bool { return aws.ToString(p.ParameterKey) == key })
-	if i < 0 {
-		return ""
-	}
-	return aws.ToString(stack.Parameters[i].ParameterValue)
-}
-
-func output(stack *types.Stack, key string) string {
-	i := slices.IndexFunc(stack.Outputs, func(o types.Output) bool { return aws.ToString(o.OutputKey) == key })
-	if i < 0 {
-		return ""
-	}
-	return aws.ToString(stack.Outputs[i].OutputValue)
-}
-
-// deleteObjects deletes what deploy stored for one stack, but for some.
-func (p *program) deleteObjects(ctx context.Context, bucket, prefix, suffix string, but ...string) error {
-	pages := s3.NewListObjectsV2Paginator(p.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return fmt.Errorf("the zips cannot be listed: %w", awsError(err))
-		}
-		for _, object := range page.Contents {
-			if key := aws.ToString(object.Key); !strings.HasSuffix(key, suffix) || slices.Contains(but, key) {
-				continue
-			}
-			if _, err := p.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: object.Key}); err != nil {
-				return fmt.Errorf("%s cannot be deleted: %w", printable(aws.ToString(object.Key)), awsError(err))
-			}
-		}
-	}
-	return nil
 }

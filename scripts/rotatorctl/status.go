@@ -47,17 +47,14 @@ type status struct {
 
 func (p *program) statusCommand() *cobra.Command {
 	var exitZero bool
-	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show when each token expires and how its last run went",
-		Long: `Shows, from the reports in the log of the last hour, when each token expires and how its last run went, failures first.
+	cmd := p.newCommand("status", "Show when each token expires and how its last run went",
+		`Shows, from the reports in the log of the last hour, when each token expires and how its last run went, failures first.
 It also shows a rotate or check that failed and has not succeeded since, and a run that left no report. Of more than 20 rotations those are
 listed that are not in order, 20 at most; -o json has all. Of a fleet it shows how the last executions of its machines ended, too.
 
 Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
-		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := p.readStatus(cmd.Context())
+		func(ctx context.Context) error {
+			s, err := p.readStatus(ctx)
 			if err == nil {
 				err = p.print(s, s.text(p))
 			}
@@ -65,8 +62,7 @@ Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
 				return exitError(1)
 			}
 			return err
-		},
-	}
+		})
 	cmd.Flags().BoolVar(&exitZero, "exit-zero", false, "exit 0 whatever it shows")
 	return cmd
 }
@@ -87,10 +83,8 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 	// A version that deploy has rejected, or replaced, says nothing of the one that runs.
 	live := parameter(stack, aliasVersion)
 	found = slices.DeleteFunc(found, func(e entry) bool { return live != "" && e.version != live })
-	if !isNumber(live) {
-		if deployed, err = p.deployedAt(ctx); err != nil {
-			return status{}, err
-		}
+	if number(live) == 0 { // of a function without versions, a rotation that has not run since may no longer be deployed
+		deployed = aws.ToTime(cmp.Or(stack.LastUpdatedTime, stack.CreationTime))
 	}
 	s := newStatus(p.stack, since, deployed, found, p.now())
 	if isFleet(stack) {
@@ -98,20 +92,6 @@ func (p *program) readStatus(ctx context.Context) (status, error) {
 		s.OK = s.OK && !slices.ContainsFunc(s.Passes, pass.bad)
 	}
 	return s, err
-}
-
-// deployedAt is when the stack was last changed: of a function without versions, a rotation that has not run since may
-// no longer be deployed.
-func (p *program) deployedAt(ctx context.Context) (time.Time, error) {
-	for event, err := range p.events(ctx, p.stack) {
-		if err != nil {
-			return time.Time{}, err
-		}
-		if aws.ToString(event.LogicalResourceId) == p.stack && strings.HasSuffix(string(event.ResourceStatus), "_COMPLETE") {
-			return aws.ToTime(event.Timestamp), nil
-		}
-	}
-	return time.Time{}, nil
 }
 
 // newStatus reads the runs since then, oldest first.
@@ -135,6 +115,9 @@ func newStatus(stack string, since, deployed time.Time, runs []entry, now time.T
 	}
 	maps.DeleteFunc(rotations, func(_ string, r rotationStatus) bool { return r.At.Before(deployed) })
 	s := status{Stack: stack, Since: since.UTC(), OK: len(rotations) > 0, Rotations: slices.AppendSeq([]rotationStatus{}, maps.Values(rotations))}
+	if len(rotations) == 0 {
+		s.Lost = lost
+	}
 	for i := range s.Rotations {
 		r := &s.Rotations[i]
 		r.MarginSeconds, r.SecondsRemaining = nil, nil // of another moment
@@ -145,9 +128,6 @@ func newStatus(stack string, since, deployed time.Time, runs []entry, now time.T
 			s.Lost = lost
 		}
 		s.OK = s.OK && !r.bad()
-	}
-	if len(rotations) == 0 {
-		s.Lost = lost
 	}
 	s.OK = s.OK && s.Lost == nil
 	slices.SortFunc(s.Rotations, func(a, b rotationStatus) int {
@@ -175,9 +155,12 @@ func lastFailed(before *failedRun, run entry, result report.Result) *failedRun {
 	return before
 }
 
+// expired reports whether the stored token has.
+func (r rotationStatus) expired() bool { return r.SecondsRemaining != nil && *r.SecondsRemaining < 0 }
+
 // bad reports whether a person has to act.
 func (r rotationStatus) bad() bool {
-	return r.Outcome == report.Failed || r.LastFailed != nil || r.SecondsRemaining != nil && *r.SecondsRemaining < 0
+	return r.Outcome == report.Failed || r.LastFailed != nil || r.expired()
 }
 
 // mostListed is how many rotations are listed; of more only those that are not in order.
@@ -186,31 +169,26 @@ const mostListed = 20
 // text is the status for a person.
 func (s status) text(p *program) string {
 	var text strings.Builder
+	write := func(bad bool, line string) {
+		if bad {
+			line = p.colored(p.stdout, red, line)
+		}
+		text.WriteString(line)
+	}
 	if s.Lost != nil {
-		text.WriteString(p.colored(p.stdout, red, fmt.Sprintf("the run at %s %s\n", s.Lost.At.Format(time.RFC3339), printable(s.Lost.Why))))
+		write(true, fmt.Sprintf("the run at %s %s\n", s.Lost.At.Format(time.RFC3339), printable(s.Lost.Why)))
 	}
 	for _, pass := range s.Passes {
-		line := pass.text()
-		if pass.bad() {
-			line = p.colored(p.stdout, red, line)
-		}
-		text.WriteString(line)
+		write(pass.bad(), pass.text())
 	}
-	left := 0
-	for i, r := range s.Rotations { // the bad ones first
-		if len(s.Rotations) > mostListed && (!r.bad() || i >= mostListed) {
-			if r.bad() {
-				left++
-			}
-			continue
-		}
-		line := r.text()
-		if r.bad() {
-			line = p.colored(p.stdout, red, line)
-		}
-		text.WriteString(line)
+	listed := s.Rotations // the bad ones first
+	if len(listed) > mostListed {
+		listed = slices.DeleteFunc(slices.Clone(listed), func(r rotationStatus) bool { return !r.bad() })
 	}
-	if left > 0 {
+	for _, r := range listed[:min(len(listed), mostListed)] {
+		write(r.bad(), r.text())
+	}
+	if left := len(listed) - mostListed; left > 0 {
 		fmt.Fprintf(&text, "%d more are not in order: rotatorctl status -o json lists them\n", left)
 	}
 	if len(s.Rotations) == 0 {
@@ -239,7 +217,7 @@ func (s status) totals() string {
 	expired := 0
 	for _, r := range s.Rotations {
 		all.Results = append(all.Results, r.Result)
-		if r.SecondsRemaining != nil && *r.SecondsRemaining < 0 {
+		if r.expired() {
 			expired++
 		}
 	}
