@@ -164,10 +164,10 @@ func sourceOf(provider aws.CredentialsProvider) aws.CredentialSource {
 // noCredentials says why there are none, and where they were looked for.
 func (s *resource) noCredentials(ctx context.Context, err error) *rotation.Error {
 	if ctx.Err() != nil {
-		return s.because(rotation.Timeout, rotation.Later, "looking for AWS credentials took longer than an attempt may")
+		return s.fail(rotation.Timeout, rotation.Later, "looking for AWS credentials took longer than an attempt may")
 	}
-	var failed *retrieveError
-	if !errors.As(err, &failed) {
+	failed, ok := errors.AsType[*retrieveError](err)
+	if !ok {
 		return s.misconfigured(err.Error())
 	}
 	from, advice := explainSource(failed.source)
@@ -183,54 +183,62 @@ func (s *resource) noCredentials(ctx context.Context, err error) *rotation.Error
 		if failed.source == aws.CredentialSourceHTTP {
 			variable = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 		}
+		_, _, doing := s.names()
 		return network.Peer{Host: "the service that gives AWS credentials", Variable: variable,
-			NoWay: "AWS STS, IAM Identity Center or the container's endpoint must be reachable"}.NoAnswer(s.doing()+": no AWS credentials: "+from, err)
+			NoWay: "AWS STS, IAM Identity Center or the container's endpoint must be reachable"}.NoAnswer(doing+": no AWS credentials: "+from, err)
 	case failed.source != aws.CredentialSourceUndefined:
 		from += " gives none"
 	}
-	kind, retry := rotation.Misconfigured, rotation.Once
+	failure := s.fail(rotation.Misconfigured, rotation.Once, "no AWS credentials: "+from+": "+advice)
+	failure.Advice = advice
 	switch {
 	case refused.cause == throttled, refused.cause == trouble:
-		kind, retry = rotation.Unavailable, rotation.Later
+		failure.Kind, failure.Retry = rotation.Unavailable, rotation.Later
 	case refused.cause != badRequest:
-		kind = rotation.Denied
+		failure.Kind = rotation.Denied
 	}
-	failure := s.because(kind, retry, advice)
-	failure.Message = s.doing() + ": no AWS credentials: " + from + ": " + advice
 	return failure
 }
 
-// explainSource names a source of credentials, and what helps when it gives none.
-func explainSource(source aws.CredentialSource) (from, advice string) {
-	isOneOf := func(sources ...aws.CredentialSource) bool { return slices.Contains(sources, source) }
-	switch {
-	case isOneOf(aws.CredentialSourceEnvVarsSTSWebIDToken, aws.CredentialSourceProfileSTSWebIDToken):
-		return "the exchange of the web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN) at AWS STS",
-			"the role's trust policy must name the cluster's OIDC provider and this service account, the token's file must be readable and current, and STS reachable"
-	case isOneOf(aws.CredentialSourceProfileSSO, aws.CredentialSourceSSO, aws.CredentialSourceProfileSSOLegacy, aws.CredentialSourceSSOLegacy):
-		return "the profile's single sign-on", "log in: aws sso login"
-	case isOneOf(aws.CredentialSourceProfileLogin, aws.CredentialSourceLogin):
-		return "the profile's login session", "log in: aws login"
-	case isOneOf(aws.CredentialSourceProfileProcess, aws.CredentialSourceProcess):
-		return "the profile's credential_process", "run that program by hand: it must print credentials as JSON"
-	case isOneOf(aws.CredentialSourceProfile):
-		return "the profile", "aws sts get-caller-identity shows why: its keys, or the role that it assumes (role_arn)"
-	case isOneOf(aws.CredentialSourceHTTP):
-		return "the container's endpoint (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, _FULL_URI)",
-			"does the ECS task, or the pod by EKS Pod Identity, have a role, and can its authorization token be read?"
-	case isOneOf(aws.CredentialSourceIMDS):
-		return "none in AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE, ~/.aws or at a container's endpoint, and the metadata of an EC2 instance" + disabled(),
-			"on AWS give the instance, the task or the service account a role (in a container on EC2 the metadata's hop limit must be 2); elsewhere log in (aws sso login), or export credentials, with " + export
-	default:
-		return "none in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and this binary, built for Lambda, looks nowhere else",
-			"on AWS give the function a role; elsewhere export credentials, with " + export +
-				", or use build/local/iam-token-rotator (make build-local), which takes profiles, single sign-on, web identities and the role of a container or an EC2 instance"
-	}
+// sources name what credentials come from, and what helps when it gives none. The last is
+// for those that are not listed.
+var sources = []struct {
+	of           []aws.CredentialSource
+	from, advice string
+}{
+	{[]aws.CredentialSource{aws.CredentialSourceEnvVarsSTSWebIDToken, aws.CredentialSourceProfileSTSWebIDToken},
+		"the exchange of the web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN) at AWS STS",
+		"the role's trust policy must name the cluster's OIDC provider and this service account, the token's file must be readable and " +
+			"current, and STS reachable"},
+	{[]aws.CredentialSource{aws.CredentialSourceProfileSSO, aws.CredentialSourceSSO, aws.CredentialSourceProfileSSOLegacy, aws.CredentialSourceSSOLegacy},
+		"the profile's single sign-on", "log in: aws sso login"},
+	{[]aws.CredentialSource{aws.CredentialSourceProfileLogin, aws.CredentialSourceLogin}, "the profile's login session", "log in: aws login"},
+	{[]aws.CredentialSource{aws.CredentialSourceProfileProcess, aws.CredentialSourceProcess},
+		"the profile's credential_process", "run that program by hand: it must print credentials as JSON"},
+	{[]aws.CredentialSource{aws.CredentialSourceProfile}, "the profile", "aws sts get-caller-identity shows why: its keys, or the role " +
+		"that it assumes (role_arn)"},
+	{[]aws.CredentialSource{aws.CredentialSourceHTTP}, "the container's endpoint (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, _FULL_URI)",
+		"does the ECS task, or the pod by EKS Pod Identity, have a role, and can its authorization token be read?"},
+	{[]aws.CredentialSource{aws.CredentialSourceIMDS},
+		"none in AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE, ~/.aws or at a container's endpoint, and the metadata of an " +
+			"EC2 instance",
+		"on AWS give the instance, the task or the service account a role (in a container on EC2 the metadata's hop limit must be 2); " +
+			"elsewhere log in (aws sso login), or export credentials, with " + export},
+	{nil, "none in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and this binary, built for Lambda, looks nowhere else",
+		"on AWS give the function a role; elsewhere export credentials, with " + export +
+			", or use build/local/iam-token-rotator (make build-local), which takes profiles, single sign-on, web identities and the role " +
+			"of a container or an EC2 instance"},
 }
 
-func disabled() string {
-	if strings.EqualFold(os.Getenv("AWS_EC2_METADATA_DISABLED"), "true") {
-		return " (switched off by AWS_EC2_METADATA_DISABLED)"
+func explainSource(source aws.CredentialSource) (from, advice string) {
+	found := sources[len(sources)-1]
+	for _, one := range sources {
+		if slices.Contains(one.of, source) {
+			found = one
+		}
 	}
-	return ""
+	if source == aws.CredentialSourceIMDS && strings.EqualFold(os.Getenv("AWS_EC2_METADATA_DISABLED"), "true") {
+		found.from += " (switched off by AWS_EC2_METADATA_DISABLED)"
+	}
+	return found.from, found.advice
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge/types"
 
 	"iam-token-rotator/functions/internal/events"
-	"iam-token-rotator/functions/internal/rotation"
 )
 
 // EventBus puts events on a bus of Amazon EventBridge, which takes events:PutEvents on it.
@@ -26,10 +25,10 @@ const maxEntries = 10
 
 // NewEventBus opens no connection. The bus is named by its name or its ARN.
 func NewEventBus(name, region string, transport http.RoundTripper) *EventBus {
-	b := &EventBus{name: name}
-	b.resource, b.region = resource{bus: true, source: newCredentialSource(transport)}, region
-	b.build = func(cfg aws.Config) putEvents { return eventbridge.NewFromConfig(cfg).PutEvents }
-	return b
+	return &EventBus{name: name, connection: connection[putEvents]{
+		resource: resource{purpose: eventBus, source: newCredentialSource(transport)}, region: region,
+		build: func(cfg aws.Config) putEvents { return eventbridge.NewFromConfig(cfg).PutEvents },
+	}}
 }
 
 // Put implements events.Bus. Its errors are *rotation.Error. The first request that is not
@@ -65,23 +64,12 @@ func (b *EventBus) putBatch(ctx context.Context, batch []events.Event) ([]error,
 	errs, failed := make([]error, len(batch)), 0
 	for i, entry := range answer.Entries {
 		if code := aws.ToString(entry.ErrorCode); i < len(errs) && (code != "" || aws.ToString(entry.EventId) == "") {
-			errs[i] = b.refusedBy(newRefusal(http.StatusOK, apiError{code, aws.ToString(entry.ErrorMessage)}))
+			errs[i] = b.refusedBy(newRefusal(http.StatusOK, code, aws.ToString(entry.ErrorMessage)))
 			failed++
 		}
 	}
 	if len(answer.Entries) != len(batch) || failed == 0 && answer.FailedEntryCount != 0 { // nobody knows which
-		return nil, b.refusedBy(newRefusal(http.StatusOK, apiError{}))
+		return nil, b.refusedBy(newRefusal(http.StatusOK, "", ""))
 	}
 	return errs, nil
-}
-
-// explainBus has what is different for a bus; no kind where nothing is.
-func explainBus(c cause) (rotation.Kind, string) {
-	switch c {
-	case denied, deniedWithoutCode, deniedByPolicy, deniedByKMS, expired, wrongClock, unknownKey, badSignature, throttled, trouble, unusable, redirected:
-		return "", ""
-	case missing:
-		return rotation.NotFound, "there is no such bus in that account and region: create it, or correct EVENT_BUS_NAME"
-	}
-	return rotation.Misconfigured, "the request is rejected: check EVENT_BUS_NAME and AWS_ENDPOINT_URL"
 }

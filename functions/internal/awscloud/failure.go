@@ -34,6 +34,7 @@ const (
 	badState
 	replica
 	full
+	labeled
 	badKMSKey
 	otherType
 	pattern
@@ -43,10 +44,70 @@ const (
 	unusable
 )
 
+// causes have the error codes that AWS documents for the operations used here, for KMS
+// behind them and for every service, and what each means for the run. The tables here are
+// lists, which a start need not build.
+var causes = [...]struct {
+	kind  rotation.Kind
+	retry rotation.Retry
+	codes string
+}{
+	badRequest: {rotation.Misconfigured, rotation.Never, "InvalidParameterException ValidationException InvalidAccountIdException " +
+		"InvalidArgument MalformedDetail RedactionFailure"},
+	redirected: {rotation.Misconfigured, rotation.Never, ""},
+	denied: {rotation.Denied, rotation.Never, "AccessDeniedException AccessDenied InvalidIdentityToken UnauthorizedException " +
+		"NotAuthorizedForSourceException NotAuthorizedForDetailTypeException"},
+	deniedWithoutCode: {rotation.Denied, rotation.Never, ""},
+	deniedByPolicy:    {rotation.Denied, rotation.Never, ""},
+	deniedByKMS:       {rotation.Denied, rotation.Never, "KMSAccessDeniedException"},
+	expired:           {rotation.Denied, rotation.Once, "ExpiredTokenException ExpiredToken"},
+	wrongClock:        {rotation.Denied, rotation.Once, "RequestExpired RequestTimeTooSkewed"},
+	unknownKey:        {rotation.Denied, rotation.Never, "InvalidAccessKeyId InvalidClientTokenId UnrecognizedClientException"},
+	badSignature: {rotation.Denied, rotation.Never, "SignatureDoesNotMatch InvalidSignatureException IncompleteSignature " +
+		"IncompleteSignatureException " +
+		"MissingAuthenticationToken MissingAuthenticationTokenException"},
+	missing:      {rotation.NotFound, rotation.Never, "ResourceNotFoundException ParameterNotFound"},
+	otherContent: {rotation.Misconfigured, rotation.Never, "ResourceExistsException"},
+	deleted:      {rotation.NotFound, rotation.Never, ""},
+	managed:      {rotation.Misconfigured, rotation.Never, ""},
+	badState:     {rotation.Misconfigured, rotation.Never, "InvalidRequestException"},
+	replica:      {rotation.Misconfigured, rotation.Never, ""},
+	full:         {rotation.RateLimited, rotation.Never, "LimitExceededException"},
+	labeled:      {rotation.Misconfigured, rotation.Never, "ParameterMaxVersionLimitExceeded"},
+	badKMSKey: {rotation.Misconfigured, rotation.Never, "DecryptionFailure EncryptionFailure DisabledException InvalidKeyId " +
+		"InvalidKeyUsageException KMSDisabledException " +
+		"KMSInvalidKeyUsageException KMSInvalidStateException KMSNotFoundException KMSOptInRequired"},
+	otherType: {rotation.Misconfigured, rotation.Never, "HierarchyTypeMismatchException UnsupportedParameterType"},
+	pattern:   {rotation.Misconfigured, rotation.Never, "ParameterPatternMismatchException InvalidAllowedPatternException"},
+	policies: {rotation.Misconfigured, rotation.Never, "IncompatiblePolicyException InvalidPolicyAttributeException " +
+		"InvalidPolicyTypeException PoliciesLimitExceededException"},
+	throttled: {rotation.RateLimited, rotation.Later, "RequestLimitExceeded RequestThrottled RequestThrottledException SlowDown " +
+		"Throttling ThrottlingException " +
+		"ThrottledException TooManyRequestsException TooManyUpdates KMSThrottlingException"},
+	trouble: {rotation.Unavailable, rotation.Later, "InternalException InternalFailure InternalServerError InternalServiceError " +
+		"RequestTimeout RequestTimeoutException ServiceUnavailable " +
+		"ServiceUnavailableException DependencyTimeoutException KeyUnavailableException KMSInternalException"},
+	unusable: {rotation.Unavailable, rotation.Later, ""},
+}
+
+// messages tell the causes of one code apart, by what is in the message in small letters.
+var messages = []struct {
+	of    cause
+	says  []string
+	cause cause
+}{
+	{badState, []string{"deletion", "deleted"}, deleted},
+	{badState, []string{"managed by", "owned by"}, managed},
+	{badRequest, []string{"replica"}, replica},
+	{denied, []string{"kms:", "access to kms"}, deniedByKMS}, // an action or an ARN of KMS; no secret's name has a colon
+	{denied, []string{"explicit deny", "vpc endpoint policy", "service control policy", "resource control policy", "permissions boundary"}, deniedByPolicy},
+	{badSignature, []string{"signature expired", "not yet current"}, wrongClock},
+}
+
 // refusal is an answer that is no success.
 type refusal struct {
 	status int
-	code   string // AWS's error code; empty when it is none of those in causeOfCode, and could be anything
+	code   string // AWS's error code; empty when it is none that is known, and could be anything
 	cause  cause
 }
 
@@ -63,299 +124,209 @@ func refusalOf(err error) (r refusal, answered bool) {
 	if !errors.As(err, &response) || response.HTTPStatusCode() == 0 {
 		return refusal{}, false
 	}
-	var found apiError
 	var api smithy.APIError
 	if errors.As(err, &api) {
-		found = apiError{api.ErrorCode(), api.ErrorMessage()}
+		return newRefusal(response.HTTPStatusCode(), api.ErrorCode(), api.ErrorMessage()), true
 	}
-	return newRefusal(response.HTTPStatusCode(), found), true
+	return newRefusal(response.HTTPStatusCode(), "", ""), true
 }
 
-// apiError is the code and the message of an answer.
-type apiError struct{ code, message string }
-
-func newRefusal(status int, api apiError) refusal {
-	r := refusal{status: status}
-	if found, known := causeOfCode(api.code, strings.ToLower(api.message)); known {
-		r.code, r.cause = api.code, found
-		return r
+func newRefusal(status int, code, message string) refusal {
+	message = strings.ToLower(message)
+	for known := range causes {
+		if !slices.Contains(strings.Fields(causes[known].codes), code) {
+			continue
+		}
+		for _, m := range messages {
+			if m.of == cause(known) && slices.ContainsFunc(m.says, func(part string) bool { return strings.Contains(message, part) }) {
+				return refusal{status, code, m.cause}
+			}
+		}
+		return refusal{status, code, cause(known)}
 	}
+	r := refusal{status: status}
 	switch {
-	case r.status == http.StatusTooManyRequests:
+	case status == http.StatusTooManyRequests:
 		r.cause = throttled
-	case r.status == http.StatusRequestTimeout, r.status >= 500:
+	case status == http.StatusRequestTimeout, status >= 500:
 		r.cause = trouble
-	case r.status == http.StatusUnauthorized, r.status == http.StatusForbidden:
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		r.cause = deniedWithoutCode
-	case r.status >= 200 && r.status < 300:
+	case status >= 200 && status < 300:
 		r.cause = unusable
-	case r.status >= 300 && r.status < 400:
+	case status >= 300 && status < 400:
 		r.cause = redirected
 	}
 	return r
 }
 
-// causeOfCode goes by the error codes that AWS documents for the operations used here,
-// for KMS behind them and for every service, and where one code has several causes by
-// the message, in small letters.
-func causeOfCode(code, message string) (found cause, known bool) {
-	says := func(parts ...string) bool {
-		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(message, part) })
-	}
-	switch code {
-	case "ResourceNotFoundException", "ParameterNotFound":
-		return missing, true
-	case "ResourceExistsException":
-		return otherContent, true
-	case "LimitExceededException", "ParameterMaxVersionLimitExceeded":
-		return full, true
-	case "InvalidRequestException":
-		switch {
-		case says("deletion", "deleted"):
-			return deleted, true
-		case says("managed by", "owned by"):
-			return managed, true
-		}
-		return badState, true
-	case "InvalidAccountIdException", "InvalidArgument", "MalformedDetail", "RedactionFailure": // of EventBridge
-		return badRequest, true
-	case "InvalidParameterException", "ValidationException":
-		if says("replica") {
-			return replica, true
-		}
-		return badRequest, true
-	case "HierarchyTypeMismatchException", "UnsupportedParameterType":
-		return otherType, true
-	case "ParameterPatternMismatchException", "InvalidAllowedPatternException":
-		return pattern, true
-	case "IncompatiblePolicyException", "InvalidPolicyAttributeException", "InvalidPolicyTypeException", "PoliciesLimitExceededException":
-		return policies, true
-	case "AccessDeniedException", "AccessDenied":
-		switch {
-		case says("kms:", "access to kms"): // an action or an ARN of KMS; no secret's name has a colon
-			return deniedByKMS, true
-		case says("explicit deny", "vpc endpoint policy", "service control policy", "resource control policy", "permissions boundary"):
-			return deniedByPolicy, true
-		}
-		return denied, true
-	case "InvalidIdentityToken", "UnauthorizedException", // of AWS STS and of IAM Identity Center
-		"NotAuthorizedForSourceException", "NotAuthorizedForDetailTypeException": // of EventBridge
-		return denied, true
-	case "ExpiredTokenException", "ExpiredToken":
-		return expired, true
-	case "RequestExpired", "RequestTimeTooSkewed":
-		return wrongClock, true
-	case "SignatureDoesNotMatch", "InvalidSignatureException":
-		if says("signature expired", "not yet current") {
-			return wrongClock, true
-		}
-		return badSignature, true
-	case "IncompleteSignature", "IncompleteSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException":
-		return badSignature, true
-	case "InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException":
-		return unknownKey, true
-	case "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "SlowDown", "Throttling", "ThrottlingException",
-		"ThrottledException", "TooManyRequestsException", "TooManyUpdates", "KMSThrottlingException":
-		return throttled, true
-	case "InternalException", "InternalFailure", "InternalServerError", "InternalServiceError", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable",
-		"ServiceUnavailableException", "DependencyTimeoutException", "KeyUnavailableException", "KMSInternalException":
-		return trouble, true
-	case "KMSAccessDeniedException":
-		return deniedByKMS, true
-	case "DecryptionFailure", "EncryptionFailure", "DisabledException", "InvalidKeyId", "InvalidKeyUsageException", "KMSDisabledException",
-		"KMSInvalidKeyUsageException", "KMSInvalidStateException", "KMSNotFoundException", "KMSOptInRequired":
-		return badKMSKey, true
-	}
-	return 0, false
+// purpose is what a request is about.
+type purpose int
+
+const (
+	keyRead         purpose = 1 << iota // the secret with the bootstrap key
+	keyWrite                            // the same
+	mirrorSecret                        // a secret that mirrors the token
+	mirrorParameter                     // a parameter that does
+	eventBus
+	keySecret = keyRead | keyWrite
+	anySecret = keySecret | mirrorSecret
+	anyMirror = mirrorSecret | mirrorParameter
+	anything  = anySecret | mirrorParameter | eventBus
+)
+
+// explanations say what to do about a cause: the first row that has it and the purpose.
+var explanations = []struct {
+	cause  cause
+	of     purpose
+	advice string
+}{
+	{denied, keyRead, "the function's role needs secretsmanager:GetSecretValue on it; new permissions take minutes"},
+	{denied, keyWrite, putKeyPermission},
+	{denied, mirrorSecret, "the function's role needs secretsmanager:DescribeSecret and PutSecretValue on it: name it in " +
+		"MirrorSecretArns; new permissions take minutes"},
+	{denied, mirrorParameter, "the function's role needs ssm:PutParameter on it, and ssm:DescribeParameters: name it in " +
+		"MirrorParameterArns; new permissions take minutes"},
+	{denied, eventBus, busPermission},
+	{deniedByPolicy, anything, "a policy denies it, or one that must allow it does not: the role's own, its boundary, the secret's, the " +
+		"organization's or the VPC endpoint's"},
+	{deniedByKMS, keyRead, "the role may not use the secret's KMS key: name the key in BootstrapKmsKeyArn; new permissions take minutes" + foreignKMSKey},
+	{deniedByKMS, keyWrite, putKeyPermission},
+	{deniedByKMS, mirrorSecret, "the role may not use the secret's KMS key: let it call kms:GenerateDataKey and kms:Decrypt with that key" + foreignKMSKey},
+	{deniedByKMS, mirrorParameter, "the role may not use the parameter's KMS key: let it call kms:Encrypt with that key, " +
+		"or kms:GenerateDataKey if the parameter is an advanced one: name the key in MirrorKmsKeyArn"},
+	{deniedByKMS, eventBus, busPermission},
+
+	// What signed the request. A next attempt helps where the SDK obtains new credentials, or has learned the time.
+	{expired, anything, "the AWS credentials have expired: log in again (aws sso login), or export new ones"},
+	{wrongClock, anything, "this machine's clock is more than 5 minutes off AWS's, or the request was held up on its way: correct the clock (NTP)"},
+	{unknownKey, anything, "AWS does not know the access key: it is deleted or inactive, its AWS_SESSION_TOKEN is missing, or it is of " +
+		"another partition"},
+	{badSignature, anything, "the request's signature is wrong: is AWS_SECRET_ACCESS_KEY the one of AWS_ACCESS_KEY_ID, and does a proxy " +
+		"change requests?"},
+
+	{missing, keySecret, "there is no such secret, or it has no value yet: store the key with rotatorctl put-key and check " +
+		"SECRETS_MANAGER_APIKEY_ARN"},
+	{missing, mirrorSecret, "there is no such secret: create it (the function creates none), and give its whole ARN in mirror"},
+	{missing, mirrorParameter, "there is no such parameter in the function's account and the ARN's region: " +
+		"create it as a SecureString (the function creates none), and give its ARN in mirror"},
+	{missing, eventBus, "there is no such bus in that account and region: create it, or correct EVENT_BUS_NAME"},
+	{deleted, keySecret, "the secret is scheduled for deletion: restore it with aws secretsmanager restore-secret"},
+	{deleted, mirrorSecret, "the secret is scheduled for deletion: restore it with aws secretsmanager restore-secret, or take it out of mirror"},
+	{managed, keySecret, "another AWS service manages the secret, and it alone may change it: store the key in a secret of your own with " +
+		"rotatorctl put-key"},
+	{managed, mirrorSecret, "another AWS service manages the secret, and it alone may change it: name a secret of your own in mirror"},
+	{badState, anySecret, "the secret's state does not allow it: aws secretsmanager describe-secret shows " +
+		"whether it is scheduled for deletion (restore-secret), managed by another service or being rotated"},
+	{replica, keySecret, "the secret is a replica, which only AWS writes: name the primary secret, by the ARN of its own region, " +
+		"in SECRETS_MANAGER_APIKEY_ARN; AWS replicates each version"},
+	{replica, mirrorSecret, "the secret is a replica, which only AWS writes: name the primary secret, by the ARN of its own region, " +
+		"in mirror; AWS replicates each version"},
+	{otherContent, keySecret, "the secret already has this version, with another content, which stays"},
+	{otherContent, mirrorSecret, "the secret already has this version, with another content, which stays: the next rotation saves a new version"},
+	{full, keySecret, fullSecret},
+	{full, mirrorSecret, fullSecret + ", or name a new secret in mirror"},
+	{labeled, mirrorParameter, "the parameter has 100 versions, and AWS does not remove the oldest, because it has a label: " +
+		"take the label off it (aws ssm unlabel-parameter-version)"},
+	{badKMSKey, anySecret, "AWS cannot use the secret's KMS key: aws kms describe-key shows whether it is disabled (enable-key), " +
+		"pending deletion (cancel-key-deletion) or gone (give the secret another: aws secretsmanager update-secret --kms-key-id)"},
+	{badKMSKey, mirrorParameter, "AWS cannot use the parameter's KMS key: aws kms describe-key shows whether it is disabled (enable-key), " +
+		"pending deletion (cancel-key-deletion) or gone (give the parameter another: aws ssm put-parameter --overwrite --key-id)"},
+	{otherType, mirrorParameter, "it is not a SecureString: the token would be there in the clear. " +
+		"Delete the parameter, and create it with --type SecureString"},
+	{pattern, mirrorParameter, "its AllowedPattern does not admit a token: take that off the parameter"},
+	{policies, mirrorParameter, "its policies do not allow it: aws ssm describe-parameters shows them"},
+
+	{throttled, anything, "too many requests; nothing to do unless it persists"},
+	{trouble, anything, "the service is having trouble; nothing to do unless it persists"},
+	{unusable, anything, "the response cannot be used: does AWS_ENDPOINT_URL name the service itself, or a proxy's page?"},
+	{redirected, anything, "it redirects elsewhere, which is not followed: correct AWS_ENDPOINT_URL"},
+	{badRequest, keySecret, "the request is rejected: check SECRETS_MANAGER_APIKEY_ARN and AWS_ENDPOINT_URL"},
+	{badRequest, anyMirror, "the request is rejected: check the ARN in mirror and AWS_ENDPOINT_URL"},
+	{badRequest, eventBus, "the request is rejected: check EVENT_BUS_NAME and AWS_ENDPOINT_URL"},
 }
+
+const (
+	putKeyPermission = "let the function's role call secretsmanager:PutSecretValue on it, and kms:GenerateDataKey with a KMS key of your " +
+		"own (BootstrapKeySecret allows both)"
+	busPermission = "let the function's role call events:PutEvents on the bus: name it in EventBusName; a bus of another account needs " +
+		"a policy of its own; new permissions take minutes"
+	foreignKMSKey = ". From another account it must be a key of your own, not aws/secretsmanager"
+	fullSecret    = "the secret has 100 versions, and AWS removes none that is younger than 24 hours: it takes new ones " +
+		"when the oldest is a day old. Find what else writes to it (CloudTrail: PutSecretValue)"
+)
 
 // resource is a secret, a parameter or an event bus of AWS, as errors name it.
 type resource struct {
 	arn     string // "" for a bus, whose name is not repeated: it may be something else
+	purpose purpose
 	source  *credentialSource
-	mirror  bool // it holds a token, not the bootstrap key
-	written bool // the bootstrap key is put into it, not read
-	bus     bool
 }
 
-func (s *resource) isParameter() bool { return rotation.IsParameter(s.arn) }
-
-func (s *resource) service() string {
-	switch {
-	case s.bus:
-		return "Amazon EventBridge"
-	case s.isParameter():
-		return "SSM Parameter Store"
+// names are those of the service, of its own endpoint's variable, and of what is done.
+func (s *resource) names() (service, endpoint, doing string) {
+	service, endpoint = "AWS Secrets Manager", "AWS_ENDPOINT_URL_SECRETS_MANAGER"
+	switch s.purpose {
+	case keyWrite:
+		doing = "storing the new bootstrap key in the AWS secret " + s.arn
+	case mirrorSecret:
+		doing = "mirroring the token to the AWS secret " + s.arn
+	case mirrorParameter:
+		return "SSM Parameter Store", "AWS_ENDPOINT_URL_SSM", "mirroring the token to the AWS parameter " + s.arn
+	case eventBus:
+		return "Amazon EventBridge", "AWS_ENDPOINT_URL_EVENTBRIDGE", "putting it on the bus of EVENT_BUS_NAME"
+	default:
+		doing = "reading the bootstrap key from the AWS secret " + s.arn
 	}
-	return "AWS Secrets Manager"
+	return service, endpoint, doing
 }
 
 // failure turns an SDK error into one of our own. The SDK's text is not passed
 // on: it may repeat what a service, or something in its place, answered.
 func (s *resource) failure(err error) *rotation.Error {
 	refused, answered := refusalOf(err)
-	if !answered {
-		variable := "the ARN's region and AWS_ENDPOINT_URL"
-		if s.bus {
-			variable = "the bus's region and AWS_ENDPOINT_URL"
-		}
-		return network.Peer{Host: s.service(), Variable: variable,
-			NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(s.doing(), err)
+	if answered {
+		return s.refusedBy(refused)
 	}
-	return s.refusedBy(refused)
+	service, _, doing := s.names()
+	variable := "the ARN's region and AWS_ENDPOINT_URL"
+	if s.purpose == eventBus {
+		variable = "the bus's region and AWS_ENDPOINT_URL"
+	}
+	return network.Peer{Host: service, Variable: variable,
+		NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(doing, err)
 }
 
 func (s *resource) refusedBy(refused refusal) *rotation.Error {
-	kind, retry, advice := s.explain(refused.cause)
+	failure := s.because(refused.cause)
 	if refused.cause == expired && !s.source.forget() {
-		retry = rotation.Never
+		failure.Retry = rotation.Never
 	}
-	failure := s.because(kind, retry, advice)
-	failure.Message = s.doing() + ": " + s.service() + " answered " + refused.String() + ": " + advice
+	service, _, doing := s.names()
+	failure.Message = doing + ": " + service + " answered " + refused.String() + ": " + failure.Advice
 	return failure
 }
 
-// explain says what a cause means for the run, and what to do about it.
-func (s *resource) explain(c cause) (rotation.Kind, rotation.Retry, string) {
-	if kind, advice := explainParameter(c); kind != "" && s.isParameter() {
-		return kind, rotation.Never, advice
+// because is the error for a cause that shows in no answer's status.
+func (s *resource) because(c cause) *rotation.Error {
+	prefix := ""
+	if c == deniedWithoutCode {
+		c, prefix = denied, "the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or "
 	}
-	if kind, advice := explainBus(c); kind != "" && s.bus {
-		return kind, rotation.Never, advice
+	for _, row := range explanations {
+		if row.cause == c && row.of&s.purpose != 0 {
+			return s.fail(causes[c].kind, causes[c].retry, prefix+row.advice)
+		}
 	}
-	switch c {
-	case denied, deniedWithoutCode, deniedByPolicy, deniedByKMS:
-		return rotation.Denied, rotation.Never, s.permission(c)
-	case expired, wrongClock, unknownKey, badSignature:
-		return explainCredentials(c)
-	case missing:
-		return rotation.NotFound, rotation.Never, "there is no such secret" +
-			s.either(", or it has no value yet: store the key with rotatorctl put-key and check SECRETS_MANAGER_APIKEY_ARN",
-				": create it (the function creates none), and give its whole ARN in mirror")
-	case deleted:
-		return rotation.NotFound, rotation.Never, "the secret is scheduled for deletion: restore it with aws secretsmanager restore-secret" +
-			s.either("", ", or take it out of mirror")
-	case managed:
-		return rotation.Misconfigured, rotation.Never, "another AWS service manages the secret, and it alone may change it: " +
-			s.either("store the key in a secret of your own with rotatorctl put-key", "name a secret of your own in mirror")
-	case badState:
-		return rotation.Misconfigured, rotation.Never, "the secret's state does not allow it: aws secretsmanager describe-secret shows " +
-			"whether it is scheduled for deletion (restore-secret), managed by another service or being rotated"
-	case replica:
-		return rotation.Misconfigured, rotation.Never, "the secret is a replica, which only AWS writes: name the primary secret, by the ARN of its " +
-			"own region, in " + s.either("SECRETS_MANAGER_APIKEY_ARN", "mirror") + "; AWS replicates each version"
-	case otherContent:
-		return rotation.Misconfigured, rotation.Never, "the secret already has this version, with another content, which stays" +
-			s.either("", ": the next rotation saves a new version")
-	case full:
-		return rotation.RateLimited, rotation.Never, "the secret has 100 versions, and AWS removes none that is younger than 24 hours: it takes new ones " +
-			"when the oldest is a day old. Find what else writes to it (CloudTrail: PutSecretValue)" + s.either("", ", or name a new secret in mirror")
-	case badKMSKey:
-		return rotation.Misconfigured, rotation.Never, "AWS cannot use the secret's KMS key: aws kms describe-key shows whether it is disabled (enable-key), " +
-			"pending deletion (cancel-key-deletion) or gone (give the secret another: aws secretsmanager update-secret --kms-key-id)"
-	case throttled:
-		return rotation.RateLimited, rotation.Later, "too many requests; nothing to do unless it persists"
-	case trouble:
-		return rotation.Unavailable, rotation.Later, "the service is having trouble; nothing to do unless it persists"
-	case unusable:
-		return rotation.Unavailable, rotation.Later, "the response cannot be used: does AWS_ENDPOINT_URL name the service itself, or a proxy's page?"
-	case redirected:
-		return rotation.Misconfigured, rotation.Never, "it redirects elsewhere, which is not followed: correct AWS_ENDPOINT_URL"
-	default:
-		return rotation.Misconfigured, rotation.Never, "the request is rejected: check " +
-			s.either("SECRETS_MANAGER_APIKEY_ARN", "the ARN in mirror") + " and AWS_ENDPOINT_URL"
-	}
-}
-
-// explainParameter has what is different for a parameter; no kind where nothing is.
-func explainParameter(c cause) (rotation.Kind, string) {
-	switch c {
-	case missing:
-		return rotation.NotFound, "there is no such parameter in the function's account and the ARN's region: create it as a SecureString (the function creates none), and give its ARN in mirror"
-	case full:
-		return rotation.Misconfigured, "the parameter has 100 versions, and AWS does not remove the oldest, because it has a label: take the label off it (aws ssm unlabel-parameter-version)"
-	case otherType:
-		return rotation.Misconfigured, "it is not a SecureString: the token would be there in the clear. Delete the parameter, and create it with --type SecureString"
-	case pattern:
-		return rotation.Misconfigured, "its AllowedPattern does not admit a token: take that off the parameter"
-	case policies:
-		return rotation.Misconfigured, "its policies do not allow it: aws ssm describe-parameters shows them"
-	case badKMSKey:
-		return rotation.Misconfigured, "AWS cannot use the parameter's KMS key: aws kms describe-key shows whether it is disabled (enable-key), " +
-			"pending deletion (cancel-key-deletion) or gone (give the parameter another: aws ssm put-parameter --overwrite --key-id)"
-	}
-	return "", ""
-}
-
-// permission is the advice for a request that is not allowed.
-func (s *resource) permission(c cause) string {
-	switch {
-	case c == deniedWithoutCode:
-		return "the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or " + s.permission(denied)
-	case c == deniedByPolicy:
-		return "a policy denies it, or one that must allow it does not: the role's own, its boundary, the secret's, the organization's or the VPC endpoint's"
-	case s.bus:
-		return "let the function's role call events:PutEvents on the bus: name it in EventBusName; a bus of another account needs a policy of its own; new permissions take minutes"
-	case s.written:
-		return "let the function's role call secretsmanager:PutSecretValue on it, and kms:GenerateDataKey with a KMS key of your own (BootstrapKeySecret allows both)"
-	case c == deniedByKMS && s.isParameter():
-		return "the role may not use the parameter's KMS key: let it call kms:Encrypt with that key, or kms:GenerateDataKey if the parameter is an advanced one: name the key in MirrorKmsKeyArn"
-	case c == deniedByKMS:
-		return "the role may not use the secret's KMS key: " +
-			s.either("name the key in BootstrapKmsKeyArn; new permissions take minutes", "let it call kms:GenerateDataKey and kms:Decrypt with that key") +
-			". From another account it must be a key of your own, not aws/secretsmanager"
-	case s.isParameter():
-		return "the function's role needs ssm:PutParameter on it, and ssm:DescribeParameters: name it in MirrorParameterArns; new permissions take minutes"
-	default:
-		return "the function's role needs " +
-			s.either("secretsmanager:GetSecretValue on it", "secretsmanager:DescribeSecret and PutSecretValue on it: name it in MirrorSecretArns") +
-			"; new permissions take minutes"
-	}
-}
-
-// explainCredentials says what is wrong with what signed the request. A next attempt
-// helps where the SDK obtains new credentials, or has learned AWS's time.
-func explainCredentials(c cause) (rotation.Kind, rotation.Retry, string) {
-	switch c {
-	case expired:
-		return rotation.Denied, rotation.Once, "the AWS credentials have expired: log in again (aws sso login), or export new ones"
-	case wrongClock:
-		return rotation.Denied, rotation.Once, "this machine's clock is more than 5 minutes off AWS's, or the request was held up on its way: correct the clock (NTP)"
-	case unknownKey:
-		return rotation.Denied, rotation.Never, "AWS does not know the access key: it is deleted or inactive, its AWS_SESSION_TOKEN is missing, or it is of another partition"
-	default:
-		return rotation.Denied, rotation.Never, "the request's signature is wrong: is AWS_SECRET_ACCESS_KEY the one of AWS_ACCESS_KEY_ID, and does a proxy change requests?"
-	}
-}
-
-// either returns the text for the bootstrap key's secret, or for a mirror.
-func (s *resource) either(key, mirror string) string {
-	if s.mirror {
-		return mirror
-	}
-	return key
+	return s.because(badRequest) // of what this resource has not
 }
 
 func (s *resource) misconfigured(advice string) *rotation.Error {
-	return s.because(rotation.Misconfigured, rotation.Never, advice)
+	return s.fail(rotation.Misconfigured, rotation.Never, advice)
 }
 
-// because gives the failure its kind. The step is set by whoever asked.
-func (s *resource) because(kind rotation.Kind, retry rotation.Retry, advice string) *rotation.Error {
-	return &rotation.Error{Kind: kind, Retry: retry, Message: s.doing() + ": " + advice, Advice: advice}
-}
-
-func (s *resource) doing() string {
-	switch {
-	case s.bus:
-		return "putting it on the bus of EVENT_BUS_NAME"
-	case s.isParameter():
-		return "mirroring the token to the AWS parameter " + s.arn
-	case s.mirror:
-		return "mirroring the token to the AWS secret " + s.arn
-	case s.written:
-		return "storing the new bootstrap key in the AWS secret " + s.arn
-	default:
-		return "reading the bootstrap key from the AWS secret " + s.arn
-	}
+// fail gives the failure its kind. The step is set by whoever asked.
+func (s *resource) fail(kind rotation.Kind, retry rotation.Retry, advice string) *rotation.Error {
+	_, _, doing := s.names()
+	return &rotation.Error{Kind: kind, Retry: retry, Message: doing + ": " + advice, Advice: advice}
 }

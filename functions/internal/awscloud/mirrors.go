@@ -57,7 +57,7 @@ func (m *Mirrors) mirror(arn string) mirror {
 		if rotation.IsParameter(arn) {
 			m.byARN[arn] = newParameter(arn, m.source)
 		} else {
-			m.byARN[arn] = newSecret(arn, m.source, true)
+			m.byARN[arn] = newSecret(arn, mirrorSecret, m.source)
 		}
 	}
 	return m.byARN[arn]
@@ -101,7 +101,7 @@ func (c *connection[Calls]) connect() (Calls, error) {
 		return c.calls, nil
 	}
 	region := c.region
-	if !c.bus {
+	if c.purpose != eventBus {
 		parsed, err := arn.Parse(c.arn)
 		if err != nil {
 			return c.calls, c.misconfigured("it is not the ARN of an AWS secret: check SECRETS_MANAGER_APIKEY_ARN")
@@ -126,24 +126,17 @@ func (c *connection[Calls]) connect() (Calls, error) {
 // endpoint is where the service is when it is not where the region says: in tests, and
 // behind a private name.
 func (s *resource) endpoint() *string {
-	name := "AWS_ENDPOINT_URL_SECRETS_MANAGER"
-	switch {
-	case s.bus:
-		name = "AWS_ENDPOINT_URL_EVENTBRIDGE"
-	case s.isParameter():
-		name = "AWS_ENDPOINT_URL_SSM"
+	_, variable, _ := s.names()
+	if url := cmp.Or(os.Getenv(variable), os.Getenv("AWS_ENDPOINT_URL")); url != "" {
+		return &url
 	}
-	url := cmp.Or(os.Getenv(name), os.Getenv("AWS_ENDPOINT_URL"))
-	if url == "" {
-		return nil
-	}
-	return &url
+	return nil
 }
 
 // inTime returns an error if a token may not be put any more.
 func (s *resource) inTime(ctx context.Context) error {
 	if latest, ok := rotation.WallDeadline(ctx); ok && time.Now().Round(0).After(latest) {
-		return s.because(rotation.Timeout, rotation.Never, "the process was suspended before the token was mirrored: it is too old to mirror")
+		return s.fail(rotation.Timeout, rotation.Never, "the process was suspended before the token was mirrored: it is too old to mirror")
 	}
 	return nil
 }

@@ -35,13 +35,10 @@ const (
 )
 
 func newParameter(arn string, source *credentialSource) *parameter {
-	p := &parameter{}
-	p.resource = resource{arn: arn, source: source, mirror: true}
-	p.build = func(cfg aws.Config) parameterCalls {
+	return &parameter{connection: connection[parameterCalls]{resource: resource{arn, mirrorParameter, source}, build: func(cfg aws.Config) parameterCalls {
 		client := ssm.NewFromConfig(cfg)
 		return parameterCalls{client.DescribeParameters, client.PutParameter}
-	}
-	return p
+	}}}
 }
 
 // description is a parameter's that has the token of an IBM version. AWS keeps a
@@ -86,7 +83,7 @@ func (p *parameter) describe(ctx context.Context) (rotation.MirrorSecret, error)
 	case err != nil:
 		return rotation.MirrorSecret{}, err
 	case found.Type != types.ParameterTypeSecureString:
-		return rotation.MirrorSecret{}, p.because(p.explain(otherType))
+		return rotation.MirrorSecret{}, p.because(otherType)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,7 +104,8 @@ func (p *parameter) find(ctx context.Context, calls parameterCalls) (found *type
 			case one.ARN != nil && *one.ARN != p.arn || !slices.Contains(p.names(), aws.ToString(one.Name)): // old answers have no ARN
 				others++
 			case found != nil:
-				return nil, p.misconfigured("there are two parameters of this ARN, with a / before the name and without: delete one, or name another in mirror")
+				return nil, p.misconfigured("there are two parameters of this ARN, with a / before the name and without: delete one, or " +
+					"name another in mirror")
 			default:
 				found = one
 			}
@@ -121,9 +119,10 @@ func (p *parameter) find(ctx context.Context, calls parameterCalls) (found *type
 	case found != nil:
 		return found, nil
 	case others > 0:
-		return nil, p.misconfigured("AWS knows the parameter of this name by another ARN: give the whole ARN in mirror, as AWS shows it, of the function's own account")
+		return nil, p.misconfigured("AWS knows the parameter of this name by another ARN: give the whole ARN in mirror, as AWS shows it, " +
+			"of the function's own account")
 	}
-	return nil, p.because(p.explain(missing))
+	return nil, p.because(missing)
 }
 
 // replace makes payload the parameter's value. AWS numbers its versions: the one that the
@@ -159,7 +158,8 @@ func (p *parameter) replace(ctx context.Context, versionID string, payload iamto
 		}
 		next = answer.Version + 1
 	}
-	return p.because(rotation.Unavailable, rotation.Later, "something else writes to the parameter at the same time: find what does (CloudTrail: PutParameter)")
+	return p.fail(rotation.Unavailable, rotation.Later, "something else writes to the parameter at the same time: find what does "+
+		"(CloudTrail: PutParameter)")
 }
 
 func (p *parameter) lastSeen(ctx context.Context) (*types.ParameterMetadata, error) {
@@ -175,14 +175,15 @@ func (p *parameter) lastSeen(ctx context.Context) (*types.ParameterMetadata, err
 			return nil, err
 		}
 	}
-	return nil, p.because(rotation.Unavailable, rotation.Later, "two runs write to it at the same time")
+	return nil, p.fail(rotation.Unavailable, rotation.Later, "two runs write to it at the same time")
 }
 
 func (p *parameter) fits(seen *types.ParameterMetadata, payload iamtoken.Secret) error {
 	size, limit := len(payload.Reveal()), maxAdvanced
 	advice := "make tokens shorter (format raw), or mirror them in a secret"
 	if seen.Tier == types.ParameterTierStandard {
-		limit, advice = maxStandard, "make the parameter an advanced one (aws ssm put-parameter --tier Advanced, for 0.05 dollars a month), or mirror them in a secret"
+		limit, advice = maxStandard, "make the parameter an advanced one (aws ssm put-parameter --tier Advanced, for 0.05 dollars a "+
+			"month), or mirror them in a secret"
 	}
 	if size <= limit {
 		return nil

@@ -6,6 +6,7 @@ package awscloud
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -28,36 +29,89 @@ type secretCalls struct {
 	put      call[secretsmanager.PutSecretValueInput, secretsmanager.Options, secretsmanager.PutSecretValueOutput]
 }
 
-func newSecret(arn string, source *credentialSource, mirror bool) *secret {
-	s := &secret{}
-	s.resource = resource{arn: arn, source: source, mirror: mirror}
-	s.build = func(cfg aws.Config) secretCalls {
+func newSecret(arn string, of purpose, source *credentialSource) *secret {
+	return &secret{connection: connection[secretCalls]{resource: resource{arn, of, source}, build: func(cfg aws.Config) secretCalls {
 		client := secretsmanager.NewFromConfig(cfg)
 		return secretCalls{client.GetSecretValue, client.DescribeSecret, client.PutSecretValue}
-	}
-	return s
+	}}}
+}
+
+// KeyStore is the AWS secret with the bootstrap key. To read it takes
+// secretsmanager:GetSecretValue, and kms:Decrypt on its key if that is not AWS's own; Put
+// takes secretsmanager:PutSecretValue and kms:GenerateDataKey. Every call reads the secret
+// afresh; white space around the key is trimmed. Errors are *rotation.Error.
+//
+// Credentials come from where AWS's programs take them, see credentialSource.
+type KeyStore struct{ *secret }
+
+// NewKeyStore opens no connection.
+func NewKeyStore(secretARN string, transport http.RoundTripper) *KeyStore {
+	return &KeyStore{newSecret(secretARN, keyRead, newCredentialSource(transport))}
+}
+
+// Key reads the key.
+func (k *KeyStore) Key(ctx context.Context) (iamtoken.Secret, error) {
+	key, _, err := k.Current(ctx)
+	return key, err
+}
+
+// PreviousKey reads the key before the current one.
+func (k *KeyStore) PreviousKey(ctx context.Context) (iamtoken.Secret, error) {
+	key, _, err := k.Previous(ctx)
+	return key, err
+}
+
+// Current reads the key and the id of its version.
+func (k *KeyStore) Current(ctx context.Context) (key iamtoken.Secret, versionID string, err error) {
+	return k.read(ctx, nil)
+}
+
+// Previous reads the key before the current one and the id of its version.
+func (k *KeyStore) Previous(ctx context.Context) (key iamtoken.Secret, versionID string, err error) {
+	return k.read(ctx, aws.String("AWSPREVIOUS"))
 }
 
 // read reads the version with a staging label; nil means AWSCURRENT.
-func (s *secret) read(ctx context.Context, label *string) (iamtoken.Secret, string, error) {
-	calls, err := s.ready(ctx)
+func (k *KeyStore) read(ctx context.Context, label *string) (key iamtoken.Secret, versionID string, err error) {
+	calls, err := k.ready(ctx)
 	if err != nil {
-		return iamtoken.Secret{}, "", err
+		return key, "", err
 	}
-	answer, err := calls.get(ctx, &secretsmanager.GetSecretValueInput{SecretId: &s.arn, VersionStage: label})
+	answer, err := calls.get(ctx, &secretsmanager.GetSecretValueInput{SecretId: &k.arn, VersionStage: label})
 	if err != nil {
-		return iamtoken.Secret{}, "", s.failure(err)
+		return key, "", k.failure(err)
 	}
-	key := strings.TrimSpace(aws.ToString(answer.SecretString))
-	switch {
+	value := strings.TrimSpace(aws.ToString(answer.SecretString))
+	switch err := iamtoken.CheckAPIKey(value); {
 	case answer.SecretString == nil && answer.SecretBinary != nil:
-		return iamtoken.Secret{}, "", s.misconfigured("the secret is binary: store the key as text with rotatorctl put-key")
-	case key == "":
-		return iamtoken.Secret{}, "", s.misconfigured("the secret is empty: store the bootstrap API key with rotatorctl put-key")
-	case iamtoken.CheckAPIKey(key) != nil:
-		return iamtoken.Secret{}, "", s.misconfigured("what the secret holds " + iamtoken.CheckAPIKey(key).Error() + ": store the bare key with rotatorctl put-key")
+		return key, "", k.misconfigured("the secret is binary: store the key as text with rotatorctl put-key")
+	case value == "":
+		return key, "", k.misconfigured("the secret is empty: store the bootstrap API key with rotatorctl put-key")
+	case err != nil:
+		return key, "", k.misconfigured("what the secret holds " + err.Error() + ": store the bare key with rotatorctl put-key")
 	}
-	return iamtoken.NewSecret(key), aws.ToString(answer.VersionId), nil
+	return iamtoken.NewSecret(value), aws.ToString(answer.VersionId), nil
+}
+
+// Put makes key the current one, of a version with this id, of 32 to 64 characters. AWS
+// changes nothing if it has a version of that id with the same key, which may be an
+// older one.
+func (k *KeyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string) error {
+	calls, err := k.ready(ctx)
+	if err != nil {
+		return err
+	}
+	if err := k.put(ctx, calls, versionID, key); err != nil {
+		return (&resource{k.arn, keyWrite, k.source}).failure(err)
+	}
+	return nil
+}
+
+func (s *secret) put(ctx context.Context, calls secretCalls, versionID string, payload iamtoken.Secret) error {
+	_, err := calls.put(ctx, &secretsmanager.PutSecretValueInput{
+		SecretId: &s.arn, ClientRequestToken: &versionID, SecretString: aws.String(payload.Reveal()),
+	})
+	return err
 }
 
 // describe also checks that the secret can be written, and that its ARN is the one
@@ -72,11 +126,15 @@ func (s *secret) describe(ctx context.Context) (rotation.MirrorSecret, error) {
 	if err != nil {
 		return rotation.MirrorSecret{}, s.failure(err)
 	}
-	if aws.ToString(answer.ARN) != s.arn {
+	switch region := strings.Split(s.arn, ":")[3]; { // connect has parsed it
+	case aws.ToString(answer.ARN) != s.arn:
 		return rotation.MirrorSecret{}, s.misconfigured("AWS knows the secret that this finds by another ARN: give the whole ARN in mirror, as AWS shows it")
-	}
-	if err := s.writable(answer); err != nil {
-		return rotation.MirrorSecret{}, err
+	case answer.DeletedDate != nil:
+		return rotation.MirrorSecret{}, s.because(deleted)
+	case answer.PrimaryRegion != nil && *answer.PrimaryRegion != region:
+		return rotation.MirrorSecret{}, s.because(replica)
+	case aws.ToString(answer.OwningService) != "":
+		return rotation.MirrorSecret{}, s.because(managed)
 	}
 	s.mu.Lock()
 	s.verified = true
@@ -92,24 +150,6 @@ func (s *secret) describe(ctx context.Context) (rotation.MirrorSecret, error) {
 	return found, nil
 }
 
-// writable returns an error for a secret that AWS would let nobody write to. It is
-// found before a token is saved anywhere.
-func (s *secret) writable(answer *secretsmanager.DescribeSecretOutput) error {
-	state := badRequest
-	region := strings.Split(s.arn, ":")[3] // connect has parsed it
-	switch {
-	case answer.DeletedDate != nil:
-		state = deleted
-	case answer.PrimaryRegion != nil && *answer.PrimaryRegion != region:
-		state = replica
-	case aws.ToString(answer.OwningService) != "":
-		state = managed
-	default:
-		return nil
-	}
-	return s.because(s.explain(state))
-}
-
 // replace puts payload. A second time it changes nothing. Before the first write to a
 // secret it reads the secret's description.
 func (s *secret) replace(ctx context.Context, versionID string, payload iamtoken.Secret) error {
@@ -117,8 +157,13 @@ func (s *secret) replace(ctx context.Context, versionID string, payload iamtoken
 	if err != nil {
 		return err
 	}
-	if err := s.verify(ctx); err != nil {
-		return err
+	s.mu.Lock()
+	verified := s.verified
+	s.mu.Unlock()
+	if !verified {
+		if _, err := s.describe(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.inTime(ctx); err != nil {
 		return err
@@ -127,22 +172,4 @@ func (s *secret) replace(ctx context.Context, versionID string, payload iamtoken
 		return s.failure(err)
 	}
 	return nil
-}
-
-func (s *secret) put(ctx context.Context, calls secretCalls, versionID string, payload iamtoken.Secret) error {
-	_, err := calls.put(ctx, &secretsmanager.PutSecretValueInput{
-		SecretId: &s.arn, ClientRequestToken: &versionID, SecretString: aws.String(payload.Reveal()),
-	})
-	return err
-}
-
-func (s *secret) verify(ctx context.Context) error {
-	s.mu.Lock()
-	verified := s.verified
-	s.mu.Unlock()
-	if verified {
-		return nil
-	}
-	_, err := s.describe(ctx)
-	return err
 }
