@@ -3,7 +3,6 @@
 package iamtokentest
 
 import (
-	"encoding/pem"
 	"errors"
 	"flag"
 	"net/http/httptest"
@@ -22,6 +21,8 @@ import (
 // shells are those that the script promises to run under.
 var shells = []string{"dash", "bash", "busybox"}
 
+const iam, read = ibmcloudtest.OpIAMToken, ibmcloudtest.OpVersionsGet
+
 // TestMain lets more tests run in parallel than there are processors: most of
 // their time is waiting.
 func TestMain(m *testing.M) {
@@ -32,8 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// fixture is a cloud, and the environment of a job that reads from it.
-type fixture struct {
+// job is a cloud, and the environment of a job that reads from it.
+type job struct {
 	t      *testing.T
 	shell  []string // the shell, with its options
 	cloud  *ibmcloudtest.Cloud
@@ -45,161 +46,135 @@ type fixture struct {
 // turn is for the shells to take turns: one run of each case is enough.
 var turn atomic.Int64
 
-// withFixture runs test in parallel with others, under one shell.
-func withFixture(t *testing.T, name string, o ibmcloudtest.Options, test func(fx *fixture)) {
+// withJob runs test in parallel with others, under one shell.
+func withJob(t *testing.T, name string, test func(j *job)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) {
 		t.Parallel()
-		test(newFixture(t, shells[int(turn.Add(1))%len(shells)], o))
+		test(newJob(t, shells[int(turn.Add(1))%len(shells)], nil))
 	})
 }
 
-// underEachShell runs test with its own fixture for each shell.
-func underEachShell(t *testing.T, test func(fx *fixture)) {
+// underEachShell runs test with its own job for each shell.
+func underEachShell(t *testing.T, test func(j *job)) {
 	t.Helper()
 	t.Parallel()
 	for _, shell := range shells {
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
-			test(newFixture(t, shell, ibmcloudtest.Options{}))
+			test(newJob(t, shell, nil))
 		})
 	}
 }
 
-func newFixture(t *testing.T, shell string, o ibmcloudtest.Options) *fixture {
+func newJob(t *testing.T, shell string, now func() time.Time) *job {
 	t.Helper()
 	if _, err := exec.LookPath(shell); shell == "busybox" && err != nil {
 		shell = "dash" // busybox is in few images for development
 	}
 	programs.Need(t, shell, "curl", "jq")
-	fx := &fixture{t: t, shell: []string{shell}, cloud: ibmcloudtest.New(o), bin: t.TempDir()}
+	j := &job{t: t, shell: []string{shell}, cloud: ibmcloudtest.New(ibmcloudtest.Options{Now: now}), bin: t.TempDir()}
 	if shell == "busybox" {
-		fx.shell = []string{shell, "sh"}
+		j.shell = []string{shell, "sh"}
 	}
-	server := httptest.NewServer(fx.cloud)
+	server := httptest.NewServer(j.cloud)
 	t.Cleanup(server.Close)
-	fx.env = map[string]string{
-		"PATH":          fx.bin + ":" + os.Getenv("PATH"),
-		"HOME":          t.TempDir(),
-		"TMPDIR":        t.TempDir(),
-		"READER_APIKEY": fx.cloud.ReaderAPIKey(),
-		"TOKEN_SECRET":  fx.secret(),
+	j.env = map[string]string{
+		"PATH": j.bin + ":" + os.Getenv("PATH"), "HOME": t.TempDir(), "TMPDIR": t.TempDir(),
+		"READER_APIKEY": j.cloud.ReaderAPIKey(), "TOKEN_SECRET": j.secret(),
 	}
-	fx.at(server.URL)
-	return fx
+	j.at(server.URL)
+	return j
 }
 
 // at is where both services answer.
-func (fx *fixture) at(url string) { fx.env["SECRETS_MANAGER_URL"], fx.env["IAM_URL"] = url, url }
+func (j *job) at(url string) { j.env["SECRETS_MANAGER_URL"], j.env["IAM_URL"] = url, url }
+
+// byToken gives the job a token of the reader in place of its key: that saves each run an exchange.
+func (j *job) byToken() {
+	delete(j.env, "READER_APIKEY")
+	j.env["READER_IAM_TOKEN"] = j.cloud.MustMintToken(j.cloud.ReaderAPIKey(), time.Hour)
+}
 
 // secret is the id of the token secret.
-func (fx *fixture) secret() string { return fx.cloud.Rotations()[0].TokenSecret }
+func (j *job) secret() string { return j.cloud.Rotations()[0].TokenSecret }
 
 // token makes a token of the workload with the lifetime ttl.
-func (fx *fixture) token(ttl time.Duration) string {
-	return fx.cloud.MustMintToken(fx.cloud.Rotations()[0].APIKey, ttl)
+func (j *job) token(ttl time.Duration) string {
+	return j.cloud.MustMintToken(j.cloud.Rotations()[0].APIKey, ttl)
 }
 
 // save stores a new token as the rotator does, and returns it.
-func (fx *fixture) save(ttl time.Duration) string {
-	token := fx.token(ttl)
-	fx.store(token, time.Now().Add(ttl))
+func (j *job) save(ttl time.Duration) string {
+	token := j.token(ttl)
+	j.store(token, time.Now().Add(ttl))
 	return token
 }
 
 // store saves a payload with metadata that states its expiry.
-func (fx *fixture) store(payload string, expires time.Time) {
-	fx.cloud.MustPutVersion(fx.secret(), payload, map[string]any{"expiration": expires.Unix()})
-}
-
-// script is where scripts/iam-token is.
-func script(t *testing.T) string {
-	t.Helper()
-	path, err := filepath.Abs("../iam-token")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
+func (j *job) store(payload string, expires time.Time) {
+	j.cloud.MustPutVersion(j.secret(), payload, map[string]any{"expiration": expires.Unix()})
 }
 
 // iamToken runs the script.
-func (fx *fixture) iamToken(args ...string) (stdout, stderr string, exit int) {
-	fx.t.Helper()
-	return fx.sh(append([]string{script(fx.t)}, args...)...)
+func (j *job) iamToken(args ...string) (stdout, stderr string, exit int) {
+	j.t.Helper()
+	return j.sh(append([]string{"../iam-token"}, args...)...)
 }
 
-// sh runs the shell with the fixture's environment and nothing else of ours.
-func (fx *fixture) sh(args ...string) (stdout, stderr string, exit int) {
-	fx.t.Helper()
-	got := programs.Run(fx.t, programs.Command{Env: programs.Environ(fx.env), Name: fx.shell[0], Args: append(fx.shell[1:len(fx.shell):len(fx.shell)], args...)})
-	fx.worked = got.Worked
-	fx.wantNoSecret("stderr", got.Stderr)
+// sh runs the shell with the job's environment and nothing else of ours.
+func (j *job) sh(args ...string) (stdout, stderr string, exit int) {
+	j.t.Helper()
+	got := programs.Run(j.t, programs.Command{Env: programs.Environ(j.env), Name: j.shell[0], Args: append(j.shell[1:len(j.shell):len(j.shell)], args...)})
+	j.worked = got.Worked
+	j.wantNoSecret("stderr", got.Stderr)
 	return got.Stdout, got.Stderr, got.Exit
 }
 
-// wantFailure checks that the script prints no token, and says on stderr what
-// each of advice says.
-func (fx *fixture) wantFailure(exit int, args []string, advice ...string) {
-	fx.t.Helper()
-	stdout, stderr, got := fx.iamToken(args...)
-	if got != exit || stdout != "" {
-		fx.t.Errorf("got exit %d and %d bytes, want %d and none (stderr: %s)", got, len(stdout), exit, stderr)
+// wantFailure checks that the script prints no token, and what it says on stderr.
+func (j *job) wantFailure(exit int, says string, args ...string) (stderr string) {
+	j.t.Helper()
+	stdout, stderr, got := j.iamToken(args...)
+	if got != exit || stdout != "" || !strings.Contains(stderr, says) {
+		j.t.Errorf("got exit %d and %d bytes, stderr %q; want exit %d, no bytes and %q", got, len(stdout), stderr, exit, says)
 	}
-	for _, text := range advice {
-		if !strings.Contains(stderr, text) {
-			fx.t.Errorf("got stderr %q, want it to say %q", stderr, text)
-		}
-	}
+	return stderr
 }
 
-// wantRaw checks that the script prints token.
-func (fx *fixture) wantRaw(name, token string, args ...string) (stderr string) {
-	fx.t.Helper()
-	stdout, stderr, exit := fx.iamToken(append([]string{"--format", "raw"}, args...)...)
+// wantToken checks that the script prints token.
+func (j *job) wantToken(token string, args ...string) (stderr string) {
+	j.t.Helper()
+	stdout, stderr, exit := j.iamToken(append([]string{"--format", "raw"}, args...)...)
 	if stdout != token+"\n" || exit != 0 {
-		fx.t.Errorf("%s: got exit %d, %d bytes (stderr %q), want exit 0 and the token", name, exit, len(stdout), stderr)
+		j.t.Errorf("%v: got exit %d, %d bytes (stderr %q), want exit 0 and the token", args, exit, len(stdout), stderr)
 	}
 	return stderr
 }
 
 // wantNoSecret ends the test, before anything prints text, if text holds a key of the cloud or anything of a token.
-func (fx *fixture) wantNoSecret(where, text string) {
-	fx.t.Helper()
-	secrets := []string{"eyJ", fx.cloud.ReaderAPIKey(), fx.cloud.AdminAPIKey(), fx.cloud.Rotations()[0].APIKey}
-	for _, secret := range secrets {
+func (j *job) wantNoSecret(where, text string) {
+	j.t.Helper()
+	for _, secret := range []string{"eyJ", j.cloud.ReaderAPIKey(), j.cloud.AdminAPIKey(), j.cloud.Rotations()[0].APIKey} {
 		if strings.Contains(text, secret) {
-			fx.t.Fatalf("%s holds a key or token", where)
+			j.t.Fatalf("%s holds a key or token", where)
 		}
 	}
 }
 
 // file writes a file and returns its path.
-func (fx *fixture) file(name, content string, mode os.FileMode) string {
-	fx.t.Helper()
-	path := filepath.Join(fx.t.TempDir(), name)
+func (j *job) file(name, content string, mode os.FileMode) string {
+	j.t.Helper()
+	path := filepath.Join(j.t.TempDir(), name)
 	if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), os.Chmod(path, mode)); err != nil {
-		fx.t.Fatal(err)
+		j.t.Fatal(err)
 	}
 	return path
 }
 
 // program writes a shell script under name, to be found before any other program.
-func (fx *fixture) program(name, text string) {
-	fx.t.Helper()
-	if err := os.WriteFile(filepath.Join(fx.bin, name), []byte("#!/bin/sh\n"+text), 0o700); err != nil {
-		fx.t.Fatal(err)
+func (j *job) program(name, text string) {
+	j.t.Helper()
+	if err := os.WriteFile(filepath.Join(j.bin, name), []byte("#!/bin/sh\n"+text), 0o700); err != nil {
+		j.t.Fatal(err)
 	}
-}
-
-// fault adds a fault to the cloud.
-func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
-
-// serveTLS moves the fixture to HTTPS, with a CA that nobody trusts unasked.
-func (fx *fixture) serveTLS() (caFile string) {
-	fx.t.Helper()
-	server := httptest.NewTLSServer(fx.cloud)
-	fx.t.Cleanup(server.Close)
-	fx.at(server.URL)
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	return fx.file("ca.pem", string(certificate), 0o600)
 }
