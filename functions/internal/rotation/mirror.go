@@ -45,6 +45,22 @@ type mirrorState struct {
 	old     bool           // nothing was put for longer than a token's lifetime; held is made up for that
 }
 
+// newMirrorState says of a mirror what the versions that version knows show; of others it returns the zero CurrentVersion.
+func newMirrorState(arn string, secret MirrorSecret, version func(id string) CurrentVersion, now time.Time, least time.Duration) mirrorState {
+	s := mirrorState{MirrorSecret: secret, arn: arn, held: version(secret.VersionID)}
+	s.lastPut, s.inOrder = s.held.CreatedAt, s.held.InOrder(now, least)
+	if s.inOrder || !s.ChangedAt.IsZero() && now.Sub(s.ChangedAt) > PutInterval {
+		return s
+	}
+	for _, id := range s.Others { // a person may have moved AWSCURRENT to an older version
+		s.lastPut = later(s.lastPut, version(id).CreatedAt)
+	}
+	if s.held.CreatedAt.IsZero() && (s.held.VersionID != "" || len(s.Others) > 0) { // else its one value is the one that it was made with
+		s.lastPut = later(s.lastPut, s.ChangedAt)
+	}
+	return s
+}
+
 // MirrorState is a mirror as doctor shows it.
 type MirrorState struct {
 	Current   bool          // it holds the version current
@@ -81,12 +97,19 @@ func (r MirrorReader) Inspect(ctx context.Context, arn string, current CurrentVe
 
 // read reads what a mirror holds. The id of its version is the one of IBM's version, whose
 // metadata shows when its token expires and when it was put.
-func (r MirrorReader) read(ctx context.Context, arn string, current CurrentVersion, now time.Time) (s mirrorState, err error) {
+func (r MirrorReader) read(ctx context.Context, arn string, current CurrentVersion, now time.Time) (mirrorState, error) {
+	secret, err := r.Mirrors.Describe(ctx, arn)
+	if err != nil {
+		return mirrorState{arn: arn}, err
+	}
+	old := r.byAge && secret.VersionID != current.VersionID && !secret.ChangedAt.IsZero() && now.Sub(secret.ChangedAt) > iamtoken.MaxLifetime
 	version := func(id string) (v CurrentVersion) {
-		if id != "" && id == current.VersionID {
-			return current
-		}
-		if err == nil {
+		switch {
+		case id == current.VersionID && id != "":
+			v = current
+		case old:
+			v = CurrentVersion{VersionID: id, CreatedAt: secret.ChangedAt, Metadata: iamtoken.Metadata{Expiration: secret.ChangedAt.Add(iamtoken.MaxLifetime).Unix()}}
+		case err == nil:
 			v, err = r.Versions.ReadVersion(ctx, r.Token, id)
 		}
 		if v.CreatedAt.Sub(now) > iamtoken.MaxLifetime { // its token would never expire
@@ -94,25 +117,8 @@ func (r MirrorReader) read(ctx context.Context, arn string, current CurrentVersi
 		}
 		return v
 	}
-	s.arn = arn
-	if s.MirrorSecret, err = r.Mirrors.Describe(ctx, arn); err != nil {
-		return s, err
-	}
-	unchanged := now.Sub(cmp.Or(s.ChangedAt, now))
-	if s.old = r.byAge && unchanged > iamtoken.MaxLifetime && s.VersionID != current.VersionID; s.old {
-		s.held = CurrentVersion{VersionID: s.VersionID, CreatedAt: s.ChangedAt, Metadata: iamtoken.Metadata{Expiration: s.ChangedAt.Add(iamtoken.MaxLifetime).Unix()}}
-	} else {
-		s.held = version(s.VersionID)
-	}
-	s.lastPut, s.inOrder = s.held.CreatedAt, s.held.InOrder(now, r.MinRemaining)
-	if !s.inOrder && unchanged <= PutInterval {
-		for _, id := range s.Others { // a person may have moved AWSCURRENT to an older version
-			s.lastPut = later(s.lastPut, version(id).CreatedAt)
-		}
-		if s.held.CreatedAt.IsZero() && (s.held.VersionID != "" || len(s.Others) > 0) { // else its one value is the one that it was made with
-			s.lastPut = later(s.lastPut, s.ChangedAt)
-		}
-	}
+	s := newMirrorState(arn, secret, version, now, r.MinRemaining)
+	s.old = old
 	return s, err
 }
 
@@ -141,23 +147,6 @@ func (s mirrorState) waits(now time.Time) bool { return s.isOurs() && now.Before
 // theirs in the other order, see spreadPuts: one is as good as the other.
 func (s mirrorState) isOurs() bool {
 	return s.held.VersionID != "" && s.lastPut.Sub(s.held.CreatedAt) < 2*AttemptLimit
-}
-
-// repairAt is since when a mirror that is not in order has needed another token and could be
-// written, when a new version is to be saved for it, and whether the run that saved the
-// version current has tried to put it, as far as that is known.
-func (s mirrorState) repairAt(current CurrentVersion, least time.Duration) (due, at time.Time, tried bool) {
-	due = cmp.Or(s.ChangedAt, current.CreatedAt)
-	if !s.held.CreatedAt.IsZero() {
-		due = s.held.ExpiresAt().Add(-s.held.Threshold(least))
-	}
-	due = later(due, s.nextPut())
-	if isAnothers(current, s.arn) {
-		return due, later(s.nextPut(), current.CreatedAt.Add(minRepairWait)), false
-	}
-	lag := current.CreatedAt.Sub(due)
-	at = later(s.nextPut(), current.CreatedAt.Add(min(max(minRepairWait, lag), maxRepairWait)))
-	return due, at, lag >= minRepairWait || !s.isOurs() // a put may have had to wait, counted from AWS's date of the one before
 }
 
 // markOf names a mirror in a version's metadata, where no ARN need be.
@@ -284,52 +273,73 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bo
 	return failing, err
 }
 
-// judge says of a mirror that is not in order what the report is to say, or whether a
-// token is to be saved for it.
+// judge decides about a mirror that is not in order: what the report is to say, or whether a
+// token is to be saved for it. The first case that holds counts.
 func (p *pass) judge(ctx context.Context, s mirrorState, current CurrentVersion, now time.Time, kept bool) (warning string, repair bool, err error) {
-	due, at, tried := s.repairAt(current, p.MinRemaining)
-	if p.overQuota(current.Lifetime()) && now.Sub(current.CreatedAt) < 2*AttemptLimit {
-		tried = false // a run may still be waiting to put it, see spreadPuts
+	unavailable := func(retry Retry, format string, args ...any) error {
+		return &Error{Kind: Unavailable, Retry: retry, Message: s.describe(now) + fmt.Sprintf(format, args...)}
 	}
 	refused := p.refusals.get(s.arn)
-	unavailable := func(retry Retry, format string, args ...any) (string, bool, error) {
-		return "", false, &Error{Kind: Unavailable, Retry: retry, Message: s.describe(now) + fmt.Sprintf(format, args...)}
-	}
-	switch {
-	case kept && !s.waits(now):
-		return unavailable(Never, ", and a new one would expire sooner than IBM's, so it is not saved: run once with force to save it in both")
+	switch waits := s.waits(now); {
 	case refused.Error != nil && !kept:
 		return "", false, refused.Error
-	case tried && now.Before(at) && !s.waits(now):
-		previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
-		if err != nil {
-			return "", false, err
-		}
-		if previous.VersionID != "" && previous.CreatedAt.Before(due) {
-			// No version could be had for it before: an outage of IBM is no failure of the mirror.
-			at = later(s.nextPut(), current.CreatedAt.Add(minRepairWait))
-		}
-	case isAnothers(current, s.arn) && !now.Before(at):
-		previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
-		ours := err == nil && strings.Contains(previous.Metadata.Mirrors, markOf(s.arn)) && previous.CreatedAt.Sub(due) >= minRepairWait // as in repairAt
-		if ours && current.CreatedAt.Sub(previous.CreatedAt) < 2*minRepairWait {
-			// It answered our save: two functions that cannot put would go on like that, at every second minute.
-			at, tried = later(at, current.CreatedAt.Add(min(current.CreatedAt.Sub(due), maxRepairWait))), true
-		}
-	}
-	switch {
-	case s.waits(now), !tried && now.Before(at):
+	case waits:
 		return s.warnOfWait(now), false, nil
-	case p.Mode == ModeCheck:
-		return s.describe(now) + ": the next run saves a new one in it", false, nil
-	case now.Before(s.nextPut()):
-		return unavailable(Once, ": ensure saves a new one for it in %s, or one with force now; does something else write to it?", at.Sub(now).Round(time.Second))
-	case now.Before(at):
-		return unavailable(Once, ": ensure saves a new one for it in %s, or a run of rotate now", at.Sub(now).Round(time.Second))
-	case p.Mode != ModeEnsure:
-		return unavailable(Never, ": the next run of ensure saves a new one for it")
+	case kept:
+		return "", false, unavailable(Never, ", and a new one would expire sooner than IBM's, so it is not saved: run once with force to save it in both")
 	}
-	return "", true, nil
+	at, tried := p.repairAt(ctx, s, current, now)
+	switch in := at.Sub(now).Round(time.Second); {
+	case !tried && now.Before(at):
+		warning = s.warnOfWait(now)
+	case p.Mode == ModeCheck:
+		warning = s.describe(now) + ": the next run saves a new one in it"
+	case now.Before(s.nextPut()):
+		err = unavailable(Once, ": ensure saves a new one for it in %s, or one with force now; does something else write to it?", in)
+	case now.Before(at):
+		err = unavailable(Once, ": ensure saves a new one for it in %s, or a run of rotate now", in)
+	case p.Mode != ModeEnsure:
+		err = unavailable(Never, ": the next run of ensure saves a new one for it")
+	default:
+		repair = true
+	}
+	return warning, repair, err
+}
+
+// repairAt is when a new version is to be saved for a mirror that is not in order, and whether the
+// run that saved the version current has tried to put it, as far as that is known. The first
+// repair comes when that run must have ended, the next ones when the lag has doubled: the
+// lag is how long the mirror had needed another token, and could be written, when current was saved.
+func (p *pass) repairAt(ctx context.Context, s mirrorState, current CurrentVersion, now time.Time) (at time.Time, tried bool) {
+	due := cmp.Or(s.ChangedAt, current.CreatedAt)
+	if !s.held.CreatedAt.IsZero() {
+		due = s.held.ExpiresAt().Add(-s.held.Threshold(p.MinRemaining))
+	}
+	due = later(due, s.nextPut())
+	lag, another := current.CreatedAt.Sub(due), isAnothers(current, s.arn)
+	after := func(wait time.Duration) time.Time { return later(s.nextPut(), current.CreatedAt.Add(wait)) }
+	soon := after(minRepairWait)
+	if p.overQuota(current.Lifetime()) && now.Sub(current.CreatedAt) < 2*AttemptLimit {
+		return soon, false // a run may still be waiting to put it, see spreadPuts
+	}
+	tried = !another && (lag >= minRepairWait || !s.isOurs()) // else a put may have had to wait, counted from AWS's date of the one before
+	if lag <= minRepairWait || another && now.Before(soon) {
+		return soon, tried
+	}
+	previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
+	known := err == nil && previous.VersionID != ""
+	switch {
+	case another:
+		ours := known && strings.Contains(previous.Metadata.Mirrors, markOf(s.arn)) && previous.CreatedAt.Sub(due) >= minRepairWait
+		if !ours || current.CreatedAt.Sub(previous.CreatedAt) >= 2*minRepairWait {
+			return soon, false
+		}
+		// It answered our save: two functions that cannot put would go on like that, at every second minute.
+		return after(min(lag, maxRepairWait)), true
+	case known && previous.CreatedAt.Before(due):
+		return soon, tried // no version could be had for it before: an outage of IBM is no failure of the mirror
+	}
+	return after(min(lag, maxRepairWait)), tried
 }
 
 // onceMore limits the attempts where there is nothing to put: ensure comes every minute, and
@@ -371,7 +381,7 @@ func (p *pass) mirror(current CurrentVersion, fresh TokenResponse) error {
 		case refused.versionID == current.VersionID:
 			return "", refused.Error
 		}
-		if s := p.known(arn, secret); !p.Force && saved.Before(s.nextPut()) {
+		if s := p.known(arn, secret, saved); !p.Force && saved.Before(s.nextPut()) {
 			return s.warnOfWait(p.ibmClock()), nil
 		}
 		err = p.Mirrors.Put(ctx, arn, current.VersionID, payload)
@@ -404,18 +414,16 @@ func (p *pass) spreadPuts(lifetime time.Duration) {
 
 // known is the state of a mirror as far as it shows without a request to IBM: AWS's
 // date of the last change counts as the last put of a version that the pass does not know.
-func (p *pass) known(arn string, secret MirrorSecret) mirrorState {
+func (p *pass) known(arn string, secret MirrorSecret, now time.Time) mirrorState {
 	if s, checked := p.repair[arn]; checked && s.VersionID == secret.VersionID {
 		return s
 	}
-	s := mirrorState{MirrorSecret: secret, arn: arn}
-	if secret.VersionID == p.replaced.VersionID {
-		s.held, s.inOrder = p.replaced, p.replaced.InOrder(p.ibmClock(), p.MinRemaining)
-		s.lastPut = cmp.Or(s.held.CreatedAt, secret.ChangedAt)
-	} else if len(secret.Others) > 0 { // else its one value is the one that it was made with
-		s.lastPut = secret.ChangedAt
-	}
-	return s
+	return newMirrorState(arn, secret, func(id string) CurrentVersion {
+		if id == p.replaced.VersionID {
+			return p.replaced
+		}
+		return CurrentVersion{}
+	}, now, p.MinRemaining)
 }
 
 // eachMirror calls do for all mirrors in parallel, notes the warnings, and returns the

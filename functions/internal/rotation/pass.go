@@ -104,8 +104,8 @@ func (p *pass) readMetadata(ctx context.Context) (CurrentVersion, error) {
 		return CurrentVersion{}, At(StepLook, err)
 	}
 	p.setClock(current.Clock)
-	if p.isFarAhead(current.CreatedAt) {
-		// Its token would never expire.
+	if current.CreatedAt.Sub(p.ibmClock()) > iamtoken.MaxLifetime {
+		// Further ahead than a wrong clock of this machine may explain: its token would never expire.
 		p.warn("the stored version was made on %s, which is in the future: its metadata does not count", current.CreatedAt.UTC().Format(time.DateOnly))
 		current.CreatedAt = time.Time{}
 	}
@@ -360,10 +360,6 @@ func (p *pass) setClock(clock Clock) {
 
 // ibmClock is the time by IBM's clock, as far as its answers have shown.
 func (p *pass) ibmClock() time.Time { return WallClock(p.Now).Add(p.skew) }
-
-// isFarAhead reports whether a time is further ahead than a wrong clock of this machine
-// may explain, where no answer has a Date.
-func (p *pass) isFarAhead(at time.Time) bool { return at.Sub(p.ibmClock()) > iamtoken.MaxLifetime }
 
 type wallDeadlineKey struct{}
 

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -69,16 +68,16 @@ func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation
 type run struct {
 	*Rotator
 	Request
-	ctx       context.Context
-	end       func()
-	refusals  *Refusals
-	keys      *keyReads
-	prepared  sync.WaitGroup // no pass waits for it, the run does
-	preparing atomic.Bool    // whether IAM prepares for exchanges
-	slots     chan struct{}  // held by an attempt, not by one waiting to try again
-	started   time.Time      // by the wall clock
-	timeout   time.Duration  // the whole time that the caller gave
-	budget    time.Duration  // the timeout less the reserve
+	ctx      context.Context
+	end      func()
+	refusals *Refusals
+	keys     *keyReads
+	prepare  func()         // has IAM get ready for an exchange, in parallel with what precedes it
+	prepared sync.WaitGroup // no pass waits for it, the run does
+	slots    chan struct{}  // held by an attempt, not by one waiting to try again
+	started  time.Time      // by the wall clock
+	timeout  time.Duration  // the whole time that the caller gave
+	budget   time.Duration  // the timeout less the reserve
 }
 
 // Budget returns the time that the caller gives, 2 minutes if ctx has no deadline, and
@@ -98,26 +97,20 @@ func (r *Rotator) begin(ctx context.Context, request Request) *run {
 	run := &run{
 		Rotator: r, Request: request, ctx: ctx,
 		refusals: cmp.Or(r.Refusals, &Refusals{}),
-		keys:     newKeyReads(ctx, r.Keys),
+		keys:     &keyReads{ctx: ctx, reader: r.Keys, latest: map[KeyRef]*keyRead{}},
 		slots:    make(chan struct{}, max(1, r.Concurrency)),
 		timeout:  timeout, budget: budget,
 	}
 	run.started = WallClock(r.Now)
-	run.end = func() { cancel(); run.keys.wait(); run.prepared.Wait() }
-	return run
-}
-
-// prepare has IAM get ready for an exchange, in parallel with what precedes it.
-func (r *run) prepare() {
-	if !r.preparing.CompareAndSwap(false, true) {
-		return
-	}
-	r.prepared.Go(func() {
-		defer r.preparing.Store(false)
-		ctx, cancel := context.WithTimeout(r.ctx, AttemptLimit)
-		defer cancel()
-		r.IAM.Prepare(ctx)
+	run.prepare = sync.OnceFunc(func() {
+		run.prepared.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, AttemptLimit)
+			defer cancel()
+			r.IAM.Prepare(ctx)
+		})
 	})
+	run.end = func() { cancel(); run.keys.running.Wait(); run.prepared.Wait() }
+	return run
 }
 
 // acquire waits for a slot; the returned function gives it back. When the time is
@@ -154,16 +147,23 @@ func (p *pass) runWithRetry() report.Result {
 		}
 		failure = p.errorToReport(failure, err)
 		p.failedAt = time.Now()
-		wait, again := nextWait(failure, retriedOnce[failure.Step])
+		// An error worth one more attempt is worth one at each step: the bootstrap key and the workload's may both be new.
+		if failure.Retry == Never || failure.Retry == Once && retriedOnce[failure.Step] {
+			return result, backoff.Permanent(failure)
+		}
+		if p.Log != nil {
+			p.Log.LogAttrs(p.ctx, slog.LevelDebug, "attempt failed, trying again",
+				slog.String("rotation", p.Name), slog.Int("attempt", p.attempts), slog.Any("error", failure))
+		}
+		wait := min(failure.RetryAfter, maxWait)
 		if failure.Retry == Once {
-			retriedOnce[failure.Step] = true
+			retriedOnce[failure.Step], wait = true, keyWait
 		}
-		if !again {
-			return report.Result{}, backoff.Permanent(failure)
+		if wait > 0 {
+			return result, errors.Join(failure, &backoff.RetryAfterError{Duration: wait})
 		}
-		p.logRetry(failure)
-		return report.Result{}, withWait(failure, wait)
-	}, backoff.WithBackOff(p.newBackOff()), backoff.WithMaxElapsedTime(p.budget))
+		return result, failure
+	}, backoff.WithBackOff(&waits{random: p.random}), backoff.WithMaxElapsedTime(p.budget))
 	if err != nil {
 		result = p.failed(failure)
 	}
@@ -171,33 +171,27 @@ func (p *pass) runWithRetry() report.Result {
 	return result
 }
 
-func (r *Rotator) newBackOff() backoff.BackOff {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval = 300 * time.Millisecond
-	b.Multiplier = 2
-	b.RandomizationFactor = 0
-	b.MaxInterval = maxWait * 2 / 3 // jitter adds up to half
-	return jittered{b, r.random}
-}
-
-func (r *Rotator) random() float64 {
-	random := r.Random
-	if random == nil {
-		random = rand.Float64
-	}
-	return random()
-}
-
-// jittered makes each wait a random half to one and a half of itself.
-type jittered struct {
-	backoff.BackOff
+// waits are those between two attempts: 300 ms, doubled each time, and each spread from half to one and a half of itself.
+type waits struct {
+	next   time.Duration
 	random func() float64
 }
 
+// Reset implements backoff.BackOff.
+func (w *waits) Reset() { w.next = 300 * time.Millisecond }
+
 // NextBackOff implements backoff.BackOff.
-func (j jittered) NextBackOff() time.Duration {
-	wait := j.BackOff.NextBackOff()
-	return wait/2 + time.Duration(j.random()*float64(wait))
+func (w *waits) NextBackOff() time.Duration {
+	wait := w.next
+	w.next = min(2*wait, maxWait*2/3)
+	return wait/2 + time.Duration(w.random()*float64(wait))
+}
+
+func (r *Rotator) random() float64 {
+	if r.Random == nil {
+		return rand.Float64()
+	}
+	return r.Random()
 }
 
 // timedAttempt makes an attempt of 10 s at most, when its turn has come.
@@ -242,35 +236,6 @@ func (p *pass) errorToReport(before *Error, err error) *Error {
 	return failure
 }
 
-// nextWait returns how long to wait before another attempt, 0 to leave it to the
-// back-off, and whether there is to be one. An error worth one more attempt is
-// worth one at each step: the bootstrap key and the workload's may both be new.
-func nextWait(failure *Error, retriedOnce bool) (time.Duration, bool) {
-	switch failure.Retry {
-	case Later:
-		return min(failure.RetryAfter, maxWait), true
-	case Once:
-		return keyWait, !retriedOnce
-	default:
-		return 0, false
-	}
-}
-
-func withWait(failure *Error, wait time.Duration) error {
-	if wait == 0 {
-		return failure
-	}
-	return errors.Join(failure, &backoff.RetryAfterError{Duration: wait})
-}
-
-func (p *pass) logRetry(failure *Error) {
-	if p.Log == nil {
-		return
-	}
-	p.Log.LogAttrs(p.ctx, slog.LevelDebug, "attempt failed, trying again",
-		slog.String("rotation", p.Name), slog.Int("attempt", p.attempts), slog.Any("error", failure))
-}
-
 // keyReads lets the rotations of a run share the reads of equal keys.
 type keyReads struct {
 	ctx     context.Context // the run's: a read serves several passes and ends with the last
@@ -286,10 +251,6 @@ type keyRead struct {
 	done  chan struct{}
 	key   iamtoken.Secret
 	err   error
-}
-
-func newKeyReads(ctx context.Context, reader KeyReader) *keyReads {
-	return &keyReads{ctx: ctx, reader: reader, latest: map[KeyRef]*keyRead{}}
 }
 
 // start begins a read, or shares one that is under way or has succeeded and was
@@ -312,9 +273,6 @@ func (k *keyReads) start(ref KeyRef, since time.Time) *keyRead {
 	})
 	return read
 }
-
-// wait returns when no read is under way any more. No read may start meanwhile.
-func (k *keyReads) wait() { k.running.Wait() }
 
 func (r *keyRead) hasFailed() bool {
 	select {
