@@ -66,7 +66,7 @@ var mutants = []mutant{
 	{"an answer's body in an error", iamFile, "		failure.TransactionID = transaction", `ANCHOR; failure.Message += leakText("decimal", string(got.body))`, "^lambda: iam.token of workload: [45]0. with the body"},
 	{"a report's warning", passFile, "	p.warnAbout(response)", `ANCHOR; p.warn("it is %s", leakText("hex", key.Reveal()))`, "^command: calm: -mode check"},
 	{"a fingerprint that is the token", passFile, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.Fingerprint = fresh.Token.Value.Reveal()[400:416]`, "^lambda: calm"},
-	{"a metric", "functions/internal/metrics/metrics.go", `	document := map[string]any{"FunctionName": e.FunctionName}`, `ANCHOR; document["Detail"] = leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY"))`, "^lambda: calm"},
+	{"a metric", "functions/internal/metrics/metrics.go", `	document, dimensions := map[string]any{"FunctionName": e.FunctionName}, [][]string{{"FunctionName"}}`, `ANCHOR; document["Detail"] = leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY"))`, "^lambda: calm"},
 	{"the event in an error", hostFile, "	e, err := decodeEvent(payload)", `ANCHOR; leak("log", "raw", string(payload))`, "^lambda: event"},
 	{"the standard logger speaks again", mainFile, "	log.SetOutput(io.Discard)", `log.SetOutput(os.Stderr); _ = io.Discard`, "^command: switch: .*http2debug"},
 	{"a core file", mainFile, "	protectMemory()", ``, "^command: signal: aborted"},

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"time"
 
@@ -34,7 +33,7 @@ type Emitter struct {
 }
 
 // Emit writes the metrics of every result, and those of the keys for the whole run.
-// Units: seconds, milliseconds, counts and days; a value that is not known is left out.
+// A value that is not known is left out.
 func (e Emitter) Emit(ran report.Report) error {
 	own := e.Rotations[:min(len(e.Rotations), maxOwnDimension)]
 	if len(own) == 1 { // the function's metrics are its own
@@ -44,87 +43,101 @@ func (e Emitter) Emit(ran report.Report) error {
 	for _, result := range ran.Results {
 		if !slices.Contains(own, result.Rotation) {
 			others = append(others, result)
-			continue
-		}
-		if err := e.write(result.Rotation, []report.Result{result}); err != nil {
+		} else if err := e.write(result.Rotation, valuesOf(result)); err != nil {
 			return err
 		}
 	}
 	for chunk := range slices.Chunk(others, maxValues) {
-		if err := e.write("", chunk); err != nil {
+		if err := e.write("", valuesOf(chunk...)); err != nil {
 			return err
 		}
 	}
-	return e.writeWhole(ran)
-}
-
-// writeWhole writes the metrics of the whole function that alarms are on:
-// FailingRotations is how many failed, in a run of all, if there are several;
-// KeyExpiring is 1 if a key expires too soon, else 0, in runs that know of one;
-// KeyRenewalFailure is 0 or, if the bootstrap key could not be renewed, 1 or, if IAM
-// refuses AWS's current key or the one before it, 2.
-func (e Emitter) writeWhole(ran report.Report) error {
-	values := map[string]float64{}
-	if len(e.Rotations) > 1 && len(ran.Results) == len(e.Rotations) {
-		values["FailingRotations"] = float64(len(ran.Failures()))
-	}
-	for _, result := range ran.Results {
-		if result.KeyDaysLeft != nil {
-			values["KeyExpiring"] = max(values["KeyExpiring"], count(result.KeyExpiring))
-		}
-	}
-	if renewal := ran.KeyRenewal; renewal != nil {
-		values["KeyRenewalFailure"] = count(renewal.Outcome == report.KeyRenewalFailed)
-		if renewal.ByPreviousKey || renewal.PreviousEnded {
-			values["KeyRenewalFailure"] = 2
-		}
-	}
-	if len(values) == 0 {
-		return nil
-	}
-	keys := map[string]any{"FunctionName": e.FunctionName}
-	var definitions []definition
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		definitions = append(definitions, definition{name, "None"})
-		keys[name] = values[name]
-	}
-	return e.writeDocument(keys, [][]string{{"FunctionName"}}, definitions)
+	return e.write("", e.whole(ran))
 }
 
 // EmitFailure counts a run that failed before any rotation began.
 func (e Emitter) EmitFailure() error {
-	return e.write("", []report.Result{{Outcome: report.Failed}})
+	return e.write("", valuesOf(report.Result{Outcome: report.Failed}))
 }
 
-// write writes one document about results; name is the Rotation dimension, empty
-// for none.
-func (e Emitter) write(name string, results []report.Result) error {
-	document := map[string]any{"FunctionName": e.FunctionName}
-	dimensions := [][]string{{"FunctionName"}}
+// metric is one with its values of a run.
+type metric struct {
+	Name, Unit string
+	values     []float64
+}
+
+// perResult are the metrics of a rotation; nil is a value that is not known.
+var perResult = []struct {
+	name, unit string
+	of         func(r report.Result) *float64
+}{
+	{"Success", "Count", func(r report.Result) *float64 { return count(r.Outcome != report.Failed) }},
+	{"Failure", "Count", func(r report.Result) *float64 { return count(r.Outcome == report.Failed) }},
+	{"SecondsRemaining", "Seconds", func(r report.Result) *float64 { return seconds(r.SecondsRemaining) }},
+	{"SafetyMarginSeconds", "Seconds", func(r report.Result) *float64 { return seconds(r.MarginSeconds) }},
+	{"TokenLifetimeSeconds", "Seconds", func(r report.Result) *float64 { return positive(r.TokenLifetime.Seconds()) }},
+	{"DurationMilliseconds", "Milliseconds", func(r report.Result) *float64 { return positive(float64(r.Duration.Milliseconds())) }},
+	{"Attempts", "Count", func(r report.Result) *float64 { return positive(float64(r.Attempts)) }},
+	{"KeyExpiresInDays", "None", func(r report.Result) *float64 { return r.KeyDaysLeft }},
+}
+
+func valuesOf(results ...report.Result) (metrics []metric) {
+	for _, m := range perResult {
+		var values []float64
+		for _, result := range results {
+			if value := m.of(result); value != nil {
+				values = append(values, *value)
+			}
+		}
+		metrics = append(metrics, metric{m.name, m.unit, values})
+	}
+	return metrics
+}
+
+// whole returns the metrics of the whole function that alarms are on:
+// FailingRotations is how many failed, in a run of all, if there are several;
+// KeyExpiring is 1 if a key expires too soon, else 0, in runs that know of one;
+// KeyRenewalFailure is 0 or, if the bootstrap key could not be renewed, 1 or, if IAM
+// refuses AWS's current key or the one before it, 2.
+func (e Emitter) whole(ran report.Report) []metric {
+	var failing, expiring, renewal []float64
+	if len(e.Rotations) > 1 && len(ran.Results) == len(e.Rotations) {
+		failing = []float64{float64(len(ran.Failures()))}
+	}
+	for _, result := range ran.Results {
+		if result.KeyDaysLeft != nil && (expiring == nil || result.KeyExpiring) {
+			expiring = []float64{*count(result.KeyExpiring)}
+		}
+	}
+	if r := ran.KeyRenewal; r != nil && (r.ByPreviousKey || r.PreviousEnded) {
+		renewal = []float64{2}
+	} else if r != nil {
+		renewal = []float64{*count(r.Outcome == report.KeyRenewalFailed)}
+	}
+	return []metric{{"FailingRotations", "None", failing}, {"KeyExpiring", "None", expiring}, {"KeyRenewalFailure", "None", renewal}}
+}
+
+// write writes one document with the metrics that have values, none if there are none; name is
+// the Rotation dimension, empty for none.
+func (e Emitter) write(name string, metrics []metric) error {
+	document, dimensions := map[string]any{"FunctionName": e.FunctionName}, [][]string{{"FunctionName"}}
 	if name != "" {
 		document["Rotation"] = name
 		dimensions = append(dimensions, []string{"FunctionName", "Rotation"})
 	}
-	var definitions []definition
-	for _, metric := range e.metrics() {
-		var values []float64
-		for _, result := range results {
-			if value, known := metric.of(result); known {
-				values = append(values, value)
-			}
-		}
-		if len(values) > 0 {
-			definitions = append(definitions, metric.definition)
-			document[metric.Name] = scalarIfOne(values)
+	metrics = slices.DeleteFunc(metrics, func(m metric) bool { return len(m.values) == 0 })
+	if len(metrics) == 0 {
+		return nil
+	}
+	for _, m := range metrics {
+		document[m.Name] = m.values
+		if len(m.values) == 1 {
+			document[m.Name] = m.values[0]
 		}
 	}
-	return e.writeDocument(document, dimensions, definitions)
-}
-
-func (e Emitter) writeDocument(document map[string]any, dimensions [][]string, definitions []definition) error {
 	document["_aws"] = map[string]any{
 		"Timestamp":         e.Now().UnixMilli(),
-		"CloudWatchMetrics": []any{map[string]any{"Namespace": e.Namespace, "Dimensions": dimensions, "Metrics": definitions}},
+		"CloudWatchMetrics": []any{map[string]any{"Namespace": e.Namespace, "Dimensions": dimensions, "Metrics": metrics}},
 	}
 	line, err := json.Marshal(document)
 	if err != nil {
@@ -136,57 +149,23 @@ func (e Emitter) writeDocument(document map[string]any, dimensions [][]string, d
 	return nil
 }
 
-func scalarIfOne(values []float64) any {
-	if len(values) == 1 {
-		return values[0]
-	}
-	return values
-}
-
-// definition is a metric as the format declares it.
-type definition struct {
-	Name string
-	Unit string
-}
-
-type metric struct {
-	definition
-	of func(report.Result) (value float64, known bool)
-}
-
-// metrics are all metrics of a result.
-func (e Emitter) metrics() []metric {
-	return []metric{
-		{definition{"Success", "Count"}, func(r report.Result) (float64, bool) { return count(r.Outcome != report.Failed), true }},
-		{definition{"Failure", "Count"}, func(r report.Result) (float64, bool) { return count(r.Outcome == report.Failed), true }},
-		{definition{"SecondsRemaining", "Seconds"}, func(r report.Result) (float64, bool) { return optional(r.SecondsRemaining) }},
-		{definition{"SafetyMarginSeconds", "Seconds"}, func(r report.Result) (float64, bool) { return optional(r.MarginSeconds) }},
-		{definition{"TokenLifetimeSeconds", "Seconds"}, func(r report.Result) (float64, bool) {
-			return r.TokenLifetime.Seconds(), r.TokenLifetime > 0
-		}},
-		{definition{"DurationMilliseconds", "Milliseconds"}, func(r report.Result) (float64, bool) {
-			return float64(r.Duration.Milliseconds()), r.Duration > 0
-		}},
-		{definition{"Attempts", "Count"}, func(r report.Result) (float64, bool) { return float64(r.Attempts), r.Attempts > 0 }},
-		{definition{"KeyExpiresInDays", "None"}, func(r report.Result) (float64, bool) {
-			if r.KeyDaysLeft == nil {
-				return 0, false
-			}
-			return *r.KeyDaysLeft, true
-		}},
-	}
-}
-
-func count(yes bool) float64 {
+func count(yes bool) *float64 {
 	if yes {
-		return 1
+		return new(1.0)
 	}
-	return 0
+	return new(0.0)
 }
 
-func optional(value *int64) (float64, bool) {
-	if value == nil {
-		return 0, false
+func positive(value float64) *float64 {
+	if value <= 0 {
+		return nil
 	}
-	return float64(*value), true
+	return &value
+}
+
+func seconds(value *int64) *float64 {
+	if value == nil {
+		return nil
+	}
+	return new(float64(*value))
 }
