@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +33,7 @@ const (
 type Event struct {
 	Type   Type
 	Detail string // a JSON object
+	result *report.Result
 }
 
 // Bus takes events. It returns what prevented each one: nil for one that was taken. An
@@ -67,12 +70,6 @@ type state struct {
 	untilSaved  bool   // it fails until another version is stored: that one is up to date shows nothing
 }
 
-// entry is an event that is to be put.
-type entry struct {
-	Event
-	result *report.Result
-}
-
 // Announce puts the events that follow from a run, after all else that the run does for
 // its tokens, and waits for that no longer than 3 seconds or half the time that is left.
 // What prevents it is a warning of the result, and fails nothing. Of a run that somebody has
@@ -87,52 +84,44 @@ func (a *Announcer) Announce(ctx context.Context, ran *report.Report) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var entries []entry
+	var events []Event
 	for i := range ran.Results {
 		result := &ran.Results[i]
 		if result.Published {
-			entries = append(entries, entry{Event{TokenRotated, detailOf(*ran, *result)}, result})
+			events = append(events, Event{TokenRotated, detailOf(*ran, *result), result})
 		}
 		if tokensOnly {
 			continue
 		}
 		if change := a.change(*result); change != "" {
-			entries = append(entries, entry{Event{change, detailOf(*ran, *result)}, result})
+			events = append(events, Event{change, detailOf(*ran, *result), result})
 		}
 	}
-	if len(entries) > 0 {
-		a.put(ctx, entries)
+	if len(events) > 0 {
+		a.warn(events, a.putTwice(ctx, events))
 	}
 }
 
-// put puts events, and has one warning for all that a reason has prevented: a run may have
-// thousands of results.
-func (a *Announcer) put(ctx context.Context, entries []entry) {
-	events := make([]Event, len(entries))
-	for i, e := range entries {
-		events[i] = e.Event
-	}
-	var reasons []string // in their order
-	missed := map[string][]entry{}
-	for i, err := range a.putTwice(ctx, events) {
+// warn has one warning for all events that a reason has prevented: a run may have thousands of results.
+func (a *Announcer) warn(events []Event, errs []error) {
+	prevented := map[string][]int{}
+	for i, err := range errs {
 		if err == nil {
 			continue
 		}
-		e, reason := entries[i], err.Error()
+		reason := err.Error()
 		if failure, ok := errors.AsType[*rotation.Error](err); ok {
 			reason = string(failure.Kind) + ": " + failure.Message
 		}
-		if missed[reason] == nil {
-			reasons = append(reasons, reason)
-		}
-		missed[reason] = append(missed[reason], e)
-		if e.Type == RotationFailed {
-			a.seen[e.result.Rotation].missed = true
+		prevented[reason] = append(prevented[reason], i)
+		if events[i].Type == RotationFailed {
+			a.seen[events[i].result.Rotation].missed = true
 		}
 	}
-	for _, reason := range reasons {
-		first, others := missed[reason][0], ""
-		if n := len(missed[reason]) - 1; n > 0 {
+	for _, reason := range slices.Sorted(maps.Keys(prevented)) {
+		all := prevented[reason]
+		first, others := events[all[0]], ""
+		if n := len(all) - 1; n > 0 {
 			others = ", nor " + report.Count(n, "other")
 		}
 		first.result.Warnings = append(first.result.Warnings, fmt.Sprintf("the event %q is not announced%s: %s", first.Type, others, reason))
@@ -171,7 +160,6 @@ func (a *Announcer) putTwice(ctx context.Context, events []Event) []error {
 
 // change returns what a result is the beginning or the end of, "" if of nothing, and remembers it.
 func (a *Announcer) change(result report.Result) Type {
-	now := rotation.WallClock(a.Now)
 	if a.seen == nil {
 		a.seen = map[string]*state{}
 	}
@@ -180,56 +168,42 @@ func (a *Announcer) change(result report.Result) Type {
 		s = &state{}
 		a.seen[result.Rotation] = s
 	}
-	switch {
-	case result.Outcome == report.Failed:
-		s.remember(result)
-		if s.failing && !s.missed || now.Sub(s.announcedAt) < quiet {
+	if result.Outcome != report.Failed {
+		if s.untilSaved && result.Outcome == report.Fresh && result.VersionID == s.version {
 			return ""
 		}
-		s.failing, s.missed, s.announcedAt = true, false, now
-		return RotationFailed
-	case s.untilSaved && result.Outcome == report.Fresh && result.VersionID == s.version:
+		failed := s.failing
+		*s = state{announcedAt: s.announcedAt}
+		if failed {
+			return RotationRecovered
+		}
 		return ""
 	}
-	failed := s.failing
-	*s = state{announcedAt: s.announcedAt}
-	if failed {
-		return RotationRecovered
+	if result.VersionID != "" && result.VersionID != s.version {
+		s.version, s.untilSaved = result.VersionID, false
 	}
-	return ""
-}
-
-func (s *state) remember(failure report.Result) {
-	if failure.VersionID != "" && failure.VersionID != s.version {
-		s.version, s.untilSaved = failure.VersionID, false
-	}
-	switch failure.Error.Step {
+	switch result.Error.Step {
 	case rotation.StepBootstrap, rotation.StepLook, rotation.StepMirror: // the next run of any mode takes these steps
 	default:
 		s.untilSaved = true
 	}
+	now := rotation.WallClock(a.Now)
+	if s.failing && !s.missed || now.Sub(s.announcedAt) < quiet {
+		return ""
+	}
+	s.failing, s.missed, s.announcedAt = true, false, now
+	return RotationFailed
 }
 
-// detail is an event's, with the names and units of the report.
-type detail struct {
-	Rotation         string        `json:"rotation"`
-	RunID            string        `json:"run_id"`
-	Mode             string        `json:"mode"`
-	VersionID        string        `json:"version_id,omitempty"`
-	ExpiresAt        *time.Time    `json:"expires_at,omitempty"`
-	SecondsRemaining *int64        `json:"seconds_remaining,omitempty"`
-	MarginSeconds    *int64        `json:"margin_seconds,omitempty"`
-	Fingerprint      string        `json:"fingerprint,omitempty"`
-	Attempts         int           `json:"attempts"`
-	Error            *report.Error `json:"error,omitempty"`
-}
-
+// detailOf returns an event's detail: the report's result without what the type says and what is of no use to others.
 func detailOf(ran report.Report, result report.Result) string {
 	// Marshalling text and numbers cannot fail.
-	encoded, _ := json.Marshal(detail{
-		Rotation: result.Rotation, RunID: ran.RunID, Mode: ran.Mode, VersionID: result.VersionID, ExpiresAt: result.ExpiresAt,
-		SecondsRemaining: result.SecondsRemaining, MarginSeconds: result.MarginSeconds, Fingerprint: result.Fingerprint,
-		Attempts: result.Attempts, Error: result.Error,
-	})
+	encoded, _ := json.Marshal(struct {
+		report.Result
+		RunID    string    `json:"run_id"`
+		Mode     string    `json:"mode"`
+		Outcome  *struct{} `json:"outcome,omitempty"`
+		Warnings *struct{} `json:"warnings,omitempty"`
+	}{Result: result, RunID: ran.RunID, Mode: ran.Mode})
 	return string(encoded)
 }

@@ -3,10 +3,8 @@ package events
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"reflect"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,19 +52,30 @@ func (b *bus) types() (all []Type) {
 	return all
 }
 
-func number(n int64) *int64 { return &n }
-
-// Results as runs have them.
-func rotated(version string, margin int64) report.Result {
-	return report.Result{Rotation: "default", Outcome: report.Rotated, VersionID: version, Published: true, MarginSeconds: number(margin), SecondsRemaining: number(3599)}
+// of is a result of the rotation; rotated, fresh and failed are results as runs have them.
+func of(outcome report.Outcome, version string) report.Result {
+	return report.Result{Rotation: "default", Outcome: outcome, VersionID: version}
 }
 
-func fresh(version string) report.Result {
-	return report.Result{Rotation: "default", Outcome: report.Fresh, VersionID: version, SecondsRemaining: number(1200)}
+func rotated(version string) report.Result {
+	result := of(report.Rotated, version)
+	result.Published = true
+	return result
 }
+
+func fresh(version string) report.Result { return of(report.Fresh, version) }
 
 func failed(step rotation.Step, version string) report.Result {
-	return report.Result{Rotation: "default", Outcome: report.Failed, VersionID: version, Error: &report.Error{Step: step, Kind: rotation.Unavailable, Message: "no answer"}}
+	result := of(report.Failed, version)
+	result.Error = &report.Error{Step: step, Kind: rotation.Unavailable, Message: "no answer"}
+	return result
+}
+
+// notMirrored has saved a token that a mirror did not get.
+func notMirrored(version string) report.Result {
+	result := failed(rotation.StepMirror, version)
+	result.Published = true
+	return result
 }
 
 // process is a new process; announce is one run of it, and a minute.
@@ -99,20 +108,20 @@ func TestWhatAProcessAnnounces(t *testing.T) {
 	const rotate, ensure = rotation.ModeRotate, rotation.ModeEnsure
 	both := []Type{TokenRotated, RotationRecovered}
 	for name, runs := range map[string][]run{
-		"each token": {{rotate, rotated("v1", 598), []Type{TokenRotated}}, {ensure, fresh("v1"), nil}, {rotate, rotated("v2", 598), []Type{TokenRotated}}},
-		"a token that a repeated delivery finds": {{rotate, rotated("v1", 598), []Type{TokenRotated}},
-			{rotate, report.Result{Rotation: "default", Outcome: report.AlreadyDone, VersionID: "v1"}, nil}, {rotate, report.Result{Rotation: "default", Outcome: report.AlreadyDone, VersionID: "v1"}, nil}},
-		"a check": {{rotation.ModeCheck, failed(rotation.StepLook, ""), nil}, {rotation.ModeCheck, report.Result{Rotation: "default", Outcome: report.Checked}, nil}},
+		"each token": {{rotate, rotated("v1"), []Type{TokenRotated}}, {ensure, fresh("v1"), nil}, {rotate, rotated("v2"), []Type{TokenRotated}}},
+		"a token that a repeated delivery finds": {{rotate, rotated("v1"), []Type{TokenRotated}},
+			{rotate, of(report.AlreadyDone, "v1"), nil}, {rotate, of(report.AlreadyDone, "v1"), nil}},
+		"a check": {{rotation.ModeCheck, failed(rotation.StepLook, ""), nil}, {rotation.ModeCheck, of(report.Checked, ""), nil}},
 		"an outage of IBM, in a process that knows how it was": {{ensure, fresh("v1"), nil}, {ensure, failed(rotation.StepLook, ""), []Type{RotationFailed}}, {ensure, failed(rotation.StepLook, ""), nil},
 			{ensure, failed(rotation.StepBootstrap, ""), nil}, {ensure, fresh("v1"), []Type{RotationRecovered}}, {ensure, fresh("v1"), nil}},
 		"an outage of IBM, in a process that does not": {{ensure, failed(rotation.StepLook, ""), []Type{RotationFailed}}, {ensure, failed(rotation.StepLook, ""), nil}, {ensure, fresh("v1"), []Type{RotationRecovered}}},
 		"a dead key: that the token is still good shows nothing": {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepExchange, "v1"), []Type{RotationFailed}}, {ensure, fresh("v1"), nil},
-			{ensure, failed(rotation.StepExchange, "v1"), nil}, {ensure, failed(rotation.StepLook, ""), nil}, {ensure, fresh("v1"), nil}, {ensure, rotated("v2", 60), both}},
+			{ensure, failed(rotation.StepExchange, "v1"), nil}, {ensure, failed(rotation.StepLook, ""), nil}, {ensure, fresh("v1"), nil}, {ensure, rotated("v2"), both}},
 		"a dead key: another run has saved a token": {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepSave, "v1"), []Type{RotationFailed}}, {ensure, fresh("v2"), []Type{RotationRecovered}}},
-		"kept is no failure":                        {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepCheck, "v1"), []Type{RotationFailed}}, {rotate, report.Result{Rotation: "default", Outcome: report.Kept, VersionID: "v1"}, []Type{RotationRecovered}}},
-		"a mirror that did not get the token": {{ensure, fresh("v1"), nil}, {rotate, func() report.Result { r := failed(rotation.StepMirror, "v2"); r.Published = true; return r }(), []Type{TokenRotated, RotationFailed}},
+		"kept is no failure":                        {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepCheck, "v1"), []Type{RotationFailed}}, {rotate, of(report.Kept, "v1"), []Type{RotationRecovered}}},
+		"a mirror that did not get the token": {{ensure, fresh("v1"), nil}, {rotate, notMirrored("v2"), []Type{TokenRotated, RotationFailed}},
 			{ensure, failed(rotation.StepMirror, "v2"), nil}, {ensure, fresh("v2"), []Type{RotationRecovered}}},
-		"a new process, at the end of a failure": {{ensure, rotated("v2", -7200), []Type{TokenRotated}}, {ensure, fresh("v2"), nil}},
+		"a new process, at the end of a failure": {{ensure, rotated("v2"), []Type{TokenRotated}}, {ensure, fresh("v2"), nil}},
 	} {
 		p := newProcess()
 		for i, run := range runs {
@@ -143,15 +152,18 @@ func TestARotationThatComesAndGoesIsAnnouncedSeldom(t *testing.T) {
 	}
 }
 
-// A process that remembers nothing must not announce each failure.
-func TestACommandAnnouncesItsTokensAlone(t *testing.T) {
-	p := newProcess()
-	p.TokensOnly = true
-	mirrored := failed(rotation.StepMirror, "v2")
-	mirrored.Published = true
-	p.announce(t, rotation.ModeEnsure, failed(rotation.StepLook, ""), mirrored, fresh("v1"), rotated("v1", -60))
-	if got := p.bus.types(); !reflect.DeepEqual(got, []Type{TokenRotated, TokenRotated}) {
-		t.Errorf("got %v, want the two tokens", got)
+// A process that remembers nothing must not announce each failure, and whoever stops a run by hand has not made the
+// rotation fail. What was published before is announced.
+func TestOnlyTokensAreAnnounced(t *testing.T) {
+	interrupted, cancel := context.WithCancel(t.Context())
+	cancel()
+	command, stopped := newProcess(), newProcess()
+	command.TokensOnly = true
+	for p, ctx := range map[*process]context.Context{command: t.Context(), stopped: interrupted} {
+		p.Announce(ctx, &report.Report{Mode: "rotate", Results: []report.Result{failed(rotation.StepLook, ""), notMirrored("v2"), fresh("v1"), rotated("v1")}})
+		if got := p.bus.types(); !reflect.DeepEqual(got, []Type{TokenRotated, TokenRotated}) {
+			t.Errorf("got %v, want the two tokens", got)
+		}
 	}
 }
 
@@ -170,7 +182,7 @@ func TestAnEventThatIsNotTaken(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newProcess()
 			p.bus.refuse, p.bus.retry = test.refuse, test.retry
-			ran := p.announce(t, rotation.ModeRotate, report.Result{Rotation: "other", Outcome: report.Fresh}, rotated("v1", 598))
+			ran := p.announce(t, rotation.ModeRotate, report.Result{Rotation: "other", Outcome: report.Fresh}, rotated("v1"))
 			got, tried := p.bus.types(), p.bus.tried
 			if warned := ran.Results[1].Warnings; !reflect.DeepEqual(got, test.want) || tried != test.tried || len(warned) != test.warned || ran.Results[1].Outcome != report.Rotated ||
 				len(warned) > 0 && warned[0] != `the event "Token Rotated" is not announced: denied: not here` || len(ran.Results[0].Warnings) > 0 {
@@ -187,7 +199,7 @@ func TestAnEventThatIsNotTaken(t *testing.T) {
 func TestManyEventsThatAreNotTakenAreOneWarning(t *testing.T) {
 	p, many := newProcess(), make([]report.Result, 1000)
 	for i := range many {
-		many[i] = rotated(fmt.Sprint("v", i), 598)
+		many[i] = rotated(fmt.Sprint("v", i))
 		many[i].Rotation = fmt.Sprint("r", i)
 	}
 	many[0].Published = false
@@ -234,7 +246,7 @@ func TestTheEventsOfARunHaveThreeSecondsAtMost(t *testing.T) {
 			}
 			a := Announcer{Bus: &bus{wait: time.Hour}}
 			began := time.Now()
-			ran := report.Report{Mode: "rotate", Results: []report.Result{rotated("v1", 598)}}
+			ran := report.Report{Mode: "rotate", Results: []report.Result{rotated("v1")}}
 			a.Announce(ctx, &ran)
 			if took := time.Since(began); took != want || len(ran.Results[0].Warnings) != 1 {
 				t.Errorf("with %s left: it took %s with the warnings %q, want %s and one", deadline, took, ran.Results[0].Warnings, want)
@@ -243,41 +255,24 @@ func TestTheEventsOfARunHaveThreeSecondsAtMost(t *testing.T) {
 	}
 }
 
-// Whoever stops a run by hand has not made the rotation fail. What was published before is announced.
-func TestAnInterruptedRunAnnouncesItsTokensAlone(t *testing.T) {
-	p := newProcess()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	mirrored := failed(rotation.StepMirror, "v1")
-	mirrored.Published = true
-	p.Announce(ctx, &report.Report{Mode: "rotate", Results: []report.Result{failed(rotation.StepLook, ""), mirrored}})
-	if got := p.bus.types(); !reflect.DeepEqual(got, []Type{TokenRotated}) {
-		t.Errorf("got %v, want the token", got)
-	}
-}
-
 // The detail is what the report shows of the rotation, under the same names.
 func TestTheDetailIsOfTheReport(t *testing.T) {
-	expires := time.Date(2026, 1, 1, 11, 0, 0, 0, time.UTC)
-	result := failed(rotation.StepMirror, "v2")
-	result.Published, result.ExpiresAt, result.Fingerprint, result.Attempts, result.MarginSeconds = true, &expires, "7fca81ad1553a659", 2, number(598)
-	p := newProcess()
-	ran := p.announce(t, rotation.ModeRotate, result)
-	var shown map[string]any
-	encoded, err := json.Marshal(ran.Results[0])
-	if err = errors.Join(err, json.Unmarshal(encoded, &shown)); err != nil {
+	p, expires := newProcess(), time.Date(2026, 1, 1, 11, 0, 0, 0, time.UTC)
+	result := notMirrored("v2")
+	result.ExpiresAt, result.SecondsRemaining, result.MarginSeconds = &expires, new(int64(3599)), new(int64(598))
+	result.Fingerprint, result.Attempts, result.Warnings = "7fca81ad1553a659", 2, []string{"something else"}
+	p.announce(t, rotation.ModeRotate, result)
+	var got, want any
+	if err := json.Unmarshal([]byte(`{"rotation":"default","run_id":"run-00001","mode":"rotate","version_id":"v2","expires_at":"2026-01-01T11:00:00Z",
+		"seconds_remaining":3599,"margin_seconds":598,"fingerprint":"7fca81ad1553a659","attempts":2,"error":{"step":"mirror","kind":"unavailable","message":"no answer"}}`), &want); err != nil {
 		t.Fatal(err)
 	}
-	delete(shown, "warnings")
-	delete(shown, "outcome") // the type says it
-	shown["run_id"], shown["mode"] = ran.RunID, ran.Mode
 	for _, event := range p.bus.put {
-		var got map[string]any
-		if err := json.Unmarshal([]byte(event.Detail), &got); err != nil || fmt.Sprint(got) != fmt.Sprint(shown) {
-			t.Errorf("%s: got %s (%v), want %v", event.Type, event.Detail, err, shown)
+		if err := json.Unmarshal([]byte(event.Detail), &got); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %s (%v), want %v", event.Type, event.Detail, err, want)
 		}
 	}
-	if got := strings.Join([]string{string(p.bus.put[0].Type), string(p.bus.put[1].Type)}, ", "); got != "Token Rotated, Rotation Failed" {
+	if got := fmt.Sprintf("%q", p.bus.types()); got != `["Token Rotated" "Rotation Failed"]` {
 		t.Errorf("got %s", got)
 	}
 }
