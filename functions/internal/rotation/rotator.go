@@ -188,10 +188,11 @@ func (w *waits) NextBackOff() time.Duration {
 }
 
 func (r *Rotator) random() float64 {
-	if r.Random == nil {
-		return rand.Float64()
+	random := r.Random
+	if random == nil {
+		random = rand.Float64
 	}
-	return r.Random()
+	return random()
 }
 
 // timedAttempt makes an attempt of 10 s at most, when its turn has come.
