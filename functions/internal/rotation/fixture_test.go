@@ -1,7 +1,9 @@
 package rotation_test
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -33,6 +35,81 @@ func withFixture(t *testing.T, o ibmcloudtest.Options, test func(fx *fixture)) {
 	synctest.Test(t, func(t *testing.T) { test(newFixture(t, o)) })
 }
 
+// each runs a test for each row of a table, with its own fixture.
+func each[R any](t *testing.T, rows map[string]R, test func(fx *fixture, row R)) {
+	t.Helper()
+	for name, row := range rows {
+		t.Run(name, func(t *testing.T) { withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) { test(fx, row) }) })
+	}
+}
+
+// story is a run after one that has published a token, and what comes of it: a new token, if it says nothing else.
+type story struct {
+	first bool              // nothing was published before
+	after time.Duration     // the token before
+	edit  func(fx *fixture) // what happens just before the run
+	mode  rotation.Mode     // rotate if empty
+	force bool
+
+	want     report.Outcome
+	fails    rotation.Step
+	kind     rotation.Kind
+	says     string // the failure or a warning
+	attempts int    // 0: any number
+	within   time.Duration
+	then     func(fx *fixture, result report.Result) // more that is wanted
+}
+
+// several attempts are two or more.
+const several = -1
+
+// pasted is what nothing may repeat, as are the keys.
+const pasted = "pasted-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eR"
+
+// play plays stories. Whatever else happens, a run that does not rotate saves nothing, and what one that does has saved
+// is a valid token of the workload.
+func play(t *testing.T, stories map[string]story) {
+	t.Helper()
+	each(t, stories, func(fx *fixture, s story) {
+		if !s.first {
+			fx.rotate()
+		}
+		time.Sleep(s.after)
+		if s.edit != nil {
+			s.edit(fx)
+		}
+		before, keyReads := fx.versions(), fx.countRequests(ibmcloudtest.OpSecretsGet)
+		result := fx.runWithin(cmp.Or(s.within, 2*time.Minute), fx.rotator,
+			rotation.Request{Mode: cmp.Or(s.mode, rotation.ModeRotate), Force: s.force, RunID: "the-run-of-the-story"})
+		if s.fails != "" {
+			fx.wantFailure(result, s.fails, s.kind, s.says)
+		} else {
+			fx.wantOutcome(result, cmp.Or(s.want, report.Rotated))
+			fx.wantWarning(result, s.says)
+		}
+		if result.Outcome == report.Rotated {
+			fx.wantPublished(5 * time.Minute)
+			before++
+		}
+		fx.wantVersions(before)
+		if result.Outcome == report.Fresh && fx.countRequests(ibmcloudtest.OpSecretsGet) > keyReads {
+			fx.t.Error("ensure read the API key though the token was fresh")
+		}
+		if left := result.SecondsRemaining; left != nil && *left > 3660 {
+			fx.t.Errorf("got %d seconds left, want 61 minutes at most", *left)
+		}
+		if s.attempts > 0 && result.Attempts != s.attempts || s.attempts == several && result.Attempts < 2 {
+			fx.t.Errorf("got %d attempts, want %d (%d is several)", result.Attempts, s.attempts, several)
+		}
+		if s.then != nil {
+			s.then(fx, result)
+		}
+	})
+}
+
+// fault has a story begin with a fault.
+func fault(f ibmcloudtest.Fault) func(*fixture) { return func(fx *fixture) { fx.fault(f) } }
+
 func newFixture(t *testing.T, o ibmcloudtest.Options) *fixture {
 	fx := &fixture{t: t}
 	o.Now = func() time.Time { return time.Now().Add(time.Duration(fx.ahead.Load())) }
@@ -51,12 +128,21 @@ func newFixture(t *testing.T, o ibmcloudtest.Options) *fixture {
 
 // process is a new process of the function, with cold caches.
 func (fx *fixture) process(transport http.RoundTripper) *rotation.Rotator {
-	return fx.processWithKey(transport, ibmcloud.FixedKey(iamtoken.NewSecret(fx.cloud.BootstrapAPIKey())))
+	return fx.processAs(transport, byKey(fx.cloud.BootstrapAPIKey()))
 }
 
-func (fx *fixture) processWithKey(transport http.RoundTripper, source ibmcloud.KeySource) *rotation.Rotator {
-	fx.t.Helper()
-	return fx.processAs(transport, func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap { return ibmcloud.BootstrapByKey(iam, source) })
+func byKey(key string) func(*ibmcloud.IAM) *ibmcloud.Bootstrap {
+	return byKeyOf(ibmcloud.FixedKey(iamtoken.NewSecret(key)))
+}
+
+func byKeyOf(source ibmcloud.KeySource) func(*ibmcloud.IAM) *ibmcloud.Bootstrap {
+	return func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap { return ibmcloud.BootstrapByKey(iam, source) }
+}
+
+func byToken(token string) func(*ibmcloud.IAM) *ibmcloud.Bootstrap {
+	return func(iam *ibmcloud.IAM) *ibmcloud.Bootstrap {
+		return ibmcloud.BootstrapByToken(iam, iamtoken.NewSecret(token))
+	}
 }
 
 func (fx *fixture) processAs(transport http.RoundTripper, identity func(*ibmcloud.IAM) *ibmcloud.Bootstrap, keys ...rotation.KeyRef) *rotation.Rotator {
@@ -87,7 +173,12 @@ var runs atomic.Int64
 // run runs the first rotation in mode, with two minutes and its own id.
 func (fx *fixture) run(mode rotation.Mode) report.Result {
 	fx.t.Helper()
-	return fx.runAs(rotation.Request{Mode: mode, RunID: "run-" + time.Unix(runs.Add(1), 0).UTC().Format("150405.000")})
+	return fx.runAs(rotation.Request{Mode: mode, RunID: fmt.Sprint("run-number-", runs.Add(1))})
+}
+
+func (fx *fixture) force() report.Result {
+	fx.t.Helper()
+	return fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: true, RunID: fmt.Sprint("run-number-", runs.Add(1))})
 }
 
 func (fx *fixture) runAs(request rotation.Request) report.Result {
@@ -133,7 +224,7 @@ func (fx *fixture) wantOutcome(got report.Result, want report.Outcome) {
 	}
 }
 
-// wantFailure checks why a run failed, and that the message says all of says.
+// wantFailure checks why a run failed, that the message says all of says, and that it repeats no secret.
 func (fx *fixture) wantFailure(got report.Result, step rotation.Step, kind rotation.Kind, says ...string) {
 	fx.t.Helper()
 	if got.Outcome != report.Failed || got.Error == nil {
@@ -145,6 +236,11 @@ func (fx *fixture) wantFailure(got report.Result, step rotation.Step, kind rotat
 	for _, words := range says {
 		if !strings.Contains(got.Error.Message, words) {
 			fx.t.Errorf("got %q, want it to say %q", got.Error.Message, words)
+		}
+	}
+	for _, secret := range []string{"pasted", opaque, fx.workload().APIKey[:12], fx.cloud.BootstrapAPIKey()[:12]} {
+		if strings.Contains(got.Error.Message, secret) || len(got.Error.Message) > 400 {
+			fx.t.Errorf("the failure, of %d bytes, repeats what it must not", len(got.Error.Message))
 		}
 	}
 }
@@ -163,6 +259,13 @@ func (fx *fixture) wantNoWarning(got report.Result) {
 	}
 }
 
+func (fx *fixture) wantWarning(result report.Result, words string) {
+	fx.t.Helper()
+	if !strings.Contains(fmt.Sprintln(result.Warnings), words) {
+		fx.t.Errorf("got the warnings %q, want %q in them", result.Warnings, words)
+	}
+}
+
 func (fx *fixture) wantVersions(want int) {
 	fx.t.Helper()
 	if got := fx.versions(); got != want {
@@ -170,10 +273,21 @@ func (fx *fixture) wantVersions(want int) {
 	}
 }
 
+// published is the token that readers get, and when it expires.
+func (fx *fixture) published() (token, iamID string, expires time.Time, err error) {
+	current := fx.cloud.MustCurrent(fx.one.Token.ID)
+	token = current.Payload
+	if current.Data != nil {
+		token, _ = current.Data[cmp.Or(fx.one.Token.Field, iamtoken.DefaultField)].(string)
+	}
+	iamID, expires, err = fx.cloud.Validate(token)
+	return token, iamID, expires, err
+}
+
 // wantPublished checks that a reader gets a valid token of the workload with at least this lifetime left.
 func (fx *fixture) wantPublished(least time.Duration) {
 	fx.t.Helper()
-	iamID, expires, err := fx.cloud.Validate(fx.cloud.MustCurrent(fx.one.Token.ID).Payload)
+	_, iamID, expires, err := fx.published()
 	if err != nil {
 		fx.t.Fatalf("the published token: %v", err)
 	}
@@ -183,12 +297,6 @@ func (fx *fixture) wantPublished(least time.Duration) {
 	if left := time.Until(expires); left < least {
 		fx.t.Errorf("the published token has %s left, want %s", left, least)
 	}
-}
-
-// expires is when the token in the secret does.
-func (fx *fixture) expires() time.Time {
-	_, expires, _ := fx.cloud.Validate(fx.cloud.MustCurrent(fx.one.Token.ID).Payload)
-	return expires
 }
 
 func (fx *fixture) countRequests(op string) int { return fx.cloud.CountRequests(op, "") }

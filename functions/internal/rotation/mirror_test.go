@@ -35,11 +35,11 @@ func (fx *fixture) mirrorTo(arns ...string) *mirrortest.AWS {
 	return m
 }
 
-// fault is the fault of a mirror: what it does to a request.
-type fault = func(ctx context.Context, put bool) error
+// mirrorFault is the fault of a mirror: what it does to a request.
+type mirrorFault = func(ctx context.Context, put bool) error
 
 // failing gives the requests of arn a fault, the first ones alone if times is not 0.
-func failing(m *mirrortest.AWS, arn string, times int, of fault) {
+func failing(m *mirrortest.AWS, arn string, times int, of mirrorFault) {
 	var failed atomic.Int64
 	m.Fault = func(ctx context.Context, to string, put bool) error {
 		if to != arn || times > 0 && failed.Load() >= int64(times) {
@@ -54,9 +54,11 @@ func failing(m *mirrortest.AWS, arn string, times int, of fault) {
 }
 
 // puts rejects every put, requests everything.
-func puts(kind rotation.Kind, retry rotation.Retry) fault { return onlyPuts(requests(kind, retry)) }
+func puts(kind rotation.Kind, retry rotation.Retry) mirrorFault {
+	return onlyPuts(requests(kind, retry))
+}
 
-func onlyPuts(of fault) fault {
+func onlyPuts(of mirrorFault) mirrorFault {
 	return func(ctx context.Context, put bool) error {
 		if !put {
 			return nil
@@ -65,7 +67,7 @@ func onlyPuts(of fault) fault {
 	}
 }
 
-func requests(kind rotation.Kind, retry rotation.Retry) fault {
+func requests(kind rotation.Kind, retry rotation.Retry) mirrorFault {
 	return func(context.Context, bool) error {
 		return &rotation.Error{Kind: kind, Retry: retry, Message: "rejected by the test"}
 	}
@@ -92,13 +94,6 @@ func wantPuts(t *testing.T, m *mirrortest.AWS, arn string, want int) {
 	t.Helper()
 	if got, limited := m.Versions(arn); len(got) != want || limited != 0 {
 		t.Errorf("%s got %d versions, and %d that AWS refused, want %d", arn, len(got), limited, want)
-	}
-}
-
-func (fx *fixture) wantWarning(result report.Result, words string) {
-	fx.t.Helper()
-	if !strings.Contains(fmt.Sprintln(result.Warnings), words) {
-		fx.t.Errorf("got the warnings %q, want %q in them", result.Warnings, words)
 	}
 }
 
@@ -268,7 +263,7 @@ func (d *day) play(length time.Duration) {
 // ibm is how many versions there may be.
 func TestHoursOfAMirrorThatFailsHarmNoOther(t *testing.T) {
 	for name, test := range map[string]struct {
-		of     fault
+		of     mirrorFault
 		cold   bool
 		ibm    int
 		length time.Duration
@@ -1107,7 +1102,7 @@ func TestHoursOfTwoRegions(t *testing.T) {
 						r.rotation.Mirror = []string{r.mirror}
 					}
 				}
-				play(t, fx, mirrors, regions, test.mirrored)
+				playDay(t, fx, mirrors, regions, test.mirrored)
 				saves := fx.countRequests(ibmcloudtest.OpVersionsCreate)
 				if saves > test.saves {
 					t.Errorf("%d versions at IBM in a day, want %d at most", saves, test.saves)
@@ -1173,8 +1168,8 @@ func TestASaveThatCouldNotBePutIsNoTry(t *testing.T) {
 	})
 }
 
-// play plays a day. The readers of a dead region's mirror are dead, too, and for the minutes that its function needs after.
-func play(t *testing.T, fx *fixture, mirrors *mirrortest.AWS, regions []*region, mirrored bool) {
+// playDay plays a day. The readers of a dead region's mirror are dead, too, and for the minutes that its function needs after.
+func playDay(t *testing.T, fx *fixture, mirrors *mirrortest.AWS, regions []*region, mirrored bool) {
 	t.Helper()
 	start := time.Now()
 	for minute := range 24 * 60 {

@@ -3,6 +3,8 @@ package rotation_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"regexp"
@@ -16,6 +18,12 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
+const (
+	ensure, check = rotation.ModeEnsure, rotation.ModeCheck
+
+	metadataOp, keyOp, tokenOp, saveOp = ibmcloudtest.OpVersionsMetadata, ibmcloudtest.OpSecretsGet, ibmcloudtest.OpIAMToken, ibmcloudtest.OpVersionsCreate
+)
+
 func TestRotatePublishesAFreshToken(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		result := fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "rotate-1234"})
@@ -23,19 +31,10 @@ func TestRotatePublishesAFreshToken(t *testing.T) {
 		fx.wantPublished(59 * time.Minute)
 		fx.wantVersions(2)
 		current := fx.cloud.MustCurrent(fx.one.Token.ID)
-		if result.VersionID != current.ID {
-			t.Errorf("reported version %s, want %s", result.VersionID, current.ID)
-		}
-		if result.MarginSeconds != nil {
-			t.Errorf("got margin %d with no token before, want none", *result.MarginSeconds)
-		}
-		if result.SecondsRemaining == nil || *result.SecondsRemaining < 3590 {
-			t.Errorf("got seconds_remaining %v, want about 3600", result.SecondsRemaining)
+		if result.VersionID != current.ID || result.MarginSeconds != nil || result.SecondsRemaining == nil || *result.SecondsRemaining < 3590 {
+			t.Errorf("got %+v, want version %s, no margin where there was no token before, and an hour", result, current.ID)
 		}
 		metadata, err := iamtoken.ParseMetadata(current.Metadata)
-		if err != nil {
-			t.Fatal(err)
-		}
 		_, expires, _ := fx.cloud.Validate(current.Payload)
 		want := iamtoken.Metadata{
 			Expiration: expires.Unix(), IssuedAt: expires.Unix() - 3600, ExpiresIn: 3600,
@@ -43,66 +42,403 @@ func TestRotatePublishesAFreshToken(t *testing.T) {
 			Fingerprint: iamtoken.Token{Value: iamtoken.NewSecret(current.Payload)}.Fingerprint(),
 			RunID:       "rotate-1234", RotatorVersion: "test", Mirrors: "none",
 		}
-		if metadata != want {
-			t.Errorf("got metadata %+v, want %+v", metadata, want)
+		if err != nil || metadata != want {
+			t.Errorf("got metadata %+v (%v), want %+v", metadata, err, want)
 		}
 	})
 }
 
-func TestEnsureRotatesOnlyATokenThatExpiresSoon(t *testing.T) {
-	for name, test := range map[string]struct {
-		after time.Duration
-		want  report.Outcome
-	}{
-		"at once":                      {0, report.Fresh},
-		"with MIN_REMAINING left":      {52 * time.Minute, report.Fresh},
-		"with a second less":           {52*time.Minute + time.Second, report.Rotated},
-		"long after the token expired": {3 * time.Hour, report.Rotated},
-	} {
-		t.Run(name, func(t *testing.T) {
-			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-				fx.rotate()
-				time.Sleep(test.after)
-				fx.cloud.ClearRequests()
-				fx.wantOutcome(fx.run(rotation.ModeEnsure), test.want)
-				fx.wantPublished(8 * time.Minute)
-				if test.want == report.Fresh && fx.countRequests(ibmcloudtest.OpSecretsGet) > 0 {
-					t.Error("ensure read the API key though the token was fresh")
-				}
-			})
-		})
+// Step 1: what is read of the current version.
+
+// stored edits the metadata of the current version. A duration is the time from then on.
+func stored(metadata map[string]any) func(*fixture) {
+	return func(fx *fixture) {
+		edited := maps.Clone(metadata)
+		if in, ok := metadata["expiration"].(time.Duration); ok {
+			edited["expiration"] = time.Now().Add(in).Unix()
+		}
+		fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", edited)
 	}
 }
 
-func TestCheckSavesNothing(t *testing.T) {
+// lookAnswer answers the read of the metadata with a version that has an hour left, and with names and JSON values of
+// fields to replace.
+func lookAnswer(headers map[string]string, replaced ...string) func(*fixture) {
+	return func(fx *fixture) {
+		fields := map[string]json.RawMessage{
+			"id": json.RawMessage(`"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4"`), "secret_id": json.RawMessage(`"` + fx.one.Token.ID + `"`),
+			"secret_type": json.RawMessage(`"arbitrary"`), "created_at": json.RawMessage(`"` + time.Now().UTC().Format(time.RFC3339) + `"`),
+			"version_custom_metadata": json.RawMessage(`{"expiration":` + unixIn(time.Hour) + `}`),
+		}
+		for i := 0; i < len(replaced); i += 2 {
+			fields[replaced[i]] = json.RawMessage(replaced[i+1])
+		}
+		encoded, err := json.Marshal(fields)
+		if err != nil {
+			fx.t.Fatal(err)
+		}
+		fx.fault(ibmcloudtest.Fault{Op: metadataOp, Status: 200, Headers: headers, Body: string(encoded)})
+	}
+}
+
+// Whoever may write metadata can hold a rotation up for 61 minutes, and no longer.
+func TestMetadataIsTrustedOnlyAsFarAsItMay(t *testing.T) {
+	const year, other = 365 * 24 * time.Hour, "iam-ServiceId-else"
+	ones, noDate := strings.Repeat("1", 32), map[string]string{"Date": ""}
+	unreadable := func(metadata string) func(*fixture) { return lookAnswer(nil, "version_custom_metadata", metadata) }
+	play(t, map[string]story{
+		"none":                             {edit: stored(nil), mode: ensure},
+		"no expiration among others":       {edit: stored(map[string]any{"owner": "someone"}), mode: ensure},
+		"a far expiration, for now":        {edit: stored(map[string]any{"expiration": year}), after: 52 * time.Minute, mode: ensure, want: report.Fresh},
+		"a far expiration, later":          {edit: stored(map[string]any{"expiration": year}), after: 54 * time.Minute, mode: ensure},
+		"the largest expiration":           {edit: stored(map[string]any{"expiration": int64(1<<63 - 1)}), after: 54 * time.Minute, mode: ensure},
+		"the least expiration":             {edit: stored(map[string]any{"expiration": int64(-1 << 63)}), mode: ensure},
+		"0":                                {edit: stored(map[string]any{"expiration": 0}), mode: ensure},
+		"an expiration as text":            {edit: stored(map[string]any{"expiration": "4102444800"}), mode: ensure},
+		"beyond all numbers":               {edit: stored(map[string]any{"expiration": 1e300}), mode: ensure},
+		"another identity":                 {edit: stored(map[string]any{"expiration": time.Hour, "iam_id": other}), fails: rotation.StepCheck, kind: rotation.InvalidToken},
+		"another account":                  {edit: stored(map[string]any{"expiration": time.Hour, "account": ones}), fails: rotation.StepCheck, kind: rotation.InvalidToken},
+		"an identity of another type":      {edit: stored(map[string]any{"expiration": time.Hour, "iam_id": 7})},
+		"another identity, expired":        {edit: stored(map[string]any{"expiration": -time.Second, "iam_id": other})},
+		"another identity, without an end": {edit: stored(map[string]any{"iam_id": other})},
+		"another identity, for long":       {edit: stored(map[string]any{"expiration": year, "iam_id": other}), after: 60*time.Minute + 55*time.Second, fails: rotation.StepCheck, kind: rotation.InvalidToken},
+		"another identity, for longer":     {edit: stored(map[string]any{"expiration": year, "iam_id": other}), after: 61 * time.Minute},
+		"a list":                           {first: true, edit: unreadable(`[1]`), mode: ensure},
+		"text":                             {first: true, edit: unreadable(`"x"`), mode: ensure},
+		"a number that is none":            {first: true, edit: unreadable(`{"expiration":1e999}`), mode: ensure},
+		"a number deep within":             {first: true, edit: unreadable(`{"x":{"y":[-1e999]},"expiration":9999999999}`), mode: ensure},
+		// Answers that a proxy has mixed up must not put one rotation's token where another's is read.
+		"of another secret": {first: true, mode: ensure, fails: rotation.StepLook, kind: rotation.Unavailable,
+			edit: func(fx *fixture) { lookAnswer(nil, "secret_id", `"`+fx.one.APIKey.ID+`"`)(fx) }},
+		// Without a Date nothing else says that a version of the future is none: its token would pass for a fresh one for ever.
+		"a version of the future": {first: true, mode: ensure, says: "2286",
+			edit: lookAnswer(noDate, "created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata", `{"expiration":9999999999}`)},
+		"a version of the future, of another": {first: true, says: "2286",
+			edit: lookAnswer(noDate, "created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata", `{"expiration":9999999999,"iam_id":"iam-ServiceId-else"}`)},
+	})
+}
+
+// Whoever may edit metadata could have put anything there.
+func TestStoredMetadataIsNotRepeated(t *testing.T) {
+	each(t, map[string]map[string]any{
+		"expired":    {"iam_id": pasted, "account": pasted, "fingerprint": pasted, "run_id": pasted, "expiration": 1},
+		"an account": {"iam_id": "iam-ServiceId-1", "account": pasted}, "of another kind": {pasted: pasted},
+	}, func(fx *fixture, metadata map[string]any) {
+		fx.rotate()
+		stored(metadata)(fx)
+		for _, mode := range []rotation.Mode{check, rotation.ModeRotate} {
+			if encoded, err := json.Marshal(fx.run(mode)); err != nil || strings.Contains(string(encoded), "pasted") {
+				fx.t.Errorf("%s: the report repeats stored metadata (%v)", mode, err)
+			}
+		}
+	})
+}
+
+// kv gives the rotation a kv token secret with entries of its owner's, with metadata and then as the edits leave it.
+func kv(metadata map[string]any, edits ...func(*fixture)) func(*fixture) {
+	return func(fx *fixture) {
+		fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: fx.cloud.TokenGroupName(), Metadata: metadata,
+			Data: map[string]any{"url": "https://example.com", "user": "someone", "iam_token": "none"}})
+		fx.rotator.HowToRun = func(name string, force bool) string { return map[bool]string{true: "force " + name}[force] }
+		for _, edit := range edits {
+			edit(fx)
+		}
+		fx.cloud.ClearRequests()
+	}
+}
+
+// marked is the metadata of a kv secret that the set-up has made.
+var marked = map[string]any{"rotator_version": "set-up"}
+
+// erase edits the metadata of the two versions that have a value, after two saves.
+func erase(versions ...string) func(*fixture) {
+	return func(fx *fixture) {
+		fx.force()
+		fx.rotate()
+		for _, version := range versions {
+			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, version, map[string]any{"expiration": time.Now().Add(time.Hour).Unix(), "owner": "someone"})
+		}
+	}
+}
+
+// A save to a kv secret leaves none of its other entries: the function writes where it wrote before, or by force.
+func TestAKVSecretOfOthersIsNotOverwritten(t *testing.T) {
+	previous := func(status, times int) func(*fixture) { // a fault of the second read of metadata, the previous version's
+		return fault(ibmcloudtest.Fault{Op: metadataOp, Skip: 1, Times: times, Status: status})
+	}
+	reads := func(want int) func(*fixture, report.Result) {
+		return func(fx *fixture, _ report.Result) {
+			if got := fx.countRequests(metadataOp); got != want {
+				fx.t.Errorf("got %d reads of metadata, want %d", got, want)
+			}
+			fx.cloud.ClearFaults()
+			fx.cloud.ClearRequests()
+			fx.wantOutcome(fx.run(ensure), report.Fresh)
+			if got := len(fx.cloud.Requests()); got != 1 {
+				fx.t.Errorf("ensure made %d requests, want 1", got)
+			}
+		}
+	}
+	of := func(s story, edit func(*fixture)) story {
+		s.first, s.edit = true, edit
+		if s.then == nil && !s.force {
+			s.fails, s.kind, s.says, s.attempts = rotation.StepLook, rotation.Misconfigured, "would remove all its other entries: if nothing else in it is needed, run once with force: force default", 1
+		}
+		return s
+	}
+	play(t, map[string]story{
+		"made by hand":             of(story{}, kv(nil)),
+		"made by hand, ensure":     of(story{mode: ensure}, kv(nil)),
+		"made by hand, check":      of(story{mode: check}, kv(nil)),
+		"made by hand, force":      of(story{force: true}, kv(nil)),
+		"with metadata of its own": of(story{mode: ensure}, kv(map[string]any{"expiration": 9999999999, "fingerprint": "0123456789abcdef", "owner": "someone"})),
+		"a mark that is empty":     of(story{}, kv(map[string]any{"rotator_version": ""})),
+		"a mark that is no text":   of(story{}, kv(map[string]any{"rotator_version": 1})),
+		"both erased since":        of(story{mode: check}, kv(nil, erase("current", "previous"))),
+		"no previous version":      of(story{}, kv(nil, previous(400, 1))),
+
+		"made by the set-up":        of(story{then: reads(1)}, kv(marked)),
+		"written before":            of(story{then: reads(1)}, kv(nil, erase())),
+		"the previous one's erased": of(story{then: reads(1)}, kv(nil, erase("previous"))),
+		"the current one's erased":  of(story{then: reads(2)}, kv(nil, erase("current"))),
+		"a field of another type": of(story{then: reads(1)}, kv(nil, func(fx *fixture) {
+			fx.force()
+			stored(map[string]any{"rotator_version": "1", "expiration": "soon"})(fx)
+		})),
+		"the previous one's read is tried": of(story{then: reads(4)}, kv(nil, erase("current"), previous(503, 1))),
+	})
+}
+
+// A token secret that any rotation of the configuration reads its key from is never
+// written, in whichever way the two are named and whichever rotations run.
+func TestATokenIsNeverSavedOverAKey(t *testing.T) {
+	byID := func(_ *fixture, id, _ string) rotation.KeyRef { return rotation.KeyRef{ID: id} }
+	inCapitals := func(_ *fixture, id, _ string) rotation.KeyRef { return rotation.KeyRef{ID: strings.ToUpper(id)} }
+	byName := func(fx *fixture, _, name string) rotation.KeyRef {
+		return rotation.KeyRef{Group: fx.cloud.KeyGroupName(), Type: "arbitrary", Name: name}
+	}
+	type reference struct {
+		key     func(fx *fixture, id, name string) rotation.KeyRef
+		unnamed bool // Secrets Manager does not report the token secret's name
+		apart   bool // the rotation of that key does not run
+	}
+	each(t, map[string]reference{
+		"by id":                          {byID, false, false},
+		"by id, in capitals":             {inCapitals, false, true},
+		"by name":                        {byName, false, false},
+		"by name, of a rotation not run": {byName, false, true},
+		"by name, which is not reported": {byName, true, false},
+		"neither reported nor run":       {byName, true, true},
+	}, func(fx *fixture, test reference) {
+		// The token of the second rotation goes where the first has its key.
+		id := fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Name: "a-key", Payload: fx.workload().APIKey})
+		first, second := fx.one, fx.one
+		first.APIKey, second.Token.ID = test.key(fx, id, "a-key"), id
+		transport := roundTripper(func(req *http.Request) (*http.Response, error) {
+			response, err := fx.cloud.Transport().RoundTrip(req)
+			if test.unnamed && err == nil && strings.HasSuffix(req.URL.Path, "/metadata") {
+				body, _ := io.ReadAll(response.Body)
+				response.Body = io.NopCloser(strings.NewReader(strings.Replace(string(body), `"secret_name"`, `"not_a_name"`, 1)))
+			}
+			return response, err
+		})
+		// The admin may do what the bootstrap identity may not.
+		fx.rotator = fx.processAs(transport, byKey(fx.cloud.AdminAPIKey()), first.APIKey, second.APIKey)
+		fx.rotator.Concurrency = 1
+		run := []rotation.Rotation{second, first}
+		if test.apart {
+			run = run[:1]
+		}
+		for _, force := range []bool{false, true} {
+			ran := fx.rotator.Run(context.Background(), rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: fmt.Sprint("over-the-key-", force)}, run)
+			fx.wantFailure(ran.Results[0], rotation.StepLook, rotation.Misconfigured)
+			if !test.apart {
+				fx.wantOutcome(ran.Results[1], report.Rotated)
+			}
+		}
+		if got := len(fx.cloud.MustVersions(id)); got != 1 {
+			fx.t.Errorf("the API key was replaced: its secret has %d versions", got)
+		}
+	})
+}
+
+// Step 2: when there is nothing to do.
+
+func TestARunStopsWhereThereIsNothingToDo(t *testing.T) {
+	lifetime := func(d time.Duration) func(*fixture) { return func(fx *fixture) { fx.cloud.SetTokenTTL(d) } }
+	delivered := func(after time.Duration) func(*fixture) { // the story's run is the second delivery of an event
+		return func(fx *fixture) {
+			fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "the-run-of-the-story"}), report.Rotated)
+			time.Sleep(after)
+			fx.rotator = fx.process(fx.cloud.Transport())
+		}
+	}
+	play(t, map[string]story{
+		"at once":                         {mode: ensure, want: report.Fresh},
+		"with MIN_REMAINING left":         {mode: ensure, after: 52 * time.Minute, want: report.Fresh},
+		"with a second less":              {mode: ensure, after: 52*time.Minute + time.Second},
+		"long after the token expired":    {mode: ensure, after: 3 * time.Hour},
+		"a check":                         {mode: check, want: report.Checked},
+		"a check, before any token":       {mode: check, first: true, want: report.Checked},
+		"delivered twice":                 {first: true, edit: delivered(time.Minute), want: report.AlreadyDone},
+		"delivered twice, 15 minutes on":  {first: true, edit: delivered(15 * time.Minute)},
+		"delivered twice, the token old":  {first: true, edit: delivered(55 * time.Minute)},
+		"a token that would expire first": {edit: lifetime(15 * time.Minute), want: report.Kept},
+		"the same, by force":              {edit: lifetime(15 * time.Minute), force: true},
+		"tokens of 15 minutes":            {first: true, edit: lifetime(15 * time.Minute), says: "less than the schedule"},
+		"such a token in order": {first: true, mode: ensure, want: report.Fresh, edit: func(fx *fixture) {
+			lifetime(15 * time.Minute)(fx)
+			fx.rotate()
+			time.Sleep(7 * time.Minute)
+		}},
+		"such a token later": {first: true, mode: ensure, edit: func(fx *fixture) {
+			lifetime(15 * time.Minute)(fx)
+			fx.rotate()
+			time.Sleep(7*time.Minute + time.Second)
+		}},
+	})
+}
+
+func TestAnOlderVersionAtTheSecondReadIsNobodysWork(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.wantOutcome(fx.run(rotation.ModeCheck), report.Checked)
-		fx.wantVersions(1)
-		if got := fx.countRequests(ibmcloudtest.OpIAMToken); got != 2 {
-			t.Errorf("got %d token requests, want the bootstrap's and the workload's", got)
+		fx.rotate()
+		before, err := fx.rotator.Tokens.ReadMetadata(context.Background(), fx.one.Token)
+		if err != nil {
+			t.Fatal(err)
 		}
+		time.Sleep(10 * time.Minute)
+		fx.rotate()
+		reads := 0
+		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: func(_ context.Context, _ string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+			if reads++; reads == 2 {
+				return before, nil
+			}
+			return version, nil
+		}}
+		fx.fault(ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 1})
+		fx.rotate()
 	})
 }
 
-func TestARedeliveredEventDoesNothing(t *testing.T) {
-	request := rotation.Request{Mode: rotation.ModeRotate, RunID: "rotate-2026-01-01T10:00:00Z"}
-	for name, test := range map[string]struct {
-		after time.Duration
-		want  report.Outcome
-	}{
-		"soon after":            {time.Minute, report.AlreadyDone},
-		"after 15 minutes":      {15 * time.Minute, report.Rotated},
-		"when the token is old": {55 * time.Minute, report.Rotated},
-	} {
-		t.Run(name, func(t *testing.T) {
-			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-				fx.wantOutcome(fx.runAs(request), report.Rotated)
-				time.Sleep(test.after)
-				fx.wantOutcome(fx.runWithin(2*time.Minute, fx.process(fx.cloud.Transport()), request), test.want)
+// A run by force goes on: a person asked for it.
+func TestARetryStopsWhenAnotherRunHasSavedMeanwhile(t *testing.T) {
+	for force, want := range map[bool]report.Outcome{false: report.AlreadyDone, true: report.Rotated} {
+		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+			fx.rotate()
+			time.Sleep(50 * time.Minute)
+			fx.fault(ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 1, Headers: map[string]string{"Retry-After": "5"}})
+			other := fx.process(fx.cloud.Transport())
+			time.AfterFunc(2*time.Second, func() {
+				fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"})
 			})
+			before := fx.versions()
+			fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "perhaps-by-force"}), want)
+			fx.wantVersions(before + map[bool]int{false: 1, true: 2}[force])
 		})
 	}
 }
+
+// Step 3: where the API key is.
+
+// keyIn puts the workload's key, or what is in its place, into a secret that spec makes.
+func keyIn(field string, spec func(fx *fixture) ibmcloudtest.SecretSpec) func(*fixture) {
+	return func(fx *fixture) {
+		fx.one.APIKey = rotation.KeyRef{ID: fx.cloud.MustCreateSecret(spec(fx)), Field: field}
+	}
+}
+
+func TestAnAPIKeyIsReadWhereverItSits(t *testing.T) {
+	type spec = ibmcloudtest.SecretSpec
+	play(t, map[string]story{
+		"trailing newline": {edit: keyIn("", func(fx *fixture) spec { return spec{Payload: fx.workload().APIKey + "\n"} })},
+		"kv": {edit: keyIn("the_key", func(fx *fixture) spec {
+			return spec{Type: "kv", Data: map[string]any{"the_key": fx.workload().APIKey, "more": 1}}
+		})},
+		"iam_credentials": {edit: keyIn("", func(fx *fixture) spec {
+			return spec{Type: "iam_credentials", ReuseAPIKey: true, IAMID: fx.workload().IAMID}
+		})},
+		"service_credentials": {edit: keyIn("", func(fx *fixture) spec { return spec{Type: "service_credentials", IAMID: fx.workload().IAMID} })},
+		"by group and name": {edit: func(fx *fixture) {
+			fx.cloud.MustCreateSecret(spec{Name: "by-name", Payload: fx.workload().APIKey})
+			fx.one.APIKey = rotation.KeyRef{Group: fx.cloud.KeyGroupName(), Type: "arbitrary", Name: "by-name"}
+		}},
+		"replaced during the pass": {attempts: 2, edit: func(fx *fixture) {
+			fx.cloud.MustDeleteAPIKey(fx.workload().APIKey)
+			time.AfterFunc(time.Second, func() {
+				fx.cloud.MustPutVersion(fx.one.APIKey.ID, fx.cloud.MustCreateAPIKey(fx.workload().IAMID), nil)
+			})
+		}},
+	})
+}
+
+func TestAKeySecretThatCannotServeIsSaidSo(t *testing.T) {
+	plain := func(payload string) ibmcloudtest.SecretSpec { return ibmcloudtest.SecretSpec{Payload: payload} }
+	withKey := func(value any) ibmcloudtest.SecretSpec {
+		return ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": value}}
+	}
+	stories := map[string]story{}
+	for name, test := range map[string]struct {
+		spec        ibmcloudtest.SecretSpec
+		field, says string
+	}{
+		"empty":                    {plain(" \n"), "", "holds no API key"},
+		"too long for a key":       {plain(strings.Repeat("k", 8193)), "", "bare key"},
+		"several words":            {plain("apikey: " + pasted), "", "bare key"},
+		"field of a plain secret":  {plain(pasted), "apikey", "api_key_field"},
+		"kv without a field":       {withKey(pasted), "", "api_key_field"},
+		"kv with another field":    {withKey(pasted), "the-key-" + pasted, "api_key_field"},
+		"kv with an object":        {withKey(map[string]any{"a": pasted}), "apikey", "api_key_field"},
+		"a byte-order mark":        {plain("\ufeff" + pasted), "", "what the key secret holds begins with a byte-order mark"},
+		"an invisible space":       {plain(pasted + "\u200b"), "", "what the key secret holds has an invisible character"},
+		"a token":                  {plain("eyJ" + pasted + ".eyJ.sig"), "", "what the key secret holds is an access token"},
+		"in quotes, kv":            {withKey("'" + pasted + "'"), "apikey", "is in quotes"},
+		"iam_credentials no reuse": {ibmcloudtest.SecretSpec{Type: "iam_credentials"}, "", "reuse_api_key"},
+	} {
+		stories[name] = story{first: true, edit: keyIn(test.field, func(*fixture) ibmcloudtest.SecretSpec { return test.spec }),
+			fails: rotation.StepReadKey, kind: rotation.Misconfigured, says: test.says, attempts: 1}
+	}
+	play(t, stories)
+}
+
+func TestASecretOutOfReachIsSaidSoAtOnce(t *testing.T) {
+	redirect := map[string]string{"Location": "https://elsewhere.test/"}
+	tokenOf := func(spec ibmcloudtest.SecretSpec) func(*fixture) {
+		return func(fx *fixture) { fx.one.Token.ID = fx.cloud.MustCreateSecret(spec) }
+	}
+	stories := map[string]story{
+		"key missing": {edit: func(fx *fixture) { fx.cloud.MustDeleteSecret(fx.one.APIKey.ID) }, fails: rotation.StepReadKey, kind: rotation.NotFound, says: "API_KEY_SECRET"},
+		"key forbidden": {edit: keyIn("", func(*fixture) ibmcloudtest.SecretSpec {
+			return ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"}
+		}),
+			fails: rotation.StepReadKey, kind: rotation.Denied, says: "secret.read"},
+		"key locked":      {edit: fault(ibmcloudtest.Fault{Op: keyOp, Status: 412}), fails: rotation.StepReadKey, kind: rotation.Locked, says: "remove its locks"},
+		"token missing":   {edit: fault(ibmcloudtest.Fault{Op: metadataOp, Status: 404}), fails: rotation.StepLook, kind: rotation.NotFound, says: "TOKEN_SECRET"},
+		"token forbidden": {edit: tokenOf(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"}), fails: rotation.StepLook, kind: rotation.Denied, says: "secret-version-metadata.read"},
+		"save forbidden":  {edit: fault(ibmcloudtest.Fault{Op: saveOp, Status: 403}), fails: rotation.StepSave, kind: rotation.Denied, says: "secret-version.create"},
+		"token's type": {edit: func(fx *fixture) {
+			tokenOf(ibmcloudtest.SecretSpec{Type: "iam_credentials", Group: fx.cloud.TokenGroupName()})(fx)
+		}, fails: rotation.StepLook, kind: rotation.Misconfigured, says: "arbitrary or kv"},
+		"field of raw":   {edit: func(fx *fixture) { fx.one.Token.Field = "token" }, fails: rotation.StepLook, kind: rotation.Misconfigured, says: "token_field"},
+		"redirected":     {edit: fault(ibmcloudtest.Fault{Op: keyOp, Status: 307, Headers: redirect}), fails: rotation.StepReadKey, kind: rotation.Misconfigured, says: "redirects"},
+		"IAM redirected": {edit: fault(ibmcloudtest.Fault{Op: tokenOp, Identity: "workload", Status: 307, Headers: redirect}), fails: rotation.StepExchange, kind: rotation.Misconfigured, says: "redirects"},
+		"address not allowed": {edit: fault(ibmcloudtest.Fault{Op: tokenOp, Identity: "workload", Status: 403}),
+			fails: rotation.StepExchange, kind: rotation.Denied, says: "address"},
+		"a lock on the version before": {edit: func(fx *fixture) {
+			fx.cloud.MustLock(fx.one.Token.ID, "current", "someone-needs-it")
+			fx.rotate()
+		}, fails: rotation.StepSave, kind: rotation.Locked, says: "previous version is locked: remove its locks"},
+	}
+	for name, s := range stories {
+		s.attempts = 1
+		stories[name] = s
+	}
+	stories["the key of another secret"] = story{fails: rotation.StepReadKey, kind: rotation.Unavailable, attempts: several, edit: func(fx *fixture) {
+		fx.fault(ibmcloudtest.Fault{Op: keyOp, Status: 200, Body: `{"id":"` + fx.one.Token.ID + `","secret_type":"arbitrary","payload":"` + pasted + `"}`})
+	}}
+	play(t, stories)
+}
+
+// Steps 6 and 7: what is saved and reported.
 
 func TestEveryFormatIsWhatReadersExpect(t *testing.T) {
 	for format, shape := range map[iamtoken.Format]string{
@@ -124,368 +460,49 @@ func TestEveryFormatIsWhatReadersExpect(t *testing.T) {
 	}
 }
 
-func TestManyRotationsSucceedOrFailOnTheirOwn(t *testing.T) {
-	withFixture(t, ibmcloudtest.Options{Rotations: 40}, func(fx *fixture) {
-		fx.all[3].Token.ID = "00000000-0000-4000-8000-000000000000"
-		for i := 10; i < 20; i++ {
-			fx.all[i].APIKey = fx.all[10].APIKey
+func TestASaveWithoutAnAnswerMakesNoSecondVersion(t *testing.T) {
+	found := func(fx *fixture, result report.Result) {
+		if current := fx.cloud.MustCurrent(fx.one.Token.ID); result.VersionID != current.ID || result.MarginSeconds == nil || *result.MarginSeconds < 590 {
+			fx.t.Errorf("got version %s and a margin of %v, want %s and about 10 minutes", result.VersionID, result.MarginSeconds, current.ID)
 		}
-		ran := fx.runAll("many-rotations")
-		for i, result := range ran.Results {
-			if result.Rotation != fx.all[i].Name {
-				t.Fatalf("result %d is of %s, want %s", i, result.Rotation, fx.all[i].Name)
-			}
-			if i != 3 {
-				fx.wantOutcome(result, report.Rotated)
-			}
-		}
-		fx.wantFailure(ran.Results[3], rotation.StepLook, rotation.NotFound)
-		if got := len(ran.Failures()); got != 1 {
-			t.Errorf("got %d failures, want 1", got)
-		}
-		if got := fx.countRequests(ibmcloudtest.OpSecretsGet); got != 31 {
-			t.Errorf("got %d key reads, want 31: equal keys are read once", got)
-		}
-		if got := fx.countRequests(ibmcloudtest.OpIAMToken); got != 1+39 {
-			t.Errorf("got %d token requests, want one for the bootstrap and one for each rotation but the failed", got)
-		}
-	})
-}
-
-func TestAFailingRotationDelaysNoOther(t *testing.T) {
-	withFixture(t, ibmcloudtest.Options{Rotations: 8}, func(fx *fixture) {
-		fx.rotator.Concurrency = 1
-		fx.all[0].APIKey.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Payload: "no-such-key"})
-		ran := fx.runAll("one-of-them-fails")
-		fx.wantFailure(ran.Results[0], rotation.StepExchange, rotation.Denied)
-		for _, result := range ran.Results[1:] {
-			fx.wantOutcome(result, report.Rotated)
-			if result.Duration > time.Second {
-				t.Errorf("%s took %s behind a failing rotation, want no delay", result.Rotation, result.Duration)
-			}
-		}
-	})
-}
-
-func TestTokensOf15MinutesAreServedWithAWarning(t *testing.T) {
-	withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}, func(fx *fixture) {
-		result := fx.rotate()
-		fx.wantPublished(14 * time.Minute)
-		if !strings.Contains(strings.Join(result.Warnings, "\n"), "less than the schedule") {
-			t.Errorf("got warnings %q, want one on the lifetime", result.Warnings)
-		}
-		time.Sleep(7*time.Minute + time.Second)
-		fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Rotated)
-	})
-}
-
-func TestATokenThatExpiresBeforeTheStoredOneIsKeptBack(t *testing.T) {
-	for _, force := range []bool{false, true} {
-		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-			fx.rotate()
-			fx.cloud.SetTokenTTL(15 * time.Minute)
-			result := fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "a-shorter-one"})
-			if force {
-				fx.wantOutcome(result, report.Rotated)
-				fx.wantPublished(14 * time.Minute)
-				return
-			}
-			fx.wantOutcome(result, report.Kept)
-			fx.wantPublished(59 * time.Minute)
-			fx.wantVersions(2)
-		})
 	}
+	const fifty = 50 * time.Minute
+	play(t, map[string]story{
+		"lost before the save": {after: fifty, edit: fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropBefore, Times: 1}), attempts: 2, then: found},
+		"lost after the save":  {after: fifty, edit: fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropAfter, Times: 1}), attempts: 2, then: found},
+		// Only a version's id passes for one: it is logged.
+		"of something else": {after: fifty, edit: fault(ibmcloudtest.Fault{Op: saveOp, Status: 201, Times: 1, Body: `{"id":"canary","secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z"}`}), attempts: 2, then: found},
+	})
 }
 
-func TestAnAPIKeyIsReadWhereverItSits(t *testing.T) {
-	for name, test := range map[string]struct {
-		spec  func(key, iamID string) ibmcloudtest.SecretSpec
-		field string
-		byRef func(fx *fixture, id string) rotation.KeyRef
-	}{
-		"trailing newline": {func(key, _ string) ibmcloudtest.SecretSpec { return ibmcloudtest.SecretSpec{Payload: key + "\n"} }, "", nil},
-		"kv": {func(key, _ string) ibmcloudtest.SecretSpec {
-			return ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"the_key": key, "more": 1}}
-		}, "the_key", nil},
-		"iam_credentials": {func(_, iamID string) ibmcloudtest.SecretSpec {
-			return ibmcloudtest.SecretSpec{Type: "iam_credentials", ReuseAPIKey: true, IAMID: iamID}
-		}, "", nil},
-		"service_credentials": {func(_, iamID string) ibmcloudtest.SecretSpec {
-			return ibmcloudtest.SecretSpec{Type: "service_credentials", IAMID: iamID}
-		}, "", nil},
-		"by group and name": {func(key, _ string) ibmcloudtest.SecretSpec {
-			return ibmcloudtest.SecretSpec{Name: "by-name", Payload: key}
-		}, "", func(fx *fixture, _ string) rotation.KeyRef {
-			return rotation.KeyRef{Group: fx.cloud.KeyGroupName(), Type: "arbitrary", Name: "by-name"}
+// The margin is measured when the version was made, not when that became known. A gap is no longer than the version before is
+// old: a metric of a gap since 1970 hides every other.
+func TestTheMarginIsThatOfTheSave(t *testing.T) {
+	const fifty = 50 * time.Minute
+	margin := func(want int64) func(*fixture, report.Result) {
+		return func(fx *fixture, result report.Result) {
+			if got := result.MarginSeconds; got == nil || *got != want {
+				fx.t.Errorf("got margin %v, want %d", got, want)
+			}
+		}
+	}
+	play(t, map[string]story{
+		"of a save whose answer is lost": {after: fifty, then: margin(600), edit: fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropAfter, Delay: 5 * time.Second, Times: 1})},
+		"of a run that saved nothing": {edit: fault(ibmcloudtest.Fault{Op: saveOp, Status: 412, Times: 1}), fails: rotation.StepSave, kind: rotation.Locked, then: func(fx *fixture, result report.Result) {
+			if result.MarginSeconds != nil {
+				fx.t.Errorf("got margin %d, want none", *result.MarginSeconds)
+			}
 		}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-				id := fx.cloud.MustCreateSecret(test.spec(fx.workload().APIKey, fx.workload().IAMID))
-				fx.one.APIKey = rotation.KeyRef{ID: id, Field: test.field}
-				if test.byRef != nil {
-					fx.one.APIKey = test.byRef(fx, id)
-				}
-				fx.rotate()
-				fx.wantPublished(59 * time.Minute)
-			})
-		})
-	}
-}
-
-func TestAKeySecretThatCannotServeIsSaidSo(t *testing.T) {
-	for name, test := range map[string]struct {
-		spec  ibmcloudtest.SecretSpec
-		field string
-		says  string
-	}{
-		"empty":                    {ibmcloudtest.SecretSpec{Payload: " \n"}, "", "holds no API key"},
-		"too long for a key":       {ibmcloudtest.SecretSpec{Payload: strings.Repeat("k", 8193)}, "", "bare key"},
-		"several words":            {ibmcloudtest.SecretSpec{Payload: "apikey: abc"}, "", "bare key"},
-		"JSON":                     {ibmcloudtest.SecretSpec{Payload: `{"apikey":"abc"}`}, "", "bare key"},
-		"field of a plain secret":  {ibmcloudtest.SecretSpec{Payload: "abc"}, "apikey", "api_key_field"},
-		"kv without a field":       {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": "abc"}}, "", "api_key_field"},
-		"kv with another field":    {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": "abc"}}, "the-key-pasted-here-by-mistake", "api_key_field"},
-		"kv with an object":        {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": map[string]any{"a": "b"}}}, "apikey", "api_key_field"},
-		"in quotes":                {ibmcloudtest.SecretSpec{Payload: `"pasted-key"`}, "", "what the key secret holds is in quotes: remove them"},
-		"a byte-order mark":        {ibmcloudtest.SecretSpec{Payload: "\ufeffpasted-key"}, "", "what the key secret holds begins with a byte-order mark"},
-		"an invisible space":       {ibmcloudtest.SecretSpec{Payload: "pasted-key\u200b"}, "", "what the key secret holds has an invisible character"},
-		"a token":                  {ibmcloudtest.SecretSpec{Payload: "eyJpasted.eyJ.sig"}, "", "what the key secret holds is an access token"},
-		"in quotes, kv":            {ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"apikey": "'pasted-key'"}}, "apikey", "is in quotes"},
-		"iam_credentials no reuse": {ibmcloudtest.SecretSpec{Type: "iam_credentials"}, "", "reuse_api_key"},
-		"made by access groups":    {ibmcloudtest.SecretSpec{Type: "iam_credentials", ReuseAPIKey: true}, "", "made by access groups (service_id_is_static false)"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-				fx.one.APIKey = rotation.KeyRef{ID: fx.cloud.MustCreateSecret(test.spec), Field: test.field}
-				result := fx.run(rotation.ModeRotate)
-				fx.wantFailure(result, rotation.StepReadKey, rotation.Misconfigured, test.says)
-				fx.wantAttempts(result, 1)
-				if strings.Contains(result.Error.Message, "pasted") {
-					t.Errorf("got %q, want nothing of the secret in it", result.Error.Message)
-				}
-				fx.wantVersions(1)
-			})
-		})
-	}
-}
-
-func TestASecretOutOfReachIsSaidSoAtOnce(t *testing.T) {
-	type arrange func(fx *fixture)
-	for name, test := range map[string]struct {
-		arrange arrange
-		step    rotation.Step
-		kind    rotation.Kind
-		says    string
-	}{
-		"key missing": {func(fx *fixture) { fx.cloud.MustDeleteSecret(fx.one.APIKey.ID) }, rotation.StepReadKey, rotation.NotFound, "API_KEY_SECRET"},
-		"key forbidden": {func(fx *fixture) {
-			fx.one.APIKey.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"})
-		}, rotation.StepReadKey, rotation.Denied, "secret.read"},
-		"key locked":    {func(fx *fixture) { fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 412}) }, rotation.StepReadKey, rotation.Locked, "remove its locks"},
-		"token missing": {func(fx *fixture) { fx.cloud.MustDeleteSecret(fx.one.Token.ID) }, rotation.StepLook, rotation.NotFound, "TOKEN_SECRET"},
-		"token forbidden": {func(fx *fixture) {
-			fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"})
-		}, rotation.StepLook, rotation.Denied, "secret-version-metadata.read"},
-		"save forbidden": {func(fx *fixture) { fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 403}) }, rotation.StepSave, rotation.Denied, "secret-version.create"},
-		"token's type": {func(fx *fixture) {
-			fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Group: fx.cloud.TokenGroupName()})
-		}, rotation.StepLook, rotation.Misconfigured, "arbitrary or kv"},
-		"field of raw": {func(fx *fixture) { fx.one.Token.Field = "token" }, rotation.StepLook, rotation.Misconfigured, "token_field"},
-		"redirected": {func(fx *fixture) {
-			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 307, Headers: map[string]string{"Location": "https://elsewhere.test/"}})
-		}, rotation.StepReadKey, rotation.Misconfigured, "redirects"},
-		"IAM redirected": {func(fx *fixture) {
-			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: "workload", Status: 307, Headers: map[string]string{"Location": "https://elsewhere.test/"}})
-		}, rotation.StepExchange, rotation.Misconfigured, "redirects"},
-		"address not allowed": {func(fx *fixture) {
-			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: "workload", Status: 403})
-		}, rotation.StepExchange, rotation.Denied, "address"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-				test.arrange(fx)
-				result := fx.run(rotation.ModeRotate)
-				fx.wantFailure(result, test.step, test.kind, test.says)
-				fx.wantAttempts(result, 1)
-			})
-		})
-	}
-}
-
-func TestALockOnCurrentLetsOneRotationPassAndStopsTheNext(t *testing.T) {
-	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.cloud.MustLock(fx.one.Token.ID, "current", "someone-needs-it")
-		fx.rotate()
-		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepSave, rotation.Locked, "previous version is locked: remove its locks")
-		fx.wantVersions(2)
-		fx.wantPublished(59 * time.Minute)
+		"after a tenth of a second without a token": {after: time.Hour + 100*time.Millisecond, then: margin(-1)},
+		"of an expiry in 1970":                      {after: 10 * time.Minute, edit: stored(map[string]any{"expiration": 1}), then: margin(-600)},
 	})
-}
-
-// Whoever may edit metadata could have put anything there.
-func TestStoredMetadataIsNotRepeated(t *testing.T) {
-	const planted = "canary-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eR"
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		fx.rotate()
-		for _, metadata := range []map[string]any{
-			{"iam_id": planted, "account": planted, "fingerprint": planted, "run_id": planted, "expiration": 1},
-			{"iam_id": "iam-ServiceId-1", "account": planted}, {planted: planted},
-		} {
-			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", metadata)
-			for _, mode := range []rotation.Mode{rotation.ModeCheck, rotation.ModeRotate} {
-				encoded, err := json.Marshal(fx.run(mode))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if strings.Contains(string(encoded), "canary") {
-					t.Errorf("%s: the report repeats stored metadata", mode)
-				}
-			}
+		time.Sleep(fifty)
+		fx.fault(ibmcloudtest.Fault{Op: saveOp, Status: 201,
+			Body: `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"arbitrary","created_at":"1970-01-01T00:00:00Z"}`})
+		if result := fx.rotate(); *result.MarginSeconds != 600 || *result.SecondsRemaining != 3600 {
+			t.Errorf("of a version made in 1970: got a margin of %d and %d seconds left, want 600 and 3600", *result.MarginSeconds, *result.SecondsRemaining)
 		}
 	})
-}
-
-// An answer that was read long after it came says nothing of the clock.
-func TestAnAnswerReadAfterAFreezeDoesNotMakeAnExpiredTokenFresh(t *testing.T) {
-	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.rotate()
-		frozen := false
-		fx.rotator = fx.process(roundTripper(func(req *http.Request) (*http.Response, error) {
-			response, err := fx.cloud.Transport().RoundTrip(req)
-			if strings.Contains(req.URL.Path, "/versions/current/metadata") && !frozen {
-				frozen = true
-				fx.freeze(90 * time.Minute)
-			}
-			return response, err
-		}))
-		if got := fx.run(rotation.ModeEnsure); got.Outcome == report.Fresh {
-			t.Errorf("got %s with %d s left of a token that expired half an hour ago", got.Outcome, *got.SecondsRemaining)
-		}
-	})
-}
-
-func TestAnOlderVersionAtTheSecondReadIsNobodysWork(t *testing.T) {
-	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.rotate()
-		before, err := fx.rotator.Tokens.ReadMetadata(context.Background(), fx.one.Token)
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Minute)
-		fx.rotate()
-		reads := 0
-		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: func(_ context.Context, _ string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
-			if reads++; reads == 2 {
-				return before, nil
-			}
-			return version, nil
-		}}
-		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsCreate, Status: 503, Times: 1})
-		fx.rotate()
-	})
-}
-
-// marked is the metadata of a kv secret that the set-up has made.
-var marked = map[string]any{"rotator_version": "set-up"}
-
-// withKV has a kv token secret with entries of its owner's, as the edits leave it.
-func withKV(t *testing.T, metadata map[string]any, edit func(fx *fixture), test func(fx *fixture)) {
-	t.Helper()
-	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.one.Token.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "kv", Group: fx.cloud.TokenGroupName(), Metadata: metadata,
-			Data: map[string]any{"url": "https://example.com", "user": "someone", "iam_token": "none"}})
-		fx.rotator.HowToRun = func(name string, force bool) string { return map[bool]string{true: "force " + name}[force] }
-		if edit != nil {
-			edit(fx)
-		}
-		fx.cloud.ClearRequests()
-		test(fx)
-	})
-}
-
-func (fx *fixture) force() report.Result {
-	return fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: true, RunID: "forced-run"})
-}
-
-// erase edits the metadata of the two versions that have a value, after two saves.
-func erase(versions ...string) func(fx *fixture) {
-	return func(fx *fixture) {
-		fx.force()
-		fx.rotate()
-		for _, version := range versions {
-			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, version, map[string]any{"expiration": time.Now().Add(time.Hour).Unix(), "owner": "someone"})
-		}
-	}
-}
-
-func TestAKVSecretOfOthersIsNotOverwritten(t *testing.T) {
-	valid := time.Now().Add(time.Hour).Unix()
-	for name, test := range map[string]struct {
-		metadata map[string]any
-		edit     func(fx *fixture)
-	}{
-		"made by hand":               {},
-		"with metadata of its own":   {metadata: map[string]any{"expiration": valid, "fingerprint": "0123456789abcdef", "owner": "someone"}},
-		"a mark that is empty":       {metadata: map[string]any{"rotator_version": ""}},
-		"a mark that is no text":     {metadata: map[string]any{"rotator_version": 1}},
-		"both erased since":          {edit: erase("current", "previous")},
-		"no previous version is 400": {edit: func(fx *fixture) { fx.fault(previousMetadata(400, 1)) }},
-	} {
-		for _, mode := range []rotation.Mode{rotation.ModeRotate, rotation.ModeEnsure, rotation.ModeCheck} {
-			t.Run(name+", "+string(mode), func(t *testing.T) {
-				withKV(t, test.metadata, test.edit, func(fx *fixture) {
-					before := fx.cloud.MustCurrent(fx.one.Token.ID)
-					result := fx.run(mode)
-					fx.wantFailure(result, rotation.StepLook, rotation.Misconfigured, "of type kv", "its other entries", "force default")
-					after := fx.cloud.MustCurrent(fx.one.Token.ID)
-					if after.ID != before.ID || !maps.Equal(after.Data, before.Data) || result.Attempts != 1 {
-						t.Errorf("got version %s after %d attempts, want %s with its entries after 1", after.ID, result.Attempts, before.ID)
-					}
-					fx.wantOutcome(fx.force(), report.Rotated)
-					time.Sleep(20 * time.Minute)
-					fx.rotate() // it is the function's now
-				})
-			})
-		}
-	}
-}
-
-// previousMetadata is a fault of the second read of metadata, the previous version's.
-func previousMetadata(status, times int) ibmcloudtest.Fault {
-	return ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Skip: 1, Times: times, Status: status}
-}
-
-func TestAKVSecretOfTheFunctionIsWritten(t *testing.T) {
-	damaged := func(fx *fixture) {
-		fx.force()
-		fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", map[string]any{"rotator_version": "1", "expiration": "soon"})
-	}
-	for name, test := range map[string]struct {
-		metadata map[string]any
-		edit     func(fx *fixture)
-		reads    int // of metadata, in one run
-	}{
-		"made by the set-up":               {marked, nil, 1},
-		"written before":                   {nil, erase(), 1},
-		"the previous one's erased":        {nil, erase("previous"), 1},
-		"the current one's erased":         {nil, erase("current"), 2},
-		"a field of another type":          {nil, damaged, 1},
-		"the previous one's read is tried": {nil, func(fx *fixture) { erase("current")(fx); fx.fault(previousMetadata(503, 1)) }, 4},
-	} {
-		t.Run(name, func(t *testing.T) {
-			withKV(t, test.metadata, test.edit, func(fx *fixture) {
-				fx.rotate()
-				if got := fx.countRequests(ibmcloudtest.OpVersionsMetadata); got != test.reads {
-					t.Errorf("got %d reads of metadata, want %d", got, test.reads)
-				}
-				fx.cloud.ClearFaults()
-				fx.cloud.ClearRequests()
-				fx.wantOutcome(fx.run(rotation.ModeEnsure), report.Fresh)
-				if got := len(fx.cloud.Requests()); got != 1 {
-					t.Errorf("ensure made %d requests, want 1", got)
-				}
-			})
-		})
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
 )
@@ -133,6 +134,72 @@ func TestARetryDoesNotQueueBehindAllTheRest(t *testing.T) {
 		between := slices.Index(c.order[first+1:], "00000")
 		if between < 0 || between > 6 { // 450 ms of back-off at most, and two turns
 			t.Errorf("got %d reads between the failed one and its retry, want 6 at most", between)
+		}
+	})
+}
+
+func TestManyRotationsSucceedOrFailOnTheirOwn(t *testing.T) {
+	withFixture(t, ibmcloudtest.Options{Rotations: 40}, func(fx *fixture) {
+		fx.all[3].Token.ID = "00000000-0000-4000-8000-000000000000"
+		for i := 10; i < 20; i++ {
+			fx.all[i].APIKey = fx.all[10].APIKey
+		}
+		ran := fx.runAll("many-rotations")
+		for i, result := range ran.Results {
+			if result.Rotation != fx.all[i].Name {
+				t.Fatalf("result %d is of %s, want %s", i, result.Rotation, fx.all[i].Name)
+			}
+			if i != 3 {
+				fx.wantOutcome(result, report.Rotated)
+			}
+		}
+		fx.wantFailure(ran.Results[3], rotation.StepLook, rotation.NotFound)
+		if reads, exchanges := fx.countRequests(keyOp), fx.countRequests(tokenOp); len(ran.Failures()) != 1 || reads != 31 || exchanges != 1+39 {
+			t.Errorf("got %d failures, %d key reads and %d token requests, want 1, 31 (equal keys are read once) and one for the bootstrap and each rotation but the failed",
+				len(ran.Failures()), reads, exchanges)
+		}
+	})
+}
+
+func TestRotationsThatWaitForEachOther(t *testing.T) {
+	// One that fails delays no other.
+	withFixture(t, ibmcloudtest.Options{Rotations: 8}, func(fx *fixture) {
+		fx.rotator.Concurrency = 1
+		fx.all[0].APIKey.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Payload: "no-such-key"})
+		ran := fx.runAll("one-of-them-fails")
+		fx.wantFailure(ran.Results[0], rotation.StepExchange, rotation.Denied)
+		for _, result := range ran.Results[1:] {
+			if fx.wantOutcome(result, report.Rotated); result.Duration > time.Second {
+				t.Errorf("%s took %s behind a failing rotation, want no delay", result.Rotation, result.Duration)
+			}
+		}
+	})
+	// A failed read of a key is not shared: the one that failed reads again, as does the next; the third shares.
+	withFixture(t, ibmcloudtest.Options{Rotations: 3}, func(fx *fixture) {
+		fx.rotator.Concurrency = 1
+		for i := range fx.all {
+			fx.all[i].APIKey = fx.all[0].APIKey
+		}
+		fx.fault(ibmcloudtest.Fault{Op: keyOp, Status: 503, Times: 1})
+		attempts := 0
+		for _, result := range fx.runAll("equal-keys").Results {
+			fx.wantOutcome(result, report.Rotated)
+			attempts += result.Attempts
+		}
+		if reads := fx.countRequests(keyOp); attempts != 4 || reads > 3 {
+			t.Errorf("got %d attempts and %d key reads, want 4 and at most 3", attempts, reads)
+		}
+	})
+	// No more run at once than the concurrency.
+	withFixture(t, ibmcloudtest.Options{Rotations: 12}, func(fx *fixture) {
+		fx.rotator.Concurrency = 3
+		fx.fault(ibmcloudtest.Fault{Op: tokenOp, Identity: ibmcloudtest.IdentityWorkload, Delay: time.Second})
+		began := time.Now()
+		for _, result := range fx.runAll("three-at-once").Results {
+			fx.wantOutcome(result, report.Rotated)
+		}
+		if took := time.Since(began); took < 4*time.Second {
+			t.Errorf("12 rotations of a second took %s, want 4s: three at a time", took)
 		}
 	})
 }

@@ -511,3 +511,83 @@ func TestFetchesOfTheKeysEndWithTheirRun(t *testing.T) {
 		fx.wantNoWarning(fx.rotate())
 	})
 }
+
+func TestAnAgeingTokenIsNeverPublished(t *testing.T) {
+	left := func(left, lifetime time.Duration) func(*fixture) {
+		return func(fx *fixture) {
+			fx.cloud.SetTokenTTL(lifetime)
+			fx.answer(strings.Replace(tokenAnswer(fx.cloud.MustMintToken(fx.workload().APIKey, left)), "3600", fmt.Sprint(lifetime.Seconds()), 1), 0)
+		}
+	}
+	stories := map[string]story{
+		"expired":                     {edit: left(-time.Minute, time.Hour)},
+		"4 seconds left":              {edit: left(4*time.Second, time.Hour)},
+		"less than 5 minutes":         {edit: left(299*time.Second, time.Hour)},
+		"less than half its lifetime": {edit: left(29*time.Minute, time.Hour)},
+		"less than 5 minutes, of 8":   {edit: left(299*time.Second, 8*time.Minute)},
+	}
+	for name, s := range stories {
+		s.first, s.fails, s.kind, s.attempts = true, rotation.StepCheck, rotation.InvalidToken, several
+		stories[name] = s
+	}
+	stories["5 minutes of 8"] = story{first: true, edit: left(301*time.Second, 8*time.Minute)}
+	play(t, stories)
+}
+
+// A token is held against what is expected, and against the one before it by what
+// both say: one may say less than the other, or say it in another form.
+func TestATokenOfTheWrongIdentityIsNeverPublished(t *testing.T) {
+	const federated, other, somebody = "saml-somebody@example.test", "saml-else@example.test", "iam-ServiceId-somebody-else"
+	ones, none := strings.Repeat("1", 32), ""
+	type says struct{ iamID, account string } // "own" is the workload's
+	for name, test := range map[string]struct {
+		before, after says
+		expect        says
+		force         bool
+		want          report.Outcome
+	}{
+		"the same":                       {says{"own", "own"}, says{"own", "own"}, says{}, false, report.Rotated},
+		"as expected":                    {says{"own", "own"}, says{"own", "own"}, says{"own", "own"}, false, report.Rotated},
+		"another account expected":       {says{"own", "own"}, says{"own", "own"}, says{"", ones}, false, report.Failed},
+		"another identity expected":      {says{"own", "own"}, says{"own", "own"}, says{somebody, ""}, false, report.Failed},
+		"force does not pass expect":     {says{"own", "own"}, says{"own", "own"}, says{somebody, ""}, true, report.Failed},
+		"all expected, another account":  {says{"own", "own"}, says{"own", ones}, says{"own", "own"}, true, report.Failed},
+		"all expected, after another":    {says{somebody, ones}, says{"own", "own"}, says{"own", "own"}, false, report.Rotated},
+		"another identity":               {says{"own", "own"}, says{somebody, "own"}, says{}, false, report.Failed},
+		"another identity, by force":     {says{"own", "own"}, says{somebody, "own"}, says{}, true, report.Rotated},
+		"another account":                {says{"own", "own"}, says{"own", ones}, says{}, false, report.Failed},
+		"no account":                     {says{"own", "own"}, says{"own", none}, says{}, false, report.Rotated},
+		"nobody, and another account":    {says{"own", "own"}, says{none, ones}, says{}, false, report.Failed},
+		"nobody, and the account":        {says{"own", "own"}, says{none, "own"}, says{}, false, report.Rotated},
+		"no account, as before":          {says{"own", none}, says{"own", none}, says{}, false, report.Rotated},
+		"an account for the first time":  {says{"own", none}, says{"own", "own"}, says{}, false, report.Rotated},
+		"no account, another identity":   {says{"own", "own"}, says{somebody, none}, says{}, false, report.Failed},
+		"of a realm not known":           {says{"own", "own"}, says{federated, "own"}, says{}, false, report.Failed},
+		"of a realm not known as before": {says{federated, "own"}, says{federated, "own"}, says{}, false, report.Rotated},
+		"another one of that realm":      {says{federated, "own"}, says{other, "own"}, says{}, false, report.Failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
+				mean := func(s says) says {
+					return says{strings.Replace(s.iamID, "own", fx.workload().IAMID, 1), strings.Replace(s.account, "own", fx.cloud.AccountID(), 1)}
+				}
+				publish := func(s says, force bool) report.Result {
+					fx.cloud.ClearFaults()
+					fx.answer(tokenAnswer(fx.token("iam_id", `"`+mean(s).iamID+`"`, "account", `{"bss":"`+mean(s).account+`"}`)), 0)
+					return fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "identity-" + unixIn(0)})
+				}
+				fx.wantOutcome(publish(test.before, false), report.Rotated)
+				time.Sleep(time.Second)
+				fx.one.Expect = rotation.Expect{Account: mean(test.expect).account, IAMID: mean(test.expect).iamID}
+				result := publish(test.after, test.force)
+				if fx.wantOutcome(result, test.want); test.want == report.Failed {
+					fx.wantFailure(result, rotation.StepCheck, rotation.InvalidToken)
+					fx.wantVersions(2)
+					if strings.Contains(result.Error.Message, "saml") {
+						t.Errorf("got %q, want an identity of a form not known as its digest", result.Error.Message)
+					}
+				}
+			})
+		})
+	}
+}
