@@ -42,6 +42,8 @@ type program struct {
 	// loadAWS finds region and credentials. The SDK reads the process's own environment, so tests give another.
 	loadAWS func(context.Context) (aws.Config, error)
 	build   func(ctx context.Context, d *deployment, binary string) error
+	// terraform runs Terraform in a folder.
+	terraform func(folder string, args ...string) (printed, complaint []byte, err error)
 
 	stack  string
 	output string // text or json
@@ -60,7 +62,7 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	p := program{
 		getenv: os.Getenv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		now: time.Now, sleep: sleep, isTerminal: isTerminal, loadAWS: loadAWS, build: buildByMake,
+		now: time.Now, sleep: sleep, isTerminal: isTerminal, loadAWS: loadAWS, build: buildByMake, terraform: terraform,
 	}
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // a core would hold keys
 	log.SetOutput(io.Discard)                                     // GODEBUG=http2debug=2 writes every header there

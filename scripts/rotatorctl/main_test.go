@@ -25,6 +25,12 @@ func (o outcome) all() string { return o.stdout + o.stderr }
 // no time but moves the clock.
 func runWith(t *testing.T, env map[string]string, cfg aws.Config, typed string, args ...string) outcome {
 	t.Helper()
+	return runAs(t, func(*program) {}, env, cfg, typed, args...)
+}
+
+// runAs does the same with a program that is changed before.
+func runAs(t *testing.T, change func(*program), env map[string]string, cfg aws.Config, typed string, args ...string) outcome {
+	t.Helper()
 	stdin := strings.NewReader(typed)
 	var stdout, stderr bytes.Buffer
 	var waited time.Duration
@@ -46,7 +52,9 @@ func runWith(t *testing.T, env map[string]string, cfg aws.Config, typed string, 
 		isTerminal: func(file any) bool { return typed != "" && file == stdin },
 		loadAWS:    func(context.Context) (aws.Config, error) { return cfg, nil },
 		build:      linkFunction,
+		terraform:  terraform,
 	}
+	change(&p)
 	code := p.run(t.Context(), args)
 	return outcome{code, stdout.String(), stderr.String()}
 }

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -100,7 +99,7 @@ func (r *replacement) run(ctx context.Context) error {
 	switch {
 	case !r.bootstrapToo && !r.workloadToo:
 		return usagef("name what was stolen: --bootstrap, --workload or both. Whoever has the bootstrap key could read the workload's")
-	case r.env == "-" || r.terraformAt == "-":
+	case r.env == "-" || r.outputsAt == "-":
 		return usagef("--env: name the file that setup has written, such as build/ibm.env; and for --terraform a file or folder, not -")
 	case r.noBootstrapKey && r.bootstrapToo:
 		return usagef("--bootstrap does not go with --no-bootstrap-key")
@@ -217,7 +216,7 @@ func (r *replacement) makeServiceID(ctx context.Context, id *serviceID) (*servic
 	if begun && r.note[oldID] != id.iamID {
 		return id, nil
 	}
-	folder, err := os.Stat(r.terraformAt)
+	folder, err := os.Stat(r.outputsAt)
 	byHand := err != nil || !folder.IsDir()
 	if !byHand && !begun {
 		if err := r.checkPlan(ctx); err != nil {
@@ -248,7 +247,10 @@ func (r *replacement) makeServiceID(ctx context.Context, id *serviceID) (*servic
 // time it might remove the instance.
 func (r *replacement) checkPlan(ctx context.Context) error {
 	_, err := r.runTerraform(ctx, r.vars, "plan", "-detailed-exitcode", "-input=false", "-no-color")
-	exit, ok := errors.AsType[*exec.ExitError](err)
+	exit, ok := errors.AsType[interface {
+		error
+		ExitCode() int
+	}](err)
 	if !ok || exit.ExitCode() != 2 {
 		return err
 	}
@@ -284,7 +286,7 @@ func (r *replacement) runTerraform(ctx context.Context, variables []string, args
 	for _, v := range variables {
 		args = append(args, "-var", v)
 	}
-	printed, err := r.terraform(r.terraformAt, args...)
+	printed, err := r.askTerraform(args...)
 	if err != nil && ctx.Err() != nil {
 		return nil, errors.New("interrupted. Run it again to continue")
 	}

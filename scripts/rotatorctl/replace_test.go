@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,79 +13,46 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
-	"iam-token-rotator/scripts/programs"
 )
 
-// A theft is a set-up whose service ids are replaced. Terraform is a script, the same for all tests: for a service id that
-// the state in its folder does not hold it takes the next one, which the cloud has made before.
+// A theft is a set-up whose service ids are replaced.
 type theft struct {
 	*fixture
-	key, token, next map[string]string // by role: of the old service id; and the new one
-	stolen           map[string]string // what setup wrote
-	args             []string          // of setup and of replace-identity
+	key, token map[string]string // by role: of the old service id
+	stolen     map[string]string // what setup wrote
+	old        map[string]string // the outputs then
 }
 
-const fakeTerraform = `#!/bin/sh
-cd "${1#-chdir=}" && shift || exit 9
-echo "$*" >>log
-if [ -e fail ] && grep -qxF -- "$1 $2" fail; then rm fail; echo 'Error: no luck' >&2; exit 1; fi
-case "$*" in
-'output -json -no-color') cat outputs.json ;;
-'plan -detailed-exitcode -input=false -no-color'*) [ ! -e changes ] || { echo 'Plan: 1 to destroy.'; exit 2; } ;;
-'state list') cat state ;;
-'state list -id='*) if grep -qxF "${3#-id=}" ids; then echo found; fi ;;
-'state rm '*) shift 2; for a; do
-		case $a in ibm_iam_service_id.*) role=${a#*.}; role=${role%%\[*}; sed -i "/^$(cat old-$role)$/d" ids ;; esac
-		grep -vxF -- "$a" state >left; mv left state
-	done ;;
-'apply -auto-approve -input=false -no-color'*) for role in workload bootstrap; do
-		if ! grep -q "^ibm_iam_service_id.$role" state; then
-			sed -i "s/$(cat old-$role)/$(cat next-$role)/" outputs.json
-			echo "ibm_iam_service_id.$role" >>state; cat next-$role >>ids
-		fi
-	done ;;
-*) echo "unknown: $*" >&2; exit 9 ;;
-esac
-`
-
 func newTheft(t *testing.T, managed bool) *theft {
-	fx := newFixture(t)
-	fx.outputs["managed_keys"] = fmt.Sprint(managed)
-	th := &theft{fixture: fx, key: map[string]string{}, token: map[string]string{}, next: map[string]string{}}
-	programs.Need(t, "sh", "sed", "grep")
-	th.write("state", "ibm_iam_service_id.bootstrap[0]\nibm_iam_service_id.reader\nibm_iam_service_id.workload\nibm_iam_service_policy.secret_group[\"bootstrap-keys\"]\n"+
-		"ibm_iam_service_policy.secret_group[\"bootstrap-tokens\"]\nibm_iam_service_policy.secret_group[\"reader\"]\nibm_iam_service_policy.workload[0]\n")
-	ids := ""
+	th := &theft{fixture: newFixture(t, managed), key: map[string]string{}, token: map[string]string{}}
+	th.terra = fakeTerraform{next: map[string]string{}, state: map[string]string{"ibm_iam_service_id.bootstrap[0]": th.outputs["bootstrap_iam_id"],
+		"ibm_iam_service_id.workload": th.outputs["workload_iam_id"], "ibm_iam_service_id.reader": "", "ibm_iam_service_policy.workload[0]": "",
+		`ibm_iam_service_policy.secret_group["bootstrap-keys"]`: "", `ibm_iam_service_policy.secret_group["bootstrap-tokens"]`: "", `ibm_iam_service_policy.secret_group["reader"]`: ""}}
 	for _, role := range []string{"workload", "bootstrap"} {
-		th.next[role] = fx.cloud.MustCopyServiceID(fx.outputs[role+"_iam_id"])
-		th.write("old-"+role, subject(fx.outputs[role+"_iam_id"])+"\n")
-		th.write("next-"+role, subject(th.next[role])+"\n")
-		ids += subject(fx.outputs[role+"_iam_id"]) + "\n"
+		th.terra.next[role] = th.cloud.MustCopyServiceID(th.outputs[role+"_iam_id"])
 	}
-	th.write("ids", ids)
-	th.write("outputs.json", fx.terraform())
 	return th
 }
 
-// steal sets up, and notes what a thief has then.
-func (th *theft) steal() {
+// steal sets up, and notes what a thief has then. bootstrapKey is read there.
+func (th *theft) steal(bootstrapKey func() string) {
 	th.t.Helper()
-	th.succeed(append(th.args, "--env", th.path("ibm.env"))...)
-	th.stolen = mustReadEnv(th.t, th.path("ibm.env"))
-	th.key["workload"], th.key["bootstrap"] = th.cloud.MustCurrent(th.stolen["API_KEY_SECRET"]).Payload, th.currentAtAWS()
+	th.succeed("--env", th.path("ibm.env"))
+	th.old, th.stolen = maps.Clone(th.outputs), mustReadEnv(th.t, th.path("ibm.env"))
+	th.key["workload"], th.key["bootstrap"] = th.cloud.MustCurrent(th.stolen["API_KEY_SECRET"]).Payload, bootstrapKey()
 	for role, key := range th.key {
 		_, th.token[role] = th.exchange(key)
 	}
 }
 
-// currentAtAWS is the bootstrap key there.
-func (th *theft) currentAtAWS() string {
-	if key, ok := th.aws.secrets[defaultAWSSecret]; ok {
-		return key
-	}
-	moto, _ := startMoto()
-	return moto.MustCall(th.t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": th.stolen["BOOTSTRAP_SECRET_ARN"]})["SecretString"].(string)
+// stolen is a theft whose function is deployed by other means.
+func stolen(t *testing.T, managed bool) *theft {
+	th := newTheft(t, managed)
+	th.steal(th.atAWS)
+	return th
 }
+
+func (th *theft) atAWS() string { return th.aws.secrets[defaultAWSSecret] }
 
 func mustReadEnv(t *testing.T, file string) map[string]string {
 	t.Helper()
@@ -102,66 +68,36 @@ func mustReadEnv(t *testing.T, file string) map[string]string {
 	return values
 }
 
-func subject(iamID string) string { return strings.TrimPrefix(iamID, "iam-") }
-
-func (th *theft) write(name, text string) {
+func (th *theft) replace(typed string, args ...string) outcome {
 	th.t.Helper()
-	if err := os.WriteFile(th.path(name), []byte(text), 0o600); err != nil {
-		th.t.Fatal(err)
+	if th.awsSecret != "" {
+		args = append(args, "--aws-secret", th.awsSecret)
 	}
-}
-
-func (th *theft) replace(args ...string) outcome {
-	th.t.Helper()
-	return th.replaceTyping("", args...)
-}
-
-func (th *theft) replaceTyping(typed string, args ...string) outcome {
-	th.t.Helper()
-	got := runWith(th.t, th.env, configFor(th.aws.url), typed, slices.Concat([]string{"replace-identity", "--terraform", th.folder, "--env", th.path("ibm.env")}, th.args, args)...)
-	for _, found := range secretShape.FindAllString(strings.ReplaceAll(got.all(), th.folder, ""), -1) {
-		if !publicID.MatchString(found) {
-			th.t.Fatalf("a secret of %d characters is printed", len(found))
-		}
-	}
-	return got
+	return th.command(typed, slices.Concat([]string{"replace-identity", "--terraform", th.folder, "--env", th.path("ibm.env")}, args)...)
 }
 
 // works reports whether the old service id's key and token are still accepted.
-func (th *theft) works(role string) (key, token bool) {
+func (th *theft) works(role string) bool {
 	status, _ := th.exchange(th.key[role])
-	path := "/v3/targets"
-	if role == "bootstrap" {
-		path = "/api/v2/secrets/" + th.stolen["TOKEN_SECRET"] + "/metadata"
+	path := map[string]string{"workload": "/v3/targets", "bootstrap": "/api/v2/secrets/" + th.stolen["TOKEN_SECRET"] + "/metadata"}[role]
+	token := th.statusOf(th.token[role], path)
+	if (status == 200) != (token == 200) {
+		th.t.Errorf("%s: got %d for the old key, %d for the old token", role, status, token)
 	}
-	request, _ := http.NewRequestWithContext(th.t.Context(), "GET", th.origin+path, nil)
-	request.Header.Set("Authorization", "Bearer "+th.token[role])
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		th.t.Fatal(err)
-	}
-	_ = response.Body.Close()
-	return status == 200, response.StatusCode == 200
+	return status == 200
 }
 
 // replaced checks that the old service ids of the roles are gone, and the new ones in their place.
 func (th *theft) replaced(roles ...string) map[string]string {
 	th.t.Helper()
 	values := mustReadEnv(th.t, th.path("ibm.env"))
-	for _, role := range roles {
-		if key, token := th.works(role); key || token {
-			th.t.Errorf("%s: got the old key accepted %t, the old token %t; want both refused", role, key, token)
-		}
+	for _, role := range []string{"workload", "bootstrap"} {
+		want(th.t, "the old "+role+" works", th.works(role), !slices.Contains(roles, role))
 	}
 	th.owner(th.cloud.MustCurrent(values["API_KEY_SECRET"]).Payload, values["EXPECT_IAM_ID"])
-	if strings.Contains(strings.Join(roles, " "), "workload") {
-		want(th.t, "EXPECT_IAM_ID", values["EXPECT_IAM_ID"], th.next["workload"])
-		if values["API_KEY_SECRET"] == th.stolen["API_KEY_SECRET"] {
-			th.t.Error("the key secret is that of the old service id")
-		}
-	}
-	if strings.Contains(strings.Join(roles, " "), "bootstrap") {
-		th.owner(th.currentAtAWS(), th.next["bootstrap"])
+	if slices.Contains(roles, "workload") {
+		want(th.t, "EXPECT_IAM_ID", values["EXPECT_IAM_ID"], th.terra.next["workload"])
+		want(th.t, "the same key secret", values["API_KEY_SECRET"] == th.stolen["API_KEY_SECRET"], false)
 	}
 	for _, secret := range th.asAdmin("GET", "/api/v2/secrets?limit=200", "")["secrets"].([]any) {
 		if name := secret.(map[string]any)["name"].(string); strings.Contains(name, "-of-ServiceId-") {
@@ -177,27 +113,40 @@ func (th *theft) replaced(roles ...string) map[string]string {
 // result is what replace-identity prints when it has replaced those.
 func (th *theft) result(roles ...string) (text string) {
 	for _, role := range roles {
-		text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", role, th.next[role], th.outputs[role+"_iam_id"])
+		text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", role, th.terra.next[role], th.old[role+"_iam_id"])
 	}
 	return text
 }
 
-// deploy deploys what the set-up has written, as a stack of that name.
-func (th *theft) deploy(stack string) *account {
+// both replaces both service ids of a function that is deployed by other means.
+var both = []string{"--bootstrap", "--workload", "--yes", "--no-deploy"}
+
+// replaceBoth runs to the end, whatever was done before.
+func (th *theft) replaceBoth() {
 	th.t.Helper()
-	a := newAccountFor(th.t, stack, th.cloud, th.origin)
-	th.aws.url, th.args = a.url, append(th.args, "--aws-secret", stack+"/own")
-	for _, name := range []string{"STACK", "BUCKET", "ARCH", "DEPLOY_DIR", "GO"} {
-		th.env[name] = a.set[name]
+	got := th.replace("", both...)
+	if got.exit != 0 {
+		th.t.Fatalf("again: got exit %d\n%s", got.exit, got.all())
 	}
-	th.steal()
-	maps.Copy(a.set, th.stolen)
-	a.must(0, "deploy", "default: rotated")
-	return a
+	th.replaced("bootstrap", "workload")
+	th.owner(th.atAWS(), th.terra.next["bootstrap"])
+	want(th.t, "printed", got.stdout, th.result("bootstrap", "workload"))
 }
 
-// watchReaders uses the published token again and again, until stop.
-func (th *theft) watchReaders() (stop func()) {
+// TestAThiefIsEvicted: with a deployed function. Readers have a good token all the time.
+func TestAThiefIsEvicted(t *testing.T) {
+	t.Parallel()
+	th := newTheft(t, true)
+	stack := newAccountFor(t, "thief", th.cloud, th.origin)
+	_, stored := th.onMoto("thief/own")
+	atAWS := func() string { return stored()["SecretString"].(string) }
+	th.aws.url = stack.url
+	for _, name := range []string{"STACK", "BUCKET", "ARCH", "DEPLOY_DIR", "GO"} {
+		th.env[name] = stack.set[name]
+	}
+	th.steal(atAWS)
+	maps.Copy(stack.set, th.stolen)
+	stack.must(0, "deploy", "default: rotated")
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -210,38 +159,22 @@ func (th *theft) watchReaders() (stop func()) {
 			}
 		}
 	}()
-	return func() { close(done); <-ended }
-}
-
-// TestAThiefIsEvicted: with a deployed function. Readers have a good token all the time.
-func TestAThiefIsEvicted(t *testing.T) {
-	t.Parallel()
-	for _, managed := range []bool{true, false} {
-		t.Run(fmt.Sprintf("managed=%t", managed), func(t *testing.T) {
-			t.Parallel()
-			th := newTheft(t, managed)
-			stack := th.deploy(fmt.Sprintf("thief-%t", managed))
-			stop := th.watchReaders()
-			got := th.replace("--bootstrap", "--workload", "--yes")
-			stop()
-			if got.exit != 0 {
-				t.Fatalf("got exit %d\n%s", got.exit, got.all())
-			}
-			values, variables := th.replaced("bootstrap", "workload"), stack.variables()
-			th.useToken(values["TOKEN_SECRET"])
-			for _, name := range []string{"EXPECT_IAM_ID", "API_KEY_SECRET", "BOOTSTRAP_KEY_SECRET"} {
-				want(t, "the function's "+name, variables[name], values[name])
-			}
-			want(t, "printed", got.stdout, th.result("bootstrap", "workload"))
-			if state, _ := os.ReadFile(th.path("state")); strings.Count(string(state), "reader") != 2 {
-				t.Errorf("Terraform's state: got %s, want the reader's resources as before", state)
-			}
-		})
+	got := th.replace("", "--bootstrap", "--workload", "--yes")
+	close(done)
+	<-ended
+	if got.exit != 0 {
+		t.Fatalf("got exit %d\n%s", got.exit, got.all())
 	}
+	values, variables := th.replaced("bootstrap", "workload"), stack.variables()
+	th.owner(atAWS(), th.terra.next["bootstrap"])
+	th.useToken(values["TOKEN_SECRET"])
+	for _, name := range []string{"EXPECT_IAM_ID", "API_KEY_SECRET", "BOOTSTRAP_KEY_SECRET"} {
+		want(t, "the function's "+name, variables[name], values[name])
+	}
+	want(t, "printed", got.stdout, th.result("bootstrap", "workload"))
+	want(t, "Terraform's resources", slices.Sorted(maps.Keys(th.terra.state)),
+		`[ibm_iam_service_id.bootstrap[0] ibm_iam_service_id.reader ibm_iam_service_id.workload ibm_iam_service_policy.secret_group["reader"]]`)
 }
-
-// both replaces both service ids of a function that is deployed by other means.
-var both = []string{"--bootstrap", "--workload", "--yes", "--no-deploy"}
 
 // TestReplacementCutOffAtEachRequest: from any request on nothing is answered. Until the end the old service ids work; the
 // next run finishes the work, deletes no other one, and reports all of it.
@@ -253,217 +186,134 @@ func TestReplacementCutOffAtEachRequest(t *testing.T) {
 			if drop == ibmcloudtest.DropBefore || !managed {
 				step = 4
 			}
-			t.Run(fmt.Sprintf("managed=%t/%s", managed, drop), func(t *testing.T) {
-				t.Parallel()
-				for n, done := 0, false; !done; n += step {
-					t.Run(fmt.Sprint(n), func(t *testing.T) { done = cutOffAt(t, managed, drop, n) })
-				}
-			})
+			for n, done := 0, false; !done; n += step {
+				t.Run(fmt.Sprintf("managed=%t/%s/%d", managed, drop, n), func(t *testing.T) { done = cutOffAt(t, managed, drop, n) })
+			}
 		}
 	}
 }
 
 // cutOffAt reports whether a run has no more requests than n.
 func cutOffAt(t *testing.T, managed bool, drop string, n int) (done bool) {
-	th := newTheft(t, managed)
-	th.steal()
+	th := stolen(t, managed)
 	th.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
-	got := th.replace(both...)
+	got := th.replace("", both...)
 	th.cloud.ClearFaults()
 	if got.exit == 0 {
-		if n < 20 {
-			t.Errorf("got %d requests, want at least 20", n)
-		}
+		want(t, "at least 20 requests", n >= 20, true)
 		return true
 	}
 	want(t, "exit code", got.exit, 1)
-	key, token := th.works("workload")
-	if values := mustReadEnv(t, th.path("ibm.env")); (!key || !token) && values["EXPECT_IAM_ID"] != th.next["workload"] {
+	if values := mustReadEnv(t, th.path("ibm.env")); values["EXPECT_IAM_ID"] != th.terra.next["workload"] && !th.works("workload") {
 		t.Error("the old workload has ended before the new one was ready")
 	}
 	th.replaceBoth()
 	return false
 }
 
-// replaceBoth runs to the end, whatever was done before.
-func (th *theft) replaceBoth() {
-	th.t.Helper()
-	got := th.replace(both...)
-	if got.exit != 0 {
-		th.t.Fatalf("again: got exit %d\n%s", got.exit, got.all())
-	}
-	th.replaced("bootstrap", "workload")
-	want(th.t, "printed", got.stdout, th.result("bootstrap", "workload"))
-}
-
-// TestReplacementWhenTerraformFails: nothing has ended, and the next run finishes the work.
-func TestReplacementWhenTerraformFails(t *testing.T) {
+// TestReplacementStops: nothing has ended, and where it can, the next run finishes the work.
+func TestReplacementStops(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"output -json", "plan -detailed-exitcode", "state list", "state rm", "apply -auto-approve"} {
-		th := newTheft(t, true)
-		th.steal()
-		th.write("fail", command)
-		exit := 1
-		if command == "output -json" {
-			exit = 2
-		}
-		if got := th.replace(both...); got.exit != exit || !strings.Contains(got.stderr, "Error: no luck") {
-			t.Errorf("terraform %s fails: got exit %d\n%s", command, got.exit, got.all())
-		}
-		for _, role := range []string{"bootstrap", "workload"} {
-			if key, token := th.works(role); !key || !token {
-				t.Errorf("terraform %s fails: the %s has ended", command, role)
-			}
-		}
-		th.replaceBoth()
-	}
-}
-
-func TestReplacementAsksBeforeItDeletes(t *testing.T) {
-	t.Parallel()
-	th := newTheft(t, true)
-	th.steal()
-	got := th.replaceTyping("y\nn\n", "--workload", "--no-deploy")
-	if got.exit != 1 || !strings.Contains(got.stderr, "Deleting the service id "+th.outputs["workload_iam_id"]+" of the workload, with all its keys and tokens. Continue? [y/N]") ||
-		!strings.Contains(got.stderr, "still works") {
-		t.Fatalf("got exit %d\n%s", got.exit, got.all())
-	}
-	if key, token := th.works("workload"); !key || !token {
-		t.Error("it was deleted without an answer")
-	}
-	if got := th.replaceTyping("n\n", "--workload", "--no-deploy"); got.exit != 1 || !strings.Contains(got.stderr, "Deploy the function with") {
-		t.Errorf("not deployed: got exit %d\n%s", got.exit, got.all())
-	}
-	if got = th.replaceTyping("y\ny\n", "--workload", "--no-deploy", "-o", "json"); got.exit != 0 || !json.Valid([]byte(got.stdout)) || !strings.Contains(got.stdout, th.next["workload"]) {
-		t.Errorf("got exit %d\n%s", got.exit, got.all())
-	}
-	th.replaced("workload")
-	if key, token := th.works("bootstrap"); !key || !token {
-		t.Error("the bootstrap was replaced, too")
-	}
-}
-
-// A new policy takes minutes to reach everywhere: until then the function would be refused with the new key.
-func TestTheBootstrapKeyIsStoredWhenItsPoliciesCount(t *testing.T) {
-	t.Parallel()
-	th := newTheft(t, true)
-	th.steal()
-	th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403})
-	before := th.currentAtAWS()
-	if got := th.replace(both...); got.exit != 1 || !strings.Contains(got.stderr, "do not count yet") || th.currentAtAWS() != before {
-		t.Errorf("never: got exit %d\n%s", got.exit, got.stderr)
-	}
-	th.cloud.ClearFaults()
-	th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403, Times: 3})
-	th.replaceBoth()
-}
-
-func TestReplacementRefuses(t *testing.T) {
-	t.Parallel()
+	workload := []string{"--workload", "--no-deploy"}
+	hand := []string{"--workload", "--terraform", "", "--yes", "--no-bootstrap-key"}
 	for name, test := range map[string]struct {
-		args  []string
-		spoil func(th *theft)
-		exit  int
-		words string
+		args    []string
+		typed   string
+		spoil   func(th *theft)
+		exit    int
+		words   string
+		mend    func(th *theft) // nil where no next run can go on
+		evicted bool            // they have ended all the same
 	}{
-		"nothing":         {nil, nil, 2, "name what was stolen"},
-		"standard output": {[]string{"--workload", "--env", "-"}, nil, 2, "not -"},
-		"no file":         {[]string{"--workload", "--env", "/nowhere"}, nil, 2, "--env /nowhere cannot be read"},
-		"no bucket":       {[]string{"--workload"}, nil, 2, "set BUCKET"},
-		"contradiction":   {[]string{"--bootstrap", "--no-bootstrap-key"}, nil, 2, "does not go with"},
-		"an argument":     {[]string{"key"}, nil, 2, "takes no arguments"},
-		"other changes":   {both, func(th *theft) { th.write("changes", "") }, 1, "nothing is replaced: terraform has other changes"},
-		"a foreign note": {both, func(th *theft) { th.write("ibm.env.replacing", "OLD_WORKLOAD_IAM_ID='$(touch pwned)\x1b[2J'\n") }, 2,
-			`"OLD_WORKLOAD_IAM_ID" in ` + "FOLDER/ibm.env.replacing has a value of unknown form"},
-		"a profile": {both, func(th *theft) {
-			th.outputs["bootstrap_iam_id"], th.outputs["iam_profile_id"] = "", th.cloud.ProfileID()
-			th.write("outputs.json", th.terraform())
-		}, 2, "there is no bootstrap service id"},
-		"a login that has expired":  {both, func(th *theft) { th.env["IAM_TOKEN"] = th.cloud.MustMintToken(th.cloud.AdminAPIKey(), -time.Hour) }, 1, "IAM_TOKEN expires"},
-		"the output is not changed": {both, func(th *theft) { th.write("next-bootstrap", subject(th.outputs["bootstrap_iam_id"])+"\n") }, 1, "has made no other service id"},
+		"nothing":         {exit: 2, words: "name what was stolen"},
+		"standard output": {args: []string{"--workload", "--env", "-"}, exit: 2, words: "not -"},
+		"no file":         {args: []string{"--workload", "--env", "/nowhere"}, exit: 2, words: "--env /nowhere cannot be read"},
+		"no bucket":       {args: []string{"--workload"}, exit: 2, words: "set BUCKET"},
+		"contradiction":   {args: []string{"--bootstrap", "--no-bootstrap-key"}, exit: 2, words: "does not go with"},
+		"an argument":     {args: []string{"key"}, exit: 2, words: "takes no arguments"},
+		"other changes":   {args: both, spoil: func(th *theft) { th.terra.plan = "Plan: 1 to destroy." }, exit: 1, words: "nothing is replaced: terraform has other changes"},
+		"other changes, refused": {args: workload, typed: "n\n", spoil: func(th *theft) { th.terra.plan = "Plan: 1 to destroy." }, exit: 1, words: "Plan: 1 to destroy.", mend: func(th *theft) {
+			if _, err := os.Stat(th.path("ibm.env.replacing")); err == nil {
+				th.t.Error("it has begun")
+			}
+			want(th.t, "accepted", th.replace("y\ny\ny\n", workload...).exit, 0) // some providers always have a change to make
+		}},
+		"a foreign note": {args: both, spoil: func(th *theft) { th.write("ibm.env.replacing", "OLD_WORKLOAD_IAM_ID='$(touch pwned)\x1b[2J'\n") }, exit: 2,
+			words: `"OLD_WORKLOAD_IAM_ID" in FOLDER/ibm.env.replacing has a value of unknown form`},
+		"a profile": {args: both, exit: 2, words: "there is no bootstrap service id",
+			spoil: func(th *theft) {
+				th.outputs["bootstrap_iam_id"], th.outputs["iam_profile_id"] = "", th.cloud.ProfileID()
+			}},
+		"a login that has expired": {args: both, spoil: func(th *theft) { th.env["IAM_TOKEN"] = th.cloud.MustMintToken(th.cloud.AdminAPIKey(), -time.Hour) }, exit: 1, words: "IAM_TOKEN expires",
+			mend: (*theft).replaceBoth},
+		"the output is not changed": {args: both, spoil: func(th *theft) { th.terra.next["bootstrap"] = th.outputs["bootstrap_iam_id"] }, exit: 1, words: "has made no other service id"},
+		"output fails":              {args: both, spoil: func(th *theft) { th.terra.fails = "output" }, exit: 2, words: "Error: no luck", mend: (*theft).replaceBoth},
+		"plan fails":                {args: both, spoil: func(th *theft) { th.terra.fails = "plan" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
+		"list fails":                {args: both, spoil: func(th *theft) { th.terra.fails = "state list" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
+		"rm fails":                  {args: both, spoil: func(th *theft) { th.terra.fails = "state rm" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
+		"apply fails":               {args: both, spoil: func(th *theft) { th.terra.fails = "apply" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
+		"not deployed":              {args: workload, typed: "n\n", exit: 1, words: "Deploy the function with", mend: (*theft).replaceBoth},
+		"not confirmed": {args: workload, typed: "y\nn\n", exit: 1, words: "still works", mend: func(th *theft) {
+			got := th.replace("y\ny\n", append(workload, "-o", "json")...)
+			if got.exit != 0 || !json.Valid([]byte(got.stdout)) || !strings.Contains(got.stdout, th.terra.next["workload"]) ||
+				!strings.Contains(got.stderr, "Deleting the service id "+th.old["workload_iam_id"]+" of the workload, with all its keys and tokens. Continue? [y/N]") {
+				th.t.Errorf("got exit %d\n%s", got.exit, got.all())
+			}
+			th.replaced("workload")
+		}},
+		// A new policy takes minutes to reach everywhere: until then the function would be refused with the new key.
+		"policies that do not count": {args: both, exit: 1, words: "do not count yet", spoil: func(th *theft) {
+			th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403})
+		}, mend: func(th *theft) {
+			want(th.t, "AWS has the old key", th.atAWS() == th.key["bootstrap"], true)
+			th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403, Times: 3})
+			th.replaceBoth()
+		}},
+		// A lock on the old secret keeps it, and not the thief.
+		"a lock": {args: both, exit: 1, words: "remove its locks", evicted: true, spoil: func(th *theft) { th.cloud.MustLock(th.stolen["API_KEY_SECRET"], "current", "job") },
+			mend: func(th *theft) { th.cloud.MustUnlock(th.stolen["API_KEY_SECRET"]); th.replaceBoth() }},
+		// Without a folder of Terraform's a person makes the service id. A list of rotations is the person's, too, and a further
+		// workload's file names no bootstrap key.
+		"by hand": {args: hand, exit: 1, words: "run this again with its id in WORKLOAD_IAM_ID", spoil: func(th *theft) {
+			text, _ := os.ReadFile(th.path("ibm.env"))
+			th.write("ibm.env", regexp.MustCompile(`(?m)^BOOTSTRAP_.*\n`).ReplaceAllString(string(text), ""))
+			th.write("rotations.json", fmt.Sprintf(`[{"name":"default","api_key_secret":%q,"token_secret":%q}]`, th.stolen["API_KEY_SECRET"], th.stolen["TOKEN_SECRET"]))
+			th.byHand()
+		}, mend: func(th *theft) {
+			th.byHand()
+			th.env["WORKLOAD_IAM_ID"] = th.terra.next["workload"]
+			if got := th.replace("", hand...); got.exit != 1 || !strings.Contains(got.stderr, "rotations.json names "+th.stolen["API_KEY_SECRET"]) || !th.works("workload") {
+				th.t.Fatalf("got exit %d\n%s", got.exit, got.all())
+			}
+			want(th.t, "at last", th.replace("", append(hand, "--no-deploy")...).exit, 0)
+			th.replaced("workload")
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			th := newTheft(t, true)
-			th.steal()
+			th := stolen(t, true)
 			if test.spoil != nil {
 				test.spoil(th)
 			}
-			got := th.replace(test.args...)
-			if got.exit != test.exit || !strings.Contains(got.stderr, strings.ReplaceAll(test.words, "FOLDER", th.folder)) || strings.Contains(got.all(), "\x1b") {
-				t.Errorf("got exit %d, %q; want %d and the words %q", got.exit, got.all(), test.exit, test.words)
+			got := th.replace(test.typed, test.args...)
+			if got.exit != test.exit || !strings.Contains(got.stderr, strings.ReplaceAll(test.words, "FOLDER", th.folder)) {
+				t.Fatalf("got exit %d, %q; want %d and the words %q", got.exit, got.all(), test.exit, test.words)
 			}
-			for _, role := range []string{"bootstrap", "workload"} {
-				if key, token := th.works(role); !key || !token {
-					t.Errorf("the %s has ended", role)
-				}
+			want(t, "the old service ids work", fmt.Sprint(th.works("bootstrap"), th.works("workload")), fmt.Sprint(!test.evicted, !test.evicted))
+			th.terra.fails = ""
+			if test.mend != nil {
+				th.fixture.mend()
+				test.mend(th)
 			}
 		})
 	}
 }
 
-// Without a folder of Terraform's a person makes the service id. A list of rotations is the person's, too, and a further
-// workload's file names no bootstrap key.
-func TestReplacementByHand(t *testing.T) {
-	t.Parallel()
-	th := newTheft(t, true)
-	th.steal()
-	text, _ := os.ReadFile(th.path("ibm.env"))
-	th.write("ibm.env", regexp.MustCompile(`(?m)^BOOTSTRAP_.*\n`).ReplaceAllString(string(text), ""))
-	th.env["BOOTSTRAP_SECRET_ARN"] = th.stolen["BOOTSTRAP_SECRET_ARN"]
+// byHand has the outputs in the environment.
+func (th *theft) byHand() {
+	th.env["BOOTSTRAP_SECRET_ARN"], th.env["BUCKET"], th.env["ROTATIONS_FILE"] = th.stolen["BOOTSTRAP_SECRET_ARN"], "bucket", th.path("rotations.json")
 	for name, value := range th.outputs {
 		th.env[strings.ToUpper(name)] = value
 	}
-	args := []string{"--workload", "--terraform", "", "--yes", "--no-bootstrap-key"}
-	th.env["BUCKET"], th.env["ROTATIONS_FILE"] = "bucket", th.path("rotations.json")
-	th.write("rotations.json", fmt.Sprintf(`[{"name":"default","api_key_secret":%q,"token_secret":%q}]`, th.stolen["API_KEY_SECRET"], th.stolen["TOKEN_SECRET"]))
-	if got := th.replace(args...); got.exit != 1 || !strings.Contains(got.stderr, "run this again with its id in WORKLOAD_IAM_ID") {
-		t.Fatalf("got exit %d\n%s", got.exit, got.all())
-	}
-	th.env["WORKLOAD_IAM_ID"] = th.next["workload"]
-	if got := th.replace(args...); got.exit != 1 || !strings.Contains(got.stderr, "rotations.json names "+th.stolen["API_KEY_SECRET"]) {
-		t.Fatalf("got exit %d\n%s", got.exit, got.all())
-	}
-	if key, token := th.works("workload"); !key || !token {
-		t.Error("the workload has ended")
-	}
-	if got := th.replace(append(args, "--no-deploy")...); got.exit != 0 {
-		t.Fatalf("got exit %d\n%s", got.exit, got.all())
-	}
-	th.replaced("workload")
-}
-
-// A lock on the old secret keeps it, and not the thief.
-func TestReplacementOfALockedSecret(t *testing.T) {
-	t.Parallel()
-	th := newTheft(t, true)
-	th.steal()
-	th.cloud.MustLock(th.stolen["API_KEY_SECRET"], "current", "job")
-	if got := th.replace(both...); got.exit != 1 || !strings.Contains(got.stderr, "deleting the secret "+th.stolen["API_KEY_SECRET"]) || !strings.Contains(got.stderr, "remove its locks") {
-		t.Errorf("got exit %d\n%s", got.exit, got.all())
-	}
-	if key, token := th.works("workload"); key || token {
-		t.Error("the thief is still there")
-	}
-	th.cloud.MustUnlock(th.stolen["API_KEY_SECRET"])
-	th.replaceBoth()
-}
-
-// Some providers always have a change to make: a person may look at it and go on.
-func TestReplacementWithAnotherPlan(t *testing.T) {
-	t.Parallel()
-	th := newTheft(t, true)
-	th.steal()
-	th.write("changes", "")
-	if got := th.replaceTyping("n\n", "--workload", "--no-deploy"); got.exit != 1 || !strings.Contains(got.stderr, "Plan: 1 to destroy.") || !strings.Contains(got.stderr, "nothing is replaced") {
-		t.Fatalf("got exit %d\n%s", got.exit, got.all())
-	}
-	if _, err := os.Stat(th.path("ibm.env.replacing")); err == nil {
-		t.Error("it has begun")
-	}
-	if got := th.replaceTyping("y\ny\ny\n", "--workload", "--no-deploy"); got.exit != 0 {
-		t.Fatalf("got exit %d\n%s", got.exit, got.all())
-	}
-	th.replaced("workload")
 }
 
 // What Terraform is told to forget is what infra/ibm has.

@@ -26,7 +26,7 @@ import (
 // the two secrets of one rotation.
 type setup struct {
 	*program
-	terraformAt, name, env                         string
+	outputsAt, name, env                           string
 	awsSecret, kmsKeyID, bootstrapFile, readerFile string
 	days                                           int
 	noBootstrapKey, rotateKeys, kv                 bool
@@ -66,7 +66,7 @@ Other variables:
 
 // addFlags adds the options that say what to make and where it is.
 func (s *setup) addFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&s.terraformAt, "terraform", "", "`PATH` of Terraform's folder, or of a file with what terraform output -json prints (- is standard input)")
+	flags.StringVar(&s.outputsAt, "terraform", "", "`PATH` of Terraform's folder, or of a file with what terraform output -json prints (- is standard input)")
 	flags.StringVar(&s.env, "env", "-", "write the lines to this `FILE`, whole or not at all (- is standard output)")
 	flags.StringVar(&s.name, "name", "iam-token-rotator", "beginning of the names of keys and secrets")
 	flags.StringVar(&s.awsSecret, "aws-secret", defaultAWSSecret, "`NAME` of the AWS secret for the bootstrap key")
@@ -240,7 +240,7 @@ func (s *setup) planKeys(values map[string]string) error {
 // readOutputs returns Terraform's outputs: those of --terraform alone, or else those in the environment.
 func (s *setup) readOutputs() (map[string]string, error) {
 	values := map[string]string{}
-	if s.terraformAt == "" {
+	if s.outputsAt == "" {
 		for _, o := range outputs {
 			values[o.name] = s.getenv(strings.ToUpper(o.name))
 		}
@@ -253,7 +253,7 @@ func (s *setup) readOutputs() (map[string]string, error) {
 			why = "terraform is not installed, or not in PATH; a file with what terraform output -json prints does as well"
 		} else if errors.Is(err, fs.ErrNotExist) {
 			why = "there is no such file or folder"
-		} else if s.terraformAt != "-" && errors.Is(err, fs.ErrPermission) {
+		} else if s.outputsAt != "-" && errors.Is(err, fs.ErrPermission) {
 			why = "you may not read it"
 		}
 		return nil, usagef("--terraform: the outputs cannot be read: %s", why)
@@ -269,30 +269,35 @@ func (s *setup) readOutputs() (map[string]string, error) {
 }
 
 func (s *setup) readTerraform() ([]byte, error) {
-	if s.terraformAt == "-" {
+	if s.outputsAt == "-" {
 		return io.ReadAll(io.LimitReader(s.stdin, 1<<20))
 	}
-	if info, err := os.Stat(s.terraformAt); err == nil && info.IsDir() {
-		return s.terraform(s.terraformAt, "output", "-json", "-no-color")
+	if info, err := os.Stat(s.outputsAt); err == nil && info.IsDir() {
+		return s.askTerraform("output", "-json", "-no-color")
 	}
-	return os.ReadFile(s.terraformAt)
+	return os.ReadFile(s.outputsAt)
 }
 
-// terraform returns what terraform prints. What it complains of is shown, and all that it prints where it fails.
-func (p *program) terraform(folder string, args ...string) ([]byte, error) {
+// terraform runs the program of this name. Ctrl-C reaches it by itself, and it finishes what it has begun: a second signal
+// would have it lose its state, which may be in AWS.
+func terraform(folder string, args ...string) (printed, complaint []byte, err error) {
 	command := exec.Command("terraform", append([]string{"-chdir=" + folder}, args...)...)
-	var printed, complaint bytes.Buffer
-	command.Env, command.Stdout, command.Stderr = withoutCredentials(os.Environ()), &printed, &complaint // its state may be in AWS
-	// Ctrl-C reaches it by itself, and it finishes what it has begun: a second signal would have it lose its state.
-	err := command.Run()
-	said := complaint.String()
+	var stderr bytes.Buffer
+	command.Env, command.Stderr = withoutCredentials(os.Environ()), &stderr
+	printed, err = command.Output()
+	return printed, stderr.Bytes(), err
+}
+
+// askTerraform returns what terraform prints. What it complains of is shown, and all that it prints where it fails.
+func (s *setup) askTerraform(args ...string) ([]byte, error) {
+	printed, said, err := s.terraform(s.outputsAt, args...)
 	if err != nil {
-		said = printed.String() + said
+		said = slices.Concat(printed, said)
 	}
-	for line := range strings.Lines(said) {
-		p.say("%s", withoutSecrets(strings.TrimRight(line, "\r\n")))
+	for line := range strings.Lines(string(said)) {
+		s.say("%s", withoutSecrets(strings.TrimRight(line, "\r\n")))
 	}
-	return printed.Bytes(), err
+	return printed, err
 }
 
 var (

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 	}
 	bin := filepath.Join(scratch, "bin")
 	err = os.Mkdir(bin, 0o700)
-	for name, script := range map[string]string{"terraform": fakeTerraform, "go-once": packOnce} {
+	for name, script := range map[string]string{"go-once": packOnce} {
 		err = cmp.Or(err, os.WriteFile(filepath.Join(bin, name), []byte(script), 0o700))
 	}
 	if err == nil {

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/programs"
+)
+
+// functionEnv is what a deployment makes of setup's result, for a function that calls both clouds at these origins.
+func functionEnv(made run, ibm, aws string) []string {
+	env := map[string]string{"SECRETS_MANAGER_MAX_RPS": "0"}
+	maps.Copy(env, made.values)
+	maps.Copy(env, map[string]string{"IAM_URL": ibm, "SECRETS_MANAGER_URL": ibm, "SECRETS_MANAGER_APIKEY_ARN": made.values["BOOTSTRAP_SECRET_ARN"]})
+	return programs.Environ(env, awstest.Environment(aws))
+}
+
+// onMoto has the fixture use a secret of that name at moto, and returns what reads it.
+func (fx *fixture) onMoto(name string) (moto *awstest.Moto, stored func() map[string]any) {
+	fx.t.Helper()
+	programs.Need(fx.t, "moto_server")
+	moto, err := startMoto()
+	if err != nil {
+		fx.t.Fatal(err)
+	}
+	fx.aws.url, fx.awsSecret = moto.URL(), name
+	return moto, func() map[string]any {
+		return moto.MustCall(fx.t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": name})
+	}
+}
+
+// A warmFunction is one process that is invoked again and again.
+type warmFunction struct {
+	t       *testing.T
+	rotated atomic.Int64
+	stop    func()
+}
+
+// startWarm fails the test for an invocation that does not rotate, and for a token that is of no use.
+func (fx *fixture) startWarm(made run, moto *awstest.Moto) *warmFunction {
+	fx.t.Helper()
+	folder := mustBuild(fx.t)
+	command := exec.Command(filepath.Join(folder, "invoke"), "-n", "100000", "--", filepath.Join(folder, "bootstrap"))
+	command.Env = functionEnv(made, fx.origin, moto.URL())
+	answers, err := command.StdoutPipe()
+	if err == nil {
+		err = command.Start()
+	}
+	if err != nil {
+		fx.t.Fatal(err)
+	}
+	f, watched := &warmFunction{t: fx.t}, make(chan struct{})
+	go func() {
+		defer close(watched)
+		for lines := bufio.NewScanner(answers); lines.Scan(); f.rotated.Add(1) {
+			if !strings.Contains(lines.Text(), `"outcome":"rotated"`) {
+				fx.t.Errorf("an invocation while the keys change: got %s, want it to rotate", lines.Text())
+			}
+			fx.useToken(made.values["TOKEN_SECRET"])
+		}
+	}()
+	f.stop = func() {
+		_ = command.Process.Signal(os.Interrupt) // which ends the function too
+		<-watched
+		_ = command.Wait()
+	}
+	return f
+}
+
+// mustRotate waits for n invocations that began after the call.
+func (f *warmFunction) mustRotate(n int64) {
+	f.t.Helper()
+	goal := f.rotated.Load() + n + 1 // one may have begun before
+	for deadline := time.Now().Add(20 * time.Second); f.rotated.Load() < goal; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.t.Fatal("waited 20 s for the function to rotate")
+		}
+	}
+}
+
+// TestChangingTheKeysLeavesNoGap: while a warm function goes on rotating, the keys are replaced, and then made by IBM, and fixed
+// again. Until it is deployed with what setup prints, the function goes on as it is, and may store a managed key once more: a
+// second run of setup ends that.
+func TestChangingTheKeysLeavesNoGap(t *testing.T) {
+	t.Parallel()
+	fx := newFixture(t, false)
+	moto, stored := fx.onMoto("no-gap/own")
+	made := fx.succeed()
+	want(t, "BOOTSTRAP_SECRET_ARN", made.values["BOOTSTRAP_SECRET_ARN"], stored()["ARN"])
+	function := fx.startWarm(made, moto)
+	// It continues with its bootstrap token; when that is rejected, it needs the key in AWS.
+	needsKey := func() {
+		function.mustRotate(1)
+		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Times: 1, Status: 401})
+		function.mustRotate(1)
+	}
+	changed := fx.succeed("--rotate-keys")
+	function.mustRotate(1)
+	fx.asAdmin("DELETE", "/v1/apikeys/"+made.values["BOOTSTRAP_APIKEY_ID"], "")
+	fx.asAdmin("DELETE", "/v1/apikeys/"+made.values["WORKLOAD_APIKEY_ID"], "")
+	needsKey()
+	for _, managed := range []string{"true", "false"} {
+		fx.outputs["managed_keys"] = managed
+		now := fx.succeed()
+		needsKey()
+		function.stop()
+		left, twice := strings.Contains(now.stderr, "nothing uses it: delete it"), strings.Contains(now.stderr, "run setup once more")
+		if now.values["API_KEY_SECRET"] == changed.values["API_KEY_SECRET"] || !left || twice != (managed == "false") {
+			t.Errorf("managed %s: got the same key secret, or what is left over and to do is not named:\n%s", managed, now.stderr)
+		}
+		function = fx.startWarm(now, moto) // deployed
+		function.mustRotate(1)
+		now = fx.succeed()
+		needsKey()
+		if maker := changed.values["BOOTSTRAP_KEY_SECRET"] + now.values["BOOTSTRAP_KEY_SECRET"]; (stored()["SecretString"] == fx.cloud.MustCurrent(maker).Payload) != (managed == "true") {
+			t.Errorf("managed %s: AWS has a key of the other kind", managed)
+		}
+		want(t, "setup again", fx.succeed().stdout, now.stdout)
+		changed = now
+	}
+	function.stop()
+}
+
+// TestManyRenewalsWithoutAPerson: a deployed stack, and IBM's clock goes on by 15 days at a time. Each key is replaced each time,
+// and the first ones end; nobody but the function asks for anything, and it warns of no key.
+func TestManyRenewalsWithoutAPerson(t *testing.T) {
+	t.Parallel()
+	fx := newFixture(t, true)
+	stack := newAccountFor(t, "renewals", fx.cloud, fx.origin)
+	_, stored := fx.onMoto("renewals/own")
+	made := fx.succeed()
+	maps.Copy(stack.set, made.values)
+	stack.must(0, "deploy", "default: rotated", "bootstrap key: current")
+	fx.cloud.ClearRequests()
+	const renewals = 5
+	bootstrap, workload, renewed := map[any]bool{}, map[string]bool{}, 0
+	for range renewals + 1 {
+		got := stack.must(0, "invoke --mode=rotate", "default: rotated")
+		if renewed += strings.Count(got.stdout, "bootstrap key: renewed"); strings.Contains(got.all(), "API key") {
+			t.Errorf("got a warning of a key:\n%s", got.all())
+		}
+		fx.useToken(made.values["TOKEN_SECRET"])
+		key := stored()["SecretString"]
+		want(t, "AWS has IBM's current key", key == fx.cloud.MustCurrent(made.values["BOOTSTRAP_KEY_SECRET"]).Payload, true)
+		bootstrap[key], workload[fx.cloud.MustCurrent(made.values["API_KEY_SECRET"]).Payload] = true, true
+		fx.later(15 * day)
+	}
+	want(t, "keys of the bootstrap, keys of the workload, renewals", fmt.Sprint(len(bootstrap), len(workload), renewed), fmt.Sprint(renewals+1, renewals+1, renewals))
+	for _, request := range fx.cloud.Requests() {
+		if request.Identity == ibmcloudtest.IdentityAdmin && request.Op != ibmcloudtest.OpIAMToken { // by which this test logs in
+			t.Errorf("a person has asked for %s", request.Op)
+		}
+	}
+	want(t, "setup, months later", fx.succeed().stdout, made.stdout)
+}
+
+// TestKilledBetweenAnyTwoSteps: the function as it is built is killed at each of its requests to IBM Cloud and AWS, when the work
+// is done and not answered, in a run that renews the key. Each time AWS has a key that works, and the next run evens it out.
+func TestKilledBetweenAnyTwoSteps(t *testing.T) {
+	t.Parallel()
+	fx := newFixture(t, true)
+	moto, stored := fx.onMoto("killed/own")
+	made := fx.succeed()
+	var (
+		mu           sync.Mutex
+		seen, stopAt int // requests; 0 for none
+		held         = make(chan struct{})
+	)
+	serve := func(to string) string {
+		address, _ := url.Parse(to)
+		proxy := httputil.NewSingleHostReverseProxy(address)
+		proxy.ErrorLog = log.New(io.Discard, "", 0) // of the processes killed
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			seen++
+			stop := seen == stopAt
+			mu.Unlock()
+			if !stop {
+				proxy.ServeHTTP(w, r)
+				return
+			}
+			proxy.ServeHTTP(httptest.NewRecorder(), r)
+			held <- struct{}{}
+			<-r.Context().Done()
+		}))
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	env := functionEnv(made, serve(fx.origin), serve(moto.URL()))
+	start := func(at int) *exec.Cmd {
+		mu.Lock()
+		defer mu.Unlock()
+		seen, stopAt = 0, at
+		command := exec.Command(filepath.Join(mustBuild(t), "bootstrap"), "-mode", "rotate")
+		command.Env = env
+		return command
+	}
+	finish := func(outcome string) {
+		t.Helper()
+		printed, err := start(0).CombinedOutput()
+		if err != nil || !strings.Contains(string(printed), outcome) {
+			t.Fatalf("the next run: %v, want %s\n%s", err, outcome, printed)
+		}
+		want(t, "AWS has IBM's current key", stored()["SecretString"] == fx.cloud.MustCurrent(made.values["BOOTSTRAP_KEY_SECRET"]).Payload, true)
+		fx.useToken(made.values["TOKEN_SECRET"])
+	}
+	finish("")
+	fx.later(15 * day)
+	finish("bootstrap key: renewed")
+	requests, versions := seen, map[any]bool{}
+	for n := 1; n <= requests; n++ {
+		fx.later(15 * day)
+		before := stored()["VersionId"]
+		command := start(n)
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		<-held
+		_ = command.Process.Kill()
+		_ = command.Wait()
+		fx.owner(stored()["SecretString"].(string), fx.outputs["bootstrap_iam_id"])
+		saved := stored()["VersionId"] != before
+		t.Logf("killed at request %d of %d: the new key is stored %t", n, requests, saved)
+		finish(map[bool]string{false: "bootstrap key: renewed"}[saved])
+		versions[stored()["VersionId"]] = true
+	}
+	want(t, "versions at AWS, one a rotation", len(versions), requests)
+}
