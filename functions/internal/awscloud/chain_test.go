@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -156,7 +157,7 @@ func TestSourcesOfCredentials(t *testing.T) {
 			if err != nil || key.Reveal() != canary {
 				t.Fatalf("got %v, want the key", err)
 			}
-			if got := (*requests)[0].Header.Get("Authorization"); !strings.Contains(got, "Credential="+tt.signedBy+"/") {
+			if got := (*requests)[0].signed; !strings.Contains(got, "Credential="+tt.signedBy+"/") {
 				t.Errorf("the request is not signed with %s", tt.signedBy)
 			}
 		})
@@ -176,11 +177,9 @@ func set(t *testing.T, home string, variables map[string]string) {
 // Where a source gives no credentials, the message names it and what helps, with status and code.
 func TestSourcesThatGiveNoCredentials(t *testing.T) {
 	role := map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "token", "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/rotator"}
-	with := func(set map[string]string, more ...string) map[string]string {
-		all := map[string]string{}
-		for name, value := range set {
-			all[name] = value
-		}
+	with := func(name, value string, more ...string) map[string]string {
+		all := maps.Clone(role)
+		all[name] = value
 		for i := 0; i < len(more); i += 2 {
 			all[more[i]] = more[i+1]
 		}
@@ -210,11 +209,11 @@ func TestSourcesThatGiveNoCredentials(t *testing.T) {
 		{"ca_bundle", "[default]\nca_bundle=/dev/null", nil, config, rotation.Never, []string{"A profile's ca_bundle", "SSL_CERT_FILE"}},
 		{"no login", profileSSO, map[string]string{"AWS_PROFILE": "sso"}, config, rotation.Once, []string{"single sign-on", "aws sso login"}},
 		{"a program that fails", "[default]\ncredential_process=false " + canary, nil, config, rotation.Once, []string{"credential_process"}},
-		{"no token file", "", with(role, "AWS_WEB_IDENTITY_TOKEN_FILE", canary), config, rotation.Once, []string{"web identity", "must be readable"}},
-		{"a role that is not ours", "", with(role, "AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/other", "AWS_ENDPOINT_URL_STS", sts(t)), denied, rotation.Once,
+		{"no token file", "", with("AWS_WEB_IDENTITY_TOKEN_FILE", canary), config, rotation.Once, []string{"web identity", "must be readable"}},
+		{"a role that is not ours", "", with("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/other", "AWS_ENDPOINT_URL_STS", sts(t)), denied, rotation.Once,
 			[]string{"answered 403 AccessDenied: the role's trust policy"}},
-		{"STS has trouble", "", with(role, "AWS_ENDPOINT_URL_STS", stsError(503, "ServiceUnavailable")), unavailable, rotation.Later, []string{"answered 503 ServiceUnavailable"}},
-		{"STS is not there", "", with(role, "AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1"), unavailable, rotation.Later, []string{"web identity", "refuses connections"}},
+		{"STS has trouble", "", with("AWS_ENDPOINT_URL_STS", stsError(503, "ServiceUnavailable")), unavailable, rotation.Later, []string{"answered 503 ServiceUnavailable"}},
+		{"STS is not there", "", with("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1"), unavailable, rotation.Later, []string{"web identity", "refuses connections"}},
 		{"a profile's role that is denied", profileRole, map[string]string{"AWS_PROFILE": "role", "AWS_ENDPOINT_URL_STS": stsError(403, canary)}, denied, rotation.Once,
 			[]string{"the profile answered 403: ", "role_arn"}},
 		{"a profile in the clear", profileRole + "services=local\n[services local]\nsts =\n  endpoint_url = http://stranger.test\n", map[string]string{"AWS_PROFILE": "role"}, config, rotation.Once, []string{"the profile names an endpoint without TLS"}},
@@ -234,9 +233,10 @@ func TestSourcesThatGiveNoCredentials(t *testing.T) {
 	}
 }
 
+func init() { inMoto["web identity"] = webIdentityInMoto }
+
 // The role of a service account, at the STS that moto emulates.
-func TestWebIdentityInMoto(t *testing.T) {
-	moto := awstest.Start(t)
+func webIdentityInMoto(t *testing.T, moto *awstest.Moto) {
 	moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret", map[string]any{"Name": "bootstrap", "SecretString": canary, "ClientRequestToken": versionID})
 	described := moto.MustCall(t, "secretsmanager", "secretsmanager.DescribeSecret", map[string]any{"SecretId": "bootstrap"})
 	home := withoutKeys(t, moto.URL(), "", "")
@@ -334,11 +334,11 @@ func TestAStrangerIsNotAskedForCredentials(t *testing.T) {
 		t.Setenv("AWS_SECRET_ACCESS_KEY", "")
 		t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint)
 		t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "the-token")
-		transport := &asked{}
+		transport := &hosts{}
 		if _, err := NewKeyStore(testARN, transport).Key(t.Context()); err == nil {
 			t.Error("got a key without credentials")
 		}
-		if got := strings.Count(strings.Join(transport.hosts, " "), "stranger.test"); got != want {
+		if got := strings.Count(strings.Join(transport.asked, " "), "stranger.test"); got != want {
 			t.Errorf("%s: asked %d times, want %d", endpoint, got, want)
 		}
 	}

@@ -1,15 +1,12 @@
 package awscloud
 
 import (
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"iam-token-rotator/functions/internal/events"
 	"iam-token-rotator/functions/internal/rotation"
@@ -74,28 +71,30 @@ func eventsInMoto(t *testing.T, moto *awstest.Moto) {
 func TestTheRequestForEvents(t *testing.T) {
 	requests := answering(t, 200, `{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}`)
 	t.Setenv("AWS_SESSION_TOKEN", "session")
-	if errs := NewEventBus("tokens", "eu-north-1", http.DefaultTransport).Put(t.Context(), someEvents(1)); errs[0] != nil {
+	if errs := NewEventBus("tokens", "eu-central-1", http.DefaultTransport).Put(t.Context(), someEvents(1)); errs[0] != nil {
 		t.Fatal(errs)
 	}
-	request := (*requests)[0]
-	body, err := io.ReadAll(request.Body)
-	const want = `{"Entries":[{"Detail":"{\"rotation\":\"r-0\",\"fingerprint\":\"7fca81ad1553a659\"}","DetailType":"Token Rotated","EventBusName":"tokens","Source":"iam-token-rotator"}]}`
-	if err != nil || string(body) != want {
-		t.Errorf("got %s (%v), want %s", body, err, want)
-	}
-	if got := request.Header.Get("Authorization"); !strings.Contains(got, "/eu-north-1/events/aws4_request") || !strings.Contains(got, "x-amz-security-token;x-amz-target") ||
-		request.Header.Get("X-Amz-Target") != "AWSEvents.PutEvents" || request.Header.Get("X-Amz-Security-Token") != "session" {
-		t.Errorf("got the headers %v", request.Header)
+	wantRequests(t, *requests, `PutEvents {"Entries":[{"Detail":"{\"rotation\":\"r-0\",\"fingerprint\":\"7fca81ad1553a659\"}","DetailType":"Token Rotated","EventBusName":"tokens","Source":"iam-token-rotator"}]}`)
+	if asked := (*requests)[0]; !strings.Contains(asked.signed, "/events/aws4_request") || !strings.Contains(asked.signed, "x-amz-security-token;x-amz-target") || asked.header.Get("X-Amz-Security-Token") != "session" {
+		t.Errorf("got the headers %v", asked.header)
 	}
 	t.Setenv("AWS_ENDPOINT_URL_EVENTBRIDGE", "")
 	for region, want := range map[string]string{"us-east-1": "events.us-east-1.amazonaws.com", "us-gov-west-1": "events.us-gov-west-1.amazonaws.com",
 		"cn-north-1": "events.cn-north-1.amazonaws.com.cn", "us-iso-east-1": "events.us-iso-east-1.c2s.ic.gov", "eusc-de-east-1": "events.eusc-de-east-1.amazonaws.eu"} {
-		transport := &asked{}
+		transport := &hosts{}
 		NewEventBus("tokens", region, transport).Put(t.Context(), someEvents(1))
-		if len(transport.hosts) != 1 || transport.hosts[0] != want {
-			t.Errorf("got requests to %q, want one to %s", transport.hosts, want)
+		if len(transport.asked) != 1 || transport.asked[0] != want {
+			t.Errorf("got requests to %q, want one to %s", transport.asked, want)
 		}
 	}
+}
+
+// hosts notes the hosts that requests go to, and answers none.
+type hosts struct{ asked []string }
+
+func (h *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
+	h.asked = append(h.asked, req.URL.Host)
+	return nil, errors.New("nobody is there")
 }
 
 // What EventBridge may answer for two events, and what else may stand in its place. Only an event with an id was taken.
@@ -133,18 +132,7 @@ func TestEventsThatAreNotTaken(t *testing.T) {
 		{200, ``, rotation.Unavailable, unusable, unusable},
 		{200, `{"Entries":[` + strings.Repeat(taken+",", 1<<17) + taken + `]}`, rotation.Unavailable, "larger", "larger"},
 		{204, ``, rotation.Unavailable, unusable, unusable},
-		{302, ``, rotation.Misconfigured, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL"},
-		{400, refusal("com.amazonaws.events#ResourceNotFoundException"), rotation.NotFound, "400 ResourceNotFoundException: there is no such bus", "no such bus"},
 		{400, refusal("ResourceNotFoundException:http://" + canary), rotation.NotFound, "400 ResourceNotFoundException: there is no such bus", "no such bus"},
-		{400, refusal("AccessDeniedException"), rotation.Denied, "name it in EventBusName", "EventBusName"},
-		{400, refusal("ValidationException"), rotation.Misconfigured, "check EVENT_BUS_NAME", "check EVENT_BUS_NAME"},
-		{400, refusal("LimitExceededException"), rotation.Misconfigured, "check EVENT_BUS_NAME", "check EVENT_BUS_NAME"},
-		{400, refusal(canary), rotation.Misconfigured, "answered 400: the request", "check EVENT_BUS_NAME"},
-		{400, refusal("ExpiredTokenException"), rotation.Denied, "have expired", "have expired"},
-		{400, refusal("UnrecognizedClientException"), rotation.Denied, "access key", "access key"},
-		{403, `<html>` + canary, rotation.Denied, "no error code of AWS's", "no error code"},
-		{500, refusal("InternalException"), rotation.Unavailable, "trouble", "trouble"},
-		{503, canary, rotation.Unavailable, "trouble", "trouble"},
 	} {
 		requests := answering(t, tt.status, tt.body)
 		errs := NewEventBus("tokens", "eu-central-1", http.DefaultTransport).Put(t.Context(), someEvents(2))
@@ -164,41 +152,7 @@ func TestEventsThatAreNotTaken(t *testing.T) {
 				continue
 			}
 			checkFailure(t, errs[i], tt.kind, failure.Retry, want)
-			if strings.Contains(failure.Message, "mirror") || strings.Contains(failure.Message, "secret") || strings.Contains(failure.Message, "tokens") {
-				t.Errorf("got %q, which is about something else", failure.Message)
-			}
+			checkWords(t, eventBus, errs[i])
 		}
-	}
-}
-
-func TestABusOutOfReach(t *testing.T) {
-	release := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
-	t.Cleanup(server.Close)
-	t.Cleanup(func() { close(release) })
-	for name, tt := range map[string]struct {
-		set  map[string]string
-		kind rotation.Kind
-		says string
-	}{
-		"nothing listens":      {nil, rotation.Unavailable, "Amazon EventBridge refuses connections"},
-		"it does not answer":   {map[string]string{"AWS_ENDPOINT_URL_EVENTBRIDGE": "", "AWS_ENDPOINT_URL": server.URL}, rotation.Timeout, "did not answer in time"},
-		"in the clear":         {map[string]string{"AWS_ENDPOINT_URL_EVENTBRIDGE": "http://example.com"}, rotation.Misconfigured, "AWS_ENDPOINT_URL_EVENTBRIDGE must begin with https"},
-		"not a URL":            {map[string]string{"AWS_ENDPOINT_URL_EVENTBRIDGE": "https://{host}"}, rotation.Misconfigured, "AWS_ENDPOINT_URL_EVENTBRIDGE"},
-		"a key with a newline": {map[string]string{"AWS_SECRET_ACCESS_KEY": "a\nb"}, rotation.Misconfigured, "AWS_SECRET_ACCESS_KEY"},
-	} {
-		awsEnvironment(t, "http://127.0.0.1:1")
-		for variable, value := range tt.set {
-			t.Setenv(variable, value)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		for _, err := range NewEventBus("tokens", "eu-central-1", http.DefaultTransport).Put(ctx, someEvents(11)) {
-			failure, _ := err.(*rotation.Error)
-			if failure == nil {
-				t.Fatalf("%s: got %v", name, err)
-			}
-			checkFailure(t, err, tt.kind, failure.Retry, tt.says, "putting it on the bus of EVENT_BUS_NAME")
-		}
-		cancel()
 	}
 }
