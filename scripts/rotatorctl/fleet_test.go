@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,16 +80,6 @@ func (a *account) ran(runID string) (invocations int, outcomes map[string]int) {
 		}
 	}
 	return invocations, outcomes
-}
-
-// names is the key of the list of names.
-func (a *account) names() string {
-	a.t.Helper()
-	i := slices.IndexFunc(a.objects(), func(key string) bool { return strings.Contains(key, "/names-") })
-	if i < 0 {
-		a.t.Fatal("there is no list of names")
-	}
-	return a.objects()[i]
 }
 
 // saved counts the versions made since the last time, by secret, and all requests by operation.
@@ -180,11 +169,11 @@ func TestLifeOfAFleet(t *testing.T) {
 	}
 	want(t, "invocations and outcomes, each batch once", fmt.Sprint(invocations, outcomes), "3 map[failed:125 fresh:100]")
 
-	a.moto.MustDo(t, awstest.Request{Service: "s3", Method: "DELETE", Path: "/" + a.bucket + "/" + a.names()})
+	a.moto.MustDo(t, awstest.Request{Service: "s3", Method: "DELETE", Path: "/" + a.bucket + "/" + a.objects(a.prefix("names"))[0]})
 	want(t, "the document of a run that cannot begin", a.must(1, "invoke -o json --mode=rotate", "is FAILED: ", "NoSuchKey").stdout, "")
 	a.must(1, "status", "the last rotate: FAILED", "  last rotate failed at 20", ": read_key: not_found: ", " more are not in order: rotatorctl status -o json lists them\n225 rotations: 125 failed")
 	a.must(0, "destroy --yes", "destroy: the stack fleet")
-	want(t, "objects left", len(a.objects()), 0)
+	want(t, "objects left", len(a.objects("")), 0)
 }
 
 // What cannot be a fleet, or is one already, is rejected before anything is changed.
@@ -213,7 +202,7 @@ func TestAFleetIsChecked(t *testing.T) {
 	a.must(2, "deploy", "PARAMS must not set NamesKey")
 	a.set["PARAMS"] = "SecretsManagerMaxRps=40"
 	a.must(2, "deploy", "SecretsManagerMaxRps must be one of: 15 10 5")
-	want(t, "objects", len(a.objects()), 0)
+	want(t, "objects", len(a.objects("")), 0)
 
 	a.set["PARAMS"] = "SecretsManagerMaxRps=10 EnsureEveryMinutes=10"
 	a.cloud.MustDeleteSecret(a.cloud.Rotations()[1].APIKeySecret)
@@ -228,7 +217,7 @@ func TestAFleetIsChecked(t *testing.T) {
 	a.set["SECRETS_MANAGER_URL"] = "http://127.0.0.1:1"
 	a.must(1, "deploy", "Version 1 runs on. Correct that and deploy again")
 	a.must(0, "destroy --yes")
-	want(t, "objects left", len(a.objects()), 0)
+	want(t, "objects left", len(a.objects("")), 0)
 }
 
 // What AWS answers of a machine and its executions is shown without characters that a terminal obeys.

@@ -1,14 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -18,71 +17,20 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 
 	"iam-token-rotator/functions/ibmcloudtest"
-	"iam-token-rotator/infra/aws/awstest"
 )
-
-// live is the version that the alias names.
-func (a *account) live() string {
-	a.t.Helper()
-	alias, err := lambda.NewFromConfig(configFor(a.url)).GetAlias(a.t.Context(), &lambda.GetAliasInput{FunctionName: &a.stack, Name: aws.String(aliasName)})
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return *alias.FunctionVersion
-}
 
 // runsOn fails the test unless the schedules run that version as if nothing had happened.
 func (a *account) runsOn(version, tokenSecret string) {
 	a.t.Helper()
-	want(a.t, "the alias names", a.live(), version)
-	want(a.t, "the stack's output", a.output("AliasVersion"), version)
-	want(a.t, "TOKEN_SECRET of $LATEST", a.variables()["TOKEN_SECRET"], tokenSecret)
-	a.must(0, "status", "; the stored token expires ")
-	a.must(0, "invoke --mode=ensure", ": fresh; ")
-}
-
-func (a *account) output(key string) string {
-	a.t.Helper()
-	var answer struct {
-		Outputs []struct {
-			Key   string `xml:"OutputKey"`
-			Value string `xml:"OutputValue"`
-		} `xml:"DescribeStacksResult>Stacks>member>Outputs>member"`
-	}
-	a.query("cloudformation", "Action=DescribeStacks&Version=2010-05-15&StackName="+a.stack, &answer)
-	for _, output := range answer.Outputs {
-		if output.Key == key {
-			return output.Value
-		}
-	}
-	return ""
-}
-
-// releases are the versions that rollback knows.
-func (a *account) releases() (numbers []string) {
-	a.t.Helper()
-	for _, key := range a.objects() {
-		if name, found := strings.CutPrefix(key, "iam-token-rotator/"+a.stack+"/release-"); found {
-			version, _, _ := strings.Cut(name, "-")
-			numbers = append(numbers, version)
-		}
-	}
-	return numbers
-}
-
-// foreignBinary has the function built for a processor that is not this one.
-func (a *account) foreignBinary() {
-	a.t.Helper()
-	folder := a.t.TempDir()
-	binary, err := os.ReadFile(filepath.Join(mustBuild(a.t), "bootstrap"))
-	if err == nil {
-		binary[18] ^= 62 ^ 183 // e_machine, x86-64 or AArch64
-		err = os.WriteFile(filepath.Join(folder, "bootstrap"), binary, 0o700)
-	}
+	stack, err := a.ownStack(a.t.Context())
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.set["DEPLOY_DIR"] = folder
+	want(a.t, "the alias names", a.live(), version)
+	want(a.t, "the stack's output", output(stack, "AliasVersion"), version)
+	want(a.t, "TOKEN_SECRET of $LATEST", a.variables()["TOKEN_SECRET"], tokenSecret)
+	a.must(0, "status", "; the stored token expires ")
+	a.must(0, "invoke --mode=ensure", ": fresh; ")
 }
 
 // A deployment that is wrong does not take the place of one that is right, whatever is wrong, and leaves nothing.
@@ -100,20 +48,15 @@ func TestWrongOverGood(t *testing.T) {
 	}{
 		{"wrong-id", func(a *account) { a.set["TOKEN_SECRET"] = unknown }, "default: look: not_found: "},
 		{"dead-bootstrap-key", func(a *account) {
-			secret := a.moto.MustCall(a.t, "secretsmanager", "secretsmanager.CreateSecret", object{"Name": "dead", "SecretString": strings.Repeat("dead-key-", 5), "ClientRequestToken": strings.Repeat("e", 32)})
-			a.set["BOOTSTRAP_SECRET_ARN"] = secret["ARN"].(string)
+			a.set["BOOTSTRAP_SECRET_ARN"] = a.newSecret("dead", strings.Repeat("dead-key-", 5))
 		}, "default: bootstrap: denied: "},
-		{"wrong-architecture", (*account).foreignBinary, "exec format error"},
-		{"faulty-list", func(a *account) {
-			a.useFile()
-			list, err := os.ReadFile(a.set["ROTATIONS_FILE"])
-			if err == nil {
-				err = os.WriteFile(a.set["ROTATIONS_FILE"], []byte(strings.Replace(string(list), a.cloud.Rotations()[1].TokenSecret, unknown, 1)), 0o600)
-			}
-			if err != nil {
+		{"wrong-architecture", func(a *account) {
+			a.set["DEPLOY_DIR"] = a.t.TempDir()
+			if err := os.WriteFile(filepath.Join(a.set["DEPLOY_DIR"], "bootstrap"), append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 57)...), 0o700); err != nil {
 				a.t.Fatal(err)
 			}
-		}, "1 of 2 rotations failed"},
+		}, "exec format error"},
+		{"faulty-list", func(a *account) { a.useFile(a.cloud.Rotations()[1].TokenSecret, unknown) }, "1 of 2 rotations failed"},
 		{"no-save", func(a *account) { // the check does not save
 			a.set["PARAMS"] = "LogLevel=debug"
 			if err := a.cloud.AddFault(ibmcloudtest.Fault{Op: "versions.create", Times: 1, Status: 404}); err != nil {
@@ -137,7 +80,8 @@ func TestWrongOverGood(t *testing.T) {
 	}
 }
 
-// Back one at a time, with the settings of then; what was gone back from goes with the next deployment, and old ones too.
+// Back one at a time, with the settings of then; what was gone back from goes with the next deployment. Nothing is deleted
+// before the answer, of a stack or of one that is gone already.
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "back")
@@ -150,20 +94,18 @@ func TestRollback(t *testing.T) {
 		want(t, "the alias names", a.live(), version)
 		a.must(0, "status")
 	}
-	for n := 2; n <= 6; n++ {
-		a.set["PARAMS"] = "MinRemaining=" + strconv.Itoa(10+n) + "m"
-		a.must(0, "deploy", "The schedules run version "+strconv.Itoa(n)+" from now on")
+	for n := 2; n <= 3; n++ {
+		a.set["PARAMS"] = fmt.Sprintf("MinRemaining=%dm", 10+n)
+		a.must(0, "deploy", fmt.Sprintf("The schedules run version %d from now on", n))
 	}
 	a.set["PARAMS"] = ""
-	want(t, "releases", a.releases(), "[2 3 4 5 6]")
-	a.must(0, "rollback", "Returning the stack back from version 6 to 5", "default: rotated; ")
-	level("15m", "5")
-	a.must(0, "rollback -o json", `"version": "4"`)
-	level("14m", "4")
-	a.must(0, "deploy", "The schedules run version 7 from now on")
-	level("14m", "7")
-	want(t, "releases", a.releases(), "[2 3 4 7]")
-	listed, err := lambda.NewFromConfig(configFor(a.url)).ListVersionsByFunction(t.Context(), &lambda.ListVersionsByFunctionInput{FunctionName: &a.stack})
+	a.must(0, "rollback", "Returning the stack back from version 3 to 2", "default: rotated; ")
+	level("12m", "2")
+	a.must(0, "rollback -o json", `"version": "1"`)
+	level("8m", "1")
+	a.must(0, "deploy", "The schedules run version 4 from now on")
+	level("8m", "4")
+	listed, err := a.program.lambda.ListVersionsByFunction(t.Context(), &lambda.ListVersionsByFunctionInput{FunctionName: &a.stack})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,17 +113,42 @@ func TestRollback(t *testing.T) {
 	for _, version := range listed.Versions {
 		versions = append(versions, *version.Version)
 	}
-	want(t, "versions", versions, "[$LATEST 2 3 4 7]")
-	a.must(0, "rollback", "from version 7 to 4")
-	for _, key := range a.objects() { // by who may write to the bucket alone
-		if strings.Contains(key, "/release-") {
-			a.moto.MustDo(t, awstest.Request{Service: "s3", Method: "PUT", Path: "/" + a.bucket + "/" + key, Body: `{"template":"Resources: {}","parameters":{}}`})
+	want(t, "versions, releases", fmt.Sprint(versions, a.releases()), "[$LATEST 1 4] [1 4]")
+	for _, key := range a.objects(a.prefix("release")) { // by who may write to the bucket alone
+		a.store(key, `{"template":"Resources: {}","parameters":{}}`)
+	}
+	a.must(1, "rollback", "could not be returned to version 1", "is not what deploy stored there")
+	want(t, "the alias names", a.live(), "4")
+
+	left := len(a.objects(""))
+	destroy := func(typed string, exit, objects int, says string) {
+		t.Helper()
+		got := a.run(typed, "destroy", "--bucket="+a.bucket)
+		if n := len(a.objects("")); got.exit != exit || n != objects || !strings.Contains(got.stderr, says) {
+			t.Errorf("answered %q: got exit code %d and %d objects left, want %d and %d:\n%s", typed, got.exit, n, exit, objects, got.all())
 		}
 	}
-	a.must(1, "rollback", "could not be returned to version 3", "is not what deploy stored there")
-	want(t, "the alias names", a.live(), "4")
-	a.must(0, "destroy --yes")
-	want(t, "left in the bucket", a.objects(), "[]")
+	destroy("n\n", 1, left, "log. Continue? [y/N] rotatorctl: not confirmed: nothing was changed")
+	a.must(0, "invoke --mode=check", "default: checked")
+	a.query("cloudformation", "Action=DeleteStack&Version=2010-05-15&StackName=back", &struct{}{})
+	destroy("\n", 1, left, "This deletes the zips of one from the bucket back-code. Continue? [y/N] rotatorctl: not confirmed")
+	destroy("yes\n", 1, 0, "there is no stack back in account")
+}
+
+func TestReleasesThatAreKept(t *testing.T) {
+	stack := &types.Stack{Parameters: []types.Parameter{{ParameterKey: aws.String(releasesList), ParameterValue: aws.String("4:d,x:e,2:b,5,10:j,1:a,,9:i,0:z")}}}
+	for _, tt := range []struct {
+		live, version int
+		want          string
+	}{
+		{10, 11, "2:b,4:d,9:i,10:j,11:new"}, // the oldest goes
+		{4, 11, "1:a,2:b,4:d,11:new"},       // what rollback went back from goes
+		{10, 10, "1:a,2:b,4:d,9:i,10:new"},
+		{0, 1, "1:new"},
+	} {
+		want(t, fmt.Sprint(tt.live, " ", tt.version), stackReleases(stack).with(tt.live, tt.version, "new"), tt.want)
+	}
+	want(t, "before 9, before 1", fmt.Sprint(stackReleases(stack).before(9), stackReleases(stack).before(1)), "4 0")
 }
 
 // A deployment that ended between the check and the alias goes on; one whose stack cannot be returned says so.
@@ -234,7 +201,7 @@ func TestOverTheTemplateAlone(t *testing.T) {
 			t.Parallel()
 			a := newAccount(t, name)
 			a.must(0, "deploy") // for the zip
-			zip := a.objects()[slices.IndexFunc(a.objects(), func(key string) bool { return strings.HasSuffix(key, ".zip") })]
+			zip := a.objects(a.prefix("rotate"))[0]
 			a.query("cloudformation", "Action=DeleteStack&Version=2010-05-15&StackName="+name, &struct{}{})
 			d := deployment{program: &program{stack: name}, root: "../..", values: maps.Clone(a.set)}
 			d.values["ARCH"] = "arm64"
@@ -248,8 +215,7 @@ func TestOverTheTemplateAlone(t *testing.T) {
 					parameters = append(parameters, types.Parameter{ParameterKey: aws.String(key), ParameterValue: aws.String(value)})
 				}
 			}
-			client := cloudformation.NewFromConfig(configFor(a.url))
-			if _, err := client.CreateStack(t.Context(), &cloudformation.CreateStackInput{StackName: &name, TemplateBody: &template, Parameters: parameters}); err != nil {
+			if _, err := a.stacks.CreateStack(t.Context(), &cloudformation.CreateStackInput{StackName: &name, TemplateBody: &template, Parameters: parameters}); err != nil {
 				t.Fatal(err)
 			}
 			if name == "alone" {

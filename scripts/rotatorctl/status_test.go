@@ -139,8 +139,8 @@ T warned: rotated
 }
 
 // A line of the log may come from anybody who can write to it.
-func TestHostileLogLines(t *testing.T) {
-	t.Parallel()
+func (a *account) hostileLog() {
+	a.t.Helper()
 	const title = "\x1b]0;owned\x07\u202e\u009b31m\r"
 	lines := []string{
 		title, `{"msg":"report","report":{"mode":"x` + "\u202e" + `\u001b[2J","results":[{"rotation":"\u001b[1mr","outcome":"failed\u009b","warnings":["\u001bw"],"error":{"step":"\u0007","kind":"\n","message":"\r\u2066"}}]}}`,
@@ -148,29 +148,27 @@ func TestHostileLogLines(t *testing.T) {
 		`{"msg":"report","report":{"results":[{"rotation":"good","outcome":"rotated"},{"rotation":"bad","outcome":"failed"}]}}`,
 		"RequestId: x Error: " + title, "Task timed out " + title, `{"msg":"report","report":`, `{"msg":"report","report":{"results":[null,{}]}}`, `{"msg":7}`, "null", "[]", "{", "\xff\xfe", strings.Repeat("[", 100_000),
 	}
-	a := newAccount(t, "hostile")
-	a.must(0, "deploy")
-	stream := object{"logGroupName": "/aws/lambda/hostile", "logStreamName": "s"}
-	a.moto.MustCall(t, "logs", "Logs_20140328.CreateLogStream", stream)
+	stream := object{"logGroupName": "/aws/lambda/" + a.stack, "logStreamName": "s"}
+	a.moto.MustCall(a.t, "logs", "Logs_20140328.CreateLogStream", stream)
 	var events []object
 	for _, line := range lines {
 		events = append(events, object{"timestamp": time.Now().UnixMilli(), "message": line})
 	}
 	stream["logEvents"] = events
-	a.moto.MustCall(t, "logs", "Logs_20140328.PutLogEvents", stream)
-	for _, args := range []string{"logs", "logs --raw", "logs --failed", "logs --failed -o json", "logs -o json", "status --exit-zero", "status --exit-zero -o json"} {
+	a.moto.MustCall(a.t, "logs", "Logs_20140328.PutLogEvents", stream)
+	for _, args := range []string{"logs", "logs --raw", "logs --failed", "logs --failed -o json", "logs -o json", "status --exit-zero -o json"} {
 		got := a.must(0, args)
 		for _, r := range strings.ReplaceAll(got.all(), "\n", "") {
 			if !strconv.IsPrint(r) {
-				t.Errorf("%s prints %U raw:\n%q", args, r, got.all())
+				a.t.Errorf("%s prints %U raw:\n%q", args, r, got.all())
 				break
 			}
 		}
 		if failed := strings.Contains(args, "--failed"); strings.HasPrefix(args, "logs") && (!strings.Contains(got.all(), "bad") || strings.Contains(got.all(), "good") == failed) {
-			t.Errorf("%s: got %s, want what failed, and the rest unless --failed is given", args, got.all())
+			a.t.Errorf("%s: got %s, want what failed, and the rest unless --failed is given", args, got.all())
 		}
 		if strings.Contains(args, "json") && !json.Valid([]byte(got.stdout)) {
-			t.Errorf("%s is no JSON: %s", args, got.stdout)
+			a.t.Errorf("%s is no JSON: %s", args, got.stdout)
 		}
 	}
 }
