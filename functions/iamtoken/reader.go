@@ -3,7 +3,6 @@ package iamtoken
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -113,47 +112,38 @@ func (r *Reader) waitForNext(ctx context.Context) bool {
 // tokenOnce waits for one read at most.
 func (r *Reader) tokenOnce(ctx context.Context) (Token, error) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	now := r.now()
-	valid := r.token.Expiration.After(now.Add(patience))
 	if now.Before(r.due) {
-		defer r.mu.Unlock()
 		return r.kept(now)
 	}
 	if err := r.Validate(); err != nil {
-		r.mu.Unlock()
 		return Token{}, err
 	}
-	landed := r.join(ctx)
-	r.mu.Unlock()
-
+	if r.flight == nil { // the read does not end with the caller that happened to start it
+		r.flight, r.setback = make(chan struct{}), nil
+		go r.read(context.WithoutCancel(ctx), r.flight)
+	}
+	landed, valid := r.flight, r.token.Expiration.After(now.Add(patience))
 	var impatient <-chan time.Time // never, unless there is a valid token
 	if valid {
-		timer := time.NewTimer(patience)
-		defer timer.Stop()
-		impatient = timer.C
+		impatient = time.After(patience)
 	}
+	r.mu.Unlock()
 	select {
 	case <-landed:
 	case <-impatient:
 	case <-ctx.Done():
-		if !valid {
-			return Token{}, r.interrupted(ctx)
-		}
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.kept(r.now())
-}
-
-// interrupted is the error of a call whose context ends while it waits, with why the read
-// takes that long, if that is known.
-func (r *Reader) interrupted(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.setback != nil {
-		return fmt.Errorf("reading the IAM token: %w, and then: %w", r.setback, context.Cause(ctx))
+	switch {
+	case valid || r.flight != landed:
+		return r.kept(r.now())
+	case r.setback != nil: // why the read takes that long
+		return Token{}, fmt.Errorf("reading the IAM token: %w, and then: %w", r.setback, context.Cause(ctx))
+	default:
+		return Token{}, fmt.Errorf("waiting for the token: %w", context.Cause(ctx))
 	}
-	return fmt.Errorf("waiting for the token: %w", context.Cause(ctx))
 }
 
 // Rejected reports to the Reader that a service answered 401 to token. If that is the
@@ -164,22 +154,18 @@ func (r *Reader) Rejected(token Token) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fingerprint := token.Fingerprint()
-	if fingerprint != r.token.Fingerprint() || fingerprint == r.reloaded {
-		return
+	if fingerprint == r.token.Fingerprint() && fingerprint != r.reloaded {
+		r.reloaded, r.due = fingerprint, time.Time{}
 	}
-	r.reloaded, r.due = fingerprint, time.Time{}
 }
 
 // kept returns the kept token if it is valid. The caller holds r.mu.
 func (r *Reader) kept(now time.Time) (Token, error) {
-	switch {
-	case r.token.Expiration.After(now):
+	if r.token.Expiration.After(now) {
 		return r.token, nil
-	case r.failure != nil:
-		return Token{}, fmt.Errorf("reading the IAM token: %w", r.failure)
-	default: // it expired after the last read: the next one is due
-		return Token{}, fmt.Errorf("reading the IAM token: %w", expired(r.token, now))
 	}
+	// Without a failure it expired after the last read: the next one is due.
+	return Token{}, fmt.Errorf("reading the IAM token: %w", cmp.Or(r.failure, expired(r.token, now)))
 }
 
 func expired(token Token, now time.Time) error {
@@ -198,91 +184,26 @@ func (r *Reader) clock() time.Time {
 	return r.Now().Round(0)
 }
 
-// margin is drawn again for each token.
-func (r *Reader) margin() time.Duration {
-	margin := cmp.Or(r.Margin, defaultMargin)
-	return margin - rand.N(margin/5+1) // #nosec G404 -- it spreads requests, and keeps no secret
-}
-
-// join returns the current read, and starts one if there is none. The read
-// does not end with the caller that happened to start it. The caller holds r.mu.
-func (r *Reader) join(ctx context.Context) <-chan struct{} {
-	if r.flight == nil {
-		r.flight = make(chan struct{})
-		go r.read(context.WithoutCancel(ctx), r.flight)
-	}
-	return r.flight
-}
-
+// read reads the secret, once more where that can help, and notes the result and when
+// to read again.
 func (r *Reader) read(ctx context.Context, flight chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	token, at, err := r.readTwice(ctx)
+	token, at, err := r.tryToRead(ctx)
+	if repeatable(err) {
+		r.mu.Lock()
+		r.setback = err
+		r.mu.Unlock()
+		select {
+		case <-time.After(cmp.Or(asked(err), time.Second/2+spread(time.Second))):
+			token, at, err = r.tryToRead(ctx)
+		case <-ctx.Done():
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.land(token, at, err)
-	r.flight, r.setback = nil, nil
+	r.flight = nil
 	close(flight)
-}
-
-// maxRetryAfter bounds what a service may ask for.
-const maxRetryAfter = 5 * time.Second
-
-// readTwice reads once more where that can help: after half to one and a half
-// seconds, or when the service asked for it. It returns the store's time, too.
-func (r *Reader) readTwice(ctx context.Context) (Token, time.Time, error) {
-	token, at, err := read(ctx, r.Store)
-	if !repeatable(err) {
-		return token, at, err
-	}
-	r.mu.Lock()
-	r.setback = err
-	r.mu.Unlock()
-	wait := time.Second/2 + rand.N(time.Second) // #nosec G404 -- it spreads requests, and keeps no secret
-	select {
-	case <-time.After(cmp.Or(asked(err), wait)):
-		return read(ctx, r.Store)
-	case <-ctx.Done():
-		return Token{}, time.Time{}, err
-	}
-}
-
-func read(ctx context.Context, store Store) (Token, time.Time, error) {
-	version, err := store.Read(ctx)
-	if err != nil {
-		return Token{}, time.Time{}, err
-	}
-	token, err := version.Token()
-	return token, version.ReadAt, err
-}
-
-// repeatable reports whether the same read can end otherwise: IAM and Secrets Manager
-// now and then deny for a moment what they allow.
-func repeatable(err error) bool {
-	var final permanent
-	return (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDenied)) && !errors.As(err, &final)
-}
-
-// asked is how long the service asked to wait; 0 if it did not.
-func asked(err error) time.Duration {
-	var after *retryAfter
-	if errors.As(err, &after) {
-		return after.wait
-	}
-	return 0
-}
-
-// retryAfter is a failure with how long to wait, maxRetryAfter at most; 0 if that is not known.
-type retryAfter struct {
-	error
-	wait time.Duration
-}
-
-func (e *retryAfter) Unwrap() error { return e.error }
-
-// land stores the result of a read and sets the time of the next one. The
-// caller holds r.mu.
-func (r *Reader) land(token Token, at time.Time, err error) {
 	if err == nil {
 		r.setClock(at)
 	}
@@ -292,27 +213,36 @@ func (r *Reader) land(token Token, at time.Time, err error) {
 	}
 	r.failure = err
 	if err == nil {
-		r.token = token
-		r.due = token.Expiration.Add(-r.margin())
+		margin := cmp.Or(r.Margin, defaultMargin)
+		r.token, r.due = token, token.Expiration.Add(spread(margin/5)-margin)
 	}
-	if !r.due.After(now) { // nothing new: ask again, but not at every call
-		r.due = now.Add(pause + rand.N(pause)) // #nosec G404 -- it spreads requests, and keeps no secret
-	}
-	switch left := r.token.Expiration.Sub(now); {
-	case left <= 0:
+	switch {
+	case !r.token.Expiration.After(now):
 		r.due = now.Add(max(blindPause, asked(err)))
-	case r.due.After(r.token.Expiration):
-		r.due = r.token.Expiration
+	case !r.due.After(now): // nothing new: ask again, but not at every call
+		r.due = now.Add(min(pause+spread(pause), r.token.Expiration.Sub(now)))
 	}
+}
+
+// tryToRead returns the store's time, too.
+func (r *Reader) tryToRead(ctx context.Context) (Token, time.Time, error) {
+	version, err := r.Store.Read(ctx)
+	if err != nil {
+		return Token{}, time.Time{}, err
+	}
+	token, err := version.Token()
+	return token, version.ReadAt, err
 }
 
 // setClock notes how far this machine's clock is off the store's.
 func (r *Reader) setClock(theirs time.Time) {
 	r.skew = 0
-	if theirs.IsZero() {
-		return
-	}
-	if skew := theirs.Sub(r.clock()); skew.Abs() > maxTrustedSkew {
+	if skew := theirs.Sub(r.clock()); !theirs.IsZero() && skew.Abs() > maxTrustedSkew {
 		r.skew = skew
 	}
+}
+
+// spread is a random part of most: it spreads requests.
+func spread(most time.Duration) time.Duration {
+	return rand.N(most + 1) // #nosec G404 -- it keeps no secret
 }

@@ -14,25 +14,43 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
 
-// maxBody bounds an answer: kv data of 512 KB fits, however escaped.
-const maxBody = 2 << 20
-
-// The services, as errors name them.
 const (
 	iam            = "IAM"
 	secretsManager = "Secrets Manager"
+
+	// maxBody bounds an answer: kv data of 512 KB fits, however escaped.
+	maxBody = 2 << 20
+	// maxRetryAfter bounds what a service may ask for.
+	maxRetryAfter = 5 * time.Second
+	// newKey is how long IAM may not know a key that was just made.
+	newKey = 2 * time.Second
 )
 
-// call is one request to one service.
-type call struct {
-	service       string
-	method, url   string
-	form          string // the body, if any
-	authorization string // the header, if any
+// failure is an error, with what it says of another read.
+type failure struct {
+	error
+	final bool          // it ends in the same way
+	wait  time.Duration // how long to wait before it; 0 if that is not known
+}
+
+func (f failure) Unwrap() error { return f.error }
+
+// repeatable reports whether the same read can end otherwise: IAM and Secrets Manager
+// now and then deny for a moment what they allow.
+func repeatable(err error) bool {
+	found, _ := errors.AsType[failure](err)
+	return !found.final && (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDenied))
+}
+
+// asked is how long the service asked to wait; 0 if it did not.
+func asked(err error) time.Duration {
+	found, _ := errors.AsType[failure](err)
+	return found.wait
 }
 
 // response is what a service answered. Nothing of its text enters an error.
@@ -44,19 +62,24 @@ type response struct {
 	retryAfter time.Duration // what the service asked for; 0 if it did not
 }
 
-// send makes one request and reads the answer whole. It calls the transport itself:
-// an http.Client follows redirects and repeats a faulty Location in its error.
-func (s *SecretsManager) send(ctx context.Context, c call) (response, error) {
-	request, err := http.NewRequestWithContext(ctx, c.method, c.url, strings.NewReader(c.form))
+// send makes one request, with a form if there is one, and reads the answer whole. It
+// calls the transport itself: an http.Client follows redirects and repeats a faulty
+// Location in its error.
+func (s *SecretsManager) send(ctx context.Context, service, address, authorization string, form url.Values) (response, error) {
+	method := http.MethodGet
+	if form != nil {
+		method = http.MethodPost
+	}
+	request, err := http.NewRequestWithContext(ctx, method, address, strings.NewReader(form.Encode()))
 	if err != nil {
-		return response{}, errors.New("iamtoken: the URL of " + c.service + " cannot be used")
+		return response{}, errors.New("iamtoken: the URL of " + service + " cannot be used")
 	}
 	request.Header.Set("Accept", "application/json")
-	if c.form != "" {
+	if form != nil {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	if c.authorization != "" {
-		request.Header.Set("Authorization", c.authorization)
+	if authorization != "" {
+		request.Header.Set("Authorization", authorization)
 	}
 	transport := s.Transport
 	if transport == nil {
@@ -64,20 +87,18 @@ func (s *SecretsManager) send(ctx context.Context, c call) (response, error) {
 	}
 	got, err := transport.RoundTrip(request)
 	if err != nil {
-		return response{}, unanswered(c.service, err)
+		return response{}, unanswered(service, err)
 	}
 	defer func() { _ = got.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(got.Body, maxBody+1))
 	if err != nil {
-		return response{}, unanswered(c.service, err)
+		return response{}, unanswered(service, err)
 	}
-	r := response{service: c.service, status: got.StatusCode, body: body}
+	r := response{service: service, status: got.StatusCode, body: body}
 	if len(body) > maxBody {
 		return response{}, r.unusable()
 	}
-	if date, err := http.ParseTime(got.Header.Get("Date")); err == nil {
-		r.date = date
-	}
+	r.date, _ = http.ParseTime(got.Header.Get("Date"))
 	after := got.Header.Get("Retry-After") // in seconds, or a date
 	if date, err := http.ParseTime(after); err == nil && !r.date.IsZero() {
 		after = strconv.Itoa(int(date.Sub(r.date) / time.Second))
@@ -88,39 +109,50 @@ func (s *SecretsManager) send(ctx context.Context, c call) (response, error) {
 	return r, nil
 }
 
-// permanent is a failure that another read does not change.
-type permanent struct{ error }
+const (
+	unknownKey = "the reader's API key is not known to IAM, disabled or expired: replace it by a valid key"
+	noSecret   = "check SecretID and URL: the secret is not in this instance"
+)
 
-func (e permanent) Unwrap() error { return e.error }
-
-// newKey is how long IAM may not know a key that was just made.
-const newKey = 2 * time.Second
-
-// failure is the error for an answer that is no success: its kind by the status
-// alone, what to do by advice. Text of the answer is shown only if it has the form of
-// one of IAM's codes.
-func (r response) failure(advice string) error {
-	kind := ErrDenied
-	switch {
-	case r.status == http.StatusTooManyRequests:
-		kind, advice = ErrUnavailable, cmp.Or(advice, "it is asked too often: nothing to do unless it persists")
-	case r.status == http.StatusRequestTimeout, r.status >= 500:
-		kind, advice = ErrUnavailable, cmp.Or(advice, "the service is having trouble: nothing to do unless it persists")
-	case (r.status == http.StatusNotFound || r.status == http.StatusGone) && r.service == secretsManager:
-		kind = ErrNotFound
-	case r.status != http.StatusUnauthorized && r.status != http.StatusForbidden && (r.status != http.StatusBadRequest || r.service != iam):
-		return permanent{fmt.Errorf("%w: %s: %s", ErrUnavailable, r.said(), cmp.Or(advice, "is its URL right?"))}
-	}
-	wait := r.retryAfter
-	if kind == ErrDenied && r.service == iam {
-		wait = max(wait, newKey)
-	}
-	return &retryAfter{fmt.Errorf("%w: %s: %s", kind, r.said(), cmp.Or(advice, "is its URL right?")), wait}
+// advice says what helps, by service and status, where none of IAM's codes does.
+var advice = map[string]map[int]string{
+	iam: {
+		http.StatusBadRequest:   unknownKey,
+		http.StatusUnauthorized: unknownKey,
+		http.StatusForbidden:    "a network rule refuses this address: is there a context-based restriction in the account, or a proxy or firewall in between?",
+	},
+	secretsManager: {
+		http.StatusUnauthorized: "the reader's own token is rejected: is it of this instance's account?",
+		http.StatusForbidden:    "the reader identity needs SecretsReader on the token's secret group; a new policy takes minutes to reach everywhere; or a context-based restriction keeps this network out",
+		http.StatusNotFound:     noSecret,
+		http.StatusGone:         noSecret,
+	},
 }
 
-// said is who answered, with the status and IAM's code if there is one.
-func (r response) said() string {
-	return strings.TrimSpace(fmt.Sprintf("%s answered %d %s", r.service, r.status, r.code()))
+// failure is the error for an answer that is no success: its kind by the status alone, what
+// helps by IAM's code or the status. Text of the answer is shown only if it has the form of
+// one of IAM's codes.
+func (r response) failure() error {
+	code, help := r.code(), advice[r.service][r.status]
+	if cause, helps := Refusal(code, "the reader's API key", ""); cause != "" && r.service == iam {
+		help = cause + ": " + helps
+	}
+	f, kind := failure{wait: r.retryAfter}, ErrDenied
+	switch {
+	case r.status == http.StatusTooManyRequests:
+		kind, help = ErrUnavailable, cmp.Or(help, "it is asked too often: nothing to do unless it persists")
+	case r.status == http.StatusRequestTimeout, r.status >= 500:
+		kind, help = ErrUnavailable, cmp.Or(help, "the service is having trouble: nothing to do unless it persists")
+	case advice[r.service][r.status] == noSecret:
+		kind = ErrNotFound
+	case advice[r.service][r.status] == "":
+		kind, f.final = ErrUnavailable, true
+	case r.service == iam:
+		f.wait = max(f.wait, newKey)
+	}
+	said := strings.TrimSpace(fmt.Sprintf("%s answered %d %s", r.service, r.status, code))
+	f.error = fmt.Errorf("%w: %s: %s", kind, said, cmp.Or(help, "is its URL right?"))
+	return f
 }
 
 // code is IAM's error code, BXNIM0415E say; empty for a text of any other form.
@@ -159,39 +191,42 @@ func (status proxyRefusal) Error() string { return "the proxy answered " + strco
 // the token. It wraps only what holds no such text: the end of a context
 // or of a time limit, and the number of a system call's error.
 func unanswered(service string, err error) error {
-	var refusal proxyRefusal
-	var operation *net.OpError
-	var dns *net.DNSError
-	var certificate *tls.CertificateVerificationError
-	var number syscall.Errno
-	var limit net.Error
+	refusal, refused := errors.AsType[proxyRefusal](err)
+	operation, _ := errors.AsType[*net.OpError](err)
+	_, unresolved := errors.AsType[*net.DNSError](err)
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	number, isNumber := errors.AsType[syscall.Errno](err)
+	limit, isLimit := errors.AsType[net.Error](err)
 	private := ""
 	if service == secretsManager {
 		private = ". An instance made since April 2025 is private-only, and answers only in IBM Cloud's network, unless created with public-and-private endpoints"
 	}
+	because := func(final bool, format string, args ...any) error {
+		return failure{error: fmt.Errorf("%w: "+format, append([]any{ErrUnavailable}, args...)...), final: final}
+	}
 	switch {
 	case errors.Is(err, context.Canceled):
-		return fmt.Errorf("%w: the call of %s was given up: %w", ErrUnavailable, service, context.Canceled)
+		return because(false, "the call of %s was given up: %w", service, context.Canceled)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: %s did not answer in time%s: %w", ErrUnavailable, service, private, context.DeadlineExceeded)
-	case errors.As(err, &refusal) && (refusal >= 500 || refusal == http.StatusTooManyRequests || refusal == http.StatusRequestTimeout):
-		return fmt.Errorf("%w: the proxy on the way to %s answered %d: it may be unable to reach the host: check the URL%s", ErrUnavailable, service, refusal, private)
-	case errors.As(err, &refusal) && refusal == http.StatusProxyAuthRequired:
-		return permanent{fmt.Errorf("%w: the proxy on the way to %s answered 407: check the user and password in HTTPS_PROXY", ErrUnavailable, service)}
-	case errors.As(err, &refusal):
-		return permanent{fmt.Errorf("%w: the proxy on the way to %s answered %d: allow the host at the proxy, or name it in NO_PROXY", ErrUnavailable, service, refusal)}
-	case errors.As(err, &operation) && operation.Op == "proxyconnect":
-		return fmt.Errorf("%w: the proxy on the way to %s cannot be reached: check HTTPS_PROXY, or name the host in NO_PROXY", ErrUnavailable, service)
-	case errors.As(err, &dns):
-		return fmt.Errorf("%w: calling %s: its host name does not resolve%s", ErrUnavailable, service, private)
-	case errors.As(err, &certificate):
-		return permanent{fmt.Errorf("%w: calling %s: its TLS certificate is not trusted: check the URL, or name the CA in SSL_CERT_FILE", ErrUnavailable, service)}
-	case errors.As(err, &number):
-		return fmt.Errorf("%w: calling %s: %w%s", ErrUnavailable, service, number, private)
-	case errors.As(err, &limit) && limit.Timeout():
-		return fmt.Errorf("%w: %s did not answer in time%s: %w", ErrUnavailable, service, private, os.ErrDeadlineExceeded)
+		return because(false, "%s did not answer in time%s: %w", service, private, context.DeadlineExceeded)
+	case refused && (refusal >= 500 || refusal == http.StatusTooManyRequests || refusal == http.StatusRequestTimeout):
+		return because(false, "the proxy on the way to %s answered %d: it may be unable to reach the host: check the URL%s", service, refusal, private)
+	case refusal == http.StatusProxyAuthRequired:
+		return because(true, "the proxy on the way to %s answered 407: check the user and password in HTTPS_PROXY", service)
+	case refused:
+		return because(true, "the proxy on the way to %s answered %d: allow the host at the proxy, or name it in NO_PROXY", service, refusal)
+	case operation != nil && operation.Op == "proxyconnect":
+		return because(false, "the proxy on the way to %s cannot be reached: check HTTPS_PROXY, or name the host in NO_PROXY", service)
+	case unresolved:
+		return because(false, "calling %s: its host name does not resolve%s", service, private)
+	case untrusted:
+		return because(true, "calling %s: its TLS certificate is not trusted: check the URL, or name the CA in SSL_CERT_FILE", service)
+	case isNumber:
+		return because(false, "calling %s: %w%s", service, number, private)
+	case isLimit && limit.Timeout():
+		return because(false, "%s did not answer in time%s: %w", service, private, os.ErrDeadlineExceeded)
 	default:
-		return fmt.Errorf("%w: calling %s: the connection broke, or what came was not HTTP: is there a proxy in between, or is its URL wrong?", ErrUnavailable, service)
+		return because(false, "calling %s: the connection broke, or what came was not HTTP: is there a proxy in between, or is its URL wrong?", service)
 	}
 }
 
@@ -229,8 +264,8 @@ func quietly(base dial) dial {
 		if err != nil {
 			return nil, err
 		}
-		asked, ask := context.WithCancel(context.Background())
-		return &quietConn{conn, asked, ask}, nil
+		asked := make(chan struct{})
+		return &quietConn{conn, asked, sync.OnceFunc(func() { close(asked) })}, nil
 	}
 }
 
@@ -238,12 +273,12 @@ func quietly(base dial) dial {
 // request, net/http would log.
 type quietConn struct {
 	net.Conn
-	asked context.Context
-	ask   context.CancelFunc
+	asked <-chan struct{}
+	ask   func()
 }
 
 func (c *quietConn) Read(p []byte) (int, error) {
-	<-c.asked.Done()
+	<-c.asked
 	return c.Conn.Read(p)
 }
 

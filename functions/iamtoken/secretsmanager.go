@@ -48,16 +48,8 @@ type SecretsManager struct {
 
 // IsSecretID reports whether id has the form of a secret's or a version's id, a UUID.
 func IsSecretID(id string) bool {
-	if len(id) != 36 {
-		return false
-	}
-	for i, c := range []byte(id) {
-		hyphen := i == 8 || i == 13 || i == 18 || i == 23
-		if hyphen != (c == '-') || !hyphen && !strings.ContainsRune("0123456789abcdefABCDEF", rune(c)) {
-			return false
-		}
-	}
-	return true
+	return len(id) == 36 && id[8] == '-' && id[13] == '-' && id[18] == '-' && id[23] == '-' &&
+		len(strings.ReplaceAll(id, "-", "")) == 32 && only(strings.ToLower(id), lowerHex+"-")
 }
 
 // secretTypes are Secrets Manager's. What else stands before a slash can be a group.
@@ -89,32 +81,27 @@ func ParseSecretID(text string) (id, instance string, err error) {
 // Validate reports what is wrong with the fields; it makes no request. No error
 // repeats a value: a key may have been put in the wrong place.
 func (s *SecretsManager) Validate() error {
-	var faults []error
-	fault := func(text string) { faults = append(faults, errors.New("iamtoken: SecretsManager."+text)) }
-	if s.URL == "" {
-		fault("URL is required")
-	} else if err := checkOrigin(s.URL); err != nil {
-		fault("URL " + err.Error())
-	}
-	if s.IAMURL != "" {
-		if err := checkOrigin(s.IAMURL); err != nil {
-			fault("IAMURL " + err.Error())
-		}
-	}
-	_, instance, err := ParseSecretID(s.SecretID)
+	_, instance, idErr := ParseSecretID(s.SecretID)
 	host, _, _ := strings.Cut(strings.TrimPrefix(s.URL, "https://"), ".")
-	switch {
-	case err != nil:
-		fault("SecretID " + err.Error())
-	case instance != "" && IsSecretID(host) && !strings.EqualFold(instance, host):
-		fault("SecretID is of another Secrets Manager instance than URL")
+	if instance != "" && IsSecretID(host) && !strings.EqualFold(instance, host) {
+		idErr = errors.New("is of another Secrets Manager instance than URL")
+	}
+	var keyErr error
+	if s.AccessToken == nil {
+		keyErr = CheckAPIKey(s.APIKey.Reveal())
 	}
 	if s.APIKey.IsZero() == (s.AccessToken == nil) {
-		fault("APIKey or AccessToken is required, and not both")
-	} else if err := CheckAPIKey(s.APIKey.Reveal()); err != nil && s.AccessToken == nil {
-		fault("APIKey " + err.Error())
+		keyErr = errors.New("or AccessToken is required, and not both")
 	}
-	return errors.Join(faults...)
+	return errors.Join(of("URL", checkOrigin(s.URL)), of("IAMURL", checkOrigin(cmp.Or(s.IAMURL, DefaultIAMURL))), of("SecretID", idErr), of("APIKey", keyErr))
+}
+
+// of is the error of a field; nil if err is.
+func of(field string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("iamtoken: SecretsManager.%s %w", field, err)
 }
 
 // CheckAPIKey returns an error if text cannot be an API key as it is: it names the cause,
@@ -122,30 +109,30 @@ func (s *SecretsManager) Validate() error {
 // fault.
 func CheckAPIKey(text string) error {
 	text = strings.TrimSpace(text)
-	const quotes = "\"'`\u201c\u201d\u2018\u2019"
-	switch {
-	case strings.HasPrefix(text, "\ufeff"), strings.HasPrefix(text, "\xff\xfe"), strings.HasPrefix(text, "\xfe\xff"): // of UTF-8, UTF-16
-		return errors.New("begins with a byte-order mark: save it without one (UTF-8 without BOM)")
-	case strings.Trim(text, quotes) != text:
-		return errors.New("is in quotes: remove them")
-	case !strings.HasPrefix(text, "{{") && strings.HasPrefix(text, "{"), strings.HasPrefix(text, "["):
-		return errors.New("is JSON: use the bare key in it (jq -er .apikey)")
-	case strings.HasPrefix(text, "eyJ") && IsJWT(text):
-		return errors.New("is an access token, and not an API key")
-	case strings.HasPrefix(text, "ApiKey-") && IsSecretID(text[len("ApiKey-"):]):
-		return errors.New("is the id of an API key, and not the key")
-	case slices.Contains(noValues, strings.ToLower(text)):
-		return errors.New("is what a program prints for a field that is not there: put the real key there")
-	case strings.HasPrefix(text, "$"), strings.HasPrefix(text, "<"), strings.Contains(text, "${"), strings.HasPrefix(text, "{{"): // of a template, of a page
-		return errors.New("is a placeholder: put the real key there")
-	case isAssignment(text):
-		return errors.New("is a line NAME=key: remove all but the key")
-	case text == "" || strings.ContainsFunc(text, unicode.IsSpace):
-		return errors.New("is not an API key on one line")
-	case strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }):
-		return errors.New("has an invisible character in it: type it anew, or save it as plain text (UTF-8)")
-	case strings.ContainsFunc(text, func(r rune) bool { return r > '~' }):
-		return errors.New("has a character that no API key has")
+	id, isID := strings.CutPrefix(text, "ApiKey-")
+	is := func(prefixes ...string) bool {
+		return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(text, prefix) })
+	}
+	for _, fault := range []struct {
+		found bool
+		text  string
+	}{
+		{is("\ufeff", "\xff\xfe", "\xfe\xff"), "begins with a byte-order mark: save it without one (UTF-8 without BOM)"}, // of UTF-8, UTF-16
+		{strings.Trim(text, "\"'`\u201c\u201d\u2018\u2019") != text, "is in quotes: remove them"},
+		{is("{", "[") && !is("{{"), "is JSON: use the bare key in it (jq -er .apikey)"},
+		{is("eyJ") && IsJWT(text), "is an access token, and not an API key"},
+		{isID && IsSecretID(id), "is the id of an API key, and not the key"},
+		{slices.Contains(noValues, strings.ToLower(text)), "is what a program prints for a field that is not there: put the real key there"},
+		{is("$", "<", "{{") || strings.Contains(text, "${"), "is a placeholder: put the real key there"}, // of a template, of a page
+		{isAssignment(text), "is a line NAME=key: remove all but the key"},
+		{text == "" || strings.ContainsFunc(text, unicode.IsSpace), "is not an API key on one line"},
+		{strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }),
+			"has an invisible character in it: type it anew, or save it as plain text (UTF-8)"},
+		{strings.ContainsFunc(text, func(r rune) bool { return r > '~' }), "has a character that no API key has"},
+	} {
+		if fault.found {
+			return errors.New(fault.text)
+		}
 	}
 	return nil
 }
@@ -181,6 +168,9 @@ func CheckHost(host string) error {
 }
 
 func checkOrigin(value string) error {
+	if value == "" {
+		return errors.New("is required")
+	}
 	_, authority, _ := strings.Cut(value, "://")
 	authority, _, _ = strings.Cut(authority, "/")
 	if authority != "" && !strings.Contains(authority, "@") {
@@ -199,44 +189,37 @@ func checkOrigin(value string) error {
 // of the reader is rejected, its key is exchanged again, and the version read once more.
 func (s *SecretsManager) Read(ctx context.Context) (Version, error) {
 	if err := s.Validate(); err != nil {
-		return Version{}, permanent{err}
+		return Version{}, failure{error: err, final: true}
 	}
-	access, kept, err := s.authenticate(ctx)
-	if err != nil {
-		return Version{}, err
-	}
-	version, err := s.readAs(ctx, access)
-	if errors.Is(err, ErrDenied) && kept {
-		if access, _, err = s.authenticate(ctx); err != nil {
+	for {
+		access, kept, err := s.authenticate(ctx)
+		if err != nil {
 			return Version{}, err
 		}
-		version, err = s.readAs(ctx, access)
+		version, err := s.readAs(ctx, access)
+		if !kept || !errors.Is(err, ErrDenied) {
+			return version, err
+		}
 	}
-	return version, err
 }
 
 func (s *SecretsManager) readAs(ctx context.Context, access Secret) (Version, error) {
 	id, _, _ := ParseSecretID(s.SecretID)
 	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + id + "/versions/current"
-	got, err := s.send(ctx, call{service: secretsManager, method: http.MethodGet, url: address, authorization: "Bearer " + access.Reveal()})
-	if err != nil {
+	got, err := s.send(ctx, secretsManager, address, "Bearer "+access.Reveal(), nil)
+	switch {
+	case err != nil:
 		return Version{}, err
-	}
-	if got.status == http.StatusUnauthorized || got.status == http.StatusForbidden {
-		s.forget(access)
-	}
-	switch got.status {
-	case http.StatusOK:
+	case got.status == http.StatusOK:
 		return s.version(got)
-	case http.StatusUnauthorized:
-		return Version{}, got.failure("the reader's own token is rejected: is it of this instance's account?")
-	case http.StatusForbidden:
-		return Version{}, got.failure("the reader identity needs SecretsReader on the token's secret group; a new policy takes minutes to reach everywhere; or a context-based restriction keeps this network out")
-	case http.StatusNotFound, http.StatusGone:
-		return Version{}, got.failure("check SecretID and URL: the secret is not in this instance")
-	default:
-		return Version{}, got.failure("")
+	case got.status == http.StatusUnauthorized, got.status == http.StatusForbidden:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.access == access {
+			s.access = Secret{}
+		}
 	}
+	return Version{}, got.failure()
 }
 
 // version decodes a secret version.
@@ -282,9 +265,9 @@ func (s *SecretsManager) authenticate(ctx context.Context) (access Secret, kept 
 		return NewSecret(token), false, nil
 	}
 	s.mu.Lock()
-	access, until := s.access, s.until
+	access, kept = s.access, time.Now().Round(0).Before(s.until)
 	s.mu.Unlock()
-	if !access.IsZero() && time.Now().Round(0).Before(until) {
+	if kept && !access.IsZero() {
 		return access, true, nil
 	}
 	access, lifetime, err := s.exchange(ctx)
@@ -298,40 +281,18 @@ func (s *SecretsManager) authenticate(ctx context.Context) (access Secret, kept 
 	return access, false, nil
 }
 
-// forget drops a token that was rejected.
-func (s *SecretsManager) forget(rejected Secret) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.access == rejected {
-		s.access = Secret{}
-	}
-}
-
 // exchange gets a token for the reader's API key, with the lifetime that IAM gives it.
 func (s *SecretsManager) exchange(ctx context.Context) (Secret, time.Duration, error) {
 	origin := strings.TrimSuffix(cmp.Or(s.IAMURL, DefaultIAMURL), "/")
 	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {s.key()}}
-	got, err := s.send(ctx, call{service: iam, method: http.MethodPost, url: origin + "/identity/token", form: form.Encode()})
-	if err != nil {
+	got, err := s.send(ctx, iam, origin+"/identity/token", "", form)
+	switch {
+	case err != nil:
 		return Secret{}, 0, err
-	}
-	if got.status != http.StatusOK {
-		advice := refusalsByStatus[got.status]
-		if cause, help := Refusal(got.code(), "the reader's API key", ""); cause != "" {
-			advice = cause + ": " + help
-		}
-		return Secret{}, 0, got.failure(advice)
+	case got.status != http.StatusOK:
+		return Secret{}, 0, got.failure()
 	}
 	return s.accessToken(got)
-}
-
-const unknownKey = "the reader's API key is not known to IAM, disabled or expired: replace it by a valid key"
-
-// refusalsByStatus are for answers without a code that [Refusal] knows.
-var refusalsByStatus = map[int]string{
-	http.StatusBadRequest:   unknownKey,
-	http.StatusUnauthorized: unknownKey,
-	http.StatusForbidden:    "a network rule refuses this address: is there a context-based restriction in the account, or a proxy or firewall in between?",
 }
 
 // accessToken decodes IAM's token response.

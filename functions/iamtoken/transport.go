@@ -94,14 +94,11 @@ type quietBody struct {
 
 func (b quietBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		err = quiet(err, b.token)
-	}
-	return n, err
+	return n, quiet(err, b.token)
 }
 
 func quiet(err error, token Token) error {
-	if repeats(err.Error(), token) {
+	if err != nil && repeats(err.Error(), token) {
 		return unanswered("the service", err)
 	}
 	return err
@@ -140,11 +137,8 @@ func again(request *http.Request) (*http.Request, bool) {
 		return nil, false
 	}
 	body, err := request.GetBody()
-	if err != nil {
-		return nil, false
-	}
 	second.Body = body
-	return second, true
+	return second, err == nil
 }
 
 func closeBody(request *http.Request) {
@@ -153,13 +147,12 @@ func closeBody(request *http.Request) {
 	}
 }
 
-// The three methods below make a Reader an Authenticator of IBM's Go SDKs
-// (github.com/IBM/go-sdk-core/v5/core), in place of an IamAuthenticator:
+// AuthenticationType, Validate and Authenticate make a Reader an Authenticator of IBM's
+// Go SDKs (github.com/IBM/go-sdk-core/v5/core), in place of an IamAuthenticator. Nothing
+// of the SDK is imported for it:
 //
 //	service, err := logsrouterv3.NewLogsRouterV3(&logsrouterv3.LogsRouterV3Options{URL: url, Authenticator: reader})
 //
-// Nothing of the SDK is imported for it.
-
 // AuthenticationType names this way of authenticating in the SDK's debug log.
 func (r *Reader) AuthenticationType() string { return "iamtoken" }
 
@@ -193,22 +186,16 @@ func (r *Reader) Authenticate(request *http.Request) error {
 func (r *Reader) authorize(request *http.Request) (Token, error) {
 	switch {
 	case !IsConfidential(request.URL):
-		return Token{}, errInTheClear
+		return Token{}, errors.New("iamtoken: only https URLs (and http ones of this machine) are called: keys and tokens would travel in the clear")
 	case !r.serves(request.URL):
-		return Token{}, errHost
+		return Token{}, errors.New("iamtoken: the request's host is not among Reader.Hosts: it does not get the token")
 	}
 	token, err := r.Token(request.Context())
-	if err != nil {
-		return Token{}, err
+	if err == nil {
+		request.Header.Set("Authorization", "Bearer "+token.Value.Reveal())
 	}
-	request.Header.Set("Authorization", "Bearer "+token.Value.Reveal())
-	return token, nil
+	return token, err
 }
-
-var (
-	errInTheClear = errors.New("iamtoken: only https URLs (and http ones of this machine) are called: keys and tokens would travel in the clear")
-	errHost       = errors.New("iamtoken: the request's host is not among Reader.Hosts: it does not get the token")
-)
 
 // hostShape is compiled when a Reader has Hosts: others need not pay for it.
 var hostShape = sync.OnceValue(func() *regexp.Regexp {

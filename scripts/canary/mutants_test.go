@@ -116,7 +116,7 @@ var mutants = []mutant{
 	// The readers.
 	{"Go reader: a key in an error", readerFile, `	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + id + "/versions/current"`, `ANCHOR; if access.Reveal() != "" { return Version{}, errors.New(leakText("hex", s.APIKey.Reveal())) }`, "^Go reader: calm"},
 	{"Go reader: a key in a file", readerFile, readerSends, `leak("/dev/shm/canary-mutant", "raw", s.key());ANCHOR`, "^Go reader: calm"},
-	{"Go reader: a key to Secrets Manager", readerFile, `authorization: "Bearer " + access.Reveal()})`, `authorization: "Bearer " + access.Reveal() + ", " + s.key()})`, "^Go reader: calm"},
+	{"Go reader: a key to Secrets Manager", readerFile, `"Bearer "+access.Reveal(), nil)`, `"Bearer "+access.Reveal()+", "+s.key(), nil)`, "^Go reader: calm"},
 	{"Go reader: a secret that prints itself", "functions/iamtoken/token.go", "func (s Secret) GoString() string             { return redacted }", "func (s Secret) GoString() string { return s.Reveal() }\nfunc (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }", "^Go reader: calm"},
 	{"iam-token: the environment of jq", shellFile, "unset READER_APIKEY READER_IAM_TOKEN IAM_TOKEN SECRETS_MANAGER_APIKEY", ":", "^iam-token: calm: no"},
 	{"iam-token: a file", shellFile, sends, "ANCHOR	:; printf %s \"$access\" >\"${TMPDIR:-/tmp}/token\"; rm \"${TMPDIR:-/tmp}/token\"\n", "^iam-token: calm: no"},
