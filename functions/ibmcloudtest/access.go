@@ -57,6 +57,42 @@ func (id *identity) mayAnywhere(a action) bool {
 	return slices.ContainsFunc(id.policies, func(p policy) bool { return p.role[a] })
 }
 
+// find sets what the path names, if the caller may do the operation there: what the admin alone may, but in Secrets Manager,
+// where groups need the action on the whole instance, and secrets in their group. What is missing there is reported only to a
+// caller who may do it somewhere. The caller holds c.mu.
+func (c *Cloud) find(in *call) error {
+	a, ofGroups := in.operation.action, in.operation.name == OpGroups
+	switch {
+	case in.operation.service == serviceAPIKeys:
+		return c.findKey(in)
+	case in.operation.service == serviceAccess && in.caller.class != IdentityAdmin:
+		return fail(http.StatusForbidden, "forbidden", "You are not authorized to use this API.")
+	case in.operation.service == serviceAccess:
+		return nil
+	case ofGroups && !in.caller.may(a, wholeInstance), !ofGroups && !in.caller.mayAnywhere(a):
+		return forbidden(a)
+	case len(in.params) == 0 || len(in.params) == 3: // a collection, or a secret by its name
+		return nil
+	case ofGroups:
+		if in.group = c.groups[in.params[0]]; in.group == nil {
+			return notFound("secret group")
+		}
+		return nil
+	}
+	if in.secret = c.secrets[in.params[0]]; in.secret == nil {
+		return notFound("secret")
+	}
+	if !in.caller.may(a, in.secret.groupID) {
+		return forbidden(a)
+	}
+	if len(in.params) == 2 {
+		if in.version = in.secret.version(in.params[1]); in.version == nil {
+			return notFound("secret version")
+		}
+	}
+	return nil
+}
+
 const (
 	defaultGroup = "default" // id and name of the group of secrets that name none
 	maxGroups    = 200       // an instance holds no more, the default one aside
@@ -64,35 +100,23 @@ const (
 
 // A group is a secret group: the finest scope of a policy.
 type group struct {
-	sequence             int
-	id                   string // a UUID, or "default"
-	name                 string
-	description          string
-	createdBy            string
-	createdAt, updatedAt time.Time
+	made
+	id          string // a UUID, or "default"
+	name        string
+	description string
+	updatedAt   time.Time
 }
-
-func (g *group) order() int { return g.sequence }
 
 func (g *group) json() object {
 	return object{"id": g.id, "name": g.name, "description": g.description,
-		"created_at": timestamp(g.createdAt), "created_by": g.createdBy, "updated_at": timestamp(g.updatedAt)}
-}
-
-var groupOperations = []operation{
-	secretOp(OpGroups, "secret-group.create", "POST /secret_groups", http.StatusCreated, (*Cloud).createGroup),
-	secretOp(OpGroups, "secret-groups.list", "GET /secret_groups", http.StatusOK, (*Cloud).listGroups),
-	secretOp(OpGroups, "secret-group.read", "GET /secret_groups/{id}", http.StatusOK, (*Cloud).getGroup),
-	secretOp(OpGroups, "secret-group.update", "PATCH /secret_groups/{id}", http.StatusOK, (*Cloud).patchGroup),
-	secretOp(OpGroups, "secret-group.delete", "DELETE /secret_groups/{id}", http.StatusNoContent, (*Cloud).deleteGroup),
+		"created_at": timestamp(g.at), "created_by": g.by, "updated_at": timestamp(g.updatedAt)}
 }
 
 // newGroup adds a group. The caller holds c.mu.
-func (c *Cloud) newGroup(by *identity, name, description string) *group {
-	c.sequence++
+func (c *Cloud) newGroup(by *identity, id, name, description string) *group {
 	now := c.now()
-	g := &group{sequence: c.sequence, id: uuid.NewString(), name: name, description: description, createdBy: by.iamID, createdAt: now, updatedAt: now}
-	c.groups[g.id] = g
+	g := &group{c.newMade(by.iamID, now), id, name, description, now}
+	c.groups[id] = g
 	return g
 }
 
@@ -113,48 +137,35 @@ type groupPrototype struct {
 
 // checkGroup refuses a bad or taken name and a long description; of is the group they are for, nil
 // for a new one.
-func (c *Cloud) checkGroup(p groupPrototype, of *group) error {
-	if err := checkTexts(p.Name, p.Description, maxGroupName); err != nil || p.Name == nil {
+func (c *Cloud) checkGroup(p *groupPrototype, of *group) error {
+	if err := checkTexts(p.Name, p.Description, maxGroupName); err != nil {
 		return err
 	}
-	if taken := c.groupNamed(*p.Name); taken != nil && taken != of {
+	if taken := c.groupNamed(deref(p.Name)); taken != nil && taken != of {
 		return c.duplicate("secret group")
 	}
 	return nil
 }
 
-func (c *Cloud) createGroup(in *call) (any, error) {
-	var p groupPrototype
-	if err := in.decode(&p, mediaJSON, "name!", "description"); err != nil {
-		return nil, err
-	}
+func (c *Cloud) createGroup(in *call, p *groupPrototype) (any, error) {
 	if err := c.checkGroup(p, nil); err != nil {
 		return nil, err
 	}
 	if len(c.groups) > maxGroups {
 		return nil, badRequest("The instance has as many secret groups as it can hold.")
 	}
-	return c.newGroup(in.caller, *p.Name, deref(p.Description)).json(), nil
+	return c.newGroup(in.caller, uuid.NewString(), *p.Name, deref(p.Description)).json(), nil
 }
 
-func (c *Cloud) listGroups(in *call) (any, error) {
-	list := []object{}
-	for _, g := range inOrder(c.groups, func(*group) bool { return true }) {
-		list = append(list, g.json())
-	}
+func (c *Cloud) listGroups(*call) (any, error) {
+	list := rendered(inOrder(c.groups, func(*group) bool { return true }), (*group).json)
 	return object{"secret_groups": list, "total_count": len(list)}, nil
 }
 
-func (c *Cloud) getGroup(in *call) (any, error) {
-	return in.group.json(), nil
-}
+func (c *Cloud) getGroup(in *call) (any, error) { return in.group.json(), nil }
 
-func (c *Cloud) patchGroup(in *call) (any, error) {
+func (c *Cloud) patchGroup(in *call, p *groupPrototype) (any, error) {
 	g := in.group
-	var p groupPrototype
-	if err := in.decode(&p, mediaMergePatch, "name", "description"); err != nil {
-		return nil, err
-	}
 	if err := c.checkGroup(p, g); err != nil {
 		return nil, err
 	}

@@ -125,22 +125,21 @@ func TestErrorBodies(t *testing.T) {
 	}{
 		{"GET", "/api/v2/secrets/none", 404, "common", ""},
 		{"GET", "/nowhere", 404, "common", ""},
-		{"POST", "/", 404, "common", ""},
+		{"POST", "/", 405, "common", "GET, HEAD"},
 		{"GET", "/api/v2/secrets//metadata", 404, "common", ""},
-		{"GET", "/v1/profiles/x/nowhere", 404, "common", ""},
 		{"GET", "/v9/targets", 404, "common", ""},
 		{"GET", "/api/v1/secrets", 404, "common", ""}, // IBM ended version 1
 		{"GET", "/identity/nowhere", 404, "token", ""},
 		{"GET", "/v1/apikeys/x/nowhere", 404, "keys", ""},
 		{"PUT", "/api/v2/secrets", 405, "common", "GET, POST"},
-		{"PUT", "/v3/targets/", 405, "common", "GET, POST"},
-		{"DELETE", "/v1/tenants", 405, "common", "GET, POST"},
+		{"PUT", "/api/v2/secrets/x/metadata", 405, "common", "GET, PATCH"},
 		{"PUT", "/v1/apikeys", 405, "keys", "GET, POST"},
-		{"POST", "/v1/serviceids/x", 405, "keys", "DELETE, GET, PUT"},
 		{"GET", "/identity/token", 405, "token", "POST"},
 		{"POST", "/v3/targets", 501, "common", ""},
 		{"GET", "/v2/groups/settings", 501, "common", ""},
 		{"GET", "/v1/profiles/", 501, "keys", ""},
+		{"PUT", "/v1/serviceids/x", 501, "keys", ""},
+		{"DELETE", "/v1/tenants", 501, "common", ""},
 		{"POST", "/identity/introspect", 501, "token", ""},
 	} {
 		got := c.do(admin, test.method, test.path, "")

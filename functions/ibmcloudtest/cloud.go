@@ -14,11 +14,7 @@ package ibmcloudtest
 
 import (
 	"cmp"
-	"crypto/rand"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -44,6 +40,7 @@ type Cloud struct {
 	keyGroup       *group
 	tokenGroup     *group
 	rotations      []Rotation
+	fixed          map[string][]object // by kind
 
 	faults   faultQueue
 	requests requestLog
@@ -92,38 +89,19 @@ func (c *Cloud) lock() func() {
 	return c.mu.Unlock
 }
 
-// AccountID is the account of every seeded identity: 32 hexadecimal digits.
-func (c *Cloud) AccountID() string { return c.account }
-
-// ProfileID is the id of the trusted profile [ProfileName]: "Profile-<uuid>".
-func (c *Cloud) ProfileID() string { return c.profile.subject() }
-
-// BootstrapAPIKey is the key of [IdentityBootstrap].
+// AccountID is the account of every seeded identity: 32 hexadecimal digits. The ids of service ids are "iam-ServiceId-<uuid>",
+// that of the trusted profile [ProfileName] is "Profile-<uuid>". The two secret groups are those of the API keys and the tokens.
+func (c *Cloud) AccountID() string       { return c.account }
+func (c *Cloud) ProfileID() string       { return c.profile.subject() }
 func (c *Cloud) BootstrapAPIKey() string { return c.bootstrapKey.value }
-
-// ReaderAPIKey is the key of [IdentityReader].
-func (c *Cloud) ReaderAPIKey() string { return c.readerKey.value }
-
-// AdminAPIKey is the key of [IdentityAdmin].
-func (c *Cloud) AdminAPIKey() string { return c.adminKey.value }
-
-// KeyGroupName is the name of the secret group of the API keys.
-func (c *Cloud) KeyGroupName() string { return c.keyGroup.name }
-
-// KeyGroupID is the id of that group.
-func (c *Cloud) KeyGroupID() string { return c.keyGroup.id }
-
-// TokenGroupName is the name of the secret group of the tokens.
-func (c *Cloud) TokenGroupName() string { return c.tokenGroup.name }
-
-// TokenGroupID is the id of that group.
-func (c *Cloud) TokenGroupID() string { return c.tokenGroup.id }
-
-// BootstrapIAMID is the service id of the bootstrap identity: "iam-ServiceId-<uuid>".
-func (c *Cloud) BootstrapIAMID() string { return c.bootstrapKey.owner.iamID }
-
-// ReaderIAMID is the service id of the reader: "iam-ServiceId-<uuid>".
-func (c *Cloud) ReaderIAMID() string { return c.readerKey.owner.iamID }
+func (c *Cloud) BootstrapIAMID() string  { return c.bootstrapKey.owner.iamID }
+func (c *Cloud) ReaderAPIKey() string    { return c.readerKey.value }
+func (c *Cloud) ReaderIAMID() string     { return c.readerKey.owner.iamID }
+func (c *Cloud) AdminAPIKey() string     { return c.adminKey.value }
+func (c *Cloud) KeyGroupName() string    { return c.keyGroup.name }
+func (c *Cloud) KeyGroupID() string      { return c.keyGroup.id }
+func (c *Cloud) TokenGroupName() string  { return c.tokenGroup.name }
+func (c *Cloud) TokenGroupID() string    { return c.tokenGroup.id }
 
 // SetTokenTTL changes the lifetime of the tokens that IAM issues from now on; d counts in whole seconds.
 // It panics if d is below one second. Keep to an hour at most, as IBM does.
@@ -207,26 +185,10 @@ type Undocumented struct {
 	AutomaticRotation         string `json:"automatic_rotation,omitempty" allowed:"works,fails"`
 }
 
-// A choice is one field of Undocumented, with its name and its allowed values, the default first.
-type choice struct {
-	name    string
-	value   reflect.Value
-	allowed []string
-}
-
-func (u *Undocumented) choices() (list []choice) {
-	fields := reflect.ValueOf(u).Elem()
-	for i := range fields.NumField() {
-		tag := fields.Type().Field(i).Tag
-		list = append(list, choice{strings.TrimSuffix(tag.Get("json"), ",omitempty"), fields.Field(i), listOf(tag.Get("allowed"))})
-	}
-	return list
-}
-
 // or returns u with the zero fields taken from other.
 func (u Undocumented) or(other Undocumented) Undocumented {
-	others := other.choices()
-	for i, choice := range u.choices() {
+	others := settingsOf(&other)
+	for i, choice := range settingsOf(&u) {
 		if choice.value.IsZero() {
 			choice.value.Set(others[i].value)
 		}
@@ -241,7 +203,7 @@ func (c *Cloud) Set(u Undocumented) {
 }
 
 func (c *Cloud) set(u Undocumented) error {
-	for _, choice := range u.choices() {
+	for _, choice := range settingsOf(&u) {
 		if !choice.value.IsZero() && !slices.Contains(choice.allowed, fmt.Sprint(choice.value)) {
 			return fmt.Errorf("%s must be one of %v", choice.name, choice.allowed)
 		}
@@ -260,10 +222,9 @@ type settings struct {
 
 func (o Options) settings() settings {
 	var defaults Undocumented
-	for _, choice := range defaults.choices() {
-		if _, err := fmt.Sscan(choice.allowed[0], choice.value.Addr().Interface()); err != nil {
-			panic(err)
-		}
+	for _, choice := range settingsOf(&defaults) {
+		_, err := fmt.Sscan(choice.allowed[0], choice.value.Addr().Interface())
+		must(err == nil, "the default of %s: %v", choice.name, err)
 	}
 	return settings{cmp.Or(o.TokenTTL, maxTokenTTL), o.Undocumented.or(defaults)}
 }
@@ -285,125 +246,36 @@ func (c *Cloud) Rotations() []Rotation { return slices.Clone(c.rotations) }
 func (c *Cloud) seed(rotations int) {
 	defer c.lock()()
 	now := c.now()
-	admin := c.newServiceID(IdentityAdmin, "secrets-manager-admin", c.account, policy{wholeInstance, roleManager})
-	c.adminKey = c.newKey(admin, now)
-
-	c.groups[defaultGroup] = &group{id: defaultGroup, name: defaultGroup, createdBy: admin.iamID, createdAt: now, updatedAt: now}
-	c.keyGroup = c.newGroup(admin, "iam-api-keys", "API keys of the workloads")
-	c.tokenGroup = c.newGroup(admin, "iam-tokens", "IAM access tokens for downstream jobs")
+	seedKey := func(class, name string, policies ...policy) *apiKey {
+		return c.newKey(c.newServiceID(class, name, c.account, policies...), name, now)
+	}
+	c.adminKey = seedKey(IdentityAdmin, "secrets-manager-admin", policy{wholeInstance, roleManager})
+	admin := c.adminKey.owner
+	c.newGroup(admin, defaultGroup, defaultGroup, "")
+	c.keyGroup = c.newGroup(admin, uuid.NewString(), "iam-api-keys", "API keys of the workloads")
+	c.tokenGroup = c.newGroup(admin, uuid.NewString(), "iam-tokens", "IAM access tokens for downstream jobs")
 
 	bootstrap := []policy{{c.keyGroup.id, roleKeyReader}, {c.tokenGroup.id, roleTokenPublisher}}
-	c.bootstrapKey = c.newKey(c.newServiceID(IdentityBootstrap, "iam-token-rotator", c.account, bootstrap...), now)
-	c.readerKey = c.newKey(c.newServiceID(IdentityReader, "token-reader", c.account, policy{c.tokenGroup.id, roleSecretsReader}), now)
+	c.bootstrapKey = seedKey(IdentityBootstrap, "iam-token-rotator", bootstrap...)
+	c.readerKey = seedKey(IdentityReader, "token-reader", policy{c.tokenGroup.id, roleSecretsReader})
 	c.profile = &identity{
 		class: IdentityBootstrap, iamID: "iam-Profile-" + uuid.NewString(), name: ProfileName, account: c.account, policies: bootstrap,
 	}
 	c.identities[c.profile.iamID] = c.profile
+	c.fixed = c.newFixed()
 
-	c.rotations = make([]Rotation, rotations)
-	for i := range c.rotations {
+	seedSecret := func(name string, in *group, payload string) string {
+		return c.addSecret(&secretPrototype{Kind: kindArbitrary, Name: &name, Payload: &payload}, in.id, nil, admin, now).id
+	}
+	for i := range rotations {
 		name := "default"
 		if rotations > 1 {
 			name = fmt.Sprintf("rotation-%05d", i+1)
 		}
-		c.rotations[i] = c.seedRotation(admin, name)
+		key := seedKey(IdentityWorkload, "workload-"+name)
+		c.rotations = append(c.rotations, Rotation{
+			Name: name, APIKeySecret: seedSecret("api-key-"+name, c.keyGroup, key.value),
+			TokenSecret: seedSecret("iam-token-"+name, c.tokenGroup, noTokenYet), APIKey: key.value, IAMID: key.owner.iamID,
+		})
 	}
-}
-
-func (c *Cloud) seedRotation(admin *identity, name string) Rotation {
-	workload := c.newServiceID(IdentityWorkload, "workload-"+name, c.account)
-	key := c.newKey(workload, c.now())
-	seed := func(name string, in *group, payload string) *secret {
-		return c.addSecret(&secret{kind: kindArbitrary, name: name, groupID: in.id}, &version{value: &value{payload: payload}}, admin)
-	}
-	keySecret := seed("api-key-"+name, c.keyGroup, key.value)
-	tokenSecret := seed("iam-token-"+name, c.tokenGroup, noTokenYet)
-	return Rotation{
-		Name: name, APIKeySecret: keySecret.id, TokenSecret: tokenSecret.id,
-		APIKey: key.value, IAMID: workload.iamID,
-	}
-}
-
-// A secretPrototype is the body that creates a secret, a version or a change of metadata: the union
-// of the fields of all types. Pointers and raw values keep absent and empty apart.
-type secretPrototype struct {
-	Kind                  string          `json:"secret_type"`
-	Name                  *string         `json:"name"`
-	Description           *string         `json:"description"`
-	GroupID               *string         `json:"secret_group_id"`
-	Labels                []string        `json:"labels"`
-	CustomMetadata        json.RawMessage `json:"custom_metadata"`
-	VersionCustomMetadata json.RawMessage `json:"version_custom_metadata"`
-	ExpirationDate        *time.Time      `json:"expiration_date"`
-	Payload               *string         `json:"payload"`
-	Data                  json.RawMessage `json:"data"`
-	TTL                   json.RawMessage `json:"ttl"`
-	ReuseAPIKey           bool            `json:"reuse_api_key"`
-	ServiceID             string          `json:"service_id"`
-	AccountID             string          `json:"account_id"`
-	AccessGroups          []string        `json:"access_groups"`
-	Rotation              json.RawMessage `json:"rotation"`
-	RestoreFrom           *string         `json:"restore_from_version"`
-	SourceService         json.RawMessage `json:"source_service"`
-}
-
-// kindFields lists what each type's bodies may hold; "!" marks what they must. The sources are the
-// SDK's prototypes.
-var kindFields = map[string]struct{ create, version, patch []string }{
-	kindArbitrary: {
-		create:  []string{"payload!", "expiration_date"},
-		version: []string{"payload!"}, // no expiration_date: a version cannot move it
-		patch:   []string{"expiration_date"},
-	},
-	kindKV: {
-		create:  []string{"data!"},
-		version: []string{"data!"},
-	},
-	kindIAMCredentials: {
-		create:  []string{"ttl!", "access_groups", "service_id", "account_id", "reuse_api_key", "rotation"},
-		version: []string{"restore_from_version"},
-		patch:   []string{"ttl", "rotation"},
-	},
-	kindServiceCredentials: {
-		create: []string{"source_service!", "ttl", "rotation"},
-		patch:  []string{"ttl", "rotation"},
-	},
-}
-
-// otherKinds are the types that IBM has beside them.
-var otherKinds = []string{"username_password", "imported_cert", "public_cert", "private_cert", "custom_credentials"}
-
-var (
-	commonCreateFields = []string{"secret_type!", "name!", "description", "secret_group_id", "labels",
-		"custom_metadata", "version_custom_metadata"}
-	commonVersionFields = []string{"custom_metadata", "version_custom_metadata"}
-	commonPatchFields   = []string{"name", "description", "labels", "custom_metadata"}
-)
-
-func (in *call) decodeCreate() (*secretPrototype, error) {
-	var kind struct {
-		Kind string `json:"secret_type"`
-	}
-	_ = json.Unmarshal(in.body, &kind) // decode reports what is wrong
-	fields, ok := kindFields[kind.Kind]
-	switch {
-	case slices.Contains(otherKinds, kind.Kind):
-		return nil, doesNotServe("secrets of the type " + kind.Kind)
-	case kind.Kind != "" && !ok:
-		return nil, badField("secret_type", "must be arbitrary, kv, iam_credentials or service_credentials here")
-	}
-	return in.decodeSecret(kind.Kind, mediaJSON, commonCreateFields, fields.create)
-}
-
-// decodeSecret reads a body about a secret of the given type: with the fields of all types and those of its own.
-func (in *call) decodeSecret(kind, mediaType string, common, own []string) (*secretPrototype, error) {
-	p := secretPrototype{Kind: kind}
-	return &p, in.decode(&p, mediaType, slices.Concat(common, own)...)
-}
-
-// newAPIKey returns a random API key in IBM's form: 44 characters of [A-Za-z0-9_-].
-func newAPIKey() string {
-	b := make([]byte, 33)
-	rand.Read(b)
-	return base64.RawURLEncoding.EncodeToString(b)
 }

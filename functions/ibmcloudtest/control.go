@@ -3,35 +3,32 @@ package ibmcloudtest
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// controlPrefix is where the control interface is, without authorization. Its Hosts and Origins are those of [IsLocal].
-//
-//	POST   /_sandbox/faults    add a Fault: 201, or 400 with the allowed values
-//	GET    /_sandbox/faults    the faults that wait
-//	DELETE /_sandbox/faults    clear them
-//	PATCH  /_sandbox/settings  {"token_ttl_seconds":900} and the fields of Undocumented
-//	GET    /_sandbox/settings
-//	GET    /_sandbox/clock     {"now","ahead_seconds"}
-//	POST   /_sandbox/clock     {"advance":"24h"}: forward by that much
-//	GET    /_sandbox/requests  the request log, without secrets
-//	DELETE /_sandbox/requests  empty it
-//	GET    /_sandbox/state     all that the live page shows, without secrets; the page itself is at /
-//	GET    /_sandbox/cases     the published answers that a Fault can name
-const controlPrefix = "/_sandbox/"
-
-// ofControl reports whether a path belongs to the control interface and not to IBM Cloud.
+// ofControl reports whether a path belongs to the control interface and not to IBM Cloud. That needs no authorization: its
+// Hosts and Origins are those of [IsLocal]. What it has is in the table of routes and in scripts/sandbox/README.md.
 func ofControl(path string) bool {
-	return path == "/" || path+"/" == controlPrefix || strings.HasPrefix(path, controlPrefix)
+	return path == "/" || strings.HasPrefix(path+"/", "/_sandbox/")
+}
+
+// controlPaths says what the control interface has.
+func controlPaths() string {
+	var paths []string
+	for _, o := range operations {
+		if o.service == serviceControl && len(o.path) > 1 {
+			paths = append(paths, "/"+strings.Join(o.path, "/"))
+		}
+	}
+	return "The control interface has " + strings.Join(slices.Compact(paths), ", ") + "."
 }
 
 // IsLocal reports whether a request to a server on this machine can be trusted to come from a program of its user. A web
@@ -43,8 +40,8 @@ func IsLocal(r *http.Request, hosts ...string) bool {
 	if err != nil || u.Host != r.Host || u.Hostname() == "" {
 		return false
 	}
-	right := func(host string) bool { return sameHost(u.Hostname(), host) }
-	if !right("127.0.0.1") && !right("::1") && !right("localhost") && !slices.ContainsFunc(hosts, right) {
+	isOwn := func(host string) bool { return sameHost(u.Hostname(), host) }
+	if !slices.ContainsFunc(slices.Concat(hosts, []string{"127.0.0.1", "::1", "localhost"}), isOwn) {
 		return false
 	}
 	scheme := "http://"
@@ -62,79 +59,29 @@ func sameHost(a, b string) bool {
 	return strings.EqualFold(a, b) || errX == nil && errY == nil && x == y
 }
 
-// controls are the functions of the control interface by name and method. They return the status and body of a good
-// answer.
-var controls = map[string]map[string]func(c *Cloud, body []byte) (int, any, error){
-	"faults": {
-		http.MethodGet:    func(c *Cloud, _ []byte) (int, any, error) { return http.StatusOK, c.Faults(), nil },
-		http.MethodPost:   (*Cloud).postFault,
-		http.MethodDelete: func(c *Cloud, _ []byte) (int, any, error) { c.ClearFaults(); return http.StatusNoContent, nil, nil },
-	},
-	"settings": {
-		http.MethodGet:   func(c *Cloud, _ []byte) (int, any, error) { return http.StatusOK, c.controlSettings(), nil },
-		http.MethodPatch: (*Cloud).patchSettings,
-	},
-	"clock": {
-		http.MethodGet:  func(c *Cloud, _ []byte) (int, any, error) { return http.StatusOK, c.clock(), nil },
-		http.MethodPost: (*Cloud).postClock,
-	},
-	"requests": {
-		http.MethodGet:    func(c *Cloud, _ []byte) (int, any, error) { return http.StatusOK, c.Requests(), nil },
-		http.MethodDelete: func(c *Cloud, _ []byte) (int, any, error) { c.ClearRequests(); return http.StatusNoContent, nil, nil },
-	},
-	"state": {http.MethodGet: func(c *Cloud, _ []byte) (int, any, error) { return http.StatusOK, c.state(), nil }},
-	"cases": {http.MethodGet: func(*Cloud, []byte) (int, any, error) { return http.StatusOK, caseList(), nil }},
-}
+func (c *Cloud) getFaults(*call) (any, error) { return c.Faults(), nil }
 
-func (c *Cloud) control(r *http.Request) reply {
-	if r.URL.Path == "/" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
-		return page()
+func (c *Cloud) postFault(in *call) (any, error) {
+	var body struct {
+		Fault
+		Delay string `json:"delay"`
 	}
-	methods, known := controls[strings.TrimPrefix(r.URL.Path, controlPrefix)]
-	if !known {
-		return jsonReply(http.StatusNotFound, commonError(fail(http.StatusNotFound, "not_found",
-			"The control interface has "+controlPrefix+strings.Join(slices.Sorted(maps.Keys(controls)), ", "+controlPrefix)+".")))
+	if err := in.decodeControl(&body); err != nil {
+		return nil, err
 	}
-	serve := methods[r.Method]
-	if serve == nil {
-		var others []*operation
-		for method := range methods {
-			others = append(others, &operation{method: method, service: serviceSecretsManager})
-		}
-		return c.noOperation(r, others)
-	}
-	var body []byte
-	var err error
-	if r.Body != nil {
-		body, err = io.ReadAll(io.LimitReader(r.Body, maxBody))
-	}
-	if err != nil {
-		return jsonReply(http.StatusBadRequest, commonError(badRequest("The body could not be read.")))
-	}
-	status, answer, err := serve(c, body)
-	if err != nil {
-		return jsonReply(http.StatusBadRequest, commonError(badRequest(err.Error())))
-	}
-	return jsonReply(status, answer)
-}
-
-func (c *Cloud) postFault(body []byte) (int, any, error) {
-	var f Fault
-	var delay string
-	err := decodeControl(body,
-		field{"op", &f.Op, aString}, field{"identity", &f.Identity, aString},
-		field{"skip", &f.Skip, aNumber}, field{"times", &f.Times, aNumber}, field{"case", &f.Case, aString}, field{"status", &f.Status, aNumber},
-		field{"headers", &f.Headers, "an object of strings"}, field{"content_type", &f.ContentType, aString},
-		field{"body", &f.Body, aString}, field{"delay", &delay, aString}, field{"drop", &f.Drop, aString})
-	if err != nil {
-		return 0, nil, err
-	}
-	if delay != "" {
-		if f.Delay, err = time.ParseDuration(delay); err != nil {
-			return 0, nil, errDelay
+	f := body.Fault
+	if body.Delay != "" {
+		var err error
+		if f.Delay, err = time.ParseDuration(body.Delay); err != nil {
+			return nil, errDelay
 		}
 	}
-	return http.StatusCreated, f, c.AddFault(f)
+	return c.jsonReply(in, http.StatusCreated, f), c.AddFault(f)
+}
+
+func (c *Cloud) deleteFaults(*call) (any, error) {
+	c.ClearFaults()
+	return nil, nil
 }
 
 // controlSettings are the settings as the control interface writes them.
@@ -143,68 +90,80 @@ type controlSettings struct {
 	Undocumented
 }
 
-func (c *Cloud) controlSettings() controlSettings {
+func (c *Cloud) getSettings(*call) (any, error) {
 	defer c.lock()()
-	return controlSettings{int64(c.settings.tokenTTL / time.Second), c.settings.Undocumented}
+	return controlSettings{int64(c.settings.tokenTTL / time.Second), c.settings.Undocumented}, nil
 }
 
-func (c *Cloud) patchSettings(body []byte) (int, any, error) {
-	var ttl *int64
-	var change Undocumented
-	fields := []field{{"token_ttl_seconds", &ttl, aNumber}}
-	for _, choice := range change.choices() {
-		kind := aString
-		if choice.value.CanInt() {
-			kind = aNumber
-		}
-		fields = append(fields, field{choice.name, choice.value.Addr().Interface(), kind})
+func (c *Cloud) patchSettings(in *call) (any, error) {
+	var change struct {
+		TTL *int64 `json:"token_ttl_seconds"`
+		Undocumented
 	}
-	if err := decodeControl(body, fields...); err != nil {
-		return 0, nil, err
+	if err := in.decodeControl(&change); err != nil {
+		return nil, err
 	}
-	if ttl != nil && (*ttl < 1 || *ttl > int64(maxTokenTTL/time.Second)) {
-		return 0, nil, fmt.Errorf("token_ttl_seconds must be 1 to %d", maxTokenTTL/time.Second)
+	if change.TTL != nil && (*change.TTL < 1 || *change.TTL > int64(maxTokenTTL/time.Second)) {
+		return nil, fmt.Errorf("token_ttl_seconds must be 1 to %d", maxTokenTTL/time.Second)
 	}
-	if err := c.set(change); err != nil {
-		return 0, nil, err
+	if err := c.set(change.Undocumented); err != nil {
+		return nil, err
 	}
-	if ttl != nil {
-		c.SetTokenTTL(time.Duration(*ttl) * time.Second)
+	if change.TTL != nil {
+		c.SetTokenTTL(time.Duration(*change.TTL) * time.Second)
 	}
-	return http.StatusOK, c.controlSettings(), nil
+	return c.getSettings(in)
 }
 
 func (c *Cloud) clock() object {
 	return object{"now": timestamp(c.now()), "ahead_seconds": int64(time.Duration(c.ahead.Load()) / time.Second)}
 }
 
-func (c *Cloud) postClock(body []byte) (int, any, error) {
-	var text string
-	if err := decodeControl(body, field{"advance", &text, aString}); err != nil {
-		return 0, nil, err
+func (c *Cloud) getClock(*call) (any, error) { return c.clock(), nil }
+
+func (c *Cloud) postClock(in *call) (any, error) {
+	var body struct {
+		Advance string `json:"advance"`
 	}
-	d, _ := time.ParseDuration(text) // 0 is refused
+	if err := in.decodeControl(&body); err != nil {
+		return nil, err
+	}
+	d, _ := time.ParseDuration(body.Advance) // 0 is refused
 	if err := c.advance(d); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	return http.StatusOK, c.clock(), nil
+	return c.clock(), nil
 }
 
-// A field of a request to the control interface: where its value goes, and what it must be in words.
-type field struct {
-	name string
-	into any
-	kind string
+// A setting is a field of a struct that a request to the control interface can set.
+type setting struct {
+	name, kind string // its kind in words
+	value      reflect.Value
+	allowed    []string // if it has a tag with the values that it can have, the default first
 }
 
-const (
-	aString = "a string"
-	aNumber = "a whole number"
-)
+// settingsOf lists those of the struct that v points to.
+func settingsOf(v any) (list []setting) {
+	kinds := map[reflect.Kind]string{reflect.String: "a string", reflect.Map: "an object of strings"}
+	value := reflect.ValueOf(v).Elem()
+	for _, f := range reflect.VisibleFields(value.Type()) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous || name == "-" {
+			continue
+		}
+		kind := kinds[f.Type.Kind()]
+		if kind == "" {
+			kind = "a whole number"
+		}
+		list = append(list, setting{name, kind, value.FieldByIndex(f.Index), listOf(f.Tag.Get("allowed"))})
+	}
+	return list
+}
 
-// decodeControl reads one JSON object that has no other fields than those. The error is in our own words: it names the
-// field and what it must be, repeats no value, and shows nothing of how this is written in Go.
-func decodeControl(body []byte, fields ...field) error {
+// decodeControl reads the body, one JSON object that has no other fields than the struct that v points to. The error is in our
+// own words: it names the field and what it must be, repeats no value, and shows nothing of how this is written in Go.
+func (in *call) decodeControl(v any) error {
+	fields := settingsOf(v)
 	var names []string
 	for _, f := range fields {
 		names = append(names, f.name+" ("+f.kind+")")
@@ -213,15 +172,15 @@ func decodeControl(body []byte, fields ...field) error {
 		return fmt.Errorf(format+"; the fields are "+strings.Join(names, ", "), args...)
 	}
 	var object map[string]json.RawMessage
-	if json.Unmarshal(body, &object) != nil || object == nil {
+	if json.Unmarshal(in.body, &object) != nil || object == nil {
 		return wrong("the body must be one JSON object")
 	}
 	for _, name := range slices.Sorted(maps.Keys(object)) {
-		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
+		i := slices.IndexFunc(fields, func(f setting) bool { return f.name == name })
 		if i < 0 {
 			return wrong("unknown field %q", name)
 		}
-		if json.Unmarshal(object[name], fields[i].into) != nil {
+		if json.Unmarshal(object[name], fields[i].value.Addr().Interface()) != nil {
 			return wrong("%s must be %s", name, fields[i].kind)
 		}
 	}
@@ -256,14 +215,14 @@ func (l *requestLog) add(r Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.entries = append(l.entries, r); len(l.entries) > 2*l.limit {
-		l.entries = append([]Request(nil), l.newest()...)
+		l.entries = slices.Clone(l.newest())
 	}
 }
 
 func (l *requestLog) newest() []Request { return l.entries[max(0, len(l.entries)-l.limit):] }
 
-// Requests returns the requests to the three services in the order in which they ended; those to
-// the control interface are not among them.
+// Requests returns the requests to the services in the order in which they ended; those to the control interface are not
+// among them.
 func (c *Cloud) Requests() []Request {
 	c.requests.mu.Lock()
 	defer c.requests.mu.Unlock()
@@ -274,6 +233,13 @@ func (c *Cloud) ClearRequests() {
 	c.requests.mu.Lock()
 	defer c.requests.mu.Unlock()
 	c.requests.entries = nil
+}
+
+func (c *Cloud) getRequests(*call) (any, error) { return c.Requests(), nil }
+
+func (c *Cloud) deleteRequests(*call) (any, error) {
+	c.ClearRequests()
+	return nil, nil
 }
 
 // redactPath replaces path segments that are an API key or look like a token: a caller that mixes

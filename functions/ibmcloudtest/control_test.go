@@ -95,7 +95,7 @@ func TestTheControlInterfaceAnswersThisMachineAlone(t *testing.T) {
 		"POST /_sandbox/faults":                          400, // no body
 		"OPTIONS /_sandbox/faults":                       405,
 		"POST /_sandbox/state":                           405,
-		"POST /":                                         404,
+		"POST /":                                         405,
 		"DELETE /_sandbox/settings":                      405,
 		"DELETE /_sandbox/other":                         404,
 		"GET //_sandbox/faults":                          404,

@@ -43,7 +43,7 @@ func TestFaultCounts(t *testing.T) {
 		{"twice", []ibmcloudtest.Fault{{Op: op, Times: 2, Status: 503}}, []int{503, 503, 200, 200}},
 		{"skip two", []ibmcloudtest.Fault{{Op: op, Skip: 2, Times: 1, Status: 503}}, []int{200, 200, 503, 200}},
 		{"any operation", []ibmcloudtest.Fault{{Op: "*", Times: 1, Status: 500}}, []int{500, 200, 200, 200}},
-		{"another operation", []ibmcloudtest.Fault{{Op: ibmcloudtest.OpSettingsGet, Status: 500}}, []int{200, 200, 200, 200}},
+		{"another operation", []ibmcloudtest.Fault{{Op: "settings.get", Status: 500}}, []int{200, 200, 200, 200}},
 		{"the oldest wins", []ibmcloudtest.Fault{{Op: "*", Times: 2, Status: 500}, {Op: op, Times: 1, Status: 429}}, []int{500, 500, 429, 200}},
 		{"a skipping one leaves it to the next", []ibmcloudtest.Fault{{Op: op, Skip: 2, Times: 1, Status: 500}, {Op: op, Times: 1, Status: 429}}, []int{429, 200, 500, 200}},
 		{"its identity", []ibmcloudtest.Fault{{Op: op, Identity: "workload", Times: 1, Status: 500}}, []int{500, 200, 200, 200}},
@@ -207,7 +207,7 @@ func TestSettingsOverHTTP(t *testing.T) {
 			t.Errorf("%s: got %d %s, want %d", body, got.status, got, want)
 		}
 	}
-	for _, path := range []string{"/", "/_sandbox", "/_sandbox/fault"} {
+	for _, path := range []string{"/_sandbox", "/_sandbox/fault"} {
 		if got := c.send(c.request("PUT", path, "")); got.status != 404 || !strings.Contains(got.raw, "/_sandbox/faults, /_sandbox/requests, /_sandbox/settings, /_sandbox/state.") {
 			t.Errorf("%s: got %d and %s, want 404 and what there is", path, got.status, got)
 		}
@@ -357,7 +357,7 @@ func TestCases(t *testing.T) {
 					t.Errorf("%s: the body lacks context.requestId or errorDetails", of.Name)
 				}
 			case strings.HasPrefix(op, "apikeys."):
-				if got.at("status_code") != strconv.Itoa(of.Status) || got.at("errors", 0, "message_code") == nil || got.at("context", "transaction_id") != got.at("trace") {
+				if got.at("status_code") != strconv.Itoa(of.Status) || got.at("errors", 0, "message_code") == nil || got.at("trace") == nil {
 					t.Errorf("%s: got %s, want IBM's ExceptionResponse", of.Name, got)
 				}
 			case got.at("status_code") != float64(of.Status) || got.at("trace") == nil:
@@ -386,7 +386,7 @@ func TestThePageListsTheCases(t *testing.T) {
 		if each.Code != "" {
 			row = fmt.Sprintf("%d %s: %s", each.Status, each.Code, strings.ReplaceAll(each.Message, "{apikey}", "*the key*"))
 		}
-		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s |", each.Name, each.Of(), row))
+		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s |", each.Name, each.Of, row))
 	}
 	if want := strings.Join(rows, "\n"); got != want {
 		t.Errorf("the page has\n%s\nwant\n%s", got, want)

@@ -52,22 +52,26 @@ type minting struct {
 	keys          []*apiKey       // made and not deleted, oldest first
 }
 
-// newMinting reads the fields of an iam_credentials or service_credentials prototype. It does not
-// make the service id yet.
+// newMinting reads the fields of an iam_credentials or service_credentials prototype; for other types it returns nil.
 func (c *Cloud) newMinting(p *secretPrototype, now time.Time) (*minting, error) {
-	m := &minting{reuse: p.ReuseAPIKey || p.Kind == kindServiceCredentials, isStatic: p.ServiceID != "", groups: p.AccessGroups}
+	ofService := p.Kind == kindServiceCredentials
+	if !ofService && p.Kind != kindIAMCredentials {
+		return nil, nil
+	}
+	m := &minting{reuse: p.ReuseAPIKey || ofService, isStatic: p.ServiceID != "" || ofService, groups: p.AccessGroups, sourceService: p.SourceService}
 	if err := m.change(p, now); err != nil {
 		return nil, err
 	}
-	if p.Kind == kindServiceCredentials {
-		m.isStatic, m.sourceService = true, p.SourceService
-		m.owner = c.newServiceID(IdentityWorkload, *p.Name, c.account)
-		return m, checkSourceService(p.SourceService)
+	var source struct {
+		Instance struct {
+			CRN string `json:"crn"`
+		} `json:"instance"`
 	}
-	if m.isStatic {
-		m.owner = c.identities["iam-"+p.ServiceID]
+	if m.owner = c.identities["iam-"+p.ServiceID]; ofService && m.owner == nil {
+		m.owner = c.newServiceID(IdentityWorkload, *p.Name, c.account)
 	}
 	return m, check(
+		rule{ofService && (json.Unmarshal(p.SourceService, &source) != nil || source.Instance.CRN == ""), "source_service", "must have instance.crn"},
 		rule{m.isStatic && m.owner == nil, "service_id", "must be a service id of this account"},
 		rule{m.isStatic && len(m.groups) > 0, "access_groups", "must be absent beside service_id"},
 		rule{len(m.groups) > maxAccessGroups, "access_groups", fmt.Sprintf("must be at most %d", maxAccessGroups)},
@@ -109,19 +113,6 @@ func (m *minting) check() error {
 	)
 }
 
-// checkSourceService asks for the CRN of the instance that the credentials are for.
-func checkSourceService(raw json.RawMessage) error {
-	var source struct {
-		Instance struct {
-			CRN string `json:"crn"`
-		} `json:"instance"`
-	}
-	if json.Unmarshal(raw, &source) != nil || source.Instance.CRN == "" {
-		return badField("source_service", "must have instance.crn")
-	}
-	return nil
-}
-
 // parseTTL returns the lease as it was given, and its length. It is at least a minute (iam_credentials) or a day, and at
 // most 90 days.
 func parseTTL(p *secretPrototype) (string, time.Duration, error) {
@@ -143,9 +134,12 @@ func parseTTL(p *secretPrototype) (string, time.Duration, error) {
 	return text, lease, nil
 }
 
-// mayMint refuses a further key: without the service-to-service authorization, for an owner that is no more, or one that
+// mayMint refuses a further key, if the secret makes keys: without the service-to-service authorization, for an owner that is no more, or one that
 // has as many keys as it can hold at that time.
 func (c *Cloud) mayMint(m *minting, at time.Time) error {
+	if m == nil {
+		return nil
+	}
 	seeded := m.isStatic && m.owner.class != ""
 	switch authorization := c.settings.KeyAuthorization; {
 	case authorization == "none", authorization == "service_ids" && !seeded, c.settings.GroupsAuthorization == "required":
@@ -163,7 +157,7 @@ func (c *Cloud) mayMint(m *minting, at time.Time) error {
 // countKeys counts the keys that an identity has at a time.
 func (c *Cloud) countKeys(owner *identity, at time.Time) (n int) {
 	for _, k := range c.keys {
-		if k.owner == owner && !k.createdAt.After(at) && !k.ended(at) {
+		if k.owner == owner && !k.at.After(at) && !k.ended(at) {
 			n++
 		}
 	}
@@ -177,8 +171,8 @@ func (c *Cloud) mint(s *secret, at time.Time) *value {
 	if !m.isStatic {
 		m.owner = c.newServiceID(IdentityWorkload, name, c.account)
 	}
-	k := c.newKey(m.owner, at.Add(c.keyPropagation))
-	k.name, k.createdAt, k.modifiedAt, k.locked = name, at, at, s.kind == kindIAMCredentials
+	k := c.newKey(m.owner, name, at.Add(c.keyPropagation))
+	k.at, k.modifiedAt, k.locked = at, at, s.kind == kindIAMCredentials
 	if m.lease > 0 {
 		k.leaseEnds = at.Add(m.lease)
 	}
@@ -195,9 +189,6 @@ func (c *Cloud) dropKey(m *minting, k *apiKey) {
 		c.removeIdentity(k.owner)
 	}
 }
-
-// ended reports whether the lease of a key that a secret made is over: it is deleted then.
-func (k *apiKey) ended(now time.Time) bool { return !k.leaseEnds.IsZero() && !now.Before(k.leaseEnds) }
 
 // hasEnded reports whether the secret's current key is past its lease. The secret can be read, rotated and restored no more.
 func (s *secret) hasEnded(now time.Time) bool {
@@ -241,31 +232,30 @@ func (c *Cloud) playNext(s *secret, now time.Time) bool {
 		m.next = at.Add(day)
 		return true
 	}
-	c.addVersion(s, &version{autoRotated: true, value: c.mint(s, at)}, s.createdBy, at)
+	c.addVersion(s, &version{autoRotated: true, value: c.mint(s, at)}, s.by, at)
 	c.endPrevious(s, c.settings.KeyAfterAutomaticRotation)
 	return true
 }
 
 // rotate makes the version that a person asks for: with a new key, or with the one of the version to restore.
-func (c *Cloud) rotate(s *secret, p *secretPrototype, in *call) (*version, error) {
+func (c *Cloud) rotate(s *secret, p *secretPrototype, by string, now time.Time) (*version, error) {
 	v := &version{customMetadata: p.VersionCustomMetadata}
-	switch m := s.minting; {
-	case !m.reuse:
+	if !s.minting.reuse {
 		return nil, badRequest("A secret whose reuse_api_key is false can't be rotated.")
-	case p.RestoreFrom != nil:
+	}
+	if p.RestoreFrom != nil {
 		from := s.version(*p.RestoreFrom)
-		if from == nil || !s.available(from, in.now) {
+		if from == nil || !s.available(from, now) {
 			return nil, badField("restore_from_version", "must be a version whose key is available")
 		}
 		v.value = &value{key: from.value.key}
-		return c.addVersion(s, v, in.caller.iamID, in.now), nil
-	default:
-		if err := c.mayMint(m, in.now); err != nil {
-			return nil, err
-		}
+		return c.addVersion(s, v, by, now), nil
 	}
-	v.value = c.mint(s, in.now)
-	c.addVersion(s, v, in.caller.iamID, in.now)
+	if err := c.mayMint(s.minting, now); err != nil {
+		return nil, err
+	}
+	v.value = c.mint(s, now)
+	c.addVersion(s, v, by, now)
 	c.endPrevious(s, c.settings.KeyAfterManualRotation)
 	return v, nil
 }
@@ -289,7 +279,7 @@ func (c *Cloud) readValue(s *secret, v *version, now time.Time) (*value, error) 
 	}
 	if makesNew {
 		if v.isLocked() {
-			return nil, locked()
+			return nil, published("version_locked")
 		}
 		if err := c.mayMint(s.minting, now); err != nil {
 			return nil, err

@@ -62,8 +62,7 @@ func (c *Cloud) MustSetVersionMetadata(secretID, version string, metadata map[st
 // MustLock attaches a lock to a version: an id, "current" or "previous".
 func (c *Cloud) MustLock(secretID, version, name string) {
 	defer c.lock()()
-	now := c.now()
-	c.mustVersion(secretID, version).attach(&lock{name: name, createdBy: c.adminKey.owner.iamID, createdAt: now, updatedAt: now})
+	c.attach(c.mustVersion(secretID, version), lockPrototype{Name: name}, c.adminKey.owner, c.now())
 }
 
 // MustUnlock removes every lock of a secret.
@@ -134,7 +133,7 @@ func mustJSON(v any) []byte {
 
 func (s *secret) export(v *version, now time.Time) Version {
 	out := Version{
-		ID: v.id, CreatedAt: v.createdAt.UTC().Truncate(time.Millisecond), CreatedBy: v.createdBy,
+		ID: v.id, CreatedAt: v.at.UTC().Truncate(time.Millisecond), CreatedBy: v.by,
 		PayloadAvailable: s.available(v, now), Metadata: mustMap(v.customMetadata),
 	}
 	if !out.PayloadAvailable {
@@ -179,41 +178,26 @@ func (c *Cloud) MustCreateSecret(spec SecretSpec) string {
 	spec.Type = cmp.Or(spec.Type, kindArbitrary)
 	spec.Name = cmp.Or(spec.Name, spec.Type+"-"+uuid.NewString())
 	spec.Group = cmp.Or(spec.Group, c.keyGroup.name)
-	g := c.groupNamed(spec.Group)
+	g, now := c.groupNamed(spec.Group), c.now()
+	_, isServed := kindFields[spec.Type]
+	must(isServed, "no secret type %s", spec.Type)
 	must(g != nil, "no secret group %s", spec.Group)
 	must(c.names[secretName{spec.Type, spec.Name}] == nil, "the name %s is taken", spec.Name)
-	s := &secret{kind: spec.Type, name: spec.Name, groupID: g.id, expiration: spec.Expires}
-	first := &value{}
-	switch spec.Type {
-	case kindArbitrary:
-		first.payload = spec.Payload
-	case kindKV:
-		first.data = mustObject(spec.Data)
-	case kindIAMCredentials, kindServiceCredentials:
-		s.minting = c.mustMinting(spec)
-		first = c.mint(s, c.now())
-		first.key.knownFrom = c.now()
-	default:
-		must(false, "no secret type %s", spec.Type)
-	}
-	return c.addSecret(s, &version{customMetadata: mustObject(spec.Metadata), value: first}, c.adminKey.owner).id
-}
-
-func (c *Cloud) mustMinting(spec SecretSpec) *minting {
 	p := &secretPrototype{
-		Kind: spec.Type, Name: &spec.Name, ReuseAPIKey: spec.ReuseAPIKey, TTL: mustJSON(cmp.Or(spec.TTL, "24h")),
-		SourceService: mustJSON(object{"instance": object{"crn": c.instanceCRN("logs") + "::"}}),
-		ServiceID:     strings.TrimPrefix(spec.IAMID, "iam-"),
+		Kind: spec.Type, Name: &spec.Name, Payload: &spec.Payload, Data: mustObject(spec.Data), ExpirationDate: &spec.Expires,
+		VersionCustomMetadata: mustObject(spec.Metadata), ReuseAPIKey: spec.ReuseAPIKey, TTL: mustJSON(cmp.Or(spec.TTL, "24h")),
+		SourceService: mustJSON(object{"instance": object{"crn": c.instanceCRN("logs") + "::"}}), ServiceID: strings.TrimPrefix(spec.IAMID, "iam-"),
 	}
 	if spec.RotateDays > 0 {
 		p.Rotation = mustJSON(object{"auto_rotate": true, "interval": spec.RotateDays, "unit": "day"})
 	}
-	m, err := c.newMinting(p, c.now())
+	m, err := c.newMinting(p, now)
 	must(err == nil, "%v", err)
-	if spec.IAMID != "" {
-		m.owner, m.isStatic = c.mustIdentity(spec.IAMID), true
+	s := c.addSecret(p, g.id, m, c.adminKey.owner, now)
+	if m != nil {
+		s.current().value.key.knownFrom = now
 	}
-	return m
+	return s.id
 }
 
 // MustRotateSecret rotates a secret that makes its own keys, as a person does, and returns the new version.
@@ -221,7 +205,7 @@ func (c *Cloud) MustRotateSecret(secretID string) Version {
 	defer c.lock()()
 	s := c.mustSecret(secretID)
 	must(s.minting != nil, "secret %s makes no keys", secretID)
-	v, err := c.rotate(s, &secretPrototype{}, &call{caller: c.adminKey.owner, now: c.now()})
+	v, err := c.rotate(s, &secretPrototype{}, c.adminKey.owner.iamID, c.now())
 	must(err == nil, "%v", err)
 	return s.export(v, c.now())
 }
@@ -244,7 +228,8 @@ func (c *Cloud) MustCopyServiceID(iamID string) string {
 // MustCreateAPIKey makes a further API key for a service id and returns it.
 func (c *Cloud) MustCreateAPIKey(iamID string) string {
 	defer c.lock()()
-	return c.newKey(c.mustIdentity(iamID), c.now()).value
+	owner := c.mustIdentity(iamID)
+	return c.newKey(owner, owner.name, c.now()).value
 }
 
 // MustDeleteAPIKey makes IAM forget an API key. Tokens issued for it stay valid, as IBM's do.

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -32,11 +31,14 @@ func pageHash(element string) string {
 }
 
 // page is the live page. It reads /_sandbox/state once a second.
-func page() reply {
-	return reply{http.StatusOK, http.Header{
-		"Content-Type": {"text/html; charset=utf-8"}, "Content-Security-Policy": {pagePolicy}, "Cache-Control": {"no-store"},
-		"X-Content-Type-Options": {"nosniff"}, "Referrer-Policy": {"no-referrer"},
-	}, pageHTML}
+func (c *Cloud) page(in *call) (any, error) {
+	out := c.reply(in, http.StatusOK, "text/html; charset=utf-8", pageHTML)
+	for name, value := range map[string]string{
+		"Content-Security-Policy": pagePolicy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+	} {
+		out.header.Set(name, value)
+	}
+	return out, nil
 }
 
 // A storedToken is what may be shown of a token that a version holds or held.
@@ -68,34 +70,32 @@ const (
 )
 
 // state is all that the page shows. It holds no secret: of faults neither headers nor body.
-func (c *Cloud) state() object {
-	faults := c.Faults()
-	for i, f := range faults {
-		faults[i] = Fault{Op: f.Op, Identity: f.Identity, Skip: f.Skip, Times: f.Times, Case: f.Case, Status: f.Status, Delay: f.Delay, Drop: f.Drop}
+func (c *Cloud) state(*call) (any, error) {
+	faults, requests, out := c.Faults(), c.Requests(), c.clock()
+	for i := range faults {
+		faults[i].Headers, faults[i].Body, faults[i].ContentType = nil, "", ""
 	}
-	requests := c.Requests()
-	requests = requests[max(0, len(requests)-stateRequests):]
-
-	out := c.clock()
 	defer c.lock()()
 	secrets := inOrder(c.secrets, func(s *secret) bool {
 		return s.groupID == c.tokenGroup.id || slices.ContainsFunc(s.versions, func(v *version) bool { return v.token != nil })
 	})
-	tokens := []object{}
-	for _, s := range secrets[:min(len(secrets), stateTokens)] {
-		versions := []object{}
-		for _, v := range slices.Backward(s.versions) {
-			if v.token != nil {
-				by := cmp.Or(c.identities[v.createdBy], &identity{})
-				versions = append(versions, object{"id": v.id, "created_at": timestamp(v.createdAt), "created_by": cmp.Or(by.class, c.shown(by.name)),
-					"fingerprint": v.token.fingerprint, "expires_at": timestamp(v.token.expires)})
-			}
-		}
-		tokens = append(tokens, object{"secret_id": s.id, "name": c.shown(s.name), "valid": s.current().token != nil, "versions": versions})
-	}
 	out["token_ttl_seconds"], out["environment_file"] = int64(c.settings.tokenTTL/time.Second), c.envFile
-	out["tokens"], out["tokens_total"], out["faults"], out["requests"] = tokens, len(secrets), faults, requests
-	return out
+	out["tokens"], out["tokens_total"] = rendered(secrets[:min(len(secrets), stateTokens)], c.tokenState), len(secrets)
+	out["faults"], out["requests"] = faults, requests[max(0, len(requests)-stateRequests):]
+	return out, nil
+}
+
+// tokenState is what the page shows of a secret. The caller holds c.mu.
+func (c *Cloud) tokenState(s *secret) object {
+	versions := []object{}
+	for _, v := range slices.Backward(s.versions) {
+		if v.token != nil {
+			by := cmp.Or(c.identities[v.by], &identity{})
+			versions = append(versions, object{"id": v.id, "created_at": timestamp(v.at), "created_by": cmp.Or(by.class, c.shown(by.name)),
+				"fingerprint": v.token.fingerprint, "expires_at": timestamp(v.token.expires)})
+		}
+	}
+	return object{"secret_id": s.id, "name": c.shown(s.name), "valid": s.current().token != nil, "versions": versions}
 }
 
 // shown is a name, unless somebody mixed it up with an API key. The caller holds c.mu.
@@ -104,14 +104,4 @@ func (c *Cloud) shown(name string) string {
 		return "REDACTED"
 	}
 	return name
-}
-
-// caseList are the published answers, with the operations that each fits.
-func caseList() (list []object) {
-	for _, of := range cases {
-		fits := slices.DeleteFunc(slices.Clone(operationNames), func(op string) bool { return !of.fits(op) })
-		slices.Sort(fits)
-		list = append(list, object{"name": of.Name, "status": of.Status, "answer": strings.TrimSpace(of.Code + " " + of.Message), "ops": slices.Compact(fits)})
-	}
-	return list
 }

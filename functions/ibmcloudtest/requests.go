@@ -5,13 +5,13 @@ import (
 	"cmp"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"mime"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +19,12 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+)
+
+const (
+	mediaJSON       = "application/json"
+	mediaMergePatch = "application/merge-patch+json"
+	mediaForm       = "application/x-www-form-urlencoded"
 )
 
 // maxBody bounds a request's body, in bytes: an arbitrary secret of 1,000,000 characters fits however
@@ -30,9 +36,9 @@ type call struct {
 	request     *http.Request
 	operation   *operation
 	params      []string // path parameters, in order
-	transaction string   // the request's Transaction-Id, or a new one
+	query       url.Values
+	transaction string // the request's Transaction-Id, or a new one
 	body        []byte
-	tooLarge    bool       // the body went past maxBody
 	unreadable  *apiError  // why the body cannot be read, nil if it can
 	form        url.Values // of IAM's token endpoint
 	caller      *identity  // whose key or token the request bears, nil if unknown
@@ -40,73 +46,64 @@ type call struct {
 	now         time.Time  // when the operation is carried out
 
 	// What the path names; nil if it names none.
-	secret  *secret
-	version *version
-	group   *group
-	key     *apiKey // of the operations on API keys
-
-	serviceID *identity // of those on service ids
+	secret    *secret
+	version   *version
+	group     *group
+	key       *apiKey
+	serviceID *identity
 }
 
-// newCall reads the request's body and finds out whose it is.
+// newCall reads the request's body and finds out whose it is. An error means that the caller is gone.
 func (c *Cloud) newCall(r *http.Request, found *operation, params []string) (*call, error) {
-	in := &call{request: r, operation: found, params: params, transaction: r.Header.Get("Transaction-Id")}
-	if in.transaction == "" {
-		in.transaction = uuid.NewString()
+	in := &call{request: r, operation: found, params: params, query: r.URL.Query()}
+	in.transaction = cmp.Or(r.Header.Get("Transaction-Id"), uuid.NewString())
+	if r.Body != nil {
+		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+		if err != nil {
+			return nil, err
+		}
+		in.body, in.unreadable = decoded(body, strings.ToLower(strings.Join(r.Header.Values("Content-Encoding"), ",")))
 	}
-	if err := in.readBody(); err != nil {
-		return nil, err
+	if len(in.body) > maxBody {
+		c.mu.Lock()
+		in.body, in.unreadable = nil, c.tooLarge("body")
+		c.mu.Unlock()
 	}
-	if found.service == serviceIAM {
+	switch found.service {
+	case serviceControl:
+	case serviceIAM:
 		if in.unreadable != nil {
-			in.unreadable.code = "BXNIM0106E"
+			in.unreadable.code = codeInvalid
 		}
 		in.form, _ = url.ParseQuery(string(in.body))
 		in.caller = c.grantee(in.form)
-		return in, nil
+	default:
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if in.refused = errNoToken; strings.EqualFold(scheme, "Bearer") && token != "" {
+			in.caller, _, in.refused = c.bearer(token)
+		}
 	}
-	in.caller, in.refused = c.bearerOf(r)
 	return in, nil
 }
 
-// readBody reads the body and decodes it, up to maxBody bytes each, as IBM's clients can send it: as it is, or gzip. An error
-// means that the caller is gone.
-func (in *call) readBody() error {
-	r := in.request
-	if r.Body == nil {
-		return nil
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-	if err != nil {
-		return err
-	}
-	encoding := strings.ToLower(strings.Join(r.Header.Values("Content-Encoding"), ","))
+var errNoToken = errors.New("the request carries no bearer token")
+
+// decoded is a body as IBM's clients can send it, as it is or gzip, decoded up to one byte more than maxBody.
+func decoded(body []byte, encoding string) ([]byte, *apiError) {
 	switch {
 	case len(body) == 0, encoding == "", encoding == "identity":
-	case encoding == "gzip":
-		zipped, err := gzip.NewReader(bytes.NewReader(body[:min(len(body), maxBody)]))
-		if err == nil {
-			body, err = io.ReadAll(io.LimitReader(zipped, maxBody+1))
-		}
-		if err != nil {
-			in.unreadable = badRequest("The body is not what its Content-Encoding says, gzip.")
-		}
-	default:
-		in.unreadable = fail(http.StatusUnsupportedMediaType, "unsupported_media_type", "The Content-Encoding must be gzip or none.")
+		return body, nil
+	case encoding != "gzip":
+		return nil, fail(http.StatusUnsupportedMediaType, "unsupported_media_type", "The Content-Encoding must be gzip or none.")
 	}
-	in.tooLarge = len(body) > maxBody
-	in.body = body[:min(len(body), maxBody)]
-	return nil
-}
-
-// bearerOf returns whose token the request bears and why that token is refused, if it is.
-func (c *Cloud) bearerOf(r *http.Request) (*identity, error) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return nil, errNoToken
+	zipped, err := gzip.NewReader(bytes.NewReader(body))
+	if err == nil {
+		body, err = io.ReadAll(io.LimitReader(zipped, maxBody+1))
 	}
-	id, _, err := c.bearer(token)
-	return id, err
+	if err != nil {
+		return nil, badRequest("The body is not what its Content-Encoding says, gzip.")
+	}
+	return body, nil
 }
 
 // class is the name under which faults and the request log know the caller, "" if unknown.
@@ -117,17 +114,22 @@ func (in *call) class() string {
 	return in.caller.class
 }
 
-// mediaType is the request's content type without parameters, in lower case.
-func (in *call) mediaType() string {
-	mediaType, _, _ := mime.ParseMediaType(in.request.Header.Get("Content-Type"))
-	return mediaType
+// wantMedia refuses a request of another content type.
+func (in *call) wantMedia(mediaType string) error {
+	if got, _, _ := mime.ParseMediaType(in.request.Header.Get("Content-Type")); got != mediaType {
+		return fail(http.StatusUnsupportedMediaType, "unsupported_media_type", "The content type must be "+mediaType+".")
+	}
+	return nil
 }
 
-// decode reads the body, one JSON object of the given media type, into v. Only the listed fields
-// may occur, and those marked with "!" must.
-func (in *call) decode(v any, mediaType string, fields ...string) error {
-	if in.mediaType() != mediaType {
-		return fail(http.StatusUnsupportedMediaType, "unsupported_media_type", "The content type must be "+mediaType+".")
+// decode reads the body, one JSON object, into v. Only the listed fields may occur, and those marked with "!" must.
+func (in *call) decode(v any, fields ...string) error {
+	mediaType := mediaJSON
+	if in.request.Method == http.MethodPatch {
+		mediaType = mediaMergePatch
+	}
+	if err := in.wantMedia(mediaType); err != nil {
+		return err
 	}
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(in.body, &object); err != nil || object == nil {
@@ -152,6 +154,17 @@ func (in *call) decode(v any, mediaType string, fields ...string) error {
 	return nil
 }
 
+// withBody makes a handler of one that takes a decoded body, whose fields are those of [call.decode].
+func withBody[P any](serve func(*Cloud, *call, *P) (any, error), fields ...string) handler {
+	return func(c *Cloud, in *call) (any, error) {
+		var p P
+		if err := in.decode(&p, fields...); err != nil {
+			return nil, err
+		}
+		return serve(c, in, &p)
+	}
+}
+
 // href is an absolute URL of the request's path with another query.
 func (in *call) href(query url.Values) string {
 	r := in.request
@@ -163,28 +176,33 @@ func (in *call) href(query url.Values) string {
 }
 
 // host is the host that the request names, on a client's request as on a server's.
-func host(r *http.Request) string {
-	if r.Host != "" {
-		return r.Host
+func host(r *http.Request) string { return cmp.Or(r.Host, r.URL.Host) }
+
+// rendered renders each item of a list.
+func rendered[T any](items []T, render func(T) object) []object {
+	list := make([]object, len(items))
+	for i, item := range items {
+		list[i] = render(item)
 	}
-	return r.URL.Host
+	return list
 }
 
-// sortBy sorts by a field, descending after "-"; no field leaves the order as it is.
-func sortBy[T any](list []T, by string, orders map[string]func(a, b T) int) error {
-	if by == "" {
+// sorted sorts by the field that the query names, one of those, descending after "-". Times are compared as they are written.
+func (in *call) sorted(list []object, fields ...string) error {
+	field, descending := strings.CutPrefix(in.query.Get("sort"), "-")
+	switch {
+	case field == "" && !descending:
 		return nil
-	}
-	field, descending := strings.CutPrefix(by, "-")
-	order, ok := orders[field]
-	if !ok {
+	case !slices.Contains(fields, field):
 		return badField("sort", "names no field to sort by")
 	}
-	slices.SortStableFunc(list, func(a, b T) int {
+	slices.SortStableFunc(list, func(a, b object) int {
+		textA, _ := a[field].(string)
+		textB, _ := b[field].(string)
 		if descending {
-			return order(b, a)
+			return cmp.Compare(textB, textA)
 		}
-		return order(a, b)
+		return cmp.Compare(textA, textB)
 	})
 	return nil
 }
@@ -196,54 +214,32 @@ func inOrder[T interface{ order() int }](all map[string]T, wanted func(T) bool) 
 	return list
 }
 
-// listOf splits a comma-separated query parameter.
+// A made is embedded in what is made by requests.
+type made struct {
+	sequence int
+	by       string // iam id
+	at       time.Time
+}
+
+func (m made) order() int { return m.sequence }
+
+// newMade counts what is made. The caller holds c.mu.
+func (c *Cloud) newMade(by string, at time.Time) made {
+	c.sequence++
+	return made{c.sequence, by, at}
+}
+
+// listOf splits a comma-separated list.
 func listOf(text string) []string {
-	if text == "" {
-		return nil
-	}
-	return strings.Split(text, ",")
+	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' })
 }
 
 // listed reports whether a query's list names the item; an empty list names everything.
 func listed(list []string, item string) bool { return len(list) == 0 || slices.Contains(list, item) }
 
-// maxLimit is the most items that one page holds.
-const maxLimit = 1000
-
-// paginate returns the page, with its links, of the items that the query's offset and limit choose.
-func paginate[T any](in *call, name string, items []T, defaultLimit int, render func(T) object) (any, error) {
-	query := in.request.URL.Query()
-	limit, err := queryNumber(query, "limit", defaultLimit, 1, maxLimit)
-	if err != nil {
-		return nil, err
-	}
-	offset, err := queryNumber(query, "offset", 0, 0, 1<<31-1)
-	if err != nil {
-		return nil, err
-	}
-	at := func(offset int) object {
-		query.Set("limit", strconv.Itoa(limit))
-		query.Set("offset", strconv.Itoa(offset))
-		return object{"href": in.href(query)}
-	}
-	total := len(items)
-	list := []object{}
-	for _, item := range items[min(offset, total):min(offset+limit, total)] {
-		list = append(list, render(item))
-	}
-	page := object{name: list, "total_count": total, "limit": limit, "offset": offset, "first": at(0), "last": at(max(total-1, 0) / limit * limit)}
-	if offset+limit < total {
-		page["next"] = at(offset + limit)
-	}
-	if offset > 0 {
-		page["previous"] = at(max(offset-limit, 0))
-	}
-	return page, nil
-}
-
-// queryNumber reads a whole number of the query, within bounds.
-func queryNumber(query url.Values, name string, absent, least, most int) (int, error) {
-	text := query.Get(name)
+// number reads a whole number of the query, within bounds.
+func (in *call) number(name string, absent, least, most int) (int, error) {
+	text := in.query.Get(name)
 	if text == "" {
 		return absent, nil
 	}
@@ -254,27 +250,44 @@ func queryNumber(query url.Values, name string, absent, least, most int) (int, e
 	return n, nil
 }
 
-const (
-	mediaJSON       = "application/json"
-	mediaMergePatch = "application/merge-patch+json"
-)
+// paginate returns the page, with its links, of the items that the query's offset and limit choose.
+func (in *call) paginate(name string, items []object, defaultLimit int) (any, error) {
+	limit, errLimit := in.number("limit", defaultLimit, 1, 1000)
+	offset, errOffset := in.number("offset", 0, 0, 1<<31-1)
+	if err := cmp.Or(errLimit, errOffset); err != nil {
+		return nil, err
+	}
+	at := func(offset int) object {
+		in.query.Set("limit", strconv.Itoa(limit))
+		in.query.Set("offset", strconv.Itoa(offset))
+		return object{"href": in.href(in.query)}
+	}
+	total := len(items)
+	page := object{name: items[min(offset, total):min(offset+limit, total)], "total_count": total, "limit": limit, "offset": offset,
+		"first": at(0), "last": at(max(total-1, 0) / limit * limit)}
+	if offset+limit < total {
+		page["next"] = at(offset + limit)
+	}
+	if offset > 0 {
+		page["previous"] = at(max(offset-limit, 0))
+	}
+	return page, nil
+}
 
-// Limits of Secrets Manager, in characters unless they say bytes.
-const (
-	minName        = 2
-	maxSecretName  = 256
-	maxGroupName   = 64
-	maxDescription = 1024
-	maxLabels      = 30
-	minLabel       = 2
-	maxLabel       = 64
-	maxPayload     = 1_000_000
-	maxDataBytes   = 512 << 10
-	maxMetaBytes   = 10 << 10
-)
-
-// nameForm is the API reference's pattern for a secret's name.
-var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_]*(?:_*-*\.*[A-Za-z0-9]*)*[A-Za-z0-9]+$`)
+// identityPage is a page of IAM Identity Services. Its page tokens are numbers; IBM's are opaque.
+func (in *call) identityPage(name string, items []object) (any, error) {
+	limit, errLimit := in.number("pagesize", 20, 1, 100)
+	offset, errOffset := in.number("pagetoken", 0, 0, 1<<31-1)
+	if err := cmp.Or(errLimit, errOffset); err != nil {
+		return nil, err
+	}
+	page := object{"offset": offset, "limit": limit, name: items[min(offset, len(items)):min(offset+limit, len(items))]}
+	if offset+limit < len(items) {
+		in.query.Set("pagetoken", strconv.Itoa(offset+limit))
+		page["next"] = in.href(in.query)
+	}
+	return page, nil
+}
 
 // A rule refuses a property of a request if it is broken.
 type rule struct {
@@ -295,67 +308,8 @@ func check(rules ...rule) error {
 
 // outside reports whether a text, unless it is absent, has fewer or more characters than it may.
 func outside(text *string, least, most int) bool {
-	if text == nil {
-		return false
-	}
-	n := utf8.RuneCountInString(*text)
-	return n < least || n > most
-}
-
-// checkTexts applies the rules for a name, with so many characters at most, and a description; each may be absent.
-func checkTexts(name, description *string, longest int) error {
-	return check(
-		rule{outside(name, minName, longest), "name", fmt.Sprintf("must have %d to %d characters", minName, longest)},
-		rule{name != nil && !nameForm.MatchString(*name), "name", "must match " + nameForm.String()},
-		rule{outside(description, 0, maxDescription), "description", fmt.Sprintf("must have at most %d characters", maxDescription)},
-	)
-}
-
-// check applies the rules for names, texts, labels, metadata, dates and values. The caller holds c.mu.
-func (c *Cloud) check(p *secretPrototype, now time.Time) error {
-	if err := checkTexts(p.Name, p.Description, maxSecretName); err != nil {
-		return err
-	}
-	badLabel := func(label string) bool { return outside(&label, minLabel, maxLabel) }
-	items, isObject := members(p.Data)
-	err := check(
-		rule{len(p.Labels) > maxLabels, "labels", fmt.Sprintf("must be at most %d", maxLabels)},
-		rule{slices.ContainsFunc(p.Labels, badLabel), "labels", fmt.Sprintf("must have %d to %d characters each", minLabel, maxLabel)},
-		rule{!isObjectOrNull(p.CustomMetadata), "custom_metadata", "must be a JSON object"},
-		rule{!isObjectOrNull(p.VersionCustomMetadata), "version_custom_metadata", "must be a JSON object"},
-		rule{p.ExpirationDate != nil && !p.ExpirationDate.After(now), "expiration_date", "must be in the future"},
-		rule{p.Payload != nil && *p.Payload == "", "payload", "must not be empty"},
-		rule{!isNull(p.Data) && (!isObject || items == 0), "data", "must be a JSON object with at least one item"},
-	)
-	switch {
-	case err != nil:
-		return err
-	case len(p.CustomMetadata) > maxMetaBytes:
-		return c.tooLarge("custom_metadata")
-	case len(p.VersionCustomMetadata) > maxMetaBytes:
-		return c.tooLarge("version_custom_metadata")
-	case outside(p.Payload, 0, maxPayload):
-		return c.tooLarge("payload")
-	case len(p.Data) > maxDataBytes:
-		return c.tooLarge("data")
-	}
-	return nil
-}
-
-// tooLarge and duplicate answer with the status that the settings choose. The caller holds c.mu.
-func (c *Cloud) tooLarge(field string) *apiError {
-	e := badField(field, "is too large")
-	e.status = c.settings.TooLarge
-	return e
-}
-
-func (c *Cloud) duplicate(what string) *apiError {
-	return fail(c.settings.Duplicate, "already_exists", "A "+what+" with the same name already exists.")
-}
-
-// destroyed answers a change to a secret past its expiration date.
-func (c *Cloud) destroyed() *apiError {
-	return fail(c.settings.Destroyed, "destroyed", "The requested action can't be completed because the secret is destroyed.")
+	n := utf8.RuneCountInString(deref(text))
+	return text != nil && (n < least || n > most)
 }
 
 // isNull reports whether a JSON value is absent or null.

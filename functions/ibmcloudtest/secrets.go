@@ -1,9 +1,9 @@
 package ibmcloudtest
 
 import (
-	"cmp"
 	"encoding/json"
-	"net/http"
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// The secret types that are served. IBM has more.
+// The secret types that are served.
 const (
 	kindArbitrary          = "arbitrary"
 	kindKV                 = "kv"
@@ -19,39 +19,192 @@ const (
 	kindServiceCredentials = "service_credentials"
 )
 
+// otherKinds are the types that IBM has beside them.
+var otherKinds = []string{"username_password", "imported_cert", "public_cert", "private_cert", "custom_credentials"}
+
+// kindFields lists what each type's bodies may hold; "!" marks what they must. The sources are the
+// SDK's prototypes.
+var kindFields = map[string]struct{ create, version, patch []string }{
+	kindArbitrary: {
+		create:  []string{"payload!", "expiration_date"},
+		version: []string{"payload!"}, // no expiration_date: a version cannot move it
+		patch:   []string{"expiration_date"},
+	},
+	kindKV: {
+		create:  []string{"data!"},
+		version: []string{"data!"},
+	},
+	kindIAMCredentials: {
+		create:  []string{"ttl!", "access_groups", "service_id", "account_id", "reuse_api_key", "rotation"},
+		version: []string{"restore_from_version"},
+		patch:   []string{"ttl", "rotation"},
+	},
+	kindServiceCredentials: {
+		create: []string{"source_service!", "ttl", "rotation"},
+		patch:  []string{"ttl", "rotation"},
+	},
+}
+
+// Fields of bodies of every type.
+var (
+	createFields = []string{"secret_type!", "name!", "description", "secret_group_id", "labels", "custom_metadata", "version_custom_metadata"}
+	patchFields  = []string{"name", "description", "labels", "custom_metadata"}
+)
+
+// A secretPrototype is the body that creates a secret, a version or a change of metadata: the union
+// of the fields of all types. Pointers and raw values keep absent and empty apart.
+type secretPrototype struct {
+	Kind                  string          `json:"secret_type"`
+	Name                  *string         `json:"name"`
+	Description           *string         `json:"description"`
+	GroupID               *string         `json:"secret_group_id"`
+	Labels                []string        `json:"labels"`
+	CustomMetadata        json.RawMessage `json:"custom_metadata"`
+	VersionCustomMetadata json.RawMessage `json:"version_custom_metadata"`
+	ExpirationDate        *time.Time      `json:"expiration_date"`
+	Payload               *string         `json:"payload"`
+	Data                  json.RawMessage `json:"data"`
+	TTL                   json.RawMessage `json:"ttl"`
+	ReuseAPIKey           bool            `json:"reuse_api_key"`
+	ServiceID             string          `json:"service_id"`
+	AccountID             string          `json:"account_id"`
+	AccessGroups          []string        `json:"access_groups"`
+	Rotation              json.RawMessage `json:"rotation"`
+	RestoreFrom           *string         `json:"restore_from_version"`
+	SourceService         json.RawMessage `json:"source_service"`
+}
+
+// decodeSecret reads and checks a body about a secret of the given type: with fields of every type and of its own.
+func (c *Cloud) decodeSecret(in *call, kind string, common, own []string) (*secretPrototype, error) {
+	p := &secretPrototype{Kind: kind}
+	if err := in.decode(p, slices.Concat(common, own)...); err != nil {
+		return nil, err
+	}
+	return p, c.check(p, in.now)
+}
+
+// Limits of Secrets Manager, in characters unless they say bytes.
+const (
+	minName        = 2
+	maxSecretName  = 256
+	maxGroupName   = 64
+	maxDescription = 1024
+	maxLabels      = 30
+	minLabel       = 2
+	maxLabel       = 64
+	maxPayload     = 1_000_000
+	maxDataBytes   = 512 << 10
+	maxMetaBytes   = 10 << 10
+)
+
+// nameForm is the API reference's pattern for a secret's name.
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_]*(?:_*-*\.*[A-Za-z0-9]*)*[A-Za-z0-9]+$`)
+
+// checkTexts applies the rules for a name, with so many characters at most, and a description; each may be absent.
+func checkTexts(name, description *string, longest int) error {
+	return check(
+		rule{outside(name, minName, longest), "name", fmt.Sprintf("must have %d to %d characters", minName, longest)},
+		rule{name != nil && !nameForm.MatchString(*name), "name", "must match " + nameForm.String()},
+		rule{outside(description, 0, maxDescription), "description", fmt.Sprintf("must have at most %d characters", maxDescription)},
+	)
+}
+
+// check applies the rules for names, texts, labels, metadata, dates and values. The caller holds c.mu.
+func (c *Cloud) check(p *secretPrototype, now time.Time) error {
+	if err := checkTexts(p.Name, p.Description, maxSecretName); err != nil {
+		return err
+	}
+	badLabel := func(label string) bool { return outside(&label, minLabel, maxLabel) }
+	items, isObject := members(p.Data)
+	err := check(
+		rule{len(p.Labels) > maxLabels, "labels", fmt.Sprintf("must be at most %d", maxLabels)},
+		rule{slices.ContainsFunc(p.Labels, badLabel), "labels", fmt.Sprintf("must have %d to %d characters each", minLabel, maxLabel)},
+		rule{!isObjectOrNull(p.CustomMetadata), "custom_metadata", "must be a JSON object"},
+		rule{!isObjectOrNull(p.VersionCustomMetadata), "version_custom_metadata", "must be a JSON object"},
+		rule{p.ExpirationDate != nil && !p.ExpirationDate.After(now), "expiration_date", "must be in the future"},
+		rule{p.Payload != nil && *p.Payload == "", "payload", "must not be empty"},
+		rule{!isNull(p.Data) && (!isObject || items == 0), "data", "must be a JSON object with at least one item"},
+	)
+	switch {
+	case err != nil:
+		return err
+	case len(p.CustomMetadata) > maxMetaBytes:
+		return c.tooLarge("custom_metadata")
+	case len(p.VersionCustomMetadata) > maxMetaBytes:
+		return c.tooLarge("version_custom_metadata")
+	case outside(p.Payload, 0, maxPayload):
+		return c.tooLarge("payload")
+	case len(p.Data) > maxDataBytes:
+		return c.tooLarge("data")
+	}
+	return nil
+}
+
+// tooLarge, duplicate and destroyed answer with the status that the settings choose. The caller holds c.mu.
+func (c *Cloud) tooLarge(field string) *apiError {
+	e := badField(field, "is too large")
+	e.status = c.settings.TooLarge
+	return e
+}
+
+func (c *Cloud) duplicate(what string) *apiError {
+	return fail(c.settings.Duplicate, "already_exists", "A "+what+" with the same name already exists.")
+}
+
+// destroyed is about a secret past its expiration date.
+func (c *Cloud) destroyed() *apiError {
+	return fail(c.settings.Destroyed, "destroyed", "The requested action can't be completed because the secret is destroyed.")
+}
+
 // A secretName is unique over the whole instance, whatever the group.
 type secretName struct{ kind, name string }
 
 // A secret is guarded by Cloud.mu.
 type secret struct {
-	sequence             int
-	id                   string
-	name                 string
-	description          string
-	kind                 string
-	groupID              string
-	labels               []string        // replaced, never changed in place
-	customMetadata       json.RawMessage // a JSON object, or empty
-	createdBy            string
-	createdAt, updatedAt time.Time
-	retrievedAt          time.Time  // zero: its value has not been read
-	expiration           time.Time  // zero: none; arbitrary secrets only
-	versions             []*version // oldest first; the last is current, the one before previous
-	minting              *minting   // of iam_credentials and service_credentials
+	made
+	id             string
+	name           string
+	description    string
+	kind           string
+	groupID        string
+	labels         []string        // replaced, never changed in place
+	customMetadata json.RawMessage // a JSON object, or empty
+	updatedAt      time.Time
+	retrievedAt    time.Time  // zero: its value has not been read
+	expiration     time.Time  // zero: none; arbitrary secrets only
+	versions       []*version // oldest first; the last is current, the one before previous
+	minting        *minting   // of iam_credentials and service_credentials
 }
 
-// addSecret registers s, which has a kind, a name and a group, with its first version. The caller holds c.mu.
-func (c *Cloud) addSecret(s *secret, first *version, by *identity) *secret {
-	c.sequence++
-	now := c.now()
-	s.sequence, s.id, s.createdBy, s.createdAt, s.updatedAt = c.sequence, uuid.NewString(), by.iamID, now, now
+// addSecret makes a secret, with its first version, of a checked prototype and the minting that it needs. The caller holds c.mu.
+func (c *Cloud) addSecret(p *secretPrototype, groupID string, m *minting, by *identity, now time.Time) *secret {
+	s := &secret{made: c.newMade(by.iamID, now), id: uuid.NewString(), kind: p.Kind, groupID: groupID, minting: m}
 	c.secrets[s.id] = s
-	c.names[secretName{s.kind, s.name}] = s
-	if s.minting != nil {
+	c.applyPatch(s, p)
+	first := &value{payload: deref(p.Payload), data: p.Data}
+	if m != nil {
 		c.keySecrets = append(c.keySecrets, s)
+		first = c.mint(s, now)
 	}
-	c.addVersion(s, first, by.iamID, now)
+	c.addVersion(s, &version{customMetadata: p.VersionCustomMetadata, value: first}, by.iamID, now)
 	return s
+}
+
+// applyPatch sets each property that the prototype names, whole.
+func (c *Cloud) applyPatch(s *secret, p *secretPrototype) {
+	if p.Name != nil {
+		delete(c.names, secretName{s.kind, s.name})
+		s.name = *p.Name
+		c.names[secretName{s.kind, s.name}] = s
+	}
+	assign(&s.description, p.Description)
+	assign(&s.expiration, p.ExpirationDate)
+	if p.Labels != nil {
+		s.labels = p.Labels
+	}
+	if len(p.CustomMetadata) > 0 {
+		s.customMetadata = p.CustomMetadata
+	}
 }
 
 // removeSecret deletes s and the keys it has made.
@@ -80,113 +233,49 @@ func (s *secret) expires(v *version) time.Time {
 	return s.expiration
 }
 
-func (s *secret) order() int { return s.sequence }
-
-func (s *secret) current() *version { return s.versions[len(s.versions)-1] }
-
-// previous returns the version before the current one, or nil.
-func (s *secret) previous() *version {
-	if len(s.versions) < 2 {
-		return nil
-	}
-	return s.versions[len(s.versions)-2]
-}
-
-// version returns the version that an id or an alias names, or nil.
-func (s *secret) version(ref string) *version {
-	switch ref {
-	case "current":
-		return s.current()
-	case "previous":
-		return s.previous()
-	}
-	for _, v := range s.versions {
-		if v.id == ref {
-			return v
-		}
-	}
-	return nil
-}
-
-// alias is "current", "previous" or "".
-func (s *secret) alias(v *version) string {
-	switch v {
-	case s.current():
-		return "current"
-	case s.previous():
-		return "previous"
-	}
-	return ""
-}
-
-func (s *secret) locksTotal() int {
-	total := 0
-	for _, v := range s.versions {
-		total += len(v.locks)
-	}
-	return total
-}
-
-var secretOperations = []operation{
-	secretOp("secrets.create", "secret.create", "POST /secrets", http.StatusCreated, (*Cloud).createSecret),
-	secretOp(OpSecretsList, "secrets.list", "GET /secrets", http.StatusOK, (*Cloud).listSecrets),
-	secretOp(OpSecretsGet, "secret.read", "GET /secrets/{id}", http.StatusOK, (*Cloud).getSecret),
-	secretOp(OpSecretsGet, "secret.read", "GET /secret_groups/{group}/secret_types/{type}/secrets/{name}", http.StatusOK, (*Cloud).getSecretByName),
-	secretOp("secrets.delete", "secret.delete", "DELETE /secrets/{id}", http.StatusNoContent, (*Cloud).deleteSecret),
-	secretOp(OpSecretsMetadata, "secret-metadata.read", "GET /secrets/{id}/metadata", http.StatusOK, (*Cloud).getMetadata),
-	secretOp("secrets.patch", "secret-metadata.update", "PATCH /secrets/{id}/metadata", http.StatusOK, (*Cloud).patchMetadata),
-}
-
 func (c *Cloud) createSecret(in *call) (any, error) {
-	p, err := in.decodeCreate()
+	var kind struct {
+		Kind string `json:"secret_type"`
+	}
+	_ = json.Unmarshal(in.body, &kind) // decode reports what is wrong
+	fields, ok := kindFields[kind.Kind]
+	switch {
+	case slices.Contains(otherKinds, kind.Kind):
+		return nil, doesNotServe("secrets of the type " + kind.Kind)
+	case kind.Kind != "" && !ok:
+		return nil, badField("secret_type", "must be arbitrary, kv, iam_credentials or service_credentials here")
+	}
+	p, err := c.decodeSecret(in, kind.Kind, createFields, fields.create)
 	if err != nil {
 		return nil, err
 	}
 	groupID := defaultGroup
 	assign(&groupID, p.GroupID)
-	if _, ok := c.groups[groupID]; !ok {
+	switch {
+	case c.groups[groupID] == nil:
 		return nil, notFound("secret group")
-	}
-	if !in.caller.may("secret.create", groupID) {
+	case !in.caller.may("secret.create", groupID):
 		return nil, forbidden("secret.create")
-	}
-	if err := c.check(p, in.now); err != nil {
-		return nil, err
-	}
-	if c.names[secretName{p.Kind, *p.Name}] != nil {
+	case c.names[secretName{p.Kind, *p.Name}] != nil:
 		return nil, c.duplicate("secret")
 	}
-	s, err := c.newSecret(p, groupID, in)
+	m, err := c.newMinting(p, in.now)
+	if err == nil {
+		err = c.mayMint(m, in.now)
+	}
 	if err != nil {
 		return nil, err
 	}
+	s := c.addSecret(p, groupID, m, in.caller, in.now)
 	return s.json(c, in.now, s.current().value), nil
 }
 
-// newSecret makes the secret and its first version of a checked prototype.
-func (c *Cloud) newSecret(p *secretPrototype, groupID string, in *call) (*secret, error) {
-	s := &secret{
-		kind: p.Kind, name: *p.Name, description: deref(p.Description), groupID: groupID,
-		labels: p.Labels, customMetadata: p.CustomMetadata,
-	}
-	assign(&s.expiration, p.ExpirationDate)
-	first := &value{payload: deref(p.Payload), data: p.Data}
-	if p.Kind == kindIAMCredentials || p.Kind == kindServiceCredentials {
-		m, err := c.newMinting(p, in.now)
-		if err != nil {
-			return nil, err
-		}
-		if err := c.mayMint(m, in.now); err != nil {
-			return nil, err
-		}
-		s.minting = m
-		first = c.mint(s, in.now)
-	}
-	return c.addSecret(s, &version{customMetadata: p.VersionCustomMetadata, value: first}, in.caller), nil
-}
-
 func (c *Cloud) getSecret(in *call) (any, error) {
-	return c.secretWithValue(in.secret, in.now)
+	v, err := c.readValue(in.secret, in.secret.current(), in.now)
+	if err != nil {
+		return nil, err
+	}
+	return in.secret.json(c, in.now, v), nil
 }
 
 // getSecretByName returns the value too, so it needs the same action as reading by id.
@@ -198,32 +287,70 @@ func (c *Cloud) getSecretByName(in *call) (any, error) {
 	if !in.caller.may("secret.read", g.id) {
 		return nil, forbidden("secret.read")
 	}
-	s, ok := c.names[secretName{in.params[1], in.params[2]}]
-	if !ok || s.groupID != g.id {
+	in.secret = c.names[secretName{in.params[1], in.params[2]}]
+	if in.secret == nil || in.secret.groupID != g.id {
 		return nil, notFound("secret")
 	}
-	return c.secretWithValue(s, in.now)
-}
-
-func (c *Cloud) secretWithValue(s *secret, now time.Time) (any, error) {
-	v, err := c.readValue(s, s.current(), now)
-	if err != nil {
-		return nil, err
-	}
-	return s.json(c, now, v), nil
+	return c.getSecret(in)
 }
 
 // deleteSecret refuses a secret that has locks.
 func (c *Cloud) deleteSecret(in *call) (any, error) {
 	if in.secret.locksTotal() > 0 {
-		return nil, locked()
+		return nil, published("version_locked")
 	}
 	c.removeSecret(in.secret)
 	return nil, nil
 }
 
-func (c *Cloud) getMetadata(in *call) (any, error) {
-	return in.secret.json(c, in.now, nil), nil
+func (c *Cloud) getMetadata(in *call) (any, error) { return in.secret.json(c, in.now, nil), nil }
+
+// patchMetadata replaces each property that the body names, whole.
+func (c *Cloud) patchMetadata(in *call) (any, error) {
+	s := in.secret
+	p, err := c.decodeSecret(in, s.kind, patchFields, kindFields[s.kind].patch)
+	if err != nil {
+		return nil, err
+	}
+	if s.isDestroyed(in.now) {
+		return nil, c.destroyed()
+	}
+	if taken := c.names[secretName{s.kind, deref(p.Name)}]; taken != nil && taken != s {
+		return nil, c.duplicate("secret")
+	}
+	if s.minting != nil {
+		if err := s.minting.change(p, in.now); err != nil {
+			return nil, err
+		}
+		if !isNull(p.Rotation) && c.settings.RuleChange == "rotates" && s.minting.rule.isOn() {
+			s.minting.next = in.now
+			c.play(in.now)
+		}
+	}
+	c.applyPatch(s, p)
+	s.updatedAt = in.now
+	return s.json(c, in.now, nil), nil
+}
+
+// listSecrets lists the metadata of the secrets that the caller may list and that the query asks for.
+func (c *Cloud) listSecrets(in *call) (any, error) {
+	groups, kinds, labels := listOf(in.query.Get("groups")), listOf(in.query.Get("secret_types")), listOf(in.query.Get("match_all_labels"))
+	search := strings.ToLower(in.query.Get("search"))
+	selected := c.visibleSecrets(in, func(s *secret) bool {
+		texts := strings.Join(append([]string{s.id, s.name, s.description, s.kind}, s.labels...), "\n")
+		return listed(groups, s.groupID) && listed(kinds, s.kind) && strings.Contains(strings.ToLower(texts), search) &&
+			!slices.ContainsFunc(labels, func(label string) bool { return !slices.Contains(s.labels, label) })
+	})
+	list := rendered(selected, func(s *secret) object { return s.json(c, in.now, nil) })
+	if err := in.sorted(list, "id", "name", "secret_type", "created_at", "updated_at", "retrieved_at", "expiration_date"); err != nil {
+		return nil, err
+	}
+	return in.paginate("secrets", list, 200)
+}
+
+// visibleSecrets returns, in the order of creation, the wanted secrets of the groups in which the caller may do the operation.
+func (c *Cloud) visibleSecrets(in *call, wanted func(*secret) bool) []*secret {
+	return inOrder(c.secrets, func(s *secret) bool { return in.caller.may(in.operation.action, s.groupID) && wanted(s) })
 }
 
 // States of NIST SP 800-57 that a secret can be in here.
@@ -232,35 +359,12 @@ const (
 	stateDestroyed = 5
 )
 
-// An object is the body of an answer.
-type object map[string]any
-
-// set adds a member unless its value is zero.
-func (o object) set(name string, value any) {
-	switch v := value.(type) {
-	case string:
-		if v == "" {
-			return
-		}
-	case json.RawMessage:
-		if len(v) == 0 {
-			return
-		}
-	case time.Time:
-		if v.IsZero() {
-			return
-		}
-		value = timestamp(v)
-	}
-	o[name] = value
-}
-
 // json renders the secret: with a value as a secret, without as its metadata.
 func (s *secret) json(c *Cloud, now time.Time, v *value) object {
 	out := object{
 		"id": s.id, "name": s.name, "description": s.description, "secret_type": s.kind, "secret_group_id": s.groupID,
 		"crn":        c.instanceCRN("secrets-manager") + ":secret:" + s.id,
-		"created_by": s.createdBy, "created_at": timestamp(s.createdAt), "updated_at": timestamp(s.updatedAt),
+		"created_by": s.by, "created_at": timestamp(s.at), "updated_at": timestamp(s.updatedAt),
 		"labels": append([]string{}, s.labels...), "downloaded": s.current().downloaded,
 		"locks_total": s.locksTotal(), "versions_total": len(s.versions), "state": stateActive, "state_description": "active",
 	}
@@ -287,97 +391,9 @@ func (s *secret) addValue(out object, v *value) {
 		out["api_key"], out["api_key_id"], out["service_id"] = v.key.value, v.key.id, v.key.owner.subject()
 	default:
 		out["credentials"] = object{
-			"apikey":                 v.key.value,
-			"iam_apikey_description": "Auto-generated for the secret " + s.name,
-			"iam_apikey_id":          v.key.id,
-			"iam_apikey_name":        s.name,
-			"iam_role_crn":           "crn:v1:bluemix:public:iam::::serviceRole:Writer",
-			"iam_serviceid_crn":      "crn:v1:bluemix:public:iam-identity::a/" + v.key.owner.account + "::serviceid:" + v.key.owner.subject(),
+			"apikey": v.key.value, "iam_apikey_description": "Auto-generated for the secret " + s.name, "iam_apikey_id": v.key.id,
+			"iam_apikey_name": s.name, "iam_role_crn": "crn:v1:bluemix:public:iam::::serviceRole:Writer",
+			"iam_serviceid_crn": v.key.owner.crn("serviceid"),
 		}
 	}
-}
-
-// patchMetadata replaces each property that the body names, whole.
-func (c *Cloud) patchMetadata(in *call) (any, error) {
-	s := in.secret
-	p, err := in.decodeSecret(s.kind, mediaMergePatch, commonPatchFields, kindFields[s.kind].patch)
-	if err != nil {
-		return nil, err
-	}
-	if s.isDestroyed(in.now) {
-		return nil, c.destroyed()
-	}
-	if err := c.check(p, in.now); err != nil {
-		return nil, err
-	}
-	if taken := c.names[secretName{s.kind, deref(p.Name)}]; taken != nil && taken != s {
-		return nil, c.duplicate("secret")
-	}
-	if s.minting != nil {
-		if err := s.minting.change(p, in.now); err != nil {
-			return nil, err
-		}
-		if !isNull(p.Rotation) && c.settings.RuleChange == "rotates" && s.minting.rule.isOn() {
-			s.minting.next = in.now
-			c.play(in.now)
-		}
-	}
-	c.applyPatch(s, p)
-	s.updatedAt = in.now
-	return s.json(c, in.now, nil), nil
-}
-
-func (c *Cloud) applyPatch(s *secret, p *secretPrototype) {
-	if p.Name != nil {
-		delete(c.names, secretName{s.kind, s.name})
-		s.name = *p.Name
-		c.names[secretName{s.kind, s.name}] = s
-	}
-	assign(&s.description, p.Description)
-	assign(&s.expiration, p.ExpirationDate)
-	if p.Labels != nil {
-		s.labels = p.Labels
-	}
-	if len(p.CustomMetadata) > 0 {
-		s.customMetadata = p.CustomMetadata
-	}
-}
-
-// listSecrets lists the metadata of the secrets that the caller may list and that the query asks for.
-func (c *Cloud) listSecrets(in *call) (any, error) {
-	query := in.request.URL.Query()
-	groups, kinds, labels := listOf(query.Get("groups")), listOf(query.Get("secret_types")), listOf(query.Get("match_all_labels"))
-	search := query.Get("search")
-	selected := c.visibleSecrets(in, "secrets.list", func(s *secret) bool {
-		return listed(groups, s.groupID) && listed(kinds, s.kind) &&
-			!slices.ContainsFunc(labels, func(label string) bool { return !slices.Contains(s.labels, label) }) &&
-			s.mentions(search)
-	})
-	if err := sortBy(selected, query.Get("sort"), secretOrders); err != nil {
-		return nil, err
-	}
-	return paginate(in, "secrets", selected, 200, func(s *secret) object { return s.json(c, in.now, nil) })
-}
-
-// visibleSecrets returns, in the order of creation, the wanted secrets of the groups in which the
-// caller may do a.
-func (c *Cloud) visibleSecrets(in *call, a action, wanted func(*secret) bool) []*secret {
-	return inOrder(c.secrets, func(s *secret) bool { return in.caller.may(a, s.groupID) && wanted(s) })
-}
-
-// mentions reports whether text occurs in the id, name, description, labels or type.
-func (s *secret) mentions(text string) bool {
-	return slices.ContainsFunc(append([]string{s.id, s.name, s.description, s.kind}, s.labels...), func(field string) bool {
-		return strings.Contains(strings.ToLower(field), strings.ToLower(text))
-	})
-}
-
-var secretOrders = map[string]func(a, b *secret) int{
-	"id":              func(a, b *secret) int { return cmp.Compare(a.id, b.id) },
-	"name":            func(a, b *secret) int { return cmp.Compare(a.name, b.name) },
-	"secret_type":     func(a, b *secret) int { return cmp.Compare(a.kind, b.kind) },
-	"created_at":      func(a, b *secret) int { return a.createdAt.Compare(b.createdAt) },
-	"updated_at":      func(a, b *secret) int { return a.updatedAt.Compare(b.updatedAt) },
-	"retrieved_at":    func(a, b *secret) int { return a.retrievedAt.Compare(b.retrievedAt) },
-	"expiration_date": func(a, b *secret) int { return a.expiration.Compare(b.expiration) },
 }
