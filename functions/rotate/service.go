@@ -254,9 +254,7 @@ func newDoctor(cfg config.Config, c *clients) *doctor.Doctor {
 	return &doctor.Doctor{
 		ManagedKey:    cfg.ManagedKey,
 		Configuration: fmt.Sprintf("valid: %s, the bootstrap identity by %s", report.Count(len(cfg.Rotations), "rotation"), cfg.Credential.Variable),
-		IAMHost:       doctor.Host{Name: "iam", Variable: "IAM_URL", Origin: cfg.IAMURL, Probe: "/identity/keys"},
-		InstanceHost: doctor.Host{Name: "secrets-manager", Variable: "SECRETS_MANAGER_URL", Origin: cfg.SecretsManagerURL,
-			Probe: "/", Instance: true},
+		IAMURL:        cfg.IAMURL, SecretsManagerURL: cfg.SecretsManagerURL,
 		Bootstrap: doctor.BootstrapIdentity{
 			Variable: cfg.Credential.Variable, ReadKey: readKey, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt,
 			HasKey: cfg.Credential.HasKey(),

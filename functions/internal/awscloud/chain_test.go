@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -24,137 +23,106 @@ import (
 
 const far = "2100-01-01T00:00:00Z"
 
-// withoutKeys has the environment of a machine on which nobody is logged in. config and
-// shared are the files of ~/.aws.
-func withoutKeys(t *testing.T, endpoint, config, shared string) (home string) {
+// withoutKeys has the environment of a machine on which nobody is logged in, with config as
+// ~/.aws/config, and settings divided by spaces: ~ is the home folder.
+func withoutKeys(t *testing.T, endpoint, config, settings string) (home string) {
 	t.Helper()
 	awsEnvironment(t, endpoint)
 	_ = os.Unsetenv("AWS_ENDPOINT_URL") // empty, it would outweigh a profile's; Setenv has arranged for its return
 	home = t.TempDir()
-	for name, content := range map[string]string{"config": config, "credentials": shared, "token": "web-identity"} {
+	for name, content := range map[string]string{"config": config, "credentials": "[keys]\naws_access_key_id=FROMPROFILE\naws_secret_access_key=x\n", "token": "web-identity"} {
 		if err := os.WriteFile(filepath.Join(home, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for name, value := range map[string]string{"HOME": home, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "",
-		"AWS_CONFIG_FILE": filepath.Join(home, "config"), "AWS_SHARED_CREDENTIALS_FILE": filepath.Join(home, "credentials")} {
-		t.Setenv(name, value)
+	settings = "HOME=~ AWS_ACCESS_KEY_ID= AWS_SECRET_ACCESS_KEY= AWS_CONFIG_FILE=~/config AWS_SHARED_CREDENTIALS_FILE=~/credentials " + settings
+	for setting := range strings.FieldsSeq(settings) {
+		name, value, _ := strings.Cut(setting, "=")
+		t.Setenv(name, strings.Replace(value, "~", home, 1))
 	}
 	return home
 }
 
-// stsAnswer has the shape of AWS STS.
-func stsAnswer(operation string) string {
-	return `<` + operation + `Response><` + operation + `Result><Credentials><AccessKeyId>FROMSTS</AccessKeyId><SecretAccessKey>x</SecretAccessKey>` +
-		`<SessionToken>y</SessionToken><Expiration>` + far + `</Expiration></Credentials></` + operation + `Result></` + operation + `Response>`
-}
-
-// sts answers as AWS STS does to a role that may be assumed.
-func sts(t *testing.T) string {
+// credentialServices answer as AWS STS does to a role that may be assumed, single sign-on to who is logged in,
+// the endpoint of a container's role to who has its token, and an instance of EC2.
+func credentialServices(t *testing.T) (origin string) {
+	const metadata = "/latest/meta-data/iam/security-credentials/"
+	keys := func(from string) string {
+		return `{"Code":"Success","AccessKeyId":"` + from + `","SecretAccessKey":"x","Token":"y","Expiration":"` + far + `"}`
+	}
 	return serving(t, func(r *http.Request) (int, string) {
 		_ = r.ParseForm()
-		operation := r.Form.Get("Action")
-		known := operation == "AssumeRole" && strings.Contains(r.Header.Get("Authorization"), "FROMPROFILE") ||
+		operation, imds := r.Form.Get("Action"), r.Header.Get("X-Aws-Ec2-Metadata-Token") == "imds-token"
+		assumed := operation == "AssumeRole" && strings.Contains(r.Header.Get("Authorization"), "FROMPROFILE") ||
 			operation == "AssumeRoleWithWebIdentity" && r.Form.Get("WebIdentityToken") == "web-identity"
-		if !known || r.Form.Get("RoleArn") != "arn:aws:iam::123456789012:role/rotator" {
-			return 403, `<ErrorResponse><Error><Code>AccessDenied</Code><Message>` + canary + `</Message></Error></ErrorResponse>`
-		}
-		return 200, stsAnswer(operation)
-	})
-}
-
-// instance answers as version 2 of an EC2 instance's metadata service.
-func instance(t *testing.T) string {
-	const path = "/latest/meta-data/iam/security-credentials/"
-	return serving(t, func(r *http.Request) (int, string) {
 		switch {
-		case r.Method == http.MethodPut && r.URL.Path == "/latest/api/token":
+		case assumed && r.Form.Get("RoleArn") == roleARN:
+			return 200, `<` + operation + `Response><` + operation + `Result><Credentials><AccessKeyId>FROMSTS</AccessKeyId><SecretAccessKey>x</SecretAccessKey>` +
+				`<SessionToken>y</SessionToken><Expiration>` + far + `</Expiration></Credentials></` + operation + `Result></` + operation + `Response>`
+		case operation != "":
+			return 403, stsError("AccessDenied")
+		case r.Header.Get("X-Amz-Sso_bearer_token") == "sso-token":
+			return 200, `{"roleCredentials":{"accessKeyId":"FROMSSO","secretAccessKey":"x","sessionToken":"y","expiration":4102444800000}}`
+		case r.URL.Path == "/container" && r.Header.Get("Authorization") == "web-identity":
+			return 200, keys("FROMCONTAINER")
+		case r.Method == http.MethodPut && r.URL.Path == "/latest/api/token": // version 2 of the metadata service
 			return 200, "imds-token"
-		case r.Header.Get("X-Aws-Ec2-Metadata-Token") != "imds-token":
-			return 401, ""
-		case r.URL.Path == path:
+		case imds && r.URL.Path == metadata:
 			return 200, "rotator"
-		case r.URL.Path == path+"rotator":
-			return 200, `{"Code":"Success","AccessKeyId":"FROMINSTANCE","SecretAccessKey":"x","Token":"y","Expiration":"` + far + `"}`
+		case imds && r.URL.Path == metadata+"rotator":
+			return 200, keys("FROMINSTANCE")
 		}
-		return 0, ""
+		return 401, canary
 	})
 }
 
-// container answers as the endpoint of a container's role, which a token opens.
-func container(t *testing.T) string {
-	return serving(t, func(r *http.Request) (int, string) {
-		if r.Header.Get("Authorization") != "web-identity" {
-			return 401, ""
-		}
-		return 200, `{"AccessKeyId":"FROMCONTAINER","SecretAccessKey":"x","Token":"y","Expiration":"` + far + `"}`
-	})
+func stsError(code string) string {
+	return `<ErrorResponse><Error><Code>` + code + `</Code><Message>` + canary + `</Message></Error></ErrorResponse>`
 }
 
 const (
-	profileKeys = "[keys]\naws_access_key_id=FROMPROFILE\naws_secret_access_key=x\n"
-	profileRole = "[profile role]\nrole_arn=arn:aws:iam::123456789012:role/rotator\nsource_profile=keys\n"
+	roleARN     = "arn:aws:iam::123456789012:role/rotator"
+	webIdentity = "AWS_WEB_IDENTITY_TOKEN_FILE=~/token AWS_ROLE_ARN=" + roleARN + " "
+	profileRole = "[profile role]\nrole_arn=" + roleARN + "\nsource_profile=keys\n"
 	profileSSO  = "[profile sso]\nsso_session=s\nsso_account_id=123456789012\nsso_role_name=rotator\n[sso-session s]\nsso_region=us-east-1\nsso_start_url=https://x.test/start\n"
 )
 
-// logIn leaves the file that `aws sso login` leaves.
-func logIn(t *testing.T, home, expires string) {
+// logIn leaves the file that `aws sso login` leaves, and a program that prints credentials.
+func logIn(t *testing.T, home string) {
 	t.Helper()
 	sum := sha1.Sum([]byte("s")) // #nosec G401
 	cache := filepath.Join(home, ".aws", "sso", "cache")
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	content := `{"accessToken":"sso-token","expiresAt":"` + expires + `"}`
-	if err := os.WriteFile(filepath.Join(cache, hex.EncodeToString(sum[:])+".json"), []byte(content), 0o600); err != nil {
-		t.Fatal(err)
+	for name, content := range map[string]string{
+		filepath.Join(cache, hex.EncodeToString(sum[:])+".json"): `{"accessToken":"sso-token","expiresAt":"` + far + `"}`,
+		filepath.Join(home, "program"):                           "#!/bin/sh\necho '{\"Version\":1,\"AccessKeyId\":\"FROMPROGRAM\",\"SecretAccessKey\":\"x\"}'\n",
+	} {
+		if err := os.WriteFile(name, []byte(content), 0o700); err != nil { // #nosec G306
+			t.Fatal(err)
+		}
 	}
 }
 
 func TestSourcesOfCredentials(t *testing.T) {
 	requests := answering(t, 200, secretValue("SecretString", canary))
-	secrets := os.Getenv("AWS_ENDPOINT_URL_SECRETS_MANAGER")
-	single := func(token string) string {
-		return serving(t, func(r *http.Request) (int, string) {
-			if r.Header.Get("X-Amz-Sso_bearer_token") != token {
-				return 401, canary
-			}
-			return 200, `{"roleCredentials":{"accessKeyId":"FROMSSO","secretAccessKey":"x","sessionToken":"y","expiration":4102444800000}}`
-		})
-	}
-	program := filepath.Join(t.TempDir(), "program")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\necho '{\"Version\":1,\"AccessKeyId\":\"FROMPROGRAM\",\"SecretAccessKey\":\"x\"}'\n"), 0o700); err != nil { // #nosec G306
-		t.Fatal(err)
-	}
-	role := map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "token", "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/rotator"}
-	for _, tt := range []struct {
-		name, config string
-		set          map[string]string
-		servers      map[string]func(*testing.T) string
-		signedBy     string
-	}{
-		{"the environment", "", map[string]string{"AWS_ACCESS_KEY_ID": "FROMENV", "AWS_SECRET_ACCESS_KEY": "x", "AWS_PROFILE": "none"}, nil, "FROMENV"},
-		{"the default profile", "[default]\naws_access_key_id=FROMDEFAULT\naws_secret_access_key=x\n", nil, nil, "FROMDEFAULT"},
-		{"AWS_PROFILE", "", map[string]string{"AWS_PROFILE": "keys"}, nil, "FROMPROFILE"},
-		{"a profile's role", profileRole, map[string]string{"AWS_PROFILE": "role"}, map[string]func(*testing.T) string{"AWS_ENDPOINT_URL_STS": sts}, "FROMSTS"},
-		{"a profile's program", "[default]\ncredential_process=" + program, nil, nil, "FROMPROGRAM"},
-		{"single sign-on", profileSSO, map[string]string{"AWS_PROFILE": "sso"},
-			map[string]func(*testing.T) string{"AWS_ENDPOINT_URL_SSO": func(*testing.T) string { return single("sso-token") }}, "FROMSSO"},
-		{"EKS, web identity", "", role, map[string]func(*testing.T) string{"AWS_ENDPOINT_URL_STS": sts}, "FROMSTS"},
-		{"ECS and EKS, a container's role", "", map[string]string{"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "token"},
-			map[string]func(*testing.T) string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": container}, "FROMCONTAINER"},
-		{"EC2", "", map[string]string{"AWS_EC2_METADATA_DISABLED": ""}, map[string]func(*testing.T) string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": instance}, "FROMINSTANCE"},
+	secrets, origin := os.Getenv("AWS_ENDPOINT_URL_SECRETS_MANAGER"), credentialServices(t)
+	for _, tt := range []struct{ name, config, settings, signedBy string }{
+		{"the environment", "", "AWS_ACCESS_KEY_ID=FROMENV AWS_SECRET_ACCESS_KEY=x AWS_PROFILE=none", "FROMENV"},
+		{"the default profile", "[default]\naws_access_key_id=FROMDEFAULT\naws_secret_access_key=x\n", "", "FROMDEFAULT"},
+		{"AWS_PROFILE", "", "AWS_PROFILE=keys", "FROMPROFILE"},
+		{"a profile's role", profileRole, "AWS_PROFILE=role AWS_ENDPOINT_URL_STS=" + origin, "FROMSTS"},
+		{"a profile's program", "[default]\ncredential_process=sh -c $HOME/program", "", "FROMPROGRAM"},
+		{"single sign-on", profileSSO, "AWS_PROFILE=sso AWS_ENDPOINT_URL_SSO=" + origin, "FROMSSO"},
+		{"EKS, web identity", "", webIdentity + "AWS_ENDPOINT_URL_STS=" + origin, "FROMSTS"},
+		{"ECS and EKS, a container's role", "", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=~/token AWS_CONTAINER_CREDENTIALS_FULL_URI=" + origin + "/container", "FROMCONTAINER"},
+		{"EC2", "", "AWS_EC2_METADATA_DISABLED= AWS_EC2_METADATA_SERVICE_ENDPOINT=" + origin, "FROMINSTANCE"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			home := withoutKeys(t, secrets, tt.config, profileKeys)
-			logIn(t, home, far)
-			set(t, home, tt.set)
-			for name, start := range tt.servers {
-				t.Setenv(name, start(t))
-			}
+			logIn(t, withoutKeys(t, secrets, tt.config, tt.settings))
 			*requests = nil
-			key, err := readKey(t)
-			if err != nil || key.Reveal() != canary {
+			if key, err := readKey(t); err != nil || key.Reveal() != canary {
 				t.Fatalf("got %v, want the key", err)
 			}
 			if got := (*requests)[0].signed; !strings.Contains(got, "Credential="+tt.signedBy+"/") {
@@ -164,69 +132,44 @@ func TestSourcesOfCredentials(t *testing.T) {
 	}
 }
 
-func set(t *testing.T, home string, variables map[string]string) {
-	t.Helper()
-	for name, value := range variables {
-		if strings.HasSuffix(name, "_TOKEN_FILE") {
-			value = filepath.Join(home, value)
-		}
-		t.Setenv(name, value)
-	}
-}
-
 // Where a source gives no credentials, the message names it and what helps, with status and code.
 func TestSourcesThatGiveNoCredentials(t *testing.T) {
-	role := map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "token", "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/rotator"}
-	with := func(name, value string, more ...string) map[string]string {
-		all := maps.Clone(role)
-		all[name] = value
-		for i := 0; i < len(more); i += 2 {
-			all[more[i]] = more[i+1]
-		}
-		return all
-	}
 	answers := func(status int, body string) string {
 		return serving(t, func(*http.Request) (int, string) { return status, body })
 	}
-	stsError := func(status int, code string) string {
-		return answers(status, `<ErrorResponse><Error><Code>`+code+`</Code><Message>`+canary+`</Message></Error></ErrorResponse>`)
-	}
 	const config, denied, unavailable = rotation.Misconfigured, rotation.Denied, rotation.Unavailable
+	const never, once, later = rotation.Never, rotation.Once, rotation.Later
 	for _, tt := range []struct {
-		name, config string
-		set          map[string]string
-		kind         rotation.Kind
-		retry        rotation.Retry
-		says         []string
+		name, config, settings string
+		kind                   rotation.Kind
+		retry                  rotation.Retry
+		says                   []string
 	}{
-		{"nobody is logged in", "", nil, config, rotation.Once, []string{"AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE", "(switched off by AWS_EC2_METADATA_DISABLED) gives none: ", "aws sso login"}},
-		{"one variable", "", map[string]string{"AWS_ACCESS_KEY_ID": canary}, config, rotation.Once, []string{"none in AWS_ACCESS_KEY_ID"}},
-		{"no such profile", "", map[string]string{"AWS_PROFILE": canary}, config, rotation.Never, []string{"AWS_PROFILE names a profile that is not in"}},
-		{"an odd file", "[profile " + canary, map[string]string{"AWS_PROFILE": canary}, config, rotation.Never, []string{"AWS_PROFILE names a profile"}},
-		{"MFA", profileRole + "mfa_serial=" + canary, map[string]string{"AWS_PROFILE": "role"}, config, rotation.Never, []string{"MFA code"}},
-		{"no role", "", map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "token"}, config, rotation.Never, []string{"AWS_ROLE_ARN"}},
-		{"AWS_CA_BUNDLE", "", map[string]string{"AWS_CA_BUNDLE": "/dev/null"}, config, rotation.Never, []string{": AWS_CA_BUNDLE is not used", "SSL_CERT_FILE"}},
-		{"ca_bundle", "[default]\nca_bundle=/dev/null", nil, config, rotation.Never, []string{"A profile's ca_bundle", "SSL_CERT_FILE"}},
-		{"no login", profileSSO, map[string]string{"AWS_PROFILE": "sso"}, config, rotation.Once, []string{"single sign-on", "aws sso login"}},
-		{"a program that fails", "[default]\ncredential_process=false " + canary, nil, config, rotation.Once, []string{"credential_process"}},
-		{"no token file", "", with("AWS_WEB_IDENTITY_TOKEN_FILE", canary), config, rotation.Once, []string{"web identity", "must be readable"}},
-		{"a role that is not ours", "", with("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/other", "AWS_ENDPOINT_URL_STS", sts(t)), denied, rotation.Once,
-			[]string{"answered 403 AccessDenied: the role's trust policy"}},
-		{"STS has trouble", "", with("AWS_ENDPOINT_URL_STS", stsError(503, "ServiceUnavailable")), unavailable, rotation.Later, []string{"answered 503 ServiceUnavailable"}},
-		{"STS is not there", "", with("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1"), unavailable, rotation.Later, []string{"web identity", "refuses connections"}},
-		{"a profile's role that is denied", profileRole, map[string]string{"AWS_PROFILE": "role", "AWS_ENDPOINT_URL_STS": stsError(403, canary)}, denied, rotation.Once,
-			[]string{"the profile answered 403: ", "role_arn"}},
-		{"a profile in the clear", profileRole + "services=local\n[services local]\nsts =\n  endpoint_url = http://stranger.test\n", map[string]string{"AWS_PROFILE": "role"}, config, rotation.Once, []string{"the profile names an endpoint without TLS"}},
-		{"a container without a role", "", map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": answers(400, canary)}, config, rotation.Once,
-			[]string{"the container's endpoint", "answered 400: ", "EKS Pod Identity"}},
-		{"a container's endpoint is not there", "", map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1"}, unavailable, rotation.Later,
+		{"nobody is logged in", "", "", config, once, []string{"AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE", "(switched off by AWS_EC2_METADATA_DISABLED) gives none: ", "aws sso login"}},
+		{"one variable", "", "AWS_ACCESS_KEY_ID=" + canary, config, once, []string{"none in AWS_ACCESS_KEY_ID"}},
+		{"no such profile", "", "AWS_PROFILE=" + canary, config, never, []string{"AWS_PROFILE names a profile that is not in"}},
+		{"an odd file", "[profile " + canary, "AWS_PROFILE=" + canary, config, never, []string{"AWS_PROFILE names a profile"}},
+		{"MFA", profileRole + "mfa_serial=" + canary, "AWS_PROFILE=role", config, never, []string{"MFA code"}},
+		{"no role", "", "AWS_WEB_IDENTITY_TOKEN_FILE=~/token", config, never, []string{"AWS_ROLE_ARN"}},
+		{"AWS_CA_BUNDLE", "", "AWS_CA_BUNDLE=/dev/null", config, never, []string{": AWS_CA_BUNDLE is not used", "SSL_CERT_FILE"}},
+		{"ca_bundle", "[default]\nca_bundle=/dev/null", "", config, never, []string{"A profile's ca_bundle", "SSL_CERT_FILE"}},
+		{"no login", profileSSO, "AWS_PROFILE=sso", config, once, []string{"single sign-on", "aws sso login"}},
+		{"a program that fails", "[default]\ncredential_process=false " + canary, "", config, once, []string{"credential_process"}},
+		{"no token file", "", webIdentity + "AWS_WEB_IDENTITY_TOKEN_FILE=" + canary, config, once, []string{"web identity", "must be readable"}},
+		{"a role that is not ours", "", webIdentity + "AWS_ROLE_ARN=" + roleARN + "-2 AWS_ENDPOINT_URL_STS=" + credentialServices(t), denied, once, []string{"answered 403 AccessDenied: the role's trust policy"}},
+		{"STS has trouble", "", webIdentity + "AWS_ENDPOINT_URL_STS=" + answers(503, stsError("ServiceUnavailable")), unavailable, later, []string{"answered 503 ServiceUnavailable"}},
+		{"STS is not there", "", webIdentity + "AWS_ENDPOINT_URL_STS=http://127.0.0.1:1", unavailable, later, []string{"web identity", "refuses connections"}},
+		{"a profile's role that is denied", profileRole, "AWS_PROFILE=role AWS_ENDPOINT_URL_STS=" + answers(403, stsError(canary)), denied, once, []string{"the profile answered 403: ", "role_arn"}},
+		{"a profile in the clear", profileRole + "services=local\n[services local]\nsts =\n  endpoint_url = http://stranger.test\n", "AWS_PROFILE=role", config, once,
+			[]string{"the profile names an endpoint without TLS"}},
+		{"a container without a role", "", "AWS_CONTAINER_CREDENTIALS_FULL_URI=" + answers(400, canary), config, once, []string{"the container's endpoint", "answered 400: ", "EKS Pod Identity"}},
+		{"a container's endpoint is not there", "", "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:1", unavailable, later,
 			[]string{"the container's endpoint", "refuses connections", "check the port in AWS_CONTAINER_CREDENTIALS_FULL_URI"}},
-		{"an instance without a role", "", map[string]string{"AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": answers(404, canary)}, config, rotation.Once,
+		{"an instance without a role", "", "AWS_EC2_METADATA_DISABLED= AWS_EC2_METADATA_SERVICE_ENDPOINT=" + answers(404, canary), config, once,
 			[]string{"the metadata of an EC2 instance answered 404: ", "give the instance"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			home := withoutKeys(t, "http://127.0.0.1:1", tt.config, profileKeys)
-			set(t, home, tt.set)
+			withoutKeys(t, "http://127.0.0.1:1", tt.config, tt.settings)
 			_, err := readKey(t)
 			checkFailure(t, err, tt.kind, tt.retry, tt.says...)
 		})
@@ -239,11 +182,7 @@ func init() { inMoto["web identity"] = webIdentityInMoto }
 func webIdentityInMoto(t *testing.T, moto *awstest.Moto) {
 	moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret", map[string]any{"Name": "bootstrap", "SecretString": canary, "ClientRequestToken": versionID})
 	described := moto.MustCall(t, "secretsmanager", "secretsmanager.DescribeSecret", map[string]any{"SecretId": "bootstrap"})
-	home := withoutKeys(t, moto.URL(), "", "")
-	for name, value := range map[string]string{"AWS_ENDPOINT_URL_STS": moto.URL(), "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/rotator",
-		"AWS_WEB_IDENTITY_TOKEN_FILE": filepath.Join(home, "token")} {
-		t.Setenv(name, value)
-	}
+	home := withoutKeys(t, moto.URL(), "", webIdentity+"AWS_ENDPOINT_URL_STS="+moto.URL())
 	read := NewKeyStore(described["ARN"].(string), http.DefaultTransport).Key
 	_, err := read(t.Context())
 	checkFailure(t, err, rotation.Denied, rotation.Once, "answered 403 InvalidIdentityToken: ")
@@ -266,8 +205,7 @@ func (h *hanging) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // On a laptop nobody answers at the address of an instance's metadata.
 func TestALaptopDoesNotWaitForEC2(t *testing.T) {
-	withoutKeys(t, "http://127.0.0.1:1", "", "")
-	t.Setenv("AWS_EC2_METADATA_DISABLED", "")
+	withoutKeys(t, "http://127.0.0.1:1", "", "AWS_EC2_METADATA_DISABLED=")
 	synctest.Test(t, func(t *testing.T) {
 		nobody, began := &hanging{}, time.Now()
 		_, err := NewKeyStore(testARN, nobody).Key(t.Context())
@@ -280,8 +218,7 @@ func TestALaptopDoesNotWaitForEC2(t *testing.T) {
 
 // An attempt that gave up leaves nothing behind for which the next one waits.
 func TestAServiceThatDoesNotAnswerIsAskedAgain(t *testing.T) {
-	home := withoutKeys(t, "http://127.0.0.1:1", "", "")
-	set(t, home, map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "token", "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/rotator"})
+	withoutKeys(t, "http://127.0.0.1:1", "", webIdentity)
 	synctest.Test(t, func(t *testing.T) {
 		nobody := &hanging{}
 		read := NewKeyStore(testARN, nobody).Key
@@ -311,8 +248,7 @@ func TestExpiredCredentialsAreObtainedAnew(t *testing.T) {
 		}
 		return 200, `{"ARN":"` + testARN + `"}`
 	})
-	withoutKeys(t, secrets, "", "")
-	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", container)
+	withoutKeys(t, secrets, "", "AWS_CONTAINER_CREDENTIALS_FULL_URI="+container)
 	mirrors := NewMirrors(http.DefaultTransport)
 	_, err := mirrors.Describe(t.Context(), testARN)
 	checkFailure(t, err, rotation.Denied, rotation.Once, "have expired")
@@ -329,11 +265,7 @@ func TestExpiredCredentialsAreObtainedAnew(t *testing.T) {
 
 func TestAStrangerIsNotAskedForCredentials(t *testing.T) {
 	for endpoint, want := range map[string]int{"http://stranger.test/x": 0, "https://stranger.test/x": 1} {
-		awsEnvironment(t, "http://127.0.0.1:1")
-		t.Setenv("AWS_ACCESS_KEY_ID", "")
-		t.Setenv("AWS_SECRET_ACCESS_KEY", "")
-		t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint)
-		t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "the-token")
+		withoutKeys(t, "http://127.0.0.1:1", "", "AWS_CONTAINER_AUTHORIZATION_TOKEN=the-token AWS_CONTAINER_CREDENTIALS_FULL_URI="+endpoint)
 		transport := &hosts{}
 		if _, err := NewKeyStore(testARN, transport).Key(t.Context()); err == nil {
 			t.Error("got a key without credentials")

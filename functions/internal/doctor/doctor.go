@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/ibmcloud"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
 )
@@ -25,15 +26,15 @@ import (
 // Doctor checks what rotations rely on. Every check is tried once: it also shows
 // a failure that a rotation would overcome by a retry.
 type Doctor struct {
-	Configuration  string // the configuration in a few words
-	IAMHost        Host
-	InstanceHost   Host
-	HTTP           *http.Transport // for the requests that check a host; if nil, one like the function's
-	Bootstrap      BootstrapIdentity
-	ManagedKey     rotation.KeyRef // the secret of BOOTSTRAP_KEY_SECRET; zero if nobody renews the bootstrap key
-	IAM            IAM
-	SecretsManager SecretsManager
-	Mirrors        rotation.Mirrors // if nil, no rotation may have one
+	Configuration     string // the configuration in a few words
+	IAMURL            string // an origin, without a path
+	SecretsManagerURL string
+	HTTP              *http.Transport // for the requests that check a host; if nil, one like the function's
+	Bootstrap         BootstrapIdentity
+	ManagedKey        rotation.KeyRef // the secret of BOOTSTRAP_KEY_SECRET; zero if nobody renews the bootstrap key
+	IAM               *ibmcloud.IAM
+	SecretsManager    *ibmcloud.SecretsManager // opened by the bootstrap identity
+	Mirrors           rotation.Mirrors         // if nil, no rotation may have one
 
 	HowToRun rotation.HowToRun
 
@@ -43,31 +44,6 @@ type Doctor struct {
 	Now          func() time.Time // if nil, time.Now
 
 	limit time.Duration // of one request, in a run
-}
-
-// The methods of these interfaces return *rotation.Error. None of them writes.
-
-// IAM exchanges keys, and knows when they expire.
-type IAM interface {
-	rotation.Exchanger
-	// KeyExpiry asks when key expires, with a token of its owner; the zero time
-	// means never.
-	KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.Time, error)
-}
-
-// SecretsManager is the instance, opened by the bootstrap identity.
-type SecretsManager interface {
-	// ReadKeySecret reads an API key and the metadata of its secret.
-	ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error)
-	// InspectManagedKey reads the secret that IBM renews the bootstrap key in.
-	InspectManagedKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error)
-	// ReadMetadata returns what is known of the stored token without its value.
-	ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error)
-	rotation.VersionReader
-	// Describe returns a secret's metadata, never its value.
-	Describe(ctx context.Context, id string) (rotation.SecretDescription, error)
-	// CountLocks counts the locks of a version: "current" or "previous".
-	CountLocks(ctx context.Context, id, version string) (int, error)
 }
 
 // Run checks what all rotations share, and then each of them. It stays inside
@@ -205,8 +181,7 @@ func explain(err error) (detail, advice string) {
 
 // failureOf is an error of the clients, zero for any other and for none.
 func failureOf(err error) rotation.Error {
-	var failure *rotation.Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*rotation.Error](err); ok {
 		return *failure
 	}
 	return rotation.Error{}
@@ -223,20 +198,10 @@ func lacksPermission(err error) bool {
 type BootstrapIdentity struct {
 	Variable  string                                         // that has its credential: "SECRETS_MANAGER_APIKEY"
 	ReadKey   func(context.Context) (iamtoken.Secret, error) // from where it is kept; nil when the variable holds it
-	Identity  Identity
+	Identity  *ibmcloud.Bootstrap
 	HasKey    bool      // an API key, rather than a profile or a token
 	NoIAM     bool      // the token was given, IAM is not asked for it
 	ExpiresAt time.Time // BOOTSTRAP_EXPIRES_AT, zero when not set
-}
-
-// Identity is who a credential belongs to. Its methods return *rotation.Error.
-type Identity interface {
-	// Identify authenticates and returns the token; its identity is empty when
-	// the token does not show it.
-	Identify(ctx context.Context) (iamtoken.Token, error)
-	// KeyExpiry asks IAM when the identity's own key expires; the zero time
-	// means never.
-	KeyExpiry(ctx context.Context) (time.Time, error)
 }
 
 // Names of the checks of the bootstrap identity.

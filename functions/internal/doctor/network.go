@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,92 +20,99 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// Host is a service's.
-type Host struct {
-	Name     string // in the names of its checks: "iam", "secrets-manager"
-	Variable string // that names it: "IAM_URL"
-	Origin   string // without a path
-	Probe    string // a path to ask for without authorization
-	Instance bool   // a Secrets Manager instance, which may be private-only
-}
-
 // blockers name the check, if any, whose failure leaves a service out of reach.
 type blockers struct{ iam, instance string }
 
 // reachHosts checks both hosts in parallel. If both fail at one address, such as
 // the sandbox's or a proxy's, that is one cause.
 func (d *Doctor) reachHosts(ctx context.Context, shared *findings) blockers {
-	var blocked blockers
-	var iamAddress, instanceAddress string
-	iam, instance := &findings{}, &findings{}
+	iam := &host{name: "iam", url: d.IAMURL, probe: "/identity/keys", peer: network.Peer{Variable: "IAM_URL"}}
+	instance := &host{name: "secrets-manager", url: d.SecretsManagerURL, probe: "/", peer: network.Peer{Variable: "SECRETS_MANAGER_URL", Instance: true}}
 	var both sync.WaitGroup
-	both.Go(func() { blocked.iam, iamAddress = d.reach(ctx, iam, d.IAMHost) })
-	both.Go(func() { blocked.instance, instanceAddress = d.reach(ctx, instance, d.InstanceHost) })
+	both.Go(func() { d.reach(ctx, iam) })
+	both.Go(func() { d.reach(ctx, instance) })
 	both.Wait()
-	if blocked.iam != "" && blocked.instance != "" && iamAddress == instanceAddress {
+	if iam.blocker != "" && instance.blocker != "" && iam.address == instance.address {
 		failed := instance.checks
-		instance.checks, blocked.instance = nil, blocked.iam
+		instance.checks, instance.blocker = nil, iam.blocker
 		for _, check := range failed {
-			instance.notTried(blocked.iam, check.Name)
+			instance.notTried(iam.blocker, check.Name)
 		}
 	}
-	shared.checks = append(append(shared.checks, iam.checks...), instance.checks...)
-	return blocked
+	shared.checks = slices.Concat(shared.checks, iam.checks, instance.checks)
+	return blockers{iam.blocker, instance.blocker}
+}
+
+// host is a service's, and what was found.
+type host struct {
+	name  string // in the names of its checks
+	url   string // an origin
+	probe string // a path to ask for without authorization
+	peer  network.Peer
+
+	findings
+	address string // that was connected to: its own, or a proxy's
+	blocker string // the check that failed; empty when requests can be tried
+}
+
+// stop adds the failure of a check and skips those that depend on it.
+func (h *host) stop(failure error, check string, dependent ...string) {
+	h.failed(check, failure)
+	h.notTried(check, dependent...)
+	h.blocker = check
 }
 
 // reach checks name, connection, TLS and clock of a host by one request without
-// authorization. It returns the name of the check that failed, empty when requests
-// can be tried, and the address that was connected to.
-func (d *Doctor) reach(ctx context.Context, f *findings, host Host) (blocker, address string) {
-	dns, tcp, secure, clock := host.Name+"-dns", host.Name+"-tcp", host.Name+"-tls", host.Name+"-clock"
-	origin, err := url.Parse(host.Origin)
+// authorization.
+func (d *Doctor) reach(ctx context.Context, h *host) {
+	dns, tcp, secure, clock := h.name+"-dns", h.name+"-tcp", h.name+"-tls", h.name+"-clock"
+	origin, err := url.Parse(h.url)
 	if err != nil {
 		origin = &url.URL{} // config has rejected it
 	}
 	asked := d.now()
-	way, err := tryOf(ctx, d.limit, d.ask, host)
-	failure := network.Peer{Host: origin.Hostname(), Variable: host.Variable, Instance: host.Instance}.NoAnswer("", err)
+	way, err := tryOf(ctx, d.limit, d.ask, h.url+h.probe)
+	h.peer.Host = origin.Hostname()
+	failure := h.peer.NoAnswer("", err)
 	target, called := origin, origin.Hostname()
 	if way.proxy != nil { // its URL may hold a password
 		target, called = way.proxy, "the proxy "+way.proxy.Hostname()
 	}
+	h.address = target.Host
 
 	var unknown *net.DNSError
 	var dialed *net.OpError
 	switch {
 	case errors.As(err, &unknown):
-		f.failed(dns, failure)
-		f.notTried(dns, tcp, secure, clock)
-		return dns, target.Host
+		h.stop(failure, dns, tcp, secure, clock)
+		return
 	case net.ParseIP(target.Hostname()) != nil:
-		f.ok(dns, "%s is an address", called)
+		h.ok(dns, "%s is an address", called)
 	case way.connected, errors.As(err, &dialed):
-		f.ok(dns, "%s resolves", called)
+		h.ok(dns, "%s resolves", called)
 	default:
-		f.skip(dns, "not known, see "+tcp)
+		h.skip(dns, "not known, see "+tcp)
 	}
 	if !way.connected {
-		f.failed(tcp, failure)
-		f.notTried(tcp, secure, clock)
-		return tcp, target.Host
+		h.stop(failure, tcp, secure, clock)
+		return
 	}
-	f.ok(tcp, "%s accepts connections on port %s", called, cmp.Or(target.Port(), map[string]string{"http": "80", "https": "443"}[target.Scheme], "1080"))
+	port := cmp.Or(target.Port(), map[string]string{"http": "80", "https": "443"}[target.Scheme], "1080")
+	h.ok(tcp, "%s accepts connections on port %s", called, port)
 	switch {
 	case origin.Scheme != "https":
-		f.skip(secure, "plain http, which is for loopback only")
+		h.skip(secure, "plain http, which is for loopback only")
 	case way.tls == nil:
-		f.failed(secure, failure)
-		f.notTried(secure, clock)
-		return secure, target.Host
+		h.stop(failure, secure, clock)
+		return
 	default:
-		f.ok(secure, "%s, certificate valid until %s", tls.VersionName(way.tls.Version), day(way.tls.PeerCertificates[0].NotAfter))
+		h.ok(secure, "%s, certificate valid until %s", tls.VersionName(way.tls.Version), day(way.tls.PeerCertificates[0].NotAfter))
 	}
 	if err != nil {
-		f.skip(clock, "no answer to read the time from")
+		h.skip(clock, "no answer to read the time from")
 	} else {
-		d.compareClocks(f, clock, called, way.date, asked)
+		d.compareClocks(&h.findings, clock, called, way.date, asked)
 	}
-	return "", target.Host
 }
 
 // way is how far a request got.
@@ -115,7 +123,7 @@ type way struct {
 	date      string               // the answer's
 }
 
-func (d *Doctor) ask(ctx context.Context, host Host) (way, error) {
+func (d *Doctor) ask(ctx context.Context, address string) (way, error) {
 	var w way
 	transport := network.Plain()
 	if d.HTTP != nil {
@@ -136,7 +144,7 @@ func (d *Doctor) ask(ctx context.Context, host Host) (way, error) {
 			}
 		},
 	})
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, host.Origin+host.Probe, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return w, err
 	}

@@ -33,9 +33,9 @@ func TestAnInstanceOutOfReach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = silent.Close() }()
+	t.Cleanup(func() { _ = silent.Close() })
 	plain := httptest.NewServer(http.NotFoundHandler())
-	defer plain.Close()
+	t.Cleanup(plain.Close)
 	const public, private = "https://abc.us-south.secrets-manager.appdomain.cloud", "https://abc.private.us-south.secrets-manager.appdomain.cloud"
 	const dns, tcp, secure = "secrets-manager-dns", "secrets-manager-tcp", "secrets-manager-tls"
 	unknown := &net.OpError{Op: "dial", Err: &net.DNSError{Err: canary, IsNotFound: true}}
@@ -61,12 +61,13 @@ func TestAnInstanceOutOfReach(t *testing.T) {
 		"silence":           {"https://" + silent.Addr().String(), nil, "", secure, []string{"did not answer in time", "firewall"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			fx := newFixture(t, ibmcloudtest.Options{})
 			if name == "silence" {
 				fx.timeout = 4 * time.Second
 			}
-			fx.doctor.InstanceHost.Origin = test.origin
-			sandbox := strings.TrimPrefix(fx.doctor.IAMHost.Origin, "http://")
+			fx.doctor.SecretsManagerURL = test.origin
+			sandbox := strings.TrimPrefix(fx.doctor.IAMURL, "http://")
 			fx.doctor.HTTP = &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, Proxy: through(test.proxy),
 				DialContext: func(ctx context.Context, kind, address string) (net.Conn, error) {
 					if address != sandbox && test.dial != nil {
@@ -115,13 +116,13 @@ func TestTLSThroughAProxy(t *testing.T) {
 	t.Cleanup(proxy.Close)
 	fx.doctor.HTTP = network.Plain()
 	fx.doctor.HTTP.TLSClientConfig = secure.Client().Transport.(*http.Transport).TLSClientConfig
-	fx.doctor.HTTP.Proxy, fx.doctor.InstanceHost.Origin = through(proxy.URL), secure.URL
+	fx.doctor.HTTP.Proxy, fx.doctor.SecretsManagerURL = through(proxy.URL), secure.URL
 	diagnosis := fx.run()
 	fx.want(diagnosis, "secrets-manager-tcp", report.CheckOK, "the proxy 127.0.0.1 accepts connections")
 	fx.want(diagnosis, "secrets-manager-tls", report.CheckOK, "TLS 1.3")
 	fx.want(diagnosis, "secrets-manager-clock", report.CheckOK)
 
-	fx.doctor.InstanceHost.Origin = "https://127.0.0.1:1"
+	fx.doctor.SecretsManagerURL = "https://127.0.0.1:1"
 	fx.want(fx.run(), "secrets-manager-tls", report.CheckFailed, "the proxy on the way to 127.0.0.1 answered 502")
 }
 
@@ -139,7 +140,7 @@ func TestAHostThatShowsNoTime(t *testing.T) {
 		fx := newFixture(t, ibmcloudtest.Options{})
 		host := httptest.NewServer(answer)
 		t.Cleanup(host.Close)
-		fx.doctor.IAMHost.Origin = host.URL
+		fx.doctor.IAMURL = host.URL
 		fx.want(fx.run(), "iam-clock", report.CheckSkipped, says)
 	}
 }
