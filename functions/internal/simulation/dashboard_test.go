@@ -89,9 +89,9 @@ func watch() *watched {
 	w := newKeyWorld(1, 1, keySettings[1])
 	w.everyday, w.end = dangers{}, w.start.Add(408*time.Minute)
 	s := &watched{span: span{w.end.Add(-6 * time.Hour), w.end}, down: 28 * time.Minute, values: map[string][]sample{}, firing: map[string]bool{}}
-	w.onReport = func(inv *invocation, ran report.Report) { s.note(w.now(), inv.began, ran) }
-	iam, first := outages()[0], w.start.Add(140*time.Minute)
-	w.play([]window{{iam, first, first.Add(45 * time.Minute)}, {iam, w.end.Add(-s.down), w.end.Add(time.Hour)}})
+	w.onReport = func(inv *invocation, ran report.Report) { s.note(time.Now(), inv.began, ran) }
+	iam, first := named(kinds(true), iamDown), w.start.Add(140*time.Minute)
+	w.play([]window{{iam, span{first, first.Add(45 * time.Minute)}}, {iam, span{w.end.Add(-s.down), w.end.Add(time.Hour)}}})
 	for name, spans := range w.alarms.fired {
 		s.firing[name] = spans[len(spans)-1].to.IsZero()
 	}

@@ -53,9 +53,9 @@ func (y year) dialFigures(out io.Writer) {
 	whole := y.sum(func(w *world) time.Duration { return w.end.Sub(w.start) })
 	aDay := func(n int) float64 { return float64(n) * 24 * time.Hour.Hours() / whole.Hours() }
 	_, _ = fmt.Fprintf(out, "  %s: an outage is not noticed for %s at worst, %s on average; a day %.1f versions, %.1f and %.1f puts to the mirrors, %.0f runs, %.0f API calls\n",
-		y.setting, short(max(0, least-promised)), short(max(0, average-promised)), aDay(y.count(func(w *world) int { return w.counts.versions })),
+		y.setting, short(max(0, least-promised)), short(max(0, average-promised)), aDay(y.count(func(w *world) int { return len(w.tokens.tokens) })),
 		aDay(y.count(func(w *world) int { return w.mirrors.of[healthyMirror].total })), aDay(y.count(func(w *world) int { return w.mirrors.of[faultyMirror].total })),
-		aDay(y.count(func(w *world) int { return w.counts.runs })), aDay(y.count(func(w *world) int { return w.counts.calls[true] })))
+		aDay(y.count(func(w *world) int { return w.counts.runs })), aDay(y.count(func(w *world) int { return int(w.calls.Load()) })))
 }
 
 // calmLifetime is the remaining lifetime that readers have without faults, at the worst moment

@@ -28,7 +28,7 @@ func (w *world) published(inv *invocation) {
 	defer w.mu.Unlock()
 	version := w.cloud.MustCurrent(w.tokenSecret)
 	iamID, expires, err := w.cloud.Validate(version.Payload)
-	now, before := w.now(), w.tokens.current(w.now())
+	now, before := time.Now(), w.tokens.current(time.Now())
 	metadata, metadataErr := iamtoken.ParseMetadata(version.Metadata)
 	born := time.Unix(metadata.IssuedAt, 0)
 	switch {
@@ -50,7 +50,6 @@ func (w *world) published(inv *invocation) {
 		w.violated(now, "%s published %d versions", inv.id, inv.versions)
 	}
 	inv.saved, inv.savedAt = version.ID, now
-	w.counts.versions++
 	if len(w.tokens.tokens) > 0 {
 		w.margins = append(w.margins, margin{since: before.at, at: now, left: before.expires.Sub(now),
 			lifetime: before.expires.Sub(before.born), next: expires.Sub(born)})
@@ -139,7 +138,7 @@ func (w *world) ended(inv *invocation, ran report.Report) {
 		w.onReport(inv, ran)
 	}
 	w.counts.runs++
-	now := w.now()
+	now := time.Now()
 	switch took := now.Sub(inv.began); {
 	case took > functionTimeout && inv.fate.freezeFor == 0:
 		w.violated(now, "%s took %s, longer than its deadline", inv.id, took)
@@ -202,7 +201,7 @@ func (w *world) findTroubles() []trouble {
 	var excusing []trouble
 	for _, f := range w.story {
 		if f.excuse > 0 {
-			excusing = append(excusing, trouble{span: span{f.from, f.to}, excused: f.to.Add(f.excuse), kinds: []string{f.name}})
+			excusing = append(excusing, trouble{span: f.span, excused: f.to.Add(f.excuse), kinds: []string{f.name}})
 		}
 	}
 	for _, at := range w.lost {

@@ -13,7 +13,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,7 +95,7 @@ type keys struct {
 
 // keyAlarms are the metrics of one function's renewals in the last day.
 type keyAlarms struct {
-	mu       sync.Mutex
+	*world
 	renewals series
 	refused  bool // IAM has refused AWS's key or the one before, at any time
 }
@@ -111,17 +110,8 @@ func (a *keyAlarms) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// forget is a person who has seen to what they say.
-func (a *keyAlarms) forget() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.renewals = nil
-}
-
 // fires is the alarm key-renewal of infra/aws/template.yaml.
 func (a *keyAlarms) fires(now time.Time) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.renewals = a.renewals.since(now.Add(-day))
 	least, most := 2.0, 0.0
 	for _, p := range a.renewals {
@@ -142,7 +132,7 @@ func newKeyWorld(seed uint64, days int, settings ibmcloudtest.Undocumented) *wor
 	_ = k.aws.Write(bootstrapARN, "fixed", w.bootstrapKeys[0])
 	w.mirrors.of[bootstrapARN] = &mirror{}
 	for _, fn := range w.functions {
-		k.alarms[fn] = &keyAlarms{}
+		k.alarms[fn] = &keyAlarms{world: w}
 	}
 	return w
 }
@@ -224,7 +214,7 @@ const calmPace = 15
 // in the last 26 hours, in which the alarm key-renewal counts 20 runs.
 func (w *world) stirred(at time.Time) bool {
 	const alarmed, soon = 26 * time.Hour, 100 * time.Minute
-	for _, secret := range []string{w.keys.own, w.keys.workload} {
+	for _, secret := range w.keys.secrets() {
 		if age := at.Sub(w.cloud.MustCurrent(secret).CreatedAt); age < 4*time.Hour || age > keyInterval-soon && age < keyInterval+2*time.Hour {
 			return true
 		}
@@ -278,22 +268,20 @@ func (p *process) runWithKeys(ctx context.Context, inv *invocation) report.Repor
 // keyStore is AWS's secret, seen from one process.
 type keyStore struct{ mirrorLine }
 
-func (s keyStore) Current(ctx context.Context) (key iamtoken.Secret, versionID string, err error) {
-	err = s.request(ctx, opStored, bootstrapARN, false, func() error {
-		current := s.w.keys.aws.Current(bootstrapARN)
-		key, versionID = iamtoken.NewSecret(current.Payload), current.ID
-		return nil
-	})
-	return key, versionID, err
+func (s keyStore) Current(ctx context.Context) (iamtoken.Secret, string, error) {
+	return s.read(ctx, func() mirrortest.Version { return s.w.keys.aws.Current(bootstrapARN) })
 }
 
-func (s keyStore) Previous(ctx context.Context) (key iamtoken.Secret, versionID string, err error) {
+func (s keyStore) Previous(ctx context.Context) (iamtoken.Secret, string, error) {
+	return s.read(ctx, s.w.keys.before)
+}
+
+func (s keyStore) read(ctx context.Context, version func() mirrortest.Version) (key iamtoken.Secret, versionID string, err error) {
 	err = s.request(ctx, opStored, bootstrapARN, false, func() error {
-		before := s.w.keys.before()
-		if before.ID == "" {
-			return &rotation.Error{Kind: rotation.NotFound, Message: "AWS has no previous version"}
+		found := version()
+		if key, versionID = iamtoken.NewSecret(found.Payload), found.ID; versionID == "" {
+			return &rotation.Error{Kind: rotation.NotFound, Message: "AWS has no such version"}
 		}
-		key, versionID = iamtoken.NewSecret(before.Payload), before.ID
 		return nil
 	})
 	return key, versionID, err
@@ -322,7 +310,7 @@ func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string
 		w := s.w
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		before, now, inv := w.keys.aws.Current(bootstrapARN), w.now(), s.inv
+		before, now, inv := w.keys.aws.Current(bootstrapARN), time.Now(), s.inv
 		_ = w.keys.aws.Write(bootstrapARN, versionID, key.Reveal())
 		if inv.puts++; inv.puts > 1 {
 			w.violated(now, "%s put %d times", inv.id, inv.puts)
@@ -392,76 +380,82 @@ func (w *world) killAtRenewal(d dice, f *fate) {
 func keyKinds() []kind {
 	const retried = day + 2*time.Hour
 	days := func(least, most int) func(dice) time.Duration { return minutes(least*24*60, most*24*60) }
-	none := func(cause string, undo, do func(w *world)) kind {
-		return kind{name: cause, excuse: retried, span: days(1, 40), begin: func(w *world, _ dice, _ time.Time) func() {
-			do(w)
-			return func() { undo(w) }
-		}}
-	}
-	set := func(u ibmcloudtest.Undocumented) func(*world) { return func(w *world) { w.cloud.Set(u) } }
-	locks := func(w *world) {
-		for _, secret := range []string{w.keys.own, w.keys.workload} {
-			if len(w.cloud.MustVersions(secret)) > 1 {
-				w.cloud.MustLock(secret, "previous", "held")
-			}
+	set := func(of func(w *world) (begun, ended ibmcloudtest.Undocumented)) begin {
+		return func(w *world, _ dice, _ time.Time) func() {
+			begun, ended := of(w)
+			w.cloud.Set(begun)
+			return func() { w.cloud.Set(ended) }
 		}
 	}
-	unlock := func(w *world) {
-		w.cloud.MustUnlock(w.keys.own)
-		w.cloud.MustUnlock(w.keys.workload)
-	}
 	all := []kind{
-		none(noFunction, func(w *world) { w.keys.dead-- }, func(w *world) { w.keys.dead++ }),
-		none(rotationFails, set(ibmcloudtest.Undocumented{AutomaticRotation: "works"}), set(keyFaults[rotationFails])),
-		none("the previous versions locked", unlock, locks),
-		none(unauthorized, func(w *world) {
-			w.cloud.Set(ibmcloudtest.Undocumented{KeyAuthorization: cmp.Or(w.keys.settings.KeyAuthorization, "account")})
-		}, set(keyFaults[unauthorized])),
-		none(groups, set(ibmcloudtest.Undocumented{GroupsAuthorization: "not_required"}), set(keyFaults[groups])),
-		network("IAM slow with new keys", 0, days(1, 20), slowWithNewKeys),
-		network("IAM and Secrets Manager down", 0, upTo3h, func(_ *world, d dice) *storm { return down(d, nil) }),
-		{name: restored, span: instant, begin: byHand(http.MethodPost, "versions", `{"restore_from_version":"previous"}`)},
-		{name: rotatedByHand, span: instant, begin: byHand(http.MethodPost, "versions", `{}`)},
-		{name: ruleChanged, span: instant, begin: byHand(http.MethodPatch, "metadata", `{"rotation":{"auto_rotate":true,"interval":15,"unit":"day"}}`)},
-		{name: tokenExpired, span: minutes(60, 3*24*60), begin: expireTokenSecret},
-		{name: fixedWorkload, span: days(1, 15), begin: fixWorkload},
-		{name: "a fixed key stored by hand", span: instant, begin: func(w *world, _ dice, _ time.Time) func() {
-			w.storeFixedKey()
-			return nothing
+		{name: noFunction, excuse: retried, lasts: days(1, 40), begin: func(w *world, _ dice, _ time.Time) func() {
+			w.keys.dead++
+			return func() { w.keys.dead-- }
 		}},
-		{name: "another identity's secret named", span: minutes(60, 3*24*60), begin: nameAnother},
+		{name: rotationFails, excuse: retried, lasts: days(1, 40), begin: set(func(*world) (begun, ended ibmcloudtest.Undocumented) {
+			return keyFaults[rotationFails], ibmcloudtest.Undocumented{AutomaticRotation: "works"}
+		})},
+		{name: "the previous versions locked", excuse: retried, lasts: days(1, 40), begin: lockPreviousKeys},
+		{name: unauthorized, excuse: retried, lasts: days(1, 40), begin: set(func(w *world) (begun, ended ibmcloudtest.Undocumented) {
+			return keyFaults[unauthorized], ibmcloudtest.Undocumented{KeyAuthorization: cmp.Or(w.keys.settings.KeyAuthorization, "account")}
+		})},
+		{name: groups, excuse: retried, lasts: days(1, 40), begin: set(func(*world) (begun, ended ibmcloudtest.Undocumented) {
+			return keyFaults[groups], ibmcloudtest.Undocumented{GroupsAuthorization: "not_required"}
+		})},
+		{name: "IAM slow with new keys", lasts: days(1, 20), begin: slowWithNewKeys},
+		{name: "IAM and Secrets Manager down", lasts: upTo3h, begin: storms(func(d dice) storm { return down(d, nil) })},
+		{name: restored, begin: byHand(http.MethodPost, "versions", `{"restore_from_version":"previous"}`)},
+		{name: rotatedByHand, begin: byHand(http.MethodPost, "versions", `{}`)},
+		{name: ruleChanged, begin: byHand(http.MethodPatch, "metadata", `{"rotation":{"auto_rotate":true,"interval":15,"unit":"day"}}`)},
+		{name: tokenExpired, lasts: minutes(60, 3*24*60), begin: expireTokenSecret},
+		{name: fixedWorkload, lasts: days(1, 15), begin: fixWorkload},
+		{name: "a fixed key stored by hand", begin: once(func(w *world, _ dice) { w.storeFixedKey() })},
+		{name: "another identity's secret named", lasts: minutes(60, 3*24*60), begin: nameAnother},
 	}
 	for _, k := range mirrorFaults(bootstrapARN) {
-		if k.span(newDice(0, "")) > 0 { // not those of a moment
-			k.name, k.mirror, k.excuse, k.span = theSecret+strings.TrimPrefix(k.name, "a mirror"), "", retried, days(1, 40)
-			all = append(all, k)
+		if k.lasts != nil {
+			all = append(all, kind{name: theSecret + strings.TrimPrefix(k.name, "a mirror"), excuse: retried, lasts: days(1, 40), begin: k.begin})
 		}
 	}
 	return all
 }
 
+func (k *keys) secrets() []string { return []string{k.own, k.workload} }
+
+func lockPreviousKeys(w *world, _ dice, _ time.Time) func() {
+	for _, secret := range w.keys.secrets() {
+		if len(w.cloud.MustVersions(secret)) > 1 {
+			w.cloud.MustLock(secret, "previous", "held")
+		}
+	}
+	return func() {
+		for _, secret := range w.keys.secrets() {
+			w.cloud.MustUnlock(secret)
+		}
+	}
+}
+
 // slowWithNewKeys refuses keys that are seconds to hours old, for good or half of the time.
-func slowWithNewKeys(w *world, d dice) *storm {
+func slowWithNewKeys(w *world, d dice, _ time.Time) func() {
 	until, share := d.anyScale(3*time.Second, 5*time.Hour), pick(d, 1, 2)
-	return &storm{ops: []string{opBootstrap, opExchange, opCandidate, opNet}, play: func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
+	return w.weather.add(storm{[]string{opBootstrap, opExchange, opCandidate, opNet}, func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
 		key := keyOf(req)
-		for _, secret := range []string{w.keys.own, w.keys.workload} {
-			if current := w.cloud.MustCurrent(secret); current.Payload == key && w.now().Sub(current.CreatedAt) < until && throw%uint64(share) == 0 {
+		for _, secret := range w.keys.secrets() {
+			if current := w.cloud.MustCurrent(secret); current.Payload == key && time.Now().Sub(current.CreatedAt) < until && throw%uint64(share) == 0 {
 				return answerWith(req, http.StatusBadRequest, "application/json", `{"errorCode":"BXNIM0415E","errorMessage":"Provided API key could not be found."}`), nil
 			}
 		}
 		return onward(req)
-	}}
+	}})
 }
 
 // byHand changes the two secrets, if IBM lets it.
-func byHand(method, of, body string) func(*world, dice, time.Time) func() {
-	return func(w *world, _ dice, _ time.Time) func() {
-		for _, secret := range []string{w.keys.own, w.keys.workload} {
+func byHand(method, of, body string) begin {
+	return once(func(w *world, _ dice) {
+		for _, secret := range w.keys.secrets() {
 			w.asAdmin(method, "https://instance.test/api/v2/secrets/"+secret+"/"+of, body)
 		}
-		return nothing
-	}
+	})
 }
 
 // asAdmin is a request of a person, and the answer to it.
@@ -472,7 +466,7 @@ func (w *world) asAdmin(method, address, body string) (answer map[string]any) {
 
 // expireTokenSecret ends the token secret for good; the person who sees the alarm makes another.
 func expireTokenSecret(w *world, _ dice, _ time.Time) func() {
-	w.asAdmin(http.MethodPatch, "https://instance.test/api/v2/secrets/"+w.tokenSecret+"/metadata", fmt.Sprintf(`{"expiration_date":%q}`, w.now().Add(time.Second).UTC().Format(time.RFC3339)))
+	w.asAdmin(http.MethodPatch, "https://instance.test/api/v2/secrets/"+w.tokenSecret+"/metadata", fmt.Sprintf(`{"expiration_date":%q}`, time.Now().Add(time.Second).UTC().Format(time.RFC3339)))
 	return func() {
 		w.mu.Lock()
 		w.tokenSecret = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: w.cloud.TokenGroupName(), Payload: "no token yet"})
@@ -487,7 +481,7 @@ func expireTokenSecret(w *world, _ dice, _ time.Time) func() {
 const fixedLifetime = 20 * day
 
 func fixWorkload(w *world, _ dice, _ time.Time) func() {
-	ends := w.now().Add(fixedLifetime)
+	ends := time.Now().Add(fixedLifetime)
 	made := w.asAdmin(http.MethodPost, "https://iam.test/v1/apikeys", fmt.Sprintf(`{"name":"by hand","iam_id":%q,"expires_at":%q}`, w.workload, ends.UTC().Format("2006-01-02T15:04-0700")))
 	w.cloud.MustPutVersion(w.keySecret, made["apikey"].(string), nil)
 	use := func(secret string, ends time.Time) {
@@ -545,9 +539,9 @@ func (w *world) storeFixedKey() {
 		w.cloud.MustDeleteAPIKey(old)
 		return true
 	})
-	w.keys.heard, w.keys.refillAt, w.keys.byHand = time.Time{}, time.Time{}, w.now()
+	w.keys.heard, w.keys.refillAt, w.keys.byHand = time.Time{}, time.Time{}, time.Now()
 	for _, alarms := range w.keys.alarms {
-		alarms.forget()
+		alarms.renewals = nil // the person has seen to what they say
 	}
 }
 
@@ -654,7 +648,7 @@ func (w *world) leeway(at time.Time) time.Duration {
 
 // keysEnded checks what a run did to the keys, and what they did to it. w.mu is held.
 func (w *world) keysEnded(inv *invocation, ran report.Report) {
-	k, now, result := w.keys, w.now(), ran.Results[0]
+	k, now, result := w.keys, time.Now(), ran.Results[0]
 	if renewal := ran.KeyRenewal; renewal != nil {
 		text, current := fmt.Sprint(*renewal, renewal.Error, renewal.Text()), w.cloud.MustCurrent(k.own)
 		for _, key := range []string{k.aws.Current(bootstrapARN).Payload, current.Payload} {
@@ -776,9 +770,8 @@ func TestOpenQuestions(t *testing.T) {
 	kinds := keyKinds()
 	worlds := playKeys(t, 1, openDays, func(w *world) (story []window) {
 		for _, f := range openStory {
-			k := kinds[slices.IndexFunc(kinds, func(k kind) bool { return k.name == f.name })]
 			at := func(days float64) time.Time { return w.start.Add(time.Duration(days * float64(day))) }
-			story = append(story, window{k, at(f.from), at(f.to)})
+			story = append(story, window{named(kinds, f.name), span{at(f.from), at(f.to)}})
 		}
 		return story
 	})

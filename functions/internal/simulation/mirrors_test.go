@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,8 +46,7 @@ type mirrors struct {
 
 // mirror is one of them. world.mu guards all but its faults.
 type mirror struct {
-	mu     sync.Mutex
-	faults []*mirrorFault // at this moment; mu guards them
+	faults inForce[mirrorFault]
 
 	seen        timeline
 	puts        []time.Time // by the rotator, of the last day
@@ -72,24 +70,31 @@ func newMirrors(w *world) *mirrors {
 	return m
 }
 
-// mirrored notes what readers of a mirror have from now on.
+// mirrored notes what somebody has put.
 func (w *world) mirrored(arn string, version mirrortest.Version) {
-	_, expires, err := w.cloud.Validate(version.Payload)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	m := w.mirrors.of[arn]
-	if err != nil {
-		expires = version.At // nothing that readers can use
-	}
-	m.seen.publish(published{at: version.At, expires: expires, born: w.bornOf(expires)})
+	w.readersHave(arn, version)
 	if !strings.HasPrefix(version.Payload, "ey") {
 		return // somebody else wrote it
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m := w.mirrors.of[arn]
 	m.total++
 	m.puts = append(slices.DeleteFunc(m.puts, func(at time.Time) bool { return version.At.Sub(at) >= 24*time.Hour }), version.At)
 	if m.most = max(m.most, len(m.puts)); len(m.puts) > maxPuts {
 		w.violated(version.At, "the mirror %s got %d versions in a day", arn, len(m.puts))
 	}
+}
+
+// readersHave notes what readers of a mirror have from now on.
+func (w *world) readersHave(arn string, version mirrortest.Version) {
+	_, expires, err := w.cloud.Validate(version.Payload)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		expires = version.At // nothing that readers can use
+	}
+	w.mirrors.of[arn].seen.publish(published{at: version.At, expires: expires, born: w.bornOf(expires)})
 }
 
 // bornOf is when the token that expires then was issued; zero if IBM's secret never had it. w.mu is held.
@@ -130,17 +135,12 @@ func (l mirrorLine) Put(ctx context.Context, arn, versionID string, payload iamt
 
 // request takes one through latency, the process's end and the mirror's faults.
 func (l mirrorLine) request(ctx context.Context, op, arn string, put bool, arrive func() error) error {
-	l.mu.Lock()
-	inv := l.inv
-	l.count[op]++
-	here := moment{op: op, nth: l.count[op]}
-	l.mu.Unlock()
-	throw := hash(l.w.name, inv.id, op, fmt.Sprint(here.nth))
+	inv, here, throw := l.next(op, nil)
 	unanswered := &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "AWS did not answer"}
 	if l.fates(inv, here) || pause(ctx, latency(throw)) != nil {
 		return unanswered
 	}
-	for _, fault := range l.w.mirrors.of[arn].current() {
+	for _, fault := range l.w.mirrors.of[arn].faults.now() {
 		if err := (*fault)(ctx, throw, put); err == mirrortest.ErrLost {
 			_ = arrive()
 			return err
@@ -154,88 +154,6 @@ func (l mirrorLine) request(ctx context.Context, op, arn string, put bool, arriv
 		return unanswered
 	}
 	return err
-}
-
-// fail begins a fault of a mirror; call what it returns to end it.
-func (m *mirror) fail(fault mirrorFault) (end func()) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.faults = append(m.faults, &fault)
-	return func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.faults = slices.DeleteFunc(m.faults, func(other *mirrorFault) bool { return other == &fault })
-	}
-}
-
-func (m *mirror) current() []*mirrorFault {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Clone(m.faults)
-}
-
-// refuse refuses puts, or every request.
-func refuse(kind rotation.Kind, retry rotation.Retry, describe bool) mirrorFault {
-	return func(_ context.Context, _ uint64, put bool) error {
-		if !put && !describe {
-			return nil
-		}
-		return &rotation.Error{Kind: kind, Retry: retry, Message: "AWS refuses"}
-	}
-}
-
-func unanswered(ctx context.Context, _ uint64, _ bool) error {
-	<-ctx.Done()
-	return &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "no answer"}
-}
-
-// mirrorFaults are those of one mirror. None of them is one of IBM's secret.
-func mirrorFaults(arn string) []kind {
-	late := func(ctx context.Context, throw uint64, put bool) error {
-		if err := pause(ctx, time.Duration(share(throw^4)*float64(15*time.Second))); err != nil || put && share(throw^5) < 0.3 {
-			return mirrortest.ErrLost
-		}
-		return nil
-	}
-	var all []kind
-	for name, fault := range map[string]mirrorFault{
-		"a mirror refuses its puts":       refuse(rotation.Denied, rotation.Never, false),
-		"a mirror is being deleted":       refuse(rotation.NotFound, rotation.Never, true),
-		"a mirror's puts are throttled":   refuse(rotation.RateLimited, rotation.Later, false),
-		"a mirror is out of reach":        refuse(rotation.Unavailable, rotation.Later, true),
-		"a mirror slow, its answers lost": late,
-		"a mirror that does not answer":   unanswered,
-	} {
-		all = append(all, kind{name: name, mirror: arn, span: minutes(10, 5*24*60), begin: func(w *world, _ dice, _ time.Time) func() {
-			return w.mirrors.of[arn].fail(fault)
-		}})
-	}
-	all = append(all,
-		kind{name: "a mirror's older version made current", mirror: arn, span: instant, begin: func(w *world, d dice, _ time.Time) func() {
-			kept, _ := w.mirrors.aws.Versions(arn)
-			if len(kept) == 0 {
-				return nothing
-			}
-			version := pick(d, kept...)
-			w.mirrors.aws.Move(arn, version.ID)
-			version.At = w.now()
-			w.moved(arn, version)
-			return nothing
-		}},
-		kind{name: "a mirror overwritten", mirror: arn, span: instant, begin: func(w *world, d dice, _ time.Time) func() {
-			_ = w.mirrors.aws.Write(arn, fmt.Sprintf("11111111-2919-432f-9883-%012d", d.IntN(1e12)), "somebody's own")
-			return nothing
-		}})
-	slices.SortFunc(all, func(a, b kind) int { return strings.Compare(a.name, b.name) })
-	return all
-}
-
-// moved notes what readers of a mirror have when a person has changed it.
-func (w *world) moved(arn string, version mirrortest.Version) {
-	_, expires, _ := w.cloud.Validate(version.Payload)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.mirrors.of[arn].seen.publish(published{at: version.At, expires: expires, born: w.bornOf(expires)})
 }
 
 // checkPut: what a run knows to have saved, it has put to the healthy mirror, however slow IBM
@@ -360,7 +278,7 @@ func TestTwoRegions(t *testing.T) {
 		for i, k := range regions() {
 			from := w.start.Add(time.Duration(3+12*i) * time.Hour)
 			k.region = false // the second region is there all the time
-			story = append(story, window{k, from, from.Add(k.span(dice{}))})
+			story = append(story, window{k, span{from, from.Add(k.lasts(dice{}))}})
 		}
 		w.twoRegions(w.start.Add(time.Minute), w.end)
 		w.play(story)

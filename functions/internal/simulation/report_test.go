@@ -59,16 +59,16 @@ func (y year) figures(out io.Writer) {
 	_, _ = fmt.Fprintf(out, "  of that without faults: at least %s (%s promised, %d times); with 15-minute tokens or after one lost run: at least %s (%s promised, %d times)\n",
 		at(calm, 0), short(y.mustRemain(y.lifetime, false)), len(calm), at(once, 0), short(min(y.mustRemain(shortLifetime, false), y.mustRemain(y.lifetime, true))), len(once))
 	y.dialFigures(out)
-	total := func(of func(c *counts) int) int { return y.count(func(w *world) int { return of(w.counts) }) }
+	total := func(of func(c *counts) int) int { return y.count(func(w *world) int { return of(&w.counts) }) }
 	_, _ = fmt.Fprintf(out, "runs: %d, of them failed %d, killed or frozen %d; throttled %d times; versions written: %d\n", total(func(c *counts) int { return c.runs }),
-		total(func(c *counts) int { return c.failed }), total(func(c *counts) int { return c.crashed }), total(func(c *counts) int { return c.throttles }), total(func(c *counts) int { return c.versions }))
+		total(func(c *counts) int { return c.failed }), total(func(c *counts) int { return c.crashed }), total(func(c *counts) int { return c.throttles }), y.count(func(w *world) int { return len(w.tokens.tokens) }))
 	y.cacheFigures(out)
 	y.mirrorFigures(out)
 	if len(y.keys) > 0 {
 		y.keyFigures(out)
 	}
 	_, _ = fmt.Fprintf(out, "API calls: %d, the naive way %d; a reader used the token %d times during faults\n\n",
-		total(func(c *counts) int { return c.calls[true] }), total(func(c *counts) int { return c.calls[false] }), total(func(c *counts) int { return c.visits }))
+		y.count(func(w *world) int { return int(w.calls.Load()) }), y.count(func(w *world) int { return int(w.naive.calls.Load()) }), total(func(c *counts) int { return c.visits }))
 }
 
 // at is where so many percent are below, of sorted durations.
@@ -110,7 +110,6 @@ func short(d time.Duration) string {
 // full minute, over the periods that end there, with what has arrived by then.
 type alarms struct {
 	mu        sync.Mutex
-	now       func() time.Time
 	remaining series // SecondsRemaining
 	errors    series // AWS/Lambda Errors
 	throttles series // AWS/Lambda Throttles
@@ -142,7 +141,7 @@ func (a *alarms) Write(line []byte) (int, error) {
 	}
 	if seconds, known := value(line, "SecondsRemaining"); known {
 		stamp, _ := value(line, "Timestamp")
-		a.remaining = append(a.remaining, point{time.UnixMilli(int64(stamp)), a.now().Add(logDelay), seconds})
+		a.remaining = append(a.remaining, point{time.UnixMilli(int64(stamp)), time.Now().Add(logDelay), seconds})
 	}
 	return len(line), nil
 }
@@ -151,7 +150,7 @@ func (a *alarms) Write(line []byte) (int, error) {
 func (a *alarms) failed(began time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.errors = append(a.errors, point{began, a.now().Add(lambdaDelay), 1})
+	a.errors = append(a.errors, point{began, time.Now().Add(lambdaDelay), 1})
 }
 
 func (a *alarms) throttled(at time.Time) {
@@ -398,8 +397,8 @@ func (y year) rows() []row {
 			r := rows.named(f.name)
 			r.promised = f.excuse > 0
 			r.times++
-			r.hours += f.to.Sub(f.from).Hours()
-			r.longest = max(r.longest, f.to.Sub(f.from))
+			r.hours += f.length().Hours()
+			r.longest = max(r.longest, f.length())
 		}
 		for _, t := range w.troubles {
 			rows.addTrouble(t)

@@ -1,0 +1,470 @@
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/keyrenewal"
+	"iam-token-rotator/functions/internal/metrics"
+	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
+)
+
+// functionTimeout is the deadline that Lambda gives an invocation.
+const functionTimeout = 120 * time.Second
+
+// function is a deployment of the function: its processes.
+type function struct {
+	w           *world
+	name        string
+	mirrors     []string // that it writes, if not all
+	concurrency int      // invocations at a time
+	lost        bool     // with its region
+
+	mu      sync.Mutex // guards everything below
+	serial  int
+	deploys int
+	idle    []*process
+	running map[*invocation]bool
+}
+
+// invocation is one event in one process.
+type invocation struct {
+	event
+	id       string
+	fn       *function
+	process  *process
+	rotation rotation.Rotation
+	fate     fate
+	began    time.Time
+	cancel   context.CancelFunc
+
+	met      sync.Map  // things that happened once
+	versions int       // made by it; guarded by world.mu
+	saved    string    // the last of them
+	savedAt  time.Time // when
+	puts     int       // of a bootstrap key by it; guarded by world.mu
+}
+
+// invoke starts an event's run in a warm process if one is idle, else in a new one.
+func (fn *function) invoke(e event) {
+	fn.mu.Lock()
+	defer fn.mu.Unlock()
+	fn.serial++
+	inv := &invocation{event: e, id: fmt.Sprintf("%s %s %d", fn.name, e.runID, fn.serial), fn: fn, began: time.Now(), rotation: fn.w.rotation}
+	if inv.rotation.Mirror != nil && fn.mirrors != nil {
+		inv.rotation.Mirror = fn.mirrors
+	}
+	d := newDice(fn.w.seed, inv.id)
+	inv.fate = fn.w.drawFate(d, e)
+	if fn.w.keys != nil {
+		fn.w.killAtRenewal(d, &inv.fate)
+	}
+	var boot time.Duration
+	if inv.process = fn.warm(); inv.process == nil || inv.fate.cold {
+		inv.process = fn.w.newProcess(fn, fmt.Sprintf("%s %d", fn.name, fn.serial), d)
+		boot = d.between(150*time.Millisecond, 900*time.Millisecond)
+	}
+	fn.running[inv] = true
+	ctx, cancel := context.WithCancel(context.Background())
+	inv.cancel = cancel
+	fn.w.running.Go(func() {
+		defer cancel()
+		time.Sleep(boot)
+		fn.run(ctx, inv)
+	})
+}
+
+// run plays an invocation from its first to its last moment.
+func (fn *function) run(ctx context.Context, inv *invocation) {
+	inv.process.line.begin(inv)
+	if inv.fate.killAfter > 0 {
+		defer time.AfterFunc(inv.fate.killAfter, inv.die).Stop()
+	}
+	ran, reported := inv.process.run(ctx, inv)
+	fn.mu.Lock()
+	delete(fn.running, inv)
+	alive := !inv.process.line.dead.Load()
+	if alive && reported && inv.process.deploy == fn.deploys {
+		inv.process.idleSince = time.Now()
+		fn.idle = append(fn.idle, inv.process)
+	}
+	fn.mu.Unlock()
+	if !alive || !reported {
+		fn.w.crashed(inv)
+		return
+	}
+	fn.w.ended(inv, ran)
+}
+
+// warm takes the process that was used last, if it has not been reclaimed.
+func (fn *function) warm() *process {
+	for len(fn.idle) > 0 {
+		last := fn.idle[len(fn.idle)-1]
+		fn.idle = fn.idle[:len(fn.idle)-1]
+		if now := time.Now(); now.Sub(last.idleSince) < last.patience && now.Before(last.retires) {
+			return last
+		}
+	}
+	return nil
+}
+
+func (fn *function) hasRoom() bool {
+	fn.mu.Lock()
+	defer fn.mu.Unlock()
+	return len(fn.running) < fn.concurrency
+}
+
+// deploy makes every later invocation start a new process.
+func (fn *function) deploy(kill bool) {
+	fn.mu.Lock()
+	defer fn.mu.Unlock()
+	fn.deploys++
+	fn.idle = nil
+	for inv := range fn.running {
+		if kill {
+			inv.die()
+		}
+	}
+}
+
+// die ends the process: whatever it has under way is cut off and reports nothing.
+func (inv *invocation) die() {
+	inv.process.line.dead.Store(true)
+	inv.cancel()
+}
+
+// once is true the first time it is asked for what, and did afterwards.
+func (inv *invocation) once(what string) bool {
+	_, before := inv.met.LoadOrStore(what, true)
+	return !before
+}
+
+func (inv *invocation) did(what string) bool {
+	_, before := inv.met.Load(what)
+	return before
+}
+
+func (inv *invocation) request() rotation.Request {
+	return rotation.Request{Mode: inv.mode, RunID: inv.runID}
+}
+
+// process is a process of the function, warm or cold: it does what
+// functions/rotate does with the environment that the template gives it.
+type process struct {
+	line    *line
+	rotator rotation.Rotator
+	// Where the keys are managed:
+	watch     *keyrenewal.Watch
+	renewer   *keyrenewal.Renewer
+	rotation  rotation.Rotation
+	renewed   string // the id of the key of its last renewal; guarded by world.mu
+	renewedAt time.Time
+
+	emitter metrics.Emitter
+	lag     atomic.Int64 // how far its clock is behind while it is frozen
+
+	deploy    int
+	idleSince time.Time
+	patience  time.Duration // how long Lambda keeps it idle
+	retires   time.Time     // when Lambda replaces it in any case
+}
+
+func (w *world) newProcess(fn *function, name string, d dice) *process {
+	p := &process{
+		line:     &line{w: w, calls: &w.calls, saved: w.published},
+		deploy:   fn.deploys,
+		patience: d.between(5*time.Minute, time.Hour),
+		retires:  time.Now().Add(d.between(time.Hour, 4*time.Hour)),
+	}
+	now := func() time.Time { return time.Now().Add(time.Duration(w.clockOff.Load() - p.lag.Load())) }
+	iam := ibmcloud.NewIAM("https://iam.test", p.line, now)
+	source := func(context.Context) (iamtoken.Secret, error) { return iamtoken.NewSecret(w.bootstrapKey()), nil }
+	bootstrap, metricLines := ibmcloud.BootstrapByKey(iam, source), io.Writer(w.alarms)
+	if w.keys != nil {
+		bootstrap = p.manageKeys(w, iam, now)
+		metricLines = io.MultiWriter(w.alarms, w.keys.alarms[fn])
+	}
+	secretsManager := newSecretsManager(p.line, bootstrap, now)
+	if w.keys != nil {
+		p.renewer.Managed, p.watch = secretsManager, &keyrenewal.Watch{Keys: secretsManager, IAM: iam, Now: now}
+	}
+	jitter := newDice(w.seed, "jitter "+name)
+	p.rotator = rotation.Rotator{
+		Keys: secretsManager, IAM: iam, Tokens: secretsManager, Mirrors: mirrorLine{p.line, now}, Refusals: &rotation.Refusals{},
+		MinRemaining: w.minRemaining, Interval: rotateEvery, Concurrency: 16, Version: "simulated", Now: now, Random: jitter.Float64,
+	}
+	p.emitter = metrics.Emitter{
+		Writer: metricLines, Namespace: "IAMTokenRotator", FunctionName: fn.name, Rotations: []string{w.rotation.Name}, Now: now,
+	}
+	return p
+}
+
+func newSecretsManager(l *line, bootstrap *ibmcloud.Bootstrap, now func() time.Time) *ibmcloud.SecretsManager {
+	secretsManager, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
+		URL: "https://instance.test", Bootstrap: bootstrap, Transport: l, MaxRPS: 15, Now: now,
+	})
+	if err != nil {
+		panic(err)
+	}
+	return secretsManager
+}
+
+// run runs an invocation. It reports nothing when it was frozen beyond its
+// deadline: Lambda had given it up.
+func (p *process) run(ctx context.Context, inv *invocation) (ran report.Report, reported bool) {
+	if inv.fate.freezeFor > 0 {
+		return p.runFrozen(ctx, inv)
+	}
+	ctx, cancel := context.WithTimeout(ctx, functionTimeout)
+	defer cancel()
+	if p.renewer != nil {
+		return p.runWithKeys(ctx, inv), true
+	}
+	return p.rotator.Run(ctx, inv.request(), []rotation.Rotation{inv.rotation}), true
+}
+
+// runFrozen stops the process at a step and lets it go on later, its wall clock
+// ahead and its timers where they were: what it had got until then is got for
+// real at the time, kept, and given to it once more when it thaws.
+func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report, bool) {
+	rehearsal, cancel := context.WithTimeout(ctx, functionTimeout)
+	s := &suspension{KeyReader: p.rotator.Keys, Exchanger: p.rotator.IAM, TokenStore: p.rotator.Tokens, at: inv.fate.freezeAt, freeze: cancel,
+		thaw: func() { p.lag.Store(0) }, kept: map[rotation.Step]any{}}
+	rotator := p.rotator
+	rotator.Keys, rotator.IAM, rotator.Tokens = s, s, s
+	ran := rotator.Run(rehearsal, inv.request(), []rotation.Rotation{inv.rotation})
+	cancel()
+	if !s.frozen {
+		return ran, true
+	}
+	time.Sleep(inv.fate.freezeFor)
+	p.lag.Store(int64(inv.fate.freezeFor))
+	s.replaying = true
+	late, cancel := context.WithTimeout(ctx, functionTimeout)
+	defer cancel()
+	ran = rotator.Run(late, inv.request(), []rotation.Rotation{inv.rotation})
+	p.lag.Store(0)
+	return ran, time.Now().Sub(inv.began) < functionTimeout
+}
+
+// suspension stands between a rotator and its adapters in a process that is
+// frozen at a step. Before, it keeps what the adapters give; after the thaw it
+// gives that once more and then lets the rotator go on. What is no step of a pass goes to the
+// adapters themselves.
+type suspension struct {
+	rotation.KeyReader
+	rotation.Exchanger
+	rotation.TokenStore
+
+	at     rotation.Step
+	freeze func() // ends the part before
+	thaw   func() // sets the process's clock right
+
+	mu        sync.Mutex
+	frozen    bool
+	replaying bool
+	kept      map[rotation.Step]any
+}
+
+func (s *suspension) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
+	return pass(s, rotation.StepLook, func() (rotation.CurrentVersion, error) { return s.TokenStore.ReadMetadata(ctx, ref) })
+}
+
+func (s *suspension) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
+	return pass(s, rotation.StepReadKey, func() (iamtoken.Secret, error) { return s.KeyReader.ReadKey(ctx, ref) })
+}
+
+func (s *suspension) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
+	return pass(s, rotation.StepExchange, func() (rotation.TokenResponse, error) { return s.Exchanger.Exchange(ctx, key) })
+}
+
+// Save freezes before anything goes out: the rotator has made up its mind.
+func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
+	if s.stop(rotation.StepSave, nil) {
+		return rotation.SavedVersion{}, suspended()
+	}
+	return s.TokenStore.Save(ctx, ref, stored, token, metadata)
+}
+
+// pass is one call: kept before the freeze, repeated after it.
+func pass[T any](s *suspension, step rotation.Step, call func() (T, error)) (T, error) {
+	if kept, ok := s.repeat(step); ok {
+		return kept.(T), nil
+	}
+	result, err := call()
+	if err == nil && s.stop(step, result) {
+		err = suspended()
+	}
+	return result, err
+}
+
+// repeat gives what was kept, after the thaw.
+func (s *suspension) repeat(step rotation.Step) (kept any, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.replaying {
+		return nil, false
+	}
+	if kept, ok = s.kept[step]; !ok || step == s.at {
+		s.thaw()
+	}
+	delete(s.kept, step)
+	return kept, ok
+}
+
+// stop keeps a result, freezes if this is the step, and reports whether the process stands still.
+// After the thaw it never does.
+func (s *suspension) stop(step rotation.Step, result any) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.replaying:
+		s.thaw()
+		return false
+	case s.frozen:
+		return true
+	}
+	s.kept[step] = result
+	if s.frozen = step == s.at; s.frozen {
+		s.freeze()
+	}
+	return s.frozen
+}
+
+func suspended() error { return &rotation.Error{Kind: rotation.Timeout, Message: "suspended"} }
+
+// fate is what an invocation will meet.
+type fate struct {
+	kill      moment        // the process is killed then
+	killAfter time.Duration // or so long after its start; 0 means not
+	freezeAt  rotation.Step // after which step it is frozen (before a save goes out)
+	freezeFor time.Duration // 0 means not
+	stale     bool          // the first connection to each host is stale
+	cold      bool          // no warm process is left
+}
+
+// moment is before or after the nth request of a kind.
+type moment struct {
+	op    string
+	nth   int
+	after bool
+}
+
+func (w *world) drawFate(d dice, e event) fate {
+	var f fate
+	if d.chance(w.danger(kill)) {
+		if d.chance(0.5) {
+			f.kill = moment{pick(d, opBootstrap, opLook, opReadKey, opExchange, opSave, opPut(healthyMirror)), pick(d, 1, 1, 1, 2), d.chance(0.5)}
+		} else {
+			f.killAfter = d.anyScale(10*time.Millisecond, 110*time.Second)
+		}
+	}
+	frozen := w.danger(freeze)
+	if e.mode == rotation.ModeRotate {
+		frozen = min(1, 3*frozen) // of an ensure little more than the read of the metadata is worth freezing
+	}
+	if d.chance(frozen) {
+		f.freezeAt = pick(d, rotation.StepLook, rotation.StepReadKey, rotation.StepExchange, rotation.StepSave, rotation.StepSave)
+		f.freezeFor = d.anyScale(time.Second, 70*time.Minute)
+		w.note(e.scheduled)
+		f.cold = true // so that no other invocation meets its standing clock
+	}
+	if d.chance(w.danger(stale)) {
+		f.stale = true
+		w.note(e.scheduled)
+	}
+	if d.chance(w.danger(cold)) {
+		f.cold = true
+	}
+	return f
+}
+
+const (
+	rotateEvery = 50 * time.Minute
+	ensureEvery = time.Minute
+	// lateness is how late EventBridge Scheduler may be: it keeps to the minute.
+	lateness = time.Minute
+	// maxEventAge is how long an event is tried to be delivered, by EventBridge
+	// Scheduler and by Lambda's queue.
+	maxEventAge = 2 * time.Minute
+)
+
+// event is what a schedule asks for.
+type event struct {
+	mode      rotation.Mode
+	runID     string
+	scheduled time.Time
+}
+
+// startSchedules begins the two schedules of a stack; they end at until.
+func (fn *function) startSchedules(first, until time.Time) {
+	fn.startSchedule(rotation.ModeRotate, rotateEvery, first, until)
+	fn.startSchedule(rotation.ModeEnsure, ensureEvery, first, until)
+}
+
+func (fn *function) startSchedule(mode rotation.Mode, period time.Duration, first, until time.Time) {
+	name := fn.name
+	if fn.w.inStep {
+		name = ""
+	}
+	d := newDice(fn.w.seed, name+string(mode)+first.String())
+	fn.w.agenda.every(first, period, func(at time.Time) bool {
+		if at.After(until) {
+			return false
+		}
+		fn.emit(d, event{mode: mode, runID: string(mode) + "-" + at.UTC().Format(time.RFC3339), scheduled: at})
+		return true
+	})
+}
+
+// emit is what EventBridge Scheduler does with an event: at least one delivery,
+// late, perhaps several, or none after two minutes of trying.
+func (fn *function) emit(d dice, e event) {
+	w := fn.w
+	if fn.lost {
+		return
+	}
+	due := e.scheduled.Add(d.between(0, lateness))
+	disordered, lost, duplicated := w.danger(disorder), w.danger(lose), w.danger(duplicate)
+	if d.chance(disordered) {
+		due = e.scheduled.Add(d.between(0, maxEventAge-time.Second))
+		w.note(due)
+	}
+	if d.chance(lost) {
+		w.lostRun(due)
+		return
+	}
+	w.agenda.at(due, func() { fn.deliver(e, due, time.Second) })
+	for more := 0; more < 3 && d.chance(duplicated); more++ {
+		w.note(due)
+		w.agenda.at(due.Add(d.between(0, 90*time.Second)), func() { fn.deliver(e, due, time.Second) })
+	}
+}
+
+// deliver hands an event to the function. While it is throttled Lambda's queue
+// tries again, after longer and longer waits, until the event is too old.
+func (fn *function) deliver(e event, since time.Time, wait time.Duration) {
+	w := fn.w
+	if fn.lost {
+		return
+	}
+	if w.danger(throttled) == 0 && fn.hasRoom() {
+		fn.invoke(e)
+		return
+	}
+	w.alarms.throttled(time.Now())
+	w.counts.throttles++
+	again := time.Now().Add(wait)
+	if again.Sub(since) > maxEventAge {
+		w.lostRun(since)
+		return
+	}
+	w.agenda.at(again, func() { fn.deliver(e, since, 2*wait) })
+}

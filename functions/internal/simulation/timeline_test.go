@@ -1,0 +1,161 @@
+package simulation
+
+import (
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"time"
+)
+
+// agenda is what will happen, the last first; what is due at the same moment
+// happens in the order in which it was added. One goroutine works through it.
+type agenda struct{ entries []entry }
+
+type entry struct {
+	at time.Time
+	do func()
+}
+
+func (a *agenda) at(t time.Time, do func()) {
+	i, _ := slices.BinarySearchFunc(a.entries, t, func(e entry, t time.Time) int {
+		if e.at.After(t) {
+			return -1
+		}
+		return 1
+	})
+	a.entries = slices.Insert(a.entries, i, entry{t, do})
+}
+
+// every does do at first and then again after each period, until it says stop.
+func (a *agenda) every(first time.Time, period time.Duration, do func(at time.Time) (goOn bool)) {
+	a.at(first, func() {
+		if do(first) {
+			a.every(first.Add(period), period, do)
+		}
+	})
+}
+
+// work does what is due until end, sleeping in between.
+func (a *agenda) work(end time.Time) {
+	for n := len(a.entries) - 1; n >= 0 && !a.entries[n].at.After(end); n = len(a.entries) - 1 {
+		next := a.entries[n]
+		a.entries = slices.Delete(a.entries, n, n+1)
+		time.Sleep(time.Until(next.at))
+		next.do()
+	}
+	time.Sleep(time.Until(end))
+}
+
+// timeline is what readers of a token secret see: which token from when on, and
+// when that really expires.
+type timeline struct {
+	tokens []published
+	gaps   []span // when readers had no token that works
+}
+
+type published struct {
+	at      time.Time
+	expires time.Time // the payload's own; at, if it is none that readers can use
+	born    time.Time // issued
+}
+
+// publish puts a token before the readers.
+func (t *timeline) publish(p published) {
+	if len(t.tokens) > 0 {
+		t.close(p.at)
+	}
+	t.tokens = append(t.tokens, p)
+}
+
+// close notes the gap that ends at a moment, if there is one; two that touch are one.
+func (t *timeline) close(end time.Time) {
+	last := t.current(end)
+	from := later(last.expires, last.at)
+	switch n := len(t.gaps); {
+	case !from.Before(end):
+	case n > 0 && t.gaps[n-1].to.Equal(from):
+		t.gaps[n-1].to = end
+	default:
+		t.gaps = append(t.gaps, span{from, end})
+	}
+}
+
+// current is the token that readers see at a moment; the zero value when none.
+func (t *timeline) current(at time.Time) published {
+	n := sort.Search(len(t.tokens), func(i int) bool { return t.tokens[i].at.After(at) })
+	if n == 0 {
+		return published{}
+	}
+	return t.tokens[n-1]
+}
+
+// lost is how long readers had no token in all.
+func (t *timeline) lost() (sum time.Duration) {
+	for _, g := range t.gaps {
+		sum += g.length()
+	}
+	return sum
+}
+
+func (s span) length() time.Duration { return s.to.Sub(s.from) }
+
+// common is how much of s lies in other.
+func (s span) common(other span) time.Duration {
+	return max(0, earlier(s.to, other.to).Sub(later(s.from, other.from)))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// dice are seeded: the same seed and name give the same throws.
+type dice struct{ *rand.Rand }
+
+func newDice(seed uint64, name string) dice {
+	return dice{rand.New(rand.NewPCG(seed, hash(name)))}
+}
+
+func (d dice) chance(p float64) bool { return d.Float64() < p }
+
+// between is uniform from least up to most.
+func (d dice) between(least, most time.Duration) time.Duration {
+	return least + time.Duration(d.Float64()*float64(most-least))
+}
+
+// anyScale is log-uniform: a second is as likely to be doubled as an hour.
+func (d dice) anyScale(least, most time.Duration) time.Duration {
+	return time.Duration(float64(least) * math.Pow(float64(most)/float64(least), d.Float64()))
+}
+
+func pick[T any](d dice, from ...T) T { return from[d.IntN(len(from))] }
+
+// hash names a throw that must not depend on the order in which goroutines ask:
+// what happens to the nth request of a kind within an invocation, say.
+func hash(words ...string) uint64 {
+	h := fnv.New64a()
+	for _, word := range words {
+		_, _ = h.Write([]byte(word))
+		_, _ = h.Write([]byte{0})
+	}
+	return h.Sum64()
+}
+
+// share turns a hash into a number from 0 up to 1.
+func share(h uint64) float64 {
+	h ^= h >> 33
+	h *= 0xff51afd7ed558ccd // FNV alone leaves neighbours close together
+	h ^= h >> 33
+	return float64(h>>11) / (1 << 53)
+}
