@@ -1,8 +1,6 @@
 package simulation
 
 import (
-	"fmt"
-	"io"
 	"time"
 )
 
@@ -105,18 +103,17 @@ func (w *world) excuses(token published, s span, keep time.Duration) bool {
 }
 
 // cacheFigures are the numbers of readers with a cache.
-func (y year) cacheFigures(out io.Writer) {
-	days := time.Duration(y.days) * 24 * time.Hour
+func (y year) cacheFigures(print func(format string, args ...any)) {
 	for i, c := range caches {
-		calm, worst := time.Duration(0), time.Duration(0)
+		var sum cached
 		for _, w := range y.parts {
-			if at := w.cached[i]; calm == 0 || at.calm != 0 && at.calm < calm {
-				calm = at.calm
+			met := w.cached[i]
+			if sum.calm == 0 || met.calm != 0 && met.calm < sum.calm {
+				sum.calm = met.calm
 			}
-			worst = max(worst, w.cached[i].worst)
+			sum.lost, sum.worst = sum.lost+met.lost, max(sum.worst, met.worst)
 		}
-		lost := y.sum(func(w *world) time.Duration { return w.cached[i].lost })
-		_, _ = fmt.Fprintf(out, "a cache %s: an expired token for %s, %.2f%% of the time, at most %s at once; without faults at least %s left\n",
-			c.name, short(lost), 100*lost.Hours()/days.Hours(), short(worst), short(calm))
+		print("a cache %s: an expired token for %s, %.2f%% of the time, at most %s at once; without faults at least %s left",
+			c.name, short(sum.lost), 100*sum.lost.Hours()/(24*float64(y.days)), short(sum.worst), short(sum.calm))
 	}
 }

@@ -3,7 +3,6 @@ package simulation
 import (
 	"flag"
 	"fmt"
-	"io"
 	"testing"
 	"time"
 
@@ -47,39 +46,6 @@ func (s setting) mustRemain(lifetime time.Duration, lost bool) time.Duration {
 	return max(byEnsure, byRotate)
 }
 
-// dialFigures are what a setting is chosen by.
-func (y year) dialFigures(out io.Writer) {
-	least, average := y.calmLifetime()
-	whole := y.sum(func(w *world) time.Duration { return w.end.Sub(w.start) })
-	aDay := func(n int) float64 { return float64(n) * 24 * time.Hour.Hours() / whole.Hours() }
-	_, _ = fmt.Fprintf(out, "  %s: an outage is not noticed for %s at worst, %s on average; a day %.1f versions, %.1f and %.1f puts to the mirrors, %.0f runs, %.0f API calls\n",
-		y.setting, short(max(0, least-promised)), short(max(0, average-promised)), aDay(y.count(func(w *world) int { return len(w.tokens.tokens) })),
-		aDay(y.count(func(w *world) int { return w.mirrors.of[healthyMirror].total })), aDay(y.count(func(w *world) int { return w.mirrors.of[faultyMirror].total })),
-		aDay(y.count(func(w *world) int { return w.counts.runs })), aDay(y.count(func(w *world) int { return int(w.calls.Load()) })))
-}
-
-// calmLifetime is the remaining lifetime that readers have without faults, at the worst moment
-// and on average.
-func (y year) calmLifetime() (least, average time.Duration) {
-	var seconds, weighted float64
-	for _, w := range y.parts {
-		for _, m := range w.margins {
-			if !m.calm {
-				continue
-			}
-			if least == 0 || m.left < least {
-				least = m.left
-			}
-			stretch := m.at.Sub(m.since).Seconds()
-			seconds, weighted = seconds+stretch, weighted+stretch*(m.left.Seconds()+stretch/2)
-		}
-	}
-	if seconds > 0 {
-		average = time.Duration(weighted / seconds * float64(time.Second))
-	}
-	return least, average
-}
-
 // The promises hold whatever MIN_REMAINING is, with the shortest tokens too.
 func TestTheMarginIsADial(t *testing.T) {
 	for _, s := range []setting{
@@ -89,7 +55,7 @@ func TestTheMarginIsADial(t *testing.T) {
 			t.Parallel()
 			y := year{setting: s, seed: 1, days: dialDays, parts: []*world{play(t, s, partsOfAYear, dialDays, shortBetween)}}
 			hold(t, y)
-			least, average := y.calmLifetime()
+			least, average := y.total().calmLifetime()
 			if enough := rotation.Threshold(s.minRemaining, s.lifetime) - nextEnsure; least < enough || average < (s.lifetime+enough)/2 {
 				t.Errorf("without faults readers have %s at worst and %s on average, want %s and half of the difference to %s more", least, average, enough, s.lifetime)
 			}

@@ -441,7 +441,7 @@ func slowWithNewKeys(w *world, d dice, _ time.Time) func() {
 	return w.weather.add(storm{[]string{opBootstrap, opExchange, opCandidate, opNet}, func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
 		key := keyOf(req)
 		for _, secret := range w.keys.secrets() {
-			if current := w.cloud.MustCurrent(secret); current.Payload == key && time.Now().Sub(current.CreatedAt) < until && throw%uint64(share) == 0 {
+			if current := w.cloud.MustCurrent(secret); current.Payload == key && time.Since(current.CreatedAt) < until && throw%uint64(share) == 0 {
 				return answerWith(req, http.StatusBadRequest, "application/json", `{"errorCode":"BXNIM0415E","errorMessage":"Provided API key could not be found."}`), nil
 			}
 		}
@@ -727,22 +727,21 @@ func (w *world) mayFail(at time.Time) bool {
 }
 
 // keyFigures are the numbers of the managed keys.
-func (y year) keyFigures(out io.Writer) {
-	made, renewals, byPrevious, losses, behind, notice := 0, 0, 0, 0, time.Duration(0), time.Duration(0)
+func (y year) keyFigures(print func(format string, args ...any)) {
+	var sum keys
+	made, notice := 0, ""
 	for _, w := range y.keys {
 		k := w.keys
-		made, renewals, byPrevious, losses, behind = made+len(k.made), renewals+k.renewals, byPrevious+k.byPrevious, losses+k.losses, max(behind, k.longestBehind)
-		if k.notice > 0 && (notice == 0 || k.notice < notice) {
-			notice = k.notice
+		made, sum.renewals, sum.byPrevious, sum.losses = made+len(k.made), sum.renewals+k.renewals, sum.byPrevious+k.byPrevious, sum.losses+k.losses
+		sum.longestBehind = max(sum.longestBehind, k.longestBehind)
+		if k.notice > 0 && (sum.notice == 0 || k.notice < sum.notice) {
+			sum.notice = k.notice
+			notice = fmt.Sprintf("; where a function ran, an alarm had fired %s before or more", short(k.notice))
 		}
 	}
-	_, _ = fmt.Fprintf(out, "managed keys, as long in each of %d settings of IBM's: %d keys made for the bootstrap, %d renewals, the previous key used in %d runs; AWS's was an older one for %s at most without a fault\n",
-		len(y.keys), made, renewals, byPrevious, short(behind))
-	_, _ = fmt.Fprintf(out, "no working key was left %d times, each within the bound", losses)
-	if notice > 0 {
-		_, _ = fmt.Fprintf(out, "; where a function ran, an alarm had fired %s before or more", short(notice))
-	}
-	_, _ = fmt.Fprintln(out)
+	print("managed keys, as long in each of %d settings of IBM's: %d keys made for the bootstrap, %d renewals, the previous key used in %d runs; AWS's was an older one for %s at most without a fault",
+		len(y.keys), made, sum.renewals, sum.byPrevious, short(sum.longestBehind))
+	print("no working key was left %d times, each within the bound%s", sum.losses, notice)
 }
 
 func TestManagedKeys(t *testing.T) {

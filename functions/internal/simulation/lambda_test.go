@@ -251,7 +251,7 @@ func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report
 	defer cancel()
 	ran = rotator.Run(late, inv.request(), []rotation.Rotation{inv.rotation})
 	p.lag.Store(0)
-	return ran, time.Now().Sub(inv.began) < functionTimeout
+	return ran, time.Since(inv.began) < functionTimeout
 }
 
 // suspension stands between a rotator and its adapters in a process that is
@@ -459,7 +459,7 @@ func (fn *function) deliver(e event, since time.Time, wait time.Duration) {
 		fn.invoke(e)
 		return
 	}
-	w.alarms.throttled(time.Now())
+	w.alarms.note("Throttles", time.Now(), lambdaDelay, 1)
 	w.counts.throttles++
 	again := time.Now().Add(wait)
 	if again.Sub(since) > maxEventAge {

@@ -2,8 +2,6 @@ package simulation
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -48,13 +46,16 @@ type mirrors struct {
 type mirror struct {
 	faults inForce[mirrorFault]
 
-	seen        timeline
-	puts        []time.Time // by the rotator, of the last day
-	most, total int         // of them in a day, and in all
+	seen timeline
+	puts []time.Time // by the rotator, of the last day
+	mirrorFigures
+}
 
-	lost  time.Duration // readers without a token, and that is excused
-	short time.Duration // the same, with tokens too short for a mirror
-	heal  time.Duration // the longest until it had a token after its faults
+type mirrorFigures struct {
+	most, total int           // puts by the rotator, in a day and in all
+	lost        time.Duration // readers without a token, and that is excused
+	short       time.Duration // the same, with tokens too short for a mirror
+	heal        time.Duration // the longest until it had a token after its faults
 }
 
 // mirrorFault answers a request in its own way; nil lets it pass.
@@ -250,23 +251,25 @@ func (w *world) afterFaults(arn string, at time.Time) (since time.Duration) {
 	return since
 }
 
-// mirrorFigures are the numbers of the mirrors.
-func (y year) mirrorFigures(out io.Writer) {
-	for _, arn := range mirrorARNs {
-		name := map[string]string{healthyMirror: "a mirror with no faults but its region's", faultyMirror: "a mirror with faults for days"}[arn]
-		most := 0
-		for _, w := range y.parts {
-			most = max(most, w.mirrors.of[arn].most)
-		}
-		_, _ = fmt.Fprintf(out, "%s: readers without a token %s, apart from that %s with tokens of 15 minutes; %d puts, in one day at most %d (AWS takes 100), none refused for that\n", name,
-			short(y.sum(func(w *world) time.Duration { return w.mirrors.of[arn].lost })), short(y.sum(func(w *world) time.Duration { return w.mirrors.of[arn].short })),
-			y.count(func(w *world) int { return w.mirrors.of[arn].total }), most)
-	}
-	heal := time.Duration(0)
+// mirror is what one of the mirrors came to.
+func (y year) mirror(arn string) (sum mirrorFigures) {
 	for _, w := range y.parts {
-		heal = max(heal, w.mirrors.of[healthyMirror].heal, w.mirrors.of[faultyMirror].heal)
+		m := w.mirrors.of[arn]
+		sum = mirrorFigures{max(sum.most, m.most), sum.total + m.total, sum.lost + m.lost, sum.short + m.short, max(sum.heal, m.heal)}
 	}
-	_, _ = fmt.Fprintf(out, "after the end of its faults the mirror had a token again within %s (%s allowed)\n", short(heal), short(healed))
+	return sum
+}
+
+func (y year) mirrorFigures(print func(format string, args ...any)) {
+	healthy, faulty := y.mirror(healthyMirror), y.mirror(faultyMirror)
+	for _, m := range []struct {
+		mirrorFigures
+		name string
+	}{{healthy, "a mirror with no faults but its region's"}, {faulty, "a mirror with faults for days"}} {
+		print("%s: readers without a token %s, apart from that %s with tokens of 15 minutes; %d puts, in one day at most %d (AWS takes 100), none refused for that",
+			m.name, short(m.lost), short(m.short), m.total, m.most)
+	}
+	print("after the end of its faults the mirror had a token again within %s (%s allowed)", short(max(healthy.heal, faulty.heal)), short(healed))
 }
 
 // Two regions, of which one and then the other is lost for three hours: IBM's secret always has a

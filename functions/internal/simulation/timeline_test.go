@@ -61,6 +61,8 @@ type published struct {
 	born    time.Time // issued
 }
 
+func (p published) lifetime() time.Duration { return p.expires.Sub(p.born) }
+
 // publish puts a token before the readers.
 func (t *timeline) publish(p published) {
 	if len(t.tokens) > 0 {
@@ -98,6 +100,9 @@ func (t *timeline) lost() (sum time.Duration) {
 	}
 	return sum
 }
+
+// span is a stretch of time.
+type span struct{ from, to time.Time }
 
 func (s span) length() time.Duration { return s.to.Sub(s.from) }
 

@@ -71,7 +71,7 @@ func newWorld(seed uint64, days int, expectSet bool) *world {
 	w := &world{
 		setting: standard, seed: seed, name: fmt.Sprint("story ", seed), start: time.Now(), end: time.Now().Add(time.Duration(days) * 24 * time.Hour),
 		cloud:    ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2, RequestLog: -1}),
-		everyday: everyday, dangers: dangers{}, alarms: &alarms{fired: map[string][]span{}},
+		everyday: everyday, dangers: dangers{}, alarms: &alarms{metrics: map[string]series{}, fired: map[string][]span{}},
 	}
 	first := w.cloud.Rotations()[0]
 	w.workload, w.workloadKey, w.keySecret, w.tokenSecret = first.IAMID, first.APIKey, first.APIKeySecret, first.TokenSecret
