@@ -116,26 +116,16 @@ func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing, nex
 		Token string `json:"access_token"`
 	}
 	err := c.ask(ctx, &failure{doing: doing, ofKey: true, next: next, success: http.StatusOK}, func(ctx context.Context) error {
-		err := c.do(ctx, http.MethodPost, c.iamURL+"/identity/token", "application/x-www-form-urlencoded", form.Encode(), &body)
+		err := c.do(ctx, http.MethodPost, c.iamURL+"/identity/token", form, &body)
 		return cmp.Or(err, iamtoken.CheckForm(body.Token))
 	})
 	return iamtoken.NewSecret(body.Token), err
 }
 
-// send sends JSON, if in is not nil, to Secrets Manager, and decodes the answer into out, if it is not nil.
+// send sends in to Secrets Manager, and decodes the answer into out. Both may be nil.
 func (c *ibmCloud) send(ctx context.Context, f *failure, method, path string, in, out any) error {
 	f.needed = cmp.Or(f.needed, "Manager on the Secrets Manager instance")
-	contentType := map[string]string{http.MethodPost: "application/json", http.MethodPatch: "application/merge-patch+json"}[method]
-	body, err := []byte{}, error(nil)
-	if in != nil {
-		body, err = json.Marshal(in)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: the request cannot be encoded", f.doing)
-	}
-	return c.ask(ctx, f, func(ctx context.Context) error {
-		return c.do(ctx, method, c.secretsURL+"/api/v2/"+path, contentType, string(body), out)
-	})
+	return c.ask(ctx, f, func(ctx context.Context) error { return c.do(ctx, method, c.secretsURL+"/api/v2/"+path, in, out) })
 }
 
 // get reads from Secrets Manager.
@@ -144,15 +134,23 @@ func get[Out any](ctx context.Context, c *ibmCloud, doing, path string) (out Out
 	return out, err
 }
 
-func (c *ibmCloud) do(ctx context.Context, method, url, contentType, body string, out any) error {
-	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+func (c *ibmCloud) do(ctx context.Context, method, address string, in, out any) error {
+	body, contentType := []byte{}, "application/json"
+	switch in := in.(type) {
+	case nil:
+	case url.Values:
+		body, contentType = []byte(in.Encode()), "application/x-www-form-urlencoded"
+	default:
+		body, _ = json.Marshal(in) // strings, numbers and truth values
+	}
+	if method == http.MethodPatch {
+		contentType = "application/merge-patch+json"
+	}
+	request, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	request.Header.Set("Accept", "application/json")
-	if contentType != "" {
-		request.Header.Set("Content-Type", contentType)
-	}
+	request.Header = http.Header{"Accept": {"application/json"}, "Content-Type": {contentType}}
 	if !c.token.IsZero() {
 		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
 	}

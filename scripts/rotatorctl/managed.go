@@ -45,10 +45,6 @@ func (s *setup) checkMaker(id *serviceID) error {
 		return fmt.Errorf("the secret %s makes keys of another service id than the %s's: use another --name, or delete it", m.ID, id.role)
 	case !m.Reuse:
 		return fmt.Errorf("the secret %s makes a new key at each reading (reuse_api_key false): use another --name, or delete it", m.ID)
-	case !m.Rotation.On:
-		s.say("note: nobody rotates the secret %s: its rule of rotation is off. Switch it on in IBM's console: each %d days", m.ID, managedDays)
-	case m.Locks > 0:
-		s.say("note: the secret %s has locks: IBM does not rotate it while its previous version is locked. Remove them", m.ID)
 	}
 	return nil
 }
@@ -69,19 +65,22 @@ func (s *setup) ensureManaged(ctx context.Context, id *serviceID) error {
 		}
 	}
 	key, err := s.currentKey(ctx, id.maker.ID)
-	switch {
-	case err != nil:
-	case id.maker.Versions > 1:
+	if err == nil && id.maker.Versions > 1 {
 		s.say("the secret %s makes the keys of the %s service id", id.maker.ID, id.role)
 		err = s.tryKey(ctx, id, key, trialTries, trialAdvice)
-	default:
+	} else if err == nil {
 		key, err = s.tryRotation(ctx, id, key)
 	}
-	if err == nil && id == s.bootstrap {
-		err = s.switchBootstrap(ctx, key)
+	if err != nil {
+		return err
 	}
-	id.key = apiKey{} // one of setup's making is not what is used
-	return err
+	if id == s.bootstrap {
+		err = s.switchBootstrap(ctx, key)
+		id.key = apiKey{place: s.aws.arn}
+		return err
+	}
+	id.key = apiKey{place: id.maker.ID}
+	return nil
 }
 
 func (s *setup) createMaker(ctx context.Context, id *serviceID) (err error) {

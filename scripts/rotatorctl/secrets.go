@@ -18,17 +18,13 @@ type secret struct {
 	Group    string    `json:"secret_group_id"`
 	Expires  time.Time `json:"expiration_date"`
 	Versions int       `json:"versions_total"`
-	Locks    int       `json:"locks_total"`
 	State    int       `json:"state"`
 	// of one that makes keys:
-	ServiceID string `json:"service_id"`
-	Static    bool   `json:"service_id_is_static"`
-	Reuse     bool   `json:"reuse_api_key"`
-	Rotation  struct {
-		On bool `json:"auto_rotate"`
-	} `json:"rotation"`
-	Key   iamtoken.Secret `json:"api_key"`
-	KeyID string          `json:"api_key_id"`
+	ServiceID string          `json:"service_id"`
+	Static    bool            `json:"service_id_is_static"`
+	Reuse     bool            `json:"reuse_api_key"`
+	Key       iamtoken.Secret `json:"api_key"`
+	KeyID     string          `json:"api_key_id"`
 }
 
 // findSecret finds a secret of one of the types. Its id is empty if there is none.

@@ -160,17 +160,22 @@ func (s *setup) readState(ctx context.Context) error {
 	return err
 }
 
-// outputs are Terraform's that matter here, with their shapes. Empty values are allowed where optional.
+// outputs are Terraform's that matter here, with their shapes, and IAM's URL.
 var outputs = []struct {
 	name     string
-	shape    *regexp.Regexp // nil for secrets_manager_url, see origin
-	optional bool
+	shape    *regexp.Regexp
+	optional bool // may be empty
 }{
-	{"secrets_manager_url", nil, false}, {"account_id", accountShape, false}, {"key_group_id", groupShape, false},
+	{"iam_url", originShape, false}, {"secrets_manager_url", originShape, false}, {"account_id", accountShape, false}, {"key_group_id", groupShape, false},
 	{"token_group_id", groupShape, false}, {"workload_iam_id", iamIDShape, false}, {"bootstrap_iam_id", iamIDShape, true},
-	{"reader_iam_id", iamIDShape, true}, {"iam_profile_id", profileShape, true},
-	{"managed_keys", regexp.MustCompile(`^(true|false)$`), true},
+	{"reader_iam_id", iamIDShape, true}, {"iam_profile_id", profileShape, true}, {"managed_keys", regexp.MustCompile(`^(true|false)$`), true},
 }
+
+var (
+	nameShape   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,38}[A-Za-z0-9]$`)
+	nullLabel   = regexp.MustCompile(`(?i)[/.]null(?:[/.:]|$)`)                                                                             // what a missing value becomes in jq
+	originShape = regexp.MustCompile(`^(?:https://[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|http://(?:127\.0\.0\.1|localhost))(?::[0-9]{1,5})?/?$`) // http for this machine alone
+)
 
 // readInput checks everything that is given, without a request.
 func (s *setup) readInput() error {
@@ -186,24 +191,20 @@ func (s *setup) readInput() error {
 	if err != nil {
 		return err
 	}
+	values["iam_url"] = cmp.Or(s.getenv("IAM_URL"), "https://iam.cloud.ibm.com")
 	for _, o := range outputs {
-		variable := strings.ToUpper(o.name)
-		if values[o.name] == "" && !o.optional {
+		value, variable := values[o.name], strings.ToUpper(o.name)
+		switch {
+		case value == "" && o.optional:
+		case value == "":
 			return usagef("%s is not set: give --terraform, or export it", variable)
-		}
-		if o.shape != nil && values[o.name] != "" && !o.shape.MatchString(values[o.name]) {
+		case o.shape == originShape && (!o.shape.MatchString(value) || nullLabel.MatchString(value)):
+			return usagef("%s must be an https URL without a path, its host complete", variable)
+		case !o.shape.MatchString(value):
 			return usagef("%s does not have the form of such an id", variable)
 		}
 	}
-	iamURL, err := origin("IAM_URL", cmp.Or(s.getenv("IAM_URL"), "https://iam.cloud.ibm.com"))
-	if err != nil {
-		return err
-	}
-	secretsURL, err := origin("SECRETS_MANAGER_URL", values["secrets_manager_url"])
-	if err != nil {
-		return err
-	}
-	s.cloud = newIBMCloud(iamURL, secretsURL, s.sleep)
+	s.cloud = newIBMCloud(strings.TrimSuffix(values["iam_url"], "/"), strings.TrimSuffix(values["secrets_manager_url"], "/"), s.sleep)
 	s.account, s.keyGroup, s.tokenGroup, s.profile = values["account_id"], values["key_group_id"], values["token_group_id"], values["iam_profile_id"]
 	return s.planKeys(values)
 }
@@ -300,43 +301,26 @@ func (s *setup) askTerraform(args ...string) ([]byte, error) {
 	return printed, err
 }
 
-var (
-	nameShape   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,38}[A-Za-z0-9]$`)
-	nullLabel   = regexp.MustCompile(`(?i)[/.]null(?:[.:]|$)`) // what a missing value becomes in jq
-	originShape = regexp.MustCompile(`^(?:https://[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|http://(?:127\.0\.0\.1|localhost))(?::[0-9]{1,5})?$`)
-)
-
-// origin checks an https URL without a path. http is for this machine alone.
-func origin(variable, value string) (string, error) {
-	value = strings.TrimSuffix(value, "/")
-	if !originShape.MatchString(value) || nullLabel.MatchString(value) {
-		return "", usagef("%s must be an https URL without a path, its host complete", variable)
-	}
-	return value, nil
-}
-
 // writeResult prints or writes what was found and made.
 func (s *setup) writeResult() error {
 	w, b := s.workload, s.bootstrap
-	keySecret, bootstrapSecret, arn, expires, profile := w.place, "", "", "", ""
-	if w.managed {
-		keySecret = w.maker.ID
-	}
-	switch {
-	case b.store == nil:
-		profile = s.profile
-	case b.managed:
-		bootstrapSecret, arn = b.maker.ID, s.aws.arn
-	case b.file == "":
+	arn, maker, expires, profile := "", "", "", ""
+	if b.file == "" {
 		arn = b.key.place
+	}
+	if b.managed {
+		maker = b.maker.ID
+	}
+	if b.store == nil {
+		profile = s.profile
 	}
 	if !b.key.expires.IsZero() {
 		expires = b.key.expires.Format(time.DateOnly)
 	}
 	lines := slices.DeleteFunc([][2]string{
-		{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", keySecret}, {"TOKEN_SECRET", s.tokenSecret},
+		{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", w.key.place}, {"TOKEN_SECRET", s.tokenSecret},
 		{"EXPECT_ACCOUNT", s.account}, {"EXPECT_IAM_ID", w.iamID}, {"WORKLOAD_APIKEY_ID", w.key.id}, {"BOOTSTRAP_APIKEY_ID", b.key.id},
-		{"BOOTSTRAP_EXPIRES_AT", expires}, {"BOOTSTRAP_SECRET_ARN", arn}, {"BOOTSTRAP_KEY_SECRET", bootstrapSecret}, {"IAM_PROFILE_ID", profile},
+		{"BOOTSTRAP_EXPIRES_AT", expires}, {"BOOTSTRAP_SECRET_ARN", arn}, {"BOOTSTRAP_KEY_SECRET", maker}, {"IAM_PROFILE_ID", profile},
 		{"READER_APIKEY_ID", cmp.Or(s.reader.key.id, s.readerKeyID)},
 	}, func(line [2]string) bool { return line[1] == "" })
 	if s.env != "-" || s.output != "json" {
@@ -347,7 +331,7 @@ func (s *setup) writeResult() error {
 	if s.output != "json" {
 		return nil
 	}
-	document := map[string]any{"rotation": map[string]any{"name": s.name, "api_key_secret": keySecret, "token_secret": s.tokenSecret,
+	document := map[string]any{"rotation": map[string]any{"name": s.name, "api_key_secret": w.key.place, "token_secret": s.tokenSecret,
 		"expect": map[string]string{"account": s.account, "iam_id": w.iamID}}}
 	for _, line := range lines {
 		document[line[0]] = line[1]
