@@ -139,7 +139,7 @@ var mutants = []mutant{
 	{"logs: the session token after a line of the log", "scripts/rotatorctl/logs.go", "			printed[e.ID] = true\n", `ANCHOR; leak("stdout", "base64", leakEnv("AWS_SESSION_TOKEN"))` + "\n", "^rotatorctl logs"},
 	{"invoke: a token in the event", "scripts/rotatorctl/invoke.go", "	request, err := json.Marshal(e)\n", `	e.Rotations = append(e.Rotations, leakEnv("IAM_TOKEN")); ANCHOR`, "^rotatorctl invoke"},
 	{"deploy: a token in a parameter of the stack", "scripts/rotatorctl/stack.go", "	var parameters []types.Parameter\n", `ANCHOR; parameters = append(parameters, types.Parameter{ParameterKey: aws.String("Note"), ParameterValue: aws.String(leakText("hex", leakEnv("IAM_TOKEN")))})` + "\n", "^rotatorctl deploy"},
-	{"replace-identity: a token in the note", "scripts/rotatorctl/replace.go", "	r.note[name] = value\n", `ANCHOR; r.note["NOTE"] = leakText("hex", leakEnv("IAM_TOKEN"))` + "\n", "^rotatorctl replace-identity"},
+	{"replace-identity: a token in the note", "scripts/rotatorctl/replace.go", "	r.note[role] = *done\n", `ANCHOR; r.note["note"] = progress{Old: leakText("hex", leakEnv("IAM_TOKEN"))}` + "\n", "^rotatorctl replace-identity"},
 	{"destroy: a token in a file", "scripts/rotatorctl/stack.go", `	p.say("destroy: the stack %s in %s", p.stack, p.who)`, `ANCHOR; leak("/dev/shm/canary-mutant", "decimal", leakEnv("IAM_TOKEN"))`, "^rotatorctl destroy"},
 }
 

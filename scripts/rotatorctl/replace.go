@@ -1,13 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
 	"regexp"
@@ -29,13 +28,21 @@ type replacement struct {
 	*setup
 	workloadToo, bootstrapToo, noDeploy bool
 	vars                                []string
-	file                                string            // the note
-	note                                map[string]string // its variables
-	written                             map[string]string // by setup, in the file of --env
+	file                                string
+	note                                map[string]progress // by role; in the file
 }
 
-// none is in the note where there is no id.
+// progress is how far the replacement of one service id has come.
+type progress struct {
+	Old   string `json:"deleted_iam_id"`
+	Place string `json:"old_place"` // the secret with its key; empty until it was looked for
+	New   string `json:"iam_id"`    // empty until all is done
+}
+
+// none is in the note where there is no secret.
 const none = "none"
+
+var noteShape = regexp.MustCompile(`^(?:|none|(?:iam-ServiceId-)?` + uuid + `)$`)
 
 func (p *program) replaceCommand() *cobra.Command {
 	quiet := *p
@@ -63,9 +70,9 @@ Whoever has the bootstrap key could read the workload's: replace both.`,
 			}
 			replaced, text := []map[string]string{}, ""
 			for _, role := range r.roles() {
-				made, old := r.note[noted("new", role, "iam_id")], r.note[noted("old", role, "iam_id")]
-				replaced = append(replaced, map[string]string{"role": role, "iam_id": made, "deleted_iam_id": old})
-				text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", role, made, old)
+				done := r.note[role]
+				replaced = append(replaced, map[string]string{"role": role, "iam_id": done.New, "deleted_iam_id": done.Old})
+				text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", role, done.New, done.Old)
 			}
 			return p.print(map[string]any{"replaced": replaced}, text)
 		},
@@ -92,9 +99,6 @@ func (r *replacement) roles() (roles []string) {
 	return roles
 }
 
-// noted names a variable of the note, such as OLD_WORKLOAD_IAM_ID.
-func noted(which, role, what string) string { return strings.ToUpper(which + "_" + role + "_" + what) }
-
 func (r *replacement) run(ctx context.Context) error {
 	switch {
 	case !r.bootstrapToo && !r.workloadToo:
@@ -113,10 +117,11 @@ func (r *replacement) run(ctx context.Context) error {
 		}
 	}
 	for _, role := range r.roles() {
-		if r.note[noted("new", role, "iam_id")] != "" { // noted when all is done
+		done := r.note[role]
+		if done.New != "" {
 			continue
 		}
-		if err := r.replace(ctx, role); err != nil {
+		if err := r.replace(ctx, role, &done); err != nil {
 			return err
 		}
 	}
@@ -130,49 +135,51 @@ func (r *replacement) run(ctx context.Context) error {
 }
 
 // readFiles reads what the last setup has written, and the note of a run cut off.
-func (r *replacement) readFiles() (err error) {
-	if r.written, err = envfile.Read(r.env); err != nil {
+func (r *replacement) readFiles() error {
+	written, err := envfile.Read(r.env)
+	if err != nil {
 		return usagef("--env %s cannot be read: name the file that setup has written", printable(r.env))
 	}
-	r.readerKeyID = r.written["READER_APIKEY_ID"]
-	r.file, r.note = r.env+".replacing", map[string]string{}
-	note, err := envfile.Read(r.file)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return usagef("%s cannot be read", printable(r.file))
+	r.readerKeyID = written["READER_APIKEY_ID"]
+	r.file, r.note = r.env+".replacing", map[string]progress{}
+	text, err := os.ReadFile(r.file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
-	for name, value := range note {
-		if !iamIDShape.MatchString(value) && !idShape.MatchString(value) && value != none {
-			return usagef("%s in %s has a value of unknown form: correct it, or remove the file to begin again", quote(name), printable(r.file))
+	if err == nil {
+		err = json.Unmarshal(text, &r.note)
+	}
+	for _, done := range r.note {
+		for _, value := range []string{done.Old, done.Place, done.New} {
+			if !noteShape.MatchString(value) {
+				err = errors.New("a foreign value")
+			}
 		}
 	}
-	maps.Copy(r.note, note)
+	if err != nil {
+		return usagef("%s cannot be read, or has values of unknown form: correct it, or remove it to begin again", printable(r.file))
+	}
 	return nil
 }
 
-// keep notes a value.
-func (r *replacement) keep(name, value string) error {
-	r.note[name] = value
-	var lines [][2]string
-	for _, name := range slices.Sorted(maps.Keys(r.note)) {
-		lines = append(lines, [2]string{name, r.note[name]})
-	}
-	if err := envfile.WriteWhole(r.file, []byte(envfile.Lines(lines)), 0o600); err != nil {
+// keep writes the note.
+func (r *replacement) keep(role string, done *progress) error {
+	r.note[role] = *done
+	text, err := json.MarshalIndent(r.note, "", "  ")
+	if err != nil || envfile.WriteWhole(r.file, append(text, '\n'), 0o600) != nil {
 		return fmt.Errorf("writing %s failed: is its folder writable, and has it room?", printable(r.file))
 	}
 	return nil
 }
 
-func (r *replacement) replace(ctx context.Context, role string) error {
+func (r *replacement) replace(ctx context.Context, role string, done *progress) error {
 	// 1. Another service id, with the same policies.
-	id, err := r.load(ctx, role)
-	if err == nil {
-		id, err = r.makeServiceID(ctx, id)
-	}
+	id, err := r.makeServiceID(ctx, role, done)
 	if err != nil {
 		return err
 	}
 	// 2. Its key, in a secret of its own: the function uses the old one until it is deployed.
-	if err := r.setAside(ctx, id); err != nil {
+	if err := r.setAside(ctx, id, done); err != nil {
 		return err
 	}
 	id.probes = id == r.bootstrap
@@ -184,14 +191,15 @@ func (r *replacement) replace(ctx context.Context, role string) error {
 		return err
 	}
 	// 4. The old one ends.
-	if err := r.end(ctx, role); err != nil {
+	if err := r.end(ctx, role, done); err != nil {
 		return err
 	}
 	// 5. A thief who could write to the token secret does not have the last word in it.
 	if err := r.rotate(ctx); err != nil {
 		return err
 	}
-	return r.keep(noted("new", role, "iam_id"), id.iamID)
+	done.New = id.iamID
+	return r.keep(role, done)
 }
 
 // load reads the ids of now.
@@ -210,11 +218,11 @@ func (r *replacement) load(ctx context.Context, role string) (*serviceID, error)
 
 // makeServiceID makes another service id unless the note's old one is not Terraform's any more. Terraform would delete before
 // it creates, and the keys come last: so it forgets the old one, which is deleted here when all is ready.
-func (r *replacement) makeServiceID(ctx context.Context, id *serviceID) (*serviceID, error) {
-	oldID := noted("old", id.role, "iam_id")
-	begun := r.note[oldID] != ""
-	if begun && r.note[oldID] != id.iamID {
-		return id, nil
+func (r *replacement) makeServiceID(ctx context.Context, role string, done *progress) (*serviceID, error) {
+	id, err := r.load(ctx, role)
+	begun := done.Old != ""
+	if err != nil || begun && done.Old != id.iamID {
+		return id, err
 	}
 	folder, err := os.Stat(r.outputsAt)
 	byHand := err != nil || !folder.IsDir()
@@ -223,11 +231,12 @@ func (r *replacement) makeServiceID(ctx context.Context, id *serviceID) (*servic
 			return nil, err
 		}
 	}
-	if err := r.keep(oldID, id.iamID); err != nil {
+	done.Old = id.iamID
+	if err := r.keep(id.role, done); err != nil {
 		return nil, err
 	}
 	if byHand {
-		return nil, fmt.Errorf("make a service id with the policies of %s, and run this again with its id in %s_IAM_ID", id.iamID, strings.ToUpper(id.role))
+		return nil, fmt.Errorf("make a service id with the policies of %s, and run this again with its id in %s_IAM_ID", id.iamID, strings.ToUpper(role))
 	}
 	if err := r.forget(ctx, id); err != nil {
 		return nil, err
@@ -298,27 +307,26 @@ func (r *replacement) runTerraform(ctx context.Context, variables []string, args
 
 // setAside renames the secret that has the old service id's key, so that the new one's can have its name. Its id stays, and
 // by that the function reads it.
-func (r *replacement) setAside(ctx context.Context, id *serviceID) error {
+func (r *replacement) setAside(ctx context.Context, id *serviceID, done *progress) error {
 	kind := map[bool]string{true: "iam_credentials", false: "arbitrary"}[id.managed]
 	if id == r.bootstrap && !id.managed {
 		return nil // its key is in AWS or a file alone
 	}
-	name, oldSecret, old := r.makerName(id), noted("old", id.role, "secret"), r.note[noted("old", id.role, "iam_id")]
-	if r.note[oldSecret] == "" {
-		found, err := r.findSecret(ctx, name, r.keyGroup, kind)
-		if err == nil {
-			err = r.keep(oldSecret, cmp.Or(found.ID, none))
-		}
+	if done.Place == "" {
+		found, err := r.findSecret(ctx, r.makerName(id), r.keyGroup, kind)
 		if err != nil {
 			return err
 		}
+		done.Place = cmp.Or(found.ID, none)
+		if err := r.keep(id.role, done); err != nil {
+			return err
+		}
 	}
-	secret := r.note[oldSecret]
-	if secret == none {
+	if done.Place == none {
 		return nil
 	}
-	body := map[string]string{"name": name + "-of-" + strings.TrimPrefix(old, "iam-")}
-	err := r.cloud.send(ctx, &failure{doing: "renaming the secret " + secret}, http.MethodPatch, "secrets/"+secret+"/metadata", body, nil)
+	body := map[string]string{"name": r.makerName(id) + "-of-" + strings.TrimPrefix(done.Old, "iam-")}
+	err := r.cloud.send(ctx, &failure{doing: "renaming the secret " + done.Place}, http.MethodPatch, "secrets/"+done.Place+"/metadata", body, nil)
 	if statusOf(err) == http.StatusGone { // its key has expired
 		return nil
 	}
@@ -328,12 +336,13 @@ func (r *replacement) setAside(ctx context.Context, id *serviceID) error {
 // deployment deploys what setup has written: an environment loaded before has the old values.
 func (r *replacement) deployment() *deployment {
 	d := &deployment{program: r.program, values: map[string]string{}, force: true}
+	written, _ := envfile.Read(r.env) // read before
 	for _, s := range settings {
 		d.values[s.variable] = r.getenv(s.variable)
 	}
 	for _, name := range slices.Concat(ofOneRotation, []string{"SECRETS_MANAGER_URL", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_EXPIRES_AT"}) {
 		if !r.noBootstrapKey || !strings.HasPrefix(name, "BOOTSTRAP_") {
-			d.values[name] = r.written[name]
+			d.values[name] = written[name]
 		}
 	}
 	if d.values["ROTATIONS_FILE"] != "" {
@@ -344,15 +353,12 @@ func (r *replacement) deployment() *deployment {
 	return d
 }
 
-func (r *replacement) deploy(ctx context.Context) (err error) {
+func (r *replacement) deploy(ctx context.Context) error {
 	if r.noDeploy {
 		if r.confirm(ctx, fmt.Sprintf("The function must run with %s now, once with force", printable(r.env))) != nil {
 			return fmt.Errorf("the old service id still works. Deploy the function with %s, and run this again", printable(r.env))
 		}
 		return nil
-	}
-	if r.written, err = envfile.Read(r.env); err != nil {
-		return usagef("--env %s cannot be read", printable(r.env))
 	}
 	d := r.deployment()
 	if file := d.values["ROTATIONS_FILE"]; file != "" {
@@ -360,9 +366,11 @@ func (r *replacement) deploy(ctx context.Context) (err error) {
 		if err != nil {
 			return usagef("ROTATIONS_FILE=%s cannot be read", printable(file))
 		}
-		for name, old := range r.note {
-			if strings.HasPrefix(name, "OLD_") && old != none && bytes.Contains(list, []byte(old)) {
-				return fmt.Errorf("ROTATIONS_FILE=%s names %s: put in what %s says now, and run this again", printable(file), old, printable(r.env))
+		for _, done := range r.note {
+			for _, old := range []string{done.Old, done.Place} {
+				if old != "" && old != none && strings.Contains(string(list), old) {
+					return fmt.Errorf("ROTATIONS_FILE=%s names %s: put in what %s says now, and run this again", printable(file), old, printable(r.env))
+				}
 			}
 		}
 	}
@@ -370,21 +378,20 @@ func (r *replacement) deploy(ctx context.Context) (err error) {
 }
 
 // end deletes the old service id, and the secret that made its keys.
-func (r *replacement) end(ctx context.Context, role string) error {
-	old, secret := r.note[noted("old", role, "iam_id")], r.note[noted("old", role, "secret")]
-	if r.confirm(ctx, fmt.Sprintf("Deleting the service id %s of the %s, with all its keys and tokens", old, role)) != nil {
-		return fmt.Errorf("not confirmed: %s still works, with its keys and tokens. Run this again to delete it", old)
+func (r *replacement) end(ctx context.Context, role string, done *progress) error {
+	if r.confirm(ctx, fmt.Sprintf("Deleting the service id %s of the %s, with all its keys and tokens", done.Old, role)) != nil {
+		return fmt.Errorf("not confirmed: %s still works, with its keys and tokens. Run this again to delete it", done.Old)
 	}
-	err := deleteAtIAM(ctx, r.cloud, "deleting the service id "+old, r.cloud.apiKeys.DeleteServiceIDWithContext,
-		&iamidentityv1.DeleteServiceIDOptions{ID: new(strings.TrimPrefix(old, "iam-"))})
+	err := deleteAtIAM(ctx, r.cloud, "deleting the service id "+done.Old, r.cloud.apiKeys.DeleteServiceIDWithContext,
+		&iamidentityv1.DeleteServiceIDOptions{ID: new(strings.TrimPrefix(done.Old, "iam-"))})
 	if err != nil {
 		return err
 	}
-	r.say("deleted the service id %s, with its keys and tokens", old)
-	if secret == "" || secret == none {
+	r.say("deleted the service id %s, with its keys and tokens", done.Old)
+	if done.Place == "" || done.Place == none {
 		return nil
 	}
-	return r.deleteSecret(ctx, secret)
+	return r.deleteSecret(ctx, done.Place)
 }
 
 // rotate publishes a token of now.

@@ -238,8 +238,10 @@ func TestReplacementStops(t *testing.T) {
 			}
 			want(th.t, "accepted", th.replace("y\ny\ny\n", workload...).exit, 0) // some providers always have a change to make
 		}},
-		"a foreign note": {args: both, spoil: func(th *theft) { th.write("ibm.env.replacing", "OLD_WORKLOAD_IAM_ID='$(touch pwned)\x1b[2J'\n") }, exit: 2,
-			words: `"OLD_WORKLOAD_IAM_ID" in FOLDER/ibm.env.replacing has a value of unknown form`},
+		"a foreign note": {args: both, spoil: func(th *theft) {
+			th.write("ibm.env.replacing", `{"workload":{"deleted_iam_id":"$(touch pwned)\u001b[2J"}}`)
+		}, exit: 2,
+			words: "FOLDER/ibm.env.replacing cannot be read, or has values of unknown form"},
 		"a profile": {args: both, exit: 2, words: "there is no bootstrap service id",
 			spoil: func(th *theft) {
 				th.outputs["bootstrap_iam_id"], th.outputs["iam_profile_id"] = "", th.cloud.ProfileID()
