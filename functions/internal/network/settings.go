@@ -15,41 +15,36 @@ import (
 // may hold a password.
 type SettingError struct{ Name, Problem string }
 
-// CheckEnvironment checks the variables that Go and AWS define and that lead the
-// function's requests elsewhere, proxies and AWS's endpoints, or sign them. environ has
-// the form of os.Environ. Go itself ignores a proxy that it cannot parse, and would
-// connect without one.
-func CheckEnvironment(environ []string) []SettingError {
-	var found []SettingError
+// checks are those of the variables that Go and AWS define and that lead the function's
+// requests elsewhere, proxies and AWS's endpoints, or sign them.
+var checks = []struct {
+	names string
+	check func(string) error
+}{
+	{"HTTPS_PROXY https_proxy HTTP_PROXY http_proxy", checkProxy},
+	{"NO_PROXY no_proxy", checkNoProxy},
+	{"AWS_CONTAINER_CREDENTIALS_FULL_URI AWS_EC2_METADATA_SERVICE_ENDPOINT", checkCredentialsURL},
+	{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", checkCredentialsPath},
+	{"AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN", checkCredential},
+	{"AWS_ENDPOINT_URL AWS_ENDPOINT_URL_SECRETS_MANAGER AWS_ENDPOINT_URL_SSM AWS_ENDPOINT_URL_EVENTBRIDGE " +
+		"AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_SSO AWS_ENDPOINT_URL_SSO_OIDC", checkURL},
+}
+
+// CheckEnvironment applies the checks. environ has the form of os.Environ. Go itself
+// ignores a proxy that it cannot parse, and would connect without one.
+func CheckEnvironment(environ []string) (found []SettingError) {
 	for _, setting := range environ {
 		name, value, _ := strings.Cut(setting, "=")
-		check := checkOf(name)
-		if check == nil || value == "" {
-			continue
-		}
-		if err := check(value); err != nil {
-			found = append(found, SettingError{name, err.Error()})
+		for _, c := range checks {
+			if value == "" || !slices.Contains(strings.Fields(c.names), name) {
+				continue
+			}
+			if err := c.check(value); err != nil {
+				found = append(found, SettingError{name, err.Error()})
+			}
 		}
 	}
 	return found
-}
-
-func checkOf(name string) func(string) error {
-	switch name {
-	case "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy":
-		return checkProxy
-	case "NO_PROXY", "no_proxy":
-		return checkNoProxy
-	case "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_EC2_METADATA_SERVICE_ENDPOINT":
-		return checkCredentialsURL
-	case "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI":
-		return checkCredentialsPath
-	case "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN":
-		return checkCredential
-	case "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_SSM", "AWS_ENDPOINT_URL_EVENTBRIDGE", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_SSO", "AWS_ENDPOINT_URL_SSO_OIDC":
-		return checkURL
-	}
-	return nil
 }
 
 var (
@@ -159,26 +154,16 @@ func checkNoProxy(value string) error {
 }
 
 func isNoProxy(entry string) bool {
-	if strings.Contains(entry, "/") {
-		_, err := netip.ParsePrefix(entry)
-		return err == nil
-	}
-	if _, err := netip.ParseAddr(strings.Trim(entry, "[]")); err == nil {
+	_, network := netip.ParsePrefix(entry)
+	_, address := netip.ParseAddr(strings.Trim(entry, "[]"))
+	addressAndPort, err := netip.ParseAddrPort(entry)
+	if network == nil || address == nil || err == nil && addressAndPort.Port() > 0 {
 		return true
 	}
 	host, port, found := strings.Cut(entry, ":")
-	if strings.HasPrefix(entry, "[") {
-		host, port, found = strings.Cut(entry[1:], "]:")
-		if _, err := netip.ParseAddr(host); err != nil {
-			return false
-		}
-	}
-	if found && !isPort(port) {
-		return false
-	}
 	name := strings.TrimPrefix(strings.TrimPrefix(host, "*"), ".")
-	return name != "" && !strings.ContainsFunc(host[len(host)-len(name):], func(r rune) bool {
-		return r <= ' ' || r == 0x7f || strings.ContainsRune("@?#*=\"'<>{}|\\^`;", r)
+	return name != "" && (!found || isPort(port)) && !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r == 0x7f || strings.ContainsRune("@?#*=\"'<>{}|\\^`;/[]", r)
 	})
 }
 

@@ -1,13 +1,12 @@
 package network
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -27,39 +26,24 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// counting serves HTTPS and counts the connections made to it. A request for /abort gets
-// no answer.
-func counting(t *testing.T) (*httptest.Server, *atomic.Int32) {
+// started starts a server over TLS.
+func started(t *testing.T, http2 bool, handler http.HandlerFunc, changes ...func(*httptest.Server)) *httptest.Server {
 	t.Helper()
-	var connections atomic.Int32
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/abort" {
-			panic(http.ErrAbortHandler)
-		}
-	}))
-	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			connections.Add(1)
-		}
+	server := httptest.NewUnstartedServer(handler)
+	server.EnableHTTP2 = http2
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	for _, change := range changes {
+		change(server)
 	}
-	server.EnableHTTP2 = true
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	return server, &connections
+	return server
 }
 
-func wantConnections(t *testing.T, connections *atomic.Int32, want int32, when string) {
-	t.Helper()
-	if got := connections.Load(); got != want {
-		t.Errorf("%s: got %d connections, want %d", when, got, want)
-	}
-}
-
-// trusting returns a Transport that trusts the server and whose clock is now.
-func trusting(t *testing.T, server *httptest.Server, now func() time.Time) *Transport {
+// trusting returns a Transport that trusts the server.
+func trusting(t *testing.T, server *httptest.Server) *Transport {
 	t.Helper()
 	transport := New()
-	transport.now = now
 	transport.dialer.TLSClientConfig.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 	t.Cleanup(transport.CloseIdleConnections)
 	return transport
@@ -80,73 +64,114 @@ func send(transport *Transport, method, url, body string) (*http.Response, error
 	return response, response.Body.Close()
 }
 
-func get(t *testing.T, transport *Transport, url string) *http.Response {
+// line is a Transport and the one server that it talks to, which counts connections.
+type line struct {
+	*testing.T
+	*Transport
+	url  string
+	made atomic.Int32
+	late time.Duration // of the wall clock
+}
+
+func newLine(t *testing.T) *line {
 	t.Helper()
-	response, err := send(transport, http.MethodGet, url, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response
-}
-
-func TestAFrozenProcessUsesNoOldConnection(t *testing.T) {
-	server, connections := counting(t)
-	var frozen time.Duration
-	transport := trusting(t, server, func() time.Time { return time.Now().Add(frozen) })
-	for _, step := range []struct {
-		frozen time.Duration
-		want   int32
-	}{{0, 1}, {89 * time.Second, 1}, {91*time.Second + 89*time.Second, 2}} {
-		frozen = step.frozen
-		get(t, transport, server.URL)
-		wantConnections(t, connections, step.want, "after "+step.frozen.String())
-	}
-}
-
-func TestAFailedRequestDropsItsNeighbours(t *testing.T) {
-	for _, failing := range []string{"https://127.0.0.1:1/", "/abort"} {
-		server, connections := counting(t)
-		transport := trusting(t, server, time.Now)
-		get(t, transport, server.URL)
-		if strings.HasPrefix(failing, "/") {
-			failing = server.URL + failing
+	l := &line{T: t}
+	server := started(t, true, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/abort" {
+			panic(http.ErrAbortHandler)
 		}
-		if _, err := send(transport, http.MethodGet, failing, ""); err == nil {
-			t.Fatalf("%s is answered", failing)
+	}, func(server *httptest.Server) {
+		server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				l.made.Add(1)
+			}
 		}
-		get(t, transport, server.URL)
-		wantConnections(t, connections, 2, "a new one after the failure")
+	})
+	l.url, l.Transport = server.URL, trusting(t, server)
+	l.now = func() time.Time { return time.Now().Add(l.late) }
+	return l
+}
+
+// get makes a request, after which so many connections were made.
+func (l *line) get(want int32) {
+	l.Helper()
+	if _, err := send(l.Transport, http.MethodGet, l.url, ""); err != nil {
+		l.Fatal(err)
+	}
+	l.want(want)
+}
+
+func (l *line) want(want int32) {
+	l.Helper()
+	if got := l.made.Load(); got != want {
+		l.Errorf("%d connections were made, want %d", got, want)
 	}
 }
 
-func TestRequestsSideBySideShareAConnection(t *testing.T) {
-	server, connections := counting(t)
-	transport := trusting(t, server, time.Now)
-	eight := func() {
-		var all sync.WaitGroup
-		for range 8 {
-			all.Go(func() {
-				if response, err := send(transport, http.MethodPost, server.URL, "x"); err != nil || response.ProtoMajor != 2 {
-					t.Errorf("got %v, want an answer over HTTP/2", err)
+func (l *line) preconnect() {
+	l.Preconnect(l.url)
+	<-l.conns[l.url][0].ready
+	l.want(1)
+}
+
+func TestConnections(t *testing.T) {
+	for name, test := range map[string]func(*line){
+		"a frozen process uses no old one": func(l *line) {
+			l.get(1)
+			l.late = 89 * time.Second
+			l.get(1)
+			l.late += 91 * time.Second
+			l.get(2)
+		},
+		"a failed request drops its neighbours": func(l *line) {
+			for n, failing := range []string{"https://127.0.0.1:1/", l.url + "/abort"} {
+				l.get(int32(n) + 1)
+				if _, err := send(l.Transport, http.MethodGet, failing, ""); err == nil {
+					l.Fatalf("%s is answered", failing)
 				}
-			})
-		}
-		all.Wait()
+				l.get(int32(n) + 2)
+			}
+		},
+		"the first request uses an early one": func(l *line) { l.preconnect(); l.get(1) },
+		"an early one that is old is not used": func(l *line) {
+			l.preconnect()
+			l.late = unusedLimit + time.Second
+			l.get(2)
+		},
+		"one that failed is not used": func(l *line) {
+			failed := &conn{ready: make(chan struct{}), err: net.ErrClosed, last: l.now()}
+			close(failed.ready)
+			l.conns[l.url] = []*conn{failed}
+			l.get(1)
+		},
+		"requests side by side share one": func(l *line) {
+			eight := func() {
+				var all sync.WaitGroup
+				for range 8 {
+					all.Go(func() {
+						if response, err := send(l.Transport, http.MethodPost, l.url, "x"); err != nil || response.ProtoMajor != 2 {
+							l.Errorf("got %v, want an answer over HTTP/2", err)
+						}
+					})
+				}
+				all.Wait()
+			}
+			eight()
+			before := l.made.Load()
+			eight()
+			l.want(before)
+		},
+	} {
+		t.Run(name, func(t *testing.T) { test(newLine(t)) })
 	}
-	eight()
-	before := connections.Load()
-	if before < 1 || before > 8 {
-		t.Errorf("got %d connections", before)
-	}
-	eight()
-	wantConnections(t, connections, before, "the second time, none more")
 }
 
 // Over HTTP/1.1 a connection takes one request at a time.
 func TestRequestsOverHTTP1EachHaveAConnection(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Millisecond) }))
 	t.Cleanup(server.Close)
-	transport := trusting(t, httptest.NewTLSServer(http.NotFoundHandler()), time.Now)
+	transport := New()
+	t.Cleanup(transport.CloseIdleConnections)
 	for range 5 {
 		var all sync.WaitGroup
 		for range 20 {
@@ -163,31 +188,6 @@ func TestRequestsOverHTTP1EachHaveAConnection(t *testing.T) {
 	}
 }
 
-func TestPreconnectServesTheFirstRequest(t *testing.T) {
-	server, connections := counting(t)
-	transport := trusting(t, server, time.Now)
-	transport.Preconnect(server.URL)
-	<-transport.conns[server.URL][0].ready
-	wantConnections(t, connections, 1, "before any request")
-	get(t, transport, server.URL)
-	wantConnections(t, connections, 1, "the early one is used")
-}
-
-func TestAnUnusedConnectionThatIsOldOrFailedIsNotUsed(t *testing.T) {
-	server, connections := counting(t)
-	var later time.Duration
-	transport := trusting(t, server, func() time.Time { return time.Now().Add(later) })
-	transport.Preconnect(server.URL)
-	<-transport.conns[server.URL][0].ready
-	later = unusedLimit + time.Second
-	get(t, transport, server.URL)
-	wantConnections(t, connections, 2, "a new one")
-	failed := &conn{ready: make(chan struct{}), err: net.ErrClosed, last: transport.now()}
-	close(failed.ready)
-	transport.conns[server.URL] = []*conn{failed}
-	get(t, transport, server.URL)
-}
-
 func TestPreconnectIsNotMadeInTheClearOrToNowhere(t *testing.T) {
 	transport := New()
 	transport.Preconnect("http://127.0.0.1:1", "", "://", "ftp://127.0.0.1", "https://")
@@ -198,14 +198,12 @@ func TestPreconnectIsNotMadeInTheClearOrToNowhere(t *testing.T) {
 
 func TestTLS12IsTheLeast(t *testing.T) {
 	for version, accepted := range map[uint16]bool{tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true} {
-		server := httptest.NewUnstartedServer(http.NotFoundHandler())
-		server.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: version}
-		server.Config.ErrorLog = nil
-		server.StartTLS()
-		if _, err := send(trusting(t, server, time.Now), http.MethodGet, server.URL, ""); (err == nil) != accepted {
+		server := started(t, false, http.NotFound, func(server *httptest.Server) {
+			server.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: version}
+		})
+		if _, err := send(trusting(t, server), http.MethodGet, server.URL, ""); (err == nil) != accepted {
 			t.Errorf("%s: got %v, want accepted %t", tls.VersionName(version), err, accepted)
 		}
-		server.Close()
 	}
 }
 
@@ -221,37 +219,17 @@ func TestPlainHTTPGoesToNoProxy(t *testing.T) {
 func hostileHTTP1(t *testing.T, end func(net.Conn)) (url string, received *atomic.Int32) {
 	t.Helper()
 	received = new(atomic.Int32)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	serve := func(connection net.Conn) {
-		defer func() { _ = connection.Close() }()
-		buffer := make([]byte, 64<<10)
-		for first := true; ; first = false {
-			n, err := connection.Read(buffer)
-			if err != nil {
-				return
-			}
-			received.Add(int32(bytes.Count(buffer[:n], []byte(" HTTP/1.1\r\n"))))
-			if !first {
-				end(connection)
-				return
-			}
-			_, _ = io.WriteString(connection, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if received.Add(1) == 1 {
+			return
 		}
-	}
-	go func() {
-		for {
-			connection, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go serve(connection)
+		if connection, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			end(connection)
+			_ = connection.Close()
 		}
-	}()
-	return "http://" + listener.Addr().String(), received
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, received
 }
 
 // Types of HTTP/2 frames (RFC 9113, 6).
@@ -275,9 +253,7 @@ func writeFrame(w io.Writer, kind byte, stream uint32, payload ...uint32) {
 func hostileHTTP2(t *testing.T, end func(w io.Writer, stream uint32)) (server *httptest.Server, received *atomic.Int32) {
 	t.Helper()
 	received = new(atomic.Int32)
-	server = httptest.NewUnstartedServer(http.NotFoundHandler())
-	server.EnableHTTP2 = true
-	server.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": func(_ *http.Server, connection *tls.Conn, _ http.Handler) {
+	serve := func(_ *http.Server, connection *tls.Conn, _ http.Handler) {
 		_, _ = io.CopyN(io.Discard, connection, int64(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")))
 		writeFrame(connection, frameSettings, 0)
 		header := make([]byte, 9)
@@ -292,51 +268,47 @@ func hostileHTTP2(t *testing.T, end func(w io.Writer, stream uint32)) (server *h
 				end(connection, binary.BigEndian.Uint32(header[5:]))
 			}
 		}
-	}}
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	return server, received
+	}
+	return started(t, true, http.NotFound, func(server *httptest.Server) {
+		server.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": serve}
+	}), received
 }
 
-// TestARequestIsSentOnce holds the Transport to it with servers that make
-// http.Transport repeat one, up to seven times.
+// Of two requests each is sent once, to servers that make http.Transport repeat one, up to
+// seven times.
 func TestARequestIsSentOnce(t *testing.T) {
-	for name, end := range map[string]func(net.Conn){
-		"closed": func(net.Conn) {},
-		"reset":  func(connection net.Conn) { _ = connection.(*net.TCPConn).SetLinger(0) },
-	} {
-		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			t.Run("HTTP/1.1 "+name+" "+method, func(t *testing.T) {
-				url, received := hostileHTTP1(t, end)
-				transport := New()
-				get(t, transport, url)
-				if _, err := send(transport, method, url, strings.Repeat("x", map[string]int{"POST": 1}[method])); err == nil {
-					t.Error("got no error")
-				}
-				if got := received.Load(); got != 2 {
-					t.Errorf("the server received %d requests, want the 2 that were made", got)
-				}
-			})
-		}
-	}
+	closed := func(net.Conn) {}
+	resetTCP := func(connection net.Conn) { _ = connection.(*net.TCPConn).SetLinger(0) }
 	reset := func(code uint32) func(io.Writer, uint32) {
 		return func(w io.Writer, stream uint32) { writeFrame(w, frameRSTStream, stream, code) }
 	}
 	goAway := func(code uint32) func(io.Writer, uint32) {
 		return func(w io.Writer, _ uint32) { writeFrame(w, frameGoAway, 0, 0, code) }
 	}
-	for name, end := range map[string]func(io.Writer, uint32){
-		"GOAWAY": goAway(0), "GOAWAY ENHANCE_YOUR_CALM": goAway(11),
-		"PROTOCOL_ERROR": reset(1), "REFUSED_STREAM": reset(7), "CANCEL": reset(8), "HTTP_1_1_REQUIRED": reset(13),
+	for name, test := range map[string]struct {
+		http1 func(net.Conn)
+		http2 func(io.Writer, uint32)
+	}{
+		"HTTP/1.1, closed": {http1: closed}, "HTTP/1.1, reset": {http1: resetTCP},
+		"GOAWAY": {http2: goAway(0)}, "GOAWAY ENHANCE_YOUR_CALM": {http2: goAway(11)},
+		"PROTOCOL_ERROR": {http2: reset(1)}, "REFUSED_STREAM": {http2: reset(7)}, "CANCEL": {http2: reset(8)}, "HTTP_1_1_REQUIRED": {http2: reset(13)},
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			t.Run(fmt.Sprintf("HTTP/2 %s %s", name, method), func(t *testing.T) {
-				server, received := hostileHTTP2(t, end)
-				transport := trusting(t, server, time.Now)
-				for range 2 {
-					if _, err := send(transport, method, server.URL, "body"); err == nil {
-						t.Error("got no error")
-					}
+			t.Run(name+" "+method, func(t *testing.T) {
+				var url string
+				var received *atomic.Int32
+				transport := New()
+				if test.http1 != nil {
+					url, received = hostileHTTP1(t, test.http1)
+				} else {
+					var server *httptest.Server
+					server, received = hostileHTTP2(t, test.http2)
+					url, transport = server.URL, trusting(t, server)
+				}
+				_, first := send(transport, http.MethodGet, url, "")
+				_, second := send(transport, method, url, map[string]string{http.MethodPost: "body"}[method])
+				if (first == nil) != (test.http1 != nil) || second == nil {
+					t.Errorf("got %v, then %v; want failures", first, second)
 				}
 				if got := received.Load(); got != 2 {
 					t.Errorf("the server received %d requests, want the 2 that were made", got)
@@ -346,19 +318,10 @@ func TestARequestIsSentOnce(t *testing.T) {
 	}
 }
 
-func started(t *testing.T, http2 bool, handler http.HandlerFunc) *httptest.Server {
-	t.Helper()
-	server := httptest.NewUnstartedServer(handler)
-	server.EnableHTTP2 = http2
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	return server
-}
-
 func TestLargeHeadersAreRejected(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		server := started(t, http2, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Large", strings.Repeat("x", 40<<10)) })
-		if _, err := send(trusting(t, server, time.Now), http.MethodGet, server.URL, ""); err == nil {
+		if _, err := send(trusting(t, server), http.MethodGet, server.URL, ""); err == nil {
 			t.Errorf("HTTP/2 %t: got no error", http2)
 		}
 	}
@@ -379,7 +342,7 @@ func TestASlowBodyEndsWithTheContext(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		response, err := trusting(t, server, time.Now).RoundTrip(request)
+		response, err := trusting(t, server).RoundTrip(request)
 		if err != nil {
 			t.Fatal(err)
 		}
