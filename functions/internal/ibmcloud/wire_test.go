@@ -71,37 +71,36 @@ func readKey(t *testing.T, sm *ibmcloud.SecretsManager) *rotation.Error {
 
 // An error body may repeat what was sent: in a message, a code, a header.
 func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
-	bodies := []string{
-		`{"errorCode":"BXNIM0415E","errorMessage":"key SECRET could not be found","errorDetails":"SECRET"}`,
-		`{"errors":[{"code":"secrets-manager.Error07012","message":"SECRET","more_info":"SECRET","target":{"name":"SECRET"}}]}`,
-		`{"errorCode":"BXNIM0415E SECRET"}`, `{"errors":[{"code":"SECRET secrets-manager.Error07012"}]}`,
-		`{"errorCode":"SECRET"}`, `{"errors":[{"code":"SECRET","message":"SECRET"}]}`, `{"errors":[]}`, `{"errors":"SECRET"}`,
-		`SECRET`, `<html>SECRET</html>`, ``, `null`, `[]`, `{"errors":[{}]}`,
-	}
-	for _, status := range []int{200, 201, 302, 400, 401, 403, 404, 409, 412, 429, 500, 503} {
-		for _, contentType := range []string{"application/json", "text/html", ""} {
-			for _, body := range bodies {
-				origin := serve(t, func(w http.ResponseWriter, r *http.Request) {
-					sent, _ := io.ReadAll(r.Body)
-					echo := keyCanary + " " + tokenCanary + " " + r.Header.Get("Authorization") + " " + string(sent)
-					w.Header().Set("Content-Type", contentType)
-					w.Header().Set("Transaction-Id", keyCanary)
-					w.Header().Set("Location", "/"+keyCanary)
-					w.WriteHeader(status)
-					_, _ = io.WriteString(w, strings.ReplaceAll(body, "SECRET", echo))
-				})
-				_, iam := exchange(t, origin)
-				for _, failure := range []*rotation.Error{iam, readKey(t, secretsManager(t, origin))} {
-					if failure == nil {
-						t.Fatalf("%d %s: got no failure", status, body)
-					}
-					if text := fmt.Sprintf("%+v %s", *failure, failure); strings.Contains(text, "canary") {
-						t.Errorf("%d %q %s: the failure repeats a secret", status, contentType, body)
-					}
+	var status int
+	var body string
+	origin := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		sent, _ := io.ReadAll(r.Body)
+		echo := keyCanary + " " + tokenCanary + " " + r.Header.Get("Authorization") + " " + string(sent)
+		w.Header().Set("Transaction-Id", keyCanary)
+		w.Header().Set("Location", "/"+keyCanary)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, strings.ReplaceAll(body, "SECRET", echo))
+	})
+	sm := secretsManager(t, origin)
+	for _, status = range []int{200, 201, 302, 307, 400, 401, 403, 404, 409, 412, 429, 500, 503} {
+		for _, body = range []string{
+			`{"errorCode":"BXNIM0415E","errorMessage":"key SECRET could not be found","errorDetails":"SECRET"}`,
+			`{"errors":[{"code":"secrets-manager.Error07012","message":"SECRET","more_info":"SECRET","target":{"name":"SECRET"}}]}`,
+			`{"errorCode":"BXNIM0415E SECRET"}`, `{"errors":[{"code":"SECRET secrets-manager.Error07012"}]}`,
+			`{"errorCode":"SECRET"}`, `{"errors":[{"code":"SECRET","message":"SECRET"}]}`, `{"errors":[]}`, `{"errors":"SECRET"}`,
+			`SECRET`, `<html>SECRET</html>`, ``, `null`, `[]`, `{"errors":[{}]}`,
+		} {
+			_, iam := exchange(t, origin)
+			for _, failure := range []*rotation.Error{iam, readKey(t, sm)} {
+				if failure == nil {
+					t.Fatalf("%d %s: got no failure", status, body)
 				}
-				if strings.Contains(body, `"BXNIM0415E"`) && status == 400 && !strings.Contains(iam.Message, "BXNIM0415E") {
-					t.Errorf("got %q, want IBM's code in it", iam.Message)
+				if text := fmt.Sprintf("%+v %s", *failure, failure); strings.Contains(text, "canary") {
+					t.Errorf("%d %s: the failure repeats a secret", status, body)
 				}
+			}
+			if strings.Contains(body, `"BXNIM0415E"`) && status == 400 && !strings.Contains(iam.Message, "BXNIM0415E") {
+				t.Errorf("got %q, want IBM's code in it", iam.Message)
 			}
 		}
 	}
@@ -112,31 +111,32 @@ func TestACodeOfIAMNamesTheCauseAndWhatHelps(t *testing.T) {
 	const byStatus = "" // no such code is known
 	codes := map[string]string{
 		"BXNIM0415E": "is not known to IAM: it was deleted, has expired or was made seconds ago: replace it by a valid key",
+		"BXNIM0398E": "the trusted profile is not known, or its conditions do not fit this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID",
+		"BXNIM0430E": "requests from this IP address are not permitted: add the address that they come from",
 		"BXNIM0462E": "is disabled: enable it, or",
 		"BXNIM0410E": "is of a user who has left the account: replace it by a key of a service id or another user: a new key of the same user does not help",
 		"BXNIM0436E": "is of a user who is suspended: have the account's administrator reactivate the user, or replace it by a key of a service id: a new key of the same user does not help",
 		"BXNIM0439E": "the session or refresh token behind the API key in the key secret is no longer valid: log in again",
 		"BXNIM0408E": "the session or refresh token behind the API key in the key secret is no longer valid: log in again",
-		"BXNIM0430E": "requests from this IP address are not permitted: add the address that they come from",
-		"BXNIM0398E": "the trusted profile is not known, or its conditions do not fit this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID",
-		"BXNIM0407E": "IAM says that the API key in the key secret is an invalid token: ",
 		"BXNIM0109E": "IAM misses a property of the request: ",
 		"BXNIM0106E": "IAM does not accept the value of a property of the request: check the API key in the key secret",
+		"BXNIM0407E": "IAM says that the API key in the key secret is an invalid token: ",
 		"BXNIM9999E": byStatus, "bxnim0415e": byStatus, "BXNIM0415": byStatus, "BXNIM00415E": byStatus, "BXNIM0415EE": byStatus, "BXNIM0415E ": byStatus,
 		"BXNIM0415E\n": byStatus, "XBXNIM0415E": byStatus, "BXNAB0415E": byStatus, "BXNIM٠٤١٥E": byStatus, "forbidden": byStatus, "": byStatus,
 	}
-	for _, status := range []int{400, 401, 403, 404, 412, 418, 429, 500, 503} {
-		answering := func(body string) *rotation.Error {
-			_, failure := exchange(t, serve(t, func(w http.ResponseWriter, _ *http.Request) {
-				w.WriteHeader(status)
-				_, _ = io.WriteString(w, body)
-			}))
-			return failure
-		}
-		bare := answering("<html>" + keyCanary + "</html>")
+	var status int
+	var body string
+	origin := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	})
+	for _, status = range []int{400, 401, 403, 404, 412, 418, 429, 500, 503} {
+		body = "<html>" + keyCanary + "</html>"
+		_, bare := exchange(t, origin)
 		for code, says := range codes {
 			for _, shape := range []string{`{"errorCode":"%s","errorMessage":"%s"}`, `{"errors":[{"code":"%s","message":"%s"}]}`} {
-				failure := answering(fmt.Sprintf(shape, code, keyCanary))
+				body = fmt.Sprintf(shape, code, keyCanary)
+				_, failure := exchange(t, origin)
 				if failure.Kind != bare.Kind || failure.Retry != bare.Retry || strings.Contains(failure.Message+failure.Advice, "canary") || strings.Contains(failure.Message, "locked") {
 					t.Fatalf("%d %s: got kind %s, retry %d; want those of the status alone, %s and %d, no secret and no lock", status, code, failure.Kind, failure.Retry, bare.Kind, bare.Retry)
 				}
