@@ -49,6 +49,12 @@ func newFixture(t *testing.T, managed bool) *fixture {
 		"account_id": cloud.AccountID(), "key_group_id": cloud.KeyGroupID(), "token_group_id": cloud.TokenGroupID(), "bootstrap_iam_id": cloud.BootstrapIAMID(),
 		"workload_iam_id": cloud.Rotations()[0].IAMID, "reader_iam_id": cloud.ReaderIAMID(), "iam_profile_id": "", "managed_keys": fmt.Sprint(managed),
 	}}
+	fx.terra = fakeTerraform{next: map[string]string{}, state: map[string]string{"ibm_iam_service_id.reader": "", "ibm_iam_service_policy.workload[0]": "",
+		`ibm_iam_service_policy.secret_group["bootstrap-keys"]`: "", `ibm_iam_service_policy.secret_group["bootstrap-tokens"]`: "", `ibm_iam_service_policy.secret_group["reader"]`: ""}}
+	for role, address := range serviceIDAddresses {
+		fx.terra.state[address] = fx.outputs[role+"_iam_id"]
+		fx.terra.next[role] = cloud.MustCopyServiceID(fx.outputs[role+"_iam_id"])
+	}
 	fx.mend()
 	return fx
 }
@@ -66,14 +72,13 @@ func (fx *fixture) path(name string) string { return filepath.Join(fx.folder, na
 
 func (fx *fixture) read(name string) string {
 	fx.t.Helper()
-	info, err := os.Stat(fx.path(name))
+	raw, err := os.ReadFile(fx.path(name))
 	if err != nil {
 		fx.t.Fatal(err)
 	}
-	if info.Mode().Perm() != 0o600 {
-		fx.t.Errorf("%s: got mode %o, want 600", name, info.Mode().Perm())
+	if info, err := os.Stat(fx.path(name)); err != nil || info.Mode().Perm() != 0o600 {
+		fx.t.Errorf("%s: got %v, %v; want mode 600", name, info, err)
 	}
-	raw, _ := os.ReadFile(fx.path(name))
 	return strings.TrimSpace(string(raw))
 }
 
@@ -93,6 +98,9 @@ type fakeTerraform struct {
 	plan  string            // of other changes
 }
 
+// serviceIDAddresses are by the role.
+var serviceIDAddresses = map[string]string{"workload": "ibm_iam_service_id.workload", "bootstrap": "ibm_iam_service_id.bootstrap[0]"}
+
 type exitStatus int
 
 func (exitStatus) Error() string   { return "exit status" }
@@ -110,39 +118,33 @@ func (fx *fixture) outputsJSON() string {
 
 func (fx *fixture) terraform(_ string, args ...string) (printed, complaint []byte, err error) {
 	said, tf := strings.Join(args, " "), &fx.terra
-	address := func(role string) string {
-		return "ibm_iam_service_id." + map[string]string{"workload": "workload", "bootstrap": "bootstrap[0]"}[role]
-	}
-	switch {
-	case tf.fails != "" && strings.HasPrefix(said, tf.fails):
+	if tf.fails != "" && strings.HasPrefix(said, tf.fails) {
 		return nil, []byte("Error: no luck\n"), exitStatus(1)
+	}
+	id, byID := strings.CutPrefix(said, "state list -id=")
+	switch {
 	case said == "output -json -no-color":
-		return []byte(fx.outputsJSON()), nil, nil
-	case strings.HasPrefix(said, "plan -detailed-exitcode -input=false -no-color") && tf.plan != "":
-		return []byte(tf.plan), nil, exitStatus(2)
-	case strings.HasPrefix(said, "plan -detailed-exitcode -input=false -no-color"):
-	case strings.HasPrefix(said, "state list -id="):
-		for _, iamID := range tf.state {
-			if iamID != "" && "iam-"+strings.TrimPrefix(said, "state list -id=") == iamID {
-				printed = []byte("found\n")
-			}
-		}
+		printed = []byte(fx.outputsJSON())
+	case said == "plan -detailed-exitcode -input=false -no-color" && tf.plan != "":
+		printed, err = []byte(tf.plan), exitStatus(2)
+	case said == "plan -detailed-exitcode -input=false -no-color":
+	case byID && slices.Contains(slices.Collect(maps.Values(tf.state)), "iam-"+id):
+		printed = []byte("found\n")
+	case byID:
 	case said == "state list":
 		printed = []byte(strings.Join(slices.Sorted(maps.Keys(tf.state)), "\n"))
 	case strings.HasPrefix(said, "state rm ibm_"):
-		for _, removed := range args[2:] {
-			delete(tf.state, removed)
-		}
-	case strings.HasPrefix(said, "apply -auto-approve -input=false -no-color"):
-		for role, next := range tf.next {
-			if _, there := tf.state[address(role)]; !there {
-				tf.state[address(role)], fx.outputs[role+"_iam_id"] = next, next
+		maps.DeleteFunc(tf.state, func(address, _ string) bool { return slices.Contains(args, address) })
+	case said == "apply -auto-approve -input=false -no-color":
+		for role, address := range serviceIDAddresses {
+			if _, there := tf.state[address]; !there {
+				tf.state[address], fx.outputs[role+"_iam_id"] = tf.next[role], tf.next[role]
 			}
 		}
 	default:
-		return nil, nil, errors.New("unknown")
+		err = errors.New("unknown")
 	}
-	return printed, nil, nil
+	return printed, nil, err
 }
 
 // A run is one run of setup.
@@ -180,12 +182,7 @@ func (fx *fixture) run(args ...string) run {
 	if fx.awsSecret != "" {
 		args = append(args, "--aws-secret", fx.awsSecret)
 	}
-	return fx.runWith(fx.outputsJSON(), append([]string{"--terraform", "-"}, args...)...)
-}
-
-func (fx *fixture) runWith(stdin string, args ...string) run {
-	fx.t.Helper()
-	r := run{fx.command(stdin, append([]string{"setup"}, args...)...), map[string]string{}}
+	r := run{fx.command(fx.outputsJSON(), append([]string{"setup", "--terraform", "-"}, args...)...), map[string]string{}}
 	for text := range strings.Lines(r.stdout) {
 		if found := line.FindStringSubmatch(strings.TrimSuffix(text, "\n")); found != nil {
 			r.values[found[1]] = found[2]

@@ -23,23 +23,12 @@ type theft struct {
 	old        map[string]string // the outputs then
 }
 
-func newTheft(t *testing.T, managed bool) *theft {
-	th := &theft{fixture: newFixture(t, managed), key: map[string]string{}, token: map[string]string{}}
-	th.terra = fakeTerraform{next: map[string]string{}, state: map[string]string{"ibm_iam_service_id.bootstrap[0]": th.outputs["bootstrap_iam_id"],
-		"ibm_iam_service_id.workload": th.outputs["workload_iam_id"], "ibm_iam_service_id.reader": "", "ibm_iam_service_policy.workload[0]": "",
-		`ibm_iam_service_policy.secret_group["bootstrap-keys"]`: "", `ibm_iam_service_policy.secret_group["bootstrap-tokens"]`: "", `ibm_iam_service_policy.secret_group["reader"]`: ""}}
-	for _, role := range []string{"workload", "bootstrap"} {
-		th.terra.next[role] = th.cloud.MustCopyServiceID(th.outputs[role+"_iam_id"])
-	}
-	return th
-}
-
 // steal sets up, and notes what a thief has then. bootstrapKey is read there.
 func (th *theft) steal(bootstrapKey func() string) {
 	th.t.Helper()
 	th.succeed("--env", th.path("ibm.env"))
-	th.old, th.stolen = maps.Clone(th.outputs), mustReadEnv(th.t, th.path("ibm.env"))
-	th.key["workload"], th.key["bootstrap"] = th.cloud.MustCurrent(th.stolen["API_KEY_SECRET"]).Payload, bootstrapKey()
+	th.old, th.stolen, th.token = maps.Clone(th.outputs), mustReadEnv(th.t, th.path("ibm.env")), map[string]string{}
+	th.key = map[string]string{"workload": th.cloud.MustCurrent(th.stolen["API_KEY_SECRET"]).Payload, "bootstrap": bootstrapKey()}
 	for role, key := range th.key {
 		_, th.token[role] = th.exchange(key)
 	}
@@ -47,7 +36,7 @@ func (th *theft) steal(bootstrapKey func() string) {
 
 // stolen is a theft whose function is deployed by other means.
 func stolen(t *testing.T, managed bool) *theft {
-	th := newTheft(t, managed)
+	th := &theft{fixture: newFixture(t, managed)}
 	th.steal(th.atAWS)
 	return th
 }
@@ -68,12 +57,17 @@ func mustReadEnv(t *testing.T, file string) map[string]string {
 	return values
 }
 
-func (th *theft) replace(typed string, args ...string) outcome {
-	th.t.Helper()
+func (th *theft) replaceArgs() []string {
+	args := []string{"replace-identity", "--terraform", th.folder, "--env", th.path("ibm.env")}
 	if th.awsSecret != "" {
 		args = append(args, "--aws-secret", th.awsSecret)
 	}
-	return th.command(typed, slices.Concat([]string{"replace-identity", "--terraform", th.folder, "--env", th.path("ibm.env")}, args)...)
+	return args
+}
+
+func (th *theft) replace(typed string, args ...string) outcome {
+	th.t.Helper()
+	return th.command(typed, append(th.replaceArgs(), args...)...)
 }
 
 // works reports whether the old service id's key and token are still accepted.
@@ -133,10 +127,19 @@ func (th *theft) replaceBoth() {
 	want(th.t, "printed", got.stdout, th.result("bootstrap", "workload"))
 }
 
+// goesOn runs to the end where a run was cut off.
+func (th *theft) goesOn() {
+	th.t.Helper()
+	if values := mustReadEnv(th.t, th.path("ibm.env")); values["EXPECT_IAM_ID"] != th.terra.next["workload"] && !th.works("workload") {
+		th.t.Error("the old workload has ended before the new one was ready")
+	}
+	th.replaceBoth()
+}
+
 // TestAThiefIsEvicted: with a deployed function. Readers have a good token all the time.
 func TestAThiefIsEvicted(t *testing.T) {
 	t.Parallel()
-	th := newTheft(t, true)
+	th := &theft{fixture: newFixture(t, true)}
 	stack := newAccountFor(t, "thief", th.cloud, th.origin)
 	_, stored := th.onMoto("thief/own")
 	atAWS := func() string { return stored()["SecretString"].(string) }
@@ -174,41 +177,6 @@ func TestAThiefIsEvicted(t *testing.T) {
 	want(t, "printed", got.stdout, th.result("bootstrap", "workload"))
 	want(t, "Terraform's resources", slices.Sorted(maps.Keys(th.terra.state)),
 		`[ibm_iam_service_id.bootstrap[0] ibm_iam_service_id.reader ibm_iam_service_id.workload ibm_iam_service_policy.secret_group["reader"]]`)
-}
-
-// TestReplacementCutOffAtEachRequest: from any request on nothing is answered. Until the end the old service ids work; the
-// next run finishes the work, deletes no other one, and reports all of it.
-func TestReplacementCutOffAtEachRequest(t *testing.T) {
-	t.Parallel()
-	for _, managed := range []bool{true, false} {
-		for _, drop := range []string{ibmcloudtest.DropBefore, ibmcloudtest.DropAfter} {
-			step := 1 // what is done and not answered is the harder case
-			if drop == ibmcloudtest.DropBefore || !managed {
-				step = 4
-			}
-			for n, done := 0, false; !done; n += step {
-				t.Run(fmt.Sprintf("managed=%t/%s/%d", managed, drop, n), func(t *testing.T) { done = cutOffAt(t, managed, drop, n) })
-			}
-		}
-	}
-}
-
-// cutOffAt reports whether a run has no more requests than n.
-func cutOffAt(t *testing.T, managed bool, drop string, n int) (done bool) {
-	th := stolen(t, managed)
-	th.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
-	got := th.replace("", both...)
-	th.cloud.ClearFaults()
-	if got.exit == 0 {
-		want(t, "at least 20 requests", n >= 20, true)
-		return true
-	}
-	want(t, "exit code", got.exit, 1)
-	if values := mustReadEnv(t, th.path("ibm.env")); values["EXPECT_IAM_ID"] != th.terra.next["workload"] && !th.works("workload") {
-		t.Error("the old workload has ended before the new one was ready")
-	}
-	th.replaceBoth()
-	return false
 }
 
 // TestReplacementStops: nothing has ended, and where it can, the next run finishes the work.

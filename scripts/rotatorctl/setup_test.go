@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -203,7 +202,6 @@ func scenarios() map[string]scenario {
 		"500":                  list(faulty{Status: 500, Body: html, ContentType: "text/html"}, "Try again later"),
 		"redirect":             list(faulty{Status: 302, Headers: elsewhere}, "check the URL"),
 		"not JSON":             list(faulty{Status: 200, Body: html, ContentType: "text/html"}, "check the URL"),
-		"no list":              list(faulty{Status: 200, Body: "{}"}, "check SECRETS_MANAGER_URL"),
 		"null":                 list(faulty{Status: 200, Body: "null"}, "check SECRETS_MANAGER_URL"),
 		"too long":             list(faulty{Status: 200, Body: `{"secrets":[` + strings.Repeat(" ", answerLimit)}, "no answer"),
 		"trial: no answer":     trial(faulty{Drop: ibmcloudtest.DropBefore}, "no answer. Check IAM_URL"),
@@ -213,11 +211,7 @@ func scenarios() map[string]scenario {
 		"trial: 400":           trial(faulty{Status: 400, Body: code("BXNIM0109E")}, "HTTP 400 BXNIM0109E. IAM misses a property of the request. Run"),
 		"trial: 401":           trial(faulty{Status: 401}, "HTTP 401. IAM rejects the key"),
 		"trial: unknown":       trial(faulty{Status: 400, Body: code("BXNIM0415E")}, "The key is not known to IAM"),
-		"trial: disabled":      trial(faulty{Status: 400, Body: code("BXNIM0462E")}, "BXNIM0462E. The key is disabled"),
-		"trial: address":       trial(faulty{Status: 401, Body: code("BXNIM0430E")}, "Requests from this IP address are not permitted"),
 		"trial: restriction":   trial(faulty{Status: 403, Body: html, ContentType: "text/html"}, "HTTP 403. The key may not be used from this address"),
-		"trial: 404":           trial(faulty{Status: 404}, "HTTP 404. The answer is not IAM's"),
-		"trial: 429":           trial(faulty{Status: 429}, "HTTP 429. Try again later"),
 		"AWS refuses":          {arrange: func(fx *fixture) { fx.aws.fail = "AccessDeniedException" }, exit: 1, words: "you need secretsmanager:DescribeSecret"},
 		"AWS's answer is lost": {arrange: func(fx *fixture) { fx.aws.lose = true }, exit: 1, words: "no answer: check AWS_REGION"},
 		"AWS deletes it":       {arrange: func(fx *fixture) { made(fx); fx.aws.deleted = true }, args: "--rotate-keys", exit: 1, words: "restore-secret"},
@@ -242,7 +236,6 @@ func scenarios() map[string]scenario {
 		"the key before at once": open(undocumented{KeyAfterManualRotation: "at_once"}, nil, "IBM has ended the one before at once"),
 		"a taken name, 409":      open(undocumented{Duplicate: 409}, taken, "use another --name"),
 		"a taken name, 400":      open(undocumented{Duplicate: 400}, taken, "use another --name"),
-		"groups":                 open(undocumented{GroupsAuthorization: "required"}, nil, "Secrets Manager may not make keys"),
 		"by account":             open(undocumented{KeyAuthorization: "account"}, nil, ""),
 		"by service ids":         open(undocumented{KeyAuthorization: "service_ids"}, nil, ""),
 		"no authorization":       open(undocumented{KeyAuthorization: "none"}, nil, "creating the secret iam-token-rotator-api-key: HTTP 400. Secrets Manager may not make keys"),
@@ -296,10 +289,7 @@ func scenarios() map[string]scenario {
 		"a key that is another's": {arrange: func(fx *fixture) { fx.lie("/v1/apikeys", "apikey", fx.cloud.ReaderAPIKey()) }, exit: 1, words: "its token is another identity's or account's"},
 		"a key that is none":      {arrange: func(fx *fixture) { fx.lie("/v1/apikeys", "apikey", key) }, exit: 1, words: "HTTP 400 BXNIM0415E. The key is not known to IAM"},
 
-		"an argument":            usage(key, "takes no arguments", nil),
-		"unknown option":         usage("--api-key="+key, "unknown option", nil),
 		"name of a path":         usage("--name ../x", "--name takes", nil),
-		"days in words":          usage("--expires-in "+key, "--expires-in", nil),
 		"days past all dates":    usage("--expires-in 10000", "9999 at most", nil),
 		"days ago":               usage("--expires-in=-1", "9999 at most", nil),
 		"a file and no key":      usage("--bootstrap-key-file b.key --no-bootstrap-key", "leaves nothing to write", nil),
@@ -308,19 +298,14 @@ func scenarios() map[string]scenario {
 		"a folder for the file":  usage("--bootstrap-key-file FOLDER", "cannot be written", nil),
 		"one file for two keys":  usage("--reader-key-file FOLDER/both.key --bootstrap-key-file FOLDER/./both.key", "a file each", nil),
 		"plain http":             usage("", "IAM_URL must be an https URL", envIs("IAM_URL", "http://iam.cloud.ibm.com")),
-		"URL with a path":        usage("", "without a path", outputIs("secrets_manager_url", "https://example.com/api/v2")),
 		"URL without an id":      usage("", "its host complete", outputIs("secrets_manager_url", "https://null.us-south.secrets-manager.appdomain.cloud")),
 		"URL with a placeholder": usage("", "its host complete", outputIs("secrets_manager_url", "https://<id>.us-south.secrets-manager.appdomain.cloud")),
-		"URL with an empty id":   usage("", "its host complete", outputIs("secrets_manager_url", "https://.us-south.secrets-manager.appdomain.cloud")),
 		"URL with a user":        usage("", "without a path", outputIs("secrets_manager_url", "https://u:p@example.com")),
 		"Terraform not applied":  usage("", "after terraform apply", func(fx *fixture) { fx.outputs = nil }),
 		"an output is missing":   usage("", "KEY_GROUP_ID is not set", outputIs("key_group_id", "")),
-		"an id with a slash":     usage("", "ACCOUNT_ID does not have the form", outputIs("account_id", "../x")),
-		"an account in quotes":   usage("", "ACCOUNT_ID does not have the form", outputIs("account_id", "'"+strings.Repeat("0", 32)+"'")),
 		"a newline after the id": usage("", "WORKLOAD_IAM_ID does not have the form", func(fx *fixture) { fx.outputs["workload_iam_id"] += "\n" }),
 		"another profile":        usage("", "IAM_PROFILE_ID does not have the form", outputIs("iam_profile_id", "$(id)")),
 		"not true or false":      usage("", "MANAGED_KEYS does not have the form", outputIs("managed_keys", "yes")),
-		"no reader":              usage("--reader-key-file reader.key", "READER_IAM_ID is empty", outputIs("reader_iam_id", "")),
 		"a file for no key":      usage("--bootstrap-key-file b.key", "BOOTSTRAP_IAM_ID is empty", outputIs("bootstrap_iam_id", "")),
 	}
 }
@@ -331,25 +316,23 @@ func TestSetup(t *testing.T) {
 	}
 }
 
-// TestFirstRun: what is made, and that another run changes nothing.
+// TestFirstRun: what is made, in each form of the output, and that another run changes nothing.
 func TestFirstRun(t *testing.T) {
 	fx := newFixture(t, false)
-	r := fx.succeed("--reader-key-file", fx.path("reader.key"), "--aws-kms-key-id", "alias/own")
-	names := []string{"SECRETS_MANAGER_URL", "API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID", "WORKLOAD_APIKEY_ID",
-		"BOOTSTRAP_APIKEY_ID", "BOOTSTRAP_EXPIRES_AT", "BOOTSTRAP_SECRET_ARN", "READER_APIKEY_ID"}
-	want(t, "names", slices.Sorted(maps.Keys(r.values)), slices.Sorted(slices.Values(names)))
-	day := time.Now().UTC().AddDate(0, 0, 90).Format(time.DateOnly)
-	token := fx.cloud.MustCurrent(r.values["TOKEN_SECRET"])
+	file := []string{"--reader-key-file", fx.path("reader.key")}
+	r := fx.succeed(append(file, "--aws-kms-key-id", "alias/own")...)
+	fx.complete(r, 0)
+	fx.owner(fx.read("reader.key"), fx.cloud.ReaderIAMID())
+	day, token := time.Now().UTC().AddDate(0, 0, 90).Format(time.DateOnly), fx.cloud.MustCurrent(r.values["TOKEN_SECRET"])
 	for _, found := range [][2]any{
+		{slices.Sorted(maps.Keys(r.values)), "[API_KEY_SECRET BOOTSTRAP_APIKEY_ID BOOTSTRAP_EXPIRES_AT BOOTSTRAP_SECRET_ARN EXPECT_ACCOUNT EXPECT_IAM_ID READER_APIKEY_ID SECRETS_MANAGER_URL TOKEN_SECRET WORKLOAD_APIKEY_ID]"},
 		{r.values["EXPECT_ACCOUNT"], fx.cloud.AccountID()}, {r.values["EXPECT_IAM_ID"], fx.outputs["workload_iam_id"]}, {r.values["BOOTSTRAP_EXPIRES_AT"], day},
 		{r.values["BOOTSTRAP_SECRET_ARN"], "arn:aws:secretsmanager:eu-central-1:123456789012:secret:iam-token-rotator/bootstrap-a1b2c3"},
-		{token.Payload, "no token yet"}, {token.Metadata, map[string]any(nil)}, {fx.asAdmin("GET", "/api/v2/secrets/"+r.values["TOKEN_SECRET"], "")["expiration_date"], nil},
+		{token.Payload, "no token yet"}, {len(token.Metadata), 0}, {fx.asAdmin("GET", "/api/v2/secrets/"+r.values["TOKEN_SECRET"], "")["expiration_date"], nil},
 		{fx.cloud.MustCurrent(r.values["API_KEY_SECRET"]).Metadata["apikey_id"], r.values["WORKLOAD_APIKEY_ID"]}, {fx.aws.kms, "alias/own"},
 	} {
 		want(t, "made", found[0], found[1])
 	}
-	fx.complete(r, 0)
-	fx.owner(fx.read("reader.key"), fx.cloud.ReaderIAMID())
 	earlier := regexp.MustCompile(`^stored in \S+ by set-up-secrets$`)
 	for _, role := range []string{"bootstrap", "workload"} {
 		key := fx.asAdmin("GET", "/v1/apikeys/"+fx.keyIDs(role)[0], "")
@@ -360,83 +343,76 @@ func TestFirstRun(t *testing.T) {
 	if err := os.Remove(fx.path("reader.key")); err != nil {
 		t.Fatal(err)
 	}
-	again := fx.unchanged(r, "--reader-key-file", fx.path("reader.key"))
+	again := fx.unchanged(r, file...)
 	if _, err := os.Stat(fx.path("reader.key")); err == nil || !strings.Contains(again.stderr, "reader.key is not there") || strings.Contains(again.stderr, "--rotate-keys.") {
 		t.Errorf("got %v, %s; want no file written again, and new keys not warned of", err, again.stderr)
 	}
+	printed := fx.succeed(append(file, "-o", "json", "--env", fx.path("ibm.env"))...).stdout
+	want(t, "--env", fx.read("ibm.env")+"\n", r.stdout)
+	var document map[string]any
+	_ = json.Unmarshal([]byte(printed), &document)
+	want(t, "json", document["rotation"], map[string]any{"name": "iam-token-rotator", "api_key_secret": r.values["API_KEY_SECRET"], "token_secret": r.values["TOKEN_SECRET"],
+		"expect": map[string]any{"account": fx.cloud.AccountID(), "iam_id": fx.outputs["workload_iam_id"]}})
+	want(t, "json", document["EXPECT_ACCOUNT"], fx.cloud.AccountID())
 }
 
 func TestFirstRunWithManagedKeys(t *testing.T) {
 	fx := newFixture(t, true)
-	r := fx.succeed("--reader-key-file", fx.path("reader.key"))
+	file := []string{"--reader-key-file", fx.path("reader.key")}
+	r := fx.succeed(file...)
+	fx.complete(r, 0)
 	want(t, "names", slices.Sorted(maps.Keys(r.values)),
 		"[API_KEY_SECRET BOOTSTRAP_KEY_SECRET BOOTSTRAP_SECRET_ARN EXPECT_ACCOUNT EXPECT_IAM_ID READER_APIKEY_ID SECRETS_MANAGER_URL TOKEN_SECRET]")
-	fx.complete(r, 0)
-	fixed := fx.asAdmin("GET", "/v1/apikeys/"+fx.keyIDs("bootstrap")[0], "")
-	if end := time.Now().UTC().AddDate(0, 0, 30).Format(time.DateOnly); !strings.HasPrefix(fmt.Sprint(fixed["expires_at"]), end) {
-		t.Errorf("the fixed key of the bootstrap expires on %v, want %s", fixed["expires_at"], end)
-	}
+	end := fmt.Sprint(fx.asAdmin("GET", "/v1/apikeys/"+fx.keyIDs("bootstrap")[0], "")["expires_at"])
+	want(t, "the fixed key of the bootstrap expires", end[:len(time.DateOnly)], time.Now().UTC().AddDate(0, 0, 30).Format(time.DateOnly))
 	want(t, "fixed keys of the workload", len(fx.keyIDs("workload")), 0)
-	fx.unchanged(r, "--reader-key-file", fx.path("reader.key"))
-	// The reader's key is one of setup's.
-	changed := fx.succeed("--reader-key-file", fx.path("reader.key"), "--rotate-keys")
+	fx.unchanged(r, file...)
+	changed := fx.succeed(append(file, "--rotate-keys")...) // the reader's key is one of setup's
 	want(t, "--rotate-keys", fx.writes(), "[apikeys.create apikeys.update]")
 	want(t, "--rotate-keys: the key secret", changed.values["API_KEY_SECRET"], r.values["API_KEY_SECRET"])
 }
 
-func TestOutputForms(t *testing.T) {
-	fx := newFixture(t, false)
-	first := fx.succeed()
-	if r := fx.succeed("--env", fx.path("ibm.env")); r.stdout != "" || !strings.Contains(fx.read("ibm.env"), "EXPECT_IAM_ID='"+fx.outputs["workload_iam_id"]+"'") {
-		t.Errorf("--env: got %q on stdout, want the file alone", r.stdout)
-	}
-	r := fx.succeed("-o", "json", "--env", fx.path("again.env"))
-	if fx.read("again.env") != fx.read("ibm.env") {
-		t.Error("--env with -o json: got other lines, want those of before")
-	}
-	var document map[string]any
-	_ = json.Unmarshal([]byte(r.stdout), &document)
-	rotation := map[string]any{"name": "iam-token-rotator", "api_key_secret": first.values["API_KEY_SECRET"], "token_secret": first.values["TOKEN_SECRET"],
-		"expect": map[string]any{"account": fx.cloud.AccountID(), "iam_id": fx.outputs["workload_iam_id"]}}
-	if !reflect.DeepEqual(document["rotation"], rotation) || document["EXPECT_ACCOUNT"] != fx.cloud.AccountID() {
-		t.Errorf("json: got %v, want the rotation %v", document, rotation)
-	}
-}
-
-// TestCutOffAtEachRequest: from any request on nothing is answered, as if the machine went off there. The next
-// run finishes the work, and leaves no key that was lost.
+// TestCutOffAtEachRequest: from any request on nothing is answered, as if the machine went off there. The next run finishes the
+// work. Setup leaves no key that was lost. Until the end of a replacement the old service ids work, and no other one is deleted.
 func TestCutOffAtEachRequest(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
-		managed, rotate bool
-		least           int // requests
-	}{"fixed": {false, false, 16}, "rotated": {false, true, 16}, "managed": {true, false, 20}} {
+		managed, replaces bool
+		old, least, step  int // keys that are there before; requests
+	}{
+		"fixed": {least: 16, step: 1}, "rotated": {old: 1, least: 16, step: 1}, "managed": {managed: true, least: 20, step: 1},
+		"replaced fixed": {replaces: true, least: 20, step: 4}, "replaced managed": {managed: true, replaces: true, least: 20, step: 1},
+	} {
 		for _, drop := range []string{ibmcloudtest.DropBefore, ibmcloudtest.DropAfter} {
-			for n, done := 0, false; !done; n++ {
+			for n, done := 0, false; !done; n += test.step {
 				t.Run(fmt.Sprintf("%s/%s/%d", name, drop, n), func(t *testing.T) {
-					fx := newFixture(t, test.managed)
-					file, old := []string{"--reader-key-file", fx.path("reader.key")}, 0
-					args := file
-					if test.rotate {
-						fx.succeed(file...)
-						args, old = append(args, "--rotate-keys"), 1
+					th := &theft{fixture: newFixture(t, test.managed)}
+					args := []string{"setup", "--terraform", "-", "--reader-key-file", th.path("reader.key")}
+					switch {
+					case test.replaces:
+						th.steal(th.atAWS)
+						args = slices.Concat(th.replaceArgs(), both)
+					case test.old > 0:
+						th.succeed(args[3:]...)
+						args = append(args, "--rotate-keys")
 					}
-					fx.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
-					r := fx.run(args...)
-					fx.cloud.ClearFaults()
+					th.fault(ibmcloudtest.Fault{Op: "*", Skip: n, Drop: drop})
+					r := th.command(th.outputsJSON(), args...)
+					th.cloud.ClearFaults()
 					if done = r.exit == 0; done {
-						if n < test.least {
-							t.Errorf("got %d requests, want at least %d", n, test.least)
-						}
+						want(t, "enough requests", n >= test.least, true)
 						return
 					}
-					if r.exit != 1 || r.stdout != "" || !strings.Contains(r.stderr, "no answer") && !test.managed {
-						t.Errorf("got exit %d, %q, %q; want 1 and no answer", r.exit, r.stdout, r.stderr)
+					if r.exit != 1 || r.stdout != "" {
+						t.Errorf("got exit %d, %q, %q; want 1 and no result", r.exit, r.stdout, r.stderr)
 					}
-					fx.complete(fx.succeed(file...), old)
-					fx.owner(fx.read("reader.key"), fx.cloud.ReaderIAMID())
-					if got := fx.keyIDs("reader"); len(got) > 1+old {
-						t.Errorf("keys of the reader: got %d, want %d at most", len(got), 1+old)
+					if test.replaces {
+						th.goesOn()
+						return
 					}
+					th.complete(th.succeed("--reader-key-file", th.path("reader.key")), test.old)
+					th.owner(th.read("reader.key"), th.cloud.ReaderIAMID())
+					want(t, "no lost key of the reader's", len(th.keyIDs("reader")) <= 1+test.old, true)
 				})
 			}
 		}
@@ -653,7 +629,7 @@ func TestSourcesOfOutputs(t *testing.T) {
 		}
 	}
 	for _, printed := range []string{"", "\n", "{}", "[]", "null", `{"workload_iam_id":{"value":null}}`} {
-		if r := fx.runWith(printed, "--terraform", "-"); r.exit != 2 || !strings.Contains(r.stderr, "after terraform apply") {
+		if r := fx.command(printed, "setup", "--terraform", "-"); r.exit != 2 || !strings.Contains(r.stderr, "after terraform apply") {
 			t.Errorf("%q: got exit %d and %q, want 2 and what to do", printed, r.exit, r.stderr)
 		}
 	}
