@@ -3,18 +3,11 @@ package main
 import (
 	"bufio"
 	"fmt"
-	"io"
-	"log"
 	"maps"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,14 +16,6 @@ import (
 	"iam-token-rotator/infra/aws/awstest"
 	"iam-token-rotator/scripts/programs"
 )
-
-// functionEnv is what a deployment makes of setup's result, for a function that calls both clouds at these origins.
-func functionEnv(made run, ibm, aws string) []string {
-	env := map[string]string{"SECRETS_MANAGER_MAX_RPS": "0"}
-	maps.Copy(env, made.values)
-	maps.Copy(env, map[string]string{"IAM_URL": ibm, "SECRETS_MANAGER_URL": ibm, "SECRETS_MANAGER_APIKEY_ARN": made.values["BOOTSTRAP_SECRET_ARN"]})
-	return programs.Environ(env, awstest.Environment(aws))
-}
 
 // onMoto has the fixture use a secret of that name at moto, and returns what reads it.
 func (fx *fixture) onMoto(name string) (moto *awstest.Moto, stored func() map[string]any) {
@@ -58,7 +43,8 @@ func (fx *fixture) startWarm(made run, moto *awstest.Moto) *warmFunction {
 	fx.t.Helper()
 	folder := mustBuild(fx.t)
 	command := exec.Command(filepath.Join(folder, "invoke"), "-n", "100000", "--", filepath.Join(folder, "bootstrap"))
-	command.Env = functionEnv(made, fx.origin, moto.URL())
+	command.Env = programs.Environ(made.values, awstest.Environment(moto.URL()), // as a deployment does
+		map[string]string{"IAM_URL": fx.origin, "SECRETS_MANAGER_MAX_RPS": "0", "SECRETS_MANAGER_APIKEY_ARN": made.values["BOOTSTRAP_SECRET_ARN"]})
 	answers, err := command.StdoutPipe()
 	if err == nil {
 		err = command.Start()
@@ -169,77 +155,4 @@ func TestManyRenewalsWithoutAPerson(t *testing.T) {
 		}
 	}
 	want(t, "setup, months later", fx.succeed().stdout, made.stdout)
-}
-
-// TestKilledBetweenAnyTwoSteps: the function as it is built is killed at each of its requests to IBM Cloud and AWS, when the work
-// is done and not answered, in a run that renews the key. Each time AWS has a key that works, and the next run evens it out.
-func TestKilledBetweenAnyTwoSteps(t *testing.T) {
-	t.Parallel()
-	fx := newFixture(t, true)
-	moto, stored := fx.onMoto("killed/own")
-	made := fx.succeed()
-	var (
-		mu           sync.Mutex
-		seen, stopAt int // requests; 0 for none
-		held         = make(chan struct{})
-	)
-	serve := func(to string) string {
-		address, _ := url.Parse(to)
-		proxy := httputil.NewSingleHostReverseProxy(address)
-		proxy.ErrorLog = log.New(io.Discard, "", 0) // of the processes killed
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			mu.Lock()
-			seen++
-			stop := seen == stopAt
-			mu.Unlock()
-			if !stop {
-				proxy.ServeHTTP(w, r)
-				return
-			}
-			proxy.ServeHTTP(httptest.NewRecorder(), r)
-			held <- struct{}{}
-			<-r.Context().Done()
-		}))
-		t.Cleanup(server.Close)
-		return server.URL
-	}
-	env := functionEnv(made, serve(fx.origin), serve(moto.URL()))
-	start := func(at int) *exec.Cmd {
-		mu.Lock()
-		defer mu.Unlock()
-		seen, stopAt = 0, at
-		command := exec.Command(filepath.Join(mustBuild(t), "bootstrap"), "-mode", "rotate")
-		command.Env = env
-		return command
-	}
-	finish := func(outcome string) {
-		t.Helper()
-		printed, err := start(0).CombinedOutput()
-		if err != nil || !strings.Contains(string(printed), outcome) {
-			t.Fatalf("the next run: %v, want %s\n%s", err, outcome, printed)
-		}
-		want(t, "AWS has IBM's current key", stored()["SecretString"] == fx.cloud.MustCurrent(made.values["BOOTSTRAP_KEY_SECRET"]).Payload, true)
-		fx.useToken(made.values["TOKEN_SECRET"])
-	}
-	finish("")
-	fx.later(15 * day)
-	finish("bootstrap key: renewed")
-	requests, versions := seen, map[any]bool{}
-	for n := 1; n <= requests; n++ {
-		fx.later(15 * day)
-		before := stored()["VersionId"]
-		command := start(n)
-		if err := command.Start(); err != nil {
-			t.Fatal(err)
-		}
-		<-held
-		_ = command.Process.Kill()
-		_ = command.Wait()
-		fx.owner(stored()["SecretString"].(string), fx.outputs["bootstrap_iam_id"])
-		saved := stored()["VersionId"] != before
-		t.Logf("killed at request %d of %d: the new key is stored %t", n, requests, saved)
-		finish(map[bool]string{false: "bootstrap key: renewed"}[saved])
-		versions[stored()["VersionId"]] = true
-	}
-	want(t, "versions at AWS, one a rotation", len(versions), requests)
 }

@@ -91,6 +91,17 @@ func nothingAtAWS(fx *fixture, _ run) {
 	}
 }
 
+// lacks checks that those are not printed, and that AWS has no key.
+func lacks(names ...string) func(*fixture, run) {
+	return func(fx *fixture, r run) {
+		nothingAtAWS(fx, r)
+		fx.owner(fx.cloud.MustCurrent(r.values["API_KEY_SECRET"]).Payload, fx.outputs["workload_iam_id"])
+		for _, name := range names {
+			want(fx.t, name, r.values[name], "")
+		}
+	}
+}
+
 // open is a scenario with managed keys at one end of what IBM leaves open; the simulated year plays what the function meets.
 func open(u ibmcloudtest.Undocumented, arrange func(*fixture), words string) scenario {
 	test := scenario{managed: true, words: words, arrange: func(fx *fixture) {
@@ -164,23 +175,16 @@ func scenarios() map[string]scenario {
 			}
 			fx.complete(first, 0)
 		}},
-		"a further managed workload": {managed: true, args: "--name jobs --no-bootstrap-key", then: func(fx *fixture, r run) {
-			if nothingAtAWS(fx, r); r.values["BOOTSTRAP_KEY_SECRET"] != "" || r.values["API_KEY_SECRET"] == "" {
-				fx.t.Errorf("got %q", r.values)
-			}
-		}},
+		"a further managed workload": {managed: true, args: "--name jobs --no-bootstrap-key", then: lacks("BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_APIKEY_ID")},
 		"a managed key and a file": {managed: true, args: "--bootstrap-key-file FOLDER/bootstrap.key", then: func(fx *fixture, r run) {
-			nothingAtAWS(fx, r)
-			if fx.owner(fx.read("bootstrap.key"), fx.outputs["bootstrap_iam_id"]); r.values["BOOTSTRAP_KEY_SECRET"] != "" || r.values["BOOTSTRAP_APIKEY_ID"] == "" {
-				fx.t.Errorf("got %q, want the bootstrap key as a fixed one", r.values)
-			}
+			lacks("BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_SECRET_ARN")(fx, r)
+			fx.owner(fx.read("bootstrap.key"), fx.outputs["bootstrap_iam_id"])
 		}},
 		"a trusted profile": {arrange: func(fx *fixture) {
 			fx.outputs["bootstrap_iam_id"], fx.outputs["iam_profile_id"] = "", fx.cloud.ProfileID()
 		}, then: func(fx *fixture, r run) {
-			if nothingAtAWS(fx, r); r.values["IAM_PROFILE_ID"] != fx.cloud.ProfileID() || r.values["BOOTSTRAP_APIKEY_ID"] != "" {
-				fx.t.Errorf("got %v, want the profile and no key", r.values)
-			}
+			lacks("BOOTSTRAP_APIKEY_ID", "BOOTSTRAP_SECRET_ARN")(fx, r)
+			want(fx.t, "the profile", r.values["IAM_PROFILE_ID"], fx.cloud.ProfileID())
 		}},
 		"passing faults": {arrange: func(fx *fixture) {
 			fx.fault(faulty{Op: "secrets.list", Times: 1, Drop: ibmcloudtest.DropBefore})
