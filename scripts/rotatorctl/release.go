@@ -98,7 +98,7 @@ func (p *program) saveRelease(ctx context.Context, bucket, version string, r rel
 }
 
 // restore gives the stack what a version was deployed with, the alias included.
-func (p *program) restore(ctx context.Context, stack *types.Stack, bucket string, all releases, version int) error {
+func (p *program) restore(ctx context.Context, bucket string, all releases, version int) error {
 	key, hash := p.releaseKey(version, all[version]), all[version]
 	text, err := p.get(ctx, bucket, key)
 	if err != nil {
@@ -111,7 +111,7 @@ func (p *program) restore(ctx context.Context, stack *types.Stack, bucket string
 	if r.Parameters[aliasVersion] != "" { // one of before has neither
 		r.Parameters[releasesList] = all.String()
 	}
-	return p.change(ctx, stack, r)
+	return p.change(ctx, false, r)
 }
 
 // number is the version, 0 for $LATEST or none.
@@ -217,7 +217,7 @@ func (d *deployment) reject(ctx context.Context, what string, why error) error {
 		return fmt.Errorf("the stack is deployed, but %w. Correct that and deploy again", failed)
 	}
 	d.say("The %s failed: the stack returns to version %s", what, d.live)
-	if err := d.restore(ctx, d.existing, d.values["BUCKET"], d.releases, number(d.live)); err != nil {
+	if err := d.restore(ctx, d.values["BUCKET"], d.releases, number(d.live)); err != nil {
 		return fmt.Errorf("%w\nThe schedules run version %s, but the stack could not be returned to it: %w\nCorrect both and deploy again", failed, d.live, err)
 	}
 	d.deleteVersion(ctx, d.version)
@@ -236,11 +236,7 @@ func (d *deployment) moveAlias(ctx context.Context) error {
 	d.kept = d.releases.with(number(d.live), number(d.version), hash)
 	d.parameters[releasesList] = d.kept.String()
 	d.say("The schedules run version %s from now on", d.version)
-	stack, err := d.ownStack(ctx)
-	if err != nil {
-		return err
-	}
-	if err := d.change(ctx, stack, release{d.template, d.parameters}); err != nil {
+	if err := d.change(ctx, false, release{d.template, d.parameters}); err != nil {
 		return fmt.Errorf("the alias could not be moved to version %s: %w\nDeploy again to go on", d.version, err)
 	}
 	return nil
@@ -306,7 +302,7 @@ func (p *program) rollback(ctx context.Context) error {
 		return fmt.Errorf("there is no version before %s", live)
 	}
 	p.say("Returning the stack %s from version %s to %d", p.stack, live, before)
-	if err := p.restore(ctx, stack, parameter(stack, "CodeBucket"), all, before); err != nil {
+	if err := p.restore(ctx, parameter(stack, "CodeBucket"), all, before); err != nil {
 		return fmt.Errorf("the stack could not be returned to version %d: %w", before, err)
 	}
 	p.say("Rotating once")

@@ -70,7 +70,7 @@ func output(stack *types.Stack, key string) string {
 func (d *deployment) createOrUpdate(ctx context.Context) error {
 	d.say("%s the stack %s", map[bool]string{true: "Creating", false: "Updating"}[d.existing == nil], d.stack)
 	d.parameters = d.completed(d.existing)
-	if err := d.change(ctx, d.existing, release{d.template, d.parameters}); err != nil {
+	if err := d.change(ctx, d.existing == nil, release{d.template, d.parameters}); err != nil {
 		return fmt.Errorf("the deployment failed: %w\nDeploy again when that is corrected, or remove what it made: rotatorctl destroy --stack=%s", err, d.stack)
 	}
 	return nil
@@ -89,28 +89,30 @@ func (d *deployment) completed(existing *types.Stack) map[string]string {
 }
 
 // change has CloudFormation create or update the stack, and waits until it has.
-func (p *program) change(ctx context.Context, stack *types.Stack, to release) error {
-	watch, err := p.watch(ctx, stack)
+func (p *program) change(ctx context.Context, create bool, to release) error {
+	watch, err := p.watch(ctx, create)
 	if err != nil {
 		return err
 	}
-	capabilities, id := []types.Capability{types.CapabilityCapabilityIam}, (*string)(nil)
+	capabilities, id := []types.Capability{types.CapabilityCapabilityIam}, ""
 	var parameters []types.Parameter
 	for key, value := range to.Parameters {
 		parameters = append(parameters, types.Parameter{ParameterKey: aws.String(key), ParameterValue: aws.String(value)})
 	}
-	if stack == nil {
+	if create {
 		var created *cloudformation.CreateStackOutput
 		if created, err = p.stacks.CreateStack(ctx, &cloudformation.CreateStackInput{
 			StackName: &p.stack, TemplateBody: &to.Template, Capabilities: capabilities, Parameters: parameters, Tags: p.tags, RoleARN: p.role,
 		}); err == nil {
-			id = created.StackId
+			id = aws.ToString(created.StackId)
 		}
 	} else {
-		id = stack.StackId
-		_, err = p.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
+		var updated *cloudformation.UpdateStackOutput
+		if updated, err = p.stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
 			StackName: &p.stack, TemplateBody: &to.Template, Capabilities: capabilities, Parameters: parameters, Tags: p.tags, RoleARN: p.role,
-		})
+		}); err == nil {
+			id = aws.ToString(updated.StackId)
+		}
 	}
 	if err != nil && strings.Contains(err.Error(), "No updates are to be performed") {
 		p.say("Nothing has changed")
@@ -118,7 +120,7 @@ func (p *program) change(ctx context.Context, stack *types.Stack, to release) er
 	} else if err != nil {
 		return awsError(err)
 	}
-	return watch.follow(ctx, aws.ToString(id), "CREATE_COMPLETE", "UPDATE_COMPLETE")
+	return watch.follow(ctx, id, "CREATE_COMPLETE", "UPDATE_COMPLETE")
 }
 
 // removeUnusable returns the stack if it can be updated. What a failed first deployment or a failed deletion left
@@ -147,7 +149,7 @@ func inProgress(status types.StackStatus) bool {
 }
 
 func (p *program) deleteStack(ctx context.Context, stack *types.Stack) error {
-	watch, err := p.watch(ctx, stack)
+	watch, err := p.watch(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -170,10 +172,10 @@ type watcher struct {
 }
 
 // watch begins to watch a stack, or one that is yet to be: only events from now on are printed.
-func (p *program) watch(ctx context.Context, stack *types.Stack) (*watcher, error) {
+func (p *program) watch(ctx context.Context, create bool) (*watcher, error) {
 	w := &watcher{program: p, began: p.now(), failed: map[string][]string{}}
-	if stack != nil {
-		for event, err := range p.events(ctx, stack.StackId) {
+	if !create {
+		for event, err := range p.events(ctx, p.stack) {
 			w.seen = aws.ToString(event.EventId)
 			return w, err
 		}
@@ -182,9 +184,9 @@ func (p *program) watch(ctx context.Context, stack *types.Stack) (*watcher, erro
 }
 
 // events are a stack's, newest first. After an error there is none.
-func (p *program) events(ctx context.Context, stack *string) iter.Seq2[types.StackEvent, error] {
+func (p *program) events(ctx context.Context, stack string) iter.Seq2[types.StackEvent, error] {
 	return func(yield func(types.StackEvent, error) bool) {
-		pages := cloudformation.NewDescribeStackEventsPaginator(p.stacks, &cloudformation.DescribeStackEventsInput{StackName: stack})
+		pages := cloudformation.NewDescribeStackEventsPaginator(p.stacks, &cloudformation.DescribeStackEventsInput{StackName: &stack})
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil {
@@ -223,7 +225,7 @@ func (w *watcher) follow(ctx context.Context, id string, ends ...types.StackStat
 // printNew prints the events since the last time, oldest first.
 func (w *watcher) printNew(ctx context.Context, id string) error {
 	var fresh []types.StackEvent
-	for event, err := range w.events(ctx, &id) {
+	for event, err := range w.events(ctx, id) {
 		if err != nil {
 			return err
 		}
