@@ -158,7 +158,7 @@ func newAccountFor(t *testing.T, stack string, cloud *ibmcloudtest.Cloud, origin
 		a.lambda.ServeHTTP(w, r)
 	})
 	past := configFor(serve(a.lambda.ServeHTTP))
-	a.program = &program{stack: stack, loadAWS: func(context.Context) (aws.Config, error) { return past, nil }}
+	a.program = &program{stack: stack, loadAWS: func(context.Context) (aws.Config, error) { return past, nil }, sleep: shortly}
 	if err := cmp.Or(a.connect(t.Context()), moto.MakeBucket(t.Context(), a.bucket)); err != nil {
 		t.Fatal(err)
 	}

@@ -1,21 +1,20 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	logs "github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs/types"
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/report"
 	"iam-token-rotator/infra/aws/awstest"
 )
 
@@ -36,71 +35,63 @@ func newFleet(t *testing.T, stack string, rotations int) *account {
 // start starts a machine's execution and returns its ARN.
 func (a *account) start(machine, name string) string {
 	a.t.Helper()
-	started := a.moto.MustCall(a.t, "states", "AWSStepFunctions.StartExecution", object{
-		"stateMachineArn": "arn:aws:states:eu-central-1:123456789012:stateMachine:" + a.stack + "-" + machine, "name": name, "input": "{}"})
-	return started["executionArn"].(string)
+	arn := "arn:aws:states:" + awstest.Region + ":123456789012:stateMachine:" + a.stack + "-" + machine
+	started, err := a.states.StartExecution(a.t.Context(), &sfn.StartExecutionInput{StateMachineArn: &arn, Name: &name})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return *started.ExecutionArn
 }
 
-// end waits until an execution has ended and returns its answer, and how many batches succeeded and failed.
-func (a *account) endOf(execution string) (ended object, succeeded, failed int) {
+// endOf waits until an execution has ended, and returns how, and how many batches succeeded and failed.
+func (a *account) endOf(execution string) string {
 	a.t.Helper()
-	for {
-		ended = a.moto.MustCall(a.t, "states", "AWSStepFunctions.DescribeExecution", object{"executionArn": execution})
-		if ended["status"] != "RUNNING" {
-			break
+	ended, err := a.waitFor(a.t.Context(), execution)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	var succeeded, failed int64
+	runs, err := a.states.ListMapRuns(a.t.Context(), &sfn.ListMapRunsInput{ExecutionArn: &execution})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for _, run := range runs.MapRuns {
+		described, err := a.states.DescribeMapRun(a.t.Context(), &sfn.DescribeMapRunInput{MapRunArn: run.MapRunArn})
+		if err != nil {
+			a.t.Fatal(err)
 		}
-		time.Sleep(200 * time.Millisecond)
+		succeeded, failed = succeeded+described.ItemCounts.Succeeded, failed+described.ItemCounts.Failed
 	}
-	runs := a.moto.MustCall(a.t, "states", "AWSStepFunctions.ListMapRuns", object{"executionArn": execution})["mapRuns"].([]any)
-	for _, run := range runs {
-		counts := a.moto.MustCall(a.t, "states", "AWSStepFunctions.DescribeMapRun", object{"mapRunArn": run.(object)["mapRunArn"]})["itemCounts"].(object)
-		succeeded, failed = succeeded+int(counts["succeeded"].(float64)), failed+int(counts["failed"].(float64))
-	}
-	return ended, succeeded, failed
+	return fmt.Sprint(ended.Status, " ", succeeded, " ", failed)
 }
 
 // ran is how often the function was invoked for an execution, and which outcomes it reported.
-func (a *account) ran(runID string) (invocations int, outcomes map[string]int) {
+func (a *account) ran(runID string) (invocations int, outcomes map[report.Outcome]int) {
 	a.t.Helper()
-	outcomes = map[string]int{}
+	outcomes = map[report.Outcome]int{}
 	for line := range strings.Lines(a.lambda.Printed()) {
-		var said struct {
-			Msg    string
-			Report struct {
-				RunID   string `json:"run_id"`
-				Results []struct{ Outcome string }
+		if r := newEntry(logs.FilteredLogEvent{Message: &line}).Report; r != nil && r.RunID == runID {
+			invocations++
+			for _, result := range r.Results {
+				outcomes[result.Outcome]++
 			}
-		}
-		if json.Unmarshal([]byte(line), &said) != nil || said.Msg != "report" || said.Report.RunID != runID {
-			continue
-		}
-		invocations++
-		for _, result := range said.Report.Results {
-			outcomes[result.Outcome]++
 		}
 	}
 	return invocations, outcomes
 }
 
-// saved counts the versions made since the last time, by secret, and all requests by operation.
-func (a *account) saved() (bySecret, asked map[string]int) {
-	bySecret, asked = map[string]int{}, map[string]int{}
+// saved counts since the last time the secrets that have a new version, the most that one has, and all requests by operation.
+func (a *account) saved() (secrets, most int, asked map[string]int) {
+	bySecret, asked := map[string]int{}, map[string]int{}
 	for _, request := range a.cloud.Requests() {
 		asked[request.Op]++
 		if request.Op == "versions.create" && request.Status == 201 {
 			bySecret[request.Path]++
+			most = max(most, bySecret[request.Path])
 		}
 	}
 	a.cloud.ClearRequests()
-	return bySecret, asked
-}
-
-func most(counts map[string]int) int {
-	greatest := 0
-	for _, n := range counts {
-		greatest = max(greatest, n)
-	}
-	return greatest
+	return len(bySecret), most, asked
 }
 
 // A fleet of 225 rotations is deployed, its machines executed by moto's interpreter, and it goes without a trace. What the
@@ -112,9 +103,8 @@ func TestLifeOfAFleet(t *testing.T) {
 	all := a.cloud.Rotations()
 
 	a.must(0, "deploy", "Creating the stack fleet", "Checking version 1 before", "225 rotations: 225 rotated", "the last rotate: SUCCEEDED after ", "Dashboard: https://")
-	bySecret, asked := a.saved()
-	want(t, "secrets with a token", len(bySecret), rotations)
-	want(t, "tokens saved, the most for one", most(bySecret), 1)
+	secrets, most, asked := a.saved()
+	want(t, "secrets with a token, tokens saved for one", fmt.Sprint(secrets, most), "225 1")
 	want(t, "metadata read, three by the check", asked["versions.metadata"], rotations+3)
 	want(t, "keys read, three by the check", asked["secrets.get"], rotations+3)
 	want(t, "exchanges, of the bootstrap key and the check too", asked["iam.token"], rotations+3+1+3)
@@ -134,11 +124,9 @@ func TestLifeOfAFleet(t *testing.T) {
 		}
 	}
 	a.cloud.ClearFaults()
-	ended, succeeded, failed := a.endOf(execution)
-	want(t, "the execution, its batches", fmt.Sprint(ended["status"], " ", succeeded, " ", failed), "SUCCEEDED 3 0")
-	bySecret, _ = a.saved()
-	want(t, "secrets with a new token", len(bySecret), rotations)
-	want(t, "tokens saved, the most for one", most(bySecret), 1)
+	want(t, "the execution, its batches", a.endOf(execution), "SUCCEEDED 3 0")
+	secrets, most, _ = a.saved()
+	want(t, "secrets with a new token, tokens saved for one", fmt.Sprint(secrets, most), "225 1")
 	invocations, outcomes := a.ran("rotate-interrupted")
 	if again := 125 - outcomes["already_done"]; outcomes["rotated"] != rotations || outcomes["failed"] != 125 || again < 0 || invocations < 5 {
 		t.Errorf("got %d invocations, %v: want 100 rotations done and 125 failed first, and those alone worked on again", invocations, outcomes)
@@ -148,25 +136,22 @@ func TestLifeOfAFleet(t *testing.T) {
 	for _, i := range []int{5, 160} {
 		a.cloud.MustDeleteSecret(all[i].APIKeySecret)
 	}
-	ended, succeeded, failed = a.endOf(a.start("rotate", "broken"))
-	want(t, "the execution, its batches", fmt.Sprint(ended["status"], " ", succeeded, " ", failed), "SUCCEEDED 1 2")
+	want(t, "the execution, its batches", a.endOf(a.start("rotate", "broken")), "SUCCEEDED 1 2")
 	invocations, outcomes = a.ran("rotate-broken")
 	want(t, "invocations and outcomes", fmt.Sprint(invocations, outcomes), "3 map[failed:2 rotated:223]")
-	bySecret, _ = a.saved()
-	want(t, "tokens saved", fmt.Sprint(len(bySecret), most(bySecret)), "223 1")
+	secrets, most, _ = a.saved()
+	want(t, "tokens saved", fmt.Sprint(secrets, most), "223 1")
 
 	// A check is not tried again at all; while it goes on, another ends at once.
 	a.cloud.MustAddFault(ibmcloudtest.Fault{Op: "versions.metadata", Skip: 100, Status: 503})
 	execution = a.start("ensure", "failing")
 	time.Sleep(time.Second)
-	ended, succeeded, failed = a.endOf(a.start("ensure", "second"))
-	want(t, "a second check", fmt.Sprint(ended["status"], " ", succeeded, " ", failed), "SUCCEEDED 0 0")
-	_, _, failed = a.endOf(execution)
+	want(t, "a second check", a.endOf(a.start("ensure", "second")), "SUCCEEDED 0 0")
+	if ended := a.endOf(execution); strings.HasSuffix(ended, " 0") {
+		t.Errorf("got %s, want batches that failed", ended)
+	}
 	a.cloud.ClearFaults()
 	invocations, outcomes = a.ran("ensure-failing")
-	if failed == 0 {
-		t.Error("no batch failed")
-	}
 	want(t, "invocations and outcomes, each batch once", fmt.Sprint(invocations, outcomes), "3 map[failed:125 fresh:100]")
 
 	a.moto.MustDo(t, awstest.Request{Service: "s3", Method: "DELETE", Path: "/" + a.bucket + "/" + a.objects(a.prefix("names"))[0]})
@@ -181,19 +166,11 @@ func TestAFleetIsChecked(t *testing.T) {
 	t.Parallel()
 	a := newFleet(t, "checked", 2)
 	file := a.set["ROTATIONS_FILE"]
-	list, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for text, message := range map[string]string{
-		strings.Replace(string(list), `"name":`, `"mirror":["arn:aws:ssm:eu-central-1:123456789012:parameter/a"],"name":`, 1): "has a mirror of",
-		strings.Replace(string(list), `"name":`, `"nmae":`, 1):                                                                "nothing was deployed",
-		"[]": "nothing was deployed",
+	for becomes, message := range map[string]string{
+		`[{"mirror":["arn:aws:ssm:eu-central-1:123456789012:parameter/a"],`: "has a mirror of",
+		`[{"nmae":"x",`: "nothing was deployed",
 	} {
-		a.set["ROTATIONS_FILE"] = filepath.Join(t.TempDir(), "list.json")
-		if err := os.WriteFile(a.set["ROTATIONS_FILE"], []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		a.useFile(`[{`, becomes)
 		a.must(2, "deploy", message)
 	}
 	a.set["ROTATIONS_FILE"] = ""

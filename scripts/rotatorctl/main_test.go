@@ -40,9 +40,8 @@ func runAs(t *testing.T, change func(*program), env map[string]string, cfg aws.C
 		now: func() time.Time { return time.Now().Add(waited) },
 		sleep: func(ctx context.Context, d time.Duration) error {
 			switch d {
-			case executionPause: // moto executes in real time
-				time.Sleep(100 * time.Millisecond)
-				return ctx.Err()
+			case executionPause:
+				return shortly(ctx, d)
 			case deniedPause:
 				waited += 9 * d
 			}
@@ -57,6 +56,12 @@ func runAs(t *testing.T, change func(*program), env map[string]string, cfg aws.C
 	change(&p)
 	code := p.run(t.Context(), args)
 	return outcome{code, stdout.String(), stderr.String()}
+}
+
+// shortly waits for an execution, which takes real time in moto.
+func shortly(ctx context.Context, _ time.Duration) error {
+	time.Sleep(100 * time.Millisecond)
+	return ctx.Err()
 }
 
 func TestCommandLine(t *testing.T) {

@@ -206,10 +206,8 @@ func TestDeploymentFailures(t *testing.T) {
 				return 0, ""
 			}
 		}, []string{"the bucket other-region-code is in the region "}},
-		{"no-secret", func(a *account) { a.set["BOOTSTRAP_SECRET_ARN"] = strings.Replace(a.arn, "bootstrap", "misspelt", 1) },
-			[]string{"the stack is deployed, but the check of version 1 failed: RotationRefused: 1 of 1 rotations failed; default: bootstrap: not_found: "}},
 		{"not-allowed", func(a *account) { a.lambda.Secrets = a.refusing(-1) },
-			[]string{"New permissions may take minutes", "default: bootstrap: denied: ", "secretsmanager:GetSecretValue"}},
+			[]string{"New permissions may take minutes", "the stack is deployed, but the check of version 1 failed: RotationRefused: 1 of 1 rotations failed; default: bootstrap: denied: ", "secretsmanager:GetSecretValue"}},
 		{"may-not-create", func(a *account) { a.answer = forbidding("CreateStack", "AccessDenied") }, []string{"AccessDenied: it is forbidden", "the deployment failed"}},
 		{"throttled", func(a *account) { a.answer = forbidding("DescribeStacks", "Throttling") }, []string{"the stack throttled cannot be described: Throttling: it is forbidden (AWS limits the rate of requests: try again in a minute)"}},
 		{"expired", func(a *account) { a.answer = forbidding("GetCallerIdentity", "ExpiredToken") }, []string{"the credentials have expired: sign in again"}},
