@@ -118,6 +118,21 @@ func TestInterruptedCalls(t *testing.T) {
 	}
 }
 
+// Only where every failure is a missing permission, of the function or of a state machine, it may be a new one.
+func TestOnlyDenied(t *testing.T) {
+	for failure, want := range map[string]bool{
+		"RotationError: 2 of 2 rotations failed; a: look: denied: no; b: save: denied: no":    true,
+		"RotationError: 2 of 2 rotations failed; a: look: denied: no; b: save: not_found: no": false,
+		"RotationError: 1 of 1 rotations failed; a: look: timeout: no":                        false,
+		"the execution x is FAILED: States.ItemReaderFailed: S3.AccessDenied":                 true,
+		"it gave no reason: Unhandled":                                                        false,
+	} {
+		if got := onlyDenied(failure); got != want {
+			t.Errorf("%s: got %t", failure, got)
+		}
+	}
+}
+
 func TestTheAttemptsOfAWSAreTheUsersOwn(t *testing.T) {
 	awstest.Setenv(t, "http://127.0.0.1:1")
 	for set, want := range map[string]int{"": 8, "2": 2} {

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
@@ -222,6 +223,9 @@ func TestOverTheTemplateAlone(t *testing.T) {
 				want(t, "the alias names", a.live(), "$LATEST")
 				a.must(0, "invoke --mode=rotate", "default: rotated")
 				a.must(0, "status", "default: rotated")
+			} else { // what ran in the stack of before may be deployed no more
+				a.log(time.Minute, `{"msg":"report","report":{"results":[{"rotation":"gone","outcome":"rotated"}]}}`)
+				a.must(1, "status", "no report since ")
 			}
 			a.must(1, "rollback", "the stack was not deployed by rotatorctl deploy")
 			good := a.set["TOKEN_SECRET"]

@@ -138,6 +138,19 @@ T warned: rotated
 	}
 }
 
+// log writes lines to the function's log that are so old.
+func (a *account) log(age time.Duration, lines ...string) {
+	a.t.Helper()
+	stream := object{"logGroupName": "/aws/lambda/" + a.stack, "logStreamName": "s"}
+	a.moto.MustCall(a.t, "logs", "Logs_20140328.CreateLogStream", stream)
+	var events []object
+	for _, line := range lines {
+		events = append(events, object{"timestamp": time.Now().Add(-age).UnixMilli(), "message": line})
+	}
+	stream["logEvents"] = events
+	a.moto.MustCall(a.t, "logs", "Logs_20140328.PutLogEvents", stream)
+}
+
 // A line of the log may come from anybody who can write to it.
 func (a *account) hostileLog() {
 	a.t.Helper()
@@ -148,14 +161,7 @@ func (a *account) hostileLog() {
 		`{"msg":"report","report":{"results":[{"rotation":"good","outcome":"rotated"},{"rotation":"bad","outcome":"failed"}]}}`,
 		"RequestId: x Error: " + title, "Task timed out " + title, `{"msg":"report","report":`, `{"msg":"report","report":{"results":[null,{}]}}`, `{"msg":7}`, "null", "[]", "{", "\xff\xfe", strings.Repeat("[", 100_000),
 	}
-	stream := object{"logGroupName": "/aws/lambda/" + a.stack, "logStreamName": "s"}
-	a.moto.MustCall(a.t, "logs", "Logs_20140328.CreateLogStream", stream)
-	var events []object
-	for _, line := range lines {
-		events = append(events, object{"timestamp": time.Now().UnixMilli(), "message": line})
-	}
-	stream["logEvents"] = events
-	a.moto.MustCall(a.t, "logs", "Logs_20140328.PutLogEvents", stream)
+	a.log(0, lines...)
 	for _, args := range []string{"logs", "logs --raw", "logs --failed", "logs --failed -o json", "logs -o json", "status --exit-zero -o json"} {
 		got := a.must(0, args)
 		for _, r := range strings.ReplaceAll(got.all(), "\n", "") {
