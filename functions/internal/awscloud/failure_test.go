@@ -55,26 +55,23 @@ func TestRefusals(t *testing.T) {
 	unusableKey := of{anySecret: "update-secret --kms-key-id", mirrorParameter: "put-parameter --overwrite --key-id"}
 	rejected := of{keySecret: "check SECRETS_MANAGER_APIKEY_ARN", anyMirror: "the ARN in mirror", eventBus: "check EVENT_BUS_NAME"}
 	for _, tt := range []struct {
-		status        int
-		code, message string
-		kind          rotation.Kind
-		retry         rotation.Retry
-		says          of
+		status         int
+		codes, message string // of one row, divided by spaces
+		kind           rotation.Kind
+		retry          rotation.Retry
+		says           of
 	}{
 		{400, "ResourceNotFoundException", "", rotation.NotFound, never, of{keySecret: "put-key", mirrorSecret: "the function creates none", mirrorParameter: "the function creates none", eventBus: "there is no such bus"}},
-		{400, "com.amazonaws.events#ResourceNotFoundException", "", rotation.NotFound, never, of{anything: "there is no such "}},
-		{400, "ParameterNotFound", "", rotation.NotFound, never, of{anything: "there is no such "}},
+		{400, "com.amazonaws.events#ResourceNotFoundException ParameterNotFound", "", rotation.NotFound, never, of{anything: "there is no such "}},
 		{400, "InvalidRequestException", marked, rotation.NotFound, never, of{keySecret: "restore-secret", mirrorSecret: "take it out of mirror"}},
 		{400, "InvalidRequestException", "The secret is managed by another service.", rotation.Misconfigured, never, of{keySecret: "put-key", mirrorSecret: "secret of your own in mirror"}},
 		{400, "InvalidRequestException", "", rotation.Misconfigured, never, of{anySecret: "describe-secret"}},
 		{400, "InvalidParameterException", "Operation not permitted on a replica secret. Call must be made in primary secret's region.", rotation.Misconfigured, never, of{anySecret: "the secret is a replica"}},
-		{400, "InvalidParameterException", "", rotation.Misconfigured, never, rejected},
-		{400, "ValidationException", "", rotation.Misconfigured, never, rejected},
+		{400, "InvalidParameterException ValidationException SomethingNew " + canary, "", rotation.Misconfigured, never, rejected},
 		{400, "LimitExceededException", "", rotation.RateLimited, never, of{keySecret: "100 versions", mirrorSecret: "younger than 24 hours"}},
 		{400, "ParameterMaxVersionLimitExceeded", "", rotation.Misconfigured, never, of{mirrorParameter: "unlabel-parameter-version"}},
 		{400, "ResourceExistsException", "", rotation.Misconfigured, never, of{keySecret: "already has this version", mirrorSecret: "saves a new version"}},
-		{400, "HierarchyTypeMismatchException", "", rotation.Misconfigured, never, of{mirrorParameter: "--type SecureString"}},
-		{400, "UnsupportedParameterType", "", rotation.Misconfigured, never, of{mirrorParameter: "--type SecureString"}},
+		{400, "HierarchyTypeMismatchException UnsupportedParameterType", "", rotation.Misconfigured, never, of{mirrorParameter: "--type SecureString"}},
 		{400, "ParameterPatternMismatchException", "", rotation.Misconfigured, never, of{mirrorParameter: "AllowedPattern"}},
 		{400, "PoliciesLimitExceededException", "", rotation.Misconfigured, never, of{mirrorParameter: "policies"}},
 		{400, "AccessDeniedException", "User: x is not authorized to perform: secretsmanager:X on resource: a:secret:my-kms-token", rotation.Denied, never, permission},
@@ -83,56 +80,46 @@ func TestRefusals(t *testing.T) {
 		{400, "AccessDeniedException", "Access to KMS is not allowed", rotation.Denied, never, kms},
 		{400, "AccessDeniedException", "not authorized to perform: kms:Decrypt", rotation.Denied, never, kms},
 		{400, "KMSAccessDeniedException", "", rotation.Denied, never, kms},
-		{400, "DecryptionFailure", "", rotation.Misconfigured, never, unusableKey},
-		{400, "EncryptionFailure", "", rotation.Misconfigured, never, unusableKey},
-		{400, "KMSDisabledException", "", rotation.Misconfigured, never, unusableKey},
-		{400, "KMSInvalidStateException", "", rotation.Misconfigured, never, unusableKey},
-		{400, "KMSNotFoundException", "", rotation.Misconfigured, never, unusableKey},
-		{400, "InvalidKeyId", "", rotation.Misconfigured, never, unusableKey},
-		{400, "KMSThrottlingException", "", rotation.RateLimited, later, of{anything: "too many"}},
-		{500, "KMSInternalException", "", rotation.Unavailable, later, of{anything: "trouble"}},
-		{400, "ExpiredTokenException", "", rotation.Denied, never, of{anything: "have expired"}},
-		{403, "ExpiredToken", "", rotation.Denied, never, of{anything: "have expired"}},
-		{400, "UnrecognizedClientException", "", rotation.Denied, never, of{anything: "access key"}},
-		{403, "InvalidClientTokenId", "", rotation.Denied, never, of{anything: "access key"}},
+		{400, "DecryptionFailure EncryptionFailure KMSDisabledException KMSInvalidStateException KMSNotFoundException InvalidKeyId", "", rotation.Misconfigured, never, unusableKey},
+		{400, "ExpiredTokenException ExpiredToken", "", rotation.Denied, never, of{anything: "have expired"}},
+		{403, "UnrecognizedClientException InvalidClientTokenId", "", rotation.Denied, never, of{anything: "access key"}},
 		{400, "InvalidSignatureException", skewed, rotation.Denied, once, of{anything: "clock"}},
 		{403, "SignatureDoesNotMatch", "Signature not yet current: x", rotation.Denied, once, of{anything: "clock"}},
 		{403, "RequestTimeTooSkewed", "", rotation.Denied, once, of{anything: "clock"}},
 		{403, "SignatureDoesNotMatch", "", rotation.Denied, never, of{anything: "AWS_SECRET_ACCESS_KEY"}},
-		{400, "ThrottlingException", "Rate exceeded", rotation.RateLimited, later, of{anything: "too many"}},
-		{400, "TooManyUpdates", "", rotation.RateLimited, later, of{anything: "too many"}},
+		{400, "ThrottlingException TooManyUpdates KMSThrottlingException", "Rate exceeded", rotation.RateLimited, later, of{anything: "too many"}},
 		{429, "", "", rotation.RateLimited, later, of{anything: "too many"}},
-		{500, "InternalServiceError", "", rotation.Unavailable, later, of{anything: "trouble"}},
+		{500, "InternalServiceError KMSInternalException", "", rotation.Unavailable, later, of{anything: "trouble"}},
 		{503, "", "", rotation.Unavailable, later, of{anything: "trouble"}},
 		{200, "", "", rotation.Unavailable, later, of{anything: "cannot be used: does AWS_ENDPOINT_URL name the service itself, or a proxy"}},
 		{403, "", "", rotation.Denied, never, permission},
 		{401, "", "", rotation.Denied, never, of{anything: "the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or "}},
 		{302, "", "", rotation.Misconfigured, never, of{anything: "AWS_ENDPOINT_URL"}},
-		{400, "SomethingNew", "", rotation.Misconfigured, never, rejected},
-		{400, canary, "", rotation.Misconfigured, never, rejected},
 	} {
-		body, _ := json.Marshal(map[string]string{"__type": tt.code, "message": tt.message + " " + canary})
-		if tt.code == "" {
-			body = []byte("<html>" + canary + "</html>")
-		}
-		requests := answering(t, tt.status, string(body))
-		shown := fmt.Sprint("answered ", tt.status)
-		if tt.code != "" && tt.code != "SomethingNew" && tt.code != canary {
-			shown += " " + tt.code[strings.Index(tt.code, "#")+1:]
-		}
-		for purpose, request := range requestsOf {
-			kind, retry, says := rotation.Misconfigured, never, "the request is rejected: check "
-			for some, words := range tt.says {
-				if some&purpose != 0 {
-					kind, retry, says = tt.kind, tt.retry, words
-				}
+		for _, code := range strings.Split(tt.codes, " ") {
+			body, _ := json.Marshal(map[string]string{"__type": code, "message": tt.message + " " + canary})
+			if code == "" {
+				body = []byte("<html>" + canary + "</html>")
 			}
-			err := request.send(t.Context())
-			checkFailure(t, err, kind, retry, request.words+shown+": ", says)
-			checkWords(t, purpose, err)
-		}
-		if len(*requests) != len(requestsOf) {
-			t.Errorf("%s: got %d requests, want one of each: the SDK must not retry", shown, len(*requests))
+			requests := answering(t, tt.status, string(body))
+			shown := fmt.Sprint("answered ", tt.status)
+			if code != "" && code != "SomethingNew" && code != canary {
+				shown += " " + code[strings.Index(code, "#")+1:]
+			}
+			for purpose, request := range requestsOf {
+				kind, retry, says := rotation.Misconfigured, never, "the request is rejected: check "
+				for some, words := range tt.says {
+					if some&purpose != 0 {
+						kind, retry, says = tt.kind, tt.retry, words
+					}
+				}
+				err := request.send(t.Context())
+				checkFailure(t, err, kind, retry, request.words+shown+": ", says)
+				checkWords(t, purpose, err)
+			}
+			if len(*requests) != len(requestsOf) {
+				t.Errorf("%s: got %d requests, want one of each: the SDK must not retry", shown, len(*requests))
+			}
 		}
 	}
 }

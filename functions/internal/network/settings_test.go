@@ -6,89 +6,43 @@ import (
 )
 
 func TestCheckEnvironment(t *testing.T) {
-	const proxies, noProxy = "HTTPS_PROXY https_proxy HTTP_PROXY http_proxy", "NO_PROXY no_proxy"
-	const container = "AWS_CONTAINER_CREDENTIALS_FULL_URI AWS_EC2_METADATA_SERVICE_ENDPOINT"
-	const endpoints = "AWS_ENDPOINT_URL AWS_ENDPOINT_URL_SECRETS_MANAGER AWS_ENDPOINT_URL_SSM AWS_ENDPOINT_URL_EVENTBRIDGE AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_SSO AWS_ENDPOINT_URL_SSO_OIDC"
-	const credentials = "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN"
-	for _, test := range []struct{ names, value, says string }{
-		{credentials, "", ""},
-		{credentials, "IQoJb3JpZ2luX2VjEAab/+==", ""},
-		{credentials, "password\r", "no AWS credential has"},
-		{credentials, `"password"`, "no AWS credential has"},
-		{credentials, "'password'", "no AWS credential has"},
-		{credentials, "password\u00a0", "no AWS credential has"},
-		{credentials, "pass word", "no AWS credential has"},
-		{proxies, "", ""},
-		{proxies, "http://proxy.test:3128", ""},
-		{proxies, "http://user:p%40ss@proxy.test:3128/", ""},
-		{proxies, "https://proxy.test", ""},
-		{proxies, "socks5://127.0.0.1:1080", ""},
-		{proxies, "proxy.test:3128", ""},
-		{proxies, "user:password@proxy.test:3128", ""},
-		{proxies, "[::1]:3128", ""},
-		{proxies, "http://[::1", "not a proxy's URL"},
-		{proxies, "http://user:pa%ss@proxy.test", "not a proxy's URL"},
-		{proxies, " http://proxy.test", "not a proxy's URL"},
-		{proxies, "http://proxy.test:port", "not a proxy's URL"},
-		{proxies, "http://proxy test", "not a proxy's URL"},
-		{proxies, "http://", "not a proxy's URL"},
-		{proxies, "://password", "not a proxy's URL"},
-		{proxies, "password\n", "not a proxy's URL"},
-		{proxies, "http://proxy.test,password.test", "not a proxy's URL"},
-		{proxies, "http://proxy.test:70000", "port"},
-		{proxies, "http://proxy.test:0", "port"},
-		{proxies, "ftp://password@proxy.test", "scheme"},
-		{proxies, "htp://proxy.test:3128", "scheme"},
-		{proxies, "http://proxy.test/password", "more than"},
-		{proxies, "http://proxy.test?password", "more than"},
-		{noProxy, "", ""},
-		{noProxy, "*", ""},
-		{noProxy, "localhost, 127.0.0.1,.svc,*.example.test,10.0.0.0/8,fd00::/8,::1,[::1]:443,host.test:8443,under_score", ""},
-		{noProxy, "https://password.test", "separate"},
-		{noProxy, "a.test b.test", "separate"},
-		{noProxy, "10.0.0.0/33", "separate"},
-		{noProxy, "a.test;b.test", "separate"},
-		{noProxy, "a.test:https", "separate"},
-		{noProxy, "a.*.test", "separate"},
-		{noProxy, "user@a.test", "separate"},
-		{endpoints, "", ""},
-		{endpoints, "https://vpce-1.secretsmanager.eu-central-1.vpce.amazonaws.com", ""},
-		{endpoints, "http://127.0.0.1:5000", ""},
-		{endpoints, "http://[::1]:5000", ""},
-		{endpoints, "HTTP://LOCALHOST:5000", ""},
-		{endpoints, "http://password.test", "in the clear"},
-		{endpoints, "http://localhost.password.test", "in the clear"},
-		{endpoints, "http://169.254.170.2", "in the clear"},
-		{endpoints, "http://127.0.0.1@password.test", "in the clear"},
-		{endpoints, "ftp://127.0.0.1", "in the clear"},
-		{endpoints, "password", "not a URL"},
-		{endpoints, "https://", "not a URL"},
-		{endpoints, "://", "not a URL"},
-		{container, "http://169.254.170.2/v2", ""},
-		{container, "http://169.254.170.23/v1/credentials", ""},
-		{container, "http://[fd00:ec2::23]/v1", ""},
-		{container, "http://127.0.0.1:8080/x", ""},
-		{container, "https://anywhere.test/x", ""},
-		{container, "http://password.test/x", "in the clear"},
-		{container, "http://169.254.169.254/", ""},
-		{container, "http://169.254.169.253/", "in the clear"},
-		{container, "ftp://169.254.170.2/", "in the clear"},
-		{container, "://", "not a URL"},
-		{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/1", ""},
-		{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "@password.test/", "not a path"},
-		{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", ".password.test/", "not a path"},
-		{"AWS_REGION ALL_PROXY AWS_ENDPOINT_URL_S3", "http://elsewhere.test", ""},
+	for _, test := range []struct {
+		names, says string // what the fault says; empty: there is none
+		values      []string
+	}{
+		{checks[0].names, "", []string{"", "http://proxy.test:3128", "http://user:p%40ss@proxy.test:3128/", "https://proxy.test", "socks5://127.0.0.1:1080",
+			"proxy.test:3128", "user:password@proxy.test:3128", "[::1]:3128"}},
+		{checks[0].names, "not a proxy's URL", []string{"http://[::1", "http://user:pa%ss@proxy.test", " http://proxy.test", "http://proxy.test:port", "http://proxy test",
+			"http://", "://password", "password\n", "http://proxy.test,password.test"}},
+		{checks[0].names, "port", []string{"http://proxy.test:70000", "http://proxy.test:0"}},
+		{checks[0].names, "scheme", []string{"ftp://password@proxy.test", "htp://proxy.test:3128"}},
+		{checks[0].names, "more than", []string{"http://proxy.test/password", "http://proxy.test?password"}},
+		{checks[1].names, "", []string{"", "*", "localhost, 127.0.0.1,.svc,*.example.test,10.0.0.0/8,fd00::/8,::1,[::1],[::1]:443,10.0.0.1:80,host.test:8443,under_score"}},
+		{checks[1].names, "separate", []string{"https://password.test", "a.test b.test", "10.0.0.0/33", "a.test;b.test", "a.test:https", "a.*.test", "user@a.test",
+			"10.0.0.1:0", "[::1]:0", "[::1]:x", "."}},
+		{checks[2].names, "", []string{"http://169.254.170.2/v2", "http://169.254.170.23/v1/credentials", "http://[fd00:ec2::23]/v1", "http://127.0.0.1:8080/x",
+			"https://anywhere.test/x", "http://169.254.169.254/"}},
+		{checks[2].names, "in the clear", []string{"http://password.test/x", "http://169.254.169.253/", "ftp://169.254.170.2/"}},
+		{checks[2].names, "not a URL", []string{"://"}},
+		{checks[3].names, "", []string{"/v2/credentials/1"}},
+		{checks[3].names, "not a path", []string{"@password.test/", ".password.test/"}},
+		{checks[4].names, "", []string{"", "IQoJb3JpZ2luX2VjEAab/+=="}},
+		{checks[4].names, "no AWS credential has", []string{"password\r", `"password"`, "'password'", "password\u00a0", "pass word"}},
+		{checks[5].names, "", []string{"", "https://vpce-1.secretsmanager.eu-central-1.vpce.amazonaws.com", "http://127.0.0.1:5000", "http://[::1]:5000", "HTTP://LOCALHOST:5000"}},
+		{checks[5].names, "in the clear", []string{"http://password.test", "http://localhost.password.test", "http://169.254.170.2", "http://127.0.0.1@password.test", "ftp://127.0.0.1"}},
+		{checks[5].names, "not a URL", []string{"password", "https://", "://"}},
+		{"AWS_REGION ALL_PROXY AWS_ENDPOINT_URL_S3", "", []string{"http://elsewhere.test"}},
 	} {
 		for _, name := range strings.Fields(test.names) {
-			faults := CheckEnvironment([]string{"HOME=/", name + "=" + test.value})
-			switch {
-			case test.says == "" && len(faults) > 0:
-				t.Errorf("%s=%q: got %v, want no fault", name, test.value, faults)
-			case test.says == "":
-			case len(faults) != 1 || faults[0].Name != name || !strings.Contains(faults[0].Problem, test.says):
-				t.Errorf("%s=%q: got %v, want a fault that says %q", name, test.value, faults, test.says)
-			case strings.Contains(faults[0].Problem, "password"):
-				t.Errorf("%s=%q: the fault repeats the value", name, test.value)
+			for _, value := range test.values {
+				faults := CheckEnvironment([]string{"HOME=/", name + "=" + value})
+				switch {
+				case test.says == "" && len(faults) > 0:
+					t.Errorf("%s=%q: got %v, want no fault", name, value, faults)
+				case test.says == "":
+				case len(faults) != 1 || faults[0].Name != name || !strings.Contains(faults[0].Problem, test.says) || strings.Contains(faults[0].Problem, "password"):
+					t.Errorf("%s=%q: got %v, want a fault that says %q and does not repeat the value", name, value, faults, test.says)
+				}
 			}
 		}
 	}
