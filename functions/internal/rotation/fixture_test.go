@@ -14,6 +14,7 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/ibmcloud"
+	"iam-token-rotator/functions/internal/mirrortest"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
 )
@@ -25,8 +26,9 @@ type fixture struct {
 	rotator *rotation.Rotator
 	one     rotation.Rotation // the first one seeded
 	all     []rotation.Rotation
-	skew    atomic.Int64 // of the rotator's clock, in nanoseconds
-	ahead   atomic.Int64 // of all clocks: how long the process was frozen, its timers with it
+	skew    atomic.Int64    // of the rotator's clock, in nanoseconds
+	ahead   atomic.Int64    // of all clocks: how long the process was frozen, its timers with it
+	aws     *mirrortest.AWS // where the mirrors are; nil if there are none
 }
 
 // withFixture runs test in virtual time, with its own fixture.
@@ -168,17 +170,17 @@ func (fx *fixture) now() time.Time {
 // freeze suspends the process for a time: clocks move on, no timer fires.
 func (fx *fixture) freeze(d time.Duration) { fx.ahead.Add(int64(d)) }
 
-var runs atomic.Int64
+var runNumber atomic.Int64
 
 // run runs the first rotation in mode, with two minutes and its own id.
 func (fx *fixture) run(mode rotation.Mode) report.Result {
 	fx.t.Helper()
-	return fx.runAs(rotation.Request{Mode: mode, RunID: fmt.Sprint("run-number-", runs.Add(1))})
+	return fx.runAs(rotation.Request{Mode: mode, RunID: fmt.Sprint("run-number-", runNumber.Add(1))})
 }
 
 func (fx *fixture) force() report.Result {
 	fx.t.Helper()
-	return fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: true, RunID: fmt.Sprint("run-number-", runs.Add(1))})
+	return fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: true, RunID: fmt.Sprint("run-number-", runNumber.Add(1))})
 }
 
 func (fx *fixture) runAs(request rotation.Request) report.Result {
