@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,42 +44,18 @@ func (b *bus) Put(ctx context.Context, events []Event) []error {
 	return errs
 }
 
-// types are those of the events taken since the last call.
-func (b *bus) types() (all []Type) {
+// types are those of the events taken since the last call, without their first word.
+func (b *bus) types() string {
+	var all []string
 	for _, event := range b.put {
-		all = append(all, event.Type)
+		_, what, _ := strings.Cut(string(event.Type), " ")
+		all = append(all, what)
 	}
 	b.put = nil
-	return all
+	return strings.Join(all, " ")
 }
 
-// of is a result of the rotation; rotated, fresh and failed are results as runs have them.
-func of(outcome report.Outcome, version string) report.Result {
-	return report.Result{Rotation: "default", Outcome: outcome, VersionID: version}
-}
-
-func rotated(version string) report.Result {
-	result := of(report.Rotated, version)
-	result.Published = true
-	return result
-}
-
-func fresh(version string) report.Result { return of(report.Fresh, version) }
-
-func failed(step rotation.Step, version string) report.Result {
-	result := of(report.Failed, version)
-	result.Error = &report.Error{Step: step, Kind: rotation.Unavailable, Message: "no answer"}
-	return result
-}
-
-// notMirrored has saved a token that a mirror did not get.
-func notMirrored(version string) report.Result {
-	result := failed(rotation.StepMirror, version)
-	result.Published = true
-	return result
-}
-
-// process is a new process; announce is one run of it, and a minute.
+// process is a new process.
 type process struct {
 	Announcer
 	bus *bus
@@ -91,162 +68,147 @@ func newProcess() *process {
 	return p
 }
 
-func (p *process) announce(t *testing.T, mode rotation.Mode, results ...report.Result) report.Report {
-	t.Helper()
-	ran := report.Report{RunID: "run-00001", Mode: string(mode), Results: results}
-	p.Announce(t.Context(), &ran)
-	p.now = p.now.Add(time.Minute)
+// runs has the process announce a run with each of these results, a minute after the one before.
+func (p *process) runs(t *testing.T, results ...string) (ran report.Report) {
+	for _, result := range results {
+		ran = report.Report{RunID: "run-00001", Mode: "rotate", Results: []report.Result{resultOf(result)}}
+		p.Announce(t.Context(), &ran)
+		p.now = p.now.Add(time.Minute)
+	}
 	return ran
 }
 
-func TestWhatAProcessAnnounces(t *testing.T) {
-	type run struct {
-		mode   rotation.Mode
-		result report.Result
-		want   []Type
+// resultOf reads a result: its outcome or, with a "!", the step that failed, with a "+" where a token was published all the
+// same, and the version that is stored.
+func resultOf(text string) report.Result {
+	what, version, _ := strings.Cut(text, " ")
+	what, published := strings.CutSuffix(what, "+")
+	step, failed := strings.CutSuffix(what, "!")
+	result := report.Result{Rotation: "default", Outcome: report.Outcome(what), VersionID: version, Published: published || what == "rotated"}
+	if failed {
+		result.Outcome, result.Error = report.Failed, &report.Error{Step: report.Step(step), Kind: rotation.Unavailable, Message: "no answer"}
 	}
-	const rotate, ensure = rotation.ModeRotate, rotation.ModeEnsure
-	both := []Type{TokenRotated, RotationRecovered}
-	for name, runs := range map[string][]run{
-		"each token": {{rotate, rotated("v1"), []Type{TokenRotated}}, {ensure, fresh("v1"), nil}, {rotate, rotated("v2"), []Type{TokenRotated}}},
-		"a token that a repeated delivery finds": {{rotate, rotated("v1"), []Type{TokenRotated}},
-			{rotate, of(report.AlreadyDone, "v1"), nil}, {rotate, of(report.AlreadyDone, "v1"), nil}},
-		"a check": {{rotation.ModeCheck, failed(rotation.StepLook, ""), nil}, {rotation.ModeCheck, of(report.Checked, ""), nil}},
-		"an outage of IBM, in a process that knows how it was": {{ensure, fresh("v1"), nil}, {ensure, failed(rotation.StepLook, ""), []Type{RotationFailed}}, {ensure, failed(rotation.StepLook, ""), nil},
-			{ensure, failed(rotation.StepBootstrap, ""), nil}, {ensure, fresh("v1"), []Type{RotationRecovered}}, {ensure, fresh("v1"), nil}},
-		"an outage of IBM, in a process that does not": {{ensure, failed(rotation.StepLook, ""), []Type{RotationFailed}}, {ensure, failed(rotation.StepLook, ""), nil}, {ensure, fresh("v1"), []Type{RotationRecovered}}},
-		"a dead key: that the token is still good shows nothing": {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepExchange, "v1"), []Type{RotationFailed}}, {ensure, fresh("v1"), nil},
-			{ensure, failed(rotation.StepExchange, "v1"), nil}, {ensure, failed(rotation.StepLook, ""), nil}, {ensure, fresh("v1"), nil}, {ensure, rotated("v2"), both}},
-		"a dead key: another run has saved a token": {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepSave, "v1"), []Type{RotationFailed}}, {ensure, fresh("v2"), []Type{RotationRecovered}}},
-		"kept is no failure":                        {{ensure, fresh("v1"), nil}, {rotate, failed(rotation.StepCheck, "v1"), []Type{RotationFailed}}, {rotate, of(report.Kept, "v1"), []Type{RotationRecovered}}},
-		"a mirror that did not get the token": {{ensure, fresh("v1"), nil}, {rotate, notMirrored("v2"), []Type{TokenRotated, RotationFailed}},
-			{ensure, failed(rotation.StepMirror, "v2"), nil}, {ensure, fresh("v2"), []Type{RotationRecovered}}},
-		"a new process, at the end of a failure": {{ensure, rotated("v2"), []Type{TokenRotated}}, {ensure, fresh("v2"), nil}},
+	return result
+}
+
+// Runs of a process, each with the events that it announces.
+func TestWhatAProcessAnnounces(t *testing.T) {
+	for name, runs := range map[string]string{
+		"each token":                                             "rotated v1: Rotated, fresh v1, rotated v2: Rotated",
+		"a token that a repeated delivery finds":                 "rotated v1: Rotated, already_done v1, already_done v1",
+		"an outage of IBM, in a process that knows how it was":   "fresh v1, look!: Failed, look!, bootstrap!, fresh v1: Recovered, fresh v1",
+		"an outage of IBM, in a process that does not":           "look!: Failed, look!, fresh v1: Recovered",
+		"a dead key: that the token is still good shows nothing": "fresh v1, exchange! v1: Failed, fresh v1, exchange! v1, look!, fresh v1, rotated v2: Rotated Recovered",
+		"a dead key: another run has saved a token":              "fresh v1, save! v1: Failed, fresh v2: Recovered",
+		"kept is no failure":                                     "fresh v1, check! v1: Failed, kept v1: Recovered",
+		"a mirror that did not get the token":                    "fresh v1, mirror!+ v2: Rotated Failed, mirror! v2, fresh v2: Recovered",
+		"a new process, at the end of a failure":                 "rotated v2: Rotated, fresh v2",
 	} {
 		p := newProcess()
-		for i, run := range runs {
-			p.announce(t, run.mode, run.result)
-			if got := p.bus.types(); !reflect.DeepEqual(got, run.want) {
-				t.Errorf("%s, run %d: got %v, want %v", name, i+1, got, run.want)
+		for i, run := range strings.Split(runs, ", ") {
+			result, want, _ := strings.Cut(run, ": ")
+			p.runs(t, result)
+			if got := p.bus.types(); got != want {
+				t.Errorf("%s, run %d: got %q, want %q", name, i+1, got, want)
 			}
 		}
 	}
 }
 
-// A rotation that fails now and again is announced four times an hour at most, and so is
-// the end of it.
-func TestARotationThatComesAndGoesIsAnnouncedSeldom(t *testing.T) {
-	p, counts := newProcess(), map[Type]int{}
-	for minute := range 600 {
-		result := fresh("v1")
-		if minute%2 == 0 {
-			result = failed(rotation.StepLook, "")
-		}
-		p.announce(t, rotation.ModeEnsure, result)
-	}
-	for _, kind := range p.bus.types() {
-		counts[kind]++
-	}
-	if n := counts[RotationFailed]; n < 20 || n > 40 || counts[RotationRecovered] != n {
-		t.Errorf("got %v in 10 hours, want 40 of each at most, and as many ends as beginnings", counts)
-	}
-}
-
-// A process that remembers nothing must not announce each failure, and whoever stops a run by hand has not made the
-// rotation fail. What was published before is announced.
-func TestOnlyTokensAreAnnounced(t *testing.T) {
+// A check announces nothing. A command that remembers nothing must not announce each failure, and whoever stops a run by
+// hand has not made the rotation fail: what was published before is announced.
+func TestRunsThatAnnounceLess(t *testing.T) {
 	interrupted, cancel := context.WithCancel(t.Context())
 	cancel()
-	command, stopped := newProcess(), newProcess()
-	command.TokensOnly = true
-	for p, ctx := range map[*process]context.Context{command: t.Context(), stopped: interrupted} {
-		p.Announce(ctx, &report.Report{Mode: "rotate", Results: []report.Result{failed(rotation.StepLook, ""), notMirrored("v2"), fresh("v1"), rotated("v1")}})
-		if got := p.bus.types(); !reflect.DeepEqual(got, []Type{TokenRotated, TokenRotated}) {
-			t.Errorf("got %v, want the two tokens", got)
+	for name, test := range map[string]struct {
+		ctx        context.Context
+		mode       string
+		tokensOnly bool
+		want       string
+	}{
+		"a check": {t.Context(), "check", false, ""}, "a command": {t.Context(), "rotate", true, "Rotated Rotated"}, "interrupted": {interrupted, "rotate", false, "Rotated Rotated"},
+	} {
+		p := newProcess()
+		p.TokensOnly = test.tokensOnly
+		p.Announce(test.ctx, &report.Report{Mode: test.mode, Results: []report.Result{resultOf("look!"), resultOf("mirror!+ v2"), resultOf("fresh v1"), resultOf("rotated v1")}})
+		if got := p.bus.types(); got != test.want {
+			t.Errorf("%s: got %q, want %q", name, got, test.want)
 		}
 	}
 }
 
-// What is not taken is put once more, if that may help, and is then a warning of the result.
+// A rotation that fails now and again is announced four times an hour at most, and so is the end of it.
+func TestARotationThatComesAndGoesIsAnnouncedSeldom(t *testing.T) {
+	p := newProcess()
+	for range 300 {
+		p.runs(t, "look!", "fresh v1")
+	}
+	got := p.bus.types()
+	if n := strings.Count(got, "Failed"); n < 20 || n > 40 || strings.Count(got, "Recovered") != n {
+		t.Errorf("got %v in 10 hours, want 40 of each at most, and as many ends as beginnings", got)
+	}
+}
+
+// What is not taken is put once more, if that may help, and is then a warning of the result, one for all of a reason.
 func TestAnEventThatIsNotTaken(t *testing.T) {
+	const alone, many = `["the event \"Token Rotated\" is not announced: denied: not here"]`, `["the event \"Token Rotated\" is not announced, nor 998 others: denied: not here"]`
 	for _, test := range []struct {
-		retry                 rotation.Retry
-		refuse, tried, warned int
-		want                  []Type
+		events         int
+		retry          rotation.Retry
+		refuse, tried  int
+		warnings, want string
 	}{
-		{rotation.Never, 1, 1, 1, nil},
-		{rotation.Later, 1, 2, 0, []Type{TokenRotated}},
-		{rotation.Later, 2, 2, 1, nil},
-		{rotation.Once, 99, 2, 1, nil},
+		{1, rotation.Never, 1, 1, alone, ""}, {1, rotation.Later, 1, 2, "[]", "Rotated"}, {1, rotation.Later, 2, 2, alone, ""}, {1, rotation.Once, 99, 2, alone, ""},
+		{999, rotation.Never, 999, 999, many, ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newProcess()
 			p.bus.refuse, p.bus.retry = test.refuse, test.retry
-			ran := p.announce(t, rotation.ModeRotate, report.Result{Rotation: "other", Outcome: report.Fresh}, rotated("v1"))
+			ran := report.Report{Mode: "rotate", Results: []report.Result{resultOf("fresh v1")}}
+			for range test.events {
+				ran.Results = append(ran.Results, resultOf("rotated v1"))
+			}
+			p.Announce(t.Context(), &ran)
 			got, tried := p.bus.types(), p.bus.tried
-			if warned := ran.Results[1].Warnings; !reflect.DeepEqual(got, test.want) || tried != test.tried || len(warned) != test.warned || ran.Results[1].Outcome != report.Rotated ||
-				len(warned) > 0 && warned[0] != `the event "Token Rotated" is not announced: denied: not here` || len(ran.Results[0].Warnings) > 0 {
-				t.Errorf("%+v: got %v after %d tries with the warnings %q of that rotation and %q of another", test, got, tried, warned, ran.Results[0].Warnings)
+			if got != test.want || tried != test.tried || fmt.Sprintf("%q", ran.Results[1].Warnings) != test.warnings || ran.Results[1].Outcome != report.Rotated {
+				t.Errorf("%+v: got %v after %d tries with the warnings %q", test, got, tried, ran.Results[1].Warnings)
+			}
+			if len(ran.Results[0].Warnings)+len(ran.Results[len(ran.Results)-1].Warnings) > min(1, len(ran.Results[1].Warnings)) {
+				t.Errorf("%+v: others have warnings, too", test)
 			}
 			p.bus.refuse, p.bus.tried = 0, 0
-			if p.announce(t, rotation.ModeEnsure, fresh("v1")); p.bus.tried != 0 {
+			if p.runs(t, "fresh v1"); p.bus.tried != 0 {
 				t.Errorf("%+v: the next run put it again", test)
 			}
 		})
 	}
 }
 
-func TestManyEventsThatAreNotTakenAreOneWarning(t *testing.T) {
-	p, many := newProcess(), make([]report.Result, 1000)
-	for i := range many {
-		many[i] = rotated(fmt.Sprint("v", i))
-		many[i].Rotation = fmt.Sprint("r", i)
-	}
-	many[0].Published = false
-	p.bus.refuse = len(many)
-	ran := p.announce(t, rotation.ModeRotate, many...)
-	if got := ran.Results[1].Warnings; len(got) != 1 || got[0] != `the event "Token Rotated" is not announced, nor 998 others: denied: not here` || len(ran.Results[2].Warnings) > 0 {
-		t.Errorf("got the warnings %q and %q, want one for all", got, ran.Results[2].Warnings)
-	}
-}
-
 // A failure that lasts is announced again, as seldom as any, until that is taken. Its end
 // is announced in any case: what seems not taken may be.
 func TestAFailureThatIsNotTaken(t *testing.T) {
-	p := newProcess()
+	p, hour := newProcess(), strings.Split(strings.Repeat("look!,", 60), ",")[:60]
 	p.bus.refuse = 1000
-	for range 60 {
-		p.announce(t, rotation.ModeEnsure, failed(rotation.StepLook, ""))
-	}
-	if p.bus.tried != 4 {
+	if p.runs(t, hour...); p.bus.tried != 4 {
 		t.Errorf("a failure that nobody takes was put %d times in an hour, want 4", p.bus.tried)
 	}
 	p.bus.refuse = 0
-	for range 60 {
-		p.announce(t, rotation.ModeEnsure, failed(rotation.StepLook, ""))
-	}
-	p.announce(t, rotation.ModeEnsure, fresh("v1"))
+	p.runs(t, append(hour, "fresh v1")...)
 	p.now = p.now.Add(time.Hour)
 	p.bus.refuse = 1
-	p.announce(t, rotation.ModeEnsure, failed(rotation.StepLook, ""))
-	p.announce(t, rotation.ModeEnsure, fresh("v1"))
-	if got := p.bus.types(); !reflect.DeepEqual(got, []Type{RotationFailed, RotationRecovered, RotationRecovered}) {
+	p.runs(t, "look!", "fresh v1")
+	if got := p.bus.types(); got != "Failed Recovered Recovered" {
 		t.Errorf("got %v, want the failure once, and its end, and the end of the next", got)
 	}
 }
 
 func TestTheEventsOfARunHaveThreeSecondsAtMost(t *testing.T) {
-	for deadline, want := range map[time.Duration]time.Duration{time.Minute: 3 * time.Second, 4 * time.Second: 2 * time.Second, 0: 3 * time.Second} {
+	for deadline, want := range map[time.Duration]time.Duration{time.Minute: 3 * time.Second, 4 * time.Second: 2 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
-			ctx := t.Context()
-			if deadline > 0 {
-				var cancel func()
-				ctx, cancel = context.WithTimeout(ctx, deadline)
-				defer cancel()
-			}
-			a := Announcer{Bus: &bus{wait: time.Hour}}
-			began := time.Now()
-			ran := report.Report{Mode: "rotate", Results: []report.Result{rotated("v1")}}
+			ctx, cancel := context.WithTimeout(t.Context(), deadline)
+			defer cancel()
+			a, began := Announcer{Bus: &bus{wait: time.Hour}}, time.Now()
+			ran := report.Report{Mode: "rotate", Results: []report.Result{resultOf("rotated v1")}}
 			a.Announce(ctx, &ran)
 			if took := time.Since(began); took != want || len(ran.Results[0].Warnings) != 1 {
 				t.Errorf("with %s left: it took %s with the warnings %q, want %s and one", deadline, took, ran.Results[0].Warnings, want)
@@ -257,11 +219,10 @@ func TestTheEventsOfARunHaveThreeSecondsAtMost(t *testing.T) {
 
 // The detail is what the report shows of the rotation, under the same names.
 func TestTheDetailIsOfTheReport(t *testing.T) {
-	p, expires := newProcess(), time.Date(2026, 1, 1, 11, 0, 0, 0, time.UTC)
-	result := notMirrored("v2")
+	p, expires, result := newProcess(), time.Date(2026, 1, 1, 11, 0, 0, 0, time.UTC), resultOf("mirror!+ v2")
 	result.ExpiresAt, result.SecondsRemaining, result.MarginSeconds = &expires, new(int64(3599)), new(int64(598))
 	result.Fingerprint, result.Attempts, result.Warnings = "7fca81ad1553a659", 2, []string{"something else"}
-	p.announce(t, rotation.ModeRotate, result)
+	p.Announce(t.Context(), &report.Report{RunID: "run-00001", Mode: "rotate", Results: []report.Result{result}})
 	var got, want any
 	if err := json.Unmarshal([]byte(`{"rotation":"default","run_id":"run-00001","mode":"rotate","version_id":"v2","expires_at":"2026-01-01T11:00:00Z",
 		"seconds_remaining":3599,"margin_seconds":598,"fingerprint":"7fca81ad1553a659","attempts":2,"error":{"step":"mirror","kind":"unavailable","message":"no answer"}}`), &want); err != nil {
@@ -272,7 +233,7 @@ func TestTheDetailIsOfTheReport(t *testing.T) {
 			t.Errorf("%s: got %s (%v), want %v", event.Type, event.Detail, err, want)
 		}
 	}
-	if got := fmt.Sprintf("%q", p.bus.types()); got != `["Token Rotated" "Rotation Failed"]` {
+	if got := p.bus.put[0].Type + ", " + p.bus.put[1].Type; got != "Token Rotated, Rotation Failed" {
 		t.Errorf("got %s", got)
 	}
 }

@@ -111,12 +111,11 @@ const (
 // Run is one run's part of a Watch: it reads keys and exchanges them for the run, and
 // notes what it sees. It holds no token, and keys until the run ends.
 type Run struct {
-	*Watch
+	*Watch // whose lock also guards what follows
 	rotation.Exchanger
 	ctx    context.Context // of the look-ups
 	asking sync.WaitGroup  // in parallel with what follows an exchange
 
-	mu      sync.Mutex
 	secrets map[rotation.KeyRef]rotation.KeySecret
 	managed map[keyHash]bool
 	asked   int            // look-ups begun
@@ -155,20 +154,28 @@ func (r *Run) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Token
 	return response, nil
 }
 
-// lookUp asks in the background. What has no answer is asked again a day later, and what is
-// known serves until then.
+// lookUp asks in the background, once for all rotations with the same key. What has no answer is asked again a day later,
+// and what is known serves until then.
 func (r *Run) lookUp(key keyHash, request func(context.Context) (time.Time, error)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.ctx.Err() != nil || r.managed[key] || r.asked == maxLookUps || !r.isDue(key) {
+	known, now := r.lookedUp[key], rotation.WallClock(r.Now)
+	if r.ctx.Err() != nil || r.managed[key] || r.asked == maxLookUps || now.Before(r.Since) || !known.asked.IsZero() && now.Sub(known.asked) < lookUpInterval {
 		return
 	}
 	r.asked++
+	known.asked = now
+	if r.lookedUp == nil {
+		r.lookedUp = map[keyHash]lookUp{}
+	}
+	r.lookedUp[key] = known
 	r.asking.Go(func() {
 		ctx, cancel := context.WithTimeout(r.ctx, lookUpLimit)
 		defer cancel()
 		if at, err := request(ctx); err == nil {
-			r.learn(key, at)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.lookedUp[key] = lookUp{at: at, asked: now, answers: true}
 		}
 	})
 }
@@ -177,8 +184,10 @@ func (r *Run) lookUp(key keyHash, request func(context.Context) (time.Time, erro
 // that is sooner. renewal is the run's, nil if there was none.
 func (r *Run) End(rotations []rotation.Rotation, results []report.Result, renewal *report.KeyRenewal) {
 	r.asking.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	bootstrap := Expiry{At: r.BootstrapExpiresAt, Notice: rotation.KeyExpiryNotice}
-	if known := r.known(bootstrapKey); known.answers {
+	if known := r.lookedUp[bootstrapKey]; known.answers {
 		bootstrap.At = known.at
 	}
 	for i := range results {
@@ -213,36 +222,8 @@ func (r *Run) note(result *report.Result, what string, expiry Expiry) {
 // expiryOf is the sooner of what the secret says and, of a key that a person has made, IAM.
 func (r *Run) expiryOf(secret rotation.KeySecret) Expiry {
 	expiry := ExpiryOf(secret)
-	if known := r.known(hashOf(secret.Key)); !expiry.Managed && !known.at.IsZero() && (expiry.At.IsZero() || known.at.Before(expiry.At)) {
-		expiry.At = known.at
+	if at := r.lookedUp[hashOf(secret.Key)].at; !expiry.Managed && !at.IsZero() && (expiry.At.IsZero() || at.Before(expiry.At)) {
+		expiry.At = at
 	}
 	return expiry
-}
-
-func (w *Watch) known(key keyHash) lookUp {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.lookedUp[key]
-}
-
-// isDue also reserves the look-up: keys of several rotations may be the same.
-func (w *Watch) isDue(key keyHash) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	known, now := w.lookedUp[key], rotation.WallClock(w.Now)
-	if now.Before(w.Since) || !known.asked.IsZero() && now.Sub(known.asked) < lookUpInterval {
-		return false
-	}
-	if w.lookedUp == nil {
-		w.lookedUp = map[keyHash]lookUp{}
-	}
-	known.asked = now
-	w.lookedUp[key] = known
-	return true
-}
-
-func (w *Watch) learn(key keyHash, at time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.lookedUp[key] = lookUp{at: at, asked: w.lookedUp[key].asked, answers: true}
 }

@@ -182,36 +182,111 @@ func (w *world) wantStored(t *testing.T, key string, versions int) {
 	}
 }
 
-func TestTheKeyInUseIsReadAndNothingElseDone(t *testing.T) {
-	w := newWorld()
-	r := w.process()
-	got := run(t, r)
-	if got.Outcome != report.KeyCurrent || got.KeyID != day1 || !got.ExpiresAt.Equal(start.Add(45*day)) || !got.NextRotationAt.Equal(start.Add(15*day)) || len(got.Warnings) > 0 {
-		t.Errorf("got %+v", got)
+// byHand stores a key in AWS, as a person may.
+func (w *world) byHand(key string) {
+	w.versions = append(w.versions, version{fmt.Sprintf("by-hand-0123456789-0123456789-%04d", len(w.versions)), key})
+	w.current = len(w.versions) - 1
+}
+
+// One renewal: of a process that begins with the key in AWS, after which something happens.
+func TestWhatARenewalDoes(t *testing.T) {
+	type story struct {
+		begin, then  func(w *world)
+		outcome      report.RenewalOutcome
+		step         rotation.Step // of a failure
+		kind         rotation.Kind
+		says         string // the failure, or the warnings one after another
+		byPrevious   bool
+		expires      int    // in days
+		stored       string // in AWS, of this many versions
+		versions     int
+		requestNames string // empty: any
 	}
-	if got := run(t, r); got.Outcome != report.KeyCurrent || strings.Join(w.done, " ") != "read previous read" {
-		t.Errorf("requests %v, want one, and once a look at the key before", w.done)
+	forget := func(key string) func(*world) { return func(w *world) { delete(w.owners, key) } }
+	renewed := func(s story) story {
+		s.outcome, s.stored, s.versions, s.expires = report.KeyRenewed, "key-2", 3, 60
+		return s
+	}
+	kept := func(step rotation.Step, kind rotation.Kind, says string, then func(*world)) story { // IBM has rotated
+		return story{then: func(w *world) { w.rotate(); then(w) }, outcome: report.KeyRenewalFailed, step: step, kind: kind, says: says, stored: "key-1", versions: 2, expires: 45}
+	}
+	refused := func(kind rotation.Kind) func(*world) {
+		return func(w *world) { w.refused["key-2"] = errIs(kind, rotation.Never) }
+	}
+	for name, test := range map[string]story{
+		"the key in use is current": {outcome: report.KeyCurrent, stored: "key-1", versions: 2, expires: 45, requestNames: "read previous"},
+		"a new key":                 renewed(story{then: (*world).rotate, requestNames: "read current exchange look put forget previous exchange"}),
+		"what is wrong with the token secret says nothing against the key": renewed(story{then: func(w *world) { w.rotate(); refused(rotation.NotFound)(w) }}),
+
+		"IAM does not know it yet": kept(rotation.StepExchange, rotation.Denied, "does not accept the new bootstrap key yet", forget("key-2")),
+		"refused by the instance":  kept(rotation.StepLook, rotation.Denied, "with the new bootstrap key", refused(rotation.Denied)),
+		"the instance is down":     kept(rotation.StepLook, rotation.Unavailable, "", refused(rotation.Unavailable)),
+		"AWS refuses":              kept(rotation.StepSave, rotation.Denied, "", func(w *world) { w.down = errIs(rotation.Denied, rotation.Never) }),
+		"an opaque token":          kept(rotation.StepCheck, rotation.InvalidToken, "cannot be seen", func(w *world) { w.owners["key-2"] = "" }),
+		"another identity's": {then: func(w *world) { w.rotate(); w.owners["key-2"] = "iam-ServiceId-other" }, outcome: report.KeyRenewalFailed,
+			step: rotation.StepCheck, kind: rotation.InvalidToken, says: "iam-ServiceId-other", stored: "key-1", versions: 2}, // its dates are of no key in use
+		"the answer has no key id": kept(rotation.StepReadKey, rotation.Unavailable, "does not name the key", func(w *world) { w.managed.KeyID = "" }),
+		"the bootstrap has no key": {then: func(w *world) { w.owners = nil }, outcome: report.KeyRenewalFailed, step: rotation.StepBootstrap, kind: rotation.Denied, stored: "key-1", versions: 2},
+
+		// AWSPREVIOUS is the net: IBM ends the key at the rotation, or IAM forgets the stored one, which is IBM's current one, or a bad
+		// one was stored by hand.
+		"the current one has ended":      renewed(story{begin: func(w *world) { forget("key-1")(w); w.rotate() }, byPrevious: true, says: "and the one before it was used"}),
+		"the current one is not known":   {begin: forget("key-1"), outcome: report.KeyRenewalFailed, step: rotation.StepExchange, kind: rotation.Denied, byPrevious: true, stored: "key-1", versions: 2, expires: 30},
+		"a bad one was stored by hand":   {begin: func(w *world) { w.byHand("bad") }, outcome: report.KeyRenewed, byPrevious: true, says: "key-renewal", stored: "key-1", versions: 4, expires: 45},
+		"an older one was, and is known": {begin: func(w *world) { w.byHand("key-0") }, outcome: report.KeyRenewed, stored: "key-1", versions: 4, expires: 45},
+		"another identity's was":         {begin: func(w *world) { w.byHand("other") }, outcome: report.KeyRenewalFailed, step: rotation.StepCheck, kind: rotation.InvalidToken, stored: "other", versions: 3},
+
+		"it is late, and has locks": {begin: func(w *world) { w.managed.Locks, w.managed.ExpiresAt = 2, start.Add(26*day) }, outcome: report.KeyCurrent, stored: "key-1", versions: 2, expires: 26,
+			says: "expires 2026-01-27T00:00:00Z: IBM's Secrets Manager should have rotated it: see its rotation rule, its locks and the authorization for IAM BOOTSTRAP_KEY_SECRET has locks (2)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			if test.begin != nil {
+				test.begin(w)
+			}
+			r := w.process()
+			if test.then != nil {
+				test.then(w)
+			}
+			got := run(t, r)
+			said := strings.Join(got.Warnings, " ")
+			if got.Error != nil {
+				said = got.Error.Message
+			}
+			if got.Outcome != test.outcome || (got.Error == nil) != (test.kind == "") || got.Error != nil && (got.Error.Step != test.step || got.Error.Kind != test.kind) ||
+				!strings.Contains(said, test.says) || got.Error == nil && (said == "") != (test.says == "") || got.ByPreviousKey != test.byPrevious {
+				t.Errorf("got %+v (%v), want %+v", got, got.Error, test)
+			}
+			if (got.ExpiresAt == nil) != (test.expires == 0) || got.ExpiresAt != nil && !got.ExpiresAt.Equal(start.Add(time.Duration(test.expires)*day)) {
+				t.Errorf("expires %v, want in %d days", got.ExpiresAt, test.expires)
+			}
+			w.wantStored(t, test.stored, test.versions)
+			if done := strings.Join(w.done, " "); test.requestNames != "" && done != test.requestNames {
+				t.Errorf("requests %s, want %s", done, test.requestNames)
+			}
+			// The next run finds nothing to do, and does not look at the key before once more.
+			w.done = nil
+			if got.Error == nil {
+				if got := run(t, r); got.Outcome != report.KeyCurrent || got.ByPreviousKey || got.Error != nil || got.NextRotationAt == nil {
+					t.Errorf("again: got %+v, want current", got)
+				}
+				w.wantStored(t, test.stored, test.versions)
+			}
+		})
 	}
 }
 
-func TestANewKeyIsStoredAndUsedFromThenOn(t *testing.T) {
+// IAM knows the stored key, which is the current one at IBM, not yet or not any more for a while.
+func TestAKeyThatIAMKnowsAgain(t *testing.T) {
 	w := newWorld()
+	delete(w.owners, "key-1")
 	r := w.process()
-	w.rotate()
-	if got := run(t, r); got.Outcome != report.KeyRenewed || got.KeyID != day2 || got.Error != nil || !got.ExpiresAt.Equal(start.Add(60*day)) {
-		t.Errorf("got %+v, want renewed", got)
+	run(t, r)
+	w.owners["key-1"] = owner
+	if got := run(t, r); got.Outcome != report.KeyCurrent || got.Error != nil {
+		t.Errorf("got %+v, want current", got)
 	}
-	if got, want := strings.Join(w.done, " "), "read current exchange look put forget previous exchange"; got != want {
-		t.Errorf("requests %s, want %s", got, want)
-	}
-	w.wantStored(t, "key-2", 3)
-	if id := w.versions[2].id; len(id) != 64 || !strings.HasPrefix(id, day2+"-") {
-		t.Errorf("version %s, want the key's id and 20 digits", id)
-	}
-	if got := run(t, r); got.Outcome != report.KeyCurrent {
-		t.Errorf("again: got %+v, want current", got)
-	}
-	w.wantStored(t, "key-2", 3)
+	w.wantStored(t, "key-1", 2)
 }
 
 // The process ends before each of the requests of a renewal; the next one ends where one
@@ -256,81 +331,6 @@ func TestTwoAtOnceStoreOneVersion(t *testing.T) {
 	}
 }
 
-func TestWhatKeepsTheKeyInUse(t *testing.T) {
-	for name, test := range map[string]struct {
-		arrange func(*world)
-		step    rotation.Step
-		kind    rotation.Kind
-		says    string
-	}{
-		"IAM does not know it yet":  {func(w *world) { delete(w.owners, "key-2") }, rotation.StepExchange, rotation.Denied, "does not accept the new bootstrap key yet"},
-		"another identity's":        {func(w *world) { w.owners["key-2"] = "iam-ServiceId-other" }, rotation.StepCheck, rotation.InvalidToken, "iam-ServiceId-other"},
-		"an opaque token":           {func(w *world) { w.owners["key-2"] = "" }, rotation.StepCheck, rotation.InvalidToken, "cannot be seen"},
-		"refused by the instance":   {func(w *world) { w.refused["key-2"] = errIs(rotation.Denied, rotation.Never) }, rotation.StepLook, rotation.Denied, "with the new bootstrap key"},
-		"the instance is down":      {func(w *world) { w.refused["key-2"] = errIs(rotation.Unavailable, rotation.Later) }, rotation.StepLook, rotation.Unavailable, ""},
-		"AWS refuses":               {func(w *world) { w.down = errIs(rotation.Denied, rotation.Never) }, rotation.StepSave, rotation.Denied, ""},
-		"the answer has no key id":  {func(w *world) { w.managed.KeyID = "" }, rotation.StepReadKey, rotation.Unavailable, "does not name the key"},
-		"the bootstrap has no key":  {func(w *world) { w.owners = nil }, rotation.StepBootstrap, rotation.Denied, ""},
-		"the look is misconfigured": {func(w *world) { w.refused["key-2"] = errIs(rotation.NotFound, rotation.Never) }, "", "", ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld()
-			r := w.process()
-			w.rotate()
-			test.arrange(w)
-			got := run(t, r)
-			if test.kind == "" {
-				w.wantStored(t, "key-2", 3)
-				return
-			}
-			if got.Outcome != report.KeyRenewalFailed || got.Error == nil || got.Error.Step != test.step || got.Error.Kind != test.kind || !strings.Contains(got.Error.Message, test.says) {
-				t.Errorf("got %+v (%v), want %s: %s that says %q", got, got.Error, test.step, test.kind, test.says)
-			}
-			w.wantStored(t, "key-1", 2)
-		})
-	}
-}
-
-// IBM ends the key at the rotation, or IAM forgets the stored one: AWSPREVIOUS serves.
-func TestThePreviousKeyIsTheNet(t *testing.T) {
-	w := newWorld()
-	delete(w.owners, "key-1")
-	w.rotate()
-	r := w.process()
-	got := run(t, r)
-	if got.Outcome != report.KeyRenewed || !got.ByPreviousKey || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "key-renewal") {
-		t.Errorf("got %+v, want renewed by the previous key", got)
-	}
-	w.wantStored(t, "key-2", 3)
-	if got := run(t, r); got.Outcome != report.KeyCurrent || got.ByPreviousKey {
-		t.Errorf("then got %+v, want current", got)
-	}
-
-	// IAM knows the stored key, which is the current one at IBM, not yet or not any more for a while.
-	w = newWorld()
-	delete(w.owners, "key-1")
-	r = w.process()
-	if got := run(t, r); got.Outcome != report.KeyRenewalFailed || !got.ByPreviousKey || got.Error.Step != rotation.StepExchange {
-		t.Errorf("got %+v, want failed at the exchange", got)
-	}
-	w.owners["key-1"] = owner
-	if got := run(t, r); got.Outcome != report.KeyCurrent || got.Error != nil {
-		t.Errorf("then got %+v, want current", got)
-	}
-	w.wantStored(t, "key-1", 2)
-}
-
-// A key that IAM does not know was stored by hand, and AWSPREVIOUS is IBM's current one.
-func TestABadKeyThatWasStoredByHandIsReplaced(t *testing.T) {
-	w := newWorld()
-	w.versions = append(w.versions, version{"by-hand-0123456789-0123456789-0123", "bad"})
-	w.current = 2
-	if got := run(t, w.process()); got.Outcome != report.KeyRenewed || !got.ByPreviousKey {
-		t.Errorf("got %+v, want renewed by the previous key", got)
-	}
-	w.wantStored(t, "key-1", 4)
-}
-
 // IBM ends the key at the rotation, and its token hides that: AWSPREVIOUS is no net, so each run
 // says so until somebody answers, whichever process stored the new key and however it ended.
 func TestAnEndedKeyWhoseTokenIsStillUsed(t *testing.T) {
@@ -361,8 +361,7 @@ func TestAnEndedKeyWhoseTokenIsStillUsed(t *testing.T) {
 			}
 		}
 		w.wantStored(t, "key-2", 3)
-		w.versions = append(w.versions, version{"by-hand-0123456789-0123456789-0123", "key-0"}) // as the runbook says
-		w.current = 3
+		w.byHand("key-0") // as the runbook says
 		for range 2 {
 			if got := run(t, w.process()); got.PreviousEnded || len(got.Warnings) > 0 {
 				t.Errorf("crash %d: answered, got %+v", crash, got)
@@ -404,46 +403,17 @@ func (c cached) InUse(context.Context) (rotation.KeyInUse, iamtoken.Token, error
 	return rotation.KeyInUse{Key: iamtoken.NewSecret(c.key)}, iamtoken.Token{IAMID: owner, Account: account}, nil
 }
 
-// A key stored by hand, of the same service id, and a restore at IBM, even out. The id of
-// a version that was stored before must not come back: AWS would change nothing.
-func TestAStoredKeyAndARestoreEvenOut(t *testing.T) {
+// A restore at IBM evens out. The id of a version that was stored before must not come back: AWS would change nothing.
+func TestARestoreEvensOut(t *testing.T) {
 	w := newWorld()
 	w.rotate()
 	run(t, w.process())
-	w.versions = append(w.versions, version{"by-hand-0123456789-0123456789-0123", "key-0"})
-	w.current = 3
-	if got := run(t, w.process()); got.Outcome != report.KeyRenewed {
-		t.Errorf("after a key was stored by hand: got %+v, want renewed", got)
-	}
-	w.wantStored(t, "key-2", 5)
-	for _, key := range []string{"key-1", "key-2", "key-1"} { // restored, rotated back, and once more
+	for i, key := range []string{"key-1", "key-2", "key-1"} { // restored, rotated back, and once more
 		w.managed.Key, w.managed.KeyID = iamtoken.NewSecret(key), map[string]string{"key-1": day1, "key-2": day2}[key]
-		before := len(w.versions)
 		if got := run(t, w.process()); got.Outcome != report.KeyRenewed {
 			t.Errorf("%s restored: got %+v, want renewed", key, got)
 		}
-		w.wantStored(t, key, before+1)
-	}
-	w.versions = append(w.versions, version{"another-0123456789-0123456789-0123", "other"})
-	w.current = len(w.versions) - 1
-	if got := run(t, w.process()); got.Error == nil || got.Error.Step != rotation.StepCheck {
-		t.Errorf("after another identity's key was stored by hand: got %+v, want it left alone", got)
-	}
-}
-
-func TestWarnings(t *testing.T) {
-	w := newWorld()
-	w.managed.Locks, w.managed.ExpiresAt = 2, start.Add(26*day)
-	if got := run(t, w.process()); !got.Expiring || len(got.Warnings) != 2 || !strings.Contains(got.Warnings[1], "locks (2)") {
-		t.Errorf("got %+v, want warnings of the expiry and of the locks", got)
-	}
-	// What is in use is older than IBM's current key by a rotation at least.
-	w = newWorld()
-	r := w.process()
-	w.rotate()
-	w.down = errIs(rotation.Denied, rotation.Never)
-	if got := run(t, r); !got.ExpiresAt.Equal(start.Add(45*day)) || got.Expiring {
-		t.Errorf("got %+v, want that the key in use expires a rotation earlier", got)
+		w.wantStored(t, key, 4+i)
 	}
 }
 

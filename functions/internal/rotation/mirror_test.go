@@ -320,6 +320,9 @@ func TestMirrors(t *testing.T) {
 			func(fx *fixture) { fx.wantWarning(fx.rotate(), "gets a later token") }, puts(first, 2),
 			wait(minute), ensures(report.Fresh), wait(minute), ensures(report.Rotated), mirrored(first)},
 
+		"the puts of a run wait for another's": {lifetime(15 * minute), mirrors(first), func(fx *fixture) { fx.rotator.Random = func() float64 { return 0.99 } }, rotates, wait(30 * minute),
+			func(fx *fixture) { go fx.run(ensure) }, wait(time.Second), noFailure, wait(minute), mirrored(first)},
+
 		// People change mirrors by hand.
 		"an older version made current": {mirrors(first), rotates, wait(50 * minute), rotates, wait(12 * minute), moves(first, 1),
 			fails(ensure, rotation.Unavailable, "or one with force now"), times(5, runs(ensure), wait(minute)), mirrored(first), versions(4)},
