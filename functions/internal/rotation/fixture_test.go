@@ -109,6 +109,15 @@ func play(t *testing.T, stories map[string]story) {
 	})
 }
 
+// with sets what is the same in all stories.
+func with(set func(s *story), stories map[string]story) map[string]story {
+	for name, s := range stories {
+		set(&s)
+		stories[name] = s
+	}
+	return stories
+}
+
 // fault has a story begin with a fault.
 func fault(f ibmcloudtest.Fault) func(*fixture) { return func(fx *fixture) { fx.fault(f) } }
 

@@ -323,7 +323,7 @@ func (p *pass) repairAt(ctx context.Context, s mirrorState, current CurrentVersi
 		return soon, false // a run may still be waiting to put it, see spreadPuts
 	}
 	tried = !another && (lag >= minRepairWait || !s.isOurs()) // else a put may have had to wait, counted from AWS's date of the one before
-	if lag <= minRepairWait || another && now.Before(soon) {
+	if lag <= minRepairWait {
 		return soon, tried
 	}
 	previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)

@@ -196,7 +196,9 @@ func TestAWrongClock(t *testing.T) {
 		}
 	}
 	const hours, thirty, fifty, minutes = -2 * time.Hour, -30 * time.Minute, 50 * time.Minute, 39 * time.Minute
-	stories := map[string]story{
+	play(t, with(func(s *story) {
+		s.within, s.attempts, s.kind, s.then = 20*time.Second, several, cmp.Or(s.kind, rotation.Unavailable), again
+	}, map[string]story{
 		"Secrets Manager, before the version": {edit: dated(metadataOp, hours), mode: ensure, after: fifty, fails: rotation.StepLook},
 		"Secrets Manager, 1970":               {edit: cold(func(fx *fixture) { dated(metadataOp, -time.Since(time.Unix(0, 0)))(fx) }), mode: ensure, after: fifty, fails: rotation.StepLook},
 		"Secrets Manager, back, cold":         {edit: cold(dated(metadataOp, thirty)), mode: ensure, after: fifty, fails: rotation.StepLook},
@@ -205,28 +207,25 @@ func TestAWrongClock(t *testing.T) {
 		"Secrets Manager, ahead":              {edit: dated(metadataOp, 2*time.Minute), after: minutes, fails: rotation.StepLook},
 		"IAM, before the token was issued":    {edit: dated(tokenOp, -10*time.Second), after: minutes, fails: rotation.StepCheck, kind: rotation.InvalidToken},
 		"IAM, ahead":                          {edit: dated(tokenOp, 2*time.Minute), after: minutes, fails: rotation.StepExchange},
-	}
-	for name, s := range stories {
-		s.within, s.attempts, s.kind, s.then = 20*time.Second, several, cmp.Or(s.kind, rotation.Unavailable), again
-		stories[name] = s
-	}
+	}))
 	const isOff = "this machine's clock is off: IBM's clock less ours is"
 	noDate := map[string]string{"Date": ""}
-	stories["Secrets Manager, a minute ahead"] = story{edit: dated(metadataOp, 59*time.Second), after: minutes}
-	stories["Secrets Manager, a minute back"] = story{edit: dated(metadataOp, -59*time.Second), mode: ensure, after: 10 * time.Minute, want: report.Fresh}
-	stories["IAM, a minute ahead"] = story{edit: dated(tokenOp, 59*time.Second), after: minutes}
-	// By a slow clock the token before has not expired yet.
-	stories["this machine, back"] = story{edit: skewed(-10*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}), after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff + " 9m5",
-		then: func(fx *fixture, _ report.Result) { fx.wantOutcome(fx.run(ensure), report.Fresh) }}
-	stories["this machine, ahead"] = story{edit: skewed(5*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}), after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff + " -5m"}
-	stories["set back to what it was at the last run"] = story{edit: skewed(-2*time.Minute, ibmcloudtest.Fault{Op: keyOp, Status: 503, Times: 1}), after: 2 * time.Minute, then: func(fx *fixture, result report.Result) {
-		if result.Duration > time.Second {
-			fx.t.Errorf("took %s, want 1s at most", result.Duration)
-		}
-	}}
-	stories["this machine, and IAM has no Date"] = story{first: true, edit: skewed(40*time.Minute, ibmcloudtest.Fault{Op: tokenOp, Headers: noDate})} // by Secrets Manager's clock the token is fresh
-	stories["this machine, and Secrets Manager has no Date"] = story{edit: skewed(-10*time.Minute, ibmcloudtest.Fault{Op: metadataOp, Headers: noDate}), mode: ensure, want: report.Fresh}
-	play(t, stories)
+	play(t, map[string]story{
+		"Secrets Manager, a minute ahead": {edit: dated(metadataOp, 59*time.Second), after: minutes},
+		"Secrets Manager, a minute back":  {edit: dated(metadataOp, -59*time.Second), mode: ensure, after: 10 * time.Minute, want: report.Fresh},
+		"IAM, a minute ahead":             {edit: dated(tokenOp, 59*time.Second), after: minutes},
+		// By a slow clock the token before has not expired yet.
+		"this machine, back": {edit: skewed(-10*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}), after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff + " 9m5",
+			then: func(fx *fixture, _ report.Result) { fx.wantOutcome(fx.run(ensure), report.Fresh) }},
+		"this machine, ahead": {edit: skewed(5*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}), after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff + " -5m"},
+		"set back to what it was at the last run": {edit: skewed(-2*time.Minute, ibmcloudtest.Fault{Op: keyOp, Status: 503, Times: 1}), after: 2 * time.Minute, then: func(fx *fixture, result report.Result) {
+			if result.Duration > time.Second {
+				fx.t.Errorf("took %s, want 1s at most", result.Duration)
+			}
+		}},
+		"this machine, and IAM has no Date":             {first: true, edit: skewed(40*time.Minute, ibmcloudtest.Fault{Op: tokenOp, Headers: noDate})}, // by Secrets Manager's clock the token is fresh
+		"this machine, and Secrets Manager has no Date": {edit: skewed(-10*time.Minute, ibmcloudtest.Fault{Op: metadataOp, Headers: noDate}), mode: ensure, want: report.Fresh},
+	})
 }
 
 // Suspended processes.
@@ -265,19 +264,16 @@ func (s suspended) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.
 // Whatever a process knew before it was frozen for longer than its run may take is
 // too old to go on with: the token, the metadata, the decision to save.
 func TestAProcessThatWasFrozenSavesNothingOld(t *testing.T) {
-	freeze := func(d time.Duration, set func(fx *fixture, freeze func())) func(*fixture) {
-		return func(fx *fixture) { set(fx, func() { fx.freeze(d) }) }
-	}
 	nothing := func() {}
 	afterExchange := func(d time.Duration) func(*fixture) {
-		return freeze(d, func(fx *fixture, freeze func()) { fx.rotator.IAM = suspended{fx.rotator.IAM, nothing, freeze} })
+		return func(fx *fixture) { fx.rotator.IAM = suspended{fx.rotator.IAM, nothing, func() { fx.freeze(d) }} }
 	}
 	beforeSave := func(d time.Duration) func(*fixture) {
-		return freeze(d, func(fx *fixture, freeze func()) {
-			fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, beforeSave: freeze}
-		})
+		return func(fx *fixture) {
+			fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, beforeSave: func() { fx.freeze(d) }}
+		}
 	}
-	stories := map[string]story{
+	play(t, with(func(s *story) { s.after, s.kind = 50*time.Minute, rotation.Timeout }, map[string]story{
 		"a minute after the exchange":     {edit: afterExchange(time.Minute)},
 		"2 minutes after the exchange":    {edit: afterExchange(121 * time.Second), fails: rotation.StepSave},
 		"25 minutes after the exchange":   {edit: afterExchange(25 * time.Minute), fails: rotation.StepSave},
@@ -285,12 +281,7 @@ func TestAProcessThatWasFrozenSavesNothingOld(t *testing.T) {
 		"a minute before the save":        {edit: beforeSave(time.Minute)},
 		"three minutes before the save":   {edit: beforeSave(3 * time.Minute), fails: rotation.StepLook},
 		"most of an hour before the save": {edit: beforeSave(54 * time.Minute), fails: rotation.StepLook},
-	}
-	for name, s := range stories {
-		s.after, s.kind = 50*time.Minute, rotation.Timeout
-		stories[name] = s
-	}
-	play(t, stories)
+	}))
 	// Another run has saved one meanwhile that is better.
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		other := fx.process(fx.cloud.Transport())

@@ -405,7 +405,7 @@ func TestASecretOutOfReachIsSaidSoAtOnce(t *testing.T) {
 	tokenOf := func(spec ibmcloudtest.SecretSpec) func(*fixture) {
 		return func(fx *fixture) { fx.one.Token.ID = fx.cloud.MustCreateSecret(spec) }
 	}
-	stories := map[string]story{
+	stories := with(func(s *story) { s.attempts = 1 }, map[string]story{
 		"key missing": {edit: func(fx *fixture) { fx.cloud.MustDeleteSecret(fx.one.APIKey.ID) }, fails: rotation.StepReadKey, kind: rotation.NotFound, says: "API_KEY_SECRET"},
 		"key forbidden": {edit: keyIn("", func(*fixture) ibmcloudtest.SecretSpec {
 			return ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"}
@@ -427,11 +427,7 @@ func TestASecretOutOfReachIsSaidSoAtOnce(t *testing.T) {
 			fx.cloud.MustLock(fx.one.Token.ID, "current", "someone-needs-it")
 			fx.rotate()
 		}, fails: rotation.StepSave, kind: rotation.Locked, says: "previous version is locked: remove its locks"},
-	}
-	for name, s := range stories {
-		s.attempts = 1
-		stories[name] = s
-	}
+	})
 	stories["the key of another secret"] = story{fails: rotation.StepReadKey, kind: rotation.Unavailable, attempts: several, edit: func(fx *fixture) {
 		fx.fault(ibmcloudtest.Fault{Op: keyOp, Status: 200, Body: `{"id":"` + fx.one.Token.ID + `","secret_type":"arbitrary","payload":"` + pasted + `"}`})
 	}}

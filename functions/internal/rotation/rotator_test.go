@@ -17,11 +17,11 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// counting emulates both services, counts what is asked of them and notes how
-// much the process holds meanwhile.
+// counting emulates both services, counts what is asked of them and notes how much the process holds meanwhile.
 type counting struct {
-	reads, keys, exchanges, saves atomic.Int64
-	takes                         time.Duration // each request
+	rotation.TokenStore
+	keys, exchanges, saves atomic.Int64
+	takes                  time.Duration // each read of metadata
 
 	mu         sync.Mutex
 	order      []string // token secrets in the order of the reads
@@ -30,21 +30,16 @@ type counting struct {
 	memory     uint64   // the most at any thousandth read, heap and stacks
 }
 
-func (c *counting) ReadVersion(context.Context, rotation.TokenRef, string) (rotation.CurrentVersion, error) {
-	return rotation.CurrentVersion{}, nil
-}
-
 func (c *counting) ReadMetadata(_ context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
 	time.Sleep(c.takes)
 	for range 10 {
 		runtime.Gosched() // those that have done their work get to their end
 	}
-	n := c.reads.Add(1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.order = append(c.order, ref.ID)
 	c.goroutines = max(c.goroutines, runtime.NumGoroutine())
-	if n%1000 == 0 {
+	if len(c.order)%1000 == 0 {
 		c.memory = max(c.memory, inUse())
 	}
 	if ref.ID == c.failFirst {
@@ -60,8 +55,7 @@ func (c *counting) ReadKey(context.Context, rotation.KeyRef) (iamtoken.Secret, e
 }
 
 func (c *counting) Exchange(context.Context, iamtoken.Secret) (rotation.TokenResponse, error) {
-	n := c.exchanges.Add(1)
-	token := iamtoken.Token{Value: iamtoken.NewSecret(fmt.Sprint("token ", n)), Expiration: time.Now().Add(time.Hour), ExpiresIn: time.Hour, IAMID: "iam-ServiceId-x", Account: "a"}
+	token := iamtoken.Token{Value: iamtoken.NewSecret(fmt.Sprint("token ", c.exchanges.Add(1))), Expiration: time.Now().Add(time.Hour), ExpiresIn: time.Hour, IAMID: "iam-ServiceId-x", Account: "a"}
 	return rotation.TokenResponse{Token: token}, nil
 }
 
@@ -80,8 +74,8 @@ func inUse() uint64 {
 }
 
 // runMany runs n rotations, each with its own key, all of which must succeed.
-func runMany(tb testing.TB, c *counting, n, concurrency int) {
-	tb.Helper()
+func (c *counting) runMany(t *testing.T, n, concurrency int) {
+	t.Helper()
 	rotator := &rotation.Rotator{Keys: c, IAM: c, Tokens: c, MinRemaining: 8 * time.Minute, Concurrency: concurrency}
 	rotations := make([]rotation.Rotation, n)
 	for i := range rotations {
@@ -92,44 +86,34 @@ func runMany(tb testing.TB, c *counting, n, concurrency int) {
 	defer cancel()
 	for _, result := range rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "run-of-many"}, rotations).Results {
 		if result.Outcome != report.Rotated {
-			tb.Fatalf("%s: got %s (%v), want rotated", result.Rotation, result.Outcome, result.Error)
-		}
-	}
-}
-
-func TestTenThousandRotationsAskTenThousandTimes(t *testing.T) {
-	for _, n := range []int{100, 1_000, 10_000} {
-		c := &counting{}
-		runMany(t, c, n, 16)
-		for what, got := range map[string]int64{"metadata": c.reads.Load(), "keys": c.keys.Load(), "exchanges": c.exchanges.Load(), "saves": c.saves.Load()} {
-			if got != int64(n) {
-				t.Errorf("%d rotations: got %d %s, want one each", n, got, what)
-			}
+			t.Fatalf("%s: got %s (%v), want rotated", result.Rotation, result.Outcome, result.Error)
 		}
 	}
 }
 
 // A rotation that waits for its turn costs a line in a list, not a stack.
-func TestRotationsThatWaitHoldNoGoroutine(t *testing.T) {
+func TestTenThousandRotationsAskTenThousandTimesAndHoldNoGoroutines(t *testing.T) {
+	const n, concurrency, limit = 10_000, 16, 16 << 10
 	runtime.GC()
 	before, held := runtime.NumGoroutine(), inUse()
 	c := &counting{}
-	runMany(t, c, 10_000, 16)
-	if most := before + 16*3 + 1; c.goroutines > most { // a pass, its read of the key and one that is ending
+	c.runMany(t, n, concurrency)
+	if len(c.order) != n || c.keys.Load() != n || c.exchanges.Load() != n || c.saves.Load() != n {
+		t.Errorf("got %d reads of metadata, %d of keys, %d exchanges and %d saves, want %d each", len(c.order), c.keys.Load(), c.exchanges.Load(), c.saves.Load(), n)
+	}
+	if most := before + concurrency*3 + 1; c.goroutines > most { // a pass, its read of the key and one that is ending
 		t.Errorf("got %d goroutines at once, want at most %d", c.goroutines, most)
 	}
-	const limit = 16 << 10
-	if each := int64(c.memory-held) / 10_000; each > limit {
+	if each := int64(c.memory-held) / n; each > limit {
 		t.Errorf("got %d bytes for a rotation, want at most %d", each, limit)
 	}
 }
 
-// A rotation that failed tries again when its wait is over, not when all others
-// have had their turn.
+// A rotation that failed tries again when its wait is over, not when all others have had their turn.
 func TestARetryDoesNotQueueBehindAllTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &counting{takes: 100 * time.Millisecond, failFirst: "00000"}
-		runMany(t, c, 1_000, 1)
+		c.runMany(t, 1_000, 1)
 		first := slices.Index(c.order, "00000")
 		between := slices.Index(c.order[first+1:], "00000")
 		if between < 0 || between > 6 { // 450 ms of back-off at most, and two turns
@@ -138,68 +122,51 @@ func TestARetryDoesNotQueueBehindAllTheRest(t *testing.T) {
 	})
 }
 
-func TestManyRotationsSucceedOrFailOnTheirOwn(t *testing.T) {
-	withFixture(t, ibmcloudtest.Options{Rotations: 40}, func(fx *fixture) {
-		fx.all[3].Token.ID = "00000000-0000-4000-8000-000000000000"
-		for i := 10; i < 20; i++ {
-			fx.all[i].APIKey = fx.all[10].APIKey
-		}
-		ran := fx.runAll("many-rotations")
-		for i, result := range ran.Results {
-			if result.Rotation != fx.all[i].Name {
-				t.Fatalf("result %d is of %s, want %s", i, result.Rotation, fx.all[i].Name)
-			}
-			if i != 3 {
-				fx.wantOutcome(result, report.Rotated)
+// Rotations of a run succeed or fail on their own, and equal keys are read once.
+func TestRotationsOfARun(t *testing.T) {
+	type counts struct{ failures, attempts, reads, exchanges int }
+	failing := func(i int) func(*fixture) { // its token secret is missing
+		return func(fx *fixture) { fx.all[i].Token.ID = "00000000-0000-4000-8000-000000000000" }
+	}
+	equalKeys := func(from, to int) func(*fixture) {
+		return func(fx *fixture) {
+			for i := from; i < to; i++ {
+				fx.all[i].APIKey = fx.all[from].APIKey
 			}
 		}
-		fx.wantFailure(ran.Results[3], rotation.StepLook, rotation.NotFound)
-		if reads, exchanges := fx.countRequests(keyOp), fx.countRequests(tokenOp); len(ran.Failures()) != 1 || reads != 31 || exchanges != 1+39 {
-			t.Errorf("got %d failures, %d key reads and %d token requests, want 1, 31 (equal keys are read once) and one for the bootstrap and each rotation but the failed",
-				len(ran.Failures()), reads, exchanges)
-		}
-	})
-}
-
-func TestRotationsThatWaitForEachOther(t *testing.T) {
-	// One that fails delays no other.
-	withFixture(t, ibmcloudtest.Options{Rotations: 8}, func(fx *fixture) {
-		fx.rotator.Concurrency = 1
-		fx.all[0].APIKey.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Payload: "no-such-key"})
-		ran := fx.runAll("one-of-them-fails")
-		fx.wantFailure(ran.Results[0], rotation.StepExchange, rotation.Denied)
-		for _, result := range ran.Results[1:] {
-			if fx.wantOutcome(result, report.Rotated); result.Duration > time.Second {
-				t.Errorf("%s took %s behind a failing rotation, want no delay", result.Rotation, result.Duration)
+	}
+	atATime := func(n int) func(*fixture) { return func(fx *fixture) { fx.rotator.Concurrency = n } }
+	for name, test := range map[string]struct {
+		rotations   int
+		edit        func(*fixture)
+		want        counts
+		least, most time.Duration // that it takes
+		other       time.Duration // that one that does not fail takes at most; 0: any
+	}{
+		"40, one of which fails, and 10 with the same key": {40, all(failing(3), equalKeys(10, 20)), counts{1, 40, 31, 1 + 39}, 0, time.Second, 0},
+		"one that fails delays no other": {8, all(atATime(1), func(fx *fixture) {
+			fx.all[0].APIKey.ID = fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Payload: "no-such-key"})
+		}), counts{1, 9, 9, 1 + 9}, 2 * time.Second, 3 * time.Second, time.Second},
+		// The one that failed reads again, as does the next; the third shares.
+		"a failed read of a key is not shared": {3, all(atATime(1), equalKeys(0, 3), fault(ibmcloudtest.Fault{Op: keyOp, Status: 503, Times: 1})),
+			counts{0, 4, 3, 1 + 3}, 0, time.Second, 0},
+		"three at a time": {12, all(atATime(3), fault(ibmcloudtest.Fault{Op: tokenOp, Identity: ibmcloudtest.IdentityWorkload, Delay: time.Second})),
+			counts{0, 12, 12, 1 + 12}, 4 * time.Second, 5 * time.Second, 0},
+	} {
+		withFixture(t, ibmcloudtest.Options{Rotations: test.rotations}, func(fx *fixture) {
+			test.edit(fx)
+			began := time.Now()
+			ran := fx.runAll("many-rotations")
+			took, got := time.Since(began), counts{failures: len(ran.Failures()), reads: fx.countRequests(keyOp), exchanges: fx.countRequests(tokenOp)}
+			for i, result := range ran.Results {
+				got.attempts += result.Attempts
+				if result.Rotation != fx.all[i].Name || test.other > 0 && result.Outcome != report.Failed && result.Duration > test.other {
+					t.Errorf("%s: result %d is of %s, which took %s, want %s and %s", name, i, result.Rotation, result.Duration, fx.all[i].Name, test.other)
+				}
 			}
-		}
-	})
-	// A failed read of a key is not shared: the one that failed reads again, as does the next; the third shares.
-	withFixture(t, ibmcloudtest.Options{Rotations: 3}, func(fx *fixture) {
-		fx.rotator.Concurrency = 1
-		for i := range fx.all {
-			fx.all[i].APIKey = fx.all[0].APIKey
-		}
-		fx.fault(ibmcloudtest.Fault{Op: keyOp, Status: 503, Times: 1})
-		attempts := 0
-		for _, result := range fx.runAll("equal-keys").Results {
-			fx.wantOutcome(result, report.Rotated)
-			attempts += result.Attempts
-		}
-		if reads := fx.countRequests(keyOp); attempts != 4 || reads > 3 {
-			t.Errorf("got %d attempts and %d key reads, want 4 and at most 3", attempts, reads)
-		}
-	})
-	// No more run at once than the concurrency.
-	withFixture(t, ibmcloudtest.Options{Rotations: 12}, func(fx *fixture) {
-		fx.rotator.Concurrency = 3
-		fx.fault(ibmcloudtest.Fault{Op: tokenOp, Identity: ibmcloudtest.IdentityWorkload, Delay: time.Second})
-		began := time.Now()
-		for _, result := range fx.runAll("three-at-once").Results {
-			fx.wantOutcome(result, report.Rotated)
-		}
-		if took := time.Since(began); took < 4*time.Second {
-			t.Errorf("12 rotations of a second took %s, want 4s: three at a time", took)
-		}
-	})
+			if got != test.want || took < test.least || took > test.most {
+				t.Errorf("%s: got %+v in %s, want %+v in %s to %s", name, got, took, test.want, test.least, test.most)
+			}
+		})
+	}
 }

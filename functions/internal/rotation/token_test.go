@@ -459,17 +459,15 @@ func TestAnAgeingTokenIsNeverPublished(t *testing.T) {
 			fx.answer(strings.Replace(tokenAnswer(fx.cloud.MustMintToken(fx.workload().APIKey, left)), "3600", fmt.Sprint(lifetime.Seconds()), 1), 0)
 		}
 	}
-	stories := map[string]story{
+	stories := with(func(s *story) {
+		s.first, s.fails, s.kind, s.attempts = true, rotation.StepCheck, rotation.InvalidToken, several
+	}, map[string]story{
 		"expired":                     {edit: left(-time.Minute, time.Hour)},
 		"4 seconds left":              {edit: left(4*time.Second, time.Hour)},
 		"less than 5 minutes":         {edit: left(299*time.Second, time.Hour)},
 		"less than half its lifetime": {edit: left(29*time.Minute, time.Hour)},
 		"less than 5 minutes, of 8":   {edit: left(299*time.Second, 8*time.Minute)},
-	}
-	for name, s := range stories {
-		s.first, s.fails, s.kind, s.attempts = true, rotation.StepCheck, rotation.InvalidToken, several
-		stories[name] = s
-	}
+	})
 	stories["5 minutes of 8"] = story{first: true, edit: left(301*time.Second, 8*time.Minute)}
 	play(t, stories)
 }
