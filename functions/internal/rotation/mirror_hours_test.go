@@ -176,11 +176,11 @@ func TestHoursOfTwoRegions(t *testing.T) {
 		saves, puts   int // in 12 hours, at most
 	}
 	each(t, map[string]regions{
-		"nothing happens":               {never, never, true, 29, 16},
-		"nothing happens, no mirrors":   {never, never, false, 16, 0},
-		"the first is dead for 3 hours": {threeHours, never, true, 29, 16},
-		"the second is":                 {never, threeHours, true, 29, 16},
-		"the first for good":            {func(minute int) bool { return minute > 60 }, never, true, 18, 16},
+		"nothing happens":               {never, never, true, 31, 16},
+		"nothing happens, no mirrors":   {never, never, false, 18, 0},
+		"the first is dead for 3 hours": {threeHours, never, true, 31, 16},
+		"the second is":                 {never, threeHours, true, 31, 16},
+		"the first for good":            {func(minute int) bool { return minute > 60 }, never, true, 20, 16},
 	}, func(fx *fixture, test regions) {
 		all := newRegions(fx, &mirrortest.AWS{}, test.mirrored)
 		all[0].dead, all[1].dead = test.first, test.second

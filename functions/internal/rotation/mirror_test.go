@@ -314,7 +314,7 @@ func TestMirrors(t *testing.T) {
 		// saved in between was not put, and that is no failure.
 		"a version that had to wait": {mirrors(first), func(fx *fixture) {
 			fx.rotator.Random = func() float64 { return 0 } // no put waits for another deployment's
-			fx.aws.Fault = onlyPutsTake(2 * time.Second)
+			fx.aws.Fault = putsTake(2 * time.Second)
 		}, lifetime(15 * minute), rotates, wait(20 * minute), rotates, wait(8 * minute), rotates,
 			wait(8*minute - time.Second), // since the second one's save: 16 minutes and a second
 			func(fx *fixture) { fx.wantWarning(fx.rotate(), "gets a later token") }, puts(first, 2),
@@ -322,6 +322,18 @@ func TestMirrors(t *testing.T) {
 
 		"the puts of a run wait for another's": {lifetime(15 * minute), mirrors(first), func(fx *fixture) { fx.rotator.Random = func() float64 { return 0.99 } }, rotates, wait(30 * minute),
 			func(fx *fixture) { go fx.run(ensure) }, wait(time.Second), noFailure, wait(minute), mirrored(first)},
+
+		"two deployments that put at once": {lifetime(15 * minute), mirrors(first), rotates, wait(20 * minute), func(fx *fixture) {
+			other := fx.process(fx.cloud.Transport())
+			fx.aws.Fault = putsTake(time.Second)
+			other.Mirrors, other.Random, fx.rotator.Random = fx.aws, func() float64 { return 0.9 }, func() float64 { return 0.1 }
+			var both sync.WaitGroup
+			both.Go(func() {
+				fx.runWithin(2*minute, other, rotation.Request{Mode: rotate, RunID: "of-another-deployment"})
+			})
+			fx.rotate()
+			both.Wait()
+		}, puts(first, 2), wait(minute), noFailure},
 
 		// People change mirrors by hand.
 		"an older version made current": {mirrors(first), rotates, wait(50 * minute), rotates, wait(12 * minute), moves(first, 1),
@@ -425,12 +437,18 @@ func slowLine(fx *fixture) {
 	}))
 }
 
-func onlyPutsTake(d time.Duration) func(context.Context, string, bool) error {
-	return func(_ context.Context, _ string, put bool) error {
-		if put {
-			time.Sleep(d)
+// putsTake has each put take a time, if it is given that.
+func putsTake(d time.Duration) func(context.Context, string, bool) error {
+	return func(ctx context.Context, _ string, put bool) error {
+		if !put {
+			return nil
 		}
-		return nil
+		select {
+		case <-time.After(d):
+			return nil
+		case <-ctx.Done():
+			return &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "the time was up"}
+		}
 	}
 }
 
@@ -457,6 +475,7 @@ func TestTheWaitOfAPutCostsNoPut(t *testing.T) {
 	for within, rotations := range map[time.Duration]int{6 * time.Second: 1, 2 * time.Minute: 60} {
 		withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute, Rotations: rotations}, func(fx *fixture) {
 			mirrors()(fx)
+			fx.aws.Fault = putsTake(2 * time.Second)
 			for i := range fx.all {
 				fx.all[i].Mirror = []string{fmt.Sprint(first, i)}
 				fx.aws.Current(fx.all[i].Mirror[0])

@@ -215,9 +215,9 @@ func TestAWrongClock(t *testing.T) {
 		"Secrets Manager, a minute back":  {edit: dated(metadataOp, -59*time.Second), mode: ensure, after: 10 * time.Minute, want: report.Fresh},
 		"IAM, a minute ahead":             {edit: dated(tokenOp, 59*time.Second), after: minutes},
 		// By a slow clock the token before has not expired yet.
-		"this machine, back": {edit: skewed(-10*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}), after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff + " 9m5",
+		"this machine, back": {edit: skewed(-10*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}), after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff,
 			then: func(fx *fixture, _ report.Result) { fx.wantOutcome(fx.run(ensure), report.Fresh) }},
-		"this machine, ahead": {edit: skewed(5*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}), after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff + " -5m"},
+		"this machine, ahead": {edit: skewed(5*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}), after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff + " -"},
 		"set back to what it was at the last run": {edit: skewed(-2*time.Minute, ibmcloudtest.Fault{Op: keyOp, Status: 503, Times: 1}), after: 2 * time.Minute, then: func(fx *fixture, result report.Result) {
 			if result.Duration > time.Second {
 				fx.t.Errorf("took %s, want 1s at most", result.Duration)
