@@ -89,9 +89,9 @@ func watch() *watched {
 	w := newKeyWorld(1, 1, keySettings[1])
 	w.everyday, w.end = dangers{}, w.start.Add(408*time.Minute)
 	s := &watched{span: span{w.end.Add(-6 * time.Hour), w.end}, down: 28 * time.Minute, values: map[string][]sample{}, firing: map[string]bool{}}
-	w.onReport = func(inv *invocation, ran report.Report) { s.note(time.Now(), inv.began, ran) }
-	iam, first := named(kinds(true), iamDown), w.start.Add(140*time.Minute)
-	w.play([]window{{iam, span{first, first.Add(45 * time.Minute)}}, {iam, span{w.end.Add(-s.down), w.end.Add(time.Hour)}}})
+	w.onReport = s.note
+	iam := named(kinds(true), iamDown)
+	w.play([]window{w.fault(iam, 140*time.Minute, 45*time.Minute), w.fault(iam, 408*time.Minute-s.down, time.Hour+s.down)})
 	for name, spans := range w.alarms.fired {
 		s.firing[name] = spans[len(spans)-1].to.IsZero()
 	}
@@ -100,23 +100,20 @@ func watch() *watched {
 }
 
 // note is what CloudWatch gets of a run: the function's own metrics, and those of Lambda, the log and the queue.
-func (s *watched) note(now, began time.Time, ran report.Report) {
+func (s *watched) note(inv *invocation, ran report.Report) {
+	now := time.Now()
 	if now.Before(s.from) || now.After(s.to) {
 		return
 	}
 	failures := ran.Failures()
-	values := map[string]any{"Errors own": float64(len(failures)), "NumberOfMessagesSent ${FailedRuns.QueueName}": float64(len(failures)), "Duration own": float64(now.Sub(began).Milliseconds())}
+	values := map[string]any{"Errors": float64(len(failures)), "NumberOfMessagesSent": float64(len(failures)), "Duration": float64(now.Sub(inv.began).Milliseconds())}
 	var lines bytes.Buffer
-	if err := (metrics.Emitter{Writer: &lines, Rotations: []string{"default"}, Now: func() time.Time { return now }}).Emit(ran); err != nil {
+	if err := (metrics.Emitter{Writer: &lines, Rotations: []string{"default"}, Now: time.Now}).Emit(ran); err != nil {
 		panic(err)
 	}
 	for line := range bytes.Lines(lines.Bytes()) {
-		own := map[string]any{}
-		if err := json.Unmarshal(line, &own); err != nil {
+		if err := json.Unmarshal(line, &values); err != nil {
 			panic(err)
-		}
-		for name, value := range own {
-			values[name+" own"] = value
 		}
 	}
 	for name, value := range values {
@@ -145,7 +142,7 @@ func (s *watched) picture(t *testing.T, widgets []widget) []byte {
 
 // widget draws one in its frame.
 func (p *picture) widget(s *watched, w widget, curves []curve, a plot) {
-	p.add(`<rect class="frame" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, a.x, a.y, a.width, a.height)
+	p.box("frame", a.x, a.y, a.width, a.height)
 	x, width, end := a.x+12, a.width-24, a.y+a.height
 	y := p.paragraph(x, a.y+32, width, "bold", w.Properties.Title)
 	for i, name := range w.Properties.Alarms {
@@ -154,7 +151,7 @@ func (p *picture) widget(s *watched, w widget, curves []curve, a plot) {
 			class = "red"
 		}
 		left, down := x+float64(i%3)*width/3, y+float64(1+i/3)*39
-		p.add(`<rect class="%s" x="%.1f" y="%.1f" width="16" height="20"/>`, class, left, down-18)
+		p.box(class, left, down-18, 16, 20)
 		p.text(left+24, down, class, "%s", name)
 	}
 	switch {
@@ -165,14 +162,17 @@ func (p *picture) widget(s *watched, w widget, curves []curve, a plot) {
 	case w.Properties.View == "singleValue":
 		last := curves[0].samples[len(curves[0].samples)-1]
 		number := fmt.Sprintf("%.3g", last.value)
-		if curves[0].expression { // it counts on
+		if curves[0].expression != "" { // it counts on
 			number = fmt.Sprintf("%.0f", math.Floor(last.value-s.to.Sub(last.at).Minutes()))
 		}
 		p.text(x, y+70, "large", "%s", number)
 		beside := 12 + 36*float64(len(number))
 		p.paragraph(x+beside, y+30, width-beside, "small", curves[0].label)
 	case w.Type == "metric":
-		p.curves(w, curves, plot{x: x + leftOfPlot, y: y + 20, width: width - leftOfPlot, height: end - y - 20, span: s.span})
+		for _, limit := range w.Properties.Annotations.Horizontal {
+			curves = append(curves, curve{label: fmt.Sprintf("%.0f %s", limit.Value, limit.Label), class: "limit", samples: []sample{{s.from, limit.Value}, {s.to, limit.Value}}})
+		}
+		p.curves(curves, plot{x: x + leftOfPlot, y: y + 20, width: width - leftOfPlot, height: end - y - 20, span: s.span})
 	}
 }
 
@@ -180,18 +180,15 @@ func (p *picture) widget(s *watched, w widget, curves []curve, a plot) {
 type curve struct {
 	label, class string
 	samples      []sample
-	expression   bool // of another metric
-	right        bool // on an axis of its own
+	expression   string // of another metric
+	right        bool   // on an axis of its own
 }
 
 const leftOfPlot = 66 // for the names of values
 
 // curves draws lines, and below them what they are.
-func (p *picture) curves(w widget, curves []curve, a plot) {
+func (p *picture) curves(curves []curve, a plot) {
 	const row = 27
-	for _, limit := range w.Properties.Annotations.Horizontal {
-		curves = append(curves, curve{label: fmt.Sprintf("%.0f %s", limit.Value, limit.Label), class: "limit", samples: []sample{{a.from, limit.Value}, {a.to, limit.Value}}})
-	}
 	tops := map[bool]float64{false: 1, true: 1}
 	var keys picture
 	x, y := 0.0, 0.0
@@ -220,45 +217,38 @@ func (p *picture) curves(w widget, curves []curve, a plot) {
 
 // curves are those that a widget shows. In a stack with one rotation, a search over several finds nothing.
 func (s *watched) curves(t *testing.T, w widget) (shown []curve) {
-	named, above := map[string][]sample{}, []any{}
-	for _, row := range slices.Concat(w.Properties.Metrics, w.Properties.Metrics) { // an expression may stand before what it is of
-		options, _ := row[len(row)-1].(map[string]any)
-		expression, _ := options["expression"].(string)
-		c := curve{label: fmt.Sprint(options["label"]), right: options["yAxis"] == "right", expression: expression != ""}
-		switch {
-		case c.expression && options["visible"] == false || strings.HasPrefix(expression, "each"):
-			continue
-		case c.expression:
-			if !strings.HasSuffix(strings.TrimSuffix(expression, ")"), " / 60") {
-				t.Fatalf("the picture cannot draw %s", expression)
-			}
-			for _, seconds := range named["left"] {
-				c.samples = append(c.samples, sample{seconds.at, seconds.value / 60})
-			}
-		default:
-			fields := slices.Clone(row[:len(row)-1])
+	var above []any
+	var left []sample // of which the expressions are
+	for _, row := range w.Properties.Metrics {
+		fields, options := row[:len(row)-1], row[len(row)-1].(map[string]any)
+		c := curve{label: fmt.Sprint(options["label"]), right: options["yAxis"] == "right"}
+		if c.expression, _ = options["expression"].(string); c.expression == "" {
 			if fields[0] == "..." { // as above, but for the last
 				fields = slices.Concat(above[:len(above)-len(fields)+1], fields[1:])
 			}
-			for i := range fields {
-				if fields[i] == "." {
-					fields[i] = above[i]
-				}
+			if above = fields; above[1] == "Throttles" || strings.Contains(fmt.Sprint(above[3]), "Undelivered") {
+				c.samples = nil // there were none
+			} else if c.samples = s.statistic(fmt.Sprint(above[1]), options); len(c.samples) == 0 {
+				t.Fatalf("%s: the function does not report %s", w.Properties.Title, above[1])
 			}
-			above = fields
-			name := fmt.Sprint(fields[1], " ", fields[3])
-			if c.samples = s.statistic(name, options); len(c.samples) == 0 && w.Properties.View == "singleValue" {
-				t.Fatalf("%s: the function does not report %s", w.Properties.Title, name)
+			if options["id"] == "left" {
+				left = c.samples
 			}
-			named[fmt.Sprint(options["id"])] = c.samples
 		}
-		if options["visible"] != false {
+		if options["visible"] != false && !strings.HasPrefix(c.expression, "each") {
+			c.class = fmt.Sprintf("line c%d", len(shown))
 			shown = append(shown, c)
 		}
 	}
-	shown = shown[len(shown)/2:]
-	for i := range shown {
-		shown[i].class = fmt.Sprintf("line c%d", i)
+	for i, c := range shown {
+		if c.expression != "" && !strings.HasSuffix(strings.TrimSuffix(c.expression, ")"), " / 60") {
+			t.Fatalf("the picture cannot draw %s", c.expression)
+		}
+		for _, seconds := range left {
+			if c.expression != "" {
+				shown[i].samples = append(shown[i].samples, sample{seconds.at, seconds.value / 60})
+			}
+		}
 	}
 	return shown
 }

@@ -123,7 +123,7 @@ func (a *keyAlarms) fires(now time.Time) bool {
 // newKeyWorld is a deployment whose keys IBM makes, in two regions that share the AWS secret.
 // It begins with a fixed key there, as the set-up command leaves it.
 func newKeyWorld(seed uint64, days int, settings ibmcloudtest.Undocumented) *world {
-	w := newWorld(seed, days, true)
+	w := newWorld(standard, seed, days, true)
 	k := &keys{settings: settings, alarms: map[*function]*keyAlarms{}, made: map[string]time.Time{}}
 	w.keys, w.rotation.Mirror, w.everyday = k, nil, dangers{cold: 0.05}
 	w.cloud.Set(k.settings)
@@ -745,7 +745,8 @@ func (y year) keyFigures(print func(format string, args ...any)) {
 }
 
 func TestManagedKeys(t *testing.T) {
-	hold(t, year{seed: 1, days: shortKeyDays, keys: playKeys(t, 1, shortKeyDays, anyKeyFaults)})
+	const days = 30
+	hold(t, year{setting: standard, seed: 1, days: days, keys: playKeys(t, 1, days, anyKeyFaults)})
 }
 
 // openStory has for each of the settings what it decides.
@@ -774,7 +775,7 @@ func TestOpenQuestions(t *testing.T) {
 		}
 		return story
 	})
-	hold(t, year{seed: 1, days: openDays, keys: worlds})
+	hold(t, year{setting: standard, seed: 1, days: openDays, keys: worlds})
 	for _, w := range worlds {
 		rotated := slices.ContainsFunc(slices.Collect(maps.Values(w.keys.made)), func(at time.Time) bool { return at.Sub(w.start).Truncate(time.Minute) == day })
 		if want := w.keys.settings.RuleChange == "rotates"; rotated != want {

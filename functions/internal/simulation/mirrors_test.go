@@ -4,8 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"testing"
-	"testing/synctest"
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
@@ -270,53 +268,4 @@ func (y year) mirrorFigures(print func(format string, args ...any)) {
 			m.name, short(m.lost), short(m.short), m.total, m.most)
 	}
 	print("after the end of its faults the mirror had a token again within %s (%s allowed)", short(max(healthy.heal, faulty.heal)), short(healed))
-}
-
-// Two regions, of which one and then the other is lost for three hours: IBM's secret always has a
-// token, and so has the mirror that is left. No run fails but those that are lost.
-func TestTwoRegions(t *testing.T) {
-	synctest.Test(t, func(*testing.T) {
-		w := newWorld(1, dialDays, true)
-		var story []window
-		for i, k := range regions() {
-			from := w.start.Add(time.Duration(3+12*i) * time.Hour)
-			k.region = false // the second region is there all the time
-			story = append(story, window{k, span{from, from.Add(k.lasts(dice{}))}})
-		}
-		w.twoRegions(w.start.Add(time.Minute), w.end)
-		w.play(story)
-		w.check()
-		if len(w.violations) > 0 || len(w.tokens.gaps) > 0 {
-			t.Errorf("got violations %q and readers without a token %v", w.violations, w.tokens.gaps)
-		}
-		if w.counts.failed > 0 {
-			t.Errorf("%d runs failed", w.counts.failed)
-		}
-		for i, arn := range mirrorARNs {
-			for _, g := range w.mirrors.of[arn].seen.gaps {
-				if lost := story[i]; g.from.Before(lost.from) || g.to.After(lost.to.Add(healed)) {
-					t.Errorf("readers of the mirror %s without a token for %s", arn, g.length())
-				}
-			}
-			t.Logf("%s: %s without a token, %d puts", arn, w.mirrors.of[arn].seen.lost(), w.mirrors.of[arn].most)
-		}
-	})
-}
-
-// Two deployments whose events come at the same moments, with tokens of 15 minutes, put each of them
-// once in most cases: AWS takes 100 versions a day.
-func TestTwoDeploymentsInStepStayWithinTheQuota(t *testing.T) {
-	synctest.Test(t, func(*testing.T) {
-		w := newWorld(1, 2, true)
-		w.inStep, w.everyday = true, dangers{}
-		w.setLifetime(15 * time.Minute)
-		w.play(nil)
-		w.check()
-		for _, arn := range mirrorARNs {
-			if w.mirrors.of[arn].most > maxPuts {
-				t.Errorf("%s: %d puts in a day", arn, w.mirrors.of[arn].most)
-			}
-			t.Logf("%s: %d puts in a day, %s without a token of %s", arn, w.mirrors.of[arn].most, w.mirrors.of[arn].seen.lost(), w.end.Sub(w.start))
-		}
-	})
 }

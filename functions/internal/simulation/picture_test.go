@@ -115,9 +115,12 @@ func (a plot) path(samples []sample) string {
 // stretch marks a time in a plot.
 func (p *picture) stretch(a plot, s span, class string) {
 	if s.common(a.span) > 0 {
-		x := a.place(s.from)
-		p.add(`<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, class, x, a.y, max(2, a.place(s.to)-x), a.height)
+		p.box(class, a.place(s.from), a.y, max(2, a.place(s.to)-a.place(s.from)), a.height)
 	}
+}
+
+func (p *picture) box(class string, x, y, width, height float64) {
+	p.add(`<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, class, x, y, width, height)
 }
 
 // grid draws the lines of the values that are named.
@@ -133,54 +136,42 @@ func (p *picture) grid(a plot, values ...float64) {
 	}
 }
 
-// draw writes the two days in which most outages lasted as an SVG.
-func (y year) draw(file string) error { return os.WriteFile(file, y.picture(), 0o644) }
-
-var status = regexp.MustCompile(`( )(429|200)\b`)
-
 const (
 	pictured    = 48 * time.Hour
 	shownOutage = 5 * time.Minute // a shorter one is as narrow as a line
 )
 
+// picture is an SVG of the two days in which most outages lasted.
 func (y year) picture() []byte {
-	w, day, days := y.eventful()
+	w, first, days := y.eventful()
+	outages := w.outages(days)
+	title, when := "Minutes left in the token that jobs read", fmt.Sprintf("Days %d and %d, most outages of a simulated year", first, first+1)
 	var p picture
-	title := "Minutes left in the token that jobs read"
-	when := fmt.Sprintf("Days %d and %d, most outages of a simulated year", day, day+1)
 	p.text(16, 40, "bold", "%s", title)
 	p.text(16, 76, "", "%s", when)
 	upper := plot{x: 54, y: 166, width: 680, height: 130, span: days, top: 60}
 	lower := upper
 	lower.y += 232
-	outages := w.outages(days)
-	ours := p.panel(upper, "This function", &w.tokens, outages)
-	naive := p.panel(lower, "Naive: cron and IBM's SDK", &w.naiveTokens, outages)
-	p.hours(lower, day)
+	said := []string{p.panel(upper, "This function", &w.tokens, outages), p.panel(lower, "Naive: cron and IBM's SDK", &w.naiveTokens, outages)}
+	p.hours(lower, first)
 	bottom := lower.y + lower.height + 118
 	p.text(16, bottom, "bold", "Shaded: no token can be saved")
 	var names []string
 	for i, o := range outages {
 		name := fmt.Sprintf("%d: %s, %s", i+1, strings.Join(o.kinds, " and "), spoken(o.length()))
-		name = status.ReplaceAllString(name, "${1}HTTP $2")
-		names = append(names, name)
-		bottom = p.paragraph(16, bottom+34, 718, "", name)
+		names = append(names, regexp.MustCompile(`( )(429|200)\b`).ReplaceAllString(name, "${1}HTTP $2"))
+		bottom = p.paragraph(16, bottom+34, 718, "", names[i])
 	}
-	p.text(16, bottom+50, "bold", "All %d days", y.days)
 	bottom += 50
-	totals := y.totals()
+	p.text(16, bottom, "bold", "All %d days", y.days)
+	t := y.total()
+	expired := func(a way) string { return fmt.Sprintf("expired for %.0f h in %d gaps.", a.lost.Hours(), a.gaps) }
+	totals := []string{"This function: " + expired(t.ours), "Naive: " + expired(t.naive), fmt.Sprintf("Promises broken: %d.", len(y.violations()))}
 	for _, total := range totals {
 		bottom = p.paragraph(16, bottom+34, 718, "", total)
 	}
 	return p.finish(750, bottom+20, title, fmt.Sprintf("%s. This function: %s. Naive, cron and IBM's SDK: %s. Shaded, no token can be saved: %s. All %d days: %s",
-		when, ours, naive, strings.Join(names, "; "), y.days, strings.Join(totals, " ")))
-}
-
-// totals are the year's in words.
-func (y year) totals() []string {
-	t := y.total()
-	expired := func(a way) string { return fmt.Sprintf("expired for %.0f h in %d gaps.", a.lost.Hours(), a.gaps) }
-	return []string{"This function: " + expired(t.ours), "Naive: " + expired(t.naive), fmt.Sprintf("Promises broken: %d.", len(y.violations()))}
+		when, said[0], said[1], strings.Join(names, "; "), y.days, strings.Join(totals, " ")))
 }
 
 // panel draws one way's remaining lifetime, and returns in words for how long there was none.
@@ -202,8 +193,9 @@ func (p *picture) panel(a plot, name string, t *timeline, outages []trouble) str
 		lost += g.common(a.span)
 	}
 	p.grid(a, 0, 30, 60)
-	p.text(a.x+a.width, a.y-40, "red end", "expired for %s", spoken(lost))
-	return "expired for " + spoken(lost)
+	expired := "expired for " + spoken(lost)
+	p.text(a.x+a.width, a.y-40, "red end", "%s", expired)
+	return expired
 }
 
 // hours names every sixth hour below a plot, and the days.

@@ -13,10 +13,16 @@ import (
 // year is what the stories of a seed came to together.
 type year struct {
 	setting
-	seed  uint64
-	days  int
-	parts []*world
-	keys  []*world // a deployment with managed keys for each of keySettings
+	seed    uint64
+	days    int
+	between time.Duration // faults
+	parts   []*world
+	keys    []*world // a deployment with managed keys for each of keySettings
+}
+
+// command replays it.
+func (y year) command() string {
+	return fmt.Sprintf("make simulate SEED=%d DAYS=%d BETWEEN=%s %s", y.seed, y.days, cmp.Or(y.between, 24*time.Hour), y.setting)
 }
 
 func (y year) violations() (all []string) {

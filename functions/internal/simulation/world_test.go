@@ -67,9 +67,9 @@ type world struct {
 	violations    []string
 }
 
-func newWorld(seed uint64, days int, expectSet bool) *world {
+func newWorld(s setting, seed uint64, days int, expectSet bool) *world {
 	w := &world{
-		setting: standard, seed: seed, name: fmt.Sprint("story ", seed), start: time.Now(), end: time.Now().Add(time.Duration(days) * 24 * time.Hour),
+		setting: s, seed: seed, name: fmt.Sprint("story ", seed), start: time.Now(), end: time.Now().Add(time.Duration(days) * 24 * time.Hour),
 		cloud:    ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2, RequestLog: -1}),
 		everyday: everyday, dangers: dangers{}, alarms: &alarms{metrics: map[string]series{}, fired: map[string][]span{}},
 	}
@@ -90,6 +90,7 @@ func newWorld(seed uint64, days int, expectSet bool) *world {
 		w.functions = append(w.functions, &function{w: w, name: name, concurrency: 10, running: map[*invocation]bool{}})
 	}
 	w.naive, w.reader = &naive{world: w}, &reader{world: w}
+	w.setLifetime(s.lifetime)
 	return w
 }
 
