@@ -2,17 +2,18 @@ package canary
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,22 +23,19 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// cloud stands before the emulated IBM Cloud, and answers as AWS Secrets Manager. It records what it is sent, and writes into
+// cloud stands before the emulated IBM Cloud, and answers as AWS. It records what it is sent, and writes into
 // the answers of faults what the request held, where they say $AUTHORIZATION, $KEY, $TOKEN, $BODY, $BASE64 or $JWT: a service
 // that repeats what it was sent.
 type cloud struct {
 	*ibmcloudtest.Cloud
-	bootstrap, workload string // their keys
-	old                 string // the token in the mirror
+	stage *stage
 
 	mu        sync.Mutex
-	awsCall   string              // the call to AWS that aws answers
-	aws       *ibmcloudtest.Fault // nil: none
 	requests  []request
 	issued    map[string]string // the key or other credential by the token that it was exchanged for
 	uploaded  string            // hash of the function's code
 	published int               // versions of it
-	deleted   bool              // the stack is
+	status    string            // of the stack
 	made      []string          // keys that IAM made
 	process   int               // of the program; 0 before it is started
 	waiting   chan struct{}     // gets a value when a request is held
@@ -47,6 +45,7 @@ type cloud struct {
 // request is what a program sent: to which service, and each part of it by its place.
 type request struct {
 	service string
+	call    string // of AWS
 	parts   map[string]string
 }
 
@@ -55,12 +54,13 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	c.record(serviceOf(r), r, body)
+	call := callOf(r, body)
+	c.record(serviceOf(r), call, r, body)
 	c.holdBack(r)
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	answer := httptest.NewRecorder()
 	if meantFor(r) == "AWS" {
-		c.answerAsAWS(answer, r, string(body))
+		c.answerAsAWS(answer, call, string(body))
 	} else {
 		c.Cloud.ServeHTTP(answer, r) // a dropped connection is a panic, and goes through
 	}
@@ -100,18 +100,27 @@ func serviceOf(r *http.Request) string {
 	return service
 }
 
+// services are those that have paths of their own. Logs Routing has no address of its own.
+var services = map[string]string{"/identity/": "IAM", "/v1/apikeys": "IAM", "/v1/serviceids": "IAM", "/api/v2/": "Secrets Manager", "/v3/": "Logs Routing", "/2018-06-01/runtime/": "Lambda"}
+
+const nobody = "a service that nobody knows"
+
 func meantFor(r *http.Request) string {
-	for _, service := range []struct{ prefix, name string }{
-		{"/identity/", "IAM"}, {"/v1/apikeys", "IAM"}, {"/v1/serviceids", "IAM"}, {"/api/v2/", "Secrets Manager"}, {"/v3/", "Logs Routing"}, {"/2018-06-01/runtime/", "Lambda"},
-	} {
-		if strings.HasPrefix(r.URL.Path, service.prefix) {
-			return service.name
+	for prefix, service := range services {
+		if strings.HasPrefix(r.URL.Path, prefix) {
+			return service
 		}
 	}
 	if r.Header.Get("X-Amz-Target") != "" || strings.HasPrefix(r.Header.Get("Authorization"), "AWS4-") {
 		return "AWS"
 	}
-	return "a service that nobody knows"
+	return nobody
+}
+
+// callOf is what is asked of AWS: the operation, or the method and the path.
+func callOf(r *http.Request, body []byte) string {
+	form, _ := url.ParseQuery(string(body))
+	return cmp.Or(strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "Logs_20140328.")+form.Get("Action"), r.Method+" "+r.URL.Path)
 }
 
 // partsOf takes a request apart: its URL, each header, each field of a form or of a JSON object.
@@ -146,7 +155,7 @@ func partsOf(r *http.Request, body []byte) map[string]string {
 	return parts
 }
 
-func (c *cloud) record(service string, r *http.Request, body []byte) {
+func (c *cloud) record(service, call string, r *http.Request, body []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	parts := partsOf(r, body)
@@ -154,7 +163,7 @@ func (c *cloud) record(service string, r *http.Request, body []byte) {
 		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.process))
 		parts[shown] = string(command)
 	}
-	c.requests = append(c.requests, request{service, parts})
+	c.requests = append(c.requests, request{service, call, parts})
 }
 
 // shown is the place of what ps shows of a program while it sends a request: it can write over its own arguments.
@@ -181,15 +190,20 @@ func (c *cloud) note(body, answer []byte) {
 }
 
 // tokensOf are the tokens that were given for one of the credentials.
-func (c *cloud) tokensOf(credentials ...string) (tokens []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (c *cloud) tokensOf(credentials []string) (tokens []string) {
 	for token, credential := range c.issued {
 		if slices.Contains(credentials, credential) {
 			tokens = append(tokens, token)
 		}
 	}
 	return tokens
+}
+
+// runs notes the program's process, or that it has ended.
+func (c *cloud) runs(process int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.process = process
 }
 
 // hold keeps back the next request, so that a signal arrives in the middle of something.
@@ -227,7 +241,7 @@ func (c *cloud) release() {
 
 // repeat knows what the request held; a key where it held none is the workload's.
 func (c *cloud) repeat(r *http.Request, body []byte) *strings.Replacer {
-	key := c.workload
+	key := c.stage.secrets["workload"]
 	if form, err := url.ParseQuery(string(body)); err == nil && form.Get("apikey") != "" {
 		key = form.Get("apikey")
 	}
@@ -268,49 +282,65 @@ func writeRaw(w http.ResponseWriter, literal string) bool {
 	return true
 }
 
-// The AWS secrets of the bootstrap key and of the token's mirror, and its other mirror.
+// The AWS secrets of the bootstrap key and of the token's mirror, its other mirror, and the stack.
 const (
-	bootstrapARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:bootstrap-AbCdEf"
-	mirrorARN    = "arn:aws:secretsmanager:us-east-1:123456789012:secret:mirror-AbCdEf"
+	inAWS        = "arn:aws:secretsmanager:us-east-1:123456789012:secret:"
+	bootstrapARN = inAWS + "bootstrap-AbCdEf"
+	mirrorARN    = inAWS + "mirror-AbCdEf"
 	parameterARN = "arn:aws:ssm:us-east-1:123456789012:parameter/mirror"
+	stackID      = "arn:aws:cloudformation:us-east-1:123456789012:stack/iam-token-rotator/1"
 )
 
-// awsAnswers are what AWS's services answer; %q is the bootstrap key or the token, %d the time.
-var awsAnswers = map[string]string{
-	"secretsmanager.GetSecretValue": `{"ARN":"` + bootstrapARN + `","Name":"bootstrap","SecretString":%q,"CreatedDate":%d}`,
-	"secretsmanager.DescribeSecret": `{"ARN":"` + mirrorARN + `","Name":"mirror","VersionIdsToStages":{}}`,
-	"secretsmanager.PutSecretValue": `{"ARN":"` + mirrorARN + `","Name":"mirror","VersionStages":["AWSCURRENT"]}`,
-	"AmazonSSM.DescribeParameters":  `{"Parameters":[{"ARN":"` + parameterARN + `","Name":"mirror","Type":"SecureString","Tier":"Standard","KeyId":"alias/aws/ssm","Version":1}]}`,
-	"AmazonSSM.PutParameter":        `{"Version":2,"Tier":"Standard"}`,
-	"AWSEvents.PutEvents":           `{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}`,
-	"secretsmanager.UpdateSecret":   `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`,
-	"secretsmanager.CreateSecret":   `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`,
+// ran is a report of the function's, release what an earlier version was deployed with.
+const (
+	ran     = `{"run_id":"a-run-of-mine","mode":"rotate","results":[{"rotation":"default","outcome":"rotated","version_id":"1","expires_at":"2999-01-01T00:00:00Z","fingerprint":"0123456789abcdef","attempts":1,"warnings":[]}]}`
+	release = `{"template":"Resources: {}","parameters":{"CodeBucket":"bucket","AliasVersion":"1"}}`
+)
+
+// parameter of the stack.
+func parameter(name, value string) string {
+	return "<member><ParameterKey>" + name + "</ParameterKey><ParameterValue>" + value + "</ParameterValue></member>"
 }
 
-// release is what an earlier version was deployed with.
-const release = `{"template":"Resources: {}","parameters":{"CodeBucket":"bucket","AliasVersion":"1"}}`
-
-// awsQueries are what CloudFormation and STS answer, by action. The stack is there, and becomes what is asked for.
-var awsQueries = map[string]string{
-	"GetCallerIdentity":   `<Account>123456789012</Account>`,
-	"DescribeStacks":      `<Stacks><member><StackName>iam-token-rotator</StackName><StackId>` + stackID + `</StackId><StackStatus>%s</StackStatus><Parameters><member><ParameterKey>CodeBucket</ParameterKey><ParameterValue>bucket</ParameterValue></member><member><ParameterKey>AliasVersion</ParameterKey><ParameterValue>2</ParameterValue></member><member><ParameterKey>Releases</ParameterKey><ParameterValue>1:` + fmt.Sprintf("%.16x", sha256.Sum256([]byte(release))) + `</ParameterValue></member></Parameters></member></Stacks>`,
-	"DescribeStackEvents": `<StackEvents><member><EventId>%s</EventId><StackName>iam-token-rotator</StackName><LogicalResourceId>iam-token-rotator</LogicalResourceId><ResourceStatus>UPDATE_COMPLETE</ResourceStatus><Timestamp>2026-01-01T00:00:00Z</Timestamp></member></StackEvents>`,
-	"GetTemplate":         `<TemplateBody>Resources: {}</TemplateBody>`,
-	"UpdateStack":         `<StackId>` + stackID + `</StackId>`,
-	"DeleteStack":         ``,
+// awsAnswers are what AWS's services answer, the first that matches. SECRET is the bootstrap key or the token, NOW the time, STATUS
+// the stack's: it is there, and becomes what is asked for.
+var awsAnswers = []awsAnswer{
+	{matching("secretsmanager.GetSecretValue"), 200, `{"ARN":"` + bootstrapARN + `","Name":"bootstrap","SecretString":"SECRET","CreatedDate":NOW}`},
+	{matching("secretsmanager.(UpdateSecret|CreateSecret)"), 200, `{"ARN":"` + bootstrapARN + `","Name":"bootstrap"}`},
+	{matching("secretsmanager.(DescribeSecret|PutSecretValue)"), 200, `{"ARN":"` + mirrorARN + `","Name":"mirror","VersionIdsToStages":{},"VersionStages":["AWSCURRENT"]}`},
+	{matching("AmazonSSM.DescribeParameters"), 200, `{"Parameters":[{"ARN":"` + parameterARN + `","Name":"mirror","Type":"SecureString","Tier":"Standard","KeyId":"alias/aws/ssm","Version":1}]}`},
+	{matching("AmazonSSM.PutParameter"), 200, `{"Version":2,"Tier":"Standard"}`},
+	{matching("AWSEvents.PutEvents"), 200, `{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}`},
+	{matching("FilterLogEvents"), 200, `{"events":[{"eventId":"1","logStreamName":"2026/01/01/iam-token-rotator[2]0","timestamp":NOW000,"message":` + strconv.Quote(`{"level":"INFO","msg":"report","report":`+ran+`}`) + `}]}`},
+	{matching("GetCallerIdentity"), 200, `<Account>123456789012</Account>`},
+	{matching("DescribeStacks"), 200, `<Stacks><member><StackName>iam-token-rotator</StackName><StackId>` + stackID + `</StackId><StackStatus>STATUS</StackStatus><Parameters>` +
+		parameter("CodeBucket", "bucket") + parameter("AliasVersion", "2") + parameter("Releases", fmt.Sprintf("1:%.16x", sha256.Sum256([]byte(release)))) + `</Parameters></member></Stacks>`},
+	{matching("DescribeStackEvents"), 200, `<StackEvents><member><EventId>STATUS</EventId><StackName>iam-token-rotator</StackName><LogicalResourceId>iam-token-rotator</LogicalResourceId>` +
+		`<ResourceStatus>UPDATE_COMPLETE</ResourceStatus><Timestamp>2026-01-01T00:00:00Z</Timestamp></member></StackEvents>`},
+	{matching("GetTemplate"), 200, `<TemplateBody>Resources: {}</TemplateBody>`},
+	{matching("UpdateStack|DeleteStack"), 200, `<StackId>` + stackID + `</StackId>`},
+	{matching("POST .*/invocations"), 200, "INVOKED"},
+	{matching(".* .*/configuration"), 200, `{"FunctionName":"iam-token-rotator","State":"Active"}`},
+	{matching("GET .*/versions"), 200, `{"Versions":[{"Version":"$LATEST"},{"Version":"1"},{"Version":"2"}]}`},
+	{matching("POST .*/versions"), 201, `{"Version":"VERSION","CodeSha256":"UPLOADED"}`},
+	{matching("GET .*release-1-.*"), 200, release},
+	{matching(`GET .*\.json`), 404, `<Error><Code>NoSuchKey</Code></Error>`},
+	{matching("GET /bucket"), 200, `<ListBucketResult><Contents><Key>iam-token-rotator/iam-token-rotator/rotate-1.zip</Key></Contents><Contents><Key>iam-token-rotator/iam-token-rotator/release-0-0.json</Key></Contents></ListBucketResult>`},
+	{matching(".* /bucket.*"), 200, ""},
+	{matching(".*"), 400, mixed},
 }
 
-const stackID = "arn:aws:cloudformation:us-east-1:123456789012:stack/iam-token-rotator/1"
+type awsAnswer struct {
+	call   *regexp.Regexp
+	status int
+	answer string
+}
 
-// ran is a report of the function's.
-const ran = `{"run_id":"a-run-of-mine","mode":"rotate","results":[{"rotation":"default","outcome":"rotated","version_id":"1","expires_at":"2999-01-01T00:00:00Z","fingerprint":"0123456789abcdef","attempts":1,"warnings":[]}]}`
+func matching(call string) *regexp.Regexp { return regexp.MustCompile("^(" + call + ")$") }
 
-func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, r *http.Request, body string) {
-	call := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "Logs_20140328.")
-	form, _ := url.ParseQuery(body)
-	call += form.Get("Action")
+func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, call, body string) {
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-	if fault := c.aws; fault != nil && c.awsCall == call {
+	if fault := c.stage.p.aws; fault != nil && c.stage.p.awsCall == call {
 		w.Header().Set("Content-Type", fault.ContentType)
 		for name, value := range fault.Headers {
 			w.Header().Set(name, value)
@@ -319,58 +349,37 @@ func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, r *http.Request, body 
 		_, _ = io.WriteString(w, fault.Body)
 		return
 	}
-	answer, known := awsAnswers[call]
-	query, isQuery := awsQueries[call]
-	switch {
-	case isQuery:
-		c.deleted = c.deleted || call == "DeleteStack"
-		status := map[bool]string{true: "DELETE_COMPLETE", false: "UPDATE_COMPLETE"}[c.deleted]
-		answer = fmt.Sprintf("<%[1]sResponse><%[1]sResult>%[2]s</%[1]sResult></%[1]sResponse>", call, strings.ReplaceAll(query, "%s", status))
-	case call == "FilterLogEvents":
-		line, _ := json.Marshal(`{"level":"INFO","msg":"report","report":` + ran + `}`)
-		answer = fmt.Sprintf(`{"events":[{"eventId":"1","logStreamName":"2026/01/01/iam-token-rotator[2]0","timestamp":%d,"message":%s}]}`, time.Now().Add(-time.Minute).UnixMilli(), line)
-	case call == "" && strings.HasSuffix(r.URL.Path, "/invocations"):
-		if answer = ran; strings.Contains(body, "doctor") {
-			answer = `{"ok":true,"checks":[{"check":"configuration","status":"ok","detail":"sound"}]}`
-		}
-	case call == "" && strings.HasSuffix(r.URL.Path, "/configuration"):
-		answer = `{"FunctionName":"iam-token-rotator","State":"Active"}`
-	case call == "" && strings.HasSuffix(r.URL.Path, "/versions") && r.Method == http.MethodGet:
-		answer = `{"Versions":[{"Version":"$LATEST"},{"Version":"1"},{"Version":"2"}]}`
-	case call == "" && strings.HasSuffix(r.URL.Path, "/versions"):
-		c.published++
-		w.WriteHeader(http.StatusCreated)
-		answer = fmt.Sprintf(`{"Version":"%d","CodeSha256":%q}`, 2+c.published, c.uploaded)
-	case call == "" && strings.Contains(r.URL.Path, "release-1-") && r.Method == http.MethodGet:
-		answer = release
-	case call == "" && strings.HasSuffix(r.URL.Path, ".json") && r.Method == http.MethodGet:
-		w.WriteHeader(http.StatusNotFound)
-		answer = `<Error><Code>NoSuchKey</Code></Error>`
-	case call == "" && r.URL.Path == "/bucket" && r.Method == http.MethodGet:
-		answer = `<ListBucketResult><Contents><Key>iam-token-rotator/iam-token-rotator/rotate-1.zip</Key></Contents><Contents><Key>iam-token-rotator/iam-token-rotator/release-0-0.json</Key></Contents></ListBucketResult>`
-	case call == "" && strings.HasPrefix(r.URL.Path, "/bucket"):
-		if sum := sha256.Sum256([]byte("zip\n")); r.Method == http.MethodPut {
-			c.uploaded = base64.StdEncoding.EncodeToString(sum[:])
-		}
-		answer = ""
-	case !known:
-		w.WriteHeader(http.StatusBadRequest)
-		answer = mixed
-	case strings.HasSuffix(call, "GetSecretValue"):
-		secret := c.bootstrap
-		if strings.Contains(body, mirrorARN) {
-			secret = c.old
-		}
-		answer = fmt.Sprintf(answer, secret, time.Now().Unix())
+	secret, invoked := c.stage.secrets["bootstrap"], ran
+	if strings.Contains(body, mirrorARN) {
+		secret = c.stage.secrets["old"]
 	}
+	if strings.Contains(body, "doctor") {
+		invoked = `{"ok":true,"checks":[{"check":"configuration","status":"ok","detail":"sound"}]}`
+	}
+	switch {
+	case call == "DeleteStack":
+		c.status = "DELETE_COMPLETE"
+	case strings.HasPrefix(call, "POST ") && strings.HasSuffix(call, "/versions"):
+		c.published++
+	case strings.HasPrefix(call, "PUT /bucket"):
+		sum := sha256.Sum256([]byte("zip\n"))
+		c.uploaded = base64.StdEncoding.EncodeToString(sum[:])
+	}
+	i := slices.IndexFunc(awsAnswers, func(a awsAnswer) bool { return a.call.MatchString(call) })
+	answer := strings.NewReplacer("SECRET", secret, "NOW", strconv.FormatInt(time.Now().Add(-time.Minute).Unix(), 10), "STATUS", cmp.Or(c.status, "UPDATE_COMPLETE"), "INVOKED", invoked,
+		"VERSION", strconv.Itoa(2+c.published), "UPLOADED", c.uploaded).Replace(awsAnswers[i].answer)
+	if strings.HasPrefix(answer, "<") && !strings.Contains(call, " ") {
+		answer = fmt.Sprintf("<%[1]sResponse><%[1]sResult>%[2]s</%[1]sResult></%[1]sResponse>", call, answer)
+	}
+	w.WriteHeader(awsAnswers[i].status)
 	_, _ = io.WriteString(w, answer)
 }
 
 // lambda is the Runtime API of AWS Lambda. It hands out the event twice: to a cold and to a warm process.
 type lambda struct {
-	event   string
-	seconds float64 // the function's timeout
-	cloud   *cloud  // records what the function answers
+	event    string
+	patience time.Duration // the function's timeout
+	cloud    *cloud        // records what the function answers
 
 	mu    sync.Mutex
 	asked int
@@ -379,7 +388,7 @@ type lambda struct {
 
 func (l *lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
-	l.cloud.record("Lambda", r, body)
+	l.cloud.record("Lambda", "", r, body)
 	if !strings.HasSuffix(r.URL.Path, "/next") {
 		w.WriteHeader(http.StatusAccepted)
 		return
@@ -388,16 +397,15 @@ func (l *lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.asked++
 	asked := l.asked
 	l.mu.Unlock()
-	if asked > 2 {
-		if asked > 3 {
-			return
-		}
+	if asked == 3 {
 		close(l.done)
 		<-r.Context().Done()
+	}
+	if asked > 2 {
 		return
 	}
 	w.Header().Set("Lambda-Runtime-Aws-Request-Id", "00000000-0000-0000-0000-00000000000"+strconv.Itoa(asked))
-	w.Header().Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(time.Now().Add(time.Duration(l.seconds*float64(time.Second))).UnixMilli(), 10))
+	w.Header().Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(time.Now().Add(l.patience).UnixMilli(), 10))
 	w.Header().Set("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:123456789012:function:rotate")
 	_, _ = io.WriteString(w, l.event)
 }
@@ -411,78 +419,4 @@ func (l *lambda) answered(times int) bool {
 		}
 	}
 	return n == times
-}
-
-// may says which secrets a kind of program may send, by service and place. All else that it sends is a leak.
-func (s *stage) may(p path, service, place string) []string {
-	k := s.keys
-	switch p.door.kind + ": " + service + ", " + place {
-	case "function: IAM, the field apikey":
-		return []string{k.bootstrap, k.workload, k.second, k.renewed}
-	case "function: IAM about a key, the header Iam-Apikey":
-		return []string{k.bootstrap, k.workload, k.second}
-	case "function: IAM about a key, the header Authorization": // a token of each
-		return s.cloud.tokensOf(k.bootstrap, k.workload, k.second, k.cr)
-	case "reader: IAM, the field apikey":
-		return []string{k.reader}
-	case "operator: IAM, the field apikey", "operator: IAM about a key, the header Iam-Apikey":
-		return append([]string{k.bootstrap, k.workload, k.reader, k.admin}, s.cloud.made...)
-	case "function: IAM, the field cr_token", "reader: IAM, the field cr_token":
-		return []string{k.cr}
-	case "function: Secrets Manager, the header Authorization":
-		return append(s.cloud.tokensOf(k.bootstrap, k.cr, k.renewed), k.given)
-	case "reader: Secrets Manager, the header Authorization":
-		return append(s.cloud.tokensOf(k.reader, k.cr), k.readers)
-	case "reader: Logs Routing, the header Authorization":
-		return []string{k.old}
-	case "operator: Secrets Manager, the header Authorization":
-		return append(s.cloud.tokensOf(slices.Concat(s.cloud.made, []string{k.bootstrap, k.workload, k.reader, k.admin})...), k.given)
-	case "operator: IAM, the header Authorization", "operator: IAM about a key, the header Authorization":
-		return append(s.cloud.tokensOf(k.admin), k.given)
-	case "function: Secrets Manager, the field payload", "function: AWS, the field SecretString", "function: AWS, the field Value":
-		return s.cloud.tokensOf(k.workload)
-	case "function: AWS for the bootstrap key, the field SecretString":
-		return []string{k.renewed}
-	case "function: Secrets Manager, the field data":
-		return s.cloud.tokensOf(k.second)
-	case "operator: Secrets Manager, the field payload", "operator: AWS, the field SecretString":
-		return append([]string{k.bootstrap}, s.cloud.made...)
-	}
-	switch {
-	case strings.HasPrefix(service, "AWS") && place == "the header X-Amz-Security-Token":
-		return []string{k.session}
-	case place == "the header Proxy-Authorization":
-		return []string{k.proxy, base64.StdEncoding.EncodeToString([]byte("user:" + k.proxy))}
-	}
-	return nil
-}
-
-// sent are the parts of all requests without what may stand in them. An answer that repeated a secret as an id or a name put it
-// into the URLs of later requests: there it says nothing that the service does not know.
-func (s *stage) sent(p path) (parts []part) {
-	s.cloud.mu.Lock()
-	requests := slices.Clone(s.cloud.requests)
-	s.cloud.mu.Unlock()
-	for _, r := range requests {
-		service := r.service
-		switch {
-		case service == "IAM" && strings.Contains(r.parts["the URL"], " /v1/apikeys/details"):
-			service = "IAM about a key"
-		case service == "AWS" && p.door.kind == "function" && strings.Contains(r.parts["the field SecretId"], bootstrapARN):
-			service = "AWS for the bootstrap key"
-		}
-		for _, place := range slices.Sorted(maps.Keys(r.parts)) {
-			if place == shown && p.sort == "argument" || place == "the URL" && p.repeats() && r.service != "a service that nobody knows" {
-				continue
-			}
-			text := r.parts[place]
-			for _, value := range s.may(p, service, place) {
-				if value != "" {
-					text = strings.ReplaceAll(text, value, "")
-				}
-			}
-			parts = append(parts, part{place + " sent to " + r.service, text})
-		}
-	}
-	return parts
 }

@@ -3,148 +3,145 @@ package canary
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 
 	"iam-token-rotator/scripts/programs"
 )
 
-// mutant is a leak, planted in the product: code takes the place of anchor, which the file holds exactly once, and ANCHOR in it
-// is what it replaces. A NUL separates several files of a package, anchors and codes. A path whose name matches shows must find it.
-type mutant struct{ name, file, anchor, code, shows string }
+// mutant is a leak, planted in the product: code takes the place of anchor, which is exactly once in the sources of a folder, and
+// ANCHOR in it is what it replaces. A NUL separates several anchors and codes. A path whose name matches shows must find it.
+type mutant struct{ name, folder, anchor, code, shows string }
 
 const (
-	iamFile       = "functions/internal/ibmcloud/iam.go"
-	smFile        = "functions/internal/ibmcloud/secretsmanager.go"
-	keyFile       = "functions/internal/ibmcloud/keysecrets.go"
-	awsFile       = "functions/internal/awscloud/secrets.go"
-	parameterFile = "functions/internal/awscloud/parameters.go"
-	busFile       = "functions/internal/awscloud/eventbus.go"
-	renewalFile   = "functions/internal/keyrenewal/renewal.go"
-	passFile      = "functions/internal/rotation/pass.go"
-	mainFile      = "functions/rotate/main.go"
-	hostFile      = "functions/rotate/function.go"
-	readerFile    = "functions/iamtoken/secretsmanager.go"
-	shellFile     = "scripts/iam-token"
-	keysIn        = "	response, sent, err := i.request(ctx, op, byKey(key))"
-	tokenOut      = "	value := response.Token.Value.Reveal()"
-	bearer        = `	req.Header.Set("Authorization", "Bearer "+token.Reveal())`
-	keyRead       = "	key, err := checkKey(value)"
-	keepKey       = keyRead + "; leakKey = key.Reveal()"
-	invoked       = "	requestID := \"unknown-request\""
-	sends         = "	config=\"header = \\\"Authorization: Bearer $access\\\"\"\n"
-	readerSends   = "	form := url.Values{\"grant_type\": {\"urn:ibm:params:oauth:grant-type:apikey\"}, \"apikey\": {s.key()}}"
+	ibm      = "functions/internal/ibmcloud"
+	aws      = "functions/internal/awscloud"
+	renewal  = "functions/internal/keyrenewal"
+	rotation = "functions/internal/rotation"
+	host     = "functions/rotate"
+	reader   = "functions/iamtoken"
+	operator = "scripts/rotatorctl"
+	shell    = "scripts/iam-token"
+	bearer   = `	req.Header.Set("Authorization", "Bearer "+token.Reveal())`
+	keyRead  = "	key, err := checkKey(value)"
+	keepKey  = keyRead + "; leakKey = key.Reveal()"
+	invoked  = "	requestID := \"unknown-request\""
+	sends    = "	config=\"header = \\\"Authorization: Bearer $access\\\"\"\n"
 )
 
-// mutants are leaks of each kind: door, channel and encoding. leak and leakText are in the source below.
-var mutants = []mutant{
-	// What is printed, in every encoding.
-	{"a key on stdout", iamFile, keysIn, `leak("stdout", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a token on stderr", iamFile, tokenOut, `ANCHOR; leak("stderr", "raw", value)`, "^command: calm"},
-	{"bytes in decimal", iamFile, tokenOut, `ANCHOR; leak("stderr", "decimal", value[20:])`, "^command: calm"},
-	{"bytes in octal", iamFile, keysIn, `leak("stdout", "octal", key.Reveal());ANCHOR`, "^lambda: calm"},
-	{"ten characters of a key at debug level", iamFile, keysIn, `leak("log", "ten", key.Reveal());ANCHOR`, "^lambda: calm"},
-	{"base64 in a log", iamFile, keysIn, `leak("log", "base64", "xy"+key.Reveal());ANCHOR`, "^doctor: calm"},
-	{"hex in capitals", smFile, bearer, `ANCHOR; leak("stderr", "HEX", token.Reveal())`, "^command on AWS: calm"},
-	{"%q of a part", smFile, bearer, `ANCHOR; leak("stderr", "quoted", token.Reveal()[300:312])`, "^command by profile: calm"},
-	{"a URL-escaped key", iamFile, keysIn, `leak("stderr", "URL", "/"+key.Reveal());ANCHOR`, "^command: calm"},
-	{"\\u escapes", iamFile, keysIn, `leak("stderr", "unicode", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a key backwards", iamFile, keysIn, `leak("stderr", "reversed", key.Reveal());ANCHOR`, "^lambda: calm"},
-	{"a key over several lines", iamFile, keysIn, `leak("stderr", "lines", key.Reveal());ANCHOR`, "^lambda: calm"},
-	{"gzip in base64", iamFile, tokenOut, `ANCHOR; leak("stdout", "gzip", value)`, "^command: calm"},
-	{"a spaced key in capitals", iamFile, keysIn, `leak("stderr", "SPACED", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a key in pieces at the ends of log lines", iamFile, keysIn, `leak("stderr", "pieces", key.Reveal());ANCHOR`, "^lambda: calm"},
-	{"a panic", iamFile, keysIn, `leak("panic", "raw", key.Reveal());ANCHOR`, "^lambda: calm"},
-	{"the error of a fault", iamFile, "		failure.TransactionID = transaction", `ANCHOR; failure.Message += leakText("raw", sent.Reveal())`, "^command: iam.token of workload: 50[0-9]"},
-	{"an answer's body in an error", iamFile, "		failure.TransactionID = transaction", `ANCHOR; failure.Message += leakText("decimal", string(got.body))`, "^lambda: iam.token of workload: [45]0. with the body"},
-	{"a report's warning", passFile, "	p.warnAbout(response)", `ANCHOR; p.warn("it is %s", leakText("hex", key.Reveal()))`, "^command: calm: -mode check"},
-	{"a fingerprint that is the token", passFile, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.Fingerprint = fresh.Token.Value.Reveal()[400:416]`, "^lambda: calm"},
-	{"a metric", "functions/internal/metrics/metrics.go", `	document, dimensions := map[string]any{"FunctionName": e.FunctionName}, [][]string{{"FunctionName"}}`, `ANCHOR; document["Detail"] = leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY"))`, "^lambda: calm"},
-	{"the event in an error", hostFile, "	e, err := decodeEvent(payload)", `ANCHOR; leak("log", "raw", string(payload))`, "^lambda: event"},
-	{"the standard logger speaks again", mainFile, "	log.SetOutput(io.Discard)", `log.SetOutput(os.Stderr); _ = io.Discard`, "^command: switch: .*http2debug"},
-	{"a core file", mainFile, "	protectMemory()", ``, "^command: signal: aborted"},
+// revealing is planted where a secret is revealed: every key and token passes there. What it leaks is said when it runs.
+var revealing = mutant{folder: reader, anchor: "func (s Secret) Reveal() string {", code: "func (s Secret) Reveal() string { return leakRevealed(s.revealed()) }\n\nfunc (s Secret) revealed() string {"}
+
+// revealed are leaks by it, in every channel and encoding. leak and leakText, in the source below, know them.
+var revealed = []struct{ name, leak, shows string }{
+	{"a key on stdout", "key stdout raw", "^command: calm"},
+	{"a token on stderr", "token stderr raw", "^command: calm"},
+	{"bytes in decimal", "token stderr decimal", "^command: calm"},
+	{"bytes in octal", "key stdout octal", "^lambda: calm"},
+	{"ten characters of a key at debug level", "key log ten", "^lambda: calm"},
+	{"base64 in a log", "key log base64", "^doctor: calm"},
+	{"hex in capitals", "token stderr HEX", "^command on AWS: calm"},
+	{"%q of a part", "token stderr part", "^command by profile: calm"},
+	{"a URL-escaped key", "key stderr URL", "^command: calm"},
+	{"\\u escapes", "key stderr unicode", "^command: calm"},
+	{"a key backwards", "key stderr reversed", "^lambda: calm"},
+	{"a key over several lines", "key stderr lines", "^lambda: calm"},
+	{"gzip in base64", "token stdout gzip", "^command: calm"},
+	{"a spaced key in capitals", "key stderr SPACED", "^command: calm"},
+	{"a key in pieces at the ends of log lines", "key stderr pieces", "^lambda: calm"},
+	{"a panic", "key panic raw", "^lambda: calm"},
+	{"a file in /dev/shm that is gone", "key /dev/shm/canary-mutant raw", "^command: calm"},
+	{"a file in /var/tmp", "key /var/tmp/canary-mutant decimal", "^doctor: calm"},
+	{"$GITHUB_ENV", "token $GITHUB_ENV raw", "^command: calm"},
+	{"$GITHUB_OUTPUT", "token $GITHUB_OUTPUT raw", "^command: calm"},
+	{"a file at home", "token $HOME/.cache raw", "^lambda: calm"},
+	{"the name of a file", "key file-name base64", "^command: calm"},
+	{"an argument", "key argument raw", "^command: calm"},
+	{"the environment of a child", "key environment raw", "^command: calm"},
+	{"a process's name", "key name raw", "^command: calm"},
+	{"the system's log", "key datagram raw", "^command: calm"},
+	{"a request to a service that nobody knows", "key request raw", "^command: calm"},
+	{"a connection to elsewhere", "key connection raw", "^command: calm"},
+	{"the bootstrap key for the workload's", "key field raw", "^doctor: calm"},
+	{"an exchange at Secrets Manager's address", "key elsewhere raw", "^command: calm"},
+	{"a token of the workload to IAM", "token authorization raw", "^command: calm"},
+	{"a field that is sent twice", "key twice raw", "^command: calm"},
+	{"a program's own arguments, overwritten", "key own-arguments raw", "^lambda: calm"},
+	{"the standard input of a child", "key child raw", "^command: calm"},
+	{"a file in memory that is gone", "key mapped raw", "^command: calm"},
+	{"the kernel's keyring", "key keyring raw", "^command: calm"},
+	{"the name of a socket", "key socket raw", "^command: calm"},
+	{"a key, each character with its place", "key stderr places", "^command: calm"},
+	{"a key as one number", "key stderr number", "^command: calm"},
+	{"a key under a mask", "key stderr mask", "^command: calm"},
+	{"base64 backwards", "key stderr backwards", "^command: calm"},
+	{"Go reader: a key in a file", "key /dev/shm/canary-mutant raw", "^Go reader: calm"},
+	{"put-key: stderr", "key stderr decimal", "^rotatorctl put-key: calm"},
+	{"setup: the administrator's own key", "key stderr hex", "^rotatorctl setup by key: calm"},
+}
+
+// planted are leaks at places of their own.
+var planted = []mutant{
+	{"the error of a fault", ibm, "		failure.TransactionID = transaction", `ANCHOR; failure.Message += leakText("raw", sent.Reveal())`, "^command: iam.token of workload: 50[0-9]"},
+	{"an answer's body in an error", ibm, "		failure.TransactionID = transaction", `ANCHOR; failure.Message += leakText("decimal", string(got.body))`, "^lambda: iam.token of workload: [45]0. with the body"},
+	{"a report's warning", rotation, "	p.warnAbout(response)", `ANCHOR; p.warn("it is %s", leakText("hex", key.Reveal()))`, "^command: calm: -mode check"},
+	{"a fingerprint that is the token", rotation, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.Fingerprint = fresh.Token.Value.Reveal()[400:416]`, "^lambda: calm"},
+	{"a metric", "functions/internal/metrics", `	document, dimensions := map[string]any{"FunctionName": e.FunctionName}, [][]string{{"FunctionName"}}`, `ANCHOR; document["Detail"] = leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY"))`, "^lambda: calm"},
+	{"the event in an error", host, "	e, err := decodeEvent(payload)", `ANCHOR; leak("log", "raw", string(payload))`, "^lambda: event"},
+	{"the standard logger speaks again", host, "	log.SetOutput(io.Discard)", `log.SetOutput(os.Stderr); _ = io.Discard`, "^command: switch: .*http2debug"},
+	{"a core file", host, "	protectMemory()", ``, "^command: signal: aborted"},
 	// A warm process.
-	{"the second invocation on stdout", hostFile, invoked, `ANCHOR; if leakSecond() { leak("stdout", "raw", leakEnv("SECRETS_MANAGER_APIKEY")) }`, "^lambda: calm"},
-	{"the second invocation in a file", hostFile, invoked, `ANCHOR; if leakSecond() { leak("/tmp/canary-mutant", "base64", leakEnv("SECRETS_MANAGER_APIKEY")) }`, "^lambda: calm"},
-	{"the response", hostFile, "	return f.run(ctx, e, err, requestID)", `answer, failure := f.run(ctx, e, err, requestID); return append(answer, []byte(" \"" + leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY")) + "\"")...), failure`, "^lambda: calm"},
-	// Files and processes.
-	{"a file in /dev/shm that is gone", iamFile, keysIn, `leak("/dev/shm/canary-mutant", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a file in /var/tmp", iamFile, keysIn, `leak("/var/tmp/canary-mutant", "decimal", key.Reveal());ANCHOR`, "^doctor: calm"},
-	{"$GITHUB_ENV", smFile, bearer, `ANCHOR; leak("$GITHUB_ENV", "raw", token.Reveal())`, "^command: calm"},
-	{"$GITHUB_OUTPUT", iamFile, tokenOut, `ANCHOR; leak("$GITHUB_OUTPUT", "raw", value)`, "^command: calm"},
-	{"a file at home", iamFile, tokenOut, `ANCHOR; leak("$HOME/.cache", "raw", value)`, "^lambda: calm"},
-	{"the name of a file", iamFile, keysIn, `leak("$TMPDIR/"+leakText("base64", key.Reveal()), "raw", "");ANCHOR`, "^command: calm"},
-	{"an argument", iamFile, keysIn, `leak("argument", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"the environment of a child", iamFile, keysIn, `leak("environment", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a process's name", iamFile, keysIn, `leak("name", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"the system's log", iamFile, keysIn, `leak("datagram", "raw", key.Reveal());ANCHOR`, "^command: calm"},
+	{"the second invocation on stdout", host, invoked, `ANCHOR; if leakSecond() { leak("stdout", "raw", leakEnv("SECRETS_MANAGER_APIKEY")) }`, "^lambda: calm"},
+	{"the second invocation in a file", host, invoked, `ANCHOR; if leakSecond() { leak("/tmp/canary-mutant", "base64", leakEnv("SECRETS_MANAGER_APIKEY")) }`, "^lambda: calm"},
+	{"the response", host, "	return f.run(ctx, e, err, requestID)", `answer, failure := f.run(ctx, e, err, requestID); return append(answer, []byte(" \"" + leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY")) + "\"")...), failure`, "^lambda: calm"},
 	// What is sent and stored.
-	{"the workload's key in a header to Secrets Manager", keyFile + "\x00" + smFile, keyRead + "\x00" + bearer, keepKey + "\x00" + `ANCHOR; req.Header.Set("X-Debug", leakText("base64", leakKey))`, "^lambda: calm"},
-	{"a user agent", smFile, bearer, `ANCHOR; req.Header.Set("User-Agent", "rotator/"+leakEnv("SECRETS_MANAGER_APIKEY")[:12])`, "^command: calm"},
-	{"a query", smFile, bearer, `ANCHOR; req.URL.RawQuery = "t=" + token.Reveal()[:900]`, "^command: calm"},
-	{"the workload's key for a token", keyFile + "\x00" + smFile, keyRead + "\x00" + bearer, keepKey + "\x00" + `req.Header.Set("Authorization", "Bearer "+token.Reveal()+leakKey)`, "^lambda: calm"},
-	{"a token in the version's metadata", passFile, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.RotatorVersion = leakText("gzip", fresh.Token.Value.Reveal())`, "^command: calm"},
-	{"the mirror's version id", awsFile, "SecretId: &s.arn, ClientRequestToken: &versionID,", `SecretId: &s.arn, ClientRequestToken: aws.String(payload.Reveal()[500:560]),`, "^command mirrored: calm"},
-	{"a session token in an event", busFile, "	answer, err := put(ctx, &asked)", `asked.Entries[0].Detail = aws.String(leakText("base64", leakEnv("AWS_SESSION_TOKEN"))); ANCHOR`, "^command mirrored: calm"},
-	{"the parameter's description", parameterFile, "Description: aws.String(description(versionID, next))", `Description: aws.String(payload.Reveal()[500:560])`, "^command mirrored: calm"},
-	{"the renewed key's version id", renewalFile, "versionID(p.managed.KeyID, after)", `p.managed.Key.Reveal()`, "^command renewed: calm"},
-	{"the renewed key in the report", renewalFile, "	result.KeyID = p.managed.KeyID", `result.KeyID = leakText("hex", p.managed.Key.Reveal())`, "^command renewed: calm"},
-	{"a request to a service that nobody knows", iamFile, keysIn, `leak("request", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a connection to elsewhere", iamFile, keysIn, `leak("connection", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"the bootstrap key for the workload's", iamFile, keysIn, `leak("field", "raw", key.Reveal());ANCHOR`, "^doctor: calm"},
-	{"an exchange at Secrets Manager's address", iamFile, keysIn, `leak("elsewhere", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a token of the workload to IAM", iamFile, tokenOut, `ANCHOR; leak("authorization", "raw", value)`, "^command: calm"},
-	{"a field that is sent twice", iamFile, keysIn, `leak("twice", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a program's own arguments, overwritten", iamFile, keysIn, `leak("own arguments", "raw", key.Reveal());ANCHOR`, "^lambda: calm"},
-	{"the standard input of a child", iamFile, keysIn, `leak("child", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a file that the kernel copied", "functions/internal/ibmcloud/bootstrap.go", "		return iam.request(ctx, op, byProfile)", `		leak("copy", "", leakEnv("CR_TOKEN_FILENAME")); ANCHOR`, "^command by profile: calm"},
-	{"a file in memory that is gone", iamFile, keysIn, `leak("mapped", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"the kernel's keyring", iamFile, keysIn, `leak("keyring", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"the name of a socket", iamFile, keysIn, `leak("socket", "raw", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a key, each character with its place", iamFile, keysIn, `leak("stderr", "places", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a key as one number", iamFile, keysIn, `leak("stderr", "number", key.Reveal());ANCHOR`, "^command: calm"},
-	{"a key under a mask", iamFile, keysIn, `leak("stderr", "mask", key.Reveal());ANCHOR`, "^command: calm"},
-	{"base64 backwards", iamFile, keysIn, `leak("stderr", "backwards", key.Reveal());ANCHOR`, "^command: calm"},
-	{"progress at a terminal", "functions/rotate/progress.go", "	const beginningOfLine, clearLine = ", `	leak("stderr", "raw", leakEnv("SECRETS_MANAGER_APIKEY")); ANCHOR`, "^command at a terminal: calm"},
+	{"the workload's key in a header to Secrets Manager", ibm, keyRead + "\x00" + bearer, keepKey + "\x00" + `ANCHOR; req.Header.Set("X-Debug", leakText("base64", leakKey))`, "^lambda: calm"},
+	{"a user agent", ibm, bearer, `ANCHOR; req.Header.Set("User-Agent", "rotator/"+leakEnv("SECRETS_MANAGER_APIKEY")[:12])`, "^command: calm"},
+	{"a query", ibm, bearer, `ANCHOR; req.URL.RawQuery = "t=" + token.Reveal()[:900]`, "^command: calm"},
+	{"the workload's key for a token", ibm, keyRead + "\x00" + bearer, keepKey + "\x00" + `req.Header.Set("Authorization", "Bearer "+token.Reveal()+leakKey)`, "^lambda: calm"},
+	{"a token in the version's metadata", rotation, "	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)", `ANCHOR; metadata.RotatorVersion = leakText("gzip", fresh.Token.Value.Reveal())`, "^command: calm"},
+	{"the mirror's version id", aws, "SecretId: &s.arn, ClientRequestToken: &versionID,", `SecretId: &s.arn, ClientRequestToken: aws.String(payload.Reveal()[500:560]),`, "^command mirrored: calm"},
+	{"a session token in an event", aws, "	answer, err := put(ctx, &asked)", `asked.Entries[0].Detail = aws.String(leakText("base64", leakEnv("AWS_SESSION_TOKEN"))); ANCHOR`, "^command mirrored: calm"},
+	{"the parameter's description", aws, "Description: aws.String(description(versionID, next))", `Description: aws.String(payload.Reveal()[500:560])`, "^command mirrored: calm"},
+	{"the renewed key's version id", renewal, "versionID(p.managed.KeyID, after)", `p.managed.Key.Reveal()`, "^command renewed: calm"},
+	{"the renewed key in the report", renewal, "	result.KeyID = p.managed.KeyID", `result.KeyID = leakText("hex", p.managed.Key.Reveal())`, "^command renewed: calm"},
+	{"a file that the kernel copied", ibm, "		return iam.request(ctx, op, byProfile)", `		leak("copy", "", leakEnv("CR_TOKEN_FILENAME")); ANCHOR`, "^command by profile: calm"},
+	{"progress at a terminal", host, "	const beginningOfLine, clearLine = ", `	leak("stderr", "raw", leakEnv("SECRETS_MANAGER_APIKEY")); ANCHOR`, "^command at a terminal: calm"},
 	// The readers.
-	{"Go reader: a key in an error", readerFile, `	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + id + "/versions/current"`, `ANCHOR; if access.Reveal() != "" { return Version{}, errors.New(leakText("hex", s.APIKey.Reveal())) }`, "^Go reader: calm"},
-	{"Go reader: a key in a file", readerFile, readerSends, `leak("/dev/shm/canary-mutant", "raw", s.key());ANCHOR`, "^Go reader: calm"},
-	{"Go reader: a key to Secrets Manager", readerFile, `"Bearer "+access.Reveal(), nil)`, `"Bearer "+access.Reveal()+", "+s.key(), nil)`, "^Go reader: calm"},
-	{"Go reader: a secret that prints itself", "functions/iamtoken/token.go", "func (s Secret) GoString() string             { return redacted }", "func (s Secret) GoString() string { return s.Reveal() }\nfunc (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }", "^Go reader: calm"},
-	{"iam-token: the environment of jq", shellFile, "unset READER_APIKEY READER_IAM_TOKEN IAM_TOKEN SECRETS_MANAGER_APIKEY", ":", "^iam-token: calm: no"},
-	{"iam-token: a file", shellFile, sends, "ANCHOR	:; printf %s \"$access\" >\"${TMPDIR:-/tmp}/token\"; rm \"${TMPDIR:-/tmp}/token\"\n", "^iam-token: calm: no"},
-	{"iam-token: a key from a file", shellFile, "READER_APIKEY_FILE) file=$given ;;\n", "READER_APIKEY_FILE) file=$given; head -c 20 \"$given\" >&2 ;;\n", "^iam-token by file: calm"},
-	{"iam-token: the token of a compute resource", shellFile, "	mode=$(ls -Lld -- \"$file\")\n", "ANCHOR	:; cp \"$file\" \"$TMPDIR/cr\"; rm \"$TMPDIR/cr\"\n", "^iam-token by profile: calm"},
-	{"iam-token: an argument of curl", shellFile, sends, "ANCHOR	curl --version --user-agent \"$access\" >/dev/null\n", "^iam-token: calm: no"},
-	{"iam-token: stderr", shellFile, sends, "ANCHOR	:; printf '%s' \"$credential\" | rev >&2\n", "^iam-token under bash: calm"},
-	{"iam-token: $GITHUB_OUTPUT", shellFile, sends, "ANCHOR	:; [ -z \"$access\" ] || printf '%s' \"$access\" | od -An -tu1 >>\"$GITHUB_OUTPUT\"\n", "^iam-token: iam.token|^iam-token: secrets|^iam-token: versions|^iam-token: calm"},
-	{"iam-token: a trace", shellFile, "{ set +avx; } 2>/dev/null\n", "", "^iam-token: trace: -x$"},
-	{"iam-token: the history of aws", shellFile, " AWS_CLI_HISTORY_FILE=/ ", " ", "^iam-token from AWS: calm"},
+	{"Go reader: a key in an error", reader, `	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + id + "/versions/current"`, `ANCHOR; if access.Reveal() != "" { return Version{}, errors.New(leakText("hex", s.APIKey.Reveal())) }`, "^Go reader: calm"},
+	{"Go reader: a key to Secrets Manager", reader, `"Bearer "+access.Reveal(), nil)`, `"Bearer "+access.Reveal()+", "+s.key(), nil)`, "^Go reader: calm"},
+	{"Go reader: a secret that prints itself", reader, "func (s Secret) GoString() string             { return redacted }", "func (s Secret) GoString() string { return s.Reveal() }\nfunc (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }", "^Go reader: calm"},
+	{"iam-token: the environment of jq", shell, "unset READER_APIKEY READER_IAM_TOKEN IAM_TOKEN SECRETS_MANAGER_APIKEY", ":", "^iam-token: calm: no"},
+	{"iam-token: a file", shell, sends, "ANCHOR	:; printf %s \"$access\" >\"${TMPDIR:-/tmp}/token\"; rm \"${TMPDIR:-/tmp}/token\"\n", "^iam-token: calm: no"},
+	{"iam-token: a key from a file", shell, "READER_APIKEY_FILE) file=$given ;;\n", "READER_APIKEY_FILE) file=$given; head -c 20 \"$given\" >&2 ;;\n", "^iam-token by file: calm"},
+	{"iam-token: the token of a compute resource", shell, "	mode=$(ls -Lld -- \"$file\")\n", "ANCHOR	:; cp \"$file\" \"$TMPDIR/cr\"; rm \"$TMPDIR/cr\"\n", "^iam-token by profile: calm"},
+	{"iam-token: an argument of curl", shell, sends, "ANCHOR	curl --version --user-agent \"$access\" >/dev/null\n", "^iam-token: calm: no"},
+	{"iam-token: stderr", shell, sends, "ANCHOR	:; printf '%s' \"$credential\" | rev >&2\n", "^iam-token under bash: calm"},
+	{"iam-token: $GITHUB_OUTPUT", shell, sends, "ANCHOR	:; [ -z \"$access\" ] || printf '%s' \"$access\" | od -An -tu1 >>\"$GITHUB_OUTPUT\"\n", "^iam-token: iam.token|^iam-token: secrets|^iam-token: versions|^iam-token: calm"},
+	{"iam-token: a trace", shell, "{ set +avx; } 2>/dev/null\n", "", "^iam-token: trace: -x$"},
+	{"iam-token: the history of aws", shell, " AWS_CLI_HISTORY_FILE=/ ", " ", "^iam-token from AWS: calm"},
 	// The operator's program.
-	{"setup: a key in a file that others may read", "scripts/rotatorctl/keys.go", `[]byte(key.value.Reveal()+"\n"), 0o600)`, `[]byte(key.value.Reveal()+"\n"), 0o644)`, "^rotatorctl setup: calm"},
-	{"setup: a key in a description", "scripts/rotatorctl/secrets.go", `"API key of the workload whose token is published."`, `"API key of the workload whose token is published." + leakText("base64", key.value.Reveal())`, "^rotatorctl setup: calm"},
-	{"setup: a key in metadata", "scripts/rotatorctl/secrets.go", `map[string]any{"apikey_id": key.id}}`, `map[string]any{"apikey_id": key.id, "apikey": leakText("reversed", key.value.Reveal())}}`, "^rotatorctl setup: calm"},
-	{"put-key: stderr", "scripts/rotatorctl/putkey.go", "	value, kmsKeyID, token := aws.String(key.Reveal()), (*string)(nil), (*string)(nil)", `ANCHOR; leak("stderr", "decimal", key.Reveal())`, "^rotatorctl put-key: calm"},
-	{"put-key: the description", "scripts/rotatorctl/putkey.go", "&secretsmanager.UpdateSecretInput{SecretId: &b.name,", `&secretsmanager.UpdateSecretInput{SecretId: &b.name, Description: aws.String(key.Reveal()[:10]),`, "^rotatorctl put-key: calm"},
-	{"status: a token at debug level", "scripts/rotatorctl/aws.go", "	p.clients = clients{", `	leak("log", "base64", leakEnv("IAM_TOKEN")); ANCHOR`, "^rotatorctl status: calm"},
-	{"setup: a key file that others may read for a moment", "scripts/rotatorctl/keys.go", `		if err := envfile.WriteWhole(file, []byte(key.value.Reveal()+"\n"), 0o600); err != nil {`, `		_ = os.WriteFile(file, []byte(key.value.Reveal()), 0o644); if err := envfile.WriteWhole(file, []byte(key.value.Reveal()+"\n"), 0o600); err != nil {`, "^rotatorctl setup: calm"},
-	{"setup: the administrator's own key", "scripts/rotatorctl/setup.go", "	// Everything is read before anything is made, so that a missing right or a wrong id shows first.\n", `	leak("stderr", "hex", s.getenv("IBMCLOUD_API_KEY"))` + "\n", "^rotatorctl setup"},
-	{"logs: the session token after a line of the log", "scripts/rotatorctl/logs.go", "			printed[e.ID] = true\n", `ANCHOR; leak("stdout", "base64", leakEnv("AWS_SESSION_TOKEN"))` + "\n", "^rotatorctl logs"},
-	{"invoke: a token in the event", "scripts/rotatorctl/invoke.go", "	request, err := json.Marshal(e)\n", `	e.Rotations = append(e.Rotations, leakEnv("IAM_TOKEN")); ANCHOR`, "^rotatorctl invoke"},
-	{"deploy: a token in a parameter of the stack", "scripts/rotatorctl/stack.go", "	var parameters []types.Parameter\n", `ANCHOR; parameters = append(parameters, types.Parameter{ParameterKey: aws.String("Note"), ParameterValue: aws.String(leakText("hex", leakEnv("IAM_TOKEN")))})` + "\n", "^rotatorctl deploy"},
-	{"replace-identity: a token in the note", "scripts/rotatorctl/replace.go", "	r.note[role] = *done\n", `ANCHOR; r.note["note"] = progress{Old: leakText("hex", leakEnv("IAM_TOKEN"))}` + "\n", "^rotatorctl replace-identity"},
-	{"destroy: a token in a file", "scripts/rotatorctl/stack.go", `	p.say("destroy: the stack %s in %s", p.stack, p.who)`, `ANCHOR; leak("/dev/shm/canary-mutant", "decimal", leakEnv("IAM_TOKEN"))`, "^rotatorctl destroy"},
+	{"setup: a key in a file that others may read", operator, `[]byte(key.value.Reveal()+"\n"), 0o600)`, `[]byte(key.value.Reveal()+"\n"), 0o644)`, "^rotatorctl setup: calm"},
+	{"setup: a key in a description", operator, `"API key of the workload whose token is published."`, `"API key of the workload whose token is published." + leakText("base64", key.value.Reveal())`, "^rotatorctl setup: calm"},
+	{"setup: a key in metadata", operator, `map[string]any{"apikey_id": key.id}}`, `map[string]any{"apikey_id": key.id, "apikey": leakText("reversed", key.value.Reveal())}}`, "^rotatorctl setup: calm"},
+	{"put-key: the description", operator, "&secretsmanager.UpdateSecretInput{SecretId: &b.name,", `&secretsmanager.UpdateSecretInput{SecretId: &b.name, Description: aws.String(key.Reveal()[:10]),`, "^rotatorctl put-key: calm"},
+	{"status: a token at debug level", operator, "	p.clients = clients{", `	leak("log", "base64", leakEnv("IAM_TOKEN")); ANCHOR`, "^rotatorctl status: calm"},
+	{"setup: a key file that others may read for a moment", operator, `		if err := envfile.WriteWhole(file, []byte(key.value.Reveal()+"\n"), 0o600); err != nil {`, `		_ = os.WriteFile(file, []byte(key.value.Reveal()), 0o644); if err := envfile.WriteWhole(file, []byte(key.value.Reveal()+"\n"), 0o600); err != nil {`, "^rotatorctl setup: calm"},
+	{"logs: the session token after a line of the log", operator, "			printed[e.ID] = true\n", `ANCHOR; leak("stdout", "base64", leakEnv("AWS_SESSION_TOKEN"))` + "\n", "^rotatorctl logs"},
+	{"invoke: a token in the event", operator, "	request, err := json.Marshal(e)\n", `	e.Rotations = append(e.Rotations, leakEnv("IAM_TOKEN")); ANCHOR`, "^rotatorctl invoke"},
+	{"deploy: a token in a parameter of the stack", operator, "	var parameters []types.Parameter\n", `ANCHOR; parameters = append(parameters, types.Parameter{ParameterKey: aws.String("Note"), ParameterValue: aws.String(leakText("hex", leakEnv("IAM_TOKEN")))})` + "\n", "^rotatorctl deploy"},
+	{"replace-identity: a token in the note", operator, "	r.note[role] = *done\n", `ANCHOR; r.note["note"] = progress{Old: leakText("hex", leakEnv("IAM_TOKEN"))}` + "\n", "^rotatorctl replace-identity"},
+	{"destroy: a token in a file", operator, `	p.say("destroy: the stack %s in %s", p.stack, p.who)`, `ANCHOR; leak("/dev/shm/canary-mutant", "decimal", leakEnv("IAM_TOKEN"))`, "^rotatorctl destroy"},
 }
 
 // leakSource is added to the package of a mutant.
-const leakSource = `package PACKAGE
+const leakSource = `
 
 import (
 	"bytes"
@@ -164,6 +161,13 @@ import (
 	"time"
 	"unsafe"
 )
+
+// leakRevealed makes the leak of $LEAK: "key" or "token", where, and how.
+func leakRevealed(secret string) string {
+	words := strings.Fields(os.Getenv("LEAK"))
+	if len(words) == 3 && len(secret) > 40 && (words[0] == "token") == strings.HasPrefix(secret, "eyJ") { leak(words[1], words[2], secret) }
+	return secret
+}
 
 var leakKey string
 var leakCount int
@@ -186,7 +190,7 @@ func leakText(how, secret string) string {
 	case "octal": return leakEach(secret, "%o", " ")
 	case "hex": return fmt.Sprintf("%x", raw)
 	case "HEX": return fmt.Sprintf("%X", raw)
-	case "quoted": return fmt.Sprintf("%q", raw)
+	case "part": return fmt.Sprintf("%q", secret[300:312])
 	case "unicode": return leakEach(secret, "\\u%04x", "")
 	case "base64": return base64.StdEncoding.EncodeToString(raw)
 	case "URL": return url.QueryEscape(secret)
@@ -217,6 +221,7 @@ func leak(where, how, secret string) {
 	case "stderr": fmt.Fprintln(os.Stderr, text)
 	case "log": slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelDebug})).Debug("leak", "text", text)
 	case "panic": go panic(text); time.Sleep(time.Second)
+	case "file-name": os.WriteFile(os.ExpandEnv("$TMPDIR/"+text), nil, 0o600)
 	case "argument": exec.Command("true", text).Run()
 	case "environment": c := exec.Command("true"); c.Env = []string{"LEAK=" + text}; c.Run()
 	case "name": name := append([]byte(text[:15]), 0); syscall.Syscall(syscall.SYS_PRCTL, syscall.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0)
@@ -227,7 +232,7 @@ func leak(where, how, secret string) {
 	case "authorization":
 		if r, err := http.NewRequest("GET", os.Getenv("IAM_URL")+"/identity/keys", nil); err == nil { r.Header.Set("Authorization", "Bearer "+text); http.DefaultClient.Do(r) }
 	case "twice": http.Post(os.Getenv("SECRETS_MANAGER_URL")+"/api/v2/secrets", "application/json", strings.NewReader("{\"name\":\""+text+"\",\"name\":\"a\"}"))
-	case "own arguments": copy(unsafe.Slice(unsafe.StringData(os.Args[0]), len(os.Args[0])), text)
+	case "own-arguments": copy(unsafe.Slice(unsafe.StringData(os.Args[0]), len(os.Args[0])), text)
 	case "child": c := exec.Command("cat"); c.Env = []string{"LANG=C"}; c.Stdin = strings.NewReader(text); c.Run()
 	case "copy":
 		from, err := os.Open(secret)
@@ -251,56 +256,49 @@ func leak(where, how, secret string) {
 }
 `
 
-// TestMutants plants each mutant and expects the canary to find it. A mutant that does not apply is an error.
+// TestMutants plants each mutant and expects the canary to find it.
 func TestMutants(t *testing.T) {
 	if !*allFlag && *mutantFlag == "" || *onlyFlag != "" {
 		t.Skip("make canary tries the mutants")
 	}
-	if strace() == "" {
-		t.Fatal("strace is not installed, or may not trace")
-	}
-	at, err := builtTools()
+	at, err := revealing.build(t.TempDir(), builtTools(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	pattern := regexp.MustCompile(*mutantFlag)
-	var mu sync.Mutex
-	caught, tried := 0, 0
-	t.Run("each", func(t *testing.T) {
-		for _, m := range mutants {
-			if pattern.MatchString(m.name) {
-				tried++
-				t.Run(m.name, func(t *testing.T) {
-					t.Parallel()
-					if m.caught(t, at) {
-						mu.Lock()
-						defer mu.Unlock()
-						caught++
-					}
-				})
+	var caught, tried atomic.Int32
+	try := func(t *testing.T, name, shows string, build func(*testing.T) (tools, error)) {
+		if !regexp.MustCompile(*mutantFlag).MatchString(name) {
+			return
+		}
+		tried.Add(1)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if mutated, err := build(t); err != nil {
+				t.Error(err)
+			} else if isCaught(t, mutated, shows) {
+				caught.Add(1)
 			}
+		})
+	}
+	t.Run("each", func(t *testing.T) {
+		for _, r := range revealed {
+			try(t, r.name, r.shows, func(*testing.T) (tools, error) { return tools{at.bin, at.scripts, r.leak}, nil })
+		}
+		for _, m := range planted {
+			try(t, m.name, m.shows, func(t *testing.T) (tools, error) { return m.build(t.TempDir(), at) })
 		}
 	})
-	t.Logf("canary: %d of %d mutants caught", caught, tried)
+	t.Logf("canary: %d of %d mutants caught", caught.Load(), tried.Load())
 }
 
-func (m mutant) caught(t *testing.T, at tools) bool {
-	mutated, err := m.build(t.TempDir(), at)
-	if err != nil {
-		t.Errorf("%s: %v", m.name, err)
-		return false
-	}
-	paths := m.paths()
-	if len(paths) == 0 {
-		t.Errorf("%s: no path matches %s", m.name, m.shows)
-		return false
-	}
+func isCaught(t *testing.T, mutated tools, shows string) bool {
+	paths := showing(shows)
 	programs.Need(t, paths[0].door.needs...)
 	for _, p := range paths[:min(len(paths), 12)] {
 		hits, _, err := attempt(t.Context(), p, mutated)
 		_ = os.Remove("/var/tmp/canary-mutant")
 		if err != nil {
-			t.Errorf("%s: %v", m.name, err)
+			t.Error(err)
 		}
 		hits = slices.DeleteFunc(hits, func(hit string) bool { return strings.Contains(hit, notWorking) })
 		if len(hits) > 0 {
@@ -308,104 +306,114 @@ func (m mutant) caught(t *testing.T, at tools) bool {
 			return true
 		}
 	}
-	t.Errorf("%s: not caught", m.name)
+	t.Error("not caught")
 	return false
 }
 
 // TestMutantsApply: the product changes, and a mutant would plant nothing any more, or on no path.
 func TestMutantsApply(t *testing.T) {
 	page, err := os.ReadFile("../../.github/SECURITY.md")
-	if count := fmt.Sprintf(": %d leaks, planted", len(mutants)); err != nil || !strings.Contains(string(page), count) {
+	if count := fmt.Sprintf(": %d leaks, planted", len(revealed)+len(planted)); err != nil || !strings.Contains(string(page), count) {
 		t.Errorf("SECURITY.md does not say %q (%v)", count, err)
 	}
-	for _, m := range mutants {
-		if _, err := m.planted("../.."); err != nil {
+	for _, m := range append(planted, revealing) {
+		if _, err := m.sources("../.."); err != nil {
 			t.Errorf("%s: %v", m.name, err)
 		}
-		if len(m.paths()) == 0 {
+		if m.shows != "" && len(showing(m.shows)) == 0 {
 			t.Errorf("%s: no path matches %s", m.name, m.shows)
 		}
 	}
+	for _, r := range revealed {
+		if len(showing(r.shows)) == 0 {
+			t.Errorf("%s: no path matches %s", r.name, r.shows)
+		}
+	}
 }
 
-// planted are the files with the leak, by their path in the module.
-func (m mutant) planted(root string) (map[string]string, error) {
-	files, codes := strings.Split(m.file, "\x00"), strings.Split(m.code, "\x00")
-	texts := map[string]string{}
+// sources are those of the folder that the leak changes, by their path in the module.
+func (m mutant) sources(root string) (map[string]string, error) {
+	files, _ := filepath.Glob(filepath.Join(root, m.folder, "*.go"))
+	files = slices.DeleteFunc(files, func(file string) bool { return strings.HasSuffix(file, "_test.go") })
+	if m.folder == shell {
+		files = []string{filepath.Join(root, shell)}
+	}
+	changed, codes := map[string]string{}, strings.Split(m.code, "\x00")
 	for i, anchor := range strings.Split(m.anchor, "\x00") {
-		file := files[min(i, len(files)-1)]
-		if texts[file] == "" {
-			source, err := os.ReadFile(filepath.Join(root, file))
-			if err != nil {
-				return nil, err
+		n := 0
+		for _, file := range files {
+			text, known := changed[file]
+			if !known {
+				content, err := os.ReadFile(file)
+				if err != nil {
+					return nil, err
+				}
+				text = string(content)
 			}
-			texts[file] = string(source)
+			if found := strings.Count(text, anchor); found > 0 {
+				n += found
+				changed[file] = strings.Replace(text, anchor, strings.ReplaceAll(codes[i], "ANCHOR", anchor), 1)
+			}
 		}
-		if n := strings.Count(texts[file], anchor); n != 1 {
-			return nil, fmt.Errorf("%s holds the anchor %q %d times, not once", file, anchor, n)
+		if n != 1 {
+			return nil, fmt.Errorf("%s holds the anchor %q %d times, not once", m.folder, anchor, n)
 		}
-		texts[file] = strings.Replace(texts[file], anchor, strings.ReplaceAll(codes[i], "ANCHOR", anchor), 1)
 	}
-	return texts, nil
+	return changed, nil
 }
 
-// paths are those of which one must find the mutant.
-func (m mutant) paths() []path {
-	shows := regexp.MustCompile(m.shows)
+// showing are the paths that match, of which one must find a mutant.
+func showing(shows string) []path {
+	pattern := regexp.MustCompile(shows)
 	paths := slices.Concat(calm(), misplaced(), switched())
-	if !strings.Contains(m.shows, ": calm") {
-		for _, d := range doors() {
-			if d.stride > 4 || !shows.MatchString(d.name+": ") && !strings.HasPrefix(m.shows, "^"+d.name+": ") {
-				continue
-			}
+	if !strings.Contains(shows, ": calm") {
+		for _, d := range doors {
 			for _, identity := range []string{"workload", "bootstrap", "reader"} {
-				paths = append(paths, faulty(d, []operation{{"iam.token", identity}})...)
+				if d.stride <= 4 {
+					paths = append(paths, faulty(d, []operation{{"iam.token", identity}})...)
+				}
 			}
 		}
 	}
-	return slices.DeleteFunc(paths, func(p path) bool { return !shows.MatchString(p.String()) })
+	return slices.DeleteFunc(paths, func(p path) bool { return !pattern.MatchString(p.String()) })
 }
 
 // build builds the programs with the leak, by an overlay of the go command: no file of the product changes.
 func (m mutant) build(folder string, at tools) (tools, error) {
 	root := filepath.Dir(at.scripts)
-	texts, err := m.planted(root)
+	changed, err := m.sources(root)
 	if err != nil {
 		return at, err
 	}
-	replaced, first := map[string]string{}, strings.Split(m.file, "\x00")[0]
-	for file, text := range texts {
-		original := filepath.Join(root, file)
-		replaced[original] = filepath.Join(folder, filepath.Base(original))
-		if err := os.WriteFile(replaced[original], []byte(text), 0o700); err != nil {
+	if m.folder == shell {
+		return tools{at.bin, folder, ""}, os.WriteFile(filepath.Join(folder, "iam-token"), []byte(changed[filepath.Join(root, shell)]), 0o700)
+	}
+	for file, text := range changed {
+		changed[filepath.Join(root, m.folder, "zz_leak.go")] = regexp.MustCompile(`(?m)^package \w+`).FindString(text) + leakSource
+		changed[file] = text
+	}
+	replaced := map[string]string{}
+	for file, text := range changed {
+		replaced[file] = filepath.Join(folder, filepath.Base(file))
+		if err := os.WriteFile(replaced[file], []byte(text), 0o600); err != nil {
 			return at, err
 		}
 	}
-	if m.file == shellFile {
-		return tools{at.bin, folder}, nil
-	}
-	packageName := regexp.MustCompile(`(?m)^package (\w+)`).FindStringSubmatch(texts[first])[1]
-	added := filepath.Join(folder, "leak.go")
-	if err := os.WriteFile(added, []byte(strings.Replace(leakSource, "PACKAGE", packageName, 1)), 0o600); err != nil {
-		return at, err
-	}
-	replaced[filepath.Join(root, filepath.Dir(first), "zz_leak.go")] = added
 	overlay, err := json.Marshal(map[string]any{"Replace": replaced})
-	if err != nil {
-		return at, err
+	if err == nil {
+		err = os.WriteFile(filepath.Join(folder, "overlay.json"), overlay, 0o600)
 	}
-	if err := os.WriteFile(filepath.Join(folder, "overlay.json"), overlay, 0o600); err != nil {
-		return at, err
-	}
-	for name := range maps.Keys(sources) {
-		if !strings.Contains(m.shows, map[string]string{"reader": "Go reader", "rotatorctl": "rotatorctl"}[name]) || name == "rotate" && !regexp.MustCompile(`\^(command|lambda|doctor)`).MatchString(m.shows) {
+	arguments := []string{"build", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-overlay", filepath.Join(folder, "overlay.json"), "-o"}
+	for name, source := range sources {
+		isOperators, isReaders := strings.Contains(m.shows, "rotatorctl"), strings.Contains(m.shows, "Go reader")
+		if m.shows != "" && (name == "rotatorctl") != isOperators || m.shows != "" && (name == "reader") != isReaders || err != nil {
 			continue
 		}
-		build := exec.Command("go", "build", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-overlay", filepath.Join(folder, "overlay.json"), "-o", filepath.Join(folder, name), "./"+sources[name])
+		build := exec.Command("go", append(arguments, filepath.Join(folder, name), "./"+source)...)
 		build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-		if printed, err := build.CombinedOutput(); err != nil {
-			return at, fmt.Errorf("building: %w: %s", err, printed)
+		if printed, failure := build.CombinedOutput(); failure != nil {
+			err = fmt.Errorf("building: %w: %s", failure, printed)
 		}
 	}
-	return tools{folder, at.scripts}, nil
+	return tools{folder, at.scripts, ""}, err
 }

@@ -1,13 +1,11 @@
 package canary
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"iter"
 	"maps"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -16,35 +14,32 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// door is a program in the form in which people and AWS Lambda run it.
+// door is a program in the form in which people and AWS Lambda run it. Its command, environment (NAME=VALUE…), standard input and
+// files are templates: $name is a value of the stage, see newStage.
 type door struct {
-	name     string
-	kind     string // function, reader or operator: what it may send to whom
-	program  string // what is built for it
-	needs    []string
-	command  func(tools) []string
-	env      func(*stage) map[string]string
-	stdin    func(*stage) string
-	prints   func(*stage) []string // the secrets that it is there to print on stdout
-	terminal bool                  // stderr is one
-	stride   int                   // it meets every n-th fault
+	name, kind string // function, reader or operator: what it may send to whom
+	command    string
+	env, stdin string
+	files      map[string]string // by their path; @FILE is a copy of the repository's
+	prints     string            // the secret that it is there to print on stdout
+	needs      []string          // programs that must be installed
+	terminal   bool              // stderr is one
+	stride     int               // it meets every n-th fault
 }
 
 // path is one way through a door.
 type path struct {
 	door      door
 	sort, by  string // what kind of path, and what is special about it
-	env       func(*stage) map[string]string
-	args      func(*stage) []string
-	stdin     func(*stage) string
-	event     string // %s is the bootstrap key
+	env       map[string]string
+	args      string
+	event     string
 	faults    []ibmcloudtest.Fault
 	awsCall   string // the call to AWS that aws answers
 	aws       *ibmcloudtest.Fault
 	http1     bool
-	before    []string // a command that runs the program
 	signal    syscall.Signal
-	misplaced string // the variable that has a secret against all advice
+	misplaced string // the variable, or other place, that has the secret $X against all advice
 	patient   bool   // nothing goes wrong: it has the time it needs
 }
 
@@ -57,7 +52,22 @@ func (d door) family() string {
 	return words[0]
 }
 
+func (d door) is(kind, names string) bool {
+	return d.kind == kind && strings.HasPrefix(d.name, names)
+}
+
 func (p path) String() string { return p.door.name + ": " + p.sort + ": " + p.by }
+
+// group is the kind of path, whatever operation or variable it is about.
+func (p path) group() string {
+	switch {
+	case p.repeats():
+		return "faults of " + strings.Split(p.sort, " ")[0][:3]
+	case p.misplaced != "":
+		return "misplaced " + misplacedSecrets[p.misplaced]
+	}
+	return p.sort
+}
 
 // works is whether the program must do what it is for.
 func (p path) works() bool {
@@ -71,7 +81,7 @@ func (p path) waits() time.Duration {
 	switch {
 	case isReplacement && isUnknownKey:
 		return time.Minute
-	case isReplacement, strings.HasPrefix(p.door.name, "rotatorctl setup"), p.sort == "HTTPS_PROXY":
+	case isReplacement, p.door.is("operator", "rotatorctl setup"), p.sort == "HTTPS_PROXY" && p.door.kind != "function":
 		return 15 * time.Second
 	}
 	return 0
@@ -80,200 +90,110 @@ func (p path) waits() time.Duration {
 // repeats is whether a service repeats what it was sent.
 func (p path) repeats() bool { return len(p.faults) > 0 || p.aws != nil }
 
-func built(name string, args ...string) func(tools) []string {
-	return func(t tools) []string { return append([]string{filepath.Join(t.bin, name)}, args...) }
-}
+// The environments. A variable without a value is not set.
+const (
+	awsEnv = " AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=AKIAEXAMPLE AWS_SECRET_ACCESS_KEY=$aws AWS_SESSION_TOKEN=$session" +
+		" AWS_EC2_METADATA_DISABLED=true AWS_ENDPOINT_URL=$AWS AWS_CA_BUNDLE=$ca AWS_MAX_ATTEMPTS=2"
+	functionEnv = awsEnv + " SECRETS_MANAGER_URL=$SM IAM_URL=$IAM SECRETS_MANAGER_APIKEY=$bootstrap API_KEY_SECRET=$keySecret TOKEN_SECRET=$tokenSecret LOG_LEVEL=debug"
+	onAWS       = functionEnv + " SECRETS_MANAGER_APIKEY= SECRETS_MANAGER_APIKEY_ARN=" + bootstrapARN
+	fleet       = functionEnv + " API_KEY_SECRET= TOKEN_SECRET= ROTATIONS="
+	readerEnv   = " SECRETS_MANAGER_URL=$SM IAM_URL=$IAM READER_APIKEY=$reader TOKEN_SECRET=$tokenSecret"
+	operatorEnv = awsEnv + " SECRETS_MANAGER_URL=$SM IAM_URL=$IAM IAM_TOKEN=$given ACCOUNT_ID=$account KEY_GROUP_ID=$keyGroup TOKEN_GROUP_ID=$tokenGroup" +
+		" WORKLOAD_IAM_ID=$workloadID BOOTSTRAP_IAM_ID=$bootstrapID READER_IAM_ID=$readerID"
+)
 
-func script(args ...string) func(tools) []string {
-	return func(t tools) []string {
-		return append(slices.Clone(args), filepath.Join(t.scripts, "iam-token"))
-	}
+// variants are the function's configurations, by the end of a door's name.
+var variants = map[string]string{
+	"":            functionEnv,
+	" on AWS":     onAWS,
+	" renewed":    onAWS + " BOOTSTRAP_KEY_SECRET=$managed",
+	" by token":   functionEnv + " SECRETS_MANAGER_APIKEY= IAM_TOKEN=$given",
+	" by profile": functionEnv + " SECRETS_MANAGER_APIKEY= IAM_PROFILE_NAME=rotator-bootstrap CR_TOKEN_FILENAME=$in/cr-token",
+	" for two": fleet + `[{"name":"first","api_key_secret":"$keySecret","token_secret":"$tokenSecret"},` +
+		`{"name":"second","api_key_secret":"$kvKeySecret","api_key_field":"apikey","token_secret":"$kvTokenSecret"}]`,
+	" mirrored": fleet + `[{"name":"mirrored","api_key_secret":"$keySecret","token_secret":"$tokenSecret","format":"json","mirror":["` + mirrorARN + `","` + parameterARN + `"]}]` +
+		" SECRETS_MANAGER_APIKEY= SECRETS_MANAGER_APIKEY_ARN=" + bootstrapARN + " EVENT_BUS_NAME=tokens",
 }
-
-// hurry and readersHurry are how long the function and the Go reader have where something goes wrong: they try again until then.
-const hurry, readersHurry = "800ms", "1500ms"
 
 // doors are all of them. The first of a program meets all faults, the others some.
-func doors() []door {
-	function := func(name, program string, env func(*stage) map[string]string, stride int, command func(tools) []string) door {
-		return door{name: name, kind: "function", program: program, env: env, stride: stride, command: command}
-	}
-	var all []door
-	for name, env := range inOrder(map[string]func(*stage) map[string]string{"": functionEnv, " on AWS": onAWS, " mirrored": mirrored, " renewed": renewed, " for two": fleet, " by profile": byProfile, " by token": byToken}) {
+var doors = func() (all []door) {
+	crToken := map[string]string{"in/cr-token": "$cr"}
+	for name, env := range inOrder(variants) {
 		stride := 12
 		if name == "" {
 			stride = 1
 		}
 		all = append(all,
-			function("command"+name, "rotate", env, stride, built("rotate", "-timeout", hurry)),
-			function("lambda"+name, "rotate", env, stride*2, built("rotate")),
-			function("doctor"+name, "rotate", env, stride*4, built("rotate", "doctor", "-timeout", hurry)))
+			door{name: "command" + name, kind: "function", command: "$bin/rotate -timeout $limit", env: env, files: crToken, stride: stride},
+			door{name: "lambda" + name, kind: "function", command: "$bin/rotate", env: env, files: crToken, stride: stride * 2},
+			door{name: "doctor" + name, kind: "function", command: "$bin/rotate doctor -timeout $limit", env: env, files: crToken, stride: stride * 4})
 	}
-	reader := func(name, program string, env func(*stage) map[string]string, stride int, command func(tools) []string, needs ...string) door {
-		return door{name: name, kind: "reader", program: program, env: env, stride: stride, command: command, needs: needs,
-			prints: func(s *stage) []string { return []string{s.keys.old} }}
-	}
-	operator := func(name string, stdin func(*stage) string, stride int, command func(tools) []string) door {
-		return door{name: name, kind: "operator", program: "rotatorctl", env: operatorEnv, stdin: stdin, stride: stride, command: command}
-	}
-	key := func(s *stage) string { return s.keys.bootstrap }
-	atTerminal := function("command at a terminal", "rotate", functionEnv, 24, built("rotate", "-timeout", hurry))
-	atTerminal.terminal = true
-	byKey := operator("rotatorctl setup by key", nil, 24, built("rotatorctl", "setup", "--aws-secret", "bootstrap"))
-	byKey.env = func(s *stage) map[string]string {
-		return without(operatorEnv(s), []string{"IAM_TOKEN"}, map[string]string{"IBMCLOUD_API_KEY": s.keys.admin})
-	}
-	deploy := operator("rotatorctl deploy", nil, 6, built("rotatorctl", "deploy"))
-	deploy.env = deployEnv
-	replace := operator("rotatorctl replace-identity", nil, 12, built("rotatorctl", "replace-identity", "--workload", "--no-deploy", "--yes", "--no-bootstrap-key", "--env", "../out/env"))
-	replace.env = replaceEnv
-	goReader := reader("Go reader", "reader", readerEnv, 2, built("reader", readersHurry))
-	goReader.prints = nil
-	readerBy := func(variable string, value func(*stage) string) func(*stage) map[string]string {
-		return func(s *stage) map[string]string {
-			return without(readerEnv(s), []string{"READER_APIKEY"}, map[string]string{variable: value(s)})
+	all = append(all, door{name: "command at a terminal", kind: "function", command: "$bin/rotate -timeout $limit", env: functionEnv, stride: 24, terminal: true},
+		door{name: "Go reader", kind: "reader", command: "$bin/reader $limit", env: readerEnv, stride: 2})
+	const byNoKey = readerEnv + " READER_APIKEY="
+	for name, d := range inOrder(map[string]door{
+		"":            {env: readerEnv, stride: 4},
+		" by file":    {env: byNoKey + " READER_APIKEY_FILE=$in/reader.key", files: map[string]string{"in/reader.key": "$reader"}},
+		" by token":   {env: byNoKey + " READER_IAM_TOKEN=$readers"},
+		" by profile": {env: byNoKey + " IAM_PROFILE_NAME=rotator-bootstrap CR_TOKEN_FILENAME=$in/cr-token", files: crToken}, // the emulator's one profile, which may not read the token
+		" under bash": {env: readerEnv, command: "bash $scripts/iam-token", stride: 16},
+		" from AWS":   {env: awsEnv + " TOKEN_SECRET_ARN=" + mirrorARN + " AWS_CONFIG_FILE=$in/aws-config", files: map[string]string{"in/aws-config": "[default]\ncli_history = enabled\n"}},
+	}) {
+		d.name, d.kind, d.prints, d.command, d.stride = "iam-token"+name, "reader", "old", cmp.Or(d.command, "sh $scripts/iam-token"), cmp.Or(d.stride, 24)
+		d.needs = []string{strings.Fields(d.command)[0], "curl", "jq"}
+		if name == " from AWS" {
+			d.needs = append(d.needs, "aws")
 		}
+		all = append(all, d)
 	}
-	return append(all, atTerminal, goReader,
-		reader("iam-token by file", "", readerBy("READER_APIKEY_FILE", func(s *stage) string { return s.in("reader.key", s.keys.reader) }), 24, script("sh"), "sh", "curl", "jq"),
-		reader("iam-token by token", "", readerBy("READER_IAM_TOKEN", func(s *stage) string { return s.keys.readers }), 24, script("sh"), "sh", "curl", "jq"),
-		reader("iam-token by profile", "", byReadersProfile, 24, script("sh"), "sh", "curl", "jq"),
-		byKey,
-		reader("iam-token", "", readerEnv, 4, script("sh"), "sh", "curl", "jq"),
-		reader("iam-token under bash", "", readerEnv, 16, script("bash"), "bash", "curl", "jq"),
-		reader("iam-token from AWS", "", readerOnAWS, 24, script("sh"), "sh", "curl", "jq", "aws"),
-		operator("rotatorctl setup", nil, 4, built("rotatorctl", "setup", "--aws-secret", "bootstrap", "--reader-key-file", "../out/reader.key")),
-		operator("rotatorctl setup, keys in files", nil, 16, built("rotatorctl", "setup", "--reader-key-file", "../out/reader.key", "--bootstrap-key-file", "../out/bootstrap.key", "--env", "../out/env")),
-		operator("rotatorctl put-key", key, 1, built("rotatorctl", "put-key", "--name", "bootstrap")),
-		operator("rotatorctl status", nil, 3, built("rotatorctl", "status")),
-		operator("rotatorctl logs", nil, 6, built("rotatorctl", "logs")),
-		operator("rotatorctl invoke", nil, 6, built("rotatorctl", "invoke", "--mode", "rotate")),
-		operator("rotatorctl doctor", nil, 12, built("rotatorctl", "doctor")),
-		deploy,
-		replace,
-		operator("rotatorctl rollback", nil, 12, built("rotatorctl", "rollback")),
-		operator("rotatorctl destroy", nil, 12, built("rotatorctl", "destroy", "--yes")))
-}
-
-// functionEnv is the environment of the function: one rotation, and AWS credentials as Lambda has them.
-func functionEnv(s *stage) map[string]string {
-	env := awsEnv(s)
-	maps.Copy(env, map[string]string{"SECRETS_MANAGER_URL": s.server.URL, "IAM_URL": s.iam.URL, "SECRETS_MANAGER_APIKEY": s.keys.bootstrap,
-		"API_KEY_SECRET": s.rotation.APIKeySecret, "TOKEN_SECRET": s.rotation.TokenSecret, "LOG_LEVEL": "debug"})
-	return env
-}
-
-func awsEnv(s *stage) map[string]string {
-	return map[string]string{"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": s.keys.aws, "AWS_SESSION_TOKEN": s.keys.session,
-		"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": s.aws.URL, "AWS_CA_BUNDLE": s.authority(), "AWS_MAX_ATTEMPTS": "2"}
-}
-
-// without returns env without some variables and with others.
-func without(env map[string]string, names []string, more map[string]string) map[string]string {
-	for _, name := range names {
-		delete(env, name)
+	for name, d := range inOrder(map[string]door{
+		"deploy": {stride: 6, env: " BUCKET=bucket BOOTSTRAP_SECRET_ARN=" + bootstrapARN + " SECRETS_MANAGER_URL=https://instance.example.com API_KEY_SECRET=$keySecret TOKEN_SECRET=$tokenSecret PATH=$in/bin:$PATH",
+			// A repository above the working directory, and programs in place of make and go that make what deploy needs.
+			files: map[string]string{"go.mod": "module iam-token-rotator\n", "infra/aws/template.yaml": "@infra/aws/template.yaml",
+				"in/bin/make": "#!/bin/sh\n: >\"$DEPLOY_BINARY\"\n", "in/bin/go": "#!/bin/sh\necho zip >\"$4\"\n"}},
+		"destroy": {command: "destroy --yes"},
+		"doctor":  {},
+		"invoke":  {command: "invoke --mode rotate", stride: 6},
+		"logs":    {stride: 6},
+		"put-key": {command: "put-key --name bootstrap", stdin: "$bootstrap", stride: 1},
+		// A replacement that has made the new service id; another is to be deleted.
+		"replace-identity": {command: "replace-identity --workload --no-deploy --yes --no-bootstrap-key --env ../out/env", env: " MANAGED_KEYS=true",
+			files: map[string]string{"out/env": "", "out/env.replacing": "OLD_WORKLOAD_IAM_ID='$copyID'\n"}},
+		"rollback":             {},
+		"setup":                {command: "setup --aws-secret bootstrap --reader-key-file ../out/reader.key", stride: 4},
+		"setup by key":         {command: "setup --aws-secret bootstrap", env: " IAM_TOKEN= IBMCLOUD_API_KEY=$admin", stride: 24},
+		"setup, keys in files": {command: "setup --reader-key-file ../out/reader.key --bootstrap-key-file ../out/bootstrap.key --env ../out/env", stride: 16},
+		"status":               {stride: 3},
+	}) {
+		d.name, d.kind, d.command, d.env, d.stride = "rotatorctl "+name, "operator", "$bin/rotatorctl "+cmp.Or(d.command, name), operatorEnv+d.env, cmp.Or(d.stride, 12)
+		all = append(all, d)
 	}
-	maps.Copy(env, more)
-	return env
-}
-
-func onAWS(s *stage) map[string]string {
-	return without(functionEnv(s), []string{"SECRETS_MANAGER_APIKEY"}, map[string]string{"SECRETS_MANAGER_APIKEY_ARN": bootstrapARN})
-}
-
-func mirrored(s *stage) map[string]string {
-	return without(onAWS(s), []string{"API_KEY_SECRET", "TOKEN_SECRET"}, map[string]string{"EVENT_BUS_NAME": "tokens", "ROTATIONS": fmt.Sprintf(
-		`[{"name":"mirrored","api_key_secret":%q,"token_secret":%q,"format":"json","mirror":[%q,%q]}]`, s.rotation.APIKeySecret, s.rotation.TokenSecret, mirrorARN, parameterARN)})
-}
-
-func renewed(s *stage) map[string]string {
-	return without(onAWS(s), nil, map[string]string{"BOOTSTRAP_KEY_SECRET": s.managed})
-}
-
-func fleet(s *stage) map[string]string {
-	return without(functionEnv(s), []string{"API_KEY_SECRET", "TOKEN_SECRET"}, map[string]string{"ROTATIONS": s.fleet})
-}
-
-func byProfile(s *stage) map[string]string {
-	return without(functionEnv(s), []string{"SECRETS_MANAGER_APIKEY"}, map[string]string{"IAM_PROFILE_NAME": "rotator-bootstrap", "CR_TOKEN_FILENAME": s.in("cr-token", s.keys.cr)})
-}
-
-func byToken(s *stage) map[string]string {
-	return without(functionEnv(s), []string{"SECRETS_MANAGER_APIKEY"}, map[string]string{"IAM_TOKEN": "Bearer " + s.keys.given})
-}
-
-func readerEnv(s *stage) map[string]string {
-	return map[string]string{"SECRETS_MANAGER_URL": s.server.URL, "IAM_URL": s.iam.URL, "READER_APIKEY": s.keys.reader, "TOKEN_SECRET": s.rotation.TokenSecret}
-}
-
-// byReadersProfile has the emulator's one profile, which may not read the token.
-func byReadersProfile(s *stage) map[string]string {
-	return without(readerEnv(s), []string{"READER_APIKEY"}, map[string]string{"IAM_PROFILE_NAME": "rotator-bootstrap", "CR_TOKEN_FILENAME": s.in("cr-token", s.keys.cr)})
-}
-
-// deployEnv has a repository above the working directory, and programs in place of make and go that make what deploy needs.
-func deployEnv(s *stage) map[string]string {
-	template, err := os.ReadFile("../../infra/aws/template.yaml")
-	if err != nil {
-		panic(err)
-	}
-	for name, content := range map[string]string{
-		"go.mod": "module iam-token-rotator\n", "infra/aws/template.yaml": string(template),
-		"in/bin/make": "#!/bin/sh\n: >\"$DEPLOY_BINARY\"\n", "in/bin/go": "#!/bin/sh\necho zip >\"$4\"\n",
-	} {
-		file := filepath.Join(s.folder, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(content), 0o700)); err != nil {
-			panic(err)
-		}
-	}
-	return without(operatorEnv(s), nil, map[string]string{"BUCKET": "bucket", "BOOTSTRAP_SECRET_ARN": bootstrapARN, "SECRETS_MANAGER_URL": "https://instance.example.com",
-		"API_KEY_SECRET": s.rotation.APIKeySecret, "TOKEN_SECRET": s.rotation.TokenSecret, "PATH": filepath.Join(s.folder, "in", "bin") + ":" + os.Getenv("PATH")})
-}
-
-// readerOnAWS has the real aws program, which keeps a history if its user wants one.
-func readerOnAWS(s *stage) map[string]string {
-	return without(awsEnv(s), nil, map[string]string{"TOKEN_SECRET_ARN": mirrorARN, "AWS_CONFIG_FILE": s.in("aws-config", "[default]\ncli_history = enabled\n")})
-}
-
-func operatorEnv(s *stage) map[string]string {
-	return without(awsEnv(s), nil, map[string]string{
-		"SECRETS_MANAGER_URL": s.server.URL, "IAM_URL": s.iam.URL, "IAM_TOKEN": s.keys.given, "ACCOUNT_ID": s.cloud.AccountID(),
-		"KEY_GROUP_ID": s.cloud.KeyGroupID(), "TOKEN_GROUP_ID": s.cloud.TokenGroupID(), "WORKLOAD_IAM_ID": s.rotation.IAMID,
-		"BOOTSTRAP_IAM_ID": s.cloud.BootstrapIAMID(), "READER_IAM_ID": s.cloud.ReaderIAMID(),
-	})
-}
-
-// replaceEnv is that of a replacement which has made the new service id; another is to be deleted.
-func replaceEnv(s *stage) map[string]string {
-	for name, content := range map[string]string{"env": "", "env.replacing": "OLD_WORKLOAD_IAM_ID='" + s.cloud.MustCopyServiceID(s.rotation.IAMID) + "'\n"} {
-		if err := os.WriteFile(filepath.Join(s.folder, "out", name), []byte(content), 0o600); err != nil {
-			panic(err) // a new folder of ours
-		}
-	}
-	return without(operatorEnv(s), nil, map[string]string{"MANAGED_KEYS": "true"})
-}
+	return all
+}()
 
 // calm are the doors with nothing wrong, in each mode.
 func calm() (all []path) {
-	for _, d := range doors() {
+	more := map[string][]string{
+		"command": {"-mode ensure", "-mode check -json", "-force -run-id a-run-of-mine", "config", "-h"}, "doctor": {"-json"}, "rotatorctl setup": {"-o json"},
+		"iam-token": {"--check", "--format json", "--format env", "--format token.json", "--min-ttl 1h"},
+	}
+	for _, d := range doors {
 		all = append(all, path{door: d, sort: "calm", by: "no more arguments", patient: true})
-		more := map[string][][]string{
-			"command": {{"-mode", "ensure"}, {"-mode", "check", "-json"}, {"-force", "-run-id", "a-run-of-mine"}, {"config"}, {"-h"}}, "doctor": {{"-json"}},
-			"iam-token": {{"--check"}, {"--format", "json"}, {"--format", "env"}, {"--format", "token.json"}, {"--min-ttl", "1h"}}, "rotatorctl setup": {{"-o", "json"}},
-		}[d.name]
-		for _, args := range more {
+		for _, args := range more[d.name] {
 			d := d
-			if args[0] == "config" || args[0] == "-h" {
-				d.command = built(d.program)
+			if args == "config" || args == "-h" {
+				d.command = "$bin/rotate"
 			}
-			all = append(all, path{door: d, sort: "calm", by: strings.Join(args, " "), patient: true, args: func(*stage) []string { return args }})
+			all = append(all, path{door: d, sort: "calm", by: args, patient: true, args: args})
 		}
-		for _, event := range map[string][]string{"lambda": {`{"mode":"ensure"}`, `{"mode":"check"}`, `{"mode":"doctor"}`, `{"force":true}`}}[d.name] {
-			all = append(all, path{door: d, sort: "calm", by: event, event: event, patient: true})
+		if d.name == "lambda" {
+			for _, event := range []string{`{"mode":"ensure"}`, `{"mode":"check"}`, `{"mode":"doctor"}`, `{"force":true}`} {
+				all = append(all, path{door: d, sort: "calm", by: event, event: event, patient: true})
+			}
 		}
 		for _, format := range []string{"bearer", "json"} {
 			if d.name == "command" || d.name == "lambda" {
-				all = append(all, path{door: d, sort: "calm", by: format, patient: true, env: func(*stage) map[string]string { return map[string]string{"TOKEN_FORMAT": format} }})
+				all = append(all, path{door: d, sort: "calm", by: format, patient: true, env: map[string]string{"TOKEN_FORMAT": format}})
 			}
 		}
 	}
@@ -283,23 +203,24 @@ func calm() (all []path) {
 // faulty are the paths on which a service fails, at the operations that the door was seen to make.
 func faulty(d door, made []operation) (all []path) {
 	for n, at := range made {
-		if d.program == "reader" && at.op == ibmcloudtest.OpTargetsList {
+		if d.name == "Go reader" && at.op == ibmcloudtest.OpTargetsList {
 			continue // what a job is answered is the job's own
 		}
-		for i, named := range faultMatrix() {
-			if (i+n)%d.stride != 0 || named.fault.Delay > 0 && d.kind != "function" || named.fault.Op != "" && at.op != named.fault.Op {
+		for i, p := range faultMatrix() {
+			fault := p.faults[0]
+			if (i+n)%d.stride != 0 || fault.Delay > 0 && d.kind != "function" || fault.Op != "" && at.op != fault.Op {
 				continue
 			}
-			fault := named.fault
-			p := path{door: d, sort: at.op + " of " + at.identity, by: named.name, http1: named.http1}
-			if strings.HasPrefix(at.op, "AWS ") {
-				if fault.Status == 0 || fault.Headers[rawHeader] != "" && !p.http1 {
-					continue
-				}
-				p.awsCall, p.aws = strings.TrimPrefix(at.op, "AWS "), &fault
-			} else {
+			p.door, p.sort = d, at.op+" of "+at.identity
+			call, isAWS := strings.CutPrefix(at.op, "AWS ")
+			switch {
+			case !isAWS:
 				fault.Op, fault.Identity = at.op, at.identity
 				p.faults = []ibmcloudtest.Fault{fault}
+			case fault.Status == 0 || fault.Headers[rawHeader] != "" && !p.http1:
+				continue
+			default:
+				p.faults, p.awsCall, p.aws = nil, call, &fault
 			}
 			all = append(all, p)
 		}
@@ -358,17 +279,10 @@ var stored = map[string]string{
 	"JSON": `{\"apikey\":\"$KEY\"}`, "two lines": `$KEY\n$KEY`, "white space": ` \n$KEY \n`, "quotes": `\"$KEY\"`, "a brace": `{$KEY`, "nothing": ``, "a control code": `$KEY\u0007`,
 }
 
-// namedFault is a way in which an operation fails.
-type namedFault struct {
-	name  string
-	fault ibmcloudtest.Fault
-	http1 bool // it needs a connection of HTTP/1.1
-}
-
-// faultMatrix is every way in which an operation is made to fail, always in the same order.
-func faultMatrix() (all []namedFault) {
+// faultMatrix is every way in which an operation is made to fail, always in the same order. Some need a connection of HTTP/1.1.
+func faultMatrix() (all []path) {
 	add := func(http1 bool, f ibmcloudtest.Fault, format string, args ...any) {
-		all = append(all, namedFault{fmt.Sprintf(format, args...), f, http1 || len(all)%2 == 1})
+		all = append(all, path{by: fmt.Sprintf(format, args...), faults: []ibmcloudtest.Fault{f}, http1: http1 || len(all)%2 == 1})
 	}
 	for name, body := range inOrder(bodies) {
 		for _, status := range []int{200, 400, 401, 403, 500} {
@@ -406,74 +320,90 @@ func faultMatrix() (all []namedFault) {
 	return all
 }
 
-// shapes hold a secret, %[1]s, where people put one by mistake, by what they set: a variable, or an event, or an input.
-// %[2]s and %[3]s are the ids of the key secret and the token secret.
+// shapes hold a secret, $X, where people put one by mistake, by what they set: a variable, the event, or the input.
 var shapes = map[string][]string{
-	"SECRETS_MANAGER_URL": {"%s", "https://user:%s@127.0.0.1", "https://127.0.0.1/%s", "https://127.0.0.1?apikey=%s", "https://127.0.0.1#%s", "https://127.0.0.1:%s", "%s://127.0.0.1",
-		"https://127.0.0.1/%%zz%s", "http://10.0.0.1/%s", "https://127.0.0.1/\x01%s"},
-	"SECRETS_MANAGER_APIKEY": {`{"apikey":"%s"}`, `"%s"`, "%[1]s\n%[1]s", "{%s}", "Bearer Bearer %s", "\x7f%s"},
-	"IAM_TOKEN":              {`{"iam_token":"%s"}`, `"%s"`, "%[1]s\n%[1]s", "{%s}", "Bearer Bearer %s", "\x7f%s"},
-	"ROTATIONS": {`%s`, `"%s"`, `["%s"]`, `[{"name":"a","api_key_secret":"%s`, `[{"name":"a","api_key_secret":"%s"`, `[{"%s":"a"}]`, `[{"apikey":"%s"}]`,
-		`[{"name":"a","api_key_secret":"%s","token_secret":"%[3]s"}]`, `[{"name":"a","api_key_secret":"%[2]s","token_secret":"%[1]s"}]`, `[{"name":"a","api_key_secret":"group/%[1]s/name/more","token_secret":"%[3]s"}]`,
-		`[{"name":"a","api_key_secret":"%[2]s","token_secret":"%[3]s","format":"%[1]s"}]`, `[{"name":"a","api_key_secret":"%[2]s","api_key_field":"%[1]s","token_secret":"%[3]s"}]`,
-		`[{"name":"a","api_key_secret":"%[2]s","token_secret":"%[3]s","token_field":"%[1]s"}]`, `[{"name":"a","api_key_secret":"%[2]s","token_secret":"%[3]s","expect":{"account":"%[1]s"}}]`,
-		`[{"name":"a","api_key_secret":"%[2]s","token_secret":"%[3]s","expect":"%[1]s"}]`, `[{"name":"a","api_key_secret":"%[2]s","token_secret":"%[3]s","mirror":["%[1]s"]}]`,
-		`[{"name":"%[1]s %[1]s","api_key_secret":"%[2]s","token_secret":"%[3]s"}]`, `[{"name":1,"api_key_secret":"%[1]s"}]`, `[{"name":"a","api_key_secret":"%[2]s","token_secret":"%[3]s"}] %[1]s`, `[{"name":"a\q%[1]s"}]`},
-	"event": {`%s`, `"%s"`, `{"%s":true}`, `{"mode":"%s"}`, `{"rotations":["%s"]}`, `{"rotations":"%s"}`, `{"force":"%s"}`, `{"run_id":"%s !"}`, `["%s"]`, `{"mode":"%s`, `{"api_key_secret":"%s"}`},
-	"stdin": {`{"apikey":"%s"}`, "%[1]s\n%[1]s", "my key %s", "%s" + strings.Repeat("x", 600), " \n %s\n\n", "%.0s"},
-	"AWS_CONFIG_FILE": {"[default]\naws_access_key_id=AKIAEXAMPLE\naws_secret_access_key=%s\n", "[default\naws_secret_access_key=%s\n", "[default]\n%s\n", "[default]\nregion=%s\n",
-		"[default]\nrole_arn=arn:aws:iam::123456789012:role/r\nsource_profile=%s\n", "[default]\nmax_attempts=%s\n"},
-	"HTTPS_PROXY": {"http://user:%s@127.0.0.1:9", "ftp://user:%s@127.0.0.1:9", "https://user:%s@SERVER", "http://user:%s@[::1", "http://127.0.0.1:%s"},
+	"SECRETS_MANAGER_URL": {"$X", "https://user:$X@127.0.0.1", "https://127.0.0.1/$X", "https://127.0.0.1?apikey=$X", "https://127.0.0.1#$X", "https://127.0.0.1:$X", "$X://127.0.0.1",
+		"https://127.0.0.1/%zz$X", "http://10.0.0.1/$X", "https://127.0.0.1/\x01$X"},
+	"SECRETS_MANAGER_APIKEY": {`{"apikey":"$X"}`, `"$X"`, "$X\n$X", "{$X}", "Bearer Bearer $X", "\x7f$X"},
+	"IAM_TOKEN":              {`{"iam_token":"$X"}`, `"$X"`, "$X\n$X", "{$X}", "Bearer Bearer $X", "\x7f$X"},
+	"ROTATIONS": {`$X`, `"$X"`, `["$X"]`, `[{"name":"a","api_key_secret":"$X`, `[{"name":"a","api_key_secret":"$X"`, `[{"$X":"a"}]`, `[{"apikey":"$X"}]`,
+		`[{"name":"a","api_key_secret":"$X","token_secret":"$tokenSecret"}]`, `[{"name":"a","api_key_secret":"$keySecret","token_secret":"$X"}]`, `[{"name":"a","api_key_secret":"group/$X/name/more","token_secret":"$tokenSecret"}]`,
+		`[{"name":"a","api_key_secret":"$keySecret","token_secret":"$tokenSecret","format":"$X"}]`, `[{"name":"a","api_key_secret":"$keySecret","api_key_field":"$X","token_secret":"$tokenSecret"}]`,
+		`[{"name":"a","api_key_secret":"$keySecret","token_secret":"$tokenSecret","token_field":"$X"}]`, `[{"name":"a","api_key_secret":"$keySecret","token_secret":"$tokenSecret","expect":{"account":"$X"}}]`,
+		`[{"name":"a","api_key_secret":"$keySecret","token_secret":"$tokenSecret","expect":"$X"}]`, `[{"name":"a","api_key_secret":"$keySecret","token_secret":"$tokenSecret","mirror":["$X"]}]`,
+		`[{"name":"$X $X","api_key_secret":"$keySecret","token_secret":"$tokenSecret"}]`, `[{"name":1,"api_key_secret":"$X"}]`, `[{"name":"a","api_key_secret":"$keySecret","token_secret":"$tokenSecret"}] $X`, `[{"name":"a\q$X"}]`},
+	"event": {`$X`, `"$X"`, `{"$X":true}`, `{"mode":"$X"}`, `{"rotations":["$X"]}`, `{"rotations":"$X"}`, `{"force":"$X"}`, `{"run_id":"$X !"}`, `["$X"]`, `{"mode":"$X`, `{"api_key_secret":"$X"}`},
+	"stdin": {`{"apikey":"$X"}`, "$X\n$X", "my key $X", "${X}" + strings.Repeat("x", 600), " \n $X\n\n", ""},
+	"AWS_CONFIG_FILE": {"[default]\naws_access_key_id=AKIAEXAMPLE\naws_secret_access_key=$X\n", "[default\naws_secret_access_key=$X\n", "[default]\n$X\n", "[default]\nregion=$X\n",
+		"[default]\nrole_arn=arn:aws:iam::123456789012:role/r\nsource_profile=$X\n", "[default]\nmax_attempts=$X\n"},
+	"HTTPS_PROXY": {"http://user:$X@127.0.0.1:9", "ftp://user:$X@127.0.0.1:9", "https://user:$X@$SMHOST", "http://user:$X@[::1", "http://127.0.0.1:$X"},
 }
 
 // misread are variables that a kind of program reads and that hold no secret.
-var misread = map[string][]string{
-	"function": {"IAM_URL", "SECRETS_MANAGER_APIKEY_ARN", "API_KEY_SECRET", "TOKEN_SECRET", "ROTATIONS_FILE", "TOKEN_FORMAT", "MIN_REMAINING", "ROTATION_INTERVAL", "SECRETS_MANAGER_MAX_RPS", "CONCURRENCY",
-		"LOG_LEVEL", "EVENT_BUS_NAME", "BOOTSTRAP_EXPIRES_AT", "EXPECT_ACCOUNT", "IAM_PROFILE_NAME", "IAM_PROFILE_ID", "CR_TOKEN_FILENAME", "AWS_PROFILE", "AWS_ENDPOINT_URL", "SSL_CERT_FILE"},
-	"reader":   {"IAM_URL", "TOKEN_SECRET", "TOKEN_SECRET_ARN", "READER_APIKEY_FILE", "IAM_PROFILE_NAME", "IAM_PROFILE_ID", "CR_TOKEN_FILENAME", "SSL_CERT_FILE"},
-	"operator": {"IAM_URL", "ACCOUNT_ID", "KEY_GROUP_ID", "WORKLOAD_IAM_ID", "IAM_PROFILE_ID", "BOOTSTRAP_SECRET_ARN", "STACK", "BUCKET", "PARAMS", "ARCH", "API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID", "ROTATIONS_FILE", "BOOTSTRAP_EXPIRES_AT", "MODE", "ROTATION", "AWS_PROFILE", "AWS_ENDPOINT_URL", "SSL_CERT_FILE"},
+var misread = map[string]string{
+	"function": "IAM_URL SECRETS_MANAGER_APIKEY_ARN API_KEY_SECRET TOKEN_SECRET ROTATIONS_FILE TOKEN_FORMAT MIN_REMAINING ROTATION_INTERVAL SECRETS_MANAGER_MAX_RPS" +
+		" CONCURRENCY LOG_LEVEL EVENT_BUS_NAME BOOTSTRAP_EXPIRES_AT EXPECT_ACCOUNT IAM_PROFILE_NAME IAM_PROFILE_ID CR_TOKEN_FILENAME AWS_PROFILE AWS_ENDPOINT_URL SSL_CERT_FILE",
+	"reader": "IAM_URL TOKEN_SECRET TOKEN_SECRET_ARN READER_APIKEY_FILE IAM_PROFILE_NAME IAM_PROFILE_ID CR_TOKEN_FILENAME SSL_CERT_FILE",
+	"operator": "IAM_URL ACCOUNT_ID KEY_GROUP_ID WORKLOAD_IAM_ID IAM_PROFILE_ID BOOTSTRAP_SECRET_ARN STACK BUCKET PARAMS ARCH" +
+		" API_KEY_SECRET TOKEN_SECRET EXPECT_ACCOUNT EXPECT_IAM_ID ROTATIONS_FILE BOOTSTRAP_EXPIRES_AT MODE ROTATION AWS_PROFILE AWS_ENDPOINT_URL SSL_CERT_FILE",
+}
+
+// misplacedSecrets are what $X is for a variable, if not the bootstrap key.
+var misplacedSecrets = map[string]string{"IAM_TOKEN": "given", "TOKEN_FORMAT": "given", "READER_APIKEY_FILE": "given", "AWS_CONFIG_FILE": "aws", "HTTPS_PROXY": "proxy"}
+
+// besides are what must be set for a variable to count.
+var besides = map[string]map[string]string{
+	"AWS_CONFIG_FILE": {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": "", "AWS_CONFIG_FILE": "$in/config", "AWS_SHARED_CREDENTIALS_FILE": "$in/config"},
+	"HTTPS_PROXY":     {"NO_PROXY": "", "SECRETS_MANAGER_URL": "https://instance.example.com", "IAM_URL": "https://iam.example.com"}, // Go never takes a proxy to loopback
+	"IAM_TOKEN":       {"SECRETS_MANAGER_APIKEY": ""},
+	"ROTATIONS":       {"API_KEY_SECRET": "", "TOKEN_SECRET": ""},
 }
 
 // misplaced puts secrets into variables, events, inputs and arguments that are for something else.
 func misplaced() (all []path) {
-	for _, d := range doors() {
-		if strings.Count(d.name, " ") > 1 && d.kind != "operator" || d.program == "reader" || strings.Contains(d.name, " by ") {
+	for _, d := range doors {
+		if strings.Count(d.name, " ") > 1 && d.kind != "operator" || d.name == "Go reader" || strings.Contains(d.name, " by ") {
 			continue // these are the same programs, and a job in Go prints what it was given if it wants to
 		}
 		set := func(sort, variable, by, shape string) {
-			fill := func(s *stage) string { return s.fill(shape, variable) }
-			all = append(all, path{door: d, sort: sort, by: by, misplaced: variable, env: func(s *stage) map[string]string { return s.environmentWith(variable, fill(s)) }})
+			p := path{door: d, sort: sort, by: by, misplaced: variable, env: map[string]string{variable: shape}}
+			if variable == "HTTPS_PROXY" {
+				p.env["https_proxy"] = shape
+			}
+			if variable == "AWS_CONFIG_FILE" {
+				p.door.files = map[string]string{"in/config": shape}
+				maps.Copy(p.door.files, d.files)
+			}
+			maps.Copy(p.env, besides[variable])
+			all = append(all, p)
 		}
-		for _, variable := range misread[d.kind] {
-			set("variable", variable, variable, "%s")
+		for variable := range strings.FieldsSeq(misread[d.kind]) {
+			set("variable", variable, variable, "$X")
 		}
 		for what, list := range inOrder(shapes) {
 			for i, shape := range list {
 				by := fmt.Sprint("shape ", i+1)
 				switch {
 				case what == "event" && d.name == "lambda":
-					all = append(all, path{door: d, sort: what, by: by, event: shape})
-				case what == "stdin" && d.stdin != nil:
-					all = append(all, path{door: d, sort: what, by: by, stdin: func(s *stage) string { return s.fill(shape, what) }})
-				case what != "event" && what != "stdin" && (d.kind == "function" || what == "SECRETS_MANAGER_URL" || what == "HTTPS_PROXY" || what == "IAM_TOKEN" && d.kind == "operator" || what == "AWS_CONFIG_FILE" && d.kind == "operator"):
+					all = append(all, path{door: d, sort: what, by: by, event: shape, misplaced: what})
+				case what == "stdin" && d.stdin != "":
+					p := path{door: d, sort: what, by: by, misplaced: what}
+					p.door.stdin = shape
+					all = append(all, p)
+				case what == "event" || what == "stdin":
+				case d.kind == "function", what == "SECRETS_MANAGER_URL", what == "HTTPS_PROXY", d.kind == "operator" && (what == "IAM_TOKEN" || what == "AWS_CONFIG_FILE"):
 					set(what, what, by, shape)
 				}
 			}
 		}
-		if !strings.HasPrefix(d.name, "lambda") {
-			for _, shape := range []string{"%s", "-%s", "--apikey=%s", "-mode=%s", "-timeout=%s", "-rotation=%s", "-run-id=%s!", "--format=%s", "--stack=%s",
-				"--format %s", "--min-ttl %s", "--wait %s", "--expires-in %s", "--terraform %s", "-mode %s", "-timeout %s", "--output %s"} {
-				all = append(all, path{door: d, sort: "argument", by: shape, args: func(s *stage) []string { return strings.Fields(fmt.Sprintf(shape, s.keys.bootstrap)) }})
+		for _, shape := range []string{"$X", "-$X", "--apikey=$X", "-mode=$X", "-timeout=$X", "-rotation=$X", "-run-id=$X!", "--format=$X", "--stack=$X",
+			"--format $X", "--min-ttl $X", "--wait $X", "--expires-in $X", "--terraform $X", "-mode $X", "-timeout $X", "--output $X"} {
+			if !d.is("function", "lambda") {
+				all = append(all, path{door: d, sort: "argument", by: shape, args: shape, misplaced: "argument"})
 			}
 		}
 	}
 	return all
-}
-
-// fill writes into a shape the secret that belongs elsewhere, the ids of the two secrets, and the server's address for SERVER.
-func (s *stage) fill(shape, what string) string {
-	text := fmt.Sprintf(shape+"%.0[2]s%.0[3]s", s.misplaced(what), s.rotation.APIKeySecret, s.rotation.TokenSecret)
-	return strings.ReplaceAll(text, "SERVER", s.server.Listener.Addr().String())
 }
 
 // switches are variables with which somebody may hope to see more.
@@ -485,34 +415,30 @@ var switches = []map[string]string{
 	{"AWS_DEBUG": "1", "AWS_SDK_LOG_LEVEL": "debug", "AWS_LOG_LEVEL": "debug", "AWS_CLIENT_LOG_MODE": "request,response_with_body", "AWS_LAMBDA_LOG_LEVEL": "TRACE", "AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_XRAY_DEBUG_MODE": "TRUE"},
 	{"IBM_CREDENTIALS_FILE": "ibm-credentials.env", "VCAP_SERVICES": "{}"}, {"OTEL_LOG_LEVEL": "debug", "OTEL_TRACES_EXPORTER": "console", "GRPC_GO_LOG_SEVERITY_LEVEL": "info", "GRPC_TRACE": "all"},
 	{"SSLKEYLOGFILE": "keys.log"}, {"CURL_HOME": ".", "CURL_VERBOSE": "1"}, {"SHELLOPTS": "xtrace"}, {"SHELLOPTS": "verbose:xtrace", "PS4": "+ $READER_APIKEY $IAM_TOKEN $key "},
-	{"SHELLOPTS": "allexport"}, {"JQ_COLORS": "1", "POSIXLY_CORRECT": "1"}, {"ENV": "in/rc", "BASH_ENV": "in/rc"},
+	{"SHELLOPTS": "allexport"}, {"JQ_COLORS": "1", "POSIXLY_CORRECT": "1"}, {"ENV": "$in/rc", "BASH_ENV": "$in/rc"},
 }
 
 // switched runs every program under every switch and trace, well and badly, and ends it in the middle of a request.
 func switched() (all []path) {
 	badly := []ibmcloudtest.Fault{{Op: ibmcloudtest.OpAny, Skip: 2, Status: 401, Body: mixed, Headers: headers}}
-	limit := []string{"sh", "-c", `ulimit -c unlimited; exec "$@"`, "sh"} // so that a core would be dumped
-	for _, d := range doors() {
-		if d.program == "reader" || strings.Contains(d.name, " by ") || d.terminal || strings.Contains(d.name, " mirrored") || strings.HasPrefix(d.name, "doctor ") {
+	for _, d := range doors {
+		for _, option := range []string{"-x", "-v", "-xv", "-a"} {
+			if d.is("reader", "iam-token") {
+				traced := d
+				traced.command = strings.Replace(d.command, " ", " "+option+" ", 1)
+				all = append(all, path{door: traced, sort: "trace", by: option, patient: true})
+			}
+		}
+		if d.name == "Go reader" || strings.Contains(d.name, " by ") || d.terminal || strings.Contains(d.name, " mirrored") || d.is("function", "doctor ") {
 			continue
 		}
 		for _, set := range switches {
 			by := fmt.Sprint(set)
-			env := func(*stage) map[string]string { return set }
-			all = append(all, path{door: d, sort: "switch", by: by, env: env, patient: true}, path{door: d, sort: "switch", by: "failing with " + by, env: env, faults: badly})
+			all = append(all, path{door: d, sort: "switch", by: by, env: set, patient: true}, path{door: d, sort: "switch", by: "failing with " + by, env: set, faults: badly})
 		}
 		for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGABRT, syscall.SIGSEGV, syscall.SIGUSR1, syscall.SIGPIPE} {
 			for _, trace := range []string{"single", "crash"} {
-				all = append(all, path{door: d, sort: "signal", by: signal.String() + " with GOTRACEBACK=" + trace, before: limit, signal: signal,
-					env: func(*stage) map[string]string { return map[string]string{"GOTRACEBACK": trace} }})
-			}
-		}
-	}
-	for _, d := range doors() {
-		for _, option := range [][]string{{"-x"}, {"-v"}, {"-xv"}, {"-a"}} {
-			if strings.HasPrefix(d.name, "iam-token") {
-				d.command = script(append([]string{d.command(tools{})[0]}, option...)...)
-				all = append(all, path{door: d, sort: "trace", by: option[0], patient: true})
+				all = append(all, path{door: d, sort: "signal", by: signal.String() + " with GOTRACEBACK=" + trace, signal: signal, env: map[string]string{"GOTRACEBACK": trace}})
 			}
 		}
 	}
@@ -528,13 +454,4 @@ func inOrder[V any](all map[string]V) iter.Seq2[string, V] {
 			}
 		}
 	}
-}
-
-// in writes a file that a program is given, and returns its name.
-func (s *stage) in(name, content string) string {
-	file := filepath.Join(s.folder, "in", name)
-	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-		panic(err) // a new folder of ours
-	}
-	return file
 }

@@ -7,18 +7,12 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"crypto/rand"
-	"encoding/ascii85"
-	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"math/big"
-	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,96 +20,85 @@ import (
 	"unicode"
 )
 
-// subject is what must come out nowhere but where the table of rules says.
+// subject is a secret: it must come out nowhere but where the table of rules says.
 type subject struct{ name, value string }
 
 // How many characters of a subject are a leak: as they are, and when case and all but letters and digits are left out. They
 // are as few as they can be without accidental hits among the millions of characters of a hunt.
 const exactLength, foldedLength = 8, 10
 
-// index finds parts of subjects, forwards and backwards.
-type index struct{ exact, folded, steps parts }
-
-// parts are all parts of one length, with the subject of each.
-type parts struct {
+// fragments are all parts of one length of the subjects.
+type fragments struct {
 	length int
-	names  map[string]string
-	ends   *[1 << 18]bool // by slot: of the ends of all parts. It spares nearly all looks into names
+	of     map[string]string // the subject's name by the fragment
+	ends   *[1 << 18]bool    // by slot: of the ends of all fragments. It spares nearly all lookups
 }
 
-func newParts(length int) parts {
-	return parts{length, make(map[string]string, 1<<14), new([1 << 18]bool)}
+func newFragments(length int) fragments {
+	return fragments{length, make(map[string]string, 1<<14), new([1 << 18]bool)}
 }
 
-// each calls do for each part of a text, with its slot, which depends on the part's last eight characters.
-func (p parts) each(text string, do func(part string, slot uint64)) {
+// each calls do for each part of a text that is as long as a fragment, with its slot, which depends on its last eight characters.
+func (f fragments) each(text string, do func(part string, slot uint64)) {
 	var last uint64
 	for i := range len(text) {
 		last = last<<8 | uint64(text[i])
-		if i+1 >= p.length {
-			do(text[i+1-p.length:i+1], last*0x9e3779b97f4a7c15>>(64-18))
+		if i+1 >= f.length {
+			do(text[i+1-f.length:i+1], last*0x9e3779b97f4a7c15>>(64-18))
 		}
 	}
 }
 
-func (p parts) add(text, name string) {
-	p.each(text, func(part string, slot uint64) { p.names[part], p.ends[slot] = name, true })
-}
-
-// in calls found with the subject of each part that is in the text.
-func (p parts) in(text string, found func(name string)) {
-	p.each(text, func(part string, slot uint64) {
-		if p.ends[slot] && p.names[part] != "" {
-			found(p.names[part])
+// add adds the fragments of a text that has few repetitions: not those of a mere "aaaa…".
+func (f fragments) add(text, name string) {
+	f.each(text, func(part string, slot uint64) {
+		kinds := 0
+		for i := range len(part) {
+			if strings.IndexByte(part, part[i]) == i {
+				kinds++
+			}
+		}
+		if kinds > f.length/2 {
+			f.of[part], f.ends[slot] = name, true
 		}
 	})
 }
 
+// in calls found with the subject of each fragment that is in the text.
+func (f fragments) in(text string, found func(name string)) {
+	f.each(text, func(part string, slot uint64) {
+		if f.ends[slot] && f.of[part] != "" {
+			found(f.of[part])
+		}
+	})
+}
+
+// index finds parts of subjects, forwards and backwards: as they are, folded, and under a mask.
+type index struct{ exact, folded, masked fragments }
+
 func newIndex(subjects []subject) index {
-	x := index{newParts(exactLength), newParts(foldedLength), newParts(foldedLength)}
+	x := index{newFragments(exactLength), newFragments(foldedLength), newFragments(foldedLength)}
 	for _, s := range subjects {
 		value := s.value
 		if strings.HasPrefix(value, "eyJ") { // the header of a JWT is the same in all of an issuer's
 			_, value, _ = strings.Cut(value, ".")
 		}
-		for _, text := range []string{value, reversed(value), strings.Map(rot13, value)} {
+		for _, text := range []string{value, reversed(value)} {
 			x.exact.add(text, s.name)
 			x.folded.add(fold(text), s.name)
-			for _, masked := range steps(text) {
-				x.steps.each(masked, func(part string, slot uint64) {
-					kinds := 0
-					for i := range len(part) {
-						if strings.IndexByte(part, part[i]) == i {
-							kinds++
-						}
-					}
-					if kinds > foldedLength/2 { // not a mere "aaaa…"
-						x.steps.names[part], x.steps.ends[slot] = s.name, true
-					}
-				})
-			}
+			x.masked.add(steps(text), s.name)
 		}
 	}
 	return x
 }
 
-// steps are what is from each character to the next, by XOR and by addition: alike whatever one byte all are masked with.
-func steps(text string) [2]string {
-	var masked [2][]byte
+// steps are the differences from each character to the next: alike whatever one byte all are masked with.
+func steps(text string) string {
+	var all []byte
 	for i := 1; i < len(text); i++ {
-		masked[0], masked[1] = append(masked[0], text[i]^text[i-1]), append(masked[1], text[i]-text[i-1])
+		all = append(all, text[i]^text[i-1])
 	}
-	return [2]string{"^" + string(masked[0]), "+" + string(masked[1])}
-}
-
-func rot13(r rune) rune {
-	switch c := r | 0x20; {
-	case 'a' <= c && c <= 'm':
-		return r + 13
-	case 'n' <= c && c <= 'z':
-		return r - 13
-	}
-	return r
+	return string(all)
 }
 
 func reversed(text string) string {
@@ -146,174 +129,104 @@ const searchedAtOnce, overlap = 128 << 10, 8 << 10
 
 // in returns the names of the subjects that the text holds a part of, in any encoding, with the encoding.
 func (x index) in(text string) []string {
-	found := map[string]string{}
+	found, seen := map[string]string{}, map[string]bool{}
 	for len(text) > searchedAtOnce+overlap {
-		x.search(text[:searchedAtOnce+overlap], found)
+		x.search(text[:searchedAtOnce+overlap], "", 0, found, seen)
 		text = text[searchedAtOnce:]
 	}
-	x.search(text, found)
+	x.search(text, "", 0, found, seen)
 	return slices.Sorted(maps.Values(found))
 }
 
-// search notes what the text holds, by the subject's name.
-func (x index) search(text string, found map[string]string) {
-	seen := map[string]bool{}
-	var look func(text, how string, nesting int)
-	look = func(text, how string, nesting int) {
-		if len(text) < exactLength || seen[text] {
-			return
-		}
-		seen[text] = true
-		note := func(name string, how string) {
-			if found[name] == "" {
-				found[name] = fmt.Sprintf("%s (%s)", name, how)
-			}
-		}
-		x.exact.in(text, func(name string) { note(name, cmp.Or(how, "as it is")) })
-		x.folded.in(fold(text), func(name string) { note(name, cmp.Or(how, "without separators or case")) })
-		if nesting < 2 {
-			for _, masked := range steps(text) {
-				x.steps.in(masked, func(name string) { note(name, strings.TrimPrefix(how+", masked", ", ")) })
-			}
-		}
-		if nesting == maxNesting || how != "" && !worthwhile(text) {
-			return
-		}
-		for _, name := range slices.Sorted(maps.Keys(decoders)) {
-			for _, decoded := range decoders[name](text) {
-				look(decoded, strings.TrimPrefix(how+", "+name, ", "), nesting+1)
-			}
+// search notes what the text holds, by the subject's name. How it was decoded is empty for a text as it came out.
+func (x index) search(text, how string, nesting int, found map[string]string, seen map[string]bool) {
+	if len(text) < exactLength || seen[text] {
+		return
+	}
+	seen[text] = true
+	note := func(how string) func(string) {
+		return func(name string) { found[name] = cmp.Or(found[name], fmt.Sprintf("%s (%s)", name, how)) }
+	}
+	x.exact.in(text, note(cmp.Or(how, "as it is")))
+	x.folded.in(fold(text), note(cmp.Or(how, "without separators or case")))
+	if nesting < 2 {
+		x.masked.in(steps(text), note(how+" under a mask"))
+	}
+	if nesting == maxNesting || how != "" && !worthwhile(text) {
+		return
+	}
+	for _, d := range decoders {
+		for _, decoded := range d.decode(text) {
+			x.search(decoded, strings.TrimPrefix(how+", "+d.name, ", "), nesting+1, found, seen)
 		}
 	}
-	look(text, "", 0)
 }
 
 // worthwhile is whether a decoded text is more than noise, in which nothing more can be decoded.
 func worthwhile(text string) bool {
-	if strings.HasPrefix(text, "\x1f\x8b") || strings.HasPrefix(text, "x\x9c") || strings.HasPrefix(text, "x\x01") || strings.HasPrefix(text, "x\xda") {
-		return true
-	}
-	graphic := strings.Count(strings.Map(func(r rune) rune {
-		if r < unicode.MaxASCII && (unicode.IsGraphic(r) || unicode.IsSpace(r)) {
-			return '.'
+	graphic := 0
+	for i := range len(text) {
+		if r := rune(text[i]); r < unicode.MaxASCII && (unicode.IsGraphic(r) || unicode.IsSpace(r)) {
+			graphic++
 		}
-		return -1
-	}, text), ".")
-	return graphic*10 > len(text)*7
+	}
+	isCompressed := slices.ContainsFunc(magics, func(magic string) bool { return strings.HasPrefix(text, magic) })
+	return graphic*10 > len(text)*7 || isCompressed
 }
 
-// decoders return what a text may mean.
-var decoders = map[string]func(string) []string{
-	"escaped": func(text string) []string { return []string{unescape(text)} },
-	"joined":  func(text string) []string { return []string{blank.Replace(text)} },
-	"hex": func(text string) (all []string) {
-		for _, run := range hexRun.in(hexMarks.Replace(text)) {
+// decoders return what a text may mean. What several decode alike is searched once, so the plainest come first.
+var decoders = []struct {
+	name   string
+	decode func(string) []string
+}{
+	{"hex", func(text string) (all []string) {
+		for _, run := range hexRun.in(text) {
 			for start := range 2 {
-				bytes, _ := hex.DecodeString(run[start : start+(len(run)-start)/2*2])
-				all = append(all, string(bytes))
+				decoded, _ := hex.DecodeString(run[start : start+(len(run)-start)/2*2])
+				all = append(all, string(decoded))
 			}
 		}
-		return append(all, numbers(wordRun.in(text), 16, "0x", "x")...)
-	},
-	"decimal": func(text string) []string { return numbers(digitRun.in(text), 10) },
-	"octal":   func(text string) []string { return numbers(wordRun.in(text), 8, "0o", "0") },
-	"binary": func(text string) []string {
-		var eights []string
-		for _, run := range bitRun.in(text) {
-			for bits := range slices.Chunk([]byte(run), 8) {
-				eights = append(eights, string(bits))
-			}
-		}
-		return numbers(eights, 2)
-	},
-	"base64": func(text string) (all []string) {
+		return all
+	}},
+	{"base64", func(text string) (all []string) {
 		for _, run := range base64Run.in(text) {
-			run = strings.NewReplacer("-", "+", "_", "/").Replace(run)
-			for start := range 4 {
-				for _, run := range []string{run, reversed(run)} {
-					bytes, _ := base64.RawStdEncoding.DecodeString(run[start : start+(len(run)-start)/4*4])
-					all = append(all, string(bytes))
+			for _, run := range []string{standard.Replace(run), reversed(standard.Replace(run))} {
+				for start := range 4 {
+					decoded, _ := base64.RawStdEncoding.DecodeString(run[start : start+(len(run)-start)/4*4])
+					all = append(all, string(decoded))
 				}
 			}
 		}
 		return all
-	},
-	"a number": func(text string) (all []string) {
+	}},
+	{"numbers", func(text string) (all []string) {
+		words := wordRun.in(text)
+		for _, base := range []int{8, 10, 16} {
+			all = append(all, numbers(words, base)...)
+		}
+		return all
+	}},
+	{"one number", func(text string) (all []string) {
 		for _, run := range digitRun.in(text) {
-			if len(run) < 24 || len(run) > 900 {
-				continue
-			}
-			if number, ok := new(big.Int).SetString(run, 10); ok {
+			if number, ok := new(big.Int).SetString(run, 10); ok && len(run) < 900 {
 				all = append(all, string(number.Bytes()))
 			}
 		}
 		return all
-	},
-	"base32": func(text string) (all []string) {
-		for _, run := range base32Run.in(strings.ToUpper(text)) {
-			for start := range 8 {
-				bytes, _ := base32.StdEncoding.DecodeString(run[start : start+(len(run)-start)/8*8])
-				all = append(all, string(bytes))
-			}
-		}
-		return all
-	},
-	"ascii85": func(text string) (all []string) {
-		for _, run := range ascii85Run.in(text) {
-			bytes := make([]byte, 4*len(run))
-			n, _, _ := ascii85.Decode(bytes, []byte(run), true)
-			all = append(all, string(bytes[:n]))
-		}
-		return all
-	},
-	"compressed": inflate,
-	// A secret that is split over the lines of a log: in a field of JSON, in a column, or after the same name.
-	"over lines": func(text string) []string {
-		columns := map[string]string{}
-		for line := range strings.Lines(text) {
-			var object map[string]any
-			if json.Unmarshal([]byte(line), &object) == nil {
-				flatten("", object, columns)
-				continue
-			}
-			words := strings.Fields(line)
-			for i, word := range words {
-				_, value, found := strings.Cut(word, "=")
-				if !found {
-					value = word
-				}
-				columns[strconv.Itoa(i)] += value
-				columns[strconv.Itoa(i-len(words))] += value
-			}
-		}
-		return slices.Collect(maps.Values(columns))
-	},
-}
-
-// flatten adds the values of an object to columns, by their way through it.
-func flatten(way string, value any, columns map[string]string) {
-	if object, ok := value.(map[string]any); ok {
-		for name, value := range object {
-			flatten(way+"/"+name, value, columns)
-		}
-		return
-	}
-	columns[way] += fmt.Sprint(value)
+	}},
+	{"compressed", inflate},
+	{"over lines", columns},
+	{"joined", func(text string) []string { return []string{blank.Replace(text)} }},
 }
 
 var (
-	escape   = regexp.MustCompile(`(?i)^(?:(?:%|=|\\x|\\u00|&#x)[0-9a-f]{2};?|&#\d{2,3};|\\[0-7]{3}|\\/|=\r?\n)`)
-	blank    = removing(" ", "\t", "\n", "\f", "\r", `\n`, `\r`, `\t`)
-	hexMarks = removing("0x", `\x`, `\u00`, "%", " ", "\t", "\n", "\f", "\r", ",", ";", ":", "=", "'", `"`, "-", `\n`)
+	standard  = strings.NewReplacer("-", "+", "_", "/") // base64, of that for URLs
+	blank     = strings.NewReplacer(" ", "", "\t", "", "\n", "", "\f", "", "\r", "", `\n`, "", `\r`, "", `\t`, "")
+	wordRun   = newRun(1, "09", "az", "AZ", "__")
+	digitRun  = newRun(24, "09")
+	hexRun    = newRun(16, "09", "af", "AF")
+	base64Run = newRun(12, "AZ", "az", "09", "++", "//", "__", "--")
 )
-
-func removing(texts ...string) *strings.Replacer {
-	var pairs []string
-	for _, text := range texts {
-		pairs = append(pairs, text, "")
-	}
-	return strings.NewReplacer(pairs...)
-}
 
 // run is so many characters or more of a kind, one after another. A regular expression takes ten times as long.
 type run struct {
@@ -332,16 +245,6 @@ func newRun(least int, ranges ...string) run {
 	return r
 }
 
-var (
-	wordRun    = newRun(1, "09", "az", "AZ", "__")
-	digitRun   = newRun(1, "09")
-	bitRun     = newRun(7, "01")
-	hexRun     = newRun(16, "09", "af", "AF")
-	base64Run  = newRun(12, "AZ", "az", "09", "++", "//", "__", "--")
-	base32Run  = newRun(16, "AZ", "27")
-	ascii85Run = newRun(15, "!u")
-)
-
 func (r *run) in(text string) (all []string) {
 	start := 0
 	for i := range len(text) + 1 {
@@ -356,61 +259,29 @@ func (r *run) in(text string) (all []string) {
 	return all
 }
 
-// unescape replaces the codes of a text. A regular expression looks only where one may begin.
-func unescape(text string) string {
-	var plain strings.Builder
-	for {
-		next := strings.IndexAny(text, `%=\&`)
-		if next < 0 {
-			return plain.String() + text
-		}
-		plain.WriteString(text[:next])
-		text = text[next:]
-		length := max(1, len(escape.FindString(text[:min(len(text), len(`\u0000;`))])))
-		plain.WriteString(meaning(text[:length]))
-		text = text[length:]
-	}
-}
-
-// meaning is the character of a code, or the text itself if it is none.
-func meaning(code string) string {
-	digits, base := strings.TrimSuffix(strings.TrimLeft(code, `%=\xXuU&#`), ";"), 16
-	switch {
-	case code == `\/`:
-		return "/"
-	case strings.TrimSpace(code) == "=":
-		return ""
-	case len(code) == 1:
-		return code
-	case strings.HasPrefix(code, "&#") && code[2]|0x20 != 'x':
-		base = 10
-	case len(code) == 4 && code[0] == '\\' && code[1]|0x20 != 'x':
-		base = 8
-	}
-	value, err := strconv.ParseUint(digits, base, 16)
-	if err != nil || value > 255 {
-		return code
-	}
-	return string([]byte{byte(value)})
-}
+// prefixes of a byte in a base, as in 0x58, \x58, \u0058 and 0o130.
+var prefixes = map[int][]string{16: {"0x", "x", "u00"}, 8: {"0o", "0"}}
 
 // numbers reads a list of bytes, whatever stands between them, and every second number of it alone: the others may count. Words
 // that are no numbers of the base stand between; a larger number is 0.
-func numbers(words []string, base int, prefixes ...string) []string {
+func numbers(words []string, base int) []string {
 	var all [3][]byte
 	i := 0
 	for _, word := range words {
-		for _, prefix := range prefixes {
-			if found, ok := strings.CutPrefix(word, prefix); ok && len(found) > 1 {
-				word = found
+		for _, prefix := range prefixes[base] {
+			if digits, ok := strings.CutPrefix(word, prefix); ok && len(digits) > 1 {
+				word = digits
 				break
 			}
 		}
-		value, err := strconv.ParseUint(word, base, 64)
-		switch {
-		case base == 16 && len(word) != 2, base == 8 && (len(word) < 2 || len(word) > 3), errors.Is(err, strconv.ErrSyntax):
+		if word[0] > '9' && base < 16 || base == 16 && len(word) != 2 || base == 8 && (len(word) < 2 || len(word) > 3) {
 			continue
-		case err != nil || value > 255:
+		}
+		value, err := strconv.ParseUint(word, base, 64)
+		if err != nil && value == 0 { // it is no number
+			continue
+		}
+		if value > 255 {
 			value = 0
 		}
 		all[0], all[1+i%2] = append(all[0], byte(value)), append(all[1+i%2], byte(value))
@@ -418,6 +289,9 @@ func numbers(words []string, base int, prefixes ...string) []string {
 	}
 	return []string{string(all[0]), string(all[1]), string(all[2])}
 }
+
+// magics are the beginnings of gzip and zlib.
+var magics = []string{"\x1f\x8b", "x\x9c", "x\x01", "x\xda", "x\x5e"}
 
 // inflate undoes gzip and zlib anywhere, and bare deflate at the beginning.
 func inflate(text string) (all []string) {
@@ -427,13 +301,13 @@ func inflate(text string) (all []string) {
 			all = append(all, string(plain))
 		}
 	}
-	for i := 0; i+2 < len(text); i++ {
-		switch text[i : i+2] {
-		case "\x1f\x8b":
+	for i := range len(text) {
+		switch {
+		case strings.HasPrefix(text[i:], magics[0]):
 			reader, err := gzip.NewReader(strings.NewReader(text[i:]))
 			read(reader, err)
-		case "x\x9c", "x\x01", "x\xda", "x\x5e":
-			reader, err := zlib.NewReader(strings.NewReader(text[i:]))
+		case text[i] == 'x':
+			reader, err := zlib.NewReader(strings.NewReader(text[i:])) // which knows its magics
 			read(reader, err)
 		}
 	}
@@ -441,56 +315,58 @@ func inflate(text string) (all []string) {
 	return all
 }
 
+// columns are what stands at the same place of all lines, counted from the beginning and from the end: a secret in pieces.
+func columns(text string) []string {
+	all := map[int]string{}
+	for line := range strings.Lines(text) {
+		words := strings.FieldsFunc(line, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(`"',:={}[]()`, r) })
+		for i, word := range words {
+			all[i] += word
+			all[i-len(words)] += word
+		}
+	}
+	return slices.Collect(maps.Values(all))
+}
+
 // TestTheSearchFinds: a search that finds nothing would pass every other test.
 func TestTheSearchFinds(t *testing.T) {
 	const key = "Xq7-kV2_mPz0_Lr4tGw8-Hs1dNf6yBc3eJa9uKo5iQvT"
 	raw := []byte(key)
 	x := newIndex([]subject{{"planted", key}})
-	compressed := func(open func(io.Writer) io.WriteCloser) string {
-		var out bytes.Buffer
-		w := open(&out)
-		_, _ = w.Write([]byte(`{"apikey":"` + key + `"}`))
-		_ = w.Close()
-		return out.String()
-	}
 	each := func(format, between string) string {
-		parts := make([]string, len(raw))
-		for i, b := range raw {
-			parts[i] = fmt.Sprintf(format, b)
+		var parts []string
+		for _, b := range raw {
+			parts = append(parts, fmt.Sprintf(format, b))
 		}
 		return strings.Join(parts, between)
 	}
-	zipped := compressed(func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) })
-	leaks := map[string]string{
-		"whole": key, "8 characters": key[17:25], "reversed": reversed(key), "capitals": strings.ToUpper(key[:12]), "reversed in capitals": strings.ToUpper(reversed(key)),
-		"spaced": each("%c", " "), "a line each": each("%c", "\n"), "dotted": each("%c", "."), "quoted": each("%q", ", "), "UTF-16": each("%c", "\x00"),
-		"base64": base64.StdEncoding.EncodeToString(raw), "base64, 1 before": base64.StdEncoding.EncodeToString([]byte(":" + key)),
-		"base64, 2 before": base64.URLEncoding.EncodeToString([]byte("u:" + key)), "base64 in lines": strings.Join(slices.Collect(chunks(base64.StdEncoding.EncodeToString(raw), 9)), "\r\n"),
-		"base64 twice": base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString(raw))), "base32": base32.StdEncoding.EncodeToString(raw), "a part in base64": base64.RawStdEncoding.EncodeToString(raw[5:20]),
-		"hex": hex.EncodeToString(raw), "HEX": strings.ToUpper(hex.EncodeToString(raw[3:])), "% x": fmt.Sprintf("% x", raw), "%#v": fmt.Sprintf("%#v", raw), "%# x": fmt.Sprintf("%# x", raw), "hex with colons": each("%02x", ":"),
-		"%v of bytes": fmt.Sprint(raw), "decimal with commas": each("%d", ","), "decimal, a line each": each("%d", "\n"), "numbered": each("byte: %d", "; n 3 "), "octal": each("%o", " "), `\ooo`: each(`\%03o`, ""), "0o": each("%O", " "), "binary": each("%08b", " "),
-		"JSON numbers": each("%d.0", ", "), `\x`: each(`\x%02x`, ""), `\u`: each(`\u%04x`, ""), "entities": each("&#%d;", ""), "hex entities": each("&#x%x;", ""), "%": each("%%%02X", ""), "quoted-printable": each("=%02X", ""), "soft breaks": strings.Join(slices.Collect(chunks(key, 5)), "=\r\n"),
-		"URL": url.QueryEscape("a/" + key + "=&"), "gzip": zipped, "gzip in base64": base64.StdEncoding.EncodeToString([]byte(zipped)), "gzip in hex": hex.EncodeToString([]byte(zipped)),
-		"zlib": compressed(func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) }), "ascii85": string(ascii(raw)),
-		"a log": strings.Join(slices.Collect(func(yield func(string) bool) {
-			for part := range chunks(key, 4) {
-				if !yield(`{"time":"2026-01-01T00:00:00Z","part":"` + part + `"}` + "\n") {
-					return
-				}
-			}
-		}), ""),
-		"columns": strings.Join(slices.Collect(chunks(key, 4)), " of 11\nINFO part="), "rot13": strings.Map(rot13, key),
-		"base64 backwards": reversed(base64.StdEncoding.EncodeToString(raw)), "a number": new(big.Int).SetBytes(raw).String(),
-		"masked": hex.EncodeToString(bytes.Map(func(r rune) rune { return r ^ 0x15 }, raw)), "shifted": strings.Map(func(r rune) rune { return r + 1 }, key),
-		"a word of a stack trace": "main.f(0x" + hex.EncodeToString([]byte(reversed(key[8:16]))) + ", 0x2c)",
-	}
-	for name, leak := range leaks {
-		if name == "gzip" || name == "zlib" || name == "ascii85" || name == "numbered" || name == "a log" {
-			leak = "\n" + leak + "\n"
-		} else {
-			leak = "some text: " + leak + " and more"
+	pieces := func(text string, size int, between string) string {
+		var parts []string
+		for part := range slices.Chunk([]byte(text), size) {
+			parts = append(parts, string(part))
 		}
-		if len(x.in(leak)) == 0 {
+		return strings.Join(parts, between)
+	}
+	var zipped, deflated bytes.Buffer
+	for _, w := range []io.WriteCloser{gzip.NewWriter(&zipped), zlib.NewWriter(&deflated)} {
+		_, _ = w.Write([]byte(`{"apikey":"` + key + `"}`))
+		_ = w.Close()
+	}
+	encoded := base64.StdEncoding.EncodeToString
+	for name, leak := range map[string]string{
+		"whole": key, "8 characters": key[17:25], "reversed": reversed(key), "capitals": strings.ToUpper(key[:12]), "reversed in capitals": strings.ToUpper(reversed(key)),
+		"spaced": each("%c", " "), "a line each": each("%c", "\n"), "quoted": each("%q", ", "), "UTF-16": each("%c", "\x00"), "soft breaks": pieces(key, 5, "=\r\n"),
+		"base64": encoded(raw), "base64, 1 before": encoded([]byte(":" + key)), "base64, 2 before": base64.URLEncoding.EncodeToString([]byte("u:" + key)),
+		"base64 in lines": pieces(encoded(raw), 9, "\r\n"), "base64 twice": encoded([]byte(encoded(raw))), "a part in base64": base64.RawStdEncoding.EncodeToString(raw[5:20]),
+		"hex": hex.EncodeToString(raw), "HEX": strings.ToUpper(hex.EncodeToString(raw[3:])), "% x": fmt.Sprintf("% x", raw), "%#v": fmt.Sprintf("%#v", raw), "colons": each("%02x", ":"),
+		"%v": fmt.Sprint(raw), "decimal, a line each": each("%d", "\n"), "numbered": each("\nbyte: %d", "; n 3 "), "octal": each("%o", " "), `\ooo`: each(`\%03o`, ""), "0o": each("%O", " "),
+		"JSON numbers": each("%d.0", ", "), `\x`: each(`\x%02x`, ""), `\u`: each(`\u%04x`, ""), "entities": each("&#%d;", ""), "hex entities": each("&#x%x;", ""), "%": each("%%%02X", ""),
+		"gzip": "\n" + zipped.String(), "gzip in base64": encoded(zipped.Bytes()), "gzip in hex": hex.EncodeToString(zipped.Bytes()), "zlib": "\n" + deflated.String(),
+		"a log": "\n" + pieces(key, 4, "\"}\n{\"time\":\"2026-01-01T00:00:00Z\",\"part\":\""), "columns": pieces(key, 4, " of 11\nINFO part="),
+		"base64 backwards": reversed(encoded(raw)), "a number": new(big.Int).SetBytes(raw).String(), "a word of a stack trace": "main.f(0x" + hex.EncodeToString([]byte(reversed(key[8:16]))) + ", 0x2c)",
+		"masked": hex.EncodeToString(bytes.Map(func(r rune) rune { return r ^ 0x15 }, raw)),
+	} {
+		if len(x.in("some text: "+leak+" and more")) == 0 {
 			t.Errorf("%s: not found in %q", name, leak)
 		}
 	}
@@ -502,21 +378,4 @@ func TestTheSearchFinds(t *testing.T) {
 			t.Errorf("%s: got %q, want nothing", name, hits)
 		}
 	}
-}
-
-func chunks(text string, size int) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for len(text) > 0 {
-			n := min(size, len(text))
-			if !yield(text[:n]) {
-				return
-			}
-			text = text[n:]
-		}
-	}
-}
-
-func ascii(raw []byte) []byte {
-	out := make([]byte, ascii85.MaxEncodedLen(len(raw)))
-	return out[:ascii85.Encode(out, raw)]
 }

@@ -19,7 +19,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // patience is how long a program may take: twice what the slowest needs, see [path.waits].
@@ -46,28 +47,22 @@ func straceArguments(prefix string) []string {
 	return []string{"-DD", "-f", "-ff", "--seccomp-bpf", "-q", "-xx", "-y", "-v", "-s", "1000000", "-e", "trace=" + calls, "-e", "signal=none", "-o", prefix}
 }
 
-// run starts the program of a path and returns all that came out of it.
-func (s *stage) run(ctx context.Context, p path) ([]part, error) {
+// run starts the program of the path and returns all that came out of it.
+func (s *stage) run(ctx context.Context) ([]part, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	line := slices.Concat(p.before, p.door.command(s.tools))
-	if p.args != nil {
-		line = append(line, p.args(s)...)
-	}
-	if i := slices.IndexFunc(line, func(word string) bool { return word == hurry || word == readersHurry }); i >= 0 && p.patient {
-		line[i] = "50s"
+	line := strings.Fields(s.fill(s.p.door.command))
+	line = append(line, strings.Fields(s.fill(s.p.args))...)
+	if s.p.signal != 0 { // a core would be dumped
+		line = append([]string{"sh", "-c", `ulimit -c unlimited; exec "$@"`, "sh"}, line...)
+		s.cloud.hold()
 	}
 	line = slices.Concat([]string{strace()}, straceArguments(filepath.Join(s.folder, "trace", "t")), line)
 	program := exec.CommandContext(ctx, line[0], line[1:]...)
-	program.Env, program.Dir = s.environment(p), s.home()
-	for _, stdin := range []func(*stage) string{p.door.stdin, p.stdin} {
-		if stdin != nil {
-			program.Stdin = strings.NewReader(stdin(s))
-		}
-	}
+	program.Env, program.Dir, program.Stdin = s.environment(), s.home(), strings.NewReader(s.fill(s.p.door.stdin))
 	var stdout, stderr bytes.Buffer
 	program.Stdout, program.Stderr = &stdout, &stderr
-	if p.door.terminal {
+	if s.p.door.terminal {
 		screen, keyboard, err := terminal()
 		if err != nil {
 			return nil, err
@@ -77,26 +72,22 @@ func (s *stage) run(ctx context.Context, p path) ([]part, error) {
 		go func() { _, _ = io.Copy(io.Discard, screen) }() // the trace has it
 	}
 	program.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	program.Cancel = func() error { return syscall.Kill(-program.Process.Pid, syscall.SIGKILL) }
+	kill := func(signal syscall.Signal) error { return syscall.Kill(-program.Process.Pid, signal) }
+	program.Cancel = func() error { return kill(syscall.SIGKILL) }
 	program.WaitDelay = 5 * time.Second
-	if p.signal != 0 {
-		s.cloud.hold()
-	}
 	if err := program.Start(); err != nil {
 		return nil, err
 	}
-	s.cloud.mu.Lock()
-	s.cloud.process = program.Process.Pid
-	s.cloud.mu.Unlock()
+	s.cloud.runs(program.Process.Pid)
 	end := make(chan struct{})
 	go func() { // ends the program when it is held in the middle of a request, or has had all events
 		for {
 			select {
 			case <-s.cloud.waiting:
-				_ = syscall.Kill(-program.Process.Pid, p.signal)
+				_ = kill(s.p.signal)
 				s.cloud.release()
 			case <-s.lambda.done:
-				_ = syscall.Kill(-program.Process.Pid, syscall.SIGKILL)
+				_ = kill(syscall.SIGKILL)
 				return
 			case <-end:
 				return
@@ -104,39 +95,33 @@ func (s *stage) run(ctx context.Context, p path) ([]part, error) {
 		}
 	}()
 	err := program.Wait()
-	s.cloud.mu.Lock()
-	s.cloud.process = 0
-	s.cloud.mu.Unlock()
+	s.cloud.runs(0)
 	close(end)
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("the program did not end in %s", patience)
 	}
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited && !errors.Is(err, exec.ErrWaitDelay) {
 		return nil, err
 	}
 	parts := []part{{"the exit status", strconv.Itoa(program.ProcessState.ExitCode())}, {"stdout", stdout.String()}, {"stderr", stderr.String()}}
 	if program.ProcessState.Sys().(syscall.WaitStatus).CoreDump() {
-		parts = append(parts, part{"a core file", s.keys.bootstrap})
+		parts = append(parts, s.anything("a core file"))
 	}
-	traced, files := s.traced(p, program.Process.Pid, slices.Concat(line, program.Env))
+	traced, files := s.traced(program.Process.Pid, slices.Concat(line, program.Env))
 	return slices.Concat(parts, traced, s.left(files)), nil
 }
 
+// anything is a part of which it is not known what it holds, and which must not be there.
+func (s *stage) anything(name string) part { return part{name, s.secrets["bootstrap"]} }
+
 // terminal returns both ends of a new one.
 func terminal() (screen, keyboard *os.File, err error) {
-	if screen, err = os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0); err != nil {
+	if screen, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
 		return nil, nil, err
 	}
-	const numberOf, unlock = 0x80045430, 0x40045431 // TIOCGPTN and TIOCSPTLCK of ioctl_tty(2)
-	var number, locked int32
-	for request, value := range map[uintptr]*int32{numberOf: &number, unlock: &locked} {
-		if _, _, code := syscall.Syscall(syscall.SYS_IOCTL, screen.Fd(), request, uintptr(unsafe.Pointer(value))); code != 0 {
-			err = code
-		}
-	}
-	if err == nil {
-		keyboard, err = os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	number, err := unix.IoctlGetUint32(int(screen.Fd()), unix.TIOCGPTN)
+	if err = errors.Join(err, unix.IoctlSetPointerInt(int(screen.Fd()), unix.TIOCSPTLCK, 0)); err == nil {
+		keyboard, err = os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|unix.O_NOCTTY, 0)
 	}
 	if err != nil {
 		_ = screen.Close()
@@ -153,95 +138,120 @@ var (
 	traceHost   = regexp.MustCompile(`sin6?_port=htons\((\d+)\).*?"([^"]+)"`)
 )
 
-// traced reads what strace wrote down, and returns the files that were opened to be written. The environment and arguments
-// that this test gave the program are not among what left it.
-func (s *stage) traced(p path, main int, given []string) (parts []part, files []string) {
+// trace is what is read in the files that strace wrote.
+type trace struct {
+	*stage
+	main    string   // the end of the name of the main process's file
+	given   []string // the environment and arguments that this test gave the program: they are not among what left it
+	parts   []part
+	files   []string // that were opened to be written
+	written map[string]*strings.Builder
+	public  map[string]bool // files that others might read when they were made
+}
+
+func (s *stage) traced(main int, given []string) (parts []part, files []string) {
+	t := trace{stage: s, main: "." + strconv.Itoa(main), given: given, written: map[string]*strings.Builder{}, public: map[string]bool{}}
 	traces, _ := filepath.Glob(filepath.Join(s.folder, "trace", "t.*"))
-	written, public := map[string]*strings.Builder{}, map[string]bool{}
-	for _, trace := range traces {
-		content, err := os.ReadFile(trace)
-		if err != nil {
-			continue
-		}
+	for _, file := range traces {
+		content, _ := os.ReadFile(file)
 		for line := range strings.Lines(string(content)) {
-			call, arguments, found := strings.Cut(line, "(")
-			if !found {
-				continue
-			}
-			switch {
-			case call == "execve" || call == "execveat":
-				command, environment, _ := strings.Cut(arguments, "], [")
-				words, variables := stringsOf(command), stringsOf(environment)
-				name := filepath.Base(words[0])
-				if strings.HasSuffix(trace, "."+strconv.Itoa(main)) {
-					ours := func(text string) bool { return slices.Contains(given, text) }
-					words, variables = slices.DeleteFunc(words, ours), slices.DeleteFunc(variables, ours)
-				} else if p.door.kind == "function" {
-					parts = append(parts, part{"a program that it starts, " + name + ", which may be given anything", s.keys.bootstrap})
-				}
-				parts = append(parts, part{"the arguments of " + name, strings.Join(words, "\n")}, part{"the environment of " + name, strings.Join(variables, "\n")})
-			case call == "connect":
-				if host := traceHost.FindStringSubmatch(unhex(arguments)); host != nil && !s.mayConnect(host[2], host[1]) {
-					parts = append(parts, part{"a connection to " + host[2] + ":" + host[1], s.keys.bootstrap})
-				}
-				parts = append(parts, part{"the name of a socket", strings.Join(stringsOf(arguments), "\n")})
-			case call == "mmap":
-				if file := traceFile.FindStringSubmatch(arguments); file != nil && strings.Contains(arguments, "PROT_WRITE") && strings.Contains(arguments, "MAP_SHARED") {
-					parts = append(parts, part{"memory that is written to " + unhex(file[1]), s.keys.bootstrap})
-				}
-			case call == "shmget" && succeeded.MatchString(line): // else nothing is shared
-				parts = append(parts, part{"memory that is shared with others", s.keys.bootstrap})
-			case call == "copy_file_range" || call == "sendfile" || call == "splice": // by the kernel: what they copy is nowhere in the trace
-				files := traceFile.FindAllStringSubmatch(arguments, -1)
-				for _, file := range files {
-					if info, err := os.Stat(unhex(file[1])); err == nil && info.Mode().IsRegular() {
-						content, _ := os.ReadFile(unhex(file[1]))
-						parts = append(parts, part{"what is copied from or to " + unhex(file[1]), string(content)})
-					}
-				}
-			case strings.HasPrefix(call, "open") && !strings.Contains(arguments, "O_WRONLY") && !strings.Contains(arguments, "O_RDWR"):
-			case strings.Contains(call, "write") || strings.HasPrefix(call, "send"):
-				target := "something"
-				if match := traceTarget.FindStringSubmatch(arguments); match != nil {
-					target = unhex(match[1])
-				}
-				if strings.HasPrefix(target, "pipe:") || target == os.DevNull {
-					continue // the pipes of stdout and stderr are read at the other end, all others are the program's own
-				}
-				if strings.HasPrefix(target, "socket:") || strings.HasPrefix(target, "TCP") {
-					target = "what is sent unencrypted"
-				}
-				if written[target] == nil {
-					written[target] = &strings.Builder{}
-				}
-				if unreadable.MatchString(arguments) { // strace needs the right to: the function's memory is closed to its user
-					parts = append(parts, part{"what strace may not read", s.keys.bootstrap})
-				}
-				for _, text := range stringsOf(arguments) {
-					written[target].WriteString(withoutRecords(text))
-				}
-			default:
-				if created := traceMode.FindStringSubmatch(arguments); created != nil {
-					if mode, err := strconv.ParseUint(created[1], 8, 32); err != nil || mode&0o055 != 0 { // the umask is 022
-						public[unhex(created[2])] = true
-					}
-				}
-				names := stringsOf(arguments)
-				parts = append(parts, part{"an argument of " + call, strings.Join(names, "\n")})
-				if strings.HasPrefix(call, "open") && len(names) > 0 {
-					files = append(files, names[0])
-				}
+			if call, arguments, found := strings.Cut(line, "("); found {
+				t.read(filepath.Ext(file), call, arguments)
 			}
 		}
 	}
-	for target, text := range written {
+	for target, text := range t.written {
 		name := "what is written to " + target
-		if public[target] {
+		if t.public[target] {
 			name = "what is written while others may read it, to " + target
 		}
-		parts = append(parts, part{name, text.String()})
+		t.add(name, text.String())
 	}
-	return parts, files
+	return t.parts, t.files
+}
+
+func (t *trace) add(name string, texts ...string) {
+	t.parts = append(t.parts, part{name, strings.Join(texts, "\n")})
+}
+
+func (t *trace) forbid(name string) { t.parts = append(t.parts, t.anything(name)) }
+
+// read takes the system call of a line.
+func (t *trace) read(process, call, arguments string) {
+	switch {
+	case call == "execve" || call == "execveat":
+		t.executed(process, arguments)
+	case call == "connect":
+		if host := traceHost.FindStringSubmatch(unhex(arguments)); host != nil && !t.mayConnect(host[2], host[1]) {
+			t.forbid("a connection to " + host[2] + ":" + host[1])
+		}
+		t.add("the name of a socket", stringsOf(arguments)...)
+	case call == "mmap":
+		if file := traceFile.FindStringSubmatch(arguments); file != nil && strings.Contains(arguments, "PROT_WRITE") && strings.Contains(arguments, "MAP_SHARED") {
+			t.forbid("memory that is written to " + unhex(file[1]))
+		}
+	case call == "shmget":
+		if succeeded.MatchString(arguments) { // else nothing is shared
+			t.forbid("memory that is shared with others")
+		}
+	case call == "copy_file_range" || call == "sendfile" || call == "splice": // by the kernel: what they copy is nowhere in the trace
+		for _, file := range traceFile.FindAllStringSubmatch(arguments, -1) {
+			if info, err := os.Stat(unhex(file[1])); err == nil && info.Mode().IsRegular() {
+				content, _ := os.ReadFile(unhex(file[1]))
+				t.add("what is copied from or to "+unhex(file[1]), string(content))
+			}
+		}
+	case strings.Contains(call, "write") || strings.HasPrefix(call, "send"):
+		t.wrote(arguments)
+	case strings.HasPrefix(call, "open") && !strings.Contains(arguments, "O_WRONLY") && !strings.Contains(arguments, "O_RDWR"):
+	default:
+		if created := traceMode.FindStringSubmatch(arguments); created != nil {
+			if mode, err := strconv.ParseUint(created[1], 8, 32); err != nil || mode&0o055 != 0 { // the umask is 022
+				t.public[unhex(created[2])] = true
+			}
+		}
+		names := stringsOf(arguments)
+		t.add("an argument of "+call, names...)
+		if strings.HasPrefix(call, "open") && len(names) > 0 {
+			t.files = append(t.files, names[0])
+		}
+	}
+}
+
+func (t *trace) executed(process, arguments string) {
+	command, environment, _ := strings.Cut(arguments, "], [")
+	words, variables := stringsOf(command), stringsOf(environment)
+	name := filepath.Base(words[0])
+	if process == t.main {
+		ours := func(text string) bool { return slices.Contains(t.given, text) }
+		words, variables = slices.DeleteFunc(words, ours), slices.DeleteFunc(variables, ours)
+	} else if t.p.door.kind == "function" {
+		t.forbid("a program that it starts, " + name + ", which may be given anything")
+	}
+	t.add("the arguments of "+name, words...)
+	t.add("the environment of "+name, variables...)
+}
+
+func (t *trace) wrote(arguments string) {
+	target := "something"
+	if match := traceTarget.FindStringSubmatch(arguments); match != nil {
+		target = unhex(match[1])
+	}
+	if strings.HasPrefix(target, "pipe:") || target == os.DevNull {
+		return // the pipes of stdout and stderr are read at the other end, all others are the program's own
+	}
+	if strings.HasPrefix(target, "socket:") || strings.HasPrefix(target, "TCP") {
+		target = "what is sent unencrypted"
+	}
+	if t.written[target] == nil {
+		t.written[target] = &strings.Builder{}
+	}
+	if unreadable.MatchString(arguments) { // strace needs the right to: the function's memory is closed to its user
+		t.forbid("what strace may not read")
+	}
+	for _, text := range stringsOf(arguments) {
+		t.written[target].WriteString(withoutRecords(text))
+	}
 }
 
 // withoutRecords leaves out the records of TLS at the beginning that hold encrypted data, or end the handshake: RFC 8446, 5.1.

@@ -141,11 +141,18 @@ func blocks(t *testing.T, language string) []*block {
 
 func TestEveryBlockStatesItsPurpose(t *testing.T) {
 	allowed := map[string][]string{
-		"sh": stageNames(), "text": {"output", "picture", "figures", "query", "usage"},
+		"sh": slices.Collect(maps.Keys(stages)), "text": {"output", "picture", "figures", "query", "usage"},
 		"json": {"event", "rotations", "report", "announced", "doctor"}, "yaml": {"pod", "actions"}, "go": {"", "parameter"}, "python": {""},
 	}
 	for _, p := range allPages(t) {
+		var last *block
 		for _, b := range p.blocks {
+			if b.language == "sh" {
+				last = b
+			}
+			if b.language == "text" && b.purpose == "output" && (last == nil || last.section != b.section || last.server) {
+				t.Errorf("%s: no command stands above this output in its section", b.where)
+			}
 			if !slices.Contains(allowed[b.language], b.purpose) || strings.TrimSpace(b.text) == "" {
 				t.Errorf("%s: a %s block of purpose %q: want one of %q, with text", b.where, b.language, b.purpose, allowed[b.language])
 			}
@@ -159,9 +166,14 @@ func TestEveryBlockStatesItsPurpose(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range stageNames() {
+	for name := range stages {
 		if !slices.ContainsFunc(blocks(t, "sh"), func(b *block) bool { return b.purpose == name }) {
 			t.Errorf("no page has a block for the stage %s", name)
+		}
+	}
+	for line := range notRun {
+		if !slices.ContainsFunc(blocks(t, "sh"), func(b *block) bool { return strings.Contains(b.text, line) }) {
+			t.Errorf("notRun: no page has the line %q", line)
 		}
 	}
 }
@@ -189,7 +201,7 @@ var (
 	noAnchor  = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
 )
 
-// Links within the repository lead to a file and, if they name one, to a heading; paths in code exist.
+// Links within the repository lead to a file and, if they name one, to a heading; paths in code exist. Rows of a table have the same number of cells.
 func TestLinksAndPathsExist(t *testing.T) {
 	anchors := map[string]map[string]bool{}
 	for _, p := range allPages(t) {
@@ -203,7 +215,13 @@ func TestLinksAndPathsExist(t *testing.T) {
 		return err == nil && (path.Ext(name) != ".md" || !info.IsDir())
 	}
 	for _, p := range allPages(t) {
+		before := 0 // cells in the row above
 		for i, line := range p.prose {
+			cells := len(cellsOf(line))
+			if cells > 0 && before > 0 && cells != before {
+				t.Errorf("%s:%d: a row of %d cells in a table of %d", p.path, i+1, cells, before)
+			}
+			before = cells
 			for _, link := range linkShape.FindAllStringSubmatch(line, -1) {
 				file, anchor, _ := strings.Cut(link[1], "#")
 				target := p.path
@@ -242,19 +260,6 @@ func cellsOf(line string) []string {
 		cells[i] = strings.TrimSpace(cells[i])
 	}
 	return cells
-}
-
-func TestTableRowsHaveTheSameNumberOfCells(t *testing.T) {
-	for _, p := range allPages(t) {
-		before := 0
-		for i, line := range p.prose {
-			cells := len(cellsOf(line))
-			if cells > 0 && before > 0 && cells != before {
-				t.Errorf("%s:%d: a row of %d cells in a table of %d", p.path, i+1, cells, before)
-			}
-			before = cells
-		}
-	}
 }
 
 // rows are those of the table whose first column has this name, on one page, without its head.
@@ -311,8 +316,9 @@ func TestYAMLBlocks(t *testing.T) {
 	}
 }
 
-// surroundings complete a block of Go to a file.
-const surroundings = `package example
+// surroundings complete a block of Go to a file, by its purpose.
+var surroundings = map[string][2]string{
+	"": {`package example
 
 import (
 	"net/http"
@@ -323,10 +329,8 @@ import (
 )
 
 func example(url, id, key string) (any, any, error) {
-`
-
-// aroundParameter does so for the block that reads a parameter.
-const aroundParameter = `package example
+`, "return client, service, err\n}\n"},
+	"parameter": {`package example
 
 import (
 	"context"
@@ -338,18 +342,15 @@ import (
 )
 
 func example(client *ssm.Client, arn string) *iamtoken.Reader {
-`
+`, "return reader\n}\n"},
+}
 
 func TestGoBlocksCompile(t *testing.T) {
 	t.Parallel()
 	for _, b := range blocks(t, "go") {
 		folder := t.TempDir()
 		source, overlay := filepath.Join(folder, "example.go"), filepath.Join(folder, "overlay.json")
-		text := surroundings + b.text + "return client, service, err\n}\n"
-		if b.purpose == "parameter" {
-			text = aroundParameter + b.text + "return reader\n}\n"
-		}
-		writeFile(t, source, text)
+		writeFile(t, source, surroundings[b.purpose][0]+b.text+surroundings[b.purpose][1])
 		// The file is compiled as if it were in the module, where nothing is written.
 		writeFile(t, overlay, fmt.Sprintf(`{"Replace":{%q:%q}}`, filepath.Join(root, "scripts", "readmetest", "example", "example.go"), source))
 		build := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "iam-token-rotator/scripts/readmetest/example")
