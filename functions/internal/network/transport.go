@@ -35,12 +35,12 @@ type Transport struct {
 	now    func() time.Time
 
 	mu    sync.Mutex
-	conns map[string][]*conn // by scheme and host
+	conns []*conn
 }
 
 // New returns a Transport without connections.
 func New() *Transport {
-	t := &Transport{now: time.Now, conns: map[string][]*conn{}, dialer: Plain()}
+	t := &Transport{now: time.Now, dialer: Plain()}
 	t.dialer.Proxy = func(req *http.Request) (*url.URL, error) { return targetOf(req.Context()).proxy() }
 	return t
 }
@@ -101,42 +101,37 @@ func (t *Transport) Preconnect(origins ...string) {
 
 // CloseIdleConnections closes every connection: one with requests on it as soon as
 // those have ended, and no further request uses it.
-func (t *Transport) CloseIdleConnections() {
-	t.mu.Lock()
-	dropped := t.conns
-	t.conns = map[string][]*conn{}
-	t.mu.Unlock()
-	for _, list := range dropped {
-		for _, c := range list {
-			go c.closeWhenIdle()
-		}
-	}
-}
+func (t *Transport) CloseIdleConnections() { t.keep(func(*conn) bool { return false }) }
 
 // conn is a connection, or the attempt to make one.
 type conn struct {
+	to               string        // scheme and address
 	ready            chan struct{} // closed when the next two are set
 	err              error
 	*http.ClientConn // not usable when err is set
 
-	last time.Time // of its use, or when it was begun, by the wall clock; guarded by Transport.mu
-	used bool      // likewise
+	last  time.Time     // of its use, or when it was begun, by the wall clock; guarded by Transport.mu
+	limit time.Duration // for how long it may be unused; likewise
 }
 
-// reserve returns a connection that will take one request.
+// reserve returns a connection that will take one request. It drops those that are stale by
+// the wall clock: other timers stop while a process is frozen between two invocations.
 func (t *Transport) reserve(ctx context.Context, to target) (*http.ClientConn, error) {
-	for _, c := range t.fresh(to) {
+	now := t.now().Round(0)
+	for _, c := range t.keep(func(c *conn) bool { return now.Sub(c.last) <= c.limit }) {
+		if c.to != to.key() {
+			continue
+		}
 		select {
 		case <-c.ready:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 		if c.err == nil && c.Reserve() == nil {
-			t.touch(c)
-			return c.ClientConn, nil
+			return t.use(c), nil
 		}
 		if c.err != nil || c.InFlight() == 0 { // closed, or about to be
-			t.drop(to, c)
+			t.drop(c)
 		}
 	}
 	c := t.dial(to, true)
@@ -147,54 +142,42 @@ func (t *Transport) reserve(ctx context.Context, to target) (*http.ClientConn, e
 		return nil, ctx.Err()
 	}
 	if c.err != nil {
-		t.drop(to, c)
+		t.drop(c)
 		return nil, c.err
 	}
-	t.touch(c)
-	return c.ClientConn, nil
+	return t.use(c), nil
 }
 
-func (t *Transport) touch(c *conn) {
+func (t *Transport) use(c *conn) *http.ClientConn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c.last, c.used = t.now().Round(0), true
+	c.last, c.limit = t.now().Round(0), idleLimit
+	return c.ClientConn
 }
 
-// fresh returns the connections to a target, and drops those that are stale by the
-// wall clock: other timers stop while a process is frozen between two
-// invocations.
-func (t *Transport) fresh(to target) []*conn {
+func (t *Transport) drop(dropped *conn) { t.keep(func(c *conn) bool { return c != dropped }) }
+
+// keep drops the connections that are not wanted, and returns the others.
+func (t *Transport) keep(wanted func(*conn) bool) []*conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := t.now().Round(0)
-	t.conns[to.key()] = slices.DeleteFunc(t.conns[to.key()], func(c *conn) bool {
-		limit := unusedLimit
-		if c.used {
-			limit = idleLimit
+	t.conns = slices.DeleteFunc(t.conns, func(c *conn) bool {
+		if wanted(c) {
+			return false
 		}
-		stale := now.Sub(c.last) > limit
-		if stale {
-			go c.closeWhenIdle()
-		}
-		return stale
+		go c.closeWhenIdle()
+		return true
 	})
-	return slices.Clone(t.conns[to.key()])
-}
-
-func (t *Transport) drop(to target, dropped *conn) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.conns[to.key()] = slices.DeleteFunc(t.conns[to.key()], func(c *conn) bool { return c == dropped })
-	go dropped.closeWhenIdle()
+	return slices.Clone(t.conns)
 }
 
 // dial begins a connection, with a place reserved on it for the request that wants
 // it. It continues for the next request when that one has given up, and ends by the
 // dialer's limits.
 func (t *Transport) dial(to target, reserved bool) *conn {
-	c := &conn{ready: make(chan struct{}), last: t.now().Round(0)}
+	c := &conn{to: to.key(), ready: make(chan struct{}), last: t.now().Round(0), limit: unusedLimit}
 	t.mu.Lock()
-	t.conns[to.key()] = append(t.conns[to.key()], c)
+	t.conns = append(t.conns, c)
 	t.mu.Unlock()
 	go func() {
 		defer close(c.ready)
