@@ -25,9 +25,7 @@ import (
 // Its errors are *rotation.Error.
 type Mirrors struct {
 	source *credentialSource // of all
-
-	mu    sync.Mutex
-	byARN map[string]mirror
+	byARN  sync.Map          // mirror by ARN
 }
 
 type mirror interface {
@@ -37,7 +35,7 @@ type mirror interface {
 
 // NewMirrors returns the mirrors that are reached through transport.
 func NewMirrors(transport http.RoundTripper) *Mirrors {
-	return &Mirrors{source: newCredentialSource(transport), byARN: map[string]mirror{}}
+	return &Mirrors{source: newCredentialSource(transport)}
 }
 
 // Describe implements rotation.Mirrors.
@@ -51,16 +49,12 @@ func (m *Mirrors) Put(ctx context.Context, arn, versionID string, payload iamtok
 }
 
 func (m *Mirrors) mirror(arn string) mirror {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.byARN[arn] == nil {
-		if rotation.IsParameter(arn) {
-			m.byARN[arn] = newParameter(arn, m.source)
-		} else {
-			m.byARN[arn] = newSecret(arn, mirrorSecret, m.source)
-		}
+	var one mirror = newSecret(arn, mirrorSecret, m.source)
+	if rotation.IsParameter(arn) {
+		one = newParameter(arn, m.source)
 	}
-	return m.byARN[arn]
+	known, _ := m.byARN.LoadOrStore(arn, one)
+	return known.(mirror)
 }
 
 // call is an operation of one of the SDK's clients. With a client in a field all of its

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
@@ -19,7 +20,7 @@ import (
 // would show the same, and with AWS's own key (aws/ssm) decrypt for whoever may call them.
 type parameter struct {
 	connection[parameterCalls]
-	seen *types.ParameterMetadata // by the last describe; guarded by mu
+	seen atomic.Pointer[types.ParameterMetadata] // by the last describe; its version is of one put
 }
 
 type parameterCalls struct {
@@ -71,24 +72,28 @@ func (p *parameter) names() []string {
 	return []string{name, "/" + name}
 }
 
-// describe also checks that the parameter encrypts its value, and that it is this
-// account's: AWS takes no ARN where it is written to.
+// describe returns what AWS shows, which the next put relies on.
 func (p *parameter) describe(ctx context.Context) (rotation.MirrorSecret, error) {
-	calls, err := p.ready(ctx)
+	found, err := p.look(ctx)
 	if err != nil {
 		return rotation.MirrorSecret{}, err
 	}
-	found, err := p.find(ctx, calls)
-	switch {
-	case err != nil:
-		return rotation.MirrorSecret{}, err
-	case found.Type != types.ParameterTypeSecureString:
-		return rotation.MirrorSecret{}, p.because(otherType)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.seen = found
+	p.seen.Store(found)
 	return rotation.MirrorSecret{VersionID: mirrored(found), ChangedAt: aws.ToTime(found.LastModifiedDate)}, nil
+}
+
+// look also checks that the parameter encrypts its value, and that it is this
+// account's: AWS takes no ARN where it is written to.
+func (p *parameter) look(ctx context.Context) (*types.ParameterMetadata, error) {
+	calls, err := p.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found, err := p.find(ctx, calls)
+	if err == nil && found.Type != types.ParameterTypeSecureString {
+		return nil, p.because(otherType)
+	}
+	return found, err
 }
 
 func (p *parameter) find(ctx context.Context, calls parameterCalls) (found *types.ParameterMetadata, err error) {
@@ -133,9 +138,11 @@ func (p *parameter) replace(ctx context.Context, versionID string, payload iamto
 	if err != nil {
 		return err
 	}
-	seen, err := p.lastSeen(ctx)
-	if err != nil {
-		return err
+	seen := p.seen.Swap(nil)
+	if seen == nil {
+		if seen, err = p.look(ctx); err != nil {
+			return err
+		}
 	}
 	if err := p.fits(seen, payload); err != nil {
 		return err
@@ -160,22 +167,6 @@ func (p *parameter) replace(ctx context.Context, versionID string, payload iamto
 	}
 	return p.fail(rotation.Unavailable, rotation.Later, "something else writes to the parameter at the same time: find what does "+
 		"(CloudTrail: PutParameter)")
-}
-
-func (p *parameter) lastSeen(ctx context.Context) (*types.ParameterMetadata, error) {
-	for range 2 {
-		p.mu.Lock()
-		seen := p.seen
-		p.seen = nil // its version is of one put
-		p.mu.Unlock()
-		if seen != nil {
-			return seen, nil
-		}
-		if _, err := p.describe(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return nil, p.fail(rotation.Unavailable, rotation.Later, "two runs write to it at the same time")
 }
 
 func (p *parameter) fits(seen *types.ParameterMetadata, payload iamtoken.Secret) error {

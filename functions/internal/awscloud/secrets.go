@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
@@ -20,7 +21,7 @@ import (
 // secret is one AWS secret and how it is reached.
 type secret struct {
 	connection[secretCalls]
-	verified bool // AWS knows the secret by this very ARN; guarded by mu
+	verified atomic.Bool // AWS knows the secret by this very ARN
 }
 
 type secretCalls struct {
@@ -136,9 +137,7 @@ func (s *secret) describe(ctx context.Context) (rotation.MirrorSecret, error) {
 	case aws.ToString(answer.OwningService) != "":
 		return rotation.MirrorSecret{}, s.because(managed)
 	}
-	s.mu.Lock()
-	s.verified = true
-	s.mu.Unlock()
+	s.verified.Store(true)
 	found := rotation.MirrorSecret{ChangedAt: aws.ToTime(answer.LastChangedDate)}
 	for id, labels := range answer.VersionIdsToStages {
 		if slices.Contains(labels, "AWSCURRENT") {
@@ -157,10 +156,7 @@ func (s *secret) replace(ctx context.Context, versionID string, payload iamtoken
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	verified := s.verified
-	s.mu.Unlock()
-	if !verified {
+	if !s.verified.Load() {
 		if _, err := s.describe(ctx); err != nil {
 			return err
 		}
