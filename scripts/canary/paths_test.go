@@ -158,7 +158,7 @@ var doors = func() (all []door) {
 		"put-key": {command: "put-key --name bootstrap", stdin: "$bootstrap", stride: 1},
 		// A replacement that has made the new service id; another is to be deleted.
 		"replace-identity": {command: "replace-identity --workload --no-deploy --yes --no-bootstrap-key --env ../out/env", env: " MANAGED_KEYS=true",
-			files: map[string]string{"out/env": "", "out/env.replacing": "OLD_WORKLOAD_IAM_ID='$copyID'\n"}},
+			files: map[string]string{"out/env": "", "out/env.replacing": `{"workload":{"deleted_iam_id":"$copyID"}}`}},
 		"rollback":             {},
 		"setup":                {command: "setup --aws-secret bootstrap --reader-key-file ../out/reader.key", stride: 4},
 		"setup by key":         {command: "setup --aws-secret bootstrap", env: " IAM_TOKEN= IBMCLOUD_API_KEY=$admin", stride: 24},
