@@ -2,6 +2,7 @@ package iamtoken
 
 import (
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,40 @@ func FuzzMetadata(f *testing.F) {
 		createdAt := time.Unix(created%4102444800, 0)
 		if parsed.ExpiresAt(createdAt).After(createdAt.Add(MaxLifetime)) {
 			t.Errorf("an expiry at %s is trusted of a version made %s", parsed.ExpiresAt(createdAt), createdAt)
+		}
+	})
+}
+
+// b64token is RFC 6750's definition, word for word.
+var b64token = regexp.MustCompile(`^[A-Za-z0-9\-._~+/]+=*$`)
+
+func FuzzToken(f *testing.F) {
+	long := func(n int) string { return strings.Repeat("a", n) }
+	for _, value := range []string{"", "null", "Bearer", "no token yet", "a,b", long(31), long(32), long(8192), long(8193), long(31) + "=", "aZ09-._~+/" + long(22) + "==",
+		strings.Repeat("=", 40), long(40) + "=a", long(31) + "\n", " " + long(32), long(32) + "\x00", long(32) + "\u00e9", `"` + long(40) + `"`, "<html>" + long(32) + "</html>",
+		"e30.eyJleHAiOjE3NjcyNjUyMDB9.c2ln", "e30.eyJleHAiOiIxIiwiaWF0IjoxZTMwMH0.c2ln", "e30.eyJhY2NvdW50IjoieCIsImlhbV9pZCI6N30.c2ln", "a.b.c", "...", "e30.bnVsbA.", "e30.W10.c2ln",
+	} {
+		f.Add(value)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		err := CheckForm(value)
+		if want := len(value) >= 32 && len(value) <= 8192 && b64token.MatchString(value) && !strings.HasSuffix(value, "\n"); (err == nil) != want {
+			t.Errorf("got %v, want a token: %t", err, want)
+		}
+		if err != nil && len(value) > 4 && strings.Contains(err.Error(), value) {
+			t.Errorf("the error repeats the value: %v", err)
+		}
+		claims, err := ReadClaims(value)
+		if !IsJWT(value) && (err == nil || claims != Claims{}) {
+			t.Errorf("got claims %+v of what is no JWT", claims)
+		}
+		for _, at := range []time.Time{claims.IssuedAt, claims.ExpiresAt} {
+			if !at.IsZero() && (at.Unix() < 1 || at.Year() > 5138) {
+				t.Errorf("got a time %s", at)
+			}
+		}
+		if id, account := Identity(claims.IAMID, claims.Account); id != claims.IAMID || account != claims.Account {
+			t.Errorf("got an identity that must not be shown")
 		}
 	})
 }

@@ -3,6 +3,7 @@ package iamtoken
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -59,13 +61,16 @@ func okJSON(body string) string {
 }
 
 // No error and no log line holds the key or a token that a request bore, whatever
-// the server answers.
+// the server or a proxy answers.
 func TestNothingThatWasSentIsPrinted(t *testing.T) {
 	var logged bytes.Buffer
 	log.SetOutput(&logged)
 	defer log.SetOutput(io.Discard)
 	for name, answer := range repeating {
 		for _, target := range []string{"/identity/token", "/api/v2/secrets"} {
+			if name == "what was sent" && target != "/identity/token" {
+				continue // a secret may hold any token, even the reader's own; that it states no expiry is found later
+			}
 			t.Run(name+" to "+target, func(t *testing.T) {
 				server := rawServer(t, "", func(path string) string {
 					if strings.HasPrefix(path, target) {
@@ -74,34 +79,35 @@ func TestNothingThatWasSentIsPrinted(t *testing.T) {
 					return okJSON(`{"access_token":"` + readersToken + `","expires_in":3600}`)
 				})
 				_, err := storeAt(server, nil).Read(t.Context())
-				if name == "what was sent" && target != "/identity/token" {
-					// A secret may hold any token, even the reader's own; that it states no expiry is found later.
-					return
-				}
-				if err == nil {
-					t.Fatal("got no error")
-				}
 				wantQuiet(t, err)
 			})
 		}
 	}
-	t.Run("unasked, at once", func(t *testing.T) {
-		for range 20 { // net/http would log it if it read the answer before it has written the request
-			server := rawServer(t, "HTTP/1.1 200 SECRET\r\n\r\nSECRET", func(string) string { return "" })
-			_, err := storeAt(server, nil).Read(t.Context())
-			wantQuiet(t, err)
+	for range 20 { // net/http would log it if it read the answer before it has written the request
+		_, err := storeAt(rawServer(t, "HTTP/1.1 200 SECRET\r\n\r\nSECRET", func(string) string { return "" }), nil).Read(t.Context())
+		wantQuiet(t, err)
+	}
+	_, err := storeAt(goAwayServer(t)).Read(t.Context())
+	wantQuiet(t, err)
+	refusing := func(status string) string {
+		return rawServer(t, "", func(string) string {
+			return "HTTP/1.1 " + status + " SECRET\r\nSECRET: SECRET\r\nContent-Length: 0\r\n\r\nSECRET"
+		})
+	}
+	for says, proxy := range map[string]string{
+		"the proxy on the way to IAM answered 407: check the user and password in HTTPS_PROXY": refusing("407"),
+		"the proxy on the way to IAM answered 403: allow the host at the proxy":                refusing("403"),
+		"the proxy on the way to IAM answered 503: it may be unable to reach the host":         refusing("503"),
+		"the proxy on the way to IAM cannot be reached: check HTTPS_PROXY":                     "http://127.0.0.1:1",
+	} {
+		transport := singleRequests.Clone()
+		transport.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy) }
+		_, err := storeAt("https://iam.test", transport).Read(t.Context())
+		if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), says) {
+			t.Errorf("got %v, want it to say %q", err, says)
 		}
-	})
-	t.Run("a proxy", func(t *testing.T) {
-		proxy := rawServer(t, "", func(string) string { return "HTTP/1.1 407 SECRET\r\nSECRET: SECRET\r\n\r\nSECRET" })
-		address, _ := url.Parse(proxy)
-		_, err := storeAt("https://iam.test", &http.Transport{Proxy: http.ProxyURL(address)}).Read(t.Context())
 		wantQuiet(t, err)
-	})
-	t.Run("HTTP/2, the stream's end", func(t *testing.T) {
-		_, err := storeAt(goAwayServer(t)).Read(t.Context())
-		wantQuiet(t, err)
-	})
+	}
 	time.Sleep(50 * time.Millisecond) // for what is logged after an answer
 	wantNothingSent(t, "the log", logged.String())
 }
@@ -109,6 +115,38 @@ func TestNothingThatWasSentIsPrinted(t *testing.T) {
 func storeAt(server string, transport http.RoundTripper) *SecretsManager {
 	return &SecretsManager{URL: server, IAMURL: server, SecretID: "00000000-0000-4000-8000-000000000000",
 		APIKey: NewSecret(readersKey), Transport: transport}
+}
+
+// What ends a request without an answer has its own words, and wraps no more than a system's error.
+func TestWhyNoAnswerCame(t *testing.T) {
+	silence := make(chan struct{})
+	silent, untrusted := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-silence })), httptest.NewTLSServer(nil)
+	defer untrusted.Close()
+	defer silent.Close()
+	defer close(silence)
+	untrusted.Config.ErrorLog = log.New(io.Discard, "", 0)
+	soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for says, test := range map[string]struct {
+		ctx   context.Context
+		url   string
+		wraps error
+		again bool
+	}{
+		"IAM did not answer in time":                   {soon, silent.URL, context.DeadlineExceeded, true},
+		"the call of IAM was given up":                 {ended, silent.URL, context.Canceled, true},
+		"calling IAM: its host name does not resolve":  {t.Context(), "https://iam.invalid", ErrUnavailable, true},
+		"its TLS certificate is not trusted":           {t.Context(), untrusted.URL, ErrUnavailable, false},
+		"calling IAM: connection refused":              {t.Context(), "http://127.0.0.1:1", syscall.ECONNREFUSED, true},
+		"the connection broke, or what came was not H": {t.Context(), rawServer(t, "", func(string) string { return "" }), ErrUnavailable, true},
+	} {
+		_, err := storeAt(test.url, nil).Read(test.ctx)
+		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, test.wraps) || !strings.Contains(err.Error(), says) || repeatable(err) != test.again {
+			t.Errorf("got %v, worth a try: %t; want %q and %t", err, repeatable(err), says, test.again)
+		}
+	}
 }
 
 // wantQuiet checks every error of the tree, printed in every way.
@@ -201,12 +239,12 @@ func goAwayServer(t *testing.T) (string, http.RoundTripper) {
 
 // A service that a job calls may repeat the job's token, too.
 func TestTheTransportPassesNoTokenOn(t *testing.T) {
-	held := Version{Payload: NewSecret(readersToken), CreatedAt: time.Now(),
-		Metadata: Metadata{Expiration: time.Now().Add(time.Hour).Unix()}}
+	reader := &Reader{Store: StoreFunc(func(context.Context) (Version, error) {
+		return Version{Payload: NewSecret(readersToken), CreatedAt: time.Now(), Metadata: Metadata{Expiration: time.Now().Add(time.Hour).Unix()}}, nil
+	})}
 	for name, answer := range repeating {
 		t.Run(name, func(t *testing.T) {
 			server := rawServer(t, "", func(string) string { return answer })
-			reader := &Reader{Store: storeOf(held)}
 			response, err := (&http.Client{Transport: reader.Transport(&http.Transport{DisableKeepAlives: true})}).Get(server)
 			if err == nil {
 				_, err = io.ReadAll(response.Body)
@@ -227,11 +265,8 @@ func TestOversizedAndDeepAnswersAreRejected(t *testing.T) {
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
 		began := time.Now()
-		if _, err := storeAt(server.URL, nil).Read(t.Context()); !errors.Is(err, ErrUnavailable) {
-			t.Errorf("%s: got %v, want ErrUnavailable", name, err)
-		}
-		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("%s: took %s", name, took)
+		if _, err := storeAt(server.URL, nil).Read(t.Context()); !errors.Is(err, ErrUnavailable) || time.Since(began) > 5*time.Second {
+			t.Errorf("%s: got %v after %s, want ErrUnavailable", name, err, time.Since(began))
 		}
 		server.Close()
 	}

@@ -1,14 +1,14 @@
 package readertest
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/IBM/go-sdk-core/v5/core"
+	"github.com/IBM/platform-services-go-sdk/logsrouterv3"
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
@@ -16,23 +16,61 @@ import (
 
 const targetsURL = "https://api.us-south.logs-router.test/v3/targets"
 
+// client calls Logs Routing through the Reader's transport.
+func (fx *fixture) client() *http.Client {
+	return &http.Client{Transport: fx.reader.Transport(fx.cloud.Transport())}
+}
+
+// service is a client that gets its answers from a function: status, and where it redirects to, if anywhere.
+func (fx *fixture) service(answer func(r *http.Request) (status int, location string)) *http.Client {
+	return &http.Client{Transport: fx.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+		response := &http.Response{Body: http.NoBody, Request: r, Header: http.Header{}}
+		status, location := answer(r)
+		response.StatusCode = status
+		response.Header.Set("Location", location)
+		return response, nil
+	}))}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A Reader is an authenticator of IBM's Go SDKs, without importing them.
+var _ core.Authenticator = (*iamtoken.Reader)(nil)
+
 // After a 401 the secret is read once more: the key and its token may have been
-// replaced before their time.
+// replaced before their time. IBM's client does the same with the Reader's transport.
 func TestA401ReloadsOnce(t *testing.T) {
-	withFixture(t, func(fx *fixture) {
-		fx.wantToken(fx.rotate(time.Hour))
-		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: 401, Times: 1})
-		second := fx.rotate(time.Hour)
-		response, err := fx.client().Get(targetsURL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if response.StatusCode != http.StatusOK {
-			t.Errorf("Logs Routing answered %s, want 200 with the new token", response.Status)
-		}
-		fx.wantToken(second)
-		fx.wantReads(2)
-	})
+	for name, list := range map[string]func(fx *fixture) error{
+		"net/http": func(fx *fixture) error {
+			response, err := fx.client().Get(targetsURL)
+			if err == nil && response.StatusCode != http.StatusOK {
+				t.Errorf("Logs Routing answered %s, want 200 with the new token", response.Status)
+			}
+			return err
+		},
+		"IBM's client": func(fx *fixture) error {
+			service, err := logsrouterv3.NewLogsRouterV3(&logsrouterv3.LogsRouterV3Options{URL: "https://logs.test/v3", Authenticator: fx.reader})
+			if err != nil {
+				return err
+			}
+			service.Service.SetHTTPClient(fx.client())
+			_, _, err = service.ListTargets(service.NewListTargetsOptions())
+			return err
+		},
+	} {
+		withFixture(t, func(fx *fixture) {
+			fx.wantToken(fx.rotate(time.Hour), 0)
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpTargetsList, Status: 401, Times: 1})
+			second := fx.rotate(time.Hour - time.Minute)
+			if err := list(fx); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			fx.wantToken(second, 0)
+			fx.wantReads(2)
+		})
+	}
 }
 
 func TestA401ThatANewReadDoesNotCure(t *testing.T) {
@@ -58,42 +96,25 @@ func TestA401ThatANewReadDoesNotCure(t *testing.T) {
 }
 
 func TestBodiesAreSentAgain(t *testing.T) {
-	for name, test := range map[string]struct {
-		body   io.Reader
-		status int
-	}{
-		"one that can be had again": {strings.NewReader("hello"), 200},
-		"a stream":                  {io.MultiReader(strings.NewReader("hello")), 401},
-	} {
-		t.Run(name, func(t *testing.T) {
-			withFixture(t, func(fx *fixture) {
-				fx.wantToken(fx.rotate(time.Hour))
-				fx.rotate(time.Hour)
-				var bodies []string
-				client := &http.Client{Transport: fx.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
-					body, _ := io.ReadAll(r.Body)
-					bodies = append(bodies, string(body))
-					status := map[bool]int{true: 401, false: 200}[len(bodies) == 1]
-					return &http.Response{StatusCode: status, Body: io.NopCloser(&bytes.Buffer{}), Request: r}, nil
-				}))}
-				response, err := client.Post("https://service.test", "text/plain", test.body)
-				if err != nil || response.StatusCode != test.status {
-					t.Fatalf("got %v, %v; want status %d", response, err, test.status)
+	for want, body := range map[int]io.Reader{200: strings.NewReader("hello"), 401: io.MultiReader(strings.NewReader("hello"))} { // a stream is had once
+		withFixture(t, func(fx *fixture) {
+			fx.wantToken(fx.rotate(time.Hour), 0)
+			second := fx.rotate(time.Hour)
+			status := 401
+			response, err := fx.service(func(r *http.Request) (int, string) {
+				if body, err := io.ReadAll(r.Body); string(body) != "hello" {
+					t.Errorf("got the body %q (%v), want hello", body, err)
 				}
-				for _, body := range bodies {
-					if body != "hello" {
-						t.Errorf("got the body %q, want hello", body)
-					}
-				}
-				fx.wantToken(fx.cloud.MustCurrent(fx.secret()).Payload)
-			})
+				defer func() { status = 200 }()
+				return status, ""
+			}).Post("https://service.test", "text/plain", body)
+			if err != nil || response.StatusCode != want {
+				t.Fatalf("got %v, %v; want status %d", response, err, want)
+			}
+			fx.wantToken(second, 0)
 		})
 	}
 }
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // A client of IBM's SDK sets the header before the transport does, and net/http takes
 // that along to another port or a name below.
@@ -102,17 +123,15 @@ func TestTheTokenStaysWithItsHostAndIsEncrypted(t *testing.T) {
 		withFixture(t, func(fx *fixture) {
 			fx.rotate(time.Hour)
 			var authorized []string
-			client := &http.Client{Transport: fx.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+			client := fx.service(func(r *http.Request) (int, string) {
 				if r.Header.Get("Authorization") != "" {
 					authorized = append(authorized, r.URL.String())
 				}
-				response := &http.Response{StatusCode: 200, Body: http.NoBody, Request: r, Header: http.Header{}}
 				if r.URL.String() == "https://service.test/" {
-					response.StatusCode = 302
-					response.Header.Set("Location", elsewhere)
+					return 302, elsewhere
 				}
-				return response, nil
-			}))}
+				return 200, ""
+			})
 			request, _ := http.NewRequestWithContext(fx.t.Context(), http.MethodGet, "https://service.test/", nil)
 			if err := fx.reader.Authenticate(request); err != nil {
 				t.Fatal(err)
@@ -131,80 +150,53 @@ func TestTheTokenStaysWithItsHostAndIsEncrypted(t *testing.T) {
 // With a list of hosts, no other gets the token: not by a request of the job's own,
 // not by a redirect.
 func TestHosts(t *testing.T) {
-	for name, test := range map[string]struct {
-		hosts []string
-		url   string
-		gets  bool
+	for _, test := range []struct {
+		host string // the one entry of the list; empty: there is no list
+		url  string
+		gets bool
 	}{
-		"no list":                     {nil, "https://service.test/", true},
-		"listed":                      {[]string{"other.test", "Service.test"}, "https://SERVICE.test:8443/", true},
-		"listed with its port":        {[]string{"service.test:443"}, "https://service.test/", true},
-		"another port":                {[]string{"service.test:443"}, "https://service.test:8443/", false},
-		"a name's end":                {[]string{".service.test"}, "https://eu.service.test/", true},
-		"the end itself":              {[]string{".service.test"}, "https://service.test/", false},
-		"an end without a dot before": {[]string{".service.test"}, "https://evilservice.test/", false},
-		"not listed":                  {[]string{"service.test"}, "https://service.test.evil.test/", false},
-		"a user that looks like it":   {[]string{"service.test"}, "https://service.test@evil.test/", false},
-		"an address":                  {[]string{"[::1]:8080"}, "http://[::1]:8080/", true},
-		"another address":             {[]string{"::1"}, "http://127.0.0.1/", false},
+		{"", "https://service.test/", true},
+		{"Service.test", "https://SERVICE.test:8443/", true},
+		{"service.test:443", "https://service.test/", true},
+		{"service.test:443", "https://service.test:8443/", false},
+		{".service.test", "https://eu.service.test/", true},
+		{".service.test", "https://service.test/", false},
+		{".service.test", "https://evilservice.test/", false},
+		{"service.test", "https://service.test.evil.test/", false},
+		{"service.test", "https://service.test@evil.test/", false},
+		{"[::1]:8080", "http://[::1]:8080/", true},
+		{"::1", "http://127.0.0.1/", false},
 	} {
-		t.Run(name, func(t *testing.T) {
-			withFixture(t, func(fx *fixture) {
-				fx.rotate(time.Hour)
-				fx.reader.Hosts = test.hosts
-				sent := 0
-				client := &http.Client{Transport: fx.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
-					sent++
-					if (r.Header.Get("Authorization") != "") != test.gets {
-						t.Errorf("got the token sent: %t, want %t", !test.gets, test.gets)
-					}
-					return &http.Response{StatusCode: 200, Body: http.NoBody, Request: r, Header: http.Header{}}, nil
-				}))}
-				_, err := client.Get(test.url)
-				if (err == nil) != test.gets || (sent == 1) != test.gets {
-					t.Errorf("got %v and %d requests, want success: %t", err, sent, test.gets)
+		withFixture(t, func(fx *fixture) {
+			fx.rotate(time.Hour)
+			if test.host != "" {
+				fx.reader.Hosts = []string{"other.test", test.host}
+			}
+			sent := 0
+			_, err := fx.service(func(r *http.Request) (int, string) {
+				if sent++; r.Header.Get("Authorization") == "" {
+					t.Errorf("%s: got a request without the token", test.url)
 				}
-				request, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, test.url, nil)
-				if err := fx.reader.Authenticate(request); (err == nil) != test.gets || (request.Header.Get("Authorization") != "") != test.gets {
-					t.Errorf("Authenticate: got %v, want success: %t", err, test.gets)
-				}
-			})
+				return 200, ""
+			}).Get(test.url)
+			if (err == nil) != test.gets || (sent == 1) != test.gets {
+				t.Errorf("%s of %s: got %v and %d requests, want success: %t", test.url, test.host, err, sent, test.gets)
+			}
+			request, _ := http.NewRequestWithContext(fx.t.Context(), http.MethodGet, test.url, nil)
+			if err := fx.reader.Authenticate(request); (err == nil) != test.gets || (request.Header.Get("Authorization") != "") != test.gets {
+				t.Errorf("Authenticate, %s of %s: got %v, want success: %t", test.url, test.host, err, test.gets)
+			}
 		})
 	}
-	for _, entry := range []string{"", "https://service.test", "service.test/", "*.service.test", "a b", "key@service.test"} {
-		reader := &iamtoken.Reader{Store: storeOf(iamtoken.Version{}), Hosts: []string{entry}}
-		if err := reader.Validate(); err == nil || entry != "" && strings.Contains(err.Error(), entry) {
-			t.Errorf("the entry %q: got %v, want a rejection that does not repeat it", entry, err)
-		}
-	}
 }
 
+// A reader's own token that is rejected is renewed within the read.
 func TestTheReadersOwnTokenIsRenewedAfterA401(t *testing.T) {
 	withFixture(t, func(fx *fixture) {
-		fx.wantToken(fx.rotate(time.Hour))
-		time.Sleep(56 * time.Minute)
-		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsGet, Status: 401, Times: 1})
-		fx.wantToken(fx.rotate(time.Hour))
-	})
-}
-
-func TestATokenFunctionOpensTheStore(t *testing.T) {
-	withFixture(t, func(fx *fixture) {
-		fx.store.APIKey = iamtoken.Secret{}
-		fx.store.AccessToken = func(context.Context) (iamtoken.Secret, error) {
-			return iamtoken.NewSecret("Bearer " + fx.cloud.MustMintToken(fx.cloud.ReaderAPIKey(), time.Hour)), nil
-		}
-		fx.wantToken(fx.rotate(time.Hour))
-		if got := fx.count(ibmcloudtest.OpIAMToken); got != 0 {
-			t.Errorf("got %d exchanges, want none", got)
-		}
-	})
-	withFixture(t, func(fx *fixture) {
-		lost := errors.New("the profile is gone")
-		fx.store.APIKey = iamtoken.Secret{}
-		fx.store.AccessToken = func(context.Context) (iamtoken.Secret, error) { return iamtoken.Secret{}, lost }
-		if _, err := fx.reader.Token(context.Background()); !errors.Is(err, lost) {
-			t.Errorf("got %v, want the function's error", err)
-		}
+		fx.wantToken(fx.rotate(10*time.Minute), 0)
+		time.Sleep(7 * time.Minute)
+		fx.fault(ibmcloudtest.Fault{Op: read, Status: 401, Times: 1})
+		fx.wantToken(fx.rotate(time.Hour), 0)
+		fx.wantReads(3)
 	})
 }
