@@ -263,8 +263,7 @@ func TestAnswers(t *testing.T) {
 		stderr         string   // a part of it
 		reports        []string // regular expressions, nil for any
 	}{
-		{"a response", "print", 0, []string{`^"answered"$`, `^"answered"$`}, "said on stdout\n", []string{first, later}},
-		{"stderr of the function", "print", 0, []string{`^"answered"$`}, "said on stderr\n", nil},
+		{"a response", "print", 0, []string{`^"answered"$`, `^"answered"$`}, "said on stdout\nsaid on stderr\n", []string{first, later}},
 		{"no response", `answer ""`, 0, []string{`^null$`, `^null$`}, "", nil},
 		{"JSON of several lines", `answer "{\n\t\"a\":1\n}"`, 0, []string{`^{"a":1}$`}, "", nil},
 		{"not JSON", `answer "<p>\nhello"`, 0, []string{`^"\\u003cp\\u003e\\nhello"$`}, "", nil},
@@ -443,7 +442,6 @@ func TestUsage(t *testing.T) {
 		stderr string // a part of it
 	}{
 		{nil, "no COMMAND: name the function's binary after --"},
-		{[]string{"-n", "2", "--"}, "no COMMAND"},
 		{[]string{"-event-file", "x", "--", "true"}, "-event-file"},
 		{[]string{"-n", "0", "--", "true"}, "-n is 0"},
 		{[]string{"-timeout", "0s", "--", "true"}, "-timeout is 0s"},
@@ -454,9 +452,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"-event", "-", "--", "true"}, "(-event -) is not JSON"},
 		{with("look", "-report", missing+"/r"), "creating the report: open " + missing + "/r"},
 		{[]string{"--", missing}, "cannot start COMMAND: "},
-		{[]string{"--", "no-such-command"}, "cannot start COMMAND: "},
 		{[]string{"--", data}, "permission denied: it must be the path"},
-		{[]string{"--", dir}, "cannot start COMMAND: "},
 		{[]string{"--", otherMachine}, "exec format error: it must be the path of the function's binary, built for "},
 	} {
 		code, lines, stderr := runInvoke(t, "", tt.args...)

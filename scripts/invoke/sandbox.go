@@ -54,10 +54,7 @@ type answer struct {
 
 // failure is an answer in place of one that the function did not give.
 func failure(errorType, format string, args ...any) answer {
-	line, _ := json.Marshal(struct { // two strings always marshal
-		Message string `json:"errorMessage"`
-		Type    string `json:"errorType"`
-	}{fmt.Sprintf(format, args...), errorType})
+	line, _ := json.Marshal(map[string]string{"errorMessage": fmt.Sprintf(format, args...), "errorType": errorType}) // strings always marshal
 	return answer{line: line, Failed: true, at: time.Now()}
 }
 
@@ -254,7 +251,10 @@ const maxPayload = 6*1024*1024 + 100
 func (s *sandbox) serveAnswer(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body) // all of it, however large: the function looks at the status afterwards
 	id, isError := cmp.Or(r.PathValue("id"), initializing), path.Base(r.URL.Path) == "error"
-	to := map[bool]chan answer{true: s.polls, false: s.answers}[id == initializing]
+	to := s.answers
+	if id == initializing {
+		to = s.polls
+	}
 	switch {
 	case err != nil:
 		reject(w, http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated")
