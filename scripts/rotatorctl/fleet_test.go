@@ -27,7 +27,7 @@ func newFleet(t *testing.T, stack string, rotations int) *account {
 	a := newAccountFor(t, stack, cloud, ibm.URL)
 	a.useFile()
 	a.set["FLEET"] = "true"
-	a.lambda.Timeout = 8 * time.Second
+	a.lambda.Timeout = 6 * time.Second
 	a.lambda.Set = map[string]string{"SECRETS_MANAGER_MAX_RPS": "0"} // a batch would take 75 s
 	return a
 }
@@ -95,7 +95,7 @@ func (a *account) saved() (secrets, most int, asked map[string]int) {
 }
 
 // A fleet of 225 rotations is deployed, its machines executed by moto's interpreter, and it goes without a trace. What the
-// interpreter lacks is in awstest/statemachines.py; the requests a second are not limited, an invocation has 8 s of its 200.
+// interpreter lacks is in awstest/statemachines.py; the requests a second are not limited, an invocation has 6 s of its 200.
 func TestLifeOfAFleet(t *testing.T) {
 	t.Parallel()
 	const rotations = 225
