@@ -311,13 +311,13 @@ func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 		}
 		now := e.now().Add(e.current.Clock.Skew())
 		state, err := try(ctx, e.limit, func(ctx context.Context) (rotation.MirrorState, error) {
-			return rotation.MirrorReader{Mirrors: e.Mirrors, Versions: e.SecretsManager, Token: e.Token, MinRemaining: e.MinRemaining}.Inspect(ctx, arn, e.current, now)
+			return rotation.MirrorReader{Mirrors: e.Mirrors, Versions: e.SecretsManager, Token: e.Token, MinRemaining: e.MinRemaining}.Read(ctx, arn, e.current, now)
 		})
 		if err != nil {
 			f.failed(mirror, err)
 			continue
 		}
-		e.checkMirror(f, arn, state)
+		e.checkMirror(f, arn, state, now)
 	}
 }
 
@@ -329,25 +329,25 @@ func untried(arn string) string {
 	return "secretsmanager:PutSecretValue"
 }
 
-func (e *examination) checkMirror(f *findings, arn string, state rotation.MirrorState) {
-	remaining, lifetime := state.Remaining.Round(time.Second), e.current.Lifetime()
+func (e *examination) checkMirror(f *findings, arn string, state rotation.MirrorState, now time.Time) {
+	expires, remaining, lifetime := state.Held.ExpiresAt(), state.Held.Remaining(now).Round(time.Second), e.current.Lifetime()
 	advice := "see in the log what the step mirror says; to save a token in both: " + e.HowToRun(e.Name, false)
-	switch {
-	case state.NextPut > 0:
+	switch wait := state.Wait(now).Round(time.Second); {
+	case wait > 0:
 		f.warn(mirror, fmt.Sprintf("%s has a token that %s; another may be put in %s: AWS's quota of versions allows one in %s",
-			arn, report.Expiry(state.ExpiresAt, remaining), state.NextPut.Round(time.Second), rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more")
+			arn, report.Expiry(expires, remaining), wait, rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more")
 	case !state.InOrder && e.current.ExpiresAt().IsZero():
 		f.ok(mirror, "%s can be seen and waits for the first token; not tried: %s", arn, untried(arn))
-	case state.ExpiresAt.IsZero():
+	case expires.IsZero():
 		f.warn(mirror, arn+" does not hold a token that this function has put there", advice)
 	case remaining <= 0:
-		f.fail(mirror, "readers of "+arn+" have a token that "+report.Expiry(state.ExpiresAt, remaining), advice)
+		f.fail(mirror, "readers of "+arn+" have a token that "+report.Expiry(expires, remaining), advice)
 	case !state.InOrder:
-		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, less than %s", arn, remaining, e.minRemaining(state.Threshold)), advice)
+		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, less than %s", arn, remaining, e.minRemaining(state.Held.Threshold(e.MinRemaining))), advice)
 	case lifetime < rotation.MirrorLifetime && !rotation.IsParameter(arn):
 		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, but tokens of %s are too short for a mirror: AWS's quota of versions allows one put in %s",
 			arn, remaining, lifetime, rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more, or name a parameter in mirror: neither it nor IBM's secret has such a limit")
-	case state.Current:
+	case state.Held.VersionID == e.current.VersionID:
 		f.ok(mirror, "%s holds the stored token", arn)
 	default:
 		f.ok(mirror, "%s holds an earlier token that expires in %s", arn, remaining)

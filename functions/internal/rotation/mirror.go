@@ -35,40 +35,31 @@ const (
 	checkLimit = 4 * time.Second
 )
 
-// mirrorState is what AWS shows of a mirror, and what IBM knows of the version in it.
-type mirrorState struct {
+// MirrorState is what AWS shows of a mirror, and what IBM knows of the version in it.
+type MirrorState struct {
 	MirrorSecret
+	Held    CurrentVersion // zero if it is not known
+	InOrder bool           // the token that readers of the mirror have needs no replacement yet
+
 	arn     string
-	held    CurrentVersion // zero if it is not known
-	lastPut time.Time      // zero if it is not known
-	inOrder bool           // the token that readers of the mirror have needs no replacement yet
-	old     bool           // nothing was put for longer than a token's lifetime; held is made up for that
+	lastPut time.Time // zero if it is not known
+	old     bool      // nothing was put for longer than a token's lifetime; Held is made up for that
 }
 
 // newMirrorState says of a mirror what the versions that version knows show; of others it returns the zero CurrentVersion.
-func newMirrorState(arn string, secret MirrorSecret, version func(id string) CurrentVersion, now time.Time, least time.Duration) mirrorState {
-	s := mirrorState{MirrorSecret: secret, arn: arn, held: version(secret.VersionID)}
-	s.lastPut, s.inOrder = s.held.CreatedAt, s.held.InOrder(now, least)
-	if s.inOrder || !s.ChangedAt.IsZero() && now.Sub(s.ChangedAt) > PutInterval {
+func newMirrorState(arn string, secret MirrorSecret, version func(id string) CurrentVersion, now time.Time, least time.Duration) MirrorState {
+	s := MirrorState{MirrorSecret: secret, arn: arn, Held: version(secret.VersionID)}
+	s.lastPut, s.InOrder = s.Held.CreatedAt, s.Held.InOrder(now, least)
+	if s.InOrder || !s.ChangedAt.IsZero() && now.Sub(s.ChangedAt) > PutInterval {
 		return s
 	}
 	for _, id := range s.Others { // a person may have moved AWSCURRENT to an older version
 		s.lastPut = later(s.lastPut, version(id).CreatedAt)
 	}
-	if s.held.CreatedAt.IsZero() && (s.held.VersionID != "" || len(s.Others) > 0) { // else its one value is the one that it was made with
+	if s.Held.CreatedAt.IsZero() && (s.Held.VersionID != "" || len(s.Others) > 0) { // else its one value is the one that it was made with
 		s.lastPut = later(s.lastPut, s.ChangedAt)
 	}
 	return s
-}
-
-// MirrorState is a mirror as doctor shows it.
-type MirrorState struct {
-	Current   bool          // it holds the version current
-	ExpiresAt time.Time     // of the token in it; zero when not known
-	Remaining time.Duration // of that token
-	InOrder   bool
-	Threshold time.Duration // remaining lifetime below which it is not in order
-	NextPut   time.Duration // until another may be put, where the mirror only waits for that; else 0
 }
 
 // MirrorReader compares mirrors with IBM's metadata of the versions that they hold.
@@ -81,26 +72,12 @@ type MirrorReader struct {
 	byAge bool // IBM is not asked for what a mirror's last change shows: slow, it must not hinder a repair
 }
 
-// Inspect compares one, at the time now by IBM's clock.
-func (r MirrorReader) Inspect(ctx context.Context, arn string, current CurrentVersion, now time.Time) (MirrorState, error) {
-	s, err := r.read(ctx, arn, current, now)
-	if err != nil {
-		return MirrorState{}, err
-	}
-	state := MirrorState{Current: s.held.VersionID == current.VersionID, ExpiresAt: s.held.ExpiresAt(), Remaining: s.held.Remaining(now),
-		InOrder: s.inOrder, Threshold: s.held.Threshold(r.MinRemaining)}
-	if !s.inOrder && s.waits(now) {
-		state.NextPut = s.nextPut().Sub(now)
-	}
-	return state, nil
-}
-
-// read reads what a mirror holds. The id of its version is the one of IBM's version, whose
-// metadata shows when its token expires and when it was put.
-func (r MirrorReader) read(ctx context.Context, arn string, current CurrentVersion, now time.Time) (mirrorState, error) {
+// Read reads what a mirror holds, at the time now by IBM's clock. The id of its version is the one
+// of IBM's version, whose metadata shows when its token expires and when it was put.
+func (r MirrorReader) Read(ctx context.Context, arn string, current CurrentVersion, now time.Time) (MirrorState, error) {
 	secret, err := r.Mirrors.Describe(ctx, arn)
 	if err != nil {
-		return mirrorState{arn: arn}, err
+		return MirrorState{arn: arn}, err
 	}
 	old := r.byAge && secret.VersionID != current.VersionID && !secret.ChangedAt.IsZero() && now.Sub(secret.ChangedAt) > iamtoken.MaxLifetime
 	version := func(id string) (v CurrentVersion) {
@@ -132,21 +109,26 @@ func IsParameter(arn string) bool {
 }
 
 // nextPut is when the next put is allowed; zero if it is at once.
-func (s mirrorState) nextPut() time.Time {
+func (s MirrorState) nextPut() time.Time {
 	if s.lastPut.IsZero() || IsParameter(s.arn) {
 		return time.Time{}
 	}
 	return s.lastPut.Add(PutInterval)
 }
 
-// waits reports whether a mirror that is not in order only has to wait for the next put.
-// Else it was written by someone else, or its label moved.
-func (s mirrorState) waits(now time.Time) bool { return s.isOurs() && now.Before(s.nextPut()) }
+// Wait is how long a mirror that is not in order only has to wait for its next put; 0 if it is not
+// for that: it was written by someone else, or its label moved.
+func (s MirrorState) Wait(now time.Time) time.Duration {
+	if s.InOrder || !s.isOurs() {
+		return 0
+	}
+	return max(0, s.nextPut().Sub(now))
+}
 
 // isOurs reports whether what the mirror holds was put last. Two runs at the same moment may put
 // theirs in the other order, see spreadPuts: one is as good as the other.
-func (s mirrorState) isOurs() bool {
-	return s.held.VersionID != "" && s.lastPut.Sub(s.held.CreatedAt) < 2*AttemptLimit
+func (s MirrorState) isOurs() bool {
+	return s.Held.VersionID != "" && s.lastPut.Sub(s.Held.CreatedAt) < 2*AttemptLimit
 }
 
 // markOf names a mirror in a version's metadata, where no ARN need be.
@@ -173,8 +155,8 @@ func (p *pass) marks() string {
 }
 
 // describe says what readers of a mirror that is not in order have.
-func (s mirrorState) describe(now time.Time) string {
-	expires := s.held.ExpiresAt()
+func (s MirrorState) describe(now time.Time) string {
+	expires := s.Held.ExpiresAt()
 	switch {
 	case s.old:
 		return fmt.Sprintf("the mirror %s was last changed %s ago, so it has no token that is valid", s.arn, now.Sub(s.ChangedAt).Round(time.Second))
@@ -186,12 +168,12 @@ func (s mirrorState) describe(now time.Time) string {
 
 // warnOfWait warns if the token in the mirror expires before the next one may be put, or
 // may do so.
-func (s mirrorState) warnOfWait(now time.Time) string {
-	if s.held.VersionID == "" {
+func (s MirrorState) warnOfWait(now time.Time) string {
+	if s.Held.VersionID == "" {
 		return fmt.Sprintf("the mirror %s gets a later token: it was changed %s ago, and AWS's quota allows one put in %s", s.arn, now.Sub(s.ChangedAt).Round(time.Second), PutInterval)
 	}
-	expired := s.nextPut().Sub(s.held.ExpiresAt())
-	if s.inOrder || s.held.ExpiresAt().IsZero() || expired <= 0 {
+	expired := s.nextPut().Sub(s.Held.ExpiresAt())
+	if s.InOrder || s.Held.ExpiresAt().IsZero() || expired <= 0 {
 		return ""
 	}
 	return fmt.Sprintf("%s, and gets the next one in %s: AWS's quota allows one in %s, so its readers have an expired token for %s at least; tokens of %s or more prevent that",
@@ -240,7 +222,7 @@ func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current 
 // token for one, it returns those that are to get it: all that are not known to be in order.
 // The rotator may not read the stored token: only a full pass brings a mirror up to a
 // version that is not our own. With kept there is no token that would repair one.
-func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bool) (repair map[string]mirrorState, err error) {
+func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bool) (repair map[string]MirrorState, err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
 	least := p.MinRemaining
@@ -249,15 +231,15 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bo
 	}
 	reader := MirrorReader{p.Mirrors, p.Tokens, p.Token, least, true}
 	var mu sync.Mutex
-	due, failing := false, map[string]mirrorState{}
+	due, failing := false, map[string]MirrorState{}
 	err = p.eachMirror(func(arn string) (string, error) {
 		now := p.ibmClock()
-		s, err := reader.read(ctx, arn, current, now)
+		s, err := reader.Read(ctx, arn, current, now)
 		warning, repair := "", false
 		switch {
 		case err != nil:
-			s = mirrorState{arn: arn}
-		case s.inOrder:
+			s = MirrorState{arn: arn}
+		case s.InOrder:
 			return "", nil
 		default:
 			warning, repair, err = p.judge(ctx, s, current, now, kept)
@@ -275,15 +257,15 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bo
 
 // judge decides about a mirror that is not in order: what the report is to say, or whether a
 // token is to be saved for it. The first case that holds counts.
-func (p *pass) judge(ctx context.Context, s mirrorState, current CurrentVersion, now time.Time, kept bool) (warning string, repair bool, err error) {
+func (p *pass) judge(ctx context.Context, s MirrorState, current CurrentVersion, now time.Time, kept bool) (warning string, repair bool, err error) {
 	unavailable := func(retry Retry, format string, args ...any) error {
 		return &Error{Kind: Unavailable, Retry: retry, Message: s.describe(now) + fmt.Sprintf(format, args...)}
 	}
 	refused := p.refusals.get(s.arn)
-	switch waits := s.waits(now); {
+	switch {
 	case refused.Error != nil && !kept:
 		return "", false, refused.Error
-	case waits:
+	case s.Wait(now) > 0:
 		return s.warnOfWait(now), false, nil
 	case kept:
 		return "", false, unavailable(Never, ", and a new one would expire sooner than IBM's, so it is not saved: run once with force to save it in both")
@@ -310,10 +292,10 @@ func (p *pass) judge(ctx context.Context, s mirrorState, current CurrentVersion,
 // run that saved the version current has tried to put it, as far as that is known. The first
 // repair comes when that run must have ended, the next ones when the lag has doubled: the
 // lag is how long the mirror had needed another token, and could be written, when current was saved.
-func (p *pass) repairAt(ctx context.Context, s mirrorState, current CurrentVersion, now time.Time) (at time.Time, tried bool) {
+func (p *pass) repairAt(ctx context.Context, s MirrorState, current CurrentVersion, now time.Time) (at time.Time, tried bool) {
 	due := cmp.Or(s.ChangedAt, current.CreatedAt)
-	if !s.held.CreatedAt.IsZero() {
-		due = s.held.ExpiresAt().Add(-s.held.Threshold(p.MinRemaining))
+	if !s.Held.CreatedAt.IsZero() {
+		due = s.Held.ExpiresAt().Add(-s.Held.Threshold(p.MinRemaining))
 	}
 	due = later(due, s.nextPut())
 	lag, another := current.CreatedAt.Sub(due), isAnothers(current, s.arn)
@@ -414,7 +396,7 @@ func (p *pass) spreadPuts(lifetime time.Duration) {
 
 // known is the state of a mirror as far as it shows without a request to IBM: AWS's
 // date of the last change counts as the last put of a version that the pass does not know.
-func (p *pass) known(arn string, secret MirrorSecret, now time.Time) mirrorState {
+func (p *pass) known(arn string, secret MirrorSecret, now time.Time) MirrorState {
 	if s, checked := p.repair[arn]; checked && s.VersionID == secret.VersionID {
 		return s
 	}

@@ -22,7 +22,7 @@ type pass struct {
 	current  *CurrentVersion        // as last read or saved; nil before
 	replaced CurrentVersion         // the version that our save was to replace
 	sent     map[string]sentToken   // the tokens handed to Save, by fingerprint
-	repair   map[string]mirrorState // if not nil, the attempt's new token is for these mirrors alone, by ARN
+	repair   map[string]MirrorState // if not nil, the attempt's new token is for these mirrors alone, by ARN
 	lifetime time.Duration          // expires_in of the last token exchanged
 	skew     time.Duration          // IBM's clock less ours, when that is more than MaxClockSkew
 	failedAt time.Time              // when the last attempt failed; zero before
@@ -33,7 +33,7 @@ type pass struct {
 
 type sentToken struct {
 	TokenResponse
-	repair map[string]mirrorState
+	repair map[string]MirrorState
 }
 
 func newPass(run *run, rotation Rotation) *pass {
