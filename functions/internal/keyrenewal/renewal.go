@@ -10,7 +10,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -175,16 +174,14 @@ func (p *pass) exchange(ctx context.Context) (Candidate, error) {
 		return nil, rotation.At(rotation.StepExchange, err)
 	}
 	token, err := candidate.Identify(ctx)
-	var failure *rotation.Error
-	if errors.As(err, &failure) {
-		failure.Step = rotation.StepExchange
-		if failure.Retry == rotation.Once {
+	if err != nil {
+		failure := *rotation.ErrorOf(err)
+		if failure.Step = rotation.StepExchange; failure.Retry == rotation.Once {
 			failure.Message = "IAM does not accept the new bootstrap key yet, which takes it a few seconds: the one in use serves on, and the next run tries again"
 		}
+		return nil, &failure
 	}
 	switch now := p.present; {
-	case err != nil:
-		return nil, err
 	case now.Opaque() || token.Opaque():
 		return nil, mismatch("the identity of the new bootstrap key or of the one in use cannot be seen in its token")
 	case token.IAMID != now.IAMID || token.Account != now.Account:
@@ -216,8 +213,7 @@ func (p *pass) checkPrevious(ctx context.Context) {
 		if previous, err = p.Candidate(key); err == nil {
 			_, err = previous.Identify(ctx)
 		}
-		var failure *rotation.Error
-		p.result.PreviousEnded = errors.As(err, &failure) && failure.Kind == rotation.Denied
+		p.result.PreviousEnded = err != nil && rotation.ErrorOf(err).Kind == rotation.Denied
 	}
 	if err == nil {
 		p.mu.Lock()
@@ -235,15 +231,16 @@ func mismatch(found string) error {
 // token secret itself says nothing against the key.
 func (p *pass) tryLook(ctx context.Context, candidate Candidate) error {
 	_, err := candidate.ReadMetadata(ctx, p.look)
-	var failure *rotation.Error
-	if errors.As(err, &failure) {
-		switch failure.Kind {
-		case rotation.NotFound, rotation.Misconfigured, rotation.Locked:
-			return nil
-		}
-		failure.Step, failure.Message = rotation.StepLook, "with the new bootstrap key: "+failure.Message
+	if err == nil {
+		return nil
 	}
-	return err
+	failure := *rotation.ErrorOf(err)
+	switch failure.Kind {
+	case rotation.NotFound, rotation.Misconfigured, rotation.Locked:
+		return nil
+	}
+	failure.Step, failure.Message = rotation.StepLook, "with the new bootstrap key: "+failure.Message
+	return &failure
 }
 
 // store makes the managed key the current one in AWS, unless the process was suspended
@@ -282,7 +279,7 @@ func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewa
 	result.KeyID = p.managed.KeyID
 	result.Outcome, result.ByPreviousKey = outcome, p.inUse.Previous
 	if err != nil {
-		result.Outcome, result.Error = report.KeyRenewalFailed, errorOf(err)
+		result.Outcome, result.Error = report.KeyRenewalFailed, rotation.ErrorOf(err).Report()
 	}
 	expiry, now := ExpiryOf(p.managed), p.ibmClock()
 	if !expiry.At.IsZero() {
@@ -313,11 +310,3 @@ func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewa
 }
 
 func (p *pass) ibmClock() time.Time { return rotation.WallClock(p.Now).Add(p.managed.Clock.Skew()) }
-
-func errorOf(err error) *report.Error {
-	var failure *rotation.Error
-	if !errors.As(err, &failure) {
-		failure = &rotation.Error{Step: rotation.StepReadKey, Kind: rotation.Unavailable, Message: fmt.Sprintf("unexpected failure of type %T", err)}
-	}
-	return &report.Error{Step: failure.Step, Kind: failure.Kind, Message: failure.Message}
-}

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -198,10 +197,9 @@ func (r *Refusals) get(arn string) refusal {
 
 // note remembers how the put of a version ended.
 func (r *Refusals) note(arn, versionID string, err error) {
-	var failure *Error
 	if err == nil {
 		r.byARN.Delete(arn)
-	} else if errors.As(err, &failure) && failure.Retry == Never && failure.Kind != Timeout {
+	} else if failure := ErrorOf(err); failure.Retry == Never && failure.Kind != Timeout {
 		r.byARN.Store(arn, refusal{failure, versionID})
 	}
 }
@@ -327,12 +325,14 @@ func (p *pass) repairAt(ctx context.Context, s MirrorState, current CurrentVersi
 // onceMore limits the attempts where there is nothing to put: ensure comes every minute, and
 // one mirror must not keep every run busy until its deadline.
 func onceMore(err error) error {
-	var failure *Error
-	if errors.As(err, &failure) && failure.Step == "" && failure.Retry != Never { // another step's has its own
-		again := *failure
-		again.Retry, again.RetryAfter, err = Once, 0, &again
+	if err == nil {
+		return nil
 	}
-	return err
+	again := *ErrorOf(err)
+	if again.Step == "" && again.Retry != Never { // another step's has its own
+		again.Retry, again.RetryAfter = Once, 0
+	}
+	return &again
 }
 
 // mirror writes the token to the mirrors, under the id of the version current: to all
@@ -432,18 +432,16 @@ func (p *pass) eachMirror(do func(arn string) (warning string, err error)) error
 func joined(errs []error) error {
 	var all *Error
 	for _, err := range errs {
-		var failure *Error
-		switch {
-		case err == nil:
-		case !errors.As(err, &failure):
-			return err
-		case all == nil:
-			first := *failure
-			all = &first
-		default:
-			all.Message += "; " + failure.Message
-			all.Retry, all.RetryAfter, all.Advice = max(all.Retry, failure.Retry), max(all.RetryAfter, failure.RetryAfter), ""
+		if err == nil {
+			continue
 		}
+		failure := *ErrorOf(err)
+		if all == nil {
+			all = &failure
+			continue
+		}
+		all.Message += "; " + failure.Message
+		all.Retry, all.RetryAfter, all.Advice = max(all.Retry, failure.Retry), max(all.RetryAfter, failure.RetryAfter), ""
 	}
 	if all == nil {
 		return nil

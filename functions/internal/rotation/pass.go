@@ -239,40 +239,25 @@ func CheckLifetime(fresh TokenResponse, now time.Time) error {
 		left.Round(time.Second), fresh.Token.ExpiresIn, fresh.Clock.Skew().Round(time.Second))}
 }
 
-// CheckIdentity returns an *Error if the token does not belong to whom Expect names
-// or, unless force says that this is meant, to another identity than the token before
-// it. That one counts while it is valid, at most 61 minutes after its version was made:
+// CheckIdentity returns an *Error if the token does not belong to whom Expect names, with force
+// too, or, unless force says that this is meant, to another identity than the token before it. That one counts while it is valid, at most 61 minutes after its version was made:
 // others may edit metadata, and must not stop a rotation for longer. It does not count
 // where Expect is full, which says all there is to compare.
 func (r Rotation) CheckIdentity(token iamtoken.Token, current CurrentVersion, now time.Time, force bool) error {
-	if err := r.checkExpected(token); err != nil {
-		return err
-	}
-	before := current.Metadata
-	if force || r.Expect.Full() || !now.Before(current.ExpiresAt()) {
-		return nil
-	}
-	if differ(token.IAMID, before.IAMID) || differ(token.Account, before.Account) {
-		return mismatch("if the API key was replaced on purpose, run once with force",
-			"the token belongs to another identity than the stored one (%q, not %q)", identity(token.IAMID, token.Account), identity(before.IAMID, before.Account))
-	}
-	return nil
-}
-
-// checkExpected compares the token with what the configuration expects, with force
-// too.
-func (r Rotation) checkExpected(token iamtoken.Token) error {
 	const advice = "correct the API key or `expect` (EXPECT_ACCOUNT, EXPECT_IAM_ID)"
-	expect := r.Expect
+	expect, before := r.Expect, current.Metadata
 	switch {
-	case expect == Expect{}:
-		return nil
-	case token.Opaque():
+	case expect != Expect{} && token.Opaque():
 		return mismatch("remove `expect` to allow opaque tokens", "the token cannot be read, so `expect` cannot be verified")
 	case expect.Account != "" && expect.Account != token.Account:
 		return mismatch(advice, "the token belongs to account %q, but %q is expected", token.Account, expect.Account)
 	case expect.IAMID != "" && expect.IAMID != token.IAMID:
 		return mismatch(advice, "the token belongs to %q, but %q is expected", token.IAMID, expect.IAMID)
+	case force, expect.Full(), !now.Before(current.ExpiresAt()):
+		return nil
+	case differ(token.IAMID, before.IAMID), differ(token.Account, before.Account):
+		return mismatch("if the API key was replaced on purpose, run once with force",
+			"the token belongs to another identity than the stored one (%q, not %q)", identity(token.IAMID, token.Account), identity(before.IAMID, before.Account))
 	}
 	return nil
 }

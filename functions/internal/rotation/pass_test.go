@@ -273,6 +273,26 @@ func TestARunStopsWhereThereIsNothingToDo(t *testing.T) {
 			fx.rotator = fx.process(fx.cloud.Transport())
 		}
 	}
+	anotherRun := func(fx *fixture) { // saves while the story's run waits for its second attempt
+		fx.fault(ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 1, Headers: map[string]string{"Retry-After": "5"}})
+		other := fx.process(fx.cloud.Transport())
+		time.AfterFunc(2*time.Second, func() {
+			fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"})
+		})
+	}
+	olderAtSecondRead := func(fx *fixture) {
+		before, _ := fx.rotator.Tokens.ReadMetadata(context.Background(), fx.one.Token)
+		time.Sleep(10 * time.Minute)
+		fx.rotate()
+		reads := 0
+		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: func(_ context.Context, _ string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+			if reads++; reads == 2 {
+				return before, nil
+			}
+			return version, nil
+		}}
+		fx.fault(ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 1})
+	}
 	play(t, map[string]story{
 		"at once":                         {mode: ensure, want: report.Fresh},
 		"with MIN_REMAINING left":         {mode: ensure, after: 52 * time.Minute, want: report.Fresh},
@@ -284,58 +304,22 @@ func TestARunStopsWhereThereIsNothingToDo(t *testing.T) {
 		"delivered twice, 15 minutes on":  {first: true, edit: delivered(15 * time.Minute)},
 		"delivered twice, the token old":  {first: true, edit: delivered(55 * time.Minute)},
 		"a token that would expire first": {edit: lifetime(15 * time.Minute), want: report.Kept},
-		"the same, by force":              {edit: lifetime(15 * time.Minute), force: true},
+		"such a token, by force":          {edit: lifetime(15 * time.Minute), force: true},
 		"tokens of 15 minutes":            {first: true, edit: lifetime(15 * time.Minute), says: "less than the schedule"},
 		"such a token in order": {first: true, mode: ensure, want: report.Fresh, edit: func(fx *fixture) {
 			lifetime(15 * time.Minute)(fx)
 			fx.rotate()
 			time.Sleep(7 * time.Minute)
 		}},
+		"another run saves meanwhile":       {after: 50 * time.Minute, edit: anotherRun, others: 1, want: report.AlreadyDone, attempts: 2},
+		"the same, by force":                {after: 50 * time.Minute, edit: anotherRun, others: 1, force: true}, // a person asked for it
+		"an older version is nobody's work": {edit: olderAtSecondRead, attempts: 2},
 		"such a token later": {first: true, mode: ensure, edit: func(fx *fixture) {
 			lifetime(15 * time.Minute)(fx)
 			fx.rotate()
 			time.Sleep(7*time.Minute + time.Second)
 		}},
 	})
-}
-
-func TestAnOlderVersionAtTheSecondReadIsNobodysWork(t *testing.T) {
-	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.rotate()
-		before, err := fx.rotator.Tokens.ReadMetadata(context.Background(), fx.one.Token)
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Minute)
-		fx.rotate()
-		reads := 0
-		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: func(_ context.Context, _ string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
-			if reads++; reads == 2 {
-				return before, nil
-			}
-			return version, nil
-		}}
-		fx.fault(ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 1})
-		fx.rotate()
-	})
-}
-
-// A run by force goes on: a person asked for it.
-func TestARetryStopsWhenAnotherRunHasSavedMeanwhile(t *testing.T) {
-	for force, want := range map[bool]report.Outcome{false: report.AlreadyDone, true: report.Rotated} {
-		withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-			fx.rotate()
-			time.Sleep(50 * time.Minute)
-			fx.fault(ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 1, Headers: map[string]string{"Retry-After": "5"}})
-			other := fx.process(fx.cloud.Transport())
-			time.AfterFunc(2*time.Second, func() {
-				fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, RunID: "somebody-else"})
-			})
-			before := fx.versions()
-			fx.wantOutcome(fx.runAs(rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: "perhaps-by-force"}), want)
-			fx.wantVersions(before + map[bool]int{false: 1, true: 2}[force])
-		})
-	}
 }
 
 // Step 3: where the API key is.

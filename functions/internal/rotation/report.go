@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -58,7 +59,7 @@ func (p *pass) failed(failure *Error) report.Result {
 		current = *p.current
 	}
 	result := p.result(report.Failed, current)
-	result.Error = &report.Error{Step: failure.Step, Kind: failure.Kind, Message: failure.Message, Permanent: failure.permanent()}
+	result.Error = failure.Report()
 	if failure.TransactionID != "" {
 		result.TransactionID = failure.TransactionID
 	}
@@ -126,20 +127,28 @@ type Error struct {
 // Error returns "step: kind: message".
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.Step, e.Kind, e.Message) }
 
-// permanent reports whether trying the whole run again changes nothing. One that had no
-// time left may have some then.
-func (e *Error) permanent() bool {
-	return e.Retry != Later && e.Kind != Timeout && e.Kind != Unavailable && e.Kind != RateLimited
+// Report returns the error as reports have it. It is permanent if trying the whole run again changes
+// nothing; one that had no time left may have some then.
+func (e *Error) Report() *report.Error {
+	permanent := e.Retry != Later && e.Kind != Timeout && e.Kind != Unavailable && e.Kind != RateLimited
+	return &report.Error{Step: e.Step, Kind: e.Kind, Message: e.Message, Permanent: permanent}
+}
+
+// ErrorOf returns the *Error that err is.
+func ErrorOf(err error) *Error {
+	if failure, ok := errors.AsType[*Error](err); ok {
+		return failure
+	}
+	return &Error{Step: StepLook, Kind: Unavailable, Message: fmt.Sprintf("unexpected failure of type %T", err)}
 }
 
 // At gives err its step unless it already has one (the bootstrap exchange
 // happens inside other steps). Others may have err too: it is left as it is.
 func At(step Step, err error) error {
-	var failure *Error
-	if !errors.As(err, &failure) || failure.Step != "" {
-		return err
+	if err == nil {
+		return nil
 	}
-	placed := *failure
-	placed.Step = step
+	placed := *ErrorOf(err)
+	placed.Step = cmp.Or(placed.Step, step)
 	return &placed
 }

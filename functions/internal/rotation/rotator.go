@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -226,15 +225,11 @@ func (p *pass) turn() (release func(), err error) {
 // errorToReport returns the error to report: that of the last attempt, unless it
 // was cut off because the time was up.
 func (p *pass) errorToReport(before *Error, err error) *Error {
-	var failure *Error
-	if !errors.As(err, &failure) {
-		failure = &Error{Step: StepLook, Kind: Unavailable, Message: fmt.Sprintf("unexpected failure of type %T", err)}
-	}
 	deadline, _ := p.ctx.Deadline() // on a busy machine the context's timer is late; a run always has one
 	if before != nil && (p.ctx.Err() != nil || !time.Now().Before(deadline)) {
 		return before
 	}
-	return failure
+	return ErrorOf(err)
 }
 
 // keyReads lets the rotations of a run share the reads of equal keys.
