@@ -27,15 +27,16 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(folder)
-	env, stop := startWith(t, "build/sandbox.env")
-	origin := env["IAM_URL"]
-	// rotate runs the command that the page shows.
+	sandbox := start(t, "build/sandbox.env")
+	origin := sandbox.env["IAM_URL"]
+	// rotate runs the command that the page shows, which then asks at once what is new.
 	rotate := func(more string, want bool) {
 		t.Helper()
 		command := exec.CommandContext(t.Context(), "sh", "-c", b.value(`$("once").textContent`)+more)
 		if err := command.Run(); (err == nil) != want {
 			t.Fatalf("the command of the page%s: got %v, want success %t", more, err, want)
 		}
+		b.value("void refresh()")
 	}
 	const left, newest = `document.querySelector(".left").textContent`, `document.querySelector("td.mono").textContent`
 
@@ -50,7 +51,7 @@ func TestPage(t *testing.T) {
 	b.await(`/^49:\d\d$/.test(` + left + `)`)
 	b.press("IAM down")
 	b.await(`$("faults").textContent === "iam.token unavailable for anyone, until cleared"`)
-	rotate(" -timeout 3s", false)
+	rotate(" -timeout 1s", false)
 	b.await(`/run (is failing|failed): iam.token answered 503/.test($("requests").textContent)`)
 	b.await(`/^Run (is failing|failed): iam.token answered 503/.test($("status").textContent)`)
 	b.await(`document.querySelectorAll("svg .cross").length === 1`)
@@ -86,7 +87,7 @@ func TestPage(t *testing.T) {
 	b.await(`/^(Copied|Selected)/.test($("status").textContent)`)
 
 	secrets := []string{"eyJ"} // how every token begins
-	for name, value := range env {
+	for name, value := range sandbox.env {
 		if strings.HasSuffix(name, "APIKEY") {
 			secrets = append(secrets, value)
 		}
@@ -112,11 +113,9 @@ func TestPage(t *testing.T) {
 	b.mu.Unlock()
 
 	// The clock is 90 minutes ahead by now, and goes ten years ahead at most. What it answers stays until another button works.
-	response, err := http.Post(origin+"/_sandbox/clock", "application/json", strings.NewReader(`{"advance":"87598h25m"}`))
-	if err != nil || response.StatusCode != 200 {
-		t.Fatal(response, err)
+	if got, says := sandbox.ask("POST", "/_sandbox/clock", `{"advance":"87598h25m"}`); got != 200 {
+		t.Fatal(says)
 	}
-	_ = response.Body.Close()
 	b.press("Clock forward 10 minutes")
 	b.await(`$("alert").checkVisibility() && $("alert").textContent.includes("answered 400: advance must")`)
 	now := b.value(`state.now`)
@@ -124,11 +123,21 @@ func TestPage(t *testing.T) {
 	b.await(`$("alert").checkVisibility()`)
 	b.press("Tokens live 60 minutes")
 	b.await(`!$("alert").checkVisibility()`)
-	stop()
+	sandbox.stop()
 	b.await(`$("alert").checkVisibility() && $("alert").textContent.includes("does not answer")`)
 
-	env, _ = startWith(t, "build/sandbox.env")
-	target, err := url.Parse(env["IAM_URL"])
+	// The page may load and ask nothing but itself.
+	sandbox = start(t, "build/sandbox.env")
+	response, err := http.Get(sandbox.env["IAM_URL"] + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	policy := response.Header.Get("Content-Security-Policy")
+	if response.StatusCode != 200 || !strings.HasPrefix(policy, "default-src 'none'; connect-src 'self'; ") || strings.Contains(policy, "unsafe") {
+		t.Errorf("got %s and the policy %q", response.Status, policy)
+	}
+	target, err := url.Parse(sandbox.env["IAM_URL"])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,19 +168,5 @@ func draw(b *browser) {
 	}
 	if err != nil {
 		b.t.Fatal(err)
-	}
-}
-
-// The page may load and ask nothing but itself.
-func TestPagePolicy(t *testing.T) {
-	env, _, _ := start(t)
-	response, err := http.Get(env["IAM_URL"] + "/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = response.Body.Close()
-	policy := response.Header.Get("Content-Security-Policy")
-	if response.StatusCode != 200 || !strings.HasPrefix(policy, "default-src 'none'; connect-src 'self'; ") || strings.Contains(policy, "unsafe") {
-		t.Errorf("got %s and the policy %q", response.Status, policy)
 	}
 }
