@@ -51,19 +51,19 @@ var stages = map[string]stage{
 	"sandbox":   {needs: []string{"curl"}},
 	"sandboxes": {needs: forAWS},
 	// IBM Cloud and AWS in memory, and programs that emulate ibmcloud and terraform.
-	"deploy":      {needs: forAWS, make: []func(*world){(*world).serveIBM, (*world).serveAWS}},
-	"ibm":         {needs: forAWS, make: []func(*world){(*world).serveIBM, (*world).serveAWS}},
-	"further":     {needs: readers, make: []func(*world){(*world).serveIBM, (*world).exportOutputs}},
-	"code-engine": {needs: readers, make: []func(*world){(*world).serveIBM}},
+	"deploy":      {needs: forAWS, make: []func(*world){serveIBM, serveAWS}},
+	"ibm":         {needs: forAWS, make: []func(*world){serveIBM, serveAWS}},
+	"further":     {needs: readers, make: []func(*world){serveIBM, exportOutputs}},
+	"code-engine": {needs: readers, make: []func(*world){serveIBM}},
 	"kubernetes":  {needs: []string{"jq"}, make: []func(*world){func(w *world) { writeFile(w.t, filepath.Join(w.dir, "build", "bootstrap.key"), "key") }}},
 	// AWS, where infra/ibm has been set up before.
-	"aws":   {needs: forAWS, make: []func(*world){(*world).serveIBM, (*world).serveAWS, (*world).writeEnv}},
-	"fleet": {needs: forAWS, make: []func(*world){(*world).serveIBM, (*world).serveAWS, (*world).writeEnv, (*world).writeFleet}},
+	"aws":   {needs: forAWS, make: []func(*world){serveIBM, serveAWS, writeEnv}},
+	"fleet": {needs: forAWS, make: []func(*world){serveIBM, serveAWS, writeEnv, writeFleet}},
 	// Jobs, with a token to read.
-	"job":             {needs: readers, make: []func(*world){(*world).serveIBM, (*world).saveToken}},
-	"laptop":          {needs: readers, make: []func(*world){(*world).serveIBM, (*world).saveToken}},
-	"code-engine-job": {needs: readers, make: []func(*world){(*world).serveIBM, (*world).saveToken}, dir: "scripts"},
-	"aws-job":         {needs: forAWS, make: []func(*world){(*world).serveIBM, (*world).serveAWS, (*world).mirrorToAWS}, dir: "scripts"},
+	"job":             {needs: readers, make: []func(*world){serveIBM, saveToken}},
+	"laptop":          {needs: readers, make: []func(*world){serveIBM, saveToken}},
+	"code-engine-job": {needs: readers, make: []func(*world){serveIBM, saveToken}, dir: "scripts"},
+	"aws-job":         {needs: forAWS, make: []func(*world){serveIBM, serveAWS, mirrorToAWS}, dir: "scripts"},
 }
 
 // answers are those to what the commands ask a person.
@@ -141,7 +141,7 @@ var realAWS = sync.OnceValue(func() string {
 const logsRouting = "api.us-south.logs-router.cloud.ibm.com"
 
 // serveIBM starts an IBM Cloud that terraform, ibmcloud and curl know.
-func (w *world) serveIBM() {
+func serveIBM(w *world) {
 	w.cloud = ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
 	cloud := withReaderProfile(w.cloud)
 	server, secure := httptest.NewServer(cloud), httptest.NewTLSServer(cloud)
@@ -176,7 +176,7 @@ func (w *world) outputs() map[string]string {
 }
 
 // exportOutputs puts Terraform's outputs into the environment, together with a person's token.
-func (w *world) exportOutputs() {
+func exportOutputs(w *world) {
 	for name, value := range w.outputs() {
 		w.env[strings.ToUpper(name)] = value
 	}
@@ -184,7 +184,7 @@ func (w *world) exportOutputs() {
 }
 
 // serveAWS starts an AWS whose Lambda runs what is deployed.
-func (w *world) serveAWS() {
+func serveAWS(w *world) {
 	w.moto = awstest.Start(w.t)
 	server := httptest.NewServer(&awstest.Lambda{Moto: w.moto, Program: filepath.Join(programsFolder(w.t), "invoke")})
 	w.t.Cleanup(server.Close)
@@ -200,7 +200,7 @@ func (w *world) makeSecret(name, value string) string {
 }
 
 // writeEnv writes build/ibm.env as the set-up does.
-func (w *world) writeEnv() {
+func writeEnv(w *world) {
 	rotation := w.cloud.Rotations()[0]
 	arn := w.makeSecret("iam-token-rotator/bootstrap", w.cloud.BootstrapAPIKey())
 	writeFile(w.t, filepath.Join(w.dir, "build", "ibm.env"), fmt.Sprintf("SECRETS_MANAGER_URL=%s\nAPI_KEY_SECRET=%s\nTOKEN_SECRET=%s\nBOOTSTRAP_EXPIRES_AT=2099-12-31\nBOOTSTRAP_SECRET_ARN=%s\n",
@@ -208,7 +208,7 @@ func (w *world) writeEnv() {
 }
 
 // writeFleet writes a list of rotations and makes the bucket.
-func (w *world) writeFleet() {
+func writeFleet(w *world) {
 	rotation := w.cloud.Rotations()[0]
 	writeFile(w.t, filepath.Join(w.dir, "rotations.json"), fmt.Sprintf(`[{"name":"only","api_key_secret":%q,"token_secret":%q}]`, rotation.APIKeySecret, rotation.TokenSecret))
 	if err := w.moto.MakeBucket(w.t.Context(), "my-code-bucket"); err != nil {
@@ -217,7 +217,7 @@ func (w *world) writeFleet() {
 }
 
 // saveToken saves a token as the rotator does, and gives jobs what they read it with: a key, or what Code Engine gives them.
-func (w *world) saveToken() {
+func saveToken(w *world) {
 	rotation, key, compute := w.cloud.Rotations()[0], filepath.Join(w.home, ".config", "token-reader.key"), filepath.Join(w.home, "compute-resource-token")
 	w.cloud.MustPutVersion(rotation.TokenSecret, w.cloud.MustMintToken(rotation.APIKey, time.Hour), map[string]any{"expiration": time.Now().Add(time.Hour).Unix()})
 	writeFile(w.t, key, w.cloud.ReaderAPIKey()+"\n")
@@ -232,7 +232,7 @@ func (w *world) saveToken() {
 }
 
 // mirrorToAWS makes the mirror that a job on AWS reads.
-func (w *world) mirrorToAWS() {
+func mirrorToAWS(w *world) {
 	w.env["TOKEN_SECRET_ARN"] = w.makeSecret("iam-token", w.cloud.MustMintToken(w.cloud.Rotations()[0].APIKey, time.Hour))
 }
 
@@ -261,18 +261,25 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// original is the copy that the others are made of, its programs built.
-var original = sync.OnceValues(func() (string, error) {
-	folder := filepath.Join(scratch, "original")
-	if err := copySources(folder); err != nil {
-		return folder, err
+// original is the copy that the others are made of, its programs built. Its sandboxes listen on free ports.
+var original = sync.OnceValues(func() (folder string, err error) {
+	folder = filepath.Join(scratch, "original")
+	for _, path := range repositoryFiles() {
+		content, to := fileText(path), filepath.Join(folder, path)
+		if path == "Makefile" {
+			content = strings.NewReplacer("127.0.0.1:8480", "127.0.0.1:0", "127.0.0.1:8481", "127.0.0.1:0").Replace(content)
+		}
+		if info, gone := os.Stat(filepath.Join(root, path)); gone == nil {
+			err = errors.Join(err, os.MkdirAll(filepath.Dir(to), 0o700), os.WriteFile(to, []byte(content), info.Mode().Perm()))
+		}
 	}
 	command := exec.Command("make", "build-local", "build", "ARCH="+runtime.GOARCH)
 	command.Dir, command.Env = folder, append(os.Environ(), "MAKEFLAGS=", "MFLAGS=", "GOFLAGS="+os.Getenv("GOFLAGS")+samePaths)
-	if printed, err := command.CombinedOutput(); err != nil {
-		return folder, fmt.Errorf("make build-local build: %w: %s", err, printed)
+	if printed, failure := command.CombinedOutput(); failure != nil {
+		err = errors.Join(err, fmt.Errorf("make build-local build: %w: %s", failure, printed))
 	}
-	return folder, nil
+	// What deploy builds is the same binary, where ARCH is that of this machine.
+	return folder, errors.Join(err, os.CopyFS(filepath.Join(folder, "build", "deploy"), os.DirFS(filepath.Join(folder, "build", "rotate"))))
 })
 
 func programsFolder(t *testing.T) string {
@@ -284,52 +291,22 @@ func programsFolder(t *testing.T) string {
 	return filepath.Join(folder, "build", "local")
 }
 
-// copySources copies the repository's files. The sandboxes of the copy listen on free ports.
-func copySources(folder string) error {
-	for _, path := range repositoryFiles() {
-		from, to := filepath.Join(root, path), filepath.Join(folder, path)
-		info, err := os.Stat(from)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // another test's, which is gone meanwhile
-		}
-		content, readErr := os.ReadFile(from)
-		if path == "Makefile" {
-			content = []byte(strings.NewReplacer("127.0.0.1:8480", "127.0.0.1:0", "127.0.0.1:8481", "127.0.0.1:0").Replace(string(content)))
-		}
-		if err = errors.Join(err, readErr, os.MkdirAll(filepath.Dir(to), 0o700)); err == nil {
-			err = os.WriteFile(to, content, info.Mode().Perm())
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// makeCopy is a copy of the repository with its programs built, so that make finds them up to date.
+// makeCopy is a copy of the repository with its programs built, so that make finds them up to date. Its files are links: commands make
+// files, and change none.
 func makeCopy(t *testing.T) string {
 	t.Helper()
-	bin := programsFolder(t)
-	folder := filepath.Join(t.TempDir(), "iam-token-rotator")
-	err := copySources(folder)
-	built, _ := filepath.Glob(filepath.Join(bin, "*"))
-	for _, program := range built {
-		err = errors.Join(err, link(program, filepath.Join(folder, "build", "local", filepath.Base(program))))
-	}
-	for _, other := range []string{"deploy", "rotate"} { // the same binary, where ARCH is that of this machine
-		err = errors.Join(err, link(filepath.Join(bin, "../rotate/bootstrap"), filepath.Join(folder, "build", other, "bootstrap")))
-	}
+	from, to := filepath.Join(programsFolder(t), "..", ".."), filepath.Join(t.TempDir(), "iam-token-rotator")
+	err := filepath.WalkDir(from, func(name string, entry fs.DirEntry, err error) error {
+		relative, failure := filepath.Rel(from, name)
+		if err = errors.Join(err, failure); err == nil && entry.IsDir() {
+			return os.MkdirAll(filepath.Join(to, relative), 0o700)
+		}
+		return errors.Join(err, os.Link(name, filepath.Join(to, relative)))
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return folder
-}
-
-func link(file, to string) error {
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-		return err
-	}
-	return os.Link(file, to)
+	return to
 }
 
 const (
@@ -378,7 +355,7 @@ func runStage(t *testing.T, name string) {
 		prepare(w)
 	}
 	var commands []*block
-	for _, b := range blocks(t, "sh") {
+	for _, b := range blocks("sh") {
 		switch {
 		case b.purpose != name:
 		case b.server:
@@ -521,12 +498,8 @@ func difference(sample, printed string) string {
 func (w *world) checkSamples(commands []*block) {
 	w.t.Helper()
 	for _, b := range commands {
-		var last *block
 		for _, sample := range b.page.blocks {
-			if sample.language == "sh" {
-				last = sample
-			}
-			if sample.language == "text" && sample.purpose == "output" && last == b {
+			if sample.language == "text" && sample.purpose == "output" && sample.above == b {
 				if d := difference(sample.text, w.printed[b]); d != "" {
 					w.t.Errorf("%s: this sample is not what %s prints: %s", sample.where, b.where, scrub(d))
 				}
@@ -540,7 +513,7 @@ func (w *world) checkSamples(commands []*block) {
 func TestNothingRunsWithoutTheFileOfVariables(t *testing.T) {
 	t.Parallel()
 	bash, tried := programs.Path(t, "bash"), 0
-	for _, b := range blocks(t, "sh") {
+	for _, b := range blocks("sh") {
 		reads, makesIt := strings.Contains(b.text, ". build/"), strings.Contains(b.text, "--env build/")
 		if !reads || makesIt || b.purpose == "sandbox" {
 			continue

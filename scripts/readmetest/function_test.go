@@ -62,7 +62,7 @@ func (f *function) fault(fault ibmcloudtest.Fault) { f.cloud.MustAddFault(fault)
 // TestJSONBlocks gives every JSON block to the function, or compares it with the function's answer.
 func TestJSONBlocks(t *testing.T) {
 	t.Parallel()
-	for _, b := range blocks(t, "json") {
+	for _, b := range blocks("json") {
 		t.Run(b.where, func(t *testing.T) {
 			t.Parallel()
 			f := newFunction(t)
@@ -136,18 +136,16 @@ func fieldsOf(t *testing.T, text string) []string {
 	paths := map[string]bool{}
 	var walk func(path string, value any)
 	walk = func(path string, value any) {
-		switch value := value.(type) {
-		case map[string]any:
-			for name, inner := range value {
-				walk(path+"."+name, inner)
-			}
-		case []any:
-			paths[path+" []"] = true
-			for _, inner := range value {
-				walk(path+"[]", inner)
-			}
-		default:
+		object, isObject := value.(map[string]any)
+		list, isList := value.([]any)
+		if !isObject || isList {
 			paths[fmt.Sprintf("%s %T", path, value)] = true
+		}
+		for name, inner := range object {
+			walk(path+"."+name, inner)
+		}
+		for _, inner := range list {
+			walk(path+"[]", inner)
 		}
 	}
 	walk("", value)
@@ -164,13 +162,13 @@ func TestTablesAreComplete(t *testing.T) {
 		page, column string
 		want         []string
 	}{
-		{rotate, "mode", append(matches(t, "functions/internal/rotation/rotation.go", `Mode += "(\w+)"`), "doctor")},
-		{rotate, "outcome", matches(t, "functions/report/report.go", `Outcome += "(\w+)"`)},
-		{"infra/RUNBOOK.md", "kind", matches(t, errorsFile, `Kind += "(\w+)"`)},
-		{"README.md", "alarm", matches(t, "infra/aws/template.yaml", alarm)},
-		{"infra/aws/README.md", "alarm", matches(t, "infra/aws/template.yaml", alarm)},
-		{"infra/aws/README.md", "fleet alarm", matches(t, "infra/aws/fleet.yaml", alarm)},
-		{rotate, "variable", matches(t, "functions/internal/config/config.go", `env:"(\w+)"`)},
+		{rotate, "mode", append(matches("functions/internal/rotation/rotation.go", `Mode += "(\w+)"`), "doctor")},
+		{rotate, "outcome", matches("functions/report/report.go", `Outcome += "(\w+)"`)},
+		{"infra/RUNBOOK.md", "kind", matches(errorsFile, `Kind += "(\w+)"`)},
+		{"README.md", "alarm", matches("infra/aws/template.yaml", alarm)},
+		{"infra/aws/README.md", "alarm", matches("infra/aws/template.yaml", alarm)},
+		{"infra/aws/README.md", "fleet alarm", matches("infra/aws/fleet.yaml", alarm)},
+		{rotate, "variable", matches("functions/internal/config/config.go", `env:"(\w+)"`)},
 	} {
 		var got []string
 		for _, row := range rows(t, table.page, table.column) {
@@ -182,13 +180,13 @@ func TestTablesAreComplete(t *testing.T) {
 			t.Errorf("%s: the table of each %s names\n%v, want\n%v", table.page, table.column, got, table.want)
 		}
 	}
-	for _, found := range matches(t, "infra/aws/template.yaml", alarm) {
-		if !strings.Contains(strings.Join(pageNamed(t, "infra/RUNBOOK.md").headings, "\n"), found) {
+	for _, found := range matches("infra/aws/template.yaml", alarm) {
+		if !strings.Contains(strings.Join(pageNamed("infra/RUNBOOK.md").headings, "\n"), found) {
 			t.Errorf("infra/RUNBOOK.md has no heading for the alarm %s", found)
 		}
 	}
-	steps := strings.Join(pageNamed(t, "infra/RUNBOOK.md").prose, "\n")
-	for _, step := range matches(t, errorsFile, `Step += "(\w+)"`) {
+	steps := strings.Join(pageNamed("infra/RUNBOOK.md").prose, "\n")
+	for _, step := range matches(errorsFile, `Step += "(\w+)"`) {
 		if !strings.Contains(steps, "`"+step+"`") {
 			t.Errorf("infra/RUNBOOK.md does not name the step %s", step)
 		}
@@ -198,25 +196,10 @@ func TestTablesAreComplete(t *testing.T) {
 // errorsFile has the kinds and steps of errors.
 const errorsFile = "functions/internal/rotation/report.go"
 
-func pageNamed(t *testing.T, path string) *page {
-	t.Helper()
-	for _, p := range allPages(t) {
-		if p.path == path {
-			return p
-		}
-	}
-	t.Fatalf("there is no page %s", path)
-	return nil
-}
-
 // The defaults in the table of the configuration are those that apply.
 func TestDefaultsAreTrue(t *testing.T) {
-	source, err := os.ReadFile(filepath.Join(root, "functions/internal/config/config.go"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	defaults := map[string]string{}
-	for _, tag := range regexp.MustCompile(`env:"(\w+)" envDefault:"([^"]*)"`).FindAllStringSubmatch(string(source), -1) {
+	for _, tag := range regexp.MustCompile(`env:"(\w+)" envDefault:"([^"]*)"`).FindAllStringSubmatch(fileText("functions/internal/config/config.go"), -1) {
 		defaults[tag[1]] = tag[2]
 	}
 	for _, row := range rows(t, "functions/rotate/README.md", "variable") {
@@ -297,8 +280,7 @@ func TestMessagesExist(t *testing.T) {
 	for _, file := range repositoryFiles() {
 		ours := strings.HasPrefix(file, "functions/") || strings.HasPrefix(file, "scripts/")
 		if ours && !strings.HasSuffix(file, "_test.go") && !strings.HasSuffix(file, ".md") {
-			text, _ := os.ReadFile(filepath.Join(root, file))
-			sources.Write(text)
+			sources.WriteString(fileText(file))
 		}
 	}
 	joined := regexp.MustCompile(`" \+\s+"`).ReplaceAllString(sources.String(), "")
@@ -311,7 +293,7 @@ func TestMessagesExist(t *testing.T) {
 
 // A synopsis is the program's own.
 func TestSynopses(t *testing.T) {
-	for _, b := range blocks(t, "text") {
+	for _, b := range blocks("text") {
 		if b.purpose != "usage" {
 			continue
 		}

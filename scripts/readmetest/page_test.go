@@ -38,6 +38,7 @@ type page struct {
 	prose    []string // its lines, empty where they belong to a block
 	blocks   []*block
 	headings []string
+	tables   [][][]string // rows of cells, the head first. No cell may hold a |, not even in code
 }
 
 // A block is a fenced one.
@@ -48,59 +49,73 @@ type block struct {
 	language string
 	purpose  string // the word after the language
 	server   bool
+	above    *block // the commands above it
 	text     string
 }
 
-var headingShape = regexp.MustCompile(`^#{1,6} (.+)$`)
-
 func parse(path, text string) *page {
-	p := &page{path: path}
-	section, open := "", (*block)(nil)
+	p := &page{path: path, headings: []string{""}}
+	var open, commands *block
+	inTable := false
 	for i, line := range strings.Split(text, "\n") {
 		info, isFence := strings.CutPrefix(line, "```")
-		switch h := headingShape.FindStringSubmatch(line); {
-		case isFence && open == nil:
+		if isFence && open == nil {
 			language, purpose, _ := strings.Cut(info, " ")
 			purpose, server := strings.CutSuffix(purpose, " server")
-			open = &block{where: fmt.Sprintf("%s:%d", path, i+1), page: p, section: section, language: language, purpose: purpose, server: server}
-			p.blocks = append(p.blocks, open)
-		case isFence:
-			open = nil
-		case open != nil:
-			open.text += line + "\n"
-		default:
-			if h != nil {
-				section = h[1]
-				p.headings = append(p.headings, section)
+			open = &block{where: fmt.Sprintf("%s:%d", path, i+1), page: p, section: p.headings[len(p.headings)-1], language: language, purpose: purpose, server: server, above: commands}
+			if language == "sh" {
+				commands = open
 			}
-			p.prose = append(p.prose, line)
-			continue
+			p.blocks = append(p.blocks, open)
+			line = ""
+		} else if isFence {
+			open, line = nil, ""
+		} else if open != nil {
+			open.text += line + "\n"
+			line = ""
 		}
-		p.prose = append(p.prose, "")
+		p.prose = append(p.prose, line)
+		if _, heading, found := strings.Cut(line, "# "); found && strings.Trim(strings.TrimSuffix(line, heading), "# ") == "" {
+			p.headings = append(p.headings, heading)
+		}
+		isRow := len(line) > 1 && strings.HasPrefix(line, "|") && strings.HasSuffix(line, "|")
+		if isRow && !inTable {
+			p.tables = append(p.tables, nil)
+		}
+		if inTable = isRow; isRow && !strings.HasPrefix(line, "|--") {
+			var cells []string
+			for cell := range strings.SplitSeq(line[1:len(line)-1], "|") {
+				cells = append(cells, strings.TrimSpace(cell))
+			}
+			p.tables[len(p.tables)-1] = append(p.tables[len(p.tables)-1], cells)
+		}
 	}
 	return p
 }
 
-// pages are all Markdown files that git knows, the main one first.
-var pages = sync.OnceValues(func() ([]*page, error) {
-	var found []*page
+// pages are all Markdown files of the repository, the main one first.
+var pages = sync.OnceValue(func() (found []*page) {
 	for _, path := range repositoryFiles() {
-		if !strings.HasSuffix(path, ".md") {
-			continue
+		if strings.HasSuffix(path, ".md") {
+			found = append(found, parse(path, fileText(path)))
 		}
-		text, err := os.ReadFile(filepath.Join(root, path))
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, parse(path, string(text)))
 	}
 	slices.SortStableFunc(found, func(a, b *page) int { return strings.Count(a.path, "/") - strings.Count(b.path, "/") })
-	return found, nil
+	return found
 })
 
+func pageNamed(path string) *page {
+	return pages()[slices.IndexFunc(pages(), func(p *page) bool { return p.path == path })]
+}
+
+// fileText is the content of a file of the repository; of another test's, which is gone meanwhile, nothing.
+func fileText(path string) string {
+	text, _ := os.ReadFile(filepath.Join(root, path))
+	return string(text)
+}
+
 // repositoryFiles are the paths of the repository's files, without what is built.
-func repositoryFiles() []string {
-	var files []string
+func repositoryFiles() (files []string) {
 	_ = filepath.WalkDir(root, func(file string, entry os.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -116,20 +131,9 @@ func repositoryFiles() []string {
 	return files
 }
 
-func allPages(t *testing.T) []*page {
-	t.Helper()
-	all, err := pages()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
 // blocks are those of a language, of all pages.
-func blocks(t *testing.T, language string) []*block {
-	t.Helper()
-	var found []*block
-	for _, p := range allPages(t) {
+func blocks(language string) (found []*block) {
+	for _, p := range pages() {
 		for _, b := range p.blocks {
 			if b.language == language {
 				found = append(found, b)
@@ -144,13 +148,9 @@ func TestEveryBlockStatesItsPurpose(t *testing.T) {
 		"sh": slices.Collect(maps.Keys(stages)), "text": {"output", "picture", "figures", "query", "usage"},
 		"json": {"event", "rotations", "report", "announced", "doctor"}, "yaml": {"pod", "actions"}, "go": {"", "parameter"}, "python": {""},
 	}
-	for _, p := range allPages(t) {
-		var last *block
+	for _, p := range pages() {
 		for _, b := range p.blocks {
-			if b.language == "sh" {
-				last = b
-			}
-			if b.language == "text" && b.purpose == "output" && (last == nil || last.section != b.section || last.server) {
+			if b.language == "text" && b.purpose == "output" && (b.above == nil || b.above.section != b.section || b.above.server) {
 				t.Errorf("%s: no command stands above this output in its section", b.where)
 			}
 			if !slices.Contains(allowed[b.language], b.purpose) || strings.TrimSpace(b.text) == "" {
@@ -167,12 +167,12 @@ func TestEveryBlockStatesItsPurpose(t *testing.T) {
 		}
 	}
 	for name := range stages {
-		if !slices.ContainsFunc(blocks(t, "sh"), func(b *block) bool { return b.purpose == name }) {
+		if !slices.ContainsFunc(blocks("sh"), func(b *block) bool { return b.purpose == name }) {
 			t.Errorf("no page has a block for the stage %s", name)
 		}
 	}
 	for line := range notRun {
-		if !slices.ContainsFunc(blocks(t, "sh"), func(b *block) bool { return strings.Contains(b.text, line) }) {
+		if !slices.ContainsFunc(blocks("sh"), func(b *block) bool { return strings.Contains(b.text, line) }) {
 			t.Errorf("notRun: no page has the line %q", line)
 		}
 	}
@@ -180,15 +180,12 @@ func TestEveryBlockStatesItsPurpose(t *testing.T) {
 
 // The README is for a person who has five minutes.
 func TestREADMEKeepsItsBudget(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(root, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines, words := strings.Count(string(text), "\n"), len(strings.Fields(string(text)))
+	text := fileText("README.md")
+	lines, words := strings.Count(text, "\n"), len(strings.Fields(text))
 	if lines > 200 || words > 2000 {
 		t.Errorf("README.md has %d lines and %d words, want at most 200 and 2000: move details to the page of their package", lines, words)
 	}
-	first := strings.Join(strings.SplitN(string(text), "\n", 11)[:10], "\n")
+	first := strings.Join(strings.SplitN(text, "\n", 11)[:10], "\n")
 	if !strings.Contains(first, "never run on real") || !strings.Contains(first, "no licence") {
 		t.Error("the first ten lines do not state that it has never run on real clouds and has no licence yet")
 	}
@@ -204,7 +201,7 @@ var (
 // Links within the repository lead to a file and, if they name one, to a heading; paths in code exist. Rows of a table have the same number of cells.
 func TestLinksAndPathsExist(t *testing.T) {
 	anchors := map[string]map[string]bool{}
-	for _, p := range allPages(t) {
+	for _, p := range pages() {
 		anchors[p.path] = map[string]bool{}
 		for _, h := range p.headings {
 			anchors[p.path][strings.ReplaceAll(noAnchor.ReplaceAllString(strings.ToLower(h), ""), " ", "-")] = true
@@ -214,14 +211,15 @@ func TestLinksAndPathsExist(t *testing.T) {
 		info, err := os.Stat(filepath.Join(root, name))
 		return err == nil && (path.Ext(name) != ".md" || !info.IsDir())
 	}
-	for _, p := range allPages(t) {
-		before := 0 // cells in the row above
-		for i, line := range p.prose {
-			cells := len(cellsOf(line))
-			if cells > 0 && before > 0 && cells != before {
-				t.Errorf("%s:%d: a row of %d cells in a table of %d", p.path, i+1, cells, before)
+	for _, p := range pages() {
+		for _, table := range p.tables {
+			for _, row := range table {
+				if len(row) != len(table[0]) {
+					t.Errorf("%s: a row of %d cells in a table of %d: %s", p.path, len(row), len(table[0]), row[0])
+				}
 			}
-			before = cells
+		}
+		for i, line := range p.prose {
 			for _, link := range linkShape.FindAllStringSubmatch(line, -1) {
 				file, anchor, _ := strings.Cut(link[1], "#")
 				target := p.path
@@ -242,59 +240,31 @@ func TestLinksAndPathsExist(t *testing.T) {
 }
 
 // spansOf are the pieces of code in a text.
-func spansOf(text string) []string {
-	var found []string
+func spansOf(text string) (found []string) {
 	for _, match := range spanShape.FindAllStringSubmatch(text, -1) {
 		found = append(found, match[1])
 	}
 	return found
 }
 
-// cellsOf are the cells of a table's row, nil for another line. No cell may hold a |, not even in code.
-func cellsOf(line string) []string {
-	if len(line) < 2 || !strings.HasPrefix(line, "|") || !strings.HasSuffix(line, "|") {
-		return nil
-	}
-	cells := strings.Split(line[1:len(line)-1], "|")
-	for i := range cells {
-		cells[i] = strings.TrimSpace(cells[i])
-	}
-	return cells
-}
-
-// rows are those of the table whose first column has this name, on one page, without its head.
-func rows(t *testing.T, pagePath, column string) [][]string {
+// rows are those of the tables whose first column has this name, on one page, without their heads.
+func rows(t *testing.T, path, column string) (found [][]string) {
 	t.Helper()
-	var found [][]string
-	for _, p := range allPages(t) {
-		inTable := false
-		for _, line := range p.prose {
-			cells := cellsOf(line)
-			switch {
-			case p.path != pagePath || cells == nil:
-				inTable = false
-			case cells[0] == column:
-				inTable = true
-			case inTable && !strings.HasPrefix(cells[0], "--"):
-				found = append(found, cells)
-			}
+	for _, table := range pageNamed(path).tables {
+		if table[0][0] == column {
+			found = append(found, table[1:]...)
 		}
 	}
 	if len(found) == 0 {
-		t.Fatalf("%s has no table of %q", pagePath, column)
+		t.Fatalf("%s has no table of %q", path, column)
 	}
 	return found
 }
 
 // matches are what the first group of a pattern finds in a file, each once, sorted.
-func matches(t *testing.T, file, pattern string) []string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(root, file))
-	if err != nil {
-		t.Fatal(err)
-	}
+func matches(file, pattern string) []string {
 	found := map[string]bool{}
-	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1) {
+	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(fileText(file), -1) {
 		found[match[1]] = true
 	}
 	return slices.Sorted(maps.Keys(found))
@@ -302,7 +272,7 @@ func matches(t *testing.T, file, pattern string) []string {
 
 // YAML blocks are YAML; a pod mounts the token that it names, a workflow asks for its role.
 func TestYAMLBlocks(t *testing.T) {
-	for _, b := range blocks(t, "yaml") {
+	for _, b := range blocks("yaml") {
 		var value map[string]any
 		if err := yaml.Unmarshal([]byte(b.text), &value); err != nil {
 			t.Errorf("%s: %v", b.where, err)
@@ -347,7 +317,7 @@ func example(client *ssm.Client, arn string) *iamtoken.Reader {
 
 func TestGoBlocksCompile(t *testing.T) {
 	t.Parallel()
-	for _, b := range blocks(t, "go") {
+	for _, b := range blocks("go") {
 		folder := t.TempDir()
 		source, overlay := filepath.Join(folder, "example.go"), filepath.Join(folder, "overlay.json")
 		writeFile(t, source, surroundings[b.purpose][0]+b.text+surroundings[b.purpose][1])
