@@ -123,55 +123,45 @@ func (p *program) waitFor(ctx context.Context, execution string) (*sfn.DescribeE
 	}
 }
 
-// fleetResult is the status after a run. A map succeeds whatever becomes of its batches.
+// fleetResult is the status after a run that began then, which may be hours ago. A map succeeds whatever becomes of its
+// batches, so every rotation must have left a report of the run; one may reach the log late.
 func (p *program) fleetResult(ctx context.Context, stack *types.Stack, runID string, began time.Time) (result, error) {
-	missing, err := p.withoutReport(ctx, stack, runID, began)
-	if err != nil {
-		return result{}, err
-	}
-	if n := len(missing); n > 0 {
-		return result{}, runFailure(fmt.Sprintf("%s left no report, the first of them %s: the log /aws/vendedlogs/states/%s says why", report.Count(n, "rotation"), printable(missing[0]), p.stack))
-	}
-	s, err := p.readStatus(ctx)
-	if err != nil {
-		return result{}, err
-	}
-	text := s.text(p)
-	if !s.OK {
-		return result{document: s}, runFailure("not all rotations are in order:\n" + strings.TrimRight(text, "\n"))
-	}
-	return result{s, text}, nil
-}
-
-// withoutReport returns the names of the rotations of which a run has left no report since it began, which may be hours
-// ago. A report may reach the log late.
-func (p *program) withoutReport(ctx context.Context, stack *types.Stack, runID string, began time.Time) (missing []string, err error) {
 	list, err := p.get(ctx, parameter(stack, "CodeBucket"), parameter(stack, namesKey))
 	if err != nil {
-		return nil, err
+		return result{}, err
 	}
+	var missing []string
 	if err := json.Unmarshal(list, &missing); err != nil {
-		return nil, fmt.Errorf("reading the list of names: %w", err)
+		return result{}, fmt.Errorf("reading the list of names: %w", err)
+	}
+	since := began.Add(-time.Minute)
+	if usual := p.now().Add(-time.Hour); usual.Before(since) {
+		since = usual
 	}
 	for ended := p.now(); ; {
-		found, err := p.entries(ctx, began.Add(-time.Minute), runPatterns[0])
+		s, runs, err := p.readStatus(ctx, stack, since)
 		if err != nil {
-			return nil, err
+			return result{}, err
 		}
 		reported := map[string]bool{}
-		for _, e := range found {
-			if e.Report != nil && e.Report.RunID == runID {
-				for _, r := range e.Report.Results {
+		for _, run := range runs {
+			if run.Report != nil && run.Report.RunID == runID {
+				for _, r := range run.Report.Results {
 					reported[r.Rotation] = true
 				}
 			}
 		}
 		missing = slices.DeleteFunc(missing, func(name string) bool { return reported[name] })
-		if len(missing) == 0 || p.now().Sub(ended) > lateBy {
-			return missing, nil
+		switch n := len(missing); {
+		case n == 0 && s.OK:
+			return result{s, s.text(p)}, nil
+		case n == 0:
+			return result{document: s}, runFailure("not all rotations are in order:\n" + strings.TrimRight(s.text(p), "\n"))
+		case p.now().Sub(ended) > lateBy:
+			return result{}, runFailure(fmt.Sprintf("%s left no report, the first of them %s: the log /aws/vendedlogs/states/%s says why", report.Count(n, "rotation"), printable(missing[0]), p.stack))
 		}
 		if err := p.sleep(ctx, 4*executionPause); err != nil {
-			return nil, err
+			return result{}, err
 		}
 	}
 }

@@ -305,6 +305,9 @@ func (p *program) rollback(ctx context.Context) error {
 	if err := p.restore(ctx, parameter(stack, "CodeBucket"), all, before); err != nil {
 		return fmt.Errorf("the stack could not be returned to version %d: %w", before, err)
 	}
+	if stack, err = p.ownStack(ctx); err != nil {
+		return err
+	}
 	p.say("Rotating once")
 	e := event{Mode: "rotate"}
 	if isFleet(stack) { // as after a deployment

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/spf13/cobra"
 
 	"iam-token-rotator/functions/report"
@@ -54,7 +55,14 @@ listed that are not in order, 20 at most; -o json has all. Of a fleet it shows h
 
 Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
 		func(ctx context.Context) error {
-			s, err := p.readStatus(ctx)
+			if err := p.connect(ctx); err != nil {
+				return err
+			}
+			stack, err := p.ownStack(ctx)
+			if err != nil {
+				return err
+			}
+			s, _, err := p.readStatus(ctx, stack, p.now().Add(-time.Hour))
 			if err == nil {
 				err = p.print(s, s.text(p))
 			}
@@ -67,31 +75,24 @@ Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
 	return cmd
 }
 
-func (p *program) readStatus(ctx context.Context) (status, error) {
-	if err := p.connect(ctx); err != nil {
-		return status{}, err
-	}
-	stack, err := p.ownStack(ctx)
+// readStatus also returns what it has read: the runs of the deployed version since then.
+func (p *program) readStatus(ctx context.Context, stack *types.Stack, since time.Time) (s status, runs []entry, err error) {
+	runs, err = p.entries(ctx, since, runPatterns...)
 	if err != nil {
-		return status{}, err
-	}
-	since, deployed := p.now().Add(-time.Hour), time.Time{}
-	found, err := p.entries(ctx, since, runPatterns...)
-	if err != nil {
-		return status{}, err
+		return s, nil, err
 	}
 	// A version that deploy has rejected, or replaced, says nothing of the one that runs.
-	live := parameter(stack, aliasVersion)
-	found = slices.DeleteFunc(found, func(e entry) bool { return live != "" && e.version != live })
+	live, deployed := parameter(stack, aliasVersion), time.Time{}
+	runs = slices.DeleteFunc(runs, func(e entry) bool { return live != "" && e.version != live })
 	if number(live) == 0 { // of a function without versions, a rotation that has not run since may no longer be deployed
 		deployed = aws.ToTime(cmp.Or(stack.LastUpdatedTime, stack.CreationTime))
 	}
-	s := newStatus(p.stack, since, deployed, found, p.now())
+	s = newStatus(p.stack, since, deployed, runs, p.now())
 	if isFleet(stack) {
 		s.Passes, err = p.lastPasses(ctx, stack)
 		s.OK = s.OK && !slices.ContainsFunc(s.Passes, pass.bad)
 	}
-	return s, err
+	return s, runs, err
 }
 
 // newStatus reads the runs since then, oldest first.
