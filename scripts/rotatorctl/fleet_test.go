@@ -193,6 +193,8 @@ func TestAFleetIsChecked(t *testing.T) {
 	a.must(1, "rollback", "Returning the stack checked from version 2 to 1", "version 1 runs again, but")
 	a.set["SECRETS_MANAGER_URL"] = "http://127.0.0.1:1"
 	a.must(1, "deploy", "Version 1 runs on. Correct that and deploy again")
+	a.store(a.objects(a.prefix("names"))[0], `["nobody"]`) // its batch cannot begin, and the map succeeds all the same
+	a.must(1, "invoke --mode=ensure", "1 rotation left no report, the first of them nobody: the log ")
 	a.must(0, "destroy --yes")
 	want(t, "objects left", len(a.objects("")), 0)
 }
