@@ -2,6 +2,7 @@ package ibmcloud
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +17,8 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
+const secretID = "c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4"
+
 // measured answers every request to Secrets Manager with a secret of size bytes, and counts how many
 // bytes are read, and how many answers are read beyond a small one and not closed.
 type measured struct {
@@ -25,14 +28,15 @@ type measured struct {
 }
 
 func (m *measured) RoundTrip(req *http.Request) (*http.Response, error) {
+	var body io.ReadCloser
 	if req.URL.Host == "iam.test" {
-		token := fmt.Sprintf(`{"access_token":"%s","token_type":"Bearer","expires_in":3600,"expiration":%d}`, strings.Repeat("opaque-", 6), time.Now().Add(time.Hour).Unix())
-		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(token))}, nil
+		body = io.NopCloser(strings.NewReader(fmt.Sprintf(`{"access_token":"%s","token_type":"Bearer","expires_in":3600,"expiration":%d}`,
+			strings.Repeat("opaque-", 6), time.Now().Add(time.Hour).Unix())))
+	} else {
+		const frame = `{"id":"` + secretID + `","secret_type":"kv","created_at":"2026-01-01T10:00:00.000Z","version_custom_metadata":{"rotator_version":"1"},"data":{"key":"the-key","other":"%s"}}`
+		body = &measuredBody{Reader: strings.NewReader(fmt.Sprintf(frame, strings.Repeat("x", m.size-len(frame)+2))), wire: m}
 	}
-	frame := `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"kv","created_at":"2026-01-01T10:00:00.000Z","version_custom_metadata":{"rotator_version":"1"},"data":{"key":"the-key","other":"%s"}}`
-	body := fmt.Sprintf(frame, strings.Repeat("x", m.size-len(frame)+2))
-	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}},
-		Body: &measuredBody{Reader: strings.NewReader(body), wire: m}}, nil
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: body}, nil
 }
 
 type measuredBody struct {
@@ -59,7 +63,7 @@ func (b *measuredBody) Close() error {
 	return nil
 }
 
-func measuredSecretsManager(t *testing.T, wire *measured) *SecretsManager {
+func measuredSecretsManager(t *testing.T, wire http.RoundTripper) *SecretsManager {
 	t.Helper()
 	bootstrap := BootstrapByKey(NewIAM("https://iam.test", wire, nil), FixedKey(iamtoken.NewSecret("the-bootstrap-key")))
 	sm, err := NewSecretsManager(SecretsManagerOptions{URL: "https://instance.test", Transport: wire, Bootstrap: bootstrap})
@@ -69,74 +73,51 @@ func measuredSecretsManager(t *testing.T, wire *measured) *SecretsManager {
 	return sm
 }
 
-func TestAnAnswerIsReadAsFarAsItsOperationNeeds(t *testing.T) {
-	ctx := context.Background()
+// An answer is read as far as its operation needs, and of large ones one at a time.
+func TestHowAnswersAreRead(t *testing.T) {
 	readKey := func(sm *SecretsManager) error {
-		_, err := sm.ReadKey(ctx, rotation.KeyRef{ID: "c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4", Field: "key"})
+		_, err := sm.ReadKey(context.Background(), rotation.KeyRef{ID: secretID, Field: "key"})
 		return err
 	}
 	readMetadata := func(sm *SecretsManager) error {
-		_, err := sm.ReadMetadata(ctx, rotation.TokenRef{ID: "x"})
+		_, err := sm.ReadMetadata(context.Background(), rotation.TokenRef{ID: "x"})
 		return err
 	}
 	for name, test := range map[string]struct {
 		size  int
 		read  func(*SecretsManager) error
+		times int64
 		ok    bool
 		limit int64
 	}{
-		"a kv secret of 512 KB":        {512 << 10, readKey, true, 512 << 10},
-		"a secret of 5 MB":             {5 << 20, readKey, false, secretAnswer + 1},
-		"metadata of 10 KB, escaped":   {64 << 10, readMetadata, true, 64 << 10},
-		"metadata of 5 MB, valid JSON": {5 << 20, readMetadata, false, network.SmallAnswer + 1},
+		"a kv secret of 512 KB":        {512 << 10, readKey, 1, true, 512 << 10},
+		"sixteen of them at once":      {512 << 10, readKey, 16, true, 16 * 512 << 10},
+		"a secret of 5 MB":             {5 << 20, readKey, 1, false, secretAnswer + 1},
+		"metadata of 10 KB, escaped":   {64 << 10, readMetadata, 1, true, 64 << 10},
+		"metadata of 5 MB, valid JSON": {5 << 20, readMetadata, 1, false, network.SmallAnswer + 1},
 	} {
 		wire := &measured{size: test.size}
-		err := test.read(measuredSecretsManager(t, wire))
-		if (err == nil) != test.ok || err != nil && !strings.Contains(err.Error(), "larger response than this request can have") {
-			t.Errorf("%s: got %v, want success %t", name, err, test.ok)
+		sm := measuredSecretsManager(t, wire)
+		var all sync.WaitGroup
+		for range test.times {
+			all.Go(func() {
+				err := test.read(sm)
+				if (err == nil) != test.ok || err != nil && !strings.Contains(err.Error(), "larger response than this request can have") {
+					t.Errorf("%s: got %v, want success %t", name, err, test.ok)
+				}
+			})
 		}
-		if got := wire.read.Load(); got > test.limit {
-			t.Errorf("%s: %d bytes were read, want at most %d", name, got, test.limit)
+		all.Wait()
+		if read, most := wire.read.Load(), wire.most.Load(); read > test.limit || most > 1 {
+			t.Errorf("%s: %d bytes were read, %d large answers at once; want at most %d and 1", name, read, most, test.limit)
 		}
-	}
-}
-
-// A key that was found after the metadata was read is seen before the save.
-func TestASaveIsNeverOverAKey(t *testing.T) {
-	wire := &measured{size: 1 << 10}
-	sm := measuredSecretsManager(t, wire)
-	const id = "c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4"
-	if _, err := sm.ReadKey(t.Context(), rotation.KeyRef{Group: "keys", Type: "kv", Name: "by-name", Field: "key"}); err != nil {
-		t.Fatal(err)
-	}
-	read := wire.read.Load()
-	_, err := sm.Save(t.Context(), rotation.TokenRef{ID: id}, rotation.CurrentVersion{SecretType: "kv"}, iamtoken.Token{}, iamtoken.Metadata{})
-	if err == nil || !strings.Contains(err.Error(), "reads its API key from") || wire.read.Load() != read {
-		t.Errorf("got %v, want no request and an error that says so", err)
-	}
-}
-
-func TestLargeAnswersAreReadOneAtATime(t *testing.T) {
-	wire := &measured{size: 512 << 10}
-	sm := measuredSecretsManager(t, wire)
-	var all sync.WaitGroup
-	for range 16 {
-		all.Go(func() {
-			if _, err := sm.ReadKey(context.Background(), rotation.KeyRef{ID: "c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4", Field: "key"}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	all.Wait()
-	if got := wire.most.Load(); got != 1 {
-		t.Errorf("%d large answers were read at once, want 1", got)
 	}
 }
 
 func TestWaitingForALargeAnswersTurnEndsWithTheContext(t *testing.T) {
 	wire := newWire(&measured{size: 512 << 10}, time.Now)
 	wire.large <- struct{}{}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	got := ask(ctx, secretAnswer, nil, func(ctx context.Context) {
 		if request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://instance.test/", nil); err == nil {
@@ -145,5 +126,54 @@ func TestWaitingForALargeAnswersTurnEndsWithTheContext(t *testing.T) {
 	})
 	if got.unanswered == nil || ctx.Err() == nil {
 		t.Errorf("got %v, want the end of the context", got.unanswered)
+	}
+}
+
+// A key that was found after the metadata was read is seen before the save.
+func TestASaveIsNeverOverAKey(t *testing.T) {
+	wire := &measured{size: 1 << 10}
+	sm := measuredSecretsManager(t, wire)
+	if _, err := sm.ReadKey(t.Context(), rotation.KeyRef{Group: "keys", Type: "kv", Name: "by-name", Field: "key"}); err != nil {
+		t.Fatal(err)
+	}
+	read := wire.read.Load()
+	_, err := sm.Save(t.Context(), rotation.TokenRef{ID: secretID}, rotation.CurrentVersion{SecretType: "kv"}, iamtoken.Token{}, iamtoken.Metadata{})
+	if err == nil || !strings.Contains(err.Error(), "reads its API key from") || wire.read.Load() != read {
+		t.Errorf("got %v, want no request and an error that says so", err)
+	}
+}
+
+// IBM writes a ttl as it was given, and a key's id is repeated only if it is one.
+func TestWhatAManagedKeySays(t *testing.T) {
+	const day, id = 24 * time.Hour, "ApiKey-3c9f1b5e-6d0a-4f0c-8a63-0d2f6f1f2b7a"
+	for text, same := range map[string]bool{"": true, id: true, "a-key-in-place-of-an-id": false, "ApiKey-\x1b[2J": false, id + "0": false, strings.Repeat("x", 1000): false} {
+		if got := keyIDOf(text); (got == text) != same || !same && len(got) != 32 || got != keyIDOf(text) {
+			t.Errorf("an id of %d characters: got %q, want it repeated: %t", len(text), got, same)
+		}
+	}
+	for text, want := range map[string]time.Duration{"1080h": 45 * day, "3888000": 45 * day, "3888000s": 45 * day, "": 0, "45 days": 0, "-1h": 0, "99999999999999": 0} {
+		if got := ttlOf(text); got != want {
+			t.Errorf("ttl %q: got %s, want %s", text, got, want)
+		}
+	}
+	for body, want := range map[string]time.Duration{
+		`{}`: 0, `null`: 0, `{"auto_rotate":false,"interval":15,"unit":"day"}`: 0, `{"auto_rotate":true}`: 0,
+		`{"auto_rotate":true,"interval":15,"unit":"day"}`: 15 * day, `{"auto_rotate":true,"interval":15,"unit":"month"}`: 15 * 31 * day,
+		`{"auto_rotate":true,"interval":15,"unit":"week"}`: 0, `{"auto_rotate":true,"interval":-1,"unit":"day"}`: 0,
+		`{"auto_rotate":true,"interval":4611686018427387904,"unit":"day"}`: 1000 * day,
+	} {
+		var r rule
+		if err := json.Unmarshal([]byte(body), &r); err != nil || r.every() != want {
+			t.Errorf("%s: got %s (%v), want %s", body, r.every(), err, want)
+		}
+	}
+	for text, unix := range map[string]int64{`"2026-01-01T10:00:00.000Z"`: 1767261600, `"2026-01-01T10:00+0000"`: 1767261600, `"2026-01-01T12:00:00+0200"`: 1767261600, `null`: time.Time{}.Unix(), `""`: time.Time{}.Unix()} {
+		var at timestamp
+		if err := json.Unmarshal([]byte(text), &at); err != nil || at.Unix() != unix {
+			t.Errorf("%s: got %s, %v", text, at, err)
+		}
+	}
+	if err := json.Unmarshal([]byte(`"yesterday"`), new(timestamp)); err == nil {
+		t.Error("got a time of a text that is none")
 	}
 }

@@ -59,24 +59,6 @@ func TestATrustedProfileAndAPersonsTokenNeedNoStoredKey(t *testing.T) {
 	}
 }
 
-// Another process stores the next key between the two reads: what is previous then is the
-// key that was refused.
-func TestAKeyThatIsRenewedWhileItIsRefused(t *testing.T) {
-	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-	refused := iamtoken.NewSecret("a-key-that-iam-does-not-know")
-	current := refused
-	bootstrap := ibmcloud.BootstrapByRenewedKey(ibmcloud.NewIAM("https://iam.test", cloud.Transport(), nil),
-		func(context.Context) (iamtoken.Secret, error) { return current, nil },
-		func(context.Context) (iamtoken.Secret, error) {
-			current = iamtoken.NewSecret(cloud.BootstrapAPIKey())
-			return refused, nil
-		})
-	_, _ = bootstrap.Token(t.Context())
-	if used, _, err := bootstrap.InUse(t.Context()); err != nil || used.Previous || used.Key.Reveal() != cloud.BootstrapAPIKey() {
-		t.Errorf("got previous %t, %v; want the key that was stored meanwhile", used.Previous, err)
-	}
-}
-
 // A renewed key that IAM refuses twice, and which is still the stored one, is replaced by
 // the one before it for one token. Each new token tries the current key first.
 func TestThePreviousKeyServesWhileTheCurrentOneIsRefused(t *testing.T) {
@@ -101,11 +83,24 @@ func TestThePreviousKeyServesWhileTheCurrentOneIsRefused(t *testing.T) {
 		t.Errorf("got previous %t, %v; want the current key", used.Previous, err)
 	}
 
+	// Another process stores the next key between the two reads: what is previous then is the key that was refused.
+	refused := iamtoken.NewSecret("another-key-that-iam-does-not-know")
+	current = refused
+	bootstrap = ibmcloud.BootstrapByRenewedKey(iam, source, func(context.Context) (iamtoken.Secret, error) {
+		current = iamtoken.NewSecret(cloud.BootstrapAPIKey())
+		return refused, nil
+	})
+	_, _ = bootstrap.Token(t.Context())
+	if used, _, err := bootstrap.InUse(t.Context()); err != nil || used.Previous || used.Key.Reveal() != cloud.BootstrapAPIKey() {
+		t.Errorf("got previous %t, %v; want the key that was stored meanwhile", used.Previous, err)
+	}
+
 	// Without a renewal there is no net, and with two bad keys none that holds.
+	one, another := ibmcloud.FixedKey(iamtoken.NewSecret("unknown-key")), ibmcloud.FixedKey(iamtoken.NewSecret("another-unknown-key"))
 	for name, bootstrap := range map[string]*ibmcloud.Bootstrap{
-		"not renewed":  ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret("unknown-key"))),
-		"both are bad": ibmcloud.BootstrapByRenewedKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret("unknown-key")), ibmcloud.FixedKey(iamtoken.NewSecret("another-unknown-key"))),
-		"both are one": ibmcloud.BootstrapByRenewedKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret("unknown-key")), ibmcloud.FixedKey(iamtoken.NewSecret("unknown-key"))),
+		"not renewed":  ibmcloud.BootstrapByKey(iam, one),
+		"both are bad": ibmcloud.BootstrapByRenewedKey(iam, one, another),
+		"both are one": ibmcloud.BootstrapByRenewedKey(iam, one, one),
 	} {
 		for range 3 {
 			if _, err := bootstrap.Token(t.Context()); asFailure(t, err) == nil || asFailure(t, err).Kind != rotation.Denied {
