@@ -8,7 +8,6 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -171,26 +170,15 @@ func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
 // explain splits an error into what was found and what to do.
 func explain(err error) (detail, advice string) {
-	failure := failureOf(err)
-	if failure.Kind == "" {
-		return fmt.Sprintf("unexpected failure of type %T", err), "run doctor again"
-	}
+	failure := rotation.ErrorOf(err)
 	found := strings.TrimSuffix(strings.TrimSuffix(failure.Message, failure.Advice), ": ")
 	return string(failure.Kind) + ": " + found, cmp.Or(failure.Advice, "run doctor again; infra/RUNBOOK.md says what helps against each kind of error")
-}
-
-// failureOf is an error of the clients, zero for any other and for none.
-func failureOf(err error) rotation.Error {
-	if failure, ok := errors.AsType[*rotation.Error](err); ok {
-		return *failure
-	}
-	return rotation.Error{}
 }
 
 // lacksPermission reports whether the identity lacks a permission, as opposed to a
 // rejected token, which may be temporary.
 func lacksPermission(err error) bool {
-	failure := failureOf(err)
+	failure := rotation.ErrorOf(err)
 	return failure.Kind == rotation.Denied && failure.Retry == rotation.Never
 }
 

@@ -65,12 +65,18 @@ func (e *examination) mergeDenials(token *findings) {
 	}
 }
 
-// denied reports whether the identity may not do something, and counts it.
-func (e *examination) denied(err error) bool {
+// refused adds a failure to see what, and counts one for lack of a permission, which is a
+// warning where no rotation needs it.
+func (e *examination) refused(f *findings, name, optional string, err error) {
+	detail, advice := explain(err)
 	if lacksPermission(err) {
 		e.denials++
+		if optional != "" {
+			f.warn(name, optional+" cannot be seen, which no rotation needs: "+detail, advice)
+			return
+		}
 	}
-	return lacksPermission(err)
+	f.fail(name, detail, advice)
 }
 
 // readKey returns the name of the check whose failure makes the instance unreachable, if any.
@@ -85,8 +91,8 @@ func (e *examination) readKey(ctx context.Context, f *findings) (blocker string)
 	}
 	key, err := tryOf(ctx, e.limit, e.SecretsManager.ReadKeySecret, e.APIKey)
 	if err != nil {
-		f.failed(keySecret, err)
-		if !e.denied(err) && failureOf(err).Retry != rotation.Never { // an outage, or a token that is rejected: every request would fail
+		e.refused(f, keySecret, "", err)
+		if rotation.ErrorOf(err).Retry != rotation.Never { // an outage, or a token that is rejected: every request would fail
 			return keySecret
 		}
 		return ""
@@ -180,15 +186,10 @@ func (e *examination) checkLifetime(f *findings, response rotation.TokenResponse
 // is a warning.
 func (e *examination) checkTokenSecret(ctx context.Context, f *findings) {
 	secret, err := tryOf(ctx, e.limit, e.SecretsManager.Describe, e.Token.ID)
-	usable := true
-	switch {
-	case e.denied(err):
-		detail, advice := explain(err)
-		f.warn(tokenSecret, "its type, group and expiration date cannot be seen, which no rotation needs: "+detail, advice)
-	case err != nil:
-		f.failed(tokenSecret, err)
-		usable = false
-	default:
+	usable := lacksPermission(err)
+	if err != nil {
+		e.refused(f, tokenSecret, "its type, group and expiration date", err)
+	} else {
 		usable = e.checkDescription(f, secret)
 	}
 	if !usable {
@@ -236,16 +237,13 @@ func (e *examination) checkLocks(ctx context.Context, f *findings, versions int)
 	previous := 0
 	if err == nil && versions != 1 {
 		previous, err = count("previous")
-		if failureOf(err).Kind == rotation.NotFound {
+		if rotation.ErrorOf(err).Kind == rotation.NotFound {
 			err = nil // there is no previous version yet
 		}
 	}
 	switch {
-	case e.denied(err):
-		detail, advice := explain(err)
-		f.warn(tokenLocks, "its locks cannot be seen, which no rotation needs: "+detail, advice)
 	case err != nil:
-		f.failed(tokenLocks, err)
+		e.refused(f, tokenLocks, "its locks", err)
 	case previous > 0:
 		f.fail(tokenLocks, fmt.Sprintf("the previous version is locked (%d): the next save fails", previous), "remove the locks of the previous version")
 	case current > 0:
@@ -260,8 +258,7 @@ func (e *examination) checkLocks(ctx context.Context, f *findings, versions int)
 func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 	current, err := tryOf(ctx, e.limit, e.SecretsManager.ReadMetadata, e.Token)
 	if err != nil {
-		e.denied(err)
-		f.failed(storedToken, err)
+		e.refused(f, storedToken, "", err)
 		return
 	}
 	e.current = current
@@ -301,23 +298,23 @@ func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 			f.skip(mirror, arn+" was not tried: the time was up")
 			continue
 		}
-		if e.current.VersionID == "" {
-			if _, err := tryOf(ctx, e.limit, e.Mirrors.Describe, arn); err != nil {
-				f.failed(mirror, err)
-			} else {
-				f.ok(mirror, "%s can be seen; not tried: %s", arn, untried(arn))
-			}
-			continue
-		}
 		now := e.now().Add(e.current.Clock.Skew())
 		state, err := try(ctx, e.limit, func(ctx context.Context) (rotation.MirrorState, error) {
-			return rotation.MirrorReader{Mirrors: e.Mirrors, Versions: e.SecretsManager, Token: e.Token, MinRemaining: e.MinRemaining}.Read(ctx, arn, e.current, now)
+			if e.current.VersionID == "" {
+				_, err := e.Mirrors.Describe(ctx, arn)
+				return rotation.MirrorState{}, err
+			}
+			reader := rotation.MirrorReader{Mirrors: e.Mirrors, Versions: e.SecretsManager, Token: e.Token, MinRemaining: e.MinRemaining}
+			return reader.Read(ctx, arn, e.current, now)
 		})
-		if err != nil {
+		switch {
+		case err != nil:
 			f.failed(mirror, err)
-			continue
+		case e.current.VersionID == "":
+			f.ok(mirror, "%s can be seen; not tried: %s", arn, untried(arn))
+		default:
+			e.checkMirror(f, arn, state, now)
 		}
-		e.checkMirror(f, arn, state, now)
 	}
 }
 

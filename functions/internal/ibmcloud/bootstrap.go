@@ -2,7 +2,6 @@ package ibmcloud
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"sync"
@@ -64,13 +63,10 @@ func (b *Bootstrap) reuse() (iamtoken.Secret, bool) {
 func (b *Bootstrap) obtain(ctx context.Context) (iamtoken.Secret, error) {
 	asked := b.now().Round(0)
 	response, sent, err := b.exchange(ctx)
-	if failure, ok := errors.AsType[*rotation.Error](err); ok {
-		marked := *failure // others may have the error too
+	if err != nil {
+		marked := *rotation.ErrorOf(err) // others may have the error too
 		marked.Step = rotation.StepBootstrap
 		return iamtoken.Secret{}, &marked
-	}
-	if err != nil {
-		return iamtoken.Secret{}, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -247,7 +243,7 @@ func (k *bootstrapKey) token(ctx context.Context) (rotation.TokenResponse, iamto
 		return rotation.TokenResponse{}, iamtoken.Secret{}, err
 	}
 	response, sent, err := k.exchange(ctx, rotation.KeyInUse{Key: key})
-	if failureOf(err).Kind == rotation.Denied && k.refusedAgain(key) && k.previous != nil {
+	if rotation.ErrorOf(err).Kind == rotation.Denied && k.refusedAgain(key) && k.previous != nil {
 		if other, readErr := k.other(ctx, key); readErr == nil && other.Key.Reveal() != key.Reveal() {
 			if response, sent, err := k.exchange(ctx, other); err == nil {
 				return response, sent, nil

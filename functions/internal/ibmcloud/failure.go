@@ -3,7 +3,6 @@ package ibmcloud
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -149,12 +148,4 @@ func misconfigured(found, advice string) *rotation.Error {
 // unavailable is the error for an answer that cannot be used.
 func unavailable(message string) *rotation.Error {
 	return &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: message}
-}
-
-// failureOf is the error of a client, and the zero Error for none.
-func failureOf(err error) rotation.Error {
-	if failure, ok := errors.AsType[*rotation.Error](err); ok {
-		return *failure
-	}
-	return rotation.Error{}
 }

@@ -313,7 +313,7 @@ func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, 
 			return errOverKey()
 		}
 		if version.SecretName == "" && id == "" {
-			if _, err := s.readSecret(ctx, key, readingKey); failureOf(err).Retry != rotation.Never {
+			if _, err := s.readSecret(ctx, key, readingKey); rotation.ErrorOf(err).Retry != rotation.Never {
 				return err
 			}
 		}

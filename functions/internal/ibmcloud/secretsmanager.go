@@ -230,7 +230,7 @@ func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef
 
 // isNoVersion reports whether there is no such version: 404, or 400.
 func isNoVersion(err error) bool {
-	kind := failureOf(err).Kind
+	kind := rotation.ErrorOf(err).Kind
 	return kind == rotation.NotFound || kind == rotation.Misconfigured
 }
 
