@@ -82,17 +82,6 @@ func (b *Bootstrap) obtain(ctx context.Context) (iamtoken.Secret, error) {
 	return b.token, nil
 }
 
-// wait returns when a first token has been obtained, without obtaining one; false if
-// ctx ends first.
-func (b *Bootstrap) wait(ctx context.Context) bool {
-	select {
-	case <-b.have:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // maxSeen is how many credentials are remembered. A token that was replaced early, by the
 // minute say, is still valid.
 const maxSeen = 16

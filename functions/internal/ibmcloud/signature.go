@@ -7,6 +7,8 @@ import (
 	"errors"
 	"math/big"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,7 +34,7 @@ const (
 
 // signingKeySet holds public keys by key id. Two keys of one id are not expected, but
 // one of them must not hide the other.
-type signingKeySet map[string][]jwt.VerificationKey
+type signingKeySet map[string][]*rsa.PublicKey
 
 // signingKeys are the public keys with which IAM signs tokens, by key id. They are
 // fetched in parallel with other requests, shared by all rotations, and kept.
@@ -61,9 +63,16 @@ var (
 // token it waits for the fetch under way, or fetches them again: IAM may have a new one,
 // and the answer before may not have been IAM's.
 func (k *signingKeys) verify(ctx context.Context, token string) error {
-	id, err := checkHeader(token)
-	if err != nil || k.signed(token, id) {
-		return err
+	// What a signed token has, whatever the keys are.
+	parsed, _, err := jwt.NewParser().ParseUnverified(token, jwt.MapClaims{})
+	if err != nil || parsed.Method != jwt.SigningMethodRS256 {
+		return errNotRS256
+	}
+	if n := len(parsed.Signature); n < minSignature || n > maxSignature {
+		return errWrongSignature
+	}
+	if _, signed := k.signed(parsed); signed {
+		return nil
 	}
 	wait := signingKeysWait
 	if deadline, ok := ctx.Deadline(); ok {
@@ -72,13 +81,13 @@ func (k *signingKeys) verify(ctx context.Context, token string) error {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	k.refresh(ctx, true)
-	if k.signed(token, id) {
-		return nil
-	}
+	known, signed := k.signed(parsed)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
-	case len(k.byID[id]) > 0:
+	case signed:
+		return nil
+	case known:
 		return errWrongSignature
 	case k.fetched.IsZero() || k.fetched.Before(k.tried):
 		return errNoKeys
@@ -87,28 +96,16 @@ func (k *signingKeys) verify(ctx context.Context, token string) error {
 	}
 }
 
-// checkHeader checks what a signed token has, whatever the keys are, and returns the id
-// of the key.
-func checkHeader(token string) (keyID string, err error) {
-	parsed, _, err := jwt.NewParser().ParseUnverified(token, jwt.MapClaims{})
-	if err != nil || parsed.Method != jwt.SigningMethodRS256 {
-		return "", errNotRS256
-	}
-	if n := len(parsed.Signature); n < minSignature || n > maxSignature {
-		return "", errWrongSignature
-	}
-	keyID, _ = parsed.Header["kid"].(string)
-	return keyID, nil
-}
-
-// signed reports whether a fetched key verifies the token.
-func (k *signingKeys) signed(token, keyID string) bool {
+// signed reports whether keys of the token's key id are known, and one verifies it.
+func (k *signingKeys) signed(token *jwt.Token) (known, signed bool) {
 	k.mu.Lock()
-	keys := k.byID[keyID]
+	id, _ := token.Header["kid"].(string)
+	keys := k.byID[id]
 	k.mu.Unlock()
-	parser := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodRS256.Alg()}), jwt.WithoutClaimsValidation())
-	_, err := parser.Parse(token, func(*jwt.Token) (any, error) { return jwt.VerificationKeySet{Keys: keys}, nil })
-	return err == nil
+	text := token.Raw[:strings.LastIndex(token.Raw, ".")]
+	return len(keys) > 0, slices.ContainsFunc(keys, func(key *rsa.PublicKey) bool {
+		return token.Method.Verify(text, token.Signature, key) == nil
+	})
 }
 
 // refresh fetches the keys if they are missing, a day old or one is unknown, unless a
@@ -161,8 +158,12 @@ func within(now, then time.Time, d time.Duration) bool {
 // identity has its token: then a connection to IAM is open, and the answer comes
 // while Secrets Manager is asked.
 func (i *IAM) Prepare(ctx context.Context) {
-	if i.bootstrap != nil && !i.bootstrap.wait(ctx) {
-		return
+	if i.bootstrap != nil {
+		select {
+		case <-i.bootstrap.have:
+		case <-ctx.Done():
+			return
+		}
 	}
 	i.keys.refresh(ctx, false)
 }
