@@ -23,7 +23,7 @@ const (
 	iam            = "IAM"
 	secretsManager = "Secrets Manager"
 
-	// maxBody bounds an answer: kv data of 512 KB fits, however escaped.
+	// maxBody is where an answer is cut: kv data of 512 KB fits, however escaped.
 	maxBody = 2 << 20
 	// maxRetryAfter bounds what a service may ask for.
 	maxRetryAfter = 5 * time.Second
@@ -90,14 +90,11 @@ func (s *SecretsManager) send(ctx context.Context, service, address, authorizati
 		return response{}, unanswered(service, err)
 	}
 	defer func() { _ = got.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(got.Body, maxBody+1))
+	body, err := io.ReadAll(io.LimitReader(got.Body, maxBody))
 	if err != nil {
 		return response{}, unanswered(service, err)
 	}
 	r := response{service: service, status: got.StatusCode, body: body}
-	if len(body) > maxBody {
-		return response{}, r.unusable()
-	}
 	r.date, _ = http.ParseTime(got.Header.Get("Date"))
 	after := got.Header.Get("Retry-After") // in seconds, or a date
 	if date, err := http.ParseTime(after); err == nil && !r.date.IsZero() {
