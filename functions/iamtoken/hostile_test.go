@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -88,7 +86,7 @@ func TestNothingThatWasSentIsPrinted(t *testing.T) {
 	idle := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { time.Sleep(50 * time.Millisecond) }})
 	_, err := storeAt(rawServer(t, "HTTP/1.1 200 SECRET\r\n\r\nSECRET", func(string) string { return "" }), nil).Read(idle)
 	wantQuiet(t, err)
-	_, err = storeAt(goAwayServer(t)).Read(t.Context())
+	_, err = storeAt("https://iam.test", repeatingTransport{}).Read(t.Context())
 	wantQuiet(t, err)
 	refusing := func(status string) string {
 		return rawServer(t, "", func(string) string {
@@ -111,6 +109,14 @@ func TestNothingThatWasSentIsPrinted(t *testing.T) {
 	}
 	time.Sleep(50 * time.Millisecond) // for what is logged after an answer
 	wantNothingSent(t, "the log", logged.String())
+}
+
+// repeatingTransport fails with what was sent, as one of HTTP/2 does after a GOAWAY frame that repeats it.
+type repeatingTransport struct{}
+
+func (repeatingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	sent, _ := io.ReadAll(r.Body)
+	return nil, fmt.Errorf("server sent GOAWAY and closed the connection; debug=%q", sent)
 }
 
 func storeAt(server string, transport http.RoundTripper) *SecretsManager {
@@ -217,27 +223,6 @@ func rawServer(t *testing.T, greeting string, answer func(path string) string) s
 	return "http://" + listener.Addr().String()
 }
 
-// goAwayServer ends every HTTP/2 connection with a frame that repeats what was sent.
-func goAwayServer(t *testing.T) (string, http.RoundTripper) {
-	t.Helper()
-	server := httptest.NewUnstartedServer(nil)
-	server.TLS = &tls.Config{NextProtos: []string{"h2"}}
-	server.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": func(_ *http.Server, conn *tls.Conn, _ http.Handler) {
-		frame := func(kind byte, payload string) {
-			head := binary.BigEndian.AppendUint32(nil, uint32(len(payload))<<8|uint32(kind))
-			_, _ = conn.Write(append(append(head, 0, 0, 0, 0, 0), payload...))
-		}
-		frame(4, "")                                            // SETTINGS
-		_, _ = conn.Read(make([]byte, 4096))                    // the request, or a part of it
-		frame(7, "\x00\x00\x00\x00\x00\x00\x00\x01"+readersKey) // GOAWAY
-	}}
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	transport := server.Client().Transport.(*http.Transport).Clone()
-	transport.ForceAttemptHTTP2 = true
-	return server.URL, transport
-}
-
 // A service that a job calls may repeat the job's token, too.
 func TestTheTransportPassesNoTokenOn(t *testing.T) {
 	reader := &Reader{Store: StoreFunc(func(context.Context) (Version, error) {
@@ -257,18 +242,14 @@ func TestTheTransportPassesNoTokenOn(t *testing.T) {
 	}
 }
 
-func TestOversizedAndDeepAnswersAreRejected(t *testing.T) {
-	for name, body := range map[string]string{
-		"more than a secret can hold": strings.Repeat(" ", 3<<20) + `{}`,
-		"deep":                        strings.Repeat("[", 1<<20),
-		"deep objects":                strings.Repeat(`{"a":`, 1<<18),
-		"zeros":                       strings.Repeat("\x00", 1<<20),
-	} {
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
-		began := time.Now()
-		if _, err := storeAt(server.URL, nil).Read(t.Context()); !errors.Is(err, ErrUnavailable) || time.Since(began) > 5*time.Second {
-			t.Errorf("%s: got %v after %s, want ErrUnavailable", name, err, time.Since(began))
+func TestAnAnswerWithoutEndIsCut(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for err := error(nil); err == nil; {
+			_, err = io.WriteString(w, strings.Repeat("[", 4096))
 		}
-		server.Close()
+	}))
+	defer server.Close()
+	if _, err := storeAt(server.URL, nil).Read(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
 	}
 }
