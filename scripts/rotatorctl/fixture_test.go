@@ -134,7 +134,9 @@ func (fx *fixture) terraform(_ string, args ...string) (printed, complaint []byt
 	case said == "state list":
 		printed = []byte(strings.Join(slices.Sorted(maps.Keys(tf.state)), "\n"))
 	case strings.HasPrefix(said, "state rm ibm_"):
-		maps.DeleteFunc(tf.state, func(address, _ string) bool { return slices.Contains(args, address) })
+		maps.DeleteFunc(tf.state, func(address, _ string) bool {
+			return slices.Contains(args, address) || slices.Contains(args, strings.TrimSuffix(address, "[0]"))
+		})
 	case said == "apply -auto-approve -input=false -no-color":
 		for role, address := range serviceIDAddresses {
 			if _, there := tf.state[address]; !there {

@@ -289,15 +289,13 @@ func (s *setup) warnOfKey(id *serviceID) {
 	if _, err := os.Lstat(id.file); id.file != "" && err != nil {
 		s.say("note: %s is not there, and is not written again. If this machine alone had it: --rotate-keys makes another key.", printable(id.file))
 	}
-	fate, left := "", id.key.expires.Sub(s.ibmTime())
+	fate, left := "expires on "+id.key.expires.Format(time.DateOnly), id.key.expires.Sub(s.ibmTime())
 	switch {
 	case id.key.disabled:
 		fate = "is disabled"
 	case id.key.expires.IsZero() || left > 14*24*time.Hour:
 		return
-	case left > 0:
-		fate = "expires on " + id.key.expires.Format(time.DateOnly)
-	default:
+	case left <= 0:
 		fate = "has expired on " + id.key.expires.Format(time.DateOnly)
 	}
 	s.say("note: this key %s. Run setup again with --rotate-keys.", fate)

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -82,24 +82,17 @@ func (p *program) readKey(ctx context.Context) (iamtoken.Secret, error) {
 // characters; the limits only catch what is something else.
 func parseKey(text string) (iamtoken.Secret, error) {
 	key := strings.TrimSpace(text)
-	fault := ""
+	fault := iamtoken.CheckAPIKey(key)
 	switch {
 	case key == "":
-		fault = "holds no key: it is empty"
-	case len(strings.Fields(key)) > 1:
-		fault = "holds more than one word or line: give the bare key alone"
-	case key[0] == '{' || key[0] == '[':
-		fault = "holds JSON: give the bare key (jq -er .apikey FILE)"
-	case iamtoken.CheckAPIKey(key) != nil:
-		fault = iamtoken.CheckAPIKey(key).Error()
+		fault = errors.New("holds no key: it is empty")
+	case fault != nil:
 	case len(key) < 8:
-		fault = "is too short for an API key, which has 44 characters: give the whole key"
+		fault = errors.New("is too short for an API key, which has 44 characters: give the whole key")
 	case len(key) > 512:
-		fault = "is too long for an API key: give the bare key alone"
-	default:
-		return iamtoken.NewSecret(key), nil
+		fault = errors.New("is too long for an API key: give the bare key alone")
 	}
-	return iamtoken.Secret{}, errors.New(fault)
+	return iamtoken.NewSecret(key), fault
 }
 
 // bootstrapSecret is the AWS secret that holds the bootstrap key.
@@ -120,7 +113,12 @@ func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string
 		return nil, errors.New("no usable AWS credentials: check AWS_PROFILE, or log in (aws sso login)")
 	}
 	b := &bootstrapSecret{name: name, kmsKeyID: kmsKeyID}
-	b.client = secretsmanager.NewFromConfig(cfg, func(o *secretsmanager.Options) { o.HTTPClient = private{o.HTTPClient} })
+	b.client = secretsmanager.NewFromConfig(cfg)
+	if endpoint := b.client.Options().BaseEndpoint; endpoint != nil {
+		if address, err := url.Parse(*endpoint); err != nil || !iamtoken.IsConfidential(address) {
+			return nil, errors.New("AWS_ENDPOINT_URL must be https, or http on this machine")
+		}
+	}
 	found, err := b.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &name})
 	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
 		return b, nil
@@ -191,20 +189,6 @@ func (b *bootstrapSecret) failure(doing string, err error) error {
 	says := "no answer: check AWS_REGION, AWS_ENDPOINT_URL and the network"
 	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		says = cmp.Or(advice[api.ErrorCode()], commonAdvice(api.ErrorCode()), "AWS rejects it with an unknown code")
-	} else if errors.Is(err, errInsecure) {
-		says = errInsecure.Error()
 	}
 	return fmt.Errorf("%s the AWS secret %s: %s", doing, quote(b.name), says)
-}
-
-// private sends the key over TLS, or within this machine.
-type private struct{ secretsmanager.HTTPClient }
-
-var errInsecure = errors.New("AWS_ENDPOINT_URL must be https, or http on this machine")
-
-func (c private) Do(request *http.Request) (*http.Response, error) {
-	if !iamtoken.IsConfidential(request.URL) {
-		return nil, errInsecure
-	}
-	return c.HTTPClient.Do(request)
 }

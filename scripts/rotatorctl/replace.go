@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -238,7 +239,11 @@ func (r *replacement) makeServiceID(ctx context.Context, role string, done *prog
 	if byHand {
 		return nil, fmt.Errorf("make a service id with the policies of %s, and run this again with its id in %s_IAM_ID", id.iamID, strings.ToUpper(role))
 	}
-	if err := r.forget(ctx, id); err != nil {
+	listed, err := r.runTerraform(ctx, nil, "state", "list", "-id="+strings.TrimPrefix(id.iamID, "iam-"))
+	if err == nil && len(bytes.TrimSpace(listed)) > 0 {
+		_, err = r.runTerraform(ctx, nil, append([]string{"state", "rm"}, addresses[role]...)...)
+	}
+	if err != nil {
 		return nil, err
 	}
 	r.say("Terraform makes another service id for the %s, with the same policies", id.role)
@@ -269,29 +274,14 @@ func (r *replacement) checkPlan(ctx context.Context) error {
 	return nil
 }
 
-// resources are Terraform's addresses of a service id and its policies, as beginnings.
-var resources = map[string]*regexp.Regexp{
-	"workload":  regexp.MustCompile(`^ibm_iam_service_(id|policy)\.workload`),
-	"bootstrap": regexp.MustCompile(`^ibm_iam_service_(id\.bootstrap|policy\.secret_group\["bootstrap-)`),
+// addresses are Terraform's, of a service id and its policies. Those that are not in a state do no harm.
+var addresses = map[string][]string{
+	"workload":  {"ibm_iam_service_id.workload", "ibm_iam_service_policy.workload"},
+	"bootstrap": {"ibm_iam_service_id.bootstrap", `ibm_iam_service_policy.secret_group["bootstrap-keys"]`, `ibm_iam_service_policy.secret_group["bootstrap-tokens"]`},
 }
 
-// forget takes the service id and its policies out of Terraform's state, if they are there. They stay as they are.
-func (r *replacement) forget(ctx context.Context, id *serviceID) error {
-	found, err := r.runTerraform(ctx, nil, "state", "list", "-id="+strings.TrimPrefix(id.iamID, "iam-"))
-	if err != nil || len(found) == 0 {
-		return err
-	}
-	all, err := r.runTerraform(ctx, nil, "state", "list")
-	if err != nil {
-		return err
-	}
-	others := func(address string) bool { return !resources[id.role].MatchString(address) }
-	_, err = r.runTerraform(ctx, nil, append([]string{"state", "rm"}, slices.DeleteFunc(all, others)...)...)
-	return err
-}
-
-// runTerraform returns the lines that terraform prints.
-func (r *replacement) runTerraform(ctx context.Context, variables []string, args ...string) ([]string, error) {
+// runTerraform returns what terraform prints.
+func (r *replacement) runTerraform(ctx context.Context, variables []string, args ...string) ([]byte, error) {
 	for _, v := range variables {
 		args = append(args, "-var", v)
 	}
@@ -302,7 +292,7 @@ func (r *replacement) runTerraform(ctx context.Context, variables []string, args
 	if err != nil {
 		return nil, fmt.Errorf("terraform %s failed, see above: run this again when that is solved: %w", args[0], err)
 	}
-	return strings.Fields(string(printed)), nil
+	return printed, nil
 }
 
 // setAside renames the secret that has the old service id's key, so that the new one's can have its name. Its id stays, and

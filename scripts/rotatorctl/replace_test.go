@@ -294,9 +294,12 @@ func TestTerraformHasTheAddresses(t *testing.T) {
 		t.Fatal(err, err2)
 	}
 	for _, text := range []string{`resource "ibm_iam_service_id" "workload"`, `resource "ibm_iam_service_id" "bootstrap"`, `resource "ibm_iam_service_policy" "workload"`,
-		`resource "ibm_iam_service_policy" "secret_group"`, "for_each = local.service_id_grants", `"bootstrap-${name}" =>`} {
+		`resource "ibm_iam_service_policy" "secret_group"`, "for_each = local.service_id_grants", `{ for name, grant in local.bootstrap_grants : "bootstrap-${name}" =>`} {
 		if !strings.Contains(string(identities)+string(policies), text) {
 			t.Errorf("infra/ibm has no %s: see the addresses of replace-identity", text)
 		}
+	}
+	if !regexp.MustCompile(`bootstrap_grants = \{\n    keys   = \{.*\}\n    tokens = \{.*\}\n  \}\n`).Match(policies) {
+		t.Error("infra/ibm has other grants of the bootstrap's than keys and tokens: see the addresses of replace-identity")
 	}
 }

@@ -287,7 +287,7 @@ func scenarios() map[string]scenario {
 		}, exit: 1, words: "HTTP 401. The token that IAM gave for IBMCLOUD_API_KEY is rejected"},
 		"by an unknown key": {arrange: func(fx *fixture) { fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", key }, exit: 1,
 			words: "logging in with IBMCLOUD_API_KEY: HTTP 400 BXNIM0415E. The key is not known to IAM: it was deleted, has expired or was made seconds ago: replace it by a valid key."},
-		"by JSON":  usage("", "IBMCLOUD_API_KEY holds JSON", func(fx *fixture) { fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", "{}" }),
+		"by JSON":  usage("", "IBMCLOUD_API_KEY is JSON", func(fx *fixture) { fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", "{}" }),
 		"no login": usage("", "set IAM_TOKEN or IBMCLOUD_API_KEY", envIs("IAM_TOKEN", "")),
 
 		"a key that is another's": {arrange: func(fx *fixture) { fx.lie("/v1/apikeys", "apikey", fx.cloud.ReaderAPIKey()) }, exit: 1, words: "its token is another identity's or account's"},
@@ -659,7 +659,7 @@ func TestPutKey(t *testing.T) {
 		}
 	}
 	for input, words := range map[string]string{
-		"": "is empty", " \n": "is empty", "secret-key\nsecret-key\n": "more than one word", "secret-key secret-key": "more than one word",
+		"": "is empty", " \n": "is empty", "secret-key\nsecret-key\n": "not an API key on one line", "secret-key secret-key": "not an API key on one line",
 		"null\n": "a field that is not there", "short\n": "too short", strings.Repeat("secret-k", 65): "too long",
 		"secret-kéy": "a character that no API key has", "\ufeffsecret-key": "begins with a byte-order mark", `"secret-key"`: "is in quotes", `{"apikey":"secret-key"}`: "jq -er .apikey", "secret-k\x00": "an invisible character",
 	} {
