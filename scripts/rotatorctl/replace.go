@@ -46,9 +46,7 @@ const none = "none"
 var noteShape = regexp.MustCompile(`^(?:|none|(?:iam-ServiceId-)?` + uuid + `)$`)
 
 func (p *program) replaceCommand() *cobra.Command {
-	quiet := *p
-	quiet.stdout = io.Discard // setup and deploy have results of their own
-	r := &replacement{setup: &setup{program: &quiet}}
+	r := &replacement{setup: &setup{program: &program{}}}
 	command := &cobra.Command{
 		Use:   "replace-identity",
 		Short: "After a theft: replace a service id, which ends its keys and tokens at once",
@@ -65,15 +63,11 @@ Whoever has the bootstrap key could read the workload's: replace both.`,
 		Example: "  rotatorctl replace-identity --bootstrap --workload --terraform infra/ibm --env build/ibm.env",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			quiet.output, quiet.stack, quiet.yes = "text", p.stack, p.yes
-			if err := r.run(cmd.Context()); err != nil {
+			*r.program = *p
+			r.output, r.stdout = "text", io.Discard // setup and deploy have results of their own
+			replaced, text, err := r.run(cmd.Context())
+			if err != nil {
 				return err
-			}
-			replaced, text := []map[string]string{}, ""
-			for _, role := range r.roles() {
-				done := r.note[role]
-				replaced = append(replaced, map[string]string{"role": role, "iam_id": done.New, "deleted_iam_id": done.Old})
-				text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", role, done.New, done.Old)
 			}
 			return p.print(map[string]any{"replaced": replaced}, text)
 		},
@@ -89,50 +83,45 @@ Whoever has the bootstrap key could read the workload's: replace both.`,
 	return command
 }
 
-// roles are those to replace, the bootstrap's first: as long as the old one is there, its key reads the workload's next one.
-func (r *replacement) roles() (roles []string) {
-	if r.bootstrapToo {
-		roles = append(roles, "bootstrap")
-	}
-	if r.workloadToo {
-		roles = append(roles, "workload")
-	}
-	return roles
-}
-
-func (r *replacement) run(ctx context.Context) error {
+// run returns what is replaced, and the text of it.
+func (r *replacement) run(ctx context.Context) (replaced []map[string]string, text string, err error) {
 	switch {
 	case !r.bootstrapToo && !r.workloadToo:
-		return usagef("name what was stolen: --bootstrap, --workload or both. Whoever has the bootstrap key could read the workload's")
+		err = usagef("name what was stolen: --bootstrap, --workload or both. Whoever has the bootstrap key could read the workload's")
 	case r.env == "-" || r.outputsAt == "-":
-		return usagef("--env: name the file that setup has written, such as build/ibm.env; and for --terraform a file or folder, not -")
+		err = usagef("--env: name the file that setup has written, such as build/ibm.env; and for --terraform a file or folder, not -")
 	case r.noBootstrapKey && r.bootstrapToo:
-		return usagef("--bootstrap does not go with --no-bootstrap-key")
+		err = usagef("--bootstrap does not go with --no-bootstrap-key")
+	default:
+		err = r.readFiles()
 	}
-	if err := r.readFiles(); err != nil {
-		return err
+	if err == nil && !r.noDeploy {
+		err = r.deployment().check(ctx)
 	}
-	if !r.noDeploy {
-		if err := r.deployment().check(ctx); err != nil {
-			return err
-		}
+	if err != nil {
+		return nil, "", err
 	}
-	for _, role := range r.roles() {
-		done := r.note[role]
-		if done.New != "" {
+	// As long as the old bootstrap service id is there, its key reads the workload's next one.
+	for _, role := range []string{"bootstrap", "workload"} {
+		if role == "bootstrap" && !r.bootstrapToo || role == "workload" && !r.workloadToo {
 			continue
 		}
-		if err := r.replace(ctx, role, &done); err != nil {
-			return err
+		done := r.note[role]
+		if done.New == "" {
+			if err := r.replace(ctx, role, &done); err != nil {
+				return nil, "", err
+			}
 		}
+		replaced = append(replaced, map[string]string{"role": role, "iam_id": done.New, "deleted_iam_id": done.Old})
+		text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", role, done.New, done.Old)
 	}
 	if !r.workloadToo {
 		r.say("note: whoever had the bootstrap key could read the workload's: replace that service id, too, with --workload")
 	}
-	if err := os.Remove(r.file); err != nil {
-		return fmt.Errorf("%s cannot be removed: remove it by hand", printable(r.file))
+	if os.Remove(r.file) != nil {
+		return nil, "", fmt.Errorf("%s cannot be removed: remove it by hand", printable(r.file))
 	}
-	return nil
+	return replaced, text, nil
 }
 
 // readFiles reads what the last setup has written, and the note of a run cut off.

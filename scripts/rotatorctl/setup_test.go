@@ -388,7 +388,7 @@ func TestCutOffAtEachRequest(t *testing.T) {
 		"replaced fixed": {replaces: true, least: 20, step: 4}, "replaced managed": {managed: true, replaces: true, least: 20, step: 1},
 	} {
 		for _, drop := range []string{ibmcloudtest.DropBefore, ibmcloudtest.DropAfter} {
-			for n, done := 0, false; !done; n += test.step {
+			for n, done := 0, false; !done && n < 200; n += test.step { // -run may leave some out
 				t.Run(fmt.Sprintf("%s/%s/%d", name, drop, n), func(t *testing.T) {
 					th := &theft{fixture: newFixture(t, test.managed)}
 					args := []string{"setup", "--terraform", "-", "--reader-key-file", th.path("reader.key")}
