@@ -49,6 +49,22 @@ type world struct {
 
 type crashed struct{}
 
+// crashes runs a renewal of a process that ends before the request numbered at, if there are as many.
+func (w *world) crashes(t *testing.T, r *Renewer, at int) (ended bool) {
+	w.at, w.happens = at, func() { panic(crashed{}) }
+	defer func() {
+		w.at = 0
+		switch cause := recover(); cause {
+		case nil, crashed{}:
+			ended = cause != nil
+		default:
+			panic(cause)
+		}
+	}()
+	_ = r.Run(t.Context(), rotation.TokenRef{})
+	return false
+}
+
 func (w *world) request(name string) {
 	if w.requests++; w.requests == w.at {
 		w.happens()
@@ -296,19 +312,12 @@ func TestAProcessThatEndsBetweenTwoStepsLosesNothing(t *testing.T) {
 		w := newWorld()
 		r := w.process()
 		w.rotate()
-		w.at, w.happens = crash, func() { panic(crashed{}) }
-		func() {
-			defer func() {
-				if ended := recover(); (ended == crashed{}) != (crash <= 8) {
-					t.Fatalf("crash %d: got %v", crash, ended)
-				}
-			}()
-			_ = r.Run(t.Context(), rotation.TokenRef{})
-		}()
+		if ended := w.crashes(t, r, crash); ended != (crash <= 8) {
+			t.Fatalf("crash %d: got %t", crash, ended)
+		}
 		if now := w.versions[w.current].key; w.owners[now] == "" {
 			t.Errorf("crash %d: AWS has a key that IAM does not know", crash)
 		}
-		w.at = 0
 		if got := run(t, w.process()); got.Error != nil {
 			t.Errorf("crash %d: then got %v", crash, got.Error)
 		}
@@ -343,17 +352,11 @@ func TestAnEndedKeyWhoseTokenIsStillUsed(t *testing.T) {
 		says := func(got report.KeyRenewal) bool {
 			return got.Error == nil && (got.ByPreviousKey || got.PreviousEnded) && len(got.Warnings) == 1 && strings.Contains(got.Warnings[0], "key-renewal")
 		}
-		if w.at, w.happens = crash, func() { panic(crashed{}) }; crash == 0 {
-			if got := run(t, r); !says(got) || got.Outcome != report.KeyRenewed {
-				t.Errorf("got %+v, want renewed, and a warning that the key before has ended", got)
-			}
-		} else {
-			func() {
-				defer func() { _ = recover() }()
-				_ = r.Run(t.Context(), rotation.TokenRef{})
-			}()
+		if crash > 0 {
+			w.crashes(t, r, crash)
+		} else if got := run(t, r); !says(got) || got.Outcome != report.KeyRenewed {
+			t.Errorf("got %+v, want renewed, and a warning that the key before has ended", got)
 		}
-		w.at = 0
 		other := w.process()
 		for range 3 {
 			if got := run(t, other); !says(got) {

@@ -308,18 +308,17 @@ func (p *pass) repairAt(ctx context.Context, s MirrorState, current CurrentVersi
 	}
 	previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
 	known := err == nil && previous.VersionID != ""
+	// The version before was saved for the mirror and could not be put, and the other function's answers it: two functions
+	// that cannot put would go on like that, at every second minute.
+	answer := known && strings.Contains(previous.Metadata.Mirrors, markOf(s.arn)) && previous.CreatedAt.Sub(due) >= minRepairWait &&
+		current.CreatedAt.Sub(previous.CreatedAt) < 2*minRepairWait
 	switch {
-	case another:
-		ours := known && strings.Contains(previous.Metadata.Mirrors, markOf(s.arn)) && previous.CreatedAt.Sub(due) >= minRepairWait
-		if !ours || current.CreatedAt.Sub(previous.CreatedAt) >= 2*minRepairWait {
-			return soon, false
-		}
-		// It answered our save: two functions that cannot put would go on like that, at every second minute.
-		return after(min(lag, maxRepairWait)), true
-	case known && previous.CreatedAt.Before(due):
+	case another && !answer:
+		return soon, false
+	case !another && known && previous.CreatedAt.Before(due):
 		return soon, tried // no version could be had for it before: an outage of IBM is no failure of the mirror
 	}
-	return after(min(lag, maxRepairWait)), tried
+	return after(min(lag, maxRepairWait)), true
 }
 
 // onceMore limits the attempts where there is nothing to put: ensure comes every minute, and
@@ -386,10 +385,8 @@ func (p *pass) spreadPuts(lifetime time.Duration) {
 	}
 	p.release()
 	deadline, _ := p.ctx.Deadline() // a run always has one
-	wait := time.NewTimer(time.Duration(p.random() * float64(min(AttemptLimit, time.Until(deadline)/2))))
-	defer wait.Stop()
 	select {
-	case <-wait.C:
+	case <-time.After(time.Duration(p.random() * float64(min(AttemptLimit, time.Until(deadline)/2)))):
 	case <-p.ctx.Done():
 	}
 }

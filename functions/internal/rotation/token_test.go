@@ -284,43 +284,39 @@ func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
 	modulus := foreignKey().N.Bytes()
 	long := make([]byte, 2048)
 	long[0], long[2047] = 0x80, 1
-	for name, fault := range map[string]ibmcloudtest.Fault{
-		"out of order":    {Status: 503},
-		"dropped":         {Drop: ibmcloudtest.DropBefore},
-		"hanging":         {Delay: time.Hour},
-		"a page":          {Status: 200, ContentType: "text/html", Body: "<html>Log in</html>"},
-		"no keys":         {Status: 200, Body: `{"keys":[]}`},
-		"keys of nobody":  {Status: 200, Body: `{"keys":{"a":1}}`},
-		"odd entries":     {Status: 200, Body: `{"keys":[null,7,"x",[],{"kty":7},{"kty":"RSA"},{"kty":"EC","kid":"` + iamsKeyID + `"}]}`},
-		"a weak key":      {Status: 200, Body: keySet(iamsKeyID, weak.N.Bytes(), "AQAB")},
-		"a huge key":      {Status: 200, Body: keySet(iamsKeyID, long, "AQAB")},
-		"exponent 1":      {Status: 200, Body: keySet(iamsKeyID, modulus, "AQ")},
-		"a huge exponent": {Status: 200, Body: keySet(iamsKeyID, modulus, base64.RawURLEncoding.EncodeToString(long))},
-		"an even modulus": {Status: 200, Body: keySet(iamsKeyID, append([]byte{0}, append(modulus[:255:255], 2)...), "AQAB")},
-		"for encryption":  {Status: 200, Body: strings.Replace(keySet(iamsKeyID, modulus, "AQAB"), `"kty"`, `"use":"enc","kty"`, 1)},
-		"too long":        {Status: 200, Body: keySet(iamsKeyID, modulus, "AQAB") + strings.Repeat(" ", 300_000)},
-	} {
-		t.Run(name, func(t *testing.T) {
-			withFixture(t, ibmcloudtest.Options{Rotations: 8}, func(fx *fixture) {
-				fault.Op = ibmcloudtest.OpIAMKeys
-				fx.fault(fault)
-				for _, result := range fx.runAll("without-keys").Results {
-					fx.wantOutcome(result, report.Rotated)
-					if len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "/identity/keys could not be fetched") {
-						t.Errorf("got warnings %q, want one on IAM's keys", result.Warnings)
-					}
-					if result.Duration > 2*time.Second {
-						t.Errorf("took %s, want 2s at most", result.Duration)
-					}
-				}
-				if got := fx.countRequests(ibmcloudtest.OpIAMKeys); got > 1 {
-					t.Errorf("got %d requests for the keys by 8 rotations, want one", got)
-				}
-				hurried := fx.runWithin(2*time.Second, fx.process(fx.cloud.Transport()), rotation.Request{Mode: rotation.ModeRotate, RunID: "in-a-hurry"})
-				fx.wantOutcome(hurried, report.Rotated)
-			})
-		})
+	const keysOp = ibmcloudtest.OpIAMKeys
+	page := func(body string) story {
+		return story{edit: fault(ibmcloudtest.Fault{Op: keysOp, Status: 200, Body: body})}
 	}
+	play(t, with(func(s *story) {
+		s.first, s.says, s.attempts = true, "/identity/keys could not be fetched", 1
+		s.then = func(fx *fixture, result report.Result) {
+			if len(result.Warnings) != 1 || result.Duration > 2*time.Second {
+				fx.t.Errorf("took %s with the warnings %q, want 2s at most and one", result.Duration, result.Warnings)
+			}
+		}
+	}, map[string]story{
+		"out of order":        {edit: fault(ibmcloudtest.Fault{Op: keysOp, Status: 503})},
+		"hanging":             {edit: fault(ibmcloudtest.Fault{Op: keysOp, Delay: time.Hour})},
+		"hanging, in a hurry": {edit: fault(ibmcloudtest.Fault{Op: keysOp, Delay: time.Hour}), within: 2 * time.Second},
+		"a page":              page("<html>Log in</html>"),
+		"no keys":             page(`{"keys":[]}`),
+		"keys of nobody":      page(`{"keys":{"a":1}}`),
+		"odd entries":         page(`{"keys":[null,7,"x",[],{"kty":7},{"kty":"RSA"},{"kty":"EC","kid":"` + iamsKeyID + `"}]}`),
+		"a weak key":          page(keySet(iamsKeyID, weak.N.Bytes(), "AQAB")),
+		"a huge key":          page(keySet(iamsKeyID, long, "AQAB")),
+		"exponent 1":          page(keySet(iamsKeyID, modulus, "AQ")),
+		"a huge exponent":     page(keySet(iamsKeyID, modulus, encoded(base64.RawURLEncoding, string(long)))),
+		"an even modulus":     page(keySet(iamsKeyID, append([]byte{0}, append(modulus[:255:255], 2)...), "AQAB")),
+		"for encryption":      page(strings.Replace(keySet(iamsKeyID, modulus, "AQAB"), `"kty"`, `"use":"enc","kty"`, 1)),
+		"too long":            page(keySet(iamsKeyID, modulus, "AQAB") + strings.Repeat(" ", 300_000)),
+	}))
+	withFixture(t, ibmcloudtest.Options{Rotations: 8}, func(fx *fixture) {
+		fx.fault(ibmcloudtest.Fault{Op: keysOp, Status: 503})
+		if fx.runAll("without-keys"); fx.countRequests(keysOp) != 1 {
+			t.Errorf("got %d requests for the keys by 8 rotations, want one", fx.countRequests(keysOp))
+		}
+	})
 }
 
 // The keys of the day before serve on while IAM does not answer with new ones.
@@ -410,23 +406,6 @@ func TestKeysOfOneIDDoNotHideEachOther(t *testing.T) {
 	})
 }
 
-// What no key could have signed is not published, whether there are keys or not.
-func TestATokenWithoutASignatureIsNeverPublished(t *testing.T) {
-	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
-		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
-		for name, signature := range map[string]string{"none": "", "3 bytes": "AAAA", "2 KB": strings.Repeat("A", 2732)} {
-			token := fx.token()
-			fx.answer(tokenAnswer(token[:strings.LastIndex(token, ".")+1]+signature), 0)
-			if result := fx.run(rotation.ModeRotate); result.Outcome != report.Failed || result.Error.Kind != rotation.InvalidToken {
-				t.Errorf("a signature of %s: got %s, want it rejected", name, result.Outcome)
-			}
-			fx.cloud.ClearFaults()
-			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
-		}
-		fx.wantVersions(1)
-	})
-}
-
 // A run that ends takes the fetch with it: a process may be frozen next.
 func TestFetchesOfTheKeysEndWithTheirRun(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
@@ -452,14 +431,22 @@ func TestFetchesOfTheKeysEndWithTheirRun(t *testing.T) {
 	})
 }
 
-func TestAnAgeingTokenIsNeverPublished(t *testing.T) {
+func TestAnAgeingOrUnsignedTokenIsNeverPublished(t *testing.T) {
 	left := func(left, lifetime time.Duration) func(*fixture) {
 		return func(fx *fixture) {
 			fx.cloud.SetTokenTTL(lifetime)
 			fx.answer(strings.Replace(tokenAnswer(fx.cloud.MustMintToken(fx.workload().APIKey, left)), "3600", fmt.Sprint(lifetime.Seconds()), 1), 0)
 		}
 	}
-	stories := with(func(s *story) {
+	// What no key could have signed is not published, whether there are keys or not.
+	signature := func(text string) func(*fixture) {
+		return func(fx *fixture) {
+			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
+			token := fx.token()
+			fx.answer(tokenAnswer(token[:strings.LastIndex(token, ".")+1]+text), 0)
+		}
+	}
+	play(t, with(func(s *story) {
 		s.first, s.fails, s.kind, s.attempts = true, rotation.StepCheck, rotation.InvalidToken, several
 	}, map[string]story{
 		"expired":                     {edit: left(-time.Minute, time.Hour)},
@@ -467,9 +454,11 @@ func TestAnAgeingTokenIsNeverPublished(t *testing.T) {
 		"less than 5 minutes":         {edit: left(299*time.Second, time.Hour)},
 		"less than half its lifetime": {edit: left(29*time.Minute, time.Hour)},
 		"less than 5 minutes, of 8":   {edit: left(299*time.Second, 8*time.Minute)},
-	})
-	stories["5 minutes of 8"] = story{first: true, edit: left(301*time.Second, 8*time.Minute)}
-	play(t, stories)
+		"without a signature":         {edit: signature("")},
+		"a signature of 3 bytes":      {edit: signature("AAAA")},
+		"a signature of 2 KB":         {edit: signature(strings.Repeat("A", 2732))},
+	}))
+	play(t, map[string]story{"5 minutes of 8": {first: true, edit: left(301*time.Second, 8*time.Minute)}})
 }
 
 // A token is held against what is expected, and against the one before it by what
