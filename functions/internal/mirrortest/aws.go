@@ -46,14 +46,16 @@ type secret struct {
 	limited           int
 }
 
-func (a *AWS) secret(arn string) *secret {
+// open locks the secret; call unlock at the end.
+func (a *AWS) open(arn string) (s *secret, unlock func()) {
+	a.mu.Lock()
 	if a.secrets == nil {
 		a.secrets = map[string]*secret{}
 	}
 	if a.secrets[arn] == nil {
 		a.secrets[arn] = &secret{changed: time.Now()}
 	}
-	return a.secrets[arn]
+	return a.secrets[arn], a.mu.Unlock
 }
 
 func (a *AWS) fault(ctx context.Context, arn string, put bool) error {
@@ -71,9 +73,8 @@ func (a *AWS) Describe(ctx context.Context, arn string) (rotation.MirrorSecret, 
 	if err := a.fault(ctx, arn, false); err != nil {
 		return rotation.MirrorSecret{}, err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := a.secret(arn)
+	s, unlock := a.open(arn)
+	defer unlock()
 	found := rotation.MirrorSecret{VersionID: s.current, ChangedAt: s.changed}
 	if s.previous != "" && !rotation.IsParameter(arn) {
 		found.Others = []string{s.previous}
@@ -95,9 +96,9 @@ func (a *AWS) Put(ctx context.Context, arn, versionID string, payload iamtoken.S
 
 // Write puts a version whatever Fault says, as anybody with the right to may.
 func (a *AWS) Write(arn, versionID, payload string) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s, now := a.secret(arn), time.Now()
+	s, unlock := a.open(arn)
+	defer unlock()
+	now := time.Now()
 	for _, version := range s.versions {
 		if version.ID == versionID && !rotation.IsParameter(arn) {
 			return nil
@@ -119,26 +120,19 @@ func (a *AWS) Write(arn, versionID, payload string) error {
 	return nil
 }
 
-// Move makes an older version the current one, as a person may.
+// Move makes an older version the current one, as a person may, or if versionID is "" changes something else of the secret.
 func (a *AWS) Move(arn, versionID string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := a.secret(arn)
-	s.previous, s.current, s.changed = s.current, versionID, time.Now()
-}
-
-// Touch changes the secret, but none of its versions.
-func (a *AWS) Touch(arn string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.secret(arn).changed = time.Now()
+	s, unlock := a.open(arn)
+	defer unlock()
+	if s.changed = time.Now(); versionID != "" {
+		s.previous, s.current = s.current, versionID
+	}
 }
 
 // Current returns the version that readers get; the zero Version if there is none.
 func (a *AWS) Current(arn string) Version {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := a.secret(arn)
+	s, unlock := a.open(arn)
+	defer unlock()
 	for _, version := range slices.Backward(s.versions) {
 		if version.ID == s.current {
 			return version
@@ -150,8 +144,7 @@ func (a *AWS) Current(arn string) Version {
 // Versions returns the versions that AWS keeps, oldest first, and how many puts it
 // has refused for its quota.
 func (a *AWS) Versions(arn string) (kept []Version, limited int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := a.secret(arn)
-	return append([]Version(nil), s.versions...), s.limited
+	s, unlock := a.open(arn)
+	defer unlock()
+	return slices.Clone(s.versions), s.limited
 }

@@ -281,11 +281,16 @@ func TestMirrors(t *testing.T) {
 			failing(second, 0, denied), wait(50 * minute), fails(rotate, rotation.Denied)}, // what refused once does not count for ever
 
 		// A mirror named for the first time is filled without waiting for the next rotation.
-		"a new one":                             {rotates, wait(10 * minute), mirrors(first), ensures(report.Rotated), mirrored(first)},
-		"a new one with a value":                {rotates, wait(10 * minute), mirrors(first), writes(first, someonesID, "none yet"), ensures(report.Rotated), mirrored(first)},
-		"a new one with an id of another kind":  {rotates, wait(10 * minute), mirrors(first), writes(first, "../../../etc/passwd/../../../..//", "none yet"), ensures(report.Rotated), mirrored(first)},
-		"a new one that was changed just now":   {rotates, wait(10 * minute), mirrors(first), writes(first, someonesID, "none yet"), wait(3 * minute), func(fx *fixture) { fx.aws.Touch(first) }, wait(10 * time.Second), ensures(report.Rotated), mirrored(first)},
-		"a new one beside one that hangs":       {slowLine, rotates, wait(10 * minute), mirrors(first, second), failing(second, 0, hanging), fails(ensure, rotation.Timeout), mirrored(first), versions(3)},
+		"a new one":                            {rotates, wait(10 * minute), mirrors(first), ensures(report.Rotated), mirrored(first)},
+		"a new one with a value":               {rotates, wait(10 * minute), mirrors(first), writes(first, someonesID, "none yet"), ensures(report.Rotated), mirrored(first)},
+		"a new one with an id of another kind": {rotates, wait(10 * minute), mirrors(first), writes(first, "../../../etc/passwd/../../../..//", "none yet"), ensures(report.Rotated), mirrored(first)},
+		"a new one that was changed just now":  {rotates, wait(10 * minute), mirrors(first), writes(first, someonesID, "none yet"), wait(3 * minute), func(fx *fixture) { fx.aws.Move(first, "") }, wait(10 * time.Second), ensures(report.Rotated), mirrored(first)},
+		"a new one beside one that hangs":      {slowLine, rotates, wait(10 * minute), mirrors(first, second), failing(second, 0, hanging), fails(ensure, rotation.Timeout), mirrored(first), versions(3)},
+		"one that cannot be reached is tried once more": {mirrors(first), rotates, failing(first, 0, rejected(rotation.Unavailable, rotation.Later)), func(fx *fixture) {
+			result := fx.run(ensure)
+			fx.wantFailure(result, rotation.StepMirror, rotation.Unavailable)
+			fx.wantAttempts(result, 2)
+		}},
 		"a check reads it and writes none":      {mirrors(first), func(fx *fixture) { fx.wantWarning(fx.run(check), "does not hold a token") }, puts(first, 0), failing(first, 0, rejected(rotation.NotFound, rotation.Never)), fails(check, rotation.NotFound)},
 		"the puts of another run are under way": {mirrors(first), failing(first, 1, lost(time.Second)), func(fx *fixture) { go fx.run(rotate) }, wait(500 * time.Millisecond), ensures(report.Fresh), versions(2)},
 
