@@ -14,7 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,70 +41,42 @@ func main() {
 	}
 }
 
-// pack writes the zip out with files in it, in that order, under their base
-// names. Out appears whole or not at all.
+// pack writes the zip out with files in it, in that order, under their base names. Out appears whole or not at all.
 func pack(out string, files []string) error {
 	var packed bytes.Buffer
 	archive := zip.NewWriter(&packed)
 	for _, file := range files {
-		if err := add(archive, file); err != nil {
+		header := &zip.FileHeader{Name: filepath.Base(file), Method: zip.Deflate, Modified: time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)} // the earliest that a zip can hold
+		header.SetMode(0o644)
+		if header.Name == "bootstrap" {
+			header.SetMode(0o755) // Lambda runs it
+		}
+		content, err := os.ReadFile(file)
+		if err == nil {
+			entry, failure := archive.CreateHeader(header)
+			if err = failure; err == nil {
+				_, err = entry.Write(content)
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("packing %s: %w", file, err)
 		}
 	}
-	if err := archive.Close(); err != nil {
-		return fmt.Errorf("finishing %s: %w", out, err)
+	err := archive.Close()
+	if err == nil {
+		err = envfile.WriteWhole(out, packed.Bytes(), 0o644)
 	}
-	err := envfile.WriteWhole(out, packed.Bytes(), 0o644)
 	if err == nil {
 		fmt.Printf("%s: %d bytes\n", out, packed.Len())
 	}
 	return err
 }
 
-func add(archive *zip.Writer, file string) error {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	header := &zip.FileHeader{
-		Name:   filepath.Base(file),
-		Method: zip.Deflate,
-		// The earliest time that a zip can hold.
-		Modified: time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC),
-	}
-	header.SetMode(0o644)
-	if header.Name == "bootstrap" {
-		header.SetMode(0o755) // Lambda runs it
-	}
-	entry, err := archive.CreateHeader(header)
-	if err == nil {
-		_, err = entry.Write(content)
-	}
-	return err
-}
-
-// writeNotice writes the notice of third parties: which modules are in a built binary, in which version, and under what
-// licence, with its text. What is in the binary is read from the binary; the texts come from the module cache, which go.sum
-// vouches for.
-func writeNotice(out, binary string) error {
-	info, err := buildinfo.ReadFile(binary)
-	if err != nil {
-		return fmt.Errorf("reading what %s is made of: %w", binary, err)
-	}
-	parts, err := thirdParties(info)
-	if err != nil {
-		return err
-	}
-	if err = envfile.WriteWhole(out, render(parts), 0o644); err == nil {
-		fmt.Printf("%s: %d modules\n", out, len(parts))
-	}
-	return err
-}
-
 // party is a module with what its licence asks to be handed on.
 type party struct {
-	module, version string
-	texts           []text
+	Path, Version string
+	Dir           string // in the module cache, which go.sum vouches for
+	texts         []text
 }
 
 // text is a file of a module: LICENSE, NOTICE, …
@@ -113,44 +85,46 @@ type text struct{ name, content string }
 // licenceNames are the files that licences ask to hand on.
 var licenceNames = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents)([-._].*)?$`)
 
-// thirdParties are Go itself, whose library and runtime are in every binary, and the modules, in the binary's order.
-func thirdParties(info *debug.BuildInfo) ([]party, error) {
+// writeNotice writes the notice of third parties: which modules are in a built binary, in which version, and under what licence,
+// with its text. Go itself is the first, whose library and runtime are in every binary; the modules follow in the binary's order.
+func writeNotice(out, binary string) error {
+	info, err := buildinfo.ReadFile(binary)
+	if err != nil {
+		return fmt.Errorf("reading what %s is made of: %w", binary, err)
+	}
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
-		return nil, fmt.Errorf("asking go for its folder: %w", err)
+		return fmt.Errorf("asking go for its folder: %w", err)
 	}
-	texts, err := licences(strings.TrimSpace(string(root)))
-	if err != nil {
-		return nil, fmt.Errorf("the Go distribution: %w", err)
-	}
-	parties := []party{{"Go standard library and runtime", info.GoVersion, texts}}
+	parties := []party{{Path: "Go standard library and runtime", Version: info.GoVersion, Dir: strings.TrimSpace(string(root))}}
+	arguments := []string{"mod", "download", "-json"}
 	for _, module := range info.Deps {
 		if module.Replace != nil {
 			module = module.Replace
 		}
-		folder, err := moduleFolder(module.Path, module.Version)
-		if err == nil {
-			texts, err = licences(folder)
+		arguments = append(arguments, module.Path+"@"+module.Version)
+	}
+	var listed []byte
+	if len(info.Deps) > 0 { // of none, go would list all of the module's
+		listed, err = exec.Command("go", arguments...).Output() // #nosec G204 -- names from our own binary
+	}
+	for decoder := json.NewDecoder(bytes.NewReader(listed)); err == nil && decoder.More(); {
+		var p party
+		err = decoder.Decode(&p)
+		parties = append(parties, p)
+	}
+	if err != nil || len(parties) != len(info.Deps)+1 {
+		return fmt.Errorf("downloading the modules: %w", errors.Join(err, errors.New("go mod download does not list them all")))
+	}
+	for i := range parties {
+		if parties[i].texts, err = licences(parties[i].Dir); err != nil {
+			return fmt.Errorf("%s: %w", parties[i].Path, err)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", module.Path, err)
-		}
-		parties = append(parties, party{module.Path, module.Version, texts})
 	}
-	return parties, nil
-}
-
-// moduleFolder is where the module cache has the module; it is downloaded if need be.
-func moduleFolder(path, version string) (string, error) {
-	answer, err := exec.Command("go", "mod", "download", "-json", path+"@"+version).Output() // #nosec G204 -- names from our own binary
-	if err != nil {
-		return "", fmt.Errorf("downloading: %w", err)
+	if err = envfile.WriteWhole(out, render(parties), 0o644); err == nil {
+		fmt.Printf("%s: %d modules\n", out, len(parties))
 	}
-	var module struct{ Dir string }
-	if err := json.Unmarshal(answer, &module); err != nil {
-		return "", fmt.Errorf("reading its build information: %w", err)
-	}
-	return module.Dir, nil
+	return err
 }
 
 // licences reads the texts of a folder. None is an error: what has no licence may not be handed on.
@@ -168,8 +142,7 @@ func licences(folder string) ([]text, error) {
 		if err != nil {
 			return nil, err
 		}
-		content = bytes.ReplaceAll(content, []byte("\r\n"), []byte("\n"))
-		texts = append(texts, text{entry.Name(), strings.TrimRight(string(content), "\n") + "\n"})
+		texts = append(texts, text{entry.Name(), strings.TrimRight(strings.ReplaceAll(string(content), "\r\n", "\n"), "\n") + "\n"})
 	}
 	if len(texts) == 0 {
 		return nil, errors.New("it has no licence file")
@@ -177,39 +150,27 @@ func licences(folder string) ([]text, error) {
 	return texts, nil
 }
 
-const heading = `Third parties in iam-token-rotator
-
-The binary holds the software listed here, each under its own licence. The texts
-follow the list; one that several share is listed once.
-
-`
-
-// rule precedes every text.
-var rule = strings.Repeat("=", 80) + "\n"
-
 // render writes the list and the texts: the same bytes for the same modules.
 func render(parties []party) []byte {
-	var out strings.Builder
-	out.WriteString(heading)
-	sharers := map[string][]string{}
-	var order []string
+	var out, texts bytes.Buffer
+	out.WriteString("Third parties in iam-token-rotator\n\nThe binary holds the software listed here, each under its own licence. The texts\n" +
+		"follow the list; one that several share is listed once.\n\n")
+	sharers := map[string]string{}
+	var order []string // of the texts
 	for _, p := range parties {
-		names := make([]string, 0, len(p.texts))
+		var names []string
 		for _, t := range p.texts {
 			names = append(names, t.name)
-			if sharers[t.content] == nil {
+			if !slices.Contains(order, t.content) {
 				order = append(order, t.content)
 			}
-			sharers[t.content] = append(sharers[t.content], p.module+": "+t.name)
+			sharers[t.content] += p.Path + ": " + t.name + "\n"
 		}
-		fmt.Fprintf(&out, "%s %s (%s)\n", p.module, p.version, strings.Join(names, ", "))
+		fmt.Fprintf(&out, "%s %s (%s)\n", p.Path, p.Version, strings.Join(names, ", "))
 	}
+	rule := strings.Repeat("=", 80) + "\n"
 	for _, content := range order {
-		out.WriteString("\n" + rule)
-		for _, sharer := range sharers[content] {
-			out.WriteString(sharer + "\n")
-		}
-		out.WriteString(rule + "\n" + content)
+		texts.WriteString("\n" + rule + sharers[content] + rule + "\n" + content)
 	}
-	return []byte(out.String())
+	return append(out.Bytes(), texts.Bytes()...)
 }

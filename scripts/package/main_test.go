@@ -10,33 +10,45 @@ import (
 	"time"
 )
 
-func TestTheSameFilesGiveTheSameBytes(t *testing.T) {
-	dir := t.TempDir()
-	var packed [][]byte
-	for i, mode := range []os.FileMode{0o600, 0o777} {
-		file := filepath.Join(dir, "bootstrap")
-		_ = os.Remove(file)
-		if err := os.WriteFile(file, bytes.Repeat([]byte("binary"), 1000), mode); err != nil {
-			t.Fatal(err)
+func write(t *testing.T, file, content string, mode os.FileMode) {
+	t.Helper()
+	_ = os.Remove(file)
+	if err := os.WriteFile(file, []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// twice are the bytes that a function writes into a file, which are the same each time.
+func twice(t *testing.T, do func(time int, out string) error) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "out")
+	var written [2][]byte
+	for i := range written {
+		err := do(i, out)
+		if err == nil {
+			written[i], err = os.ReadFile(out)
 		}
-		when := time.Unix(int64(1e9*(i+1)), 0)
-		if err := os.Chtimes(file, when, when); err != nil {
-			t.Fatal(err)
-		}
-		out := filepath.Join(dir, "rotate.zip")
-		if err := pack(out, []string{file}); err != nil {
-			t.Fatal(err)
-		}
-		content, err := os.ReadFile(out)
 		if err != nil {
 			t.Fatal(err)
 		}
-		packed = append(packed, content)
 	}
-	if !bytes.Equal(packed[0], packed[1]) {
-		t.Error("got other bytes for the same content")
+	if !bytes.Equal(written[0], written[1]) {
+		t.Error("got other bytes the second time")
 	}
-	archive, err := zip.NewReader(bytes.NewReader(packed[0]), int64(len(packed[0])))
+	return written[0]
+}
+
+func TestTheSameFilesGiveTheSameBytes(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bootstrap")
+	packed := twice(t, func(i int, out string) error {
+		write(t, file, strings.Repeat("binary", 1000), []os.FileMode{0o600, 0o777}[i])
+		when := time.Unix(int64(1e9*(i+1)), 0)
+		if err := os.Chtimes(file, when, when); err != nil {
+			return err
+		}
+		return pack(out, []string{file})
+	})
+	archive, err := zip.NewReader(bytes.NewReader(packed), int64(len(packed)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,40 +59,22 @@ func TestTheSameFilesGiveTheSameBytes(t *testing.T) {
 
 func TestAMissingFileLeavesTheOldZip(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "rotate.zip")
-	if err := os.WriteFile(out, []byte("old"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := pack(out, []string{"no-such-file"}); err == nil {
-		t.Error("got no error")
-	}
-	if content, _ := os.ReadFile(out); string(content) != "old" {
-		t.Error("the old zip was overwritten")
+	write(t, out, "old", 0o600)
+	err := pack(out, []string{"no-such-file"})
+	if content, _ := os.ReadFile(out); err == nil || string(content) != "old" {
+		t.Errorf("got %v, and in the old zip %q", err, content)
 	}
 }
 
-// TestTheNoticeNamesWhatIsInABinary: this test binary is one.
+// TestTheNoticeNamesWhatIsInABinary: this test is one.
 func TestTheNoticeNamesWhatIsInABinary(t *testing.T) {
 	binary, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var notices [][]byte
-	for range 2 {
-		out := filepath.Join(t.TempDir(), "THIRD-PARTY.txt")
-		if err := writeNotice(out, binary); err != nil {
-			t.Fatal(err)
-		}
-		notice, err := os.ReadFile(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		notices = append(notices, notice)
-	}
-	if !bytes.Equal(notices[0], notices[1]) {
-		t.Error("got other bytes for the same binary")
-	}
+	notice := string(twice(t, func(_ int, out string) error { return writeNotice(out, binary) }))
 	for _, want := range []string{"Go standard library and runtime go1.", "Redistributions in binary form must reproduce"} {
-		if !strings.Contains(string(notices[0]), want) {
+		if !strings.Contains(notice, want) {
 			t.Errorf("got no %q in the notice", want)
 		}
 	}
@@ -89,8 +83,8 @@ func TestTheNoticeNamesWhatIsInABinary(t *testing.T) {
 func TestASharedTextStandsOnce(t *testing.T) {
 	const licence = "Apache License\n"
 	got := string(render([]party{
-		{"a", "v1.0.0", []text{{"LICENSE", licence}, {"NOTICE.txt", "Copyright A\n"}}},
-		{"b", "v2.0.0", []text{{"LICENSE.txt", licence}}},
+		{Path: "a", Version: "v1.0.0", texts: []text{{"LICENSE", licence}, {"NOTICE.txt", "Copyright A\n"}}},
+		{Path: "b", Version: "v2.0.0", texts: []text{{"LICENSE.txt", licence}}},
 	}))
 	for want, times := range map[string]int{
 		licence: 1, "Copyright A": 1, "a v1.0.0 (LICENSE, NOTICE.txt)\n": 1, "b v2.0.0 (LICENSE.txt)\n": 1, "a: LICENSE\nb: LICENSE.txt\n": 1,
@@ -103,20 +97,14 @@ func TestASharedTextStandsOnce(t *testing.T) {
 
 func TestWhatHasNoLicenceIsAnError(t *testing.T) {
 	folder := t.TempDir()
-	if err := os.WriteFile(filepath.Join(folder, "README"), []byte("no licence"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := licences(folder); err == nil {
-		t.Error("got no error for a module without a licence")
-	}
-	for _, name := range []string{"LICENSE", "License.txt", "LICENCE", "COPYING", "NOTICE.md", "LICENSE-MIT", "PATENTS"} {
-		if !licenceNames.MatchString(name) {
-			t.Errorf("%s does not count as a licence", name)
+	for name, is := range map[string]bool{
+		"README.md": false, "noticeboard.txt": false, "LICENSE": true, "License.txt": true, "LICENCE": true, "COPYING": true, "NOTICE.md": true, "LICENSE-MIT": true, "PATENTS": true,
+	} {
+		write(t, filepath.Join(folder, name), "a text", 0o600)
+		texts, err := licences(folder)
+		if (err == nil) != is || is && (len(texts) != 1 || texts[0] != (text{name, "a text\n"})) {
+			t.Errorf("%s alone: got %v, %v; want a licence: %t", name, texts, err, is)
 		}
-	}
-	for _, name := range []string{"README.md", "noticeboard.txt"} {
-		if licenceNames.MatchString(name) {
-			t.Errorf("%s counts as a licence", name)
-		}
+		_ = os.Remove(filepath.Join(folder, name))
 	}
 }
