@@ -2,7 +2,7 @@
 // what people use today, and prints one table. Every ratio is of figures taken
 // in the same run, because machines differ and are noisy; medians of several runs.
 //
-// It expects the programs iam-token-rotator, invoke, hello, hellosdks and plainsdk in
+// It expects itself and the programs iam-token-rotator, invoke, hello, hellosdks and plainsdk in
 // one folder, and curl and jq on the PATH.
 package main
 
@@ -82,43 +82,45 @@ func (b bencher) row(cells ...any) {
 
 func (b bencher) program(name string) string { return filepath.Join(b.bin, name) }
 
-// oneRotation compares ways to do one rotation with a round trip between here
-// and IBM Cloud. Wall time counts from the start of the process.
+// oneRotation compares ways to do one rotation with a round trip between here and IBM Cloud. Wall time counts from the start of
+// the process.
 func (b bencher) oneRotation(roundTrip time.Duration) error {
 	cloud, err := newCloud(1, roundTrip)
 	if err != nil {
 		return err
 	}
 	defer cloud.close()
-	trips := func(wall time.Duration) string { return fmt.Sprintf("%.1f", wall.Seconds()/roundTrip.Seconds()) }
-	cold, err := b.median(func() (usage, error) { return b.invoked(cloud, 1, b.program("bootstrap")) })
-	if err != nil {
-		return err
-	}
-	warm, err := b.median(func() (usage, error) { return b.invoked(cloud, 2, b.program("bootstrap")) })
-	if err != nil {
-		return err
-	}
-	ratio := func(wall time.Duration) string {
-		return fmt.Sprintf("%.2f of cold", wall.Seconds()/cold.pass().Seconds())
-	}
-	b.row("this function, cold (init included)", trips(cold.pass()), cold.pass().Round(time.Millisecond), "", "", ratio(cold.pass()))
-	b.row("this function, warm", trips(warm.Wall), warm.Wall.Round(time.Millisecond), "", "", ratio(warm.Wall))
-	for _, way := range []struct{ name, program string }{
-		{"this function, as a command", b.program("iam-token-rotator")}, {"plain IBM SDKs", b.program("plainsdk")}, {"curl and jq", "scripts/bench/curl-jq"},
+	var cold time.Duration
+	for _, way := range []struct {
+		name    string
+		measure func() (usage, error)
+	}{
+		{"this function, cold (init included)", func() (usage, error) { return b.invoked(cloud, 1, b.program("bootstrap")) }},
+		{"this function, warm", func() (usage, error) { return b.invoked(cloud, 2, b.program("bootstrap")) }},
+		{"this function, as a command", func() (usage, error) { return b.measured(cloud, b.program("iam-token-rotator")) }},
+		{"plain IBM SDKs", func() (usage, error) { return b.measured(cloud, b.program("plainsdk")) }},
+		{"curl and jq", func() (usage, error) { return b.measured(cloud, "scripts/bench/curl-jq") }},
 	} {
-		used, err := b.median(func() (usage, error) { return b.measured(cloud, way.program) })
+		used, err := b.median(b.runs, way.measure)
 		if err != nil {
 			return fmt.Errorf("%s: %w", way.name, err)
 		}
-		b.row(way.name, trips(used.Wall), used.Wall.Round(time.Millisecond), used.CPU.Round(time.Millisecond), used.memory(), ratio(used.Wall))
+		wall := used.Wall
+		if cold == 0 {
+			wall += used.Init
+			cold = wall
+		}
+		cpu, memory := "", ""
+		if used.MaxRSS > 0 {
+			cpu, memory = used.CPU.Round(time.Millisecond).String(), used.memory()
+		}
+		b.row(way.name, fmt.Sprintf("%.1f", wall.Seconds()/roundTrip.Seconds()), wall.Round(time.Millisecond), cpu, memory, fmt.Sprintf("%.2f of cold", wall.Seconds()/cold.Seconds()))
 	}
 	return nil
 }
 
-// coldStart compares the function with the least a Lambda function can be, and
-// with the least that its SDKs leave: from the start of the process to its first
-// poll of the Runtime API, and the memory used when one event has been answered.
+// coldStart compares the function with the least a Lambda function can be, and with the least that its SDKs leave: from the start
+// of the process to its first poll of the Runtime API, and the memory used when one event has been answered.
 func (b bencher) coldStart(zip string) error {
 	// With no round trip at all, the handshakes' work, on both ends, would fall before the first poll.
 	cloud, err := newCloud(1, 10*time.Millisecond)
@@ -127,28 +129,26 @@ func (b bencher) coldStart(zip string) error {
 	}
 	defer cloud.close()
 	programs := []string{"hello", "hellosdks", "bootstrap"}
-	inits := map[string][]usage{}
-	for range 4*b.runs + 1 { // they are short, so noise weighs more; and take turns, so that it meets all of them
+	inits, answered := map[string][]usage{}, map[string][]usage{}
+	for i := range 5*b.runs + 1 { // the inits are short, so noise weighs more; and take turns, so that it meets all of them
 		for _, program := range programs {
-			used, err := b.invoked(cloud, 1, b.program(program))
+			all, measure := inits, b.invoked
+			if i < b.runs {
+				all, measure = answered, b.answered
+			}
+			used, err := measure(cloud, 1, b.program(program))
 			if err != nil {
 				return err
 			}
-			inits[program] = append(inits[program], used)
+			all[program] = append(all[program], used)
 		}
 	}
-	used := map[string]usage{}
-	for _, program := range programs {
-		if used[program], err = b.median(func() (usage, error) { return b.answered(cloud, b.program(program)) }); err != nil {
-			return err
-		}
-	}
-	floor := used["hellosdks"].MaxRSS
-	init := func(program string) time.Duration { return medians(inits[program]).Init }
+	floor := medians(answered["hellosdks"])
+	floor.Init = medians(inits["hellosdks"]).Init
 	for i, what := range []string{"hello-world Lambda", "hello-world with the SDKs linked", "this function"} {
-		program, used := programs[i], used[programs[i]]
-		b.row(what+": init, memory", "", init(program).Round(10*time.Microsecond), used.CPU.Round(time.Millisecond), used.memory(),
-			fmt.Sprintf("init %.2f, memory %.2f of the SDKs'", init(program).Seconds()/init("hellosdks").Seconds(), float64(used.MaxRSS)/float64(floor)))
+		used, init := medians(answered[programs[i]]), medians(inits[programs[i]]).Init
+		b.row(what+": init, memory", "", init.Round(10*time.Microsecond), used.CPU.Round(time.Millisecond), used.memory(),
+			fmt.Sprintf("init %.2f, memory %.2f of the SDKs'", init.Seconds()/floor.Init.Seconds(), float64(used.MaxRSS)/float64(floor.MaxRSS)))
 	}
 	if packed, err := os.Stat(zip); err == nil {
 		b.row("this function: zip", "", "", "", fmt.Sprintf("%.1f MB", float64(packed.Size())/1e6), "")
@@ -156,8 +156,8 @@ func (b bencher) coldStart(zip string) error {
 	return nil
 }
 
-// manyRotations compares a run over many rotations with the ideal: three round
-// trips for each, as many at a time as the concurrency allows.
+// manyRotations compares a run over many rotations with the ideal: three round trips for each, as many at a time as the
+// concurrency allows.
 func (b bencher) manyRotations(many int, roundTrip time.Duration, concurrency int) error {
 	cloud, err := newCloud(many, roundTrip)
 	if err != nil {
@@ -166,7 +166,7 @@ func (b bencher) manyRotations(many int, roundTrip time.Duration, concurrency in
 	defer cloud.close()
 	cloud.env = append(cloud.env, "SECRETS_MANAGER_MAX_RPS=0", fmt.Sprintf("CONCURRENCY=%d", concurrency), "LOG_LEVEL=error")
 	command := []string{b.program("iam-token-rotator"), "-timeout", "15m", "-json"}
-	one, err := b.median(func() (usage, error) { return b.measured(cloud, append(command, "-rotation", "rotation-00001")...) })
+	one, err := b.median(b.runs, func() (usage, error) { return b.measured(cloud, append(command, "-rotation", "rotation-00001")...) })
 	if err != nil {
 		return err
 	}
@@ -190,41 +190,30 @@ type cloud struct {
 }
 
 func newCloud(rotations int, roundTrip time.Duration) (*cloud, error) {
-	folder, err := os.MkdirTemp("", "iam-token-rotator-bench-")
-	if err != nil {
-		return nil, err
-	}
 	emulated := ibmcloudtest.New(ibmcloudtest.Options{Rotations: rotations})
+	folder, err := os.MkdirTemp("", "iam-token-rotator-bench-")
 	c := &cloud{folder: folder, server: httptest.NewUnstartedServer(emulated)}
 	c.server.EnableHTTP2 = true
 	c.server.StartTLS()
-	file := func(name string) string { return filepath.Join(folder, name) }
-	first := emulated.Rotations()[0]
-	c.env = []string{"PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + file("ca.pem"), "SECRETS_MANAGER_APIKEY=" + emulated.BootstrapAPIKey()}
-	if rotations == 1 {
-		c.env = append(c.env, "API_KEY_SECRET="+first.APIKeySecret, "TOKEN_SECRET="+first.TokenSecret)
-	} else {
-		c.env = append(c.env, "ROTATIONS_FILE="+file("rotations.json"))
-	}
-	for _, variable := range []string{"IAM_URL", "SECRETS_MANAGER_URL"} {
-		proxy, err := ibmcloudtest.NewSlowProxy(c.server.Listener.Addr().String(), roundTrip)
-		if err != nil {
-			c.close()
-			return nil, err
-		}
-		c.proxies = append(c.proxies, proxy)
-		c.env = append(c.env, variable+"=https://"+proxy.Addr())
-	}
 	var list []map[string]string
 	for _, r := range emulated.Rotations() {
 		list = append(list, map[string]string{"name": r.Name, "api_key_secret": r.APIKeySecret, "token_secret": r.TokenSecret})
 	}
-	encoded, err := json.Marshal(list)
-	if err == nil {
-		err = os.WriteFile(file("rotations.json"), encoded, 0o600)
+	encoded, failure := json.Marshal(list)
+	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.server.Certificate().Raw})
+	err = errors.Join(err, failure, os.WriteFile(filepath.Join(folder, "rotations.json"), encoded, 0o600), os.WriteFile(filepath.Join(folder, "ca.pem"), authority, 0o600))
+	c.env = []string{"PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + filepath.Join(folder, "ca.pem"), "SECRETS_MANAGER_APIKEY=" + emulated.BootstrapAPIKey()}
+	if rotations == 1 {
+		c.env = append(c.env, "API_KEY_SECRET="+list[0]["api_key_secret"], "TOKEN_SECRET="+list[0]["token_secret"])
+	} else {
+		c.env = append(c.env, "ROTATIONS_FILE="+filepath.Join(folder, "rotations.json"))
 	}
-	if err == nil {
-		err = os.WriteFile(file("ca.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.server.Certificate().Raw}), 0o600)
+	for _, variable := range []string{"IAM_URL", "SECRETS_MANAGER_URL"} {
+		proxy, failure := ibmcloudtest.NewSlowProxy(c.server.Listener.Addr().String(), roundTrip)
+		if err = errors.Join(err, failure); failure == nil {
+			c.proxies = append(c.proxies, proxy)
+			c.env = append(c.env, variable+"=https://"+proxy.Addr())
+		}
 	}
 	if err != nil {
 		c.close()

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,15 +24,12 @@ type usage struct {
 	MaxRSS int64         // bytes, of the largest single process
 }
 
-// pass is a cold pass of a Lambda function.
-func (u usage) pass() time.Duration { return u.Init + u.Wall }
-
 func (u usage) memory() string { return fmt.Sprintf("%.1f MB", float64(u.MaxRSS)/1e6) }
 
 // median measures several times and returns the median of each figure.
-func (b bencher) median(measure func() (usage, error)) (usage, error) {
+func (b bencher) median(runs int, measure func() (usage, error)) (usage, error) {
 	var all []usage
-	for range b.runs {
+	for range runs {
 		used, err := measure()
 		if err != nil {
 			return usage{}, err
@@ -40,81 +39,67 @@ func (b bencher) median(measure func() (usage, error)) (usage, error) {
 	return medians(all), nil
 }
 
-func medians(all []usage) usage {
-	return usage{
-		Wall:   middle(all, func(u usage) time.Duration { return u.Wall }),
-		Init:   middle(all, func(u usage) time.Duration { return u.Init }),
-		CPU:    middle(all, func(u usage) time.Duration { return u.CPU }),
-		MaxRSS: middle(all, func(u usage) int64 { return u.MaxRSS }),
+func medians(all []usage) (middle usage) {
+	for _, figure := range []func(*usage) *int64{
+		func(u *usage) *int64 { return (*int64)(&u.Wall) }, func(u *usage) *int64 { return (*int64)(&u.Init) },
+		func(u *usage) *int64 { return (*int64)(&u.CPU) }, func(u *usage) *int64 { return &u.MaxRSS },
+	} {
+		slices.SortFunc(all, func(a, b usage) int { return cmp.Compare(*figure(&a), *figure(&b)) })
+		*figure(&middle) = *figure(&all[len(all)/2])
 	}
-}
-
-func middle[N time.Duration | int64](all []usage, figure func(usage) N) N {
-	var figures []N
-	for _, one := range all {
-		figures = append(figures, figure(one))
-	}
-	slices.Sort(figures)
-	return figures[len(figures)/2]
+	return middle
 }
 
 // measured runs a command to its end. Bench itself is in between, in a process that
 // is small: the account of a child's memory begins with its parent's.
-func (b bencher) measured(c *cloud, command ...string) (usage, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return usage{}, err
+func (b bencher) measured(c *cloud, command ...string) (used usage, err error) {
+	err = b.start(c, append(b.measuring(c), command...)...)
+	if err == nil {
+		err = readJSON(filepath.Join(c.folder, "usage"), &used)
 	}
-	file := filepath.Join(c.folder, "usage")
-	process := exec.Command(self, append([]string{"measure", file}, command...)...)
+	return used, err
+}
+
+// measuring is the beginning of a command that is measured.
+func (b bencher) measuring(c *cloud) []string {
+	return []string{b.program("bench"), "measure", filepath.Join(c.folder, "usage")}
+}
+
+func (b bencher) start(c *cloud, command ...string) error {
+	process := exec.Command(command[0], command[1:]...)
 	process.Env = c.env
 	if out, err := process.CombinedOutput(); err != nil {
-		return usage{}, fmt.Errorf("%s: %w: %.300s", filepath.Base(command[0]), err, out)
+		return fmt.Errorf("%s: %w: %.300s", filepath.Base(command[0]), err, out)
 	}
-	var used usage
-	return used, readJSON(file, &used)
+	return nil
 }
 
 // invoked delivers n events to one process of a Lambda function. Of its figures Init
 // and Wall are set, Wall to the last invocation's.
-func (b bencher) invoked(c *cloud, n int, command ...string) (usage, error) {
+func (b bencher) invoked(c *cloud, n int, command ...string) (used usage, err error) {
 	report := filepath.Join(c.folder, "report")
-	process := exec.Command(b.program("invoke"), append([]string{"-n", strconv.Itoa(n), "-report", report, "--"}, command...)...)
-	process.Env = c.env
-	if out, err := process.CombinedOutput(); err != nil {
-		return usage{}, fmt.Errorf("invoke: %w: %.300s", err, out)
-	}
-	lines, err := os.ReadFile(report)
-	if err != nil {
+	if err := b.start(c, append([]string{b.program("invoke"), "-n", strconv.Itoa(n), "-report", report, "--"}, command...)...); err != nil {
 		return usage{}, err
 	}
-	var used usage
+	lines, err := os.ReadFile(report)
 	for line := range bytes.Lines(lines) {
 		invocation := struct {
 			Init     float64 `json:"init_ms"`
 			Duration float64 `json:"duration_ms"`
 		}{}
-		if err := json.Unmarshal(line, &invocation); err != nil {
-			return usage{}, err
-		}
-		milliseconds := func(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
-		used.Init, used.Wall = max(used.Init, milliseconds(invocation.Init)), milliseconds(invocation.Duration)
+		err = errors.Join(err, json.Unmarshal(line, &invocation))
+		used.Init = max(used.Init, time.Duration(invocation.Init*float64(time.Millisecond)))
+		used.Wall = time.Duration(invocation.Duration * float64(time.Millisecond))
 	}
-	return used, nil
+	return used, err
 }
 
-// answered is what a Lambda function has used when it has answered one event.
-func (b bencher) answered(c *cloud, program string) (usage, error) {
-	self, err := os.Executable()
-	if err != nil {
+// answered is what a Lambda function has used when it has answered n events.
+func (b bencher) answered(c *cloud, n int, command ...string) (used usage, err error) {
+	if _, err := b.invoked(c, n, append(b.measuring(c), command...)...); err != nil {
 		return usage{}, err
 	}
-	file := filepath.Join(c.folder, "usage")
-	if _, err := b.invoked(c, 1, self, "measure", file, program); err != nil {
-		return usage{}, err
-	}
-	var used usage
-	return used, readJSON(file, &used)
+	return used, readJSON(filepath.Join(c.folder, "usage"), &used)
 }
 
 func readJSON(file string, value any) error {

@@ -4,6 +4,7 @@ package envfile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,17 +14,11 @@ import (
 )
 
 // Lines renders variables, names and values, as NAME='value' lines for sh.
-func Lines(variables [][2]string) string {
-	var text strings.Builder
+func Lines(variables [][2]string) (text string) {
 	for _, v := range variables {
-		fmt.Fprintf(&text, "%s=%s\n", v[0], quote(v[1]))
+		text += v[0] + "='" + strings.ReplaceAll(v[1], "'", `'\''`) + "'\n"
 	}
-	return text.String()
-}
-
-// quote quotes a text for the shell.
-func quote(text string) string {
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	return text
 }
 
 // Write writes lines to a file for its owner alone, to stdout if file is "-", and nowhere if it is
@@ -84,16 +79,8 @@ func WriteTemp(dir, pattern string, content []byte, mode os.FileMode) (string, e
 		return "", fmt.Errorf("making a file: %w", err)
 	}
 	_, err = file.Write(content)
-	if err == nil {
-		err = file.Chmod(mode)
-	}
-	if err == nil {
-		err = file.Sync() // IAM shows a new key once only
-	}
-	if closing := file.Close(); err == nil {
-		err = closing
-	}
-	if err != nil {
+	// On disk before it is named: IAM shows a new key once only.
+	if err = errors.Join(err, file.Chmod(mode), file.Sync(), file.Close()); err != nil {
 		_ = os.Remove(file.Name())
 		return "", fmt.Errorf("writing a file: %w", err)
 	}
