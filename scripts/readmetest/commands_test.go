@@ -52,18 +52,18 @@ var stages = map[string]stage{
 	"sandboxes": {needs: forAWS},
 	// IBM Cloud and AWS in memory, and programs that emulate ibmcloud and terraform.
 	"deploy":      {needs: forAWS, make: []func(*world){serveIBM, serveAWS}},
-	"ibm":         {needs: forAWS, make: []func(*world){serveIBM, serveAWS}},
+	"ibm":         {needs: forAWS, make: []func(*world){serveIBM, shareAWS}},
 	"further":     {needs: readers, make: []func(*world){serveIBM, exportOutputs}},
 	"code-engine": {needs: readers, make: []func(*world){serveIBM}},
 	"kubernetes":  {needs: []string{"jq"}, make: []func(*world){func(w *world) { writeFile(w.t, filepath.Join(w.dir, "build", "bootstrap.key"), "key") }}},
 	// AWS, where infra/ibm has been set up before.
 	"aws":   {needs: forAWS, make: []func(*world){serveIBM, serveAWS, writeEnv}},
-	"fleet": {needs: forAWS, make: []func(*world){serveIBM, serveAWS, writeEnv, writeFleet}},
+	"fleet": {needs: forAWS, make: []func(*world){serveIBM, shareAWS, writeEnv, writeFleet}},
 	// Jobs, with a token to read.
 	"job":             {needs: readers, make: []func(*world){serveIBM, saveToken}},
 	"laptop":          {needs: readers, make: []func(*world){serveIBM, saveToken}},
 	"code-engine-job": {needs: readers, make: []func(*world){serveIBM, saveToken}, dir: "scripts"},
-	"aws-job":         {needs: forAWS, make: []func(*world){serveIBM, serveAWS, mirrorToAWS}, dir: "scripts"},
+	"aws-job":         {needs: forAWS, make: []func(*world){serveIBM, shareAWS, mirrorToAWS}, dir: "scripts"},
 }
 
 // answers are those to what the commands ask a person.
@@ -185,11 +185,33 @@ func exportOutputs(w *world) {
 
 // serveAWS starts an AWS whose Lambda runs what is deployed.
 func serveAWS(w *world) {
-	w.moto = awstest.Start(w.t)
+	if w.moto == nil {
+		w.moto = awstest.Start(w.t)
+	}
 	server := httptest.NewServer(&awstest.Lambda{Moto: w.moto, Program: filepath.Join(programsFolder(w.t), "invoke")})
 	w.t.Cleanup(server.Close)
 	maps.Copy(w.env, awstest.Environment(server.URL))
 	w.env["AWS_DEFAULT_REGION"] = awstest.Region
+}
+
+// oneMoto serves the stages that have resources of different names.
+var oneMoto = sync.OnceValues(func() (*awstest.Moto, error) {
+	moto, err := awstest.StartMoto()
+	if err == nil {
+		stopMoto = moto.Stop
+	}
+	return moto, err
+})
+
+var stopMoto = func() {}
+
+func shareAWS(w *world) {
+	moto, err := oneMoto()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.moto = moto
+	serveAWS(w)
 }
 
 // makeSecret stores a secret in AWS and returns its ARN.
@@ -202,7 +224,7 @@ func (w *world) makeSecret(name, value string) string {
 // writeEnv writes build/ibm.env as the set-up does.
 func writeEnv(w *world) {
 	rotation := w.cloud.Rotations()[0]
-	arn := w.makeSecret("iam-token-rotator/bootstrap", w.cloud.BootstrapAPIKey())
+	arn := w.makeSecret(filepath.Base(w.t.Name())+"/bootstrap", w.cloud.BootstrapAPIKey())
 	writeFile(w.t, filepath.Join(w.dir, "build", "ibm.env"), fmt.Sprintf("SECRETS_MANAGER_URL=%s\nAPI_KEY_SECRET=%s\nTOKEN_SECRET=%s\nBOOTSTRAP_EXPIRES_AT=2099-12-31\nBOOTSTRAP_SECRET_ARN=%s\n",
 		w.origin, rotation.APIKeySecret, rotation.TokenSecret, arn))
 }
@@ -257,6 +279,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
+	stopMoto()
 	_ = os.RemoveAll(scratch)
 	os.Exit(code)
 }

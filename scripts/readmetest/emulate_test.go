@@ -291,6 +291,11 @@ func goCommand(s *state, args []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	const function = "./functions/rotate"
+	if i := slices.Index(args, function); i > 0 && args[0] == "run" {
+		built := "build/local/iam-token-rotator"
+		return "", syscall.Exec(built, append([]string{built}, args[i+1:]...), os.Environ())
+	}
 	if len(args) < 5 || args[1] != "./scripts/package" || args[2] != "-o" {
 		return "", syscall.Exec(program, append([]string{"go"}, args...), os.Environ())
 	}
