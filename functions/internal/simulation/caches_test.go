@@ -67,9 +67,8 @@ func (w *world) checkCaches() {
 			if left := token.expires.Sub(s.to); w.isCalm(s, token) && (seen.calm == 0 || left < seen.calm) {
 				seen.calm = left
 			}
-			if expired > 0 && c.most < standard.mustRemain(shortLifetime, false) && !w.excuses(token, span{later(s.from, token.expires), s.to}, c.most) {
-				w.violated(s.to, "a cache %s had an expired token for %s, and no fault excuses it", c.name, expired)
-			}
+			w.violatedIf(expired > 0 && c.most < standard.mustRemain(shortLifetime, false) && !w.excuses(token, span{later(s.from, token.expires), s.to}, c.most),
+				s.to, "a cache %s had an expired token for %s, and no fault excuses it", c.name, expired)
 		})
 		if most := w.tokens.lost() + time.Duration(len(w.tokens.gaps))*between; c.rule && seen.lost > most {
 			w.violated(w.end, "a cache by the rule had an expired token for %s, without a cache it is %s", seen.lost, w.tokens.lost())
@@ -79,7 +78,7 @@ func (w *world) checkCaches() {
 
 // isCalm reports whether no fault had an effect on a token of the usual lifetime until it was given up.
 func (w *world) isCalm(s span, token published) bool {
-	quiet, lost := w.quiet(token.at.Add(-10*time.Minute), s.to)
+	quiet, lost := w.quiet(span{token.at.Add(-10 * time.Minute), s.to})
 	return quiet && lost == 0 && token.expires.Sub(token.born) == w.lifetime
 }
 

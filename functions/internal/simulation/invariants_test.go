@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
-	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
 )
@@ -20,91 +19,57 @@ func (w *world) published(inv *invocation) {
 	iamID, expires, err := w.cloud.Validate(version.Payload)
 	now, before := time.Now(), w.tokens.current(time.Now())
 	metadata, metadataErr := iamtoken.ParseMetadata(version.Metadata)
-	switch {
-	case version.Payload == "":
-		w.violated(now, "an empty version was published by %s", inv.id)
-	case err != nil || iamID != w.workload:
-		w.violated(now, "a bad token was published by %s: of %s, %v", inv.id, iamID, err)
-	case metadataErr != nil:
-		w.violated(now, "%s published with metadata that cannot be read: %v", inv.id, metadataErr)
-	default:
-		w.checkFreshness(now, inv, expires, metadata)
-		w.checkTruth(now, inv, version, expires, metadata)
-		w.checkOrder(now, inv, before, expires)
-	}
-	if inv.did(opManaged) {
-		w.violated(now, "%s renewed the bootstrap key before it published", inv.id)
-	}
-	if inv.versions++; inv.versions > 1 && w.tampered.Before(inv.began) {
-		w.violated(now, "%s published %d versions", inv.id, inv.versions)
-	}
+	born := time.Unix(metadata.IssuedAt, 0)
+	w.violatedIf(version.Payload == "", now, "an empty version was published by %s", inv.id)
+	w.violatedIf(err != nil || iamID != w.workload, now, "a bad token was published by %s: of %s, %v", inv.id, iamID, err)
+	w.violatedIf(metadataErr != nil, now, "%s published with metadata that cannot be read: %v", inv.id, metadataErr)
+
+	// It is fresh: a token has 5 minutes and half of its lifetime left when it is checked, and is saved
+	// within the function's timeout.
+	left, age := expires.Sub(now), now.Sub(born)
+	w.violatedIf(left < max(5*time.Minute, time.Duration(metadata.ExpiresIn)*time.Second/2)-functionTimeout,
+		now, "%s published a token with %s left, of %ds", inv.id, left, metadata.ExpiresIn)
+	w.violatedIf(age > functionTimeout+time.Second && !w.meets(span{now, now}, functionTimeout, oldTokenServed), now, "%s published a token %s old", inv.id, age)
+
+	// Its metadata is true.
+	says := fmt.Sprint(metadata.Expiration, metadata.IAMID, metadata.Account, metadata.Fingerprint, metadata.RunID)
+	token := iamtoken.Token{Value: iamtoken.NewSecret(version.Payload)}
+	truth := fmt.Sprint(expires.Unix(), w.workload, w.cloud.AccountID(), token.Fingerprint(), inv.runID)
+	w.violatedIf(says != truth, now, "the metadata of %s's version says %q, the truth is %q", inv.id, says, truth)
+
+	w.checkOrder(now, inv, before, expires)
+	w.violatedIf(inv.did(opManaged), now, "%s renewed the bootstrap key before it published", inv.id)
+	inv.versions++
+	w.violatedIf(inv.versions > 1 && w.tampered.Before(inv.began), now, "%s published %d versions", inv.id, inv.versions)
 	inv.saved, inv.savedAt = version.ID, now
-	w.tokens.publish(published{at: now, expires: expires, born: time.Unix(metadata.IssuedAt, 0)})
+	w.tokens.publish(published{at: now, expires: expires, born: born})
 	w.publisher, w.tampered = inv, time.Time{}
 }
 
-// checkFreshness: a token has 5 minutes and half of its lifetime left when it is
-// checked, and is saved within the function's timeout.
-func (w *world) checkFreshness(now time.Time, inv *invocation, expires time.Time, metadata iamtoken.Metadata) {
-	least := max(5*time.Minute, time.Duration(metadata.ExpiresIn)*time.Second/2) - functionTimeout
-	if left := expires.Sub(now); left < least {
-		w.violated(now, "%s published a token with %s left, of %ds", inv.id, left, metadata.ExpiresIn)
-	}
-	if age := now.Sub(time.Unix(metadata.IssuedAt, 0)); age > functionTimeout+time.Second && !w.under(now, "200 with an old token") {
-		w.violated(now, "%s published a token %s old", inv.id, age)
-	}
-}
-
-// checkTruth: a version's metadata is true.
-func (w *world) checkTruth(now time.Time, inv *invocation, version ibmcloudtest.Version, expires time.Time, metadata iamtoken.Metadata) {
-	token := iamtoken.Token{Value: iamtoken.NewSecret(version.Payload)}
-	says := fmt.Sprint(metadata.Expiration, metadata.IAMID, metadata.Account, metadata.Fingerprint, metadata.RunID)
-	truth := fmt.Sprint(expires.Unix(), w.workload, w.cloud.AccountID(), token.Fingerprint(), inv.runID)
-	if says != truth {
-		w.violated(now, "the metadata of %s's version says %q, the truth is %q", inv.id, says, truth)
-	}
-}
-
-// checkOrder: what readers have never gets worse, but when passes overlap.
+// checkOrder: what readers have never gets worse, but when passes overlap, and nothing is saved that nobody needs.
 func (w *world) checkOrder(now time.Time, inv *invocation, before published, expires time.Time) {
 	back := before.expires.Sub(expires)
-	overlapping := before.at.After(inv.began)
-	switch {
-	case back <= 0:
-	case !w.tampered.IsZero():
+	overlapping, untouched := before.at.After(inv.began), w.tampered.IsZero()
+	if back > 0 && !untouched {
 		// The rotator cannot know what the stored token is worth: its metadata
 		// was changed or erased, which counts as expired.
 		w.shortened = append(w.shortened, published{at: now, expires: expires})
-	case overlapping && (back <= functionTimeout || now.Sub(w.lifetimeSet) < functionTimeout):
-	default:
-		w.violated(now, "%s published a token that expires %s sooner than the stored one (overlapping: %v)", inv.id, back, overlapping)
 	}
-	// A repeated delivery finds its run done, while the token is good and new. A run of
-	// ensure publishes then only for a mirror that needs it.
-	if inv.mode == rotation.ModeEnsure {
-		w.checkNeed(now, inv, before)
+	mayStepBack := overlapping && (back <= functionTimeout || now.Sub(w.lifetimeSet) < functionTimeout)
+	w.violatedIf(back > 0 && untouched && !mayStepBack, now, "%s published a token that expires %s sooner than the stored one (overlapping: %v)", inv.id, back, overlapping)
+
+	short := func(token published) bool { return token.expires.Sub(now) < w.threshold(token)+time.Minute }
+	if inv.mode == rotation.ModeRotate {
+		// A repeated delivery finds its run done, while the token is good and new.
+		again := w.publisher != nil && w.publisher != inv && w.publisher.runID == inv.runID && now.Sub(before.at) < 14*time.Minute
+		w.violatedIf(again && !short(before) && !overlapping && untouched, now, "run %s, delivered again, published again", inv.runID)
 		return
 	}
-	again := w.publisher != nil && w.publisher != inv && w.publisher.runID == inv.runID &&
-		now.Sub(before.at) < 14*time.Minute && before.expires.Sub(now) > w.threshold(before)+time.Minute
-	if again && !overlapping && w.tampered.IsZero() {
-		w.violated(now, "run %s, delivered again, published again", inv.runID)
-	}
-}
-
-// checkNeed: ensure saves nothing that nobody needs.
-func (w *world) checkNeed(now time.Time, inv *invocation, before published) {
-	short := func(token published) bool { return token.expires.Sub(now) < w.threshold(token)+time.Minute }
-	needed := short(before) || before.at.After(inv.began) || now.Sub(w.lastTampered) < 61*time.Minute || w.clockOff.Load() != 0
+	needed := short(before) || overlapping || now.Sub(w.lastTampered) < 61*time.Minute || w.clockOff.Load() != 0
 	for _, arn := range mirrorARNs {
-		needed = needed || short(w.mirrors.of[arn].seen.current(now))
+		needed = needed || short(w.mirrors.of[arn].seen.current(now)) || w.underMirrorFault(arn, now, now.Add(time.Second))
 	}
-	for _, arn := range mirrorARNs {
-		needed = needed || w.underMirrorFault(arn, now, now.Add(time.Second))
-	}
-	if !needed {
-		w.violated(now, "%s published, with %s left at IBM and enough in the mirrors", inv.id, before.expires.Sub(now))
-	}
+	w.violatedIf(!needed, now, "%s published, with %s left at IBM and enough in the mirrors", inv.id, before.expires.Sub(now))
 }
 
 // ended checks the report of an invocation.
@@ -114,7 +79,8 @@ func (w *world) ended(inv *invocation, ran report.Report) {
 		panic(err)
 	}
 	result := ran.Results[0]
-	if result.Outcome == report.Failed {
+	failed := result.Outcome == report.Failed
+	if failed {
 		w.alarms.note("Errors", inv.began, lambdaDelay, 1) // Lambda stamps it with its beginning
 	}
 	w.mu.Lock()
@@ -124,44 +90,29 @@ func (w *world) ended(inv *invocation, ran report.Report) {
 	}
 	w.counts.runs++
 	now := time.Now()
-	switch took := now.Sub(inv.began); {
-	case took > functionTimeout && inv.fate.freezeFor == 0:
-		w.violated(now, "%s took %s, longer than its deadline", inv.id, took)
-	case result.Outcome == report.Failed:
+	if failed {
 		w.counts.failed++
-		if w.alarms.failures.Load() == failuresBefore || result.Error == nil || result.Error.Kind == "" || result.Error.Step == "" {
-			w.violated(now, "%s failed without a metric or a reason: %v", inv.id, result.Error)
-		}
-	case result.Outcome == report.Rotated && inv.versions == 0:
-		w.violated(now, "%s says that it rotated, and made no version", inv.id)
+		w.violatedIf(w.alarms.failures.Load() == failuresBefore || result.Error == nil || result.Error.Kind == "" || result.Error.Step == "",
+			now, "%s failed without a metric or a reason: %v", inv.id, result.Error)
 	}
+	took, text := now.Sub(inv.began), fmt.Sprint(result.Error)
+	w.violatedIf(took > functionTimeout && inv.fate.freezeFor == 0, now, "%s took %s, longer than its deadline", inv.id, took)
+	w.violatedIf(result.Outcome == report.Rotated && inv.versions == 0, now, "%s says that it rotated, and made no version", inv.id)
+	w.violatedIf(strings.Contains(text, "eyJ") || strings.Contains(text, w.workloadKey), now, "%s showed a secret", inv.id)
 	if w.keys != nil {
 		w.keysEnded(inv, ran)
 	}
 	w.checkPut(now, inv, result)
-	if text := fmt.Sprint(result.Error); strings.Contains(text, "eyJ") || strings.Contains(text, w.workloadKey) {
-		w.violated(now, "%s showed a secret", inv.id)
-	}
 }
 
 // crashed is the end of an invocation that reports nothing: Lambda counts it.
 func (w *world) crashed(inv *invocation) {
-	w.alarms.note("Errors", inv.began, lambdaDelay, 1) // Lambda stamps it with its beginning
+	w.alarms.note("Errors", inv.began, lambdaDelay, 1)
 	w.lostRun(inv.began)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counts.runs++
 	w.counts.crashed++
-}
-
-// under reports whether a fault is in force, or was within the function's timeout.
-func (w *world) under(at time.Time, name string) bool {
-	for _, f := range w.story {
-		if f.name == name && !f.from.After(at) && at.Before(f.to.Add(functionTimeout)) {
-			return true
-		}
-	}
-	return false
 }
 
 // trouble is a stretch in which nothing could be published: faults with an
@@ -181,8 +132,13 @@ func (t trouble) bound() time.Duration {
 	return max(0, t.excused.Sub(t.from)-t.left)
 }
 
+// excuses reports whether a gap lies within it, or so long after it.
+func (t trouble) excuses(g span, after time.Duration) bool {
+	return !g.from.Before(t.from) && !g.to.After(t.excused.Add(after))
+}
+
 // findTroubles merges the faults that excuse something.
-func (w *world) findTroubles() []trouble {
+func (w *world) findTroubles() (merged []trouble) {
 	var excusing []trouble
 	for _, f := range w.story {
 		if f.excuse > 0 {
@@ -193,7 +149,6 @@ func (w *world) findTroubles() []trouble {
 		excusing = append(excusing, trouble{span: span{at, at}, excused: at.Add(nextEnsure)})
 	}
 	slices.SortFunc(excusing, func(a, b trouble) int { return a.from.Compare(b.from) })
-	var merged []trouble
 	for _, t := range excusing {
 		if n := len(merged); n > 0 && !t.from.After(merged[n-1].excused) {
 			before := &merged[n-1]
@@ -239,27 +194,24 @@ func (w *world) check() {
 // and the alarms against the moment at which it began. Of a gap that forged metadata
 // hid, see forgedUntil, what comes after that counts.
 func (w *world) checkGaps() {
-	troubles := w.troubles
 	for _, whole := range w.tokens.gaps {
-		trusted := w.forgedUntil(w.tokens.current(whole.from), whole.to)
-		g := span{later(whole.from, trusted.Add(w.stepsIn(w.tokens.current(whole.from)))), whole.to}
+		token := w.tokens.current(whole.from)
+		trusted := w.forgedUntil(token, whole.to)
+		g := span{later(whole.from, trusted.Add(w.stepsIn(token))), whole.to}
 		if !g.from.Before(g.to) {
 			continue
 		}
-		i := slices.IndexFunc(troubles, func(t trouble) bool { return !g.from.Before(t.from) && !g.to.After(t.excused) })
-		if i < 0 {
+		if i := slices.IndexFunc(w.troubles, func(t trouble) bool { return t.excuses(g, 0) }); i < 0 {
 			w.violated(g.from, "readers had no token for %s, and no fault excuses it", g.length())
 		} else {
-			troubles[i].gap, troubles[i].recovered = troubles[i].gap+g.length(), g.to
-			if t := troubles[i]; t.gap > t.bound() {
-				w.violated(g.from, "readers had no token for %s; the faults %q lasted %s with %s left, so at most %s are excused",
-					t.gap, t.kinds, t.length(), t.left, t.bound())
-			}
+			t := &w.troubles[i]
+			t.gap, t.recovered = t.gap+g.length(), g.to
+			w.violatedIf(t.gap > t.bound(), g.from, "readers had no token for %s; the faults %q lasted %s with %s left, so at most %s are excused",
+				t.gap, t.kinds, t.length(), t.left, t.bound())
 		}
 		by := later(whole.from, trusted)
-		if _, heard := w.alarms.heardSince(by); !heard && by.Before(g.to) {
-			w.violated(by, "readers had no token for %s, and no alarm fired before", g.to.Sub(by))
-		}
+		_, heard := w.alarms.heardSince(by)
+		w.violatedIf(!heard && by.Before(g.to), by, "readers had no token for %s, and no alarm fired before", g.to.Sub(by))
 	}
 }
 
@@ -267,7 +219,7 @@ func (w *world) checkGaps() {
 // one's metadata is trusted: `ensure` replaces it with MIN_REMAINING left, 8 minutes, say, but not
 // by one that expires sooner.
 func (w *world) stepsIn(token published) time.Duration {
-	return nextEnsure - min(rotation.Threshold(w.minRemaining, iamtoken.MaxLifetime), token.expires.Sub(token.born))
+	return nextEnsure - min(rotation.Threshold(w.minRemaining, iamtoken.MaxLifetime), token.lifetime())
 }
 
 // forgedUntil is until when readers may have no token of a version, by design with neither
@@ -275,11 +227,8 @@ func (w *world) stepsIn(token published) time.Duration {
 // forged to a later expiry. That is trusted up to 61 minutes after the version was made, since only
 // the value says more, and the rotator has no right to read that. It is zero for any other version.
 func (w *world) forgedUntil(token published, to time.Time) time.Time {
-	forged := slices.ContainsFunc(w.story, func(f window) bool {
-		return f.name == metadataForged && !f.from.Before(token.at) && f.from.Before(to)
-	})
 	trusted := token.at.Add(iamtoken.MaxLifetime)
-	if !forged || trusted.Add(w.stepsIn(token)).Before(token.expires) {
+	if !w.meets(span{token.at, to}, 0, metadataForged) || trusted.Add(w.stepsIn(token)).Before(token.expires) {
 		return time.Time{}
 	}
 	return trusted
@@ -299,14 +248,13 @@ type margin struct {
 // a rotate may have saved none, which is as if it were lost.
 func (w *world) checkMargins() {
 	for i := range len(w.tokens.tokens) - 1 {
-		old, new := w.tokens.tokens[i], w.tokens.tokens[i+1]
-		m := margin{span: span{old.at, new.at}, left: old.expires.Sub(new.at)}
-		if quiet, lost := w.quiet(m.from.Add(-10*time.Minute), m.to); quiet && lost <= 1 {
-			m.calm = lost == 0 && old.lifetime() == w.lifetime && new.lifetime() == w.lifetime
+		old, next := w.tokens.tokens[i], w.tokens.tokens[i+1]
+		m := margin{span: span{old.at, next.at}, left: old.expires.Sub(next.at)}
+		if quiet, lost := w.quiet(span{m.from.Add(-10 * time.Minute), m.to}); quiet && lost <= 1 {
+			m.calm = lost == 0 && old.lifetime() == w.lifetime && next.lifetime() == w.lifetime
 			m.once = lost == 1 != (old.lifetime() < w.lifetime)
-			if least := min(w.mustRemain(old.lifetime(), lost == 1 || new.lifetime() < old.lifetime()), new.lifetime()-nextEnsure); m.left < least {
-				w.violated(m.to, "only %s were left of a token of %s, without faults and with %d runs lost", m.left, old.lifetime(), lost)
-			}
+			least := min(w.mustRemain(old.lifetime(), lost == 1 || next.lifetime() < old.lifetime()), next.lifetime()-nextEnsure)
+			w.violatedIf(m.left < least, m.to, "only %s were left of a token of %s, without faults and with %d runs lost", m.left, old.lifetime(), lost)
 		}
 		w.margins = append(w.margins, m)
 	}
@@ -314,42 +262,36 @@ func (w *world) checkMargins() {
 
 // quiet reports whether nothing was wrong in a stretch but that runs were lost: with a
 // region those of rotate. A shorter lifetime is none of the faults: it has its own bound.
-func (w *world) quiet(from, to time.Time) (quiet bool, lost int) {
+func (w *world) quiet(s span) (quiet bool, lost int) {
 	for _, f := range w.story {
-		if f.name == regionLost && !f.from.After(to) && !f.to.Add(rotateEvery).Before(from) {
-			lost = 1
-		}
-		if f.name != lifetimeCut && f.mirror == "" && !f.from.After(to) && !f.to.Add(5*time.Minute).Before(from) {
+		if f.name != lifetimeCut && f.mirror == "" && f.meets(s, 5*time.Minute) {
 			return false, 0
 		}
 	}
-	for _, at := range w.noted {
-		if !at.After(to) && at.After(from) {
-			return false, 0
-		}
+	if w.meets(s, rotateEvery, regionLost) {
+		lost = 1
 	}
+	within := func(at time.Time) bool { return !at.After(s.to) && at.After(s.from) }
 	for _, at := range w.lost {
-		if !at.After(to) && at.After(from) {
+		if within(at) {
 			lost++
 		}
 	}
-	return true, lost
+	return !slices.ContainsFunc(w.noted, within), lost
 }
 
 // checkAlarms: none fires without a reason, or the check of gaps would be empty.
 func (w *world) checkAlarms() {
 	for name, spans := range w.alarms.fired {
 		for _, firing := range spans {
+			at := span{firing.from, firing.from}
 			mirror := name == failedInvocationsAlarm && slices.ContainsFunc(w.story, func(f window) bool {
 				// With tokens of 15 minutes IBM's secret keeps a better one, and there is none for a mirror.
-				return (f.mirror != "" || f.name == lifetimeCut) && !f.from.After(firing.from) && firing.from.Before(f.to.Add(healed+15*time.Minute))
+				return (f.mirror != "" || f.name == lifetimeCut) && f.meets(at, healed+15*time.Minute)
 			})
-			if quiet, lost := w.quiet(firing.from.Add(-15*time.Minute), firing.from); quiet && lost == 0 && !mirror {
-				w.violated(firing.from, "the alarm %s fired, and nothing was wrong", name)
-			}
+			quiet, lost := w.quiet(span{at.from.Add(-15 * time.Minute), at.to})
+			w.violatedIf(quiet && lost == 0 && !mirror, at.from, "the alarm %s fired, and nothing was wrong", name)
 		}
 	}
-	if w.alarms.leaked.Load() {
-		w.violated(w.end, "a line of metrics held a token")
-	}
+	w.violatedIf(w.alarms.leaked.Load(), w.end, "a line of metrics held a token")
 }

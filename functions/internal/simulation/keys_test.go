@@ -319,12 +319,9 @@ func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string
 		if _, own := w.keys.made[key.Reveal()]; !own {
 			w.violated(now, "%s stored a key that is none of the bootstrap's secret", inv.id)
 		}
-		if !inv.did(candidateServed) {
-			w.violated(now, "%s stored a key that it had not tried at IAM and Secrets Manager", inv.id)
-		}
-		if before.Payload == key.Reveal() && before.ID != w.keys.aws.Current(bootstrapARN).ID {
-			w.violated(now, "%s stored the key that was stored already", inv.id)
-		}
+		w.violatedIf(!inv.did(candidateServed), now, "%s stored a key that it had not tried at IAM and Secrets Manager", inv.id)
+		w.violatedIf(before.Payload == key.Reveal() && before.ID != w.keys.aws.Current(bootstrapARN).ID,
+			now, "%s stored the key that was stored already", inv.id)
 		return nil
 	})
 }
@@ -652,9 +649,7 @@ func (w *world) keysEnded(inv *invocation, ran report.Report) {
 	if renewal := ran.KeyRenewal; renewal != nil {
 		text, current := fmt.Sprint(*renewal, renewal.Error, renewal.Text()), w.cloud.MustCurrent(k.own)
 		for _, key := range []string{k.aws.Current(bootstrapARN).Payload, current.Payload} {
-			if key != "" && strings.Contains(text, key) {
-				w.violated(now, "%s showed a key", inv.id)
-			}
+			w.violatedIf(key != "" && strings.Contains(text, key), now, "%s showed a key", inv.id)
 		}
 		if renewal.Outcome == report.KeyRenewed {
 			k.renewals++

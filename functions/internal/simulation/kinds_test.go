@@ -364,6 +364,16 @@ type window struct {
 	span
 }
 
+// meets reports whether a stretch has a moment of the fault, or one so soon after it.
+func (f window) meets(s span, after time.Duration) bool {
+	return !f.from.After(s.to) && !f.to.Add(after).Before(s.from)
+}
+
+// meets reports whether a fault of that name does.
+func (w *world) meets(s span, after time.Duration, name string) bool {
+	return slices.ContainsFunc(w.story, func(f window) bool { return f.name == name && f.meets(s, after) })
+}
+
 // plan draws the faults of a story: one every few hours, and every third brings
 // others with it that begin while it lasts. A kind does not overlap itself.
 func plan(d dice, all []kind, start, end time.Time, mean time.Duration) []window {

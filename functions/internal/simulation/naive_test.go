@@ -168,9 +168,7 @@ func (r *reader) visit() {
 	if r.tokens.current(now).expires.After(now) {
 		want = http.StatusOK
 	}
-	if status != want {
-		r.violated(now, "Logs Routing answered a reader %d, the timeline says %d", status, want)
-	}
+	r.violatedIf(status != want, now, "Logs Routing answered a reader %d, the timeline says %d", status, want)
 }
 
 // exchange returns a token for a key, whatever the weather, and its lifetime; none if IAM does not know the key.

@@ -126,6 +126,13 @@ type counts struct {
 	visits    int // the reader's
 }
 
+// violatedIf is violated if something is so. w.mu is held.
+func (w *world) violatedIf(broken bool, at time.Time, format string, args ...any) {
+	if broken {
+		w.violated(at, format, args...)
+	}
+}
+
 // violated notes a broken invariant, and what was wrong at that moment or shortly before. w.mu is held.
 func (w *world) violated(at time.Time, format string, args ...any) {
 	faults := ""
