@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"slices"
 	"time"
 )
 
@@ -48,57 +49,43 @@ type cached struct {
 // the same, else later by as long as the cache keeps a token.
 func (w *world) checkCaches() {
 	w.cached = make([]cached, len(caches))
-	if len(w.tokens.tokens) == 0 {
-		return
-	}
-	first := w.tokens.tokens[0].at
 	for i, c := range caches {
 		seen, since := &w.cached[i], time.Time{}
-		c.reads(&w.tokens, newDice(w.seed, c.name), first, w.end, func(s span, token published) {
-			expired := s.to.Sub(later(s.from, token.expires))
-			if from := later(s.from, token.expires); expired > 0 {
-				if from.After(s.from) || since.IsZero() {
-					since = from
-				}
-				seen.lost, seen.worst = seen.lost+expired, max(seen.worst, s.to.Sub(since))
-			} else {
+		c.reads(&w.tokens, newDice(w.seed, c.name), w.tokens.tokens[0].at, w.end, func(s span, token published) {
+			gap := span{later(s.from, token.expires), s.to}
+			if gap.length() <= 0 {
 				since = time.Time{}
+			} else {
+				if gap.from.After(s.from) || since.IsZero() {
+					since = gap.from
+				}
+				seen.lost, seen.worst = seen.lost+gap.length(), max(seen.worst, s.to.Sub(since))
+				w.violatedIf(c.most < standard.mustRemain(shortLifetime, false) && !w.excuses(token, gap, c.most),
+					s.to, "a cache %s had an expired token for %s, and no fault excuses it", c.name, gap.length())
 			}
 			if left := token.expires.Sub(s.to); w.isCalm(s, token) && (seen.calm == 0 || left < seen.calm) {
 				seen.calm = left
 			}
-			w.violatedIf(expired > 0 && c.most < standard.mustRemain(shortLifetime, false) && !w.excuses(token, span{later(s.from, token.expires), s.to}, c.most),
-				s.to, "a cache %s had an expired token for %s, and no fault excuses it", c.name, expired)
 		})
-		if most := w.tokens.lost() + time.Duration(len(w.tokens.gaps))*between; c.rule && seen.lost > most {
-			w.violated(w.end, "a cache by the rule had an expired token for %s, without a cache it is %s", seen.lost, w.tokens.lost())
-		}
+		most := w.tokens.lost() + time.Duration(len(w.tokens.gaps))*between
+		w.violatedIf(c.rule && seen.lost > most, w.end, "a cache by the rule had an expired token for %s, without a cache it is %s", seen.lost, w.tokens.lost())
 	}
 }
 
 // isCalm reports whether no fault had an effect on a token of the usual lifetime until it was given up.
 func (w *world) isCalm(s span, token published) bool {
 	quiet, lost := w.quiet(span{token.at.Add(-10 * time.Minute), s.to})
-	return quiet && lost == 0 && token.expires.Sub(token.born) == w.lifetime
+	return quiet && lost == 0 && token.lifetime() == w.lifetime
 }
 
 // excuses reports whether a reader may have had an expired token, with a cache that keeps
 // one for so long.
 func (w *world) excuses(token published, s span, keep time.Duration) bool {
-	if !s.to.After(w.forgedUntil(token, s.to).Add(w.stepsIn(token) + keep)) {
-		return true
-	}
-	for _, g := range w.tokens.gaps { // checkGaps has held them against the bound
-		if !s.from.Before(g.from) && !s.to.After(g.to.Add(keep)) {
-			return true
-		}
-	}
-	for _, t := range w.troubles { // a new token came in time, but a cache later
-		if !s.from.Before(t.from) && !s.to.After(t.excused.Add(keep)) {
-			return true
-		}
-	}
-	return false
+	return !s.to.After(w.forgedUntil(token, s.to).Add(w.stepsIn(token)+keep)) ||
+		// checkGaps has held them against the bound.
+		slices.ContainsFunc(w.tokens.gaps, func(g span) bool { return !s.from.Before(g.from) && !s.to.After(g.to.Add(keep)) }) ||
+		// A new token came in time, but a cache later.
+		slices.ContainsFunc(w.troubles, func(t trouble) bool { return t.excuses(s, keep) })
 }
 
 // cacheFigures are the numbers of readers with a cache.

@@ -67,7 +67,7 @@ func (w *world) checkOrder(now time.Time, inv *invocation, before published, exp
 	}
 	needed := short(before) || overlapping || now.Sub(w.lastTampered) < 61*time.Minute || w.clockOff.Load() != 0
 	for _, arn := range mirrorARNs {
-		needed = needed || short(w.mirrors.of[arn].seen.current(now)) || w.underMirrorFault(arn, now, now.Add(time.Second))
+		needed = needed || short(w.mirrors[arn].seen.current(now)) || w.mirrors[arn].faulty(span{now, now.Add(time.Second)})
 	}
 	w.violatedIf(!needed, now, "%s published, with %s left at IBM and enough in the mirrors", inv.id, before.expires.Sub(now))
 }
@@ -102,7 +102,7 @@ func (w *world) ended(inv *invocation, ran report.Report) {
 	if w.keys != nil {
 		w.keysEnded(inv, ran)
 	}
-	w.checkPut(now, inv, result)
+	w.mirrors[healthyMirror].checkPut(now, inv, result)
 }
 
 // crashed is the end of an invocation that reports nothing: Lambda counts it.
@@ -186,7 +186,9 @@ func (w *world) check() {
 	w.checkGaps()
 	w.checkMargins()
 	w.checkAlarms()
-	w.checkMirrors()
+	for _, arn := range mirrorARNs {
+		w.mirrors[arn].check()
+	}
 	w.checkCaches()
 }
 

@@ -66,14 +66,13 @@ var beyondReach = map[string]string{
 }
 
 // keys are what a world of managed keys has more than another: the bootstrap key in AWS,
-// shared by two functions, and the person who looks after them. world.mu guards all but aws.
+// shared by two functions, and the person who looks after them. world.mu guards it.
 type keys struct {
 	settings ibmcloudtest.Undocumented
 	managed  string // BOOTSTRAP_KEY_SECRET
 	own      string // the secret with the bootstrap's keys; a person may have named another
 	workload string // the secret with the workload's keys
-	aws      mirrortest.AWS
-	dead     int // reasons why no function runs
+	dead     int    // reasons why no function runs
 	alarms   map[*function]*keyAlarms
 
 	remakeAt  time.Time            // when a person will have seen to a loss; zero without one
@@ -128,9 +127,9 @@ func newKeyWorld(seed uint64, days int, settings ibmcloudtest.Undocumented) *wor
 	w.keys, w.rotation.Mirror, w.everyday = k, nil, dangers{cold: 0.05}
 	w.cloud.Set(k.settings)
 	w.makeKeySecrets()
-	k.aws.OnPut = func(_ string, version mirrortest.Version) { w.bootstrapKeys = append(w.bootstrapKeys, version.Payload) }
-	_ = k.aws.Write(bootstrapARN, "fixed", w.bootstrapKeys[0])
-	w.mirrors.of[bootstrapARN] = &mirror{}
+	w.aws.OnPut = func(_ string, version mirrortest.Version) { w.bootstrapKeys = append(w.bootstrapKeys, version.Payload) }
+	_ = w.aws.Write(bootstrapARN, "fixed", w.bootstrapKeys[0])
+	w.mirrors[bootstrapARN] = &mirror{}
 	for _, fn := range w.functions {
 		k.alarms[fn] = &keyAlarms{world: w}
 	}
@@ -269,11 +268,11 @@ func (p *process) runWithKeys(ctx context.Context, inv *invocation) report.Repor
 type keyStore struct{ mirrorLine }
 
 func (s keyStore) Current(ctx context.Context) (iamtoken.Secret, string, error) {
-	return s.read(ctx, func() mirrortest.Version { return s.w.keys.aws.Current(bootstrapARN) })
+	return s.read(ctx, func() mirrortest.Version { return s.w.aws.Current(bootstrapARN) })
 }
 
 func (s keyStore) Previous(ctx context.Context) (iamtoken.Secret, string, error) {
-	return s.read(ctx, s.w.keys.before)
+	return s.read(ctx, s.w.before)
 }
 
 func (s keyStore) read(ctx context.Context, version func() mirrortest.Version) (key iamtoken.Secret, versionID string, err error) {
@@ -296,8 +295,8 @@ func keyOnly(read func(context.Context) (iamtoken.Secret, string, error)) ibmclo
 }
 
 // before is AWSPREVIOUS, the zero Version if there is none.
-func (k *keys) before() mirrortest.Version {
-	kept, _ := k.aws.Versions(bootstrapARN)
+func (w *world) before() mirrortest.Version {
+	kept, _ := w.aws.Versions(bootstrapARN)
 	if len(kept) < 2 {
 		return mirrortest.Version{}
 	}
@@ -310,8 +309,8 @@ func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string
 		w := s.w
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		before, now, inv := w.keys.aws.Current(bootstrapARN), time.Now(), s.inv
-		_ = w.keys.aws.Write(bootstrapARN, versionID, key.Reveal())
+		before, now, inv := w.aws.Current(bootstrapARN), time.Now(), s.inv
+		_ = w.aws.Write(bootstrapARN, versionID, key.Reveal())
 		if inv.puts++; inv.puts > 1 {
 			w.violated(now, "%s put %d times", inv.id, inv.puts)
 		}
@@ -320,7 +319,7 @@ func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string
 			w.violated(now, "%s stored a key that is none of the bootstrap's secret", inv.id)
 		}
 		w.violatedIf(!inv.did(candidateServed), now, "%s stored a key that it had not tried at IAM and Secrets Manager", inv.id)
-		w.violatedIf(before.Payload == key.Reveal() && before.ID != w.keys.aws.Current(bootstrapARN).ID,
+		w.violatedIf(before.Payload == key.Reveal() && before.ID != w.aws.Current(bootstrapARN).ID,
 			now, "%s stored the key that was stored already", inv.id)
 		return nil
 	})
@@ -335,8 +334,8 @@ func (w *world) renewalOp(op string, inv *invocation, req *http.Request) string 
 		return opManaged
 	case (op == opExchange || op == opBootstrap) && inv.did(opManaged):
 		switch key := keyOf(req); {
-		case key == w.keys.aws.Current(bootstrapARN).Payload:
-		case key == w.keys.before().Payload && key != w.cloud.MustCurrent(w.keys.managed).Payload:
+		case key == w.aws.Current(bootstrapARN).Payload:
+		case key == w.before().Payload && key != w.cloud.MustCurrent(w.keys.managed).Payload:
 			return opNet
 		default:
 			return opCandidate
@@ -367,7 +366,7 @@ func keyOf(req *http.Request) string {
 
 // killAtRenewal is the end of many of the processes that have a new key to store.
 func (w *world) killAtRenewal(d dice, f *fate) {
-	if d.chance(0.4) && w.keys.aws.Current(bootstrapARN).Payload != w.cloud.MustCurrent(w.keys.own).Payload {
+	if d.chance(0.4) && w.aws.Current(bootstrapARN).Payload != w.cloud.MustCurrent(w.keys.own).Payload {
 		f.kill = moment{pick(d, opManaged, opStored, opCandidate, opLook, opPut(bootstrapARN), opNet), pick(d, 1, 1, 2), d.chance(0.5)}
 	}
 }
@@ -527,8 +526,8 @@ func (w *world) storeFixedKey() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	key := w.cloud.MustCreateAPIKey(w.bootstrapID)
-	_ = w.keys.aws.Write(bootstrapARN, "by-hand-"+hex.EncodeToString([]byte(key)), key)
-	kept := []string{key, w.keys.before().Payload}
+	_ = w.aws.Write(bootstrapARN, "by-hand-"+hex.EncodeToString([]byte(key)), key)
+	kept := []string{key, w.before().Payload}
 	w.keys.fixed = slices.DeleteFunc(append(w.keys.fixed, key), func(old string) bool {
 		if slices.Contains(kept, old) {
 			return false
@@ -551,14 +550,14 @@ func (k *keys) endsKeys() bool {
 func (w *world) lookAfterKeys(at time.Time) {
 	w.mu.Lock()
 	k, d := w.keys, newDice(w.seed, at.String())
-	current, stored := w.noteKeys(), k.aws.Current(bootstrapARN).Payload
+	current, stored := w.noteKeys(), w.aws.Current(bootstrapARN).Payload
 	if warned := earliest(k.expiring, k.heard); current == "" && k.remakeAt.IsZero() { // only the net is left
 		k.remakeAt = at.Add(day)
 		if _, functionRan := w.blocked(at); warned.IsZero() && functionRan {
 			w.violated(at, "IBM's secret has ended, and no alarm fired before")
 		}
 	}
-	if stored == current || w.works(stored) || w.works(k.before().Payload) {
+	if stored == current || w.works(stored) || w.works(w.before().Payload) {
 		k.lost = time.Time{}
 	} else if k.lost.IsZero() {
 		k.lost = at
@@ -648,14 +647,14 @@ func (w *world) keysEnded(inv *invocation, ran report.Report) {
 	k, now, result := w.keys, time.Now(), ran.Results[0]
 	if renewal := ran.KeyRenewal; renewal != nil {
 		text, current := fmt.Sprint(*renewal, renewal.Error, renewal.Text()), w.cloud.MustCurrent(k.own)
-		for _, key := range []string{k.aws.Current(bootstrapARN).Payload, current.Payload} {
+		for _, key := range []string{w.aws.Current(bootstrapARN).Payload, current.Payload} {
 			w.violatedIf(key != "" && strings.Contains(text, key), now, "%s showed a key", inv.id)
 		}
 		if renewal.Outcome == report.KeyRenewed {
 			k.renewals++
 		}
 		// Whoever stored the current key, and whether or not he lived to say so.
-		if before := k.before(); k.endsKeys() && renewal.Error == nil && k.aws.Current(bootstrapARN).Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
+		if before := w.before(); k.endsKeys() && renewal.Error == nil && w.aws.Current(bootstrapARN).Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
 			k.made[before.Payload] != (time.Time{}) && !w.works(before.Payload) && !k.alarms[inv.fn].fires(now) && !w.mayFail(now) {
 			w.violated(now, "%s left an ended key as AWSPREVIOUS, and key-renewal does not fire", inv.id)
 		}

@@ -280,24 +280,24 @@ func raise(what string, to float64) begin {
 // mirrorFaults are those of one mirror. None of them is one of IBM's secret.
 func mirrorFaults(arn string) []kind {
 	fails := func(fault mirrorFault) begin {
-		return func(w *world, _ dice, _ time.Time) func() { return w.mirrors.of[arn].faults.add(fault) }
+		return func(w *world, _ dice, _ time.Time) func() { return w.mirrors[arn].faults.add(fault) }
 	}
 	days := minutes(10, 5*24*60)
 	return []kind{
 		{name: "a mirror is being deleted", mirror: arn, lasts: days, begin: fails(refuse(rotation.NotFound, rotation.Never, true))},
 		{name: "a mirror is out of reach", mirror: arn, lasts: days, begin: fails(refuse(rotation.Unavailable, rotation.Later, true))},
 		{name: "a mirror overwritten", mirror: arn, begin: once(func(w *world, d dice) {
-			_ = w.mirrors.aws.Write(arn, fmt.Sprintf("11111111-2919-432f-9883-%012d", d.IntN(1e12)), "somebody's own")
+			_ = w.aws.Write(arn, fmt.Sprintf("11111111-2919-432f-9883-%012d", d.IntN(1e12)), "somebody's own")
 		})},
 		{name: "a mirror refuses its puts", mirror: arn, lasts: days, begin: fails(refuse(rotation.Denied, rotation.Never, false))},
 		{name: "a mirror slow, its answers lost", mirror: arn, lasts: days, begin: fails(lateAnswers)},
 		{name: "a mirror that does not answer", mirror: arn, lasts: days, begin: fails(unanswered)},
 		{name: "a mirror's older version made current", mirror: arn, begin: once(func(w *world, d dice) {
-			if kept, _ := w.mirrors.aws.Versions(arn); len(kept) > 0 {
+			if kept, _ := w.aws.Versions(arn); len(kept) > 0 {
 				version := pick(d, kept...)
-				w.mirrors.aws.Move(arn, version.ID)
+				w.aws.Move(arn, version.ID)
 				version.At = time.Now()
-				w.readersHave(arn, version)
+				w.mirrors[arn].have(version, false)
 			}
 		})},
 		{name: "a mirror's puts are throttled", mirror: arn, lasts: days, begin: fails(refuse(rotation.RateLimited, rotation.Later, false))},
@@ -336,7 +336,7 @@ func regions() (all []kind) {
 				fn := w.functions[i]
 				fn.lost = true
 				fn.deploy(true)
-				returns := w.mirrors.of[mirrorARNs[i]].faults.add(pick(d, unanswered, refuse(rotation.Unavailable, rotation.Later, true)))
+				returns := w.mirrors[mirrorARNs[i]].faults.add(pick(d, unanswered, refuse(rotation.Unavailable, rotation.Later, true)))
 				return func() {
 					fn.lost = false
 					returns()

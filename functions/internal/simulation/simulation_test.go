@@ -208,7 +208,7 @@ func TestTwoRegions(t *testing.T) {
 		t.Errorf("got violations %q, readers without a token %v, and %d runs that failed", w.violations, w.tokens.gaps, w.counts.failed)
 	}
 	for i, arn := range mirrorARNs {
-		for _, g := range w.mirrors.of[arn].seen.gaps {
+		for _, g := range w.mirrors[arn].seen.gaps {
 			if lost := w.story[i]; g.from.Before(lost.from) || g.to.After(lost.to.Add(healed)) {
 				t.Errorf("readers of the mirror %s without a token for %s", arn, g.length())
 			}

@@ -11,6 +11,7 @@ import (
 
 	"iam-token-rotator/functions/iamtoken"
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/mirrortest"
 	"iam-token-rotator/functions/internal/rotation"
 	"iam-token-rotator/functions/report"
 )
@@ -46,8 +47,9 @@ type world struct {
 	alarms    *alarms
 	calls     atomic.Int64                     // of the rotator
 	onReport  func(*invocation, report.Report) // nil for none
-	mirrors   *mirrors
-	keys      *keys // nil where the keys are fixed
+	aws       mirrortest.AWS
+	mirrors   map[string]*mirror // by their ARNs
+	keys      *keys              // nil where the keys are fixed
 
 	mu            sync.Mutex // guards everything below
 	bootstrapKeys []string   // the last is the one in force
@@ -85,7 +87,12 @@ func newWorld(s setting, seed uint64, days int, expectSet bool) *world {
 	if expectSet {
 		w.rotation.Expect = rotation.Expect{Account: w.cloud.AccountID(), IAMID: w.workload}
 	}
-	w.rotation.Mirror, w.mirrors = mirrorARNs, newMirrors(w)
+	w.rotation.Mirror, w.mirrors = mirrorARNs, map[string]*mirror{}
+	for _, arn := range mirrorARNs {
+		w.mirrors[arn] = &mirror{world: w, arn: arn}
+		w.aws.Current(arn)
+	}
+	w.aws.OnPut = func(arn string, version mirrortest.Version) { w.mirrors[arn].have(version, true) }
 	for _, name := range []string{"iam-token-rotator", "iam-token-rotator-2"} {
 		w.functions = append(w.functions, &function{w: w, name: name, concurrency: 10, running: map[*invocation]bool{}})
 	}
