@@ -268,11 +268,11 @@ func (p *process) runWithKeys(ctx context.Context, inv *invocation) report.Repor
 type keyStore struct{ mirrorLine }
 
 func (s keyStore) Current(ctx context.Context) (iamtoken.Secret, string, error) {
-	return s.read(ctx, func() mirrortest.Version { return s.w.aws.Current(bootstrapARN) })
+	return s.read(ctx, func() mirrortest.Version { return s.aws.Current(bootstrapARN) })
 }
 
 func (s keyStore) Previous(ctx context.Context) (iamtoken.Secret, string, error) {
-	return s.read(ctx, s.w.before)
+	return s.read(ctx, s.before)
 }
 
 func (s keyStore) read(ctx context.Context, version func() mirrortest.Version) (key iamtoken.Secret, versionID string, err error) {
@@ -306,7 +306,7 @@ func (w *world) before() mirrortest.Version {
 // Put checks what is to be stored: once, after it was tried, and no other identity's.
 func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string) error {
 	return s.request(ctx, opPut(bootstrapARN), bootstrapARN, true, func() error {
-		w := s.w
+		w := s.world
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		before, now, inv := w.aws.Current(bootstrapARN), time.Now(), s.inv

@@ -334,11 +334,11 @@ func regions() (all []kind) {
 			lasts: func(dice) time.Duration { return 3 * time.Hour },
 			begin: func(w *world, d dice, _ time.Time) func() {
 				fn := w.functions[i]
-				fn.lost = true
+				fn.gone = true
 				fn.deploy(true)
 				returns := w.mirrors[mirrorARNs[i]].faults.add(pick(d, unanswered, refuse(rotation.Unavailable, rotation.Later, true)))
 				return func() {
-					fn.lost = false
+					fn.gone = false
 					returns()
 				}
 			}})

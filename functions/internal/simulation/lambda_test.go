@@ -21,17 +21,17 @@ const functionTimeout = 120 * time.Second
 
 // function is a deployment of the function: its processes.
 type function struct {
-	w           *world
+	*world
 	name        string
 	mirrors     []string // that it writes, if not all
 	concurrency int      // invocations at a time
-	lost        bool     // with its region
+	gone        bool     // with its region
 
 	mu      sync.Mutex // guards everything below
 	serial  int
 	deploys int
 	idle    []*process
-	running map[*invocation]bool
+	under   map[*invocation]bool // way
 }
 
 // invocation is one event in one process.
@@ -57,24 +57,24 @@ func (fn *function) invoke(e event) {
 	fn.mu.Lock()
 	defer fn.mu.Unlock()
 	fn.serial++
-	inv := &invocation{event: e, id: fmt.Sprintf("%s %s %d", fn.name, e.runID, fn.serial), fn: fn, began: time.Now(), rotation: fn.w.rotation}
+	inv := &invocation{event: e, id: fmt.Sprintf("%s %s %d", fn.name, e.runID, fn.serial), fn: fn, began: time.Now(), rotation: fn.rotation}
 	if inv.rotation.Mirror != nil && fn.mirrors != nil {
 		inv.rotation.Mirror = fn.mirrors
 	}
-	d := newDice(fn.w.seed, inv.id)
-	inv.fate = fn.w.drawFate(d, e)
-	if fn.w.keys != nil {
-		fn.w.killAtRenewal(d, &inv.fate)
+	d := newDice(fn.seed, inv.id)
+	inv.fate = fn.drawFate(d, e)
+	if fn.keys != nil {
+		fn.killAtRenewal(d, &inv.fate)
 	}
 	var boot time.Duration
 	if inv.process = fn.warm(); inv.process == nil || inv.fate.cold {
-		inv.process = fn.w.newProcess(fn, fmt.Sprintf("%s %d", fn.name, fn.serial), d)
+		inv.process = fn.newProcess(fn, fmt.Sprintf("%s %d", fn.name, fn.serial), d)
 		boot = d.between(150*time.Millisecond, 900*time.Millisecond)
 	}
-	fn.running[inv] = true
+	fn.under[inv] = true
 	ctx, cancel := context.WithCancel(context.Background())
 	inv.cancel = cancel
-	fn.w.running.Go(func() {
+	fn.running.Go(func() {
 		defer cancel()
 		time.Sleep(boot)
 		fn.run(ctx, inv)
@@ -89,7 +89,7 @@ func (fn *function) run(ctx context.Context, inv *invocation) {
 	}
 	ran, reported := inv.process.run(ctx, inv)
 	fn.mu.Lock()
-	delete(fn.running, inv)
+	delete(fn.under, inv)
 	alive := !inv.process.line.dead.Load()
 	if alive && reported && inv.process.deploy == fn.deploys {
 		inv.process.idleSince = time.Now()
@@ -97,10 +97,10 @@ func (fn *function) run(ctx context.Context, inv *invocation) {
 	}
 	fn.mu.Unlock()
 	if !alive || !reported {
-		fn.w.crashed(inv)
+		fn.crashed(inv)
 		return
 	}
-	fn.w.ended(inv, ran)
+	fn.ended(inv, ran)
 }
 
 // warm takes the process that was used last, if it has not been reclaimed.
@@ -118,7 +118,7 @@ func (fn *function) warm() *process {
 func (fn *function) hasRoom() bool {
 	fn.mu.Lock()
 	defer fn.mu.Unlock()
-	return len(fn.running) < fn.concurrency
+	return len(fn.under) < fn.concurrency
 }
 
 // deploy makes every later invocation start a new process.
@@ -127,7 +127,7 @@ func (fn *function) deploy(kill bool) {
 	defer fn.mu.Unlock()
 	fn.deploys++
 	fn.idle = nil
-	for inv := range fn.running {
+	for inv := range fn.under {
 		if kill {
 			inv.die()
 		}
@@ -178,7 +178,7 @@ type process struct {
 
 func (w *world) newProcess(fn *function, name string, d dice) *process {
 	p := &process{
-		line:     &line{w: w, calls: &w.calls, saved: w.published},
+		line:     &line{world: w, calls: &w.calls, saved: w.published},
 		deploy:   fn.deploys,
 		patience: d.between(5*time.Minute, time.Hour),
 		retires:  time.Now().Add(d.between(time.Hour, 4*time.Hour)),
@@ -411,11 +411,11 @@ func (fn *function) startSchedules(first, until time.Time) {
 
 func (fn *function) startSchedule(mode rotation.Mode, period time.Duration, first, until time.Time) {
 	name := fn.name
-	if fn.w.inStep {
+	if fn.inStep {
 		name = ""
 	}
-	d := newDice(fn.w.seed, name+string(mode)+first.String())
-	fn.w.agenda.every(first, period, func(at time.Time) bool {
+	d := newDice(fn.seed, name+string(mode)+first.String())
+	fn.agenda.every(first, period, func(at time.Time) bool {
 		if at.After(until) {
 			return false
 		}
@@ -427,44 +427,41 @@ func (fn *function) startSchedule(mode rotation.Mode, period time.Duration, firs
 // emit is what EventBridge Scheduler does with an event: at least one delivery,
 // late, perhaps several, or none after two minutes of trying.
 func (fn *function) emit(d dice, e event) {
-	w := fn.w
-	if fn.lost {
+	if fn.gone {
 		return
 	}
 	due := e.scheduled.Add(d.between(0, lateness))
-	disordered, lost, duplicated := w.danger(disorder), w.danger(lose), w.danger(duplicate)
-	if d.chance(disordered) {
+	if d.chance(fn.danger(disorder)) {
 		due = e.scheduled.Add(d.between(0, maxEventAge-time.Second))
-		w.note(due)
+		fn.note(due)
 	}
-	if d.chance(lost) {
-		w.lostRun(due)
+	if d.chance(fn.danger(lose)) {
+		fn.lostRun(due)
 		return
 	}
-	w.agenda.at(due, func() { fn.deliver(e, due, time.Second) })
-	for more := 0; more < 3 && d.chance(duplicated); more++ {
-		w.note(due)
-		w.agenda.at(due.Add(d.between(0, 90*time.Second)), func() { fn.deliver(e, due, time.Second) })
+	fn.agenda.at(due, func() { fn.deliver(e, due, time.Second) })
+	for more := 0; more < 3 && d.chance(fn.danger(duplicate)); more++ {
+		fn.note(due)
+		fn.agenda.at(due.Add(d.between(0, 90*time.Second)), func() { fn.deliver(e, due, time.Second) })
 	}
 }
 
 // deliver hands an event to the function. While it is throttled Lambda's queue
 // tries again, after longer and longer waits, until the event is too old.
 func (fn *function) deliver(e event, since time.Time, wait time.Duration) {
-	w := fn.w
-	if fn.lost {
+	if fn.gone {
 		return
 	}
-	if w.danger(throttled) == 0 && fn.hasRoom() {
+	if fn.danger(throttled) == 0 && fn.hasRoom() {
 		fn.invoke(e)
 		return
 	}
-	w.alarms.note("Throttles", time.Now(), lambdaDelay, 1)
-	w.counts.throttles++
+	fn.alarms.note("Throttles", time.Now(), lambdaDelay, 1)
+	fn.counts.throttles++
 	again := time.Now().Add(wait)
 	if again.Sub(since) > maxEventAge {
-		w.lostRun(since)
+		fn.lostRun(since)
 		return
 	}
-	w.agenda.at(again, func() { fn.deliver(e, since, 2*wait) })
+	fn.agenda.at(again, func() { fn.deliver(e, since, 2*wait) })
 }

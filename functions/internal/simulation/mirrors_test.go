@@ -84,7 +84,7 @@ func opPut(arn string) string { return "put " + arn }
 
 func (l mirrorLine) Describe(ctx context.Context, arn string) (found rotation.MirrorSecret, err error) {
 	err = l.request(ctx, "describe "+arn, arn, false, func() (err error) {
-		found, err = l.w.aws.Describe(ctx, arn)
+		found, err = l.aws.Describe(ctx, arn)
 		return err
 	})
 	return found, err
@@ -95,7 +95,7 @@ func (l mirrorLine) Put(ctx context.Context, arn, versionID string, payload iamt
 		if latest, ok := rotation.WallDeadline(ctx); ok && l.now().After(latest) {
 			return &rotation.Error{Kind: rotation.Timeout, Message: "suspended"}
 		}
-		return l.w.aws.Put(ctx, arn, versionID, payload)
+		return l.aws.Put(ctx, arn, versionID, payload)
 	})
 }
 
@@ -106,7 +106,7 @@ func (l mirrorLine) request(ctx context.Context, op, arn string, put bool, arriv
 	if l.fates(inv, here) || pause(ctx, latency(throw)) != nil {
 		return unanswered
 	}
-	for _, fault := range l.w.mirrors[arn].faults.now() {
+	for _, fault := range l.mirrors[arn].faults.now() {
 		if err := (*fault)(ctx, throw, put); err == mirrortest.ErrLost {
 			_ = arrive()
 			return err

@@ -75,7 +75,7 @@ func (n *naive) run(patience time.Duration, isCold bool, killAfter time.Duration
 
 // start is that of a cold process.
 func (n *naive) start() {
-	n.line, n.tokens = &line{w: n.world, calls: &n.calls, saved: n.saved}, nil
+	n.line, n.tokens = &line{world: n.world, calls: &n.calls, saved: n.saved}, nil
 	secrets, err := sm.NewSecretsManagerV2(&sm.SecretsManagerV2Options{URL: "https://instance.test", Authenticator: n.authenticator(n.bootstrapKey())})
 	if err != nil {
 		panic(err)

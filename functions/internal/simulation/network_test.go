@@ -29,7 +29,7 @@ const (
 
 // line is the way from one process to IBM Cloud.
 type line struct {
-	w     *world
+	*world
 	calls *atomic.Int64
 	saved func(inv *invocation) // called when a version was made
 	dead  atomic.Bool
@@ -52,12 +52,12 @@ func (l *line) begin(inv *invocation) {
 func (l *line) next(op string, req *http.Request) (inv *invocation, here moment, throw uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.w.keys != nil && req != nil {
-		op = l.w.renewalOp(op, l.inv, req)
+	if l.keys != nil && req != nil {
+		op = l.renewalOp(op, l.inv, req)
 	}
 	l.count[op]++
 	here = moment{op: op, nth: l.count[op]}
-	return l.inv, here, hash(l.w.name, l.inv.id, op, fmt.Sprint(here.nth))
+	return l.inv, here, hash(l.name, l.inv.id, op, fmt.Sprint(here.nth))
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -72,7 +72,7 @@ func (l *line) RoundTrip(req *http.Request) (*http.Response, error) {
 	if inv.fate.stale && inv.once(req.URL.Host) {
 		return nil, reset()
 	}
-	response, err := answer(l.w.weather.now(), here.op, throw, req, func(req *http.Request) (*http.Response, error) {
+	response, err := answer(l.weather.now(), here.op, throw, req, func(req *http.Request) (*http.Response, error) {
 		return l.reach(here.op, inv, req)
 	})
 	here.after = true
@@ -90,7 +90,7 @@ func (l *line) reach(op string, inv *invocation, req *http.Request) (*http.Respo
 	if op == opManaged {
 		inv.once(op)
 	}
-	response, err := l.w.cloud.Transport().RoundTrip(req)
+	response, err := l.cloud.Transport().RoundTrip(req)
 	l.calls.Add(1)
 	if err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func (l *line) operation(req *http.Request) string {
 	case req.URL.Host == "iam.test":
 		form, _ := io.ReadAll(req.Body)
 		req.Body = io.NopCloser(bytes.NewReader(form))
-		if l.w.isBootstrap(form) {
+		if l.isBootstrap(form) {
 			return opBootstrap
 		}
 		return opExchange
