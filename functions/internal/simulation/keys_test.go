@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -46,23 +45,12 @@ const (
 )
 
 // keySettings choose among what IBM leaves open. TestOpenQuestions plays what each of them
-// decides; TestEachEndIsPlayed holds that no end is missing here.
+// decides; other ends are faults of keyKinds.
 var keySettings = []ibmcloudtest.Undocumented{
 	{},
 	{KeyAfterAutomaticRotation: "at_once", UnknownKey: 401, EndedKeySecret: 404, OwnKeys: "policy", Destroyed: 404},
 	{OlderKey: "deleted", KeyAuthorization: "service_ids", EndedKeySecret: 410, OwnKeys: "none", Destroyed: 410},
 	{KeyAfterManualRotation: "at_once", RuleChange: "rotates", Destroyed: 412},
-}
-
-// keyFaults are the ends that are a fault of the story, and no setting of a whole one.
-var keyFaults = map[string]ibmcloudtest.Undocumented{
-	rotationFails: {AutomaticRotation: "fails"}, unauthorized: {KeyAuthorization: "none"}, groups: {GroupsAuthorization: "required"},
-}
-
-// beyondReach are the settings that no run of the function meets.
-var beyondReach = map[string]string{
-	"duplicate_status": "the function creates nothing with a name; scripts/rotatorctl's TestOpenQuestionsOfSetup has both ends",
-	"too_large_status": "a token has 8,192 characters at most, IBM takes 1,000,000; setup stores keys",
 }
 
 // keys are what a world of managed keys has more than another: the bootstrap key in AWS,
@@ -251,7 +239,7 @@ func (p *process) runWithKeys(ctx context.Context, inv *invocation) report.Repor
 	_, budget := rotation.Budget(ctx)
 	ending, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
-	rotations := []rotation.Rotation{p.rotation}
+	rotations := []rotation.Rotation{inv.rotation}
 	seen := p.watch.Begin(ending)
 	rotator := p.rotator
 	rotator.Keys, rotator.IAM = seen, seen
@@ -311,13 +299,10 @@ func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string
 		defer w.mu.Unlock()
 		before, now, inv := w.aws.Current(bootstrapARN), time.Now(), s.inv
 		_ = w.aws.Write(bootstrapARN, versionID, key.Reveal())
-		if inv.puts++; inv.puts > 1 {
-			w.violated(now, "%s put %d times", inv.id, inv.puts)
-		}
+		inv.puts++
 		w.noteKeys()
-		if _, own := w.keys.made[key.Reveal()]; !own {
-			w.violated(now, "%s stored a key that is none of the bootstrap's secret", inv.id)
-		}
+		w.violatedIf(inv.puts > 1, now, "%s put %d times", inv.id, inv.puts)
+		w.violatedIf(w.keys.made[key.Reveal()].IsZero(), now, "%s stored a key that is none of the bootstrap's secret", inv.id)
 		w.violatedIf(!inv.did(candidateServed), now, "%s stored a key that it had not tried at IAM and Secrets Manager", inv.id)
 		w.violatedIf(before.Payload == key.Reveal() && before.ID != w.aws.Current(bootstrapARN).ID,
 			now, "%s stored the key that was stored already", inv.id)
@@ -374,30 +359,29 @@ func (w *world) killAtRenewal(d dice, f *fate) {
 // keyKinds are the faults of a year of keys. Where excuse is set nothing is renewed while the
 // fault lasts and so long after it: IBM tries a rotation again a day later.
 func keyKinds() []kind {
-	const retried = day + 2*time.Hour
 	days := func(least, most int) func(dice) time.Duration { return minutes(least*24*60, most*24*60) }
-	set := func(of func(w *world) (begun, ended ibmcloudtest.Undocumented)) begin {
+	blocking := func(name string, begin begin) kind {
+		return kind{name: name, excuse: day + 2*time.Hour, lasts: days(1, 40), begin: begin}
+	}
+	set := func(begun, ended ibmcloudtest.Undocumented) begin {
 		return func(w *world, _ dice, _ time.Time) func() {
-			begun, ended := of(w)
+			if ended.KeyAuthorization != "" {
+				ended.KeyAuthorization = cmp.Or(w.keys.settings.KeyAuthorization, ended.KeyAuthorization)
+			}
 			w.cloud.Set(begun)
 			return func() { w.cloud.Set(ended) }
 		}
 	}
+	type of = ibmcloudtest.Undocumented
 	all := []kind{
-		{name: noFunction, excuse: retried, lasts: days(1, 40), begin: func(w *world, _ dice, _ time.Time) func() {
+		blocking(noFunction, func(w *world, _ dice, _ time.Time) func() {
 			w.keys.dead++
 			return func() { w.keys.dead-- }
-		}},
-		{name: rotationFails, excuse: retried, lasts: days(1, 40), begin: set(func(*world) (begun, ended ibmcloudtest.Undocumented) {
-			return keyFaults[rotationFails], ibmcloudtest.Undocumented{AutomaticRotation: "works"}
-		})},
-		{name: "the previous versions locked", excuse: retried, lasts: days(1, 40), begin: lockPreviousKeys},
-		{name: unauthorized, excuse: retried, lasts: days(1, 40), begin: set(func(w *world) (begun, ended ibmcloudtest.Undocumented) {
-			return keyFaults[unauthorized], ibmcloudtest.Undocumented{KeyAuthorization: cmp.Or(w.keys.settings.KeyAuthorization, "account")}
-		})},
-		{name: groups, excuse: retried, lasts: days(1, 40), begin: set(func(*world) (begun, ended ibmcloudtest.Undocumented) {
-			return keyFaults[groups], ibmcloudtest.Undocumented{GroupsAuthorization: "not_required"}
-		})},
+		}),
+		blocking(rotationFails, set(of{AutomaticRotation: "fails"}, of{AutomaticRotation: "works"})),
+		blocking("the previous versions locked", lockPreviousKeys),
+		blocking(unauthorized, set(of{KeyAuthorization: "none"}, of{KeyAuthorization: "account"})),
+		blocking(groups, set(of{GroupsAuthorization: "required"}, of{GroupsAuthorization: "not_required"})),
 		{name: "IAM slow with new keys", lasts: days(1, 20), begin: slowWithNewKeys},
 		{name: "IAM and Secrets Manager down", lasts: upTo3h, begin: storms(func(d dice) storm { return down(d, nil) })},
 		{name: restored, begin: byHand(http.MethodPost, "versions", `{"restore_from_version":"previous"}`)},
@@ -409,8 +393,8 @@ func keyKinds() []kind {
 		{name: "another identity's secret named", lasts: minutes(60, 3*24*60), begin: nameAnother},
 	}
 	for _, k := range mirrorFaults(bootstrapARN) {
-		if k.lasts != nil {
-			all = append(all, kind{name: theSecret + strings.TrimPrefix(k.name, "a mirror"), excuse: retried, lasts: days(1, 40), begin: k.begin})
+		if k.lasts != nil { // not those of a moment
+			all = append(all, blocking(theSecret+strings.TrimPrefix(k.name, "a mirror"), k.begin))
 		}
 	}
 	return all
@@ -463,13 +447,10 @@ func (w *world) asAdmin(method, address, body string) (answer map[string]any) {
 // expireTokenSecret ends the token secret for good; the person who sees the alarm makes another.
 func expireTokenSecret(w *world, _ dice, _ time.Time) func() {
 	w.asAdmin(http.MethodPatch, "https://instance.test/api/v2/secrets/"+w.tokenSecret+"/metadata", fmt.Sprintf(`{"expiration_date":%q}`, time.Now().Add(time.Second).UTC().Format(time.RFC3339)))
-	return func() {
-		w.mu.Lock()
+	return w.configure(func() {
 		w.tokenSecret = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: w.cloud.TokenGroupName(), Payload: "no token yet"})
 		w.rotation.Token.ID = w.tokenSecret
-		w.mu.Unlock()
-		w.configure(w.keys.managed)
-	}
+	})
 }
 
 // fixedLifetime is that of a key which a person makes for the workload. key-expiry fires two weeks
@@ -480,30 +461,27 @@ func fixWorkload(w *world, _ dice, _ time.Time) func() {
 	ends := time.Now().Add(fixedLifetime)
 	made := w.asAdmin(http.MethodPost, "https://iam.test/v1/apikeys", fmt.Sprintf(`{"name":"by hand","iam_id":%q,"expires_at":%q}`, w.workload, ends.UTC().Format("2006-01-02T15:04-0700")))
 	w.cloud.MustPutVersion(w.keySecret, made["apikey"].(string), nil)
-	use := func(secret string, ends time.Time) {
-		w.mu.Lock()
-		w.rotation.APIKey.ID, w.keys.fixedEnds = secret, ends
-		w.mu.Unlock()
-		w.configure(w.keys.managed)
-	}
-	use(w.keySecret, ends)
-	return func() { use(w.keys.workload, time.Time{}) }
+	w.configure(func() { w.rotation.APIKey.ID, w.keys.fixedEnds = w.keySecret, ends })()
+	return w.configure(func() { w.rotation.APIKey.ID, w.keys.fixedEnds = w.keys.workload, time.Time{} })
 }
 
 // nameAnother has the deployment name a secret of an identity that may do everything.
 func nameAnother(w *world, _ dice, _ time.Time) func() {
 	admin, _, _ := w.cloud.Validate(w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour))
-	w.configure(w.makeKeySecret(admin))
-	return func() { w.configure(w.keys.own) }
+	secret := w.makeKeySecret(admin)
+	w.configure(func() { w.keys.managed = secret })()
+	return w.configure(func() { w.keys.managed = w.keys.own })
 }
 
-// configure deploys the functions with another BOOTSTRAP_KEY_SECRET.
-func (w *world) configure(secret string) {
-	w.mu.Lock()
-	w.keys.managed = secret
-	w.mu.Unlock()
-	for _, fn := range w.functions {
-		fn.deploy(false)
+// configure deploys the functions with a change.
+func (w *world) configure(change func()) (deploy func()) {
+	return func() {
+		w.mu.Lock()
+		change()
+		w.mu.Unlock()
+		for _, fn := range w.functions {
+			fn.deploy(false)
+		}
 	}
 }
 
@@ -546,31 +524,39 @@ func (k *keys) endsKeys() bool {
 	return k.settings.KeyAfterAutomaticRotation == "at_once" || k.settings.KeyAfterManualRotation == "at_once"
 }
 
+// warned is since when an alarm says that a key will end; zero if none does.
+func (k *keys) warned() time.Time {
+	if k.expiring.IsZero() || !k.heard.IsZero() && k.heard.Before(k.expiring) {
+		return k.heard
+	}
+	return k.expiring
+}
+
+// since keeps from when on something has been so.
+func since(from *time.Time, so bool, at time.Time) {
+	if !so {
+		*from = time.Time{}
+	} else if from.IsZero() {
+		*from = at
+	}
+}
+
 // lookAfterKeys is done every hour: the alarms, and the person who answers them.
 func (w *world) lookAfterKeys(at time.Time) {
 	w.mu.Lock()
 	k, d := w.keys, newDice(w.seed, at.String())
 	current, stored := w.noteKeys(), w.aws.Current(bootstrapARN).Payload
-	if warned := earliest(k.expiring, k.heard); current == "" && k.remakeAt.IsZero() { // only the net is left
+	if current == "" && k.remakeAt.IsZero() { // only the net is left
 		k.remakeAt = at.Add(day)
-		if _, functionRan := w.blocked(at); warned.IsZero() && functionRan {
-			w.violated(at, "IBM's secret has ended, and no alarm fired before")
-		}
+		_, functionRan := w.blocked(at)
+		w.violatedIf(k.warned().IsZero() && functionRan, at, "IBM's secret has ended, and no alarm fired before")
 	}
-	if stored == current || w.works(stored) || w.works(w.before().Payload) {
-		k.lost = time.Time{}
-	} else if k.lost.IsZero() {
-		k.lost = at
-	}
-	if stored == current {
-		k.behind = time.Time{}
-	} else if k.behind.IsZero() {
-		k.behind = at
-	}
-	if since := at.Sub(later(k.behind, w.lastFault(at))); !k.behind.IsZero() && k.remakeAt.IsZero() {
-		if k.longestBehind = max(k.longestBehind, since); since > 12*time.Hour {
-			w.violated(at, "AWS's key is not IBM's for %s, without any fault", since)
-		}
+	since(&k.lost, stored != current && !w.works(stored) && !w.works(w.before().Payload), at)
+	since(&k.behind, stored != current, at)
+	if !k.behind.IsZero() && k.remakeAt.IsZero() {
+		behind := at.Sub(later(k.behind, w.lastFault(at)))
+		k.longestBehind = max(k.longestBehind, behind)
+		w.violatedIf(behind > 12*time.Hour, at, "AWS's key is not IBM's for %s, without any fault", behind)
 	}
 	for _, alarms := range k.alarms {
 		if alarms.fires(at) && k.heard.IsZero() {
@@ -581,21 +567,15 @@ func (w *world) lookAfterKeys(at time.Time) {
 	}
 	refill, remake := !k.refillAt.IsZero() && !at.Before(k.refillAt), !k.remakeAt.IsZero() && !at.Before(k.remakeAt)
 	w.mu.Unlock()
-	if remake {
-		w.remake(at)
+	if remake { // the secrets, as a person does whose keys have ended
+		w.configure(func() {
+			k.remade, k.remakeAt = at, time.Time{}
+			w.makeKeySecrets()
+		})()
 	}
 	if remake || refill {
 		w.storeFixedKey()
 	}
-}
-
-// remake makes the secrets anew, as a person does whose keys have ended.
-func (w *world) remake(at time.Time) {
-	w.mu.Lock()
-	w.keys.remade, w.keys.remakeAt = at, time.Time{}
-	w.makeKeySecrets()
-	w.mu.Unlock()
-	w.configure(w.keys.own)
 }
 
 // lastFault is when the last fault ended, and what follows it; at, if one is in force.
@@ -645,37 +625,16 @@ func (w *world) leeway(at time.Time) time.Duration {
 // keysEnded checks what a run did to the keys, and what they did to it. w.mu is held.
 func (w *world) keysEnded(inv *invocation, ran report.Report) {
 	k, now, result := w.keys, time.Now(), ran.Results[0]
-	if renewal := ran.KeyRenewal; renewal != nil {
-		text, current := fmt.Sprint(*renewal, renewal.Error, renewal.Text()), w.cloud.MustCurrent(k.own)
-		for _, key := range []string{w.aws.Current(bootstrapARN).Payload, current.Payload} {
-			w.violatedIf(key != "" && strings.Contains(text, key), now, "%s showed a key", inv.id)
-		}
-		if renewal.Outcome == report.KeyRenewed {
-			k.renewals++
-		}
-		// Whoever stored the current key, and whether or not he lived to say so.
-		if before := w.before(); k.endsKeys() && renewal.Error == nil && w.aws.Current(bootstrapARN).Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
-			k.made[before.Payload] != (time.Time{}) && !w.works(before.Payload) && !k.alarms[inv.fn].fires(now) && !w.mayFail(now) {
-			w.violated(now, "%s left an ended key as AWSPREVIOUS, and key-renewal does not fire", inv.id)
-		}
-		if renewal.Error == nil {
-			if p := inv.process; p.renewed == renewal.KeyID && p.renewedAt.After(k.byHand) && inv.did(candidateAccepted) && !renewal.ByPreviousKey {
-				w.violated(now, "%s tried a key anew that its process had made its own", inv.id)
-			}
-			inv.process.renewed, inv.process.renewedAt = renewal.KeyID, now
-		}
-		if renewal.ByPreviousKey {
-			k.byPrevious++
-		}
+	if ran.KeyRenewal != nil {
+		w.checkRenewal(now, inv, ran.KeyRenewal)
 	}
-	switch isFixed := inv.process.rotation.APIKey.ID == w.keySecret; {
-	case isFixed && result.Outcome == report.Rotated && k.fixedEnds.Sub(now) < 13*day && result.KeyExpiring == (k.settings.OwnKeys == "none") && !w.mayFail(now) && k.expiring.IsZero():
-		w.violated(now, "%s uses a key that ends in %s, and reports of its end: %v", inv.id, k.fixedEnds.Sub(now), result.KeyExpiring)
+	isFixed := inv.rotation.APIKey.ID == w.keySecret
+	w.violatedIf(isFixed && result.Outcome == report.Rotated && k.fixedEnds.Sub(now) < 13*day && result.KeyExpiring == (k.settings.OwnKeys == "none") && !w.mayFail(now) && k.expiring.IsZero(),
+		now, "%s uses a key that ends in %s, and reports of its end: %v", inv.id, k.fixedEnds.Sub(now), result.KeyExpiring)
+	switch {
 	case isFixed && !k.fixedEnds.IsZero() && result.KeyExpiring: // it says nothing of the managed keys
-	case result.KeyExpiring && k.expiring.IsZero():
-		k.expiring = now
-	case !result.KeyExpiring && result.KeyDaysLeft != nil:
-		k.expiring = time.Time{}
+	case result.KeyExpiring, result.KeyDaysLeft != nil:
+		since(&k.expiring, result.KeyExpiring, now)
 	}
 	if result.Outcome != report.Failed || !k.remakeAt.IsZero() || now.Sub(k.remade) < 2*time.Hour || w.mayFail(now) {
 		return
@@ -685,31 +644,46 @@ func (w *world) keysEnded(inv *invocation, ran report.Report) {
 	blocked, functionRan := w.blocked(lost)
 	k.remakeAt = now.Add(time.Duration(hash(inv.id)%24) * time.Hour)
 	k.losses++
-	warned := earliest(k.expiring, k.heard)
-	switch {
-	case k.endsKeys() && !k.heard.IsZero() && k.heard.Before(now):
-	case blocked < w.leeway(lost) || blocked == 0:
-		w.violated(now, "%s had no working key, and nothing was renewed for %s only: %v", inv.id, blocked, result.Error)
-	case warned.IsZero() && functionRan:
-		w.violated(now, "%s had no working key, and no alarm fired before: %v", inv.id, result.Error)
+	if netEnded := k.endsKeys() && !k.heard.IsZero() && k.heard.Before(now); !netEnded {
+		early := blocked < w.leeway(lost) || blocked == 0
+		w.violatedIf(early, now, "%s had no working key, and nothing was renewed for %s only: %v", inv.id, blocked, result.Error)
+		w.violatedIf(!early && k.warned().IsZero() && functionRan, now, "%s had no working key, and no alarm fired before: %v", inv.id, result.Error)
 	}
-	if notice := now.Sub(warned); !warned.IsZero() && functionRan && (k.notice == 0 || notice < k.notice) {
+	if notice := now.Sub(k.warned()); !k.warned().IsZero() && functionRan && (k.notice == 0 || notice < k.notice) {
 		k.notice = notice
 	}
+}
+
+// checkRenewal is that of a run which looked after the bootstrap's key.
+func (w *world) checkRenewal(now time.Time, inv *invocation, renewal *report.KeyRenewal) {
+	k, p := w.keys, inv.process
+	text, stored, current := fmt.Sprint(*renewal, renewal.Error, renewal.Text()), w.aws.Current(bootstrapARN), w.cloud.MustCurrent(k.own)
+	for _, key := range []string{stored.Payload, current.Payload} {
+		w.violatedIf(key != "" && strings.Contains(text, key), now, "%s showed a key", inv.id)
+	}
+	if renewal.Outcome == report.KeyRenewed {
+		k.renewals++
+	}
+	if renewal.ByPreviousKey {
+		k.byPrevious++
+	}
+	if renewal.Error != nil {
+		return
+	}
+	// Whoever stored the current key, and whether or not he lived to say so.
+	before := w.before()
+	w.violatedIf(k.endsKeys() && stored.Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
+		k.made[before.Payload] != (time.Time{}) && !w.works(before.Payload) && !k.alarms[inv.fn].fires(now) && !w.mayFail(now),
+		now, "%s left an ended key as AWSPREVIOUS, and key-renewal does not fire", inv.id)
+	w.violatedIf(p.renewed == renewal.KeyID && p.renewedAt.After(k.byHand) && inv.did(candidateAccepted) && !renewal.ByPreviousKey,
+		now, "%s tried a key anew that its process had made its own", inv.id)
+	p.renewed, p.renewedAt = renewal.KeyID, now
 }
 
 // works reports whether IAM knows a key, whatever the weather.
 func (w *world) works(key string) bool {
 	token, _ := w.exchange(key)
 	return token != ""
-}
-
-// earliest of those that are set.
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // mayFail reports whether a run may fail now for another reason than a key that has ended.
@@ -782,29 +756,5 @@ func TestOpenQuestions(t *testing.T) {
 			t.Errorf("%+v: no key ended", w.keys.settings)
 		}
 		t.Logf("%+v: %d keys made, %d renewals, the previous key used in %d runs, %d losses", w.keys.settings, len(w.keys.made), w.keys.renewals, w.keys.byPrevious, w.keys.losses)
-	}
-}
-
-// A setting that is new has to be played at each of its ends, too.
-func TestEachEndIsPlayed(t *testing.T) {
-	played := map[string]bool{}
-	for _, settings := range slices.Concat(keySettings, slices.Collect(maps.Values(keyFaults))) {
-		for i, values := 0, reflect.ValueOf(settings); i < values.NumField(); i++ {
-			tag := values.Type().Field(i).Tag
-			name, allowed := strings.TrimSuffix(tag.Get("json"), ",omitempty"), strings.Split(tag.Get("allowed"), ",")
-			value := fmt.Sprint(values.Field(i))
-			if values.Field(i).IsZero() {
-				value = allowed[0]
-			}
-			played[name+" "+value] = true
-			for _, end := range allowed {
-				played[name+" "+end] = played[name+" "+end] || beyondReach[name] != ""
-			}
-		}
-	}
-	for end, done := range played {
-		if !done {
-			t.Errorf("%s is not played", end)
-		}
 	}
 }

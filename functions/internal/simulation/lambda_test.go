@@ -71,6 +71,9 @@ func (fn *function) invoke(e event) {
 		inv.process = fn.newProcess(fn, fmt.Sprintf("%s %d", fn.name, fn.serial), d)
 		boot = d.between(150*time.Millisecond, 900*time.Millisecond)
 	}
+	if inv.process.renewer != nil {
+		inv.rotation = inv.process.rotation
+	}
 	fn.under[inv] = true
 	ctx, cancel := context.WithCancel(context.Background())
 	inv.cancel = cancel
