@@ -109,10 +109,7 @@ func (w *world) ended(inv *invocation, ran report.Report) {
 func (w *world) crashed(inv *invocation) {
 	w.alarms.note("Errors", inv.began, lambdaDelay, 1)
 	w.lostRun(inv.began)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.counts.runs++
-	w.counts.crashed++
+	w.locked(func() { w.counts.runs, w.counts.crashed = w.counts.runs+1, w.counts.crashed+1 })
 }
 
 // trouble is a stretch in which nothing could be published: faults with an
@@ -203,9 +200,9 @@ func (w *world) checkGaps() {
 		if !g.from.Before(g.to) {
 			continue
 		}
-		if i := slices.IndexFunc(w.troubles, func(t trouble) bool { return t.excuses(g, 0) }); i < 0 {
-			w.violated(g.from, "readers had no token for %s, and no fault excuses it", g.length())
-		} else {
+		i := slices.IndexFunc(w.troubles, func(t trouble) bool { return t.excuses(g, 0) })
+		w.violatedIf(i < 0, g.from, "readers had no token for %s, and no fault excuses it", g.length())
+		if i >= 0 {
 			t := &w.troubles[i]
 			t.gap, t.recovered = t.gap+g.length(), g.to
 			w.violatedIf(t.gap > t.bound(), g.from, "readers had no token for %s; the faults %q lasted %s with %s left, so at most %s are excused",

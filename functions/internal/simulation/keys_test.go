@@ -476,9 +476,7 @@ func nameAnother(w *world, _ dice, _ time.Time) func() {
 // configure deploys the functions with a change.
 func (w *world) configure(change func()) (deploy func()) {
 	return func() {
-		w.mu.Lock()
-		change()
-		w.mu.Unlock()
+		w.locked(change)
 		for _, fn := range w.functions {
 			fn.deploy(false)
 		}

@@ -69,6 +69,7 @@ func kinds(expectSet bool) []kind {
 	if expectSet {
 		keys = append(keys, foreignKey)
 	}
+	workloadKey := func(w *world) string { return w.workloadKey }
 	aWhile, upTo6h, held := minutes(10, 180), minutes(10, 360), minutes(5, 180)
 	all := []kind{
 		{name: iamDown, excuse: promised, lasts: upTo3h, begin: storms(func(d dice) storm { return down(d, iamOps) })},
@@ -94,8 +95,8 @@ func kinds(expectSet bool) []kind {
 		{name: "a third of the answers 5xx or 429", lasts: aWhile, begin: storms(of(third(3, answering(503, "text/html", "<html>"), tooMany)))},
 		{name: "answers slow by a second", lasts: aWhile, begin: storms(func(d dice) storm { return storm{nil, slow(d.between(time.Second, 2*time.Second))} })},
 
-		{name: keyDeleted, excuse: nextEnsure, lasts: held, begin: deleteKey((*world).currentWorkloadKey, (*world).newWorkloadKey), apart: keys},
-		{name: keyReplaced, begin: replaceKey((*world).currentWorkloadKey, (*world).newWorkloadKey), apart: keys},
+		{name: keyDeleted, excuse: nextEnsure, lasts: held, begin: deleteKey(workloadKey, (*world).newWorkloadKey), apart: keys},
+		{name: keyReplaced, begin: replaceKey(workloadKey, (*world).newWorkloadKey), apart: keys},
 		{name: "the bootstrap key deleted before it is replaced", excuse: nextEnsure, lasts: held,
 			begin: deleteKey((*world).bootstrapKey, (*world).newBootstrapKey), apart: []string{bootstrapSwap}},
 		{name: bootstrapSwap, begin: replaceKey((*world).bootstrapKey, (*world).newBootstrapKey)},

@@ -126,9 +126,7 @@ func (n *naive) saved(*invocation) {
 	if err != nil || iamID != n.workload {
 		expires = now // of no use to a reader
 	}
-	n.world.mu.Lock()
-	defer n.world.mu.Unlock()
-	n.naiveTokens.publish(published{at: now, expires: expires})
+	n.locked(func() { n.naiveTokens.publish(published{at: now, expires: expires}) })
 }
 
 // reader is a downstream job. Most of the time what it would see is computed
@@ -161,14 +159,14 @@ func (r *reader) visit() {
 	var secret struct{ Payload string }
 	r.ask(http.MethodGet, "https://instance.test/api/v2/secrets/"+r.tokenSecret, r.token, "", &secret)
 	status, want := r.ask(http.MethodGet, "https://logs-routing.test/v3/targets", secret.Payload, "", nil), http.StatusUnauthorized
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.counts.visits++
-	now := time.Now()
-	if r.tokens.current(now).expires.After(now) {
-		want = http.StatusOK
-	}
-	r.violatedIf(status != want, now, "Logs Routing answered a reader %d, the timeline says %d", status, want)
+	r.locked(func() {
+		r.counts.visits++
+		now := time.Now()
+		if r.tokens.current(now).expires.After(now) {
+			want = http.StatusOK
+		}
+		r.violatedIf(status != want, now, "Logs Routing answered a reader %d, the timeline says %d", status, want)
+	})
 }
 
 // exchange returns a token for a key, whatever the weather, and its lifetime; none if IAM does not know the key.

@@ -116,12 +116,13 @@ func (l *line) operation(req *http.Request) string {
 	case req.URL.Host == "iam.test" && req.Method == http.MethodGet:
 		return opKeys
 	case req.URL.Host == "iam.test":
-		form, _ := io.ReadAll(req.Body)
-		req.Body = io.NopCloser(bytes.NewReader(form))
-		if l.isBootstrap(form) {
-			return opBootstrap
-		}
-		return opExchange
+		op, key := opExchange, keyOf(req)
+		l.locked(func() {
+			if slices.Contains(l.bootstrapKeys, key) {
+				op = opBootstrap
+			}
+		})
+		return op
 	case req.Method == http.MethodPost:
 		return opSave
 	case strings.HasSuffix(req.URL.Path, "/metadata"):
@@ -139,10 +140,8 @@ func latency(throw uint64) time.Duration {
 
 // pause waits for d, or less when the caller gives up.
 func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"hash/fnv"
+	"io"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -86,11 +87,10 @@ func (t *timeline) close(end time.Time) {
 
 // current is the token that readers see at a moment; the zero value when none.
 func (t *timeline) current(at time.Time) published {
-	n := sort.Search(len(t.tokens), func(i int) bool { return t.tokens[i].at.After(at) })
-	if n == 0 {
-		return published{}
+	if n := sort.Search(len(t.tokens), func(i int) bool { return t.tokens[i].at.After(at) }); n > 0 {
+		return t.tokens[n-1]
 	}
-	return t.tokens[n-1]
+	return published{}
 }
 
 // lost is how long readers had no token in all.
@@ -111,19 +111,8 @@ func (s span) common(other span) time.Duration {
 	return max(0, earlier(s.to, other.to).Sub(later(s.from, other.from)))
 }
 
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
+func earlier(a, b time.Time) time.Time { return slices.MinFunc([]time.Time{a, b}, time.Time.Compare) }
+func later(a, b time.Time) time.Time   { return slices.MaxFunc([]time.Time{a, b}, time.Time.Compare) }
 
 // dice are seeded: the same seed and name give the same throws.
 type dice struct{ *rand.Rand }
@@ -151,8 +140,7 @@ func pick[T any](d dice, from ...T) T { return from[d.IntN(len(from))] }
 func hash(words ...string) uint64 {
 	h := fnv.New64a()
 	for _, word := range words {
-		_, _ = h.Write([]byte(word))
-		_, _ = h.Write([]byte{0})
+		_, _ = io.WriteString(h, word+"\x00")
 	}
 	return h.Sum64()
 }

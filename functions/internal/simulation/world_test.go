@@ -3,8 +3,6 @@ package simulation
 import (
 	"cmp"
 	"fmt"
-	"net/url"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -133,82 +131,58 @@ type counts struct {
 	visits    int // the reader's
 }
 
-// violatedIf is violated if something is so. w.mu is held.
+// violatedIf notes a broken invariant, and what was wrong at that moment or shortly before. w.mu is held.
 func (w *world) violatedIf(broken bool, at time.Time, format string, args ...any) {
-	if broken {
-		w.violated(at, format, args...)
+	if !broken {
+		return
 	}
-}
-
-// violated notes a broken invariant, and what was wrong at that moment or shortly before. w.mu is held.
-func (w *world) violated(at time.Time, format string, args ...any) {
 	faults := ""
 	for _, f := range w.story {
-		if !f.from.After(at) && f.to.Add(5*time.Minute).After(at) {
+		if f.meets(span{at, at}, 5*time.Minute) {
 			faults += fmt.Sprintf("[%s, %s since its start, of %s]", f.name, at.Sub(f.from).Round(time.Second), f.length().Round(time.Second))
 		}
 	}
 	w.violations = append(w.violations, fmt.Sprintf("day %.4f (%s): %s", at.Sub(w.start).Hours()/24, cmp.Or(faults, "no faults"), fmt.Sprintf(format, args...)))
 }
 
-// bootstrapKey is what the source of the bootstrap key holds.
-func (w *world) bootstrapKey() string {
+// locked does something with what mu guards.
+func (w *world) locked(do func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.bootstrapKeys[len(w.bootstrapKeys)-1]
+	do()
+}
+
+// bootstrapKey is what the source of the bootstrap key holds.
+func (w *world) bootstrapKey() (key string) {
+	w.locked(func() { key = w.bootstrapKeys[len(w.bootstrapKeys)-1] })
+	return key
 }
 
 func (w *world) newBootstrapKey() {
 	key := w.cloud.MustCreateAPIKey(w.bootstrapID)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.bootstrapKeys = append(w.bootstrapKeys, key)
+	w.locked(func() { w.bootstrapKeys = append(w.bootstrapKeys, key) })
 }
 
-// isBootstrap reports whether a token request's form has a bootstrap key.
-func (w *world) isBootstrap(form []byte) bool {
-	values, _ := url.ParseQuery(string(form))
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Contains(w.bootstrapKeys, values.Get("apikey"))
+func (w *world) newWorkloadKey() {
+	key := w.cloud.MustCreateAPIKey(w.workload)
+	w.cloud.MustPutVersion(w.keySecret, key, nil)
+	w.locked(func() { w.workloadKey = key })
 }
 
 func (w *world) setLifetime(d time.Duration) {
 	w.cloud.SetTokenTTL(d)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.lifetimeSet = time.Now()
+	w.locked(func() { w.lifetimeSet = time.Now() })
 }
 
 // tamper changes the current version's metadata behind the rotator's back.
 func (w *world) tamper(metadata map[string]any) {
 	w.cloud.MustSetVersionMetadata(w.tokenSecret, "current", metadata)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.tampered, w.lastTampered = time.Now(), time.Now()
+	w.locked(func() { w.tampered, w.lastTampered = time.Now(), time.Now() })
 }
 
 // lostRun notes a run that did not happen or did not end.
-func (w *world) lostRun(at time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.lost = append(w.lost, at)
-}
+func (w *world) lostRun(at time.Time) { w.locked(func() { w.lost = append(w.lost, at) }) }
 
 // note notes another mishap of every day, so that the time around it does not
 // count as one without faults.
-func (w *world) note(at time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.noted = append(w.noted, at)
-}
-
-func (w *world) currentWorkloadKey() string { return w.workloadKey }
-
-func (w *world) newWorkloadKey() {
-	key := w.cloud.MustCreateAPIKey(w.workload)
-	w.cloud.MustPutVersion(w.keySecret, key, nil)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.workloadKey = key
-}
+func (w *world) note(at time.Time) { w.locked(func() { w.noted = append(w.noted, at) }) }
