@@ -75,6 +75,7 @@ func TestCommandLine(t *testing.T) {
 		{"help", "-h", 0, "Exit code: 0 done, 1 failed, 2 wrong usage."},
 		{"completion", "completion bash", 0, "bash completion"},
 		{"unknown command", "nonsense", 2, `"nonsense" is not a command`},
+		{"misspelt command", "statsu", 2, `"statsu" is not a command: do you mean status? (rotatorctl -h lists the commands)`},
 		{"a key as command", key, 2, "(44 characters, not repeated here)"},
 		{"unknown option", "--nonsense=x", 2, `rotatorctl: unknown option: --nonsense (-h lists the options)`},
 		{"option without value", "--stack", 2, `option needs an argument: --stack (-h`},
