@@ -188,36 +188,46 @@ func (d *deployment) pairs(variable string) (pairs [][2]string, err error) {
 // rotationsName is the list's name in the zip, where the function looks for it.
 const rotationsName = "rotations.json"
 
-// readParameters holds every value to the template's rule before AWS has it: it may be a key in the wrong place, and everybody
-// who may read the stack reads its parameters. It rejects in PARAMS a key that the template does not have, and one that another
-// variable sets.
-func (d *deployment) readParameters() error {
+// readTemplate returns the parameters of the template that is deployed.
+func (d *deployment) readTemplate() (map[string]rule, error) {
 	file := filepath.Join(d.root, map[bool]string{false: "infra/aws/template.yaml", true: "infra/aws/fleet.yaml"}[d.fleet])
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("reading the template: %w", err)
+		return nil, fmt.Errorf("reading the template: %w", err)
 	}
+	d.template = string(text)
 	var template struct {
 		Parameters map[string]rule `yaml:"Parameters"`
 	}
 	if err := yaml.Unmarshal(text, &template); err != nil {
-		return fmt.Errorf("reading %s: %w", file, err)
+		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
-	d.template, d.parameters, d.defaults = string(text), map[string]string{}, map[string]string{}
+	return template.Parameters, nil
+}
+
+// readParameters holds every value to the template's rule before AWS has it: it may be a key in the wrong place, and everybody
+// who may read the stack reads its parameters. It rejects in PARAMS a key that the template does not have, and one that another
+// variable sets.
+func (d *deployment) readParameters() error {
+	rules, err := d.readTemplate()
+	if err != nil {
+		return err
+	}
+	d.parameters, d.defaults = map[string]string{}, map[string]string{}
 	variables, reserved := map[string]string{}, maps.Clone(ownParameters)
 	for _, s := range settings {
 		value := d.values[s.variable]
 		if s.variable == "ROTATIONS_FILE" && value != "" {
 			value = rotationsName
 		}
-		if _, known := template.Parameters[s.parameter]; known {
+		if _, known := rules[s.parameter]; known {
 			d.parameters[s.parameter], variables[s.parameter] = value, s.variable
 		}
 		if s.parameter != "" {
 			reserved[s.parameter] = "set " + s.variable
 		}
 	}
-	names := slices.Sorted(maps.Keys(template.Parameters))
+	names := slices.Sorted(maps.Keys(rules))
 	d.others = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return reserved[name] != "" })
 	given, err := d.pairs("PARAMS")
 	if err != nil {
@@ -234,8 +244,8 @@ func (d *deployment) readParameters() error {
 		}
 	}
 	for _, name := range names {
-		d.defaults[name] = template.Parameters[name].Default
-		if err := template.Parameters[name].check(cmp.Or(variables[name], name), d.parameters[name]); err != nil {
+		d.defaults[name] = rules[name].Default
+		if err := rules[name].check(cmp.Or(variables[name], name), d.parameters[name]); err != nil {
 			return err
 		}
 	}

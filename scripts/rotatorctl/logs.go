@@ -159,6 +159,24 @@ const (
 	lateBy      = 2 * time.Minute // a line may reach CloudWatch that late
 )
 
+// news are the entries of interest that are not printed yet, and their text.
+func (o logOptions) news(found []entry, printed map[string]bool) ([]entry, string) {
+	var text strings.Builder
+	fresh := slices.DeleteFunc(found, func(e entry) bool {
+		if o.failed && e.Report != nil {
+			e.Report.Results = e.Report.Failures()
+		}
+		said := e.text(o)
+		if said == "" || printed[e.ID] {
+			return true
+		}
+		printed[e.ID] = true
+		text.WriteString(said)
+		return false
+	})
+	return fresh, text.String()
+}
+
 func (p *program) printLogs(ctx context.Context, o logOptions) error {
 	if err := p.connect(ctx); err != nil {
 		return err
@@ -176,20 +194,8 @@ func (p *program) printLogs(ctx context.Context, o logOptions) error {
 		} else if err != nil {
 			return err
 		}
-		var text strings.Builder
-		found = slices.DeleteFunc(found, func(e entry) bool {
-			if o.failed && e.Report != nil {
-				e.Report.Results = e.Report.Failures()
-			}
-			said := e.text(o)
-			if said == "" || printed[e.ID] {
-				return true
-			}
-			printed[e.ID] = true
-			text.WriteString(said)
-			return false
-		})
-		if err := p.print(map[string]any{"entries": found}, text.String()); err != nil {
+		found, text := o.news(found, printed)
+		if err := p.print(map[string]any{"entries": found}, text); err != nil {
 			return err
 		}
 		if !o.follow {
