@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -81,13 +80,13 @@ type apiKeyPrototype struct {
 	ExpiresAt        *string `json:"expires_at"`
 }
 
-func (p *apiKeyPrototype) check(now time.Time) error {
+func (p *apiKeyPrototype) check(_ *Cloud, in *call) error {
 	isAction := slices.Contains([]string{"none", "disable", "delete"}, deref(p.ActionWhenLeaked))
 	expires, err := parseIAMTime(deref(p.ExpiresAt))
 	return check(
-		rule{outside(p.Name, 1, math.MaxInt), "name", "must not be empty"},
+		rule{p.Name != nil && *p.Name == "", "name", "must not be empty"},
 		rule{p.ActionWhenLeaked != nil && !isAction, "action_when_leaked", "must be none, disable or delete"},
-		rule{p.ExpiresAt != nil && (err != nil || !expires.After(now)), "expires_at", "must be a time in the future like 2030-01-31T12:00+0000"},
+		rule{p.ExpiresAt != nil && (err != nil || !expires.After(in.now)), "expires_at", "must be a time in the future like 2030-01-31T12:00+0000"},
 	)
 }
 
@@ -135,13 +134,11 @@ func (c *Cloud) findKey(in *call) error {
 // createAPIKey answers with the key's value, for the only time unless store_value asks for more.
 func (c *Cloud) createAPIKey(in *call, p *apiKeyPrototype) (any, error) {
 	owner, ok := c.identities[*p.IAMID]
-	switch err := p.check(in.now); {
+	switch {
 	case !ok || owner.subType() != "ServiceId":
 		return nil, notFound("service ID")
 	case p.AccountID != nil && *p.AccountID != owner.account:
 		return nil, badField("account_id", "is not the account of the iam_id")
-	case err != nil:
-		return nil, err
 	case c.countKeys(owner, in.now) >= maxKeys:
 		return nil, conflict("The identity has as many API keys as it can hold.")
 	}
@@ -151,15 +148,12 @@ func (c *Cloud) createAPIKey(in *call, p *apiKeyPrototype) (any, error) {
 	return key.json(key.value), nil
 }
 
-func (c *Cloud) getAPIKey(in *call) (any, error) {
+func (c *Cloud) getAPIKey(in *call) any {
 	if in.key.valueStored {
-		return in.key.json(in.key.value), nil
+		return in.key.json(in.key.value)
 	}
-	return in.key.json(""), nil
+	return in.key.json("")
 }
-
-// getAPIKeyDetails shows the key in the header IAM-ApiKey, without its value.
-func (c *Cloud) getAPIKeyDetails(in *call) (any, error) { return in.key.json(""), nil }
 
 // listAPIKeys lists the keys of one iam id, in pages. Their values are not among it.
 func (c *Cloud) listAPIKeys(in *call) (any, error) {
@@ -174,15 +168,13 @@ func (c *Cloud) listAPIKeys(in *call) (any, error) {
 // updateAPIKey changes what the body names, if If-Match is the key's entity_tag or "*".
 func (c *Cloud) updateAPIKey(in *call, p *apiKeyPrototype) (any, error) {
 	key, match := in.key, in.request.Header.Get("If-Match")
-	switch err := p.check(in.now); {
+	switch {
 	case key.locked:
 		return nil, lockedKey()
 	case match == "":
 		return nil, badField("If-Match", "is required")
 	case match != "*" && match != entityTag(key.version, key.id):
 		return nil, conflict("The API key was changed by someone else.")
-	case err != nil:
-		return nil, err
 	}
 	p.apply(key, in.now)
 	key.version++
@@ -233,13 +225,10 @@ func (c *Cloud) listServiceIDs(in *call) (any, error) {
 	return in.identityPage("serviceids", rendered(ids, (*identity).json))
 }
 
-func (c *Cloud) getServiceID(in *call) (any, error) { return in.serviceID.json(), nil }
-
 // createServiceID makes one that may do nothing.
 func (c *Cloud) createServiceID(in *call, p *apiKeyPrototype) (any, error) {
-	err := check(rule{*p.AccountID != c.account, "account_id", "is not an account of the caller"}, rule{*p.Name == "", "name", "must not be empty"})
-	if err != nil {
-		return nil, err
+	if *p.AccountID != c.account {
+		return nil, badField("account_id", "is not an account of the caller")
 	}
 	return c.newServiceID("", *p.Name, c.account).json(), nil
 }

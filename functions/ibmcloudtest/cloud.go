@@ -42,11 +42,12 @@ type Cloud struct {
 	rotations      []Rotation
 	fixed          map[string][]object // by kind
 
-	faults   faultQueue
-	requests requestLog
-	verified tokenCache
+	maxRequests int // to remember
 
-	mu         sync.Mutex // guards everything below
+	mu         sync.Mutex        // guards everything below
+	faults     []Fault           // that wait, oldest first; Skip and Times count down
+	requests   []Request         // in the order in which they ended, up to twice maxRequests
+	verified   map[string]claims // of tokens whose signature was good
 	settings   settings
 	identities map[string]*identity // by iam id
 	keys       map[string]*apiKey   // by value
@@ -67,6 +68,8 @@ func New(o Options) *Cloud {
 		account:        strings.ReplaceAll(uuid.NewString(), "-", ""),
 		instance:       uuid.NewString(),
 		settings:       o.settings(),
+		maxRequests:    max(cmp.Or(o.RequestLog, 100_000), 0),
+		verified:       map[string]claims{},
 		identities:     map[string]*identity{},
 		keys:           map[string]*apiKey{},
 		groups:         map[string]*group{},
@@ -78,7 +81,6 @@ func New(o Options) *Cloud {
 		clock = time.Now
 	}
 	c.now = func() time.Time { return clock().Add(time.Duration(c.ahead.Load())) }
-	c.requests.limit = max(cmp.Or(o.RequestLog, 100_000), 0)
 	c.seed(max(o.Rotations, 1))
 	return c
 }

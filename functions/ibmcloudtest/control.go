@@ -1,6 +1,12 @@
 package ibmcloudtest
 
 import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -8,9 +14,9 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -59,8 +65,6 @@ func sameHost(a, b string) bool {
 	return strings.EqualFold(a, b) || errX == nil && errY == nil && x == y
 }
 
-func (c *Cloud) getFaults(*call) (any, error) { return c.Faults(), nil }
-
 func (c *Cloud) postFault(in *call) (any, error) {
 	var body struct {
 		Fault
@@ -79,20 +83,15 @@ func (c *Cloud) postFault(in *call) (any, error) {
 	return c.jsonReply(in, http.StatusCreated, f), c.AddFault(f)
 }
 
-func (c *Cloud) deleteFaults(*call) (any, error) {
-	c.ClearFaults()
-	return nil, nil
-}
-
 // controlSettings are the settings as the control interface writes them.
 type controlSettings struct {
 	TokenTTLSeconds int64 `json:"token_ttl_seconds"`
 	Undocumented
 }
 
-func (c *Cloud) getSettings(*call) (any, error) {
+func (c *Cloud) controlSettings(*call) any {
 	defer c.lock()()
-	return controlSettings{int64(c.settings.tokenTTL / time.Second), c.settings.Undocumented}, nil
+	return controlSettings{int64(c.settings.tokenTTL / time.Second), c.settings.Undocumented}
 }
 
 func (c *Cloud) patchSettings(in *call) (any, error) {
@@ -112,14 +111,12 @@ func (c *Cloud) patchSettings(in *call) (any, error) {
 	if change.TTL != nil {
 		c.SetTokenTTL(time.Duration(*change.TTL) * time.Second)
 	}
-	return c.getSettings(in)
+	return c.controlSettings(in), nil
 }
 
-func (c *Cloud) clock() object {
+func (c *Cloud) clock(*call) any {
 	return object{"now": timestamp(c.now()), "ahead_seconds": int64(time.Duration(c.ahead.Load()) / time.Second)}
 }
-
-func (c *Cloud) getClock(*call) (any, error) { return c.clock(), nil }
 
 func (c *Cloud) postClock(in *call) (any, error) {
 	var body struct {
@@ -132,7 +129,7 @@ func (c *Cloud) postClock(in *call) (any, error) {
 	if err := c.advance(d); err != nil {
 		return nil, err
 	}
-	return c.clock(), nil
+	return c.clock(in), nil
 }
 
 // A setting is a field of a struct that a request to the control interface can set.
@@ -201,45 +198,26 @@ type Request struct {
 	Identity string    `json:"identity"` // whose key or token it bore, "" if unknown
 }
 
-// requestLog keeps the newest requests, in the order in which they ended.
-type requestLog struct {
-	mu      sync.Mutex
-	limit   int       // most requests to keep, 0 for none
-	entries []Request // up to twice as many: the oldest go together
-}
-
-func (l *requestLog) add(r Request) {
+func (c *Cloud) logRequest(r Request) {
 	for _, text := range []*string{&r.Method, &r.Path} {
 		*text = strings.ToValidUTF8(strings.Clone((*text)[:min(len(*text), maxLogged)]), "")
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.entries = append(l.entries, r); len(l.entries) > 2*l.limit {
-		l.entries = slices.Clone(l.newest())
+	defer c.lock()()
+	if c.requests = append(c.requests, r); len(c.requests) > 2*c.maxRequests { // the oldest go together
+		c.requests = slices.Clone(c.requests[len(c.requests)-c.maxRequests:])
 	}
 }
-
-func (l *requestLog) newest() []Request { return l.entries[max(0, len(l.entries)-l.limit):] }
 
 // Requests returns the requests to the services in the order in which they ended; those to the control interface are not
 // among them.
 func (c *Cloud) Requests() []Request {
-	c.requests.mu.Lock()
-	defer c.requests.mu.Unlock()
-	return append([]Request{}, c.requests.newest()...)
+	defer c.lock()()
+	return append([]Request{}, c.requests[max(0, len(c.requests)-c.maxRequests):]...)
 }
 
 func (c *Cloud) ClearRequests() {
-	c.requests.mu.Lock()
-	defer c.requests.mu.Unlock()
-	c.requests.entries = nil
-}
-
-func (c *Cloud) getRequests(*call) (any, error) { return c.Requests(), nil }
-
-func (c *Cloud) deleteRequests(*call) (any, error) {
-	c.ClearRequests()
-	return nil, nil
+	defer c.lock()()
+	c.requests = nil
 }
 
 // redactPath replaces path segments that are an API key or look like a token: a caller that mixes
@@ -252,4 +230,97 @@ func (c *Cloud) redactPath(path string) string {
 		}
 	}
 	return strings.Join(segments, "/")
+}
+
+//go:embed page.html
+var pageHTML []byte
+
+// pagePolicy allows the page its own script and style, by their hashes, and requests to its own origin. Trusted Types
+// keep the script from making HTML of text.
+var pagePolicy = "default-src 'none'; connect-src 'self'; img-src data:; script-src " + pageHash("script") + "; style-src " + pageHash("style") +
+	"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+
+// pageHash is the hash of an element of the page, as a Content-Security-Policy has it.
+func pageHash(element string) string {
+	_, rest, opened := bytes.Cut(pageHTML, []byte("<"+element+">"))
+	content, _, closed := bytes.Cut(rest, []byte("</"+element+">"))
+	must(opened && closed, "page.html has no <%s>", element)
+	sum := sha256.Sum256(content)
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}
+
+// page is the live page. It reads /_sandbox/state once a second.
+func (c *Cloud) page(in *call) any {
+	out := c.reply(in, http.StatusOK, "text/html; charset=utf-8", pageHTML)
+	for name, value := range map[string]string{
+		"Content-Security-Policy": pagePolicy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+	} {
+		out.header.Set(name, value)
+	}
+	return out
+}
+
+// A storedToken is what may be shown of a token that a version holds or held.
+type storedToken struct {
+	fingerprint string // the first 16 hexadecimal digits of its SHA-256
+	expires     time.Time
+}
+
+var tokenForm = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+`)
+
+// tokenIn returns the token of this IAM in a value, in whatever format it is stored, or nil. What metadata say does not count.
+func (c *Cloud) tokenIn(v *value) *storedToken {
+	token := tokenForm.FindString(v.payload + string(v.data))
+	if token == "" {
+		return nil
+	}
+	verified, err := c.verify(token)
+	if err != nil {
+		return nil
+	}
+	sum := sha256.Sum256([]byte(token))
+	return &storedToken{hex.EncodeToString(sum[:8]), time.Unix(verified.ExpiresAt, 0)}
+}
+
+// Limits of a state.
+const (
+	stateTokens   = 12  // secrets
+	stateRequests = 200 // the newest
+)
+
+// state is all that the page shows. It holds no secret: of faults neither headers nor body.
+func (c *Cloud) state(in *call) any {
+	faults, requests, out := c.Faults(), c.Requests(), c.clock(in).(object)
+	for i := range faults {
+		faults[i].Headers, faults[i].Body, faults[i].ContentType = nil, "", ""
+	}
+	defer c.lock()()
+	secrets := inOrder(c.secrets, func(s *secret) bool {
+		return s.groupID == c.tokenGroup.id || slices.ContainsFunc(s.versions, func(v *version) bool { return v.token != nil })
+	})
+	out["token_ttl_seconds"], out["environment_file"] = int64(c.settings.tokenTTL/time.Second), c.envFile
+	out["tokens"], out["tokens_total"] = rendered(secrets[:min(len(secrets), stateTokens)], c.tokenState), len(secrets)
+	out["faults"], out["requests"] = faults, requests[max(0, len(requests)-stateRequests):]
+	return out
+}
+
+// tokenState is what the page shows of a secret. The caller holds c.mu.
+func (c *Cloud) tokenState(s *secret) object {
+	versions := []object{}
+	for _, v := range slices.Backward(s.versions) {
+		if v.token != nil {
+			by := cmp.Or(c.identities[v.by], &identity{})
+			versions = append(versions, object{"id": v.id, "created_at": timestamp(v.at), "created_by": cmp.Or(by.class, c.shown(by.name)),
+				"fingerprint": v.token.fingerprint, "expires_at": timestamp(v.token.expires)})
+		}
+	}
+	return object{"secret_id": s.id, "name": c.shown(s.name), "valid": s.current().token != nil, "versions": versions}
+}
+
+// shown is a name, unless somebody mixed it up with an API key. The caller holds c.mu.
+func (c *Cloud) shown(name string) string {
+	if c.keys[name] != nil {
+		return "REDACTED"
+	}
+	return name
 }

@@ -122,8 +122,9 @@ func (in *call) wantMedia(mediaType string) error {
 	return nil
 }
 
-// decode reads the body, one JSON object, into v. Only the listed fields may occur, and those marked with "!" must.
-func (in *call) decode(v any, fields ...string) error {
+// decode reads the body, one JSON object, into v. Only the fields may occur that are listed, apart by blanks, and those marked
+// with "!" must.
+func (in *call) decode(v any, fields string) error {
 	mediaType := mediaJSON
 	if in.request.Method == http.MethodPatch {
 		mediaType = mediaMergePatch
@@ -136,7 +137,7 @@ func (in *call) decode(v any, fields ...string) error {
 		return badRequest("The body must be a JSON object.")
 	}
 	known := map[string]bool{}
-	for _, field := range fields {
+	for field := range strings.FieldsSeq(fields) {
 		name, required := strings.CutSuffix(field, "!")
 		known[name] = true
 		if required && isNull(object[name]) {
@@ -154,14 +155,24 @@ func (in *call) decode(v any, fields ...string) error {
 	return nil
 }
 
-// withBody makes a handler of one that takes a decoded body, whose fields are those of [call.decode].
-func withBody[P any](serve func(*Cloud, *call, *P) (any, error), fields ...string) handler {
+// A prototype is a body that can be checked. The caller holds c.mu.
+type prototype[P any] interface {
+	*P
+	check(c *Cloud, in *call) error
+}
+
+// withBody makes a handler of one that takes a checked body, whose fields are those of [call.decode].
+func withBody[P any, Q prototype[P]](serve func(*Cloud, *call, Q) (any, error), fields string) handler {
 	return func(c *Cloud, in *call) (any, error) {
-		var p P
-		if err := in.decode(&p, fields...); err != nil {
+		p := Q(new(P))
+		err := in.decode(p, fields)
+		if err == nil {
+			err = p.check(c, in)
+		}
+		if err != nil {
 			return nil, err
 		}
-		return serve(c, in, &p)
+		return serve(c, in, p)
 	}
 }
 
@@ -306,10 +317,10 @@ func check(rules ...rule) error {
 	return nil
 }
 
-// outside reports whether a text, unless it is absent, has fewer or more characters than it may.
-func outside(text *string, least, most int) bool {
+// length is broken by a text, unless it is absent, that has fewer or more characters than it may.
+func length(field string, text *string, least, most int) rule {
 	n := utf8.RuneCountInString(deref(text))
-	return text != nil && (n < least || n > most)
+	return rule{text != nil && (n < least || n > most), field, fmt.Sprintf("must have %d to %d characters", least, most)}
 }
 
 // isNull reports whether a JSON value is absent or null.

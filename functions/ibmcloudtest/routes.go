@@ -42,6 +42,15 @@ const (
 // keys, access groups and Secrets Manager run with c.mu held.
 type handler func(c *Cloud, in *call) (any, error)
 
+// shows makes a handler of what only shows something, and acts of what only does something.
+func shows(what func(*Cloud, *call) any) handler {
+	return func(c *Cloud, in *call) (any, error) { return what(c, in), nil }
+}
+
+func acts(do func(*Cloud)) handler {
+	return func(c *Cloud, _ *call) (any, error) { do(c); return nil, nil }
+}
+
 // A route makes an operation of a method and a path. In the path "{name}" stands for any one segment, "..." for any rest; the
 // method "*" for any. The first that fits counts.
 type route struct {
@@ -53,49 +62,49 @@ type route struct {
 }
 
 var routes = []route{
-	{serviceControl, "GET /", "", "", (*Cloud).page},
-	{serviceControl, "HEAD /", "", "", (*Cloud).page},
-	{serviceControl, "GET /_sandbox/cases", "", "", (*Cloud).caseList},
-	{serviceControl, "GET /_sandbox/clock", "", "", (*Cloud).getClock},
+	{serviceControl, "GET /", "", "", shows((*Cloud).page)},
+	{serviceControl, "HEAD /", "", "", shows((*Cloud).page)},
+	{serviceControl, "GET /_sandbox/cases", "", "", shows((*Cloud).caseList)},
+	{serviceControl, "GET /_sandbox/clock", "", "", shows((*Cloud).clock)},
 	{serviceControl, "POST /_sandbox/clock", "", "", (*Cloud).postClock},
-	{serviceControl, "GET /_sandbox/faults", "", "", (*Cloud).getFaults},
+	{serviceControl, "GET /_sandbox/faults", "", "", shows(func(c *Cloud, _ *call) any { return c.Faults() })},
 	{serviceControl, "POST /_sandbox/faults", "", "", (*Cloud).postFault},
-	{serviceControl, "DELETE /_sandbox/faults", "", "", (*Cloud).deleteFaults},
-	{serviceControl, "GET /_sandbox/requests", "", "", (*Cloud).getRequests},
-	{serviceControl, "DELETE /_sandbox/requests", "", "", (*Cloud).deleteRequests},
-	{serviceControl, "GET /_sandbox/settings", "", "", (*Cloud).getSettings},
+	{serviceControl, "DELETE /_sandbox/faults", "", "", acts((*Cloud).ClearFaults)},
+	{serviceControl, "GET /_sandbox/requests", "", "", shows(func(c *Cloud, _ *call) any { return c.Requests() })},
+	{serviceControl, "DELETE /_sandbox/requests", "", "", acts((*Cloud).ClearRequests)},
+	{serviceControl, "GET /_sandbox/settings", "", "", shows((*Cloud).controlSettings)},
 	{serviceControl, "PATCH /_sandbox/settings", "", "", (*Cloud).patchSettings},
-	{serviceControl, "GET /_sandbox/state", "", "", (*Cloud).state},
+	{serviceControl, "GET /_sandbox/state", "", "", shows((*Cloud).state)},
 
 	{serviceIAM, "POST /identity/token", OpIAMToken, "", (*Cloud).issueToken},
-	{serviceIAM, "GET /identity/keys", OpIAMKeys, "", (*Cloud).listKeys},
-	{serviceIAM, "GET /identity/.well-known/openid-configuration", "iam.openid", "", (*Cloud).openIDConfiguration},
+	{serviceIAM, "GET /identity/keys", OpIAMKeys, "", shows((*Cloud).listKeys)},
+	{serviceIAM, "GET /identity/.well-known/openid-configuration", "iam.openid", "", shows((*Cloud).openIDConfiguration)},
 
 	{serviceAPIKeys, "GET /v1/apikeys", "apikeys.list", "", (*Cloud).listAPIKeys},
 	{serviceAPIKeys, "POST /v1/apikeys", "apikeys.create", "", withBody((*Cloud).createAPIKey,
-		"name!", "iam_id!", "account_id", "description", "store_value", "action_when_leaked", "expires_at")},
-	{serviceAPIKeys, "GET /v1/apikeys/details", OpAPIKeysDetails, "", (*Cloud).getAPIKeyDetails},
-	{serviceAPIKeys, "GET /v1/apikeys/{id}", "apikeys.get", "", (*Cloud).getAPIKey},
+		"name! iam_id! account_id description store_value action_when_leaked expires_at")},
+	{serviceAPIKeys, "GET /v1/apikeys/details", OpAPIKeysDetails, "", shows(func(_ *Cloud, in *call) any { return in.key.json("") })},
+	{serviceAPIKeys, "GET /v1/apikeys/{id}", "apikeys.get", "", shows((*Cloud).getAPIKey)},
 	{serviceAPIKeys, "PUT /v1/apikeys/{id}", "apikeys.update", "", withBody((*Cloud).updateAPIKey,
-		"name", "description", "action_when_leaked", "expires_at")},
+		"name description action_when_leaked expires_at")},
 	{serviceAPIKeys, "DELETE /v1/apikeys/{id}", "apikeys.delete", "", (*Cloud).deleteAPIKey},
 	{serviceAPIKeys, "POST /v1/apikeys/{id}/lock", "apikeys.lock", "", (*Cloud).lockAPIKey},
 	{serviceAPIKeys, "DELETE /v1/apikeys/{id}/lock", "apikeys.lock", "", (*Cloud).lockAPIKey},
 	{serviceAPIKeys, "POST /v1/apikeys/{id}/disable", "apikeys.disable", "", (*Cloud).disableAPIKey},
 	{serviceAPIKeys, "DELETE /v1/apikeys/{id}/disable", "apikeys.disable", "", (*Cloud).disableAPIKey},
 	{serviceAPIKeys, "GET /v1/serviceids", OpServiceIDs, "", (*Cloud).listServiceIDs},
-	{serviceAPIKeys, "POST /v1/serviceids", OpServiceIDs, "", withBody((*Cloud).createServiceID, "name!", "account_id!", "description")},
-	{serviceAPIKeys, "GET /v1/serviceids/{id}", OpServiceIDs, "", (*Cloud).getServiceID},
+	{serviceAPIKeys, "POST /v1/serviceids", OpServiceIDs, "", withBody((*Cloud).createServiceID, "name! account_id! description")},
+	{serviceAPIKeys, "GET /v1/serviceids/{id}", OpServiceIDs, "", shows(func(_ *Cloud, in *call) any { return in.serviceID.json() })},
 	{serviceAPIKeys, "DELETE /v1/serviceids/{id}", OpServiceIDs, "", (*Cloud).deleteServiceID},
 
 	{serviceAccess, "GET /v2/groups", "accessgroups.list", "", (*Cloud).listAccessGroups},
 	{serviceAccess, "GET /v2/groups/settings", OpNotServed, "", nil},
 	{serviceAccess, "GET /v2/groups/{id}", "accessgroups.get", "", (*Cloud).getAccessGroup},
 
-	{serviceSecretsManager, "GET /api/v2/secret_groups", OpGroups, "secret-groups.list", (*Cloud).listGroups},
-	{serviceSecretsManager, "POST /api/v2/secret_groups", OpGroups, "secret-group.create", withBody((*Cloud).createGroup, "name!", "description")},
-	{serviceSecretsManager, "GET /api/v2/secret_groups/{id}", OpGroups, "secret-group.read", (*Cloud).getGroup},
-	{serviceSecretsManager, "PATCH /api/v2/secret_groups/{id}", OpGroups, "secret-group.update", withBody((*Cloud).patchGroup, "name", "description")},
+	{serviceSecretsManager, "GET /api/v2/secret_groups", OpGroups, "secret-groups.list", shows((*Cloud).listGroups)},
+	{serviceSecretsManager, "POST /api/v2/secret_groups", OpGroups, "secret-group.create", withBody((*Cloud).createGroup, "name! description")},
+	{serviceSecretsManager, "GET /api/v2/secret_groups/{id}", OpGroups, "secret-group.read", shows(func(_ *Cloud, in *call) any { return in.group.json() })},
+	{serviceSecretsManager, "PATCH /api/v2/secret_groups/{id}", OpGroups, "secret-group.update", withBody((*Cloud).patchGroup, "name description")},
 	{serviceSecretsManager, "DELETE /api/v2/secret_groups/{id}", OpGroups, "secret-group.delete", (*Cloud).deleteGroup},
 	{serviceSecretsManager, "GET /api/v2/secret_groups/{group}/secret_types/{type}/secrets/{name}", OpSecretsGet, "secret.read", (*Cloud).getSecretByName},
 
@@ -103,13 +112,13 @@ var routes = []route{
 	{serviceSecretsManager, "POST /api/v2/secrets", "secrets.create", "secret.create", (*Cloud).createSecret},
 	{serviceSecretsManager, "GET /api/v2/secrets/{id}", OpSecretsGet, "secret.read", (*Cloud).getSecret},
 	{serviceSecretsManager, "DELETE /api/v2/secrets/{id}", "secrets.delete", "secret.delete", (*Cloud).deleteSecret},
-	{serviceSecretsManager, "GET /api/v2/secrets/{id}/metadata", OpSecretsMetadata, "secret-metadata.read", (*Cloud).getMetadata},
+	{serviceSecretsManager, "GET /api/v2/secrets/{id}/metadata", OpSecretsMetadata, "secret-metadata.read", shows(func(c *Cloud, in *call) any { return in.secret.json(c, in.now, nil) })},
 	{serviceSecretsManager, "PATCH /api/v2/secrets/{id}/metadata", "secrets.patch", "secret-metadata.update", (*Cloud).patchMetadata},
 
-	{serviceSecretsManager, "GET /api/v2/secrets/{id}/versions", "versions.list", "secret-versions.list", (*Cloud).listVersions},
+	{serviceSecretsManager, "GET /api/v2/secrets/{id}/versions", "versions.list", "secret-versions.list", shows((*Cloud).listVersions)},
 	{serviceSecretsManager, "POST /api/v2/secrets/{id}/versions", OpVersionsCreate, "secret-version.create", (*Cloud).createVersion},
 	{serviceSecretsManager, "GET /api/v2/secrets/{id}/versions/{version}", OpVersionsGet, "secret-version.read", (*Cloud).getVersion},
-	{serviceSecretsManager, "GET /api/v2/secrets/{id}/versions/{version}/metadata", OpVersionsMetadata, "secret-version-metadata.read", (*Cloud).getVersionMetadata},
+	{serviceSecretsManager, "GET /api/v2/secrets/{id}/versions/{version}/metadata", OpVersionsMetadata, "secret-version-metadata.read", shows((*Cloud).versionMetadata)},
 	{serviceSecretsManager, "PATCH /api/v2/secrets/{id}/versions/{version}/metadata", "versions.patch", "secret-version-metadata.update",
 		withBody((*Cloud).patchVersionMetadata, "version_custom_metadata")},
 
@@ -125,7 +134,7 @@ var routes = []route{
 	{serviceLogsRouting, "GET /v3/targets/{id}", "targets.get", "", routed("targets")},
 	{serviceLogsRouting, "GET /v3/routes", "routes.list", "", routed("routes")},
 	{serviceLogsRouting, "GET /v3/routes/{id}", "routes.get", "", routed("routes")},
-	{serviceLogsRouting, "GET /v3/settings", "settings.get", "", (*Cloud).getRoutingSettings},
+	{serviceLogsRouting, "GET /v3/settings", "settings.get", "", shows(func(c *Cloud, _ *call) any { return c.fixed["settings"][0] })},
 	{serviceLogsRouting, "GET /v1/tenants", "tenants.list", "", tenants("tenants")},
 	{serviceLogsRouting, "GET /v1/tenants/{id}", "tenants.get", "", tenants("tenants")},
 	{serviceLogsRouting, "GET /v1/tenants/{id}/targets", "tenants.targets", "", tenants("tenant_targets")},

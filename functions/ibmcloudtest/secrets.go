@@ -2,11 +2,11 @@ package ibmcloudtest
 
 import (
 	"encoding/json"
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -22,34 +22,14 @@ const (
 // otherKinds are the types that IBM has beside them.
 var otherKinds = []string{"username_password", "imported_cert", "public_cert", "private_cert", "custom_credentials"}
 
-// kindFields lists what each type's bodies may hold; "!" marks what they must. The sources are the
-// SDK's prototypes.
-var kindFields = map[string]struct{ create, version, patch []string }{
-	kindArbitrary: {
-		create:  []string{"payload!", "expiration_date"},
-		version: []string{"payload!"}, // no expiration_date: a version cannot move it
-		patch:   []string{"expiration_date"},
-	},
-	kindKV: {
-		create:  []string{"data!"},
-		version: []string{"data!"},
-	},
-	kindIAMCredentials: {
-		create:  []string{"ttl!", "access_groups", "service_id", "account_id", "reuse_api_key", "rotation"},
-		version: []string{"restore_from_version"},
-		patch:   []string{"ttl", "rotation"},
-	},
-	kindServiceCredentials: {
-		create: []string{"source_service!", "ttl", "rotation"},
-		patch:  []string{"ttl", "rotation"},
-	},
+// kindFields lists what each type's bodies may hold beside what those of every type may; "!" marks what they must. The sources
+// are the SDK's prototypes.
+var kindFields = map[string]struct{ create, version, patch string }{
+	kindArbitrary:          {"payload! expiration_date", "payload!", "expiration_date"}, // a version cannot move the date
+	kindKV:                 {"data!", "data!", ""},
+	kindIAMCredentials:     {"ttl! access_groups service_id account_id reuse_api_key rotation", "restore_from_version", "ttl rotation"},
+	kindServiceCredentials: {"source_service! ttl rotation", "", "ttl rotation"},
 }
-
-// Fields of bodies of every type.
-var (
-	createFields = []string{"secret_type!", "name!", "description", "secret_group_id", "labels", "custom_metadata", "version_custom_metadata"}
-	patchFields  = []string{"name", "description", "labels", "custom_metadata"}
-)
 
 // A secretPrototype is the body that creates a secret, a version or a change of metadata: the union
 // of the fields of all types. Pointers and raw values keep absent and empty apart.
@@ -75,27 +55,13 @@ type secretPrototype struct {
 }
 
 // decodeSecret reads and checks a body about a secret of the given type: with fields of every type and of its own.
-func (c *Cloud) decodeSecret(in *call, kind string, common, own []string) (*secretPrototype, error) {
+func (c *Cloud) decodeSecret(in *call, kind, common, own string) (*secretPrototype, error) {
 	p := &secretPrototype{Kind: kind}
-	if err := in.decode(p, slices.Concat(common, own)...); err != nil {
+	if err := in.decode(p, common+" "+own); err != nil {
 		return nil, err
 	}
-	return p, c.check(p, in.now)
+	return p, p.check(c, in)
 }
-
-// Limits of Secrets Manager, in characters unless they say bytes.
-const (
-	minName        = 2
-	maxSecretName  = 256
-	maxGroupName   = 64
-	maxDescription = 1024
-	maxLabels      = 30
-	minLabel       = 2
-	maxLabel       = 64
-	maxPayload     = 1_000_000
-	maxDataBytes   = 512 << 10
-	maxMetaBytes   = 10 << 10
-)
 
 // nameForm is the API reference's pattern for a secret's name.
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_]*(?:_*-*\.*[A-Za-z0-9]*)*[A-Za-z0-9]+$`)
@@ -103,39 +69,39 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_]*(?:_*-*\.*[A-Za-z0-
 // checkTexts applies the rules for a name, with so many characters at most, and a description; each may be absent.
 func checkTexts(name, description *string, longest int) error {
 	return check(
-		rule{outside(name, minName, longest), "name", fmt.Sprintf("must have %d to %d characters", minName, longest)},
+		length("name", name, 2, longest),
 		rule{name != nil && !nameForm.MatchString(*name), "name", "must match " + nameForm.String()},
-		rule{outside(description, 0, maxDescription), "description", fmt.Sprintf("must have at most %d characters", maxDescription)},
+		length("description", description, 0, 1024),
 	)
 }
 
 // check applies the rules for names, texts, labels, metadata, dates and values. The caller holds c.mu.
-func (c *Cloud) check(p *secretPrototype, now time.Time) error {
-	if err := checkTexts(p.Name, p.Description, maxSecretName); err != nil {
+func (p *secretPrototype) check(c *Cloud, in *call) error {
+	if err := checkTexts(p.Name, p.Description, 256); err != nil {
 		return err
 	}
-	badLabel := func(label string) bool { return outside(&label, minLabel, maxLabel) }
 	items, isObject := members(p.Data)
-	err := check(
-		rule{len(p.Labels) > maxLabels, "labels", fmt.Sprintf("must be at most %d", maxLabels)},
-		rule{slices.ContainsFunc(p.Labels, badLabel), "labels", fmt.Sprintf("must have %d to %d characters each", minLabel, maxLabel)},
-		rule{!isObjectOrNull(p.CustomMetadata), "custom_metadata", "must be a JSON object"},
-		rule{!isObjectOrNull(p.VersionCustomMetadata), "version_custom_metadata", "must be a JSON object"},
-		rule{p.ExpirationDate != nil && !p.ExpirationDate.After(now), "expiration_date", "must be in the future"},
-		rule{p.Payload != nil && *p.Payload == "", "payload", "must not be empty"},
-		rule{!isNull(p.Data) && (!isObject || items == 0), "data", "must be a JSON object with at least one item"},
-	)
-	switch {
-	case err != nil:
+	rules := []rule{
+		{len(p.Labels) > 30, "labels", "must be at most 30"},
+		{!isObjectOrNull(p.CustomMetadata), "custom_metadata", "must be a JSON object"},
+		{!isObjectOrNull(p.VersionCustomMetadata), "version_custom_metadata", "must be a JSON object"},
+		{p.ExpirationDate != nil && !p.ExpirationDate.After(in.now), "expiration_date", "must be in the future"},
+		{p.Payload != nil && *p.Payload == "", "payload", "must not be empty"},
+		{!isNull(p.Data) && (!isObject || items == 0), "data", "must be a JSON object with at least one item"},
+	}
+	for _, label := range p.Labels {
+		rules = append(rules, length("labels", &label, 2, 64))
+	}
+	if err := check(rules...); err != nil {
 		return err
-	case len(p.CustomMetadata) > maxMetaBytes:
-		return c.tooLarge("custom_metadata")
-	case len(p.VersionCustomMetadata) > maxMetaBytes:
-		return c.tooLarge("version_custom_metadata")
-	case outside(p.Payload, 0, maxPayload):
-		return c.tooLarge("payload")
-	case len(p.Data) > maxDataBytes:
-		return c.tooLarge("data")
+	}
+	for field, isTooLarge := range map[string]bool{
+		"custom_metadata": len(p.CustomMetadata) > 10<<10, "version_custom_metadata": len(p.VersionCustomMetadata) > 10<<10,
+		"payload": utf8.RuneCountInString(deref(p.Payload)) > 1_000_000, "data": len(p.Data) > 512<<10,
+	} {
+		if isTooLarge {
+			return c.tooLarge(field)
+		}
 	}
 	return nil
 }
@@ -245,7 +211,8 @@ func (c *Cloud) createSecret(in *call) (any, error) {
 	case kind.Kind != "" && !ok:
 		return nil, badField("secret_type", "must be arbitrary, kv, iam_credentials or service_credentials here")
 	}
-	p, err := c.decodeSecret(in, kind.Kind, createFields, fields.create)
+	p, err := c.decodeSecret(in, kind.Kind,
+		"secret_type! name! description secret_group_id labels custom_metadata version_custom_metadata", fields.create)
 	if err != nil {
 		return nil, err
 	}
@@ -303,12 +270,10 @@ func (c *Cloud) deleteSecret(in *call) (any, error) {
 	return nil, nil
 }
 
-func (c *Cloud) getMetadata(in *call) (any, error) { return in.secret.json(c, in.now, nil), nil }
-
 // patchMetadata replaces each property that the body names, whole.
 func (c *Cloud) patchMetadata(in *call) (any, error) {
 	s := in.secret
-	p, err := c.decodeSecret(in, s.kind, patchFields, kindFields[s.kind].patch)
+	p, err := c.decodeSecret(in, s.kind, "name description labels custom_metadata", kindFields[s.kind].patch)
 	if err != nil {
 		return nil, err
 	}

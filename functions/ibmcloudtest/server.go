@@ -80,7 +80,7 @@ func (c *Cloud) answer(r *http.Request) (reply, error) {
 	if found == nil {
 		out := c.noOperation(r, methods)
 		if entry.Status = out.status; !ofControl(r.URL.Path) {
-			c.requests.add(entry)
+			c.logRequest(entry)
 		}
 		return out, nil
 	}
@@ -93,7 +93,7 @@ func (c *Cloud) answer(r *http.Request) (reply, error) {
 	}
 	out, err := c.answerWithFaults(in)
 	entry.Op, entry.Identity, entry.Status = found.name, in.class(), out.status
-	c.requests.add(entry)
+	c.logRequest(entry)
 	return out, err
 }
 
