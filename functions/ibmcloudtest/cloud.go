@@ -110,7 +110,7 @@ func (c *Cloud) TokenGroupID() string    { return c.tokenGroup.id }
 func (c *Cloud) SetTokenTTL(d time.Duration) {
 	must(d >= time.Second, "the lifetime of a token is one second at least, not %s", d)
 	defer c.lock()()
-	c.settings.tokenTTL = d
+	c.settings.TokenTTL = int64(d / time.Second)
 }
 
 // maxAhead is how far the clock can be ahead of that of [Options].
@@ -136,37 +136,21 @@ func (c *Cloud) advance(d time.Duration) error {
 // maxTokenTTL is the longest lifetime that IAM gives an access token.
 const maxTokenTTL = time.Hour
 
-// Options describes the cloud to build. The zero value is a cloud with one rotation, tokens of one
-// hour and the machine's clock.
+// Options describes the cloud to build. The zero value is a cloud with one rotation, tokens of one hour and the machine's clock.
 type Options struct {
-	// Rotations is how many pairs of key secret and token secret are seeded, each with a workload
-	// service id. If 0, one.
-	Rotations int
-
-	// TokenTTL is the lifetime of a new access token, in whole seconds. If 0, one hour.
-	TokenTTL time.Duration
-
-	// Now is the cloud's clock. If nil, time.Now.
-	Now func() time.Time
+	Rotations int              // pairs of key secret and token secret to seed, each with a workload's service id; if 0, one
+	TokenTTL  time.Duration    // lifetime of a new access token, in whole seconds; if 0, one hour
+	Now       func() time.Time // the cloud's clock; if nil, time.Now
 
 	// KeyPropagation is how long IAM does not know a key that Secrets Manager has just minted for
 	// an iam_credentials or service_credentials secret. If 0, two seconds, as IBM documents; if
 	// negative, the key is known at once. Keys made by a Must… method are always known at once.
 	KeyPropagation time.Duration
 
-	// RequestLog is how many requests are remembered, the newest. If 0, 100,000; if negative, none.
-	RequestLog int
-
-	// Host is a further name or address at which the control interface answers, beside 127.0.0.1, ::1 and localhost: the
-	// one that the server listens on. If empty, none.
-	Host string
-
-	// EnvFile is the file with the environment of whoever uses the cloud, as the command line names it. The live page shows
-	// it in the commands that rotate. If empty or "-", the page shows none.
-	EnvFile string
-
-	// Undocumented chooses among the answers that IBM leaves open.
-	Undocumented Undocumented
+	RequestLog   int          // requests to remember, the newest; if 0, 100,000; if negative, none
+	Host         string       // a further name or address at which the control interface answers: the one that the server listens on
+	EnvFile      string       // the file of -env, as the live page shows it in the commands that rotate; none if empty or "-"
+	Undocumented Undocumented // the choice among the answers that IBM leaves open
 }
 
 // Undocumented holds what IBM's documentation leaves open. A zero field is its default, the first value that is allowed. They
@@ -218,9 +202,11 @@ func (c *Cloud) set(u Undocumented) error {
 
 // settings are the options that can change while the cloud runs. Guarded by Cloud.mu.
 type settings struct {
-	tokenTTL time.Duration
+	TokenTTL int64 `json:"token_ttl_seconds"`
 	Undocumented
 }
+
+func (s settings) tokenTTL() time.Duration { return time.Duration(s.TokenTTL) * time.Second }
 
 func (o Options) settings() settings {
 	var defaults Undocumented
@@ -228,7 +214,7 @@ func (o Options) settings() settings {
 		_, err := fmt.Sscan(choice.allowed[0], choice.value.Addr().Interface())
 		must(err == nil, "the default of %s: %v", choice.name, err)
 	}
-	return settings{cmp.Or(o.TokenTTL, maxTokenTTL), o.Undocumented.or(defaults)}
+	return settings{int64(cmp.Or(o.TokenTTL, maxTokenTTL) / time.Second), o.Undocumented.or(defaults)}
 }
 
 // noTokenYet is the payload of a token secret before its first rotation.

@@ -83,15 +83,9 @@ func (c *Cloud) postFault(in *call) (any, error) {
 	return c.jsonReply(in, http.StatusCreated, f), c.AddFault(f)
 }
 
-// controlSettings are the settings as the control interface writes them.
-type controlSettings struct {
-	TokenTTLSeconds int64 `json:"token_ttl_seconds"`
-	Undocumented
-}
-
-func (c *Cloud) controlSettings(*call) any {
+func (c *Cloud) getSettings(*call) any {
 	defer c.lock()()
-	return controlSettings{int64(c.settings.tokenTTL / time.Second), c.settings.Undocumented}
+	return c.settings
 }
 
 func (c *Cloud) patchSettings(in *call) (any, error) {
@@ -111,7 +105,7 @@ func (c *Cloud) patchSettings(in *call) (any, error) {
 	if change.TTL != nil {
 		c.SetTokenTTL(time.Duration(*change.TTL) * time.Second)
 	}
-	return c.controlSettings(in), nil
+	return c.getSettings(in), nil
 }
 
 func (c *Cloud) clock(*call) any {
@@ -298,7 +292,7 @@ func (c *Cloud) state(in *call) any {
 	secrets := inOrder(c.secrets, func(s *secret) bool {
 		return s.groupID == c.tokenGroup.id || slices.ContainsFunc(s.versions, func(v *version) bool { return v.token != nil })
 	})
-	out["token_ttl_seconds"], out["environment_file"] = int64(c.settings.tokenTTL/time.Second), c.envFile
+	out["token_ttl_seconds"], out["environment_file"] = c.settings.TokenTTL, c.envFile
 	out["tokens"], out["tokens_total"] = rendered(secrets[:min(len(secrets), stateTokens)], c.tokenState), len(secrets)
 	out["faults"], out["requests"] = faults, requests[max(0, len(requests)-stateRequests):]
 	return out

@@ -66,9 +66,8 @@ func (c *Cloud) issueToken(in *call) (any, error) {
 		return nil, invalidProperty("The API key or profile belongs to none of the accounts in ibm-cloud-tenant.")
 	}
 	c.mu.Lock()
-	ttl := c.settings.tokenTTL
+	ttl, seconds := c.settings.tokenTTL(), c.settings.TokenTTL
 	c.mu.Unlock()
-	seconds := int64(ttl / time.Second)
 	return object{
 		"access_token": signToken(in.caller, grantType, in.now, ttl), "token_type": "Bearer", "expires_in": seconds, "expiration": in.now.Unix() + seconds,
 		"refresh_token": "not_supported", "ims_user_id": 8675309, "scope": "ibm openid",

@@ -9,13 +9,11 @@ import (
 	"time"
 )
 
-// Limits of the keys that secrets make.
 const (
-	maxKeys         = 20 // of one identity, keys of persons included
-	maxAccessGroups = 10
-	maxLease        = 90 * day
-	day             = 24 * time.Hour
-	month           = 30 * day // where a rule is held against a lease
+	maxKeys  = 20 // of one identity, keys of persons included
+	maxLease = 90 * day
+	day      = 24 * time.Hour
+	month    = 30 * day // where a rule is held against a lease
 )
 
 // A rotationRule is how often Secrets Manager makes a new version by itself.
@@ -74,7 +72,7 @@ func (c *Cloud) newMinting(p *secretPrototype, now time.Time) (*minting, error) 
 		rule{ofService && (json.Unmarshal(p.SourceService, &source) != nil || source.Instance.CRN == ""), "source_service", "must have instance.crn"},
 		rule{m.isStatic && m.owner == nil, "service_id", "must be a service id of this account"},
 		rule{m.isStatic && len(m.groups) > 0, "access_groups", "must be absent beside service_id"},
-		rule{len(m.groups) > maxAccessGroups, "access_groups", fmt.Sprintf("must be at most %d", maxAccessGroups)},
+		rule{len(m.groups) > 10, "access_groups", "must be at most 10"},
 	)
 }
 
@@ -134,8 +132,8 @@ func parseTTL(p *secretPrototype) (string, time.Duration, error) {
 	return text, lease, nil
 }
 
-// mayMint refuses a further key, if the secret makes keys: without the service-to-service authorization, for an owner that is no more, or one that
-// has as many keys as it can hold at that time.
+// mayMint refuses a further key, of a secret that makes keys: without the service-to-service authorization, for an owner that is
+// no more, or one that has as many keys as it can hold at that time.
 func (c *Cloud) mayMint(m *minting, at time.Time) error {
 	if m == nil {
 		return nil
@@ -301,7 +299,10 @@ func (s *secret) addMinting(out object, now time.Time) {
 	out.set("ttl", m.ttl)
 	out.set("source_service", m.sourceService)
 	out.set("next_rotation_date", m.next)
-	out["rotation"] = rotationJSON(m.rule)
+	out["rotation"] = object{"auto_rotate": false} // without an interval
+	if m.rule.isOn() {
+		out["rotation"] = m.rule
+	}
 	if s.kind != kindIAMCredentials {
 		return
 	}
@@ -310,14 +311,6 @@ func (s *secret) addMinting(out object, now time.Time) {
 		out["access_groups"] = m.groups
 	}
 	s.current().addKeyID(out, s, now)
-}
-
-// rotationJSON shows a rule; one that is off has no interval.
-func rotationJSON(r rotationRule) object {
-	if !r.isOn() {
-		return object{"auto_rotate": false}
-	}
-	return object{"auto_rotate": true, "interval": r.Interval, "unit": r.Unit}
 }
 
 // addKeyID adds the id and the owner of an iam_credentials version's key, which are no secret.

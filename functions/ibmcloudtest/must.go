@@ -2,7 +2,6 @@ package ibmcloudtest
 
 import (
 	"cmp"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -30,11 +29,7 @@ type Version struct {
 func (c *Cloud) MustVersions(secretID string) []Version {
 	defer c.lock()()
 	s := c.mustSecret(secretID)
-	versions := make([]Version, len(s.versions))
-	for i, v := range s.versions {
-		versions[i] = s.export(v, c.now())
-	}
-	return versions
+	return rendered(s.versions, func(v *version) Version { return s.export(v, c.now()) })
 }
 
 // MustCurrent returns the current version of a secret.
@@ -81,8 +76,7 @@ func (c *Cloud) MustAddFault(f Fault) {
 
 // CountRequests counts the requests to an operation that are in the request log, those of one identity unless that is
 // empty.
-func (c *Cloud) CountRequests(op, identity string) int {
-	count := 0
+func (c *Cloud) CountRequests(op, identity string) (count int) {
 	for _, r := range c.Requests() {
 		if r.Op == op && (identity == "" || r.Identity == identity) {
 			count++
@@ -99,9 +93,14 @@ func (c *Cloud) MustDeleteSecret(secretID string) {
 
 func (c *Cloud) mustSecret(id string) *secret {
 	c.play(c.now())
-	s, ok := c.secrets[id]
-	must(ok, "no secret %s", id)
-	return s
+	return mustFind(c.secrets, id, "secret "+id)
+}
+
+// mustFind looks up what a message names.
+func mustFind[T any](all map[string]T, key, what string) T {
+	found, ok := all[key]
+	must(ok, "no %s", what)
+	return found
 }
 
 func (c *Cloud) mustVersion(secretID, ref string) *version {
@@ -148,11 +147,7 @@ func (s *secret) export(v *version, now time.Time) Version {
 
 func mustMap(raw json.RawMessage) map[string]any {
 	var object map[string]any
-	if isNull(raw) {
-		return nil
-	}
-	err := json.Unmarshal(raw, &object)
-	must(err == nil, "stored JSON does not decode: %v", err)
+	must(len(raw) == 0 || json.Unmarshal(raw, &object) == nil, "stored JSON does not decode")
 	return object
 }
 
@@ -235,20 +230,15 @@ func (c *Cloud) MustCreateAPIKey(iamID string) string {
 // MustDeleteAPIKey makes IAM forget an API key. Tokens issued for it stay valid, as IBM's do.
 func (c *Cloud) MustDeleteAPIKey(key string) {
 	defer c.lock()()
-	_, ok := c.keys[key]
-	must(ok, "deleting an API key that does not exist")
-	delete(c.keys, key)
+	delete(c.keys, mustFind(c.keys, key, "such API key").value)
 }
 
 // MustMintToken returns a token of the key's service id that expires ttl from now, without a
 // request. Unless ttl is longer than the token lifetime in force, the token was issued that
 // lifetime before its end: a ttl of five minutes gives an ageing token, a negative one an expired one.
 func (c *Cloud) MustMintToken(key string, ttl time.Duration) string {
-	c.mu.Lock()
-	k, ok := c.keys[key]
-	lifetime := max(c.settings.tokenTTL, ttl)
-	c.mu.Unlock()
-	must(ok, "minting a token for an API key that does not exist")
+	defer c.lock()()
+	k, lifetime := mustFind(c.keys, key, "such API key"), max(c.settings.tokenTTL(), ttl)
 	return signToken(k.owner, grantAPIKey, c.now().Add(ttl-lifetime), lifetime)
 }
 
@@ -257,13 +247,11 @@ func (c *Cloud) MustMintToken(key string, ttl time.Duration) string {
 func (c *Cloud) MustSign(header, claims string) string {
 	encoded := tokenHeader
 	if header != "" {
-		encoded = base64.RawURLEncoding.EncodeToString([]byte(header))
+		encoded = encode64([]byte(header))
 	}
 	return sign(encoded, []byte(claims))
 }
 
 func (c *Cloud) mustIdentity(iamID string) *identity {
-	id, ok := c.identities[iamID]
-	must(ok, "no service id %s", iamID)
-	return id
+	return mustFind(c.identities, iamID, "service id "+iamID)
 }

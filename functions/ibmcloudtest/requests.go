@@ -190,8 +190,8 @@ func (in *call) href(query url.Values) string {
 func host(r *http.Request) string { return cmp.Or(r.Host, r.URL.Host) }
 
 // rendered renders each item of a list.
-func rendered[T any](items []T, render func(T) object) []object {
-	list := make([]object, len(items))
+func rendered[T, R any](items []T, render func(T) R) []R {
+	list := make([]R, len(items))
 	for i, item := range items {
 		list[i] = render(item)
 	}

@@ -72,7 +72,7 @@ var routes = []route{
 	{serviceControl, "DELETE /_sandbox/faults", "", "", acts((*Cloud).ClearFaults)},
 	{serviceControl, "GET /_sandbox/requests", "", "", shows(func(c *Cloud, _ *call) any { return c.Requests() })},
 	{serviceControl, "DELETE /_sandbox/requests", "", "", acts((*Cloud).ClearRequests)},
-	{serviceControl, "GET /_sandbox/settings", "", "", shows((*Cloud).controlSettings)},
+	{serviceControl, "GET /_sandbox/settings", "", "", shows((*Cloud).getSettings)},
 	{serviceControl, "PATCH /_sandbox/settings", "", "", (*Cloud).patchSettings},
 	{serviceControl, "GET /_sandbox/state", "", "", shows((*Cloud).state)},
 

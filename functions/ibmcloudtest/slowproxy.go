@@ -62,14 +62,12 @@ func (p *SlowProxy) forward(client net.Conn) {
 	carry(client, server, connected, p.roundTrip/2)
 }
 
-// A segment is what was read at once, with when it arrives.
-type segment struct {
-	bytes []byte
-	due   time.Time
-}
-
 // carry copies from one connection to another, each byte late, and closes both at the end.
 func carry(to, from net.Conn, connected time.Time, late time.Duration) {
+	type segment struct {
+		bytes []byte
+		due   time.Time
+	}
 	flight := make(chan segment, 1024)
 	go func() {
 		defer close(flight)
