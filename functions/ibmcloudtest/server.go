@@ -125,20 +125,20 @@ func (c *Cloud) perform(in *call) reply {
 		return c.errorReply(in, err)
 	}
 	status := http.StatusOK
+	if in.request.Method == http.MethodPost && in.operation.service >= serviceAPIKeys {
+		status = http.StatusCreated
+	}
 	switch answer := body.(type) {
 	case reply:
 		return answer
 	case nil:
 		return c.reply(in, http.StatusNoContent, "", nil)
 	case object:
-		if in.request.Method == http.MethodPost && in.operation.service >= serviceAPIKeys {
-			status = http.StatusCreated
-		}
+		out := c.jsonReply(in, status, answer)
 		if tag, ok := answer["entity_tag"].(string); ok {
-			out := c.jsonReply(in, status, body)
 			out.header.Set("ETag", tag)
-			return out
 		}
+		return out
 	}
 	return c.jsonReply(in, status, body)
 }
