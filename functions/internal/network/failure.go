@@ -45,10 +45,9 @@ type Peer struct {
 func (p Peer) NoAnswer(doing string, err error) *rotation.Error {
 	found, advice := p.explain(err)
 	failure := &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Advice: advice}
-	var untrusted *tls.CertificateVerificationError
-	var refusal proxyRefusal
+	refusal, refused := errors.AsType[proxyRefusal](err)
 	switch {
-	case errors.As(err, &untrusted), errors.As(err, &refusal) && !refusal.temporary():
+	case as[*tls.CertificateVerificationError](err), refused && !refusal.temporary():
 		failure.Kind, failure.Retry = rotation.Misconfigured, rotation.Never
 	case errors.Is(err, ErrSuspended), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		failure.Kind = rotation.Timeout
@@ -58,60 +57,50 @@ func (p Peer) NoAnswer(doing string, err error) *rotation.Error {
 	return failure
 }
 
+// explain returns the first reason that err is of, and what to do.
 func (p Peer) explain(err error) (found, advice string) {
-	var refusal proxyRefusal
-	var operation *net.OpError
-	var dns *net.DNSError
-	var untrusted *tls.CertificateVerificationError
-	var record tls.RecordHeaderError
-	var timeout net.Error
-	switch {
-	case errors.Is(err, context.Canceled):
-		return "the run was interrupted before an answer came", ""
-	case errors.Is(err, ErrSuspended):
-		return ErrSuspended.Error(), ""
-	case errors.Is(err, errTooLarge):
-		return p.Host + " sent a larger response than this request can have", "check " + p.Variable + ": does a proxy answer in its place?"
-	case errors.As(err, &refusal):
+	if refusal, ok := errors.AsType[proxyRefusal](err); ok {
 		return fmt.Sprintf("the proxy on the way to %s answered %d", p.Host, refusal), p.throughProxy(refusal)
-	case errors.As(err, &operation) && strings.HasPrefix(operation.Op, "socks"):
-		return "the proxy on the way to " + p.Host + " refuses the connection", p.throughProxy(http.StatusForbidden)
-	case errors.As(err, &operation) && operation.Op == "proxyconnect":
-		return "the proxy on the way to " + p.Host + " cannot be reached", "check HTTPS_PROXY, or name the host in NO_PROXY"
-	case errors.As(err, &dns):
-		return "the name of " + p.Host + " does not resolve", "check " + p.Variable + " and this network's DNS" + p.privateOnly()
-	case errors.As(err, &untrusted):
-		return p.explainCertificate(untrusted)
-	case errors.As(err, &record):
-		return p.Host + " does not speak TLS on this port", "check the port in " + p.Variable
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return p.Host + " refuses connections on this port", "check the port in " + p.Variable + ": the services answer on 443, a sandbox only while it runs (make sandbox)"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return p.Host + " did not answer in time", p.noWay()
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
-		return "this network has no way to " + p.Host, p.noWay()
-	default:
-		return "the connection to " + p.Host + " failed or was closed before an answer came",
-			"nothing to do unless it persists; then check " + p.Variable + " and what is in between"
 	}
+	is := func(target error) bool { return errors.Is(err, target) }
+	operation, _ := errors.AsType[*net.OpError](err)
+	dialing := func(prefix string) bool { return operation != nil && strings.HasPrefix(operation.Op, prefix) }
+	invalid, _ := errors.AsType[x509.CertificateInvalidError](err)
+	timeout, _ := errors.AsType[net.Error](err)
+	variable, proxy, certificate := p.Variable, "the proxy on the way to "+p.Host, "the TLS certificate of "+p.Host
+	for _, reason := range []struct {
+		holds         bool
+		found, advice string
+	}{
+		{is(context.Canceled), "the run was interrupted before an answer came", ""},
+		{is(ErrSuspended), ErrSuspended.Error(), ""},
+		{is(errTooLarge), p.Host + " sent a larger response than this request can have", "check " + variable + ": does a proxy answer in its place?"},
+		{dialing("socks"), proxy + " refuses the connection", p.throughProxy(http.StatusForbidden)},
+		{dialing("proxyconnect"), proxy + " cannot be reached", "check HTTPS_PROXY, or name the host in NO_PROXY"},
+		{as[*net.DNSError](err), "the name of " + p.Host + " does not resolve", "check " + variable + " and this network's DNS" + p.privateOnly()},
+		{as[x509.UnknownAuthorityError](err), certificate + " is not trusted: its authority is not known to this machine",
+			"name the authority's file in SSL_CERT_FILE if it is your own proxy's; otherwise check " + variable},
+		{as[x509.HostnameError](err), certificate + " is for another host", "check " + variable},
+		{as[x509.CertificateInvalidError](err) && invalid.Reason == x509.Expired, certificate + " is not trusted: it has expired or is not valid yet", "is this machine's clock right?"},
+		{as[*tls.CertificateVerificationError](err), certificate + " is not trusted", "check " + variable + ", and what intercepts TLS on the way"},
+		{as[tls.RecordHeaderError](err), p.Host + " does not speak TLS on this port", "check the port in " + variable},
+		{is(syscall.ECONNREFUSED), p.Host + " refuses connections on this port",
+			"check the port in " + variable + ": the services answer on 443, a sandbox only while it runs (make sandbox)"},
+		{timeout != nil && timeout.Timeout(), p.Host + " did not answer in time", p.noWay()},
+		{is(syscall.ENETUNREACH), "this network has no way to " + p.Host, p.noWay()},
+		{is(syscall.EHOSTUNREACH), "this network has no way to " + p.Host, p.noWay()},
+	} {
+		if reason.holds {
+			return reason.found, reason.advice
+		}
+	}
+	return "the connection to " + p.Host + " failed or was closed before an answer came",
+		"nothing to do unless it persists; then check " + variable + " and what is in between"
 }
 
-func (p Peer) explainCertificate(err error) (found, advice string) {
-	certificate := "the TLS certificate of " + p.Host
-	var authority x509.UnknownAuthorityError
-	var other x509.HostnameError
-	var invalid x509.CertificateInvalidError
-	switch {
-	case errors.As(err, &authority):
-		return certificate + " is not trusted: its authority is not known to this machine",
-			"name the authority's file in SSL_CERT_FILE if it is your own proxy's; otherwise check " + p.Variable
-	case errors.As(err, &other):
-		return certificate + " is for another host", "check " + p.Variable
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return certificate + " is not trusted: it has expired or is not valid yet", "is this machine's clock right?"
-	default:
-		return certificate + " is not trusted", "check " + p.Variable + ", and what intercepts TLS on the way"
-	}
+func as[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
 }
 
 // throughProxy is the advice when a proxy does not let a request through.
