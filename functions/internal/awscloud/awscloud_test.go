@@ -57,56 +57,78 @@ func TestPutNamesTheVersionThatItMirrors(t *testing.T) {
 }
 
 func TestCurrentIsTheVersionThatReadersGet(t *testing.T) {
-	for stages, want := range map[string]struct {
-		current string
-		others  []string
+	secret := func(stages string) string {
+		return `{"ARN":"` + testARN + `","CreatedDate":1577836800.0,"LastChangedDate":1577836860.5,"VersionIdsToStages":` + stages + `}`
+	}
+	parameter := func(description string) string { return shown(`,"Description":"` + description + `"`) }
+	ours := description(versionID, 7)
+	for _, tt := range []struct {
+		arn, described, current string
+		others                  []string
 	}{
-		`{"` + versionID + `":["AWSCURRENT"],"old":["AWSPREVIOUS"],"bare":[]}`: {versionID, []string{"old"}},
-		`{"new":["AWSPENDING"],"` + versionID + `":["x","AWSCURRENT"]}`:        {versionID, []string{"new"}},
-		`{}`: {}, `null`: {},
+		{testARN, secret(`{"` + versionID + `":["AWSCURRENT"],"old":["AWSPREVIOUS"],"bare":[]}`), versionID, []string{"old"}},
+		{testARN, secret(`{"new":["AWSPENDING"],"` + versionID + `":["x","AWSCURRENT"]}`), versionID, []string{"new"}},
+		{testARN, secret(`{}`), "", nil},
+		{testARN, secret(`null`), "", nil},
+		{parameterARN, parameter(ours), versionID, nil},
+		{parameterARN, parameter(description(versionID, 6)), "", nil}, // AWS keeps it when somebody else writes a value
+		{parameterARN, parameter(description(versionID, 77)), "", nil},
+		{parameterARN, parameter(""), "", nil},
+		{parameterARN, parameter(versionID), "", nil},
+		{parameterARN, parameter(ours + " "), "", nil},
+		{parameterARN, parameter("x" + ours), "", nil},
+		{parameterARN, parameter(strings.Replace(ours, versionID, "", 1)), "", nil},
 	} {
-		answering(t, 200, `{"ARN":"`+testARN+`","CreatedDate":1577836800.0,"LastChangedDate":1577836860.5,"VersionIdsToStages":`+stages+`}`)
-		got, err := NewMirrors(http.DefaultTransport).Describe(t.Context(), testARN)
-		if got.VersionID != want.current || !slices.Equal(got.Others, want.others) || got.ChangedAt.Unix() != 1577836860 || err != nil {
-			t.Errorf("%s: got %+v, %v; want %+v, changed at AWS's LastChangedDate", stages, got, err, want)
+		answering(t, 200, tt.described)
+		got, err := NewMirrors(http.DefaultTransport).Describe(t.Context(), tt.arn)
+		if got.VersionID != tt.current || !slices.Equal(got.Others, tt.others) || got.ChangedAt.Unix() != 1577836860 || err != nil {
+			t.Errorf("%s: got %+v, %v; want %q and %q, changed when AWS says", tt.described, got, err, tt.current, tt.others)
 		}
 	}
 }
 
-// What AWS shows of a secret that must not be written to is found before anything is saved: AWS
+// What AWS shows of a mirror that must not be written to is found before anything is saved: AWS
 // resolves a part of an ARN, which may be that of another secret.
-func TestSecretsThatAreNotWritten(t *testing.T) {
-	late := rotation.WithWallDeadline(t.Context(), time.Now().Add(-time.Second)) // of a function that was frozen
+func TestMirrorsThatAreNotWritten(t *testing.T) {
+	const wrong = rotation.Misconfigured
+	secret := func(state string) string { return `{"ARN":"` + testARN + `",` + state + `}` }
+	parameter := func(old, by string) string { return strings.Replace(shown(""), old, by, 1) }
+	double := strings.TrimSuffix(shown(""), "]}") + "," + strings.TrimPrefix(shown(""), `{"Parameters":[`)
 	for _, tt := range []struct {
-		arn, state string
-		ctx        context.Context
-		kind       rotation.Kind // empty: it is written
-		says       string
+		arn, described string
+		size           int
+		late           bool // the function was frozen meanwhile
+		kind           rotation.Kind
+		says           string
 	}{
-		{testARN, `"DeletedDate":1767225600`, t.Context(), rotation.NotFound, "to the AWS secret " + testARN + ": the secret is scheduled for deletion: restore it with aws secretsmanager restore-secret"},
-		{testARN, `"PrimaryRegion":"us-east-1"`, t.Context(), rotation.Misconfigured, "primary secret"},
-		{testARN, `"OwningService":"` + canary + `"`, t.Context(), rotation.Misconfigured, "another AWS service"},
-		{strings.TrimSuffix(testARN, "-Ab12Cd"), `"Name":""`, t.Context(), rotation.Misconfigured, "the whole ARN"},
-		{testARN[:len(testARN)-1], `"Name":""`, t.Context(), rotation.Misconfigured, "the whole ARN"},
-		{testARN, `"Name":""`, late, rotation.Timeout, "suspended"},
-		{testARN, `"PrimaryRegion":"eu-central-1","OwningService":""`, t.Context(), "", ""},
+		{testARN, secret(`"DeletedDate":1767225600`), 9, false, rotation.NotFound, "to the AWS secret " + testARN + ": the secret is scheduled for deletion: restore it with aws secretsmanager restore-secret"},
+		{testARN, secret(`"PrimaryRegion":"us-east-1"`), 9, false, wrong, "primary secret"},
+		{testARN, secret(`"OwningService":"` + canary + `"`), 9, false, wrong, "another AWS service"},
+		{strings.TrimSuffix(testARN, "-Ab12Cd"), secret(`"Name":""`), 9, false, wrong, "the whole ARN"},
+		{testARN[:len(testARN)-1], secret(`"Name":""`), 9, false, wrong, "the whole ARN"},
+		{testARN, secret(`"PrimaryRegion":"eu-central-1","OwningService":""`), 9, true, rotation.Timeout, "suspended"},
+		{parameterARN, double, 9, false, wrong, "there are two parameters"},
+		{parameterARN, parameter("123456789012", "999999999999"), 9, false, wrong, "the function's own account"},
+		{parameterARN, parameter(`"/tokens/logs"`, `"/tokens/else"`), 9, false, wrong, "the function's own account"},
+		{parameterARN, `{"Parameters":[],"NextToken":"more"}`, 9, false, rotation.NotFound, "no such parameter"}, // endless empty pages
+		{parameterARN, shown(""), 4097, false, wrong, "has 4097 bytes and the parameter holds 4096: make the parameter an advanced one"},
+		{parameterARN, parameter("Standard", "Advanced"), 8193, false, wrong, "holds 8192"},
+		{parameterARN, shown(""), 9, true, rotation.Timeout, "suspended"},
+		{parameterARN, parameter("SecureString", "String"), 9, false, wrong, "SecureString"}, // the token would be there in the clear
+		{parameterARN, parameter(`"Type":"SecureString",`, ""), 9, false, wrong, "SecureString"},
 	} {
-		requests := answering(t, 200, `{"ARN":"`+testARN+`",`+tt.state+`}`)
+		requests, ctx := answering(t, 200, tt.described), t.Context()
+		if tt.late {
+			ctx = rotation.WithWallDeadline(ctx, time.Now().Add(-time.Second))
+		}
 		mirrors := NewMirrors(http.DefaultTransport)
-		_, described := mirrors.Describe(t.Context(), tt.arn)
-		put := mirrors.Put(tt.ctx, tt.arn, versionID, iamtoken.NewSecret(canary))
-		if tt.kind == "" {
-			if described != nil || put != nil {
-				t.Errorf("%s: got %v and %v, want no error", tt.state, described, put)
-			}
-			continue
+		err := mirrors.Put(ctx, tt.arn, versionID, iamtoken.NewSecret(strings.Repeat("x", tt.size)))
+		checkFailure(t, err, tt.kind, rotation.Never, tt.says)
+		if _, err := mirrors.Describe(ctx, tt.arn); !tt.late && tt.size == 9 {
+			checkFailure(t, err, tt.kind, rotation.Never, tt.says)
 		}
-		if tt.ctx != late {
-			checkFailure(t, described, tt.kind, rotation.Never, tt.says)
-		}
-		checkFailure(t, put, tt.kind, rotation.Never, tt.says)
-		if slices.ContainsFunc(*requests, func(r request) bool { return r.operation != "DescribeSecret" }) {
-			t.Errorf("%s of %s: it was written", tt.state, tt.arn)
+		if slices.ContainsFunc(*requests, func(r request) bool { return !strings.HasPrefix(r.operation, "Describe") }) {
+			t.Errorf("%s of %s: it was written", tt.described, tt.arn)
 		}
 	}
 	requests := answering(t, 200, secretValue("SecretString", canary))

@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -124,51 +122,6 @@ func TestAPutOfAParameter(t *testing.T) {
 			want = append(want, put(version))
 		}
 		wantRequests(t, *requests, want...)
-	}
-}
-
-func TestDescriptionsOfParameters(t *testing.T) {
-	ours := description(versionID, 7)
-	for text, want := range map[string]string{
-		ours: versionID, description(versionID, 6): "", description(versionID, 77): "", "": "", versionID: "", ours + " ": "", "x" + ours: "",
-		strings.Replace(ours, versionID, "", 1): "",
-	} {
-		store(t, shown(`,"Description":"`+text+`"`))
-		if found, err := NewMirrors(http.DefaultTransport).Describe(t.Context(), parameterARN); found.VersionID != want || err != nil {
-			t.Errorf("%q: got %+v, %v; want %q", text, found, err, want)
-		}
-	}
-}
-
-// What AWS shows is checked before anything is written.
-func TestParametersThatAreNotWritten(t *testing.T) {
-	double := strings.TrimSuffix(shown(""), "]}") + "," + strings.TrimPrefix(shown(""), `{"Parameters":[`)
-	late := rotation.WithWallDeadline(t.Context(), time.Now().Add(-time.Second))
-	for name, test := range map[string]struct {
-		ctx       context.Context
-		described string
-		size      int
-		kind      rotation.Kind
-		says      string
-	}{
-		"two of the ARN":            {t.Context(), double, 9, rotation.Misconfigured, "there are two parameters"},
-		"another account's":         {t.Context(), strings.Replace(shown(""), "123456789012", "999999999999", 1), 9, rotation.Misconfigured, "the function's own account"},
-		"another's name":            {t.Context(), strings.Replace(shown(""), `"/tokens/logs"`, `"/tokens/else"`, 1), 9, rotation.Misconfigured, "the function's own account"},
-		"endless empty pages":       {t.Context(), `{"Parameters":[],"NextToken":"more"}`, 9, rotation.NotFound, "no such parameter"},
-		"too long for a standard":   {t.Context(), shown(""), 4097, rotation.Misconfigured, "has 4097 bytes and the parameter holds 4096: make the parameter an advanced one"},
-		"too long for an advanced":  {t.Context(), strings.Replace(shown(""), "Standard", "Advanced", 1), 8193, rotation.Misconfigured, "holds 8192"},
-		"past the wall deadline":    {late, shown(""), 9, rotation.Timeout, "suspended"},
-		"a parameter in plain text": {t.Context(), strings.Replace(shown(""), "SecureString", "String", 1), 9, rotation.Misconfigured, "SecureString"},
-		"a type that is not shown":  {t.Context(), strings.Replace(shown(""), `"Type":"SecureString",`, "", 1), 9, rotation.Misconfigured, "SecureString"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			requests := store(t, test.described)
-			err := NewMirrors(http.DefaultTransport).Put(test.ctx, parameterARN, versionID, iamtoken.NewSecret(strings.Repeat("x", test.size)))
-			checkFailure(t, err, test.kind, rotation.Never, test.says)
-			if slices.ContainsFunc(*requests, func(r request) bool { return r.operation != "DescribeParameters" }) {
-				t.Error("it was written")
-			}
-		})
 	}
 }
 
