@@ -178,7 +178,8 @@ func askIAM[In, Out any](ctx context.Context, c *ibmCloud, doing, role string,
 }
 
 // deleteAtIAM makes a call of IBM's SDK that deletes. What is gone already counts as deleted.
-func deleteAtIAM[In any](ctx context.Context, c *ibmCloud, doing string, call func(context.Context, In) (*core.DetailedResponse, error), in In) error {
+func deleteAtIAM[In any](ctx context.Context, c *ibmCloud, doing string,
+	call func(context.Context, In) (*core.DetailedResponse, error), in In) error {
 	return unlessGone(c.ask(ctx, ofServiceID(doing, "Administrator"), func(ctx context.Context) error {
 		_, err := call(ctx, in)
 		return err

@@ -27,10 +27,6 @@ import (
 // older checkouts and deletes keys that are described otherwise.
 const notStored = "not stored yet by set-up-secrets"
 
-func storedIn(place string, at time.Time) string {
-	return fmt.Sprintf("stored in %s;at=%s by set-up-secrets", place, at.UTC().Format("2006-01-02T15:04:05.000Z"))
-}
-
 var (
 	storedShape = regexp.MustCompile(`^stored in ([^\s;]{1,700});at=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) by set-up-secrets$`)
 	fileShape   = regexp.MustCompile(`^file:[0-9a-f-]{1,32}$`)
@@ -39,15 +35,16 @@ var (
 // serviceID is an identity, with its keys of setup's making.
 type serviceID struct {
 	role, iamID string
-	place       string // of its key: the key secret's id, the AWS secret's name, or a hash of the file; empty until there is one
 	file        string
-	store       func(ctx context.Context, key keyValue) (place string, err error) // nil where there is to be no key
-	keys        []apiKey                                                          // oldest first
-	key         apiKey                                                            // the one that is stored
-	outdated    bool                                                              // it does not do
-	probes      bool                                                              // a key is not stored before the token secret's metadata can be read by it
-	managed     bool                                                              // IBM makes its key
-	maker       secret                                                            // which makes its keys, or did
+	place       string // of its key: the key secret's id, the AWS secret's name, or a hash of the file; empty until there is one
+	// store stores a key there. It is nil where there is to be no key.
+	store    func(ctx context.Context, key keyValue) (place string, err error)
+	keys     []apiKey // oldest first
+	key      apiKey   // the one that is stored
+	outdated bool     // it does not do
+	probes   bool     // a key is not stored before it can read the token secret's metadata
+	managed  bool     // IBM makes its key
+	maker    secret   // which makes its keys, or did
 }
 
 // apiKey is a key at IAM with the name of a service id's.
@@ -71,7 +68,7 @@ type keyValue struct {
 // loadKeys lists the keys with our name. IAM gives a key's age to the minute, so of two made in one minute
 // the one that was stored later is the newer.
 func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
-	id.keys = nil
+	id.keys, id.key = nil, apiKey{}
 	doing, token := "listing the API keys of the "+id.role+" service id", (*string)(nil)
 	for range pagesLimit {
 		page, err := askIAM(ctx, s.cloud, doing, "Operator", s.cloud.apiKeys.ListAPIKeysWithContext, &iamidentityv1.ListAPIKeysOptions{
@@ -95,7 +92,11 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 			slices.SortStableFunc(id.keys, func(a, b apiKey) int {
 				return cmp.Or(a.created.Compare(b.created), cmp.Compare(a.at, b.at))
 			})
-			id.findKey()
+			for _, key := range id.keys {
+				if key.place != "" && cmp.Or(arnName(key.place), key.place) == id.place {
+					id.key = key
+				}
+			}
 			return nil
 		}
 	}
@@ -104,19 +105,10 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 
 func (s *setup) keyName(id *serviceID) string { return s.name + "-" + id.role }
 
-// findKey takes the newest key that is stored in the service id's place.
-func (id *serviceID) findKey() {
-	id.key = apiKey{}
-	for _, key := range id.keys {
-		if key.place != "" && cmp.Or(arnName(key.place), key.place) == id.place {
-			id.key = key
-		}
-	}
-}
-
 // checkKey takes a key from IAM's answer, if all of it has the expected shape and belongs to the service id.
 func (s *setup) checkKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, error) {
-	key := apiKey{id: core.StringNilMapper(answer.ID), disabled: answer.Disabled != nil && *answer.Disabled, tag: core.StringNilMapper(answer.EntityTag)}
+	key := apiKey{id: core.StringNilMapper(answer.ID), tag: core.StringNilMapper(answer.EntityTag)}
+	key.disabled = answer.Disabled != nil && *answer.Disabled
 	switch {
 	case !keyIDShape.MatchString(key.id):
 		return key, errors.New("IAM's answer has a key id of unknown form")
@@ -167,7 +159,8 @@ func (s *setup) ensureKey(ctx context.Context, id *serviceID) error {
 // makeKey makes a key, tries it, stores it, notes that at IAM, and lists the keys again.
 func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err error) {
 	options := &iamidentityv1.CreateAPIKeyOptions{
-		Name: new(s.keyName(id)), IamID: &id.iamID, AccountID: &s.account, Description: new(notStored), StoreValue: new(false), ActionWhenLeaked: new("disable"),
+		Name: new(s.keyName(id)), IamID: &id.iamID, AccountID: &s.account, Description: new(notStored),
+		StoreValue: new(false), ActionWhenLeaked: new("disable"),
 	}
 	days := s.days
 	if id.managed {
@@ -198,8 +191,10 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 		return "", err
 	}
 	id.place = cmp.Or(arnName(place), place)
-	update := &iamidentityv1.UpdateAPIKeyOptions{ID: &key.id, IfMatch: new(cmp.Or(key.tag, "*")), Description: new(storedIn(place, s.now()))}
-	if _, err := askIAM(ctx, s.cloud, "noting at IAM that "+key.id+" is stored", "Administrator", s.cloud.apiKeys.UpdateAPIKeyWithContext, update); err != nil {
+	stored := fmt.Sprintf("stored in %s;at=%s by set-up-secrets", place, s.now().UTC().Format("2006-01-02T15:04:05.000Z"))
+	update := &iamidentityv1.UpdateAPIKeyOptions{ID: &key.id, IfMatch: new(cmp.Or(key.tag, "*")), Description: &stored}
+	doing = "noting at IAM that " + key.id + " is stored"
+	if _, err := askIAM(ctx, s.cloud, doing, "Administrator", s.cloud.apiKeys.UpdateAPIKeyWithContext, update); err != nil {
 		return "", err
 	}
 	return key.id, s.loadKeys(ctx, id)
@@ -234,11 +229,14 @@ func (s *setup) probe(ctx context.Context, id *serviceID, token iamtoken.Secret)
 	as, waiting := *s.cloud, false
 	as.token = token
 	refused := func(err error) bool {
-		if statusOf(err) == http.StatusForbidden && !waiting {
-			s.say("the policies of the new %s service id do not count yet: trying again for five minutes", id.role)
-			waiting = true
+		if statusOf(err) != http.StatusForbidden {
+			return false
 		}
-		return statusOf(err) == http.StatusForbidden
+		if !waiting {
+			s.say("the policies of the new %s service id do not count yet: trying again for five minutes", id.role)
+		}
+		waiting = true
+		return true
 	}
 	return s.patiently(ctx, 31, 10*time.Second, refused, func() error {
 		f := &failure{doing: "reading the token secret's metadata as the " + id.role + " service id", needed: "the policies that infra/ibm gives it"}
@@ -262,7 +260,8 @@ func (s *setup) deleteLost(ctx context.Context, id *serviceID) error {
 		case key.id == id.key.id:
 		case key.lost:
 			doing := "deleting the key " + key.id + " of the " + id.role + " service id"
-			if err := deleteAtIAM(ctx, s.cloud, doing, s.cloud.apiKeys.DeleteAPIKeyWithContext, &iamidentityv1.DeleteAPIKeyOptions{ID: &key.id}); err != nil {
+			options := &iamidentityv1.DeleteAPIKeyOptions{ID: &key.id}
+			if err := deleteAtIAM(ctx, s.cloud, doing, s.cloud.apiKeys.DeleteAPIKeyWithContext, options); err != nil {
 				return err
 			}
 			s.say("deleted the old key %s of the %s service id", key.id, id.role)

@@ -265,8 +265,9 @@ func (r *replacement) checkPlan(ctx context.Context) error {
 
 // addresses are Terraform's, of a service id and its policies. Those that are not in a state do no harm.
 var addresses = map[string][]string{
-	"workload":  {"ibm_iam_service_id.workload", "ibm_iam_service_policy.workload"},
-	"bootstrap": {"ibm_iam_service_id.bootstrap", `ibm_iam_service_policy.secret_group["bootstrap-keys"]`, `ibm_iam_service_policy.secret_group["bootstrap-tokens"]`},
+	"workload": {"ibm_iam_service_id.workload", "ibm_iam_service_policy.workload"},
+	"bootstrap": {"ibm_iam_service_id.bootstrap", `ibm_iam_service_policy.secret_group["bootstrap-keys"]`,
+		`ibm_iam_service_policy.secret_group["bootstrap-tokens"]`},
 }
 
 // runTerraform returns what terraform prints.
@@ -319,7 +320,8 @@ func (r *replacement) deployment() *deployment {
 	for _, s := range settings {
 		d.values[s.variable] = r.getenv(s.variable)
 	}
-	for _, name := range slices.Concat(ofOneRotation, []string{"SECRETS_MANAGER_URL", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_EXPIRES_AT"}) {
+	names := []string{"SECRETS_MANAGER_URL", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_EXPIRES_AT"}
+	for _, name := range slices.Concat(ofOneRotation, names) {
 		if !r.noBootstrapKey || !strings.HasPrefix(name, "BOOTSTRAP_") {
 			d.values[name] = written[name]
 		}

@@ -36,7 +36,8 @@ func (s *setup) findSecret(ctx context.Context, name, group, types string) (secr
 		Secrets []secret `json:"secrets"`
 	}
 	for page := range pagesLimit {
-		query := url.Values{"groups": {group}, "secret_types": {types}, "search": {name}, "limit": {fmt.Sprint(size)}, "offset": {fmt.Sprint(page * size)}}
+		query := url.Values{"groups": {group}, "secret_types": {types}, "search": {name},
+			"limit": {fmt.Sprint(size)}, "offset": {fmt.Sprint(page * size)}}
 		list, err := get[listing](ctx, s.cloud, doing, "secrets?"+query.Encode())
 		if err != nil {
 			return secret{}, err
@@ -67,8 +68,8 @@ func checkID(doing, id string) error {
 // secret, past recovery.
 func (s *setup) createSecret(ctx context.Context, refused string, body map[string]any) (string, error) {
 	var created secret
-	f := &failure{doing: fmt.Sprintf("creating the secret %s", body["name"]),
-		refused: cmp.Or(refused, "Check the ids and options.") + " Or a secret of another group has the name: use another --name."} // a taken name is 409 or 400
+	f := &failure{doing: fmt.Sprintf("creating the secret %s", body["name"])}
+	f.refused = cmp.Or(refused, "Check the ids and options.") + " Or a secret of another group has the name: use another --name." // 409 or 400
 	if err := s.cloud.send(ctx, f, http.MethodPost, "secrets", body, &created); err != nil {
 		return "", err
 	}

@@ -166,15 +166,17 @@ var outputs = []struct {
 	shape    *regexp.Regexp
 	optional bool // may be empty
 }{
-	{"iam_url", originShape, false}, {"secrets_manager_url", originShape, false}, {"account_id", accountShape, false}, {"key_group_id", groupShape, false},
-	{"token_group_id", groupShape, false}, {"workload_iam_id", iamIDShape, false}, {"bootstrap_iam_id", iamIDShape, true},
-	{"reader_iam_id", iamIDShape, true}, {"iam_profile_id", profileShape, true}, {"managed_keys", regexp.MustCompile(`^(true|false)$`), true},
+	{"iam_url", originShape, false}, {"secrets_manager_url", originShape, false}, {"account_id", accountShape, false},
+	{"key_group_id", groupShape, false}, {"token_group_id", groupShape, false}, {"workload_iam_id", iamIDShape, false},
+	{"bootstrap_iam_id", iamIDShape, true}, {"reader_iam_id", iamIDShape, true}, {"iam_profile_id", profileShape, true},
+	{"managed_keys", regexp.MustCompile(`^(true|false)$`), true},
 }
 
 var (
-	nameShape   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,38}[A-Za-z0-9]$`)
-	nullLabel   = regexp.MustCompile(`(?i)[/.]null(?:[/.:]|$)`)                                                                             // what a missing value becomes in jq
-	originShape = regexp.MustCompile(`^(?:https://[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|http://(?:127\.0\.0\.1|localhost))(?::[0-9]{1,5})?/?$`) // http for this machine alone
+	nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,38}[A-Za-z0-9]$`)
+	// originShape has http for this machine alone, and nullLabel what a missing value becomes in jq.
+	originShape = regexp.MustCompile(`^(?:https://[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|http://(?:127\.0\.0\.1|localhost))(?::[0-9]{1,5})?/?$`)
+	nullLabel   = regexp.MustCompile(`(?i)[/.]null(?:[/.:]|$)`)
 )
 
 // readInput checks everything that is given, without a request.
@@ -205,7 +207,8 @@ func (s *setup) readInput() error {
 		}
 	}
 	s.cloud = newIBMCloud(strings.TrimSuffix(values["iam_url"], "/"), strings.TrimSuffix(values["secrets_manager_url"], "/"), s.sleep)
-	s.account, s.keyGroup, s.tokenGroup, s.profile = values["account_id"], values["key_group_id"], values["token_group_id"], values["iam_profile_id"]
+	s.account, s.profile = values["account_id"], values["iam_profile_id"]
+	s.keyGroup, s.tokenGroup = values["key_group_id"], values["token_group_id"]
 	return s.planKeys(values)
 }
 
