@@ -114,7 +114,9 @@ func TestWhatAMirrorCanHold(t *testing.T) {
 		"Unable to locate\x1b": "Unable to locate\n",
 	} {
 		withJob(t, said, func(j *job) {
-			j.onAWS("http://127.0.0.1:9", mirrorARN)
+			j.onAWS("", mirrorARN)
+			delete(j.env, "AWS_ENDPOINT_URL")
+			j.program("curl", "case $* in *' https://secretsmanager.eu-central-1.amazonaws.com/') exit 7 ;; esac; echo \"unexpected: $*\" >&2\n")
 			j.program("aws", "printf '\\n%s\\nits text\\n' '"+said+"' >&2; exit 255\n")
 			if stderr := j.wantFailure(1, want); !strings.HasPrefix(stderr, want) || strings.Contains(stderr, "its text") {
 				t.Errorf("got %q, want %q before all else", stderr, want)
