@@ -15,11 +15,10 @@ type pass struct {
 	*run
 	Rotation
 
-	slot     func() // gives back the slot that the first attempt has; nil after it
-	release  func() // gives back that of the attempt under way, once
+	release  func() // gives back the slot of the attempt under way, once; nil between two attempts
 	attempts int
-	first    *CurrentVersion        // as the first attempt found it; nil before
-	current  *CurrentVersion        // as last read or saved; nil before
+	first    CurrentVersion         // as the first attempt found it
+	current  CurrentVersion         // as last read or saved
 	replaced CurrentVersion         // the version that our save was to replace
 	sent     map[string]sentToken   // the tokens handed to Save, by fingerprint
 	repair   map[string]MirrorState // if not nil, the attempt's new token is for these mirrors alone, by ARN
@@ -109,10 +108,10 @@ func (p *pass) readMetadata(ctx context.Context) (CurrentVersion, error) {
 		p.warn("the stored version was made on %s, which is in the future: its metadata does not count", current.CreatedAt.UTC().Format(time.DateOnly))
 		current.CreatedAt = time.Time{}
 	}
-	if p.first == nil {
-		p.first = &current
+	if p.first.VersionID == "" {
+		p.first = current
 	}
-	p.current = &current
+	p.current = current
 	return current, nil
 }
 
@@ -166,9 +165,8 @@ func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResp
 	if made.CreatedAt.Sub(p.ibmClock()).Abs() > iamtoken.MaxLifetime { // or it is not known
 		made.CreatedAt = p.ibmClock()
 	}
-	saved := CurrentVersion{VersionID: made.VersionID, SecretType: current.SecretType, CreatedAt: made.CreatedAt, Metadata: metadata}
-	p.current = &saved
-	return saved, nil
+	p.current = CurrentVersion{VersionID: made.VersionID, SecretType: current.SecretType, CreatedAt: made.CreatedAt, Metadata: metadata}
+	return p.current, nil
 }
 
 const (

@@ -54,11 +54,7 @@ func expiryOf(version CurrentVersion) time.Time {
 
 // failed describes a failure and, if the metadata was read, the token that is still stored.
 func (p *pass) failed(failure *Error) report.Result {
-	var current CurrentVersion
-	if p.current != nil {
-		current = *p.current
-	}
-	result := p.result(report.Failed, current)
+	result := p.result(report.Failed, p.current)
 	result.Error = failure.Report()
 	if failure.TransactionID != "" {
 		result.TransactionID = failure.TransactionID

@@ -56,7 +56,7 @@ func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation
 		pass := newPass(run, rotation)
 		// A pass begins when its turn has come: thousands that wait for theirs
 		// would each hold a stack, and a retry would queue behind all of them.
-		pass.slot, _ = run.acquire() // without one, the pass reports why
+		pass.release, _ = run.acquire() // without one, the pass reports why
 		all.Go(func() { ran.Results[i] = pass.runWithRetry() })
 	}
 	all.Wait()
@@ -118,7 +118,7 @@ func (r *run) acquire() (release func(), err error) {
 	if r.ctx.Err() == nil {
 		select {
 		case r.slots <- struct{}{}:
-			return func() { <-r.slots }, nil
+			return sync.OnceFunc(func() { <-r.slots }), nil
 		case <-r.ctx.Done():
 		}
 	}
@@ -196,12 +196,14 @@ func (r *Rotator) random() float64 {
 
 // timedAttempt makes an attempt of 10 s at most, when its turn has come.
 func (p *pass) timedAttempt() (report.Result, error) {
-	release, err := p.turn()
-	if err != nil {
-		return report.Result{}, err
+	if p.release == nil { // the first attempt may have its slot from Run
+		release, err := p.acquire()
+		if err != nil {
+			return report.Result{}, err
+		}
+		p.release = release
 	}
-	p.release = sync.OnceFunc(release)
-	defer p.release()
+	defer func() { p.release(); p.release = nil }()
 	if p.suspended() {
 		return report.Result{}, &Error{Step: StepLook, Kind: Timeout,
 			Message: "the process was suspended for longer than the run may take; the next run starts again"}
@@ -211,15 +213,6 @@ func (p *pass) timedAttempt() (report.Result, error) {
 	p.attempts++
 	p.warnings, p.timings, p.skew, p.repair = nil, map[Step]time.Duration{}, 0, nil
 	return p.attempt(ctx)
-}
-
-// turn returns the slot that the pass was started with or, for a retry, waits for
-// another; release gives the slot back.
-func (p *pass) turn() (release func(), err error) {
-	if release, p.slot = p.slot, nil; release != nil {
-		return release, nil
-	}
-	return p.acquire()
 }
 
 // errorToReport returns the error to report: that of the last attempt, unless it
