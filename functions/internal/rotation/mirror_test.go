@@ -278,7 +278,8 @@ func TestMirrors(t *testing.T) {
 			heal, wait(8 * minute), ensures(report.Rotated), mirrored(first, second),
 			wait(20 * minute), failing(second, 1, denied), fails(rotate, rotation.Denied),
 			wait(20 * minute), fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropAfter, Times: 1}), rotates, mirrored(second), // in the second attempt, the first put of this version
-			failing(second, 0, denied), wait(50 * minute), fails(rotate, rotation.Denied)}, // what refused once does not count for ever
+			failing(second, 0, denied), wait(50 * minute), fails(rotate, rotation.Denied)},
+		"one that was refused once": {mirrors(first), failing(first, 1, denied), fails(rotate, rotation.Denied), rotates, wait(50 * minute), dies(rotate), times(4, wait(minute), noFailure), mirrored(first)},
 
 		// A mirror named for the first time is filled without waiting for the next rotation.
 		"a new one":                            {rotates, wait(10 * minute), mirrors(first), ensures(report.Rotated), mirrored(first)},
