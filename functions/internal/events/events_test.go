@@ -126,11 +126,13 @@ func TestRunsThatAnnounceLess(t *testing.T) {
 		tokensOnly bool
 		want       string
 	}{
-		"a check": {t.Context(), "check", false, ""}, "a command": {t.Context(), "rotate", true, "Rotated Rotated"}, "interrupted": {interrupted, "rotate", false, "Rotated Rotated"},
+		"a check": {t.Context(), "check", false, ""}, "a command": {t.Context(), "rotate", true,
+			"Rotated Rotated"}, "interrupted": {interrupted, "rotate", false, "Rotated Rotated"},
 	} {
 		p := newProcess()
 		p.TokensOnly = test.tokensOnly
-		p.Announce(test.ctx, &report.Report{Mode: test.mode, Results: []report.Result{resultOf("look!"), resultOf("mirror!+ v2"), resultOf("fresh v1"), resultOf("rotated v1")}})
+		p.Announce(test.ctx, &report.Report{Mode: test.mode,
+			Results: []report.Result{resultOf("look!"), resultOf("mirror!+ v2"), resultOf("fresh v1"), resultOf("rotated v1")}})
 		if got := p.bus.types(); got != test.want {
 			t.Errorf("%s: got %q, want %q", name, got, test.want)
 		}
@@ -151,14 +153,16 @@ func TestARotationThatComesAndGoesIsAnnouncedSeldom(t *testing.T) {
 
 // What is not taken is put once more, if that may help, and is then a warning of the result, one for all of a reason.
 func TestAnEventThatIsNotTaken(t *testing.T) {
-	const alone, many = `["the event \"Token Rotated\" is not announced: denied: not here"]`, `["the event \"Token Rotated\" is not announced, nor 998 others: denied: not here"]`
+	const alone, many = `["the event \"Token Rotated\" is not announced: denied: not here"]`,
+		`["the event \"Token Rotated\" is not announced, nor 998 others: denied: not here"]`
 	for _, test := range []struct {
 		events         int
 		retry          rotation.Retry
 		refuse, tried  int
 		warnings, want string
 	}{
-		{1, rotation.Never, 1, 1, alone, ""}, {1, rotation.Later, 1, 2, "[]", "Rotated"}, {1, rotation.Later, 2, 2, alone, ""}, {1, rotation.Once, 99, 2, alone, ""},
+		{1, rotation.Never, 1, 1, alone, ""}, {1, rotation.Later, 1, 2, "[]", "Rotated"}, {1, rotation.Later, 2, 2, alone, ""},
+		{1, rotation.Once, 99, 2, alone, ""},
 		{999, rotation.Never, 999, 999, many, ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -170,7 +174,8 @@ func TestAnEventThatIsNotTaken(t *testing.T) {
 			}
 			p.Announce(t.Context(), &ran)
 			got, tried := p.bus.types(), p.bus.tried
-			if got != test.want || tried != test.tried || fmt.Sprintf("%q", ran.Results[1].Warnings) != test.warnings || ran.Results[1].Outcome != report.Rotated {
+			if got != test.want || tried != test.tried || fmt.Sprintf("%q", ran.Results[1].Warnings) != test.warnings ||
+				ran.Results[1].Outcome != report.Rotated {
 				t.Errorf("%+v: got %v after %d tries with the warnings %q", test, got, tried, ran.Results[1].Warnings)
 			}
 			if len(ran.Results[0].Warnings)+len(ran.Results[len(ran.Results)-1].Warnings) > min(1, len(ran.Results[1].Warnings)) {

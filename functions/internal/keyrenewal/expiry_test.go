@@ -97,24 +97,31 @@ func TestWhenKeysExpireIsInTheResults(t *testing.T) {
 		at         time.Time
 		warnings   []string
 	}{
-		"nothing is known":         {},
-		"neither ever expires":     {expires: map[string]time.Time{"key": {}, "bootstrap": {}}, configured: in(3)},
-		"both from IAM":            {expires: map[string]time.Time{"key": in(13), "bootstrap": in(12)}, at: in(12), warnings: []string{"the bootstrap API key expires 2026-01-13", "the API key expires 2026-01-14"}},
+		"nothing is known":     {},
+		"neither ever expires": {expires: map[string]time.Time{"key": {}, "bootstrap": {}}, configured: in(3)},
+		"both from IAM": {expires: map[string]time.Time{"key": in(13), "bootstrap": in(12)}, at: in(12),
+			warnings: []string{"the bootstrap API key expires 2026-01-13", "the API key expires 2026-01-14"}},
 		"the workload's is sooner": {expires: map[string]time.Time{"key": in(15), "bootstrap": in(80)}, at: in(15)},
-		"its secret's is sooner":   {secret: rotation.KeySecret{SecretDescription: rotation.SecretDescription{ExpiresAt: in(2)}}, expires: map[string]time.Time{"key": in(15)}, at: in(2), warnings: []string{"the API key expires 2026-01-03"}},
-		"the configured date":      {configured: in(-1), at: in(-1), warnings: []string{"the bootstrap API key has been expired since 2025-12-31"}},
-		"IAM's date counts":        {expires: map[string]time.Time{"bootstrap": in(30)}, configured: in(1), at: in(30)},
-		"IBM is late":              {secret: managed, at: in(26), warnings: []string{"the API key expires 2026-01-27T00:00:00Z: IBM's Secrets Manager should have rotated it"}},
-		"the renewal's":            {secret: managed, renewal: &report.KeyRenewal{ExpiresAt: &start, DaysLeft: 1, Expiring: true}, at: in(1), warnings: []string{"the API key expires"}},
+		"its secret's is sooner": {secret: rotation.KeySecret{SecretDescription: rotation.SecretDescription{ExpiresAt: in(2)}},
+			expires: map[string]time.Time{"key": in(15)}, at: in(2), warnings: []string{"the API key expires 2026-01-03"}},
+		"the configured date": {configured: in(-1), at: in(-1), warnings: []string{"the bootstrap API key has been expired since 2025-12-31"}},
+		"IAM's date counts":   {expires: map[string]time.Time{"bootstrap": in(30)}, configured: in(1), at: in(30)},
+		"IBM is late": {secret: managed, at: in(26),
+			warnings: []string{"the API key expires 2026-01-27T00:00:00Z: IBM's Secrets Manager should have rotated it"}},
+		"the renewal's": {secret: managed, renewal: &report.KeyRenewal{ExpiresAt: &start, DaysLeft: 1, Expiring: true},
+			at: in(1), warnings: []string{"the API key expires"}},
 		"the renewal's is unknown": {expires: map[string]time.Time{"key": in(80)}, renewal: &report.KeyRenewal{Error: &report.Error{}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.secret.Key = iamtoken.NewSecret("key")
 			ibm := &fakeIBM{secret: test.secret, expires: test.expires}
-			w := &Watch{Keys: ibm, IAM: ibm, Bootstrap: fakeBootstrap{ibm}, BootstrapExpiresAt: test.configured, Now: func() time.Time { return start }}
+			w := &Watch{Keys: ibm, IAM: ibm, Bootstrap: fakeBootstrap{ibm}, BootstrapExpiresAt: test.configured,
+				Now: func() time.Time { return start }}
 			got := watched(t, w, true, test.renewal)
-			if known := got.KeyDaysLeft != nil; known == test.at.IsZero() || known && *got.KeyDaysLeft != test.at.Sub(start).Hours()/24 || len(got.Warnings) != len(test.warnings) || got.KeyExpiring != (len(test.warnings) > 0) {
-				t.Fatalf("got %v, expiring %t, %q; want %s and %d warnings", got.KeyDaysLeft, got.KeyExpiring, got.Warnings, test.at, len(test.warnings))
+			if known := got.KeyDaysLeft != nil; known == test.at.IsZero() || known && *got.KeyDaysLeft != test.at.Sub(start).Hours()/24 ||
+				len(got.Warnings) != len(test.warnings) || got.KeyExpiring != (len(test.warnings) > 0) {
+				t.Fatalf("got %v, expiring %t, %q; want %s and %d warnings", got.KeyDaysLeft, got.KeyExpiring, got.Warnings, test.at,
+					len(test.warnings))
 			}
 			for i, warning := range got.Warnings {
 				if !strings.HasPrefix(warning, test.warnings[i]) {

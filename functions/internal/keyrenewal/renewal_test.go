@@ -75,7 +75,8 @@ func (w *world) request(name string) {
 func newWorld() *world {
 	return &world{
 		managed: rotation.KeySecret{
-			SecretDescription: rotation.SecretDescription{Type: "iam_credentials", ExpiresAt: start.Add(45 * day)}, Key: iamtoken.NewSecret("key-1"), KeyID: day1,
+			SecretDescription: rotation.SecretDescription{Type: "iam_credentials", ExpiresAt: start.Add(45 * day)},
+			Key:               iamtoken.NewSecret("key-1"), KeyID: day1,
 			TTL: 45 * day, Interval: 15 * day, NextRotation: start.Add(15 * day),
 		},
 		owners:   map[string]string{"key-0": owner, "key-1": owner, "key-2": owner, "other": "iam-ServiceId-other"},
@@ -224,7 +225,8 @@ func TestWhatARenewalDoes(t *testing.T) {
 		return s
 	}
 	kept := func(step rotation.Step, kind rotation.Kind, says string, then func(*world)) story { // IBM has rotated
-		return story{then: func(w *world) { w.rotate(); then(w) }, outcome: report.KeyRenewalFailed, step: step, kind: kind, says: says, stored: "key-1", versions: 2, expires: 45}
+		return story{then: func(w *world) { w.rotate(); then(w) }, outcome: report.KeyRenewalFailed, step: step, kind: kind, says: says,
+			stored: "key-1", versions: 2, expires: 45}
 	}
 	refused := func(kind rotation.Kind) func(*world) {
 		return func(w *world) { w.refused["key-2"] = errIs(kind, rotation.Never) }
@@ -241,18 +243,26 @@ func TestWhatARenewalDoes(t *testing.T) {
 		"an opaque token":          kept(rotation.StepCheck, rotation.InvalidToken, "cannot be seen", func(w *world) { w.owners["key-2"] = "" }),
 		"another identity's": {then: func(w *world) { w.rotate(); w.owners["key-2"] = "iam-ServiceId-other" }, outcome: report.KeyRenewalFailed,
 			step: rotation.StepCheck, kind: rotation.InvalidToken, says: "iam-ServiceId-other", stored: "key-1", versions: 2}, // its dates are of no key in use
-		"the answer has no key id": kept(rotation.StepReadKey, rotation.Unavailable, "does not name the key", func(w *world) { w.managed.KeyID = "" }),
-		"the bootstrap has no key": {then: func(w *world) { w.owners = nil }, outcome: report.KeyRenewalFailed, step: rotation.StepBootstrap, kind: rotation.Denied, stored: "key-1", versions: 2},
+		"the answer has no key id": kept(rotation.StepReadKey, rotation.Unavailable, "does not name the key",
+			func(w *world) { w.managed.KeyID = "" }),
+		"the bootstrap has no key": {then: func(w *world) { w.owners = nil }, outcome: report.KeyRenewalFailed,
+			step: rotation.StepBootstrap, kind: rotation.Denied, stored: "key-1", versions: 2},
 
 		// AWSPREVIOUS is the net: IBM ends the key at the rotation, or IAM forgets the stored one, which is IBM's current one, or a bad
 		// one was stored by hand.
-		"the current one has ended":      renewed(story{begin: func(w *world) { forget("key-1")(w); w.rotate() }, byPrevious: true, says: "and the one before it was used"}),
-		"the current one is not known":   {begin: forget("key-1"), outcome: report.KeyRenewalFailed, step: rotation.StepExchange, kind: rotation.Denied, byPrevious: true, stored: "key-1", versions: 2, expires: 30},
-		"a bad one was stored by hand":   {begin: func(w *world) { w.byHand("bad") }, outcome: report.KeyRenewed, byPrevious: true, says: "key-renewal", stored: "key-1", versions: 4, expires: 45},
-		"an older one was, and is known": {begin: func(w *world) { w.byHand("key-0") }, outcome: report.KeyRenewed, stored: "key-1", versions: 4, expires: 45},
-		"another identity's was":         {begin: func(w *world) { w.byHand("other") }, outcome: report.KeyRenewalFailed, step: rotation.StepCheck, kind: rotation.InvalidToken, stored: "other", versions: 3},
+		"the current one has ended": renewed(story{begin: func(w *world) { forget("key-1")(w); w.rotate() }, byPrevious: true,
+			says: "and the one before it was used"}),
+		"the current one is not known": {begin: forget("key-1"), outcome: report.KeyRenewalFailed, step: rotation.StepExchange,
+			kind: rotation.Denied, byPrevious: true, stored: "key-1", versions: 2, expires: 30},
+		"a bad one was stored by hand": {begin: func(w *world) { w.byHand("bad") }, outcome: report.KeyRenewed, byPrevious: true,
+			says: "key-renewal", stored: "key-1", versions: 4, expires: 45},
+		"an older one was, and is known": {begin: func(w *world) { w.byHand("key-0") }, outcome: report.KeyRenewed, stored: "key-1",
+			versions: 4, expires: 45},
+		"another identity's was": {begin: func(w *world) { w.byHand("other") }, outcome: report.KeyRenewalFailed,
+			step: rotation.StepCheck, kind: rotation.InvalidToken, stored: "other", versions: 3},
 
-		"it is late, and has locks": {begin: func(w *world) { w.managed.Locks, w.managed.ExpiresAt = 2, start.Add(26*day) }, outcome: report.KeyCurrent, stored: "key-1", versions: 2, expires: 26,
+		"it is late, and has locks": {begin: func(w *world) { w.managed.Locks, w.managed.ExpiresAt = 2, start.Add(26*day) },
+			outcome: report.KeyCurrent, stored: "key-1", versions: 2, expires: 26,
 			says: "expires 2026-01-27T00:00:00Z: IBM's Secrets Manager should have rotated it: see its rotation rule, its locks and the authorization for IAM BOOTSTRAP_KEY_SECRET has locks (2)"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -269,11 +279,13 @@ func TestWhatARenewalDoes(t *testing.T) {
 			if got.Error != nil {
 				said = got.Error.Message
 			}
-			if got.Outcome != test.outcome || (got.Error == nil) != (test.kind == "") || got.Error != nil && (got.Error.Step != test.step || got.Error.Kind != test.kind) ||
+			if got.Outcome != test.outcome || (got.Error == nil) != (test.kind == "") ||
+				got.Error != nil && (got.Error.Step != test.step || got.Error.Kind != test.kind) ||
 				!strings.Contains(said, test.says) || got.Error == nil && (said == "") != (test.says == "") || got.ByPreviousKey != test.byPrevious {
 				t.Errorf("got %+v (%v), want %+v", got, got.Error, test)
 			}
-			if (got.ExpiresAt == nil) != (test.expires == 0) || got.ExpiresAt != nil && !got.ExpiresAt.Equal(start.Add(time.Duration(test.expires)*day)) {
+			if (got.ExpiresAt == nil) != (test.expires == 0) ||
+				got.ExpiresAt != nil && !got.ExpiresAt.Equal(start.Add(time.Duration(test.expires)*day)) {
 				t.Errorf("expires %v, want in %d days", got.ExpiresAt, test.expires)
 			}
 			w.wantStored(t, test.stored, test.versions)
@@ -350,7 +362,8 @@ func TestAnEndedKeyWhoseTokenIsStillUsed(t *testing.T) {
 		w.rotate()
 		delete(w.owners, "key-1")
 		says := func(got report.KeyRenewal) bool {
-			return got.Error == nil && (got.ByPreviousKey || got.PreviousEnded) && len(got.Warnings) == 1 && strings.Contains(got.Warnings[0], "key-renewal")
+			return got.Error == nil && (got.ByPreviousKey || got.PreviousEnded) && len(got.Warnings) == 1 &&
+				strings.Contains(got.Warnings[0], "key-renewal")
 		}
 		if crash > 0 {
 			w.crashes(t, r, crash)

@@ -20,7 +20,8 @@ var now = time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC)
 func emitted(t *testing.T, rotations []string, emit func(metrics.Emitter) error) (lines []string) {
 	t.Helper()
 	var out bytes.Buffer
-	if err := emit(metrics.Emitter{Writer: &out, Namespace: "IAMTokenRotator", FunctionName: "f", Rotations: rotations, Now: func() time.Time { return now }}); err != nil {
+	if err := emit(metrics.Emitter{Writer: &out, Namespace: "IAMTokenRotator", FunctionName: "f", Rotations: rotations,
+		Now: func() time.Time { return now }}); err != nil {
 		t.Fatal(err)
 	}
 	for encoded := range bytes.Lines(out.Bytes()) {
@@ -39,7 +40,8 @@ func emitted(t *testing.T, rotations []string, emit func(metrics.Emitter) error)
 			t.Fatal(err)
 		}
 		of := d.AWS.CloudWatchMetrics[0]
-		if of.Namespace != "IAMTokenRotator" || d.AWS.Timestamp != now.UnixMilli() || values["FunctionName"] != "f" || (values["Rotation"] != nil) != (len(of.Dimensions) == 2) {
+		if of.Namespace != "IAMTokenRotator" || d.AWS.Timestamp != now.UnixMilli() || values["FunctionName"] != "f" ||
+			(values["Rotation"] != nil) != (len(of.Dimensions) == 2) {
 			t.Errorf("got %s", encoded)
 		}
 		line := strings.TrimPrefix(fmt.Sprintf("%v %v:", values["Rotation"], of.Dimensions), "<nil> ")
@@ -75,16 +77,24 @@ func TestWhatIsEmitted(t *testing.T) {
 			own("a", "Success 1 Count, Failure 0 Count, SecondsRemaining 3599 Seconds, SafetyMarginSeconds -5 Seconds, TokenLifetimeSeconds 3600 Seconds, "+
 				"DurationMilliseconds 1500 Milliseconds, Attempts 2 Count, KeyExpiresInDays 1.5"), whole + " KeyExpiring 1"}},
 		"one alone is not paid for twice": {[]string{"a"}, report.Report{Results: []report.Result{a}}, []string{fails}},
-		"several, one of which fails":     {[]string{"a", "b"}, report.Report{Results: []report.Result{a, b}}, []string{own("a", fails[18:]), own("b", fresh[18:]), whole + " FailingRotations 1"}},
-		"how many fail is not known":      {[]string{"a", "b"}, report.Report{Results: []report.Result{b}}, []string{own("b", fresh[18:])}},
-		"one key of two expires soon":     {nil, report.Report{Results: []report.Result{known, later}}, []string{whole + " Success [1 1] Count, Failure [0 0] Count, SecondsRemaining 3599 Seconds, SafetyMarginSeconds -5 Seconds, TokenLifetimeSeconds 3600 Seconds, DurationMilliseconds 1500 Milliseconds, Attempts 2 Count, KeyExpiresInDays [1.5 50]", whole + " KeyExpiring 1"}},
-		"no key expires soon":             {nil, report.Report{Results: []report.Result{later}}, []string{fresh + ", KeyExpiresInDays 50", whole + " KeyExpiring 0"}},
-		"the key is current":              {nil, report.Report{KeyRenewal: &report.KeyRenewal{Outcome: report.KeyCurrent}}, []string{whole + " KeyRenewalFailure 0"}},
-		"the key is renewed":              {nil, report.Report{KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewed}}, []string{whole + " KeyRenewalFailure 0"}},
-		"a renewal failed":                {nil, report.Report{KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewalFailed}}, []string{whole + " KeyRenewalFailure 1"}},
-		"by the previous key":             {nil, report.Report{KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewed, ByPreviousKey: true}}, []string{whole + " KeyRenewalFailure 2"}},
-		"the previous key has ended":      {nil, report.Report{KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewalFailed, PreviousEnded: true}}, []string{whole + " KeyRenewalFailure 2"}},
-		"nothing":                         {[]string{"a"}, report.Report{}, nil},
+		"several, one of which fails": {[]string{"a", "b"}, report.Report{Results: []report.Result{a, b}},
+			[]string{own("a", fails[18:]), own("b", fresh[18:]), whole + " FailingRotations 1"}},
+		"how many fail is not known": {[]string{"a", "b"}, report.Report{Results: []report.Result{b}}, []string{own("b", fresh[18:])}},
+		"one key of two expires soon": {nil, report.Report{Results: []report.Result{known, later}},
+			[]string{whole + " Success [1 1] Count, Failure [0 0] Count, SecondsRemaining 3599 Seconds, SafetyMarginSeconds -5 Seconds, TokenLifetimeSeconds 3600 Seconds, DurationMilliseconds 1500 Milliseconds, Attempts 2 Count, KeyExpiresInDays [1.5 50]", whole + " KeyExpiring 1"}},
+		"no key expires soon": {nil, report.Report{Results: []report.Result{later}},
+			[]string{fresh + ", KeyExpiresInDays 50", whole + " KeyExpiring 0"}},
+		"the key is current": {nil, report.Report{KeyRenewal: &report.KeyRenewal{Outcome: report.KeyCurrent}},
+			[]string{whole + " KeyRenewalFailure 0"}},
+		"the key is renewed": {nil, report.Report{KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewed}},
+			[]string{whole + " KeyRenewalFailure 0"}},
+		"a renewal failed": {nil, report.Report{KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewalFailed}},
+			[]string{whole + " KeyRenewalFailure 1"}},
+		"by the previous key": {nil, report.Report{KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewed,
+			ByPreviousKey: true}}, []string{whole + " KeyRenewalFailure 2"}},
+		"the previous key has ended": {nil, report.Report{KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewalFailed,
+			PreviousEnded: true}}, []string{whole + " KeyRenewalFailure 2"}},
+		"nothing": {[]string{"a"}, report.Report{}, nil},
 	} {
 		if got := emitted(t, test.rotations, func(e metrics.Emitter) error { return e.Emit(test.ran) }); !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%s: got\n%s\nwant\n%s", name, strings.Join(got, "\n"), strings.Join(test.want, "\n"))

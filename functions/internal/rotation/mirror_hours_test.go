@@ -53,15 +53,21 @@ func TestHoursOfMirrors(t *testing.T) {
 		"in order, then it fails":   {mirrors: both, fault: unavailable, begins: true, saves: 25, failed: some},
 		// AWS takes 100 versions a day, and tokens of 15 minutes would be 180: the mirror lags by 2 of 17 minutes or so, and the
 		// report says for how long. IBM's secret does not.
-		"tokens of 15 minutes":                {lifetime: 15 * minute, mirrors: both[:1], length: 6 * time.Hour, saves: 62, puts: 23, expired: 54 * minute, warned: [2]int{120, 360}},
-		"tokens of 15 minutes, cold":          {lifetime: 15 * minute, mirrors: both[:1], cold: true, length: 6 * time.Hour, saves: 62, puts: 23, expired: 54 * minute, warned: [2]int{120, 360}},
-		"tokens of 15 minutes beside a fault": {lifetime: 15 * minute, mirrors: both, fault: unavailable, cold: true, saves: 92, puts: 31, expired: 72 * minute, failed: some, warned: some},
+		"tokens of 15 minutes": {lifetime: 15 * minute, mirrors: both[:1], length: 6 * time.Hour, saves: 62, puts: 23,
+			expired: 54 * minute, warned: [2]int{120, 360}},
+		"tokens of 15 minutes, cold": {lifetime: 15 * minute, mirrors: both[:1], cold: true, length: 6 * time.Hour, saves: 62,
+			puts: 23, expired: 54 * minute, warned: [2]int{120, 360}},
+		"tokens of 15 minutes beside a fault": {lifetime: 15 * minute, mirrors: both, fault: unavailable, cold: true, saves: 92, puts: 31,
+			expired: 72 * minute, failed: some, warned: some},
 		// A parameter has no quota: it gets each token, whatever a secret beside it waits for.
-		"tokens of 15 minutes in a parameter":       {lifetime: 15 * minute, mirrors: []string{parameter}, cold: true, saves: 70, puts: 70, failed: never},
-		"tokens of 15 minutes in a parameter, also": {lifetime: 15 * minute, mirrors: []string{parameter, first}, length: 6 * time.Hour, saves: 72, puts: 72, failed: never, warned: [2]int{120, 360}},
+		"tokens of 15 minutes in a parameter": {lifetime: 15 * minute, mirrors: []string{parameter}, cold: true, saves: 70, puts: 70,
+			failed: never},
+		"tokens of 15 minutes in a parameter, also": {lifetime: 15 * minute, mirrors: []string{parameter, first}, length: 6 * time.Hour,
+			saves: 72, puts: 72, failed: never, warned: [2]int{120, 360}},
 		// Tokens of 30 minutes are enough, whatever MIN_REMAINING is.
-		"tokens of half an hour":          {lifetime: rotation.MirrorLifetime, mirrors: both[:1], saves: 31, puts: 30, failed: never},
-		"tokens of half an hour, an hour": {lifetime: rotation.MirrorLifetime, least: time.Hour, mirrors: both[:1], saves: 31, puts: 30, failed: never},
+		"tokens of half an hour": {lifetime: rotation.MirrorLifetime, mirrors: both[:1], saves: 31, puts: 30, failed: never},
+		"tokens of half an hour, an hour": {lifetime: rotation.MirrorLifetime, least: time.Hour, mirrors: both[:1], saves: 31, puts: 30,
+			failed: never},
 		// Someone who writes to the mirror all the time is not fought: the run fails.
 		"someone else writes": {mirrors: both[:1], cold: true, someone: true, saves: 14, puts: 33, expired: 8 * time.Hour, failed: [2]int{60, 480}},
 	}
@@ -191,7 +197,8 @@ func TestHoursOfTwoRegions(t *testing.T) {
 		for _, r := range all {
 			versions, limited := fx.aws.Versions(r.mirror)
 			if len(versions) > test.puts || limited > 0 || r.failed > 0 || test.mirrored && r.least < 5*time.Minute {
-				fx.t.Errorf("%s: %d puts, %d refused, %d failed runs, %s left at least; want %d puts at most and 5m", r.mirror, len(versions), limited, r.failed, r.least, test.puts)
+				fx.t.Errorf("%s: %d puts, %d refused, %d failed runs, %s left at least; want %d puts at most and 5m", r.mirror,
+					len(versions), limited, r.failed, r.least, test.puts)
 			}
 		}
 	})

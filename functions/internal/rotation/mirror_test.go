@@ -232,15 +232,21 @@ func moves(arn string, back int) step {
 func TestMirrors(t *testing.T) {
 	const minute, rotate = time.Minute, rotation.ModeRotate
 	each(t, map[string][]step{
-		"each holds the token":                   {mirrors(first, second, third), rotates, mirrored(first, second, third), ensures(report.Fresh), versions(2)},
-		"in the format that readers at IBM have": {mirrors(first), func(fx *fixture) { fx.one.Token.Format = iamtoken.JSON }, rotates, mirrored(first)},
-		"of a kv secret it is the object": {mirrors(first), kv(marked), func(fx *fixture) { fx.one.Token.Field = iamtoken.DefaultField }, rotates, mirrored(first), ensures(report.Fresh),
+		"each holds the token": {mirrors(first, second, third), rotates, mirrored(first, second, third),
+			ensures(report.Fresh), versions(2)},
+		"in the format that readers at IBM have": {mirrors(first), func(fx *fixture) { fx.one.Token.Format = iamtoken.JSON }, rotates,
+			mirrored(first)},
+		"of a kv secret it is the object": {mirrors(first), kv(marked), func(fx *fixture) { fx.one.Token.Field = iamtoken.DefaultField },
+			rotates, mirrored(first), ensures(report.Fresh),
 			remaining(30 * minute), wait(20 * minute), failing(first, 0, denied), fails(rotate, rotation.Denied), ensures(report.Fresh)}, // its own version is read of kv, too
-		"of a kv secret with another field": {mirrors(first), kv(marked), func(fx *fixture) { fx.one.Token.Field = "logs" }, rotates, mirrored(first)},
+		"of a kv secret with another field": {mirrors(first), kv(marked), func(fx *fixture) { fx.one.Token.Field = "logs" }, rotates,
+			mirrored(first)},
 
 		// What fails for a moment is written again, with the same version: nothing more is saved at IBM.
-		"a put that fails for a moment": {mirrors(first, second), failing(second, 2, unavailable), func(fx *fixture) { fx.wantAttempts(fx.rotate(), 3) }, mirrored(first, second), versions(2)},
-		"the answers to a save and a put are lost": {mirrors(first, second), fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropAfter, Times: 1}),
+		"a put that fails for a moment": {mirrors(first, second), failing(second, 2, unavailable),
+			func(fx *fixture) { fx.wantAttempts(fx.rotate(), 3) }, mirrored(first, second), versions(2)},
+		"the answers to a save and a put are lost": {mirrors(first, second),
+			fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropAfter, Times: 1}),
 			failing(second, 1, lost(0)), rotates, mirrored(first, second), versions(2)},
 		"another one refuses for good, once": {mirrors(first, second), func(fx *fixture) {
 			tries, again := 0, 2
@@ -264,58 +270,78 @@ func TestMirrors(t *testing.T) {
 		"a put that fails is a failure, and the token is saved": {mirrors(first, second), failing(second, 0, denied), func(fx *fixture) {
 			result := fx.run(rotate)
 			fx.wantFailure(result, rotation.StepMirror, rotation.Denied)
-			if want := fx.cloud.MustCurrent(fx.one.Token.ID).ID; result.VersionID != want || result.SecondsRemaining == nil || *result.SecondsRemaining < 3500 {
+			if want := fx.cloud.MustCurrent(fx.one.Token.ID).ID; result.VersionID != want || result.SecondsRemaining == nil ||
+				*result.SecondsRemaining < 3500 {
 				fx.t.Errorf("got version %s and %v seconds, want the token that was saved (%s)", result.VersionID, result.SecondsRemaining, want)
 			}
 		}, mirrored(first)},
 		"nothing old is put": {mirrors(first), func(fx *fixture) {
 			fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, afterSave: func() { fx.freeze(3 * minute) }}
 		}, fails(rotate, rotation.Timeout), puts(first, 0)},
-		"a put that came too late is no refusal": {mirrors(first), failing(first, 1, onlyPuts(rejected(rotation.Timeout, rotation.Never))), fails(rotate, rotation.Timeout), wait(3 * minute), ensures(report.Rotated)},
+		"a put that came too late is no refusal": {mirrors(first), failing(first, 1, onlyPuts(rejected(rotation.Timeout, rotation.Never))),
+			fails(rotate, rotation.Timeout), wait(3 * minute), ensures(report.Rotated)},
 
 		// A put that was refused for good is not repaired by saving, and is tried again with the next token that is saved anyway.
-		"a refused one": {mirrors(first, second), failing(second, 0, denied), fails(rotate, rotation.Denied), times(45, wait(minute), fails(ensure, rotation.Denied)), versions(2),
+		"a refused one": {mirrors(first, second), failing(second, 0, denied), fails(rotate, rotation.Denied),
+			times(45, wait(minute), fails(ensure, rotation.Denied)), versions(2),
 			heal, wait(8 * minute), ensures(report.Rotated), mirrored(first, second),
 			wait(20 * minute), failing(second, 1, denied), fails(rotate, rotation.Denied),
 			wait(20 * minute), fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropAfter, Times: 1}), rotates, mirrored(second), // in the second attempt, the first put of this version
 			failing(second, 0, denied), wait(50 * minute), fails(rotate, rotation.Denied)},
-		"one that was refused once": {mirrors(first), failing(first, 1, denied), fails(rotate, rotation.Denied), rotates, wait(50 * minute), dies(rotate), times(4, wait(minute), noFailure), mirrored(first)},
+		"one that was refused once": {mirrors(first), failing(first, 1, denied), fails(rotate, rotation.Denied), rotates,
+			wait(50 * minute), dies(rotate), times(4, wait(minute), noFailure), mirrored(first)},
 
 		// A mirror named for the first time is filled without waiting for the next rotation.
-		"a new one":                            {rotates, wait(10 * minute), mirrors(first), ensures(report.Rotated), mirrored(first)},
-		"a new one with a value":               {rotates, wait(10 * minute), mirrors(first), writes(first, someonesID, "none yet"), ensures(report.Rotated), mirrored(first)},
-		"a new one with an id of another kind": {rotates, wait(10 * minute), mirrors(first), writes(first, "../../../etc/passwd/../../../..//", "none yet"), ensures(report.Rotated), mirrored(first)},
-		"a new one that was changed just now":  {rotates, wait(10 * minute), mirrors(first), writes(first, someonesID, "none yet"), wait(3 * minute), func(fx *fixture) { fx.aws.Move(first, "") }, wait(10 * time.Second), ensures(report.Rotated), mirrored(first)},
-		"a new one beside one that hangs":      {slowLine, rotates, wait(10 * minute), mirrors(first, second), failing(second, 0, hanging), fails(ensure, rotation.Timeout), mirrored(first), versions(3)},
-		"one that cannot be reached is tried once more": {mirrors(first), rotates, failing(first, 0, rejected(rotation.Unavailable, rotation.Later)), func(fx *fixture) {
-			result := fx.run(ensure)
-			fx.wantFailure(result, rotation.StepMirror, rotation.Unavailable)
-			fx.wantAttempts(result, 2)
-		}},
-		"a check reads it and writes none":      {mirrors(first), func(fx *fixture) { fx.wantWarning(fx.run(check), "does not hold a token") }, puts(first, 0), failing(first, 0, rejected(rotation.NotFound, rotation.Never)), fails(check, rotation.NotFound)},
-		"the puts of another run are under way": {mirrors(first), failing(first, 1, lost(time.Second)), func(fx *fixture) { go fx.run(rotate) }, wait(500 * time.Millisecond), ensures(report.Fresh), versions(2)},
+		"a new one": {rotates, wait(10 * minute), mirrors(first), ensures(report.Rotated), mirrored(first)},
+		"a new one with a value": {rotates, wait(10 * minute), mirrors(first), writes(first, someonesID, "none yet"),
+			ensures(report.Rotated), mirrored(first)},
+		"a new one with an id of another kind": {rotates, wait(10 * minute), mirrors(first),
+			writes(first, "../../../etc/passwd/../../../..//", "none yet"), ensures(report.Rotated), mirrored(first)},
+		"a new one that was changed just now": {rotates, wait(10 * minute), mirrors(first), writes(first, someonesID, "none yet"),
+			wait(3 * minute), func(fx *fixture) { fx.aws.Move(first, "") }, wait(10 * time.Second), ensures(report.Rotated), mirrored(first)},
+		"a new one beside one that hangs": {slowLine, rotates, wait(10 * minute), mirrors(first, second), failing(second, 0, hanging),
+			fails(ensure, rotation.Timeout), mirrored(first), versions(3)},
+		"one that cannot be reached is tried once more": {mirrors(first), rotates,
+			failing(first, 0, rejected(rotation.Unavailable, rotation.Later)), func(fx *fixture) {
+				result := fx.run(ensure)
+				fx.wantFailure(result, rotation.StepMirror, rotation.Unavailable)
+				fx.wantAttempts(result, 2)
+			}},
+		"a check reads it and writes none": {mirrors(first),
+			func(fx *fixture) { fx.wantWarning(fx.run(check), "does not hold a token") }, puts(first, 0),
+			failing(first, 0, rejected(rotation.NotFound, rotation.Never)), fails(check, rotation.NotFound)},
+		"the puts of another run are under way": {mirrors(first), failing(first, 1, lost(time.Second)),
+			func(fx *fixture) { go fx.run(rotate) }, wait(500 * time.Millisecond), ensures(report.Fresh), versions(2)},
 
 		// A run dies between the save and its puts: the mirror has its own older token, and gets the next one by the expiry of that.
-		"a run of rotate dies": {mirrors(first), rotates, wait(50 * minute), dies(rotate), puts(first, 1), versions(3), times(10, wait(minute), left(first, 2*minute), runs(ensure)), mirrored(first), versions(4)},
-		"a run of ensure dies": {mirrors(first), rotates, wait(53 * minute), dies(ensure), puts(first, 1), versions(3), times(10, wait(minute), left(first, 2*minute), runs(ensure)), mirrored(first), versions(4)},
+		"a run of rotate dies": {mirrors(first), rotates, wait(50 * minute), dies(rotate), puts(first, 1), versions(3),
+			times(10, wait(minute), left(first, 2*minute), runs(ensure)), mirrored(first), versions(4)},
+		"a run of ensure dies": {mirrors(first), rotates, wait(53 * minute), dies(ensure), puts(first, 1), versions(3),
+			times(10, wait(minute), left(first, 2*minute), runs(ensure)), mirrored(first), versions(4)},
 		// An outage of IBM is no lag of a mirror. The version in the mirror need not be read.
-		"the first run after an outage of IBM dies": {mirrors(first), rotates, wait(3 * time.Hour), dies(ensure), puts(first, 1), reads(silentBut(rotation.PreviousVersion)), times(4, wait(minute), runs(ensure)), mirrored(first), puts(first, 2)},
+		"the first run after an outage of IBM dies": {mirrors(first), rotates, wait(3 * time.Hour), dies(ensure), puts(first, 1),
+			reads(silentBut(rotation.PreviousVersion)), times(4, wait(minute), runs(ensure)), mirrored(first), puts(first, 2)},
 
 		// IBM answers slowly: what it has saved comes to the mirrors all the same, whatever they hold, and no sooner after the last put than else.
-		"IBM is slow": {mirrors(first, second), rotates, wait(20 * minute), rotates, wait(20 * minute), failing(second, 1, denied), runs(rotate), puts(second, 2), // it holds neither the current version nor the one before the next
+		"IBM is slow": {mirrors(first, second), rotates, wait(20 * minute), rotates, wait(20 * minute), failing(second, 1, denied),
+			runs(rotate), puts(second, 2), // it holds neither the current version nor the one before the next
 			func(fx *fixture) {
-				fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: silentBut(""), beforeSave: func() { time.Sleep(9900 * time.Millisecond) }}
+				fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: silentBut(""),
+					beforeSave: func() { time.Sleep(9900 * time.Millisecond) }}
 			}, wait(minute), func(fx *fixture) { fx.wantAttempts(fx.rotate(), 1) }, mirrored(second), puts(first, 3),
 			times(3, wait(4*minute), rotates), puts(first, 3), // from the second one on the first mirror's version is one that the run does not know
 			wait(4 * minute), rotates, mirrored(first), puts(first, 4), puts(second, 4)},
 
 		// A rotation that comes soon after a put leaves the mirror its token, which is in order; a person may write it. A wrong clock of this machine changes nothing.
-		"rotations that come soon":                    {mirrors(first), soon(0)},
-		"rotations that come soon, the clock behind":  {mirrors(first), soon(-20 * minute)},
-		"rotations that come soon, a day ahead":       {mirrors(first), soon(24 * time.Hour)},
-		"a parameter has no quota":                    {mirrors(parameter), rotates, wait(minute), rotates, mirrored(parameter), wait(minute), writes(parameter, "", "by hand"), wait(3 * minute), runs(ensure), mirrored(parameter)},
-		"a parameter that was changed before a save":  {mirrors(parameter), rotates, wait(minute), writes(parameter, "", "by hand"), rotates, mirrored(parameter)},
-		"two runs at once may put in the other order": {lifetime(15 * minute), mirrors(first), rotates, wait(3 * time.Second), forces, moves(first, 1), times(18, wait(minute), noFailure), mirrored(first)},
+		"rotations that come soon":                   {mirrors(first), soon(0)},
+		"rotations that come soon, the clock behind": {mirrors(first), soon(-20 * minute)},
+		"rotations that come soon, a day ahead":      {mirrors(first), soon(24 * time.Hour)},
+		"a parameter has no quota": {mirrors(parameter), rotates, wait(minute), rotates, mirrored(parameter),
+			wait(minute), writes(parameter, "", "by hand"), wait(3 * minute), runs(ensure), mirrored(parameter)},
+		"a parameter that was changed before a save": {mirrors(parameter), rotates, wait(minute), writes(parameter, "", "by hand"),
+			rotates, mirrored(parameter)},
+		"two runs at once may put in the other order": {lifetime(15 * minute), mirrors(first), rotates, wait(3 * time.Second), forces,
+			moves(first, 1), times(18, wait(minute), noFailure), mirrored(first)},
 		// A run that does not know the version in a mirror counts from AWS's date of it, which is later than IBM's: what was
 		// saved in between was not put, and that is no failure.
 		"a version that had to wait": {mirrors(first), func(fx *fixture) {
@@ -326,7 +352,8 @@ func TestMirrors(t *testing.T) {
 			func(fx *fixture) { fx.wantWarning(fx.rotate(), "gets a later token") }, puts(first, 2),
 			wait(minute), ensures(report.Fresh), wait(minute), ensures(report.Rotated), mirrored(first)},
 
-		"the puts of a run wait for another's": {lifetime(15 * minute), mirrors(first), func(fx *fixture) { fx.rotator.Random = func() float64 { return 0.99 } }, rotates, wait(30 * minute),
+		"the puts of a run wait for another's": {lifetime(15 * minute), mirrors(first),
+			func(fx *fixture) { fx.rotator.Random = func() float64 { return 0.99 } }, rotates, wait(30 * minute),
 			func(fx *fixture) { go fx.run(ensure) }, wait(time.Second), noFailure, wait(minute), mirrored(first)},
 
 		"two deployments that put at once": {lifetime(15 * minute), mirrors(first), rotates, wait(20 * minute), func(fx *fixture) {
@@ -345,7 +372,8 @@ func TestMirrors(t *testing.T) {
 		"an older version made current": {mirrors(first), rotates, wait(50 * minute), rotates, wait(12 * minute), moves(first, 1),
 			fails(ensure, rotation.Unavailable, "or one with force now"), times(5, runs(ensure), wait(minute)), mirrored(first), versions(4)},
 		"overwritten by someone": {mirrors(first), rotates, wait(30 * minute), writes(first, someonesID, "mine"),
-			fails(ensure, rotation.Unavailable, "does not hold a token that this function has put there"), times(17, runs(ensure), wait(minute)), mirrored(first), versions(3)},
+			fails(ensure, rotation.Unavailable, "does not hold a token that this function has put there"),
+			times(17, runs(ensure), wait(minute)), mirrored(first), versions(3)},
 
 		// The metadata of a mirror's version can be changed by others, as that of the current one.
 		"metadata erased, and new":             metadataOfOlder(10*minute, nil, report.Fresh), // its put is counted
@@ -353,26 +381,31 @@ func TestMirrors(t *testing.T) {
 		"metadata far in the future":           metadataOfOlder(22*minute, map[string]any{"expiration": int64(1) << 40}, report.Fresh),
 		"metadata far in the future, and late": metadataOfOlder(54*minute, map[string]any{"expiration": int64(1) << 40}, report.Rotated), // trusted for 61 minutes
 		"metadata in the past":                 metadataOfOlder(22*minute, map[string]any{"expiration": 1}, report.Rotated),
-		"a version of the future": {mirrors(first), rotates, wait(10 * minute), rotates, reads(func(_ context.Context, id string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
-			if id != "" {
-				version.CreatedAt = version.CreatedAt.Add(24 * time.Hour)
-			}
-			return version, nil
-		}), wait(10 * minute), ensures(report.Rotated), mirrored(first)},
+		"a version of the future": {mirrors(first), rotates, wait(10 * minute), rotates,
+			reads(func(_ context.Context, id string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+				if id != "" {
+					version.CreatedAt = version.CreatedAt.Add(24 * time.Hour)
+				}
+				return version, nil
+			}), wait(10 * minute), ensures(report.Rotated), mirrored(first)},
 		// What cannot be read of its version is tried again, and publishes nothing, also where IBM seems to have forgotten it.
 		"its version cannot be read": {mirrors(first), rotates, wait(20 * minute), failing(first, 1, denied), runs(rotate),
-			fault(ibmcloudtest.Fault{Op: metadataOp, Skip: 1, Times: 1, Status: 503}), func(fx *fixture) { fx.wantAttempts(fx.run(ensure), 2) }, ensures(report.Fresh),
-			fault(ibmcloudtest.Fault{Op: metadataOp, Skip: 1, Times: 2, Status: 400}), wait(minute), fails(ensure, rotation.Denied), func(fx *fixture) { fx.cloud.ClearFaults() },
+			fault(ibmcloudtest.Fault{Op: metadataOp, Skip: 1, Times: 1, Status: 503}),
+			func(fx *fixture) { fx.wantAttempts(fx.run(ensure), 2) }, ensures(report.Fresh),
+			fault(ibmcloudtest.Fault{Op: metadataOp, Skip: 1, Times: 2, Status: 400}), wait(minute), fails(ensure, rotation.Denied),
+			func(fx *fixture) { fx.cloud.ClearFaults() },
 			fault(ibmcloudtest.Fault{Op: metadataOp, Skip: 1, Times: 2, Status: 404}), wait(minute), fails(ensure, rotation.Denied), versions(3)},
 		// Without IBM's time every token counts as expired: IBM's secret gets one every minute, and a mirror still one in 16.
 		// Its second one alone may come sooner: AWS shows of the first one only that there was none before, as of a value that a
 		// person made the secret with.
-		"IBM shows no time": {mirrors(first), reads(func(_ context.Context, _ string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+		"IBM shows no time": {mirrors(first), reads(func(_ context.Context, _ string,
+			version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
 			version.CreatedAt = time.Time{}
 			return version, nil
 		}), times(60, runs(ensure), wait(minute)), puts(first, 5)},
 
-		"an event that is delivered again": {mirrors(first), failing(first, 1, denied), delivered(rotation.Denied), delivered(rotation.Denied), forget, delivered(rotation.Unavailable),
+		"an event that is delivered again": {mirrors(first), failing(first, 1, denied), delivered(rotation.Denied),
+			delivered(rotation.Denied), forget, delivered(rotation.Unavailable),
 			wait(6 * minute), delivered(rotation.Unavailable), versions(2), // ensure repairs it, and rotate with the next version
 			ensures(report.Rotated), mirrored(first), rotates},
 		"a token that is kept": {mirrors(first, second), rotates, wait(20 * minute), failing(second, 1, denied), runs(rotate), lifetime(15 * minute),
@@ -383,7 +416,8 @@ func TestMirrors(t *testing.T) {
 		"a better token than a new one": {remaining(44 * minute), mirrors(first), rotates, lifetime(15 * minute), times(58, wait(minute), noFailure)},
 
 		// A repair is for the failing mirror alone, and comes later and later.
-		"a failing one": {mirrors(first, second), rotates, failing(second, 0, unavailable), wait(20 * minute), fails(rotate, rotation.Unavailable), puts(first, 2),
+		"a failing one": {mirrors(first, second), rotates, failing(second, 0, unavailable), wait(20 * minute),
+			fails(rotate, rotation.Unavailable), puts(first, 2),
 			wait(32 * minute), forget, repairs, heal, wait(time.Hour), runs(ensure), left(second, 50*minute)}, // the second mirror's token has 6 minutes left, the first one's 28
 		"runs that overlap": {mirrors(first, second), rotates, wait(53 * minute), func(fx *fixture) {
 			var both sync.WaitGroup
@@ -394,7 +428,8 @@ func TestMirrors(t *testing.T) {
 		}, wait(minute), ensures(report.Fresh), left(first, 50*minute)},
 		// A save in the seconds when a mirror may be put again, by IBM's date and not yet by AWS's, was no try that failed: another
 		// function's next save is no answer to it.
-		"a save that could not be put is no try": {lifetime(15 * minute), mirrors(first, second), rotates, others(rotation.PutInterval+15*time.Second, first, second), others(2*minute, first),
+		"a save that could not be put is no try": {lifetime(15 * minute), mirrors(first, second), rotates,
+			others(rotation.PutInterval+15*time.Second, first, second), others(2*minute, first),
 			func(fx *fixture) { fx.one.Mirror = []string{second} }, times(4, wait(minute), noFailure)},
 	}, func(fx *fixture, steps []step) { all(steps...)(fx) })
 }
@@ -405,7 +440,8 @@ func soon(off time.Duration) step {
 		if result := fx.rotate(); off == 0 {
 			fx.wantNoWarning(result)
 		}
-	}, puts(first, 1), ensures(report.Fresh), forces, mirrored(first), puts(first, 2), wait(16*time.Minute), rotates, mirrored(first), ensures(report.Fresh))
+	}, puts(first, 1), ensures(report.Fresh), forces, mirrored(first), puts(first, 2), wait(16*time.Minute), rotates, mirrored(first),
+		ensures(report.Fresh))
 }
 
 // metadataOfOlder edits the metadata of the version in a mirror, which is of an age: IBM has a later one.
@@ -428,7 +464,8 @@ func others(after time.Duration, arns ...string) step {
 		time.Sleep(after)
 		other := fx.process(fx.cloud.Transport())
 		other.Mirrors, fx.one.Mirror = &mirrortest.AWS{}, arns
-		fx.wantOutcome(fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, Force: true, RunID: "save after " + after.String()}), report.Rotated)
+		fx.wantOutcome(fx.runWithin(2*time.Minute, other, rotation.Request{Mode: rotation.ModeRotate, Force: true,
+			RunID: "save after " + after.String()}), report.Rotated)
 	}
 }
 

@@ -52,23 +52,35 @@ func TestFaultsAreRetriedWhileThatHelps(t *testing.T) {
 	}
 	const whole, end, short = 90 * time.Second, 115 * time.Second, 2700 * time.Millisecond
 	play(t, map[string]story{
-		"429 that asks for an hour":   took(story{attempts: 2}, 0, 10*time.Second, 11*time.Second, ibmcloudtest.Fault{Op: saveOp, Status: 429, Times: 1, Headers: after("3600")}),
-		"429 that asks for 7 seconds": took(story{attempts: 2}, 0, 7*time.Second, 8*time.Second, ibmcloudtest.Fault{Op: saveOp, Status: 429, Times: 1, Headers: after("7")}),
-		"IAM down for a minute":       took(story{attempts: several}, time.Minute, time.Minute, 71*time.Second, ibmcloudtest.Fault{Op: tokenOp, Status: 503, ContentType: "text/html", Body: "<h1>503</h1>"}),
-		"all down for a minute":       took(story{attempts: several}, time.Minute, time.Minute, 71*time.Second, ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Status: 503}),
-		"503 for ever":                failing(rotation.StepLook, rotation.Unavailable, several, whole, end, ibmcloudtest.Fault{Op: metadataOp, Status: 503}),
-		"429 for ever":                failing(rotation.StepLook, rotation.RateLimited, several, whole, end, ibmcloudtest.Fault{Op: metadataOp, Status: 429}),
-		"dropped for ever":            failing(rotation.StepLook, rotation.Unavailable, several, whole, end, ibmcloudtest.Fault{Op: metadataOp, Drop: ibmcloudtest.DropBefore}),
-		"hanging for ever":            failing(rotation.StepLook, rotation.Timeout, several, whole, end, ibmcloudtest.Fault{Op: metadataOp, Delay: time.Hour}),
-		"an unknown key":              failing(rotation.StepExchange, rotation.Denied, 2, 2*time.Second, 3*time.Second, ibmcloudtest.Fault{Op: tokenOp, Identity: workload, Status: 400}),
-		"503, and then no secret":     failing(rotation.StepLook, rotation.NotFound, 2, 0, time.Second, ibmcloudtest.Fault{Op: metadataOp, Status: 503, Times: 1}, ibmcloudtest.Fault{Op: metadataOp, Status: 404}),
-		"slower than an attempt":      took(story{attempts: 2}, 0, 10*time.Second, 11*time.Second, ibmcloudtest.Fault{Op: tokenOp, Identity: workload, Delay: time.Minute, Times: 1}),
+		"429 that asks for an hour": took(story{attempts: 2}, 0, 10*time.Second, 11*time.Second,
+			ibmcloudtest.Fault{Op: saveOp, Status: 429, Times: 1, Headers: after("3600")}),
+		"429 that asks for 7 seconds": took(story{attempts: 2}, 0, 7*time.Second, 8*time.Second,
+			ibmcloudtest.Fault{Op: saveOp, Status: 429, Times: 1, Headers: after("7")}),
+		"IAM down for a minute": took(story{attempts: several}, time.Minute, time.Minute, 71*time.Second,
+			ibmcloudtest.Fault{Op: tokenOp, Status: 503, ContentType: "text/html", Body: "<h1>503</h1>"}),
+		"all down for a minute": took(story{attempts: several}, time.Minute, time.Minute, 71*time.Second,
+			ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Status: 503}),
+		"503 for ever": failing(rotation.StepLook, rotation.Unavailable, several, whole, end,
+			ibmcloudtest.Fault{Op: metadataOp, Status: 503}),
+		"429 for ever": failing(rotation.StepLook, rotation.RateLimited, several, whole, end,
+			ibmcloudtest.Fault{Op: metadataOp, Status: 429}),
+		"dropped for ever": failing(rotation.StepLook, rotation.Unavailable, several, whole, end,
+			ibmcloudtest.Fault{Op: metadataOp, Drop: ibmcloudtest.DropBefore}),
+		"hanging for ever": failing(rotation.StepLook, rotation.Timeout, several, whole, end,
+			ibmcloudtest.Fault{Op: metadataOp, Delay: time.Hour}),
+		"an unknown key": failing(rotation.StepExchange, rotation.Denied, 2, 2*time.Second, 3*time.Second,
+			ibmcloudtest.Fault{Op: tokenOp, Identity: workload, Status: 400}),
+		"503, and then no secret": failing(rotation.StepLook, rotation.NotFound, 2, 0, time.Second,
+			ibmcloudtest.Fault{Op: metadataOp, Status: 503, Times: 1}, ibmcloudtest.Fault{Op: metadataOp, Status: 404}),
+		"slower than an attempt": took(story{attempts: 2}, 0, 10*time.Second, 11*time.Second,
+			ibmcloudtest.Fault{Op: tokenOp, Identity: workload, Delay: time.Minute, Times: 1}),
 		"two keys that are rejected once": took(story{attempts: 3}, 0, 4*time.Second, 5*time.Second,
 			ibmcloudtest.Fault{Op: metadataOp, Status: 401, Times: 1}, ibmcloudtest.Fault{Op: tokenOp, Identity: workload, Status: 400, Times: 1}),
 		"slower than the deadline, of which a tenth is kept": within(3*time.Second,
 			failing(rotation.StepReadKey, rotation.Timeout, 1, 0, short, ibmcloudtest.Fault{Op: keyOp, Delay: 8 * time.Second})),
 		"503, and then no answer in time": within(3*time.Second,
-			failing(rotation.StepLook, rotation.Unavailable, 2, 0, short, ibmcloudtest.Fault{Op: metadataOp, Status: 503, Times: 1}, ibmcloudtest.Fault{Op: metadataOp, Delay: time.Hour})),
+			failing(rotation.StepLook, rotation.Unavailable, 2, 0, short, ibmcloudtest.Fault{Op: metadataOp, Status: 503, Times: 1},
+				ibmcloudtest.Fault{Op: metadataOp, Delay: time.Hour})),
 	})
 	// The back-off is 300 ms, doubled each time, spread from half to one and a half.
 	for random, want := range map[float64]time.Duration{0: 450 * time.Millisecond, 0.5: 900 * time.Millisecond, 1: 1350 * time.Millisecond} {
@@ -165,7 +177,8 @@ func TestTheBootstrapKeyIsReadAfresh(t *testing.T) {
 // dated answers op with a Date that is off, and does not go on.
 func dated(op string, off time.Duration) func(*fixture) {
 	return func(fx *fixture) {
-		fx.fault(ibmcloudtest.Fault{Op: op, Identity: map[string]string{tokenOp: "workload"}[op], Headers: map[string]string{"Date": time.Now().Add(off).UTC().Format(http.TimeFormat)}})
+		fx.fault(ibmcloudtest.Fault{Op: op, Identity: map[string]string{tokenOp: "workload"}[op],
+			Headers: map[string]string{"Date": time.Now().Add(off).UTC().Format(http.TimeFormat)}})
 	}
 }
 
@@ -191,7 +204,8 @@ func TestAWrongClock(t *testing.T) {
 	}
 	again := func(fx *fixture, result report.Result) {
 		fx.cloud.ClearFaults()
-		if next := fx.run(cmp.Or(map[rotation.Step]rotation.Mode{rotation.StepLook: ensure}[result.Error.Step], rotation.ModeRotate)); next.Outcome == report.Failed {
+		if next := fx.run(cmp.Or(map[rotation.Step]rotation.Mode{rotation.StepLook: ensure}[result.Error.Step],
+			rotation.ModeRotate)); next.Outcome == report.Failed {
 			fx.t.Errorf("with the Date right again: got %v", next.Error)
 		}
 	}
@@ -200,13 +214,15 @@ func TestAWrongClock(t *testing.T) {
 		s.within, s.attempts, s.kind, s.then = 20*time.Second, several, cmp.Or(s.kind, rotation.Unavailable), again
 	}, map[string]story{
 		"Secrets Manager, before the version": {edit: dated(metadataOp, hours), mode: ensure, after: fifty, fails: rotation.StepLook},
-		"Secrets Manager, 1970":               {edit: cold(func(fx *fixture) { dated(metadataOp, -time.Since(time.Unix(0, 0)))(fx) }), mode: ensure, after: fifty, fails: rotation.StepLook},
-		"Secrets Manager, back, cold":         {edit: cold(dated(metadataOp, thirty)), mode: ensure, after: fifty, fails: rotation.StepLook},
-		"Secrets Manager, back, warm":         {edit: dated(metadataOp, thirty), mode: ensure, after: minutes, fails: rotation.StepLook},
-		"Secrets Manager, back, by a token":   {edit: byTokenOf(dated(metadataOp, -time.Hour)), mode: ensure, after: fifty, fails: rotation.StepLook},
-		"Secrets Manager, ahead":              {edit: dated(metadataOp, 2*time.Minute), after: minutes, fails: rotation.StepLook},
-		"IAM, before the token was issued":    {edit: dated(tokenOp, -10*time.Second), after: minutes, fails: rotation.StepCheck, kind: rotation.InvalidToken},
-		"IAM, ahead":                          {edit: dated(tokenOp, 2*time.Minute), after: minutes, fails: rotation.StepExchange},
+		"Secrets Manager, 1970": {edit: cold(func(fx *fixture) { dated(metadataOp, -time.Since(time.Unix(0, 0)))(fx) }),
+			mode: ensure, after: fifty, fails: rotation.StepLook},
+		"Secrets Manager, back, cold":       {edit: cold(dated(metadataOp, thirty)), mode: ensure, after: fifty, fails: rotation.StepLook},
+		"Secrets Manager, back, warm":       {edit: dated(metadataOp, thirty), mode: ensure, after: minutes, fails: rotation.StepLook},
+		"Secrets Manager, back, by a token": {edit: byTokenOf(dated(metadataOp, -time.Hour)), mode: ensure, after: fifty, fails: rotation.StepLook},
+		"Secrets Manager, ahead":            {edit: dated(metadataOp, 2*time.Minute), after: minutes, fails: rotation.StepLook},
+		"IAM, before the token was issued": {edit: dated(tokenOp, -10*time.Second), after: minutes, fails: rotation.StepCheck,
+			kind: rotation.InvalidToken},
+		"IAM, ahead": {edit: dated(tokenOp, 2*time.Minute), after: minutes, fails: rotation.StepExchange},
 	}))
 	const isOff = "this machine's clock is off: IBM's clock less ours is"
 	noDate := map[string]string{"Date": ""}
@@ -215,16 +231,21 @@ func TestAWrongClock(t *testing.T) {
 		"Secrets Manager, a minute back":  {edit: dated(metadataOp, -59*time.Second), mode: ensure, after: 10 * time.Minute, want: report.Fresh},
 		"IAM, a minute ahead":             {edit: dated(tokenOp, 59*time.Second), after: minutes},
 		// By a slow clock the token before has not expired yet.
-		"this machine, back": {edit: skewed(-10*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}), after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff,
+		"this machine, back": {edit: skewed(-10*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}),
+			after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff,
 			then: func(fx *fixture, _ report.Result) { fx.wantOutcome(fx.run(ensure), report.Fresh) }},
-		"this machine, ahead": {edit: skewed(5*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}), after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff + " -"},
-		"set back to what it was at the last run": {edit: skewed(-2*time.Minute, ibmcloudtest.Fault{Op: keyOp, Status: 503, Times: 1}), after: 2 * time.Minute, then: func(fx *fixture, result report.Result) {
-			if result.Duration > time.Second {
-				fx.t.Errorf("took %s, want 1s at most", result.Duration)
-			}
-		}},
-		"this machine, and IAM has no Date":             {first: true, edit: skewed(40*time.Minute, ibmcloudtest.Fault{Op: tokenOp, Headers: noDate})}, // by Secrets Manager's clock the token is fresh
-		"this machine, and Secrets Manager has no Date": {edit: skewed(-10*time.Minute, ibmcloudtest.Fault{Op: metadataOp, Headers: noDate}), mode: ensure, want: report.Fresh},
+		"this machine, ahead": {edit: skewed(5*time.Minute, ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 2}),
+			after: 61 * time.Minute, mode: ensure, attempts: 3, says: isOff + " -"},
+		"set back to what it was at the last run": {edit: skewed(-2*time.Minute, ibmcloudtest.Fault{Op: keyOp, Status: 503, Times: 1}),
+			after: 2 * time.Minute, then: func(fx *fixture, result report.Result) {
+				if result.Duration > time.Second {
+					fx.t.Errorf("took %s, want 1s at most", result.Duration)
+				}
+			}},
+		"this machine, and IAM has no Date": {first: true,
+			edit: skewed(40*time.Minute, ibmcloudtest.Fault{Op: tokenOp, Headers: noDate})}, // by Secrets Manager's clock the token is fresh
+		"this machine, and Secrets Manager has no Date": {edit: skewed(-10*time.Minute,
+			ibmcloudtest.Fault{Op: metadataOp, Headers: noDate}), mode: ensure, want: report.Fresh},
 	})
 }
 

@@ -21,7 +21,8 @@ import (
 const (
 	ensure, check = rotation.ModeEnsure, rotation.ModeCheck
 
-	metadataOp, keyOp, tokenOp, saveOp = ibmcloudtest.OpVersionsMetadata, ibmcloudtest.OpSecretsGet, ibmcloudtest.OpIAMToken, ibmcloudtest.OpVersionsCreate
+	metadataOp, keyOp, tokenOp, saveOp = ibmcloudtest.OpVersionsMetadata, ibmcloudtest.OpSecretsGet, ibmcloudtest.OpIAMToken,
+		ibmcloudtest.OpVersionsCreate
 )
 
 func TestRotatePublishesAFreshToken(t *testing.T) {
@@ -87,26 +88,30 @@ func TestMetadataIsTrustedOnlyAsFarAsItMay(t *testing.T) {
 	ones, noDate := strings.Repeat("1", 32), map[string]string{"Date": ""}
 	unreadable := func(metadata string) func(*fixture) { return lookAnswer(nil, "version_custom_metadata", metadata) }
 	play(t, map[string]story{
-		"none":                             {edit: stored(nil), mode: ensure},
-		"no expiration among others":       {edit: stored(map[string]any{"owner": "someone"}), mode: ensure},
-		"a far expiration, for now":        {edit: stored(map[string]any{"expiration": year}), after: 52 * time.Minute, mode: ensure, want: report.Fresh},
-		"a far expiration, later":          {edit: stored(map[string]any{"expiration": year}), after: 54 * time.Minute, mode: ensure},
-		"the largest expiration":           {edit: stored(map[string]any{"expiration": int64(1<<63 - 1)}), after: 54 * time.Minute, mode: ensure},
-		"the least expiration":             {edit: stored(map[string]any{"expiration": int64(-1 << 63)}), mode: ensure},
-		"0":                                {edit: stored(map[string]any{"expiration": 0}), mode: ensure},
-		"an expiration as text":            {edit: stored(map[string]any{"expiration": "4102444800"}), mode: ensure},
-		"beyond all numbers":               {edit: stored(map[string]any{"expiration": 1e300}), mode: ensure},
-		"another identity":                 {edit: stored(map[string]any{"expiration": time.Hour, "iam_id": other}), fails: rotation.StepCheck, kind: rotation.InvalidToken},
-		"another account":                  {edit: stored(map[string]any{"expiration": time.Hour, "account": ones}), fails: rotation.StepCheck, kind: rotation.InvalidToken},
+		"none":                       {edit: stored(nil), mode: ensure},
+		"no expiration among others": {edit: stored(map[string]any{"owner": "someone"}), mode: ensure},
+		"a far expiration, for now": {edit: stored(map[string]any{"expiration": year}), after: 52 * time.Minute, mode: ensure,
+			want: report.Fresh},
+		"a far expiration, later": {edit: stored(map[string]any{"expiration": year}), after: 54 * time.Minute, mode: ensure},
+		"the largest expiration":  {edit: stored(map[string]any{"expiration": int64(1<<63 - 1)}), after: 54 * time.Minute, mode: ensure},
+		"the least expiration":    {edit: stored(map[string]any{"expiration": int64(-1 << 63)}), mode: ensure},
+		"0":                       {edit: stored(map[string]any{"expiration": 0}), mode: ensure},
+		"an expiration as text":   {edit: stored(map[string]any{"expiration": "4102444800"}), mode: ensure},
+		"beyond all numbers":      {edit: stored(map[string]any{"expiration": 1e300}), mode: ensure},
+		"another identity": {edit: stored(map[string]any{"expiration": time.Hour, "iam_id": other}),
+			fails: rotation.StepCheck, kind: rotation.InvalidToken},
+		"another account": {edit: stored(map[string]any{"expiration": time.Hour, "account": ones}),
+			fails: rotation.StepCheck, kind: rotation.InvalidToken},
 		"an identity of another type":      {edit: stored(map[string]any{"expiration": time.Hour, "iam_id": 7})},
 		"another identity, expired":        {edit: stored(map[string]any{"expiration": -time.Second, "iam_id": other})},
 		"another identity, without an end": {edit: stored(map[string]any{"iam_id": other})},
-		"another identity, for long":       {edit: stored(map[string]any{"expiration": year, "iam_id": other}), after: 60*time.Minute + 55*time.Second, fails: rotation.StepCheck, kind: rotation.InvalidToken},
-		"another identity, for longer":     {edit: stored(map[string]any{"expiration": year, "iam_id": other}), after: 61 * time.Minute},
-		"a list":                           {first: true, edit: unreadable(`[1]`), mode: ensure},
-		"text":                             {first: true, edit: unreadable(`"x"`), mode: ensure},
-		"a number that is none":            {first: true, edit: unreadable(`{"expiration":1e999}`), mode: ensure},
-		"a number deep within":             {first: true, edit: unreadable(`{"x":{"y":[-1e999]},"expiration":9999999999}`), mode: ensure},
+		"another identity, for long": {edit: stored(map[string]any{"expiration": year, "iam_id": other}),
+			after: 60*time.Minute + 55*time.Second, fails: rotation.StepCheck, kind: rotation.InvalidToken},
+		"another identity, for longer": {edit: stored(map[string]any{"expiration": year, "iam_id": other}), after: 61 * time.Minute},
+		"a list":                       {first: true, edit: unreadable(`[1]`), mode: ensure},
+		"text":                         {first: true, edit: unreadable(`"x"`), mode: ensure},
+		"a number that is none":        {first: true, edit: unreadable(`{"expiration":1e999}`), mode: ensure},
+		"a number deep within":         {first: true, edit: unreadable(`{"x":{"y":[-1e999]},"expiration":9999999999}`), mode: ensure},
 		// Answers that a proxy has mixed up must not put one rotation's token where another's is read.
 		"of another secret": {first: true, mode: ensure, fails: rotation.StepLook, kind: rotation.Unavailable,
 			edit: func(fx *fixture) { lookAnswer(nil, "secret_id", `"`+fx.one.APIKey.ID+`"`)(fx) }},
@@ -114,7 +119,8 @@ func TestMetadataIsTrustedOnlyAsFarAsItMay(t *testing.T) {
 		"a version of the future": {first: true, mode: ensure, says: "2286",
 			edit: lookAnswer(noDate, "created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata", `{"expiration":9999999999}`)},
 		"a version of the future, of another": {first: true, says: "2286",
-			edit: lookAnswer(noDate, "created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata", `{"expiration":9999999999,"iam_id":"iam-ServiceId-else"}`)},
+			edit: lookAnswer(noDate, "created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata",
+				`{"expiration":9999999999,"iam_id":"iam-ServiceId-else"}`)},
 	})
 }
 
@@ -156,7 +162,8 @@ func erase(versions ...string) func(*fixture) {
 		fx.force()
 		fx.rotate()
 		for _, version := range versions {
-			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, version, map[string]any{"expiration": time.Now().Add(time.Hour).Unix(), "owner": "someone"})
+			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, version,
+				map[string]any{"expiration": time.Now().Add(time.Hour).Unix(), "owner": "someone"})
 		}
 	}
 }
@@ -182,20 +189,22 @@ func TestAKVSecretOfOthersIsNotOverwritten(t *testing.T) {
 	of := func(s story, edit func(*fixture)) story {
 		s.first, s.edit = true, edit
 		if s.then == nil && !s.force {
-			s.fails, s.kind, s.says, s.attempts = rotation.StepLook, rotation.Misconfigured, "would remove all its other entries: if nothing else in it is needed, run once with force: force default", 1
+			s.fails, s.kind, s.says, s.attempts = rotation.StepLook, rotation.Misconfigured,
+				"would remove all its other entries: if nothing else in it is needed, run once with force: force default", 1
 		}
 		return s
 	}
 	play(t, map[string]story{
-		"made by hand":             of(story{}, kv(nil)),
-		"made by hand, ensure":     of(story{mode: ensure}, kv(nil)),
-		"made by hand, check":      of(story{mode: check}, kv(nil)),
-		"made by hand, force":      of(story{force: true}, kv(nil)),
-		"with metadata of its own": of(story{mode: ensure}, kv(map[string]any{"expiration": 9999999999, "fingerprint": "0123456789abcdef", "owner": "someone"})),
-		"a mark that is empty":     of(story{}, kv(map[string]any{"rotator_version": ""})),
-		"a mark that is no text":   of(story{}, kv(map[string]any{"rotator_version": 1})),
-		"both erased since":        of(story{mode: check}, kv(nil, erase("current", "previous"))),
-		"no previous version":      of(story{}, kv(nil, previous(400, 1))),
+		"made by hand":         of(story{}, kv(nil)),
+		"made by hand, ensure": of(story{mode: ensure}, kv(nil)),
+		"made by hand, check":  of(story{mode: check}, kv(nil)),
+		"made by hand, force":  of(story{force: true}, kv(nil)),
+		"with metadata of its own": of(story{mode: ensure},
+			kv(map[string]any{"expiration": 9999999999, "fingerprint": "0123456789abcdef", "owner": "someone"})),
+		"a mark that is empty":   of(story{}, kv(map[string]any{"rotator_version": ""})),
+		"a mark that is no text": of(story{}, kv(map[string]any{"rotator_version": 1})),
+		"both erased since":      of(story{mode: check}, kv(nil, erase("current", "previous"))),
+		"no previous version":    of(story{}, kv(nil, previous(400, 1))),
 
 		"made by the set-up":        of(story{then: reads(1)}, kv(marked)),
 		"written before":            of(story{then: reads(1)}, kv(nil, erase())),
@@ -250,7 +259,8 @@ func TestATokenIsNeverSavedOverAKey(t *testing.T) {
 			run = run[:1]
 		}
 		for _, force := range []bool{false, true} {
-			ran := fx.rotator.Run(context.Background(), rotation.Request{Mode: rotation.ModeRotate, Force: force, RunID: fmt.Sprint("over-the-key-", force)}, run)
+			ran := fx.rotator.Run(context.Background(), rotation.Request{Mode: rotation.ModeRotate, Force: force,
+				RunID: fmt.Sprint("over-the-key-", force)}, run)
 			fx.wantFailure(ran.Results[0], rotation.StepLook, rotation.Misconfigured)
 			if !test.apart {
 				fx.wantOutcome(ran.Results[1], report.Rotated)
@@ -285,12 +295,13 @@ func TestARunStopsWhereThereIsNothingToDo(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		fx.rotate()
 		reads := 0
-		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: func(_ context.Context, _ string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
-			if reads++; reads == 2 {
-				return before, nil
-			}
-			return version, nil
-		}}
+		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens,
+			read: func(_ context.Context, _ string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+				if reads++; reads == 2 {
+					return before, nil
+				}
+				return version, nil
+			}}
 		fx.fault(ibmcloudtest.Fault{Op: saveOp, Status: 503, Times: 1})
 	}
 	play(t, map[string]story{
@@ -390,21 +401,29 @@ func TestASecretOutOfReachIsSaidSoAtOnce(t *testing.T) {
 		return func(fx *fixture) { fx.one.Token.ID = fx.cloud.MustCreateSecret(spec) }
 	}
 	stories := with(func(s *story) { s.attempts = 1 }, map[string]story{
-		"key missing": {edit: func(fx *fixture) { fx.cloud.MustDeleteSecret(fx.one.APIKey.ID) }, fails: rotation.StepReadKey, kind: rotation.NotFound, says: "API_KEY_SECRET"},
+		"key missing": {edit: func(fx *fixture) { fx.cloud.MustDeleteSecret(fx.one.APIKey.ID) }, fails: rotation.StepReadKey,
+			kind: rotation.NotFound, says: "API_KEY_SECRET"},
 		"key forbidden": {edit: keyIn("", func(*fixture) ibmcloudtest.SecretSpec {
 			return ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"}
 		}),
 			fails: rotation.StepReadKey, kind: rotation.Denied, says: "secret.read"},
-		"key locked":      {edit: fault(ibmcloudtest.Fault{Op: keyOp, Status: 412}), fails: rotation.StepReadKey, kind: rotation.Locked, says: "remove its locks"},
-		"token missing":   {edit: fault(ibmcloudtest.Fault{Op: metadataOp, Status: 404}), fails: rotation.StepLook, kind: rotation.NotFound, says: "TOKEN_SECRET"},
-		"token forbidden": {edit: tokenOf(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"}), fails: rotation.StepLook, kind: rotation.Denied, says: "secret-version-metadata.read"},
-		"save forbidden":  {edit: fault(ibmcloudtest.Fault{Op: saveOp, Status: 403}), fails: rotation.StepSave, kind: rotation.Denied, says: "secret-version.create"},
+		"key locked": {edit: fault(ibmcloudtest.Fault{Op: keyOp, Status: 412}), fails: rotation.StepReadKey, kind: rotation.Locked,
+			says: "remove its locks"},
+		"token missing": {edit: fault(ibmcloudtest.Fault{Op: metadataOp, Status: 404}), fails: rotation.StepLook,
+			kind: rotation.NotFound, says: "TOKEN_SECRET"},
+		"token forbidden": {edit: tokenOf(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"}), fails: rotation.StepLook,
+			kind: rotation.Denied, says: "secret-version-metadata.read"},
+		"save forbidden": {edit: fault(ibmcloudtest.Fault{Op: saveOp, Status: 403}), fails: rotation.StepSave, kind: rotation.Denied,
+			says: "secret-version.create"},
 		"token's type": {edit: func(fx *fixture) {
 			tokenOf(ibmcloudtest.SecretSpec{Type: "iam_credentials", Group: fx.cloud.TokenGroupName()})(fx)
 		}, fails: rotation.StepLook, kind: rotation.Misconfigured, says: "arbitrary or kv"},
-		"field of raw":   {edit: func(fx *fixture) { fx.one.Token.Field = "token" }, fails: rotation.StepLook, kind: rotation.Misconfigured, says: "token_field"},
-		"redirected":     {edit: fault(ibmcloudtest.Fault{Op: keyOp, Status: 307, Headers: redirect}), fails: rotation.StepReadKey, kind: rotation.Misconfigured, says: "redirects"},
-		"IAM redirected": {edit: fault(ibmcloudtest.Fault{Op: tokenOp, Identity: "workload", Status: 307, Headers: redirect}), fails: rotation.StepExchange, kind: rotation.Misconfigured, says: "redirects"},
+		"field of raw": {edit: func(fx *fixture) { fx.one.Token.Field = "token" }, fails: rotation.StepLook,
+			kind: rotation.Misconfigured, says: "token_field"},
+		"redirected": {edit: fault(ibmcloudtest.Fault{Op: keyOp, Status: 307, Headers: redirect}), fails: rotation.StepReadKey,
+			kind: rotation.Misconfigured, says: "redirects"},
+		"IAM redirected": {edit: fault(ibmcloudtest.Fault{Op: tokenOp, Identity: "workload", Status: 307, Headers: redirect}),
+			fails: rotation.StepExchange, kind: rotation.Misconfigured, says: "redirects"},
 		"address not allowed": {edit: fault(ibmcloudtest.Fault{Op: tokenOp, Identity: "workload", Status: 403}),
 			fails: rotation.StepExchange, kind: rotation.Denied, says: "address"},
 		"a lock on the version before": {edit: func(fx *fixture) {
@@ -413,7 +432,8 @@ func TestASecretOutOfReachIsSaidSoAtOnce(t *testing.T) {
 		}, fails: rotation.StepSave, kind: rotation.Locked, says: "previous version is locked: remove its locks"},
 	})
 	stories["the key of another secret"] = story{fails: rotation.StepReadKey, kind: rotation.Unavailable, attempts: several, edit: func(fx *fixture) {
-		fx.fault(ibmcloudtest.Fault{Op: keyOp, Status: 200, Body: `{"id":"` + fx.one.Token.ID + `","secret_type":"arbitrary","payload":"` + pasted + `"}`})
+		fx.fault(ibmcloudtest.Fault{Op: keyOp, Status: 200,
+			Body: `{"id":"` + fx.one.Token.ID + `","secret_type":"arbitrary","payload":"` + pasted + `"}`})
 	}}
 	play(t, stories)
 }
@@ -442,16 +462,20 @@ func TestEveryFormatIsWhatReadersExpect(t *testing.T) {
 
 func TestASaveWithoutAnAnswerMakesNoSecondVersion(t *testing.T) {
 	found := func(fx *fixture, result report.Result) {
-		if current := fx.cloud.MustCurrent(fx.one.Token.ID); result.VersionID != current.ID || result.MarginSeconds == nil || *result.MarginSeconds < 590 {
+		if current := fx.cloud.MustCurrent(fx.one.Token.ID); result.VersionID != current.ID || result.MarginSeconds == nil ||
+			*result.MarginSeconds < 590 {
 			fx.t.Errorf("got version %s and a margin of %v, want %s and about 10 minutes", result.VersionID, result.MarginSeconds, current.ID)
 		}
 	}
 	const fifty = 50 * time.Minute
 	play(t, map[string]story{
-		"lost before the save": {after: fifty, edit: fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropBefore, Times: 1}), attempts: 2, then: found},
-		"lost after the save":  {after: fifty, edit: fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropAfter, Times: 1}), attempts: 2, then: found},
+		"lost before the save": {after: fifty, edit: fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropBefore, Times: 1}),
+			attempts: 2, then: found},
+		"lost after the save": {after: fifty, edit: fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropAfter, Times: 1}),
+			attempts: 2, then: found},
 		// Only a version's id passes for one: it is logged.
-		"of something else": {after: fifty, edit: fault(ibmcloudtest.Fault{Op: saveOp, Status: 201, Times: 1, Body: `{"id":"canary","secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z"}`}), attempts: 2, then: found},
+		"of something else": {after: fifty, edit: fault(ibmcloudtest.Fault{Op: saveOp, Status: 201, Times: 1,
+			Body: `{"id":"canary","secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z"}`}), attempts: 2, then: found},
 	})
 }
 
@@ -467,12 +491,14 @@ func TestTheMarginIsThatOfTheSave(t *testing.T) {
 		}
 	}
 	play(t, map[string]story{
-		"of a save whose answer is lost": {after: fifty, then: margin(600), edit: fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropAfter, Delay: 5 * time.Second, Times: 1})},
-		"of a run that saved nothing": {edit: fault(ibmcloudtest.Fault{Op: saveOp, Status: 412, Times: 1}), fails: rotation.StepSave, kind: rotation.Locked, then: func(fx *fixture, result report.Result) {
-			if result.MarginSeconds != nil {
-				fx.t.Errorf("got margin %d, want none", *result.MarginSeconds)
-			}
-		}},
+		"of a save whose answer is lost": {after: fifty, then: margin(600),
+			edit: fault(ibmcloudtest.Fault{Op: saveOp, Drop: ibmcloudtest.DropAfter, Delay: 5 * time.Second, Times: 1})},
+		"of a run that saved nothing": {edit: fault(ibmcloudtest.Fault{Op: saveOp, Status: 412, Times: 1}), fails: rotation.StepSave,
+			kind: rotation.Locked, then: func(fx *fixture, result report.Result) {
+				if result.MarginSeconds != nil {
+					fx.t.Errorf("got margin %d, want none", *result.MarginSeconds)
+				}
+			}},
 		"after a tenth of a second without a token": {after: time.Hour + 100*time.Millisecond, then: margin(-1)},
 		"of an expiry in 1970":                      {after: 10 * time.Minute, edit: stored(map[string]any{"expiration": 1}), then: margin(-600)},
 	})
@@ -482,7 +508,8 @@ func TestTheMarginIsThatOfTheSave(t *testing.T) {
 		fx.fault(ibmcloudtest.Fault{Op: saveOp, Status: 201,
 			Body: `{"id":"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4","secret_type":"arbitrary","created_at":"1970-01-01T00:00:00Z"}`})
 		if result := fx.rotate(); *result.MarginSeconds != 600 || *result.SecondsRemaining != 3600 {
-			t.Errorf("of a version made in 1970: got a margin of %d and %d seconds left, want 600 and 3600", *result.MarginSeconds, *result.SecondsRemaining)
+			t.Errorf("of a version made in 1970: got a margin of %d and %d seconds left, want 600 and 3600", *result.MarginSeconds,
+				*result.SecondsRemaining)
 		}
 	})
 }

@@ -55,7 +55,8 @@ func (c *counting) ReadKey(context.Context, rotation.KeyRef) (iamtoken.Secret, e
 }
 
 func (c *counting) Exchange(context.Context, iamtoken.Secret) (rotation.TokenResponse, error) {
-	token := iamtoken.Token{Value: iamtoken.NewSecret(fmt.Sprint("token ", c.exchanges.Add(1))), Expiration: time.Now().Add(time.Hour), ExpiresIn: time.Hour, IAMID: "iam-ServiceId-x", Account: "a"}
+	token := iamtoken.Token{Value: iamtoken.NewSecret(fmt.Sprint("token ", c.exchanges.Add(1))), Expiration: time.Now().Add(time.Hour),
+		ExpiresIn: time.Hour, IAMID: "iam-ServiceId-x", Account: "a"}
 	return rotation.TokenResponse{Token: token}, nil
 }
 
@@ -99,7 +100,8 @@ func TestTenThousandRotationsAskTenThousandTimesAndHoldNoGoroutines(t *testing.T
 	c := &counting{}
 	c.runMany(t, n, concurrency)
 	if len(c.order) != n || c.keys.Load() != n || c.exchanges.Load() != n || c.saves.Load() != n {
-		t.Errorf("got %d reads of metadata, %d of keys, %d exchanges and %d saves, want %d each", len(c.order), c.keys.Load(), c.exchanges.Load(), c.saves.Load(), n)
+		t.Errorf("got %d reads of metadata, %d of keys, %d exchanges and %d saves, want %d each", len(c.order), c.keys.Load(),
+			c.exchanges.Load(), c.saves.Load(), n)
 	}
 	if most := before + concurrency*3 + 1; c.goroutines > most { // a pass, its read of the key and one that is ending
 		t.Errorf("got %d goroutines at once, want at most %d", c.goroutines, most)
@@ -157,11 +159,13 @@ func TestRotationsOfARun(t *testing.T) {
 			test.edit(fx)
 			began := time.Now()
 			ran := fx.runAll("many-rotations")
-			took, got := time.Since(began), counts{failures: len(ran.Failures()), reads: fx.countRequests(keyOp), exchanges: fx.countRequests(tokenOp)}
+			took, got := time.Since(began), counts{failures: len(ran.Failures()), reads: fx.countRequests(keyOp),
+				exchanges: fx.countRequests(tokenOp)}
 			for i, result := range ran.Results {
 				got.attempts += result.Attempts
 				if result.Rotation != fx.all[i].Name || test.other > 0 && result.Outcome != report.Failed && result.Duration > test.other {
-					t.Errorf("%s: result %d is of %s, which took %s, want %s and %s", name, i, result.Rotation, result.Duration, fx.all[i].Name, test.other)
+					t.Errorf("%s: result %d is of %s, which took %s, want %s and %s", name, i, result.Rotation, result.Duration,
+						fx.all[i].Name, test.other)
 				}
 			}
 			if got != test.want || took < test.least || took > test.most {

@@ -111,7 +111,8 @@ var bad = map[string]func(fx *fixture) string{
 	},
 	"an old one that counts from now": func(fx *fixture) string {
 		answer := tokenAnswer(fx.token("iat", unixIn(-49*time.Minute), "exp", unixIn(11*time.Minute)))
-		return strings.NewReplacer(`"expires_in":3600`, `"expires_in":660`, `"expiration":`+unixIn(time.Hour), `"expiration":`+unixIn(11*time.Minute)).Replace(answer)
+		return strings.NewReplacer(`"expires_in":3600`, `"expires_in":660`, `"expiration":`+unixIn(time.Hour),
+			`"expiration":`+unixIn(11*time.Minute)).Replace(answer)
 	},
 
 	"a token: empty":                       token(""),
@@ -185,7 +186,8 @@ func TestABadTokenIsNeverPublished(t *testing.T) {
 	each(t, bad, func(fx *fixture, answer func(fx *fixture) string) {
 		fx.rotate()
 		fx.answer(answer(fx), 0)
-		fx.wantFailure(fx.runWithin(20*time.Second, fx.rotator, rotation.Request{Mode: rotation.ModeRotate, RunID: "bad-for-ever"}), rotation.StepCheck, rotation.InvalidToken)
+		fx.wantFailure(fx.runWithin(20*time.Second, fx.rotator, rotation.Request{Mode: rotation.ModeRotate, RunID: "bad-for-ever"}),
+			rotation.StepCheck, rotation.InvalidToken)
 		fx.wantVersions(2)
 		fx.wantPublished(50 * time.Minute)
 		// It may pass: the next attempts ask again.
@@ -267,7 +269,8 @@ func TestAnOpaqueTokenIsPublishedWithWarnings(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		fx.answer(tokenAnswer(opaque), 0)
 		warnings := strings.Join(fx.rotate().Warnings, "\n")
-		if !strings.Contains(warnings, "does not show its identity") || !strings.Contains(warnings, "signature could not be verified: the token is opaque") {
+		if !strings.Contains(warnings, "does not show its identity") ||
+			!strings.Contains(warnings, "signature could not be verified: the token is opaque") {
 			t.Errorf("got warnings %q, want them on the identity and the signature", warnings)
 		}
 		fx.one.Expect.Account = fx.cloud.AccountID()
@@ -326,7 +329,8 @@ func TestIAMsKeysAreFetchedOnceADayAndBesideARun(t *testing.T) {
 		want := func(when string, result report.Result, took time.Duration, fetches int) {
 			t.Helper()
 			if got := fx.countRequests(ibmcloudtest.OpIAMKeys); got != fetches || result.Duration != took || len(result.Warnings) != 0 {
-				t.Errorf("%s: got %s (%v), %d fetches, %s and warnings %q; want %d, %s and none", when, result.Outcome, result.Error, got, result.Duration, result.Warnings, fetches, took)
+				t.Errorf("%s: got %s (%v), %d fetches, %s and warnings %q; want %d, %s and none", when, result.Outcome, result.Error, got,
+					result.Duration, result.Warnings, fetches, took)
 			}
 		}
 		want("cold", fx.rotate(), 4*time.Second, 1) // authenticate, read, exchange, save
