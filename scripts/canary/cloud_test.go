@@ -40,6 +40,7 @@ type cloud struct {
 	process   int               // of the program; 0 before it is started
 	waiting   chan struct{}     // gets a value when a request is held
 	held      chan struct{}     // closed to let it go on
+	release   func()            // closes held
 }
 
 // request is what a program sent: to which service, and each part of it by its place.
@@ -206,36 +207,20 @@ func (c *cloud) runs(process int) {
 	c.process = process
 }
 
-// hold keeps back the next request, so that a signal arrives in the middle of something.
-func (c *cloud) hold() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.held = make(chan struct{})
-}
-
+// holdBack keeps back the first requests if a signal is to arrive in the middle of something.
 func (c *cloud) holdBack(r *http.Request) {
-	c.mu.Lock()
-	held := c.held
-	c.mu.Unlock()
-	if held == nil {
+	select {
+	case <-c.held:
 		return
+	default:
 	}
 	select {
 	case c.waiting <- struct{}{}:
 	default:
 	}
 	select {
-	case <-held:
+	case <-c.held:
 	case <-r.Context().Done():
-	}
-}
-
-func (c *cloud) release() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.held != nil {
-		close(c.held)
-		c.held = nil
 	}
 }
 

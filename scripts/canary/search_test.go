@@ -3,9 +3,7 @@ package canary
 import (
 	"bytes"
 	"cmp"
-	"compress/flate"
 	"compress/gzip"
-	"compress/zlib"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -170,8 +168,7 @@ func worthwhile(text string) bool {
 			graphic++
 		}
 	}
-	isCompressed := slices.ContainsFunc(magics, func(magic string) bool { return strings.HasPrefix(text, magic) })
-	return graphic*10 > len(text)*7 || isCompressed
+	return graphic*10 > len(text)*7 || strings.HasPrefix(text, gzipMagic)
 }
 
 // decoders return what a text may mean. What several decode alike is searched once, so the plainest come first.
@@ -180,7 +177,7 @@ var decoders = []struct {
 	decode func(string) []string
 }{
 	{"hex", func(text string) (all []string) {
-		for _, run := range hexRun.in(text) {
+		for _, run := range runs(text, 16, digits+"abcdefABCDEF") {
 			for start := range 2 {
 				decoded, _ := hex.DecodeString(run[start : start+(len(run)-start)/2*2])
 				all = append(all, string(decoded))
@@ -189,7 +186,7 @@ var decoders = []struct {
 		return all
 	}},
 	{"base64", func(text string) (all []string) {
-		for _, run := range base64Run.in(text) {
+		for _, run := range runs(text, 12, digits+letters+"+/-_") {
 			for _, run := range []string{standard.Replace(run), reversed(standard.Replace(run))} {
 				for start := range 4 {
 					decoded, _ := base64.RawStdEncoding.DecodeString(run[start : start+(len(run)-start)/4*4])
@@ -200,63 +197,40 @@ var decoders = []struct {
 		return all
 	}},
 	{"numbers", func(text string) (all []string) {
-		words := wordRun.in(text)
+		words := runs(text, 1, digits+letters+"_")
 		for _, base := range []int{8, 10, 16} {
 			all = append(all, numbers(words, base)...)
 		}
 		return all
 	}},
 	{"one number", func(text string) (all []string) {
-		for _, run := range digitRun.in(text) {
+		for _, run := range runs(text, 24, digits) {
 			if number, ok := new(big.Int).SetString(run, 10); ok && len(run) < 900 {
 				all = append(all, string(number.Bytes()))
 			}
 		}
 		return all
 	}},
-	{"compressed", inflate},
+	{"gzip", unzip},
 	{"over lines", columns},
 	{"joined", func(text string) []string { return []string{blank.Replace(text)} }},
 }
 
 var (
-	standard  = strings.NewReplacer("-", "+", "_", "/") // base64, of that for URLs
-	blank     = strings.NewReplacer(" ", "", "\t", "", "\n", "", "\f", "", "\r", "", `\n`, "", `\r`, "", `\t`, "")
-	wordRun   = newRun(1, "09", "az", "AZ", "__")
-	digitRun  = newRun(24, "09")
-	hexRun    = newRun(16, "09", "af", "AF")
-	base64Run = newRun(12, "AZ", "az", "09", "++", "//", "__", "--")
+	standard = strings.NewReplacer("-", "+", "_", "/") // base64, of that for URLs
+	blank    = strings.NewReplacer(" ", "", "\t", "", "\n", "", "\f", "", "\r", "", `\n`, "", `\r`, "", `\t`, "")
 )
 
-// run is so many characters or more of a kind, one after another. A regular expression takes ten times as long.
-type run struct {
-	least int
-	isOf  [256]bool
-}
+const digits, letters = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// newRun takes ranges of characters, each its first and its last.
-func newRun(least int, ranges ...string) run {
-	r := run{least: least}
-	for _, ends := range ranges {
-		for c := int(ends[0]); c <= int(ends[1]); c++ {
-			r.isOf[c] = true
-		}
+// runs are so many characters of an alphabet or more, one after another. A regular expression takes ten times as long.
+func runs(text string, least int, alphabet string) []string {
+	var isIn [256]bool
+	for i := range len(alphabet) {
+		isIn[alphabet[i]] = true
 	}
-	return r
-}
-
-func (r *run) in(text string) (all []string) {
-	start := 0
-	for i := range len(text) + 1 {
-		if i < len(text) && r.isOf[text[i]] {
-			continue
-		}
-		if i-start >= r.least {
-			all = append(all, text[start:i])
-		}
-		start = i + 1
-	}
-	return all
+	all := strings.FieldsFunc(text, func(r rune) bool { return r > unicode.MaxASCII || !isIn[r] })
+	return slices.DeleteFunc(all, func(run string) bool { return len(run) < least })
 }
 
 // prefixes of a byte in a base, as in 0x58, \x58, \u0058 and 0o130.
@@ -290,28 +264,16 @@ func numbers(words []string, base int) []string {
 	return []string{string(all[0]), string(all[1]), string(all[2])}
 }
 
-// magics are the beginnings of gzip and zlib.
-var magics = []string{"\x1f\x8b", "x\x9c", "x\x01", "x\xda", "x\x5e"}
+const gzipMagic = "\x1f\x8b"
 
-// inflate undoes gzip and zlib anywhere, and bare deflate at the beginning.
-func inflate(text string) (all []string) {
-	read := func(reader io.Reader, err error) {
-		if err == nil {
+// unzip undoes gzip anywhere.
+func unzip(text string) (all []string) {
+	for _, zipped, found := strings.Cut(text, gzipMagic); found; _, zipped, found = strings.Cut(zipped, gzipMagic) {
+		if reader, err := gzip.NewReader(strings.NewReader(gzipMagic + zipped)); err == nil {
 			plain, _ := io.ReadAll(io.LimitReader(reader, 1<<20))
 			all = append(all, string(plain))
 		}
 	}
-	for i := range len(text) {
-		switch {
-		case strings.HasPrefix(text[i:], magics[0]):
-			reader, err := gzip.NewReader(strings.NewReader(text[i:]))
-			read(reader, err)
-		case text[i] == 'x':
-			reader, err := zlib.NewReader(strings.NewReader(text[i:])) // which knows its magics
-			read(reader, err)
-		}
-	}
-	read(flate.NewReader(strings.NewReader(text)), nil)
 	return all
 }
 
@@ -347,11 +309,10 @@ func TestTheSearchFinds(t *testing.T) {
 		}
 		return strings.Join(parts, between)
 	}
-	var zipped, deflated bytes.Buffer
-	for _, w := range []io.WriteCloser{gzip.NewWriter(&zipped), zlib.NewWriter(&deflated)} {
-		_, _ = w.Write([]byte(`{"apikey":"` + key + `"}`))
-		_ = w.Close()
-	}
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	_, _ = w.Write([]byte(`{"apikey":"` + key + `"}`))
+	_ = w.Close()
 	encoded := base64.StdEncoding.EncodeToString
 	for name, leak := range map[string]string{
 		"whole": key, "8 characters": key[17:25], "reversed": reversed(key), "capitals": strings.ToUpper(key[:12]), "reversed in capitals": strings.ToUpper(reversed(key)),
@@ -361,7 +322,7 @@ func TestTheSearchFinds(t *testing.T) {
 		"hex": hex.EncodeToString(raw), "HEX": strings.ToUpper(hex.EncodeToString(raw[3:])), "% x": fmt.Sprintf("% x", raw), "%#v": fmt.Sprintf("%#v", raw), "colons": each("%02x", ":"),
 		"%v": fmt.Sprint(raw), "decimal, a line each": each("%d", "\n"), "numbered": each("\nbyte: %d", "; n 3 "), "octal": each("%o", " "), `\ooo`: each(`\%03o`, ""), "0o": each("%O", " "),
 		"JSON numbers": each("%d.0", ", "), `\x`: each(`\x%02x`, ""), `\u`: each(`\u%04x`, ""), "entities": each("&#%d;", ""), "hex entities": each("&#x%x;", ""), "%": each("%%%02X", ""),
-		"gzip": "\n" + zipped.String(), "gzip in base64": encoded(zipped.Bytes()), "gzip in hex": hex.EncodeToString(zipped.Bytes()), "zlib": "\n" + deflated.String(),
+		"gzip": "\n" + zipped.String(), "gzip in base64": encoded(zipped.Bytes()), "gzip in hex": hex.EncodeToString(zipped.Bytes()),
 		"a log": "\n" + pieces(key, 4, "\"}\n{\"time\":\"2026-01-01T00:00:00Z\",\"part\":\""), "columns": pieces(key, 4, " of 11\nINFO part="),
 		"base64 backwards": reversed(encoded(raw)), "a number": new(big.Int).SetBytes(raw).String(), "a word of a stack trace": "main.f(0x" + hex.EncodeToString([]byte(reversed(key[8:16]))) + ", 0x2c)",
 		"masked": hex.EncodeToString(bytes.Map(func(r rune) rune { return r ^ 0x15 }, raw)),

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
@@ -56,7 +57,10 @@ func newStage(t tools, p path) (*stage, error) {
 	if s.folder, err = os.MkdirTemp("", "canary-"); err != nil {
 		return nil, err
 	}
-	s.cloud = &cloud{Cloud: emulated, stage: s, issued: map[string]string{}, waiting: make(chan struct{}, 1)}
+	s.cloud = &cloud{Cloud: emulated, stage: s, issued: map[string]string{}, waiting: make(chan struct{}, 1), held: make(chan struct{})}
+	if s.cloud.release = sync.OnceFunc(func() { close(s.cloud.held) }); p.signal == 0 {
+		s.cloud.release()
+	}
 	s.lambda = &lambda{cloud: s.cloud, patience: 700 * time.Millisecond, done: make(chan struct{})}
 	if p.patient {
 		s.lambda.patience = 30 * time.Second

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -55,7 +54,6 @@ func (s *stage) run(ctx context.Context) ([]part, error) {
 	line = append(line, strings.Fields(s.fill(s.p.args))...)
 	if s.p.signal != 0 { // a core would be dumped
 		line = append([]string{"sh", "-c", `ulimit -c unlimited; exec "$@"`, "sh"}, line...)
-		s.cloud.hold()
 	}
 	line = slices.Concat([]string{strace()}, straceArguments(filepath.Join(s.folder, "trace", "t")), line)
 	program := exec.CommandContext(ctx, line[0], line[1:]...)
@@ -182,8 +180,8 @@ func (t *trace) read(process, call, arguments string) {
 	case call == "execve" || call == "execveat":
 		t.executed(process, arguments)
 	case call == "connect":
-		if host := traceHost.FindStringSubmatch(unhex(arguments)); host != nil && !t.mayConnect(host[2], host[1]) {
-			t.forbid("a connection to " + host[2] + ":" + host[1])
+		if host := traceHost.FindStringSubmatch(arguments); host != nil && !t.mayConnect(unhex(host[2]), host[1]) {
+			t.forbid("a connection to " + unhex(host[2]) + ":" + host[1])
 		}
 		t.add("the name of a socket", stringsOf(arguments)...)
 	case call == "mmap":
@@ -265,20 +263,17 @@ func withoutRecords(text string) string {
 // stringsOf are the strings in a line of the trace; one at least, if it is empty.
 func stringsOf(arguments string) (all []string) {
 	for i, quoted := range strings.Split(arguments, `"`) {
-		if text, err := hex.DecodeString(strings.ReplaceAll(quoted, `\x`, "")); i%2 == 1 && err == nil {
-			all = append(all, string(text))
+		if i%2 == 1 {
+			all = append(all, unhex(quoted))
 		}
 	}
 	return append(all, "")[:max(1, len(all))]
 }
 
-var hexCode = regexp.MustCompile(`\\x[0-9a-f]{2}`)
-
+// unhex reads a text in which strace writes each character as a code.
 func unhex(text string) string {
-	return hexCode.ReplaceAllStringFunc(text, func(code string) string {
-		value, _ := strconv.ParseUint(code[2:], 16, 8)
-		return string([]byte{byte(value)})
-	})
+	plain, _ := strconv.Unquote(`"` + text + `"`)
+	return plain
 }
 
 // left are the files that are left in the run's own folder, and those of the names that are left elsewhere. A file that holds a

@@ -66,16 +66,19 @@ func Build(folder string, sources map[string]string) error {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil { // until it is closed
 		return fmt.Errorf("waiting for other builds: %w", err)
 	}
+	arguments := []string{"build", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", shared + "/"}
+	err = os.MkdirAll(folder, 0o700)
 	for name, source := range sources {
-		program := filepath.Join(shared, strings.ReplaceAll(source, "/", "-"))
-		build := exec.Command("go", "build", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", program, "iam-token-rotator/"+source)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if printed, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("building %s: %w: %s", source, err, printed)
-		}
-		if err := errors.Join(os.MkdirAll(folder, 0o700), os.Symlink(program, filepath.Join(folder, name))); err != nil {
-			return err
-		}
+		arguments = append(arguments, "iam-token-rotator/"+source)
+		err = errors.Join(err, os.Symlink(filepath.Join(shared, filepath.Base(source)), filepath.Join(folder, name)))
+	}
+	build := exec.Command("go", arguments...)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if printed, failure := build.CombinedOutput(); failure != nil {
+		err = errors.Join(err, fmt.Errorf("building the programs: %w: %s", failure, printed))
+	}
+	if err != nil {
+		return err
 	}
 	return openSources(root)
 }
