@@ -274,7 +274,7 @@ func TestCostTable(t *testing.T) {
 			alarms++
 		}
 	}
-	metrics := strings.Count(string(source), "{definition{") + 1 // KeyExpiring
+	metrics := strings.Count(string(source), ", func(r report.Result) *float64 {") + 1 // KeyExpiring
 	for _, row := range []string{
 		fmt.Sprintf("function, and KeyExpiring | %d | 0.30 each | %.2f |", metrics, float64(metrics)*0.30),
 		fmt.Sprintf("| alarms on one metric each | %d | 0.10 each | %.2f |", alarms, float64(alarms)*0.10),
