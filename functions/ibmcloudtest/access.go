@@ -249,13 +249,15 @@ func tenants(kind string) handler {
 			return nil, badRequest("The header IBM-API-Version must be a date, YYYY-MM-DD.")
 		}
 		last := in.operation.path[len(in.operation.path)-1]
-		switch name := in.query.Get("name"); {
+		name := in.query.Get("name")
+		isOther := func(item object) bool { return name != "" && item["name"] != name }
+		switch {
 		case len(in.params) > 0 && in.params[0] != c.instance:
 			return nil, notFound("tenant")
 		case strings.HasPrefix(last, "{"):
 			return withID(c.fixed[kind], in)
 		default:
-			return object{last: slices.DeleteFunc(slices.Clone(c.fixed[kind]), func(item object) bool { return name != "" && item["name"] != name })}, nil
+			return object{last: slices.DeleteFunc(slices.Clone(c.fixed[kind]), isOther)}, nil
 		}
 	}
 }

@@ -58,14 +58,14 @@ func (f *Fault) answers() bool { return f.Case != "" || f.Status != 0 }
 
 // validate returns what is wrong with the fault and which values are allowed.
 func (f *Fault) validate() error {
-	names := operationNames()
+	names, identities := operationNames(), strings.Join(identityNames, ", ")
 	hasBody := f.Body != "" || f.ContentType != ""
 	for _, rule := range []struct {
 		broken bool
 		says   string
 	}{
 		{!slices.Contains(names, f.Op), "op must be one of " + strings.Join(names, ", ")},
-		{f.Identity != "" && !slices.Contains(identityNames, f.Identity), "identity must be one of " + strings.Join(identityNames, ", ") + ", or absent for any"},
+		{f.Identity != "" && !slices.Contains(identityNames, f.Identity), "identity must be one of " + identities + ", or absent for any"},
 		{f.Skip < 0, "skip must be 0 or more"},
 		{f.Times < 0, "times must be 1 or more, or 0 for until cleared"},
 		{f.Status != 0 && (f.Status < 200 || f.Status > 599), "status must be 200 to 599, or 0 for the real answer"},
@@ -129,11 +129,7 @@ func (c *Cloud) ClearFaults() {
 // Faults returns the waiting faults, oldest first, with what is left of their Skip and Times.
 func (c *Cloud) Faults() []Fault {
 	defer c.lock()()
-	faults := make([]Fault, len(c.faults))
-	for i, f := range c.faults {
-		faults[i] = f.clone()
-	}
-	return faults
+	return rendered(c.faults, Fault.clone)
 }
 
 // takeFault returns the fault that applies to a request, if one does, and counts it.
@@ -235,7 +231,8 @@ var cases = []Case{
 	{"denied", 403, "forbidden", "The caller lacks the permission for this action.", "", beyondIAM},
 	{"denied", 403, "forbidden", "You are not authorized to use this API.", "The action iam-identity.apikey is missing.", "API keys"},
 	{"context_restriction", 403, "forbidden", "The request is denied by a context-based restriction.", "", everywhere},
-	{"not_found", 404, "not_found", "The requested resource was not found.", "", "apikeys.get, apikeys.details, apikeys.update, apikeys.delete, serviceids"},
+	{"not_found", 404, "not_found", "The requested resource was not found.", "",
+		"apikeys.get, apikeys.details, apikeys.update, apikeys.delete, serviceids"},
 	{"not_found", 404, "not_found", "The requested resource was not found.", "", "Secrets Manager"},
 	{"version_locked", 412, "secrets-manager.Error07012", "The requested action can't be completed because the secret version is locked.", "",
 		"versions.create, versions.get, secrets.get, secrets.delete"},

@@ -69,8 +69,8 @@ func (c *Cloud) issueToken(in *call) (any, error) {
 	ttl, seconds := c.settings.tokenTTL(), c.settings.TokenTTL
 	c.mu.Unlock()
 	return object{
-		"access_token": signToken(in.caller, grantType, in.now, ttl), "token_type": "Bearer", "expires_in": seconds, "expiration": in.now.Unix() + seconds,
-		"refresh_token": "not_supported", "ims_user_id": 8675309, "scope": "ibm openid",
+		"access_token": signToken(in.caller, grantType, in.now, ttl), "token_type": "Bearer",
+		"expires_in": seconds, "expiration": in.now.Unix() + seconds, "refresh_token": "not_supported", "ims_user_id": 8675309, "scope": "ibm openid",
 	}, nil
 }
 
@@ -127,7 +127,8 @@ func (c *Cloud) openIDConfiguration(in *call) any {
 	origin := strings.TrimSuffix(in.href(nil), "/.well-known/openid-configuration")
 	return object{
 		"issuer": issuer, "authorization_endpoint": origin + "/authorize", "token_endpoint": origin + "/token", "jwks_uri": origin + "/keys",
-		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"RS256"},
+		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"},
+		"id_token_signing_alg_values_supported": []string{"RS256"},
 	}
 }
 

@@ -56,7 +56,9 @@ func (c *Cloud) newMinting(p *secretPrototype, now time.Time) (*minting, error) 
 	if !ofService && p.Kind != kindIAMCredentials {
 		return nil, nil
 	}
-	m := &minting{reuse: p.ReuseAPIKey || ofService, isStatic: p.ServiceID != "" || ofService, groups: p.AccessGroups, sourceService: p.SourceService}
+	m := &minting{
+		reuse: p.ReuseAPIKey || ofService, isStatic: p.ServiceID != "" || ofService, groups: p.AccessGroups, sourceService: p.SourceService,
+	}
 	if err := m.change(p, now); err != nil {
 		return nil, err
 	}
@@ -103,9 +105,11 @@ func (m *minting) check() error {
 	if !m.rule.isOn() {
 		return nil
 	}
-	length := map[string]time.Duration{"day": day, "month": month}[m.rule.Unit] * time.Duration(m.rule.Interval)
+	interval, unit := m.rule.Interval, map[string]time.Duration{"day": day, "month": month}[m.rule.Unit]
+	length := unit * time.Duration(interval)
+	isOdd := interval < 1 || interval > 366 || length == 0 || length > 3*month
 	return check(
-		rule{m.rule.Interval < 1 || m.rule.Interval > 366 || length == 0 || length > 3*month, "rotation", "must have a unit, day or month, and an interval of one day to 3 months"},
+		rule{isOdd, "rotation", "must have a unit, day or month, and an interval of one day to 3 months"},
 		rule{m.lease > 0 && length > m.lease, "rotation", "must have an interval that does not exceed the ttl"},
 		rule{!m.reuse, "rotation", "must not be on where reuse_api_key is false"},
 	)

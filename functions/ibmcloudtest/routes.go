@@ -54,91 +54,102 @@ func acts(do func(*Cloud)) handler {
 // A route makes an operation of a method and a path. In the path "{name}" stands for any one segment, "..." for any rest; the
 // method "*" for any. The first that fits counts.
 type route struct {
-	service service
 	pattern string
 	name    string  // several may share one
 	action  action  // in Secrets Manager: what the caller must be allowed, see Cloud.find
 	serve   handler // nil: not served
 }
 
-var routes = []route{
-	{serviceControl, "GET /", "", "", shows((*Cloud).page)},
-	{serviceControl, "HEAD /", "", "", shows((*Cloud).page)},
-	{serviceControl, "GET /_sandbox/cases", "", "", shows((*Cloud).caseList)},
-	{serviceControl, "GET /_sandbox/clock", "", "", shows((*Cloud).clock)},
-	{serviceControl, "POST /_sandbox/clock", "", "", (*Cloud).postClock},
-	{serviceControl, "GET /_sandbox/faults", "", "", shows(func(c *Cloud, _ *call) any { return c.Faults() })},
-	{serviceControl, "POST /_sandbox/faults", "", "", (*Cloud).postFault},
-	{serviceControl, "DELETE /_sandbox/faults", "", "", acts((*Cloud).ClearFaults)},
-	{serviceControl, "GET /_sandbox/requests", "", "", shows(func(c *Cloud, _ *call) any { return c.Requests() })},
-	{serviceControl, "DELETE /_sandbox/requests", "", "", acts((*Cloud).ClearRequests)},
-	{serviceControl, "GET /_sandbox/settings", "", "", shows((*Cloud).getSettings)},
-	{serviceControl, "PATCH /_sandbox/settings", "", "", (*Cloud).patchSettings},
-	{serviceControl, "GET /_sandbox/state", "", "", shows((*Cloud).state)},
+const versionPath = "/api/v2/secrets/{id}/versions/{version}"
 
-	{serviceIAM, "POST /identity/token", OpIAMToken, "", (*Cloud).issueToken},
-	{serviceIAM, "GET /identity/keys", OpIAMKeys, "", shows((*Cloud).listKeys)},
-	{serviceIAM, "GET /identity/.well-known/openid-configuration", "iam.openid", "", shows((*Cloud).openIDConfiguration)},
+var routes = []struct {
+	service service
+	routes  []route
+}{
+	{serviceControl, []route{
+		{"GET /", "", "", shows((*Cloud).page)},
+		{"HEAD /", "", "", shows((*Cloud).page)},
+		{"GET /_sandbox/cases", "", "", shows((*Cloud).caseList)},
+		{"GET /_sandbox/clock", "", "", shows((*Cloud).clock)},
+		{"POST /_sandbox/clock", "", "", (*Cloud).postClock},
+		{"GET /_sandbox/faults", "", "", shows(func(c *Cloud, _ *call) any { return c.Faults() })},
+		{"POST /_sandbox/faults", "", "", (*Cloud).postFault},
+		{"DELETE /_sandbox/faults", "", "", acts((*Cloud).ClearFaults)},
+		{"GET /_sandbox/requests", "", "", shows(func(c *Cloud, _ *call) any { return c.Requests() })},
+		{"DELETE /_sandbox/requests", "", "", acts((*Cloud).ClearRequests)},
+		{"GET /_sandbox/settings", "", "", shows((*Cloud).getSettings)},
+		{"PATCH /_sandbox/settings", "", "", (*Cloud).patchSettings},
+		{"GET /_sandbox/state", "", "", shows((*Cloud).state)},
+	}},
+	{serviceIAM, []route{
+		{"POST /identity/token", OpIAMToken, "", (*Cloud).issueToken},
+		{"GET /identity/keys", OpIAMKeys, "", shows((*Cloud).listKeys)},
+		{"GET /identity/.well-known/openid-configuration", "iam.openid", "", shows((*Cloud).openIDConfiguration)},
+	}},
+	{serviceAPIKeys, []route{
+		{"GET /v1/apikeys", "apikeys.list", "", (*Cloud).listAPIKeys},
+		{"POST /v1/apikeys", "apikeys.create", "", withBody((*Cloud).createAPIKey,
+			"name! iam_id! account_id description store_value action_when_leaked expires_at")},
+		{"GET /v1/apikeys/details", OpAPIKeysDetails, "", shows(func(_ *Cloud, in *call) any { return in.key.json("") })},
+		{"GET /v1/apikeys/{id}", "apikeys.get", "", shows((*Cloud).getAPIKey)},
+		{"PUT /v1/apikeys/{id}", "apikeys.update", "", withBody((*Cloud).updateAPIKey,
+			"name description action_when_leaked expires_at")},
+		{"DELETE /v1/apikeys/{id}", "apikeys.delete", "", (*Cloud).deleteAPIKey},
+		{"POST /v1/apikeys/{id}/lock", "apikeys.lock", "", (*Cloud).lockAPIKey},
+		{"DELETE /v1/apikeys/{id}/lock", "apikeys.lock", "", (*Cloud).lockAPIKey},
+		{"POST /v1/apikeys/{id}/disable", "apikeys.disable", "", (*Cloud).disableAPIKey},
+		{"DELETE /v1/apikeys/{id}/disable", "apikeys.disable", "", (*Cloud).disableAPIKey},
+		{"GET /v1/serviceids", OpServiceIDs, "", (*Cloud).listServiceIDs},
+		{"POST /v1/serviceids", OpServiceIDs, "", withBody((*Cloud).createServiceID, "name! account_id! description")},
+		{"GET /v1/serviceids/{id}", OpServiceIDs, "", shows(func(_ *Cloud, in *call) any { return in.serviceID.json() })},
+		{"DELETE /v1/serviceids/{id}", OpServiceIDs, "", (*Cloud).deleteServiceID},
+	}},
+	{serviceAccess, []route{
+		{"GET /v2/groups", "accessgroups.list", "", (*Cloud).listAccessGroups},
+		{"GET /v2/groups/settings", OpNotServed, "", nil},
+		{"GET /v2/groups/{id}", "accessgroups.get", "", (*Cloud).getAccessGroup},
+	}},
+	{serviceSecretsManager, []route{
+		{"GET /api/v2/secret_groups", OpGroups, "secret-groups.list", shows((*Cloud).listGroups)},
+		{"POST /api/v2/secret_groups", OpGroups, "secret-group.create", withBody((*Cloud).createGroup, "name! description")},
+		{"GET /api/v2/secret_groups/{id}", OpGroups, "secret-group.read", shows(func(_ *Cloud, in *call) any { return in.group.json() })},
+		{"PATCH /api/v2/secret_groups/{id}", OpGroups, "secret-group.update", withBody((*Cloud).patchGroup, "name description")},
+		{"DELETE /api/v2/secret_groups/{id}", OpGroups, "secret-group.delete", (*Cloud).deleteGroup},
+		{"GET /api/v2/secret_groups/{group}/secret_types/{type}/secrets/{name}", OpSecretsGet, "secret.read", (*Cloud).getSecretByName},
 
-	{serviceAPIKeys, "GET /v1/apikeys", "apikeys.list", "", (*Cloud).listAPIKeys},
-	{serviceAPIKeys, "POST /v1/apikeys", "apikeys.create", "", withBody((*Cloud).createAPIKey,
-		"name! iam_id! account_id description store_value action_when_leaked expires_at")},
-	{serviceAPIKeys, "GET /v1/apikeys/details", OpAPIKeysDetails, "", shows(func(_ *Cloud, in *call) any { return in.key.json("") })},
-	{serviceAPIKeys, "GET /v1/apikeys/{id}", "apikeys.get", "", shows((*Cloud).getAPIKey)},
-	{serviceAPIKeys, "PUT /v1/apikeys/{id}", "apikeys.update", "", withBody((*Cloud).updateAPIKey,
-		"name description action_when_leaked expires_at")},
-	{serviceAPIKeys, "DELETE /v1/apikeys/{id}", "apikeys.delete", "", (*Cloud).deleteAPIKey},
-	{serviceAPIKeys, "POST /v1/apikeys/{id}/lock", "apikeys.lock", "", (*Cloud).lockAPIKey},
-	{serviceAPIKeys, "DELETE /v1/apikeys/{id}/lock", "apikeys.lock", "", (*Cloud).lockAPIKey},
-	{serviceAPIKeys, "POST /v1/apikeys/{id}/disable", "apikeys.disable", "", (*Cloud).disableAPIKey},
-	{serviceAPIKeys, "DELETE /v1/apikeys/{id}/disable", "apikeys.disable", "", (*Cloud).disableAPIKey},
-	{serviceAPIKeys, "GET /v1/serviceids", OpServiceIDs, "", (*Cloud).listServiceIDs},
-	{serviceAPIKeys, "POST /v1/serviceids", OpServiceIDs, "", withBody((*Cloud).createServiceID, "name! account_id! description")},
-	{serviceAPIKeys, "GET /v1/serviceids/{id}", OpServiceIDs, "", shows(func(_ *Cloud, in *call) any { return in.serviceID.json() })},
-	{serviceAPIKeys, "DELETE /v1/serviceids/{id}", OpServiceIDs, "", (*Cloud).deleteServiceID},
+		{"GET /api/v2/secrets", OpSecretsList, "secrets.list", (*Cloud).listSecrets},
+		{"POST /api/v2/secrets", "secrets.create", "secret.create", (*Cloud).createSecret},
+		{"GET /api/v2/secrets/{id}", OpSecretsGet, "secret.read", (*Cloud).getSecret},
+		{"DELETE /api/v2/secrets/{id}", "secrets.delete", "secret.delete", (*Cloud).deleteSecret},
+		{"GET /api/v2/secrets/{id}/metadata", OpSecretsMetadata, "secret-metadata.read", shows((*Cloud).secretMetadata)},
+		{"PATCH /api/v2/secrets/{id}/metadata", "secrets.patch", "secret-metadata.update", (*Cloud).patchMetadata},
 
-	{serviceAccess, "GET /v2/groups", "accessgroups.list", "", (*Cloud).listAccessGroups},
-	{serviceAccess, "GET /v2/groups/settings", OpNotServed, "", nil},
-	{serviceAccess, "GET /v2/groups/{id}", "accessgroups.get", "", (*Cloud).getAccessGroup},
+		{"GET /api/v2/secrets/{id}/versions", "versions.list", "secret-versions.list", shows((*Cloud).listVersions)},
+		{"POST /api/v2/secrets/{id}/versions", OpVersionsCreate, "secret-version.create", (*Cloud).createVersion},
+		{"GET " + versionPath, OpVersionsGet, "secret-version.read", (*Cloud).getVersion},
+		{"GET " + versionPath + "/metadata", OpVersionsMetadata, "secret-version-metadata.read", shows((*Cloud).versionMetadata)},
+		{"PATCH " + versionPath + "/metadata", "versions.patch", "secret-version-metadata.update",
+			withBody((*Cloud).patchVersionMetadata, "version_custom_metadata")},
 
-	{serviceSecretsManager, "GET /api/v2/secret_groups", OpGroups, "secret-groups.list", shows((*Cloud).listGroups)},
-	{serviceSecretsManager, "POST /api/v2/secret_groups", OpGroups, "secret-group.create", withBody((*Cloud).createGroup, "name! description")},
-	{serviceSecretsManager, "GET /api/v2/secret_groups/{id}", OpGroups, "secret-group.read", shows(func(_ *Cloud, in *call) any { return in.group.json() })},
-	{serviceSecretsManager, "PATCH /api/v2/secret_groups/{id}", OpGroups, "secret-group.update", withBody((*Cloud).patchGroup, "name description")},
-	{serviceSecretsManager, "DELETE /api/v2/secret_groups/{id}", OpGroups, "secret-group.delete", (*Cloud).deleteGroup},
-	{serviceSecretsManager, "GET /api/v2/secret_groups/{group}/secret_types/{type}/secrets/{name}", OpSecretsGet, "secret.read", (*Cloud).getSecretByName},
-
-	{serviceSecretsManager, "GET /api/v2/secrets", OpSecretsList, "secrets.list", (*Cloud).listSecrets},
-	{serviceSecretsManager, "POST /api/v2/secrets", "secrets.create", "secret.create", (*Cloud).createSecret},
-	{serviceSecretsManager, "GET /api/v2/secrets/{id}", OpSecretsGet, "secret.read", (*Cloud).getSecret},
-	{serviceSecretsManager, "DELETE /api/v2/secrets/{id}", "secrets.delete", "secret.delete", (*Cloud).deleteSecret},
-	{serviceSecretsManager, "GET /api/v2/secrets/{id}/metadata", OpSecretsMetadata, "secret-metadata.read", shows(func(c *Cloud, in *call) any { return in.secret.json(c, in.now, nil) })},
-	{serviceSecretsManager, "PATCH /api/v2/secrets/{id}/metadata", "secrets.patch", "secret-metadata.update", (*Cloud).patchMetadata},
-
-	{serviceSecretsManager, "GET /api/v2/secrets/{id}/versions", "versions.list", "secret-versions.list", shows((*Cloud).listVersions)},
-	{serviceSecretsManager, "POST /api/v2/secrets/{id}/versions", OpVersionsCreate, "secret-version.create", (*Cloud).createVersion},
-	{serviceSecretsManager, "GET /api/v2/secrets/{id}/versions/{version}", OpVersionsGet, "secret-version.read", (*Cloud).getVersion},
-	{serviceSecretsManager, "GET /api/v2/secrets/{id}/versions/{version}/metadata", OpVersionsMetadata, "secret-version-metadata.read", shows((*Cloud).versionMetadata)},
-	{serviceSecretsManager, "PATCH /api/v2/secrets/{id}/versions/{version}/metadata", "versions.patch", "secret-version-metadata.update",
-		withBody((*Cloud).patchVersionMetadata, "version_custom_metadata")},
-
-	{serviceSecretsManager, "GET /api/v2/secrets_locks", OpLocks, "secrets-locks.list", (*Cloud).listAllLocks},
-	{serviceSecretsManager, "GET /api/v2/secrets/{id}/locks", OpLocks, "secrets-locks.list", (*Cloud).listLocks},
-	{serviceSecretsManager, "POST /api/v2/secrets/{id}/locks_bulk", OpLocks, "secret-locks.create", withBody((*Cloud).createLocks, "locks!")},
-	{serviceSecretsManager, "DELETE /api/v2/secrets/{id}/locks_bulk", OpLocks, "secret-locks.delete", (*Cloud).deleteLocks},
-	{serviceSecretsManager, "GET /api/v2/secrets/{id}/versions/{version}/locks", OpLocks, "secret-version-locks.list", (*Cloud).listLocks},
-	{serviceSecretsManager, "POST /api/v2/secrets/{id}/versions/{version}/locks_bulk", OpLocks, "secret-version-locks.create", withBody((*Cloud).createLocks, "locks!")},
-	{serviceSecretsManager, "DELETE /api/v2/secrets/{id}/versions/{version}/locks_bulk", OpLocks, "secret-version-locks.delete", (*Cloud).deleteLocks},
-
-	{serviceLogsRouting, "GET /v3/targets", OpTargetsList, "", routed("targets")},
-	{serviceLogsRouting, "GET /v3/targets/{id}", "targets.get", "", routed("targets")},
-	{serviceLogsRouting, "GET /v3/routes", "routes.list", "", routed("routes")},
-	{serviceLogsRouting, "GET /v3/routes/{id}", "routes.get", "", routed("routes")},
-	{serviceLogsRouting, "GET /v3/settings", "settings.get", "", shows(func(c *Cloud, _ *call) any { return c.fixed["settings"][0] })},
-	{serviceLogsRouting, "GET /v1/tenants", "tenants.list", "", tenants("tenants")},
-	{serviceLogsRouting, "GET /v1/tenants/{id}", "tenants.get", "", tenants("tenants")},
-	{serviceLogsRouting, "GET /v1/tenants/{id}/targets", "tenants.targets", "", tenants("tenant_targets")},
-	{serviceLogsRouting, "GET /v1/tenants/{id}/targets/{target}", "tenants.targets", "", tenants("tenant_targets")},
+		{"GET /api/v2/secrets_locks", OpLocks, "secrets-locks.list", (*Cloud).listAllLocks},
+		{"GET /api/v2/secrets/{id}/locks", OpLocks, "secrets-locks.list", (*Cloud).listLocks},
+		{"POST /api/v2/secrets/{id}/locks_bulk", OpLocks, "secret-locks.create", withBody((*Cloud).createLocks, "locks!")},
+		{"DELETE /api/v2/secrets/{id}/locks_bulk", OpLocks, "secret-locks.delete", (*Cloud).deleteLocks},
+		{"GET " + versionPath + "/locks", OpLocks, "secret-version-locks.list", (*Cloud).listLocks},
+		{"POST " + versionPath + "/locks_bulk", OpLocks, "secret-version-locks.create", withBody((*Cloud).createLocks, "locks!")},
+		{"DELETE " + versionPath + "/locks_bulk", OpLocks, "secret-version-locks.delete", (*Cloud).deleteLocks},
+	}},
+	{serviceLogsRouting, []route{
+		{"GET /v3/targets", OpTargetsList, "", routed("targets")},
+		{"GET /v3/targets/{id}", "targets.get", "", routed("targets")},
+		{"GET /v3/routes", "routes.list", "", routed("routes")},
+		{"GET /v3/routes/{id}", "routes.get", "", routed("routes")},
+		{"GET /v3/settings", "settings.get", "", shows(func(c *Cloud, _ *call) any { return c.fixed["settings"][0] })},
+		{"GET /v1/tenants", "tenants.list", "", tenants("tenants")},
+		{"GET /v1/tenants/{id}", "tenants.get", "", tenants("tenants")},
+		{"GET /v1/tenants/{id}/targets", "tenants.targets", "", tenants("tenant_targets")},
+		{"GET /v1/tenants/{id}/targets/{target}", "tenants.targets", "", tenants("tenant_targets")},
+	}},
 }
 
 // notServed are the paths below which a service of IBM has other operations: those of its clients.
@@ -158,8 +169,9 @@ var notServed = []struct {
 	{serviceLogsRouting, "/v3 /v1/tenants"},
 }
 
-// An operation is a route with its pattern read.
+// An operation is a route of a service, with its pattern read.
 type operation struct {
+	service service
 	route
 	method string
 	path   []string // segments
@@ -169,16 +181,18 @@ type operation struct {
 var operations []*operation
 
 func init() {
-	add := func(r route) {
+	add := func(s service, r route) {
 		method, path, _ := strings.Cut(r.pattern, " /")
-		operations = append(operations, &operation{r, method, strings.Split(path, "/")})
+		operations = append(operations, &operation{s, r, method, strings.Split(path, "/")})
 	}
-	for _, r := range routes {
-		add(r)
+	for _, of := range routes {
+		for _, r := range of.routes {
+			add(of.service, r)
+		}
 	}
 	for _, of := range notServed {
 		for path := range strings.FieldsSeq(of.paths) {
-			add(route{service: of.service, pattern: "* " + path + "/...", name: OpNotServed})
+			add(of.service, route{pattern: "* " + path + "/...", name: OpNotServed})
 		}
 	}
 }

@@ -242,12 +242,6 @@ func TestLists(t *testing.T) {
 	for range 4 {
 		s.cloud.MustCreateAPIKey(s.values["IAM_ID"])
 	}
-	next := func(got answer) any {
-		if href := got.at("next", "href"); href != nil {
-			return href
-		}
-		return got.at("next")
-	}
 	for first, sizes := range map[string]string{
 		"/api/v2/secrets?limit=2&sort=name&search=a":                "2 2 1",
 		"/api/v2/secrets?limit=5":                                   "5",
@@ -257,12 +251,10 @@ func TestLists(t *testing.T) {
 		"/api/v2/secrets?limit=3&offset=1&groups=default":           "2",
 	} {
 		var pages []string
-		seen, page := map[any]bool{}, first
-		for items := 0; page != ""; items = 0 {
+		for items, page := 0, first; page != ""; items = 0 {
 			got := s.ask("admin", "GET "+page)
 			for _, list := range []string{"secrets", "apikeys", "serviceids", "groups"} {
 				for ; got.at(list, items) != nil; items++ {
-					seen[got.at(list, items, "id")] = true
 					if value := got.at(list, items, "apikey"); value != nil && value != "" {
 						t.Error("a listing holds a key's value")
 					}
@@ -272,11 +264,14 @@ func TestLists(t *testing.T) {
 			if isFirst := len(pages) == 1 && !strings.Contains(first, "offset=1"); got.at("first") != nil && (got.at("previous") == nil) != isFirst {
 				t.Errorf("%s, page %d: got the previous %v", first, len(pages), got.at("previous"))
 			}
-			link, _ := next(got).(string)
+			link, _ := got.at("next").(string) // of IAM Identity Services
+			if href, ok := got.at("next", "href").(string); ok {
+				link = href
+			}
 			page = strings.TrimPrefix(link, "https://cloud.test")
 		}
 		if got := strings.Join(pages, " "); got != sizes {
-			t.Errorf("%s: got pages of %s with %d things, want %s", first, got, len(seen), sizes)
+			t.Errorf("%s: got pages of %s, want %s", first, got, sizes)
 		}
 	}
 }

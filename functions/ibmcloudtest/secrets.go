@@ -270,6 +270,8 @@ func (c *Cloud) deleteSecret(in *call) (any, error) {
 	return nil, nil
 }
 
+func (c *Cloud) secretMetadata(in *call) any { return in.secret.json(c, in.now, nil) }
+
 // patchMetadata replaces each property that the body names, whole.
 func (c *Cloud) patchMetadata(in *call) (any, error) {
 	s := in.secret
@@ -294,7 +296,7 @@ func (c *Cloud) patchMetadata(in *call) (any, error) {
 	}
 	c.applyPatch(s, p)
 	s.updatedAt = in.now
-	return s.json(c, in.now, nil), nil
+	return c.secretMetadata(in), nil
 }
 
 // listSecrets lists the metadata of the secrets that the caller may list and that the query asks for.

@@ -111,7 +111,7 @@ func (c *Cloud) noOperation(r *http.Request, methods []string) reply {
 	if len(methods) > 0 {
 		e = fail(http.StatusMethodNotAllowed, "method_not_allowed", "The method is not allowed on this path.")
 	}
-	out := c.errorReply(&call{request: r, operation: &operation{route: route{service: as}}, transaction: uuid.NewString()}, e)
+	out := c.errorReply(&call{request: r, operation: &operation{service: as}, transaction: uuid.NewString()}, e)
 	if len(methods) > 0 {
 		out.header.Set("Allow", strings.Join(methods, ", "))
 	}

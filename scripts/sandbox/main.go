@@ -211,7 +211,9 @@ func others(addr net.Addr) string {
 // writeCertificates makes a CA and a server certificate of it for 127.0.0.1, ::1 and localhost, and
 // writes the CA's certificate to dir/ca.pem, making dir if need be. The keys never touch a disk.
 func writeCertificates(dir string) (*tls.Config, error) {
-	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "iam-token-rotator sandbox CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	ca := &x509.Certificate{
+		Subject: pkix.Name{CommonName: "iam-token-rotator sandbox CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
 	caDER, caKey, err := certify(ca, ca, nil)
 	if err != nil {
 		return nil, err
