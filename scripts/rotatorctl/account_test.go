@@ -131,6 +131,7 @@ func newAccountFor(t *testing.T, stack string, cloud *ibmcloudtest.Cloud, origin
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		programs.Missing(t, "this machine cannot run what Lambda runs")
 	}
+	go func() { _, _ = built() }() // meanwhile
 	moto, err := startMoto()
 	if err != nil {
 		t.Fatal(err)

@@ -209,9 +209,10 @@ func TestOverTheTemplateAlone(t *testing.T) {
 			if err := d.readParameters(); err != nil {
 				t.Fatal(err)
 			}
-			d.parameters["CodeKey"] = zip
-			parameters := []types.Parameter{}
-			for key, value := range d.completed(nil) {
+			all, parameters := maps.Clone(d.defaults), []types.Parameter{} // moto cannot update a stack that was given some
+			maps.Copy(all, d.parameters)
+			all["CodeKey"] = zip
+			for key, value := range all {
 				if strings.Contains(template, "\n  "+key+":\n") {
 					parameters = append(parameters, types.Parameter{ParameterKey: aws.String(key), ParameterValue: aws.String(value)})
 				}

@@ -34,13 +34,9 @@ func (p *program) findStack(ctx context.Context, name string) (*types.Stack, err
 func (p *program) ownStack(ctx context.Context) (*types.Stack, error) {
 	stack, err := p.findStack(ctx, p.stack)
 	if err == nil && stack == nil {
-		err = p.noStack()
+		err = fmt.Errorf("there is no stack %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who)
 	}
 	return stack, err
-}
-
-func (p *program) noStack() error {
-	return fmt.Errorf("there is no stack %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who)
 }
 
 // parameters are a stack's, nil's too. None of them is hidden by NoEcho.
@@ -69,23 +65,15 @@ func output(stack *types.Stack, key string) string {
 // default, or in an existing stack keep their values, as far as the template still has them.
 func (d *deployment) createOrUpdate(ctx context.Context) error {
 	d.say("%s the stack %s", map[bool]string{true: "Creating", false: "Updating"}[d.existing == nil], d.stack)
-	d.parameters = d.completed(d.existing)
+	kept, all := parameters(d.existing), maps.Clone(d.defaults)
+	maps.DeleteFunc(kept, func(name, _ string) bool { return !slices.Contains(d.others, name) })
+	maps.Copy(all, kept)
+	maps.Copy(all, d.parameters)
+	d.parameters = all
 	if err := d.change(ctx, d.existing == nil, release{d.template, d.parameters}); err != nil {
 		return fmt.Errorf("the deployment failed: %w\nDeploy again when that is corrected, or remove what it made: rotatorctl destroy --stack=%s", err, d.stack)
 	}
 	return nil
-}
-
-// completed are all parameters for the template.
-func (d *deployment) completed(existing *types.Stack) map[string]string {
-	all := maps.Clone(d.defaults)
-	for key, value := range parameters(existing) {
-		if slices.Contains(d.others, key) {
-			all[key] = value
-		}
-	}
-	maps.Copy(all, d.parameters)
-	return all
 }
 
 // change has CloudFormation create or update the stack, and waits until it has.
