@@ -1,7 +1,6 @@
 package doctor_test
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -72,17 +71,6 @@ func (fx *fixture) publish(iamID string, expires time.Time) {
 	fx.cloud.MustPutVersion(fx.one.Token.ID, "eyJ.published.token", map[string]any{
 		"expiration": expires.Unix(), "iam_id": iamID, "account": fx.cloud.AccountID(), "fingerprint": "0123456789abcdef",
 	})
-}
-
-// keySecret makes spec the key secret.
-func (fx *fixture) keySecret(spec ibmcloudtest.SecretSpec) {
-	fx.one.APIKey.ID = fx.cloud.MustCreateSecret(spec)
-}
-
-// tokenSecret makes spec the token secret.
-func (fx *fixture) tokenSecret(spec ibmcloudtest.SecretSpec) {
-	spec.Group = cmp.Or(spec.Group, fx.cloud.TokenGroupName())
-	fx.one.Token.ID = fx.cloud.MustCreateSecret(spec)
 }
 
 func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
