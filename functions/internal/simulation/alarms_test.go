@@ -2,7 +2,6 @@ package simulation
 
 import (
 	"bytes"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -13,9 +12,8 @@ import (
 	"time"
 )
 
-// alarms are those of infra/aws/template.yaml that do not depend on SQS, whose
-// metrics may come 15 minutes late, evaluated as CloudWatch does it: at every
-// full minute, over the periods that end there, with what has arrived by then.
+// alarms are those of infra/aws/template.yaml that do not depend on SQS, whose metrics may come 15 minutes late, evaluated as
+// CloudWatch does it: at every full minute, over the periods that end there, with what has arrived by then.
 type alarms struct {
 	mu       sync.Mutex
 	metrics  map[string]series
@@ -130,8 +128,8 @@ func least(values []float64) float64 {
 	return slices.Min(values)
 }
 
-// value finds a number in a line. A year has half a million lines, so this does
-// not decode them; a name stands before a colon only where its value follows.
+// value finds a number in a line. A year has half a million lines, so this does not decode them; a name stands before a colon
+// only where its value follows.
 func value(line []byte, name string) (float64, bool) {
 	_, after, found := bytes.Cut(line, []byte(`"`+name+`":`))
 	if !found {
@@ -144,10 +142,7 @@ func value(line []byte, name string) (float64, bool) {
 
 // The numbers of the simulated deployment are those of the template.
 func TestTheNumbersAreTheTemplates(t *testing.T) {
-	text, err := os.ReadFile("../../../infra/aws/template.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	template := read(t, "../../../infra/aws/template.yaml")
 	oneIn300s := []string{"Statistic=Sum", "Period=300", "Threshold=1", "EvaluationPeriods=1", "ComparisonOperator=GreaterThanOrEqualToThreshold"}
 	for resource, wants := range map[string][]string{
 		"Function":                {"Timeout=120"},
@@ -160,7 +155,7 @@ func TestTheNumbersAreTheTemplates(t *testing.T) {
 		"FailedInvocationsAlarm": slices.Concat(oneIn300s, []string{"MetricName=Errors"}),
 		"ThrottlesAlarm":         slices.Concat(oneIn300s, []string{"MetricName=Throttles"}),
 	} {
-		block := regexp.MustCompile(`(?m)^  ` + resource + `:\n(    .*\n|\n)+`).FindString(string(text))
+		block := regexp.MustCompile(`(?m)^  ` + resource + `:\n(    .*\n|\n)+`).FindString(template)
 		for _, want := range wants {
 			if name, value, _ := strings.Cut(want, "="); !regexp.MustCompile(`\b` + name + `: '?` + regexp.QuoteMeta(value) + `(\W|$)`).MatchString(block) {
 				t.Errorf("%s: the story has %s, the template has not", resource, want)

@@ -21,8 +21,7 @@ var caches = []cache{
 // between is how often a reader that has no cache, or none by the rule any more, asks.
 const between = 10 * time.Second
 
-// reads calls use for each stretch in which the reader has one token, and for how long of
-// it that has expired.
+// reads calls use for each stretch in which the reader has one token, and for how long of it that has expired.
 func (c cache) reads(t *timeline, d dice, from, to time.Time, use func(s span, token published)) {
 	for at := from; at.Before(to); {
 		token := t.current(at)
@@ -45,8 +44,8 @@ type cached struct {
 	worst time.Duration // the longest without a token that works
 }
 
-// checkCaches holds what readers with a cache meet against the promise: by the rule it is
-// the same, else later by as long as the cache keeps a token.
+// checkCaches holds what readers with a cache meet against the promise: by the rule it is the same, else later by as long as
+// the cache keeps a token.
 func (w *world) checkCaches() {
 	w.cached = make([]cached, len(caches))
 	for i, c := range caches {
@@ -78,8 +77,7 @@ func (w *world) isCalm(s span, token published) bool {
 	return quiet && lost == 0 && token.lifetime() == w.lifetime
 }
 
-// excuses reports whether a reader may have had an expired token, with a cache that keeps
-// one for so long.
+// excuses reports whether a reader may have had an expired token, with a cache that keeps one for so long.
 func (w *world) excuses(token published, s span, keep time.Duration) bool {
 	return !s.to.After(w.forgedUntil(token, s.to).Add(w.stepsIn(token)+keep)) ||
 		// checkGaps has held them against the bound.

@@ -50,16 +50,13 @@ type watched struct {
 // The dashboard's picture in git is that of the template's widgets, filled by six hours of a simulated stack.
 func TestDashboard(t *testing.T) {
 	const file = "../../../infra/aws/testdata/dashboard.svg"
-	template, err := os.ReadFile("../../../infra/aws/template.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	template := read(t, "../../../infra/aws/template.yaml")
 	// The stack has one rotation and a bootstrap key that IBM renews.
-	body := regexp.MustCompile(`(?s)DashboardBody: !Sub\n +- \|\n(.*?)\n +- Minutes:`).FindSubmatch(template)
+	body := regexp.MustCompile(`(?s)DashboardBody: !Sub\n +- \|\n(.*?)\n +- Minutes:`).FindStringSubmatch(template)
 	if body == nil {
 		t.Fatal("the template has no dashboard that the picture can read")
 	}
-	text := strings.NewReplacer("${Minutes}", "8", "${OfKey}", `,"-key-renewal"`, "${OfList}", "", "${Alarm}", "", "${MetricsNamespace}", "own", "${Function}", "own").Replace(string(body[1]))
+	text := strings.NewReplacer("${Minutes}", "8", "${OfKey}", `,"-key-renewal"`, "${OfList}", "", "${Alarm}", "", "${MetricsNamespace}", "own", "${Function}", "own").Replace(body[1])
 	var dashboard struct{ Widgets []widget }
 	if err := json.Unmarshal([]byte(text), &dashboard); err != nil {
 		t.Fatal(err)

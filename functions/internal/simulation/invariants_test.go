@@ -24,8 +24,8 @@ func (w *world) published(inv *invocation) {
 	w.violatedIf(err != nil || iamID != w.workload, now, "a bad token was published by %s: of %s, %v", inv.id, iamID, err)
 	w.violatedIf(metadataErr != nil, now, "%s published with metadata that cannot be read: %v", inv.id, metadataErr)
 
-	// It is fresh: a token has 5 minutes and half of its lifetime left when it is checked, and is saved
-	// within the function's timeout.
+	// It is fresh: a token has 5 minutes and half of its lifetime left when it is checked, and is saved within the function's
+	// timeout.
 	left, age := expires.Sub(now), now.Sub(born)
 	w.violatedIf(left < max(5*time.Minute, time.Duration(metadata.ExpiresIn)*time.Second/2)-functionTimeout,
 		now, "%s published a token with %s left, of %ds", inv.id, left, metadata.ExpiresIn)
@@ -34,7 +34,7 @@ func (w *world) published(inv *invocation) {
 	// Its metadata is true.
 	says := fmt.Sprint(metadata.Expiration, metadata.IAMID, metadata.Account, metadata.Fingerprint, metadata.RunID)
 	token := iamtoken.Token{Value: iamtoken.NewSecret(version.Payload)}
-	truth := fmt.Sprint(expires.Unix(), w.workload, w.cloud.AccountID(), token.Fingerprint(), inv.runID)
+	truth := fmt.Sprint(expires.Unix(), w.workload, w.cloud.AccountID(), token.Fingerprint(), inv.RunID)
 	w.violatedIf(says != truth, now, "the metadata of %s's version says %q, the truth is %q", inv.id, says, truth)
 
 	w.checkOrder(now, inv, before, expires)
@@ -51,18 +51,17 @@ func (w *world) checkOrder(now time.Time, inv *invocation, before published, exp
 	back := before.expires.Sub(expires)
 	overlapping, untouched := before.at.After(inv.began), w.tampered.IsZero()
 	if back > 0 && !untouched {
-		// The rotator cannot know what the stored token is worth: its metadata
-		// was changed or erased, which counts as expired.
+		// The rotator cannot know what the stored token is worth: its metadata was changed or erased, which counts as expired.
 		w.shortened = append(w.shortened, published{at: now, expires: expires})
 	}
 	mayStepBack := overlapping && (back <= functionTimeout || now.Sub(w.lifetimeSet) < functionTimeout)
 	w.violatedIf(back > 0 && untouched && !mayStepBack, now, "%s published a token that expires %s sooner than the stored one (overlapping: %v)", inv.id, back, overlapping)
 
 	short := func(token published) bool { return token.expires.Sub(now) < w.threshold(token)+time.Minute }
-	if inv.mode == rotation.ModeRotate {
+	if inv.Mode == rotation.ModeRotate {
 		// A repeated delivery finds its run done, while the token is good and new.
-		again := w.publisher != nil && w.publisher != inv && w.publisher.runID == inv.runID && now.Sub(before.at) < 14*time.Minute
-		w.violatedIf(again && !short(before) && !overlapping && untouched, now, "run %s, delivered again, published again", inv.runID)
+		again := w.publisher != nil && w.publisher != inv && w.publisher.RunID == inv.RunID && now.Sub(before.at) < 14*time.Minute
+		w.violatedIf(again && !short(before) && !overlapping && untouched, now, "run %s, delivered again, published again", inv.RunID)
 		return
 	}
 	needed := short(before) || overlapping || now.Sub(w.lastTampered) < 61*time.Minute || w.clockOff.Load() != 0
@@ -112,9 +111,8 @@ func (w *world) crashed(inv *invocation) {
 	w.locked(func() { w.counts.runs, w.counts.crashed = w.counts.runs+1, w.counts.crashed+1 })
 }
 
-// trouble is a stretch in which nothing could be published: faults with an
-// excuse that overlap, or follow each other before the first's excuse is used
-// up, count as one.
+// trouble is a stretch in which nothing could be published: faults with an excuse that overlap, or follow each other before the
+// first's excuse is used up, count as one.
 type trouble struct {
 	span                    // from the first fault's beginning to the last one's end
 	excused   time.Time     // until when readers may meet an expired token
@@ -161,9 +159,8 @@ func (w *world) findTroubles() (merged []trouble) {
 	return merged
 }
 
-// leftAt is R, the remaining lifetime of the token that readers have when a trouble
-// begins. One exception is made and said in README.md: where metadata was changed
-// so that this token seemed expired, and a token of a shorter lifetime replaced it
+// leftAt is R, the remaining lifetime of the token that readers have when a trouble begins. One exception is made and said in
+// README.md: where metadata was changed so that this token seemed expired, and a token of a shorter lifetime replaced it
 // meanwhile, that one's counts.
 func (w *world) leftAt(t trouble) time.Duration {
 	expires := w.tokens.current(t.from).expires
@@ -189,9 +186,8 @@ func (w *world) check() {
 	w.checkCaches()
 }
 
-// checkGaps holds every moment at which readers had no token against the bound,
-// and the alarms against the moment at which it began. Of a gap that forged metadata
-// hid, see forgedUntil, what comes after that counts.
+// checkGaps holds every moment at which readers had no token against the bound, and the alarms against the moment at which it
+// began. Of a gap that forged metadata hid, see forgedUntil, what comes after that counts.
 func (w *world) checkGaps() {
 	for _, whole := range w.tokens.gaps {
 		token := w.tokens.current(whole.from)
@@ -214,17 +210,16 @@ func (w *world) checkGaps() {
 	}
 }
 
-// stepsIn is when the next version comes, counted from the time until which the current
-// one's metadata is trusted: `ensure` replaces it with MIN_REMAINING left, 8 minutes, say, but not
-// by one that expires sooner.
+// stepsIn is when the next version comes, counted from the time until which the current one's metadata is trusted: `ensure`
+// replaces it with MIN_REMAINING left, 8 minutes, say, but not by one that expires sooner.
 func (w *world) stepsIn(token published) time.Duration {
 	return nextEnsure - min(rotation.Threshold(w.minRemaining, iamtoken.MaxLifetime), token.lifetime())
 }
 
-// forgedUntil is until when readers may have no token of a version, by design with neither
-// bound nor alarm: its token expires before the next one comes, since before to its metadata was
-// forged to a later expiry. That is trusted up to 61 minutes after the version was made, since only
-// the value says more, and the rotator has no right to read that. It is zero for any other version.
+// forgedUntil is until when readers may have no token of a version, by design with neither bound nor alarm: its token expires
+// before the next one comes, since before to its metadata was forged to a later expiry. That is trusted up to 61 minutes after
+// the version was made, since only the value says more, and the rotator has no right to read that. It is zero for any other
+// version.
 func (w *world) forgedUntil(token published, to time.Time) time.Time {
 	trusted := token.at.Add(iamtoken.MaxLifetime)
 	if !w.meets(span{token.at, to}, 0, metadataForged) || trusted.Add(w.stepsIn(token)).Before(token.expires) {
@@ -241,10 +236,9 @@ type margin struct {
 	once bool // one run was lost, or tokens are short, but no fault
 }
 
-// checkMargins: without faults at least 8:50 is left of a 60-minute token when
-// the next is published; of a 15-minute token, or after one lost run, 5:50. A token
-// that has more left than the next one would is not replaced: where the lifetime was cut,
-// a rotate may have saved none, which is as if it were lost.
+// checkMargins: without faults at least 8:50 is left of a 60-minute token when the next is published; of a 15-minute token, or
+// after one lost run, 5:50. A token that has more left than the next one would is not replaced: where the lifetime was cut, a
+// rotate may have saved none, which is as if it were lost.
 func (w *world) checkMargins() {
 	for i := range len(w.tokens.tokens) - 1 {
 		old, next := w.tokens.tokens[i], w.tokens.tokens[i+1]
@@ -259,8 +253,8 @@ func (w *world) checkMargins() {
 	}
 }
 
-// quiet reports whether nothing was wrong in a stretch but that runs were lost: with a
-// region those of rotate. A shorter lifetime is none of the faults: it has its own bound.
+// quiet reports whether nothing was wrong in a stretch but that runs were lost: with a region those of rotate. A shorter
+// lifetime is none of the faults: it has its own bound.
 func (w *world) quiet(s span) (quiet bool, lost int) {
 	for _, f := range w.story {
 		if f.name != lifetimeCut && f.mirror == "" && f.meets(s, 5*time.Minute) {

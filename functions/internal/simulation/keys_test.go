@@ -44,8 +44,8 @@ const (
 	tokenExpired                         = "the token secret past its expiration date"
 )
 
-// keySettings choose among what IBM leaves open. TestOpenQuestions plays what each of them
-// decides; other ends are faults of keyKinds.
+// keySettings choose among what IBM leaves open. TestOpenQuestions plays what each of them decides; other ends are faults of
+// keyKinds.
 var keySettings = []ibmcloudtest.Undocumented{
 	{},
 	{KeyAfterAutomaticRotation: "at_once", UnknownKey: 401, EndedKeySecret: 404, OwnKeys: "policy", Destroyed: 404},
@@ -53,8 +53,8 @@ var keySettings = []ibmcloudtest.Undocumented{
 	{KeyAfterManualRotation: "at_once", RuleChange: "rotates", Destroyed: 412},
 }
 
-// keys are what a world of managed keys has more than another: the bootstrap key in AWS,
-// shared by two functions, and the person who looks after them. world.mu guards it.
+// keys are what a world of managed keys has more than another: the bootstrap key in AWS, shared by two functions, and the
+// person who looks after them. world.mu guards it.
 type keys struct {
 	settings ibmcloudtest.Undocumented
 	managed  string // BOOTSTRAP_KEY_SECRET
@@ -107,8 +107,8 @@ func (a *keyAlarms) fires(now time.Time) bool {
 	return least >= 1 && len(a.renewals) >= 20 || most >= 2
 }
 
-// newKeyWorld is a deployment whose keys IBM makes, in two regions that share the AWS secret.
-// It begins with a fixed key there, as the set-up command leaves it.
+// newKeyWorld is a deployment whose keys IBM makes, in two regions that share the AWS secret. It begins with a fixed key there,
+// as the set-up command leaves it.
 func newKeyWorld(seed uint64, days int, settings ibmcloudtest.Undocumented) *world {
 	w := newWorld(standard, seed, days, true)
 	k := &keys{settings: settings, alarms: map[*function]*keyAlarms{}, made: map[string]time.Time{}}
@@ -162,8 +162,8 @@ func anyKeyFaults(w *world) []window {
 	return plan(newDice(w.seed, "keys"), keyKinds(), w.start.Add(time.Hour), w.end, 20*day)
 }
 
-// scheduleKeys has both functions rotate every 50 minutes, and run ensure every nine: a warm
-// process often has a token that an ended key was exchanged for.
+// scheduleKeys has both functions rotate every 50 minutes, and run ensure every nine: a warm process often has a token that an
+// ended key was exchanged for.
 func (w *world) scheduleKeys() {
 	d := newDice(w.seed, "schedule")
 	apart := pick(d, 0, d.between(0, rotateEvery)) // with 0 both begin at the same second
@@ -179,7 +179,7 @@ func (w *world) scheduleKeys() {
 				scheduled := at.Add(after)
 				w.agenda.at(scheduled.Add(late), func() {
 					if w.keys.dead == 0 {
-						fn.invoke(event{mode: mode, runID: string(mode) + "-" + scheduled.UTC().Format(time.RFC3339), scheduled: scheduled})
+						fn.invoke(newEvent(mode, scheduled))
 					}
 				})
 			}
@@ -193,12 +193,12 @@ func (w *world) scheduleKeys() {
 	})
 }
 
-// calmPace is how many runs of the schedule stand for one where nothing happens to the keys:
-// a run that finds the key unchanged is like any other.
+// calmPace is how many runs of the schedule stand for one where nothing happens to the keys: a run that finds the key unchanged
+// is like any other.
 const calmPace = 15
 
-// stirred reports whether a key is about to be made, or something has happened to the keys
-// in the last 26 hours, in which the alarm key-renewal counts 20 runs.
+// stirred reports whether a key is about to be made, or something has happened to the keys in the last 26 hours, in which the
+// alarm key-renewal counts 20 runs.
 func (w *world) stirred(at time.Time) bool {
 	const alarmed, soon = 26 * time.Hour, 100 * time.Minute
 	for _, secret := range w.keys.secrets() {
@@ -239,16 +239,15 @@ func (p *process) runWithKeys(ctx context.Context, inv *invocation) report.Repor
 	_, budget := rotation.Budget(ctx)
 	ending, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
-	rotations := []rotation.Rotation{inv.rotation}
 	seen := p.watch.Begin(ending)
 	rotator := p.rotator
 	rotator.Keys, rotator.IAM = seen, seen
-	ran := rotator.Run(ctx, inv.request(), rotations)
-	if p.renewer.Due(inv.mode) {
-		renewal := p.renewer.Run(ending, rotations[0].Token)
+	ran := rotator.Run(ctx, inv.Request, inv.rotations)
+	if p.renewer.Due(inv.Mode) {
+		renewal := p.renewer.Run(ending, inv.rotations[0].Token)
 		ran.KeyRenewal = &renewal
 	}
-	seen.End(rotations, ran.Results, ran.KeyRenewal)
+	seen.End(inv.rotations, ran.Results, ran.KeyRenewal)
 	return ran
 }
 
@@ -356,30 +355,27 @@ func (w *world) killAtRenewal(d dice, f *fate) {
 	}
 }
 
-// keyKinds are the faults of a year of keys. Where excuse is set nothing is renewed while the
-// fault lasts and so long after it: IBM tries a rotation again a day later.
+// keyKinds are the faults of a year of keys. Where excuse is set nothing is renewed while the fault lasts and so long after it:
+// IBM tries a rotation again a day later.
 func keyKinds() []kind {
 	days := func(least, most int) func(dice) time.Duration { return minutes(least*24*60, most*24*60) }
 	blocking := func(name string, begin begin) kind {
 		return kind{name: name, excuse: day + 2*time.Hour, lasts: days(1, 40), begin: begin}
 	}
 	set := func(begun, ended ibmcloudtest.Undocumented) begin {
-		return func(w *world, _ dice, _ time.Time) func() {
-			if ended.KeyAuthorization != "" {
-				ended.KeyAuthorization = cmp.Or(w.keys.settings.KeyAuthorization, ended.KeyAuthorization)
+		return during(func(w *world) { w.cloud.Set(begun) }, func(w *world) {
+			back := ended
+			if back.KeyAuthorization != "" {
+				back.KeyAuthorization = cmp.Or(w.keys.settings.KeyAuthorization, back.KeyAuthorization)
 			}
-			w.cloud.Set(begun)
-			return func() { w.cloud.Set(ended) }
-		}
+			w.cloud.Set(back)
+		})
 	}
 	type of = ibmcloudtest.Undocumented
 	all := []kind{
-		blocking(noFunction, func(w *world, _ dice, _ time.Time) func() {
-			w.keys.dead++
-			return func() { w.keys.dead-- }
-		}),
+		blocking(noFunction, during(func(w *world) { w.keys.dead++ }, func(w *world) { w.keys.dead-- })),
 		blocking(rotationFails, set(of{AutomaticRotation: "fails"}, of{AutomaticRotation: "works"})),
-		blocking("the previous versions locked", lockPreviousKeys),
+		blocking("the previous versions locked", during(lockPreviousKeys, unlockKeys)),
 		blocking(unauthorized, set(of{KeyAuthorization: "none"}, of{KeyAuthorization: "account"})),
 		blocking(groups, set(of{GroupsAuthorization: "required"}, of{GroupsAuthorization: "not_required"})),
 		{name: "IAM slow with new keys", lasts: days(1, 20), begin: slowWithNewKeys},
@@ -402,16 +398,17 @@ func keyKinds() []kind {
 
 func (k *keys) secrets() []string { return []string{k.own, k.workload} }
 
-func lockPreviousKeys(w *world, _ dice, _ time.Time) func() {
+func lockPreviousKeys(w *world) {
 	for _, secret := range w.keys.secrets() {
 		if len(w.cloud.MustVersions(secret)) > 1 {
 			w.cloud.MustLock(secret, "previous", "held")
 		}
 	}
-	return func() {
-		for _, secret := range w.keys.secrets() {
-			w.cloud.MustUnlock(secret)
-		}
+}
+
+func unlockKeys(w *world) {
+	for _, secret := range w.keys.secrets() {
+		w.cloud.MustUnlock(secret)
 	}
 }
 
@@ -453,8 +450,8 @@ func expireTokenSecret(w *world, _ dice, _ time.Time) func() {
 	})
 }
 
-// fixedLifetime is that of a key which a person makes for the workload. key-expiry fires two weeks
-// before its end, if IAM shows that to its owner.
+// fixedLifetime is that of a key which a person makes for the workload. key-expiry fires two weeks before its end, if IAM shows
+// that to its owner.
 const fixedLifetime = 20 * day
 
 func fixWorkload(w *world, _ dice, _ time.Time) func() {
@@ -495,9 +492,8 @@ func (w *world) noteKeys() (current string) {
 	return current
 }
 
-// storeFixedKey is what a person does: the key before it stays as AWSPREVIOUS until the
-// next renewal, and this one after it. Of 20 keys of one identity IBM makes no further one,
-// so those that AWS has no more are deleted.
+// storeFixedKey is what a person does: the key before it stays as AWSPREVIOUS until the next renewal, and this one after it. Of
+// 20 keys of one identity IBM makes no further one, so those that AWS has no more are deleted.
 func (w *world) storeFixedKey() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -626,7 +622,7 @@ func (w *world) keysEnded(inv *invocation, ran report.Report) {
 	if ran.KeyRenewal != nil {
 		w.checkRenewal(now, inv, ran.KeyRenewal)
 	}
-	isFixed := inv.rotation.APIKey.ID == w.keySecret
+	isFixed := inv.rotations[0].APIKey.ID == w.keySecret
 	w.violatedIf(isFixed && result.Outcome == report.Rotated && k.fixedEnds.Sub(now) < 13*day && result.KeyExpiring == (k.settings.OwnKeys == "none") && !w.mayFail(now) && k.expiring.IsZero(),
 		now, "%s uses a key that ends in %s, and reports of its end: %v", inv.id, k.fixedEnds.Sub(now), result.KeyExpiring)
 	switch {
@@ -715,33 +711,24 @@ func TestManagedKeys(t *testing.T) {
 	hold(t, year{setting: standard, seed: 1, days: days, keys: playKeys(t, 1, days, anyKeyFaults)})
 }
 
-// openStory has for each of the settings what it decides.
-var openStory = []struct {
-	name     string
-	from, to float64 // days
-}{
-	{ruleChanged, 1, 1},
-	{tokenExpired, 1.3, 1.6},
-	{rotatedByHand, 2, 2},
-	{fixedWorkload, 2.2, 10.5},
-	{unauthorized, 16.5, 17.4}, // the next keys are due, and are tried again a day later
-	{groups, 17.5, 18.4},
-	{noFunction, 31, 50},    // the key in AWS has successors when it is over
-	{rotationFails, 55, 94}, // the keys reach their end
-}
-
-// The settings of what IBM leaves open decide how the same story goes on.
+// The settings of what IBM leaves open decide how the same story goes on. It has for each of them what it decides.
 func TestOpenQuestions(t *testing.T) {
-	const openDays = 96
-	kinds := keyKinds()
-	worlds := playKeys(t, 1, openDays, func(w *world) (story []window) {
-		for _, f := range openStory {
-			at := func(days float64) time.Time { return w.start.Add(time.Duration(days * float64(day))) }
-			story = append(story, window{named(kinds, f.name), span{at(f.from), at(f.to)}})
+	const days = 96
+	worlds := playKeys(t, 1, days, func(w *world) (story []window) {
+		for _, f := range []struct {
+			name     string
+			from, to float64 // days
+		}{
+			{ruleChanged, 1, 1}, {tokenExpired, 1.3, 1.6}, {rotatedByHand, 2, 2}, {fixedWorkload, 2.2, 10.5},
+			{unauthorized, 16.5, 17.4}, {groups, 17.5, 18.4}, // the next keys are due, and are tried again a day later
+			{noFunction, 31, 50},    // the key in AWS has successors when it is over
+			{rotationFails, 55, 94}, // the keys reach their end
+		} {
+			story = append(story, w.fault(named(keyKinds(), f.name), time.Duration(f.from*float64(day)), time.Duration((f.to-f.from)*float64(day))))
 		}
 		return story
 	})
-	hold(t, year{setting: standard, seed: 1, days: openDays, keys: worlds})
+	hold(t, year{setting: standard, seed: 1, days: days, keys: worlds})
 	for _, w := range worlds {
 		rotated := slices.ContainsFunc(slices.Collect(maps.Values(w.keys.made)), func(at time.Time) bool { return at.Sub(w.start).Truncate(time.Minute) == day })
 		if want := w.keys.settings.RuleChange == "rotates"; rotated != want {
@@ -753,6 +740,5 @@ func TestOpenQuestions(t *testing.T) {
 		if w.keys.remade.IsZero() {
 			t.Errorf("%+v: no key ended", w.keys.settings)
 		}
-		t.Logf("%+v: %d keys made, %d renewals, the previous key used in %d runs, %d losses", w.keys.settings, len(w.keys.made), w.keys.renewals, w.keys.byPrevious, w.keys.losses)
 	}
 }

@@ -16,9 +16,8 @@ import (
 // kind is a kind of fault.
 type kind struct {
 	name string
-	// excuse is zero for a fault during which no reader may meet an expired
-	// token. Else publishing is impossible while it lasts; readers may meet one
-	// once the remaining lifetime is used up, and until excuse after its end.
+	// excuse is zero for a fault during which no reader may meet an expired token. Else publishing is impossible while it
+	// lasts; readers may meet one once the remaining lifetime is used up, and until excuse after its end.
 	excuse time.Duration
 	lasts  func(d dice) time.Duration // draws how long it lasts; nil for a moment
 	begin  begin
@@ -31,12 +30,10 @@ type kind struct {
 type begin func(w *world, d dice, until time.Time) (end func())
 
 const (
-	// promised is how long after an outage of IAM or Secrets Manager a reader
-	// may still meet an expired token (promise 1).
+	// promised is how long after an outage of IAM or Secrets Manager a reader may still meet an expired token (promise 1).
 	promised = 60 * time.Second
-	// nextEnsure is the same where no run is under way that could try again,
-	// since runs end at once or do not begin: two ensure runs begin up to 120 s
-	// apart (every minute, up to 60 s late) and take up to 10 s.
+	// nextEnsure is the same where no run is under way that could try again, since runs end at once or do not begin: two ensure
+	// runs begin up to 120 s apart (every minute, up to 60 s late) and take up to 10 s.
 	nextEnsure = 130 * time.Second
 )
 
@@ -61,9 +58,9 @@ var (
 	secretsManagerOps = []string{opLook, opReadKey, opSave}
 )
 
-// kinds are all there are: the outages of which promise 1 speaks; faults of the network that a pass must
-// survive; what people do to keys, locks, metadata and settings of the account; Lambda's faults; those of
-// EventBridge Scheduler and of Lambda's queue; the mirrors'.
+// kinds are all there are: the outages of which promise 1 speaks; faults of the network that a pass must survive; what people
+// do to keys, locks, metadata and settings of the account; Lambda's faults; those of EventBridge Scheduler and of Lambda's
+// queue; the mirrors'.
 func kinds(expectSet bool) []kind {
 	keys := []string{keyDeleted, keyReplaced} // there is one API key secret
 	if expectSet {
@@ -102,10 +99,8 @@ func kinds(expectSet bool) []kind {
 		{name: bootstrapSwap, begin: replaceKey((*world).bootstrapKey, (*world).newBootstrapKey)},
 		{name: "the current version locked", excuse: nextEnsure, lasts: held, begin: lock("current"), apart: []string{previousLocked}},
 		{name: previousLocked, excuse: nextEnsure, lasts: held, begin: lock("previous")},
-		{name: lifetimeCut, lasts: minutes(30, 2*24*60), begin: func(w *world, _ dice, _ time.Time) func() {
-			w.setLifetime(shortLifetime)
-			return func() { w.setLifetime(w.lifetime) }
-		}},
+		{name: lifetimeCut, lasts: minutes(30, 2*24*60), begin: during(
+			func(w *world) { w.setLifetime(shortLifetime) }, func(w *world) { w.setLifetime(w.lifetime) })},
 		{name: "the function's clock 5 minutes off", lasts: upTo6h, begin: func(w *world, d dice, _ time.Time) func() {
 			w.clockOff.Store(int64(pick(d, -5*time.Minute, 5*time.Minute)))
 			return func() { w.clockOff.Store(0) }
@@ -169,6 +164,14 @@ func once(do func(w *world, d dice)) begin {
 	}
 }
 
+// during does something, and undoes it.
+func during(do, undo func(w *world)) begin {
+	return func(w *world, _ dice, _ time.Time) func() {
+		do(w)
+		return func() { undo(w) }
+	}
+}
+
 // storms is a fault of the network and nothing else.
 func storms(draw func(d dice) storm) begin {
 	return func(w *world, d dice, _ time.Time) func() { return w.weather.add(draw(d)) }
@@ -219,10 +222,7 @@ func storeForeignKey(w *world, d dice, _ time.Time) func() {
 
 // deleteKey deletes a key that another follows when the fault ends.
 func deleteKey(key func(*world) string, replace func(*world)) begin {
-	return func(w *world, _ dice, _ time.Time) func() {
-		w.cloud.MustDeleteAPIKey(key(w))
-		return func() { replace(w) }
-	}
+	return during(func(w *world) { w.cloud.MustDeleteAPIKey(key(w)) }, replace)
 }
 
 // replaceKey stores a new key and deletes the old one.
@@ -236,17 +236,13 @@ func replaceKey(key func(*world) string, replace func(*world)) begin {
 
 // lock holds a version of both token secrets.
 func lock(version string) begin {
-	return func(w *world, _ dice, _ time.Time) func() {
-		secrets := []string{w.tokenSecret, w.naiveSecret}
-		for _, secret := range secrets {
-			w.cloud.MustLock(secret, version, "held-for-an-audit")
-		}
-		return func() {
-			for _, secret := range secrets {
-				w.cloud.MustUnlock(secret)
-			}
-		}
-	}
+	return during(func(w *world) {
+		w.cloud.MustLock(w.tokenSecret, version, "held-for-an-audit")
+		w.cloud.MustLock(w.naiveSecret, version, "held-for-an-audit")
+	}, func(w *world) {
+		w.cloud.MustUnlock(w.tokenSecret)
+		w.cloud.MustUnlock(w.naiveSecret)
+	})
 }
 
 // forgeMetadata moves the expiration that the current version claims, and leaves the rest as it is.
@@ -272,10 +268,7 @@ func (w *world) danger(what string) float64 { return min(1, w.dangers[what]+w.ev
 
 // raise keeps a danger up as long as the fault lasts.
 func raise(what string, to float64) begin {
-	return func(w *world, _ dice, _ time.Time) func() {
-		w.dangers[what] = to
-		return func() { w.dangers[what] = 0 }
-	}
+	return during(func(w *world) { w.dangers[what] = to }, func(w *world) { w.dangers[what] = 0 })
 }
 
 // mirrorFaults are those of one mirror. None of them is one of IBM's secret.
@@ -327,8 +320,8 @@ func lateAnswers(ctx context.Context, throw uint64, put bool) error {
 	return nil
 }
 
-// regions are the loss of one of two AWS regions for three hours, with its deployment and its
-// mirror. Nothing excuses a gap but that of this mirror.
+// regions are the loss of one of two AWS regions for three hours, with its deployment and its mirror. Nothing excuses a gap but
+// that of this mirror.
 func regions() (all []kind) {
 	for i, name := range []string{regionLost, otherRegionLost} {
 		all = append(all, kind{name: name, mirror: mirrorARNs[i], region: true, apart: []string{twoDeployments, regionLost},
@@ -347,8 +340,8 @@ func regions() (all []kind) {
 	return all
 }
 
-// twoRegions deploys the function in a second region, with the schedule of ensure alone. Each
-// deployment writes the mirror of its own region.
+// twoRegions deploys the function in a second region, with the schedule of ensure alone. Each deployment writes the mirror of
+// its own region.
 func (w *world) twoRegions(from, to time.Time) {
 	w.agenda.at(from, func() {
 		for i, fn := range w.functions {
@@ -375,8 +368,8 @@ func (w *world) meets(s span, after time.Duration, name string) bool {
 	return slices.ContainsFunc(w.story, func(f window) bool { return f.name == name && f.meets(s, after) })
 }
 
-// plan draws the faults of a story: one every few hours, and every third brings
-// others with it that begin while it lasts. A kind does not overlap itself.
+// plan draws the faults of a story: one every few hours, and every third brings others with it that begin while it lasts. A
+// kind does not overlap itself.
 func plan(d dice, all []kind, start, end time.Time, mean time.Duration) []window {
 	var story []window
 	add := func(at time.Time) (window, bool) {

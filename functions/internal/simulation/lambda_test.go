@@ -37,13 +37,13 @@ type function struct {
 // invocation is one event in one process.
 type invocation struct {
 	event
-	id       string
-	fn       *function
-	process  *process
-	rotation rotation.Rotation
-	fate     fate
-	began    time.Time
-	cancel   context.CancelFunc
+	id        string
+	fn        *function
+	process   *process
+	rotations []rotation.Rotation // one
+	fate      fate
+	began     time.Time
+	cancel    context.CancelFunc
 
 	met      sync.Map  // things that happened once
 	versions int       // made by it; guarded by world.mu
@@ -57,9 +57,9 @@ func (fn *function) invoke(e event) {
 	fn.mu.Lock()
 	defer fn.mu.Unlock()
 	fn.serial++
-	inv := &invocation{event: e, id: fmt.Sprintf("%s %s %d", fn.name, e.runID, fn.serial), fn: fn, began: time.Now(), rotation: fn.rotation}
-	if inv.rotation.Mirror != nil && fn.mirrors != nil {
-		inv.rotation.Mirror = fn.mirrors
+	inv := &invocation{event: e, id: fmt.Sprintf("%s %s %d", fn.name, e.RunID, fn.serial), fn: fn, began: time.Now(), rotations: []rotation.Rotation{fn.rotation}}
+	if fn.mirrors != nil {
+		inv.rotations[0].Mirror = fn.mirrors
 	}
 	d := newDice(fn.seed, inv.id)
 	inv.fate = fn.drawFate(d, e)
@@ -68,11 +68,11 @@ func (fn *function) invoke(e event) {
 	}
 	var boot time.Duration
 	if inv.process = fn.warm(); inv.process == nil || inv.fate.cold {
-		inv.process = fn.newProcess(fn, fmt.Sprintf("%s %d", fn.name, fn.serial), d)
+		inv.process = fn.newProcess(fmt.Sprintf("%s %d", fn.name, fn.serial), d)
 		boot = d.between(150*time.Millisecond, 900*time.Millisecond)
 	}
 	if inv.process.renewer != nil {
-		inv.rotation = inv.process.rotation
+		inv.rotations[0] = inv.process.rotation
 	}
 	fn.under[inv] = true
 	ctx, cancel := context.WithCancel(context.Background())
@@ -154,12 +154,8 @@ func (inv *invocation) did(what string) bool {
 	return before
 }
 
-func (inv *invocation) request() rotation.Request {
-	return rotation.Request{Mode: inv.mode, RunID: inv.runID}
-}
-
-// process is a process of the function, warm or cold: it does what
-// functions/rotate does with the environment that the template gives it.
+// process is a process of the function, warm or cold: it does what functions/rotate does with the environment that the template
+// gives it.
 type process struct {
 	line    *line
 	rotator rotation.Rotator
@@ -179,7 +175,8 @@ type process struct {
 	retires   time.Time     // when Lambda replaces it in any case
 }
 
-func (w *world) newProcess(fn *function, name string, d dice) *process {
+func (fn *function) newProcess(name string, d dice) *process {
+	w := fn.world
 	p := &process{
 		line:     &line{world: w, calls: &w.calls, saved: w.published},
 		deploy:   fn.deploys,
@@ -219,8 +216,7 @@ func newSecretsManager(l *line, bootstrap *ibmcloud.Bootstrap, now func() time.T
 	return secretsManager
 }
 
-// run runs an invocation. It reports nothing when it was frozen beyond its
-// deadline: Lambda had given it up.
+// run runs an invocation. It reports nothing when it was frozen beyond its deadline: Lambda had given it up.
 func (p *process) run(ctx context.Context, inv *invocation) (ran report.Report, reported bool) {
 	if inv.fate.freezeFor > 0 {
 		return p.runFrozen(ctx, inv)
@@ -230,19 +226,18 @@ func (p *process) run(ctx context.Context, inv *invocation) (ran report.Report, 
 	if p.renewer != nil {
 		return p.runWithKeys(ctx, inv), true
 	}
-	return p.rotator.Run(ctx, inv.request(), []rotation.Rotation{inv.rotation}), true
+	return p.rotator.Run(ctx, inv.Request, inv.rotations), true
 }
 
-// runFrozen stops the process at a step and lets it go on later, its wall clock
-// ahead and its timers where they were: what it had got until then is got for
-// real at the time, kept, and given to it once more when it thaws.
+// runFrozen stops the process at a step and lets it go on later, its wall clock ahead and its timers where they were: what it
+// had got until then is got for real at the time, kept, and given to it once more when it thaws.
 func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report, bool) {
 	rehearsal, cancel := context.WithTimeout(ctx, functionTimeout)
 	s := &suspension{KeyReader: p.rotator.Keys, Exchanger: p.rotator.IAM, TokenStore: p.rotator.Tokens, at: inv.fate.freezeAt, freeze: cancel,
 		thaw: func() { p.lag.Store(0) }, kept: map[rotation.Step]any{}}
 	rotator := p.rotator
 	rotator.Keys, rotator.IAM, rotator.Tokens = s, s, s
-	ran := rotator.Run(rehearsal, inv.request(), []rotation.Rotation{inv.rotation})
+	ran := rotator.Run(rehearsal, inv.Request, inv.rotations)
 	cancel()
 	if !s.frozen {
 		return ran, true
@@ -252,14 +247,13 @@ func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report
 	s.replaying = true
 	late, cancel := context.WithTimeout(ctx, functionTimeout)
 	defer cancel()
-	ran = rotator.Run(late, inv.request(), []rotation.Rotation{inv.rotation})
+	ran = rotator.Run(late, inv.Request, inv.rotations)
 	p.lag.Store(0)
 	return ran, time.Since(inv.began) < functionTimeout
 }
 
-// suspension stands between a rotator and its adapters in a process that is
-// frozen at a step. Before, it keeps what the adapters give; after the thaw it
-// gives that once more and then lets the rotator go on. What is no step of a pass goes to the
+// suspension stands between a rotator and its adapters in a process that is frozen at a step. Before, it keeps what the
+// adapters give; after the thaw it gives that once more and then lets the rotator go on. What is no step of a pass goes to the
 // adapters themselves.
 type suspension struct {
 	rotation.KeyReader
@@ -322,8 +316,7 @@ func (s *suspension) repeat(step rotation.Step) (kept any, ok bool) {
 	return kept, ok
 }
 
-// stop keeps a result, freezes if this is the step, and reports whether the process stands still.
-// After the thaw it never does.
+// stop keeps a result, freezes if this is the step, and reports whether the process stands still. After the thaw it never does.
 func (s *suspension) stop(step rotation.Step, result any) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -370,7 +363,7 @@ func (w *world) drawFate(d dice, e event) fate {
 		}
 	}
 	frozen := w.danger(freeze)
-	if e.mode == rotation.ModeRotate {
+	if e.Mode == rotation.ModeRotate {
 		frozen = min(1, 3*frozen) // of an ensure little more than the read of the metadata is worth freezing
 	}
 	if d.chance(frozen) {
@@ -394,16 +387,18 @@ const (
 	ensureEvery = time.Minute
 	// lateness is how late EventBridge Scheduler may be: it keeps to the minute.
 	lateness = time.Minute
-	// maxEventAge is how long an event is tried to be delivered, by EventBridge
-	// Scheduler and by Lambda's queue.
+	// maxEventAge is how long an event is tried to be delivered, by EventBridge Scheduler and by Lambda's queue.
 	maxEventAge = 2 * time.Minute
 )
 
 // event is what a schedule asks for.
 type event struct {
-	mode      rotation.Mode
-	runID     string
+	rotation.Request
 	scheduled time.Time
+}
+
+func newEvent(mode rotation.Mode, at time.Time) event {
+	return event{rotation.Request{Mode: mode, RunID: string(mode) + "-" + at.UTC().Format(time.RFC3339)}, at}
 }
 
 // startSchedules begins the two schedules of a stack; they end at until.
@@ -422,13 +417,13 @@ func (fn *function) startSchedule(mode rotation.Mode, period time.Duration, firs
 		if at.After(until) {
 			return false
 		}
-		fn.emit(d, event{mode: mode, runID: string(mode) + "-" + at.UTC().Format(time.RFC3339), scheduled: at})
+		fn.emit(d, newEvent(mode, at))
 		return true
 	})
 }
 
-// emit is what EventBridge Scheduler does with an event: at least one delivery,
-// late, perhaps several, or none after two minutes of trying.
+// emit is what EventBridge Scheduler does with an event: at least one delivery, late, perhaps several, or none after two
+// minutes of trying.
 func (fn *function) emit(d dice, e event) {
 	if fn.gone {
 		return
@@ -449,8 +444,8 @@ func (fn *function) emit(d dice, e event) {
 	}
 }
 
-// deliver hands an event to the function. While it is throttled Lambda's queue
-// tries again, after longer and longer waits, until the event is too old.
+// deliver hands an event to the function. While it is throttled Lambda's queue tries again, after longer and longer waits,
+// until the event is too old.
 func (fn *function) deliver(e event, since time.Time, wait time.Duration) {
 	if fn.gone {
 		return

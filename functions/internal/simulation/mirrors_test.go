@@ -23,14 +23,13 @@ var mirrorARNs = []string{healthyMirror, faultyMirror}
 const (
 	// maxPuts is how many versions a mirror gets in a day at most; AWS takes 100.
 	maxPuts = 90
-	// nextRepair is how much later than IBM's secret a mirror may be repaired: two minutes
-	// for a run that may be writing it, and two ensure runs.
+	// nextRepair is how much later than IBM's secret a mirror may be repaired: two minutes for a run that may be writing it,
+	// and two ensure runs.
 	nextRepair = 2*time.Minute + nextEnsure
-	// healed is when a mirror that can be written again must have a token: the waits of
-	// repairs grow to an hour, and rotate comes sooner.
+	// healed is when a mirror that can be written again must have a token: the waits of repairs grow to an hour, and rotate
+	// comes sooner.
 	healed = time.Hour + nextRepair
-	// shortTokens is how long tokens of 15 minutes have an effect: IBM's secret keeps a
-	// token of 60 that is better.
+	// shortTokens is how long tokens of 15 minutes have an effect: IBM's secret keeps a token of 60 that is better.
 	shortTokens = 61*time.Minute + rotation.PutInterval + nextRepair
 )
 
@@ -122,24 +121,22 @@ func (l mirrorLine) request(ctx context.Context, op, arn string, put bool, arriv
 	return err
 }
 
-// checkPut: what a run knows to have saved, it has put to the healthy mirror, however slow IBM
-// is. It may be cut off by its deadline, or leave the mirror a token that is put less than 16
-// minutes ago or, where it repairs the other one, in order.
+// checkPut: what a run knows to have saved, it has put to the healthy mirror, however slow IBM is. It may be cut off by its
+// deadline, or leave the mirror a token that is put less than 16 minutes ago or, where it repairs the other one, in order.
 func (m *mirror) checkPut(now time.Time, inv *invocation, result report.Result) {
 	cutOff := inv.fate.freezeFor > 0 || now.Sub(inv.began) > functionTimeout-6*time.Second
-	if inv.saved == "" || inv.saved != result.VersionID || cutOff || !slices.Contains(inv.rotation.Mirror, m.arn) ||
+	if inv.saved == "" || inv.saved != result.VersionID || cutOff || !slices.Contains(inv.rotations[0].Mirror, m.arn) ||
 		!m.lastTampered.Before(inv.began) || m.faulty(span{now, now.Add(time.Second)}) {
 		return
 	}
 	holds := m.seen.current(now)
-	inOrder := inv.mode == rotation.ModeEnsure && holds.expires.Sub(inv.savedAt) >= m.threshold(holds)-3*time.Minute
+	inOrder := inv.Mode == rotation.ModeEnsure && holds.expires.Sub(inv.savedAt) >= m.threshold(holds)-3*time.Minute
 	since := inv.savedAt.Sub(holds.at)
 	m.violatedIf(since >= rotation.PutInterval && !inOrder, now, "%s saved a version %s ago and did not put it to the healthy mirror, which got its last one %s before: %v",
 		inv.id, now.Sub(inv.savedAt), since, result.Error)
 }
 
-// check holds every moment at which readers of the mirror had no token against what
-// may explain it, once the story is over.
+// check holds every moment at which readers of the mirror had no token against what may explain it, once the story is over.
 func (m *mirror) check() {
 	m.seen.close(m.end)
 	for _, g := range m.seen.gaps {

@@ -16,10 +16,9 @@ import (
 	sm "github.com/IBM/secrets-manager-go-sdk/v2/secretsmanagerv2"
 )
 
-// naive is what people do instead: every 50 minutes read the key, GetToken with
-// IBM's SDK, save what it gave. It retries nothing, checks nothing, and reads
-// nothing in between. It too runs on Lambda: a process that is still warm keeps
-// the SDK's authenticator, with its cache and its refresh in the background.
+// naive is what people do instead: every 50 minutes read the key, GetToken with IBM's SDK, save what it gave. It retries
+// nothing, checks nothing, and reads nothing in between. It too runs on Lambda: a process that is still warm keeps the SDK's
+// authenticator, with its cache and its refresh in the background.
 type naive struct {
 	*world
 
@@ -51,8 +50,8 @@ func (n *naive) schedule(first time.Time) {
 	})
 }
 
-// run is one run, with the two minutes that ours has, after which its process is kept warm for so long.
-// Two never meet: the SDK holds a lock of the whole program while it waits for a token.
+// run is one run, with the two minutes that ours has, after which its process is kept warm for so long. Two never meet: the SDK
+// holds a lock of the whole program while it waits for a token.
 func (n *naive) run(patience time.Duration, isCold bool, killAfter time.Duration) {
 	if !n.mu.TryLock() {
 		return
@@ -129,9 +128,8 @@ func (n *naive) saved(*invocation) {
 	n.locked(func() { n.naiveTokens.publish(published{at: now, expires: expires}) })
 }
 
-// reader is a downstream job. Most of the time what it would see is computed
-// from the publications; during faults it goes and reads, and the two are held
-// against each other.
+// reader is a downstream job. Most of the time what it would see is computed from the publications; during faults it goes and
+// reads, and the two are held against each other.
 type reader struct {
 	*world
 	token string // its own, to open the token secret
@@ -149,8 +147,8 @@ func (r *reader) schedule() {
 	}
 }
 
-// visit reads the token secret with the reader's identity and uses the token at
-// Logs Routing, as a job would: that works exactly while the timeline says so.
+// visit reads the token secret with the reader's identity and uses the token at Logs Routing, as a job would: that works
+// exactly while the timeline says so.
 func (r *reader) visit() {
 	if time.Now().After(r.until) {
 		token, lifetime := r.exchange(r.cloud.ReaderAPIKey())

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// picture is an SVG in the making. In a README it is an image, and its own style follows the reader's choice of light and
-// dark. A picture 750 wide is 375 pixels wide on a telephone: letters of 26 are 13 pixels there.
+// picture is an SVG in the making. In a README it is an image, and its own style follows the reader's choice of light and dark.
+// A picture 750 wide is 375 pixels wide on a telephone: letters of 26 are 13 pixels there.
 type picture struct{ bytes.Buffer }
 
 const style = `<style>
@@ -96,8 +96,8 @@ func (a plot) level(value float64) float64 {
 	return a.y + a.height*(1-min(1, (value-a.bottom)/(a.top-a.bottom)))
 }
 
-// path is a line through samples. One less than two units from the last one drawn cannot be seen, and is left out; at
-// one that is no number the line breaks.
+// path is a line through samples. One less than two units from the last one drawn cannot be seen, and is left out; at one that
+// is no number the line breaks.
 func (a plot) path(samples []sample) string {
 	path, command, lastX, lastY := "", "M%.1f,%.1fh0", math.Inf(-1), 0.0
 	for _, s := range samples {
@@ -279,18 +279,20 @@ func wellFormed(t *testing.T, svg []byte) string {
 	return root.Desc
 }
 
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 // The picture in git and the pages that show it are of the same run.
 func TestThePictureIsThePages(t *testing.T) {
-	read := func(file string) string {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(text)
-	}
-	description := wellFormed(t, []byte(read("testdata/simulation.svg")))
+	description := wellFormed(t, []byte(read(t, "testdata/simulation.svg")))
 	for page, folder := range map[string]string{"README.md": "", "../../../README.md": "functions/internal/simulation/"} {
-		if want := "![" + description + "](" + folder + "testdata/simulation.svg)"; !strings.Contains(read(page), want) {
+		if want := "![" + description + "](" + folder + "testdata/simulation.svg)"; !strings.Contains(read(t, page), want) {
 			t.Errorf("%s does not have\n%s", page, want)
 		}
 	}
@@ -299,7 +301,7 @@ func TestThePictureIsThePages(t *testing.T) {
 	if _, err := fmt.Sscanf(totals, "This function: expired for %d h in %d gaps. Naive: expired for %d h in %d gaps. Promises broken: 0.", &hours, &gaps, &naiveHours, &naiveGaps); err != nil {
 		t.Errorf("the picture says %q: %v", totals, err)
 	}
-	if want := fmt.Sprintf("\nreaders without a token: %dh in %d gaps, all within the bound; the naive way: %dh in %d\n", hours, gaps, naiveHours, naiveGaps); !strings.Contains(read("README.md"), want) {
+	if want := fmt.Sprintf("\nreaders without a token: %dh in %d gaps, all within the bound; the naive way: %dh in %d\n", hours, gaps, naiveHours, naiveGaps); !strings.Contains(read(t, "README.md"), want) {
 		t.Errorf("the page is of another run than the picture: it does not have %q", want)
 	}
 }

@@ -99,8 +99,7 @@ func (y year) total() (t totals) {
 	return t
 }
 
-// calmLifetime is the remaining lifetime that readers have without faults, at the worst moment
-// and on average.
+// calmLifetime is the remaining lifetime that readers have without faults, at the worst moment and on average.
 func (t totals) calmLifetime() (least, average time.Duration) {
 	if len(t.calm) == 0 {
 		return 0, 0
@@ -209,9 +208,8 @@ func (r *row) lasted(s span) {
 	r.longest = max(r.longest, s.length())
 }
 
-// rows sums up by kind, the excused first, then those with most hours. What readers missed while
-// several of these lasted, or one began before the effects of the other had ended, is in a row of
-// its own.
+// rows sums up by kind, the excused first, then those with most hours. What readers missed while several of these lasted, or
+// one began before the effects of the other had ended, is in a row of its own.
 func (y year) rows() []*row {
 	rows := map[string]*row{}
 	named := func(name string) *row {
@@ -252,8 +250,8 @@ func (y year) rows() []*row {
 	})
 }
 
-// blame names the faults behind a gap of the naive way: those in force from when
-// the token should have been replaced until it was.
+// blame names the faults behind a gap of the naive way: those in force from when the token should have been replaced until it
+// was.
 func (w *world) blame(g span) (names []string) {
 	due := w.naiveTokens.current(g.from).at.Add(rotateEvery - time.Minute)
 	for _, f := range w.story {

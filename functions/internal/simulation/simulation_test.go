@@ -50,9 +50,8 @@ func (s setting) threshold(token published) time.Duration {
 	return rotation.Threshold(s.minRemaining, token.expires.Sub(token.born))
 }
 
-// mustRemain is what is left of a token at least when the next one comes, where a run was lost
-// or none: `ensure` comes 2:10 later at most, and a minute more after a lost one; rotate comes
-// every 50 minutes, a minute late at most.
+// mustRemain is what is left of a token at least when the next one comes, where a run was lost or none: `ensure` comes 2:10
+// later at most, and a minute more after a lost one; rotate comes every 50 minutes, a minute late at most.
 func (s setting) mustRemain(lifetime time.Duration, lost bool) time.Duration {
 	byEnsure := rotation.Threshold(s.minRemaining, lifetime) - nextEnsure
 	byRotate := lifetime - rotateEvery - lateness - 10*time.Second
@@ -105,7 +104,7 @@ func TestSimulation(t *testing.T) {
 		return
 	}
 	for i, s := range []setting{
-		standard, standard, standard, standard, standard,
+		standard, standard, standard, standard,
 		{25 * time.Minute, time.Hour}, {45 * time.Minute, time.Hour}, {59 * time.Minute, 30 * time.Minute}, {45 * time.Minute, shortLifetime},
 	} {
 		t.Run(s.String(), func(t *testing.T) {
@@ -118,6 +117,23 @@ func TestSimulation(t *testing.T) {
 				t.Errorf("without faults readers have %s at worst and %s on average, want %s and half of the difference to %s more", least, average, enough, s.lifetime)
 			}
 		})
+	}
+}
+
+// Each kind of fault lasts two hours, without another.
+func TestEachFault(t *testing.T) {
+	w := tell(t, standard, 2, 8, func(w *world) (story []window) {
+		for i, k := range kinds(true) {
+			f := w.fault(k, time.Duration(1+4*i)*time.Hour, 2*time.Hour)
+			if k.lasts == nil {
+				f.to = f.from
+			}
+			story = append(story, f)
+		}
+		return story
+	})
+	if last := w.story[len(w.story)-1]; !last.to.Before(w.end) || len(w.violations) > 0 {
+		t.Errorf("got violations %q; the last fault ends at %s of %s", w.violations, last.to, w.end)
 	}
 }
 
@@ -178,8 +194,8 @@ func (w *world) fault(k kind, after, length time.Duration) window {
 	return window{k, span{w.start.Add(after), w.start.Add(after + length)}}
 }
 
-// What forged metadata of a 15-minute token excuses ends with the time in which it is trusted:
-// a lock that follows has its own bound, and an alarm.
+// What forged metadata of a 15-minute token excuses ends with the time in which it is trusted: a lock that follows has its own
+// bound, and an alarm.
 func TestAFaultAfterForgedMetadata(t *testing.T) {
 	w := tell(t, standard, 1, 1, func(w *world) []window {
 		all := kinds(true)
@@ -192,8 +208,8 @@ func TestAFaultAfterForgedMetadata(t *testing.T) {
 	}
 }
 
-// Two regions, of which one and then the other is lost for three hours: IBM's secret always has a
-// token, and so has the mirror that is left. No run fails but those that are lost.
+// Two regions, of which one and then the other is lost for three hours: IBM's secret always has a token, and so has the mirror
+// that is left. No run fails but those that are lost.
 func TestTwoRegions(t *testing.T) {
 	w := tell(t, standard, 1, 2, func(w *world) (story []window) {
 		for i, k := range regions() {
@@ -216,8 +232,8 @@ func TestTwoRegions(t *testing.T) {
 	}
 }
 
-// Two deployments whose events come at the same moments, with tokens of 15 minutes, put each of them
-// once in most cases: AWS takes 100 versions a day.
+// Two deployments whose events come at the same moments, with tokens of 15 minutes, put each of them once in most cases: AWS
+// takes 100 versions a day.
 func TestTwoDeploymentsInStepStayWithinTheQuota(t *testing.T) {
 	w := tell(t, setting{standard.minRemaining, shortLifetime}, 1, 2, func(w *world) []window {
 		w.inStep, w.everyday = true, dangers{}

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// agenda is what will happen, the last first; what is due at the same moment
-// happens in the order in which it was added. One goroutine works through it.
+// agenda is what will happen, the last first; what is due at the same moment happens in the order in which it was added. One
+// goroutine works through it.
 type agenda struct{ entries []entry }
 
 type entry struct {
@@ -49,8 +49,7 @@ func (a *agenda) work(end time.Time) {
 	time.Sleep(time.Until(end))
 }
 
-// timeline is what readers of a token secret see: which token from when on, and
-// when that really expires.
+// timeline is what readers of a token secret see: which token from when on, and when that really expires.
 type timeline struct {
 	tokens []published
 	gaps   []span // when readers had no token that works
@@ -135,8 +134,8 @@ func (d dice) anyScale(least, most time.Duration) time.Duration {
 
 func pick[T any](d dice, from ...T) T { return from[d.IntN(len(from))] }
 
-// hash names a throw that must not depend on the order in which goroutines ask:
-// what happens to the nth request of a kind within an invocation, say.
+// hash names a throw that must not depend on the order in which goroutines ask: what happens to the nth request of a kind
+// within an invocation, say.
 func hash(words ...string) uint64 {
 	h := fnv.New64a()
 	for _, word := range words {

@@ -102,7 +102,7 @@ func newWorld(s setting, seed uint64, days int, expectSet bool) *world {
 // play runs the story to its end.
 func (w *world) play(story []window) {
 	w.story = story
-	w.functions[0].invoke(event{mode: rotation.ModeRotate, runID: "first-rotate", scheduled: w.start}) // as make deploy does
+	w.functions[0].invoke(event{rotation.Request{Mode: rotation.ModeRotate, RunID: "first-rotate"}, w.start}) // as make deploy does
 	w.running.Wait()
 	w.naive.run(time.Minute, true, 0)
 	w.functions[0].startSchedules(time.Now(), w.end)
@@ -183,6 +183,5 @@ func (w *world) tamper(metadata map[string]any) {
 // lostRun notes a run that did not happen or did not end.
 func (w *world) lostRun(at time.Time) { w.locked(func() { w.lost = append(w.lost, at) }) }
 
-// note notes another mishap of every day, so that the time around it does not
-// count as one without faults.
+// note notes another mishap of every day, so that the time around it does not count as one without faults.
 func (w *world) note(at time.Time) { w.locked(func() { w.noted = append(w.noted, at) }) }
