@@ -142,7 +142,19 @@ func scenarios() map[string]scenario {
 	type undocumented = ibmcloudtest.Undocumented
 	list := func(f faulty, words string) scenario { f.Op = ibmcloudtest.OpSecretsList; return fault(f, words) }
 	code := func(code string) string { return `{"errorCode":"` + code + `","errorMessage":"pwned"}` }
-	elsewhere := map[string]string{"Location": "http://127.0.0.1:1/"}
+	// redirected answers with the address of a host that must not be asked: it would get the token or the key.
+	redirected := func(fx *fixture, op string) {
+		other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { fx.t.Error("a redirect is followed") }))
+		fx.t.Cleanup(other.Close)
+		fx.fault(faulty{Op: op, Status: 302, Headers: map[string]string{"Location": other.URL}})
+	}
+	deleted := func(fx *fixture) { // by a person
+		for _, secret := range fx.asAdmin("GET", "/api/v2/secrets?limit=200", "")["secrets"].([]any) {
+			if secret := secret.(map[string]any); secret["name"] == "iam-token-rotator-bootstrap-key" {
+				fx.cloud.MustDeleteSecret(secret["id"].(string))
+			}
+		}
+	}
 	unknown := func(times int) func(*fixture) {
 		return func(fx *fixture) {
 			fx.fault(faulty{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityBootstrap, Status: 400, Times: times, Body: code("BXNIM0415E")})
@@ -187,8 +199,8 @@ func scenarios() map[string]scenario {
 			want(fx.t, "the profile", r.values["IAM_PROFILE_ID"], fx.cloud.ProfileID())
 		}},
 		"passing faults": {arrange: func(fx *fixture) {
-			fx.fault(faulty{Op: "secrets.list", Times: 1, Drop: ibmcloudtest.DropBefore})
-			fx.fault(faulty{Op: "secrets.list", Times: 3, Status: 500})
+			fx.fault(faulty{Op: "secrets.list", Times: 3, Drop: ibmcloudtest.DropBefore}) // net/http repeats one by itself
+			fx.fault(faulty{Op: "secrets.list", Times: 1, Status: 500})
 			fx.fault(faulty{Op: "apikeys.create", Times: 2, Status: 429, Headers: map[string]string{"Retry-After": "1"}})
 			fx.fault(faulty{Op: "iam.token", Times: 3, Status: 400, Body: code("BXNIM0415E")}) // IAM does not know the key yet
 		}},
@@ -204,12 +216,12 @@ func scenarios() map[string]scenario {
 		"409":                  list(faulty{Status: 409}, "use another --name"),
 		"429":                  list(faulty{Status: 429, Headers: map[string]string{"Retry-After": "99999"}}, "Try again later"),
 		"500":                  list(faulty{Status: 500, Body: html, ContentType: "text/html"}, "Try again later"),
-		"redirect":             list(faulty{Status: 302, Headers: elsewhere}, "check the URL"),
+		"redirect":             {arrange: func(fx *fixture) { redirected(fx, ibmcloudtest.OpSecretsList) }, exit: 1, words: "check the URL"},
 		"not JSON":             list(faulty{Status: 200, Body: html, ContentType: "text/html"}, "check the URL"),
 		"null":                 list(faulty{Status: 200, Body: "null"}, "check SECRETS_MANAGER_URL"),
 		"too long":             list(faulty{Status: 200, Body: `{"secrets":[` + strings.Repeat(" ", answerLimit)}, "no answer"),
 		"trial: no answer":     trial(faulty{Drop: ibmcloudtest.DropBefore}, "no answer. Check IAM_URL"),
-		"trial: redirect":      trial(faulty{Status: 302, Headers: elsewhere}, "HTTP 302. The answer is not IAM's"),
+		"trial: redirect":      {arrange: func(fx *fixture) { redirected(fx, ibmcloudtest.OpIAMToken) }, exit: 1, words: "HTTP 302. The answer is not IAM's"},
 		"trial: a page":        trial(faulty{Status: 200, Body: html, ContentType: "text/html"}, "HTTP 200. The answer is not IAM's"),
 		"trial: no token":      trial(faulty{Status: 200, Body: "{}"}, "HTTP 200. The answer is not IAM's"),
 		"trial: 400":           trial(faulty{Status: 400, Body: code("BXNIM0109E")}, "HTTP 400 BXNIM0109E. IAM misses a property of the request. Run"),
@@ -267,13 +279,13 @@ func scenarios() map[string]scenario {
 		"a replaced service id": {managed: true, exit: 1, words: "another service id", arrange: func(fx *fixture) {
 			made(fx)
 			fx.outputs["bootstrap_iam_id"] = fx.cloud.MustCreateServiceID("successor", "")
-		}, then: func(fx *fixture, _ run) { // the person deletes the secret
-			for _, secret := range fx.asAdmin("GET", "/api/v2/secrets?limit=200", "")["secrets"].([]any) {
-				if secret := secret.(map[string]any); secret["name"] == "iam-token-rotator-bootstrap-key" {
-					fx.cloud.MustDeleteSecret(secret["id"].(string))
-				}
-			}
+		}, then: func(fx *fixture, _ run) {
+			deleted(fx)
 			fx.complete(fx.succeed(), 0)
+		}},
+		"a deleted secret": {managed: true, arrange: func(fx *fixture) { made(fx); deleted(fx) }}, // AWS gets another fixed key before
+		"a rotation without effect": {managed: true, exit: 1, words: "has the same key after a rotation", arrange: func(fx *fixture) {
+			fx.lie("/api/v2/secrets/", "api_key_id", "ApiKey-00000000-0000-0000-0000-000000000000")
 		}},
 		"from fixed to managed": {arrange: func(fx *fixture) { made(fx); fx.outputs["managed_keys"] = "true" }, args: "--rotate-keys",
 			words: "holds the workload's fixed key|--rotate-keys leaves them"},
