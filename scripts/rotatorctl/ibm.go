@@ -128,8 +128,8 @@ func (c *ibmCloud) send(ctx context.Context, f *failure, method, path string, in
 	return c.ask(ctx, f, func(ctx context.Context) error { return c.do(ctx, method, c.secretsURL+"/api/v2/"+path, in, out) })
 }
 
-// get reads from Secrets Manager.
-func get[Out any](ctx context.Context, c *ibmCloud, doing, path string) (out Out, err error) {
+// fetch reads from Secrets Manager.
+func fetch[Out any](ctx context.Context, c *ibmCloud, doing, path string) (out Out, err error) {
 	err = c.send(ctx, &failure{doing: doing}, http.MethodGet, path, nil, &out)
 	return out, err
 }

@@ -204,7 +204,7 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 func (s *setup) tryKey(ctx context.Context, id *serviceID, key keyValue, tries int, next string) error {
 	doing := "trying the new key " + key.id + " of the " + id.role + " service id"
 	var token iamtoken.Secret
-	err := s.patiently(ctx, tries, 2*time.Second, isUnknownKey, func() (err error) {
+	err := s.retry(ctx, tries, 2*time.Second, isUnknownKey, func() (err error) {
 		token, err = s.cloud.exchange(ctx, key.value, doing, next)
 		return err
 	})
@@ -238,14 +238,14 @@ func (s *setup) probe(ctx context.Context, id *serviceID, token iamtoken.Secret)
 		waiting = true
 		return true
 	}
-	return s.patiently(ctx, 31, 10*time.Second, refused, func() error {
+	return s.retry(ctx, 31, 10*time.Second, refused, func() error {
 		f := &failure{doing: "reading the token secret's metadata as the " + id.role + " service id", needed: "the policies that infra/ibm gives it"}
 		return as.send(ctx, f, http.MethodGet, "secrets/"+s.tokenSecret+"/versions/current/metadata", nil, &struct{}{})
 	})
 }
 
-// patiently repeats what fails for a while.
-func (s *setup) patiently(ctx context.Context, tries int, pause time.Duration, passes func(error) bool, call func() error) error {
+// retry repeats what fails for a while.
+func (s *setup) retry(ctx context.Context, tries int, pause time.Duration, passes func(error) bool, call func() error) error {
 	for try := 1; ; try++ {
 		if err := call(); err == nil || !passes(err) || try == tries || s.sleep(ctx, pause) != nil {
 			return err

@@ -99,7 +99,7 @@ func (s *setup) createMaker(ctx context.Context, id *serviceID) (err error) {
 // currentKey reads the key of now.
 func (s *setup) currentKey(ctx context.Context, maker string) (keyValue, error) {
 	doing := "reading the key of the secret " + maker
-	read, err := get[secret](ctx, s.cloud, doing, "secrets/"+maker)
+	read, err := fetch[secret](ctx, s.cloud, doing, "secrets/"+maker)
 	if err != nil {
 		return keyValue{}, err
 	}
@@ -148,7 +148,7 @@ func (s *setup) switchBootstrap(ctx context.Context, key keyValue) error {
 		return nil
 	}
 	type versions struct{ Versions []secret }
-	made, err := get[versions](ctx, s.cloud, "reading the versions of the secret "+id.maker.ID, "secrets/"+id.maker.ID+"/versions")
+	made, err := fetch[versions](ctx, s.cloud, "reading the versions of the secret "+id.maker.ID, "secrets/"+id.maker.ID+"/versions")
 	if err != nil {
 		return err
 	}

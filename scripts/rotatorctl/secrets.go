@@ -38,7 +38,7 @@ func (s *setup) findSecret(ctx context.Context, name, group, types string) (secr
 	for page := range pagesLimit {
 		query := url.Values{"groups": {group}, "secret_types": {types}, "search": {name},
 			"limit": {fmt.Sprint(size)}, "offset": {fmt.Sprint(page * size)}}
-		list, err := get[listing](ctx, s.cloud, doing, "secrets?"+query.Encode())
+		list, err := fetch[listing](ctx, s.cloud, doing, "secrets?"+query.Encode())
 		if err != nil {
 			return secret{}, err
 		}
