@@ -178,8 +178,8 @@ func (in *call) decodeControl(v any) error {
 	return nil
 }
 
-// maxLogged is the longest path of a [Request]: any web page can have a browser ask for others.
-const maxLogged = 256
+// maxShown bounds what is shown of a request's path, in bytes: any web page can have a browser ask for long ones.
+const maxShown = 256
 
 // A Request is one line of the request log. It holds no secret: no header, query or body, and in
 // the method and path no API key or token.
@@ -193,9 +193,6 @@ type Request struct {
 }
 
 func (c *Cloud) logRequest(r Request) {
-	for _, text := range []*string{&r.Method, &r.Path} {
-		*text = strings.ToValidUTF8(strings.Clone((*text)[:min(len(*text), maxLogged)]), "")
-	}
 	defer c.lock()()
 	if c.requests = append(c.requests, r); len(c.requests) > 2*c.maxRequests { // the oldest go together
 		c.requests = slices.Clone(c.requests[len(c.requests)-c.maxRequests:])
@@ -214,16 +211,17 @@ func (c *Cloud) ClearRequests() {
 	c.requests = nil
 }
 
-// redactPath replaces path segments that are an API key or look like a token: a caller that mixes
-// up its arguments must not write them into the log.
-func (c *Cloud) redactPath(path string) string {
+// shownPath is the beginning of a path, or of a method, without segments that are an API key or look like a token: a caller
+// that mixes up its arguments must not write them into the log.
+func (c *Cloud) shownPath(path string) string {
 	segments := strings.Split(path, "/")
 	for i, segment := range segments {
 		if strings.HasPrefix(segment, "eyJ") || len(segment) == 44 && c.keyOwner(segment) != nil {
 			segments[i] = "REDACTED"
 		}
 	}
-	return strings.Join(segments, "/")
+	path = strings.Join(segments, "/")
+	return strings.ToValidUTF8(strings.Clone(path[:min(len(path), maxShown)]), "")
 }
 
 //go:embed page.html

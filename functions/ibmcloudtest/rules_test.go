@@ -173,6 +173,7 @@ func TestErrorBodies(t *testing.T) {
 		"keys":   `{"errors":[{"code":"*","message":"*","message_code":"*"}],"trace":"*","status_code":"%s"}`,
 		"common": `{"errors":[{"code":"*","message":"*"}],"trace":"*","status_code":%s}`,
 	}
+	s.play(`admin POST /v3/targets/$WORKLOAD_KEY => 501 {"errors":[{"message":"The sandbox does not serve POST /v3/targets/REDACTED."}]}`)
 	for row := range strings.Lines(`common 404 GET /api/v2/secrets/none
 		common 404 GET /nowhere
 		common 404 GET /api/v2/secrets//metadata

@@ -75,7 +75,7 @@ var errDropped = errors.New("connection dropped")
 // answer carries a request through faults, checks and work. It returns errDropped for a dropped
 // connection and the context's error when the caller gave up during a delay.
 func (c *Cloud) answer(r *http.Request) (reply, error) {
-	entry := Request{At: c.now(), Method: c.redactPath(r.Method), Path: c.redactPath(r.URL.Path)}
+	entry := Request{At: c.now(), Method: c.shownPath(r.Method), Path: c.shownPath(r.URL.Path)}
 	found, params, methods := findOperation(r)
 	if found == nil {
 		out := c.noOperation(r, methods)
@@ -148,7 +148,7 @@ func (c *Cloud) serve(in *call) (any, error) {
 	o := in.operation
 	switch {
 	case o.serve == nil:
-		return nil, doesNotServe(strings.Replace(o.pattern, "*", in.request.Method, 1))
+		return nil, doesNotServe(c.shownPath(in.request.Method) + " " + c.shownPath(in.request.URL.Path))
 	case in.unreadable != nil:
 		return nil, in.unreadable
 	case o.service == serviceControl, o.service == serviceIAM:
@@ -265,7 +265,7 @@ func (c *Cloud) errorContext(in *call) object {
 	ip, _, _ := net.SplitHostPort(r.RemoteAddr) // none in process
 	return object{
 		"requestId": in.transaction, "requestType": "incoming.Identity_Token", "userAgent": r.UserAgent(), "clientIp": cmp.Or(ip, "127.0.0.1"),
-		"url": "https://" + host(r) + c.redactPath(r.URL.Path), "instanceId": "iamid-1", "threadId": "1", "host": "iamid-1",
+		"url": "https://" + host(r) + c.shownPath(r.URL.Path), "instanceId": "iamid-1", "threadId": "1", "host": "iamid-1",
 		"startTime": now, "endTime": now, "elapsedTime": "0", "locale": "en_US", "clusterName": "iam-id-sandbox",
 	}
 }
