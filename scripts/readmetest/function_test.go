@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -57,8 +56,6 @@ func (f *function) invoke(event string) programs.Result {
 		Name: filepath.Join(bin, "invoke"), Args: []string{"-event", "-", "--", filepath.Join(bin, "iam-token-rotator")}})
 }
 
-func (f *function) fault(fault ibmcloudtest.Fault) { f.cloud.MustAddFault(fault) }
-
 // TestJSONBlocks gives every JSON block to the function, or compares it with the function's answer.
 func TestJSONBlocks(t *testing.T) {
 	t.Parallel()
@@ -83,39 +80,34 @@ func TestJSONBlocks(t *testing.T) {
 				details := f.receiveEvents()
 				f.invoke("{}") // the next one has a margin
 				f.invoke("{}")
-				compareFields(t, b.text, details()[1])
+				if len(details) != 2 {
+					t.Fatalf("got %d events, want 2", len(details))
+				}
+				<-details
+				compareFields(t, b.text, <-details)
 			case "doctor":
-				f.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 403})
+				f.cloud.MustAddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 403})
 				compareFields(t, b.text, f.run("doctor", "-json").Stdout)
 			}
 		})
 	}
 }
 
-// receiveEvents makes the function put its events on a bus, and returns what gives their details.
-func (f *function) receiveEvents() (details func() []string) {
-	var mu sync.Mutex
-	var received []string
+// receiveEvents makes the function put its events on a bus, and returns their details.
+func (f *function) receiveEvents() chan string {
+	details := make(chan string, 10)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var asked struct{ Entries []struct{ Detail string } }
-		err := json.NewDecoder(r.Body).Decode(&asked)
-		mu.Lock()
-		defer mu.Unlock()
-		for _, entry := range asked.Entries {
-			received = append(received, entry.Detail)
-		}
-		_, _ = fmt.Fprintf(w, `{"FailedEntryCount":0,"Entries":[{"EventId":"%d"}]}`, len(received))
-		if err != nil || len(asked.Entries) != 1 {
+		if err := json.NewDecoder(r.Body).Decode(&asked); err != nil || len(asked.Entries) != 1 {
 			f.t.Errorf("got %d events at once, %v; want one", len(asked.Entries), err)
+			return
 		}
+		details <- asked.Entries[0].Detail
+		_, _ = fmt.Fprint(w, `{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}`)
 	}))
 	f.t.Cleanup(server.Close)
 	maps.Copy(f.env, map[string]string{"EVENT_BUS_NAME": "tokens", "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": server.URL, "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "example"})
-	return func() []string {
-		mu.Lock()
-		defer mu.Unlock()
-		return append(received, "{}", "{}")
-	}
+	return details
 }
 
 // compareFields compares the paths and types of all values in two JSON texts.
@@ -257,7 +249,7 @@ func tryAnswer(t *testing.T, fault ibmcloudtest.Fault, answer, step, kind string
 	case strings.Contains(answer, "web page"):
 		fault.Body = "<html><body>Welcome</body></html>"
 	}
-	f.fault(fault)
+	f.cloud.MustAddFault(fault)
 	var report struct {
 		Results []struct {
 			Error struct{ Step, Kind, Message string } `json:"error"`
@@ -323,14 +315,14 @@ func TestPackagesAreListed(t *testing.T) {
 	imports := map[string][]string{}
 	for line := range strings.Lines(string(printed)) {
 		words := strings.Fields(line)
-		name := strings.TrimPrefix(words[0], "iam-token-rotator/")
-		imports[name] = []string{}
+		ours := []string{}
 		for _, imported := range words[1:] {
-			if ours, isOurs := strings.CutPrefix(imported, "iam-token-rotator/"); isOurs {
-				imports[name] = append(imports[name], path.Base(ours))
+			if strings.HasPrefix(imported, "iam-token-rotator/") {
+				ours = append(ours, path.Base(imported))
 			}
 		}
-		slices.Sort(imports[name])
+		slices.Sort(ours)
+		imports[strings.TrimPrefix(words[0], "iam-token-rotator/")] = ours
 	}
 	for _, row := range rows(t, "functions/README.md", "package") {
 		name, got := spansOf(row[0])[0], spansOf(row[2])
