@@ -18,12 +18,11 @@ import (
 
 // operation is the purpose of a request, and the advice when it fails.
 type operation struct {
-	doing string   // "reading the API key"
-	limit int      // of the answer in bytes; 0 means network.SmallAnswer
-	types []string // of secrets that can have what is read; nil: any
-	host  string   // filled in by the client
-	// instance says that the host is a Secrets Manager instance, which may be private-only.
-	instance bool
+	doing    string   // "reading the API key"
+	limit    int      // of the answer in bytes; 0 means network.SmallAnswer
+	types    []string // of secrets that can have what is read; nil: any
+	host     string   // filled in by the client
+	instance bool     // likewise: the host is a Secrets Manager instance, which may be private-only
 
 	// Of a request to IAM.
 	credential string // what is exchanged: "the API key in the key secret"; empty if nothing is

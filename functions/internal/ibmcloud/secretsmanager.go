@@ -119,7 +119,7 @@ func (r *reply) describe() rotation.SecretDescription {
 
 // ask makes one request as the bootstrap identity. Its errors are *rotation.Error.
 func (s *SecretsManager) ask(ctx context.Context, op operation, send func(context.Context)) (*reply, error) {
-	op.host, op.instance = s.host, true
+	op.host, op.instance, op.rejected = s.host, true, "the bootstrap identity's token is rejected: was the identity deleted, or the token revoked?"
 	token, err := s.bootstrap.Token(ctx)
 	if err != nil {
 		return nil, err
@@ -172,7 +172,6 @@ const (
 	typeIAMCredentials     = "iam_credentials"
 	typeServiceCredentials = "service_credentials"
 
-	tokenRejected     = "the bootstrap identity's token is rejected: was the identity deleted, or the token revoked?"
 	noTokenSecret     = "there is no such secret: check TOKEN_SECRET (or token_secret); the function never creates it"
 	tokenSecretLocked = "the token secret is locked: remove its locks"
 )
@@ -184,28 +183,24 @@ var (
 	readingMetadata = operation{
 		doing:    "reading the stored token's metadata",
 		types:    tokenTypes,
-		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-version-metadata.read on the token's secret group, if it is the right identity and TOKEN_SECRET the right secret; a new policy takes minutes to reach everywhere",
 		notFound: noTokenSecret,
 		locked:   tokenSecretLocked,
 	}
 	savingToken = operation{
 		doing:    "saving the token",
-		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-version.create on the token's secret group; a new policy takes minutes to reach everywhere",
 		notFound: noTokenSecret,
 		locked:   "the previous version is locked: remove its locks (a lock on the current version moves there with the next save)",
 	}
 	describing = operation{
 		doing:    "reading the secret's metadata",
-		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-metadata.read on the token's secret group, which doctor alone needs",
 		notFound: noTokenSecret,
 		locked:   tokenSecretLocked,
 	}
 	countingLocks = operation{
 		limit:    secretAnswer,
-		rejected: tokenRejected,
 		denied:   "give the bootstrap identity a role with secret-version-locks.list on the token's secret group, which doctor alone needs",
 		notFound: "there is no such version: check TOKEN_SECRET (or token_secret)",
 		locked:   tokenSecretLocked,
