@@ -196,6 +196,9 @@ func TestOutages(t *testing.T) {
 		"a false 403 of IAM":       {ibmcloudtest.Fault{Op: iam, Case: "network_rule", Times: 1}, "", 2},
 		"a false 401":              {ibmcloudtest.Fault{Op: read, Case: "invalid_token", Times: 1}, "", 2},
 		"a lasting 403":            {ibmcloudtest.Fault{Op: read, Case: "network_rule"}, "Secrets Manager answered 403: the identity of READER_APIKEY may not", 2},
+		"a key repeated":           {ibmcloudtest.Fault{Op: iam, Case: "key_repeated"}, "IAM answered 400 BXNIM0415E: READER_APIKEY is not known to IAM: it was deleted", 2},
+		"a context restriction":    {ibmcloudtest.Fault{Op: iam, Case: "context_restriction"}, "IAM answered 403: a network rule refuses this address: is there a context-based restriction", 2},
+		"a hostile code":           {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E\neyJ"}`}, "IAM answered 400: READER_APIKEY is not known to IAM, disabled", 2},
 		"an early Date":            {ibmcloudtest.Fault{Op: read, Status: 200, Headers: map[string]string{"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}, Body: early}, "earlier than the version", 3},
 	} {
 		withJob(t, name, func(j *job) {
@@ -228,20 +231,6 @@ func TestRefusalsNameTheirCause(t *testing.T) {
 			j.cloud.ClearFaults()
 		}
 	})
-	for name, test := range map[string]struct {
-		fault ibmcloudtest.Fault
-		says  string
-	}{
-		"repeated": {ibmcloudtest.Fault{Op: iam, Case: "key_repeated"}, "IAM answered 400 BXNIM0415E: READER_APIKEY is not known to IAM: it was deleted"},
-		"context":  {ibmcloudtest.Fault{Op: iam, Case: "context_restriction"}, "IAM answered 403: a network rule refuses this address: is there a context-based restriction"},
-		"hostile":  {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E\neyJ"}`}, "IAM answered 400: READER_APIKEY is not known to IAM, disabled"},
-	} {
-		withJob(t, name, func(j *job) {
-			j.program("sleep", "")
-			j.cloud.MustAddFault(test.fault)
-			j.wantFailure(1, test.says)
-		})
-	}
 }
 
 // A proxy that refuses CONNECT is named with its status.
