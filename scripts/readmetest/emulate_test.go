@@ -44,7 +44,7 @@ var emulations = map[string]func(s *state, args []string) (string, error){
 
 // commandLines are those of the pages, as regular expressions. The group file is a file that must not be empty.
 var commandLines = map[string][]string{
-	"docker": {`build --file (?<file>\S+) --build-arg VERSION=\S+ --tag \S+ \.`, `push \S+/\S+:\S+`},
+	"docker": {`build --file (?<file>\S+) --build-arg VERSION=\S* --tag \S+ \.`, `push \S+/\S+:\S+`},
 	"kubectl": {
 		`apply -k (?<folder>\S+)`, `create secret generic iam-token-rotator-bootstrap --namespace iam-token-rotator --from-file=apikey=(?<file>\S+)`,
 		`create job --namespace iam-token-rotator --from=cronjob/iam-token-rotator first`, `wait --namespace iam-token-rotator --for=condition=complete --timeout=\d+s job/first`,

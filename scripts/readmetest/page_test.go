@@ -122,7 +122,7 @@ func repositoryFiles() (files []string) {
 			return nil // another test's file, which is gone meanwhile
 		case entry.IsDir() && slices.Contains([]string{".git", "build", ".terraform"}, entry.Name()):
 			return filepath.SkipDir
-		case entry.Type().IsRegular():
+		case entry.Type().IsRegular() && entry.Name() != ".git": // as it is in a worktree
 			relative, _ := filepath.Rel(root, file)
 			files = append(files, relative)
 		}
