@@ -185,17 +185,17 @@ var (
 )
 
 func (s story) expand(text string) string {
-	text = repeated.ReplaceAllStringFunc(text, func(match string) string {
-		parts := repeated.FindStringSubmatch(match)
-		n, _ := strconv.Atoi(parts[2])
-		return strings.Repeat(parts[1], n)
-	})
-	return variable.ReplaceAllStringFunc(text, func(name string) string {
+	text = variable.ReplaceAllStringFunc(text, func(name string) string {
 		value, known := s.values[name[1:]]
 		if !known {
 			s.t.Fatalf("the story has no %s yet", name)
 		}
 		return value
+	})
+	return repeated.ReplaceAllStringFunc(text, func(match string) string {
+		parts := repeated.FindStringSubmatch(match)
+		n, _ := strconv.Atoi(parts[2])
+		return strings.Repeat(parts[1], n)
 	})
 }
 
