@@ -75,10 +75,9 @@ func (a *alarms) set(name string, at time.Time, fires bool) {
 	spans := a.fired[name]
 	last := len(spans) - 1
 	firing := last >= 0 && spans[last].to.IsZero()
-	switch {
-	case fires && !firing:
+	if fires && !firing {
 		a.fired[name] = append(spans, span{from: at})
-	case !fires && firing:
+	} else if !fires && firing {
 		spans[last].to = at
 	}
 }

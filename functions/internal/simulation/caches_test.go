@@ -87,7 +87,7 @@ func (w *world) excuses(token published, s span, keep time.Duration) bool {
 }
 
 // cacheFigures are the numbers of readers with a cache.
-func (y year) cacheFigures(print func(format string, args ...any)) {
+func (y year) cacheFigures(say func(format string, args ...any)) {
 	for i, c := range caches {
 		var sum cached
 		for _, w := range y.parts {
@@ -97,7 +97,7 @@ func (y year) cacheFigures(print func(format string, args ...any)) {
 			}
 			sum.lost, sum.worst = sum.lost+met.lost, max(sum.worst, met.worst)
 		}
-		print("a cache %s: an expired token for %s, %.2f%% of the time, at most %s at once; without faults at least %s left",
+		say("a cache %s: an expired token for %s, %.2f%% of the time, at most %s at once; without faults at least %s left",
 			c.name, short(sum.lost), 100*sum.lost.Hours()/(24*float64(y.days)), short(sum.worst), short(sum.calm))
 	}
 }

@@ -371,13 +371,13 @@ func keyKinds() []kind {
 			w.cloud.Set(back)
 		})
 	}
-	type of = ibmcloudtest.Undocumented
+	type answers = ibmcloudtest.Undocumented
 	all := []kind{
 		blocking(noFunction, during(func(w *world) { w.keys.dead++ }, func(w *world) { w.keys.dead-- })),
-		blocking(rotationFails, set(of{AutomaticRotation: "fails"}, of{AutomaticRotation: "works"})),
+		blocking(rotationFails, set(answers{AutomaticRotation: "fails"}, answers{AutomaticRotation: "works"})),
 		blocking("the previous versions locked", during(lockPreviousKeys, unlockKeys)),
-		blocking(unauthorized, set(of{KeyAuthorization: "none"}, of{KeyAuthorization: "account"})),
-		blocking(groups, set(of{GroupsAuthorization: "required"}, of{GroupsAuthorization: "not_required"})),
+		blocking(unauthorized, set(answers{KeyAuthorization: "none"}, answers{KeyAuthorization: "account"})),
+		blocking(groups, set(answers{GroupsAuthorization: "required"}, answers{GroupsAuthorization: "not_required"})),
 		{name: "IAM slow with new keys", lasts: days(1, 20), begin: slowWithNewKeys},
 		{name: "IAM and Secrets Manager down", lasts: upTo3h, begin: storms(func(d dice) storm { return down(d, nil) })},
 		{name: restored, begin: byHand(http.MethodPost, "versions", `{"restore_from_version":"previous"}`)},
@@ -689,7 +689,7 @@ func (w *world) mayFail(at time.Time) bool {
 }
 
 // keyFigures are the numbers of the managed keys.
-func (y year) keyFigures(print func(format string, args ...any)) {
+func (y year) keyFigures(say func(format string, args ...any)) {
 	var sum keys
 	made, notice := 0, ""
 	for _, w := range y.keys {
@@ -701,18 +701,20 @@ func (y year) keyFigures(print func(format string, args ...any)) {
 			notice = fmt.Sprintf("; where a function ran, an alarm had fired %s before or more", short(k.notice))
 		}
 	}
-	print("managed keys, as long in each of %d settings of IBM's: %d keys made for the bootstrap, %d renewals, the previous key used in %d runs; AWS's was an older one for %s at most without a fault",
+	say("managed keys, as long in each of %d settings of IBM's: %d keys made for the bootstrap, %d renewals, the previous key used in %d runs; AWS's was an older one for %s at most without a fault",
 		len(y.keys), made, sum.renewals, sum.byPrevious, short(sum.longestBehind))
-	print("no working key was left %d times, each within the bound%s", sum.losses, notice)
+	say("no working key was left %d times, each within the bound%s", sum.losses, notice)
 }
 
 func TestManagedKeys(t *testing.T) {
+	t.Parallel()
 	const days = 30
 	hold(t, year{setting: standard, seed: 1, days: days, keys: playKeys(t, 1, days, anyKeyFaults)})
 }
 
 // The settings of what IBM leaves open decide how the same story goes on. It has for each of them what it decides.
 func TestOpenQuestions(t *testing.T) {
+	t.Parallel()
 	const days = 96
 	worlds := playKeys(t, 1, days, func(w *world) (story []window) {
 		for _, f := range []struct {

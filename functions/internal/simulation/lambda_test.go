@@ -27,11 +27,11 @@ type function struct {
 	concurrency int      // invocations at a time
 	gone        bool     // with its region
 
-	mu      sync.Mutex // guards everything below
-	serial  int
-	deploys int
-	idle    []*process
-	under   map[*invocation]bool // way
+	mu       sync.Mutex // guards everything below
+	serial   int
+	deploys  int
+	idle     []*process
+	underWay map[*invocation]bool
 }
 
 // invocation is one event in one process.
@@ -74,7 +74,7 @@ func (fn *function) invoke(e event) {
 	if inv.process.renewer != nil {
 		inv.rotations[0] = inv.process.rotation
 	}
-	fn.under[inv] = true
+	fn.underWay[inv] = true
 	ctx, cancel := context.WithCancel(context.Background())
 	inv.cancel = cancel
 	fn.running.Go(func() {
@@ -92,7 +92,7 @@ func (fn *function) run(ctx context.Context, inv *invocation) {
 	}
 	ran, reported := inv.process.run(ctx, inv)
 	fn.mu.Lock()
-	delete(fn.under, inv)
+	delete(fn.underWay, inv)
 	alive := !inv.process.line.dead.Load()
 	if alive && reported && inv.process.deploy == fn.deploys {
 		inv.process.idleSince = time.Now()
@@ -121,7 +121,7 @@ func (fn *function) warm() *process {
 func (fn *function) hasRoom() bool {
 	fn.mu.Lock()
 	defer fn.mu.Unlock()
-	return len(fn.under) < fn.concurrency
+	return len(fn.underWay) < fn.concurrency
 }
 
 // deploy makes every later invocation start a new process.
@@ -130,7 +130,7 @@ func (fn *function) deploy(kill bool) {
 	defer fn.mu.Unlock()
 	fn.deploys++
 	fn.idle = nil
-	for inv := range fn.under {
+	for inv := range fn.underWay {
 		if kill {
 			inv.die()
 		}

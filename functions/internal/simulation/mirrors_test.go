@@ -217,13 +217,13 @@ func (y year) mirror(arn string) (sum mirrorFigures) {
 	return sum
 }
 
-func (y year) mirrorFigures(print func(format string, args ...any)) {
+func (y year) mirrorFigures(say func(format string, args ...any)) {
 	healthy, faulty := y.mirror(healthyMirror), y.mirror(faultyMirror)
 	figures := func(name string, m mirrorFigures) {
-		print("%s: readers without a token %s, apart from that %s with tokens of 15 minutes; %d puts, in one day at most %d (AWS takes 100), none refused for that",
+		say("%s: readers without a token %s, apart from that %s with tokens of 15 minutes; %d puts, in one day at most %d (AWS takes 100), none refused for that",
 			name, short(m.without), short(m.short), m.total, m.most)
 	}
 	figures("a mirror with no faults but its region's", healthy)
 	figures("a mirror with faults for days", faulty)
-	print("after the end of its faults the mirror had a token again within %s (%s allowed)", short(max(healthy.heal, faulty.heal)), short(healed))
+	say("after the end of its faults the mirror had a token again within %s (%s allowed)", short(max(healthy.heal, faulty.heal)), short(healed))
 }

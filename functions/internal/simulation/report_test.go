@@ -119,51 +119,51 @@ func (y year) report(out io.Writer) {
 		_, _ = fmt.Fprintf(table, "%s\t%d\t%.0f\t%s\t%s\t%s\t%s\t%s\n", r.name, r.times, r.hours, short(r.longest), short(r.gap), short(r.bound), worst, all)
 	}
 	_ = table.Flush()
-	print := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
-	y.figures(print)
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
+	y.figures(say)
 	violations := y.violations()
 	for _, violation := range violations[:min(20, len(violations))] {
-		print("VIOLATION: %s", violation)
+		say("VIOLATION: %s", violation)
 	}
 	if len(violations) > 0 {
-		print("to replay: %s\n", y.command())
+		say("to replay: %s\n", y.command())
 	}
 	t := y.total()
 	availability := func(a way) float64 { return 100 * (1 - float64(a.lost)/float64(t.whole)) }
-	print("simulated %d days, seed %d: %d violations, availability %.4f%%, naive %.1f%%", y.days, y.seed, len(violations), availability(t.ours), availability(t.naive))
+	say("simulated %d days, seed %d: %d violations, availability %.4f%%, naive %.1f%%", y.days, y.seed, len(violations), availability(t.ours), availability(t.naive))
 }
 
 // figures are the numbers that belong to no kind of fault.
-func (y year) figures(print func(format string, args ...any)) {
+func (y year) figures(say func(format string, args ...any)) {
 	t, bounds := y.total(), "all within the bound"
 	if len(y.violations()) > 0 {
 		bounds = "NOT " + bounds
 	}
-	print("\nreaders without a token: %s in %d gaps, %s; the naive way: %s in %d", short(t.ours.lost), t.ours.gaps, bounds, short(t.naive.lost), t.naive.gaps)
+	say("\nreaders without a token: %s in %d gaps, %s; the naive way: %s in %d", short(t.ours.lost), t.ours.gaps, bounds, short(t.naive.lost), t.naive.gaps)
 	if len(t.recoveries) > 0 {
-		print("after the end of an outage readers had a token again within %s (%s promised)", at(t.recoveries, 100), short(promised))
+		say("after the end of an outage readers had a token again within %s (%s promised)", at(t.recoveries, 100), short(promised))
 	}
 	if len(t.unheard) > 0 {
-		print("of the gaps %d came of forged metadata of a 15-minute token, which nothing can show while it is trusted", len(t.unheard))
+		say("of the gaps %d came of forged metadata of a 15-minute token, which nothing can show while it is trusted", len(t.unheard))
 	}
 	if len(t.notices) > 0 {
-		print("an alarm fired before each: %s before at least, in half of them %s or more", at(t.notices, 0), at(t.notices, 50))
+		say("an alarm fired before each: %s before at least, in half of them %s or more", at(t.notices, 0), at(t.notices, 50))
 	}
-	print("remaining lifetime of the old token when the new one came: at least %s, 1%% below %s, half below %s, 1%% above %s", at(t.left, 0), at(t.left, 1), at(t.left, 50), at(t.left, 99))
-	print("  of that without faults: at least %s (%s promised, %d times); with 15-minute tokens or after one lost run: at least %s (%s promised, %d times)",
+	say("remaining lifetime of the old token when the new one came: at least %s, 1%% below %s, half below %s, 1%% above %s", at(t.left, 0), at(t.left, 1), at(t.left, 50), at(t.left, 99))
+	say("  of that without faults: at least %s (%s promised, %d times); with 15-minute tokens or after one lost run: at least %s (%s promised, %d times)",
 		at(t.calm, 0), short(y.mustRemain(y.lifetime, false)), len(t.calm), at(t.once, 0), short(min(y.mustRemain(shortLifetime, false), y.mustRemain(y.lifetime, true))), len(t.once))
 	least, average := t.calmLifetime()
 	aDay := func(n int) float64 { return float64(n) * day.Hours() / t.whole.Hours() }
-	print("  %s: an outage is not noticed for %s at worst, %s on average; a day %.1f versions, %.1f and %.1f puts to the mirrors, %.0f runs, %.0f API calls",
+	say("  %s: an outage is not noticed for %s at worst, %s on average; a day %.1f versions, %.1f and %.1f puts to the mirrors, %.0f runs, %.0f API calls",
 		y.setting, short(max(0, least-promised)), short(max(0, average-promised)), aDay(t.versions),
 		aDay(y.mirror(healthyMirror).total), aDay(y.mirror(faultyMirror).total), aDay(t.runs), aDay(t.calls))
-	print("runs: %d, of them failed %d, killed or frozen %d; throttled %d times; versions written: %d", t.runs, t.failed, t.crashed, t.throttles, t.versions)
-	y.cacheFigures(print)
-	y.mirrorFigures(print)
+	say("runs: %d, of them failed %d, killed or frozen %d; throttled %d times; versions written: %d", t.runs, t.failed, t.crashed, t.throttles, t.versions)
+	y.cacheFigures(say)
+	y.mirrorFigures(say)
 	if len(y.keys) > 0 {
-		y.keyFigures(print)
+		y.keyFigures(say)
 	}
-	print("API calls: %d, the naive way %d; a reader used the token %d times during faults\n", t.calls, t.naiveCalls, t.visits)
+	say("API calls: %d, the naive way %d; a reader used the token %d times during faults\n", t.calls, t.naiveCalls, t.visits)
 }
 
 // at is where so many percent are below, of sorted durations.

@@ -122,6 +122,7 @@ func TestSimulation(t *testing.T) {
 
 // Each kind of fault lasts two hours, without another.
 func TestEachFault(t *testing.T) {
+	t.Parallel()
 	w := tell(t, standard, 2, 8, func(w *world) (story []window) {
 		for i, k := range kinds(true) {
 			f := w.fault(k, time.Duration(1+4*i)*time.Hour, 2*time.Hour)
@@ -182,6 +183,7 @@ func hold(t *testing.T, y year) {
 
 // A seed that breaks an invariant must break it again when it is replayed.
 func TestASeedGivesTheSameStoryEveryTime(t *testing.T) {
+	t.Parallel()
 	first, second := tell(t, standard, 7, 1, anyFaults(time.Hour)), tell(t, standard, 7, 1, anyFaults(time.Hour))
 	a, b := first.calls.Load(), second.calls.Load()
 	if a != b || !slices.Equal(first.tokens.tokens, second.tokens.tokens) || !slices.Equal(first.naiveTokens.tokens, second.naiveTokens.tokens) {
@@ -197,6 +199,7 @@ func (w *world) fault(k kind, after, length time.Duration) window {
 // What forged metadata of a 15-minute token excuses ends with the time in which it is trusted: a lock that follows has its own
 // bound, and an alarm.
 func TestAFaultAfterForgedMetadata(t *testing.T) {
+	t.Parallel()
 	w := tell(t, standard, 1, 1, func(w *world) []window {
 		all := kinds(true)
 		w.everyday = dangers{}
@@ -211,6 +214,7 @@ func TestAFaultAfterForgedMetadata(t *testing.T) {
 // Two regions, of which one and then the other is lost for three hours: IBM's secret always has a token, and so has the mirror
 // that is left. No run fails but those that are lost.
 func TestTwoRegions(t *testing.T) {
+	t.Parallel()
 	w := tell(t, standard, 1, 2, func(w *world) (story []window) {
 		for i, k := range regions() {
 			k.region = false // the second region is there all the time
@@ -235,6 +239,7 @@ func TestTwoRegions(t *testing.T) {
 // Two deployments whose events come at the same moments, with tokens of 15 minutes, put each of them once in most cases: AWS
 // takes 100 versions a day.
 func TestTwoDeploymentsInStepStayWithinTheQuota(t *testing.T) {
+	t.Parallel()
 	w := tell(t, setting{standard.minRemaining, shortLifetime}, 1, 2, func(w *world) []window {
 		w.inStep, w.everyday = true, dangers{}
 		return nil

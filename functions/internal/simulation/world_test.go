@@ -92,7 +92,7 @@ func newWorld(s setting, seed uint64, days int, expectSet bool) *world {
 	}
 	w.aws.OnPut = func(arn string, version mirrortest.Version) { w.mirrors[arn].have(version, true) }
 	for _, name := range []string{"iam-token-rotator", "iam-token-rotator-2"} {
-		w.functions = append(w.functions, &function{world: w, name: name, concurrency: 10, under: map[*invocation]bool{}})
+		w.functions = append(w.functions, &function{world: w, name: name, concurrency: 10, underWay: map[*invocation]bool{}})
 	}
 	w.naive, w.reader = &naive{world: w}, &reader{world: w}
 	w.setLifetime(s.lifetime)
