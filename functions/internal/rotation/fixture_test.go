@@ -41,7 +41,10 @@ func withFixture(t *testing.T, o ibmcloudtest.Options, test func(fx *fixture)) {
 func each[R any](t *testing.T, rows map[string]R, test func(fx *fixture, row R)) {
 	t.Helper()
 	for name, row := range rows {
-		t.Run(name, func(t *testing.T) { withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) { test(fx, row) }) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) { test(fx, row) })
+		})
 	}
 }
 

@@ -356,6 +356,8 @@ func TestMirrors(t *testing.T) {
 			func(fx *fixture) { fx.rotator.Random = func() float64 { return 0.99 } }, rotates, wait(30 * minute),
 			func(fx *fixture) { go fx.run(ensure) }, wait(time.Second), noFailure, wait(minute), mirrored(first)},
 
+		"a version that is saved too soon": {lifetime(15 * minute), mirrors(first), func(fx *fixture) { fx.rotator.Random = func() float64 { return 0.99 } },
+			rotates, wait(16*minute - 15*time.Second), rotates, puts(first, 1)}, // its own wait does not make it later
 		"two deployments that put at once": {lifetime(15 * minute), mirrors(first), rotates, wait(20 * minute), func(fx *fixture) {
 			other := fx.process(fx.cloud.Transport())
 			fx.aws.Fault = putsTake(time.Second)

@@ -244,6 +244,8 @@ func TestAWrongClock(t *testing.T) {
 			}},
 		"this machine, and IAM has no Date": {first: true,
 			edit: skewed(40*time.Minute, ibmcloudtest.Fault{Op: tokenOp, Headers: noDate})}, // by Secrets Manager's clock the token is fresh
+		"this machine, and Secrets Manager has no Date for a rotation": {first: true,
+			edit: skewed(40*time.Minute, ibmcloudtest.Fault{Op: metadataOp, Headers: noDate})}, // by IAM's clock it is
 		"this machine, and Secrets Manager has no Date": {edit: skewed(-10*time.Minute,
 			ibmcloudtest.Fault{Op: metadataOp, Headers: noDate}), mode: ensure, want: report.Fresh},
 	})
