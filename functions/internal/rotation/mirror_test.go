@@ -313,6 +313,9 @@ func TestMirrors(t *testing.T) {
 		"the puts of another run are under way": {mirrors(first), failing(first, 1, lost(time.Second)),
 			func(fx *fixture) { go fx.run(rotate) }, wait(500 * time.Millisecond), ensures(report.Fresh), versions(2)},
 
+		"a new one, of a version that another function has saved": {mirrors(first), others(time.Second, second),
+			func(fx *fixture) { fx.one.Mirror = []string{first} }, noFailure, wait(2 * minute), ensures(report.Rotated), mirrored(first)},
+
 		// A run dies between the save and its puts: the mirror has its own older token, and gets the next one by the expiry of that.
 		"a run of rotate dies": {mirrors(first), rotates, wait(50 * minute), dies(rotate), puts(first, 1), versions(3),
 			times(10, wait(minute), left(first, 2*minute), runs(ensure)), mirrored(first), versions(4)},
@@ -356,7 +359,8 @@ func TestMirrors(t *testing.T) {
 			func(fx *fixture) { fx.rotator.Random = func() float64 { return 0.99 } }, rotates, wait(30 * minute),
 			func(fx *fixture) { go fx.run(ensure) }, wait(time.Second), noFailure, wait(minute), mirrored(first)},
 
-		"a version that is saved too soon": {lifetime(15 * minute), mirrors(first), func(fx *fixture) { fx.rotator.Random = func() float64 { return 0.99 } },
+		"a version that is saved too soon": {lifetime(15 * minute), mirrors(first),
+			func(fx *fixture) { fx.rotator.Random = func() float64 { return 0.99 } },
 			rotates, wait(16*minute - 15*time.Second), rotates, puts(first, 1)}, // its own wait does not make it later
 		"two deployments that put at once": {lifetime(15 * minute), mirrors(first), rotates, wait(20 * minute), func(fx *fixture) {
 			other := fx.process(fx.cloud.Transport())

@@ -35,10 +35,6 @@ type sentToken struct {
 	repair map[string]MirrorState
 }
 
-func newPass(run *run, rotation Rotation) *pass {
-	return &pass{run: run, Rotation: rotation, sent: map[string]sentToken{}}
-}
-
 // attempt runs the whole pass once. Every retry begins again at 1, so it sees a key
 // just replaced, a token that another run has saved meanwhile, and its own save
 // whose answer was lost.
@@ -238,7 +234,8 @@ func CheckLifetime(fresh TokenResponse, now time.Time) error {
 }
 
 // CheckIdentity returns an *Error if the token does not belong to whom Expect names, with force
-// too, or, unless force says that this is meant, to another identity than the token before it. That one counts while it is valid, at most 61 minutes after its version was made:
+// too, or, unless force says that this is meant, if it belongs to another identity than the token
+// before it. That one counts while it is valid, at most 61 minutes after its version was made:
 // others may edit metadata, and must not stop a rotation for longer. It does not count
 // where Expect is full, which says all there is to compare.
 func (r Rotation) CheckIdentity(token iamtoken.Token, current CurrentVersion, now time.Time, force bool) error {

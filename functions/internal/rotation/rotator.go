@@ -53,7 +53,7 @@ func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation
 	ran := report.Report{RunID: request.RunID, Mode: string(request.Mode), Force: request.Force, Results: make([]report.Result, len(rotations))}
 	var all sync.WaitGroup
 	for i, rotation := range rotations {
-		pass := newPass(run, rotation)
+		pass := &pass{run: run, Rotation: rotation, sent: map[string]sentToken{}}
 		// A pass begins when its turn has come: thousands that wait for theirs
 		// would each hold a stack, and a retry would queue behind all of them.
 		pass.release, _ = run.acquire() // without one, the pass reports why
