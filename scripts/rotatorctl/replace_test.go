@@ -199,13 +199,15 @@ func TestReplacementStops(t *testing.T) {
 		"no bucket":       {args: []string{"--workload"}, exit: 2, words: "set BUCKET"},
 		"contradiction":   {args: []string{"--bootstrap", "--no-bootstrap-key"}, exit: 2, words: "does not go with"},
 		"an argument":     {args: []string{"key"}, exit: 2, words: "takes no arguments"},
-		"other changes":   {args: both, spoil: func(th *theft) { th.terra.plan = "Plan: 1 to destroy." }, exit: 1, words: "nothing is replaced: terraform has other changes"},
-		"other changes, refused": {args: workload, typed: "n\n", spoil: func(th *theft) { th.terra.plan = "Plan: 1 to destroy." }, exit: 1, words: "Plan: 1 to destroy.", mend: func(th *theft) {
-			if _, err := os.Stat(th.path("ibm.env.replacing")); err == nil {
-				th.t.Error("it has begun")
-			}
-			want(th.t, "accepted", th.replace("y\ny\ny\n", workload...).exit, 0) // some providers always have a change to make
-		}},
+		"other changes": {args: both, spoil: func(th *theft) { th.terra.plan = "Plan: 1 to destroy." },
+			exit: 1, words: "nothing is replaced: terraform has other changes"},
+		"other changes, refused": {args: workload, typed: "n\n", spoil: func(th *theft) { th.terra.plan = "Plan: 1 to destroy." },
+			exit: 1, words: "Plan: 1 to destroy.", mend: func(th *theft) {
+				if _, err := os.Stat(th.path("ibm.env.replacing")); err == nil {
+					th.t.Error("it has begun")
+				}
+				want(th.t, "accepted", th.replace("y\ny\ny\n", workload...).exit, 0) // some providers always have a change to make
+			}},
 		"a foreign note": {args: both, spoil: func(th *theft) {
 			th.write("ibm.env.replacing", `{"workload":{"deleted_iam_id":"$(touch pwned)\u001b[2J"}}`)
 		}, exit: 2,
@@ -216,13 +218,14 @@ func TestReplacementStops(t *testing.T) {
 			}},
 		"a login that has expired": {args: both, spoil: func(th *theft) { th.env["IAM_TOKEN"] = th.cloud.MustMintToken(th.cloud.AdminAPIKey(), -time.Hour) }, exit: 1, words: "IAM_TOKEN expires",
 			mend: (*theft).replaceBoth},
-		"the output is not changed": {args: both, spoil: func(th *theft) { th.terra.next["bootstrap"] = th.outputs["bootstrap_iam_id"] }, exit: 1, words: "has made no other service id"},
-		"output fails":              {args: both, spoil: func(th *theft) { th.terra.fails = "output" }, exit: 2, words: "Error: no luck", mend: (*theft).replaceBoth},
-		"plan fails":                {args: both, spoil: func(th *theft) { th.terra.fails = "plan" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
-		"list fails":                {args: both, spoil: func(th *theft) { th.terra.fails = "state list" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
-		"rm fails":                  {args: both, spoil: func(th *theft) { th.terra.fails = "state rm" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
-		"apply fails":               {args: both, spoil: func(th *theft) { th.terra.fails = "apply" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
-		"not deployed":              {args: workload, typed: "n\n", exit: 1, words: "Deploy the function with", mend: (*theft).replaceBoth},
+		"the output is not changed": {args: both, spoil: func(th *theft) { th.terra.next["bootstrap"] = th.outputs["bootstrap_iam_id"] },
+			exit: 1, words: "has made no other service id"},
+		"output fails": {args: both, spoil: func(th *theft) { th.terra.fails = "output" }, exit: 2, words: "Error: no luck", mend: (*theft).replaceBoth},
+		"plan fails":   {args: both, spoil: func(th *theft) { th.terra.fails = "plan" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
+		"list fails":   {args: both, spoil: func(th *theft) { th.terra.fails = "state list" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
+		"rm fails":     {args: both, spoil: func(th *theft) { th.terra.fails = "state rm" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
+		"apply fails":  {args: both, spoil: func(th *theft) { th.terra.fails = "apply" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
+		"not deployed": {args: workload, typed: "n\n", exit: 1, words: "Deploy the function with", mend: (*theft).replaceBoth},
 		"not confirmed": {args: workload, typed: "y\nn\n", exit: 1, words: "still works", mend: func(th *theft) {
 			got := th.replace("y\ny\n", append(workload, "-o", "json")...)
 			if got.exit != 0 || !json.Valid([]byte(got.stdout)) || !strings.Contains(got.stdout, th.terra.next["workload"]) ||
@@ -240,8 +243,9 @@ func TestReplacementStops(t *testing.T) {
 			th.replaceBoth()
 		}},
 		// A lock on the old secret keeps it, and not the thief.
-		"a lock": {args: both, exit: 1, words: "remove its locks", evicted: true, spoil: func(th *theft) { th.cloud.MustLock(th.stolen["API_KEY_SECRET"], "current", "job") },
-			mend: func(th *theft) { th.cloud.MustUnlock(th.stolen["API_KEY_SECRET"]); th.replaceBoth() }},
+		"a lock": {args: both, exit: 1, words: "remove its locks", evicted: true,
+			spoil: func(th *theft) { th.cloud.MustLock(th.stolen["API_KEY_SECRET"], "current", "job") },
+			mend:  func(th *theft) { th.cloud.MustUnlock(th.stolen["API_KEY_SECRET"]); th.replaceBoth() }},
 		// Without a folder of Terraform's a person makes the service id. A list of rotations is the person's, too, and a further
 		// workload's file names no bootstrap key.
 		"by hand": {args: hand, exit: 1, words: "run this again with its id in WORKLOAD_IAM_ID", spoil: func(th *theft) {

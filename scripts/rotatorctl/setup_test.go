@@ -187,7 +187,8 @@ func scenarios() map[string]scenario {
 			}
 			fx.complete(first, 0)
 		}},
-		"a further managed workload": {managed: true, args: "--name jobs --no-bootstrap-key", then: lacks("BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_APIKEY_ID")},
+		"a further managed workload": {managed: true, args: "--name jobs --no-bootstrap-key",
+			then: lacks("BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_SECRET_ARN", "BOOTSTRAP_APIKEY_ID")},
 		"a managed key and a file": {managed: true, args: "--bootstrap-key-file FOLDER/bootstrap.key", then: func(fx *fixture, r run) {
 			lacks("BOOTSTRAP_KEY_SECRET", "BOOTSTRAP_SECRET_ARN")(fx, r)
 			fx.owner(fx.read("bootstrap.key"), fx.outputs["bootstrap_iam_id"])
@@ -204,15 +205,18 @@ func scenarios() map[string]scenario {
 			fx.fault(faulty{Op: "apikeys.create", Times: 2, Status: 429, Headers: map[string]string{"Retry-After": "1"}})
 			fx.fault(faulty{Op: "iam.token", Times: 3, Status: 400, Body: code("BXNIM0415E")}) // IAM does not know the key yet
 		}},
-		"keys that end":        {arrange: func(fx *fixture) { fx.succeed("--expires-in", "13") }, words: "Run setup again with --rotate-keys"},
-		"keys for ever":        {args: "--expires-in 0", then: func(fx *fixture, r run) { want(fx.t, "end", r.values["BOOTSTRAP_EXPIRES_AT"], "") }},
-		"one account's id":     {arrange: outputIs("account_id", strings.Repeat("0", 32)), exit: 1, words: "listing the API keys of the workload service id: HTTP 400. Check the ids", then: stays},
-		"a private instance":   {arrange: outputIs("secrets_manager_url", "http://127.0.0.1:1"), exit: 1, words: "allow public-and-private"},
-		"a locked key":         {arrange: func(fx *fixture) { made(fx); fx.fault(faulty{Op: "apikeys.update", Times: 1, Status: 409}) }, args: "--rotate-keys", exit: 1, words: "Is the key locked", then: stays},
-		"401":                  list(faulty{Status: 401}, "fetch a new one"),
-		"403":                  list(faulty{Status: 403, Body: `{"errors":[{"code":"\u001b[31m","message":"pwned"}]}`}, "Needed: Manager on the Secrets Manager instance. A new policy takes minutes to reach everywhere; or a context-based restriction"),
-		"404":                  list(faulty{Status: 404}, "Check the ids"),
-		"400":                  list(faulty{Status: 400, Body: `{"errors":[{"code":"secrets-manager.Error07012","message":"pwned"}]}`}, "HTTP 400 secrets-manager.Error07012. Check the ids"),
+		"keys that end": {arrange: func(fx *fixture) { fx.succeed("--expires-in", "13") }, words: "Run setup again with --rotate-keys"},
+		"keys for ever": {args: "--expires-in 0", then: func(fx *fixture, r run) { want(fx.t, "end", r.values["BOOTSTRAP_EXPIRES_AT"], "") }},
+		"one account's id": {arrange: outputIs("account_id", strings.Repeat("0", 32)),
+			exit: 1, words: "listing the API keys of the workload service id: HTTP 400. Check the ids", then: stays},
+		"a private instance": {arrange: outputIs("secrets_manager_url", "http://127.0.0.1:1"), exit: 1, words: "allow public-and-private"},
+		"a locked key":       {arrange: func(fx *fixture) { made(fx); fx.fault(faulty{Op: "apikeys.update", Times: 1, Status: 409}) }, args: "--rotate-keys", exit: 1, words: "Is the key locked", then: stays},
+		"401":                list(faulty{Status: 401}, "fetch a new one"),
+		"403": list(faulty{Status: 403, Body: `{"errors":[{"code":"\u001b[31m","message":"pwned"}]}`},
+			"Needed: Manager on the Secrets Manager instance. A new policy takes minutes to reach everywhere; or a context-based restriction"),
+		"404": list(faulty{Status: 404}, "Check the ids"),
+		"400": list(faulty{Status: 400, Body: `{"errors":[{"code":"secrets-manager.Error07012","message":"pwned"}]}`},
+			"HTTP 400 secrets-manager.Error07012. Check the ids"),
 		"409":                  list(faulty{Status: 409}, "use another --name"),
 		"429":                  list(faulty{Status: 429, Headers: map[string]string{"Retry-After": "99999"}}, "Try again later"),
 		"500":                  list(faulty{Status: 500, Body: html, ContentType: "text/html"}, "Try again later"),
@@ -232,16 +236,23 @@ func scenarios() map[string]scenario {
 		"AWS's answer is lost": {arrange: func(fx *fixture) { fx.aws.lose = true }, exit: 1, words: "no answer: check AWS_REGION"},
 		"AWS deletes it":       {arrange: func(fx *fixture) { made(fx); fx.aws.deleted = true }, args: "--rotate-keys", exit: 1, words: "restore-secret"},
 		"AWS is not needed":    {arrange: func(fx *fixture) { made(fx); fx.aws.url = "http://127.0.0.1:1" }},
-		"AWS away":             {arrange: func(fx *fixture) { made(fx); fx.aws.url = "http://127.0.0.1:1" }, args: "--rotate-keys", exit: 1, words: "no answer: check AWS_REGION", then: nothingAtAWS},
-		"AWS away, elsewhere":  {arrange: func(fx *fixture) { made(fx); fx.aws.url = "http://127.0.0.1:1" }, args: "--aws-secret another", exit: 1, words: "no answer: check AWS_REGION"},
+		"AWS away": {arrange: func(fx *fixture) { made(fx); fx.aws.url = "http://127.0.0.1:1" }, args: "--rotate-keys",
+			exit: 1, words: "no answer: check AWS_REGION", then: nothingAtAWS},
+		"AWS away, elsewhere": {arrange: func(fx *fixture) { made(fx); fx.aws.url = "http://127.0.0.1:1" }, args: "--aws-secret another",
+			exit: 1, words: "no answer: check AWS_REGION"},
 
 		"managed: AWS refuses": {managed: true, arrange: func(fx *fixture) {
 			made(fx)
 			fx.aws.version, fx.aws.fail = [2]string{"fixed", ""}, "InternalServiceError"
 		}, exit: 1, words: "the AWS secret"},
-		"managed: AWS's answer is lost": {managed: true, arrange: func(fx *fixture) { made(fx); fx.aws.version, fx.aws.lose = [2]string{"fixed", ""}, true }, exit: 1, words: "the AWS secret"},
-		"managed: a slow key":           {managed: true, arrange: unknown(29)}, // not a minute
-		"managed: a bad key": {managed: true, arrange: unknown(0), exit: 1, words: "The key is not known to IAM: it was deleted, has expired or was made seconds ago. Nothing is switched",
+		"managed: AWS's answer is lost": {managed: true, arrange: func(fx *fixture) {
+			made(fx)
+			fx.aws.version, fx.aws.lose = [2]string{"fixed",
+				""}, true
+		}, exit: 1, words: "the AWS secret"},
+		"managed: a slow key": {managed: true, arrange: unknown(29)}, // not a minute
+		"managed: a bad key": {managed: true, arrange: unknown(0), exit: 1,
+			words: "The key is not known to IAM: it was deleted, has expired or was made seconds ago. Nothing is switched",
 			then: func(fx *fixture, r run) {
 				nothingAtAWS(fx, r)
 				fx.fail("Nothing is switched") // nor by the next run
@@ -275,7 +286,8 @@ func scenarios() map[string]scenario {
 			fx.cloud.Set(undocumented{EndedKeySecret: 404})
 			fx.later(46 * day)
 		}},
-		"a rotation by IBM": {managed: true, arrange: func(fx *fixture) { made(fx); fx.later(20 * day) }, words: "stored the key", then: (*fixture).followed}, // the function has not stored it
+		"a rotation by IBM": {managed: true, arrange: func(fx *fixture) { made(fx); fx.later(20 * day) },
+			words: "stored the key", then: (*fixture).followed}, // the function has not stored it
 		"a replaced service id": {managed: true, exit: 1, words: "another service id", arrange: func(fx *fixture) {
 			made(fx)
 			fx.outputs["bootstrap_iam_id"] = fx.cloud.MustCreateServiceID("successor", "")
@@ -291,8 +303,9 @@ func scenarios() map[string]scenario {
 			words: "holds the workload's fixed key|--rotate-keys leaves them"},
 
 		"not IAM_TOKEN": {arrange: envIs("IAM_TOKEN", "nonsense"), exit: 1, words: "fetch a new one"},
-		"a reader's":    {arrange: func(fx *fixture) { _, fx.env["IAM_TOKEN"] = fx.exchange(fx.cloud.ReaderAPIKey()) }, exit: 1, words: "Needed: Operator on the service id"},
-		"by key":        {arrange: func(fx *fixture) { fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", fx.cloud.AdminAPIKey() }},
+		"a reader's": {arrange: func(fx *fixture) { _, fx.env["IAM_TOKEN"] = fx.exchange(fx.cloud.ReaderAPIKey()) },
+			exit: 1, words: "Needed: Operator on the service id"},
+		"by key": {arrange: func(fx *fixture) { fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", fx.cloud.AdminAPIKey() }},
 		"by key, 401": {arrange: func(fx *fixture) {
 			fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", fx.cloud.AdminAPIKey()
 			fx.fault(faulty{Op: ibmcloudtest.OpSecretsList, Times: 1, Status: 401})
@@ -302,8 +315,10 @@ func scenarios() map[string]scenario {
 		"by JSON":  usage("", "IBMCLOUD_API_KEY is JSON", func(fx *fixture) { fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", "{}" }),
 		"no login": usage("", "set IAM_TOKEN or IBMCLOUD_API_KEY", envIs("IAM_TOKEN", "")),
 
-		"a key that is another's": {arrange: func(fx *fixture) { fx.lie("/v1/apikeys", "apikey", fx.cloud.ReaderAPIKey()) }, exit: 1, words: "its token is another identity's or account's"},
-		"a key that is none":      {arrange: func(fx *fixture) { fx.lie("/v1/apikeys", "apikey", key) }, exit: 1, words: "HTTP 400 BXNIM0415E. The key is not known to IAM"},
+		"a key that is another's": {arrange: func(fx *fixture) { fx.lie("/v1/apikeys", "apikey", fx.cloud.ReaderAPIKey()) },
+			exit: 1, words: "its token is another identity's or account's"},
+		"a key that is none": {arrange: func(fx *fixture) { fx.lie("/v1/apikeys", "apikey", key) },
+			exit: 1, words: "HTTP 400 BXNIM0415E. The key is not known to IAM"},
 
 		"name of a path":         usage("--name ../x", "--name takes", nil),
 		"days past all dates":    usage("--expires-in 10000", "9999 at most", nil),
@@ -352,7 +367,8 @@ func TestFirstRun(t *testing.T) {
 	earlier := regexp.MustCompile(`^stored in \S+ by set-up-secrets$`)
 	for _, role := range []string{"bootstrap", "workload"} {
 		key := fx.asAdmin("GET", "/v1/apikeys/"+fx.keyIDs(role)[0], "")
-		if key["action_when_leaked"] != "disable" || !strings.HasPrefix(fmt.Sprint(key["expires_at"]), day) || key["apikey"] != "" || !earlier.MatchString(fmt.Sprint(key["description"])) {
+		if key["action_when_leaked"] != "disable" || !strings.HasPrefix(fmt.Sprint(key["expires_at"]), day) || key["apikey"] != "" ||
+			!earlier.MatchString(fmt.Sprint(key["description"])) {
 			t.Errorf("%s: got %v, want disable, %s, no stored value, and a description that the earlier program reads", role, key, day)
 		}
 	}
@@ -360,15 +376,17 @@ func TestFirstRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := fx.unchanged(r, file...)
-	if _, err := os.Stat(fx.path("reader.key")); err == nil || !strings.Contains(again.stderr, "reader.key is not there") || strings.Contains(again.stderr, "--rotate-keys.") {
+	if _, err := os.Stat(fx.path("reader.key")); err == nil || !strings.Contains(again.stderr, "reader.key is not there") ||
+		strings.Contains(again.stderr, "--rotate-keys.") {
 		t.Errorf("got %v, %s; want no file written again, and new keys not warned of", err, again.stderr)
 	}
 	printed := fx.succeed(append(file, "-o", "json", "--env", fx.path("ibm.env"))...).stdout
 	want(t, "--env", fx.read("ibm.env")+"\n", r.stdout)
 	var document map[string]any
 	_ = json.Unmarshal([]byte(printed), &document)
-	want(t, "json", document["rotation"], map[string]any{"name": "iam-token-rotator", "api_key_secret": r.values["API_KEY_SECRET"], "token_secret": r.values["TOKEN_SECRET"],
-		"expect": map[string]any{"account": fx.cloud.AccountID(), "iam_id": fx.outputs["workload_iam_id"]}})
+	want(t, "json", document["rotation"], map[string]any{"name": "iam-token-rotator", "api_key_secret": r.values["API_KEY_SECRET"],
+		"token_secret": r.values["TOKEN_SECRET"],
+		"expect":       map[string]any{"account": fx.cloud.AccountID(), "iam_id": fx.outputs["workload_iam_id"]}})
 	want(t, "json", document["EXPECT_ACCOUNT"], fx.cloud.AccountID())
 }
 
@@ -448,7 +466,8 @@ func TestRotateKeys(t *testing.T) {
 	old := map[string]string{"bootstrap": fx.aws.secrets[defaultAWSSecret], "reader": fx.read("reader.key"), "workload": fx.cloud.MustCurrent(first.values["API_KEY_SECRET"]).Payload}
 	fx.forget()
 	second := fx.succeed(append(files, "--rotate-keys")...)
-	for name, changed := range map[string]bool{"API_KEY_SECRET": false, "TOKEN_SECRET": false, "BOOTSTRAP_SECRET_ARN": false, "WORKLOAD_APIKEY_ID": true, "BOOTSTRAP_APIKEY_ID": true, "READER_APIKEY_ID": true} {
+	for name, changed := range map[string]bool{"API_KEY_SECRET": false, "TOKEN_SECRET": false, "BOOTSTRAP_SECRET_ARN": false,
+		"WORKLOAD_APIKEY_ID": true, "BOOTSTRAP_APIKEY_ID": true, "READER_APIKEY_ID": true} {
 		want(t, name+" has changed", second.values[name] != first.values[name], changed)
 	}
 	want(t, "each key is made, stored and noted, and none deleted", fx.writes(),
@@ -563,7 +582,8 @@ func TestForeignValues(t *testing.T) {
 			}
 		})
 	}
-	for _, arn := range append(hostile[:7:7], "arn:aws:secretsmanager:eu-central-1:123456789012:secret:another-a1b2c3", "arn:aws:secretsmanager:x:1:secret:iam-token-rotator/bootstrap-a1b2c3") {
+	for _, arn := range append(hostile[:7:7], "arn:aws:secretsmanager:eu-central-1:123456789012:secret:another-a1b2c3",
+		"arn:aws:secretsmanager:x:1:secret:iam-token-rotator/bootstrap-a1b2c3") {
 		fx := newFixture(t, false)
 		fx.aws.arn = arn
 		fx.fail("AWS's answer lacks the ARN of the secret")
@@ -609,7 +629,8 @@ func TestLists(t *testing.T) {
 
 func TestFormsOfAToken(t *testing.T) {
 	const bare = "eyJhbGciOiJIUzI1NiJ9.e30.c2ln"
-	for _, form := range []string{bare, "Bearer " + bare, "bearer " + bare, "IAM token:  Bearer " + bare + "\n", "iam TOKEN:\tBEARER  " + bare + "\r\n", " \n" + bare + "\n\n",
+	for _, form := range []string{bare, "Bearer " + bare, "bearer " + bare, "IAM token:  Bearer " + bare + "\n",
+		"iam TOKEN:\tBEARER  " + bare + "\r\n", " \n" + bare + "\n\n",
 		"IAM token:  Bearer " + bare + "\nUAA token:  Bearer x\n", `"Bearer ` + bare + `"`, `{"iam_token":"Bearer ` + bare + `","uaa_token":""}`} {
 		if token, err := parseToken(form); err != nil || token.Reveal() != bare {
 			t.Errorf("%q: got %v, want the bare token", form, err)
@@ -658,7 +679,8 @@ func TestPutKey(t *testing.T) {
 	}
 	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:team/key-a1b2c3\n"
 	for _, key := range []string{strings.Repeat("aZ0_-", 8) + "abcd", strings.Repeat("k", 8), strings.Repeat("k", 512)} {
-		if got := put("\n\n "+key+"\t\r\n", "--kms-key-id", "alias/own"); got.exit != 0 || got.stdout != arn || fx.aws.secrets["team/key"] != key || fx.aws.kms != "alias/own" {
+		if got := put("\n\n "+key+"\t\r\n", "--kms-key-id", "alias/own"); got.exit != 0 || got.stdout != arn || fx.aws.secrets["team/key"] != key ||
+			fx.aws.kms != "alias/own" {
 			t.Errorf("%d characters: got exit %d, %q, %q; want them stored", len(key), got.exit, got.stdout, got.stderr)
 		}
 	}
@@ -666,7 +688,8 @@ func TestPutKey(t *testing.T) {
 	fx.forget()
 	refused := func(exit int, words, key string, args ...string) {
 		t.Helper()
-		if got := put(key, args...); got.exit != exit || got.stdout != "" || !strings.Contains(got.stderr, words) || strings.Contains(got.stderr, "secret-k") || strings.ContainsRune(got.stderr, '\x1b') {
+		if got := put(key, args...); got.exit != exit || got.stdout != "" || !strings.Contains(got.stderr, words) || strings.Contains(got.stderr,
+			"secret-k") || strings.ContainsRune(got.stderr, '\x1b') {
 			t.Errorf("got exit %d, %q, %q, want %d and %q", got.exit, got.stdout, got.stderr, exit, words)
 		}
 	}
