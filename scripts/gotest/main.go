@@ -21,20 +21,8 @@ import (
 )
 
 func main() {
-	groups := [][]string{nil}
-	for _, arg := range os.Args[1:] {
-		if arg == "--" {
-			groups = append(groups, nil)
-			continue
-		}
-		groups[len(groups)-1] = append(groups[len(groups)-1], arg)
-	}
 	r := results{out: os.Stdout, skipped: map[string]int{}}
-	var running sync.WaitGroup
-	for _, group := range groups { // at once, because many tests wait
-		running.Go(func() { r.test(group) })
-	}
-	running.Wait()
+	r.run(os.Args[1:])
 	fmt.Println(r.summary())
 	if r.failed {
 		os.Exit(1)
@@ -47,6 +35,19 @@ type results struct {
 	out     io.Writer
 	skipped map[string]int // tests by reason
 	failed  bool
+}
+
+// run tests the groups between the "--", all at once, because many tests wait.
+func (r *results) run(args []string) {
+	var running sync.WaitGroup
+	for more := true; more; {
+		var group []string
+		i := slices.Index(append(args, "--"), "--")
+		group, more = args[:i], i < len(args)
+		running.Go(func() { r.test(group) })
+		args = args[min(i+1, len(args)):]
+	}
+	running.Wait()
 }
 
 func (r *results) test(group []string) {

@@ -35,3 +35,15 @@ func TestRelay(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+func TestEveryGroupIsRun(t *testing.T) {
+	for command, failed := range map[string]bool{"echo": false, "false": true, "no-such-program": true} {
+		var out strings.Builder
+		r := results{out: &out}
+		t.Setenv("GO", command)
+		r.run([]string{"-race", "a", "--", "b"})
+		if r.failed != failed || !failed && !(strings.Contains(out.String(), "test -json -race a\n") && strings.Contains(out.String(), "test -json b\n")) {
+			t.Errorf("%s: got failed %t and %q", command, r.failed, out.String())
+		}
+	}
+}
