@@ -200,7 +200,7 @@ func TestGzip(t *testing.T) {
 		{"gzip", version, 400},
 		{"gzip", zip(version)[:20], 400},
 		{"gzip", zip(version) + "more", 400},
-		{"gzip", zip(strings.Repeat(" ", 1<<24)), 400}, // 16 KB that would be 16 MB
+		{"gzip", zip(strings.Repeat(" ", 1<<25)), 400}, // 32 KB that would be 32 MB
 		{"gzip, gzip", zip(zip(version)), 415},
 		{"br", version, 415},
 	} {
