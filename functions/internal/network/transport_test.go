@@ -146,6 +146,20 @@ func TestConnections(t *testing.T) {
 			l.conns = []*conn{failed}
 			l.get(1)
 		},
+		"one that a request did not wait for is not used": func(l *line) {
+			ctx, cancel := context.WithCancel(l.Context())
+			cancel()
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url, nil)
+			if err != nil {
+				l.Fatal(err)
+			}
+			if _, err := l.RoundTrip(request); !errors.Is(err, context.Canceled) || len(l.conns) > 0 {
+				l.Errorf("got %v and %d connections, want the end of the context and none", err, len(l.conns))
+			}
+			if _, err := send(l.Transport, http.MethodGet, l.url, ""); err != nil {
+				l.Error(err)
+			}
+		},
 		"requests side by side share one": func(l *line) {
 			eight := func() {
 				var all sync.WaitGroup
