@@ -139,8 +139,17 @@ func value(line []byte, name string) (float64, bool) {
 	return number, err == nil
 }
 
-// The numbers of the simulated deployment are those of the template.
+// The numbers of the simulated deployment are those of the template, and what must remain is what the page promises.
 func TestTheNumbersAreTheTemplates(t *testing.T) {
+	for promise, remain := range map[string][]time.Duration{
+		"R is never below 8:50 with 60-minute tokens":                {530 * time.Second, standard.mustRemain(time.Hour, false)},
+		"nor below 5:50 with 15-minute tokens or after one lost run": {350 * time.Second, standard.mustRemain(shortLifetime, false), standard.mustRemain(time.Hour, true)},
+		"after one with 15-minute tokens 4:50":                       {290 * time.Second, standard.mustRemain(shortLifetime, true)},
+	} {
+		if len(slices.Compact(remain)) > 1 || !strings.Contains(read(t, "README.md"), promise) {
+			t.Errorf("the page does not say %q, or the story has %v", promise, remain)
+		}
+	}
 	template := read(t, "../../../infra/aws/template.yaml")
 	oneIn300s := []string{"Statistic=Sum", "Period=300", "Threshold=1", "EvaluationPeriods=1", "ComparisonOperator=GreaterThanOrEqualToThreshold"}
 	for resource, wants := range map[string][]string{

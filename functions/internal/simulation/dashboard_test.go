@@ -223,10 +223,12 @@ func (s *watched) curves(t *testing.T, w widget) (shown []curve) {
 			if fields[0] == "..." { // as above, but for the last
 				fields = slices.Concat(above[:len(above)-len(fields)+1], fields[1:])
 			}
-			if above = fields; above[1] == "Throttles" || strings.Contains(fmt.Sprint(above[3]), "Undelivered") {
-				c.samples = nil // there were none
-			} else if c.samples = s.statistic(fmt.Sprint(above[1]), options); len(c.samples) == 0 {
-				t.Fatalf("%s: the function does not report %s", w.Properties.Title, above[1])
+			above = fields
+			if name, never := fmt.Sprint(above[1]), above[1] == "Throttles" || above[3] == "${UndeliveredEvents.QueueName}"; !never {
+				c.samples = s.statistic(name, options)
+				if len(c.samples) == 0 {
+					t.Fatalf("%s: the function does not report %s", w.Properties.Title, name)
+				}
 			}
 			if options["id"] == "left" {
 				left = c.samples
