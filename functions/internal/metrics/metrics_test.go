@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -102,6 +103,14 @@ func TestWhatIsEmitted(t *testing.T) {
 	}
 	if got := emitted(t, nil, metrics.Emitter.EmitFailure); len(got) != 1 || got[0] != fails {
 		t.Errorf("a failure before any rotation: got %q", got)
+	}
+	reader, writer := io.Pipe()
+	_ = reader.Close()
+	for _, rotations := range [][]string{{"a", "b"}, nil} {
+		e := metrics.Emitter{Writer: writer, Rotations: rotations, Now: time.Now}
+		if err := e.Emit(report.Report{Results: []report.Result{a}}); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("got %v, want that the metrics could not be written", err)
+		}
 	}
 }
 
