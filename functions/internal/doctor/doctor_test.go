@@ -260,6 +260,7 @@ var shownBy = map[[2]string]string{
 
 // Those that hang, which takes a request's whole time, hang side by side.
 func TestEachFaultOfEachOperationIsShownWhereItBelongs(t *testing.T) {
+	t.Parallel()
 	var hanging sync.WaitGroup
 	defer hanging.Wait()
 	for name, fault := range misbehaviours {
