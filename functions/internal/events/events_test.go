@@ -97,6 +97,7 @@ func TestWhatAProcessAnnounces(t *testing.T) {
 		"each token":                                             "rotated v1: Rotated, fresh v1, rotated v2: Rotated",
 		"a token that a repeated delivery finds":                 "rotated v1: Rotated, already_done v1, already_done v1",
 		"an outage of IBM, in a process that knows how it was":   "fresh v1, look!: Failed, look!, bootstrap!, fresh v1: Recovered, fresh v1",
+		"an outage of IBM that begins within a run":              "fresh v1, look! v1: Failed, bootstrap! v1, fresh v1: Recovered",
 		"an outage of IBM, in a process that does not":           "look!: Failed, look!, fresh v1: Recovered",
 		"a dead key: that the token is still good shows nothing": "fresh v1, exchange! v1: Failed, fresh v1, exchange! v1, look!, fresh v1, rotated v2: Rotated Recovered",
 		"a dead key: another run has saved a token":              "fresh v1, save! v1: Failed, fresh v2: Recovered",
