@@ -93,7 +93,7 @@ build-local: # the programs for this machine
 # The race detector checks the packages with concurrent code, but for what plays hours and months: it takes five times as long.
 # The groups run at once; of the raced one, which takes less time in all, a package at a time.
 RACED   = -p=1 -skip ^TestHours $$($(GO) list ./functions/... | grep -v /simulation$$)
-UNRACED = ./scripts/canary ./scripts/readmetest ./scripts/rotatorctl ./functions/internal/simulation ./infra/... ./scripts/... # the longest first
+UNRACED = ./scripts/readmetest ./scripts/canary ./scripts/rotatorctl ./scripts/iamtokentest ./functions/internal/simulation ./infra/... ./scripts/... # the longest first
 test: check test-go ## format, vet, staticcheck, gosec, and every test; the last line says what was skipped
 
 check: # what needs no test to run
