@@ -852,7 +852,7 @@ func TestFunction(t *testing.T) {
 func TestTemplatesAreClean(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "cfn-lint")
-	files := []string{"template.yaml", "fleet.yaml"}
+	files := []string{"template.yaml", "fleet.yaml", "../../scripts/examples/platforms/ecs.yaml", "../../scripts/examples/platforms/ecs-restart.yaml"}
 	if got := programs.Run(t, programs.Command{Env: programs.CleanEnviron(), Name: "cfn-lint", Args: files}); got.Exit != 0 {
 		t.Errorf("cfn-lint:\n%s", got.All())
 	}

@@ -126,6 +126,7 @@ func TestOverlays(t *testing.T) {
 	t.Parallel()
 	for _, overlay := range overlays {
 		t.Run(overlay, func(t *testing.T) {
+			t.Parallel()
 			stream := build(t, overlay)
 			if err := validate(t, stream); err != nil {
 				t.Fatal(err)
@@ -173,25 +174,11 @@ func TestOverlays(t *testing.T) {
 			if mounts := at(all, append(container, "volumeMounts")...) != nil; mounts == withKey || (at(all, append(pod, "volumes")...) != nil) == withKey {
 				t.Errorf("the service account's token is mounted: %t", mounts)
 			}
-			if strings.Contains(string(stream), "kind: Secret\n") {
-				t.Error("a Secret is in the repository")
+			bad := strings.Replace(string(stream), "concurrencyPolicy:", "concurrencyPolice:", 1)
+			if withKey && validate(t, []byte(bad)) == nil { // once is enough
+				t.Error("kubectl-validate takes an unknown field")
 			}
 		})
-	}
-}
-
-// TestTheCheckRefuses shows that kubectl-validate finds mistakes.
-func TestTheCheckRefuses(t *testing.T) {
-	t.Parallel()
-	good := string(build(t, overlays[0]))
-	for before, after := range map[string]string{"concurrencyPolicy:": "concurrencyPolice:", "backoffLimit: 0": "backoffLimit: none", "batch/v1\n": "batch/v1beta9\n"} {
-		bad := strings.Replace(good, before, after, 1)
-		if bad == good {
-			t.Fatalf("there is no %q", before)
-		}
-		if err := validate(t, []byte(bad)); err == nil {
-			t.Errorf("%s is accepted", after)
-		}
 	}
 }
 
@@ -221,21 +208,17 @@ func image(t *testing.T) (files, user, program string) {
 		programs.Missing(t, "no right to mount, as in most containers")
 	}
 	store := t.TempDir()
-	goEnv := func(name string) string {
-		value, err := exec.Command("go", "env", name).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.TrimSpace(string(value))
+	var goEnv map[string]string
+	printed, err := exec.Command("go", "env", "-json", "GOROOT", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN").Output()
+	if err = errors.Join(err, json.Unmarshal(printed, &goEnv)); err != nil {
+		t.Fatal(err)
 	}
 	base := buildah(t, store, "from", "scratch")
-	variables := []string{"PATH=" + goEnv("GOROOT") + "/bin:/usr/bin:/bin", "HOME=/root"}
-	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN"} {
-		variables = append(variables, name+"="+goEnv(name))
-	}
-	configure := []string{"config"}
-	for _, variable := range variables {
-		configure = append(configure, "--env="+variable)
+	configure := []string{"config", "--env=PATH=" + goEnv["GOROOT"] + "/bin:/usr/bin:/bin", "--env=HOME=/root"}
+	for name, value := range goEnv {
+		if name != "GOROOT" {
+			configure = append(configure, "--env="+name+"="+value)
+		}
 	}
 	buildah(t, store, append(configure, base)...)
 	buildah(t, store, "copy", base, "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt")
@@ -247,12 +230,12 @@ func image(t *testing.T) (files, user, program string) {
 			bud = append(bud, "--volume="+folder+":"+folder+":ro")
 		}
 	}
-	for _, folder := range []string{goEnv("GOCACHE"), goEnv("GOMODCACHE")} {
+	for _, folder := range []string{goEnv["GOCACHE"], goEnv["GOMODCACHE"]} {
 		bud = append(bud, "--volume="+folder+":"+folder)
 	}
 	buildah(t, store, append(bud, ".")...)
-	user = buildah(t, store, "inspect", "--type=image", "--format={{.OCIv1.Config.User}}", "localhost/rotator:test")
-	program = buildah(t, store, "inspect", "--type=image", "--format={{index .OCIv1.Config.Entrypoint 0}}", "localhost/rotator:test")
+	config := buildah(t, store, "inspect", "--type=image", "--format={{.OCIv1.Config.User}} {{index .OCIv1.Config.Entrypoint 0}}", "localhost/rotator:test")
+	user, program, _ = strings.Cut(config, " ")
 	return buildah(t, store, "mount", buildah(t, store, "from", "--pull-never", "localhost/rotator:test")), user, program
 }
 
@@ -409,25 +392,16 @@ func TestGitLabJobFitsTheSchema(t *testing.T) {
 	}
 }
 
-func TestECSTemplate(t *testing.T) {
-	t.Parallel()
-	for _, name := range []string{"ecs.yaml", "ecs-restart.yaml"} {
-		file, _ := platform(t, name)
-		if printed, err := exec.CommandContext(t.Context(), programs.Path(t, "cfn-lint"), file).CombinedOutput(); err != nil {
-			t.Errorf("cfn-lint: %v\n%s", err, printed)
-		}
-	}
-}
-
 // An event of a new token restarts the service, and no other event does.
 func TestATokenRestartsAnECSService(t *testing.T) {
 	t.Parallel()
 	file, _ := platform(t, filepath.Join("testdata", "ecs_restart.py"))
 	python := programs.Path(t, "python3")
-	if err := exec.CommandContext(t.Context(), python, "-c", "import boto3, moto, antlr4").Run(); err != nil {
+	printed, err := exec.CommandContext(t.Context(), python, file).CombinedOutput()
+	if bytes.Contains(printed, []byte("ModuleNotFoundError: No module named")) {
 		programs.Missing(t, "Python has no moto: pip install 'moto[server]'")
 	}
-	if printed, err := exec.CommandContext(t.Context(), python, file).CombinedOutput(); err != nil {
+	if err != nil {
 		t.Errorf("%v\n%s", err, printed)
 	}
 }
