@@ -12,7 +12,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -222,16 +221,10 @@ func fieldsOf(payload []byte) (map[string]json.RawMessage, error) {
 		return nil, errors.New(`the event is no JSON object: send {} or {"mode":"rotate"}`)
 	}
 	fields := map[string]json.RawMessage{}
-	decoder := json.NewDecoder(bytes.NewReader(payload))
-	_, _ = decoder.Token() // valid JSON is read without an error
-	for decoder.More() {
-		token, _ := decoder.Token()
-		name, _ := token.(string)
+	for name, value := range config.Fields(payload) {
 		if _, twice := fields[name]; twice {
 			return nil, fmt.Errorf("the event has the field %s twice", quote(name))
 		}
-		var value json.RawMessage
-		_ = decoder.Decode(&value)
 		fields[name] = value
 	}
 	return fields, nil
@@ -330,14 +323,8 @@ func checkMode(mode rotation.Mode) error {
 	return nil
 }
 
-// quote quotes a value that is too short to be a key or a token, and shows the
-// length of any other: people paste into the wrong place.
-func quote(value string) string {
-	if len(value) >= 40 {
-		return fmt.Sprintf("(%d characters, not repeated here)", len(value))
-	}
-	return strconv.Quote(value)
-}
+// quote repeats what is shorter than an API key.
+func quote(value string) string { return config.Quote(value, 39) }
 
 // choose returns the rotations named, in that order, or all if none is.
 func choose(configured []rotation.Rotation, names []string) ([]rotation.Rotation, error) {

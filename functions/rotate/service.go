@@ -91,7 +91,7 @@ func (c *clients) newRenewer(cfg config.Config) *keyrenewal.Renewer {
 func (c *clients) newWatch(cfg config.Config) *keyrenewal.Watch {
 	watch := &keyrenewal.Watch{Keys: c.secretsManager, IAM: c.iam}
 	if cfg.ManagedKey.IsZero() {
-		watch.BootstrapExpiresAt = cfg.BootstrapExpiresAt
+		watch.BootstrapExpiresAt = cfg.BootstrapExpiresAt.Time
 		if cfg.Credential.HasKey() {
 			watch.Bootstrap = c.bootstrap
 		}
@@ -215,7 +215,7 @@ func logResults(log *slog.Logger, ran report.Report) {
 	}
 }
 
-func newLogger(w io.Writer, level slog.Level) *slog.Logger {
+func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
@@ -256,7 +256,7 @@ func newDoctor(cfg config.Config, c *clients) *doctor.Doctor {
 		Configuration: fmt.Sprintf("valid: %s, the bootstrap identity by %s", report.Count(len(cfg.Rotations), "rotation"), cfg.Credential.Variable),
 		IAMURL:        cfg.IAMURL, SecretsManagerURL: cfg.SecretsManagerURL,
 		Bootstrap: doctor.BootstrapIdentity{
-			Variable: cfg.Credential.Variable, ReadKey: readKey, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt,
+			Variable: cfg.Credential.Variable, ReadKey: readKey, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt.Time,
 			HasKey: cfg.Credential.HasKey(),
 			NoIAM:  !cfg.Credential.Token.IsZero(),
 		},

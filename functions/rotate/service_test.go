@@ -28,9 +28,9 @@ func TestEverySettingReachesTheRotator(t *testing.T) {
 	expires := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
 	service, err := newService(config.Config{
 		SecretsManagerURL: "https://127.0.0.1:1", IAMURL: "https://127.0.0.1:1",
-		Credential: config.Credential{Variable: "SECRETS_MANAGER_APIKEY", APIKey: iamtoken.NewSecret("key")},
-		Rotations:  []rotation.Rotation{{Name: "a"}, {Name: "b"}},
-		Limits:     config.Limits{MinRemaining: 7 * time.Minute, RotationInterval: 40 * time.Minute, MaxRPS: 0, Concurrency: 5}, BootstrapExpiresAt: expires,
+		Credential:   config.Credential{Variable: "SECRETS_MANAGER_APIKEY", APIKey: iamtoken.NewSecret("key")},
+		Rotations:    []rotation.Rotation{{Name: "a"}, {Name: "b"}},
+		MinRemaining: 7 * time.Minute, RotationInterval: 40 * time.Minute, MaxRPS: 0, Concurrency: 5, BootstrapExpiresAt: config.Date{Time: expires},
 	}, commandFor)
 	if err != nil {
 		t.Fatal(err)

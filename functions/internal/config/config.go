@@ -3,9 +3,12 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/url"
 	"reflect"
@@ -23,28 +26,22 @@ import (
 
 // Config is a valid configuration.
 type Config struct {
-	SecretsManagerURL string // origin without a path
-	IAMURL            string // origin without a path
-	Credential        Credential
-	ManagedKey        rotation.KeyRef     // the secret that IBM renews the bootstrap key in; zero if there is none
-	Rotations         []rotation.Rotation // at least one; names and token secrets are unique
+	SecretsManagerURL string `env:"SECRETS_MANAGER_URL"`                            // origin without a path
+	IAMURL            string `env:"IAM_URL" envDefault:"https://iam.cloud.ibm.com"` // likewise
+	Credential
+	BootstrapExpiresAt Date `env:"BOOTSTRAP_EXPIRES_AT"` // zero when not known
 
-	Limits
-
-	EventBus       string // name or ARN of an EventBridge bus; "" for no events
-	EventBusRegion string
-
-	LogLevel           slog.Level
-	BootstrapExpiresAt time.Time // zero when not known
-}
-
-// Limits are settings that count as they are.
-type Limits struct {
 	MinRemaining     time.Duration `env:"MIN_REMAINING" envDefault:"8m"`
 	RotationInterval time.Duration `env:"ROTATION_INTERVAL" envDefault:"50m"`
 	MaxRPS           int           `env:"SECRETS_MANAGER_MAX_RPS" envDefault:"15"` // 0 means no limit
 	Concurrency      int           `env:"CONCURRENCY" envDefault:"16"`
 	MetricsNamespace string        `env:"METRICS_NAMESPACE" envDefault:"IAMTokenRotator"`
+	LogLevel         Level         `env:"LOG_LEVEL" envDefault:"info"`
+	EventBus         string        `env:"EVENT_BUS_NAME"` // name or ARN of an EventBridge bus; "" for no events
+
+	EventBusRegion string
+	ManagedKey     rotation.KeyRef     // the secret that IBM renews the bootstrap key in; zero if there is none
+	Rotations      []rotation.Rotation // at least one; names and token secrets are unique
 }
 
 // Credential is how the bootstrap identity authenticates: exactly one of the fields
@@ -72,17 +69,13 @@ type ReadFile func(name string) ([]byte, error)
 func Load(environ []string, readFile ReadFile) (Config, error) {
 	var found problems
 	v := parseVariables(environ, &found)
-	cfg := Config{
-		SecretsManagerURL:  found.origin("SECRETS_MANAGER_URL", v.SecretsManagerURL),
-		IAMURL:             found.origin("IAM_URL", v.IAMURL),
-		Credential:         v.credential(&found),
-		Rotations:          v.rotations(&found, readFile),
-		Limits:             v.Limits,
-		LogLevel:           slog.Level(v.LogLevel),
-		BootstrapExpiresAt: time.Time(v.BootstrapExpiresAt),
-	}
+	cfg := v.Config
+	cfg.SecretsManagerURL = found.origin("SECRETS_MANAGER_URL", v.SecretsManagerURL)
+	cfg.IAMURL = found.origin("IAM_URL", v.IAMURL)
+	cfg.Credential = v.credential(&found)
+	cfg.Rotations = v.rotations(&found, readFile)
 	cfg.ManagedKey = v.managedKey(&found, cfg.Rotations)
-	cfg.EventBus, cfg.EventBusRegion = v.eventBus(&found)
+	cfg.EventBusRegion = v.eventBusRegion(&found)
 	v.checkLimits(&found)
 	for _, setting := range network.CheckEnvironment(environ) {
 		found.add(setting.Name, "%s", setting.Problem)
@@ -96,27 +89,25 @@ func Load(environ []string, readFile ReadFile) (Config, error) {
 // variables are the environment variables that count; an empty one counts as
 // unset, and white space around a value does not count.
 type variables struct {
-	SecretsManagerURL string `env:"SECRETS_MANAGER_URL"`
-	IAMURL            string `env:"IAM_URL" envDefault:"https://iam.cloud.ibm.com"`
+	Config // what counts as it is, or after a check
 
-	Credential
-	ManagedKey string `env:"BOOTSTRAP_KEY_SECRET"`
+	ManagedKeySecret string          `env:"BOOTSTRAP_KEY_SECRET"`
+	APIKeySecret     string          `env:"API_KEY_SECRET"`
+	TokenSecret      string          `env:"TOKEN_SECRET"`
+	ExpectAccount    string          `env:"EXPECT_ACCOUNT"`
+	ExpectIAMID      string          `env:"EXPECT_IAM_ID"`
+	TokenFormat      iamtoken.Format `env:"TOKEN_FORMAT" envDefault:"raw"`
+	RotationList     string          `env:"ROTATIONS"`
+	RotationsFile    string          `env:"ROTATIONS_FILE"`
+	AWSRegion        string          `env:"AWS_REGION"`
+	AWSDefaultRegion string          `env:"AWS_DEFAULT_REGION"`
 
-	APIKeySecret  string          `env:"API_KEY_SECRET"`
-	TokenSecret   string          `env:"TOKEN_SECRET"`
-	ExpectAccount string          `env:"EXPECT_ACCOUNT"`
-	ExpectIAMID   string          `env:"EXPECT_IAM_ID"`
-	TokenFormat   iamtoken.Format `env:"TOKEN_FORMAT" envDefault:"raw"`
-	Rotations     string          `env:"ROTATIONS"`
-	RotationsFile string          `env:"ROTATIONS_FILE"`
+	set map[string]string // by name
+}
 
-	Limits
-	EventBusName     string `env:"EVENT_BUS_NAME"`
-	AWSRegion        string `env:"AWS_REGION"`
-	AWSDefaultRegion string `env:"AWS_DEFAULT_REGION"`
-
-	LogLevel           logLevel `env:"LOG_LEVEL" envDefault:"info"`
-	BootstrapExpiresAt date     `env:"BOOTSTRAP_EXPIRES_AT"`
+// namesOfSet returns those of the names whose variable is set.
+func (v variables) namesOfSet(names ...string) []string {
+	return slices.DeleteFunc(names, func(name string) bool { return v.set[name] == "" })
 }
 
 func parseVariables(environ []string, found *problems) variables {
@@ -126,7 +117,7 @@ func parseVariables(environ []string, found *problems) variables {
 			delete(set, name)
 		}
 	}
-	var v variables
+	v := variables{set: set}
 	err := env.ParseWithOptions(&v, env.Options{Environment: set})
 	var all env.AggregateError
 	if !errors.As(err, &all) {
@@ -156,26 +147,27 @@ func explain(parse env.ParseError) string {
 	}
 }
 
-// logLevel accepts debug, info, warn and error.
-type logLevel slog.Level
+// Level is a slog.Leveler.
+type Level slog.Level
 
-func (l *logLevel) UnmarshalText(text []byte) error {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
-	level, ok := levels[string(text)]
-	if !ok {
+// Level implements slog.Leveler.
+func (l Level) Level() slog.Level { return slog.Level(l) }
+
+// UnmarshalText accepts debug, info, warn and error.
+func (l *Level) UnmarshalText(text []byte) error {
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, string(text)) {
 		return fmt.Errorf("%s is not a level: use debug, info, warn or error", quote(string(text)))
 	}
-	*l = logLevel(level)
-	return nil
+	return (*slog.Level)(l).UnmarshalText(text)
 }
 
-// date accepts a day or a moment of RFC 3339.
-type date time.Time
+// Date is a day or a moment.
+type Date struct{ time.Time }
 
-func (d *date) UnmarshalText(text []byte) error {
+// UnmarshalText accepts a date or the date and time of RFC 3339.
+func (d *Date) UnmarshalText(text []byte) (err error) {
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if parsed, err := time.Parse(layout, string(text)); err == nil {
-			*d = date(parsed)
+		if d.Time, err = time.Parse(layout, string(text)); err == nil {
 			return nil
 		}
 	}
@@ -192,8 +184,7 @@ func (v variables) credential(found *problems) Credential {
 			found.add("SECRETS_MANAGER_APIKEY", "%v", err)
 		}
 	}
-	set := namesOfSet([2]string{"SECRETS_MANAGER_APIKEY", v.APIKey.Reveal()}, [2]string{"SECRETS_MANAGER_APIKEY_ARN", v.APIKeyARN},
-		[2]string{"IAM_PROFILE_NAME", v.ProfileName}, [2]string{"IAM_PROFILE_ID", v.ProfileID})
+	set := v.namesOfSet("SECRETS_MANAGER_APIKEY", "SECRETS_MANAGER_APIKEY_ARN", "IAM_PROFILE_NAME", "IAM_PROFILE_ID")
 	const choice = "SECRETS_MANAGER_APIKEY, SECRETS_MANAGER_APIKEY_ARN, IAM_PROFILE_NAME or IAM_PROFILE_ID"
 	switch token := iamtoken.TrimBearer(v.Token.Reveal()); {
 	case len(set) > 1:
@@ -218,13 +209,13 @@ func (v variables) credential(found *problems) Credential {
 // that the function starts from, and nowhere else.
 func (v variables) managedKey(found *problems, rotations []rotation.Rotation) rotation.KeyRef {
 	const name = "BOOTSTRAP_KEY_SECRET"
-	if v.ManagedKey == "" {
+	if v.ManagedKeySecret == "" {
 		return rotation.KeyRef{}
 	}
 	if v.APIKeyARN == "" {
 		found.add(name, "goes with SECRETS_MANAGER_APIKEY_ARN alone: there a new key is stored; unset it, or set that")
 	}
-	ref := v.keyRef(found, name, v.ManagedKey, "", []string{"iam_credentials"}) // no other type's key is renewed
+	ref := v.keyRef(found, name, v.ManagedKeySecret, "", []string{"iam_credentials"}) // no other type's key is renewed
 	for _, r := range rotations {
 		if !ref.IsZero() && (ref == r.APIKey || ref.ID != "" && (ref.ID == r.APIKey.ID || ref.ID == r.Token.ID)) {
 			found.add(name, "is a secret of rotation %s too: the bootstrap identity needs a key of its own", r.Name)
@@ -233,50 +224,43 @@ func (v variables) managedKey(found *problems, rotations []rotation.Rotation) ro
 	return ref
 }
 
-// eventBus is the name or the ARN of EVENT_BUS_NAME, and the bus's region. A name is
+// eventBusRegion is the region of the bus that EVENT_BUS_NAME gives by name or ARN. A name is
 // shorter than an API key, which would be sent to AWS.
-func (v variables) eventBus(found *problems) (bus, region string) {
-	bus = v.EventBusName
-	name, isARN := strings.CutPrefix(resourceOf(bus, "events"), "event-bus/")
-	region = cmp.Or(v.AWSRegion, v.AWSDefaultRegion)
+func (v variables) eventBusRegion(found *problems) string {
+	name, isARN := strings.CutPrefix(resourceOf(v.EventBus, "events"), "event-bus/")
+	region := cmp.Or(v.AWSRegion, v.AWSDefaultRegion)
 	switch {
-	case bus == "":
+	case v.EventBus == "":
 	case isARN && madeOf(name, "._-") && len(name) <= 256:
-		region = strings.Split(bus, ":")[3]
-	case len(bus) > maxName || !madeOf(bus, "._-"):
+		return strings.Split(v.EventBus, ":")[3]
+	case len(v.EventBus) > maxName || !madeOf(v.EventBus, "._-"):
 		found.add("EVENT_BUS_NAME", "is neither the name of an EventBridge bus, of 1 to %d letters, digits and . _ -, nor the ARN of one: arn:aws:events:REGION:ACCOUNT:event-bus/NAME", maxName)
 	case !madeOf(region, "-"):
 		found.add("EVENT_BUS_NAME", "is a bus's name, and AWS_REGION does not say in which region: set it, or give the bus's ARN")
 	}
-	return bus, region
+	return region
 }
 
-// namesOfSet returns the names of the variables, given with their values, that are set.
-func namesOfSet(variables ...[2]string) (names []string) {
-	for _, variable := range variables {
-		if variable[1] != "" {
-			names = append(names, variable[0])
-		}
-	}
-	return names
-}
-
+// checkLimits checks the values that could be read.
 func (v variables) checkLimits(found *problems) {
-	if v.MinRemaining <= 0 || v.MinRemaining >= time.Hour {
-		found.addFirst("MIN_REMAINING", "%s is not a useful threshold: use more than 0 and less than 60m, the longest lifetime of a token; 8m, say", v.MinRemaining)
-	}
-	if v.RotationInterval <= 0 {
-		found.addFirst("ROTATION_INTERVAL", "%s is not an interval: use that of the rotate schedule, 50m say", v.RotationInterval)
-	}
-	if v.MaxRPS < 0 {
-		found.addFirst("SECRETS_MANAGER_MAX_RPS", "%d is negative: use 0 for no limit", v.MaxRPS)
-	}
-	if v.Concurrency < 1 {
-		found.addFirst("CONCURRENCY", "%d leaves nothing to run: use 1 or more", v.Concurrency)
-	}
-	// CloudWatch's rule for custom namespaces.
-	if len(v.MetricsNamespace) > 255 || !madeOf(v.MetricsNamespace, "._/#:-") {
-		found.addFirst("METRICS_NAMESPACE", "%s is no CloudWatch namespace: use letters, digits and . _ / # : -", quote(v.MetricsNamespace))
+	for _, limit := range []struct {
+		name    string
+		good    bool
+		problem string
+		value   any
+	}{
+		{"MIN_REMAINING", v.MinRemaining > 0 && v.MinRemaining < time.Hour,
+			"%s is not a useful threshold: use more than 0 and less than 60m, the longest lifetime of a token; 8m, say", v.MinRemaining},
+		{"ROTATION_INTERVAL", v.RotationInterval > 0, "%s is not an interval: use that of the rotate schedule, 50m say", v.RotationInterval},
+		{"SECRETS_MANAGER_MAX_RPS", v.MaxRPS >= 0, "%d is negative: use 0 for no limit", v.MaxRPS},
+		{"CONCURRENCY", v.Concurrency >= 1, "%d leaves nothing to run: use 1 or more", v.Concurrency},
+		// CloudWatch's rule for custom namespaces.
+		{"METRICS_NAMESPACE", len(v.MetricsNamespace) <= 255 && madeOf(v.MetricsNamespace, "._/#:-"),
+			"%s is no CloudWatch namespace: use letters, digits and . _ / # : -", quote(v.MetricsNamespace)},
+	} {
+		if !limit.good && !found.names[limit.name] {
+			found.add(limit.name, limit.problem, limit.value)
+		}
 	}
 }
 
@@ -295,14 +279,6 @@ func (p *problems) add(name, format string, args ...any) {
 		p.names = map[string]bool{}
 	}
 	p.names[name] = true
-}
-
-// addFirst adds a problem unless name has one: for a value that cannot be read,
-// that is enough.
-func (p *problems) addFirst(name, format string, args ...any) {
-	if !p.names[name] {
-		p.add(name, format, args...)
-	}
 }
 
 func (p *problems) err() error {
@@ -343,11 +319,32 @@ func madeOf(value, others string) bool {
 	})
 }
 
-// quote quotes a value that is too short to be a key or a token, and shows the
+func quote(value string) string { return Quote(value, 16) }
+
+// Quote quotes a value of at most so many bytes, too few for a key or a token, and shows the
 // length of any other: people paste into the wrong place.
-func quote(value string) string {
-	if len(value) > 16 {
+func Quote(value string, most int) string {
+	if len(value) > most {
 		return fmt.Sprintf("(%d characters, not repeated here)", len(value))
 	}
 	return strconv.Quote(value)
+}
+
+// Fields are the names and values of a JSON object, which is valid, in their order, also of a
+// name that is there twice. What is no object has none.
+func Fields(object []byte) iter.Seq2[string, json.RawMessage] {
+	return func(yield func(string, json.RawMessage) bool) {
+		decoder := json.NewDecoder(bytes.NewReader(object))
+		if start, _ := decoder.Token(); start != json.Delim('{') {
+			return
+		}
+		for decoder.More() {
+			token, _ := decoder.Token()
+			name, _ := token.(string)
+			var value json.RawMessage
+			if decoder.Decode(&value) != nil || !yield(name, value) {
+				return
+			}
+		}
+	}
 }

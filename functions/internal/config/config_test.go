@@ -59,7 +59,7 @@ func TestTheMinimalConfigurationHasTheDocumentedDefaults(t *testing.T) {
 		t.Error("the bootstrap key was not used")
 	}
 	if cfg.IAMURL != "https://iam.cloud.ibm.com" || cfg.MinRemaining != 8*time.Minute || cfg.RotationInterval != 50*time.Minute ||
-		cfg.MaxRPS != 15 || cfg.Concurrency != 16 || cfg.MetricsNamespace != "IAMTokenRotator" || cfg.LogLevel != slog.LevelInfo || !cfg.BootstrapExpiresAt.IsZero() {
+		cfg.MaxRPS != 15 || cfg.Concurrency != 16 || cfg.MetricsNamespace != "IAMTokenRotator" || cfg.LogLevel.Level() != slog.LevelInfo || !cfg.BootstrapExpiresAt.IsZero() {
 		t.Errorf("got %+v, want the documented defaults", cfg)
 	}
 	want := rotation.Rotation{Name: "default", APIKey: rotation.KeyRef{ID: keyID}, Token: rotation.TokenRef{ID: tokenID, Format: iamtoken.Raw}}
@@ -80,7 +80,7 @@ func TestEveryVariableCounts(t *testing.T) {
 	}
 	if cfg.SecretsManagerURL != "http://127.0.0.1:8480" || cfg.IAMURL != "https://private.iam.cloud.ibm.com" || cfg.MinRemaining != 9*time.Minute ||
 		cfg.RotationInterval != 10*time.Minute || cfg.MaxRPS != 0 || cfg.Concurrency != 1 || cfg.MetricsNamespace != "Mine/1" ||
-		cfg.LogLevel != slog.LevelDebug || !cfg.BootstrapExpiresAt.Equal(time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)) {
+		cfg.LogLevel.Level() != slog.LevelDebug || !cfg.BootstrapExpiresAt.Equal(time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)) {
 		t.Errorf("got %+v, want the values set", cfg)
 	}
 	if got := cfg.Rotations[0]; got.APIKey != (rotation.KeyRef{Group: "keys", Type: "kv", Name: "mine"}) || got.Token.Format != iamtoken.Bearer ||

@@ -17,15 +17,14 @@ import (
 // rotations reads the one source of rotations that is configured, and checks that
 // no secret has two purposes.
 func (v variables) rotations(found *problems, readFile ReadFile) []rotation.Rotation {
-	set := namesOfSet([2]string{"API_KEY_SECRET", v.APIKeySecret}, [2]string{"TOKEN_SECRET", v.TokenSecret},
-		[2]string{"ROTATIONS", v.Rotations}, [2]string{"ROTATIONS_FILE", v.RotationsFile})
+	set := v.namesOfSet("API_KEY_SECRET", "TOKEN_SECRET", "ROTATIONS", "ROTATIONS_FILE")
 	const choice = "API_KEY_SECRET and TOKEN_SECRET, or ROTATIONS, or ROTATIONS_FILE"
 	var rotations []rotation.Rotation
 	switch {
 	case len(set) == 0:
 		found.add("rotations", "are required: set %s", choice)
-	case len(set) == 1 && v.Rotations != "":
-		rotations = v.many(found, "ROTATIONS", []byte(v.Rotations))
+	case len(set) == 1 && v.RotationList != "":
+		rotations = v.many(found, "ROTATIONS", []byte(v.RotationList))
 	case len(set) == 1 && v.RotationsFile != "":
 		content, err := readFile(v.RotationsFile)
 		if err != nil {
@@ -33,7 +32,7 @@ func (v variables) rotations(found *problems, readFile ReadFile) []rotation.Rota
 			break
 		}
 		rotations = v.many(found, "ROTATIONS_FILE", content)
-	case v.Rotations == "" && v.RotationsFile == "":
+	case v.RotationList == "" && v.RotationsFile == "":
 		rotations = []rotation.Rotation{v.single(found)}
 	default:
 		found.add("rotations", "%s are set: set exactly one of the three, %s", strings.Join(set, " and "), choice)
@@ -164,25 +163,14 @@ func decodeList(found *problems, source string, text []byte) []*entry {
 }
 
 // repeatedField returns a field that an object, or one within it, has twice, in whatever
-// case: encoding/json would take the last, and nobody knows which is meant. It returns
-// nothing for what is no object.
+// case: encoding/json would take the last, and nobody knows which is meant.
 func repeatedField(object json.RawMessage) string {
-	decoder := json.NewDecoder(bytes.NewReader(object))
-	if start, _ := decoder.Token(); start != json.Delim('{') {
-		return ""
-	}
 	seen := map[string]bool{}
-	for decoder.More() {
-		token, _ := decoder.Token() // the list is valid JSON
-		name, _ := token.(string)
+	for name, value := range Fields(object) {
 		if seen[strings.ToLower(name)] {
 			return name
 		}
 		seen[strings.ToLower(name)] = true
-		var value json.RawMessage
-		if decoder.Decode(&value) != nil {
-			return ""
-		}
 		if within := repeatedField(value); within != "" {
 			return within
 		}
@@ -218,16 +206,13 @@ var (
 // keyRef reads the id, group/name (arbitrary) or group/type/name of a secret that has one
 // of the types. A problem does not repeat the value, which may be the key itself.
 func (v variables) keyRef(found *problems, name, value, field string, types []string) rotation.KeyRef {
-	id, problem := v.secretID(value, types)
+	id, ok := v.secretID(found, name, value, types, "it names the secret that holds the API key, by its id, group/name or group/type/name")
 	parts := strings.Split(value, "/")
 	if len(parts) == 2 {
 		parts = []string{parts[0], "arbitrary", parts[1]}
 	}
 	switch {
-	case value == "":
-		found.add(name, "is not set: it names the secret that holds the API key, by its id, group/name or group/type/name")
-	case problem != "":
-		found.add(name, "%s", problem)
+	case !ok:
 	case id != "":
 		return rotation.KeyRef{ID: id, Field: field}
 	case len(parts) != 3 || !isSecretName(parts[0]) || !isSecretName(parts[2]):
@@ -240,42 +225,40 @@ func (v variables) keyRef(found *problems, name, value, field string, types []st
 	return rotation.KeyRef{}
 }
 
+func (v variables) tokenID(found *problems, name, value string) string {
+	id, ok := v.secretID(found, name, value, tokenTypes, "it is the id of the secret that the token is saved in")
+	if ok && id == "" {
+		found.add(name, "is no secret id, such as e2dd1896-8c39-4160-b230-92430f439ba9: the token secret is named by its id alone, since reading by name would need the right to read values")
+	}
+	return id
+}
+
 // secretID returns the id in value, empty if it has none: an id alone, or in the form of
-// another tool that can mean nothing else. A problem is what forbids to use the id.
-func (v variables) secretID(value string, types []string) (id, problem string) {
+// another tool that can mean nothing else. If it is not ok, a problem was found.
+func (v variables) secretID(found *problems, name, value string, types []string, meaning string) (id string, ok bool) {
 	id, instance, err := iamtoken.ParseSecretID(value)
 	kind, _, typed := strings.Cut(strings.TrimSpace(value), "/")
-	typed = typed && instance == ""
 	host, _, _ := strings.Cut(strings.TrimPrefix(v.SecretsManagerURL, "https://"), ".")
 	switch {
+	case value == "":
+		found.add(name, "is not set: %s", meaning)
 	case strings.HasPrefix(value, "crn:") && err != nil:
-		return "", "is not the CRN of one secret, which ends in :secret: and the secret's id: use the id alone"
+		found.add(name, "is not the CRN of one secret, which ends in :secret: and the secret's id: use the id alone")
 	case err != nil:
-		return "", ""
-	case typed && !slices.Contains(types, kind):
-		return "", "names a secret of type " + kind + ": use " + strings.Join(types, ", ")
+		return "", true
+	case typed && instance == "" && !slices.Contains(types, kind):
+		found.add(name, "names a secret of type %s: use %s", kind, strings.Join(types, ", "))
 	case instance != "" && iamtoken.IsSecretID(host) && !strings.EqualFold(instance, host):
-		return "", "names a secret of another instance than SECRETS_MANAGER_URL: correct one of them"
+		found.add(name, "names a secret of another instance than SECRETS_MANAGER_URL: correct one of them")
+	default:
+		return strings.ToLower(id), true
 	}
-	return strings.ToLower(id), ""
+	return "", false
 }
 
 // isSecretName is IBM's rule for names, but for the greatest length.
 func isSecretName(name string) bool {
 	return len(name) >= 2 && madeOf(name, "_.-") && madeOf(name[:1], "_")
-}
-
-func (v variables) tokenID(found *problems, name, value string) string {
-	id, problem := v.secretID(value, tokenTypes)
-	switch {
-	case value == "":
-		found.add(name, "is not set: it is the id of the secret that the token is saved in")
-	case problem != "":
-		found.add(name, "%s", problem)
-	case id == "":
-		found.add(name, "is no secret id, such as e2dd1896-8c39-4160-b230-92430f439ba9: the token secret is named by its id alone, since reading by name would need the right to read values")
-	}
-	return id
 }
 
 func expect(found *problems, accountName, account, iamIDName, iamID string) rotation.Expect {
