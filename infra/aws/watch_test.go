@@ -57,7 +57,11 @@ func (m made) of(value any) any {
 		case "Fn::FindInMap":
 			return at(m.t, m.tmpl, append([]any{"Mappings"}, m.of(arguments).([]any)...)...)
 		case "Fn::Split":
-			return anys(strings.Split(m.of(arguments[1]).(string), arguments[0].(string)))
+			var parts []any
+			for part := range strings.SplitSeq(m.of(arguments[1]).(string), arguments[0].(string)) {
+				parts = append(parts, part)
+			}
+			return parts
 		case "Fn::Select":
 			return m.of(arguments[1]).([]any)[arguments[0].(int)]
 		case "Fn::Sub":
@@ -84,7 +88,7 @@ func (m made) substituted(argument any) string {
 
 func (m made) named(name string, variables object) string {
 	if value, ok := variables[name]; ok {
-		return value.(string)
+		return fmt.Sprint(value)
 	}
 	if value, ok := m.values[name]; ok {
 		return value
