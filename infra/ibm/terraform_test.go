@@ -14,8 +14,6 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
-	"github.com/zclconf/go-cty/cty/function"
-	"github.com/zclconf/go-cty/cty/function/stdlib"
 
 	"iam-token-rotator/scripts/programs"
 )
@@ -109,10 +107,17 @@ type schemaBlock struct {
 func TestNothingButTheProviderIsUsed(t *testing.T) {
 	c := loadConfiguration(t, ".")
 	allowed := []string{"terraform", "variable", "locals", "resource", "output"}
+	roles := 0 // madeByTerraform has what they may do
 	for _, block := range c.blocks {
+		if len(block.Labels) > 0 && block.Labels[0] == "ibm_iam_custom_role" {
+			roles++
+		}
 		if !slices.Contains(allowed, block.Type) {
 			t.Errorf("%s: a block of type %s", block.TypeRange, block.Type)
 		}
+	}
+	if roles != 2 {
+		t.Errorf("custom roles: got %d, want 2", roles)
 	}
 }
 
@@ -129,121 +134,6 @@ func TestEverythingIsDocumented(t *testing.T) {
 		}
 		if !slices.ContainsFunc(block.Body.Blocks, func(b *hclsyntax.Block) bool { return b.Type == "validation" }) {
 			t.Errorf("variable %s: no validation", block.Labels[0])
-		}
-	}
-}
-
-// TestRolesHoldTheseActionsOnly lists the whole of what the bootstrap identity may do.
-func TestRolesHoldTheseActionsOnly(t *testing.T) {
-	c := loadConfiguration(t, ".")
-	want := map[string][]string{
-		"key_reader": {"secrets-manager.secret.read"},
-		"token_publisher": {
-			"secrets-manager.secret-version.create",
-			"secrets-manager.secret-version-metadata.read",
-			"secrets-manager.secret-metadata.read",
-			"secrets-manager.secret-version-locks.list",
-		},
-	}
-	roles := 0
-	for _, block := range c.ofType("resource") {
-		if block.Labels[0] != "ibm_iam_custom_role" {
-			continue
-		}
-		roles++
-		if got := literals(t, block.Body, "actions"); !slices.Equal(got, want[block.Labels[1]]) {
-			t.Errorf("%s: got %q, want %q", block.Labels[1], got, want[block.Labels[1]])
-		}
-	}
-	if roles != len(want) {
-		t.Errorf("custom roles: got %d, want %d", roles, len(want))
-	}
-}
-
-// TestPoliciesNameOneSecretGroup: a policy without the group would open the whole instance.
-func TestPoliciesNameOneSecretGroup(t *testing.T) {
-	c := loadConfiguration(t, ".")
-	for _, resourceType := range []string{"ibm_iam_service_policy", "ibm_iam_trusted_profile_policy", "ibm_iam_access_group_policy"} {
-		blocks := c.resource(t, resourceType, "secret_group").Body.Blocks
-		if len(blocks) != 1 || !slices.Equal(blocks[0].Labels, []string{"resource_attributes"}) {
-			t.Fatalf("%s: got %d blocks, want the dynamic resource_attributes alone", resourceType, len(blocks))
-		}
-		context := &hcl.EvalContext{Functions: map[string]function.Function{"merge": stdlib.MergeFunc}, Variables: map[string]cty.Value{
-			"local": cty.ObjectVal(map[string]cty.Value{"instance_guid": cty.StringVal("the instance")}),
-			"each":  cty.ObjectVal(map[string]cty.Value{"value": cty.ObjectVal(map[string]cty.Value{"group": cty.StringVal("the group")})}),
-		}}
-		secretGroup, problems := c.local(t, "secret_group").Value(context)
-		context.Variables["local"] = cty.ObjectVal(map[string]cty.Value{"secret_group": secretGroup})
-		got, problems2 := blocks[0].Body.Attributes["for_each"].Expr.Value(context)
-		want := map[string]cty.Value{
-			"serviceName": cty.StringVal("secrets-manager"), "serviceInstance": cty.StringVal("the instance"),
-			"resourceType": cty.StringVal("secret-group"), "resource": cty.StringVal("the group"),
-		}
-		if problems.HasErrors() || problems2.HasErrors() || !got.RawEquals(cty.ObjectVal(want)) {
-			t.Errorf("%s: got %#v, %v, %v; want %#v", resourceType, got, problems, problems2, want)
-		}
-		content := blocks[0].Body.Blocks[0].Body
-		if operator := literals(t, content, "operator"); !slices.Equal(operator, []string{"stringEquals"}) {
-			t.Errorf("%s: got operator %q", resourceType, operator)
-		}
-		for argument, want := range map[string]string{"name": "key", "value": "value"} {
-			if got := path(content.Attributes[argument].Expr.Variables()[0]); !slices.Equal(got, []string{"resource_attributes", want}) {
-				t.Errorf("%s: %s: got %q", resourceType, argument, got)
-			}
-		}
-	}
-}
-
-// TestTheNewInstancesEndpoints: asked for by the parameter alone, an instance may be private-only.
-func TestTheNewInstancesEndpoints(t *testing.T) {
-	c := loadConfiguration(t, ".")
-	body := c.resource(t, "ibm_resource_instance", "secrets_manager").Body
-	for _, test := range []struct {
-		private              bool
-		endpoints, parameter string
-		key                  cty.Value
-	}{
-		{false, "public-and-private", "public-and-private", cty.NullVal(cty.String)}, {true, "private", "private-only", cty.NullVal(cty.String)},
-		{false, "public-and-private", "public-and-private", cty.StringVal(rootKeyCRN)},
-	} {
-		context := &hcl.EvalContext{Variables: map[string]cty.Value{
-			"var":   cty.ObjectVal(map[string]cty.Value{"service_endpoints": cty.StringVal(test.endpoints), "kms_key_crn": test.key}),
-			"local": cty.ObjectVal(map[string]cty.Value{"private": cty.BoolVal(test.private)}),
-		}, Functions: map[string]function.Function{"merge": stdlib.MergeFunc}}
-		parameters := map[string]cty.Value{"allowed_network": cty.StringVal(test.parameter)}
-		if !test.key.IsNull() {
-			parameters["kms_key"] = test.key
-		}
-		for name, want := range map[string]cty.Value{
-			"service_endpoints": cty.StringVal(test.endpoints),
-			"parameters":        cty.ObjectVal(parameters),
-		} {
-			if body.Attributes[name] == nil {
-				t.Fatalf("the new instance has no %s", name)
-			}
-			if got, problems := body.Attributes[name].Expr.Value(context); problems.HasErrors() || !got.RawEquals(want) {
-				t.Errorf("%s with private %t: got %#v, %v; want %#v", name, test.private, got, problems, want)
-			}
-		}
-	}
-}
-
-// TestTheAuthorizationIsOfThisInstance: without the instance every Secrets Manager of the account could make keys.
-func TestTheAuthorizationIsOfThisInstance(t *testing.T) {
-	c := loadConfiguration(t, ".")
-	body := c.resource(t, "ibm_iam_authorization_policy", "keys").Body
-	for name, want := range map[string]string{"source_service_name": "secrets-manager", "target_service_name": "iam-identity", "roles": "Operator"} {
-		if got := literals(t, body, name); len(got) != 1 || got[0] != want {
-			t.Errorf("%s: got %q, want %s", name, got, want)
-		}
-	}
-	for name, want := range map[string]string{"source_resource_instance_id": "local.instance_guid", "count": "var.managed_keys"} {
-		got := ""
-		for _, variable := range body.Attributes[name].Expr.Variables() {
-			got = strings.Join(path(variable), ".")
-		}
-		if got != want {
-			t.Errorf("%s: got %q, want %s", name, got, want)
 		}
 	}
 }
@@ -395,18 +285,6 @@ func (c *configuration) resource(t *testing.T, resourceType, name string) *hclsy
 	return nil
 }
 
-// local returns the expression of one local value.
-func (c *configuration) local(t *testing.T, name string) hclsyntax.Expression {
-	t.Helper()
-	for _, block := range c.ofType("locals") {
-		if attribute := block.Body.Attributes[name]; attribute != nil {
-			return attribute.Expr
-		}
-	}
-	t.Fatalf("no local value %s", name)
-	return nil
-}
-
 // names returns what is declared under a type: variables, or local values.
 func (c *configuration) names(kind string) map[string]bool {
 	names := map[string]bool{}
@@ -418,19 +296,6 @@ func (c *configuration) names(kind string) map[string]bool {
 			continue
 		}
 		names[block.Labels[0]] = true
-	}
-	return names
-}
-
-func path(traversal hcl.Traversal) []string {
-	var names []string
-	for _, step := range traversal {
-		switch step := step.(type) {
-		case hcl.TraverseRoot:
-			names = append(names, step.Name)
-		case hcl.TraverseAttr:
-			names = append(names, step.Name)
-		}
 	}
 	return names
 }
@@ -457,9 +322,10 @@ func literals(t *testing.T, body *hclsyntax.Body, name string) []string {
 }
 
 const (
-	rootKeyCRN  = "crn:v1:bluemix:public:kms:eu-de:a/0123456789abcdef0123456789abcdef:11111111-2222-3333-4444-555555555555:key:66666666-7777-8888-9999-000000000000"
-	instanceCRN = "crn:v1:bluemix:public:secrets-manager:eu-de:a/0123456789abcdef0123456789abcdef:11111111-2222-3333-4444-555555555555::"
-	projectCRN  = "crn:v1:bluemix:public:codeengine:eu-de:a/0123456789abcdef0123456789abcdef:66666666-7777-8888-9999-000000000000::"
+	rootKeyCRN   = "crn:v1:bluemix:public:kms:eu-de:a/0123456789abcdef0123456789abcdef:11111111-2222-3333-4444-555555555555:key:66666666-7777-8888-9999-000000000000"
+	instanceGUID = "11111111-2222-3333-4444-555555555555"
+	instanceCRN  = "crn:v1:bluemix:public:secrets-manager:eu-de:a/0123456789abcdef0123456789abcdef:11111111-2222-3333-4444-555555555555::"
+	projectCRN   = "crn:v1:bluemix:public:codeengine:eu-de:a/0123456789abcdef0123456789abcdef:66666666-7777-8888-9999-000000000000::"
 )
 
 // TestVariables plans the variables and local values alone, which need no provider: Terraform itself
@@ -609,6 +475,51 @@ func policy(service string, attribute ...string) map[string]any {
 	return map[string]any{"workload_policies": []any{map[string]any{"service": service, "roles": []string{"Reader"}, "attributes": attributes}}}
 }
 
+// madeByTerraform are runs by the variables of the module, with what holds for the resources that it makes: the whole of what
+// the bootstrap identity may do; no policy without a secret group, which would open the whole instance; no Secrets Manager but
+// this one makes keys; and endpoints as asked for: by the parameter alone, an instance may be private-only.
+var madeByTerraform = []struct {
+	variables string
+	holds     []string
+}{
+	{`secrets_manager_crn = "` + instanceCRN + `", managed_keys = true, readers = { ibm_ids = ["reader@example.com"] }`, []string{
+		`toset(ibm_iam_custom_role.key_reader.actions) == toset(["secrets-manager.secret.read"])`,
+		`toset(ibm_iam_custom_role.token_publisher.actions) == toset(["secrets-manager.secret-version.create",
+			"secrets-manager.secret-version-metadata.read", "secrets-manager.secret-metadata.read", "secrets-manager.secret-version-locks.list"])`,
+		`toset(keys(ibm_iam_service_policy.secret_group)) == toset(["reader", "bootstrap-keys", "bootstrap-tokens"])`,
+		opens(`ibm_iam_service_policy.secret_group["bootstrap-keys"]`, "ibm_iam_custom_role.key_reader.display_name", "keys"),
+		opens(`ibm_iam_service_policy.secret_group["bootstrap-tokens"]`, "ibm_iam_custom_role.token_publisher.display_name", "tokens"),
+		opens(`ibm_iam_service_policy.secret_group["reader"]`, `"SecretsReader"`, "tokens"),
+		opens(`ibm_iam_access_group_policy.secret_group["readers"]`, `"SecretsReader"`, "tokens"),
+		`ibm_iam_authorization_policy.keys[0].source_service_name == "secrets-manager"`,
+		`ibm_iam_authorization_policy.keys[0].source_resource_instance_id == "` + instanceGUID + `"`,
+		`ibm_iam_authorization_policy.keys[0].target_service_name == "iam-identity"`,
+		`toset(ibm_iam_authorization_policy.keys[0].roles) == toset(["Operator"])`,
+	}},
+	{`secrets_manager_crn = "` + instanceCRN + `", code_engine = {}, managed_keys = false`, []string{
+		`length(ibm_iam_authorization_policy.keys) == 0`,
+		`toset(keys(ibm_iam_service_policy.secret_group)) == toset(["reader"])`,
+		`toset(keys(ibm_iam_trusted_profile_policy.secret_group)) == toset(["keys", "tokens"])`,
+		opens(`ibm_iam_trusted_profile_policy.secret_group["keys"]`, "ibm_iam_custom_role.key_reader.display_name", "keys"),
+		opens(`ibm_iam_trusted_profile_policy.secret_group["tokens"]`, "ibm_iam_custom_role.token_publisher.display_name", "tokens"),
+	}},
+	{``, []string{
+		`ibm_resource_instance.secrets_manager[0].service_endpoints == "public-and-private"`,
+		`ibm_resource_instance.secrets_manager[0].parameters == tomap({ allowed_network = "public-and-private" })`,
+	}},
+	{`code_engine = {}, service_endpoints = "private", kms_key_crn = "` + rootKeyCRN + `"`, []string{
+		`ibm_resource_instance.secrets_manager[0].service_endpoints == "private"`,
+		`ibm_resource_instance.secrets_manager[0].parameters == tomap({ allowed_network = "private-only", kms_key = "` + rootKeyCRN + `" })`,
+	}},
+}
+
+// opens says that a policy gives one role in one secret group of the instance.
+func opens(policy, role, group string) string {
+	return fmt.Sprintf(`toset(%[1]s.roles) == toset([%[2]s]) && { for a in %[1]s.resource_attributes : a.name => "${a.operator} ${a.value}" } == {
+		serviceName  = "stringEquals secrets-manager", serviceInstance = "stringEquals %[4]s"
+		resourceType = "stringEquals secret-group", resource = "stringEquals ${ibm_sm_secret_group.%[3]s.secret_group_id}" }`, policy, role, group, instanceGUID)
+}
+
 // TestTheModuleByTerraform has Terraform apply the module twice at once with made-up answers, and validate it by the
 // provider's schema. TF_CLI_CONFIG_FILE keeps it from asking a registry.
 func TestTheModuleByTerraform(t *testing.T) {
@@ -621,6 +532,14 @@ func TestTheModuleByTerraform(t *testing.T) {
 	module, err := filepath.Abs(".")
 	if err != nil {
 		t.Fatal(err)
+	}
+	made := "mock_provider \"ibm\" {}\n"
+	for i, test := range madeByTerraform {
+		made += fmt.Sprintf("run \"made_%d\" {\n module {\n source = \"./module\"\n }\n variables {\n %s\n }\n", i, strings.ReplaceAll(test.variables, ", ", "\n"))
+		for _, condition := range test.holds {
+			made += fmt.Sprintf(" assert {\n condition = %s\n error_message = %q\n }\n", condition, strings.ReplaceAll(condition, "${", "$${"))
+		}
+		made += "}\n"
 	}
 	for name, text := range map[string]string{
 		"rc": fmt.Sprintf("provider_installation {\n  dev_overrides {\n    \"IBM-Cloud/ibm\" = %q\n  }\n}\n", folder),
@@ -665,6 +584,7 @@ run "code_engine" {
     error_message = "a trusted profile must take the place of the bootstrap service id"
   }
 }`,
+		"made.tftest.hcl": made,
 	} {
 		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -680,7 +600,7 @@ run "code_engine" {
 		return string(out), err
 	}
 	for _, command := range []string{"get", "validate", "test"} {
-		if out, err := run(command); err != nil || command == "test" && !strings.Contains(out, "2 passed, 0 failed") {
+		if out, err := run(command); err != nil || command == "test" && !strings.Contains(out, "6 passed, 0 failed") {
 			t.Fatalf("terraform %s: %v\n%s", command, err, out)
 		}
 	}
