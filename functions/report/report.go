@@ -100,40 +100,30 @@ func Parse(encoded []byte) (Report, error) {
 
 // LogValue holds what an operator needs: never a secret.
 func (r Result) LogValue() slog.Value {
-	attrs := []slog.Attr{
+	steps := make(map[Step]int64, len(r.Timings))
+	for step, took := range r.Timings {
+		steps[step] = took.Milliseconds()
+	}
+	return slog.GroupValue(
 		slog.String("rotation", r.Rotation),
 		slog.String("outcome", string(r.Outcome)),
 		slog.Int("attempts", r.Attempts),
 		slog.Int64("duration_ms", r.Duration.Milliseconds()),
-	}
-	if r.VersionID != "" {
-		attrs = append(attrs, slog.String("version_id", r.VersionID), slog.String("fingerprint", r.Fingerprint))
-	}
-	if r.SecondsRemaining != nil {
-		attrs = append(attrs, slog.Int64("seconds_remaining", *r.SecondsRemaining))
-	}
-	if r.MarginSeconds != nil {
-		attrs = append(attrs, slog.Int64("margin_seconds", *r.MarginSeconds))
-	}
-	if r.TransactionID != "" {
-		attrs = append(attrs, slog.String("iam_transaction_id", r.TransactionID))
-	}
-	if len(r.Timings) > 0 {
-		attrs = append(attrs, slog.Any("steps_ms", milliseconds(r.Timings)))
-	}
-	if len(r.Warnings) > 0 {
-		attrs = append(attrs, slog.Any("warnings", r.Warnings))
-	}
-	if r.Error != nil {
-		attrs = append(attrs, slog.Any("error", r.Error))
-	}
-	return slog.GroupValue(attrs...)
+		attrIf(r.VersionID != "", "version_id", r.VersionID),
+		attrIf(r.VersionID != "", "fingerprint", r.Fingerprint),
+		attrIf(r.SecondsRemaining != nil, "seconds_remaining", r.SecondsRemaining),
+		attrIf(r.MarginSeconds != nil, "margin_seconds", r.MarginSeconds),
+		attrIf(r.TransactionID != "", "iam_transaction_id", r.TransactionID),
+		attrIf(len(steps) > 0, "steps_ms", steps),
+		attrIf(len(r.Warnings) > 0, "warnings", r.Warnings),
+		attrIf(r.Error != nil, "error", r.Error),
+	)
 }
 
-func milliseconds(timings map[Step]time.Duration) map[Step]int64 {
-	rounded := make(map[Step]int64, len(timings))
-	for step, took := range timings {
-		rounded[step] = took.Milliseconds()
+// attrIf is an attribute, or none: a handler leaves an empty one out.
+func attrIf(known bool, key string, value any) slog.Attr {
+	if !known {
+		return slog.Attr{}
 	}
-	return rounded
+	return slog.Any(key, value)
 }

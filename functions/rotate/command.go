@@ -32,7 +32,8 @@ const (
 // program is the name that the command was started by.
 var program = report.Printable(filepath.Base(os.Args[0]))
 
-const runUsage = `Keeps IBM Cloud IAM access tokens in secrets valid: reads an API key from Secrets
+// usages are by the first word; a run has none.
+var usages = map[string]string{"": `Keeps IBM Cloud IAM access tokens in secrets valid: reads an API key from Secrets
 Manager, exchanges it at IAM and saves the token as a new version of a secret.
 
 Usage: PROGRAM [-mode rotate|ensure|check] [-rotation NAME]... [-force]
@@ -65,9 +66,7 @@ Examples:
   PROGRAM -mode check
   PROGRAM -mode ensure -rotation logs-routing
   IAM_TOKEN="$(ibmcloud iam oauth-tokens --output json | jq -r .iam_token)" PROGRAM
-`
-
-const doctorUsage = `Checks everything that the rotations rely on, in order, and says what to do about
+`, "doctor": `Checks everything that the rotations rely on, in order, and says what to do about
 what is wrong. It writes nothing.
 
 Usage: PROGRAM doctor [-rotation NAME]... [-timeout 120s] [-json]
@@ -80,21 +79,18 @@ Usage: PROGRAM doctor [-rotation NAME]... [-timeout 120s] [-json]
 
 Configuration is in environment variables; see functions/rotate/README.md.
 Exit 0: nothing is ✗; 1: something is; 2: usage or configuration.
-`
-
-const configUsage = `Checks the configuration and opens no connection, neither to IBM Cloud nor to AWS.
+`, "config": `Checks the configuration and opens no connection, neither to IBM Cloud nor to AWS.
 
 Usage: PROGRAM config
 
 Configuration is in environment variables; see functions/rotate/README.md.
 Exit 0: it is valid; 2: it is not, and each line says what to correct.
-`
+`}
 
 // commandLine is what the arguments ask for.
 type commandLine struct {
 	event
 	name    string // "doctor" and "config"; empty for a run
-	usage   string
 	timeout time.Duration
 	json    bool
 	version bool
@@ -105,7 +101,7 @@ func command(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) 
 	line, err := parseArguments(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		_, _ = io.WriteString(stdout, strings.ReplaceAll(line.usage, "PROGRAM", program))
+		_, _ = io.WriteString(stdout, strings.ReplaceAll(usages[line.name], "PROGRAM", program))
 		return exitDone
 	case err != nil:
 		return line.misused(stderr, err)
@@ -224,12 +220,11 @@ func misused(stderr io.Writer, err error, advice string) int {
 	return exitUsage
 }
 
-// parseArguments returns the usage also with an error.
+// parseArguments returns the name also with an error.
 func parseArguments(args []string) (commandLine, error) {
-	line := commandLine{event: event{mode: rotation.ModeRotate}, usage: runUsage, timeout: 2 * time.Minute}
+	line := commandLine{event: event{mode: rotation.ModeRotate}, timeout: 2 * time.Minute}
 	if len(args) > 0 && (args[0] == "doctor" || args[0] == "config") {
 		line.name, args = args[0], args[1:]
-		line.usage = map[string]string{"doctor": doctorUsage, "config": configUsage}[line.name]
 	}
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)

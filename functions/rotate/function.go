@@ -56,7 +56,10 @@ func (f *function) prepare(name string, environ []string, out io.Writer) {
 	f.report = newLogger(out, slog.LevelDebug)
 	f.metrics = metrics.Emitter{
 		Writer: out, Namespace: f.config.MetricsNamespace, FunctionName: name,
-		Rotations: names(f.config.Rotations), Now: time.Now,
+		Now: time.Now,
+	}
+	for _, r := range f.config.Rotations {
+		f.metrics.Rotations = append(f.metrics.Rotations, r.Name)
 	}
 	if f.misconfigured != nil {
 		return
@@ -203,9 +206,9 @@ func decodeEvent(payload []byte) (event, error) {
 		return e, err
 	}
 	names := slices.Sorted(maps.Keys(fields))
-	if isText(fields["source"]) && isText(fields["detail-type"]) {
+	if source := textOf(fields["source"]); source != "" && textOf(fields["detail-type"]) != "" {
 		e.invokedBy = "schedule"
-		return e, cmp.Or(checkEventBridge(names), checkSource(fields["source"]))
+		return e, checkEventBridge(names, source)
 	}
 	for _, name := range names {
 		err = cmp.Or(err, e.set(name, fields[name]))
@@ -230,27 +233,23 @@ func fieldsOf(payload []byte) (map[string]json.RawMessage, error) {
 	return fields, nil
 }
 
-func isText(value json.RawMessage) bool {
-	var text string
-	return len(value) > 0 && json.Unmarshal(value, &text) == nil && text != ""
-}
-
-// checkEventBridge rejects an event that also has the manual form, misspelt or not:
-// it may have been meant to do less than rotate everything.
-func checkEventBridge(names []string) error {
-	for _, name := range names {
-		if isManual(name) {
-			return fmt.Errorf("the event has source and detail-type, as EventBridge's have, and also %s: send either an event of a rule, "+
-				"which rotates everything, or mode, rotations, force and run_id alone", quote(name))
-		}
+// textOf is a JSON string's text, empty for anything else.
+func textOf(value json.RawMessage) (text string) {
+	if json.Unmarshal(value, &text) != nil {
+		return ""
 	}
-	return nil
+	return text
 }
 
-// checkSource rejects the events that this function puts on a bus itself.
-func checkSource(value json.RawMessage) error {
-	var source string
-	if _ = json.Unmarshal(value, &source); source == events.Source {
+// checkEventBridge rejects an event that also has the manual form, misspelt or not, since
+// it may have been meant to do less than rotate everything, and those that this function
+// puts on a bus itself.
+func checkEventBridge(names []string, source string) error {
+	if i := slices.IndexFunc(names, isManual); i >= 0 {
+		return fmt.Errorf("the event has source and detail-type, as EventBridge's have, and also %s: send either an event of a rule, "+
+			"which rotates everything, or mode, rotations, force and run_id alone", quote(names[i]))
+	}
+	if source == events.Source {
 		return fmt.Errorf("the event is from %s itself: take that source out of the rule, since each token would make the next one", source)
 	}
 	return nil
@@ -288,17 +287,8 @@ func invokerOf(e event) string {
 
 // set takes one field of the manual form, by its exact name.
 func (e *event) set(name string, value json.RawMessage) error {
-	var target any
-	switch name {
-	case "mode":
-		target = &e.mode
-	case "rotations":
-		target = &e.rotations
-	case "force":
-		target = &e.force
-	case "run_id":
-		target = &e.runID
-	default:
+	target, known := map[string]any{"mode": &e.mode, "rotations": &e.rotations, "force": &e.force, "run_id": &e.runID}[name]
+	if !known {
 		return fmt.Errorf("the event has an unknown field %s: it may have mode, rotations, force and run_id", quote(name))
 	}
 	if string(value) == "null" || json.Unmarshal(value, target) != nil {

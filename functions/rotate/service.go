@@ -58,8 +58,15 @@ func newClients(cfg config.Config) (*clients, error) {
 }
 
 func (c *clients) newSecretsManager(cfg config.Config, identity *ibmcloud.Bootstrap) (*ibmcloud.SecretsManager, error) {
+	var keys []rotation.KeyRef
+	for _, r := range cfg.Rotations {
+		keys = append(keys, r.APIKey)
+	}
+	if !cfg.ManagedKey.IsZero() {
+		keys = append(keys, cfg.ManagedKey)
+	}
 	return ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
-		URL: cfg.SecretsManagerURL, Bootstrap: identity, Transport: c.transport, MaxRPS: cfg.MaxRPS, Keys: keysOf(cfg),
+		URL: cfg.SecretsManagerURL, Bootstrap: identity, Transport: c.transport, MaxRPS: cfg.MaxRPS, Keys: keys,
 	})
 }
 
@@ -70,50 +77,13 @@ type candidate struct {
 	*ibmcloud.SecretsManager
 }
 
-func (c *clients) newCandidate(cfg config.Config, key iamtoken.Secret) (keyrenewal.Candidate, error) {
-	identity := ibmcloud.BootstrapByKey(ibmcloud.NewIAM(cfg.IAMURL, c.transport, nil), ibmcloud.FixedKey(key))
-	secretsManager, err := c.newSecretsManager(cfg, identity)
-	return candidate{identity, secretsManager}, err
-}
-
-// newRenewer returns nil if the bootstrap key is not a managed one.
-func (c *clients) newRenewer(cfg config.Config) *keyrenewal.Renewer {
-	if cfg.ManagedKey.IsZero() {
-		return nil
-	}
-	return &keyrenewal.Renewer{
-		Secret: cfg.ManagedKey, Managed: c.secretsManager, Bootstrap: c.bootstrap, Store: c.keyStore,
-		Candidate: func(key iamtoken.Secret) (keyrenewal.Candidate, error) { return c.newCandidate(cfg, key) },
-	}
-}
-
-// newWatch leaves a managed bootstrap key to the renewals.
-func (c *clients) newWatch(cfg config.Config) *keyrenewal.Watch {
-	watch := &keyrenewal.Watch{Keys: c.secretsManager, IAM: c.iam}
-	if cfg.ManagedKey.IsZero() {
-		watch.BootstrapExpiresAt = cfg.BootstrapExpiresAt.Time
-		if cfg.Credential.HasKey() {
-			watch.Bootstrap = c.bootstrap
-		}
-	}
-	return watch
-}
-
-// newAnnouncer returns nil if there is no bus.
-func (c *clients) newAnnouncer(cfg config.Config) *events.Announcer {
-	if cfg.EventBus == "" {
-		return nil
-	}
-	return &events.Announcer{Bus: awscloud.NewEventBus(cfg.EventBus, cfg.EventBusRegion, c.transport)}
-}
-
 // service runs events with what the configuration describes. It lasts longer than
 // invocations, so a warm process keeps its connections and bootstrap token.
 type service struct {
 	config  config.Config
 	clients *clients
 	rotator rotation.Rotator // without Keys and IAM, which watch has
-	watch   *keyrenewal.Watch
+	watch   keyrenewal.Watch
 	renewer *keyrenewal.Renewer // nil if nobody renews the bootstrap key
 	events  *events.Announcer   // nil without a bus
 }
@@ -123,7 +93,7 @@ func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &service{config: cfg, clients: c, watch: c.newWatch(cfg), renewer: c.newRenewer(cfg), events: c.newAnnouncer(cfg), rotator: rotation.Rotator{
+	s := &service{config: cfg, clients: c, watch: keyrenewal.Watch{Keys: c.secretsManager, IAM: c.iam}, rotator: rotation.Rotator{
 		Tokens:       c.secretsManager,
 		Mirrors:      c.mirrors,
 		Refusals:     &rotation.Refusals{},
@@ -132,7 +102,26 @@ func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
 		Concurrency:  attemptsAtOnce(cfg.Concurrency, cfg.MaxRPS),
 		Version:      version,
 		HowToRun:     how,
-	}}, nil
+	}}
+	if cfg.EventBus != "" {
+		s.events = &events.Announcer{Bus: awscloud.NewEventBus(cfg.EventBus, cfg.EventBusRegion, c.transport)}
+	}
+	if !cfg.ManagedKey.IsZero() { // the renewals watch such a key
+		s.renewer = &keyrenewal.Renewer{
+			Secret: cfg.ManagedKey, Managed: c.secretsManager, Bootstrap: c.bootstrap, Store: c.keyStore,
+			Candidate: func(key iamtoken.Secret) (keyrenewal.Candidate, error) {
+				identity := ibmcloud.BootstrapByKey(ibmcloud.NewIAM(cfg.IAMURL, c.transport, nil), ibmcloud.FixedKey(key))
+				secretsManager, err := c.newSecretsManager(cfg, identity)
+				return candidate{identity, secretsManager}, err
+			},
+		}
+		return s, nil
+	}
+	s.watch.BootstrapExpiresAt = cfg.BootstrapExpiresAt.Time
+	if cfg.Credential.HasKey() {
+		s.watch.Bootstrap = c.bootstrap
+	}
+	return s, nil
 }
 
 // settled is the age with which a function's process may ask IAM what it needs for no token.
@@ -143,17 +132,6 @@ const settled = 15 * time.Minute
 func (s *service) connectEarly() {
 	s.watch.Since = time.Now().Add(settled)
 	s.clients.transport.Preconnect(s.config.IAMURL, s.config.SecretsManagerURL)
-}
-
-func keysOf(cfg config.Config) []rotation.KeyRef {
-	var keys []rotation.KeyRef
-	for _, r := range cfg.Rotations {
-		keys = append(keys, r.APIKey)
-	}
-	if !cfg.ManagedKey.IsZero() {
-		keys = append(keys, cfg.ManagedKey)
-	}
-	return keys
 }
 
 // attemptsAtOnce is how many attempts may run in parallel under the limit of
@@ -186,18 +164,13 @@ func (s *service) run(ctx context.Context, e event, log *slog.Logger) (report.Re
 		s.events.Announce(ctx, &ran)
 	}
 	if s.renewer != nil && s.renewer.Due(e.mode) {
-		renewal := s.renewer.Run(ending, usableToken(rotations, ran.Results))
+		good := slices.IndexFunc(ran.Results, func(result report.Result) bool { return result.Outcome != report.Failed })
+		renewal := s.renewer.Run(ending, rotations[max(0, good)].Token) // a token secret that can be used, if there is one
 		ran.KeyRenewal = &renewal
 	}
 	keys.End(rotations, ran.Results, ran.KeyRenewal)
 	logResults(log, ran)
 	return ran, nil
-}
-
-// usableToken is the token secret of a rotation that did not fail, if there is one.
-func usableToken(rotations []rotation.Rotation, results []report.Result) rotation.TokenRef {
-	i := slices.IndexFunc(results, func(result report.Result) bool { return result.Outcome != report.Failed })
-	return rotations[max(0, i)].Token
 }
 
 // logResults writes a line for each rotation.
@@ -219,14 +192,6 @@ func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
-func names(rotations []rotation.Rotation) []string {
-	list := make([]string, len(rotations))
-	for i, r := range rotations {
-		list[i] = r.Name
-	}
-	return list
-}
-
 // diagnose checks what the rotations named rely on, of all if none is named.
 //
 // Its clients are its own: a warm function's connections and its bootstrap token
@@ -241,30 +206,25 @@ func diagnose(ctx context.Context, cfg config.Config, named []string, how rotati
 		return report.Diagnosis{}, err
 	}
 	defer c.transport.CloseIdleConnections()
-	d := newDoctor(cfg, c)
-	d.HowToRun = how
-	return d.Run(ctx, rotations), nil
-}
-
-func newDoctor(cfg config.Config, c *clients) *doctor.Doctor {
-	var readKey func(context.Context) (iamtoken.Secret, error)
-	if c.keyStore != nil {
-		readKey = c.keyStore.Key
-	}
-	return &doctor.Doctor{
-		ManagedKey:    cfg.ManagedKey,
-		Configuration: fmt.Sprintf("valid: %s, the bootstrap identity by %s", report.Count(len(cfg.Rotations), "rotation"), cfg.Credential.Variable),
-		IAMURL:        cfg.IAMURL, SecretsManagerURL: cfg.SecretsManagerURL,
+	d := doctor.Doctor{
+		Configuration:     fmt.Sprintf("valid: %s, the bootstrap identity by %s", report.Count(len(cfg.Rotations), "rotation"), cfg.Credential.Variable),
+		IAMURL:            cfg.IAMURL,
+		SecretsManagerURL: cfg.SecretsManagerURL,
 		Bootstrap: doctor.BootstrapIdentity{
-			Variable: cfg.Credential.Variable, ReadKey: readKey, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt.Time,
-			HasKey: cfg.Credential.HasKey(),
-			NoIAM:  !cfg.Credential.Token.IsZero(),
+			Variable: cfg.Credential.Variable, Identity: c.bootstrap, ExpiresAt: cfg.BootstrapExpiresAt.Time,
+			HasKey: cfg.Credential.HasKey(), NoIAM: !cfg.Credential.Token.IsZero(),
 		},
+		ManagedKey:     cfg.ManagedKey,
 		IAM:            c.iam,
 		SecretsManager: c.secretsManager,
 		Mirrors:        c.mirrors,
+		HowToRun:       how,
 		MinRemaining:   cfg.MinRemaining,
 		Interval:       cfg.RotationInterval,
 		Concurrency:    attemptsAtOnce(cfg.Concurrency, cfg.MaxRPS),
 	}
+	if c.keyStore != nil {
+		d.Bootstrap.ReadKey = c.keyStore.Key
+	}
+	return d.Run(ctx, rotations), nil
 }
