@@ -7,90 +7,91 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// commandCase is a command line, and what it must come to.
-type commandCase struct {
-	name    string
-	args    []string
-	environ []string
-	exit    int
-	stdout  []string // what it must say there
-	stderr  string
-}
-
-func (c commandCase) check(t *testing.T) {
-	var stdout, stderr bytes.Buffer
-	exit := command(c.args, c.environ, nil, &stdout, &stderr)
-	if exit != c.exit || !strings.Contains(stderr.String(), c.stderr) {
-		t.Errorf("got exit %d\nstdout %s\nstderr %s\nwant exit %d, %q", exit, &stdout, &stderr, c.exit, c.stderr)
-	}
-	for _, words := range c.stdout {
-		if !strings.Contains(stdout.String(), words) {
-			t.Errorf("got %s\nwant %q in it", &stdout, words)
-		}
-	}
-	if exit == 2 && c.stdout == nil && stdout.Len() > 0 {
-		t.Errorf("a usage error wrote to stdout: %s", &stdout)
-	}
-}
-
-func TestCommand(t *testing.T) {
-	cloud, origin := newCloud(t)
-	good := environ(cloud, origin)
-	for _, test := range []commandCase{
-		{"rotate", nil, good, 0, []string{"default: rotated; the stored token expires "}, `"msg":"rotation"`},
-		{"ensure", []string{"-mode", "ensure"}, good, 0, []string{"default: fresh"}, ""},
-		{"check", []string{"-mode=check", "-rotation", "default"}, good, 0, []string{"default: checked"}, ""},
-		{"JSON", []string{"-mode", "check", "-json"}, good, 0, []string{`"mode":"check","invoked_by":"schedule","results":[{"rotation":"default"`}, ""},
-		{"by double dash", []string{"--mode", "check"}, good, 0, []string{"default: checked"}, ""},
-		{"again", []string{"-run-id", "by-hand-1"}, good, 0, []string{"default: rotated"}, ""},
-		{"same id", []string{"-run-id", "by-hand-1"}, good, 0, []string{"default: already_done"}, ""},
-		{"failure", nil, environ(cloud, origin, noSuchSecret), 1, []string{"default: failed\n  look: not_found: "}, ""},
-		{"help", []string{"-h"}, nil, 0, []string{"Examples:"}, ""},
-		{"unknown flag", []string{"-rotate"}, good, 2, nil, "see " + program + " -h"},
-		{"unknown mode", []string{"-mode", "dance"}, good, 2, nil, "use rotate, ensure or check"},
-		{"unknown rotation", []string{"-rotation", "other"}, good, 2, nil, `no rotation is called "other"`},
-		{"bad run id", []string{"-run-id", "short"}, good, 2, nil, "8 to 256"},
-		{"no time", []string{"-timeout", "0s"}, good, 2, nil, "leaves no time"},
-		{"stray argument", []string{"rotate"}, good, 2, nil, `unexpected argument "rotate"`},
-		{"no configuration", nil, nil, 2, nil, "SECRETS_MANAGER_URL: is required"},
-		{"no unit", []string{"-timeout", "5"}, nil, 2, nil, `invalid value "5" for flag -timeout: say 5s for seconds`},
-		{"no unit for doctor", []string{"doctor", "-timeout=120"}, nil, 2, nil, "say 120s for seconds"},
-		{"no duration", []string{"-timeout", "soon"}, nil, 2, nil, "use a duration such as 90s or 2m"},
-		{"backwards", []string{"-timeout", "-5s"}, nil, 2, nil, "leaves no time: use 120s, say"},
-		{"unprintable", []string{"-x\x1b[2J"}, nil, 2, nil, `-x\x1b[2J`},
-		{"version", []string{"--version"}, nil, 0, []string{program + " " + version + "\n"}, ""},
-	} {
-		t.Run(test.name, test.check)
-	}
-}
-
 // noSuchSecret is a setting that names a token secret which does not exist.
 const noSuchSecret = "TOKEN_SECRET=00000000-0000-4000-8000-000000000000"
 
-// A deployment asks with it whether a list will do, so it must say what the function
-// would say, and be as quick: it asks nobody.
-func TestConfigCommand(t *testing.T) {
+// The doctor writes nothing, and config asks nobody: a deployment asks with it whether a list
+// will do, so it must say what the function would say, and be quick.
+func TestCommand(t *testing.T) {
 	cloud, origin := newCloud(t)
-	good := environ(cloud, origin)
-	cloud.ClearRequests()
-	for _, test := range []commandCase{
-		{"valid", nil, good, 0, []string{"valid: 1 rotation\n"}, ""},
-		{"faulty", nil, environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x"), 2, nil,
-			program + ": IAM_URL: must begin with https://"},
-		{"the second fault, too", nil, environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x"), 2, nil,
-			"\n" + program + ": TOKEN_SECRET: is no secret id"},
-		{"help", []string{"-h"}, nil, 0, []string{"Usage: " + program + " config"}, ""},
-		{"stray argument", []string{"now"}, good, 2, nil, `unexpected argument "now"`},
+	good, missing := environ(cloud, origin), environ(cloud, origin, noSuchSecret)
+	faulty := environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x")
+	person := environ(cloud, origin, "SECRETS_MANAGER_APIKEY=", "IAM_TOKEN=Bearer "+cloud.MustMintToken(cloud.AdminAPIKey(), time.Hour))
+	for _, test := range []struct {
+		args    string
+		environ []string
+		exit    int
+		stdout  []string // what it must say there
+		stderr  []string
+	}{
+		{"doctor", good, 0, []string{"✓ configuration         valid: 1 rotation,", "rotation default\n✓ key-secret", "! stored-token", "→ save one", "nothing failed, 1 warning\n"}, nil},
+		{"doctor -json", good, 0, []string{`{"checks":[{"check":"configuration","status":"ok",`, `],"ok":true}`}, nil},
+		{"doctor -json", []string{"LOG_LEVEL=loud"}, 2, []string{`"status":"failed","detail":"SECRETS_MANAGER_URL: is required`, `],"ok":false}`}, nil},
+		{"doctor -rotation default", good, 0, []string{"rotation default\n"}, nil},
+		{"doctor", missing, 1, []string{"✗ token-secret", "→ there is no such secret: check TOKEN_SECRET", "– token-locks           not tried: token-secret failed\n                        nor stored-token, save\n", "1 check failed"}, nil},
+		{"doctor", environ(cloud, origin, "SECRETS_MANAGER_APIKEY=unknown"), 1,
+			[]string{"✗ bootstrap-identity", "– key-secret            not tried: bootstrap-identity failed\n                        nor key-identity, key-expiry, "}, nil},
+		{"doctor", person, 0, []string{"! bootstrap-identity    IAM_TOKEN is of "}, nil},
+		{"doctor", faulty, 2, []string{"✗ configuration         IAM_URL: must begin with https://", "✗ configuration         TOKEN_SECRET: is no secret id", "– everything else", "2 checks failed"}, nil},
+		{"doctor -h", nil, 0, []string{"Usage: " + program + " doctor"}, nil},
+		{"doctor -force", good, 2, nil, []string{"see " + program + " doctor -h"}},
+		{"doctor -rotation other", good, 2, nil, []string{`no rotation is called "other"`}},
+		{"doctor -timeout=120", nil, 2, nil, []string{"say 120s for seconds"}},
+		{"doctor now", good, 2, nil, []string{`unexpected argument "now"`}},
+
+		{"config", good, 0, []string{"valid: 1 rotation\n"}, nil},
+		{"config", faulty, 2, nil, []string{program + ": IAM_URL: must begin with https://", "\n" + program + ": TOKEN_SECRET: is no secret id"}},
+		{"config -h", nil, 0, []string{"Usage: " + program + " config"}, nil},
+		{"config -json", good, 2, nil, []string{"see " + program + " config -h"}},
+
+		{"", good, 0, []string{"default: rotated; the stored token expires "}, []string{`"msg":"rotation"`}},
+		{"-mode ensure", good, 0, []string{"default: fresh"}, nil},
+		{"--mode=check -rotation default", good, 0, []string{"default: checked"}, nil},
+		{"-mode check -json", good, 0, []string{`"mode":"check","invoked_by":"schedule","results":[{"rotation":"default"`}, nil},
+		{"-run-id by-hand-1", good, 0, []string{"default: rotated"}, nil},
+		{"-run-id by-hand-1", good, 0, []string{"default: already_done"}, nil},
+		{"", missing, 1, []string{"default: failed\n  look: not_found: "}, nil},
+		{"-h", nil, 0, []string{"Examples:"}, nil},
+		{"--version", nil, 0, []string{program + " " + version + "\n"}, nil},
+		{"-rotate", good, 2, nil, []string{"see " + program + " -h"}},
+		{"-mode dance", good, 2, nil, []string{"use rotate, ensure or check"}},
+		{"-rotation other", good, 2, nil, []string{`no rotation is called "other"`}},
+		{"-run-id short", good, 2, nil, []string{"8 to 256"}},
+		{"rotate", good, 2, nil, []string{`unexpected argument "rotate"`}},
+		{"", nil, 2, nil, []string{"SECRETS_MANAGER_URL: is required"}},
+		{"-timeout 5", nil, 2, nil, []string{`invalid value "5" for flag -timeout: say 5s for seconds`}},
+		{"-timeout soon", nil, 2, nil, []string{"use a duration such as 90s or 2m"}},
+		{"-timeout -5s", nil, 2, nil, []string{"leaves no time: use 120s, say"}},
+		{"-timeout 0s", good, 2, nil, []string{"leaves no time"}},
+		{"-x\x1b[2J", nil, 2, nil, []string{`-x\x1b[2J`}},
 	} {
-		test.args = append([]string{"config"}, test.args...)
-		t.Run(test.name, test.check)
+		cloud.ClearRequests()
+		var stdout, stderr bytes.Buffer
+		exit := command(strings.Fields(test.args), test.environ, nil, &stdout, &stderr)
+		missed := func(text string, words []string) bool {
+			return slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(text, word) })
+		}
+		if exit != test.exit || missed(stdout.String(), test.stdout) || missed(stderr.String(), test.stderr) || exit == 2 && test.stdout == nil && stdout.Len() > 0 {
+			t.Errorf("%q: got exit %d\nstdout %s\nstderr %s\nwant exit %d, %q, %q", test.args, exit, &stdout, &stderr, test.exit, test.stdout, test.stderr)
+		}
+		switch word, _, _ := strings.Cut(test.args, " "); {
+		case word == "doctor":
+			wantNothingWritten(t, cloud)
+		case word == "config" && len(cloud.Requests()) > 0:
+			t.Errorf("%q: got requests, want none", test.args)
+		}
 	}
+}
+
+func TestConfigOpensNoConnection(t *testing.T) {
+	cloud, _ := newCloud(t)
 	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)

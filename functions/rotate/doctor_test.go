@@ -9,39 +9,11 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/report"
 	"iam-token-rotator/infra/aws/awstest"
 )
-
-func TestDoctorCommand(t *testing.T) {
-	cloud, origin := newCloud(t)
-	good := environ(cloud, origin)
-	for _, test := range []commandCase{
-		{"nothing wrong but a warning", nil, good, 0, []string{"✓ configuration         valid: 1 rotation,", "rotation default\n✓ key-secret", "! stored-token", "→ save one", "nothing failed, 1 warning\n"}, ""},
-		{"JSON", []string{"-json"}, good, 0, []string{`{"checks":[{"check":"configuration","status":"ok",`, `],"ok":true}`}, ""},
-		{"configuration, JSON", []string{"-json"}, []string{"LOG_LEVEL=loud"}, 2, []string{`"status":"failed","detail":"SECRETS_MANAGER_URL: is required`, `],"ok":false}`}, ""},
-		{"one by name", []string{"-rotation", "default"}, good, 0, []string{"rotation default\n"}, ""},
-		{"something wrong", nil, environ(cloud, origin, noSuchSecret), 1, []string{"✗ token-secret", "→ there is no such secret: check TOKEN_SECRET", "– token-locks           not tried: token-secret failed\n                        nor stored-token, save\n", "1 check failed"}, ""},
-		{"bootstrap rejected", nil, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=unknown"), 1,
-			[]string{"✗ bootstrap-identity", "– key-secret            not tried: bootstrap-identity failed\n                        nor key-identity, key-expiry, "}, ""},
-		{"a person's token", nil, environ(cloud, origin, "SECRETS_MANAGER_APIKEY=", "IAM_TOKEN=Bearer "+cloud.MustMintToken(cloud.AdminAPIKey(), time.Hour)), 0,
-			[]string{"! bootstrap-identity    IAM_TOKEN is of "}, ""},
-		{"configuration", nil, environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x"), 2,
-			[]string{"✗ configuration         IAM_URL: must begin with https://", "✗ configuration         TOKEN_SECRET: is no secret id", "– everything else", "2 checks failed"}, ""},
-		{"help", []string{"-h"}, nil, 0, []string{"Usage: " + program + " doctor"}, ""},
-		{"unknown flag", []string{"-force"}, good, 2, nil, "see " + program + " doctor -h"},
-		{"unknown rotation", []string{"-rotation", "other"}, good, 2, nil, `no rotation is called "other"`},
-		{"no time", []string{"-timeout", "0s"}, good, 2, nil, "leaves no time"},
-		{"stray argument", []string{"now"}, good, 2, nil, `unexpected argument "now"`},
-	} {
-		test.args = append([]string{"doctor"}, test.args...)
-		t.Run(test.name, test.check)
-	}
-	wantNothingWritten(t, cloud)
-}
 
 func wantNothingWritten(t *testing.T, cloud *ibmcloudtest.Cloud) {
 	t.Helper()
@@ -50,15 +22,6 @@ func wantNothingWritten(t *testing.T, cloud *ibmcloudtest.Cloud) {
 			t.Errorf("doctor asked for %s %s", request.Method, request.Path)
 		}
 	}
-}
-
-func wantDiagnosis(t *testing.T, encoded []byte) report.Diagnosis {
-	t.Helper()
-	diagnosis, err := report.ParseDiagnosis(encoded)
-	if err != nil {
-		t.Fatalf("got %s: %v", encoded, err)
-	}
-	return diagnosis
 }
 
 func TestTheDoctorEventAnswersWithTheDiagnosisAndRaisesNoAlarm(t *testing.T) {
@@ -83,7 +46,7 @@ func TestTheDoctorEventAnswersWithTheDiagnosisAndRaisesNoAlarm(t *testing.T) {
 			if err != nil {
 				t.Fatalf("got %v, want the diagnosis as the response", err)
 			}
-			if diagnosis := wantDiagnosis(t, response); diagnosis.OK != test.ok || !bytes.Contains(response, []byte(test.says)) {
+			if diagnosis, err := report.ParseDiagnosis(response); err != nil || diagnosis.OK != test.ok || !bytes.Contains(response, []byte(test.says)) {
 				t.Errorf("got %s, want ok %t and %s", response, test.ok, test.says)
 			}
 			if lines := logged(t, &log); messages(lines) != "diagnosis" || lines[0]["request_id"] != "request-0001" {

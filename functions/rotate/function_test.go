@@ -116,31 +116,6 @@ func decoded(t *testing.T, encoded []byte) (value any) {
 	return value
 }
 
-func TestAFailedRotationFailsTheInvocation(t *testing.T) {
-	cloud, origin := newCloud(t)
-	cloud.MustDeleteSecret(cloud.Rotations()[0].TokenSecret)
-	var log bytes.Buffer
-	f := newFunction("the-function", environ(cloud, origin, "LOG_LEVEL=error"), &log)
-	response, err := invoke(t, f, `{}`)
-	var failed *RotationRefused
-	if !errors.As(err, &failed) || response != nil {
-		t.Fatalf("got %s, %v; want a *RotationRefused and no response", response, err)
-	}
-	for _, part := range []string{"1 of 1 rotations failed", "default: look: not_found: "} {
-		if !strings.Contains(failed.Error(), part) {
-			t.Errorf("got %q, want it to say %q", failed, part)
-		}
-	}
-	if got := messages(logged(t, &log)); got != "rotation report metrics" {
-		t.Errorf("got log lines %q, want the report whatever the level", got)
-	}
-	for _, part := range []string{`"Failure":1`, `"run_id":"request-0001"`} { // the event names no run
-		if !bytes.Contains(log.Bytes(), []byte(part)) {
-			t.Errorf("got log %s, want %s in it", &log, part)
-		}
-	}
-}
-
 func TestTheErrorMessageNamesTheFirstTenFailures(t *testing.T) {
 	ran := report.Report{}
 	for i := range 13 {
@@ -201,41 +176,45 @@ func TestTheErrorShowsWhetherARetryHelps(t *testing.T) {
 	}
 }
 
-func TestAFaultyConfigurationFailsEachInvocationWithTheAdvice(t *testing.T) {
-	var log bytes.Buffer
-	f := newFunction("the-function", []string{"LOG_LEVEL=loud", "IAM_URL=http://iam.cloud.ibm.com", "METRICS_NAMESPACE=Mine"}, &log)
-	for range 2 {
-		_, err := invoke(t, f, `{}`)
-		var failed *RotationRefused
-		if !errors.As(err, &failed) {
-			t.Fatalf("got %v, want a *RotationRefused", err)
-		}
-		for _, part := range []string{"misconfigured: ", "LOG_LEVEL", "SECRETS_MANAGER_URL: is required", "IAM_URL: must begin with https://"} {
-			if !strings.Contains(failed.Error(), part) {
-				t.Errorf("got %q, want %q in it", failed, part)
-			}
-		}
-	}
-	if !bytes.Contains(log.Bytes(), []byte(`"Namespace":"Mine"`)) || !bytes.Contains(log.Bytes(), []byte(`"Failure":1`)) {
-		t.Errorf("got log %s, want a metric that counts the failure", log.Bytes())
-	}
-}
-
-func TestABadEventTouchesNothingAndIsShownWithItsFirstFault(t *testing.T) {
+// A failed rotation, a faulty configuration and a bad event fail each invocation and are counted, whatever the log level.
+// Of a bad event the log shows the first fault, who invoked, and by force.
+func TestWhatFailsTheInvocation(t *testing.T) {
 	cloud, origin := newCloud(t)
-	const several = `{"mode":"dance","force":true,"run_id":"x","other":1}`
-	for payload, says := range map[string]string{`{"rotations":["unknown"],"force":true}`: "no rotation is called", several: `mode "dance"`} {
+	good := environ(cloud, origin)
+	for _, test := range []struct {
+		payload string
+		environ []string
+		says    []string
+		logs    string // the messages
+		logged  []string
+	}{
+		{`{}`, environ(cloud, origin, noSuchSecret, "LOG_LEVEL=error"), []string{"1 of 1 rotations failed", "default: look: not_found: "}, "rotation report metrics", []string{`"run_id":"request-0001"`}},
+		{`{}`, []string{"LOG_LEVEL=loud", "IAM_URL=http://iam.cloud.ibm.com", "METRICS_NAMESPACE=Mine"},
+			[]string{"misconfigured: ", "LOG_LEVEL", "SECRETS_MANAGER_URL: is required", "IAM_URL: must begin with https://"}, "the run could not begin metrics", []string{`"Namespace":"Mine"`}},
+		{`{"rotations":["unknown"],"force":true}`, good, []string{"no rotation is called"}, "the run could not begin metrics", []string{`"invoked_by":"person","force":true`}},
+		{`{"mode":"dance","force":true,"run_id":"x","other":1}`, good, []string{`mode "dance"`}, "the run could not begin metrics", []string{`"invoked_by":"person","force":true`}},
+	} {
 		for range 8 { // the order of a map's keys is random
 			var log bytes.Buffer
-			_, err := invoke(t, newFunction("the-function", environ(cloud, origin), &log), payload)
-			line := logged(t, &log)[0]
-			if _, failed := errors.AsType[*RotationRefused](err); !failed || !strings.Contains(err.Error(), says) || line["invoked_by"] != "person" || line["force"] != true {
-				t.Errorf("got %v and %v, want a *RotationRefused with the first fault, who invoked, and by force", err, line)
+			cloud.ClearRequests()
+			response, err := invoke(t, newFunction("the-function", test.environ, &log), test.payload)
+			if _, refused := errors.AsType[*RotationRefused](err); !refused || response != nil || messages(logged(t, &log)) != test.logs {
+				t.Fatalf("%s: got %s, %v and log %s; want a *RotationRefused, no response and log lines %s", test.payload, response, err, &log, test.logs)
+			}
+			for _, part := range test.says {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("got %q, want %q in it", err, part)
+				}
+			}
+			for _, part := range append(test.logged, `"Failure":1`) {
+				if !bytes.Contains(log.Bytes(), []byte(part)) {
+					t.Errorf("got log %s, want %s in it", &log, part)
+				}
+			}
+			if got := cloud.Requests(); strings.HasPrefix(test.logs, "the run") && len(got) > 0 {
+				t.Errorf("%s: got %d requests, want none", test.payload, len(got))
 			}
 		}
-	}
-	if got := cloud.Requests(); len(got) > 0 {
-		t.Errorf("got %d requests, want none", len(got))
 	}
 }
 
@@ -250,68 +229,61 @@ func TestDecodeEvent(t *testing.T) {
 	for name, test := range map[string]struct {
 		payload string
 		want    event
+		says    string // of an error, if it is one
 	}{
-		"nothing":             {"", byPerson},
-		"null":                {"null", byPerson},
-		"empty object":        {"{}", byPerson},
-		"white space":         {" \n{ \"force\" : false }\n", byPerson},
-		"EventBridge":         {string(scheduled), bySchedule},
-		"a rule's own detail": {`{"source":"my.app","detail-type":"x","detail":{"mode":"check"},"anything":1}`, bySchedule},
-		"mode":                {`{"mode":"ensure"}`, event{mode: rotation.ModeEnsure, invokedBy: "person"}},
-		"a schedule":          {`{"mode":"ensure","run_id":"ensure-` + time + `"}`, event{mode: rotation.ModeEnsure, runID: "ensure-" + time, invokedBy: "schedule"}},
+		"nothing":             {"", byPerson, ""},
+		"null":                {"null", byPerson, ""},
+		"empty object":        {"{}", byPerson, ""},
+		"white space":         {" \n{ \"force\" : false }\n", byPerson, ""},
+		"EventBridge":         {string(scheduled), bySchedule, ""},
+		"a rule's own detail": {`{"source":"my.app","detail-type":"x","detail":{"mode":"check"},"anything":1}`, bySchedule, ""},
+		"mode":                {`{"mode":"ensure"}`, event{mode: rotation.ModeEnsure, invokedBy: "person"}, ""},
+		"a schedule":          {`{"mode":"ensure","run_id":"ensure-` + time + `"}`, event{mode: rotation.ModeEnsure, runID: "ensure-" + time, invokedBy: "schedule"}, ""},
 		"of a batch": {`{"mode":"rotate","rotations":["a"],"run_id":"rotate-0123abcd"}`,
-			event{mode: rotation.ModeRotate, rotations: []string{"a"}, runID: "rotate-0123abcd", invokedBy: "batch"}},
+			event{mode: rotation.ModeRotate, rotations: []string{"a"}, runID: "rotate-0123abcd", invokedBy: "batch"}, ""},
 		"everything": {`{"mode":"check","rotations":["a","b"],"force":true,"run_id":"by-hand-1"}`,
-			event{mode: rotation.ModeCheck, rotations: []string{"a", "b"}, force: true, runID: "by-hand-1", invokedBy: "person"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := decodeEvent([]byte(test.payload))
-			if err != nil || !reflect.DeepEqual(got, test.want) {
-				t.Errorf("got %+v, %v; want %+v", got, err, test.want)
-			}
-		})
-	}
-}
+			event{mode: rotation.ModeCheck, rotations: []string{"a", "b"}, force: true, runID: "by-hand-1", invokedBy: "person"}, ""},
 
-func TestDecodeEventRefusesWhatItDoesNotUnderstand(t *testing.T) {
-	for name, test := range map[string]struct{ payload, says string }{
-		"text":                {`"rotate"`, "no JSON object"},
-		"a list":              {`[]`, "no JSON object"},
-		"not JSON":            {`mode=rotate`, "no JSON object"},
-		"two values":          {`{} {}`, "no JSON object"},
-		"unknown field":       {`{"rotation":"a"}`, `unknown field "rotation"`},
-		"another case":        {`{"Mode":"check"}`, `unknown field "Mode"`},
-		"source alone":        {`{"source":"my.app"}`, `unknown field "source"`},
-		"a rule's and manual": {`{"source":"aws.events","detail-type":"Scheduled Event","mode":"check"}`, `EventBridge's have, and also "mode"`},
-		"and rotations":       {`{"source":"aws.events","detail-type":"x","rotations":["a"]}`, `and also "rotations"`},
-		"and null":            {`{"source":"aws.events","detail-type":"x","run_id":null}`, `and also "run_id"`},
-		"and misspelt":        {`{"source":"aws.events","detail-type":"x","Mode":"check"}`, `and also "Mode"`},
-		"and a blank":         {`{"source":"aws.events","detail-type":"x"," mode ":"check"}`, `and also " mode "`},
-		"and another script":  {`{"source":"aws.events","detail-type":"x","m\u043ede":"check"}`, `and also "m`},
-		"the function's own":  {`{"source":"iam-token-rotato\u0072","detail-type":"Token Rotated","detail":{}}`, "from iam-token-rotator itself"},
-		"and a mode":          {`{"source":"aws.events","detail-type":"x","check":true}`, `and also "check"`},
-		"twice":               {`{"mode":"check","mode":"rotate"}`, `has the field "mode" twice`},
-		"twice, escaped":      {`{"mode":"check","run_id":"12345678","m\u006fde":"rotate"}`, `has the field "mode" twice`},
-		"too long":            {`{"rotations":["` + strings.Repeat("x", maxEvent) + `"]}`, "bytes, 1048576 at most"},
-		"source of no text":   {`{"source":1,"detail-type":"x"}`, "unknown field"},
-		"unknown mode":        {`{"mode":"dance"}`, `mode "dance" is not known: use rotate, ensure or check`},
-		"mode of no text":     {`{"mode":1}`, "mode has the wrong type"},
-		"null mode":           {`{"mode":null}`, "mode has the wrong type"},
-		"one rotation's name": {`{"rotations":"a"}`, "rotations has the wrong type"},
-		"no rotation":         {`{"rotations":[]}`, "rotations are empty"},
-		"null rotations":      {`{"rotations":null}`, "rotations has the wrong type"},
-		"force of text":       {`{"force":"yes"}`, "force has the wrong type"},
-		"short run_id":        {`{"run_id":"1234567"}`, "run_id must be 8 to 256 characters"},
-		"empty run_id":        {`{"run_id":""}`, "run_id must be 8 to 256 characters"},
-		"long run_id":         {`{"run_id":"` + strings.Repeat("x", 257) + `"}`, "run_id must be 8 to 256 characters"},
-		"not substituted":     {`{"run_id":"rotate-<aws.scheduler.scheduled-time>"}`, "<aws.scheduler.scheduled-time>"},
+		"text":                {`"rotate"`, event{}, "no JSON object"},
+		"a list":              {`[]`, event{}, "no JSON object"},
+		"not JSON":            {`mode=rotate`, event{}, "no JSON object"},
+		"two values":          {`{} {}`, event{}, "no JSON object"},
+		"unknown field":       {`{"rotation":"a"}`, event{}, `unknown field "rotation"`},
+		"another case":        {`{"Mode":"check"}`, event{}, `unknown field "Mode"`},
+		"source alone":        {`{"source":"my.app"}`, event{}, `unknown field "source"`},
+		"a rule's and manual": {`{"source":"aws.events","detail-type":"Scheduled Event","mode":"check"}`, event{}, `EventBridge's have, and also "mode"`},
+		"and rotations":       {`{"source":"aws.events","detail-type":"x","rotations":["a"]}`, event{}, `and also "rotations"`},
+		"and null":            {`{"source":"aws.events","detail-type":"x","run_id":null}`, event{}, `and also "run_id"`},
+		"and misspelt":        {`{"source":"aws.events","detail-type":"x","Mode":"check"}`, event{}, `and also "Mode"`},
+		"and a blank":         {`{"source":"aws.events","detail-type":"x"," mode ":"check"}`, event{}, `and also " mode "`},
+		"and another script":  {`{"source":"aws.events","detail-type":"x","m\u043ede":"check"}`, event{}, `and also "m`},
+		"the function's own":  {`{"source":"iam-token-rotato\u0072","detail-type":"Token Rotated","detail":{}}`, event{}, "from iam-token-rotator itself"},
+		"and a mode":          {`{"source":"aws.events","detail-type":"x","check":true}`, event{}, `and also "check"`},
+		"twice":               {`{"mode":"check","mode":"rotate"}`, event{}, `has the field "mode" twice`},
+		"twice, escaped":      {`{"mode":"check","run_id":"12345678","m\u006fde":"rotate"}`, event{}, `has the field "mode" twice`},
+		"too long":            {`{"rotations":["` + strings.Repeat("x", maxEvent) + `"]}`, event{}, "bytes, 1048576 at most"},
+		"source of no text":   {`{"source":1,"detail-type":"x"}`, event{}, "unknown field"},
+		"unknown mode":        {`{"mode":"dance"}`, event{}, `mode "dance" is not known: use rotate, ensure or check`},
+		"mode of no text":     {`{"mode":1}`, event{}, "mode has the wrong type"},
+		"null mode":           {`{"mode":null}`, event{}, "mode has the wrong type"},
+		"one rotation's name": {`{"rotations":"a"}`, event{}, "rotations has the wrong type"},
+		"no rotation":         {`{"rotations":[]}`, event{}, "rotations are empty"},
+		"null rotations":      {`{"rotations":null}`, event{}, "rotations has the wrong type"},
+		"force of text":       {`{"force":"yes"}`, event{}, "force has the wrong type"},
+		"short run_id":        {`{"run_id":"1234567"}`, event{}, "run_id must be 8 to 256 characters"},
+		"empty run_id":        {`{"run_id":""}`, event{}, "run_id must be 8 to 256 characters"},
+		"long run_id":         {`{"run_id":"` + strings.Repeat("x", 257) + `"}`, event{}, "run_id must be 8 to 256 characters"},
+		"not substituted":     {`{"run_id":"rotate-<aws.scheduler.scheduled-time>"}`, event{}, "<aws.scheduler.scheduled-time>"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := decodeEvent([]byte(test.payload))
+		got, err := decodeEvent([]byte(test.payload))
+		switch {
+		case test.says != "":
 			if err == nil || !strings.Contains(err.Error(), test.says) {
-				t.Errorf("got %+v, %v; want it to say %s", got, err, test.says)
+				t.Errorf("%s: got %+v, %v; want it to say %s", name, got, err, test.says)
 			}
-		})
+		case err != nil || !reflect.DeepEqual(got, test.want):
+			t.Errorf("%s: got %+v, %v; want %+v", name, got, err, test.want)
+		}
 	}
 }
 
