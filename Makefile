@@ -142,7 +142,7 @@ SVG     ?= build/simulation.svg
 export SEED DAYS BETWEEN SVG
 simulate: export MIN_REMAINING ?= 8m
 simulate: export LIFETIME ?= 60m
-simulate: ## play a year under faults in virtual time and hold it against the promises (SEED=1 DAYS=365 MIN_REMAINING=8m LIFETIME=60m SVG=file)
+simulate: ## play a year under faults in virtual time and check that the promises are kept (SEED=1 DAYS=365 MIN_REMAINING=8m LIFETIME=60m SVG=file)
 	@mkdir -p build; rm -f build/simulation.txt
 	@case "$$SEED/$$DAYS" in */*[!0-9]* | *[!0-9]*/* | /* | */ | */0) echo 'SEED and DAYS take whole numbers, DAYS 1 at least' >&2; exit 2 ;; esac
 	@echo "Playing $$DAYS days of seed $$SEED; a year takes about two minutes." >&2
@@ -199,7 +199,8 @@ reproducible: ## pack the zip in two folders and compare the bytes
 	done; \
 	cmp "$$work/one/build/rotate.zip" "$$work/another folder/build/rotate.zip" || { echo 'reproducible: two builds of the same source differ' >&2; exit 1; }; \
 	size=$$(wc -c <"$$work/one/build/rotate.zip"); \
-	[ "$$size" -le 5500000 ] || { echo "reproducible: the zip has $$size bytes, more than 5,500,000" >&2; exit 1; }; \
+	most=$(if $(filter amd64,$(goarch)),6000000,5500000); \
+	[ "$$size" -le "$$most" ] || { echo "reproducible: the zip has $$size bytes, more than $$most" >&2; exit 1; }; \
 	sum=$$({ sha256sum || shasum -a 256; } 2>/dev/null <"$$work/one/build/rotate.zip"); \
 	echo "reproducible: two builds gave the same $$((size)) bytes, sha256 $${sum%% *}"
 

@@ -3,13 +3,13 @@
 //
 // A fenced block states its purpose after its language:
 //
-//	sh STAGE [server]      commands, run in the order of the pages; stages_test.go has the stages. A
+//	sh STAGE [server]      commands, run in the order of the pages; commands_test.go has the stages. A
 //	                       server runs in its own terminal until the stage ends
 //	text output            what the commands above print; … matches anything
 //	text picture|figures   a drawing; what was measured, not compared
 //	text query             for CloudWatch Logs Insights, not run
 //	text usage             a synopsis, compared with the program's -h
-//	json event|rotations|report|doctor   given to the function, or compared with its answer
+//	json event|rotations|report|announced|doctor   given to the function, or compared with its answer
 //	yaml …, go, python     parsed; the Go code is compiled
 package readmetest
 
@@ -195,16 +195,23 @@ var (
 	linkShape = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	spanShape = regexp.MustCompile("`([^`]+)`")
 	pathShape = regexp.MustCompile(`^(functions|infra|scripts|\.ci|\.github)/[\w./-]+$`)
+	testShape = regexp.MustCompile(`\bTest[A-Z]\w+`)
 	noAnchor  = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
 )
 
-// Links within the repository lead to a file and, if they name one, to a heading; paths in code exist. Rows of a table have the same number of cells.
+// Links within the repository lead to a file and, if they name one, to a heading; paths in code and tests exist. Rows of a table have the same number of cells.
 func TestLinksAndPathsExist(t *testing.T) {
 	anchors := map[string]map[string]bool{}
 	for _, p := range pages() {
 		anchors[p.path] = map[string]bool{}
 		for _, h := range p.headings {
 			anchors[p.path][strings.ReplaceAll(noAnchor.ReplaceAllString(strings.ToLower(h), ""), " ", "-")] = true
+		}
+	}
+	var tests strings.Builder
+	for _, file := range repositoryFiles() {
+		if strings.HasSuffix(file, "_test.go") {
+			tests.WriteString(fileText(file))
 		}
 	}
 	exists := func(name string) bool {
@@ -228,6 +235,11 @@ func TestLinksAndPathsExist(t *testing.T) {
 				}
 				if !strings.HasPrefix(link[1], "https://") && (!exists(target) || anchor != "" && !anchors[target][anchor]) {
 					t.Errorf("%s:%d: %s leads nowhere", p.path, i+1, link[1])
+				}
+			}
+			for _, name := range testShape.FindAllString(line, -1) {
+				if !strings.Contains(tests.String(), "\nfunc "+name) {
+					t.Errorf("%s:%d: there is no test %s", p.path, i+1, name)
 				}
 			}
 			for _, span := range spansOf(line) {
