@@ -168,8 +168,12 @@ func (a *answer) retryAfter(now time.Time) time.Duration {
 	return 0
 }
 
-// timestamp is a time as IBM writes one: with a fraction of seconds, with seconds or without.
+// timestamp is a time as IBM writes one, or its SDKs read one: with a fraction of seconds, with
+// seconds or without, in UTC where it names no zone.
 type timestamp struct{ time.Time }
+
+var layouts = []string{time.RFC3339, "2006-01-02T15:04:05-0700", "2006-01-02T15:04-0700", "2006-01-02T15:04Z07:00",
+	"2006-01-02T15:04:05", "2006-01-02T15:04", time.DateTime, time.DateOnly}
 
 var errNoTime = errors.New("not a time")
 
@@ -179,7 +183,7 @@ func (t *timestamp) UnmarshalJSON(raw []byte) error {
 	if err := json.Unmarshal(raw, &text); err != nil || text == "" {
 		return err
 	}
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05-0700", "2006-01-02T15:04-0700"} {
+	for _, layout := range layouts {
 		if at, err := time.Parse(layout, text); err == nil {
 			t.Time = at
 			return nil

@@ -167,7 +167,12 @@ func TestWhatAManagedKeySays(t *testing.T) {
 			t.Errorf("%s: got %s (%v), want %s", body, r.every(), err, want)
 		}
 	}
-	for text, unix := range map[string]int64{`"2026-01-01T10:00:00.000Z"`: 1767261600, `"2026-01-01T10:00+0000"`: 1767261600, `"2026-01-01T12:00:00+0200"`: 1767261600, `null`: time.Time{}.Unix(), `""`: time.Time{}.Unix()} {
+	const ten = 1767261600
+	for text, unix := range map[string]int64{
+		`"2026-01-01T10:00:00.000Z"`: ten, `"2026-01-01T10:00+0000"`: ten, `"2026-01-01T12:00:00+0200"`: ten, `"2026-01-01T12:00+02:00"`: ten,
+		`"2026-01-01T10:00:00"`: ten, `"2026-01-01T10:00"`: ten, `"2026-01-01 10:00:00"`: ten, `"2026-01-01"`: ten - 36000,
+		`null`: time.Time{}.Unix(), `""`: time.Time{}.Unix(),
+	} {
 		var at timestamp
 		if err := json.Unmarshal([]byte(text), &at); err != nil || at.Unix() != unix {
 			t.Errorf("%s: got %s, %v", text, at, err)

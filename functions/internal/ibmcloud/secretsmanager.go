@@ -293,8 +293,9 @@ func (s *SecretsManager) checkVersion(ctx context.Context, ref rotation.TokenRef
 
 // Save stores token as a new version. The bootstrap identity needs
 // secret-version.create on the token's group. A new version of a kv secret holds
-// the token's entry and no other, which is why CheckOwn comes before. An answer without a
-// version id settles nothing, so the next attempt reads whether the version is there.
+// the token's entry and no other, which is why CheckOwn comes before. An answer that is not
+// about a version of such a secret settles nothing, a proxy's page with an id of its own say,
+// so the next attempt reads whether the version is there.
 func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if s.keys.has(ref.ID) {
 		return rotation.SavedVersion{}, errOverKey()
@@ -311,7 +312,7 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 	switch {
 	case err != nil:
 		return rotation.SavedVersion{}, err
-	case !iamtoken.IsSecretID(version.ID):
+	case !iamtoken.IsSecretID(version.ID), !slices.Contains(tokenTypes, version.Type):
 		return rotation.SavedVersion{}, unavailable(savingToken.doing + ": the answer does not name the new version")
 	}
 	return rotation.SavedVersion{VersionID: version.ID, CreatedAt: version.CreatedAt.Time}, nil

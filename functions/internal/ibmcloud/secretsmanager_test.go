@@ -125,6 +125,20 @@ func TestGoodAnswers(t *testing.T) {
 	}
 }
 
+// A proxy's page may have an id of its own: what it answers is not saved.
+func TestASaveIsSettledByAVersionOfSuchASecretAlone(t *testing.T) {
+	for body, saved := range map[string]bool{
+		goodMetadata: true, strings.Replace(goodMetadata, "arbitrary", "kv", 1): true,
+		strings.Replace(goodMetadata, `"secret_type":"arbitrary",`, ``, 1): false, strings.Replace(goodMetadata, "arbitrary", "iam_credentials", 1): false,
+		`{"secret_type":"arbitrary"}`: false, `{}`: false, `null`: false, `<html>`: false, ``: false,
+	} {
+		_, err := instanceThatSays(t, 201, body).Save(t.Context(), rotation.TokenRef{ID: "e2dd1896"}, rotation.CurrentVersion{SecretType: "arbitrary"}, iamtoken.Token{}, iamtoken.Metadata{})
+		if failure := asFailure(t, err); (failure == nil) != saved || failure != nil && (failure.Kind != rotation.Unavailable || failure.Retry != rotation.Later) {
+			t.Errorf("%s: got %v, want a saved version (%t), or a failure that is tried again", body, failure, saved)
+		}
+	}
+}
+
 // What only a person can mend is not asked for again, and nothing of the secret shows but
 // the name of its type.
 func TestKeySecretsThatGiveNoKey(t *testing.T) {
