@@ -91,7 +91,7 @@ func (m *Moto) MustDo(t testing.TB, r Request) (status int, answer []byte) {
 var ErrNotInstalled = errors.New("moto_server is not installed: pip install 'moto[server]'")
 
 // Moto is a running moto_server. It listens on a socket in a folder that only this user may enter, and behind the gate
-// on a port of loopback. It executes state machines, see statemachines.py.
+// on a port of loopback. What it lacks, statemachines.py and functions.py add.
 type Moto struct {
 	gate
 	versions
@@ -108,6 +108,9 @@ type Moto struct {
 
 //go:embed statemachines.py
 var stateMachines string
+
+//go:embed functions.py
+var functions string
 
 // StartMoto starts moto_server and returns when it listens. Stop ends it.
 func StartMoto() (*Moto, error) {
@@ -132,7 +135,7 @@ func StartMoto() (*Moto, error) {
 		"AWSTEST_URL="+m.front.URL, "AWSTEST_KEY_ID="+own().KeyID, "AWSTEST_SECRET="+own().Secret)
 	stderr, err := m.process.StderrPipe()
 	if err == nil { // Python loads it first
-		err = os.WriteFile(filepath.Join(folder, "sitecustomize.py"), []byte(stateMachines+fastYAML), 0o600)
+		err = os.WriteFile(filepath.Join(folder, "sitecustomize.py"), []byte(stateMachines+functions), 0o600)
 	}
 	if err == nil {
 		err = m.process.Start()
@@ -154,14 +157,6 @@ func StartMoto() (*Moto, error) {
 	}
 	return m, nil
 }
-
-// fastYAML has moto read templates by libyaml, where Python has it: that takes a third of the time.
-const fastYAML = `try:
-    import yaml, yaml.loader
-    yaml.Loader = yaml.loader.Loader = yaml.CLoader
-except (ImportError, AttributeError):
-    pass
-`
 
 // listening waits until moto prints that it listens. When it ends instead, its last words are the reason.
 func listening(printed io.Reader) error {

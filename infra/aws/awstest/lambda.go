@@ -31,10 +31,8 @@ import (
 
 // Lambda is an http.Handler that emulates AWS Lambda, and everything else: behind the gate it passes all requests on to
 // Moto but these. For Invoke it runs the zip of the alias or version as Lambda would, with the environment that Moto
-// reports and credentials of the function's role, and writes its output to Moto's log. For DeleteStack it also deletes
-// the log, which Moto leaves. When a stack is created or updated it moves the alias, of which Moto knows nothing in a
-// template. A version that is deleted it hides, since Moto would give its number to another. /_sandbox/clock is that of
-// [versions].
+// reports and credentials of the function's role, and writes its output to Moto's log. When a stack is created or updated
+// it moves the alias, of which Moto knows nothing in a template. /_sandbox/clock is that of [versions].
 //
 // The deployed function runs as this process's user, with all that this user may do: there is no jail. So serve it on loopback.
 type Lambda struct {
@@ -47,7 +45,6 @@ type Lambda struct {
 
 	mu      sync.Mutex
 	printed strings.Builder
-	deleted map[string]bool // versions, as FUNCTION:NUMBER
 }
 
 // Function is what AWS Lambda shows of a function.
@@ -73,10 +70,7 @@ func functionOf(name string) (function, qualifier string) {
 	return function, qualifier
 }
 
-var (
-	invocationPath = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "/invocations$")
-	versionPath    = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "(/configuration|/versions)?/?$")
-)
+var invocationPath = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "/invocations$")
 
 func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	service, err := l.Moto.admit(r, l.Host)
@@ -89,16 +83,14 @@ func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// stackChanges are the actions of CloudFormation after which an alias may be another version's.
+var stackChanges = []string{"CreateStack", "UpdateStack", "ExecuteChangeSet"}
+
 // serve answers a request that the gate let through, unless it returns an error.
 func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) error {
 	if found := invocationPath.FindStringSubmatch(r.URL.Path); found != nil {
 		name, qualifier := functionOf(found[1])
 		return l.serveInvocation(w, r, name, cmp.Or(r.URL.Query().Get("Qualifier"), qualifier))
-	}
-	if found := versionPath.FindStringSubmatch(r.URL.Path); found != nil {
-		if served, err := l.serveVersion(w, r, found[1], found[2]); served || err != nil {
-			return err
-		}
 	}
 	if r.URL.Path == "/_sandbox/clock" {
 		l.Moto.serveClock(w, r)
@@ -109,12 +101,9 @@ func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) e
 		return fmt.Errorf("reading the request: %w", err)
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	change := map[string]func(context.Context, url.Values) (int, []byte, error){
-		"DeleteStack": l.deleteStack, "CreateStack": l.Moto.changeStack, "UpdateStack": l.Moto.changeStack, "ExecuteChangeSet": l.Moto.changeStack,
-	}
-	if form, _ := url.ParseQuery(string(body)); isForm(r) && change[form.Get("Action")] != nil {
+	if form, _ := url.ParseQuery(string(body)); isForm(r) && slices.Contains(stackChanges, form.Get("Action")) {
 		l.Moto.lambdas.Store(regionOf(r.Context())+":"+form.Get("StackName"), l)
-		status, answer, err := change[form.Get("Action")](r.Context(), form)
+		status, answer, err := l.Moto.changeStack(r.Context(), form)
 		if err != nil {
 			return err
 		}
@@ -124,58 +113,6 @@ func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) e
 	}
 	l.Moto.forward(w, r, service)
 	return nil
-}
-
-// serveVersion deletes a version that no alias names, and shows none that is deleted.
-func (l *Lambda) serveVersion(w http.ResponseWriter, r *http.Request, name, what string) (served bool, err error) {
-	version := r.URL.Query().Get("Qualifier")
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case what == "/versions" && r.Method == http.MethodGet:
-		return true, l.listVersions(w, r, name)
-	case version == "" || what == "/versions":
-		return false, nil
-	case l.deleted[regionOf(r.Context())+":"+name+":"+version]:
-		return true, &rejection{"ResourceNotFoundException", "Function not found: " + name + ":" + version}
-	case r.Method != http.MethodDelete:
-		return false, nil
-	}
-	var listed struct {
-		Aliases []struct{ FunctionVersion string }
-	}
-	if _, err := l.Moto.read(r.Context(), Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name) + "/aliases"}, &listed); err != nil {
-		return true, err
-	}
-	for _, alias := range listed.Aliases {
-		if alias.FunctionVersion == version {
-			return true, &rejection{"ResourceConflictException", "Version was not able to be deleted because an alias references it."}
-		}
-	}
-	if l.deleted == nil {
-		l.deleted = map[string]bool{}
-	}
-	l.deleted[regionOf(r.Context())+":"+name+":"+version] = true
-	w.WriteHeader(http.StatusNoContent)
-	return true, nil
-}
-
-// listVersions lists those that are not deleted.
-func (l *Lambda) listVersions(w http.ResponseWriter, r *http.Request, name string) error {
-	status, answer, err := l.Moto.Do(r.Context(), Request{Service: "lambda", Method: http.MethodGet, Path: FunctionPath(name) + "/versions"})
-	if err != nil {
-		return err
-	}
-	var listed struct{ Versions []map[string]any }
-	if json.Unmarshal(answer, &listed) == nil {
-		listed.Versions = slices.DeleteFunc(listed.Versions, func(v map[string]any) bool {
-			return l.deleted[fmt.Sprint(regionOf(r.Context()), ":", name, ":", v["Version"])]
-		})
-		answer, err = json.Marshal(listed)
-	}
-	w.WriteHeader(status)
-	_, _ = w.Write(answer)
-	return err
 }
 
 func (l *Lambda) serveInvocation(w http.ResponseWriter, r *http.Request, name, qualifier string) error {
@@ -413,64 +350,6 @@ func (m *Moto) moveAlias(ctx context.Context, function, name, version string) er
 		err = fmt.Errorf("moving the alias %s to %s: %d %s", name, version, status, answer)
 	}
 	return err
-}
-
-// deleteStack has moto delete a stack, and then deletes what CloudFormation would have deleted too: moto
-// forgets a log group once an update has touched it, and could not make the stack again while it is there.
-func (l *Lambda) deleteStack(ctx context.Context, form url.Values) (status int, answer []byte, err error) {
-	m := l.Moto
-	var stack struct {
-		Resources []struct {
-			Type string `xml:"ResourceType"`
-			Name string `xml:"PhysicalResourceId"`
-		} `xml:"DescribeStackResourcesResult>StackResources>member"`
-	}
-	if _, err := m.read(ctx, query("cloudformation", "DescribeStackResources", "StackName", form.Get("StackName")), &stack); err != nil {
-		return 0, nil, err
-	}
-	for _, resource := range stack.Resources {
-		if resource.Type != "AWS::IAM::Role" {
-			continue
-		}
-		if err := m.detachPolicies(ctx, resource.Name); err != nil {
-			return 0, nil, err
-		}
-	}
-	status, answer, err = m.Do(ctx, Request{Service: "cloudformation", Body: form.Encode()})
-	if err != nil || status != http.StatusOK {
-		return status, answer, err
-	}
-	for _, resource := range stack.Resources {
-		if resource.Type != "AWS::Lambda::Function" {
-			continue
-		}
-		l.mu.Lock()
-		maps.DeleteFunc(l.deleted, func(version string, _ bool) bool {
-			return strings.HasPrefix(version, regionOf(ctx)+":"+resource.Name+":")
-		})
-		l.mu.Unlock()
-		_, err := m.Call(ctx, "logs", "Logs_20140328.DeleteLogGroup", map[string]any{"logGroupName": logGroup(resource.Name)})
-		if err != nil && !strings.Contains(err.Error(), "ResourceNotFoundException") {
-			return 0, nil, err
-		}
-	}
-	return status, answer, nil
-}
-
-// detachPolicies takes from a role what policies have attached to it by their own Roles: moto would not delete it.
-func (m *Moto) detachPolicies(ctx context.Context, role string) error {
-	var attached struct {
-		ARNs []string `xml:"ListAttachedRolePoliciesResult>AttachedPolicies>member>PolicyArn"`
-	}
-	if _, err := m.read(ctx, query("iam", "ListAttachedRolePolicies", "RoleName", role), &attached); err != nil {
-		return err
-	}
-	for _, arn := range attached.ARNs {
-		if _, _, err := m.Do(ctx, query("iam", "DetachRolePolicy", "RoleName", role, "PolicyArn", arn)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // logGroup is where Lambda writes a function's log.

@@ -1,0 +1,57 @@
+"""Has moto keep the versions of a function as Lambda does, and delete with a stack all that CloudFormation does."""
+
+from moto.awslambda.exceptions import LambdaClientError
+from moto.awslambda.models import LambdaFunction, LambdaStorage
+from moto.iam.models import Role
+from moto.logs.models import logs_backends
+
+try:  # moto reads templates by libyaml then, which takes a third of the time
+    import yaml, yaml.loader
+
+    yaml.Loader = yaml.loader.Loader = yaml.CLoader
+except (ImportError, AttributeError):
+    pass
+
+
+class InUse(LambdaClientError):
+    code = 409
+
+
+publish, delete_version = LambdaStorage.publish_version, LambdaStorage.del_function
+delete_function = LambdaFunction.delete
+
+
+def publish_version(self, name_or_arn, description=""):
+    """moto would give a version the number of one that was deleted."""
+    group = self._functions[self.get_function_by_name_or_arn_forbid_qualifier(name_or_arn).function_name]
+    before = len(group["versions"])
+    version = publish(self, name_or_arn, description)
+    if len(group["versions"]) > before:
+        group["last"] = group.get("last", 0) + 1
+        version.set_version(group["last"])
+        self._arns.update({v.function_arn: v for v in group["versions"]})
+    return version
+
+
+def del_function(self, name_or_arn, qualifier=None):
+    """moto would delete a version that an alias names."""
+    if qualifier and any(alias.function_version == qualifier for alias in self.list_aliases(name_or_arn)):
+        raise InUse("ResourceConflictException", "Version was not able to be deleted because an alias references it.")
+    delete_version(self, name_or_arn, qualifier)
+
+
+def with_log(self, account, region):
+    """moto forgets the log group of a stack once an update has touched it, and could not make it again."""
+    delete_function(self, account, region)
+    logs_backends[account][region].groups.pop("/aws/lambda/" + self.function_name, None)
+
+
+def detached(self, account, region):
+    """moto would not delete a role to which policies have attached themselves, by their own Roles."""
+    for policy in list(self.managed_policies.values()):
+        policy.detach_from(self)
+    self.delete_from_cloudformation_json(self.name, None, account, region)
+
+
+LambdaStorage.publish_version, LambdaStorage.del_function = publish_version, del_function
+LambdaFunction.delete, Role.delete = with_log, detached
