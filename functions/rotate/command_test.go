@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -24,6 +25,11 @@ func TestCommand(t *testing.T) {
 	good, missing := environ(cloud, origin), environ(cloud, origin, noSuchSecret)
 	faulty := environ(cloud, origin, "IAM_URL=http://iam.cloud.ibm.com", "TOKEN_SECRET=x")
 	person := environ(cloud, origin, "SECRETS_MANAGER_APIKEY=", "IAM_TOKEN=Bearer "+cloud.MustMintToken(cloud.AdminAPIKey(), time.Hour))
+	file := filepath.Join(t.TempDir(), "cr-token")
+	if err := os.WriteFile(file, []byte("compute-resource-token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	profile := environ(cloud, origin, "SECRETS_MANAGER_APIKEY=", "IAM_PROFILE_NAME=rotator-bootstrap", "CR_TOKEN_FILENAME="+file)
 	for _, test := range []struct {
 		args    string
 		environ []string
@@ -57,6 +63,8 @@ func TestCommand(t *testing.T) {
 		{"-mode check -json", good, 0, []string{`"mode":"check","invoked_by":"schedule","results":[{"rotation":"default"`}, nil},
 		{"-run-id by-hand-1", good, 0, []string{"default: rotated"}, nil},
 		{"-run-id by-hand-1", good, 0, []string{"default: already_done"}, nil},
+		{"", profile, 0, []string{"default: rotated"}, nil},
+		{"", person, 0, []string{"default: rotated"}, nil},
 		{"", missing, 1, []string{"default: failed\n  look: not_found: "}, nil},
 		{"-h", nil, 0, []string{"Examples:"}, nil},
 		{"--version", nil, 0, []string{program + " " + version + "\n"}, nil},

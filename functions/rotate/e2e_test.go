@@ -181,9 +181,8 @@ func TestTheBuiltFunctionFailsLoudlyAndKeepsTheGoodToken(t *testing.T) {
 		"forbidden":   {ibmcloudtest.Fault{Op: "secrets.get", Status: 403}, nil, "RotationRefused", "default: read_key: denied"},
 		"echo": {ibmcloudtest.Fault{Op: "iam.token", Identity: "workload", Status: 400,
 			Body: `{"errorCode":"BXNIM0415E","errorMessage":"KEY"}`}, nil, "RotationRefused", "default: exchange: denied"},
-		"unknown CA":    {ibmcloudtest.Fault{}, map[string]string{"SSL_CERT_FILE": "/dev/null"}, "RotationRefused", "not trusted"},
-		"private host":  {ibmcloudtest.Fault{}, map[string]string{"SECRETS_MANAGER_URL": "https://instance.private.invalid"}, "RotationError", "is a private endpoint"},
-		"misconfigured": {ibmcloudtest.Fault{}, map[string]string{"IAM_URL": "http://iam.cloud.ibm.com"}, "RotationRefused", "misconfigured: IAM_URL: must begin with https://"},
+		"unknown CA":   {ibmcloudtest.Fault{}, map[string]string{"SSL_CERT_FILE": "/dev/null"}, "RotationRefused", "not trusted"},
+		"private host": {ibmcloudtest.Fault{}, map[string]string{"SECRETS_MANAGER_URL": "https://instance.private.invalid"}, "RotationError", "is a private endpoint"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -202,7 +201,7 @@ func TestTheBuiltFunctionFailsLoudlyAndKeepsTheGoodToken(t *testing.T) {
 			if answer.ErrorType != test.errorType || !strings.Contains(answer.ErrorMessage, test.says) {
 				t.Errorf("got %v, want a %s that says %s", answer, test.errorType, test.says)
 			}
-			if !strings.Contains(stderr, `"Failure":1`) || name != "misconfigured" && !strings.Contains(stderr, `"msg":"report"`) {
+			if !strings.Contains(stderr, `"Failure":1`) || !strings.Contains(stderr, `"msg":"report"`) {
 				t.Errorf("got log %s, want the report and a metric", stderr)
 			}
 			if fx.stored() != good {
@@ -231,20 +230,6 @@ func TestTheBuiltCommandServesManyRotations(t *testing.T) {
 	stdout, _, _ = fx.run(many, "iam-token-rotator", "-mode", "ensure", "-rotation", list[7]["name"])
 	if !strings.HasPrefix(stdout, list[7]["name"]+": fresh") {
 		t.Errorf("got %s, want that one alone: fresh", stdout)
-	}
-}
-
-func TestTheBuiltCommandWithATrustedProfileOrAPersonsToken(t *testing.T) {
-	t.Parallel()
-	fx := newFixture(t, ibmcloudtest.Options{})
-	admin := fx.cloud.MustMintToken(fx.cloud.AdminAPIKey(), time.Hour)
-	for name, more := range map[string]map[string]string{
-		"profile": {"SECRETS_MANAGER_APIKEY": "", "IAM_PROFILE_NAME": "rotator-bootstrap", "CR_TOKEN_FILENAME": fx.file("cr-token", "compute-resource-token")},
-		"person":  {"SECRETS_MANAGER_APIKEY": "", "IAM_TOKEN": "Bearer " + admin},
-	} {
-		if stdout, stderr, exit := fx.run(more, "iam-token-rotator"); exit != 0 || !strings.HasPrefix(stdout, "default: rotated") {
-			t.Errorf("%s: got exit %d, %s%s", name, exit, stdout, stderr)
-		}
 	}
 }
 
@@ -483,14 +468,12 @@ func TestTheProxyOfTheEnvironmentIsUsedButNotForNoProxy(t *testing.T) {
 		}
 		proxy.Close() // waits for the requests that are still served
 		close(asked)
-		got := slices.Compact(slices.Sorted(func(yield func(string) bool) {
-			for request := range asked {
-				if !yield(request) {
-					return
-				}
-			}
-		}))
-		if !slices.Equal(got, want) {
+		var got []string
+		for request := range asked {
+			got = append(got, request)
+		}
+		slices.Sort(got)
+		if got = slices.Compact(got); !slices.Equal(got, want) {
 			t.Errorf("NO_PROXY=%s: got %v, want %v", noProxy, got, want)
 		}
 	}

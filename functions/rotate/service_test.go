@@ -86,8 +86,20 @@ func TestPolitenessStarvesNoRun(t *testing.T) {
 		t.Run(fmt.Sprintf("%d at %d RPS, %d at a time", test.rotations, test.maxRPS, test.concurrency), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cloud := ibmcloudtest.New(ibmcloudtest.Options{Rotations: test.rotations})
-				rotator, rotations := politely(t, cloud, test.maxRPS)
-				rotator.Concurrency = attemptsAtOnce(test.concurrency, test.maxRPS)
+				var rotations []rotation.Rotation
+				for _, seeded := range cloud.Rotations() {
+					rotations = append(rotations, rotation.Rotation{Name: seeded.Name, APIKey: rotation.KeyRef{ID: seeded.APIKeySecret}, Token: rotation.TokenRef{ID: seeded.TokenSecret}})
+				}
+				iam := ibmcloud.NewIAM("https://iam.test", cloud.Transport(), nil)
+				sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
+					URL: "https://instance.test", Transport: cloud.Transport(), MaxRPS: test.maxRPS,
+					Bootstrap: ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret(cloud.BootstrapAPIKey()))),
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				rotator := rotation.Rotator{Keys: sm, IAM: iam, Tokens: sm, MinRemaining: 8 * time.Minute, Log: slog.New(slog.DiscardHandler),
+					Concurrency: attemptsAtOnce(test.concurrency, test.maxRPS)}
 				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 				defer cancel()
 				ran := rotator.Run(ctx, rotation.Request{Mode: rotation.ModeRotate, RunID: "politely"}, rotations)
@@ -99,25 +111,6 @@ func TestPolitenessStarvesNoRun(t *testing.T) {
 			})
 		})
 	}
-}
-
-func politely(t *testing.T, cloud *ibmcloudtest.Cloud, maxRPS int) (rotation.Rotator, []rotation.Rotation) {
-	t.Helper()
-	iam := ibmcloud.NewIAM("https://iam.test", cloud.Transport(), nil)
-	sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
-		URL: "https://instance.test", Transport: cloud.Transport(), MaxRPS: maxRPS,
-		Bootstrap: ibmcloud.BootstrapByKey(iam, ibmcloud.FixedKey(iamtoken.NewSecret(cloud.BootstrapAPIKey()))),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var rotations []rotation.Rotation
-	for _, seeded := range cloud.Rotations() {
-		rotations = append(rotations, rotation.Rotation{
-			Name: seeded.Name, APIKey: rotation.KeyRef{ID: seeded.APIKeySecret}, Token: rotation.TokenRef{ID: seeded.TokenSecret},
-		})
-	}
-	return rotation.Rotator{Keys: sm, IAM: iam, Tokens: sm, MinRemaining: 8 * time.Minute, Log: slog.New(slog.DiscardHandler)}, rotations
 }
 
 // TestACrashDumpsNoCore: a core file holds all of the memory, keys and tokens

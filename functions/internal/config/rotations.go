@@ -53,12 +53,9 @@ func withoutName(err error) error {
 
 // single is the rotation that API_KEY_SECRET and TOKEN_SECRET describe.
 func (v variables) single(found *problems) rotation.Rotation {
-	return rotation.Rotation{
-		Name:   "default",
-		APIKey: v.keyRef(found, "API_KEY_SECRET", v.APIKeySecret, "", keyTypes),
-		Token:  rotation.TokenRef{ID: v.tokenID(found, "TOKEN_SECRET", v.TokenSecret), Format: v.TokenFormat},
-		Expect: expect(found, "EXPECT_ACCOUNT", v.ExpectAccount, "EXPECT_IAM_ID", v.ExpectIAMID),
-	}
+	e := entry{Name: "default", APIKeySecret: v.APIKeySecret, TokenSecret: v.TokenSecret}
+	e.Expect.Account, e.Expect.IAMID = v.ExpectAccount, v.ExpectIAMID
+	return v.rotation(found, func(field string) string { return strings.ToUpper(strings.ReplaceAll(field, ".", "_")) }, e)
 }
 
 // maxName is less than the length of an API key: a name is repeated in logs.
@@ -88,7 +85,7 @@ func (v variables) many(found *problems, source string, list []byte) []rotation.
 			where = fmt.Sprintf("%s %q", source, e.Name)
 		}
 		names[e.Name] = true
-		rotation := v.rotation(found, where, *e)
+		rotation := v.rotation(found, func(field string) string { return where + " " + field }, *e)
 		if other, taken := targets[rotation.Token.ID]; taken && rotation.Token.ID != "" {
 			found.add(where, "token_secret is that of %q too: each token needs its own secret", other)
 		}
@@ -98,20 +95,29 @@ func (v variables) many(found *problems, source string, list []byte) []rotation.
 	return rotations
 }
 
-func (v variables) rotation(found *problems, where string, e entry) rotation.Rotation {
+// rotation is what an entry describes; nameOf is the name of a field in a problem.
+func (v variables) rotation(found *problems, nameOf func(field string) string, e entry) rotation.Rotation {
 	format := v.TokenFormat
 	if e.Format != "" {
 		if err := format.UnmarshalText([]byte(e.Format)); err != nil {
-			found.add(where+" format", "%v", err)
+			found.add(nameOf("format"), "%v", err)
 		}
 	}
-	return rotation.Rotation{
+	r := rotation.Rotation{
 		Name:   e.Name,
-		APIKey: v.keyRef(found, where+" api_key_secret", e.APIKeySecret, e.APIKeyField, keyTypes),
-		Token:  rotation.TokenRef{ID: v.tokenID(found, where+" token_secret", e.TokenSecret), Field: e.TokenField, Format: format},
-		Expect: expect(found, where+" expect.account", e.Expect.Account, where+" expect.iam_id", e.Expect.IAMID),
+		APIKey: v.keyRef(found, nameOf("api_key_secret"), e.APIKeySecret, e.APIKeyField, keyTypes),
+		Token:  rotation.TokenRef{ID: v.tokenID(found, nameOf("token_secret"), e.TokenSecret), Field: e.TokenField, Format: format},
+		Expect: rotation.Expect{Account: e.Expect.Account, IAMID: e.Expect.IAMID},
 		Mirror: e.Mirror,
 	}
+	iamID, account := iamtoken.Identity(r.Expect.IAMID, r.Expect.Account)
+	if account != r.Expect.Account {
+		found.add(nameOf("expect.account"), "is no account id: that has 32 hexadecimal digits")
+	}
+	if iamID != r.Expect.IAMID {
+		found.add(nameOf("expect.iam_id"), "is no IAM id: a service id's begins with iam-ServiceId-; any other is in the version's metadata")
+	}
+	return r
 }
 
 // entry is one element of ROTATIONS.
@@ -259,17 +265,6 @@ func (v variables) secretID(found *problems, name, value string, types []string,
 // isSecretName is IBM's rule for names, but for the greatest length.
 func isSecretName(name string) bool {
 	return len(name) >= 2 && madeOf(name, "_.-") && madeOf(name[:1], "_")
-}
-
-func expect(found *problems, accountName, account, iamIDName, iamID string) rotation.Expect {
-	knownIAMID, knownAccount := iamtoken.Identity(iamID, account)
-	if knownAccount != account {
-		found.add(accountName, "is no account id: that has 32 hexadecimal digits")
-	}
-	if knownIAMID != iamID {
-		found.add(iamIDName, "is no IAM id: a service id's begins with iam-ServiceId-; any other is in the version's metadata")
-	}
-	return rotation.Expect{Account: account, IAMID: iamID}
 }
 
 // checkKeySecrets rejects a token secret that is some rotation's key secret: the
