@@ -157,13 +157,16 @@ func isNoProxy(entry string) bool {
 	_, network := netip.ParsePrefix(entry)
 	_, address := netip.ParseAddr(strings.Trim(entry, "[]"))
 	addressAndPort, err := netip.ParseAddrPort(entry)
-	if network == nil || address == nil || err == nil && addressAndPort.Port() > 0 {
+	switch {
+	case strings.Contains(entry, "/"): // which an address may have in its zone, too
+		return network == nil
+	case address == nil, err == nil && addressAndPort.Port() > 0:
 		return true
 	}
 	host, port, found := strings.Cut(entry, ":")
 	name := strings.TrimPrefix(strings.TrimPrefix(host, "*"), ".")
 	return name != "" && (!found || isPort(port)) && !strings.ContainsFunc(name, func(r rune) bool {
-		return r <= ' ' || r == 0x7f || strings.ContainsRune("@?#*=\"'<>{}|\\^`;/[]", r)
+		return r <= ' ' || r == 0x7f || strings.ContainsRune("@?#*=\"'<>{}|\\^`;[]", r)
 	})
 }
 

@@ -19,7 +19,7 @@ func TestCheckEnvironment(t *testing.T) {
 		{checks[0].names, "more than", []string{"http://proxy.test/password", "http://proxy.test?password"}},
 		{checks[1].names, "", []string{"", "*", "localhost, 127.0.0.1,.svc,*.example.test,10.0.0.0/8,fd00::/8,::1,[::1],[::1]:443,10.0.0.1:80,host.test:8443,under_score"}},
 		{checks[1].names, "separate", []string{"https://password.test", "a.test b.test", "10.0.0.0/33", "a.test;b.test", "a.test:https", "a.*.test", "user@a.test",
-			"10.0.0.1:0", "[::1]:0", "[::1]:x", "."}},
+			"fe80::1%eth0/64", "[::1%eth0/64]:80", "10.0.0.1:0", "[::1]:0", "[::1]:x", "."}},
 		{checks[2].names, "", []string{"http://169.254.170.2/v2", "http://169.254.170.23/v1/credentials", "http://[fd00:ec2::23]/v1", "http://127.0.0.1:8080/x",
 			"https://anywhere.test/x", "http://169.254.169.254/"}},
 		{checks[2].names, "in the clear", []string{"http://password.test/x", "http://169.254.169.253/", "ftp://169.254.170.2/"}},
