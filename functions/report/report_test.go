@@ -13,11 +13,14 @@ func pointer[T any](value T) *T { return &value }
 
 var expiresAt = time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC)
 
-func TestAResultForAPerson(t *testing.T) {
+func TestAResultAndARenewalForAPerson(t *testing.T) {
 	failure := &report.Error{Step: "look", Kind: "not_found", Message: "there is no such secret"}
 	for _, test := range []struct {
-		name       string
-		result     report.Result
+		name   string
+		result interface {
+			Line() string
+			Text() string
+		}
 		line, text string
 	}{
 		{"rotated",
@@ -39,6 +42,13 @@ func TestAResultForAPerson(t *testing.T) {
 		{"numbers out of all bounds",
 			report.Result{Rotation: "a", Outcome: report.Fresh, MarginSeconds: pointer[int64](-1 << 63)},
 			"a: fresh; the old one had expired 878400h0m0s before", ""},
+		{"current",
+			report.KeyRenewal{Outcome: report.KeyCurrent, ExpiresAt: &expiresAt, NextRotationAt: &expiresAt},
+			"bootstrap key: current; it expires 2026-01-01T10:00:00Z; IBM makes the next one 2026-01-01T10:00:00Z", ""},
+		{"renewed", report.KeyRenewal{Outcome: report.KeyRenewed, Warnings: []string{"x\n"}}, "bootstrap key: renewed; 1 warning", "bootstrap key: renewed\n  warning: x\\n\n"},
+		{"not renewed",
+			report.KeyRenewal{Outcome: report.KeyRenewalFailed, Error: &report.Error{Step: "exchange", Kind: "denied", Message: "m\x1b"}},
+			`bootstrap key: failed; exchange: denied: m\x1b`, "bootstrap key: failed\n  exchange: denied: m\\x1b\n"},
 	} {
 		if got := test.result.Line(); got != test.line {
 			t.Errorf("%s: got line\n%s\nwant\n%s", test.name, got, test.line)
@@ -58,8 +68,8 @@ func TestAReportForAPersonHasFailuresFirstAndTotals(t *testing.T) {
 		{Rotation: "a", Outcome: report.Fresh},
 		{Rotation: "b", Outcome: report.Failed, Error: &report.Error{Step: "save", Kind: "locked", Message: "m"}},
 		{Rotation: "c", Outcome: report.Fresh},
-	}}.WriteText(&text)
-	if want := "b: failed\n  save: locked: m\na: fresh\nc: fresh\n3 rotations: 1 failed, 2 fresh\n"; err != nil || text.String() != want {
+	}, KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewed}}.WriteText(&text)
+	if want := "b: failed\n  save: locked: m\na: fresh\nc: fresh\n3 rotations: 1 failed, 2 fresh\nbootstrap key: renewed\n"; err != nil || text.String() != want {
 		t.Errorf("got %s, %v; want\n%s", &text, err, want)
 	}
 }
@@ -131,29 +141,14 @@ rotation a
 	}
 }
 
-func TestARenewalForAPerson(t *testing.T) {
-	failure := &report.Error{Step: "exchange", Kind: "denied", Message: "m\x1b"}
+func TestARenewalThatChangesNothingIsNoNews(t *testing.T) {
+	warned := []string{"why"}
 	for _, test := range []struct {
-		renewal    report.KeyRenewal
-		line, text string
-		news       bool
-	}{
-		{report.KeyRenewal{Outcome: report.KeyCurrent, ExpiresAt: &expiresAt, NextRotationAt: &expiresAt},
-			"bootstrap key: current; it expires 2026-01-01T10:00:00Z; IBM makes the next one 2026-01-01T10:00:00Z", "", false},
-		{report.KeyRenewal{Outcome: report.KeyRenewed, Warnings: []string{"one"}}, "bootstrap key: renewed; 1 warning", "bootstrap key: renewed\n  warning: one\n", true},
-		{report.KeyRenewal{Outcome: report.KeyCurrent, Warnings: []string{"x\n"}}, "bootstrap key: current; 1 warning", "bootstrap key: current\n  warning: x\\n\n", true},
-		{report.KeyRenewal{Outcome: report.KeyRenewalFailed, Error: failure}, `bootstrap key: failed; exchange: denied: m\x1b`, "bootstrap key: failed\n  exchange: denied: m\\x1b\n", true},
-	} {
-		if test.text == "" {
-			test.text = test.line + "\n"
+		renewal report.KeyRenewal
+		want    bool
+	}{{report.KeyRenewal{Outcome: report.KeyCurrent}, false}, {report.KeyRenewal{Outcome: report.KeyCurrent, Warnings: warned}, true}, {report.KeyRenewal{Outcome: report.KeyRenewed}, true}} {
+		if got := test.renewal.IsNews(); got != test.want {
+			t.Errorf("%+v: got news %t", test.renewal, got)
 		}
-		if line, text := test.renewal.Line(), test.renewal.Text(); line != test.line || text != test.text || test.renewal.IsNews() != test.news {
-			t.Errorf("got\n%s\n%s, news %t; want\n%s\n%s, news %t", line, text, test.renewal.IsNews(), test.line, test.text, test.news)
-		}
-	}
-	var text strings.Builder
-	err := report.Report{Results: []report.Result{}, KeyRenewal: &report.KeyRenewal{Outcome: report.KeyRenewed}}.WriteText(&text)
-	if err != nil || text.String() != "bootstrap key: renewed\n" {
-		t.Errorf("got %q, %v", text.String(), err)
 	}
 }

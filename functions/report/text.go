@@ -1,8 +1,10 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -143,14 +145,8 @@ var marks = map[Status]string{CheckOK: "✓", CheckFailed: "✗", CheckWarning: 
 // checks in their order, a summary at the end.
 func (d Diagnosis) WriteText(w io.Writer) error {
 	var text strings.Builder
-	var failed, others []Check
-	for _, check := range d.Checks {
-		if check.Status == CheckFailed {
-			failed = append(failed, check)
-		} else {
-			others = append(others, check)
-		}
-	}
+	failed := slices.DeleteFunc(slices.Clone(d.Checks), func(c Check) bool { return c.Status != CheckFailed })
+	others := slices.DeleteFunc(slices.Clone(d.Checks), func(c Check) bool { return c.Status == CheckFailed })
 	writeChecks(&text, failed)
 	if len(failed) > 0 && len(others) > 0 {
 		text.WriteByte('\n')
@@ -163,43 +159,25 @@ func (d Diagnosis) WriteText(w io.Writer) error {
 
 func writeChecks(text *strings.Builder, checks []Check) {
 	rotation := ""
-	for len(checks) > 0 {
-		first := checks[0]
-		same := skippedForTheSame(checks)
-		checks = checks[1+len(same):]
-		if first.Rotation != rotation {
-			rotation = first.Rotation
+	for i := 0; i < len(checks); i++ {
+		check := checks[i]
+		var same []string // were skipped for its reason
+		for i+1 < len(checks) && checks[i+1].Status == CheckSkipped && checks[i+1].Rotation == check.Rotation && checks[i+1].Detail == check.Detail {
+			i++
+			same = append(same, checks[i].Name)
+		}
+		if check.Rotation != rotation {
+			rotation = check.Rotation
 			fmt.Fprintf(text, "rotation %s\n", Printable(rotation))
 		}
-		writeCheck(text, first, same)
-	}
-}
-
-func writeCheck(text *strings.Builder, check Check, same []string) {
-	mark, known := marks[check.Status]
-	if !known {
-		mark = "?"
-	}
-	fmt.Fprintf(text, "%s %-21s %s\n", mark, Printable(check.Name), Printable(check.Detail))
-	if len(same) > 0 {
-		fmt.Fprintf(text, "  %-21s nor %s\n", "", Printable(strings.Join(same, ", ")))
-	}
-	if check.Advice != "" {
-		fmt.Fprintf(text, "  %-21s → %s\n", "", Printable(check.Advice))
-	}
-}
-
-// skippedForTheSame names the checks after the first that were skipped for its reason.
-func skippedForTheSame(checks []Check) []string {
-	var names []string
-	first := checks[0]
-	for _, check := range checks[1:] {
-		if check.Status != CheckSkipped || check.Rotation != first.Rotation || check.Detail != first.Detail {
-			break
+		fmt.Fprintf(text, "%s %-21s %s\n", cmp.Or(marks[check.Status], "?"), Printable(check.Name), Printable(check.Detail))
+		if len(same) > 0 {
+			fmt.Fprintf(text, "  %-21s nor %s\n", "", Printable(strings.Join(same, ", ")))
 		}
-		names = append(names, check.Name)
+		if check.Advice != "" {
+			fmt.Fprintf(text, "  %-21s → %s\n", "", Printable(check.Advice))
+		}
 	}
-	return names
 }
 
 func (d Diagnosis) summary() string {
