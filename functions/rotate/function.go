@@ -308,7 +308,7 @@ func (e *event) set(name string, value json.RawMessage) error {
 func checkMode(mode rotation.Mode) error {
 	modes := []rotation.Mode{rotation.ModeRotate, rotation.ModeEnsure, rotation.ModeCheck}
 	if !slices.Contains(modes, mode) {
-		return fmt.Errorf("mode %s is not known: use rotate, ensure or check; the command has doctor without -mode, an event as its mode", quote(string(mode)))
+		return fmt.Errorf("mode %s is not known: use rotate, ensure or check, or doctor: in an event as its mode, in a command as its first word", quote(string(mode)))
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func TestPage(t *testing.T) {
 	b.await(newest + ` !== "` + first + `"`)
 	b.await(`/^59:\d\d$/.test(` + left + `)`)
 
-	b.press("Tokens live 15 minutes")
+	b.press("Token lifetime 15 minutes")
 	b.await(`$("short").getAttribute("aria-pressed") === "true"`)
 	b.press("Expire now")
 	b.await(left + ` === "expired"`)
@@ -121,7 +121,7 @@ func TestPage(t *testing.T) {
 	now := b.value(`state.now`)
 	b.await(`state.now !== "` + now + `"`)
 	b.await(`$("alert").checkVisibility()`)
-	b.press("Tokens live 60 minutes")
+	b.press("Token lifetime 60 minutes")
 	b.await(`!$("alert").checkVisibility()`)
 	sandbox.stop()
 	b.await(`$("alert").checkVisibility() && $("alert").textContent.includes("does not answer")`)

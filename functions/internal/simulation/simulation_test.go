@@ -145,7 +145,7 @@ func theStory(t *testing.T) {
 	}
 	s := setting{*minRemainingFlag, *lifetimeFlag}
 	if s.minRemaining < standard.minRemaining || s.minRemaining >= time.Hour || s.lifetime < shortLifetime || s.lifetime > time.Hour {
-		t.Fatalf("-min-remaining %s and -lifetime %s: the alarms of the template want 8m or more, and less than 60m; tokens live 15m to 60m", s.minRemaining, s.lifetime)
+		t.Fatalf("-min-remaining %s and -lifetime %s: the alarms of the template want 8m or more, and less than 60m; the lifetime of a token is 15m to 60m", s.minRemaining, s.lifetime)
 	}
 	y := playYear(t, s, *seedFlag, *daysFlag, *meanFlag)
 	if s == standard { // the keys have nothing to do with it
