@@ -110,6 +110,7 @@ func TestADiagnosisForAPerson(t *testing.T) {
 	err := report.NewDiagnosis([]report.Check{
 		{Name: "configuration", Status: report.CheckOK, Detail: "valid"},
 		{Name: "key-secret", Rotation: "a", Status: report.CheckOK, Detail: "read"},
+		{Name: "key-identity", Rotation: "a", Status: report.CheckOK, Detail: "read"},
 		{Name: "token-secret", Rotation: "a", Status: report.CheckFailed, Detail: "it is gone", Advice: "make one\x07"},
 		{Name: "token-locks", Rotation: "a", Status: report.CheckSkipped, Detail: "not tried: token-secret failed"},
 		{Name: "stored-token", Rotation: "a", Status: report.CheckSkipped, Detail: "not tried: token-secret failed"},
@@ -122,6 +123,7 @@ func TestADiagnosisForAPerson(t *testing.T) {
 ✓ configuration         valid
 rotation a
 ✓ key-secret            read
+✓ key-identity          read
 – token-locks           not tried: token-secret failed
                         nor stored-token
 ? save                  from a later version
