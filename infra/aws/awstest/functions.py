@@ -1,7 +1,8 @@
-"""Has moto keep the versions of a function as Lambda does, and delete with a stack all that CloudFormation does."""
+"""Has moto keep the versions of a function as Lambda does, make its alias with a stack, and delete with that all that CloudFormation does."""
 
 from moto.awslambda.exceptions import LambdaClientError
-from moto.awslambda.models import LambdaFunction, LambdaStorage
+from moto.awslambda.models import LambdaFunction, LambdaStorage, lambda_backends
+from moto.core.common_models import CloudFormationModel
 from moto.iam.models import Role
 from moto.logs.models import logs_backends
 
@@ -15,6 +16,44 @@ except (ImportError, AttributeError):
 
 class InUse(LambdaClientError):
     code = 409
+
+
+class Alias(CloudFormationModel):
+    """moto has none in a template."""
+
+    __module__ = LambdaFunction.__module__  # moto asks which service it is of
+
+    def __init__(self, alias, function):
+        self.physical_resource_id, self.name, self.function = alias.arn, alias.name, function
+
+    @staticmethod
+    def cloudformation_type():
+        return "AWS::Lambda::Alias"
+
+    @staticmethod
+    def cloudformation_name_type():
+        return None
+
+    @classmethod
+    def create_from_cloudformation_json(cls, resource_name, cloudformation_json, account_id, region_name, **_):
+        return cls.put(cloudformation_json["Properties"], lambda_backends[account_id][region_name].create_alias)
+
+    @classmethod
+    def update_from_cloudformation_json(cls, original_resource, new_resource_name, cloudformation_json, account_id, region_name):
+        backend, properties = lambda_backends[account_id][region_name], cloudformation_json["Properties"]
+        there = any(alias.name == properties["Name"] for alias in backend.list_aliases(properties["FunctionName"]))
+        return cls.put(properties, backend.update_alias if there else backend.create_alias)
+
+    @classmethod
+    def put(cls, properties, how):
+        name, function = properties["Name"], properties["FunctionName"]
+        return cls(how(name, function, properties["FunctionVersion"], properties.get("Description"), None), function)
+
+    def delete(self, account, region):
+        try:
+            lambda_backends[account][region].delete_alias(self.name, self.function)
+        except LambdaClientError:
+            pass  # it went with the function
 
 
 publish, delete_version = LambdaStorage.publish_version, LambdaStorage.del_function

@@ -25,14 +25,11 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // Lambda is an http.Handler that emulates AWS Lambda, and everything else: behind the gate it passes all requests on to
 // Moto but these. For Invoke it runs the zip of the alias or version as Lambda would, with the environment that Moto
-// reports and credentials of the function's role, and writes its output to Moto's log. When a stack is created or updated
-// it moves the alias, of which Moto knows nothing in a template. /_sandbox/clock is that of [versions].
+// reports and credentials of the function's role, and writes its output to Moto's log. /_sandbox/clock is that of [versions].
 //
 // The deployed function runs as this process's user, with all that this user may do: there is no jail. So serve it on loopback.
 type Lambda struct {
@@ -83,7 +80,7 @@ func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// stackChanges are the actions of CloudFormation after which an alias may be another version's.
+// stackChanges are the actions of CloudFormation after which a function is this Lambda's to run.
 var stackChanges = []string{"CreateStack", "UpdateStack", "ExecuteChangeSet"}
 
 // serve answers a request that the gate let through, unless it returns an error.
@@ -103,13 +100,6 @@ func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) e
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if form, _ := url.ParseQuery(string(body)); isForm(r) && slices.Contains(stackChanges, form.Get("Action")) {
 		l.Moto.lambdas.Store(regionOf(r.Context())+":"+form.Get("StackName"), l)
-		status, answer, err := l.Moto.changeStack(r.Context(), form)
-		if err != nil {
-			return err
-		}
-		w.WriteHeader(status)
-		_, _ = w.Write(answer)
-		return nil
 	}
 	l.Moto.forward(w, r, service)
 	return nil
@@ -289,66 +279,6 @@ func (m *Moto) log(ctx context.Context, f Function, lines string) error {
 	}
 	stream["logEvents"] = events
 	_, err := m.Call(ctx, "logs", "Logs_20140328.PutLogEvents", stream)
-	return err
-}
-
-// changeStack has moto change a stack, and then points the alias of its template to the version that a parameter names.
-func (m *Moto) changeStack(ctx context.Context, form url.Values) (status int, answer []byte, err error) {
-	status, answer, err = m.Do(ctx, Request{Service: "cloudformation", Body: form.Encode()})
-	if err != nil || status != http.StatusOK {
-		return status, answer, err
-	}
-	var deployed struct {
-		Template   string `xml:"GetTemplateResult>TemplateBody"`
-		Parameters []struct {
-			Key   string `xml:"ParameterKey"`
-			Value string `xml:"ParameterValue"`
-		} `xml:"DescribeStacksResult>Stacks>member>Parameters>member"`
-	}
-	var template struct {
-		Parameters map[string]struct{ Default string }
-		Resources  map[string]struct {
-			Type       string               `yaml:"Type"`
-			Properties map[string]yaml.Node `yaml:"Properties"`
-		} `yaml:"Resources"`
-	}
-	for _, action := range []string{"GetTemplate", "DescribeStacks"} {
-		if _, err := m.read(ctx, query("cloudformation", action, "StackName", form.Get("StackName")), &deployed); err != nil {
-			return 0, nil, fmt.Errorf("reading the changed stack: %w", err)
-		}
-	}
-	if err := yaml.Unmarshal([]byte(deployed.Template), &template); err != nil {
-		return 0, nil, fmt.Errorf("reading the template: %w", err)
-	}
-	for _, resource := range template.Resources {
-		if resource.Type != "AWS::Lambda::Alias" {
-			continue
-		}
-		version := ""
-		for _, parameter := range deployed.Parameters {
-			if parameter.Key == resource.Properties["FunctionVersion"].Value {
-				version = parameter.Value
-			}
-		}
-		err = errors.Join(err, m.moveAlias(ctx, form.Get("StackName"), resource.Properties["Name"].Value, cmp.Or(version, "$LATEST")))
-	}
-	return status, answer, err
-}
-
-// moveAlias makes an alias, or moves it.
-func (m *Moto) moveAlias(ctx context.Context, function, name, version string) error {
-	body, err := json.Marshal(map[string]string{"Name": name, "FunctionVersion": version})
-	if err != nil {
-		return err
-	}
-	path := FunctionPath(function) + "/aliases"
-	status, answer, err := m.Do(ctx, Request{Service: "lambda", Method: http.MethodPut, Path: path + "/" + name, Body: string(body)})
-	if err == nil && status == http.StatusNotFound {
-		status, answer, err = m.Do(ctx, Request{Service: "lambda", Path: path, Body: string(body)})
-	}
-	if err == nil && status >= 300 {
-		err = fmt.Errorf("moving the alias %s to %s: %d %s", name, version, status, answer)
-	}
 	return err
 }
 
