@@ -89,11 +89,8 @@ func TestCommand(t *testing.T) {
 		if exit != test.exit || missed(stdout.String(), test.stdout) || missed(stderr.String(), test.stderr) || exit == 2 && test.stdout == nil && stdout.Len() > 0 {
 			t.Errorf("%q: got exit %d\nstdout %s\nstderr %s\nwant exit %d, %q, %q", test.args, exit, &stdout, &stderr, test.exit, test.stdout, test.stderr)
 		}
-		switch word, _, _ := strings.Cut(test.args, " "); {
-		case word == "doctor":
+		if strings.HasPrefix(test.args, "doctor") {
 			wantNothingWritten(t, cloud)
-		case word == "config" && len(cloud.Requests()) > 0:
-			t.Errorf("%q: got requests, want none", test.args)
 		}
 	}
 }
