@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -140,6 +141,28 @@ func TestASaveIsNeverOverAKey(t *testing.T) {
 	_, err := sm.Save(t.Context(), rotation.TokenRef{ID: secretID}, rotation.CurrentVersion{SecretType: "kv"}, iamtoken.Token{}, iamtoken.Metadata{})
 	if err == nil || !strings.Contains(err.Error(), "reads its API key from") || wire.read.Load() != read {
 		t.Errorf("got %v, want no request and an error that says so", err)
+	}
+}
+
+// A fleet has thousands of keys, and each of its rotations asks whether its token secret is one.
+func TestAReadDoesNotGoThroughAllKeys(t *testing.T) {
+	allocated := func(keys int) uint64 {
+		sm := measuredSecretsManager(t, &measured{size: 1 << 10})
+		for i := range keys {
+			sm.keys.add(rotation.KeyRef{Group: "keys", Type: "kv", Name: fmt.Sprintf("key-%d", i)}, fmt.Sprintf("id-%d", i))
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range 20 {
+			if _, err := sm.ReadMetadata(t.Context(), rotation.TokenRef{ID: secretID}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	if one, many := allocated(1), allocated(10_000); many > 2*one+1<<20 {
+		t.Errorf("20 reads allocate %d KB with a key, and %d KB with 10,000", one>>10, many>>10)
 	}
 }
 

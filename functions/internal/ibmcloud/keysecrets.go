@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -261,11 +260,21 @@ func checkKey(value iamtoken.Secret) (iamtoken.Secret, error) {
 	return iamtoken.Secret{}, misconfigured(wrong, "store the bare key")
 }
 
-// keySecrets are the secrets that rotations read keys from, with their ids in lower case:
-// empty for one that is given by name and was not read yet.
+// keySecrets are the secrets that rotations read keys from. There may be thousands, and each
+// save asks for one.
 type keySecrets struct {
-	mu  sync.Mutex
-	ids map[rotation.KeyRef]string
+	mu    sync.Mutex
+	ids   map[string]bool // in lower case, as far as they are known
+	names map[typedName]namedKey
+}
+
+// typedName names a secret: names are unique for each type.
+type typedName struct{ kind, name string }
+
+// namedKey is a secret that is given by name, and whether it was read, and so has its id among ids.
+type namedKey struct {
+	rotation.KeyRef
+	read bool
 }
 
 // add notes a secret. What is known of it stays.
@@ -273,50 +282,50 @@ func (k *keySecrets) add(ref rotation.KeyRef, id string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.ids == nil {
-		k.ids = map[rotation.KeyRef]string{}
+		k.ids, k.names = map[string]bool{}, map[typedName]namedKey{}
 	}
-	if id != "" || k.ids[ref] == "" {
-		k.ids[ref] = strings.ToLower(id)
+	if id != "" {
+		k.ids[strings.ToLower(id)] = true
+	}
+	if name := (typedName{ref.Type, ref.Name}); ref.ID == "" {
+		k.names[name] = namedKey{ref, k.names[name].read || id != ""}
 	}
 }
 
-// has reports whether one of the ids is that of such a secret. The configuration may name
-// it in two ways: by id, as given there or as the service reports it, and by name.
-func (k *keySecrets) has(ids ...string) bool {
+// has reports whether a secret of the name or with one of the ids is such a secret. The
+// configuration may name it in two ways: by id, as given there or as the service reports it,
+// and by name.
+func (k *keySecrets) has(name typedName, ids ...string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, known := range k.ids {
-		if known != "" && slices.ContainsFunc(ids, func(id string) bool { return strings.ToLower(id) == known }) {
-			return true
+	_, named := k.names[name]
+	return named || slices.ContainsFunc(ids, func(id string) bool { return k.ids[strings.ToLower(id)] })
+}
+
+// unread are those of a type whose id is not known.
+func (k *keySecrets) unread(kind string) (refs []rotation.KeyRef) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for name, key := range k.names {
+		if name.kind == kind && !key.read {
+			refs = append(refs, key.KeyRef)
 		}
 	}
-	return false
+	return refs
 }
 
-// named are those of a type that are given by name, with their ids.
-func (k *keySecrets) named(kind string) map[rotation.KeyRef]string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	named := maps.Clone(k.ids)
-	maps.DeleteFunc(named, func(ref rotation.KeyRef, _ string) bool { return ref.ID != "" || ref.Type != kind })
-	return named
-}
-
-// checkNoKey returns an error if a key is read from the token secret. Names are unique for
-// each type, but the service need not report one: then the keys' secrets are read for their
-// ids. One that cannot be read gives nobody a key.
+// checkNoKey returns an error if a key is read from the token secret. The service need not
+// report its name: then the keys' secrets are read for their ids. One that cannot be read
+// gives nobody a key.
 func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, version *reply) error {
-	for key, id := range s.keys.named(version.Type) {
-		if key.Name == version.SecretName {
-			return errOverKey()
-		}
-		if version.SecretName == "" && id == "" {
-			if _, err := s.readSecret(ctx, key, readingKey); rotation.ErrorOf(err).Retry != rotation.Never {
+	if version.SecretName == "" {
+		for _, key := range s.keys.unread(version.Type) {
+			if _, err := s.readSecret(ctx, key, readingKey); err != nil && rotation.ErrorOf(err).Retry != rotation.Never {
 				return err
 			}
 		}
 	}
-	if s.keys.has(ref.ID, version.SecretID) {
+	if s.keys.has(typedName{version.Type, version.SecretName}, ref.ID, version.SecretID) {
 		return errOverKey()
 	}
 	return nil

@@ -297,7 +297,7 @@ func (s *SecretsManager) checkVersion(ctx context.Context, ref rotation.TokenRef
 // about a version of such a secret settles nothing, a proxy's page with an id of its own say,
 // so the next attempt reads whether the version is there.
 func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
-	if s.keys.has(ref.ID) {
+	if s.keys.has(typedName{}, ref.ID) {
 		return rotation.SavedVersion{}, errOverKey()
 	}
 	payload := ref.Format.Payload(token).Reveal()
