@@ -129,6 +129,8 @@ var functions = map[string]func(args []string){
 		time.Sleep(time.Hour)
 	},
 	"answer-wrongly": func([]string) {
+		post("invocation/init/response", `"none"`)
+		post("invocation/%2Finit/error", `{"errorMessage":"none","errorType":"E"}`)
 		for {
 			id := nextID()
 			post("invocation/00000000-0000-4000-8000-000000000000/response", `"not mine"`)
@@ -281,7 +283,7 @@ func TestAnswers(t *testing.T) {
 		{"a larger response", "large " + over, 1, []string{`^{"errorMessage":"Response payload size \(6291557 bytes\) exceeded maximum allowed payload size \(6291556 bytes\).",` +
 			`"errorType":"Function.ResponseSizeTooLarge"}$`, `TooLarge`}, "unexpected status code: 413", nil},
 		{"only the first answer counts", "answer-wrongly", 0, []string{`^"first"$`, `^"first"$`},
-			"response: 400\nresponse: 202\nresponse: 400\nerror: 400\nerror: 403\n", nil},
+			"response: 400\nerror: 400\nresponse: 400\nresponse: 202\nresponse: 400\nerror: 400\nerror: 403\n", nil},
 		{"a response cut short", "cut-short", 0, []string{`^"whole"$`}, "HTTP/1.1 400\nresponse: 202", nil},
 		{"requests from elsewhere", "beset", 0, []string{`^"true"$`}, strings.Repeat("403 ", 20) + "response: 202", nil},
 		{"last words of an idle process", "last-words", 0, []string{`^null$`}, strings.Repeat(".", 1<<20) + "farewell\n", nil},

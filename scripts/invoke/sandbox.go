@@ -250,10 +250,12 @@ const maxPayload = 6*1024*1024 + 100
 // serveAnswer takes the first answer to the current invocation, or an error in initialising, and refuses any other.
 func (s *sandbox) serveAnswer(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body) // all of it, however large: the function looks at the status afterwards
-	id, isError := cmp.Or(r.PathValue("id"), initializing), path.Base(r.URL.Path) == "error"
-	to := s.answers
-	if id == initializing {
-		to = s.polls
+	id, isError, to := r.PathValue("id"), path.Base(r.URL.Path) == "error", s.answers
+	switch id {
+	case "": // an error in initialising, which has no id
+		id, to = initializing, s.polls
+	case initializing: // is no id
+		id = "unknown"
 	}
 	switch {
 	case err != nil:
