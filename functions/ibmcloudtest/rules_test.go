@@ -169,7 +169,7 @@ func TestErrorBodies(t *testing.T) {
 	s := newStory(newClient(t, ibmcloudtest.Options{}))
 	shapes := map[string]string{
 		"token":  `{"errorCode":"*","errorMessage":"*","context":{"requestId":"*"}}`,
-		"keys":   `{"errors":[{"code":"*","message":"*","message_code":"*"}],"trace":"*","status_code":"%s"}`,
+		"keys":   `{"errors":[{"code":"*","message":"*","message_code":"*"}],"trace":"*","context":{"transaction_id":"*","operation":"*","url":"*"},"status_code":"%s"}`,
 		"common": `{"errors":[{"code":"*","message":"*"}],"trace":"*","status_code":%s}`,
 	}
 	s.play(`admin POST /v3/targets/$WORKLOAD_KEY => 501 {"errors":[{"message":"The sandbox does not serve POST /v3/targets/REDACTED."}]}`)
