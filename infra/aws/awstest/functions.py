@@ -4,7 +4,7 @@ from moto.awslambda.exceptions import LambdaClientError
 from moto.awslambda.models import LambdaFunction, LambdaStorage, lambda_backends
 from moto.core.common_models import CloudFormationModel
 from moto.iam.models import Role
-from moto.logs.models import logs_backends
+from moto.logs.models import LogGroup, logs_backends
 
 try:  # moto reads templates by libyaml then, which takes a third of the time
     import yaml, yaml.loader
@@ -85,6 +85,11 @@ def with_log(self, account, region):
     logs_backends[account][region].groups.pop("/aws/lambda/" + self.function_name, None)
 
 
+def without_group(self, account, region):
+    """The group may have gone with its function: moto deletes a stack's resources in any order."""
+    logs_backends[account][region].groups.pop(self.name, None)
+
+
 def detached(self, account, region):
     """moto would not delete a role to which policies have attached themselves, by their own Roles."""
     for policy in list(self.managed_policies.values()):
@@ -93,4 +98,4 @@ def detached(self, account, region):
 
 
 LambdaStorage.publish_version, LambdaStorage.del_function = publish_version, del_function
-LambdaFunction.delete, Role.delete = with_log, detached
+LambdaFunction.delete, LogGroup.delete, Role.delete = with_log, without_group, detached
