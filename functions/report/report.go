@@ -50,7 +50,7 @@ type Result struct {
 	Error         *Error   `json:"error,omitempty"`
 
 	// For the log and the metrics of the run itself.
-	Published     bool                   `json:"-"` // the run has saved the stored token, in a failed one too
+	Saved         bool                   `json:"-"` // the run has saved the stored token, in a failed one too
 	Duration      time.Duration          `json:"-"`
 	Timings       map[Step]time.Duration `json:"-"` // of the last attempt
 	TokenLifetime time.Duration          `json:"-"` // expires_in of the token exchanged; 0 when none was

@@ -29,7 +29,7 @@ type Mirrors struct {
 }
 
 type mirror interface {
-	describe(ctx context.Context) (rotation.MirrorSecret, error)
+	describe(ctx context.Context) (rotation.MirrorDescription, error)
 	replace(ctx context.Context, versionID string, payload iamtoken.Secret) error
 }
 
@@ -39,7 +39,7 @@ func NewMirrors(transport http.RoundTripper) *Mirrors {
 }
 
 // Describe implements rotation.Mirrors.
-func (m *Mirrors) Describe(ctx context.Context, arn string) (rotation.MirrorSecret, error) {
+func (m *Mirrors) Describe(ctx context.Context, arn string) (rotation.MirrorDescription, error) {
 	return m.mirror(arn).describe(ctx)
 }
 

@@ -73,13 +73,13 @@ func (p *parameter) names() []string {
 }
 
 // describe returns what AWS shows, which the next put relies on.
-func (p *parameter) describe(ctx context.Context) (rotation.MirrorSecret, error) {
+func (p *parameter) describe(ctx context.Context) (rotation.MirrorDescription, error) {
 	found, err := p.look(ctx)
 	if err != nil {
-		return rotation.MirrorSecret{}, err
+		return rotation.MirrorDescription{}, err
 	}
 	p.seen.Store(found)
-	return rotation.MirrorSecret{VersionID: mirrored(found), ChangedAt: aws.ToTime(found.LastModifiedDate)}, nil
+	return rotation.MirrorDescription{VersionID: mirrored(found), ChangedAt: aws.ToTime(found.LastModifiedDate)}, nil
 }
 
 // look also checks that the parameter encrypts its value, and that it is this

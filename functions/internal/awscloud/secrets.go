@@ -118,27 +118,27 @@ func (s *secret) put(ctx context.Context, calls secretCalls, versionID string, p
 // describe also checks that the secret can be written, and that its ARN is the one
 // configured: AWS takes a part of an ARN as well, and the rest of its name may be
 // another secret's.
-func (s *secret) describe(ctx context.Context) (rotation.MirrorSecret, error) {
+func (s *secret) describe(ctx context.Context) (rotation.MirrorDescription, error) {
 	calls, err := s.ready(ctx)
 	if err != nil {
-		return rotation.MirrorSecret{}, err
+		return rotation.MirrorDescription{}, err
 	}
 	answer, err := calls.describe(ctx, &secretsmanager.DescribeSecretInput{SecretId: &s.arn})
 	if err != nil {
-		return rotation.MirrorSecret{}, s.failure(err)
+		return rotation.MirrorDescription{}, s.failure(err)
 	}
 	switch region := strings.Split(s.arn, ":")[3]; { // connect has parsed it
 	case aws.ToString(answer.ARN) != s.arn:
-		return rotation.MirrorSecret{}, s.misconfigured("AWS knows the secret that this finds by another ARN: give the whole ARN in mirror, as AWS shows it")
+		return rotation.MirrorDescription{}, s.misconfigured("AWS knows the secret that this finds by another ARN: give the whole ARN in mirror, as AWS shows it")
 	case answer.DeletedDate != nil:
-		return rotation.MirrorSecret{}, s.because(deleted)
+		return rotation.MirrorDescription{}, s.because(deleted)
 	case answer.PrimaryRegion != nil && *answer.PrimaryRegion != region:
-		return rotation.MirrorSecret{}, s.because(replica)
+		return rotation.MirrorDescription{}, s.because(replica)
 	case aws.ToString(answer.OwningService) != "":
-		return rotation.MirrorSecret{}, s.because(managed)
+		return rotation.MirrorDescription{}, s.because(managed)
 	}
 	s.verified.Store(true)
-	found := rotation.MirrorSecret{ChangedAt: aws.ToTime(answer.LastChangedDate)}
+	found := rotation.MirrorDescription{ChangedAt: aws.ToTime(answer.LastChangedDate)}
 	for id, labels := range answer.VersionIdsToStages {
 		if slices.Contains(labels, "AWSCURRENT") {
 			found.VersionID = id

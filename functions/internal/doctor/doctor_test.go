@@ -142,11 +142,11 @@ type mirrors map[string]any
 
 func (mirrors) Put(context.Context, string, string, iamtoken.Secret) error { panic("doctor writes") }
 
-func (m mirrors) Describe(_ context.Context, arn string) (rotation.MirrorSecret, error) {
+func (m mirrors) Describe(_ context.Context, arn string) (rotation.MirrorDescription, error) {
 	if err, ok := m[arn].(error); ok {
-		return rotation.MirrorSecret{}, err
+		return rotation.MirrorDescription{}, err
 	}
-	return rotation.MirrorSecret{VersionID: m[arn].(string)}, nil
+	return rotation.MirrorDescription{VersionID: m[arn].(string)}, nil
 }
 
 func TestMirrors(t *testing.T) {

@@ -31,9 +31,9 @@ type examination struct {
 	blockers
 	bootstrap iamtoken.Token // zero when it could not be obtained
 
-	key     rotation.KeySecret      // zero when it could not be read
-	current rotation.CurrentVersion // zero when its metadata could not be read
-	denials int                     // requests that Secrets Manager answered with 403
+	key     rotation.KeySecret    // zero when it could not be read
+	current rotation.TokenVersion // zero when its metadata could not be read
+	denials int                   // requests that Secrets Manager answered with 403
 }
 
 // run reads the token secret's metadata before it checks the key's identity, which
@@ -327,7 +327,7 @@ func untried(arn string) string {
 }
 
 func (e *examination) checkMirror(f *findings, arn string, state rotation.MirrorState, now time.Time) {
-	expires, remaining, lifetime := state.Held.ExpiresAt(), state.Held.Remaining(now).Round(time.Second), e.current.Lifetime()
+	expires, remaining, lifetime := state.Version.ExpiresAt(), state.Version.Remaining(now).Round(time.Second), e.current.Lifetime()
 	advice := "see in the log what the step mirror says; to save a token in both: " + e.HowToRun(e.Name, false)
 	switch wait := state.Wait(now).Round(time.Second); {
 	case wait > 0:
@@ -340,11 +340,11 @@ func (e *examination) checkMirror(f *findings, arn string, state rotation.Mirror
 	case remaining <= 0:
 		f.fail(mirror, "readers of "+arn+" have a token that "+report.Expiry(expires, remaining), advice)
 	case !state.InOrder:
-		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, less than %s", arn, remaining, e.minRemaining(state.Held.Threshold(e.MinRemaining))), advice)
+		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, less than %s", arn, remaining, e.minRemaining(state.Version.Threshold(e.MinRemaining))), advice)
 	case lifetime < rotation.MirrorLifetime && !rotation.IsParameter(arn):
 		f.warn(mirror, fmt.Sprintf("%s has a token that expires in %s, but tokens of %s are too short for a mirror: AWS's quota of versions allows one put in %s",
 			arn, remaining, lifetime, rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more, or name a parameter in mirror: neither it nor IBM's secret has such a limit")
-	case state.Held.VersionID == e.current.VersionID:
+	case state.Version.VersionID == e.current.VersionID:
 		f.ok(mirror, "%s holds the stored token", arn)
 	default:
 		f.ok(mirror, "%s holds an earlier token that expires in %s", arn, remaining)

@@ -87,7 +87,7 @@ func (a *Announcer) Announce(ctx context.Context, ran *report.Report) {
 	var events []Event
 	for i := range ran.Results {
 		result := &ran.Results[i]
-		if result.Published {
+		if result.Saved {
 			events = append(events, Event{TokenRotated, detailOf(*ran, *result), result})
 		}
 		if tokensOnly {

@@ -84,7 +84,7 @@ func resultOf(text string) report.Result {
 	what, version, _ := strings.Cut(text, " ")
 	what, published := strings.CutSuffix(what, "+")
 	step, failed := strings.CutSuffix(what, "!")
-	result := report.Result{Rotation: "default", Outcome: report.Outcome(what), VersionID: version, Published: published || what == "rotated"}
+	result := report.Result{Rotation: "default", Outcome: report.Outcome(what), VersionID: version, Saved: published || what == "rotated"}
 	if failed {
 		result.Outcome, result.Error = report.Failed, &report.Error{Step: report.Step(step), Kind: rotation.Unavailable, Message: "no answer"}
 	}

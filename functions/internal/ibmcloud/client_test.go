@@ -138,7 +138,7 @@ func TestASaveIsNeverOverAKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := wire.read.Load()
-	_, err := sm.Save(t.Context(), rotation.TokenRef{ID: secretID}, rotation.CurrentVersion{SecretType: "kv"}, iamtoken.Token{}, iamtoken.Metadata{})
+	_, err := sm.Save(t.Context(), rotation.TokenRef{ID: secretID}, rotation.TokenVersion{SecretType: "kv"}, iamtoken.Token{}, iamtoken.Metadata{})
 	if err == nil || !strings.Contains(err.Error(), "reads its API key from") || wire.read.Load() != read {
 		t.Errorf("got %v, want no request and an error that says so", err)
 	}

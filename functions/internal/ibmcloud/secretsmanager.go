@@ -210,7 +210,7 @@ var (
 // ReadMetadata reads the metadata of the current version, and of a kv secret whose current version
 // is not the function's the previous one's too. The bootstrap identity needs
 // secret-version-metadata.read on the token's group.
-func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
+func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.TokenVersion, error) {
 	current, err := s.readVersion(ctx, ref, "current")
 	if err != nil || !current.Foreign {
 		return current, err
@@ -229,18 +229,18 @@ func isNoVersion(err error) bool {
 	return kind == rotation.NotFound || kind == rotation.Misconfigured
 }
 
-// ReadVersion reads the metadata of the version id, the zero CurrentVersion if Secrets Manager
+// ReadVersion reads the metadata of the version id, the zero TokenVersion if Secrets Manager
 // does not know it, or no longer: it keeps the metadata of 50 versions.
-func (s *SecretsManager) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
+func (s *SecretsManager) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.TokenVersion, error) {
 	if id != rotation.PreviousVersion && !iamtoken.IsSecretID(id) {
-		return rotation.CurrentVersion{}, nil
+		return rotation.TokenVersion{}, nil
 	}
 	version, err := s.readVersion(ctx, ref, id)
 	switch {
 	case isNoVersion(err):
-		return rotation.CurrentVersion{}, nil
+		return rotation.TokenVersion{}, nil
 	case err == nil && id != rotation.PreviousVersion && !strings.EqualFold(version.VersionID, id):
-		return rotation.CurrentVersion{}, unavailable("reading a version's metadata: the answer is about another version: is there a proxy in between?")
+		return rotation.TokenVersion{}, unavailable("reading a version's metadata: the answer is about another version: is there a proxy in between?")
 	}
 	return version, err
 }
@@ -248,7 +248,7 @@ func (s *SecretsManager) ReadVersion(ctx context.Context, ref rotation.TokenRef,
 // readVersion reads the metadata of a version by its id or alias: "current", "previous".
 // Metadata that cannot be read counts as none, which counts as expired: others may have
 // edited it.
-func (s *SecretsManager) readVersion(ctx context.Context, ref rotation.TokenRef, alias string) (rotation.CurrentVersion, error) {
+func (s *SecretsManager) readVersion(ctx context.Context, ref rotation.TokenRef, alias string) (rotation.TokenVersion, error) {
 	version, err := s.ask(ctx, readingMetadata, func(ctx context.Context) {
 		_, _, _ = s.sdk.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{SecretID: &ref.ID, ID: &alias})
 	})
@@ -256,7 +256,7 @@ func (s *SecretsManager) readVersion(ctx context.Context, ref rotation.TokenRef,
 		err = s.checkVersion(ctx, ref, version)
 	}
 	if err != nil {
-		return rotation.CurrentVersion{}, err
+		return rotation.TokenVersion{}, err
 	}
 	var fields map[string]any
 	if json.Unmarshal(version.Metadata, &fields) != nil {
@@ -264,7 +264,7 @@ func (s *SecretsManager) readVersion(ctx context.Context, ref rotation.TokenRef,
 	}
 	metadata, _ := iamtoken.ParseMetadata(fields)
 	mark, _ := fields["rotator_version"].(string) // counts also where another field cannot be read
-	return rotation.CurrentVersion{VersionID: version.ID, SecretType: version.Type, CreatedAt: version.CreatedAt.Time, Metadata: metadata,
+	return rotation.TokenVersion{VersionID: version.ID, SecretType: version.Type, CreatedAt: version.CreatedAt.Time, Metadata: metadata,
 		Clock: version.clock, Foreign: version.Type == typeKV && mark == ""}, nil
 }
 
@@ -296,7 +296,7 @@ func (s *SecretsManager) checkVersion(ctx context.Context, ref rotation.TokenRef
 // the token's entry and no other, which is why CheckOwn comes before. An answer that is not
 // about a version of such a secret settles nothing, a proxy's page with an id of its own say,
 // so the next attempt reads whether the version is there.
-func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
+func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.TokenVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if s.keys.has(typedName{}, ref.ID) {
 		return rotation.SavedVersion{}, errOverKey()
 	}

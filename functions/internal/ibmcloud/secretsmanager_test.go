@@ -132,7 +132,7 @@ func TestASaveIsSettledByAVersionOfSuchASecretAlone(t *testing.T) {
 		strings.Replace(goodMetadata, `"secret_type":"arbitrary",`, ``, 1): false, strings.Replace(goodMetadata, "arbitrary", "iam_credentials", 1): false,
 		`{"secret_type":"arbitrary"}`: false, `{}`: false, `null`: false, `<html>`: false, ``: false,
 	} {
-		_, err := instanceThatSays(t, 201, body).Save(t.Context(), rotation.TokenRef{ID: "e2dd1896"}, rotation.CurrentVersion{SecretType: "arbitrary"}, iamtoken.Token{}, iamtoken.Metadata{})
+		_, err := instanceThatSays(t, 201, body).Save(t.Context(), rotation.TokenRef{ID: "e2dd1896"}, rotation.TokenVersion{SecretType: "arbitrary"}, iamtoken.Token{}, iamtoken.Metadata{})
 		if failure := asFailure(t, err); (failure == nil) != saved || failure != nil && (failure.Kind != rotation.Unavailable || failure.Retry != rotation.Later) {
 			t.Errorf("%s: got %v, want a saved version (%t), or a failure that is tried again", body, failure, saved)
 		}

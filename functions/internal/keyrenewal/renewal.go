@@ -63,7 +63,7 @@ type Candidate interface {
 	// Identify exchanges the key; the token's identity is empty if it does not show it.
 	Identify(ctx context.Context) (iamtoken.Token, error)
 	// ReadMetadata is what a rotation does first with a token.
-	ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error)
+	ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.TokenVersion, error)
 }
 
 const (

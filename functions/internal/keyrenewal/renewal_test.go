@@ -170,9 +170,9 @@ func (c tried) Identify(context.Context) (iamtoken.Token, error) {
 	return c.tokenOf(c.key), nil
 }
 
-func (c tried) ReadMetadata(context.Context, rotation.TokenRef) (rotation.CurrentVersion, error) {
+func (c tried) ReadMetadata(context.Context, rotation.TokenRef) (rotation.TokenVersion, error) {
 	c.request("look")
-	return rotation.CurrentVersion{}, c.refused[c.key]
+	return rotation.TokenVersion{}, c.refused[c.key]
 }
 
 // process starts one that begins with the key that is current in AWS.

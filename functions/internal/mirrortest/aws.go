@@ -69,13 +69,13 @@ func (a *AWS) fault(ctx context.Context, arn string, put bool) error {
 }
 
 // Describe implements rotation.Mirrors.
-func (a *AWS) Describe(ctx context.Context, arn string) (rotation.MirrorSecret, error) {
+func (a *AWS) Describe(ctx context.Context, arn string) (rotation.MirrorDescription, error) {
 	if err := a.fault(ctx, arn, false); err != nil {
-		return rotation.MirrorSecret{}, err
+		return rotation.MirrorDescription{}, err
 	}
 	s, unlock := a.open(arn)
 	defer unlock()
-	found := rotation.MirrorSecret{VersionID: s.current, ChangedAt: s.changed}
+	found := rotation.MirrorDescription{VersionID: s.current, ChangedAt: s.changed}
 	if s.previous != "" && !rotation.IsParameter(arn) {
 		found.Others = []string{s.previous}
 	}

@@ -325,10 +325,10 @@ func (r roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { ret
 type hooked struct {
 	rotation.TokenStore
 	beforeSave, afterSave func()
-	read                  func(ctx context.Context, id string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) // id "": the current one
+	read                  func(ctx context.Context, id string, version rotation.TokenVersion) (rotation.TokenVersion, error) // id "": the current one
 }
 
-func (h hooked) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
+func (h hooked) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.TokenVersion, error) {
 	version, err := h.TokenStore.ReadMetadata(ctx, ref)
 	if h.read == nil || err != nil {
 		return version, err
@@ -336,7 +336,7 @@ func (h hooked) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotati
 	return h.read(ctx, "", version)
 }
 
-func (h hooked) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.CurrentVersion, error) {
+func (h hooked) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.TokenVersion, error) {
 	version, err := h.TokenStore.ReadVersion(ctx, ref, id)
 	if h.read == nil || err != nil {
 		return version, err
@@ -344,7 +344,7 @@ func (h hooked) ReadVersion(ctx context.Context, ref rotation.TokenRef, id strin
 	return h.read(ctx, id, version)
 }
 
-func (h hooked) Save(ctx context.Context, ref rotation.TokenRef, current rotation.CurrentVersion, token iamtoken.Token,
+func (h hooked) Save(ctx context.Context, ref rotation.TokenRef, current rotation.TokenVersion, token iamtoken.Token,
 	metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if h.beforeSave != nil {
 		h.beforeSave()

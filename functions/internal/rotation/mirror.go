@@ -36,26 +36,26 @@ const (
 
 // MirrorState is what AWS shows of a mirror, and what IBM knows of the version in it.
 type MirrorState struct {
-	MirrorSecret
-	Held    CurrentVersion // zero if it is not known
-	InOrder bool           // the token that readers of the mirror have needs no replacement yet
+	MirrorDescription
+	Version TokenVersion // zero if it is not known
+	InOrder bool         // the token that readers of the mirror have needs no replacement yet
 
 	arn     string
 	lastPut time.Time // zero if it is not known
 	old     bool      // nothing was put for longer than a token's lifetime; Held is made up for that
 }
 
-// newMirrorState says of a mirror what the versions that version knows show; of others it returns the zero CurrentVersion.
-func newMirrorState(arn string, secret MirrorSecret, version func(id string) CurrentVersion, now time.Time, least time.Duration) MirrorState {
-	s := MirrorState{MirrorSecret: secret, arn: arn, Held: version(secret.VersionID)}
-	s.lastPut, s.InOrder = s.Held.CreatedAt, s.Held.InOrder(now, least)
+// newMirrorState says of a mirror what the versions that version knows show; of others it returns the zero TokenVersion.
+func newMirrorState(arn string, secret MirrorDescription, version func(id string) TokenVersion, now time.Time, least time.Duration) MirrorState {
+	s := MirrorState{MirrorDescription: secret, arn: arn, Version: version(secret.VersionID)}
+	s.lastPut, s.InOrder = s.Version.CreatedAt, s.Version.InOrder(now, least)
 	if s.InOrder || !s.ChangedAt.IsZero() && now.Sub(s.ChangedAt) > PutInterval {
 		return s
 	}
 	for _, id := range s.Others { // a person may have moved AWSCURRENT to an older version
 		s.lastPut = later(s.lastPut, version(id).CreatedAt)
 	}
-	if s.Held.CreatedAt.IsZero() && (s.Held.VersionID != "" || len(s.Others) > 0) { // else its one value is the one that it was made with
+	if s.Version.CreatedAt.IsZero() && (s.Version.VersionID != "" || len(s.Others) > 0) { // else its one value is the one that it was made with
 		s.lastPut = later(s.lastPut, s.ChangedAt)
 	}
 	return s
@@ -73,23 +73,23 @@ type MirrorReader struct {
 
 // Read reads what a mirror holds, at the time now by IBM's clock. The id of its version is the one
 // of IBM's version, whose metadata shows when its token expires and when it was put.
-func (r MirrorReader) Read(ctx context.Context, arn string, current CurrentVersion, now time.Time) (MirrorState, error) {
+func (r MirrorReader) Read(ctx context.Context, arn string, current TokenVersion, now time.Time) (MirrorState, error) {
 	secret, err := r.Mirrors.Describe(ctx, arn)
 	if err != nil {
 		return MirrorState{arn: arn}, err
 	}
 	old := r.byAge && secret.VersionID != current.VersionID && !secret.ChangedAt.IsZero() && now.Sub(secret.ChangedAt) > iamtoken.MaxLifetime
-	version := func(id string) (v CurrentVersion) {
+	version := func(id string) (v TokenVersion) {
 		switch {
 		case id == current.VersionID && id != "":
 			v = current
 		case old:
-			v = CurrentVersion{VersionID: id, CreatedAt: secret.ChangedAt, Metadata: iamtoken.Metadata{Expiration: secret.ChangedAt.Add(iamtoken.MaxLifetime).Unix()}}
+			v = TokenVersion{VersionID: id, CreatedAt: secret.ChangedAt, Metadata: iamtoken.Metadata{Expiration: secret.ChangedAt.Add(iamtoken.MaxLifetime).Unix()}}
 		case err == nil:
 			v, err = r.Versions.ReadVersion(ctx, r.Token, id)
 		}
 		if v.CreatedAt.Sub(now) > iamtoken.MaxLifetime { // its token would never expire
-			return CurrentVersion{}
+			return TokenVersion{}
 		}
 		return v
 	}
@@ -127,7 +127,7 @@ func (s MirrorState) Wait(now time.Time) time.Duration {
 // isOurs reports whether what the mirror holds was put last. Two runs at the same moment may put
 // theirs in the other order, see spreadPuts: one is as good as the other.
 func (s MirrorState) isOurs() bool {
-	return s.Held.VersionID != "" && s.lastPut.Sub(s.Held.CreatedAt) < 2*AttemptLimit
+	return s.Version.VersionID != "" && s.lastPut.Sub(s.Version.CreatedAt) < 2*AttemptLimit
 }
 
 // markOf names a mirror in a version's metadata, where no ARN need be.
@@ -137,7 +137,7 @@ func markOf(arn string) string {
 }
 
 // isAnothers reports whether another function has saved a version, for other mirrors.
-func isAnothers(v CurrentVersion, arn string) bool {
+func isAnothers(v TokenVersion, arn string) bool {
 	return v.Metadata.Mirrors != "" && !strings.Contains(v.Metadata.Mirrors, markOf(arn))
 }
 
@@ -155,7 +155,7 @@ func (p *pass) marks() string {
 
 // describe says what readers of a mirror that is not in order have.
 func (s MirrorState) describe(now time.Time) string {
-	expires := s.Held.ExpiresAt()
+	expires := s.Version.ExpiresAt()
 	switch {
 	case s.old:
 		return fmt.Sprintf("the mirror %s was last changed %s ago, so it has no token that is valid", s.arn, now.Sub(s.ChangedAt).Round(time.Second))
@@ -168,11 +168,11 @@ func (s MirrorState) describe(now time.Time) string {
 // warnOfWait warns if the token in the mirror expires before the next one may be put, or
 // may do so.
 func (s MirrorState) warnOfWait(now time.Time) string {
-	if s.Held.VersionID == "" {
+	if s.Version.VersionID == "" {
 		return fmt.Sprintf("the mirror %s gets a later token: it was changed %s ago, and AWS's quota allows one put in %s", s.arn, now.Sub(s.ChangedAt).Round(time.Second), PutInterval)
 	}
-	expired := s.nextPut().Sub(s.Held.ExpiresAt())
-	if s.InOrder || s.Held.ExpiresAt().IsZero() || expired <= 0 {
+	expired := s.nextPut().Sub(s.Version.ExpiresAt())
+	if s.InOrder || s.Version.ExpiresAt().IsZero() || expired <= 0 {
 		return ""
 	}
 	return fmt.Sprintf("%s, and gets the next one in %s: AWS's quota allows one in %s, so its readers have an expired token for %s at least; tokens of %s or more prevent that",
@@ -206,7 +206,7 @@ func (r *Refusals) note(arn, versionID string, err error) {
 
 // endUpToDate ends an attempt that found the current version up to date. done is
 // false if the attempt has to continue, because a new token must repair a mirror.
-func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current CurrentVersion) (result report.Result, done bool, err error) {
+func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current TokenVersion) (result report.Result, done bool, err error) {
 	if sent, own := p.sent[current.Metadata.Fingerprint]; own {
 		p.repair = sent.repair
 		err = p.mirror(current, sent.TokenResponse)
@@ -220,7 +220,7 @@ func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current 
 // token for one, it returns those that are to get it: all that are not known to be in order.
 // The rotator may not read the stored token: only a full pass brings a mirror up to a
 // version that is not our own. With kept there is no token that would repair one.
-func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bool) (repair map[string]MirrorState, err error) {
+func (p *pass) checkMirrors(ctx context.Context, current TokenVersion, kept bool) (repair map[string]MirrorState, err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
 	least := p.MinRemaining
@@ -255,7 +255,7 @@ func (p *pass) checkMirrors(ctx context.Context, current CurrentVersion, kept bo
 
 // judge decides about a mirror that is not in order: what the report is to say, or whether a
 // token is to be saved for it. The first case that holds counts.
-func (p *pass) judge(ctx context.Context, s MirrorState, current CurrentVersion, now time.Time, kept bool) (warning string, repair bool, err error) {
+func (p *pass) judge(ctx context.Context, s MirrorState, current TokenVersion, now time.Time, kept bool) (warning string, repair bool, err error) {
 	unavailable := func(retry Retry, format string, args ...any) error {
 		return &Error{Kind: Unavailable, Retry: retry, Message: s.describe(now) + fmt.Sprintf(format, args...)}
 	}
@@ -290,10 +290,10 @@ func (p *pass) judge(ctx context.Context, s MirrorState, current CurrentVersion,
 // run that saved the version current has tried to put it, as far as that is known. The first
 // repair comes when that run must have ended, the next ones when the lag has doubled: the
 // lag is how long the mirror had needed another token, and could be written, when current was saved.
-func (p *pass) repairAt(ctx context.Context, s MirrorState, current CurrentVersion, now time.Time) (at time.Time, tried bool) {
+func (p *pass) repairAt(ctx context.Context, s MirrorState, current TokenVersion, now time.Time) (at time.Time, tried bool) {
 	due := cmp.Or(s.ChangedAt, current.CreatedAt)
-	if !s.Held.CreatedAt.IsZero() {
-		due = s.Held.ExpiresAt().Add(-s.Held.Threshold(p.MinRemaining))
+	if !s.Version.CreatedAt.IsZero() {
+		due = s.Version.ExpiresAt().Add(-s.Version.Threshold(p.MinRemaining))
 	}
 	due = later(due, s.nextPut())
 	lag, another := current.CreatedAt.Sub(due), isAnothers(current, s.arn)
@@ -338,7 +338,7 @@ func onceMore(err error) error {
 // whose next put is allowed, or if it was saved for a repair, to those that need it. It
 // asks nothing of IBM, and has a time of its own: however slow IBM is, what it has saved
 // comes to the mirrors.
-func (p *pass) mirror(current CurrentVersion, fresh TokenResponse) error {
+func (p *pass) mirror(current TokenVersion, fresh TokenResponse) error {
 	if len(p.Mirror) == 0 {
 		return nil
 	}
@@ -393,15 +393,15 @@ func (p *pass) spreadPuts(lifetime time.Duration) {
 
 // known is the state of a mirror as far as it shows without a request to IBM: AWS's
 // date of the last change counts as the last put of a version that the pass does not know.
-func (p *pass) known(arn string, secret MirrorSecret, now time.Time) MirrorState {
+func (p *pass) known(arn string, secret MirrorDescription, now time.Time) MirrorState {
 	if s, checked := p.repair[arn]; checked && s.VersionID == secret.VersionID {
 		return s
 	}
-	return newMirrorState(arn, secret, func(id string) CurrentVersion {
+	return newMirrorState(arn, secret, func(id string) TokenVersion {
 		if id == p.replaced.VersionID {
 			return p.replaced
 		}
-		return CurrentVersion{}
+		return TokenVersion{}
 	}, now, p.MinRemaining)
 }
 
@@ -448,7 +448,7 @@ func joined(errs []error) error {
 
 // mirrorPayload is the text that is stored at IBM: the payload, or for a kv secret
 // the object with it.
-func (p *pass) mirrorPayload(current CurrentVersion, token iamtoken.Token) iamtoken.Secret {
+func (p *pass) mirrorPayload(current TokenVersion, token iamtoken.Token) iamtoken.Secret {
 	payload := p.Token.Format.Payload(token)
 	if current.SecretType != "kv" {
 		return payload

@@ -97,19 +97,19 @@ func dies(mode rotation.Mode) step {
 }
 
 // reads changes what is read of versions; id "" is the current one.
-func reads(change func(ctx context.Context, id string, version rotation.CurrentVersion) (rotation.CurrentVersion, error)) step {
+func reads(change func(ctx context.Context, id string, version rotation.TokenVersion) (rotation.TokenVersion, error)) step {
 	return func(fx *fixture) {
 		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: change}
 	}
 }
 
 // silentBut is a read of a version that is not answered, unless it is the current one or id.
-func silentBut(id string) func(context.Context, string, rotation.CurrentVersion) (rotation.CurrentVersion, error) {
-	return func(ctx context.Context, asked string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+func silentBut(id string) func(context.Context, string, rotation.TokenVersion) (rotation.TokenVersion, error) {
+	return func(ctx context.Context, asked string, version rotation.TokenVersion) (rotation.TokenVersion, error) {
 		if asked == "" || asked == id {
 			return version, nil
 		}
-		return rotation.CurrentVersion{}, hanging(ctx, false)
+		return rotation.TokenVersion{}, hanging(ctx, false)
 	}
 }
 
@@ -388,7 +388,7 @@ func TestMirrors(t *testing.T) {
 		"metadata far in the future, and late": metadataOfOlder(54*minute, map[string]any{"expiration": int64(1) << 40}, report.Rotated), // trusted for 61 minutes
 		"metadata in the past":                 metadataOfOlder(22*minute, map[string]any{"expiration": 1}, report.Rotated),
 		"a version of the future": {mirrors(first), rotates, wait(10 * minute), rotates,
-			reads(func(_ context.Context, id string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+			reads(func(_ context.Context, id string, version rotation.TokenVersion) (rotation.TokenVersion, error) {
 				if id != "" {
 					version.CreatedAt = version.CreatedAt.Add(24 * time.Hour)
 				}
@@ -405,7 +405,7 @@ func TestMirrors(t *testing.T) {
 		// Its second one alone may come sooner: AWS shows of the first one only that there was none before, as of a value that a
 		// person made the secret with.
 		"IBM shows no time": {mirrors(first), reads(func(_ context.Context, _ string,
-			version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+			version rotation.TokenVersion) (rotation.TokenVersion, error) {
 			version.CreatedAt = time.Time{}
 			return version, nil
 		}), times(60, runs(ensure), wait(minute)), puts(first, 5)},

@@ -17,9 +17,9 @@ type pass struct {
 
 	release  func() // gives back the slot of the attempt under way, once; nil between two attempts
 	attempts int
-	first    CurrentVersion         // as the first attempt found it
-	current  CurrentVersion         // as last read or saved
-	replaced CurrentVersion         // the version that our save was to replace
+	first    TokenVersion           // as the first attempt found it
+	current  TokenVersion           // as last read or saved
+	replaced TokenVersion           // the version that our save was to replace
 	sent     map[string]sentToken   // the tokens handed to Save, by fingerprint
 	repair   map[string]MirrorState // if not nil, the attempt's new token is for these mirrors alone, by ARN
 	lifetime time.Duration          // expires_in of the last token exchanged
@@ -92,11 +92,11 @@ func (p *pass) attempt(ctx context.Context) (report.Result, error) {
 	return p.result(report.Rotated, saved), nil
 }
 
-func (p *pass) readMetadata(ctx context.Context) (CurrentVersion, error) {
+func (p *pass) readMetadata(ctx context.Context) (TokenVersion, error) {
 	defer p.timed(StepLook)()
 	current, err := p.Tokens.ReadMetadata(ctx, p.Token)
 	if err != nil {
-		return CurrentVersion{}, At(StepLook, err)
+		return TokenVersion{}, At(StepLook, err)
 	}
 	p.setClock(current.Clock)
 	if current.CreatedAt.Sub(p.ibmClock()) > iamtoken.MaxLifetime {
@@ -144,10 +144,10 @@ func (p *pass) exchange(ctx context.Context, key iamtoken.Secret) (TokenResponse
 
 // save stores the token as a new version, unless the process was suspended since the run began:
 // then the token may be old, and the metadata certainly is.
-func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResponse) (CurrentVersion, error) {
+func (p *pass) save(ctx context.Context, current TokenVersion, fresh TokenResponse) (TokenVersion, error) {
 	defer p.timed(StepSave)()
 	if p.suspended() {
-		return CurrentVersion{}, &Error{Step: StepSave, Kind: Timeout, Message: "the process was suspended for longer than the run may take: " +
+		return TokenVersion{}, &Error{Step: StepSave, Kind: Timeout, Message: "the process was suspended for longer than the run may take: " +
 			"what it knows is too old to continue with; the next run saves a new token"}
 	}
 	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
@@ -156,12 +156,12 @@ func (p *pass) save(ctx context.Context, current CurrentVersion, fresh TokenResp
 	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
 	made, err := p.Tokens.Save(ctx, p.Token, current, fresh.Token, metadata)
 	if err != nil {
-		return CurrentVersion{}, At(StepSave, err)
+		return TokenVersion{}, At(StepSave, err)
 	}
 	if made.CreatedAt.Sub(p.ibmClock()).Abs() > iamtoken.MaxLifetime { // or it is not known
 		made.CreatedAt = p.ibmClock()
 	}
-	p.current = CurrentVersion{VersionID: made.VersionID, SecretType: current.SecretType, CreatedAt: made.CreatedAt, Metadata: metadata}
+	p.current = TokenVersion{VersionID: made.VersionID, SecretType: current.SecretType, CreatedAt: made.CreatedAt, Metadata: metadata}
 	return p.current, nil
 }
 
@@ -176,7 +176,7 @@ const (
 )
 
 // upToDate decides from the current version whether the attempt ends here, and how.
-func (p *pass) upToDate(current CurrentVersion) (report.Outcome, bool) {
+func (p *pass) upToDate(current TokenVersion) (report.Outcome, bool) {
 	if p.Mode == ModeCheck {
 		return "", false
 	}
@@ -200,7 +200,7 @@ func (p *pass) upToDate(current CurrentVersion) (report.Outcome, bool) {
 // CheckOwn returns an *Error if a save would destroy what others keep in the secret. A new version of
 // a kv secret has the token's entry alone, and the function may not read the others, so it writes
 // only where it wrote before. A person may have edited or erased the metadata of one version.
-func (r Rotation) CheckOwn(current CurrentVersion, how HowToRun) error {
+func (r Rotation) CheckOwn(current TokenVersion, how HowToRun) error {
 	if !current.Foreign {
 		return nil
 	}
@@ -213,7 +213,7 @@ func (r Rotation) CheckOwn(current CurrentVersion, how HowToRun) error {
 }
 
 // checkToken returns an *Error if the token must not be published.
-func (p *pass) checkToken(fresh TokenResponse, current CurrentVersion) error {
+func (p *pass) checkToken(fresh TokenResponse, current TokenVersion) error {
 	if err := CheckLifetime(fresh, p.ibmClock()); err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func CheckLifetime(fresh TokenResponse, now time.Time) error {
 // before it. That one counts while it is valid, at most 61 minutes after its version was made:
 // others may edit metadata, and must not stop a rotation for longer. It does not count
 // where Expect is full, which says all there is to compare.
-func (r Rotation) CheckIdentity(token iamtoken.Token, current CurrentVersion, now time.Time, force bool) error {
+func (r Rotation) CheckIdentity(token iamtoken.Token, current TokenVersion, now time.Time, force bool) error {
 	const advice = "correct the API key or `expect` (EXPECT_ACCOUNT, EXPECT_IAM_ID)"
 	expect, before := r.Expect, current.Metadata
 	switch {
@@ -272,7 +272,7 @@ func identity(iamID, account string) string {
 }
 
 // expiresSooner reports whether readers would get a token that expires sooner.
-func (p *pass) expiresSooner(fresh TokenResponse, current CurrentVersion) bool {
+func (p *pass) expiresSooner(fresh TokenResponse, current TokenVersion) bool {
 	return !p.Force && fresh.Token.Expiration.Before(current.ExpiresAt())
 }
 

@@ -296,7 +296,7 @@ func TestARunStopsWhereThereIsNothingToDo(t *testing.T) {
 		fx.rotate()
 		reads := 0
 		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens,
-			read: func(_ context.Context, _ string, version rotation.CurrentVersion) (rotation.CurrentVersion, error) {
+			read: func(_ context.Context, _ string, version rotation.TokenVersion) (rotation.TokenVersion, error) {
 				if reads++; reads == 2 {
 					return before, nil
 				}

@@ -17,7 +17,7 @@ type (
 )
 
 // result describes the outcome and the token that is stored now.
-func (p *pass) result(outcome report.Outcome, current CurrentVersion) report.Result {
+func (p *pass) result(outcome report.Outcome, current TokenVersion) report.Result {
 	result := report.Result{
 		Rotation:      p.Name,
 		Outcome:       outcome,
@@ -29,7 +29,7 @@ func (p *pass) result(outcome report.Outcome, current CurrentVersion) report.Res
 		TokenLifetime: p.lifetime,
 		TransactionID: p.txID,
 	}
-	_, result.Published = p.sent[current.Metadata.Fingerprint]
+	_, result.Saved = p.sent[current.Metadata.Fingerprint]
 	now := p.ibmClock()
 	if expires := expiryOf(current); !expires.IsZero() {
 		expires = expires.UTC().Truncate(time.Second)
@@ -44,7 +44,7 @@ func (p *pass) result(outcome report.Outcome, current CurrentVersion) report.Res
 
 // expiryOf is when the token of a version expires, not before the version was made: it
 // was saved while it was valid, and a gap since 1970 would hide all others of a metric.
-func expiryOf(version CurrentVersion) time.Time {
+func expiryOf(version TokenVersion) time.Time {
 	expires := version.ExpiresAt()
 	if !expires.IsZero() && expires.Before(version.CreatedAt) {
 		return version.CreatedAt

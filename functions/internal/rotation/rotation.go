@@ -106,19 +106,19 @@ type Exchanger interface {
 // TokenStore holds the token secrets. Its methods return an *Error.
 type TokenStore interface {
 	// ReadMetadata returns what is known of the current version without its value.
-	ReadMetadata(ctx context.Context, ref TokenRef) (CurrentVersion, error)
+	ReadMetadata(ctx context.Context, ref TokenRef) (TokenVersion, error)
 	VersionReader
 	// Save stores a new version of the secret, after the version current.
-	Save(ctx context.Context, ref TokenRef, current CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (SavedVersion, error)
+	Save(ctx context.Context, ref TokenRef, current TokenVersion, token iamtoken.Token, metadata iamtoken.Metadata) (SavedVersion, error)
 }
 
 // PreviousVersion names the version before the current one.
 const PreviousVersion = "previous"
 
 // VersionReader reads of any version, by its id or as PreviousVersion, what TokenStore reads of the current one. It
-// returns the zero CurrentVersion if there is no such version, or no longer.
+// returns the zero TokenVersion if there is no such version, or no longer.
 type VersionReader interface {
-	ReadVersion(ctx context.Context, ref TokenRef, id string) (CurrentVersion, error)
+	ReadVersion(ctx context.Context, ref TokenRef, id string) (TokenVersion, error)
 }
 
 // Mirrors are secrets in AWS Secrets Manager and parameters in SSM Parameter Store that
@@ -126,16 +126,16 @@ type VersionReader interface {
 type Mirrors interface {
 	// Describe returns what AWS shows of the mirror. One that must have no token, because
 	// it is a replica, is being deleted or is not encrypted, is an error that no retry changes.
-	Describe(ctx context.Context, arn string) (MirrorSecret, error)
+	Describe(ctx context.Context, arn string) (MirrorDescription, error)
 	// Put makes payload the mirror's value, of the version versionID. It may be repeated.
 	Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error
 }
 
-// MirrorSecret is what AWS shows of a mirror without its value.
-type MirrorSecret struct {
-	VersionID string    // of the version that readers get: the one that Put was given; "" if there is none
+// MirrorDescription is what AWS shows of a mirror without its value.
+type MirrorDescription struct {
+	VersionID string    // of the version that readers get, as Put got it; "" if there is none
 	Others    []string  // ids of the other versions that have a label: AWSPREVIOUS, once there were two
-	ChangedAt time.Time // when anything of the secret was last changed; zero when AWS does not show it
+	ChangedAt time.Time // when anything of the mirror was last changed; zero when AWS does not show it
 }
 
 // TokenResponse is IAM's answer to an exchange.
@@ -146,9 +146,9 @@ type TokenResponse struct {
 	Unverified    string // why the signature could not be verified; empty if it was
 }
 
-// CurrentVersion is the current version of a token secret.
-type CurrentVersion struct {
-	VersionID  string
+// TokenVersion is what the metadata of a version of a token secret shows.
+type TokenVersion struct {
+	VersionID  string            // IBM's id of the version
 	SecretType string            // "arbitrary" or "kv"
 	CreatedAt  time.Time         // set by Secrets Manager; zero when the answer has none
 	Metadata   iamtoken.Metadata // zero when missing or unreadable
@@ -158,12 +158,12 @@ type CurrentVersion struct {
 
 // ExpiresAt is when the stored token expires, as far as that may be trusted;
 // zero when it is not known.
-func (v CurrentVersion) ExpiresAt() time.Time { return v.Metadata.ExpiresAt(v.CreatedAt) }
+func (v TokenVersion) ExpiresAt() time.Time { return v.Metadata.ExpiresAt(v.CreatedAt) }
 
 // Remaining is how long the stored token is still valid at now; negative if it has
 // expired or that is not known. Whatever a clock shows, it is never more than the token
 // was issued with.
-func (v CurrentVersion) Remaining(now time.Time) time.Duration {
+func (v TokenVersion) Remaining(now time.Time) time.Duration {
 	return min(v.ExpiresAt().Sub(now), v.Lifetime())
 }
 
@@ -177,18 +177,18 @@ func Threshold(least, lifetime time.Duration) time.Duration {
 }
 
 // Threshold counts the lifetime with which the token was saved; none shorter is.
-func (v CurrentVersion) Threshold(least time.Duration) time.Duration {
+func (v TokenVersion) Threshold(least time.Duration) time.Duration {
 	return Threshold(least, max(minRemaining, min(v.ExpiresAt().Sub(v.CreatedAt), v.Lifetime())))
 }
 
 // InOrder reports whether the stored token needs no replacement yet.
-func (v CurrentVersion) InOrder(now time.Time, least time.Duration) bool {
+func (v TokenVersion) InOrder(now time.Time, least time.Duration) bool {
 	return v.Remaining(now) >= v.Threshold(least)
 }
 
 // Lifetime is what the stored token was issued with, as far as the metadata may be
 // trusted.
-func (v CurrentVersion) Lifetime() time.Duration {
+func (v TokenVersion) Lifetime() time.Duration {
 	issued, expires := v.Metadata.IssuedAt, v.Metadata.Expiration
 	if issued <= 0 || expires <= issued || expires-issued > int64(iamtoken.MaxLifetime/time.Second) {
 		return iamtoken.MaxLifetime

@@ -30,7 +30,7 @@ type counting struct {
 	memory     uint64   // the most at any thousandth read, heap and stacks
 }
 
-func (c *counting) ReadMetadata(_ context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
+func (c *counting) ReadMetadata(_ context.Context, ref rotation.TokenRef) (rotation.TokenVersion, error) {
 	time.Sleep(c.takes)
 	for range 10 {
 		runtime.Gosched() // those that have done their work get to their end
@@ -44,9 +44,9 @@ func (c *counting) ReadMetadata(_ context.Context, ref rotation.TokenRef) (rotat
 	}
 	if ref.ID == c.failFirst {
 		c.failFirst = ""
-		return rotation.CurrentVersion{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: "down"}
+		return rotation.TokenVersion{}, &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Message: "down"}
 	}
-	return rotation.CurrentVersion{VersionID: "before", SecretType: "arbitrary"}, nil
+	return rotation.TokenVersion{VersionID: "before", SecretType: "arbitrary"}, nil
 }
 
 func (c *counting) ReadKey(context.Context, rotation.KeyRef) (iamtoken.Secret, error) {
@@ -62,7 +62,7 @@ func (c *counting) Exchange(context.Context, iamtoken.Secret) (rotation.TokenRes
 
 func (c *counting) Prepare(context.Context) {}
 
-func (c *counting) Save(context.Context, rotation.TokenRef, rotation.CurrentVersion, iamtoken.Token, iamtoken.Metadata) (rotation.SavedVersion, error) {
+func (c *counting) Save(context.Context, rotation.TokenRef, rotation.TokenVersion, iamtoken.Token, iamtoken.Metadata) (rotation.SavedVersion, error) {
 	c.saves.Add(1)
 	return rotation.SavedVersion{VersionID: "after", CreatedAt: time.Now()}, nil
 }

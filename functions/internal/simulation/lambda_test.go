@@ -270,8 +270,8 @@ type suspension struct {
 	kept      map[rotation.Step]any
 }
 
-func (s *suspension) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.CurrentVersion, error) {
-	return pass(s, rotation.StepLook, func() (rotation.CurrentVersion, error) { return s.TokenStore.ReadMetadata(ctx, ref) })
+func (s *suspension) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.TokenVersion, error) {
+	return pass(s, rotation.StepLook, func() (rotation.TokenVersion, error) { return s.TokenStore.ReadMetadata(ctx, ref) })
 }
 
 func (s *suspension) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
@@ -283,7 +283,7 @@ func (s *suspension) Exchange(ctx context.Context, key iamtoken.Secret) (rotatio
 }
 
 // Save freezes before anything goes out: the rotator has made up its mind.
-func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.CurrentVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
+func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.TokenVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if s.stop(rotation.StepSave, nil) {
 		return rotation.SavedVersion{}, suspended()
 	}

@@ -81,7 +81,7 @@ type mirrorLine struct {
 // The puts, as faults name them.
 func opPut(arn string) string { return "put " + arn }
 
-func (l mirrorLine) Describe(ctx context.Context, arn string) (found rotation.MirrorSecret, err error) {
+func (l mirrorLine) Describe(ctx context.Context, arn string) (found rotation.MirrorDescription, err error) {
 	err = l.request(ctx, "describe "+arn, arn, false, func() (err error) {
 		found, err = l.aws.Describe(ctx, arn)
 		return err
