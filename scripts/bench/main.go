@@ -1,9 +1,9 @@
-// Command bench measures what a rotation costs, against the floor and against
-// what people use today, and prints one table. Every ratio is of figures taken
-// in the same run, because machines differ and are noisy; medians of several runs.
+// Command bench measures time, memory and round trips of a rotation, compares them with a minimal Lambda
+// function and with what people use today, and prints one table. The figures are medians of several runs.
+// A ratio compares figures of the same run of bench, because machines differ and are noisy.
 //
-// It expects itself and the programs iam-token-rotator, invoke, hello, hellosdks and plainsdk in
-// one folder, and curl and jq on the PATH.
+// One folder must hold bench itself and the programs iam-token-rotator, bootstrap, invoke, hello,
+// hellosdks and plainsdk; curl and jq must be on the PATH.
 package main
 
 import (
@@ -82,8 +82,8 @@ func (b bencher) row(cells ...any) {
 
 func (b bencher) program(name string) string { return filepath.Join(b.bin, name) }
 
-// oneRotation compares ways to do one rotation with a round trip between here and IBM Cloud. Wall time counts from the start of
-// the process.
+// oneRotation compares ways to do one rotation when a round trip to IBM Cloud takes roundTrip. Wall time
+// counts from the start of the process.
 func (b bencher) oneRotation(roundTrip time.Duration) error {
 	cloud, err := newCloud(1, roundTrip)
 	if err != nil {
@@ -119,10 +119,11 @@ func (b bencher) oneRotation(roundTrip time.Duration) error {
 	return nil
 }
 
-// coldStart compares the function with the least a Lambda function can be, and with the least that its SDKs leave: from the start
-// of the process to its first poll of the Runtime API, and the memory used when one event has been answered.
+// coldStart compares the function with two hello-world functions, one plain and one with the same SDKs linked.
+// Init is the time from the start of the process to its first poll of the Runtime API; memory and CPU are
+// those used when one event has been answered.
 func (b bencher) coldStart(zip string) error {
-	// With no round trip at all, the handshakes' work, on both ends, would fall before the first poll.
+	// Without a delay, the processor time of the TLS handshakes, on both ends, would count as init.
 	cloud, err := newCloud(1, 10*time.Millisecond)
 	if err != nil {
 		return err
@@ -130,7 +131,9 @@ func (b bencher) coldStart(zip string) error {
 	defer cloud.close()
 	programs := []string{"hello", "hellosdks", "bootstrap"}
 	inits, answered := map[string][]usage{}, map[string][]usage{}
-	for i := range 5*b.runs + 1 { // the inits are short, so noise weighs more; and take turns, so that it meets all of them
+	// An init is short, so noise weighs more: there are five times as many runs. The programs take turns, so
+	// that noise affects all of them alike.
+	for i := range 5*b.runs + 1 {
 		for _, program := range programs {
 			all, measure := inits, b.invoked
 			if i < b.runs {
@@ -156,8 +159,8 @@ func (b bencher) coldStart(zip string) error {
 	return nil
 }
 
-// manyRotations compares a run over many rotations with the ideal: three round trips for each, as many at a time as the
-// concurrency allows.
+// manyRotations compares a run of many rotations with the ideal: three round trips for each, with as many
+// rotations at a time as the concurrency allows.
 func (b bencher) manyRotations(many int, roundTrip time.Duration, concurrency int) error {
 	cloud, err := newCloud(many, roundTrip)
 	if err != nil {
@@ -181,12 +184,12 @@ func (b bencher) manyRotations(many int, roundTrip time.Duration, concurrency in
 	return nil
 }
 
-// cloud is IBM Cloud behind a proxy for each host, a round trip away.
+// cloud is the sandbox of IBM Cloud, with a delaying proxy in front of each of its two hosts.
 type cloud struct {
 	server  *httptest.Server
 	proxies []*ibmcloudtest.SlowProxy
 	folder  string
-	env     []string // in which a program finds it
+	env     []string // for a program that uses it
 }
 
 func newCloud(rotations int, roundTrip time.Duration) (*cloud, error) {

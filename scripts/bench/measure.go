@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// usage is what a process took, by the operating system's own account.
+// usage is what a process used, as the operating system reports it.
 type usage struct {
-	Wall   time.Duration // of the process; of its last invocation, for a Lambda function
+	Wall   time.Duration // of the process, or of the last invocation of a Lambda function
 	Init   time.Duration // from the start of a Lambda function to its first poll
 	CPU    time.Duration // user and system, of the process and its children
 	MaxRSS int64         // bytes, of the largest single process
@@ -50,8 +50,8 @@ func medians(all []usage) (middle usage) {
 	return middle
 }
 
-// measured runs a command to its end. Bench itself is in between, in a process that
-// is small: the account of a child's memory begins with its parent's.
+// measured runs a command to its end. A second, small process of bench starts the command, because the
+// maximum that the system reports for a child includes the memory of its parent at the fork.
 func (b bencher) measured(c *cloud, command ...string) (used usage, err error) {
 	err = b.start(c, append(b.measuring(c), command...)...)
 	if err == nil {
@@ -60,7 +60,7 @@ func (b bencher) measured(c *cloud, command ...string) (used usage, err error) {
 	return used, err
 }
 
-// measuring is the beginning of a command that is measured.
+// measuring is the command line in front of a command that is measured; see measureChild.
 func (b bencher) measuring(c *cloud) []string {
 	return []string{b.program("bench"), "measure", filepath.Join(c.folder, "usage")}
 }
@@ -74,8 +74,8 @@ func (b bencher) start(c *cloud, command ...string) error {
 	return nil
 }
 
-// invoked delivers n events to one process of a Lambda function. Of its figures Init
-// and Wall are set, Wall to the last invocation's.
+// invoked delivers n events to one process of a Lambda function. It sets Init, and Wall to the time of the
+// last invocation.
 func (b bencher) invoked(c *cloud, n int, command ...string) (used usage, err error) {
 	report := filepath.Join(c.folder, "report")
 	if err := b.start(c, append([]string{b.program("invoke"), "-n", strconv.Itoa(n), "-report", report, "--"}, command...)...); err != nil {
@@ -94,7 +94,7 @@ func (b bencher) invoked(c *cloud, n int, command ...string) (used usage, err er
 	return used, err
 }
 
-// answered is what a Lambda function has used when it has answered n events.
+// answered is what a Lambda function has used in all when it has answered n events.
 func (b bencher) answered(c *cloud, n int, command ...string) (used usage, err error) {
 	if _, err := b.invoked(c, n, append(b.measuring(c), command...)...); err != nil {
 		return usage{}, err

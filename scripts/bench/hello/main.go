@@ -1,5 +1,5 @@
-// Command hello is the least a Lambda function in Go can be: the floor for cold
-// starts, built as the function is.
+// Command hello is a minimal Lambda function in Go, built as the rotator's function is.
+// Its cold start is the shortest that is possible.
 package main
 
 import (
