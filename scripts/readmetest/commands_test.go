@@ -343,6 +343,7 @@ var notRun = map[string]string{
 	"make check":                            "make test runs it",
 	"make run && make examples":             ".ci/run runs both; the page README.md has the first, and the jobs of the other wait for minutes",
 	"go test ./functions/internal/rotation": "make test runs it",
+	`aws sqs receive-message --queue-url "$queue" --max-number-of-messages 10 --message-attribute-names All`: "moto gives a queue the address that it has at AWS",
 }
 
 // runnable is the text without the lines that are not run; they leave an empty line.
