@@ -3,8 +3,6 @@ package rotation
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -16,371 +14,120 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
+// A mirror is a secret or a parameter in AWS that holds the token too, for readers on AWS. Each
+// version that is saved at IBM is put to the mirrors under IBM's version id. So the id that AWS
+// shows names a version at IBM, and the metadata of that version shows when the mirror's token
+// expires. No token is ever read.
+//
+// AWS's quota allows a secret one put in PutInterval. A version that is saved within that time
+// is not put to the secret, which keeps its token and gets a later version.
+//
+// A mirror also keeps its token when the run dies before the put, or when AWS fails. Only the run
+// that saved a version has its token, so nobody can put that version later. Once the mirror's own
+// token has less than MIN_REMAINING left, ensure repairs the mirror: it saves another version at
+// IBM and puts it to the mirrors that need one, and to no other. If that put fails, too, the next
+// repairs come after 2, 4, 8 … minutes, and in the end every hour.
+//
+// Two functions in two regions may share one token secret, each with the mirrors of its own
+// region: if one region fails, the readers of the other still get tokens. The metadata of each
+// version names the mirrors that it was saved for. So a function knows whether a version that
+// its mirror lacks is a put that failed, or was never meant for that mirror.
+
 const (
-	// PutInterval is the least time between two puts to a secret. AWS keeps 100 versions of
-	// it and removes none younger than 24 hours: 90 puts a day leave room for a person's
-	// own. Tokens of MirrorLifetime or more never expire in between. A parameter has no
-	// such quota: AWS removes its oldest version at once.
-	PutInterval    = 16 * time.Minute
+	// PutInterval is the least time between two puts to a secret, which makes 90 a day. AWS keeps
+	// 100 versions of a secret and removes none younger than 24 hours; the others are for people.
+	// A parameter has no such quota: AWS removes its oldest version at once.
+	PutInterval = 16 * time.Minute
+	// MirrorLifetime is the lifetime from which on no token in a mirror expires between two puts.
 	MirrorLifetime = 30 * time.Minute
 
-	// A repair saves another version. The first one comes when a run that is writing the
-	// mirrors must have ended, the next ones when the lag has doubled, then hourly.
+	// minRepairWait is the time from a save to the first repair: by then, the run that saved has ended.
 	minRepairWait = 2 * time.Minute
 	maxRepairWait = time.Hour
 
-	// checkLimit keeps a mirror that does not answer from using up the attempt, in which
-	// another one may need a repair.
+	// checkLimit keeps a mirror that does not answer from using up the attempt: another one may
+	// need a repair.
 	checkLimit = 4 * time.Second
 )
 
-// MirrorState is what AWS shows of a mirror, and what IBM knows of the version in it.
-type MirrorState struct {
-	MirrorDescription
-	Version TokenVersion // zero if it is not known
-	InOrder bool         // the token that readers of the mirror have needs no replacement yet
-
-	arn     string
-	lastPut time.Time // zero if it is not known
-	old     bool      // nothing was put for longer than a token's lifetime; Held is made up for that
-}
-
-// newMirrorState says of a mirror what the versions that version knows show; of others it returns the zero TokenVersion.
-func newMirrorState(arn string, secret MirrorDescription, version func(id string) TokenVersion, now time.Time, least time.Duration) MirrorState {
-	s := MirrorState{MirrorDescription: secret, arn: arn, Version: version(secret.VersionID)}
-	s.lastPut, s.InOrder = s.Version.CreatedAt, s.Version.InOrder(now, least)
-	if s.InOrder || !s.ChangedAt.IsZero() && now.Sub(s.ChangedAt) > PutInterval {
-		return s
-	}
-	for _, id := range s.Others { // a person may have moved AWSCURRENT to an older version
-		s.lastPut = later(s.lastPut, version(id).CreatedAt)
-	}
-	if s.Version.CreatedAt.IsZero() && (s.Version.VersionID != "" || len(s.Others) > 0) { // else its one value is the one that it was made with
-		s.lastPut = later(s.lastPut, s.ChangedAt)
-	}
-	return s
-}
-
-// MirrorReader compares mirrors with IBM's metadata of the versions that they hold.
-type MirrorReader struct {
-	Mirrors      Mirrors
-	Versions     VersionReader
-	Token        TokenRef
-	MinRemaining time.Duration
-
-	byAge bool // IBM is not asked for what a mirror's last change shows: slow, it must not hinder a repair
-}
-
-// Read reads what a mirror holds, at the time now by IBM's clock. The id of its version is the one
-// of IBM's version, whose metadata shows when its token expires and when it was put.
-func (r MirrorReader) Read(ctx context.Context, arn string, current TokenVersion, now time.Time) (MirrorState, error) {
-	secret, err := r.Mirrors.Describe(ctx, arn)
-	if err != nil {
-		return MirrorState{arn: arn}, err
-	}
-	old := r.byAge && secret.VersionID != current.VersionID && !secret.ChangedAt.IsZero() && now.Sub(secret.ChangedAt) > iamtoken.MaxLifetime
-	version := func(id string) (v TokenVersion) {
-		switch {
-		case id == current.VersionID && id != "":
-			v = current
-		case old:
-			v = TokenVersion{VersionID: id, CreatedAt: secret.ChangedAt, Metadata: iamtoken.Metadata{Expiration: secret.ChangedAt.Add(iamtoken.MaxLifetime).Unix()}}
-		case err == nil:
-			v, err = r.Versions.ReadVersion(ctx, r.Token, id)
-		}
-		if v.CreatedAt.Sub(now) > iamtoken.MaxLifetime { // its token would never expire
-			return TokenVersion{}
-		}
-		return v
-	}
-	s := newMirrorState(arn, secret, version, now, r.MinRemaining)
-	s.old = old
-	return s, err
-}
-
-func later(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
-
-// IsParameter reports whether a mirror is a parameter of SSM Parameter Store, and not a
-// secret of AWS Secrets Manager.
-func IsParameter(arn string) bool {
-	parts := strings.SplitN(arn, ":", 4)
-	return len(parts) == 4 && parts[2] == "ssm"
-}
-
-// nextPut is when the next put is allowed; zero if it is at once.
-func (s MirrorState) nextPut() time.Time {
-	if s.lastPut.IsZero() || IsParameter(s.arn) {
-		return time.Time{}
-	}
-	return s.lastPut.Add(PutInterval)
-}
-
-// Wait is how long a mirror that is not in order only has to wait for its next put; 0 if it is not
-// for that: it was written by someone else, or its label moved.
-func (s MirrorState) Wait(now time.Time) time.Duration {
-	if s.InOrder || !s.isOurs() {
-		return 0
-	}
-	return max(0, s.nextPut().Sub(now))
-}
-
-// isOurs reports whether what the mirror holds was put last. Two runs at the same moment may put
-// theirs in the other order, see spreadPuts: one is as good as the other.
-func (s MirrorState) isOurs() bool {
-	return s.Version.VersionID != "" && s.lastPut.Sub(s.Version.CreatedAt) < 2*AttemptLimit
-}
-
-// markOf names a mirror in a version's metadata, where no ARN need be.
-func markOf(arn string) string {
-	sum := sha256.Sum256([]byte(arn))
-	return hex.EncodeToString(sum[:4])
-}
-
-// isAnothers reports whether another function has saved a version, for other mirrors.
-func isAnothers(v TokenVersion, arn string) bool {
-	return v.Metadata.Mirrors != "" && !strings.Contains(v.Metadata.Mirrors, markOf(arn))
-}
-
-// marks are of the mirrors that a version is saved for: in another region of AWS another
-// function may save for others.
-func (p *pass) marks() string {
-	var marks []string
-	for _, arn := range p.Mirror {
-		if _, needs := p.repair[arn]; p.repair == nil || needs {
-			marks = append(marks, markOf(arn))
-		}
-	}
-	return cmp.Or(strings.Join(marks, ","), "none")
-}
-
-// describe says what readers of a mirror that is not in order have.
-func (s MirrorState) describe(now time.Time) string {
-	expires := s.Version.ExpiresAt()
-	switch {
-	case s.old:
-		return fmt.Sprintf("the mirror %s was last changed %s ago, so it has no token that is valid", s.arn, now.Sub(s.ChangedAt).Round(time.Second))
-	case expires.IsZero():
-		return "the mirror " + s.arn + " does not hold a token that this function has put there"
-	}
-	return fmt.Sprintf("the mirror %s has a token that %s", s.arn, report.Expiry(expires, expires.Sub(now).Round(time.Second)))
-}
-
-// warnOfWait warns if the token in the mirror expires before the next one may be put, or
-// may do so.
-func (s MirrorState) warnOfWait(now time.Time) string {
-	if s.Version.VersionID == "" {
-		return fmt.Sprintf("the mirror %s gets a later token: it was changed %s ago, and AWS's quota allows one put in %s", s.arn, now.Sub(s.ChangedAt).Round(time.Second), PutInterval)
-	}
-	expired := s.nextPut().Sub(s.Version.ExpiresAt())
-	if s.InOrder || s.Version.ExpiresAt().IsZero() || expired <= 0 {
-		return ""
-	}
-	return fmt.Sprintf("%s, and gets the next one in %s: AWS's quota allows one in %s, so its readers have an expired token for %s at least; tokens of %s or more prevent that",
-		s.describe(now), s.nextPut().Sub(now).Round(time.Second), PutInterval, expired.Round(time.Second), MirrorLifetime)
-}
-
-// Refusals are the errors of puts that no retry changes, by ARN. They last as long as the
-// process: a mirror in it is not repaired by saving another version, and is written again
-// with the next one that is saved anyway.
-type Refusals struct{ byARN sync.Map }
-
-type refusal struct {
-	*Error
-	versionID string // that was not taken
-}
-
-func (r *Refusals) get(arn string) refusal {
-	last, _ := r.byARN.Load(arn)
-	refused, _ := last.(refusal)
-	return refused
-}
-
-// note remembers how the put of a version ended.
-func (r *Refusals) note(arn, versionID string, err error) {
-	if err == nil {
-		r.byARN.Delete(arn)
-	} else if failure := ErrorOf(err); failure.Retry == Never && failure.Kind != Timeout {
-		r.byARN.Store(arn, refusal{failure, versionID})
-	}
-}
-
-// endUpToDate ends an attempt that found the current version up to date. done is
-// false if the attempt has to continue, because a new token must repair a mirror.
-func (p *pass) endUpToDate(ctx context.Context, outcome report.Outcome, current TokenVersion) (result report.Result, done bool, err error) {
-	if sent, own := p.sent[current.Metadata.Fingerprint]; own {
-		p.repair = sent.repair
-		err = p.mirror(current, sent.TokenResponse)
-	} else if p.repair, err = p.checkMirrors(ctx, current, false); p.repair != nil {
-		return report.Result{}, false, nil
-	}
-	return p.result(outcome, current), true, err
-}
-
-// checkMirrors compares the mirrors with what they should hold. If ensure has to save a new
-// token for one, it returns those that are to get it: all that are not known to be in order.
-// The rotator may not read the stored token: only a full pass brings a mirror up to a
-// version that is not our own. With kept there is no token that would repair one.
-func (p *pass) checkMirrors(ctx context.Context, current TokenVersion, kept bool) (repair map[string]MirrorState, err error) {
-	ctx, cancel := context.WithTimeout(ctx, checkLimit)
-	defer cancel()
-	least := p.MinRemaining
-	if kept { // the account's lifetime was cut: the mirror's token is worth no less than a new one
-		least = Threshold(least, p.lifetime)
-	}
-	reader := MirrorReader{p.Mirrors, p.Tokens, p.Token, least, true}
-	var mu sync.Mutex
-	due, failing := false, map[string]MirrorState{}
-	err = p.eachMirror(func(arn string) (string, error) {
-		now := p.ibmClock()
-		s, err := reader.Read(ctx, arn, current, now)
-		warning, repair := "", false
-		switch {
-		case err != nil:
-			s = MirrorState{arn: arn}
-		case s.InOrder:
-			return "", nil
-		default:
-			warning, repair, err = p.judge(ctx, s, current, now, kept)
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		failing[arn], due = s, due || repair
-		return warning, onceMore(err)
-	})
-	if !due {
-		return nil, err
-	}
-	return failing, err
-}
-
-// judge decides about a mirror that is not in order: what the report is to say, or whether a
-// token is to be saved for it. The first case that holds counts.
-func (p *pass) judge(ctx context.Context, s MirrorState, current TokenVersion, now time.Time, kept bool) (warning string, repair bool, err error) {
-	unavailable := func(retry Retry, format string, args ...any) error {
-		return &Error{Kind: Unavailable, Retry: retry, Message: s.describe(now) + fmt.Sprintf(format, args...)}
-	}
-	refused := p.refusals.get(s.arn)
-	switch {
-	case refused.Error != nil && !kept:
-		return "", false, refused.Error
-	case s.Wait(now) > 0:
-		return s.warnOfWait(now), false, nil
-	case kept:
-		return "", false, unavailable(Never, ", and a new one would expire sooner than IBM's, so it is not saved: run once with force to save it in both")
-	}
-	at, tried := p.repairAt(ctx, s, current, now)
-	switch in := at.Sub(now).Round(time.Second); {
-	case !tried && now.Before(at):
-		warning = s.warnOfWait(now)
-	case p.Mode == ModeCheck:
-		warning = s.describe(now) + ": the next run saves a new one in it"
-	case now.Before(s.nextPut()):
-		err = unavailable(Once, ": ensure saves a new one for it in %s, or one with force now; does something else write to it?", in)
-	case now.Before(at):
-		err = unavailable(Once, ": ensure saves a new one for it in %s, or a run of rotate now", in)
-	case p.Mode != ModeEnsure:
-		err = unavailable(Never, ": the next run of ensure saves a new one for it")
-	default:
-		repair = true
-	}
-	return warning, repair, err
-}
-
-// repairAt is when a new version is to be saved for a mirror that is not in order, and whether the
-// run that saved the version current has tried to put it, as far as that is known. The first
-// repair comes when that run must have ended, the next ones when the lag has doubled: the
-// lag is how long the mirror had needed another token, and could be written, when current was saved.
-func (p *pass) repairAt(ctx context.Context, s MirrorState, current TokenVersion, now time.Time) (at time.Time, tried bool) {
-	due := cmp.Or(s.ChangedAt, current.CreatedAt)
-	if !s.Version.CreatedAt.IsZero() {
-		due = s.Version.ExpiresAt().Add(-s.Version.Threshold(p.MinRemaining))
-	}
-	due = later(due, s.nextPut())
-	lag, another := current.CreatedAt.Sub(due), isAnothers(current, s.arn)
-	after := func(wait time.Duration) time.Time { return later(s.nextPut(), current.CreatedAt.Add(wait)) }
-	soon := after(minRepairWait)
-	if p.overQuota(current.Lifetime()) && now.Sub(current.CreatedAt) < 2*AttemptLimit {
-		return soon, false // a run may still be waiting to put it, see spreadPuts
-	}
-	tried = !another && (lag >= minRepairWait || !s.isOurs()) // else a put may have had to wait, counted from AWS's date of the one before
-	if lag <= minRepairWait {
-		return soon, tried
-	}
-	previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
-	known := err == nil && previous.VersionID != ""
-	// The version before was saved for the mirror and could not be put, and the other function's answers it: two functions
-	// that cannot put would go on like that, at every second minute.
-	answer := known && strings.Contains(previous.Metadata.Mirrors, markOf(s.arn)) && previous.CreatedAt.Sub(due) >= minRepairWait &&
-		current.CreatedAt.Sub(previous.CreatedAt) < 2*minRepairWait
-	switch {
-	case another && !answer:
-		return soon, false
-	case !another && known && previous.CreatedAt.Before(due):
-		return soon, tried // no version could be had for it before: an outage of IBM is no failure of the mirror
-	}
-	return after(min(lag, maxRepairWait)), true
-}
-
-// onceMore limits the attempts where there is nothing to put: ensure comes every minute, and
-// one mirror must not keep every run busy until its deadline.
-func onceMore(err error) error {
-	if err == nil {
-		return nil
-	}
-	again := *ErrorOf(err)
-	if again.Step == "" && again.Retry != Never { // another step's has its own
-		again.Retry, again.RetryAfter = Once, 0
-	}
-	return &again
-}
-
-// mirror writes the token to the mirrors, under the id of the version current: to all
-// whose next put is allowed, or if it was saved for a repair, to those that need it. It
-// asks nothing of IBM, and has a time of its own: however slow IBM is, what it has saved
-// comes to the mirrors.
-func (p *pass) mirror(current TokenVersion, fresh TokenResponse) error {
+// putToMirrors puts the token of the version saved to all mirrors whose next put is allowed, or
+// after a save for a repair, to those that need it. It sends no request to IBM and has a time
+// limit of its own: however slow IBM is, what was saved comes to the mirrors.
+func (p *pass) putToMirrors(saved TokenVersion, response TokenResponse) error {
 	if len(p.Mirror) == 0 {
 		return nil
 	}
 	if p.suspended() {
 		return &Error{Step: StepMirror, Kind: Timeout, Message: "the process was suspended for longer than the run may take: the token is too old to mirror"}
 	}
-	p.spreadPuts(fresh.Token.ExpiresIn)
+	p.spreadPuts(response.Token.ExpiresIn)
 	ctx, cancel := context.WithTimeout(WithWallDeadline(p.ctx, p.started.Add(p.timeout)), AttemptLimit)
 	defer cancel()
-	payload := p.mirrorPayload(current, fresh.Token)
-	saved := cmp.Or(current.CreatedAt, p.ibmClock()) // two puts are as far apart as their versions: a retry puts one later
+	saved.CreatedAt = cmp.Or(saved.CreatedAt, p.ibmClock())
+	payload := p.mirrorPayload(saved, response.Token)
 	return p.eachMirror(func(arn string) (string, error) {
-		if _, needs := p.repair[arn]; p.repair != nil && !needs {
+		if !p.savesFor(arn) {
 			return "", nil
 		}
-		secret, err := p.Mirrors.Describe(ctx, arn)
-		refused := p.refusals.get(arn)
-		switch {
-		case err != nil || secret.VersionID == current.VersionID:
-			return "", err
-		case refused.versionID == current.VersionID:
-			return "", refused.Error
-		}
-		if s := p.known(arn, secret, saved); !p.Force && saved.Before(s.nextPut()) {
-			return s.warnOfWait(p.ibmClock()), nil
-		}
-		err = p.Mirrors.Put(ctx, arn, current.VersionID, payload)
-		p.refusals.note(arn, current.VersionID, err)
-		return "", err
+		return p.putToMirror(ctx, arn, saved, payload)
 	})
 }
 
-// overQuota reports whether tokens of a lifetime take all the puts that AWS's quota allows a mirror.
-func (p *pass) overQuota(lifetime time.Duration) bool {
-	return lifetime < MirrorLifetime && slices.ContainsFunc(p.Mirror, func(arn string) bool { return !IsParameter(arn) })
+// putToMirror puts a version, unless the mirror has it already, AWS has refused it for good or
+// the quota does not allow it yet.
+func (p *pass) putToMirror(ctx context.Context, arn string, saved TokenVersion, payload iamtoken.Secret) (warning string, err error) {
+	shown, err := p.Mirrors.Describe(ctx, arn)
+	if err != nil || shown.VersionID == saved.VersionID {
+		return "", err
+	}
+	if refused := p.refusals.get(arn); refused.versionID == saved.VersionID {
+		return "", refused.Error
+	}
+	// The time of the save counts, not that of the put, which a retry makes later.
+	if s := p.knownState(arn, shown, saved.CreatedAt); !p.Force && saved.CreatedAt.Before(s.nextPut()) {
+		return s.waitWarning(p.ibmClock()), nil
+	}
+	err = p.Mirrors.Put(ctx, arn, saved.VersionID, payload)
+	p.refusals.remember(arn, saved.VersionID, err)
+	return "", err
 }
 
-// spreadPuts waits a random time where the quota has no room for two deployments, in two regions
-// say, that put at the same moment: the later one sees the other's put by AWS's date of the last change.
-// Other rotations have the slot meanwhile, and half of the time that is left is kept for the puts.
+// savesFor reports whether the attempt saves its version for a mirror.
+func (p *pass) savesFor(arn string) bool {
+	_, needsRepair := p.repair[arn]
+	return p.repair == nil || needsRepair
+}
+
+// mirrorHashes names the mirrors that the attempt saves its version for.
+func (p *pass) mirrorHashes() string {
+	var hashes []string
+	for _, arn := range p.Mirror {
+		if p.savesFor(arn) {
+			hashes = append(hashes, mirrorHash(arn))
+		}
+	}
+	return cmp.Or(strings.Join(hashes, ","), "none")
+}
+
+// knownState is the state of a mirror as far as the attempt knows it without a request to IBM.
+func (p *pass) knownState(arn string, shown MirrorDescription, now time.Time) MirrorState {
+	if s, checked := p.repair[arn]; checked && s.VersionID == shown.VersionID {
+		return s
+	}
+	return newMirrorState(arn, shown, func(id string) TokenVersion {
+		if id == p.replaced.VersionID {
+			return p.replaced
+		}
+		return TokenVersion{}
+	}, now, p.MinRemaining)
+}
+
+// spreadPuts waits for a random time if tokens are so short that they use up AWS's quota. Two
+// deployments with the same mirror, one in each of two regions for example, would put at the same
+// moment; after the wait, the later one sees the put of the other and leaves its own out.
+// Other rotations have the slot meanwhile, and half of the remaining time is kept for the puts.
 func (p *pass) spreadPuts(lifetime time.Duration) {
-	if !p.overQuota(lifetime) {
+	if !p.usesUpQuota(lifetime) {
 		return
 	}
 	p.release()
@@ -391,22 +138,185 @@ func (p *pass) spreadPuts(lifetime time.Duration) {
 	}
 }
 
-// known is the state of a mirror as far as it shows without a request to IBM: AWS's
-// date of the last change counts as the last put of a version that the pass does not know.
-func (p *pass) known(arn string, secret MirrorDescription, now time.Time) MirrorState {
-	if s, checked := p.repair[arn]; checked && s.VersionID == secret.VersionID {
-		return s
-	}
-	return newMirrorState(arn, secret, func(id string) TokenVersion {
-		if id == p.replaced.VersionID {
-			return p.replaced
-		}
-		return TokenVersion{}
-	}, now, p.MinRemaining)
+// usesUpQuota reports whether tokens of this lifetime need all puts that AWS's quota allows a mirror.
+func (p *pass) usesUpQuota(lifetime time.Duration) bool {
+	return lifetime < MirrorLifetime && slices.ContainsFunc(p.Mirror, func(arn string) bool { return !IsParameter(arn) })
 }
 
-// eachMirror calls do for all mirrors in parallel, notes the warnings, and returns the
-// errors in their order as one, with which another attempt is made if one of them asks for it.
+// mirrorPayload is the text that the version has at IBM: the payload, or the object of a kv secret.
+func (p *pass) mirrorPayload(saved TokenVersion, token iamtoken.Token) iamtoken.Secret {
+	payload := p.Token.Format.Payload(token)
+	if saved.SecretType != "kv" {
+		return payload
+	}
+	// Marshalling a map of strings cannot fail.
+	object, _ := json.Marshal(map[string]string{cmp.Or(p.Token.Field, iamtoken.DefaultField): payload.Reveal()})
+	return iamtoken.NewSecret(string(object))
+}
+
+// Refusals are the errors of puts that no retry changes, by ARN. No version is saved to repair
+// such a mirror, because AWS would refuse that one, too; the next version that is saved anyway is
+// put to it again. They last as long as the process.
+type Refusals struct{ byARN sync.Map }
+
+type refusal struct {
+	*Error
+	versionID string // of the version that AWS refused
+}
+
+// get returns the refusal of a mirror's last put, the zero one if there is none.
+func (r *Refusals) get(arn string) refusal {
+	last, _ := r.byARN.Load(arn)
+	refused, _ := last.(refusal)
+	return refused
+}
+
+// remember remembers how the put of a version ended.
+func (r *Refusals) remember(arn, versionID string, err error) {
+	if err == nil {
+		r.byARN.Delete(arn)
+	} else if failure := ErrorOf(err); failure.Retry == Never && failure.Kind != Timeout {
+		r.byARN.Store(arn, refusal{failure, versionID})
+	}
+}
+
+// mirrorsNeedToken reports whether a mirror needs a new token although the current version needs
+// no replacement. p.repair then has the mirrors that the token is for. A current version that is
+// this run's own, whose answer or put was lost, is put to the mirrors again.
+func (p *pass) mirrorsNeedToken(ctx context.Context, current TokenVersion, outcome report.Outcome) (bool, error) {
+	if sent, own := p.sent[current.Metadata.Fingerprint]; own {
+		p.repair = sent.repair
+		return false, p.putToMirrors(current, sent.TokenResponse)
+	}
+	var err error
+	p.repair, err = p.checkMirrors(ctx, current, outcome)
+	return p.repair != nil, err
+}
+
+// checkMirrors reads the state of all mirrors and reports what is wrong with them. If a version
+// is to be saved for one, it returns all that are not known to be in order: each gets that
+// version. outcome is what the attempt ends with if nothing is saved.
+func (p *pass) checkMirrors(ctx context.Context, current TokenVersion, outcome report.Outcome) (repair map[string]MirrorState, err error) {
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	reader := MirrorReader{Mirrors: p.Mirrors, Versions: p.Tokens, Token: p.Token, MinRemaining: p.MinRemaining, assumeExpired: true}
+	if outcome == report.Kept { // IAM's tokens have become shorter: one as good as theirs is good enough
+		reader.MinRemaining = Threshold(p.MinRemaining, p.lifetime)
+	}
+	var mu sync.Mutex
+	due, notInOrder := false, map[string]MirrorState{}
+	err = p.eachMirror(func(arn string) (string, error) {
+		now := p.ibmClock()
+		s, err := reader.Read(ctx, arn, current, now)
+		warning, repair := "", false
+		if err == nil {
+			if s.InOrder {
+				return "", nil
+			}
+			warning, repair, err = p.decide(ctx, s, current, now, outcome)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		notInOrder[arn], due = s, due || repair
+		return warning, retryOnce(err)
+	})
+	if !due {
+		return nil, err
+	}
+	return notInOrder, err
+}
+
+// decide decides about a mirror that is not in order: whether a version is to be saved to repair
+// it now, or else what the report says.
+func (p *pass) decide(ctx context.Context, s MirrorState, current TokenVersion, now time.Time, outcome report.Outcome) (warning string, repair bool, err error) {
+	failure := func(retry Retry, format string, args ...any) error {
+		return &Error{Kind: Unavailable, Retry: retry, Message: s.describe(now) + fmt.Sprintf(format, args...)}
+	}
+	refused := p.refusals.get(s.arn)
+	switch {
+	case refused.Error != nil && outcome != report.Kept:
+		return "", false, refused.Error
+	case s.Wait(now) > 0:
+		return s.waitWarning(now), false, nil
+	case outcome == report.Kept:
+		return "", false, failure(Never, ", and a new one would expire sooner than IBM's, so it is not saved: run once with force to save it in both")
+	}
+	at, putFailed := p.repairAt(ctx, s, current, now)
+	in := at.Sub(now).Round(time.Second)
+	switch {
+	case now.Before(at) && !putFailed:
+		return s.waitWarning(now), false, nil
+	case p.Mode == ModeCheck:
+		return s.describe(now) + ": the next run saves a new one in it", false, nil
+	case now.Before(s.nextPut()): // the quota is not the only reason, see Wait
+		return "", false, failure(Once, ": ensure saves a new one for it in %s, or one with force now; does something else write to it?", in)
+	case now.Before(at):
+		return "", false, failure(Once, ": ensure saves a new one for it in %s, or a run of rotate now", in)
+	case p.Mode != ModeEnsure:
+		return "", false, failure(Never, ": the next run of ensure saves a new one for it")
+	}
+	return "", true, nil
+}
+
+// repairAt is when to save a version that repairs a mirror, and whether the put of the version
+// current is known to have failed. The first repair comes 2 minutes after current was saved. If
+// the mirror had been overdue for longer than that by then, current was itself a repair that
+// failed: the next one waits for as long again, so each wait doubles.
+func (p *pass) repairAt(ctx context.Context, s MirrorState, current TokenVersion, now time.Time) (at time.Time, putFailed bool) {
+	due := p.dueAt(s, current)
+	overdue := current.CreatedAt.Sub(due)
+	after := func(wait time.Duration) time.Time { return later(s.nextPut(), current.CreatedAt.Add(wait)) }
+	soon := after(minRepairWait)
+	if p.usesUpQuota(current.Lifetime()) && now.Sub(current.CreatedAt) < 2*AttemptLimit {
+		return soon, false // the run that saved current may not have put it yet, see spreadPuts
+	}
+	forOthers := current.isForOthers(s.arn)
+	// A mirror that was hardly due may have had to wait: the quota may count from AWS's date of the put before,
+	// some seconds after IBM's date of that version.
+	putFailed = !forOthers && (overdue >= minRepairWait || !s.holdsLastPut())
+	if overdue <= minRepairWait {
+		return soon, putFailed
+	}
+	previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
+	known := err == nil && previous.VersionID != ""
+	if !forOthers && known && previous.CreatedAt.Before(due) {
+		return soon, putFailed // no version was saved for the mirror before, in an outage of IBM: current was no repair
+	}
+	// Another function's version is no repair of this mirror either, unless it followed at once on one that was. If neither
+	// function can put, each would take the other's repair for a reason to save its own, every other minute.
+	followed := known && previous.isFor(s.arn) && previous.CreatedAt.Sub(due) >= minRepairWait &&
+		current.CreatedAt.Sub(previous.CreatedAt) < 2*minRepairWait
+	if forOthers && !followed {
+		return soon, false
+	}
+	return after(min(overdue, maxRepairWait)), true
+}
+
+// dueAt is since when a mirror that is not in order has needed a new token and could be put.
+func (p *pass) dueAt(s MirrorState, current TokenVersion) time.Time {
+	needed := cmp.Or(s.ChangedAt, current.CreatedAt) // its token is not known
+	if !s.Version.CreatedAt.IsZero() {
+		needed = s.Version.ExpiresAt().Add(-s.Version.Threshold(p.MinRemaining))
+	}
+	return later(needed, s.nextPut())
+}
+
+// retryOnce limits the attempts after a failed check to one more: ensure runs every minute, and
+// a mirror must not keep each run busy until its deadline. An error of the bootstrap identity, which has
+// its step already, is retried as usual.
+func retryOnce(err error) error {
+	if err == nil {
+		return nil
+	}
+	limited := *ErrorOf(err)
+	if limited.Step == "" && limited.Retry != Never {
+		limited.Retry, limited.RetryAfter = Once, 0
+	}
+	return &limited
+}
+
+// eachMirror calls do for all mirrors in parallel, adds the warnings to the report, and returns
+// the errors as one, in the order of the mirrors.
 func (p *pass) eachMirror(do func(arn string) (warning string, err error)) error {
 	if len(p.Mirror) > 0 {
 		defer p.timed(StepMirror)()
@@ -425,7 +335,8 @@ func (p *pass) eachMirror(do func(arn string) (warning string, err error)) error
 	return joined(errs)
 }
 
-// joined is the first error with the messages of all, nil if there is none.
+// joined is the first error with the messages of all, nil if there is none. It is retried if
+// one of them is.
 func joined(errs []error) error {
 	var all *Error
 	for _, err := range errs {
@@ -444,16 +355,4 @@ func joined(errs []error) error {
 		return nil
 	}
 	return At(StepMirror, all)
-}
-
-// mirrorPayload is the text that is stored at IBM: the payload, or for a kv secret
-// the object with it.
-func (p *pass) mirrorPayload(current TokenVersion, token iamtoken.Token) iamtoken.Secret {
-	payload := p.Token.Format.Payload(token)
-	if current.SecretType != "kv" {
-		return payload
-	}
-	// Marshalling a map of strings cannot fail.
-	object, _ := json.Marshal(map[string]string{cmp.Or(p.Token.Field, iamtoken.DefaultField): payload.Reveal()})
-	return iamtoken.NewSecret(string(object))
 }

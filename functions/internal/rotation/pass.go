@@ -52,10 +52,10 @@ func (p *pass) attempt(ctx context.Context) (report.Result, error) {
 	if err := p.CheckOwn(current, p.HowToRun); err != nil && !p.Force {
 		return report.Result{}, err
 	}
-	// 2. Stop if there is nothing to do.
+	// 2. Stop if there is nothing to do, for the mirrors neither.
 	if outcome, ok := p.upToDate(current); ok {
-		if result, done, err := p.endUpToDate(ctx, outcome, current); done {
-			return result, err
+		if repair, err := p.mirrorsNeedToken(ctx, current, outcome); !repair {
+			return p.result(outcome, current), err
 		}
 	}
 	// 3. Read the API key.
@@ -73,11 +73,11 @@ func (p *pass) attempt(ctx context.Context) (report.Result, error) {
 		return report.Result{}, err
 	}
 	if p.Mode == ModeCheck {
-		_, err := p.checkMirrors(ctx, current, false)
+		_, err := p.checkMirrors(ctx, current, report.Checked)
 		return p.result(report.Checked, current), err
 	}
 	if p.expiresSooner(token, current) {
-		_, err := p.checkMirrors(ctx, current, true)
+		_, err := p.checkMirrors(ctx, current, report.Kept)
 		return p.result(report.Kept, current), err
 	}
 	// 6. Save it as a new version.
@@ -86,7 +86,7 @@ func (p *pass) attempt(ctx context.Context) (report.Result, error) {
 		return report.Result{}, err
 	}
 	// 7. Mirror it, if there are mirrors, and report.
-	if err := p.mirror(saved, token); err != nil {
+	if err := p.putToMirrors(saved, token); err != nil {
 		return report.Result{}, err
 	}
 	return p.result(report.Rotated, saved), nil
@@ -151,7 +151,7 @@ func (p *pass) save(ctx context.Context, current TokenVersion, fresh TokenRespon
 			"what it knows is too old to continue with; the next run saves a new token"}
 	}
 	metadata := iamtoken.Describe(fresh.Token, p.RunID, p.Version)
-	metadata.Mirrors = p.marks()
+	metadata.Mirrors = p.mirrorHashes()
 	p.sent[metadata.Fingerprint], p.replaced = sentToken{fresh, p.repair}, current
 	ctx = WithWallDeadline(ctx, p.started.Add(p.timeout))
 	made, err := p.Tokens.Save(ctx, p.Token, current, fresh.Token, metadata)
@@ -288,7 +288,7 @@ func (p *pass) warnAbout(response TokenResponse) {
 	if token.ExpiresIn < p.Interval {
 		p.warn("tokens expire in %s, less than the schedule of %s: keep the ensure schedule on, it alone keeps one valid", token.ExpiresIn, p.Interval)
 	}
-	if p.overQuota(token.ExpiresIn) {
+	if p.usesUpQuota(token.ExpiresIn) {
 		expired := "may have an expired one"
 		if gap := PutInterval - token.ExpiresIn; gap > 0 {
 			expired = fmt.Sprintf("have an expired one for %s of that at least", gap)
