@@ -25,7 +25,7 @@ func newRole(base role, actions ...action) role {
 	return r
 }
 
-// IBM's service roles, each holding what the one before holds, and the two custom roles of the
+// IBM's service roles, each of which includes the one before, and the two custom roles of the
 // bootstrap identity.
 var (
 	roleReader = newRole(nil, "secret-metadata.read", "secrets.list", "secret-versions.list",
@@ -59,14 +59,15 @@ func (id *identity) mayAnywhere(a action) bool {
 	return slices.ContainsFunc(id.policies, func(p policy) bool { return p.role[a] })
 }
 
-// find sets what the path names, if the caller may do the operation there: what the admin alone may, but in Secrets Manager,
-// where groups need the action on the whole instance, and secrets in their group. What is missing there is reported only to a
-// caller who may do it somewhere. The caller holds c.mu.
-func (c *Cloud) find(in *call) error {
+// authorize finds what the path names, sets it in the call, and checks that the caller may do the operation
+// there. Access groups are for the admin. In Secrets Manager an operation on a secret needs the action in the
+// secret's group, one on groups needs it on the whole instance. That a secret does not exist (404) is told
+// only to callers who have the action in some group; others get 403. The caller of authorize holds c.mu.
+func (c *Cloud) authorize(in *call) error {
 	a, ofGroups := in.operation.action, in.operation.name == OpGroups
 	switch {
 	case in.operation.service == serviceAPIKeys:
-		return c.findKey(in)
+		return c.authorizeKey(in)
 	case in.operation.service == serviceAccess && in.caller.class != IdentityAdmin:
 		return fail(http.StatusForbidden, "forbidden", "You are not authorized to use this API.")
 	case in.operation.service == serviceAccess:
@@ -97,12 +98,12 @@ func (c *Cloud) find(in *call) error {
 
 const (
 	defaultGroup = "default" // id and name of the group of secrets that name none
-	maxGroups    = 200       // an instance holds no more, the default one aside
+	maxGroups    = 200       // of an instance, beside the default one
 )
 
 // A group is a secret group: the finest scope of a policy.
 type group struct {
-	made
+	creation
 	id          string // a UUID, or "default"
 	name        string
 	description string
@@ -117,7 +118,7 @@ func (g *group) json() object {
 // newGroup adds a group. The caller holds c.mu.
 func (c *Cloud) newGroup(by *identity, id, name, description string) *group {
 	now := c.now()
-	g := &group{c.newMade(by.iamID, now), id, name, description, now}
+	g := &group{c.newCreation(by.iamID, now), id, name, description, now}
 	c.groups[id] = g
 	return g
 }
@@ -137,7 +138,7 @@ type groupPrototype struct {
 	Description *string `json:"description"`
 }
 
-// check refuses a bad name or one of another group, and a long description.
+// check rejects an invalid or taken name, and a description that is too long.
 func (p *groupPrototype) check(c *Cloud, in *call) error {
 	if err := checkTexts(p.Name, p.Description, 64); err != nil {
 		return err
@@ -168,7 +169,7 @@ func (c *Cloud) patchGroup(in *call, p *groupPrototype) (any, error) {
 	return g.json(), nil
 }
 
-// deleteGroup removes an empty group; the default one stays.
+// deleteGroup deletes an empty group, but never the default one.
 func (c *Cloud) deleteGroup(in *call) (any, error) {
 	g := in.group
 	if g.id == defaultGroup {
@@ -183,9 +184,10 @@ func (c *Cloud) deleteGroup(in *call) (any, error) {
 	return nil, nil
 }
 
-// fixedThings are what no request changes: of Logs Routing one target, one route to it, the settings, and one tenant of the older API
-// with one target; and the access groups, which are IBM's own, that everybody is in, and one for workloads. Whoever has a
-// workload's token may read the former, the admin the latter. INSTANCE, ACCOUNT and ADMIN are of the cloud.
+// fixedThings is what no request can change, as JSON. Logs Routing, which workloads may read, has one target,
+// one route to it, the settings, and a tenant with one target for the older API. There are two access groups,
+// which the admin may read: "Public Access", which is IBM's own, and one for workloads. newFixed replaces the
+// words INSTANCE, ACCOUNT, ADMIN and MADE, and fixedParts the words TARGET, SINK and GROUP.
 const fixedThings = `{
 "targets": [{"id": "INSTANCE0", "crn": "crn:v1:bluemix:public:logs-router:us-south:a/ACCOUNT:INSTANCE:target:INSTANCE0", "name": "cloud-logs-target",
 	"target_type": "cloud_logs", "region": "us-south", "managed_by": "account", "write_status": {"status": "success"},
@@ -201,7 +203,7 @@ const fixedThings = `{
 "groups": [{"id": "AccessGroupId-INSTANCE3", "name": "workloads", GROUP}, {"id": "AccessGroupId-PublicAccess", "name": "Public Access", GROUP}]
 }`
 
-// fixedParts stand in fixedThings more than once.
+// fixedParts replaces the words in fixedThings that occur more than once.
 var fixedParts = strings.NewReplacer(
 	"TARGET", `{"id": "INSTANCE0", "crn": "crn:v1:bluemix:public:logs-router:us-south:a/ACCOUNT:INSTANCE:target:INSTANCE0", "name": "cloud-logs-target",
 		"target_type": "cloud_logs"}`,
@@ -211,7 +213,8 @@ var fixedParts = strings.NewReplacer(
 	"GROUP", `"description": "", "account_id": "ACCOUNT", "is_federated": false, "created_at": "MADE", "created_by_id": "ADMIN",
 		"last_modified_at": "MADE", "last_modified_by_id": "ADMIN"`)
 
-// newFixed returns the fixed things of a cloud by their kinds. An id that ends in a digit is the instance's with that at its end.
+// newFixed returns the fixed things of a cloud by their kinds. For example, the id INSTANCE0 is the
+// instance's own with its last character replaced by 0.
 func (c *Cloud) newFixed() (things map[string][]object) {
 	names := []string{"MADE", "2026-01-01T00:00:00.000Z", "ACCOUNT", c.account, "ADMIN", c.adminKey.owner.iamID}
 	for _, digit := range []string{"0", "1", "2", "3"} {
@@ -219,7 +222,7 @@ func (c *Cloud) newFixed() (things map[string][]object) {
 	}
 	text := strings.NewReplacer(append(names, "INSTANCE", c.instance)...).Replace(fixedParts.Replace(fixedThings))
 	err := json.Unmarshal([]byte(text), &things)
-	must(err == nil, "what is fixed does not decode: %v", err)
+	must(err == nil, "fixedThings does not decode: %v", err)
 	return things
 }
 
@@ -232,7 +235,7 @@ func withID(items []object, in *call) (any, error) {
 	return items[i], nil
 }
 
-// routed serves a list of Logs Routing, or the item whose id the path ends with.
+// routed serves a list of Logs Routing, or the item whose id is at the end of the path.
 func routed(kind string) handler {
 	return func(c *Cloud, in *call) (any, error) {
 		if len(in.params) > 0 {
@@ -242,7 +245,8 @@ func routed(kind string) handler {
 	}
 }
 
-// tenants serves the older API, which asks for a date, and lists by name if the query has one.
+// tenants serves the older API of Logs Routing. It requires the header IBM-API-Version, and filters a list
+// by the query's name.
 func tenants(kind string) handler {
 	return func(c *Cloud, in *call) (any, error) {
 		if _, err := time.Parse(time.DateOnly, in.request.Header.Get("IBM-API-Version")); err != nil {
@@ -268,7 +272,7 @@ func (c *Cloud) listAccessGroups(in *call) (any, error) {
 
 func (c *Cloud) getAccessGroup(in *call) (any, error) { return withID(c.fixed["groups"], in) }
 
-// instanceCRN is the CRN of a service's instance, up to what it names there.
+// instanceCRN is the CRN of the instance of a service, up to the part that names a resource in it.
 func (c *Cloud) instanceCRN(service string) string {
 	return "crn:v1:bluemix:public:" + service + ":us-south:a/" + c.account + ":" + c.instance
 }

@@ -12,19 +12,19 @@ import (
 
 // An apiKey belongs to an identity. A deleted key is no longer in Cloud.keys.
 type apiKey struct {
-	made
-	id, value         string // "ApiKey-<uuid>", and 44 characters of [A-Za-z0-9_-] as IBM's
+	creation
+	id, value         string // "ApiKey-<uuid>", and 44 characters of [A-Za-z0-9_-] like IBM's
 	owner             *identity
 	name, description string
 	actionWhenLeaked  string
 	modifiedAt        time.Time
 	knownFrom         time.Time // when IAM begins to accept it
 	expiresAt         time.Time // zero for never
-	leaseEnds         time.Time // when the secret that made the key deletes it; zero for never
+	leaseEnds         time.Time // when the secret that created the key deletes it; zero for never
 	locked            bool      // cannot be changed or deleted
-	disabled          bool      // cannot be exchanged
+	disabled          bool      // cannot be exchanged for a token
 	valueStored       bool      // the value can be read again
-	version           int       // counts changes: the entity tag
+	version           int       // counts changes, for the entity tag
 }
 
 // isUnknown reports whether IAM does not know the key: it is too new or has expired.
@@ -32,10 +32,10 @@ func (k *apiKey) isUnknown(now time.Time) bool {
 	return now.Before(k.knownFrom) || k.ended(now) || !k.expiresAt.IsZero() && !now.Before(k.expiresAt)
 }
 
-// ended reports whether the lease of a key that a secret made is over: it is deleted then.
+// ended reports whether the key was created by a secret and its lease is over. Such a key is deleted.
 func (k *apiKey) ended(now time.Time) bool { return !k.leaseEnds.IsZero() && !now.Before(k.leaseEnds) }
 
-// entityTag is the version that an update must name: "1-" and 32 hexadecimal digits.
+// entityTag identifies a version of a key, for example "1-" and 32 hexadecimal digits. An update must name it.
 func entityTag(version int, id string) string {
 	_, digits, _ := strings.Cut(id, "-")
 	return fmt.Sprintf("%d-%s", version, strings.ReplaceAll(digits, "-", ""))
@@ -50,7 +50,7 @@ func (k *apiKey) json(value string) object {
 		"action_when_leaked": k.actionWhenLeaked, "apikey": value,
 	}
 	if !k.expiresAt.IsZero() {
-		out["expires_at"] = strings.Replace(k.expiresAt.UTC().Format(iamSecond), ":00+", "+", 1) // seconds if it has some
+		out["expires_at"] = strings.Replace(k.expiresAt.UTC().Format(iamSecond), ":00+", "+", 1) // without seconds if they are 0
 	}
 	return out
 }
@@ -69,7 +69,7 @@ func parseIAMTime(text string) (t time.Time, err error) {
 	return t, err
 }
 
-// apiKeyPrototype is the body of a request that makes or changes a key or a service id. A nil field is absent.
+// apiKeyPrototype is the body of a request that creates or changes a key or a service id. A nil field is absent.
 type apiKeyPrototype struct {
 	Name             *string `json:"name"`
 	IAMID            *string `json:"iam_id"`
@@ -90,7 +90,7 @@ func (p *apiKeyPrototype) check(_ *Cloud, in *call) error {
 	)
 }
 
-// apply makes of the key what a checked prototype says.
+// apply sets the properties of the key that a checked prototype has.
 func (p *apiKeyPrototype) apply(k *apiKey, now time.Time) {
 	assign(&k.name, p.Name)
 	assign(&k.description, p.Description)
@@ -101,37 +101,37 @@ func (p *apiKeyPrototype) apply(k *apiKey, now time.Time) {
 	k.modifiedAt = now
 }
 
-// findKey sets the key or service id that the request names, if the caller may manage it: the admin any, and the owner of a key
-// what the setting own_keys allows.
-func (c *Cloud) findKey(in *call) error {
-	owner, ofIDs, isDetails := "", in.operation.name == OpServiceIDs, in.operation.name == OpAPIKeysDetails
-	named := len(in.params) > 0 || isDetails
+// authorizeKey is authorize for API keys and service ids. The admin may do every operation, the owner of a
+// key what the setting own_keys allows.
+func (c *Cloud) authorizeKey(in *call) error {
+	ownerID, ofIDs, isDetails := "", in.operation.name == OpServiceIDs, in.operation.name == OpAPIKeysDetails
+	isNamed := len(in.params) > 0 || isDetails
 	for _, key := range c.keys {
-		if isDetails && key.value == in.request.Header.Get("IAM-ApiKey") || !isDetails && named && key.id == in.params[0] {
-			in.key, owner = key, key.owner.iamID
+		if isDetails && key.value == in.request.Header.Get("IAM-ApiKey") || !isDetails && isNamed && key.id == in.params[0] {
+			in.key, ownerID = key, key.owner.iamID
 		}
 	}
-	if ofIDs && named {
+	if ofIDs && isNamed {
 		in.serviceID = c.identities["iam-"+in.params[0]]
 	}
 	if in.operation.name == "apikeys.list" {
-		owner = cmp.Or(in.query.Get("iam_id"), in.caller.iamID)
+		ownerID = cmp.Or(in.query.Get("iam_id"), in.caller.iamID)
 	}
-	own := c.settings.OwnKeys == "policy" || c.settings.OwnKeys == "details" && isDetails
+	ownerMay := c.settings.OwnKeys == "policy" || c.settings.OwnKeys == "details" && isDetails
 	switch {
-	case in.caller.class != IdentityAdmin && !(own && owner == in.caller.iamID):
+	case in.caller.class != IdentityAdmin && !(ownerMay && ownerID == in.caller.iamID):
 		e := fail(http.StatusForbidden, "forbidden", "You are not authorized to use this API.")
 		e.details = "The action iam-identity." + strings.Replace(in.operation.name, "keys.", "key.", 1) + " is missing."
 		return e
-	case ofIDs && named && in.serviceID == nil:
+	case ofIDs && isNamed && in.serviceID == nil:
 		return notFound("service ID")
-	case !ofIDs && named && in.key == nil:
+	case !ofIDs && isNamed && in.key == nil:
 		return notFound("API key")
 	}
 	return nil
 }
 
-// createAPIKey answers with the key's value, for the only time unless store_value asks for more.
+// createAPIKey answers with the key's value. Without store_value the value cannot be read again.
 func (c *Cloud) createAPIKey(in *call, p *apiKeyPrototype) (any, error) {
 	owner, ok := c.identities[*p.IAMID]
 	switch {
@@ -155,7 +155,7 @@ func (c *Cloud) getAPIKey(in *call) any {
 	return in.key.json("")
 }
 
-// listAPIKeys lists the keys of one iam id, in pages. Their values are not among it.
+// listAPIKeys lists the keys of one iam id, in pages and without their values.
 func (c *Cloud) listAPIKeys(in *call) (any, error) {
 	if account := in.query.Get("account_id"); account != "" && account != c.account {
 		return nil, badField("account_id", "is not the account of the iam_id")
@@ -165,7 +165,7 @@ func (c *Cloud) listAPIKeys(in *call) (any, error) {
 	return in.identityPage("apikeys", rendered(keys, func(k *apiKey) object { return k.json("") }))
 }
 
-// updateAPIKey changes what the body names, if If-Match is the key's entity_tag or "*".
+// updateAPIKey changes the properties in the body, if If-Match is the key's entity_tag or "*".
 func (c *Cloud) updateAPIKey(in *call, p *apiKeyPrototype) (any, error) {
 	key, match := in.key, in.request.Header.Get("If-Match")
 	switch {
@@ -181,7 +181,7 @@ func (c *Cloud) updateAPIKey(in *call, p *apiKeyPrototype) (any, error) {
 	return key.json(""), nil
 }
 
-// deleteAPIKey leaves the tokens that the key was exchanged for as they are.
+// deleteAPIKey deletes the key. Tokens that it was exchanged for stay valid.
 func (c *Cloud) deleteAPIKey(in *call) (any, error) {
 	if in.key.locked {
 		return nil, lockedKey()
@@ -199,7 +199,7 @@ func (c *Cloud) lockAPIKey(in *call) (any, error) {
 	return nil, nil
 }
 
-// disableAPIKey leaves the tokens that the key was exchanged for as they are.
+// disableAPIKey disables the key, or enables it again. Tokens that it was exchanged for stay valid.
 func (c *Cloud) disableAPIKey(in *call) (any, error) {
 	if in.key.locked {
 		return nil, lockedKey()
@@ -215,7 +215,7 @@ func (id *identity) json() object {
 	}
 }
 
-// listServiceIDs lists those of the account, of one name if the query has one, in pages.
+// listServiceIDs lists the service ids of the account, in pages, and only those of the query's name if it has one.
 func (c *Cloud) listServiceIDs(in *call) (any, error) {
 	name := in.query.Get("name")
 	ids := slices.DeleteFunc(slices.Collect(maps.Values(c.identities)), func(id *identity) bool {
@@ -225,7 +225,7 @@ func (c *Cloud) listServiceIDs(in *call) (any, error) {
 	return in.identityPage("serviceids", rendered(ids, (*identity).json))
 }
 
-// createServiceID makes one that may do nothing.
+// createServiceID creates a service id without any policy.
 func (c *Cloud) createServiceID(in *call, p *apiKeyPrototype) (any, error) {
 	if *p.AccountID != c.account {
 		return nil, badField("account_id", "is not an account of the caller")
@@ -233,7 +233,7 @@ func (c *Cloud) createServiceID(in *call, p *apiKeyPrototype) (any, error) {
 	return c.newServiceID("", *p.Name, c.account).json(), nil
 }
 
-// deleteServiceID ends the keys, locked or not, and the tokens of a service id at once.
+// deleteServiceID deletes a service id and its keys, locked or not. Its tokens are no longer valid.
 func (c *Cloud) deleteServiceID(in *call) (any, error) {
 	c.removeIdentity(in.serviceID)
 	return nil, nil

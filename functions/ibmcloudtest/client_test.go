@@ -27,13 +27,13 @@ type answer struct {
 	body   any
 }
 
-// secretForm is that of API keys and tokens.
+// secretForm matches API keys and tokens.
 var secretForm = regexp.MustCompile(`eyJ[\w.-]+|[\w-]{44}`)
 
-// String is for a test's messages: the body without keys and tokens.
+// String returns the body without keys and tokens, for the messages of tests.
 func (a answer) String() string { return secretForm.ReplaceAllString(a.raw, "[secret]") }
 
-// at follows keys and indexes into the body; it returns nil where the path ends early.
+// at follows keys and indexes into the body; it returns nil if one does not exist.
 func (a answer) at(path ...any) any {
 	here := a.body
 	for _, step := range path {
@@ -51,7 +51,7 @@ func (a answer) at(path ...any) any {
 	return here
 }
 
-// A client speaks to one cloud.
+// A client sends requests to one cloud.
 type client struct {
 	t      *testing.T
 	cloud  *ibmcloudtest.Cloud
@@ -59,12 +59,12 @@ type client struct {
 	origin string
 }
 
-// inProcess speaks to the cloud through its Transport.
+// inProcess returns a client that uses the cloud's Transport.
 func inProcess(t *testing.T, cloud *ibmcloudtest.Cloud) client {
 	return client{t, cloud, &http.Client{Transport: cloud.Transport()}, "https://cloud.test"}
 }
 
-// newClient makes a cloud, whose clock stands still, and speaks to it in process.
+// newClient returns a client, in process, of a new cloud whose clock stands still.
 func newClient(t *testing.T, o ibmcloudtest.Options) client {
 	if o.Now == nil {
 		o.Now = func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
@@ -72,7 +72,7 @@ func newClient(t *testing.T, o ibmcloudtest.Options) client {
 	return inProcess(t, ibmcloudtest.New(o))
 }
 
-// send sends a request and decodes its answer. A status of 0 is none.
+// send sends a request and decodes its answer. The status is 0 if there is no answer.
 func (c client) send(r *http.Request) answer {
 	response, err := c.http.Do(r)
 	if err != nil {
@@ -88,8 +88,8 @@ func (c client) send(r *http.Request) answer {
 	return a
 }
 
-// request builds a request; header is a list of names and values. A body's default type is JSON,
-// and merge-patch for PATCH.
+// request builds a request; header is a list of names and values. The default content type of a body is
+// JSON, and merge-patch for PATCH.
 func (c client) request(method, path, body string, header ...string) *http.Request {
 	c.t.Helper()
 	r, err := http.NewRequestWithContext(c.t.Context(), method, c.origin+path, strings.NewReader(body))
@@ -110,7 +110,7 @@ func (c client) request(method, path, body string, header ...string) *http.Reque
 	return r
 }
 
-// do sends a request that bears a token, if there is one.
+// do sends a request, with a token unless that is empty.
 func (c client) do(token, method, path, body string, header ...string) answer {
 	c.t.Helper()
 	if token != "" {
@@ -119,7 +119,7 @@ func (c client) do(token, method, path, body string, header ...string) answer {
 	return c.send(c.request(method, path, body, header...))
 }
 
-// want is do, with the status checked.
+// want is do, but fails the test if the status is another.
 func (c client) want(status int, token, method, path, body string) answer {
 	c.t.Helper()
 	got := c.do(token, method, path, body)
@@ -153,21 +153,24 @@ func (c client) lastOp() string {
 	return requests[len(requests)-1].Op
 }
 
-// A story is what one cloud is asked, a line each, "\" at its end goes on in the next:
+// A story is a list of requests to one cloud with their expected answers. Each is a line of one of these forms;
+// a "\" at its end continues it in the next line:
 //
 //	WHO METHOD PATH [Name:value …] [BODY] => STATUS [JSON]   WHO is an identity, nobody, or a token
 //	exchange KEY => STATUS [JSON]
 //	advance DURATION
 //
-// The answer has what the JSON has, and may have more; null is absent, "*" present. "$name" stands for the value that it had
-// where it came up first, in an answer, "!$name" for another one; <x*9> is nine times x.
+// The answer must have the values of the JSON, and may have more. In the JSON null means absent and "*" any
+// value. The first "$name" in an answer stores the value; a later one must be the same, "!$name" another one.
+// In a request "$name" is replaced by the value, and <x*9> by nine times x.
 type story struct {
 	client
 	values map[string]string
 }
 
-// newStory knows TOKEN and KEY, the ids of the two secrets; ID and IAM_ID, of the workload; ACCOUNT; PROFILE; READER_KEY and so
-// on; and the header FORM of a request to IAM's token endpoint.
+// newStory returns a story with the values TOKEN and KEY, the ids of the two secrets; ID and IAM_ID of the
+// workload; ACCOUNT; PROFILE; READER_KEY and the keys of the others; and FORM, the Content-Type of a request
+// to IAM's token endpoint.
 func newStory(c client) story {
 	cloud, rotation := c.cloud, c.cloud.Rotations()[0]
 	return story{c, map[string]string{
@@ -199,7 +202,7 @@ func (s story) expand(text string) string {
 	})
 }
 
-// play plays the lines.
+// play sends the requests and checks the answers.
 func (s story) play(text string) {
 	s.t.Helper()
 	for line := range strings.SplitSeq(continued.ReplaceAllString(text, ""), "\n") {
@@ -253,7 +256,7 @@ func (s story) ask(who, rest string) answer {
 	return s.do(token, method, path, body, headers...)
 }
 
-// fits reports whether an answer has what is wanted, and keeps the values that come up in it first.
+// fits reports whether an answer has the wanted values. It stores the values of names that are new.
 func (s story) fits(want, got any) bool {
 	switch want := want.(type) {
 	case map[string]any:

@@ -1,15 +1,15 @@
 // Package ibmcloudtest is a stateful emulation of the parts of IBM Cloud that a token rotation
-// meets: IAM's token endpoint, Secrets Manager v2 and Logs Routing.
+// uses: IAM, Secrets Manager v2 and Logs Routing.
 //
-// It is an independent reading of IBM's published contract: it imports neither IBM's SDK nor any
-// other package of this module, so it can catch both out. Tokens are real RS256 JWTs, identities
-// are enforced (401, 403), secrets keep versions and locks, and any operation can be made to fail.
+// It is an independent implementation of what IBM publishes: it imports neither IBM's SDK nor any
+// other package of this module, so it reveals mistakes of both. Tokens are real RS256 JWTs, tokens and
+// permissions are checked (401, 403), secrets have versions and locks, and any operation can be made to fail.
 //
 //	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
 //	client := &http.Client{Transport: cloud.Transport()} // in process; or httptest.NewServer(cloud)
 //	cloud.AddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Times: 2, Case: "key_disabled"})
 //
-// What IBM does not document is listed in [Undocumented] and can be switched.
+// Where IBM's documentation leaves a behaviour open, [Undocumented] has a setting for it.
 package ibmcloudtest
 
 import (
@@ -28,7 +28,7 @@ import (
 // its own control interface (/_sandbox) on one origin. It is safe for concurrent use.
 type Cloud struct {
 	now            func() time.Time
-	ahead          atomic.Int64 // of the clock of Options, in nanoseconds
+	ahead          atomic.Int64 // how far now is ahead of the clock of Options, in nanoseconds
 	keyPropagation time.Duration
 	host, envFile  string // of Options
 	account        string // 32 hexadecimal digits
@@ -40,22 +40,22 @@ type Cloud struct {
 	keyGroup       *group
 	tokenGroup     *group
 	rotations      []Rotation
-	fixed          map[string][]object // by kind
+	fixed          map[string][]object // what no request can change, by kind; see fixedThings
 
-	maxRequests int // to remember
+	maxRequests int // how many of the newest requests Requests returns
 
 	mu         sync.Mutex        // guards everything below
-	faults     []Fault           // that wait, oldest first; Skip and Times count down
+	faults     []Fault           // oldest first; Skip and Times count down
 	requests   []Request         // in the order in which they ended, up to twice maxRequests
-	verified   map[string]claims // of tokens whose signature was good
+	verified   map[string]claims // by token, of those whose signature is valid
 	settings   settings
 	identities map[string]*identity // by iam id
 	keys       map[string]*apiKey   // by value
 	groups     map[string]*group    // by id
 	secrets    map[string]*secret   // by id
 	names      map[secretName]*secret
-	keySecrets []*secret // those that make keys, in the order of creation
-	sequence   int       // secrets, groups and keys made so far: the order of listings
+	keySecrets []*secret // the secrets that create API keys, in the order of creation
+	sequence   int       // number of creations so far, see newCreation
 }
 
 // New builds a cloud and seeds it: an account, the four identities and the trusted profile, the two
@@ -91,8 +91,9 @@ func (c *Cloud) lock() func() {
 	return c.mu.Unlock
 }
 
-// AccountID is the account of every seeded identity: 32 hexadecimal digits. The ids of service ids are "iam-ServiceId-<uuid>",
-// that of the trusted profile [ProfileName] is "Profile-<uuid>". The two secret groups are those of the API keys and the tokens.
+// AccountID is the account of every seeded identity: 32 hexadecimal digits. A …IAMID is
+// "iam-ServiceId-<uuid>", ProfileID, the id of the trusted profile [ProfileName], is "Profile-<uuid>".
+// The key group holds the secrets with API keys, the token group those for tokens.
 func (c *Cloud) AccountID() string       { return c.account }
 func (c *Cloud) ProfileID() string       { return c.profile.subject() }
 func (c *Cloud) BootstrapAPIKey() string { return c.bootstrapKey.value }
@@ -105,26 +106,27 @@ func (c *Cloud) KeyGroupID() string      { return c.keyGroup.id }
 func (c *Cloud) TokenGroupName() string  { return c.tokenGroup.name }
 func (c *Cloud) TokenGroupID() string    { return c.tokenGroup.id }
 
-// SetTokenTTL changes the lifetime of the tokens that IAM issues from now on; d counts in whole seconds.
-// It panics if d is below one second. Keep to an hour at most, as IBM does.
+// SetTokenTTL changes the lifetime of the tokens that IAM issues from now on; a fraction of a second is
+// dropped. It panics if d is below one second. IBM's tokens are valid for an hour at most.
 func (c *Cloud) SetTokenTTL(d time.Duration) {
 	must(d >= time.Second, "the lifetime of a token is one second at least, not %s", d)
 	defer c.lock()()
 	c.settings.TokenTTL = int64(d / time.Second)
 }
 
-// maxAhead is how far the clock can be ahead of that of [Options].
+// maxAhead is how far Advance can move the clock in all.
 const maxAhead = 10 * 365 * day
 
-// Advance moves the cloud's clock forward: what falls into that time, such as rotations by rule, is played at the next
-// request. It panics unless d is above 0 and the clock stays within ten years of that of [Options].
+// Advance moves the cloud's clock forward. The next request first carries out what has become due, such as
+// rotations by rule. Advance panics unless d is above 0 and the clock stays within ten years of that of
+// [Options].
 func (c *Cloud) Advance(d time.Duration) {
 	err := c.advance(d)
 	must(err == nil, "%v", err)
 }
 
 func (c *Cloud) advance(d time.Duration) error {
-	c.mu.Lock() // two at once must not go past the limit
+	c.mu.Lock() // two calls at once must not exceed the limit
 	defer c.mu.Unlock()
 	if d <= 0 || d > maxAhead-time.Duration(c.ahead.Load()) {
 		return fmt.Errorf("advance must be a Go duration above 0, such as 24h, and leave the clock ten years ahead at most")
@@ -136,25 +138,27 @@ func (c *Cloud) advance(d time.Duration) error {
 // maxTokenTTL is the longest lifetime that IAM gives an access token.
 const maxTokenTTL = time.Hour
 
-// Options describes the cloud to build. The zero value is a cloud with one rotation, tokens of one hour and the machine's clock.
+// Options describes the cloud to build. The zero value gives one rotation, tokens of one hour and this
+// machine's clock.
 type Options struct {
-	Rotations int              // pairs of key secret and token secret to seed, each with a workload's service id; if 0, one
+	Rotations int              // number of seeded rotations, see [Rotation]; if 0, one
 	TokenTTL  time.Duration    // lifetime of a new access token, in whole seconds; if 0, one hour
 	Now       func() time.Time // the cloud's clock; if nil, time.Now
 
-	// KeyPropagation is how long IAM does not know a key that Secrets Manager has just minted for
-	// an iam_credentials or service_credentials secret. If 0, two seconds, as IBM documents; if
-	// negative, the key is known at once. Keys made by a Must… method are always known at once.
+	// KeyPropagation is the time until IAM knows a key that was created by a request or by Secrets
+	// Manager. If 0, two seconds, as IBM documents; if negative, none. Keys created by a Must… method are
+	// known at once.
 	KeyPropagation time.Duration
 
-	RequestLog   int          // requests to remember, the newest; if 0, 100,000; if negative, none
-	Host         string       // a further name or address at which the control interface answers: the one that the server listens on
-	EnvFile      string       // the file of -env, as the live page shows it in the commands that rotate; none if empty or "-"
-	Undocumented Undocumented // the choice among the answers that IBM leaves open
+	RequestLog   int          // how many of the newest requests to keep; if 0, 100,000; if negative, none
+	Host         string       // a further Host that the control interface accepts, see [IsLocal]
+	EnvFile      string       // the file that the live page names in its commands; empty or "-" for none
+	Undocumented Undocumented // behaviour that IBM's documentation leaves open
 }
 
-// Undocumented holds what IBM's documentation leaves open. A zero field is its default, the first value that is allowed. They
-// can be changed over HTTP too: PATCH /_sandbox/settings. What each decides is in scripts/sandbox/README.md.
+// Undocumented chooses behaviour that IBM's documentation leaves open. A zero field stands for the default,
+// the first of the allowed values. PATCH /_sandbox/settings changes the fields over HTTP.
+// scripts/sandbox/README.md explains them.
 type Undocumented struct {
 	UnknownKey                int    `json:"unknown_key_status,omitempty" allowed:"400,401"`
 	Duplicate                 int    `json:"duplicate_status,omitempty" allowed:"409,400"`
@@ -195,7 +199,7 @@ func (c *Cloud) set(u Undocumented) error {
 		}
 	}
 	defer c.lock()()
-	c.play(c.now()) // as it was until now
+	c.catchUp(c.now()) // what is due until now follows the old settings
 	c.settings.Undocumented = u.or(c.settings.Undocumented)
 	return nil
 }
@@ -220,7 +224,7 @@ func (o Options) settings() settings {
 // noTokenYet is the payload of a token secret before its first rotation.
 const noTokenYet = "no token yet"
 
-// A Rotation is one seeded pair of secrets with the service id between them.
+// A Rotation is a seeded pair of secrets: one holds a workload's API key, the other is for its tokens.
 type Rotation struct {
 	Name         string // "default", or "rotation-00001" and so on when there are several
 	APIKeySecret string // id of the arbitrary secret that holds APIKey, in the key group

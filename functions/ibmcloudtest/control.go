@@ -20,13 +20,13 @@ import (
 	"time"
 )
 
-// ofControl reports whether a path belongs to the control interface and not to IBM Cloud. That needs no authorization: its
-// Hosts and Origins are those of [IsLocal]. What it has is in the table of routes and in scripts/sandbox/README.md.
+// ofControl reports whether a path belongs to the control interface and not to IBM Cloud. The control
+// interface needs no authorization; [IsLocal] protects it. scripts/sandbox/README.md explains it.
 func ofControl(path string) bool {
 	return path == "/" || strings.HasPrefix(path+"/", "/_sandbox/")
 }
 
-// controlPaths says what the control interface has.
+// controlPaths is a message that lists the paths of the control interface.
 func controlPaths() string {
 	var paths []string
 	for _, o := range operations {
@@ -37,10 +37,11 @@ func controlPaths() string {
 	return "The control interface has " + strings.Join(slices.Compact(paths), ", ") + "."
 }
 
-// IsLocal reports whether a request to a server on this machine can be trusted to come from a program of its user. A web
-// page, which any browser lets send requests to loopback, gives itself away in two ways: by an Origin other than the
-// request's own scheme and Host, or, where its own name resolves to loopback (DNS rebinding), by its Host. The Host must
-// be 127.0.0.1, ::1, localhost or one of hosts, with any port or none. A request without Origin, as curl sends it, passes.
+// IsLocal reports whether a request to a server on this machine comes from a program, or from a page of the
+// server itself, and not from a foreign web page, which a browser lets send requests to loopback. A foreign
+// page has an Origin other than the request's own scheme and Host. Or its own name resolves to loopback (DNS
+// rebinding), and then it has a foreign Host. The Host must be 127.0.0.1, ::1, localhost or one of hosts,
+// with any port or none. A request without Origin, for example of curl, is accepted.
 func IsLocal(r *http.Request, hosts ...string) bool {
 	u, err := url.Parse("http://" + r.Host)
 	if err != nil || u.Host != r.Host || u.Hostname() == "" {
@@ -58,7 +59,7 @@ func IsLocal(r *http.Request, hosts ...string) bool {
 	return len(origins) == 0 || len(origins) == 1 && strings.EqualFold(origins[0], scheme+r.Host)
 }
 
-// sameHost compares names without regard to case, and addresses however they are written.
+// sameHost compares names regardless of case, and addresses regardless of their notation.
 func sameHost(a, b string) bool {
 	x, errX := netip.ParseAddr(a)
 	y, errY := netip.ParseAddr(b)
@@ -119,7 +120,7 @@ func (c *Cloud) postClock(in *call) (any, error) {
 	if err := in.decodeControl(&body); err != nil {
 		return nil, err
 	}
-	d, _ := time.ParseDuration(body.Advance) // 0 is refused
+	d, _ := time.ParseDuration(body.Advance) // 0 if it is invalid, which advance rejects
 	if err := c.advance(d); err != nil {
 		return nil, err
 	}
@@ -128,12 +129,12 @@ func (c *Cloud) postClock(in *call) (any, error) {
 
 // A setting is a field of a struct that a request to the control interface can set.
 type setting struct {
-	name, kind string // its kind in words
+	name, kind string // in JSON, for example "skip" and "a whole number"
 	value      reflect.Value
-	allowed    []string // if it has a tag with the values that it can have, the default first
+	allowed    []string // from the tag "allowed", the default first; empty without such a tag
 }
 
-// settingsOf lists those of the struct that v points to.
+// settingsOf lists the settings of the struct that v points to.
 func settingsOf(v any) (list []setting) {
 	kinds := map[reflect.Kind]string{reflect.String: "a string", reflect.Map: "an object of strings"}
 	value := reflect.ValueOf(v).Elem()
@@ -151,8 +152,8 @@ func settingsOf(v any) (list []setting) {
 	return list
 }
 
-// decodeControl reads the body, one JSON object that has no other fields than the struct that v points to. The error is in our
-// own words: it names the field and what it must be, repeats no value, and shows nothing of how this is written in Go.
+// decodeControl reads the body, one JSON object, into the struct that v points to. Unknown fields are errors.
+// An error names the field and the type that it must have. It repeats no value, and names no type of Go.
 func (in *call) decodeControl(v any) error {
 	fields := settingsOf(v)
 	var names []string
@@ -178,29 +179,29 @@ func (in *call) decodeControl(v any) error {
 	return nil
 }
 
-// maxShown bounds what is shown of a request's path, in bytes: any web page can have a browser ask for long ones.
+// maxShown limits how much of a path is logged, in bytes: any web page can have a browser request long paths.
 const maxShown = 256
 
-// A Request is one line of the request log. It holds no secret: no header, query or body, and in
-// the method and path no API key or token.
+// A Request is an entry of the request log. It holds no secret: no header, query or body, and no API
+// key or token in the method and path.
 type Request struct {
 	At       time.Time `json:"at"`       // when it arrived
 	Op       string    `json:"op"`       // the name of an operation, "" for a path or method without one
 	Method   string    `json:"method"`   //
 	Path     string    `json:"path"`     // the first 256 bytes
 	Status   int       `json:"status"`   // 0 when it was never answered
-	Identity string    `json:"identity"` // whose key or token it bore, "" if unknown
+	Identity string    `json:"identity"` // whose key or token it had, "" if unknown
 }
 
 func (c *Cloud) logRequest(r Request) {
 	defer c.lock()()
-	if c.requests = append(c.requests, r); len(c.requests) > 2*c.maxRequests { // the oldest go together
+	if c.requests = append(c.requests, r); len(c.requests) > 2*c.maxRequests { // drop many at once, which is cheaper
 		c.requests = slices.Clone(c.requests[len(c.requests)-c.maxRequests:])
 	}
 }
 
-// Requests returns the requests to the services in the order in which they ended; those to the control interface are not
-// among them.
+// Requests returns the requests to the services, in the order in which they ended. It omits those to the
+// control interface.
 func (c *Cloud) Requests() []Request {
 	defer c.lock()()
 	return append([]Request{}, c.requests[max(0, len(c.requests)-c.maxRequests):]...)
@@ -211,8 +212,8 @@ func (c *Cloud) ClearRequests() {
 	c.requests = nil
 }
 
-// shownPath is the beginning of a path, or of a method, without segments that are an API key or look like a token: a caller
-// that mixes up its arguments must not write them into the log.
+// shownPath is the beginning of a path, or of a method, for the log. Segments that are an API key or look like
+// a token are replaced, because a caller that mixes up its arguments would write them into the log.
 func (c *Cloud) shownPath(path string) string {
 	segments := strings.Split(path, "/")
 	for i, segment := range segments {
@@ -227,12 +228,12 @@ func (c *Cloud) shownPath(path string) string {
 //go:embed page.html
 var pageHTML []byte
 
-// pagePolicy allows the page its own script and style, by their hashes, and requests to its own origin. Trusted Types
-// keep the script from making HTML of text.
+// pagePolicy allows the page its own script and style, by their hashes, and requests to its own origin. Trusted
+// Types prevent that the script turns text into HTML.
 var pagePolicy = "default-src 'none'; connect-src 'self'; img-src data:; script-src " + pageHash("script") + "; style-src " + pageHash("style") +
 	"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
-// pageHash is the hash of an element of the page, as a Content-Security-Policy has it.
+// pageHash is the hash of an element of the page, in the notation of a Content-Security-Policy.
 func pageHash(element string) string {
 	_, rest, opened := bytes.Cut(pageHTML, []byte("<"+element+">"))
 	content, _, closed := bytes.Cut(rest, []byte("</"+element+">"))
@@ -252,7 +253,7 @@ func (c *Cloud) page(in *call) any {
 	return out
 }
 
-// A storedToken is what may be shown of a token that a version holds or held.
+// A storedToken is what may be shown of a token in a version.
 type storedToken struct {
 	fingerprint string // the first 16 hexadecimal digits of its SHA-256
 	expires     time.Time
@@ -260,7 +261,7 @@ type storedToken struct {
 
 var tokenForm = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+`)
 
-// tokenIn returns the token of this IAM in a value, in whatever format it is stored, or nil. What metadata say does not count.
+// tokenIn returns the token of this IAM that a value contains, in any format, or nil. It ignores the metadata.
 func (c *Cloud) tokenIn(v *value) *storedToken {
 	token := tokenForm.FindString(v.payload + string(v.data))
 	if token == "" {
@@ -274,13 +275,13 @@ func (c *Cloud) tokenIn(v *value) *storedToken {
 	return &storedToken{hex.EncodeToString(sum[:8]), time.Unix(verified.ExpiresAt, 0)}
 }
 
-// Limits of a state.
+// Limits of state.
 const (
-	stateTokens   = 12  // secrets
-	stateRequests = 200 // the newest
+	stateTokens   = 12  // token secrets, the first
+	stateRequests = 200 // requests, the newest
 )
 
-// state is all that the page shows. It holds no secret: of faults neither headers nor body.
+// state is everything that the page shows. It holds no secret: it omits the headers and bodies of faults.
 func (c *Cloud) state(in *call) any {
 	faults, requests, out := c.Faults(), c.Requests(), c.clock(in).(object)
 	for i := range faults {
@@ -296,7 +297,7 @@ func (c *Cloud) state(in *call) any {
 	return out
 }
 
-// tokenState is what the page shows of a secret. The caller holds c.mu.
+// tokenState is what the page shows of a token secret. The caller holds c.mu.
 func (c *Cloud) tokenState(s *secret) object {
 	versions := []object{}
 	for _, v := range slices.Backward(s.versions) {
@@ -309,7 +310,7 @@ func (c *Cloud) tokenState(s *secret) object {
 	return object{"secret_id": s.id, "name": c.shown(s.name), "valid": s.current().token != nil, "versions": versions}
 }
 
-// shown is a name, unless somebody mixed it up with an API key. The caller holds c.mu.
+// shown is the name, or "REDACTED" if somebody used an API key as a name. The caller holds c.mu.
 func (c *Cloud) shown(name string) string {
 	if c.keys[name] != nil {
 		return "REDACTED"

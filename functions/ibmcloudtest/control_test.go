@@ -15,12 +15,12 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// A web page that a browser shows on this machine must not control the sandbox: neither from its own origin nor by
-// a name that it lets resolve to loopback.
+// A web page in a browser on this machine must not control the sandbox, neither from its own origin nor by
+// a name that resolves to loopback.
 func TestTheControlInterfaceAnswersThisMachineAlone(t *testing.T) {
 	const me = "127.0.0.1:8480"
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{Host: "sandbox.internal"})
-	// status sends a request as it is written, and returns the status of the answer, which never allows another origin anything.
+	// status sends a request exactly as given and returns the status. No answer may have a CORS header.
 	status := func(methodAndTarget, host, origins string, secure bool) int {
 		t.Helper()
 		text := methodAndTarget + " HTTP/1.1\r\nHost: " + host + "\r\n"
@@ -181,14 +181,14 @@ func TestRequestLog(t *testing.T) {
 	}
 }
 
-// The state shows the token that a version really holds, in any format and whatever its metadata say, and no secret.
+// The state shows the token that a version contains, in any format, ignores its metadata, and holds no secret.
 func TestTheStateShowsNoSecret(t *testing.T) {
 	s := newStory(newClient(t, ibmcloudtest.Options{EnvFile: "build/sandbox.env"}))
 	rotation := s.cloud.Rotations()[0]
 	admin, token := s.token(s.cloud.AdminAPIKey()), s.token(rotation.APIKey)
 	sum := sha256.Sum256([]byte(token))
 	s.values["fingerprint"], s.values["token"], s.values["GROUP"] = hex.EncodeToString(sum[:8]), token, s.cloud.TokenGroupID()
-	s.values["forged"] = token[:len(token)-8] + "AAAAAAAA" // of a signature that is none
+	s.values["forged"] = token[:len(token)-8] + "AAAAAAAA" // with a wrong signature
 	s.play(`nobody GET /_sandbox/state => 200 {"tokens":[{"valid":false,"versions":[]}],"tokens_total":1,"environment_file":"build/sandbox.env"}`)
 	expires := time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC).Format(time.RFC3339)
 	for _, payload := range []string{"$token", "Bearer $token", `{\"access_token\":\"$token\",\"expires_in\":3600}`} {
@@ -206,7 +206,7 @@ func TestTheStateShowsNoSecret(t *testing.T) {
 		s.play(`admin POST /api/v2/secrets/$TOKEN/versions {"payload":"` + payload + `"} => 201
 			nobody GET /_sandbox/state => 200 {"tokens":[{"valid":false}]}`)
 	}
-	// What a caller mixes up: a key in a path, as the name of a secret, in a fault.
+	// A caller may mix up its arguments: a key in a path, as the name of a secret, in a fault.
 	s.do(admin, "GET", "/api/v2/secrets/"+rotation.APIKey, "")
 	s.play(`admin POST /api/v2/secrets {"secret_type":"kv","name":"second-token","secret_group_id":"$GROUP","data":{"iam_token":"$token"}} => 201`)
 	keys := []string{rotation.APIKey, s.cloud.AdminAPIKey(), s.cloud.BootstrapAPIKey(), s.cloud.ReaderAPIKey()}

@@ -14,27 +14,30 @@ import (
 
 // When a [Fault] drops the connection.
 const (
-	DropBefore = "before" // nothing is done
-	DropAfter  = "after"  // the work is done, its answer lost
+	DropBefore = "before" // the operation is not carried out
+	DropAfter  = "after"  // the operation is carried out, but its answer is lost
 )
 
 // A Fault makes an operation misbehave.
 //
-// Of several faults that match a request the oldest applies; a fault whose Skip is not used up
-// counts the request and leaves it to the next one. A fault applies in this order: with DropAfter
-// the work is done; Delay passes; then the connection is dropped, or Case or Status is answered in
-// place of any work, or (neither given) the work is done and answered truly, Headers added. A caller
-// who gives up during Delay gets nothing, and nothing more is done.
+// If several faults match a request, the oldest applies. A fault that still has a Skip counts it down
+// and leaves the request to the next fault. A fault applies in this order:
+//
+//  1. With DropAfter the operation is carried out.
+//  2. Delay passes. If the caller gives up meanwhile, nothing more is done.
+//  3. The connection is dropped, if Drop says so.
+//  4. Case or Status is answered, and the operation is not carried out. If neither is given, the
+//     operation is carried out and its real answer is sent, with Headers added.
 type Fault struct {
 	Op          string            `json:"op"`                     // the name of an operation, or OpAny
-	Identity    string            `json:"identity,omitempty"`     // whose key or token the request bears; if empty, anyone's
-	Skip        int               `json:"skip,omitempty"`         // matches to let through first
+	Identity    string            `json:"identity,omitempty"`     // whose key or token the request has; if empty, anyone's
+	Skip        int               `json:"skip,omitempty"`         // how many matching requests to let through first
 	Times       int               `json:"times,omitempty"`        // how often it applies; if 0, until cleared
-	Case        string            `json:"case,omitempty"`         // the name of a published answer, see CasesOf; in place of Status and Body
+	Case        string            `json:"case,omitempty"`         // the name of a published answer, see CasesOf; excludes Status and Body
 	Status      int               `json:"status,omitempty"`       // 200 to 599; if 0, the real answer
-	Headers     map[string]string `json:"headers,omitempty"`      // of the answer, the real one too
+	Headers     map[string]string `json:"headers,omitempty"`      // added to the answer, also to the real one
 	ContentType string            `json:"content_type,omitempty"` // of Body; if empty, application/json
-	Body        string            `json:"body,omitempty"`         // sent as it is; needs a Status
+	Body        string            `json:"body,omitempty"`         // sent unchanged; needs a Status
 	Delay       time.Duration     `json:"-"`                      // over HTTP a Go duration, "delay": "1.5s"
 	Drop        string            `json:"drop,omitempty"`         // DropBefore, DropAfter or empty
 }
@@ -56,7 +59,7 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 
 func (f *Fault) answers() bool { return f.Case != "" || f.Status != 0 }
 
-// validate returns what is wrong with the fault and which values are allowed.
+// validate returns an error that says what is wrong with the fault and which values are allowed.
 func (f *Fault) validate() error {
 	names, identities := operationNames(), strings.Join(identityNames, ", ")
 	hasBody := f.Body != "" || f.ContentType != ""
@@ -88,7 +91,7 @@ func (f *Fault) validate() error {
 	return f.validateHeaders()
 }
 
-// validateHeaders refuses what HTTP cannot carry, and Content-Length, which is the body's own.
+// validateHeaders rejects headers that HTTP does not allow, and Content-Length, which follows from the body.
 func (f *Fault) validateHeaders() error {
 	for name, value := range f.Headers {
 		isToken := name != "" && !strings.ContainsFunc(name, func(r rune) bool {
@@ -104,14 +107,14 @@ func (f *Fault) validateHeaders() error {
 	return nil
 }
 
-// clone keeps the queue's fault apart from the caller's map.
+// clone copies the fault, so that the cloud and its caller share no map.
 func (f Fault) clone() Fault {
 	f.Headers = maps.Clone(f.Headers)
 	return f
 }
 
-// AddFault makes f wait for its requests, behind the faults added before. The error names the
-// field at fault and its allowed values.
+// AddFault adds f behind the faults that were added before. An error names the field that is wrong and its
+// allowed values.
 func (c *Cloud) AddFault(f Fault) error {
 	if err := f.validate(); err != nil {
 		return err
@@ -126,13 +129,13 @@ func (c *Cloud) ClearFaults() {
 	c.faults = nil
 }
 
-// Faults returns the waiting faults, oldest first, with what is left of their Skip and Times.
+// Faults returns the active faults, oldest first, with what is left of their Skip and Times.
 func (c *Cloud) Faults() []Fault {
 	defer c.lock()()
 	return rendered(c.faults, Fault.clone)
 }
 
-// takeFault returns the fault that applies to a request, if one does, and counts it.
+// takeFault returns the fault that applies to a request, if there is one, and counts down Skip and Times.
 func (c *Cloud) takeFault(in *call) (f Fault, found bool) {
 	defer c.lock()()
 	for i := range c.faults {
@@ -155,7 +158,7 @@ func (c *Cloud) takeFault(in *call) (f Fault, found bool) {
 	return Fault{}, false
 }
 
-// answerWithFaults is perform under the fault that applies, if one does.
+// answerWithFaults is perform, changed by the fault that applies, if there is one.
 func (c *Cloud) answerWithFaults(in *call) (out reply, err error) {
 	f, found := c.takeFault(in)
 	if !found {
@@ -187,15 +190,15 @@ func (c *Cloud) answerWithFaults(in *call) (out reply, err error) {
 	return out, nil
 }
 
-// A Case is an answer that IBM publishes, by a name that a [Fault] can have. Codes are those of IBM's pages and of its
-// users' reports: a program must go by the status.
+// A Case is an answer that IBM publishes, under a name for [Fault]. The codes come from IBM's pages and from
+// reports of IBM's users, so a program should rely on the status.
 type Case struct {
 	Name    string
 	Status  int
-	Code    string // errorCode at IAM; elsewhere that of the first error. Empty: the body is an HTML page
-	Message string
-	Details string // errorDetails at IAM; often empty. "{apikey}" stands for the key of the request, in Message too
-	Of      string // the names of the operations or of the services that it fits, apart by ", "
+	Code    string // at IAM errorCode, elsewhere the code of the first error; if empty, the body is an HTML page
+	Message string // "{apikey}" is replaced by the key of the request, here and in Details
+	Details string // errorDetails at IAM; often empty
+	Of      string // the operations or services that can answer so, separated by ", "
 }
 
 const (
@@ -207,7 +210,7 @@ var serviceNames = map[service]string{
 	serviceAPIKeys: "API keys", serviceAccess: "access groups", serviceSecretsManager: "Secrets Manager", serviceLogsRouting: "Logs Routing",
 }
 
-// cases is the one list of published answers. The table in scripts/sandbox/README.md is held against it.
+// cases are all published answers. A test compares the table in scripts/sandbox/README.md with them.
 var cases = []Case{
 	{"key_unknown", 400, "BXNIM0415E", "Provided API key could not be found.", "", "iam.token"},
 	{"key_unknown_401", 401, "BXNIM0415E", "Provided API key could not be found.", "", "iam.token"},
@@ -250,7 +253,7 @@ var cases = []Case{
 
 func Cases() []Case { return slices.Clone(cases) }
 
-// CasesOf returns the cases that fit an operation; [OpAny] has those that fit all of them.
+// CasesOf returns the cases that fit an operation; for [OpAny], those that fit every operation.
 func CasesOf(op string) []Case {
 	return slices.DeleteFunc(Cases(), func(c Case) bool { return !c.fits(op) })
 }
@@ -265,7 +268,7 @@ func (c *Case) fits(op string) bool {
 	})
 }
 
-// caseNamed returns the case of that name that fits the operation. The error lists those that do.
+// caseNamed returns the case of that name that fits the operation. The error lists the cases that fit.
 func caseNamed(name, op string) (Case, error) {
 	var names []string
 	for _, c := range CasesOf(op) {
@@ -277,13 +280,13 @@ func caseNamed(name, op string) (Case, error) {
 	return Case{}, fmt.Errorf("case must be one that fits the op %s: %s", op, strings.Join(names, ", "))
 }
 
-// published is the first case of that name as an error.
+// published returns the first case of that name as an error.
 func published(name string) *apiError {
 	i := slices.IndexFunc(cases, func(c Case) bool { return c.Name == name })
 	return &apiError{status: cases[i].Status, code: cases[i].Code, message: cases[i].Message, details: cases[i].Details}
 }
 
-// caseReply answers as the service of the call would.
+// caseReply renders a case in the JSON of the call's service.
 func (c *Cloud) caseReply(in *call, of Case) (out reply) {
 	if of.Code == "" {
 		page := fmt.Sprintf("<html>\n<head><title>%d %s</title></head>\n<body><h1>%[1]d %[2]s</h1></body>\n</html>\n", of.Status, of.Message)
@@ -298,7 +301,7 @@ func (c *Cloud) caseReply(in *call, of Case) (out reply) {
 	return out
 }
 
-// caseList are the cases as the control interface writes them, with the operations that each fits.
+// caseList renders the cases for the control interface, with the operations that each fits.
 func (c *Cloud) caseList(*call) any {
 	return rendered(cases, func(of Case) object {
 		fits := slices.DeleteFunc(operationNames(), func(op string) bool { return !of.fits(op) })

@@ -51,7 +51,7 @@ func TestFaultCounts(t *testing.T) {
 	}
 }
 
-// At IAM the identity is whose key or profile the request bears.
+// At IAM the identity is the owner of the key, or the profile, in the request.
 func TestFaultsByKeyOwner(t *testing.T) {
 	newStory(newClient(t, ibmcloudtest.Options{})).play(`
 		nobody POST /_sandbox/faults {"op":"iam.token","identity":"bootstrap","status":503} => 201
@@ -87,7 +87,7 @@ func TestFaultAnswers(t *testing.T) {
 	}
 }
 
-// goTypes are what encoding/json calls things by.
+// goTypes matches names of Go types, and the messages of encoding/json, which have them.
 var goTypes = regexp.MustCompile(`Fault|Settings|Undocumented|Go (struct|value)|json:|int64|\.[a-z_]+ (must|has)`)
 
 func TestFaultsOverHTTP(t *testing.T) {
@@ -150,7 +150,7 @@ func TestFaultsOverHTTP(t *testing.T) {
 	}
 }
 
-// Dropped before, nothing is done; after, the work is done and its answer lost.
+// With DropBefore no version is created; with DropAfter it is, though its answer is lost.
 func TestDropsAndDelays(t *testing.T) {
 	const late = 30 * time.Second
 	for _, test := range []struct {
@@ -194,7 +194,7 @@ func TestDropsAndDelays(t *testing.T) {
 	}
 }
 
-// Each case answers with its status, and in the shape of its service's errors.
+// Each case has its status, and the JSON of its service's errors.
 func TestCases(t *testing.T) {
 	s := newStory(newClient(t, ibmcloudtest.Options{}))
 	key, tried := s.cloud.BootstrapAPIKey(), map[string]bool{}
@@ -242,7 +242,7 @@ func TestCases(t *testing.T) {
 	}
 }
 
-// The page lists the cases from the one list.
+// The table of cases in the page is the list in the code.
 func TestThePageListsTheCases(t *testing.T) {
 	page, err := os.ReadFile("../../scripts/sandbox/README.md")
 	if err != nil {

@@ -26,12 +26,13 @@ const (
 	grantCRToken = "urn:ibm:params:oauth:grant-type:cr-token" // #nosec G101 -- the name of a grant
 )
 
-// otherGrants are those of IAM that this cloud does not serve.
+// otherGrants are the grant types of IAM that this cloud does not serve.
 var otherGrants = []string{"refresh_token", "password", "client_credentials", "authorization_code",
 	"urn:ibm:params:oauth:grant-type:assume", "urn:ibm:params:oauth:grant-type:passcode", "urn:ibm:params:oauth:grant-type:iam-authz",
 	"urn:ibm:params:oauth:grant-type:delegated-refresh-token", "urn:ibm:params:oauth:grant-type:derive"}
 
-// grantee is whose key or profile a token request bears, nil if unknown. It checks nothing else.
+// grantee returns the identity whose key or profile a token request contains, nil if unknown. It checks
+// nothing else.
 func (c *Cloud) grantee(form url.Values) *identity {
 	switch form.Get("grant_type") {
 	case grantAPIKey:
@@ -44,7 +45,7 @@ func (c *Cloud) grantee(form url.Values) *identity {
 
 const codeInvalid = "BXNIM0106E"
 
-// invalidProperty is IAM's answer to a request that lacks something.
+// invalidProperty is IAM's answer to a request with a missing or invalid property.
 func invalidProperty(message string) *apiError {
 	return fail(http.StatusBadRequest, codeInvalid, message)
 }
@@ -74,7 +75,7 @@ func (c *Cloud) issueToken(in *call) (any, error) {
 	}, nil
 }
 
-// checkGrant refuses a request that bears no key or profile, or none that gives a token now.
+// checkGrant rejects a request without a key or profile, or with one for which IAM issues no token now.
 func (c *Cloud) checkGrant(in *call, grantType string) error {
 	has := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool { return in.form.Get(name) != "" })
@@ -98,10 +99,10 @@ func (c *Cloud) checkGrant(in *call, grantType string) error {
 	return nil
 }
 
-// checkKey refuses a key that IAM does not know, not yet or not any more, or that is disabled.
+// checkKey rejects a key that IAM does not know yet, does not know any more, or has disabled.
 func (c *Cloud) checkKey(in *call) error {
 	defer c.lock()()
-	c.play(in.now)
+	c.catchUp(in.now)
 	key, ok := c.keys[in.form.Get("apikey")]
 	if !ok || key.isUnknown(in.now) {
 		e := published("key_unknown")
@@ -114,7 +115,7 @@ func (c *Cloud) checkKey(in *call) error {
 	return nil
 }
 
-// listKeys publishes the key that verifies tokens, as a JSON Web Key.
+// listKeys publishes the key that verifies tokens, as a JSON Web Key Set.
 func (c *Cloud) listKeys(*call) any {
 	public := signingKey().PublicKey
 	return object{"keys": []object{{
@@ -132,8 +133,8 @@ func (c *Cloud) openIDConfiguration(in *call) any {
 	}
 }
 
-// Validate returns whose token it is and when it expires. An error means that it was issued by
-// another IAM, or that it has expired; in the latter case the other results are set.
+// Validate returns whose token it is and when it expires. It returns an error if another IAM issued the
+// token, or if it has expired; an expired token's other results are set.
 func (c *Cloud) Validate(token string) (iamID string, expires time.Time, err error) {
 	id, exp, err := c.bearer(token)
 	if id == nil {
@@ -142,13 +143,13 @@ func (c *Cloud) Validate(token string) (iamID string, expires time.Time, err err
 	return id.iamID, exp, err
 }
 
-// bearer is Validate, with the identity.
+// bearer is Validate, but returns the identity.
 func (c *Cloud) bearer(token string) (*identity, time.Time, error) {
 	defer c.lock()()
 	verified, err := c.verify(token)
 	id := c.identities[verified.IAMID]
 	if err != nil || id == nil {
-		return nil, time.Time{}, errBadToken // where id is nil, another cloud of this process issued it
+		return nil, time.Time{}, errBadToken // without an id: another cloud of this process issued it
 	}
 	expires := time.Unix(verified.ExpiresAt, 0)
 	if !c.now().Before(expires) {
@@ -157,9 +158,9 @@ func (c *Cloud) bearer(token string) (*identity, time.Time, error) {
 	return id, expires, nil
 }
 
-// The identities that a [Fault] and a [Request] name.
+// Classes of identities, as a [Fault] and a [Request] name them.
 const (
-	IdentityBootstrap = "bootstrap" // reads API keys, adds token versions; also the trusted profile
+	IdentityBootstrap = "bootstrap" // reads API keys, adds token versions; the trusted profile is one, too
 	IdentityWorkload  = "workload"  // the service ids whose tokens are saved; may call Logs Routing
 	IdentityReader    = "reader"    // reads the secrets of the token group
 	IdentityAdmin     = "admin"     // Manager on the Secrets Manager instance
@@ -171,7 +172,7 @@ var identityNames = []string{IdentityBootstrap, IdentityWorkload, IdentityReader
 // bootstrap identity's permissions.
 const ProfileName = "rotator-bootstrap"
 
-// An identity is a service id or a trusted profile. It does not change once made.
+// An identity is a service id or a trusted profile. It never changes.
 type identity struct {
 	class    string // one of identityNames, or "" for a service id without any role here
 	iamID    string // "iam-ServiceId-<uuid>" or "iam-Profile-<uuid>"
@@ -202,8 +203,8 @@ func (c *Cloud) newServiceID(class, name, account string, policies ...policy) *i
 func (c *Cloud) newKey(owner *identity, name string, knownFrom time.Time) *apiKey {
 	secret := make([]byte, 33)
 	rand.Read(secret)
-	k := &apiKey{made: c.newMade("", knownFrom), id: "ApiKey-" + uuid.NewString(), value: encode64(secret), owner: owner, name: name,
-		knownFrom: knownFrom, modifiedAt: knownFrom, version: 1}
+	k := &apiKey{creation: c.newCreation("", knownFrom), id: "ApiKey-" + uuid.NewString(), value: encode64(secret), owner: owner,
+		name: name, knownFrom: knownFrom, modifiedAt: knownFrom, version: 1}
 	c.keys[k.value] = k
 	return k
 }
@@ -217,8 +218,8 @@ func (c *Cloud) keyOwner(key string) *identity {
 	return nil
 }
 
-// trustedProfile returns the profile that any of id, name and CRN names, or nil. Fields that are
-// empty are not compared; those given must agree.
+// trustedProfile returns the profile with this id, name and CRN, or nil. At least one must be given; empty
+// ones are not compared.
 func (c *Cloud) trustedProfile(id, name, crn string) *identity {
 	own := c.profile.crn("profile")
 	if id+name+crn == "" || id != "" && id != c.profile.subject() || name != "" && name != c.profile.name || crn != "" && crn != own {
@@ -227,7 +228,7 @@ func (c *Cloud) trustedProfile(id, name, crn string) *identity {
 	return c.profile
 }
 
-// crn is that of the identity, as a thing of a kind.
+// crn is the CRN of the identity; kind is, for example, "serviceid".
 func (id *identity) crn(kind string) string { return identityCRN(id.account, kind, id.subject()) }
 
 func identityCRN(account, kind, id string) string {
@@ -241,15 +242,15 @@ const (
 
 var encode64 = base64.RawURLEncoding.EncodeToString
 
-// keyPair is RSA with more than two primes: to make it takes a tenth of the time, and to sign with it a fifth.
-// Its signatures are verified like any other. It protects nothing.
+// keyPair is an RSA key with eight primes. Compared with two primes, generating it takes a tenth of the
+// time, and signing a fifth. Its signatures are verified like any other. It is weaker, but protects nothing.
 type keyPair struct {
 	rsa.PublicKey
 	factors []factor
 }
 
-// factor is one of the primes. To raise to the private exponent is, modulo the prime, to raise to power;
-// coefficient puts the results together by the Chinese remainder theorem.
+// factor is one of the primes. Modulo the prime, raising to the private exponent is the same as raising to
+// power; coefficient combines the results by the Chinese remainder theorem.
 type factor struct{ prime, power, coefficient *big.Int }
 
 // signingKey is IAM's, one for all clouds of the process.
@@ -267,12 +268,13 @@ var signingKey = sync.OnceValue(func() *keyPair {
 	return key
 })
 
-// newFactor has no coefficient yet. Its prime allows the public exponent, and is so large that the product of a few has all its bits.
+// newFactor returns a factor without its coefficient. Its prime allows the public exponent, and is so close
+// to 2^bits that the product of all primes has the full length.
 func newFactor(bits uint, exponent int) factor {
 	most, one := new(big.Int).Lsh(big.NewInt(1), bits), big.NewInt(1)
 	for {
 		below, err := rand.Int(rand.Reader, new(big.Int).Rsh(most, 6))
-		must(err == nil, "making IAM's signing key: %v", err)
+		must(err == nil, "generating IAM's signing key: %v", err)
 		prime := below.Sub(most, below)
 		power := new(big.Int).ModInverse(big.NewInt(int64(exponent)), new(big.Int).Sub(prime, one))
 		if power != nil && prime.ProbablyPrime(10) {
@@ -295,7 +297,7 @@ func (k *keyPair) sign(digest []byte) []byte {
 	return signature.Mod(signature, k.N).FillBytes(make([]byte, k.Size()))
 }
 
-// claims are those of an IAM access token that are read back; the others are written only.
+// claims are the claims that are read from an IAM access token; signToken writes others, too.
 type claims struct {
 	IAMID     string `json:"iam_id"`
 	Issuer    string `json:"iss"`
@@ -314,7 +316,7 @@ func signToken(id *identity, grantType string, issued time.Time, ttl time.Durati
 	}))
 }
 
-// sign makes a JWT of an encoded header and a body.
+// sign makes a JWT from an encoded header and a body.
 func sign(header string, body []byte) string {
 	signed := header + "." + encode64(body)
 	digest := sha256.Sum256([]byte(signed))
@@ -341,10 +343,10 @@ func verifyToken(token string) (c claims, err error) {
 	return c, nil
 }
 
-// maxVerified bounds what is remembered; beyond it all is forgotten.
+// maxVerified limits Cloud.verified; a full map is cleared.
 const maxVerified = 20_000
 
-// verify is verifyToken, remembered: a program uses its token for many requests. The caller holds c.mu.
+// verify is verifyToken with a cache, because a program uses its token for many requests. The caller holds c.mu.
 func (c *Cloud) verify(token string) (claims, error) {
 	if known, ok := c.verified[token]; ok {
 		return known, nil

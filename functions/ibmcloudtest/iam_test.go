@@ -14,7 +14,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// A token has the claims of IAM's, and is verified with the keys that IAM publishes.
+// A token has the claims of IAM's tokens, and its signature is that of the published key.
 func TestTokenClaims(t *testing.T) {
 	s := newStory(newClient(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute}))
 	rotation, now := s.cloud.Rotations()[0], time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

@@ -10,13 +10,13 @@ import (
 )
 
 const (
-	maxKeys  = 20 // of one identity, keys of persons included
+	maxKeys  = 20 // of one identity, including keys that a person created
 	maxLease = 90 * day
 	day      = 24 * time.Hour
-	month    = 30 * day // where a rule is held against a lease
+	month    = 30 * day // when a rule's interval is compared with a lease
 )
 
-// A rotationRule is how often Secrets Manager makes a new version by itself.
+// A rotationRule says how often Secrets Manager rotates a secret by itself.
 type rotationRule struct {
 	AutoRotate *bool  `json:"auto_rotate"`
 	Interval   int    `json:"interval,omitempty"`
@@ -25,7 +25,7 @@ type rotationRule struct {
 
 func (r rotationRule) isOn() bool { return r.AutoRotate != nil && *r.AutoRotate }
 
-// after returns when a secret rotated at t rotates next; zero without a rule.
+// after returns when a secret that was rotated at t is rotated next; zero if the rule is off.
 func (r rotationRule) after(t time.Time) time.Time {
 	switch {
 	case !r.isOn():
@@ -36,21 +36,21 @@ func (r rotationRule) after(t time.Time) time.Time {
 	return t.Add(time.Duration(r.Interval) * day)
 }
 
-// A minting says how a secret makes its own API keys.
+// A minting says how an iam_credentials or service_credentials secret creates its API keys.
 type minting struct {
-	owner         *identity // whose keys they are
-	isStatic      bool      // the owner stays: it was named when the secret was created. Else each key has an owner of its own
-	reuse         bool      // reads return the same key; else each makes a new one and deletes the last
-	groups        []string  // access groups, of an owner that changes
-	ttl           string    // as given: a number of seconds or a duration
+	owner         *identity // of the newest key
+	isStatic      bool      // all keys have the owner that was named with the secret; else each has a new one
+	reuse         bool      // reads return the same key; else each read creates a new key and deletes the last
+	groups        []string  // access groups of the owners, if not isStatic
+	ttl           string    // the lease as given: a number of seconds or a duration
 	lease         time.Duration
 	rule          rotationRule
-	next          time.Time       // when the rule rotates; zero without a rule
+	next          time.Time       // when the rule rotates next; zero without a rule
 	sourceService json.RawMessage // service_credentials: what the credentials are for
-	keys          []*apiKey       // made and not deleted, oldest first
+	keys          []*apiKey       // created and not deleted, oldest first
 }
 
-// newMinting reads the fields of an iam_credentials or service_credentials prototype; for other types it returns nil.
+// newMinting reads the fields of an iam_credentials or service_credentials prototype. It returns nil for other types.
 func (c *Cloud) newMinting(p *secretPrototype, now time.Time) (*minting, error) {
 	ofService := p.Kind == kindServiceCredentials
 	if !ofService && p.Kind != kindIAMCredentials {
@@ -78,7 +78,7 @@ func (c *Cloud) newMinting(p *secretPrototype, now time.Time) (*minting, error) 
 	)
 }
 
-// change sets the lease and the rule that a body names. A new lease counts from the next key on.
+// change sets the lease and the rule, as far as a body has them. A new lease applies to keys created afterwards.
 func (m *minting) change(p *secretPrototype, now time.Time) error {
 	changed := *m
 	if !isNull(p.TTL) {
@@ -115,8 +115,8 @@ func (m *minting) check() error {
 	)
 }
 
-// parseTTL returns the lease as it was given, and its length. It is at least a minute (iam_credentials) or a day, and at
-// most 90 days.
+// parseTTL returns the lease as given and as a duration. The shortest is a minute for iam_credentials and a
+// day for service_credentials, the longest 90 days.
 func parseTTL(p *secretPrototype) (string, time.Duration, error) {
 	shortest := time.Minute
 	if p.Kind == kindServiceCredentials {
@@ -136,8 +136,9 @@ func parseTTL(p *secretPrototype) (string, time.Duration, error) {
 	return text, lease, nil
 }
 
-// mayMint refuses a further key, of a secret that makes keys: without the service-to-service authorization, for an owner that is
-// no more, or one that has as many keys as it can hold at that time.
+// mayMint returns an error if the secret cannot create a key at that time: Secrets Manager lacks the
+// service-to-service authorization, or the owner was deleted or has as many keys as it can hold. A nil
+// minting, of a secret that creates no keys, is no error.
 func (c *Cloud) mayMint(m *minting, at time.Time) error {
 	if m == nil {
 		return nil
@@ -166,7 +167,8 @@ func (c *Cloud) countKeys(owner *identity, at time.Time) (n int) {
 	return n
 }
 
-// mint makes the secret's next key, locked at IAM, which knows it after the propagation time. [Cloud.mayMint] comes first.
+// mint creates the secret's next key. IAM accepts it after the propagation time; a key of iam_credentials is
+// locked. The caller has called mayMint.
 func (c *Cloud) mint(s *secret, at time.Time) *value {
 	m := s.minting
 	name := "Secrets-Manager-IAM-Secret-" + s.name
@@ -183,7 +185,7 @@ func (c *Cloud) mint(s *secret, at time.Time) *value {
 	return &value{key: k}
 }
 
-// dropKey makes IAM forget a key that the secret made, with its owner if that was made for it alone.
+// dropKey deletes a key that the secret created, and its owner if that was created for this key.
 func (c *Cloud) dropKey(m *minting, k *apiKey) {
 	delete(c.keys, k.value)
 	m.keys = slices.DeleteFunc(m.keys, func(other *apiKey) bool { return other == k })
@@ -192,19 +194,21 @@ func (c *Cloud) dropKey(m *minting, k *apiKey) {
 	}
 }
 
-// hasEnded reports whether the secret's current key is past its lease. The secret can be read, rotated and restored no more.
+// hasEnded reports whether the lease of the secret's current key is over. The secret then cannot be rotated
+// or restored, and a read returns no key.
 func (s *secret) hasEnded(now time.Time) bool {
 	v := s.current().value
 	return s.minting != nil && s.minting.reuse && v != nil && v.key.ended(now)
 }
 
-// play carries out what time has brought: rotations by rule, and the ends of leases. The caller holds c.mu.
-func (c *Cloud) play(now time.Time) {
+// catchUp carries out what has become due: it rotates secrets by their rules and deletes keys whose lease is
+// over. The caller holds c.mu.
+func (c *Cloud) catchUp(now time.Time) {
 	for _, s := range c.keySecrets {
-		for c.playNext(s, now) {
+		for c.rotateIfDue(s, now) {
 		}
 	}
-	for _, s := range c.keySecrets { // now that no earlier rotation counts them any more
+	for _, s := range c.keySecrets { // after the rotations, which count the keys of their own time
 		m := s.minting
 		for i := range slices.Backward(m.keys) {
 			if m.keys[i].ended(now) {
@@ -214,14 +218,15 @@ func (c *Cloud) play(now time.Time) {
 	}
 }
 
-// playNext rotates the secret once if that was due by now, and reports whether it was. A rotation that is refused is tried
-// again a day later. One that has no fixed service id is made anew at the end of its lease, too.
-func (c *Cloud) playNext(s *secret, now time.Time) bool {
+// rotateIfDue rotates the secret once if a rotation has become due, and reports whether to call it again.
+// A rotation by rule that is not possible is tried again a day later. A secret without a fixed service id
+// also gets a new key when the lease of the last one ends.
+func (c *Cloud) rotateIfDue(s *secret, now time.Time) bool {
 	m, at := s.minting, s.minting.next
 	if v := s.current().value; m.reuse && v != nil && !v.key.leaseEnds.IsZero() && (at.IsZero() || !at.Before(v.key.leaseEnds)) {
-		m.next, at = time.Time{}, time.Time{} // past its lease nothing rotates any more
+		m.next, at = time.Time{}, time.Time{} // the rule ends with the lease
 		if end := v.key.leaseEnds; !m.isStatic && !end.After(now) {
-			at = end.Add(now.Sub(end).Truncate(m.lease)) // leases that have ended meanwhile are left out
+			at = end.Add(now.Sub(end).Truncate(m.lease)) // leases that would have ended by now are skipped
 		}
 	}
 	if at.IsZero() || at.After(now) {
@@ -229,7 +234,7 @@ func (c *Cloud) playNext(s *secret, now time.Time) bool {
 	}
 	if c.settings.AutomaticRotation == "fails" || s.previous().isLocked() || c.mayMint(m, at) != nil {
 		if m.next.IsZero() {
-			return false // at the end of a lease: again at the next request
+			return false // the lease of the last key is over: the next request tries again
 		}
 		m.next = at.Add(day)
 		return true
@@ -239,7 +244,7 @@ func (c *Cloud) playNext(s *secret, now time.Time) bool {
 	return true
 }
 
-// rotate makes the version that a person asks for: with a new key, or with the one of the version to restore.
+// rotate adds a version on request: with a new key, or with the key of the version to restore.
 func (c *Cloud) rotate(s *secret, p *secretPrototype, by string, now time.Time) (*version, error) {
 	v := &version{customMetadata: p.VersionCustomMetadata}
 	if !s.minting.reuse {
@@ -262,15 +267,16 @@ func (c *Cloud) rotate(s *secret, p *secretPrototype, by string, now time.Time) 
 	return v, nil
 }
 
-// endPrevious deletes the key of the previous version unless it lives on to the end of its lease.
+// endPrevious deletes the key of the previous version if until, a setting, is "at_once". With "ttl" the key
+// works until its lease ends.
 func (c *Cloud) endPrevious(s *secret, until string) {
 	if until == "at_once" {
 		c.discardValue(s, s.previous())
 	}
 }
 
-// readValue returns the version's value for a reader, and notes the reading. A reading of an
-// iam_credentials secret without reuse_api_key replaces the key, which a lock forbids.
+// readValue returns the version's value, nil if it is not available, and records the time of the read. If
+// reuse_api_key is false, the read replaces the key, which a lock forbids.
 func (c *Cloud) readValue(s *secret, v *version, now time.Time) (*value, error) {
 	if status := c.settings.EndedKeySecret; s.hasEnded(now) && status != http.StatusOK {
 		return nil, fail(status, "not_found", "The secret has reached the end of its lease.")
@@ -294,7 +300,7 @@ func (c *Cloud) readValue(s *secret, v *version, now time.Time) (*value, error) 
 	return v.value, nil
 }
 
-// addMinting adds to the secret's metadata what is special to those that make keys.
+// addMinting adds the metadata that only secrets with a minting have.
 func (s *secret) addMinting(out object, now time.Time) {
 	m := s.minting
 	if m == nil {
@@ -317,7 +323,7 @@ func (s *secret) addMinting(out object, now time.Time) {
 	s.current().addKeyID(out, s, now)
 }
 
-// addKeyID adds the id and the owner of an iam_credentials version's key, which are no secret.
+// addKeyID adds the id and the owner of the key of an iam_credentials version. They are not secret.
 func (v *version) addKeyID(out object, s *secret, now time.Time) {
 	if s.kind == kindIAMCredentials && s.available(v, now) {
 		out["api_key_id"], out["service_id"] = v.value.key.id, v.value.key.owner.subject()

@@ -10,9 +10,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// The Must… methods read the cloud's state, or change it, without a request: for the arrangement
-// and the checks of tests. They act as the admin, ignore policies and locks, and panic when what
-// they are given does not exist. A panic names ids, never a key or a value.
+// The Must… methods let tests read and change the cloud's state without a request. They act as the
+// admin, ignore policies and locks, and panic if a secret, version, key or group does not exist. A
+// panic names ids, never a key or a value.
 
 // A Version is a secret's version as it is stored.
 type Version struct {
@@ -39,7 +39,7 @@ func (c *Cloud) MustCurrent(secretID string) Version {
 	return s.export(s.current(), c.now())
 }
 
-// MustPutVersion makes a new current version of an arbitrary secret. A nil metadata sets none.
+// MustPutVersion adds a version to an arbitrary secret; it becomes current. Nil metadata means none.
 func (c *Cloud) MustPutVersion(secretID, payload string, metadata map[string]any) Version {
 	defer c.lock()()
 	s := c.mustSecret(secretID)
@@ -68,14 +68,13 @@ func (c *Cloud) MustUnlock(secretID string) {
 	}
 }
 
-// MustAddFault is AddFault, of a fault that is allowed.
+// MustAddFault is AddFault, but panics if the fault is not valid.
 func (c *Cloud) MustAddFault(f Fault) {
 	err := c.AddFault(f)
 	must(err == nil, "%v", err)
 }
 
-// CountRequests counts the requests to an operation that are in the request log, those of one identity unless that is
-// empty.
+// CountRequests counts the requests to an operation in the request log. An empty identity counts those of all.
 func (c *Cloud) CountRequests(op, identity string) (count int) {
 	for _, r := range c.Requests() {
 		if r.Op == op && (identity == "" || r.Identity == identity) {
@@ -92,11 +91,11 @@ func (c *Cloud) MustDeleteSecret(secretID string) {
 }
 
 func (c *Cloud) mustSecret(id string) *secret {
-	c.play(c.now())
+	c.catchUp(c.now())
 	return mustFind(c.secrets, id, "secret "+id)
 }
 
-// mustFind looks up what a message names.
+// mustFind looks up a key. Its panic says that there is "no " and what.
 func mustFind[T any](all map[string]T, key, what string) T {
 	found, ok := all[key]
 	must(ok, "no %s", what)
@@ -117,7 +116,7 @@ func mustObject(object map[string]any) json.RawMessage {
 	return mustJSON(object)
 }
 
-// must panics with a problem unless all is well.
+// must panics with a problem unless ok.
 func must(ok bool, problem string, args ...any) {
 	if !ok {
 		panic("ibmcloudtest: " + fmt.Sprintf(problem, args...))
@@ -154,20 +153,20 @@ func mustMap(raw json.RawMessage) map[string]any {
 // A SecretSpec describes a secret for [Cloud.MustCreateSecret].
 type SecretSpec struct {
 	Type        string         // arbitrary (if empty), kv, iam_credentials or service_credentials
-	Name        string         // if empty, one is made up
+	Name        string         // if empty, a random one
 	Group       string         // a group's name: KeyGroupName (if empty), TokenGroupName or "default"
 	Payload     string         // arbitrary
 	Data        map[string]any // kv
-	IAMID       string         // iam_credentials, service_credentials: whose keys; if empty, a new workload's
-	ReuseAPIKey bool           // iam_credentials: false makes a new key on each read
+	IAMID       string         // iam_credentials, service_credentials: owner of the keys; if empty, a new service id
+	ReuseAPIKey bool           // iam_credentials: if false, each read creates a new key
 	TTL         string         // iam_credentials, service_credentials: the lease; if empty, 24h
-	RotateDays  int            // iam_credentials, service_credentials: how often they rotate by rule; if 0, never
+	RotateDays  int            // iam_credentials, service_credentials: days between rotations by rule; if 0, no rule
 	Metadata    map[string]any // of the first version
 	Expires     time.Time      // arbitrary: its expiration date; if zero, none
 }
 
-// MustCreateSecret makes a secret and returns its id. A key that it holds is known to IAM at once;
-// those that later reads or versions mint are not, see Options.KeyPropagation.
+// MustCreateSecret creates a secret and returns its id. IAM knows its first key at once, but not the keys
+// that later reads or versions create, see Options.KeyPropagation.
 func (c *Cloud) MustCreateSecret(spec SecretSpec) string {
 	defer c.lock()()
 	spec.Type = cmp.Or(spec.Type, kindArbitrary)
@@ -195,7 +194,8 @@ func (c *Cloud) MustCreateSecret(spec SecretSpec) string {
 	return s.id
 }
 
-// MustRotateSecret rotates a secret that makes its own keys, as a person does, and returns the new version.
+// MustRotateSecret rotates an iam_credentials or service_credentials secret, as a request would, and returns
+// the new version.
 func (c *Cloud) MustRotateSecret(secretID string) Version {
 	defer c.lock()()
 	s := c.mustSecret(secretID)
@@ -205,45 +205,45 @@ func (c *Cloud) MustRotateSecret(secretID string) Version {
 	return s.export(v, c.now())
 }
 
-// MustCreateServiceID makes a service id without any permission and returns its iam id. An empty
-// account is the cloud's own.
+// MustCreateServiceID creates a service id without any permission and returns its iam id. An empty
+// account means the cloud's own.
 func (c *Cloud) MustCreateServiceID(name, account string) string {
 	defer c.lock()()
 	return c.newServiceID("", name, cmp.Or(account, c.account)).iamID
 }
 
-// MustCopyServiceID makes a service id with the name and the policies of another, as Terraform does for one that its state
-// does not hold any more, and returns its IAM id.
+// MustCopyServiceID creates a service id with the name and policies of another and returns its iam id. That is
+// what terraform apply does after the other was removed from Terraform's state.
 func (c *Cloud) MustCopyServiceID(iamID string) string {
 	defer c.lock()()
 	of := c.mustIdentity(iamID)
 	return c.newServiceID(of.class, of.name, of.account, of.policies...).iamID
 }
 
-// MustCreateAPIKey makes a further API key for a service id and returns it.
+// MustCreateAPIKey creates a further API key of a service id and returns it.
 func (c *Cloud) MustCreateAPIKey(iamID string) string {
 	defer c.lock()()
 	owner := c.mustIdentity(iamID)
 	return c.newKey(owner, owner.name, c.now()).value
 }
 
-// MustDeleteAPIKey makes IAM forget an API key. Tokens issued for it stay valid, as IBM's do.
+// MustDeleteAPIKey deletes an API key. Tokens issued for it stay valid, as at IBM.
 func (c *Cloud) MustDeleteAPIKey(key string) {
 	defer c.lock()()
 	delete(c.keys, mustFind(c.keys, key, "such API key").value)
 }
 
-// MustMintToken returns a token of the key's service id that expires ttl from now, without a
-// request. Unless ttl is longer than the token lifetime in force, the token was issued that
-// lifetime before its end: a ttl of five minutes gives an ageing token, a negative one an expired one.
+// MustMintToken returns a token of the key's service id that expires ttl from now. Its lifetime is the one
+// that is set now, or ttl if that is longer. So with one-hour tokens a ttl of five minutes gives a token that
+// is 55 minutes old, and a negative ttl an expired one.
 func (c *Cloud) MustMintToken(key string, ttl time.Duration) string {
 	defer c.lock()()
 	k, lifetime := mustFind(c.keys, key, "such API key"), max(c.settings.tokenTTL(), ttl)
 	return signToken(k.owner, grantAPIKey, c.now().Add(ttl-lifetime), lifetime)
 }
 
-// MustSign returns a JWT that IAM's key signs: a header, or IAM's own if that is empty, and claims,
-// both JSON as it stands.
+// MustSign returns a JWT with these claims, signed with IAM's key. Header and claims are JSON, used
+// unchanged; an empty header means IAM's own.
 func (c *Cloud) MustSign(header, claims string) string {
 	encoded := tokenHeader
 	if header != "" {

@@ -27,8 +27,8 @@ const (
 	mediaForm       = "application/x-www-form-urlencoded"
 )
 
-// maxBody bounds a request's body, in bytes: an arbitrary secret of 1,000,000 characters fits however
-// it is escaped.
+// maxBody limits a request's body, in bytes. An arbitrary secret of 1,000,000 characters fits, whatever
+// escapes its JSON uses.
 const maxBody = 8 << 20
 
 // A call is one request to an operation.
@@ -39,13 +39,13 @@ type call struct {
 	query       url.Values
 	transaction string // the request's Transaction-Id, or a new one
 	body        []byte
-	unreadable  *apiError  // why the body cannot be read, nil if it can
-	form        url.Values // of IAM's token endpoint
-	caller      *identity  // whose key or token the request bears, nil if unknown
-	refused     error      // why the bearer token is not accepted
+	bodyError   *apiError  // why the body cannot be read, nil if it can
+	form        url.Values // at IAM: the body
+	caller      *identity  // whose key or token the request has, nil if unknown
+	tokenError  error      // why the bearer token is not valid, nil if it is
 	now         time.Time  // when the operation is carried out
 
-	// What the path names; nil if it names none.
+	// What the path names, as authorize finds it; nil if it names none.
 	secret    *secret
 	version   *version
 	group     *group
@@ -53,7 +53,7 @@ type call struct {
 	serviceID *identity
 }
 
-// newCall reads the request's body and finds out whose it is. An error means that the caller is gone.
+// newCall reads the request's body and determines its caller. It returns an error only if the client is gone.
 func (c *Cloud) newCall(r *http.Request, found *operation, params []string) (*call, error) {
 	in := &call{request: r, operation: found, params: params, query: r.URL.Query()}
 	in.transaction = cmp.Or(r.Header.Get("Transaction-Id"), uuid.NewString())
@@ -62,25 +62,25 @@ func (c *Cloud) newCall(r *http.Request, found *operation, params []string) (*ca
 		if err != nil {
 			return nil, err
 		}
-		in.body, in.unreadable = decoded(body, strings.ToLower(strings.Join(r.Header.Values("Content-Encoding"), ",")))
+		in.body, in.bodyError = decoded(body, strings.ToLower(strings.Join(r.Header.Values("Content-Encoding"), ",")))
 	}
 	if len(in.body) > maxBody {
 		c.mu.Lock()
-		in.body, in.unreadable = nil, c.tooLarge("body")
+		in.body, in.bodyError = nil, c.tooLarge("body")
 		c.mu.Unlock()
 	}
 	switch found.service {
 	case serviceControl:
 	case serviceIAM:
-		if in.unreadable != nil {
-			in.unreadable.code = codeInvalid
+		if in.bodyError != nil {
+			in.bodyError.code = codeInvalid
 		}
 		in.form, _ = url.ParseQuery(string(in.body))
 		in.caller = c.grantee(in.form)
 	default:
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if in.refused = errNoToken; strings.EqualFold(scheme, "Bearer") && token != "" {
-			in.caller, _, in.refused = c.bearer(token)
+		if in.tokenError = errNoToken; strings.EqualFold(scheme, "Bearer") && token != "" {
+			in.caller, _, in.tokenError = c.bearer(token)
 		}
 	}
 	return in, nil
@@ -88,7 +88,7 @@ func (c *Cloud) newCall(r *http.Request, found *operation, params []string) (*ca
 
 var errNoToken = errors.New("the request carries no bearer token")
 
-// decoded is a body as IBM's clients can send it, as it is or gzip, decoded up to one byte more than maxBody.
+// decoded undoes the Content-Encoding of a body, gzip or none. Of more than maxBody bytes it returns maxBody+1.
 func decoded(body []byte, encoding string) ([]byte, *apiError) {
 	switch {
 	case len(body) == 0, encoding == "", encoding == "identity":
@@ -106,7 +106,7 @@ func decoded(body []byte, encoding string) ([]byte, *apiError) {
 	return body, nil
 }
 
-// class is the name under which faults and the request log know the caller, "" if unknown.
+// class is the caller's class, for faults and the request log; "" if the caller is unknown.
 func (in *call) class() string {
 	if in.caller == nil {
 		return ""
@@ -114,7 +114,7 @@ func (in *call) class() string {
 	return in.caller.class
 }
 
-// wantMedia refuses a request of another content type.
+// wantMedia returns an error if the request has another content type.
 func (in *call) wantMedia(mediaType string) error {
 	if got, _, _ := mime.ParseMediaType(in.request.Header.Get("Content-Type")); got != mediaType {
 		return fail(http.StatusUnsupportedMediaType, "unsupported_media_type", "The content type must be "+mediaType+".")
@@ -122,8 +122,8 @@ func (in *call) wantMedia(mediaType string) error {
 	return nil
 }
 
-// decode reads the body, one JSON object, into v. Only the fields may occur that are listed, apart by blanks, and those marked
-// with "!" must.
+// decode reads the body, one JSON object, into v. It may have only the listed fields, which are separated by
+// blanks, and must have those that end with "!".
 func (in *call) decode(v any, fields string) error {
 	mediaType := mediaJSON
 	if in.request.Method == http.MethodPatch {
@@ -155,13 +155,14 @@ func (in *call) decode(v any, fields string) error {
 	return nil
 }
 
-// A prototype is a body that can be checked. The caller holds c.mu.
+// A prototype is a request's body that can check itself; the caller of check holds c.mu.
 type prototype[P any] interface {
 	*P
 	check(c *Cloud, in *call) error
 }
 
-// withBody makes a handler of one that takes a checked body, whose fields are those of [call.decode].
+// withBody makes a handler from a function that takes a checked body. The fields are in the notation of
+// [call.decode].
 func withBody[P any, Q prototype[P]](serve func(*Cloud, *call, Q) (any, error), fields string) handler {
 	return func(c *Cloud, in *call) (any, error) {
 		p := Q(new(P))
@@ -186,7 +187,7 @@ func (in *call) href(query url.Values) string {
 	return u.String()
 }
 
-// host is the host that the request names, on a client's request as on a server's.
+// host is the host that the request names, whether it comes through Transport or ServeHTTP.
 func host(r *http.Request) string { return cmp.Or(r.Host, r.URL.Host) }
 
 // rendered renders each item of a list.
@@ -198,7 +199,8 @@ func rendered[T, R any](items []T, render func(T) R) []R {
 	return list
 }
 
-// sorted sorts by the field that the query names, one of those, descending after "-". Times are compared as they are written.
+// sorted sorts the list by the field in the query's sort, which must be one of fields; "-" before it means
+// descending. It compares strings, so times must be written in UTC.
 func (in *call) sorted(list []object, fields ...string) error {
 	field, descending := strings.CutPrefix(in.query.Get("sort"), "-")
 	switch {
@@ -218,26 +220,26 @@ func (in *call) sorted(list []object, fields ...string) error {
 	return nil
 }
 
-// inOrder returns the wanted items in the order in which they were made.
+// inOrder returns the wanted items in the order of their creation.
 func inOrder[T interface{ order() int }](all map[string]T, wanted func(T) bool) []T {
 	list := slices.DeleteFunc(slices.Collect(maps.Values(all)), func(item T) bool { return !wanted(item) })
 	slices.SortFunc(list, func(a, b T) int { return cmp.Compare(a.order(), b.order()) })
 	return list
 }
 
-// A made is embedded in what is made by requests.
-type made struct {
-	sequence int
+// A creation says when and by whom something was created. Secrets, versions, groups, keys and locks embed it.
+type creation struct {
+	sequence int    // its place in the order of all creations
 	by       string // iam id
 	at       time.Time
 }
 
-func (m made) order() int { return m.sequence }
+func (m creation) order() int { return m.sequence }
 
-// newMade counts what is made. The caller holds c.mu.
-func (c *Cloud) newMade(by string, at time.Time) made {
+// newCreation numbers the creation. The caller holds c.mu.
+func (c *Cloud) newCreation(by string, at time.Time) creation {
 	c.sequence++
-	return made{c.sequence, by, at}
+	return creation{c.sequence, by, at}
 }
 
 // listOf splits a comma-separated list.
@@ -245,10 +247,10 @@ func listOf(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' })
 }
 
-// listed reports whether a query's list names the item; an empty list names everything.
+// listed reports whether a list from the query has the item; an empty list has every item.
 func listed(list []string, item string) bool { return len(list) == 0 || slices.Contains(list, item) }
 
-// number reads a whole number of the query, within bounds.
+// number reads a whole number from least to most from the query; absent is its value if it is not there.
 func (in *call) number(name string, absent, least, most int) (int, error) {
 	text := in.query.Get(name)
 	if text == "" {
@@ -261,7 +263,7 @@ func (in *call) number(name string, absent, least, most int) (int, error) {
 	return n, nil
 }
 
-// paginate returns the page, with its links, of the items that the query's offset and limit choose.
+// paginate returns the page of the items that the query's offset and limit select, with links to other pages.
 func (in *call) paginate(name string, items []object, defaultLimit int) (any, error) {
 	limit, errLimit := in.number("limit", defaultLimit, 1, 1000)
 	offset, errOffset := in.number("offset", 0, 0, 1<<31-1)
@@ -285,7 +287,7 @@ func (in *call) paginate(name string, items []object, defaultLimit int) (any, er
 	return page, nil
 }
 
-// identityPage is a page of IAM Identity Services. Its page tokens are numbers; IBM's are opaque.
+// identityPage is paginate in the form of IAM Identity Services. The page tokens are offsets; IBM's are opaque.
 func (in *call) identityPage(name string, items []object) (any, error) {
 	limit, errLimit := in.number("pagesize", 20, 1, 100)
 	offset, errOffset := in.number("pagetoken", 0, 0, 1<<31-1)
@@ -300,14 +302,14 @@ func (in *call) identityPage(name string, items []object) (any, error) {
 	return page, nil
 }
 
-// A rule refuses a property of a request if it is broken.
+// A rule applies to one property of a request.
 type rule struct {
 	broken bool
 	field  string
-	must   string
+	must   string // what the rule demands, for example "must not be empty"
 }
 
-// check refuses the first property that breaks a rule.
+// check returns an error for the first broken rule.
 func check(rules ...rule) error {
 	for _, r := range rules {
 		if r.broken {
@@ -317,7 +319,7 @@ func check(rules ...rule) error {
 	return nil
 }
 
-// length is broken by a text, unless it is absent, that has fewer or more characters than it may.
+// length is the rule that a text, unless it is nil, has from least to most characters.
 func length(field string, text *string, least, most int) rule {
 	n := utf8.RuneCountInString(deref(text))
 	return rule{text != nil && (n < least || n > most), field, fmt.Sprintf("must have %d to %d characters", least, most)}
@@ -338,13 +340,13 @@ func members(raw json.RawMessage) (n int, ok bool) {
 	return len(object), err == nil && object != nil
 }
 
-// deref is a property of a request, "" if it is absent.
+// deref returns the value of a request's property, "" if it is absent.
 func deref(s *string) (text string) {
 	assign(&text, s)
 	return text
 }
 
-// assign sets a field to a property of a request, unless that is absent.
+// assign sets a field to a request's property, unless that is absent.
 func assign[T any](field, property *T) {
 	if property != nil {
 		*field = *property

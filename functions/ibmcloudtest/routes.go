@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Names of operations, which a [Fault] and a [Request] have. The table of routes has more. OpAny matches each of them.
+// Operations have these names in a [Fault] and a [Request]; the table of routes has further ones.
 const (
 	OpIAMToken         = "iam.token"
 	OpIAMKeys          = "iam.keys"
@@ -22,11 +22,11 @@ const (
 	OpVersionsMetadata = "versions.metadata"
 	OpLocks            = "locks"
 	OpTargetsList      = "targets.list"
-	OpNotServed        = "not_served" // what IBM has and this cloud answers 501
-	OpAny              = "*"
+	OpNotServed        = "not_served" // all that IBM offers and this cloud answers with 501
+	OpAny              = "*"          // matches every operation
 )
 
-// A service decides who may call it and what its errors look like.
+// A service is one of IBM Cloud's. Who may call an operation, and the JSON of its errors, depend on the service.
 type service int
 
 const (
@@ -38,25 +38,25 @@ const (
 	serviceLogsRouting
 )
 
-// A handler does the work of an operation and returns the body of a good answer, nil for none, or an *apiError. Those of API
-// keys, access groups and Secrets Manager run with c.mu held.
+// A handler carries out an operation. It returns the body of the answer, nil for an empty one, or an error,
+// as a rule an *apiError. c.mu is held for API keys, access groups and Secrets Manager.
 type handler func(c *Cloud, in *call) (any, error)
 
-// shows makes a handler of what only shows something, and acts of what only does something.
+// shows makes a handler from a function that cannot fail.
 func shows(what func(*Cloud, *call) any) handler {
 	return func(c *Cloud, in *call) (any, error) { return what(c, in), nil }
 }
 
+// acts makes a handler from a function that has no result.
 func acts(do func(*Cloud)) handler {
 	return func(c *Cloud, _ *call) (any, error) { do(c); return nil, nil }
 }
 
-// A route makes an operation of a method and a path. In the path "{name}" stands for any one segment, "..." for any rest; the
-// method "*" for any. The first that fits counts.
+// A route leads requests of one method and path to an operation. The first route that matches is taken.
 type route struct {
-	pattern string
-	name    string  // several may share one
-	action  action  // in Secrets Manager: what the caller must be allowed, see Cloud.find
+	pattern string  // in the path "{name}" matches one segment and "..." the rest; the method "*" matches all
+	name    string  // of the operation; several routes may share one
+	action  action  // Secrets Manager: what the caller must be allowed, see Cloud.authorize
 	serve   handler // nil: not served
 }
 
@@ -152,7 +152,7 @@ var routes = []struct {
 	}},
 }
 
-// notServed are the paths below which a service of IBM has other operations: those of its clients.
+// notServed are the paths below which IBM's clients of a service know operations that this cloud does not serve.
 var notServed = []struct {
 	service service
 	paths   string
@@ -169,7 +169,7 @@ var notServed = []struct {
 	{serviceLogsRouting, "/v3 /v1/tenants"},
 }
 
-// An operation is a route of a service, with its pattern read.
+// An operation is a route with its service and the parts of its pattern.
 type operation struct {
 	service service
 	route
@@ -177,7 +177,8 @@ type operation struct {
 	path   []string // segments
 }
 
-// operations are the routes, and what is not served. Faults read them, which routes lead to: hence init.
+// operations has an entry for each of routes and notServed. Functions in routes refer to operations, which
+// Go does not allow in the initial value of a variable: so init fills it.
 var operations []*operation
 
 func init() {
@@ -207,8 +208,9 @@ func operationNames() (names []string) {
 	return append(names, OpAny)
 }
 
-// findOperation returns the operation for the request and its path parameters, or else the methods that the path has, none for
-// an unknown path. A "/" at the end makes no difference outside Secrets Manager.
+// findOperation returns the operation of a request and its path parameters. If there is none, it returns the
+// methods that the path has, none for an unknown path. Except in Secrets Manager, a "/" at the end of the
+// path makes no difference.
 func findOperation(r *http.Request) (found *operation, params, methods []string) {
 	path := strings.TrimPrefix(r.URL.EscapedPath(), "/")
 	if strings.HasPrefix(path, "v") {
@@ -235,7 +237,7 @@ func findOperation(r *http.Request) (found *operation, params, methods []string)
 	return nil, nil, slices.Compact(methods)
 }
 
-// match returns the segments that stand where the operation's path has "{name}".
+// match returns the segments of a path at the places where the operation's path has "{name}".
 func (o *operation) match(segments []string) (params []string, ok bool) {
 	for i, want := range o.path {
 		switch {

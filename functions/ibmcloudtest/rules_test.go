@@ -11,7 +11,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// What bodies must be: rows of a body and its status, of one request to one cloud.
+// TestRules has rows of bodies, or their ends, with the status of the answer, for one request to one cloud.
 func TestRules(t *testing.T) {
 	for request, rows := range map[string]string{
 		`admin POST /api/v2/secrets {"secret_type":"arbitrary","payload":"x",`: `
@@ -99,8 +99,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestPermissions lists what each identity gets, and under which name the operation is logged. A request that is allowed but asks for
-// nothing sensible gets 400 or 404.
+// TestPermissions lists the name under which an operation is logged, the request, and the status that each
+// identity gets. A request that is allowed but is incomplete, or names nothing that exists, gets 400 or 404.
 func TestPermissions(t *testing.T) {
 	s := newStory(newClient(t, ibmcloudtest.Options{}))
 	for row := range strings.Lines(`secrets.get GET /api/v2/secrets/$KEY                                   200 403 403 200
@@ -164,7 +164,7 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
-// Each service's errors have a shape of their own. A path that no service has is answered as Secrets Manager would.
+// Each service's errors have JSON of their own. A path of no service is answered with Secrets Manager's.
 func TestErrorBodies(t *testing.T) {
 	s := newStory(newClient(t, ibmcloudtest.Options{}))
 	shapes := map[string]string{
@@ -305,7 +305,7 @@ func TestAYearOfRotationsByRule(t *testing.T) {
 		}
 	}
 	s.play(`admin GET /api/v2/secrets/$id/versions/current/metadata => 200 {"auto_rotated":true,"api_key_id":"*"}
-		# A year that nobody looks at is played at the next request. The fixed key is left, and those of the last three rotations.
+		# After a year without requests the next one makes up for all rotations. The fixed key and those of the last three rotations are left.
 		advance 8760h
 		exchange $key24 => 400
 		admin GET /api/v2/secrets/$id => 200 {"versions_total":49,"next_rotation_date":"2028-03-05T12:00:00.000Z","api_key":"$last"}
@@ -329,12 +329,12 @@ func TestWhatBecomesOfEarlierKeys(t *testing.T) {
 	}
 }
 
-// What refuses a rotation by request stops those by rule, too, which are tried again each day.
+// What prevents a rotation by request prevents rotations by rule, too. Those are tried again each day.
 func TestRotationsThatAreRefused(t *testing.T) {
 	const rotate = "\nadmin POST /api/v2/secrets/$id/versions {} => "
 	for name, test := range map[string]struct {
-		spoil, mend string
-		status      string
+		prevent, allow string
+		status         string
 	}{
 		"a lock on the previous version": {rotate + `201
 			admin POST /api/v2/secrets/$id/versions/previous/locks_bulk {"locks":[{"name":"job"}]} => 201`,
@@ -349,18 +349,18 @@ func TestRotationsThatAreRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStory(newClient(t, ibmcloudtest.Options{}))
-			s.play(managed + test.spoil + rotate + test.status + `
+			s.play(managed + test.prevent + rotate + test.status + `
 				admin GET /api/v2/secrets/$id => 200 {"api_key":"$now"}
 				advance 480h
 				admin GET /api/v2/secrets/$id => 200 {"api_key":"$now"}`)
-			s.play(test.mend + `
+			s.play(test.allow + `
 				advance 24h
 				admin GET /api/v2/secrets/$id => 200 {"api_key":"!$now"}`)
 		})
 	}
 }
 
-// The Must methods arrange what requests then find.
+// Requests see what the Must… methods create.
 func TestWhatIsMade(t *testing.T) {
 	s := newStory(newClient(t, ibmcloudtest.Options{}))
 	cloud, group := s.cloud, s.cloud.TokenGroupName()
@@ -401,7 +401,7 @@ func TestWhatIsMade(t *testing.T) {
 	s.play("admin GET /api/v2/secrets/$locked => 404\nexchange $copy => 400")
 }
 
-// The page's table of settings is that of the code: names, allowed values, the default first.
+// The page's table of settings has the names and allowed values of the code, the default first.
 func TestThePageHasEachSetting(t *testing.T) {
 	page, err := os.ReadFile("../../scripts/sandbox/README.md")
 	if err != nil {

@@ -19,20 +19,21 @@ const (
 	kindServiceCredentials = "service_credentials"
 )
 
-// otherKinds are the types that IBM has beside them.
+// otherKinds are IBM's other secret types.
 var otherKinds = []string{"username_password", "imported_cert", "public_cert", "private_cert", "custom_credentials"}
 
-// kindFields lists what each type's bodies may hold beside what those of every type may; "!" marks what they must. The sources
-// are the SDK's prototypes.
+// kindFields lists, by type, the fields that a request to create a secret, to create a version or to patch the
+// metadata may have, in addition to those of every type. "!" marks required ones. The source is IBM's SDK: its
+// prototypes.
 var kindFields = map[string]struct{ create, version, patch string }{
-	kindArbitrary:          {"payload! expiration_date", "payload!", "expiration_date"}, // a version cannot move the date
+	kindArbitrary:          {"payload! expiration_date", "payload!", "expiration_date"}, // a version cannot change the date
 	kindKV:                 {"data!", "data!", ""},
 	kindIAMCredentials:     {"ttl! access_groups service_id account_id reuse_api_key rotation", "restore_from_version", "ttl rotation"},
 	kindServiceCredentials: {"source_service! ttl rotation", "", "ttl rotation"},
 }
 
-// A secretPrototype is the body that creates a secret, a version or a change of metadata: the union
-// of the fields of all types. Pointers and raw values keep absent and empty apart.
+// A secretPrototype is the body of a request that creates a secret or a version, or patches metadata: the
+// union of the fields of all types. Pointers and raw values distinguish absent from empty.
 type secretPrototype struct {
 	Kind                  string          `json:"secret_type"`
 	Name                  *string         `json:"name"`
@@ -54,7 +55,8 @@ type secretPrototype struct {
 	SourceService         json.RawMessage `json:"source_service"`
 }
 
-// decodeSecret reads and checks a body about a secret of the given type: with fields of every type and of its own.
+// decodeSecret reads and checks a body for a secret of the given type. It may have the fields common to all
+// types and the type's own, in the notation of [call.decode].
 func (c *Cloud) decodeSecret(in *call, kind, common, own string) (*secretPrototype, error) {
 	p := &secretPrototype{Kind: kind}
 	if err := in.decode(p, common+" "+own); err != nil {
@@ -66,7 +68,7 @@ func (c *Cloud) decodeSecret(in *call, kind, common, own string) (*secretPrototy
 // nameForm is the API reference's pattern for a secret's name.
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_]*(?:_*-*\.*[A-Za-z0-9]*)*[A-Za-z0-9]+$`)
 
-// checkTexts applies the rules for a name, with so many characters at most, and a description; each may be absent.
+// checkTexts applies the rules for a name of at most longest characters and for a description; nil is absent.
 func checkTexts(name, description *string, longest int) error {
 	return check(
 		length("name", name, 2, longest),
@@ -106,7 +108,7 @@ func (p *secretPrototype) check(c *Cloud, in *call) error {
 	return nil
 }
 
-// tooLarge, duplicate and destroyed answer with the status that the settings choose. The caller holds c.mu.
+// tooLarge, duplicate and destroyed are errors with the status that the settings choose. The caller holds c.mu.
 func (c *Cloud) tooLarge(field string) *apiError {
 	e := badField(field, "is too large")
 	e.status = c.settings.TooLarge
@@ -117,7 +119,7 @@ func (c *Cloud) duplicate(what string) *apiError {
 	return fail(c.settings.Duplicate, "already_exists", "A "+what+" with the same name already exists.")
 }
 
-// destroyed is about a secret past its expiration date.
+// destroyed is the error for a change of a secret that isDestroyed.
 func (c *Cloud) destroyed() *apiError {
 	return fail(c.settings.Destroyed, "destroyed", "The requested action can't be completed because the secret is destroyed.")
 }
@@ -127,7 +129,7 @@ type secretName struct{ kind, name string }
 
 // A secret is guarded by Cloud.mu.
 type secret struct {
-	made
+	creation
 	id             string
 	name           string
 	description    string
@@ -136,15 +138,16 @@ type secret struct {
 	labels         []string        // replaced, never changed in place
 	customMetadata json.RawMessage // a JSON object, or empty
 	updatedAt      time.Time
-	retrievedAt    time.Time  // zero: its value has not been read
-	expiration     time.Time  // zero: none; arbitrary secrets only
-	versions       []*version // oldest first; the last is current, the one before previous
+	retrievedAt    time.Time  // of the last read of its value; zero for never
+	expiration     time.Time  // of arbitrary secrets; zero for none
+	versions       []*version // oldest first; the last is current, the one before it previous
 	minting        *minting   // of iam_credentials and service_credentials
 }
 
-// addSecret makes a secret, with its first version, of a checked prototype and the minting that it needs. The caller holds c.mu.
+// addSecret creates a secret with its first version from a checked prototype. A secret that creates API keys
+// needs a minting. The caller holds c.mu.
 func (c *Cloud) addSecret(p *secretPrototype, groupID string, m *minting, by *identity, now time.Time) *secret {
-	s := &secret{made: c.newMade(by.iamID, now), id: uuid.NewString(), kind: p.Kind, groupID: groupID, minting: m}
+	s := &secret{creation: c.newCreation(by.iamID, now), id: uuid.NewString(), kind: p.Kind, groupID: groupID, minting: m}
 	c.secrets[s.id] = s
 	c.applyPatch(s, p)
 	first := &value{payload: deref(p.Payload), data: p.Data}
@@ -156,7 +159,7 @@ func (c *Cloud) addSecret(p *secretPrototype, groupID string, m *minting, by *id
 	return s
 }
 
-// applyPatch sets each property that the prototype names, whole.
+// applyPatch replaces each property that the prototype has; it merges no objects or lists.
 func (c *Cloud) applyPatch(s *secret, p *secretPrototype) {
 	if p.Name != nil {
 		delete(c.names, secretName{s.kind, s.name})
@@ -173,7 +176,7 @@ func (c *Cloud) applyPatch(s *secret, p *secretPrototype) {
 	}
 }
 
-// removeSecret deletes s and the keys it has made.
+// removeSecret deletes s and the API keys that it created.
 func (c *Cloud) removeSecret(s *secret) {
 	if s.minting != nil {
 		for _, k := range slices.Clone(s.minting.keys) {
@@ -185,13 +188,13 @@ func (c *Cloud) removeSecret(s *secret) {
 	delete(c.names, secretName{s.kind, s.name})
 }
 
-// isDestroyed reports whether an arbitrary secret has reached its expiration date, or one that makes keys the end of its
-// lease. Its value is gone for good then, and no new version can bring it back.
+// isDestroyed reports whether an arbitrary secret has reached its expiration date, or the key of another
+// secret the end of its lease. The value is then gone for good, and no version can be added.
 func (s *secret) isDestroyed(now time.Time) bool {
 	return !s.expiration.IsZero() && !now.Before(s.expiration) || s.hasEnded(now)
 }
 
-// expires is when a version's value is gone; zero for never.
+// expires is the time at which a version's value becomes unavailable; zero for never.
 func (s *secret) expires(v *version) time.Time {
 	if v.value != nil && v.value.key != nil {
 		return v.value.key.leaseEnds
@@ -261,7 +264,7 @@ func (c *Cloud) getSecretByName(in *call) (any, error) {
 	return c.getSecret(in)
 }
 
-// deleteSecret refuses a secret that has locks.
+// deleteSecret deletes a secret unless it has locks.
 func (c *Cloud) deleteSecret(in *call) (any, error) {
 	if in.secret.locksTotal() > 0 {
 		return nil, published("version_locked")
@@ -272,7 +275,7 @@ func (c *Cloud) deleteSecret(in *call) (any, error) {
 
 func (c *Cloud) secretMetadata(in *call) any { return in.secret.json(c, in.now, nil) }
 
-// patchMetadata replaces each property that the body names, whole.
+// patchMetadata replaces each property that the body has.
 func (c *Cloud) patchMetadata(in *call) (any, error) {
 	s := in.secret
 	p, err := c.decodeSecret(in, s.kind, "name description labels custom_metadata", kindFields[s.kind].patch)
@@ -291,7 +294,7 @@ func (c *Cloud) patchMetadata(in *call) (any, error) {
 		}
 		if !isNull(p.Rotation) && c.settings.RuleChange == "rotates" && s.minting.rule.isOn() {
 			s.minting.next = in.now
-			c.play(in.now)
+			c.catchUp(in.now)
 		}
 	}
 	c.applyPatch(s, p)
@@ -299,7 +302,7 @@ func (c *Cloud) patchMetadata(in *call) (any, error) {
 	return c.secretMetadata(in), nil
 }
 
-// listSecrets lists the metadata of the secrets that the caller may list and that the query asks for.
+// listSecrets lists the metadata of the secrets that the caller may list and that match the query.
 func (c *Cloud) listSecrets(in *call) (any, error) {
 	groups, kinds, labels := listOf(in.query.Get("groups")), listOf(in.query.Get("secret_types")), listOf(in.query.Get("match_all_labels"))
 	search := strings.ToLower(in.query.Get("search"))
@@ -315,7 +318,8 @@ func (c *Cloud) listSecrets(in *call) (any, error) {
 	return in.paginate("secrets", list, 200)
 }
 
-// visibleSecrets returns, in the order of creation, the wanted secrets of the groups in which the caller may do the operation.
+// visibleSecrets returns, in the order of creation, the wanted secrets of those groups in which the caller
+// may do the operation.
 func (c *Cloud) visibleSecrets(in *call, wanted func(*secret) bool) []*secret {
 	return inOrder(c.secrets, func(s *secret) bool { return in.caller.may(in.operation.action, s.groupID) && wanted(s) })
 }
@@ -326,7 +330,7 @@ const (
 	stateDestroyed = 5
 )
 
-// json renders the secret: with a value as a secret, without as its metadata.
+// json renders the secret with a value, or with nil only its metadata.
 func (s *secret) json(c *Cloud, now time.Time, v *value) object {
 	out := object{
 		"id": s.id, "name": s.name, "description": s.description, "secret_type": s.kind, "secret_group_id": s.groupID,
@@ -346,7 +350,7 @@ func (s *secret) json(c *Cloud, now time.Time, v *value) object {
 	return out
 }
 
-// addValue adds what a secret or version protects, by its type. A nil value is none.
+// addValue adds the value of a secret or version, in the fields of its type; nil adds none.
 func (s *secret) addValue(out object, v *value) {
 	switch {
 	case v == nil:

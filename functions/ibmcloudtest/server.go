@@ -20,8 +20,8 @@ import (
 )
 
 // Transport returns a RoundTripper that answers in the caller's goroutine, whatever host the
-// request names: no socket, no goroutine. A delay ends early with the request's context. A dropped
-// connection is an error as a reset one gives it: a *net.OpError around ECONNRESET.
+// request names, without a socket. A delay ends early with the request's context. A dropped
+// connection returns the error of a connection reset: a *net.OpError around ECONNRESET.
 func (c *Cloud) Transport() http.RoundTripper { return transport{c} }
 
 type transport struct{ cloud *Cloud }
@@ -47,8 +47,8 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// ServeHTTP answers a request to any of the services or to the control interface, the latter only if
-// [IsLocal]. A fault that drops the connection closes it (HTTP/1) or resets the stream (HTTP/2).
+// ServeHTTP answers a request to any of the services, or to the control interface if [IsLocal] allows
+// it. A fault that drops the connection closes it (HTTP/1) or resets the stream (HTTP/2).
 func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var out reply
 	var err error
@@ -72,8 +72,8 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // errDropped means that the connection is to be closed without an answer.
 var errDropped = errors.New("connection dropped")
 
-// answer carries a request through faults, checks and work. It returns errDropped for a dropped
-// connection and the context's error when the caller gave up during a delay.
+// answer finds the request's operation, applies the faults and serves it. It returns errDropped for a
+// dropped connection, and the context's error when the caller gave up during a delay.
 func (c *Cloud) answer(r *http.Request) (reply, error) {
 	entry := Request{At: c.now(), Method: c.shownPath(r.Method), Path: c.shownPath(r.URL.Path)}
 	found, params, methods := findOperation(r)
@@ -97,7 +97,7 @@ func (c *Cloud) answer(r *http.Request) (reply, error) {
 	return out, err
 }
 
-// noOperation answers a request that is none of the operations: 405 when the path has other methods, else 404.
+// noOperation answers a request that matches no operation: 405 if the path has other methods, else 404.
 func (c *Cloud) noOperation(r *http.Request, methods []string) reply {
 	as, e := serviceSecretsManager, notFound("requested path")
 	switch path := r.URL.Path; {
@@ -118,6 +118,7 @@ func (c *Cloud) noOperation(r *http.Request, methods []string) reply {
 	return out
 }
 
+// perform serves a call and renders the result: the body as JSON, or the error.
 func (c *Cloud) perform(in *call) reply {
 	in.now = c.now()
 	body, err := c.serve(in)
@@ -143,26 +144,27 @@ func (c *Cloud) perform(in *call) reply {
 	return c.jsonReply(in, status, body)
 }
 
-// serve lets the operation serve a request that, beyond IAM, bears a good token of somebody who may do that.
+// serve calls the operation's handler. Except at IAM and the control interface, the caller needs a valid
+// token and the permission for the operation.
 func (c *Cloud) serve(in *call) (any, error) {
 	o := in.operation
 	switch {
 	case o.serve == nil:
 		return nil, doesNotServe(c.shownPath(in.request.Method) + " " + c.shownPath(in.request.URL.Path))
-	case in.unreadable != nil:
-		return nil, in.unreadable
+	case in.bodyError != nil:
+		return nil, in.bodyError
 	case o.service == serviceControl, o.service == serviceIAM:
 		return o.serve(c, in)
-	case in.refused != nil:
-		return nil, fail(http.StatusUnauthorized, "unauthorized", "Authentication failed: "+in.refused.Error()+".")
+	case in.tokenError != nil:
+		return nil, fail(http.StatusUnauthorized, "unauthorized", "Authentication failed: "+in.tokenError.Error()+".")
 	case o.service == serviceLogsRouting && in.caller.class != IdentityWorkload:
 		return nil, fail(http.StatusForbidden, "forbidden", "The caller lacks the permission to view Logs Routing.")
 	case o.service == serviceLogsRouting:
 		return o.serve(c, in)
 	}
 	defer c.lock()()
-	c.play(in.now)
-	if err := c.find(in); err != nil {
+	c.catchUp(in.now)
+	if err := c.authorize(in); err != nil {
 		return nil, err
 	}
 	return o.serve(c, in)
@@ -175,7 +177,7 @@ type reply struct {
 	body   []byte
 }
 
-// reply makes an answer with the date of the cloud's clock and, of IAM, the request's transaction.
+// reply makes an answer with the date of the cloud's clock. An answer of IAM also has the Transaction-Id.
 func (c *Cloud) reply(in *call, status int, contentType string, body []byte) reply {
 	header := http.Header{"Date": {c.now().UTC().Format(http.TimeFormat)}}
 	if contentType != "" {
@@ -191,7 +193,7 @@ func (c *Cloud) jsonReply(in *call, status int, v any) reply {
 	return c.reply(in, status, mediaJSON, mustJSON(v))
 }
 
-// wait lets d pass, or less when the caller gives up.
+// wait waits for d, or until the caller gives up, and returns the context's error in the latter case.
 func wait(r *http.Request, d time.Duration) error {
 	select {
 	case <-time.After(d):
@@ -205,8 +207,8 @@ type apiError struct {
 	status  int
 	code    string
 	message string
-	details string // more, if there is more to say
-	target  string // the property at fault, if one is
+	details string // further explanation, often empty
+	target  string // the property that is wrong, empty if none is
 }
 
 func (e *apiError) Error() string { return e.message }
@@ -217,7 +219,7 @@ func fail(status int, code, message string) *apiError {
 
 func badRequest(message string) *apiError { return fail(http.StatusBadRequest, "bad_request", message) }
 
-// badField refuses a property of the request: "name is required".
+// badField is the error for one property of the request, for example "name is required".
 func badField(name, rule string) *apiError {
 	return &apiError{status: http.StatusBadRequest, code: "bad_request", message: name + " " + rule + ".", target: name}
 }
@@ -230,13 +232,14 @@ func forbidden(a action) *apiError {
 	return fail(http.StatusForbidden, "forbidden", "The caller lacks the action secrets-manager."+string(a)+".")
 }
 
-// doesNotServe answers what IBM has and this cloud has not.
+// doesNotServe is the error for what IBM offers but this cloud does not.
 func doesNotServe(what string) *apiError {
 	return fail(http.StatusNotImplemented, "not_implemented", "The sandbox does not serve "+what+".")
 }
 
-// errorReply renders err as the operation's service does: IAM; IAM Identity Services, where each error must have a message code,
-// of which none is published; or Secrets Manager, Logs Routing and IBM's API handbook.
+// errorReply renders err in the JSON of the operation's service. The schema of IAM Identity Services (API
+// keys and service ids) requires a message_code but IBM publishes no values, so it is always the same. All
+// other services but IAM use the errors of IBM's API handbook.
 func (c *Cloud) errorReply(in *call, err error) reply {
 	var e *apiError
 	if !errors.As(err, &e) {
@@ -263,7 +266,8 @@ func (c *Cloud) errorReply(in *call, err error) reply {
 	return c.jsonReply(in, e.status, body)
 }
 
-// errorContext is what IAM says about the request: nothing of it but its user agent and Transaction-Id.
+// errorContext describes the request in an error of IAM. Of the request's headers it repeats only the user
+// agent and the Transaction-Id.
 func (c *Cloud) errorContext(in *call) object {
 	r, now := in.request, c.now().UTC().Format("02.01.2006 15:04:05:000 MST")
 	ip, _, _ := net.SplitHostPort(r.RemoteAddr) // none in process

@@ -20,7 +20,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// Over a socket, by HTTP/1.1 or, with TLS, HTTP/2.
+// The cloud also works over sockets: with HTTP/1.1, and with HTTP/2 and TLS.
 func TestOverSockets(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		s := newStory(newClient(t, ibmcloudtest.Options{}))
@@ -83,7 +83,7 @@ func TestTransportKeepsToRoundTripper(t *testing.T) {
 	}
 }
 
-// closed is an empty body that notes its closing.
+// closed is an empty body that records that it was closed.
 type closed struct{ isClosed bool }
 
 func (*closed) Read([]byte) (int, error) { return 0, io.EOF }
@@ -132,10 +132,10 @@ func TestConcurrentUse(t *testing.T) {
 	}
 }
 
-// builtRequest is how IBM's generated clients build a request: its method and its path.
+// builtRequest matches the code in IBM's generated clients that builds a request, with its method and path.
 var builtRequest = regexp.MustCompile("NewRequestBuilder\\(core\\.([A-Z]+)\\)[\\s\\S]*?`(/[^`]*)`")
 
-// IBM's own clients list the operations. Each is served, or answered 501 in the shape of its service's errors, whoever asks.
+// Each operation in IBM's own clients is served, or answered 501 with the JSON of its service's errors.
 func TestEveryOperationOfIBMHasAnAnswer(t *testing.T) {
 	c := newClient(t, ibmcloudtest.Options{})
 	admin, found := c.token(c.cloud.AdminAPIKey()), 0

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A SlowProxy forwards TCP connections to a server as if it were a round trip away: connecting costs
-// one, and every byte half of one in each direction. It counts the connections.
+// A SlowProxy forwards TCP connections to a server and delays them as if the server were far away: connecting
+// takes one round trip, and each byte half a round trip. It counts the connections.
 type SlowProxy struct {
 	listener    net.Listener
 	target      string
@@ -16,7 +16,7 @@ type SlowProxy struct {
 	connections atomic.Int64
 }
 
-// NewSlowProxy listens on a free port of the loopback interface, before the server at target.
+// NewSlowProxy listens on a free loopback port and forwards to the server at target, host:port.
 func NewSlowProxy(target string, roundTrip time.Duration) (*SlowProxy, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -49,8 +49,8 @@ func (p *SlowProxy) serve() {
 	}
 }
 
-// forward carries one connection. The client's kernel connects at once; what it sends before the
-// connection would be there waits for it.
+// forward handles one connection. The client connects at once; to delay that, too, nothing is forwarded
+// before a round trip has passed.
 func (p *SlowProxy) forward(client net.Conn) {
 	connected := time.Now().Add(p.roundTrip)
 	server, err := net.Dial("tcp", p.target)
@@ -62,7 +62,8 @@ func (p *SlowProxy) forward(client net.Conn) {
 	carry(client, server, connected, p.roundTrip/2)
 }
 
-// carry copies from one connection to another, each byte late, and closes both at the end.
+// carry copies bytes from one connection to another and closes both at the end. A byte arrives late after it
+// was read, or after connected if it was read before.
 func carry(to, from net.Conn, connected time.Time, late time.Duration) {
 	type segment struct {
 		bytes []byte

@@ -422,7 +422,8 @@ func TestStories(t *testing.T) {
 	}
 }
 
-// managed is how stories begin of a secret that makes the keys of the workload: for 45 days each, with a new one every 15.
+// managed is the beginning of stories about a secret that creates keys of the workload. Each key has a lease of
+// 45 days, and there is a new one every 15 days.
 const managed = `
 	admin POST /api/v2/secrets {"secret_type":"iam_credentials","name":"workload","ttl":"1080h","reuse_api_key":true,"service_id":"$ID",\
 		"rotation":{"auto_rotate":true,"interval":15,"unit":"day"}} => 201 {"id":"$id","api_key":"$first"}

@@ -10,21 +10,21 @@ import (
 	"github.com/google/uuid"
 )
 
-// maxVersions is how many versions keep their metadata. Only the two newest keep their value.
+// maxVersions is the number of versions that a secret keeps. Only the two newest keep their value, too.
 const maxVersions = 50
 
 type version struct {
-	made
+	creation
 	id             string
-	autoRotated    bool            // made by the rule of its secret
+	autoRotated    bool            // created by the rotation rule of its secret
 	downloaded     bool            // its value has been read
 	customMetadata json.RawMessage // a JSON object, or empty
-	locks          []*lock         // by age
+	locks          []*lock         // oldest first
 	value          *value          // nil: no longer available
-	token          *storedToken    // that its value is or was, nil if none
+	token          *storedToken    // the token in its value, kept when the value is gone; nil if none
 }
 
-// A value is what a version protects; one field is set, by the secret's type.
+// A value is the content of a version. The secret's type decides which field is set.
 type value struct {
 	payload string          // arbitrary
 	data    json.RawMessage // kv, a JSON object
@@ -41,7 +41,7 @@ func (s *secret) previous() *version {
 	return s.versions[len(s.versions)-2]
 }
 
-// version returns the version that an id or an alias names, or nil.
+// version returns the version with this id or alias, or nil.
 func (s *secret) version(ref string) *version {
 	for _, v := range s.versions {
 		if v.id == ref || ref != "" && s.alias(v) == ref {
@@ -62,15 +62,15 @@ func (s *secret) alias(v *version) string {
 	return ""
 }
 
-// addVersion makes v the current version: the current one becomes previous, and the one before
-// loses its value. The caller holds c.mu and has checked the locks.
+// addVersion makes v the current version. The current version becomes the previous one, and the version
+// before that loses its value. The caller holds c.mu and has checked the locks.
 func (c *Cloud) addVersion(s *secret, v *version, by string, now time.Time) *version {
-	v.made, v.id, v.token = c.newMade(by, now), uuid.NewString(), c.tokenIn(v.value)
+	v.creation, v.id, v.token = c.newCreation(by, now), uuid.NewString(), c.tokenIn(v.value)
 	s.versions = append(s.versions, v)
 	if n := len(s.versions); n > 2 {
 		older := s.versions[n-3]
 		if older.value != nil && older.value.key != nil && !older.value.key.leaseEnds.IsZero() && c.settings.OlderKey == "ttl" {
-			older.value = nil // its key works on
+			older.value = nil // so that discardValue leaves its key, which works until its lease ends
 		}
 		c.discardValue(s, older)
 	}
@@ -81,7 +81,7 @@ func (c *Cloud) addVersion(s *secret, v *version, by string, now time.Time) *ver
 	return v
 }
 
-// discardValue takes a version's value away, and its key with it unless another version holds that.
+// discardValue removes a version's value, and deletes its key unless another version has the same key.
 func (c *Cloud) discardValue(s *secret, v *version) {
 	gone := v.value
 	v.value = nil
@@ -98,7 +98,7 @@ func (s *secret) available(v *version, now time.Time) bool {
 	return v.value != nil && !s.isDestroyed(now) && (v.value.key == nil || !v.value.key.ended(now))
 }
 
-// json renders a version: with its value, or as metadata with a nil one.
+// json renders a version with a value, or with nil only its metadata.
 func (v *version) json(s *secret, now time.Time, value *value) object {
 	out := object{
 		"id": v.id, "secret_id": s.id, "secret_name": s.name, "secret_type": s.kind, "secret_group_id": s.groupID,
@@ -113,8 +113,8 @@ func (v *version) json(s *secret, now time.Time, value *value) object {
 	return out
 }
 
-// createVersion makes a new current version. A lock on previous forbids it, because that version
-// would lose its value; a lock on current travels with its version to previous.
+// createVersion adds a version, which becomes current. A lock on the previous version forbids it, because
+// that version would lose its value. A lock on the current version stays on it when it becomes previous.
 func (c *Cloud) createVersion(in *call) (any, error) {
 	s := in.secret
 	p, err := c.decodeSecret(in, s.kind, "custom_metadata version_custom_metadata", kindFields[s.kind].version)
@@ -138,7 +138,7 @@ func (c *Cloud) createVersion(in *call) (any, error) {
 	return v.json(s, in.now, v.value), nil
 }
 
-// listVersions lists the newest first.
+// listVersions lists the versions, the newest first.
 func (c *Cloud) listVersions(in *call) any {
 	list := rendered(in.secret.versions, func(v *version) object { return v.json(in.secret, in.now, nil) })
 	slices.Reverse(list)
@@ -155,7 +155,7 @@ func (c *Cloud) getVersion(in *call) (any, error) {
 
 func (c *Cloud) versionMetadata(in *call) any { return in.version.json(in.secret, in.now, nil) }
 
-// patchVersionMetadata replaces the version's custom metadata, whole.
+// patchVersionMetadata replaces the version's custom metadata; it does not merge them.
 func (c *Cloud) patchVersionMetadata(in *call, p *secretPrototype) (any, error) {
 	if len(p.VersionCustomMetadata) > 0 {
 		in.version.customMetadata = p.VersionCustomMetadata
@@ -163,8 +163,8 @@ func (c *Cloud) patchVersionMetadata(in *call, p *secretPrototype) (any, error) 
 	return c.versionMetadata(in), nil
 }
 
-// Modes of making locks. Both remove locks of the same names from the previous version; the second
-// also deletes that version's value if no lock is left on it.
+// Modes of creating locks. Both remove locks of the same names from the previous version. The second
+// also deletes that version's value if it has no other lock.
 const (
 	modeRemovePrevious          = "remove_previous"
 	modeRemovePreviousAndDelete = "remove_previous_and_delete"
@@ -172,9 +172,9 @@ const (
 
 const maxLocks = 1000 // of a secret
 
-// A lock keeps a version's value from being lost: to deletion, or to the version after next.
+// A lock prevents that a version loses its value, by the deletion of its secret or by the version after next.
 type lock struct {
-	made
+	creation
 	lockPrototype
 	updatedAt time.Time
 }
@@ -203,7 +203,7 @@ func (v *version) isLocked() bool { return v != nil && len(v.locks) > 0 }
 
 // attach adds a lock, or replaces the one of the same name.
 func (c *Cloud) attach(v *version, p lockPrototype, by *identity, now time.Time) {
-	l := &lock{c.newMade(by.iamID, now), p, now}
+	l := &lock{c.newCreation(by.iamID, now), p, now}
 	i := slices.IndexFunc(v.locks, func(old *lock) bool { return old.Name == p.Name })
 	if i < 0 {
 		v.locks = append(v.locks, l)
@@ -224,8 +224,8 @@ func (s *secret) locksTotal() (total int) {
 	return total
 }
 
-// locksJSON is a secret with the names of the locks on its current and its previous version, the only ones that can have
-// some.
+// locksJSON renders a secret with the names of the locks on its current and previous versions. Other
+// versions cannot have locks.
 func (s *secret) locksJSON(now time.Time) object {
 	newest := slices.Clone(s.versions[max(0, len(s.versions)-2):])
 	slices.Reverse(newest)
@@ -239,8 +239,8 @@ func (s *secret) locksJSON(now time.Time) object {
 	return object{"secret_id": s.id, "secret_name": s.name, "secret_type": s.kind, "secret_group_id": s.groupID, "versions": versions}
 }
 
-// createLocks attaches the locks of the body to the version that the path names, or the current one, replacing those of
-// the same name.
+// createLocks attaches the locks of the body to the version that the path names, or to the current one. A lock
+// of the same name is replaced.
 func (c *Cloud) createLocks(in *call, p *locksPrototype) (any, error) {
 	s, v, mode := in.secret, cmp.Or(in.version, in.secret.current()), in.query.Get("mode")
 	switch {
@@ -264,7 +264,7 @@ func (c *Cloud) createLocks(in *call, p *locksPrototype) (any, error) {
 	return s.locksJSON(in.now), nil
 }
 
-// versions are the version that the path names, or all of the secret.
+// versions returns the version that the path names, or all versions of the secret.
 func (in *call) versions() []*version {
 	if in.version != nil {
 		return []*version{in.version}
