@@ -79,9 +79,10 @@ doctor: build-local ## check all that the rotations of your environment rely on,
 		echo 'The bootstrap key is that of BOOTSTRAP_SECRET_ARN.'; export SECRETS_MANAGER_APIKEY_ARN="$$BOOTSTRAP_SECRET_ARN"; \
 	fi; build/local/iam-token-rotator doctor
 
-examples: build-local ## run jobs in shell, Go, Python, Node.js and Java, of Lambda and GitLab, with a new, a replaced and an expired token
-	@$(BUILD) -o build/local/ ./scripts/examples/go-job
-	@scripts/examples/run build/local
+examples: ## run jobs in shell, Go, Python, Node.js and Java, of Lambda and GitLab, with a new, a replaced and an expired token
+	@$(call first,build/local/examples)
+	@$(BUILD) -o build/local/ ./scripts/examples ./scripts/examples/go-job
+	@build/local/examples -bin build/local
 
 build-local: # the programs for this machine
 	@$(call first,build/local/iam-token-rotator)
