@@ -130,7 +130,8 @@ vulncheck: ## find known vulnerabilities in what is used; says so if their datab
 		echo 'vulncheck: the database is out of reach: nothing was checked'; else exit $$status; fi
 
 conformance: ## run IBM's own tests of its SDKs, and the provider of External Secrets, against the sandbox
-	scripts/conformance
+	@$(BUILD) -o build/local/ ./scripts/conformance
+	@build/local/conformance
 
 ## Find faults
 

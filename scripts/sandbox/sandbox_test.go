@@ -336,16 +336,3 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
-
-// scripts/conformance starts this sandbox. What it does takes a minute, so it must not do it when asked how it is used.
-func TestConformanceSaysHowItIsUsed(t *testing.T) {
-	for args, want := range map[string]int{"-h": 0, "now": 2} {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		command := exec.CommandContext(ctx, "../conformance", args)
-		printed, _ := command.CombinedOutput()
-		cancel()
-		if got := command.ProcessState.ExitCode(); got != want || !strings.HasPrefix(string(printed), "usage: scripts/conformance\n") {
-			t.Errorf("%s: got exit status %d and %q, want %d and the usage", args, got, printed, want)
-		}
-	}
-}
