@@ -14,16 +14,16 @@ import (
 
 // Expiry is when an API key expires, and how early that is a warning.
 type Expiry struct {
-	At      time.Time // zero when it is not known, or never
-	Notice  time.Duration
-	Managed bool // Secrets Manager renews the key
+	At      time.Time     // zero if the key never expires, or nobody says when
+	Notice  time.Duration // how long before At it is a warning
+	Managed bool          // Secrets Manager renews the key
 }
 
 const day = 24 * time.Hour
 
-// ExpiryOf is what a key secret says. A managed key that was not rotated three days after
-// it should have been is a warning, with a short lifetime after half of what is left then;
-// any other two weeks before it expires.
+// ExpiryOf is when the key of a secret expires. The warning of a managed key begins three days
+// after IBM should have rotated it, or halfway from that day to its end if that is sooner (for
+// example 12 hours, with keys of 2 days rotated every day); of any other, two weeks before its end.
 func ExpiryOf(secret rotation.KeySecret) Expiry {
 	expiry := Expiry{At: secret.ExpiresAt, Notice: rotation.KeyExpiryNotice}
 	if left := secret.TTL - secret.Interval; secret.Interval > 0 && left > 0 {
@@ -32,14 +32,14 @@ func ExpiryOf(secret rotation.KeySecret) Expiry {
 	return expiry
 }
 
-// IsSoon reports whether it is a warning at now.
+// IsSoon reports whether the warning has begun at now.
 func (e Expiry) IsSoon(now time.Time) bool { return !e.At.IsZero() && e.At.Sub(now) < e.Notice }
 
-// DaysLeft is how long the key is valid at now; negative if it has expired.
+// DaysLeft is the key's remaining lifetime at now; negative if it has expired.
 func (e Expiry) DaysLeft(now time.Time) float64 { return e.At.Sub(now).Hours() / 24 }
 
-// Warning says when the key of what expires, and what to do.
-func (e Expiry) Warning(what string, now time.Time) string {
+// Warning says when a key, for example "the API key", expires, and what to do.
+func (e Expiry) Warning(key string, now time.Time) string {
 	state, advice := "expires", "replace it"
 	if !now.Before(e.At) {
 		state = "has been expired since"
@@ -47,25 +47,24 @@ func (e Expiry) Warning(what string, now time.Time) string {
 	if e.Managed {
 		advice = "IBM's Secrets Manager should have rotated it: see its rotation rule, its locks and the authorization for IAM"
 	}
-	return fmt.Sprintf("%s %s %s: %s", what, state, e.At.UTC().Format(time.RFC3339), advice)
+	return fmt.Sprintf("%s %s %s: %s", key, state, e.At.UTC().Format(time.RFC3339), advice)
 }
 
-// Watch knows when the keys that runs use expire: from the secrets, which the runs read
-// anyway, and for keys that a person makes also from IAM, which it asks once a day. Its
-// fields must not change while it is used.
+// Watch knows when the keys that runs use expire. The secrets, which the runs read anyway, say
+// so; about a key that a person has made it also asks IAM, once a day. Its fields must not
+// change while it is used.
 type Watch struct {
 	Keys      KeySecrets
 	IAM       IAM
 	Bootstrap KeyExpirer // nil if the bootstrap identity has no API key, or a managed one
-	// BootstrapExpiresAt counts where IAM does not say it; zero when it is not known.
+	// BootstrapExpiresAt is used if IAM does not say it; zero when it is not known.
 	BootstrapExpiresAt time.Time
-	// Since is when IAM may be asked first: a process that was started to serve now must
-	// not be late for it.
+	// Since is when IAM may be asked first: the run that a process is started for must not wait.
 	Since time.Time
 	Now   func() time.Time // if nil, time.Now
 
 	mu       sync.Mutex
-	lookedUp map[keyHash]lookUp
+	lookedUp map[keyHash]expiryAnswer
 }
 
 // The methods of these interfaces return *rotation.Error.
@@ -87,34 +86,34 @@ type KeyExpirer interface {
 	KeyExpiry(ctx context.Context) (time.Time, error)
 }
 
-// keyHash is in place of a key that need not be kept.
+// keyHash identifies a key, so that the key itself is not kept.
 type keyHash [sha256.Size]byte
 
-// bootstrapKey is in place of the bootstrap key's hash: only its identity knows the key.
+// bootstrapKey identifies the bootstrap key, which is not known here.
 var bootstrapKey = keyHash{}
 
 func hashOf(key iamtoken.Secret) keyHash { return sha256.Sum256([]byte(key.Reveal())) }
 
-// lookUp is what IAM answered.
-type lookUp struct {
-	at      time.Time // zero: never, or it did not say
+// expiryAnswer is what IAM says of a key.
+type expiryAnswer struct {
 	asked   time.Time // zero: not yet
-	answers bool
+	known   bool      // IAM has said when the key expires
+	expires time.Time // zero: never, or it is not known
 }
 
 const (
 	lookUpInterval = day
 	lookUpLimit    = 5 * time.Second // of one
-	maxLookUps     = 8               // in a run: of many keys others are due in the next
+	maxLookUps     = 8               // in a run; the next run asks about further keys
 )
 
-// Run is one run's part of a Watch: it reads keys and exchanges them for the run, and
-// notes what it sees. It holds no token, and keys until the run ends.
+// Run reads and exchanges the keys for one run, and notes when they expire. It keeps the keys
+// until the run ends, and no token.
 type Run struct {
-	*Watch // whose lock also guards what follows
+	*Watch // whose lock also guards the fields below
 	rotation.Exchanger
 	ctx    context.Context // of the look-ups
-	asking sync.WaitGroup  // in parallel with what follows an exchange
+	asking sync.WaitGroup  // the look-ups under way, in parallel with the run
 
 	secrets map[rotation.KeyRef]rotation.KeySecret
 	managed map[keyHash]bool
@@ -122,7 +121,7 @@ type Run struct {
 	clock   rotation.Clock // IBM's, by the last key that was read
 }
 
-// Begin begins a run, which is to End. Nothing is looked up after ctx has ended.
+// Begin begins a run; the caller must call End. Nothing is looked up after ctx has ended.
 func (w *Watch) Begin(ctx context.Context) *Run {
 	return &Run{Watch: w, Exchanger: w.IAM, ctx: ctx, secrets: map[rotation.KeyRef]rotation.KeySecret{}, managed: map[keyHash]bool{}}
 }
@@ -139,8 +138,8 @@ func (r *Run) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret
 	return secret.Key, err
 }
 
-// Exchange implements rotation.Exchanger. It has IAM asked about the key, and about the
-// bootstrap key, if a person has made them and a day has passed.
+// Exchange implements rotation.Exchanger. It also looks up the key and the bootstrap key, if a
+// person has made them and a day has passed.
 func (r *Run) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
 	response, err := r.Exchanger.Exchange(ctx, key)
 	if err != nil {
@@ -154,41 +153,41 @@ func (r *Run) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Token
 	return response, nil
 }
 
-// lookUp asks in the background, once for all rotations with the same key. What has no answer is asked again a day later,
-// and what is known serves until then.
+// lookUp asks IAM in the background, once a day for all rotations with the same key, also where
+// IAM has not answered. Until the next answer the last one is used.
 func (r *Run) lookUp(key keyHash, request func(context.Context) (time.Time, error)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known, now := r.lookedUp[key], rotation.WallClock(r.Now)
-	if r.ctx.Err() != nil || r.managed[key] || r.asked == maxLookUps || now.Before(r.Since) || !known.asked.IsZero() && now.Sub(known.asked) < lookUpInterval {
+	last, now := r.lookedUp[key], rotation.WallClock(r.Now)
+	if r.ctx.Err() != nil || r.managed[key] || r.asked == maxLookUps || now.Before(r.Since) || now.Sub(last.asked) < lookUpInterval {
 		return
 	}
 	r.asked++
-	known.asked = now
+	last.asked = now
 	if r.lookedUp == nil {
-		r.lookedUp = map[keyHash]lookUp{}
+		r.lookedUp = map[keyHash]expiryAnswer{}
 	}
-	r.lookedUp[key] = known
+	r.lookedUp[key] = last
 	r.asking.Go(func() {
 		ctx, cancel := context.WithTimeout(r.ctx, lookUpLimit)
 		defer cancel()
 		if at, err := request(ctx); err == nil {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.lookedUp[key] = lookUp{at: at, asked: now, answers: true}
+			r.lookedUp[key] = expiryAnswer{now, true, at}
 		}
 	})
 }
 
-// End notes in the results when the keys of the rotations expire, or the bootstrap key if
-// that is sooner. renewal is the run's, nil if there was none.
+// End states in each result when the rotation's key expires, or the bootstrap key if that is
+// sooner. renewal is the run's, nil if there was none.
 func (r *Run) End(rotations []rotation.Rotation, results []report.Result, renewal *report.KeyRenewal) {
 	r.asking.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	bootstrap := Expiry{At: r.BootstrapExpiresAt, Notice: rotation.KeyExpiryNotice}
-	if known := r.lookedUp[bootstrapKey]; known.answers {
-		bootstrap.At = known.at
+	if last := r.lookedUp[bootstrapKey]; last.known {
+		bootstrap.At = last.expires
 	}
 	for i := range results {
 		result := &results[i]
@@ -200,12 +199,13 @@ func (r *Run) End(rotations []rotation.Rotation, results []report.Result, renewa
 			r.note(result, "the API key", r.expiryOf(secret))
 		}
 		if renewal != nil && renewal.Error != nil && renewal.ExpiresAt == nil && !result.KeyExpiring {
-			result.KeyDaysLeft = nil // which key expires first is not known: an alarm that fires for the bootstrap's goes on
+			result.KeyDaysLeft = nil // the bootstrap key may expire sooner: without a value, an alarm that fires for it goes on
 		}
 	}
 }
 
-func (r *Run) note(result *report.Result, what string, expiry Expiry) {
+// note states in the result when a key, for example "the API key", expires.
+func (r *Run) note(result *report.Result, key string, expiry Expiry) {
 	if expiry.At.IsZero() {
 		return
 	}
@@ -215,14 +215,14 @@ func (r *Run) note(result *report.Result, what string, expiry Expiry) {
 	}
 	if expiry.IsSoon(now) {
 		result.KeyExpiring = true
-		result.Warnings = append(result.Warnings, expiry.Warning(what, now))
+		result.Warnings = append(result.Warnings, expiry.Warning(key, now))
 	}
 }
 
-// expiryOf is the sooner of what the secret says and, of a key that a person has made, IAM.
+// expiryOf is when the key expires by its secret or, if a person has made it, by IAM: the sooner.
 func (r *Run) expiryOf(secret rotation.KeySecret) Expiry {
 	expiry := ExpiryOf(secret)
-	if at := r.lookedUp[hashOf(secret.Key)].at; !expiry.Managed && !at.IsZero() && (expiry.At.IsZero() || at.Before(expiry.At)) {
+	if at := r.lookedUp[hashOf(secret.Key)].expires; !expiry.Managed && !at.IsZero() && (expiry.At.IsZero() || at.Before(expiry.At)) {
 		expiry.At = at
 	}
 	return expiry

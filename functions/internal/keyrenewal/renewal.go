@@ -2,8 +2,8 @@
 // the keys of a secret of type iam_credentials, and the function puts the current one
 // into the AWS secret that it starts from. It also watches when the API keys expire.
 //
-// A renewal is the last part of a run, when the tokens are saved. It fails no run and
-// deletes nothing: until the new key is stored the old one serves on.
+// A renewal is the last part of a run, after the tokens are saved. It never makes the run
+// fail and deletes nothing: until the new key is stored, the old one stays in use.
 package keyrenewal
 
 import (
@@ -25,12 +25,11 @@ type Renewer struct {
 	Managed   ManagedKeys
 	Bootstrap Bootstrap
 	Store     Store
-	Candidate func(key iamtoken.Secret) (Candidate, error)
-	Now       func() time.Time // if nil, time.Now
+	Candidate func(key iamtoken.Secret) (Candidate, error) // does not send a request
+	Now       func() time.Time                             // if nil, time.Now
 
-	mu       sync.Mutex
-	checked  time.Time // when a renewal last ended, by the wall clock; zero before
-	answered string    // the id of the managed key for which checkPrevious has no more to ask
+	mu      sync.Mutex
+	checked time.Time // when a renewal last ended, by the wall clock; zero before
 }
 
 // The methods of these interfaces return *rotation.Error.
@@ -42,9 +41,9 @@ type ManagedKeys interface {
 
 // Bootstrap is the bootstrap identity.
 type Bootstrap interface {
-	// InUse returns the key that the identity's token was obtained with, and the token.
+	// InUse returns the identity's token, and the key that it was obtained with.
 	InUse(ctx context.Context) (rotation.KeyInUse, iamtoken.Token, error)
-	// Forget has both obtained anew.
+	// Forget drops both: the next use reads the key and exchanges it again.
 	Forget()
 }
 
@@ -52,27 +51,27 @@ type Bootstrap interface {
 type Store interface {
 	// Current returns the key and the id of its version.
 	Current(ctx context.Context) (key iamtoken.Secret, versionID string, err error)
-	// Previous returns the same of the version before.
+	// Previous returns the same for AWSPREVIOUS, the version before.
 	Previous(ctx context.Context) (key iamtoken.Secret, versionID string, err error)
-	// Put makes key the current one. With an id that a version has, it changes nothing.
+	// Put stores key as the current version. If a version has that id already, nothing changes.
 	Put(ctx context.Context, key iamtoken.Secret, versionID string) error
 }
 
-// Candidate is the identity of a key that is not in use yet.
+// Candidate is the identity of a key that is not in use.
 type Candidate interface {
-	// Identify exchanges the key; the token's identity is empty if it does not show it.
+	// Identify exchanges the key for a token, whose identity is empty if the token is opaque.
 	Identify(ctx context.Context) (iamtoken.Token, error)
-	// ReadMetadata is what a rotation does first with a token.
+	// ReadMetadata is the first request that a rotation makes with the token.
 	ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.TokenVersion, error)
 }
 
 const (
-	// ensureInterval is how long an ensure run relies on the process's last renewal: a
-	// region or a CronJob may run ensure alone.
+	// ensureInterval is how old the process's last renewal is when an ensure run renews again:
+	// a region or a CronJob may have no rotate runs.
 	ensureInterval = time.Hour
-	// limit bounds a renewal: at most eight requests.
+	// limit bounds a renewal, which makes eight requests at most.
 	limit = 20 * time.Second
-	// previousLimit bounds the question whether AWSPREVIOUS serves.
+	// previousLimit bounds checkPrevious.
 	previousLimit = 3 * time.Second
 )
 
@@ -83,12 +82,12 @@ func (r *Renewer) Due(mode rotation.Mode) bool {
 	return mode == rotation.ModeRotate || mode == rotation.ModeEnsure && (r.checked.IsZero() || rotation.WallClock(r.Now).Sub(r.checked) >= ensureInterval)
 }
 
-// Run renews the key in what is left of ctx's time, and of 20 seconds. look is a token secret that the
-// bootstrap identity may read the metadata of.
-func (r *Renewer) Run(ctx context.Context, look rotation.TokenRef) report.KeyRenewal {
+// Run renews the key within 20 seconds, or until ctx ends if that is sooner. probe is a token
+// secret whose metadata the bootstrap identity may read.
+func (r *Renewer) Run(ctx context.Context, probe rotation.TokenRef) report.KeyRenewal {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	p := &pass{Renewer: r, look: look, started: rotation.WallClock(r.Now), result: report.KeyRenewal{Warnings: []string{}}}
+	p := &pass{Renewer: r, probe: probe, started: rotation.WallClock(r.Now), result: report.KeyRenewal{Warnings: []string{}}}
 	outcome, err := p.renew(ctx)
 	if err == nil {
 		p.checkPrevious(ctx)
@@ -102,17 +101,17 @@ func (r *Renewer) Run(ctx context.Context, look rotation.TokenRef) report.KeyRen
 // pass is one renewal.
 type pass struct {
 	*Renewer
-	look    rotation.TokenRef
+	probe   rotation.TokenRef
 	started time.Time // by the wall clock
 
-	inUse   rotation.KeyInUse
-	present iamtoken.Token     // of the key in use
-	managed rotation.KeySecret // zero before it is read
-	result  report.KeyRenewal
+	inUse      rotation.KeyInUse
+	inUseToken iamtoken.Token     // of the key in use
+	managed    rotation.KeySecret // zero before it is read
+	result     report.KeyRenewal
 }
 
-// renew does the whole renewal. A process that ends between two steps has lost nothing:
-// until step 5 nothing has changed, and after it step 2 finds that there is nothing to do.
+// renew does the whole renewal. If the process ends between two steps, nothing is lost: before
+// step 5 nothing has changed, and after it the next renewal ends at step 2.
 func (p *pass) renew(ctx context.Context) (report.RenewalOutcome, error) {
 	if ctx.Err() != nil {
 		return "", &rotation.Error{Step: rotation.StepReadKey, Kind: rotation.Timeout, Message: "the run left no time to renew the bootstrap key: the next run does"}
@@ -134,8 +133,8 @@ func (p *pass) renew(ctx context.Context) (report.RenewalOutcome, error) {
 	if err != nil {
 		return "", err
 	}
-	// 4. Do with its token what a rotation does first.
-	if err := p.tryLook(ctx, candidate); err != nil {
+	// 4. Read the metadata of a token secret with its token.
+	if err := p.tryMetadata(ctx, candidate); err != nil {
 		return "", err
 	}
 	// 5. Store it. The key in use becomes AWSPREVIOUS.
@@ -153,7 +152,7 @@ func (p *pass) renew(ctx context.Context) (report.RenewalOutcome, error) {
 }
 
 func (p *pass) readManagedKey(ctx context.Context) (err error) {
-	p.inUse, p.present, err = p.Bootstrap.InUse(ctx)
+	p.inUse, p.inUseToken, err = p.Bootstrap.InUse(ctx)
 	if err != nil {
 		return rotation.At(rotation.StepBootstrap, err)
 	}
@@ -176,50 +175,50 @@ func (p *pass) exchange(ctx context.Context) (Candidate, error) {
 	token, err := candidate.Identify(ctx)
 	if err != nil {
 		failure := *rotation.ErrorOf(err)
-		if failure.Step = rotation.StepExchange; failure.Retry == rotation.Once {
+		failure.Step = rotation.StepExchange
+		if isRejected(&failure) {
 			failure.Message = "IAM does not accept the new bootstrap key yet, which takes it a few seconds: the one in use serves on, and the next run tries again"
 		}
 		return nil, &failure
 	}
-	switch now := p.present; {
-	case now.Opaque() || token.Opaque():
+	switch inUse := p.inUseToken; {
+	case inUse.Opaque() || token.Opaque():
 		return nil, mismatch("the identity of the new bootstrap key or of the one in use cannot be seen in its token")
-	case token.IAMID != now.IAMID || token.Account != now.Account:
-		p.managed = rotation.KeySecret{KeyID: p.managed.KeyID} // its dates are of no key in use
+	case token.IAMID != inUse.IAMID || token.Account != inUse.Account:
+		p.managed = rotation.KeySecret{KeyID: p.managed.KeyID} // its dates are not those of the key in use
 		return nil, mismatch(fmt.Sprintf("the key in BOOTSTRAP_KEY_SECRET is of %q of account %q, but the one in use is of %q of account %q",
-			token.IAMID, token.Account, now.IAMID, now.Account))
+			token.IAMID, token.Account, inUse.IAMID, inUse.Account))
 	}
 	return candidate, nil
 }
 
-// checkPrevious notes whether IAM refuses AWSPREVIOUS, which has to serve if it refuses AWS's current
-// key one day. IBM has then ended a key at its rotation, and the token of that key hid it. The
-// question is asked until the answer is good: the process that stored the current key
-// may have ended before its report. The key of a person may be deleted, and where IBM's rotation
-// is late the previous one has reached the end of its ttl: neither counts.
+// checkPrevious notes whether IAM refuses AWSPREVIOUS, the key that has to serve if IAM refuses
+// AWS's current one. Every renewal asks: IBM may end a key when it rotates, in which case the
+// token of that key hides it for an hour; after a late rotation the key reaches the end of its
+// ttl days later; and the process that stored the current key may have died before its report.
+// A key that a person has made may be deleted at any time, and while the next rotation is late
+// AWSPREVIOUS ends by its ttl: neither counts.
 func (p *pass) checkPrevious(ctx context.Context) {
 	made := p.managed.ExpiresAt.Add(-p.managed.TTL)
-	p.mu.Lock()
-	known := p.answered == p.managed.KeyID
-	p.mu.Unlock()
-	if known || !p.ibmClock().Before(made.Add(p.managed.Interval)) {
+	if !p.ibmClock().Before(made.Add(p.managed.Interval)) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, previousLimit)
 	defer cancel()
 	key, versionID, err := p.Store.Previous(ctx)
-	if err == nil && isManaged(versionID) {
-		var previous Candidate
-		if previous, err = p.Candidate(key); err == nil {
-			_, err = previous.Identify(ctx)
-		}
-		p.result.PreviousEnded = err != nil && rotation.ErrorOf(err).Kind == rotation.Denied
+	if err != nil || !isManaged(versionID) {
+		return
 	}
+	previous, err := p.Candidate(key)
 	if err == nil {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.answered = p.managed.KeyID
+		_, err = previous.Identify(ctx)
 	}
+	p.result.PreviousEnded = err != nil && isRejected(rotation.ErrorOf(err))
+}
+
+// isRejected reports whether IAM does not accept the key itself; a network rule may refuse any.
+func isRejected(failure *rotation.Error) bool {
+	return failure.Kind == rotation.Denied && failure.Retry == rotation.Once
 }
 
 func mismatch(found string) error {
@@ -227,10 +226,10 @@ func mismatch(found string) error {
 		Message: found + ": nothing was stored; name a secret for the bootstrap identity's own service id"}
 }
 
-// tryLook fails if Secrets Manager does not serve the candidate. What is wrong with the
-// token secret itself says nothing against the key.
-func (p *pass) tryLook(ctx context.Context, candidate Candidate) error {
-	_, err := candidate.ReadMetadata(ctx, p.look)
+// tryMetadata fails if Secrets Manager does not accept the candidate's token. An error in the
+// token secret itself says nothing about the key.
+func (p *pass) tryMetadata(ctx context.Context, candidate Candidate) error {
+	_, err := candidate.ReadMetadata(ctx, p.probe)
 	if err == nil {
 		return nil
 	}
@@ -243,37 +242,40 @@ func (p *pass) tryLook(ctx context.Context, candidate Candidate) error {
 	return &failure
 }
 
-// store makes the managed key the current one in AWS, unless the process was suspended
-// meanwhile: then IBM may have made another one.
-func (p *pass) store(ctx context.Context, after string) error {
+// store makes the managed key the current one in AWS. It fails if the process was suspended
+// after it read the key: IBM may have made another one since.
+func (p *pass) store(ctx context.Context, current string) error {
 	if rotation.WallClock(p.Now).Sub(p.started) > limit {
 		return &rotation.Error{Kind: rotation.Timeout, Message: "the process was suspended before it stored the new bootstrap key: the next run does"}
 	}
-	return p.Store.Put(ctx, p.managed.Key, versionID(p.managed.KeyID, after))
+	return p.Store.Put(ctx, p.managed.Key, versionID(p.managed.KeyID, current))
 }
 
-// versionID is the id of the version that stores a key after another version: the same at
-// every repeat, whoever stores it, and a new one after somebody has stored another key.
-// AWS asks for 32 to 64 characters; IAM's id of a key has 43.
-func versionID(keyID, after string) string {
+// versionID is the idempotency token of AWS's PutSecretValue, which becomes the version's id.
+// While the same version is current, every attempt to store the key has the same one. After
+// another key was stored it is a new one, since AWS ignores a put with an older version's id.
+func versionID(keyID, current string) string {
 	if len(keyID) != keyIDLength {
 		keyID = hash(keyID)[:keyIDLength]
 	}
-	return keyID + "-" + hash(after)[:64-keyIDLength-1]
+	return keyID + "-" + hash(current)[:versionIDLength-keyIDLength-1]
 }
 
-const keyIDLength = 43
+const (
+	keyIDLength     = 43 // of IAM's ids of keys
+	versionIDLength = 64 // AWS takes 32 to 64 characters
+)
 
-// isManaged reports whether a version has the id of one that stores a managed key.
-func isManaged(versionID string) bool { return len(versionID) == 64 && versionID[keyIDLength] == '-' }
+// isManaged reports whether a version holds a managed key: versionID made its id.
+func isManaged(id string) bool { return len(id) == versionIDLength && id[keyIDLength] == '-' }
 
 func hash(text string) string {
 	digest := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(digest[:])
 }
 
-// report describes the renewal. The key in use, unless it is IBM's current one, expires
-// at least one rotation before that.
+// report describes the renewal. IBM states the dates of its current key alone: a key in use
+// that is an older one expires at least one rotation before that.
 func (p *pass) report(outcome report.RenewalOutcome, err error) report.KeyRenewal {
 	result := p.result
 	result.KeyID = p.managed.KeyID

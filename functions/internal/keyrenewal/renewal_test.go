@@ -386,27 +386,33 @@ func TestAnEndedKeyWhoseTokenIsStillUsed(t *testing.T) {
 	}
 }
 
-// A key of a person may be deleted, and where IBM's rotation is late the previous one is past its
-// ttl; a question without an answer is asked again.
-func TestWhatIsNoEndedNet(t *testing.T) {
-	for name, arrange := range map[string]func(w *world){
-		"the key of a person":     func(w *world) { w.versions[1].id = "by-hand-0123456789-0123456789-0123" },
-		"past its ttl":            func(w *world) { w.managed.ExpiresAt = start.Add(30 * day) },
-		"no dates":                func(w *world) { w.managed.ExpiresAt = time.Time{} },
-		"IAM does not answer now": func(w *world) { w.unanswered = errIs(rotation.Unavailable, rotation.Later) },
+// A process that has seen AWSPREVIOUS serve asks again: after a late rotation that key reaches the end of its ttl days later. A
+// key of a person may be deleted, and while the next rotation is late AWSPREVIOUS ends by its ttl.
+func TestWhenAWSPreviousHasEnded(t *testing.T) {
+	for name, test := range map[string]struct {
+		arrange func(w *world) // before the first run, which reports nothing
+		ended   bool           // whether the second one reports it, when IAM answers and refuses the key
+	}{
+		"later":                   {func(w *world) { w.owners["key-1"] = owner }, true},
+		"IAM does not answer now": {func(w *world) { w.unanswered = errIs(rotation.Unavailable, rotation.Later) }, true},
+		"a network rule refuses":  {func(w *world) { w.unanswered = errIs(rotation.Denied, rotation.Never) }, true},
+		"the key of a person":     {func(w *world) { w.versions[1].id = "by-hand-0123456789-0123456789-0123" }, false},
+		"past its ttl":            {func(w *world) { w.managed.ExpiresAt = start.Add(30 * day) }, false},
+		"no dates":                {func(w *world) { w.managed.ExpiresAt = time.Time{} }, false},
 	} {
 		w := newWorld()
 		w.versions = append(w.versions, version{"version-2", "key-2"})
 		w.current = 2
 		w.rotate()
 		delete(w.owners, "key-1")
-		arrange(w)
+		test.arrange(w)
 		r := w.process()
 		if got := run(t, r); got.PreviousEnded {
 			t.Errorf("%s: got %+v, want no warning", name, got)
 		}
 		w.unanswered = nil
-		if got := run(t, r); got.PreviousEnded != (name == "IAM does not answer now") {
+		delete(w.owners, "key-1")
+		if got := run(t, r); got.PreviousEnded != test.ended {
 			t.Errorf("%s: then got %+v", name, got)
 		}
 	}

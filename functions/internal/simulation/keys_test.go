@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -44,13 +45,17 @@ const (
 	tokenExpired                         = "the token secret past its expiration date"
 )
 
-// keySettings choose among what IBM leaves open. TestOpenQuestions plays what each of them decides; other ends are faults of
-// keyKinds.
+// keySettings choose among what IBM leaves open. TestOpenQuestions plays what each of them decides.
 var keySettings = []ibmcloudtest.Undocumented{
 	{},
 	{KeyAfterAutomaticRotation: "at_once", UnknownKey: 401, EndedKeySecret: 404, OwnKeys: "policy", Destroyed: 404},
 	{OlderKey: "deleted", KeyAuthorization: "service_ids", EndedKeySecret: 410, OwnKeys: "none", Destroyed: 410},
 	{KeyAfterManualRotation: "at_once", RuleChange: "rotates", Destroyed: 412},
+}
+
+// faultSettings are the answers that IBM gives only while the fault of that name lasts.
+var faultSettings = map[string]ibmcloudtest.Undocumented{
+	rotationFails: {AutomaticRotation: "fails"}, unauthorized: {KeyAuthorization: "none"}, groups: {GroupsAuthorization: "required"},
 }
 
 // keys are what a world of managed keys has more than another: the bootstrap key in AWS, shared by two functions, and the
@@ -362,22 +367,20 @@ func keyKinds() []kind {
 	blocking := func(name string, begin begin) kind {
 		return kind{name: name, excuse: day + 2*time.Hour, lasts: days(1, 40), begin: begin}
 	}
-	set := func(begun, ended ibmcloudtest.Undocumented) begin {
-		return during(func(w *world) { w.cloud.Set(begun) }, func(w *world) {
-			back := ended
-			if back.KeyAuthorization != "" {
-				back.KeyAuthorization = cmp.Or(w.keys.settings.KeyAuthorization, back.KeyAuthorization)
+	answering := func(name string, usual ibmcloudtest.Undocumented) kind {
+		return blocking(name, during(func(w *world) { w.cloud.Set(faultSettings[name]) }, func(w *world) {
+			if usual.KeyAuthorization != "" {
+				usual.KeyAuthorization = cmp.Or(w.keys.settings.KeyAuthorization, usual.KeyAuthorization)
 			}
-			w.cloud.Set(back)
-		})
+			w.cloud.Set(usual)
+		}))
 	}
-	type answers = ibmcloudtest.Undocumented
 	all := []kind{
 		blocking(noFunction, during(func(w *world) { w.keys.dead++ }, func(w *world) { w.keys.dead-- })),
-		blocking(rotationFails, set(answers{AutomaticRotation: "fails"}, answers{AutomaticRotation: "works"})),
+		answering(rotationFails, ibmcloudtest.Undocumented{AutomaticRotation: "works"}),
 		blocking("the previous versions locked", during(lockPreviousKeys, unlockKeys)),
-		blocking(unauthorized, set(answers{KeyAuthorization: "none"}, answers{KeyAuthorization: "account"})),
-		blocking(groups, set(answers{GroupsAuthorization: "required"}, answers{GroupsAuthorization: "not_required"})),
+		answering(unauthorized, ibmcloudtest.Undocumented{KeyAuthorization: "account"}),
+		answering(groups, ibmcloudtest.Undocumented{GroupsAuthorization: "not_required"}),
 		{name: "IAM slow with new keys", lasts: days(1, 20), begin: slowWithNewKeys},
 		{name: "IAM and Secrets Manager down", lasts: upTo3h, begin: storms(func(d dice) storm { return down(d, nil) })},
 		{name: restored, begin: byHand(http.MethodPost, "versions", `{"restore_from_version":"previous"}`)},
@@ -623,7 +626,8 @@ func (w *world) keysEnded(inv *invocation, ran report.Report) {
 		w.checkRenewal(now, inv, ran.KeyRenewal)
 	}
 	isFixed := inv.rotations[0].APIKey.ID == w.keySecret
-	w.violatedIf(isFixed && result.Outcome == report.Rotated && k.fixedEnds.Sub(now) < 13*day && result.KeyExpiring == (k.settings.OwnKeys == "none") && !w.mayFail(now) && k.expiring.IsZero(),
+	expiring := k.settings.OwnKeys != "none" || ran.KeyRenewal != nil && ran.KeyRenewal.Expiring
+	w.violatedIf(isFixed && result.Outcome == report.Rotated && k.fixedEnds.Sub(now) < 13*day && result.KeyExpiring != expiring && !w.mayFail(now),
 		now, "%s uses a key that ends in %s, and reports of its end: %v", inv.id, k.fixedEnds.Sub(now), result.KeyExpiring)
 	switch {
 	case isFixed && !k.fixedEnds.IsZero() && result.KeyExpiring: // it says nothing of the managed keys
@@ -663,6 +667,10 @@ func (w *world) checkRenewal(now time.Time, inv *invocation, renewal *report.Key
 	}
 	if renewal.Error != nil {
 		return
+	}
+	left := k.made[current.Payload].Add(keyLifetime).Sub(now)
+	if off := left - (keyLeeway - 3*day); off.Abs() > time.Minute {
+		w.violatedIf(renewal.Expiring != (off < 0), now, "%s: the key ends in %s, and the renewal reports of its end: %v", inv.id, left, renewal.Expiring)
 	}
 	// Whoever stored the current key, and whether or not he lived to say so.
 	before := w.before()
@@ -741,6 +749,22 @@ func TestOpenQuestions(t *testing.T) {
 		}
 		if w.keys.remade.IsZero() {
 			t.Errorf("%+v: no key ended", w.keys.settings)
+		}
+	}
+}
+
+// An answer that the sandbox learns to give has to be played, too. The first of a setting's is the default, which keySettings[0] plays.
+func TestEachOpenAnswerIsPlayed(t *testing.T) {
+	elsewhere := []string{
+		"Duplicate", // the function creates nothing with a name; rotatorctl's setup does
+		"TooLarge",  // a token has 8,192 characters at most, and IBM takes 1,000,000
+	}
+	played := fmt.Sprintf("%+v", slices.AppendSeq(slices.Clone(keySettings), maps.Values(faultSettings)))
+	for _, setting := range reflect.VisibleFields(reflect.TypeFor[ibmcloudtest.Undocumented]()) {
+		for _, answer := range strings.Split(setting.Tag.Get("allowed"), ",")[1:] {
+			if !slices.Contains(elsewhere, setting.Name) && !strings.Contains(played, setting.Name+":"+answer) {
+				t.Errorf("%s: %s is not played", setting.Name, answer)
+			}
 		}
 	}
 }
