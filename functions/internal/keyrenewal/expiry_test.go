@@ -35,7 +35,7 @@ func TestHowEarlyAnExpiryIsAWarning(t *testing.T) {
 	}
 }
 
-// fakeIBM has a secret, and the dates that IAM knows: what it does not know it refuses to say.
+// fakeIBM has a secret, and the dates at which keys expire. It answers 403 for a key without a date.
 type fakeIBM struct {
 	secret  rotation.KeySecret
 	expires map[string]time.Time // by key; "bootstrap" is the bootstrap identity's
@@ -68,7 +68,7 @@ func (f fakeBootstrap) KeyExpiry(ctx context.Context) (time.Time, error) {
 	return f.fakeIBM.KeyExpiry(ctx, iamtoken.NewSecret("bootstrap"), iamtoken.NewSecret("token of bootstrap"))
 }
 
-// watched does what a run does with the key of one rotation.
+// watched reads and exchanges the key of one rotation, as a run does, and returns the result.
 func watched(t *testing.T, w *Watch, exchange bool, renewal *report.KeyRenewal) report.Result {
 	t.Helper()
 	run := w.Begin(t.Context())
@@ -159,7 +159,7 @@ func TestIAMIsAskedOnceADay(t *testing.T) {
 	}
 }
 
-// Of very many keys some are looked up in each run.
+// A run looks up no more than maxLookUps keys.
 func TestARunAsksAboutFewKeys(t *testing.T) {
 	ibm := &fakeIBM{}
 	run := (&Watch{Keys: ibm, IAM: ibm, Now: func() time.Time { return start }}).Begin(t.Context())

@@ -46,11 +46,11 @@ type cached struct {
 
 // checkCaches holds what readers with a cache meet against the promise: by the rule it is the same, else later by as long as
 // the cache keeps a token.
-func (w *world) checkCaches() {
-	w.cached = make([]cached, len(caches))
+func (sim *simulation) checkCaches() {
+	sim.cached = make([]cached, len(caches))
 	for i, c := range caches {
-		seen, since := &w.cached[i], time.Time{}
-		c.reads(&w.tokens, newDice(w.seed, c.name), w.tokens.tokens[0].at, w.end, func(s span, token published) {
+		seen, since := &sim.cached[i], time.Time{}
+		c.reads(&sim.tokens, newDice(sim.seed, c.name), sim.tokens.tokens[0].at, sim.end, func(s span, token published) {
 			gap := span{later(s.from, token.expires), s.to}
 			if gap.length() <= 0 {
 				since = time.Time{}
@@ -59,39 +59,39 @@ func (w *world) checkCaches() {
 					since = gap.from
 				}
 				seen.lost, seen.worst = seen.lost+gap.length(), max(seen.worst, s.to.Sub(since))
-				w.violatedIf(c.most < standard.mustRemain(shortLifetime, false) && !w.excuses(token, gap, c.most),
+				sim.violatedIf(c.most < standard.mustRemain(shortLifetime, false) && !sim.excuses(token, gap, c.most),
 					s.to, "a cache %s had an expired token for %s, and no fault excuses it", c.name, gap.length())
 			}
-			if left := token.expires.Sub(s.to); w.isCalm(s, token) && (seen.calm == 0 || left < seen.calm) {
+			if left := token.expires.Sub(s.to); sim.isCalm(s, token) && (seen.calm == 0 || left < seen.calm) {
 				seen.calm = left
 			}
 		})
-		most := w.tokens.lost() + time.Duration(len(w.tokens.gaps))*between
-		w.violatedIf(c.rule && seen.lost > most, w.end, "a cache by the rule had an expired token for %s, without a cache it is %s", seen.lost, w.tokens.lost())
+		most := sim.tokens.lost() + time.Duration(len(sim.tokens.gaps))*between
+		sim.violatedIf(c.rule && seen.lost > most, sim.end, "a cache by the rule had an expired token for %s, without a cache it is %s", seen.lost, sim.tokens.lost())
 	}
 }
 
 // isCalm reports whether no fault had an effect on a token of the usual lifetime until it was given up.
-func (w *world) isCalm(s span, token published) bool {
-	quiet, lost := w.quiet(span{token.at.Add(-10 * time.Minute), s.to})
-	return quiet && lost == 0 && token.lifetime() == w.lifetime
+func (sim *simulation) isCalm(s span, token published) bool {
+	quiet, lost := sim.quiet(span{token.at.Add(-10 * time.Minute), s.to})
+	return quiet && lost == 0 && token.lifetime() == sim.lifetime
 }
 
 // excuses reports whether a reader may have had an expired token, with a cache that keeps one for so long.
-func (w *world) excuses(token published, s span, keep time.Duration) bool {
-	return !s.to.After(w.forgedUntil(token, s.to).Add(w.stepsIn(token)+keep)) ||
+func (sim *simulation) excuses(token published, s span, keep time.Duration) bool {
+	return !s.to.After(sim.forgedUntil(token, s.to).Add(sim.stepsIn(token)+keep)) ||
 		// checkGaps has held them against the bound.
-		slices.ContainsFunc(w.tokens.gaps, func(g span) bool { return !s.from.Before(g.from) && !s.to.After(g.to.Add(keep)) }) ||
+		slices.ContainsFunc(sim.tokens.gaps, func(g span) bool { return !s.from.Before(g.from) && !s.to.After(g.to.Add(keep)) }) ||
 		// A new token came in time, but a cache later.
-		slices.ContainsFunc(w.troubles, func(t trouble) bool { return t.excuses(s, keep) })
+		slices.ContainsFunc(sim.outages, func(t outage) bool { return t.excuses(s, keep) })
 }
 
 // cacheFigures are the numbers of readers with a cache.
 func (y year) cacheFigures(say func(format string, args ...any)) {
 	for i, c := range caches {
 		var sum cached
-		for _, w := range y.parts {
-			met := w.cached[i]
+		for _, sim := range y.parts {
+			met := sim.cached[i]
 			if sum.calm == 0 || met.calm != 0 && met.calm < sum.calm {
 				sum.calm = met.calm
 			}

@@ -83,13 +83,13 @@ func TestDashboard(t *testing.T) {
 
 // watch plays a stack for as long as the dashboard shows. IAM is down twice, the second time at its end.
 func watch() *watched {
-	w := newKeyWorld(1, 1, keySettings[1])
-	w.everyday, w.end = dangers{}, w.start.Add(408*time.Minute)
-	s := &watched{span: span{w.end.Add(-6 * time.Hour), w.end}, down: 28 * time.Minute, values: map[string][]sample{}, firing: map[string]bool{}}
-	w.onReport = s.note
+	sim := newKeySimulation(1, 1, keySettings[1])
+	sim.everyday, sim.end = dangers{}, sim.start.Add(408*time.Minute)
+	s := &watched{span: span{sim.end.Add(-6 * time.Hour), sim.end}, down: 28 * time.Minute, values: map[string][]sample{}, firing: map[string]bool{}}
+	sim.onReport = s.note
 	iam := named(kinds(true), iamDown)
-	w.play([]window{w.fault(iam, 140*time.Minute, 45*time.Minute), w.fault(iam, 408*time.Minute-s.down, time.Hour+s.down)})
-	for name, spans := range w.alarms.fired {
+	sim.play([]window{sim.fault(iam, 140*time.Minute, 45*time.Minute), sim.fault(iam, 408*time.Minute-s.down, time.Hour+s.down)})
+	for name, spans := range sim.alarms.fired {
 		s.firing[name] = spans[len(spans)-1].to.IsZero()
 	}
 	s.firing["failed-runs"] = s.firing[failedInvocationsAlarm]

@@ -58,8 +58,8 @@ var faultSettings = map[string]ibmcloudtest.Undocumented{
 	rotationFails: {AutomaticRotation: "fails"}, unauthorized: {KeyAuthorization: "none"}, groups: {GroupsAuthorization: "required"},
 }
 
-// keys are what a world of managed keys has more than another: the bootstrap key in AWS, shared by two functions, and the
-// person who looks after them. world.mu guards it.
+// keys are what a simulation of managed keys has more than another: the bootstrap key in AWS, shared by two functions, and the
+// person who looks after them. simulation.mu guards it.
 type keys struct {
 	settings ibmcloudtest.Undocumented
 	managed  string // BOOTSTRAP_KEY_SECRET
@@ -87,7 +87,7 @@ type keys struct {
 
 // keyAlarms are the metrics of one function's renewals in the last day.
 type keyAlarms struct {
-	*world
+	*simulation
 	renewals series
 	refused  bool // IAM has refused AWS's key or the one before, at any time
 }
@@ -112,78 +112,80 @@ func (a *keyAlarms) fires(now time.Time) bool {
 	return least >= 1 && len(a.renewals) >= 20 || most >= 2
 }
 
-// newKeyWorld is a deployment whose keys IBM makes, in two regions that share the AWS secret. It begins with a fixed key there,
+// newKeySimulation is a deployment whose keys IBM makes, in two regions that share the AWS secret. It begins with a fixed key there,
 // as the set-up command leaves it.
-func newKeyWorld(seed uint64, days int, settings ibmcloudtest.Undocumented) *world {
-	w := newWorld(standard, seed, days, true)
+func newKeySimulation(seed uint64, days int, settings ibmcloudtest.Undocumented) *simulation {
+	sim := newSimulation(standard, seed, days, true)
 	k := &keys{settings: settings, alarms: map[*function]*keyAlarms{}, made: map[string]time.Time{}}
-	w.keys, w.rotation.Mirror, w.everyday = k, nil, dangers{cold: 0.05}
-	w.cloud.Set(k.settings)
-	w.makeKeySecrets()
-	w.aws.OnPut = func(_ string, version mirrortest.Version) { w.bootstrapKeys = append(w.bootstrapKeys, version.Payload) }
-	_ = w.aws.Write(bootstrapARN, "fixed", w.bootstrapKeys[0])
-	w.mirrors[bootstrapARN] = &mirror{}
-	for _, fn := range w.functions {
-		k.alarms[fn] = &keyAlarms{world: w}
+	sim.keys, sim.rotation.Mirror, sim.everyday = k, nil, dangers{cold: 0.05}
+	sim.cloud.Set(k.settings)
+	sim.makeKeySecrets()
+	sim.aws.OnPut = func(_ string, version mirrortest.Version) {
+		sim.bootstrapKeys = append(sim.bootstrapKeys, version.Payload)
 	}
-	return w
+	_ = sim.aws.Write(bootstrapARN, "fixed", sim.bootstrapKeys[0])
+	sim.mirrors[bootstrapARN] = &mirror{}
+	for _, fn := range sim.functions {
+		k.alarms[fn] = &keyAlarms{simulation: sim}
+	}
+	return sim
 }
 
 // makeKeySecrets is what the set-up command does.
-func (w *world) makeKeySecrets() {
-	w.keys.own, w.keys.workload = w.makeKeySecret(w.cloud.BootstrapIAMID()), w.makeKeySecret(w.workload)
-	w.rotation.APIKey.ID, w.keys.managed = w.keys.workload, w.keys.own
+func (sim *simulation) makeKeySecrets() {
+	sim.keys.own, sim.keys.workload = sim.makeKeySecret(sim.cloud.BootstrapIAMID()), sim.makeKeySecret(sim.workload)
+	sim.rotation.APIKey.ID, sim.keys.managed = sim.keys.workload, sim.keys.own
 }
 
-func (w *world) makeKeySecret(iamID string) string {
-	return w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", IAMID: iamID, ReuseAPIKey: true, TTL: keyLifetime.String(), RotateDays: int(keyInterval / day)})
+func (sim *simulation) makeKeySecret(iamID string) string {
+	return sim.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", IAMID: iamID, ReuseAPIKey: true, TTL: keyLifetime.String(), RotateDays: int(keyInterval / day)})
 }
 
 // playKeys plays a story for each of the settings, with what plan has for it.
-func playKeys(t *testing.T, seed uint64, days int, plan func(w *world) []window) (worlds []*world) {
+func playKeys(t *testing.T, seed uint64, days int, plan func(sim *simulation) []window) (sims []*simulation) {
 	t.Helper()
-	worlds = make([]*world, len(keySettings))
+	sims = make([]*simulation, len(keySettings))
 	t.Run("keys", func(t *testing.T) {
 		for i, settings := range keySettings {
 			t.Run(fmt.Sprint("settings ", i+1), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(*testing.T) {
-					w := newKeyWorld(seed*uint64(len(keySettings))+uint64(i), days, settings)
-					w.story = plan(w)
-					w.schedule(w.story)
-					w.scheduleKeys()
-					w.agenda.work(w.end)
-					w.running.Wait()
-					worlds[i] = w
+					sim := newKeySimulation(seed*uint64(len(keySettings))+uint64(i), days, settings)
+					sim.story = plan(sim)
+					sim.schedule(sim.story)
+					sim.scheduleKeys()
+					sim.agenda.work(sim.end)
+					sim.running.Wait()
+					sims[i] = sim
 				})
 			})
 		}
 	})
-	return worlds
+	return sims
 }
 
 // anyKeyFaults begin every 20 days.
-func anyKeyFaults(w *world) []window {
-	return plan(newDice(w.seed, "keys"), keyKinds(), w.start.Add(time.Hour), w.end, 20*day)
+func anyKeyFaults(sim *simulation) []window {
+	return plan(newDice(sim.seed, "keys"), keyKinds(), sim.start.Add(time.Hour), sim.end, 20*day)
 }
 
 // scheduleKeys has both functions rotate every 50 minutes, and run ensure every nine: a warm process often has a token that an
 // ended key was exchanged for.
-func (w *world) scheduleKeys() {
-	d := newDice(w.seed, "schedule")
+func (sim *simulation) scheduleKeys() {
+	d := newDice(sim.seed, "schedule")
 	apart := pick(d, 0, d.between(0, rotateEvery)) // with 0 both begin at the same second
-	for i, fn := range w.functions {
-		first := w.start.Add(newDice(w.seed, "first").between(time.Minute, rotateEvery)).Add(apart * time.Duration(i))
+	for i, fn := range sim.functions {
+		first := sim.start.Add(newDice(sim.seed, "first").between(time.Minute, rotateEvery)).Add(apart * time.Duration(i))
 		serial := 0
-		w.agenda.every(first, rotateEvery, func(at time.Time) bool {
-			if serial++; serial%calmPace > 0 && !w.stirred(at) {
+		sim.agenda.every(first, rotateEvery, func(at time.Time) bool {
+			if serial++; serial%calmPace > 0 && !sim.stirred(at) {
 				return true
 			}
-			late := newDice(w.seed, at.String()).between(0, lateness)
+			late := newDice(sim.seed, at.String()).between(0, lateness)
 			for mode, after := rotation.ModeRotate, time.Duration(0); after < rotateEvery; mode, after = rotation.ModeEnsure, after+9*time.Minute {
 				scheduled := at.Add(after)
-				w.agenda.at(scheduled.Add(late), func() {
-					if w.keys.dead == 0 {
+				sim.agenda.at(scheduled.Add(late), func() {
+					if sim.keys.dead == 0 {
 						fn.invoke(newEvent(mode, scheduled))
 					}
 				})
@@ -191,9 +193,9 @@ func (w *world) scheduleKeys() {
 			return true
 		})
 	}
-	w.agenda.every(w.start.Add(time.Hour), time.Hour, func(at time.Time) bool {
-		w.alarms.evaluate(at)
-		w.lookAfterKeys(at)
+	sim.agenda.every(sim.start.Add(time.Hour), time.Hour, func(at time.Time) bool {
+		sim.alarms.evaluate(at)
+		sim.lookAfterKeys(at)
 		return true
 	})
 }
@@ -204,28 +206,28 @@ const calmPace = 15
 
 // stirred reports whether a key is about to be made, or something has happened to the keys in the last 26 hours, in which the
 // alarm key-renewal counts 20 runs.
-func (w *world) stirred(at time.Time) bool {
+func (sim *simulation) stirred(at time.Time) bool {
 	const alarmed, soon = 26 * time.Hour, 100 * time.Minute
-	for _, secret := range w.keys.secrets() {
-		if age := at.Sub(w.cloud.MustCurrent(secret).CreatedAt); age < 4*time.Hour || age > keyInterval-soon && age < keyInterval+2*time.Hour {
+	for _, secret := range sim.keys.secrets() {
+		if age := at.Sub(sim.cloud.MustCurrent(secret).CreatedAt); age < 4*time.Hour || age > keyInterval-soon && age < keyInterval+2*time.Hour {
 			return true
 		}
 	}
-	return slices.ContainsFunc(w.story, func(f window) bool {
+	return slices.ContainsFunc(sim.story, func(f window) bool {
 		from, to := at.Sub(f.from), at.Sub(f.to)
 		return from > -soon && from < alarmed || to > 0 && to < alarmed
 	})
 }
 
 // manageKeys gives a process what functions/rotate gives it where BOOTSTRAP_KEY_SECRET is set.
-func (p *process) manageKeys(w *world, iam *ibmcloud.IAM, now func() time.Time) *ibmcloud.Bootstrap {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p.rotation, p.patience = w.rotation, 2*time.Hour // there is an ensure run every minute
+func (p *process) manageKeys(sim *simulation, iam *ibmcloud.IAM, now func() time.Time) *ibmcloud.Bootstrap {
+	sim.mu.Lock()
+	defer sim.mu.Unlock()
+	p.rotation, p.patience = sim.rotation, 2*time.Hour // there is an ensure run every minute
 	store := keyStore{mirrorLine{p.line, now}}
 	bootstrap := ibmcloud.BootstrapByRenewedKey(iam, keyOnly(store.Current), keyOnly(store.Previous))
 	p.renewer = &keyrenewal.Renewer{
-		Secret: rotation.KeyRef{ID: w.keys.managed}, Bootstrap: bootstrap, Store: store, Now: now,
+		Secret: rotation.KeyRef{ID: sim.keys.managed}, Bootstrap: bootstrap, Store: store, Now: now,
 		Candidate: func(key iamtoken.Secret) (keyrenewal.Candidate, error) {
 			identity := ibmcloud.BootstrapByKey(ibmcloud.NewIAM("https://iam.test", p.line, now), ibmcloud.FixedKey(key))
 			return candidate{identity, newSecretsManager(p.line, identity, now)}, nil
@@ -287,8 +289,8 @@ func keyOnly(read func(context.Context) (iamtoken.Secret, string, error)) ibmclo
 }
 
 // before is AWSPREVIOUS, the zero Version if there is none.
-func (w *world) before() mirrortest.Version {
-	kept, _ := w.aws.Versions(bootstrapARN)
+func (sim *simulation) before() mirrortest.Version {
+	kept, _ := sim.aws.Versions(bootstrapARN)
 	if len(kept) < 2 {
 		return mirrortest.Version{}
 	}
@@ -298,33 +300,33 @@ func (w *world) before() mirrortest.Version {
 // Put checks what is to be stored: once, after it was tried, and no other identity's.
 func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string) error {
 	return s.request(ctx, opPut(bootstrapARN), bootstrapARN, true, func() error {
-		w := s.world
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		before, now, inv := w.aws.Current(bootstrapARN), time.Now(), s.inv
-		_ = w.aws.Write(bootstrapARN, versionID, key.Reveal())
+		sim := s.simulation
+		sim.mu.Lock()
+		defer sim.mu.Unlock()
+		before, now, inv := sim.aws.Current(bootstrapARN), time.Now(), s.inv
+		_ = sim.aws.Write(bootstrapARN, versionID, key.Reveal())
 		inv.puts++
-		w.noteKeys()
-		w.violatedIf(inv.puts > 1, now, "%s put %d times", inv.id, inv.puts)
-		w.violatedIf(w.keys.made[key.Reveal()].IsZero(), now, "%s stored a key that is none of the bootstrap's secret", inv.id)
-		w.violatedIf(!inv.did(candidateServed), now, "%s stored a key that it had not tried at IAM and Secrets Manager", inv.id)
-		w.violatedIf(before.Payload == key.Reveal() && before.ID != w.aws.Current(bootstrapARN).ID,
+		sim.noteKeys()
+		sim.violatedIf(inv.puts > 1, now, "%s put %d times", inv.id, inv.puts)
+		sim.violatedIf(sim.keys.made[key.Reveal()].IsZero(), now, "%s stored a key that is none of the bootstrap's secret", inv.id)
+		sim.violatedIf(!inv.did(candidateServed), now, "%s stored a key that it had not tried at IAM and Secrets Manager", inv.id)
+		sim.violatedIf(before.Payload == key.Reveal() && before.ID != sim.aws.Current(bootstrapARN).ID,
 			now, "%s stored the key that was stored already", inv.id)
 		return nil
 	})
 }
 
 // renewalOp names the requests of a renewal.
-func (w *world) renewalOp(op string, inv *invocation, req *http.Request) string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (sim *simulation) renewalOp(op string, inv *invocation, req *http.Request) string {
+	sim.mu.Lock()
+	defer sim.mu.Unlock()
 	switch {
-	case op == opReadKey && strings.HasSuffix(req.URL.Path, w.keys.managed):
+	case op == opReadKey && strings.HasSuffix(req.URL.Path, sim.keys.managed):
 		return opManaged
 	case (op == opExchange || op == opBootstrap) && inv.did(opManaged):
 		switch key := keyOf(req); {
-		case key == w.aws.Current(bootstrapARN).Payload:
-		case key == w.before().Payload && key != w.cloud.MustCurrent(w.keys.managed).Payload:
+		case key == sim.aws.Current(bootstrapARN).Payload:
+		case key == sim.before().Payload && key != sim.cloud.MustCurrent(sim.keys.managed).Payload:
 			return opNet
 		default:
 			return opCandidate
@@ -354,8 +356,8 @@ func keyOf(req *http.Request) string {
 }
 
 // killAtRenewal is the end of many of the processes that have a new key to store.
-func (w *world) killAtRenewal(d dice, f *fate) {
-	if d.chance(0.4) && w.aws.Current(bootstrapARN).Payload != w.cloud.MustCurrent(w.keys.own).Payload {
+func (sim *simulation) killAtRenewal(d dice, f *fate) {
+	if d.chance(0.4) && sim.aws.Current(bootstrapARN).Payload != sim.cloud.MustCurrent(sim.keys.own).Payload {
 		f.kill = moment{pick(d, opManaged, opStored, opCandidate, opLook, opPut(bootstrapARN), opNet), pick(d, 1, 1, 2), d.chance(0.5)}
 	}
 }
@@ -368,27 +370,27 @@ func keyKinds() []kind {
 		return kind{name: name, excuse: day + 2*time.Hour, lasts: days(1, 40), begin: begin}
 	}
 	answering := func(name string, usual ibmcloudtest.Undocumented) kind {
-		return blocking(name, during(func(w *world) { w.cloud.Set(faultSettings[name]) }, func(w *world) {
+		return blocking(name, during(func(sim *simulation) { sim.cloud.Set(faultSettings[name]) }, func(sim *simulation) {
 			if usual.KeyAuthorization != "" {
-				usual.KeyAuthorization = cmp.Or(w.keys.settings.KeyAuthorization, usual.KeyAuthorization)
+				usual.KeyAuthorization = cmp.Or(sim.keys.settings.KeyAuthorization, usual.KeyAuthorization)
 			}
-			w.cloud.Set(usual)
+			sim.cloud.Set(usual)
 		}))
 	}
 	all := []kind{
-		blocking(noFunction, during(func(w *world) { w.keys.dead++ }, func(w *world) { w.keys.dead-- })),
+		blocking(noFunction, during(func(sim *simulation) { sim.keys.dead++ }, func(sim *simulation) { sim.keys.dead-- })),
 		answering(rotationFails, ibmcloudtest.Undocumented{AutomaticRotation: "works"}),
 		blocking("the previous versions locked", during(lockPreviousKeys, unlockKeys)),
 		answering(unauthorized, ibmcloudtest.Undocumented{KeyAuthorization: "account"}),
 		answering(groups, ibmcloudtest.Undocumented{GroupsAuthorization: "not_required"}),
 		{name: "IAM slow with new keys", lasts: days(1, 20), begin: slowWithNewKeys},
-		{name: "IAM and Secrets Manager down", lasts: upTo3h, begin: storms(func(d dice) storm { return down(d, nil) })},
+		{name: "IAM and Secrets Manager down", lasts: upTo3h, begin: storms(func(d dice) networkFault { return down(d, nil) })},
 		{name: restored, begin: byHand(http.MethodPost, "versions", `{"restore_from_version":"previous"}`)},
 		{name: rotatedByHand, begin: byHand(http.MethodPost, "versions", `{}`)},
 		{name: ruleChanged, begin: byHand(http.MethodPatch, "metadata", `{"rotation":{"auto_rotate":true,"interval":15,"unit":"day"}}`)},
 		{name: tokenExpired, lasts: minutes(60, 3*24*60), begin: expireTokenSecret},
 		{name: fixedWorkload, lasts: days(1, 15), begin: fixWorkload},
-		{name: "a fixed key stored by hand", begin: once(func(w *world, _ dice) { w.storeFixedKey() })},
+		{name: "a fixed key stored by hand", begin: once(func(sim *simulation, _ dice) { sim.storeFixedKey() })},
 		{name: "another identity's secret named", lasts: minutes(60, 3*24*60), begin: nameAnother},
 	}
 	for _, k := range mirrorFaults(bootstrapARN) {
@@ -401,27 +403,27 @@ func keyKinds() []kind {
 
 func (k *keys) secrets() []string { return []string{k.own, k.workload} }
 
-func lockPreviousKeys(w *world) {
-	for _, secret := range w.keys.secrets() {
-		if len(w.cloud.MustVersions(secret)) > 1 {
-			w.cloud.MustLock(secret, "previous", "held")
+func lockPreviousKeys(sim *simulation) {
+	for _, secret := range sim.keys.secrets() {
+		if len(sim.cloud.MustVersions(secret)) > 1 {
+			sim.cloud.MustLock(secret, "previous", "held")
 		}
 	}
 }
 
-func unlockKeys(w *world) {
-	for _, secret := range w.keys.secrets() {
-		w.cloud.MustUnlock(secret)
+func unlockKeys(sim *simulation) {
+	for _, secret := range sim.keys.secrets() {
+		sim.cloud.MustUnlock(secret)
 	}
 }
 
 // slowWithNewKeys refuses keys that are seconds to hours old, for good or half of the time.
-func slowWithNewKeys(w *world, d dice, _ time.Time) func() {
+func slowWithNewKeys(sim *simulation, d dice, _ time.Time) func() {
 	until, share := d.anyScale(3*time.Second, 5*time.Hour), pick(d, 1, 2)
-	return w.weather.add(storm{[]string{opBootstrap, opExchange, opCandidate, opNet}, func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
+	return sim.networkFaults.add(networkFault{[]string{opBootstrap, opExchange, opCandidate, opNet}, func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
 		key := keyOf(req)
-		for _, secret := range w.keys.secrets() {
-			if current := w.cloud.MustCurrent(secret); current.Payload == key && time.Since(current.CreatedAt) < until && throw%uint64(share) == 0 {
+		for _, secret := range sim.keys.secrets() {
+			if current := sim.cloud.MustCurrent(secret); current.Payload == key && time.Since(current.CreatedAt) < until && throw%uint64(share) == 0 {
 				return answerWith(req, http.StatusBadRequest, "application/json", `{"errorCode":"BXNIM0415E","errorMessage":"Provided API key could not be found."}`), nil
 			}
 		}
@@ -431,25 +433,25 @@ func slowWithNewKeys(w *world, d dice, _ time.Time) func() {
 
 // byHand changes the two secrets, if IBM lets it.
 func byHand(method, of, body string) begin {
-	return once(func(w *world, _ dice) {
-		for _, secret := range w.keys.secrets() {
-			w.asAdmin(method, "https://instance.test/api/v2/secrets/"+secret+"/"+of, body)
+	return once(func(sim *simulation, _ dice) {
+		for _, secret := range sim.keys.secrets() {
+			sim.asAdmin(method, "https://instance.test/api/v2/secrets/"+secret+"/"+of, body)
 		}
 	})
 }
 
 // asAdmin is a request of a person, and the answer to it.
-func (w *world) asAdmin(method, address, body string) (answer map[string]any) {
-	w.ask(method, address, w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour), body, &answer)
+func (sim *simulation) asAdmin(method, address, body string) (answer map[string]any) {
+	sim.ask(method, address, sim.cloud.MustMintToken(sim.cloud.AdminAPIKey(), time.Hour), body, &answer)
 	return answer
 }
 
 // expireTokenSecret ends the token secret for good; the person who sees the alarm makes another.
-func expireTokenSecret(w *world, _ dice, _ time.Time) func() {
-	w.asAdmin(http.MethodPatch, "https://instance.test/api/v2/secrets/"+w.tokenSecret+"/metadata", fmt.Sprintf(`{"expiration_date":%q}`, time.Now().Add(time.Second).UTC().Format(time.RFC3339)))
-	return w.configure(func() {
-		w.tokenSecret = w.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: w.cloud.TokenGroupName(), Payload: "no token yet"})
-		w.rotation.Token.ID = w.tokenSecret
+func expireTokenSecret(sim *simulation, _ dice, _ time.Time) func() {
+	sim.asAdmin(http.MethodPatch, "https://instance.test/api/v2/secrets/"+sim.tokenSecret+"/metadata", fmt.Sprintf(`{"expiration_date":%q}`, time.Now().Add(time.Second).UTC().Format(time.RFC3339)))
+	return sim.configure(func() {
+		sim.tokenSecret = sim.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Group: sim.cloud.TokenGroupName(), Payload: "no token yet"})
+		sim.rotation.Token.ID = sim.tokenSecret
 	})
 }
 
@@ -457,38 +459,38 @@ func expireTokenSecret(w *world, _ dice, _ time.Time) func() {
 // that to its owner.
 const fixedLifetime = 20 * day
 
-func fixWorkload(w *world, _ dice, _ time.Time) func() {
+func fixWorkload(sim *simulation, _ dice, _ time.Time) func() {
 	ends := time.Now().Add(fixedLifetime)
-	made := w.asAdmin(http.MethodPost, "https://iam.test/v1/apikeys", fmt.Sprintf(`{"name":"by hand","iam_id":%q,"expires_at":%q}`, w.workload, ends.UTC().Format("2006-01-02T15:04-0700")))
-	w.cloud.MustPutVersion(w.keySecret, made["apikey"].(string), nil)
-	w.configure(func() { w.rotation.APIKey.ID, w.keys.fixedEnds = w.keySecret, ends })()
-	return w.configure(func() { w.rotation.APIKey.ID, w.keys.fixedEnds = w.keys.workload, time.Time{} })
+	made := sim.asAdmin(http.MethodPost, "https://iam.test/v1/apikeys", fmt.Sprintf(`{"name":"by hand","iam_id":%q,"expires_at":%q}`, sim.workload, ends.UTC().Format("2006-01-02T15:04-0700")))
+	sim.cloud.MustPutVersion(sim.keySecret, made["apikey"].(string), nil)
+	sim.configure(func() { sim.rotation.APIKey.ID, sim.keys.fixedEnds = sim.keySecret, ends })()
+	return sim.configure(func() { sim.rotation.APIKey.ID, sim.keys.fixedEnds = sim.keys.workload, time.Time{} })
 }
 
 // nameAnother has the deployment name a secret of an identity that may do everything.
-func nameAnother(w *world, _ dice, _ time.Time) func() {
-	admin, _, _ := w.cloud.Validate(w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour))
-	secret := w.makeKeySecret(admin)
-	w.configure(func() { w.keys.managed = secret })()
-	return w.configure(func() { w.keys.managed = w.keys.own })
+func nameAnother(sim *simulation, _ dice, _ time.Time) func() {
+	admin, _, _ := sim.cloud.Validate(sim.cloud.MustMintToken(sim.cloud.AdminAPIKey(), time.Hour))
+	secret := sim.makeKeySecret(admin)
+	sim.configure(func() { sim.keys.managed = secret })()
+	return sim.configure(func() { sim.keys.managed = sim.keys.own })
 }
 
 // configure deploys the functions with a change.
-func (w *world) configure(change func()) (deploy func()) {
+func (sim *simulation) configure(change func()) (deploy func()) {
 	return func() {
-		w.locked(change)
-		for _, fn := range w.functions {
+		sim.locked(change)
+		for _, fn := range sim.functions {
 			fn.deploy(false)
 		}
 	}
 }
 
-// noteKeys notes the keys that IBM has made for the bootstrap. w.mu is held.
-func (w *world) noteKeys() (current string) {
-	w.cloud.Set(ibmcloudtest.Undocumented{}) // plays what is due
-	for _, version := range w.cloud.MustVersions(w.keys.own) {
-		if _, known := w.keys.made[version.Payload]; !known && version.Payload != "" {
-			w.keys.made[version.Payload] = version.CreatedAt
+// noteKeys notes the keys that IBM has made for the bootstrap. sim.mu is held.
+func (sim *simulation) noteKeys() (current string) {
+	sim.cloud.Set(ibmcloudtest.Undocumented{}) // plays what is due
+	for _, version := range sim.cloud.MustVersions(sim.keys.own) {
+		if _, known := sim.keys.made[version.Payload]; !known && version.Payload != "" {
+			sim.keys.made[version.Payload] = version.CreatedAt
 		}
 		current = version.Payload
 	}
@@ -497,21 +499,21 @@ func (w *world) noteKeys() (current string) {
 
 // storeFixedKey is what a person does: the key before it stays as AWSPREVIOUS until the next renewal, and this one after it. Of
 // 20 keys of one identity IBM makes no further one, so those that AWS has no more are deleted.
-func (w *world) storeFixedKey() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	key := w.cloud.MustCreateAPIKey(w.bootstrapID)
-	_ = w.aws.Write(bootstrapARN, "by-hand-"+hex.EncodeToString([]byte(key)), key)
-	kept := []string{key, w.before().Payload}
-	w.keys.fixed = slices.DeleteFunc(append(w.keys.fixed, key), func(old string) bool {
+func (sim *simulation) storeFixedKey() {
+	sim.mu.Lock()
+	defer sim.mu.Unlock()
+	key := sim.cloud.MustCreateAPIKey(sim.bootstrapID)
+	_ = sim.aws.Write(bootstrapARN, "by-hand-"+hex.EncodeToString([]byte(key)), key)
+	kept := []string{key, sim.before().Payload}
+	sim.keys.fixed = slices.DeleteFunc(append(sim.keys.fixed, key), func(old string) bool {
 		if slices.Contains(kept, old) {
 			return false
 		}
-		w.cloud.MustDeleteAPIKey(old)
+		sim.cloud.MustDeleteAPIKey(old)
 		return true
 	})
-	w.keys.heard, w.keys.refillAt, w.keys.byHand = time.Time{}, time.Time{}, time.Now()
-	for _, alarms := range w.keys.alarms {
+	sim.keys.heard, sim.keys.refillAt, sim.keys.byHand = time.Time{}, time.Time{}, time.Now()
+	for _, alarms := range sim.keys.alarms {
 		alarms.renewals = nil // the person has seen to what they say
 	}
 }
@@ -539,21 +541,21 @@ func since(from *time.Time, so bool, at time.Time) {
 }
 
 // lookAfterKeys is done every hour: the alarms, and the person who answers them.
-func (w *world) lookAfterKeys(at time.Time) {
-	w.mu.Lock()
-	k, d := w.keys, newDice(w.seed, at.String())
-	current, stored := w.noteKeys(), w.aws.Current(bootstrapARN).Payload
+func (sim *simulation) lookAfterKeys(at time.Time) {
+	sim.mu.Lock()
+	k, d := sim.keys, newDice(sim.seed, at.String())
+	current, stored := sim.noteKeys(), sim.aws.Current(bootstrapARN).Payload
 	if current == "" && k.remakeAt.IsZero() { // only the net is left
 		k.remakeAt = at.Add(day)
-		_, functionRan := w.blocked(at)
-		w.violatedIf(k.warned().IsZero() && functionRan, at, "IBM's secret has ended, and no alarm fired before")
+		_, functionRan := sim.blocked(at)
+		sim.violatedIf(k.warned().IsZero() && functionRan, at, "IBM's secret has ended, and no alarm fired before")
 	}
-	since(&k.lost, stored != current && !w.works(stored) && !w.works(w.before().Payload), at)
+	since(&k.lost, stored != current && !sim.works(stored) && !sim.works(sim.before().Payload), at)
 	since(&k.behind, stored != current, at)
 	if !k.behind.IsZero() && k.remakeAt.IsZero() {
-		behind := at.Sub(later(k.behind, w.lastFault(at)))
+		behind := at.Sub(later(k.behind, sim.lastFault(at)))
 		k.longestBehind = max(k.longestBehind, behind)
-		w.violatedIf(behind > 12*time.Hour, at, "AWS's key is not IBM's for %s, without any fault", behind)
+		sim.violatedIf(behind > 12*time.Hour, at, "AWS's key is not IBM's for %s, without any fault", behind)
 	}
 	for _, alarms := range k.alarms {
 		if alarms.fires(at) && k.heard.IsZero() {
@@ -563,21 +565,21 @@ func (w *world) lookAfterKeys(at time.Time) {
 		}
 	}
 	refill, remake := !k.refillAt.IsZero() && !at.Before(k.refillAt), !k.remakeAt.IsZero() && !at.Before(k.remakeAt)
-	w.mu.Unlock()
+	sim.mu.Unlock()
 	if remake { // the secrets, as a person does whose keys have ended
-		w.configure(func() {
+		sim.configure(func() {
 			k.remade, k.remakeAt = at, time.Time{}
-			w.makeKeySecrets()
+			sim.makeKeySecrets()
 		})()
 	}
 	if remake || refill {
-		w.storeFixedKey()
+		sim.storeFixedKey()
 	}
 }
 
 // lastFault is when the last fault ended, and what follows it; at, if one is in force.
-func (w *world) lastFault(at time.Time) (end time.Time) {
-	for _, f := range w.story {
+func (sim *simulation) lastFault(at time.Time) (end time.Time) {
+	for _, f := range sim.story {
 		if !f.from.After(at) {
 			end = later(end, earlier(at, f.to.Add(max(f.excuse, 6*time.Hour))))
 		}
@@ -586,10 +588,10 @@ func (w *world) lastFault(at time.Time) (end time.Time) {
 }
 
 // blocked is how long nothing has been renewed, and whether a function ran in that time.
-func (w *world) blocked(at time.Time) (length time.Duration, ran bool) {
+func (sim *simulation) blocked(at time.Time) (length time.Duration, ran bool) {
 	var from, to time.Time
 	ran = true
-	for _, f := range w.story {
+	for _, f := range sim.story {
 		if f.excuse == 0 || f.from.After(at) {
 			continue
 		}
@@ -606,12 +608,12 @@ func (w *world) blocked(at time.Time) (length time.Duration, ran bool) {
 }
 
 // leeway is how long nothing need be renewed.
-func (w *world) leeway(at time.Time) time.Duration {
+func (sim *simulation) leeway(at time.Time) time.Duration {
 	left := keyLeeway
-	if w.keys.settings.OlderKey == "deleted" {
+	if sim.keys.settings.OlderKey == "deleted" {
 		left = keyInterval
 	}
-	for _, f := range w.story { // each may bring back a key that is one generation older, or put off the next
+	for _, f := range sim.story { // each may bring back a key that is one generation older, or put off the next
 		if (f.name == restored || f.name == rotatedByHand || f.name == ruleChanged) && !f.from.After(at) && at.Sub(f.from) < keyLifetime {
 			left -= keyInterval
 		}
@@ -619,33 +621,33 @@ func (w *world) leeway(at time.Time) time.Duration {
 	return max(0, left)
 }
 
-// keysEnded checks what a run did to the keys, and what they did to it. w.mu is held.
-func (w *world) keysEnded(inv *invocation, ran report.Report) {
-	k, now, result := w.keys, time.Now(), ran.Results[0]
+// keysEnded checks what a run did to the keys, and what they did to it. sim.mu is held.
+func (sim *simulation) keysEnded(inv *invocation, ran report.Report) {
+	k, now, result := sim.keys, time.Now(), ran.Results[0]
 	if ran.KeyRenewal != nil {
-		w.checkRenewal(now, inv, ran.KeyRenewal)
+		sim.checkRenewal(now, inv, ran.KeyRenewal)
 	}
-	isFixed := inv.rotations[0].APIKey.ID == w.keySecret
+	isFixed := inv.rotations[0].APIKey.ID == sim.keySecret
 	expiring := k.settings.OwnKeys != "none" || ran.KeyRenewal != nil && ran.KeyRenewal.Expiring
-	w.violatedIf(isFixed && result.Outcome == report.Rotated && k.fixedEnds.Sub(now) < 13*day && result.KeyExpiring != expiring && !w.mayFail(now),
+	sim.violatedIf(isFixed && result.Outcome == report.Rotated && k.fixedEnds.Sub(now) < 13*day && result.KeyExpiring != expiring && !sim.mayFail(now),
 		now, "%s uses a key that ends in %s, and reports of its end: %v", inv.id, k.fixedEnds.Sub(now), result.KeyExpiring)
 	switch {
 	case isFixed && !k.fixedEnds.IsZero() && result.KeyExpiring: // it says nothing of the managed keys
 	case result.KeyExpiring, result.KeyDaysLeft != nil:
 		since(&k.expiring, result.KeyExpiring, now)
 	}
-	if result.Outcome != report.Failed || !k.remakeAt.IsZero() || now.Sub(k.remade) < 2*time.Hour || w.mayFail(now) {
+	if result.Outcome != report.Failed || !k.remakeAt.IsZero() || now.Sub(k.remade) < 2*time.Hour || sim.mayFail(now) {
 		return
 	}
 	// A loss while runs might fail is seen after that; what counts is when the keys were lost.
 	lost := cmp.Or(k.lost, now)
-	blocked, functionRan := w.blocked(lost)
+	blocked, functionRan := sim.blocked(lost)
 	k.remakeAt = now.Add(time.Duration(hash(inv.id)%24) * time.Hour)
 	k.losses++
 	if netEnded := k.endsKeys() && !k.heard.IsZero() && k.heard.Before(now); !netEnded {
-		early := blocked < w.leeway(lost) || blocked == 0
-		w.violatedIf(early, now, "%s had no working key, and nothing was renewed for %s only: %v", inv.id, blocked, result.Error)
-		w.violatedIf(!early && k.warned().IsZero() && functionRan, now, "%s had no working key, and no alarm fired before: %v", inv.id, result.Error)
+		early := blocked < sim.leeway(lost) || blocked == 0
+		sim.violatedIf(early, now, "%s had no working key, and nothing was renewed for %s only: %v", inv.id, blocked, result.Error)
+		sim.violatedIf(!early && k.warned().IsZero() && functionRan, now, "%s had no working key, and no alarm fired before: %v", inv.id, result.Error)
 	}
 	if notice := now.Sub(k.warned()); !k.warned().IsZero() && functionRan && (k.notice == 0 || notice < k.notice) {
 		k.notice = notice
@@ -653,11 +655,11 @@ func (w *world) keysEnded(inv *invocation, ran report.Report) {
 }
 
 // checkRenewal is that of a run which looked after the bootstrap's key.
-func (w *world) checkRenewal(now time.Time, inv *invocation, renewal *report.KeyRenewal) {
-	k, p := w.keys, inv.process
-	text, stored, current := fmt.Sprint(*renewal, renewal.Error, renewal.Text()), w.aws.Current(bootstrapARN), w.cloud.MustCurrent(k.own)
+func (sim *simulation) checkRenewal(now time.Time, inv *invocation, renewal *report.KeyRenewal) {
+	k, p := sim.keys, inv.process
+	text, stored, current := fmt.Sprint(*renewal, renewal.Error, renewal.Text()), sim.aws.Current(bootstrapARN), sim.cloud.MustCurrent(k.own)
 	for _, key := range []string{stored.Payload, current.Payload} {
-		w.violatedIf(key != "" && strings.Contains(text, key), now, "%s showed a key", inv.id)
+		sim.violatedIf(key != "" && strings.Contains(text, key), now, "%s showed a key", inv.id)
 	}
 	if renewal.Outcome == report.KeyRenewed {
 		k.renewals++
@@ -670,27 +672,27 @@ func (w *world) checkRenewal(now time.Time, inv *invocation, renewal *report.Key
 	}
 	left := k.made[current.Payload].Add(keyLifetime).Sub(now)
 	if off := left - (keyLeeway - 3*day); off.Abs() > time.Minute {
-		w.violatedIf(renewal.Expiring != (off < 0), now, "%s: the key ends in %s, and the renewal reports of its end: %v", inv.id, left, renewal.Expiring)
+		sim.violatedIf(renewal.Expiring != (off < 0), now, "%s: the key ends in %s, and the renewal reports of its end: %v", inv.id, left, renewal.Expiring)
 	}
 	// Whoever stored the current key, and whether or not he lived to say so.
-	before := w.before()
-	w.violatedIf(k.endsKeys() && stored.Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
-		k.made[before.Payload] != (time.Time{}) && !w.works(before.Payload) && !k.alarms[inv.fn].fires(now) && !w.mayFail(now),
+	before := sim.before()
+	sim.violatedIf(k.endsKeys() && stored.Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
+		k.made[before.Payload] != (time.Time{}) && !sim.works(before.Payload) && !k.alarms[inv.fn].fires(now) && !sim.mayFail(now),
 		now, "%s left an ended key as AWSPREVIOUS, and key-renewal does not fire", inv.id)
-	w.violatedIf(p.renewed == renewal.KeyID && p.renewedAt.After(k.byHand) && inv.did(candidateAccepted) && !renewal.ByPreviousKey,
+	sim.violatedIf(p.renewed == renewal.KeyID && p.renewedAt.After(k.byHand) && inv.did(candidateAccepted) && !renewal.ByPreviousKey,
 		now, "%s tried a key anew that its process had made its own", inv.id)
 	p.renewed, p.renewedAt = renewal.KeyID, now
 }
 
 // works reports whether IAM knows a key, whatever the weather.
-func (w *world) works(key string) bool {
-	token, _ := w.exchange(key)
+func (sim *simulation) works(key string) bool {
+	token, _ := sim.exchange(key)
 	return token != ""
 }
 
 // mayFail reports whether a run may fail now for another reason than a key that has ended.
-func (w *world) mayFail(at time.Time) bool {
-	return slices.ContainsFunc(w.story, func(f window) bool {
+func (sim *simulation) mayFail(at time.Time) bool {
+	return slices.ContainsFunc(sim.story, func(f window) bool {
 		stops := f.name == tokenExpired || strings.HasPrefix(f.name, "IAM ") || strings.HasPrefix(f.name, theSecret) && !strings.Contains(f.name, "puts")
 		return stops && !f.from.After(at) && at.Before(f.to.Add(time.Hour))
 	})
@@ -700,8 +702,8 @@ func (w *world) mayFail(at time.Time) bool {
 func (y year) keyFigures(say func(format string, args ...any)) {
 	var sum keys
 	made, notice := 0, ""
-	for _, w := range y.keys {
-		k := w.keys
+	for _, sim := range y.keys {
+		k := sim.keys
 		made, sum.renewals, sum.byPrevious, sum.losses = made+len(k.made), sum.renewals+k.renewals, sum.byPrevious+k.byPrevious, sum.losses+k.losses
 		sum.longestBehind = max(sum.longestBehind, k.longestBehind)
 		if k.notice > 0 && (sum.notice == 0 || k.notice < sum.notice) {
@@ -724,7 +726,7 @@ func TestManagedKeys(t *testing.T) {
 func TestOpenQuestions(t *testing.T) {
 	t.Parallel()
 	const days = 96
-	worlds := playKeys(t, 1, days, func(w *world) (story []window) {
+	sims := playKeys(t, 1, days, func(sim *simulation) (story []window) {
 		for _, f := range []struct {
 			name     string
 			from, to float64 // days
@@ -734,21 +736,21 @@ func TestOpenQuestions(t *testing.T) {
 			{noFunction, 31, 50},    // the key in AWS has successors when it is over
 			{rotationFails, 55, 94}, // the keys reach their end
 		} {
-			story = append(story, w.fault(named(keyKinds(), f.name), time.Duration(f.from*float64(day)), time.Duration((f.to-f.from)*float64(day))))
+			story = append(story, sim.fault(named(keyKinds(), f.name), time.Duration(f.from*float64(day)), time.Duration((f.to-f.from)*float64(day))))
 		}
 		return story
 	})
-	hold(t, year{setting: standard, seed: 1, days: days, keys: worlds})
-	for _, w := range worlds {
-		rotated := slices.ContainsFunc(slices.Collect(maps.Values(w.keys.made)), func(at time.Time) bool { return at.Sub(w.start).Truncate(time.Minute) == day })
-		if want := w.keys.settings.RuleChange == "rotates"; rotated != want {
-			t.Errorf("%+v: a key was made when the rule changed: %v", w.keys.settings, rotated)
+	hold(t, year{setting: standard, seed: 1, days: days, keys: sims})
+	for _, sim := range sims {
+		rotated := slices.ContainsFunc(slices.Collect(maps.Values(sim.keys.made)), func(at time.Time) bool { return at.Sub(sim.start).Truncate(time.Minute) == day })
+		if want := sim.keys.settings.RuleChange == "rotates"; rotated != want {
+			t.Errorf("%+v: a key was made when the rule changed: %v", sim.keys.settings, rotated)
 		}
-		if refused := w.keys.alarms[w.functions[0]].refused; refused != w.keys.endsKeys() && w.keys.settings.OlderKey == "" {
-			t.Errorf("%+v: IAM refused a key: %v", w.keys.settings, refused)
+		if refused := sim.keys.alarms[sim.functions[0]].refused; refused != sim.keys.endsKeys() && sim.keys.settings.OlderKey == "" {
+			t.Errorf("%+v: IAM refused a key: %v", sim.keys.settings, refused)
 		}
-		if w.keys.remade.IsZero() {
-			t.Errorf("%+v: no key ended", w.keys.settings)
+		if sim.keys.remade.IsZero() {
+			t.Errorf("%+v: no key ended", sim.keys.settings)
 		}
 	}
 }

@@ -27,7 +27,7 @@ type kind struct {
 }
 
 // begin begins a fault now, and returns what ends it.
-type begin func(w *world, d dice, until time.Time) (end func())
+type begin func(sim *simulation, d dice, until time.Time) (end func())
 
 const (
 	// promised is how long after an outage of IAM or Secrets Manager a reader may still meet an expired token (promise 1).
@@ -66,23 +66,23 @@ func kinds(expectSet bool) []kind {
 	if expectSet {
 		keys = append(keys, foreignKey)
 	}
-	workloadKey := func(w *world) string { return w.workloadKey }
+	workloadKey := func(sim *simulation) string { return sim.workloadKey }
 	aWhile, upTo6h, held := minutes(10, 180), minutes(10, 360), minutes(5, 180)
 	all := []kind{
-		{name: iamDown, excuse: promised, lasts: upTo3h, begin: storms(func(d dice) storm { return down(d, iamOps) })},
-		{name: "Secrets Manager down", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) storm { return down(d, secretsManagerOps) })},
-		{name: "IAM and Secrets Manager down", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) storm { return down(d, nil) })},
-		{name: "one operation down", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) storm {
+		{name: iamDown, excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault { return down(d, iamOps) })},
+		{name: "Secrets Manager down", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault { return down(d, secretsManagerOps) })},
+		{name: "IAM and Secrets Manager down", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault { return down(d, nil) })},
+		{name: "one operation down", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault {
 			return down(d, []string{pick(d, opBootstrap, opExchange, opLook, opReadKey, opSave)})
 		})},
-		{name: "429 with a wild Retry-After", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) storm { return storm{someOps(d), tooMany} })},
-		{name: "answers slow up to the deadline", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) storm {
-			return storm{someOps(d), slow(d.between(2*time.Second, 2*time.Minute))}
+		{name: "429 with a wild Retry-After", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault { return networkFault{someOps(d), tooMany} })},
+		{name: "answers slow up to the deadline", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault {
+			return networkFault{someOps(d), slow(d.between(2*time.Second, 2*time.Minute))}
 		})},
-		{name: "200 without use", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) storm { return storm{someOps(d), useless(d)} })},
+		{name: "200 without use", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault { return networkFault{someOps(d), useless(d)} })},
 		{name: oldTokenServed, excuse: promised, lasts: upTo3h, begin: serveOldToken},
-		{name: "IAM's public keys out of reach", lasts: upTo3h, begin: storms(func(d dice) storm {
-			return pick(d, down(d, []string{opKeys}), storm{[]string{opKeys}, useless(d)})
+		{name: "IAM's public keys out of reach", lasts: upTo3h, begin: storms(func(d dice) networkFault {
+			return pick(d, down(d, []string{opKeys}), networkFault{[]string{opKeys}, useless(d)})
 		})},
 		{name: "connections lost before a save", excuse: promised, lasts: minutes(1, 60), begin: storms(of(lost, opSave))},
 
@@ -90,23 +90,23 @@ func kinds(expectSet bool) []kind {
 		{name: "the answer to a save cut off", lasts: aWhile, begin: storms(of(truncated, opSave))},
 		{name: "a third of the connections lost", lasts: aWhile, begin: storms(of(third(2, lost, lostAfter)))},
 		{name: "a third of the answers 5xx or 429", lasts: aWhile, begin: storms(of(third(3, answering(503, "text/html", "<html>"), tooMany)))},
-		{name: "answers slow by a second", lasts: aWhile, begin: storms(func(d dice) storm { return storm{nil, slow(d.between(time.Second, 2*time.Second))} })},
+		{name: "answers slow by a second", lasts: aWhile, begin: storms(func(d dice) networkFault { return networkFault{nil, slow(d.between(time.Second, 2*time.Second))} })},
 
-		{name: keyDeleted, excuse: nextEnsure, lasts: held, begin: deleteKey(workloadKey, (*world).newWorkloadKey), apart: keys},
-		{name: keyReplaced, begin: replaceKey(workloadKey, (*world).newWorkloadKey), apart: keys},
+		{name: keyDeleted, excuse: nextEnsure, lasts: held, begin: deleteKey(workloadKey, (*simulation).newWorkloadKey), apart: keys},
+		{name: keyReplaced, begin: replaceKey(workloadKey, (*simulation).newWorkloadKey), apart: keys},
 		{name: "the bootstrap key deleted before it is replaced", excuse: nextEnsure, lasts: held,
-			begin: deleteKey((*world).bootstrapKey, (*world).newBootstrapKey), apart: []string{bootstrapSwap}},
-		{name: bootstrapSwap, begin: replaceKey((*world).bootstrapKey, (*world).newBootstrapKey)},
+			begin: deleteKey((*simulation).bootstrapKey, (*simulation).newBootstrapKey), apart: []string{bootstrapSwap}},
+		{name: bootstrapSwap, begin: replaceKey((*simulation).bootstrapKey, (*simulation).newBootstrapKey)},
 		{name: "the current version locked", excuse: nextEnsure, lasts: held, begin: lock("current"), apart: []string{previousLocked}},
 		{name: previousLocked, excuse: nextEnsure, lasts: held, begin: lock("previous")},
 		{name: lifetimeCut, lasts: minutes(30, 2*24*60), begin: during(
-			func(w *world) { w.setLifetime(shortLifetime) }, func(w *world) { w.setLifetime(w.lifetime) })},
-		{name: "the function's clock 5 minutes off", lasts: upTo6h, begin: func(w *world, d dice, _ time.Time) func() {
-			w.clockOff.Store(int64(pick(d, -5*time.Minute, 5*time.Minute)))
-			return func() { w.clockOff.Store(0) }
+			func(sim *simulation) { sim.setLifetime(shortLifetime) }, func(sim *simulation) { sim.setLifetime(sim.lifetime) })},
+		{name: "the function's clock 5 minutes off", lasts: upTo6h, begin: func(sim *simulation, d dice, _ time.Time) func() {
+			sim.clockOff.Store(int64(pick(d, -5*time.Minute, 5*time.Minute)))
+			return func() { sim.clockOff.Store(0) }
 		}},
-		{name: "metadata erased or unreadable", begin: once(func(w *world, d dice) {
-			w.tamper(pick(d, nil, map[string]any{}, map[string]any{"expiration": "soon"}, map[string]any{"expiration": -1.5}, map[string]any{"run_id": 7}))
+		{name: "metadata erased or unreadable", begin: once(func(sim *simulation, d dice) {
+			sim.tamper(pick(d, nil, map[string]any{}, map[string]any{"expiration": "soon"}, map[string]any{"expiration": -1.5}, map[string]any{"run_id": 7}))
 		})},
 		{name: metadataForged, begin: forgeMetadata(4 * time.Hour)},
 		{name: "metadata forged to an earlier expiry", begin: forgeMetadata(-4 * time.Hour)},
@@ -120,14 +120,14 @@ func kinds(expectSet bool) []kind {
 		{name: "processes frozen in mid-pass", lasts: minutes(10, 120), begin: raise(freeze, 0.3)},
 		{name: "stale connections after a thaw", lasts: aWhile, begin: raise(stale, 1)},
 		{name: "cold processes only", lasts: aWhile, begin: raise(cold, 1)},
-		{name: "a deploy in the middle of a run", begin: once(func(w *world, d dice) {
-			for _, fn := range w.functions { // a run under way finishes or is killed
+		{name: "a deploy in the middle of a run", begin: once(func(sim *simulation, d dice) {
+			for _, fn := range sim.functions { // a run under way finishes or is killed
 				fn.deploy(d.chance(0.5))
 			}
 		})},
-		{name: twoDeployments, lasts: minutes(60, 1440), begin: func(w *world, d dice, until time.Time) func() {
+		{name: twoDeployments, lasts: minutes(60, 1440), begin: func(sim *simulation, d dice, until time.Time) func() {
 			offset := pick(d, 0, d.between(0, time.Minute)) // at the same seconds or at others
-			w.functions[1].startSchedules(time.Now().Add(offset), until)
+			sim.functions[1].startSchedules(time.Now().Add(offset), until)
 			return nothing
 		}},
 
@@ -157,37 +157,37 @@ func minutes(least, most int) func(d dice) time.Duration {
 func nothing() {}
 
 // once is what happens in a moment.
-func once(do func(w *world, d dice)) begin {
-	return func(w *world, d dice, _ time.Time) func() {
-		do(w, d)
+func once(do func(sim *simulation, d dice)) begin {
+	return func(sim *simulation, d dice, _ time.Time) func() {
+		do(sim, d)
 		return nothing
 	}
 }
 
 // during does something, and undoes it.
-func during(do, undo func(w *world)) begin {
-	return func(w *world, _ dice, _ time.Time) func() {
-		do(w)
-		return func() { undo(w) }
+func during(do, undo func(sim *simulation)) begin {
+	return func(sim *simulation, _ dice, _ time.Time) func() {
+		do(sim)
+		return func() { undo(sim) }
 	}
 }
 
 // storms is a fault of the network and nothing else.
-func storms(draw func(d dice) storm) begin {
-	return func(w *world, d dice, _ time.Time) func() { return w.weather.add(draw(d)) }
+func storms(draw func(d dice) networkFault) begin {
+	return func(sim *simulation, d dice, _ time.Time) func() { return sim.networkFaults.add(draw(d)) }
 }
 
 // of treats the requests of some operations, or all.
-func of(treat treatment, ops ...string) func(dice) storm {
-	return func(dice) storm { return storm{ops, treat} }
+func of(treat treatment, ops ...string) func(dice) networkFault {
+	return func(dice) networkFault { return networkFault{ops, treat} }
 }
 
 func someOps(d dice) []string { return pick(d, iamOps, secretsManagerOps, nil) }
 
 // down answers nothing, or with a status that passes.
-func down(d dice, ops []string) storm {
+func down(d dice, ops []string) networkFault {
 	status := pick(d, 500, 502, 503, 504)
-	return storm{ops, pick(d, answering(status, "application/json", `{}`), answering(status, "text/html", "<html><h1>Service Unavailable</h1></html>"), answering(status, "", ""),
+	return networkFault{ops, pick(d, answering(status, "application/json", `{}`), answering(status, "text/html", "<html><h1>Service Unavailable</h1></html>"), answering(status, "", ""),
 		lost,
 		func(_ uint64, req *http.Request, _ forward) (*http.Response, error) {
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: req.URL.Host, IsNotFound: true}}
@@ -206,51 +206,51 @@ func useless(d dice) treatment {
 }
 
 // serveOldToken is a cache between us and IAM that serves one token for ever.
-func serveOldToken(w *world, d dice, _ time.Time) func() {
+func serveOldToken(sim *simulation, d dice, _ time.Time) func() {
 	left := d.between(-time.Hour, 59*time.Minute)
-	body := fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`, w.cloud.MustMintToken(w.mintKey, left), time.Now().Add(left).Unix())
-	return w.weather.add(storm{[]string{opExchange}, answering(http.StatusOK, "application/json", body)})
+	body := fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`, sim.cloud.MustMintToken(sim.mintKey, left), time.Now().Add(left).Unix())
+	return sim.networkFaults.add(networkFault{[]string{opExchange}, answering(http.StatusOK, "application/json", body)})
 }
 
 // storeForeignKey puts the key of another account into the key secret, until somebody puts the right one back.
-func storeForeignKey(w *world, d dice, _ time.Time) func() {
+func storeForeignKey(sim *simulation, d dice, _ time.Time) func() {
 	account := pick(d, "", strings.Repeat("1", 32))
-	other := w.cloud.MustCreateAPIKey(w.cloud.MustCreateServiceID("somebody-else", account))
-	w.cloud.MustPutVersion(w.keySecret, other, nil)
-	return func() { w.cloud.MustPutVersion(w.keySecret, w.workloadKey, nil) }
+	other := sim.cloud.MustCreateAPIKey(sim.cloud.MustCreateServiceID("somebody-else", account))
+	sim.cloud.MustPutVersion(sim.keySecret, other, nil)
+	return func() { sim.cloud.MustPutVersion(sim.keySecret, sim.workloadKey, nil) }
 }
 
 // deleteKey deletes a key that another follows when the fault ends.
-func deleteKey(key func(*world) string, replace func(*world)) begin {
-	return during(func(w *world) { w.cloud.MustDeleteAPIKey(key(w)) }, replace)
+func deleteKey(key func(*simulation) string, replace func(*simulation)) begin {
+	return during(func(sim *simulation) { sim.cloud.MustDeleteAPIKey(key(sim)) }, replace)
 }
 
 // replaceKey stores a new key and deletes the old one.
-func replaceKey(key func(*world) string, replace func(*world)) begin {
-	return once(func(w *world, _ dice) {
-		old := key(w)
-		replace(w)
-		w.cloud.MustDeleteAPIKey(old)
+func replaceKey(key func(*simulation) string, replace func(*simulation)) begin {
+	return once(func(sim *simulation, _ dice) {
+		old := key(sim)
+		replace(sim)
+		sim.cloud.MustDeleteAPIKey(old)
 	})
 }
 
 // lock holds a version of both token secrets.
 func lock(version string) begin {
-	return during(func(w *world) {
-		w.cloud.MustLock(w.tokenSecret, version, "held-for-an-audit")
-		w.cloud.MustLock(w.naiveSecret, version, "held-for-an-audit")
-	}, func(w *world) {
-		w.cloud.MustUnlock(w.tokenSecret)
-		w.cloud.MustUnlock(w.naiveSecret)
+	return during(func(sim *simulation) {
+		sim.cloud.MustLock(sim.tokenSecret, version, "held-for-an-audit")
+		sim.cloud.MustLock(sim.naiveSecret, version, "held-for-an-audit")
+	}, func(sim *simulation) {
+		sim.cloud.MustUnlock(sim.tokenSecret)
+		sim.cloud.MustUnlock(sim.naiveSecret)
 	})
 }
 
 // forgeMetadata moves the expiration that the current version claims, and leaves the rest as it is.
 func forgeMetadata(by time.Duration) begin {
-	return once(func(w *world, _ dice) {
-		if forged := w.cloud.MustCurrent(w.tokenSecret).Metadata; forged != nil {
+	return once(func(sim *simulation, _ dice) {
+		if forged := sim.cloud.MustCurrent(sim.tokenSecret).Metadata; forged != nil {
 			forged["expiration"] = time.Now().Add(by).Unix()
-			w.tamper(forged)
+			sim.tamper(forged)
 		}
 	})
 }
@@ -264,34 +264,36 @@ const kill, freeze, stale, cold, duplicate, disorder, lose, throttled = "kill", 
 var everyday = dangers{kill: 0.0002, freeze: 0.0001, stale: 0.005, cold: 0.001, duplicate: 0.001, disorder: 0.0005, lose: 0.0002}
 
 // danger is how likely something is now.
-func (w *world) danger(what string) float64 { return min(1, w.dangers[what]+w.everyday[what]) }
+func (sim *simulation) danger(what string) float64 {
+	return min(1, sim.dangers[what]+sim.everyday[what])
+}
 
 // raise keeps a danger up as long as the fault lasts.
 func raise(what string, to float64) begin {
-	return during(func(w *world) { w.dangers[what] = to }, func(w *world) { w.dangers[what] = 0 })
+	return during(func(sim *simulation) { sim.dangers[what] = to }, func(sim *simulation) { sim.dangers[what] = 0 })
 }
 
 // mirrorFaults are those of one mirror. None of them is one of IBM's secret.
 func mirrorFaults(arn string) []kind {
 	fails := func(fault mirrorFault) begin {
-		return func(w *world, _ dice, _ time.Time) func() { return w.mirrors[arn].faults.add(fault) }
+		return func(sim *simulation, _ dice, _ time.Time) func() { return sim.mirrors[arn].faults.add(fault) }
 	}
 	days := minutes(10, 5*24*60)
 	return []kind{
 		{name: "a mirror is being deleted", mirror: arn, lasts: days, begin: fails(refuse(rotation.NotFound, rotation.Never, true))},
 		{name: "a mirror is out of reach", mirror: arn, lasts: days, begin: fails(refuse(rotation.Unavailable, rotation.Later, true))},
-		{name: "a mirror overwritten", mirror: arn, begin: once(func(w *world, d dice) {
-			_ = w.aws.Write(arn, fmt.Sprintf("11111111-2919-432f-9883-%012d", d.IntN(1e12)), "somebody's own")
+		{name: "a mirror overwritten", mirror: arn, begin: once(func(sim *simulation, d dice) {
+			_ = sim.aws.Write(arn, fmt.Sprintf("11111111-2919-432f-9883-%012d", d.IntN(1e12)), "somebody's own")
 		})},
 		{name: "a mirror refuses its puts", mirror: arn, lasts: days, begin: fails(refuse(rotation.Denied, rotation.Never, false))},
 		{name: "a mirror slow, its answers lost", mirror: arn, lasts: days, begin: fails(lateAnswers)},
 		{name: "a mirror that does not answer", mirror: arn, lasts: days, begin: fails(unanswered)},
-		{name: "a mirror's older version made current", mirror: arn, begin: once(func(w *world, d dice) {
-			if kept, _ := w.aws.Versions(arn); len(kept) > 0 {
+		{name: "a mirror's older version made current", mirror: arn, begin: once(func(sim *simulation, d dice) {
+			if kept, _ := sim.aws.Versions(arn); len(kept) > 0 {
 				version := pick(d, kept...)
-				w.aws.Move(arn, version.ID)
+				sim.aws.Move(arn, version.ID)
 				version.At = time.Now()
-				w.mirrors[arn].have(version, false)
+				sim.mirrors[arn].have(version, false)
 			}
 		})},
 		{name: "a mirror's puts are throttled", mirror: arn, lasts: days, begin: fails(refuse(rotation.RateLimited, rotation.Later, false))},
@@ -326,11 +328,11 @@ func regions() (all []kind) {
 	for i, name := range []string{regionLost, otherRegionLost} {
 		all = append(all, kind{name: name, mirror: mirrorARNs[i], region: true, apart: []string{twoDeployments, regionLost},
 			lasts: func(dice) time.Duration { return 3 * time.Hour },
-			begin: func(w *world, d dice, _ time.Time) func() {
-				fn := w.functions[i]
+			begin: func(sim *simulation, d dice, _ time.Time) func() {
+				fn := sim.functions[i]
 				fn.gone = true
 				fn.deploy(true)
-				returns := w.mirrors[mirrorARNs[i]].faults.add(pick(d, unanswered, refuse(rotation.Unavailable, rotation.Later, true)))
+				returns := sim.mirrors[mirrorARNs[i]].faults.add(pick(d, unanswered, refuse(rotation.Unavailable, rotation.Later, true)))
 				return func() {
 					fn.gone = false
 					returns()
@@ -342,14 +344,14 @@ func regions() (all []kind) {
 
 // twoRegions deploys the function in a second region, with the schedule of ensure alone. Each deployment writes the mirror of
 // its own region.
-func (w *world) twoRegions(from, to time.Time) {
-	w.agenda.at(from, func() {
-		for i, fn := range w.functions {
+func (sim *simulation) twoRegions(from, to time.Time) {
+	sim.agenda.at(from, func() {
+		for i, fn := range sim.functions {
 			fn.mirrors = mirrorARNs[i : i+1]
 		}
-		w.functions[1].startSchedule(rotation.ModeEnsure, ensureEvery, from, to)
+		sim.functions[1].startSchedule(rotation.ModeEnsure, ensureEvery, from, to)
 	})
-	w.agenda.at(to, func() { w.functions[0].mirrors = nil })
+	sim.agenda.at(to, func() { sim.functions[0].mirrors = nil })
 }
 
 // window is one fault of the story.
@@ -364,8 +366,8 @@ func (f window) meets(s span, after time.Duration) bool {
 }
 
 // meets reports whether a fault of that name does.
-func (w *world) meets(s span, after time.Duration, name string) bool {
-	return slices.ContainsFunc(w.story, func(f window) bool { return f.name == name && f.meets(s, after) })
+func (sim *simulation) meets(s span, after time.Duration, name string) bool {
+	return slices.ContainsFunc(sim.story, func(f window) bool { return f.name == name && f.meets(s, after) })
 }
 
 // plan draws the faults of a story: one every few hours, and every third brings others with it that begin while it lasts. A
@@ -407,15 +409,15 @@ func (w window) clashes(other window) bool {
 }
 
 // schedule puts the faults of a story on the agenda.
-func (w *world) schedule(story []window) {
+func (sim *simulation) schedule(story []window) {
 	for i, fault := range story {
-		d := newDice(w.seed, "fault "+time.Duration(i).String())
+		d := newDice(sim.seed, "fault "+time.Duration(i).String())
 		if fault.region {
-			w.twoRegions(later(w.start, fault.from.Add(-time.Hour)), fault.to.Add(healed))
+			sim.twoRegions(later(sim.start, fault.from.Add(-time.Hour)), fault.to.Add(healed))
 		}
-		w.agenda.at(fault.from, func() {
-			end := fault.begin(w, d, fault.to)
-			w.agenda.at(fault.to, end)
+		sim.agenda.at(fault.from, func() {
+			end := fault.begin(sim, d, fault.to)
+			sim.agenda.at(fault.to, end)
 		})
 	}
 }

@@ -21,7 +21,7 @@ const functionTimeout = 120 * time.Second
 
 // function is a deployment of the function: its processes.
 type function struct {
-	*world
+	*simulation
 	name        string
 	mirrors     []string // that it writes, if not all
 	concurrency int      // invocations at a time
@@ -46,10 +46,10 @@ type invocation struct {
 	cancel    context.CancelFunc
 
 	met      sync.Map  // things that happened once
-	versions int       // made by it; guarded by world.mu
+	versions int       // made by it; guarded by simulation.mu
 	saved    string    // the last of them
 	savedAt  time.Time // when
-	puts     int       // of a bootstrap key by it; guarded by world.mu
+	puts     int       // of a bootstrap key by it; guarded by simulation.mu
 }
 
 // invoke starts an event's run in a warm process if one is idle, else in a new one.
@@ -163,7 +163,7 @@ type process struct {
 	watch     *keyrenewal.Watch
 	renewer   *keyrenewal.Renewer
 	rotation  rotation.Rotation
-	renewed   string // the id of the key of its last renewal; guarded by world.mu
+	renewed   string // the id of the key of its last renewal; guarded by simulation.mu
 	renewedAt time.Time
 
 	emitter metrics.Emitter
@@ -176,32 +176,32 @@ type process struct {
 }
 
 func (fn *function) newProcess(name string, d dice) *process {
-	w := fn.world
+	sim := fn.simulation
 	p := &process{
-		line:     &line{world: w, calls: &w.calls, saved: w.published},
+		line:     &line{simulation: sim, calls: &sim.calls, saved: sim.published},
 		deploy:   fn.deploys,
 		patience: d.between(5*time.Minute, time.Hour),
 		retires:  time.Now().Add(d.between(time.Hour, 4*time.Hour)),
 	}
-	now := func() time.Time { return time.Now().Add(time.Duration(w.clockOff.Load() - p.lag.Load())) }
+	now := func() time.Time { return time.Now().Add(time.Duration(sim.clockOff.Load() - p.lag.Load())) }
 	iam := ibmcloud.NewIAM("https://iam.test", p.line, now)
-	source := func(context.Context) (iamtoken.Secret, error) { return iamtoken.NewSecret(w.bootstrapKey()), nil }
-	bootstrap, metricLines := ibmcloud.BootstrapByKey(iam, source), io.Writer(w.alarms)
-	if w.keys != nil {
-		bootstrap = p.manageKeys(w, iam, now)
-		metricLines = io.MultiWriter(w.alarms, w.keys.alarms[fn])
+	source := func(context.Context) (iamtoken.Secret, error) { return iamtoken.NewSecret(sim.bootstrapKey()), nil }
+	bootstrap, metricLines := ibmcloud.BootstrapByKey(iam, source), io.Writer(sim.alarms)
+	if sim.keys != nil {
+		bootstrap = p.manageKeys(sim, iam, now)
+		metricLines = io.MultiWriter(sim.alarms, sim.keys.alarms[fn])
 	}
 	secretsManager := newSecretsManager(p.line, bootstrap, now)
-	if w.keys != nil {
+	if sim.keys != nil {
 		p.renewer.Managed, p.watch = secretsManager, &keyrenewal.Watch{Keys: secretsManager, IAM: iam, Now: now}
 	}
-	jitter := newDice(w.seed, "jitter "+name)
+	jitter := newDice(sim.seed, "jitter "+name)
 	p.rotator = rotation.Rotator{
 		Keys: secretsManager, IAM: iam, Tokens: secretsManager, Mirrors: mirrorLine{p.line, now}, Refusals: &rotation.Refusals{},
-		MinRemaining: w.minRemaining, Interval: rotateEvery, Concurrency: 16, Version: "simulated", Now: now, Random: jitter.Float64,
+		MinRemaining: sim.minRemaining, Interval: rotateEvery, Concurrency: 16, Version: "simulated", Now: now, Random: jitter.Float64,
 	}
 	p.emitter = metrics.Emitter{
-		Writer: metricLines, Namespace: "IAMTokenRotator", FunctionName: fn.name, Rotations: []string{w.rotation.Name}, Now: now,
+		Writer: metricLines, Namespace: "IAMTokenRotator", FunctionName: fn.name, Rotations: []string{sim.rotation.Name}, Now: now,
 	}
 	return p
 }
@@ -353,30 +353,30 @@ type moment struct {
 	after bool
 }
 
-func (w *world) drawFate(d dice, e event) fate {
+func (sim *simulation) drawFate(d dice, e event) fate {
 	var f fate
-	if d.chance(w.danger(kill)) {
+	if d.chance(sim.danger(kill)) {
 		if d.chance(0.5) {
 			f.kill = moment{pick(d, opBootstrap, opLook, opReadKey, opExchange, opSave, opPut(healthyMirror)), pick(d, 1, 1, 1, 2), d.chance(0.5)}
 		} else {
 			f.killAfter = d.anyScale(10*time.Millisecond, 110*time.Second)
 		}
 	}
-	frozen := w.danger(freeze)
+	frozen := sim.danger(freeze)
 	if e.Mode == rotation.ModeRotate {
 		frozen = min(1, 3*frozen) // of an ensure little more than the read of the metadata is worth freezing
 	}
 	if d.chance(frozen) {
 		f.freezeAt = pick(d, rotation.StepLook, rotation.StepReadKey, rotation.StepExchange, rotation.StepSave, rotation.StepSave)
 		f.freezeFor = d.anyScale(time.Second, 70*time.Minute)
-		w.note(e.scheduled)
+		sim.note(e.scheduled)
 		f.cold = true // so that no other invocation meets its standing clock
 	}
-	if d.chance(w.danger(stale)) {
+	if d.chance(sim.danger(stale)) {
 		f.stale = true
-		w.note(e.scheduled)
+		sim.note(e.scheduled)
 	}
-	if d.chance(w.danger(cold)) {
+	if d.chance(sim.danger(cold)) {
 		f.cold = true
 	}
 	return f

@@ -33,9 +33,9 @@ const (
 	shortTokens = 61*time.Minute + rotation.PutInterval + nextRepair
 )
 
-// mirror is one of them. world.mu guards all but its faults.
+// mirror is one of them. simulation.mu guards all but its faults.
 type mirror struct {
-	*world
+	*simulation
 	arn    string
 	faults inForce[mirrorFault]
 
@@ -54,7 +54,7 @@ type mirrorFigures struct {
 // mirrorFault answers a request in its own way; nil lets it pass.
 type mirrorFault func(ctx context.Context, throw uint64, put bool) error
 
-// have notes what readers have from now on, and whether the rotator put it. world.mu is not held.
+// have notes what readers have from now on, and whether the rotator put it. simulation.mu is not held.
 func (m *mirror) have(version mirrortest.Version, put bool) {
 	_, expires, err := m.cloud.Validate(version.Payload)
 	m.mu.Lock()
@@ -168,7 +168,7 @@ func (m *mirror) checkGap(g span) {
 		return
 	}
 	holds, atIBM := m.seen.current(g.from), m.tokens.current(g.from)
-	excused := slices.ContainsFunc(m.troubles, func(t trouble) bool {
+	excused := slices.ContainsFunc(m.outages, func(t outage) bool {
 		excuses := t.excuses(g, nextRepair)
 		t.excused, t.left = t.excused.Add(nextRepair), max(0, m.seen.current(t.from).expires.Sub(t.from))
 		return excuses && g.length() <= t.bound()
@@ -210,8 +210,8 @@ func (m *mirror) afterFaults(at time.Time) (since time.Duration) {
 
 // mirror is what one of the mirrors came to.
 func (y year) mirror(arn string) (sum mirrorFigures) {
-	for _, w := range y.parts {
-		m := w.mirrors[arn]
+	for _, sim := range y.parts {
+		m := sim.mirrors[arn]
 		sum = mirrorFigures{max(sum.most, m.most), sum.total + m.total, sum.without + m.without, sum.short + m.short, max(sum.heal, m.heal)}
 	}
 	return sum

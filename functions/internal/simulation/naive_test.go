@@ -20,7 +20,7 @@ import (
 // nothing, checks nothing, and reads nothing in between. It too runs on Lambda: a process that is still warm keeps the SDK's
 // authenticator, with its cache and its refresh in the background.
 type naive struct {
-	*world
+	*simulation
 
 	mu      sync.Mutex // held by a run
 	serial  int
@@ -74,7 +74,7 @@ func (n *naive) run(patience time.Duration, isCold bool, killAfter time.Duration
 
 // start is that of a cold process.
 func (n *naive) start() {
-	n.line, n.tokens = &line{world: n.world, calls: &n.calls, saved: n.saved}, nil
+	n.line, n.tokens = &line{simulation: n.simulation, calls: &n.calls, saved: n.saved}, nil
 	secrets, err := sm.NewSecretsManagerV2(&sm.SecretsManagerV2Options{URL: "https://instance.test", Authenticator: n.authenticator(n.bootstrapKey())})
 	if err != nil {
 		panic(err)
@@ -131,7 +131,7 @@ func (n *naive) saved(*invocation) {
 // reader is a downstream job. Most of the time what it would see is computed from the publications; during faults it goes and
 // reads, and the two are held against each other.
 type reader struct {
-	*world
+	*simulation
 	token string // its own, to open the token secret
 	until time.Time
 }
@@ -168,18 +168,18 @@ func (r *reader) visit() {
 }
 
 // exchange returns a token for a key, whatever the weather, and its lifetime; none if IAM does not know the key.
-func (w *world) exchange(key string) (token string, lifetime time.Duration) {
+func (sim *simulation) exchange(key string) (token string, lifetime time.Duration) {
 	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key}}
 	var answer struct {
 		AccessToken string `json:"access_token"`
 		ExpiresIn   int    `json:"expires_in"`
 	}
-	w.ask(http.MethodPost, "https://iam.test/identity/token", "", form.Encode(), &answer)
+	sim.ask(http.MethodPost, "https://iam.test/identity/token", "", form.Encode(), &answer)
 	return answer.AccessToken, time.Duration(answer.ExpiresIn) * time.Second
 }
 
 // ask is a request of a reader or a person, whom nothing disturbs. The answer is decoded into out, if there is one.
-func (w *world) ask(method, address, bearer, body string, out any) (status int) {
+func (sim *simulation) ask(method, address, bearer, body string, out any) (status int) {
 	request, _ := http.NewRequest(method, address, strings.NewReader(body))
 	request.Header.Set("Content-Type", "application/json")
 	if bearer != "" {
@@ -190,7 +190,7 @@ func (w *world) ask(method, address, bearer, body string, out any) (status int) 
 	if method == http.MethodPatch {
 		request.Header.Set("Content-Type", "application/merge-patch+json")
 	}
-	response, err := w.cloud.Transport().RoundTrip(request)
+	response, err := sim.cloud.Transport().RoundTrip(request)
 	if err == nil && out != nil {
 		err = json.NewDecoder(response.Body).Decode(out)
 	}

@@ -29,7 +29,7 @@ const (
 
 // line is the way from one process to IBM Cloud.
 type line struct {
-	*world
+	*simulation
 	calls *atomic.Int64
 	saved func(inv *invocation) // called when a version was made
 	dead  atomic.Bool
@@ -72,7 +72,7 @@ func (l *line) RoundTrip(req *http.Request) (*http.Response, error) {
 	if inv.fate.stale && inv.once(req.URL.Host) {
 		return nil, reset()
 	}
-	response, err := answer(l.weather.now(), here.op, throw, req, func(req *http.Request) (*http.Response, error) {
+	response, err := answer(l.networkFaults.now(), here.op, throw, req, func(req *http.Request) (*http.Response, error) {
 		return l.reach(here.op, inv, req)
 	})
 	here.after = true
@@ -176,8 +176,8 @@ func (f *inForce[T]) now() []*T {
 	return f.faults
 }
 
-// storm is one fault of the network or of a service.
-type storm struct {
+// networkFault is one fault of the network or of a service.
+type networkFault struct {
 	ops   []string // the requests that it meets; empty means all
 	treat treatment
 }
@@ -189,7 +189,7 @@ type treatment func(throw uint64, req *http.Request, onward forward) (*http.Resp
 type forward func(*http.Request) (*http.Response, error)
 
 // answer takes a request through all the storms that it meets.
-func answer(storms []*storm, op string, throw uint64, req *http.Request, arrive forward) (*http.Response, error) {
+func answer(storms []*networkFault, op string, throw uint64, req *http.Request, arrive forward) (*http.Response, error) {
 	onward := arrive
 	for _, s := range slices.Backward(storms) {
 		if next := onward; len(s.ops) == 0 || slices.Contains(s.ops, op) {

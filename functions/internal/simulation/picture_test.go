@@ -143,8 +143,8 @@ const (
 
 // picture is an SVG of the two days in which most outages lasted.
 func (y year) picture() []byte {
-	w, first, days := y.eventful()
-	outages := w.outages(days)
+	sim, first, days := y.eventful()
+	outages := sim.outagesIn(days)
 	title, when := "Minutes left in the token that jobs read", fmt.Sprintf("Days %d and %d, most outages of a simulated year", first, first+1)
 	var p picture
 	p.text(16, 40, "bold", "%s", title)
@@ -152,7 +152,7 @@ func (y year) picture() []byte {
 	upper := plot{x: 54, y: 166, width: 680, height: 130, span: days, top: 60}
 	lower := upper
 	lower.y += 232
-	said := []string{p.panel(upper, "This function", &w.tokens, outages), p.panel(lower, "Naive: cron and IBM's SDK", &w.naiveTokens, outages)}
+	said := []string{p.panel(upper, "This function", &sim.tokens, outages), p.panel(lower, "Naive: cron and IBM's SDK", &sim.naiveTokens, outages)}
 	p.hours(lower, first)
 	bottom := lower.y + lower.height + 118
 	p.text(16, bottom, "bold", "Shaded: no token can be saved")
@@ -175,7 +175,7 @@ func (y year) picture() []byte {
 }
 
 // panel draws one way's remaining lifetime, and returns in words for how long there was none.
-func (p *picture) panel(a plot, name string, t *timeline, outages []trouble) string {
+func (p *picture) panel(a plot, name string, t *timeline, outages []outage) string {
 	p.text(16, a.y-40, "bold", "%s", name)
 	flags, last := a, 0.0
 	flags.y, flags.height = a.y-30, a.height+30
@@ -216,28 +216,28 @@ func spoken(d time.Duration) string {
 }
 
 // eventful finds the two days with most outages from begin to end, the first of equals, and which day of the year they begin with.
-func (y year) eventful() (eventful *world, day int, days span) {
+func (y year) eventful() (eventful *simulation, day int, days span) {
 	most, today := -1, 0
-	for _, w := range y.parts {
-		for from := w.start; from.Before(w.end); from = from.Add(24 * time.Hour) {
+	for _, sim := range y.parts {
+		for from := sim.start; from.Before(sim.end); from = from.Add(24 * time.Hour) {
 			today++
-			s, whole := span{from, earlier(from.Add(pictured), w.end)}, 0
-			for _, o := range w.outages(s) {
+			s, whole := span{from, earlier(from.Add(pictured), sim.end)}, 0
+			for _, o := range sim.outagesIn(s) {
 				if o.common(s) == o.length() {
 					whole++
 				}
 			}
 			if whole > most {
-				most, eventful, day, days = whole, w, today, s
+				most, eventful, day, days = whole, sim, today, s
 			}
 		}
 	}
 	return eventful, day, days
 }
 
-// outages are the stretches in which nothing could be saved.
-func (w *world) outages(s span) (shown []trouble) {
-	for _, t := range w.troubles {
+// outagesIn are the stretches in which nothing could be saved.
+func (sim *simulation) outagesIn(s span) (shown []outage) {
+	for _, t := range sim.outages {
 		if len(t.kinds) > 0 && t.common(s) >= shownOutage {
 			shown = append(shown, t)
 		}

@@ -16,8 +16,8 @@ type year struct {
 	seed    uint64
 	days    int
 	between time.Duration // faults
-	parts   []*world
-	keys    []*world // a deployment with managed keys for each of keySettings
+	parts   []*simulation
+	keys    []*simulation // a deployment with managed keys for each of keySettings
 }
 
 // command replays it.
@@ -26,9 +26,9 @@ func (y year) command() string {
 }
 
 func (y year) violations() (all []string) {
-	add := func(name string, worlds []*world) {
-		for i, w := range worlds {
-			for _, violation := range w.violations {
+	add := func(name string, sims []*simulation) {
+		for i, sim := range sims {
+			for _, violation := range sim.violations {
 				all = append(all, fmt.Sprintf("%s %d, %s", name, i+1, violation))
 			}
 		}
@@ -61,14 +61,14 @@ type totals struct {
 }
 
 func (y year) total() (t totals) {
-	for _, w := range y.parts {
-		t.whole += w.end.Sub(w.start)
-		t.ours.add(&w.tokens)
-		t.naive.add(&w.naiveTokens)
-		t.versions, t.calls, t.naiveCalls = t.versions+len(w.tokens.tokens), t.calls+int(w.calls.Load()), t.naiveCalls+int(w.naive.calls.Load())
-		t.runs, t.failed, t.crashed = t.runs+w.counts.runs, t.failed+w.counts.failed, t.crashed+w.counts.crashed
-		t.throttles, t.visits = t.throttles+w.counts.throttles, t.visits+w.counts.visits
-		for _, m := range w.margins {
+	for _, sim := range y.parts {
+		t.whole += sim.end.Sub(sim.start)
+		t.ours.add(&sim.tokens)
+		t.naive.add(&sim.naiveTokens)
+		t.versions, t.calls, t.naiveCalls = t.versions+len(sim.tokens.tokens), t.calls+int(sim.calls.Load()), t.naiveCalls+int(sim.naive.calls.Load())
+		t.runs, t.failed, t.crashed = t.runs+sim.counts.runs, t.failed+sim.counts.failed, t.crashed+sim.counts.crashed
+		t.throttles, t.visits = t.throttles+sim.counts.throttles, t.visits+sim.counts.visits
+		for _, m := range sim.margins {
 			t.left = append(t.left, m.left)
 			if m.once {
 				t.once = append(t.once, m.left)
@@ -79,16 +79,16 @@ func (y year) total() (t totals) {
 				t.calmSeconds, t.weightedSeconds = t.calmSeconds+seconds, t.weightedSeconds+seconds*(m.left.Seconds()+seconds/2)
 			}
 		}
-		for _, trouble := range w.troubles { // of the kind of promise 1; lost runs did not follow it
+		for _, trouble := range sim.outages { // of the kind of promise 1; lost runs did not follow it
 			if trouble.gap > 0 && trouble.excused.Sub(trouble.to) == promised {
 				t.recoveries = append(t.recoveries, trouble.recovered.Sub(trouble.to))
 			}
 		}
-		for _, g := range w.tokens.gaps {
-			if from, heard := w.alarms.heardSince(g.from); heard {
+		for _, g := range sim.tokens.gaps {
+			if from, heard := sim.alarms.heardSince(g.from); heard {
 				t.notices = append(t.notices, g.from.Sub(from))
 			}
-			if !w.forgedUntil(w.tokens.current(g.from), g.to).IsZero() {
+			if !sim.forgedUntil(sim.tokens.current(g.from), g.to).IsZero() {
 				t.unheard = append(t.unheard, g.length())
 			}
 		}
@@ -218,12 +218,12 @@ func (y year) rows() []*row {
 		}
 		return rows[name]
 	}
-	for _, w := range y.parts {
-		for _, f := range w.story {
+	for _, sim := range y.parts {
+		for _, f := range sim.story {
 			named(f.name).lasted(f.span)
 			named(f.name).promised = f.excuse > 0
 		}
-		for _, t := range w.troubles {
+		for _, t := range sim.outages {
 			if len(t.kinds) == 0 {
 				continue // lost runs alone
 			}
@@ -237,8 +237,8 @@ func (y year) rows() []*row {
 				r.gap, r.bound = t.gap, t.bound()
 			}
 		}
-		for _, g := range w.naiveTokens.gaps {
-			for _, name := range w.blame(g) {
+		for _, g := range sim.naiveTokens.gaps {
+			for _, name := range sim.blame(g) {
 				r := named(name)
 				r.naive, r.total = max(r.naive, g.length()), r.total+g.length()
 			}
@@ -252,9 +252,9 @@ func (y year) rows() []*row {
 
 // blame names the faults behind a gap of the naive way: those in force from when the token should have been replaced until it
 // was.
-func (w *world) blame(g span) (names []string) {
-	due := w.naiveTokens.current(g.from).at.Add(rotateEvery - time.Minute)
-	for _, f := range w.story {
+func (sim *simulation) blame(g span) (names []string) {
+	due := sim.naiveTokens.current(g.from).at.Add(rotateEvery - time.Minute)
+	for _, f := range sim.story {
 		if !f.from.After(g.to) && !f.to.Before(due) && !slices.Contains(names, f.name) {
 			names = append(names, f.name)
 		}

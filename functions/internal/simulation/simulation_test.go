@@ -62,20 +62,20 @@ func (s setting) mustRemain(lifetime time.Duration, lost bool) time.Duration {
 }
 
 // tell plays what story has, and checks it.
-func tell(t *testing.T, s setting, seed uint64, days int, story func(w *world) []window) (w *world) {
+func tell(t *testing.T, s setting, seed uint64, days int, story func(sim *simulation) []window) (sim *simulation) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {
-		w = newWorld(s, seed, days, (seed+seed/partsOfAYear)%2 == 0) // in every second part of a year
-		w.play(story(w))
-		w.check()
+		sim = newSimulation(s, seed, days, (seed+seed/partsOfAYear)%2 == 0) // in every second part of a year
+		sim.play(story(sim))
+		sim.check()
 	})
-	return w
+	return sim
 }
 
 // anyFaults begin once in so much time on average.
-func anyFaults(between time.Duration) func(w *world) []window {
-	return func(w *world) []window {
-		return plan(newDice(w.seed, "plan"), kinds(w.rotation.Expect != rotation.Expect{}), w.start.Add(time.Hour), w.end, between)
+func anyFaults(between time.Duration) func(sim *simulation) []window {
+	return func(sim *simulation) []window {
+		return plan(newDice(sim.seed, "plan"), kinds(sim.rotation.Expect != rotation.Expect{}), sim.start.Add(time.Hour), sim.end, between)
 	}
 }
 
@@ -84,7 +84,7 @@ const partsOfAYear = 4
 
 func playYear(t *testing.T, s setting, seed uint64, days int, between time.Duration) year {
 	t.Helper()
-	y := year{setting: s, seed: seed, days: days, between: between, parts: make([]*world, min(partsOfAYear, days/30+1))}
+	y := year{setting: s, seed: seed, days: days, between: between, parts: make([]*simulation, min(partsOfAYear, days/30+1))}
 	t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 		for i := range y.parts {
 			t.Run(fmt.Sprint("part ", i+1), func(t *testing.T) {
@@ -123,9 +123,9 @@ func TestSimulation(t *testing.T) {
 // Each kind of fault lasts two hours, without another.
 func TestEachFault(t *testing.T) {
 	t.Parallel()
-	w := tell(t, standard, 2, 8, func(w *world) (story []window) {
+	sim := tell(t, standard, 2, 8, func(sim *simulation) (story []window) {
 		for i, k := range kinds(true) {
-			f := w.fault(k, time.Duration(1+4*i)*time.Hour, 2*time.Hour)
+			f := sim.fault(k, time.Duration(1+4*i)*time.Hour, 2*time.Hour)
 			if k.lasts == nil {
 				f.to = f.from
 			}
@@ -133,8 +133,8 @@ func TestEachFault(t *testing.T) {
 		}
 		return story
 	})
-	if last := w.story[len(w.story)-1]; !last.to.Before(w.end) || len(w.violations) > 0 {
-		t.Errorf("got violations %q; the last fault ends at %s of %s", w.violations, last.to, w.end)
+	if last := sim.story[len(sim.story)-1]; !last.to.Before(sim.end) || len(sim.violations) > 0 {
+		t.Errorf("got violations %q; the last fault ends at %s of %s", sim.violations, last.to, sim.end)
 	}
 }
 
@@ -192,22 +192,22 @@ func TestASeedGivesTheSameStoryEveryTime(t *testing.T) {
 }
 
 // fault is one of a story that is written down.
-func (w *world) fault(k kind, after, length time.Duration) window {
-	return window{k, span{w.start.Add(after), w.start.Add(after + length)}}
+func (sim *simulation) fault(k kind, after, length time.Duration) window {
+	return window{k, span{sim.start.Add(after), sim.start.Add(after + length)}}
 }
 
 // What forged metadata of a 15-minute token excuses ends with the time in which it is trusted: a lock that follows has its own
 // bound, and an alarm.
 func TestAFaultAfterForgedMetadata(t *testing.T) {
 	t.Parallel()
-	w := tell(t, standard, 1, 1, func(w *world) []window {
+	sim := tell(t, standard, 1, 1, func(sim *simulation) []window {
 		all := kinds(true)
-		w.everyday = dangers{}
-		return []window{w.fault(named(all, lifetimeCut), time.Hour, 6*time.Hour), w.fault(named(all, metadataForged), 3*time.Hour, 0),
-			w.fault(named(all, previousLocked), 3*time.Hour+20*time.Minute, 75*time.Minute)}
+		sim.everyday = dangers{}
+		return []window{sim.fault(named(all, lifetimeCut), time.Hour, 6*time.Hour), sim.fault(named(all, metadataForged), 3*time.Hour, 0),
+			sim.fault(named(all, previousLocked), 3*time.Hour+20*time.Minute, 75*time.Minute)}
 	})
-	if len(w.violations) > 0 || len(w.tokens.gaps) != 1 || w.tokens.gaps[0].length() < 55*time.Minute {
-		t.Errorf("got violations %q and gaps %v, want none and one of an hour", w.violations, w.tokens.gaps)
+	if len(sim.violations) > 0 || len(sim.tokens.gaps) != 1 || sim.tokens.gaps[0].length() < 55*time.Minute {
+		t.Errorf("got violations %q and gaps %v, want none and one of an hour", sim.violations, sim.tokens.gaps)
 	}
 }
 
@@ -215,21 +215,21 @@ func TestAFaultAfterForgedMetadata(t *testing.T) {
 // that is left. No run fails but those that are lost.
 func TestTwoRegions(t *testing.T) {
 	t.Parallel()
-	w := tell(t, standard, 1, 2, func(w *world) (story []window) {
+	sim := tell(t, standard, 1, 2, func(sim *simulation) (story []window) {
 		for i, k := range regions() {
 			k.region = false // the second region is there all the time
-			story = append(story, w.fault(k, time.Duration(3+12*i)*time.Hour, 3*time.Hour))
+			story = append(story, sim.fault(k, time.Duration(3+12*i)*time.Hour, 3*time.Hour))
 		}
-		w.everyday = dangers{}
-		w.twoRegions(w.start.Add(time.Minute), w.end)
+		sim.everyday = dangers{}
+		sim.twoRegions(sim.start.Add(time.Minute), sim.end)
 		return story
 	})
-	if len(w.violations) > 0 || len(w.tokens.gaps) > 0 || w.counts.failed > 0 {
-		t.Errorf("got violations %q, readers without a token %v, and %d runs that failed", w.violations, w.tokens.gaps, w.counts.failed)
+	if len(sim.violations) > 0 || len(sim.tokens.gaps) > 0 || sim.counts.failed > 0 {
+		t.Errorf("got violations %q, readers without a token %v, and %d runs that failed", sim.violations, sim.tokens.gaps, sim.counts.failed)
 	}
 	for i, arn := range mirrorARNs {
-		for _, g := range w.mirrors[arn].seen.gaps {
-			if lost := w.story[i]; g.from.Before(lost.from) || g.to.After(lost.to.Add(healed)) {
+		for _, g := range sim.mirrors[arn].seen.gaps {
+			if lost := sim.story[i]; g.from.Before(lost.from) || g.to.After(lost.to.Add(healed)) {
 				t.Errorf("readers of the mirror %s without a token for %s", arn, g.length())
 			}
 		}
@@ -240,11 +240,11 @@ func TestTwoRegions(t *testing.T) {
 // takes 100 versions a day.
 func TestTwoDeploymentsInStepStayWithinTheQuota(t *testing.T) {
 	t.Parallel()
-	w := tell(t, setting{standard.minRemaining, shortLifetime}, 1, 2, func(w *world) []window {
-		w.inStep, w.everyday = true, dangers{}
+	sim := tell(t, setting{standard.minRemaining, shortLifetime}, 1, 2, func(sim *simulation) []window {
+		sim.inStep, sim.everyday = true, dangers{}
 		return nil
 	})
-	if len(w.violations) > 0 {
-		t.Error(w.violations)
+	if len(sim.violations) > 0 {
+		t.Error(sim.violations)
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// world is one story: a cloud, the deployed function, the naive way, a reader.
-type world struct {
+// simulation is one story: a cloud, the deployed function, the naive way, a reader.
+type simulation struct {
 	setting
 	seed       uint64
 	name       string // of the story, for throws
@@ -33,21 +33,21 @@ type world struct {
 	naiveSecret string
 	rotation    rotation.Rotation
 
-	story     []window
-	weather   inForce[storm]
-	dangers   dangers // of the faults of the moment
-	everyday  dangers
-	inStep    bool // a second deployment runs ensure at the very moments of the first
-	clockOff  atomic.Int64
-	functions []*function // the second one is idle but for "two deployments", and for the ensure schedule of a second region
-	naive     *naive
-	reader    *reader
-	alarms    *alarms
-	calls     atomic.Int64                     // of the rotator
-	onReport  func(*invocation, report.Report) // nil for none
-	aws       mirrortest.AWS
-	mirrors   map[string]*mirror // by their ARNs
-	keys      *keys              // nil where the keys are fixed
+	story         []window
+	networkFaults inForce[networkFault]
+	dangers       dangers // of the faults of the moment
+	everyday      dangers
+	inStep        bool // a second deployment runs ensure at the very moments of the first
+	clockOff      atomic.Int64
+	functions     []*function // the second one is idle but for "two deployments", and for the ensure schedule of a second region
+	naive         *naive
+	reader        *reader
+	alarms        *alarms
+	calls         atomic.Int64                     // of the rotator
+	onReport      func(*invocation, report.Report) // nil for none
+	aws           mirrortest.AWS
+	mirrors       map[string]*mirror // by their ARNs
+	keys          *keys              // nil where the keys are fixed
 
 	mu            sync.Mutex // guards everything below
 	bootstrapKeys []string   // the last is the one in force
@@ -61,65 +61,65 @@ type world struct {
 	lost          []time.Time // when a run was not delivered, or did not end
 	noted         []time.Time // other everyday mishaps
 	margins       []margin
-	troubles      []trouble
+	outages       []outage
 	shortened     []published // tokens that replaced better ones whose metadata was not true
 	counts        counts
 	violations    []string
 }
 
-func newWorld(s setting, seed uint64, days int, expectSet bool) *world {
-	w := &world{
+func newSimulation(s setting, seed uint64, days int, expectSet bool) *simulation {
+	sim := &simulation{
 		setting: s, seed: seed, name: fmt.Sprint("story ", seed), start: time.Now(), end: time.Now().Add(time.Duration(days) * 24 * time.Hour),
 		cloud:    ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2, RequestLog: -1}),
 		everyday: everyday, dangers: dangers{}, alarms: &alarms{metrics: map[string]series{}, fired: map[string][]span{}},
 	}
-	first := w.cloud.Rotations()[0]
-	w.workload, w.workloadKey, w.keySecret, w.tokenSecret = first.IAMID, first.APIKey, first.APIKeySecret, first.TokenSecret
-	w.naiveSecret = w.cloud.Rotations()[1].TokenSecret
-	w.mintKey = w.cloud.MustCreateAPIKey(w.workload)
-	w.bootstrapKeys = []string{w.cloud.BootstrapAPIKey()}
-	w.bootstrapID, _, _ = w.cloud.Validate(w.cloud.MustMintToken(w.cloud.BootstrapAPIKey(), time.Hour))
-	w.rotation = rotation.Rotation{
-		Name: "default", APIKey: rotation.KeyRef{ID: w.keySecret}, Token: rotation.TokenRef{ID: w.tokenSecret, Format: iamtoken.Raw},
+	first := sim.cloud.Rotations()[0]
+	sim.workload, sim.workloadKey, sim.keySecret, sim.tokenSecret = first.IAMID, first.APIKey, first.APIKeySecret, first.TokenSecret
+	sim.naiveSecret = sim.cloud.Rotations()[1].TokenSecret
+	sim.mintKey = sim.cloud.MustCreateAPIKey(sim.workload)
+	sim.bootstrapKeys = []string{sim.cloud.BootstrapAPIKey()}
+	sim.bootstrapID, _, _ = sim.cloud.Validate(sim.cloud.MustMintToken(sim.cloud.BootstrapAPIKey(), time.Hour))
+	sim.rotation = rotation.Rotation{
+		Name: "default", APIKey: rotation.KeyRef{ID: sim.keySecret}, Token: rotation.TokenRef{ID: sim.tokenSecret, Format: iamtoken.Raw},
 	}
 	if expectSet {
-		w.rotation.Expect = rotation.Expect{Account: w.cloud.AccountID(), IAMID: w.workload}
+		sim.rotation.Expect = rotation.Expect{Account: sim.cloud.AccountID(), IAMID: sim.workload}
 	}
-	w.rotation.Mirror, w.mirrors = mirrorARNs, map[string]*mirror{}
+	sim.rotation.Mirror, sim.mirrors = mirrorARNs, map[string]*mirror{}
 	for _, arn := range mirrorARNs {
-		w.mirrors[arn] = &mirror{world: w, arn: arn}
-		w.aws.Current(arn)
+		sim.mirrors[arn] = &mirror{simulation: sim, arn: arn}
+		sim.aws.Current(arn)
 	}
-	w.aws.OnPut = func(arn string, version mirrortest.Version) { w.mirrors[arn].have(version, true) }
+	sim.aws.OnPut = func(arn string, version mirrortest.Version) { sim.mirrors[arn].have(version, true) }
 	for _, name := range []string{"iam-token-rotator", "iam-token-rotator-2"} {
-		w.functions = append(w.functions, &function{world: w, name: name, concurrency: 10, underWay: map[*invocation]bool{}})
+		sim.functions = append(sim.functions, &function{simulation: sim, name: name, concurrency: 10, underWay: map[*invocation]bool{}})
 	}
-	w.naive, w.reader = &naive{world: w}, &reader{world: w}
-	w.setLifetime(s.lifetime)
-	return w
+	sim.naive, sim.reader = &naive{simulation: sim}, &reader{simulation: sim}
+	sim.setLifetime(s.lifetime)
+	return sim
 }
 
 // play runs the story to its end.
-func (w *world) play(story []window) {
-	w.story = story
-	w.functions[0].invoke(event{rotation.Request{Mode: rotation.ModeRotate, RunID: "first-rotate"}, w.start}) // as make deploy does
-	w.running.Wait()
-	w.naive.run(time.Minute, true, 0)
-	w.functions[0].startSchedules(time.Now(), w.end)
-	if w.inStep {
-		w.functions[1].startSchedule(rotation.ModeEnsure, ensureEvery, time.Now(), w.end)
+func (sim *simulation) play(story []window) {
+	sim.story = story
+	sim.functions[0].invoke(event{rotation.Request{Mode: rotation.ModeRotate, RunID: "first-rotate"}, sim.start}) // as make deploy does
+	sim.running.Wait()
+	sim.naive.run(time.Minute, true, 0)
+	sim.functions[0].startSchedules(time.Now(), sim.end)
+	if sim.inStep {
+		sim.functions[1].startSchedule(rotation.ModeEnsure, ensureEvery, time.Now(), sim.end)
 	}
-	w.naive.schedule(time.Now().Add(rotateEvery))
-	w.agenda.every(w.start.Add(10*time.Minute).Truncate(time.Minute), time.Minute, func(at time.Time) bool {
-		w.alarms.evaluate(at)
+	sim.naive.schedule(time.Now().Add(rotateEvery))
+	sim.agenda.every(sim.start.Add(10*time.Minute).Truncate(time.Minute), time.Minute, func(at time.Time) bool {
+		sim.alarms.evaluate(at)
 		return true
 	})
-	w.schedule(story)
-	w.reader.schedule()
-	w.agenda.work(w.end)
-	w.running.Wait()
-	w.tokens.close(w.end)
-	w.naiveTokens.close(w.end)
+	sim.schedule(story)
+	sim.reader.schedule()
+	sim.agenda.work(sim.end)
+	sim.running.Wait()
+	sim.tokens.close(sim.end)
+	sim.naiveTokens.close(sim.end)
 }
 
 // counts are what a story came to in numbers.
@@ -131,57 +131,57 @@ type counts struct {
 	visits    int // the reader's
 }
 
-// violatedIf notes a broken invariant, and what was wrong at that moment or shortly before. w.mu is held.
-func (w *world) violatedIf(broken bool, at time.Time, format string, args ...any) {
+// violatedIf notes a broken invariant, and what was wrong at that moment or shortly before. sim.mu is held.
+func (sim *simulation) violatedIf(broken bool, at time.Time, format string, args ...any) {
 	if !broken {
 		return
 	}
 	faults := ""
-	for _, f := range w.story {
+	for _, f := range sim.story {
 		if f.meets(span{at, at}, 5*time.Minute) {
 			faults += fmt.Sprintf("[%s, %s since its start, of %s]", f.name, at.Sub(f.from).Round(time.Second), f.length().Round(time.Second))
 		}
 	}
-	w.violations = append(w.violations, fmt.Sprintf("day %.4f (%s): %s", at.Sub(w.start).Hours()/24, cmp.Or(faults, "no faults"), fmt.Sprintf(format, args...)))
+	sim.violations = append(sim.violations, fmt.Sprintf("day %.4f (%s): %s", at.Sub(sim.start).Hours()/24, cmp.Or(faults, "no faults"), fmt.Sprintf(format, args...)))
 }
 
 // locked does something with what mu guards.
-func (w *world) locked(do func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (sim *simulation) locked(do func()) {
+	sim.mu.Lock()
+	defer sim.mu.Unlock()
 	do()
 }
 
 // bootstrapKey is what the source of the bootstrap key holds.
-func (w *world) bootstrapKey() (key string) {
-	w.locked(func() { key = w.bootstrapKeys[len(w.bootstrapKeys)-1] })
+func (sim *simulation) bootstrapKey() (key string) {
+	sim.locked(func() { key = sim.bootstrapKeys[len(sim.bootstrapKeys)-1] })
 	return key
 }
 
-func (w *world) newBootstrapKey() {
-	key := w.cloud.MustCreateAPIKey(w.bootstrapID)
-	w.locked(func() { w.bootstrapKeys = append(w.bootstrapKeys, key) })
+func (sim *simulation) newBootstrapKey() {
+	key := sim.cloud.MustCreateAPIKey(sim.bootstrapID)
+	sim.locked(func() { sim.bootstrapKeys = append(sim.bootstrapKeys, key) })
 }
 
-func (w *world) newWorkloadKey() {
-	key := w.cloud.MustCreateAPIKey(w.workload)
-	w.cloud.MustPutVersion(w.keySecret, key, nil)
-	w.locked(func() { w.workloadKey = key })
+func (sim *simulation) newWorkloadKey() {
+	key := sim.cloud.MustCreateAPIKey(sim.workload)
+	sim.cloud.MustPutVersion(sim.keySecret, key, nil)
+	sim.locked(func() { sim.workloadKey = key })
 }
 
-func (w *world) setLifetime(d time.Duration) {
-	w.cloud.SetTokenTTL(d)
-	w.locked(func() { w.lifetimeSet = time.Now() })
+func (sim *simulation) setLifetime(d time.Duration) {
+	sim.cloud.SetTokenTTL(d)
+	sim.locked(func() { sim.lifetimeSet = time.Now() })
 }
 
 // tamper changes the current version's metadata behind the rotator's back.
-func (w *world) tamper(metadata map[string]any) {
-	w.cloud.MustSetVersionMetadata(w.tokenSecret, "current", metadata)
-	w.locked(func() { w.tampered, w.lastTampered = time.Now(), time.Now() })
+func (sim *simulation) tamper(metadata map[string]any) {
+	sim.cloud.MustSetVersionMetadata(sim.tokenSecret, "current", metadata)
+	sim.locked(func() { sim.tampered, sim.lastTampered = time.Now(), time.Now() })
 }
 
 // lostRun notes a run that did not happen or did not end.
-func (w *world) lostRun(at time.Time) { w.locked(func() { w.lost = append(w.lost, at) }) }
+func (sim *simulation) lostRun(at time.Time) { sim.locked(func() { sim.lost = append(sim.lost, at) }) }
 
 // note notes another mishap of every day, so that the time around it does not count as one without faults.
-func (w *world) note(at time.Time) { w.locked(func() { w.noted = append(w.noted, at) }) }
+func (sim *simulation) note(at time.Time) { sim.locked(func() { sim.noted = append(sim.noted, at) }) }
