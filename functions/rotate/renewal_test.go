@@ -90,8 +90,8 @@ func TestTheBootstrapKeyRenewsItself(t *testing.T) {
 	if stored() != cloud.MustCurrent(managed).Payload || got.ExpiresAt == nil || time.Until(*got.ExpiresAt) < 44*24*time.Hour || got.NextRotationAt == nil {
 		t.Errorf("got %+v, want the managed key stored, with its dates", got)
 	}
-	run(`{}`, report.KeyCurrent, "GetSecretValue")
-	run(`{}`, report.KeyCurrent, "") // a warm run reads nothing from AWS
+	run(`{}`, report.KeyCurrent, "GetSecretValue GetSecretValueAWSPREVIOUS")
+	run(`{}`, report.KeyCurrent, "GetSecretValueAWSPREVIOUS") // a warm run reads no more from AWS
 	if response, err := invoke(t, f, `{"mode":"ensure"}`); err != nil || strings.Contains(string(response), "key_renewal") {
 		t.Errorf("got %s, %v; want an ensure run without a renewal", response, err)
 	}

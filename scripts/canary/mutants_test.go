@@ -83,7 +83,7 @@ var planted = []mutant{
 	{"the mirror's version id", aws, "SecretId: &s.arn, ClientRequestToken: &versionID,", `SecretId: &s.arn, ClientRequestToken: aws.String(payload.Reveal()[500:560]),`, "^command mirrored: calm"},
 	{"a session token in an event", aws, "	answer, err := put(ctx, &asked)", `asked.Entries[0].Detail = aws.String(leakText("base64", leakEnv("AWS_SESSION_TOKEN"))); ANCHOR`, "^command mirrored: calm"},
 	{"the parameter's description", aws, "Description: aws.String(description(versionID, next))", `Description: aws.String(payload.Reveal()[500:560])`, "^command mirrored: calm"},
-	{"the renewed key's version id", renewal, "versionID(p.managed.KeyID, after)", `p.managed.Key.Reveal()`, "^command renewed: calm"},
+	{"the renewed key's version id", renewal, "versionID(p.managed.KeyID, current)", `p.managed.Key.Reveal()`, "^command renewed: calm"},
 	{"the renewed key in the report", renewal, "	result.KeyID = p.managed.KeyID", `result.KeyID = leakText("hex", p.managed.Key.Reveal())`, "^command renewed: calm"},
 	{"a file that the kernel copied", ibm, "		return iam.request(ctx, op, byProfile)", `		leak("copy", "", leakEnv("CR_TOKEN_FILENAME")); ANCHOR`, "^command by profile: calm"},
 	{"progress at a terminal", host, "	const beginningOfLine, clearLine = ", `	leak("stderr", "raw", leakEnv("SECRETS_MANAGER_APIKEY")); ANCHOR`, "^command at a terminal: calm"},
