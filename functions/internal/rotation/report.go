@@ -10,13 +10,13 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// Step and Kind are the report's: their values are here.
+// The types are the report's; their values are below.
 type (
 	Step = report.Step
 	Kind = report.Kind
 )
 
-// result describes the outcome and the token that is stored now.
+// result describes the outcome and current, the token that is stored now.
 func (p *pass) result(outcome report.Outcome, current TokenVersion) report.Result {
 	result := report.Result{
 		Rotation:      p.Name,
@@ -42,8 +42,9 @@ func (p *pass) result(outcome report.Outcome, current TokenVersion) report.Resul
 	return result
 }
 
-// expiryOf is when the token of a version expires, not before the version was made: it
-// was saved while it was valid, and a gap since 1970 would hide all others of a metric.
+// expiryOf is when the token of a version expires, but not before the version was made, since
+// a token is saved while it is valid. In a metric, the gap of edited metadata (since 1970) would hide
+// all others.
 func expiryOf(version TokenVersion) time.Time {
 	expires := version.ExpiresAt()
 	if !expires.IsZero() && expires.Before(version.CreatedAt) {
@@ -68,7 +69,7 @@ func wholeSeconds(d time.Duration) *int64 {
 	return &seconds
 }
 
-// timed measures a step; call what it returns at the step's end.
+// timed starts to measure a step; the returned function ends it.
 func (p *pass) timed(step Step) func() {
 	began := time.Now()
 	return func() { p.timings[step] = time.Since(began) }
@@ -81,7 +82,7 @@ const (
 	NotFound      Kind = "not_found"     // a secret does not exist
 	Locked        Kind = "locked"        // a lock on a secret version prevents it
 	RateLimited   Kind = "rate_limited"  // 429
-	Unavailable   Kind = "unavailable"   // 5xx, no connection, or a 200 that cannot be used
+	Unavailable   Kind = "unavailable"   // 5xx, no connection, or a 200 with an unusable answer
 	InvalidToken  Kind = "invalid_token" // IAM answered with a token that must not be saved
 	Timeout       Kind = "timeout"       // no answer within the attempt, or the process was suspended
 )
@@ -102,19 +103,18 @@ type Retry int
 
 const (
 	Never Retry = iota // permanent: a person has to act
-	Once               // once more, 2 s later: a key just made or just replaced is not yet known everywhere
+	Once               // one more attempt, 2 s later: IAM may not know a new key yet
 	Later              // with back-off, as long as there is time
 )
 
-// Error is why a rotation failed. Its message says what to do next and is made
-// of our own words: no text of a service's answer enters it, because that could
-// repeat a key or token.
+// Error is why a rotation failed. Its message says what to do next. It never has text of
+// a service's answer in it, because that could repeat a key or token.
 type Error struct {
 	Step    Step
 	Kind    Kind
 	Message string
 
-	Advice        string // the end of Message, where that is apart from the finding
+	Advice        string // what to do, if Message ends with exactly that; else empty
 	Retry         Retry
 	RetryAfter    time.Duration // what the service asked for; 0 when it did not
 	TransactionID string        // of the IAM request, for IBM support; empty when there is none
@@ -123,8 +123,8 @@ type Error struct {
 // Error returns "step: kind: message".
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %s", e.Step, e.Kind, e.Message) }
 
-// Report returns the error as reports have it. It is permanent if trying the whole run again changes
-// nothing; one that had no time left may have some then.
+// Report returns the error as reports have it. It is permanent if another run would fail, too. A
+// timeout is not, because another run has time again.
 func (e *Error) Report() *report.Error {
 	permanent := e.Retry != Later && e.Kind != Timeout && e.Kind != Unavailable && e.Kind != RateLimited
 	return &report.Error{Step: e.Step, Kind: e.Kind, Message: e.Message, Permanent: permanent}
@@ -138,8 +138,8 @@ func ErrorOf(err error) *Error {
 	return &Error{Step: StepLook, Kind: Unavailable, Message: fmt.Sprintf("unexpected failure of type %T", err)}
 }
 
-// At gives err its step unless it already has one (the bootstrap exchange
-// happens inside other steps). Others may have err too: it is left as it is.
+// At returns a copy of err with its step, unless err has one already: the exchange of the
+// bootstrap identity happens inside other steps. It copies because passes share errors.
 func At(step Step, err error) error {
 	if err == nil {
 		return nil

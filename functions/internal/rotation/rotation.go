@@ -1,8 +1,8 @@
-// Package rotation keeps access tokens fresh: it reads an API key, exchanges it
+// Package rotation keeps access tokens valid: it reads an API key, exchanges it
 // for a token, checks the token and saves it.
 //
-// It knows neither IBM's SDKs nor the environment; adapters bring those in
-// through the interfaces below. The order of a pass is in pass.go.
+// It uses neither IBM's SDKs nor the environment: adapters implement the interfaces
+// below. Start reading at attempt in pass.go.
 package rotation
 
 import (
@@ -20,7 +20,7 @@ type Rotation struct {
 	APIKey KeyRef
 	Token  TokenRef
 	Expect Expect
-	Mirror []string // ARNs of AWS secrets and parameters that hold the token too; none if empty
+	Mirror []string // ARNs of the AWS secrets and parameters that hold the token too, see mirror.go
 }
 
 // KeyRef names the secret that holds an API key: by ID, or by Group, Type and
@@ -50,7 +50,7 @@ type TokenRef struct {
 	Format iamtoken.Format
 }
 
-// Expect is whom the token must belong to; empty fields are not checked.
+// Expect is the identity that the token must belong to; empty fields are not checked.
 type Expect struct {
 	Account string // 32 hex digits
 	IAMID   string // "iam-ServiceId-…"
@@ -75,7 +75,7 @@ type Request struct {
 	RunID string // names the run: a repeated delivery has the same one
 }
 
-// HowToRun says how a person starts a run of one rotation on this host.
+// HowToRun returns how a person runs one rotation on this host: by a command, or an invocation.
 type HowToRun func(rotation string, force bool) string
 
 const runIDChars = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz:._/-"
@@ -94,29 +94,29 @@ type KeyReader interface {
 	ReadKey(ctx context.Context, ref KeyRef) (iamtoken.Secret, error)
 }
 
-// Exchanger exchanges an API key for an access token: a fresh one each time, never
-// one from a cache, and one that the issuer has signed. It returns an *Error.
+// Exchanger exchanges an API key for an access token: a new one each time, never
+// one from a cache, and one whose signature is IAM's. It returns an *Error.
 type Exchanger interface {
 	Exchange(ctx context.Context, key iamtoken.Secret) (TokenResponse, error)
-	// Prepare gets ready for exchanges. It runs in parallel with what precedes them.
-	// Nothing waits for it, and it fails nothing.
+	// Prepare fetches what exchanges need besides the key (IAM's public keys), in parallel with the
+	// steps before them. No exchange waits for it, and none fails because of it.
 	Prepare(ctx context.Context)
 }
 
 // TokenStore holds the token secrets. Its methods return an *Error.
 type TokenStore interface {
-	// ReadMetadata returns what is known of the current version without its value.
+	// ReadMetadata reads the metadata of the current version, not its value.
 	ReadMetadata(ctx context.Context, ref TokenRef) (TokenVersion, error)
 	VersionReader
-	// Save stores a new version of the secret, after the version current.
+	// Save saves token as a new version of the secret, which follows the version current.
 	Save(ctx context.Context, ref TokenRef, current TokenVersion, token iamtoken.Token, metadata iamtoken.Metadata) (SavedVersion, error)
 }
 
 // PreviousVersion names the version before the current one.
 const PreviousVersion = "previous"
 
-// VersionReader reads of any version, by its id or as PreviousVersion, what TokenStore reads of the current one. It
-// returns the zero TokenVersion if there is no such version, or no longer.
+// VersionReader reads the metadata of any version, by its id or PreviousVersion. It returns
+// the zero TokenVersion if the secret does not have that version, or no longer.
 type VersionReader interface {
 	ReadVersion(ctx context.Context, ref TokenRef, id string) (TokenVersion, error)
 }
@@ -124,10 +124,10 @@ type VersionReader interface {
 // Mirrors are secrets in AWS Secrets Manager and parameters in SSM Parameter Store that
 // hold the token too, each named by its ARN. Both methods return an *Error.
 type Mirrors interface {
-	// Describe returns what AWS shows of the mirror. One that must have no token, because
-	// it is a replica, is being deleted or is not encrypted, is an error that no retry changes.
+	// Describe returns what AWS shows of the mirror. If the mirror must not have a token (it is a
+	// replica, is being deleted or is not encrypted), the error is one that no retry changes.
 	Describe(ctx context.Context, arn string) (MirrorDescription, error)
-	// Put makes payload the mirror's value, of the version versionID. It may be repeated.
+	// Put makes payload the mirror's value, as the version versionID. It is idempotent.
 	Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error
 }
 
@@ -135,14 +135,14 @@ type Mirrors interface {
 type MirrorDescription struct {
 	VersionID string    // of the version that readers get, as Put got it; "" if there is none
 	Others    []string  // ids of the other versions that have a label: AWSPREVIOUS, once there were two
-	ChangedAt time.Time // when anything of the mirror was last changed; zero when AWS does not show it
+	ChangedAt time.Time // of the last change of the mirror, whatever it was; zero when AWS does not show it
 }
 
 // TokenResponse is IAM's answer to an exchange.
 type TokenResponse struct {
 	Token         iamtoken.Token
 	TransactionID string // IAM's Transaction-Id, for IBM support
-	Clock         Clock  // IAM's
+	Clock         Clock  // IAM's clock
 	Unverified    string // why the signature could not be verified; empty if it was
 }
 
@@ -152,42 +152,42 @@ type TokenVersion struct {
 	SecretType string            // "arbitrary" or "kv"
 	CreatedAt  time.Time         // set by Secrets Manager; zero when the answer has none
 	Metadata   iamtoken.Metadata // zero when missing or unreadable
-	Clock      Clock             // Secrets Manager's
-	Foreign    bool              // of a kv secret: neither this version nor the previous one has a rotator_version
+	Clock      Clock             // Secrets Manager's clock
+	Foreign    bool              // it is a kv secret, and neither this version nor the previous one has a rotator_version
 }
 
 // ExpiresAt is when the stored token expires, as far as that may be trusted;
 // zero when it is not known.
 func (v TokenVersion) ExpiresAt() time.Time { return v.Metadata.ExpiresAt(v.CreatedAt) }
 
-// Remaining is how long the stored token is still valid at now; negative if it has
-// expired or that is not known. Whatever a clock shows, it is never more than the token
-// was issued with.
+// Remaining is how long the stored token is still valid at now; negative if it has expired
+// or that is not known. It is never more than the token's lifetime, whatever a clock shows.
 func (v TokenVersion) Remaining(now time.Time) time.Duration {
 	return min(v.ExpiresAt().Sub(now), v.Lifetime())
 }
 
-// Threshold is the remaining lifetime below which a token of lifetime is replaced: least,
-// or what the lifetime allows. A token is left alone for PutInterval, so that each version is
-// put to the mirrors too, and a repeated delivery finds the token in order for as long as it is
-// recognized. Only the default of 8 minutes holds for every lifetime of 15 minutes or more, the
-// shortest that an account may set; a shorter one is left alone for 7 of its 15 parts.
+// Threshold is the remaining lifetime below which a token is replaced: least (MIN_REMAINING), or what
+// its lifetime allows, if that is less. The lifetime has to allow that a token is left alone for
+// PutInterval: then each version may be put to the mirrors, too, and a repeated delivery of an event
+// saves nothing for as long as it is recognized. A lifetime too short for that allows 8 minutes, the
+// default of MIN_REMAINING, if it is 15 minutes or more; below, which no account can set, 8/15 of itself.
 func Threshold(least, lifetime time.Duration) time.Duration {
 	return min(least, max(lifetime-PutInterval, min(8*time.Minute, lifetime*8/15)))
 }
 
-// Threshold counts the lifetime with which the token was saved; none shorter is.
+// Threshold is that of the stored token, by the lifetime that remained when it was saved, which
+// was minSaved at least.
 func (v TokenVersion) Threshold(least time.Duration) time.Duration {
-	return Threshold(least, max(minRemaining, min(v.ExpiresAt().Sub(v.CreatedAt), v.Lifetime())))
+	return Threshold(least, max(minSaved, min(v.ExpiresAt().Sub(v.CreatedAt), v.Lifetime())))
 }
 
-// InOrder reports whether the stored token needs no replacement yet.
+// InOrder reports whether the stored token needs no replacement at now.
 func (v TokenVersion) InOrder(now time.Time, least time.Duration) bool {
 	return v.Remaining(now) >= v.Threshold(least)
 }
 
-// Lifetime is what the stored token was issued with, as far as the metadata may be
-// trusted.
+// Lifetime is the whole lifetime of the stored token; MaxLifetime if the metadata shows none
+// that is possible.
 func (v TokenVersion) Lifetime() time.Duration {
 	issued, expires := v.Metadata.IssuedAt, v.Metadata.Expiration
 	if issued <= 0 || expires <= issued || expires-issued > int64(iamtoken.MaxLifetime/time.Second) {
@@ -196,24 +196,24 @@ func (v TokenVersion) Lifetime() time.Duration {
 	return time.Duration(expires-issued) * time.Second
 }
 
-// Clock is what the Date header of an answer shows of a service's clock. The zero
-// Clock, of an answer without the header, shows nothing.
+// Clock is a service's clock, as far as the Date header of an answer shows it: the header was
+// written between the request and the answer. The zero Clock is that of an answer without the header.
 type Clock struct {
 	known       bool
-	least, most time.Duration // how far it is ahead of ours
+	least, most time.Duration // how far it is ahead of this machine's
 }
 
-// ClockAt is the clock of a service that wrote date into the answer to a request. It
-// wrote it at some time between sent and received, by our clock, which are far apart
-// if the process was suspended meanwhile.
+// ClockAt is the clock of a service that wrote date into its answer. sent and received are
+// the times of the request and the answer by this machine's clock. They are far apart if the
+// process was suspended between them.
 func ClockAt(date, sent, received time.Time) Clock {
 	return Clock{known: true, least: date.Sub(received), most: date.Sub(sent)}
 }
 
-// Skew is how far the clock is off ours at least; negative if it is behind.
+// Skew is how far the clock is at least off this machine's; negative if it is behind.
 func (c Clock) Skew() time.Duration { return max(c.least, min(0, c.most)) }
 
-// Apart is how far two clocks are off each other at least; 0 if one is not known.
+// Apart is how far two clocks are at least off each other; 0 if one is not known.
 func (c Clock) Apart(other Clock) time.Duration {
 	if !c.known || !other.known {
 		return 0
@@ -221,8 +221,8 @@ func (c Clock) Apart(other Clock) time.Duration {
 	return max(0, c.least-other.most, other.least-c.most)
 }
 
-// MaxClocksApart is how far the clocks of two services may be apart: if they are
-// more, one of them is wrong, and nobody knows which.
+// MaxClocksApart is how far the clocks of two services may be apart. If it is more, one of
+// them is wrong, and nobody knows which.
 const MaxClocksApart = time.Minute
 
 // SavedVersion is the version that a save made.
@@ -246,9 +246,9 @@ type SecretDescription struct {
 type KeySecret struct {
 	SecretDescription
 	Key   iamtoken.Secret
-	Clock Clock // Secrets Manager's
+	Clock Clock // Secrets Manager's clock
 
-	// Of type iam_credentials alone, whose keys Secrets Manager makes and ends.
+	// Of type iam_credentials alone, whose keys Secrets Manager creates and deletes.
 	KeyID        string        // IAM's id of the key
 	TTL          time.Duration // lifetime of each key; 0 when it is not known
 	Interval     time.Duration // between two automatic rotations; 0 when there are none
@@ -258,5 +258,5 @@ type KeySecret struct {
 // KeyInUse is the API key that the bootstrap identity's token was obtained with.
 type KeyInUse struct {
 	Key      iamtoken.Secret
-	Previous bool // AWS's current key was refused, this is the one before it
+	Previous bool // it is AWS's previous key, since IAM refused the current one
 }

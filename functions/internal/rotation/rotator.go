@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// AttemptLimit is the longest that one attempt up to its puts to mirrors, these puts, or
-	// one request of doctor may take.
+	// AttemptLimit is the time limit of an attempt up to its puts to mirrors, of those puts,
+	// and of one request of doctor.
 	AttemptLimit   = 10 * time.Second
 	defaultTimeout = 2 * time.Minute
 	maxReserve     = 5 * time.Second
@@ -31,15 +31,15 @@ type Rotator struct {
 	Tokens TokenStore
 
 	Mirrors  Mirrors   // if nil, no rotation may have a Mirror
-	Refusals *Refusals // kept from run to run; if nil, they are kept for one
+	Refusals *Refusals // remembered from run to run; if nil, within a run only
 
-	MinRemaining time.Duration    // remaining lifetime with which ensure leaves the stored token
-	Interval     time.Duration    // the rotate schedule's, to warn when tokens expire sooner
+	MinRemaining time.Duration    // ensure leaves a stored token alone that has this remaining lifetime
+	Interval     time.Duration    // of the rotate schedule, to warn of tokens that expire sooner
 	Concurrency  int              // attempts at a time; 0 means 1
-	HowToRun     HowToRun         // for advice; if nil, it is left out
-	Version      string           // the rotator's own, for the version metadata
+	HowToRun     HowToRun         // if nil, errors have no such advice
+	Version      string           // of this program, for the metadata of versions
 	Now          func() time.Time // if nil, time.Now
-	Random       func() float64   // from 0 up to 1, spreads the retries; if nil, math/rand/v2's
+	Random       func() float64   // from 0 up to 1, for the jitter of waits; if nil, math/rand/v2's
 	Log          *slog.Logger     // attempts that failed, at debug level; if nil, nowhere
 }
 
@@ -51,15 +51,15 @@ func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation
 	run := r.begin(ctx, request)
 	defer run.end()
 	ran := report.Report{RunID: request.RunID, Mode: string(request.Mode), Force: request.Force, Results: make([]report.Result, len(rotations))}
-	var all sync.WaitGroup
+	var passes sync.WaitGroup
 	for i, rotation := range rotations {
 		pass := &pass{run: run, Rotation: rotation, sent: map[string]sentToken{}}
-		// A pass begins when its turn has come: thousands that wait for theirs
+		// A pass starts its goroutine when it has a slot: thousands of waiting goroutines
 		// would each hold a stack, and a retry would queue behind all of them.
-		pass.release, _ = run.acquire() // without one, the pass reports why
-		all.Go(func() { ran.Results[i] = pass.runWithRetry() })
+		pass.release, _ = run.acquire() // without a slot, the pass reports why
+		passes.Go(func() { ran.Results[i] = pass.runWithRetry() })
 	}
-	all.Wait()
+	passes.Wait()
 	return ran
 }
 
@@ -71,17 +71,17 @@ type run struct {
 	end      func()
 	refusals *Refusals
 	keys     *keyReads
-	prepare  func()         // has IAM get ready for an exchange, in parallel with what precedes it
-	prepared sync.WaitGroup // no pass waits for it, the run does
+	prepare  func()         // calls IAM.Prepare once, and does not wait for it
+	prepared sync.WaitGroup // the run waits for it at its end
 	slots    chan struct{}  // held by an attempt, not by one waiting to try again
 	started  time.Time      // by the wall clock
-	timeout  time.Duration  // the whole time that the caller gave
+	timeout  time.Duration  // all the time that the caller gave
 	budget   time.Duration  // the timeout less the reserve
 }
 
-// Budget returns the time that the caller gives, 2 minutes if ctx has no deadline, and
-// what is left of it for the work: a reserve of 5 seconds, or of a tenth of a shorter
-// time, is kept for the report and the metrics.
+// Budget returns the time until ctx's deadline, 2 minutes if it has none, and the part of it
+// that the rotations may use. The rest, 5 seconds or a tenth of a shorter time, is for the
+// report and the metrics.
 func Budget(ctx context.Context) (timeout, budget time.Duration) {
 	timeout = defaultTimeout
 	if deadline, ok := ctx.Deadline(); ok {
@@ -112,8 +112,8 @@ func (r *Rotator) begin(ctx context.Context, request Request) *run {
 	return run
 }
 
-// acquire waits for a slot; the returned function gives it back. When the time is
-// up there is none, even if one is free.
+// acquire waits for a slot; release gives it back. When the time is up it is an error, even
+// if a slot is free.
 func (r *run) acquire() (release func(), err error) {
 	if r.ctx.Err() == nil {
 		select {
@@ -170,7 +170,8 @@ func (p *pass) runWithRetry() report.Result {
 	return result
 }
 
-// waits are those between two attempts: 300 ms, doubled each time, and each spread from half to one and a half of itself.
+// waits is the back-off between attempts: 300 ms, doubled each time up to two thirds of maxWait,
+// each with a jitter of up to half of itself.
 type waits struct {
 	next   time.Duration
 	random func() float64
@@ -194,7 +195,7 @@ func (r *Rotator) random() float64 {
 	return random()
 }
 
-// timedAttempt makes an attempt of 10 s at most, when its turn has come.
+// timedAttempt makes an attempt, when it has a slot, within AttemptLimit.
 func (p *pass) timedAttempt() (report.Result, error) {
 	if p.release == nil { // the first attempt may have its slot from Run
 		release, err := p.acquire()
@@ -215,8 +216,8 @@ func (p *pass) timedAttempt() (report.Result, error) {
 	return p.attempt(ctx)
 }
 
-// errorToReport returns the error to report: that of the last attempt, unless it
-// was cut off because the time was up.
+// errorToReport returns err, the error of the last attempt, or if that was cut off because the
+// time was up, the error of the attempt before.
 func (p *pass) errorToReport(before *Error, err error) *Error {
 	deadline, _ := p.ctx.Deadline() // on a busy machine the context's timer is late; a run always has one
 	if before != nil && (p.ctx.Err() != nil || !time.Now().Before(deadline)) {
@@ -227,7 +228,7 @@ func (p *pass) errorToReport(before *Error, err error) *Error {
 
 // keyReads lets the rotations of a run share the reads of equal keys.
 type keyReads struct {
-	ctx     context.Context // the run's: a read serves several passes and ends with the last
+	ctx     context.Context // the run's, since several passes wait for one read
 	reader  KeyReader
 	running sync.WaitGroup
 
@@ -242,9 +243,8 @@ type keyRead struct {
 	err   error
 }
 
-// start begins a read, or shares one that is under way or has succeeded and was
-// begun after since: an attempt that follows a failure at that time must see a
-// key that was just replaced.
+// start begins to read a key, or returns a read that began after since and has not failed. An
+// attempt that follows one which failed at that time must see a key that was just replaced.
 func (k *keyReads) start(ref KeyRef, since time.Time) *keyRead {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -272,7 +272,7 @@ func (r *keyRead) hasFailed() bool {
 	}
 }
 
-// wait returns what the read gave, or an *Error when ctx ends first.
+// wait returns the key, or an *Error if the read fails or ctx ends first.
 func (r *keyRead) wait(ctx context.Context) (iamtoken.Secret, error) {
 	select {
 	case <-r.done:
