@@ -59,7 +59,7 @@ func Remove(file, content string) {
 // as root could, and no pipe.
 func WriteWhole(path string, content []byte, mode os.FileMode) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("writing a file: %s is there and is none", path)
+		return fmt.Errorf("writing a file: %s is there, and is not a regular file", path)
 	}
 	temp, err := WriteTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*", content, mode)
 	if err != nil {

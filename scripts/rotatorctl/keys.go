@@ -300,25 +300,29 @@ func (s *setup) warnOfKey(id *serviceID) {
 	s.say("note: this key %s. Run setup again with --rotate-keys.", fate)
 }
 
-// keepInFile has the key stored in a file. It checks that one can be written there, before a key is made. IAM is shown a
-// hash of the file's path, which may hold anything.
-func (id *serviceID) keepInFile(file string) error {
-	if id.iamID == "" {
-		return usagef("%s_IAM_ID is empty, so there is no key to write to %s", strings.ToUpper(id.role), printable(file))
-	}
+// placeOf is what IAM is shown of a file: a hash of its path, which may hold anything.
+func placeOf(file string) (string, error) {
 	folder, err := filepath.Abs(filepath.Dir(file))
 	if err == nil {
 		folder, err = filepath.EvalSymlinks(folder)
 	}
-	if info, statErr := os.Stat(file); err != nil || statErr == nil && info.IsDir() {
-		return usagef("%s cannot be written: it is a folder, or its folder is not there", printable(file))
+	return fmt.Sprintf("file:%x", sha256.Sum256([]byte(filepath.Join(folder, filepath.Base(file)))))[:len("file:")+16], err
+}
+
+// keepInFile has the key stored in a file. It checks that one can be written there, before a key is made.
+func (id *serviceID) keepInFile(file string) error {
+	if id.iamID == "" {
+		return usagef("%s_IAM_ID is empty, so there is no key to write to %s", strings.ToUpper(id.role), printable(file))
 	}
-	probe, err := os.CreateTemp(folder, "."+filepath.Base(file)+"-*")
+	place, err := placeOf(file)
+	if info, statErr := os.Stat(file); err != nil || statErr == nil && !info.Mode().IsRegular() {
+		return usagef("%s cannot be written: it is a folder or a device, or its folder is not there", printable(file))
+	}
+	probe, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
 	if err != nil || errors.Join(probe.Close(), os.Remove(probe.Name())) != nil {
 		return usagef("%s cannot be written: its folder accepts no new files", printable(file))
 	}
-	id.file = file
-	id.place = fmt.Sprintf("file:%x", sha256.Sum256([]byte(filepath.Join(folder, filepath.Base(file)))))[:len("file:")+16]
+	id.file, id.place = file, place
 	id.store = func(_ context.Context, key keyValue) (string, error) {
 		if err := envfile.WriteWhole(file, []byte(key.value.Reveal()+"\n"), 0o600); err != nil {
 			return "", fmt.Errorf("writing %s failed: is its folder writable, and has it room?", printable(file))

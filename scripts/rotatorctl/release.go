@@ -97,16 +97,20 @@ func (p *program) saveRelease(ctx context.Context, bucket, version string, r rel
 	return hash, p.put(ctx, bucket, p.releaseKey(number(version), hash), text)
 }
 
+func (p *program) readRelease(ctx context.Context, bucket string, all releases, version int) (r release, err error) {
+	key := p.releaseKey(version, all[version])
+	text, err := p.get(ctx, bucket, key)
+	if err == nil && (fmt.Sprintf("%.16x", sha256.Sum256(text)) != all[version] || json.Unmarshal(text, &r) != nil) {
+		err = fmt.Errorf("s3://%s/%s is not what deploy stored there", printable(bucket), key)
+	}
+	return r, err
+}
+
 // restore gives the stack what a version was deployed with, the alias included.
 func (p *program) restore(ctx context.Context, bucket string, all releases, version int) error {
-	key, hash := p.releaseKey(version, all[version]), all[version]
-	text, err := p.get(ctx, bucket, key)
+	r, err := p.readRelease(ctx, bucket, all, version)
 	if err != nil {
 		return err
-	}
-	var r release
-	if fmt.Sprintf("%.16x", sha256.Sum256(text)) != hash || json.Unmarshal(text, &r) != nil {
-		return fmt.Errorf("s3://%s/%s is not what deploy stored there", printable(bucket), key)
 	}
 	if r.Parameters[aliasVersion] != "" { // one of before has neither
 		r.Parameters[releasesList] = all.String()
@@ -147,7 +151,8 @@ func (d *deployment) holdLive(ctx context.Context) error {
 		}
 		d.live, d.releases = aws.ToString(published.Version), releases{}
 	}
-	if d.releases[number(d.live)] == "" {
+	// Its release may also have been in another bucket, or deleted by a rule of the bucket.
+	if _, err := d.readRelease(ctx, d.values["BUCKET"], d.releases, number(d.live)); err != nil {
 		found, err := d.stacks.GetTemplate(ctx, &cloudformation.GetTemplateInput{StackName: stack.StackId, TemplateStage: types.TemplateStageOriginal})
 		if err != nil {
 			return fmt.Errorf("the template of the stack cannot be read: %w", awsError(err))
@@ -180,11 +185,23 @@ func (d *deployment) publish(ctx context.Context) error {
 	}
 	d.version = printable(aws.ToString(published.Version))
 	d.say("The deployed code is what was built: CodeSha256 %s", built)
+	if err := d.checkOwn(ctx); err != nil {
+		return err
+	}
 	ready := lambda.NewPublishedVersionActiveWaiter(d.lambda)
 	if err := ready.Wait(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &d.stack, Qualifier: &d.version}, 5*time.Minute); err != nil {
 		return fmt.Errorf("version %s does not become active: %w", d.version, awsError(err))
 	}
 	return nil
+}
+
+// checkOwn checks that the stack has the settings of this deployment, not of another one that runs at the same time.
+func (d *deployment) checkOwn(ctx context.Context) error {
+	stack, err := d.ownStack(ctx)
+	if err == nil && !maps.Equal(parameters(stack), d.parameters) {
+		err = fmt.Errorf("another deployment has changed the stack %s meanwhile: when that has ended, deploy again", d.stack)
+	}
+	return err
 }
 
 // checkVersion has the new version do everything but save, before the schedules run it.
@@ -215,6 +232,9 @@ func (d *deployment) reject(ctx context.Context, what string, why error) error {
 		return nil
 	case d.unchecked, d.live == "", d.live == d.version:
 		return fmt.Errorf("the stack is deployed, but %w. Correct that and deploy again", failed)
+	}
+	if err := d.checkOwn(ctx); err != nil {
+		return fmt.Errorf("%w\n%w", failed, err)
 	}
 	d.say("The %s failed: the stack returns to version %s", what, d.live)
 	if err := d.restore(ctx, d.values["BUCKET"], d.releases, number(d.live)); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,10 @@ func TestWrongOverGood(t *testing.T) {
 		says  string
 	}{
 		{"wrong-id", func(a *account) { a.set["TOKEN_SECRET"] = unknown }, "default: look: not_found: "},
+		{"lost-release", func(a *account) {
+			a.store(a.objects(a.prefix("release"))[0], "{}")
+			a.set["TOKEN_SECRET"] = unknown
+		}, "default: look: not_found: "},
 		{"dead-bootstrap-key", func(a *account) {
 			a.set["BOOTSTRAP_SECRET_ARN"] = a.newSecret("dead", strings.Repeat("dead-key-", 5))
 		}, "default: bootstrap: denied: "},
@@ -185,6 +190,24 @@ func TestDeploymentGoesOn(t *testing.T) {
 	a.must(1, "deploy --unchecked", "Warning: the check of version ", "the stack is deployed, but the first run of version ")
 	a.set["TOKEN_SECRET"], a.set["API_KEY_SECRET"] = good, a.cloud.Rotations()[0].APIKeySecret
 	a.must(0, "deploy", "default: rotated")
+
+	// Two at once: the last to change the stack goes on, whatever becomes of the other.
+	live := a.live()
+	for path, secret := range map[string]string{"/versions": good, "/invocations": "00000000-0000-4000-8000-000000000000"} {
+		a.answer = func(r *http.Request, _ url.Values) (int, string) {
+			if stack, err := a.ownStack(t.Context()); err == nil && strings.HasSuffix(r.URL.Path, path) {
+				others := stack.Parameters
+				others[slices.IndexFunc(others, func(p types.Parameter) bool { return *p.ParameterKey == "MinRemaining" })].ParameterValue = aws.String("9m")
+				_, err = a.stacks.UpdateStack(t.Context(), &cloudformation.UpdateStackInput{StackName: &a.stack, UsePreviousTemplate: aws.Bool(true), Parameters: others})
+				want(t, "the other's update", err, nil)
+			}
+			return 0, ""
+		}
+		a.set["TOKEN_SECRET"], a.set["PARAMS"] = secret, "MinRemaining=14m"
+		a.must(1, "deploy", "another deployment has changed the stack goes-on meanwhile")
+		want(t, "MIN_REMAINING", a.variables()["MIN_REMAINING"], "9m")
+		want(t, "the alias names", a.live(), live)
+	}
 }
 
 // What the template alone has deployed, with and without an alias, runs unchecked; deploy keeps it until its own is checked.

@@ -186,6 +186,8 @@ func (s *setup) readInput() error {
 		return usagef("--no-bootstrap-key leaves nothing to write to --bootstrap-key-file")
 	case !nameShape.MatchString(s.name):
 		return usagef("--name takes 2 to 40 letters, digits, dots, hyphens and underscores, and begins and ends with a letter or digit")
+	case s.env == "":
+		return usagef("--env takes a file, or - for standard output")
 	case s.days < 0 || s.days > 9999:
 		return usagef("--expires-in takes a number of days, 9999 at most")
 	}
@@ -231,9 +233,9 @@ func (s *setup) planKeys(values map[string]string) error {
 		if err := s.reader.keepInFile(s.readerFile); err != nil {
 			return err
 		}
-		if s.reader.place == s.bootstrap.place {
-			return usagef("the two keys need a file each")
-		}
+	}
+	if env, _ := placeOf(s.env); slices.Contains([]string{s.reader.place, s.bootstrap.place}, env) || s.readerFile != "" && s.reader.place == s.bootstrap.place {
+		return usagef("--env and the keys need a file each")
 	}
 	if managed && s.rotateKeys {
 		s.say("note: IBM rotates the keys that it makes: --rotate-keys leaves them as they are")
