@@ -19,7 +19,8 @@ import (
 	"iam-token-rotator/scripts/serving"
 )
 
-// The aws CLI of somebody who has an account is led here. The walk of the page, a whole deployment, is played by readmetest.
+// The aws CLI uses the sandbox even if its user has an account. scripts/readmetest runs the commands of the page,
+// a whole deployment.
 func TestServes(t *testing.T) {
 	programs.Need(t, "moto_server", "aws", "sh")
 	if runtime.GOOS != "linux" {
@@ -37,7 +38,7 @@ aws sts assume-role-with-web-identity --role-arn arn:aws:iam::123456789012:role/
 	}
 }
 
-// start runs the sandbox until the test ends, and holds the file, and the end, against what is promised.
+// start runs the sandbox until the test ends. It checks the environment file, and that nothing is left at the end.
 func start(t *testing.T, file string) {
 	t.Helper()
 	bin := t.TempDir()
@@ -91,7 +92,8 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// fakesMoto makes the test binary be a moto_server that makes a bucket and ends.
+// fakesMoto is a variable that makes the test binary a moto_server that answers one request, to create a bucket,
+// and ends.
 const fakesMoto = "TEST_FAKES_MOTO"
 
 func TestMain(m *testing.M) {

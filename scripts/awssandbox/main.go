@@ -1,5 +1,5 @@
-// Command awssandbox emulates AWS on one loopback port: moto_server, and an AWS Lambda that runs what is deployed. With
-// scripts/sandbox, which emulates IBM Cloud, the whole deployment can be tried without an account.
+// Command awssandbox emulates AWS on one loopback port: it is moto_server with an AWS Lambda that really runs the
+// deployed function. Together with scripts/sandbox it allows a whole deployment without an account.
 package main
 
 import (
@@ -35,13 +35,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 const usage = `usage: awssandbox [-addr 127.0.0.1:8481] [-env FILE|-] [-bin build/local]
 
 Emulates AWS in memory, until SIGTERM or Ctrl-C: moto_server (pip install 'moto[server]') and an AWS
-Lambda that runs the deployed function. Its contents are new at each start, including a bucket for
-the code and the credentials of the environment.
+Lambda that runs the deployed function. Each start begins with new credentials, which are in the
+environment, and with an empty bucket for the code.
 
-The function runs as you, with all that you may do: there is no jail. So every request must be signed
-with those credentials, or with some that this sandbox's STS issued; anything else gets 403, as does what
-a web page sends. AssumeRoleWithWebIdentity, which is not signed, takes WEB_IDENTITY_TOKEN. Beyond that it
-enforces no permissions and no patterns of a stack's parameters, and starts no schedules and no alarms.
+The function runs as you, with all your permissions; it is not isolated. So every request must be signed
+with those credentials, or with credentials that this sandbox's STS issued; any other request, and one from
+a web page, gets 403. AssumeRoleWithWebIdentity is not signed: it needs WEB_IDENTITY_TOKEN. IAM permissions
+and the patterns of a stack's parameters are not checked. Schedules and alarms do not fire by themselves.
 
 `
 
@@ -51,14 +51,14 @@ examples:
   awssandbox -addr 127.0.0.1:0 -env -    a free port; the environment on stdout
 `
 
-// options are the command line's.
+// options are the options of the command line.
 type options struct {
 	addr, host string // host:port on loopback, and the host alone; port 0 picks a free one
 	env        string // a file, "-" for stdout, or empty for none
-	bin        string // the folder of the built scripts/invoke
+	bin        string // the folder with the built program invoke
 }
 
-// parseOptions reads the command line. Help goes to stdout, with flag.ErrHelp returned.
+// parseOptions reads the command line. For -h it prints the help to stdout and returns flag.ErrHelp.
 func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 	flags := flag.NewFlagSet("awssandbox", flag.ContinueOnError)
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:8481", "listen on `host:port` of the loopback interface; port 0 picks a free one")
@@ -75,12 +75,12 @@ func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 	})
 }
 
-// unset removes variables that would point the aws CLI elsewhere in spite of the others, or conflict
-// with them. They would search for an empty profile, too.
+// unset removes variables that would make the aws CLI use another account, or that conflict with the new ones.
+// Setting them to nothing does not help: the CLI would search for a profile with an empty name.
 const unset = "unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN\n"
 
-// environment has the variables that point the aws CLI to origin, whatever its user's configuration, and
-// those that make deploy needs, for sh.
+// environment is a text for sh. It sets the variables that make the aws CLI use origin, whatever its user's
+// configuration, and those that make deploy needs.
 func environment(origin string) string {
 	set := awstest.Environment(origin)
 	maps.Copy(set, map[string]string{
@@ -96,10 +96,10 @@ func environment(origin string) string {
 	return unset + envfile.Lines(variables)
 }
 
-// bucket is made for the code of whatever is deployed.
+// bucket is the name of the bucket for the code of deployed functions.
 const bucket = "iam-token-rotator-code"
 
-// serve listens, starts moto, writes the environment, and answers until ctx ends or moto does.
+// serve listens, starts moto, writes the environment, and answers until ctx or moto ends.
 func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	invoke, err := findInvoke(o.bin)
 	if err != nil {
@@ -137,13 +137,13 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	}()
 	lambda := &awstest.Lambda{Moto: moto, Program: invoke, Secrets: origin, Host: o.host}
 	err = serving.Until(whileMoto, &http.Server{Handler: lambda}, listener, stderr)
-	if err == nil && ctx.Err() == nil { // Ctrl-C ends both
+	if err == nil && ctx.Err() == nil { // without Ctrl-C, which ends moto, too
 		err = errors.New("moto_server has ended unexpectedly")
 	}
 	return err
 }
 
-// findInvoke returns the absolute path of scripts/invoke, which can run what Lambda runs on Linux alone.
+// findInvoke returns the absolute path of the program invoke. A deployed function runs only on Linux.
 func findInvoke(bin string) (string, error) {
 	if runtime.GOOS != "linux" {
 		return "", fmt.Errorf("the deployed function is a program for Linux, this is %s\n%w", runtime.GOOS, serving.ErrUsage)

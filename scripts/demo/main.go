@@ -1,7 +1,7 @@
-// Command demo shows one rotation from end to end: it starts the sandbox, delivers the scheduled event to the real built
-// function as AWS Lambda would, then acts as a downstream job that reads the token and calls Logs Routing.
+// Command demo shows one rotation from end to end. It starts the sandbox, delivers the scheduled event to the built
+// function as AWS Lambda would, and then acts as a downstream job that reads the token and calls Logs Routing.
 //
-// It expects the programs iam-token-rotator and invoke in one folder, and ends everything it starts.
+// The programs iam-token-rotator and invoke must be in one folder. Demo ends everything that it starts.
 package main
 
 import (
@@ -41,7 +41,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return serving.End(stderr, "demo", err)
 }
 
-// show goes through the story and prints it.
+// show carries out the steps and prints them.
 func show(ctx context.Context, out io.Writer, bin, event string) error {
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 
@@ -90,8 +90,8 @@ func show(ctx context.Context, out io.Writer, bin, event string) error {
 	return nil
 }
 
-// invoke delivers the event file to the function, whose environment has neither the reader's nor the admin's key. It returns the
-// report's one result and the function's log line about the rotation.
+// invoke delivers the event in a file to the function, whose environment has neither the reader's nor the admin's
+// key. It returns the report's only result and the function's log line about the rotation.
 func invoke(ctx context.Context, bin, event string, env []string) (report.Result, string, error) {
 	command := exec.CommandContext(ctx, filepath.Join(bin, "invoke"), "-event", event, "-timeout", "30s", "--", filepath.Join(bin, "iam-token-rotator"))
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) } // it ends the function, too

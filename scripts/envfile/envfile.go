@@ -1,5 +1,5 @@
-// Package envfile hands the environment of a sandbox to the programs that use it: a file of
-// NAME='value' lines for sh, which appears whole once the sandbox listens.
+// Package envfile passes the environment of a sandbox to the programs that use it: in a file of
+// NAME='value' lines for sh, which is written atomically once the sandbox listens.
 package envfile
 
 import (
@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Lines renders variables, names and values, as NAME='value' lines for sh.
+// Lines renders variables, each a name and a value, as NAME='value' lines for sh.
 func Lines(variables [][2]string) (text string) {
 	for _, v := range variables {
 		text += v[0] + "='" + strings.ReplaceAll(v[1], "'", `'\''`) + "'\n"
@@ -21,8 +21,7 @@ func Lines(variables [][2]string) (text string) {
 	return text
 }
 
-// Write writes lines to a file for its owner alone, to stdout if file is "-", and nowhere if it is
-// empty.
+// Write writes lines to a file of mode 0600, to stdout if file is "-", or nowhere if file is empty.
 func Write(file, lines string, stdout io.Writer) error {
 	switch file {
 	case "":
@@ -35,8 +34,8 @@ func Write(file, lines string, stdout io.Writer) error {
 	}
 }
 
-// Offer is Write for as long as a sandbox runs: remove removes the file, unless another sandbox has written it meanwhile.
-// Whose file it takes over is said on stderr.
+// Offer is Write for a running sandbox. The sandbox calls remove when it ends: that deletes the file, unless
+// another sandbox has written it meanwhile. If the file exists already, Offer says so on stderr.
 func Offer(sandbox, file, lines string, stdout, stderr io.Writer) (remove func(), err error) {
 	_, missing := os.Lstat(file)
 	if err := Write(file, lines, stdout); err != nil {
@@ -48,15 +47,15 @@ func Offer(sandbox, file, lines string, stdout, stderr io.Writer) (remove func()
 	return func() { Remove(file, lines) }, nil
 }
 
-// Remove removes a file unless it has other content by now.
+// Remove deletes a file if it still has this content.
 func Remove(file, content string) {
 	if found, err := os.ReadFile(file); err == nil && string(found) == content {
 		_ = os.Remove(file)
 	}
 }
 
-// WriteWhole puts a whole file in place by renaming it: a reader sees all of it or the one before. It replaces no device,
-// as root could, and no pipe.
+// WriteWhole writes a file atomically, by renaming: a reader sees the old or the new content, never a part. It
+// refuses to replace a device, which root could do, or a pipe.
 func WriteWhole(path string, content []byte, mode os.FileMode) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("writing a file: %s is there, and is not a regular file", path)
@@ -72,14 +71,14 @@ func WriteWhole(path string, content []byte, mode os.FileMode) error {
 	return nil
 }
 
-// WriteTemp writes a new file in dir, the system's temporary one if empty, and returns its path.
+// WriteTemp writes a new file in dir, by default the system's folder for temporary files, and returns its path.
 func WriteTemp(dir, pattern string, content []byte, mode os.FileMode) (string, error) {
 	file, err := os.CreateTemp(dir, pattern)
 	if err != nil {
 		return "", fmt.Errorf("making a file: %w", err)
 	}
 	_, err = file.Write(content)
-	// On disk before it is named: IAM shows a new key once only.
+	// Sync: the file may be a new API key, which IAM shows only once, and a crash must not lose it.
 	if err = errors.Join(err, file.Chmod(mode), file.Sync(), file.Close()); err != nil {
 		_ = os.Remove(file.Name())
 		return "", fmt.Errorf("writing a file: %w", err)
@@ -87,7 +86,7 @@ func WriteTemp(dir, pattern string, content []byte, mode os.FileMode) (string, e
 	return file.Name(), nil
 }
 
-// Await waits for a file to appear, for so long at most, and returns its variables.
+// Await waits for a file to appear, at most for patience, and returns its variables.
 func Await(ctx context.Context, file string, patience time.Duration) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -1,5 +1,5 @@
-// Command gotest runs `go test` for each group of arguments, all at once, and prints what go prints: a line a package, and the
-// output of the tests that failed. Its last line says which tests were skipped, and why.
+// Command gotest runs `go test` for several groups of arguments, all groups at once. Like go test it prints a line
+// for each package, and the output of failed tests. Its last line says how many tests were skipped, and why.
 //
 //	gotest -race ./functions/... -- ./infra/... ./scripts/...
 package main
@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-// results are those of all groups.
+// results collects the results of all groups.
 type results struct {
 	mu      sync.Mutex
 	out     io.Writer
@@ -37,7 +37,7 @@ type results struct {
 	failed  bool
 }
 
-// run tests the groups between the "--", all at once, because many tests wait.
+// run runs the groups, which "--" separates. They run at once, because many tests wait.
 func (r *results) run(args []string) {
 	var running sync.WaitGroup
 	for more := true; more; {
@@ -73,16 +73,16 @@ func (r *results) test(group []string) {
 // event is a line of `go test -json`, as cmd/test2json documents it.
 type event struct{ Action, Package, Test, Output string }
 
-// location precedes what a test logs.
+// location matches the file and line in front of what a test logs.
 var location = regexp.MustCompile(`^\s*[\w.-]+\.go:\d+: `)
 
-// relay prints the lines of packages and the output of tests that did not end well, and counts the skipped tests.
+// relay prints the lines of packages and the output of failed tests, and counts the skipped tests.
 func (r *results) relay(events io.Reader) {
-	pending := map[string]map[string]string{} // output of the tests that have not ended, by package and test
+	pending := map[string]map[string]string{} // output of the tests that still run, by package and test
 	lines := bufio.NewScanner(events)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
-		e := event{Action: "build-output", Output: lines.Text() + "\n"} // if it is no event
+		e := event{Action: "build-output", Output: lines.Text() + "\n"} // if the line is not JSON
 		_ = json.Unmarshal(lines.Bytes(), &e)
 		if pending[e.Package] == nil {
 			pending[e.Package] = map[string]string{}
@@ -99,7 +99,7 @@ func (r *results) add(e event, tests map[string]string) {
 		_, _ = io.WriteString(r.out, e.Output)
 	case e.Action == "output":
 		tests[e.Test] += e.Output
-	case e.Action == "fail" && e.Test == "": // the package: print what still ran when it ended
+	case e.Action == "fail" && e.Test == "": // the package failed: print the output of tests that did not end
 		for _, name := range slices.Sorted(maps.Keys(tests)) {
 			_, _ = io.WriteString(r.out, tests[name])
 		}

@@ -1,8 +1,8 @@
-// Command invoke runs a built Lambda function on this machine: it is the Lambda Runtime API on a loopback port, and
-// COMMAND is started as Lambda starts it. What runs is the very binary that is deployed; only AWS is missing.
+// Command invoke runs a built Lambda function on this machine, the same binary that is deployed. It starts COMMAND as
+// Lambda would, and serves it the Lambda Runtime API on a loopback port.
 //
 // The protocol is https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html, version 2018-06-01, without streamed
-// responses and the APIs of extensions. Statuses and errors are those of
+// responses and without the APIs for extensions. Statuses and errors are those of
 // https://github.com/aws/aws-lambda-runtime-interface-emulator.
 package main
 
@@ -29,26 +29,26 @@ import (
 )
 
 func main() {
-	// The environment that COMMAND gets may hold keys: neither it nor this program leaves a core file.
+	// The environment may hold keys, so neither COMMAND nor this program may leave a core file.
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 	ctx, interrupt := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	go func() { interrupt(interruption{(<-signals).(syscall.Signal)}) }()
-	// A reader that closes our stdout ("invoke … | head -1") must end us by a write error, not by the death that would
-	// leave the child behind. Ignoring the signal would be inherited by the child; catching it is not.
+	// When a reader closes stdout ("invoke … | head -1"), SIGPIPE would kill this program and leave COMMAND behind. With
+	// the signal caught, a write fails instead. To ignore the signal is no option: COMMAND would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
-// interruption is the cause of a context that a signal ended. The child is in its own process group and does not get
-// the terminal's signals, so it is killed first.
+// interruption is the cause of a context that a signal ended. COMMAND is in its own process group and does not get the
+// terminal's signals, so this program kills it before it ends.
 type interruption struct{ syscall.Signal }
 
 func (i interruption) Error() string { return "stopped by signal: " + i.String() }
 
-// run is the whole program, and returns the exit status that the usage names. When it returns, no process that it
-// started is left, and what they wrote is in stderr.
+// run is the whole program. It returns the exit status, see usage. When it returns, no process that it started is left,
+// and their whole output is in stderr.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	o, err := parseOptions(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -76,13 +76,13 @@ const usage = `Runs a Lambda function's binary on this machine and invokes it.
 
   invoke [-event FILE] [-n 1] [-timeout 120s] [-report FILE] -- COMMAND…
 
-COMMAND is started once, with this environment and the variables that Lambda adds, and is handed the event n times.
+COMMAND is started once, with this environment and the variables that Lambda adds, and gets the event n times.
 Each response or error is one JSON line on stdout; what COMMAND prints goes to stderr.
 
   -event FILE    the event, JSON; - reads stdin (default: the event {})
   -n N           how many times to invoke (default 1)
-  -timeout D     the deadline of each invocation, as 30s or 2m (default 120s). Past it the process is killed and the
-                 invocation has failed; the next one gets a new process. To start may take as long again.
+  -timeout D     time limit of each invocation, such as 30s or 2m (default 120s), and of the start of a process. After
+                 it the process is killed and the invocation has failed; the next invocation gets a new process.
   -report FILE   write {"invocation":1,"init_ms":8.1,"duration_ms":244.8,"failed":false} for each invocation
 
 Exit status: 0 all succeeded, 1 an invocation failed, 2 usage, 128 + the signal that stopped it.
@@ -116,7 +116,7 @@ func parseOptions(args []string) (o options, err error) {
 	case err != nil:
 		err = serving.WithoutKeys(err)
 	case len(o.command) == 0:
-		err = errors.New("no COMMAND: name the function's binary after --, as in -- build/local/iam-token-rotator")
+		err = errors.New("no COMMAND: name the function's binary after --, for example -- build/local/iam-token-rotator")
 	case o.invocations < 1:
 		err = fmt.Errorf("-n is %d: give a number of invocations from 1 up", o.invocations)
 	case o.timeout < time.Millisecond:
@@ -128,9 +128,9 @@ func parseOptions(args []string) (o options, err error) {
 	return o, err
 }
 
-// invokeAll invokes the function as often as asked, in one process until that exits, and returns how many
-// invocations failed. An invocation starts one process at the most, so that a function which cannot start is not tried
-// for ever. The error is this program's own, or an interruption.
+// invokeAll invokes the function o.invocations times and returns how many invocations failed. All are in one process,
+// until that exits. Each invocation starts one process at most: a function that cannot start is not started forever. The
+// error is one of this program, or an interruption.
 func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader, stdout, stderr io.Writer) (failed int, err error) {
 	event, err := readEvent(o.event, stdin)
 	if err != nil {
@@ -177,7 +177,7 @@ func invokeAll(ctx context.Context, o options, environ []string, stdin io.Reader
 	return failed, nil
 }
 
-// readEvent returns the event of that name (see options), byte for byte, once it is known to be JSON.
+// readEvent returns the event, unchanged, or an error if it is not JSON. options explains name.
 func readEvent(name string, stdin io.Reader) (event []byte, err error) {
 	switch name {
 	case "":
@@ -196,9 +196,9 @@ func readEvent(name string, stdin io.Reader) (event []byte, err error) {
 	return event, nil
 }
 
-// lambdaEnvironment returns the caller's environment with the variables that Lambda sets for a custom runtime, but for
-// AWS_LAMBDA_RUNTIME_API, which is new for each process, and the function's ARN. What the caller has set stays. The
-// directory of executable, an absolute path, takes the place of /var/task.
+// lambdaEnvironment returns the function's ARN, and the caller's environment with the variables that Lambda sets for a
+// custom runtime; the caller adds AWS_LAMBDA_RUNTIME_API, which differs for each process. It keeps variables that are set
+// already. The folder of executable, an absolute path, takes the place of /var/task.
 //
 // https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html ("Defined runtime environment variables")
 func lambdaEnvironment(caller []string, executable string) (env []string, arn string) {

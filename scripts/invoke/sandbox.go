@@ -21,8 +21,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// A sandbox is one process of the function, the leader of its own process group, with the Runtime API that it alone
-// knows, so that nothing a predecessor still says can reach it. It takes one invocation at a time: invoke, then settle.
+// A sandbox is one process of the function, the leader of its own process group, with a Runtime API of its own: a late
+// request of an earlier process cannot reach it. It takes one invocation at a time: invoke, then settle.
 type sandbox struct {
 	cmd      *exec.Cmd
 	server   *http.Server
@@ -30,13 +30,13 @@ type sandbox struct {
 	log      io.Writer // gets both outputs
 	started  time.Time
 	exited   chan struct{} // closed when it has exited and its output is complete
-	idle     bool          // it has polled, and has no event yet
+	idle     bool          // it has polled and waits for an event
 	id       string        // of its invocation
 	timeout  time.Duration
-	deadline time.Time    // of what the process does now
-	current  atomic.Value // the id that it may answer, initializing before the first poll, empty for none
+	deadline time.Time    // of its start or its invocation
+	current  atomic.Value // the id that it may answer: initializing before the first poll, empty for none
 
-	polls, answers chan answer // a poll is an answer without a line; an error in initialising is in polls, too
+	polls, answers chan answer // a poll is an answer without a line, or an error in initialising
 	events         chan func(http.ResponseWriter)
 }
 
@@ -45,14 +45,14 @@ const initializing = "init"
 // answer is the end of an invocation, successful or not. It encodes to a line of -report, with times in milliseconds.
 type answer struct {
 	Invocation int       `json:"invocation"`       // from 1
-	Init       float64   `json:"init_ms,omitzero"` // process start to first poll; none when the process had polled before, or never did
-	Duration   float64   `json:"duration_ms"`      // event handed out to answer received, or to the loss of the process; 0 when not handed out
+	Init       float64   `json:"init_ms,omitzero"` // from the start of the process to its first poll; absent in later invocations
+	Duration   float64   `json:"duration_ms"`      // from handing out the event to the answer or the end of the process; 0 without an event
 	Failed     bool      `json:"failed"`
 	line       []byte    // JSON without a line break: the response, or {"errorMessage", "errorType", …}
 	at         time.Time // when it was complete
 }
 
-// failure is an answer in place of one that the function did not give.
+// failure is a failed answer with an error of Lambda, not of the function.
 func failure(errorType, format string, args ...any) answer {
 	line, _ := json.Marshal(map[string]string{"errorMessage": fmt.Sprintf(format, args...), "errorType": errorType}) // strings always marshal
 	return answer{line: line, Failed: true, at: time.Now()}
@@ -76,7 +76,7 @@ func start(command, environ []string, log io.Writer) (*sandbox, error) {
 	cmd.Env, s.arn = lambdaEnvironment(environ, executable)
 	cmd.Env = append(cmd.Env, "AWS_LAMBDA_RUNTIME_API="+s.server.Addr)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = stopGrace // a grandchild that holds the output open must not hide that COMMAND has exited
+	cmd.WaitDelay = stopGrace // otherwise Wait would wait for children of COMMAND that hold its output open
 	s.started = time.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, listener.Close())
@@ -106,7 +106,7 @@ func (s *sandbox) gone() bool {
 // extension. https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html
 const stopGrace = 500 * time.Millisecond
 
-// stop asks the process to end, and kills it, and what it left running, when it has not within stopGrace.
+// stop sends SIGTERM to the process, waits for stopGrace at most, and then kills the process and its children.
 func (s *sandbox) stop() {
 	if s == nil {
 		return
@@ -125,15 +125,15 @@ func (s *sandbox) kill() {
 	<-s.exited
 }
 
-// invoke hands the event to the process and returns its answer. The process has timeout for its first poll and then
-// timeout for the invocation; past it, it is killed. The error can only be that ctx has ended; then too it is killed.
+// invoke hands the event to the process and returns its answer. The process has timeout for its first poll, and timeout
+// again for the invocation; then it is killed. It is also killed if ctx ends, which is the only cause of an error.
 func (s *sandbox) invoke(ctx context.Context, event []byte, timeout time.Duration) (a answer, err error) {
 	var init time.Duration
 	s.id, s.timeout, s.deadline = uuid.NewString(), timeout, time.Now().Add(timeout)
 	if !s.idle {
 		poll, err := s.wait(ctx, s.polls)
 		if err != nil || poll.Failed {
-			s.stop() // Lambda starts again after an init error
+			s.stop() // after an error in initialising Lambda, too, starts a new process
 			return poll, err
 		}
 		init = poll.at.Sub(s.started)
@@ -153,13 +153,13 @@ func (s *sandbox) invoke(ctx context.Context, event []byte, timeout time.Duratio
 	return a, err
 }
 
-// milliseconds are exact to the microsecond.
+// milliseconds converts a duration, rounded to microseconds.
 func milliseconds(d time.Duration) float64 {
 	return float64(d.Round(time.Microsecond).Microseconds()) / 1000
 }
 
-// settle waits until the process has polled again or has exited, as after a panic: only then is an invocation over. A
-// process that does neither before the deadline is killed; the answer it gave still stands. The error is as invoke's.
+// settle waits until the process polls again or exits, for example after a panic: only then is the invocation over. A
+// process that does neither before the deadline is killed, but its answer counts. The error is as invoke's.
 func (s *sandbox) settle(ctx context.Context) error {
 	if s.gone() {
 		return nil
@@ -172,8 +172,8 @@ func (s *sandbox) settle(ctx context.Context) error {
 	return err
 }
 
-// wait waits for a poll or an answer. In place of one that does not come is a failure, in Lambda's words; the process is
-// then dead, as it is after the error that ctx has ended.
+// wait waits for a poll or an answer. If the process exits, or exceeds the deadline, it returns a failure with Lambda's
+// own message. In these cases, and if ctx ends, which is an error, the process has been killed.
 func (s *sandbox) wait(ctx context.Context, of chan answer) (answer, error) {
 	expired := time.NewTimer(time.Until(s.deadline))
 	defer expired.Stop()
@@ -186,9 +186,9 @@ func (s *sandbox) wait(ctx context.Context, of chan answer) (answer, error) {
 		timedOut = true
 	case <-ctx.Done():
 	}
-	s.kill() // and what it left running
+	s.kill() // and its children
 	select {
-	case a := <-of: // made just before
+	case a := <-of: // it came just before
 		return a, nil
 	default:
 	}
@@ -216,8 +216,8 @@ func reject(w http.ResponseWriter, status int, errorType, format string, args ..
 	reply(w, status, failure(errorType, format, args...).line)
 }
 
-// runtimeAPI serves the function alone, which knows one Host and sends no Origin: a web page that guesses the port gives
-// itself away by either.
+// runtimeAPI serves only the function, which uses one Host and sends no Origin. A web page that guesses the port has
+// another Host or an Origin.
 func (s *sandbox) runtimeAPI() http.Handler {
 	mux := http.NewServeMux()
 	const root = "/2018-06-01/runtime"
@@ -244,17 +244,17 @@ func (s *sandbox) serveNext(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// maxPayload is the largest response of a synchronous invocation, in bytes, as Lambda's own message has it.
+// maxPayload is the size limit of a synchronous invocation's response, in bytes, from Lambda's own error message.
 const maxPayload = 6*1024*1024 + 100
 
-// serveAnswer takes the first answer to the current invocation, or an error in initialising, and refuses any other.
+// serveAnswer accepts the first answer to the current invocation, or an error in initialising, and rejects all others.
 func (s *sandbox) serveAnswer(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body) // all of it, however large: the function looks at the status afterwards
+	body, err := io.ReadAll(r.Body) // even if it is too large: the function reads the status only when it has sent all
 	id, isError, to := r.PathValue("id"), path.Base(r.URL.Path) == "error", s.answers
 	switch id {
-	case "": // an error in initialising, which has no id
+	case "": // an error in initialising has no id in its path
 		id, to = initializing, s.polls
-	case initializing: // is no id
+	case initializing: // somebody used it as an id in the path
 		id = "unknown"
 	}
 	switch {
@@ -275,7 +275,7 @@ func (s *sandbox) serveAnswer(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// newAnswer is what the function has answered, on one line.
+// newAnswer renders the function's response or error on one line.
 func newAnswer(body []byte, isError bool, errorType string) answer {
 	var object map[string]json.RawMessage
 	if isError && (json.Unmarshal(body, &object) != nil || object == nil) {

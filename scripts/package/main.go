@@ -1,5 +1,5 @@
-// Command package packs files into a zip for AWS Lambda, and writes the licences of what is in a binary. The same files give
-// the same bytes: names are bare, times fixed and modes set here, not read from disk.
+// Command package packs files into a zip for AWS Lambda, or writes the licences of the modules in a binary. The
+// same files give the same bytes: entries have the files' base names, a fixed time, and modes set here.
 package main
 
 import (
@@ -23,7 +23,7 @@ import (
 
 func main() {
 	out := flag.String("o", "", "write the `ZIP`")
-	notice := flag.String("notice", "", "write the licences of what is in a binary to `FILE`")
+	notice := flag.String("notice", "", "write the licences of the modules in a binary to `FILE`")
 	flag.Parse()
 	var err error
 	switch {
@@ -41,12 +41,13 @@ func main() {
 	}
 }
 
-// pack writes the zip out with files in it, in that order, under their base names. Out appears whole or not at all.
+// pack writes a zip of the files, in this order. It writes out atomically.
 func pack(out string, files []string) error {
 	var packed bytes.Buffer
 	archive := zip.NewWriter(&packed)
 	for _, file := range files {
-		header := &zip.FileHeader{Name: filepath.Base(file), Method: zip.Deflate, Modified: time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)} // the earliest that a zip can hold
+		const earliest = 1980 // the first year that a zip can hold
+		header := &zip.FileHeader{Name: filepath.Base(file), Method: zip.Deflate, Modified: time.Date(earliest, 1, 1, 0, 0, 0, 0, time.UTC)}
 		header.SetMode(0o644)
 		if header.Name == "bootstrap" {
 			header.SetMode(0o755) // Lambda runs it
@@ -72,29 +73,29 @@ func pack(out string, files []string) error {
 	return err
 }
 
-// party is a module with what its licence asks to be handed on.
+// party is a module, with the texts that its licence requires to pass on.
 type party struct {
 	Path, Version string
-	Dir           string // in the module cache, which go.sum vouches for
+	Dir           string // in the module cache, whose content go.sum verifies
 	texts         []text
 }
 
 // text is a file of a module: LICENSE, NOTICE, …
 type text struct{ name, content string }
 
-// licenceNames are the files that licences ask to hand on.
+// licenceNames matches the names of files that must be passed on.
 var licenceNames = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents)([-._].*)?$`)
 
-// writeNotice writes the notice of third parties: which modules are in a built binary, in which version, and under what licence,
-// with its text. Go itself is the first, whose library and runtime are in every binary; the modules follow in the binary's order.
+// writeNotice lists the modules in a binary with their versions and the texts of their licences. Go's own library
+// and runtime, which are in every binary, come first; the modules follow in the binary's order.
 func writeNotice(out, binary string) error {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {
-		return fmt.Errorf("reading what %s is made of: %w", binary, err)
+		return fmt.Errorf("reading the modules in %s: %w", binary, err)
 	}
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
-		return fmt.Errorf("asking go for its folder: %w", err)
+		return fmt.Errorf("go env GOROOT: %w", err)
 	}
 	parties := []party{{Path: "Go standard library and runtime", Version: info.GoVersion, Dir: strings.TrimSpace(string(root))}}
 	arguments := []string{"mod", "download", "-json"}
@@ -105,7 +106,7 @@ func writeNotice(out, binary string) error {
 		arguments = append(arguments, module.Path+"@"+module.Version)
 	}
 	var listed []byte
-	if len(info.Deps) > 0 { // of none, go would list all of the module's
+	if len(info.Deps) > 0 { // without arguments, go would list all dependencies of this module
 		listed, err = exec.Command("go", arguments...).Output() // #nosec G204 -- names from our own binary
 	}
 	for decoder := json.NewDecoder(bytes.NewReader(listed)); err == nil && decoder.More(); {
@@ -114,7 +115,7 @@ func writeNotice(out, binary string) error {
 		parties = append(parties, p)
 	}
 	if err != nil || len(parties) != len(info.Deps)+1 {
-		return fmt.Errorf("downloading the modules: %w", errors.Join(err, errors.New("go mod download does not list them all")))
+		return fmt.Errorf("downloading the modules: %w", errors.Join(err, errors.New("go mod download did not list all of them")))
 	}
 	for i := range parties {
 		if parties[i].texts, err = licences(parties[i].Dir); err != nil {
@@ -127,7 +128,7 @@ func writeNotice(out, binary string) error {
 	return err
 }
 
-// licences reads the texts of a folder. None is an error: what has no licence may not be handed on.
+// licences reads the texts of a folder. It is an error if there is none, because the module may not be passed on then.
 func licences(folder string) ([]text, error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -153,10 +154,10 @@ func licences(folder string) ([]text, error) {
 // render writes the list and the texts: the same bytes for the same modules.
 func render(parties []party) []byte {
 	var out, texts bytes.Buffer
-	out.WriteString("Third parties in iam-token-rotator\n\nThe binary holds the software listed here, each under its own licence. The texts\n" +
-		"follow the list; one that several share is listed once.\n\n")
+	out.WriteString("Third parties in iam-token-rotator\n\nThe binary contains the software listed here, each part under its own licence. The\n" +
+		"texts follow the list; a text that several parts share is printed once.\n\n")
 	sharers := map[string]string{}
-	var order []string // of the texts
+	var order []string // the texts, in the order of their first occurrence
 	for _, p := range parties {
 		var names []string
 		for _, t := range p.texts {

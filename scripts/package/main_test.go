@@ -18,7 +18,7 @@ func write(t *testing.T, file, content string, mode os.FileMode) {
 	}
 }
 
-// twice are the bytes that a function writes into a file, which are the same each time.
+// twice calls a function two times, checks that it writes the same bytes to out, and returns them.
 func twice(t *testing.T, do func(time int, out string) error) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "out")
@@ -66,7 +66,7 @@ func TestAMissingFileLeavesTheOldZip(t *testing.T) {
 	}
 }
 
-// TestTheNoticeNamesWhatIsInABinary: this test is one.
+// The binary is that of this test.
 func TestTheNoticeNamesWhatIsInABinary(t *testing.T) {
 	binary, err := os.Executable()
 	if err != nil {

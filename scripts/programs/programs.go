@@ -1,5 +1,5 @@
-// Package programs is for tests that run programs: it finds those that must be installed, builds those
-// of this repository, and runs both.
+// Package programs is for tests that run programs: it finds installed programs, builds those of this
+// repository, and runs both.
 package programs
 
 import (
@@ -18,8 +18,7 @@ import (
 	"time"
 )
 
-// Missing skips the test for want of something, and fails it where CI=true: there nothing may be
-// missing.
+// Missing skips the test because something is not installed; what says what. With CI=true it fails the test.
 func Missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -36,7 +35,7 @@ func Need(t testing.TB, names ...string) {
 	}
 }
 
-// Path is where a program is. It calls Missing where that is nowhere.
+// Path returns the path of a program. It calls Missing if the program is not installed.
 func Path(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -46,8 +45,9 @@ func Path(t testing.TB, name string) string {
 	return path
 }
 
-// Build puts programs of this module into a folder, by their name and the folder of their source. They are built in build/tests,
-// which all packages' tests share: the go command links again only what has changed.
+// Build builds programs of this module into a folder; sources has the folder of the source by the name of the
+// program. It builds in build/tests, which the tests of all packages share, so that the go command links a
+// program again only when it has changed, and makes symbolic links to there.
 func Build(folder string, sources map[string]string) error {
 	module, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
@@ -63,7 +63,7 @@ func Build(folder string, sources map[string]string) error {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil { // until it is closed
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil { // until lock is closed
 		return fmt.Errorf("waiting for other builds: %w", err)
 	}
 	arguments := []string{"build", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", shared + "/"}
@@ -83,8 +83,8 @@ func Build(folder string, sources map[string]string) error {
 	return openSources(root)
 }
 
-// openSources opens the module's sources. The go command keeps a test's result until a file changes that the test
-// itself opened, and a program that was built from the sources is none.
+// openSources opens the module's sources. The go command caches a test's result until a file changes that the
+// test itself opened; the sources of a program that the test built would not count.
 func openSources(root string) error {
 	return filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		switch {
@@ -108,24 +108,24 @@ const patience = 5 * time.Minute
 
 // A Command is a program to run, with the environment given and nothing else.
 type Command struct {
-	Dir   string // this one if empty
+	Dir   string // the working folder; if empty, the test's
 	Env   []string
 	Stdin string
 	Name  string
 	Args  []string
 }
 
-// A Result is what a program came to.
+// A Result is how a program ended and what it printed.
 type Result struct {
 	Exit           int
 	Stdout, Stderr string
-	Worked         time.Duration // processor time, that of its own programs included
+	Worked         time.Duration // processor time, including that of its child processes
 }
 
-// All is what the program printed.
+// All is everything that the program printed.
 func (r Result) All() string { return r.Stdout + r.Stderr }
 
-// Run runs a program to its end. That it cannot be started ends the test.
+// Run runs a program to its end. If it cannot be started, the test fails.
 func Run(t testing.TB, c Command) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -145,18 +145,19 @@ func Run(t testing.TB, c Command) Result {
 	return Result{state.ExitCode(), stdout.String(), stderr.String(), state.UserTime() + state.SystemTime()}
 }
 
-// ours begin the variables that mean something to make, if a make started this one, or that lead the aws CLI elsewhere.
-var ours = []string{"MAKE", "MFLAGS", "ARCH", "VERSION", "AWS_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"}
+// unclean are the prefixes of variables that would change what a test's programs do: those of a make that runs the
+// tests, those of the aws CLI, and proxies.
+var unclean = []string{"MAKE", "MFLAGS", "ARCH", "VERSION", "AWS_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"}
 
-// CleanEnviron is this process's environment without those, and with add.
+// CleanEnviron is this process's environment without the variables of unclean, and with add.
 func CleanEnviron(add ...string) []string {
-	means := func(variable string) bool {
-		return slices.ContainsFunc(ours, func(prefix string) bool { return strings.HasPrefix(variable, prefix) })
+	isUnclean := func(variable string) bool {
+		return slices.ContainsFunc(unclean, func(prefix string) bool { return strings.HasPrefix(variable, prefix) })
 	}
-	return append(slices.DeleteFunc(os.Environ(), means), add...)
+	return append(slices.DeleteFunc(os.Environ(), isUnclean), add...)
 }
 
-// Environ writes sets of variables as a process takes them; of two values of a name the later counts.
+// Environ renders sets of variables as NAME=value. If a name is in several sets, the last one counts.
 func Environ(sets ...map[string]string) []string {
 	env := []string{}
 	for _, set := range sets {

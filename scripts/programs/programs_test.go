@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// recorder is a test that continues after it was ended, and records how it ended.
+// recorder is a testing.TB that records the first Fatal or Skip and continues.
 type recorder struct {
 	testing.TB
 	ended string
@@ -23,7 +23,7 @@ func (r *recorder) end(how string, args []any) {
 	}
 }
 
-// A missing program may leave a test out anywhere but in continuous integration.
+// A missing program skips a test, except in continuous integration.
 func TestNeed(t *testing.T) {
 	folder := t.TempDir()
 	t.Setenv("PATH", folder)

@@ -42,10 +42,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 const usage = `usage: sandbox [-addr 127.0.0.1:8480] [-tls-dir DIR] [-rotations 1] [-token-ttl 1h] [-env FILE|-]
 
-Emulates IBM Cloud (IAM, Secrets Manager, Logs Routing) in memory, until SIGTERM or Ctrl-C. Its
-contents are new at each start. Its address shows a live page in a browser. Faults, settings and the
-log of requests are under /_sandbox. Both answer 403 to web pages of other origins and to host names
-other than localhost and that of -addr.
+Emulates IBM Cloud (IAM, Secrets Manager, Logs Routing) in memory, until SIGTERM or Ctrl-C. Each start
+begins with new keys and secrets. Open its address in a browser for a live page. Faults, settings and
+the log of requests are under /_sandbox. The page and /_sandbox answer 403 to web pages of other
+origins, and to host names other than localhost and that of -addr.
 
 `
 
@@ -68,21 +68,21 @@ const (
 	maxTokenTTL  = time.Hour
 )
 
-// options are the command line's.
+// options are the options of the command line.
 type options struct {
 	addr, host string        // host:port, and the host alone; port 0 picks a free one
-	tlsDir     string        // where ca.pem goes; empty: plain HTTP
+	tlsDir     string        // the folder for ca.pem; empty: plain HTTP
 	rotations  int           // at least 1
 	tokenTTL   time.Duration // whole seconds
 	env        string        // a file, "-" for stdout, or empty for none
 }
 
-// parseOptions reads the command line. Help goes to stdout, with flag.ErrHelp returned.
+// parseOptions reads the command line. For -h it prints the help to stdout and returns flag.ErrHelp.
 func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 	flags := flag.NewFlagSet("sandbox", flag.ContinueOnError)
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:8480", "listen on `host:port`; port 0 picks a free one")
 	flags.StringVar(&o.tlsDir, "tls-dir", "", "serve HTTPS with a certificate of a new CA, and write the CA's to `DIR`/ca.pem")
-	flags.IntVar(&o.rotations, "rotations", 1, "`how many` pairs of key secret and token secret to make")
+	flags.IntVar(&o.rotations, "rotations", 1, "`how many` rotations to create, each with a key secret and a token secret")
 	serving.DurationVar(flags, &o.tokenTTL, "token-ttl", maxTokenTTL, "`lifetime` of an access token, 1s to 1h (IBM: 15m to 1h)")
 	flags.StringVar(&o.env, "env", "", "once it listens, write the environment to `FILE`, - for stdout; it is removed at the end")
 	return o, serving.Parse(flags, args, usage, examples, stdout, func() error {
@@ -91,7 +91,7 @@ func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 		if o.host, err = serving.SplitAddr(o.addr); err != nil {
 			errs = append(errs, err)
 		}
-		// The function takes plain http from loopback alone, and the certificate is for that.
+		// The function accepts plain http only on loopback, and the certificate is only for loopback names.
 		if ip := net.ParseIP(o.host); ip != nil && !ip.IsLoopback() && !ip.IsUnspecified() {
 			errs = append(errs, fmt.Errorf("-addr must be on loopback, or 0.0.0.0 for every address, not %q", o.host))
 		}
@@ -105,9 +105,9 @@ func parseOptions(args []string, stdout io.Writer) (o options, err error) {
 	})
 }
 
-// environment renders the variables as NAME='value' lines for sh. With several rotations a file lists them, else the two ids
-// are of the only one. What rotatorctl setup needs, and Terraform prints elsewhere, is of the first. The two secrets MANAGED_…
-// make their own keys.
+// environment renders the variables as NAME='value' lines for sh. With a rotationsFile there is a ROTATIONS_FILE
+// in place of API_KEY_SECRET and TOKEN_SECRET. The ids for rotatorctl setup, which Terraform prints in a real
+// account, are those of the first rotation. The two MANAGED_… secrets create their own keys.
 func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string {
 	variables := [][2]string{
 		{"SECRETS_MANAGER_URL", origin},
@@ -134,15 +134,15 @@ func environment(cloud *ibmcloudtest.Cloud, origin, rotationsFile string) string
 		[2]string{"MANAGED_BOOTSTRAP_KEY_SECRET", managedKey(cloud, "bootstrap-key", cloud.BootstrapIAMID())}))
 }
 
-// managedKey makes a secret that makes the keys of a service id: for 45 days each, with a new one every 15.
+// managedKey creates a secret that creates keys of a service id: a new one every 15 days, with a lease of 45.
 func managedKey(cloud *ibmcloudtest.Cloud, name, iamID string) (id string) {
 	return cloud.MustCreateSecret(ibmcloudtest.SecretSpec{
 		Type: "iam_credentials", Name: name, IAMID: iamID, ReuseAPIKey: true, TTL: "1080h", RotateDays: 15,
 	})
 }
 
-// writeRotations writes the rotations as ROTATIONS_FILE holds them and returns the file's absolute path: FILE.rotations.json
-// next to the environment file FILE, or a temporary file for "-". remove removes it, as that of envfile.Offer.
+// writeRotations writes a ROTATIONS_FILE and returns its absolute path: FILE.rotations.json next to the
+// environment file FILE, or a temporary file if env is "-". remove deletes it unless it has changed.
 func writeRotations(rotations []ibmcloudtest.Rotation, env string) (path string, remove func(), err error) {
 	type rotation struct {
 		Name         string `json:"name"`
@@ -200,7 +200,8 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	return serving.Until(ctx, &http.Server{Handler: cloud, TLSConfig: certificates}, listener, stderr)
 }
 
-// others warns of a listener that is not on loopback. All that it holds is made up, but others can have it.
+// others is a warning if other machines can reach the listener. No key in the sandbox is real, but others can
+// read and change everything in it.
 func others(addr net.Addr) string {
 	if tcp, ok := addr.(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
 		return ", and to everybody who reaches this machine, on port " + strconv.Itoa(tcp.Port)
@@ -208,8 +209,8 @@ func others(addr net.Addr) string {
 	return ""
 }
 
-// writeCertificates makes a CA and a server certificate of it for 127.0.0.1, ::1 and localhost, and
-// writes the CA's certificate to dir/ca.pem, making dir if need be. The keys never touch a disk.
+// writeCertificates creates a CA and a server certificate of it for 127.0.0.1, ::1 and localhost. It writes
+// the CA's certificate to dir/ca.pem, and creates dir if necessary. The private keys stay in memory.
 func writeCertificates(dir string) (*tls.Config, error) {
 	ca := &x509.Certificate{
 		Subject: pkix.Name{CommonName: "iam-token-rotator sandbox CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
@@ -226,7 +227,7 @@ func writeCertificates(dir string) (*tls.Config, error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("making the directory of -tls-dir: %w", err)
+		return nil, fmt.Errorf("creating the directory of -tls-dir: %w", err)
 	}
 	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
 	if err := envfile.WriteWhole(filepath.Join(dir, "ca.pem"), caPEM, 0o644); err != nil {
@@ -238,15 +239,15 @@ func writeCertificates(dir string) (*tls.Config, error) {
 	}, nil
 }
 
-// certify makes a key and a certificate for it that is good for 30 days, signed by its own key if signer is nil.
+// certify creates a key and a certificate for it, valid for 30 days. If signer is nil, the key itself signs it.
 func certify(cert, parent *x509.Certificate, signer *ecdsa.PrivateKey) (der []byte, key *ecdsa.PrivateKey, err error) {
 	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		return nil, nil, fmt.Errorf("making a key: %w", err)
+		return nil, nil, fmt.Errorf("creating a key: %w", err)
 	}
 	now := time.Now()
 	cert.SerialNumber, cert.NotBefore, cert.NotAfter = big.NewInt(now.UnixNano()), now.Add(-time.Hour), now.Add(30*24*time.Hour)
 	if der, err = x509.CreateCertificate(rand.Reader, cert, parent, &key.PublicKey, cmp.Or(signer, key)); err != nil {
-		return nil, nil, fmt.Errorf("making a certificate: %w", err)
+		return nil, nil, fmt.Errorf("creating a certificate: %w", err)
 	}
 	return der, key, nil
 }

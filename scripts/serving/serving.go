@@ -1,5 +1,5 @@
-// Package serving has what commands share: a command line, and for the sandboxes an HTTP server that ends
-// with a context.
+// Package serving is shared by commands: it parses command lines, and runs the sandboxes' HTTP servers until a
+// context ends.
 package serving
 
 import (
@@ -23,21 +23,21 @@ import (
 const (
 	ExitOK    = 0
 	ExitError = 1
-	ExitUsage = 2 // or something that must be there first is missing
+	ExitUsage = 2 // also if something is missing that must be installed or built first
 )
 
-// ErrUsage is in an error that a person must correct before a command can start.
+// ErrUsage marks an error that a person must correct before a command can start. End prints it, too.
 var ErrUsage = errors.New("run with -h for help")
 
-// Main runs a command, whose context SIGTERM or Ctrl-C ends, and exits with the code that it returns.
+// Main runs a command and exits with the code that it returns. SIGTERM or Ctrl-C ends the command's context.
 func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// Parse reads a command line that has options alone, of which none may be empty, and checks them. Help
-// goes to stdout, with flag.ErrHelp returned; any other error is ErrUsage.
+// Parse reads a command line that has only options, none of them empty, and calls check. For -h it prints
+// usage, options and examples to stdout and returns flag.ErrHelp. Any other error is an ErrUsage.
 func Parse(flags *flag.FlagSet, args []string, usage, examples string, stdout io.Writer, check func() error) error {
 	flags.SetOutput(io.Discard) // errors are returned, and printed once
 	err := flags.Parse(args)
@@ -65,10 +65,11 @@ func Parse(flags *flag.FlagSet, args []string, usage, examples string, stdout io
 	return nil
 }
 
-// longWord is as long as a key, which has 44 characters.
+// longWord matches everything that could be a key, which has 44 characters.
 var longWord = regexp.MustCompile(`[A-Za-z0-9_.~+/=-]{40,}`)
 
-// WithoutKeys is an error about a command line that repeats nothing as long as a key, which may be in the wrong place.
+// WithoutKeys removes from an error about a command line everything that could be a key: somebody may have put
+// a key in the wrong place.
 func WithoutKeys(err error) error {
 	text := longWord.ReplaceAllStringFunc(err.Error(), func(word string) string {
 		return fmt.Sprintf("(%d characters, not repeated here)", len(word))
@@ -79,7 +80,7 @@ func WithoutKeys(err error) error {
 	return errors.New(text)
 }
 
-// DurationVar is flags.DurationVar, with an error that says how a duration is written.
+// DurationVar is flags.DurationVar, but its error says how to write a duration.
 func DurationVar(flags *flag.FlagSet, d *time.Duration, name string, value time.Duration, usage string) {
 	*d = value
 	flags.Var((*duration)(d), name, usage)
@@ -153,10 +154,10 @@ func Origin(addr net.Addr, secure bool) string {
 	return scheme + "://" + net.JoinHostPort(host, port)
 }
 
-// Until answers what comes to listener until ctx ends, over TLS if the server has certificates. Requests in flight then
-// see their context end, and are cut off when they have not ended 2 seconds later.
+// Until serves until ctx ends, over TLS if the server has certificates. The contexts of requests in flight then
+// end, too; requests that take 2 more seconds are cut off.
 func Until(ctx context.Context, server *http.Server, listener net.Listener, stderr io.Writer) error {
-	server.BaseContext = func(net.Listener) context.Context { return ctx } // a delayed answer does not delay the end
+	server.BaseContext = func(net.Listener) context.Context { return ctx } // ends delayed answers
 	server.ReadHeaderTimeout = 10 * time.Second
 	server.ErrorLog = log.New(stderr, "http: ", 0)
 	served := make(chan error, 1)

@@ -1,12 +1,13 @@
-// Package awstest emulates the parts of AWS that a deployment meets. moto_server, another program, keeps everything
-// in memory and checks nothing; [Lambda] adds what it lacks: to run a function. Only tests and the sandbox command use it.
+// Package awstest emulates the parts of AWS that a deployment uses. moto_server, another program, has the services; it
+// keeps everything in memory and checks nothing. [Lambda] adds what moto lacks: it runs functions. Only tests and the
+// command awssandbox use this package.
 //
 //	moto := awstest.Start(t)                                 // ends with the test
 //	env := awstest.Environment(moto.URL())                   // for the aws CLI, an SDK, the function
 //	server := httptest.NewServer(&awstest.Lambda{Moto: moto, Program: invoke})
 //
-// Outside a test, [StartMoto] starts it. Both servers answer 403 to all but those who have the credentials of
-// [Environment] or some that STS issued to them.
+// Outside a test, [StartMoto] starts moto. Both servers answer 403 to a request that is not signed with the credentials
+// of [Environment], or with credentials that their STS issued.
 package awstest
 
 import (
@@ -38,8 +39,7 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// Start starts moto, which ends with the test. Where it is not installed the test is skipped, and
-// fails where CI=true.
+// Start starts moto, which ends with the test. If it is not installed, the test is skipped, or fails if CI=true.
 func Start(t testing.TB) *Moto {
 	t.Helper()
 	moto, err := StartMoto()
@@ -53,8 +53,7 @@ func Start(t testing.TB) *Moto {
 	return moto
 }
 
-// Setenv points the SDK in this process to endpoint until the test ends, whatever AWS variables the
-// process was started with.
+// Setenv makes the SDK in this process use endpoint until the test ends, whatever AWS variables the process had.
 func Setenv(t testing.TB, endpoint string) {
 	t.Helper()
 	for _, variable := range os.Environ() {
@@ -67,7 +66,7 @@ func Setenv(t testing.TB, endpoint string) {
 	}
 }
 
-// MustCall is Call, whose error ends the test.
+// MustCall is Call, but an error fails the test.
 func (m *Moto) MustCall(t testing.TB, service, operation string, in map[string]any) map[string]any {
 	t.Helper()
 	out, err := m.Call(t.Context(), service, operation, in)
@@ -77,7 +76,7 @@ func (m *Moto) MustCall(t testing.TB, service, operation string, in map[string]a
 	return out
 }
 
-// MustDo is Do, whose error ends the test.
+// MustDo is Do, but an error fails the test.
 func (m *Moto) MustDo(t testing.TB, r Request) (status int, answer []byte) {
 	t.Helper()
 	status, answer, err := m.Do(t.Context(), r)
@@ -87,23 +86,24 @@ func (m *Moto) MustDo(t testing.TB, r Request) (status int, answer []byte) {
 	return status, answer
 }
 
-// ErrNotInstalled is the error of StartMoto where there is no moto_server.
+// ErrNotInstalled is the error of StartMoto if there is no moto_server.
 var ErrNotInstalled = errors.New("moto_server is not installed: pip install 'moto[server]'")
 
-// Moto is a running moto_server. It listens on a socket in a folder that only this user may enter, and behind the gate
-// on a port of loopback. What it lacks, statemachines.py and functions.py add.
+// Moto is a running moto_server. It listens on a Unix socket in a folder that only this user may enter. On a loopback
+// port, an HTTP server passes on to it what the gate admits. statemachines.py and functions.py change moto where it
+// differs from AWS.
 type Moto struct {
 	gate
 	versions
 	process *exec.Cmd
 	socket  string
-	client  *http.Client // connects to the socket, whatever the URL
+	client  *http.Client // connects to the socket, whatever the host of the URL
 	ended   chan struct{}
 
 	unpacking sync.Mutex
 
-	front   *httptest.Server // of URL
-	lambdas sync.Map         // *Lambda by REGION:STACK, whose function it runs
+	front   *httptest.Server // the server on the loopback port
+	lambdas sync.Map         // the *Lambda that runs the function of a stack, by REGION:STACK
 }
 
 //go:embed statemachines.py
@@ -134,7 +134,7 @@ func StartMoto() (*Moto, error) {
 	m.process.Env = append(slices.DeleteFunc(os.Environ(), foreign), "PYTHONUNBUFFERED=1", "MOTO_DISABLE_GLOBAL_CORS=true", "PYTHONPATH="+folder,
 		"AWSTEST_URL="+m.front.URL, "AWSTEST_KEY_ID="+own().KeyID, "AWSTEST_SECRET="+own().Secret)
 	stderr, err := m.process.StderrPipe()
-	if err == nil { // Python loads it first
+	if err == nil { // Python loads sitecustomize.py before all else
 		err = os.WriteFile(filepath.Join(folder, "sitecustomize.py"), []byte(stateMachines+functions), 0o600)
 	}
 	if err == nil {
@@ -158,7 +158,7 @@ func StartMoto() (*Moto, error) {
 	return m, nil
 }
 
-// listening waits until moto prints that it listens. When it ends instead, its last words are the reason.
+// listening waits until moto prints that it listens. If it ends instead, the error has the last line that it printed.
 func listening(printed io.Reader) error {
 	last := "it ended and printed nothing: run moto_server yourself to see why"
 	for lines := bufio.NewScanner(printed); lines.Scan(); last = lines.Text() {
@@ -169,10 +169,10 @@ func listening(printed io.Reader) error {
 	return fmt.Errorf("moto_server did not start: %s", last)
 }
 
-// URL is the origin of all of its services, on a port of loopback.
+// URL is the origin of all services, on a loopback port.
 func (m *Moto) URL() string { return m.front.URL }
 
-// ServeHTTP serves what passes the gate. A state machine's function runs by the Lambda that deployed it.
+// ServeHTTP serves what the gate admits. When a state machine invokes a function, the Lambda that deployed it runs it.
 func (m *Moto) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	service, err := m.admit(r)
 	if found := invocationPath.FindStringSubmatch(r.URL.Path); err == nil && found != nil {
@@ -192,7 +192,8 @@ func (m *Moto) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.forward(w, r, service)
 }
 
-// forward passes a request on that the gate let through. It keeps the credentials that STS issues; no other origin gets CORS headers.
+// forward passes an admitted request on to moto. It stores the credentials that STS issues, and removes CORS headers
+// from answers.
 func (m *Moto) forward(w http.ResponseWriter, r *http.Request, service string) {
 	if err := m.mayStore(r); err != nil {
 		reject(w, r, err)
@@ -220,7 +221,7 @@ func (m *Moto) forward(w http.ResponseWriter, r *http.Request, service string) {
 // Ended is closed when moto_server has ended, by itself or by Stop.
 func (m *Moto) Ended() <-chan struct{} { return m.ended }
 
-// Stop ends moto_server, and what it holds is gone.
+// Stop ends moto_server, with everything that is in it.
 func (m *Moto) Stop() {
 	_ = m.process.Process.Kill()
 	<-m.ended
@@ -229,16 +230,16 @@ func (m *Moto) Stop() {
 
 // Request is a request to one of AWS's services.
 type Request struct {
-	Service string // as a signature's scope names it: secretsmanager, s3, …
-	Region  string // if empty, that of the request that is being served, or else Region
+	Service string // as in the scope of a signature: secretsmanager, s3, …
+	Region  string // if empty, the region of the request that is being served, or else Region
 	Method  string // POST if empty
 	Path    string // with the query; / if empty
 	Target  string // the operation, in AWS's JSON protocols
 	Body    string // form values, in AWS's query protocol
 }
 
-// Do sends a request past the gate and returns whatever is answered. moto distinguishes services by the scope of the
-// signature, and does not check it.
+// Do sends a request to moto without the gate and returns the answer, whatever its status. moto reads the service from
+// the scope of the signature, and does not check the signature.
 func (m *Moto) Do(ctx context.Context, r Request) (status int, answer []byte, err error) {
 	if r.Method == "" {
 		r.Method = http.MethodPost
@@ -258,7 +259,7 @@ func (m *Moto) Do(ctx context.Context, r Request) (status int, answer []byte, er
 	}
 	response, err := m.client.Do(request)
 	if err != nil {
-		return 0, nil, fmt.Errorf("asking %s: %w", r.Service, err)
+		return 0, nil, fmt.Errorf("calling %s: %w", r.Service, err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	answer, err = io.ReadAll(response.Body)
@@ -291,7 +292,7 @@ func (m *Moto) Call(ctx context.Context, service, operation string, in map[strin
 	return out, nil
 }
 
-// query is a request of AWS's query protocol. parameters are names and values.
+// query builds a request of AWS's query protocol. parameters are names and values in turn.
 func query(service, action string, parameters ...string) Request {
 	version := map[string]string{"cloudformation": "2010-05-15", "iam": "2010-05-08", "sts": "2011-06-15"}[service]
 	form := url.Values{"Action": {action}, "Version": {version}}
@@ -301,7 +302,7 @@ func query(service, action string, parameters ...string) Request {
 	return Request{Service: service, Body: form.Encode()}
 }
 
-// read sends a request and decodes what is answered, JSON or XML. It reports false where that is not a 200.
+// read sends a request and decodes the answer, JSON or XML. If the status is not 200, found is false.
 func (m *Moto) read(ctx context.Context, r Request, into any) (found bool, err error) {
 	status, answer, err := m.Do(ctx, r)
 	if err != nil || status != http.StatusOK {
@@ -317,7 +318,7 @@ func (m *Moto) read(ctx context.Context, r Request, into any) (found bool, err e
 	return true, nil
 }
 
-// assume returns credentials of a role, as Lambda gives them to a function.
+// assume returns temporary credentials of a role.
 func (m *Moto) assume(ctx context.Context, role, session string) (credentials, error) {
 	status, answer, err := m.Do(ctx, query("sts", "AssumeRole", "RoleArn", role, "RoleSessionName", session))
 	if err != nil {
@@ -332,7 +333,7 @@ func (m *Moto) assume(ctx context.Context, role, session string) (credentials, e
 
 type regionKey struct{}
 
-// regionOf is the region of the request that is being served under ctx, Region if there is none.
+// regionOf is the region of the request that is being served under ctx, or else Region.
 func regionOf(ctx context.Context) string {
 	served, _ := ctx.Value(regionKey{}).(string)
 	return cmp.Or(served, Region)
@@ -355,9 +356,9 @@ func (m *Moto) MakeBucket(ctx context.Context, name string) error {
 // Region is the one that Environment names.
 const Region = "eu-central-1"
 
-// Environment returns the variables that lead the aws CLI, an SDK or the function to endpoint, with the credentials of
-// this process, which are random and valid nowhere else, and keep them from the accounts that this machine knows.
-// Version 1 of the CLI looks for the region in AWS_DEFAULT_REGION alone, which is left to the caller.
+// Environment returns the variables that make the aws CLI, an SDK or the function use endpoint, and not an account that
+// is configured on this machine. The credentials are random for each process and valid nowhere else. The caller must add
+// AWS_DEFAULT_REGION for version 1 of the CLI.
 func Environment(endpoint string) map[string]string {
 	return map[string]string{
 		"AWS_ENDPOINT_URL":            endpoint,
@@ -371,14 +372,14 @@ func Environment(endpoint string) map[string]string {
 	}
 }
 
-// versions are the young ones of moto's secrets, which AWS would not remove: a secret has 100 versions, and none younger
-// than a day is removed to make room. moto has no such quota, and lets a secret be written that is being deleted.
+// versions applies AWS's quota to moto's secrets, because moto has none: a secret has at most 100 versions, and AWS
+// removes none that is younger than a day to make room for a new one.
 //
 // https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html
 type versions struct {
 	mu    sync.Mutex
-	ahead time.Duration                   // of this machine's clock
-	made  map[string]map[string]time.Time // by the secret's ARN and the version's id
+	ahead time.Duration                   // how far the clock is ahead of this machine's
+	made  map[string]map[string]time.Time // when versions were created, by the secret's ARN and the version's id
 }
 
 const (
@@ -391,7 +392,7 @@ var (
 	errFull    = &rejection{"LimitExceededException", "You've reached the maximum number of versions of this secret."}
 )
 
-// Advance moves the clock forward by which versions age.
+// Advance moves the clock forward that determines the age of versions.
 func (v *versions) Advance(d time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -418,7 +419,8 @@ func (v *versions) serveClock(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"now": time.Now().Add(v.ahead).UTC().Format(time.RFC3339), "ahead_seconds": int64(v.ahead.Seconds())})
 }
 
-// count counts a version of the secret, unless it has the version already. current are the ids that moto has labels for.
+// count records a new version of a secret, or returns errFull. A known id is no new version. current are the versions with
+// staging labels, by id.
 func (v *versions) count(arn, id string, current map[string][]string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -426,7 +428,7 @@ func (v *versions) count(arn, id string, current map[string][]string) error {
 	if v.made == nil {
 		v.made = map[string]map[string]time.Time{}
 	}
-	if v.made[arn] == nil { // what it was created with
+	if v.made[arn] == nil { // the version with which the secret was created
 		v.made[arn] = map[string]time.Time{}
 		for id := range current {
 			v.made[arn][id] = now
@@ -450,8 +452,8 @@ func (v *versions) count(arn, id string, current map[string][]string) error {
 	return nil
 }
 
-// mayStore returns an error if AWS would not store the value of a request to Secrets Manager. What moto refuses by
-// itself, such as a write to a replica, it leaves to moto.
+// mayStore returns an error if a request to Secrets Manager writes to a secret that is scheduled for deletion, or exceeds
+// the quota, which moto would allow. What moto itself rejects, such as a write to a replica, it does not check.
 func (m *Moto) mayStore(r *http.Request) error {
 	switch r.Header.Get("X-Amz-Target") {
 	case "secretsmanager.PutSecretValue", "secretsmanager.UpdateSecret":

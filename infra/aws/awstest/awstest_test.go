@@ -13,21 +13,21 @@ import (
 	"time"
 )
 
-// Lambda logs its own line where the function cannot, and only there.
-func TestOwnWords(t *testing.T) {
+// Lambda logs a line of its own only when the function gave no answer.
+func TestLogLineOf(t *testing.T) {
 	for answer, want := range map[string]string{
 		`{"errorMessage":"8f1b Task timed out after 2.00 seconds","errorType":"Sandbox.Timedout"}` + "\n":                           "8f1b Task timed out after 2.00 seconds\n",
 		`{"errorMessage":"RequestId: 8f1b Error: Runtime exited with error: exit status 2","errorType":"Runtime.ExitError"}` + "\n": "RequestId: 8f1b Error: Runtime exited with error: exit status 2\n",
 		`{"errorMessage":"1 of 1 rotations failed","errorType":"RotationError"}` + "\n":                                             "",
 		"null\n": "",
 	} {
-		if got := ownWords([]byte(answer)); got != want {
+		if got := logLineOf([]byte(answer)); got != want {
 			t.Errorf("%s: got %q, want %q", answer, got, want)
 		}
 	}
 }
 
-// Where moto is missing or does not start, the error says what to do.
+// If moto is not installed or does not start, the error says what to do, or why.
 func TestStartMotoShowsWhyItCannot(t *testing.T) {
 	folder := t.TempDir()
 	t.Setenv("PATH", folder)
@@ -43,7 +43,7 @@ func TestStartMotoShowsWhyItCannot(t *testing.T) {
 	}
 }
 
-// Moto and Lambda let nobody else in, and STS those whom it issued credentials.
+// Moto and Lambda serve only signed requests. The credentials may be their own or issued by their STS.
 func TestWhatMotoAndLambdaServe(t *testing.T) {
 	moto := Start(t)
 	server := httptest.NewServer(&Lambda{Moto: moto})
@@ -98,7 +98,7 @@ func TestWhatMotoAndLambdaServe(t *testing.T) {
 	}
 }
 
-// The clock by which versions age goes forward on a signed request alone.
+// Only a signed request moves the clock for the age of versions.
 func TestClock(t *testing.T) {
 	moto := Start(t)
 	server := httptest.NewServer(&Lambda{Moto: moto})
@@ -134,7 +134,7 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// An account that the process knows of must not be reached by a test.
+// A test must not reach an account that is configured in its process's environment.
 func TestSetenvLeavesNothingOfAnotherAccount(t *testing.T) {
 	t.Setenv("AWS_SESSION_TOKEN", "real")
 	t.Setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "https://real.test")

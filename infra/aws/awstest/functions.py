@@ -1,4 +1,4 @@
-"""Has moto keep the versions of a function as Lambda does, make its alias with a stack, and delete with that all that CloudFormation does."""
+"""Makes moto number versions of a function as Lambda does, create aliases in a stack, and delete with a stack what CloudFormation deletes."""
 
 from moto.awslambda.exceptions import LambdaClientError
 from moto.awslambda.models import LambdaFunction, LambdaStorage, lambda_backends
@@ -6,7 +6,7 @@ from moto.core.common_models import CloudFormationModel
 from moto.iam.models import Role
 from moto.logs.models import LogGroup, logs_backends
 
-try:  # moto reads templates by libyaml then, which takes a third of the time
+try:  # with libyaml moto reads templates in a third of the time
     import yaml, yaml.loader
 
     yaml.Loader = yaml.loader.Loader = yaml.CLoader
@@ -19,9 +19,9 @@ class InUse(LambdaClientError):
 
 
 class Alias(CloudFormationModel):
-    """moto has none in a template."""
+    """An alias in a template, which moto does not know."""
 
-    __module__ = LambdaFunction.__module__  # moto asks which service it is of
+    __module__ = LambdaFunction.__module__  # by which moto finds the service
 
     def __init__(self, alias, function):
         self.physical_resource_id, self.name, self.function = alias.arn, alias.name, function
@@ -53,7 +53,7 @@ class Alias(CloudFormationModel):
         try:
             lambda_backends[account][region].delete_alias(self.name, self.function)
         except LambdaClientError:
-            pass  # it went with the function
+            pass  # it was deleted with the function
 
 
 publish, delete_version = LambdaStorage.publish_version, LambdaStorage.del_function
@@ -61,7 +61,7 @@ delete_function = LambdaFunction.delete
 
 
 def publish_version(self, name_or_arn, description=""):
-    """moto would give a version the number of one that was deleted."""
+    """moto would reuse the number of a deleted version."""
     group = self._functions[self.get_function_by_name_or_arn_forbid_qualifier(name_or_arn).function_name]
     before = len(group["versions"])
     version = publish(self, name_or_arn, description)
@@ -73,25 +73,25 @@ def publish_version(self, name_or_arn, description=""):
 
 
 def del_function(self, name_or_arn, qualifier=None):
-    """moto would delete a version that an alias names."""
+    """moto would delete a version to which an alias points."""
     if qualifier and any(alias.function_version == qualifier for alias in self.list_aliases(name_or_arn)):
         raise InUse("ResourceConflictException", "Version was not able to be deleted because an alias references it.")
     delete_version(self, name_or_arn, qualifier)
 
 
 def with_log(self, account, region):
-    """moto forgets the log group of a stack once an update has touched it, and could not make it again."""
+    """After an update moto no longer deletes the log group with its stack, and could then not create it again."""
     delete_function(self, account, region)
     logs_backends[account][region].groups.pop("/aws/lambda/" + self.function_name, None)
 
 
 def without_group(self, account, region):
-    """The group may have gone with its function: moto deletes a stack's resources in any order."""
+    """The group may be gone with its function: moto deletes a stack's resources in any order."""
     logs_backends[account][region].groups.pop(self.name, None)
 
 
 def detached(self, account, region):
-    """moto would not delete a role to which policies have attached themselves, by their own Roles."""
+    """moto would not delete a role to which a policy is attached by the policy's own Roles."""
     for policy in list(self.managed_policies.values()):
         policy.detach_from(self)
     self.delete_from_cloudformation_json(self.name, None, account, region)

@@ -34,30 +34,29 @@ type credentials struct {
 }
 
 var (
-	// own are the credentials of this process, new each time.
+	// own are the credentials of this process, random for each process.
 	own = sync.OnceValue(func() credentials {
 		return credentials{KeyID: "AKIA" + rand.Text()[:16], Secret: (rand.Text() + rand.Text())[:40]}
 	})
-	// WebIdentityToken is the one that AssumeRoleWithWebIdentity accepts in place of a signature.
+	// WebIdentityToken is the only token that AssumeRoleWithWebIdentity accepts.
 	WebIdentityToken = sync.OnceValue(rand.Text)
 )
 
-// A gate passes on those requests that AWS would accept as its user's. The services behind it check nothing, and
-// one of them runs programs. A request must
+// A gate authenticates requests, because the services behind it check nothing and one of them runs programs. A request
+// must be local, see [ibmcloudtest.IsLocal]; for S3 the Host may also be BUCKET.localhost. And it must
 //
-//   - be local, see [ibmcloudtest.IsLocal]; S3 has names of buckets before localhost, too;
-//   - have a signature (Signature Version 4) in the Authorization header or in a presigned query, by the credentials of
-//     [Environment] or by some that this STS has issued; it is valid as long as at AWS, 15 minutes or what a presigned
-//     query says;
-//   - or, as AssumeRoleWithWebIdentity is not signed at AWS, ask for just that with [WebIdentityToken].
+//   - either have a valid signature (Signature Version 4), in the Authorization header or presigned in the query, by the
+//     credentials of [Environment] or by credentials that STS issued. As at AWS, a signature in the header is valid for 15
+//     minutes, a presigned one as long as the query says;
+//   - or be AssumeRoleWithWebIdentity, which is not signed at AWS either, with the [WebIdentityToken].
 //
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 type gate struct {
 	mu     sync.Mutex
-	issued map[string]credentials // by STS
+	issued map[string]credentials // by STS, by key id
 }
 
-// A rejection is an error in AWS's words.
+// A rejection is an error with a code of AWS's.
 type rejection struct{ code, message string }
 
 func (r *rejection) Error() string { return r.code + ": " + r.message }
@@ -66,14 +65,14 @@ var (
 	errForeign  = &rejection{"AccessDenied", "The request comes from another origin or by another host name than this sandbox's own."}
 	errUnsigned = &rejection{"MissingAuthenticationToken", "The request is not signed (Signature Version 4) with the credentials of this sandbox."}
 	errKey      = &rejection{"InvalidClientTokenId", "The request is signed with credentials that are not this sandbox's: read its environment file again."}
-	errMismatch = &rejection{"SignatureDoesNotMatch", "The signature is not the one that the secret access key makes of this request."}
-	errExpired  = &rejection{"ExpiredToken", "The credentials or the signature have expired, or are of the future."}
+	errMismatch = &rejection{"SignatureDoesNotMatch", "The signature does not match this request and the secret access key."}
+	errExpired  = &rejection{"ExpiredToken", "The credentials or the signature have expired, or the signature has a time in the future."}
 )
 
-// maxBody bounds a request: the function's zip has some MB.
+// maxBody limits a request, in bytes; the largest is the function's zip of some MB.
 const maxBody = 64 << 20
 
-// admit returns the service that a request may be passed on to, or a *rejection. It reads the body, which can be read again.
+// admit returns the service that an authenticated request is for, or a *rejection. It reads the body and puts back a copy.
 func (g *gate) admit(r *http.Request, hosts ...string) (service string, err error) {
 	s, signed := signatureOf(r)
 	if name, _, _ := strings.Cut(strings.ToLower(r.Host), ":"); s.service == "s3" && strings.HasSuffix(name, ".localhost") {
@@ -88,7 +87,7 @@ func (g *gate) admit(r *http.Request, hosts ...string) (service string, err erro
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if !signed {
-		return "sts", asksByWebIdentity(r, body)
+		return "sts", checkWebIdentity(r, body)
 	}
 	k, known := own(), true
 	if s.keyID != k.KeyID {
@@ -108,8 +107,8 @@ func (g *gate) admit(r *http.Request, hosts ...string) (service string, err erro
 	return s.service, nil
 }
 
-// asksByWebIdentity accepts a request that is not signed for what need not be.
-func asksByWebIdentity(r *http.Request, body []byte) error {
+// checkWebIdentity accepts an unsigned request if it is AssumeRoleWithWebIdentity with the right token.
+func checkWebIdentity(r *http.Request, body []byte) error {
 	form, err := url.ParseQuery(string(body))
 	plain := r.Method == http.MethodPost && r.URL.Path == "/" && r.URL.RawQuery == "" && r.Header["Authorization"] == nil &&
 		r.Header["X-Amz-Target"] == nil && r.Header.Get("Content-Encoding") == "" && isForm(r)
@@ -123,7 +122,7 @@ func asksByWebIdentity(r *http.Request, body []byte) error {
 	return nil
 }
 
-// learn keeps the credentials that an answer of STS issues, and returns them.
+// learn stores the credentials in an answer of STS, and returns the last of them.
 func (g *gate) learn(answer []byte) (last credentials) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -144,7 +143,7 @@ func (g *gate) learn(answer []byte) (last credentials) {
 	}
 }
 
-// reject answers with an error as the service would that the request is for: JSON or XML.
+// reject answers with an error, in the format of the service that the request is for, JSON or XML.
 func reject(w http.ResponseWriter, r *http.Request, err error) {
 	status, code := http.StatusInternalServerError, "ServiceException"
 	if rejected, ok := errors.AsType[*rejection](err); ok {
@@ -172,12 +171,12 @@ func isForm(r *http.Request) bool {
 	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
 }
 
-// A signature is what a request says of how it was signed.
+// A signature has the parameters of a request's signature, not yet verified.
 type signature struct {
 	keyID, day, region, service string // the credential and its scope
-	headers                     string // the names of those signed
+	headers                     string // the names of the signed headers
 	hex                         string // the signature itself
-	at, expires, token          string // expires in seconds, "" in the header's form
+	at, expires, token          string // expires: seconds, of a presigned request only
 	presigned                   bool
 }
 
@@ -186,7 +185,7 @@ const (
 	timeForm  = "20060102T150405Z"
 )
 
-// signatureOf reads a request's one signature. It is false where there is none, or more than one.
+// signatureOf reads a request's only signature. ok is false if there is none, or more than one.
 func signatureOf(r *http.Request) (s signature, ok bool) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	var credential string
@@ -227,8 +226,8 @@ func (s *signature) current(now time.Time) bool {
 	return err == nil && strings.HasPrefix(s.at, s.day) && at.Sub(now) < skew && now.Sub(at) < validity
 }
 
-// of derives the signature that the credentials make of a request, by AWS's own signer. It is false where what must be
-// signed is not.
+// of computes, with AWS's own signer, the signature that the request must have if it is signed with the credentials. ok is
+// false if the signature does not cover what it must.
 func (s *signature) of(r *http.Request, body []byte, c credentials) (want string, ok bool) {
 	signed := r.Clone(r.Context())
 	signed.Header, signed.ContentLength, signed.URL.Host = http.Header{}, 0, r.Host

@@ -15,7 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
-// What signs here is AWS's own SDK.
+// signer is that of AWS's own SDK.
 var signer = v4.NewSigner()
 
 func (c credentials) aws() aws.Credentials {
@@ -27,7 +27,7 @@ func hashOf(body string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// request makes a request to origin, not signed.
+// request builds an unsigned request.
 func request(t *testing.T, method, url, body string, header ...string) *http.Request {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
@@ -68,7 +68,7 @@ func presigned(t *testing.T, r *http.Request, with credentials, service, payload
 	return request(t, r.Method, url, "")
 }
 
-// Who has not the credentials of this process gets 403, whatever the request says.
+// A request without valid credentials gets 403, whatever else it contains.
 func TestTheGate(t *testing.T) {
 	var g gate
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -27,24 +27,25 @@ import (
 	"time"
 )
 
-// Lambda is an http.Handler that emulates AWS Lambda, and everything else: behind the gate it passes all requests on to
-// Moto but these. For Invoke it runs the zip of the alias or version as Lambda would, with the environment that Moto
-// reports and credentials of the function's role, and writes its output to Moto's log. /_sandbox/clock is that of [versions].
+// Lambda is an http.Handler that emulates all of AWS. It serves Invoke itself and passes all other requests on to Moto,
+// except /_sandbox/clock, which is that of [versions]. For Invoke it runs the zip of the alias or version as AWS Lambda
+// would: with the environment that Moto reports, with credentials of the function's role, and with its output in Moto's log.
 //
-// The deployed function runs as this process's user, with all that this user may do: there is no jail. So serve it on loopback.
+// The deployed function runs as this process's user, with all permissions of that user; it is not isolated. So serve it
+// only on loopback.
 type Lambda struct {
 	Moto    *Moto
 	Program string            // the built scripts/invoke
 	Timeout time.Duration     // of an invocation; if zero, the function's own
-	Secrets string            // where functions find AWS Secrets Manager; if empty, Moto
-	Set     map[string]string // variables, in place of the function's own
-	Host    string            // a further name or address at which to answer, in addition to 127.0.0.1, ::1 and localhost
+	Secrets string            // the endpoint of AWS Secrets Manager and SSM for functions; if empty, Moto
+	Set     map[string]string // variables that override the function's own
+	Host    string            // a further Host to accept, see ibmcloudtest.IsLocal
 
 	mu      sync.Mutex
 	printed strings.Builder
 }
 
-// Function is what AWS Lambda shows of a function.
+// Function is AWS Lambda's description of a function.
 type Function struct {
 	Configuration struct {
 		FunctionName, Handler, CodeSha256, Role string
@@ -55,10 +56,10 @@ type Function struct {
 	Code struct{ Location string }
 }
 
-// FunctionPath is where AWS Lambda describes a function.
+// FunctionPath is the path of a function's description.
 func FunctionPath(name string) string { return "/2015-03-31/functions/" + name }
 
-// functionOf takes an ARN of a function, or NAME:QUALIFIER, apart.
+// functionOf splits an ARN of a function, or NAME:QUALIFIER.
 func functionOf(name string) (function, qualifier string) {
 	if _, rest, isARN := strings.Cut(name, ":function:"); isARN {
 		name = rest
@@ -72,7 +73,7 @@ var invocationPath = regexp.MustCompile("^" + FunctionPath("([^/]+)") + "/invoca
 func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	service, err := l.Moto.admit(r, l.Host)
 	if err == nil {
-		asked, _ := signatureOf(r) // not of a web identity
+		asked, _ := signatureOf(r) // without a region for AssumeRoleWithWebIdentity
 		err = l.serve(w, r.WithContext(context.WithValue(r.Context(), regionKey{}, asked.region)), service)
 	}
 	if err != nil {
@@ -80,10 +81,10 @@ func (l *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// stackChanges are the actions of CloudFormation after which a function is this Lambda's to run.
+// stackChanges are the actions of CloudFormation that deploy a function. This Lambda runs it from then on.
 var stackChanges = []string{"CreateStack", "UpdateStack", "ExecuteChangeSet"}
 
-// serve answers a request that the gate let through, unless it returns an error.
+// serve answers an admitted request, unless it returns an error.
 func (l *Lambda) serve(w http.ResponseWriter, r *http.Request, service string) error {
 	if found := invocationPath.FindStringSubmatch(r.URL.Path); found != nil {
 		name, qualifier := functionOf(found[1])
@@ -132,14 +133,14 @@ func (l *Lambda) serveInvocation(w http.ResponseWriter, r *http.Request, name, q
 	return nil
 }
 
-// invoke runs the function once. The error is the emulation's own, never the function's.
+// invoke runs the function once and logs its output. failed says that the function failed; an error is one of the emulation.
 func (l *Lambda) invoke(ctx context.Context, f Function, event []byte) (answer []byte, failed bool, err error) {
 	answer, output, failed, err := l.run(ctx, f, event)
 	if err != nil {
 		return nil, false, err
 	}
 	if failed {
-		output = append(output, ownWords(answer)...)
+		output = append(output, logLineOf(answer)...)
 	}
 	l.mu.Lock()
 	l.printed.Write(output)
@@ -147,7 +148,7 @@ func (l *Lambda) invoke(ctx context.Context, f Function, event []byte) (answer [
 	return answer, failed, l.Moto.log(ctx, f, string(output))
 }
 
-// run runs the function's zip by scripts/invoke, in a new folder.
+// run runs the function with scripts/invoke, in the folder of its unpacked zip.
 func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, output []byte, failed bool, err error) {
 	folder, err := l.Moto.unpack(ctx, f)
 	if err != nil {
@@ -171,7 +172,7 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	var stdout, stderr bytes.Buffer
 	command.Dir, command.Stdin, command.Stdout, command.Stderr = folder, bytes.NewReader(event), &stdout, &stderr
 	err = command.Run()
-	if strings.Contains(stderr.String(), "invoke: cannot start COMMAND") { // in Lambda's words, since the zip is at fault
+	if strings.Contains(stderr.String(), "invoke: cannot start COMMAND") { // the zip is wrong: the same error as Lambda's
 		return []byte(`{"errorType":"Runtime.InvalidEntrypoint","errorMessage":"RequestId: ` + rand.Text() + ` Error: fork/exec /var/task/` + f.Configuration.Handler + `: exec format error"}`), nil, true, nil
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || exit.ExitCode() != 1) { // 1 says that the invocation failed
@@ -180,8 +181,8 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	return stdout.Bytes(), stderr.Bytes(), err != nil, nil
 }
 
-// unpack returns the folder of what the deployed zip holds, and puts it there the first time: all invocations have the same,
-// as Lambda's have /var/task.
+// unpack returns the folder with the files of the deployed zip, which it unpacks the first time. All invocations share it,
+// like /var/task of Lambda.
 func (m *Moto) unpack(ctx context.Context, f Function) (folder string, err error) {
 	m.unpacking.Lock()
 	defer m.unpacking.Unlock()
@@ -213,8 +214,8 @@ func (m *Moto) unpack(ctx context.Context, f Function) (folder string, err error
 	return folder, nil
 }
 
-// code returns the deployed zip. Moto shows neither its bucket nor, of a version that is not the latest, its key: it is
-// the one beside the latest's with the hash that Lambda reports.
+// code returns the deployed zip. Moto does not report its bucket, and its key only for the latest version. So code looks in
+// every bucket, in the folder of the latest version's zip, for the zip with the hash that Lambda reports.
 func (m *Moto) code(ctx context.Context, f Function) ([]byte, error) {
 	location, err := url.Parse(f.Code.Location)
 	if err != nil {
@@ -249,8 +250,8 @@ func (m *Moto) code(ctx context.Context, f Function) ([]byte, error) {
 	return nil, fmt.Errorf("no bucket has, beside %s, the zip with the hash %s of the function", location.Path, f.Configuration.CodeSha256)
 }
 
-// ownWords is the line that Lambda itself logs when the function did not come to an answer.
-func ownWords(answer []byte) string {
+// logLineOf is the line that Lambda itself logs if the function exited or timed out without an answer; else "".
+func logLineOf(answer []byte) string {
 	var failure struct{ ErrorType, ErrorMessage string }
 	if json.Unmarshal(answer, &failure) == nil && slices.Contains([]string{"Sandbox.Timedout", "Runtime.ExitError", "Runtime.InvalidEntrypoint"}, failure.ErrorType) {
 		return failure.ErrorMessage + "\n"
@@ -258,14 +259,14 @@ func ownWords(answer []byte) string {
 	return ""
 }
 
-// Printed is everything that functions have printed so far.
+// Printed returns everything that functions have printed so far.
 func (l *Lambda) Printed() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.printed.String()
 }
 
-// log writes lines to the function's log group, as a new stream that is named as Lambda names those of a version.
+// log writes lines to the function's log group, in a new stream with a name in Lambda's form.
 func (m *Moto) log(ctx context.Context, f Function, lines string) error {
 	now := time.Now()
 	name := now.UTC().Format("2006/01/02/") + f.Configuration.FunctionName + "[" + f.Configuration.Version + "]" + now.UTC().Format("150405.000000000")
@@ -282,5 +283,5 @@ func (m *Moto) log(ctx context.Context, f Function, lines string) error {
 	return err
 }
 
-// logGroup is where Lambda writes a function's log.
+// logGroup is the log group of a function.
 func logGroup(function string) string { return "/aws/lambda/" + function }

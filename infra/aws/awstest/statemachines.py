@@ -1,14 +1,14 @@
-"""Has moto execute state machines. Python loads this first, as sitecustomize.
+"""Makes moto execute state machines. Python loads this first, as sitecustomize.
 
-moto's interpreter lacks some of what a fleet uses. It gets here
-  - machines that CloudFormation made, which moto keeps apart from those that it executes;
-  - the context's $$ in a definition, of which its CloudFormation's Fn::Sub makes $;
-  - ItemBatcher: the reader hands out batches in the shape that Step Functions gives them;
-  - a whole number as ToleratedFailurePercentage; it tolerates all failures, whatever the number;
-  - a second execution of a machine: moto cannot copy the first, which it need not;
-  - listExecutions by the names that a state has for its fields;
+moto's interpreter lacks some features that a fleet uses. This adds
+  - machines that CloudFormation creates, which moto keeps apart from those that it executes;
+  - $$ for the context in a definition, which the Fn::Sub of moto's CloudFormation turns into $;
+  - ItemBatcher: the reader returns batches of the form that Step Functions has;
+  - a whole number as ToleratedFailurePercentage; any number tolerates all failures;
+  - a second execution of a machine, for which moto would try to copy the first, and fail;
+  - listExecutions with the names of fields that a state uses;
   - credentials, and the address of the Lambda that runs functions: see Moto.ServeHTTP.
-A retry waits a second, so that tests need not wait longer. It still has no time-outs of machines, no log, no redrive and no permissions.
+A retry waits one second, to keep tests short. Time-outs of machines, logs, redrive and permissions are still missing.
 """
 
 import io
@@ -21,7 +21,7 @@ from moto.stepfunctions import models, responses
 
 
 class Backends:
-    """Those that execute, loaded when the first machine is made: that takes a second."""
+    """The backends that execute. They are loaded with the first machine, because that takes a second."""
 
     def __getitem__(self, account):
         from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser as Parser
@@ -40,7 +40,7 @@ responses.get_backend = lambda account, region: models.stepfunctions_backends[ac
 
 
 def plain(definition):
-    """Take out of a definition what the interpreter does not know."""
+    """Replace the parts of a definition that the interpreter does not know."""
     definition = re.sub(r"(?<!\$)\$\.(?=(Execution|StateMachine)\.)", "$$.", definition)
     machine = json.loads(re.sub(r'("IntervalSeconds": )\d+', r"\g<1>1", definition))
     for state in machine["States"].values():
