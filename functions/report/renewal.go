@@ -7,9 +7,9 @@ type KeyRenewal struct {
 	Outcome RenewalOutcome `json:"outcome"`
 	// KeyID is IAM's id of the key that is current at IBM.
 	KeyID          string     `json:"key_id,omitempty"`
-	ExpiresAt      *time.Time `json:"expires_at,omitempty"`       // of the key that is used from now on
+	ExpiresAt      *time.Time `json:"expires_at,omitempty"`       // of the key in use after the run
 	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"` // when IBM plans to make the next key
-	// ByPreviousKey says that AWS's current key was refused, and the one before it used.
+	// ByPreviousKey is true if IAM refused AWS's current key, and the run used the one before it.
 	ByPreviousKey bool     `json:"by_previous_key,omitempty"`
 	Warnings      []string `json:"warnings"`
 	Error         *Error   `json:"error,omitempty"`
@@ -24,14 +24,14 @@ type RenewalOutcome string
 
 const (
 	KeyCurrent       RenewalOutcome = "current" // the key in use is the current one at IBM
-	KeyRenewed       RenewalOutcome = "renewed" // a new key was stored, and is used from now on
+	KeyRenewed       RenewalOutcome = "renewed" // a new key was stored in AWS, and is in use
 	KeyRenewalFailed RenewalOutcome = "failed"  // the key in use stays
 )
 
 // Text is the renewal for a person: a line, and below it the error and the warnings.
 func (k KeyRenewal) Text() string { return text(k.headline(), k.Error, k.Warnings) }
 
-// Line is the renewal in one line, without the end of it.
+// Line is the renewal in one line, without a line end.
 func (k KeyRenewal) Line() string { return line(k.headline(), k.Error, k.Warnings) }
 
 func (k KeyRenewal) headline() string {

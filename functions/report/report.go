@@ -49,8 +49,8 @@ type Result struct {
 	Warnings      []string `json:"warnings"`
 	Error         *Error   `json:"error,omitempty"`
 
-	// For the log and the metrics of the run itself.
-	Saved         bool                   `json:"-"` // the run has saved the stored token, in a failed one too
+	// For the log, the metrics and the events of the run itself.
+	Saved         bool                   `json:"-"` // this run saved the stored token; it may have failed after that
 	Duration      time.Duration          `json:"-"`
 	Timings       map[Step]time.Duration `json:"-"` // of the last attempt
 	TokenLifetime time.Duration          `json:"-"` // expires_in of the token exchanged; 0 when none was
@@ -59,8 +59,8 @@ type Result struct {
 	KeyExpiring   bool                   `json:"-"` // one of them expires so soon that it is a warning
 }
 
-// Step is the part of a rotation that failed; Kind is a class of failure that a
-// person can act on. Package rotation has their values.
+// Step is the part of a rotation that failed. Kind is a class of failure that a person can
+// act on. Their values are in package rotation.
 type (
 	Step string
 	Kind string
@@ -72,7 +72,7 @@ type Error struct {
 	Kind    Kind   `json:"kind"`
 	Message string `json:"message"`
 
-	Permanent bool `json:"-"` // no retry changes it: a person has to act
+	Permanent bool `json:"-"` // another run would fail, too: a person has to act
 }
 
 // Error returns "step: kind: message".
@@ -120,7 +120,7 @@ func (r Result) LogValue() slog.Value {
 	)
 }
 
-// attrIf is an attribute, or none: a handler leaves an empty one out.
+// attrIf is an attribute, or the empty one, which handlers leave out.
 func attrIf(known bool, key string, value any) slog.Attr {
 	if !known {
 		return slog.Attr{}

@@ -50,7 +50,7 @@ func (r Report) Totals() string {
 // Text is the result for a person: a line, and below it the error and the warnings.
 func (r Result) Text() string { return text(r.headline(), r.Error, r.Warnings) }
 
-// Line is the result in one line, without the end of it: "default: rotated; the
+// Line is the result in one line, without a line end: "default: rotated; the
 // stored token expires 2026-01-01T10:00:00Z (in 59m59s); the old one had 10m0s left".
 func (r Result) Line() string { return line(r.headline(), r.Error, r.Warnings) }
 
@@ -103,7 +103,7 @@ func Expiry(at time.Time, remaining time.Duration) string {
 	return fmt.Sprintf("expires %s (in %s)", at.UTC().Format(time.RFC3339), remaining)
 }
 
-// seconds bounds n, which may come from anywhere, to what a Duration can hold.
+// seconds is n seconds, bounded to what a Duration can hold: the JSON may come from anywhere.
 func seconds(n int64) time.Duration {
 	const century = 100 * 366 * 24 * 3600
 	return time.Duration(max(-century, min(n, century))) * time.Second
@@ -127,7 +127,7 @@ func Printable(text string) string {
 	for i, r := range text {
 		switch {
 		case r == unicode.ReplacementChar && !strings.HasPrefix(text[i:], string(r)):
-			fmt.Fprintf(&safe, `\x%02x`, text[i]) // no UTF-8
+			fmt.Fprintf(&safe, `\x%02x`, text[i]) // not UTF-8
 		case unicode.IsPrint(r):
 			safe.WriteRune(r)
 		default:
@@ -138,7 +138,7 @@ func Printable(text string) string {
 	return safe.String()
 }
 
-// marks show at once what is wrong.
+// marks are what a person sees of each status.
 var marks = map[Status]string{CheckOK: "✓", CheckFailed: "✗", CheckWarning: "!", CheckSkipped: "–"}
 
 // WriteText prints the diagnosis for a person: what failed first, then the other
@@ -161,7 +161,7 @@ func writeChecks(text *strings.Builder, checks []Check) {
 	rotation := ""
 	for i := 0; i < len(checks); i++ {
 		check := checks[i]
-		var same []string // were skipped for its reason
+		var same []string // the checks that were skipped for the same reason
 		for i+1 < len(checks) && checks[i+1].Status == CheckSkipped && checks[i+1].Rotation == check.Rotation && checks[i+1].Detail == check.Detail {
 			i++
 			same = append(same, checks[i].Name)

@@ -1,6 +1,6 @@
-// Package events announces on EventBridge what becomes of rotations: each token that is
-// published, and when a rotation begins or ceases to fail. What begins and ends is known
-// from the memory of the process, the only state there is.
+// Package events puts events on EventBridge: for each token that is saved, and when a
+// rotation begins to fail or recovers. It compares each run with the runs before it in the
+// same process, which keeps no other state.
 package events
 
 import (
@@ -17,7 +17,7 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// Source is that of all events.
+// Source is the source of all events.
 const Source = "iam-token-rotator"
 
 // Type is an event's detail-type.
@@ -29,32 +29,32 @@ const (
 	RotationRecovered Type = "Rotation Recovered"
 )
 
-// Event is one event as it is put.
+// Event is an event to put.
 type Event struct {
 	Type   Type
 	Detail string // a JSON object
 	result *report.Result
 }
 
-// Bus takes events. It returns what prevented each one: nil for one that was taken. An
-// error is one of our own words, which a report may show.
+// Bus puts events. It returns an error for each event, nil if the event was accepted. A report
+// may show the error, so it repeats no text of an answer.
 type Bus interface {
 	Put(ctx context.Context, events []Event) []error
 }
 
 const (
-	// putLimit is the longest that the events of a run may take: the report waits for them.
+	// putLimit is the time limit of a run's events: the report waits for them.
 	putLimit = 3 * time.Second
-	// retryAfter is when an event that was not taken is put once more.
+	// retryAfter is the wait before events that were not accepted are put once more.
 	retryAfter = 300 * time.Millisecond
-	// quiet is how long after one failure of a rotation a process announces no other one.
+	// quiet is the least time between two failures of a rotation that a process announces.
 	quiet = 15 * time.Minute
 )
 
 // Announcer announces the results of a process's runs.
 type Announcer struct {
 	Bus        Bus
-	TokensOnly bool             // the process has one run: it remembers none before
+	TokensOnly bool             // no failure and no recovery: a process of one run knows of no run before
 	Now        func() time.Time // if nil, time.Now
 
 	mu   sync.Mutex
@@ -63,17 +63,16 @@ type Announcer struct {
 
 // state is what a process remembers of a rotation.
 type state struct {
-	failing     bool // that it fails was announced
-	missed      bool // and not taken
-	announcedAt time.Time
-	version     string // stored when it failed
-	untilSaved  bool   // it fails until another version is stored: that one is up to date shows nothing
+	failing     bool      // a failure was announced, and no recovery since
+	missed      bool      // but the event of the failure was not accepted
+	announcedAt time.Time // of the last failure
+	version     string    // the version that was stored when the rotation failed
+	untilSaved  bool      // only another version ends the failure, see failed
 }
 
-// Announce puts the events that follow from a run, after all else that the run does for
-// its tokens, and waits for that no longer than 3 seconds or half the time that is left.
-// What prevents it is a warning of the result, and fails nothing. Of a run that somebody has
-// interrupted only the tokens are announced.
+// Announce puts the events of a run. It takes 3 seconds at most, or half of the remaining time.
+// An event that is not accepted becomes a warning of its result, and fails nothing. Of a run
+// that was interrupted, it announces the tokens only.
 func (a *Announcer) Announce(ctx context.Context, ran *report.Report) {
 	if rotation.Mode(ran.Mode) == rotation.ModeCheck {
 		return
@@ -102,9 +101,10 @@ func (a *Announcer) Announce(ctx context.Context, ran *report.Report) {
 	}
 }
 
-// warn has one warning for all events that a reason has prevented: a run may have thousands of results.
+// warn adds one warning for each reason why events were not accepted, since a run may have thousands
+// of results. The first of these results gets it.
 func (a *Announcer) warn(events []Event, errs []error) {
-	prevented := map[string][]int{}
+	byReason := map[string][]int{} // indexes of events
 	for i, err := range errs {
 		if err == nil {
 			continue
@@ -113,13 +113,13 @@ func (a *Announcer) warn(events []Event, errs []error) {
 		if failure, ok := errors.AsType[*rotation.Error](err); ok {
 			reason = string(failure.Kind) + ": " + failure.Message
 		}
-		prevented[reason] = append(prevented[reason], i)
+		byReason[reason] = append(byReason[reason], i)
 		if events[i].Type == RotationFailed {
 			a.seen[events[i].result.Rotation].missed = true
 		}
 	}
-	for _, reason := range slices.Sorted(maps.Keys(prevented)) {
-		all := prevented[reason]
+	for _, reason := range slices.Sorted(maps.Keys(byReason)) {
+		all := byReason[reason]
 		first, others := events[all[0]], ""
 		if n := len(all) - 1; n > 0 {
 			others = ", nor " + report.Count(n, "other")
@@ -128,7 +128,7 @@ func (a *Announcer) warn(events []Event, errs []error) {
 	}
 }
 
-// putTwice puts events, and once more those that were not taken and may be.
+// putTwice puts events, and puts those again that were not accepted but may be.
 func (a *Announcer) putTwice(ctx context.Context, events []Event) []error {
 	limit := putLimit
 	if deadline, ok := ctx.Deadline(); ok {
@@ -158,7 +158,8 @@ func (a *Announcer) putTwice(ctx context.Context, events []Event) []error {
 	return errs
 }
 
-// change returns what a result is the beginning or the end of, "" if of nothing, and remembers it.
+// change returns RotationFailed or RotationRecovered if a failure begins or ends with a result, else
+// "", and remembers the result.
 func (a *Announcer) change(result report.Result) Type {
 	if a.seen == nil {
 		a.seen = map[string]*state{}
@@ -168,26 +169,23 @@ func (a *Announcer) change(result report.Result) Type {
 		s = &state{}
 		a.seen[result.Rotation] = s
 	}
-	if result.Outcome != report.Failed {
-		if s.untilSaved && result.Outcome == report.Fresh && result.VersionID == s.version {
-			return ""
-		}
-		failed := s.failing
-		*s = state{announcedAt: s.announcedAt}
-		if failed {
-			return RotationRecovered
-		}
-		return ""
+	if result.Outcome == report.Failed {
+		return s.failed(result, rotation.WallClock(a.Now))
 	}
+	return s.succeeded(result)
+}
+
+// failed remembers a failure. If the step that failed is one that ensure takes only when it saves a
+// token, a later fresh does not show that the step works again.
+func (s *state) failed(result report.Result, now time.Time) Type {
 	if result.VersionID != "" && result.VersionID != s.version {
 		s.version, s.untilSaved = result.VersionID, false
 	}
 	switch result.Error.Step {
-	case rotation.StepBootstrap, rotation.StepLook, rotation.StepMirror: // the next run of any mode takes these steps
+	case rotation.StepBootstrap, rotation.StepLook, rotation.StepMirror: // every run takes these
 	default:
 		s.untilSaved = true
 	}
-	now := rotation.WallClock(a.Now)
 	if s.failing && !s.missed || now.Sub(s.announcedAt) < quiet {
 		return ""
 	}
@@ -195,7 +193,19 @@ func (a *Announcer) change(result report.Result) Type {
 	return RotationFailed
 }
 
-// detailOf returns an event's detail: the report's result without what the type says and what is of no use to others.
+func (s *state) succeeded(result report.Result) Type {
+	if s.untilSaved && result.Outcome == report.Fresh && result.VersionID == s.version {
+		return ""
+	}
+	announced := s.failing
+	*s = state{announcedAt: s.announcedAt}
+	if announced {
+		return RotationRecovered
+	}
+	return ""
+}
+
+// detailOf returns an event's detail: the result as the report has it, without its outcome and warnings.
 func detailOf(ran report.Report, result report.Result) string {
 	// Marshalling text and numbers cannot fail.
 	encoded, _ := json.Marshal(struct {

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// maxOwnDimension is how many rotations of a list have their own metrics: each is
-	// a handful of custom metrics, and those are paid for by the month.
+	// maxOwnDimension is how many rotations of a configuration have their own metrics: AWS
+	// charges for each custom metric every month.
 	maxOwnDimension = 20
 	// maxValues is how many values of one metric a document may hold.
 	maxValues = 100
@@ -32,11 +32,11 @@ type Emitter struct {
 	Now          func() time.Time
 }
 
-// Emit writes the metrics of every result, and those of the keys for the whole run.
-// A value that is not known is left out.
+// Emit writes the metrics of every result, and those of the whole function. A value that is
+// not known is left out.
 func (e Emitter) Emit(ran report.Report) error {
 	own := e.Rotations[:min(len(e.Rotations), maxOwnDimension)]
-	if len(own) == 1 { // the function's metrics are its own
+	if len(own) == 1 { // its metrics are the function's
 		own = nil
 	}
 	var others []report.Result
@@ -60,13 +60,13 @@ func (e Emitter) EmitFailure() error {
 	return e.write("", valuesOf(report.Result{Outcome: report.Failed}))
 }
 
-// metric is one with its values of a run.
+// metric is a metric with its values in a run.
 type metric struct {
 	Name, Unit string
 	values     []float64
 }
 
-// perResult are the metrics of a rotation; nil is a value that is not known.
+// perResult are the metrics of each result. A value that is not known is nil.
 var perResult = []struct {
 	name, unit string
 	of         func(r report.Result) *float64
@@ -94,11 +94,11 @@ func valuesOf(results ...report.Result) (metrics []metric) {
 	return metrics
 }
 
-// whole returns the metrics of the whole function that alarms are on:
-// FailingRotations is how many failed, in a run of all, if there are several;
-// KeyExpiring is 1 if a key expires too soon, else 0, in runs that know of one;
-// KeyRenewalFailure is 0 or, if the bootstrap key could not be renewed, 1 or, if IAM
-// refuses AWS's current key or the one before it, 2.
+// whole returns the metrics of the whole function:
+//   - FailingRotations is how many rotations failed, if there are several and all of them ran;
+//   - KeyExpiring is 1 if a key expires too soon, else 0, if an expiry is known;
+//   - KeyRenewalFailure is 2 if IAM refuses the bootstrap key that is current in AWS, or the one
+//     before it, else 1 if the renewal failed, else 0, if the run renewed the key or tried to.
 func (e Emitter) whole(ran report.Report) []metric {
 	var failing, expiring, renewal []float64
 	if len(e.Rotations) > 1 && len(ran.Results) == len(e.Rotations) {
@@ -117,12 +117,12 @@ func (e Emitter) whole(ran report.Report) []metric {
 	return []metric{{"FailingRotations", "None", failing}, {"KeyExpiring", "None", expiring}, {"KeyRenewalFailure", "None", renewal}}
 }
 
-// write writes one document with the metrics that have values, none if there are none; name is
-// the Rotation dimension, empty for none.
-func (e Emitter) write(name string, metrics []metric) error {
+// write writes one document with the metrics that have values, if any has. rotation is the
+// value of the Rotation dimension; empty for none.
+func (e Emitter) write(rotation string, metrics []metric) error {
 	document, dimensions := map[string]any{"FunctionName": e.FunctionName}, [][]string{{"FunctionName"}}
-	if name != "" {
-		document["Rotation"] = name
+	if rotation != "" {
+		document["Rotation"] = rotation
 		dimensions = append(dimensions, []string{"FunctionName", "Rotation"})
 	}
 	metrics = slices.DeleteFunc(metrics, func(m metric) bool { return len(m.values) == 0 })

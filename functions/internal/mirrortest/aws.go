@@ -18,10 +18,10 @@ const (
 	minAge      = 24 * time.Hour // of a version that AWS removes to make room
 )
 
-// AWS implements rotation.Mirrors. A secret is there as soon as it is named.
+// AWS implements rotation.Mirrors. Every mirror exists, made when it is first named.
 type AWS struct {
-	// Fault, if set, is called before each request: it may wait, and its error is the answer.
-	// A put is done in spite of an error that is ErrLost.
+	// Fault, if set, is called before each request. It may wait; an error that it returns is the
+	// answer. A put is not done then, unless the error is ErrLost.
 	Fault func(ctx context.Context, arn string, put bool) error
 	// OnPut, if set, is called after each put that was done.
 	OnPut func(arn string, version Version)
@@ -30,7 +30,7 @@ type AWS struct {
 	secrets map[string]*secret
 }
 
-// ErrLost is a fault by which the answer to a put is lost, but not the put.
+// ErrLost is the fault of a put that is done, but whose answer is lost.
 var ErrLost = &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "lost by the test"}
 
 // Version is a version of a mirror.
@@ -43,10 +43,10 @@ type secret struct {
 	versions          []Version
 	current, previous string
 	changed           time.Time
-	limited           int
+	limited           int // puts that the quota refused
 }
 
-// open locks the secret; call unlock at the end.
+// open returns the secret, locked: call unlock at the end.
 func (a *AWS) open(arn string) (s *secret, unlock func()) {
 	a.mu.Lock()
 	if a.secrets == nil {
@@ -94,7 +94,7 @@ func (a *AWS) Put(ctx context.Context, arn, versionID string, payload iamtoken.S
 	return err
 }
 
-// Write puts a version whatever Fault says, as anybody with the right to may.
+// Write puts a version, regardless of Fault, as anybody may who has the permission.
 func (a *AWS) Write(arn, versionID, payload string) error {
 	s, unlock := a.open(arn)
 	defer unlock()
@@ -120,7 +120,7 @@ func (a *AWS) Write(arn, versionID, payload string) error {
 	return nil
 }
 
-// Move makes an older version the current one, as a person may, or if versionID is "" changes something else of the secret.
+// Move makes an older version the current one, as a person may. If versionID is "", only the date of the last change moves.
 func (a *AWS) Move(arn, versionID string) {
 	s, unlock := a.open(arn)
 	defer unlock()
