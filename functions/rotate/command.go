@@ -29,10 +29,10 @@ const (
 	exitUsage  = 2 // arguments or configuration
 )
 
-// program is the name that the command was started by.
+// program is the name that the command was started with.
 var program = report.Printable(filepath.Base(os.Args[0]))
 
-// usages are by the first word; a run has none.
+// usages are the help texts, by the first word of the command; a run has none.
 var usages = map[string]string{"": `Keeps IBM Cloud IAM access tokens in secrets valid: reads an API key from Secrets
 Manager, exchanges it at IAM and saves the token as a new version of a secret.
 
@@ -90,7 +90,7 @@ Exit 0: it is valid; 2: it is not, and each line says what to correct.
 // commandLine is what the arguments ask for.
 type commandLine struct {
 	event
-	name    string // "doctor" and "config"; empty for a run
+	name    string // the first word, "doctor" or "config"; empty for a run
 	timeout time.Duration
 	json    bool
 	version bool
@@ -148,18 +148,14 @@ func (line commandLine) run(s *service, stdin io.Reader, stdout, stderr io.Write
 	if err != nil {
 		return line.misused(stderr, err)
 	}
-	good := len(ran.Failures()) == 0
-	line.interrupted(ctx, stderr, good)
-	return line.print(stdout, stderr, ran, good)
+	return line.print(stdout, stderr, ran, exitCode(ctx, stderr, len(ran.Failures()) == 0))
 }
 
-// doctor diagnoses, a faulty configuration too, and prints the diagnosis.
+// doctor prints a diagnosis. err says what is wrong with the configuration; then that is the
+// only finding.
 func (line commandLine) doctor(cfg config.Config, err error, stdout, stderr io.Writer) int {
 	if err != nil {
-		if line.print(stdout, stderr, doctor.Misconfigured(err), true) == exitFailed {
-			return exitFailed
-		}
-		return exitUsage
+		return line.print(stdout, stderr, doctor.Misconfigured(err), exitUsage)
 	}
 	ctx, stop := line.context()
 	defer stop()
@@ -167,25 +163,29 @@ func (line commandLine) doctor(cfg config.Config, err error, stdout, stderr io.W
 	if err != nil {
 		return line.misused(stderr, err)
 	}
-	line.interrupted(ctx, stderr, diagnosis.OK)
-	return line.print(stdout, stderr, diagnosis, diagnosis.OK)
+	return line.print(stdout, stderr, diagnosis, exitCode(ctx, stderr, diagnosis.OK))
 }
 
-// context ends with the time for the run, or with the process's.
+// context ends after the timeout, or when the process is told to stop.
 func (line commandLine) context() (context.Context, func()) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, line.timeout)
 	return ctx, func() { cancel(); stop() }
 }
 
-// interrupted says that a person or the system ended what failed: the report shows only what was wrong until then.
-func (line commandLine) interrupted(ctx context.Context, stderr io.Writer, good bool) {
-	if errors.Is(ctx.Err(), context.Canceled) && !good {
+// exitCode is exitDone if all is good. If not, and the run or the diagnosis was interrupted, it says
+// so on stderr, since the report shows only what had failed until then.
+func exitCode(ctx context.Context, stderr io.Writer, good bool) int {
+	if good {
+		return exitDone
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
 		_, _ = fmt.Fprintf(stderr, "%s: stopped before it was done: %v\n", program, context.Cause(ctx))
 	}
+	return exitFailed
 }
 
-// commandFor is a rotation.HowToRun.
+// commandFor is the command's rotation.HowToRun.
 func commandFor(rotation string, force bool) string {
 	command := program + " -rotation " + rotation
 	if force {
@@ -194,9 +194,9 @@ func commandFor(rotation string, force bool) string {
 	return command
 }
 
-// print prints a report or a diagnosis for a person, or as one line of JSON, and
-// returns the exit code.
-func (line commandLine) print(stdout, stderr io.Writer, printed interface{ WriteText(io.Writer) error }, good bool) int {
+// print prints a report or a diagnosis for a person, or as one line of JSON. It returns code,
+// or exitFailed if stdout cannot be written.
+func (line commandLine) print(stdout, stderr io.Writer, printed interface{ WriteText(io.Writer) error }, code int) int {
 	write := printed.WriteText
 	if line.json {
 		write = func(w io.Writer) error { return json.NewEncoder(w).Encode(printed) }
@@ -205,10 +205,7 @@ func (line commandLine) print(stdout, stderr io.Writer, printed interface{ Write
 		_, _ = fmt.Fprintf(stderr, "%s: writing to stdout: %v\n", program, err)
 		return exitFailed
 	}
-	if !good {
-		return exitFailed
-	}
-	return exitDone
+	return code
 }
 
 func (line commandLine) misused(stderr io.Writer, err error) int {
@@ -220,7 +217,7 @@ func misused(stderr io.Writer, err error, advice string) int {
 	return exitUsage
 }
 
-// parseArguments returns the name also with an error.
+// parseArguments returns the first word even with an error, for the help text.
 func parseArguments(args []string) (commandLine, error) {
 	line := commandLine{event: event{mode: rotation.ModeRotate}, timeout: 2 * time.Minute}
 	if len(args) > 0 && (args[0] == "doctor" || args[0] == "config") {
@@ -260,7 +257,7 @@ func parseArguments(args []string) (commandLine, error) {
 	return line, rotation.CheckRunID(line.runID)
 }
 
-// parseTimeout leaves it to package flag to repeat the value.
+// parseTimeout returns errors without the value: package flag adds it.
 func parseTimeout(value string) (time.Duration, error) {
 	timeout, err := time.ParseDuration(value)
 	_, numberErr := strconv.ParseUint(value, 10, 32)
@@ -275,8 +272,8 @@ func parseTimeout(value string) (time.Duration, error) {
 	return timeout, nil
 }
 
-// withoutLongWords leaves out words too long to be an option's: the errors of package
-// flag repeat the argument, which may be a key.
+// withoutLongWords replaces the words of an error that are too long for an option: the errors of
+// package flag repeat the argument, which may be a key.
 func withoutLongWords(err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return err

@@ -169,16 +169,16 @@ func TestStoppedCommandSaysSo(t *testing.T) {
 	defer cancel()
 	for _, test := range []struct {
 		ctx  context.Context
-		good bool
+		exit int
 		want string
 	}{
-		{stopped, false, program + ": stopped before it was done: interrupt signal received\n"},
-		{stopped, true, ""},
-		{late, false, ""},
+		{stopped, exitFailed, program + ": stopped before it was done: interrupt signal received\n"},
+		{stopped, exitDone, ""},
+		{late, exitFailed, ""},
 	} {
 		var stderr bytes.Buffer
-		if (commandLine{}).interrupted(test.ctx, &stderr, test.good); stderr.String() != test.want {
-			t.Errorf("%v, good %v: got %q, want %q", test.ctx.Err(), test.good, &stderr, test.want)
+		if exit := exitCode(test.ctx, &stderr, test.exit == exitDone); exit != test.exit || stderr.String() != test.want {
+			t.Errorf("%v: got exit %d and %q, want %d and %q", test.ctx.Err(), exit, &stderr, test.exit, test.want)
 		}
 	}
 }

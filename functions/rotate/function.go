@@ -31,14 +31,14 @@ type function struct {
 	ready         chan struct{} // closed when the fields below are set
 	service       *service
 	config        config.Config
-	misconfigured error // what is wrong with the configuration; every invocation fails with it
+	misconfigured error // what is wrong with the configuration; nil if nothing is
 	log           *slog.Logger
-	report        *slog.Logger // for the line that no log level silences
+	report        *slog.Logger // for reports and diagnoses, whatever LOG_LEVEL is
 	metrics       metrics.Emitter
 }
 
-// newFunction prepares the function while the Runtime API is asked for the first
-// event, in parallel.
+// newFunction returns at once. It prepares the function in parallel, while the Runtime API
+// answers the request for the first event.
 func newFunction(name string, environ []string, out io.Writer) *function {
 	f := &function{ready: make(chan struct{})}
 	go func() {
@@ -48,8 +48,8 @@ func newFunction(name string, environ []string, out io.Writer) *function {
 	return f
 }
 
-// prepare reads the configuration. A faulty one does not stop the function here:
-// a crash at start would lose the advice.
+// prepare reads the configuration. If that is faulty, the function starts all the same and
+// each invocation fails: a crash at the start would lose the message.
 func (f *function) prepare(name string, environ []string, out io.Writer) {
 	f.config, f.misconfigured = config.Load(environ, os.ReadFile)
 	f.log = newLogger(out, f.config.LogLevel)
@@ -69,22 +69,8 @@ func (f *function) prepare(name string, environ []string, out io.Writer) {
 	}
 }
 
-// The errors of a failed invocation: Lambda reports the name of the type as the errorType,
-// by which whoever invokes decides whether to try again.
-type (
-	// RotationError may have passed when it is tried again.
-	RotationError struct{ message string }
-	// RotationRefused needs a person: no retry changes any of the failures.
-	RotationRefused struct{ message string }
-)
-
-// Error returns the message.
-func (e *RotationError) Error() string { return e.message }
-
-// Error returns the message.
-func (e *RotationRefused) Error() string { return e.message }
-
-// Invoke does what the event asks: a run, or a diagnosis.
+// Invoke answers an event. A run answers with its report or, if a rotation failed, with an
+// error that fails the invocation. A diagnosis never fails it.
 func (f *function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	<-f.ready
 	requestID := "unknown-request"
@@ -96,14 +82,11 @@ func (f *function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	if e.mode == modeDoctor {
 		return f.diagnose(ctx, e, err, requestID)
 	}
-	if e.runID == "" {
-		e.runID = requestID
-	}
+	e.runID = cmp.Or(e.runID, requestID)
 	return f.run(ctx, e, err, requestID)
 }
 
-// run runs the event's rotations, unless err says that they cannot begin. The report
-// is the response if nothing failed; it is logged in any case.
+// run runs the event's rotations, unless err says what is wrong with the configuration or the event.
 func (f *function) run(ctx context.Context, e event, err error, requestID string) ([]byte, error) {
 	log := f.log.With("request_id", requestID)
 	var ran report.Report
@@ -131,6 +114,21 @@ func (f *function) run(ctx context.Context, e event, err error, requestID string
 	return nil, &RotationRefused{summary(ran)}
 }
 
+// The errors of a failed invocation. Lambda reports the name of the type as errorType, and the
+// caller decides by it whether to invoke again.
+type (
+	// RotationError is the error if another invocation may succeed.
+	RotationError struct{ message string }
+	// RotationRefused is the error if a person has to act: another invocation would fail, too.
+	RotationRefused struct{ message string }
+)
+
+// Error returns the message.
+func (e *RotationError) Error() string { return e.message }
+
+// Error returns the message.
+func (e *RotationRefused) Error() string { return e.message }
+
 // maxNamed is how many failures or unknown names an error message lists.
 const maxNamed = 10
 
@@ -147,10 +145,9 @@ func summary(ran report.Report) string {
 	return strings.Join(parts, "; ")
 }
 
-// diagnose is the answer to {"mode":"doctor"}, unless err says that it cannot begin. A
-// person asked and reads the answer, so whatever is wrong, a faulty configuration or event
-// too, is in the response and in the log: an invocation that fails, or a metric that counts
-// it, would raise the alarms that are about rotations.
+// diagnose answers {"mode":"doctor"}. err says what is wrong with the configuration or the event;
+// that is a finding like any other. The invocation does not fail and no metric counts it,
+// because that would raise the alarms about rotations.
 func (f *function) diagnose(ctx context.Context, e event, err error, requestID string) ([]byte, error) {
 	var diagnosis report.Diagnosis
 	if err == nil {
@@ -163,7 +160,7 @@ func (f *function) diagnose(ctx context.Context, e event, err error, requestID s
 	return json.Marshal(diagnosis)
 }
 
-// invocationFor is a rotation.HowToRun.
+// invocationFor is the function's rotation.HowToRun.
 func invocationFor(rotation string, force bool) string {
 	forced := ""
 	if force {
@@ -181,17 +178,17 @@ type event struct {
 	invokedBy string // schedule, person or batch
 }
 
-// modeDoctor is no mode of a run: it checks what rotations rely on.
+// modeDoctor is the mode of an event that runs nothing: it checks what rotations rely on.
 const modeDoctor rotation.Mode = "doctor"
 
-// maxEvent is the greatest size of an event in bytes: that of tens of thousands of names.
+// maxEvent is the maximum size of an event in bytes, enough for tens of thousands of names.
 const maxEvent = 1 << 20
 
 // decodeEvent reads an event. Nothing, null, {} and an event of EventBridge (one
 // with source and detail-type) mean: rotate everything. Anything else is the
 // manual form, {"mode","rotations","force","run_id"}, in which an unknown field is an error,
-// because a misspelt one must not mean "everything". Both together is an error, too.
-// The event returned with an error holds what could be read.
+// because a misspelt one must not mean "everything". An event of both forms is an error, too.
+// With an error, the event has what could be read.
 func decodeEvent(payload []byte) (event, error) {
 	e := event{mode: rotation.ModeRotate, invokedBy: "person"}
 	payload = bytes.TrimSpace(payload)
@@ -217,11 +214,10 @@ func decodeEvent(payload []byte) (event, error) {
 	return e, err
 }
 
-// fieldsOf reads a JSON object. A repeated field is an error, because it is
-// not known which one is meant.
+// fieldsOf reads a JSON object. A repeated field is an error: either may be meant.
 func fieldsOf(payload []byte) (map[string]json.RawMessage, error) {
 	if !json.Valid(payload) || payload[0] != '{' {
-		return nil, errors.New(`the event is no JSON object: send {} or {"mode":"rotate"}`)
+		return nil, errors.New(`the event is not a JSON object: send {} or {"mode":"rotate"}`)
 	}
 	fields := map[string]json.RawMessage{}
 	for name, value := range config.Fields(payload) {
@@ -233,7 +229,7 @@ func fieldsOf(payload []byte) (map[string]json.RawMessage, error) {
 	return fields, nil
 }
 
-// textOf is a JSON string's text, empty for anything else.
+// textOf is the text of a JSON string, and empty for any other value.
 func textOf(value json.RawMessage) (text string) {
 	if json.Unmarshal(value, &text) != nil {
 		return ""
@@ -241,9 +237,9 @@ func textOf(value json.RawMessage) (text string) {
 	return text
 }
 
-// checkEventBridge rejects an event that also has the manual form, misspelt or not, since
-// it may have been meant to do less than rotate everything, and those that this function
-// puts on a bus itself.
+// checkEventBridge rejects an event of EventBridge that also has a field of the manual form,
+// misspelt or not: it may not have been meant to rotate everything. It also rejects the
+// events that this function puts on a bus itself.
 func checkEventBridge(names []string, source string) error {
 	if i := slices.IndexFunc(names, isManual); i >= 0 {
 		return fmt.Errorf("the event has source and detail-type, as EventBridge's have, and also %s: send either an event of a rule, "+
@@ -255,9 +251,9 @@ func checkEventBridge(names []string, source string) error {
 	return nil
 }
 
-// isManual reports whether a field's name is one of the manual form or of a mode, whatever
-// its case and the characters between or after its letters. EventBridge's own fields are of
-// ASCII: any other name only looks like one.
+// isManual reports whether name resembles a field of the manual form or a mode: only its
+// letters count, in any case. So does a name with characters outside ASCII, which may only look
+// like letters of ours; EventBridge's own fields have none.
 func isManual(name string) bool {
 	letters := strings.Map(func(r rune) rune {
 		if r < 'a' || r > 'z' {
@@ -269,8 +265,8 @@ func isManual(name string) bool {
 	return slices.Contains(own, strings.TrimSuffix(letters, "s")) || strings.ContainsFunc(name, func(r rune) bool { return r > '~' })
 }
 
-// invokerOf reads from the run id who has sent the manual form: the schedules name
-// their run by mode and time, the fleet's batches by mode and execution.
+// invokerOf finds by the run id who sent the manual form: the schedules' run ids are
+// MODE-<time>, those of a fleet's batches MODE-<execution>.
 func invokerOf(e event) string {
 	id, named := strings.CutPrefix(e.runID, string(e.mode)+"-")
 	if !named {
@@ -285,7 +281,7 @@ func invokerOf(e event) string {
 	return "person"
 }
 
-// set takes one field of the manual form, by its exact name.
+// set sets one field of the manual form, by its exact name.
 func (e *event) set(name string, value json.RawMessage) error {
 	target, known := map[string]any{"mode": &e.mode, "rotations": &e.rotations, "force": &e.force, "run_id": &e.runID}[name]
 	if !known {
@@ -313,10 +309,10 @@ func checkMode(mode rotation.Mode) error {
 	return nil
 }
 
-// quote repeats what is shorter than an API key.
+// quote quotes a value for a message, unless it is long enough to be an API key.
 func quote(value string) string { return config.Quote(value, 39) }
 
-// choose returns the rotations named, in that order, or all if none is.
+// choose returns the configured rotations of these names, in their order, or all if there are none.
 func choose(configured []rotation.Rotation, names []string) ([]rotation.Rotation, error) {
 	if len(names) == 0 {
 		return configured, nil
@@ -333,7 +329,7 @@ func choose(configured []rotation.Rotation, names []string) ([]rotation.Rotation
 			unknown = append(unknown, name)
 			continue
 		}
-		delete(byName, name) // so that a name given twice is caught
+		delete(byName, name) // so that a repeated name is unknown
 		chosen = append(chosen, r)
 	}
 	if len(unknown) == 0 {

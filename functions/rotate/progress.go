@@ -14,15 +14,14 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// isTerminal reports whether a person reads what is written to w, or types what is
-// read from it.
-func isTerminal(w any) bool {
-	file, ok := w.(*os.File)
+// isTerminal reports whether a reader or writer is a terminal, at which a person sits.
+func isTerminal(stream any) bool {
+	file, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// progress shows a person at a terminal the attempts that failed and, every second, the
-// time left. It is the handler of the run's log there.
+// progress is the handler of a run's log at a terminal. It shows the attempts that failed and,
+// every second, the remaining time.
 type progress struct {
 	w        io.Writer
 	deadline time.Time
@@ -31,7 +30,7 @@ type progress struct {
 	waiting bool // the last line shows the time left
 }
 
-// showProgress returns the log to run with, and what ends the progress.
+// showProgress returns the log to run with. end removes the line with the time left.
 func showProgress(w io.Writer, timeout time.Duration) (log *slog.Logger, end func()) {
 	p := &progress{w: w, deadline: time.Now().Add(timeout)}
 	done := make(chan struct{})
@@ -52,7 +51,7 @@ func showProgress(w io.Writer, timeout time.Duration) (log *slog.Logger, end fun
 	return slog.New(p), func() { close(done); ticking.Wait() }
 }
 
-// print replaces the line with the time left by text and a new such line.
+// print replaces the line with the time left by text and, if wait is true, a new such line.
 func (p *progress) print(text string, wait bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,7 +69,7 @@ func (p *progress) print(text string, wait bool) {
 // Enabled implements slog.Handler.
 func (p *progress) Enabled(context.Context, slog.Level) bool { return true }
 
-// Handle implements slog.Handler. The results are in the report.
+// Handle implements slog.Handler. It leaves out results, since the report shows them.
 func (p *progress) Handle(_ context.Context, record slog.Record) error {
 	if record.Message == "rotation" || record.Message == "key renewal" {
 		return nil
@@ -87,8 +86,8 @@ func (p *progress) Handle(_ context.Context, record slog.Record) error {
 	return nil
 }
 
-// WithAttrs implements slog.Handler: no logger with attributes is used here.
+// WithAttrs implements slog.Handler. No run uses it.
 func (p *progress) WithAttrs([]slog.Attr) slog.Handler { return p }
 
-// WithGroup implements slog.Handler, likewise.
+// WithGroup implements slog.Handler. No run uses it.
 func (p *progress) WithGroup(string) slog.Handler { return p }

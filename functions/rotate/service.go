@@ -24,7 +24,7 @@ import (
 type clients struct {
 	transport      *network.Transport
 	iam            *ibmcloud.IAM
-	keyStore       *awscloud.KeyStore // the bootstrap key's, in AWS; nil when it is not there
+	keyStore       *awscloud.KeyStore // the bootstrap key in AWS; nil if it is elsewhere
 	bootstrap      *ibmcloud.Bootstrap
 	secretsManager *ibmcloud.SecretsManager
 	mirrors        *awscloud.Mirrors
@@ -70,8 +70,8 @@ func (c *clients) newSecretsManager(cfg config.Config, identity *ibmcloud.Bootst
 	})
 }
 
-// candidate is the bootstrap identity with a key that is not in use yet, and what it sees
-// of Secrets Manager.
+// candidate is the bootstrap identity with a new key that is tried before it is used, and
+// Secrets Manager as that identity sees it.
 type candidate struct {
 	*ibmcloud.Bootstrap
 	*ibmcloud.SecretsManager
@@ -82,10 +82,10 @@ type candidate struct {
 type service struct {
 	config  config.Config
 	clients *clients
-	rotator rotation.Rotator // without Keys and IAM, which watch has
+	rotator rotation.Rotator // without Keys, IAM and Log: each run has its own
 	watch   keyrenewal.Watch
-	renewer *keyrenewal.Renewer // nil if nobody renews the bootstrap key
-	events  *events.Announcer   // nil without a bus
+	renewer *keyrenewal.Renewer // nil if IBM does not renew the bootstrap key
+	events  *events.Announcer   // nil if there is no bus
 }
 
 func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
@@ -106,7 +106,7 @@ func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
 	if cfg.EventBus != "" {
 		s.events = &events.Announcer{Bus: awscloud.NewEventBus(cfg.EventBus, cfg.EventBusRegion, c.transport)}
 	}
-	if !cfg.ManagedKey.IsZero() { // the renewals watch such a key
+	if !cfg.ManagedKey.IsZero() { // the renewals show when such a key expires
 		s.renewer = &keyrenewal.Renewer{
 			Secret: cfg.ManagedKey, Managed: c.secretsManager, Bootstrap: c.bootstrap, Store: c.keyStore,
 			Candidate: func(key iamtoken.Secret) (keyrenewal.Candidate, error) {
@@ -124,20 +124,19 @@ func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
 	return s, nil
 }
 
-// settled is the age with which a function's process may ask IAM what it needs for no token.
-const settled = 15 * time.Minute
+// watchAfter is the age from which on a Lambda process asks IAM when keys expire. No token needs that,
+// so the run that a process is started for does not wait for it.
+const watchAfter = 15 * time.Minute
 
-// connectEarly opens the connections that the first run needs, and leaves for later runs
-// what needs others.
+// connectEarly opens the connections that the first run needs.
 func (s *service) connectEarly() {
-	s.watch.Since = time.Now().Add(settled)
+	s.watch.Since = time.Now().Add(watchAfter)
 	s.clients.transport.Preconnect(s.config.IAMURL, s.config.SecretsManagerURL)
 }
 
-// attemptsAtOnce is how many attempts may run in parallel under the limit of
-// requests a second. An attempt makes three requests in the 10 seconds it may take; with more
-// of them than the limit serves in half that time, all would queue until they
-// are cut off and none would finish.
+// attemptsAtOnce is how many attempts may run in parallel under the limit of requests a
+// second. An attempt sends three requests, and is cut off after 10 seconds. There are no more
+// attempts than the limit serves in half of that time: all would queue, and none would finish.
 func attemptsAtOnce(concurrency, maxRPS int) int {
 	if maxRPS == 0 {
 		return concurrency
@@ -153,9 +152,9 @@ func (s *service) run(ctx context.Context, e event, log *slog.Logger) (report.Re
 		return report.Report{}, err
 	}
 	_, budget := rotation.Budget(ctx)
-	ending, cancel := context.WithTimeout(ctx, budget) // of what follows the rotations
+	within, cancel := context.WithTimeout(ctx, budget) // the rotator keeps to the budget by itself
 	defer cancel()
-	keys := s.watch.Begin(ending)
+	keys := s.watch.Begin(within)
 	rotator := s.rotator
 	rotator.Keys, rotator.IAM, rotator.Log = keys, keys, log
 	ran := rotator.Run(ctx, rotation.Request{Mode: e.mode, Force: e.force, RunID: e.runID}, rotations)
@@ -165,7 +164,7 @@ func (s *service) run(ctx context.Context, e event, log *slog.Logger) (report.Re
 	}
 	if s.renewer != nil && s.renewer.Due(e.mode) {
 		good := slices.IndexFunc(ran.Results, func(result report.Result) bool { return result.Outcome != report.Failed })
-		renewal := s.renewer.Run(ending, rotations[max(0, good)].Token) // a token secret that can be used, if there is one
+		renewal := s.renewer.Run(within, rotations[max(0, good)].Token) // a token secret that works, if one does
 		ran.KeyRenewal = &renewal
 	}
 	keys.End(rotations, ran.Results, ran.KeyRenewal)
@@ -192,10 +191,9 @@ func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
-// diagnose checks what the rotations named rely on, of all if none is named.
-//
-// Its clients are its own: a warm function's connections and its bootstrap token
-// would hide what broke after they were made.
+// diagnose checks what the named rotations rely on, or all if none is named. It makes new
+// clients: the connections and the bootstrap token of a warm function would hide what has
+// broken since.
 func diagnose(ctx context.Context, cfg config.Config, named []string, how rotation.HowToRun) (report.Diagnosis, error) {
 	rotations, err := choose(cfg.Rotations, named)
 	if err != nil {
