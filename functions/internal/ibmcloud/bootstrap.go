@@ -14,26 +14,27 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// Bootstrap yields the access token that opens Secrets Manager. Unlike a
-// published token it is reused, while a third of its lifetime remains.
+// Bootstrap yields the access token that opens Secrets Manager. Unlike the tokens that are
+// saved, it is reused while a third of its lifetime remains.
 type Bootstrap struct {
-	// exchange obtains a token, and returns what it sent for it. Its errors are *rotation.Error.
+	// exchange obtains a token, and returns the credential that it sent. Its errors are *rotation.Error.
 	exchange func(ctx context.Context) (response rotation.TokenResponse, sent iamtoken.Secret, err error)
 	key      *bootstrapKey // nil for a profile and for a person's token
 	now      func() time.Time
 	flight   singleflight.Group
 
-	have chan struct{} // closed when the first token was obtained
+	have chan struct{} // closed when the first token is obtained
 
 	mu       sync.Mutex
 	token    iamtoken.Secret
-	seen     []iamtoken.Secret // the last tokens, and what they were obtained with
-	clock    rotation.Clock    // IAM's, from that answer
-	obtained time.Time         // zero before the first
-	reusable time.Time         // until when, by the wall clock
+	seen     []iamtoken.Secret // the last tokens and the credentials that were sent for them
+	clock    rotation.Clock    // IAM's, by the answer with the token
+	obtained time.Time         // zero before the first token
+	reusable time.Time         // when the token's reuse ends, by the wall clock
 }
 
-// newBootstrap also makes known to iam which token and credential it must never return.
+// newBootstrap also gives the identity to iam, which never returns one of its credentials as
+// a token.
 func newBootstrap(iam *IAM, key *bootstrapKey, exchange func(context.Context) (rotation.TokenResponse, iamtoken.Secret, error)) *Bootstrap {
 	iam.bootstrap = &Bootstrap{exchange: exchange, key: key, now: iam.now, have: make(chan struct{})}
 	return iam.bootstrap
@@ -61,7 +62,7 @@ func (b *Bootstrap) reuse() (iamtoken.Secret, bool) {
 }
 
 func (b *Bootstrap) obtain(ctx context.Context) (iamtoken.Secret, error) {
-	asked := b.now().Round(0)
+	requested := b.now().Round(0)
 	response, sent, err := b.exchange(ctx)
 	if err != nil {
 		marked := *rotation.ErrorOf(err) // others may have the error too
@@ -73,47 +74,47 @@ func (b *Bootstrap) obtain(ctx context.Context) (iamtoken.Secret, error) {
 	if b.obtained.IsZero() {
 		close(b.have)
 	}
-	// Counted from when it was asked for, not by its expiration: so it holds
-	// whatever the difference between our clock and IBM's.
-	b.token, b.reusable = response.Token.Value, asked.Add(response.Token.ExpiresIn*2/3)
+	// The lifetime counts from the request. Unlike the expiration that holds however far our
+	// clock is off IBM's.
+	b.token, b.reusable = response.Token.Value, requested.Add(response.Token.ExpiresIn*2/3)
 	b.clock, b.obtained = response.Clock, time.Now()
 	b.seen = append(b.seen, b.token, sent)
 	b.seen = b.seen[max(0, len(b.seen)-maxSeen):]
 	return b.token, nil
 }
 
-// maxSeen is how many credentials are remembered. A token that was replaced early, by the
-// minute say, is still valid.
+// maxSeen is how many credentials are remembered. More than the last are needed: a token that
+// was replaced early, for example every minute, is still valid.
 const maxSeen = 16
 
-// credentials are those that open Secrets Manager, or did so lately.
+// credentials returns the credentials that open Secrets Manager, and the last ones before.
 func (b *Bootstrap) credentials() []iamtoken.Secret {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.seen)
 }
 
-// clockAge is how long a measurement of IAM's clock is not worth repeating.
+// clockAge is how long a measurement of IAM's clock is trusted.
 const clockAge = 10 * time.Second
 
-// contradicts reports whether a clock is too far off the one that IAM's answer showed.
-// If that is a while ago the next request obtains a new token, and measures IAM's
-// clock again: ours may have been set meanwhile.
+// contradicts reports whether a clock is too far off IAM's, as measured with the last token.
+// Our own clock may have been set since that measurement. So if it is older than clockAge,
+// the next request obtains a new token, which measures IAM's clock again.
 func (b *Bootstrap) contradicts(clock rotation.Clock) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.clock.Apart(clock) <= rotation.MaxClocksApart {
 		return false
 	}
-	if time.Since(b.obtained) > clockAge { // whatever was done to the wall clock
+	if time.Since(b.obtained) > clockAge { // by the monotonic clock
 		b.reusable = time.Time{}
 	}
 	return true
 }
 
-// reject drops token, which Secrets Manager did not accept, and has the key
-// read again. A token that has been replaced meanwhile stays.
-func (b *Bootstrap) reject(token iamtoken.Secret) {
+// forgetIfCurrent is Forget after Secrets Manager has rejected token (401), unless another
+// token has replaced that one already.
+func (b *Bootstrap) forgetIfCurrent(token iamtoken.Secret) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.token.Reveal() == token.Reveal() {
@@ -121,15 +122,16 @@ func (b *Bootstrap) reject(token iamtoken.Secret) {
 	}
 }
 
-// deny has the key read again for the next token. The current one
-// goes on: it may serve other rotations than the one that was denied.
-func (b *Bootstrap) deny() {
+// markKeyStale has the key read again before the next token is obtained, because Secrets
+// Manager has denied a request (403). The current token stays: other rotations may have
+// permission.
+func (b *Bootstrap) markKeyStale() {
 	if b.key != nil {
-		b.key.doubt()
+		b.key.markStale()
 	}
 }
 
-// Forget drops the key and the token, so that both are obtained anew.
+// Forget removes the key and the token, so that the next request obtains both again.
 func (b *Bootstrap) Forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -139,12 +141,11 @@ func (b *Bootstrap) Forget() {
 func (b *Bootstrap) forget() {
 	b.token, b.reusable = iamtoken.Secret{}, time.Time{}
 	if b.key != nil {
-		b.key.drop()
+		b.key.forget()
 	}
 }
 
-// Identify authenticates and returns the token with its identity, which is empty
-// when the token does not show it.
+// Identify returns the token with its identity, which is empty for an opaque token.
 func (b *Bootstrap) Identify(ctx context.Context) (iamtoken.Token, error) {
 	value, err := b.Token(ctx)
 	if err != nil {
@@ -157,8 +158,7 @@ func (b *Bootstrap) Identify(ctx context.Context) (iamtoken.Token, error) {
 	return token, nil
 }
 
-// InUse returns the key that the identity's token was obtained with, and the token with
-// its identity, which is empty when the token does not show it.
+// InUse returns the key that the token was obtained with, and the token as Identify does.
 func (b *Bootstrap) InUse(ctx context.Context) (rotation.KeyInUse, iamtoken.Token, error) {
 	if b.key == nil {
 		return rotation.KeyInUse{}, iamtoken.Token{}, errNoKey()
@@ -189,25 +189,24 @@ func errNoKey() error {
 	return &rotation.Error{Step: rotation.StepBootstrap, Kind: rotation.NotFound, Message: "the bootstrap identity has no API key"}
 }
 
-// KeySource reads the bootstrap API key from where it is kept. Its errors are
-// *rotation.Error.
+// KeySource reads the bootstrap API key from its store. Its errors are *rotation.Error.
 type KeySource func(ctx context.Context) (iamtoken.Secret, error)
 
-// FixedKey is the source of a key that is in the configuration.
+// FixedKey is the source of a key that the configuration holds.
 func FixedKey(key iamtoken.Secret) KeySource {
 	return func(context.Context) (iamtoken.Secret, error) { return key, nil }
 }
 
-// BootstrapByKey authenticates with an API key. The key is kept until IAM or
-// Secrets Manager rejects it; then it is read again, because it may have been
-// replaced. One of which Secrets Manager says that it may not do something is read
-// afresh, too, for the next token, but serves on while that read fails or hangs.
+// BootstrapByKey authenticates with an API key, which is kept in memory. After IAM or Secrets
+// Manager has rejected the key or its token, the key is read again, because it may have been
+// replaced. After Secrets Manager has denied a request, the key is read again too, but if that
+// read fails or hangs, the current key stays in use.
 func BootstrapByKey(iam *IAM, source KeySource) *Bootstrap {
 	return BootstrapByRenewedKey(iam, source, nil)
 }
 
-// BootstrapByRenewedKey is BootstrapByKey for a key that is renewed: if IAM refuses it,
-// and refuses it again when it was read afresh, the key before it is tried.
+// BootstrapByRenewedKey is BootstrapByKey for a key that the function renews. If IAM refuses
+// the key twice, the second time after it was read again, the key before it is tried.
 func BootstrapByRenewedKey(iam *IAM, source, previous KeySource) *Bootstrap {
 	key := &bootstrapKey{iam: iam, source: source, previous: previous}
 	return newBootstrap(iam, key, key.token)
@@ -222,8 +221,8 @@ type bootstrapKey struct {
 	mu      sync.Mutex
 	key     iamtoken.Secret
 	stale   bool              // the key may have been replaced by one of another identity
-	refused iamtoken.Secret   // the key that IAM refused last; zero when it has accepted one since
-	used    rotation.KeyInUse // what the last token was obtained with
+	refused iamtoken.Secret   // the key that IAM refused last; zero once IAM has accepted a current key
+	used    rotation.KeyInUse // the key that the last token was obtained with
 }
 
 func (k *bootstrapKey) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
@@ -242,8 +241,8 @@ func (k *bootstrapKey) token(ctx context.Context) (rotation.TokenResponse, iamto
 	return response, sent, err
 }
 
-// other returns the key before refused; or the one after it, if another process has stored
-// that meanwhile.
+// other returns the key before the refused one. If another process has stored a new key
+// meanwhile, the refused key is the previous one now, and other returns the new key.
 func (k *bootstrapKey) other(ctx context.Context, refused iamtoken.Secret) (rotation.KeyInUse, error) {
 	previous, err := k.previous(ctx)
 	if err != nil || previous.Reveal() != refused.Reveal() {
@@ -253,7 +252,7 @@ func (k *bootstrapKey) other(ctx context.Context, refused iamtoken.Secret) (rota
 	return rotation.KeyInUse{Key: next}, err
 }
 
-// exchange notes the key that IAM has accepted.
+// exchange obtains a token with key, and records a key that IAM has accepted.
 func (k *bootstrapKey) exchange(ctx context.Context, key rotation.KeyInUse) (rotation.TokenResponse, iamtoken.Secret, error) {
 	response, sent, err := k.iam.request(ctx, exchangeOf("authenticating the bootstrap identity", "the bootstrap API key"), byKey(key.Key))
 	if err == nil {
@@ -267,8 +266,8 @@ func (k *bootstrapKey) exchange(ctx context.Context, key rotation.KeyInUse) (rot
 	return response, sent, err
 }
 
-// refusedAgain forgets a key that IAM has refused, and reports whether it was the last
-// that it refused, too.
+// refusedAgain removes a key that IAM has refused, so that it is read again, and reports
+// whether IAM has refused the same key the time before.
 func (k *bootstrapKey) refusedAgain(key iamtoken.Secret) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -277,10 +276,12 @@ func (k *bootstrapKey) refusedAgain(key iamtoken.Secret) bool {
 	return again
 }
 
-// rereadLimit bounds the read of a key that may have been replaced: enough of an attempt must be
-// left to continue with the current key.
+// rereadLimit limits the read of a stale key: enough of an attempt must be left to continue
+// with the key in memory.
 const rereadLimit = 3 * time.Second
 
+// current returns the key in memory, and reads it first if there is none or it is stale. A
+// stale key stays in use if that read fails.
 func (k *bootstrapKey) current(ctx context.Context) (iamtoken.Secret, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -301,15 +302,15 @@ func (k *bootstrapKey) current(ctx context.Context) (iamtoken.Secret, error) {
 	return k.key, nil
 }
 
-// drop has the key read again.
-func (k *bootstrapKey) drop() {
+// forget removes the key from memory.
+func (k *bootstrapKey) forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.key, k.stale = iamtoken.Secret{}, false
 }
 
-// doubt has the key read again, if it can be.
-func (k *bootstrapKey) doubt() {
+// markStale has the key read again, and keeps it in case that read fails.
+func (k *bootstrapKey) markStale() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.stale = !k.key.IsZero()
@@ -321,7 +322,7 @@ type Profile struct {
 	CRTokenFilename string // empty: where Code Engine and Kubernetes put it
 }
 
-// BootstrapByProfile authenticates with a compute resource token: no stored key.
+// BootstrapByProfile authenticates with a compute resource token, without a stored key.
 func BootstrapByProfile(iam *IAM, profile Profile) *Bootstrap {
 	op := operation{
 		doing:      "assuming the trusted profile",
@@ -342,7 +343,7 @@ func BootstrapByProfile(iam *IAM, profile Profile) *Bootstrap {
 	})
 }
 
-// BootstrapByToken uses a token that a person has obtained: for runs by hand.
+// BootstrapByToken uses a token that a person has obtained, for a run by hand.
 func BootstrapByToken(iam *IAM, value iamtoken.Secret) *Bootstrap {
 	return newBootstrap(iam, nil, func(context.Context) (response rotation.TokenResponse, none iamtoken.Secret, err error) {
 		token, err := complete(iamtoken.Token{Value: value}, iam.now())

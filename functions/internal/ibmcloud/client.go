@@ -6,7 +6,8 @@
 // their connection pools and their reading of answers are not used: the cache returns
 // ageing tokens, the retries repeat a save whose answer was lost, and their decoders hide
 // the status of some failures, take HTML for an empty token, index into answers without
-// a check and copy foreign text into errors. So no answer reaches them.
+// a check and copy foreign text into errors. So this package reads the answers itself,
+// and the SDKs see only the status.
 package ibmcloud
 
 import (
@@ -24,53 +25,53 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// secretAnswer bounds the answer that holds an API key. The largest secret that may
-// hold one is of type kv: 512 KB of entries (Secrets Manager's limit).
-const secretAnswer = 1 << 20
+// largeAnswer limits an answer that holds an API key, in bytes. The largest secret that
+// may hold one is of type kv: 512 KB of entries (Secrets Manager's limit).
+const largeAnswer = 1 << 20
 
-// answer is what came back for one request.
+// answer is the answer to one request.
 type answer struct {
-	limit int // of the body in bytes; 0 means network.SmallAnswer
-	into  any // what a success is decoded into
+	limit int // of the body in bytes
+	into  any // a success is decoded into it
 
-	status     int // 0 when no answer came
-	header     http.Header
-	body       []byte // unless it was decoded
-	undecoded  error  // of a success: why the body is not, or only in part, in into
-	date       time.Time
-	clock      rotation.Clock // by the Date header; zero without one, as date is
-	unanswered error          // why no answer came
+	status    int // 0 when no answer came
+	header    http.Header
+	body      []byte         // nil once it is decoded
+	decodeErr error          // of a success whose body is not, or only in part, decoded
+	date      time.Time      // the Date header; zero without one
+	clock     rotation.Clock // by the Date header; zero without one
+	sendErr   error          // why no answer came
 }
 
 type answerKey struct{}
 
-// succeeded reports whether the status is one of success.
+// succeeded reports whether the status is 2xx.
 func (a *answer) succeeded() bool { return a.status >= 200 && a.status <= 299 }
 
-// unsent reports whether nothing was sent at all: the SDK has rejected the request.
-func (a *answer) unsent() bool { return a.status == 0 && a.unanswered == nil }
+// notSent reports whether the SDK rejected the request before anything was sent.
+func (a *answer) notSent() bool { return a.status == 0 && a.sendErr == nil }
 
-// wire is the RoundTripper below every SDK client, and sends what no SDK is used for. It
-// reads each body whole, through a limit.
+// wire is the RoundTripper of every SDK client, and sends the requests that need no SDK.
+// It reads each body into memory, up to a limit.
 type wire struct {
 	base  http.RoundTripper
 	now   func() time.Time
-	large chan struct{} // has room for one: who has put something may read a large answer
+	large chan struct{} // a semaphore of one, held while a large answer is read and decoded
 }
 
 func newWire(base http.RoundTripper, now func() time.Time) wire {
 	return wire{base, now, make(chan struct{}, 1)}
 }
 
-// ask returns the answer to the request that send makes. What send says of it is of no
-// use: that may repeat whatever a service answered.
+// ask returns the answer to the one request that send makes through wire. The SDK's own
+// result is ignored: its error may repeat whatever a service answered.
 func ask(ctx context.Context, limit int, into any, send func(context.Context)) *answer {
-	got := &answer{limit: max(limit, network.SmallAnswer), into: into}
+	got := &answer{limit: max(limit, network.SmallAnswer), into: into} // an operation without a limit has small answers
 	send(context.WithValue(ctx, answerKey{}, got))
 	return got
 }
 
-// get asks for what no SDK is used for.
+// get sends a GET request without an SDK, and decodes a success into into.
 func (w wire) get(ctx context.Context, address string, header http.Header, into any) *answer {
 	return ask(ctx, 0, into, func(ctx context.Context) {
 		if request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil); err == nil {
@@ -81,18 +82,20 @@ func (w wire) get(ctx context.Context, address string, header http.Header, into 
 	})
 }
 
-// RoundTrip notes the answer for whoever asked, and returns its status alone: without a
-// Location no client follows a redirect, and keys and tokens stay at the host that they
-// were meant for.
+// RoundTrip hands the whole answer to ask, and returns only its status to the SDK. Without
+// a Location header no client follows a redirect, so keys and tokens are sent only to the
+// host that they are meant for.
 func (w wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	got := req.Context().Value(answerKey{}).(*answer)
-	if got.unanswered = w.exchange(req, got); got.unanswered != nil {
-		return nil, got.unanswered
+	if got.sendErr = w.send(req, got); got.sendErr != nil {
+		return nil, got.sendErr
 	}
 	return &http.Response{StatusCode: got.status, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
 }
 
-func (w wire) exchange(req *http.Request, got *answer) error {
+// send sends the request and fills in the answer. It sends nothing after the run's
+// deadline by the wall clock, which counts the time that a process is suspended.
+func (w wire) send(req *http.Request, got *answer) error {
 	if latest, ok := rotation.WallDeadline(req.Context()); ok && w.now().Round(0).After(latest) {
 		return network.ErrSuspended
 	}
@@ -101,7 +104,7 @@ func (w wire) exchange(req *http.Request, got *answer) error {
 	if err != nil {
 		return err
 	}
-	first, done, err := w.begin(req.Context(), response.Body, got.limit)
+	whole, done, err := w.waitForTurn(req.Context(), response.Body, got.limit)
 	if err != nil {
 		_ = response.Body.Close()
 		return err
@@ -110,7 +113,7 @@ func (w wire) exchange(req *http.Request, got *answer) error {
 	response.Body = struct {
 		io.Reader
 		io.Closer
-	}{first, response.Body}
+	}{whole, response.Body}
 	if got.body, err = network.ReadBody(response, got.limit); err != nil {
 		return err
 	}
@@ -119,23 +122,24 @@ func (w wire) exchange(req *http.Request, got *answer) error {
 		got.date, got.clock = date, rotation.ClockAt(date, sent, w.now().Round(0))
 	}
 	if got.succeeded() {
-		if got.undecoded = json.Unmarshal(got.body, got.into); got.undecoded == nil {
+		if got.decodeErr = json.Unmarshal(got.body, got.into); got.decodeErr == nil {
 			got.body = nil
 		}
 	}
 	return nil
 }
 
-// begin begins to read a body. Of answers that may be larger than a small one, and that
-// are, one at a time is in memory, until it is decoded: call done then.
-func (w wire) begin(ctx context.Context, body io.Reader, limit int) (whole io.Reader, done func(), err error) {
+// waitForTurn keeps only one large answer in memory at a time: if the body is larger than a
+// small answer, it waits until the one before is decoded. whole reads the body from its
+// beginning; call done when it is decoded.
+func (w wire) waitForTurn(ctx context.Context, body io.Reader, limit int) (whole io.Reader, done func(), err error) {
 	if limit <= network.SmallAnswer {
 		return body, func() {}, nil
 	}
 	first := make([]byte, network.SmallAnswer+1)
 	n, err := io.ReadFull(body, first)
 	whole = io.MultiReader(bytes.NewReader(first[:n]), body)
-	if err != nil { // there is no more
+	if err != nil { // the body ends here: it is small
 		return whole, func() {}, nil
 	}
 	select {
@@ -168,8 +172,8 @@ func (a *answer) retryAfter(now time.Time) time.Duration {
 	return 0
 }
 
-// timestamp is a time as IBM writes one, or its SDKs read one: with a fraction of seconds, with
-// seconds or without, in UTC where it names no zone.
+// timestamp is a time in any form that IBM writes or its SDKs accept: seconds and their
+// fraction may be missing, and a time without a zone is in UTC.
 type timestamp struct{ time.Time }
 
 var layouts = []string{time.RFC3339, "2006-01-02T15:04:05-0700", "2006-01-02T15:04-0700", "2006-01-02T15:04Z07:00",
@@ -177,7 +181,7 @@ var layouts = []string{time.RFC3339, "2006-01-02T15:04:05-0700", "2006-01-02T15:
 
 var errNoTime = errors.New("not a time")
 
-// UnmarshalJSON implements json.Unmarshaler. Without a time it is zero.
+// UnmarshalJSON implements json.Unmarshaler. null and an empty text are the zero time.
 func (t *timestamp) UnmarshalJSON(raw []byte) error {
 	var text string
 	if err := json.Unmarshal(raw, &text); err != nil || text == "" {

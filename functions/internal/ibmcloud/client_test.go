@@ -20,12 +20,12 @@ import (
 
 const secretID = "c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4"
 
-// measured answers every request to Secrets Manager with a secret of size bytes, and counts how many
-// bytes are read, and how many answers are read beyond a small one and not closed.
+// measured answers every request to Secrets Manager with a secret of size bytes. It counts the
+// bytes that are read, and the large answers that are being read at the same time.
 type measured struct {
 	size int
 
-	read, large, most atomic.Int64
+	read, large, most atomic.Int64 // most is the highest value of large
 }
 
 func (m *measured) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -74,7 +74,7 @@ func measuredSecretsManager(t *testing.T, wire http.RoundTripper) *SecretsManage
 	return sm
 }
 
-// An answer is read as far as its operation needs, and of large ones one at a time.
+// Each answer is read up to its operation's limit, and only one large answer at a time.
 func TestHowAnswersAreRead(t *testing.T) {
 	readKey := func(sm *SecretsManager) error {
 		_, err := sm.ReadKey(context.Background(), rotation.KeyRef{ID: secretID, Field: "key"})
@@ -93,7 +93,7 @@ func TestHowAnswersAreRead(t *testing.T) {
 	}{
 		"a kv secret of 512 KB":        {512 << 10, readKey, 1, true, 512 << 10},
 		"sixteen of them at once":      {512 << 10, readKey, 16, true, 16 * 512 << 10},
-		"a secret of 5 MB":             {5 << 20, readKey, 1, false, secretAnswer + 1},
+		"a secret of 5 MB":             {5 << 20, readKey, 1, false, largeAnswer + 1},
 		"metadata of 10 KB, escaped":   {64 << 10, readMetadata, 1, true, 64 << 10},
 		"metadata of 5 MB, valid JSON": {5 << 20, readMetadata, 1, false, network.SmallAnswer + 1},
 	} {
@@ -120,18 +120,19 @@ func TestWaitingForALargeAnswersTurnEndsWithTheContext(t *testing.T) {
 	wire.large <- struct{}{}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	got := ask(ctx, secretAnswer, nil, func(ctx context.Context) {
+	got := ask(ctx, largeAnswer, nil, func(ctx context.Context) {
 		if request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://instance.test/", nil); err == nil {
 			_, _ = wire.RoundTrip(request)
 		}
 	})
-	if got.unanswered == nil || ctx.Err() == nil {
-		t.Errorf("got %v, want the end of the context", got.unanswered)
+	if got.sendErr == nil || ctx.Err() == nil {
+		t.Errorf("got %v, want the end of the context", got.sendErr)
 	}
 }
 
-// A key that was found after the metadata was read is seen before the save.
-func TestASaveIsNeverOverAKey(t *testing.T) {
+// A save checks again that its secret is no key secret: the id of one that is given by name may
+// become known after the metadata was read.
+func TestASaveNeverReplacesAKey(t *testing.T) {
 	wire := &measured{size: 1 << 10}
 	sm := measuredSecretsManager(t, wire)
 	if _, err := sm.ReadKey(t.Context(), rotation.KeyRef{Group: "keys", Type: "kv", Name: "by-name", Field: "key"}); err != nil {
@@ -144,8 +145,9 @@ func TestASaveIsNeverOverAKey(t *testing.T) {
 	}
 }
 
-// A fleet has thousands of keys, and each of its rotations asks whether its token secret is one.
-func TestAReadDoesNotGoThroughAllKeys(t *testing.T) {
+// A fleet has thousands of keys, and each of its rotations checks that its token secret is none
+// of them.
+func TestAReadDoesNotSearchAllKeys(t *testing.T) {
 	allocated := func(keys int) uint64 {
 		sm := measuredSecretsManager(t, &measured{size: 1 << 10})
 		for i := range keys {
@@ -166,8 +168,8 @@ func TestAReadDoesNotGoThroughAllKeys(t *testing.T) {
 	}
 }
 
-// IBM writes a ttl as it was given, and a key's id is repeated only if it is one.
-func TestWhatAManagedKeySays(t *testing.T) {
+// IBM returns a ttl as it was written; a key's id is repeated only if it has the form of one.
+func TestFieldsOfAManagedKey(t *testing.T) {
 	const day, id = 24 * time.Hour, "ApiKey-3c9f1b5e-6d0a-4f0c-8a63-0d2f6f1f2b7a"
 	for text, same := range map[string]bool{"": true, id: true, "a-key-in-place-of-an-id": false, "ApiKey-\x1b[2J": false, id + "0": false, strings.Repeat("x", 1000): false} {
 		if got := keyIDOf(text); (got == text) != same || !same && len(got) != 32 || got != keyIDOf(text) {

@@ -59,8 +59,8 @@ func TestATrustedProfileAndAPersonsTokenNeedNoStoredKey(t *testing.T) {
 	}
 }
 
-// A renewed key that IAM refuses twice, and which is still the stored one, is replaced by
-// the one before it for one token. Each new token tries the current key first.
+// If IAM refuses a renewed key twice, and it is still the stored one, the key before it is
+// used for one token. Each new token tries the current key first.
 func TestThePreviousKeyServesWhileTheCurrentOneIsRefused(t *testing.T) {
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
 	current, read := iamtoken.NewSecret("a-key-that-iam-does-not-know"), 0
@@ -71,7 +71,7 @@ func TestThePreviousKeyServesWhileTheCurrentOneIsRefused(t *testing.T) {
 	iam := ibmcloud.NewIAM("https://iam.test", cloud.Transport(), nil)
 	bootstrap := ibmcloud.BootstrapByRenewedKey(iam, source, previous)
 	if _, _, err := bootstrap.InUse(t.Context()); asFailure(t, err) == nil || asFailure(t, err).Retry != rotation.Once {
-		t.Errorf("at first got %v, want that it is worth another attempt", err)
+		t.Errorf("at first got %v, want an error that one more attempt may change", err)
 	}
 	used, token, err := bootstrap.InUse(t.Context())
 	if err != nil || !used.Previous || used.Key.Reveal() != cloud.BootstrapAPIKey() || token.IAMID != cloud.BootstrapIAMID() || read != 2 {
@@ -83,7 +83,7 @@ func TestThePreviousKeyServesWhileTheCurrentOneIsRefused(t *testing.T) {
 		t.Errorf("got previous %t, %v; want the current key", used.Previous, err)
 	}
 
-	// Another process stores the next key between the two reads: what is previous then is the key that was refused.
+	// Another process stores the next key between the two reads: then the refused key is the previous one.
 	refused := iamtoken.NewSecret("another-key-that-iam-does-not-know")
 	current = refused
 	bootstrap = ibmcloud.BootstrapByRenewedKey(iam, source, func(context.Context) (iamtoken.Secret, error) {
@@ -95,7 +95,7 @@ func TestThePreviousKeyServesWhileTheCurrentOneIsRefused(t *testing.T) {
 		t.Errorf("got previous %t, %v; want the key that was stored meanwhile", used.Previous, err)
 	}
 
-	// Without a renewal there is no net, and with two bad keys none that holds.
+	// Without a renewal no previous key is tried, and two bad keys give no token.
 	one, another := ibmcloud.FixedKey(iamtoken.NewSecret("unknown-key")), ibmcloud.FixedKey(iamtoken.NewSecret("another-unknown-key"))
 	for name, bootstrap := range map[string]*ibmcloud.Bootstrap{
 		"not renewed":  ibmcloud.BootstrapByKey(iam, one),

@@ -16,31 +16,31 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// operation is the purpose of a request, and the advice when it fails.
+// operation is what a request is for, and the advice when it fails.
 type operation struct {
 	doing    string   // "reading the API key"
 	limit    int      // of the answer in bytes; 0 means network.SmallAnswer
-	types    []string // of secrets that can have what is read; nil: any
+	types    []string // of secrets that are accepted; nil means any
 	host     string   // filled in by the client
-	instance bool     // likewise: the host is a Secrets Manager instance, which may be private-only
+	instance bool     // filled in by the client: the host is a Secrets Manager instance
 
-	// Of a request to IAM.
-	credential string // what is exchanged: "the API key in the key secret"; empty if nothing is
-	setting    string // what else may be wrong; may be empty
+	// Of a request to IAM that exchanges a credential.
+	credential string // "the API key in the key secret"
+	setting    string // the variables that may be wrong besides; may be empty
 
-	// Of a request to Secrets Manager, and rejected of both: the advice on
+	// The advice by status. IAM's answers need the first only.
 	rejected string // 401, and IAM's 400
 	denied   string // 403
 	notFound string // 404, 410
 	locked   string // 412
 }
 
-// failure turns an answer that is no success into an error. Kind and retry go by the
-// HTTP status: IBM documents few of the codes in its answers. The text goes by the code,
-// if it is one of IAM's that is known here.
+// failure returns the error for an answer that is not a success. The HTTP status decides
+// kind and retry, because IBM documents few of the codes in its answers. One of IAM's
+// documented codes decides the text.
 func (o operation) failure(got *answer, now time.Time) *rotation.Error {
 	if got.status == 0 {
-		return o.peer().NoAnswer(o.doing, got.unanswered)
+		return o.peer().NoAnswer(o.doing, got.sendErr)
 	}
 	failure := &rotation.Error{}
 	failure.Kind, failure.Retry, failure.Advice = o.byStatus(got.status)
@@ -57,7 +57,8 @@ func (o operation) failure(got *answer, now time.Time) *rotation.Error {
 	return failure
 }
 
-// byStatus is what an answer's status decides, and the advice if its code says no more.
+// byStatus returns what the status decides, and the advice for an answer without a known
+// code, which may be empty.
 func (o operation) byStatus(status int) (rotation.Kind, rotation.Retry, string) {
 	switch {
 	case status == http.StatusTooManyRequests && o.instance:
@@ -100,8 +101,8 @@ func (o operation) unusable(got *answer) *rotation.Error {
 // maxType is longer than every type's name, and shorter than an API key.
 const maxType = 32
 
-// unsuitable is the error for a secret of a type that cannot have what is read.
-func (o operation) unsuitable(kind string) error {
+// wrongType is the error for a secret of a type that is not accepted.
+func (o operation) wrongType(kind string) error {
 	named := strconv.QuoteToASCII(kind)
 	if len(kind) > maxType {
 		named = fmt.Sprintf("(%d characters, not repeated here)", len(kind))
@@ -110,16 +111,16 @@ func (o operation) unsuitable(kind string) error {
 	return misconfigured(o.doing+": the secret is of type "+named, "name one of type "+strings.Join(o.types[:last], ", ")+" or "+o.types[last])
 }
 
-// message is what was done, what was answered, why and what to do, in this order.
+// message says what was done, what was answered, why and what to do, in this order.
 func (o operation) message(got *answer, cause, advice string) string {
 	answered := strings.TrimSpace(fmt.Sprintf("%s answered %d %s", o.host, got.status, got.code()))
 	return strings.Join(slices.DeleteFunc([]string{o.doing, answered, cause, advice}, func(part string) bool { return part == "" }), ": ")
 }
 
-// codes are the forms of IBM's. Anything else could repeat a secret.
+// codes matches IBM's error codes. Any other text could repeat a secret.
 var codes = regexp.MustCompile(`^(BXNIM[0-9]{4}E|secrets-manager\.Error[0-9]{5})$`)
 
-// code is IBM's error code, empty when the body has none.
+// code returns IBM's error code, or "" when the body has none.
 func (a *answer) code() string {
 	var body struct {
 		ErrorCode string `json:"errorCode"`

@@ -26,7 +26,7 @@ type IAM struct {
 	wire      wire
 	now       func() time.Time
 	keys      *signingKeys
-	bootstrap *Bootstrap // of the identity that opens Secrets Manager; nil if none does
+	bootstrap *Bootstrap // nil if no identity opens Secrets Manager
 }
 
 // NewIAM returns a client for the IAM endpoint at origin. If now is nil, it is
@@ -40,7 +40,7 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 	return i
 }
 
-// exchangeOf is the exchange of a key, which the errors name as credential.
+// exchangeOf is the operation of exchanging an API key, which errors call credential.
 func exchangeOf(doing, credential string) operation {
 	return operation{doing: doing, credential: credential,
 		rejected: credential + " is not known to IAM, disabled or expired: replace it by a valid key"}
@@ -50,9 +50,9 @@ func exchangeOf(doing, credential string) operation {
 // permission. A rejected key (400, 401) is retried once, because IAM knows a new
 // key only after about 2 seconds.
 //
-// The token has the form of one, is neither a credential of ours nor holds one and, if
-// it is a JWT, is signed by IAM, unless IAM's keys are unavailable; then, and if it is
-// opaque, the response says so.
+// The token is checked: it has the form of a token, does not contain a credential of ours
+// and, if it is a JWT, is signed by IAM. Unverified says why the signature could not be
+// verified: the token is opaque, or IAM's keys are unavailable.
 func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
 	op := exchangeOf("exchanging the API key for a token", "the API key in the key secret")
 	response, sent, err := i.request(ctx, op, byKey(key))
@@ -72,7 +72,7 @@ func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Token
 	default:
 		err = i.keys.verify(ctx, value)
 	}
-	if errors.Is(err, errNoKeys) {
+	if errors.Is(err, errKeysUnavailable) {
 		response.Unverified, err = err.Error(), nil
 	}
 	if err != nil {
@@ -81,36 +81,36 @@ func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.Token
 	return response, nil
 }
 
-// badToken is the error for a success with something that must not be published.
+// badToken is the error for a success that brings what must not be saved as a token.
 func (i *IAM) badToken(op operation, what error, transaction string) *rotation.Error {
 	return &rotation.Error{Step: rotation.StepCheck, Kind: rotation.InvalidToken, Retry: rotation.Later, TransactionID: transaction,
 		Message: op.doing + ": " + hostOf(i.url) + " answered with " + what.Error() + ": is there a proxy in between, or is IAM_URL wrong?"}
 }
 
-// leastSecret is the least length of a secret that is searched for within others: a
-// shorter one may be there by chance.
-const leastSecret = 16
+// minSearched is the length of the shortest secret that is searched for inside a token: a
+// shorter one may occur there by chance.
+const minSearched = 16
 
-// repeatsAny reports whether token is one of the secrets or holds one, or one holds it.
-// An answer may hold a secret encoded, or in a JWT's claims: the claims go into
-// reports, and readers get the whole token.
+// repeatsAny reports whether token equals, contains or is part of one of the secrets. A
+// secret may be in it as text, encoded, or in the claims of a JWT. Claims go into reports,
+// and readers get the whole token.
 func repeatsAny(token string, secrets []iamtoken.Secret) bool {
 	folded := fold(token)
 	return slices.ContainsFunc(secrets, func(secret iamtoken.Secret) bool {
 		value := strings.TrimSpace(secret.Reveal())
-		if value == token || len(value) < leastSecret {
+		if value == token || len(value) < minSearched {
 			return value == token
 		}
-		holds := func(form string) bool { return strings.Contains(folded, fold(form)) }
-		return strings.Contains(value, token) || slices.ContainsFunc(encodings(value, len(token)), holds)
+		inToken := func(form string) bool { return strings.Contains(folded, fold(form)) }
+		return strings.Contains(value, token) || slices.ContainsFunc(encodings(value, len(token)), inToken)
 	})
 }
 
-// encodings are value and the forms that it takes in other text of length characters: in
-// hexadecimal or base64, and those in base64, as claims are in a JWT.
+// encodings returns the forms in which a text of length characters can contain value: as it
+// is, in hexadecimal, in base64, and each of these in base64 again, as claims are in a JWT.
 func encodings(value string, length int) []string {
 	forms := []string{value}
-	if base64.RawURLEncoding.EncodedLen(len(value)) <= length+2 { // its ends may be lost
+	if base64.RawURLEncoding.EncodedLen(len(value)) <= length+2 { // withinBase64 cuts the ends off
 		forms = append(forms, hex.EncodeToString([]byte(value)))
 		forms = append(forms, withinBase64(value)...)
 		for _, form := range slices.Clone(forms) {
@@ -120,8 +120,8 @@ func encodings(value string, length int) []string {
 	return forms
 }
 
-// withinBase64 returns what base64, in the alphabet for URLs, makes of value somewhere
-// in a text: it depends on where in a group of three bytes value begins.
+// withinBase64 returns the three forms of value inside a longer text in base64, in the
+// alphabet for URLs: the form depends on where in a group of three bytes value begins.
 func withinBase64(value string) []string {
 	var forms []string
 	for before, shared := range []int{0, 2, 3} { // characters that also depend on what precedes
@@ -136,11 +136,11 @@ func withinBase64(value string) []string {
 
 var oneAlphabet = strings.NewReplacer("+", "-", "/", "_")
 
-// fold makes the letters' cases and the two alphabets of base64 one.
+// fold makes texts comparable that differ in case or in the alphabet of base64.
 func fold(text string) string { return strings.ToLower(oneAlphabet.Replace(text)) }
 
-// requester is an SDK authenticator. Of its methods only RequestToken is used:
-// GetToken returns cached tokens, in the last fifth of their lifetime too.
+// requester is an SDK authenticator. Only RequestToken is used: GetToken returns cached
+// tokens, even in the last fifth of their lifetime.
 type requester interface {
 	RequestToken() (*core.IamTokenServerResponse, error)
 }
@@ -172,12 +172,11 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// request makes one token request: no retries, no cache. It also returns the
-// credential that was sent.
+// request makes one token request, without retries or a cache. sent is the credential in it.
 func (i *IAM) request(ctx context.Context, op operation, g grant) (response rotation.TokenResponse, sent iamtoken.Secret, err error) {
 	op.host = hostOf(i.url)
-	// The request names its own transaction, so that the id in our log is ours
-	// and never something that an answer has put there.
+	// The transaction's id is made here, so that logs never repeat one that an answer has
+	// made up.
 	transaction := rand.Text()
 	var reply tokenReply
 	got := ask(ctx, 0, &reply, func(ctx context.Context) {
@@ -193,7 +192,7 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (response rota
 	switch {
 	case err != nil:
 		return rotation.TokenResponse{}, sent, err
-	case got.unsent(): // the cr-token grant could not read its file
+	case got.notSent(): // the SDK could not read the compute resource token's file
 		return rotation.TokenResponse{}, sent, misconfigured(op.doing+": there is no compute resource token: its file is missing, unreadable or empty",
 			"on Code Engine, enable the trusted profile on the job (--trusted-profiles-enabled, in Terraform run_compute_resource_token_enabled); elsewhere, name the token's file in CR_TOKEN_FILENAME")
 	case !got.succeeded():
@@ -208,7 +207,7 @@ func (i *IAM) request(ctx context.Context, op operation, g grant) (response rota
 	return rotation.TokenResponse{Token: token, TransactionID: transaction, Clock: got.clock}, sent, nil
 }
 
-// credentialIn is the API key or the compute resource token of a request.
+// credentialIn returns the API key or the compute resource token in a request's body.
 func credentialIn(req *http.Request) iamtoken.Secret {
 	if req.GetBody == nil {
 		return iamtoken.Secret{}
@@ -222,6 +221,7 @@ func credentialIn(req *http.Request) iamtoken.Secret {
 	return iamtoken.NewSecret(form.Get("apikey") + form.Get("cr_token"))
 }
 
+// token checks what IAM answered and returns the token, completed from its JWT.
 func (i *IAM) token(reply tokenReply, got *answer) (iamtoken.Token, error) {
 	switch {
 	case reply.AccessToken.IsZero():
@@ -245,26 +245,25 @@ func (i *IAM) token(reply tokenReply, got *answer) (iamtoken.Token, error) {
 	case !got.date.IsZero() && !got.date.Before(token.Expiration):
 		return iamtoken.Token{}, errors.New("a token that expired before its own Date")
 	}
-	// The Date plus expires_in counts if that is sooner by more than a delay explains.
+	// If Date plus expires_in is earlier than expiration by more than a delay explains, it counts.
 	if byDate := got.date.Add(expiresIn); !got.date.IsZero() && expiresIn > 0 && token.Expiration.Sub(byDate) > rotation.MaxClocksApart {
 		token.Expiration = byDate
 	}
 	return token, nil
 }
 
-// maxLifetime is well above the 60 minutes that IAM gives a token, whatever the
-// clocks: an expiration beyond it is in another unit, or forged.
+// maxLifetime is far above the 60 minutes that IAM gives a token, so that wrong clocks do
+// not matter: a longer lifetime is in another unit, or forged.
 const maxLifetime = 24 * time.Hour
 
-// jwtStart is how every JWT begins, and by chance hardly anything else: the base64 of
-// {" with which its header does.
+// jwtStart begins every JWT: its header begins with {", which is this in base64.
 const jwtStart = "eyJ"
 
 var errImpossibleExpiry = errors.New("a token that has no expiration, or one that no token can have")
 
-// complete adds to token what its JWT says; now is by IAM's clock. Where IAM's answer
-// and the JWT disagree the earlier expiration counts. A token that is no JWT is opaque;
-// one that is, but whose own claims cannot be read, is an error.
+// complete adds to token what its JWT states; now is by IAM's clock. Of IAM's expiration and
+// the JWT's the earlier one counts. A token that is not a JWT is opaque. A JWT whose claims
+// cannot be read is an error.
 func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 	value := token.Value.Reveal()
 	if err := iamtoken.CheckForm(value); err != nil {
@@ -290,16 +289,17 @@ func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 	if token.Expiration.Unix() <= 0 || token.Expiration.Sub(token.IssuedAt) > maxLifetime {
 		return iamtoken.Token{}, errImpossibleExpiry
 	}
-	// Of an old token IAM may report what is left of it, not how long it was made for.
+	// For a token issued earlier, IAM may report the remaining lifetime.
 	token.ExpiresIn = max(token.ExpiresIn, token.Expiration.Sub(token.IssuedAt))
 	return token, nil
 }
 
-// KeyExpiry asks IAM when an API key expires, with a token of somebody who may
-// see the key: its owner may. The zero time means never.
+// KeyExpiry asks IAM when an API key expires; the zero time means never. token must be of an
+// identity that may see the key, as the key's owner may. Only a diagnosis and a warning
+// depend on the answer.
 //
 // GET /v1/apikeys/details takes the key in a header (IAM Identity Services API,
-// GetAPIKeysDetails). Only a diagnosis and a warning depend on it.
+// GetAPIKeysDetails).
 func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.Time, error) {
 	op := operation{doing: "asking when the API key expires", host: hostOf(i.url), rejected: "the token is rejected"}
 	var details struct {
@@ -310,7 +310,7 @@ func (i *IAM) KeyExpiry(ctx context.Context, key, token iamtoken.Secret) (time.T
 	switch {
 	case got.status != http.StatusOK:
 		return time.Time{}, op.failure(got, i.now())
-	case got.undecoded != nil || details.ID == "":
+	case got.decodeErr != nil || details.ID == "":
 		return time.Time{}, op.unusable(got)
 	}
 	return details.ExpiresAt.Time, nil

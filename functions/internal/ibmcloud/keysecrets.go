@@ -24,7 +24,7 @@ func (s *SecretsManager) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamt
 	return secret.Key, err
 }
 
-// ReadCurrentKey is ReadKey, with what the same answer says of the key's secret.
+// ReadCurrentKey is ReadKey, and returns the secret's description too.
 func (s *SecretsManager) ReadCurrentKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
 	return s.readKeySecret(ctx, ref, readingKey)
 }
@@ -39,17 +39,17 @@ func (s *SecretsManager) ReadManagedKey(ctx context.Context, ref rotation.KeyRef
 	return secret, err
 }
 
-// InspectManagedKey is ReadManagedKey for a diagnosis, which makes no key.
+// InspectManagedKey is ReadManagedKey for a diagnosis, which must not cause a new key.
 func (s *SecretsManager) InspectManagedKey(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
-	if err := s.checkUnread(ctx, ref); err != nil {
+	if err := s.checkReadMakesNoKey(ctx, ref); err != nil {
 		return rotation.KeySecret{}, err
 	}
 	return s.ReadManagedKey(ctx, ref)
 }
 
-// ReadKeySecret is ReadCurrentKey for a diagnosis, which makes no key.
+// ReadKeySecret is ReadCurrentKey for a diagnosis, which must not cause a new key.
 func (s *SecretsManager) ReadKeySecret(ctx context.Context, ref rotation.KeyRef) (rotation.KeySecret, error) {
-	if err := s.checkUnread(ctx, ref); err != nil {
+	if err := s.checkReadMakesNoKey(ctx, ref); err != nil {
 		return rotation.KeySecret{}, err
 	}
 	return s.ReadCurrentKey(ctx, ref)
@@ -61,7 +61,7 @@ var (
 	keyTypes   = []string{typeArbitrary, typeKV, typeServiceCredentials, typeIAMCredentials}
 	readingKey = operation{
 		doing:    "reading the API key",
-		limit:    secretAnswer,
+		limit:    largeAnswer,
 		types:    keyTypes,
 		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret" + newPolicy,
 		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret); one of type iam_credentials is gone when its lease has ended: delete it, and make it anew under the same name",
@@ -69,7 +69,7 @@ var (
 	}
 	readingManagedKey = operation{
 		doing:    "reading the managed bootstrap key",
-		limit:    secretAnswer,
+		limit:    largeAnswer,
 		types:    keyTypes,
 		denied:   "give the bootstrap identity a role with secret.read on that secret's group, if BOOTSTRAP_KEY_SECRET is the right secret" + newPolicy,
 		notFound: "there is no such secret, or its key has expired: check BOOTSTRAP_KEY_SECRET, or make the secret anew",
@@ -86,7 +86,7 @@ func (s *SecretsManager) readKeySecret(ctx context.Context, ref rotation.KeyRef,
 	if err != nil {
 		return rotation.KeySecret{}, err
 	}
-	key, err := checkKey(value)
+	key, err := trimKey(value)
 	if err != nil {
 		return rotation.KeySecret{}, err
 	}
@@ -116,8 +116,8 @@ func (s *SecretsManager) readSecret(ctx context.Context, ref rotation.KeyRef, op
 	return secret, nil
 }
 
-// keyIDOf is IAM's id of a key, which reports and logs repeat: in place of anything but an
-// id, which could be a key, is its hash.
+// keyIDOf returns the id of a key, which reports and logs repeat. A text that is not such an
+// id may be a key, so its hash is returned instead.
 func keyIDOf(text string) string {
 	if id, ok := strings.CutPrefix(text, "ApiKey-"); text == "" || ok && iamtoken.IsSecretID(id) {
 		return text
@@ -126,7 +126,8 @@ func keyIDOf(text string) string {
 	return hex.EncodeToString(hash[:16])
 }
 
-// ttlOf reads a lifetime: a duration such as 1080h, or a number of seconds.
+// ttlOf reads a lifetime: a duration such as 1080h, or a number of seconds. It is 0 if text
+// is neither.
 func ttlOf(text string) time.Duration {
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second
@@ -138,15 +139,15 @@ func ttlOf(text string) time.Duration {
 	return max(0, ttl)
 }
 
-// rule is that of automatic rotations.
+// rule says how often a secret rotates automatically.
 type rule struct {
 	AutoRotate bool   `json:"auto_rotate"`
 	Interval   int64  `json:"interval"`
 	Unit       string `json:"unit"`
 }
 
-// every is the time between two automatic rotations, 0 when there are none or it
-// cannot be read. A month counts as 31 days.
+// every is the time between two automatic rotations, or 0 when there are none or the unit is
+// not known. A month counts as 31 days.
 func (r rule) every() time.Duration {
 	const day = 24 * time.Hour
 	unit := map[string]time.Duration{"day": day, "month": 31 * day}[r.Unit]
@@ -156,11 +157,12 @@ func (r rule) every() time.Duration {
 	return time.Duration(min(max(0, r.Interval), 1000)) * unit
 }
 
-// checkUnread returns an error if reading the secret would make a key. With reuse_api_key
-// false each read of an iam_credentials secret makes a new key and deletes the last. It
-// reads the secret's metadata; an identity that may not (secret-metadata.read, or secrets.list
-// where the secret is given by name) reads the secret all the same, as a rotation does.
-func (s *SecretsManager) checkUnread(ctx context.Context, ref rotation.KeyRef) error {
+// checkReadMakesNoKey returns an error if reading the secret would make a new key: with
+// reuse_api_key false each read of an iam_credentials secret makes a key and deletes the one
+// before. It reads the secret's metadata, for which an identity needs secret-metadata.read, or
+// secrets.list if the secret is given by name. Without that permission the check is left out,
+// and the secret is read as in a rotation.
+func (s *SecretsManager) checkReadMakesNoKey(ctx context.Context, ref rotation.KeyRef) error {
 	if deadline, ok := ctx.Deadline(); ok { // the read itself needs time too
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
@@ -172,7 +174,7 @@ func (s *SecretsManager) checkUnread(ctx context.Context, ref rotation.KeyRef) e
 			return seen.checkCredentials()
 		}
 	case ref.Type == typeIAMCredentials:
-		page, err := s.ask(ctx, operation{limit: secretAnswer}, func(ctx context.Context) {
+		page, err := s.ask(ctx, operation{limit: largeAnswer}, func(ctx context.Context) {
 			_, _, _ = s.sdk.ListSecretsWithContext(ctx, &sm.ListSecretsOptions{Search: &ref.Name, SecretTypes: []string{ref.Type}})
 		})
 		if err != nil {
@@ -187,8 +189,8 @@ func (s *SecretsManager) checkUnread(ctx context.Context, ref rotation.KeyRef) e
 	return nil
 }
 
-// checkCredentials rejects an iam_credentials secret whose key, or whose owner, is another
-// one every time.
+// checkCredentials rejects an iam_credentials secret that gives another key, or a key of
+// another owner, from time to time.
 func (r *reply) checkCredentials() error {
 	switch {
 	case !r.ReuseAPIKey:
@@ -201,10 +203,10 @@ func (r *reply) checkCredentials() error {
 	return nil
 }
 
-// key finds the key where a secret of its type has it.
+// key returns the API key from the field in which a secret of this type has it.
 func (r *reply) key(field string) (iamtoken.Secret, error) {
 	var none iamtoken.Secret
-	lease := ""
+	lease := "" // what a message adds to "its lease has ended"
 	if !r.ExpirationDate.IsZero() {
 		lease = " (lease: until " + r.ExpirationDate.UTC().Format(time.RFC3339) + ")"
 	}
@@ -238,13 +240,13 @@ func (r *reply) key(field string) (iamtoken.Secret, error) {
 	return r.Payload, nil
 }
 
-// maxKey is the greatest length of an API key. IAM's have 44 characters; each is sent,
-// and looked for in what comes back.
+// maxKey is the greatest length of an API key, in bytes. IAM's have 44 characters. A limit is
+// needed because each key is sent, and searched for in the answer.
 const maxKey = 8192
 
-// checkKey trims the white space that editors and echo leave behind, and rejects
-// what cannot be an API key.
-func checkKey(value iamtoken.Secret) (iamtoken.Secret, error) {
+// trimKey trims the white space that editors and echo leave behind, and rejects a value that
+// cannot be an API key.
+func trimKey(value iamtoken.Secret) (iamtoken.Secret, error) {
 	key := strings.TrimSpace(value.Reveal())
 	wrong := ""
 	switch err := iamtoken.CheckAPIKey(key); {
@@ -260,24 +262,24 @@ func checkKey(value iamtoken.Secret) (iamtoken.Secret, error) {
 	return iamtoken.Secret{}, misconfigured(wrong, "store the bare key")
 }
 
-// keySecrets are the secrets that rotations read keys from. There may be thousands, and each
-// save asks for one.
+// keySecrets are the secrets that rotations read keys from. There may be thousands, and every
+// save looks one up.
 type keySecrets struct {
 	mu    sync.Mutex
-	ids   map[string]bool // in lower case, as far as they are known
+	ids   map[string]bool // the ids that are known, in lower case
 	names map[typedName]namedKey
 }
 
 // typedName names a secret: names are unique for each type.
 type typedName struct{ kind, name string }
 
-// namedKey is a secret that is given by name, and whether it was read, and so has its id among ids.
+// namedKey is a secret that the configuration gives by name.
 type namedKey struct {
 	rotation.KeyRef
-	read bool
+	idKnown bool // by a read: ids has it
 }
 
-// add notes a secret. What is known of it stays.
+// add records a secret, and its id unless that is "". It does not forget an id.
 func (k *keySecrets) add(ref rotation.KeyRef, id string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -288,13 +290,12 @@ func (k *keySecrets) add(ref rotation.KeyRef, id string) {
 		k.ids[strings.ToLower(id)] = true
 	}
 	if name := (typedName{ref.Type, ref.Name}); ref.ID == "" {
-		k.names[name] = namedKey{ref, k.names[name].read || id != ""}
+		k.names[name] = namedKey{ref, k.names[name].idKnown || id != ""}
 	}
 }
 
-// has reports whether a secret of the name or with one of the ids is such a secret. The
-// configuration may name it in two ways: by id, as given there or as the service reports it,
-// and by name.
+// has reports whether the secret with this name, or with one of these ids, is a key secret.
+// Both are needed, because the configuration may give one secret by name and by id.
 func (k *keySecrets) has(name typedName, ids ...string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -302,35 +303,36 @@ func (k *keySecrets) has(name typedName, ids ...string) bool {
 	return named || slices.ContainsFunc(ids, func(id string) bool { return k.ids[strings.ToLower(id)] })
 }
 
-// unread are those of a type whose id is not known.
-func (k *keySecrets) unread(kind string) (refs []rotation.KeyRef) {
+// withoutID returns the secrets of a type whose ids are not known.
+func (k *keySecrets) withoutID(kind string) (refs []rotation.KeyRef) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for name, key := range k.names {
-		if name.kind == kind && !key.read {
+		if name.kind == kind && !key.idKnown {
 			refs = append(refs, key.KeyRef)
 		}
 	}
 	return refs
 }
 
-// checkNoKey returns an error if a key is read from the token secret. The service need not
-// report its name: then the keys' secrets are read for their ids. One that cannot be read
-// gives nobody a key.
-func (s *SecretsManager) checkNoKey(ctx context.Context, ref rotation.TokenRef, version *reply) error {
+// checkNotKeySecret returns an error if a rotation reads its key from the token secret. If
+// the service does not report the token secret's name, the key secrets are read for their
+// ids. A key secret that cannot be read is no danger: nobody gets a key from it.
+func (s *SecretsManager) checkNotKeySecret(ctx context.Context, ref rotation.TokenRef, version *reply) error {
 	if version.SecretName == "" {
-		for _, key := range s.keys.unread(version.Type) {
+		for _, key := range s.keys.withoutID(version.Type) {
 			if _, err := s.readSecret(ctx, key, readingKey); err != nil && rotation.ErrorOf(err).Retry != rotation.Never {
 				return err
 			}
 		}
 	}
 	if s.keys.has(typedName{version.Type, version.SecretName}, ref.ID, version.SecretID) {
-		return errOverKey()
+		return errIsKeySecret()
 	}
 	return nil
 }
 
-func errOverKey() error {
+// errIsKeySecret is the error for a token secret that holds an API key.
+func errIsKeySecret() error {
 	return misconfigured("TOKEN_SECRET (or token_secret) is a secret that a rotation reads its API key from, which the token would replace", "name another")
 }

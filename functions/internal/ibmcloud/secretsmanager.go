@@ -27,13 +27,13 @@ type SecretsManager struct {
 	keys      keySecrets
 }
 
-// SecretsManagerOptions says which instance, as whom and how politely.
+// SecretsManagerOptions names the instance, the identity that opens it, and the limits.
 type SecretsManagerOptions struct {
 	URL       string // origin without a path
 	Bootstrap *Bootstrap
 	Transport http.RoundTripper
 	MaxRPS    int               // requests in any second, retries included; 0 means no limit
-	Keys      []rotation.KeyRef // of all rotations configured: no token is ever saved over one of them
+	Keys      []rotation.KeyRef // of all configured rotations: no token is ever saved over one of them
 	Now       func() time.Time  // if nil, time.Now
 }
 
@@ -54,19 +54,19 @@ func NewSecretsManager(o SecretsManagerOptions) (*SecretsManager, error) {
 	return s, nil
 }
 
-// newLimiter allows at most maxRPS requests in any second: a token bucket lets
-// its burst and its rate through in the first, so the two share the limit. A
-// twentieth is left for requests that set out late and arrive closer together.
+// newLimiter allows at most maxRPS requests in any second. A token bucket can let its burst
+// and its rate pass within one second, so the two share the limit. The rate is 5 % lower:
+// requests that are delayed on the way arrive closer together than they were sent.
 func newLimiter(maxRPS int) *rate.Limiter {
 	if maxRPS == 0 {
 		return rate.NewLimiter(rate.Inf, 0)
 	}
-	burst := max(1, min(3, maxRPS/4)) // one rotation's requests at once
+	burst := max(1, min(3, maxRPS/4)) // a rotation makes up to 3 requests at once
 	return rate.NewLimiter(rate.Limit(0.95*float64(maxRPS-burst+1)), burst)
 }
 
-// reply is what Secrets Manager answers with: a secret, its metadata, a version or a
-// list, each with the fields that it has.
+// reply is any answer of Secrets Manager, decoded: a secret, a secret's metadata, a version
+// or a list. Each fills in the fields that it has.
 type reply struct {
 	*answer `json:"-"`
 
@@ -80,7 +80,7 @@ type reply struct {
 	CreatedAt      timestamp `json:"created_at"`
 	ExpirationDate timestamp `json:"expiration_date"`
 
-	// Of a secret: where its type has an API key.
+	// Of a secret: where each type has its API key.
 	Payload     iamtoken.Secret            `json:"payload"`
 	Data        map[string]json.RawMessage `json:"data"`
 	APIKey      iamtoken.Secret            `json:"api_key"`
@@ -100,8 +100,8 @@ type reply struct {
 	// Of a version.
 	SecretID   string `json:"secret_id"`
 	SecretName string `json:"secret_name"`
-	// Metadata is undecoded: others may edit it, and what they write, a number that is too
-	// large say, must not make the rest unreadable.
+	// Metadata is decoded later: others may edit it, and what they write (for example a number
+	// that is too large) must not make the rest unreadable.
 	Metadata json.RawMessage `json:"version_custom_metadata"`
 
 	// Of a list.
@@ -110,7 +110,7 @@ type reply struct {
 	Secrets    []reply           `json:"secrets"`
 }
 
-// describe returns what doctor needs of a secret.
+// describe returns the secret's metadata, without a value.
 func (r *reply) describe() rotation.SecretDescription {
 	const destroyed = 5 // the state of a secret whose expiration date has come
 	return rotation.SecretDescription{ID: r.ID, Type: r.Type, GroupID: r.GroupID, Destroyed: r.State == destroyed,
@@ -132,19 +132,19 @@ func (s *SecretsManager) ask(ctx context.Context, op operation, send func(contex
 	got := ask(context.WithValue(ctx, tokenKey{}, token), op.limit, found, send)
 	found.answer = got
 	switch {
-	case got.unsent():
+	case got.notSent():
 		return nil, misconfigured(op.doing+": IBM's SDK rejects the request", "check the secret's id or name")
 	case got.status == http.StatusUnauthorized:
-		s.bootstrap.reject(token)
+		s.bootstrap.forgetIfCurrent(token)
 	case got.status == http.StatusForbidden:
-		s.bootstrap.deny()
+		s.bootstrap.markKeyStale()
 	}
 	switch {
 	case !got.succeeded():
 		return nil, op.failure(got, s.now())
 	case op.types != nil && found.Type != "" && !slices.Contains(op.types, found.Type):
-		return nil, op.unsuitable(found.Type)
-	case got.undecoded != nil, op.types != nil && found.Type == "":
+		return nil, op.wrongType(found.Type)
+	case got.decodeErr != nil, op.types != nil && found.Type == "":
 		return nil, op.unusable(got)
 	}
 	return found, nil
@@ -152,9 +152,9 @@ func (s *SecretsManager) ask(ctx context.Context, op operation, send func(contex
 
 type tokenKey struct{}
 
-// contextToken authenticates a request with the token in its context. The token
-// is obtained before the SDK is called, so that a failure of IAM is never reported
-// as one of Secrets Manager.
+// contextToken authenticates a request with the token in its context. The token is obtained
+// before the SDK is called, so that a failure of IAM is not reported as a failure of Secrets
+// Manager.
 type contextToken struct{}
 
 func (contextToken) AuthenticationType() string { return core.AUTHTYPE_BEARER_TOKEN }
@@ -200,16 +200,16 @@ var (
 		locked:   tokenSecretLocked,
 	}
 	countingLocks = operation{
-		limit:    secretAnswer,
+		limit:    largeAnswer,
 		denied:   "give the bootstrap identity a role with secret-version-locks.list on the token's secret group, which doctor alone needs",
 		notFound: "there is no such version: check TOKEN_SECRET (or token_secret)",
 		locked:   tokenSecretLocked,
 	}
 )
 
-// ReadMetadata reads the metadata of the current version, and of a kv secret whose current version
-// is not the function's the previous one's too. The bootstrap identity needs
-// secret-version-metadata.read on the token's group.
+// ReadMetadata reads the metadata of the current version. If that is a kv secret's and the
+// function has not saved it, it also reads the previous version's, to set Foreign. The
+// bootstrap identity needs secret-version-metadata.read on the token's group.
 func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.TokenVersion, error) {
 	current, err := s.readVersion(ctx, ref, "current")
 	if err != nil || !current.Foreign {
@@ -223,14 +223,14 @@ func (s *SecretsManager) ReadMetadata(ctx context.Context, ref rotation.TokenRef
 	return current, err
 }
 
-// isNoVersion reports whether there is no such version: 404, or 400.
+// isNoVersion reports whether err says that there is no such version: 404 or 400.
 func isNoVersion(err error) bool {
 	kind := rotation.ErrorOf(err).Kind
 	return kind == rotation.NotFound || kind == rotation.Misconfigured
 }
 
-// ReadVersion reads the metadata of the version id, the zero TokenVersion if Secrets Manager
-// does not know it, or no longer: it keeps the metadata of 50 versions.
+// ReadVersion reads the metadata of a version by its id. It returns the zero TokenVersion if
+// Secrets Manager does not have the version (any more: it keeps the metadata of 50).
 func (s *SecretsManager) ReadVersion(ctx context.Context, ref rotation.TokenRef, id string) (rotation.TokenVersion, error) {
 	if id != rotation.PreviousVersion && !iamtoken.IsSecretID(id) {
 		return rotation.TokenVersion{}, nil
@@ -246,8 +246,8 @@ func (s *SecretsManager) ReadVersion(ctx context.Context, ref rotation.TokenRef,
 }
 
 // readVersion reads the metadata of a version by its id or alias: "current", "previous".
-// Metadata that cannot be read counts as none, which counts as expired: others may have
-// edited it.
+// Others may have edited it: metadata that cannot be read is treated like none, so the token
+// counts as expired.
 func (s *SecretsManager) readVersion(ctx context.Context, ref rotation.TokenRef, alias string) (rotation.TokenVersion, error) {
 	version, err := s.ask(ctx, readingMetadata, func(ctx context.Context) {
 		_, _, _ = s.sdk.GetSecretVersionMetadataWithContext(ctx, &sm.GetSecretVersionMetadataOptions{SecretID: &ref.ID, ID: &alias})
@@ -260,10 +260,10 @@ func (s *SecretsManager) readVersion(ctx context.Context, ref rotation.TokenRef,
 	}
 	var fields map[string]any
 	if json.Unmarshal(version.Metadata, &fields) != nil {
-		fields = nil // it may be there in part
+		fields = nil // a part of it may be decoded
 	}
 	metadata, _ := iamtoken.ParseMetadata(fields)
-	mark, _ := fields["rotator_version"].(string) // counts also where another field cannot be read
+	mark, _ := fields["rotator_version"].(string) // it counts even if another field cannot be read
 	return rotation.TokenVersion{VersionID: version.ID, SecretType: version.Type, CreatedAt: version.CreatedAt.Time, Metadata: metadata,
 		Clock: version.clock, Foreign: version.Type == typeKV && mark == ""}, nil
 }
@@ -275,14 +275,14 @@ func (s *SecretsManager) checkVersion(ctx context.Context, ref rotation.TokenRef
 	switch {
 	case version.Type == typeArbitrary && ref.Field != "":
 		return misconfigured("token_field is set, but the token secret is of type arbitrary", "remove one or change the other")
-	case !iamtoken.IsSecretID(version.ID): // it is repeated in logs and reports
+	case !iamtoken.IsSecretID(version.ID): // logs and reports repeat it
 		return unusable("the answer does not name the version")
 	case version.dateBefore(version.CreatedAt.Time):
 		return unusable("the answer's Date is before the version was created: is there a proxy in between whose clock is wrong?")
 	case s.bootstrap.contradicts(version.clock):
 		return unusable("the answer's Date is more than " + rotation.MaxClocksApart.String() + " off IAM's: is there a proxy in between whose clock is wrong?")
 	}
-	if err := s.checkNoKey(ctx, ref, version); err != nil {
+	if err := s.checkNotKeySecret(ctx, ref, version); err != nil {
 		return err
 	}
 	if version.SecretID != "" && !strings.EqualFold(version.SecretID, ref.ID) {
@@ -291,14 +291,14 @@ func (s *SecretsManager) checkVersion(ctx context.Context, ref rotation.TokenRef
 	return nil
 }
 
-// Save stores token as a new version. The bootstrap identity needs
-// secret-version.create on the token's group. A new version of a kv secret holds
-// the token's entry and no other, which is why CheckOwn comes before. An answer that is not
-// about a version of such a secret settles nothing, a proxy's page with an id of its own say,
-// so the next attempt reads whether the version is there.
+// Save stores token as a new version. The bootstrap identity needs secret-version.create on
+// the token's group. A new version of a kv secret has only the token's entry; callers run
+// CheckOwn before, so that no other entry is lost. An answer that does not name a version of
+// such a secret may be a proxy's: it is an error, and the next attempt reads whether the
+// version was saved.
 func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before rotation.TokenVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if s.keys.has(typedName{}, ref.ID) {
-		return rotation.SavedVersion{}, errOverKey()
+		return rotation.SavedVersion{}, errIsKeySecret()
 	}
 	payload := ref.Format.Payload(token).Reveal()
 	var prototype sm.SecretVersionPrototypeIntf = &sm.ArbitrarySecretVersionPrototype{Payload: &payload, VersionCustomMetadata: metadata.Map()}
@@ -318,8 +318,8 @@ func (s *SecretsManager) Save(ctx context.Context, ref rotation.TokenRef, before
 	return rotation.SavedVersion{VersionID: version.ID, CreatedAt: version.CreatedAt.Time}, nil
 }
 
-// Describe returns the metadata of the token secret, never its value. The
-// bootstrap identity needs secret-metadata.read on its group, and only for this.
+// Describe returns the metadata of the token secret, never its value. Only this needs
+// secret-metadata.read on the token's group.
 func (s *SecretsManager) Describe(ctx context.Context, id string) (rotation.SecretDescription, error) {
 	metadata, err := s.metadata(ctx, id, tokenTypes)
 	if err != nil {
@@ -336,9 +336,8 @@ func (s *SecretsManager) metadata(ctx context.Context, id string, types []string
 	})
 }
 
-// CountLocks counts the locks of a version: "current" or "previous". The
-// bootstrap identity needs secret-version-locks.list on the group, and only for
-// this.
+// CountLocks counts the locks of a version: "current" or "previous". Only this needs
+// secret-version-locks.list on the token's group.
 func (s *SecretsManager) CountLocks(ctx context.Context, id, version string) (int, error) {
 	op := countingLocks
 	op.doing = "counting the locks of the " + version + " version"

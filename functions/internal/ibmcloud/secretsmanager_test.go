@@ -22,14 +22,14 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// says answers every request to a host in one way, and IAM's exchange of a key well.
-type says struct {
+// fixedAnswer gives the same answer to every request to host, and a good token to all others.
+type fixedAnswer struct {
 	host   string
 	status int
 	body   string
 }
 
-func (s says) RoundTrip(req *http.Request) (*http.Response, error) {
+func (s fixedAnswer) RoundTrip(req *http.Request) (*http.Response, error) {
 	answer := &http.Response{StatusCode: s.status, Header: http.Header{}, Request: req}
 	body := s.body
 	if req.URL.Host != s.host {
@@ -42,7 +42,7 @@ func (s says) RoundTrip(req *http.Request) (*http.Response, error) {
 // fuzzNow is the clock of the clients: an hour before the expirations below.
 func fuzzNow() time.Time { return time.Unix(1767261600, 0) }
 
-// Good answers, from which the fuzzing sets out.
+// Good answers, with which the fuzzing begins.
 const (
 	goodToken    = `{"access_token":"opaque-token-0123456789abcdefghijkl","token_type":"Bearer","expires_in":3600,"expiration":1767265200}`
 	goodSecret   = `{"secret_type":"arbitrary","id":"cb1e238c","payload":"key\n"}`
@@ -50,7 +50,7 @@ const (
 )
 
 func iamThatSays(status int, body string) *ibmcloud.IAM {
-	return ibmcloud.NewIAM("https://iam.test", says{"iam.test", status, body}, fuzzNow)
+	return ibmcloud.NewIAM("https://iam.test", fixedAnswer{"iam.test", status, body}, fuzzNow)
 }
 
 var statuses = []int{200, 201, 204, 301, 400, 401, 403, 404, 412, 429, 500, 503, 410}
@@ -59,7 +59,7 @@ func statusOf(n uint8) int { return statuses[int(n)%len(statuses)] }
 
 func instanceThatSays(t testing.TB, status int, body string) *ibmcloud.SecretsManager {
 	t.Helper()
-	wire := says{"instance.test", status, body}
+	wire := fixedAnswer{"instance.test", status, body}
 	sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
 		URL: "https://instance.test", Transport: wire, Now: fuzzNow,
 		Bootstrap: ibmcloud.BootstrapByKey(ibmcloud.NewIAM("https://iam.test", wire, fuzzNow), ibmcloud.FixedKey(iamtoken.NewSecret(keyCanary))),
@@ -70,8 +70,8 @@ func instanceThatSays(t testing.TB, status int, body string) *ibmcloud.SecretsMa
 	return sm
 }
 
-// Whatever an instance answers, it gives a key that can be one, a version whose metadata may be
-// trusted, or an error of ours.
+// Whatever an instance answers, the client returns a possible key, a version with metadata that
+// may be trusted, or a *rotation.Error.
 func FuzzSecretsManager(f *testing.F) {
 	for _, body := range []string{
 		``, `null`, `{}`, `0`, `{""0`, "{\x14", `"\`, "\v", `{"errors":[]}`, `{"secret_type":"arbitrary"}`, goodSecret, goodMetadata,
@@ -125,8 +125,9 @@ func TestGoodAnswers(t *testing.T) {
 	}
 }
 
-// A proxy's page may have an id of its own: what it answers is not saved.
-func TestASaveIsSettledByAVersionOfSuchASecretAlone(t *testing.T) {
+// An answer that does not name a version of a token secret may be a proxy's, even if it has an
+// id: the token does not count as saved.
+func TestASaveCountsOnlyWithAVersionOfATokenSecret(t *testing.T) {
 	for body, saved := range map[string]bool{
 		goodMetadata: true, strings.Replace(goodMetadata, "arbitrary", "kv", 1): true,
 		strings.Replace(goodMetadata, `"secret_type":"arbitrary",`, ``, 1): false, strings.Replace(goodMetadata, "arbitrary", "iam_credentials", 1): false,
@@ -139,7 +140,7 @@ func TestASaveIsSettledByAVersionOfSuchASecretAlone(t *testing.T) {
 	}
 }
 
-// What only a person can mend is not asked for again, and nothing of the secret shows but
+// Errors that need a person are not retried, and messages repeat nothing of the secret but
 // the name of its type.
 func TestKeySecretsThatGiveNoKey(t *testing.T) {
 	const lease = `"expiration_date":"2026-01-01T09:00:00Z",`
@@ -194,7 +195,7 @@ func TestKeySecretsThatGiveNoKey(t *testing.T) {
 	}
 }
 
-// checkFailure: a failure is one of ours, with a kind, and repeats no secret.
+// checkFailure checks that err is nil, or a *rotation.Error with a kind that repeats no secret.
 func checkFailure(t *testing.T, err error) {
 	t.Helper()
 	if failure := asFailure(t, err); failure != nil && (failure.Kind == "" || failure.Message == "" || strings.Contains(failure.Error(), "canary")) {
@@ -230,14 +231,14 @@ func FuzzIAMAnswer(f *testing.F) {
 	})
 }
 
-// keysAnd answers a token request with a token, and all others with IAM's keys.
-type keysAnd struct{ token, keys string }
+// tokenAndKeys answers a token request with token, and all others with keys.
+type tokenAndKeys struct{ token, keys string }
 
-func (k keysAnd) RoundTrip(req *http.Request) (*http.Response, error) {
+func (k tokenAndKeys) RoundTrip(req *http.Request) (*http.Response, error) {
 	if strings.HasSuffix(req.URL.Path, "/identity/token") {
-		return says{"iam.test", 200, k.token}.RoundTrip(req)
+		return fixedAnswer{"iam.test", 200, k.token}.RoundTrip(req)
 	}
-	return says{"iam.test", 200, k.keys}.RoundTrip(req)
+	return fixedAnswer{"iam.test", 200, k.keys}.RoundTrip(req)
 }
 
 func FuzzSigningKeys(f *testing.F) {
@@ -253,7 +254,7 @@ func FuzzSigningKeys(f *testing.F) {
 	}
 	modulus := base64.RawURLEncoding.EncodeToString(key.N.Bytes())
 	exchange := func(keys string) (rotation.TokenResponse, error) {
-		iam := ibmcloud.NewIAM("https://iam.test", keysAnd{strings.Replace(goodToken, "opaque-token-0123456789abcdefghijkl", signed, 1), keys}, fuzzNow)
+		iam := ibmcloud.NewIAM("https://iam.test", tokenAndKeys{strings.Replace(goodToken, "opaque-token-0123456789abcdefghijkl", signed, 1), keys}, fuzzNow)
 		return iam.Exchange(context.Background(), iamtoken.NewSecret(keyCanary))
 	}
 	good := `{"keys":[{"kty":"RSA","alg":"RS256","kid":"1","n":"` + modulus + `","e":"AQAB"}]}`
@@ -277,14 +278,14 @@ func FuzzSigningKeys(f *testing.F) {
 	})
 }
 
-// clocked notes when each request to Secrets Manager was sent.
-type clocked struct {
+// requestTimes records when each request to Secrets Manager was sent.
+type requestTimes struct {
 	http.RoundTripper
 	mu   sync.Mutex
 	sent []time.Time
 }
 
-func (c *clocked) RoundTrip(req *http.Request) (*http.Response, error) {
+func (c *requestTimes) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Host == "instance.test" {
 		c.mu.Lock()
 		c.sent = append(c.sent, time.Now())
@@ -298,11 +299,11 @@ func TestMaxRPSIsNeverExceededOverAnySecond(t *testing.T) {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cloud := ibmcloudtest.New(ibmcloudtest.Options{})
-				// A part of the requests fails, and is asked again at once.
+				// Some of the requests fail, and are repeated at once.
 				for range 50 {
 					cloud.MustAddFault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Status: 503, Times: 1, Skip: 1})
 				}
-				wire := &clocked{RoundTripper: cloud.Transport()}
+				wire := &requestTimes{RoundTripper: cloud.Transport()}
 				iam := ibmcloud.NewIAM("https://iam.test", wire, nil)
 				sm, err := ibmcloud.NewSecretsManager(ibmcloud.SecretsManagerOptions{
 					URL: "https://instance.test", Transport: wire, MaxRPS: limit,
@@ -329,7 +330,7 @@ func TestMaxRPSIsNeverExceededOverAnySecond(t *testing.T) {
 					}
 				}
 				if took, fair := wire.sent[len(wire.sent)-1].Sub(wire.sent[0]), time.Duration(len(wire.sent))*time.Second/time.Duration(limit); took > fair*5/4+time.Second {
-					t.Errorf("%d requests took %s, want about %s: the limit is to be used", len(wire.sent), took, fair)
+					t.Errorf("%d requests took %s, want about %s: the limit must be used up", len(wire.sent), took, fair)
 				}
 			})
 		})

@@ -43,27 +43,27 @@ type signingKeys struct {
 	now   func() time.Time
 
 	mu       sync.Mutex
-	byID     signingKeySet
-	fetched  time.Time     // when those were fetched, by the wall clock; zero if never
-	tried    time.Time     // when a fetch last began; zero if never
-	underWay bool          // it has not ended
-	ended    chan struct{} // closed when it has
-	cutOff   bool          // it ended with its run, and says nothing of IAM
+	byID     signingKeySet // of the last fetch that succeeded
+	fetched  time.Time     // when that fetch began, by the wall clock; zero if there is none
+	tried    time.Time     // when the last fetch began; zero if there is none
+	fetching bool          // the last fetch has not ended
+	ended    chan struct{} // closed when the last fetch ends
+	canceled bool          // the last fetch was canceled with its run, which is no fault of IAM's
 }
 
 var (
-	errNoKeys         = errors.New("IAM's keys at /identity/keys could not be fetched")
+	errKeysUnavailable         = errors.New("IAM's keys at /identity/keys could not be fetched")
 	errUnknownKey     = errors.New("a JWT that is signed with none of IAM's keys (/identity/keys)")
 	errNotRS256       = errors.New("a JWT that is not signed with RS256")
 	errWrongSignature = errors.New("a JWT whose signature is wrong")
 )
 
-// verify returns an error unless the JWT is signed by IAM: errNoKeys if that cannot
-// be verified because IAM's keys could not be fetched. If none of the keys verifies the
-// token it waits for the fetch under way, or fetches them again: IAM may have a new one,
-// and the answer before may not have been IAM's.
+// verify returns an error unless IAM has signed the JWT. The error is errKeysUnavailable if that
+// cannot be verified, because IAM's keys could not be fetched. If no key verifies the token,
+// verify fetches the keys again, or waits for a fetch that has begun: IAM may have a new
+// key, or a proxy may have answered the last fetch.
 func (k *signingKeys) verify(ctx context.Context, token string) error {
-	// What a signed token has, whatever the keys are.
+	// These checks need no key.
 	parsed, _, err := jwt.NewParser().ParseUnverified(token, jwt.MapClaims{})
 	if err != nil || parsed.Method != jwt.SigningMethodRS256 {
 		return errNotRS256
@@ -80,7 +80,7 @@ func (k *signingKeys) verify(ctx context.Context, token string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	k.refresh(ctx, true)
+	k.refresh(ctx, 0)
 	known, signed := k.signed(parsed)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -90,13 +90,13 @@ func (k *signingKeys) verify(ctx context.Context, token string) error {
 	case known:
 		return errWrongSignature
 	case k.fetched.IsZero() || k.fetched.Before(k.tried):
-		return errNoKeys
+		return errKeysUnavailable
 	default:
 		return errUnknownKey
 	}
 }
 
-// signed reports whether keys of the token's key id are known, and one verifies it.
+// signed reports whether a key of the token's key id is known, and whether one verifies it.
 func (k *signingKeys) signed(token *jwt.Token) (known, signed bool) {
 	k.mu.Lock()
 	id, _ := token.Header["kid"].(string)
@@ -108,11 +108,11 @@ func (k *signingKeys) signed(token *jwt.Token) (known, signed bool) {
 	})
 }
 
-// refresh fetches the keys if they are missing, a day old or one is unknown, unless a
-// fetch began within the last minute and was not cut off. It waits for one under way.
-func (k *signingKeys) refresh(ctx context.Context, unknown bool) {
-	ended, mine := k.begin(unknown)
-	if !mine {
+// refresh fetches the keys if they are missing or as old as maxAge, unless a fetch began
+// within the last minute and was not canceled. It waits for a fetch that has begun.
+func (k *signingKeys) refresh(ctx context.Context, maxAge time.Duration) {
+	ended, begun := k.begin(maxAge)
+	if !begun {
 		select {
 		case <-ended:
 		case <-ctx.Done():
@@ -127,36 +127,34 @@ func (k *signingKeys) refresh(ctx context.Context, unknown bool) {
 	if err == nil {
 		k.byID, k.fetched = keys, k.tried
 	}
-	k.cutOff = err != nil && errors.Is(ctx.Err(), context.Canceled)
+	k.canceled = err != nil && errors.Is(ctx.Err(), context.Canceled)
 	close(k.ended)
-	k.underWay = false
+	k.fetching = false
 }
 
-// begin returns the channel of the fetch under way or, closed, of the last one; or begins one
-// for the caller to make if one is due.
-func (k *signingKeys) begin(unknown bool) (ended <-chan struct{}, mine bool) {
+// begin reports whether a fetch is due; if so, the caller must make it. Otherwise ended is
+// the channel of the last fetch, which may still go on.
+func (k *signingKeys) begin(maxAge time.Duration) (ended <-chan struct{}, begun bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now().Round(0)
-	switch {
-	case k.underWay:
-	case !unknown && within(now, k.fetched, signingKeysAge), !k.cutOff && within(now, k.tried, signingKeysPause):
-	default:
-		k.underWay, k.ended, k.tried, mine = true, make(chan struct{}), now, true
+	if k.fetching || within(now, k.fetched, maxAge) || !k.canceled && within(now, k.tried, signingKeysPause) {
+		return k.ended, false
 	}
-	return k.ended, mine
+	k.fetching, k.ended, k.tried = true, make(chan struct{}), now
+	return k.ended, true
 }
 
-// within reports whether now is less than d after then. A clock that was set back
-// must not make that true for long.
+// within reports whether now is less than d after then. It is false when now is before
+// then: a clock that was set back must not prevent fetches.
 func within(now, then time.Time, d time.Duration) bool {
 	since := now.Sub(then)
 	return !then.IsZero() && since >= 0 && since < d
 }
 
-// Prepare fetches the keys that verify tokens if that is due, once the bootstrap
-// identity has its token: then a connection to IAM is open, and the answer comes
-// while Secrets Manager is asked.
+// Prepare fetches the keys that verify tokens, if that is due. It waits until the bootstrap
+// identity has its token: then a connection to IAM is open, and the fetch goes on while
+// the run reads from Secrets Manager.
 func (i *IAM) Prepare(ctx context.Context) {
 	if i.bootstrap != nil {
 		select {
@@ -165,10 +163,10 @@ func (i *IAM) Prepare(ctx context.Context) {
 			return
 		}
 	}
-	i.keys.refresh(ctx, false)
+	i.keys.refresh(ctx, signingKeysAge)
 }
 
-// publicKey is one of a JSON Web Key Set (RFC 7517).
+// publicKey is a key of a JSON Web Key Set (RFC 7517).
 type publicKey struct {
 	Type      string `json:"kty"`
 	Algorithm string `json:"alg"`
@@ -178,26 +176,26 @@ type publicKey struct {
 	Exponent  string `json:"e"`
 }
 
-// fetchKeys asks IAM for its public keys. Those that cannot be used are left out; it is an
-// error if none can.
+// fetchKeys asks IAM for its public keys, and leaves out those that cannot be used. If none
+// can, it returns errKeysUnavailable.
 func (i *IAM) fetchKeys(ctx context.Context) (signingKeySet, error) {
 	var set struct {
 		Keys []publicKey `json:"keys"`
 	}
 	got := i.wire.get(ctx, i.url+"/identity/keys", http.Header{}, &set)
 	keys := signingKeySet{}
-	for _, entry := range set.Keys { // what was not decoded is empty
+	for _, entry := range set.Keys { // an entry that was not decoded is empty
 		if key := entry.rsa(); key != nil {
 			keys[entry.ID] = append(keys[entry.ID], key)
 		}
 	}
 	if got.status != http.StatusOK || len(keys) == 0 {
-		return nil, errNoKeys
+		return nil, errKeysUnavailable
 	}
 	return keys, nil
 }
 
-// rsa returns nil for what is no RSA key for signatures of 2,048 to 8,192 bits.
+// rsa returns nil unless this is an RSA key of 2,048 to 8,192 bits for RS256 signatures.
 func (k publicKey) rsa() *rsa.PublicKey {
 	if k.ID == "" || k.Type != "RSA" || k.Algorithm != "" && k.Algorithm != "RS256" || k.Use != "" && k.Use != "sig" {
 		return nil
@@ -210,7 +208,7 @@ func (k publicKey) rsa() *rsa.PublicKey {
 	return &rsa.PublicKey{N: modulus, E: int(exponent.Int64())}
 }
 
-// base64Int is 0 for what is no number.
+// base64Int returns 0 if text is not a number in base64.
 func base64Int(text string) *big.Int {
 	raw, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {

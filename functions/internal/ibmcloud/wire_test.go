@@ -69,7 +69,7 @@ func readKey(t *testing.T, sm *ibmcloud.SecretsManager) *rotation.Error {
 	return asFailure(t, err)
 }
 
-// An error body may repeat what was sent: in a message, a code, a header.
+// An error's body and headers may repeat what was sent.
 func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
 	var status int
 	var body string
@@ -154,10 +154,10 @@ func TestACodeOfIAMNamesTheCauseAndWhatHelps(t *testing.T) {
 	}
 }
 
-// The function and the reader say the same of each of IAM's published answers.
-func TestTheReaderSaysTheSame(t *testing.T) {
+// For each of IAM's published answers the function and the reader print the same text.
+func TestTheReaderPrintsTheSame(t *testing.T) {
 	for _, published := range ibmcloudtest.CasesOf(ibmcloudtest.OpIAMToken) {
-		if published.Status >= 429 || published.Code == "BXNIM0398E" { // not refused, or of a profile, which the reader has none of
+		if published.Status >= 429 || published.Code == "BXNIM0398E" { // an outage, or about a trusted profile, which the reader does not use
 			continue
 		}
 		cloud := ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
