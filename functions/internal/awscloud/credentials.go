@@ -185,7 +185,7 @@ func (s *resource) noCredentials(ctx context.Context, err error) *rotation.Error
 		}
 		_, _, doing := s.names()
 		return network.Peer{Host: "the service that gives AWS credentials", Variable: variable,
-			NoWay: "AWS STS, IAM Identity Center or the container's endpoint must be reachable"}.NoAnswer(doing+": no AWS credentials: "+from, err)
+			IfUnreachable: "AWS STS, IAM Identity Center or the container's endpoint must be reachable"}.NoAnswer(doing+": no AWS credentials: "+from, err)
 	case failed.source != aws.CredentialSourceUndefined:
 		from += " gives none"
 	}

@@ -294,7 +294,7 @@ func (s *resource) failure(err error) *rotation.Error {
 		variable = "the bus's region and AWS_ENDPOINT_URL"
 	}
 	return network.Peer{Host: service, Variable: variable,
-		NoWay: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(doing, err)
+		IfUnreachable: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(doing, err)
 }
 
 func (s *resource) refusedBy(refused refusal) *rotation.Error {

@@ -50,7 +50,7 @@ func TestAnInstanceOutOfReach(t *testing.T) {
 		"no such name":      {public, unknown, "", dns, []string{"abc.us-south.secrets-manager.appdomain.cloud does not resolve", "private-only"}},
 		"private name":      {private, unknown, "", dns, []string{"is a private endpoint", "use the public one in SECRETS_MANAGER_URL"}},
 		"no answer":         {public, context.DeadlineExceeded, "", tcp, []string{"did not answer in time", "private-only", "NAT gateway"}},
-		"no way":            {public, noWay, "", tcp, []string{"no way to abc.us-south", "NAT gateway"}},
+		"no way":            {public, noWay, "", tcp, []string{"no route to abc.us-south", "NAT gateway"}},
 		"something":         {public, errors.New(canary), "", tcp, []string{"the connection to abc.us-south"}},
 		"refused":           {"https://127.0.0.1:1", nil, "", tcp, []string{"refuses connections", "check the port in SECRETS_MANAGER_URL", "make sandbox"}},
 		"proxy unknown":     {public, unknown, "http://user:" + canary + "@proxy.invalid:3128", dns, []string{"the proxy on the way to", "HTTPS_PROXY"}},

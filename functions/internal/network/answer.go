@@ -6,21 +6,20 @@ import (
 )
 
 const (
-	// SmallAnswer is enough for all answers except a secret's value: the largest of the others,
-	// a secret's metadata, has 10 KB of the user's, which JSON may write in up to 6
-	// bytes each.
+	// SmallAnswer is enough, in bytes, for every answer without a secret's value. The largest,
+	// a secret's metadata, has 10 KB written by users, and JSON may need 6 bytes for each.
 	SmallAnswer = 96 << 10
-	// errorLimit is what is read of an error's body: the rest holds no code.
+	// errorLimit is how many bytes of an error's body are read: the code is among the first.
 	errorLimit = 16 << 10
-	// maxValues and maxDepth bound what a decoder builds out of an answer: many
-	// times the answer's size, if it is all commas.
+	// maxValues and maxDepth limit the memory that decoding takes: for an answer of nothing
+	// but commas it would be many times the answer's size.
 	maxValues = 10_000
 	maxDepth  = 64
 )
 
-// ReadBody reads an answer whole and closes it. It fails with errTooLarge for a
-// success of more than limit bytes, or of more values than any answer has; the body
-// of an error is cut off instead.
+// ReadBody reads an answer's whole body and closes it. It returns errTooLarge for a success of
+// more than limit bytes, or of more values than any answer has. Of an error it returns only the
+// beginning.
 func ReadBody(response *http.Response, limit int) ([]byte, error) {
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode < 200 || response.StatusCode > 299 {
@@ -33,7 +32,7 @@ func ReadBody(response *http.Response, limit int) ([]byte, error) {
 	return body, err
 }
 
-// decodable reports whether body, if it is JSON, has few enough values and levels.
+// decodable reports whether body, if it is JSON, stays within maxValues and maxDepth.
 func decodable(body []byte) bool {
 	values, depth, inString := 0, 0, false
 	for i := 0; i < len(body); i++ {

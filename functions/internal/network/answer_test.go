@@ -18,7 +18,7 @@ func TestReadBody(t *testing.T) {
 		"small":                       {200, `{"a":"b"}`, 9},
 		"empty":                       {204, "", 0},
 		"no JSON":                     {200, "<html>,,,</html>", 16},
-		"as large as may be":          {200, strings.Repeat("x", limit), limit},
+		"as large as is allowed":      {200, strings.Repeat("x", limit), limit},
 		"too large":                   {200, strings.Repeat("x", limit+1), -1},
 		"many values":                 {200, "[" + strings.Repeat("0,", maxValues) + "0]", -1},
 		"many empty objects":          {200, "[" + strings.Repeat("{},", maxValues/2) + "{}]", -1},

@@ -15,7 +15,7 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// Errors of our own in place of a response.
+// Errors that this project returns in place of a response.
 var (
 	errTooLarge  = errors.New("the response is larger than it can be")
 	ErrSuspended = errors.New("the process was suspended before the request left; a new attempt starts again if there is time")
@@ -26,22 +26,22 @@ type proxyRefusal int
 
 func (proxyRefusal) Error() string { return "the proxy refuses the connection" }
 
-// temporary reports whether another attempt may be let through.
+// temporary reports whether the proxy may accept another attempt.
 func (r proxyRefusal) temporary() bool {
 	return r >= 500 || r == http.StatusTooManyRequests || r == http.StatusRequestTimeout
 }
 
 // Peer is the other end of a request, as an error names it.
 type Peer struct {
-	Host     string // its name, with a port if the URL has one, or the service's
-	Variable string // the setting that names it: "IAM_URL"
-	Instance bool   // it is a Secrets Manager instance, which may be private-only
-	NoWay    string // advice when it cannot be reached; empty: to open port 443
+	Host          string // its name, with a port if the URL has one, or the service's name
+	Variable      string // the setting that names it: "IAM_URL"
+	Instance      bool   // it is a Secrets Manager instance, which may be private-only
+	IfUnreachable string // the advice when it cannot be reached; "" means to open port 443
 }
 
-// NoAnswer says in our own words why a request got no answer, and what to do. The
-// text of err is never repeated: it has parts of answers. doing begins the
-// message ("reading the API key"); it may be empty.
+// NoAnswer returns the error for a request that got no answer: why, and what to do. doing
+// begins the message ("reading the API key"); it may be empty. The message never repeats the
+// text of err, which may have parts of an answer.
 func (p Peer) NoAnswer(doing string, err error) *rotation.Error {
 	found, advice := p.explain(err)
 	failure := &rotation.Error{Kind: rotation.Unavailable, Retry: rotation.Later, Advice: advice}
@@ -57,26 +57,26 @@ func (p Peer) NoAnswer(doing string, err error) *rotation.Error {
 	return failure
 }
 
-// explain returns the first reason that err is of, and what to do.
+// explain returns the first reason below that applies to err, and what to do.
 func (p Peer) explain(err error) (found, advice string) {
 	if refusal, ok := errors.AsType[proxyRefusal](err); ok {
 		return fmt.Sprintf("the proxy on the way to %s answered %d", p.Host, refusal), p.throughProxy(refusal)
 	}
 	is := func(target error) bool { return errors.Is(err, target) }
 	operation, _ := errors.AsType[*net.OpError](err)
-	dialing := func(prefix string) bool { return operation != nil && strings.HasPrefix(operation.Op, prefix) }
+	failedIn := func(prefix string) bool { return operation != nil && strings.HasPrefix(operation.Op, prefix) }
 	invalid, _ := errors.AsType[x509.CertificateInvalidError](err)
 	timeout, _ := errors.AsType[net.Error](err)
 	variable, proxy, certificate := p.Variable, "the proxy on the way to "+p.Host, "the TLS certificate of "+p.Host
 	for _, reason := range []struct {
-		holds         bool
+		applies       bool
 		found, advice string
 	}{
 		{is(context.Canceled), "the run was interrupted before an answer came", ""},
 		{is(ErrSuspended), ErrSuspended.Error(), ""},
 		{is(errTooLarge), p.Host + " sent a larger response than this request can have", "check " + variable + ": does a proxy answer in its place?"},
-		{dialing("socks"), proxy + " refuses the connection", p.throughProxy(http.StatusForbidden)},
-		{dialing("proxyconnect"), proxy + " cannot be reached", "check HTTPS_PROXY, or name the host in NO_PROXY"},
+		{failedIn("socks"), proxy + " refuses the connection", p.throughProxy(http.StatusForbidden)},
+		{failedIn("proxyconnect"), proxy + " cannot be reached", "check HTTPS_PROXY, or name the host in NO_PROXY"},
 		{as[*net.DNSError](err), "the name of " + p.Host + " does not resolve", "check " + variable + " and this network's DNS" + p.privateOnly()},
 		{as[x509.UnknownAuthorityError](err), certificate + " is not trusted: its authority is not known to this machine",
 			"name the authority's file in SSL_CERT_FILE if it is your own proxy's; otherwise check " + variable},
@@ -86,11 +86,10 @@ func (p Peer) explain(err error) (found, advice string) {
 		{as[tls.RecordHeaderError](err), p.Host + " does not speak TLS on this port", "check the port in " + variable},
 		{is(syscall.ECONNREFUSED), p.Host + " refuses connections on this port",
 			"check the port in " + variable + ": the services answer on 443, a sandbox only while it runs (make sandbox)"},
-		{timeout != nil && timeout.Timeout(), p.Host + " did not answer in time", p.noWay()},
-		{is(syscall.ENETUNREACH), "this network has no way to " + p.Host, p.noWay()},
-		{is(syscall.EHOSTUNREACH), "this network has no way to " + p.Host, p.noWay()},
+		{timeout != nil && timeout.Timeout(), p.Host + " did not answer in time", p.ifUnreachable()},
+		{is(syscall.ENETUNREACH) || is(syscall.EHOSTUNREACH), "this network has no route to " + p.Host, p.ifUnreachable()},
 	} {
-		if reason.holds {
+		if reason.applies {
 			return reason.found, reason.advice
 		}
 	}
@@ -115,15 +114,15 @@ func (p Peer) throughProxy(refusal proxyRefusal) string {
 	}
 }
 
-// noWay is the advice for a host that cannot be reached.
-func (p Peer) noWay() string {
-	if p.NoWay != "" {
-		return p.NoWay
+// ifUnreachable is the advice for a host that cannot be reached.
+func (p Peer) ifUnreachable() string {
+	if p.IfUnreachable != "" {
+		return p.IfUnreachable
 	}
 	return "open the way to it on port 443 (firewall, security group, NAT gateway, HTTPS_PROXY)" + p.privateOnly()
 }
 
-// privateOnly names what most often makes an IBM Cloud host unreachable.
+// privateOnly names the most frequent cause that makes an IBM Cloud host unreachable.
 func (p Peer) privateOnly() string {
 	switch {
 	case strings.HasPrefix(p.Host, "private.") || strings.Contains(p.Host, ".private."):

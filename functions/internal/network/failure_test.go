@@ -32,7 +32,7 @@ func TestNoAnswer(t *testing.T) {
 		"large":             {errTooLarge, rotation.Unavailable, rotation.Later, "larger response than this request can have: check IAM_URL"},
 		"name":              {&net.DNSError{Err: "canary"}, rotation.Unavailable, rotation.Later, "does not resolve: check IAM_URL"},
 		"refused":           {dialing(syscall.ECONNREFUSED), rotation.Unavailable, rotation.Later, "refuses connections"},
-		"unreachable":       {dialing(syscall.ENETUNREACH), rotation.Unavailable, rotation.Later, "no way to iam.test: open the way"},
+		"unreachable":       {dialing(syscall.ENETUNREACH), rotation.Unavailable, rotation.Later, "no route to iam.test: open the way"},
 		"dial timeout":      {dialing(syscall.ETIMEDOUT), rotation.Unavailable, rotation.Later, "in time"},
 		"proxy":             {&net.OpError{Op: "proxyconnect", Err: errors.New("canary")}, rotation.Unavailable, rotation.Later, "HTTPS_PROXY"},
 		"proxy credentials": {proxyRefusal(407), rotation.Misconfigured, rotation.Never, "the proxy on the way to iam.test answered 407: check the user and password in HTTPS_PROXY"},
@@ -47,7 +47,7 @@ func TestNoAnswer(t *testing.T) {
 		"no TLS":            {tls.RecordHeaderError{Msg: "canary"}, rotation.Unavailable, rotation.Later, "does not speak TLS"},
 		"malformed":         {errors.New("malformed HTTP response canary"), rotation.Unavailable, rotation.Later, "failed or was closed"},
 		"closed":            {fmt.Errorf("read: %w", syscall.ECONNRESET), rotation.Unavailable, rotation.Later, "failed or was closed"},
-		"nothing was noted": {nil, rotation.Unavailable, rotation.Later, "failed or was closed"},
+		"no error":          {nil, rotation.Unavailable, rotation.Later, "failed or was closed"},
 	} {
 		failure := Peer{Host: "iam.test", Variable: "IAM_URL"}.NoAnswer("exchanging the API key", test.err)
 		if strings.Contains(failure.Message, "canary") {
@@ -60,7 +60,7 @@ func TestNoAnswer(t *testing.T) {
 			t.Errorf("%s: got %q, want what was done, what was found and the advice", name, failure.Message)
 		}
 	}
-	silent := Peer{Host: "AWS", NoWay: "use an interface endpoint"}.NoAnswer("", context.DeadlineExceeded)
+	silent := Peer{Host: "AWS", IfUnreachable: "use an interface endpoint"}.NoAnswer("", context.DeadlineExceeded)
 	if silent.Message != "AWS did not answer in time: use an interface endpoint" {
 		t.Errorf("got %q, want the peer's own advice", silent.Message)
 	}

@@ -15,8 +15,8 @@ import (
 // may hold a password.
 type SettingError struct{ Name, Problem string }
 
-// checks are those of the variables that Go and AWS define and that lead the function's
-// requests elsewhere, proxies and AWS's endpoints, or sign them.
+// checks has the variables of Go and AWS that direct the function's requests (proxies, AWS's
+// endpoints) or sign them.
 var checks = []struct {
 	names string
 	check func(string) error
@@ -30,8 +30,8 @@ var checks = []struct {
 		"AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_SSO AWS_ENDPOINT_URL_SSO_OIDC", checkURL},
 }
 
-// CheckEnvironment applies the checks. environ has the form of os.Environ. Go itself
-// ignores a proxy that it cannot parse, and would connect without one.
+// CheckEnvironment applies checks to environ, which has the form of os.Environ. Without it Go
+// would ignore a proxy that it cannot parse, and connect directly.
 func CheckEnvironment(environ []string) (found []SettingError) {
 	for _, setting := range environ {
 		name, value, _ := strings.Cut(setting, "=")
@@ -52,8 +52,8 @@ var (
 	errInTheClear = errors.New("must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
 )
 
-// CheckHost returns an error if the host of a URL has a placeholder in it, or what a
-// script left of one. Package net/url cannot read some of them.
+// CheckHost returns an error if the host of a URL contains a placeholder, or what is left
+// when a script fills one with nothing. net/url cannot parse some of these URLs.
 func CheckHost(value string) error {
 	_, authority, found := strings.Cut(value, "://")
 	if end := strings.IndexAny(authority, "/?#"); end >= 0 {
@@ -102,8 +102,8 @@ func checkCredentialsURL(value string) error {
 	return err
 }
 
-// checkCredential accepts what a header of a request can hold, without the quotes and
-// line ends of a file that was not read as a shell reads it.
+// checkCredential accepts what a header can hold, except quotes: like line ends they come
+// from a file that was not read as a shell reads it.
 func checkCredential(value string) error {
 	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\'' }) {
 		return errors.New("has white space, quotes or another character that no AWS credential has: look at the file that it comes from")
@@ -111,7 +111,8 @@ func checkCredential(value string) error {
 	return nil
 }
 
-// checkCredentialsPath accepts what can follow a host and does not change it.
+// checkCredentialsPath accepts a path. Without the first slash it would change the host that
+// it is appended to.
 func checkCredentialsPath(value string) error {
 	if !strings.HasPrefix(value, "/") {
 		return errors.New("is not a path: it begins with /")
@@ -132,17 +133,17 @@ func checkProxy(value string) error {
 	case err != nil || parsed.Hostname() == "" || strings.ContainsAny(parsed.Hostname(), " ,;\"'|\\^`"):
 		return errors.New("is not a proxy's URL: use http://host:port")
 	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, parsed.Scheme):
-		return errors.New("is of a scheme that no proxy here has: use http://host:port, https:// or socks5://")
+		return errors.New("has a scheme that is not supported: use http://host:port, https:// or socks5://")
 	case strings.Trim(parsed.Path, "/") != "" || strings.ContainsAny(value, "?#"):
 		return errors.New("is more than a proxy's URL: use http://host:port alone")
 	case parsed.Port() != "" && !isPort(parsed.Port()):
-		return errors.New("has a port that is none: use http://host:port")
+		return errors.New("has a port that is not a number from 1 to 65535: use http://host:port")
 	}
 	return nil
 }
 
-// checkNoProxy accepts a list of what Go understands (golang.org/x/net/http/httpproxy):
-// hosts, domains, addresses, with a port or without, networks, and *.
+// checkNoProxy accepts a list of what Go supports (golang.org/x/net/http/httpproxy): *,
+// networks, and hosts, domains and addresses, each with or without a port.
 func checkNoProxy(value string) error {
 	for _, entry := range strings.Split(value, ",") {
 		entry = strings.TrimSpace(entry)
@@ -158,7 +159,7 @@ func isNoProxy(entry string) bool {
 	_, address := netip.ParseAddr(strings.Trim(entry, "[]"))
 	addressAndPort, err := netip.ParseAddrPort(entry)
 	switch {
-	case strings.Contains(entry, "/"): // which an address may have in its zone, too
+	case strings.Contains(entry, "/"): // ParseAddr would accept one in the zone of an address
 		return network == nil
 	case address == nil, err == nil && addressAndPort.Port() > 0:
 		return true

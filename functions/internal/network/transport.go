@@ -1,5 +1,5 @@
-// Package network connects the function to other hosts: its connections, the check
-// of the settings that lead there, and why no answer came.
+// Package network connects the function to other hosts. It holds the connections, checks the
+// settings that direct requests, and explains why a request got no answer.
 package network
 
 import (
@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	// dialLimit bounds connecting and, apart from it, the TLS handshake.
+	// dialLimit limits the TCP connection and, separately, the TLS handshake.
 	dialLimit = 5 * time.Second
 	// idleLimit is how long a connection may be unused before it is dropped.
 	idleLimit = 90 * time.Second
-	// unusedLimit is the same for one that no request has used yet: servers wait
-	// for a first request less long than for a next one.
+	// unusedLimit is the same before the first request: servers close a connection sooner
+	// that has had none.
 	unusedLimit = 30 * time.Second
 )
 
@@ -28,10 +28,10 @@ const (
 // with GOAWAY, REFUSED_STREAM or a reset. It honours HTTPS_PROXY and NO_PROXY,
 // speaks HTTP/2 and HTTP/1.1 over TLS 1.2 or later, and asks for no compression.
 //
-// After a failed request no other uses a connection made before: what broke one
-// may have broken its neighbours.
+// After a failed request all connections are replaced: what broke one may have broken the
+// others.
 type Transport struct {
-	dialer *http.Transport // for its connections alone: it has no pool
+	dialer *http.Transport // only makes connections, and keeps none
 	now    func() time.Time
 
 	mu    sync.Mutex
@@ -45,8 +45,8 @@ func New() *Transport {
 	return t
 }
 
-// Plain returns a transport of package net/http with the settings of a Transport's
-// connections, for a request whose way to a host is traced.
+// Plain returns an http.Transport with the same settings, for doctor, which traces how a
+// request reaches its host.
 func Plain() *http.Transport {
 	return &http.Transport{
 		Proxy: func(req *http.Request) (*url.URL, error) { return target{req.URL}.proxy() },
@@ -60,12 +60,11 @@ func Plain() *http.Transport {
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    dialLimit,
 		ForceAttemptHTTP2:      true,
-		DisableCompression:     true, // an answer is no larger than what crosses the wire
+		DisableCompression:     true, // an answer takes no more memory than it has bytes on the wire
 		IdleConnTimeout:        idleLimit,
 		MaxResponseHeaderBytes: 32 << 10,
-		// A connection whose other end has gone is noticed by a ping, not by
-		// the next request waiting for its whole attempt.
-		// What has arrived and is not yet read stays within the receive buffers.
+		// A ping finds out that the other end is gone, before a request waits for the whole
+		// of its attempt. The receive buffers limit what has arrived and is not read yet.
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: 15 * time.Second, PingTimeout: 3 * time.Second,
 			MaxReceiveBufferPerStream: 128 << 10, MaxReceiveBufferPerConnection: 4 << 20,
@@ -73,6 +72,7 @@ func Plain() *http.Transport {
 	}
 }
 
+// RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	connection, err := t.reserve(req.Context(), target{req.URL})
 	if err != nil {
@@ -89,8 +89,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// Preconnect begins a connection to each https origin, ahead of the first request
-// to it. Errors are left to the requests, which dial again.
+// Preconnect begins a connection to each https origin before its first request. It reports no
+// error: if the connection fails, the request dials again.
 func (t *Transport) Preconnect(origins ...string) {
 	for _, origin := range origins {
 		if parsed, err := url.Parse(origin); err == nil && parsed.Scheme == "https" && parsed.Hostname() != "" {
@@ -99,23 +99,24 @@ func (t *Transport) Preconnect(origins ...string) {
 	}
 }
 
-// CloseIdleConnections closes every connection: one with requests on it as soon as
-// those have ended, and no further request uses it.
+// CloseIdleConnections closes every connection. One with requests on it takes no further
+// request, and is closed when those have ended.
 func (t *Transport) CloseIdleConnections() { t.keep(func(*conn) bool { return false }) }
 
 // conn is a connection, or the attempt to make one.
 type conn struct {
 	to               string        // scheme and address
-	ready            chan struct{} // closed when the next two are set
+	ready            chan struct{} // closed when err and ClientConn are set
 	err              error
 	*http.ClientConn // not usable when err is set
 
-	last  time.Time     // of its use, or when it was begun, by the wall clock; guarded by Transport.mu
-	limit time.Duration // for how long it may be unused; likewise
+	// Guarded by Transport.mu.
+	last  time.Time     // of its last use, or else when the dial began, by the wall clock
+	limit time.Duration // how long after that it may be used
 }
 
-// reserve returns a connection that will take one request. It drops those that are stale by
-// the wall clock: other timers stop while a process is frozen between two invocations.
+// reserve returns a connection with a place for one request. It drops connections that are too
+// old by the wall clock, since timers stop while a process is frozen between two invocations.
 func (t *Transport) reserve(ctx context.Context, to target) (*http.ClientConn, error) {
 	now := t.now().Round(0)
 	for _, c := range t.keep(func(c *conn) bool { return now.Sub(c.last) <= c.limit }) {
@@ -157,7 +158,7 @@ func (t *Transport) use(c *conn) *http.ClientConn {
 
 func (t *Transport) drop(dropped *conn) { t.keep(func(c *conn) bool { return c != dropped }) }
 
-// keep drops the connections that are not wanted, and returns the others.
+// keep returns the wanted connections and drops the others.
 func (t *Transport) keep(wanted func(*conn) bool) []*conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -171,9 +172,8 @@ func (t *Transport) keep(wanted func(*conn) bool) []*conn {
 	return slices.Clone(t.conns)
 }
 
-// dial begins a connection, with a place reserved on it for the request that wants
-// it. It continues for the next request when that one has given up, and ends by the
-// dialer's limits.
+// dial begins a connection, and reserves a place on it if a request waits. If that request
+// gives up, the dial goes on for the next one; it ends at the dialer's limits.
 func (t *Transport) dial(to target, reserved bool) *conn {
 	c := &conn{to: to.key(), ready: make(chan struct{}), last: t.now().Round(0), limit: unusedLimit}
 	t.mu.Lock()
@@ -219,8 +219,8 @@ type target struct{ *url.URL }
 
 type targetKey struct{}
 
-// targetOf returns the target of a dial: what http.Transport asks a proxy for
-// lacks the port.
+// targetOf returns the target of a dial, from its context: the request that http.Transport
+// passes to Proxy has no port.
 func targetOf(ctx context.Context) target { return ctx.Value(targetKey{}).(target) }
 
 func (to target) key() string { return to.Scheme + "://" + to.address() }
@@ -233,8 +233,8 @@ func (to target) address() string {
 	return net.JoinHostPort(to.Hostname(), port)
 }
 
-// proxy is the environment's for requests over TLS. Plain http goes to this machine and
-// to where AWS gives a role's credentials: no proxy may see those requests or their answers.
+// proxy returns the environment's proxy for https. Plain http goes only to this machine and to
+// AWS's endpoints for a role's credentials: no proxy may see those requests or their answers.
 func (to target) proxy() (*url.URL, error) {
 	if to.Scheme == "http" {
 		return nil, nil

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// started starts a server over TLS.
+// started starts a server with TLS.
 func started(t *testing.T, http2 bool, handler http.HandlerFunc, changes ...func(*httptest.Server)) *httptest.Server {
 	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
@@ -92,7 +92,7 @@ func newLine(t *testing.T) *line {
 	return l
 }
 
-// get makes a request, after which so many connections were made.
+// get makes a request, and checks how many connections were made up to then.
 func (l *line) get(want int32) {
 	l.Helper()
 	if _, err := send(l.Transport, http.MethodGet, l.url, ""); err != nil {
@@ -116,7 +116,7 @@ func (l *line) preconnect() {
 
 func TestConnections(t *testing.T) {
 	for name, test := range map[string]func(*line){
-		"a frozen process uses no old one": func(l *line) {
+		"a frozen process uses no connection from before": func(l *line) {
 			l.get(1)
 			for range 2 { // the time counts from the last use
 				l.late += 89 * time.Second
@@ -125,7 +125,7 @@ func TestConnections(t *testing.T) {
 			l.late += 91 * time.Second
 			l.get(2)
 		},
-		"a failed request drops its neighbours": func(l *line) {
+		"after a failed request all are replaced": func(l *line) {
 			for n, failing := range []string{"https://127.0.0.1:1/", l.url + "/abort"} {
 				l.get(int32(n) + 1)
 				if _, err := send(l.Transport, http.MethodGet, failing, ""); err == nil {
@@ -230,8 +230,8 @@ func TestPlainHTTPGoesToNoProxy(t *testing.T) {
 	}
 }
 
-// hostileHTTP1 answers the first request of a connection, so that the connection is
-// kept, and does with the second what end says.
+// hostileHTTP1 answers the first request of a connection, so that the connection is kept, and
+// calls end for the second.
 func hostileHTTP1(t *testing.T, end func(net.Conn)) (url string, received *atomic.Int32) {
 	t.Helper()
 	received = new(atomic.Int32)
@@ -265,7 +265,7 @@ func writeFrame(w io.Writer, kind byte, stream uint32, payload ...uint32) {
 	_, _ = w.Write(frame)
 }
 
-// hostileHTTP2 answers each request with what end writes.
+// hostileHTTP2 answers each request with the frames that end writes.
 func hostileHTTP2(t *testing.T, end func(w io.Writer, stream uint32)) (server *httptest.Server, received *atomic.Int32) {
 	t.Helper()
 	received = new(atomic.Int32)
@@ -290,8 +290,8 @@ func hostileHTTP2(t *testing.T, end func(w io.Writer, stream uint32)) (server *h
 	}), received
 }
 
-// Of two requests each is sent once, to servers that make http.Transport repeat one, up to
-// seven times.
+// Two requests are sent once each, to servers that make http.Transport repeat one up to seven
+// times.
 func TestARequestIsSentOnce(t *testing.T) {
 	closed := func(net.Conn) {}
 	resetTCP := func(connection net.Conn) { _ = connection.(*net.TCPConn).SetLinger(0) }
