@@ -372,7 +372,7 @@ func TestTheFunctionAnnouncesEachTokenOnce(t *testing.T) {
 	fx.cloud.ClearFaults()
 	more["EVENT_BUS_NAME"] = "no-such-bus"
 	stdout, _, exit = fx.run(more, "iam-token-rotator")
-	if exit != 0 || !strings.Contains(stdout, "default: rotated") || !strings.Contains(stdout, `warning: the event "Token Rotated" is not announced: not_found: putting it on the bus of EVENT_BUS_NAME: `) {
+	if exit != 0 || !strings.Contains(stdout, "default: rotated") || !strings.Contains(stdout, `warning: the event "Token Rotated" is not announced: not_found: putting the event on the bus of EVENT_BUS_NAME: `) {
 		t.Errorf("no such bus: got exit %d and %s, want a warning", exit, stdout)
 	}
 }

@@ -23,7 +23,7 @@ import (
 	"iam-token-rotator/infra/aws/awstest"
 )
 
-// Every call reads afresh: the key may have been replaced.
+// Every call reads the secret again: the key may have been replaced.
 func TestTheBootstrapKey(t *testing.T) {
 	requests := answering(t, 200, strings.Replace(secretValue("SecretString", " "+canary+"\r\n"), "{", `{"VersionId":"the-version",`, 1))
 	store := NewKeyStore(testARN, http.DefaultTransport)
@@ -43,7 +43,7 @@ func TestTheBootstrapKey(t *testing.T) {
 		`PutSecretValue {"ClientRequestToken":"its-version","SecretId":"`+testARN+`","SecretString":"a-new-key"}`)
 }
 
-// The description is read before the first write alone.
+// The secret's metadata is read only before the first write.
 func TestPutNamesTheVersionThatItMirrors(t *testing.T) {
 	requests := answering(t, 200, `{"ARN":"`+testARN+`","VersionId":"`+versionID+`"}`)
 	mirrors := NewMirrors(http.DefaultTransport)
@@ -71,7 +71,7 @@ func TestCurrentIsTheVersionThatReadersGet(t *testing.T) {
 		{testARN, secret(`{}`), "", nil},
 		{testARN, secret(`null`), "", nil},
 		{parameterARN, parameter(ours), versionID, nil},
-		{parameterARN, parameter(description(versionID, 6)), "", nil}, // AWS keeps it when somebody else writes a value
+		{parameterARN, parameter(description(versionID, 6)), "", nil}, // AWS keeps the description when somebody else writes a value
 		{parameterARN, parameter(description(versionID, 77)), "", nil},
 		{parameterARN, parameter(""), "", nil},
 		{parameterARN, parameter(versionID), "", nil},
@@ -87,8 +87,8 @@ func TestCurrentIsTheVersionThatReadersGet(t *testing.T) {
 	}
 }
 
-// What AWS shows of a mirror that must not be written to is found before anything is saved: AWS
-// resolves a part of an ARN, which may be that of another secret.
+// A mirror that must not be written to is recognized before anything is put. AWS also accepts a
+// part of an ARN, which may find another secret.
 func TestMirrorsThatAreNotWritten(t *testing.T) {
 	const wrong = rotation.Misconfigured
 	secret := func(state string) string { return `{"ARN":"` + testARN + `",` + state + `}` }
@@ -97,7 +97,7 @@ func TestMirrorsThatAreNotWritten(t *testing.T) {
 	for _, tt := range []struct {
 		arn, described string
 		size           int
-		late           bool // the function was frozen meanwhile
+		late           bool // the process was suspended meanwhile
 		kind           rotation.Kind
 		says           string
 	}{
@@ -156,7 +156,7 @@ func TestSecretsThatHoldNoKey(t *testing.T) {
 	}
 }
 
-// The AWS SDK writes a Date header that it cannot read to stderr, whatever stands there.
+// By default the AWS SDK logs a Date header that it cannot read, whatever its text is.
 func TestAnOddDateIsNotLogged(t *testing.T) {
 	awsEnvironment(t, server(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Date", canary)
@@ -175,7 +175,7 @@ func TestAnOddDateIsNotLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	if logged, err := os.ReadFile(file.Name()); err != nil || strings.Contains(string(logged), canary) {
-		t.Errorf("the SDK logged what stood in the Date header (%v)", err)
+		t.Errorf("the SDK logged the text of the Date header (%v)", err)
 	}
 }
 
@@ -194,8 +194,8 @@ func TestASignedRequestIsNotRedirected(t *testing.T) {
 	}
 }
 
-// inMoto are the tests that need moto, which emulates AWS: one serves all, since it takes seconds
-// to start.
+// inMoto has the tests that need moto, which emulates AWS. All share one moto, because it takes
+// seconds to start.
 var inMoto = map[string]func(*testing.T, *awstest.Moto){
 	"secrets": secretsInMoto, "writes that AWS refuses": writesThatAWSRefuses, "events": eventsInMoto,
 	"parameters": parametersInMoto, "a job reads a parameter": aJobReadsAParameterThroughAReader,
@@ -211,8 +211,8 @@ func TestInMoto(t *testing.T) {
 	}
 }
 
-// A mirror, as AWS keeps it: one version for each version at IBM, however often it is
-// put, and readers get the newest.
+// AWS keeps one version for each version at IBM, however often it is put, and readers get the
+// newest.
 func secretsInMoto(t *testing.T, _ *awstest.Moto) {
 	aws := reader(t)
 	secretARN := createSecret(t, aws, "iam-token")
@@ -238,8 +238,8 @@ func secretsInMoto(t *testing.T, _ *awstest.Moto) {
 	}
 }
 
-// What AWS refuses to write: the 101st version within a day, a replica, a secret that is being
-// deleted or is not there.
+// AWS refuses the 101st version within a day, a replica, a secret that is being deleted, and one
+// that does not exist.
 func writesThatAWSRefuses(t *testing.T, moto *awstest.Moto) {
 	client := reader(t)
 	secretARN := createSecret(t, client, "refused")
@@ -279,7 +279,7 @@ func writesThatAWSRefuses(t *testing.T, moto *awstest.Moto) {
 	checkFailure(t, put(missing, 1), rotation.NotFound, rotation.Never, "the function creates none")
 }
 
-// reader is a job on AWS, or a person.
+// reader is the client of a job on AWS, or of a person.
 func reader(t *testing.T) *secretsmanager.Client {
 	t.Helper()
 	cfg, err := config.LoadDefaultConfig(context.Background(), config.WithRegion("eu-central-1"))

@@ -23,12 +23,12 @@ import (
 
 const far = "2100-01-01T00:00:00Z"
 
-// withoutKeys has the environment of a machine on which nobody is logged in, with config as
-// ~/.aws/config, and settings divided by spaces: ~ is the home folder.
+// withoutKeys sets the environment of a machine on which nobody is logged in. config is the
+// content of ~/.aws/config. settings are more variables, divided by spaces, with ~ for home.
 func withoutKeys(t *testing.T, endpoint, config, settings string) (home string) {
 	t.Helper()
 	awsEnvironment(t, endpoint)
-	_ = os.Unsetenv("AWS_ENDPOINT_URL") // empty, it would outweigh a profile's; Setenv has arranged for its return
+	_ = os.Unsetenv("AWS_ENDPOINT_URL") // even empty it would replace a profile's; t.Setenv restores it
 	home = t.TempDir()
 	for name, content := range map[string]string{"config": config, "credentials": "[keys]\naws_access_key_id=FROMPROFILE\naws_secret_access_key=x\n", "token": "web-identity"} {
 		if err := os.WriteFile(filepath.Join(home, name), []byte(content), 0o600); err != nil {
@@ -43,8 +43,8 @@ func withoutKeys(t *testing.T, endpoint, config, settings string) (home string) 
 	return home
 }
 
-// credentialServices answer as AWS STS does to a role that may be assumed, single sign-on to who is logged in,
-// the endpoint of a container's role to who has its token, and an instance of EC2.
+// credentialServices emulates four services: AWS STS for roleARN, single sign-on for somebody who is
+// logged in, the endpoint for a container's role, and the metadata of an EC2 instance.
 func credentialServices(t *testing.T) (origin string) {
 	const metadata = "/latest/meta-data/iam/security-credentials/"
 	keys := func(from string) string {
@@ -87,7 +87,7 @@ const (
 	profileSSO  = "[profile sso]\nsso_session=s\nsso_account_id=123456789012\nsso_role_name=rotator\n[sso-session s]\nsso_region=us-east-1\nsso_start_url=https://x.test/start\n"
 )
 
-// logIn leaves the file that `aws sso login` leaves, and a program that prints credentials.
+// logIn writes the file that `aws sso login` writes, and a program that prints credentials.
 func logIn(t *testing.T, home string) {
 	t.Helper()
 	sum := sha1.Sum([]byte("s")) // #nosec G401
@@ -132,7 +132,8 @@ func TestSourcesOfCredentials(t *testing.T) {
 	}
 }
 
-// Where a source gives no credentials, the message names it and what helps, with status and code.
+// If a source gives no credentials, the message names the source, the answer's status and code,
+// and what to do.
 func TestSourcesThatGiveNoCredentials(t *testing.T) {
 	answers := func(status int, body string) string {
 		return serving(t, func(*http.Request) (int, string) { return status, body })
@@ -178,7 +179,7 @@ func TestSourcesThatGiveNoCredentials(t *testing.T) {
 
 func init() { inMoto["web identity"] = webIdentityInMoto }
 
-// The role of a service account, at the STS that moto emulates.
+// A service account assumes its role at moto's STS.
 func webIdentityInMoto(t *testing.T, moto *awstest.Moto) {
 	moto.MustCall(t, "secretsmanager", "secretsmanager.CreateSecret", map[string]any{"Name": "bootstrap", "SecretString": canary, "ClientRequestToken": versionID})
 	described := moto.MustCall(t, "secretsmanager", "secretsmanager.DescribeSecret", map[string]any{"SecretId": "bootstrap"})
@@ -194,7 +195,7 @@ func webIdentityInMoto(t *testing.T, moto *awstest.Moto) {
 	}
 }
 
-// hanging answers nobody.
+// hanging never answers.
 type hanging struct{ requests atomic.Int32 }
 
 func (h *hanging) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -216,7 +217,7 @@ func TestALaptopDoesNotWaitForEC2(t *testing.T) {
 	})
 }
 
-// An attempt that gave up leaves nothing behind for which the next one waits.
+// An attempt that has given up leaves no request behind for which the next one would wait.
 func TestAServiceThatDoesNotAnswerIsAskedAgain(t *testing.T) {
 	withoutKeys(t, "http://127.0.0.1:1", "", webIdentity)
 	synctest.Test(t, func(t *testing.T) {
@@ -235,8 +236,8 @@ func TestAServiceThatDoesNotAnswerIsAskedAgain(t *testing.T) {
 	})
 }
 
-// Credentials that AWS calls expired are obtained anew for the next attempt, once for all mirrors.
-func TestExpiredCredentialsAreObtainedAnew(t *testing.T) {
+// Credentials that AWS rejects as expired are obtained again for the next attempt, once for all mirrors.
+func TestExpiredCredentialsAreObtainedAgain(t *testing.T) {
 	given := 0
 	container := serving(t, func(*http.Request) (int, string) {
 		given++

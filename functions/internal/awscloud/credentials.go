@@ -27,40 +27,38 @@ var defaultChain func(ctx context.Context, client *http.Client, region string) (
 
 const export = `eval "$(aws configure export-credentials --format env)"`
 
-// credentialSource obtains the credentials that sign requests, at the first use and
-// when they expire:
+// credentialSource is an aws.CredentialsProvider. It obtains the credentials that sign
+// requests at the first use, and again when they expire:
 //
-//   - AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, as Lambda sets them: in the binary
-//     built for Lambda, which is without the chain, these alone;
-//   - else what the SDK's chain finds: a web identity (EKS), a profile of ~/.aws (keys,
+//   - from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, as Lambda sets them. The binary
+//     built for Lambda has no chain and uses these only;
+//   - otherwise from the SDK's chain: a web identity (EKS), a profile of ~/.aws (keys,
 //     single sign-on, a role, a program), the endpoint of a container (ECS, EKS Pod
 //     Identity), the metadata of an EC2 instance.
-//
-// It implements aws.CredentialsProvider.
 type credentialSource struct {
 	client *http.Client
-	region string // of STS, where nothing else names one
+	region string // of STS, if nothing else names one
 
 	mu    sync.Mutex
 	found aws.CredentialsProvider // nil before the first use
 }
 
-// requestLimit ends a request for credentials that nobody waits for any more: the SDK
-// lets it go on, and whoever asks next would wait for it. An attempt takes no longer.
+// requestLimit ends a request for credentials. The SDK lets a request go on after its caller
+// has given up, and the next caller waits for it. An attempt takes no longer than this.
 const requestLimit = 10 * time.Second
 
 func newCredentialSource(transport http.RoundTripper) *credentialSource {
 	return &credentialSource{client: &http.Client{Transport: guarded{transport}, CheckRedirect: rejectRedirect, Timeout: requestLimit}}
 }
 
-// prefer names the region of STS, unless it has one.
-func (c *credentialSource) prefer(region string) {
+// setRegion names the region of STS, unless one is set.
+func (c *credentialSource) setRegion(region string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.region = cmp.Or(c.region, region)
 }
 
-// Retrieve returns the credentials or what prevents it.
+// Retrieve implements aws.CredentialsProvider.
 func (c *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	provider, err := c.provider(ctx)
 	if err != nil {
@@ -85,9 +83,9 @@ func (c *credentialSource) provider(ctx context.Context) (found aws.CredentialsP
 	return c.found, err
 }
 
-// forget makes the next request obtain credentials anew. It is false where that
-// changes nothing.
-func (c *credentialSource) forget() bool {
+// forget makes the next request obtain the credentials again. It reports whether they can
+// change: those in the environment cannot.
+func (c *credentialSource) forget() (canChange bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.found = nil
@@ -98,20 +96,19 @@ func inEnvironment() bool {
 	return os.Getenv("AWS_ACCESS_KEY_ID") != "" && os.Getenv("AWS_SECRET_ACCESS_KEY") != ""
 }
 
-// environment takes credentials from the AWS_* variables that Lambda sets.
+// environment returns the credentials in the AWS_* variables that Lambda sets.
 var environment = aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
 	return credentials.NewStaticCredentialsProvider(
 		os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")).Retrieve(ctx)
 })
 
-// metadataLimit is the time for one request to an address that every machine may ask
-// and only some on AWS answer. A laptop makes two such requests, and only when nothing
-// else has credentials.
+// metadataLimit limits one request to an address that answers only on AWS. A laptop makes two
+// such requests, and only if there are no credentials elsewhere.
 const metadataLimit = time.Second
 
-// guarded sends what must be confidential over TLS, to this machine or to the addresses
-// that AWS itself serves, whatever a variable or a profile says. It reads each answer
-// whole before the SDK decodes it: all of them are small.
+// guarded sends requests only over TLS, to this machine, or to the addresses at which AWS
+// gives credentials without TLS, whatever a variable or a profile says. It reads each answer
+// whole, up to the limit of a small one, before the SDK decodes it.
 type guarded struct{ base http.RoundTripper }
 
 var errInTheClear = errors.New("the endpoint is not https")
@@ -137,10 +134,11 @@ func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// rejectRedirect keeps signed requests at the host they were meant for.
+// rejectRedirect keeps signed requests at the host that they are meant for.
 func rejectRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// retrieveError is the SDK's error, whose text is not shown, and where credentials were to come from.
+// retrieveError is an SDK error, whose text is not shown, and the source that gave no
+// credentials.
 type retrieveError struct {
 	source aws.CredentialSource
 	err    error
@@ -149,7 +147,7 @@ type retrieveError struct {
 func (e *retrieveError) Error() string { return "the AWS credentials cannot be obtained" }
 func (e *retrieveError) Unwrap() error { return e.err }
 
-// sourceOf is the first step of a chain that obtains credentials.
+// sourceOf returns the first source of a chain that is not only a profile's name.
 func sourceOf(provider aws.CredentialsProvider) aws.CredentialSource {
 	if described, ok := provider.(aws.CredentialProviderSource); ok {
 		for _, source := range described.ProviderSources() {
@@ -161,10 +159,11 @@ func sourceOf(provider aws.CredentialsProvider) aws.CredentialSource {
 	return aws.CredentialSourceUndefined
 }
 
-// noCredentials says why there are none, and where they were looked for.
+// noCredentials is the error for missing credentials: which source should have given them,
+// why it did not, and what to do.
 func (s *resource) noCredentials(ctx context.Context, err error) *rotation.Error {
 	if ctx.Err() != nil {
-		return s.fail(rotation.Timeout, rotation.Later, "looking for AWS credentials took longer than an attempt may")
+		return s.newError(rotation.Timeout, rotation.Later, "looking for AWS credentials took longer than an attempt may")
 	}
 	failed, ok := errors.AsType[*retrieveError](err)
 	if !ok {
@@ -189,7 +188,7 @@ func (s *resource) noCredentials(ctx context.Context, err error) *rotation.Error
 	case failed.source != aws.CredentialSourceUndefined:
 		from += " gives none"
 	}
-	failure := s.fail(rotation.Misconfigured, rotation.Once, "no AWS credentials: "+from+": "+advice)
+	failure := s.newError(rotation.Misconfigured, rotation.Once, "no AWS credentials: "+from+": "+advice)
 	failure.Advice = advice
 	switch {
 	case refused.cause == throttled, refused.cause == trouble:
@@ -200,10 +199,10 @@ func (s *resource) noCredentials(ctx context.Context, err error) *rotation.Error
 	return failure
 }
 
-// sources name what credentials come from, and what helps when it gives none. The last is
-// for those that are not listed.
+// sources describes where credentials come from, and the advice when a source gives none. The
+// last row is for sources that are not listed.
 var sources = []struct {
-	of           []aws.CredentialSource
+	sdk          []aws.CredentialSource
 	from, advice string
 }{
 	{[]aws.CredentialSource{aws.CredentialSourceEnvVarsSTSWebIDToken, aws.CredentialSourceProfileSTSWebIDToken},
@@ -233,7 +232,7 @@ var sources = []struct {
 func explainSource(source aws.CredentialSource) (from, advice string) {
 	found := sources[len(sources)-1]
 	for _, one := range sources {
-		if slices.Contains(one.of, source) {
+		if slices.Contains(one.sdk, source) {
 			found = one
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"iam-token-rotator/functions/internal/events"
 )
 
-// EventBus puts events on a bus of Amazon EventBridge, which takes events:PutEvents on it.
+// EventBus puts events on a bus of Amazon EventBridge. It needs events:PutEvents on the bus.
 type EventBus struct {
 	connection[putEvents]
 	name string // or ARN
@@ -20,7 +20,7 @@ type EventBus struct {
 
 type putEvents = call[eventbridge.PutEventsInput, eventbridge.Options, eventbridge.PutEventsOutput]
 
-// maxEntries is the most of one request.
+// maxEntries is how many events one request may have.
 const maxEntries = 10
 
 // NewEventBus opens no connection. The bus is named by its name or its ARN.
@@ -31,8 +31,8 @@ func NewEventBus(name, region string, transport http.RoundTripper) *EventBus {
 	}}
 }
 
-// Put implements events.Bus. Its errors are *rotation.Error. The first request that is not
-// answered well is the last one.
+// Put implements events.Bus. Errors are *rotation.Error. After a request that fails as a whole
+// it sends no further one.
 func (b *EventBus) Put(ctx context.Context, all []events.Event) []error {
 	errs := make([]error, 0, len(all))
 	for batch := range slices.Chunk(all, maxEntries) {
@@ -45,31 +45,31 @@ func (b *EventBus) Put(ctx context.Context, all []events.Event) []error {
 	return errs
 }
 
-// putBatch returns an error for each event that EventBridge has not taken, or one for all.
+// putBatch returns an error or nil for each event, or else one error for all of them.
 func (b *EventBus) putBatch(ctx context.Context, batch []events.Event) ([]error, error) {
 	put, err := b.ready(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var asked eventbridge.PutEventsInput
+	var input eventbridge.PutEventsInput
 	for _, event := range batch {
-		asked.Entries = append(asked.Entries, types.PutEventsRequestEntry{
+		input.Entries = append(input.Entries, types.PutEventsRequestEntry{
 			Source: aws.String(events.Source), DetailType: aws.String(string(event.Type)), Detail: aws.String(event.Detail), EventBusName: &b.name,
 		})
 	}
-	answer, err := put(ctx, &asked)
+	answer, err := put(ctx, &input)
 	if err != nil {
 		return nil, b.failure(err)
 	}
 	errs, failed := make([]error, len(batch)), 0
 	for i, entry := range answer.Entries {
 		if code := aws.ToString(entry.ErrorCode); i < len(errs) && (code != "" || aws.ToString(entry.EventId) == "") {
-			errs[i] = b.refusedBy(newRefusal(http.StatusOK, code, aws.ToString(entry.ErrorMessage)))
+			errs[i] = b.refusalError(newRefusal(http.StatusOK, code, aws.ToString(entry.ErrorMessage)))
 			failed++
 		}
 	}
-	if len(answer.Entries) != len(batch) || failed == 0 && answer.FailedEntryCount != 0 { // nobody knows which
-		return nil, b.refusedBy(newRefusal(http.StatusOK, "", ""))
+	if len(answer.Entries) != len(batch) || failed == 0 && answer.FailedEntryCount != 0 { // which ones failed is not known
+		return nil, b.refusalError(newRefusal(http.StatusOK, "", ""))
 	}
 	return errs, nil
 }

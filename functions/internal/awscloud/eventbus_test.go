@@ -20,7 +20,8 @@ func someEvents(n int) (all []events.Event) {
 	return all
 }
 
-// A rule of the bus sees every event as it was put, more than a request holds, by the bus's name and its ARN; a bus that is not there takes none.
+// A rule of the bus gets every event as it was put, by the bus's name and by its ARN, also if
+// there are more than one request may have. A bus that does not exist gets none.
 func eventsInMoto(t *testing.T, moto *awstest.Moto) {
 	const bus = "arn:aws:events:" + awstest.Region + ":123456789012:event-bus/tokens"
 	moto.MustCall(t, "events", "AWSEvents.CreateEventBus", map[string]any{"Name": "tokens"})
@@ -89,7 +90,7 @@ func TestTheRequestForEvents(t *testing.T) {
 	}
 }
 
-// hosts notes the hosts that requests go to, and answers none.
+// hosts records the hosts that requests go to, and answers none.
 type hosts struct{ asked []string }
 
 func (h *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -97,7 +98,7 @@ func (h *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, errors.New("nobody is there")
 }
 
-// What EventBridge may answer for two events, and what else may stand in its place. Only an event with an id was taken.
+// Answers of EventBridge, or of something in its place, for two events. Only an event with an id counts as put.
 func TestEventsThatAreNotTaken(t *testing.T) {
 	const taken = `{"EventId":"11710aed-b79e-4468-a20b-bb3c0c3b4860"}`
 	const unusable = "the response cannot be used"
@@ -110,7 +111,7 @@ func TestEventsThatAreNotTaken(t *testing.T) {
 		status      int
 		body        string
 		kind        rotation.Kind
-		says, first string // first is what is wrong with the first event; nothing if empty
+		says, first string // of the errors of the second and the first event; "" for no error
 	}{
 		{200, `{"FailedEntryCount":0,"Entries":[` + taken + `,` + taken + `]}`, "", "", ""},
 		{200, both(taken, entry("InternalFailure")), rotation.Unavailable, "200 InternalFailure: the service is having trouble", ""},
@@ -123,7 +124,7 @@ func TestEventsThatAreNotTaken(t *testing.T) {
 		{200, both(taken, `{}`), rotation.Unavailable, unusable, ""},
 		{200, both(taken, `null`), rotation.Unavailable, unusable, ""},
 		{200, both(entry("ThrottlingException"), entry("ThrottlingException")), rotation.RateLimited, "too many", "too many"},
-		{200, both(taken, taken), rotation.Unavailable, unusable, unusable}, // nobody knows which
+		{200, both(taken, taken), rotation.Unavailable, unusable, unusable}, // one has failed, without saying which
 		{200, `{"FailedEntryCount":0,"Entries":[` + taken + `]}`, rotation.Unavailable, unusable, unusable},
 		{200, `{"FailedEntryCount":0}`, rotation.Unavailable, unusable, unusable},
 		{200, `{"FailedEntryCount":"2","Entries":[` + taken + `,` + taken + `]}`, rotation.Unavailable, unusable, unusable},
@@ -152,7 +153,7 @@ func TestEventsThatAreNotTaken(t *testing.T) {
 				continue
 			}
 			checkFailure(t, errs[i], tt.kind, failure.Retry, want)
-			checkWords(t, eventBus, errs[i])
+			checkPurpose(t, eventBus, errs[i])
 		}
 	}
 }

@@ -13,11 +13,11 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// cause is why AWS did not do what it was asked for.
+// cause is why AWS has refused a request.
 type cause int
 
 const (
-	badRequest cause = iota // what no other cause covers
+	badRequest cause = iota // any that is not below
 	redirected
 	denied
 	deniedWithoutCode
@@ -44,9 +44,9 @@ const (
 	unusable
 )
 
-// causes have the error codes that AWS documents for the operations used here, for KMS
-// behind them and for every service, and what each means for the run. The tables here are
-// lists, which a start need not build.
+// causes lists, by cause, what it means for the run, and the error codes that AWS documents:
+// for the operations used here, for KMS and for every service. It is an array, because a map
+// would be built at every start.
 var causes = [...]struct {
 	kind  rotation.Kind
 	retry rotation.Retry
@@ -90,11 +90,12 @@ var causes = [...]struct {
 	unusable: {rotation.Unavailable, rotation.Later, ""},
 }
 
-// messages tell the causes of one code apart, by what is in the message in small letters.
+// messages tells causes apart that have the same codes: if AWS's message, in lower case,
+// contains one of the texts, general becomes specific.
 var messages = []struct {
-	of    cause
-	says  []string
-	cause cause
+	general  cause
+	texts    []string
+	specific cause
 }{
 	{badState, []string{"deletion", "deleted"}, deleted},
 	{badState, []string{"managed by", "owned by"}, managed},
@@ -104,18 +105,18 @@ var messages = []struct {
 	{badSignature, []string{"signature expired", "not yet current"}, wrongClock},
 }
 
-// refusal is an answer that is no success.
+// refusal is an answer that is not a success.
 type refusal struct {
 	status int
-	code   string // AWS's error code; empty when it is none that is known, and could be anything
+	code   string // AWS's error code; "" unless it is in causes, since it could be any text
 	cause  cause
 }
 
 // String is the status and the code: "400 AccessDeniedException".
 func (r refusal) String() string { return strings.TrimSpace(fmt.Sprint(r.status, " ", r.code)) }
 
-// refusalOf reads the SDK's error. It is false when no answer came. The answer's text
-// decides about some causes and is not kept: it may repeat what was sent.
+// refusalOf reads an SDK error; answered is false if no answer came. The answer's text may
+// repeat what was sent, so it is used only to find the cause.
 func refusalOf(err error) (r refusal, answered bool) {
 	var response interface {
 		error
@@ -138,8 +139,8 @@ func newRefusal(status int, code, message string) refusal {
 			continue
 		}
 		for _, m := range messages {
-			if m.of == cause(known) && slices.ContainsFunc(m.says, func(part string) bool { return strings.Contains(message, part) }) {
-				return refusal{status, code, m.cause}
+			if m.general == cause(known) && slices.ContainsFunc(m.texts, func(text string) bool { return strings.Contains(message, text) }) {
+				return refusal{status, code, m.specific}
 			}
 		}
 		return refusal{status, code, cause(known)}
@@ -160,14 +161,14 @@ func newRefusal(status int, code, message string) refusal {
 	return r
 }
 
-// purpose is what a request is about.
+// purpose is what a request is for: a bit, so that a row of explanations may be for several.
 type purpose int
 
 const (
-	keyRead         purpose = 1 << iota // the secret with the bootstrap key
-	keyWrite                            // the same
+	keyRead         purpose = 1 << iota // reads the secret with the bootstrap key
+	keyWrite                            // writes it
 	mirrorSecret                        // a secret that mirrors the token
-	mirrorParameter                     // a parameter that does
+	mirrorParameter                     // a parameter that mirrors the token
 	eventBus
 	keySecret = keyRead | keyWrite
 	anySecret = keySecret | mirrorSecret
@@ -175,11 +176,11 @@ const (
 	anything  = anySecret | mirrorParameter | eventBus
 )
 
-// explanations say what to do about a cause: the first row that has it and the purpose.
+// explanations has the advice for a cause: the first row with the cause and the purpose.
 var explanations = []struct {
-	cause  cause
-	of     purpose
-	advice string
+	cause    cause
+	purposes purpose
+	advice   string
 }{
 	{denied, keyRead, "the function's role needs secretsmanager:GetSecretValue on it; new permissions take minutes"},
 	{denied, keyWrite, putKeyPermission},
@@ -197,7 +198,7 @@ var explanations = []struct {
 		"or kms:GenerateDataKey if the parameter is an advanced one: name the key in MirrorKmsKeyArn"},
 	{deniedByKMS, eventBus, busPermission},
 
-	// What signed the request. A next attempt helps where the SDK obtains new credentials, or has learned the time.
+	// About the signature. Another attempt helps if the SDK obtains new credentials, or has learned AWS's time.
 	{expired, anything, "the AWS credentials have expired: log in again (aws sso login), or export new ones"},
 	{wrongClock, anything, "this machine's clock is more than 5 minutes off AWS's, or the request was held up on its way: correct the clock (NTP)"},
 	{unknownKey, anything, "AWS does not know the access key: it is deleted or inactive, its AWS_SESSION_TOKEN is missing, or it is of " +
@@ -227,14 +228,14 @@ var explanations = []struct {
 	{full, keySecret, fullSecret},
 	{full, mirrorSecret, fullSecret + ", or name a new secret in mirror"},
 	{labeled, mirrorParameter, "the parameter has 100 versions, and AWS does not remove the oldest, because it has a label: " +
-		"take the label off it (aws ssm unlabel-parameter-version)"},
+		"remove the label (aws ssm unlabel-parameter-version)"},
 	{badKMSKey, anySecret, "AWS cannot use the secret's KMS key: aws kms describe-key shows whether it is disabled (enable-key), " +
 		"pending deletion (cancel-key-deletion) or gone (give the secret another: aws secretsmanager update-secret --kms-key-id)"},
 	{badKMSKey, mirrorParameter, "AWS cannot use the parameter's KMS key: aws kms describe-key shows whether it is disabled (enable-key), " +
 		"pending deletion (cancel-key-deletion) or gone (give the parameter another: aws ssm put-parameter --overwrite --key-id)"},
 	{otherType, mirrorParameter, "it is not a SecureString: the token would be there in the clear. " +
 		"Delete the parameter, and create it with --type SecureString"},
-	{pattern, mirrorParameter, "its AllowedPattern does not admit a token: take that off the parameter"},
+	{pattern, mirrorParameter, "its AllowedPattern does not match a token: remove it from the parameter"},
 	{policies, mirrorParameter, "its policies do not allow it: aws ssm describe-parameters shows them"},
 
 	{throttled, anything, "too many requests; nothing to do unless it persists"},
@@ -258,12 +259,13 @@ const (
 
 // resource is a secret, a parameter or an event bus of AWS, as errors name it.
 type resource struct {
-	arn     string // "" for a bus, whose name is not repeated: it may be something else
+	arn     string // "" for a bus: errors do not repeat its name, which could be a secret
 	purpose purpose
 	source  *credentialSource
 }
 
-// names are those of the service, of its own endpoint's variable, and of what is done.
+// names returns the names of the service and of the variable for its endpoint, and what the
+// request does.
 func (s *resource) names() (service, endpoint, doing string) {
 	service, endpoint = "AWS Secrets Manager", "AWS_ENDPOINT_URL_SECRETS_MANAGER"
 	switch s.purpose {
@@ -274,19 +276,19 @@ func (s *resource) names() (service, endpoint, doing string) {
 	case mirrorParameter:
 		return "SSM Parameter Store", "AWS_ENDPOINT_URL_SSM", "mirroring the token to the AWS parameter " + s.arn
 	case eventBus:
-		return "Amazon EventBridge", "AWS_ENDPOINT_URL_EVENTBRIDGE", "putting it on the bus of EVENT_BUS_NAME"
+		return "Amazon EventBridge", "AWS_ENDPOINT_URL_EVENTBRIDGE", "putting the event on the bus of EVENT_BUS_NAME"
 	default:
 		doing = "reading the bootstrap key from the AWS secret " + s.arn
 	}
 	return service, endpoint, doing
 }
 
-// failure turns an SDK error into one of our own. The SDK's text is not passed
-// on: it may repeat what a service, or something in its place, answered.
+// failure returns the error for an SDK error. It leaves out the SDK's text, which may repeat
+// what a service, or a proxy in its place, answered.
 func (s *resource) failure(err error) *rotation.Error {
 	refused, answered := refusalOf(err)
 	if answered {
-		return s.refusedBy(refused)
+		return s.refusalError(refused)
 	}
 	service, _, doing := s.names()
 	variable := "the ARN's region and AWS_ENDPOINT_URL"
@@ -297,8 +299,9 @@ func (s *resource) failure(err error) *rotation.Error {
 		IfUnreachable: "a function in a VPC reaches it through a NAT gateway or an interface endpoint"}.NoAnswer(doing, err)
 }
 
-func (s *resource) refusedBy(refused refusal) *rotation.Error {
-	failure := s.because(refused.cause)
+// refusalError is the error for an answer that is not a success.
+func (s *resource) refusalError(refused refusal) *rotation.Error {
+	failure := s.causeError(refused.cause)
 	if refused.cause == expired && !s.source.forget() {
 		failure.Retry = rotation.Never
 	}
@@ -307,26 +310,26 @@ func (s *resource) refusedBy(refused refusal) *rotation.Error {
 	return failure
 }
 
-// because is the error for a cause that shows in no answer's status.
-func (s *resource) because(c cause) *rotation.Error {
+// causeError is the error for a cause, without status and code.
+func (s *resource) causeError(c cause) *rotation.Error {
 	prefix := ""
 	if c == deniedWithoutCode {
 		c, prefix = denied, "the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or "
 	}
 	for _, row := range explanations {
-		if row.cause == c && row.of&s.purpose != 0 {
-			return s.fail(causes[c].kind, causes[c].retry, prefix+row.advice)
+		if row.cause == c && row.purposes&s.purpose != 0 {
+			return s.newError(causes[c].kind, causes[c].retry, prefix+row.advice)
 		}
 	}
-	return s.because(badRequest) // of what this resource has not
+	return s.causeError(badRequest) // a cause that this purpose cannot have
 }
 
 func (s *resource) misconfigured(advice string) *rotation.Error {
-	return s.fail(rotation.Misconfigured, rotation.Never, advice)
+	return s.newError(rotation.Misconfigured, rotation.Never, advice)
 }
 
-// fail gives the failure its kind. The step is set by whoever asked.
-func (s *resource) fail(kind rotation.Kind, retry rotation.Retry, advice string) *rotation.Error {
+// newError returns an error without a step, which the caller sets.
+func (s *resource) newError(kind rotation.Kind, retry rotation.Retry, advice string) *rotation.Error {
 	_, _, doing := s.names()
 	return &rotation.Error{Kind: kind, Retry: retry, Message: doing + ": " + advice, Advice: advice}
 }

@@ -17,9 +17,9 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// requestsOf make a request for each purpose.
+// requestsOf has a request for each purpose.
 var requestsOf = map[purpose]struct {
-	words string // with which its errors begin
+	words string // its errors begin with them
 	send  func(ctx context.Context) error
 }{
 	keyRead: {"reading the bootstrap key from the AWS secret " + testARN + ": AWS Secrets Manager ", func(ctx context.Context) error {
@@ -35,66 +35,67 @@ var requestsOf = map[purpose]struct {
 	mirrorParameter: {"mirroring the token to the AWS parameter " + parameterARN + ": SSM Parameter Store ", func(ctx context.Context) error {
 		return NewMirrors(http.DefaultTransport).Put(ctx, parameterARN, versionID, iamtoken.NewSecret(canary))
 	}},
-	eventBus: {"putting it on the bus of EVENT_BUS_NAME: Amazon EventBridge ", func(ctx context.Context) error {
+	eventBus: {"putting the event on the bus of EVENT_BUS_NAME: Amazon EventBridge ", func(ctx context.Context) error {
 		return NewEventBus("tokens", "eu-central-1", http.DefaultTransport).Put(ctx, someEvents(11))[0]
 	}},
 }
 
-// of is what the advice says, by purpose: that of others is the one for a request that is rejected.
-type of map[purpose]string
+// adviceBy is what the advice says, by purpose. A purpose that is not in it gets the advice for a
+// rejected request.
+type adviceBy map[purpose]string
 
-// What AWS refuses, by the codes of its SDKs and of KMS. No advice speaks of another purpose.
+// The error of each code of AWS's SDKs and of KMS. No advice is about another purpose.
 func TestRefusals(t *testing.T) {
 	const never, once, later = rotation.Never, rotation.Once, rotation.Later
 	const marked = "You can't perform this operation on the secret because it was marked for deletion."
 	const skewed = "Signature expired: 20260101T000000Z is now earlier than 20260101T001000Z"
-	permission := of{keyRead: "secretsmanager:GetSecretValue", keyWrite: "let the function's role call secretsmanager:PutSecretValue",
+	permission := adviceBy{keyRead: "secretsmanager:GetSecretValue", keyWrite: "let the function's role call secretsmanager:PutSecretValue",
 		mirrorSecret: "name it in MirrorSecretArns", mirrorParameter: "name it in MirrorParameterArns", eventBus: "name it in EventBusName"}
 	kms := maps.Clone(permission)
-	maps.Copy(kms, of{keyRead: "BootstrapKmsKeyArn", mirrorSecret: "kms:GenerateDataKey", mirrorParameter: "kms:Encrypt"})
-	unusableKey := of{anySecret: "update-secret --kms-key-id", mirrorParameter: "put-parameter --overwrite --key-id"}
-	rejected := of{keySecret: "check SECRETS_MANAGER_APIKEY_ARN", anyMirror: "the ARN in mirror", eventBus: "check EVENT_BUS_NAME"}
+	maps.Copy(kms, adviceBy{keyRead: "BootstrapKmsKeyArn", mirrorSecret: "kms:GenerateDataKey", mirrorParameter: "kms:Encrypt"})
+	unusableKey := adviceBy{anySecret: "update-secret --kms-key-id", mirrorParameter: "put-parameter --overwrite --key-id"}
+	rejected := adviceBy{keySecret: "check SECRETS_MANAGER_APIKEY_ARN", anyMirror: "the ARN in mirror", eventBus: "check EVENT_BUS_NAME"}
 	for _, tt := range []struct {
 		status         int
-		codes, message string // of one row, divided by spaces
+		codes, message string // codes divided by spaces
 		kind           rotation.Kind
 		retry          rotation.Retry
-		says           of
+		says           adviceBy
 	}{
-		{400, "ResourceNotFoundException", "", rotation.NotFound, never, of{keySecret: "put-key", mirrorSecret: "the function creates none", mirrorParameter: "the function creates none", eventBus: "there is no such bus"}},
-		{400, "com.amazonaws.events#ResourceNotFoundException ParameterNotFound", "", rotation.NotFound, never, of{anything: "there is no such "}},
-		{400, "InvalidRequestException", marked, rotation.NotFound, never, of{keySecret: "restore-secret", mirrorSecret: "take it out of mirror"}},
-		{400, "InvalidRequestException", "The secret is managed by another service.", rotation.Misconfigured, never, of{keySecret: "put-key", mirrorSecret: "secret of your own in mirror"}},
-		{400, "InvalidRequestException", "", rotation.Misconfigured, never, of{anySecret: "describe-secret"}},
-		{400, "InvalidParameterException", "Operation not permitted on a replica secret. Call must be made in primary secret's region.", rotation.Misconfigured, never, of{anySecret: "the secret is a replica"}},
+		{400, "ResourceNotFoundException", "", rotation.NotFound, never, adviceBy{keySecret: "put-key", mirrorSecret: "the function creates none", mirrorParameter: "the function creates none", eventBus: "there is no such bus"}},
+		{400, "com.amazonaws.events#ResourceNotFoundException ParameterNotFound", "", rotation.NotFound, never, adviceBy{anything: "there is no such "}},
+		{400, "InvalidRequestException", marked, rotation.NotFound, never, adviceBy{keySecret: "restore-secret", mirrorSecret: "take it out of mirror"}},
+		{400, "InvalidRequestException", "The secret is managed by another service.", rotation.Misconfigured, never, adviceBy{keySecret: "put-key", mirrorSecret: "secret of your own in mirror"}},
+		{400, "InvalidRequestException", "", rotation.Misconfigured, never, adviceBy{anySecret: "describe-secret"}},
+		{400, "InvalidParameterException", "Operation not permitted on a replica secret. Call must be made in primary secret's region.", rotation.Misconfigured, never, adviceBy{anySecret: "the secret is a replica"}},
 		{400, "InvalidParameterException ValidationException SomethingNew " + canary, "", rotation.Misconfigured, never, rejected},
-		{400, "LimitExceededException", "", rotation.RateLimited, never, of{keySecret: "100 versions", mirrorSecret: "younger than 24 hours"}},
-		{400, "ParameterMaxVersionLimitExceeded", "", rotation.Misconfigured, never, of{mirrorParameter: "unlabel-parameter-version"}},
-		{400, "ResourceExistsException", "", rotation.Misconfigured, never, of{keySecret: "already has this version", mirrorSecret: "saves a new version"}},
-		{400, "HierarchyTypeMismatchException UnsupportedParameterType", "", rotation.Misconfigured, never, of{mirrorParameter: "--type SecureString"}},
-		{400, "ParameterPatternMismatchException", "", rotation.Misconfigured, never, of{mirrorParameter: "AllowedPattern"}},
-		{400, "PoliciesLimitExceededException", "", rotation.Misconfigured, never, of{mirrorParameter: "policies"}},
+		{400, "LimitExceededException", "", rotation.RateLimited, never, adviceBy{keySecret: "100 versions", mirrorSecret: "younger than 24 hours"}},
+		{400, "ParameterMaxVersionLimitExceeded", "", rotation.Misconfigured, never, adviceBy{mirrorParameter: "unlabel-parameter-version"}},
+		{400, "ResourceExistsException", "", rotation.Misconfigured, never, adviceBy{keySecret: "already has this version", mirrorSecret: "saves a new version"}},
+		{400, "HierarchyTypeMismatchException UnsupportedParameterType", "", rotation.Misconfigured, never, adviceBy{mirrorParameter: "--type SecureString"}},
+		{400, "ParameterPatternMismatchException", "", rotation.Misconfigured, never, adviceBy{mirrorParameter: "AllowedPattern"}},
+		{400, "PoliciesLimitExceededException", "", rotation.Misconfigured, never, adviceBy{mirrorParameter: "policies"}},
 		{400, "AccessDeniedException", "User: x is not authorized to perform: secretsmanager:X on resource: a:secret:my-kms-token", rotation.Denied, never, permission},
-		{400, "AccessDeniedException", "not authorized with an explicit deny in a service control policy", rotation.Denied, never, of{anything: "a policy denies it"}},
-		{400, "AccessDeniedException", "not authorized to perform: secretsmanager:X because no VPC endpoint policy allows it", rotation.Denied, never, of{anything: "VPC endpoint's"}},
+		{400, "AccessDeniedException", "not authorized with an explicit deny in a service control policy", rotation.Denied, never, adviceBy{anything: "a policy denies it"}},
+		{400, "AccessDeniedException", "not authorized to perform: secretsmanager:X because no VPC endpoint policy allows it", rotation.Denied, never, adviceBy{anything: "VPC endpoint's"}},
 		{400, "AccessDeniedException", "Access to KMS is not allowed", rotation.Denied, never, kms},
 		{400, "AccessDeniedException", "not authorized to perform: kms:Decrypt", rotation.Denied, never, kms},
 		{400, "KMSAccessDeniedException", "", rotation.Denied, never, kms},
 		{400, "DecryptionFailure EncryptionFailure KMSDisabledException KMSInvalidStateException KMSNotFoundException InvalidKeyId", "", rotation.Misconfigured, never, unusableKey},
-		{400, "ExpiredTokenException ExpiredToken", "", rotation.Denied, never, of{anything: "have expired"}},
-		{403, "UnrecognizedClientException InvalidClientTokenId", "", rotation.Denied, never, of{anything: "access key"}},
-		{400, "InvalidSignatureException", skewed, rotation.Denied, once, of{anything: "clock"}},
-		{403, "SignatureDoesNotMatch", "Signature not yet current: x", rotation.Denied, once, of{anything: "clock"}},
-		{403, "RequestTimeTooSkewed", "", rotation.Denied, once, of{anything: "clock"}},
-		{403, "SignatureDoesNotMatch", "", rotation.Denied, never, of{anything: "AWS_SECRET_ACCESS_KEY"}},
-		{400, "ThrottlingException TooManyUpdates KMSThrottlingException", "Rate exceeded", rotation.RateLimited, later, of{anything: "too many"}},
-		{429, "", "", rotation.RateLimited, later, of{anything: "too many"}},
-		{500, "InternalServiceError KMSInternalException", "", rotation.Unavailable, later, of{anything: "trouble"}},
-		{503, "", "", rotation.Unavailable, later, of{anything: "trouble"}},
-		{200, "", "", rotation.Unavailable, later, of{anything: "cannot be used: does AWS_ENDPOINT_URL name the service itself, or a proxy"}},
+		{400, "ExpiredTokenException ExpiredToken", "", rotation.Denied, never, adviceBy{anything: "have expired"}},
+		{403, "UnrecognizedClientException InvalidClientTokenId", "", rotation.Denied, never, adviceBy{anything: "access key"}},
+		{400, "InvalidSignatureException", skewed, rotation.Denied, once, adviceBy{anything: "clock"}},
+		{403, "SignatureDoesNotMatch", "Signature not yet current: x", rotation.Denied, once, adviceBy{anything: "clock"}},
+		{403, "RequestTimeTooSkewed", "", rotation.Denied, once, adviceBy{anything: "clock"}},
+		{403, "SignatureDoesNotMatch", "", rotation.Denied, never, adviceBy{anything: "AWS_SECRET_ACCESS_KEY"}},
+		{400, "ThrottlingException TooManyUpdates KMSThrottlingException", "Rate exceeded", rotation.RateLimited, later, adviceBy{anything: "too many"}},
+		{429, "", "", rotation.RateLimited, later, adviceBy{anything: "too many"}},
+		{500, "InternalServiceError KMSInternalException", "", rotation.Unavailable, later, adviceBy{anything: "trouble"}},
+		{503, "", "", rotation.Unavailable, later, adviceBy{anything: "trouble"}},
+		{200, "", "", rotation.Unavailable, later, adviceBy{anything: "cannot be used: does AWS_ENDPOINT_URL name the service itself, or a proxy"}},
 		{403, "", "", rotation.Denied, never, permission},
-		{401, "", "", rotation.Denied, never, of{anything: "the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or "}},
-		{302, "", "", rotation.Misconfigured, never, of{anything: "AWS_ENDPOINT_URL"}},
+		{401, "", "", rotation.Denied, never, adviceBy{anything: "the answer has no error code of AWS's: a proxy in between may refuse (HTTPS_PROXY, AWS_ENDPOINT_URL), or "}},
+		{302, "", "", rotation.Misconfigured, never, adviceBy{anything: "AWS_ENDPOINT_URL"}},
 	} {
 		for _, code := range strings.Split(tt.codes, " ") {
 			body, _ := json.Marshal(map[string]string{"__type": code, "message": tt.message + " " + canary})
@@ -115,7 +116,7 @@ func TestRefusals(t *testing.T) {
 				}
 				err := request.send(t.Context())
 				checkFailure(t, err, kind, retry, request.words+shown+": ", says)
-				checkWords(t, purpose, err)
+				checkPurpose(t, purpose, err)
 			}
 			if len(*requests) != len(requestsOf) {
 				t.Errorf("%s: got %d requests, want one of each: the SDK must not retry", shown, len(*requests))
@@ -124,8 +125,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// checkWords looks for advice that is about something else.
-func checkWords(t *testing.T, about purpose, err error) {
+// checkPurpose finds advice that is about another purpose.
+func checkPurpose(t *testing.T, about purpose, err error) {
 	t.Helper()
 	text := strings.ReplaceAll(err.Error(), "the secret's, the organization's", "") // of a policy that denies
 	for words, some := range map[string]purpose{"mirror": anyMirror, "put-key": keySecret, "APIKEY": keySecret, "the secret": anySecret,
@@ -139,7 +140,7 @@ func checkWords(t *testing.T, about purpose, err error) {
 func TestNoAnswer(t *testing.T) {
 	untrusted := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(untrusted.Close)
-	untrusted.Config.ErrorLog = log.New(io.Discard, "", 0) // it would print the handshake that is to fail
+	untrusted.Config.ErrorLog = log.New(io.Discard, "", 0) // it would print the handshake that fails
 	released := make(chan struct{})
 	silent := server(t, func(http.ResponseWriter, *http.Request) { <-released })
 	t.Cleanup(func() { close(released) })
@@ -156,16 +157,16 @@ func TestNoAnswer(t *testing.T) {
 		retry    rotation.Retry
 		says     string
 	}{
-		"nothing listens":         {"http://127.0.0.1:1", [2]string{}, rotation.Unavailable, rotation.Later, "refuses connections"},
-		"name does not resolve":   {"https://aws.invalid", [2]string{}, rotation.Unavailable, rotation.Later, "does not resolve"},
-		"untrusted certificate":   {untrusted.URL, [2]string{}, rotation.Misconfigured, rotation.Never, "SSL_CERT_FILE"},
-		"it does not answer":      {silent, [2]string{}, rotation.Timeout, rotation.Later, "did not answer in time: a function in a VPC"},
-		"the endpoint of all":     {"", [2]string{"AWS_ENDPOINT_URL", silent}, rotation.Timeout, rotation.Later, "did not answer in time"},
-		"an endless answer":       {endless, [2]string{}, rotation.Unavailable, rotation.Later, "larger response"},
-		"an answer that is short": {serving(t, func(*http.Request) (int, string) { return 200, `{"SecretString":"` + canary }), [2]string{}, rotation.Unavailable, rotation.Later, "cannot be used"},
-		"in the clear":            {"http://example.com", [2]string{}, rotation.Misconfigured, rotation.Never, " must begin with https"},
-		"not a URL":               {"https://{host}", [2]string{}, rotation.Misconfigured, rotation.Never, "AWS_ENDPOINT_URL_"},
-		"a key with a newline":    {"http://127.0.0.1:1", [2]string{"AWS_SECRET_ACCESS_KEY", "a\nb"}, rotation.Misconfigured, rotation.Never, "AWS_SECRET_ACCESS_KEY"},
+		"nothing listens":               {"http://127.0.0.1:1", [2]string{}, rotation.Unavailable, rotation.Later, "refuses connections"},
+		"name does not resolve":         {"https://aws.invalid", [2]string{}, rotation.Unavailable, rotation.Later, "does not resolve"},
+		"untrusted certificate":         {untrusted.URL, [2]string{}, rotation.Misconfigured, rotation.Never, "SSL_CERT_FILE"},
+		"it does not answer":            {silent, [2]string{}, rotation.Timeout, rotation.Later, "did not answer in time: a function in a VPC"},
+		"the endpoint for all services": {"", [2]string{"AWS_ENDPOINT_URL", silent}, rotation.Timeout, rotation.Later, "did not answer in time"},
+		"an endless answer":             {endless, [2]string{}, rotation.Unavailable, rotation.Later, "larger response"},
+		"an answer that is cut off":     {serving(t, func(*http.Request) (int, string) { return 200, `{"SecretString":"` + canary }), [2]string{}, rotation.Unavailable, rotation.Later, "cannot be used"},
+		"in the clear":                  {"http://example.com", [2]string{}, rotation.Misconfigured, rotation.Never, " must begin with https"},
+		"not a URL":                     {"https://{host}", [2]string{}, rotation.Misconfigured, rotation.Never, "AWS_ENDPOINT_URL_"},
+		"a key with a newline":          {"http://127.0.0.1:1", [2]string{"AWS_SECRET_ACCESS_KEY", "a\nb"}, rotation.Misconfigured, rotation.Never, "AWS_SECRET_ACCESS_KEY"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			awsEnvironment(t, tt.endpoint)
@@ -181,7 +182,7 @@ func TestNoAnswer(t *testing.T) {
 				err := request.send(ctx)
 				cancel()
 				checkFailure(t, err, tt.kind, tt.retry, tt.says)
-				if purpose == eventBus && !strings.HasPrefix(err.(*rotation.Error).Message, "putting it on the bus") {
+				if purpose == eventBus && !strings.HasPrefix(err.(*rotation.Error).Message, "putting the event on the bus") {
 					t.Errorf("got %q", err)
 				}
 			}
@@ -189,7 +190,7 @@ func TestNoAnswer(t *testing.T) {
 	}
 }
 
-// The SDK learns AWS's time from an answer, so that a next attempt with a wrong clock succeeds.
+// The SDK learns AWS's time from an answer, so that with a wrong clock the next attempt succeeds.
 func TestTheNextAttemptIsSignedForAWSsTime(t *testing.T) {
 	var signed []time.Time
 	awsEnvironment(t, server(t, func(w http.ResponseWriter, r *http.Request) {

@@ -21,7 +21,7 @@ const (
 	versionID    = "7cf9d6e1-2919-432f-9883-d5040bfcd326"
 	otherVersion = "11111111-2919-432f-9883-d5040bfcd326"
 	awsJSON      = "application/x-amz-json-1.1"
-	// canary is in place of a key: it must not turn up in any error.
+	// canary is used as a key: no error may contain it.
 	canary = "canary-key-0123456789"
 )
 
@@ -35,7 +35,7 @@ func awsEnvironment(t *testing.T, endpoint string) {
 	}
 }
 
-// serving answers with what handle returns: 0 is a 404.
+// serving starts a server that answers with what handle returns; status 0 is a 404.
 func serving(t *testing.T, handle func(r *http.Request) (status int, body string)) (origin string) {
 	t.Helper()
 	return server(t, func(w http.ResponseWriter, r *http.Request) {
@@ -62,7 +62,7 @@ type request struct {
 	fields    map[string]any
 }
 
-// emulating answers every operation with what answer returns, and keeps the requests.
+// emulating answers every operation with what answer returns, and records the requests.
 func emulating(t *testing.T, answer func(operation string) (status int, body string)) *[]request {
 	t.Helper()
 	requests := new([]request)
@@ -111,7 +111,7 @@ func readKey(t *testing.T) (iamtoken.Secret, error) {
 	return NewKeyStore(testARN, http.DefaultTransport).Key(t.Context())
 }
 
-// checkFailure also holds every error to the rule that no foreign text enters it.
+// checkFailure also checks that the error repeats no text of an answer.
 func checkFailure(t *testing.T, err error, kind rotation.Kind, retry rotation.Retry, parts ...string) {
 	t.Helper()
 	failure, ok := errors.AsType[*rotation.Error](err)

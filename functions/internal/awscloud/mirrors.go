@@ -17,19 +17,20 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// Mirrors keeps the tokens in AWS as well, with no right to read them. It creates
-// nothing. A secret of AWS Secrets Manager takes secretsmanager:DescribeSecret and
-// PutSecretValue, on a KMS key of one's own also kms:GenerateDataKey and Decrypt; a
-// parameter of SSM Parameter Store takes ssm:DescribeParameters and PutParameter, on a
-// KMS key of one's own also kms:Encrypt, or GenerateDataKey if it is an advanced one.
-// Its errors are *rotation.Error.
+// Mirrors puts the tokens to AWS too. It creates nothing, and needs no permission to read a
+// value. A secret of AWS Secrets Manager needs secretsmanager:DescribeSecret and
+// PutSecretValue, and under a KMS key of your own kms:GenerateDataKey and Decrypt. A parameter
+// of SSM Parameter Store needs ssm:DescribeParameters and PutParameter, and under a KMS key of
+// your own kms:Encrypt, or GenerateDataKey if it is an advanced parameter. Errors are
+// *rotation.Error.
 type Mirrors struct {
-	source *credentialSource // of all
-	byARN  sync.Map          // mirror by ARN
+	source *credentialSource // shared by all mirrors
+	byARN  sync.Map          // of mirror
 }
 
 type mirror interface {
 	describe(ctx context.Context) (rotation.MirrorDescription, error)
+	// replace makes payload the mirror's value. Repeating it does no harm.
 	replace(ctx context.Context, versionID string, payload iamtoken.Secret) error
 }
 
@@ -43,7 +44,7 @@ func (m *Mirrors) Describe(ctx context.Context, arn string) (rotation.MirrorDesc
 	return m.mirror(arn).describe(ctx)
 }
 
-// Put saves payload as the version versionID, the id of the IBM version that it mirrors.
+// Put implements rotation.Mirrors. versionID is the id of the version at IBM.
 func (m *Mirrors) Put(ctx context.Context, arn, versionID string, payload iamtoken.Secret) error {
 	return m.mirror(arn).replace(ctx, versionID, payload)
 }
@@ -57,24 +58,23 @@ func (m *Mirrors) mirror(arn string) mirror {
 	return known.(mirror)
 }
 
-// call is an operation of one of the SDK's clients. With a client in a field all of its
-// operations would be linked, those of SSM alone 1 MB of the zip: the linker keeps each
-// method that reflection may reach.
+// call is one operation of an SDK client. The linker keeps every method of a client that is
+// in a field, because reflection may reach it; SSM's alone are 1 MB of the zip.
 type call[Input, Options, Output any] func(context.Context, *Input, ...func(*Options)) (*Output, error)
 
-// connection is a client of one of AWS's services for one resource, as the calls of it.
+// connection connects to an AWS service for one resource. Calls are the operations used.
 type connection[Calls any] struct {
 	resource
-	region string // of a bus; that of others is in the ARN
+	region string // of a bus; other resources have it in their ARN
 	build  func(aws.Config) Calls
 
 	mu        sync.Mutex
 	connected bool
-	calls     Calls // none before the first use
+	calls     Calls // not set before connected is
 }
 
-// ready returns the calls of a client with credentials. They are obtained beforehand,
-// because the SDK hides their absence in the error of the request.
+// ready returns the calls of a client that has credentials. It obtains them before the
+// request, because the SDK's error of a request does not show that there are none.
 func (c *connection[Calls]) ready(ctx context.Context) (calls Calls, err error) {
 	calls, err = c.connect()
 	if err != nil {
@@ -86,8 +86,8 @@ func (c *connection[Calls]) ready(ctx context.Context) (calls Calls, err error) 
 	return calls, nil
 }
 
-// connect builds the client on the first call, and again after a failure. The
-// SDK's retries are off: the one retry layer is around the whole pass.
+// connect builds the client when it is first needed. The SDK's retries are off, since the
+// whole pass is retried.
 func (c *connection[Calls]) connect() (Calls, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,12 +100,12 @@ func (c *connection[Calls]) connect() (Calls, error) {
 		if err != nil {
 			return c.calls, c.misconfigured("it is not the ARN of an AWS secret: check SECRETS_MANAGER_APIKEY_ARN")
 		}
-		region = parsed.Region // wherever this runs
+		region = parsed.Region // not the one of the machine
 	}
 	if wrong := network.CheckEnvironment(os.Environ()); len(wrong) > 0 {
 		return c.calls, c.misconfigured(wrong[0].Name + " " + wrong[0].Problem)
 	}
-	c.source.prefer(region)
+	c.source.setRegion(region)
 	c.calls, c.connected = c.build(aws.Config{
 		Region:       region,
 		BaseEndpoint: c.endpoint(),
@@ -117,8 +117,8 @@ func (c *connection[Calls]) connect() (Calls, error) {
 	return c.calls, nil
 }
 
-// endpoint is where the service is when it is not where the region says: in tests, and
-// behind a private name.
+// endpoint is the URL that replaces the region's own, in tests and for private endpoints; nil
+// if there is none.
 func (s *resource) endpoint() *string {
 	_, variable, _ := s.names()
 	if url := cmp.Or(os.Getenv(variable), os.Getenv("AWS_ENDPOINT_URL")); url != "" {
@@ -127,10 +127,10 @@ func (s *resource) endpoint() *string {
 	return nil
 }
 
-// inTime returns an error if a token may not be put any more.
+// inTime returns an error if the token is too old to be put, by the wall clock.
 func (s *resource) inTime(ctx context.Context) error {
 	if latest, ok := rotation.WallDeadline(ctx); ok && time.Now().Round(0).After(latest) {
-		return s.fail(rotation.Timeout, rotation.Never, "the process was suspended before the token was mirrored: it is too old to mirror")
+		return s.newError(rotation.Timeout, rotation.Never, "the process was suspended before the token was mirrored: it is too old to mirror")
 	}
 	return nil
 }

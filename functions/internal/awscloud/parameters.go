@@ -15,12 +15,12 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// parameter is a SecureString of SSM Parameter Store. It is described by
-// ssm:DescribeParameters, which never has a value. GetParameter and GetParameterHistory
-// would show the same, and with AWS's own key (aws/ssm) decrypt for whoever may call them.
+// parameter is a SecureString of SSM Parameter Store. Its metadata is read with
+// ssm:DescribeParameters, which never returns a value. The permission for GetParameter or
+// GetParameterHistory would also allow to decrypt the value, under AWS's own key (aws/ssm).
 type parameter struct {
 	connection[parameterCalls]
-	seen atomic.Pointer[types.ParameterMetadata] // by the last describe; its version is of one put
+	described atomic.Pointer[types.ParameterMetadata] // by the last describe, for the next put; nil after it
 }
 
 type parameterCalls struct {
@@ -31,7 +31,7 @@ type parameterCalls struct {
 const (
 	maxStandard = 4 << 10 // bytes of a value, by AWS's documentation of PutParameter
 	maxAdvanced = 8 << 10
-	maxPages    = 10 // AWS may answer with empty pages before the one with the parameter
+	maxPages    = 10 // AWS may return empty pages before the one with the parameter
 	maxPuts     = 3
 )
 
@@ -42,28 +42,28 @@ func newParameter(arn string, source *credentialSource) *parameter {
 	}}}
 }
 
-// description is a parameter's that has the token of an IBM version. AWS keeps a
-// description when somebody else overwrites the value without one: so it is of that
-// version of the parameter alone.
+// description describes a parameter that holds the token of an IBM version. AWS keeps the
+// description when somebody else overwrites the value without one, so it also names the
+// parameter's own version.
 func description(ibmVersion string, version int64) string {
-	return fmt.Sprintf("%s%s, version %d here", written, ibmVersion, version)
+	return fmt.Sprintf("%s%s, version %d here", descriptionStart, ibmVersion, version)
 }
 
-const written = "Written by iam-token-rotator: version at IBM "
+const descriptionStart = "Written by iam-token-rotator: version at IBM "
 
-// mirrored is the id of the IBM version that the description shows, "" if somebody else
-// has written to the parameter.
-func mirrored(found *types.ParameterMetadata) string {
-	id, ours := strings.CutPrefix(aws.ToString(found.Description), written)
-	id, current := strings.CutSuffix(id, strings.TrimPrefix(description("", found.Version), written))
+// ibmVersionOf returns the id of the IBM version in the description, or "" if somebody else
+// has written to the parameter since.
+func ibmVersionOf(found *types.ParameterMetadata) string {
+	id, ours := strings.CutPrefix(aws.ToString(found.Description), descriptionStart)
+	id, current := strings.CutSuffix(id, strings.TrimPrefix(description("", found.Version), descriptionStart))
 	if !ours || !current {
 		return ""
 	}
 	return id
 }
 
-// names are those that a parameter of this ARN may have: AWS shows those of a and /a in
-// the same way.
+// names returns the names that a parameter of this ARN may have: the parameters a and /a
+// have the same ARN.
 func (p *parameter) names() []string {
 	_, name, _ := strings.Cut(p.arn, ":parameter/")
 	if strings.Contains(name, "/") {
@@ -72,35 +72,35 @@ func (p *parameter) names() []string {
 	return []string{name, "/" + name}
 }
 
-// describe returns what AWS shows, which the next put relies on.
+// describe implements mirror, and keeps the metadata for the next put.
 func (p *parameter) describe(ctx context.Context) (rotation.MirrorDescription, error) {
-	found, err := p.look(ctx)
+	found, err := p.readMetadata(ctx)
 	if err != nil {
 		return rotation.MirrorDescription{}, err
 	}
-	p.seen.Store(found)
-	return rotation.MirrorDescription{VersionID: mirrored(found), ChangedAt: aws.ToTime(found.LastModifiedDate)}, nil
+	p.described.Store(found)
+	return rotation.MirrorDescription{VersionID: ibmVersionOf(found), ChangedAt: aws.ToTime(found.LastModifiedDate)}, nil
 }
 
-// look also checks that the parameter encrypts its value, and that it is this
-// account's: AWS takes no ARN where it is written to.
-func (p *parameter) look(ctx context.Context) (*types.ParameterMetadata, error) {
+// readMetadata reads the parameter's metadata, and checks that it is a SecureString of this
+// account: a put names the parameter without an account.
+func (p *parameter) readMetadata(ctx context.Context) (*types.ParameterMetadata, error) {
 	calls, err := p.ready(ctx)
 	if err != nil {
 		return nil, err
 	}
 	found, err := p.find(ctx, calls)
 	if err == nil && found.Type != types.ParameterTypeSecureString {
-		return nil, p.because(otherType)
+		return nil, p.causeError(otherType)
 	}
 	return found, err
 }
 
 func (p *parameter) find(ctx context.Context, calls parameterCalls) (found *types.ParameterMetadata, err error) {
-	ask := &ssm.DescribeParametersInput{ParameterFilters: []types.ParameterStringFilter{{Key: aws.String("Name"), Option: aws.String("Equals"), Values: p.names()}}}
+	input := &ssm.DescribeParametersInput{ParameterFilters: []types.ParameterStringFilter{{Key: aws.String("Name"), Option: aws.String("Equals"), Values: p.names()}}}
 	others := 0
 	for range maxPages {
-		answer, err := calls.describe(ctx, ask)
+		answer, err := calls.describe(ctx, input)
 		if err != nil {
 			return nil, p.failure(err)
 		}
@@ -118,44 +118,45 @@ func (p *parameter) find(ctx context.Context, calls parameterCalls) (found *type
 		if aws.ToString(answer.NextToken) == "" {
 			break
 		}
-		ask.NextToken = answer.NextToken
+		input.NextToken = answer.NextToken
 	}
 	switch {
 	case found != nil:
 		return found, nil
 	case others > 0:
-		return nil, p.misconfigured("AWS knows the parameter of this name by another ARN: give the whole ARN in mirror, as AWS shows it, " +
+		return nil, p.misconfigured("AWS shows another ARN for the parameter of this name: give the whole ARN in mirror, as AWS shows it, " +
 			"of the function's own account")
 	}
-	return nil, p.because(missing)
+	return nil, p.causeError(missing)
 }
 
-// replace makes payload the parameter's value. AWS numbers its versions: the one that the
-// description names is not the one that was made if somebody else has written to it in
-// between, or if it was described as it was before. Then it is written once more.
+// replace implements mirror. The description must name the version that the put makes, which
+// AWS numbers only afterwards. If the number turns out to be another one, because somebody
+// else has written to the parameter or its metadata was old, the token is put once more.
 func (p *parameter) replace(ctx context.Context, versionID string, payload iamtoken.Secret) error {
 	calls, err := p.ready(ctx)
 	if err != nil {
 		return err
 	}
-	seen := p.seen.Swap(nil)
-	if seen == nil {
-		if seen, err = p.look(ctx); err != nil {
+	before := p.described.Swap(nil)
+	if before == nil {
+		if before, err = p.readMetadata(ctx); err != nil {
 			return err
 		}
 	}
-	if err := p.fits(seen, payload); err != nil {
+	if err := p.checkSize(before, payload); err != nil {
 		return err
 	}
-	next := seen.Version + 1
+	next := before.Version + 1
 	for range maxPuts {
 		if err := p.inTime(ctx); err != nil {
 			return err
 		}
-		// Without a key AWS takes its own, without a tier the account's default.
+		// KeyId and Tier stay as they are: without them AWS would use its own key and the
+		// account's default tier.
 		answer, err := calls.put(ctx, &ssm.PutParameterInput{
-			Name: seen.Name, Value: aws.String(payload.Reveal()), Type: types.ParameterTypeSecureString, Overwrite: aws.Bool(true),
-			KeyId: seen.KeyId, Tier: seen.Tier, Description: aws.String(description(versionID, next)),
+			Name: before.Name, Value: aws.String(payload.Reveal()), Type: types.ParameterTypeSecureString, Overwrite: aws.Bool(true),
+			KeyId: before.KeyId, Tier: before.Tier, Description: aws.String(description(versionID, next)),
 		})
 		if err != nil {
 			return p.failure(err)
@@ -165,14 +166,15 @@ func (p *parameter) replace(ctx context.Context, versionID string, payload iamto
 		}
 		next = answer.Version + 1
 	}
-	return p.fail(rotation.Unavailable, rotation.Later, "something else writes to the parameter at the same time: find what does "+
+	return p.newError(rotation.Unavailable, rotation.Later, "something else writes to the parameter at the same time: find what does "+
 		"(CloudTrail: PutParameter)")
 }
 
-func (p *parameter) fits(seen *types.ParameterMetadata, payload iamtoken.Secret) error {
+// checkSize returns an error if the payload is longer than the parameter's tier allows.
+func (p *parameter) checkSize(found *types.ParameterMetadata, payload iamtoken.Secret) error {
 	size, limit := len(payload.Reveal()), maxAdvanced
 	advice := "make tokens shorter (format raw), or mirror them in a secret"
-	if seen.Tier == types.ParameterTierStandard {
+	if found.Tier == types.ParameterTierStandard {
 		limit, advice = maxStandard, "make the parameter an advanced one (aws ssm put-parameter --tier Advanced, for 0.05 dollars a "+
 			"month), or mirror them in a secret"
 	}

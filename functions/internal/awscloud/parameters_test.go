@@ -37,8 +37,8 @@ func putByHand(t *testing.T, client *ssm.Client, in ssm.PutParameterInput) (arn 
 	return "arn:aws:ssm:eu-central-1:123456789012:parameter/" + strings.TrimPrefix(*in.Name, "/")
 }
 
-// The token is put under the key and the tier that the parameter has, readers get it, and
-// what a person writes there is no token of ours, though AWS keeps our description.
+// A put keeps the parameter's key and tier, and readers get the token. A value that a person
+// writes is recognized, although AWS keeps the description.
 func parametersInMoto(t *testing.T, _ *awstest.Moto) {
 	client := parameterStore(t)
 	for _, name := range []string{"/tokens/logs", "flat", "/slash"} {
@@ -74,8 +74,7 @@ func parametersInMoto(t *testing.T, _ *awstest.Moto) {
 	checkFailure(t, err, rotation.NotFound, rotation.Never, "the function creates none")
 }
 
-// store answers DescribeParameters with described and PutParameter with the versions, one
-// after another.
+// store answers DescribeParameters with described, and each PutParameter with the next version.
 func store(t *testing.T, described string, versions ...int) *[]request {
 	t.Helper()
 	return emulating(t, func(operation string) (int, string) {
@@ -96,8 +95,8 @@ func shown(more string) string {
 	return `{"Parameters":[{"ARN":"` + parameterARN + `","Name":"/tokens/logs","Type":"SecureString","Tier":"Standard","KeyId":"alias/aws/ssm","LastModifiedDate":1577836860,"Version":7` + more + `}]}`
 }
 
-// A put names all that must stay as it is, and the version that it makes. Another writer, or a
-// description that AWS has not updated yet, makes that another one: the token is put once more.
+// A put names the key and the tier, which must stay, and the version that it makes. If that turns
+// out to be another one, because of another writer or old metadata, the token is put once more.
 func TestAPutOfAParameter(t *testing.T) {
 	put := func(version int) string {
 		return fmt.Sprintf(`PutParameter {"Description":"Written by iam-token-rotator: version at IBM %s, version %d here","KeyId":"alias/aws/ssm",`+

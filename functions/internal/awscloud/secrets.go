@@ -1,7 +1,7 @@
-// Package awscloud reads the bootstrap API key from AWS Secrets Manager, for a
-// function that runs on AWS and must not carry a key in its environment, and
-// mirrors the tokens there and in SSM Parameter Store, for jobs on AWS that have no
-// IBM identity.
+// Package awscloud reads the bootstrap API key from AWS Secrets Manager, so that a function
+// on AWS needs no key in its environment. For jobs on AWS that have no IBM identity it
+// mirrors the tokens in AWS Secrets Manager and SSM Parameter Store. It also puts events on
+// an EventBridge bus.
 package awscloud
 
 import (
@@ -18,10 +18,10 @@ import (
 	"iam-token-rotator/functions/internal/rotation"
 )
 
-// secret is one AWS secret and how it is reached.
+// secret is an AWS secret and its connection.
 type secret struct {
 	connection[secretCalls]
-	verified atomic.Bool // AWS knows the secret by this very ARN
+	verified atomic.Bool // describe has succeeded: AWS has the secret under this ARN
 }
 
 type secretCalls struct {
@@ -37,12 +37,12 @@ func newSecret(arn string, of purpose, source *credentialSource) *secret {
 	}}}
 }
 
-// KeyStore is the AWS secret with the bootstrap key. To read it takes
-// secretsmanager:GetSecretValue, and kms:Decrypt on its key if that is not AWS's own; Put
-// takes secretsmanager:PutSecretValue and kms:GenerateDataKey. Every call reads the secret
-// afresh; white space around the key is trimmed. Errors are *rotation.Error.
+// KeyStore is the AWS secret with the bootstrap key. Reading needs
+// secretsmanager:GetSecretValue, and kms:Decrypt if the secret has a KMS key of your own; Put
+// needs secretsmanager:PutSecretValue, and then kms:GenerateDataKey. Every call reads the
+// secret again, and trims white space around the key. Errors are *rotation.Error.
 //
-// Credentials come from where AWS's programs take them, see credentialSource.
+// Its AWS credentials are those of credentialSource.
 type KeyStore struct{ *secret }
 
 // NewKeyStore opens no connection.
@@ -94,9 +94,9 @@ func (k *KeyStore) read(ctx context.Context, label *string) (key iamtoken.Secret
 	return iamtoken.NewSecret(value), aws.ToString(answer.VersionId), nil
 }
 
-// Put makes key the current one, of a version with this id, of 32 to 64 characters. AWS
-// changes nothing if it has a version of that id with the same key, which may be an
-// older one.
+// Put stores key as the current version. versionID, of 32 to 64 characters, is the new
+// version's id. If AWS has a version of this id with the same key already, it changes nothing,
+// even if that version is not the current one.
 func (k *KeyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string) error {
 	calls, err := k.ready(ctx)
 	if err != nil {
@@ -115,9 +115,8 @@ func (s *secret) put(ctx context.Context, calls secretCalls, versionID string, p
 	return err
 }
 
-// describe also checks that the secret can be written, and that its ARN is the one
-// configured: AWS takes a part of an ARN as well, and the rest of its name may be
-// another secret's.
+// describe reads the secret's metadata. It checks that the secret can be written, and that it
+// has the configured ARN: AWS also accepts a part of an ARN, which may find another secret.
 func (s *secret) describe(ctx context.Context) (rotation.MirrorDescription, error) {
 	calls, err := s.ready(ctx)
 	if err != nil {
@@ -127,15 +126,15 @@ func (s *secret) describe(ctx context.Context) (rotation.MirrorDescription, erro
 	if err != nil {
 		return rotation.MirrorDescription{}, s.failure(err)
 	}
-	switch region := strings.Split(s.arn, ":")[3]; { // connect has parsed it
+	switch region := strings.Split(s.arn, ":")[3]; { // ready has parsed it
 	case aws.ToString(answer.ARN) != s.arn:
-		return rotation.MirrorDescription{}, s.misconfigured("AWS knows the secret that this finds by another ARN: give the whole ARN in mirror, as AWS shows it")
+		return rotation.MirrorDescription{}, s.misconfigured("AWS shows another ARN for the secret that it finds: give the whole ARN in mirror, as AWS shows it")
 	case answer.DeletedDate != nil:
-		return rotation.MirrorDescription{}, s.because(deleted)
+		return rotation.MirrorDescription{}, s.causeError(deleted)
 	case answer.PrimaryRegion != nil && *answer.PrimaryRegion != region:
-		return rotation.MirrorDescription{}, s.because(replica)
+		return rotation.MirrorDescription{}, s.causeError(replica)
 	case aws.ToString(answer.OwningService) != "":
-		return rotation.MirrorDescription{}, s.because(managed)
+		return rotation.MirrorDescription{}, s.causeError(managed)
 	}
 	s.verified.Store(true)
 	found := rotation.MirrorDescription{ChangedAt: aws.ToTime(answer.LastChangedDate)}
@@ -149,8 +148,7 @@ func (s *secret) describe(ctx context.Context) (rotation.MirrorDescription, erro
 	return found, nil
 }
 
-// replace puts payload. A second time it changes nothing. Before the first write to a
-// secret it reads the secret's description.
+// replace implements mirror. Before the first write it checks the secret with describe.
 func (s *secret) replace(ctx context.Context, versionID string, payload iamtoken.Secret) error {
 	calls, err := s.ready(ctx)
 	if err != nil {
