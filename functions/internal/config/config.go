@@ -63,9 +63,9 @@ func (c Credential) HasKey() bool { return !c.APIKey.IsZero() || c.APIKeyARN != 
 // ReadFile reads a file whole, as os.ReadFile does.
 type ReadFile func(name string) ([]byte, error)
 
-// Load reads the configuration from environ, in the form of os.Environ. The error
-// joins the problems found, the first of very many; none repeats a key or token.
-// The Config returned with an error holds what could be read: a host needs to know how to log.
+// Load reads the configuration from environ, in the form of os.Environ. The error joins the
+// problems found, at most maxReported of them; none repeats a key or token. With an error the
+// Config holds what could be read, because the caller needs the settings for logs and metrics.
 func Load(environ []string, readFile ReadFile) (Config, error) {
 	var found problems
 	v := parseVariables(environ, &found)
@@ -86,10 +86,10 @@ func Load(environ []string, readFile ReadFile) (Config, error) {
 	return cfg, found.err()
 }
 
-// variables are the environment variables that count; an empty one counts as
-// unset, and white space around a value does not count.
+// variables are the environment variables that are read. An empty variable is like an unset
+// one, and white space around a value is ignored.
 type variables struct {
-	Config // what counts as it is, or after a check
+	Config // variables that are fields of Config
 
 	ManagedKeySecret string          `env:"BOOTSTRAP_KEY_SECRET"`
 	APIKeySecret     string          `env:"API_KEY_SECRET"`
@@ -105,7 +105,7 @@ type variables struct {
 	set map[string]string // by name
 }
 
-// namesOfSet returns those of the names whose variable is set.
+// namesOfSet returns the names of those variables that are set.
 func (v variables) namesOfSet(names ...string) []string {
 	return slices.DeleteFunc(names, func(name string) bool { return v.set[name] == "" })
 }
@@ -135,13 +135,13 @@ func parseVariables(environ []string, found *problems) variables {
 	return v
 }
 
-// explain says in plain words what a value should have been.
+// explain says what a value should have been, without Go's words.
 func explain(parse env.ParseError) string {
 	switch parse.Type {
 	case reflect.TypeFor[int]():
 		return "is not a whole number, or is too large"
 	case reflect.TypeFor[time.Duration]():
-		return "is not a duration: use 8m or 1h30m, say"
+		return "is not a duration: use 8m or 1h30m, for example"
 	default:
 		return parse.Err.Error()
 	}
@@ -161,10 +161,10 @@ func (l *Level) UnmarshalText(text []byte) error {
 	return (*slog.Level)(l).UnmarshalText(text)
 }
 
-// Date is a day or a moment.
+// Date is a date, with or without a time.
 type Date struct{ time.Time }
 
-// UnmarshalText accepts a date or the date and time of RFC 3339.
+// UnmarshalText accepts 2026-01-31, and a date with a time by RFC 3339.
 func (d *Date) UnmarshalText(text []byte) (err error) {
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
 		if d.Time, err = time.Parse(layout, string(text)); err == nil {
@@ -174,8 +174,8 @@ func (d *Date) UnmarshalText(text []byte) (err error) {
 	return fmt.Errorf("%s is not a date: use 2026-01-31 or 2026-01-31T12:00:00Z", quote(string(text)))
 }
 
-// credential returns the one credential that is configured. IAM_TOKEN counts only
-// when no other is set: people have it exported for other tools.
+// credential returns the one credential that is configured. IAM_TOKEN is used only if no other
+// is set: people have exported it for other tools.
 func (v variables) credential(found *problems) Credential {
 	c := v.Credential
 	c.Token = iamtoken.Secret{}
@@ -205,15 +205,15 @@ func (v variables) credential(found *problems) Credential {
 	return c
 }
 
-// managedKey is the secret of BOOTSTRAP_KEY_SECRET. A new key is stored in the AWS secret
-// that the function starts from, and nowhere else.
+// managedKey returns the secret of BOOTSTRAP_KEY_SECRET. It needs SECRETS_MANAGER_APIKEY_ARN:
+// that is the only place in which the function stores a new key.
 func (v variables) managedKey(found *problems, rotations []rotation.Rotation) rotation.KeyRef {
 	const name = "BOOTSTRAP_KEY_SECRET"
 	if v.ManagedKeySecret == "" {
 		return rotation.KeyRef{}
 	}
 	if v.APIKeyARN == "" {
-		found.add(name, "goes with SECRETS_MANAGER_APIKEY_ARN alone: there a new key is stored; unset it, or set that")
+		found.add(name, "needs SECRETS_MANAGER_APIKEY_ARN, the secret in which a new key is stored: set that, or unset this")
 	}
 	ref := v.keyRef(found, name, v.ManagedKeySecret, "", []string{"iam_credentials"}) // no other type's key is renewed
 	for _, r := range rotations {
@@ -224,8 +224,8 @@ func (v variables) managedKey(found *problems, rotations []rotation.Rotation) ro
 	return ref
 }
 
-// eventBusRegion is the region of the bus that EVENT_BUS_NAME gives by name or ARN. A name is
-// shorter than an API key, which would be sent to AWS.
+// eventBusRegion returns the region of the bus that EVENT_BUS_NAME gives by name or ARN. It
+// rejects a long name, which could be an API key and would be sent to AWS.
 func (v variables) eventBusRegion(found *problems) string {
 	name, isARN := strings.CutPrefix(resourceOf(v.EventBus, "events"), "event-bus/")
 	region := cmp.Or(v.AWSRegion, v.AWSDefaultRegion)
@@ -241,7 +241,7 @@ func (v variables) eventBusRegion(found *problems) string {
 	return region
 }
 
-// checkLimits checks the values that could be read.
+// checkLimits checks values that have no problem yet.
 func (v variables) checkLimits(found *problems) {
 	for _, limit := range []struct {
 		name    string
@@ -250,8 +250,8 @@ func (v variables) checkLimits(found *problems) {
 		value   any
 	}{
 		{"MIN_REMAINING", v.MinRemaining > 0 && v.MinRemaining < time.Hour,
-			"%s is not a useful threshold: use more than 0 and less than 60m, the longest lifetime of a token; 8m, say", v.MinRemaining},
-		{"ROTATION_INTERVAL", v.RotationInterval > 0, "%s is not an interval: use that of the rotate schedule, 50m say", v.RotationInterval},
+			"%s is not a useful threshold: use more than 0 and less than 60m, the longest lifetime of a token; for example 8m", v.MinRemaining},
+		{"ROTATION_INTERVAL", v.RotationInterval > 0, "%s is not an interval: use that of the rotate schedule, for example 50m", v.RotationInterval},
 		{"SECRETS_MANAGER_MAX_RPS", v.MaxRPS >= 0, "%d is negative: use 0 for no limit", v.MaxRPS},
 		{"CONCURRENCY", v.Concurrency >= 1, "%d leaves nothing to run: use 1 or more", v.Concurrency},
 		// CloudWatch's rule for custom namespaces.
@@ -264,13 +264,13 @@ func (v variables) checkLimits(found *problems) {
 	}
 }
 
-// problems collects what is wrong, each under the name of the variable to correct.
+// problems collects problems, each under the name of the variable to correct.
 type problems struct {
 	found []error
 	names map[string]bool
 }
 
-// maxReported bounds the text of an error: a list may have thousands of entries.
+// maxReported limits an error to 20 problems: a list may have thousands of entries.
 const maxReported = 20
 
 func (p *problems) add(name, format string, args ...any) {
@@ -311,8 +311,8 @@ func (p *problems) origin(name, value string) string {
 	return ""
 }
 
-// madeOf reports whether value has one character at least, and letters, digits and
-// the others alone.
+// madeOf reports whether value is not empty, and has only letters, digits and the characters
+// in others.
 func madeOf(value, others string) bool {
 	return value != "" && !strings.ContainsFunc(value, func(r rune) bool {
 		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && !strings.ContainsRune(others, r)
@@ -321,17 +321,17 @@ func madeOf(value, others string) bool {
 
 func quote(value string) string { return Quote(value, 16) }
 
-// Quote quotes a value of at most so many bytes, too few for a key or a token, and shows the
-// length of any other: people paste into the wrong place.
-func Quote(value string, most int) string {
-	if len(value) > most {
+// Quote quotes a value of at most limit bytes, which must be too few for a key or a token. Of
+// a longer value it shows only the length, because people paste into the wrong place.
+func Quote(value string, limit int) string {
+	if len(value) > limit {
 		return fmt.Sprintf("(%d characters, not repeated here)", len(value))
 	}
 	return strconv.Quote(value)
 }
 
-// Fields are the names and values of a JSON object, which is valid, in their order, also of a
-// name that is there twice. What is no object has none.
+// Fields yields the names and values of a JSON object in their order, even if a name is there
+// twice. The JSON must be valid; anything but an object has no fields.
 func Fields(object []byte) iter.Seq2[string, json.RawMessage] {
 	return func(yield func(string, json.RawMessage) bool) {
 		decoder := json.NewDecoder(bytes.NewReader(object))

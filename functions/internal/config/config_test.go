@@ -35,7 +35,7 @@ const (
 
 type changes map[string]string
 
-// listed replaces the one rotation by a list of entries.
+// listed replaces the single rotation by a list of entries.
 func listed(entries ...string) changes {
 	return changes{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS": "[" + strings.Join(entries, ",") + "]"}
 }
@@ -44,7 +44,7 @@ func entry(name, more string) string {
 	return `{"name":"` + name + `","api_key_secret":"` + keyID + `","token_secret":"` + tokenID + `"` + more + `}`
 }
 
-// mirrored are two rotations with these mirrors, and a bootstrap key in AWS.
+// mirrored configures two rotations with these mirrors, and a bootstrap key in AWS.
 func mirrored(first, second string) changes {
 	set := listed(`{"name":"a","api_key_secret":"keys/mine","token_secret":"`+tokenID+`","mirror":`+first+`}`,
 		`{"name":"b","api_key_secret":"keys/mine","token_secret":"`+otherID+`","mirror":`+second+`}`)
@@ -56,7 +56,7 @@ func crn(instance, secret string) string {
 	return "crn:v1:bluemix:public:secrets-manager:us-south:a/" + strings.Repeat("0", 32) + ":" + instance + ":secret:" + secret
 }
 
-// minimal is a configuration with nothing but what is required.
+// minimal is a configuration with only what is required.
 var minimal = map[string]string{
 	"SECRETS_MANAGER_URL":    "https://instance.us-south.secrets-manager.appdomain.cloud",
 	"SECRETS_MANAGER_APIKEY": canary,
@@ -90,7 +90,7 @@ func defaults() config.Config {
 	}
 }
 
-// Each row differs from the defaults in what its variables say, and in nothing else.
+// Each row changes only what its variables say, and nothing else of the defaults.
 func TestEveryVariableCounts(t *testing.T) {
 	credential := func(c config.Credential) func(*config.Config) { return func(cfg *config.Config) { cfg.Credential = c } }
 	region := func(bus, region string) func(*config.Config) {
@@ -156,7 +156,7 @@ func TestEveryVariableCounts(t *testing.T) {
 		want := defaults()
 		test.differ(&want)
 		if cfg.EventBus == "" {
-			cfg.EventBusRegion = "" // means nothing
+			cfg.EventBusRegion = "" // not used without a bus
 		}
 		if err != nil || !reflect.DeepEqual(cfg, want) {
 			t.Errorf("%s: got %+v, %v\nwant %+v", name, cfg, err, want)
@@ -227,7 +227,7 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"namespace":                     {changes{"METRICS_NAMESPACE": "a b"}, "METRICS_NAMESPACE"},
 		"level":                         {changes{"LOG_LEVEL": "loud"}, "LOG_LEVEL: \"loud\" is not a level: use debug, info, warn or error"},
 		"date":                          {changes{"BOOTSTRAP_EXPIRES_AT": "soon"}, "BOOTSTRAP_EXPIRES_AT: \"soon\" is not a date"},
-		"managed without AWS":           {changes{"BOOTSTRAP_KEY_SECRET": "group/iam_credentials/name"}, "BOOTSTRAP_KEY_SECRET: goes with SECRETS_MANAGER_APIKEY_ARN alone"},
+		"managed without AWS":           {changes{"BOOTSTRAP_KEY_SECRET": "group/iam_credentials/name"}, "BOOTSTRAP_KEY_SECRET: needs SECRETS_MANAGER_APIKEY_ARN"},
 		"a key nobody renews":           {changes{"BOOTSTRAP_KEY_SECRET": "group/name"}, "BOOTSTRAP_KEY_SECRET: names a secret of another type: use iam_credentials"},
 		"another tool's form":           {changes{"BOOTSTRAP_KEY_SECRET": "arbitrary/" + keyID}, "BOOTSTRAP_KEY_SECRET: names a secret of type arbitrary: use iam_credentials"},
 		"the workload's key":            {changes{"BOOTSTRAP_KEY_SECRET": keyID}, "BOOTSTRAP_KEY_SECRET: is a secret of rotation default too"},
@@ -253,6 +253,7 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"a proxy after a space":         {changes{"HTTPS_PROXY": " http://user:" + canary + "@proxy:3128"}, "HTTPS_PROXY: is not a proxy's URL"},
 		"a question mark":               {changes{"IAM_URL": "https://iam.cloud.ibm.com?"}, "more than an origin"},
 		"the way up":                    {changes{"API_KEY_SECRET": "group/.."}, "names no secret"},
+		"names of one character":        {changes{"API_KEY_SECRET": "g/n"}, "group and name have at least 2 characters"},
 		"the key for the token":         {changes{"TOKEN_SECRET": strings.ToUpper(keyID)}, "the token would replace the API key"},
 		"another one's key":             {listed(entry("a", ""), `{"name":"b","api_key_secret":"g/n","token_secret":"`+keyID+`"}`), `rotation b: its token secret is a key secret`},
 		"misspelt in expect":            {listed(entry("a", `,"expect":{"iamid":"x"}`)), `unknown field "iamid"`},
@@ -372,8 +373,7 @@ func TestNoProblemRepeatsAKeyWhereverItWasPut(t *testing.T) {
 	}
 }
 
-// Whatever the environment has: it is understood whole or rejected, and no
-// problem repeats a key.
+// Any environment is either understood completely or rejected, and no problem repeats a key.
 func FuzzConfiguration(f *testing.F) {
 	f.Add("https://sm.test", `[{"name":"a","api_key_secret":"g/n","token_secret":"`+tokenID+`"}]`, "8m", "20", "raw", "2026-01-31")
 	f.Add("http://127.0.0.1:8480/", `[{"name":"a","api_key_secret":"g/kv/n","api_key_field":"k","token_secret":"`+tokenID+`","format":"bearer","expect":{"account":"0123456789abcdef0123456789abcdef"}}]`, "", "0", "json", "")

@@ -42,7 +42,7 @@ func (v variables) rotations(found *problems, readFile ReadFile) []rotation.Rota
 	return rotations
 }
 
-// withoutName is why a file could not be read; its name may be a key.
+// withoutName returns why a file could not be read, without its name, which may be a key.
 func withoutName(err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -51,16 +51,17 @@ func withoutName(err error) error {
 	return err
 }
 
-// single is the rotation that API_KEY_SECRET and TOKEN_SECRET describe.
+// single returns the rotation that API_KEY_SECRET and TOKEN_SECRET describe.
 func (v variables) single(found *problems) rotation.Rotation {
 	e := entry{Name: "default", APIKeySecret: v.APIKeySecret, TokenSecret: v.TokenSecret}
 	e.Expect.Account, e.Expect.IAMID = v.ExpectAccount, v.ExpectIAMID
 	return v.rotation(found, func(field string) string { return strings.ToUpper(strings.ReplaceAll(field, ".", "_")) }, e)
 }
 
-// maxName is less than the length of an API key: a name is repeated in logs.
+// maxName is less than the length of an API key, because logs repeat a name.
 const maxName = 40
 
+// many returns the rotations of a list.
 func (v variables) many(found *problems, source string, list []byte) []rotation.Rotation {
 	const own = "goes with API_KEY_SECRET and TOKEN_SECRET alone: with %s unset it, and give each entry its own expect"
 	if v.ExpectAccount != "" {
@@ -95,7 +96,7 @@ func (v variables) many(found *problems, source string, list []byte) []rotation.
 	return rotations
 }
 
-// rotation is what an entry describes; nameOf is the name of a field in a problem.
+// rotation returns the rotation of an entry. nameOf says how a problem names a field.
 func (v variables) rotation(found *problems, nameOf func(field string) string, e entry) rotation.Rotation {
 	format := v.TokenFormat
 	if e.Format != "" {
@@ -137,8 +138,8 @@ type entry struct {
 
 const entryFields = "name, api_key_secret, api_key_field, token_secret, token_field, format, expect{account, iam_id} and mirror"
 
-// decodeList reads the list strictly, because an unknown field is a misspelt one. An
-// entry that cannot be read is nil.
+// decodeList decodes the list. An unknown field is a problem, because it is probably a misspelt
+// one. An entry that cannot be decoded is nil.
 func decodeList(found *problems, source string, text []byte) []*entry {
 	var list []json.RawMessage
 	decoder := json.NewDecoder(bytes.NewReader(text))
@@ -168,8 +169,8 @@ func decodeList(found *problems, source string, text []byte) []*entry {
 	return entries
 }
 
-// repeatedField returns a field that an object, or one within it, has twice, in whatever
-// case: encoding/json would take the last, and nobody knows which is meant.
+// repeatedField returns a field that an object, or an object inside it, has twice, also in
+// another case: encoding/json would silently use the last one.
 func repeatedField(object json.RawMessage) string {
 	seen := map[string]bool{}
 	for name, value := range Fields(object) {
@@ -184,7 +185,8 @@ func repeatedField(object json.RawMessage) string {
 	return ""
 }
 
-// explainJSON says what is wrong in the words of a person who wrote the list.
+// explainJSON says what is wrong for whoever wrote the list, without Go's types. form is what a
+// value should have been.
 func explainJSON(err error, form string) string {
 	var syntax *json.SyntaxError
 	var wrongType *json.UnmarshalTypeError
@@ -209,8 +211,8 @@ var (
 	tokenTypes = keyTypes[:2]
 )
 
-// keyRef reads the id, group/name (arbitrary) or group/type/name of a secret that has one
-// of the types. A problem does not repeat the value, which may be the key itself.
+// keyRef parses the id, group/name (arbitrary) or group/type/name of a secret of one of the
+// types. A problem does not repeat the value, which may be the key itself.
 func (v variables) keyRef(found *problems, name, value, field string, types []string) rotation.KeyRef {
 	id, ok := v.secretID(found, name, value, types, "it names the secret that holds the API key, by its id, group/name or group/type/name")
 	parts := strings.Split(value, "/")
@@ -222,7 +224,7 @@ func (v variables) keyRef(found *problems, name, value, field string, types []st
 	case id != "":
 		return rotation.KeyRef{ID: id, Field: field}
 	case len(parts) != 3 || !isSecretName(parts[0]) || !isSecretName(parts[2]):
-		found.add(name, "names no secret: use its id, group/name or group/type/name")
+		found.add(name, "names no secret: use its id, group/name or group/type/name, where group and name have at least 2 characters: letters, digits and _ . -, and begin with none of . and -")
 	case !slices.Contains(types, parts[1]):
 		found.add(name, "names a secret of another type: use %s", strings.Join(types, ", "))
 	default:
@@ -239,8 +241,8 @@ func (v variables) tokenID(found *problems, name, value string) string {
 	return id
 }
 
-// secretID returns the id in value, empty if it has none: an id alone, or in the form of
-// another tool that can mean nothing else. If it is not ok, a problem was found.
+// secretID returns the id in value: a bare id, or one in a form of other tools, such as a CRN
+// or type/id. It returns "" if value has no such form. If ok is false, a problem was found.
 func (v variables) secretID(found *problems, name, value string, types []string, meaning string) (id string, ok bool) {
 	id, instance, err := iamtoken.ParseSecretID(value)
 	kind, _, typed := strings.Cut(strings.TrimSpace(value), "/")
@@ -262,7 +264,8 @@ func (v variables) secretID(found *problems, name, value string, types []string,
 	return "", false
 }
 
-// isSecretName is IBM's rule for names, but for the greatest length.
+// isSecretName checks IBM's rule for the names of secrets and groups, without their greatest
+// length.
 func isSecretName(name string) bool {
 	return len(name) >= 2 && madeOf(name, "_.-") && madeOf(name[:1], "_")
 }
@@ -281,8 +284,8 @@ func checkKeySecrets(found *problems, rotations []rotation.Rotation) {
 	}
 }
 
-// checkMirrors checks that every mirror is the whole ARN of an AWS secret that has
-// no other purpose, or of a parameter. No problem repeats a value that is none.
+// checkMirrors checks that every mirror is the whole ARN of an AWS secret or parameter that has
+// no other purpose. A problem does not repeat a value that is not an ARN.
 func (v variables) checkMirrors(found *problems, rotations []rotation.Rotation) {
 	taken := map[string]string{}
 	for _, r := range rotations {
@@ -306,21 +309,21 @@ func (v variables) checkMirrors(found *problems, rotations []rotation.Rotation) 
 	}
 }
 
-// isSecretARN reports whether value is an AWS Secrets Manager secret's ARN, whole or
+// isSecretARN reports whether value is the ARN of an AWS Secrets Manager secret, with or
 // without the suffix that AWS appends to the name.
 func isSecretARN(value string) bool {
 	name, ok := strings.CutPrefix(resourceOf(value, "secretsmanager"), "secret:")
 	return ok && madeOf(name, "/_+=.@-")
 }
 
-// isParameterARN reports whether value is the ARN of a parameter of SSM Parameter Store.
-// The limit is of the name with what stands before it.
+// isParameterARN reports whether value is the ARN of a parameter of SSM Parameter Store. AWS's
+// limit of 1,011 characters is for the whole ARN.
 func isParameterARN(value string) bool {
 	name, ok := strings.CutPrefix(resourceOf(value, "ssm"), "parameter/")
 	return ok && len(value) <= 1011 && madeOf(name, "/_.-") && !strings.HasPrefix(name, "/") && !strings.HasSuffix(name, "/") && !strings.Contains(name, "//")
 }
 
-// resourceOf is the last part of an ARN of the service, "" if value is none.
+// resourceOf returns the last part of an ARN, or "" if value is not an ARN of the service.
 func resourceOf(value, service string) string {
 	parts := strings.SplitN(value, ":", 6)
 	if len(parts) != 6 || parts[0] != "arn" || !strings.HasPrefix(parts[1], "aws") || !madeOf(parts[1], "-") || parts[2] != service ||
@@ -330,8 +333,8 @@ func resourceOf(value, service string) string {
 	return parts[5]
 }
 
-// secretSuffix is the hyphen and the six characters at the end of a whole ARN, empty
-// when there are none. A name may end like that, too.
+// secretSuffix returns the hyphen and the six characters at the end of a whole ARN, or "". A
+// name may end like that too.
 func secretSuffix(arn string) string {
 	i := len(arn) - len("-Ab12Cd")
 	if i < 0 || arn[i] != '-' || !madeOf(arn[i+1:], "") {

@@ -1,8 +1,8 @@
-// Package doctor finds out why a token is not kept valid, or will soon not be: it
-// checks everything that a rotation relies on, in the order of dependence, and says
-// how to correct what is wrong.
+// Package doctor finds out why rotations fail, or will fail soon. It checks everything that a
+// rotation relies on, each thing after those that it depends on, and says how to correct what
+// is wrong.
 //
-// It writes nothing. It says what cannot be tried without writing.
+// It writes nothing. What shows only in a write is reported as not tried.
 package doctor
 
 import (
@@ -22,18 +22,18 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// Doctor checks what rotations rely on. Every check is tried once: it also shows
-// a failure that a rotation would overcome by a retry.
+// Doctor checks what rotations rely on. It tries every check once, so it also shows failures
+// that a rotation would overcome by a retry.
 type Doctor struct {
 	Configuration     string // the configuration in a few words
 	IAMURL            string // an origin, without a path
 	SecretsManagerURL string
-	HTTP              *http.Transport // for the requests that check a host; if nil, one like the function's
+	HTTP              *http.Transport // for the requests that check a host; if nil, network.Plain
 	Bootstrap         BootstrapIdentity
 	ManagedKey        rotation.KeyRef // the secret of BOOTSTRAP_KEY_SECRET; zero if nobody renews the bootstrap key
 	IAM               *ibmcloud.IAM
 	SecretsManager    *ibmcloud.SecretsManager // opened by the bootstrap identity
-	Mirrors           rotation.Mirrors         // if nil, no rotation may have one
+	Mirrors           rotation.Mirrors         // may be nil if no rotation has a mirror
 
 	HowToRun rotation.HowToRun
 
@@ -42,17 +42,17 @@ type Doctor struct {
 	Concurrency  int              // rotations at a time; 0 means 1
 	Now          func() time.Time // if nil, time.Now
 
-	limit time.Duration // of one request, in a run
+	limit time.Duration // of one request; Run sets it
 }
 
-// Run checks what all rotations share, and then each of them. It stays inside
-// rotation.Budget; a check that had no time by then has failed.
+// Run checks what all rotations share, and then each of them. It takes no longer than
+// rotation.Budget; a rotation whose turn has not come by then has a failed check.
 func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) report.Diagnosis {
 	_, budget := rotation.Budget(ctx)
 	ctx, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
 	run := *d
-	run.limit = min(rotation.AttemptLimit, budget/4) // so that one that hangs leaves time for the others
+	run.limit = min(rotation.AttemptLimit, budget/4) // a request that hangs must leave time for others
 
 	shared := &findings{}
 	shared.ok("configuration", "%s", d.Configuration)
@@ -65,7 +65,7 @@ func (d *Doctor) Run(ctx context.Context, rotations []rotation.Rotation) report.
 	return report.NewDiagnosis(append(shared.checks, run.checkRotations(ctx, rotations, blocked, bootstrap)...))
 }
 
-// checkRotations checks them in parallel, and returns the checks in their order.
+// checkRotations checks the rotations in parallel, and returns the checks in their order.
 func (d *Doctor) checkRotations(ctx context.Context, rotations []rotation.Rotation, blocked blockers, bootstrap iamtoken.Token) []report.Check {
 	found := make([][]report.Check, len(rotations))
 	var all errgroup.Group
@@ -88,20 +88,20 @@ func (d *Doctor) now() time.Time {
 	return d.Now().Round(0)
 }
 
-// try bounds one request in time.
+// try makes one request, within limit.
 func try[T any](ctx context.Context, limit time.Duration, request func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return request(ctx)
 }
 
-// tryOf is try for a request about one thing.
+// tryOf is try for a request with an argument.
 func tryOf[A, T any](ctx context.Context, limit time.Duration, request func(context.Context, A) (T, error), about A) (T, error) {
 	return try(ctx, limit, func(ctx context.Context) (T, error) { return request(ctx, about) })
 }
 
-// Misconfigured is the diagnosis of a configuration that cannot be used: one
-// failed check for each problem that err joins, and nothing else tried.
+// Misconfigured is the diagnosis of a configuration that cannot be used: one failed check for
+// each problem that err joins. Nothing else is tried.
 func Misconfigured(err error) report.Diagnosis {
 	problems := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
@@ -115,8 +115,8 @@ func Misconfigured(err error) report.Diagnosis {
 	return report.NewDiagnosis(f.checks)
 }
 
-// findings collects the checks of one rotation, or of what all share. Its texts are
-// our own words; of an answer they have only identities and times.
+// findings collects the checks of one rotation, or those that all rotations share. Of an
+// answer the texts repeat only identities and times.
 type findings struct {
 	rotation string
 	checks   []report.Check
@@ -151,8 +151,8 @@ func (f *findings) failed(name string, err error) {
 	f.fail(name, detail, advice)
 }
 
-// expiry shows when something expires, which is a warning for the time notice before; the
-// zero time means never.
+// expiry adds a check that shows when something expires: a warning if that is within notice.
+// The zero time means never.
 func (f *findings) expiry(name, what string, at, now time.Time, notice time.Duration, advice string) {
 	switch left := at.Sub(now); {
 	case at.IsZero():
@@ -175,8 +175,8 @@ func explain(err error) (detail, advice string) {
 	return string(failure.Kind) + ": " + found, cmp.Or(failure.Advice, "run doctor again; infra/RUNBOOK.md says what helps against each kind of error")
 }
 
-// lacksPermission reports whether the identity lacks a permission, as opposed to a
-// rejected token, which may be temporary.
+// lacksPermission reports whether the identity lacks a permission. A token that is rejected,
+// which may be temporary, is something else.
 func lacksPermission(err error) bool {
 	failure := rotation.ErrorOf(err)
 	return failure.Kind == rotation.Denied && failure.Retry == rotation.Never
@@ -184,11 +184,11 @@ func lacksPermission(err error) bool {
 
 // BootstrapIdentity is the bootstrap identity, and how it authenticates.
 type BootstrapIdentity struct {
-	Variable  string                                         // that has its credential: "SECRETS_MANAGER_APIKEY"
-	ReadKey   func(context.Context) (iamtoken.Secret, error) // from where it is kept; nil when the variable holds it
+	Variable  string                                         // the one with its credential: "SECRETS_MANAGER_APIKEY"
+	ReadKey   func(context.Context) (iamtoken.Secret, error) // from its store; nil if the variable holds the key
 	Identity  *ibmcloud.Bootstrap
-	HasKey    bool      // an API key, rather than a profile or a token
-	NoIAM     bool      // the token was given, IAM is not asked for it
+	HasKey    bool      // it has an API key, not a profile or a token
+	NoIAM     bool      // it has a token, so IAM is not needed
 	ExpiresAt time.Time // BOOTSTRAP_EXPIRES_AT, zero when not set
 }
 
@@ -199,8 +199,8 @@ const (
 	bootstrapKeyExpiry = "bootstrap-key-expiry"
 )
 
-// checkBootstrap returns the identity's token, its key where that is stored elsewhere, and
-// the name of the check whose failure leaves Secrets Manager closed.
+// checkBootstrap returns the identity's token, and the key if ReadKey reads it. blocker is the
+// name of the failed check because of which nothing can be asked of Secrets Manager.
 func (d *Doctor) checkBootstrap(ctx context.Context, f *findings, iamBlocker string) (token iamtoken.Token, stored iamtoken.Secret, blocker string) {
 	b := d.Bootstrap
 	defer func() { d.checkBootstrapExpiry(ctx, f, blocker) }()
@@ -236,12 +236,12 @@ func (d *Doctor) checkBootstrap(ctx context.Context, f *findings, iamBlocker str
 // owner names a token's owner.
 func owner(token iamtoken.Token) string { return token.IAMID + " of account " + token.Account }
 
-// checkBootstrapExpiry asks IAM, unless a failed check prevents it, and compares
-// its answer with the configuration.
+// checkBootstrapExpiry compares IAM's expiry of the bootstrap key with the configuration's. It
+// asks IAM unless blocker, a failed check, prevents that.
 func (d *Doctor) checkBootstrapExpiry(ctx context.Context, f *findings, blocker string) {
 	set := d.Bootstrap.ExpiresAt
 	if !d.Bootstrap.HasKey && set.IsZero() || !d.ManagedKey.IsZero() {
-		return // a profile or a person's token: there is no key; or one of which its secret says it
+		return // there is no key, or checkRenewal shows the expiry of a managed one
 	}
 	var at time.Time
 	known := false
@@ -249,7 +249,7 @@ func (d *Doctor) checkBootstrapExpiry(ctx context.Context, f *findings, blocker 
 		answered, err := try(ctx, d.limit, d.Bootstrap.Identity.KeyExpiry)
 		at, known = answered, err == nil
 	}
-	// A configuration may name the day alone.
+	// The configuration may name only a day.
 	agree := set.IsZero() || !at.IsZero() && at.Sub(set).Abs() <= 24*time.Hour
 	switch {
 	case known && at.IsZero() && !agree:

@@ -18,7 +18,7 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// order is that of the checks: each rests on those before it.
+// order has the names of the checks: each depends on those before it.
 var order = []string{"configuration",
 	"iam-dns", "iam-tcp", "iam-tls", "iam-clock",
 	"secrets-manager-dns", "secrets-manager-tcp", "secrets-manager-tls", "secrets-manager-clock",
@@ -81,7 +81,7 @@ func TestOneCauseIsOneFailedCheck(t *testing.T) {
 		},
 			"iam-tcp", []string{"iam-clock", "secrets-manager-dns", "secrets-manager-tcp", "bootstrap-identity", "key-secret", "stored-token"}},
 		"the bootstrap key is unknown": {func(fx *fixture) { fx.as("not-a-key-that-iam-knows") }, "bootstrap-identity", order[11:]},
-		"it cannot be read":            {kept(&rotation.Error{Kind: rotation.Denied, Message: "reading"}), "bootstrap-key", append([]string{"bootstrap-identity"}, order[11:]...)},
+		"it cannot be read":            {keyInAWS(&rotation.Error{Kind: rotation.Denied, Message: "reading"}), "bootstrap-key", append([]string{"bootstrap-identity"}, order[11:]...)},
 		"wrong TOKEN_SECRET":           {func(fx *fixture) { fx.one.Token.ID = nowhere }, "token-secret", []string{"token-locks", "stored-token", "save"}},
 		"another type": {tokenSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials"}),
 			"token-secret", []string{"token-locks", "stored-token", "save"}},
@@ -114,7 +114,7 @@ func TestOneCauseIsOneFailedCheck(t *testing.T) {
 func TestATokenAtHandNeedsNoIAM(t *testing.T) {
 	fx := newFixture(t, ibmcloudtest.Options{})
 	fx.doctor.Bootstrap.NoIAM, fx.doctor.Bootstrap.HasKey = true, false
-	fx.run() // holds a token now
+	fx.run() // now the identity has a token
 	fx.doctor.IAMURL = "http://iam.invalid"
 	diagnosis := fx.run()
 	fx.want(diagnosis, "bootstrap-identity", report.CheckWarning, "not the function's own", "unset")
@@ -137,7 +137,7 @@ func TestAFaultyConfigurationIsADiagnosis(t *testing.T) {
 
 const parameterARN = "arn:aws:ssm:eu-central-1:123456789012:parameter/tokens/logs"
 
-// mirrors are mirrors whose state a test sets, by ARN. None may be written.
+// mirrors has the state of mirrors by ARN: a version's id or an error. None may be written.
 type mirrors map[string]any
 
 func (mirrors) Put(context.Context, string, string, iamtoken.Secret) error { panic("doctor writes") }
@@ -218,15 +218,14 @@ func TestARotationWhoseTurnDoesNotComeIsAFailure(t *testing.T) {
 	last := diagnosis.Checks[len(diagnosis.Checks)-8]
 	fx.timeout = time.Nanosecond
 	if fx.run().OK {
-		t.Error("without any time nothing is wrong")
+		t.Error("got nothing wrong without any time")
 	}
 	if last.Name != "key-secret" || last.Status != report.CheckFailed || !strings.Contains(last.Detail, "the time was up") {
 		t.Errorf("got %+v", last)
 	}
 }
 
-// misbehaviours are the ways in which a service may fail a request. Each answer
-// repeats what must not show.
+// misbehaviours are ways in which a service may fail. Each answer repeats what must not show.
 var misbehaviours = func() map[string]ibmcloudtest.Fault {
 	faults := map[string]ibmcloudtest.Fault{
 		"dropped":         {Drop: ibmcloudtest.DropBefore},
@@ -247,7 +246,7 @@ var misbehaviours = func() map[string]ibmcloudtest.Fault {
 	return faults
 }()
 
-// Of each operation that doctor asks for: the check that shows its failure.
+// shownBy has, for each operation that doctor uses, the check that shows its failure.
 var shownBy = map[[2]string]string{
 	{ibmcloudtest.OpIAMToken, ibmcloudtest.IdentityBootstrap}: "bootstrap-identity",
 	{ibmcloudtest.OpIAMToken, ibmcloudtest.IdentityWorkload}:  "key-identity",
@@ -258,7 +257,7 @@ var shownBy = map[[2]string]string{
 	{ibmcloudtest.OpAny, ""}:                                  "bootstrap-identity",
 }
 
-// Those that hang, which takes a request's whole time, hang side by side.
+// The tests of requests that hang, which take the whole time limit, run in parallel.
 func TestEachFaultOfEachOperationIsShownWhereItBelongs(t *testing.T) {
 	t.Parallel()
 	var hanging sync.WaitGroup
@@ -305,7 +304,7 @@ func TestEachFaultOfEachOperationIsShownWhereItBelongs(t *testing.T) {
 
 const nowhere = "00000000-0000-4000-8000-000000000000"
 
-// Every finding of a rotation's checks, with words of what it advises.
+// Every finding of a rotation's checks, with words of its advice.
 func TestFindings(t *testing.T) {
 	for name, test := range map[string]struct {
 		arrange func(fx *fixture)
@@ -319,7 +318,7 @@ func TestFindings(t *testing.T) {
 		"unknown key":      {func(fx *fixture) { fx.cloud.MustDeleteAPIKey(fx.seeded.APIKey) }, "key-identity", report.CheckFailed, []string{"denied", "BXNIM0415E: the API key in the key secret is not known", "replace it by a valid key"}},
 		"another account":  {func(fx *fixture) { fx.one.Expect.Account = strings.Repeat("0", 32) }, "key-identity", report.CheckFailed, []string{"is expected", "`expect`"}},
 		"as expected":      {func(fx *fixture) { fx.one.Expect.IAMID = fx.seeded.IAMID }, "key-identity", report.CheckOK, []string{"as expected"}},
-		"key was replaced": {func(fx *fixture) { fx.publish(fx.cloud.ReaderIAMID(), time.Now().Add(time.Hour)) }, "key-identity", report.CheckFailed, []string{"run once with force"}},
+		"key was replaced": {func(fx *fixture) { fx.save(fx.cloud.ReaderIAMID(), time.Now().Add(time.Hour)) }, "key-identity", report.CheckFailed, []string{"run once with force"}},
 		"bootstrap's own": {func(fx *fixture) {
 			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", nil)
 			keySecret(ibmcloudtest.SecretSpec{Payload: fx.cloud.BootstrapAPIKey()})(fx)
@@ -359,22 +358,22 @@ func TestFindings(t *testing.T) {
 		"forged metadata": {func(fx *fixture) {
 			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", map[string]any{"expiration": canary, "iam_id": canary})
 		}, "stored-token", report.CheckWarning, []string{"someone has edited it"}},
-		"expired": {left(-time.Minute), "stored-token", report.CheckFailed, []string{"readers have a token that expired 20", "(1m", " ago)", "schedule"}},
+		"expired": {stored(-time.Minute), "stored-token", report.CheckFailed, []string{"readers have a token that expired 20", "(1m", " ago)", "schedule"}},
 		"about to expire": {func(fx *fixture) {
 			fx.doctor.MinRemaining = 150 * time.Second
-			fx.publish(fx.seeded.IAMID, time.Now().Add(2*time.Minute))
+			fx.save(fx.seeded.IAMID, time.Now().Add(2*time.Minute))
 		}, "stored-token", report.CheckWarning, []string{"less than MIN_REMAINING (2m30s)", "ensure schedule"}},
-		"capped":                  {left(2 * time.Minute), "stored-token", report.CheckWarning, []string{"less than the 3m0s that its lifetime allows of MIN_REMAINING (8m0s)"}},
+		"capped":                  {stored(2 * time.Minute), "stored-token", report.CheckWarning, []string{"less than the 3m0s that its lifetime allows of MIN_REMAINING (8m0s)"}},
 		"clock behind":            {clock(-10 * time.Minute), "iam-clock", report.CheckWarning, []string{"10m", "NTP"}},
 		"clock ahead":             {clock(90 * time.Second), "secrets-manager-clock", report.CheckWarning, []string{"-1m", "NTP"}},
-		"bootstrap soon":          {hidden(50 * time.Hour), "bootstrap-key-expiry", report.CheckWarning, []string{"in 2 days", "replace the key"}},
-		"bootstrap expired":       {hidden(-50 * time.Hour), "bootstrap-key-expiry", report.CheckWarning, []string{"has expired"}},
-		"bootstrap is set":        {hidden(500 * time.Hour), "bootstrap-key-expiry", report.CheckOK, []string{"BOOTSTRAP_EXPIRES_AT"}},
-		"bootstrap is not":        {hidden(0), "bootstrap-key-expiry", report.CheckSkipped, []string{"set BOOTSTRAP_EXPIRES_AT"}},
+		"bootstrap soon":          {expirySet(50 * time.Hour), "bootstrap-key-expiry", report.CheckWarning, []string{"in 2 days", "replace the key"}},
+		"bootstrap expired":       {expirySet(-50 * time.Hour), "bootstrap-key-expiry", report.CheckWarning, []string{"has expired"}},
+		"bootstrap is set":        {expirySet(500 * time.Hour), "bootstrap-key-expiry", report.CheckOK, []string{"BOOTSTRAP_EXPIRES_AT"}},
+		"bootstrap is not":        {expirySet(0), "bootstrap-key-expiry", report.CheckSkipped, []string{"set BOOTSTRAP_EXPIRES_AT"}},
 		"the date is wrong":       {func(fx *fixture) { fx.doctor.Bootstrap.ExpiresAt = time.Now().Add(500 * time.Hour) }, "bootstrap-key-expiry", report.CheckWarning, []string{"does not expire", "remove BOOTSTRAP_EXPIRES_AT"}},
-		"the key is kept in AWS":  {kept(nil), "bootstrap-key", report.CheckOK, []string{"SECRETS_MANAGER_APIKEY_ARN"}},
-		"and may not be read":     {kept(&rotation.Error{Kind: rotation.Denied, Message: "reading the secret: give the role", Advice: "give the role"}), "bootstrap-key", report.CheckFailed, []string{"denied: reading the secret → give the role"}},
-		"and something is wrong":  {kept(errors.New(canary)), "bootstrap-key", report.CheckFailed, []string{"unexpected failure", "run doctor again"}},
+		"the key is kept in AWS":  {keyInAWS(nil), "bootstrap-key", report.CheckOK, []string{"SECRETS_MANAGER_APIKEY_ARN"}},
+		"and may not be read":     {keyInAWS(&rotation.Error{Kind: rotation.Denied, Message: "reading the secret: give the role", Advice: "give the role"}), "bootstrap-key", report.CheckFailed, []string{"denied: reading the secret → give the role"}},
+		"and something is wrong":  {keyInAWS(errors.New(canary)), "bootstrap-key", report.CheckFailed, []string{"unexpected failure", "run doctor again"}},
 		"managed: all is well":    {managed(managedKey, nil), "managed-key", report.CheckOK, []string{"every 15 days", "expires on"}},
 		"managed: stored":         {managed(managedKey, nil), "managed-key-copy", report.CheckOK, []string{"holds IBM's current key, ApiKey-"}},
 		"managed: another key":    {managed(managedKey, func(fx *fixture, id string) { fx.cloud.MustRotateSecret(id) }), "managed-key-copy", report.CheckWarning, []string{"does not hold", "the next run stores it"}},
@@ -402,7 +401,7 @@ func TestFindings(t *testing.T) {
 	}
 }
 
-// Each of these arranges a fixture.
+// The functions below arrange a fixture.
 
 func fault(f ibmcloudtest.Fault) func(*fixture) { return func(fx *fixture) { fx.fault(f) } }
 
@@ -420,7 +419,7 @@ func tokenSecret(spec ibmcloudtest.SecretSpec) func(*fixture) {
 	}
 }
 
-// answerAll answers every request for secrets.
+// answerAll makes fault the answer to every request to Secrets Manager.
 func answerAll(fault ibmcloudtest.Fault) func(*fixture) {
 	return func(fx *fixture) {
 		for _, op := range []string{ibmcloudtest.OpSecretsGet, ibmcloudtest.OpSecretsMetadata, ibmcloudtest.OpLocks, ibmcloudtest.OpVersionsMetadata} {
@@ -439,7 +438,7 @@ func changed(change func(*ibmcloudtest.SecretSpec)) ibmcloudtest.SecretSpec {
 	return spec
 }
 
-// managed makes spec the secret of BOOTSTRAP_KEY_SECRET, whose key AWS has; then what comes after.
+// managed makes spec the secret of BOOTSTRAP_KEY_SECRET, with its key in AWS, and calls then.
 func managed(spec ibmcloudtest.SecretSpec, then func(fx *fixture, id string)) func(*fixture) {
 	return func(fx *fixture) {
 		if spec.Type != "" {
@@ -455,34 +454,34 @@ func managed(spec ibmcloudtest.SecretSpec, then func(fx *fixture, id string)) fu
 	}
 }
 
-// kept keeps the bootstrap key elsewhere, which to read fails with err.
-func kept(err error) func(*fixture) {
+// keyInAWS has the bootstrap key in AWS, where reading it returns err.
+func keyInAWS(err error) func(*fixture) {
 	return func(fx *fixture) {
 		fx.doctor.Bootstrap.Variable = "SECRETS_MANAGER_APIKEY_ARN"
 		fx.doctor.Bootstrap.ReadKey = func(context.Context) (iamtoken.Secret, error) { return iamtoken.Secret{}, err }
 	}
 }
 
-// opaque makes IAM answer an identity with a token that is no JWT.
+// opaque makes IAM give an identity a token that is not a JWT.
 func opaque(identity string) func(*fixture) {
 	return fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: identity, Status: 200, Body: fmt.Sprintf(
 		`{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`, canary, time.Now().Add(time.Hour).Unix())})
 }
 
-// ageing makes IAM answer with a token of an hour that has four minutes left.
+// ageing makes IAM answer with a 60-minute token that expires in four minutes.
 func ageing(fx *fixture) {
 	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200, Body: fmt.Sprintf(
 		`{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`,
 		fx.cloud.MustMintToken(fx.seeded.APIKey, 4*time.Minute), time.Now().Add(4*time.Minute).Unix())})
 }
 
-// clock sets the machine's clock off.
+// clock makes the machine's clock wrong.
 func clock(by time.Duration) func(*fixture) {
 	return func(fx *fixture) { fx.doctor.Now = func() time.Time { return time.Now().Add(by) } }
 }
 
-// hidden sets BOOTSTRAP_EXPIRES_AT, while IAM shows nobody anything about keys.
-func hidden(expires time.Duration) func(*fixture) {
+// expirySet sets BOOTSTRAP_EXPIRES_AT, unless expires is 0, and has IAM show no key's expiry.
+func expirySet(expires time.Duration) func(*fixture) {
 	return func(fx *fixture) {
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 403})
 		if expires != 0 {
@@ -491,21 +490,20 @@ func hidden(expires time.Duration) func(*fixture) {
 	}
 }
 
-// expiringKey makes IAM answer that the keys expire.
+// expiringKey makes IAM answer that every key expires.
 func expiringKey(in time.Duration) func(*fixture) {
 	return fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpAPIKeysDetails, Status: 200,
 		Body: fmt.Sprintf(`{"id":"ApiKey-1","expires_at":%q}`, time.Now().Add(in).UTC().Format("2006-01-02T15:04-0700"))})
 }
 
-// left publishes a token that expires then.
-func left(remaining time.Duration) func(*fixture) {
+// stored saves a token with this remaining lifetime.
+func stored(remaining time.Duration) func(*fixture) {
 	return func(fx *fixture) {
-		expires := time.Now().Add(remaining)
-		fx.publish(fx.seeded.IAMID, expires)
+		fx.save(fx.seeded.IAMID, time.Now().Add(remaining))
 	}
 }
 
-// Reading such a secret makes a key and deletes another: that would be writing.
+// Reading such a secret makes a key and deletes another, and doctor must write nothing.
 func TestASecretThatMakesAKeyOnEveryReadIsNotRead(t *testing.T) {
 	for _, test := range []struct {
 		spec  ibmcloudtest.SecretSpec
@@ -516,7 +514,7 @@ func TestASecretThatMakesAKeyOnEveryReadIsNotRead(t *testing.T) {
 		{ibmcloudtest.SecretSpec{Name: "minting-3", ReuseAPIKey: true}, []string{"service_id_is_static false", "create it with a fixed service_id"}},
 	} {
 		fx := newFixture(t, ibmcloudtest.Options{})
-		fx.as(fx.cloud.AdminAPIKey()) // who may see metadata
+		fx.as(fx.cloud.AdminAPIKey()) // who may read metadata
 		test.spec.Type = "iam_credentials"
 		if test.spec.IAMID != "" {
 			test.spec.IAMID = fx.seeded.IAMID

@@ -29,7 +29,7 @@ type fixture struct {
 	timeout time.Duration
 }
 
-// newFixture has a valid token published.
+// newFixture returns a fixture with a valid token saved.
 func newFixture(t *testing.T, options ibmcloudtest.Options) *fixture {
 	t.Helper()
 	options.KeyPropagation = -1
@@ -45,12 +45,12 @@ func newFixture(t *testing.T, options ibmcloudtest.Options) *fixture {
 		MinRemaining: 8 * time.Minute, Interval: 50 * time.Minute,
 	}
 	fx.as(fx.cloud.BootstrapAPIKey())
-	fx.publish(fx.seeded.IAMID, time.Now().Add(55*time.Minute))
+	fx.save(fx.seeded.IAMID, time.Now().Add(55*time.Minute))
 	fx.cloud.ClearRequests()
 	return fx
 }
 
-// as opens Secrets Manager with another key.
+// as makes key the bootstrap identity's.
 func (fx *fixture) as(key string) {
 	fx.t.Helper()
 	transport := network.New()
@@ -66,8 +66,8 @@ func (fx *fixture) as(key string) {
 	fx.doctor.Bootstrap = doctor.BootstrapIdentity{Variable: "SECRETS_MANAGER_APIKEY", Identity: bootstrap, HasKey: true}
 }
 
-// publish puts a version whose metadata describes a token.
-func (fx *fixture) publish(iamID string, expires time.Time) {
+// save puts a version whose metadata describes a token.
+func (fx *fixture) save(iamID string, expires time.Time) {
 	fx.cloud.MustPutVersion(fx.one.Token.ID, "eyJ.published.token", map[string]any{
 		"expiration": expires.Unix(), "iam_id": iamID, "account": fx.cloud.AccountID(), "fingerprint": "0123456789abcdef",
 	})
@@ -87,14 +87,14 @@ func (fx *fixture) run() report.Diagnosis {
 			fx.t.Errorf("doctor asked for %s %s (%s): it must not write", request.Method, request.Path, request.Op)
 		}
 		if strings.HasSuffix(request.Path, fx.seeded.TokenSecret) && fx.one.APIKey.ID != fx.seeded.TokenSecret {
-			fx.t.Errorf("doctor asked for %s: it has no business with the token's value", request.Path)
+			fx.t.Errorf("doctor asked for %s: it must not read the token's value", request.Path)
 		}
 	}
 	fx.wantSound(diagnosis)
 	return diagnosis
 }
 
-// wantSound holds a diagnosis against what must be true of every one.
+// wantSound checks what must be true of every diagnosis.
 func (fx *fixture) wantSound(diagnosis report.Diagnosis) {
 	fx.t.Helper()
 	text, err := json.Marshal(diagnosis)
@@ -120,11 +120,10 @@ func (fx *fixture) wantSound(diagnosis report.Diagnosis) {
 	}
 }
 
-// canary is what hostile answers hold.
+// canary is in hostile answers.
 const canary = "canary-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eR"
 
-// want finds a check by name and holds it against a status and words of its
-// detail and advice.
+// want compares the check of this name with a status, and with words of its detail and advice.
 func (fx *fixture) want(diagnosis report.Diagnosis, name string, status report.Status, words ...string) {
 	fx.t.Helper()
 	i := slices.IndexFunc(diagnosis.Checks, func(c report.Check) bool { return c.Name == name })

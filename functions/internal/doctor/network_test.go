@@ -42,7 +42,7 @@ func TestAnInstanceOutOfReach(t *testing.T) {
 	noWay := &net.OpError{Op: "dial", Err: syscall.ENETUNREACH}
 	for name, test := range map[string]struct {
 		origin string
-		dial   error // of the way to the instance; nil: the network's own
+		dial   error // of every dial but the sandbox's; nil: whatever the network returns
 		proxy  string
 		check  string
 		words  []string
@@ -83,7 +83,7 @@ func TestAnInstanceOutOfReach(t *testing.T) {
 	}
 }
 
-// through leads https through a proxy, if there is one.
+// through returns proxy for https, and none for http.
 func through(proxy string) func(*http.Request) (*url.URL, error) {
 	return func(r *http.Request) (*url.URL, error) {
 		if proxy == "" || r.URL.Scheme != "https" {
@@ -126,7 +126,7 @@ func TestTLSThroughAProxy(t *testing.T) {
 	fx.want(fx.run(), "secrets-manager-tls", report.CheckFailed, "the proxy on the way to 127.0.0.1 answered 502")
 }
 
-// What the function would not take of a host is no sound answer to doctor either.
+// An answer that the function would reject is not an answer for doctor either.
 func TestAHostThatShowsNoTime(t *testing.T) {
 	for says, answer := range map[string]http.HandlerFunc{
 		"the host does not show its time": func(rw http.ResponseWriter, _ *http.Request) {

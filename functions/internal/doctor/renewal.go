@@ -18,12 +18,12 @@ const (
 	managedKeyCopy  = "managed-key-copy"
 )
 
-// leastRoom is the least time that the function should have to store a new key while the
-// one before it lasts.
-const leastRoom = 3 * 24 * time.Hour
+// minOverlap is how long at least a new key and the one before it should both be valid: in
+// that time the function must store the new one.
+const minOverlap = 3 * 24 * time.Hour
 
-// checkRenewal checks what IBM renews the bootstrap key by, and whether stored, the key
-// in AWS, is the current one.
+// checkRenewal checks the secret in which IBM renews the bootstrap key, and whether stored,
+// the key in AWS, is its current key.
 func (d *Doctor) checkRenewal(ctx context.Context, f *findings, blocker string, stored iamtoken.Secret) {
 	if blocker != "" {
 		f.notTried(blocker, managedKey, managedKeyLocks, managedKeyCopy)
@@ -52,12 +52,12 @@ func (d *Doctor) checkRenewal(ctx context.Context, f *findings, blocker string, 
 // checkRule checks that IBM makes the next key in time.
 func (d *Doctor) checkRule(f *findings, secret rotation.KeySecret) {
 	now := d.now().Add(secret.Clock.Skew())
-	switch expiry, room := keyrenewal.ExpiryOf(secret), secret.TTL-secret.Interval; {
+	switch expiry, overlap := keyrenewal.ExpiryOf(secret), secret.TTL-secret.Interval; {
 	case secret.Interval == 0:
-		f.warn(managedKey, "the secret of BOOTSTRAP_KEY_SECRET is not rotated automatically: its key expires on "+day(secret.ExpiresAt), "give it a rotation rule, every 15 days with a ttl of 45 days, say")
-	case secret.TTL > 0 && room < leastRoom:
+		f.warn(managedKey, "the secret of BOOTSTRAP_KEY_SECRET is not rotated automatically: its key expires on "+day(secret.ExpiresAt), "give it a rotation rule, for example every 15 days with a ttl of 45 days")
+	case secret.TTL > 0 && overlap < minOverlap:
 		f.warn(managedKey, fmt.Sprintf("its keys last %s and are rotated every %s: too little time to store a new one", report.Count(days(secret.TTL), "day"), report.Count(days(secret.Interval), "day")),
-			"rotate every 15 days with a ttl of 45 days, say")
+			"rotate for example every 15 days, with a ttl of 45 days")
 	case expiry.IsSoon(now):
 		f.warn(managedKey, expiry.Warning("the managed bootstrap key", now), "then rotate it once by hand")
 	default:
@@ -68,7 +68,7 @@ func (d *Doctor) checkRule(f *findings, secret rotation.KeySecret) {
 
 func days(d time.Duration) int { return int(d / (24 * time.Hour)) }
 
-// keyNotice is how long before the key of a secret expires it is a warning, and what to do.
+// keyNotice returns how long before a key's expiry there is a warning, and its advice.
 func keyNotice(secret rotation.KeySecret) (time.Duration, string) {
 	if expiry := keyrenewal.ExpiryOf(secret); expiry.Managed {
 		return expiry.Notice, "IBM's Secrets Manager should have rotated it: see its rotation rule, its locks and the authorization for IAM"

@@ -24,7 +24,7 @@ const (
 	mirror        = "mirror"
 )
 
-// examination is that of one rotation.
+// examination is the checks of one rotation.
 type examination struct {
 	*Doctor
 	rotation.Rotation
@@ -36,9 +36,9 @@ type examination struct {
 	denials int                   // requests that Secrets Manager answered with 403
 }
 
-// run reads the token secret's metadata before it checks the key's identity, which
-// the stored token's must equal; the checks are shown in a pass's own order. One
-// cause is one failed check: what would fail for the same cause is not tried.
+// run returns the checks in the order of a pass. It reads the token secret first, because the
+// key's identity must equal the stored token's. A cause is shown as one failed check: checks
+// that would fail for the same cause are not tried.
 func (e *examination) run(ctx context.Context) []report.Check {
 	key, token := &findings{rotation: e.Name}, &findings{rotation: e.Name}
 	if blocker := e.readKey(ctx, key); blocker != "" {
@@ -52,8 +52,8 @@ func (e *examination) run(ctx context.Context) []report.Check {
 	return append(key.checks, token.checks...)
 }
 
-// mergeDenials shows one cause once: an instance that denies each request of a rotation
-// knows no role of the identity, or a network rule keeps it out.
+// mergeDenials shows one failed check if Secrets Manager denies every request of the rotation,
+// which has one cause: the identity has no role, or a network rule rejects the address.
 func (e *examination) mergeDenials(token *findings) {
 	if e.denials < 4 { // the key, the token secret, its locks, its version
 		return
@@ -65,9 +65,9 @@ func (e *examination) mergeDenials(token *findings) {
 	}
 }
 
-// refused adds a failure to see what, and counts one for lack of a permission, which is a
-// warning where no rotation needs it.
-func (e *examination) refused(f *findings, name, optional string, err error) {
+// addFailure adds a failed check for an error of Secrets Manager, and counts denials. If the
+// check reads something that no rotation needs, optional names it; then a denial is a warning.
+func (e *examination) addFailure(f *findings, name, optional string, err error) {
 	detail, advice := explain(err)
 	if lacksPermission(err) {
 		e.denials++
@@ -79,7 +79,8 @@ func (e *examination) refused(f *findings, name, optional string, err error) {
 	f.fail(name, detail, advice)
 }
 
-// readKey returns the name of the check whose failure makes the instance unreachable, if any.
+// readKey reads the key secret. blocker is the name of the failed check because of which no
+// other request to Secrets Manager can succeed; "" if there is none.
 func (e *examination) readKey(ctx context.Context, f *findings) (blocker string) {
 	switch {
 	case e.instance != "":
@@ -91,7 +92,7 @@ func (e *examination) readKey(ctx context.Context, f *findings) (blocker string)
 	}
 	key, err := tryOf(ctx, e.limit, e.SecretsManager.ReadKeySecret, e.APIKey)
 	if err != nil {
-		e.refused(f, keySecret, "", err)
+		e.addFailure(f, keySecret, "", err)
 		if rotation.ErrorOf(err).Retry != rotation.Never { // an outage, or a token that is rejected: every request would fail
 			return keySecret
 		}
@@ -102,8 +103,8 @@ func (e *examination) readKey(ctx context.Context, f *findings) (blocker string)
 	return ""
 }
 
-// checkKey exchanges the key and checks the token: whose it is, until when the key
-// is valid, how long tokens are.
+// checkKey exchanges the key, and checks the token's identity, the key's expiry and the
+// lifetime of tokens.
 func (e *examination) checkKey(ctx context.Context, f *findings) {
 	blocker := e.iam
 	if e.key.Key.IsZero() {
@@ -146,8 +147,8 @@ func (e *examination) checkKeyIdentity(f *findings, response rotation.TokenRespo
 	}
 }
 
-// checkKeyExpiry uses the earlier of IAM's date for the key and Secrets
-// Manager's for its secret.
+// checkKeyExpiry shows the earlier of the key's expiry at IAM and the key secret's in Secrets
+// Manager.
 func (e *examination) checkKeyExpiry(ctx context.Context, f *findings, token iamtoken.Token) {
 	at, err := try(ctx, e.limit, func(ctx context.Context) (time.Time, error) { return e.IAM.KeyExpiry(ctx, e.key.Key, token.Value) })
 	secret := e.key.ExpiresAt
@@ -181,14 +182,13 @@ func (e *examination) checkLifetime(f *findings, response rotation.TokenResponse
 	}
 }
 
-// checkTokenSecret checks the secret's own metadata, its locks and its current
-// version. A rotation needs to see neither of the first two, so a missing permission
-// is a warning.
+// checkTokenSecret checks the secret's own metadata, its locks and its current version. A
+// rotation reads only the last, so a missing permission for the others is a warning.
 func (e *examination) checkTokenSecret(ctx context.Context, f *findings) {
 	secret, err := tryOf(ctx, e.limit, e.SecretsManager.Describe, e.Token.ID)
 	usable := lacksPermission(err)
 	if err != nil {
-		e.refused(f, tokenSecret, "its type, group and expiration date", err)
+		e.addFailure(f, tokenSecret, "its type, group and expiration date", err)
 	} else {
 		usable = e.checkDescription(f, secret)
 	}
@@ -202,7 +202,7 @@ func (e *examination) checkTokenSecret(ctx context.Context, f *findings) {
 		"to find out, save a token: "+e.HowToRun(e.Name, false))
 }
 
-// checkDescription reports whether a token can be saved in the secret today.
+// checkDescription checks the secret's metadata, and reports whether a token can be saved now.
 func (e *examination) checkDescription(f *findings, secret rotation.SecretDescription) bool {
 	switch {
 	case secret.Type == "arbitrary" && e.Token.Field != "":
@@ -226,9 +226,9 @@ func (e *examination) checkDescription(f *findings, secret rotation.SecretDescri
 	return true
 }
 
-// checkLocks counts the locks on the two versions that can have some. A save makes
-// the current version the previous one, locks and all, and fails if the version
-// that was previous until then is locked.
+// checkLocks counts the locks of the current and the previous version. A save makes the current
+// version the previous one, with its locks. It fails if the version that has been previous is
+// locked.
 func (e *examination) checkLocks(ctx context.Context, f *findings, versions int) {
 	count := func(version string) (int, error) {
 		return try(ctx, e.limit, func(ctx context.Context) (int, error) { return e.SecretsManager.CountLocks(ctx, e.Token.ID, version) })
@@ -243,7 +243,7 @@ func (e *examination) checkLocks(ctx context.Context, f *findings, versions int)
 	}
 	switch {
 	case err != nil:
-		e.refused(f, tokenLocks, "its locks", err)
+		e.addFailure(f, tokenLocks, "its locks", err)
 	case previous > 0:
 		f.fail(tokenLocks, fmt.Sprintf("the previous version is locked (%d): the next save fails", previous), "remove the locks of the previous version")
 	case current > 0:
@@ -258,7 +258,7 @@ func (e *examination) checkLocks(ctx context.Context, f *findings, versions int)
 func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 	current, err := tryOf(ctx, e.limit, e.SecretsManager.ReadMetadata, e.Token)
 	if err != nil {
-		e.refused(f, storedToken, "", err)
+		e.addFailure(f, storedToken, "", err)
 		return
 	}
 	e.current = current
@@ -282,7 +282,8 @@ func (e *examination) checkStoredToken(ctx context.Context, f *findings) {
 	}
 }
 
-// minRemaining names MIN_REMAINING, and what counts instead for a token whose lifetime is too short for it.
+// minRemaining names the limit below which a token is replaced: MIN_REMAINING, or less if the
+// token's lifetime is too short for that.
 func (e *examination) minRemaining(threshold time.Duration) string {
 	if allowed := threshold.Round(time.Minute); allowed < e.MinRemaining {
 		return fmt.Sprintf("the %s that its lifetime allows of MIN_REMAINING (%s)", allowed, e.MinRemaining)
@@ -290,8 +291,8 @@ func (e *examination) minRemaining(threshold time.Duration) string {
 	return fmt.Sprintf("MIN_REMAINING (%s)", e.MinRemaining)
 }
 
-// checkMirrors reads the state of the mirrors in AWS, also when IBM Cloud is
-// unreachable. Only a write shows whether one may be written.
+// checkMirrors reads the state of the mirrors in AWS, even if IBM Cloud is unreachable. Whether
+// the function may write to them shows only in a write.
 func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 	for _, arn := range e.Mirror {
 		if ctx.Err() != nil {
@@ -300,7 +301,7 @@ func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 		}
 		now := e.now().Add(e.current.Clock.Skew())
 		state, err := try(ctx, e.limit, func(ctx context.Context) (rotation.MirrorState, error) {
-			if e.current.VersionID == "" {
+			if e.current.VersionID == "" { // there is no version to compare with
 				_, err := e.Mirrors.Describe(ctx, arn)
 				return rotation.MirrorState{}, err
 			}
@@ -311,15 +312,15 @@ func (e *examination) checkMirrors(ctx context.Context, f *findings) {
 		case err != nil:
 			f.failed(mirror, err)
 		case e.current.VersionID == "":
-			f.ok(mirror, "%s can be seen; not tried: %s", arn, untried(arn))
+			f.ok(mirror, "%s can be seen; not tried: %s", arn, writePermission(arn))
 		default:
 			e.checkMirror(f, arn, state, now)
 		}
 	}
 }
 
-// untried is the permission that only a write shows.
-func untried(arn string) string {
+// writePermission is the permission that a write to a mirror needs.
+func writePermission(arn string) string {
 	if rotation.IsParameter(arn) {
 		return "ssm:PutParameter"
 	}
@@ -334,7 +335,7 @@ func (e *examination) checkMirror(f *findings, arn string, state rotation.Mirror
 		f.warn(mirror, fmt.Sprintf("%s has a token that %s; another may be put in %s: AWS's quota of versions allows one in %s",
 			arn, report.Expiry(expires, remaining), wait, rotation.PutInterval), "lengthen the account's token lifetime to 30 minutes or more")
 	case !state.InOrder && e.current.ExpiresAt().IsZero():
-		f.ok(mirror, "%s can be seen and waits for the first token; not tried: %s", arn, untried(arn))
+		f.ok(mirror, "%s can be seen and waits for the first token; not tried: %s", arn, writePermission(arn))
 	case expires.IsZero():
 		f.warn(mirror, arn+" does not hold a token that this function has put there", advice)
 	case remaining <= 0:
