@@ -51,7 +51,7 @@ func TestEachClaimIsReadForItself(t *testing.T) {
 	whole := Claims{IssuedAt: time.Unix(1000, 0), ExpiresAt: time.Unix(4600, 0), IAMID: "iam-ServiceId-1", Account: "0123456789abcdef0123456789abcdef"}
 	noExpiry, noAccount := whole, whole
 	noExpiry.ExpiresAt, noAccount.Account = time.Time{}, ""
-	for body, want := range map[string]Claims{ // an error comes with all that is not whole
+	for body, want := range map[string]Claims{ // all but whole come with an error
 		`{"iat":1000,"exp":4600,"iam_id":"iam-ServiceId-1",` + account + `}`:                                                                                 whole,
 		`{"iat":1000.5,"exp":4.6e3,"iam_id":"iam-ServiceId-1","aud":7,"nbf":"x","sub":[],"jti":{},"iss":null,"EXP":"x","Iam_id":"somebody",` + account + `}`: whole,
 		`{"iat":1000,"exp":"4600","iam_id":"iam-ServiceId-1",` + account + `}`:                                                                               noExpiry,
@@ -91,7 +91,7 @@ func TestMetadataSurvivesTheWire(t *testing.T) {
 	}
 }
 
-// Others can edit metadata: what has not the form that we write is dropped, since a report would repeat it.
+// Others can edit metadata: a value without the form that the rotator writes is dropped, since a report would repeat it.
 func TestMetadataOfOthersIsReadWithCare(t *testing.T) {
 	for text, want := range map[string]Metadata{
 		`{}`:                                 {},
@@ -114,7 +114,7 @@ func TestMetadataOfOthersIsReadWithCare(t *testing.T) {
 			t.Errorf("%s: got %+v (%v), want %+v", text, got, err, want)
 		}
 	}
-	// The digest guards tokens to come, and configurations may name it: it must not change.
+	// The hash must not change: later tokens are compared with it, and configurations may name it.
 	if got, _ := Identity("saml-somebody@example.test", ""); got != "sha256-3f738cb8309702e4" {
 		t.Errorf("got %s", got)
 	}
@@ -133,8 +133,8 @@ func TestTrimBearer(t *testing.T) {
 	}
 }
 
-// Every payload that the rotator writes can be read, and what others write is
-// read or rejected. The tests of scripts/iam-token have more of them.
+// Every payload that the rotator writes can be read. What others write is read or rejected.
+// The tests of scripts/iam-token have more payloads.
 func TestVersionToken(t *testing.T) {
 	soon, latest := created.Add(40*time.Minute), created.Add(61*time.Minute)
 	token := jwt(fmt.Sprintf(`{"exp":%d,"iat":%d,"iam_id":"iam-ServiceId-1","account":{"bss":"0123456789abcdef0123456789abcdef"}}`, soon.Unix(), created.Unix()))
@@ -188,7 +188,7 @@ func TestVersionToken(t *testing.T) {
 	}
 }
 
-// A Date earlier than the version or the token would take an expired one for valid.
+// By a Date earlier than the version or the token, an expired token would seem valid.
 func TestADateBeforeTheVersionIsUnusable(t *testing.T) {
 	for lag, want := range map[time.Duration]error{59 * time.Second: nil, 61 * time.Second: ErrUnavailable} {
 		version := Version{Payload: NewSecret(opaque), CreatedAt: created, ReadAt: created.Add(-lag), Metadata: Metadata{Expiration: created.Add(time.Hour).Unix()}}

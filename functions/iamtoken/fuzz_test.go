@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// marked stands in what is fuzzed; it must not be in an error.
+// marked is part of what is fuzzed. No error may contain it.
 const marked = "CANARY"
 
-// Whatever stands in a secret: what a reader gets is one bare token that can go
-// into a header, or an error that repeats nothing of it.
+// From any payload a reader gets one bare token that can go into a header, or an error that
+// repeats nothing of the payload.
 func FuzzPayload(f *testing.F) {
 	const token = "CANARY-an-opaque-token-0123456789-abcdef"
 	for _, seed := range []string{
@@ -35,13 +35,13 @@ func FuzzPayload(f *testing.F) {
 			t.Errorf("got a token of %d characters that cannot be one", len(token))
 		}
 		if again, _, err := unpack("Bearer " + token); err != nil || again != token {
-			t.Errorf("the token does not survive being stored once more: %v", err)
+			t.Errorf("the token cannot be read after it is stored once more: %v", err)
 		}
 	})
 }
 
-// Whatever IAM or Secrets Manager answers: a reader gets a token, or an error that
-// repeats nothing of the answer.
+// From any answer of IAM or Secrets Manager a reader gets a token, or an error that repeats
+// nothing of the answer.
 func FuzzAnswer(f *testing.F) {
 	const token = "CANARY-an-opaque-token-0123456789-abcdef"
 	for _, seed := range []string{
@@ -125,7 +125,7 @@ func FuzzToken(f *testing.F) {
 		}
 		claims, err := ReadClaims(value)
 		if !IsJWT(value) && (err == nil || claims != Claims{}) {
-			t.Errorf("got claims %+v of what is no JWT", claims)
+			t.Errorf("got claims %+v of a value that is not a JWT", claims)
 		}
 		for _, at := range []time.Time{claims.IssuedAt, claims.ExpiresAt} {
 			if !at.IsZero() && (at.Unix() < 1 || at.Year() > 5138) {

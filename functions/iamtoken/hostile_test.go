@@ -24,8 +24,8 @@ const (
 	readersToken = "canary-9wJcYt3LfUeN7aRd4KoV-readers-own-token"
 )
 
-// repeating are answers that repeat what was sent, SECRET, where net/http or
-// encoding/json would put it into an error or a log line.
+// repeating has answers that repeat what was sent, SECRET, in places that net/http or
+// encoding/json would copy into an error or a log line.
 var repeating = map[string]string{
 	"status line":           "SECRET\r\n\r\n",
 	"status code":           "HTTP/1.1 SECRET\r\n\r\n",
@@ -59,8 +59,8 @@ func okJSON(body string) string {
 	return "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 2026 10:00:00 GMT\r\nContent-Length: 500\r\n\r\n" + body + strings.Repeat(" ", max(0, 500-len(body)))
 }
 
-// No error and no log line holds the key or a token that a request bore, whatever
-// the server or a proxy answers.
+// No error and no log line contains the key or a token of a request, whatever the server or a
+// proxy answers.
 func TestNothingThatWasSentIsPrinted(t *testing.T) {
 	var logged bytes.Buffer
 	log.SetOutput(&logged)
@@ -68,7 +68,7 @@ func TestNothingThatWasSentIsPrinted(t *testing.T) {
 	for name, answer := range repeating {
 		for _, target := range []string{"/identity/token", "/api/v2/secrets"} {
 			if name == "what was sent" && target != "/identity/token" {
-				continue // a secret may hold any token, even the reader's own; that it states no expiry is found later
+				continue // a secret may hold any token, even the reader's own; only Version.Token rejects it
 			}
 			t.Run(name+" to "+target, func(t *testing.T) {
 				server := rawServer(t, "", func(path string) string {
@@ -82,7 +82,7 @@ func TestNothingThatWasSentIsPrinted(t *testing.T) {
 			})
 		}
 	}
-	// net/http would log what it reads before it has written the request: it has time to.
+	// net/http would log what it reads before it has written the request. Give it time to.
 	idle := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { time.Sleep(50 * time.Millisecond) }})
 	_, err := storeAt(rawServer(t, "HTTP/1.1 200 SECRET\r\n\r\nSECRET", func(string) string { return "" }), nil).Read(idle)
 	wantQuiet(t, err)
@@ -111,7 +111,8 @@ func TestNothingThatWasSentIsPrinted(t *testing.T) {
 	wantNothingSent(t, "the log", logged.String())
 }
 
-// repeatingTransport fails with what was sent, as one of HTTP/2 does after a GOAWAY frame that repeats it.
+// repeatingTransport fails with an error that repeats what was sent, like an HTTP/2 transport after such a
+// GOAWAY frame.
 type repeatingTransport struct{}
 
 func (repeatingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -124,8 +125,8 @@ func storeAt(server string, transport http.RoundTripper) *SecretsManager {
 		APIKey: NewSecret(readersKey), Transport: transport}
 }
 
-// What ends a request without an answer has its own words, and wraps no more than a system's error.
-func TestWhyNoAnswerCame(t *testing.T) {
+// The error of a request without an answer has a text of this package, and wraps at most a system's error.
+func TestNoAnswer(t *testing.T) {
 	silence := make(chan struct{})
 	silent, untrusted := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-silence })), httptest.NewTLSServer(nil)
 	defer untrusted.Close()
@@ -151,12 +152,12 @@ func TestWhyNoAnswerCame(t *testing.T) {
 	} {
 		_, err := storeAt(test.url, nil).Read(test.ctx)
 		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, test.wraps) || !strings.Contains(err.Error(), says) || repeatable(err) != test.again {
-			t.Errorf("got %v, worth a try: %t; want %q and %t", err, repeatable(err), says, test.again)
+			t.Errorf("got %v, repeatable: %t; want %q and %t", err, repeatable(err), says, test.again)
 		}
 	}
 }
 
-// wantQuiet checks every error of the tree, printed in every way.
+// wantQuiet checks err and all errors that it wraps, printed in every way.
 func wantQuiet(t *testing.T, err error) {
 	t.Helper()
 	if err == nil {
@@ -189,8 +190,8 @@ func wantNothingSent(t *testing.T, where, text string) {
 	}
 }
 
-// rawServer answers in bytes, SECRET being the key and the token; greeting is sent
-// before any request.
+// rawServer answers with raw bytes, in which SECRET becomes the key and the token. It sends
+// greeting before it reads a request.
 func rawServer(t *testing.T, greeting string, answer func(path string) string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -223,7 +224,7 @@ func rawServer(t *testing.T, greeting string, answer func(path string) string) s
 	return "http://" + listener.Addr().String()
 }
 
-// A service that a job calls may repeat the job's token, too.
+// A service that a job calls may repeat the job's token too.
 func TestTheTransportPassesNoTokenOn(t *testing.T) {
 	reader := &Reader{Store: StoreFunc(func(context.Context) (Version, error) {
 		return Version{Payload: NewSecret(readersToken), CreatedAt: time.Now(), Metadata: Metadata{Expiration: time.Now().Add(time.Hour).Unix()}}, nil

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// MaxLifetime bounds what a version may state of its expiration: the lifetime of an IAM
-// token is 60 minutes at most, and a minute is left for clocks.
+// MaxLifetime is how long after a version's creation its token may expire at the latest: an
+// IAM token has a lifetime of 60 minutes at most, and a minute is for differences of clocks.
 const MaxLifetime = 61 * time.Minute
 
-// Metadata is the version_custom_metadata of every version the rotator writes.
-// It shows all but the token, so nobody needs the right to read the value in order
-// to know when it expires. Times are in epoch seconds.
+// Metadata is the version_custom_metadata of every version that the rotator writes. It
+// describes the token, so that nobody needs permission to read the value in order to know
+// when it expires. Times are in epoch seconds, ExpiresIn is in seconds.
 type Metadata struct {
 	Expiration     int64  `json:"expiration"`
 	IssuedAt       int64  `json:"issued_at"`
@@ -26,10 +26,10 @@ type Metadata struct {
 	Fingerprint    string `json:"fingerprint"`
 	RunID          string `json:"run_id"`
 	RotatorVersion string `json:"rotator_version"`
-	Mirrors        string `json:"mirrors,omitempty"` // hashes of the mirrors that the version was saved for, divided by commas, or "none"; empty if not known
+	Mirrors        string `json:"mirrors,omitempty"` // marks of the mirrors that the version is for, divided by commas, or "none"; empty if not known
 }
 
-// Describe returns the metadata of t as saved by the run runID.
+// Describe returns the metadata of t for a version that the run runID saves.
 func Describe(t Token, runID, rotatorVersion string) Metadata {
 	return Metadata{
 		Expiration: t.Expiration.Unix(), IssuedAt: t.IssuedAt.Unix(), ExpiresIn: int64(t.ExpiresIn.Seconds()),
@@ -38,7 +38,7 @@ func Describe(t Token, runID, rotatorVersion string) Metadata {
 	}
 }
 
-// Map is the form that Secrets Manager's API takes.
+// Map returns the metadata in the form that Secrets Manager's API needs.
 func (m Metadata) Map() map[string]any {
 	fields := map[string]any{
 		"expiration": m.Expiration, "issued_at": m.IssuedAt, "expires_in": m.ExpiresIn,
@@ -56,8 +56,8 @@ const (
 	alphanumerics = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
-// only reports whether text holds characters of set alone. Compiling a pattern
-// would cost every cold start of a program that imports this package.
+// only reports whether text has only characters of set. A regular expression would have to
+// be compiled at every start of a program that imports this package.
 func only(text, set string) bool { return strings.Trim(text, set) == "" }
 
 func isFingerprint(text string) bool { return len(text) == 16 && only(text, lowerHex) }
@@ -69,10 +69,10 @@ func isIAMID(id string) bool {
 	return len(id) <= 256 && slices.Contains([]string{"iam", "IBMid", "crn", "sha256"}, kind) && rest != "" && only(rest, alphanumerics+":._/-")
 }
 
-// Identity returns an IAM id and an account as they may be shown: whoever can
-// write metadata or forge an answer could have put a key there. An IAM id of
-// unknown shape becomes a digest, "sha256-" and 16 hex digits, which still differs
-// from others; such an account becomes empty.
+// Identity returns an IAM id and an account in a form that may be printed: whoever can edit
+// metadata or forge an answer could have put a key there. An IAM id of unknown form becomes
+// its hash, "sha256-" and 16 hex digits, which still differs from others. An account of
+// unknown form becomes "".
 func Identity(iamID, account string) (string, string) {
 	if iamID != "" && !isIAMID(iamID) {
 		sum := sha256.Sum256([]byte(iamID))
@@ -84,12 +84,12 @@ func Identity(iamID, account string) (string, string) {
 	return iamID, account
 }
 
-// errMetadata has our own words: the errors of encoding/json repeat values.
+// errMetadata replaces the errors of encoding/json, which repeat values.
 var errMetadata = errors.New("the version's metadata cannot be read: a field is of another type")
 
-// ParseMetadata reads what Secrets Manager returned. Metadata can be edited by
-// others, so it is an error if a field has another type, and a fingerprint, an IAM
-// id or an account of another shape is dropped (a report would repeat it).
+// ParseMetadata reads metadata that Secrets Manager returned. Others can edit it, and reports
+// repeat it. So a field of another type is an error, and a fingerprint, IAM id or account of
+// another form becomes "".
 func ParseMetadata(fields map[string]any) (Metadata, error) {
 	var m Metadata
 	encoded, err := json.Marshal(fields)
@@ -108,9 +108,9 @@ func ParseMetadata(fields map[string]any) (Metadata, error) {
 	return m, nil
 }
 
-// ExpiresAt is the expiration as far as it is trusted: never later than
-// createdAt, which the server set, plus MaxLifetime. The zero time means that it is
-// not known, which every caller must treat as expired.
+// ExpiresAt returns the expiration as far as it may be trusted: at most MaxLifetime after
+// createdAt, which the service has set. The zero time means that it is not known, which
+// every caller must treat as expired.
 func (m Metadata) ExpiresAt(createdAt time.Time) time.Time {
 	if m.Expiration <= 0 || createdAt.IsZero() {
 		return time.Time{}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// What can be wrong with a read. Every error of a Reader wraps one of them, that
-// of a context, or whatever a Store of one's own returned.
+// Errors of a read. Every error of a Reader wraps one of these, a context's error, or
+// an error that your own Store returned.
 var (
 	ErrExpired     = errors.New("the stored token has expired")
 	ErrNoToken     = errors.New("the secret holds no token")
@@ -21,14 +21,14 @@ var (
 	ErrUnavailable = errors.New("no usable answer") // 429, 5xx, no connection
 )
 
-// Store is where the token is kept. Read returns the current version; it is
-// never called twice at a time by one Reader, and is given 15 seconds.
+// Store is where the token is kept. Read returns the current version. A Reader calls it
+// once at a time, and gives it 15 seconds.
 type Store interface {
 	Read(ctx context.Context) (Version, error)
 }
 
-// StoreFunc is a function as a Store: for the mirror in AWS Secrets Manager, say,
-// which a job on AWS reads with its own role.
+// StoreFunc is a function as a Store, for example for a mirror in AWS, which a job there
+// reads with its own role.
 type StoreFunc func(ctx context.Context) (Version, error)
 
 // Read calls the function.
@@ -42,16 +42,17 @@ type Version struct {
 	ReadAt    time.Time // the service's clock, from its Date header; zero if it is not known
 }
 
-// maxDateLag is how much earlier than what it sends a service's Date may be.
+// maxDateLag is how much earlier than the version an answer's Date may be.
 const maxDateLag = time.Minute
 
-// Token returns the token that the version holds, whichever [Format] it is stored
-// in, with the soonest expiration that metadata, payload and token state, and never
-// one later than [MaxLifetime] after CreatedAt. It fails with ErrNoToken if there is no
-// token by [CheckForm], if it is a JWT without a readable exp, or if nothing states
-// when it expires: nothing is guessed. It fails with ErrUnavailable if ReadAt is
-// earlier than the version or the token: by that clock an expired token would
-// seem valid. The token may have expired.
+// Token returns the token in the version, in whichever [Format] it is stored. Its
+// expiration is the earliest that metadata, payload and token state, and at most
+// [MaxLifetime] after CreatedAt. The token may have expired.
+//
+// The error is ErrNoToken if the version holds no token by [CheckForm], if it is a JWT
+// without a readable exp, or if nothing states when it expires. It is ErrUnavailable if
+// ReadAt is earlier than the version or the token: by such a clock an expired token would
+// seem valid.
 func (v Version) Token() (Token, error) {
 	value, stated, err := unpack(v.Payload.Reveal())
 	if err != nil {
@@ -59,7 +60,7 @@ func (v Version) Token() (Token, error) {
 	}
 	var claims Claims
 	if IsJWT(value) {
-		claims, _ = ReadClaims(value) // exp alone must be readable here
+		claims, _ = ReadClaims(value) // only exp must be readable
 		if claims.ExpiresAt.IsZero() {
 			return Token{}, noToken("it is a JWT whose exp cannot be read: let the rotator write it")
 		}
@@ -86,7 +87,7 @@ func (v Version) Token() (Token, error) {
 	return token, nil
 }
 
-// sooner is the earlier of two times; a zero one is not known.
+// sooner returns the earlier of two times. A zero time is not known, and does not count.
 func sooner(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -94,7 +95,7 @@ func sooner(a, b time.Time) time.Time {
 	return a
 }
 
-// epoch is the time of epoch seconds; zero for what cannot be one.
+// epoch converts epoch seconds to a time, and to the zero time if they cannot be one.
 func epoch(seconds int64) time.Time {
 	if seconds <= 0 || seconds > maxEpoch {
 		return time.Time{}
@@ -145,10 +146,10 @@ func (f Format) Payload(t Token) Secret {
 	}
 }
 
-// TrimBearer returns the bare token of what `ibmcloud iam oauth-tokens` prints,
-// "IAM token:  Bearer <token>": the words before the token may be missing, be in any
-// case and have any white space around them. The "UAA token:" that older versions print
-// after it goes. Of any other text it trims white space alone.
+// TrimBearer returns the bare token in the output of `ibmcloud iam oauth-tokens`, which is
+// "IAM token:  Bearer <token>". The words before the token may be missing, be in any case,
+// and have any white space around them. Older versions also print a "UAA token:", which is
+// dropped. From any other text it trims only white space.
 func TrimBearer(s string) string {
 	s = strings.TrimSpace(s)
 	if rest, found := cutFold(s, "IAM"); found {
@@ -166,6 +167,7 @@ func TrimBearer(s string) string {
 	return s
 }
 
+// cutFold is strings.CutPrefix that ignores case.
 func cutFold(s, prefix string) (rest string, found bool) {
 	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
 		return s, false
@@ -177,10 +179,11 @@ func cutFold(s, prefix string) (rest string, found bool) {
 // rotation names another.
 const DefaultField = "iam_token"
 
-// maxText bounds what is searched for a token: it may be surrounded by white space.
+// maxText is the longest text in which a token is searched, in bytes: more than a token's
+// length, because there may be white space around it.
 const maxText = 20_000
 
-// bareToken is the token of a text that holds it alone or after the word Bearer.
+// bareToken returns the token of a text that has only a token, or Bearer and a token.
 func bareToken(text string) (string, bool) {
 	if len(text) > maxText {
 		return "", false
@@ -197,9 +200,9 @@ func bareToken(text string) (string, bool) {
 
 func isBlank(r rune) bool { return r == ' ' || r == '\t' || r == '\r' || r == '\n' }
 
-// unpack finds the bare token in a payload, or in the data of a kv secret, and
-// its expiration in the same object, zero when there is none. Of an object with
-// several entries it takes one by name only.
+// unpack finds the bare token in a payload, or in the data of a kv secret. expires is the
+// expiration in the same JSON object, or zero. In an object with several entries the token
+// is only found under its known names.
 func unpack(payload string) (token string, expires time.Time, err error) {
 	text := strings.TrimLeftFunc(payload, isBlank)
 	switch {

@@ -10,81 +10,81 @@ import (
 )
 
 const (
-	// defaultMargin is well below the remaining lifetime of a stored token when the
-	// rotator replaces it, so that one read a rotation is enough.
+	// defaultMargin is well below the remaining lifetime at which the rotator replaces a
+	// token, so that one read a rotation is enough.
 	defaultMargin = 5 * time.Minute
-	// readTime is the longest that a read may take, retries included.
-	readTime = 15 * time.Second
-	// patience is how long a caller waits for a read although there is a valid token.
-	patience = 2 * time.Second
-	// pause is the least time between two reads that brought nothing new, while
-	// there is a valid token; without one, blindPause is.
-	pause      = 15 * time.Second
-	blindPause = time.Second
-	// farewell is what a call leaves of its context's deadline, so that the caller gets
-	// the reason, and not the deadline's end.
-	farewell = time.Second
-	// maxTrustedSkew is what latency and the whole seconds of a Date header explain.
+	// readLimit limits a read, including its second try.
+	readLimit = 15 * time.Second
+	// validWait is how long a caller waits for a read while there is a valid token.
+	validWait = 2 * time.Second
+	// validPause is the least time between two reads that brought no new token, while there
+	// is a valid one. Without a valid one it is invalidPause.
+	validPause   = 15 * time.Second
+	invalidPause = time.Second
+	// callReserve is how long before its context's deadline a call ends, so that the caller
+	// gets the reason, and not only the context's error.
+	callReserve = time.Second
+	// maxTrustedSkew is a difference of clocks that latency and the whole seconds of a Date
+	// header explain.
 	maxTrustedSkew = 5 * time.Second
 )
 
-// Reader returns the token that the rotator keeps in a secret. The secret is read
-// once per rotation and shared by all goroutines: the Reader caches the token until
-// it expires soon. While the store is down it returns the old token as long as that
-// is valid, and never an expired one.
+// Reader returns the token that the rotator keeps in a secret. It reads the secret once
+// per rotation for all goroutines, and caches the token until shortly before it expires.
+// While the store is down it returns the old token as long as that is valid, and never an
+// expired one.
 //
-// A Reader is used by pointer and by many goroutines at once. It starts a goroutine
-// for each read. Its fields must not change once it is in use.
+// Use a pointer, and do not change the fields after the first use. Many goroutines may
+// use a Reader at once. It starts a goroutine for each read.
 type Reader struct {
 	Store Store // where the token is; required
 
-	// Margin is the remaining lifetime at which the secret is read again, less a random
-	// part of up to a fifth, so that a thousand processes do not ask in the same
-	// second. Stay below 8 minutes, the least that the rotator leaves. If 0, 5 minutes.
+	// Margin is the remaining lifetime at which the secret is read again; 0 means 5 minutes.
+	// Up to a fifth of it is subtracted at random, so that a thousand processes do not read
+	// in the same second. It must be below 8 minutes, the least that the rotator leaves.
 	Margin time.Duration
 
-	// Hosts are those that get the token from Transport and Authenticate: a name, a
-	// name and port, or a name's end as in ".cloud.ibm.com". If empty, every host that
-	// the job calls.
+	// Hosts are the hosts to which Transport and Authenticate send the token. An entry is a
+	// name, a name with a port, or the end of names, for example ".cloud.ibm.com". If empty,
+	// every host that the job calls gets it.
 	Hosts []string
 
-	// Now is the clock. If nil, time.Now. If it is off by more than 5 seconds, the
-	// store's clock counts.
+	// Now is the clock. If nil, time.Now. If it differs from the store's clock by more than
+	// 5 seconds, the store's is used.
 	Now func() time.Time
 
 	mu       sync.Mutex
-	token    Token         // the last good one; zero before
+	token    Token         // the last one that was valid when it was read; zero before
 	due      time.Time     // when to read again
-	failure  error         // of the last read, nil if it brought a valid token
-	flight   chan struct{} // closed when the current read has ended; nil when there is none
-	setback  error         // of the current read's first try; nil when there is none
-	skew     time.Duration // the store's clock less ours
+	failure  error         // of the last read; nil if it brought a valid token
+	reading  chan struct{} // closed when the current read ends; nil if there is none
+	firstErr error         // of the current read's first try; nil if that has not failed
+	skew     time.Duration // the store's clock less this machine's
 	reloaded string        // fingerprint of the rejected token after which the secret was read again
 }
 
-// Token returns a valid token. Its shape is that of oauth2.TokenSource: cached,
-// refreshed as needed, safe for concurrent use. It differs in two points. It takes
-// a context, because a read can take seconds and a job must be able to give up. And
-// it returns this package's type: oauth2's would make every job depend on oauth2.
-// Five lines make it a TokenSource:
+// Token returns a valid token. Like an oauth2.TokenSource it caches the token, refreshes
+// it as needed and is safe for concurrent use. Unlike one it takes a context, because a
+// read can take seconds, and returns this package's type, so that no job must depend on
+// oauth2. These lines make it a TokenSource:
 //
 //	func (s source) Token() (*oauth2.Token, error) {
 //		token, err := s.reader.Token(s.ctx)
 //		return &oauth2.Token{AccessToken: token.Value.Reveal(), TokenType: "Bearer", Expiry: token.Expiration}, err
 //	}
 //
-// Without a deadline it gives up after one more try. Until a deadline of ctx, less a
-// second, it goes on trying while the service does not answer or denies access,
-// which may be wrong for a moment. That the stored token has expired is reported at once.
+// If a service does not answer or denies access, which may be wrong for a moment, Token
+// tries once more. If ctx has a deadline, it goes on trying until a second before that, about
+// once a second. It reports at once that the stored token has expired.
 //
-// The error wraps one of this package's Err… values, the context's, or both.
+// The error wraps one of this package's Err… values, the context's error, or both.
 func (r *Reader) Token(ctx context.Context) (Token, error) {
 	token, err := r.tokenOnce(ctx)
 	deadline, limited := ctx.Deadline()
 	if err == nil || !limited {
 		return token, err
 	}
-	ctx, cancel := context.WithDeadline(ctx, deadline.Add(-farewell))
+	ctx, cancel := context.WithDeadline(ctx, deadline.Add(-callReserve))
 	defer cancel()
 	for repeatable(err) && r.waitForNext(ctx) {
 		next, nextErr := r.tokenOnce(ctx)
@@ -96,7 +96,7 @@ func (r *Reader) Token(ctx context.Context) (Token, error) {
 	return token, err
 }
 
-// waitForNext waits until the secret may be read again; false if ctx ends before.
+// waitForNext waits until the secret may be read again. It returns false if ctx ends before.
 func (r *Reader) waitForNext(ctx context.Context) bool {
 	r.mu.Lock()
 	wait := max(r.due.Sub(r.now()), 0)
@@ -109,47 +109,47 @@ func (r *Reader) waitForNext(ctx context.Context) bool {
 	}
 }
 
-// tokenOnce waits for one read at most.
+// tokenOnce returns the token, and waits for at most one read.
 func (r *Reader) tokenOnce(ctx context.Context) (Token, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()
 	if now.Before(r.due) {
-		return r.kept(now)
+		return r.cached(now)
 	}
 	if err := r.Validate(); err != nil {
 		return Token{}, err
 	}
-	if r.flight == nil { // the read does not end with the caller that happened to start it
-		r.flight, r.setback = make(chan struct{}), nil
-		go r.read(context.WithoutCancel(ctx), r.flight)
+	if r.reading == nil { // the read goes on if its first caller gives up
+		r.reading, r.firstErr = make(chan struct{}), nil
+		go r.read(context.WithoutCancel(ctx), r.reading)
 	}
-	landed, valid := r.flight, r.token.Expiration.After(now.Add(patience))
-	var impatient <-chan time.Time // never, unless there is a valid token
+	reading, valid := r.reading, r.token.Expiration.After(now.Add(validWait))
+	var waited <-chan time.Time // never, unless there is a valid token
 	if valid {
-		impatient = time.After(patience)
+		waited = time.After(validWait)
 	}
 	r.mu.Unlock()
 	select {
-	case <-landed:
-	case <-impatient:
+	case <-reading:
+	case <-waited:
 	case <-ctx.Done():
 	}
 	r.mu.Lock()
 	switch {
-	case valid || r.flight != landed:
-		return r.kept(r.now())
-	case r.setback != nil: // why the read takes that long
-		return Token{}, fmt.Errorf("reading the IAM token: %w, and then: %w", r.setback, context.Cause(ctx))
+	case valid || r.reading != reading:
+		return r.cached(r.now())
+	case r.firstErr != nil: // it says why the read takes so long
+		return Token{}, fmt.Errorf("reading the IAM token: %w, and then: %w", r.firstErr, context.Cause(ctx))
 	default:
 		return Token{}, fmt.Errorf("waiting for the token: %w", context.Cause(ctx))
 	}
 }
 
-// Rejected reports to the Reader that a service answered 401 to token. If that is the
-// one it returns, the next call of Token reads the secret, once for each token:
-// the key may have been replaced, and with it the token. Another 401 for the same token
-// has another cause. A 403 means that a permission is missing.
+// Rejected tells the Reader that a service answered 401 to token. If that is the cached
+// token, the next call of Token reads the secret, since the key and its token may have been
+// replaced. It does so only once for each token: a second 401 has another cause. Do not call
+// it for a 403, which means that a permission is missing.
 func (r *Reader) Rejected(token Token) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -159,24 +159,26 @@ func (r *Reader) Rejected(token Token) {
 	}
 }
 
-// kept returns the kept token if it is valid. The caller holds r.mu.
-func (r *Reader) kept(now time.Time) (Token, error) {
+// cached returns the cached token if it is valid. The caller holds r.mu.
+func (r *Reader) cached(now time.Time) (Token, error) {
 	if r.token.Expiration.After(now) {
 		return r.token, nil
 	}
-	// Without a failure it expired after the last read: the next one is due.
+	// If the last read did not fail, the token has expired since, and the next read is due.
 	return Token{}, fmt.Errorf("reading the IAM token: %w", cmp.Or(r.failure, expired(r.token, now)))
 }
 
+// expired is the error for a stored token that has expired.
 func expired(token Token, now time.Time) error {
 	return fmt.Errorf("%w %s ago, at %s: find out why the rotator does not run",
 		ErrExpired, now.Sub(token.Expiration).Round(time.Second), token.Expiration.UTC().Format(time.RFC3339))
 }
 
-// now is the time by the store's clock, as far as it is known. It has no monotonic
-// part, which stops while a process is suspended.
+// now is the time by the store's clock, if that is known. It has no monotonic part, which
+// stops while a process is suspended.
 func (r *Reader) now() time.Time { return r.clock().Add(r.skew) }
 
+// clock is the time by this machine's clock.
 func (r *Reader) clock() time.Time {
 	if r.Now == nil {
 		return time.Now().Round(0)
@@ -184,26 +186,26 @@ func (r *Reader) clock() time.Time {
 	return r.Now().Round(0)
 }
 
-// read reads the secret, once more where that can help, and notes the result and when
-// to read again.
-func (r *Reader) read(ctx context.Context, flight chan struct{}) {
-	ctx, cancel := context.WithTimeout(ctx, readTime)
+// read reads the secret, a second time if that may help. It stores the result and when to
+// read again, and closes done.
+func (r *Reader) read(ctx context.Context, done chan struct{}) {
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
 	defer cancel()
 	token, at, err := r.tryToRead(ctx)
 	if repeatable(err) {
 		r.mu.Lock()
-		r.setback = err
+		r.firstErr = err
 		r.mu.Unlock()
 		select {
-		case <-time.After(cmp.Or(asked(err), time.Second/2+spread(time.Second))):
+		case <-time.After(cmp.Or(waitOf(err), time.Second/2+spread(time.Second))):
 			token, at, err = r.tryToRead(ctx)
 		case <-ctx.Done():
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.flight = nil
-	close(flight)
+	r.reading = nil
+	close(done)
 	if err == nil {
 		r.setClock(at)
 	}
@@ -218,13 +220,13 @@ func (r *Reader) read(ctx context.Context, flight chan struct{}) {
 	}
 	switch {
 	case !r.token.Expiration.After(now):
-		r.due = now.Add(max(blindPause, asked(err)))
-	case !r.due.After(now): // nothing new: ask again, but not at every call
-		r.due = now.Add(min(pause+spread(pause), r.token.Expiration.Sub(now)))
+		r.due = now.Add(max(invalidPause, waitOf(err)))
+	case !r.due.After(now): // the token is the old one: read again, but not at every call
+		r.due = now.Add(min(validPause+spread(validPause), r.token.Expiration.Sub(now)))
 	}
 }
 
-// tryToRead returns the store's time, too.
+// tryToRead reads the secret once. It also returns the store's time.
 func (r *Reader) tryToRead(ctx context.Context) (Token, time.Time, error) {
 	version, err := r.Store.Read(ctx)
 	if err != nil {
@@ -234,7 +236,7 @@ func (r *Reader) tryToRead(ctx context.Context) (Token, time.Time, error) {
 	return token, version.ReadAt, err
 }
 
-// setClock notes how far this machine's clock is off the store's.
+// setClock stores how far this machine's clock is off the store's.
 func (r *Reader) setClock(theirs time.Time) {
 	r.skew = 0
 	if skew := theirs.Sub(r.clock()); !theirs.IsZero() && skew.Abs() > maxTrustedSkew {
@@ -242,7 +244,7 @@ func (r *Reader) setClock(theirs time.Time) {
 	}
 }
 
-// spread is a random part of most: it spreads requests.
+// spread returns a random part of most, which spreads requests over time.
 func spread(most time.Duration) time.Duration {
-	return rand.N(most + 1) // #nosec G404 -- it keeps no secret
+	return rand.N(most + 1) // #nosec G404 -- no secret depends on it
 }

@@ -2,12 +2,12 @@ package iamtoken
 
 import "strings"
 
-// Refusal is what one of IAM's codes says of a credential: the cause and what helps, both
-// empty for any other code. credential names what was exchanged ("the API key in the key
-// secret"), setting what else is to be checked; it may be empty. No code says that a key
-// is locked: a locked one cannot be changed, and still gives tokens.
+// Refusal returns the cause and the advice for one of IAM's error codes, and two empty texts
+// for any other code. credential names what was exchanged ("the API key in the key secret").
+// setting names variables to check besides; it may be empty. No code says that a key is
+// locked: IAM still gives tokens for a locked key.
 //
-// The rotator and the [SecretsManager] say the same by it, and scripts/iam-token in its own copy.
+// The rotator and [SecretsManager] share these texts; scripts/iam-token has a copy of them.
 func Refusal(code, credential, setting string) (cause, help string) {
 	if setting != "" {
 		setting = " Check " + setting
@@ -16,7 +16,7 @@ func Refusal(code, credential, setting string) (cause, help string) {
 	return fill.Replace(refusals[code][0]), strings.TrimSuffix(fill.Replace(refusals[code][1]), ".")
 }
 
-// refusals have KEY for the credential and SETTING for the rest.
+// refusals has the texts, with KEY and SETTING in place of what Refusal is given.
 var refusals = map[string][2]string{
 	"BXNIM0415E": {"KEY is not known to IAM: it was deleted, has expired or was made seconds ago", "replace it by a valid key"},
 	"BXNIM0462E": {"KEY is disabled", "enable it, or replace it by another key"},

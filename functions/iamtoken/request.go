@@ -23,48 +23,49 @@ const (
 	iam            = "IAM"
 	secretsManager = "Secrets Manager"
 
-	// maxBody is where an answer is cut: kv data of 512 KB fits, however escaped.
+	// maxBody is how many bytes of an answer are read: 512 KB of kv data fit, however they
+	// are escaped.
 	maxBody = 2 << 20
-	// maxRetryAfter bounds what a service may ask for.
+	// maxRetryAfter is the longest wait that a service may ask for.
 	maxRetryAfter = 5 * time.Second
-	// newKey is how long IAM may not know a key that was just made.
-	newKey = 2 * time.Second
+	// newKeyDelay is how long IAM may not know a new key.
+	newKeyDelay = 2 * time.Second
 )
 
-// failure is an error, with what it says of another read.
+// failure is an error that says whether and when to read again.
 type failure struct {
 	error
-	final bool          // it ends in the same way
-	wait  time.Duration // how long to wait before it; 0 if that is not known
+	final bool          // another read would fail in the same way
+	wait  time.Duration // before another read; 0 if the answer does not say
 }
 
 func (f failure) Unwrap() error { return f.error }
 
-// repeatable reports whether the same read can end otherwise: IAM and Secrets Manager
-// now and then deny for a moment what they allow.
+// repeatable reports whether another read may succeed. That includes a denial: IAM and
+// Secrets Manager sometimes deny for a moment what they allow.
 func repeatable(err error) bool {
 	found, _ := errors.AsType[failure](err)
 	return !found.final && (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDenied))
 }
 
-// asked is how long the service asked to wait; 0 if it did not.
-func asked(err error) time.Duration {
+// waitOf returns how long to wait before another read; 0 if the answer does not say.
+func waitOf(err error) time.Duration {
 	found, _ := errors.AsType[failure](err)
 	return found.wait
 }
 
-// response is what a service answered. Nothing of its text enters an error.
+// response is a service's answer. No error repeats its text.
 type response struct {
 	service    string
 	status     int
 	body       []byte
 	date       time.Time     // the service's clock; zero if it is not known
-	retryAfter time.Duration // what the service asked for; 0 if it did not
+	retryAfter time.Duration // at most maxRetryAfter; 0 if the answer has no Retry-After
 }
 
-// send makes one request, with a form if there is one, and reads the answer whole. It
-// calls the transport itself: an http.Client follows redirects and repeats a faulty
-// Location in its error.
+// send makes one request, a POST if there is a form, and reads the whole answer. It does
+// without an http.Client, which would follow redirects and repeat a faulty Location in its
+// error.
 func (s *SecretsManager) send(ctx context.Context, service, address, authorization string, form url.Values) (response, error) {
 	method := http.MethodGet
 	if form != nil {
@@ -87,12 +88,12 @@ func (s *SecretsManager) send(ctx context.Context, service, address, authorizati
 	}
 	got, err := transport.RoundTrip(request)
 	if err != nil {
-		return response{}, unanswered(service, err)
+		return response{}, noAnswer(service, err)
 	}
 	defer func() { _ = got.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(got.Body, maxBody))
 	if err != nil {
-		return response{}, unanswered(service, err)
+		return response{}, noAnswer(service, err)
 	}
 	r := response{service: service, status: got.StatusCode, body: body}
 	r.date, _ = http.ParseTime(got.Header.Get("Date"))
@@ -111,7 +112,7 @@ const (
 	noSecret   = "check SecretID and URL: the secret is not in this instance"
 )
 
-// advice says what helps, by service and status, where none of IAM's codes does.
+// advice has the advice by service and status, for answers without a known code of IAM's.
 var advice = map[string]map[int]string{
 	iam: {
 		http.StatusBadRequest:   unknownKey,
@@ -126,9 +127,9 @@ var advice = map[string]map[int]string{
 	},
 }
 
-// failure is the error for an answer that is no success: its kind by the status alone, what
-// helps by IAM's code or the status. Text of the answer is shown only if it has the form of
-// one of IAM's codes.
+// failure returns the error for an answer that is not a success. The status decides its kind;
+// IAM's code, or else the status, decides the advice. The error repeats nothing of the answer
+// but a text that has the form of IAM's codes.
 func (r response) failure() error {
 	code, help := r.code(), advice[r.service][r.status]
 	if cause, helps := Refusal(code, "the reader's API key", ""); cause != "" && r.service == iam {
@@ -145,14 +146,14 @@ func (r response) failure() error {
 	case advice[r.service][r.status] == "":
 		kind, f.final = ErrUnavailable, true
 	case r.service == iam:
-		f.wait = max(f.wait, newKey)
+		f.wait = max(f.wait, newKeyDelay)
 	}
 	said := strings.TrimSpace(fmt.Sprintf("%s answered %d %s", r.service, r.status, code))
 	f.error = fmt.Errorf("%w: %s: %s", kind, said, cmp.Or(help, "is its URL right?"))
 	return f
 }
 
-// code is IAM's error code, BXNIM0415E say; empty for a text of any other form.
+// code returns IAM's error code, for example BXNIM0415E, or "" if there is none.
 func (r response) code() string {
 	var body struct {
 		ErrorCode string `json:"errorCode"`
@@ -174,20 +175,21 @@ func (r response) code() string {
 	return body.ErrorCode
 }
 
+// unusable is the error for a success whose body cannot be used.
 func (r response) unusable() error {
 	return fmt.Errorf("%w: %s answered %d, but not what was asked for: is there a proxy in between, or is its URL wrong?", ErrUnavailable, r.service, r.status)
 }
 
-// proxyRefusal is a proxy's answer to CONNECT that is no success.
+// proxyRefusal is the status with which a proxy refuses CONNECT.
 type proxyRefusal int
 
 func (status proxyRefusal) Error() string { return "the proxy answered " + strconv.Itoa(int(status)) }
 
-// unanswered is the error for a request without an answer, in our own words: the
-// errors of net/http repeat what a server or a proxy sent, which may be the key or
-// the token. It wraps only what holds no such text: the end of a context
-// or of a time limit, and the number of a system call's error.
-func unanswered(service string, err error) error {
+// noAnswer returns the error for a request without an answer. It leaves out the text of err:
+// errors of net/http repeat what a server or a proxy sent, which may be the key or the
+// token. It wraps only errors without such text: a context's, a time limit's, and the
+// number of a system call's error.
+func noAnswer(service string, err error) error {
 	refusal, refused := errors.AsType[proxyRefusal](err)
 	operation, _ := errors.AsType[*net.OpError](err)
 	_, unresolved := errors.AsType[*net.DNSError](err)
@@ -198,38 +200,39 @@ func unanswered(service string, err error) error {
 	if service == secretsManager {
 		private = ". An instance made since April 2025 is private-only, and answers only in IBM Cloud's network, unless created with public-and-private endpoints"
 	}
-	because := func(final bool, format string, args ...any) error {
-		return failure{error: fmt.Errorf("%w: "+format, append([]any{ErrUnavailable}, args...)...), final: final}
+	temporary := func(format string, args ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{ErrUnavailable}, args...)...)
 	}
+	final := func(format string, args ...any) error { return failure{error: temporary(format, args...), final: true} }
 	switch {
 	case errors.Is(err, context.Canceled):
-		return because(false, "the call of %s was given up: %w", service, context.Canceled)
+		return temporary("the call of %s was given up: %w", service, context.Canceled)
 	case errors.Is(err, context.DeadlineExceeded):
-		return because(false, "%s did not answer in time%s: %w", service, private, context.DeadlineExceeded)
+		return temporary("%s did not answer in time%s: %w", service, private, context.DeadlineExceeded)
 	case refused && (refusal >= 500 || refusal == http.StatusTooManyRequests || refusal == http.StatusRequestTimeout):
-		return because(false, "the proxy on the way to %s answered %d: it may be unable to reach the host: check the URL%s", service, refusal, private)
+		return temporary("the proxy on the way to %s answered %d: it may be unable to reach the host: check the URL%s", service, refusal, private)
 	case refusal == http.StatusProxyAuthRequired:
-		return because(true, "the proxy on the way to %s answered 407: check the user and password in HTTPS_PROXY", service)
+		return final("the proxy on the way to %s answered 407: check the user and password in HTTPS_PROXY", service)
 	case refused:
-		return because(true, "the proxy on the way to %s answered %d: allow the host at the proxy, or name it in NO_PROXY", service, refusal)
+		return final("the proxy on the way to %s answered %d: allow the host at the proxy, or name it in NO_PROXY", service, refusal)
 	case operation != nil && operation.Op == "proxyconnect":
-		return because(false, "the proxy on the way to %s cannot be reached: check HTTPS_PROXY, or name the host in NO_PROXY", service)
+		return temporary("the proxy on the way to %s cannot be reached: check HTTPS_PROXY, or name the host in NO_PROXY", service)
 	case unresolved:
-		return because(false, "calling %s: its host name does not resolve%s", service, private)
+		return temporary("calling %s: its host name does not resolve%s", service, private)
 	case untrusted:
-		return because(true, "calling %s: its TLS certificate is not trusted: check the URL, or name the CA in SSL_CERT_FILE", service)
+		return final("calling %s: its TLS certificate is not trusted: check the URL, or name the CA in SSL_CERT_FILE", service)
 	case isNumber:
-		return because(false, "calling %s: %w%s", service, number, private)
+		return temporary("calling %s: %w%s", service, number, private)
 	case isLimit && limit.Timeout():
-		return because(false, "%s did not answer in time%s: %w", service, private, os.ErrDeadlineExceeded)
+		return temporary("%s did not answer in time%s: %w", service, private, os.ErrDeadlineExceeded)
 	default:
-		return because(false, "calling %s: the connection broke, or what came was not HTTP: is there a proxy in between, or is its URL wrong?", service)
+		return temporary("calling %s: the connection broke, or what came was not HTTP: is there a proxy in between, or is its URL wrong?", service)
 	}
 }
 
-// singleRequests uses a connection for one request. A token is read once a rotation,
-// so an idle connection has no use, and net/http does not repeat a request or log
-// what a server sends on an idle connection.
+// singleRequests makes a new connection for each request. The secret is read once a rotation,
+// so that an idle connection would be of no use. Without one, net/http never repeats a
+// request, and never logs what a server sends on it.
 var singleRequests = &http.Transport{
 	Proxy:                  http.ProxyFromEnvironment,
 	OnProxyConnectResponse: namedRefusal,
@@ -239,10 +242,11 @@ var singleRequests = &http.Transport{
 	MaxResponseHeaderBytes: 64 << 10,
 	DisableKeepAlives:      true,
 	DisableCompression:     true,
-	TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 alone
+	TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
 }
 
-// namedRefusal keeps the status of a proxy's answer, of which net/http passes on the text.
+// namedRefusal returns a proxy's status as an error. That of net/http would be the answer's
+// text.
 func namedRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	if answer.StatusCode != http.StatusOK {
 		return proxyRefusal(answer.StatusCode)
@@ -250,41 +254,42 @@ func namedRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.R
 	return nil
 }
 
-// dialer bounds connecting together with the TLS handshake.
+// dialer limits the time for a connection, including its TLS handshake.
 var dialer = &net.Dialer{Timeout: 5 * time.Second}
 
 type dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+// quietly makes the connections of base quietConns.
 func quietly(base dial) dial {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := base(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
-		asked := make(chan struct{})
-		return &quietConn{conn, asked, sync.OnceFunc(func() { close(asked) })}, nil
+		opened := make(chan struct{})
+		return &quietConn{conn, opened, sync.OnceFunc(func() { close(opened) })}, nil
 	}
 }
 
-// quietConn hands out nothing before the first write: what a server sends ahead of a
-// request, net/http would log.
+// quietConn is a connection that can be read only after the first write: net/http would log
+// what a server sends before the request.
 type quietConn struct {
 	net.Conn
-	asked <-chan struct{}
-	ask   func()
+	opened <-chan struct{} // closed by open
+	open   func()          // lets reads begin
 }
 
 func (c *quietConn) Read(p []byte) (int, error) {
-	<-c.asked
+	<-c.opened
 	return c.Conn.Read(p)
 }
 
 func (c *quietConn) Write(p []byte) (int, error) {
-	c.ask()
+	c.open()
 	return c.Conn.Write(p)
 }
 
 func (c *quietConn) Close() error {
-	c.ask()
+	c.open()
 	return c.Conn.Close()
 }

@@ -19,12 +19,12 @@ import (
 // DefaultIAMURL is IAM's global endpoint.
 const DefaultIAMURL = "https://iam.cloud.ibm.com"
 
-// SecretsManager is the token secret in IBM Cloud Secrets Manager, as a [Store].
-// It opens it with a reader identity, which needs secret-version.read on the
-// token's secret group (the role SecretsReader). A group of secrets is the finest
-// scope of a policy: whoever may read one token of a group may read them all.
+// SecretsManager is a [Store]: the token secret in IBM Cloud Secrets Manager. It reads the
+// secret as a reader identity, which needs secret-version.read on the token's secret group
+// (the role SecretsReader). A secret group is the finest scope of a policy: whoever may read
+// one token of a group may read them all.
 //
-// It is used by pointer, and its fields must not change once it is in use.
+// Use a pointer, and do not change the fields after the first use.
 type SecretsManager struct {
 	URL      string // the instance's endpoint, https://….secrets-manager.appdomain.cloud
 	SecretID string // the token secret's id, in a form of ParseSecretID
@@ -32,17 +32,17 @@ type SecretsManager struct {
 
 	// APIKey is the reader identity's. It is exchanged at IAM as needed.
 	APIKey Secret
-	// AccessToken returns a token of the reader identity, in place of APIKey: from a
-	// trusted profile, say. It is called before every read; its error is passed on.
+	// AccessToken is used instead of APIKey. It returns a token of the reader identity, for
+	// example from a trusted profile. It is called before every read; its error is passed on.
 	AccessToken func(ctx context.Context) (Secret, error)
 
-	// Transport makes the requests. If nil, one that honours HTTPS_PROXY and NO_PROXY
-	// and uses a connection for one request, over HTTP/1.1. Another may log what a
-	// server sends unasked, as http.DefaultTransport does.
+	// Transport makes the requests. If nil, one is used that honours HTTPS_PROXY and NO_PROXY
+	// and makes a new connection for each request, over HTTP/1.1. Others, for example
+	// http.DefaultTransport, may log what a server sends without a request.
 	Transport http.RoundTripper
 
 	mu     sync.Mutex
-	access Secret    // the reader's own token
+	access Secret    // the reader identity's token; empty if there is none to use
 	until  time.Time // when to exchange the key again
 }
 
@@ -52,14 +52,13 @@ func IsSecretID(id string) bool {
 		len(strings.ReplaceAll(id, "-", "")) == 32 && only(strings.ToLower(id), lowerHex+"-")
 }
 
-// secretTypes are Secrets Manager's. What else stands before a slash can be a group.
+// secretTypes are Secrets Manager's types. Any other text before a slash may be a group.
 var secretTypes = []string{"arbitrary", "kv", "iam_credentials", "service_credentials", "custom_credentials", "username_password", "imported_cert", "public_cert", "private_cert"}
 
-// ParseSecretID returns the id in text: a secret's UUID, or one in a form of another
-// tool that can mean nothing else. These are a CRN, "region/instance/secret" of
-// Terraform and "type/uuid" of External Secrets. instance is the id of the Secrets
-// Manager instance, if the form names it. The error says which form is wanted and
-// repeats nothing of text.
+// ParseSecretID returns the id in text. text is a secret's UUID, a CRN, Terraform's
+// "region/instance/secret" or External Secrets' "type/uuid". instance is the id of the
+// Secrets Manager instance, or "" if text does not name it. The error repeats nothing of
+// text.
 func ParseSecretID(text string) (id, instance string, err error) {
 	parts := strings.Split(strings.TrimSpace(text), "/")
 	if crn := strings.Split(strings.TrimSpace(text), ":"); len(crn) == 10 && crn[0] == "crn" && crn[4] == "secrets-manager" && crn[8] == "secret" {
@@ -78,8 +77,8 @@ func ParseSecretID(text string) (id, instance string, err error) {
 	return "", "", errors.New("is not a secret id, such as e2dd1896-8c39-4160-b230-92430f439ba9")
 }
 
-// Validate reports what is wrong with the fields; it makes no request. No error
-// repeats a value: a key may have been put in the wrong place.
+// Validate reports what is wrong with the fields, without a request. The error repeats no
+// value: a key may have been put in the wrong place.
 func (s *SecretsManager) Validate() error {
 	_, instance, idErr := ParseSecretID(s.SecretID)
 	host, _, _ := strings.Cut(strings.TrimPrefix(s.URL, "https://"), ".")
@@ -93,20 +92,19 @@ func (s *SecretsManager) Validate() error {
 	if s.APIKey.IsZero() == (s.AccessToken == nil) {
 		keyErr = errors.New("or AccessToken is required, and not both")
 	}
-	return errors.Join(of("URL", checkOrigin(s.URL)), of("IAMURL", checkOrigin(cmp.Or(s.IAMURL, DefaultIAMURL))), of("SecretID", idErr), of("APIKey", keyErr))
+	return errors.Join(fieldError("URL", checkOrigin(s.URL)), fieldError("IAMURL", checkOrigin(cmp.Or(s.IAMURL, DefaultIAMURL))), fieldError("SecretID", idErr), fieldError("APIKey", keyErr))
 }
 
-// of is the error of a field; nil if err is.
-func of(field string, err error) error {
+// fieldError is err with the field's name, or nil.
+func fieldError(field string, err error) error {
 	if err == nil {
 		return nil
 	}
 	return fmt.Errorf("iamtoken: SecretsManager.%s %w", field, err)
 }
 
-// CheckAPIKey returns an error if text cannot be an API key as it is: it names the cause,
-// such as quotes around it, and repeats nothing of text. White space around a key is no
-// fault.
+// CheckAPIKey returns an error if text cannot be an API key. It names the cause, for example
+// quotes, and repeats nothing of text. White space around a key is allowed.
 func CheckAPIKey(text string) error {
 	text = strings.TrimSpace(text)
 	id, isID := strings.CutPrefix(text, "ApiKey-")
@@ -137,11 +135,11 @@ func CheckAPIKey(text string) error {
 	return nil
 }
 
-// noValues are what jq, JavaScript, Python and Go print for a value that is not there.
+// noValues are what jq, JavaScript, Python and Go print for a missing value.
 var noValues = []string{"null", "undefined", "none", "nil", "<nil>"}
 
-// isAssignment reports whether text is a line of a shell or an .env file, "export KEY=…". No
-// API key has an equals sign, but as padding at its end.
+// isAssignment reports whether text is a line of a shell or an .env file, "export KEY=…". An
+// API key has no equals sign, except as padding at its end.
 func isAssignment(text string) bool {
 	name, value, _ := strings.Cut(text, "=")
 	return strings.Trim(value, "=") != "" && !strings.HasPrefix(value, "=") && !strings.ContainsFunc(strings.TrimPrefix(name, "export "), func(r rune) bool {
@@ -149,9 +147,9 @@ func isAssignment(text string) bool {
 	})
 }
 
-// CheckHost returns an error if host, a name with or without a port, has a placeholder
-// of documentation or an empty variable in it. Others would find only that it does not
-// resolve. The error repeats nothing of it.
+// CheckHost returns an error if host, a name with or without a port, contains a placeholder
+// or what an empty variable leaves. Otherwise the only error would be that it does not
+// resolve. The error repeats nothing of host.
 func CheckHost(host string) error {
 	name, _, _ := strings.Cut(host, ":")
 	labels := strings.Split(strings.ToLower(name), ".")
@@ -185,24 +183,27 @@ func checkOrigin(value string) error {
 	return nil
 }
 
-// Read reads the current version, value and metadata in one request. If a kept token
-// of the reader is rejected, its key is exchanged again, and the version read once more.
+// Read reads the current version, value and metadata in one request. If Secrets Manager
+// denies that (401 or 403) to a token that was kept from an earlier Read, Read exchanges the
+// key and tries once more. So it makes three requests at most: an exchange and two reads.
 func (s *SecretsManager) Read(ctx context.Context) (Version, error) {
 	if err := s.Validate(); err != nil {
 		return Version{}, failure{error: err, final: true}
 	}
-	for {
+	for try := 1; ; try++ {
 		access, kept, err := s.authenticate(ctx)
 		if err != nil {
 			return Version{}, err
 		}
 		version, err := s.readAs(ctx, access)
-		if !kept || !errors.Is(err, ErrDenied) {
+		if !kept || try == 2 || !errors.Is(err, ErrDenied) {
 			return version, err
 		}
 	}
 }
 
+// readAs reads the current version with the token access. If it is denied, the token is no
+// longer kept.
 func (s *SecretsManager) readAs(ctx context.Context, access Secret) (Version, error) {
 	id, _, _ := ParseSecretID(s.SecretID)
 	address := strings.TrimSuffix(s.URL, "/") + "/api/v2/secrets/" + id + "/versions/current"
@@ -245,10 +246,11 @@ func (s *SecretsManager) version(got response) (Version, error) {
 	if token, _, err := unpack(payload); err == nil && token == s.key() {
 		return Version{}, noToken("it holds the reader's own API key, which is no token")
 	}
-	metadata, _ := ParseMetadata(body.Metadata) // what cannot be read counts as none: others may have edited it
+	metadata, _ := ParseMetadata(body.Metadata) // others may edit it: what cannot be read is treated like none
 	return Version{Payload: NewSecret(payload), CreatedAt: body.CreatedAt, Metadata: metadata, ReadAt: got.date}, nil
 }
 
+// key returns APIKey without white space around it.
 func (s *SecretsManager) key() string { return strings.TrimSpace(s.APIKey.Reveal()) }
 
 // authenticate returns a token of the reader identity: the kept one, or a new one.
@@ -276,12 +278,12 @@ func (s *SecretsManager) authenticate(ctx context.Context) (access Secret, kept 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Four fifths of its lifetime, by this machine's clock alone, which may be off.
+	// Four fifths of the lifetime, from now: it does not matter if this machine's clock is off.
 	s.access, s.until = access, time.Now().Round(0).Add(lifetime*4/5)
 	return access, false, nil
 }
 
-// exchange gets a token for the reader's API key, with the lifetime that IAM gives it.
+// exchange returns a token for the reader's API key, and its lifetime.
 func (s *SecretsManager) exchange(ctx context.Context) (Secret, time.Duration, error) {
 	origin := strings.TrimSuffix(cmp.Or(s.IAMURL, DefaultIAMURL), "/")
 	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {s.key()}}

@@ -1,10 +1,10 @@
 // Package iamtoken is the contract between the rotator, which keeps an IBM
 // Cloud IAM access token in a secret, and the jobs that read that secret: the
-// shape of the payload, the metadata that every version carries, and a [Reader]
-// for jobs in Go.
+// form of the payload, the metadata of every version, and a [Reader] for jobs
+// in Go.
 //
-// It imports nothing but the standard library, so that a job can depend on it
-// without depending on the rotator or an SDK.
+// It imports only the standard library, so that a job can depend on it without
+// depending on the rotator or an SDK.
 package iamtoken
 
 import (
@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// Token is an IAM access token with what IAM said of it.
+// Token is an IAM access token with its expiry and identity.
 type Token struct {
 	Value      Secret
 	IssuedAt   time.Time
@@ -65,8 +65,8 @@ func CheckForm(value string) error {
 // opaque, as IBM documents tokens to be.
 func IsJWT(value string) bool { return strings.Count(value, ".") == 2 }
 
-// Claims are what a JWT says of itself. Fields are zero for claims that it does not
-// have; the identity is as [Identity] returns it.
+// Claims are the claims of a JWT that matter here. A field is zero if the JWT does not
+// have the claim. IAMID and Account are as [Identity] returns them.
 type Claims struct {
 	IssuedAt  time.Time
 	ExpiresAt time.Time
@@ -74,10 +74,10 @@ type Claims struct {
 	Account   string
 }
 
-// ReadClaims reads the claims of a JWT, each for itself: other claims may be of any
-// type. The signature is not verified. The error, which repeats nothing of value,
-// says that value is no JWT or that one of the claims above is of another type; those
-// that can be read are returned with it.
+// ReadClaims reads the claims of a JWT, without verifying its signature. It returns an
+// error if value is not a JWT, or if one of these claims has the wrong type; then it
+// returns the others with the error. Other claims may have any type. The error repeats
+// nothing of value.
 func ReadClaims(value string) (Claims, error) {
 	parts := strings.Split(value, ".")
 	if len(parts) != 3 {
@@ -98,8 +98,8 @@ func ReadClaims(value string) (Claims, error) {
 	return claims, errors.Join(issuedErr, expiresErr, iamIDErr, holderErr, accountErr)
 }
 
-// claim decodes one claim, by its exact name: encoding/json would take another case
-// for the same field of a struct, and null for any type.
+// claim decodes one claim by its exact name. A struct would also accept the name in
+// another case, and null for any type.
 func claim[T any](fields map[string]json.RawMessage, name string) (T, error) {
 	var value T
 	raw, ok := fields[name]
@@ -113,7 +113,7 @@ func claim[T any](fields map[string]json.RawMessage, name string) (T, error) {
 	return value, nil
 }
 
-// maxEpoch is in the year 5138: a time beyond it is in another unit than seconds.
+// maxEpoch is in the year 5138. A greater number is in another unit than seconds.
 const maxEpoch = 100_000_000_000
 
 func timeClaim(fields map[string]json.RawMessage, name string) (time.Time, error) {
@@ -127,7 +127,7 @@ func timeClaim(fields map[string]json.RawMessage, name string) (time.Time, error
 	return time.Unix(int64(seconds), 0), nil
 }
 
-// redacted is what a Secret shows of itself, however it is printed.
+// redacted is printed in place of every Secret.
 const redacted = "[secret]"
 
 // Secret is an API key or a token that cannot print itself: every fmt verb,
@@ -141,8 +141,8 @@ type Secret struct{ value *string }
 // NewSecret wraps value.
 func NewSecret(value string) Secret { return Secret{&value} }
 
-// Reveal returns the value. Call it only where the value leaves for the
-// service that it belongs to.
+// Reveal returns the value. Call it only to send the value to the service that it
+// belongs to.
 func (s Secret) Reveal() string {
 	if s.value == nil {
 		return ""
@@ -153,7 +153,7 @@ func (s Secret) Reveal() string {
 // IsZero reports whether the secret is empty.
 func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
-// What prints or encodes a Secret, fmt by every verb, slog and encoding/json, gets "[secret]".
+// All ways to print or encode a Secret, fmt with every verb, slog and encoding/json, give "[secret]".
 
 func (s Secret) String() string               { return redacted }
 func (s Secret) GoString() string             { return redacted }

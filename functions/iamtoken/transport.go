@@ -14,17 +14,15 @@ import (
 	"sync"
 )
 
-// Transport returns a RoundTripper that authorizes every request with the
-// Reader's token. After a 401 it calls [Reader.Rejected], and sends the request once
-// more if there is a new token by then and the request's body can be had again. A nil
-// base means http.DefaultTransport.
+// Transport returns a RoundTripper that authorizes every request with the Reader's token. A
+// nil base means http.DefaultTransport. After a 401 it calls [Reader.Rejected] and, if there
+// is a new token, sends the request once more, unless its body cannot be read a second time.
 //
-// A request that a redirect sent to another host goes there without the token. One to
-// a host that is not among Reader.Hosts, if those are set, fails; after a redirect it
-// goes there without the token. No error and no redirect that repeats the token is
-// passed on; net/http itself may log what a service sends unasked.
+// A redirect to another host is followed without the token. If Reader.Hosts is set, a request
+// to any other host fails. Errors and redirects that repeat the token are replaced. net/http
+// itself may log what a service sends without a request.
 //
-// IBM's SDKs take it as well, for the second try after a 401 and for redirects:
+// IBM's SDKs need it for the second try after a 401 and for redirects:
 //
 //	service.Service.SetHTTPClient(&http.Client{Transport: reader.Transport(nil)})
 func (r *Reader) Transport(base http.RoundTripper) http.RoundTripper {
@@ -55,22 +53,22 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		return response, err
 	}
 	t.reader.Rejected(token)
-	second, ok := again(request)
+	second, ok := cloneForRetry(request)
 	if !ok {
 		return response, nil
 	}
 	next, err := t.reader.authorize(second)
 	if err != nil || next.Value.Reveal() == token.Value.Reveal() {
 		closeBody(second)
-		return response, nil // the 401 says more to the caller than our error
+		return response, nil // the 401 tells the caller more than this error
 	}
 	_, _ = io.CopyN(io.Discard, response.Body, 64<<10) // so that the connection can be used again
 	_ = response.Body.Close()
 	return t.send(second, next)
 }
 
-// send keeps the token out of what net/http and the caller's client print: a server
-// may repeat it in a malformed answer or in a redirect.
+// send keeps the token out of what net/http and the caller's client print: a server may
+// repeat it in a malformed answer or in a redirect.
 func (t *transport) send(request *http.Request, token Token) (*http.Response, error) {
 	response, err := t.base.RoundTrip(request)
 	if err != nil {
@@ -80,13 +78,13 @@ func (t *transport) send(request *http.Request, token Token) (*http.Response, er
 		_ = response.Body.Close()
 		return nil, fmt.Errorf("%w: the service answered HTTP %d with a redirect that repeats the token", ErrUnavailable, response.StatusCode)
 	}
-	if _, both := response.Body.(io.Writer); !both { // after 101 it is the connection itself
+	if _, both := response.Body.(io.Writer); !both { // after a 101 the body is the connection, which must stay writable
 		response.Body = quietBody{response.Body, token}
 	}
 	return response, nil
 }
 
-// quietBody is a body whose errors do not repeat the token: trailers are read last.
+// quietBody is a body whose errors do not repeat the token, for example those of trailers.
 type quietBody struct {
 	io.ReadCloser
 	token Token
@@ -97,14 +95,15 @@ func (b quietBody) Read(p []byte) (int, error) {
 	return n, quiet(err, b.token)
 }
 
+// quiet replaces an error that repeats the token.
 func quiet(err error, token Token) error {
 	if err != nil && repeats(err.Error(), token) {
-		return unanswered("the service", err)
+		return noAnswer("the service", err)
 	}
 	return err
 }
 
-// repeats reports whether text holds twelve characters of the token in a row.
+// repeats reports whether text contains twelve successive characters of the token.
 func repeats(text string, token Token) bool {
 	const enough = 12
 	value := token.Value.Reveal()
@@ -116,7 +115,7 @@ func repeats(text string, token Token) bool {
 	return false
 }
 
-// redirectedAway reports whether a redirect led from another host here.
+// redirectedAway reports whether the request follows a redirect from another host.
 func redirectedAway(request *http.Request) bool {
 	for from := request; from.Response != nil && from.Response.Request != nil; {
 		from = from.Response.Request
@@ -127,9 +126,9 @@ func redirectedAway(request *http.Request) bool {
 	return false
 }
 
-// again returns the request as it was, if its body can be had a second time.
-func again(request *http.Request) (*http.Request, bool) {
-	second := request.Clone(request.Context())
+// cloneForRetry returns a copy of the request; ok is false if its body cannot be read again.
+func cloneForRetry(request *http.Request) (second *http.Request, ok bool) {
+	second = request.Clone(request.Context())
 	if request.Body == nil || request.Body == http.NoBody {
 		return second, true
 	}
@@ -147,16 +146,14 @@ func closeBody(request *http.Request) {
 	}
 }
 
-// AuthenticationType, Validate and Authenticate make a Reader an Authenticator of IBM's
-// Go SDKs (github.com/IBM/go-sdk-core/v5/core), in place of an IamAuthenticator. Nothing
-// of the SDK is imported for it:
+// AuthenticationType is what the debug log of IBM's Go SDKs calls this way to authenticate.
+// With Validate and Authenticate it makes a Reader an Authenticator of these SDKs
+// (github.com/IBM/go-sdk-core/v5/core), without importing them:
 //
 //	service, err := logsrouterv3.NewLogsRouterV3(&logsrouterv3.LogsRouterV3Options{URL: url, Authenticator: reader})
-//
-// AuthenticationType names this way of authenticating in the SDK's debug log.
 func (r *Reader) AuthenticationType() string { return "iamtoken" }
 
-// Validate reports what is wrong with the Reader's fields; it makes no request.
+// Validate reports what is wrong with the Reader's fields, without a request.
 func (r *Reader) Validate() error {
 	if r.Store == nil {
 		return errors.New("iamtoken: Reader.Store is required")
@@ -175,9 +172,9 @@ func (r *Reader) Validate() error {
 	return nil
 }
 
-// Authenticate sets the request's Authorization header. It fails if there is no
-// valid token, if the request's host is not among Reader.Hosts, or if the token
-// would travel in the clear.
+// Authenticate sets the request's Authorization header. It fails if there is no valid token,
+// if the request's host is not among Reader.Hosts, or if the URL is plain http to another
+// machine.
 func (r *Reader) Authenticate(request *http.Request) error {
 	_, err := r.authorize(request)
 	return err
@@ -197,12 +194,12 @@ func (r *Reader) authorize(request *http.Request) (Token, error) {
 	return token, err
 }
 
-// hostShape is compiled when a Reader has Hosts: others need not pay for it.
+// hostShape is compiled only for a Reader with Hosts.
 var hostShape = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^(\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[a-z0-9_-]+(\.[a-z0-9_-]+)*:[0-9]{1,5}|[0-9a-f:]+|\[[0-9a-f:]+\]:[0-9]{1,5})$`)
 })
 
-// serves reports whether a request to u gets the token.
+// serves reports whether Hosts allows to send the token to u.
 func (r *Reader) serves(u *url.URL) bool {
 	name := strings.ToLower(u.Hostname())
 	port := cmp.Or(u.Port(), map[string]string{"https": "443", "http": "80"}[u.Scheme])

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// A copy of the folder, with its tests, needs nothing of this module and no other one.
+// A copy of the folder, with its tests, needs neither this module nor any other one.
 func TestTheReaderStandsAlone(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "iamtoken")

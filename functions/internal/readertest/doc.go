@@ -1,3 +1,3 @@
-// Package readertest has the tests of the Go reader, package iamtoken, against the sandbox
-// and with IBM's clients. What needs neither is beside the code, and goes with a copy of it.
+// Package readertest has those tests of the Go reader, package iamtoken, that need the sandbox
+// or IBM's clients. The others are in iamtoken, and are copied with it.
 package readertest

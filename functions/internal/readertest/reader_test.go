@@ -17,7 +17,7 @@ import (
 
 const iam, read = ibmcloudtest.OpIAMToken, ibmcloudtest.OpVersionsGet
 
-// fixture is a Reader in process with a cloud, in virtual time.
+// fixture is a Reader and a sandbox in one process, in virtual time.
 type fixture struct {
 	t      *testing.T
 	cloud  *ibmcloudtest.Cloud
@@ -47,7 +47,7 @@ func (fx *fixture) rotate(ttl time.Duration) string {
 	return value
 }
 
-// wantToken checks that the Reader hands out value, which is valid, and how long that takes at most.
+// wantToken checks that the Reader returns value within most, and that it is a valid token.
 func (fx *fixture) wantToken(value string, most time.Duration) {
 	fx.t.Helper()
 	began := time.Now()
@@ -98,7 +98,8 @@ func TestTheTokenIsKeptUntilItExpiresSoon(t *testing.T) {
 	}
 }
 
-// Whether it answers 503 or not at all: the old token is returned while it is valid, and never an expired one.
+// While the store answers 503, or not at all, the old token is returned as long as it is valid,
+// and never an expired one.
 func TestTheOldTokenIsServedWhileTheStoreIsDown(t *testing.T) {
 	for _, fault := range []ibmcloudtest.Fault{{Op: ibmcloudtest.OpAny, Status: 503}, {Op: ibmcloudtest.OpAny, Delay: time.Hour}} {
 		withFixture(t, func(fx *fixture) {
@@ -139,12 +140,13 @@ func TestALateRotationIsNoticed(t *testing.T) {
 	})
 }
 
-// A read that fails is tried once more, and with a deadline until a second before it. The code or the
-// status names the cause; foreign text is never printed.
+// A read that fails is tried once more, and until a second before the deadline if there is one. The
+// message names the cause by the code or the status, and repeats no other text of an answer.
 func TestFailingReads(t *testing.T) {
 	const s, locked = time.Second, "locked" // a locked key still gives tokens
 	type fault = ibmcloudtest.Fault
 	type span struct{ least, most time.Duration }
+	// A fault with the span healed ends after 20 s.
 	var atOnce, backOff, keyPause, capped, healed, wholeMinute = span{}, span{s / 2, 3 * s / 2}, span{2 * s, 2 * s}, span{5 * s, 5 * s}, span{20 * s, 27 * s}, span{50 * s, 59 * s}
 	answer := func(f fault) func(fx *fixture) { return func(fx *fixture) { fx.fault(f) } }
 	iamSays := func(status int, body string) func(fx *fixture) {
@@ -157,13 +159,13 @@ func TestFailingReads(t *testing.T) {
 	stale := `{"secret_type":"arbitrary","created_at":"2026-01-01T00:00:00Z","payload":"an-opaque-token-of-40-characters-0123456","version_custom_metadata":{"expiration":1767225600}}`
 	for name, test := range map[string]struct {
 		arrange   func(fx *fixture)
-		patient   bool // the call has a deadline of a minute; faults that are healed end after 20 s
+		patient   bool // the call has a deadline of a minute
 		took      span
 		exchanges int   // 0: any number
 		want      error // nil: a token
 		says      string
 	}{
-		// What a second try mends.
+		// A second try succeeds.
 		"a back-off":                {answer(fault{Op: iam, Status: 503, Times: 1}), false, backOff, 2, nil, ""},
 		"a false 400 of IAM":        {answer(fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E"}`, Times: 1}), false, keyPause, 2, nil, ""},
 		"a false 401 of IAM":        {answer(fault{Op: iam, Status: 401, Times: 1}), false, keyPause, 2, nil, ""},
@@ -184,7 +186,7 @@ func TestFailingReads(t *testing.T) {
 		"a lasting outage":      {answer(fault{Op: read, Status: 503}), true, wholeMinute, 0, iamtoken.ErrUnavailable, ""},
 		"404 with a deadline":   {answer(fault{Op: read, Status: 404}), true, atOnce, 1, iamtoken.ErrNotFound, ""},
 		"expired, at once":      {func(fx *fixture) { fx.rotate(-12 * time.Minute) }, true, atOnce, 1, iamtoken.ErrExpired, "12m0s ago"},
-		// What is reported at once.
+		// The error is reported at once.
 		"no token yet":    {store("no token yet"), false, atOnce, 1, iamtoken.ErrNoToken, "has not run yet"},
 		"empty":           {store(" "), false, atOnce, 1, iamtoken.ErrNoToken, "is empty"},
 		"by hand, opaque": {store("an-opaque-token-of-40-characters-0123456"), false, atOnce, 1, iamtoken.ErrNoToken, "nothing states"},
@@ -194,7 +196,7 @@ func TestFailingReads(t *testing.T) {
 		"missing":    {func(fx *fixture) { fx.store.SecretID = "00000000-0000-4000-8000-000000000000" }, false, atOnce, 1, iamtoken.ErrNotFound, "SecretID"},
 		"410":        {answer(fault{Op: read, Status: 410}), false, atOnce, 1, iamtoken.ErrNotFound, "SecretID"},
 		"a redirect": {answer(fault{Op: read, Status: 302}), false, atOnce, 1, iamtoken.ErrUnavailable, "is its URL right?"},
-		// What lasts.
+		// A second try fails too.
 		"forbidden":                     {func(fx *fixture) { fx.store.SecretID = fx.cloud.Rotations()[0].APIKeySecret }, false, backOff, 2, iamtoken.ErrDenied, "Secrets Manager answered 403: the reader identity needs SecretsReader on the token's secret group; a new policy takes minutes to reach everywhere; or a context-based restriction keeps this network out"},
 		"a page as 403":                 {answer(fault{Op: read, Status: 403, ContentType: "text/html", Body: "<html>canary"}), false, backOff, 2, iamtoken.ErrDenied, "Secrets Manager answered 403: the reader identity"},
 		"an outage, reported after 5 s": {answer(fault{Op: read, Status: 429, Headers: after("999999")}), false, capped, 1, iamtoken.ErrUnavailable, "answered 429: it is asked too often"},
@@ -253,7 +255,7 @@ func TestFailingReads(t *testing.T) {
 }
 
 func TestACallerCanGiveUp(t *testing.T) {
-	// Its time ends within the read, or between the two tries of it: then it gets the reason, too.
+	// Its deadline is in the first try of a read, or between the two: then it gets the reason too.
 	for says, fault := range map[string]ibmcloudtest.Fault{
 		"waiting for the token": {Op: iam, Delay: 5 * time.Second, Times: 1},
 		"IAM answered 400":      {Op: iam, Status: 400, Times: 1},
@@ -288,8 +290,8 @@ func TestSecretsOfOtherTools(t *testing.T) {
 	})
 }
 
-// A thousand goroutines of one process ask for the token, each every half minute
-// or so, while it is rotated ten times.
+// A thousand goroutines of one process ask for the token, each about every half minute, while
+// it is rotated ten times.
 func TestAThousandGoroutinesAcrossTenRotations(t *testing.T) {
 	const goroutines, rotations, interval = 1000, 10, 50 * time.Minute
 	withFixture(t, func(fx *fixture) {
@@ -322,7 +324,7 @@ func TestAThousandGoroutinesAcrossTenRotations(t *testing.T) {
 	})
 }
 
-// Many processes read at different times: the jitter sees to that.
+// The jitter makes many processes read at different times.
 func TestProcessesDoNotAskInTheSameSecond(t *testing.T) {
 	seconds := map[int64]bool{}
 	for range 20 {

@@ -2,8 +2,10 @@ package readertest
 
 import (
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,7 +23,7 @@ func (fx *fixture) client() *http.Client {
 	return &http.Client{Transport: fx.reader.Transport(fx.cloud.Transport())}
 }
 
-// service is a client that gets its answers from a function: status, and where it redirects to, if anywhere.
+// service is a client whose requests answer serves: with a status, and a redirect unless location is "".
 func (fx *fixture) service(answer func(r *http.Request) (status int, location string)) *http.Client {
 	return &http.Client{Transport: fx.reader.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
 		response := &http.Response{Body: http.NoBody, Request: r, Header: http.Header{}}
@@ -39,8 +41,8 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // A Reader is an authenticator of IBM's Go SDKs, without importing them.
 var _ core.Authenticator = (*iamtoken.Reader)(nil)
 
-// After a 401 the secret is read once more: the key and its token may have been
-// replaced before their time. IBM's client does the same with the Reader's transport.
+// After a 401 the secret is read once more: the token may have been replaced early, with its
+// key. IBM's client does the same with the Reader's transport.
 func TestA401ReloadsOnce(t *testing.T) {
 	for name, list := range map[string]func(fx *fixture) error{
 		"net/http": func(fx *fixture) error {
@@ -96,7 +98,7 @@ func TestA401ThatANewReadDoesNotCure(t *testing.T) {
 }
 
 func TestBodiesAreSentAgain(t *testing.T) {
-	for want, body := range map[int]io.Reader{200: strings.NewReader("hello"), 401: io.MultiReader(strings.NewReader("hello"))} { // a stream is had once
+	for want, body := range map[int]io.Reader{200: strings.NewReader("hello"), 401: io.MultiReader(strings.NewReader("hello"))} { // a stream can be read once
 		withFixture(t, func(fx *fixture) {
 			fx.wantToken(fx.rotate(time.Hour), 0)
 			second := fx.rotate(time.Hour)
@@ -116,8 +118,8 @@ func TestBodiesAreSentAgain(t *testing.T) {
 	}
 }
 
-// A client of IBM's SDK sets the header before the transport does, and net/http takes
-// that along to another port or a name below.
+// A client of IBM's SDK sets the header before the transport does, and net/http keeps it in a
+// redirect to another port or to a subdomain.
 func TestTheTokenStaysWithItsHostAndIsEncrypted(t *testing.T) {
 	for _, elsewhere := range []string{"https://elsewhere.test/", "https://below.service.test/", "https://service.test:8443/", "http://service.test/"} {
 		withFixture(t, func(fx *fixture) {
@@ -147,8 +149,7 @@ func TestTheTokenStaysWithItsHostAndIsEncrypted(t *testing.T) {
 	}
 }
 
-// With a list of hosts, no other gets the token: not by a request of the job's own,
-// not by a redirect.
+// With a list of hosts, no other host gets the token, neither in a request nor in a redirect.
 func TestHosts(t *testing.T) {
 	for _, test := range []struct {
 		host string // the one entry of the list; empty: there is no list
@@ -190,7 +191,8 @@ func TestHosts(t *testing.T) {
 	}
 }
 
-// A reader's own token that is rejected is renewed within the read.
+// A reader identity's token that is rejected is renewed within the read. However many reads at a
+// time are denied, each makes two requests at most.
 func TestTheReadersOwnTokenIsRenewedAfterA401(t *testing.T) {
 	withFixture(t, func(fx *fixture) {
 		fx.wantToken(fx.rotate(10*time.Minute), 0)
@@ -198,5 +200,20 @@ func TestTheReadersOwnTokenIsRenewedAfterA401(t *testing.T) {
 		fx.fault(ibmcloudtest.Fault{Op: read, Status: 401, Times: 1})
 		fx.wantToken(fx.rotate(time.Hour), 0)
 		fx.wantReads(3)
+
+		fx.fault(ibmcloudtest.Fault{Op: read, Status: 403})
+		fx.store.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			time.Sleep(rand.N(time.Second))
+			return fx.cloud.Transport().RoundTrip(r)
+		})
+		fx.cloud.ClearRequests()
+		var all sync.WaitGroup
+		for range 100 {
+			all.Go(func() { time.Sleep(rand.N(time.Second)); _, _ = fx.store.Read(fx.t.Context()) })
+		}
+		all.Wait()
+		if got := fx.count(read); got > 200 {
+			t.Errorf("100 denied reads made %d requests, want 200 at most", got)
+		}
 	})
 }
