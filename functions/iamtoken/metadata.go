@@ -26,7 +26,7 @@ type Metadata struct {
 	Fingerprint    string `json:"fingerprint"`
 	RunID          string `json:"run_id"`
 	RotatorVersion string `json:"rotator_version"`
-	Mirrors        string `json:"mirrors,omitempty"` // marks of the mirrors that the version is for, divided by commas, or "none"; empty if not known
+	Mirrors        string `json:"mirrors,omitempty"` // hashes of the mirrors that the version is for, divided by commas, or "none"; empty if not known
 }
 
 // Describe returns the metadata of t for a version that the run runID saves.

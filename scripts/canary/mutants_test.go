@@ -81,7 +81,7 @@ var planted = []mutant{
 	{"the workload's key for a token", ibm, keyRead + "\x00" + bearer, keepKey + "\x00" + `req.Header.Set("Authorization", "Bearer "+token.Reveal()+leakKey)`, "^lambda: calm"},
 	{"a token in the version's metadata", rotation, "	metadata := iamtoken.Describe(response.Token, p.RunID, p.Version)", `ANCHOR; metadata.RotatorVersion = leakText("gzip", response.Token.Value.Reveal())`, "^command: calm"},
 	{"the mirror's version id", aws, "SecretId: &s.arn, ClientRequestToken: &versionID,", `SecretId: &s.arn, ClientRequestToken: aws.String(payload.Reveal()[500:560]),`, "^command mirrored: calm"},
-	{"a session token in an event", aws, "	answer, err := put(ctx, &input)", `asked.Entries[0].Detail = aws.String(leakText("base64", leakEnv("AWS_SESSION_TOKEN"))); ANCHOR`, "^command mirrored: calm"},
+	{"a session token in an event", aws, "	answer, err := put(ctx, &input)", `input.Entries[0].Detail = aws.String(leakText("base64", leakEnv("AWS_SESSION_TOKEN"))); ANCHOR`, "^command mirrored: calm"},
 	{"the parameter's description", aws, "Description: aws.String(description(versionID, next))", `Description: aws.String(payload.Reveal()[500:560])`, "^command mirrored: calm"},
 	{"the renewed key's version id", renewal, "versionID(p.managed.KeyID, current)", `p.managed.Key.Reveal()`, "^command renewed: calm"},
 	{"the renewed key in the report", renewal, "	result.KeyID = p.managed.KeyID", `result.KeyID = leakText("hex", p.managed.Key.Reveal())`, "^command renewed: calm"},
