@@ -52,10 +52,10 @@ type signingKeys struct {
 }
 
 var (
-	errKeysUnavailable         = errors.New("IAM's keys at /identity/keys could not be fetched")
-	errUnknownKey     = errors.New("a JWT that is signed with none of IAM's keys (/identity/keys)")
-	errNotRS256       = errors.New("a JWT that is not signed with RS256")
-	errWrongSignature = errors.New("a JWT whose signature is wrong")
+	errKeysUnavailable = errors.New("IAM's keys at /identity/keys could not be fetched")
+	errUnknownKey      = errors.New("a JWT that is signed with none of IAM's keys (/identity/keys)")
+	errNotRS256        = errors.New("a JWT that is not signed with RS256")
+	errWrongSignature  = errors.New("a JWT whose signature is wrong")
 )
 
 // verify returns an error unless IAM has signed the JWT. The error is errKeysUnavailable if that
