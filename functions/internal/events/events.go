@@ -182,7 +182,7 @@ func (s *state) failed(result report.Result, now time.Time) Type {
 		s.version, s.untilSaved = result.VersionID, false
 	}
 	switch result.Error.Step {
-	case rotation.StepBootstrap, rotation.StepLook, rotation.StepMirror: // every run takes these
+	case rotation.StepBootstrap, rotation.StepReadMetadata, rotation.StepMirror: // every run takes these
 	default:
 		s.untilSaved = true
 	}

@@ -14,7 +14,7 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// bus takes events, but for the next refuse of them.
+// bus accepts events, but not the next refuse of them.
 type bus struct {
 	put    []Event
 	tried  int
@@ -44,7 +44,7 @@ func (b *bus) Put(ctx context.Context, events []Event) []error {
 	return errs
 }
 
-// types are those of the events taken since the last call, without their first word.
+// types are the types of the events accepted since the last call, without their first word.
 func (b *bus) types() string {
 	var all []string
 	for _, event := range b.put {
@@ -78,13 +78,13 @@ func (p *process) runs(t *testing.T, results ...string) (ran report.Report) {
 	return ran
 }
 
-// resultOf reads a result: its outcome or, with a "!", the step that failed, with a "+" where a token was published all the
-// same, and the version that is stored.
+// resultOf reads a result: its outcome or, with a "!", the step that failed, with a "+" if a token was saved all the same;
+// then the version that is stored.
 func resultOf(text string) report.Result {
 	what, version, _ := strings.Cut(text, " ")
-	what, published := strings.CutSuffix(what, "+")
+	what, saved := strings.CutSuffix(what, "+")
 	step, failed := strings.CutSuffix(what, "!")
-	result := report.Result{Rotation: "default", Outcome: report.Outcome(what), VersionID: version, Saved: published || what == "rotated"}
+	result := report.Result{Rotation: "default", Outcome: report.Outcome(what), VersionID: version, Saved: saved || what == "rotated"}
 	if failed {
 		result.Outcome, result.Error = report.Failed, &report.Error{Step: report.Step(step), Kind: rotation.Unavailable, Message: "no answer"}
 	}
@@ -116,8 +116,8 @@ func TestWhatAProcessAnnounces(t *testing.T) {
 	}
 }
 
-// A check announces nothing. A command that remembers nothing must not announce each failure, and whoever stops a run by
-// hand has not made the rotation fail: what was published before is announced.
+// A check announces nothing. A command remembers no run before, and a run that a person stops is no failure: they announce
+// the tokens that were saved, and nothing else.
 func TestRunsThatAnnounceLess(t *testing.T) {
 	interrupted, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -152,8 +152,8 @@ func TestARotationThatComesAndGoesIsAnnouncedSeldom(t *testing.T) {
 	}
 }
 
-// What is not taken is put once more, if that may help, and is then a warning of the result, one for all of a reason.
-func TestAnEventThatIsNotTaken(t *testing.T) {
+// An event that is not accepted is put once more, if that may help. Then it is a warning, one for all events of one reason.
+func TestAnEventThatIsNotAccepted(t *testing.T) {
 	const alone, many = `["the event \"Token Rotated\" is not announced: denied: not here"]`,
 		`["the event \"Token Rotated\" is not announced, nor 998 others: denied: not here"]`
 	for _, test := range []struct {
@@ -190,13 +190,13 @@ func TestAnEventThatIsNotTaken(t *testing.T) {
 	}
 }
 
-// A failure that lasts is announced again, as seldom as any, until that is taken. Its end
-// is announced in any case: what seems not taken may be.
-func TestAFailureThatIsNotTaken(t *testing.T) {
+// A failure that lasts is announced again, as seldom as any, until the event is accepted. Its end
+// is announced in any case: an event that seems lost may have been accepted.
+func TestAFailureThatIsNotAccepted(t *testing.T) {
 	p, hour := newProcess(), strings.Split(strings.Repeat("look!,", 60), ",")[:60]
 	p.bus.refuse = 1000
 	if p.runs(t, hour...); p.bus.tried != 4 {
-		t.Errorf("a failure that nobody takes was put %d times in an hour, want 4", p.bus.tried)
+		t.Errorf("a failure that is not accepted was put %d times in an hour, want 4", p.bus.tried)
 	}
 	p.bus.refuse = 0
 	p.runs(t, append(hour, "fresh v1")...)

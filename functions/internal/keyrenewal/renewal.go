@@ -238,7 +238,7 @@ func (p *pass) tryMetadata(ctx context.Context, candidate Candidate) error {
 	case rotation.NotFound, rotation.Misconfigured, rotation.Locked:
 		return nil
 	}
-	failure.Step, failure.Message = rotation.StepLook, "with the new bootstrap key: "+failure.Message
+	failure.Step, failure.Message = rotation.StepReadMetadata, "with the new bootstrap key: "+failure.Message
 	return &failure
 }
 

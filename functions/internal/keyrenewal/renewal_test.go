@@ -236,8 +236,8 @@ func TestWhatARenewalDoes(t *testing.T) {
 		"what is wrong with the token secret says nothing against the key": renewed(scenario{then: func(c *cloud) { c.rotate(); refused(rotation.NotFound)(c) }}),
 
 		"IAM does not know it yet": kept(rotation.StepExchange, rotation.Denied, "does not accept the new bootstrap key yet", forget("key-2")),
-		"refused by the instance":  kept(rotation.StepLook, rotation.Denied, "with the new bootstrap key", refused(rotation.Denied)),
-		"the instance is down":     kept(rotation.StepLook, rotation.Unavailable, "", refused(rotation.Unavailable)),
+		"refused by the instance":  kept(rotation.StepReadMetadata, rotation.Denied, "with the new bootstrap key", refused(rotation.Denied)),
+		"the instance is down":     kept(rotation.StepReadMetadata, rotation.Unavailable, "", refused(rotation.Unavailable)),
 		"AWS refuses":              kept(rotation.StepSave, rotation.Denied, "", func(c *cloud) { c.putError = errIs(rotation.Denied, rotation.Never) }),
 		"an opaque token":          kept(rotation.StepCheck, rotation.InvalidToken, "cannot be seen", func(c *cloud) { c.owners["key-2"] = "" }),
 		"another identity's": {then: func(c *cloud) { c.rotate(); c.owners["key-2"] = "iam-ServiceId-other" }, outcome: report.KeyRenewalFailed,

@@ -19,7 +19,7 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// fixture is a rotator with the real IBM adapters, in process with a cloud.
+// fixture is a rotator with the real IBM adapters, and the sandbox in the same process.
 type fixture struct {
 	t       *testing.T
 	cloud   *ibmcloudtest.Cloud
@@ -27,8 +27,8 @@ type fixture struct {
 	one     rotation.Rotation // the first one seeded
 	all     []rotation.Rotation
 	skew    atomic.Int64    // of the rotator's clock, in nanoseconds
-	ahead   atomic.Int64    // of all clocks: how long the process was frozen, its timers with it
-	aws     *mirrortest.AWS // where the mirrors are; nil if there are none
+	ahead   atomic.Int64    // how long the process was frozen: clocks went on, timers did not
+	aws     *mirrortest.AWS // nil if there are no mirrors
 }
 
 // withFixture runs test in virtual time, with its own fixture.
@@ -48,32 +48,33 @@ func each[R any](t *testing.T, rows map[string]R, test func(fx *fixture, row R))
 	}
 }
 
-// story is a run after one that has published a token, and what comes of it: a new token, if it says nothing else.
+// story is a run and what must come of it. If it says nothing else, the run is one of rotate that
+// follows another, and it saves a new token.
 type story struct {
-	first bool              // nothing was published before
-	after time.Duration     // the token before
+	first bool              // no run before it has saved a token
+	after time.Duration     // the time since that run
 	edit  func(fx *fixture) // what happens just before the run
 	mode  rotation.Mode     // rotate if empty
 	force bool
 
-	want     report.Outcome
-	fails    rotation.Step
-	kind     rotation.Kind
-	says     string // the failure or a warning
-	attempts int    // 0: any number
-	within   time.Duration
-	others   int                                     // versions that others save meanwhile
-	then     func(fx *fixture, result report.Result) // more that is wanted
+	want     report.Outcome // rotated if empty
+	fails    rotation.Step  // that fails; empty if none does
+	kind     rotation.Kind  // of the failure
+	says     string         // a part of the failure, or of a warning
+	attempts int            // 0: any number
+	within   time.Duration  // the timeout; 2 minutes if 0
+	others   int            // versions that other runs save meanwhile
+	then     func(fx *fixture, result report.Result)
 }
 
-// several attempts are two or more.
+// several means two or more attempts.
 const several = -1
 
-// pasted is what nothing may repeat, as are the keys.
+// pasted is what a person has put in the wrong place. Like the keys, nothing may repeat it.
 const pasted = "pasted-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eR"
 
-// play plays stories. Whatever else happens, a run that does not rotate saves nothing, and what one that does has saved
-// is a valid token of the workload.
+// play plays stories. In each of them, only a run whose outcome is rotated saves a version, and that is a valid token of
+// the workload.
 func play(t *testing.T, stories map[string]story) {
 	t.Helper()
 	each(t, stories, func(fx *fixture, s story) {
@@ -94,7 +95,7 @@ func play(t *testing.T, stories map[string]story) {
 			fx.wantWarning(result, s.says)
 		}
 		if result.Outcome == report.Rotated {
-			fx.wantPublished(5 * time.Minute)
+			fx.wantStored(5 * time.Minute)
 			before++
 		}
 		fx.wantVersions(before + s.others)
@@ -113,7 +114,7 @@ func play(t *testing.T, stories map[string]story) {
 	})
 }
 
-// with sets what is the same in all stories.
+// with sets what all stories have in common.
 func with(set func(s *story), stories map[string]story) map[string]story {
 	for name, s := range stories {
 		set(&s)
@@ -226,7 +227,7 @@ func (fx *fixture) rotate() report.Result {
 
 func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
 
-// workload is the service id whose token is published.
+// workload is the service id whose token is stored.
 func (fx *fixture) workload() ibmcloudtest.Rotation { return fx.cloud.Rotations()[0] }
 
 // versions is how many versions the token secret has; one is there from the start.
@@ -288,8 +289,8 @@ func (fx *fixture) wantVersions(want int) {
 	}
 }
 
-// published is the token that readers get, and when it expires.
-func (fx *fixture) published() (token, iamID string, expires time.Time, err error) {
+// storedToken is the token that readers get, its identity and when it expires.
+func (fx *fixture) storedToken() (token, iamID string, expires time.Time, err error) {
 	current := fx.cloud.MustCurrent(fx.one.Token.ID)
 	token = current.Payload
 	if current.Data != nil {
@@ -299,29 +300,29 @@ func (fx *fixture) published() (token, iamID string, expires time.Time, err erro
 	return token, iamID, expires, err
 }
 
-// wantPublished checks that a reader gets a valid token of the workload with at least this lifetime left.
-func (fx *fixture) wantPublished(least time.Duration) {
+// wantStored checks that a reader gets a valid token of the workload with at least this lifetime left.
+func (fx *fixture) wantStored(least time.Duration) {
 	fx.t.Helper()
-	_, iamID, expires, err := fx.published()
+	_, iamID, expires, err := fx.storedToken()
 	if err != nil {
-		fx.t.Fatalf("the published token: %v", err)
+		fx.t.Fatalf("the stored token: %v", err)
 	}
 	if want := fx.workload().IAMID; iamID != want {
-		fx.t.Errorf("the published token belongs to %s, want %s", iamID, want)
+		fx.t.Errorf("the stored token belongs to %s, want %s", iamID, want)
 	}
 	if left := time.Until(expires); left < least {
-		fx.t.Errorf("the published token has %s left, want %s", left, least)
+		fx.t.Errorf("the stored token has %s left, want %s", left, least)
 	}
 }
 
 func (fx *fixture) countRequests(op string) int { return fx.cloud.CountRequests(op, "") }
 
-// roundTripper is a connection of which a test changes something.
+// roundTripper is a connection that a test changes.
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (r roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return r(req) }
 
-// hooked is a token store with something before or after a save, and of what is read another version. What is nil changes nothing.
+// hooked is a token store that calls a test before and after a save, and for each version that is read. Each may be nil.
 type hooked struct {
 	rotation.TokenStore
 	beforeSave, afterSave func()

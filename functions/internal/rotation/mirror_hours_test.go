@@ -14,30 +14,30 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// deployment is a function with mirrors of its own, which runs ensure every minute and rotate every 50.
+// deployment is a function with mirrors of its own, which runs ensure every minute and rotate every 50 minutes.
 type deployment struct {
 	mirrors []string
-	ensures bool                  // and nothing else
-	dead    func(minute int) bool // nil: never. So are the readers of its mirrors, and for the minutes that it needs after.
-	cold    bool                  // every run is a new process
+	ensures bool                  // it runs no rotate
+	dead    func(minute int) bool // its region is down, with its readers, who also get 3 minutes after; nil: never
+	cold    bool                  // each run is a new process
 
 	rotator *rotation.Rotator
 }
 
-// hours is what the schedules make of some hours.
+// hours are some hours of scheduled runs, and what may come of them.
 type hours struct {
-	lifetime, least time.Duration // of tokens, an hour if 0, and MIN_REMAINING, 8m if 0
+	lifetime, least time.Duration // of tokens, an hour if 0; MIN_REMAINING, 8m if 0
 	of              []deployment
-	begins          bool // with a first token
-	fault           step // then, for ever
+	begins          bool // with a run of rotate, before the fault
+	fault           step // for all the time
 	someone         bool // somebody else writes to the first mirror every 15 minutes
 	length          time.Duration
 
-	saves   int           // versions at IBM, at most
-	puts    int           // to each mirror that has no fault, at most
-	expired time.Duration // its readers, at most
-	failed  [2]int        // runs, at least and at most
-	warned  [2]int        // reports that name an expired token of a mirror
+	saves   int           // at most: versions at IBM
+	puts    int           // at most: to the first mirror of each deployment
+	expired time.Duration // at most: in which readers of these mirrors have an expired token
+	failed  [2]int        // at least and at most: runs that fail
+	warned  [2]int        // at least and at most: reports that warn of an expired token in a mirror
 }
 
 func TestHoursOfMirrors(t *testing.T) {
@@ -69,8 +69,8 @@ func TestHoursOfMirrors(t *testing.T) {
 		"slow, its answers lost":    fails(lost(3*time.Second), 12, some, one(first, second)),
 		"in order, then it fails":   inOrder,
 
-		// AWS takes 100 versions a day, and tokens of 15 minutes would be 180: the mirror lags by 2 of 17 minutes or so, and the
-		// report says for how long. IBM's secret does not. A parameter has no quota.
+		// AWS keeps 100 versions a day, and tokens of 15 minutes would need 180: the mirror's token is expired for about 2 of 17
+		// minutes, and the report says for how long. IBM's secret does not wait. A parameter has no quota.
 		"tokens of 15 minutes": {lifetime: 15 * minute, of: one(first), length: six, saves: 62, puts: 23, expired: 54 * minute,
 			warned: each120},
 		"tokens of 15 minutes, cold": {lifetime: 15 * minute, of: cold(first), length: six, saves: 62, puts: 23, expired: 54 * minute,
@@ -83,7 +83,7 @@ func TestHoursOfMirrors(t *testing.T) {
 		// Tokens of 30 minutes are enough, whatever MIN_REMAINING is.
 		"tokens of half an hour":          {lifetime: rotation.MirrorLifetime, of: one(first), length: eight, saves: 31, puts: 30},
 		"tokens of half an hour, an hour": {lifetime: rotation.MirrorLifetime, least: time.Hour, of: one(first), length: eight, saves: 31, puts: 30},
-		// Someone who writes to the mirror all the time is not fought: the run fails.
+		// The runs do not fight with someone who writes to the mirror all the time: they fail.
 		"someone else writes": {of: cold(first), someone: true, length: eight, saves: 14, puts: 33, expired: eight, failed: [2]int{60, 480}},
 
 		// Two functions with one token secret, and a mirror for each: the loss of either region harms no reader of the other, and
@@ -153,7 +153,7 @@ func (h hours) play(fx *fixture) {
 				expired += time.Minute
 			}
 		}
-		if _, _, expires, _ := fx.published(); time.Until(expires) < 0 {
+		if _, _, expires, _ := fx.storedToken(); time.Until(expires) < 0 {
 			fx.t.Errorf("minute %d: the token at IBM has expired", minute)
 		}
 	}

@@ -25,10 +25,10 @@ const (
 	someonesID = "11111111-2919-432f-9883-d5040bfcd326"
 )
 
-// step is one thing that happens to a rotation with mirrors, or is checked of them.
+// step is something that happens to a rotation with mirrors, or a check of them.
 type step = func(fx *fixture)
 
-// mirrors gives the fixture's rotation these mirrors, which are made now.
+// mirrors gives the rotation new mirrors.
 func mirrors(arns ...string) step {
 	return func(fx *fixture) {
 		fx.aws = &mirrortest.AWS{}
@@ -60,13 +60,13 @@ func wait(d time.Duration) step { return func(*fixture) { time.Sleep(d) } }
 func lifetime(d time.Duration) step  { return func(fx *fixture) { fx.cloud.SetTokenTTL(d) } }
 func remaining(d time.Duration) step { return func(fx *fixture) { fx.rotator.MinRemaining = d } }
 
-// forget is a new process, as far as refused puts go.
+// forget starts a new process as far as refusals go.
 func forget(fx *fixture) { fx.rotator.Refusals = nil }
 
 func rotates(fx *fixture) { fx.t.Helper(); fx.rotate() }
 func forces(fx *fixture)  { fx.t.Helper(); fx.wantOutcome(fx.force(), report.Rotated) }
 
-// runs is a run that may end as it will, ensures one of ensure that ends well, and fails one that a mirror has failed.
+// runs is a run with any outcome, ensures a run of ensure with this one, and fails a run that fails because of a mirror.
 func runs(mode rotation.Mode) step { return func(fx *fixture) { fx.run(mode) } }
 
 func ensures(want report.Outcome) step {
@@ -96,14 +96,14 @@ func dies(mode rotation.Mode) step {
 	}
 }
 
-// reads changes what is read of versions; id "" is the current one.
+// reads changes the versions that are read; id "" is the current one.
 func reads(change func(ctx context.Context, id string, version rotation.TokenVersion) (rotation.TokenVersion, error)) step {
 	return func(fx *fixture) {
 		fx.rotator.Tokens = hooked{TokenStore: fx.rotator.Tokens, read: change}
 	}
 }
 
-// silentBut is a read of a version that is not answered, unless it is the current one or id.
+// silentBut answers no read of a version but those of the current one and of id.
 func silentBut(id string) func(context.Context, string, rotation.TokenVersion) (rotation.TokenVersion, error) {
 	return func(ctx context.Context, asked string, version rotation.TokenVersion) (rotation.TokenVersion, error) {
 		if asked == "" || asked == id {
@@ -119,7 +119,7 @@ func mirrored(arns ...string) step {
 		fx.t.Helper()
 		current := fx.cloud.MustCurrent(fx.one.Token.ID)
 		want := current.Payload
-		if token, _, _, _ := fx.published(); current.Data != nil {
+		if token, _, _, _ := fx.storedToken(); current.Data != nil {
 			want = fmt.Sprintf(`{%q:%q}`, fx.one.Token.Field, token)
 		}
 		for _, arn := range arns {
@@ -161,7 +161,7 @@ func (fx *fixture) remaining(arn string) time.Duration {
 // mirrorFault is what a mirror's fault does to a request.
 type mirrorFault = func(ctx context.Context, put bool) error
 
-// failing gives the requests of arn a fault, the first ones alone if times is not 0.
+// failing gives the requests to a mirror a fault: all of them, or the first ones if times is not 0.
 func failing(arn string, times int64, of mirrorFault) step {
 	return func(fx *fixture) {
 		var failed atomic.Int64
@@ -201,13 +201,13 @@ var (
 	unavailable = onlyPuts(rejected(rotation.Unavailable, rotation.Later))
 )
 
-// hanging answers when the caller has given up.
+// hanging does not answer before the caller has given up.
 func hanging(ctx context.Context, _ bool) error {
 	<-ctx.Done()
 	return &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "no answer in the test"}
 }
 
-// lost has an answer lost after a time, but not the put.
+// lost is a put that is done, and whose answer is lost after a time.
 func lost(after time.Duration) mirrorFault {
 	return onlyPuts(func(context.Context, bool) error { time.Sleep(after); return mirrortest.ErrLost })
 }
@@ -228,7 +228,7 @@ func moves(arn string, back int) step {
 	}
 }
 
-// What becomes of mirrors, one row for each rule of when they are put and repaired. Runs have the time of a Lambda function.
+// One row for each rule of when a mirror is put and repaired. Runs have the timeout of the Lambda function.
 func TestMirrors(t *testing.T) {
 	const minute, rotate = time.Minute, rotation.ModeRotate
 	each(t, map[string][]step{
@@ -281,7 +281,7 @@ func TestMirrors(t *testing.T) {
 		"a put that came too late is no refusal": {mirrors(first), failing(first, 1, onlyPuts(rejected(rotation.Timeout, rotation.Never))),
 			fails(rotate, rotation.Timeout), wait(3 * minute), ensures(report.Rotated)},
 
-		// A put that was refused for good is not repaired by saving, and is tried again with the next token that is saved anyway.
+		// A put that was refused for good is not repaired, and is tried again with the next token that is saved anyway.
 		"a refused one": {mirrors(first, second), failing(second, 0, denied), fails(rotate, rotation.Denied),
 			times(45, wait(minute), fails(ensure, rotation.Denied)), versions(2),
 			heal, wait(8 * minute), ensures(report.Rotated), mirrored(first, second),
@@ -325,7 +325,7 @@ func TestMirrors(t *testing.T) {
 		"the first run after an outage of IBM dies": {mirrors(first), rotates, wait(3 * time.Hour), dies(ensure), puts(first, 1),
 			reads(silentBut(rotation.PreviousVersion)), times(4, wait(minute), runs(ensure)), mirrored(first), puts(first, 2)},
 
-		// IBM answers slowly: what it has saved comes to the mirrors all the same, whatever they hold, and no sooner after the last put than else.
+		// IBM answers slowly: what it has saved comes to the mirrors all the same, whatever they hold, and under the same quota.
 		"IBM is slow": {mirrors(first, second), rotates, wait(20 * minute), rotates, wait(20 * minute), failing(second, 1, denied),
 			runs(rotate), puts(second, 2), // it holds neither the current version nor the one before the next
 			func(fx *fixture) {
@@ -401,9 +401,8 @@ func TestMirrors(t *testing.T) {
 			fault(ibmcloudtest.Fault{Op: metadataOp, Skip: 1, Times: 2, Status: 400}), wait(minute), fails(ensure, rotation.Denied),
 			func(fx *fixture) { fx.cloud.ClearFaults() },
 			fault(ibmcloudtest.Fault{Op: metadataOp, Skip: 1, Times: 2, Status: 404}), wait(minute), fails(ensure, rotation.Denied), versions(3)},
-		// Without IBM's time every token counts as expired: IBM's secret gets one every minute, and a mirror still one in 16.
-		// Its second one alone may come sooner: AWS shows of the first one only that there was none before, as of a value that a
-		// person made the secret with.
+		// Without IBM's time every token counts as expired: IBM's secret gets one every minute, and a mirror still one in 16
+		// minutes. Only its second one may come sooner: the first one passes for the value that a person made the secret with.
 		"IBM shows no time": {mirrors(first), reads(func(_ context.Context, _ string,
 			version rotation.TokenVersion) (rotation.TokenVersion, error) {
 			version.CreatedAt = time.Time{}
@@ -440,7 +439,7 @@ func TestMirrors(t *testing.T) {
 	}, func(fx *fixture, steps []step) { all(steps...)(fx) })
 }
 
-// soon are rotations that come soon, where this machine's clock is off.
+// soon is rotations within the quota's 16 minutes, while this machine's clock is off.
 func soon(off time.Duration) step {
 	return all(func(fx *fixture) { fx.skew.Store(int64(off)) }, rotates, wait(10*time.Minute), func(fx *fixture) {
 		if result := fx.rotate(); off == 0 {
@@ -450,7 +449,7 @@ func soon(off time.Duration) step {
 		ensures(report.Fresh))
 }
 
-// metadataOfOlder edits the metadata of the version in a mirror, which is of an age: IBM has a later one.
+// metadataOfOlder edits the metadata of the version in a mirror, which is of this age when IBM already has a later one.
 func metadataOfOlder(age time.Duration, metadata map[string]any, want report.Outcome) []step {
 	return []step{mirrors(first), rotates, wait(age - 5*time.Minute), failing(first, 1, denied), runs(rotation.ModeRotate), forget,
 		func(fx *fixture) { fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "previous", metadata) }, wait(5 * time.Minute), ensures(want)}
@@ -464,7 +463,7 @@ func delivered(kind rotation.Kind) step {
 	}
 }
 
-// others is a save by another function for mirrors; what it saves comes to none of this function's.
+// others is a save by another function for these mirrors, whose puts do not come to this function's AWS.
 func others(after time.Duration, arns ...string) step {
 	return func(fx *fixture) {
 		time.Sleep(after)
@@ -475,7 +474,7 @@ func others(after time.Duration, arns ...string) step {
 	}
 }
 
-// slowLine has each answer of IBM take a while; what comes too late is no answer.
+// slowLine delays each request to IBM; a caller that has given up gets no answer.
 func slowLine(fx *fixture) {
 	fx.rotator = fx.process(roundTripper(func(req *http.Request) (*http.Response, error) {
 		time.Sleep(50 * time.Millisecond)
@@ -486,7 +485,7 @@ func slowLine(fx *fixture) {
 	}))
 }
 
-// putsTake has each put take a time, if it is given that.
+// putsTake delays each put, if the caller waits for so long.
 func putsTake(d time.Duration) func(context.Context, string, bool) error {
 	return func(ctx context.Context, _ string, put bool) error {
 		if !put {
@@ -519,7 +518,7 @@ func repairs(fx *fixture) {
 	}
 }
 
-// Puts of short tokens wait for those of other deployments: neither past the end of the run, nor in the way of other rotations.
+// The wait before the puts of short tokens ends before the run does, and does not hold up other rotations.
 func TestTheWaitOfAPutCostsNoPut(t *testing.T) {
 	for within, rotations := range map[time.Duration]int{6 * time.Second: 1, 2 * time.Minute: 60} {
 		withFixture(t, ibmcloudtest.Options{TokenTTL: 15 * time.Minute, Rotations: rotations}, func(fx *fixture) {
@@ -541,8 +540,8 @@ func TestTheWaitOfAPutCostsNoPut(t *testing.T) {
 	}
 }
 
-// MIN_REMAINING is capped by what the token allows: no lifetime makes every run save one, a repeated delivery saves nothing, and
-// IBM's secret gets no version that its mirror may not have too.
+// MIN_REMAINING is capped by the token's lifetime: with no lifetime does every run save a token, a repeated delivery saves none,
+// and IBM's secret gets no version that its mirror may not get, too.
 func TestMinRemainingIsCapped(t *testing.T) {
 	for _, test := range []struct{ least, lifetime, want time.Duration }{
 		{480, 60, 480}, {480, 15, 480}, {44 * 60, 60, 44 * 60}, {59 * 60, 60, 44 * 60}, {60, 60, 60},

@@ -60,17 +60,17 @@ func TestFaultsAreRetriedWhileThatHelps(t *testing.T) {
 			ibmcloudtest.Fault{Op: tokenOp, Status: 503, ContentType: "text/html", Body: "<h1>503</h1>"}),
 		"all down for a minute": took(story{attempts: several}, time.Minute, time.Minute, 71*time.Second,
 			ibmcloudtest.Fault{Op: ibmcloudtest.OpAny, Status: 503}),
-		"503 for ever": failing(rotation.StepLook, rotation.Unavailable, several, whole, end,
+		"503 for ever": failing(rotation.StepReadMetadata, rotation.Unavailable, several, whole, end,
 			ibmcloudtest.Fault{Op: metadataOp, Status: 503}),
-		"429 for ever": failing(rotation.StepLook, rotation.RateLimited, several, whole, end,
+		"429 for ever": failing(rotation.StepReadMetadata, rotation.RateLimited, several, whole, end,
 			ibmcloudtest.Fault{Op: metadataOp, Status: 429}),
-		"dropped for ever": failing(rotation.StepLook, rotation.Unavailable, several, whole, end,
+		"dropped for ever": failing(rotation.StepReadMetadata, rotation.Unavailable, several, whole, end,
 			ibmcloudtest.Fault{Op: metadataOp, Drop: ibmcloudtest.DropBefore}),
-		"hanging for ever": failing(rotation.StepLook, rotation.Timeout, several, whole, end,
+		"hanging for ever": failing(rotation.StepReadMetadata, rotation.Timeout, several, whole, end,
 			ibmcloudtest.Fault{Op: metadataOp, Delay: time.Hour}),
 		"an unknown key": failing(rotation.StepExchange, rotation.Denied, 2, 2*time.Second, 3*time.Second,
 			ibmcloudtest.Fault{Op: tokenOp, Identity: workload, Status: 400}),
-		"503, and then no secret": failing(rotation.StepLook, rotation.NotFound, 2, 0, time.Second,
+		"503, and then no secret": failing(rotation.StepReadMetadata, rotation.NotFound, 2, 0, time.Second,
 			ibmcloudtest.Fault{Op: metadataOp, Status: 503, Times: 1}, ibmcloudtest.Fault{Op: metadataOp, Status: 404}),
 		"slower than an attempt": took(story{attempts: 2}, 0, 10*time.Second, 11*time.Second,
 			ibmcloudtest.Fault{Op: tokenOp, Identity: workload, Delay: time.Minute, Times: 1}),
@@ -79,7 +79,7 @@ func TestFaultsAreRetriedWhileThatHelps(t *testing.T) {
 		"slower than the deadline, of which a tenth is kept": within(3*time.Second,
 			failing(rotation.StepReadKey, rotation.Timeout, 1, 0, short, ibmcloudtest.Fault{Op: keyOp, Delay: 8 * time.Second})),
 		"503, and then no answer in time": within(3*time.Second,
-			failing(rotation.StepLook, rotation.Unavailable, 2, 0, short, ibmcloudtest.Fault{Op: metadataOp, Status: 503, Times: 1},
+			failing(rotation.StepReadMetadata, rotation.Unavailable, 2, 0, short, ibmcloudtest.Fault{Op: metadataOp, Status: 503, Times: 1},
 				ibmcloudtest.Fault{Op: metadataOp, Delay: time.Hour})),
 	})
 	// The back-off is 300 ms, doubled each time, spread from half to one and a half.
@@ -112,7 +112,7 @@ func (fx *fixture) bootstrapKey(read func(ctx context.Context) (string, error)) 
 	}
 }
 
-func TestATokenRejectedInMidPassIsRenewed(t *testing.T) {
+func TestABootstrapTokenRejectedInAPassIsRenewed(t *testing.T) {
 	each(t, map[string]string{"key": keyOp, "look": metadataOp, "save": saveOp}, func(fx *fixture, op string) {
 		want := fx.bootstrapKey(func(context.Context) (string, error) { return fx.cloud.BootstrapAPIKey(), nil })
 		fx.fault(ibmcloudtest.Fault{Op: op, Status: 401, Times: 1})
@@ -139,7 +139,7 @@ func TestTheBootstrapKeyIsReadAfresh(t *testing.T) {
 		time.Sleep(30 * time.Minute)
 		fx.rotate()
 		fx.fault(ibmcloudtest.Fault{Op: metadataOp, Status: 403, Times: 1})
-		fx.wantFailure(fx.run(ensure), rotation.StepLook, rotation.Denied)
+		fx.wantFailure(fx.run(ensure), rotation.StepReadMetadata, rotation.Denied)
 		fx.wantOutcome(fx.run(ensure), report.Fresh)
 		want("while the token is valid", 1, 1)
 		away = true
@@ -204,7 +204,7 @@ func TestAWrongClock(t *testing.T) {
 	}
 	again := func(fx *fixture, result report.Result) {
 		fx.cloud.ClearFaults()
-		if next := fx.run(cmp.Or(map[rotation.Step]rotation.Mode{rotation.StepLook: ensure}[result.Error.Step],
+		if next := fx.run(cmp.Or(map[rotation.Step]rotation.Mode{rotation.StepReadMetadata: ensure}[result.Error.Step],
 			rotation.ModeRotate)); next.Outcome == report.Failed {
 			fx.t.Errorf("with the Date right again: got %v", next.Error)
 		}
@@ -213,13 +213,13 @@ func TestAWrongClock(t *testing.T) {
 	play(t, with(func(s *story) {
 		s.within, s.attempts, s.kind, s.then = 20*time.Second, several, cmp.Or(s.kind, rotation.Unavailable), again
 	}, map[string]story{
-		"Secrets Manager, before the version": {edit: dated(metadataOp, hours), mode: ensure, after: fifty, fails: rotation.StepLook},
+		"Secrets Manager, before the version": {edit: dated(metadataOp, hours), mode: ensure, after: fifty, fails: rotation.StepReadMetadata},
 		"Secrets Manager, 1970": {edit: cold(func(fx *fixture) { dated(metadataOp, -time.Since(time.Unix(0, 0)))(fx) }),
-			mode: ensure, after: fifty, fails: rotation.StepLook},
-		"Secrets Manager, back, cold":       {edit: cold(dated(metadataOp, thirty)), mode: ensure, after: fifty, fails: rotation.StepLook},
-		"Secrets Manager, back, warm":       {edit: dated(metadataOp, thirty), mode: ensure, after: minutes, fails: rotation.StepLook},
-		"Secrets Manager, back, by a token": {edit: byTokenOf(dated(metadataOp, -time.Hour)), mode: ensure, after: fifty, fails: rotation.StepLook},
-		"Secrets Manager, ahead":            {edit: dated(metadataOp, 2*time.Minute), after: minutes, fails: rotation.StepLook},
+			mode: ensure, after: fifty, fails: rotation.StepReadMetadata},
+		"Secrets Manager, back, cold":       {edit: cold(dated(metadataOp, thirty)), mode: ensure, after: fifty, fails: rotation.StepReadMetadata},
+		"Secrets Manager, back, warm":       {edit: dated(metadataOp, thirty), mode: ensure, after: minutes, fails: rotation.StepReadMetadata},
+		"Secrets Manager, back, by a token": {edit: byTokenOf(dated(metadataOp, -time.Hour)), mode: ensure, after: fifty, fails: rotation.StepReadMetadata},
+		"Secrets Manager, ahead":            {edit: dated(metadataOp, 2*time.Minute), after: minutes, fails: rotation.StepReadMetadata},
 		"IAM, before the token was issued": {edit: dated(tokenOp, -10*time.Second), after: minutes, fails: rotation.StepCheck,
 			kind: rotation.InvalidToken},
 		"IAM, ahead": {edit: dated(tokenOp, 2*time.Minute), after: minutes, fails: rotation.StepExchange},
@@ -300,10 +300,10 @@ func TestAProcessThatWasFrozenSavesNothingOld(t *testing.T) {
 		"a minute after the exchange":     {edit: afterExchange(time.Minute)},
 		"2 minutes after the exchange":    {edit: afterExchange(121 * time.Second), fails: rotation.StepSave},
 		"25 minutes after the exchange":   {edit: afterExchange(25 * time.Minute), fails: rotation.StepSave},
-		"an hour after the exchange":      {edit: afterExchange(time.Hour), fails: rotation.StepLook},
+		"an hour after the exchange":      {edit: afterExchange(time.Hour), fails: rotation.StepReadMetadata},
 		"a minute before the save":        {edit: beforeSave(time.Minute)},
-		"three minutes before the save":   {edit: beforeSave(3 * time.Minute), fails: rotation.StepLook},
-		"most of an hour before the save": {edit: beforeSave(54 * time.Minute), fails: rotation.StepLook},
+		"three minutes before the save":   {edit: beforeSave(3 * time.Minute), fails: rotation.StepReadMetadata},
+		"most of an hour before the save": {edit: beforeSave(54 * time.Minute), fails: rotation.StepReadMetadata},
 	}))
 	// Another run has saved one meanwhile that is better.
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
@@ -315,7 +315,7 @@ func TestAProcessThatWasFrozenSavesNothingOld(t *testing.T) {
 		}, nothing}
 		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepSave, rotation.Timeout)
 		fx.wantVersions(2)
-		fx.wantPublished(59 * time.Minute)
+		fx.wantStored(59 * time.Minute)
 	})
 }
 
@@ -337,7 +337,7 @@ func TestTwoRunsAtOnceAreHarmless(t *testing.T) {
 			})
 		}
 		both.Wait()
-		fx.wantPublished(59 * time.Minute)
+		fx.wantStored(59 * time.Minute)
 	})
 }
 
@@ -378,7 +378,7 @@ func TestARunEndsWithItsKeyReads(t *testing.T) {
 		keys := &stubborn{KeyReader: fx.rotator.Keys}
 		fx.rotator.Keys = keys
 		fx.fault(ibmcloudtest.Fault{Op: metadataOp, Status: 404})
-		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepLook, rotation.NotFound)
+		fx.wantFailure(fx.run(rotation.ModeRotate), rotation.StepReadMetadata, rotation.NotFound)
 		if running := keys.running.Load(); running != 0 || keys.given != 10*time.Second {
 			t.Errorf("got %d key reads that still run after it, each with %s; want none, and the 10s of an attempt", running, keys.given)
 		}

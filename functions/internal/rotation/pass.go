@@ -104,10 +104,10 @@ const (
 )
 
 func (p *pass) readMetadata(ctx context.Context) (TokenVersion, error) {
-	defer p.timed(StepLook)()
+	defer p.timed(StepReadMetadata)()
 	current, err := p.Tokens.ReadMetadata(ctx, p.Token)
 	if err != nil {
-		return TokenVersion{}, At(StepLook, err)
+		return TokenVersion{}, At(StepReadMetadata, err)
 	}
 	p.setClock(current.Clock)
 	if current.CreatedAt.Sub(p.ibmClock()) > iamtoken.MaxLifetime {
@@ -134,7 +134,7 @@ func (r Rotation) CheckOwn(current TokenVersion, howToRun HowToRun) error {
 	if howToRun != nil {
 		advice += ": " + howToRun(r.Name, true)
 	}
-	return &Error{Step: StepLook, Kind: Misconfigured, Advice: advice, Message: "the token secret is of type kv, and this function wrote neither its current " +
+	return &Error{Step: StepReadMetadata, Kind: Misconfigured, Advice: advice, Message: "the token secret is of type kv, and this function wrote neither its current " +
 		"nor its previous version: a save would remove all its other entries: " + advice}
 }
 

@@ -25,11 +25,11 @@ const (
 		ibmcloudtest.OpVersionsCreate
 )
 
-func TestRotatePublishesAFreshToken(t *testing.T) {
+func TestRotateSavesANewToken(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		result := fx.runAs(rotation.Request{Mode: rotation.ModeRotate, RunID: "rotate-1234"})
 		fx.wantOutcome(result, report.Rotated)
-		fx.wantPublished(59 * time.Minute)
+		fx.wantStored(59 * time.Minute)
 		fx.wantVersions(2)
 		current := fx.cloud.MustCurrent(fx.one.Token.ID)
 		if result.VersionID != current.ID || result.MarginSeconds != nil || result.SecondsRemaining == nil || *result.SecondsRemaining < 3590 {
@@ -62,9 +62,9 @@ func stored(metadata map[string]any) func(*fixture) {
 	}
 }
 
-// lookAnswer answers the read of the metadata with a version that has an hour left, and with names and JSON values of
+// metadataAnswer answers the read of the metadata with a version that has an hour left. replaced are names and JSON values of
 // fields to replace.
-func lookAnswer(headers map[string]string, replaced ...string) func(*fixture) {
+func metadataAnswer(headers map[string]string, replaced ...string) func(*fixture) {
 	return func(fx *fixture) {
 		fields := map[string]json.RawMessage{
 			"id": json.RawMessage(`"c0b54eb1-9c8d-4d5e-8a6e-d1a8a7a4f1f4"`), "secret_id": json.RawMessage(`"` + fx.one.Token.ID + `"`),
@@ -86,7 +86,7 @@ func lookAnswer(headers map[string]string, replaced ...string) func(*fixture) {
 func TestMetadataIsTrustedOnlyAsFarAsItMay(t *testing.T) {
 	const year, other = 365 * 24 * time.Hour, "iam-ServiceId-else"
 	ones, noDate := strings.Repeat("1", 32), map[string]string{"Date": ""}
-	unreadable := func(metadata string) func(*fixture) { return lookAnswer(nil, "version_custom_metadata", metadata) }
+	unreadable := func(metadata string) func(*fixture) { return metadataAnswer(nil, "version_custom_metadata", metadata) }
 	play(t, map[string]story{
 		"none":                       {edit: stored(nil), mode: ensure},
 		"no expiration among others": {edit: stored(map[string]any{"owner": "someone"}), mode: ensure},
@@ -113,13 +113,13 @@ func TestMetadataIsTrustedOnlyAsFarAsItMay(t *testing.T) {
 		"a number that is none":        {first: true, edit: unreadable(`{"expiration":1e999}`), mode: ensure},
 		"a number deep within":         {first: true, edit: unreadable(`{"x":{"y":[-1e999]},"expiration":9999999999}`), mode: ensure},
 		// Answers that a proxy has mixed up must not put one rotation's token where another's is read.
-		"of another secret": {first: true, mode: ensure, fails: rotation.StepLook, kind: rotation.Unavailable,
-			edit: func(fx *fixture) { lookAnswer(nil, "secret_id", `"`+fx.one.APIKey.ID+`"`)(fx) }},
+		"of another secret": {first: true, mode: ensure, fails: rotation.StepReadMetadata, kind: rotation.Unavailable,
+			edit: func(fx *fixture) { metadataAnswer(nil, "secret_id", `"`+fx.one.APIKey.ID+`"`)(fx) }},
 		// Without a Date nothing else says that a version of the future is none: its token would pass for a fresh one for ever.
 		"a version of the future": {first: true, mode: ensure, says: "2286",
-			edit: lookAnswer(noDate, "created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata", `{"expiration":9999999999}`)},
+			edit: metadataAnswer(noDate, "created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata", `{"expiration":9999999999}`)},
 		"a version of the future, of another": {first: true, says: "2286",
-			edit: lookAnswer(noDate, "created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata",
+			edit: metadataAnswer(noDate, "created_at", `"2286-01-01T00:00:00Z"`, "version_custom_metadata",
 				`{"expiration":9999999999,"iam_id":"iam-ServiceId-else"}`)},
 	})
 }
@@ -189,7 +189,7 @@ func TestAKVSecretOfOthersIsNotOverwritten(t *testing.T) {
 	of := func(s story, edit func(*fixture)) story {
 		s.first, s.edit = true, edit
 		if s.then == nil && !s.force {
-			s.fails, s.kind, s.says, s.attempts = rotation.StepLook, rotation.Misconfigured,
+			s.fails, s.kind, s.says, s.attempts = rotation.StepReadMetadata, rotation.Misconfigured,
 				"would remove all its other entries: if nothing else in it is needed, run once with force: force default", 1
 		}
 		return s
@@ -261,7 +261,7 @@ func TestATokenIsNeverSavedOverAKey(t *testing.T) {
 		for _, force := range []bool{false, true} {
 			ran := fx.rotator.Run(context.Background(), rotation.Request{Mode: rotation.ModeRotate, Force: force,
 				RunID: fmt.Sprint("over-the-key-", force)}, run)
-			fx.wantFailure(ran.Results[0], rotation.StepLook, rotation.Misconfigured)
+			fx.wantFailure(ran.Results[0], rotation.StepReadMetadata, rotation.Misconfigured)
 			if !test.apart {
 				fx.wantOutcome(ran.Results[1], report.Rotated)
 			}
@@ -409,16 +409,16 @@ func TestASecretOutOfReachIsSaidSoAtOnce(t *testing.T) {
 			fails: rotation.StepReadKey, kind: rotation.Denied, says: "secret.read"},
 		"key locked": {edit: fault(ibmcloudtest.Fault{Op: keyOp, Status: 412}), fails: rotation.StepReadKey, kind: rotation.Locked,
 			says: "remove its locks"},
-		"token missing": {edit: fault(ibmcloudtest.Fault{Op: metadataOp, Status: 404}), fails: rotation.StepLook,
+		"token missing": {edit: fault(ibmcloudtest.Fault{Op: metadataOp, Status: 404}), fails: rotation.StepReadMetadata,
 			kind: rotation.NotFound, says: "TOKEN_SECRET"},
-		"token forbidden": {edit: tokenOf(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"}), fails: rotation.StepLook,
+		"token forbidden": {edit: tokenOf(ibmcloudtest.SecretSpec{Group: "default", Payload: "abc"}), fails: rotation.StepReadMetadata,
 			kind: rotation.Denied, says: "secret-version-metadata.read"},
 		"save forbidden": {edit: fault(ibmcloudtest.Fault{Op: saveOp, Status: 403}), fails: rotation.StepSave, kind: rotation.Denied,
 			says: "secret-version.create"},
 		"token's type": {edit: func(fx *fixture) {
 			tokenOf(ibmcloudtest.SecretSpec{Type: "iam_credentials", Group: fx.cloud.TokenGroupName()})(fx)
-		}, fails: rotation.StepLook, kind: rotation.Misconfigured, says: "arbitrary or kv"},
-		"field of raw": {edit: func(fx *fixture) { fx.one.Token.Field = "token" }, fails: rotation.StepLook,
+		}, fails: rotation.StepReadMetadata, kind: rotation.Misconfigured, says: "arbitrary or kv"},
+		"field of raw": {edit: func(fx *fixture) { fx.one.Token.Field = "token" }, fails: rotation.StepReadMetadata,
 			kind: rotation.Misconfigured, says: "token_field"},
 		"redirected": {edit: fault(ibmcloudtest.Fault{Op: keyOp, Status: 307, Headers: redirect}), fails: rotation.StepReadKey,
 			kind: rotation.Misconfigured, says: "redirects"},

@@ -89,13 +89,13 @@ const (
 
 // Parts of a pass that can fail.
 const (
-	StepBootstrap Step = "bootstrap" // opening Secrets Manager with the bootstrap identity
-	StepLook      Step = "look"
-	StepReadKey   Step = "read_key"
-	StepExchange  Step = "exchange"
-	StepCheck     Step = "check"
-	StepSave      Step = "save"
-	StepMirror    Step = "mirror"
+	StepBootstrap    Step = "bootstrap" // opening Secrets Manager with the bootstrap identity
+	StepReadMetadata Step = "look"
+	StepReadKey      Step = "read_key"
+	StepExchange     Step = "exchange"
+	StepCheck        Step = "check"
+	StepSave         Step = "save"
+	StepMirror       Step = "mirror"
 )
 
 // Retry says whether another attempt can help.
@@ -135,7 +135,7 @@ func ErrorOf(err error) *Error {
 	if failure, ok := errors.AsType[*Error](err); ok {
 		return failure
 	}
-	return &Error{Step: StepLook, Kind: Unavailable, Message: fmt.Sprintf("unexpected failure of type %T", err)}
+	return &Error{Step: StepReadMetadata, Kind: Unavailable, Message: fmt.Sprintf("unexpected failure of type %T", err)}
 }
 
 // At returns a copy of err with its step, unless err has one already: the exchange of the

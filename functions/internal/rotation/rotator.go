@@ -122,7 +122,7 @@ func (r *run) acquire() (release func(), err error) {
 		case <-r.ctx.Done():
 		}
 	}
-	return nil, &Error{Step: StepLook, Kind: Timeout, Message: "the time was up before this rotation's turn came: " +
+	return nil, &Error{Step: StepReadMetadata, Kind: Timeout, Message: "the time was up before this rotation's turn came: " +
 		"raise the timeout, or split the rotations over more functions"}
 }
 
@@ -206,7 +206,7 @@ func (p *pass) timedAttempt() (report.Result, error) {
 	}
 	defer func() { p.release(); p.release = nil }()
 	if p.suspended() {
-		return report.Result{}, &Error{Step: StepLook, Kind: Timeout,
+		return report.Result{}, &Error{Step: StepReadMetadata, Kind: Timeout,
 			Message: "the process was suspended for longer than the run may take; the next run starts again"}
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, AttemptLimit)

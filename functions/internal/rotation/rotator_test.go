@@ -17,11 +17,11 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// counting emulates both services, counts what is asked of them and notes how much the process holds meanwhile.
+// counting emulates both services, counts their requests and measures the process meanwhile.
 type counting struct {
 	rotation.TokenStore
 	keys, exchanges, saves atomic.Int64
-	takes                  time.Duration // each read of metadata
+	takes                  time.Duration // of each read of metadata
 
 	mu         sync.Mutex
 	order      []string // token secrets in the order of the reads
@@ -33,7 +33,7 @@ type counting struct {
 func (c *counting) ReadMetadata(_ context.Context, ref rotation.TokenRef) (rotation.TokenVersion, error) {
 	time.Sleep(c.takes)
 	for range 10 {
-		runtime.Gosched() // those that have done their work get to their end
+		runtime.Gosched() // goroutines that have done their work can end
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,7 +67,7 @@ func (c *counting) Save(context.Context, rotation.TokenRef, rotation.TokenVersio
 	return rotation.SavedVersion{VersionID: "after", CreatedAt: time.Now()}, nil
 }
 
-// inUse is what heap and stacks take. Garbage counts, as it does for Lambda.
+// inUse is the memory of heap and stacks. Garbage counts, as it does for Lambda.
 func inUse() uint64 {
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
@@ -92,8 +92,8 @@ func (c *counting) runMany(t *testing.T, n, concurrency int) {
 	}
 }
 
-// A rotation that waits for its turn costs a line in a list, not a stack.
-func TestTenThousandRotationsAskTenThousandTimesAndHoldNoGoroutines(t *testing.T) {
+// A rotation that waits for its turn takes a line in a list, not a stack.
+func TestTenThousandRotationsHoldNoGoroutines(t *testing.T) {
 	const n, concurrency, limit = 10_000, 16, 16 << 10
 	runtime.GC()
 	before, held := runtime.NumGoroutine(), inUse()

@@ -89,7 +89,7 @@ func keySet(kid string, modulus []byte, exponent string) string {
 	return `{"keys":[{"kty":"RSA","alg":"RS256","kid":"` + kid + `","n":"` + base64.RawURLEncoding.EncodeToString(modulus) + `","e":"` + exponent + `"}]}`
 }
 
-// bad are answers of IAM that must not be published. The form of a token and its claims have tables of their own in package
+// bad are answers of IAM with a token that must not be saved. The form of a token and its claims have tables of their own in package
 // iamtoken.
 var bad = map[string]func(fx *fixture) string{
 	"nothing":          text(""),
@@ -168,7 +168,7 @@ var bad = map[string]func(fx *fixture) string{
 
 func text(s string) func(*fixture) string { return func(*fixture) string { return s } }
 
-// of is the answer with a token, token that with one that is the same for all.
+// of is the answer with a token that depends on the fixture, token one with the same token for all.
 func of(value func(*fixture) string) func(*fixture) string {
 	return func(fx *fixture) string { return tokenAnswer(value(fx)) }
 }
@@ -182,14 +182,14 @@ func instead(old, by string) func(*fixture) string {
 
 func encoded(encoding *base64.Encoding, s string) string { return encoding.EncodeToString([]byte(s)) }
 
-func TestABadTokenIsNeverPublished(t *testing.T) {
+func TestABadTokenIsNeverSaved(t *testing.T) {
 	each(t, bad, func(fx *fixture, answer func(fx *fixture) string) {
 		fx.rotate()
 		fx.answer(answer(fx), 0)
 		fx.wantFailure(fx.runWithin(20*time.Second, fx.rotator, rotation.Request{Mode: rotation.ModeRotate, RunID: "bad-for-ever"}),
 			rotation.StepCheck, rotation.InvalidToken)
 		fx.wantVersions(2)
-		fx.wantPublished(50 * time.Minute)
+		fx.wantStored(50 * time.Minute)
 		// It may pass: the next attempts ask again.
 		fx.cloud.ClearFaults()
 		fx.answer(answer(fx), 2)
@@ -205,7 +205,7 @@ func TestABadTokenIsNeverPublished(t *testing.T) {
 
 // Whatever opens Secrets Manager is not for readers: IAM, or a cache before it, may
 // answer the workload's exchange with what it has seen before.
-func TestNoCredentialOfTheBootstrapIdentityIsPublished(t *testing.T) {
+func TestNoCredentialOfTheBootstrapIdentityIsSaved(t *testing.T) {
 	compute := strings.Repeat("compute-resource-token", 3)
 	file := filepath.Join(t.TempDir(), "cr-token")
 	if err := os.WriteFile(file, []byte(compute), 0o600); err != nil {
@@ -243,7 +243,7 @@ func TestNoCredentialOfTheBootstrapIdentityIsPublished(t *testing.T) {
 	})
 }
 
-// onTokens changes the answers to token requests, of which it gets the first one's, too.
+// onTokens changes the answers to token requests; change gets the first answer of all, too.
 func onTokens(base http.RoundTripper, change func(answer, first []byte) []byte) http.RoundTripper {
 	var first []byte
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -265,7 +265,7 @@ func caching(base http.RoundTripper) http.RoundTripper {
 	return onTokens(base, func(_, first []byte) []byte { return first })
 }
 
-func TestAnOpaqueTokenIsPublishedWithWarnings(t *testing.T) {
+func TestAnOpaqueTokenIsSavedWithWarnings(t *testing.T) {
 	withFixture(t, ibmcloudtest.Options{}, func(fx *fixture) {
 		fx.answer(tokenAnswer(opaque), 0)
 		warnings := strings.Join(fx.rotate().Warnings, "\n")
@@ -279,7 +279,7 @@ func TestAnOpaqueTokenIsPublishedWithWarnings(t *testing.T) {
 	})
 }
 
-func TestIAMsKeysThatCannotBeHadHoldUpNoToken(t *testing.T) {
+func TestIAMsKeysThatCannotBeFetchedDelayNoToken(t *testing.T) {
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
@@ -425,7 +425,7 @@ func TestFetchesOfTheKeysEndWithTheirRun(t *testing.T) {
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpSecretsGet, Delay: time.Second})
 		fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Status: 404, Delay: time.Second})
 		result := fx.run(rotation.ModeRotate)
-		fx.wantFailure(result, rotation.StepLook, rotation.NotFound)
+		fx.wantFailure(result, rotation.StepReadMetadata, rotation.NotFound)
 		if begun.Load() != 1 || ended.Load() != 1 || result.Duration > time.Second {
 			t.Errorf("got %d fetches begun, %d ended and %s; want 1, 1 and 1s", begun.Load(), ended.Load(), result.Duration)
 		}
@@ -435,14 +435,14 @@ func TestFetchesOfTheKeysEndWithTheirRun(t *testing.T) {
 	})
 }
 
-func TestAnAgeingOrUnsignedTokenIsNeverPublished(t *testing.T) {
+func TestAnAgeingOrUnsignedTokenIsNeverSaved(t *testing.T) {
 	left := func(left, lifetime time.Duration) func(*fixture) {
 		return func(fx *fixture) {
 			fx.cloud.SetTokenTTL(lifetime)
 			fx.answer(strings.Replace(tokenAnswer(fx.cloud.MustMintToken(fx.workload().APIKey, left)), "3600", fmt.Sprint(lifetime.Seconds()), 1), 0)
 		}
 	}
-	// What no key could have signed is not published, whether there are keys or not.
+	// What no key could have signed is not saved, whether there are keys or not.
 	signature := func(text string) func(*fixture) {
 		return func(fx *fixture) {
 			fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMKeys, Status: 503})
@@ -465,9 +465,9 @@ func TestAnAgeingOrUnsignedTokenIsNeverPublished(t *testing.T) {
 	play(t, map[string]story{"5 minutes of 8": {first: true, edit: left(301*time.Second, 8*time.Minute)}})
 }
 
-// A token is held against what is expected, and against the one before it by what
-// both say: one may say less than the other, or say it in another form.
-func TestATokenOfTheWrongIdentityIsNeverPublished(t *testing.T) {
+// A token is compared with Expect, and with the stored token by what both show: one may
+// show less than the other, or show it in another form.
+func TestATokenOfTheWrongIdentityIsNeverSaved(t *testing.T) {
 	const federated, other, somebody = "saml-somebody@example.test", "saml-else@example.test", "iam-ServiceId-somebody-else"
 	ones, none := strings.Repeat("1", 32), ""
 	type says struct{ iamID, account string } // "own" is the workload's

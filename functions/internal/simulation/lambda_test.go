@@ -271,7 +271,7 @@ type suspension struct {
 }
 
 func (s *suspension) ReadMetadata(ctx context.Context, ref rotation.TokenRef) (rotation.TokenVersion, error) {
-	return pass(s, rotation.StepLook, func() (rotation.TokenVersion, error) { return s.TokenStore.ReadMetadata(ctx, ref) })
+	return pass(s, rotation.StepReadMetadata, func() (rotation.TokenVersion, error) { return s.TokenStore.ReadMetadata(ctx, ref) })
 }
 
 func (s *suspension) ReadKey(ctx context.Context, ref rotation.KeyRef) (iamtoken.Secret, error) {
@@ -367,7 +367,7 @@ func (sim *simulation) drawFate(d dice, e event) fate {
 		frozen = min(1, 3*frozen) // of an ensure little more than the read of the metadata is worth freezing
 	}
 	if d.chance(frozen) {
-		f.freezeAt = pick(d, rotation.StepLook, rotation.StepReadKey, rotation.StepExchange, rotation.StepSave, rotation.StepSave)
+		f.freezeAt = pick(d, rotation.StepReadMetadata, rotation.StepReadKey, rotation.StepExchange, rotation.StepSave, rotation.StepSave)
 		f.freezeFor = d.anyScale(time.Second, 70*time.Minute)
 		sim.note(e.scheduled)
 		f.cold = true // so that no other invocation meets its standing clock
