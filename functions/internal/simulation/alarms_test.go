@@ -61,7 +61,8 @@ func (a *alarms) evaluate(at time.Time) {
 	}
 	// FILL(minimum, 0) < 300 over 2 of 2 periods of 120 s.
 	low := func(end time.Time) bool {
-		return least(a.metrics["SecondsRemaining"].period(at, end, 120*time.Second)) < 300
+		values := a.metrics["SecondsRemaining"].period(at, end, 120*time.Second)
+		return len(values) == 0 || slices.Min(values) < 300
 	}
 	a.set(storedLifeAlarm, at, low(at) && low(at.Add(-120*time.Second)))
 	// Sum ≥ 1 over one period of 300 s.
@@ -82,16 +83,16 @@ func (a *alarms) set(name string, at time.Time, fires bool) {
 	}
 }
 
-// heardSince is when the first of the alarms that fired at a moment began to.
-func (a *alarms) heardSince(at time.Time) (from time.Time, heard bool) {
+// firingSince is when the first of the alarms that fire at a moment began to.
+func (a *alarms) firingSince(at time.Time) (from time.Time, fired bool) {
 	for _, spans := range a.fired {
 		for _, s := range spans {
-			if !s.from.After(at) && (s.to.IsZero() || at.Before(s.to)) && (!heard || s.from.Before(from)) {
-				from, heard = s.from, true
+			if !s.from.After(at) && (s.to.IsZero() || at.Before(s.to)) && (!fired || s.from.Before(from)) {
+				from, fired = s.from, true
 			}
 		}
 	}
-	return from, heard
+	return from, fired
 }
 
 // series are the points of a metric in the last minutes.
@@ -109,7 +110,7 @@ func (s series) since(t time.Time) series {
 	return s
 }
 
-// period are the values of the period that ends at end, as far as they have arrived.
+// period are the values of the period that ends at end and have arrived by now.
 func (s series) period(now, end time.Time, length time.Duration) (values []float64) {
 	for _, p := range s {
 		if !p.arrives.After(now) && !p.stamp.Before(end.Add(-length)) && p.stamp.Before(end) {
@@ -117,14 +118,6 @@ func (s series) period(now, end time.Time, length time.Duration) (values []float
 		}
 	}
 	return values
-}
-
-// least is 0 if there is none.
-func least(values []float64) float64 {
-	if len(values) == 0 {
-		return 0
-	}
-	return slices.Min(values)
 }
 
 // value finds a number in a line. A year has half a million lines, so this does not decode them; a name stands before a colon
@@ -139,7 +132,7 @@ func value(line []byte, name string) (float64, bool) {
 	return number, err == nil
 }
 
-// The numbers of the simulated deployment are those of the template, and what must remain is what the page promises.
+// The simulated deployment has the template's numbers, and mustRemain is what README.md promises.
 func TestTheNumbersAreTheTemplates(t *testing.T) {
 	for promise, remain := range map[string][]time.Duration{
 		"R is never below 8:50 with 60-minute tokens":                {530 * time.Second, standard.mustRemain(time.Hour, false)},

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// cache is a reader that keeps what it has read, and uses it all the time.
+// cache is a reader that keeps the token that it has read, and uses it all the time.
 type cache struct {
 	name        string
-	least, most time.Duration // that it keeps a token, at random in between
-	rule        bool          // of iamtoken/README.md: not beyond a minute before the token expires
+	least, most time.Duration // how long it keeps a token: a random time between these
+	rule        bool          // keeps it no longer than a minute before it expires, the rule of iamtoken/README.md
 }
 
 var caches = []cache{
@@ -18,10 +18,10 @@ var caches = []cache{
 	{"of half an hour to an hour, as AWS's clients'", 30 * time.Minute, time.Hour, false},
 }
 
-// between is how often a reader that has no cache, or none by the rule any more, asks.
+// between is how often a reader asks while it may not keep the token.
 const between = 10 * time.Second
 
-// reads calls use for each stretch in which the reader has one token, and for how long of it that has expired.
+// reads calls use for each span of time in which the reader has the same token.
 func (c cache) reads(t *timeline, d dice, from, to time.Time, use func(s span, token published)) {
 	for at := from; at.Before(to); {
 		token := t.current(at)
@@ -44,8 +44,8 @@ type cached struct {
 	worst time.Duration // the longest without a token that works
 }
 
-// checkCaches holds what readers with a cache meet against the promise: by the rule it is the same, else later by as long as
-// the cache keeps a token.
+// checkCaches: readers with a cache by the rule have an expired token only where readers without a cache do; others also for as long
+// afterwards as they keep a token.
 func (sim *simulation) checkCaches() {
 	sim.cached = make([]cached, len(caches))
 	for i, c := range caches {
@@ -71,18 +71,18 @@ func (sim *simulation) checkCaches() {
 	}
 }
 
-// isCalm reports whether no fault had an effect on a token of the usual lifetime until it was given up.
+// isCalm reports whether s, in which a cache used the token, has no fault and the usual lifetime.
 func (sim *simulation) isCalm(s span, token published) bool {
 	quiet, lost := sim.quiet(span{token.at.Add(-10 * time.Minute), s.to})
 	return quiet && lost == 0 && token.lifetime() == sim.lifetime
 }
 
-// excuses reports whether a reader may have had an expired token, with a cache that keeps one for so long.
+// excuses reports whether a reader may have had an expired token during s, with a cache that keeps one for keep.
 func (sim *simulation) excuses(token published, s span, keep time.Duration) bool {
-	return !s.to.After(sim.forgedUntil(token, s.to).Add(sim.stepsIn(token)+keep)) ||
-		// checkGaps has held them against the bound.
+	return !s.to.After(sim.forgedUntil(token, s.to).Add(sim.untilNext(token)+keep)) ||
+		// checkGaps has compared them with the bound.
 		slices.ContainsFunc(sim.tokens.gaps, func(g span) bool { return !s.from.Before(g.from) && !s.to.After(g.to.Add(keep)) }) ||
-		// A new token came in time, but a cache later.
+		// A new token came in time, but the cache still had the old one.
 		slices.ContainsFunc(sim.outages, func(t outage) bool { return t.excuses(s, keep) })
 }
 

@@ -21,7 +21,7 @@ import (
 
 var dashboardFlag = flag.Bool("dashboard", false, "draw the picture of the dashboard anew")
 
-// widget is one of the dashboard's body. A row of metrics ends with its options.
+// widget is a widget of the dashboard's body. Each row of its metrics ends with options.
 type widget struct {
 	Type                string
 	X, Y, Width, Height float64
@@ -38,16 +38,16 @@ type widget struct {
 	}
 }
 
-// watched is what CloudWatch has of a stretch.
+// watched is what CloudWatch has recorded during a span of time.
 type watched struct {
 	span
-	down   time.Duration // IAM, at the end
+	down   time.Duration // how long IAM is down, at the end
 	values map[string][]sample
-	failed []string // what the log says of each failure
+	failed []string // the log's lines of failures
 	firing map[string]bool
 }
 
-// The dashboard's picture in git is that of the template's widgets, filled by six hours of a simulated stack.
+// The dashboard's picture in git shows the template's widgets with the metrics of six hours of a simulated stack.
 func TestDashboard(t *testing.T) {
 	const file = "../../../infra/aws/testdata/dashboard.svg"
 	template := read(t, "../../../infra/aws/template.yaml")
@@ -81,7 +81,7 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
-// watch plays a stack for as long as the dashboard shows. IAM is down twice, the second time at its end.
+// watch plays a stack for the time that the dashboard shows. IAM is down twice, the second time at the end.
 func watch() *watched {
 	sim := newKeySimulation(1, 1, keySettings[1])
 	sim.everyday, sim.end = dangers{}, sim.start.Add(408*time.Minute)
@@ -96,7 +96,7 @@ func watch() *watched {
 	return s
 }
 
-// note is what CloudWatch gets of a run: the function's own metrics, and those of Lambda, the log and the queue.
+// note records a run as CloudWatch does: the function's own metrics, those of Lambda and of the queue, and the log.
 func (s *watched) note(inv *invocation, ran report.Report) {
 	now := time.Now()
 	if now.Before(s.from) || now.After(s.to) {
@@ -137,7 +137,7 @@ func (s *watched) picture(t *testing.T, widgets []widget) []byte {
 	return p.finish(24*column, bottom+8, title, description)
 }
 
-// widget draws one in its frame.
+// widget draws a widget in its frame.
 func (p *picture) widget(s *watched, w widget, curves []curve, a plot) {
 	p.box("frame", a.x, a.y, a.width, a.height)
 	x, width, end := a.x+12, a.width-24, a.y+a.height
@@ -159,7 +159,7 @@ func (p *picture) widget(s *watched, w widget, curves []curve, a plot) {
 	case w.Properties.View == "singleValue":
 		last := curves[0].samples[len(curves[0].samples)-1]
 		number := fmt.Sprintf("%.3g", last.value)
-		if curves[0].expression != "" { // it counts on
+		if curves[0].expression != "" { // minutes left: they decrease since the last run
 			number = fmt.Sprintf("%.0f", math.Floor(last.value-s.to.Sub(last.at).Minutes()))
 		}
 		p.text(x, y+70, "large", "%s", number)
@@ -173,7 +173,7 @@ func (p *picture) widget(s *watched, w widget, curves []curve, a plot) {
 	}
 }
 
-// curve is a line of a widget.
+// curve is a line in a widget.
 type curve struct {
 	label, class string
 	samples      []sample
@@ -183,7 +183,7 @@ type curve struct {
 
 const leftOfPlot = 66 // for the names of values
 
-// curves draws lines, and below them what they are.
+// curves draws lines, and below them their labels.
 func (p *picture) curves(curves []curve, a plot) {
 	const row = 27
 	tops := map[bool]float64{false: 1, true: 1}
@@ -212,15 +212,15 @@ func (p *picture) curves(curves []curve, a plot) {
 	p.grid(a, a.bottom, a.top)
 }
 
-// curves are those that a widget shows. In a stack with one rotation, a search over several finds nothing.
+// curves are the lines that a widget shows. In a stack with one rotation, a search over several finds nothing.
 func (s *watched) curves(t *testing.T, w widget) (shown []curve) {
 	var above []any
-	var left []sample // of which the expressions are
+	var left []sample // the metric that expressions refer to
 	for _, row := range w.Properties.Metrics {
 		fields, options := row[:len(row)-1], row[len(row)-1].(map[string]any)
 		c := curve{label: fmt.Sprint(options["label"]), right: options["yAxis"] == "right"}
 		if c.expression, _ = options["expression"].(string); c.expression == "" {
-			if fields[0] == "..." { // as above, but for the last
+			if fields[0] == "..." { // the fields of the row above, except for the last ones
 				fields = slices.Concat(above[:len(above)-len(fields)+1], fields[1:])
 			}
 			above = fields
@@ -252,7 +252,7 @@ func (s *watched) curves(t *testing.T, w widget) (shown []curve) {
 	return shown
 }
 
-// statistic is what CloudWatch makes of a metric, in periods of 300 s where none is named. Where there is no value the line ends.
+// statistic is CloudWatch's statistic of a metric, by default in periods of 300 s. The line breaks where there is no value.
 func (s *watched) statistic(name string, options map[string]any) (result []sample) {
 	period := 300 * time.Second
 	if seconds, ok := options["period"].(float64); ok {

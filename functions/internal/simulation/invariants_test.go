@@ -19,14 +19,13 @@ func (sim *simulation) published(inv *invocation) {
 	iamID, expires, err := sim.cloud.Validate(version.Payload)
 	now, before := time.Now(), sim.tokens.current(time.Now())
 	metadata, metadataErr := iamtoken.ParseMetadata(version.Metadata)
-	born := time.Unix(metadata.IssuedAt, 0)
+	issued := time.Unix(metadata.IssuedAt, 0)
 	sim.violatedIf(version.Payload == "", now, "an empty version was published by %s", inv.id)
 	sim.violatedIf(err != nil || iamID != sim.workload, now, "a bad token was published by %s: of %s, %v", inv.id, iamID, err)
 	sim.violatedIf(metadataErr != nil, now, "%s published with metadata that cannot be read: %v", inv.id, metadataErr)
 
-	// It is fresh: a token has 5 minutes and half of its lifetime left when it is checked, and is saved within the function's
-	// timeout.
-	left, age := expires.Sub(now), now.Sub(born)
+	// It is fresh: when a token is checked, 5 minutes and half of its lifetime are left; it is saved within the function's timeout.
+	left, age := expires.Sub(now), now.Sub(issued)
 	sim.violatedIf(left < max(5*time.Minute, time.Duration(metadata.ExpiresIn)*time.Second/2)-functionTimeout,
 		now, "%s published a token with %s left, of %ds", inv.id, left, metadata.ExpiresIn)
 	sim.violatedIf(age > functionTimeout+time.Second && !sim.meets(span{now, now}, functionTimeout, oldTokenServed), now, "%s published a token %s old", inv.id, age)
@@ -42,16 +41,17 @@ func (sim *simulation) published(inv *invocation) {
 	inv.versions++
 	sim.violatedIf(inv.versions > 1 && sim.tampered.Before(inv.began), now, "%s published %d versions", inv.id, inv.versions)
 	inv.saved, inv.savedAt = version.ID, now
-	sim.tokens.publish(published{at: now, expires: expires, born: born})
+	sim.tokens.publish(published{at: now, expires: expires, issued: issued})
 	sim.publisher, sim.tampered = inv, time.Time{}
 }
 
-// checkOrder: what readers have never gets worse, but when passes overlap, and nothing is saved that nobody needs.
+// checkOrder: a version never shortens the remaining lifetime that readers have, unless passes overlap, and none is saved without
+// need.
 func (sim *simulation) checkOrder(now time.Time, inv *invocation, before published, expires time.Time) {
 	back := before.expires.Sub(expires)
 	overlapping, untouched := before.at.After(inv.began), sim.tampered.IsZero()
 	if back > 0 && !untouched {
-		// The rotator cannot know what the stored token is worth: its metadata was changed or erased, which counts as expired.
+		// The stored token's metadata was changed or erased. The rotator then takes the token for an expired one.
 		sim.shortened = append(sim.shortened, published{at: now, expires: expires})
 	}
 	mayStepBack := overlapping && (back <= functionTimeout || now.Sub(sim.lifetimeSet) < functionTimeout)
@@ -59,7 +59,7 @@ func (sim *simulation) checkOrder(now time.Time, inv *invocation, before publish
 
 	short := func(token published) bool { return token.expires.Sub(now) < sim.threshold(token)+time.Minute }
 	if inv.Mode == rotation.ModeRotate {
-		// A repeated delivery finds its run done, while the token is good and new.
+		// A repeated delivery finds its run done, as long as the token is good and new.
 		again := sim.publisher != nil && sim.publisher != inv && sim.publisher.RunID == inv.RunID && now.Sub(before.at) < 14*time.Minute
 		sim.violatedIf(again && !short(before) && !overlapping && untouched, now, "run %s, delivered again, published again", inv.RunID)
 		return
@@ -95,7 +95,7 @@ func (sim *simulation) ended(inv *invocation, ran report.Report) {
 			now, "%s failed without a metric or a reason: %v", inv.id, result.Error)
 	}
 	took, text := now.Sub(inv.began), fmt.Sprint(result.Error)
-	sim.violatedIf(took > functionTimeout && inv.fate.freezeFor == 0, now, "%s took %s, longer than its deadline", inv.id, took)
+	sim.violatedIf(took > functionTimeout && inv.mishaps.freezeFor == 0, now, "%s took %s, longer than its deadline", inv.id, took)
 	sim.violatedIf(result.Outcome == report.Rotated && inv.versions == 0, now, "%s says that it rotated, and made no version", inv.id)
 	sim.violatedIf(strings.Contains(text, "eyJ") || strings.Contains(text, sim.workloadKey), now, "%s showed a secret", inv.id)
 	if sim.keys != nil {
@@ -104,15 +104,15 @@ func (sim *simulation) ended(inv *invocation, ran report.Report) {
 	sim.mirrors[healthyMirror].checkPut(now, inv, result)
 }
 
-// crashed is the end of an invocation that reports nothing: Lambda counts it.
+// crashed records an invocation that ended without a report: Lambda counts it.
 func (sim *simulation) crashed(inv *invocation) {
 	sim.alarms.note("Errors", inv.began, lambdaDelay, 1)
 	sim.lostRun(inv.began)
 	sim.locked(func() { sim.counts.runs, sim.counts.crashed = sim.counts.runs+1, sim.counts.crashed+1 })
 }
 
-// outage is a stretch in which nothing could be published: faults with an excuse that overlap, or follow each other before the
-// first's excuse is used up, count as one.
+// outage is a time in which nothing could be published. Two faults with an excuse are one outage if the second begins before the
+// first one's excuse is used up.
 type outage struct {
 	span                    // from the first fault's beginning to the last one's end
 	excused   time.Time     // until when readers may meet an expired token
@@ -127,13 +127,13 @@ func (t outage) bound() time.Duration {
 	return max(0, t.excused.Sub(t.from)-t.left)
 }
 
-// excuses reports whether a gap lies within it, or so long after it.
+// excuses reports whether a gap lies within it and the time after it.
 func (t outage) excuses(g span, after time.Duration) bool {
 	return !g.from.Before(t.from) && !g.to.After(t.excused.Add(after))
 }
 
-// findTroubles merges the faults that excuse something.
-func (sim *simulation) findTroubles() (merged []outage) {
+// findOutages merges the faults that excuse something into outages.
+func (sim *simulation) findOutages() (merged []outage) {
 	var excusing []outage
 	for _, f := range sim.story {
 		if f.excuse > 0 {
@@ -159,9 +159,8 @@ func (sim *simulation) findTroubles() (merged []outage) {
 	return merged
 }
 
-// leftAt is R, the remaining lifetime of the token that readers have when a trouble begins. One exception is made and said in
-// README.md: where metadata was changed so that this token seemed expired, and a token of a shorter lifetime replaced it
-// meanwhile, that one's counts.
+// leftAt is R, the remaining lifetime of the token that readers have when an outage begins. README.md states one exception: if
+// changed metadata made this token seem expired, and one of a shorter lifetime replaced it meanwhile, R is that one's.
 func (sim *simulation) leftAt(t outage) time.Duration {
 	expires := sim.tokens.current(t.from).expires
 	for _, token := range sim.shortened {
@@ -172,11 +171,11 @@ func (sim *simulation) leftAt(t outage) time.Duration {
 	return max(0, expires.Sub(t.from))
 }
 
-// check holds the whole story against the promises, once it is over.
+// check checks the whole story against the promises, once it is over.
 func (sim *simulation) check() {
 	sim.mu.Lock()
 	defer sim.mu.Unlock()
-	sim.outages = sim.findTroubles()
+	sim.outages = sim.findOutages()
 	sim.checkGaps()
 	sim.checkMargins()
 	sim.checkAlarms()
@@ -186,13 +185,13 @@ func (sim *simulation) check() {
 	sim.checkCaches()
 }
 
-// checkGaps holds every moment at which readers had no token against the bound, and the alarms against the moment at which it
-// began. Of a gap that forged metadata hid, see forgedUntil, what comes after that counts.
+// checkGaps: each gap of the readers is within the bound, and an alarm fired before it. Of a gap that forged metadata hides, see
+// forgedUntil, only the time after that counts.
 func (sim *simulation) checkGaps() {
 	for _, whole := range sim.tokens.gaps {
 		token := sim.tokens.current(whole.from)
 		trusted := sim.forgedUntil(token, whole.to)
-		g := span{later(whole.from, trusted.Add(sim.stepsIn(token))), whole.to}
+		g := span{later(whole.from, trusted.Add(sim.untilNext(token))), whole.to}
 		if !g.from.Before(g.to) {
 			continue
 		}
@@ -205,24 +204,23 @@ func (sim *simulation) checkGaps() {
 				t.gap, t.kinds, t.length(), t.left, t.bound())
 		}
 		by := later(whole.from, trusted)
-		_, heard := sim.alarms.heardSince(by)
-		sim.violatedIf(!heard && by.Before(g.to), by, "readers had no token for %s, and no alarm fired before", g.to.Sub(by))
+		_, fired := sim.alarms.firingSince(by)
+		sim.violatedIf(!fired && by.Before(g.to), by, "readers had no token for %s, and no alarm fired before", g.to.Sub(by))
 	}
 }
 
-// stepsIn is when the next version comes, counted from the time until which the current one's metadata is trusted: `ensure`
-// replaces it with MIN_REMAINING left, 8 minutes, say, but not by one that expires sooner.
-func (sim *simulation) stepsIn(token published) time.Duration {
+// untilNext is how long after the end of trust in a version's forged metadata the next one comes at the latest; negative if before
+// it. `ensure` replaces a token with MIN_REMAINING left (for example 8 minutes), but not by one that expires sooner.
+func (sim *simulation) untilNext(token published) time.Duration {
 	return nextEnsure - min(rotation.Threshold(sim.minRemaining, iamtoken.MaxLifetime), token.lifetime())
 }
 
-// forgedUntil is until when readers may have no token of a version, by design with neither bound nor alarm: its token expires
-// before the next one comes, since before to its metadata was forged to a later expiry. That is trusted up to 61 minutes after
-// the version was made, since only the value says more, and the rotator has no right to read that. It is zero for any other
-// version.
+// forgedUntil is until when metadata that was forged to a later expiry, before to, may leave readers without a token: by design
+// there is neither a bound nor an alarm. The metadata is trusted up to 61 minutes after the version was made, since only the value
+// shows more, which the rotator may not read. It is zero for other versions, and if the next one comes before the token expires.
 func (sim *simulation) forgedUntil(token published, to time.Time) time.Time {
 	trusted := token.at.Add(iamtoken.MaxLifetime)
-	if !sim.meets(span{token.at, to}, 0, metadataForged) || trusted.Add(sim.stepsIn(token)).Before(token.expires) {
+	if !sim.meets(span{token.at, to}, 0, metadataForged) || trusted.Add(sim.untilNext(token)).Before(token.expires) {
 		return time.Time{}
 	}
 	return trusted
@@ -237,8 +235,8 @@ type margin struct {
 }
 
 // checkMargins: without faults at least 8:50 is left of a 60-minute token when the next is published; of a 15-minute token, or
-// after one lost run, 5:50. A token that has more left than the next one would is not replaced: where the lifetime was cut, a
-// rotate may have saved none, which is as if it were lost.
+// after one lost run, 5:50. A token is not replaced by one that expires sooner: after the lifetime was cut, a rotate run may save
+// none, which counts as a lost run.
 func (sim *simulation) checkMargins() {
 	for i := range len(sim.tokens.tokens) - 1 {
 		old, next := sim.tokens.tokens[i], sim.tokens.tokens[i+1]
@@ -253,8 +251,8 @@ func (sim *simulation) checkMargins() {
 	}
 }
 
-// quiet reports whether nothing was wrong in a stretch but that runs were lost: with a region those of rotate. A shorter
-// lifetime is none of the faults: it has its own bound.
+// quiet reports whether nothing was wrong in s apart from lost runs; a lost region counts as one of rotate. A shorter lifetime is
+// not a fault here: it has its own bound.
 func (sim *simulation) quiet(s span) (quiet bool, lost int) {
 	for _, f := range sim.story {
 		if f.name != lifetimeCut && f.mirror == "" && f.meets(s, 5*time.Minute) {
@@ -273,13 +271,13 @@ func (sim *simulation) quiet(s span) (quiet bool, lost int) {
 	return !slices.ContainsFunc(sim.noted, within), lost
 }
 
-// checkAlarms: none fires without a reason, or the check of gaps would be empty.
+// checkAlarms: none fires without a reason. Else the check of gaps would mean nothing.
 func (sim *simulation) checkAlarms() {
 	for name, spans := range sim.alarms.fired {
 		for _, firing := range spans {
 			at := span{firing.from, firing.from}
 			mirror := name == failedInvocationsAlarm && slices.ContainsFunc(sim.story, func(f window) bool {
-				// With tokens of 15 minutes IBM's secret keeps a better one, and there is none for a mirror.
+				// With tokens of 15 minutes IBM's secret keeps a longer one, and a mirror that needs one gets none.
 				return (f.mirror != "" || f.name == lifetimeCut) && f.meets(at, healed+15*time.Minute)
 			})
 			quiet, lost := sim.quiet(span{at.from.Add(-15 * time.Minute), at.to})

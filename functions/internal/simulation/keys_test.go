@@ -36,7 +36,7 @@ const (
 
 	opManaged   = "managed"   // Secrets Manager: the managed bootstrap key
 	opCandidate = "candidate" // IAM: a token by the key that is to be stored
-	opNet       = "net"       // IAM: a token by the key before the one in AWS
+	opPrevious  = "previous"  // IAM: a token by the key before the one in AWS
 	opStored    = "stored"    // AWS: the current key, or the one before
 
 	restored, rotatedByHand, ruleChanged = "an older version restored", "rotated by hand", "the rule of rotation changed"
@@ -45,7 +45,7 @@ const (
 	tokenExpired                         = "the token secret past its expiration date"
 )
 
-// keySettings choose among what IBM leaves open. TestOpenQuestions plays what each of them decides.
+// keySettings choose among the answers that IBM leaves open. TestOpenQuestions plays the difference that each of them makes.
 var keySettings = []ibmcloudtest.Undocumented{
 	{},
 	{KeyAfterAutomaticRotation: "at_once", UnknownKey: 401, EndedKeySecret: 404, OwnKeys: "policy", Destroyed: 404},
@@ -53,43 +53,43 @@ var keySettings = []ibmcloudtest.Undocumented{
 	{KeyAfterManualRotation: "at_once", RuleChange: "rotates", Destroyed: 412},
 }
 
-// faultSettings are the answers that IBM gives only while the fault of that name lasts.
+// faultSettings are the answers during the faults of these names.
 var faultSettings = map[string]ibmcloudtest.Undocumented{
 	rotationFails: {AutomaticRotation: "fails"}, unauthorized: {KeyAuthorization: "none"}, groups: {GroupsAuthorization: "required"},
 }
 
-// keys are what a simulation of managed keys has more than another: the bootstrap key in AWS, shared by two functions, and the
-// person who looks after them. simulation.mu guards it.
+// keys is the part of a simulation with managed keys: the secrets at IBM, the alarms, and the person who answers them. The bootstrap
+// key in AWS is shared by two functions. simulation.mu guards it.
 type keys struct {
 	settings ibmcloudtest.Undocumented
 	managed  string // BOOTSTRAP_KEY_SECRET
 	own      string // the secret with the bootstrap's keys; a person may have named another
 	workload string // the secret with the workload's keys
-	dead     int    // reasons why no function runs
+	stopped  int    // faults that keep the functions from running
 	alarms   map[*function]*keyAlarms
 
-	remakeAt  time.Time            // when a person will have seen to a loss; zero without one
-	remade    time.Time            // when that was last
-	refillAt  time.Time            // when a person will have answered key-renewal
+	remakeAt  time.Time            // when a person will replace keys that were lost; zero if none were
+	remade    time.Time            // when a person last did
+	answerAt  time.Time            // when a person will answer key-renewal
 	byHand    time.Time            // when a person last stored a key in AWS
 	fixed     []string             // the keys of the bootstrap that a person has made
-	heard     time.Time            // when key-renewal fired first since AWSPREVIOUS was last a fixed key
+	alarmed   time.Time            // when key-renewal fired first since a fixed key was last AWSPREVIOUS
 	expiring  time.Time            // since when key-expiry fires for a managed key; zero when it does not
-	fixedEnds time.Time            // when the key ends that a person has made for the workload; zero without one
+	fixedEnds time.Time            // when the workload's key by a person expires; zero without one
 	made      map[string]time.Time // IBM's keys of the bootstrap, and when it made them
 	behind    time.Time            // since when AWS's key is not IBM's
 	lost      time.Time            // since when neither AWS's key nor the one before works; zero while one does
 
 	renewals, byPrevious, losses int
 	longestBehind                time.Duration
-	notice                       time.Duration // the shortest, of a loss while a function ran; 0 without one
+	notice                       time.Duration // the shortest time from an alarm to a loss while a function ran; 0 without one
 }
 
 // keyAlarms are the metrics of one function's renewals in the last day.
 type keyAlarms struct {
 	*simulation
 	renewals series
-	refused  bool // IAM has refused AWS's key or the one before, at any time
+	rejected bool // IAM has rejected AWS's key or the one before, at any time
 }
 
 // Write implements io.Writer for the lines of the embedded metric format.
@@ -97,7 +97,7 @@ func (a *keyAlarms) Write(line []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if failure, known := value(line, "KeyRenewalFailure"); known {
-		a.renewals, a.refused = append(a.renewals, point{time.Now(), time.Now(), failure}), a.refused || failure >= 2
+		a.renewals, a.rejected = append(a.renewals, point{time.Now(), time.Now(), failure}), a.rejected || failure >= 2
 	}
 	return len(line), nil
 }
@@ -112,7 +112,7 @@ func (a *keyAlarms) fires(now time.Time) bool {
 	return least >= 1 && len(a.renewals) >= 20 || most >= 2
 }
 
-// newKeySimulation is a deployment whose keys IBM makes, in two regions that share the AWS secret. It begins with a fixed key there,
+// newKeySimulation is a deployment in two regions that share the AWS secret, with keys that IBM makes. AWS has a fixed key at first,
 // as the set-up command leaves it.
 func newKeySimulation(seed uint64, days int, settings ibmcloudtest.Undocumented) *simulation {
 	sim := newSimulation(standard, seed, days, true)
@@ -131,7 +131,7 @@ func newKeySimulation(seed uint64, days int, settings ibmcloudtest.Undocumented)
 	return sim
 }
 
-// makeKeySecrets is what the set-up command does.
+// makeKeySecrets makes both secrets, as the set-up command does.
 func (sim *simulation) makeKeySecrets() {
 	sim.keys.own, sim.keys.workload = sim.makeKeySecret(sim.cloud.BootstrapIAMID()), sim.makeKeySecret(sim.workload)
 	sim.rotation.APIKey.ID, sim.keys.managed = sim.keys.workload, sim.keys.own
@@ -141,7 +141,7 @@ func (sim *simulation) makeKeySecret(iamID string) string {
 	return sim.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", IAMID: iamID, ReuseAPIKey: true, TTL: keyLifetime.String(), RotateDays: int(keyInterval / day)})
 }
 
-// playKeys plays a story for each of the settings, with what plan has for it.
+// playKeys plays the faults that plan returns, once for each of keySettings.
 func playKeys(t *testing.T, seed uint64, days int, plan func(sim *simulation) []window) (sims []*simulation) {
 	t.Helper()
 	sims = make([]*simulation, len(keySettings))
@@ -169,44 +169,41 @@ func anyKeyFaults(sim *simulation) []window {
 	return plan(newDice(sim.seed, "keys"), keyKinds(), sim.start.Add(time.Hour), sim.end, 20*day)
 }
 
-// scheduleKeys has both functions rotate every 50 minutes, and run ensure every nine: a warm process often has a token that an
-// ended key was exchanged for.
+// scheduleKeys has both functions rotate every 50 minutes, and run ensure every nine, so that a warm process often has a token of a
+// key that has ended.
 func (sim *simulation) scheduleKeys() {
 	d := newDice(sim.seed, "schedule")
 	apart := pick(d, 0, d.between(0, rotateEvery)) // with 0 both begin at the same second
 	for i, fn := range sim.functions {
 		first := sim.start.Add(newDice(sim.seed, "first").between(time.Minute, rotateEvery)).Add(apart * time.Duration(i))
 		serial := 0
-		sim.agenda.every(first, rotateEvery, func(at time.Time) bool {
-			if serial++; serial%calmPace > 0 && !sim.stirred(at) {
-				return true
+		sim.agenda.every(rotateEvery, first, sim.end, func(at time.Time) {
+			if serial++; serial%calmRuns > 0 && !sim.mustPlay(at) {
+				return
 			}
 			late := newDice(sim.seed, at.String()).between(0, lateness)
 			for mode, after := rotation.ModeRotate, time.Duration(0); after < rotateEvery; mode, after = rotation.ModeEnsure, after+9*time.Minute {
 				scheduled := at.Add(after)
 				sim.agenda.at(scheduled.Add(late), func() {
-					if sim.keys.dead == 0 {
+					if sim.keys.stopped == 0 {
 						fn.invoke(newEvent(mode, scheduled))
 					}
 				})
 			}
-			return true
 		})
 	}
-	sim.agenda.every(sim.start.Add(time.Hour), time.Hour, func(at time.Time) bool {
+	sim.agenda.every(time.Hour, sim.start.Add(time.Hour), sim.end, func(at time.Time) {
 		sim.alarms.evaluate(at)
-		sim.lookAfterKeys(at)
-		return true
+		sim.operateKeys(at)
 	})
 }
 
-// calmPace is how many runs of the schedule stand for one where nothing happens to the keys: a run that finds the key unchanged
-// is like any other.
-const calmPace = 15
+// calmRuns: where nothing happens to the keys, one of so many scheduled runs is played, since each finds the same keys.
+const calmRuns = 15
 
-// stirred reports whether a key is about to be made, or something has happened to the keys in the last 26 hours, in which the
-// alarm key-renewal counts 20 runs.
-func (sim *simulation) stirred(at time.Time) bool {
+// mustPlay reports whether a key is about to be made, or something has happened to the keys in the last 26 hours: key-renewal counts
+// the runs of a day.
+func (sim *simulation) mustPlay(at time.Time) bool {
 	const alarmed, soon = 26 * time.Hour, 100 * time.Minute
 	for _, secret := range sim.keys.secrets() {
 		if age := at.Sub(sim.cloud.MustCurrent(secret).CreatedAt); age < 4*time.Hour || age > keyInterval-soon && age < keyInterval+2*time.Hour {
@@ -219,7 +216,7 @@ func (sim *simulation) stirred(at time.Time) bool {
 	})
 }
 
-// manageKeys gives a process what functions/rotate gives it where BOOTSTRAP_KEY_SECRET is set.
+// manageKeys sets up a process as functions/rotate does if BOOTSTRAP_KEY_SECRET is set.
 func (p *process) manageKeys(sim *simulation, iam *ibmcloud.IAM, now func() time.Time) *ibmcloud.Bootstrap {
 	sim.mu.Lock()
 	defer sim.mu.Unlock()
@@ -241,7 +238,7 @@ type candidate struct {
 	*ibmcloud.SecretsManager
 }
 
-// runWithKeys is a run as functions/rotate does it.
+// runWithKeys does a run with a renewal, as functions/rotate does.
 func (p *process) runWithKeys(ctx context.Context, inv *invocation) report.Report {
 	_, budget := rotation.Budget(ctx)
 	ending, cancel := context.WithTimeout(ctx, budget)
@@ -258,7 +255,7 @@ func (p *process) runWithKeys(ctx context.Context, inv *invocation) report.Repor
 	return ran
 }
 
-// keyStore is AWS's secret, seen from one process.
+// keyStore is the connection of one process to the AWS secret.
 type keyStore struct{ mirrorLine }
 
 func (s keyStore) Current(ctx context.Context) (iamtoken.Secret, string, error) {
@@ -266,7 +263,9 @@ func (s keyStore) Current(ctx context.Context) (iamtoken.Secret, string, error) 
 }
 
 func (s keyStore) Previous(ctx context.Context) (iamtoken.Secret, string, error) {
-	return s.read(ctx, s.before)
+	key, versionID, err := s.read(ctx, s.awsPrevious)
+	s.inv.once(opPrevious + key.Reveal())
+	return key, versionID, err
 }
 
 func (s keyStore) read(ctx context.Context, version func() mirrortest.Version) (key iamtoken.Secret, versionID string, err error) {
@@ -288,8 +287,8 @@ func keyOnly(read func(context.Context) (iamtoken.Secret, string, error)) ibmclo
 	}
 }
 
-// before is AWSPREVIOUS, the zero Version if there is none.
-func (sim *simulation) before() mirrortest.Version {
+// awsPrevious is the version AWSPREVIOUS, zero if there is none.
+func (sim *simulation) awsPrevious() mirrortest.Version {
 	kept, _ := sim.aws.Versions(bootstrapARN)
 	if len(kept) < 2 {
 		return mirrortest.Version{}
@@ -297,7 +296,7 @@ func (sim *simulation) before() mirrortest.Version {
 	return kept[len(kept)-2]
 }
 
-// Put checks what is to be stored: once, after it was tried, and no other identity's.
+// Put checks that a run stores one key, which is the bootstrap identity's and which it has tried.
 func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string) error {
 	return s.request(ctx, opPut(bootstrapARN), bootstrapARN, true, func() error {
 		sim := s.simulation
@@ -306,7 +305,7 @@ func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string
 		before, now, inv := sim.aws.Current(bootstrapARN), time.Now(), s.inv
 		_ = sim.aws.Write(bootstrapARN, versionID, key.Reveal())
 		inv.puts++
-		sim.noteKeys()
+		sim.playRotations()
 		sim.violatedIf(inv.puts > 1, now, "%s put %d times", inv.id, inv.puts)
 		sim.violatedIf(sim.keys.made[key.Reveal()].IsZero(), now, "%s stored a key that is none of the bootstrap's secret", inv.id)
 		sim.violatedIf(!inv.did(candidateServed), now, "%s stored a key that it had not tried at IAM and Secrets Manager", inv.id)
@@ -316,7 +315,7 @@ func (s keyStore) Put(ctx context.Context, key iamtoken.Secret, versionID string
 	})
 }
 
-// renewalOp names the requests of a renewal.
+// renewalOp is what a request is for, if it is part of a renewal; else op.
 func (sim *simulation) renewalOp(op string, inv *invocation, req *http.Request) string {
 	sim.mu.Lock()
 	defer sim.mu.Unlock()
@@ -326,8 +325,8 @@ func (sim *simulation) renewalOp(op string, inv *invocation, req *http.Request) 
 	case (op == opExchange || op == opBootstrap) && inv.did(opManaged):
 		switch key := keyOf(req); {
 		case key == sim.aws.Current(bootstrapARN).Payload:
-		case key == sim.before().Payload && key != sim.cloud.MustCurrent(sim.keys.managed).Payload:
-			return opNet
+		case inv.did(opPrevious+key) && key != sim.cloud.MustCurrent(sim.keys.managed).Payload:
+			return opPrevious
 		default:
 			return opCandidate
 		}
@@ -335,9 +334,10 @@ func (sim *simulation) renewalOp(op string, inv *invocation, req *http.Request) 
 	return op
 }
 
-// What an invocation has met of the key that it is about to store.
+// What an invocation has got with the key that it is about to store.
 const candidateAccepted, candidateServed = "the new key's token", "the metadata by the new key's token"
 
+// tried records an answer to the key that is about to be stored.
 func (inv *invocation) tried(op string, status int) {
 	switch {
 	case status != http.StatusOK:
@@ -355,21 +355,22 @@ func keyOf(req *http.Request) string {
 	return values.Get("apikey")
 }
 
-// killAtRenewal is the end of many of the processes that have a new key to store.
-func (sim *simulation) killAtRenewal(d dice, f *fate) {
+// killAtRenewal kills two in five of the processes that have a new key to store.
+func (sim *simulation) killAtRenewal(d dice, f *mishaps) {
 	if d.chance(0.4) && sim.aws.Current(bootstrapARN).Payload != sim.cloud.MustCurrent(sim.keys.own).Payload {
-		f.kill = moment{pick(d, opManaged, opStored, opCandidate, opLook, opPut(bootstrapARN), opNet), pick(d, 1, 1, 2), d.chance(0.5)}
+		f.kill = moment{pick(d, opManaged, opStored, opCandidate, opLook, opPut(bootstrapARN), opPrevious), pick(d, 1, 1, 2), d.chance(0.5)}
 	}
 }
 
-// keyKinds are the faults of a year of keys. Where excuse is set nothing is renewed while the fault lasts and so long after it:
-// IBM tries a rotation again a day later.
+// keyKinds are the kinds of faults of managed keys. If excuse is set, nothing is renewed while the fault lasts and for so long after
+// it: IBM tries a rotation again a day later.
 func keyKinds() []kind {
 	days := func(least, most int) func(dice) time.Duration { return minutes(least*24*60, most*24*60) }
 	blocking := func(name string, begin begin) kind {
 		return kind{name: name, excuse: day + 2*time.Hour, lasts: days(1, 40), begin: begin}
 	}
-	answering := func(name string, usual ibmcloudtest.Undocumented) kind {
+	// During an openAnswer IBM answers as in faultSettings, and after it as usual.
+	openAnswer := func(name string, usual ibmcloudtest.Undocumented) kind {
 		return blocking(name, during(func(sim *simulation) { sim.cloud.Set(faultSettings[name]) }, func(sim *simulation) {
 			if usual.KeyAuthorization != "" {
 				usual.KeyAuthorization = cmp.Or(sim.keys.settings.KeyAuthorization, usual.KeyAuthorization)
@@ -378,13 +379,17 @@ func keyKinds() []kind {
 		}))
 	}
 	all := []kind{
-		blocking(noFunction, during(func(sim *simulation) { sim.keys.dead++ }, func(sim *simulation) { sim.keys.dead-- })),
-		answering(rotationFails, ibmcloudtest.Undocumented{AutomaticRotation: "works"}),
-		blocking("the previous versions locked", during(lockPreviousKeys, unlockKeys)),
-		answering(unauthorized, ibmcloudtest.Undocumented{KeyAuthorization: "account"}),
-		answering(groups, ibmcloudtest.Undocumented{GroupsAuthorization: "not_required"}),
+		blocking(noFunction, during(func(sim *simulation) { sim.keys.stopped++ }, func(sim *simulation) { sim.keys.stopped-- })),
+		openAnswer(rotationFails, ibmcloudtest.Undocumented{AutomaticRotation: "works"}),
+		blocking("the previous versions locked", during(eachKeySecret(func(sim *simulation, secret string) {
+			if len(sim.cloud.MustVersions(secret)) > 1 {
+				sim.cloud.MustLock(secret, "previous", "held")
+			}
+		}), eachKeySecret(func(sim *simulation, secret string) { sim.cloud.MustUnlock(secret) }))),
+		openAnswer(unauthorized, ibmcloudtest.Undocumented{KeyAuthorization: "account"}),
+		openAnswer(groups, ibmcloudtest.Undocumented{GroupsAuthorization: "not_required"}),
 		{name: "IAM slow with new keys", lasts: days(1, 20), begin: slowWithNewKeys},
-		{name: "IAM and Secrets Manager down", lasts: upTo3h, begin: storms(func(d dice) networkFault { return down(d, nil) })},
+		{name: "IAM and Secrets Manager down", lasts: upTo3h, begin: network(func(d dice) networkFault { return down(d, nil) })},
 		{name: restored, begin: byHand(http.MethodPost, "versions", `{"restore_from_version":"previous"}`)},
 		{name: rotatedByHand, begin: byHand(http.MethodPost, "versions", `{}`)},
 		{name: ruleChanged, begin: byHand(http.MethodPatch, "metadata", `{"rotation":{"auto_rotate":true,"interval":15,"unit":"day"}}`)},
@@ -403,27 +408,22 @@ func keyKinds() []kind {
 
 func (k *keys) secrets() []string { return []string{k.own, k.workload} }
 
-func lockPreviousKeys(sim *simulation) {
-	for _, secret := range sim.keys.secrets() {
-		if len(sim.cloud.MustVersions(secret)) > 1 {
-			sim.cloud.MustLock(secret, "previous", "held")
+// eachKeySecret does something with both secrets.
+func eachKeySecret(do func(sim *simulation, secret string)) func(*simulation) {
+	return func(sim *simulation) {
+		for _, secret := range sim.keys.secrets() {
+			do(sim, secret)
 		}
 	}
 }
 
-func unlockKeys(sim *simulation) {
-	for _, secret := range sim.keys.secrets() {
-		sim.cloud.MustUnlock(secret)
-	}
-}
-
-// slowWithNewKeys refuses keys that are seconds to hours old, for good or half of the time.
+// slowWithNewKeys rejects keys until they are seconds to hours old, in every request or in half of them.
 func slowWithNewKeys(sim *simulation, d dice, _ time.Time) func() {
 	until, share := d.anyScale(3*time.Second, 5*time.Hour), pick(d, 1, 2)
-	return sim.networkFaults.add(networkFault{[]string{opBootstrap, opExchange, opCandidate, opNet}, func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
+	return sim.networkFaults.add(networkFault{[]string{opBootstrap, opExchange, opCandidate, opPrevious}, func(random uint64, req *http.Request, onward forward) (*http.Response, error) {
 		key := keyOf(req)
 		for _, secret := range sim.keys.secrets() {
-			if current := sim.cloud.MustCurrent(secret); current.Payload == key && time.Since(current.CreatedAt) < until && throw%uint64(share) == 0 {
+			if current := sim.cloud.MustCurrent(secret); current.Payload == key && time.Since(current.CreatedAt) < until && random%uint64(share) == 0 {
 				return answerWith(req, http.StatusBadRequest, "application/json", `{"errorCode":"BXNIM0415E","errorMessage":"Provided API key could not be found."}`), nil
 			}
 		}
@@ -431,22 +431,20 @@ func slowWithNewKeys(sim *simulation, d dice, _ time.Time) func() {
 	}})
 }
 
-// byHand changes the two secrets, if IBM lets it.
+// byHand changes the two secrets, if IBM allows it.
 func byHand(method, of, body string) begin {
-	return once(func(sim *simulation, _ dice) {
-		for _, secret := range sim.keys.secrets() {
-			sim.asAdmin(method, "https://instance.test/api/v2/secrets/"+secret+"/"+of, body)
-		}
-	})
+	return during(eachKeySecret(func(sim *simulation, secret string) {
+		sim.asAdmin(method, "https://instance.test/api/v2/secrets/"+secret+"/"+of, body)
+	}), func(*simulation) {})
 }
 
-// asAdmin is a request of a person, and the answer to it.
+// asAdmin returns the answer to a request of a person.
 func (sim *simulation) asAdmin(method, address, body string) (answer map[string]any) {
 	sim.ask(method, address, sim.cloud.MustMintToken(sim.cloud.AdminAPIKey(), time.Hour), body, &answer)
 	return answer
 }
 
-// expireTokenSecret ends the token secret for good; the person who sees the alarm makes another.
+// expireTokenSecret lets the token secret expire. The person who sees the alarm makes another.
 func expireTokenSecret(sim *simulation, _ dice, _ time.Time) func() {
 	sim.asAdmin(http.MethodPatch, "https://instance.test/api/v2/secrets/"+sim.tokenSecret+"/metadata", fmt.Sprintf(`{"expiration_date":%q}`, time.Now().Add(time.Second).UTC().Format(time.RFC3339)))
 	return sim.configure(func() {
@@ -455,19 +453,17 @@ func expireTokenSecret(sim *simulation, _ dice, _ time.Time) func() {
 	})
 }
 
-// fixedLifetime is that of a key which a person makes for the workload. key-expiry fires two weeks before its end, if IAM shows
-// that to its owner.
-const fixedLifetime = 20 * day
-
+// fixWorkload deploys API_KEY_SECRET with a key of 20 days that a person makes. key-expiry fires two weeks before its end, if IAM
+// shows a key's dates to its owner.
 func fixWorkload(sim *simulation, _ dice, _ time.Time) func() {
-	ends := time.Now().Add(fixedLifetime)
+	ends := time.Now().Add(20 * day)
 	made := sim.asAdmin(http.MethodPost, "https://iam.test/v1/apikeys", fmt.Sprintf(`{"name":"by hand","iam_id":%q,"expires_at":%q}`, sim.workload, ends.UTC().Format("2006-01-02T15:04-0700")))
 	sim.cloud.MustPutVersion(sim.keySecret, made["apikey"].(string), nil)
 	sim.configure(func() { sim.rotation.APIKey.ID, sim.keys.fixedEnds = sim.keySecret, ends })()
 	return sim.configure(func() { sim.rotation.APIKey.ID, sim.keys.fixedEnds = sim.keys.workload, time.Time{} })
 }
 
-// nameAnother has the deployment name a secret of an identity that may do everything.
+// nameAnother deploys BOOTSTRAP_KEY_SECRET with a secret of another identity, one that may do everything.
 func nameAnother(sim *simulation, _ dice, _ time.Time) func() {
 	admin, _, _ := sim.cloud.Validate(sim.cloud.MustMintToken(sim.cloud.AdminAPIKey(), time.Hour))
 	secret := sim.makeKeySecret(admin)
@@ -475,7 +471,7 @@ func nameAnother(sim *simulation, _ dice, _ time.Time) func() {
 	return sim.configure(func() { sim.keys.managed = sim.keys.own })
 }
 
-// configure deploys the functions with a change.
+// configure returns what deploys both functions with a change.
 func (sim *simulation) configure(change func()) (deploy func()) {
 	return func() {
 		sim.locked(change)
@@ -485,8 +481,9 @@ func (sim *simulation) configure(change func()) (deploy func()) {
 	}
 }
 
-// noteKeys notes the keys that IBM has made for the bootstrap. sim.mu is held.
-func (sim *simulation) noteKeys() (current string) {
+// playRotations has the sandbox rotate what is due, records the bootstrap keys that IBM has made, and returns the current one: empty if
+// the secret has ended. sim.mu is held.
+func (sim *simulation) playRotations() (current string) {
 	sim.cloud.Set(ibmcloudtest.Undocumented{}) // plays what is due
 	for _, version := range sim.cloud.MustVersions(sim.keys.own) {
 		if _, known := sim.keys.made[version.Payload]; !known && version.Payload != "" {
@@ -497,14 +494,14 @@ func (sim *simulation) noteKeys() (current string) {
 	return current
 }
 
-// storeFixedKey is what a person does: the key before it stays as AWSPREVIOUS until the next renewal, and this one after it. Of
-// 20 keys of one identity IBM makes no further one, so those that AWS has no more are deleted.
+// storeFixedKey stores a key as a person does. It is AWSPREVIOUS after the next renewal. An identity can have 20 keys, so the person
+// deletes those that AWS does not have any more.
 func (sim *simulation) storeFixedKey() {
 	sim.mu.Lock()
 	defer sim.mu.Unlock()
 	key := sim.cloud.MustCreateAPIKey(sim.bootstrapID)
 	_ = sim.aws.Write(bootstrapARN, "by-hand-"+hex.EncodeToString([]byte(key)), key)
-	kept := []string{key, sim.before().Payload}
+	kept := []string{key, sim.awsPrevious().Payload}
 	sim.keys.fixed = slices.DeleteFunc(append(sim.keys.fixed, key), func(old string) bool {
 		if slices.Contains(kept, old) {
 			return false
@@ -512,26 +509,26 @@ func (sim *simulation) storeFixedKey() {
 		sim.cloud.MustDeleteAPIKey(old)
 		return true
 	})
-	sim.keys.heard, sim.keys.refillAt, sim.keys.byHand = time.Time{}, time.Time{}, time.Now()
+	sim.keys.alarmed, sim.keys.answerAt, sim.keys.byHand = time.Time{}, time.Time{}, time.Now()
 	for _, alarms := range sim.keys.alarms {
-		alarms.renewals = nil // the person has seen to what they say
+		alarms.renewals = nil // the person has answered them
 	}
 }
 
-// endsKeys reports whether IBM may end the key in use at a rotation.
+// endsKeys reports whether IBM may end the key in use when it rotates.
 func (k *keys) endsKeys() bool {
 	return k.settings.KeyAfterAutomaticRotation == "at_once" || k.settings.KeyAfterManualRotation == "at_once"
 }
 
-// warned is since when an alarm says that a key will end; zero if none does.
+// warned is since when an alarm for the keys fires; zero if none does.
 func (k *keys) warned() time.Time {
-	if k.expiring.IsZero() || !k.heard.IsZero() && k.heard.Before(k.expiring) {
-		return k.heard
+	if k.expiring.IsZero() || !k.alarmed.IsZero() && k.alarmed.Before(k.expiring) {
+		return k.alarmed
 	}
 	return k.expiring
 }
 
-// since keeps from when on something has been so.
+// since sets from to the time since when something has been so; zero if it is not so.
 func since(from *time.Time, so bool, at time.Time) {
 	if !so {
 		*from = time.Time{}
@@ -540,17 +537,17 @@ func since(from *time.Time, so bool, at time.Time) {
 	}
 }
 
-// lookAfterKeys is done every hour: the alarms, and the person who answers them.
-func (sim *simulation) lookAfterKeys(at time.Time) {
+// operateKeys evaluates the alarms every hour, and plays the person who answers them.
+func (sim *simulation) operateKeys(at time.Time) {
 	sim.mu.Lock()
 	k, d := sim.keys, newDice(sim.seed, at.String())
-	current, stored := sim.noteKeys(), sim.aws.Current(bootstrapARN).Payload
-	if current == "" && k.remakeAt.IsZero() { // only the net is left
+	current, stored := sim.playRotations(), sim.aws.Current(bootstrapARN).Payload
+	if current == "" && k.remakeAt.IsZero() { // only AWS has keys
 		k.remakeAt = at.Add(day)
 		_, functionRan := sim.blocked(at)
 		sim.violatedIf(k.warned().IsZero() && functionRan, at, "IBM's secret has ended, and no alarm fired before")
 	}
-	since(&k.lost, stored != current && !sim.works(stored) && !sim.works(sim.before().Payload), at)
+	since(&k.lost, stored != current && !sim.works(stored) && !sim.works(sim.awsPrevious().Payload), at)
 	since(&k.behind, stored != current, at)
 	if !k.behind.IsZero() && k.remakeAt.IsZero() {
 		behind := at.Sub(later(k.behind, sim.lastFault(at)))
@@ -558,15 +555,15 @@ func (sim *simulation) lookAfterKeys(at time.Time) {
 		sim.violatedIf(behind > 12*time.Hour, at, "AWS's key is not IBM's for %s, without any fault", behind)
 	}
 	for _, alarms := range k.alarms {
-		if alarms.fires(at) && k.heard.IsZero() {
-			if k.heard = at; k.endsKeys() {
-				k.refillAt = at.Add(d.between(day, 10*day))
+		if alarms.fires(at) && k.alarmed.IsZero() {
+			if k.alarmed = at; k.endsKeys() {
+				k.answerAt = at.Add(d.between(day, 10*day))
 			}
 		}
 	}
-	refill, remake := !k.refillAt.IsZero() && !at.Before(k.refillAt), !k.remakeAt.IsZero() && !at.Before(k.remakeAt)
+	refill, remake := !k.answerAt.IsZero() && !at.Before(k.answerAt), !k.remakeAt.IsZero() && !at.Before(k.remakeAt)
 	sim.mu.Unlock()
-	if remake { // the secrets, as a person does whose keys have ended
+	if remake { // the keys have ended: the person makes the secrets anew
 		sim.configure(func() {
 			k.remade, k.remakeAt = at, time.Time{}
 			sim.makeKeySecrets()
@@ -577,7 +574,7 @@ func (sim *simulation) lookAfterKeys(at time.Time) {
 	}
 }
 
-// lastFault is when the last fault ended, and what follows it; at, if one is in force.
+// lastFault is when the effects of the last fault ended; at, if they last.
 func (sim *simulation) lastFault(at time.Time) (end time.Time) {
 	for _, f := range sim.story {
 		if !f.from.After(at) {
@@ -587,7 +584,7 @@ func (sim *simulation) lastFault(at time.Time) (end time.Time) {
 	return end
 }
 
-// blocked is how long nothing has been renewed, and whether a function ran in that time.
+// blocked is for how long faults have prevented a renewal, and whether a function ran in that time.
 func (sim *simulation) blocked(at time.Time) (length time.Duration, ran bool) {
 	var from, to time.Time
 	ran = true
@@ -607,13 +604,13 @@ func (sim *simulation) blocked(at time.Time) (length time.Duration, ran bool) {
 	return at.Sub(from), ran
 }
 
-// leeway is how long nothing need be renewed.
+// leeway is for how long the keys work without a renewal.
 func (sim *simulation) leeway(at time.Time) time.Duration {
 	left := keyLeeway
 	if sim.keys.settings.OlderKey == "deleted" {
 		left = keyInterval
 	}
-	for _, f := range sim.story { // each may bring back a key that is one generation older, or put off the next
+	for _, f := range sim.story { // each may bring back a key that is one generation older, or delay the next one
 		if (f.name == restored || f.name == rotatedByHand || f.name == ruleChanged) && !f.from.After(at) && at.Sub(f.from) < keyLifetime {
 			left -= keyInterval
 		}
@@ -621,7 +618,7 @@ func (sim *simulation) leeway(at time.Time) time.Duration {
 	return max(0, left)
 }
 
-// keysEnded checks what a run did to the keys, and what they did to it. sim.mu is held.
+// keysEnded checks the renewal of a run, what it reports of the keys' end, and a failure for want of a key. sim.mu is held.
 func (sim *simulation) keysEnded(inv *invocation, ran report.Report) {
 	k, now, result := sim.keys, time.Now(), ran.Results[0]
 	if ran.KeyRenewal != nil {
@@ -632,19 +629,19 @@ func (sim *simulation) keysEnded(inv *invocation, ran report.Report) {
 	sim.violatedIf(isFixed && result.Outcome == report.Rotated && k.fixedEnds.Sub(now) < 13*day && result.KeyExpiring != expiring && !sim.mayFail(now),
 		now, "%s uses a key that ends in %s, and reports of its end: %v", inv.id, k.fixedEnds.Sub(now), result.KeyExpiring)
 	switch {
-	case isFixed && !k.fixedEnds.IsZero() && result.KeyExpiring: // it says nothing of the managed keys
+	case isFixed && !k.fixedEnds.IsZero() && result.KeyExpiring: // the managed keys may be good
 	case result.KeyExpiring, result.KeyDaysLeft != nil:
 		since(&k.expiring, result.KeyExpiring, now)
 	}
 	if result.Outcome != report.Failed || !k.remakeAt.IsZero() || now.Sub(k.remade) < 2*time.Hour || sim.mayFail(now) {
 		return
 	}
-	// A loss while runs might fail is seen after that; what counts is when the keys were lost.
+	// A loss during a fault that makes runs fail is noticed after it, but it counts from when the keys were lost.
 	lost := cmp.Or(k.lost, now)
 	blocked, functionRan := sim.blocked(lost)
 	k.remakeAt = now.Add(time.Duration(hash(inv.id)%24) * time.Hour)
 	k.losses++
-	if netEnded := k.endsKeys() && !k.heard.IsZero() && k.heard.Before(now); !netEnded {
+	if announced := k.endsKeys() && !k.alarmed.IsZero() && k.alarmed.Before(now); !announced {
 		early := blocked < sim.leeway(lost) || blocked == 0
 		sim.violatedIf(early, now, "%s had no working key, and nothing was renewed for %s only: %v", inv.id, blocked, result.Error)
 		sim.violatedIf(!early && k.warned().IsZero() && functionRan, now, "%s had no working key, and no alarm fired before: %v", inv.id, result.Error)
@@ -654,7 +651,7 @@ func (sim *simulation) keysEnded(inv *invocation, ran report.Report) {
 	}
 }
 
-// checkRenewal is that of a run which looked after the bootstrap's key.
+// checkRenewal checks the report of a renewal.
 func (sim *simulation) checkRenewal(now time.Time, inv *invocation, renewal *report.KeyRenewal) {
 	k, p := sim.keys, inv.process
 	text, stored, current := fmt.Sprint(*renewal, renewal.Error, renewal.Text()), sim.aws.Current(bootstrapARN), sim.cloud.MustCurrent(k.own)
@@ -674,9 +671,9 @@ func (sim *simulation) checkRenewal(now time.Time, inv *invocation, renewal *rep
 	if off := left - (keyLeeway - 3*day); off.Abs() > time.Minute {
 		sim.violatedIf(renewal.Expiring != (off < 0), now, "%s: the key ends in %s, and the renewal reports of its end: %v", inv.id, left, renewal.Expiring)
 	}
-	// Whoever stored the current key, and whether or not he lived to say so.
-	before := sim.before()
-	sim.violatedIf(k.endsKeys() && stored.Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
+	// Also if the process that stored the current key died before its report.
+	before := sim.awsPrevious()
+	sim.violatedIf(stored.Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
 		k.made[before.Payload] != (time.Time{}) && !sim.works(before.Payload) && !k.alarms[inv.fn].fires(now) && !sim.mayFail(now),
 		now, "%s left an ended key as AWSPREVIOUS, and key-renewal does not fire", inv.id)
 	sim.violatedIf(p.renewed == renewal.KeyID && p.renewedAt.After(k.byHand) && inv.did(candidateAccepted) && !renewal.ByPreviousKey,
@@ -684,7 +681,7 @@ func (sim *simulation) checkRenewal(now time.Time, inv *invocation, renewal *rep
 	p.renewed, p.renewedAt = renewal.KeyID, now
 }
 
-// works reports whether IAM knows a key, whatever the weather.
+// works reports whether IAM accepts a key. No fault concerns it.
 func (sim *simulation) works(key string) bool {
 	token, _ := sim.exchange(key)
 	return token != ""
@@ -698,7 +695,7 @@ func (sim *simulation) mayFail(at time.Time) bool {
 	})
 }
 
-// keyFigures are the numbers of the managed keys.
+// keyFigures writes the numbers of the managed keys.
 func (y year) keyFigures(say func(format string, args ...any)) {
 	var sum keys
 	made, notice := 0, ""
@@ -722,7 +719,7 @@ func TestManagedKeys(t *testing.T) {
 	hold(t, year{setting: standard, seed: 1, days: days, keys: playKeys(t, 1, days, anyKeyFaults)})
 }
 
-// The settings of what IBM leaves open decide how the same story goes on. It has for each of them what it decides.
+// The story has a fault for each setting of keySettings that shows the setting's effect.
 func TestOpenQuestions(t *testing.T) {
 	t.Parallel()
 	const days = 96
@@ -746,7 +743,7 @@ func TestOpenQuestions(t *testing.T) {
 		if want := sim.keys.settings.RuleChange == "rotates"; rotated != want {
 			t.Errorf("%+v: a key was made when the rule changed: %v", sim.keys.settings, rotated)
 		}
-		if refused := sim.keys.alarms[sim.functions[0]].refused; refused != sim.keys.endsKeys() && sim.keys.settings.OlderKey == "" {
+		if refused := sim.keys.alarms[sim.functions[0]].rejected; refused != sim.keys.endsKeys() && sim.keys.settings.OlderKey == "" {
 			t.Errorf("%+v: IAM refused a key: %v", sim.keys.settings, refused)
 		}
 		if sim.keys.remade.IsZero() {
@@ -755,7 +752,7 @@ func TestOpenQuestions(t *testing.T) {
 	}
 }
 
-// An answer that the sandbox learns to give has to be played, too. The first of a setting's is the default, which keySettings[0] plays.
+// Each answer that the sandbox can give to an open question is played. The first one of a setting is the default.
 func TestEachOpenAnswerIsPlayed(t *testing.T) {
 	elsewhere := []string{
 		"Duplicate", // the function creates nothing with a name; rotatorctl's setup does

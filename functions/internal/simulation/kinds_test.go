@@ -32,12 +32,12 @@ type begin func(sim *simulation, d dice, until time.Time) (end func())
 const (
 	// promised is how long after an outage of IAM or Secrets Manager a reader may still meet an expired token (promise 1).
 	promised = 60 * time.Second
-	// nextEnsure is the same where no run is under way that could try again, since runs end at once or do not begin: two ensure
-	// runs begin up to 120 s apart (every minute, up to 60 s late) and take up to 10 s.
+	// nextEnsure is the same for faults during which no run retries, because runs end at once or do not begin: two ensure runs
+	// begin up to 120 s apart (every minute, up to 60 s late) and take up to 10 s.
 	nextEnsure = 130 * time.Second
 )
 
-// Names of kinds of which the checks know.
+// Names of kinds that the checks treat specially.
 const (
 	iamDown         = "IAM down"
 	oldTokenServed  = "200 with an old token"
@@ -58,9 +58,9 @@ var (
 	secretsManagerOps = []string{opLook, opReadKey, opSave}
 )
 
-// kinds are all there are: the outages of which promise 1 speaks; faults of the network that a pass must survive; what people
-// do to keys, locks, metadata and settings of the account; Lambda's faults; those of EventBridge Scheduler and of Lambda's
-// queue; the mirrors'.
+// kinds lists all kinds of faults: the outages of promise 1; network faults that a pass must survive; what people do to keys,
+// locks, metadata and settings of the account; faults of Lambda, of EventBridge Scheduler and of Lambda's queue; those of the
+// mirrors and regions. expectSet is whether the rotation has `expect`.
 func kinds(expectSet bool) []kind {
 	keys := []string{keyDeleted, keyReplaced} // there is one API key secret
 	if expectSet {
@@ -69,28 +69,28 @@ func kinds(expectSet bool) []kind {
 	workloadKey := func(sim *simulation) string { return sim.workloadKey }
 	aWhile, upTo6h, held := minutes(10, 180), minutes(10, 360), minutes(5, 180)
 	all := []kind{
-		{name: iamDown, excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault { return down(d, iamOps) })},
-		{name: "Secrets Manager down", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault { return down(d, secretsManagerOps) })},
-		{name: "IAM and Secrets Manager down", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault { return down(d, nil) })},
-		{name: "one operation down", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault {
+		{name: iamDown, excuse: promised, lasts: upTo3h, begin: network(func(d dice) networkFault { return down(d, iamOps) })},
+		{name: "Secrets Manager down", excuse: promised, lasts: upTo3h, begin: network(func(d dice) networkFault { return down(d, secretsManagerOps) })},
+		{name: "IAM and Secrets Manager down", excuse: promised, lasts: upTo3h, begin: network(func(d dice) networkFault { return down(d, nil) })},
+		{name: "one operation down", excuse: promised, lasts: upTo3h, begin: network(func(d dice) networkFault {
 			return down(d, []string{pick(d, opBootstrap, opExchange, opLook, opReadKey, opSave)})
 		})},
-		{name: "429 with a wild Retry-After", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault { return networkFault{someOps(d), tooMany} })},
-		{name: "answers slow up to the deadline", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault {
+		{name: "429 with a wild Retry-After", excuse: promised, lasts: upTo3h, begin: network(func(d dice) networkFault { return networkFault{someOps(d), tooMany} })},
+		{name: "answers slow up to the deadline", excuse: promised, lasts: upTo3h, begin: network(func(d dice) networkFault {
 			return networkFault{someOps(d), slow(d.between(2*time.Second, 2*time.Minute))}
 		})},
-		{name: "200 without use", excuse: promised, lasts: upTo3h, begin: storms(func(d dice) networkFault { return networkFault{someOps(d), useless(d)} })},
+		{name: "200 without use", excuse: promised, lasts: upTo3h, begin: network(func(d dice) networkFault { return networkFault{someOps(d), useless(d)} })},
 		{name: oldTokenServed, excuse: promised, lasts: upTo3h, begin: serveOldToken},
-		{name: "IAM's public keys out of reach", lasts: upTo3h, begin: storms(func(d dice) networkFault {
+		{name: "IAM's public keys out of reach", lasts: upTo3h, begin: network(func(d dice) networkFault {
 			return pick(d, down(d, []string{opKeys}), networkFault{[]string{opKeys}, useless(d)})
 		})},
-		{name: "connections lost before a save", excuse: promised, lasts: minutes(1, 60), begin: storms(of(lost, opSave))},
+		{name: "connections lost before a save", excuse: promised, lasts: minutes(1, 60), begin: network(of(lost, opSave))},
 
-		{name: "connections lost after a save", lasts: aWhile, begin: storms(of(lostAfter, opSave))},
-		{name: "the answer to a save cut off", lasts: aWhile, begin: storms(of(truncated, opSave))},
-		{name: "a third of the connections lost", lasts: aWhile, begin: storms(of(third(2, lost, lostAfter)))},
-		{name: "a third of the answers 5xx or 429", lasts: aWhile, begin: storms(of(third(3, answering(503, "text/html", "<html>"), tooMany)))},
-		{name: "answers slow by a second", lasts: aWhile, begin: storms(func(d dice) networkFault { return networkFault{nil, slow(d.between(time.Second, 2*time.Second))} })},
+		{name: "connections lost after a save", lasts: aWhile, begin: network(of(lostAfter, opSave))},
+		{name: "the answer to a save cut off", lasts: aWhile, begin: network(of(truncated, opSave))},
+		{name: "a third of the connections lost", lasts: aWhile, begin: network(of(third(2, lost, lostAfter)))},
+		{name: "a third of the answers 5xx or 429", lasts: aWhile, begin: network(of(third(3, answering(503, "text/html", "<html>"), tooMany)))},
+		{name: "answers slow by a second", lasts: aWhile, begin: network(func(d dice) networkFault { return networkFault{nil, slow(d.between(time.Second, 2*time.Second))} })},
 
 		{name: keyDeleted, excuse: nextEnsure, lasts: held, begin: deleteKey(workloadKey, (*simulation).newWorkloadKey), apart: keys},
 		{name: keyReplaced, begin: replaceKey(workloadKey, (*simulation).newWorkloadKey), apart: keys},
@@ -115,7 +115,7 @@ func kinds(expectSet bool) []kind {
 		all = append(all, kind{name: foreignKey, excuse: nextEnsure, lasts: held, begin: storeForeignKey, apart: keys})
 	}
 	all = append(all, []kind{
-		// A process that dies or freezes takes one run with it: that one counts as lost, see lostRun.
+		// The run of a process that dies or freezes counts as lost, see lostRun.
 		{name: "processes killed at any step", lasts: minutes(2, 60), begin: raise(kill, 0.5)},
 		{name: "processes frozen in mid-pass", lasts: minutes(10, 120), begin: raise(freeze, 0.3)},
 		{name: "stale connections after a thaw", lasts: aWhile, begin: raise(stale, 1)},
@@ -156,7 +156,7 @@ func minutes(least, most int) func(d dice) time.Duration {
 
 func nothing() {}
 
-// once is what happens in a moment.
+// once is a fault that lasts for a moment.
 func once(do func(sim *simulation, d dice)) begin {
 	return func(sim *simulation, d dice, _ time.Time) func() {
 		do(sim, d)
@@ -164,7 +164,7 @@ func once(do func(sim *simulation, d dice)) begin {
 	}
 }
 
-// during does something, and undoes it.
+// during is a fault that undo ends.
 func during(do, undo func(sim *simulation)) begin {
 	return func(sim *simulation, _ dice, _ time.Time) func() {
 		do(sim)
@@ -172,19 +172,19 @@ func during(do, undo func(sim *simulation)) begin {
 	}
 }
 
-// storms is a fault of the network and nothing else.
-func storms(draw func(d dice) networkFault) begin {
+// network is a fault of the network.
+func network(draw func(d dice) networkFault) begin {
 	return func(sim *simulation, d dice, _ time.Time) func() { return sim.networkFaults.add(draw(d)) }
 }
 
-// of treats the requests of some operations, or all.
+// of treats the requests of some operations, without ops all.
 func of(treat treatment, ops ...string) func(dice) networkFault {
 	return func(dice) networkFault { return networkFault{ops, treat} }
 }
 
 func someOps(d dice) []string { return pick(d, iamOps, secretsManagerOps, nil) }
 
-// down answers nothing, or with a status that passes.
+// down gives no answer, or one with a temporary error.
 func down(d dice, ops []string) networkFault {
 	status := pick(d, 500, 502, 503, 504)
 	return networkFault{ops, pick(d, answering(status, "application/json", `{}`), answering(status, "text/html", "<html><h1>Service Unavailable</h1></html>"), answering(status, "", ""),
@@ -198,21 +198,21 @@ func down(d dice, ops []string) networkFault {
 		})}
 }
 
-// useless answers 200 or 201 with something that is not the service's.
+// useless answers 200 or 201 with a body that is not the service's.
 func useless(d dice) treatment {
 	status := pick(d, 200, 201)
 	body := pick(d, "", "null", "[]", "{}", `{"errors":[]}`, `{"access_token":""}`, `{"access_token":"eyJraWQiOi`, `{"id":"","secret_type":"arbitrary"}`)
 	return pick(d, answering(status, "application/json", body), answering(status, "text/html", "<html><body>Please log in</body></html>"), truncated)
 }
 
-// serveOldToken is a cache between us and IAM that serves one token for ever.
+// serveOldToken is a cache in front of IAM that always returns the same token.
 func serveOldToken(sim *simulation, d dice, _ time.Time) func() {
 	left := d.between(-time.Hour, 59*time.Minute)
 	body := fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer","expires_in":3600,"expiration":%d}`, sim.cloud.MustMintToken(sim.mintKey, left), time.Now().Add(left).Unix())
 	return sim.networkFaults.add(networkFault{[]string{opExchange}, answering(http.StatusOK, "application/json", body)})
 }
 
-// storeForeignKey puts the key of another account into the key secret, until somebody puts the right one back.
+// storeForeignKey stores the key of another account in the key secret. At the end a person puts the right one back.
 func storeForeignKey(sim *simulation, d dice, _ time.Time) func() {
 	account := pick(d, "", strings.Repeat("1", 32))
 	other := sim.cloud.MustCreateAPIKey(sim.cloud.MustCreateServiceID("somebody-else", account))
@@ -220,7 +220,7 @@ func storeForeignKey(sim *simulation, d dice, _ time.Time) func() {
 	return func() { sim.cloud.MustPutVersion(sim.keySecret, sim.workloadKey, nil) }
 }
 
-// deleteKey deletes a key that another follows when the fault ends.
+// deleteKey deletes a key; when the fault ends, replace creates another.
 func deleteKey(key func(*simulation) string, replace func(*simulation)) begin {
 	return during(func(sim *simulation) { sim.cloud.MustDeleteAPIKey(key(sim)) }, replace)
 }
@@ -234,7 +234,7 @@ func replaceKey(key func(*simulation) string, replace func(*simulation)) begin {
 	})
 }
 
-// lock holds a version of both token secrets.
+// lock locks a version of both token secrets.
 func lock(version string) begin {
 	return during(func(sim *simulation) {
 		sim.cloud.MustLock(sim.tokenSecret, version, "held-for-an-audit")
@@ -245,7 +245,7 @@ func lock(version string) begin {
 	})
 }
 
-// forgeMetadata moves the expiration that the current version claims, and leaves the rest as it is.
+// forgeMetadata sets the expiration in the current version's metadata to now + by, and leaves the rest as it is.
 func forgeMetadata(by time.Duration) begin {
 	return once(func(sim *simulation, _ dice) {
 		if forged := sim.cloud.MustCurrent(sim.tokenSecret).Metadata; forged != nil {
@@ -255,25 +255,25 @@ func forgeMetadata(by time.Duration) begin {
 	})
 }
 
-// dangers are how likely an invocation meets what.
+// dangers are the probabilities of what can happen to an invocation.
 type dangers map[string]float64
 
 const kill, freeze, stale, cold, duplicate, disorder, lose, throttled = "kill", "freeze", "stale", "cold", "duplicate", "disorder", "lose", "throttled"
 
-// everyday are the dangers of any day; now and then they are greater.
+// everyday are the dangers without a fault.
 var everyday = dangers{kill: 0.0002, freeze: 0.0001, stale: 0.005, cold: 0.001, duplicate: 0.001, disorder: 0.0005, lose: 0.0002}
 
-// danger is how likely something is now.
+// danger is the current probability of something.
 func (sim *simulation) danger(what string) float64 {
 	return min(1, sim.dangers[what]+sim.everyday[what])
 }
 
-// raise keeps a danger up as long as the fault lasts.
+// raise increases a danger while the fault lasts.
 func raise(what string, to float64) begin {
 	return during(func(sim *simulation) { sim.dangers[what] = to }, func(sim *simulation) { sim.dangers[what] = 0 })
 }
 
-// mirrorFaults are those of one mirror. None of them is one of IBM's secret.
+// mirrorFaults are the kinds of faults of one mirror. IBM's secret does not have them.
 func mirrorFaults(arn string) []kind {
 	fails := func(fault mirrorFault) begin {
 		return func(sim *simulation, _ dice, _ time.Time) func() { return sim.mirrors[arn].faults.add(fault) }
@@ -315,15 +315,15 @@ func unanswered(ctx context.Context, _ uint64, _ bool) error {
 	return &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "no answer"}
 }
 
-func lateAnswers(ctx context.Context, throw uint64, put bool) error {
-	if err := pause(ctx, time.Duration(share(throw^4)*float64(15*time.Second))); err != nil || put && share(throw^5) < 0.3 {
+func lateAnswers(ctx context.Context, random uint64, put bool) error {
+	if err := pause(ctx, time.Duration(share(random^4)*float64(15*time.Second))); err != nil || put && share(random^5) < 0.3 {
 		return mirrortest.ErrLost
 	}
 	return nil
 }
 
-// regions are the loss of one of two AWS regions for three hours, with its deployment and its mirror. Nothing excuses a gap but
-// that of this mirror.
+// regions are the loss of one of two AWS regions for three hours, with its deployment and its mirror. It excuses gaps of that
+// mirror alone.
 func regions() (all []kind) {
 	for i, name := range []string{regionLost, otherRegionLost} {
 		all = append(all, kind{name: name, mirror: mirrorARNs[i], region: true, apart: []string{twoDeployments, regionLost},
@@ -360,18 +360,18 @@ type window struct {
 	span
 }
 
-// meets reports whether a stretch has a moment of the fault, or one so soon after it.
+// meets reports whether s overlaps the fault, or the time after it.
 func (f window) meets(s span, after time.Duration) bool {
 	return !f.from.After(s.to) && !f.to.Add(after).Before(s.from)
 }
 
-// meets reports whether a fault of that name does.
+// meets reports whether s overlaps a fault of that name, or the time after it.
 func (sim *simulation) meets(s span, after time.Duration, name string) bool {
 	return slices.ContainsFunc(sim.story, func(f window) bool { return f.name == name && f.meets(s, after) })
 }
 
-// plan draws the faults of a story: one every few hours, and every third brings others with it that begin while it lasts. A
-// kind does not overlap itself.
+// plan draws the faults of a story: one every mean on average, and during every third another one. Two faults of one kind do not
+// overlap.
 func plan(d dice, all []kind, start, end time.Time, mean time.Duration) []window {
 	var story []window
 	add := func(at time.Time) (window, bool) {
@@ -396,9 +396,9 @@ func plan(d dice, all []kind, start, end time.Time, mean time.Duration) []window
 	return story
 }
 
-// clashes reports whether two faults overlap, or nearly, that must not.
+// clashes reports whether two faults that must not meet overlap, or nearly do.
 func (w window) clashes(other window) bool {
-	const near = 2 * time.Hour // what one leaves in the stored version stays there
+	const near = 2 * time.Hour // the stored version still shows what one has changed
 	if w.from.After(other.to.Add(near)) || other.from.After(w.to.Add(near)) {
 		return false
 	}

@@ -19,13 +19,13 @@ import (
 // functionTimeout is the deadline that Lambda gives an invocation.
 const functionTimeout = 120 * time.Second
 
-// function is a deployment of the function: its processes.
+// function is a deployment of the function, with its processes.
 type function struct {
 	*simulation
 	name        string
-	mirrors     []string // that it writes, if not all
+	mirrors     []string // those that it writes; nil for all
 	concurrency int      // invocations at a time
-	gone        bool     // with its region
+	gone        bool     // its region is lost
 
 	mu       sync.Mutex // guards everything below
 	serial   int
@@ -41,11 +41,11 @@ type invocation struct {
 	fn        *function
 	process   *process
 	rotations []rotation.Rotation // one
-	fate      fate
+	mishaps   mishaps
 	began     time.Time
 	cancel    context.CancelFunc
 
-	met      sync.Map  // things that happened once
+	met      sync.Map  // what once has recorded
 	versions int       // made by it; guarded by simulation.mu
 	saved    string    // the last of them
 	savedAt  time.Time // when
@@ -62,12 +62,12 @@ func (fn *function) invoke(e event) {
 		inv.rotations[0].Mirror = fn.mirrors
 	}
 	d := newDice(fn.seed, inv.id)
-	inv.fate = fn.drawFate(d, e)
+	inv.mishaps = fn.drawMishaps(d, e)
 	if fn.keys != nil {
-		fn.killAtRenewal(d, &inv.fate)
+		fn.killAtRenewal(d, &inv.mishaps)
 	}
 	var boot time.Duration
-	if inv.process = fn.warm(); inv.process == nil || inv.fate.cold {
+	if inv.process = fn.warm(); inv.process == nil || inv.mishaps.cold {
 		inv.process = fn.newProcess(fmt.Sprintf("%s %d", fn.name, fn.serial), d)
 		boot = d.between(150*time.Millisecond, 900*time.Millisecond)
 	}
@@ -84,11 +84,11 @@ func (fn *function) invoke(e event) {
 	})
 }
 
-// run plays an invocation from its first to its last moment.
+// run plays an invocation from its beginning to its end.
 func (fn *function) run(ctx context.Context, inv *invocation) {
 	inv.process.line.begin(inv)
-	if inv.fate.killAfter > 0 {
-		defer time.AfterFunc(inv.fate.killAfter, inv.die).Stop()
+	if inv.mishaps.killAfter > 0 {
+		defer time.AfterFunc(inv.mishaps.killAfter, inv.die).Stop()
 	}
 	ran, reported := inv.process.run(ctx, inv)
 	fn.mu.Lock()
@@ -106,7 +106,7 @@ func (fn *function) run(ctx context.Context, inv *invocation) {
 	fn.ended(inv, ran)
 }
 
-// warm takes the process that was used last, if it has not been reclaimed.
+// warm takes the process that was used last and has not been reclaimed; nil if there is none.
 func (fn *function) warm() *process {
 	for len(fn.idle) > 0 {
 		last := fn.idle[len(fn.idle)-1]
@@ -137,25 +137,25 @@ func (fn *function) deploy(kill bool) {
 	}
 }
 
-// die ends the process: whatever it has under way is cut off and reports nothing.
+// die kills the process: its requests are cut off, and it reports nothing.
 func (inv *invocation) die() {
 	inv.process.line.dead.Store(true)
 	inv.cancel()
 }
 
-// once is true the first time it is asked for what, and did afterwards.
+// once records that something has happened, and reports whether it is the first time.
 func (inv *invocation) once(what string) bool {
 	_, before := inv.met.LoadOrStore(what, true)
 	return !before
 }
 
+// did reports whether something has happened.
 func (inv *invocation) did(what string) bool {
 	_, before := inv.met.Load(what)
 	return before
 }
 
-// process is a process of the function, warm or cold: it does what functions/rotate does with the environment that the template
-// gives it.
+// process is a process of the function. It does what functions/rotate does with the environment that the template sets.
 type process struct {
 	line    *line
 	rotator rotation.Rotator
@@ -216,9 +216,9 @@ func newSecretsManager(l *line, bootstrap *ibmcloud.Bootstrap, now func() time.T
 	return secretsManager
 }
 
-// run runs an invocation. It reports nothing when it was frozen beyond its deadline: Lambda had given it up.
+// run runs an invocation. A process that was frozen beyond its deadline reports nothing: Lambda has given it up.
 func (p *process) run(ctx context.Context, inv *invocation) (ran report.Report, reported bool) {
-	if inv.fate.freezeFor > 0 {
+	if inv.mishaps.freezeFor > 0 {
 		return p.runFrozen(ctx, inv)
 	}
 	ctx, cancel := context.WithTimeout(ctx, functionTimeout)
@@ -229,11 +229,12 @@ func (p *process) run(ctx context.Context, inv *invocation) (ran report.Report, 
 	return p.rotator.Run(ctx, inv.Request, inv.rotations), true
 }
 
-// runFrozen stops the process at a step and lets it go on later, its wall clock ahead and its timers where they were: what it
-// had got until then is got for real at the time, kept, and given to it once more when it thaws.
+// runFrozen freezes the process at a step and thaws it later: the wall clock has gone on, its timers have not. The run is played
+// twice. The first one ends at the step; its answers from IBM are kept. The second one, after the thaw, gets these answers up to the
+// step, and real ones from there on.
 func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report, bool) {
 	rehearsal, cancel := context.WithTimeout(ctx, functionTimeout)
-	s := &suspension{KeyReader: p.rotator.Keys, Exchanger: p.rotator.IAM, TokenStore: p.rotator.Tokens, at: inv.fate.freezeAt, freeze: cancel,
+	s := &suspension{KeyReader: p.rotator.Keys, Exchanger: p.rotator.IAM, TokenStore: p.rotator.Tokens, freezeAt: inv.mishaps.freezeAt, freeze: cancel,
 		thaw: func() { p.lag.Store(0) }, kept: map[rotation.Step]any{}}
 	rotator := p.rotator
 	rotator.Keys, rotator.IAM, rotator.Tokens = s, s, s
@@ -242,8 +243,8 @@ func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report
 	if !s.frozen {
 		return ran, true
 	}
-	time.Sleep(inv.fate.freezeFor)
-	p.lag.Store(int64(inv.fate.freezeFor))
+	time.Sleep(inv.mishaps.freezeFor)
+	p.lag.Store(int64(inv.mishaps.freezeFor))
 	s.replaying = true
 	late, cancel := context.WithTimeout(ctx, functionTimeout)
 	defer cancel()
@@ -252,17 +253,16 @@ func (p *process) runFrozen(ctx context.Context, inv *invocation) (report.Report
 	return ran, time.Since(inv.began) < functionTimeout
 }
 
-// suspension stands between a rotator and its adapters in a process that is frozen at a step. Before, it keeps what the
-// adapters give; after the thaw it gives that once more and then lets the rotator go on. What is no step of a pass goes to the
-// adapters themselves.
+// suspension is between the rotator and its adapters in a process that is frozen at a step. Before the freeze it keeps the adapters'
+// answers; after the thaw it repeats each of them once. It passes on all else.
 type suspension struct {
 	rotation.KeyReader
 	rotation.Exchanger
 	rotation.TokenStore
 
-	at     rotation.Step
-	freeze func() // ends the part before
-	thaw   func() // sets the process's clock right
+	freezeAt rotation.Step
+	freeze   func() // ends the run before the freeze
+	thaw     func() // sets the process's clock right
 
 	mu        sync.Mutex
 	frozen    bool
@@ -282,7 +282,7 @@ func (s *suspension) Exchange(ctx context.Context, key iamtoken.Secret) (rotatio
 	return pass(s, rotation.StepExchange, func() (rotation.TokenResponse, error) { return s.Exchanger.Exchange(ctx, key) })
 }
 
-// Save freezes before anything goes out: the rotator has made up its mind.
+// Save freezes before the request is sent.
 func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rotation.TokenVersion, token iamtoken.Token, metadata iamtoken.Metadata) (rotation.SavedVersion, error) {
 	if s.stop(rotation.StepSave, nil) {
 		return rotation.SavedVersion{}, suspended()
@@ -290,7 +290,7 @@ func (s *suspension) Save(ctx context.Context, ref rotation.TokenRef, stored rot
 	return s.TokenStore.Save(ctx, ref, stored, token, metadata)
 }
 
-// pass is one call: kept before the freeze, repeated after it.
+// pass makes one call before the freeze and keeps its result, and repeats the result after the thaw.
 func pass[T any](s *suspension, step rotation.Step, call func() (T, error)) (T, error) {
 	if kept, ok := s.repeat(step); ok {
 		return kept.(T), nil
@@ -302,21 +302,21 @@ func pass[T any](s *suspension, step rotation.Step, call func() (T, error)) (T, 
 	return result, err
 }
 
-// repeat gives what was kept, after the thaw.
+// repeat returns what was kept, once, after the thaw.
 func (s *suspension) repeat(step rotation.Step) (kept any, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.replaying {
 		return nil, false
 	}
-	if kept, ok = s.kept[step]; !ok || step == s.at {
+	if kept, ok = s.kept[step]; !ok || step == s.freezeAt {
 		s.thaw()
 	}
 	delete(s.kept, step)
 	return kept, ok
 }
 
-// stop keeps a result, freezes if this is the step, and reports whether the process stands still. After the thaw it never does.
+// stop keeps a result, freezes the process if this is the step, and reports whether it is frozen.
 func (s *suspension) stop(step rotation.Step, result any) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -328,7 +328,7 @@ func (s *suspension) stop(step rotation.Step, result any) bool {
 		return true
 	}
 	s.kept[step] = result
-	if s.frozen = step == s.at; s.frozen {
+	if s.frozen = step == s.freezeAt; s.frozen {
 		s.freeze()
 	}
 	return s.frozen
@@ -336,8 +336,8 @@ func (s *suspension) stop(step rotation.Step, result any) bool {
 
 func suspended() error { return &rotation.Error{Kind: rotation.Timeout, Message: "suspended"} }
 
-// fate is what an invocation will meet.
-type fate struct {
+// mishaps are what will happen to an invocation.
+type mishaps struct {
 	kill      moment        // the process is killed then
 	killAfter time.Duration // or so long after its start; 0 means not
 	freezeAt  rotation.Step // after which step it is frozen (before a save goes out)
@@ -353,8 +353,8 @@ type moment struct {
 	after bool
 }
 
-func (sim *simulation) drawFate(d dice, e event) fate {
-	var f fate
+func (sim *simulation) drawMishaps(d dice, e event) mishaps {
+	var f mishaps
 	if d.chance(sim.danger(kill)) {
 		if d.chance(0.5) {
 			f.kill = moment{pick(d, opBootstrap, opLook, opReadKey, opExchange, opSave, opPut(healthyMirror)), pick(d, 1, 1, 1, 2), d.chance(0.5)}
@@ -364,34 +364,31 @@ func (sim *simulation) drawFate(d dice, e event) fate {
 	}
 	frozen := sim.danger(freeze)
 	if e.Mode == rotation.ModeRotate {
-		frozen = min(1, 3*frozen) // of an ensure little more than the read of the metadata is worth freezing
+		frozen = min(1, 3*frozen) // most ensure runs end after they have read the metadata
 	}
 	if d.chance(frozen) {
 		f.freezeAt = pick(d, rotation.StepReadMetadata, rotation.StepReadKey, rotation.StepExchange, rotation.StepSave, rotation.StepSave)
 		f.freezeFor = d.anyScale(time.Second, 70*time.Minute)
 		sim.note(e.scheduled)
-		f.cold = true // so that no other invocation meets its standing clock
+		f.cold = true // so that no other invocation uses its clock
 	}
-	if d.chance(sim.danger(stale)) {
-		f.stale = true
+	if f.stale = d.chance(sim.danger(stale)); f.stale {
 		sim.note(e.scheduled)
 	}
-	if d.chance(sim.danger(cold)) {
-		f.cold = true
-	}
+	f.cold = d.chance(sim.danger(cold)) || f.cold
 	return f
 }
 
 const (
 	rotateEvery = 50 * time.Minute
 	ensureEvery = time.Minute
-	// lateness is how late EventBridge Scheduler may be: it keeps to the minute.
+	// lateness is how late EventBridge Scheduler may be.
 	lateness = time.Minute
-	// maxEventAge is how long an event is tried to be delivered, by EventBridge Scheduler and by Lambda's queue.
+	// maxEventAge is how long EventBridge Scheduler and Lambda's queue try to deliver an event.
 	maxEventAge = 2 * time.Minute
 )
 
-// event is what a schedule asks for.
+// event is what a schedule sends.
 type event struct {
 	rotation.Request
 	scheduled time.Time
@@ -413,17 +410,11 @@ func (fn *function) startSchedule(mode rotation.Mode, period time.Duration, firs
 		name = ""
 	}
 	d := newDice(fn.seed, name+string(mode)+first.String())
-	fn.agenda.every(first, period, func(at time.Time) bool {
-		if at.After(until) {
-			return false
-		}
-		fn.emit(d, newEvent(mode, at))
-		return true
-	})
+	fn.agenda.every(period, first, until, func(at time.Time) { fn.emit(d, newEvent(mode, at)) })
 }
 
-// emit is what EventBridge Scheduler does with an event: at least one delivery, late, perhaps several, or none after two
-// minutes of trying.
+// emit delivers an event as EventBridge Scheduler does: late, at least once, perhaps several times; or not at all after two minutes
+// of attempts.
 func (fn *function) emit(d dice, e event) {
 	if fn.gone {
 		return
@@ -444,8 +435,8 @@ func (fn *function) emit(d dice, e event) {
 	}
 }
 
-// deliver hands an event to the function. While it is throttled Lambda's queue tries again, after longer and longer waits,
-// until the event is too old.
+// deliver invokes the function. While that is throttled, Lambda's queue tries again with a growing back-off, until the event is too
+// old.
 func (fn *function) deliver(e event, since time.Time, wait time.Duration) {
 	if fn.gone {
 		return

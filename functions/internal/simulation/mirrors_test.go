@@ -26,14 +26,15 @@ const (
 	// nextRepair is how much later than IBM's secret a mirror may be repaired: two minutes for a run that may be writing it,
 	// and two ensure runs.
 	nextRepair = 2*time.Minute + nextEnsure
-	// healed is when a mirror that can be written again must have a token: the waits of repairs grow to an hour, and rotate
-	// comes sooner.
+	// healed is how long after its last fault a mirror must have a token: the back-off of repairs grows to an hour, and a rotate
+	// run comes sooner.
 	healed = time.Hour + nextRepair
-	// shortTokens is how long tokens of 15 minutes have an effect: IBM's secret keeps a token of 60 that is better.
+	// shortTokens is how long after the end of 15-minute tokens a mirror may miss one: IBM's secret keeps the 60-minute token from
+	// before, until that expires.
 	shortTokens = 61*time.Minute + rotation.PutInterval + nextRepair
 )
 
-// mirror is one of them. simulation.mu guards all but its faults.
+// mirror is one of them. simulation.mu guards its fields, apart from faults.
 type mirror struct {
 	*simulation
 	arn    string
@@ -47,14 +48,14 @@ type mirror struct {
 type mirrorFigures struct {
 	most, total int           // puts by the rotator, in a day and in all
 	without     time.Duration // readers had no token, and that is excused
-	short       time.Duration // the same, with tokens too short for a mirror
+	short       time.Duration // the same, because tokens were too short for a mirror
 	heal        time.Duration // the longest until it had a token after its faults
 }
 
-// mirrorFault answers a request in its own way; nil lets it pass.
-type mirrorFault func(ctx context.Context, throw uint64, put bool) error
+// mirrorFault returns the error of a request; nil passes the request on.
+type mirrorFault func(ctx context.Context, random uint64, put bool) error
 
-// have notes what readers have from now on, and whether the rotator put it. simulation.mu is not held.
+// have records the version that readers have from now on. put is whether it came by PutSecretValue. simulation.mu is not held.
 func (m *mirror) have(version mirrortest.Version, put bool) {
 	_, expires, err := m.cloud.Validate(version.Payload)
 	m.mu.Lock()
@@ -64,21 +65,21 @@ func (m *mirror) have(version mirrortest.Version, put bool) {
 	}
 	token := published{at: version.At, expires: expires}
 	if i := slices.IndexFunc(m.tokens.tokens, func(saved published) bool { return saved.expires.Equal(expires) }); i >= 0 {
-		token.born = m.tokens.tokens[i].born
+		token.issued = m.tokens.tokens[i].issued
 	}
 	m.seen.publish(token)
-	if put && strings.HasPrefix(version.Payload, "ey") { // else somebody else wrote it
+	if put && strings.HasPrefix(version.Payload, "ey") { // else a person wrote it
 		m.puts = append(m.puts, version.At)
 	}
 }
 
-// mirrorLine is the way from one process to AWS.
+// mirrorLine is the connection of one process to AWS.
 type mirrorLine struct {
 	*line
 	now func() time.Time
 }
 
-// The puts, as faults name them.
+// opPut names the puts to a mirror.
 func opPut(arn string) string { return "put " + arn }
 
 func (l mirrorLine) Describe(ctx context.Context, arn string) (found rotation.MirrorDescription, err error) {
@@ -98,15 +99,15 @@ func (l mirrorLine) Put(ctx context.Context, arn, versionID string, payload iamt
 	})
 }
 
-// request takes one through latency, the process's end and the mirror's faults.
+// request plays a request: its latency, a process that is killed, the faults of the mirror, and then arrive.
 func (l mirrorLine) request(ctx context.Context, op, arn string, put bool, arrive func() error) error {
-	inv, here, throw := l.next(op, nil)
+	inv, here, random := l.next(op, nil)
 	unanswered := &rotation.Error{Kind: rotation.Timeout, Retry: rotation.Later, Message: "AWS did not answer"}
-	if l.fates(inv, here) || pause(ctx, latency(throw)) != nil {
+	if l.killed(inv, here) || pause(ctx, latency(random)) != nil {
 		return unanswered
 	}
 	for _, fault := range l.mirrors[arn].faults.now() {
-		if err := (*fault)(ctx, throw, put); err == mirrortest.ErrLost {
+		if err := (*fault)(ctx, random, put); err == mirrortest.ErrLost {
 			_ = arrive()
 			return err
 		} else if err != nil {
@@ -115,16 +116,16 @@ func (l mirrorLine) request(ctx context.Context, op, arn string, put bool, arriv
 	}
 	err := arrive()
 	here.after = true
-	if l.fates(inv, here) {
+	if l.killed(inv, here) {
 		return unanswered
 	}
 	return err
 }
 
-// checkPut: what a run knows to have saved, it has put to the healthy mirror, however slow IBM is. It may be cut off by its
-// deadline, or leave the mirror a token that is put less than 16 minutes ago or, where it repairs the other one, in order.
+// checkPut: a run has put to the healthy mirror what it knows to have saved, however slow IBM is. There are three exceptions: its
+// deadline cut it off; the mirror got its last token less than 16 minutes before; an ensure run repairs the other mirror only.
 func (m *mirror) checkPut(now time.Time, inv *invocation, result report.Result) {
-	cutOff := inv.fate.freezeFor > 0 || now.Sub(inv.began) > functionTimeout-6*time.Second
+	cutOff := inv.mishaps.freezeFor > 0 || now.Sub(inv.began) > functionTimeout-6*time.Second
 	if inv.saved == "" || inv.saved != result.VersionID || cutOff || !slices.Contains(inv.rotations[0].Mirror, m.arn) ||
 		!m.lastTampered.Before(inv.began) || m.faulty(span{now, now.Add(time.Second)}) {
 		return
@@ -136,7 +137,7 @@ func (m *mirror) checkPut(now time.Time, inv *invocation, result report.Result) 
 		inv.id, now.Sub(inv.savedAt), since, result.Error)
 }
 
-// check holds every moment at which readers of the mirror had no token against what may explain it, once the story is over.
+// check checks the gaps and the puts of the mirror, once the story is over.
 func (m *mirror) check() {
 	m.seen.close(m.end)
 	for _, g := range m.seen.gaps {
@@ -154,6 +155,7 @@ func (m *mirror) check() {
 	m.violatedIf(limited > 0, m.end, "AWS refused %d puts to the mirror %s for its quota", limited, m.arn)
 }
 
+// checkGap: a gap has tokens that are too short, faults of the mirror, or an outage as its cause.
 func (m *mirror) checkGap(g span) {
 	cut := slices.ContainsFunc(m.story, func(f window) bool {
 		return f.name == lifetimeCut && !g.from.Before(f.from) && !g.to.After(f.to.Add(shortTokens))
@@ -173,11 +175,11 @@ func (m *mirror) checkGap(g span) {
 		t.excused, t.left = t.excused.Add(nextRepair), max(0, m.seen.current(t.from).expires.Sub(t.from))
 		return excuses && g.length() <= t.bound()
 	})
-	m.violatedIf(!excused && g.to.After(m.forgedUntil(atIBM, g.to).Add(m.stepsIn(atIBM)+nextRepair)),
+	m.violatedIf(!excused && g.to.After(m.forgedUntil(atIBM, g.to).Add(m.untilNext(atIBM)+nextRepair)),
 		g.from, "readers of the mirror %s had no token for %s (the last one was put at day %.4f)", m.arn, g.length(), holds.at.Sub(m.start).Hours()/24)
 }
 
-// faulty reports whether the mirror had faults, or was recovering from them, all the time.
+// faulty reports whether the mirror had faults, or was recovering from them, during all of s.
 func (m *mirror) faulty(s span) bool {
 	own := func(f window) bool { return f.mirror == m.arn }
 	if m.arn != faultyMirror && !slices.ContainsFunc(m.story, func(f window) bool { return own(f) && f.meets(s, healed) }) {
@@ -188,13 +190,13 @@ func (m *mirror) faulty(s span) bool {
 			s.from = f.to.Add(healed)
 		}
 		if (f.excuse > 0 || f.name == lifetimeCut) && f.meets(span{s.from, s.from}, nextRepair+healed) {
-			s.from = f.to.Add(nextRepair + healed) // IBM has no token for it meanwhile
+			s.from = f.to.Add(nextRepair + healed) // meanwhile IBM's secret has no token for it
 		}
 	}
 	return !s.from.Before(s.to)
 }
 
-// afterFaults is how long ago the last of the mirror's faults ended; 0 if others came since.
+// afterFaults is how long ago the last of the mirror's faults ended; 0 if other faults came since.
 func (m *mirror) afterFaults(at time.Time) (since time.Duration) {
 	since = at.Sub(m.start)
 	for _, f := range m.story {
@@ -208,7 +210,7 @@ func (m *mirror) afterFaults(at time.Time) (since time.Duration) {
 	return since
 }
 
-// mirror is what one of the mirrors came to.
+// mirror sums up the figures of one of the mirrors.
 func (y year) mirror(arn string) (sum mirrorFigures) {
 	for _, sim := range y.parts {
 		m := sim.mirrors[arn]

@@ -16,9 +16,9 @@ import (
 	sm "github.com/IBM/secrets-manager-go-sdk/v2/secretsmanagerv2"
 )
 
-// naive is what people do instead: every 50 minutes read the key, GetToken with IBM's SDK, save what it gave. It retries
-// nothing, checks nothing, and reads nothing in between. It too runs on Lambda: a process that is still warm keeps the SDK's
-// authenticator, with its cache and its refresh in the background.
+// naive is what people do instead: every 50 minutes read the key, call GetToken of IBM's SDK and save the token. It retries nothing
+// and checks nothing. It also runs on Lambda: a warm process keeps the SDK's authenticator, with its cache and its background
+// refresh.
 type naive struct {
 	*simulation
 
@@ -34,10 +34,10 @@ type naive struct {
 
 func (n *naive) schedule(first time.Time) {
 	d := newDice(n.seed, "naive")
-	n.agenda.every(first, rotateEvery, func(at time.Time) bool {
+	n.agenda.every(rotateEvery, first, n.end, func(at time.Time) {
 		late := d.between(0, lateness)
 		if d.chance(max(n.danger(lose), n.danger(throttled))) {
-			return true
+			return
 		}
 		n.agenda.at(at.Add(late), func() {
 			patience, isCold, killAfter := d.between(5*time.Minute, time.Hour), d.chance(n.danger(cold)), time.Duration(0)
@@ -46,12 +46,11 @@ func (n *naive) schedule(first time.Time) {
 			}
 			n.running.Go(func() { n.run(patience, isCold, killAfter) })
 		})
-		return true
 	})
 }
 
-// run is one run, with the two minutes that ours has, after which its process is kept warm for so long. Two never meet: the SDK
-// holds a lock of the whole program while it waits for a token.
+// run is one run, with the same timeout of two minutes. Afterwards Lambda keeps its process for patience. Two runs never overlap:
+// the SDK holds a global lock while it waits for a token.
 func (n *naive) run(patience time.Duration, isCold bool, killAfter time.Duration) {
 	if !n.mu.TryLock() {
 		return
@@ -69,10 +68,10 @@ func (n *naive) run(patience time.Duration, isCold bool, killAfter time.Duration
 		defer time.AfterFunc(killAfter, func() { n.line.dead.Store(true); cancel() }).Stop()
 		n.ends = time.Time{}
 	}
-	_ = n.rotate(ctx) // what it fails to do shows in the timeline
+	_ = n.rotate(ctx) // a failure shows in the timeline
 }
 
-// start is that of a cold process.
+// start starts a cold process.
 func (n *naive) start() {
 	n.line, n.tokens = &line{simulation: n.simulation, calls: &n.calls, saved: n.saved}, nil
 	secrets, err := sm.NewSecretsManagerV2(&sm.SecretsManagerV2Options{URL: "https://instance.test", Authenticator: n.authenticator(n.bootstrapKey())})
@@ -118,7 +117,7 @@ func (n *naive) rotate(ctx context.Context) error {
 	return err
 }
 
-// saved notes what readers of the naive way's secret see from now on.
+// saved records what readers of the naive way's secret see from now on.
 func (n *naive) saved(*invocation) {
 	iamID, expires, err := n.cloud.Validate(n.cloud.MustCurrent(n.naiveSecret).Payload)
 	now := time.Now()
@@ -128,8 +127,8 @@ func (n *naive) saved(*invocation) {
 	n.locked(func() { n.naiveTokens.publish(published{at: now, expires: expires}) })
 }
 
-// reader is a downstream job. Most of the time what it would see is computed from the publications; during faults it goes and
-// reads, and the two are held against each other.
+// reader is a job that uses the token. Most of the time what it would see is computed from the timeline. During faults it also
+// reads the secret, and the two are compared.
 type reader struct {
 	*simulation
 	token string // its own, to open the token secret
@@ -142,14 +141,14 @@ func (r *reader) schedule() {
 	for _, f := range r.story {
 		last := earlier(f.to.Add(10*time.Minute), r.end)
 		for at := f.from; at.Before(last); at = at.Add(d.between(time.Minute, 9*time.Minute)) {
-			r.agenda.at(at, r.visit)
+			r.agenda.at(at, r.read)
 		}
 	}
 }
 
-// visit reads the token secret with the reader's identity and uses the token at Logs Routing, as a job would: that works
+// read reads the token secret with the reader's identity and uses the token at Logs Routing, as a job would: that works
 // exactly while the timeline says so.
-func (r *reader) visit() {
+func (r *reader) read() {
 	if time.Now().After(r.until) {
 		token, lifetime := r.exchange(r.cloud.ReaderAPIKey())
 		r.token, r.until = token, time.Now().Add(lifetime/2)
@@ -158,7 +157,7 @@ func (r *reader) visit() {
 	r.ask(http.MethodGet, "https://instance.test/api/v2/secrets/"+r.tokenSecret, r.token, "", &secret)
 	status, want := r.ask(http.MethodGet, "https://logs-routing.test/v3/targets", secret.Payload, "", nil), http.StatusUnauthorized
 	r.locked(func() {
-		r.counts.visits++
+		r.counts.reads++
 		now := time.Now()
 		if r.tokens.current(now).expires.After(now) {
 			want = http.StatusOK
@@ -167,7 +166,7 @@ func (r *reader) visit() {
 	})
 }
 
-// exchange returns a token for a key, whatever the weather, and its lifetime; none if IAM does not know the key.
+// exchange returns a token for a key and its lifetime, and no token if IAM does not know the key. No fault concerns it.
 func (sim *simulation) exchange(key string) (token string, lifetime time.Duration) {
 	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key}}
 	var answer struct {
@@ -178,7 +177,7 @@ func (sim *simulation) exchange(key string) (token string, lifetime time.Duratio
 	return answer.AccessToken, time.Duration(answer.ExpiresIn) * time.Second
 }
 
-// ask is a request of a reader or a person, whom nothing disturbs. The answer is decoded into out, if there is one.
+// ask is a request of a reader or a person, which no fault concerns. The answer is decoded into out, unless that is nil.
 func (sim *simulation) ask(method, address, bearer, body string, out any) (status int) {
 	request, _ := http.NewRequest(method, address, strings.NewReader(body))
 	request.Header.Set("Content-Type", "application/json")

@@ -27,7 +27,7 @@ const (
 	opKeys      = "keys"      // IAM: the public keys that verify tokens
 )
 
-// line is the way from one process to IBM Cloud.
+// line is the connection of one process to IBM Cloud.
 type line struct {
 	*simulation
 	calls *atomic.Int64
@@ -48,8 +48,8 @@ func (l *line) begin(inv *invocation) {
 	l.inv, l.count = inv, map[string]int{}
 }
 
-// next is where a request stands in its invocation, with its own random number.
-func (l *line) next(op string, req *http.Request) (inv *invocation, here moment, throw uint64) {
+// next counts a request of the invocation, and returns its place there and its random number.
+func (l *line) next(op string, req *http.Request) (inv *invocation, here moment, random uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.keys != nil && req != nil {
@@ -62,27 +62,27 @@ func (l *line) next(op string, req *http.Request) (inv *invocation, here moment,
 
 // RoundTrip implements http.RoundTripper.
 func (l *line) RoundTrip(req *http.Request) (*http.Response, error) {
-	inv, here, throw := l.next(l.operation(req), req)
-	if l.fates(inv, here) {
+	inv, here, random := l.next(l.operation(req), req)
+	if l.killed(inv, here) {
 		return nil, errKilled
 	}
-	if err := pause(req.Context(), latency(throw)); err != nil {
+	if err := pause(req.Context(), latency(random)); err != nil {
 		return nil, err
 	}
-	if inv.fate.stale && inv.once(req.URL.Host) {
+	if inv.mishaps.stale && inv.once(req.URL.Host) {
 		return nil, reset()
 	}
-	response, err := answer(l.networkFaults.now(), here.op, throw, req, func(req *http.Request) (*http.Response, error) {
+	response, err := answer(l.networkFaults.now(), here.op, random, req, func(req *http.Request) (*http.Response, error) {
 		return l.reach(here.op, inv, req)
 	})
 	here.after = true
-	if l.fates(inv, here) {
+	if l.killed(inv, here) {
 		return nil, errKilled
 	}
 	return response, err
 }
 
-// reach is where the request arrives at IBM Cloud.
+// reach has IBM Cloud answer the request.
 func (l *line) reach(op string, inv *invocation, req *http.Request) (*http.Response, error) {
 	if err := req.Context().Err(); err != nil {
 		return nil, err
@@ -102,15 +102,15 @@ func (l *line) reach(op string, inv *invocation, req *http.Request) (*http.Respo
 	return response, nil
 }
 
-// fates kills the process if this is the moment, and reports whether it is dead.
-func (l *line) fates(inv *invocation, here moment) bool {
-	if inv.fate.kill == here {
+// killed kills the process if it is to die here, and reports whether it is dead.
+func (l *line) killed(inv *invocation, here moment) bool {
+	if inv.mishaps.kill == here {
 		inv.die()
 	}
 	return l.dead.Load()
 }
 
-// operation is what a request is for; of an IAM request, by its key, for whom.
+// operation is what a request is for. The key in a request to IAM tells whose token it asks for.
 func (l *line) operation(req *http.Request) string {
 	switch {
 	case req.URL.Host == "iam.test" && req.Method == http.MethodGet:
@@ -133,8 +133,8 @@ func (l *line) operation(req *http.Request) string {
 }
 
 // latency is 20 to 320 ms, mostly little.
-func latency(throw uint64) time.Duration {
-	s := share(throw)
+func latency(random uint64) time.Duration {
+	s := share(random)
 	return 20*time.Millisecond + time.Duration(s*s*float64(300*time.Millisecond))
 }
 
@@ -152,7 +152,7 @@ func reset() error {
 	return &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
 }
 
-// inForce are the faults of the moment, the oldest first.
+// inForce are the current faults of a type, the oldest first.
 type inForce[T any] struct {
 	mu     sync.Mutex
 	faults []*T
@@ -182,24 +182,24 @@ type networkFault struct {
 	treat treatment
 }
 
-// treatment answers in its own way or passes the request on. throw is the request's own random number.
-type treatment func(throw uint64, req *http.Request, onward forward) (*http.Response, error)
+// treatment answers in its own way or passes the request on. random is the request's own random number.
+type treatment func(random uint64, req *http.Request, onward forward) (*http.Response, error)
 
 // forward passes a request on.
 type forward func(*http.Request) (*http.Response, error)
 
-// answer takes a request through all the storms that it meets.
-func answer(storms []*networkFault, op string, throw uint64, req *http.Request, arrive forward) (*http.Response, error) {
+// answer passes a request through all the faults that concern it.
+func answer(faults []*networkFault, op string, random uint64, req *http.Request, arrive forward) (*http.Response, error) {
 	onward := arrive
-	for _, s := range slices.Backward(storms) {
+	for _, s := range slices.Backward(faults) {
 		if next := onward; len(s.ops) == 0 || slices.Contains(s.ops, op) {
-			onward = func(req *http.Request) (*http.Response, error) { return s.treat(throw, req, next) }
+			onward = func(req *http.Request) (*http.Response, error) { return s.treat(random, req, next) }
 		}
 	}
 	return onward(req)
 }
 
-// answerWith is an answer that nobody at IBM meant.
+// answerWith is an answer that is not from IBM Cloud.
 func answerWith(req *http.Request, status int, contentType, body string) *http.Response {
 	return &http.Response{
 		StatusCode: status, Status: http.StatusText(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -215,10 +215,10 @@ func answering(status int, contentType, body string) treatment {
 	}
 }
 
-func tooMany(throw uint64, req *http.Request, _ forward) (*http.Response, error) {
+func tooMany(random uint64, req *http.Request, _ forward) (*http.Response, error) {
 	wild := []string{"0", "-5", "1", "7", "1.5", "30", "86400", "99999999999999999999", "soon", "", "Fri, 31 Dec 1999 23:59:59 GMT", "Wed, 01 Jan 2200 00:00:00 GMT"}
 	response := answerWith(req, http.StatusTooManyRequests, "application/json", `{}`)
-	response.Header.Set("Retry-After", wild[throw%uint64(len(wild))])
+	response.Header.Set("Retry-After", wild[random%uint64(len(wild))])
 	return response, nil
 }
 
@@ -244,11 +244,11 @@ func truncated(_ uint64, req *http.Request, onward forward) (*http.Response, err
 	return response, nil
 }
 
-// slow does the work, before or after a delay of up to most.
+// slow passes the request on, before or after a delay of up to most.
 func slow(most time.Duration) treatment {
-	return func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
-		wait := time.Duration(share(throw^1) * float64(most))
-		if throw%2 == 0 {
+	return func(random uint64, req *http.Request, onward forward) (*http.Response, error) {
+		wait := time.Duration(share(random^1) * float64(most))
+		if random%2 == 0 {
 			if err := pause(req.Context(), wait); err != nil {
 				return nil, err
 			}
@@ -264,12 +264,12 @@ func slow(most time.Duration) treatment {
 
 // third treats a sixth of the requests in one way and a sixth in another.
 func third(salt uint64, one, other treatment) treatment {
-	return func(throw uint64, req *http.Request, onward forward) (*http.Response, error) {
-		switch s := share(throw ^ salt); {
+	return func(random uint64, req *http.Request, onward forward) (*http.Response, error) {
+		switch s := share(random ^ salt); {
 		case s < 1.0/6:
-			return one(throw, req, onward)
+			return one(random, req, onward)
 		case s < 1.0/3:
-			return other(throw, req, onward)
+			return other(random, req, onward)
 		}
 		return onward(req)
 	}

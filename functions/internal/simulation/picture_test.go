@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// picture is an SVG in the making. In a README it is an image, and its own style follows the reader's choice of light and dark.
-// A picture 750 wide is 375 pixels wide on a telephone: letters of 26 are 13 pixels there.
+// picture is the body of an SVG. Its style follows the reader's choice of light or dark. A picture 750 wide is 375 pixels wide on a
+// telephone, where its letters of 26 have 13 pixels.
 type picture struct{ bytes.Buffer }
 
 const style = `<style>
@@ -36,7 +36,7 @@ func (p *picture) text(x, y float64, class, format string, args ...any) {
 
 const lineHeight = 33
 
-// widthOf is that of a text in the widest of the usual fonts.
+// widthOf is the width of a text in the widest of the usual fonts.
 func widthOf(text, class string) (sum float64) {
 	letter := map[string]float64{"": 16, "bold": 18, "small": 13.6}[class]
 	for _, c := range text {
@@ -52,7 +52,7 @@ func widthOf(text, class string) (sum float64) {
 	return sum
 }
 
-// paragraph breaks text into lines, and returns where the last one stands.
+// paragraph breaks text into lines, and returns the y of the last one.
 func (p *picture) paragraph(x, y, width float64, class, text string) float64 {
 	line := ""
 	for _, word := range append(strings.Fields(text), "") {
@@ -65,7 +65,7 @@ func (p *picture) paragraph(x, y, width float64, class, text string) float64 {
 	return y - lineHeight
 }
 
-// finish puts the picture on a background, with the words that a screen reader says.
+// finish returns the SVG, with a background and a title and description for screen readers.
 func (p *picture) finish(width, height float64, title, description string) []byte {
 	return fmt.Appendf(nil, `<svg xmlns="http://www.w3.org/2000/svg" width="%.0f" viewBox="0 0 %.0f %.0f" role="img" aria-labelledby="t d">
 <title id="t">%s</title>
@@ -96,8 +96,7 @@ func (a plot) level(value float64) float64 {
 	return a.y + a.height*(1-min(1, (value-a.bottom)/(a.top-a.bottom)))
 }
 
-// path is a line through samples. One less than two units from the last one drawn cannot be seen, and is left out; at one that
-// is no number the line breaks.
+// path is a line through samples. It leaves out those less than two units from the last one drawn, and breaks at NaN.
 func (a plot) path(samples []sample) string {
 	path, command, lastX, lastY := "", "M%.1f,%.1fh0", math.Inf(-1), 0.0
 	for _, s := range samples {
@@ -112,7 +111,7 @@ func (a plot) path(samples []sample) string {
 	return path
 }
 
-// stretch marks a time in a plot.
+// stretch marks a span of time in a plot.
 func (p *picture) stretch(a plot, s span, class string) {
 	if s.common(a.span) > 0 {
 		p.box(class, a.place(s.from), a.y, max(2, a.place(s.to)-a.place(s.from)), a.height)
@@ -123,7 +122,7 @@ func (p *picture) box(class string, x, y, width, height float64) {
 	p.add(`<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, class, x, y, width, height)
 }
 
-// grid draws the lines of the values that are named.
+// grid draws lines at values, with their numbers.
 func (p *picture) grid(a plot, values ...float64) {
 	for _, value := range values {
 		y := a.level(value)
@@ -138,7 +137,7 @@ func (p *picture) grid(a plot, values ...float64) {
 
 const (
 	pictured    = 48 * time.Hour
-	shownOutage = 5 * time.Minute // a shorter one is as narrow as a line
+	shownOutage = 5 * time.Minute // shorter ones are not shown
 )
 
 // picture is an SVG of the two days in which most outages lasted.
@@ -165,7 +164,7 @@ func (y year) picture() []byte {
 	bottom += 50
 	p.text(16, bottom, "bold", "All %d days", y.days)
 	t := y.total()
-	expired := func(a way) string { return fmt.Sprintf("expired for %.0f h in %d gaps.", a.lost.Hours(), a.gaps) }
+	expired := func(a gapSum) string { return fmt.Sprintf("expired for %.0f h in %d gaps.", a.lost.Hours(), a.gaps) }
 	totals := []string{"This function: " + expired(t.ours), "Naive: " + expired(t.naive), fmt.Sprintf("Promises broken: %d.", len(y.violations()))}
 	for _, total := range totals {
 		bottom = p.paragraph(16, bottom+34, 718, "", total)
@@ -174,7 +173,7 @@ func (y year) picture() []byte {
 		when, said[0], said[1], strings.Join(names, "; "), y.days, strings.Join(totals, " ")))
 }
 
-// panel draws one way's remaining lifetime, and returns in words for how long there was none.
+// panel draws the remaining lifetime over time, and returns in words for how long there was none.
 func (p *picture) panel(a plot, name string, t *timeline, outages []outage) string {
 	p.text(16, a.y-40, "bold", "%s", name)
 	flags, last := a, 0.0
@@ -198,7 +197,7 @@ func (p *picture) panel(a plot, name string, t *timeline, outages []outage) stri
 	return expired
 }
 
-// hours names every sixth hour below a plot, and the days.
+// hours writes every sixth hour and the days below a plot.
 func (p *picture) hours(a plot, day int) {
 	for hour := 0; time.Duration(hour)*time.Hour <= a.length(); hour += 6 {
 		x := a.place(a.from.Add(time.Duration(hour) * time.Hour))
@@ -210,12 +209,12 @@ func (p *picture) hours(a plot, day int) {
 	}
 }
 
-// spoken is a duration in hours and minutes.
+// spoken is a duration in words, for example "1 h 13 min".
 func spoken(d time.Duration) string {
 	return strings.NewReplacer("h", " h ", "m", " min").Replace(cmp.Or(strings.TrimSuffix(d.Round(time.Minute).String(), "0s"), "0m"))
 }
 
-// eventful finds the two days with most outages from begin to end, the first of equals, and which day of the year they begin with.
+// eventful finds the two days with most whole outages, the first ones of equals, and the number of the first day in the year.
 func (y year) eventful() (eventful *simulation, day int, days span) {
 	most, today := -1, 0
 	for _, sim := range y.parts {
@@ -235,7 +234,7 @@ func (y year) eventful() (eventful *simulation, day int, days span) {
 	return eventful, day, days
 }
 
-// outagesIn are the stretches in which nothing could be saved.
+// outagesIn are the outages in s that are long enough to be shown.
 func (sim *simulation) outagesIn(s span) (shown []outage) {
 	for _, t := range sim.outages {
 		if len(t.kinds) > 0 && t.common(s) >= shownOutage {
@@ -263,7 +262,7 @@ func (t *timeline) sawtooth(s span) (samples []sample) {
 	return samples
 }
 
-// wellFormed checks that a picture is XML without a slip and under 30 KB, and returns its description.
+// wellFormed checks that a picture is good XML and under 30 KB, and returns its description.
 func wellFormed(t *testing.T, svg []byte) string {
 	t.Helper()
 	if bytes.Contains(svg, []byte("NaN")) || bytes.Contains(svg, []byte("%!")) {
@@ -288,7 +287,7 @@ func read(t *testing.T, file string) string {
 	return string(text)
 }
 
-// The picture in git and the pages that show it are of the same run.
+// The picture in git, and the pages that show and describe it, are of the same run.
 func TestThePictureIsThePages(t *testing.T) {
 	description := wellFormed(t, []byte(read(t, "testdata/simulation.svg")))
 	for page, folder := range map[string]string{"README.md": "", "../../../README.md": "functions/internal/simulation/"} {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// year is what the stories of a seed came to together.
+// year is the result of all the stories of a seed.
 type year struct {
 	setting
 	seed    uint64
@@ -20,7 +20,7 @@ type year struct {
 	keys    []*simulation // a deployment with managed keys for each of keySettings
 }
 
-// command replays it.
+// command is the command that replays it.
 func (y year) command() string {
 	return fmt.Sprintf("make simulate SEED=%d DAYS=%d BETWEEN=%s %s", y.seed, y.days, cmp.Or(y.between, 24*time.Hour), y.setting)
 }
@@ -38,26 +38,26 @@ func (y year) violations() (all []string) {
 	return all
 }
 
-// way is what readers of a secret met: of ours, and of the naive way's.
-type way struct {
+// gapSum sums up the gaps of the readers of a secret.
+type gapSum struct {
 	lost time.Duration
 	gaps int
 }
 
-func (a *way) add(t *timeline) {
+func (a *gapSum) add(t *timeline) {
 	a.lost += t.lost()
 	a.gaps += len(t.gaps)
 }
 
-// totals are sums over the parts of a year, and lists, the least first.
+// totals are sums over the parts of a year, and sorted lists.
 type totals struct {
 	counts
-	whole                        time.Duration
-	ours, naive                  way
-	versions, calls, naiveCalls  int
-	left, calm, once             []time.Duration // remaining lifetimes when the next token came: all, and those of margin
-	recoveries, notices, unheard []time.Duration
-	calmSeconds, weightedSeconds float64
+	whole                          time.Duration
+	ours, naive                    gapSum
+	versions, calls, naiveCalls    int
+	left, calm, once               []time.Duration // remaining lifetimes when the next token came: all, and those of margin
+	recoveries, noticed, unalarmed []time.Duration
+	calmSeconds, weightedSeconds   float64
 }
 
 func (y year) total() (t totals) {
@@ -67,7 +67,7 @@ func (y year) total() (t totals) {
 		t.naive.add(&sim.naiveTokens)
 		t.versions, t.calls, t.naiveCalls = t.versions+len(sim.tokens.tokens), t.calls+int(sim.calls.Load()), t.naiveCalls+int(sim.naive.calls.Load())
 		t.runs, t.failed, t.crashed = t.runs+sim.counts.runs, t.failed+sim.counts.failed, t.crashed+sim.counts.crashed
-		t.throttles, t.visits = t.throttles+sim.counts.throttles, t.visits+sim.counts.visits
+		t.throttles, t.reads = t.throttles+sim.counts.throttles, t.reads+sim.counts.reads
 		for _, m := range sim.margins {
 			t.left = append(t.left, m.left)
 			if m.once {
@@ -85,21 +85,21 @@ func (y year) total() (t totals) {
 			}
 		}
 		for _, g := range sim.tokens.gaps {
-			if from, heard := sim.alarms.heardSince(g.from); heard {
-				t.notices = append(t.notices, g.from.Sub(from))
+			if from, fired := sim.alarms.firingSince(g.from); fired {
+				t.noticed = append(t.noticed, g.from.Sub(from))
 			}
 			if !sim.forgedUntil(sim.tokens.current(g.from), g.to).IsZero() {
-				t.unheard = append(t.unheard, g.length())
+				t.unalarmed = append(t.unalarmed, g.length())
 			}
 		}
 	}
-	for _, list := range [][]time.Duration{t.left, t.calm, t.once, t.recoveries, t.notices} {
+	for _, list := range [][]time.Duration{t.left, t.calm, t.once, t.recoveries, t.noticed} {
 		slices.Sort(list)
 	}
 	return t
 }
 
-// calmLifetime is the remaining lifetime that readers have without faults, at the worst moment and on average.
+// calmLifetime is the remaining lifetime that readers have without faults: the least, and the average.
 func (t totals) calmLifetime() (least, average time.Duration) {
 	if len(t.calm) == 0 {
 		return 0, 0
@@ -107,7 +107,7 @@ func (t totals) calmLifetime() (least, average time.Duration) {
 	return t.calm[0], time.Duration(t.weightedSeconds / t.calmSeconds * float64(time.Second))
 }
 
-// report writes the table and, as the last line, the sum of it.
+// report writes the table, the figures and, as the last line, the result.
 func (y year) report(out io.Writer) {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "fault\ttimes\thours\tlongest\tworst gap\tits bound\tnaive: worst\tnaive: all")
@@ -129,11 +129,11 @@ func (y year) report(out io.Writer) {
 		say("to replay: %s\n", y.command())
 	}
 	t := y.total()
-	availability := func(a way) float64 { return 100 * (1 - float64(a.lost)/float64(t.whole)) }
+	availability := func(a gapSum) float64 { return 100 * (1 - float64(a.lost)/float64(t.whole)) }
 	say("simulated %d days, seed %d: %d violations, availability %.4f%%, naive %.1f%%", y.days, y.seed, len(violations), availability(t.ours), availability(t.naive))
 }
 
-// figures are the numbers that belong to no kind of fault.
+// figures writes the numbers that do not belong to one kind of fault.
 func (y year) figures(say func(format string, args ...any)) {
 	t, bounds := y.total(), "all within the bound"
 	if len(y.violations()) > 0 {
@@ -143,11 +143,11 @@ func (y year) figures(say func(format string, args ...any)) {
 	if len(t.recoveries) > 0 {
 		say("after the end of an outage readers had a token again within %s (%s promised)", at(t.recoveries, 100), short(promised))
 	}
-	if len(t.unheard) > 0 {
-		say("of the gaps %d came of forged metadata of a 15-minute token, which nothing can show while it is trusted", len(t.unheard))
+	if len(t.unalarmed) > 0 {
+		say("of the gaps %d came of forged metadata of a 15-minute token, which nothing can show while it is trusted", len(t.unalarmed))
 	}
-	if len(t.notices) > 0 {
-		say("an alarm fired before each: %s before at least, in half of them %s or more", at(t.notices, 0), at(t.notices, 50))
+	if len(t.noticed) > 0 {
+		say("an alarm fired before each: %s before at least, in half of them %s or more", at(t.noticed, 0), at(t.noticed, 50))
 	}
 	say("remaining lifetime of the old token when the new one came: at least %s, 1%% below %s, half below %s, 1%% above %s", at(t.left, 0), at(t.left, 1), at(t.left, 50), at(t.left, 99))
 	say("  of that without faults: at least %s (%s promised, %d times); with 15-minute tokens or after one lost run: at least %s (%s promised, %d times)",
@@ -163,10 +163,10 @@ func (y year) figures(say func(format string, args ...any)) {
 	if len(y.keys) > 0 {
 		y.keyFigures(say)
 	}
-	say("API calls: %d, the naive way %d; a reader used the token %d times during faults\n", t.calls, t.naiveCalls, t.visits)
+	say("API calls: %d, the naive way %d; a reader used the token %d times during faults\n", t.calls, t.naiveCalls, t.reads)
 }
 
-// at is where so many percent are below, of sorted durations.
+// at is the percentile of sorted durations.
 func at(sorted []time.Duration, percent int) string {
 	if len(sorted) == 0 {
 		return short(0)
@@ -188,28 +188,28 @@ func short(d time.Duration) string {
 	}
 }
 
-// row is what one kind of fault came to.
+// row is the line of one kind of fault in the table.
 type row struct {
 	name         string
 	promised     bool // readers may have met an expired token, within a bound
 	times        int
 	hours        float64
 	longest      time.Duration
-	gap, bound   time.Duration // the worst one that readers saw, and what was allowed there
+	gap, bound   time.Duration // the readers' longest gap, and the bound of that gap
 	naive, total time.Duration // of the naive way: the worst gap, and all of them
 }
 
 const several = "several of these at once"
 
-// lasted adds one time.
+// lasted adds one fault.
 func (r *row) lasted(s span) {
 	r.times++
 	r.hours += s.length().Hours()
 	r.longest = max(r.longest, s.length())
 }
 
-// rows sums up by kind, the excused first, then those with most hours. What readers missed while several of these lasted, or
-// one began before the effects of the other had ended, is in a row of its own.
+// rows sums up by kind. Those with an excuse come first, then those with most hours. Outages of several faults are in a row of
+// their own.
 func (y year) rows() []*row {
 	rows := map[string]*row{}
 	named := func(name string) *row {
@@ -250,8 +250,8 @@ func (y year) rows() []*row {
 	})
 }
 
-// blame names the faults behind a gap of the naive way: those in force from when the token should have been replaced until it
-// was.
+// blame names the faults that a gap of the naive way is due to: those between the time at which the token should have been replaced
+// and the time at which it was.
 func (sim *simulation) blame(g span) (names []string) {
 	due := sim.naiveTokens.current(g.from).at.Add(rotateEvery - time.Minute)
 	for _, f := range sim.story {

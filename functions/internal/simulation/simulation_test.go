@@ -1,16 +1,23 @@
 package simulation
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"iam-token-rotator/functions/iamtoken"
+	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/functions/internal/mirrortest"
 	"iam-token-rotator/functions/internal/rotation"
+	"iam-token-rotator/functions/report"
 )
 
 var (
@@ -30,7 +37,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// setting is what a user chooses, and an account.
+// setting is what the function and the account are configured with.
 type setting struct {
 	minRemaining time.Duration // MIN_REMAINING
 	lifetime     time.Duration // of tokens, where no fault cuts it
@@ -47,11 +54,11 @@ const shortLifetime = 15 * time.Minute
 
 // threshold is the remaining lifetime with which `ensure` replaces a token.
 func (s setting) threshold(token published) time.Duration {
-	return rotation.Threshold(s.minRemaining, token.expires.Sub(token.born))
+	return rotation.Threshold(s.minRemaining, token.expires.Sub(token.issued))
 }
 
-// mustRemain is what is left of a token at least when the next one comes, where a run was lost or none: `ensure` comes 2:10
-// later at most, and a minute more after a lost one; rotate comes every 50 minutes, a minute late at most.
+// mustRemain is the least remaining lifetime that a token has when the next one comes, without faults or after one lost run.
+// `ensure` runs follow each other within 2:10, after a lost one a minute later; `rotate` runs every 50 minutes, a minute late at most.
 func (s setting) mustRemain(lifetime time.Duration, lost bool) time.Duration {
 	byEnsure := rotation.Threshold(s.minRemaining, lifetime) - nextEnsure
 	byRotate := lifetime - rotateEvery - lateness - 10*time.Second
@@ -61,8 +68,177 @@ func (s setting) mustRemain(lifetime time.Duration, lost bool) time.Duration {
 	return max(byEnsure, byRotate)
 }
 
-// tell plays what story has, and checks it.
-func tell(t *testing.T, s setting, seed uint64, days int, story func(sim *simulation) []window) (sim *simulation) {
+// simulation is one story: an emulated cloud, the deployed function, the naive way and a reader.
+type simulation struct {
+	setting
+	seed       uint64
+	name       string // of the story; random numbers depend on it
+	start, end time.Time
+	cloud      *ibmcloudtest.Cloud
+	agenda     agenda
+	running    sync.WaitGroup
+
+	workload    string // the iam id whose token is published
+	workloadKey string
+	mintKey     string // another key of the workload, for tokens that no function asks for
+	bootstrapID string // the iam id that opens Secrets Manager
+	keySecret   string
+	tokenSecret string
+	naiveSecret string
+	rotation    rotation.Rotation
+
+	story         []window
+	networkFaults inForce[networkFault]
+	dangers       dangers // raised by the current faults
+	everyday      dangers
+	inStep        bool // a second deployment runs ensure at the same moments as the first
+	clockOff      atomic.Int64
+	functions     []*function // the second one runs only during twoDeployments, and in a second region
+	naive         *naive
+	reader        *reader
+	alarms        *alarms
+	calls         atomic.Int64                     // of the rotator
+	onReport      func(*invocation, report.Report) // nil for none
+	aws           mirrortest.AWS
+	mirrors       map[string]*mirror // by their ARNs
+	keys          *keys              // nil if the keys are fixed
+
+	mu            sync.Mutex // guards everything below
+	bootstrapKeys []string   // the last is the one in force
+	tokens        timeline
+	naiveTokens   timeline
+	cached        []cached    // of each of the caches
+	publisher     *invocation // of the current version; nil if none made it
+	lastTampered  time.Time
+	tampered      time.Time // when the current version's metadata was changed; zero if it is true
+	lifetimeSet   time.Time
+	lost          []time.Time // when a run was not delivered, or did not end
+	noted         []time.Time // other everyday mishaps
+	margins       []margin
+	outages       []outage
+	shortened     []published // tokens that replaced better ones whose metadata was not true
+	counts        counts
+	violations    []string
+}
+
+func newSimulation(s setting, seed uint64, days int, expectSet bool) *simulation {
+	sim := &simulation{
+		setting: s, seed: seed, name: fmt.Sprint("story ", seed), start: time.Now(), end: time.Now().Add(time.Duration(days) * 24 * time.Hour),
+		cloud:    ibmcloudtest.New(ibmcloudtest.Options{Rotations: 2, RequestLog: -1}),
+		everyday: everyday, dangers: dangers{}, alarms: &alarms{metrics: map[string]series{}, fired: map[string][]span{}},
+	}
+	first := sim.cloud.Rotations()[0]
+	sim.workload, sim.workloadKey, sim.keySecret, sim.tokenSecret = first.IAMID, first.APIKey, first.APIKeySecret, first.TokenSecret
+	sim.naiveSecret = sim.cloud.Rotations()[1].TokenSecret
+	sim.mintKey = sim.cloud.MustCreateAPIKey(sim.workload)
+	sim.bootstrapKeys = []string{sim.cloud.BootstrapAPIKey()}
+	sim.bootstrapID, _, _ = sim.cloud.Validate(sim.cloud.MustMintToken(sim.cloud.BootstrapAPIKey(), time.Hour))
+	sim.rotation = rotation.Rotation{
+		Name: "default", APIKey: rotation.KeyRef{ID: sim.keySecret}, Token: rotation.TokenRef{ID: sim.tokenSecret, Format: iamtoken.Raw},
+	}
+	if expectSet {
+		sim.rotation.Expect = rotation.Expect{Account: sim.cloud.AccountID(), IAMID: sim.workload}
+	}
+	sim.rotation.Mirror, sim.mirrors = mirrorARNs, map[string]*mirror{}
+	for _, arn := range mirrorARNs {
+		sim.mirrors[arn] = &mirror{simulation: sim, arn: arn}
+		sim.aws.Current(arn)
+	}
+	sim.aws.OnPut = func(arn string, version mirrortest.Version) { sim.mirrors[arn].have(version, true) }
+	for _, name := range []string{"iam-token-rotator", "iam-token-rotator-2"} {
+		sim.functions = append(sim.functions, &function{simulation: sim, name: name, concurrency: 10, underWay: map[*invocation]bool{}})
+	}
+	sim.naive, sim.reader = &naive{simulation: sim}, &reader{simulation: sim}
+	sim.setLifetime(s.lifetime)
+	return sim
+}
+
+// play runs the story to its end.
+func (sim *simulation) play(story []window) {
+	sim.story = story
+	sim.functions[0].invoke(event{rotation.Request{Mode: rotation.ModeRotate, RunID: "first-rotate"}, sim.start}) // as make deploy does
+	sim.running.Wait()
+	sim.naive.run(time.Minute, true, 0)
+	sim.functions[0].startSchedules(time.Now(), sim.end)
+	if sim.inStep {
+		sim.functions[1].startSchedule(rotation.ModeEnsure, ensureEvery, time.Now(), sim.end)
+	}
+	sim.naive.schedule(time.Now().Add(rotateEvery))
+	sim.agenda.every(time.Minute, sim.start.Add(10*time.Minute).Truncate(time.Minute), sim.end, sim.alarms.evaluate)
+	sim.schedule(story)
+	sim.reader.schedule()
+	sim.agenda.work(sim.end)
+	sim.running.Wait()
+	sim.tokens.close(sim.end)
+	sim.naiveTokens.close(sim.end)
+}
+
+// counts are the totals of a story.
+type counts struct {
+	runs      int
+	failed    int // invocations that reported a failure
+	crashed   int // invocations that reported nothing
+	throttles int
+	reads     int // the reader's
+}
+
+// violatedIf records a violation, with the faults at that moment or shortly before. The caller holds sim.mu.
+func (sim *simulation) violatedIf(broken bool, at time.Time, format string, args ...any) {
+	if !broken {
+		return
+	}
+	faults := ""
+	for _, f := range sim.story {
+		if f.meets(span{at, at}, 5*time.Minute) {
+			faults += fmt.Sprintf("[%s, %s since its start, of %s]", f.name, at.Sub(f.from).Round(time.Second), f.length().Round(time.Second))
+		}
+	}
+	sim.violations = append(sim.violations, fmt.Sprintf("day %.4f (%s): %s", at.Sub(sim.start).Hours()/24, cmp.Or(faults, "no faults"), fmt.Sprintf(format, args...)))
+}
+
+// locked calls do with sim.mu held.
+func (sim *simulation) locked(do func()) {
+	sim.mu.Lock()
+	defer sim.mu.Unlock()
+	do()
+}
+
+// bootstrapKey is the current bootstrap key.
+func (sim *simulation) bootstrapKey() (key string) {
+	sim.locked(func() { key = sim.bootstrapKeys[len(sim.bootstrapKeys)-1] })
+	return key
+}
+
+func (sim *simulation) newBootstrapKey() {
+	key := sim.cloud.MustCreateAPIKey(sim.bootstrapID)
+	sim.locked(func() { sim.bootstrapKeys = append(sim.bootstrapKeys, key) })
+}
+
+func (sim *simulation) newWorkloadKey() {
+	key := sim.cloud.MustCreateAPIKey(sim.workload)
+	sim.cloud.MustPutVersion(sim.keySecret, key, nil)
+	sim.locked(func() { sim.workloadKey = key })
+}
+
+func (sim *simulation) setLifetime(d time.Duration) {
+	sim.cloud.SetTokenTTL(d)
+	sim.locked(func() { sim.lifetimeSet = time.Now() })
+}
+
+// tamper changes the current version's metadata, as a person might.
+func (sim *simulation) tamper(metadata map[string]any) {
+	sim.cloud.MustSetVersionMetadata(sim.tokenSecret, "current", metadata)
+	sim.locked(func() { sim.tampered, sim.lastTampered = time.Now(), time.Now() })
+}
+
+// lostRun records a run that did not happen or did not end.
+func (sim *simulation) lostRun(at time.Time) { sim.locked(func() { sim.lost = append(sim.lost, at) }) }
+
+// note records another everyday mishap: the time around it does not count as one without faults.
+func (sim *simulation) note(at time.Time) { sim.locked(func() { sim.noted = append(sim.noted, at) }) }
+
+// playStory plays the faults that story returns, and checks the invariants.
+func playStory(t *testing.T, s setting, seed uint64, days int, story func(sim *simulation) []window) (sim *simulation) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {
 		sim = newSimulation(s, seed, days, (seed+seed/partsOfAYear)%2 == 0) // in every second part of a year
@@ -72,7 +248,7 @@ func tell(t *testing.T, s setting, seed uint64, days int, story func(sim *simula
 	return sim
 }
 
-// anyFaults begin once in so much time on average.
+// anyFaults draws faults of all kinds, one every between on average.
 func anyFaults(between time.Duration) func(sim *simulation) []window {
 	return func(sim *simulation) []window {
 		return plan(newDice(sim.seed, "plan"), kinds(sim.rotation.Expect != rotation.Expect{}), sim.start.Add(time.Hour), sim.end, between)
@@ -90,17 +266,17 @@ func playYear(t *testing.T, s setting, seed uint64, days int, between time.Durat
 			t.Run(fmt.Sprint("part ", i+1), func(t *testing.T) {
 				t.Parallel()
 				from, to := i*days/len(y.parts), (i+1)*days/len(y.parts)
-				y.parts[i] = tell(t, s, seed*partsOfAYear+uint64(i), to-from, anyFaults(between))
+				y.parts[i] = playStory(t, s, seed*partsOfAYear+uint64(i), to-from, anyFaults(between))
 			})
 		}
 	})
 	return y
 }
 
-// Without the race detector `make test` plays some days each of several settings, in which something goes wrong every few hours.
+// `make test` plays some days of each of several settings, in which something goes wrong every few hours.
 func TestSimulation(t *testing.T) {
 	if *storyFlag {
-		theStory(t)
+		playSeed(t)
 		return
 	}
 	for i, s := range []setting{
@@ -120,10 +296,10 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
-// Each kind of fault lasts two hours, without another.
+// Each kind of fault occurs once, for two hours, without another.
 func TestEachFault(t *testing.T) {
 	t.Parallel()
-	sim := tell(t, standard, 2, 8, func(sim *simulation) (story []window) {
+	sim := playStory(t, standard, 2, 8, func(sim *simulation) (story []window) {
 		for i, k := range kinds(true) {
 			f := sim.fault(k, time.Duration(1+4*i)*time.Hour, 2*time.Hour)
 			if k.lasts == nil {
@@ -138,8 +314,8 @@ func TestEachFault(t *testing.T) {
 	}
 }
 
-// theStory is that of `make simulate`.
-func theStory(t *testing.T) {
+// playSeed plays the story of the flags, as `make simulate` does.
+func playSeed(t *testing.T) {
 	if *daysFlag < 1 || *meanFlag <= 0 {
 		t.Fatalf("-days %d and -between %s: both must be more than 0", *daysFlag, *meanFlag)
 	}
@@ -169,7 +345,7 @@ func theStory(t *testing.T) {
 	}
 }
 
-// hold fails the test if an invariant was broken.
+// hold fails the test if there were violations.
 func hold(t *testing.T, y year) {
 	t.Helper()
 	violations := y.violations()
@@ -184,23 +360,23 @@ func hold(t *testing.T, y year) {
 // A seed that breaks an invariant must break it again when it is replayed.
 func TestASeedGivesTheSameStoryEveryTime(t *testing.T) {
 	t.Parallel()
-	first, second := tell(t, standard, 7, 1, anyFaults(time.Hour)), tell(t, standard, 7, 1, anyFaults(time.Hour))
+	first, second := playStory(t, standard, 7, 1, anyFaults(time.Hour)), playStory(t, standard, 7, 1, anyFaults(time.Hour))
 	a, b := first.calls.Load(), second.calls.Load()
 	if a != b || !slices.Equal(first.tokens.tokens, second.tokens.tokens) || !slices.Equal(first.naiveTokens.tokens, second.naiveTokens.tokens) {
 		t.Errorf("other tokens were published, with %d calls and with %d", a, b)
 	}
 }
 
-// fault is one of a story that is written down.
+// fault is one fault of a story that is written down.
 func (sim *simulation) fault(k kind, after, length time.Duration) window {
 	return window{k, span{sim.start.Add(after), sim.start.Add(after + length)}}
 }
 
-// What forged metadata of a 15-minute token excuses ends with the time in which it is trusted: a lock that follows has its own
-// bound, and an alarm.
+// Forged metadata of a 15-minute token excuses a gap only as long as it is trusted. A lock after that has its own bound, and an
+// alarm.
 func TestAFaultAfterForgedMetadata(t *testing.T) {
 	t.Parallel()
-	sim := tell(t, standard, 1, 1, func(sim *simulation) []window {
+	sim := playStory(t, standard, 1, 1, func(sim *simulation) []window {
 		all := kinds(true)
 		sim.everyday = dangers{}
 		return []window{sim.fault(named(all, lifetimeCut), time.Hour, 6*time.Hour), sim.fault(named(all, metadataForged), 3*time.Hour, 0),
@@ -211,11 +387,11 @@ func TestAFaultAfterForgedMetadata(t *testing.T) {
 	}
 }
 
-// Two regions, of which one and then the other is lost for three hours: IBM's secret always has a token, and so has the mirror
-// that is left. No run fails but those that are lost.
+// Of two regions one and then the other is lost for three hours. IBM's secret and the mirror that is left always have a token, and
+// no run fails but those of the lost region.
 func TestTwoRegions(t *testing.T) {
 	t.Parallel()
-	sim := tell(t, standard, 1, 2, func(sim *simulation) (story []window) {
+	sim := playStory(t, standard, 1, 2, func(sim *simulation) (story []window) {
 		for i, k := range regions() {
 			k.region = false // the second region is there all the time
 			story = append(story, sim.fault(k, time.Duration(3+12*i)*time.Hour, 3*time.Hour))
@@ -236,11 +412,11 @@ func TestTwoRegions(t *testing.T) {
 	}
 }
 
-// Two deployments whose events come at the same moments, with tokens of 15 minutes, put each of them once in most cases: AWS
-// takes 100 versions a day.
+// Two deployments whose events come at the same moments, with tokens of 15 minutes, mostly put each token once: AWS takes 100
+// versions a day.
 func TestTwoDeploymentsInStepStayWithinTheQuota(t *testing.T) {
 	t.Parallel()
-	sim := tell(t, setting{standard.minRemaining, shortLifetime}, 1, 2, func(sim *simulation) []window {
+	sim := playStory(t, setting{standard.minRemaining, shortLifetime}, 1, 2, func(sim *simulation) []window {
 		sim.inStep, sim.everyday = true, dangers{}
 		return nil
 	})

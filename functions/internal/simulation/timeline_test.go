@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// agenda is what will happen, the last first; what is due at the same moment happens in the order in which it was added. One
+// agenda lists what will happen, the latest first. What is due at the same moment happens in the order in which it was added. One
 // goroutine works through it.
 type agenda struct{ entries []entry }
 
@@ -29,13 +29,14 @@ func (a *agenda) at(t time.Time, do func()) {
 	a.entries = slices.Insert(a.entries, i, entry{t, do})
 }
 
-// every does do at first and then again after each period, until it says stop.
-func (a *agenda) every(first time.Time, period time.Duration, do func(at time.Time) (goOn bool)) {
-	a.at(first, func() {
-		if do(first) {
-			a.every(first.Add(period), period, do)
-		}
-	})
+// every calls do at first and again after each period, until last.
+func (a *agenda) every(period time.Duration, first, last time.Time, do func(at time.Time)) {
+	if !first.After(last) {
+		a.at(first, func() {
+			do(first)
+			a.every(period, first.Add(period), last, do)
+		})
+	}
 }
 
 // work does what is due until end, sleeping in between.
@@ -49,7 +50,7 @@ func (a *agenda) work(end time.Time) {
 	time.Sleep(time.Until(end))
 }
 
-// timeline is what readers of a token secret see: which token from when on, and when that really expires.
+// timeline is what readers of a token secret see: each token, from when on, and when it really expires.
 type timeline struct {
 	tokens []published
 	gaps   []span // when readers had no token that works
@@ -57,13 +58,13 @@ type timeline struct {
 
 type published struct {
 	at      time.Time
-	expires time.Time // the payload's own; at, if it is none that readers can use
-	born    time.Time // issued
+	expires time.Time // by the payload; at, if readers cannot use it
+	issued  time.Time // issued
 }
 
-func (p published) lifetime() time.Duration { return p.expires.Sub(p.born) }
+func (p published) lifetime() time.Duration { return p.expires.Sub(p.issued) }
 
-// publish puts a token before the readers.
+// publish adds a token that readers see from p.at on.
 func (t *timeline) publish(p published) {
 	if len(t.tokens) > 0 {
 		t.close(p.at)
@@ -71,7 +72,7 @@ func (t *timeline) publish(p published) {
 	t.tokens = append(t.tokens, p)
 }
 
-// close notes the gap that ends at a moment, if there is one; two that touch are one.
+// close records the gap that lasts until end, if there is one. Two gaps that touch become one.
 func (t *timeline) close(end time.Time) {
 	last := t.current(end)
 	from := later(last.expires, last.at)
@@ -113,7 +114,7 @@ func (s span) common(other span) time.Duration {
 func earlier(a, b time.Time) time.Time { return slices.MinFunc([]time.Time{a, b}, time.Time.Compare) }
 func later(a, b time.Time) time.Time   { return slices.MaxFunc([]time.Time{a, b}, time.Time.Compare) }
 
-// dice are seeded: the same seed and name give the same throws.
+// dice are seeded: the same seed and name give the same random numbers.
 type dice struct{ *rand.Rand }
 
 func newDice(seed uint64, name string) dice {
@@ -127,15 +128,15 @@ func (d dice) between(least, most time.Duration) time.Duration {
 	return least + time.Duration(d.Float64()*float64(most-least))
 }
 
-// anyScale is log-uniform: a second is as likely to be doubled as an hour.
+// anyScale is log-uniform: 1 to 2 seconds are as likely as 1 to 2 hours.
 func (d dice) anyScale(least, most time.Duration) time.Duration {
 	return time.Duration(float64(least) * math.Pow(float64(most)/float64(least), d.Float64()))
 }
 
 func pick[T any](d dice, from ...T) T { return from[d.IntN(len(from))] }
 
-// hash names a throw that must not depend on the order in which goroutines ask: what happens to the nth request of a kind
-// within an invocation, say.
+// hash is a random number that does not depend on the order in which goroutines ask for it: for example that of the nth request of
+// a kind within an invocation.
 func hash(words ...string) uint64 {
 	h := fnv.New64a()
 	for _, word := range words {
