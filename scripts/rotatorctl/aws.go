@@ -24,9 +24,9 @@ import (
 	"github.com/aws/smithy-go/logging"
 )
 
-// loadAWS finds region and credentials as all of AWS's programs do.
+// loadAWS finds region and credentials in the same way as AWS's own programs.
 func loadAWS(ctx context.Context) (aws.Config, error) {
-	cfg, err := config.LoadDefaultConfig(ctx, config.WithLogger(logging.Nop{})) // it would log foreign text raw
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithLogger(logging.Nop{})) // else it logs text of services unescaped
 	if err != nil {
 		return cfg, fmt.Errorf("the AWS configuration cannot be read: %s", withoutSecrets(err.Error()))
 	}
@@ -37,7 +37,7 @@ func loadAWS(ctx context.Context) (aws.Config, error) {
 	return cfg, nil
 }
 
-// clients are those of the services that a stack uses, and the identity that uses them.
+// clients are the AWS clients, and the identity of their credentials.
 type clients struct {
 	who    identity
 	stacks *cloudformation.Client
@@ -47,7 +47,7 @@ type clients struct {
 	states *sfn.Client
 }
 
-// connect makes the clients, and asks AWS for the account of the credentials found.
+// connect makes the clients, and asks AWS which account the credentials belong to.
 func (p *program) connect(ctx context.Context) error {
 	cfg, err := p.loadAWS(ctx)
 	if err != nil {
@@ -63,18 +63,18 @@ func (p *program) connect(ctx context.Context) error {
 		lambda: lambda.NewFromConfig(cfg),
 		logs:   cloudwatchlogs.NewFromConfig(cfg),
 		states: sfn.NewFromConfig(cfg),
-		// An endpoint of one's own has no host name for each bucket.
+		// A custom endpoint has no host name for each bucket.
 		s3: s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = o.BaseEndpoint != nil }),
 	}
 	return nil
 }
 
-// identity is who calls, where.
+// identity is the account and region in which the program works.
 type identity struct{ account, region string }
 
 func (i identity) String() string { return "account " + i.account + ", region " + i.region }
 
-// prefix begins the keys of a stack's objects of a kind: rotate (zips), release or names.
+// prefix begins the keys of the stack's objects in the bucket. The kind is rotate (zips), release or names.
 func (p *program) prefix(kind string) string {
 	return "iam-token-rotator/" + p.stack + "/" + kind + "-"
 }
@@ -99,7 +99,7 @@ func (p *program) get(ctx context.Context, bucket, key string) (content []byte, 
 	return content, nil
 }
 
-// deleteObjects deletes the stack's objects of a kind, but for some.
+// deleteObjects deletes the stack's objects of a kind, except the keys in but.
 func (p *program) deleteObjects(ctx context.Context, bucket, kind string, but ...string) error {
 	pages := s3.NewListObjectsV2Paginator(p.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: aws.String(p.prefix(kind))})
 	for pages.HasMorePages() {
@@ -119,7 +119,7 @@ func (p *program) deleteObjects(ctx context.Context, bucket, kind string, but ..
 	return nil
 }
 
-// functionError is why Lambda did not do what it was asked for.
+// functionError is the error of a request to Lambda about the stack's function.
 func (p *program) functionError(err error) error {
 	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
 		return fmt.Errorf("there is no function %s in %s: check STACK and AWS_REGION, or deploy", p.stack, p.who)
@@ -130,7 +130,7 @@ func (p *program) functionError(err error) error {
 	return fmt.Errorf("the function %s: %w", p.stack, awsError(err))
 }
 
-// awsError is an AWS client's error in few words: AWS's code and message, or why there was no answer.
+// awsError is a short form of an AWS client's error: AWS's code and message, or why no answer came.
 func awsError(err error) error {
 	if answer, ok := errors.AsType[smithy.APIError](err); ok {
 		message := withoutSecrets(answer.ErrorCode()) + ": " + withoutSecrets(answer.ErrorMessage())
@@ -151,7 +151,7 @@ func awsError(err error) error {
 	return errors.New(withoutSecrets(err.Error()))
 }
 
-// commonAdvice is what to do after an error code that any of AWS's services may answer with; empty for others.
+// commonAdvice says what to do about an error code that any AWS service may return; it is empty for other codes.
 func commonAdvice(code string) string {
 	switch {
 	case strings.HasPrefix(code, "ExpiredToken"), code == "RequestExpired":

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
@@ -23,7 +24,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// setting is a value that deploy takes from an option or a variable, and gives to a parameter of the template.
+// setting is an option of deploy, which a variable can set too. Most set a parameter of the template.
 type setting struct {
 	variable, parameter, help string
 }
@@ -40,14 +41,14 @@ var settings = []setting{
 	{"ROTATIONS_FILE", "RotationsFile", "a list of rotations, in place of these four"},
 	{"BOOTSTRAP_KEY_SECRET", "BootstrapKeySecret", "IBM secret in which IBM renews the bootstrap API key"},
 	{"BOOTSTRAP_EXPIRES_AT", "BootstrapExpiresAt", "when the bootstrap API key expires, if IAM does not show it: 2026-01-31"},
-	{"ARCH", "Architecture", "arm64 (if not set) or amd64; aarch64 and x86_64 are the same"},
-	{"PARAMS", "", `further parameters of the template in infra/aws, "Key=Value …"; they stay until set again`},
-	{"TAGS", "", `tags of the stack and all in it, "Key=Value …"; they stay until set again`},
-	{"CLOUDFORMATION_ROLE_ARN", "", "service role by which CloudFormation makes the stack; it keeps it for updates and deletion"},
+	{"ARCH", "Architecture", "arm64 (if not set) or amd64; aarch64 and x86_64 mean the same"},
+	{"PARAMS", "", `other parameters of the template in infra/aws, "Key=Value …"; each keeps its value until set again`},
+	{"TAGS", "", `tags of the stack and everything in it, "Key=Value …"; they stay until set again`},
+	{"CLOUDFORMATION_ROLE_ARN", "", "service role for CloudFormation, which also uses it for later updates and the deletion"},
 	{"DEPLOY_DIR", "", "folder to build in (build/deploy)"},
 }
 
-// ownParameters are those that deploy sets by itself, with the reason.
+// ownParameters are the parameters that deploy itself sets, and why PARAMS must not.
 var ownParameters = map[string]string{
 	"CodeKey":    "deploy names the zip after its content",
 	namesKey:     "deploy names the list after its content",
@@ -55,7 +56,7 @@ var ownParameters = map[string]string{
 	releasesList: "deploy sets it to what rollback can return to",
 }
 
-// ofOneRotation are the variables that ROTATIONS_FILE takes the place of. The first two are required.
+// ofOneRotation are the variables that ROTATIONS_FILE replaces. Without it the first two are required.
 var ofOneRotation = []string{"API_KEY_SECRET", "TOKEN_SECRET", "EXPECT_ACCOUNT", "EXPECT_IAM_ID"}
 
 func (s setting) option() string { return strings.ToLower(strings.ReplaceAll(s.variable, "_", "-")) }
@@ -64,10 +65,10 @@ func (p *program) deployCommand() *cobra.Command {
 	d := deployment{program: p, values: map[string]string{}}
 	var cmd *cobra.Command
 	cmd = p.newCommand("deploy", "Deploy the function as a CloudFormation stack and rotate once",
-		`Builds the function, uploads it, creates or updates the stack, and publishes a new version of the function. That is invoked with check,
-which does everything but save, and only then the schedules run it; it rotates once, so that a token exists.
-If one of the two fails, the stack returns to the version before, which runs on, and the exit code is 1.
-The program must run inside the repository. The first build takes a minute or two.`,
+		`Builds the function, uploads it, creates or updates the stack, and publishes a new version of the function. It invokes this version
+with check, which does everything but save. Only then do the schedules run it; it rotates once, so that a token exists.
+If the check or this rotation fails, the schedules run the version before, with its settings and roles, and the exit code is 1.
+Run deploy inside the repository. The first build takes a minute or two.`,
 		func(ctx context.Context) error {
 			for _, s := range settings {
 				d.values[s.variable] = cmd.Flag(s.option()).Value.String()
@@ -79,30 +80,30 @@ The program must run inside the repository. The first build takes a minute or tw
 		cmd.Flags().String(s.option(), "", s.help+" ("+s.variable+")")
 	}
 	cmd.Flags().BoolVar(&d.fleet, "fleet", false, "deploy infra/aws/fleet.yaml, for hundreds or thousands of rotations (FLEET)")
-	cmd.Flags().BoolVar(&d.unchecked, "unchecked", false, "deploy although the check or the first run fails, such as of one rotation in a list (UNCHECKED)")
+	cmd.Flags().BoolVar(&d.unchecked, "unchecked", false, "deploy even if the check or the first run fails, for example of one rotation of a list (UNCHECKED)")
 	return cmd
 }
 
 // deployment is one run of deploy.
 type deployment struct {
 	*program
-	values     map[string]string // by the variable's name
+	values     map[string]string // of settings, by the variable
 	root       string            // the repository
 	fleet      bool
-	list       []byte            // of the rotations, nil without ROTATIONS_FILE
+	unchecked  bool
+	force      bool              // check and rotate even if the stored token is another identity's or expires later
+	list       []byte            // what ROTATIONS_FILE holds; nil without it
 	names      []string          // of a fleet's rotations
 	packed     []byte            // the zip
-	parameters map[string]string // of the template, all that are given
-	others     []string          // parameters that PARAMS may set
-	force      bool              // the check and the first run take no offence at whatever token is stored
-	template   string
+	template   string            // its text
 	defaults   map[string]string // of the template's parameters
-	unchecked  bool
-	existing   *types.Stack // nil if there is none yet
-	live       string       // the version before, that the alias stays at until the new one is checked; empty for none
-	version    string       // the new one, or again the live one
-	releases   releases     // before this deployment
-	kept       releases     // after it, nil if they are the same
+	others     []string          // the parameters that PARAMS may set
+	parameters map[string]string // what the stack gets
+	existing   *types.Stack      // nil if there is none yet
+	live       int               // the version that the schedules run until the new one is checked; 0 for none
+	version    int               // the new version; the live one if nothing has changed
+	releases   releases          // before this deployment
+	kept       releases          // after it; nil if they are the same
 }
 
 func (d *deployment) run(ctx context.Context) error {
@@ -116,7 +117,7 @@ func (d *deployment) run(ctx context.Context) error {
 	return nil
 }
 
-// check finds what is wrong before anything is built or sent.
+// check finds mistakes in options and files, before anything is built or sent.
 func (d *deployment) check(ctx context.Context) error {
 	var err error
 	if d.root, err = repository(); err != nil {
@@ -173,7 +174,7 @@ func repository() (string, error) {
 	}
 }
 
-// pairs takes the variable PARAMS or TAGS apart.
+// pairs parses the variable PARAMS or TAGS.
 func (d *deployment) pairs(variable string) (pairs [][2]string, err error) {
 	for _, word := range strings.Fields(d.values[variable]) {
 		key, value, found := strings.Cut(word, "=")
@@ -185,10 +186,10 @@ func (d *deployment) pairs(variable string) (pairs [][2]string, err error) {
 	return pairs, nil
 }
 
-// rotationsName is the list's name in the zip, where the function looks for it.
+// rotationsName is the list's name in the zip; the function reads it by this name.
 const rotationsName = "rotations.json"
 
-// readTemplate returns the parameters of the template that is deployed.
+// readTemplate reads the template, and returns the rules of its parameters.
 func (d *deployment) readTemplate() (map[string]rule, error) {
 	file := filepath.Join(d.root, map[bool]string{false: "infra/aws/template.yaml", true: "infra/aws/fleet.yaml"}[d.fleet])
 	text, err := os.ReadFile(file)
@@ -205,9 +206,9 @@ func (d *deployment) readTemplate() (map[string]rule, error) {
 	return template.Parameters, nil
 }
 
-// readParameters holds every value to the template's rule before AWS has it: it may be a key in the wrong place, and everybody
-// who may read the stack reads its parameters. It rejects in PARAMS a key that the template does not have, and one that another
-// variable sets.
+// readParameters checks every value by the template's rule before it is sent to AWS: a value may be a key in the wrong place, and
+// whoever may read the stack can read its parameters. It rejects a key of PARAMS that the template does not have, or that
+// another variable or deploy itself sets.
 func (d *deployment) readParameters() error {
 	rules, err := d.readTemplate()
 	if err != nil {
@@ -252,7 +253,7 @@ func (d *deployment) readParameters() error {
 	return nil
 }
 
-// rule is what the template demands of a parameter's value.
+// rule is the template's rule for a parameter's value.
 type rule struct {
 	Default string   `yaml:"Default"`
 	Pattern string   `yaml:"AllowedPattern"`
@@ -273,12 +274,12 @@ func (r rule) check(name, value string) error {
 
 var (
 	roleARN = regexp.MustCompile(`^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9/_+=.@-]+$`)
-	// Letters, digits and these signs are what every service's tags may have. AWS keeps aws: for itself.
+	// The tags of every service may have letters, digits and these signs. Keys that begin with aws: are AWS's.
 	tagKey   = regexp.MustCompile(`^[\pL\pN_.:/+@-]{1,128}$`)
 	tagValue = regexp.MustCompile(`^[\pL\pN_.:/=+@-]{0,256}$`)
 )
 
-// readTags takes TAGS apart.
+// readTags parses TAGS.
 func (d *deployment) readTags() error {
 	given, err := d.pairs("TAGS")
 	if len(given) > 40 { // of the 50 that a resource may have
@@ -297,15 +298,15 @@ func (d *deployment) readTags() error {
 	return err
 }
 
-// checkRotations has the function itself check the list, with other values that are valid: deployed, a faulty list
-// would take the place of one that works.
+// checkRotations has the function itself check the list, with valid values for all else: a faulty list must not replace one
+// that works.
 func (d *deployment) checkRotations(ctx context.Context, file string) error {
 	whole, err := filepath.Abs(file)
-	if info, failure := os.Stat(whole); err == nil && failure == nil && info.Mode().IsRegular() && info.Size() < 50<<20 { // more is in no zip of Lambda's
+	if info, failure := os.Stat(whole); err == nil && failure == nil && info.Mode().IsRegular() && info.Size() < 50<<20 { // Lambda accepts no larger zip
 		d.list, err = os.ReadFile(whole)
 	}
 	if err != nil || d.list == nil {
-		return usagef("ROTATIONS_FILE=%s cannot be read, or is no list", printable(file))
+		return usagef("ROTATIONS_FILE=%s cannot be read: it must be a file of less than 50 MiB", printable(file))
 	}
 	d.say("Checking ROTATIONS_FILE with the function itself; the first time its build takes a minute or two")
 	check := d.goTool(ctx, "run", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "./functions/rotate", "config")
@@ -330,7 +331,7 @@ func (d *deployment) checkRotations(ctx context.Context, file string) error {
 	return nil
 }
 
-// command is a program to run in the repository. To build takes no right in any cloud.
+// command is a program to run in the repository, without credentials: a build needs none.
 func (d *deployment) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, name, args...)
 	command.Dir, command.Env, command.Stdout, command.Stderr = d.root, withoutCredentials(os.Environ(), "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "IC_API_KEY", "IC_IAM_TOKEN"), d.stderr, d.stderr
@@ -343,7 +344,7 @@ func (d *deployment) goTool(ctx context.Context, args ...string) *exec.Cmd {
 
 func (d *deployment) checkBucket(ctx context.Context) error {
 	d.say("Deploying the stack %s to %s", d.stack, d.who)
-	bootstrap, _ := arn.Parse(d.values["BOOTSTRAP_SECRET_ARN"]) // which the template's pattern lets through
+	bootstrap, _ := arn.Parse(d.values["BOOTSTRAP_SECRET_ARN"]) // check has compared it with the template's pattern
 	if secret := (identity{bootstrap.AccountID, bootstrap.Region}); secret != d.who {
 		d.say("Warning: the bootstrap secret is in %s. Is the stack in the right place?", secret)
 	}
@@ -395,7 +396,7 @@ func (d *deployment) pack(ctx context.Context) error {
 func buildByMake(ctx context.Context, d *deployment, binary string) error {
 	d.say("Building the function; the first time that takes a minute or two")
 	make := d.command(ctx, "make", "--no-print-directory", "deploy-build")
-	// ARCH and the folder are not this make's matter alone: a make that called this program has its own.
+	// If a make has called this program, its variables must not reach this one.
 	make.Env = append(slices.DeleteFunc(make.Env, func(variable string) bool {
 		return strings.HasPrefix(variable, "MAKE") || strings.HasPrefix(variable, "MFLAGS=")
 	}), "ARCH="+d.values["ARCH"], "DEPLOY_BINARY="+binary)
@@ -405,7 +406,7 @@ func buildByMake(ctx context.Context, d *deployment, binary string) error {
 	return nil
 }
 
-// upload stores the zip under a key that changes with its content.
+// upload stores the zip, and of a fleet the names, under keys with the hashes of their contents.
 func (d *deployment) upload(ctx context.Context) error {
 	bucket, key := d.values["BUCKET"], fmt.Sprintf("%s%.16x.zip", d.prefix("rotate"), sha256.Sum256(d.packed))
 	d.parameters["CodeKey"] = key
@@ -416,7 +417,7 @@ func (d *deployment) upload(ctx context.Context) error {
 	return d.uploadNames(ctx)
 }
 
-// finish rotates at once, so that a token exists, and prints the result.
+// finish rotates once, so that a token exists, and prints the result.
 func (d *deployment) finish(ctx context.Context) error {
 	stack, err := d.ownStack(ctx)
 	if err != nil {
@@ -425,18 +426,18 @@ func (d *deployment) finish(ctx context.Context) error {
 	e, longest := event{Mode: "rotate", Force: d.force}, "two minutes at most"
 	if d.fleet {
 		longest = "six minutes for each 1,000 rotations"
-		if d.existing != nil { // beside the schedule's own rotate, it would ask for too much
+		if d.existing != nil { // a rotate beside the schedule's own would exceed the rate limit
 			e.Mode = "ensure"
 		}
 	}
-	d.say("Rotating once, so that a token exists and any mistake shows now; that takes %s", longest)
+	d.say("Rotating once, so that a token exists and mistakes show now; that takes %s", longest)
 	ran, err := d.runOnce(ctx, stack, e)
 	switch {
 	case ctx.Err() != nil:
-		return errors.New("interrupted: the stack is deployed, but may have no new token yet: rotatorctl invoke --mode=rotate")
+		return errors.New("interrupted: the stack is deployed, but may have saved no new token yet: rotatorctl invoke --mode=rotate")
 	case isFailure(err) && !d.fleet:
 		return d.reject(ctx, "first run", err)
-	case isFailure(err): // the version has been checked, so it is the rotations that fail
+	case isFailure(err): // a fleet's version has passed its check, so the rotations themselves fail
 		return fmt.Errorf("the stack is deployed, but %w", err)
 	case err != nil:
 		return err
@@ -447,6 +448,6 @@ func (d *deployment) finish(ctx context.Context) error {
 		text += "Dashboard: " + printable(dashboard) + "\n"
 	}
 	return d.print(
-		map[string]any{"stack": d.stack, "account": d.who.account, "region": d.who.region, "version": d.version, "dashboard": dashboard, "report": ran.document},
+		map[string]any{"stack": d.stack, "account": d.who.account, "region": d.who.region, "version": strconv.Itoa(d.version), "dashboard": dashboard, "report": ran.document},
 		text)
 }

@@ -19,17 +19,17 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// namesKey is the parameter that only a fleet's template has: the key of the list of names that its machines read.
+// namesKey is a parameter that only a fleet's template has: the key of the list of names that its state machines read.
 const namesKey = "NamesKey"
 
 func isFleet(stack *types.Stack) bool { return stack != nil && parameter(stack, namesKey) != "" }
 
-// machineOf is the ARN of the machine that goes through all rotations in a mode.
+// machineOf is the ARN of the state machine that runs all rotations in a mode.
 func machineOf(stack *types.Stack, mode string) string {
 	return output(stack, map[string]string{"rotate": "RotateMachineArn", "ensure": "EnsureMachineArn"}[mode])
 }
 
-// readNames takes the names from the list, which the function has found to be sound.
+// readNames reads the names of the list, which the function has found valid.
 func (d *deployment) readNames() error {
 	var entries []struct {
 		Name   string
@@ -40,14 +40,14 @@ func (d *deployment) readNames() error {
 	}
 	for _, entry := range entries {
 		if len(entry.Mirror) > 0 {
-			return usagef("ROTATIONS_FILE has a mirror of %s: a fleet's function may write to none in AWS", quote(entry.Name))
+			return usagef("ROTATIONS_FILE has a mirror for %s, but a fleet's function may not write to mirrors in AWS: leave mirror out", quote(entry.Name))
 		}
 		d.names = append(d.names, entry.Name)
 	}
 	return nil
 }
 
-// uploadNames stores the names under a key that changes with them.
+// uploadNames stores the names under a key with their hash.
 func (d *deployment) uploadNames(ctx context.Context) error {
 	text, err := json.Marshal(d.names)
 	if err != nil {
@@ -57,8 +57,8 @@ func (d *deployment) uploadNames(ctx context.Context) error {
 	return d.put(ctx, d.values["BUCKET"], d.parameters[namesKey], text)
 }
 
-// sample are the rotations by which a fleet's new version is checked: all of them would take longer than an
-// invocation may. Nil, of another stack, means all.
+// sample are the rotations that check a fleet's new version: all would take longer than an invocation may. It is nil, which
+// means all, for other stacks.
 func (d *deployment) sample() []string {
 	if n := len(d.names); n > 3 {
 		return []string{d.names[0], d.names[n/2], d.names[n-1]}
@@ -68,31 +68,31 @@ func (d *deployment) sample() []string {
 
 var countOfFailures = regexp.MustCompile(`^Rotation(?:Error|Refused): ([0-9]+) of ([0-9]+) rotations failed; `)
 
-// someSucceeded reports whether a failure is that of some rotations, and others have succeeded.
+// someSucceeded reports whether some rotations have failed and others have not.
 func someSucceeded(failure string) bool {
 	found := countOfFailures.FindStringSubmatch(failure)
 	return found != nil && found[1] != found[2]
 }
 
-// runFleet has a machine go through all rotations and waits. While another check goes on, ensure waits for that first.
-// The result is the status after it: the reports are in the log.
+// runFleet has a state machine run all rotations, and waits until it ends. An execution of ensure that finds another one running
+// ends at once; then it waits for the other and starts again. The result is the status of all rotations after the run.
 func (p *program) runFleet(ctx context.Context, stack *types.Stack, mode string) (result, error) {
 	machine := machineOf(stack, mode)
 	for {
 		name := "rotatorctl-" + p.now().UTC().Format("20060102T150405.000000")
 		started, err := p.states.StartExecution(ctx, &sfn.StartExecutionInput{StateMachineArn: &machine, Name: &name})
 		if err != nil {
-			return result{}, fmt.Errorf("the machine %s cannot be started: %w", printable(machine), awsError(err))
+			return result{}, fmt.Errorf("the state machine %s cannot be started: %w", printable(machine), awsError(err))
 		}
 		ended, err := p.waitFor(ctx, aws.ToString(started.ExecutionArn))
 		if err != nil {
 			return result{}, err
 		}
 		var first struct{ Own, Oldest string }
-		_ = json.Unmarshal([]byte(aws.ToString(ended.Output)), &first) // rotate's says nothing
+		_ = json.Unmarshal([]byte(aws.ToString(ended.Output)), &first) // rotate has none
 		switch {
 		case first.Own != first.Oldest:
-			p.say("  A check is under way: waiting until it ends")
+			p.say("  Another ensure is running: waiting until it ends")
 			if _, err := p.waitFor(ctx, first.Oldest); err != nil {
 				return result{}, err
 			}
@@ -123,8 +123,8 @@ func (p *program) waitFor(ctx context.Context, execution string) (*sfn.DescribeE
 	}
 }
 
-// fleetResult is the status after a run that began then, which may be hours ago. A map succeeds whatever becomes of its
-// batches, so every rotation must have left a report of the run; one may reach the log late.
+// fleetResult is the status after a run, which may have begun hours ago. A map succeeds even if its batches fail. So every
+// rotation must have a report of this run in the log; it waits for reports that reach the log late.
 func (p *program) fleetResult(ctx context.Context, stack *types.Stack, runID string, began time.Time) (result, error) {
 	list, err := p.get(ctx, parameter(stack, "CodeBucket"), parameter(stack, namesKey))
 	if err != nil {
@@ -188,7 +188,7 @@ func (p *program) lastPasses(ctx context.Context, stack *types.Stack) (passes []
 	return passes, nil
 }
 
-// bad reports whether the pass did not get through the list.
+// bad reports whether the pass did not reach the end of the list.
 func (l pass) bad() bool { return l.Status != "RUNNING" && l.Status != "SUCCEEDED" }
 
 func (l pass) text() string {

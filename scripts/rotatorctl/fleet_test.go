@@ -112,7 +112,7 @@ func TestLifeOfAFleet(t *testing.T) {
 		t.Errorf("status lists what is in order: %s", got)
 	}
 	a.must(0, "invoke --mode=ensure --rotation="+all[3].Name, all[3].Name+": fresh")
-	a.must(2, "invoke --mode=check", "is a fleet, too many for one run")
+	a.must(2, "invoke --mode=check", "is a fleet, with too many rotations for one run")
 
 	// Of a pass in which saving begins to fail, what failed is tried again, and nothing else is saved again.
 	a.saved()
@@ -167,7 +167,7 @@ func TestAFleetIsChecked(t *testing.T) {
 	a := newFleet(t, "checked", 2)
 	file := a.set["ROTATIONS_FILE"]
 	for becomes, message := range map[string]string{
-		`[{"mirror":["arn:aws:ssm:eu-central-1:123456789012:parameter/a"],`: "has a mirror of",
+		`[{"mirror":["arn:aws:ssm:eu-central-1:123456789012:parameter/a"],`: "has a mirror for",
 		`[{"nmae":"x",`: "nothing was deployed",
 	} {
 		a.useFile(`[{`, becomes)
@@ -192,7 +192,7 @@ func TestAFleetIsChecked(t *testing.T) {
 	a.must(1, "deploy", "The schedules run version 2 from now on", "the last ensure: SUCCEEDED", "1 fresh")
 	a.must(1, "rollback", "Returning the stack checked from version 2 to 1", "version 1 runs again, but")
 	a.set["SECRETS_MANAGER_URL"] = "http://127.0.0.1:1"
-	a.must(1, "deploy", "Version 1 runs on. Correct that and deploy again")
+	a.must(1, "deploy", "The schedules run version 1. Correct that and deploy again")
 	a.store(a.objects(a.prefix("names"))[0], `["nobody"]`) // its batch cannot begin, and the map succeeds all the same
 	a.must(1, "invoke --mode=ensure", "1 rotation left no report, the first of them nobody: the log ")
 	a.must(0, "destroy --yes")

@@ -21,7 +21,7 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 )
 
-// What services answer is accepted only in these shapes: it is printed, and written to files that a shell reads.
+// Values of services must have these shapes, because they are printed, and written to files that a shell reads.
 const uuid = `[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}`
 
 var (
@@ -37,28 +37,28 @@ var (
 )
 
 const (
-	requestLimit = 30 * time.Second // of one try
-	answerLimit  = 8 << 20          // of an answer's bytes: 200 secrets with all their metadata
+	requestLimit = 30 * time.Second // for one try
+	answerLimit  = 8 << 20          // bytes: 200 secrets with all their metadata
 	tries        = 5                // of one request
 	pagesLimit   = 100              // of a listing
 )
 
-// ibmCloud is IBM Cloud as one person sees it.
+// ibmCloud makes requests to IAM and Secrets Manager with the token of the person who runs setup.
 type ibmCloud struct {
 	iamURL, secretsURL string
 	token              iamtoken.Secret
-	login              string // the variable that it came from
+	login              string // the variable that the token came from
 	http               *http.Client
 	apiKeys            *iamidentityv1.IamIdentityV1
 	sleep              func(context.Context, time.Duration) error
 	at                 time.Time // of the last answer, by IBM's clock
 }
 
-// newIBMCloud sends no request. logIn sets the person's token.
+// newIBMCloud sends no request. logIn sets the token.
 func newIBMCloud(iamURL, secretsURL string, sleep func(context.Context, time.Duration) error) *ibmCloud {
 	return &ibmCloud{iamURL: iamURL, secretsURL: secretsURL, sleep: sleep, http: &http.Client{
-		Transport: noting{http.DefaultTransport}, Timeout: requestLimit,
-		// Keys and tokens stay with the host that they were meant for.
+		Transport: recorder{http.DefaultTransport}, Timeout: requestLimit,
+		// No other host gets keys or tokens.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
@@ -94,7 +94,7 @@ func (c *ibmCloud) logIn(ctx context.Context, tokenText, apiKey string) error {
 	return nil
 }
 
-// parseToken reads what `ibmcloud iam oauth-tokens` prints, with --output json or without, and parts of it.
+// parseToken finds the token in what `ibmcloud iam oauth-tokens` prints, with or without --output json, or in a part of that.
 func parseToken(text string) (iamtoken.Secret, error) {
 	var document struct {
 		Token string `json:"iam_token"`
@@ -109,13 +109,13 @@ func parseToken(text string) (iamtoken.Secret, error) {
 	return iamtoken.NewSecret(token), nil
 }
 
-// exchange returns a token for an API key. Its failures are about that key; next ends their advice.
+// exchange returns a token for an API key. The advice of its errors is about that key, not about the login, and ends with next.
 func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing, next string) (iamtoken.Secret, error) {
 	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key.Reveal()}}
 	var body struct {
 		Token string `json:"access_token"`
 	}
-	err := c.ask(ctx, &failure{doing: doing, ofKey: true, next: next, success: http.StatusOK}, func(ctx context.Context) error {
+	err := c.callWithRetry(ctx, &failure{doing: doing, exchangesKey: true, next: next, success: http.StatusOK}, func(ctx context.Context) error {
 		err := c.do(ctx, http.MethodPost, c.iamURL+"/identity/token", form, &body)
 		return cmp.Or(err, iamtoken.CheckForm(body.Token))
 	})
@@ -125,7 +125,7 @@ func (c *ibmCloud) exchange(ctx context.Context, key iamtoken.Secret, doing, nex
 // send sends in to Secrets Manager, and decodes the answer into out. Both may be nil.
 func (c *ibmCloud) send(ctx context.Context, f *failure, method, path string, in, out any) error {
 	f.needed = cmp.Or(f.needed, "Manager on the Secrets Manager instance")
-	return c.ask(ctx, f, func(ctx context.Context) error { return c.do(ctx, method, c.secretsURL+"/api/v2/"+path, in, out) })
+	return c.callWithRetry(ctx, f, func(ctx context.Context) error { return c.do(ctx, method, c.secretsURL+"/api/v2/"+path, in, out) })
 }
 
 // fetch reads from Secrets Manager.
@@ -141,7 +141,7 @@ func (c *ibmCloud) do(ctx context.Context, method, address string, in, out any) 
 	case url.Values:
 		body, contentType = []byte(in.Encode()), "application/x-www-form-urlencoded"
 	default:
-		body, _ = json.Marshal(in) // strings, numbers and truth values
+		body, _ = json.Marshal(in) // cannot fail: strings, numbers and truth values
 	}
 	if method == http.MethodPatch {
 		contentType = "application/merge-patch+json"
@@ -165,10 +165,10 @@ func (c *ibmCloud) do(ctx context.Context, method, address string, in, out any) 
 	return json.NewDecoder(response.Body).Decode(out)
 }
 
-// askIAM makes a call of IBM's SDK about a service id or its keys.
+// askIAM makes a call of IBM's SDK about a service id or its keys, for which the person needs the role.
 func askIAM[In, Out any](ctx context.Context, c *ibmCloud, doing, role string,
 	call func(context.Context, In) (*Out, *core.DetailedResponse, error), in In) (out *Out, err error) {
-	err = c.ask(ctx, ofServiceID(doing, role), func(ctx context.Context) (err error) {
+	err = c.callWithRetry(ctx, ofServiceID(doing, role), func(ctx context.Context) (err error) {
 		if out, _, err = call(ctx, in); err == nil && out == nil {
 			err = errors.New("an empty answer")
 		}
@@ -177,10 +177,10 @@ func askIAM[In, Out any](ctx context.Context, c *ibmCloud, doing, role string,
 	return out, err
 }
 
-// deleteAtIAM makes a call of IBM's SDK that deletes. What is gone already counts as deleted.
+// deleteAtIAM makes a call of IBM's SDK that deletes. If IAM does not find the object, that is no error.
 func deleteAtIAM[In any](ctx context.Context, c *ibmCloud, doing string,
 	call func(context.Context, In) (*core.DetailedResponse, error), in In) error {
-	return unlessGone(c.ask(ctx, ofServiceID(doing, "Administrator"), func(ctx context.Context) error {
+	return unlessGone(c.callWithRetry(ctx, ofServiceID(doing, "Administrator"), func(ctx context.Context) error {
 		_, err := call(ctx, in)
 		return err
 	}))
@@ -190,15 +190,16 @@ func ofServiceID(doing, role string) *failure {
 	return &failure{doing: doing, needed: role + " on the service id"}
 }
 
-// ask makes a call. It repeats it on 429 and 5xx, since what is made twice is found by its description or name; and where no
-// answer came, if it reads or deletes. Its errors are made of our own words: those of an SDK or a service may repeat a key.
-func (c *ibmCloud) ask(ctx context.Context, f *failure, call func(context.Context) error) error {
+// ask makes a call, and repeats it after 429 and 5xx: what it then creates twice, setup finds by its name or
+// description. It repeats a call without an answer only if that reads or deletes. An error never contains text of an SDK or a
+// service, which may repeat a key.
+func (c *ibmCloud) callWithRetry(ctx context.Context, f *failure, call func(context.Context) error) error {
 	f.login = c.login
 	var err error
 	for try := 1; ; try++ {
 		f.answer = answer{wait: time.Second << (try - 1)}
-		err = call(context.WithValue(ctx, failureKey{}, f))
-		if !f.again || try == tries || c.sleep(ctx, f.wait) != nil {
+		err = call(context.WithValue(ctx, failureContextKey{}, f))
+		if !f.retryable || try == tries || c.sleep(ctx, f.wait) != nil {
 			break
 		}
 	}
@@ -214,34 +215,35 @@ func (c *ibmCloud) ask(ctx context.Context, f *failure, call func(context.Contex
 	return f
 }
 
-// successes are the statuses of IBM's answers where all went well.
+// successes are the statuses of IBM's answers to successful requests.
 var successes = map[string]int{http.MethodGet: http.StatusOK, http.MethodPut: http.StatusOK, http.MethodPatch: http.StatusOK,
 	http.MethodPost: http.StatusCreated, http.MethodDelete: http.StatusNoContent}
 
-// failure is a call that did not succeed.
+// failure is the error of a call. Its first fields describe the call, the answer is recorded below the SDK.
 type failure struct {
-	doing, needed string
-	refused       string // the advice if the request itself is rejected
-	login         string // the variable with which the person has logged in
-	ofKey         bool   // an API key was exchanged, so the person's token is not the cause
-	next          string // the end of the advice about that key
-	success       int    // if it is not the one of successes
+	doing        string // what the call does, as in "creating the secret x"
+	needed       string // the right that it needs
+	ifRejected   string // the advice for a 4xx that has no other
+	login        string // the variable with which the person has logged in
+	exchangesKey bool   // the call exchanges an API key, so the login is not the cause
+	next         string // the end of the advice about that key
+	success      int    // the status of success, if it is not the one in successes
 	answer
 }
 
-// answer is what came back at last, noted below the SDK.
+// answer is what the last try got.
 type answer struct {
-	method string
-	status int       // 0 if no answer came
-	at     time.Time // when the service answered, by its own clock
-	code   string    // IBM's code of an error, if it has the shape of one
-	again  bool      // another try may help, after the wait
-	wait   time.Duration
+	method    string
+	status    int       // 0 if no answer came
+	at        time.Time // when the service answered, by its own clock
+	code      string    // IBM's error code, if it has the shape of one
+	retryable bool      // another try may help, after the wait
+	wait      time.Duration
 }
 
-type failureKey struct{}
+type failureContextKey struct{}
 
-// statusOf is the status that a call failed with; 0 for any other error.
+// statusOf is the HTTP status of a failed call; 0 for any other error.
 func statusOf(err error) int {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f.status
@@ -249,7 +251,7 @@ func statusOf(err error) int {
 	return 0
 }
 
-// isUnknownKey reports that there is no such key: one that is disabled, or must not be used from here, is there.
+// isUnknownKey reports whether IAM does not know the key. It is false for one that is disabled or restricted to other addresses.
 func isUnknownKey(err error) bool {
 	f, ok := errors.AsType[*failure](err)
 	return ok && f.code == "BXNIM0415E"
@@ -271,14 +273,14 @@ func (f *failure) Error() string {
 	return f.doing + ": " + what + ". " + f.advice() + f.next
 }
 
-// What helps, by the status: of a call as the person who has logged in, and of the exchange of an API key. 0 is for no answer.
+// The advice by status, 0 for no answer: callAdvice is for calls of the person who has logged in, keyAdvice for the exchange of a key.
 var (
 	callAdvice = map[int]string{
 		0:                              "Check the URL and the network. A Secrets Manager instance that is private-only answers inside IBM's network alone: allow public-and-private.",
 		http.StatusNotFound:            "Check the ids: is the terraform output of this account, and applied?",
 		http.StatusConflict:            "The name is taken: use another --name, or delete what has it.",
 		http.StatusPreconditionFailed:  "A version of the secret is locked: remove its locks.",
-		http.StatusInternalServerError: "Try again later: what is done stays done.", // and all like it
+		http.StatusInternalServerError: "Try again later: what is done stays done.", // and all other 5xx
 	}
 	keyAdvice = map[int]string{
 		0:                              "Check IAM_URL and the network.",
@@ -289,7 +291,7 @@ var (
 	}
 )
 
-// advice is that of IAM's code where there is one that says more than the status.
+// advice is by IAM's code if that says more than the status, else by the status.
 func (f *failure) advice() string {
 	status := f.status
 	if status > 500 || status == http.StatusTooManyRequests {
@@ -297,12 +299,12 @@ func (f *failure) advice() string {
 	}
 	cause, help := iamtoken.Refusal(f.code, "the key", "")
 	switch {
-	case f.ofKey && cause != "":
+	case f.exchangesKey && cause != "":
 		if f.next == "" {
 			cause += ": " + help
 		}
 		return strings.ToUpper(cause[:1]) + cause[1:] + "."
-	case f.ofKey:
+	case f.exchangesKey:
 		return cmp.Or(keyAdvice[status], "The answer is not IAM's: check IAM_URL.")
 	case status == http.StatusUnauthorized && f.login == "IAM_TOKEN":
 		return "IAM_TOKEN expires after an hour at most: fetch a new one."
@@ -315,17 +317,17 @@ func (f *failure) advice() string {
 	case status > 0 && status < 400:
 		return "The answer is not the expected JSON: check the URL."
 	}
-	return cmp.Or(callAdvice[status], f.refused, "Check the ids and options.")
+	return cmp.Or(callAdvice[status], f.ifRejected, "Check the ids and options.")
 }
 
-// noting reads answers whole, through a limit, and notes what came for ask.
-type noting struct{ http.RoundTripper }
+// recorder reads whole answers, through a limit, and records them in the failure of callWithRetry.
+type recorder struct{ http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
-func (t noting) RoundTrip(request *http.Request) (*http.Response, error) {
-	f := request.Context().Value(failureKey{}).(*failure)
+func (t recorder) RoundTrip(request *http.Request) (*http.Response, error) {
+	f := request.Context().Value(failureContextKey{}).(*failure)
 	f.method = request.Method
-	f.again = request.Method == http.MethodGet || request.Method == http.MethodDelete
+	f.retryable = request.Method == http.MethodGet || request.Method == http.MethodDelete
 	response, err := t.RoundTripper.RoundTrip(request)
 	if err != nil {
 		return nil, err
@@ -336,7 +338,7 @@ func (t noting) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	f.status = response.StatusCode
-	f.again = f.status == http.StatusTooManyRequests || f.status >= 500
+	f.retryable = f.status == http.StatusTooManyRequests || f.status >= 500
 	f.at, _ = http.ParseTime(response.Header.Get("Date"))
 	if found := codeShape.FindSubmatch(read); found != nil && f.status >= 400 {
 		f.code = string(found[1])

@@ -34,18 +34,18 @@ func (p *program) invokeCommand() *cobra.Command {
   rotate  saves a new token
   ensure  saves one only if the stored one expires soon
   check   does everything but save
-  doctor  checks all that rotations rely on, from where the function is, and says what to do`,
+  doctor  checks, from inside the function, everything that rotations need, and says what to do`,
 		func(ctx context.Context) error { return p.invoke(ctx, e) })
 	cmd.Flags().StringVar(&e.Mode, "mode", "", strings.Join(modes, ", ")+" (MODE)")
 	cmd.Flags().StringArrayVar(&e.Rotations, "rotation", nil, "only this rotation; can be repeated (ROTATION)")
-	cmd.Flags().BoolVar(&e.Force, "force", false, "save a token of another identity than the stored one's, one that expires sooner, or over a kv secret's other entries (FORCE)")
+	cmd.Flags().BoolVar(&e.Force, "force", false, "save a token even if it is another identity's or expires sooner than the stored one, or if a kv secret has other entries (FORCE)")
 	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions(modes, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 func (p *program) doctorCommand() *cobra.Command {
-	return p.newCommand("doctor", "Check, from where the function is, all that rotations rely on",
-		"Checks, from where the function is, all that rotations rely on, and says what to do. No alarm fires for what it finds.",
+	return p.newCommand("doctor", "Check, from inside the deployed function, everything that rotations need",
+		"Checks, from inside the deployed function, everything that rotations need, and says what to do. No alarm fires for what it finds.",
 		func(ctx context.Context) error { return p.invoke(ctx, event{Mode: "doctor"}) })
 }
 
@@ -56,11 +56,11 @@ func (p *program) invoke(ctx context.Context, e event) error {
 	case !slices.Contains(modes, e.Mode):
 		return usagef("MODE=%s is not known: use %s", quote(e.Mode), strings.Join(modes, ", "))
 	case e.Mode == "doctor" && e.Force:
-		return usagef("FORCE=true is about saving, which MODE=doctor does not do: leave it out")
+		return usagef("MODE=doctor saves nothing: leave out FORCE=true")
 	}
 	for _, name := range e.Rotations {
 		if len(name) > 40 { // as the function's configuration has it; a key is longer
-			return usagef("%s is no rotation's name: it has 40 characters at most", quote(name))
+			return usagef("%s is no rotation's name, which has 40 characters at most", quote(name))
 		}
 	}
 	if err := p.connect(ctx); err != nil {
@@ -70,7 +70,7 @@ func (p *program) invoke(ctx context.Context, e event) error {
 	stack, err := p.findStack(ctx, p.stack)
 	if err == nil && isFleet(stack) && len(e.Rotations) == 0 && e.Mode != "doctor" {
 		if e.Mode == "check" || e.Force {
-			return usagef("%s is a fleet, too many for one run: name rotations (ROTATION)", p.stack)
+			return usagef("%s is a fleet, with too many rotations for one run: name some (ROTATION)", p.stack)
 		}
 		ran, err = p.runFleet(ctx, stack, e.Mode)
 	} else if ran, err = p.call(ctx, aliasName, e); isFailure(err) {
@@ -82,13 +82,13 @@ func (p *program) invoke(ctx context.Context, e event) error {
 	return errors.Join(p.print(ran.document, ran.text), err)
 }
 
-// result is what a run has to show: its document, nil if it has none, and its text.
+// result is the result of a run, as a document for -o json (nil if there is none) and as text.
 type result struct {
 	document any
 	text     string
 }
 
-// runFailure is why a run failed, printable: the function's own, or its rotations'. Any other error is AWS's.
+// runFailure says why the function, or a rotation, failed, in printable text. Every other error of a run comes from AWS.
 type runFailure string
 
 func (f runFailure) Error() string { return string(f) }
@@ -104,7 +104,7 @@ func (p *program) call(ctx context.Context, qualifier string, e event) (result, 
 	if err != nil {
 		return result{}, fmt.Errorf("encoding the event: %w", err)
 	}
-	once := func(o *lambda.Options) { o.RetryMaxAttempts = 1 } // the function itself retries for as long as it helps
+	once := func(o *lambda.Options) { o.RetryMaxAttempts = 1 } // the function itself retries
 	answer, err := p.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: &p.stack, Qualifier: &qualifier, Payload: request}, once)
 	if err != nil {
 		return result{}, p.functionError(err)
@@ -119,8 +119,8 @@ func (p *program) call(ctx context.Context, qualifier string, e event) (result, 
 	return result{}, runFailure(printable(said.ErrorType + ": " + said.ErrorMessage))
 }
 
-// newResult reads the function's answer, a report or a diagnosis. The error may be that a check of the diagnosis failed: that
-// never fails the invocation, since no alarm is to fire because somebody asked.
+// newResult reads the function's answer, a report or a diagnosis. It returns an error if a check of the diagnosis failed: the
+// invocation itself succeeds then, because a question must not fire an alarm.
 func newResult(payload []byte) (result, error) {
 	var text strings.Builder
 	var err error
@@ -136,16 +136,16 @@ func newResult(payload []byte) (result, error) {
 	return result{json.RawMessage(payload), text.String()}, err
 }
 
-// runOnce runs all rotations of a stack, with patience.
+// runOnce runs all rotations of a stack, and retries while permissions may be new.
 func (p *program) runOnce(ctx context.Context, stack *cloudformation.Stack, e event) (result, error) {
 	if isFleet(stack) {
-		return p.patiently(ctx, func() (result, error) { return p.runFleet(ctx, stack, e.Mode) })
+		return p.retryDenied(ctx, func() (result, error) { return p.runFleet(ctx, stack, e.Mode) })
 	}
-	return p.patientCall(ctx, aliasName, e)
+	return p.callPatiently(ctx, aliasName, e)
 }
 
-func (p *program) patientCall(ctx context.Context, qualifier string, e event) (result, error) {
-	return p.patiently(ctx, func() (result, error) { return p.call(ctx, qualifier, e) })
+func (p *program) callPatiently(ctx context.Context, qualifier string, e event) (result, error) {
+	return p.retryDenied(ctx, func() (result, error) { return p.call(ctx, qualifier, e) })
 }
 
 const (
@@ -153,8 +153,8 @@ const (
 	deniedPause = 15 * time.Second
 )
 
-// patiently runs something, and again while permissions are missing that may be new.
-func (p *program) patiently(ctx context.Context, run func() (result, error)) (result, error) {
+// retryDenied repeats a run while it fails only for missing permissions, for five minutes at most: they may be new.
+func (p *program) retryDenied(ctx context.Context, run func() (result, error)) (result, error) {
 	last := ""
 	for began := p.now(); ; {
 		ran, err := run()
@@ -176,7 +176,7 @@ var (
 	accessDenied = regexp.MustCompile(`^the execution .*ccessDenied`) // of a state machine
 )
 
-// onlyDenied reports whether every failure named is of kind denied.
+// onlyDenied reports whether every failure in the text is of kind denied.
 func onlyDenied(failure string) bool {
 	kinds := failureKind.FindAllString(failure, -1)
 	return accessDenied.MatchString(failure) || kinds != nil && !slices.ContainsFunc(kinds, func(kind string) bool { return kind != ": denied: " })

@@ -21,10 +21,16 @@ import (
 	"iam-token-rotator/scripts/envfile"
 )
 
-// IAM gives a key's value once, so a key counts only when its description says where it is stored. One that an
-// interrupted run left before that is replaced, and then deleted, by the next run. Each place has keys of its
-// own: an AWS secret, a file, the key secret. The descriptions name an earlier program, which still runs from
-// older checkouts and deletes keys that are described otherwise.
+// makeKey takes a key through four states. IAM gives its value once, so a run that is interrupted cannot continue with a key
+// that an earlier run made.
+//
+//	made     IAM has the key, with the description notStored
+//	tried    it was exchanged for a token of the service id
+//	stored   its value is in its place: an AWS secret, a file, or the key secret
+//	noted    its description names that place; only now setup counts it as a stored key
+//
+// A key that did not become noted is lost: the next run stores a new key in its place, and then deletes the lost one.
+// The descriptions name an earlier program, which still runs from older checkouts and deletes keys with other descriptions.
 const notStored = "not stored yet by set-up-secrets"
 
 var (
@@ -32,43 +38,43 @@ var (
 	fileShape   = regexp.MustCompile(`^file:[0-9a-f-]{1,32}$`)
 )
 
-// serviceID is an identity, with its keys of setup's making.
+// serviceID is one of the three identities, with the keys that setup made for it.
 type serviceID struct {
-	role, iamID string
-	file        string
-	place       string // of its key: the key secret's id, the AWS secret's name, or a hash of the file; empty until there is one
-	// store stores a key there. It is nil where there is to be no key.
-	store    func(ctx context.Context, key keyValue) (place string, err error)
-	keys     []apiKey // oldest first
-	key      apiKey   // the one that is stored
-	outdated bool     // it does not do
-	probes   bool     // a key is not stored before it can read the token secret's metadata
-	managed  bool     // IBM makes its key
-	maker    secret   // which makes its keys, or did
+	role, iamID string // the role is workload, bootstrap or reader
+	file        string // for its key; empty to store the key elsewhere
+	place       string // where its key is stored: the key secret's id, the AWS secret's name, or a hash of the file's path; empty until then
+	// store stores a key and returns its place. It is nil if this service id gets no key.
+	store          func(ctx context.Context, key keyValue) (place string, err error)
+	keys           []apiKey // oldest first
+	stored         apiKey   // the one of keys that is in place
+	mustReplace    bool     // the stored key must be replaced by another one
+	mayWait        bool     // its policies may be new: tryKey waits until they are in force
+	managed        bool     // IBM makes its keys
+	iamCredentials secret   // the secret of this type that makes its keys, or made them before managed became false
 }
 
-// apiKey is a key at IAM with the name of a service id's.
+// apiKey is what IAM lists of a key. Its value is not among that.
 type apiKey struct {
 	id       string
-	place    string // where its value is; empty unless it is known
+	place    string // where its value is stored; empty if that is not known
 	at       string // when it was stored there
-	lost     bool   // made by a run that did not come to note where it stored the value
+	lost     bool   // an interrupted run made it: see notStored
 	disabled bool
 	created  time.Time
 	expires  time.Time // zero for never
-	tag      string
+	etag     string
 }
 
-// keyValue is a key that can be used.
+// keyValue is a key with its value.
 type keyValue struct {
 	id    string
 	value iamtoken.Secret
 }
 
-// loadKeys lists the keys with our name. IAM gives a key's age to the minute, so of two made in one minute
-// the one that was stored later is the newer.
+// loadKeys lists the service id's keys with setup's name for them, oldest first. IAM gives the minute of a key's creation, so of
+// two keys of one minute the one that was stored later is the newer one.
 func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
-	id.keys, id.key = nil, apiKey{}
+	id.keys, id.stored = nil, apiKey{}
 	doing, token := "listing the API keys of the "+id.role+" service id", (*string)(nil)
 	for range pagesLimit {
 		page, err := askIAM(ctx, s.cloud, doing, "Operator", s.cloud.apiKeys.ListAPIKeysWithContext, &iamidentityv1.ListAPIKeysOptions{
@@ -94,7 +100,7 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 			})
 			for _, key := range id.keys {
 				if key.place != "" && cmp.Or(arnName(key.place), key.place) == id.place {
-					id.key = key
+					id.stored = key
 				}
 			}
 			return nil
@@ -105,9 +111,9 @@ func (s *setup) loadKeys(ctx context.Context, id *serviceID) error {
 
 func (s *setup) keyName(id *serviceID) string { return s.name + "-" + id.role }
 
-// checkKey takes a key from IAM's answer, if all of it has the expected shape and belongs to the service id.
+// checkKey returns the key in IAM's answer. It is an error if the key's id has another shape or the key another owner.
 func (s *setup) checkKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, error) {
-	key := apiKey{id: core.StringNilMapper(answer.ID), tag: core.StringNilMapper(answer.EntityTag)}
+	key := apiKey{id: core.StringNilMapper(answer.ID), etag: core.StringNilMapper(answer.EntityTag)}
 	key.disabled = answer.Disabled != nil && *answer.Disabled
 	switch {
 	case !keyIDShape.MatchString(key.id):
@@ -132,31 +138,31 @@ func (s *setup) checkKey(id *serviceID, answer *iamidentityv1.APIKey) (apiKey, e
 	return key, nil
 }
 
-// needsKey reports whether a key will be made. One that was lost may have been stored all the same: which one is
-// in use is then unknown, and a new one is stored over it.
+// needsKey reports whether setup makes a key. If a key is lost, the interrupted run may have stored it or not: which key is in
+// place is unknown, so a new one replaces it.
 func (s *setup) needsKey(id *serviceID) bool {
-	return s.rotateKeys || id.outdated || id.key.id == "" || slices.ContainsFunc(id.keys, func(k apiKey) bool { return k.lost })
+	return s.rotateKeys || id.mustReplace || id.stored.id == "" || slices.ContainsFunc(id.keys, func(k apiKey) bool { return k.lost })
 }
 
-// ensureKey sees to a stored key of setup's making.
+// ensureKey makes and stores a key, unless one is stored. Then it deletes the lost keys.
 func (s *setup) ensureKey(ctx context.Context, id *serviceID) error {
 	if s.needsKey(id) {
 		made, err := s.makeKey(ctx, id)
 		if err != nil {
 			return err
 		}
-		if id.key.id != made {
+		if id.stored.id != made {
 			return fmt.Errorf("IAM does not list the new key %s of the %s service id: run it again", made, id.role)
 		}
 		s.say("made the key %s of the %s service id, tried it and stored it", made, id.role)
 	} else {
-		s.say("the %s service id has its key, %s", id.role, id.key.id)
+		s.say("the %s service id has its key, %s", id.role, id.stored.id)
 		s.warnOfKey(id)
 	}
-	return s.deleteLost(ctx, id)
+	return s.deleteLostKeys(ctx, id)
 }
 
-// makeKey makes a key, tries it, stores it, notes that at IAM, and lists the keys again.
+// makeKey takes a new key through all states, and lists the keys again.
 func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err error) {
 	options := &iamidentityv1.CreateAPIKeyOptions{
 		Name: new(s.keyName(id)), IamID: &id.iamID, AccountID: &s.account, Description: new(notStored),
@@ -164,7 +170,7 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 	}
 	days := s.days
 	if id.managed {
-		days = fixedDays
+		days = fixedKeyDays
 	}
 	if days > 0 {
 		options.ExpiresAt = new(s.ibmTime().UTC().AddDate(0, 0, days).Format("2006-01-02T15:04-0700"))
@@ -192,19 +198,20 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 	}
 	id.place = cmp.Or(arnName(place), place)
 	stored := fmt.Sprintf("stored in %s;at=%s by set-up-secrets", place, s.now().UTC().Format("2006-01-02T15:04:05.000Z"))
-	update := &iamidentityv1.UpdateAPIKeyOptions{ID: &key.id, IfMatch: new(cmp.Or(key.tag, "*")), Description: &stored}
-	doing = "noting at IAM that " + key.id + " is stored"
+	update := &iamidentityv1.UpdateAPIKeyOptions{ID: &key.id, IfMatch: new(cmp.Or(key.etag, "*")), Description: &stored}
+	doing = "recorder at IAM that " + key.id + " is stored"
 	if _, err := askIAM(ctx, s.cloud, doing, "Administrator", s.cloud.apiKeys.UpdateAPIKeyWithContext, update); err != nil {
 		return "", err
 	}
 	return key.id, s.loadKeys(ctx, id)
 }
 
-// tryKey exchanges a key for a token, which must be of the service id. IAM needs about two seconds to know a new key.
+// tryKey exchanges a key for a token, which must belong to the service id. It tries every two seconds, since IAM needs about
+// that long to know a new key. next ends the advice of its error.
 func (s *setup) tryKey(ctx context.Context, id *serviceID, key keyValue, tries int, next string) error {
 	doing := "trying the new key " + key.id + " of the " + id.role + " service id"
 	var token iamtoken.Secret
-	err := s.retry(ctx, tries, 2*time.Second, isUnknownKey, func() (err error) {
+	err := s.retryWhile(ctx, isUnknownKey, tries, 2*time.Second, func() (err error) {
 		token, err = s.cloud.exchange(ctx, key.value, doing, next)
 		return err
 	})
@@ -218,46 +225,45 @@ func (s *setup) tryKey(ctx context.Context, id *serviceID, key keyValue, tries i
 	if claims, err := iamtoken.ReadClaims(token.Reveal()); err != nil || claims.IAMID != id.iamID || claims.Account != s.account {
 		return fmt.Errorf("%s: its token is another identity's or account's: it is not stored", doing)
 	}
-	if id.probes {
-		return s.probe(ctx, id, token)
+	if id.mayWait {
+		return s.waitForPolicies(ctx, id, token)
 	}
 	return nil
 }
 
-// probe does what the function does first with a token. New policies take minutes to reach everywhere.
-func (s *setup) probe(ctx context.Context, id *serviceID, token iamtoken.Secret) error {
-	as, waiting := *s.cloud, false
-	as.token = token
-	refused := func(err error) bool {
-		if statusOf(err) != http.StatusForbidden {
-			return false
+// waitForPolicies reads the token secret's metadata, as the function does first, until the service id may. New policies take
+// minutes to be in force everywhere.
+func (s *setup) waitForPolicies(ctx context.Context, id *serviceID, token iamtoken.Secret) error {
+	asServiceID, waiting := *s.cloud, false
+	asServiceID.token = token
+	isForbidden := func(err error) bool {
+		forbidden := statusOf(err) == http.StatusForbidden
+		if forbidden && !waiting {
+			s.say("the policies of the new %s service id are not in force yet: trying again for five minutes", id.role)
 		}
-		if !waiting {
-			s.say("the policies of the new %s service id do not count yet: trying again for five minutes", id.role)
-		}
-		waiting = true
-		return true
+		waiting = waiting || forbidden
+		return forbidden
 	}
-	return s.retry(ctx, 31, 10*time.Second, refused, func() error {
+	return s.retryWhile(ctx, isForbidden, 31, 10*time.Second, func() error {
 		f := &failure{doing: "reading the token secret's metadata as the " + id.role + " service id", needed: "the policies that infra/ibm gives it"}
-		return as.send(ctx, f, http.MethodGet, "secrets/"+s.tokenSecret+"/versions/current/metadata", nil, &struct{}{})
+		return asServiceID.send(ctx, f, http.MethodGet, "secrets/"+s.tokenSecret+"/versions/current/metadata", nil, &struct{}{})
 	})
 }
 
-// retry repeats what fails for a while.
-func (s *setup) retry(ctx context.Context, tries int, pause time.Duration, passes func(error) bool, call func() error) error {
+// retryWhile makes a call, again while it fails with a temporary error, and returns the last error.
+func (s *setup) retryWhile(ctx context.Context, isTemporary func(error) bool, tries int, pause time.Duration, call func() error) error {
 	for try := 1; ; try++ {
-		if err := call(); err == nil || !passes(err) || try == tries || s.sleep(ctx, pause) != nil {
+		if err := call(); err == nil || !isTemporary(err) || try == tries || s.sleep(ctx, pause) != nil {
 			return err
 		}
 	}
 }
 
-// deleteLost deletes the keys that interrupted runs have lost, and reports the others.
-func (s *setup) deleteLost(ctx context.Context, id *serviceID) error {
+// deleteLostKeys deletes the lost keys, and reports every other key that is not the stored one.
+func (s *setup) deleteLostKeys(ctx context.Context, id *serviceID) error {
 	for _, key := range id.keys {
 		switch {
-		case key.id == id.key.id:
+		case key.id == id.stored.id:
 		case key.lost:
 			doing := "deleting the key " + key.id + " of the " + id.role + " service id"
 			options := &iamidentityv1.DeleteAPIKeyOptions{ID: &key.id}
@@ -266,16 +272,16 @@ func (s *setup) deleteLost(ctx context.Context, id *serviceID) error {
 			}
 			s.say("deleted the old key %s of the %s service id", key.id, id.role)
 		case key.place == "":
-			s.say("note: the key %s is also named %s and not of setup's making: it is left alone", key.id, s.keyName(id))
-		case key.place != id.key.place || !id.managed: // else it expires soon, or has
-			s.say("note: the other key %s of the %s service id, stored in %s, still works. When nothing uses it: ibmcloud iam service-api-key-delete %s %s",
+			s.say("note: setup did not make the key %s, which is also named %s, and leaves it as it is", key.id, s.keyName(id))
+		case key.place != id.stored.place || !id.managed: // else it is a fixed key before a managed one, and expires within 30 days
+			s.say("note: the other key %s of the %s service id, stored in %s, still works. Once nothing uses it, delete it: ibmcloud iam service-api-key-delete %s %s",
 				key.id, id.role, key.place, key.id, strings.TrimPrefix(id.iamID, "iam-"))
 		}
 	}
 	return nil
 }
 
-// ibmTime is the time by IBM's clock, by which keys expire. This machine's may be wrong.
+// ibmTime is the time by IBM's clock: keys expire by it, and this machine's may be wrong.
 func (s *setup) ibmTime() time.Time {
 	if s.cloud.at.IsZero() {
 		return s.now()
@@ -283,24 +289,24 @@ func (s *setup) ibmTime() time.Time {
 	return s.cloud.at
 }
 
-// warnOfKey reports a key whose file is gone, that is disabled, or that expires within 14 days.
+// warnOfKey warns if the file of the stored key is gone, if the key is disabled, or if it expires within 14 days.
 func (s *setup) warnOfKey(id *serviceID) {
 	if _, err := os.Lstat(id.file); id.file != "" && err != nil {
-		s.say("note: %s is not there, and is not written again. If this machine alone had it: --rotate-keys makes another key.", printable(id.file))
+		s.say("note: %s is not there, and is not written again. If the key is lost, --rotate-keys makes another.", printable(id.file))
 	}
-	fate, left := "expires on "+id.key.expires.Format(time.DateOnly), id.key.expires.Sub(s.ibmTime())
+	state, left := "expires on "+id.stored.expires.Format(time.DateOnly), id.stored.expires.Sub(s.ibmTime())
 	switch {
-	case id.key.disabled:
-		fate = "is disabled"
-	case id.key.expires.IsZero() || left > 14*24*time.Hour:
+	case id.stored.disabled:
+		state = "is disabled"
+	case id.stored.expires.IsZero() || left > 14*24*time.Hour:
 		return
 	case left <= 0:
-		fate = "has expired on " + id.key.expires.Format(time.DateOnly)
+		state = "expired on " + id.stored.expires.Format(time.DateOnly)
 	}
-	s.say("note: this key %s. Run setup again with --rotate-keys.", fate)
+	s.say("note: this key %s. Run setup again with --rotate-keys.", state)
 }
 
-// placeOf is what IAM is shown of a file: a hash of its path, which may hold anything.
+// placeOf is the place of a key in a file: a hash of the file's path, since IAM shows the place and the path may contain anything.
 func placeOf(file string) (string, error) {
 	folder, err := filepath.Abs(filepath.Dir(file))
 	if err == nil {
@@ -309,7 +315,7 @@ func placeOf(file string) (string, error) {
 	return fmt.Sprintf("file:%x", sha256.Sum256([]byte(filepath.Join(folder, filepath.Base(file)))))[:len("file:")+16], err
 }
 
-// keepInFile has the key stored in a file. It checks that one can be written there, before a key is made.
+// keepInFile makes a file the place of the service id's key, after a check that it can be written.
 func (id *serviceID) keepInFile(file string) error {
 	if id.iamID == "" {
 		return usagef("%s_IAM_ID is empty, so there is no key to write to %s", strings.ToUpper(id.role), printable(file))

@@ -107,7 +107,7 @@ func TestChangingTheKeysLeavesNoGap(t *testing.T) {
 		now := fx.succeed()
 		needsKey()
 		function.stop()
-		left, twice := strings.Contains(now.stderr, "nothing uses it: delete it"), strings.Contains(now.stderr, "run setup once more")
+		left, twice := strings.Contains(now.stderr, "nothing uses the secret: delete it"), strings.Contains(now.stderr, "run setup once more")
 		if now.values["API_KEY_SECRET"] == changed.values["API_KEY_SECRET"] || !left || twice != (managed == "false") {
 			t.Errorf("managed %s: got the same key secret, or what is left over and to do is not named:\n%s", managed, now.stderr)
 		}

@@ -28,18 +28,18 @@ import (
 // version is set by the linker.
 var version = "dev"
 
-// program is one run of rotatorctl: its environment and the options of every command.
+// program is one run of rotatorctl: its environment, and the options that all commands have.
 type program struct {
 	getenv  func(string) string
 	stdin   io.Reader
-	answers *bufio.Reader // of it, once there was a question
+	answers *bufio.Reader // reads stdin; nil before the first question
 	stdout  io.Writer     // the result, and nothing else
 	stderr  io.Writer     // progress, warnings, questions
 	now     func() time.Time
 	sleep   func(context.Context, time.Duration) error
-	// isTerminal reports whether a person reads or types there.
+	// isTerminal reports whether file is a terminal, so that a person reads or types there.
 	isTerminal func(file any) bool
-	// loadAWS finds region and credentials. The SDK reads the process's own environment, so tests give another.
+	// loadAWS finds region and credentials. The SDK's way reads the environment of the process, so tests have another.
 	loadAWS func(context.Context) (aws.Config, error)
 	build   func(ctx context.Context, d *deployment, binary string) error
 	// terraform runs Terraform in a folder.
@@ -51,7 +51,7 @@ type program struct {
 
 	clients // set by connect
 
-	// What deploy gives a stack; CloudFormation keeps both as they are where an update names neither.
+	// deploy gives these to the stack. CloudFormation keeps the present ones if an update has none.
 	tags []types.Tag
 	role *string // CloudFormation's service role
 }
@@ -64,8 +64,8 @@ func main() {
 		getenv: os.Getenv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 		now: time.Now, sleep: sleep, isTerminal: isTerminal, loadAWS: loadAWS, build: buildByMake, terraform: terraform,
 	}
-	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // a core would hold keys
-	log.SetOutput(io.Discard)                                     // GODEBUG=http2debug=2 writes every header there
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // a core dump would contain keys
+	log.SetOutput(io.Discard)                                     // with GODEBUG=http2debug=2 it gets every header
 	os.Exit(p.run(ctx, os.Args[1:]))
 }
 
@@ -97,12 +97,12 @@ func (e usageError) Error() string { return e.message }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
 
-// exitError ends the program with a code, when everything has been said already.
+// exitError ends the program with a code and without a further message.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit %d", int(e)) }
 
-// newCommand is a command without arguments, which may be keys pasted into the wrong place.
+// newCommand is a command that accepts no arguments: those might be keys pasted into the wrong place.
 func (p *program) newCommand(use, short, long string, run func(context.Context) error) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Long: long, Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context()) }}
 }
@@ -113,8 +113,8 @@ func (p *program) rootCommand() *cobra.Command {
 		Short: "Sets up, deploys and operates iam-token-rotator on AWS",
 		Long: `Sets up, deploys and operates iam-token-rotator on AWS.
 
-An environment variable in parentheses behind an option can be set in its place.
-Account, region and credentials are those of the AWS SDK: AWS_PROFILE, AWS_REGION, SSO, web identity, instance roles.
+A name in parentheses after an option is an environment variable that you can set in its place.
+The AWS SDK finds account, region and credentials: AWS_PROFILE, AWS_REGION, SSO, web identity, instance roles.
 
 Exit code: 0 done, 1 failed, 2 wrong usage.`,
 		Version:       version,
@@ -132,7 +132,7 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 				return usagef("-o %s is not known: use text or json", quote(p.output))
 			}
 			if !stackName.MatchString(p.stack) {
-				return usagef("STACK=%s is no name of a stack: use up to 39 letters, digits and hyphens, a letter first", quote(p.stack))
+				return usagef("STACK=%s is no name of a stack: use up to 39 letters, digits and hyphens, beginning with a letter", quote(p.stack))
 			}
 			return nil
 		},
@@ -142,20 +142,21 @@ Exit code: 0 done, 1 failed, 2 wrong usage.`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&p.stack, "stack", "iam-token-rotator", "name of the CloudFormation stack and of the function (STACK)")
 	flags.StringVarP(&p.output, "output", "o", "text", "text, or json: one JSON document on standard output")
-	flags.BoolVarP(&p.yes, "yes", "y", false, "do not ask")
+	flags.BoolVarP(&p.yes, "yes", "y", false, "do what needs confirmation without asking")
 	root.AddCommand(p.setupCommand(), p.replaceCommand(), p.putKeyCommand(), p.deployCommand(), p.statusCommand(), p.logsCommand(),
 		p.invokeCommand(), p.doctorCommand(), p.rollbackCommand(), p.destroyCommand())
 	return root
 }
 
 var (
-	// stackName is what CloudFormation and Lambda, whose function has it too, can have, and shorter than a key: it is in URLs.
+	// stackName is the shape of names that CloudFormation and Lambda accept: the function has the same name. As the name is part
+	// of URLs, the limit is shorter than a key.
 	stackName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,38}$`)
-	// optionVariable is the variable at the end of an option's description.
+	// optionVariable finds the variable at the end of an option's description.
 	optionVariable = regexp.MustCompile(`\(([A-Z_]+)\)$`)
 )
 
-// takeVariables gives each option that is not on the command line the value of its variable.
+// takeVariables sets each option that is not on the command line to the value of its variable.
 func (p *program) takeVariables(cmd *cobra.Command) (err error) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		found := optionVariable.FindStringSubmatch(f.Usage)
@@ -169,7 +170,7 @@ func (p *program) takeVariables(cmd *cobra.Command) (err error) {
 	return err
 }
 
-// print prints a command's result: the document with -o json, or else the text.
+// print prints a command's result: the document with -o json, else the text.
 func (p *program) print(document any, text string) error {
 	if p.output == "json" {
 		return p.printJSON(document)
@@ -178,7 +179,7 @@ func (p *program) print(document any, text string) error {
 	return err
 }
 
-// printJSON prints the one document of -o json, with all that a terminal might obey escaped.
+// printJSON prints the document of -o json. It escapes every character that could control a terminal.
 func (p *program) printJSON(document any) error {
 	text, err := json.MarshalIndent(document, "", "  ")
 	if err != nil {
@@ -212,7 +213,7 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return usagef("%s (rotatorctl -h lists the commands)", message)
 }
 
-// flagError is what pflag says, without a value that may be a key.
+// flagError is pflag's error without the option's value, which may be a key.
 func flagError(err error) error {
 	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
 		return usagef("option --%s: %s is no %s", invalid.GetFlag().Name, quote(invalid.GetValue()), kind(invalid.GetFlag()))
@@ -220,13 +221,13 @@ func flagError(err error) error {
 	return usagef("%s (-h lists the options)", strings.Trim(quote(strings.ReplaceAll(err.Error(), "flag", "option")), `"`))
 }
 
-// kind is what an option takes, for a person.
+// kind names the values that an option accepts, in words for a person.
 func kind(f *pflag.Flag) string {
 	kinds := map[string]string{"duration": "duration: use 30m or 24h", "bool": "truth value: use true or false", "int": "whole number"}
 	return cmp.Or(kinds[f.Value.Type()], f.Value.Type())
 }
 
-// sleep waits; its error is for a person.
+// sleep waits, or returns an error when ctx ends.
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):

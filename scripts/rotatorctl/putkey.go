@@ -28,8 +28,8 @@ func (p *program) putKeyCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "put-key",
 		Short: "Store the bootstrap API key, read from standard input, in AWS Secrets Manager",
-		Long: `Stores the bootstrap API key in AWS Secrets Manager and prints the secret's ARN. The key is read from standard
-input, never an argument; at a terminal it is asked for without being shown.`,
+		Long: `Stores the bootstrap API key in AWS Secrets Manager and prints the secret's ARN. It reads the key from standard
+input, never from an argument. On a terminal it asks for the key, and does not show what you type.`,
 		Example: "  pbpaste | rotatorctl put-key\n  jq -er .apikey key.json | rotatorctl put-key --name team/rotator --kms-key-id alias/rotator",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,16 +49,16 @@ input, never an argument; at a terminal it is asked for without being shown.`,
 		},
 	}
 	command.Flags().StringVar(&name, "name", defaultAWSSecret, "the AWS secret to create or update")
-	command.Flags().StringVar(&kmsKeyID, "kms-key-id", "", "encrypt it with this key of yours instead of AWS's own")
+	command.Flags().StringVar(&kmsKeyID, "kms-key-id", "", "encrypt the secret with this KMS key of yours instead of AWS's own")
 	return command
 }
 
-// readKey reads a key from standard input. At a terminal it asks.
+// readKey reads a key from standard input. On a terminal it asks for it.
 func (p *program) readKey(ctx context.Context) (iamtoken.Secret, error) {
 	if file, ok := p.stdin.(*os.File); ok && p.isTerminal(file) {
 		terminal := int(file.Fd())
 		if state, err := term.GetState(terminal); err == nil {
-			defer context.AfterFunc(ctx, func() { // Ctrl-C, which the reading does not notice
+			defer context.AfterFunc(ctx, func() { // on Ctrl-C, which ReadPassword does not return for
 				_ = term.Restore(terminal, state)
 				os.Exit(1)
 			})()
@@ -78,8 +78,8 @@ func (p *program) readKey(ctx context.Context) (iamtoken.Secret, error) {
 	return parseKey(string(text))
 }
 
-// parseKey takes off only the white space that editors and copying leave around a key. IBM's keys have 44
-// characters; the limits only catch what is something else.
+// parseKey removes white space around a key, which editors and copying leave there, and nothing else. IBM's keys have 44
+// characters; the wider limits only reject what is no key.
 func parseKey(text string) (iamtoken.Secret, error) {
 	key := strings.TrimSpace(text)
 	fault := iamtoken.CheckAPIKey(key)
@@ -100,7 +100,7 @@ type bootstrapSecret struct {
 	client         *secretsmanager.Client
 	name, kmsKeyID string
 	exists         bool
-	arn, version   string // of the current version, once there is one
+	arn, version   string // of the current version; empty before the first
 }
 
 // openBootstrapSecret finds credentials and reads the secret's metadata, before there is a key to store in it.
@@ -138,7 +138,7 @@ func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string
 	return b, nil
 }
 
-// put stores the key as a version of that id, or of one of the SDK's making if it is empty, and returns the secret's ARN.
+// put stores the key as a new version and returns the secret's ARN. version is the version's id; if empty, the SDK makes one.
 func (b *bootstrapSecret) put(ctx context.Context, key iamtoken.Secret, version string) (arn string, err error) {
 	value, kmsKeyID, token := aws.String(key.Reveal()), (*string)(nil), (*string)(nil)
 	if b.kmsKeyID != "" {
@@ -164,7 +164,7 @@ func (b *bootstrapSecret) put(ctx context.Context, key iamtoken.Secret, version 
 	return arn, nil
 }
 
-// arnName is the name in the ARN of a secret; empty if it is none.
+// arnName is the name in a secret's ARN; empty if arn is no such ARN.
 func arnName(arn string) string {
 	if found := arnShape.FindStringSubmatch(arn); found != nil {
 		return found[1]
@@ -172,17 +172,17 @@ func arnName(arn string) string {
 	return ""
 }
 
-// advice is by the error codes of AWS Secrets Manager. AWS's own text is not repeated: it may hold what was sent.
+// advice is by the error codes of AWS Secrets Manager. AWS's own text is not repeated: it may contain the key that was sent.
 var advice = map[string]string{
 	"AccessDeniedException":     "you need secretsmanager:DescribeSecret, CreateSecret and UpdateSecret on it, and the use of its KMS key",
-	"ResourceExistsException":   "it was created meanwhile: run it again",
-	"InvalidRequestException":   "it cannot be changed in its present state: is it a replica, or scheduled for deletion?",
+	"ResourceExistsException":   "another program created it meanwhile: run this again",
+	"InvalidRequestException":   "AWS cannot change it now: is it a replica, or scheduled for deletion?",
 	"InvalidParameterException": "AWS rejects its name or its KMS key",
 	"ValidationException":       "AWS rejects its name or its KMS key",
-	"ResourceNotFoundException": "it is gone: run it again",
+	"ResourceNotFoundException": "another program deleted it meanwhile: run this again",
 	"EncryptionFailure":         "AWS cannot encrypt with its KMS key: is it enabled?",
 	"LimitExceededException":    "the account's limit of secrets or versions is reached",
-	"InternalServiceError":      "AWS has trouble: run it again later",
+	"InternalServiceError":      "AWS has an internal error: run this again later",
 }
 
 func (b *bootstrapSecret) failure(doing string, err error) error {

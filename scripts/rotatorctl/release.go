@@ -25,18 +25,20 @@ const (
 	aliasName    = "live"         // of the alias that the schedules run
 	aliasVersion = "AliasVersion" // the template's parameter for its version
 	releasesList = "Releases"     // the template's parameter for the hashes of the releases
-	keptVersions = 5              // that rollback can go back through, with the live one
+	keptVersions = 5              // the live one, and those that rollback can return to
 )
 
-// release is what a version of the function was deployed with. Roles and alarms are of the stack, not of a version, so
-// to go back to a version is to give the stack its template and parameters again. It is kept beside the zips, under a
-// name that has its hash, and the stack has the hashes: who may write to the bucket alone can deploy nothing by it.
+// release is the template and parameters with which a version of the function was deployed. A version has code and settings, but
+// roles and alarms belong to the stack. So to return to a version, the stack gets its template and parameters again.
+//
+// The bucket has each release beside the zips, under a name with its hash, and the stack has the hashes: whoever may only write
+// to the bucket cannot deploy a release of his own.
 type release struct {
 	Template   string            `json:"template"`
 	Parameters map[string]string `json:"parameters"`
 }
 
-// releases are the hashes of those that are kept, by version.
+// releases are the hashes of the kept releases, by version.
 type releases map[int]string
 
 // stackReleases reads the stack's parameter: VERSION:HASH,…
@@ -58,7 +60,7 @@ func (r releases) String() string {
 	return strings.Join(words, ",")
 }
 
-// before is the last one before a version, 0 if there is none.
+// before is the last version before another that has a release, 0 if there is none.
 func (r releases) before(version int) (last int) {
 	for v := range r {
 		if v < version {
@@ -68,7 +70,7 @@ func (r releases) before(version int) (last int) {
 	return last
 }
 
-// with adds one in place of those since live, and drops the oldest.
+// with adds a release, and drops those after the live version, which rollback has left, and the oldest beyond keptVersions.
 func (r releases) with(live, version int, hash string) releases {
 	kept := releases{}
 	maps.Copy(kept, r)
@@ -86,7 +88,7 @@ func (p *program) releaseKey(version int, hash string) string {
 	return fmt.Sprintf("%s%d-%s.json", p.prefix("release"), version, hash)
 }
 
-func (p *program) saveRelease(ctx context.Context, bucket, version string, r release) (hash string, err error) {
+func (p *program) saveRelease(ctx context.Context, bucket string, version int, r release) (hash string, err error) {
 	r.Parameters = maps.Clone(r.Parameters)
 	delete(r.Parameters, releasesList)
 	text, err := json.Marshal(r)
@@ -94,31 +96,32 @@ func (p *program) saveRelease(ctx context.Context, bucket, version string, r rel
 		return "", fmt.Errorf("encoding the release: %w", err)
 	}
 	hash = fmt.Sprintf("%.16x", sha256.Sum256(text))
-	return hash, p.put(ctx, bucket, p.releaseKey(number(version), hash), text)
+	return hash, p.put(ctx, bucket, p.releaseKey(version, hash), text)
 }
 
+// readRelease reads a release from the bucket. It is an error if it does not have the hash that the stack has.
 func (p *program) readRelease(ctx context.Context, bucket string, all releases, version int) (r release, err error) {
 	key := p.releaseKey(version, all[version])
 	text, err := p.get(ctx, bucket, key)
 	if err == nil && (fmt.Sprintf("%.16x", sha256.Sum256(text)) != all[version] || json.Unmarshal(text, &r) != nil) {
-		err = fmt.Errorf("s3://%s/%s is not what deploy stored there", printable(bucket), key)
+		err = fmt.Errorf("s3://%s/%s was changed after deploy had stored it", printable(bucket), key)
 	}
 	return r, err
 }
 
-// restore gives the stack what a version was deployed with, the alias included.
+// restore gives the stack the release of a version again. That moves the alias, too.
 func (p *program) restore(ctx context.Context, bucket string, all releases, version int) error {
 	r, err := p.readRelease(ctx, bucket, all, version)
 	if err != nil {
 		return err
 	}
-	if r.Parameters[aliasVersion] != "" { // one of before has neither
+	if r.Parameters[aliasVersion] != "" { // templates from before the alias have neither parameter
 		r.Parameters[releasesList] = all.String()
 	}
 	return p.change(ctx, false, r)
 }
 
-// number is the version, 0 for $LATEST or none.
+// number is a version as Lambda writes it, as a number; 0 for $LATEST or no version.
 func number(version string) int {
 	n, err := strconv.Atoi(version)
 	if err != nil {
@@ -127,52 +130,64 @@ func number(version string) int {
 	return n
 }
 
-// holdLive keeps the alias at the version that runs now. What the template alone has deployed, or one without an alias,
-// runs unpublished: it is published first, so that it goes on whatever this deployment does.
+// holdLive finds the version that the schedules run now, and has the update of the stack leave the alias there. That version
+// gets a release if none can be read, so that the stack can return to it.
 func (d *deployment) holdLive(ctx context.Context) error {
 	stack, err := d.removeUnusable(ctx)
-	if err != nil || stack == nil {
-		return err
-	}
 	switch {
+	case err != nil || stack == nil:
+		return err
 	case isFleet(stack) && !d.fleet:
 		return fmt.Errorf("the stack %s is a fleet: give another STACK, or deploy with --fleet", d.stack)
 	case d.fleet && !isFleet(stack):
 		return fmt.Errorf("the stack %s is no fleet: give another STACK, or deploy without --fleet", d.stack)
 	}
-	d.existing, d.live, d.releases = stack, parameter(stack, aliasVersion), stackReleases(stack)
-	if number(d.live) == 0 {
-		published, err := d.lambda.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: &d.stack})
-		if _, missing := errors.AsType[*lambdatypes.ResourceNotFoundException](err); missing {
-			d.live = ""
-			return nil
-		} else if err != nil {
-			return d.functionError(err)
-		}
-		d.live, d.releases = aws.ToString(published.Version), releases{}
-	}
-	// Its release may also have been in another bucket, or deleted by a rule of the bucket.
-	if _, err := d.readRelease(ctx, d.values["BUCKET"], d.releases, number(d.live)); err != nil {
-		found, err := d.stacks.GetTemplate(ctx, &cloudformation.GetTemplateInput{StackName: stack.StackId, TemplateStage: types.TemplateStageOriginal})
-		if err != nil {
-			return fmt.Errorf("the template of the stack cannot be read: %w", awsError(err))
-		}
-		now := release{aws.ToString(found.TemplateBody), parameters(stack)}
-		if now.Parameters[aliasVersion] != "" {
-			now.Parameters[aliasVersion] = d.live
-		}
-		hash, err := d.saveRelease(ctx, d.values["BUCKET"], d.live, now)
-		if err != nil {
+	d.existing, d.live, d.releases = stack, number(parameter(stack, aliasVersion)), stackReleases(stack)
+	if d.live == 0 {
+		if d.live, err = d.publishUnversioned(ctx); err != nil || d.live == 0 {
 			return err
 		}
-		d.releases = d.releases.with(number(d.live), number(d.live), hash)
+		d.releases = releases{}
 	}
-	d.parameters[aliasVersion], d.parameters[releasesList] = d.live, d.releases.String()
+	// It may have no release, or that was in another bucket, or a rule of the bucket has deleted it.
+	if _, err := d.readRelease(ctx, d.values["BUCKET"], d.releases, d.live); err != nil {
+		if err := d.saveLiveRelease(ctx); err != nil {
+			return err
+		}
+	}
+	d.parameters[aliasVersion], d.parameters[releasesList] = strconv.Itoa(d.live), d.releases.String()
 	return nil
 }
 
-// publish makes a version of the code and settings that the stack has now. AWS makes none when nothing has changed since
-// the last, so a deployment that was interrupted goes on.
+// publishUnversioned publishes what the schedules run in a stack without rotatorctl's versions: one that only the template has
+// deployed. It returns 0 if there is no function.
+func (d *deployment) publishUnversioned(ctx context.Context) (version int, err error) {
+	published, err := d.lambda.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: &d.stack})
+	if _, missing := errors.AsType[*lambdatypes.ResourceNotFoundException](err); missing {
+		return 0, nil
+	} else if err != nil {
+		return 0, d.functionError(err)
+	}
+	return number(aws.ToString(published.Version)), nil
+}
+
+// saveLiveRelease makes a release of the live version from the stack's present template and parameters.
+func (d *deployment) saveLiveRelease(ctx context.Context) error {
+	found, err := d.stacks.GetTemplate(ctx, &cloudformation.GetTemplateInput{StackName: d.existing.StackId, TemplateStage: types.TemplateStageOriginal})
+	if err != nil {
+		return fmt.Errorf("the template of the stack cannot be read: %w", awsError(err))
+	}
+	now := release{aws.ToString(found.TemplateBody), parameters(d.existing)}
+	if now.Parameters[aliasVersion] != "" {
+		now.Parameters[aliasVersion] = strconv.Itoa(d.live)
+	}
+	hash, err := d.saveRelease(ctx, d.values["BUCKET"], d.live, now)
+	d.releases = d.releases.with(d.live, d.live, hash)
+	return err
+}
+
+// publish makes a version of the function's new code and settings. Lambda returns the last version if nothing has changed since:
+// so a deployment continues one that was interrupted.
 func (d *deployment) publish(ctx context.Context) error {
 	sum := sha256.Sum256(d.packed)
 	built := base64.StdEncoding.EncodeToString(sum[:])
@@ -183,20 +198,20 @@ func (d *deployment) publish(ctx context.Context) error {
 	if deployed := aws.ToString(published.CodeSha256); deployed != built {
 		return fmt.Errorf("the deployed code is not what was built: CodeSha256 is %s, built was %s", printable(deployed), built)
 	}
-	d.version = printable(aws.ToString(published.Version))
+	d.version = number(aws.ToString(published.Version))
 	d.say("The deployed code is what was built: CodeSha256 %s", built)
-	if err := d.checkOwn(ctx); err != nil {
+	if err := d.checkSettings(ctx); err != nil {
 		return err
 	}
 	ready := lambda.NewPublishedVersionActiveWaiter(d.lambda)
-	if err := ready.Wait(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &d.stack, Qualifier: &d.version}, 5*time.Minute); err != nil {
-		return fmt.Errorf("version %s does not become active: %w", d.version, awsError(err))
+	if err := ready.Wait(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &d.stack, Qualifier: aws.String(strconv.Itoa(d.version))}, 5*time.Minute); err != nil {
+		return fmt.Errorf("version %d does not become active: %w", d.version, awsError(err))
 	}
 	return nil
 }
 
-// checkOwn checks that the stack has the settings of this deployment, not of another one that runs at the same time.
-func (d *deployment) checkOwn(ctx context.Context) error {
+// checkSettings checks that the stack still has the settings of this deployment, and not those of another one at the same time.
+func (d *deployment) checkSettings(ctx context.Context) error {
 	stack, err := d.ownStack(ctx)
 	if err == nil && !maps.Equal(parameters(stack), d.parameters) {
 		err = fmt.Errorf("another deployment has changed the stack %s meanwhile: when that has ended, deploy again", d.stack)
@@ -204,66 +219,65 @@ func (d *deployment) checkOwn(ctx context.Context) error {
 	return err
 }
 
-// checkVersion has the new version do everything but save, before the schedules run it.
+// checkVersion invokes the new version with check, which does everything but save, before the schedules run it.
 func (d *deployment) checkVersion(ctx context.Context) error {
 	if d.version == d.live {
 		return nil
 	}
-	d.say("Checking version %s before the schedules run it; that takes two minutes at most", d.version)
-	_, err := d.patientCall(ctx, d.version, event{Mode: "check", Force: d.force, Rotations: d.sample()})
+	d.say("Checking version %d before the schedules run it; that takes two minutes at most", d.version)
+	_, err := d.callPatiently(ctx, strconv.Itoa(d.version), event{Mode: "check", Force: d.force, Rotations: d.sample()})
 	switch {
 	case err == nil:
 		return nil
 	case d.fleet && isFailure(err) && someSucceeded(err.Error()):
 		d.say("Warning: %s", err)
 		return nil
-	case ctx.Err() != nil && d.live != "":
-		return fmt.Errorf("interrupted: the schedules run version %s as before. Deploy again to go on", d.live)
+	case ctx.Err() != nil && d.live != 0:
+		return fmt.Errorf("interrupted: the schedules run version %d as before. Deploy again to continue", d.live)
 	}
 	return d.reject(ctx, "check", err)
 }
 
-// reject returns the stack to the version before, after a check or first run that failed.
+// reject returns the stack to the version before, because the check or the first run (what) of the new one has failed.
 func (d *deployment) reject(ctx context.Context, what string, why error) error {
-	failed := fmt.Errorf("the %s of version %s failed: %w", what, d.version, why)
+	failed := fmt.Errorf("the %s of version %d failed: %w", what, d.version, why)
 	switch {
 	case d.unchecked && what == "check":
 		d.say("Warning: %s", failed)
 		return nil
-	case d.unchecked, d.live == "", d.live == d.version:
+	case d.unchecked, d.live == 0, d.live == d.version:
 		return fmt.Errorf("the stack is deployed, but %w. Correct that and deploy again", failed)
 	}
-	if err := d.checkOwn(ctx); err != nil {
+	if err := d.checkSettings(ctx); err != nil {
 		return fmt.Errorf("%w\n%w", failed, err)
 	}
-	d.say("The %s failed: the stack returns to version %s", what, d.live)
-	if err := d.restore(ctx, d.values["BUCKET"], d.releases, number(d.live)); err != nil {
-		return fmt.Errorf("%w\nThe schedules run version %s, but the stack could not be returned to it: %w\nCorrect both and deploy again", failed, d.live, err)
+	d.say("The %s failed: the stack returns to version %d", what, d.live)
+	if err := d.restore(ctx, d.values["BUCKET"], d.releases, d.live); err != nil {
+		return fmt.Errorf("%w\nThe schedules run version %d, but the stack could not be returned to it: %w\nCorrect both and deploy again", failed, d.live, err)
 	}
 	d.deleteVersion(ctx, d.version)
 	d.kept = d.releases
 	d.prune(ctx)
-	return fmt.Errorf("%w\nVersion %s runs on. Correct that and deploy again", failed, d.live)
+	return fmt.Errorf("%w\nThe schedules run version %d. Correct that and deploy again", failed, d.live)
 }
 
-// moveAlias has the schedules run the new version.
+// moveAlias has the schedules run the new version, and adds its release to those that rollback can return to.
 func (d *deployment) moveAlias(ctx context.Context) error {
-	d.parameters[aliasVersion] = d.version
+	d.parameters[aliasVersion] = strconv.Itoa(d.version)
 	hash, err := d.saveRelease(ctx, d.values["BUCKET"], d.version, release{d.template, d.parameters})
-	if err != nil || d.version == d.live && d.releases[number(d.live)] == hash {
+	if err != nil || d.version == d.live && d.releases[d.live] == hash {
 		return err
 	}
-	d.kept = d.releases.with(number(d.live), number(d.version), hash)
+	d.kept = d.releases.with(d.live, d.version, hash)
 	d.parameters[releasesList] = d.kept.String()
-	d.say("The schedules run version %s from now on", d.version)
+	d.say("The schedules run version %d from now on", d.version)
 	if err := d.change(ctx, false, release{d.template, d.parameters}); err != nil {
-		return fmt.Errorf("the alias could not be moved to version %s: %w\nDeploy again to go on", d.version, err)
+		return fmt.Errorf("the alias could not be moved to version %d: %w\nDeploy again to continue", d.version, err)
 	}
 	return nil
 }
 
-// prune deletes the versions and releases that are not kept: old ones, those that no schedule ever ran, and those that
-// rollback went back from.
+// prune deletes the versions and releases that are not kept: old ones, rejected ones, and those that rollback has left.
 func (d *deployment) prune(ctx context.Context) {
 	if d.kept == nil {
 		return
@@ -276,9 +290,8 @@ func (d *deployment) prune(ctx context.Context) {
 			return
 		}
 		for _, found := range page.Versions {
-			version := aws.ToString(found.Version)
-			if n := number(version); n > 0 && n < number(d.version) && d.kept[n] == "" {
-				d.deleteVersion(ctx, version)
+			if n := number(aws.ToString(found.Version)); n > 0 && n < d.version && d.kept[n] == "" {
+				d.deleteVersion(ctx, n)
 			}
 		}
 	}
@@ -291,17 +304,17 @@ func (d *deployment) prune(ctx context.Context) {
 	}
 }
 
-// deleteVersion deletes a version. What cannot be deleted is left to the next deployment.
-func (d *deployment) deleteVersion(ctx context.Context, version string) {
-	if _, err := d.lambda.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: &d.stack, Qualifier: &version}); err != nil {
-		d.say("Warning: version %s cannot be deleted: %s", version, awsError(err))
+// deleteVersion deletes a version. If that fails, the next deployment tries again.
+func (d *deployment) deleteVersion(ctx context.Context, version int) {
+	if _, err := d.lambda.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: &d.stack, Qualifier: aws.String(strconv.Itoa(version))}); err != nil {
+		d.say("Warning: version %d cannot be deleted: %s", version, awsError(err))
 	}
 }
 
 func (p *program) rollbackCommand() *cobra.Command {
 	return p.newCommand("rollback", "Return the stack to the version before, and rotate once",
 		fmt.Sprintf(`Returns the stack to the version that was deployed before the one that runs now: code, settings, roles and alarms. Then it rotates once.
-It can be repeated: deploy keeps the last %d versions. The next deploy deletes what rollback went back from.`, keptVersions),
+You can repeat it: deploy keeps the last %d versions. The next deploy deletes the versions that rollback has left.`, keptVersions),
 		p.rollback)
 }
 
@@ -313,15 +326,15 @@ func (p *program) rollback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	live, all := parameter(stack, aliasVersion), stackReleases(stack)
-	if number(live) == 0 {
+	live, all := number(parameter(stack, aliasVersion)), stackReleases(stack)
+	if live == 0 {
 		return errors.New("the stack was not deployed by rotatorctl deploy: there is no version to return to")
 	}
-	before := all.before(number(live))
+	before := all.before(live)
 	if before == 0 {
-		return fmt.Errorf("there is no version before %s", live)
+		return fmt.Errorf("there is no version before %d", live)
 	}
-	p.say("Returning the stack %s from version %s to %d", p.stack, live, before)
+	p.say("Returning the stack %s from version %d to %d", p.stack, live, before)
 	if err := p.restore(ctx, parameter(stack, "CodeBucket"), all, before); err != nil {
 		return fmt.Errorf("the stack could not be returned to version %d: %w", before, err)
 	}
@@ -330,7 +343,7 @@ func (p *program) rollback(ctx context.Context) error {
 	}
 	p.say("Rotating once")
 	e := event{Mode: "rotate"}
-	if isFleet(stack) { // as after a deployment
+	if isFleet(stack) { // as deploy does after an update
 		e.Mode = "ensure"
 	}
 	ran, err := p.runOnce(ctx, stack, e)
@@ -340,5 +353,5 @@ func (p *program) rollback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.print(map[string]any{"stack": p.stack, "from": live, "version": strconv.Itoa(before), "report": ran.document}, ran.text)
+	return p.print(map[string]any{"stack": p.stack, "from": strconv.Itoa(live), "version": strconv.Itoa(before), "report": ran.document}, ran.text)
 }

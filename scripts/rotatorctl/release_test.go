@@ -77,7 +77,7 @@ func TestWrongOverGood(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			a.t, a.set = t, maps.Clone(set)
 			tt.wrong(a)
-			a.must(1, "deploy", tt.says, "the stack returns to version 1", "\nVersion 1 runs on. Correct that and deploy again\n")
+			a.must(1, "deploy", tt.says, "the stack returns to version 1", "\nThe schedules run version 1. Correct that and deploy again\n")
 			want(t, "environment", a.variables(), variables)
 			want(t, "token", a.published(good), before)
 			a.runsOn("1", good)
@@ -123,7 +123,7 @@ func TestRollback(t *testing.T) {
 	for _, key := range a.objects(a.prefix("release")) { // by who may write to the bucket alone
 		a.store(key, `{"template":"Resources: {}","parameters":{}}`)
 	}
-	a.must(1, "rollback", "could not be returned to version 1", "is not what deploy stored there")
+	a.must(1, "rollback", "could not be returned to version 1", "was changed after deploy had stored it")
 	want(t, "the alias names", a.live(), "4")
 
 	left := len(a.objects(""))
@@ -137,7 +137,7 @@ func TestRollback(t *testing.T) {
 	destroy("n\n", 1, left, "log. Continue? [y/N] rotatorctl: not confirmed: nothing was changed")
 	a.must(0, "invoke --mode=check", "default: checked")
 	a.query("cloudformation", "Action=DeleteStack&Version=2010-05-15&StackName=back", &struct{}{})
-	destroy("\n", 1, left, "This deletes the zips of one from the bucket back-code. Continue? [y/N] rotatorctl: not confirmed")
+	destroy("\n", 1, left, "This deletes only its zips, from the bucket back-code. Continue? [y/N] rotatorctl: not confirmed")
 	destroy("yes\n", 1, 0, "there is no stack back in account")
 }
 
@@ -173,7 +173,7 @@ func TestDeploymentGoesOn(t *testing.T) {
 		return forbidding("UpdateStack", "AccessDenied")(nil, form)
 	}
 	a.set["PARAMS"] = "MinRemaining=12m"
-	a.must(1, "deploy", "the alias could not be moved to version 2: AccessDenied", "Deploy again to go on")
+	a.must(1, "deploy", "the alias could not be moved to version 2: AccessDenied", "Deploy again to continue")
 	want(t, "the alias names", a.live(), "1")
 	a.must(0, "deploy", "Nothing has changed", "The schedules run version 2 from now on")
 	want(t, "the alias names", a.live(), "2")

@@ -20,28 +20,28 @@ import (
 	"iam-token-rotator/scripts/envfile"
 )
 
-// replacement puts another service id in the place of one whose key was stolen. The new one works before the old one is
-// deleted, which ends the old one's keys and tokens at once.
+// replacement puts another service id in the place of one whose key was stolen. The new service id works before the old one is
+// deleted. The deletion ends the old one's keys and tokens at once.
 //
-// Each step can be repeated, and a file beside the one of --env notes what a run cut off must not choose again: the service
-// id to delete, and the secret that had its key.
+// Each step can be repeated. What an interrupted run has chosen, the next one must not choose again: it is in a file beside the
+// one of --env.
 type replacement struct {
 	*setup
 	workloadToo, bootstrapToo, noDeploy bool
-	vars                                []string
-	file                                string
-	note                                map[string]progress // by role; in the file
+	vars                                []string            // for terraform
+	file                                string              // of the note
+	note                                map[string]progress // by role; what file holds
 }
 
-// progress is how far the replacement of one service id has come.
+// progress is the state of the replacement of one service id: nothing, then Old, then also Place, and at the end New.
 type progress struct {
-	Old   string `json:"deleted_iam_id"`
-	Place string `json:"old_place"` // the secret with its key; empty until it was looked for
-	New   string `json:"iam_id"`    // empty until all is done
+	Old   string `json:"deleted_iam_id"` // the service id to delete
+	Place string `json:"old_place"`      // the secret that has its key, or noSecret
+	New   string `json:"iam_id"`         // the service id in its place: the replacement is complete
 }
 
-// none is in the note where there is no secret.
-const none = "none"
+// noSecret is the Place of a service id whose key is in no secret of IBM.
+const noSecret = "none"
 
 var noteShape = regexp.MustCompile(`^(?:|none|(?:iam-ServiceId-)?` + uuid + `)$`)
 
@@ -50,21 +50,21 @@ func (p *program) replaceCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "replace-identity",
 		Short: "After a theft: replace a service id, which ends its keys and tokens at once",
-		Long: `Puts another service id with the same policies in the place of the bootstrap's, the workload's, or both. Terraform makes
-it, setup makes its key and stores it, deploy changes what the function expects, and then the old service id is deleted,
-with all its keys and tokens. Readers have a good token all the time.
+		Long: `Replaces the service id of the bootstrap, the workload, or both by another one with the same policies. Terraform makes the
+new service id. Then come the steps of setup, which makes and stores its key, and of deploy, which changes what the function
+expects. At the end it deletes the old service id, with all its keys and tokens. Readers have a valid token all the time.
 
-It asks before it deletes. Interrupted, it continues when run again: FILE.replacing, beside the --env FILE, notes what to
-delete. Options and variables are those of setup, as it was last run, and those of deploy: see rotatorctl setup -h and
-deploy -h. Without a folder of Terraform's, make the service id yourself and give its id in WORKLOAD_IAM_ID or BOOTSTRAP_IAM_ID
-when the first run asks for it.
+It asks before it deletes. If it is interrupted, run it again and it continues: FILE.replacing, beside the --env FILE, notes
+what to delete. Give the options and variables with which setup was run last, and those of deploy: see rotatorctl setup -h
+and deploy -h. If --terraform names no folder, make the service id yourself, and give its id in WORKLOAD_IAM_ID or
+BOOTSTRAP_IAM_ID when the first run asks for it.
 
-Whoever has the bootstrap key could read the workload's: replace both.`,
+Whoever has the bootstrap key could read the workload's key: replace both.`,
 		Example: "  rotatorctl replace-identity --bootstrap --workload --terraform infra/ibm --env build/ibm.env",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			*r.program = *p
-			r.output, r.stdout = "text", io.Discard // setup and deploy have results of their own
+			r.output, r.stdout = "text", io.Discard // for the results of setup and deploy
 			replaced, text, err := r.run(cmd.Context())
 			if err != nil {
 				return err
@@ -78,17 +78,17 @@ Whoever has the bootstrap key could read the workload's: replace both.`,
 	env.DefValue, env.Usage = "", "the `FILE` that setup has written; it is changed"
 	flags.BoolVar(&r.bootstrapToo, "bootstrap", false, "replace the bootstrap's service id")
 	flags.BoolVar(&r.workloadToo, "workload", false, "replace the workload's service id")
-	flags.BoolVar(&r.noDeploy, "no-deploy", false, "rotatorctl does not deploy this function: ask whether it runs with the new FILE")
+	flags.BoolVar(&r.noDeploy, "no-deploy", false, "the function is deployed by other means: ask until it runs with the new FILE")
 	flags.StringArrayVar(&r.vars, "var", nil, "`NAME=VALUE` for terraform, as in your terraform apply; can be repeated")
 	return command
 }
 
-// run returns what is replaced, and the text of it.
+// run returns the service ids that it has replaced, as a document and as text.
 func (r *replacement) run(ctx context.Context) (replaced []map[string]string, text string, err error) {
 	switch {
 	case !r.bootstrapToo && !r.workloadToo:
 		err = usagef("name what was stolen: --bootstrap, --workload or both. Whoever has the bootstrap key could read the workload's")
-	case r.env == "-" || r.outputsAt == "-":
+	case r.envFile == "-" || r.outputsFrom == "-":
 		err = usagef("--env: name the file that setup has written, such as build/ibm.env; and for --terraform a file or folder, not -")
 	case r.noBootstrapKey && r.bootstrapToo:
 		err = usagef("--bootstrap does not go with --no-bootstrap-key")
@@ -101,7 +101,7 @@ func (r *replacement) run(ctx context.Context) (replaced []map[string]string, te
 	if err != nil {
 		return nil, "", err
 	}
-	// As long as the old bootstrap service id is there, its key reads the workload's next one.
+	// The bootstrap first: as long as its old service id exists, its key reads the workload's next one.
 	for _, role := range []string{"bootstrap", "workload"} {
 		if role == "bootstrap" && !r.bootstrapToo || role == "workload" && !r.workloadToo {
 			continue
@@ -116,7 +116,7 @@ func (r *replacement) run(ctx context.Context) (replaced []map[string]string, te
 		text += fmt.Sprintf("%s: %s replaces %s, which is deleted\n", role, done.New, done.Old)
 	}
 	if !r.workloadToo {
-		r.say("note: whoever had the bootstrap key could read the workload's: replace that service id, too, with --workload")
+		r.say("note: whoever had the bootstrap key could read the workload's key: replace that service id too, with --workload")
 	}
 	if os.Remove(r.file) != nil {
 		return nil, "", fmt.Errorf("%s cannot be removed: remove it by hand", printable(r.file))
@@ -124,14 +124,14 @@ func (r *replacement) run(ctx context.Context) (replaced []map[string]string, te
 	return replaced, text, nil
 }
 
-// readFiles reads what the last setup has written, and the note of a run cut off.
+// readFiles reads the file that setup wrote, and the note of an interrupted run.
 func (r *replacement) readFiles() error {
-	written, err := envfile.Read(r.env)
+	written, err := envfile.Read(r.envFile)
 	if err != nil {
-		return usagef("--env %s cannot be read: name the file that setup has written", printable(r.env))
+		return usagef("--env %s cannot be read: name the file that setup has written", printable(r.envFile))
 	}
 	r.readerKeyID = written["READER_APIKEY_ID"]
-	r.file, r.note = r.env+".replacing", map[string]progress{}
+	r.file, r.note = r.envFile+".replacing", map[string]progress{}
 	text, err := os.ReadFile(r.file)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -142,7 +142,7 @@ func (r *replacement) readFiles() error {
 	for _, done := range r.note {
 		for _, value := range []string{done.Old, done.Place, done.New} {
 			if !noteShape.MatchString(value) {
-				err = errors.New("a foreign value")
+				err = errors.New("a value of unknown form")
 			}
 		}
 	}
@@ -152,8 +152,8 @@ func (r *replacement) readFiles() error {
 	return nil
 }
 
-// keep writes the note.
-func (r *replacement) keep(role string, done *progress) error {
+// saveProgress writes the note.
+func (r *replacement) saveProgress(role string, done *progress) error {
 	r.note[role] = *done
 	text, err := json.MarshalIndent(r.note, "", "  ")
 	if err != nil || envfile.WriteWhole(r.file, append(text, '\n'), 0o600) != nil {
@@ -163,16 +163,16 @@ func (r *replacement) keep(role string, done *progress) error {
 }
 
 func (r *replacement) replace(ctx context.Context, role string, done *progress) error {
-	// 1. Another service id, with the same policies.
+	// 1. Another service id, with the same policies. Progress has Old now.
 	id, err := r.makeServiceID(ctx, role, done)
 	if err != nil {
 		return err
 	}
-	// 2. Its key, in a secret of its own: the function uses the old one until it is deployed.
-	if err := r.setAside(ctx, id, done); err != nil {
+	// 2. Its key, in a new secret: the function uses the old one until it is deployed. Progress has Place now.
+	if err := r.renameOldSecret(ctx, id, done); err != nil {
 		return err
 	}
-	id.probes = id == r.bootstrap
+	id.mayWait = id == r.bootstrap
 	if err := r.makeMissing(ctx); err != nil {
 		return err
 	}
@@ -180,20 +180,20 @@ func (r *replacement) replace(ctx context.Context, role string, done *progress) 
 	if err := r.deploy(ctx); err != nil {
 		return err
 	}
-	// 4. The old one ends.
-	if err := r.end(ctx, role, done); err != nil {
+	// 4. The old service id is deleted.
+	if err := r.deleteOld(ctx, role, done); err != nil {
 		return err
 	}
-	// 5. A thief who could write to the token secret does not have the last word in it.
+	// 5. Until now a thief could write to the token secret: another token replaces what may be there.
 	if err := r.rotate(ctx); err != nil {
 		return err
 	}
 	done.New = id.iamID
-	return r.keep(role, done)
+	return r.saveProgress(role, done)
 }
 
-// load reads the ids of now.
-func (r *replacement) load(ctx context.Context, role string) (*serviceID, error) {
+// readServiceID returns the service id that Terraform's outputs name for the role at present.
+func (r *replacement) readServiceID(ctx context.Context, role string) (*serviceID, error) {
 	if err := r.begin(ctx); err != nil {
 		return nil, err
 	}
@@ -206,15 +206,15 @@ func (r *replacement) load(ctx context.Context, role string) (*serviceID, error)
 	return r.bootstrap, nil
 }
 
-// makeServiceID makes another service id unless the note's old one is not Terraform's any more. Terraform would delete before
-// it creates, and the keys come last: so it forgets the old one, which is deleted here when all is ready.
+// makeServiceID makes another service id, unless an interrupted run has: then Terraform's outputs no longer name the old one.
+// Terraform itself would delete the old one first. So it is removed from Terraform's state, and deleted here at the end.
 func (r *replacement) makeServiceID(ctx context.Context, role string, done *progress) (*serviceID, error) {
-	id, err := r.load(ctx, role)
+	id, err := r.readServiceID(ctx, role)
 	begun := done.Old != ""
-	if err != nil || begun && done.Old != id.iamID {
+	if err != nil || begun && done.Old != id.iamID { // it is made already
 		return id, err
 	}
-	folder, err := os.Stat(r.outputsAt)
+	folder, err := os.Stat(r.outputsFrom)
 	byHand := err != nil || !folder.IsDir()
 	if !byHand && !begun {
 		if err := r.checkPlan(ctx); err != nil {
@@ -222,7 +222,7 @@ func (r *replacement) makeServiceID(ctx context.Context, role string, done *prog
 		}
 	}
 	done.Old = id.iamID
-	if err := r.keep(id.role, done); err != nil {
+	if err := r.saveProgress(id.role, done); err != nil {
 		return nil, err
 	}
 	if byHand {
@@ -239,15 +239,15 @@ func (r *replacement) makeServiceID(ctx context.Context, role string, done *prog
 	if _, err := r.runTerraform(ctx, r.vars, "apply", "-auto-approve", "-input=false", "-no-color"); err != nil {
 		return nil, err
 	}
-	made, err := r.load(ctx, id.role)
+	made, err := r.readServiceID(ctx, id.role)
 	if err == nil && made.iamID == id.iamID {
 		err = fmt.Errorf("terraform apply has made no other service id for the %s: %s is still its output", id.role, made.iamID)
 	}
 	return made, err
 }
 
-// checkPlan asks where an apply would change more than this, and refuses without an answer: with other variables than the last
-// time it might remove the instance.
+// checkPlan asks before an apply that would change anything else, and with --yes it stops: with other variables than the last
+// time, an apply might delete the Secrets Manager instance.
 func (r *replacement) checkPlan(ctx context.Context) error {
 	_, err := r.runTerraform(ctx, r.vars, "plan", "-detailed-exitcode", "-input=false", "-no-color")
 	exit, ok := errors.AsType[interface {
@@ -257,13 +257,13 @@ func (r *replacement) checkPlan(ctx context.Context) error {
 	if !ok || exit.ExitCode() != 2 {
 		return err
 	}
-	if r.yes || r.confirm(ctx, "Terraform would make these changes, too") != nil {
-		return errors.New("nothing is replaced: terraform has other changes to make, see above. Give --var as for your terraform apply, or apply them first")
+	if r.yes || r.confirm(ctx, "Terraform would also make these changes") != nil {
+		return errors.New("nothing is replaced: Terraform would make other changes, see above. Give the same --var as for your terraform apply, or apply first")
 	}
 	return nil
 }
 
-// addresses are Terraform's, of a service id and its policies. Those that are not in a state do no harm.
+// addresses are those of a service id and its policies in Terraform's state. Some may not be in it.
 var addresses = map[string][]string{
 	"workload": {"ibm_iam_service_id.workload", "ibm_iam_service_policy.workload"},
 	"bootstrap": {"ibm_iam_service_id.bootstrap", `ibm_iam_service_policy.secret_group["bootstrap-keys"]`,
@@ -280,43 +280,43 @@ func (r *replacement) runTerraform(ctx context.Context, variables []string, args
 		return nil, errors.New("interrupted. Run it again to continue")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("terraform %s failed, see above: run this again when that is solved: %w", args[0], err)
+		return nil, fmt.Errorf("terraform %s failed, see above (%w). Correct that and run this again", args[0], err)
 	}
 	return printed, nil
 }
 
-// setAside renames the secret that has the old service id's key, so that the new one's can have its name. Its id stays, and
-// by that the function reads it.
-func (r *replacement) setAside(ctx context.Context, id *serviceID, done *progress) error {
-	kind := map[bool]string{true: "iam_credentials", false: "arbitrary"}[id.managed]
+// renameOldSecret renames the secret that has the old service id's key, so that the new one's can have the name. The function reads
+// the secret by its id, which does not change.
+func (r *replacement) renameOldSecret(ctx context.Context, id *serviceID, done *progress) error {
 	if id == r.bootstrap && !id.managed {
-		return nil // its key is in AWS or a file alone
+		return nil // its key is only in AWS or in a file
 	}
+	kind := map[bool]string{true: "iam_credentials", false: "arbitrary"}[id.managed]
 	if done.Place == "" {
-		found, err := r.findSecret(ctx, r.makerName(id), r.keyGroup, kind)
+		found, err := r.findSecret(ctx, r.iamCredentialsName(id), r.keyGroup, kind)
 		if err != nil {
 			return err
 		}
-		done.Place = cmp.Or(found.ID, none)
-		if err := r.keep(id.role, done); err != nil {
+		done.Place = cmp.Or(found.ID, noSecret)
+		if err := r.saveProgress(id.role, done); err != nil {
 			return err
 		}
 	}
-	if done.Place == none {
+	if done.Place == noSecret {
 		return nil
 	}
-	body := map[string]string{"name": r.makerName(id) + "-of-" + strings.TrimPrefix(done.Old, "iam-")}
+	body := map[string]string{"name": r.iamCredentialsName(id) + "-of-" + strings.TrimPrefix(done.Old, "iam-")}
 	err := r.cloud.send(ctx, &failure{doing: "renaming the secret " + done.Place}, http.MethodPatch, "secrets/"+done.Place+"/metadata", body, nil)
 	if statusOf(err) == http.StatusGone { // its key has expired
 		return nil
 	}
-	return unlessGone(err) // deleted by a run cut off later
+	return unlessGone(err) // an interrupted run has deleted it
 }
 
-// deployment deploys what setup has written: an environment loaded before has the old values.
+// deployment takes its values from the file that setup wrote just now. Those in the environment may be from before.
 func (r *replacement) deployment() *deployment {
 	d := &deployment{program: r.program, values: map[string]string{}, force: true}
-	written, _ := envfile.Read(r.env) // read before
+	written, _ := envfile.Read(r.envFile) // readFiles has read it without an error
 	for _, s := range settings {
 		d.values[s.variable] = r.getenv(s.variable)
 	}
@@ -336,8 +336,8 @@ func (r *replacement) deployment() *deployment {
 
 func (r *replacement) deploy(ctx context.Context) error {
 	if r.noDeploy {
-		if r.confirm(ctx, fmt.Sprintf("The function must run with %s now, once with force", printable(r.env))) != nil {
-			return fmt.Errorf("the old service id still works. Deploy the function with %s, and run this again", printable(r.env))
+		if r.confirm(ctx, fmt.Sprintf("The function must run with %s now, once with force", printable(r.envFile))) != nil {
+			return fmt.Errorf("the old service id still works. Deploy the function with %s, and run this again", printable(r.envFile))
 		}
 		return nil
 	}
@@ -349,8 +349,8 @@ func (r *replacement) deploy(ctx context.Context) error {
 		}
 		for _, done := range r.note {
 			for _, old := range []string{done.Old, done.Place} {
-				if old != "" && old != none && strings.Contains(string(list), old) {
-					return fmt.Errorf("ROTATIONS_FILE=%s names %s: put in what %s says now, and run this again", printable(file), old, printable(r.env))
+				if old != "" && old != noSecret && strings.Contains(string(list), old) {
+					return fmt.Errorf("ROTATIONS_FILE=%s names %s: replace it by the value in %s, and run this again", printable(file), old, printable(r.envFile))
 				}
 			}
 		}
@@ -358,8 +358,8 @@ func (r *replacement) deploy(ctx context.Context) error {
 	return d.run(ctx)
 }
 
-// end deletes the old service id, and the secret that made its keys.
-func (r *replacement) end(ctx context.Context, role string, done *progress) error {
+// deleteOld deletes the old service id, and the secret that has its key.
+func (r *replacement) deleteOld(ctx context.Context, role string, done *progress) error {
 	if r.confirm(ctx, fmt.Sprintf("Deleting the service id %s of the %s, with all its keys and tokens", done.Old, role)) != nil {
 		return fmt.Errorf("not confirmed: %s still works, with its keys and tokens. Run this again to delete it", done.Old)
 	}
@@ -369,16 +369,16 @@ func (r *replacement) end(ctx context.Context, role string, done *progress) erro
 		return err
 	}
 	r.say("deleted the service id %s, with its keys and tokens", done.Old)
-	if done.Place == "" || done.Place == none {
+	if done.Place == "" || done.Place == noSecret {
 		return nil
 	}
 	return r.deleteSecret(ctx, done.Place)
 }
 
-// rotate publishes a token of now.
+// rotate saves another token.
 func (r *replacement) rotate(ctx context.Context) error {
 	if r.noDeploy {
-		r.say("note: run the function once more with force: a thief of the bootstrap key could write to the token secret until now")
+		r.say("note: run the function once more with force: until now a thief of the bootstrap key could write to the token secret")
 		return nil
 	}
 	d := r.deployment()
@@ -386,7 +386,7 @@ func (r *replacement) rotate(ctx context.Context) error {
 		return err
 	}
 	r.say("Rotating once more, now that nothing else can write to the token secret")
-	_, err := d.patientCall(ctx, aliasName, event{Mode: "rotate", Force: true})
+	_, err := d.callPatiently(ctx, aliasName, event{Mode: "rotate", Force: true})
 	if isFailure(err) {
 		err = fmt.Errorf("the run failed: %w. Run this again", err)
 	}

@@ -200,7 +200,7 @@ func TestReplacementStops(t *testing.T) {
 		"contradiction":   {args: []string{"--bootstrap", "--no-bootstrap-key"}, exit: 2, words: "does not go with"},
 		"an argument":     {args: []string{"key"}, exit: 2, words: "takes no arguments"},
 		"other changes": {args: both, spoil: func(th *theft) { th.terra.plan = "Plan: 1 to destroy." },
-			exit: 1, words: "nothing is replaced: terraform has other changes"},
+			exit: 1, words: "nothing is replaced: Terraform would make other changes"},
 		"other changes, refused": {args: workload, typed: "n\n", spoil: func(th *theft) { th.terra.plan = "Plan: 1 to destroy." },
 			exit: 1, words: "Plan: 1 to destroy.", mend: func(th *theft) {
 				if _, err := os.Stat(th.path("ibm.env.replacing")); err == nil {
@@ -235,7 +235,7 @@ func TestReplacementStops(t *testing.T) {
 			th.replaced("workload")
 		}},
 		// A new policy takes minutes to reach everywhere: until then the function would be refused with the new key.
-		"policies that do not count": {args: both, exit: 1, words: "do not count yet", spoil: func(th *theft) {
+		"policies that are not in force": {args: both, exit: 1, words: "are not in force yet", spoil: func(th *theft) {
 			th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403})
 		}, mend: func(th *theft) {
 			want(th.t, "AWS has the old key", th.atAWS() == th.key["bootstrap"], true)

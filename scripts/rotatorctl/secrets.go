@@ -11,7 +11,7 @@ import (
 	"iam-token-rotator/functions/iamtoken"
 )
 
-// secret is what Secrets Manager shows of a secret or a version.
+// secret is what Secrets Manager shows about a secret or a version.
 type secret struct {
 	ID       string    `json:"id"`
 	Name     string    `json:"name"`
@@ -19,7 +19,7 @@ type secret struct {
 	Expires  time.Time `json:"expiration_date"`
 	Versions int       `json:"versions_total"`
 	State    int       `json:"state"`
-	// of one that makes keys:
+	// only of type iam_credentials:
 	ServiceID string          `json:"service_id"`
 	Static    bool            `json:"service_id_is_static"`
 	Reuse     bool            `json:"reuse_api_key"`
@@ -27,7 +27,7 @@ type secret struct {
 	KeyID     string          `json:"api_key_id"`
 }
 
-// findSecret finds a secret of one of the types. Its id is empty if there is none.
+// findSecret finds the secret of this name and group, if it is of one of the types. If there is none, the id is empty.
 func (s *setup) findSecret(ctx context.Context, name, group, types string) (secret, error) {
 	const size = 200
 	doing := "finding the secret " + name
@@ -64,12 +64,12 @@ func checkID(doing, id string) error {
 	return nil
 }
 
-// createSecret returns the new secret's id. It never expires: at its expiration date Secrets Manager destroys a
-// secret, past recovery.
+// createSecret returns the id of the new secret. It sets no expiration date: at that date Secrets Manager destroys a secret for
+// good. refused is the advice for a 400.
 func (s *setup) createSecret(ctx context.Context, refused string, body map[string]any) (string, error) {
 	var created secret
 	f := &failure{doing: fmt.Sprintf("creating the secret %s", body["name"])}
-	f.refused = cmp.Or(refused, "Check the ids and options.") + " Or a secret of another group has the name: use another --name." // 409 or 400
+	f.ifRejected = cmp.Or(refused, "Check the ids and options.") + " Or a secret of another group has the name: use another --name." // 409 or 400
 	if err := s.cloud.send(ctx, f, http.MethodPost, "secrets", body, &created); err != nil {
 		return "", err
 	}

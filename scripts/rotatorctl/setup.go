@@ -22,20 +22,23 @@ import (
 	"iam-token-rotator/scripts/envfile"
 )
 
-// setup makes what Terraform must not see, because its provider writes values into the state: the API keys, and
-// the two secrets of one rotation.
+// setup makes the API keys and the two secrets of one rotation. Terraform must not make them, because its provider writes their
+// values into the state.
 type setup struct {
 	*program
-	outputsAt, name, env                           string
+	// the options
+	outputsFrom, name, envFile                     string
 	awsSecret, kmsKeyID, bootstrapFile, readerFile string
-	days                                           int
+	days                                           int // lifetime of new keys
 	noBootstrapKey, rotateKeys, kv                 bool
-	account, keyGroup, tokenGroup, profile         string
-	tokenSecret                                    string // empty until found or created
-	readerKeyID                                    string // of a reader's key that this run is not about
-	workload, bootstrap, reader                    *serviceID
-	cloud                                          *ibmCloud
-	aws                                            *bootstrapSecret // opened only where a key is to be stored there
+	// Terraform's outputs
+	account, keyGroup, tokenGroup, profile string
+	// what is found or made
+	tokenSecret                 string // its id
+	readerKeyID                 string // of a reader's key that an earlier run made
+	workload, bootstrap, reader *serviceID
+	cloud                       *ibmCloud
+	aws                         *bootstrapSecret // nil if no key is to be stored there
 }
 
 func (p *program) setupCommand() *cobra.Command {
@@ -44,37 +47,39 @@ func (p *program) setupCommand() *cobra.Command {
 		Use:   "setup",
 		Short: "Make the API keys and the two secrets, and print what deploy needs",
 		Long: `Makes the API keys of the bootstrap, workload and reader service ids, stores the workload's in the key group and
-the bootstrap's in AWS Secrets Manager, and creates the token secret. Run again, it changes nothing; interrupted,
-it continues. It prints ids and ARNs as NAME='value' lines, no secret. With -o json, "rotation" is the entry of ROTATIONS.
+the bootstrap's in AWS Secrets Manager, and creates the token secret. Where all of this exists, it changes nothing. If it
+is interrupted, run it again and it continues. It prints ids and ARNs as NAME='value' lines, no secret. With -o json it
+prints one document, whose "rotation" is the entry of ROTATIONS.
 
-You need Manager on the Secrets Manager instance and Administrator on the service ids. Log in with
+You need Manager on the Secrets Manager instance and Administrator on the service ids. Log in with one of
   IAM_TOKEN            your own token: export IAM_TOKEN="$(ibmcloud iam oauth-tokens)"
-  IBMCLOUD_API_KEY     or your own API key
+  IBMCLOUD_API_KEY     your own API key
 Other variables:
   IAM_URL              https://iam.cloud.ibm.com unless set
+Without --terraform, also Terraform's outputs, by their names in capitals:
   SECRETS_MANAGER_URL, ACCOUNT_ID, KEY_GROUP_ID, TOKEN_GROUP_ID, WORKLOAD_IAM_ID, BOOTSTRAP_IAM_ID, READER_IAM_ID,
-  IAM_PROFILE_ID       without --terraform: Terraform's outputs by their names in capitals
-  MANAGED_KEYS         likewise; true: IBM makes, rotates and deletes the keys of the workload and the bootstrap`,
+  IAM_PROFILE_ID
+  MANAGED_KEYS         true if IBM makes, rotates and deletes the keys of the workload and the bootstrap`,
 		Example: "  rotatorctl setup --terraform infra/ibm --reader-key-file build/reader.key --env build/ibm.env",
 		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context()) },
 	}
 	s.addFlags(command.Flags())
-	command.Flags().BoolVar(&s.rotateKeys, "rotate-keys", false, "make new keys, try and store them; the old ones stay valid")
+	command.Flags().BoolVar(&s.rotateKeys, "rotate-keys", false, "make, try and store new keys; the old ones remain valid")
 	return command
 }
 
-// addFlags adds the options that say what to make and where it is.
+// addFlags adds the options that replace-identity has too.
 func (s *setup) addFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&s.outputsAt, "terraform", "", "`PATH` of Terraform's folder, or of a file with what terraform output -json prints (- is standard input)")
-	flags.StringVar(&s.env, "env", "-", "write the lines to this `FILE`, whole or not at all (- is standard output)")
+	flags.StringVar(&s.outputsFrom, "terraform", "", "`PATH` of Terraform's folder, or of a file with what terraform output -json prints (- is standard input)")
+	flags.StringVar(&s.envFile, "env", "-", "write the lines to this `FILE`, all or none (- is standard output)")
 	flags.StringVar(&s.name, "name", "iam-token-rotator", "beginning of the names of keys and secrets")
 	flags.StringVar(&s.awsSecret, "aws-secret", defaultAWSSecret, "`NAME` of the AWS secret for the bootstrap key")
-	flags.StringVar(&s.kmsKeyID, "aws-kms-key-id", "", "encrypt the AWS secret with this key of yours")
-	flags.StringVar(&s.bootstrapFile, "bootstrap-key-file", "", "write the bootstrap key to this `FILE`, mode 0600, and not to AWS")
-	flags.StringVar(&s.readerFile, "reader-key-file", "", "make the reader's key too, in this `FILE`, mode 0600; another file gets its own key")
+	flags.StringVar(&s.kmsKeyID, "aws-kms-key-id", "", "encrypt the AWS secret with this KMS key of yours")
+	flags.StringVar(&s.bootstrapFile, "bootstrap-key-file", "", "write the bootstrap key to this `FILE`, mode 0600, instead of AWS")
+	flags.StringVar(&s.readerFile, "reader-key-file", "", "also make a key of the reader, in this `FILE`, mode 0600; each file gets its own key")
 	flags.BoolVar(&s.kv, "kv", false, "make the token secret of type kv, with the token in its entry iam_token")
-	flags.BoolVar(&s.noBootstrapKey, "no-bootstrap-key", false, "make no bootstrap key: a further workload uses the first one's")
+	flags.BoolVar(&s.noBootstrapKey, "no-bootstrap-key", false, "make no bootstrap key: all workloads use the one of the first")
 	flags.IntVar(&s.days, "expires-in", 90, "lifetime of new keys in `DAYS`; 0 is for ever")
 }
 
@@ -85,7 +90,7 @@ func (s *setup) run(ctx context.Context) error {
 	return s.makeMissing(ctx)
 }
 
-// begin reads what is given, and logs in.
+// begin checks the input, and logs in.
 func (s *setup) begin(ctx context.Context) error {
 	if err := s.readInput(); err != nil {
 		return err
@@ -94,7 +99,7 @@ func (s *setup) begin(ctx context.Context) error {
 }
 
 func (s *setup) makeMissing(ctx context.Context) error {
-	// Everything is read before anything is made, so that a missing right or a wrong id shows first.
+	// First everything is read, so that a missing right or a wrong id shows before anything is made.
 	if err := s.readState(ctx); err != nil {
 		return err
 	}
@@ -112,16 +117,16 @@ func (s *setup) makeMissing(ctx context.Context) error {
 			return err
 		}
 	}
-	s.noteLeftOver()
+	s.reportUnused()
 	return s.writeResult()
 }
 
-// serviceIDs are those that need a key. The workload's is the first: nothing is switched before each managed key was tried.
+// serviceIDs are those that get a key. The workload's is first: so its managed key has been tried, too, when AWS gets the bootstrap's.
 func (s *setup) serviceIDs() []*serviceID {
 	return slices.DeleteFunc([]*serviceID{s.workload, s.bootstrap, s.reader}, func(id *serviceID) bool { return id.store == nil })
 }
 
-// readState finds what is there.
+// readState finds the secrets and keys that exist. It changes nothing.
 func (s *setup) readState(ctx context.Context) error {
 	token, err := s.findSecret(ctx, s.name+"-token", s.tokenGroup, "arbitrary,kv")
 	if err != nil {
@@ -134,33 +139,34 @@ func (s *setup) readState(ctx context.Context) error {
 	s.tokenSecret, s.workload.place = token.ID, fixed.ID
 	for _, id := range s.serviceIDs() {
 		if id.file == "" {
-			if id.maker, err = s.findSecret(ctx, s.makerName(id), s.keyGroup, "iam_credentials"); err != nil {
+			if id.iamCredentials, err = s.findSecret(ctx, s.iamCredentialsName(id), s.keyGroup, "iam_credentials"); err != nil {
 				return err
 			}
 		}
 		if id.managed {
-			if err := s.checkMaker(id); err != nil {
+			if err := s.checkIAMCredentials(id); err != nil {
 				return err
 			}
 		}
-		if id.managed && id == s.workload {
-			continue
-		}
-		if err := s.loadKeys(ctx, id); err != nil {
-			return err
+		if mayHaveFixedKey := !id.managed || id != s.workload; mayHaveFixedKey { // AWS gets one before the bootstrap's managed key
+			if err := s.loadKeys(ctx, id); err != nil {
+				return err
+			}
 		}
 	}
 	b := s.bootstrap
-	if b.store == nil || b.file != "" || !b.managed && b.maker.ID == "" && !s.needsKey(b) {
+	inAWS := b.store != nil && b.file == ""
+	mayStore := b.managed || b.iamCredentials.ID != "" || s.needsKey(b)
+	if !inAWS || !mayStore {
 		return nil
 	}
 	if s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID); err == nil && !b.managed {
-		b.outdated = s.aws.keyID() != ""
+		b.mustReplace = s.aws.keyID() != "" // which nothing renews any more
 	}
 	return err
 }
 
-// outputs are Terraform's that matter here, with their shapes, and IAM's URL.
+// outputs are the outputs of Terraform that setup reads, with their shapes, and IAM's URL.
 var outputs = []struct {
 	name     string
 	shape    *regexp.Regexp
@@ -174,19 +180,19 @@ var outputs = []struct {
 
 var (
 	nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,38}[A-Za-z0-9]$`)
-	// originShape has http for this machine alone, and nullLabel what a missing value becomes in jq.
+	// originShape allows http only for this machine. nullLabel finds a host in which jq has put null for a missing value.
 	originShape = regexp.MustCompile(`^(?:https://[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|http://(?:127\.0\.0\.1|localhost))(?::[0-9]{1,5})?/?$`)
 	nullLabel   = regexp.MustCompile(`(?i)[/.]null(?:[/.:]|$)`)
 )
 
-// readInput checks everything that is given, without a request.
+// readInput checks options and variables. It sends no request.
 func (s *setup) readInput() error {
 	switch {
 	case s.noBootstrapKey && s.bootstrapFile != "":
 		return usagef("--no-bootstrap-key leaves nothing to write to --bootstrap-key-file")
 	case !nameShape.MatchString(s.name):
 		return usagef("--name takes 2 to 40 letters, digits, dots, hyphens and underscores, and begins and ends with a letter or digit")
-	case s.env == "":
+	case s.envFile == "":
 		return usagef("--env takes a file, or - for standard output")
 	case s.days < 0 || s.days > 9999:
 		return usagef("--expires-in takes a number of days, 9999 at most")
@@ -214,11 +220,11 @@ func (s *setup) readInput() error {
 	return s.planKeys(values)
 }
 
-// planKeys decides which service ids get a key, and where it belongs.
+// planKeys decides which service ids get a key, and where it is stored.
 func (s *setup) planKeys(values map[string]string) error {
 	managed := values["managed_keys"] == "true"
-	plan := func(role string) *serviceID { return &serviceID{role: role, iamID: values[role+"_iam_id"]} }
-	s.workload, s.bootstrap, s.reader = plan("workload"), plan("bootstrap"), plan("reader")
+	newID := func(role string) *serviceID { return &serviceID{role: role, iamID: values[role+"_iam_id"]} }
+	s.workload, s.bootstrap, s.reader = newID("workload"), newID("bootstrap"), newID("reader")
 	s.workload.store, s.workload.managed = s.storeInKeyGroup, managed
 	switch b := s.bootstrap; {
 	case s.bootstrapFile != "":
@@ -234,19 +240,20 @@ func (s *setup) planKeys(values map[string]string) error {
 			return err
 		}
 	}
-	if env, _ := placeOf(s.env); slices.Contains([]string{s.reader.place, s.bootstrap.place}, env) || s.readerFile != "" && s.reader.place == s.bootstrap.place {
-		return usagef("--env and the keys need a file each")
+	inOneFile := s.readerFile != "" && s.reader.place == s.bootstrap.place
+	if env, _ := placeOf(s.envFile); inOneFile || env == s.reader.place || env == s.bootstrap.place {
+		return usagef("two of --env, --bootstrap-key-file and --reader-key-file name the same file: give each its own")
 	}
 	if managed && s.rotateKeys {
-		s.say("note: IBM rotates the keys that it makes: --rotate-keys leaves them as they are")
+		s.say("note: --rotate-keys does not change the keys that IBM manages: IBM rotates them")
 	}
 	return nil
 }
 
-// readOutputs returns Terraform's outputs: those of --terraform alone, or else those in the environment.
+// readOutputs returns Terraform's outputs, from --terraform if that is given, else from the environment. It never mixes the two.
 func (s *setup) readOutputs() (map[string]string, error) {
 	values := map[string]string{}
-	if s.outputsAt == "" {
+	if s.outputsFrom == "" {
 		for _, o := range outputs {
 			values[o.name] = s.getenv(strings.ToUpper(o.name))
 		}
@@ -259,7 +266,7 @@ func (s *setup) readOutputs() (map[string]string, error) {
 			why = "terraform is not installed, or not in PATH; a file with what terraform output -json prints does as well"
 		} else if errors.Is(err, fs.ErrNotExist) {
 			why = "there is no such file or folder"
-		} else if s.outputsAt != "-" && errors.Is(err, fs.ErrPermission) {
+		} else if s.outputsFrom != "-" && errors.Is(err, fs.ErrPermission) {
 			why = "you may not read it"
 		}
 		return nil, usagef("--terraform: the outputs cannot be read: %s", why)
@@ -275,17 +282,17 @@ func (s *setup) readOutputs() (map[string]string, error) {
 }
 
 func (s *setup) readTerraform() ([]byte, error) {
-	if s.outputsAt == "-" {
+	if s.outputsFrom == "-" {
 		return io.ReadAll(io.LimitReader(s.stdin, 1<<20))
 	}
-	if info, err := os.Stat(s.outputsAt); err == nil && info.IsDir() {
+	if info, err := os.Stat(s.outputsFrom); err == nil && info.IsDir() {
 		return s.askTerraform("output", "-json", "-no-color")
 	}
-	return os.ReadFile(s.outputsAt)
+	return os.ReadFile(s.outputsFrom)
 }
 
-// terraform runs the program of this name. Ctrl-C reaches it by itself, and it finishes what it has begun: a second signal
-// would have it lose its state, which may be in AWS.
+// terraform runs the program terraform. The terminal sends Ctrl-C to it too, and it then finishes what it has begun. So it gets
+// no second signal from here: that one would make it abandon its state.
 func terraform(folder string, args ...string) (printed, complaint []byte, err error) {
 	command := exec.Command("terraform", append([]string{"-chdir=" + folder}, args...)...)
 	var stderr bytes.Buffer
@@ -294,9 +301,9 @@ func terraform(folder string, args ...string) (printed, complaint []byte, err er
 	return printed, stderr.Bytes(), err
 }
 
-// askTerraform returns what terraform prints. What it complains of is shown, and all that it prints where it fails.
+// askTerraform returns what terraform prints on standard output. It shows standard error, and if terraform fails both.
 func (s *setup) askTerraform(args ...string) ([]byte, error) {
-	printed, said, err := s.terraform(s.outputsAt, args...)
+	printed, said, err := s.terraform(s.outputsFrom, args...)
 	if err != nil {
 		said = slices.Concat(printed, said)
 	}
@@ -306,37 +313,37 @@ func (s *setup) askTerraform(args ...string) ([]byte, error) {
 	return printed, err
 }
 
-// writeResult prints or writes what was found and made.
+// writeResult prints, or writes to --env, the ids and ARNs of everything that was found and made.
 func (s *setup) writeResult() error {
 	w, b := s.workload, s.bootstrap
-	arn, maker, expires, profile := "", "", "", ""
+	arn, iamCredentials, expires, profile := "", "", "", ""
 	if b.file == "" {
-		arn = b.key.place
+		arn = b.stored.place
 	}
 	if b.managed {
-		maker = b.maker.ID
+		iamCredentials = b.iamCredentials.ID
 	}
 	if b.store == nil {
 		profile = s.profile
 	}
-	if !b.key.expires.IsZero() {
-		expires = b.key.expires.Format(time.DateOnly)
+	if !b.stored.expires.IsZero() {
+		expires = b.stored.expires.Format(time.DateOnly)
 	}
 	lines := slices.DeleteFunc([][2]string{
-		{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", w.key.place}, {"TOKEN_SECRET", s.tokenSecret},
-		{"EXPECT_ACCOUNT", s.account}, {"EXPECT_IAM_ID", w.iamID}, {"WORKLOAD_APIKEY_ID", w.key.id}, {"BOOTSTRAP_APIKEY_ID", b.key.id},
-		{"BOOTSTRAP_EXPIRES_AT", expires}, {"BOOTSTRAP_SECRET_ARN", arn}, {"BOOTSTRAP_KEY_SECRET", maker}, {"IAM_PROFILE_ID", profile},
-		{"READER_APIKEY_ID", cmp.Or(s.reader.key.id, s.readerKeyID)},
+		{"SECRETS_MANAGER_URL", s.cloud.secretsURL}, {"API_KEY_SECRET", w.stored.place}, {"TOKEN_SECRET", s.tokenSecret},
+		{"EXPECT_ACCOUNT", s.account}, {"EXPECT_IAM_ID", w.iamID}, {"WORKLOAD_APIKEY_ID", w.stored.id}, {"BOOTSTRAP_APIKEY_ID", b.stored.id},
+		{"BOOTSTRAP_EXPIRES_AT", expires}, {"BOOTSTRAP_SECRET_ARN", arn}, {"BOOTSTRAP_KEY_SECRET", iamCredentials}, {"IAM_PROFILE_ID", profile},
+		{"READER_APIKEY_ID", cmp.Or(s.reader.stored.id, s.readerKeyID)},
 	}, func(line [2]string) bool { return line[1] == "" })
-	if s.env != "-" || s.output != "json" {
-		if err := envfile.Write(s.env, envfile.Lines(lines), s.stdout); err != nil {
+	if s.envFile != "-" || s.output != "json" {
+		if err := envfile.Write(s.envFile, envfile.Lines(lines), s.stdout); err != nil {
 			return fmt.Errorf("writing the result failed: %s: run it again, with an --env that can be written; it makes nothing twice", printable(err.Error()))
 		}
 	}
 	if s.output != "json" {
 		return nil
 	}
-	document := map[string]any{"rotation": map[string]any{"name": s.name, "api_key_secret": w.key.place, "token_secret": s.tokenSecret,
+	document := map[string]any{"rotation": map[string]any{"name": s.name, "api_key_secret": w.stored.place, "token_secret": s.tokenSecret,
 		"expect": map[string]string{"account": s.account, "iam_id": w.iamID}}}
 	for _, line := range lines {
 		document[line[0]] = line[1]

@@ -252,10 +252,10 @@ func scenarios() map[string]scenario {
 		}, exit: 1, words: "the AWS secret"},
 		"managed: a slow key": {managed: true, arrange: unknown(29)}, // not a minute
 		"managed: a bad key": {managed: true, arrange: unknown(0), exit: 1,
-			words: "The key is not known to IAM: it was deleted, has expired or was made seconds ago. Nothing is switched",
+			words: "The key is not known to IAM: it was deleted, has expired or was made seconds ago. The keys in use are unchanged",
 			then: func(fx *fixture, r run) {
 				nothingAtAWS(fx, r)
-				fx.fail("Nothing is switched") // nor by the next run
+				fx.fail("The keys in use are unchanged") // nor by the next run
 				fx.mend()
 				fx.complete(fx.succeed(), 0)
 			}},
@@ -266,12 +266,12 @@ func scenarios() map[string]scenario {
 		"by account":             open(undocumented{KeyAuthorization: "account"}, nil, ""),
 		"by service ids":         open(undocumented{KeyAuthorization: "service_ids"}, nil, ""),
 		"no authorization":       open(undocumented{KeyAuthorization: "none"}, nil, "creating the secret iam-token-rotator-api-key: HTTP 400. Secrets Manager may not make keys"),
-		"ended, 400 and 200":     open(undocumented{Destroyed: 400, EndedKeySecret: 200}, ended, "made anew"),
-		"ended, 404":             open(undocumented{Destroyed: 404, EndedKeySecret: 404}, ended, "made anew"),
-		"ended, 410":             open(undocumented{Destroyed: 410, EndedKeySecret: 410}, ended, "made anew"),
-		"ended, 412":             open(undocumented{Destroyed: 412}, ended, "made anew"),
-		"a change of the rule":   open(undocumented{RuleChange: "rotates"}, made, "has the key of now"),
-		"policies on own keys":   open(undocumented{OwnKeys: "policy"}, made, "has the key of now"),
+		"ended, 400 and 200":     open(undocumented{Destroyed: 400, EndedKeySecret: 200}, ended, "has ended, so it makes no more keys"),
+		"ended, 404":             open(undocumented{Destroyed: 404, EndedKeySecret: 404}, ended, "has ended, so it makes no more keys"),
+		"ended, 410":             open(undocumented{Destroyed: 410, EndedKeySecret: 410}, ended, "has ended, so it makes no more keys"),
+		"ended, 412":             open(undocumented{Destroyed: 412}, ended, "has ended, so it makes no more keys"),
+		"a change of the rule":   open(undocumented{RuleChange: "rotates"}, made, "has the current key"),
+		"policies on own keys":   open(undocumented{OwnKeys: "policy"}, made, "has the current key"),
 		"another service id": {managed: true, arrange: func(fx *fixture) {
 			maker("api-key", ibmcloudtest.SecretSpec{IAMID: fx.outputs["reader_iam_id"], ReuseAPIKey: true})(fx)
 		}, exit: 1, words: "another service id", then: nothingAtAWS},
@@ -300,7 +300,7 @@ func scenarios() map[string]scenario {
 			fx.lie("/api/v2/secrets/", "api_key_id", "ApiKey-00000000-0000-0000-0000-000000000000")
 		}},
 		"from fixed to managed": {arrange: func(fx *fixture) { made(fx); fx.outputs["managed_keys"] = "true" }, args: "--rotate-keys",
-			words: "holds the workload's fixed key|--rotate-keys leaves them"},
+			words: "holds the workload's fixed key|--rotate-keys does not change the keys that IBM manages"},
 
 		"not IAM_TOKEN": {arrange: envIs("IAM_TOKEN", "nonsense"), exit: 1, words: "fetch a new one"},
 		"a reader's": {arrange: func(fx *fixture) { _, fx.env["IAM_TOKEN"] = fx.exchange(fx.cloud.ReaderAPIKey()) },
@@ -327,8 +327,8 @@ func scenarios() map[string]scenario {
 		"no outputs":             usage("--terraform /nowhere", "the outputs cannot be read: there is no such file or folder", nil),
 		"no folder for the file": usage("--reader-key-file /nowhere/\x1breader.key", `/nowhere/\x1breader.key cannot be written`, nil),
 		"a folder for the file":  usage("--bootstrap-key-file FOLDER", "cannot be written", nil),
-		"one file for two keys":  usage("--reader-key-file FOLDER/both.key --bootstrap-key-file FOLDER/./both.key", "a file each", nil),
-		"one for a key and ids":  usage("--reader-key-file FOLDER/both.key --env FOLDER/./both.key", "a file each", nil),
+		"one file for two keys":  usage("--reader-key-file FOLDER/both.key --bootstrap-key-file FOLDER/./both.key", "give each its own", nil),
+		"one for a key and ids":  usage("--reader-key-file FOLDER/both.key --env FOLDER/./both.key", "give each its own", nil),
 		"an unset variable":      usage("--env=", "--env takes a file", nil),
 		"a device for the file":  usage("--reader-key-file /dev/null", "cannot be written", nil),
 		"plain http":             usage("", "IAM_URL must be an https URL", envIs("IAM_URL", "http://iam.cloud.ibm.com")),
@@ -478,7 +478,7 @@ func TestRotateKeys(t *testing.T) {
 	for role, key := range old {
 		fx.owner(key, fx.outputs[role+"_iam_id"]) // goes on working
 	}
-	if !strings.Contains(second.stderr, foreign+" is also named iam-token-rotator-workload and not of setup's making") {
+	if !strings.Contains(second.stderr, "setup did not make the key "+foreign) {
 		t.Errorf("want a note of the foreign key:\n%s", second.stderr)
 	}
 	other := elsewhere.values["BOOTSTRAP_APIKEY_ID"]

@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// findStack describes a stack, by name or id; nil if there is none.
+// findStack describes a stack, by name or id. It returns nil if there is none.
 func (p *program) findStack(ctx context.Context, name string) (*types.Stack, error) {
 	described, err := p.stacks.DescribeStacks(ctx, &cloudformation.DescribeStacksInput{StackName: &name})
 	switch {
@@ -30,7 +30,7 @@ func (p *program) findStack(ctx context.Context, name string) (*types.Stack, err
 	return &described.Stacks[0], nil
 }
 
-// ownStack is the stack of --stack, which must be there.
+// ownStack is the stack of --stack; it is an error if there is none.
 func (p *program) ownStack(ctx context.Context) (*types.Stack, error) {
 	stack, err := p.findStack(ctx, p.stack)
 	if err == nil && stack == nil {
@@ -39,7 +39,7 @@ func (p *program) ownStack(ctx context.Context) (*types.Stack, error) {
 	return stack, err
 }
 
-// parameters are a stack's, nil's too. None of them is hidden by NoEcho.
+// parameters are those of a stack, none for nil. The templates hide none of their values with NoEcho.
 func parameters(stack *types.Stack) map[string]string {
 	all := map[string]string{}
 	if stack != nil {
@@ -61,8 +61,8 @@ func output(stack *types.Stack, key string) string {
 	return ""
 }
 
-// createOrUpdate makes the stack match the template and the parameters. Parameters that are not given have the template's
-// default, or in an existing stack keep their values, as far as the template still has them.
+// createOrUpdate makes the stack match the template and the parameters. A parameter that is not given keeps its value in an
+// existing stack, if the template still has it; otherwise it has the template's default.
 func (d *deployment) createOrUpdate(ctx context.Context) error {
 	d.say("%s the stack %s", map[bool]string{true: "Creating", false: "Updating"}[d.existing == nil], d.stack)
 	kept, all := parameters(d.existing), maps.Clone(d.defaults)
@@ -71,7 +71,7 @@ func (d *deployment) createOrUpdate(ctx context.Context) error {
 	maps.Copy(all, d.parameters)
 	d.parameters = all
 	if err := d.change(ctx, d.existing == nil, release{d.template, d.parameters}); err != nil {
-		return fmt.Errorf("the deployment failed: %w\nDeploy again when that is corrected, or remove what it made: rotatorctl destroy --stack=%s", err, d.stack)
+		return fmt.Errorf("the deployment failed: %w\nCorrect that and deploy again, or remove the stack: rotatorctl destroy --stack=%s", err, d.stack)
 	}
 	return nil
 }
@@ -111,8 +111,8 @@ func (p *program) change(ctx context.Context, create bool, to release) error {
 	return watch.follow(ctx, id, "CREATE_COMPLETE", "UPDATE_COMPLETE")
 }
 
-// removeUnusable returns the stack if it can be updated. What a failed first deployment or a failed deletion left
-// it deletes: CloudFormation can do nothing else with such a stack.
+// removeUnusable returns the stack if it can be updated. It deletes a stack that a failed first deployment or a failed deletion
+// left: CloudFormation can do nothing else with it.
 func (d *deployment) removeUnusable(ctx context.Context) (*types.Stack, error) {
 	stack, err := d.findStack(ctx, d.stack)
 	if err != nil || stack == nil {
@@ -120,7 +120,7 @@ func (d *deployment) removeUnusable(ctx context.Context) (*types.Stack, error) {
 	}
 	switch status := stack.StackStatus; status {
 	case "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED", "REVIEW_IN_PROGRESS":
-		d.say("Removing the stack %s, which an earlier deployment left in %s", d.stack, status)
+		d.say("Deleting the stack %s, which an earlier command left in %s", d.stack, status)
 		return nil, d.deleteStack(ctx, stack)
 	case "UPDATE_ROLLBACK_FAILED":
 		return nil, fmt.Errorf("the stack %s is in %s: run aws cloudformation continue-update-rollback --stack-name %s first", d.stack, status, d.stack)
@@ -155,11 +155,11 @@ type watcher struct {
 	*program
 	began  time.Time
 	seen   string              // id of the last event printed
-	why    []string            // of what could not be made or deleted, each reason once
-	failed map[string][]string // the resources, by reason
+	why    []string            // why resources could not be made or deleted, each reason once
+	failed map[string][]string // these resources, by reason
 }
 
-// watch begins to watch a stack, or one that is yet to be: only events from now on are printed.
+// watch begins to watch a stack, which may not exist yet (create): only events from now on are printed.
 func (p *program) watch(ctx context.Context, create bool) (*watcher, error) {
 	w := &watcher{program: p, began: p.now(), failed: map[string][]string{}}
 	if !create {
@@ -171,7 +171,7 @@ func (p *program) watch(ctx context.Context, create bool) (*watcher, error) {
 	return w, nil
 }
 
-// events are a stack's, newest first. After an error there is none.
+// events are the events of a stack, newest first. An error ends them.
 func (p *program) events(ctx context.Context, stack string) iter.Seq2[types.StackEvent, error] {
 	return func(yield func(types.StackEvent, error) bool) {
 		pages := cloudformation.NewDescribeStackEventsPaginator(p.stacks, &cloudformation.DescribeStackEventsInput{StackName: &stack})
@@ -192,7 +192,7 @@ func (p *program) events(ctx context.Context, stack string) iter.Seq2[types.Stac
 
 const pollEvery = 2 * time.Second
 
-// follow waits until CloudFormation ends in a final status, which must be one of those, or the stack is gone.
+// follow waits until the stack is deleted, or in a final status. It is an error if that is none of ends.
 func (w *watcher) follow(ctx context.Context, id string, ends ...types.StackStatus) error {
 	for {
 		stack, err := w.findStack(ctx, id)
@@ -246,7 +246,7 @@ func (w *watcher) printEvent(event types.StackEvent) {
 	case strings.HasSuffix(status, "_COMPLETE") && !strings.Contains(status, "ROLLBACK"):
 		color = green
 	case !w.isTerminal(w.stderr) && event.LogicalResourceId != nil && *event.LogicalResourceId != aws.ToString(event.StackName):
-		return // only a person who waits needs to see that a step has begun
+		return // that a step has begun is only of interest on a terminal
 	}
 	w.say("  %5s  %s  %s", w.now().Sub(w.began).Round(time.Second), w.colored(w.stderr, color, fmt.Sprintf("%-18s", printable(status))), resource)
 }
@@ -265,12 +265,12 @@ func (w *watcher) failure(status types.StackStatus) error {
 
 func (p *program) destroyCommand() *cobra.Command {
 	var bucket string
-	cmd := p.newCommand("destroy", "Remove from AWS all that deploy made", "", func(ctx context.Context) error { return p.destroy(ctx, bucket) })
-	cmd.Flags().StringVar(&bucket, "bucket", "", "where the zips are, if the stack is gone already (BUCKET)")
+	cmd := p.newCommand("destroy", "Remove from AWS everything that deploy made", "", func(ctx context.Context) error { return p.destroy(ctx, bucket) })
+	cmd.Flags().StringVar(&bucket, "bucket", "", "where the zips are, if the stack no longer exists (BUCKET)")
 	return cmd
 }
 
-// destroy removes the stack and its zips, and nothing else from the bucket.
+// destroy removes the stack, and its zips, names and releases from the bucket.
 func (p *program) destroy(ctx context.Context, bucket string) error {
 	if !p.yes && !p.isTerminal(p.stdin) {
 		return usagef("destroy deletes the stack %s: there is no terminal to ask on, so give --yes (make destroy YES=1)", p.stack)
@@ -284,7 +284,7 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 		return err
 	}
 	missing := fmt.Errorf("there is no stack %s in %s", p.stack, p.who)
-	what, secret := "There is no such stack here. This deletes the zips of one from the bucket "+printable(bucket), ""
+	what, secret := "There is no such stack. This deletes only its zips, from the bucket "+printable(bucket), ""
 	if stack != nil {
 		bucket, secret = parameter(stack, "CodeBucket"), parameter(stack, "BootstrapSecretArn")
 		what = "This deletes the function, schedules, queues, roles, alarms, dashboard and log"

@@ -318,7 +318,7 @@ func TestDeploymentRemovesWhatWasLeft(t *testing.T) {
 		}
 		return 0, ""
 	}
-	a.must(0, "deploy", "Removing the stack left, which an earlier deployment left in REVIEW_IN_PROGRESS", "default: rotated")
+	a.must(0, "deploy", "Deleting the stack left, which an earlier command left in REVIEW_IN_PROGRESS", "default: rotated")
 	deleted, created := slices.Index(actions, "DeleteStack"), slices.Index(actions, "CreateStack")
 	if deleted < 0 || created < deleted {
 		t.Errorf("got %v, want the stack deleted before it is created", actions)
@@ -410,9 +410,9 @@ func TestUsage(t *testing.T) {
 		{"unknown mode", "invoke", nil, object{"MODE": "bogus"}, `MODE="bogus" is not known: use rotate, ensure, check, doctor`},
 		{"a key for a mode", "invoke --mode " + likeAKey, nil, nil, "(40 characters, not repeated here)"},
 		{"unknown force", "invoke --mode=rotate", nil, object{"FORCE": "yes"}, `FORCE="yes" is no truth value: use true or false`},
-		{"forced doctor", "invoke --mode=doctor --force", nil, nil, "leave it out"},
+		{"forced doctor", "invoke --mode=doctor --force", nil, nil, "leave out FORCE=true"},
 		{"since in words", "logs --since=abc", nil, nil, `option --since: "abc" is no duration: use 30m or 24h`},
-		{"since the future", "logs --since=-5m", nil, nil, "--since is the time to go back"},
+		{"since the future", "logs --since=-5m", nil, nil, "--since is how far to go back"},
 		{"raw and failed", "logs --raw --failed", nil, nil, "leave out --failed"},
 		{"endless JSON", "logs -f -o json", nil, nil, "leave out -o json"},
 		{"destroy unasked", "destroy", nil, nil, "give --yes"},

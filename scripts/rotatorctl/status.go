@@ -21,22 +21,21 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// entry is what a line of the function's log means.
+// entry is a line of the function's log, parsed.
 type entry struct {
-	ID     string         `json:"-"`
-	At     time.Time      `json:"at"`
-	Report *report.Report `json:"report,omitempty"`
-	Lost   string         `json:"lost,omitempty"`  // how a run ended that left no report
-	Other  string         `json:"other,omitempty"` // another warning or error
-	line   string
-	// version of the function that wrote it: the stream has it in brackets
-	version string
+	ID      string         `json:"-"`
+	At      time.Time      `json:"at"`
+	Report  *report.Report `json:"report,omitempty"`
+	Lost    string         `json:"lost,omitempty"`  // how a run ended that left no report
+	Other   string         `json:"other,omitempty"` // another warning or error
+	line    string
+	version string // of the function that wrote the line
 }
 
 // streamVersion finds the version in a stream's name, 2026/01/31/FUNCTION[VERSION]ENVIRONMENT.
 var streamVersion = regexp.MustCompile(`\[([^]]+)\]`)
 
-// lambdaFailure is what Lambda says of a process that ended, or whose time was up.
+// lambdaFailure finds Lambda's own lines about a process that crashed or ran out of time.
 var lambdaFailure = regexp.MustCompile(`^RequestId: \S+ (Error: .*)|(Task timed out.*)`)
 
 func newEntry(logged logs.FilteredLogEvent) entry {
@@ -62,7 +61,7 @@ func newEntry(logged logs.FilteredLogEvent) entry {
 		}
 	case said.Msg == "the run could not begin":
 		e.Lost = "could not begin: " + strings.ReplaceAll(said.Error, "\n", "; ")
-	case said.Msg != "rotation" && (said.Level == "WARN" || said.Level == "ERROR"): // the report has the results again
+	case said.Msg != "rotation" && (said.Level == "WARN" || said.Level == "ERROR"): // the report has the results of rotations
 		e.Other = said.Level + " " + said.Msg
 		if said.Error != "" {
 			e.Other += ": " + said.Error
@@ -71,7 +70,7 @@ func newEntry(logged logs.FilteredLogEvent) entry {
 	return e
 }
 
-// text is the entry for a person, nothing if it is of no interest.
+// text is the entry for a person; it is empty for what the options leave out.
 func (e entry) text(o logOptions) string {
 	if o.raw {
 		return printable(e.line) + "\n"
@@ -101,13 +100,13 @@ func (e entry) text(o logOptions) string {
 	return text.String()
 }
 
-// runPatterns find what newEntry knows: one pattern cannot ask for both, the function's lines and Lambda's.
+// runPatterns find the lines that newEntry parses: the first the function's own, the second Lambda's. No pattern can find both.
 var runPatterns = []string{
 	`{ ($.msg = "report") || ($.msg = "the run could not begin") || ($.level = "WARN") || ($.level = "ERROR") }`,
 	`?"Task timed out" ?"Error:"`,
 }
 
-// entries returns what the log has since then and matches one of the patterns, each line once, by time.
+// entries returns the lines since a time that match one of the patterns, each once, in order of time.
 func (p *program) entries(ctx context.Context, since time.Time, patterns ...string) ([]entry, error) {
 	found := []entry{}
 	for _, pattern := range patterns {
@@ -138,10 +137,10 @@ type logOptions struct {
 
 func (p *program) logsCommand() *cobra.Command {
 	var o logOptions
-	cmd := p.newCommand("logs", "Print what the deployed function's log says, a line a result", "", func(ctx context.Context) error {
+	cmd := p.newCommand("logs", "Print the deployed function's log, one line for each result", "", func(ctx context.Context) error {
 		switch {
 		case o.since <= 0 || o.since > 10*365*24*time.Hour:
-			return usagef("--since is the time to go back: 30m, 1h, 24h")
+			return usagef("--since is how far to go back: 30m, 1h, 24h")
 		case o.raw && (o.failed || p.output == "json"):
 			return usagef("--raw prints all lines as they are: leave out --failed and -o json")
 		case o.follow && p.output == "json":
@@ -150,9 +149,9 @@ func (p *program) logsCommand() *cobra.Command {
 		return p.printLogs(ctx, o)
 	})
 	cmd.Flags().DurationVar(&o.since, "since", time.Hour, "show this much of the log, up to now")
-	cmd.Flags().BoolVar(&o.failed, "failed", false, "only what failed")
+	cmd.Flags().BoolVar(&o.failed, "failed", false, "only failures")
 	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "keep printing until Ctrl-C")
-	cmd.Flags().BoolVar(&o.raw, "raw", false, "every line, escaped for a terminal but otherwise as it is")
+	cmd.Flags().BoolVar(&o.raw, "raw", false, "every line as it is, escaped for a terminal")
 	return cmd
 }
 
@@ -161,7 +160,7 @@ const (
 	lateBy      = 2 * time.Minute // a line may reach CloudWatch that late
 )
 
-// news are the entries of interest that are not printed yet, and their text.
+// news returns the entries that the options want and that are not printed yet, with their text.
 func (o logOptions) news(found []entry, printed map[string]bool) ([]entry, string) {
 	var text strings.Builder
 	fresh := slices.DeleteFunc(found, func(e entry) bool {
@@ -215,7 +214,7 @@ func (p *program) printLogs(ctx context.Context, o logOptions) error {
 	}
 }
 
-// rotationStatus is what the log says of a rotation.
+// rotationStatus is the state of a rotation by the log: the result of its last run.
 type rotationStatus struct {
 	report.Result
 	At         time.Time  `json:"at"` // of its last run
@@ -235,24 +234,25 @@ type lostRun struct {
 	Why string    `json:"why"`
 }
 
-// status is what the log says of a stack.
+// status is the state of a stack by the log.
 type status struct {
 	Stack     string           `json:"stack"`
 	Since     time.Time        `json:"since"` // what was read begins there
 	OK        bool             `json:"ok"`
 	Rotations []rotationStatus `json:"rotations"`
-	Lost      *lostRun         `json:"lost,omitempty"`   // if nothing was heard of a rotation since
+	Lost      *lostRun         `json:"lost,omitempty"`   // if a rotation has not reported since
 	Passes    []pass           `json:"passes,omitempty"` // a fleet's last ones
 }
 
 func (p *program) statusCommand() *cobra.Command {
 	var exitZero bool
 	cmd := p.newCommand("status", "Show when each token expires and how its last run went",
-		`Shows, from the reports in the log of the last hour, when each token expires and how its last run went, failures first.
-It also shows a rotate or check that failed and has not succeeded since, and a run that left no report. Of more than 20 rotations those are
-listed that are not in order, 20 at most; -o json has all. Of a fleet it shows how the last executions of its machines ended, too.
+		`Shows when each token expires and how its last run went, failures first, from the reports in the log of the last hour.
+It also shows a rotate or check that failed and has not succeeded since, and a run that left no report. With more than 20
+rotations it lists only those that are not in order, 20 at most; -o json has all. For a fleet it also shows how the last
+executions of its state machines ended.
 
-Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
+Exit code 1: a token has expired, a last run failed, or there is no report.`,
 		func(ctx context.Context) error {
 			if err := p.connect(ctx); err != nil {
 				return err
@@ -274,16 +274,16 @@ Exit code 1: a token has expired, a last run failed, or nothing was reported.`,
 	return cmd
 }
 
-// readStatus also returns what it has read: the runs of the deployed version since then.
+// readStatus returns the status, and the runs of the live version since a time, from which it is made.
 func (p *program) readStatus(ctx context.Context, stack *types.Stack, since time.Time) (s status, runs []entry, err error) {
 	runs, err = p.entries(ctx, since, runPatterns...)
 	if err != nil {
 		return s, nil, err
 	}
-	// A version that deploy has rejected, or replaced, says nothing of the one that runs.
+	// Runs of rejected or replaced versions do not count.
 	live, deployed := parameter(stack, aliasVersion), time.Time{}
 	runs = slices.DeleteFunc(runs, func(e entry) bool { return live != "" && e.version != live })
-	if number(live) == 0 { // of a function without versions, a rotation that has not run since may no longer be deployed
+	if number(live) == 0 { // without versions: a rotation that has not run since the update may no longer exist
 		deployed = aws.ToTime(cmp.Or(stack.LastUpdatedTime, stack.CreationTime))
 	}
 	s = newStatus(p.stack, since, deployed, runs, p.now())
@@ -294,7 +294,7 @@ func (p *program) readStatus(ctx context.Context, stack *types.Stack, since time
 	return s, runs, err
 }
 
-// newStatus reads the runs since then, oldest first.
+// newStatus makes the status from the runs, oldest first.
 func newStatus(stack string, since, deployed time.Time, runs []entry, now time.Time) status {
 	rotations := map[string]rotationStatus{}
 	var lost *lostRun
@@ -320,7 +320,7 @@ func newStatus(stack string, since, deployed time.Time, runs []entry, now time.T
 	}
 	for i := range s.Rotations {
 		r := &s.Rotations[i]
-		r.MarginSeconds, r.SecondsRemaining = nil, nil // of another moment
+		r.MarginSeconds, r.SecondsRemaining = nil, nil // they were true at the time of the run
 		if r.ExpiresAt != nil {
 			r.SecondsRemaining = aws.Int64(int64(r.ExpiresAt.Sub(now) / time.Second))
 		}
@@ -337,9 +337,8 @@ func newStatus(stack string, since, deployed time.Time, runs []entry, now time.T
 	return s
 }
 
-// lastFailed is what is to be remembered after a run. An ensure that finds the stored token good enough proves
-// nothing of a rotate that failed: that is shown until a run has gone the same way and come through. A check does
-// not go the way of save and mirror.
+// lastFailed is the failure to show after a run, given the one before it. It is shown until a run has succeeded at the same step:
+// an ensure that finds the stored token fresh does not reach that step, and a check does not reach save and mirror.
 func lastFailed(before *failedRun, run entry, result report.Result) *failedRun {
 	mode := run.Report.Mode
 	switch {
@@ -355,7 +354,7 @@ func lastFailed(before *failedRun, run entry, result report.Result) *failedRun {
 	return before
 }
 
-// expired reports whether the stored token has.
+// expired reports whether the stored token has expired.
 func (r rotationStatus) expired() bool { return r.SecondsRemaining != nil && *r.SecondsRemaining < 0 }
 
 // bad reports whether a person has to act.
@@ -363,7 +362,7 @@ func (r rotationStatus) bad() bool {
 	return r.Outcome == report.Failed || r.LastFailed != nil || r.expired()
 }
 
-// mostListed is how many rotations are listed; of more only those that are not in order.
+// mostListed is how many rotations the status lists for a person. If there are more, it lists only those that are not in order.
 const mostListed = 20
 
 // text is the status for a person.
@@ -411,7 +410,7 @@ func (r rotationStatus) text() string {
 	return text
 }
 
-// totals counts the outcomes, and the tokens that have expired since.
+// totals counts the outcomes, and the tokens that have expired since the last run.
 func (s status) totals() string {
 	var all report.Report
 	expired := 0

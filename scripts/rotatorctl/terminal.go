@@ -17,11 +17,11 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// secretLength is the least length of what may be a key pasted into the wrong place: an AWS key has 40 characters.
+// Text of secretLength characters or more may be a key pasted into the wrong place: an AWS key has 40 characters.
 const secretLength = 40
 
-// quote returns foreign text in quotes, on one line, with control and direction characters escaped.
-// What is long enough to be a key is not repeated.
+// quote returns foreign text in quotes, on one line, with control and direction characters escaped. It does not repeat text
+// that is long enough to be a key.
 func quote(text string) string {
 	if len(text) >= secretLength {
 		return fmt.Sprintf("(%d characters, not repeated here)", len(text))
@@ -34,8 +34,8 @@ func printable(text string) string { return report.Printable(text) }
 
 var longWord = regexp.MustCompile(fmt.Sprintf(`[^\s"]{%d,}`, secretLength))
 
-// withoutSecrets is printable without the words that may be keys or tokens: an answer or a file may repeat them. An ARN and the
-// address of a host are none.
+// withoutSecrets is printable, but leaves out words that may be keys or tokens, since an answer or a file may repeat them. It keeps
+// ARNs and addresses of hosts.
 func withoutSecrets(text string) string {
 	return longWord.ReplaceAllStringFunc(printable(text), func(word string) string {
 		if strings.HasPrefix(word, "arn:") || strings.HasPrefix(word, "https://") && !strings.ContainsAny(word, "?@") {
@@ -45,7 +45,7 @@ func withoutSecrets(text string) string {
 	})
 }
 
-// withoutCredentials is an environment for programs that need none of the keys and tokens that this one is given.
+// withoutCredentials is an environment for programs that need none of this program's keys and tokens.
 func withoutCredentials(environ []string, others ...string) []string {
 	names := append(others, "IAM_TOKEN", "IBMCLOUD_API_KEY", "SECRETS_MANAGER_APIKEY", "READER_APIKEY", "READER_IAM_TOKEN")
 	return slices.DeleteFunc(slices.Clone(environ), func(variable string) bool {
@@ -59,7 +59,7 @@ func isTerminal(file any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// colored wraps text in a terminal's color codes, where w is a terminal and NO_COLOR is not set.
+// colored puts text in the terminal's color codes, unless w is no terminal or NO_COLOR is set.
 func (p *program) colored(w io.Writer, color, text string) string {
 	if color == "" || p.getenv("NO_COLOR") != "" || p.getenv("TERM") == "dumb" || !p.isTerminal(w) {
 		return text
@@ -77,7 +77,7 @@ func (p *program) say(format string, args ...any) {
 	fmt.Fprintf(p.stderr, format+"\n", args...)
 }
 
-// confirm asks, on a terminal, before something that cannot be undone.
+// confirm asks before something that cannot be undone. With --yes it does not ask.
 func (p *program) confirm(ctx context.Context, what string) error {
 	if p.yes {
 		return nil
