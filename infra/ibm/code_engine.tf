@@ -1,5 +1,5 @@
-# The keyless way in: a job that Code Engine vouches for, and no stored bootstrap key. Only the run of the build and the
-# cron subscription are the CLI's (code-engine.md): the provider has neither.
+# The function as a Code Engine job, without a stored bootstrap key: Code Engine identifies the job to IAM. The provider can
+# neither run the build nor make the cron subscription: code-engine.md has the commands.
 
 resource "ibm_code_engine_project" "rotator" {
   count = local.new_project ? 1 : 0
@@ -22,7 +22,7 @@ resource "ibm_iam_trusted_profile_link" "job" {
   cr_type    = "CE"
   name       = "${var.prefix}-job"
 
-  # One job of one project, not every workload in it.
+  # One job of the project, not all of its workloads.
   link {
     crn            = local.new_project ? one(ibm_code_engine_project.rotator[*].crn) : var.code_engine.project_crn
     component_type = "job"
@@ -51,7 +51,7 @@ locals {
   project_id = local.new_project ? one(ibm_code_engine_project.rotator[*].project_id) : try(split(":", var.code_engine.project_crn)[7], "")
 }
 
-# How the image is made of a repository; `ibmcloud ce buildrun submit --build NAME` makes it.
+# How to build the image from a repository; `ibmcloud ce buildrun submit --build NAME` builds it.
 resource "ibm_code_engine_build" "image" {
   count = try(var.code_engine.build, null) == null ? 0 : 1
 

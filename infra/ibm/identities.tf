@@ -20,7 +20,7 @@ resource "ibm_iam_service_id" "reader" {
   tags        = var.tags
 }
 
-# People, service ids and trusted profiles that read the tokens, too.
+# A group of people, service ids and trusted profiles that also read the tokens.
 resource "ibm_iam_access_group" "readers" {
   count = var.readers == null ? 0 : 1
 
@@ -38,8 +38,8 @@ resource "ibm_iam_access_group_members" "readers" {
   iam_profile_ids = var.readers.profile_ids
 }
 
-# What the rotator does, action by action. No predefined role fits: SecretsReader on the keys would
-# let it list and describe them too, Writer on the tokens would let it read, create and change them.
+# Exactly the actions that the rotator needs. Predefined roles allow more: SecretsReader on the keys would
+# also let it list and describe them, and Writer on the tokens read, create and change them.
 
 resource "ibm_iam_custom_role" "key_reader" {
   name         = "${local.role_name_start}KeyRead"

@@ -1,8 +1,7 @@
-# New instances are private-only unless created otherwise, and a private-only host does not
-# answer outside IBM's network: from AWS neither the function nor a job could reach it.
-# The endpoints are asked for in both ways: service_endpoints is the provider's documented argument,
-# allowed_network the service's own parameter, which IBM's pages no longer name and which alone was
-# not always honoured.
+# New instances are private-only by default. A private-only host does not answer outside IBM's network, so
+# neither the function on AWS nor a job there could reach it. Two settings name the endpoints: service_endpoints
+# is the provider's documented argument. allowed_network is a parameter of the service that IBM no longer
+# documents; alone it did not always work.
 resource "ibm_resource_instance" "secrets_manager" {
   count = local.new_instance ? 1 : 0
 
@@ -20,7 +19,7 @@ resource "ibm_resource_instance" "secrets_manager" {
   )
   depends_on = [ibm_iam_authorization_policy.kms]
 
-  # An instance is its own machine: it takes 5 to 15 minutes.
+  # IBM needs 5 to 15 minutes to create an instance.
   timeouts {
     create = "30m"
     update = "30m"
@@ -28,7 +27,7 @@ resource "ibm_resource_instance" "secrets_manager" {
   }
 }
 
-# The instance is made with the key, so the right comes before it: to all of the resource group, for that key's instance.
+# The new instance needs this right at its creation, so all Secrets Manager instances of the resource group get it.
 resource "ibm_iam_authorization_policy" "kms" {
   count = local.new_instance && var.kms_key_crn != null ? 1 : 0
 
@@ -52,7 +51,7 @@ locals {
   instance_guid = local.new_instance ? one(ibm_resource_instance.secrets_manager[*].guid) : local.given_instance[7]
 }
 
-# A secret group is the finest thing that a policy can name, so the keys and the tokens have one each.
+# A policy can name nothing smaller than a secret group, so keys and tokens have a group each.
 resource "ibm_sm_secret_group" "keys" {
   instance_id   = local.instance_guid
   region        = local.region

@@ -6,7 +6,7 @@ output "secrets_manager_url" {
 }
 
 output "account_id" {
-  description = "The account that all of it belongs to."
+  description = "The account of all these resources."
   value       = ibm_iam_service_id.workload.account_id
 }
 
@@ -21,7 +21,7 @@ output "token_group_id" {
 }
 
 output "bootstrap_iam_id" {
-  description = "IAM id of the bootstrap service id; empty when a trusted profile takes its place."
+  description = "IAM id of the bootstrap service id; empty with code_engine, when a trusted profile replaces it."
   value       = local.keyless ? "" : one(ibm_iam_service_id.bootstrap[*].iam_id)
 }
 

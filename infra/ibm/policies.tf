@@ -1,9 +1,9 @@
 locals {
-  # What every grant below is about, with the group's id as `resource`: without it a policy would open the whole instance.
+  # Each grant below adds the group's id as `resource`. Without that a policy would be for the whole instance.
   secret_group = { serviceName = "secrets-manager", serviceInstance = local.instance_guid, resourceType = "secret-group" }
 
-  # Who does what in which secret group. The reader has the predefined SecretsReader: over the bare
-  # secret.read it adds the metadata of the same tokens, by which a job sees when one expires.
+  # The role of each identity in each secret group. The reader has the predefined SecretsReader, which
+  # also reads the metadata of the tokens: it shows a job when a token expires.
   bootstrap_grants = {
     keys   = { role = ibm_iam_custom_role.key_reader.display_name, group = ibm_sm_secret_group.keys.secret_group_id }
     tokens = { role = ibm_iam_custom_role.token_publisher.display_name, group = ibm_sm_secret_group.tokens.secret_group_id }
@@ -74,8 +74,8 @@ resource "ibm_iam_service_policy" "workload" {
   }
 }
 
-# Secrets Manager makes the keys of the service ids itself: this instance alone, and as Operator, who manages keys and no
-# policies. The finest scope that IBM documents is the account's service ids.
+# This instance of Secrets Manager may make the keys of the service ids, as Operator, which manages keys but not policies. IBM
+# documents no smaller scope than all service ids of the account.
 resource "ibm_iam_authorization_policy" "keys" {
   count = var.managed_keys ? 1 : 0
 
@@ -86,8 +86,8 @@ resource "ibm_iam_authorization_policy" "keys" {
   description                 = "${var.prefix}: Secrets Manager makes, rotates and deletes API keys"
 }
 
-# Context-based restrictions: even with a key, only from these networks. A job of Code Engine comes from none of them by
-# address, so its service is named.
+# Context-based restrictions: the instance answers only these networks, even to a valid key. A Code Engine job has no address in
+# any of them, so the zone names its service.
 resource "ibm_cbr_zone" "allowed" {
   count = var.restrict_to == null ? 0 : 1
 

@@ -1,9 +1,9 @@
 variable "prefix" {
-  description = "Beginning of every name made here. Two set-ups in one account need two prefixes."
+  description = "Beginning of every name here. Two set-ups in one account need two prefixes."
   type        = string
   default     = "iam-token-rotator"
 
-  # A custom role's name in IAM is made of it: letters and digits, 30 at most with what follows.
+  # The name of a custom role in IAM begins with it, and has only letters and digits, 30 at most.
   validation {
     condition     = can(regex("^[a-z](-?[a-z0-9])*$", var.prefix)) && length(var.prefix) <= 20
     error_message = "The prefix must be lower-case letters, digits and single hyphens, begin with a letter, and have at most 20 characters."
@@ -24,7 +24,7 @@ variable "secrets_manager_crn" {
 }
 
 variable "region" {
-  description = "Region of the new instance, such as us-south or eu-de. With secrets_manager_crn it is read from there."
+  description = "Region of the new instance, such as us-south or eu-de. Without effect with secrets_manager_crn, which has the region."
   type        = string
   default     = "us-south"
 
@@ -35,7 +35,7 @@ variable "region" {
 }
 
 variable "service_endpoints" {
-  description = "Endpoints of the new instance, and which one is used of any: public-and-private, or private if everything that uses it is in IBM's network: the rotator on Code Engine, the readers, and whoever runs Terraform and the set-up."
+  description = "Endpoints of the new instance: public-and-private, or private if everything that uses it is in IBM's network (the rotator on Code Engine, the readers, and whoever runs Terraform and the set-up). It also decides which endpoint of an existing instance is used."
   type        = string
   default     = "public-and-private"
 
@@ -61,7 +61,7 @@ variable "plan" {
 }
 
 variable "resource_group_id" {
-  description = "Resource group of what is created: the new instance, and a new Code Engine project. If null, the account's default group."
+  description = "Resource group of the new instance and of a new Code Engine project. If null, the account's default group."
   type        = string
   default     = null
 
@@ -72,7 +72,7 @@ variable "resource_group_id" {
 }
 
 variable "managed_keys" {
-  description = "Whether Secrets Manager makes, rotates and deletes the API keys of the workload and the bootstrap service id. It is authorized to manage keys of the account's service ids then. If false, `rotatorctl setup` makes keys that a person has to change."
+  description = "Whether Secrets Manager makes, rotates and deletes the API keys of the workload and the bootstrap service id. If true, it gets the authorization to manage keys of the account's service ids. If false, `rotatorctl setup` makes keys that a person has to change."
   type        = bool
   default     = true
 
@@ -83,7 +83,7 @@ variable "managed_keys" {
 }
 
 variable "workload_policies" {
-  description = "What the published token may do: services and IAM roles on them, narrowed by resource attributes if any are given. The default lets it read Logs Routing. An empty list grants nothing here."
+  description = "What the published token may do: services, the IAM roles on them, and optional resource attributes that restrict these. The default lets it read Logs Routing. With an empty list this module grants nothing."
   type = list(object({
     service    = string
     roles      = list(string)
@@ -101,9 +101,9 @@ variable "workload_policies" {
   }
   validation {
     condition     = alltrue([for policy in var.workload_policies : policy.service != "secrets-manager"])
-    error_message = "A published token that opens Secrets Manager would open the vault that it lies in: grant another service."
+    error_message = "A published token for Secrets Manager would open the vault that contains it: grant another service."
   }
-  # IAM's services make keys of other identities and grant policies: a way around the line above.
+  # IAM's services can make keys of other identities and grant policies, and so get around the rule above.
   validation {
     condition     = alltrue([for policy in var.workload_policies : !can(regex("^(iam|all|user-management)(-|$)", policy.service))])
     error_message = "A published token that changes identities, keys or policies could give itself the vault: grant another service."
@@ -117,7 +117,7 @@ variable "workload_policies" {
 }
 
 variable "code_engine" {
-  description = "Set it, even to {}, to run the rotator as a Code Engine job: a trusted profile then takes the place of the bootstrap service id, and no bootstrap key exists. project_crn names an existing project; without it a project with the prefix as its name is created. With image the job is made, too, with the environment that rotatorctl setup wrote; with build, how Code Engine makes that image of a git repository. image_secret is the name of the project's registry secret."
+  description = "Set it, even to {}, to run the rotator as a Code Engine job: a trusted profile then replaces the bootstrap service id, and no bootstrap key exists. project_crn names an existing project; without it a project with the prefix as its name is created. With image the job is made too; its environment is what rotatorctl setup wrote. With build Code Engine can make that image from a git repository. image_secret is the name of the project's registry secret."
   type = object({
     project_crn  = optional(string)
     job_name     = optional(string, "iam-token-rotator")
@@ -140,14 +140,14 @@ variable "code_engine" {
   }
   validation {
     condition     = try(var.code_engine.build, null) == null || try(var.code_engine.image != null && var.code_engine.image_secret != null, false)
-    error_message = "A build needs image, the name of what it makes, and image_secret, the registry secret that may push it."
+    error_message = "A build needs image, the name of the image to make, and image_secret, the registry secret that may push it."
   }
   # The state holds the environment: ids and addresses, no key.
   validation {
     condition = alltrue([for name, value in try(var.code_engine.environment, {}) :
       can(regex("^[A-Z][A-Z0-9_]*$", name)) && !can(regex("API_?KEY$|ACCESS_KEY$|PASSWORD|TOKEN$", name)) && !can(regex("://[^/]*@", value))
     ])
-    error_message = "The environment has names in capitals and no key, password or token, in an address neither: Terraform would keep it in its state."
+    error_message = "The environment has names in capitals, and no key, password or token, also not in an address: Terraform would keep it in its state."
   }
 }
 
@@ -163,7 +163,7 @@ variable "tags" {
 }
 
 variable "access_tags" {
-  description = "Access tags of the new instance, as key:value. They exist already: an administrator of the account makes them."
+  description = "Access tags of the new instance, as key:value. An administrator of the account must have made them."
   type        = set(string)
   default     = []
 
@@ -174,7 +174,7 @@ variable "access_tags" {
 }
 
 variable "kms_key_crn" {
-  description = "CRN of a root key of Key Protect or Hyper Protect Crypto Services that encrypts the new instance. Null for IBM's own. It can only be set when the instance is created."
+  description = "CRN of a root key of Key Protect or Hyper Protect Crypto Services that encrypts the new instance. Null for IBM's own key. It cannot be changed later."
   type        = string
   default     = null
 
@@ -184,12 +184,12 @@ variable "kms_key_crn" {
   }
   validation {
     condition     = var.kms_key_crn == null || var.secrets_manager_crn == null
-    error_message = "An instance that exists keeps its key: leave kms_key_crn or secrets_manager_crn out."
+    error_message = "An existing instance keeps its key: leave out kms_key_crn or secrets_manager_crn."
   }
 }
 
 variable "endpoint_type" {
-  description = "By which endpoint Terraform itself reaches Secrets Manager: public, or private. If null, private with service_endpoints = private, else public."
+  description = "Endpoint through which Terraform itself reaches Secrets Manager: public or private. If null, private with service_endpoints = private, else public."
   type        = string
   default     = null
 
@@ -200,7 +200,7 @@ variable "endpoint_type" {
 }
 
 variable "readers" {
-  description = "Set it, even to {}, to make an access group that reads the tokens; its members by their ids: people, service ids (ServiceId-…) and trusted profiles (Profile-…)."
+  description = "Set it, even to {}, to make an access group that reads the tokens. Its members are named by their ids: people, service ids (ServiceId-…) and trusted profiles (Profile-…)."
   type = object({
     ibm_ids     = optional(list(string), [])
     service_ids = optional(list(string), [])
@@ -219,7 +219,7 @@ variable "readers" {
 }
 
 variable "restrict_to" {
-  description = "Context-based restriction: the networks from which the Secrets Manager instance answers at all, to the rotator, readers, administrators and Terraform. Begin with enforcement_mode report, and read what it would have refused."
+  description = "Context-based restriction: the only networks that the Secrets Manager instance answers, which must include those of the rotator, readers, administrators and Terraform. Begin with enforcement_mode report, and read what it would have denied."
   type = object({
     ip_addresses     = optional(list(string), [])
     subnets          = optional(list(string), [])

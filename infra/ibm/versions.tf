@@ -9,5 +9,5 @@ terraform {
   }
 }
 
-# No provider block: a module with one cannot be used with for_each. Applied by itself, the provider takes all from the
-# environment: IC_API_KEY, or IC_IAM_TOKEN of a person who is logged in, and IC_REGION, where Code Engine's project is.
+# No provider block: a module with one cannot be used with for_each. If you apply this folder by itself, the provider reads the
+# environment: IC_API_KEY, or IC_IAM_TOKEN of a person who is logged in, and IC_REGION, the region of Code Engine's project.

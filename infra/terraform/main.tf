@@ -1,5 +1,5 @@
-# Both clouds in one apply: IBM's side, then `rotatorctl setup` for the secrets that Terraform must not see, then AWS's.
-# README.md of infra/ibm and infra/aws say what you need: `make build-local package`, IC_API_KEY, IAM_TOKEN and AWS credentials.
+# Both clouds in one apply: first IBM's side, then `rotatorctl setup` for the secrets that Terraform must not make, then AWS's.
+# You need `make build-local package`, IC_API_KEY, IAM_TOKEN and AWS credentials: see README.md of infra/ibm and infra/aws.
 
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
@@ -38,7 +38,7 @@ variable "aws_region" {
 }
 
 variable "parameters" {
-  description = "Further parameters of infra/aws/template.yaml, such as { AlarmEmail = \"you@example.com\" }."
+  description = "Other parameters of infra/aws/template.yaml, such as { AlarmEmail = \"you@example.com\" }."
   type        = map(string)
   default     = {}
 }
@@ -61,8 +61,8 @@ locals {
   outputs    = { for name, value in module.ibm : upper(name) => value }
 }
 
-# It writes ids and ARNs to build/ibm.env. Run again, it changes nothing: where that file is missing, on another machine
-# say, `terraform apply -replace=terraform_data.setup` writes it again.
+# It writes ids and ARNs to build/ibm.env. If that file is missing, for example on another machine, write it again with
+# `terraform apply -replace=terraform_data.setup`: setup changes nothing that exists.
 resource "terraform_data" "setup" {
   triggers_replace = local.outputs
 

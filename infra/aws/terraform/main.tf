@@ -1,5 +1,5 @@
-# One source of truth: this deploys infra/aws/template.yaml as it is. It moves the alias to new code at once, unchecked;
-# `rotatorctl deploy` checks a version first. After an apply: `make invoke MODE=check`, and `make status`.
+# Deploys infra/aws/template.yaml as it is. The schedules run new code at once, unchecked, while `rotatorctl deploy` checks a
+# version first. So after an apply run `make invoke MODE=check`, and `make status`.
 
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
@@ -19,7 +19,7 @@ resource "aws_s3_object" "zip" {
   tags   = var.tags
 }
 
-# An unsigned zip is refused where a code signing configuration is enforced.
+# If a code signing configuration is enforced, Lambda rejects an unsigned zip.
 resource "aws_signer_signing_job" "zip" {
   count = var.signing_profile == null ? 0 : 1
 
@@ -28,7 +28,7 @@ resource "aws_signer_signing_job" "zip" {
     s3 {
       bucket  = aws_s3_object.zip.bucket
       key     = aws_s3_object.zip.key
-      version = aws_s3_object.zip.version_id # so the bucket must keep versions
+      version = aws_s3_object.zip.version_id # only if the bucket keeps versions
     }
   }
   destination {
@@ -61,7 +61,7 @@ resource "aws_cloudformation_stack" "rotator" {
 }
 
 output "function_name" {
-  description = "STACK of rotatorctl status, invoke, logs and doctor."
+  description = "Value of STACK for rotatorctl status, invoke, logs and doctor."
   value       = aws_cloudformation_stack.rotator.outputs["FunctionName"]
 }
 

@@ -1,7 +1,7 @@
-# Secrets never come in here: the values below are ids, ARNs and addresses. The template checks them once more.
+# No variable is for a secret: the values are ids, ARNs and addresses. The template checks them again.
 
 variable "name" {
-  description = "The stack's name, and the function's."
+  description = "Name of the stack and of the function."
   type        = string
   default     = "iam-token-rotator"
 
@@ -116,18 +116,18 @@ variable "expect_iam_id" {
 }
 
 variable "parameters" {
-  description = "Further parameters of infra/aws/template.yaml, such as { AlarmEmail = \"you@example.com\", EventBusName = \"tokens\" }. AliasVersion = \"7\" keeps the schedules at that version."
+  description = "Other parameters of infra/aws/template.yaml, such as { AlarmEmail = \"you@example.com\", EventBusName = \"tokens\" }. With AliasVersion = \"7\" the schedules run that version."
   type        = map(string)
   default     = {}
 
   validation {
     condition     = length(setintersection(keys(var.parameters), ["CodeBucket", "CodeKey", "Architecture", "SecretsManagerUrl", "BootstrapSecretArn", "BootstrapKeySecret", "ApiKeySecret", "TokenSecret", "ExpectAccount", "ExpectIamId"])) == 0
-    error_message = "One of these is a variable of its own: bucket, zip, architecture, secrets_manager_url and so on."
+    error_message = "One of these keys has a variable of its own: bucket, zip, architecture, secrets_manager_url and so on."
   }
 }
 
 variable "service_role_arn" {
-  description = "Role by which CloudFormation makes the stack; null for your own rights."
+  description = "Service role for CloudFormation; null to use your own rights."
   type        = string
   default     = null
 
@@ -138,7 +138,7 @@ variable "service_role_arn" {
 }
 
 variable "signing_profile" {
-  description = "AWS Signer's profile that signs the zip, with CodeSigningConfigArn among the parameters; the bucket must keep versions. Null to sign nothing."
+  description = "Profile of AWS Signer that signs the zip, for use with the parameter CodeSigningConfigArn; the bucket must keep versions. Null to sign nothing."
   type        = string
   default     = null
 
@@ -149,7 +149,7 @@ variable "signing_profile" {
 }
 
 variable "tags" {
-  description = "Tags of the zip, the stack and all in it."
+  description = "Tags of the zip, the stack and everything in it."
   type        = map(string)
   default     = {}
 
