@@ -31,11 +31,11 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// A stage is a world in which the blocks that name it are run, in one shell, in a copy of the repository.
+// A stage runs the blocks that name it, in one shell, in a copy of the repository.
 type stage struct {
-	needs []string       // programs other than sh, go and make
-	make  []func(*world) // what is there before
-	dir   string         // in the copy; its top if empty
+	needs   []string          // programs other than sh, go and make
+	prepare []func(*stageRun) // in this order
+	dir     string            // the folder in the copy; if empty, its top
 }
 
 var (
@@ -47,32 +47,32 @@ var stages = map[string]stage{
 	"first":      {},
 	"contribute": {},
 	"simulate":   {},
-	// The sandboxes of make, each a separate process.
+	// These start the sandboxes with make, each as a process of its own.
 	"sandbox":   {needs: []string{"curl"}},
 	"sandboxes": {needs: forAWS},
-	// IBM Cloud and AWS in memory, and programs that emulate ibmcloud and terraform.
-	"deploy":      {needs: forAWS, make: []func(*world){serveIBM, serveAWS}},
-	"ibm":         {needs: forAWS, make: []func(*world){serveIBM, shareAWS}},
-	"further":     {needs: readers, make: []func(*world){serveIBM, exportOutputs}},
-	"code-engine": {needs: readers, make: []func(*world){serveIBM}},
-	"kubernetes":  {needs: []string{"jq"}, make: []func(*world){func(w *world) { writeFile(w.t, filepath.Join(w.dir, "build", "bootstrap.key"), "key") }}},
-	// AWS, where infra/ibm has been set up before.
-	"aws":   {needs: forAWS, make: []func(*world){serveIBM, serveAWS, writeEnv}},
-	"fleet": {needs: forAWS, make: []func(*world){serveIBM, shareAWS, writeEnv, writeFleet}},
-	// Jobs, with a token to read.
-	"job":             {needs: readers, make: []func(*world){serveIBM, saveToken}},
-	"laptop":          {needs: readers, make: []func(*world){serveIBM, saveToken}},
-	"code-engine-job": {needs: readers, make: []func(*world){serveIBM, saveToken}, dir: "scripts"},
-	"aws-job":         {needs: forAWS, make: []func(*world){serveIBM, shareAWS, mirrorToAWS}, dir: "scripts"},
+	// These have IBM Cloud and AWS in this process, and programs that emulate ibmcloud and terraform.
+	"deploy":      {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS}},
+	"ibm":         {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS}},
+	"further":     {needs: readers, prepare: []func(*stageRun){serveIBM, exportOutputs}},
+	"code-engine": {needs: readers, prepare: []func(*stageRun){serveIBM}},
+	"kubernetes":  {needs: []string{"jq"}, prepare: []func(*stageRun){func(w *stageRun) { writeFile(w.t, filepath.Join(w.dir, "build", "bootstrap.key"), "key") }}},
+	// In these, infra/ibm has been set up before.
+	"aws":   {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS, writeEnv}},
+	"fleet": {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS, writeEnv, writeFleet}},
+	// These are jobs that read a token.
+	"job":             {needs: readers, prepare: []func(*stageRun){serveIBM, saveToken}},
+	"laptop":          {needs: readers, prepare: []func(*stageRun){serveIBM, saveToken}},
+	"code-engine-job": {needs: readers, prepare: []func(*stageRun){serveIBM, saveToken}, dir: "scripts"},
+	"aws-job":         {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS, mirrorToAWS}, dir: "scripts"},
 }
 
-// answers are those to what the commands ask a person.
+// answers is the standard input of the commands, some of which ask for confirmation.
 var answers = strings.Repeat("y\n", 4)
 
-// A world is a copy of the repository, an environment without anything of this machine's owner, and clouds.
-type world struct {
+// A stageRun is a run of a stage. Its environment has nothing of the user who runs the tests.
+type stageRun struct {
 	t         *testing.T
-	dir, home string // the copy, and a home
+	dir, home string // the copy of the repository, and a home folder
 	env       map[string]string
 	printed   map[*block]string
 
@@ -81,16 +81,17 @@ type world struct {
 	moto   *awstest.Moto // nil before serveAWS
 }
 
-func newWorld(t *testing.T) *world {
+func newStageRun(t *testing.T) *stageRun {
 	t.Helper()
-	w := &world{t: t, dir: makeCopy(t), home: t.TempDir(), printed: map[*block]string{}}
+	w := &stageRun{t: t, dir: makeCopy(t), home: t.TempDir(), printed: map[*block]string{}}
 	w.env = map[string]string{
-		"PATH": emulated(t, "docker", "kubectl", "ibmcloud", "terraform", "go") + ":" + realAWS() + os.Getenv("PATH"), "HOME": w.home, "TMPDIR": t.TempDir(),
-		"ARCH": runtime.GOARCH, // Lambda is this machine here
+		"PATH": emulated(t, "docker", "kubectl", "ibmcloud", "terraform", "go") + ":" + os.Getenv("PATH"), "HOME": w.home, "TMPDIR": t.TempDir(),
+		"ARCH": runtime.GOARCH, // the deployed function runs on this machine
+		"ADDR": "127.0.0.1:0",  // the sandboxes listen on free ports
 	}
 	printed, err := exec.Command("go", "env", "-json", "GOCACHE", "GOMODCACHE", "GOPATH", "GOPROXY", "GOSUMDB", "GOFLAGS", "GOTOOLCHAIN").Output()
 	if err == nil {
-		err = json.Unmarshal(printed, &w.env) // adds to it
+		err = json.Unmarshal(printed, &w.env) // adds these variables
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +101,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// emulated is a folder of programs that are this test.
+// emulated makes a folder for the PATH in which these programs are links to this test.
 func emulated(t *testing.T, names ...string) (folder string) {
 	t.Helper()
 	folder = t.TempDir()
@@ -114,9 +115,8 @@ func emulated(t *testing.T, names ...string) (folder string) {
 	return folder
 }
 
-// know tells the emulated programs.
-func (w *world) know(s state) {
-	s.Packed = scratch
+// know writes the state of the emulated programs.
+func (w *stageRun) know(s state) {
 	content, err := json.Marshal(s)
 	if err != nil {
 		w.t.Fatal(err)
@@ -124,24 +124,14 @@ func (w *world) know(s state) {
 	writeFile(w.t, filepath.Join(w.home, stateName), string(content))
 }
 
-// samePaths are flags with which the go command needs to build nothing again in another folder.
+// samePaths is a flag with which the go command's cache also serves copies of the repository.
 const samePaths = " -trimpath"
 
-// realAWS is the beginning of a PATH where the aws program itself is found: pyenv's shim for it takes as
-// long as the program does.
-var realAWS = sync.OnceValue(func() string {
-	path, err := exec.Command("pyenv", "which", "aws").Output()
-	if err != nil {
-		return ""
-	}
-	return filepath.Dir(strings.TrimSpace(string(path))) + ":"
-})
-
-// logsRouting is where a job of the pages calls IBM Cloud's API.
+// logsRouting is the host that jobs in the pages call. curl connects to the sandbox instead.
 const logsRouting = "api.us-south.logs-router.cloud.ibm.com"
 
-// serveIBM starts an IBM Cloud that terraform, ibmcloud and curl know.
-func serveIBM(w *world) {
+// serveIBM starts a sandbox of IBM Cloud for terraform, ibmcloud and curl.
+func serveIBM(w *stageRun) {
 	w.cloud = ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
 	cloud := withReaderProfile(w.cloud)
 	server, secure := httptest.NewServer(cloud), httptest.NewTLSServer(cloud)
@@ -149,11 +139,11 @@ func serveIBM(w *world) {
 	w.t.Cleanup(secure.Close)
 	w.origin, w.env["IAM_URL"] = server.URL, server.URL
 	writeFile(w.t, filepath.Join(w.home, ".curlrc"), fmt.Sprintf("insecure\nconnect-to = \"%s:443:%s\"\n", logsRouting, secure.Listener.Addr()))
-	w.know(state{Administrator: w.cloud.AdminAPIKey(), Outputs: w.outputs(), Profile: w.cloud.ProfileID(), Next: map[string]string{
+	w.know(state{Token: w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour), Outputs: w.outputs(), Profile: w.cloud.ProfileID(), Next: map[string]string{
 		"bootstrap": w.cloud.MustCopyServiceID(w.cloud.BootstrapIAMID()), "workload": w.cloud.MustCopyServiceID(w.cloud.Rotations()[0].IAMID)}})
 }
 
-// withReaderProfile adds a job's trusted profile, token-reader, which may do what the reader may.
+// withReaderProfile adds the trusted profile of a job, token-reader, by exchanging the reader's key in its place.
 func withReaderProfile(cloud *ibmcloudtest.Cloud) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/identity/token" {
@@ -167,70 +157,49 @@ func withReaderProfile(cloud *ibmcloudtest.Cloud) http.HandlerFunc {
 	}
 }
 
-// outputs are Terraform's.
-func (w *world) outputs() map[string]string {
+// outputs are the outputs of infra/ibm for the sandbox.
+func (w *stageRun) outputs() map[string]string {
 	return map[string]string{
-		"secrets_manager_url": w.origin, "account_id": w.cloud.AccountID(), "key_group_id": w.cloud.KeyGroupID(), "token_group_id": w.cloud.TokenGroupID(), "bootstrap_iam_id": w.cloud.BootstrapIAMID(),
-		"workload_iam_id": w.cloud.Rotations()[0].IAMID, "reader_iam_id": w.cloud.ReaderIAMID(), "iam_profile_id": "", "managed_keys": "true",
+		"secrets_manager_url": w.origin, "account_id": w.cloud.AccountID(), "key_group_id": w.cloud.KeyGroupID(), "token_group_id": w.cloud.TokenGroupID(),
+		"bootstrap_iam_id": w.cloud.BootstrapIAMID(), "workload_iam_id": w.cloud.Rotations()[0].IAMID, "reader_iam_id": w.cloud.ReaderIAMID(),
+		"iam_profile_id": "", "managed_keys": "true",
 	}
 }
 
-// exportOutputs puts Terraform's outputs into the environment, together with a person's token.
-func exportOutputs(w *world) {
+// exportOutputs sets Terraform's outputs as variables, and a person's IAM_TOKEN.
+func exportOutputs(w *stageRun) {
 	for name, value := range w.outputs() {
 		w.env[strings.ToUpper(name)] = value
 	}
 	w.env["IAM_TOKEN"] = w.cloud.MustMintToken(w.cloud.AdminAPIKey(), time.Hour)
 }
 
-// serveAWS starts an AWS whose Lambda runs what is deployed.
-func serveAWS(w *world) {
-	if w.moto == nil {
-		w.moto = awstest.Start(w.t)
-	}
+// serveAWS starts a sandbox of AWS with a Lambda that runs what is deployed.
+func serveAWS(w *stageRun) {
+	w.moto = awstest.Start(w.t)
 	server := httptest.NewServer(&awstest.Lambda{Moto: w.moto, Program: filepath.Join(programsFolder(w.t), "invoke")})
 	w.t.Cleanup(server.Close)
 	maps.Copy(w.env, awstest.Environment(server.URL))
 	w.env["AWS_DEFAULT_REGION"] = awstest.Region
 }
 
-// oneMoto serves the stages that have resources of different names.
-var oneMoto = sync.OnceValues(func() (*awstest.Moto, error) {
-	moto, err := awstest.StartMoto()
-	if err == nil {
-		stopMoto = moto.Stop
-	}
-	return moto, err
-})
-
-var stopMoto = func() {}
-
-func shareAWS(w *world) {
-	moto, err := oneMoto()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.moto = moto
-	serveAWS(w)
-}
-
 // makeSecret stores a secret in AWS and returns its ARN.
-func (w *world) makeSecret(name, value string) string {
+func (w *stageRun) makeSecret(name, value string) string {
 	made := w.moto.MustCall(w.t, "secretsmanager", "secretsmanager.CreateSecret", map[string]any{
 		"Name": name, "SecretString": value, "ClientRequestToken": strings.Repeat("c", 32)})
 	return fmt.Sprint(made["ARN"])
 }
 
-// writeEnv writes build/ibm.env as the set-up does.
-func writeEnv(w *world) {
+// writeEnv writes build/ibm.env, as rotatorctl setup would.
+func writeEnv(w *stageRun) {
 	rotation := w.cloud.Rotations()[0]
-	arn := w.makeSecret(filepath.Base(w.t.Name())+"/bootstrap", w.cloud.BootstrapAPIKey())
-	writeFile(w.t, filepath.Join(w.dir, "build", "ibm.env"), fmt.Sprintf("SECRETS_MANAGER_URL=%s\nAPI_KEY_SECRET=%s\nTOKEN_SECRET=%s\nBOOTSTRAP_EXPIRES_AT=2099-12-31\nBOOTSTRAP_SECRET_ARN=%s\n",
-		w.origin, rotation.APIKeySecret, rotation.TokenSecret, arn))
+	writeFile(w.t, filepath.Join(w.dir, "build", "ibm.env"), envfile.Lines([][2]string{
+		{"SECRETS_MANAGER_URL", w.origin}, {"API_KEY_SECRET", rotation.APIKeySecret}, {"TOKEN_SECRET", rotation.TokenSecret},
+		{"BOOTSTRAP_EXPIRES_AT", "2099-12-31"}, {"BOOTSTRAP_SECRET_ARN", w.makeSecret("bootstrap", w.cloud.BootstrapAPIKey())}}))
 }
 
-// writeFleet writes a list of rotations and makes the bucket.
-func writeFleet(w *world) {
+// writeFleet writes a list of rotations and creates the bucket.
+func writeFleet(w *stageRun) {
 	rotation := w.cloud.Rotations()[0]
 	writeFile(w.t, filepath.Join(w.dir, "rotations.json"), fmt.Sprintf(`[{"name":"only","api_key_secret":%q,"token_secret":%q}]`, rotation.APIKeySecret, rotation.TokenSecret))
 	if err := w.moto.MakeBucket(w.t.Context(), "my-code-bucket"); err != nil {
@@ -238,8 +207,9 @@ func writeFleet(w *world) {
 	}
 }
 
-// saveToken saves a token as the rotator does, and gives jobs what they read it with: a key, or what Code Engine gives them.
-func saveToken(w *world) {
+// saveToken saves a token, as the function would, and gives jobs their identity: a reader key, or the compute resource
+// token that Code Engine mounts.
+func saveToken(w *stageRun) {
 	rotation, key, compute := w.cloud.Rotations()[0], filepath.Join(w.home, ".config", "token-reader.key"), filepath.Join(w.home, "compute-resource-token")
 	w.cloud.MustPutVersion(rotation.TokenSecret, w.cloud.MustMintToken(rotation.APIKey, time.Hour), map[string]any{"expiration": time.Now().Add(time.Hour).Unix()})
 	writeFile(w.t, key, w.cloud.ReaderAPIKey()+"\n")
@@ -253,12 +223,12 @@ func saveToken(w *world) {
 	}
 }
 
-// mirrorToAWS makes the mirror that a job on AWS reads.
-func mirrorToAWS(w *world) {
+// mirrorToAWS creates the mirror that a job on AWS reads.
+func mirrorToAWS(w *stageRun) {
 	w.env["TOKEN_SECRET_ARN"] = w.makeSecret("iam-token", w.cloud.MustMintToken(w.cloud.Rotations()[0].APIKey, time.Hour))
 }
 
-// scratch is a folder that lasts as long as the tests.
+// scratch is a folder for all tests.
 var scratch string
 
 func TestMain(m *testing.M) {
@@ -273,35 +243,31 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	var err error
 	if scratch, err = os.MkdirTemp("", "rotator-readme-test-"); err == nil {
-		err = flag.Set("test.parallel", "4") // they mostly wait for programs
+		err = flag.Set("test.parallel", "4") // more than processors, because tests mostly wait for programs
 	}
 	if err != nil {
 		panic(err)
 	}
 	code := m.Run()
-	stopMoto()
 	_ = os.RemoveAll(scratch)
 	os.Exit(code)
 }
 
-// original is the copy that the others are made of, its programs built. Its sandboxes listen on free ports.
+// original is the copy of the repository from which makeCopy copies. Its programs are built.
 var original = sync.OnceValues(func() (folder string, err error) {
 	folder = filepath.Join(scratch, "original")
 	for _, path := range repositoryFiles() {
-		content, to := fileText(path), filepath.Join(folder, path)
-		if path == "Makefile" {
-			content = strings.NewReplacer("127.0.0.1:8480", "127.0.0.1:0", "127.0.0.1:8481", "127.0.0.1:0").Replace(content)
-		}
+		to := filepath.Join(folder, path)
 		if info, gone := os.Stat(filepath.Join(root, path)); gone == nil {
-			err = errors.Join(err, os.MkdirAll(filepath.Dir(to), 0o700), os.WriteFile(to, []byte(content), info.Mode().Perm()))
+			err = errors.Join(err, os.MkdirAll(filepath.Dir(to), 0o700), os.WriteFile(to, []byte(fileText(path)), info.Mode().Perm()))
 		}
 	}
-	command := exec.Command("make", "build-local", "build", "ARCH="+runtime.GOARCH)
-	command.Dir, command.Env = folder, append(os.Environ(), "MAKEFLAGS=", "MFLAGS=", "GOFLAGS="+os.Getenv("GOFLAGS")+samePaths)
+	command := exec.Command("sh", "-c", "make build-local build && go build -o build/local/ ./scripts/package")
+	command.Dir, command.Env = folder, append(os.Environ(), "MAKEFLAGS=", "MFLAGS=", "ARCH="+runtime.GOARCH, "GOFLAGS="+os.Getenv("GOFLAGS")+samePaths)
 	if printed, failure := command.CombinedOutput(); failure != nil {
-		err = errors.Join(err, fmt.Errorf("make build-local build: %w: %s", failure, printed))
+		err = errors.Join(err, fmt.Errorf("building the programs: %w: %s", failure, printed))
 	}
-	// What deploy builds is the same binary, where ARCH is that of this machine.
+	// rotatorctl deploy builds the same binary, because ARCH is this machine's.
 	return folder, errors.Join(err, os.CopyFS(filepath.Join(folder, "build", "deploy"), os.DirFS(filepath.Join(folder, "build", "rotate"))))
 })
 
@@ -314,8 +280,8 @@ func programsFolder(t *testing.T) string {
 	return filepath.Join(folder, "build", "local")
 }
 
-// makeCopy is a copy of the repository with its programs built, so that make finds them up to date. Its files are links: commands make
-// files, and change none.
+// makeCopy makes a copy of the repository whose programs are built. Its files are hard links, because commands
+// create files but change none.
 func makeCopy(t *testing.T) string {
 	t.Helper()
 	from, to := filepath.Join(programsFolder(t), "..", ".."), filepath.Join(t.TempDir(), "iam-token-rotator")
@@ -332,12 +298,7 @@ func makeCopy(t *testing.T) string {
 	return to
 }
 
-const (
-	stageLimit  = 3 * time.Minute // for the commands of a stage
-	serverLimit = time.Minute     // for a server to be ready, its programs built
-)
-
-// notRun are command lines that are left out, with the reason.
+// notRun are the command lines that are not run, with the reason.
 var notRun = map[string]string{
 	"make test":                             "it runs these tests",
 	"make check":                            "make test runs it",
@@ -346,7 +307,7 @@ var notRun = map[string]string{
 	`aws sqs receive-message --queue-url "$queue" --max-number-of-messages 10 --message-attribute-names All`: "moto gives a queue the address that it has at AWS",
 }
 
-// runnable is the text without the lines that are not run; they leave an empty line.
+// runnable is the text with an empty line in place of each line of notRun.
 func (b *block) runnable() string {
 	var text strings.Builder
 	for line := range strings.Lines(b.text) {
@@ -359,10 +320,10 @@ func (b *block) runnable() string {
 	return text.String()
 }
 
-// TestEveryCommandRuns runs the pages, stage by stage.
+// TestEveryCommandRuns runs the commands of the pages, stage by stage.
 func TestEveryCommandRuns(t *testing.T) {
 	t.Parallel()
-	_ = programsFolder(t)                                   // built before the clock of any stage runs
+	_ = programsFolder(t)                                   // built before a stage's time limit begins
 	for _, name := range slices.Sorted(maps.Keys(stages)) { // aws, which takes longest, first
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -374,43 +335,54 @@ func TestEveryCommandRuns(t *testing.T) {
 func runStage(t *testing.T, name string) {
 	stage := stages[name]
 	programs.Need(t, append([]string{"sh", "go", "make"}, stage.needs...)...)
-	w := newWorld(t)
-	for _, prepare := range stage.make {
+	w := newStageRun(t)
+	for _, prepare := range stage.prepare {
 		prepare(w)
 	}
-	var commands []*block
-	for _, b := range blocks("sh") {
-		switch {
-		case b.purpose != name:
-		case b.server:
-			w.serve(b)
-		default:
-			commands = append(commands, b)
+	w.play(slices.DeleteFunc(blocks("sh"), func(b *block) bool { return b.purpose != name }), stage.dir)
+	for _, sample := range blocks("text") {
+		if printed, ran := w.printed[sample.above]; ran && sample.purpose == "output" {
+			if d := difference(sample.text, printed); d != "" {
+				t.Errorf("%s: this sample is not what %s prints: %s", sample.where, sample.above.where, scrub(d))
+			}
 		}
 	}
-	w.play(commands, stage.dir)
-	w.checkSamples(commands)
 }
 
-// play runs blocks in one shell, in a folder of the copy. The shell ends with the first command that fails.
-func (w *world) play(commands []*block, dir string) {
+// readyFile is the file that a server writes when it is ready, by its command.
+var readyFile = map[string]string{"make sandbox": "build/sandbox.env", "make aws-sandbox": "build/aws.env"}
+
+// exportShape matches an export of a command's output, which succeeds even if the command fails.
+var exportShape = regexp.MustCompile(`(?m)^export (\w+)="\$\(`)
+
+// play runs blocks in one shell, in a folder of the copy. The first command that fails ends the shell and the test.
+// Servers run in the background.
+func (w *stageRun) play(commands []*block, dir string) {
 	w.t.Helper()
 	out := w.t.TempDir()
 	file := func(i int, kind string) string { return filepath.Join(out, fmt.Sprint(i, ".", kind)) }
-	script := "set -eu\n"
+	script := "set -eu\nservers=\ntrap '[ -z \"$servers\" ] || kill $servers; wait' EXIT\n"
 	for i, b := range commands {
-		// set -e ignores what fails before the last && of a list.
-		script += fmt.Sprintf("exec >'%s' 2>'%s'\n%s\n[ $? = 0 ]\n", file(i, "out"), file(i, "err"), b.runnable())
+		script += fmt.Sprintf("exec >'%s' 2>'%s'\n", file(i, "out"), file(i, "err"))
+		if command := strings.TrimSpace(b.text); b.server {
+			script += fmt.Sprintf("%s &\nservers=\"$servers $!\"\nuntil [ -s %s ]; do kill -0 $!; sleep 0.1; done\n", command, readyFile[command])
+		} else {
+			// With set -e a shell ignores a failure before the last && of a list, so the status is checked again.
+			script += b.runnable() + "[ $? = 0 ]\n"
+		}
 		for _, exported := range exportShape.FindAllStringSubmatch(b.text, -1) {
 			script += fmt.Sprintf("[ -n \"$%s\" ] || { echo '%s is empty' >&2; exit 1; }\n", exported[1], exported[1])
 		}
 		script += fmt.Sprintf(": >'%s'\n", file(i, "done"))
 	}
 	writeFile(w.t, filepath.Join(out, "script"), script)
-	ctx, cancel := context.WithTimeout(w.t.Context(), stageLimit)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 3*time.Minute)
 	defer cancel()
-	shell := w.shell(ctx, filepath.Join(out, "script"))
-	shell.Dir, shell.Stdin = filepath.Join(w.dir, dir), strings.NewReader(answers)
+	shell := exec.CommandContext(ctx, "sh", filepath.Join(out, "script"))
+	shell.Dir, shell.Env, shell.Stdin = filepath.Join(w.dir, dir), programs.Environ(w.env), strings.NewReader(answers)
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	shell.Cancel = func() error { return syscall.Kill(-shell.Process.Pid, syscall.SIGTERM) } // everything that it has started, too
+	shell.WaitDelay = 10 * time.Second
 	err := shell.Run()
 	for i, b := range commands {
 		printed, _ := os.ReadFile(file(i, "out"))
@@ -425,50 +397,13 @@ func (w *world) play(commands []*block, dir string) {
 	}
 }
 
-// exportShape is an export of what a command prints, which succeeds whether the command does or not.
-var exportShape = regexp.MustCompile(`(?m)^export (\w+)="\$\(`)
-
-// shell has the world's environment. Cancelled, it ends with all that it has started.
-func (w *world) shell(ctx context.Context, args ...string) *exec.Cmd {
-	shell := exec.CommandContext(ctx, "sh", args...)
-	shell.Dir, shell.Env = w.dir, programs.Environ(w.env)
-	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	shell.Cancel = func() error { return syscall.Kill(-shell.Process.Pid, syscall.SIGTERM) }
-	shell.WaitDelay = 10 * time.Second
-	return shell
-}
-
-// readyFile is the file that shows that a server is ready.
-var readyFile = map[string]string{"make sandbox": "build/sandbox.env", "make aws-sandbox": "build/aws.env"}
-
-// serve runs a block until the test ends, and returns when it is ready.
-func (w *world) serve(b *block) {
-	w.t.Helper()
-	ctx, stop := context.WithCancel(context.Background())
-	server := w.shell(ctx, "-euc", b.runnable())
-	var printed strings.Builder
-	server.Stdout, server.Stderr = &printed, &printed
-	if err := server.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	end := sync.OnceFunc(func() {
-		stop()
-		_ = server.Wait()
-	})
-	w.t.Cleanup(end)
-	if _, err := envfile.Await(w.t.Context(), filepath.Join(w.dir, readyFile[strings.TrimSpace(b.text)]), serverLimit); err != nil {
-		end()
-		w.t.Fatalf("%s: %v; it printed:\n%s", b.where, err, scrub(printed.String()))
-	}
-}
-
-// secretShape is a token, or a run of characters as long as an API key.
+// secretShape matches tokens, and words as long as an API key.
 var secretShape = regexp.MustCompile(`eyJ[\w-]{10,}[\w.-]*|\b[A-Za-z0-9_-]{44}\b`)
 
-// scrub removes from a text what may be secret, for the test's own log.
+// scrub removes what may be secret from a text for the test's log.
 func scrub(text string) string { return secretShape.ReplaceAllString(text, "[secret]") }
 
-// masks replace what differs from run to run, in the sample and in what is printed.
+// masks replace what differs from run to run, in a sample and in the output.
 var masks = []struct {
 	shape *regexp.Regexp
 	mask  string
@@ -493,8 +428,8 @@ func masked(text string) []string {
 	return strings.Split(strings.TrimRight(text, "\n"), "\n")
 }
 
-// difference between a sample and what was printed, empty if there is none. In the sample … matches
-// anything within a line, and alone any lines.
+// difference describes how a sample differs from the output; it is empty if they agree. In the sample … matches
+// any text within a line, and a line of … alone matches any lines.
 func difference(sample, printed string) string {
 	got, gap := masked(printed), false
 	for _, line := range masked(sample) {
@@ -518,22 +453,8 @@ func difference(sample, printed string) string {
 	return ""
 }
 
-// checkSamples compares what the blocks printed with the samples below them.
-func (w *world) checkSamples(commands []*block) {
-	w.t.Helper()
-	for _, b := range commands {
-		for _, sample := range b.page.blocks {
-			if sample.language == "text" && sample.purpose == "output" && sample.above == b {
-				if d := difference(sample.text, w.printed[b]); d != "" {
-					w.t.Errorf("%s: this sample is not what %s prints: %s", sample.where, b.where, scrub(d))
-				}
-			}
-		}
-	}
-}
-
-// Where a file that a block reads is missing, an interactive shell goes on with the next line, and would do
-// there what it does in an account that is not meant: nothing may be called.
+// If the file of variables that a block reads is missing, an interactive shell goes on with the next line, which
+// might change another account. So without the file no command of the block may run.
 func TestNothingRunsWithoutTheFileOfVariables(t *testing.T) {
 	t.Parallel()
 	bash, tried := programs.Path(t, "bash"), 0
@@ -544,7 +465,7 @@ func TestNothingRunsWithoutTheFileOfVariables(t *testing.T) {
 		}
 		tried++
 		dir := t.TempDir()
-		w := &world{t: t, home: dir, env: map[string]string{"PATH": emulated(t, "make", "aws", "ibmcloud", "terraform", "rotatorctl") + ":" + os.Getenv("PATH"), "HOME": dir}}
+		w := &stageRun{t: t, home: dir, env: map[string]string{"PATH": emulated(t, "make", "aws", "ibmcloud", "terraform", "rotatorctl") + ":" + os.Getenv("PATH"), "HOME": dir}}
 		w.know(state{Recording: true})
 		text := strings.ReplaceAll(b.text, "build/local/rotatorctl", "rotatorctl")
 		programs.Run(t, programs.Command{Dir: dir, Env: programs.Environ(w.env), Stdin: text, Name: bash, Args: []string{"--norc", "--noprofile", "-i"}})

@@ -2,14 +2,11 @@ package readmetest
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,30 +16,30 @@ import (
 	"syscall"
 )
 
-// Programs that cannot be had here are emulated: in the PATH of a stage their names are links to this test, which knows the commands
-// of the pages and refuses all others. Of Code Engine, Kubernetes and profiles it looks at the arguments alone.
+// This file emulates programs that cannot run here. In the PATH of a stage their names are links to this test's binary,
+// which knows the commands of the pages and rejects all others. For Code Engine, Kubernetes and trusted profiles it checks
+// only the arguments.
 
-// state is what the emulated programs know, in the file stateName of their home.
+// state is the state of the emulated programs, in the file stateName of their home folder.
 type state struct {
-	Administrator string            // an API key
-	Outputs       map[string]string // of Terraform
-	Profile       string            // what the output iam_profile_id is for Code Engine
-	Next          map[string]string // service ids that Terraform makes when the first one is not in its state any more
-	Applied       map[string]string // outputs
-	Forgotten     []string          // the roles of service ids
-	Recording     bool              // every program is only recorded, in Called
-	Packed        string            // the folder of zips
-	Called        []string
+	Token     string            // of the user who is logged in with ibmcloud
+	Outputs   map[string]string // Terraform's outputs of a first apply
+	Profile   string            // the output iam_profile_id with code_engine
+	Next      map[string]string // by role, the service ids that Terraform creates in place of forgotten ones
+	Applied   map[string]string // Terraform's current outputs
+	Forgotten []string          // the roles of service ids that were removed from Terraform's state
+	Recording bool              // calls are only recorded, in Called
+	Called    []string
 }
 
 const stateName = ".emulation.json"
 
-// emulations are the programs; those without a function are only recorded.
+// emulations are the emulated programs. Those without a function can only be recorded.
 var emulations = map[string]func(s *state, args []string) (string, error){
 	"docker": matched, "kubectl": matched, "ibmcloud": ibmcloud, "terraform": terraform, "go": goCommand, "make": nil, "aws": nil, "rotatorctl": nil,
 }
 
-// commandLines are those of the pages, as regular expressions. The group file is a file that must not be empty.
+// commandLines are the command lines of the pages, as regular expressions.
 var commandLines = map[string][]string{
 	"docker": {`build --file (?<file>\S+) --build-arg VERSION=\S* --tag \S+ \.`, `push \S+/\S+:\S+`},
 	"kubectl": {
@@ -54,7 +51,7 @@ var commandLines = map[string][]string{
 		`login`, `iam oauth-tokens( --output json)?`, `ks cluster get --cluster \S+ --output json`, `secrets-manager secret-delete --id (?<id>\S+) --service-url (?<url>\S+)`,
 		`iam trusted-profile-link-create iam-token-rotator-bootstrap --name \S+ --cr-type IKS_SA --link-crn crn:v1:\S+:containers-kubernetes:\S+ ` +
 			`--link-namespace iam-token-rotator --link-name iam-token-rotator`, // the service account of infra/kubernetes
-		`ce project select --name \S+`, `ce job (create|update) --name \S+ --build-source (?<source>\S+)( --trusted-profiles-enabled=true| --(cpu|memory|maxexecutiontime|retrylimit|env) \S+)*`,
+		`ce project select --name \S+`, `ce job (create|update) --name \S+ --build-source (?<folder>\S+)( --trusted-profiles-enabled=true| --(cpu|memory|maxexecutiontime|retrylimit|env) \S+)*`,
 		`ce job delete --name \S+ --force`, `ce registry create --name \S+ --server \S+ --username \S+ --password-from-file \S+`, `ce buildrun submit --build \S+ --wait`,
 		`ce jobrun submit --job \S+ --name \S+ --wait`, `ce jobrun logs --name \S+`, `ce sub cron create --name \S+ --destination \S+ --destination-type job --schedule [*\d/ ]+`,
 		`ce sub cron delete --name \S+ --force`,
@@ -88,7 +85,7 @@ func emulate(program string, args []string) error {
 	return errors.Join(err, failure)
 }
 
-// groups are what a command line has for the groups of its pattern.
+// groups finds the pattern of a command line and returns the texts of its named groups.
 func groups(program string, args []string) (map[string]string, error) {
 	line := strings.Join(args, " ")
 	for _, pattern := range commandLines[program] {
@@ -104,78 +101,51 @@ func groups(program string, args []string) (map[string]string, error) {
 	return nil, fmt.Errorf("unknown command: %s", line)
 }
 
-var copied = regexp.MustCompile(`(?m)^COPY ([^-].*) \S+$`)
-
-// matched is a program that does nothing: it wants a known command, and the files that are named.
+// matched does nothing, but returns an error for an unknown command line, and for a file that is named and is
+// missing or empty.
 func matched(_ *state, args []string) (string, error) {
-	program := filepath.Base(os.Args[0])
-	found, err := groups(program, args)
-	if err != nil {
-		return "", err
-	}
-	var files []string
-	switch {
-	case found["file"] != "":
-		files = []string{found["file"]}
-	case found["folder"] != "":
-		files = []string{filepath.Join(found["folder"], "kustomization.yaml")}
-	case found["source"] != "":
-		recipe, _ := os.ReadFile(filepath.Join(found["source"], "Dockerfile"))
-		files = []string{filepath.Join(found["source"], "Dockerfile")}
-		for _, line := range copied.FindAllStringSubmatch(string(recipe), -1) {
-			for name := range strings.FieldsSeq(line[1]) {
-				files = append(files, filepath.Join(found["source"], name))
-			}
+	found, err := groups(filepath.Base(os.Args[0]), args)
+	if file := found["file"] + found["folder"]; file != "" {
+		if found["folder"] != "" {
+			file = filepath.Join(file, map[string]string{"ce": "Dockerfile", "apply": "kustomization.yaml"}[args[0]])
+		}
+		if info, missing := os.Stat(file); missing != nil || info.Size() == 0 {
+			err = fmt.Errorf("there is no %s, or it is empty", file)
 		}
 	}
-	for _, file := range files {
-		if info, err := os.Stat(file); err != nil || info.Size() == 0 {
-			return "", fmt.Errorf("there is no %s, or it is empty", file)
-		}
-	}
-	return "", nil
+	return "", err
 }
 
-// ibmcloud does what concerns IAM and Secrets Manager in the sandbox at $IAM_URL, as its administrator.
+// ibmcloud prints its administrator's token, and deletes secrets. It checks the arguments of all other commands.
 func ibmcloud(s *state, args []string) (string, error) {
 	found, err := groups("ibmcloud", args)
 	if err != nil {
 		return "", err
 	}
 	switch line := strings.Join(args, " "); {
+	case line == "iam oauth-tokens":
+		return "IAM token:  Bearer " + s.Token + "\n", nil
+	case line == "iam oauth-tokens --output json":
+		return `{"iam_token":"Bearer ` + s.Token + "\"}\n", nil
 	case strings.HasPrefix(line, "ks "):
 		return `{"crn":"crn:v1:bluemix:public:containers-kubernetes:us-south:a/0123456789abcdef0123456789abcdef:c0pigdctkkc07fs7pm06::"}`, nil
-	case found["id"] == "" && !strings.HasPrefix(line, "iam oauth-tokens"):
+	case found["id"] == "":
 		return matched(s, args)
 	}
-	var token struct {
-		Value string `json:"access_token"`
-	}
-	answer, err := http.PostForm(os.Getenv("IAM_URL")+"/identity/token", url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {s.Administrator}})
-	if err == nil {
-		err = json.NewDecoder(answer.Body).Decode(&token)
-	}
-	switch {
-	case err != nil:
+	request, err := http.NewRequest(http.MethodDelete, found["url"]+"/api/v2/secrets/"+found["id"], nil)
+	if err != nil {
 		return "", err
-	case found["id"] != "":
-		request, err := http.NewRequest(http.MethodDelete, found["url"]+"/api/v2/secrets/"+found["id"], nil)
-		if err != nil {
-			return "", err
-		}
-		request.Header.Set("Authorization", "Bearer "+token.Value)
-		answer, err := http.DefaultClient.Do(request)
-		if err == nil && answer.StatusCode >= 300 {
-			err = errors.New(answer.Status)
-		}
-		return "", err
-	case len(args) > 2:
-		return fmt.Sprintf("{\"iam_token\":\"Bearer %s\"}\n", token.Value), nil
 	}
-	return fmt.Sprintf("IAM token:  Bearer %s\n", token.Value), nil
+	request.Header.Set("Authorization", "Bearer "+s.Token)
+	answer, err := http.DefaultClient.Do(request)
+	if err == nil && answer.StatusCode >= 300 {
+		err = errors.New(answer.Status)
+	}
+	return "", err
 }
 
-// terraform knows the variables and outputs of the configuration. What it makes the test has made before.
+// terraform emulates infra/ibm, whose resources are in the sandbox already. It checks that the configuration declares
+// the variables and outputs.
 func terraform(s *state, args []string) (string, error) {
 	if folder, ok := strings.CutPrefix(args[0], "-chdir="); ok {
 		if err := os.Chdir(folder); err != nil {
@@ -235,7 +205,7 @@ func terraform(s *state, args []string) (string, error) {
 	return "", nil
 }
 
-// declared is an error if the configuration has no such variable or output.
+// declared returns an error if the configuration has no such variable or output.
 func declared(kind, name string) error {
 	text, err := os.ReadFile(kind + "s.tf")
 	if err == nil && !strings.Contains(string(text), fmt.Sprintf("%s %q {", kind, name)) {
@@ -244,7 +214,7 @@ func declared(kind, name string) error {
 	return err
 }
 
-// planned are the outputs as an apply makes them.
+// planned returns the outputs after an apply with these options.
 func (s *state) planned(options []string) (map[string]string, error) {
 	outputs, err := maps.Clone(s.Outputs), error(nil)
 	set := func(name, value string) {
@@ -276,49 +246,23 @@ func (s *state) planned(options []string) (map[string]string, error) {
 	return outputs, err
 }
 
-// goCommand builds nothing that is there already, of the same sources, and packs the same files once. All else the go command does.
-func goCommand(s *state, args []string) (string, error) {
+// goCommand does not build a file that exists, and runs built programs in place of go run. The go command does all else.
+func goCommand(_ *state, args []string) (string, error) {
 	if out := slices.Index(args, "-o") + 1; out > 0 && args[0] == "build" {
 		if _, err := os.Stat(args[out]); err == nil {
 			return "", nil
 		}
 	}
+	for source, program := range map[string]string{"./functions/rotate": "build/local/iam-token-rotator", "./scripts/package": "build/local/package"} {
+		if i := slices.Index(args, source); i > 0 && args[0] == "run" {
+			return "", syscall.Exec(program, append([]string{program}, args[i+1:]...), os.Environ())
+		}
+	}
 	_, path, _ := strings.Cut(os.Getenv("PATH"), ":") // without this program
-	if err := os.Setenv("PATH", path); err != nil {
+	err := os.Setenv("PATH", path)
+	program, missing := exec.LookPath("go")
+	if err = errors.Join(err, missing); err != nil {
 		return "", err
 	}
-	program, err := exec.LookPath("go")
-	if err != nil {
-		return "", err
-	}
-	const function = "./functions/rotate"
-	if i := slices.Index(args, function); i > 0 && args[0] == "run" {
-		built := "build/local/iam-token-rotator"
-		return "", syscall.Exec(built, append([]string{built}, args[i+1:]...), os.Environ())
-	}
-	if len(args) < 5 || args[1] != "./scripts/package" || args[2] != "-o" {
-		return "", syscall.Exec(program, append([]string{"go"}, args...), os.Environ())
-	}
-	sum := sha256.New()
-	for _, file := range args[4:] {
-		content, err := os.Open(file)
-		if err == nil {
-			_, err = io.Copy(sum, content)
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	zip := filepath.Join(s.Packed, fmt.Sprintf("%x.zip", sum.Sum(nil)))
-	if _, err := os.Stat(zip); err != nil {
-		pack := exec.Command(program, append([]string{"run", args[1], "-o", zip}, args[4:]...)...)
-		if printed, err := pack.CombinedOutput(); err != nil {
-			return string(printed), err
-		}
-	}
-	content, err := os.ReadFile(zip)
-	if err == nil {
-		err = os.WriteFile(args[3], content, 0o600)
-	}
-	return "", err
+	return "", syscall.Exec(program, append([]string{"go"}, args...), os.Environ())
 }

@@ -44,12 +44,11 @@ type page struct {
 // A block is a fenced one.
 type block struct {
 	where    string // page:line
-	page     *page
 	section  string
 	language string
 	purpose  string // the word after the language
 	server   bool
-	above    *block // the commands above it
+	above    *block // the nearest commands above it on the page
 	text     string
 }
 
@@ -62,7 +61,7 @@ func parse(path, text string) *page {
 		if isFence && open == nil {
 			language, purpose, _ := strings.Cut(info, " ")
 			purpose, server := strings.CutSuffix(purpose, " server")
-			open = &block{where: fmt.Sprintf("%s:%d", path, i+1), page: p, section: p.headings[len(p.headings)-1], language: language, purpose: purpose, server: server, above: commands}
+			open = &block{where: fmt.Sprintf("%s:%d", path, i+1), section: p.headings[len(p.headings)-1], language: language, purpose: purpose, server: server, above: commands}
 			if language == "sh" {
 				commands = open
 			}
@@ -108,21 +107,21 @@ func pageNamed(path string) *page {
 	return pages()[slices.IndexFunc(pages(), func(p *page) bool { return p.path == path })]
 }
 
-// fileText is the content of a file of the repository; of another test's, which is gone meanwhile, nothing.
+// fileText is the content of a file of the repository; empty if it was another test's file, which is gone now.
 func fileText(path string) string {
 	text, _ := os.ReadFile(filepath.Join(root, path))
 	return string(text)
 }
 
-// repositoryFiles are the paths of the repository's files, without what is built.
+// repositoryFiles are the paths of the repository's files, without those that are built.
 func repositoryFiles() (files []string) {
 	_ = filepath.WalkDir(root, func(file string, entry os.DirEntry, err error) error {
 		switch {
 		case err != nil:
-			return nil // another test's file, which is gone meanwhile
+			return nil // another test's file, which is gone now
 		case entry.IsDir() && slices.Contains([]string{".git", "build", ".terraform"}, entry.Name()):
 			return filepath.SkipDir
-		case entry.Type().IsRegular() && entry.Name() != ".git": // as it is in a worktree
+		case entry.Type().IsRegular() && entry.Name() != ".git": // which is a file in a worktree
 			relative, _ := filepath.Rel(root, file)
 			files = append(files, relative)
 		}
@@ -131,7 +130,7 @@ func repositoryFiles() (files []string) {
 	return files
 }
 
-// blocks are those of a language, of all pages.
+// blocks returns the blocks of a language, of all pages.
 func blocks(language string) (found []*block) {
 	for _, p := range pages() {
 		for _, b := range p.blocks {
@@ -146,7 +145,7 @@ func blocks(language string) (found []*block) {
 func TestEveryBlockStatesItsPurpose(t *testing.T) {
 	allowed := map[string][]string{
 		"sh": slices.Collect(maps.Keys(stages)), "text": {"output", "picture", "figures", "query", "usage"},
-		"json": {"event", "rotations", "report", "announced", "doctor"}, "yaml": {"pod", "actions"}, "go": {"", "parameter"}, "python": {""},
+		"json": {"event", "rotations", "report", "announced", "doctor"}, "yaml": {"pod", "actions"}, "go": {""}, "python": {""},
 	}
 	for _, p := range pages() {
 		for _, b := range p.blocks {
@@ -178,7 +177,7 @@ func TestEveryBlockStatesItsPurpose(t *testing.T) {
 	}
 }
 
-// The README is for a person who has five minutes.
+// The README is for a reader who has five minutes.
 func TestREADMEKeepsItsBudget(t *testing.T) {
 	text := fileText("README.md")
 	lines, words := strings.Count(text, "\n"), len(strings.Fields(text))
@@ -199,7 +198,8 @@ var (
 	noAnchor  = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
 )
 
-// Links within the repository lead to a file and, if they name one, to a heading; paths in code and tests exist. Rows of a table have the same number of cells.
+// Links within the repository lead to a file and, if they have an anchor, to a heading. Files and tests that a page names
+// exist. The rows of a table have the same number of cells.
 func TestLinksAndPathsExist(t *testing.T) {
 	anchors := map[string]map[string]bool{}
 	for _, p := range pages() {
@@ -259,7 +259,7 @@ func spansOf(text string) (found []string) {
 	return found
 }
 
-// rows are those of the tables whose first column has this name, on one page, without their heads.
+// rows returns the rows of the tables on a page whose first column has this name, without their heads.
 func rows(t *testing.T, path, column string) (found [][]string) {
 	t.Helper()
 	for _, table := range pageNamed(path).tables {
@@ -273,7 +273,7 @@ func rows(t *testing.T, path, column string) (found [][]string) {
 	return found
 }
 
-// matches are what the first group of a pattern finds in a file, each once, sorted.
+// matches returns what the first group of a pattern matches in a file, sorted and without repetitions.
 func matches(file, pattern string) []string {
 	found := map[string]bool{}
 	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(fileText(file), -1) {
@@ -282,58 +282,53 @@ func matches(file, pattern string) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// YAML blocks are YAML; a pod mounts the token that it names, a workflow asks for its role.
+// YAML blocks are YAML. A pod mounts the token that it names, and a workflow requests its identity token.
 func TestYAMLBlocks(t *testing.T) {
 	for _, b := range blocks("yaml") {
-		var value map[string]any
-		if err := yaml.Unmarshal([]byte(b.text), &value); err != nil {
+		if err := yaml.Unmarshal([]byte(b.text), new(any)); err != nil {
 			t.Errorf("%s: %v", b.where, err)
 		}
 		switch mount := regexp.MustCompile(`mountPath: ([\w/.-]+)`).FindStringSubmatch(b.text); {
 		case b.purpose == "pod" && (mount == nil || !strings.Contains(b.text, "value: "+mount[1]+"/")):
 			t.Errorf("%s: CR_TOKEN_FILENAME is not below the mountPath", b.where)
-		case b.purpose == "actions" && fmt.Sprint(value["permissions"]) != "map[id-token:write]" && !strings.Contains(b.text, "id-token: write"):
+		case b.purpose == "actions" && !strings.Contains(b.text, "id-token: write"):
 			t.Errorf("%s: without id-token: write there is no role", b.where)
 		}
 	}
 }
 
-// surroundings complete a block of Go to a file, by its purpose.
-var surroundings = map[string][2]string{
-	"": {`package example
-
-import (
-	"net/http"
-
-	"github.com/IBM/platform-services-go-sdk/logsrouterv3"
-
-	"iam-token-rotator/functions/iamtoken"
-)
-
-func example(url, id, key string) (any, any, error) {
-`, "return client, service, err\n}\n"},
-	"parameter": {`package example
+// goFile is a file of Go around a block. It has the packages and variables that any of the blocks uses.
+const goFile = `package example
 
 import (
 	"context"
+	"net/http"
 
+	"github.com/IBM/platform-services-go-sdk/logsrouterv3"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 
 	"iam-token-rotator/functions/iamtoken"
 )
 
-func example(client *ssm.Client, arn string) *iamtoken.Reader {
-`, "return reader\n}\n"},
+var service, err any
+var _ = []any{context.Background, http.NewRequest, logsrouterv3.NewLogsRouterV3, aws.Bool, iamtoken.NewSecret}
+
+func example(client *ssm.Client, arn, url, id, key string) {
+	{
+%s
+		_, _, _, _ = reader, client, service, err
+	}
 }
+`
 
 func TestGoBlocksCompile(t *testing.T) {
 	t.Parallel()
 	for _, b := range blocks("go") {
 		folder := t.TempDir()
 		source, overlay := filepath.Join(folder, "example.go"), filepath.Join(folder, "overlay.json")
-		writeFile(t, source, surroundings[b.purpose][0]+b.text+surroundings[b.purpose][1])
-		// The file is compiled as if it were in the module, where nothing is written.
+		writeFile(t, source, fmt.Sprintf(goFile, b.text))
+		// The overlay puts the file into the module without writing there.
 		writeFile(t, overlay, fmt.Sprintf(`{"Replace":{%q:%q}}`, filepath.Join(root, "scripts", "readmetest", "example", "example.go"), source))
 		build := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "iam-token-rotator/scripts/readmetest/example")
 		build.Dir = root
