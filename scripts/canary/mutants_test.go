@@ -47,6 +47,7 @@ var revealed = map[string][]string{
 		"key file-name base64", "key argument raw", "key environment raw", "key name raw", "key datagram raw", "key request raw",
 		"key connection raw", "key elsewhere raw", "token authorization raw", "key twice raw", "key child raw", "key mapped raw",
 		"key keyring raw", "key socket raw", "key stderr places", "key stderr number", "key stderr mask", "key stderr backwards",
+		"key stderr base32", "key stdout ascii85", "key stderr rot13", "key stderr binary", "key stderr plus", "token authorization deflate", "token stderr zlib",
 	},
 	"^lambda: calm": {
 		"key stdout octal", "key log ten", "key stderr reversed", "key stderr lines", "key stderr pieces", "key panic raw",
@@ -119,9 +120,14 @@ const leakSource = `
 
 import (
 	"bytes"
+	"compress/flate"
 	"compress/gzip"
+	"compress/zlib"
+	"encoding/ascii85"
+	"encoding/base32"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -175,9 +181,16 @@ func leakText(how, secret string) string {
 	case "mask": for i := range raw { raw[i] ^= 0x15 }; return fmt.Sprintf("%x", raw)
 	case "backwards": b := []byte(base64.StdEncoding.EncodeToString(raw)); slices.Reverse(b); return string(b)
 	case "places": var out string; for i, c := range secret { out += fmt.Sprintf("character %d is %c\n", i, c) }; return out
-	case "gzip":
+	case "base32": return base32.StdEncoding.EncodeToString(raw)
+	case "ascii85": out := make([]byte, ascii85.MaxEncodedLen(len(raw))); return string(out[:ascii85.Encode(out, raw)])
+	case "binary": return leakEach(secret, "%08b", " ")
+	case "plus": for i := range raw { raw[i] += 5 }; return base64.StdEncoding.EncodeToString(raw)
+	case "rot13":
+		return strings.Map(func(r rune) rune { if c := r | 0x20; c < 'a' || c > 'z' { return r } else { return r&^0x1f + (r&0x1f+12)%26 + 1 } }, secret)
+	case "gzip", "zlib", "deflate":
 		var out bytes.Buffer
-		w := gzip.NewWriter(&out)
+		deflate, _ := flate.NewWriter(&out, 9)
+		w := map[string]io.WriteCloser{"gzip": gzip.NewWriter(&out), "zlib": zlib.NewWriter(&out), "deflate": deflate}[how]
 		w.Write(raw); w.Close()
 		return base64.StdEncoding.EncodeToString(out.Bytes())
 	case "pieces":
