@@ -73,16 +73,20 @@ func TestWhatAMirrorCanHold(t *testing.T) {
 		exit   int
 		advice string
 	}{
-		"version 1 of aws":       {secret("Bearer "+token, seconds), 0, 0, ""},
-		"version 2 of aws":       {secret(fmt.Sprintf(`{"logs":%q}`, token), text), 0, 0, ""},
-		"an expired token":       {secret(j.token(-time.Minute), seconds), 0, 3, "expired 1m"},
-		"an opaque token":        {secret(opaque, seconds), 0, 1, "nothing states"},
-		"not yet":                {secret("no token yet", seconds), 0, 1, "no token yet"},
-		"something else":         {secret(`{"user":"a","password":"b"}`, seconds), 0, 1, "is it the"},
-		"a binary secret":        {secret(nil, seconds), 0, 1, "empty"},
-		"a parameter, no object": {map[string]any{"Parameter": "x"}, 0, 1, "empty"},
-		"a parameter, no value":  {map[string]any{"Parameter": map[string]any{"Version": 1}}, 0, 1, "empty"},
-		"a slow clock here":      {secret(j.token(10*time.Minute), seconds), 20 * time.Minute, 3, "slow"},
+		"version 1 of aws":  {secret("Bearer "+token, seconds), 0, 0, ""},
+		"version 2 of aws":  {secret(fmt.Sprintf(`{"logs":%q}`, token), text), 0, 0, ""},
+		"an expired token":  {secret(j.token(-time.Minute), seconds), 0, 3, "expired 1m"},
+		"an opaque token":   {secret(opaque, seconds), 0, 1, "nothing states"},
+		"not yet":           {secret("no token yet", seconds), 0, 1, "no token yet"},
+		"something else":    {secret(`{"user":"a","password":"b"}`, seconds), 0, 1, "is it the"},
+		"a binary secret":   {secret(nil, seconds), 0, 1, "empty"},
+		"a slow clock here": {secret(j.token(10*time.Minute), seconds), 20 * time.Minute, 3, "slow"},
+		// The fields of another service count for nothing.
+		"IBM's payload beside it": {map[string]any{"SecretString": "no token yet", "payload": token, "secret_type": "arbitrary"}, 0, 1, "no token yet"},
+		"IBM's payload alone":     {map[string]any{"payload": token, "data": map[string]any{"iam_token": token}}, 0, 1, "empty"},
+		"IBM's metadata": {map[string]any{"SecretString": opaque, "CreatedDate": seconds, "created_at": text,
+			"version_custom_metadata": map[string]any{"expiration": seconds + 600}}, 0, 1, "nothing states"},
+		"a parameter's value": {map[string]any{"Parameter": map[string]any{"Value": token, "LastModifiedDate": seconds}}, 0, 1, "empty"},
 	} {
 		withJob(t, name, func(j *job) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -106,6 +110,31 @@ func TestWhatAMirrorCanHold(t *testing.T) {
 			}
 		})
 	}
+	// Each partition has its domain, where AWS is asked for the date.
+	for arn, want := range map[string]string{
+		strings.Replace(mirrorARN, "aws:secretsmanager:eu-central-1", "aws-us-gov:secretsmanager:us-gov-west-1", 1):    "secretsmanager.us-gov-west-1.amazonaws.com",
+		strings.Replace(mirrorARN, "aws:secretsmanager:eu-central-1", "aws-iso-b:secretsmanager:us-isob-east-1", 1):    "secretsmanager.us-isob-east-1.sc2s.sgov.gov",
+		strings.Replace(parameterARN, "aws:ssm:eu-central-1", "aws-cn:ssm:cn-north-1", 1):                              "ssm.cn-north-1.amazonaws.com.cn",
+		strings.Replace(parameterARN, "aws:ssm:eu-central-1", "aws-eusc:ssm:eusc-de-east-1", 1) + "/of/a/path.x-y_z:3": "ssm.eusc-de-east-1.amazonaws.eu",
+	} {
+		withJob(t, want, func(j *job) {
+			j.onAWS("", arn)
+			delete(j.env, "AWS_ENDPOINT_URL")
+			j.program("curl", "case $* in *' https://"+want+"/') exit 7 ;; esac; echo \"unexpected: $*\" >&2\n")
+			j.program("aws", "case $* in *' "+arn+" '*) echo '{\"SecretString\": \""+token+"\", \"Parameter\": {\"Value\": \""+token+"\"}}' ;; esac\n")
+			if stderr := j.wantToken(token); stderr != "" {
+				t.Errorf("got %q, want nothing", stderr)
+			}
+		})
+	}
+	withJob(t, "a parameter", func(j *job) { // of a strange form
+		j.onAWS("", parameterARN)
+		j.program("curl", "exit 7\n")
+		for _, answer := range []string{`{"Parameter": "x"}`, `{"Parameter": {"Version": 1}}`, `{"SecretString": "x", "Value": "x", "payload": "x"}`} {
+			j.program("aws", "echo '"+answer+"'\n")
+			j.wantFailure(1, "the secret is empty")
+		}
+	})
 	// What AWS says beside its code may be anything.
 	for said, want := range map[string]string{
 		"An error occurred (AccessDeniedException) when calling the GetSecretValue operation: its text": "An error occurred (AccessDeniedException) when calling the GetSecretValue operation\n",
