@@ -74,7 +74,7 @@ type stageRun struct {
 	t         *testing.T
 	dir, home string // the copy of the repository, and a home folder
 	env       map[string]string
-	printed   map[*block]string
+	printed   map[*block]map[string]string // by the purpose of samples: "output" and "errors"
 
 	cloud  *ibmcloudtest.Cloud // nil before serveIBM
 	origin string
@@ -83,7 +83,7 @@ type stageRun struct {
 
 func newStageRun(t *testing.T) *stageRun {
 	t.Helper()
-	w := &stageRun{t: t, dir: makeCopy(t), home: t.TempDir(), printed: map[*block]string{}}
+	w := &stageRun{t: t, dir: makeCopy(t), home: t.TempDir(), printed: map[*block]map[string]string{}}
 	w.env = map[string]string{
 		"PATH": emulated(t, "docker", "kubectl", "ibmcloud", "terraform", "go") + ":" + os.Getenv("PATH"), "HOME": w.home, "TMPDIR": t.TempDir(),
 		"ARCH": runtime.GOARCH, // the deployed function runs on this machine
@@ -341,7 +341,7 @@ func runStage(t *testing.T, name string) {
 	}
 	w.play(slices.DeleteFunc(blocks("sh"), func(b *block) bool { return b.purpose != name }), stage.dir)
 	for _, sample := range blocks("text") {
-		if printed, ran := w.printed[sample.above]; ran && sample.purpose == "output" {
+		if printed, isCompared := w.printed[sample.above][sample.purpose]; isCompared {
 			if d := difference(sample.text, printed); d != "" {
 				t.Errorf("%s: this sample is not what %s prints: %s", sample.where, sample.above.where, scrub(d))
 			}
@@ -363,7 +363,7 @@ func (w *stageRun) play(commands []*block, dir string) {
 	file := func(i int, kind string) string { return filepath.Join(out, fmt.Sprint(i, ".", kind)) }
 	script := "set -eu\nservers=\ntrap '[ -z \"$servers\" ] || kill $servers; wait' EXIT\n"
 	for i, b := range commands {
-		script += fmt.Sprintf("exec >'%s' 2>'%s'\n", file(i, "out"), file(i, "err"))
+		script += fmt.Sprintf("exec >'%s' 2>'%s'\n", file(i, "output"), file(i, "errors"))
 		if command := strings.TrimSpace(b.text); b.server {
 			script += fmt.Sprintf("%s &\nservers=\"$servers $!\"\nuntil [ -s %s ]; do kill -0 $!; sleep 0.1; done\n", command, readyFile[command])
 		} else {
@@ -385,11 +385,11 @@ func (w *stageRun) play(commands []*block, dir string) {
 	shell.WaitDelay = 10 * time.Second
 	err := shell.Run()
 	for i, b := range commands {
-		printed, _ := os.ReadFile(file(i, "out"))
-		w.printed[b] = string(printed)
+		printed, _ := os.ReadFile(file(i, "output"))
+		complaints, _ := os.ReadFile(file(i, "errors"))
+		w.printed[b] = map[string]string{"output": string(printed), "errors": string(complaints)}
 		if _, unfinished := os.Stat(file(i, "done")); unfinished != nil {
-			complaint, _ := os.ReadFile(file(i, "err"))
-			w.t.Fatalf("%s: these commands failed (%v):\n%s\nthey printed:\n%s%s", b.where, err, b.text, scrub(string(printed)), scrub(string(complaint)))
+			w.t.Fatalf("%s: these commands failed (%v):\n%s\nthey printed:\n%s%s", b.where, err, b.text, scrub(string(printed)), scrub(string(complaints)))
 		}
 	}
 	if err != nil {

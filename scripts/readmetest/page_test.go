@@ -5,7 +5,7 @@
 //
 //	sh STAGE [server]      commands, run in the order of the pages; commands_test.go has the stages. A
 //	                       server runs in its own terminal until the stage ends
-//	text output            what the commands above print; … matches anything
+//	text output|errors     what the commands above print on stdout or stderr; … matches anything
 //	text picture|figures   a drawing; what was measured, not compared
 //	text query             for CloudWatch Logs Insights, not run
 //	text usage             a synopsis, compared with the program's -h
@@ -144,12 +144,12 @@ func blocks(language string) (found []*block) {
 
 func TestEveryBlockStatesItsPurpose(t *testing.T) {
 	allowed := map[string][]string{
-		"sh": slices.Collect(maps.Keys(stages)), "text": {"output", "picture", "figures", "query", "usage"},
+		"sh": slices.Collect(maps.Keys(stages)), "text": {"output", "errors", "picture", "figures", "query", "usage"},
 		"json": {"event", "rotations", "report", "announced", "doctor"}, "yaml": {"pod", "actions"}, "go": {""}, "python": {""},
 	}
 	for _, p := range pages() {
 		for _, b := range p.blocks {
-			if b.language == "text" && b.purpose == "output" && (b.above == nil || b.above.section != b.section || b.above.server) {
+			if b.language == "text" && slices.Contains([]string{"output", "errors"}, b.purpose) && (b.above == nil || b.above.section != b.section || b.above.server) {
 				t.Errorf("%s: no command stands above this output in its section", b.where)
 			}
 			if !slices.Contains(allowed[b.language], b.purpose) || strings.TrimSpace(b.text) == "" {
