@@ -61,8 +61,7 @@ const (
 func only(text, set string) bool { return strings.Trim(text, set) == "" }
 
 func isFingerprint(text string) bool { return len(text) == 16 && only(text, lowerHex) }
-
-func isAccount(text string) bool { return len(text) == 32 && only(text, lowerHex) }
+func isAccount(text string) bool     { return len(text) == 32 && only(text, lowerHex) }
 
 func isIAMID(id string) bool {
 	kind, rest, _ := strings.Cut(id, "-")
@@ -96,14 +95,10 @@ func ParseMetadata(fields map[string]any) (Metadata, error) {
 	if err != nil || json.Unmarshal(encoded, &m) != nil {
 		return Metadata{}, errMetadata
 	}
-	if !isFingerprint(m.Fingerprint) {
-		m.Fingerprint = ""
-	}
-	if !isIAMID(m.IAMID) {
-		m.IAMID = ""
-	}
-	if !isAccount(m.Account) {
-		m.Account = ""
+	for field, valid := range map[*string]func(string) bool{&m.Fingerprint: isFingerprint, &m.IAMID: isIAMID, &m.Account: isAccount} {
+		if !valid(*field) {
+			*field = ""
+		}
 	}
 	return m, nil
 }

@@ -48,7 +48,9 @@ type credentialSource struct {
 const requestLimit = 10 * time.Second
 
 func newCredentialSource(transport http.RoundTripper) *credentialSource {
-	return &credentialSource{client: &http.Client{Transport: guarded{transport}, CheckRedirect: rejectRedirect, Timeout: requestLimit}}
+	// A signed request stays at the host that it is meant for.
+	noRedirect := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &credentialSource{client: &http.Client{Transport: guarded{transport}, CheckRedirect: noRedirect, Timeout: requestLimit}}
 }
 
 // setRegion names the region of STS, unless one is set.
@@ -133,9 +135,6 @@ func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
 	response.Body = io.NopCloser(bytes.NewReader(body))
 	return response, nil
 }
-
-// rejectRedirect keeps signed requests at the host that they are meant for.
-func rejectRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // retrieveError is an SDK error, whose text is not shown, and the source that gave no
 // credentials.

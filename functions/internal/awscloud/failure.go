@@ -64,8 +64,7 @@ var causes = [...]struct {
 	wrongClock:        {rotation.Denied, rotation.Once, "RequestExpired RequestTimeTooSkewed"},
 	unknownKey:        {rotation.Denied, rotation.Never, "InvalidAccessKeyId InvalidClientTokenId UnrecognizedClientException"},
 	badSignature: {rotation.Denied, rotation.Never, "SignatureDoesNotMatch InvalidSignatureException IncompleteSignature " +
-		"IncompleteSignatureException " +
-		"MissingAuthenticationToken MissingAuthenticationTokenException"},
+		"IncompleteSignatureException MissingAuthenticationToken MissingAuthenticationTokenException"},
 	missing:      {rotation.NotFound, rotation.Never, "ResourceNotFoundException ParameterNotFound"},
 	otherContent: {rotation.Misconfigured, rotation.Never, "ResourceExistsException"},
 	deleted:      {rotation.NotFound, rotation.Never, ""},
@@ -75,18 +74,15 @@ var causes = [...]struct {
 	full:         {rotation.RateLimited, rotation.Never, "LimitExceededException"},
 	labeled:      {rotation.Misconfigured, rotation.Never, "ParameterMaxVersionLimitExceeded"},
 	badKMSKey: {rotation.Misconfigured, rotation.Never, "DecryptionFailure EncryptionFailure DisabledException InvalidKeyId " +
-		"InvalidKeyUsageException KMSDisabledException " +
-		"KMSInvalidKeyUsageException KMSInvalidStateException KMSNotFoundException KMSOptInRequired"},
+		"InvalidKeyUsageException KMSDisabledException KMSInvalidKeyUsageException KMSInvalidStateException KMSNotFoundException KMSOptInRequired"},
 	otherType: {rotation.Misconfigured, rotation.Never, "HierarchyTypeMismatchException UnsupportedParameterType"},
 	pattern:   {rotation.Misconfigured, rotation.Never, "ParameterPatternMismatchException InvalidAllowedPatternException"},
 	policies: {rotation.Misconfigured, rotation.Never, "IncompatiblePolicyException InvalidPolicyAttributeException " +
 		"InvalidPolicyTypeException PoliciesLimitExceededException"},
 	throttled: {rotation.RateLimited, rotation.Later, "RequestLimitExceeded RequestThrottled RequestThrottledException SlowDown " +
-		"Throttling ThrottlingException " +
-		"ThrottledException TooManyRequestsException TooManyUpdates KMSThrottlingException"},
+		"Throttling ThrottlingException ThrottledException TooManyRequestsException TooManyUpdates KMSThrottlingException"},
 	trouble: {rotation.Unavailable, rotation.Later, "InternalException InternalFailure InternalServerError InternalServiceError " +
-		"RequestTimeout RequestTimeoutException ServiceUnavailable " +
-		"ServiceUnavailableException DependencyTimeoutException KeyUnavailableException KMSInternalException"},
+		"RequestTimeout RequestTimeoutException ServiceUnavailable ServiceUnavailableException DependencyTimeoutException KeyUnavailableException KMSInternalException"},
 	unusable: {rotation.Unavailable, rotation.Later, ""},
 }
 

@@ -172,14 +172,13 @@ func (p *parameter) replace(ctx context.Context, versionID string, payload iamto
 
 // checkSize returns an error if the payload is longer than the parameter's tier allows.
 func (p *parameter) checkSize(found *types.ParameterMetadata, payload iamtoken.Secret) error {
-	size, limit := len(payload.Reveal()), maxAdvanced
-	advice := "make tokens shorter (format raw), or mirror them in a secret"
+	limit, advice := maxAdvanced, "make tokens shorter (format raw), or mirror them in a secret"
 	if found.Tier == types.ParameterTierStandard {
 		limit, advice = maxStandard, "make the parameter an advanced one (aws ssm put-parameter --tier Advanced, for 0.05 dollars a "+
 			"month), or mirror them in a secret"
 	}
-	if size <= limit {
-		return nil
+	if size := len(payload.Reveal()); size > limit {
+		return p.misconfigured(fmt.Sprintf("the token has %d bytes and the parameter holds %d: %s", size, limit, advice))
 	}
-	return p.misconfigured(fmt.Sprintf("the token has %d bytes and the parameter holds %d: %s", size, limit, advice))
+	return nil
 }

@@ -60,13 +60,11 @@ type Credential struct {
 // HasKey reports whether the identity is that of an API key.
 func (c Credential) HasKey() bool { return !c.APIKey.IsZero() || c.APIKeyARN != "" }
 
-// ReadFile reads a file whole, as os.ReadFile does.
-type ReadFile func(name string) ([]byte, error)
-
-// Load reads the configuration from environ, in the form of os.Environ. The error joins the
+// Load reads the configuration from environ, in the form of os.Environ, and a file of
+// rotations with readFile, which is like os.ReadFile. The error joins the
 // problems found, at most maxReported of them; none repeats a key or token. With an error the
 // Config holds what could be read, because the caller needs the settings for logs and metrics.
-func Load(environ []string, readFile ReadFile) (Config, error) {
+func Load(environ []string, readFile func(name string) ([]byte, error)) (Config, error) {
 	var found problems
 	v := parseVariables(environ, &found)
 	cfg := v.Config

@@ -16,7 +16,7 @@ import (
 
 // rotations reads the one source of rotations that is configured, and checks that
 // no secret has two purposes.
-func (v variables) rotations(found *problems, readFile ReadFile) []rotation.Rotation {
+func (v variables) rotations(found *problems, readFile func(name string) ([]byte, error)) []rotation.Rotation {
 	set := v.namesOfSet("API_KEY_SECRET", "TOKEN_SECRET", "ROTATIONS", "ROTATIONS_FILE")
 	const choice = "API_KEY_SECRET and TOKEN_SECRET, or ROTATIONS, or ROTATIONS_FILE"
 	var rotations []rotation.Rotation

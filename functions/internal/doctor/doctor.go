@@ -133,10 +133,8 @@ func (f *findings) ok(name, format string, args ...any) {
 func (f *findings) warn(name, detail, advice string) {
 	f.add(name, report.CheckWarning, detail, advice)
 }
-
 func (f *findings) fail(name, detail, advice string) { f.add(name, report.CheckFailed, detail, advice) }
-
-func (f *findings) skip(name, why string) { f.add(name, report.CheckSkipped, why, "") }
+func (f *findings) skip(name, why string)            { f.add(name, report.CheckSkipped, why, "") }
 
 // notTried skips checks that depend on another one.
 func (f *findings) notTried(blocker string, names ...string) {

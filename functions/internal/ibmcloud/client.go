@@ -150,13 +150,11 @@ func (w wire) waitForTurn(ctx context.Context, body io.Reader, limit int) (whole
 	}
 }
 
-// dateTolerance is how far two clocks of one service may be apart.
-const dateTolerance = 5 * time.Second
-
 // dateBefore reports whether the answer's Date is before a time that the service
 // itself names in it: then the Date is wrong.
 func (a *answer) dateBefore(named time.Time) bool {
-	return !a.date.IsZero() && a.date.Add(dateTolerance).Before(named)
+	const tolerance = 5 * time.Second // the clocks of one service's machines differ
+	return !a.date.IsZero() && a.date.Add(tolerance).Before(named)
 }
 
 // retryAfter is the wait that the service asked for, in seconds or as a date; 0

@@ -40,7 +40,11 @@ type operation struct {
 // documented codes decides the text.
 func (o operation) failure(got *answer, now time.Time) *rotation.Error {
 	if got.status == 0 {
-		return o.peer().NoAnswer(o.doing, got.sendErr)
+		peer := network.Peer{Host: o.host, Variable: "IAM_URL", Instance: o.instance}
+		if o.instance {
+			peer.Variable = "SECRETS_MANAGER_URL"
+		}
+		return peer.NoAnswer(o.doing, got.sendErr)
 	}
 	failure := &rotation.Error{}
 	failure.Kind, failure.Retry, failure.Advice = o.byStatus(got.status)
@@ -84,13 +88,6 @@ func (o operation) byStatus(status int) (rotation.Kind, rotation.Retry, string) 
 	}
 }
 
-func (o operation) peer() network.Peer {
-	if o.instance {
-		return network.Peer{Host: o.host, Variable: "SECRETS_MANAGER_URL", Instance: true}
-	}
-	return network.Peer{Host: o.host, Variable: "IAM_URL"}
-}
-
 // unusable is the error for a success whose body cannot be used.
 func (o operation) unusable(got *answer) *rotation.Error {
 	const advice = "is this URL the service itself, or a proxy's page?"
@@ -98,13 +95,10 @@ func (o operation) unusable(got *answer) *rotation.Error {
 		Message: o.message(got, "the answer cannot be used", advice)}
 }
 
-// maxType is longer than every type's name, and shorter than an API key.
-const maxType = 32
-
 // wrongType is the error for a secret of a type that is not accepted.
 func (o operation) wrongType(kind string) error {
 	named := strconv.QuoteToASCII(kind)
-	if len(kind) > maxType {
+	if len(kind) > 32 { // longer than every type's name; an API key is longer still
 		named = fmt.Sprintf("(%d characters, not repeated here)", len(kind))
 	}
 	last := len(o.types) - 1

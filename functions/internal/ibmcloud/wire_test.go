@@ -63,12 +63,6 @@ func secretsManager(t *testing.T, origin string) *ibmcloud.SecretsManager {
 	return sm
 }
 
-func readKey(t *testing.T, sm *ibmcloud.SecretsManager) *rotation.Error {
-	t.Helper()
-	_, err := sm.ReadKey(t.Context(), rotation.KeyRef{ID: "cb1e238c-d449-4fe7-bd68-04f0c5b59eb1"})
-	return asFailure(t, err)
-}
-
 // An error's body and headers may repeat what was sent.
 func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
 	var status int
@@ -91,7 +85,8 @@ func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
 			`SECRET`, `<html>SECRET</html>`, ``, `null`, `[]`, `{"errors":[{}]}`,
 		} {
 			_, iam := exchange(t, origin)
-			for _, failure := range []*rotation.Error{iam, readKey(t, sm)} {
+			_, err := sm.ReadKey(t.Context(), rotation.KeyRef{ID: "cb1e238c-d449-4fe7-bd68-04f0c5b59eb1"})
+			for _, failure := range []*rotation.Error{iam, asFailure(t, err)} {
 				if failure == nil {
 					t.Fatalf("%d %s: got no failure", status, body)
 				}

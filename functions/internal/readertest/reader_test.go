@@ -146,8 +146,7 @@ func TestFailingReads(t *testing.T) {
 	const s, locked = time.Second, "locked" // a locked key still gives tokens
 	type fault = ibmcloudtest.Fault
 	type span struct{ least, most time.Duration }
-	// A fault with the span healed ends after 20 s.
-	var atOnce, backOff, keyPause, capped, healed, wholeMinute = span{}, span{s / 2, 3 * s / 2}, span{2 * s, 2 * s}, span{5 * s, 5 * s}, span{20 * s, 27 * s}, span{50 * s, 59 * s}
+	var atOnce, backOff, keyPause, capped, healed, wholeMinute = span{}, span{s / 2, 3 * s / 2}, span{2 * s, 2 * s}, span{5 * s, 5 * s}, span{20 * s, 27 * s}, span{50 * s, 59 * s} // healed: the fault ends after 20 s
 	answer := func(f fault) func(fx *fixture) { return func(fx *fixture) { fx.fault(f) } }
 	iamSays := func(status int, body string) func(fx *fixture) {
 		return answer(fault{Op: iam, Status: status, Body: body})

@@ -201,11 +201,8 @@ func TestTheReadersOwnTokenIsRenewedAfterA401(t *testing.T) {
 		fx.wantToken(fx.rotate(time.Hour), 0)
 		fx.wantReads(3)
 
-		fx.fault(ibmcloudtest.Fault{Op: read, Status: 403})
-		fx.store.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
-			time.Sleep(rand.N(time.Second))
-			return fx.cloud.Transport().RoundTrip(r)
-		})
+		fx.fault(ibmcloudtest.Fault{Op: read, Status: 403, Delay: time.Second})
+		fx.fault(ibmcloudtest.Fault{Op: iam, Delay: 100 * time.Millisecond})
 		fx.cloud.ClearRequests()
 		var all sync.WaitGroup
 		for range 100 {
