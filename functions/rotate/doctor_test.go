@@ -2,17 +2,13 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/report"
-	"iam-token-rotator/infra/aws/awstest"
 )
 
 func wantNothingWritten(t *testing.T, cloud *ibmcloudtest.Cloud) {
@@ -82,28 +78,6 @@ func TestADiagnosisThatCannotBePrintedFails(t *testing.T) {
 	}
 }
 
-// fakeAWS gives every request to AWS Secrets Manager the same answer.
-func fakeAWS(t *testing.T, status int, answer map[string]any) {
-	t.Helper()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if target := r.Header.Get("X-Amz-Target"); target != "secretsmanager.GetSecretValue" && target != "secretsmanager.DescribeSecret" {
-			t.Errorf("doctor asked AWS for %s", target)
-		}
-		var asked struct {
-			SecretID string `json:"SecretId"`
-		}
-		_ = json.NewDecoder(r.Body).Decode(&asked)
-		answer["ARN"] = asked.SecretID
-		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(answer)
-	}))
-	t.Cleanup(server.Close)
-	awstest.Setenv(t, "")
-	t.Setenv("AWS_REGION", "us-west-2") // not the secret's
-	t.Setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", server.URL)
-}
-
 func TestDoctorAndTheSecretsInAWS(t *testing.T) {
 	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:k-Ab12Cd"
 	cloud, origin := newCloud(t)
@@ -111,18 +85,23 @@ func TestDoctorAndTheSecretsInAWS(t *testing.T) {
 	list := `ROTATIONS=[{"name":"a","api_key_secret":"` + one.APIKeySecret + `","token_secret":"` + one.TokenSecret + `","mirror":["` + arn[:len(arn)-1] + `x"]}]`
 	environ := environ(cloud, origin, "SECRETS_MANAGER_APIKEY=", "SECRETS_MANAGER_APIKEY_ARN="+arn, "API_KEY_SECRET=", "TOKEN_SECRET=", list)
 	for _, test := range []struct {
-		status int
-		answer map[string]any
+		denial string
 		exit   int
 		words  []string
 	}{
-		{200, map[string]any{"SecretString": cloud.BootstrapAPIKey()}, 0, []string{"✓ bootstrap-key         the secret that SECRETS_MANAGER_APIKEY_ARN names", "✓ bootstrap-identity", "✓ mirror", "waits for the first token"}},
-		{400, map[string]any{"__type": "AccessDeniedException", "message": "no " + cloud.BootstrapAPIKey()}, 1, []string{"✗ bootstrap-key         denied: reading the bootstrap key from the AWS secret " + arn,
+		{"", 0, []string{"✓ bootstrap-key         the secret that SECRETS_MANAGER_APIKEY_ARN names", "✓ bootstrap-identity", "✓ mirror", "waits for the first token"}},
+		{"no " + cloud.BootstrapAPIKey(), 1, []string{"✗ bootstrap-key         denied: reading the bootstrap key from the AWS secret " + arn,
 			"secretsmanager:GetSecretValue", "– bootstrap-identity    not tried: bootstrap-key failed", "✗ mirror                denied: ", "secretsmanager:DescribeSecret"}},
 	} {
-		fakeAWS(t, test.status, test.answer)
+		aws := newAWSSecret(t, cloud.BootstrapAPIKey())
+		aws.denial = test.denial
 		var stdout bytes.Buffer
 		exit := command([]string{"doctor"}, environ, nil, &stdout, io.Discard)
+		for _, asked := range aws.requests {
+			if asked != "GetSecretValue" && asked != "DescribeSecret" {
+				t.Errorf("doctor asked AWS for %s", asked)
+			}
+		}
 		if strings.Contains(stdout.String(), cloud.BootstrapAPIKey()) {
 			t.Fatal("the bootstrap key shows")
 		}

@@ -17,19 +17,31 @@ import (
 
 const bootstrapARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator/bootstrap-Ab12Cd"
 
-// awsSecret is AWS's secret with the bootstrap key: a version with an id that it has, and
-// the same content, changes nothing.
+// awsSecret emulates AWS Secrets Manager with one secret, the bootstrap key's. Every ARN names it.
 type awsSecret struct {
+	denial string // the message with which every request is denied; "" for none
+
 	mu       sync.Mutex
 	ids      []string
 	keys     []string
 	requests []string
 }
 
+// newAWSSecret puts key into the secret, and points the AWS SDK at it.
+func newAWSSecret(t *testing.T, key string) *awsSecret {
+	t.Helper()
+	secret := &awsSecret{ids: []string{"fixed"}, keys: []string{key}}
+	server := httptest.NewServer(secret)
+	t.Cleanup(server.Close)
+	awstest.Setenv(t, server.URL)
+	t.Setenv("AWS_REGION", "us-west-2") // not the secret's
+	return secret
+}
+
 func (a *awsSecret) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var asked struct{ ClientRequestToken, SecretString, VersionStage string }
+	var asked struct{ SecretID, ClientRequestToken, SecretString, VersionStage string }
 	_ = json.NewDecoder(r.Body).Decode(&asked)
 	operation := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager.")
 	a.requests = append(a.requests, operation+asked.VersionStage)
@@ -37,8 +49,11 @@ func (a *awsSecret) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if asked.VersionStage == "AWSPREVIOUS" {
 		at--
 	}
-	answer := map[string]string{"ARN": bootstrapARN, "Name": "rotator/bootstrap"}
+	answer := map[string]string{"ARN": asked.SecretID, "Name": "rotator/bootstrap"}
 	switch {
+	case a.denial != "":
+		w.WriteHeader(http.StatusBadRequest)
+		answer = map[string]string{"__type": "AccessDeniedException", "message": a.denial}
 	case operation == "PutSecretValue":
 		a.ids, a.keys = append(a.ids, asked.ClientRequestToken), append(a.keys, asked.SecretString)
 		answer["VersionId"] = asked.ClientRequestToken
@@ -60,10 +75,7 @@ func TestTheBootstrapKeyRenewsItself(t *testing.T) {
 	ibm := httptest.NewServer(cloud)
 	t.Cleanup(ibm.Close)
 	managed := cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", IAMID: cloud.BootstrapIAMID(), ReuseAPIKey: true, TTL: "1080h", RotateDays: 15})
-	aws := &awsSecret{ids: []string{"fixed"}, keys: []string{cloud.BootstrapAPIKey()}}
-	server := httptest.NewServer(aws)
-	t.Cleanup(server.Close)
-	awstest.Setenv(t, server.URL)
+	aws := newAWSSecret(t, cloud.BootstrapAPIKey())
 	env := append(environ(cloud, ibm.URL), "SECRETS_MANAGER_APIKEY=", "SECRETS_MANAGER_APIKEY_ARN="+bootstrapARN, "BOOTSTRAP_KEY_SECRET="+managed)
 	var log strings.Builder
 	f := newFunction("the-function", env, &log)
