@@ -177,7 +177,7 @@ func (p *pass) exchange(ctx context.Context) (Candidate, error) {
 		failure := *rotation.ErrorOf(err)
 		failure.Step = rotation.StepExchange
 		if isRejected(&failure) {
-			failure.Message = "IAM does not accept the new bootstrap key yet, which takes it a few seconds: the one in use serves on, and the next run tries again"
+			failure.Message = "IAM does not accept the new bootstrap key yet, which can take a few seconds: the one in use stays in use, and the next run tries again"
 		}
 		return nil, &failure
 	}
@@ -192,12 +192,11 @@ func (p *pass) exchange(ctx context.Context) (Candidate, error) {
 	return candidate, nil
 }
 
-// checkPrevious notes whether IAM refuses AWSPREVIOUS, the key that has to serve if IAM refuses
-// AWS's current one. Every renewal asks: IBM may end a key when it rotates, in which case the
-// token of that key hides it for an hour; after a late rotation the key reaches the end of its
-// ttl days later; and the process that stored the current key may have died before its report.
-// A key that a person has made may be deleted at any time, and while the next rotation is late
-// AWSPREVIOUS ends by its ttl: neither counts.
+// checkPrevious notes whether IAM rejects AWSPREVIOUS, which is used if IAM rejects AWS's current
+// key. Every renewal asks. IBM may end a key when it rotates, which a cached token of that key
+// hides; the process that stored the current key may have died before its report; and after a late
+// rotation AWSPREVIOUS reaches the end of its ttl only days later. Neither a key that a person has
+// made counts, nor the end of the ttl while the next rotation is late.
 func (p *pass) checkPrevious(ctx context.Context) {
 	made := p.managed.ExpiresAt.Add(-p.managed.TTL)
 	if !p.ibmClock().Before(made.Add(p.managed.Interval)) {

@@ -99,7 +99,7 @@ func (sim *simulation) ended(inv *invocation, ran report.Report) {
 	sim.violatedIf(result.Outcome == report.Rotated && inv.versions == 0, now, "%s says that it rotated, and made no version", inv.id)
 	sim.violatedIf(strings.Contains(text, "eyJ") || strings.Contains(text, sim.workloadKey), now, "%s showed a secret", inv.id)
 	if sim.keys != nil {
-		sim.keysEnded(inv, ran)
+		sim.checkKeys(inv, ran)
 	}
 	sim.mirrors[healthyMirror].checkPut(now, inv, result)
 }

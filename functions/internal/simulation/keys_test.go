@@ -73,7 +73,7 @@ type keys struct {
 	answerAt  time.Time            // when a person will answer key-renewal
 	byHand    time.Time            // when a person last stored a key in AWS
 	fixed     []string             // the keys of the bootstrap that a person has made
-	alarmed   time.Time            // when key-renewal fired first since a fixed key was last AWSPREVIOUS
+	alarmed   time.Time            // since when key-renewal fires, or since when it has not been answered; zero when neither
 	expiring  time.Time            // since when key-expiry fires for a managed key; zero when it does not
 	fixedEnds time.Time            // when the workload's key by a person expires; zero without one
 	made      map[string]time.Time // IBM's keys of the bootstrap, and when it made them
@@ -198,7 +198,7 @@ func (sim *simulation) scheduleKeys() {
 	})
 }
 
-// calmRuns: where nothing happens to the keys, one of so many scheduled runs is played, since each finds the same keys.
+// calmRuns: while nothing happens to the keys, one scheduled run in 15 is played, since all of them find the same keys.
 const calmRuns = 15
 
 // mustPlay reports whether a key is about to be made, or something has happened to the keys in the last 26 hours: key-renewal counts
@@ -554,12 +554,15 @@ func (sim *simulation) operateKeys(at time.Time) {
 		k.longestBehind = max(k.longestBehind, behind)
 		sim.violatedIf(behind > 12*time.Hour, at, "AWS's key is not IBM's for %s, without any fault", behind)
 	}
+	fires := false
 	for _, alarms := range k.alarms {
-		if alarms.fires(at) && k.alarmed.IsZero() {
-			if k.alarmed = at; k.endsKeys() {
-				k.answerAt = at.Add(d.between(day, 10*day))
-			}
-		}
+		fires = alarms.fires(at) || fires
+	}
+	if k.endsKeys() && fires && k.alarmed.IsZero() {
+		k.answerAt = at.Add(d.between(day, 10*day))
+	}
+	if !k.endsKeys() || fires { // else it counts until it is answered
+		since(&k.alarmed, fires, at)
 	}
 	refill, remake := !k.answerAt.IsZero() && !at.Before(k.answerAt), !k.remakeAt.IsZero() && !at.Before(k.remakeAt)
 	sim.mu.Unlock()
@@ -618,8 +621,8 @@ func (sim *simulation) leeway(at time.Time) time.Duration {
 	return max(0, left)
 }
 
-// keysEnded checks the renewal of a run, what it reports of the keys' end, and a failure for want of a key. sim.mu is held.
-func (sim *simulation) keysEnded(inv *invocation, ran report.Report) {
+// checkKeys checks a run's renewal, what it reports of the keys' end, and whether it failed because no key works. sim.mu is held.
+func (sim *simulation) checkKeys(inv *invocation, ran report.Report) {
 	k, now, result := sim.keys, time.Now(), ran.Results[0]
 	if ran.KeyRenewal != nil {
 		sim.checkRenewal(now, inv, ran.KeyRenewal)

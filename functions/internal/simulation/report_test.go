@@ -44,10 +44,7 @@ type gapSum struct {
 	gaps int
 }
 
-func (a *gapSum) add(t *timeline) {
-	a.lost += t.lost()
-	a.gaps += len(t.gaps)
-}
+func (a gapSum) plus(t timeline) gapSum { return gapSum{a.lost + t.lost(), a.gaps + len(t.gaps)} }
 
 // totals are sums over the parts of a year, and sorted lists.
 type totals struct {
@@ -63,8 +60,7 @@ type totals struct {
 func (y year) total() (t totals) {
 	for _, sim := range y.parts {
 		t.whole += sim.end.Sub(sim.start)
-		t.ours.add(&sim.tokens)
-		t.naive.add(&sim.naiveTokens)
+		t.ours, t.naive = t.ours.plus(sim.tokens), t.naive.plus(sim.naiveTokens)
 		t.versions, t.calls, t.naiveCalls = t.versions+len(sim.tokens.tokens), t.calls+int(sim.calls.Load()), t.naiveCalls+int(sim.naive.calls.Load())
 		t.runs, t.failed, t.crashed = t.runs+sim.counts.runs, t.failed+sim.counts.failed, t.crashed+sim.counts.crashed
 		t.throttles, t.reads = t.throttles+sim.counts.throttles, t.reads+sim.counts.reads
