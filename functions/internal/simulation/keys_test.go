@@ -73,7 +73,7 @@ type keys struct {
 	answerAt  time.Time            // when a person will answer key-renewal
 	byHand    time.Time            // when a person last stored a key in AWS
 	fixed     []string             // the keys of the bootstrap that a person has made
-	alarmed   time.Time            // since when key-renewal fires, or since when it has not been answered; zero when neither
+	alarmed   time.Time            // since when key-renewal fires or, if IBM ends keys, waits for an answer; zero if it does not
 	expiring  time.Time            // since when key-expiry fires for a managed key; zero when it does not
 	fixedEnds time.Time            // when the workload's key by a person expires; zero without one
 	made      map[string]time.Time // IBM's keys of the bootstrap, and when it made them
