@@ -27,8 +27,8 @@ import (
 	"iam-token-rotator/scripts/serving"
 )
 
-// TestMain lets the test binary be what the tests need as separate processes: "function NAME …" is a Lambda function,
-// "invoke …" is this program.
+// TestMain makes the test binary usable as other processes: with the arguments "function NAME …" it is a Lambda
+// function, with "invoke …" it is this program.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "function" {
 		functions[os.Args[2]](os.Args[3:])
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// sighting is what the function "look" sees of its surroundings.
+// sighting is what the function "look" returns: its event, context and process.
 type sighting struct {
 	Event     json.RawMessage
 	RequestID string
@@ -50,8 +50,8 @@ type sighting struct {
 	PID       int
 }
 
-// functions are COMMANDs. Those on aws-lambda-go behave as any function does; the others speak to the Runtime API
-// themselves, to do what it never does.
+// functions are COMMANDs, by name. Some use aws-lambda-go, as any function does. The others call the Runtime API
+// themselves, to do what aws-lambda-go never does.
 var functions = map[string]func(args []string){
 	"look": func([]string) {
 		lambda.Start(func(ctx context.Context, event json.RawMessage) (sighting, error) {
@@ -199,7 +199,7 @@ func nextID() string {
 	return resp.Header.Get("Lambda-Runtime-Aws-Request-Id")
 }
 
-// post prints the status that comes back.
+// post sends a request to the Runtime API and prints the status.
 func post(path, body string) {
 	resp, err := http.Post(runtimeURL(path), "application/json", strings.NewReader(body))
 	if err != nil {
@@ -209,7 +209,7 @@ func post(path, body string) {
 	fmt.Printf("%s: %d\n", path[strings.LastIndex(path, "/")+1:], resp.StatusCode)
 }
 
-// output is a buffer that the program and its child may write to at once.
+// output is a buffer for concurrent writes of the program and its child.
 type output struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -221,7 +221,7 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.buf.Write(p)
 }
 
-// runInvoke runs this program, whose stdout must be JSON lines.
+// runInvoke runs this program and checks that stdout has only lines of JSON.
 func runInvoke(t *testing.T, stdin string, args ...string) (code int, lines []string, stderr string) {
 	t.Helper()
 	var out, err output
@@ -234,12 +234,12 @@ func runInvoke(t *testing.T, stdin string, args ...string) (code int, lines []st
 	return code, lines, err.buf.String()
 }
 
-// with completes flags to a command line that runs the named function of functions.
+// with returns a command line with these flags and, as COMMAND, a function of functions with its arguments.
 func with(function string, flags ...string) []string {
 	return append(flags, append([]string{"--", os.Args[0], "function"}, strings.Fields(function)...)...)
 }
 
-// match holds lines against regular expressions, one each.
+// match compares each line with a regular expression.
 func match(t *testing.T, what string, got, want []string) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -319,8 +319,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// No process is left when this program ends: neither when a signal ends it, nor when its reader is gone, nor one that an exited
-// function left running.
+// When this program ends, no process is left: not if a signal ends it, not if its reader is gone, and not if a
+// function exited and left a child running.
 func TestNoProcessIsLeftBehind(t *testing.T) {
 	for _, tt := range []struct {
 		args   []string

@@ -1,5 +1,5 @@
-// A story of Secrets Manager with the core of IBM's node SDKs, which scripts/conformance runs: npm has no client of IBM's for
-// version 2. The core exchanges the key, compresses bodies, and makes errors of answers.
+// Tests of Secrets Manager with the core of IBM's node SDKs, because IBM has no npm package for version 2.
+// The core exchanges the API key, compresses bodies and turns answers into errors. scripts/conformance runs this file.
 const { BaseService, getAuthenticatorFromEnvironment, readExternalSources } = require('ibm-cloud-sdk-core');
 
 class SecretsManager extends BaseService {
@@ -28,7 +28,7 @@ describe('Secrets Manager, by ibm-cloud-sdk-core', () => {
     expect(await service.ask('GET', '/secret_groups/default/secret_types/arbitrary/secrets/conformance')).toMatchObject({ payload: 'one' });
   });
 
-  test('a new version pushes the current one back', async () => {
+  test('a new version makes the current one previous', async () => {
     const made = await service.ask('POST', `/secrets/${secret.id}/versions`, { payload: 'two', version_custom_metadata: { by: 'node' } });
     expect(made).toMatchObject({ alias: 'current', payload: 'two', version_custom_metadata: { by: 'node' } });
     expect(await service.ask('GET', `/secrets/${secret.id}/versions/previous`)).toMatchObject({ payload: 'one' });
@@ -46,7 +46,7 @@ describe('Secrets Manager, by ibm-cloud-sdk-core', () => {
     await service.ask('DELETE', `/secrets/${secret.id}/locks_bulk`);
   });
 
-  test('what is gone, refused or not served says so', async () => {
+  test('a deleted secret, a wrong request and an operation that is not served are errors', async () => {
     await service.ask('DELETE', `/secrets/${secret.id}`);
     await expect(service.ask('GET', `/secrets/${secret.id}`)).rejects.toEqual(refused(404));
     await expect(service.ask('POST', '/secrets', { secret_type: 'arbitrary', name: 'x' })).rejects.toEqual(refused(400));

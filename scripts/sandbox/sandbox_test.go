@@ -23,7 +23,7 @@ import (
 	"iam-token-rotator/scripts/envfile"
 )
 
-// runsAsSandbox makes the test binary be the sandbox.
+// runsAsSandbox is a variable that makes the test binary the sandbox.
 const runsAsSandbox = "TEST_RUNS_AS_SANDBOX"
 
 func TestMain(m *testing.M) {
@@ -33,16 +33,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A running sandbox has its environment in a file.
+// running is a running sandbox, whose environment is in a file.
 type running struct {
 	t    *testing.T
 	env  map[string]string
 	file string
-	stop func() (code int, stderr string) // harmless twice
+	stop func() (code int, stderr string) // may be called twice
 	http *http.Client
 }
 
-// start runs a sandbox until the test's end, if not stopped before. Its environment is in a new file if file is empty.
+// start runs a sandbox until it is stopped or the test ends. If file is empty, its environment is in a new file.
 func start(t *testing.T, file string, args ...string) running {
 	t.Helper()
 	if file == "" {
@@ -102,7 +102,7 @@ func (r running) ask(method, path, body string, header ...string) (int, string) 
 	return response.StatusCode, string(answer)
 }
 
-// token exchanges the key of a variable.
+// token exchanges the API key in a variable.
 func (r running) token(name string) (token string, lifetime int) {
 	form := url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {r.env[name]}}.Encode()
 	_, body := r.ask("POST", "/identity/token", form, "Content-Type", "application/x-www-form-urlencoded")
@@ -116,7 +116,7 @@ func (r running) token(name string) (token string, lifetime int) {
 	return answer.Token, answer.ExpiresIn
 }
 
-// wantNothingLeft stops the sandbox, which must leave no file and no listener.
+// wantNothingLeft stops the sandbox and checks that it leaves no file and no listener.
 func (r running) wantNothingLeft(want string) {
 	r.t.Helper()
 	if code, stderr := r.stop(); code != 0 || stderr != want {
@@ -150,7 +150,7 @@ func TestServesUntilStopped(t *testing.T) {
 	r.wantNothingLeft("sandbox: serving IBM Cloud on " + r.env["IAM_URL"] + "\n")
 }
 
-// Two sandboxes may be given one environment file. It describes the later one for as long as that runs.
+// If two sandboxes write the same environment file, it describes the later one until that ends.
 func TestEndingLeavesAnotherSandboxesEnvironment(t *testing.T) {
 	first := start(t, "")
 	second := start(t, first.file)
@@ -221,7 +221,7 @@ func checkRotations(t *testing.T, env map[string]string, want int) {
 	}
 }
 
-// A writer calls itself with what is written.
+// writer is an io.Writer that calls a function with the text.
 type writer func(text string)
 
 func (w writer) Write(text []byte) (int, error) {
@@ -249,7 +249,7 @@ func TestEnvironmentOnStdout(t *testing.T) {
 	}
 }
 
-// One that others reach too is used here on loopback, and says that it is not alone with its user.
+// A sandbox that other machines can reach prints a warning, and programs on this machine use it on loopback.
 func TestWhoReachesIt(t *testing.T) {
 	r := start(t, "", "-addr", ":0")
 	_, port, found := strings.Cut(r.env["IAM_URL"], "http://127.0.0.1:")
@@ -267,7 +267,7 @@ func TestWhoReachesIt(t *testing.T) {
 	}
 }
 
-// SIGTERM ends a sandbox that is holding an answer back for an hour.
+// SIGTERM ends a sandbox in which a fault delays an answer by an hour.
 func TestSIGTERM(t *testing.T) {
 	r := running{t: t, file: filepath.Join(t.TempDir(), "env"), http: http.DefaultClient}
 	process := exec.CommandContext(t.Context(), os.Args[0], "-addr", "127.0.0.1:0", "-env", r.file)
