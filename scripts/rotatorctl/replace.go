@@ -96,7 +96,7 @@ func (r *replacement) run(ctx context.Context) (replaced []map[string]string, te
 		err = r.readFiles()
 	}
 	if err == nil && !r.noDeploy {
-		err = r.deployment().check(ctx)
+		err = r.checkStack(ctx)
 	}
 	if err != nil {
 		return nil, "", err
@@ -197,10 +197,16 @@ func (r *replacement) readServiceID(ctx context.Context, role string) (*serviceI
 	if err := r.begin(ctx); err != nil {
 		return nil, err
 	}
-	if role == "workload" {
+	written, _ := envfile.Read(r.envFile)
+	token, err := r.findSecret(ctx, r.name+"-token", r.tokenGroup, "arbitrary,kv")
+	switch {
+	case err != nil:
+		return nil, err
+	case token.ID != written["TOKEN_SECRET"]: // readers would be left with a token of the old service id
+		return nil, usagef("TOKEN_SECRET in %s is not the secret %s-token: give the options that setup was last run with", printable(r.envFile), r.name)
+	case role == "workload":
 		return r.workload, nil
-	}
-	if r.bootstrap.store == nil {
+	case r.bootstrap.store == nil:
 		return nil, usagef("there is no bootstrap service id: a trusted profile has no key that can be stolen")
 	}
 	return r.bootstrap, nil
@@ -226,7 +232,8 @@ func (r *replacement) makeServiceID(ctx context.Context, role string, done *prog
 		return nil, err
 	}
 	if byHand {
-		return nil, fmt.Errorf("make a service id with the policies of %s, and run this again with its id in %s_IAM_ID", id.iamID, strings.ToUpper(role))
+		return nil, fmt.Errorf("make a service id with the policies of %s, and run this again with its id in %s", id.iamID,
+			cmp.Or(printable(r.outputsFrom), strings.ToUpper(role)+"_IAM_ID"))
 	}
 	listed, err := r.runTerraform(ctx, nil, "state", "list", "-id="+strings.TrimPrefix(id.iamID, "iam-"))
 	if err == nil && len(bytes.TrimSpace(listed)) > 0 {
@@ -334,6 +341,22 @@ func (r *replacement) deployment() *deployment {
 	return d
 }
 
+// checkStack checks that the stack is the one that uses the old service ids. To deploy another one would leave that one without keys.
+func (r *replacement) checkStack(ctx context.Context) error {
+	d := r.deployment()
+	if err := d.check(ctx); err != nil {
+		return err
+	}
+	if err := d.connect(ctx); err != nil {
+		return err
+	}
+	stack, err := d.ownStack(ctx)
+	if err == nil && parameter(stack, "TokenSecret") != d.values["TOKEN_SECRET"] {
+		err = fmt.Errorf("the stack %s in %s has another TOKEN_SECRET than %s: check STACK, AWS_REGION and ROTATIONS_FILE", d.stack, d.who, printable(r.envFile))
+	}
+	return err
+}
+
 func (r *replacement) deploy(ctx context.Context) error {
 	if r.noDeploy {
 		if r.confirm(ctx, fmt.Sprintf("The function must run with %s now, once with force", printable(r.envFile))) != nil {
@@ -381,12 +404,8 @@ func (r *replacement) rotate(ctx context.Context) error {
 		r.say("note: run the function once more with force: until now a thief of the bootstrap key could write to the token secret")
 		return nil
 	}
-	d := r.deployment()
-	if err := d.connect(ctx); err != nil {
-		return err
-	}
 	r.say("Rotating once more, now that nothing else can write to the token secret")
-	_, err := d.callPatiently(ctx, aliasName, event{Mode: "rotate", Force: true})
+	_, err := r.callPatiently(ctx, aliasName, event{Mode: "rotate", Force: true})
 	if isFailure(err) {
 		err = fmt.Errorf("the run failed: %w. Run this again", err)
 	}

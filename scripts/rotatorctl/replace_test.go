@@ -150,6 +150,16 @@ func TestAThiefIsEvicted(t *testing.T) {
 	th.steal(atAWS)
 	maps.Copy(stack.set, th.stolen)
 	stack.must(0, "deploy", "default: rotated")
+	for variable, says := range map[string]string{"STACK": "there is no stack elsewhere", "ROTATIONS_FILE": "has another TOKEN_SECRET"} {
+		value := th.env[variable]
+		th.env[variable] = map[string]string{"STACK": "elsewhere", "ROTATIONS_FILE": th.path("rotations.json")}[variable]
+		th.write("rotations.json", fmt.Sprintf(`[{"name":"default","api_key_secret":%q,"token_secret":%q}]`, th.stolen["API_KEY_SECRET"], th.stolen["TOKEN_SECRET"]))
+		got := th.replace("", "--bootstrap", "--yes")
+		if left, _ := filepath.Glob(th.path("*.replacing")); got.exit != 1 || !strings.Contains(got.stderr, says) || len(left) > 0 {
+			t.Errorf("another %s: got exit %d, %q, and %s", variable, got.exit, got.stderr, left)
+		}
+		th.env[variable] = value
+	}
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -208,6 +218,7 @@ func TestReplacementStops(t *testing.T) {
 				}
 				want(th.t, "accepted", th.replace("y\ny\ny\n", workload...).exit, 0) // some providers always have a change to make
 			}},
+		"another name": {args: append([]string{"--name", "another"}, both...), exit: 2, words: "TOKEN_SECRET in FOLDER/ibm.env is not the secret another-token", mend: (*theft).replaceBoth},
 		"a foreign note": {args: both, spoil: func(th *theft) {
 			th.write("ibm.env.replacing", `{"workload":{"deleted_iam_id":"$(touch pwned)\u001b[2J"}}`)
 		}, exit: 2,
