@@ -258,7 +258,7 @@ func isUnknownKey(err error) bool {
 }
 
 func unlessGone(err error) error {
-	if statusOf(err) == http.StatusNotFound {
+	if status := statusOf(err); status == http.StatusNotFound || status == http.StatusGone {
 		return nil
 	}
 	return err

@@ -173,20 +173,18 @@ func (r *replacement) replace(ctx context.Context, role string, done *progress) 
 		return err
 	}
 	id.mayWait = id == r.bootstrap
-	if err := r.makeMissing(ctx); err != nil {
-		return err
-	}
-	// 3. The function uses it, and readers have its token.
-	if err := r.deploy(ctx); err != nil {
-		return err
-	}
-	// 4. The old service id is deleted.
-	if err := r.deleteOld(ctx, role, done); err != nil {
-		return err
-	}
-	// 5. Until now a thief could write to the token secret: another token replaces what may be there.
-	if err := r.rotate(ctx); err != nil {
-		return err
+	for _, step := range []func(context.Context) error{
+		r.makeMissing,
+		// 3. The function uses it, and readers have its token.
+		r.deploy,
+		// 4. The old service id is deleted.
+		func(ctx context.Context) error { return r.deleteOld(ctx, role, done) },
+		// 5. Until now a thief could write to the token secret: another token replaces what may be there.
+		r.rotate,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
 	}
 	done.New = id.iamID
 	return r.saveProgress(role, done)
@@ -313,11 +311,8 @@ func (r *replacement) renameOldSecret(ctx context.Context, id *serviceID, done *
 		return nil
 	}
 	body := map[string]string{"name": r.iamCredentialsName(id) + "-of-" + strings.TrimPrefix(done.Old, "iam-")}
-	err := r.cloud.send(ctx, &failure{doing: "renaming the secret " + done.Place}, http.MethodPatch, "secrets/"+done.Place+"/metadata", body, nil)
-	if statusOf(err) == http.StatusGone { // its key has expired
-		return nil
-	}
-	return unlessGone(err) // an interrupted run has deleted it
+	// Its key may have expired, or an interrupted run has deleted it.
+	return unlessGone(r.cloud.send(ctx, &failure{doing: "renaming the secret " + done.Place}, http.MethodPatch, "secrets/"+done.Place+"/metadata", body, nil))
 }
 
 // deployment takes its values from the file that setup wrote just now. Those in the environment may be from before.
