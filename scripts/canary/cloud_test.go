@@ -30,17 +30,18 @@ type cloud struct {
 	*ibmcloudtest.Cloud
 	stage *stage
 
-	mu        sync.Mutex
-	requests  []request
-	issued    map[string]string // the key or other credential by the token that it was exchanged for
-	uploaded  string            // hash of the function's code
-	published int               // versions of it
-	status    string            // of the stack
-	made      []string          // keys that IAM made
-	process   int               // of the program; 0 before it is started
-	waiting   chan struct{}     // gets a value when a request is held
-	held      chan struct{}     // closed to let it go on
-	release   func()            // closes held
+	mu         sync.Mutex
+	requests   []request
+	issued     map[string]string // the key or other credential by the token that it was exchanged for
+	uploaded   string            // hash of the function's code
+	published  int               // versions of it
+	status     string            // of the stack
+	parameters string            // of it, since its last update; empty before
+	made       []string          // keys that IAM made
+	process    int               // of the program; 0 before it is started
+	waiting    chan struct{}     // gets a value when a request is held
+	held       chan struct{}     // closed to let it go on
+	release    func()            // closes held
 }
 
 // request is what a program sent: to which service, and each part of it by its place.
@@ -282,7 +283,9 @@ const (
 	release = `{"template":"Resources: {}","parameters":{"CodeBucket":"bucket","AliasVersion":"1"}}`
 )
 
-// parameter of the stack.
+// parameters are the stack's before its first update.
+var parameters = parameter("CodeBucket", "bucket") + parameter("AliasVersion", "2") + parameter("Releases", fmt.Sprintf("1:%.16x", sha256.Sum256([]byte(release))))
+
 func parameter(name, value string) string {
 	return "<member><ParameterKey>" + name + "</ParameterKey><ParameterValue>" + value + "</ParameterValue></member>"
 }
@@ -298,8 +301,7 @@ var awsAnswers = []awsAnswer{
 	{matching("AWSEvents.PutEvents"), 200, `{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}`},
 	{matching("FilterLogEvents"), 200, `{"events":[{"eventId":"1","logStreamName":"2026/01/01/iam-token-rotator[2]0","timestamp":NOW000,"message":` + strconv.Quote(`{"level":"INFO","msg":"report","report":`+ran+`}`) + `}]}`},
 	{matching("GetCallerIdentity"), 200, `<Account>123456789012</Account>`},
-	{matching("DescribeStacks"), 200, `<Stacks><member><StackName>iam-token-rotator</StackName><StackId>` + stackID + `</StackId><StackStatus>STATUS</StackStatus><Parameters>` +
-		parameter("CodeBucket", "bucket") + parameter("AliasVersion", "2") + parameter("Releases", fmt.Sprintf("1:%.16x", sha256.Sum256([]byte(release)))) + `</Parameters></member></Stacks>`},
+	{matching("DescribeStacks"), 200, `<Stacks><member><StackName>iam-token-rotator</StackName><StackId>` + stackID + `</StackId><StackStatus>STATUS</StackStatus><Parameters>PARAMETERS</Parameters></member></Stacks>`},
 	{matching("DescribeStackEvents"), 200, `<StackEvents><member><EventId>STATUS</EventId><StackName>iam-token-rotator</StackName><LogicalResourceId>iam-token-rotator</LogicalResourceId>` +
 		`<ResourceStatus>UPDATE_COMPLETE</ResourceStatus><Timestamp>2026-01-01T00:00:00Z</Timestamp></member></StackEvents>`},
 	{matching("GetTemplate"), 200, `<TemplateBody>Resources: {}</TemplateBody>`},
@@ -344,6 +346,12 @@ func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, call, body string) {
 	switch {
 	case call == "DeleteStack":
 		c.status = "DELETE_COMPLETE"
+	case call == "UpdateStack":
+		c.parameters = ""
+		form, _ := url.ParseQuery(body)
+		for i := 1; form.Has(fmt.Sprintf("Parameters.member.%d.ParameterKey", i)); i++ {
+			c.parameters += parameter(form.Get(fmt.Sprintf("Parameters.member.%d.ParameterKey", i)), form.Get(fmt.Sprintf("Parameters.member.%d.ParameterValue", i)))
+		}
 	case strings.HasPrefix(call, "POST ") && strings.HasSuffix(call, "/versions"):
 		c.published++
 	case strings.HasPrefix(call, "PUT /bucket"):
@@ -351,7 +359,7 @@ func (c *cloud) answerAsAWS(w *httptest.ResponseRecorder, call, body string) {
 		c.uploaded = base64.StdEncoding.EncodeToString(sum[:])
 	}
 	i := slices.IndexFunc(awsAnswers, func(a awsAnswer) bool { return a.call.MatchString(call) })
-	answer := strings.NewReplacer("SECRET", secret, "NOW", strconv.FormatInt(time.Now().Add(-time.Minute).Unix(), 10), "STATUS", cmp.Or(c.status, "UPDATE_COMPLETE"), "INVOKED", invoked,
+	answer := strings.NewReplacer("SECRET", secret, "NOW", strconv.FormatInt(time.Now().Add(-time.Minute).Unix(), 10), "STATUS", cmp.Or(c.status, "UPDATE_COMPLETE"), "PARAMETERS", cmp.Or(c.parameters, parameters), "INVOKED", invoked,
 		"VERSION", strconv.Itoa(2+c.published), "UPLOADED", c.uploaded).Replace(awsAnswers[i].answer)
 	if strings.HasPrefix(answer, "<") && !strings.Contains(call, " ") {
 		answer = fmt.Sprintf("<%[1]sResponse><%[1]sResult>%[2]s</%[1]sResult></%[1]sResponse>", call, answer)
