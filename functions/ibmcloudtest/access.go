@@ -61,7 +61,7 @@ func (id *identity) mayAnywhere(a action) bool {
 
 // authorize finds what the path names, sets it in the call, and checks that the caller may do the operation
 // there. Access groups are for the admin. In Secrets Manager an operation on a secret needs the action in the
-// secret's group, one on groups needs it on the whole instance. That a secret does not exist (404) is told
+// secret's group, one on groups needs it on the whole instance. That a secret does not exist (404) is reported
 // only to callers who have the action in some group; others get 403. The caller of authorize holds c.mu.
 func (c *Cloud) authorize(in *call) error {
 	a, ofGroups := in.operation.action, in.operation.name == OpGroups

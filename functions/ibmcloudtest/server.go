@@ -54,7 +54,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var err error
 	if ofControl(r.URL.Path) && !IsLocal(r, c.host) {
 		out = c.errorReply(&call{request: r, operation: &operation{}}, fail(http.StatusForbidden, "forbidden",
-			"The sandbox is controlled from its own origin alone, as 127.0.0.1, ::1, localhost or the host that it listens on."))
+			"The control interface answers only its own origin, and the Hosts 127.0.0.1, ::1, localhost and that of -addr."))
 	} else {
 		out, err = c.answer(r)
 	}

@@ -118,7 +118,7 @@ var functions = map[string]func(args []string){
 		signal.Notify(terminated, syscall.SIGTERM)
 		post("init/error", `{"errorMessage":"no configuration","errorType":"Function.Config","stackTrace":[]}`)
 		<-terminated
-		fmt.Println("told to end")
+		fmt.Println("got SIGTERM")
 	},
 	"odd-error": func([]string) {
 		post("invocation/"+nextID()+"/error", "out of\nmemory")
@@ -153,7 +153,7 @@ var functions = map[string]func(args []string){
 		post("invocation/"+id+"/response", `"whole"`)
 		nextID()
 	},
-	"beset": func([]string) { // by web pages, which know the port and even the request id
+	"foreign": func([]string) { // sends requests as web pages would that know the port and even the request id
 		id := nextID()
 		for _, header := range []string{"Origin: http://evil.example", "Origin: null", "Origin: http://" + os.Getenv("AWS_LAMBDA_RUNTIME_API"), "Host: evil.example", "Host: localhost"} {
 			for _, path := range []string{"POST init/error", "POST invocation/" + id + "/response", "POST invocation/" + id + "/error", "GET invocation/next"} {
@@ -278,14 +278,14 @@ func TestAnswers(t *testing.T) {
 			[]string{first, strings.Replace(first, "1", "2", 1)}},
 		{"an exit before the first poll", "exit-early", 1, []string{exited + `out providing a reason","errorType":"Runtime.ExitError"}$`, exited}, "", []string{none, none}},
 		{"an error in initialising", "init-error", 1, []string{`^{"errorMessage":"no configuration","errorType":"Function.Config","stackTrace":\[\]}$`, `"no configuration"`},
-			"told to end\n", nil},
+			"got SIGTERM\n", nil},
 		{"the largest response", "large " + exact, 0, []string{`^"x+"$`}, "", nil},
 		{"a larger response", "large " + over, 1, []string{`^{"errorMessage":"Response payload size \(6291557 bytes\) exceeded maximum allowed payload size \(6291556 bytes\).",` +
 			`"errorType":"Function.ResponseSizeTooLarge"}$`, `TooLarge`}, "unexpected status code: 413", nil},
 		{"only the first answer counts", "answer-wrongly", 0, []string{`^"first"$`, `^"first"$`},
 			"response: 400\nerror: 400\nresponse: 400\nresponse: 202\nresponse: 400\nerror: 400\nerror: 403\n", nil},
 		{"a response cut short", "cut-short", 0, []string{`^"whole"$`}, "HTTP/1.1 400\nresponse: 202", nil},
-		{"requests from elsewhere", "beset", 0, []string{`^"true"$`}, strings.Repeat("403 ", 20) + "response: 202", nil},
+		{"requests from elsewhere", "foreign", 0, []string{`^"true"$`}, strings.Repeat("403 ", 20) + "response: 202", nil},
 		{"last words of an idle process", "last-words", 0, []string{`^null$`}, strings.Repeat(".", 1<<20) + "farewell\n", nil},
 		{"a timeout, then a new process", "hang-once " + filepath.Join(t.TempDir(), "hung") + " -timeout 3s", 1,
 			[]string{`^{"errorMessage":"[-0-9a-f]{36} Task timed out after 3.00 seconds","errorType":"Sandbox.Timedout"}$`, `^"done"$`}, "", nil},

@@ -214,12 +214,9 @@ func saveToken(w *stageRun) {
 	w.cloud.MustPutVersion(rotation.TokenSecret, w.cloud.MustMintToken(rotation.APIKey, time.Hour), map[string]any{"expiration": time.Now().Add(time.Hour).Unix()})
 	writeFile(w.t, key, w.cloud.ReaderAPIKey()+"\n")
 	writeFile(w.t, compute, "compute-resource-token\n")
-	maps.Copy(w.env, map[string]string{"SECRETS_MANAGER_URL": w.origin, "TOKEN_SECRET": rotation.TokenSecret})
-	switch name := filepath.Base(w.t.Name()); name {
-	case "job":
+	maps.Copy(w.env, map[string]string{"SECRETS_MANAGER_URL": w.origin, "TOKEN_SECRET": rotation.TokenSecret, "CR_TOKEN_FILENAME": compute})
+	if filepath.Base(w.t.Name()) == "job" { // the other stages choose their identity themselves
 		w.env["READER_APIKEY_FILE"] = key
-	case "code-engine-job":
-		w.env["CR_TOKEN_FILENAME"] = compute
 	}
 }
 

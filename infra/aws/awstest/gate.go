@@ -244,13 +244,13 @@ func (s *signature) of(r *http.Request, body []byte, c credentials) (want string
 	}
 	hash := sha256.Sum256(body)
 	payload := hex.EncodeToString(hash[:])
-	said := r.Header.Get("X-Amz-Content-Sha256")
+	declared := r.Header.Get("X-Amz-Content-Sha256")
 	if s.presigned && s.service == "s3" {
-		said = cmp.Or(said, "UNSIGNED-PAYLOAD")
+		declared = cmp.Or(declared, "UNSIGNED-PAYLOAD")
 	}
-	if said == "UNSIGNED-PAYLOAD" || strings.HasPrefix(said, "STREAMING-") {
-		payload = said
-	} else if said != "" && said != payload {
+	if declared == "UNSIGNED-PAYLOAD" || strings.HasPrefix(declared, "STREAMING-") {
+		payload = declared
+	} else if declared != "" && declared != payload {
 		return "", false
 	}
 	at, err := time.Parse(timeForm, s.at)
