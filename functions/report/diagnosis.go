@@ -5,8 +5,7 @@ import (
 	"errors"
 )
 
-// Diagnosis is what doctor found, in the order of the checks and then of the
-// rotations.
+// Diagnosis is what doctor found, in the order of the checks and then of the rotations.
 type Diagnosis struct {
 	Checks []Check `json:"checks"`
 	OK     bool    `json:"ok"` // no check failed

@@ -45,6 +45,5 @@ func (k KeyRenewal) headline() string {
 	return text
 }
 
-// IsNews reports whether a person wants to know: the key was renewed, or something is
-// wrong.
+// IsNews reports whether a person wants to know: the key was renewed, or something is wrong.
 func (k KeyRenewal) IsNews() bool { return k.Outcome != KeyCurrent || len(k.Warnings) > 0 }

@@ -9,8 +9,6 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-func pointer[T any](value T) *T { return &value }
-
 var expiresAt = time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC)
 
 func TestAResultAndARenewalForAPerson(t *testing.T) {
@@ -24,13 +22,13 @@ func TestAResultAndARenewalForAPerson(t *testing.T) {
 		line, text string
 	}{
 		{"rotated",
-			report.Result{Rotation: "a", Outcome: report.Rotated, Attempts: 1, ExpiresAt: &expiresAt, SecondsRemaining: pointer[int64](3599), MarginSeconds: pointer[int64](600)},
+			report.Result{Rotation: "a", Outcome: report.Rotated, Attempts: 1, ExpiresAt: &expiresAt, SecondsRemaining: new(int64(3599)), MarginSeconds: new(int64(600))},
 			"a: rotated; the stored token expires 2026-01-01T10:00:00Z (in 59m59s); the old one had 10m0s left", ""},
 		{"late",
-			report.Result{Rotation: "a", Outcome: report.Rotated, Attempts: 3, MarginSeconds: pointer[int64](-4)},
+			report.Result{Rotation: "a", Outcome: report.Rotated, Attempts: 3, MarginSeconds: new(int64(-4))},
 			"a: rotated after 3 attempts; the old one had expired 4s before", ""},
 		{"failed with an expired token",
-			report.Result{Rotation: "a", Outcome: report.Failed, Attempts: 1, ExpiresAt: &expiresAt, SecondsRemaining: pointer[int64](-90), Error: failure},
+			report.Result{Rotation: "a", Outcome: report.Failed, Attempts: 1, ExpiresAt: &expiresAt, SecondsRemaining: new(int64(-90)), Error: failure},
 			"a: failed; the stored token expired 2026-01-01T10:00:00Z (1m30s ago); look: not_found: there is no such secret",
 			"a: failed; the stored token expired 2026-01-01T10:00:00Z (1m30s ago)\n  look: not_found: there is no such secret\n"},
 		{"warnings",
@@ -40,7 +38,7 @@ func TestAResultAndARenewalForAPerson(t *testing.T) {
 			report.Result{Rotation: "a\x1b[2J", Outcome: "fa\nke", Warnings: []string{"x\r\u202e\xffy�"}},
 			`a\x1b[2J: fa\nke; 1 warning`, "a\\x1b[2J: fa\\nke\n  warning: x\\r\\u202e\\xffy�\n"},
 		{"numbers out of all bounds",
-			report.Result{Rotation: "a", Outcome: report.Fresh, MarginSeconds: pointer[int64](-1 << 63)},
+			report.Result{Rotation: "a", Outcome: report.Fresh, MarginSeconds: new(int64(-1 << 63))},
 			"a: fresh; the old one had expired 878400h0m0s before", ""},
 		{"current",
 			report.KeyRenewal{Outcome: report.KeyCurrent, ExpiresAt: &expiresAt, NextRotationAt: &expiresAt},

@@ -23,8 +23,7 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// The tests in this file drive the built binary as AWS does, through
-// scripts/invoke, against the sandbox over HTTPS.
+// The tests in this file drive the built binary as AWS does, through scripts/invoke, against the sandbox over HTTPS.
 
 // built and usesMoto are set once builtPrograms and oneMoto have been called: few tests need them.
 var built, usesMoto atomic.Bool
@@ -67,8 +66,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// fixture is a sandbox that is served over HTTPS, and the environment of programs that
-// use it.
+// fixture is a sandbox that is served over HTTPS, and the environment of programs that use it.
 type fixture struct {
 	t      *testing.T
 	bin    string
@@ -78,8 +76,7 @@ type fixture struct {
 	env    map[string]string
 }
 
-// newFixture serves a sandbox until the test ends. Its certificate is for 127.0.0.1 and
-// for example.com and its hosts.
+// newFixture serves a sandbox until the test ends. Its certificate is for 127.0.0.1 and for example.com and its hosts.
 func newFixture(t *testing.T, options ibmcloudtest.Options) *fixture {
 	t.Helper()
 	bin, err := builtPrograms()
@@ -142,16 +139,6 @@ func (fx *fixture) invoke(more map[string]string, args ...string) (stdout, stder
 func (fx *fixture) stored() string { return fx.cloud.MustCurrent(fx.env["TOKEN_SECRET"]).Payload }
 
 func (fx *fixture) fault(f ibmcloudtest.Fault) { fx.cloud.MustAddFault(f) }
-
-// requested are the operations asked of the sandbox, sorted.
-func (fx *fixture) requested() []string {
-	var ops []string
-	for _, request := range fx.cloud.Requests() {
-		ops = append(ops, request.Op)
-	}
-	slices.Sort(ops)
-	return ops
-}
 
 // firstResults are the first result of each report in stdout, a line each.
 func firstResults(t *testing.T, stdout string) []report.Result {
@@ -420,7 +407,11 @@ func TestTheBuiltFunctionRotatesWithNoMoreRequestsAndConnectionsThanItMust(t *te
 	pass := []string{"iam.token", "secrets.get", "versions.create", "versions.metadata"}
 	want := slices.Concat([]string{"iam.token", "iam.keys"}, pass, pass, pass) // for the bootstrap identity, and to verify tokens
 	slices.Sort(want)
-	if got := fx.requested(); !slices.Equal(got, want) {
+	var got []string
+	for _, request := range fx.cloud.Requests() {
+		got = append(got, request.Op)
+	}
+	if slices.Sort(got); !slices.Equal(got, want) {
 		t.Errorf("got requests %v, want %v", got, want)
 	}
 	request, err := http.NewRequest(http.MethodGet, fx.server.URL+"/v3/targets", nil)

@@ -25,8 +25,7 @@ import (
 	"iam-token-rotator/functions/report"
 )
 
-// function is the Lambda host: event in, report out. It implements
-// lambda.Handler.
+// function is the Lambda host: event in, report out. It implements lambda.Handler.
 type function struct {
 	ready         chan struct{} // closed when the fields below are set
 	service       *service
@@ -326,7 +325,7 @@ func choose(configured []rotation.Rotation, names []string) ([]rotation.Rotation
 	for _, name := range names {
 		r, ok := byName[name]
 		if !ok {
-			unknown = append(unknown, name)
+			unknown = append(unknown, quote(name))
 			continue
 		}
 		delete(byName, name) // so that a repeated name is unknown
@@ -335,13 +334,9 @@ func choose(configured []rotation.Rotation, names []string) ([]rotation.Rotation
 	if len(unknown) == 0 {
 		return chosen, nil
 	}
-	var quoted []string
-	for _, name := range unknown[:min(len(unknown), maxNamed)] {
-		quoted = append(quoted, quote(name))
-	}
 	if more := len(unknown) - maxNamed; more > 0 {
-		quoted = append(quoted, fmt.Sprintf("and %d more", more))
+		unknown = append(unknown[:maxNamed], fmt.Sprintf("and %d more", more))
 	}
 	return nil, fmt.Errorf("no rotation is called %s, or it is named twice: see ROTATIONS (one given by API_KEY_SECRET is called \"default\")",
-		strings.Join(quoted, ", "))
+		strings.Join(unknown, ", "))
 }

@@ -294,8 +294,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// Whatever arrives: an event is understood whole or rejected, and a rejection does
-// not repeat what could be a key.
+// Whatever arrives: an event is understood whole or rejected, and a rejection does not repeat what could be a key.
 func FuzzEvent(f *testing.F) {
 	for _, seed := range []string{
 		"", "null", "{}", " {} ", "[]", `"rotate"`, `{"mode":"rotate"}`, `{"mode":"ensure","run_id":"ensure-2026-01-01T10:00:00Z"}`,

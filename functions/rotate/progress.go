@@ -23,8 +23,9 @@ func isTerminal(stream any) bool {
 // progress is the handler of a run's log at a terminal. It shows the attempts that failed and,
 // every second, the remaining time.
 type progress struct {
-	w        io.Writer
-	deadline time.Time
+	slog.Handler // for WithAttrs and WithGroup, which no run uses
+	w            io.Writer
+	deadline     time.Time
 
 	mu      sync.Mutex
 	waiting bool // the last line shows the time left
@@ -32,7 +33,7 @@ type progress struct {
 
 // showProgress returns the log to run with. end removes the line with the time left.
 func showProgress(w io.Writer, timeout time.Duration) (log *slog.Logger, end func()) {
-	p := &progress{w: w, deadline: time.Now().Add(timeout)}
+	p := &progress{Handler: slog.DiscardHandler, w: w, deadline: time.Now().Add(timeout)}
 	done := make(chan struct{})
 	var ticking sync.WaitGroup
 	ticking.Go(func() {
@@ -85,9 +86,3 @@ func (p *progress) Handle(_ context.Context, record slog.Record) error {
 	p.print(report.Printable(text)+"\n", waiting)
 	return nil
 }
-
-// WithAttrs implements slog.Handler. No run uses it.
-func (p *progress) WithAttrs([]slog.Attr) slog.Handler { return p }
-
-// WithGroup implements slog.Handler. No run uses it.
-func (p *progress) WithGroup(string) slog.Handler { return p }

@@ -191,9 +191,8 @@ func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
-// diagnose checks what the named rotations rely on, or all if none is named. It makes new
-// clients: the connections and the bootstrap token of a warm function would hide what has
-// broken since.
+// diagnose checks what the named rotations rely on, or all if none is named. It makes new clients:
+// the connections and the bootstrap token of a warm function would hide what has broken since.
 func diagnose(ctx context.Context, cfg config.Config, named []string, how rotation.HowToRun) (report.Diagnosis, error) {
 	rotations, err := choose(cfg.Rotations, named)
 	if err != nil {

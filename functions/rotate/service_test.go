@@ -77,8 +77,7 @@ func TestForceModeAndRunIDReachTheRun(t *testing.T) {
 	}
 }
 
-// A limit must make a run slower, never starve it: attempts that queue for longer
-// than they may take would be thrown away whole.
+// A limit must make a run slower, never starve it: attempts that queue for longer than they may take would be thrown away whole.
 func TestPolitenessStarvesNoRun(t *testing.T) {
 	for _, test := range []struct{ rotations, maxRPS, concurrency int }{
 		{40, 1, 16}, {40, 2, 16}, {40, 3, 16}, {40, 5, 64}, {300, 20, 16}, {300, 20, 300},
@@ -113,8 +112,7 @@ func TestPolitenessStarvesNoRun(t *testing.T) {
 	}
 }
 
-// TestACrashDumpsNoCore: a core file holds all of the memory, keys and tokens
-// included. GOTRACEBACK=crash asks for one.
+// TestACrashDumpsNoCore: a core file holds all of the memory, keys and tokens included. GOTRACEBACK=crash asks for one.
 func TestACrashDumpsNoCore(t *testing.T) {
 	bin, err := builtPrograms()
 	if err != nil {
@@ -148,8 +146,7 @@ func TestACrashDumpsNoCore(t *testing.T) {
 	}
 }
 
-// TestArgumentsAreNotRepeated: somebody will give the key as an argument, and what
-// the command says of it goes into a log.
+// TestArgumentsAreNotRepeated: somebody will give the key as an argument, and what the command says of it goes into a log.
 func TestArgumentsAreNotRepeated(t *testing.T) {
 	const key = "canary-5gkHXZ0r8vPw2QmB1sTqL9fYc3nA7eRdU4oI"
 	for _, args := range [][]string{

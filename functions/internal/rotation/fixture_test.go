@@ -307,11 +307,8 @@ func (fx *fixture) wantStored(least time.Duration) {
 	if err != nil {
 		fx.t.Fatalf("the stored token: %v", err)
 	}
-	if want := fx.workload().IAMID; iamID != want {
-		fx.t.Errorf("the stored token belongs to %s, want %s", iamID, want)
-	}
-	if left := time.Until(expires); left < least {
-		fx.t.Errorf("the stored token has %s left, want %s", left, least)
+	if want, left := fx.workload().IAMID, time.Until(expires); iamID != want || left < least {
+		fx.t.Errorf("the stored token belongs to %s and has %s left, want %s and %s", iamID, left, want, least)
 	}
 }
 

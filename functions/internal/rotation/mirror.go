@@ -15,23 +15,22 @@ import (
 )
 
 // A mirror is a secret or a parameter in AWS that holds the token too, for readers on AWS. Each
-// version that is saved at IBM is put to the mirrors under IBM's version id. So the id that AWS
-// shows names a version at IBM, and the metadata of that version shows when the mirror's token
-// expires. No token is ever read.
+// version that is saved at IBM is put to the mirrors under IBM's version id. So AWS shows which
+// version a mirror holds, and IBM's metadata of that version shows when its token expires.
 //
-// AWS's quota allows a secret one put in PutInterval. A version that is saved within that time
-// is not put to the secret, which keeps its token and gets a later version.
+// AWS's quota allows a secret one put in PutInterval. A version that is saved within that time is
+// not put to the secret: it keeps its token, and gets a later version.
 //
-// A mirror also keeps its token when the run dies before the put, or when AWS fails. Only the run
-// that saved a version has its token, so nobody can put that version later. Once the mirror's own
-// token has less than MIN_REMAINING left, ensure repairs the mirror: it saves another version at
-// IBM and puts it to the mirrors that need one, and to no other. If that put fails, too, the next
-// repairs come after 2, 4, 8 … minutes, and in the end every hour.
+// A mirror also keeps its token if the run dies before the put, or if AWS fails. Only the run that
+// saved a version has its token, so nobody can put that version later. When the mirror's own token
+// has less than MIN_REMAINING left, ensure repairs the mirror: it saves another version at IBM and
+// puts it to the mirrors that need one, and to no other. If that put fails, too, the next repairs
+// come after 2, 4, 8 … minutes, and in the end every hour.
 //
 // Two functions in two regions may share one token secret, each with the mirrors of its own
 // region: if one region fails, the readers of the other still get tokens. The metadata of each
-// version names the mirrors that it was saved for. So a function knows whether a version that
-// its mirror lacks is a put that failed, or was never meant for that mirror.
+// version names the mirrors that it was saved for. So a function knows whether a version that its
+// mirror lacks is a put that failed, or was never meant for that mirror.
 
 const (
 	// PutInterval is the least time between two puts to a secret, which makes 90 a day. AWS keeps
@@ -45,8 +44,7 @@ const (
 	minRepairWait = 2 * time.Minute
 	maxRepairWait = time.Hour
 
-	// checkLimit keeps a mirror that does not answer from using up the attempt: another one may
-	// need a repair.
+	// checkLimit is less than an attempt has: a mirror may not answer, and another one need a repair.
 	checkLimit = 4 * time.Second
 )
 
@@ -208,11 +206,11 @@ func (p *pass) checkMirrors(ctx context.Context, current TokenVersion, outcome r
 	err = p.eachMirror(func(arn string) (string, error) {
 		now := p.ibmClock()
 		s, err := reader.Read(ctx, arn, current, now)
+		if err == nil && s.InOrder {
+			return "", nil
+		}
 		warning, repair := "", false
 		if err == nil {
-			if s.InOrder {
-				return "", nil
-			}
 			warning, repair, err = p.decide(ctx, s, current, now, outcome)
 		}
 		mu.Lock()
@@ -335,24 +333,23 @@ func (p *pass) eachMirror(do func(arn string) (warning string, err error)) error
 	return joined(errs)
 }
 
-// joined is the first error with the messages of all, nil if there is none. It is retried if
-// one of them is.
+// joined is the first error with the messages of all, nil if there is none. It is retried if one of
+// them is.
 func joined(errs []error) error {
-	var all *Error
+	var first *Error
 	for _, err := range errs {
-		if err == nil {
-			continue
+		switch {
+		case err == nil:
+		case first == nil:
+			first = ErrorOf(At(StepMirror, err))
+		default:
+			other := ErrorOf(err)
+			first.Message += "; " + other.Message
+			first.Retry, first.RetryAfter, first.Advice = max(first.Retry, other.Retry), max(first.RetryAfter, other.RetryAfter), ""
 		}
-		failure := *ErrorOf(err)
-		if all == nil {
-			all = &failure
-			continue
-		}
-		all.Message += "; " + failure.Message
-		all.Retry, all.RetryAfter, all.Advice = max(all.Retry, failure.Retry), max(all.RetryAfter, failure.RetryAfter), ""
 	}
-	if all == nil {
+	if first == nil {
 		return nil
 	}
-	return At(StepMirror, all)
+	return first
 }

@@ -36,9 +36,8 @@ type sentToken struct {
 	repair map[string]MirrorState
 }
 
-// attempt runs the whole pass once. Every retry begins again at 1, so it sees a key
-// that was just replaced, a token that another run has saved meanwhile, and its own save
-// whose answer was lost.
+// attempt runs the whole pass once. Every retry begins again at 1, so it sees a key that was just
+// replaced, a token that another run has saved meanwhile, and its own save whose answer was lost.
 func (p *pass) attempt(ctx context.Context) (report.Result, error) {
 	// 1. Read the current version's metadata, never its value. rotate and check
 	// need the API key in any case, so they read it in parallel.
@@ -317,10 +316,8 @@ func (p *pass) setClock(clock Clock) {
 	}
 	skew := clock.Skew()
 	if skew.Abs() <= MaxClockSkew {
-		p.skew = 0
-		return
-	}
-	if p.skew == 0 {
+		skew = 0
+	} else if p.skew == 0 {
 		p.warn("this machine's clock is off: IBM's clock less ours is %s", skew.Round(time.Second))
 	}
 	p.skew = skew
@@ -351,9 +348,8 @@ func WithWallDeadline(ctx context.Context, latest time.Time) context.Context {
 	return context.WithValue(ctx, wallDeadlineKey{}, latest)
 }
 
-// WallDeadline returns until when, by the wall clock, a request under ctx may
-// be sent; ok is false if there is no limit. An adapter checks it last, when it
-// sends the request.
+// WallDeadline returns until when, by the wall clock, a request under ctx may be sent; ok is false
+// if there is no limit. An adapter checks it last, when it sends the request.
 func WallDeadline(ctx context.Context) (latest time.Time, ok bool) {
 	latest, ok = ctx.Value(wallDeadlineKey{}).(time.Time)
 	return latest, ok

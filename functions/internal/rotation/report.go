@@ -57,9 +57,7 @@ func expiryOf(version TokenVersion) time.Time {
 func (p *pass) failed(failure *Error) report.Result {
 	result := p.result(report.Failed, p.current)
 	result.Error = failure.Report()
-	if failure.TransactionID != "" {
-		result.TransactionID = failure.TransactionID
-	}
+	result.TransactionID = cmp.Or(failure.TransactionID, result.TransactionID)
 	return result
 }
 

@@ -166,11 +166,11 @@ func (v TokenVersion) Remaining(now time.Time) time.Duration {
 	return min(v.ExpiresAt().Sub(now), v.Lifetime())
 }
 
-// Threshold is the remaining lifetime below which a token is replaced: least (MIN_REMAINING), or what
-// its lifetime allows, if that is less. The lifetime has to allow that a token is left alone for
-// PutInterval: then each version may be put to the mirrors, too, and a repeated delivery of an event
-// saves nothing for as long as it is recognized. A lifetime too short for that allows 8 minutes, the
-// default of MIN_REMAINING, if it is 15 minutes or more; below, which no account can set, 8/15 of itself.
+// Threshold is the remaining lifetime below which a token is replaced: least (MIN_REMAINING), or a
+// cap if that is less, for example 44 minutes of 60. The cap leaves a token alone for PutInterval:
+// then each version may be put to the mirrors, and a repeated delivery of an event saves nothing.
+// Tokens too short for that have a cap of 8 minutes, the default of MIN_REMAINING; those of less
+// than 15 minutes, which no account can set, one of 8/15 of their lifetime.
 func Threshold(least, lifetime time.Duration) time.Duration {
 	return min(least, max(lifetime-PutInterval, min(8*time.Minute, lifetime*8/15)))
 }

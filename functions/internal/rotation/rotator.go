@@ -43,10 +43,9 @@ type Rotator struct {
 	Log          *slog.Logger     // attempts that failed, at debug level; if nil, nowhere
 }
 
-// Run runs the rotations in parallel, each succeeding or failing on its own,
-// and returns when all goroutines have ended. It stays inside
-// ctx's deadline (2 minutes if there is none) less a reserve of 5 seconds, or of
-// a tenth of a shorter deadline.
+// Run runs the rotations in parallel, each succeeding or failing on its own, and returns when all
+// goroutines have ended. It stays inside ctx's deadline (2 minutes if there is none) less a reserve
+// of 5 seconds, or of a tenth of a shorter deadline.
 func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation) report.Report {
 	run := r.begin(ctx, request)
 	defer run.end()
@@ -98,9 +97,8 @@ func (r *Rotator) begin(ctx context.Context, request Request) *run {
 		refusals: cmp.Or(r.Refusals, &Refusals{}),
 		keys:     &keyReads{ctx: ctx, reader: r.Keys, latest: map[KeyRef]*keyRead{}},
 		slots:    make(chan struct{}, max(1, r.Concurrency)),
-		timeout:  timeout, budget: budget,
+		started:  WallClock(r.Now), timeout: timeout, budget: budget,
 	}
-	run.started = WallClock(r.Now)
 	run.prepare = sync.OnceFunc(func() {
 		run.prepared.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, AttemptLimit)
@@ -248,8 +246,15 @@ type keyRead struct {
 func (k *keyReads) start(ref KeyRef, since time.Time) *keyRead {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if read, ok := k.latest[ref]; ok && read.begun.After(since) && !read.hasFailed() {
-		return read
+	if read, ok := k.latest[ref]; ok && read.begun.After(since) {
+		select {
+		case <-read.done:
+			if read.err == nil {
+				return read
+			}
+		default: // under way
+			return read
+		}
 	}
 	read := &keyRead{begun: time.Now(), done: make(chan struct{})}
 	k.latest[ref] = read
@@ -261,15 +266,6 @@ func (k *keyReads) start(ref KeyRef, since time.Time) *keyRead {
 		read.key, read.err = key, At(StepReadKey, err)
 	})
 	return read
-}
-
-func (r *keyRead) hasFailed() bool {
-	select {
-	case <-r.done:
-		return r.err != nil
-	default:
-		return false
-	}
 }
 
 // wait returns the key, or an *Error if the read fails or ctx ends first.

@@ -43,8 +43,7 @@ func (fx *fixture) answer(body string, times int) {
 	fx.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityWorkload, Status: 200, Body: body, Times: times})
 }
 
-// token is one of the workload that IAM has signed. It takes names and JSON values of
-// claims to replace.
+// token is one of the workload that IAM has signed. It takes names and JSON values of claims to replace.
 func (fx *fixture) token(claims ...string) string { return fx.cloud.MustSign("", fx.claims(claims...)) }
 
 func (fx *fixture) claims(replaced ...string) string {
