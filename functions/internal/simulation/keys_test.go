@@ -264,7 +264,9 @@ func (s keyStore) Current(ctx context.Context) (iamtoken.Secret, string, error) 
 
 func (s keyStore) Previous(ctx context.Context) (iamtoken.Secret, string, error) {
 	key, versionID, err := s.read(ctx, s.awsPrevious)
-	s.inv.once(opPrevious + key.Reveal())
+	if s.inv.did(opManaged) { // else the bootstrap identity asks for it
+		s.inv.once(opPrevious + key.Reveal())
+	}
 	return key, versionID, err
 }
 
@@ -325,7 +327,7 @@ func (sim *simulation) renewalOp(op string, inv *invocation, req *http.Request) 
 	case (op == opExchange || op == opBootstrap) && inv.did(opManaged):
 		switch key := keyOf(req); {
 		case key == sim.aws.Current(bootstrapARN).Payload:
-		case inv.did(opPrevious+key) && key != sim.cloud.MustCurrent(sim.keys.managed).Payload:
+		case inv.did(opPrevious + key):
 			return opPrevious
 		default:
 			return opCandidate
