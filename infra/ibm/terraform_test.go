@@ -1,6 +1,7 @@
 package ibm_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
-	"github.com/zclconf/go-cty/cty"
 
 	"iam-token-rotator/scripts/programs"
 )
@@ -124,7 +124,7 @@ func TestNothingButTheProviderIsUsed(t *testing.T) {
 func TestEverythingIsDocumented(t *testing.T) {
 	c := loadConfiguration(t, ".")
 	for _, block := range append(c.ofType("variable"), c.ofType("output")...) {
-		if text := literals(t, block.Body, "description"); len(text[0]) < 20 {
+		if len(literal(t, block.Body, "description")) < 20 {
 			t.Errorf("%s %s: no description to speak of", block.Type, block.Labels[0])
 		}
 	}
@@ -140,17 +140,17 @@ func TestEverythingIsDocumented(t *testing.T) {
 
 func TestVersionsArePinned(t *testing.T) {
 	source, err := os.ReadFile("versions.tf")
-	if err != nil {
-		t.Fatal(err)
+	lock, err2 := os.ReadFile(".terraform.lock.hcl")
+	if err != nil || err2 != nil {
+		t.Fatal(err, err2)
 	}
 	for _, want := range []string{`required_version = ">= 1.11.0, < 2.0.0"`, `"IBM-Cloud/ibm"`, `version = "~> 2.5"`} {
 		if !strings.Contains(string(source), want) {
 			t.Errorf("versions.tf: got no %s", want)
 		}
 	}
-	lock, err := os.ReadFile(".terraform.lock.hcl")
-	if err != nil || !strings.Contains(string(lock), `"registry.terraform.io/ibm-cloud/ibm" {`) || !strings.Contains(string(lock), `= "~> 2.5"`) {
-		t.Errorf(".terraform.lock.hcl: got %s, %v; want the provider at the same version", lock, err)
+	if !strings.Contains(string(lock), `"registry.terraform.io/ibm-cloud/ibm" {`) || !strings.Contains(string(lock), `= "~> 2.5"`) {
+		t.Errorf(".terraform.lock.hcl: got %s, want the provider at the same version", lock)
 	}
 }
 
@@ -166,7 +166,7 @@ func TestIsFormatted(t *testing.T) {
 func TestTheExampleFitsTheModules(t *testing.T) {
 	example := loadConfiguration(t, "../terraform")
 	for _, call := range example.ofType("module") {
-		source := literals(t, call.Body, "source")[0]
+		source := literal(t, call.Body, "source")
 		module := loadConfiguration(t, filepath.Join("../terraform", source))
 		declared := module.names("variable")
 		for name := range call.Body.Attributes {
@@ -201,8 +201,9 @@ func TestTheModuleForAWSGivesWhatTheTemplateTakes(t *testing.T) {
 	section, _, _ := strings.Cut(string(template[strings.Index(string(template), "\nParameters:\n"):]), "\nConditions:\n")
 	given := map[string]bool{}
 	module := loadConfiguration(t, "../aws/terraform")
-	body := module.resource(t, "aws_cloudformation_stack", "rotator").Body
-	_ = hclsyntax.VisitAll(body.Attributes["parameters"].Expr.(hclsyntax.Node), func(node hclsyntax.Node) hcl.Diagnostics {
+	resources := module.ofType("resource")
+	stack := slices.IndexFunc(resources, func(block *hclsyntax.Block) bool { return block.Labels[0] == "aws_cloudformation_stack" })
+	_ = hclsyntax.VisitAll(resources[stack].Body.Attributes["parameters"].Expr.(hclsyntax.Node), func(node hclsyntax.Node) hcl.Diagnostics {
 		if object, ok := node.(*hclsyntax.ObjectConsExpr); ok {
 			for _, item := range object.Items {
 				given[hcl.ExprAsKeyword(item.KeyExpr)] = true
@@ -273,52 +274,27 @@ func (c *configuration) ofType(kind string) []*hclsyntax.Block {
 	return blocks
 }
 
-// resource returns one resource block.
-func (c *configuration) resource(t *testing.T, resourceType, name string) *hclsyntax.Block {
-	t.Helper()
-	for _, block := range c.ofType("resource") {
-		if slices.Equal(block.Labels, []string{resourceType, name}) {
-			return block
-		}
-	}
-	t.Fatalf("no resource %s.%s", resourceType, name)
-	return nil
-}
-
-// names returns what is declared under a type: variables, or local values.
+// names returns the names of all variables, or of all outputs.
 func (c *configuration) names(kind string) map[string]bool {
 	names := map[string]bool{}
 	for _, block := range c.ofType(kind) {
-		if kind == "locals" {
-			for name := range block.Body.Attributes {
-				names[name] = true
-			}
-			continue
-		}
 		names[block.Labels[0]] = true
 	}
 	return names
 }
 
-// literals evaluates a list of strings, or one string, that refers to nothing.
-func literals(t *testing.T, body *hclsyntax.Body, name string) []string {
+// literal evaluates a string that refers to nothing; it is empty if there is no such argument.
+func literal(t *testing.T, body *hclsyntax.Body, name string) string {
 	t.Helper()
 	attribute, ok := body.Attributes[name]
 	if !ok {
-		t.Fatalf("no argument %s", name)
+		return ""
 	}
 	value, diagnostics := attribute.Expr.Value(nil)
 	if diagnostics.HasErrors() {
 		t.Fatal(diagnostics)
 	}
-	if value.Type() == cty.String {
-		return []string{value.AsString()}
-	}
-	var list []string
-	for _, element := range value.AsValueSlice() {
-		list = append(list, element.AsString())
-	}
-	return list
+	return value.AsString()
 }
 
 const (
@@ -328,118 +304,118 @@ const (
 	projectCRN   = "crn:v1:bluemix:public:codeengine:eu-de:a/0123456789abcdef0123456789abcdef:66666666-7777-8888-9999-000000000000::"
 )
 
-// TestVariables plans the variables and local values alone, which need no provider: Terraform itself
-// says which values pass and what follows from them.
+// TestVariables plans the variables and local values alone, which need no provider: Terraform itself says which values it
+// accepts, and what follows from them.
 func TestVariables(t *testing.T) {
-	tests := []struct {
-		name      string
-		variables map[string]any
-		rejection string         // text of the error, if it must fail
-		want      map[string]any // local values
+	const crn = `secrets_manager_crn = "` + instanceCRN + `"`
+	job := func(environment string) string {
+		return `code_engine = { image = "us.icr.io/a/b:1", image_secret = "registry", environment = { ` + environment + ` } }`
+	}
+	policy := func(service, attributes string) string {
+		return fmt.Sprintf(`workload_policies = [{ service = %q, roles = ["Reader"], attributes = { %s } }]`, service, attributes)
+	}
+	tests := map[string]struct {
+		variables string // one after another, with ; between them
+		rejection string // part of the error, if they must be rejected
+		holds     string // a condition for local values
 	}{
-		{name: "defaults", want: map[string]any{"new_instance": true, "region": "us-south", "keyless": false, "new_project": false, "role_name_start": "IamTokenRotator", "private": false, "endpoint_zone": "us-south"}},
-		{name: "existing instance", variables: map[string]any{"secrets_manager_crn": instanceCRN},
-			want: map[string]any{"new_instance": false, "region": "eu-de"}},
-		{name: "Code Engine, new project", variables: map[string]any{"code_engine": map[string]any{}},
-			want: map[string]any{"keyless": true, "new_project": true}},
-		{name: "Code Engine, existing project", variables: map[string]any{"code_engine": map[string]any{"project_crn": projectCRN, "job_name": "rotate"}},
-			want: map[string]any{"keyless": true, "new_project": false}},
-		{name: "Code Engine, private", variables: map[string]any{"code_engine": map[string]any{}, "service_endpoints": "private"},
-			want: map[string]any{"private": true, "endpoint_zone": "private.us-south"}},
-		{name: "Code Engine, private, existing instance", variables: map[string]any{"code_engine": map[string]any{}, "service_endpoints": "private", "secrets_manager_crn": instanceCRN},
-			want: map[string]any{"private": true, "endpoint_zone": "private.eu-de"}},
-		{name: "private without Code Engine", variables: map[string]any{"service_endpoints": "private"}, rejection: "nothing on AWS reaches it"},
-		{name: "public alone", variables: map[string]any{"service_endpoints": "public"}, rejection: "public-and-private or private"},
-		{name: "no endpoints", variables: map[string]any{"code_engine": map[string]any{}, "service_endpoints": "private-only"}, rejection: "public-and-private or private"},
-		{name: "null for endpoints", variables: map[string]any{"service_endpoints": nil}, rejection: "null"},
-		{name: "managed keys", variables: map[string]any{"managed_keys": true}, want: map[string]any{"new_instance": true}},
-		{name: "null for managed keys", variables: map[string]any{"managed_keys": nil}, rejection: "managed_keys must be true or false"},
-		{name: "no policy for the workload", variables: map[string]any{"workload_policies": []any{}}},
-		{name: "own network, public endpoint", variables: map[string]any{"code_engine": map[string]any{}, "service_endpoints": "private", "endpoint_type": "public"},
-			want: map[string]any{"private": true, "endpoint_type": "public"}},
-		{name: "a job", variables: job(map[string]string{"API_KEY_SECRET": "x"}), want: map[string]any{"makes_job": true, "endpoint_type": "public"}},
-		{name: "no job", variables: map[string]any{"code_engine": map[string]any{}}, want: map[string]any{"makes_job": false}},
-		{name: "a key in the job's environment", variables: job(map[string]string{"SECRETS_MANAGER_APIKEY": "x"}), rejection: "keep it in its state"},
-		{name: "AWS's key in the job's environment", variables: job(map[string]string{"AWS_SECRET_ACCESS_KEY": "x"}), rejection: "keep it in its state"},
-		{name: "a proxy's password in the job's environment", variables: job(map[string]string{"HTTPS_PROXY": "http://user:x@proxy:3128"}), rejection: "keep it in its state"},
-		{name: "a build without an image", variables: map[string]any{"code_engine": map[string]any{"build": map[string]any{"source_url": "https://x"}}}, rejection: "A build needs image"},
-		{name: "readers", variables: map[string]any{"readers": map[string]any{"ibm_ids": []string{"a@b"}}}, want: map[string]any{"has_readers": true}},
-		{name: "a group without readers", variables: map[string]any{"readers": map[string]any{}}, want: map[string]any{"has_readers": false}},
-		{name: "an IAM id for a service id", variables: map[string]any{"readers": map[string]any{"service_ids": []string{"iam-ServiceId-1"}}}, rejection: "begin with ServiceId-"},
-		{name: "tags", variables: map[string]any{"tags": []string{"team:data"}, "access_tags": []string{"env:prod"}, "kms_key_crn": rootKeyCRN}},
-		{name: "an odd tag", variables: map[string]any{"tags": []string{"a,b"}}, rejection: "A tag has at most"},
-		{name: "an access tag without a value", variables: map[string]any{"access_tags": []string{"prod"}}, rejection: "An access tag is"},
-		{name: "an instance for a root key", variables: map[string]any{"kms_key_crn": instanceCRN}, rejection: "not the CRN of a root key"},
-		{name: "a root key for an instance that exists", variables: map[string]any{"kms_key_crn": rootKeyCRN, "secrets_manager_crn": instanceCRN}, rejection: "keeps its key"},
-		{name: "no endpoint", variables: map[string]any{"endpoint_type": "vpe"}, rejection: "public or private"},
-		{name: "restricted", variables: map[string]any{"restrict_to": map[string]any{"subnets": []string{"192.0.2.0/24"}, "enforcement_mode": "enabled"}}},
-		{name: "restricted to nobody", variables: map[string]any{"restrict_to": map[string]any{}}, rejection: "nobody would reach"},
-		{name: "restricted to everybody", variables: map[string]any{"restrict_to": map[string]any{"subnets": []string{"0.0.0.0/0"}}}, rejection: "restricts nothing"},
-		{name: "an odd mode", variables: map[string]any{"restrict_to": map[string]any{"ip_addresses": []string{"192.0.2.1"}, "enforcement_mode": "on"}}, rejection: "report, enabled or disabled"},
-		{name: "policy with an attribute", variables: policy("cloud-object-storage", "serviceInstance", "x")},
-		{name: "prefix with capitals", variables: map[string]any{"prefix": "Rotator"}, rejection: "lower-case letters"},
-		{name: "prefix too long", variables: map[string]any{"prefix": strings.Repeat("a", 21)}, rejection: "at most 20"},
-		{name: "CRN of another service", variables: map[string]any{"secrets_manager_crn": projectCRN}, rejection: "not the CRN of a Secrets Manager instance"},
-		{name: "guid for a CRN", variables: map[string]any{"secrets_manager_crn": "11111111-2222-3333-4444-555555555555"}, rejection: "not the CRN of a Secrets Manager instance"},
-		{name: "zone for a region", variables: map[string]any{"region": "us-south-1"}, rejection: "A region looks like"},
-		{name: "unknown plan", variables: map[string]any{"plan": "lite"}, rejection: "standard or trial"},
-		{name: "name of a resource group", variables: map[string]any{"resource_group_id": "Default"}, rejection: "32 hexadecimal digits"},
-		{name: "policy without roles", variables: map[string]any{"workload_policies": []any{
-			map[string]any{"service": "logs-router", "roles": []string{}}}}, rejection: "at least one role"},
-		{name: "token that opens the vault", variables: policy("secrets-manager"), rejection: "would open the vault"},
-		{name: "token that makes keys", variables: policy("iam-identity"), rejection: "could give itself the vault"},
-		{name: "token that joins groups", variables: policy("iam-groups"), rejection: "could give itself the vault"},
-		{name: "token that grants policies", variables: policy("iam-access-management"), rejection: "could give itself the vault"},
-		{name: "token for all IAM services", variables: policy("all-account-management-services"), rejection: "could give itself the vault"},
-		{name: "token that invites users", variables: policy("user-management"), rejection: "could give itself the vault"},
-		{name: "service in capitals", variables: policy("IAM-Identity"), rejection: "lower-case letters"},
-		{name: "service with a blank", variables: policy(" secrets-manager"), rejection: "lower-case letters"},
-		{name: "every service", variables: policy("*"), rejection: "lower-case letters"},
-		{name: "no service", variables: policy(""), rejection: "needs a service"},
-		{name: "service named twice", variables: policy("logs-router", "serviceName", "is"), rejection: "leave serviceName"},
-		{name: "service named twice, in another case", variables: policy("logs-router", "servicename", "is"), rejection: "leave serviceName"},
-		{name: "platform services", variables: policy("logs-router", "serviceType", "platform_service"), rejection: "leave serviceName"},
-		{name: "group of IAM services", variables: policy("logs-router", "service_group_id", "IAM"), rejection: "leave serviceName"},
-		{name: "project's name for its CRN", variables: map[string]any{"code_engine": map[string]any{"project_crn": "rotator"}}, rejection: "not the CRN of a Code Engine project"},
-		{name: "job name with capitals", variables: map[string]any{"code_engine": map[string]any{"job_name": "Rotator"}}, rejection: "A job's name"},
+		"defaults":                       {"", "", `local.new_instance && local.region == "us-south" && !local.keyless && !local.new_project && local.role_name_start == "IamTokenRotator" && !local.private && local.endpoint_zone == "us-south"`},
+		"existing instance":              {crn, "", `!local.new_instance && local.region == "eu-de"`},
+		"Code Engine, new project":       {`code_engine = {}`, "", `local.keyless && local.new_project`},
+		"Code Engine, existing project":  {`code_engine = { project_crn = "` + projectCRN + `", job_name = "rotate" }`, "", `local.keyless && !local.new_project`},
+		"Code Engine, private":           {`code_engine = {}; service_endpoints = "private"`, "", `local.private && local.endpoint_zone == "private.us-south"`},
+		"private, existing instance":     {`code_engine = {}; service_endpoints = "private"; ` + crn, "", `local.private && local.endpoint_zone == "private.eu-de"`},
+		"own network, public endpoint":   {`code_engine = {}; service_endpoints = "private"; endpoint_type = "public"`, "", `local.private && local.endpoint_type == "public"`},
+		"private without Code Engine":    {`service_endpoints = "private"`, "nothing on AWS reaches it", ""},
+		"public alone":                   {`service_endpoints = "public"`, "public-and-private or private", ""},
+		"no endpoints":                   {`code_engine = {}; service_endpoints = "private-only"`, "public-and-private or private", ""},
+		"null for endpoints":             {`service_endpoints = null`, "null", ""},
+		"no endpoint":                    {`endpoint_type = "vpe"`, "public or private", ""},
+		"managed keys":                   {`managed_keys = true`, "", "local.new_instance"},
+		"null for managed keys":          {`managed_keys = null`, "managed_keys must be true or false", ""},
+		"no policy for the workload":     {`workload_policies = []`, "", ""},
+		"a job":                          {job(`API_KEY_SECRET = "x"`), "", `local.makes_job && local.endpoint_type == "public"`},
+		"no job":                         {`code_engine = {}`, "", "!local.makes_job"},
+		"a key for the job":              {job(`SECRETS_MANAGER_APIKEY = "x"`), "keep it in its state", ""},
+		"AWS's key for the job":          {job(`AWS_SECRET_ACCESS_KEY = "x"`), "keep it in its state", ""},
+		"a proxy's password for the job": {job(`HTTPS_PROXY = "http://user:x@proxy:3128"`), "keep it in its state", ""},
+		"a build without an image":       {`code_engine = { build = { source_url = "https://x" } }`, "A build needs image", ""},
+		"readers":                        {`readers = { ibm_ids = ["a@b"] }`, "", "local.has_readers"},
+		"a group without readers":        {`readers = {}`, "", "!local.has_readers"},
+		"an IAM id for a service id":     {`readers = { service_ids = ["iam-ServiceId-1"] }`, "begin with ServiceId-", ""},
+		"tags":                           {`tags = ["team:data"]; access_tags = ["env:prod"]; kms_key_crn = "` + rootKeyCRN + `"`, "", ""},
+		"an odd tag":                     {`tags = ["a,b"]`, "A tag has at most", ""},
+		"an access tag without a value":  {`access_tags = ["prod"]`, "An access tag is", ""},
+		"an instance for a root key":     {`kms_key_crn = "` + instanceCRN + `"`, "not the CRN of a root key", ""},
+		"a root key for an old instance": {`kms_key_crn = "` + rootKeyCRN + `"; ` + crn, "keeps its key", ""},
+		"restricted":                     {`restrict_to = { subnets = ["192.0.2.0/24"], enforcement_mode = "enabled" }`, "", ""},
+		"restricted to nobody":           {`restrict_to = {}`, "nobody would reach", ""},
+		"restricted to everybody":        {`restrict_to = { subnets = ["0.0.0.0/0"] }`, "restricts nothing", ""},
+		"an odd mode":                    {`restrict_to = { ip_addresses = ["192.0.2.1"], enforcement_mode = "on" }`, "report, enabled or disabled", ""},
+		"prefix with capitals":           {`prefix = "Rotator"`, "lower-case letters", ""},
+		"prefix too long":                {`prefix = "` + strings.Repeat("a", 21) + `"`, "at most 20", ""},
+		"CRN of another service":         {`secrets_manager_crn = "` + projectCRN + `"`, "not the CRN of a Secrets Manager instance", ""},
+		"guid for a CRN":                 {`secrets_manager_crn = "` + instanceGUID + `"`, "not the CRN of a Secrets Manager instance", ""},
+		"zone for a region":              {`region = "us-south-1"`, "A region looks like", ""},
+		"unknown plan":                   {`plan = "lite"`, "standard or trial", ""},
+		"name of a resource group":       {`resource_group_id = "Default"`, "32 hexadecimal digits", ""},
+		"project's name for its CRN":     {`code_engine = { project_crn = "rotator" }`, "not the CRN of a Code Engine project", ""},
+		"job name with capitals":         {`code_engine = { job_name = "Rotator" }`, "A job's name", ""},
+		"policy with an attribute":       {policy("cloud-object-storage", `serviceInstance = "x"`), "", ""},
+		"policy without roles":           {`workload_policies = [{ service = "logs-router", roles = [] }]`, "at least one role", ""},
+		"token that opens the vault":     {policy("secrets-manager", ""), "would open the vault", ""},
+		"token that makes keys":          {policy("iam-identity", ""), "could give itself the vault", ""},
+		"token that joins groups":        {policy("iam-groups", ""), "could give itself the vault", ""},
+		"token that grants policies":     {policy("iam-access-management", ""), "could give itself the vault", ""},
+		"token for all IAM services":     {policy("all-account-management-services", ""), "could give itself the vault", ""},
+		"token that invites users":       {policy("user-management", ""), "could give itself the vault", ""},
+		"service in capitals":            {policy("IAM-Identity", ""), "lower-case letters", ""},
+		"service with a blank":           {policy(" secrets-manager", ""), "lower-case letters", ""},
+		"every service":                  {policy("*", ""), "lower-case letters", ""},
+		"no service":                     {policy("", ""), "needs a service", ""},
+		"service named twice":            {policy("logs-router", `serviceName = "is"`), "leave serviceName", ""},
+		"the same in small letters":      {policy("logs-router", `servicename = "is"`), "leave serviceName", ""},
+		"platform services":              {policy("logs-router", `serviceType = "platform_service"`), "leave serviceName", ""},
+		"group of IAM services":          {policy("logs-router", `service_group_id = "IAM"`), "leave serviceName", ""},
 	}
-	cases := map[string]any{}
-	for _, test := range tests {
-		asserts := []any{}
-		for name, want := range test.want {
-			asserts = append(asserts, map[string]any{"condition": fmt.Sprintf("${local.%s == %#v}", name, want), "error_message": fmt.Sprintf("local.%s is ${local.%s}, want %v", name, name, want)})
-		}
-		cases[test.name] = map[string]any{"command": "plan", "variables": test.variables, "assert": asserts}
+	runs := map[string]string{}
+	for name, test := range tests {
+		runs[name] = testRun("a", "command = plan", test.variables, cmp.Or(test.holds, `local.region != ""`))
 	}
-	said := tryVariables(t, cases)
-	for _, test := range tests {
-		if got := said[test.name]; (got == "") != (test.rejection == "") || !strings.Contains(got, test.rejection) {
-			t.Errorf("%s: got %q, want an error with %q", test.name, got, test.rejection)
+	errors := tryVariables(t, runs)
+	for name, test := range tests {
+		if got := errors[name]; (got == "") != (test.rejection == "") || !strings.Contains(got, test.rejection) {
+			t.Errorf("%s: got %q, want an error with %q", name, got, test.rejection)
 		}
 	}
 }
 
-// tryVariables has `terraform test` try runs, each in a file of its own, and returns what it says of those that fail.
-func tryVariables(t *testing.T, runs map[string]any) (said map[string]string) {
+// testRun is a run of `terraform test` in which the conditions must hold.
+func testRun(name, settings, variables string, conditions ...string) string {
+	text := fmt.Sprintf("run %q {\n%s\nvariables {\n%s\n}\n", name, settings, strings.ReplaceAll(variables, "; ", "\n"))
+	for _, condition := range conditions {
+		text += fmt.Sprintf("assert {\ncondition = %s\nerror_message = %q\n}\n", condition, strings.ReplaceAll(condition, "${", "$${"))
+	}
+	return text + "}\n"
+}
+
+// tryVariables has `terraform test` try the runs, each in a file of its own, and returns the errors of those that fail.
+func tryVariables(t *testing.T, runs map[string]string) (errors map[string]string) {
 	t.Helper()
-	folder, names, said := t.TempDir(), map[string]string{}, map[string]string{}
-	write := func(file string, content []byte, err error) {
-		if err == nil {
-			err = os.WriteFile(filepath.Join(folder, file), content, 0o600)
-		}
-		if err != nil {
+	folder, names, errors := t.TempDir(), map[string]string{}, map[string]string{}
+	write := func(file, content string) {
+		if err := os.WriteFile(filepath.Join(folder, file), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, file := range []string{"variables.tf", "locals.tf"} {
-		source, err := os.ReadFile(file)
-		write(file, source, err)
+		source, _ := os.ReadFile(file)
+		write(file, string(source))
 	}
 	for name, run := range runs {
-		file := fmt.Sprintf("%d.tftest.json", len(names))
+		file := fmt.Sprintf("%d.tftest.hcl", len(names))
 		names[file] = name
-		text, err := json.Marshal(map[string]any{"run": map[string]any{"a": run}})
-		write(file, text, err)
+		write(file, run)
 	}
 	out, _ := exec.Command(programs.Path(t, "terraform"), "-chdir="+folder, "test", "-json").Output()
 	tried := 0
@@ -450,7 +426,7 @@ func tryVariables(t *testing.T, runs map[string]any) (said map[string]string) {
 			Run        struct{ Progress string } `json:"test_run"`
 		}
 		_ = json.Unmarshal([]byte(line), &event)
-		said[names[event.File]] += strings.TrimSpace(event.Diagnostic.Summary + " " + event.Diagnostic.Detail)
+		errors[names[event.File]] += strings.TrimSpace(event.Diagnostic.Summary + " " + event.Diagnostic.Detail)
 		if event.Run.Progress == "complete" {
 			tried++
 		}
@@ -458,21 +434,7 @@ func tryVariables(t *testing.T, runs map[string]any) (said map[string]string) {
 	if tried != len(runs) {
 		t.Fatalf("terraform tried %d of %d:\n%s", tried, len(runs), out)
 	}
-	return said
-}
-
-// job is a job of Code Engine with an environment.
-func job(environment map[string]string) map[string]any {
-	return map[string]any{"code_engine": map[string]any{"image": "us.icr.io/a/b:1", "image_secret": "registry", "environment": environment}}
-}
-
-// policy is a workload's policy on a service, with one attribute if any is given.
-func policy(service string, attribute ...string) map[string]any {
-	attributes := map[string]string{}
-	if len(attribute) > 0 {
-		attributes[attribute[0]] = attribute[1]
-	}
-	return map[string]any{"workload_policies": []any{map[string]any{"service": service, "roles": []string{"Reader"}, "attributes": attributes}}}
+	return errors
 }
 
 // madeByTerraform are runs by the variables of the module, with what holds for the resources that it makes: the whole of what
@@ -482,7 +444,7 @@ var madeByTerraform = []struct {
 	variables string
 	holds     []string
 }{
-	{`secrets_manager_crn = "` + instanceCRN + `", managed_keys = true, readers = { ibm_ids = ["reader@example.com"] }`, []string{
+	{`secrets_manager_crn = "` + instanceCRN + `"; managed_keys = true; readers = { ibm_ids = ["reader@example.com"] }`, []string{
 		`toset(ibm_iam_custom_role.key_reader.actions) == toset(["secrets-manager.secret.read"])`,
 		`toset(ibm_iam_custom_role.token_publisher.actions) == toset(["secrets-manager.secret-version.create",
 			"secrets-manager.secret-version-metadata.read", "secrets-manager.secret-metadata.read", "secrets-manager.secret-version-locks.list"])`,
@@ -496,7 +458,7 @@ var madeByTerraform = []struct {
 		`ibm_iam_authorization_policy.keys[0].target_service_name == "iam-identity"`,
 		`toset(ibm_iam_authorization_policy.keys[0].roles) == toset(["Operator"])`,
 	}},
-	{`secrets_manager_crn = "` + instanceCRN + `", code_engine = {}, managed_keys = false`, []string{
+	{`secrets_manager_crn = "` + instanceCRN + `"; code_engine = {}; managed_keys = false`, []string{
 		`length(ibm_iam_authorization_policy.keys) == 0`,
 		`toset(keys(ibm_iam_service_policy.secret_group)) == toset(["reader"])`,
 		`toset(keys(ibm_iam_trusted_profile_policy.secret_group)) == toset(["keys", "tokens"])`,
@@ -507,7 +469,7 @@ var madeByTerraform = []struct {
 		`ibm_resource_instance.secrets_manager[0].service_endpoints == "public-and-private"`,
 		`ibm_resource_instance.secrets_manager[0].parameters == tomap({ allowed_network = "public-and-private" })`,
 	}},
-	{`code_engine = {}, service_endpoints = "private", kms_key_crn = "` + rootKeyCRN + `"`, []string{
+	{`code_engine = {}; service_endpoints = "private"; kms_key_crn = "` + rootKeyCRN + `"`, []string{
 		`ibm_resource_instance.secrets_manager[0].service_endpoints == "private"`,
 		`ibm_resource_instance.secrets_manager[0].parameters == tomap({ allowed_network = "private-only", kms_key = "` + rootKeyCRN + `" })`,
 	}},
@@ -535,11 +497,7 @@ func TestTheModuleByTerraform(t *testing.T) {
 	}
 	made := "mock_provider \"ibm\" {}\n"
 	for i, test := range madeByTerraform {
-		made += fmt.Sprintf("run \"made_%d\" {\n module {\n source = \"./module\"\n }\n variables {\n %s\n }\n", i, strings.ReplaceAll(test.variables, ", ", "\n"))
-		for _, condition := range test.holds {
-			made += fmt.Sprintf(" assert {\n condition = %s\n error_message = %q\n }\n", condition, strings.ReplaceAll(condition, "${", "$${"))
-		}
-		made += "}\n"
+		made += testRun(fmt.Sprintf("made_%d", i), "module {\nsource = \"./module\"\n}", test.variables, test.holds...)
 	}
 	for name, text := range map[string]string{
 		"rc": fmt.Sprintf("provider_installation {\n  dev_overrides {\n    \"IBM-Cloud/ibm\" = %q\n  }\n}\n", folder),
