@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,8 +57,7 @@ const (
 	byEnsureMachine = "StateMachineArn=<EnsureMachine>"
 )
 
-// fleetAlarmRules are the alarms whose numbers do not depend on the ensure
-// schedule.
+// fleetAlarmRules are the alarms whose numbers do not depend on EnsureEveryMinutes.
 var fleetAlarmRules = map[string]alarmRule{
 	"FailedInvocationsAlarm": {"AWS/Lambda", "Errors", "Sum", byFunction, 300, 1, 1, atLeast, 1, "notBreaching"},
 	"UndeliveredEventsAlarm": alarmRules["UndeliveredEventsAlarm"],
@@ -90,7 +88,7 @@ func TestFleetAlarms(t *testing.T) {
 	}
 }
 
-// Silence counts as none, in the midst of the data (FILL) and without any.
+// No data counts as 0, between datapoints (FILL) and without any.
 func TestFleetFacts(t *testing.T) {
 	t.Parallel()
 	checkFacts(t, fleet(t), sharedFacts, `
@@ -151,8 +149,8 @@ End: true
 	}
 }
 
-// A batch that Lambda rejects until it is given up makes no other alarm fire.
-func TestFleetHearsABatchThatIsGivenUp(t *testing.T) {
+// A batch that Lambda throttles seven times is lost, and only the alarm throttles fires.
+func TestFleetReportsALostBatch(t *testing.T) {
 	t.Parallel()
 	m := inFleet(t, "5")
 	rule := ruleOf(t, m.of(properties(t, m.tmpl, "ThrottlesAlarm")).(object))
@@ -169,7 +167,7 @@ func TestFleetHearsABatchThatIsGivenUp(t *testing.T) {
 			t.Errorf("%s: a batch is rejected for up to %d s, over more than two periods of %d", m.id, whole, rule.period)
 		}
 		if inOne := (tries + 1) / 2; rule.threshold > inOne {
-			t.Errorf("%s: the alarm wants %d refusals in a period, but of the %d of a batch as few as %d may fall into one", m.id, rule.threshold, tries, inOne)
+			t.Errorf("%s: the alarm needs %d throttles in a period, but of the %d of a batch only %d may fall into one", m.id, rule.threshold, tries, inOne)
 		}
 	}
 }
@@ -180,9 +178,9 @@ var fleetMaps = []struct{ id, mode string }{{"RotateMachine", "rotate"}, {"Ensur
 const (
 	adviseRPS       = 20               // requests a second: IBM advises less for one instance, its readers included
 	rotateRequests  = 3                // to Secrets Manager: read the metadata, read the key, save
-	retriesOfOne    = 120              // seconds, as long as template.yaml lets a rotation try
-	functionReserve = 5                // seconds, kept of the deadline for the report
-	redeliveries    = 15 * time.Minute // for which a run knows its own work again
+	retriesOfOne    = 120              // seconds of retries that a rotation has in template.yaml
+	functionReserve = 5                // seconds before the deadline that the function keeps for the report
+	ownWork         = 15 * time.Minute // within which a run finds the token that it saved before
 )
 
 // share is a function's part of SecretsManagerMaxRps.
@@ -208,7 +206,7 @@ func TestFleetIsPolite(t *testing.T) {
 		if left := adviseRPS - number(t, rps); left < 5 {
 			t.Errorf("%s leave %d for readers, want 5", rps, left)
 		}
-		// So a turn slips by as much, whatever the choice.
+		// So the wait of a batch is the same for every choice.
 		want(t, "a batch at "+rps, oneBatch(t, tmpl, rps), oneBatch(t, tmpl, "15"))
 	}
 	reserved := at(t, tmpl, "Parameters", "ReservedConcurrency")
@@ -216,8 +214,7 @@ func TestFleetIsPolite(t *testing.T) {
 	want(t, "reserved concurrency", at(t, reserved, "AllowedValues"), []any{functions, ""})
 }
 
-// A batch must have time for every rotation's requests, and for the retries that
-// a rotation has in its own stack.
+// A batch must have time for the requests of all its rotations, and for the retries that a rotation has in template.yaml.
 func TestFleetBatchesHaveTime(t *testing.T) {
 	t.Parallel()
 	tmpl := fleet(t)
@@ -236,8 +233,8 @@ func TestFleetBatchesHaveTime(t *testing.T) {
 	}
 }
 
-// Step Functions takes the first retrier that names the error. rotate tries once more what may pass, ensure nothing that
-// the function has failed with.
+// Step Functions uses the first retrier that names the error. The rotate map retries the function's temporary errors once, the
+// ensure map none of the function's errors.
 func TestFleetRetries(t *testing.T) {
 	t.Parallel()
 	for _, m := range fleetMaps {
@@ -262,13 +259,13 @@ func TestFleetRetries(t *testing.T) {
 		service, last := retry[0], retry[len(retry)-1].(object)
 		pause, _ := last["IntervalSeconds"].(int)
 		whole := at(t, service, "MaxAttempts").(int)*at(t, service, "MaxDelaySeconds").(int) + 2*at(t, task, "TimeoutSeconds").(int) + pause
-		if time.Duration(whole)*time.Second >= redeliveries {
-			t.Errorf("%s: a batch may take %d s with its retries, but the function knows its own work for %v", m.id, whole, redeliveries)
+		if time.Duration(whole)*time.Second >= ownWork {
+			t.Errorf("%s: a batch may take %d s with its retries, but the function finds its own token for %v", m.id, whole, ownWork)
 		}
 	}
 }
 
-// number reads a whole number that the template may hold as a text.
+// number is a whole number in the template, also one written as text.
 func number(t *testing.T, value any) int {
 	t.Helper()
 	n, err := strconv.Atoi(show(value))
@@ -302,8 +299,7 @@ func minutes(every string) time.Duration {
 	return d
 }
 
-// oneBatch is how long a batch takes, and by how much a rotation's turn may slip
-// from one map to the next.
+// oneBatch is the time of a rotate batch, and so how much later a rotation's turn may come than in the map before.
 func oneBatch(t *testing.T, tmpl object, rps string) time.Duration {
 	t.Helper()
 	batches, _ := mapOf(t, "RotateMachine", rps)
@@ -318,12 +314,12 @@ const (
 	serviceIDs      = 2000 // that an IBM Cloud account has
 )
 
-// mostRotations is how many rotations a choice of EnsureEveryMinutes and SecretsManagerMaxRps has time for, in whole
-// rounds: a machine's batches run side by side, and the next ones begin when they end.
+// mostRotations is how many rotations a choice of EnsureEveryMinutes and SecretsManagerMaxRps has time for, in whole rounds: the
+// batches of a round run in parallel, and the next round begins when they end.
 func mostRotations(t *testing.T, tmpl object, every, rps string) int {
 	t.Helper()
-	// A token is rotated with 10 minutes left, 9 if late. Where ensure steps in before that, it publishes that share of the
-	// tokens too: two more requests.
+	// rotate replaces a token with 10 minutes left, 9 if it is late. If MIN_REMAINING is more, ensure saves this share of the
+	// tokens first, with two more requests for each.
 	early := max(0, minRemaining(t, tmpl, every)-(tokenLife-rotateEvery-schedulerLate)).Minutes() / rotateEvery.Minutes()
 	inTime := func(id string, requests float64, whole time.Duration) int {
 		m, _ := mapOf(t, id, rps)
@@ -349,7 +345,7 @@ func TestFleetPace(t *testing.T) {
 		if least <= short {
 			t.Errorf("every %s: a token with %v left is not replaced, but the alarm fires below %v", every, least, short)
 		}
-		if every == "30" { // without a promise
+		if every == "30" { // for which the page promises nothing after a lost rotation
 			continue
 		}
 		want(t, every+" short life", short, schedule+time.Minute)
@@ -377,14 +373,11 @@ func clock(d time.Duration) string {
 	return fmt.Sprintf("%s%d:%02d", sign, int(d.Minutes()), int(d.Seconds())%60)
 }
 
-// The page's table of limits is the template's arithmetic.
+// The page's table of limits is computed from the template.
 func TestFleetLimitsAreTheTemplates(t *testing.T) {
 	t.Parallel()
 	tmpl := fleet(t)
-	page, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := textOf(t, "README.md")
 	without := tokenLife - rotateEvery - schedulerLate - oneBatch(t, tmpl, "15") - onePass
 	for _, every := range ensureChoices {
 		row := "| " + every + " |"
@@ -393,13 +386,13 @@ func TestFleetLimitsAreTheTemplates(t *testing.T) {
 		}
 		row += fmt.Sprintf(" %d | %d min | %s | %s |", (mostRotations(t, tmpl, every, "15")+serviceIDs-1)/serviceIDs,
 			int(minRemaining(t, tmpl, every).Minutes()), clock(without), clock(lostRun(t, tmpl, every)))
-		if !strings.Contains(string(page), row) {
+		if !strings.Contains(page, row) {
 			t.Errorf("README.md has no row %s", row)
 		}
 	}
 }
 
-// It is the function of template.yaml but for what makes it one of several.
+// The fleet's function is that of template.yaml, except for what batches need.
 func TestFleetFunction(t *testing.T) {
 	t.Parallel()
 	function, single := properties(t, fleet(t), "Function"), properties(t, template(t), "Function")

@@ -2,12 +2,12 @@ package aws_test
 
 import "testing"
 
-// Who may do what, on what, and when: each statement of a template by its resource and Sid, and nothing else. When and For are the
-// resource's condition, and whom or what it is attached to. cdk-nag finds stars, and queues and topics that take plain HTTP.
+// Each statement of a policy in a template, by its resource and Sid, and no other. When and For are the
+// resource's condition, and what it is attached to. cdk-nag finds stars, and queues and topics that accept plain HTTP.
 func TestPermissions(t *testing.T) {
 	t.Parallel()
 	for file, own := range map[string]string{"template.yaml": stackPermissions, "fleet.yaml": fleetPermissions} {
-		tmpl := readTemplate(t, file)
+		tmpl := parsed(t, textOf(t, file))
 		wanted := parsed(t, sharedPermissions+own)
 		for id, resource := range at(t, tmpl, "Resources").(object) {
 			for _, statement := range statements(resource) {
@@ -26,7 +26,7 @@ func TestPermissions(t *testing.T) {
 			}
 		}
 		for name := range wanted {
-			t.Errorf("%s: %s is not there, or is not the only one of the name", file, name)
+			t.Errorf("%s: %s does not exist, or not exactly once", file, name)
 		}
 	}
 }
@@ -41,8 +41,7 @@ func attachedTo(resource any) any {
 	return nil
 }
 
-// statements finds every policy statement below value, whatever conditions it
-// stands under.
+// statements finds every policy statement in value, also inside Fn::If.
 func statements(value any) (found []object) {
 	switch value := value.(type) {
 	case object:

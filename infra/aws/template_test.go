@@ -1,4 +1,5 @@
-// Package aws_test holds the CloudFormation templates to what the rest of the project promises. scripts/rotatorctl deploys the template.
+// Package aws_test compares the CloudFormation templates with what the project's pages and code rely on. The tests of
+// scripts/rotatorctl deploy them.
 package aws_test
 
 import (
@@ -16,25 +17,24 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// object is a mapping of the template.
+// object is a mapping in a template.
 type object = map[string]any
 
-// template is the stack of one function, fleet that of very many rotations.
-func template(t *testing.T) object { return readTemplate(t, "template.yaml") }
-func fleet(t *testing.T) object    { return readTemplate(t, "fleet.yaml") }
+// template is the stack of one function, fleet that of very many rotations. Short tags are written out (!Ref x is
+// {"Ref": "x"}), but nothing is resolved.
+func template(t *testing.T) object { return parsed(t, textOf(t, "template.yaml")) }
+func fleet(t *testing.T) object    { return parsed(t, textOf(t, "fleet.yaml")) }
 
-// readTemplate reads a template with its short tags written out (!Ref x is
-// {"Ref": "x"}), nothing resolved.
-func readTemplate(t *testing.T, file string) object {
+func textOf(t *testing.T, file string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return parsed(t, string(text))
+	return string(text)
 }
 
-// parsed is a text of YAML, or JSON. Only the tables of the tests have arn:@SERVICE: for what is of this account and region.
+// parsed parses YAML or JSON. In the tables of the tests, arn:@SERVICE: begins an ARN of this account and region.
 func parsed(t *testing.T, text string) object {
 	t.Helper()
 	text = regexp.MustCompile(`arn:@(\w+):`).ReplaceAllString(text, "arn:$${AWS::Partition}:$1:$${AWS::Region}:$${AWS::AccountId}:")
@@ -45,7 +45,7 @@ func parsed(t *testing.T, text string) object {
 	return plain(t, document.Content[0]).(object)
 }
 
-// plain turns a node into maps, lists and scalars.
+// plain converts a node into maps, lists and scalars.
 func plain(t *testing.T, node *yaml.Node) any {
 	t.Helper()
 	var value any
@@ -114,8 +114,8 @@ func below(value, step any) (next any, ok bool) {
 	return next, ok
 }
 
-// checkFacts compares what a document has at the paths of tables in YAML; ~ is for nothing there. A path in a template begins
-// with a section, or with a resource, whose properties are meant.
+// checkFacts compares a document with tables in YAML of paths and values; the value ~ means that there is nothing. A path in a
+// template begins with a section, or with a resource and then continues in its properties.
 func checkFacts(t *testing.T, document object, tables ...string) {
 	t.Helper()
 	for _, table := range tables {
@@ -155,7 +155,7 @@ func properties(t *testing.T, tmpl object, id string) object {
 	return at(t, tmpl, "Resources", id, "Properties").(object)
 }
 
-// show writes a value so that two can be compared.
+// show formats a value so that two can be compared.
 func show(value any) string { return fmt.Sprintf("%v", value) }
 
 // want compares a value of the template.
@@ -166,11 +166,11 @@ func want(t *testing.T, where string, got, want any) {
 	}
 }
 
-// alarmRule decides whether an alarm fires.
+// alarmRule is everything that decides when an alarm fires.
 type alarmRule struct {
 	namespace, metric, statistic string
 	dimensions                   string // "Name=value,…"
-	period, of, from             int    // `of` breaching datapoints of the last `from` periods
+	period, of, from             int    // it fires when `of` of the last `from` periods breach
 	comparison                   string
 	threshold                    int
 	missing                      string
@@ -179,7 +179,7 @@ type alarmRule struct {
 const (
 	own        = "IAMTokenRotator"
 	byFunction = "FunctionName=tokens"
-	byAlias    = byFunction + ",Resource=tokens:live" // the check of a new version fires nothing
+	byAlias    = byFunction + ",Resource=tokens:live" // so that the check of a new version fires no alarm
 	atLeast    = "GreaterThanOrEqualToThreshold"
 	lessThan   = "LessThanThreshold"
 )
@@ -197,7 +197,7 @@ var alarmRules = map[string]alarmRule{
 	"MoreFailingAlarm":       {own, "FailingRotations", "Maximum", byFunction, 300, 1, 1, atLeast, 1, "notBreaching"},
 }
 
-// ruleOf reads an alarm as it is made, on a metric, on metric math or on a query.
+// ruleOf returns the rule of a resolved alarm on a metric, on metric math or on a query.
 func ruleOf(t *testing.T, alarm object) alarmRule {
 	t.Helper()
 	rule := alarmRule{from: alarm["EvaluationPeriods"].(int), comparison: show(alarm["ComparisonOperator"]),
@@ -230,7 +230,7 @@ func TestAlarms(t *testing.T) {
 	checkAlarms(t, inStack(t), alarmRules)
 }
 
-// checkAlarms: the stack has these alarms and no others, and each is told to the topic.
+// checkAlarms checks that the stack has these alarms and no others, and that each notifies the topic.
 func checkAlarms(t *testing.T, m made, rules map[string]alarmRule) {
 	t.Helper()
 	alarms := ofType(t, m.tmpl, "AWS::CloudWatch::Alarm")
@@ -242,32 +242,24 @@ func checkAlarms(t *testing.T, m made, rules map[string]alarmRule) {
 			t.Errorf("%s:\n got %+v\nwant %+v", id, got, rule)
 		}
 		want(t, id+" actions", alarm["AlarmActions"], topic)
-		if alarm["OKActions"] != nil || id == "StoredLifeAlarm" || id == "EachStoredLifeAlarm" { // its end matters as much
-			want(t, id+" is told at its end", alarm["OKActions"], topic)
+		if alarm["OKActions"] != nil || id == "StoredLifeAlarm" || id == "EachStoredLifeAlarm" { // whose end is as important
+			want(t, id+" notifies at its end", alarm["OKActions"], topic)
 		}
 	}
 }
 
-// The page's sum is that of its rows, whose counts are the template's and the function's; without the dashboard one
+// The sum on the page is that of its rows, whose counts are those of the template and the function. Without the dashboard one
 // rotation costs 4.50 at most.
 func TestCostTable(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, table, _ := strings.Cut(string(page), "\n## What it costs a month\n")
-	source, err := os.ReadFile("../../functions/internal/metrics/metrics.go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, table, _ := strings.Cut(textOf(t, "README.md"), "\n## What it costs a month\n")
 	alarms := 0
 	for _, alarm := range ofType(t, template(t), "AWS::CloudWatch::Alarm") {
 		if alarm["Condition"] == nil {
 			alarms++
 		}
 	}
-	metrics := strings.Count(string(source), ", func(r report.Result) *float64 {") + 1 // KeyExpiring
+	metrics := strings.Count(textOf(t, "../../functions/internal/metrics/metrics.go"), ", func(r report.Result) *float64 {") + 1 // KeyExpiring
 	for _, row := range []string{
 		fmt.Sprintf("function, and KeyExpiring | %d | 0.30 each | %.2f |", metrics, float64(metrics)*0.30),
 		fmt.Sprintf("| alarms on one metric each | %d | 0.10 each | %.2f |", alarms, float64(alarms)*0.10),
@@ -278,10 +270,7 @@ func TestCostTable(t *testing.T) {
 	}
 	sum, dashboard, printed := 0.0, 0.0, 0.0
 	for _, row := range regexp.MustCompile(`(?m)^\| (.*?) \|.*\| (?:\*\*)?([0-9.]+)(?:\*\*)? \|$`).FindAllStringSubmatch(table, -1) {
-		price, err := strconv.ParseFloat(row[2], 64)
-		if err != nil {
-			t.Fatal(err)
-		}
+		price, _ := strconv.ParseFloat(row[2], 64)
 		if row[1] == "**sum**" {
 			printed = price
 			break
@@ -295,9 +284,8 @@ func TestCostTable(t *testing.T) {
 	}
 }
 
-// firesAfter returns after how many seconds the stored-life alarm fires when the metric
-// at second s is remaining(s), -1 for none, and every period begins
-// `phase` seconds off. It returns -1 if it stays quiet until the end.
+// firesAfter returns the second in which the stored-life alarm fires, or -1 if it does not before the end. The metric is
+// remaining(second), -1 for no datapoint. The first period has begun `phase` seconds into it.
 func (a alarmRule) firesAfter(remaining func(second int) int, phase, end int) int {
 	breaching := 0
 	for start := phase - a.period; start+a.period <= end; start += a.period {
@@ -318,16 +306,14 @@ func (a alarmRule) firesAfter(remaining func(second int) int, phase, end int) in
 	return -1
 }
 
-// The stored-life alarm must fire before a reader meets an expired token, and
-// must be quiet as long as nothing is wrong.
+// The stored-life alarm must fire before a reader gets an expired token, and must not fire without a fault.
 func TestStoredLifeAlarmFiresInTime(t *testing.T) {
 	t.Parallel()
 	rule := ruleOf(t, inStack(t).of(properties(t, template(t), "StoredLifeAlarm")).(object))
 	const minRemaining, hour = 480, 3600
 	earliest, latest := hour, 0
 	for phase := range rule.period {
-		// The last metric, at second 0, is just long enough for ensure to keep
-		// the token; then the schedules stop.
+		// The schedules stop after the metric at second 0, which is just enough for ensure to keep the token.
 		dead := func(second int) int {
 			if second == 0 {
 				return minRemaining
@@ -336,9 +322,8 @@ func TestStoredLifeAlarmFiresInTime(t *testing.T) {
 		}
 		fired := rule.firesAfter(dead, phase, hour)
 		earliest, latest = min(earliest, fired), max(latest, fired)
-		// Every run fails at IAM: each minute the metric is less. The
-		// failed-invocations alarm fires before; this one follows at the latest
-		// when the token ends.
+		// Every run fails at IAM, so the metric shrinks each minute. failed-invocations fires first; this alarm follows, at
+		// the latest when the token expires.
 		outage := func(second int) int {
 			if second%60 != 0 {
 				return -1
@@ -355,8 +340,8 @@ func TestStoredLifeAlarmFiresInTime(t *testing.T) {
 	}
 }
 
-// checkQuiet runs through three hours without a fault, of long tokens and short ones,
-// each way with one metric lost or late.
+// checkQuiet checks that the alarm does not fire in three hours without a fault, with long and short tokens, if one metric is
+// lost or late.
 func checkQuiet(t *testing.T, rule alarmRule, phase int) {
 	t.Helper()
 	for _, lifetime := range []int{3600, 900} {
@@ -375,15 +360,15 @@ func checkQuiet(t *testing.T, rule alarmRule, phase int) {
 	}
 }
 
-// TestFacts compares single values, each of which something in this repository or on its pages relies on.
+// TestFacts compares single values on which code or pages of this repository rely.
 func TestFacts(t *testing.T) {
 	t.Parallel()
 	checkFacts(t, template(t), sharedFacts, stackFacts)
 	want(t, "schedules", len(ofType(t, template(t), "AWS::Scheduler::Schedule")), 2)
 }
 
-// sharedFacts are those of both templates. A renewal that fails once is nobody's matter; all of a day's, and one that found the
-// key in use refused, are.
+// sharedFacts hold for both templates. One renewal that fails fires no alarm. All of a day's do, and so does one in which IAM
+// rejected a key.
 const sharedFacts = `
 Conditions.HasBus: !Not [!Equals [!Ref EventBusName, '']]
 Conditions.HasBusArn: !Equals [!Select [0, !Split [':', !Ref EventBusName]], arn]
@@ -422,8 +407,8 @@ KeyRenewalAlarm.Metrics.3.ReturnData: true
 KeyRenewalAlarm.Metrics.4: ~
 `
 
-// stackFacts: silence counts as a lifetime of zero, within the data (FILL) and without any. One rotation of a list that is broken
-// for good must not hide the next: each has its own state, and more failures are news.
+// stackFacts: no data counts as a lifetime of zero, between datapoints (FILL) and without any. One rotation of a list that is
+// broken for good must not hide the next one: each has its own state, and an alarm fires if more fail than before.
 const stackFacts = `
 Conditions.EnsuresEveryMinute: !Equals [!Ref EnsureEveryMinutes, '1']
 Conditions.HasList: !Not [!Equals [!Ref RotationsFile, '']]
@@ -481,8 +466,8 @@ MoreFailingAlarm.Metrics.1.ReturnData: true
 MoreFailingAlarm.Metrics.2: ~
 `
 
-// A star in an ARN would let the function overwrite, or a role read, what nobody named. An empty
-// element of any list would be heard of only when the resource is made.
+// A star in an ARN would let the function overwrite, or a role read, secrets that nobody named. An empty element of a list
+// would cause an error only when the resource is created.
 func TestListParametersTakeWholeElements(t *testing.T) {
 	t.Parallel()
 	const (
@@ -507,13 +492,13 @@ func TestListParametersTakeWholeElements(t *testing.T) {
 	})
 }
 
-// What one template rejects, a key in a parameter's place or plain http, the other rejects too.
+// Both templates reject the same values, for example an API key in a parameter, or plain http.
 func TestBothTemplatesRejectTheSame(t *testing.T) {
 	t.Parallel()
 	one := at(t, template(t), "Parameters").(object)
 	for name, parameter := range at(t, fleet(t), "Parameters").(object) {
 		if one[name] != nil && name != "ReservedConcurrency" && name != "SecretsManagerMaxRps" { // the fleet's have few choices
-			want(t, name+" takes", parameter.(object)["AllowedPattern"], one[name].(object)["AllowedPattern"])
+			want(t, name+" accepts", parameter.(object)["AllowedPattern"], one[name].(object)["AllowedPattern"])
 		}
 	}
 }
@@ -521,7 +506,7 @@ func TestBothTemplatesRejectTheSame(t *testing.T) {
 // values are what a parameter accepts and rejects.
 type values struct{ good, bad []string }
 
-// checkPatterns holds parameters' patterns against them.
+// checkPatterns checks that the patterns of parameters accept the good values and reject the bad ones.
 func checkPatterns(t *testing.T, tmpl object, parameters map[string]values) {
 	t.Helper()
 	for name, values := range parameters {
@@ -533,7 +518,7 @@ func checkPatterns(t *testing.T, tmpl object, parameters map[string]values) {
 		}
 		for _, value := range values.bad {
 			if pattern.MatchString(value) {
-				t.Errorf("%s takes %q", name, value)
+				t.Errorf("%s accepts %q", name, value)
 			}
 		}
 	}

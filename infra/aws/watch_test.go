@@ -19,7 +19,7 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// made is a template as CloudFormation makes it: what its conditions are, and the values of parameters and of what it refers to.
+// made is a template as CloudFormation creates it, with its conditions and the values of parameters and references.
 type made struct {
 	t      *testing.T
 	tmpl   object
@@ -120,18 +120,11 @@ func (m made) alarms() map[string]object {
 	return found
 }
 
-// Who is woken by an alarm knows from its text alone what it means for readers, where, what to run first, and where to read on;
-// the page there begins with the same command.
+// The text of an alarm says what it means for readers, in which account, region and stack, what to run first, and which section
+// to read. That section begins with the same command.
 func TestAlarmTexts(t *testing.T) {
 	t.Parallel()
-	pages := map[string]string{}
-	for _, name := range []string{"infra/RUNBOOK.md", "infra/aws/README.md"} {
-		text, err := os.ReadFile("../../" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		pages[name] = string(text)
-	}
+	pages := map[string]string{"infra/RUNBOOK.md": textOf(t, "../RUNBOOK.md"), "infra/aws/README.md": textOf(t, "README.md")}
 	_, pages["infra/aws/README.md"], _ = strings.Cut(pages["infra/aws/README.md"], "\n### Fleet alarms\n")
 	form := regexp.MustCompile(`^(?i:.*\breaders\b.*|.*nothing fails before.*) First, in account 123456789012: AWS_REGION=eu-central-1 (make (?:status|logs|invoke MODE=(?:doctor|ensure|rotate))) STACK=tokens\. Then (\S+)$`)
 	for file, stack := range map[string]struct {
@@ -142,7 +135,7 @@ func TestAlarmTexts(t *testing.T) {
 		"fleet.yaml":    {len(fleetAlarmRules) + 3, "infra/aws/README.md", "fleet-alarms", "`NAME`", "\n"},
 	} {
 		m := inStack(t, "HasList", "RenewsKey")
-		m.tmpl = readTemplate(t, file)
+		m.tmpl = parsed(t, textOf(t, file))
 		alarms := m.alarms()
 		want(t, file+": alarms", len(alarms), stack.alarms)
 		for name, alarm := range alarms {
@@ -152,7 +145,7 @@ func TestAlarmTexts(t *testing.T) {
 				t.Errorf("%s, %s: the text has not the form of the others, or more than 1024 characters: %s", file, name, text)
 				continue
 			}
-			want(t, file+", "+name+": where to read on", parts[2], stack.page+"#"+strings.ReplaceAll(stack.anchor, "NAME", name))
+			want(t, file+", "+name+": the section", parts[2], stack.page+"#"+strings.ReplaceAll(stack.anchor, "NAME", name))
 			_, section, found := strings.Cut(pages[stack.page], strings.ReplaceAll(stack.begin, "NAME", name))
 			section, _, _ = strings.Cut(section, stack.end)
 			if first := regexp.MustCompile("`make [^`]*`").FindString(section); !found || first != "`"+parts[1]+"`" {
@@ -228,13 +221,10 @@ func TestDashboard(t *testing.T) {
 	for i, expression := range []string{"FLOOR(IF(expiry, expiry - EPOCH(expiry)) / 60)", "FILL(IF(left, left + EPOCH(left)), REPEAT)"} { // it counts on in silence
 		want(t, "minutes left", left.Properties.Metrics[i][0].(map[string]any)["expression"], expression)
 	}
-	page, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := textOf(t, "README.md")
 	for title := range m.dashboard() {
 		name := regexp.MustCompile(`^[^(:]*[^(: ]`).FindString(title)
-		want(t, name+" is on the page", strings.Contains(string(page), "\n| "+name+" | "), true)
+		want(t, name+" is on the page", strings.Contains(page, "\n| "+name+" | "), true)
 	}
 	want(t, "what failed last", m.dashboard()["What failed last"].Properties.Query, "SOURCE '<LogGroup>' | "+show(m.of(properties(t, m.tmpl, "WhatFailedQuery")["QueryString"])))
 }
@@ -296,11 +286,7 @@ func (l logLine) matches(t *testing.T, filter string) bool {
 // in one of them. The function has written each metric that the dashboard draws.
 func TestQueriesAndDashboardFitTheLog(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := runsLogged(t)
+	page, lines := textOf(t, "README.md"), runsLogged(t)
 	found := map[string]int{}
 	for id, query := range ofType(t, template(t), "AWS::Logs::QueryDefinition") {
 		m := inStack(t)
@@ -312,7 +298,7 @@ func TestQueriesAndDashboardFitTheLog(t *testing.T) {
 		if id == "StoryQuery" { // on lines of its own, after the comment
 			filter, rest, _ = strings.Cut(strings.TrimPrefix(text, "filter "), "\n| ")
 		}
-		want(t, name+" is on the page", strings.Contains(string(page), "\n| `"+name+"` | "), true)
+		want(t, name+" is on the page", strings.Contains(page, "\n| `"+name+"` | "), true)
 		matched := logLine{}
 		for _, line := range lines {
 			if line.matches(t, filter) {

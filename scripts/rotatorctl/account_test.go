@@ -33,7 +33,7 @@ import (
 
 type object = map[string]any
 
-// scratch is a folder for what all tests share.
+// scratch is a folder that all tests share.
 var scratch string
 
 func TestMain(m *testing.M) {
@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// fakeGo is a GO for which all is built that deploy runs.
+// fakeGo is a GO that has already built the programs that deploy runs.
 const fakeGo = `#!/bin/sh
 built=${0%/*}
 case "$*" in
@@ -89,7 +89,7 @@ func mustBuild(t *testing.T) (folder string) {
 	return folder
 }
 
-// linkFunction takes the place of a build: what it makes runs the function, and is small to pack and to upload.
+// linkFunction replaces the build: it writes a script that runs the function, which is small to pack and to upload.
 func linkFunction(_ context.Context, _ *deployment, binary string) error {
 	folder, err := built()
 	if err == nil {
@@ -101,7 +101,7 @@ func linkFunction(_ context.Context, _ *deployment, binary string) error {
 	return err
 }
 
-// account is an AWS account with the IBM Cloud that its stack rotates in. Its program's clients are past answer.
+// account is an AWS account, and the IBM Cloud in which its stack rotates. The clients of its program do not go through answer.
 type account struct {
 	*program
 	t      *testing.T
@@ -111,7 +111,7 @@ type account struct {
 	bucket string
 	arn    string // of the bootstrap secret
 	set    map[string]string
-	// answer answers in AWS's place, if its status is not 0. It is called for one request at a time.
+	// answer answers in place of moto, unless it returns the status 0. It gets one request at a time.
 	answer func(r *http.Request, form url.Values) (status int, text string)
 	url    string
 }
@@ -158,8 +158,8 @@ func newAccountFor(t *testing.T, stack string, cloud *ibmcloudtest.Cloud, origin
 		}
 		a.lambda.ServeHTTP(w, r)
 	})
-	past := configFor(serve(a.lambda.ServeHTTP))
-	a.program = &program{stack: stack, loadAWS: func(context.Context) (aws.Config, error) { return past, nil }, sleep: shortly}
+	direct := configFor(serve(a.lambda.ServeHTTP))
+	a.program = &program{stack: stack, loadAWS: func(context.Context) (aws.Config, error) { return direct, nil }, sleep: shortly}
 	if err := cmp.Or(a.connect(t.Context()), moto.MakeBucket(t.Context(), a.bucket)); err != nil {
 		t.Fatal(err)
 	}
@@ -172,13 +172,13 @@ func newAccountFor(t *testing.T, stack string, cloud *ibmcloudtest.Cloud, origin
 	return a
 }
 
-// newSecret makes one at AWS and returns its ARN.
+// newSecret creates an AWS secret and returns its ARN.
 func (a *account) newSecret(name, value string) string {
 	a.t.Helper()
 	return a.moto.MustCall(a.t, "secretsmanager", "secretsmanager.CreateSecret", object{"Name": name, "SecretString": value, "ClientRequestToken": strings.Repeat("c", 32)})["ARN"].(string)
 }
 
-// configFor leads the SDK to an endpoint.
+// configFor is the SDK's configuration for an endpoint.
 func configFor(endpoint string) aws.Config {
 	env := awstest.Environment(endpoint)
 	return aws.Config{
@@ -187,7 +187,7 @@ func configFor(endpoint string) aws.Config {
 	}
 }
 
-// run runs a command in the account, and fails the test if a secret is in what it printed. What is typed comes from a terminal.
+// run runs a command in the account, and fails the test if it prints a secret. If something is typed, it runs on a terminal.
 func (a *account) run(typed string, args ...string) outcome {
 	a.t.Helper()
 	got := runWith(a.t, a.set, configFor(a.url), typed, args...)
@@ -213,7 +213,7 @@ func (a *account) checkNoSecret(where, text string) {
 
 const noTokenYet = "no token yet"
 
-// must fails the test unless a command ends so and prints all that.
+// must fails the test unless a command exits with the code and prints all texts.
 func (a *account) must(code int, args string, texts ...string) outcome {
 	a.t.Helper()
 	got := a.run("", strings.Fields(args)...)
@@ -235,7 +235,7 @@ func want(t *testing.T, what string, got, want any) {
 	}
 }
 
-// published returns the fingerprint of the token that a secret holds, which must be a token.
+// published returns the fingerprint of the token in a secret. The test fails if it is no token, or not the one in its metadata.
 func (a *account) published(secret string) string {
 	a.t.Helper()
 	version := a.cloud.MustCurrent(secret)
@@ -246,7 +246,7 @@ func (a *account) published(secret string) string {
 	return fingerprint
 }
 
-// useFile goes from one rotation to a file of all, after an edit.
+// useFile replaces the one rotation by a file of all, in which it edits the text.
 func (a *account) useFile(edit ...string) {
 	a.t.Helper()
 	var entries []object
@@ -264,7 +264,7 @@ func (a *account) useFile(edit ...string) {
 	a.set["ROTATIONS_FILE"], a.set["API_KEY_SECRET"], a.set["TOKEN_SECRET"] = file, "", ""
 }
 
-// variables are those of the deployed function, unpublished.
+// variables are the environment of the function's unpublished version.
 func (a *account) variables() map[string]string {
 	a.t.Helper()
 	function, err := a.program.lambda.GetFunctionConfiguration(a.t.Context(), &lambda.GetFunctionConfigurationInput{FunctionName: &a.stack})
@@ -284,7 +284,7 @@ func (a *account) live() string {
 	return *alias.FunctionVersion
 }
 
-// objects lists the bucket, from a prefix on.
+// objects lists the keys in the bucket that begin with a prefix.
 func (a *account) objects(prefix string) (keys []string) {
 	a.t.Helper()
 	listed, err := a.s3.ListObjectsV2(a.t.Context(), &s3.ListObjectsV2Input{Bucket: &a.bucket, Prefix: &prefix})
@@ -297,7 +297,7 @@ func (a *account) objects(prefix string) (keys []string) {
 	return keys
 }
 
-// releases are the versions that rollback knows.
+// releases are the versions that have a release in the bucket.
 func (a *account) releases() (versions []string) {
 	a.t.Helper()
 	for _, key := range a.objects(a.prefix("release")) {
@@ -324,7 +324,7 @@ func (a *account) query(service, body string, into any) {
 	}
 }
 
-// refusing answers as AWS Secrets Manager does to a role without permission, so many times (-1: always).
+// refusing is an AWS Secrets Manager that denies so many requests (-1: all) and then passes them on.
 func (a *account) refusing(times int) string {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if times == 0 {
@@ -339,7 +339,7 @@ func (a *account) refusing(times int) string {
 	return server.URL
 }
 
-// forbidding answers one action as AWS does to who may not, or not now.
+// forbidding answers one action with an error code.
 func forbidding(action, code string) func(*http.Request, url.Values) (int, string) {
 	return func(_ *http.Request, form url.Values) (int, string) {
 		if form.Get("Action") != action {
@@ -349,7 +349,7 @@ func forbidding(action, code string) func(*http.Request, url.Values) (int, strin
 	}
 }
 
-// describing says that the stack is in a status.
+// describing answers that the stack is in a status.
 func describing(status string) func(*http.Request, url.Values) (int, string) {
 	return func(_ *http.Request, form url.Values) (int, string) {
 		if form.Get("Action") != "DescribeStacks" {

@@ -25,7 +25,7 @@ import (
 
 const day = 24 * time.Hour
 
-// A fixture is one cloud, AWS's secrets, Terraform's state, and what a person has around setup.
+// A fixture is one IBM Cloud, AWS's secrets, Terraform's state, and the files and environment of a person who runs setup.
 type fixture struct {
 	t       *testing.T
 	cloud   *ibmcloudtest.Cloud
@@ -89,8 +89,8 @@ func (fx *fixture) write(name, text string) {
 	}
 }
 
-// fakeTerraform is Terraform with the state of infra/ibm, as far as replace-identity needs it. For a service id that is not
-// in the state it takes the next one, which the cloud has made before.
+// fakeTerraform emulates Terraform with the state of infra/ibm, as far as replace-identity needs it. An apply makes each service
+// id that is not in the state: the next one, which the cloud already has.
 type fakeTerraform struct {
 	next  map[string]string // by role
 	state map[string]string // the addresses, with a service id's IAM id
@@ -98,7 +98,7 @@ type fakeTerraform struct {
 	plan  string            // of other changes
 }
 
-// serviceIDAddresses are by the role.
+// serviceIDAddresses are the addresses of service ids in the state, by role.
 var serviceIDAddresses = map[string]string{"workload": "ibm_iam_service_id.workload", "bootstrap": "ibm_iam_service_id.bootstrap[0]"}
 
 type exitStatus int
@@ -161,7 +161,7 @@ var (
 	publicID    = regexp.MustCompile(`^(iam-)?(ServiceId|Profile)-[0-9a-f-]{36}$`)
 )
 
-// command runs rotatorctl, and checks that nothing secret or foreign came out.
+// command runs rotatorctl, and checks that it prints no secret and no foreign text.
 func (fx *fixture) command(typed string, args ...string) outcome {
 	fx.t.Helper()
 	got := runAs(fx.t, func(p *program) { p.terraform = fx.terraform }, fx.env, configFor(fx.aws.url), typed, args...)
@@ -204,7 +204,7 @@ func (fx *fixture) succeed(args ...string) run {
 	return r
 }
 
-// unchanged runs setup again: it prints the same, and changes nothing.
+// unchanged runs setup again, which must print the same and change nothing.
 func (fx *fixture) unchanged(r run, args ...string) run {
 	fx.t.Helper()
 	fx.forget()
@@ -222,7 +222,7 @@ func (fx *fixture) fail(words string, args ...string) {
 	}
 }
 
-// exchange returns a token, with the status.
+// exchange exchanges a key for a token, and returns IAM's status too.
 func (fx *fixture) exchange(key string) (status int, token string) {
 	fx.t.Helper()
 	response, err := http.PostForm(fx.origin+"/identity/token", url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key}})
@@ -237,7 +237,7 @@ func (fx *fixture) exchange(key string) (status int, token string) {
 	return response.StatusCode, body.Token
 }
 
-// owner checks that a key works, and for whom.
+// owner checks that a key works, and belongs to the identity.
 func (fx *fixture) owner(key, iamID string) {
 	fx.t.Helper()
 	status, token := fx.exchange(key)
@@ -246,7 +246,7 @@ func (fx *fixture) owner(key, iamID string) {
 	}
 }
 
-// statusOf is how the cloud answers to a token.
+// statusOf is the cloud's status for a request with a token.
 func (fx *fixture) statusOf(token, path string) int {
 	fx.t.Helper()
 	request, _ := http.NewRequest("GET", fx.origin+path, nil)
@@ -260,7 +260,7 @@ func (fx *fixture) statusOf(token, path string) int {
 	return response.StatusCode
 }
 
-// useToken asks Logs Routing with the published token.
+// useToken calls Logs Routing with the published token.
 func (fx *fixture) useToken(tokenSecret string) {
 	if status := fx.statusOf(fx.cloud.MustCurrent(tokenSecret).Payload, "/v3/targets"); status != 200 {
 		fx.t.Errorf("Logs Routing, asked with the published token: got %d, want 200", status)
@@ -296,7 +296,7 @@ func (fx *fixture) keyIDs(role string) (ids []string) {
 	return ids
 }
 
-// later lets time pass at IBM, and logs in anew.
+// later advances IBM's clock, and logs in again.
 func (fx *fixture) later(d time.Duration) {
 	fx.t.Helper()
 	fx.cloud.Advance(d)
@@ -321,8 +321,8 @@ func (fx *fixture) forget() {
 	fx.aws.writes = nil
 }
 
-// complete checks what a run printed and made: the stored keys work. With fixed keys each identity has no other key, or as
-// many old ones at most. With managed ones AWS has the bootstrap's key of now after a fixed one.
+// complete checks what a run printed and made. The stored keys must work. With fixed keys an identity may have this many old keys
+// besides. With managed keys AWS must have the bootstrap's current key, and a fixed one before it.
 func (fx *fixture) complete(r run, old int) {
 	fx.t.Helper()
 	fx.cloud.MustCurrent(r.values["TOKEN_SECRET"])
@@ -351,17 +351,17 @@ func (fx *fixture) complete(r run, old int) {
 	}
 }
 
-// followed checks that AWS has the bootstrap's managed key of now.
+// followed checks that AWS has the bootstrap's current managed key.
 func (fx *fixture) followed(r run) {
 	fx.t.Helper()
 	if fx.aws.secrets[defaultAWSSecret] != fx.cloud.MustCurrent(r.values["BOOTSTRAP_KEY_SECRET"]).Payload {
-		fx.t.Error("AWS has another key than the managed one of now")
+		fx.t.Error("AWS does not have the current managed key")
 	}
 }
 
 func subject(iamID string) string { return strings.TrimPrefix(iamID, "iam-") }
 
-// lying is the origin of an IBM Cloud whose answers are changed.
+// lying is the origin of an IBM Cloud whose answers change changes.
 func (fx *fixture) lying(change func(request *http.Request, body []byte) []byte) string {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := httptest.NewRecorder()
@@ -375,7 +375,7 @@ func (fx *fixture) lying(change func(request *http.Request, body []byte) []byte)
 	return server.URL
 }
 
-// asked is what the cloud answers to the same request with another query.
+// asked is the cloud's answer to the same request with another query.
 func (fx *fixture) asked(r *http.Request, change func(query url.Values)) []byte {
 	other, query, answer := r.Clone(r.Context()), r.URL.Query(), httptest.NewRecorder()
 	change(query)
@@ -384,7 +384,7 @@ func (fx *fixture) asked(r *http.Request, change func(query url.Values)) []byte 
 	return answer.Body.Bytes()
 }
 
-// lie has IBM Cloud answer with another value in a field, where it is a string, at a path and those that begin with it.
+// lie has IBM Cloud answer with another value in a string field, at a path, and if that ends with / also below it.
 func (fx *fixture) lie(path, field, value string) {
 	text := regexp.MustCompile(`"` + field + `":"[^"]*"`)
 	encoded, _ := json.Marshal(map[string]string{field: value})
@@ -397,7 +397,7 @@ func (fx *fixture) lie(path, field, value string) {
 	fx.env["IAM_URL"], fx.outputs["secrets_manager_url"] = liar, liar
 }
 
-// fakeAWS is AWS Secrets Manager, as far as setup needs it.
+// fakeAWS emulates AWS Secrets Manager, as far as setup needs it.
 type fakeAWS struct {
 	server, url string            // the url is the server's unless a test changes it
 	serving     sync.Mutex        // held while a request is served
@@ -406,7 +406,7 @@ type fakeAWS struct {
 	kms         string
 	writes      []string
 	fail        string // an error code to answer with
-	lose        bool   // what is done is not answered
+	lose        bool   // do the request, but do not answer
 	arn         string // in place of the ARN
 	deleted     bool   // scheduled for deletion
 }

@@ -38,7 +38,7 @@ type warmFunction struct {
 	stop    func()
 }
 
-// startWarm fails the test for an invocation that does not rotate, and for a token that is of no use.
+// startWarm starts the function with what setup printed. Every invocation must rotate, and every token must work.
 func (fx *fixture) startWarm(made run, moto *awstest.Moto) *warmFunction {
 	fx.t.Helper()
 	folder := mustBuild(fx.t)
@@ -81,9 +81,9 @@ func (f *warmFunction) mustRotate(n int64) {
 	}
 }
 
-// TestChangingTheKeysLeavesNoGap: while a warm function goes on rotating, the keys are replaced, and then made by IBM, and fixed
-// again. Until it is deployed with what setup prints, the function goes on as it is, and may store a managed key once more: a
-// second run of setup ends that.
+// TestChangingTheKeysLeavesNoGap: a warm function rotates all the time, while the keys are replaced, then become managed, and then
+// fixed again. Until it is deployed with what setup prints, the function has its old settings, and may store a managed key once
+// more: a second run of setup corrects that.
 func TestChangingTheKeysLeavesNoGap(t *testing.T) {
 	t.Parallel()
 	fx := newFixture(t, false)
@@ -124,8 +124,8 @@ func TestChangingTheKeysLeavesNoGap(t *testing.T) {
 	function.stop()
 }
 
-// TestManyRenewalsWithoutAPerson: a deployed stack, and IBM's clock goes on by 15 days at a time. Each key is replaced each time,
-// and the first ones end; nobody but the function asks for anything, and it warns of no key.
+// TestManyRenewalsWithoutAPerson: a deployed stack, and IBM's clock advances by 15 days at a time. IBM replaces both keys each time,
+// and the first ones expire. Only the function makes requests, and it warns of no key.
 func TestManyRenewalsWithoutAPerson(t *testing.T) {
 	t.Parallel()
 	fx := newFixture(t, true)

@@ -13,7 +13,7 @@ import (
 	"iam-token-rotator/infra/aws/awstest"
 )
 
-// outcome is what one run of the program came to.
+// outcome is the result of one run of the program.
 type outcome struct {
 	exit           int
 	stdout, stderr string
@@ -21,14 +21,14 @@ type outcome struct {
 
 func (o outcome) all() string { return o.stdout + o.stderr }
 
-// runWith runs the program in process, with that environment alone; what is typed comes from a terminal. Waiting takes
-// no time but moves the clock.
+// runWith runs the program in this process, with this environment alone. If something is typed, standard input is a terminal. A
+// wait takes no time, but moves the clock.
 func runWith(t *testing.T, env map[string]string, cfg aws.Config, typed string, args ...string) outcome {
 	t.Helper()
 	return runAs(t, func(*program) {}, env, cfg, typed, args...)
 }
 
-// runAs does the same with a program that is changed before.
+// runAs is runWith after a change of the program.
 func runAs(t *testing.T, change func(*program), env map[string]string, cfg aws.Config, typed string, args ...string) outcome {
 	t.Helper()
 	stdin := strings.NewReader(typed)
@@ -58,7 +58,7 @@ func runAs(t *testing.T, change func(*program), env map[string]string, cfg aws.C
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
-// shortly waits for an execution, which takes real time in moto.
+// shortly waits a moment: executions in moto take real time.
 func shortly(ctx context.Context, _ time.Duration) error {
 	time.Sleep(100 * time.Millisecond)
 	return ctx.Err()
@@ -103,7 +103,7 @@ func TestForeignTextIsEscaped(t *testing.T) {
 	}
 }
 
-// The SDK's own words for Ctrl-C say nothing of what goes on at AWS.
+// The SDK's error for Ctrl-C does not say that the function continues.
 func TestInterruptedCalls(t *testing.T) {
 	err := &smithy.OperationError{ServiceID: "Lambda", OperationName: "Invoke", Err: &smithy.CanceledError{Err: context.Canceled}}
 	if got := (&program{}).functionError(err).Error(); !strings.HasPrefix(got, "interrupted: the function continues") {
@@ -119,7 +119,7 @@ func TestInterruptedCalls(t *testing.T) {
 	}
 }
 
-// Only where every failure is a missing permission, of the function or of a state machine, it may be a new one.
+// A deployment waits for permissions only if every failure, of the function or of a state machine, is a missing permission.
 func TestOnlyDenied(t *testing.T) {
 	for failure, want := range map[string]bool{
 		"RotationError: 2 of 2 rotations failed; a: look: denied: no; b: save: denied: no":    true,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,7 +10,18 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// A version or an architecture, from a tag or a person, is no command, no option of the linker and no make function.
+// makefileAlone is a folder with a copy of the Makefile.
+func makefileAlone(t *testing.T) string {
+	t.Helper()
+	folder := t.TempDir()
+	text, err := os.ReadFile("../../Makefile")
+	if err = cmp.Or(err, os.WriteFile(filepath.Join(folder, "Makefile"), text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return folder
+}
+
+// VERSION and ARCH, from a tag or a person, cannot be a command, an option of the linker or a function of make.
 func TestMakeTakesNoCommands(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "make", "git")
@@ -28,22 +40,16 @@ func TestMakeTakesNoCommands(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(marker); !os.IsNotExist(err) {
-		t.Error("make has run what a value says")
+		t.Error("make has run a command in a value")
 	}
 }
 
-// What other targets are given reaches a program as one argument, whatever it holds.
+// A variable of another target reaches its program as one argument, whatever the value.
 func TestMakeTakesValuesAsText(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "make")
-	folder := t.TempDir()
-	text, err := os.ReadFile("../../Makefile")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(folder, "Makefile"), text, 0o600)
-	}
-	if err == nil {
-		err = os.MkdirAll(filepath.Join(folder, "build/local"), 0o700)
-	}
+	folder := makefileAlone(t)
+	err := os.MkdirAll(filepath.Join(folder, "build/local"), 0o700)
 	for _, name := range []string{"build/local/sandbox", "build/local/awssandbox", "build/local/invoke", "build/sandbox.env", "go"} {
 		if err == nil {
 			err = os.WriteFile(filepath.Join(folder, name), []byte("#!/bin/sh\n[ \"$1\" = build ] || printf '<%s>' \"$@\"\n"), 0o700)
@@ -61,13 +67,13 @@ func TestMakeTakesValuesAsText(t *testing.T) {
 				t.Errorf("make %s with %s=%s: got\n%s, want the value as one argument", target, name, value, all)
 			}
 			if _, err := os.Stat(filepath.Join(folder, "ran")); !os.IsNotExist(err) {
-				t.Fatalf("make %s has run what %s=%s says", target, name, value)
+				t.Fatalf("make %s has run the command in %s=%s", target, name, value)
 			}
 		}
 	}
 }
 
-// Only YES=1 means yes: YES=0 and YES=no ask.
+// Only YES=1 confirms: with YES=0 and YES=no destroy asks.
 func TestMakeDestroyAsks(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "make", "git")
@@ -82,14 +88,7 @@ func TestMakeDestroyAsks(t *testing.T) {
 func TestMakeTakesATagAsText(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "make", "git")
-	folder := t.TempDir()
-	text, err := os.ReadFile("../../Makefile")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(folder, "Makefile"), text, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	folder := makefileAlone(t)
 	run := func(name string, args ...string) programs.Result {
 		return programs.Run(t, programs.Command{Dir: folder, Env: programs.CleanEnviron("GIT_CONFIG_GLOBAL=/dev/null"), Name: name, Args: args})
 	}

@@ -21,7 +21,7 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// runsOn fails the test unless the schedules run that version as if nothing had happened.
+// runsOn checks that the schedules run a version, with its settings.
 func (a *account) runsOn(version, tokenSecret string) {
 	a.t.Helper()
 	stack, err := a.ownStack(a.t.Context())
@@ -35,7 +35,7 @@ func (a *account) runsOn(version, tokenSecret string) {
 	a.must(0, "invoke --mode=ensure", ": fresh; ")
 }
 
-// A deployment that is wrong does not take the place of one that is right, whatever is wrong, and leaves nothing.
+// A deployment with any fault does not replace one that works, and leaves nothing behind.
 func TestWrongOverGood(t *testing.T) {
 	t.Parallel()
 	const unknown = "00000000-0000-4000-8000-000000000000"
@@ -86,8 +86,8 @@ func TestWrongOverGood(t *testing.T) {
 	}
 }
 
-// Back one at a time, with the settings of then; what was gone back from goes with the next deployment. Nothing is deleted
-// before the answer, of a stack or of one that is gone already.
+// rollback returns one version at a time, with its settings. The next deployment deletes the versions that it has left. destroy
+// deletes nothing before the answer, also if the stack no longer exists.
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "back")
@@ -120,7 +120,7 @@ func TestRollback(t *testing.T) {
 		versions = append(versions, *version.Version)
 	}
 	want(t, "versions, releases", fmt.Sprint(versions, a.releases()), "[$LATEST 1 4] [1 4]")
-	for _, key := range a.objects(a.prefix("release")) { // by who may write to the bucket alone
+	for _, key := range a.objects(a.prefix("release")) { // by somebody who may only write to the bucket
 		a.store(key, `{"template":"Resources: {}","parameters":{}}`)
 	}
 	a.must(1, "rollback", "could not be returned to version 1", "was changed after deploy had stored it")
@@ -148,7 +148,7 @@ func TestReleasesThatAreKept(t *testing.T) {
 		want          string
 	}{
 		{10, 11, "2:b,4:d,9:i,10:j,11:new"}, // the oldest goes
-		{4, 11, "1:a,2:b,4:d,11:new"},       // what rollback went back from goes
+		{4, 11, "1:a,2:b,4:d,11:new"},       // rollback has left 9 and 10
 		{10, 10, "1:a,2:b,4:d,9:i,10:new"},
 		{0, 1, "1:new"},
 	} {
@@ -157,7 +157,7 @@ func TestReleasesThatAreKept(t *testing.T) {
 	want(t, "before 9, before 1", fmt.Sprint(stackReleases(stack).before(9), stackReleases(stack).before(1)), "4 0")
 }
 
-// A deployment that ended between the check and the alias goes on; one whose stack cannot be returned says so.
+// A deployment that ended between the check and the alias continues; one whose stack cannot be returned says so.
 func TestDeploymentGoesOn(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "goes-on")

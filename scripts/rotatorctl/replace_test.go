@@ -15,15 +15,15 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// A theft is a set-up whose service ids are replaced.
+// A theft is a set-up whose keys were stolen, so that its service ids are replaced.
 type theft struct {
 	*fixture
 	key, token map[string]string // by role: of the old service id
-	stolen     map[string]string // what setup wrote
-	old        map[string]string // the outputs then
+	stolen     map[string]string // the file that setup wrote
+	old        map[string]string // Terraform's outputs at that time
 }
 
-// steal sets up, and notes what a thief has then. bootstrapKey is read there.
+// steal runs setup, and notes what a thief may have. bootstrapKey returns the key in AWS.
 func (th *theft) steal(bootstrapKey func() string) {
 	th.t.Helper()
 	th.succeed("--env", th.path("ibm.env"))
@@ -70,7 +70,7 @@ func (th *theft) replace(typed string, args ...string) outcome {
 	return th.command(typed, append(th.replaceArgs(), args...)...)
 }
 
-// works reports whether the old service id's key and token are still accepted.
+// works reports whether the old service id's key and token still work.
 func (th *theft) works(role string) bool {
 	status, _ := th.exchange(th.key[role])
 	path := map[string]string{"workload": "/v3/targets", "bootstrap": "/api/v2/secrets/" + th.stolen["TOKEN_SECRET"] + "/metadata"}[role]
@@ -115,7 +115,7 @@ func (th *theft) result(roles ...string) (text string) {
 // both replaces both service ids of a function that is deployed by other means.
 var both = []string{"--bootstrap", "--workload", "--yes", "--no-deploy"}
 
-// replaceBoth runs to the end, whatever was done before.
+// replaceBoth replaces both service ids, from whatever state an earlier run has left.
 func (th *theft) replaceBoth() {
 	th.t.Helper()
 	got := th.replace("", both...)
@@ -127,7 +127,7 @@ func (th *theft) replaceBoth() {
 	want(th.t, "printed", got.stdout, th.result("bootstrap", "workload"))
 }
 
-// goesOn runs to the end where a run was cut off.
+// goesOn runs again after an interruption.
 func (th *theft) goesOn() {
 	th.t.Helper()
 	if values := mustReadEnv(th.t, th.path("ibm.env")); values["EXPECT_IAM_ID"] != th.terra.next["workload"] && !th.works("workload") {
@@ -136,7 +136,7 @@ func (th *theft) goesOn() {
 	th.replaceBoth()
 }
 
-// TestAThiefIsEvicted: with a deployed function. Readers have a good token all the time.
+// TestAThiefIsEvicted: with a deployed function. Readers have a valid token all the time.
 func TestAThiefIsEvicted(t *testing.T) {
 	t.Parallel()
 	th := &theft{fixture: newFixture(t, true)}
@@ -189,7 +189,7 @@ func TestAThiefIsEvicted(t *testing.T) {
 		`[ibm_iam_service_id.bootstrap[0] ibm_iam_service_id.reader ibm_iam_service_id.workload ibm_iam_service_policy.secret_group["reader"]]`)
 }
 
-// TestReplacementStops: nothing has ended, and where it can, the next run finishes the work.
+// TestReplacementStops: after an error the old service ids still work, and the next run completes the replacement.
 func TestReplacementStops(t *testing.T) {
 	t.Parallel()
 	workload := []string{"--workload", "--no-deploy"}
@@ -200,8 +200,8 @@ func TestReplacementStops(t *testing.T) {
 		spoil   func(th *theft)
 		exit    int
 		words   string
-		mend    func(th *theft) // nil where no next run can go on
-		evicted bool            // they have ended all the same
+		mend    func(th *theft) // the next run; nil if none can succeed
+		evicted bool            // the old service ids are deleted in spite of the error
 	}{
 		"nothing":         {exit: 2, words: "name what was stolen"},
 		"standard output": {args: []string{"--workload", "--env", "-"}, exit: 2, words: "not -"},
@@ -245,7 +245,7 @@ func TestReplacementStops(t *testing.T) {
 			}
 			th.replaced("workload")
 		}},
-		// A new policy takes minutes to reach everywhere: until then the function would be refused with the new key.
+		// A new policy takes minutes to be in force everywhere: until then the function could do nothing with the new key.
 		"policies that are not in force": {args: both, exit: 1, words: "are not in force yet", spoil: func(th *theft) {
 			th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403})
 		}, mend: func(th *theft) {
@@ -253,12 +253,12 @@ func TestReplacementStops(t *testing.T) {
 			th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403, Times: 3})
 			th.replaceBoth()
 		}},
-		// A lock on the old secret keeps it, and not the thief.
+		// A lock on the old secret prevents only its deletion.
 		"a lock": {args: both, exit: 1, words: "remove its locks", evicted: true,
 			spoil: func(th *theft) { th.cloud.MustLock(th.stolen["API_KEY_SECRET"], "current", "job") },
 			mend:  func(th *theft) { th.cloud.MustUnlock(th.stolen["API_KEY_SECRET"]); th.replaceBoth() }},
-		// Without a folder of Terraform's a person makes the service id. A list of rotations is the person's, too, and a further
-		// workload's file names no bootstrap key.
+		// Without a folder of Terraform a person makes the service id, and changes the list of rotations. The file of a further
+		// workload names no bootstrap key.
 		"by hand": {args: hand, exit: 1, words: "run this again with its id in WORKLOAD_IAM_ID", spoil: func(th *theft) {
 			text, _ := os.ReadFile(th.path("ibm.env"))
 			th.write("ibm.env", regexp.MustCompile(`(?m)^BOOTSTRAP_.*\n`).ReplaceAllString(string(text), ""))
@@ -293,7 +293,7 @@ func TestReplacementStops(t *testing.T) {
 	}
 }
 
-// byHand has the outputs in the environment.
+// byHand puts the outputs into the environment.
 func (th *theft) byHand() {
 	th.env["BOOTSTRAP_SECRET_ARN"], th.env["BUCKET"], th.env["ROTATIONS_FILE"] = th.stolen["BOOTSTRAP_SECRET_ARN"], "bucket", th.path("rotations.json")
 	for name, value := range th.outputs {
@@ -301,7 +301,7 @@ func (th *theft) byHand() {
 	}
 }
 
-// What Terraform is told to forget is what infra/ibm has.
+// replace-identity removes from Terraform's state exactly what infra/ibm has.
 func TestTerraformHasTheAddresses(t *testing.T) {
 	identities, err := os.ReadFile("../../infra/ibm/identities.tf")
 	policies, err2 := os.ReadFile("../../infra/ibm/policies.tf")

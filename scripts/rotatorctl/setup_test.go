@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,15 +22,15 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// A scenario is one run of setup. It succeeds where exit is 0, and all is there then; else it has printed no result, and where it
-// is no matter of usage the next run completes the work, once the fault is mended.
+// A scenario is one run of setup. With exit 0 everything must exist after it. With another exit it must print no result. After
+// exit 1 the next run, without the fault, must complete the work.
 type scenario struct {
 	managed bool
-	arrange func(fx *fixture) // what is there, and wrong
+	arrange func(fx *fixture) // what exists before, and the fault
 	args    string
 	exit    int
-	words   string                      // printed, with | between them
-	then    func(fx *fixture, made run) // in place of the check that all is there, or of the next run
+	words   string                      // on stderr, with | between them
+	then    func(fx *fixture, made run) // the checks in place of those above
 }
 
 func (test scenario) play(t *testing.T) {
@@ -60,12 +59,12 @@ func (test scenario) play(t *testing.T) {
 	}
 }
 
-// fault is a scenario of an operation that fails.
+// fault is a scenario in which an operation fails.
 func fault(f ibmcloudtest.Fault, words string) scenario {
 	return scenario{arrange: func(fx *fixture) { fx.fault(f) }, exit: 1, words: words}
 }
 
-// trial is a scenario of the exchange of a new key. Whatever the answer, the error is about that key, and not the person's login.
+// trial is a scenario in which the exchange of a new key fails. The error must be about that key, not about the person's login.
 func trial(f ibmcloudtest.Fault, words string) scenario {
 	f.Op = ibmcloudtest.OpIAMToken
 	test := fault(f, "trying the new key ApiKey-| of the workload service id: |Run setup again: it makes another key|"+words)
@@ -81,17 +80,17 @@ func trial(f ibmcloudtest.Fault, words string) scenario {
 	return test
 }
 
-// stays is for what the next run cannot go on with.
-func stays(*fixture, run) {}
+// noNextRun is for faults that the next run cannot repair.
+func noNextRun(*fixture, run) {}
 
-// nothingAtAWS checks that nothing is switched to.
+// nothingAtAWS checks that nothing was stored in AWS.
 func nothingAtAWS(fx *fixture, _ run) {
 	if len(fx.aws.writes) > 0 {
 		fx.t.Errorf("AWS: got %q, want nothing stored", fx.aws.writes)
 	}
 }
 
-// lacks checks that those are not printed, and that AWS has no key.
+// lacks checks that these variables are not printed, and that AWS has no key.
 func lacks(names ...string) func(*fixture, run) {
 	return func(fx *fixture, r run) {
 		nothingAtAWS(fx, r)
@@ -102,7 +101,7 @@ func lacks(names ...string) func(*fixture, run) {
 	}
 }
 
-// open is a scenario with managed keys at one end of what IBM leaves open; the simulated year plays what the function meets.
+// open is a scenario with managed keys, and one choice of what IBM does not document. The simulated year tests the function so.
 func open(u ibmcloudtest.Undocumented, arrange func(*fixture), words string) scenario {
 	test := scenario{managed: true, words: words, arrange: func(fx *fixture) {
 		fx.cloud.Set(u)
@@ -119,19 +118,24 @@ func open(u ibmcloudtest.Undocumented, arrange func(*fixture), words string) sce
 func outputIs(name, value string) func(*fixture) {
 	return func(fx *fixture) { fx.outputs[name] = value }
 }
-
 func envIs(name, value string) func(*fixture) { return func(fx *fixture) { fx.env[name] = value } }
 
 func made(fx *fixture) { fx.succeed() }
 
-// ended has managed keys that IBM has failed to rotate until the last one ended.
+// madeAndAWSAway has a complete set-up, and AWS that does not answer any more.
+func madeAndAWSAway(fx *fixture) {
+	fx.succeed()
+	fx.aws.url = "http://127.0.0.1:1"
+}
+
+// ended has managed keys that IBM did not rotate until the last one had expired.
 func ended(fx *fixture) {
 	fx.succeed()
 	fx.cloud.Set(ibmcloudtest.Undocumented{AutomaticRotation: "fails"})
 	fx.later(46 * day)
 }
 
-// taken has a secret of the name in another group.
+// taken has a secret with the name in another group.
 func taken(fx *fixture) {
 	fx.cloud.MustCreateSecret(ibmcloudtest.SecretSpec{Type: "iam_credentials", Name: "iam-token-rotator-api-key", Group: "default", ReuseAPIKey: true})
 }
@@ -142,13 +146,14 @@ func scenarios() map[string]scenario {
 	type undocumented = ibmcloudtest.Undocumented
 	list := func(f faulty, words string) scenario { f.Op = ibmcloudtest.OpSecretsList; return fault(f, words) }
 	code := func(code string) string { return `{"errorCode":"` + code + `","errorMessage":"pwned"}` }
-	// redirected answers with the address of a host that must not be asked: it would get the token or the key.
+	// redirected answers with the address of a host that must get no request, and so no token or key.
 	redirected := func(fx *fixture, op string) {
 		other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { fx.t.Error("a redirect is followed") }))
 		fx.t.Cleanup(other.Close)
 		fx.fault(faulty{Op: op, Status: 302, Headers: map[string]string{"Location": other.URL}})
 	}
-	deleted := func(fx *fixture) { // by a person
+	// deleted deletes the bootstrap's managed secret, as a person would.
+	deleted := func(fx *fixture) {
 		for _, secret := range fx.asAdmin("GET", "/api/v2/secrets?limit=200", "")["secrets"].([]any) {
 			if secret := secret.(map[string]any); secret["name"] == "iam-token-rotator-bootstrap-key" {
 				fx.cloud.MustDeleteSecret(secret["id"].(string))
@@ -160,13 +165,30 @@ func scenarios() map[string]scenario {
 			fx.fault(faulty{Op: ibmcloudtest.OpIAMToken, Identity: ibmcloudtest.IdentityBootstrap, Status: 400, Times: times, Body: code("BXNIM0415E")})
 		}
 	}
-	maker := func(role string, spec ibmcloudtest.SecretSpec) func(*fixture) {
+	iamCredentials := func(role string, spec ibmcloudtest.SecretSpec) func(*fixture) {
 		return func(fx *fixture) {
 			spec.Type, spec.Name = "iam_credentials", "iam-token-rotator-"+role
-			spec.IAMID = cmp.Or(spec.IAMID, fx.outputs["bootstrap_iam_id"])
+			spec.IAMID = fx.outputs["bootstrap_iam_id"]
 			fx.cloud.MustCreateSecret(spec)
 		}
 	}
+	// changed has a complete managed set-up, and then another version at AWS.
+	changed := func(change func(*fakeAWS)) func(*fixture) {
+		return func(fx *fixture) {
+			fx.succeed()
+			fx.aws.version = [2]string{"fixed", ""}
+			change(fx.aws)
+		}
+	}
+	byKey := func(key func(*fixture) string, faults ...faulty) func(*fixture) {
+		return func(fx *fixture) {
+			fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", key(fx)
+			for _, f := range faults {
+				fx.fault(f)
+			}
+		}
+	}
+	admins := func(fx *fixture) string { return fx.cloud.AdminAPIKey() }
 	usage := func(args, words string, arrange func(*fixture)) scenario {
 		return scenario{args: args, exit: 2, words: words, arrange: arrange}
 	}
@@ -207,10 +229,10 @@ func scenarios() map[string]scenario {
 		}},
 		"keys that end": {arrange: func(fx *fixture) { fx.succeed("--expires-in", "13") }, words: "Run setup again with --rotate-keys"},
 		"keys for ever": {args: "--expires-in 0", then: func(fx *fixture, r run) { want(fx.t, "end", r.values["BOOTSTRAP_EXPIRES_AT"], "") }},
-		"one account's id": {arrange: outputIs("account_id", strings.Repeat("0", 32)),
-			exit: 1, words: "listing the API keys of the workload service id: HTTP 400. Check the ids", then: stays},
+		"one account's id": {arrange: outputIs("account_id", strings.Repeat("0", 32)), exit: 1,
+			words: "listing the API keys of the workload service id: HTTP 400. Check the ids", then: noNextRun},
 		"a private instance": {arrange: outputIs("secrets_manager_url", "http://127.0.0.1:1"), exit: 1, words: "allow public-and-private"},
-		"a locked key":       {arrange: func(fx *fixture) { made(fx); fx.fault(faulty{Op: "apikeys.update", Times: 1, Status: 409}) }, args: "--rotate-keys", exit: 1, words: "Is the key locked", then: stays},
+		"a locked key":       {arrange: func(fx *fixture) { made(fx); fx.fault(faulty{Op: "apikeys.update", Times: 1, Status: 409}) }, args: "--rotate-keys", exit: 1, words: "Is the key locked", then: noNextRun},
 		"401":                list(faulty{Status: 401}, "fetch a new one"),
 		"403": list(faulty{Status: 403, Body: `{"errors":[{"code":"\u001b[31m","message":"pwned"}]}`},
 			"Needed: Manager on the Secrets Manager instance. A new policy takes minutes to reach everywhere; or a context-based restriction"),
@@ -235,22 +257,13 @@ func scenarios() map[string]scenario {
 		"AWS refuses":          {arrange: func(fx *fixture) { fx.aws.fail = "AccessDeniedException" }, exit: 1, words: "you need secretsmanager:DescribeSecret"},
 		"AWS's answer is lost": {arrange: func(fx *fixture) { fx.aws.lose = true }, exit: 1, words: "no answer: check AWS_REGION"},
 		"AWS deletes it":       {arrange: func(fx *fixture) { made(fx); fx.aws.deleted = true }, args: "--rotate-keys", exit: 1, words: "restore-secret"},
-		"AWS is not needed":    {arrange: func(fx *fixture) { made(fx); fx.aws.url = "http://127.0.0.1:1" }},
-		"AWS away": {arrange: func(fx *fixture) { made(fx); fx.aws.url = "http://127.0.0.1:1" }, args: "--rotate-keys",
-			exit: 1, words: "no answer: check AWS_REGION", then: nothingAtAWS},
-		"AWS away, elsewhere": {arrange: func(fx *fixture) { made(fx); fx.aws.url = "http://127.0.0.1:1" }, args: "--aws-secret another",
-			exit: 1, words: "no answer: check AWS_REGION"},
+		"AWS is not needed":    {arrange: madeAndAWSAway},
+		"AWS away":             {arrange: madeAndAWSAway, args: "--rotate-keys", exit: 1, words: "no answer: check AWS_REGION", then: nothingAtAWS},
+		"AWS away, elsewhere":  {arrange: madeAndAWSAway, args: "--aws-secret another", exit: 1, words: "no answer: check AWS_REGION"},
 
-		"managed: AWS refuses": {managed: true, arrange: func(fx *fixture) {
-			made(fx)
-			fx.aws.version, fx.aws.fail = [2]string{"fixed", ""}, "InternalServiceError"
-		}, exit: 1, words: "the AWS secret"},
-		"managed: AWS's answer is lost": {managed: true, arrange: func(fx *fixture) {
-			made(fx)
-			fx.aws.version, fx.aws.lose = [2]string{"fixed",
-				""}, true
-		}, exit: 1, words: "the AWS secret"},
-		"managed: a slow key": {managed: true, arrange: unknown(29)}, // not a minute
+		"managed: AWS refuses":          {managed: true, arrange: changed(func(f *fakeAWS) { f.fail = "InternalServiceError" }), exit: 1, words: "the AWS secret"},
+		"managed: AWS's answer is lost": {managed: true, arrange: changed(func(f *fakeAWS) { f.lose = true }), exit: 1, words: "the AWS secret"},
+		"managed: a slow key":           {managed: true, arrange: unknown(29)}, // not a minute
 		"managed: a bad key": {managed: true, arrange: unknown(0), exit: 1,
 			words: "The key is not known to IAM: it was deleted, has expired or was made seconds ago. The keys in use are unchanged",
 			then: func(fx *fixture, r run) {
@@ -272,10 +285,8 @@ func scenarios() map[string]scenario {
 		"ended, 412":             open(undocumented{Destroyed: 412}, ended, "has ended, so it makes no more keys"),
 		"a change of the rule":   open(undocumented{RuleChange: "rotates"}, made, "has the current key"),
 		"policies on own keys":   open(undocumented{OwnKeys: "policy"}, made, "has the current key"),
-		"another service id": {managed: true, arrange: func(fx *fixture) {
-			maker("api-key", ibmcloudtest.SecretSpec{IAMID: fx.outputs["reader_iam_id"], ReuseAPIKey: true})(fx)
-		}, exit: 1, words: "another service id", then: nothingAtAWS},
-		"a key for each reading": {managed: true, arrange: maker("bootstrap-key", ibmcloudtest.SecretSpec{}), exit: 1, words: "reuse_api_key false", then: nothingAtAWS},
+		"another service id":     {managed: true, arrange: iamCredentials("api-key", ibmcloudtest.SecretSpec{ReuseAPIKey: true}), exit: 1, words: "another service id", then: nothingAtAWS},
+		"a key for each reading": {managed: true, arrange: iamCredentials("bootstrap-key", ibmcloudtest.SecretSpec{}), exit: 1, words: "reuse_api_key false", then: nothingAtAWS},
 		"twenty keys": {managed: true, exit: 1, words: "20 already", then: nothingAtAWS, arrange: func(fx *fixture) {
 			for range 20 {
 				fx.cloud.MustCreateAPIKey(fx.outputs["bootstrap_iam_id"])
@@ -305,14 +316,11 @@ func scenarios() map[string]scenario {
 		"not IAM_TOKEN": {arrange: envIs("IAM_TOKEN", "nonsense"), exit: 1, words: "fetch a new one"},
 		"a reader's": {arrange: func(fx *fixture) { _, fx.env["IAM_TOKEN"] = fx.exchange(fx.cloud.ReaderAPIKey()) },
 			exit: 1, words: "Needed: Operator on the service id"},
-		"by key": {arrange: func(fx *fixture) { fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", fx.cloud.AdminAPIKey() }},
-		"by key, 401": {arrange: func(fx *fixture) {
-			fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", fx.cloud.AdminAPIKey()
-			fx.fault(faulty{Op: ibmcloudtest.OpSecretsList, Times: 1, Status: 401})
-		}, exit: 1, words: "HTTP 401. The token that IAM gave for IBMCLOUD_API_KEY is rejected"},
-		"by an unknown key": {arrange: func(fx *fixture) { fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", key }, exit: 1,
+		"by key":      {arrange: byKey(admins)},
+		"by key, 401": {arrange: byKey(admins, faulty{Op: ibmcloudtest.OpSecretsList, Times: 1, Status: 401}), exit: 1, words: "HTTP 401. The token that IAM gave for IBMCLOUD_API_KEY is rejected"},
+		"by an unknown key": {arrange: byKey(func(*fixture) string { return key }), exit: 1,
 			words: "logging in with IBMCLOUD_API_KEY: HTTP 400 BXNIM0415E. The key is not known to IAM: it was deleted, has expired or was made seconds ago: replace it by a valid key."},
-		"by JSON":  usage("", "IBMCLOUD_API_KEY is JSON", func(fx *fixture) { fx.env["IAM_TOKEN"], fx.env["IBMCLOUD_API_KEY"] = "", "{}" }),
+		"by JSON":  usage("", "IBMCLOUD_API_KEY is JSON", byKey(func(*fixture) string { return "{}" })),
 		"no login": usage("", "set IAM_TOKEN or IBMCLOUD_API_KEY", envIs("IAM_TOKEN", "")),
 
 		"a key that is another's": {arrange: func(fx *fixture) { fx.lie("/v1/apikeys", "apikey", fx.cloud.ReaderAPIKey()) },

@@ -24,7 +24,7 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// Whole stories of a stack: the first token at once, nothing to deploy, its status, runs by hand, updates, the end.
+// A stack from its first deployment through status, runs by hand and updates to its end.
 func TestLifeOfAStack(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "life")
@@ -100,7 +100,7 @@ func TestLifeOfAStack(t *testing.T) {
 	a.must(0, "deploy", one.Name+": rotated; ")
 }
 
-// With every optional parameter set a stack can be made, has what they ask for, and goes without a trace.
+// A stack with every optional parameter has what they ask for, and destroy removes all of it.
 func TestEveryParameter(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "everything")
@@ -189,7 +189,7 @@ func TestEveryParameter(t *testing.T) {
 	}
 }
 
-// What deploy cannot do is rejected, with what to do.
+// The errors of deploy say what to do.
 func TestDeploymentFailures(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -228,7 +228,7 @@ func TestDeploymentFailures(t *testing.T) {
 			a := newAccount(t, tt.name)
 			tt.wrong(a)
 			a.must(1, "deploy", tt.says...)
-			if tt.name == "not-allowed" { // what a failed deployment made goes with destroy
+			if tt.name == "not-allowed" { // destroy removes what a failed deployment made
 				a.must(0, "destroy -y", "Left as they are")
 				want(t, "objects left", len(a.objects("")), 0)
 			}
@@ -236,7 +236,7 @@ func TestDeploymentFailures(t *testing.T) {
 	}
 }
 
-// What another function answers is no result, in either form, and is not repeated.
+// The answer of another program is no result, neither as text nor as JSON, and is not printed.
 func TestForeignAnswer(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "foreign")
@@ -253,7 +253,7 @@ func TestForeignAnswer(t *testing.T) {
 	}
 }
 
-// The SDK repeats what failed, but no run.
+// The SDK retries failed requests, but never a run.
 func TestOnlyRunsAreNotRepeated(t *testing.T) {
 	t.Parallel()
 	asked := map[string]int{}
@@ -278,7 +278,7 @@ func TestOnlyRunsAreNotRepeated(t *testing.T) {
 	want(t, "requests", asked, map[string]int{"invocations": 1, "versions": 3})
 }
 
-// Permissions that are not everywhere yet are waited for; nothing else is.
+// A deployment waits for new permissions, and for nothing else.
 func TestDeploymentWaitsForPermissions(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "patient")
@@ -300,7 +300,7 @@ func TestDeploymentWaitsForPermissions(t *testing.T) {
 	a.must(1, "status", " default: failed", "\n  bootstrap: denied: ", "the stored token expires 20")
 }
 
-// A stack that can only be deleted is, before a new one is made.
+// deploy deletes a stack that can only be deleted, before it creates a new one.
 func TestDeploymentRemovesWhatWasLeft(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "left")
@@ -325,7 +325,7 @@ func TestDeploymentRemovesWhatWasLeft(t *testing.T) {
 	}
 }
 
-// CloudFormation's events are printed as they come; why it failed is printed once for all of the same reason.
+// CloudFormation's events are printed as they come; at the end each reason of a failure is printed once.
 func TestEventsOfAFailure(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t, "events")
@@ -354,7 +354,7 @@ func TestEventsOfAFailure(t *testing.T) {
 	}
 }
 
-// What is missing or not known is rejected before anything is built or sent.
+// Missing and unknown values are rejected before anything is built or sent.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "go")
@@ -435,7 +435,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// What deploy sets the template has, and hides nothing of: an update hands the stored values on.
+// The templates have every parameter that deploy sets, and no NoEcho: an update reads the stored values and sets them again.
 func TestEveryParameterIsInTheTemplate(t *testing.T) {
 	for _, fleet := range []bool{false, true} {
 		d := deployment{program: &program{stack: "s"}, root: "../..", fleet: fleet, values: map[string]string{}}
@@ -455,7 +455,7 @@ func TestEveryParameterIsInTheTemplate(t *testing.T) {
 	}
 }
 
-// Every architecture's name is one of two.
+// Every name of an architecture means one of two.
 func TestArchitectures(t *testing.T) {
 	for given, want := range map[string]string{"": "arm64", "aarch64": "arm64", "amd64": "x86_64", "x86_64": "x86_64"} {
 		d := deployment{program: &program{stack: "s"}, values: map[string]string{"ARCH": given, "BUCKET": "bucket", "SECRETS_MANAGER_URL": "https://x",
@@ -466,7 +466,7 @@ func TestArchitectures(t *testing.T) {
 	}
 }
 
-// The programs of a build are given no key and no token, whoever they are for.
+// The programs of a build get no key and no token of any cloud.
 func TestBuildsGetNoCredentials(t *testing.T) {
 	for _, name := range []string{"IAM_TOKEN", "IBMCLOUD_API_KEY", "IC_API_KEY", "IC_IAM_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "SECRETS_MANAGER_APIKEY"} {
 		t.Setenv(name, "of-a-person")
