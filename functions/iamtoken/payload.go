@@ -215,7 +215,7 @@ func unpack(payload string) (token string, expires time.Time, err error) {
 	}
 	token, ok := bareToken(text)
 	if !ok {
-		return "", time.Time{}, noToken("what it holds has not the form of a token: is it the right secret?")
+		return "", time.Time{}, noToken("what it holds does not have the form of a token: is it the right secret?")
 	}
 	return token, time.Time{}, nil
 }
@@ -228,7 +228,7 @@ func unpackObject(text string) (string, time.Time, error) {
 	if field, ok := object["access_token"].(string); ok {
 		token, ok := bareToken(field)
 		if !ok {
-			return "", time.Time{}, noToken("the access_token of its JSON has not the form of a token")
+			return "", time.Time{}, noToken("the access_token of its JSON does not have the form of a token")
 		}
 		expiration, _ := object["expiration"].(float64)
 		return token, epoch(int64(max(0, min(expiration, maxEpoch)))), nil
@@ -241,7 +241,7 @@ func unpackObject(text string) (string, time.Time, error) {
 			return unpack(token)
 		}
 	}
-	return "", time.Time{}, noToken("its JSON has neither access_token nor iam_token, and not one entry alone")
+	return "", time.Time{}, noToken("its JSON has neither access_token nor iam_token, nor a text as its only entry")
 }
 
 func noToken(why string) error { return fmt.Errorf("%w: %s", ErrNoToken, why) }

@@ -254,7 +254,7 @@ func (v variables) checkLimits(found *problems) {
 		{"CONCURRENCY", v.Concurrency >= 1, "%d leaves nothing to run: use 1 or more", v.Concurrency},
 		// CloudWatch's rule for custom namespaces.
 		{"METRICS_NAMESPACE", len(v.MetricsNamespace) <= 255 && madeOf(v.MetricsNamespace, "._/#:-"),
-			"%s is no CloudWatch namespace: use letters, digits and . _ / # : -", quote(v.MetricsNamespace)},
+			"%s is not a CloudWatch namespace: use letters, digits and . _ / # : -", quote(v.MetricsNamespace)},
 	} {
 		if !limit.good && !found.names[limit.name] {
 			found.add(limit.name, limit.problem, limit.value)
@@ -300,7 +300,7 @@ func (p *problems) origin(name, value string) string {
 	case err != nil || parsed.Hostname() == "":
 		p.add(name, "is not a URL: use an origin such as https://host")
 	case parsed.User != nil || parsed.Path != "" || strings.ContainsAny(value, "?#"):
-		p.add(name, "is more than an origin: use https://host alone, without a path, a user or a query")
+		p.add(name, "is more than an origin: use only https://host, without a path, a user or a query")
 	case !iamtoken.IsConfidential(parsed):
 		p.add(name, "must begin with https:// (http:// is for loopback only): keys and tokens would travel in the clear")
 	default:

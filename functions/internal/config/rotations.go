@@ -63,7 +63,7 @@ const maxName = 40
 
 // many returns the rotations of a list.
 func (v variables) many(found *problems, source string, list []byte) []rotation.Rotation {
-	const own = "goes with API_KEY_SECRET and TOKEN_SECRET alone: with %s unset it, and give each entry its own expect"
+	const own = "goes only with API_KEY_SECRET and TOKEN_SECRET: with %s, unset it, and give each entry its own expect"
 	if v.ExpectAccount != "" {
 		found.add("EXPECT_ACCOUNT", own, source)
 	}
@@ -113,10 +113,10 @@ func (v variables) rotation(found *problems, nameOf func(field string) string, e
 	}
 	iamID, account := iamtoken.Identity(r.Expect.IAMID, r.Expect.Account)
 	if account != r.Expect.Account {
-		found.add(nameOf("expect.account"), "is no account id: that has 32 hexadecimal digits")
+		found.add(nameOf("expect.account"), "is not an account id, which has 32 hexadecimal digits")
 	}
 	if iamID != r.Expect.IAMID {
-		found.add(nameOf("expect.iam_id"), "is no IAM id: a service id's begins with iam-ServiceId-; any other is in the version's metadata")
+		found.add(nameOf("expect.iam_id"), "is not an IAM id: a service id's begins with iam-ServiceId-; any other is in the version's metadata")
 	}
 	return r
 }
@@ -144,7 +144,7 @@ func decodeList(found *problems, source string, text []byte) []*entry {
 	var list []json.RawMessage
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	if err := decoder.Decode(&list); err != nil {
-		found.add(source, "is no JSON list of rotations: %s", explainJSON(err, "it must be a list of objects"))
+		found.add(source, "is not a JSON list of rotations: %s", explainJSON(err, "it must be a list of objects"))
 		return nil
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
@@ -236,7 +236,7 @@ func (v variables) keyRef(found *problems, name, value, field string, types []st
 func (v variables) tokenID(found *problems, name, value string) string {
 	id, ok := v.secretID(found, name, value, tokenTypes, "it is the id of the secret that the token is saved in")
 	if ok && id == "" {
-		found.add(name, "is no secret id, such as e2dd1896-8c39-4160-b230-92430f439ba9: the token secret is named by its id alone, since reading by name would need the right to read values")
+		found.add(name, "is no secret id, such as e2dd1896-8c39-4160-b230-92430f439ba9: name the token secret by its id only, because reading by name needs permission to read values")
 	}
 	return id
 }
@@ -251,7 +251,7 @@ func (v variables) secretID(found *problems, name, value string, types []string,
 	case value == "":
 		found.add(name, "is not set: %s", meaning)
 	case strings.HasPrefix(value, "crn:") && err != nil:
-		found.add(name, "is not the CRN of one secret, which ends in :secret: and the secret's id: use the id alone")
+		found.add(name, "is not the CRN of one secret, which ends in :secret: and the secret's id: use only the id")
 	case err != nil:
 		return "", true
 	case typed && instance == "" && !slices.Contains(types, kind):

@@ -251,9 +251,9 @@ func (d *Doctor) checkBootstrapExpiry(ctx context.Context, f *findings, blocker 
 	agree := set.IsZero() || !at.IsZero() && at.Sub(set).Abs() <= 24*time.Hour
 	switch {
 	case known && at.IsZero() && !agree:
-		f.warn(bootstrapKeyExpiry, "BOOTSTRAP_EXPIRES_AT is "+day(set)+", but at IAM the key does not expire", "remove BOOTSTRAP_EXPIRES_AT: the warnings of every run go by IAM's date")
+		f.warn(bootstrapKeyExpiry, "BOOTSTRAP_EXPIRES_AT is "+day(set)+", but at IAM the key does not expire", "remove BOOTSTRAP_EXPIRES_AT: every run warns by IAM's date")
 	case known && !agree:
-		f.warn(bootstrapKeyExpiry, "BOOTSTRAP_EXPIRES_AT is "+day(set)+", but at IAM the key expires on "+day(at), "remove BOOTSTRAP_EXPIRES_AT: the warnings of every run go by IAM's date")
+		f.warn(bootstrapKeyExpiry, "BOOTSTRAP_EXPIRES_AT is "+day(set)+", but at IAM the key expires on "+day(at), "remove BOOTSTRAP_EXPIRES_AT: every run warns by IAM's date")
 	case known:
 		f.expiry(bootstrapKeyExpiry, "the bootstrap API key", at, d.now(), rotation.KeyExpiryNotice, "replace it")
 	case !set.IsZero():

@@ -139,7 +139,7 @@ func (e *examination) checkKeyIdentity(f *findings, response rotation.TokenRespo
 			"nothing to do unless it persists; then does a proxy or firewall keep /identity/keys from IAM_URL?")
 	case token.IAMID == e.bootstrap.IAMID:
 		f.warn(keyIdentity, "the key is of the bootstrap identity itself, "+owner(token)+": whoever reads the token can read the API key with it",
-			"save the token of a separate service id, which has the job's permissions alone")
+			"save the token of a separate service id, which has only the job's permissions")
 	case e.Expect != rotation.Expect{}:
 		f.ok(keyIdentity, "IAM accepts the key, which is of %s, as expected", owner(token))
 	default:
@@ -176,7 +176,7 @@ func (e *examination) checkLifetime(f *findings, response rotation.TokenResponse
 			fmt.Sprintf("set MIN_REMAINING to %s or less, or lengthen the account's token lifetime if it is less than an hour", capped))
 	case lifetime < e.Interval:
 		f.warn(tokenLifetime, fmt.Sprintf("the lifetime of tokens is %s, shorter than the schedule of %s (ROTATION_INTERVAL)", lifetime, e.Interval),
-			"keep the every-minute ensure schedule, which alone keeps one valid; or rotate more often")
+			"keep the ensure schedule of every minute, without which no token stays valid, or rotate more often")
 	default:
 		f.ok(tokenLifetime, "the lifetime of tokens is %s: longer than the schedule of %s and MIN_REMAINING, %s", lifetime, e.Interval, e.MinRemaining)
 	}

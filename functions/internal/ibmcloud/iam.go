@@ -227,7 +227,7 @@ func (i *IAM) token(reply tokenReply, got *answer) (iamtoken.Token, error) {
 	case reply.AccessToken.IsZero():
 		return iamtoken.Token{}, errors.New("no token")
 	case !strings.EqualFold(reply.TokenType, "Bearer"):
-		return iamtoken.Token{}, errors.New("a token that is no Bearer token")
+		return iamtoken.Token{}, errors.New("a token that is not a Bearer token")
 	case reply.ExpiresIn < 0 || reply.ExpiresIn > int64(maxLifetime/time.Second):
 		return iamtoken.Token{}, errImpossibleExpiry
 	}
@@ -267,7 +267,7 @@ var errImpossibleExpiry = errors.New("a token that has no expiration, or one tha
 func complete(token iamtoken.Token, now time.Time) (iamtoken.Token, error) {
 	value := token.Value.Reveal()
 	if err := iamtoken.CheckForm(value); err != nil {
-		return iamtoken.Token{}, fmt.Errorf("something that is no token (%w)", err)
+		return iamtoken.Token{}, fmt.Errorf("something that is not a token (%w)", err)
 	}
 	token.IssuedAt = now.Truncate(time.Second)
 	if strings.HasPrefix(value, jwtStart) && !iamtoken.IsJWT(value) {

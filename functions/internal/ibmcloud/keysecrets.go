@@ -64,7 +64,7 @@ var (
 		limit:    largeAnswer,
 		types:    keyTypes,
 		denied:   "give the bootstrap identity a role with secret.read on the key's secret group, if it is the right identity and API_KEY_SECRET the right secret" + newPolicy,
-		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret); one of type iam_credentials is gone when its lease has ended: delete it, and make it anew under the same name",
+		notFound: "there is no such secret: check API_KEY_SECRET (or api_key_secret); one of type iam_credentials is gone when its lease has ended: delete it, and create it again under the same name",
 		locked:   "the key secret is locked: remove its locks",
 	}
 	readingManagedKey = operation{
@@ -72,7 +72,7 @@ var (
 		limit:    largeAnswer,
 		types:    keyTypes,
 		denied:   "give the bootstrap identity a role with secret.read on that secret's group, if BOOTSTRAP_KEY_SECRET is the right secret" + newPolicy,
-		notFound: "there is no such secret, or its key has expired: check BOOTSTRAP_KEY_SECRET, or make the secret anew",
+		notFound: "there is no such secret, or its key has expired: check BOOTSTRAP_KEY_SECRET, or create the secret again",
 		locked:   "the secret is locked: remove its locks",
 	}
 )
@@ -224,7 +224,7 @@ func (r *reply) key(field string) (iamtoken.Secret, error) {
 		return *value, nil
 	case r.Type == typeServiceCredentials && r.Credentials.APIKey.IsZero():
 		return none, misconfigured("the key secret is of type service_credentials, and its credentials have no apikey"+lease,
-			"name one whose service has IAM API keys, or an arbitrary secret with the key; one whose lease has ended: make it anew")
+			"name one whose service has IAM API keys, or an arbitrary secret with the key; one whose lease has ended: create it again")
 	case r.Type == typeServiceCredentials:
 		return r.Credentials.APIKey, nil
 	case r.Type == typeIAMCredentials:
@@ -233,7 +233,7 @@ func (r *reply) key(field string) (iamtoken.Secret, error) {
 		}
 		if r.APIKey.IsZero() {
 			return none, misconfigured("the key secret is of type iam_credentials, and gives no API key any more: its lease has ended"+lease,
-				"delete it, and make it anew under the same name; a rotation of its own before the lease ends prevents this")
+				"delete it, and create it again under the same name; a rotation of its own before the lease ends prevents this")
 		}
 		return r.APIKey, nil
 	}

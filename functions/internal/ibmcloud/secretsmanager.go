@@ -195,13 +195,13 @@ var (
 	}
 	describing = operation{
 		doing:    "reading the secret's metadata",
-		denied:   "give the bootstrap identity a role with secret-metadata.read on the token's secret group, which doctor alone needs",
+		denied:   "give the bootstrap identity a role with secret-metadata.read on the token's secret group, which only doctor needs",
 		notFound: noTokenSecret,
 		locked:   tokenSecretLocked,
 	}
 	countingLocks = operation{
 		limit:    largeAnswer,
-		denied:   "give the bootstrap identity a role with secret-version-locks.list on the token's secret group, which doctor alone needs",
+		denied:   "give the bootstrap identity a role with secret-version-locks.list on the token's secret group, which only doctor needs",
 		notFound: "there is no such version: check TOKEN_SECRET (or token_secret)",
 		locked:   tokenSecretLocked,
 	}

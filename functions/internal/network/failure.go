@@ -126,7 +126,7 @@ func (p Peer) ifUnreachable() string {
 func (p Peer) privateOnly() string {
 	switch {
 	case strings.HasPrefix(p.Host, "private.") || strings.Contains(p.Host, ".private."):
-		return ". " + p.Host + " is a private endpoint: it answers in IBM Cloud's network alone; elsewhere use the public one in " + p.Variable
+		return ". " + p.Host + " is a private endpoint: it answers only in IBM Cloud's network; elsewhere use the public one in " + p.Variable
 	case p.Instance:
 		return ". An instance made since April 2025 is private-only, and answers only in IBM Cloud's network, unless created with public-and-private endpoints"
 	default:

@@ -135,7 +135,7 @@ func checkProxy(value string) error {
 	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, parsed.Scheme):
 		return errors.New("has a scheme that is not supported: use http://host:port, https:// or socks5://")
 	case strings.Trim(parsed.Path, "/") != "" || strings.ContainsAny(value, "?#"):
-		return errors.New("is more than a proxy's URL: use http://host:port alone")
+		return errors.New("is more than a proxy's URL: use only http://host:port")
 	case parsed.Port() != "" && !isPort(parsed.Port()):
 		return errors.New("has a port that is not a number from 1 to 65535: use http://host:port")
 	}
