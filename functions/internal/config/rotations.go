@@ -224,7 +224,7 @@ func (v variables) keyRef(found *problems, name, value, field string, types []st
 	case id != "":
 		return rotation.KeyRef{ID: id, Field: field}
 	case len(parts) != 3 || !isSecretName(parts[0]) || !isSecretName(parts[2]):
-		found.add(name, "names no secret: use its id, group/name or group/type/name, where group and name have at least 2 characters: letters, digits and _ . -, and begin with none of . and -")
+		found.add(name, "names no secret: use its id, group/name or group/type/name, where group and name have at least 2 characters: letters, digits and _ . -, and do not begin with . or -")
 	case !slices.Contains(types, parts[1]):
 		found.add(name, "names a secret of another type: use %s", strings.Join(types, ", "))
 	default:
