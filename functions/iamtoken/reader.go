@@ -168,7 +168,6 @@ func (r *Reader) cached(now time.Time) (Token, error) {
 	return Token{}, fmt.Errorf("reading the IAM token: %w", cmp.Or(r.failure, expired(r.token, now)))
 }
 
-// expired is the error for a stored token that has expired.
 func expired(token Token, now time.Time) error {
 	return fmt.Errorf("%w %s ago, at %s: find out why the rotator does not run",
 		ErrExpired, now.Sub(token.Expiration).Round(time.Second), token.Expiration.UTC().Format(time.RFC3339))
@@ -178,7 +177,6 @@ func expired(token Token, now time.Time) error {
 // stops while a process is suspended.
 func (r *Reader) now() time.Time { return r.clock().Add(r.skew) }
 
-// clock is the time by this machine's clock.
 func (r *Reader) clock() time.Time {
 	if r.Now == nil {
 		return time.Now().Round(0)

@@ -250,7 +250,6 @@ func (s *SecretsManager) version(got response) (Version, error) {
 	return Version{Payload: NewSecret(payload), CreatedAt: body.CreatedAt, Metadata: metadata, ReadAt: got.date}, nil
 }
 
-// key returns APIKey without white space around it.
 func (s *SecretsManager) key() string { return strings.TrimSpace(s.APIKey.Reveal()) }
 
 // authenticate returns a token of the reader identity: the kept one, or a new one.

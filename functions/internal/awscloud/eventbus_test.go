@@ -20,8 +20,7 @@ func someEvents(n int) (all []events.Event) {
 	return all
 }
 
-// A rule of the bus gets every event as it was put, by the bus's name and by its ARN, also if
-// there are more than one request may have. A bus that does not exist gets none.
+// A rule of the bus gets every event, put by name or by ARN, in one request or several. A missing bus gets none.
 func eventsInMoto(t *testing.T, moto *awstest.Moto) {
 	const bus = "arn:aws:events:" + awstest.Region + ":123456789012:event-bus/tokens"
 	moto.MustCall(t, "events", "AWSEvents.CreateEventBus", map[string]any{"Name": "tokens"})

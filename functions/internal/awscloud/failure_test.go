@@ -40,8 +40,7 @@ var requestsOf = map[purpose]struct {
 	}},
 }
 
-// adviceBy is what the advice says, by purpose. A purpose that is not in it gets the advice for a
-// rejected request.
+// adviceBy is words of the advice by purpose. Other purposes get the advice for a rejected request.
 type adviceBy map[purpose]string
 
 // The error of each code of AWS's SDKs and of KMS. No advice is about another purpose.

@@ -225,13 +225,17 @@ type bootstrapKey struct {
 	used    rotation.KeyInUse // the key that the last token was obtained with
 }
 
+// token obtains a token with the current key or, if IAM refuses that again, with another one.
 func (k *bootstrapKey) token(ctx context.Context) (rotation.TokenResponse, iamtoken.Secret, error) {
 	key, err := k.current(ctx)
 	if err != nil {
 		return rotation.TokenResponse{}, iamtoken.Secret{}, err
 	}
 	response, sent, err := k.exchange(ctx, rotation.KeyInUse{Key: key})
-	if rotation.ErrorOf(err).Kind == rotation.Denied && k.refusedAgain(key) && k.previous != nil {
+	if rotation.ErrorOf(err).Kind != rotation.Denied {
+		return response, sent, err
+	}
+	if again := k.recordRefusal(key); again && k.previous != nil {
 		if other, readErr := k.other(ctx, key); readErr == nil && other.Key.Reveal() != key.Reveal() {
 			if response, sent, err := k.exchange(ctx, other); err == nil {
 				return response, sent, nil
@@ -266,12 +270,12 @@ func (k *bootstrapKey) exchange(ctx context.Context, key rotation.KeyInUse) (rot
 	return response, sent, err
 }
 
-// refusedAgain removes a key that IAM has refused, so that it is read again, and reports
+// recordRefusal removes a key that IAM has refused, so that it is read again. It reports
 // whether IAM has refused the same key the time before.
-func (k *bootstrapKey) refusedAgain(key iamtoken.Secret) bool {
+func (k *bootstrapKey) recordRefusal(key iamtoken.Secret) (again bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	again := k.refused.Reveal() == key.Reveal()
+	again = k.refused.Reveal() == key.Reveal()
 	k.key, k.stale, k.refused = iamtoken.Secret{}, false, key
 	return again
 }
@@ -319,7 +323,7 @@ func (k *bootstrapKey) markStale() {
 // Profile is a trusted profile that the compute resource may assume.
 type Profile struct {
 	Name, ID        string // one of them
-	CRTokenFilename string // empty: where Code Engine and Kubernetes put it
+	CRTokenFilename string // "" for the file of Code Engine and Kubernetes
 }
 
 // BootstrapByProfile authenticates with a compute resource token, without a stored key.

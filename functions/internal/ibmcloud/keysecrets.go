@@ -332,7 +332,6 @@ func (s *SecretsManager) checkNotKeySecret(ctx context.Context, ref rotation.Tok
 	return nil
 }
 
-// errIsKeySecret is the error for a token secret that holds an API key.
 func errIsKeySecret() error {
 	return misconfigured("TOKEN_SECRET (or token_secret) is a secret that a rotation reads its API key from, which the token would replace", "name another")
 }

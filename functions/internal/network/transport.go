@@ -72,7 +72,6 @@ func Plain() *http.Transport {
 	}
 }
 
-// RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	connection, err := t.reserve(req.Context(), target{req.URL})
 	if err != nil {

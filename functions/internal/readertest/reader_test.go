@@ -98,8 +98,7 @@ func TestTheTokenIsKeptUntilItExpiresSoon(t *testing.T) {
 	}
 }
 
-// While the store answers 503, or not at all, the old token is returned as long as it is valid,
-// and never an expired one.
+// While the store answers 503, or not at all, the old token is returned, but never after its expiry.
 func TestTheOldTokenIsServedWhileTheStoreIsDown(t *testing.T) {
 	for _, fault := range []ibmcloudtest.Fault{{Op: ibmcloudtest.OpAny, Status: 503}, {Op: ibmcloudtest.OpAny, Delay: time.Hour}} {
 		withFixture(t, func(fx *fixture) {
