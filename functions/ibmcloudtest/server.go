@@ -255,9 +255,11 @@ func (c *Cloud) errorReply(in *call, err error) reply {
 		problem["message_code"], body["status_code"] = "BXNIM0000E", strconv.Itoa(e.status)
 		problem.set("details", cmp.Or(e.details, e.target))
 		about := c.errorContext(in)
-		body["context"] = object{"transaction_id": in.transaction, "operation": in.request.Method, "user_agent": about["userAgent"], "url": about["url"],
+		body["context"] = object{
+			"transaction_id": in.transaction, "operation": in.request.Method, "user_agent": about["userAgent"], "url": about["url"],
 			"host": about["host"], "instance_id": about["instanceId"], "thread_id": about["threadId"], "cluster_name": about["clusterName"],
-			"start_time": about["startTime"], "end_time": about["endTime"], "elapsed_time": about["elapsedTime"]}
+			"start_time": about["startTime"], "end_time": about["endTime"], "elapsed_time": about["elapsedTime"],
+		}
 	default:
 		if e.target != "" {
 			problem["target"] = object{"type": "field", "name": e.target}

@@ -114,7 +114,8 @@ func (b bencher) oneRotation(roundTrip time.Duration) error {
 		if used.MaxRSS > 0 {
 			cpu, memory = used.CPU.Round(time.Millisecond).String(), used.memory()
 		}
-		b.row(way.name, fmt.Sprintf("%.1f", wall.Seconds()/roundTrip.Seconds()), wall.Round(time.Millisecond), cpu, memory, fmt.Sprintf("%.2f of cold", wall.Seconds()/cold.Seconds()))
+		b.row(way.name, fmt.Sprintf("%.1f", wall.Seconds()/roundTrip.Seconds()), wall.Round(time.Millisecond),
+			cpu, memory, fmt.Sprintf("%.2f of cold", wall.Seconds()/cold.Seconds()))
 	}
 	return nil
 }
@@ -180,7 +181,8 @@ func (b bencher) manyRotations(many int, roundTrip time.Duration, concurrency in
 	ideal := time.Duration(many) * 3 * roundTrip / time.Duration(concurrency)
 	b.row(fmt.Sprintf("%d rotations at %s a round trip, %d at a time", many, roundTrip, concurrency), "",
 		all.Wall.Round(time.Millisecond), all.CPU.Round(time.Millisecond), all.memory(),
-		fmt.Sprintf("%.2f of the ideal %s; %.1f KB a rotation", all.Wall.Seconds()/ideal.Seconds(), ideal, float64(all.MaxRSS-one.MaxRSS)/float64(many)/1024))
+		fmt.Sprintf("%.2f of the ideal %s; %.1f KB a rotation",
+			all.Wall.Seconds()/ideal.Seconds(), ideal, float64(all.MaxRSS-one.MaxRSS)/float64(many)/1024))
 	return nil
 }
 
@@ -204,12 +206,13 @@ func newCloud(rotations int, roundTrip time.Duration) (*cloud, error) {
 	}
 	encoded, failure := json.Marshal(list)
 	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.server.Certificate().Raw})
-	err = errors.Join(err, failure, os.WriteFile(filepath.Join(folder, "rotations.json"), encoded, 0o600), os.WriteFile(filepath.Join(folder, "ca.pem"), authority, 0o600))
-	c.env = []string{"PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + filepath.Join(folder, "ca.pem"), "SECRETS_MANAGER_APIKEY=" + emulated.BootstrapAPIKey()}
+	rotationsFile, ca := filepath.Join(folder, "rotations.json"), filepath.Join(folder, "ca.pem")
+	err = errors.Join(err, failure, os.WriteFile(rotationsFile, encoded, 0o600), os.WriteFile(ca, authority, 0o600))
+	c.env = []string{"PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + ca, "SECRETS_MANAGER_APIKEY=" + emulated.BootstrapAPIKey()}
 	if rotations == 1 {
 		c.env = append(c.env, "API_KEY_SECRET="+list[0]["api_key_secret"], "TOKEN_SECRET="+list[0]["token_secret"])
 	} else {
-		c.env = append(c.env, "ROTATIONS_FILE="+filepath.Join(folder, "rotations.json"))
+		c.env = append(c.env, "ROTATIONS_FILE="+rotationsFile)
 	}
 	for _, variable := range []string{"IAM_URL", "SECRETS_MANAGER_URL"} {
 		proxy, failure := ibmcloudtest.NewSlowProxy(c.server.Listener.Addr().String(), roundTrip)

@@ -69,7 +69,8 @@ func start(command, environ []string, log io.Writer) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sandbox{cmd: cmd, log: log, exited: make(chan struct{}), polls: make(chan answer, 16), answers: make(chan answer, 1), events: make(chan func(http.ResponseWriter), 1)}
+	s := &sandbox{cmd: cmd, log: log, exited: make(chan struct{}),
+		polls: make(chan answer, 16), answers: make(chan answer, 1), events: make(chan func(http.ResponseWriter), 1)}
 	s.current.Store(initializing)
 	s.server = &http.Server{Addr: listener.Addr().String(), Handler: s.runtimeAPI()}
 	cmd.Path, cmd.Stdout, cmd.Stderr = executable, log, log
@@ -196,7 +197,8 @@ func (s *sandbox) wait(ctx context.Context, of chan answer) (answer, error) {
 	case ctx.Err() != nil:
 		return answer{}, context.Cause(ctx)
 	case timedOut && s.current.Load() == initializing:
-		return failure("Sandbox.Timedout", "%s Task timed out after %.2f seconds without asking for an event: does COMMAND speak the Lambda Runtime API?", s.id, s.timeout.Seconds()), nil
+		return failure("Sandbox.Timedout", "%s Task timed out after %.2f seconds without asking for an event: does COMMAND use the Lambda Runtime API?",
+			s.id, s.timeout.Seconds()), nil
 	case timedOut:
 		return failure("Sandbox.Timedout", "%s Task timed out after %.2f seconds", s.id, s.timeout.Seconds()), nil
 	case state.Success():
@@ -262,7 +264,8 @@ func (s *sandbox) serveAnswer(w http.ResponseWriter, r *http.Request) {
 		reject(w, http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated")
 	case s.current.CompareAndSwap(id, ""):
 		if !isError && len(body) > maxPayload {
-			to <- failure("Function.ResponseSizeTooLarge", "Response payload size (%d bytes) exceeded maximum allowed payload size (%d bytes).", len(body), maxPayload)
+			to <- failure("Function.ResponseSizeTooLarge", "Response payload size (%d bytes) exceeded maximum allowed payload size (%d bytes).",
+				len(body), maxPayload)
 			reject(w, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "Exceeded maximum allowed payload size (%d bytes).", maxPayload)
 			return
 		}

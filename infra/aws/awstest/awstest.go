@@ -416,7 +416,8 @@ func (v *versions) serveClock(w http.ResponseWriter, r *http.Request) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"now": time.Now().Add(v.ahead).UTC().Format(time.RFC3339), "ahead_seconds": int64(v.ahead.Seconds())})
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"now": time.Now().Add(v.ahead).UTC().Format(time.RFC3339), "ahead_seconds": int64(v.ahead.Seconds())})
 }
 
 // count records a new version of a secret, or returns errFull. A known id is no new version. current are the versions with

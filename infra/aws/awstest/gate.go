@@ -148,7 +148,8 @@ func reject(w http.ResponseWriter, r *http.Request, err error) {
 	status, code := http.StatusInternalServerError, "ServiceException"
 	if rejected, ok := errors.AsType[*rejection](err); ok {
 		code = rejected.code
-		status = cmp.Or(map[string]int{"ResourceNotFoundException": 404, "ResourceConflictException": 409, errDeleted.code: 400, errFull.code: 400}[code], http.StatusForbidden)
+		statuses := map[string]int{"ResourceNotFoundException": 404, "ResourceConflictException": 409, errDeleted.code: 400, errFull.code: 400}
+		status = cmp.Or(statuses[code], http.StatusForbidden)
 		err = errors.New(rejected.message)
 	}
 	w.Header().Set("X-Amzn-Errortype", code)
@@ -197,7 +198,8 @@ func signatureOf(r *http.Request) (s signature, ok bool) {
 			fields[name] = value
 		}
 		credential, ok = fields["Credential"], found
-		s = signature{headers: fields["SignedHeaders"], hex: fields["Signature"], at: r.Header.Get("X-Amz-Date"), token: r.Header.Get("X-Amz-Security-Token")}
+		s = signature{headers: fields["SignedHeaders"], hex: fields["Signature"],
+			at: r.Header.Get("X-Amz-Date"), token: r.Header.Get("X-Amz-Security-Token")}
 	} else if authorization == nil {
 		credential, ok = query.Get("X-Amz-Credential"), query.Get("X-Amz-Algorithm") == algorithm
 		s = signature{headers: query.Get("X-Amz-SignedHeaders"), hex: query.Get("X-Amz-Signature"), at: query.Get("X-Amz-Date"),

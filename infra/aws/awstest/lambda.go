@@ -161,9 +161,10 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	timeout := cmp.Or(l.Timeout, time.Duration(f.Configuration.Timeout)*time.Second)
 	command := exec.CommandContext(ctx, l.Program, "-event", "-", "-timeout", timeout.String(), "--", "./"+f.Configuration.Handler)
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) } // it ends the function, too
+	secrets := cmp.Or(l.Secrets, l.Moto.URL())
 	command.Env = []string{"PATH=" + os.Getenv("PATH"), "AWS_LAMBDA_FUNCTION_NAME=" + f.Configuration.FunctionName, "AWS_REGION=" + regionOf(ctx),
 		"AWS_ACCESS_KEY_ID=" + role.KeyID, "AWS_SECRET_ACCESS_KEY=" + role.Secret, "AWS_SESSION_TOKEN=" + role.Token,
-		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + cmp.Or(l.Secrets, l.Moto.URL()), "AWS_ENDPOINT_URL_SSM=" + cmp.Or(l.Secrets, l.Moto.URL()), "AWS_ENDPOINT_URL_EVENTBRIDGE=" + l.Moto.URL()}
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + secrets, "AWS_ENDPOINT_URL_SSM=" + secrets, "AWS_ENDPOINT_URL_EVENTBRIDGE=" + l.Moto.URL()}
 	variables := maps.Clone(f.Configuration.Environment.Variables)
 	maps.Copy(variables, l.Set)
 	for name, value := range variables {
@@ -173,7 +174,8 @@ func (l *Lambda) run(ctx context.Context, f Function, event []byte) (answer, out
 	command.Dir, command.Stdin, command.Stdout, command.Stderr = folder, bytes.NewReader(event), &stdout, &stderr
 	err = command.Run()
 	if strings.Contains(stderr.String(), "invoke: cannot start COMMAND") { // the zip is wrong: the same error as Lambda's
-		return []byte(`{"errorType":"Runtime.InvalidEntrypoint","errorMessage":"RequestId: ` + rand.Text() + ` Error: fork/exec /var/task/` + f.Configuration.Handler + `: exec format error"}`), nil, true, nil
+		const format = `{"errorType":"Runtime.InvalidEntrypoint","errorMessage":"RequestId: %s Error: fork/exec /var/task/%s: exec format error"}`
+		return fmt.Appendf(nil, format, rand.Text(), f.Configuration.Handler), nil, true, nil
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || exit.ExitCode() != 1) { // 1 says that the invocation failed
 		return nil, nil, false, fmt.Errorf("running the function: %w: %s", err, stderr.Bytes())
@@ -253,7 +255,8 @@ func (m *Moto) code(ctx context.Context, f Function) ([]byte, error) {
 // logLineOf is the line that Lambda itself logs if the function exited or timed out without an answer; else "".
 func logLineOf(answer []byte) string {
 	var failure struct{ ErrorType, ErrorMessage string }
-	if json.Unmarshal(answer, &failure) == nil && slices.Contains([]string{"Sandbox.Timedout", "Runtime.ExitError", "Runtime.InvalidEntrypoint"}, failure.ErrorType) {
+	ofLambda := []string{"Sandbox.Timedout", "Runtime.ExitError", "Runtime.InvalidEntrypoint"}
+	if json.Unmarshal(answer, &failure) == nil && slices.Contains(ofLambda, failure.ErrorType) {
 		return failure.ErrorMessage + "\n"
 	}
 	return ""
