@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -63,11 +62,13 @@ func testAll(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	return t.err
 }
 
+// folder is in what go mod download prints.
+const folder = `"Dir": "(.+)"`
+
 // goSDK runs the integration test. Without the file of credentials that test skips everything and passes.
 func (t *tester) goSDK(credentials string) {
-	module, err := t.download(t.repository, "github.com/IBM/secrets-manager-go-sdk/v2")
-	t.try(err)
-	t.try(os.CopyFS(t.path("sdk"), os.DirFS(module.Dir)))
+	module := t.run(t.repository, "go", "mod", "download", "-json", "github.com/IBM/secrets-manager-go-sdk/v2")
+	t.try(os.CopyFS(t.path("sdk"), os.DirFS(t.find(module, folder))))
 	t.try(os.WriteFile(t.path("sdk/secrets_manager_v2.env"), []byte(credentials), 0o600))
 	t.run(t.path("sdk"), "go", "test", "-c", "-o", t.path("go.test"), "-tags", "integration", "./secretsmanagerv2/")
 	// specs is how many specs are selected; without -ginkgo.dryRun they run.
@@ -81,30 +82,22 @@ func (t *tester) goSDK(credentials string) {
 	if passed != "30" {
 		t.try(fmt.Errorf("30 specs should have passed, not %s", passed))
 	}
-	t.say("secrets-manager-go-sdk %s: %s specs of IBM's integration test passed", module.Version, passed)
+	t.say("secrets-manager-go-sdk %s: %s specs of IBM's integration test passed", t.find(module, `"Version": "(.+)"`), passed)
 	t.say("  left out: %s specs of the configurations of secret engines, and %s of Event Notifications: the sandbox answers them 501", engines, events)
 	t.say("  left out: %s unit tests: they bring a server of their own", units)
 }
 
 // externalSecrets runs the provider in its own module, which has its own versions of everything: the product's go.mod stays small.
 func (t *tester) externalSecrets() {
-	const version = "v0.16.2"
-	module, err := t.download("/", "github.com/external-secrets/external-secrets@"+version)
+	const module, version = "github.com/external-secrets/external-secrets", "v0.16.2"
+	described, err := t.output("/", "go", "mod", "download", "-json", module+"@"+version)
 	if err != nil {
-		t.skip("external-secrets: not run, since github.com/external-secrets/external-secrets@" + version + " could not be downloaded")
+		t.skip("external-secrets: not run, since " + module + "@" + version + " could not be downloaded")
 		return
 	}
-	t.try(os.CopyFS(t.path("eso"), os.DirFS(module.Dir)))
-	provider := t.path("eso/pkg/provider/ibm")
-	theirs, err := filepath.Glob(filepath.Join(provider, "*_test.go"))
-	t.try(err)
-	for _, test := range theirs {
-		t.try(os.Remove(test))
-	}
-	examples := filepath.Join(t.repository, "scripts/examples/platforms")
-	ours, err := os.ReadFile(filepath.Join(examples, "testdata/external_secrets_test.go"))
-	t.try(err)
-	t.try(os.WriteFile(filepath.Join(provider, "external_secrets_test.go"), ours, 0o600))
+	t.try(os.CopyFS(t.path("eso"), os.DirFS(t.find(described, folder))))
+	examples, provider := filepath.Join(t.repository, "scripts/examples/platforms"), t.path("eso/pkg/provider/ibm")
+	t.run(provider, "sh", "-c", `rm ./*_test.go && cp "$0" .`, filepath.Join(examples, "testdata/external_secrets_test.go"))
 	t.run(t.repository, "go", "build", "-o", t.path("rotator"), "./functions/rotate")
 	t.env = append(t.env, "ROTATOR="+t.path("rotator"), "EXAMPLE="+filepath.Join(examples, "external-secrets.yaml"), "CGO_ENABLED=0")
 	t.find(t.run(provider, "go", "test", "-vet=off", "-count=1", "-v", "."), `(?m)^--- PASS: (TestReadsTheRotatedToken)`)
@@ -125,13 +118,9 @@ func (t *tester) nodeSDKs() {
 		return
 	}
 	// The package is its own dist folder, and lacks the helper that its tests need: it chooses the file of the credentials.
-	t.try(os.CopyFS(t.path("node/platform"), os.DirFS(t.path("node/node_modules/@ibm-cloud/platform-services"))))
-	t.try(os.Symlink(".", t.path("node/platform/dist")))
-	t.try(os.MkdirAll(t.path("node/platform/test/resources"), 0o700))
-	t.try(os.WriteFile(t.path("node/platform/test/resources/auth-helper.js"), []byte("exports.prepareTests = () => describe;\n"), 0o600))
-	story, err := os.ReadFile(filepath.Join(t.repository, "scripts/sandbox/conformance.test.js"))
-	t.try(err)
-	t.try(os.WriteFile(t.path("node/conformance.test.js"), story, 0o600))
+	t.run(t.path("node"), "sh", "-c", `cp -R node_modules/@ibm-cloud/platform-services platform && ln -s . platform/dist &&
+		mkdir -p platform/test/resources && echo 'exports.prepareTests = () => describe;' >platform/test/resources/auth-helper.js &&
+		cp "$0" .`, filepath.Join(t.repository, "scripts/sandbox/conformance.test.js"))
 	t.env = append(t.env, "IBM_CREDENTIALS_FILE="+t.path("sdk/secrets_manager_v2.env"))
 	jest := func(test, names string) string {
 		return t.run(t.path("node"), "node_modules/.bin/jest", "--rootDir="+t.path("node"), "--ci", test, "-t", names)
@@ -208,14 +197,4 @@ var secret = regexp.MustCompile(`eyJ[A-Za-z0-9_.-]+|[A-Za-z0-9_-]{44}`)
 
 func (t *tester) show(printed string) {
 	_, _ = io.WriteString(t.stderr, secret.ReplaceAllString(printed, "[secret]"))
-}
-
-type module struct{ Dir, Version string }
-
-// download downloads a module, into the go command's cache. dir is where the module's version is known.
-func (t *tester) download(dir, path string) (m module, err error) {
-	command := exec.CommandContext(t.ctx, "go", "mod", "download", "-json", path)
-	command.Dir = dir
-	printed, err := command.Output()
-	return m, cmp.Or(err, json.Unmarshal(printed, &m))
 }

@@ -32,3 +32,15 @@ func TestTheFirstErrorEndsAll(t *testing.T) {
 		}
 	}
 }
+
+func TestCIRunsEveryPart(t *testing.T) {
+	for ci, wants := range map[string]bool{"true": true, "": false} {
+		t.Setenv("CI", ci)
+		var stdout bytes.Buffer
+		tester := &tester{stdout: &stdout}
+		tester.skip("node SDK: not run")
+		if (tester.err != nil) != wants || (stdout.Len() == 0) != wants {
+			t.Errorf("CI=%s: got %v and %q", ci, tester.err, stdout.String())
+		}
+	}
+}
