@@ -37,14 +37,14 @@ const (
 	// 100 versions of a secret and removes none younger than 24 hours; the others are for people.
 	// A parameter has no such quota: AWS removes its oldest version at once.
 	PutInterval = 16 * time.Minute
-	// MirrorLifetime is the lifetime from which on no token in a mirror expires between two puts.
+	// MirrorLifetime is how long tokens must be valid so that none expires in a mirror between two puts.
 	MirrorLifetime = 30 * time.Minute
 
 	// minRepairWait is the time from a save to the first repair: by then, the run that saved has ended.
 	minRepairWait = 2 * time.Minute
 	maxRepairWait = time.Hour
 
-	// checkLimit is less than an attempt has: a mirror may not answer, and another one need a repair.
+	// checkLimit leaves time for the repair of other mirrors if one does not answer.
 	checkLimit = 4 * time.Second
 )
 
@@ -78,7 +78,7 @@ func (p *pass) putToMirror(ctx context.Context, arn string, saved TokenVersion, 
 	if err != nil || shown.VersionID == saved.VersionID {
 		return "", err
 	}
-	if refused := p.refusals.get(arn); refused.versionID == saved.VersionID {
+	if refused := p.refusals.get(arn); refused.Error != nil && refused.versionID == saved.VersionID {
 		return "", refused.Error
 	}
 	// The time of the save counts, not that of the put, which a retry makes later.
@@ -202,7 +202,7 @@ func (p *pass) checkMirrors(ctx context.Context, current TokenVersion, outcome r
 		reader.MinRemaining = Threshold(p.MinRemaining, p.lifetime)
 	}
 	var mu sync.Mutex
-	due, notInOrder := false, map[string]MirrorState{}
+	repairNow, notInOrder := false, map[string]MirrorState{}
 	err = p.eachMirror(func(arn string) (string, error) {
 		now := p.ibmClock()
 		s, err := reader.Read(ctx, arn, current, now)
@@ -215,10 +215,10 @@ func (p *pass) checkMirrors(ctx context.Context, current TokenVersion, outcome r
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		notInOrder[arn], due = s, due || repair
+		notInOrder[arn], repairNow = s, repairNow || repair
 		return warning, retryOnce(err)
 	})
-	if !due {
+	if !repairNow {
 		return nil, err
 	}
 	return notInOrder, err
@@ -257,9 +257,9 @@ func (p *pass) decide(ctx context.Context, s MirrorState, current TokenVersion, 
 }
 
 // repairAt is when to save a version that repairs a mirror, and whether the put of the version
-// current is known to have failed. The first repair comes 2 minutes after current was saved. If
-// the mirror had been overdue for longer than that by then, current was itself a repair that
-// failed: the next one waits for as long again, so each wait doubles.
+// current is known to have failed. The first repair comes 2 minutes after current was saved. A
+// version that was saved when the mirror was overdue was a repair that failed, and the next one
+// waits for as long again. A mirror that is due at 10:00 is repaired at 10:02, 10:04, 10:08, 10:16, …
 func (p *pass) repairAt(ctx context.Context, s MirrorState, current TokenVersion, now time.Time) (at time.Time, putFailed bool) {
 	due := p.dueAt(s, current)
 	overdue := current.CreatedAt.Sub(due)
@@ -268,24 +268,25 @@ func (p *pass) repairAt(ctx context.Context, s MirrorState, current TokenVersion
 	if p.usesUpQuota(current.Lifetime()) && now.Sub(current.CreatedAt) < 2*AttemptLimit {
 		return soon, false // the run that saved current may not have put it yet, see spreadPuts
 	}
+	// The put to a mirror that was hardly due may have had to wait: the quota may count from AWS's
+	// date of the put before, some seconds after IBM's date of that version.
 	forOthers := current.isForOthers(s.arn)
-	// A mirror that was hardly due may have had to wait: the quota may count from AWS's date of the put before,
-	// some seconds after IBM's date of that version.
 	putFailed = !forOthers && (overdue >= minRepairWait || !s.holdsLastPut())
 	if overdue <= minRepairWait {
 		return soon, putFailed
 	}
 	previous, err := p.Tokens.ReadVersion(ctx, p.Token, PreviousVersion)
 	known := err == nil && previous.VersionID != ""
-	if !forOthers && known && previous.CreatedAt.Before(due) {
-		return soon, putFailed // no version was saved for the mirror before, in an outage of IBM: current was no repair
-	}
-	// Another function's version is no repair of this mirror either, unless it followed at once on one that was. If neither
-	// function can put, each would take the other's repair for a reason to save its own, every other minute.
+	// A version for other mirrors was no repair of this one. But if it followed at once on a repair that
+	// failed, it may be the other function's answer to that. Two functions that cannot put would go on
+	// like this, a version every other minute: they wait as after any failed repair.
 	followed := known && previous.isFor(s.arn) && previous.CreatedAt.Sub(due) >= minRepairWait &&
 		current.CreatedAt.Sub(previous.CreatedAt) < 2*minRepairWait
-	if forOthers && !followed {
+	switch {
+	case forOthers && !followed:
 		return soon, false
+	case !forOthers && known && previous.CreatedAt.Before(due):
+		return soon, true // the first version since the mirror is due was no repair: IBM had an outage, for example
 	}
 	return after(min(overdue, maxRepairWait)), true
 }
@@ -299,9 +300,9 @@ func (p *pass) dueAt(s MirrorState, current TokenVersion) time.Time {
 	return later(needed, s.nextPut())
 }
 
-// retryOnce limits the attempts after a failed check to one more: ensure runs every minute, and
-// a mirror must not keep each run busy until its deadline. An error of the bootstrap identity, which has
-// its step already, is retried as usual.
+// retryOnce limits the attempts after a failed check to one more: ensure runs every minute, and a
+// mirror must not keep each run busy until its deadline. An error that has a step already, that of
+// the bootstrap identity, is retried as usual.
 func retryOnce(err error) error {
 	if err == nil {
 		return nil
