@@ -9,7 +9,6 @@ package keyrenewal
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"sync"
 	"time"
@@ -268,10 +267,7 @@ const (
 // isManaged reports whether a version holds a managed key: versionID made its id.
 func isManaged(id string) bool { return len(id) == versionIDLength && id[keyIDLength] == '-' }
 
-func hash(text string) string {
-	digest := sha256.Sum256([]byte(text))
-	return hex.EncodeToString(digest[:])
-}
+func hash(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
 
 // report describes the renewal. IBM states the dates of its current key alone: a key in use
 // that is an older one expires at least one rotation before that.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"maps"
@@ -502,7 +501,7 @@ func (sim *simulation) storeFixedKey() {
 	sim.mu.Lock()
 	defer sim.mu.Unlock()
 	key := sim.cloud.MustCreateAPIKey(sim.bootstrapID)
-	_ = sim.aws.Write(bootstrapARN, "by-hand-"+hex.EncodeToString([]byte(key)), key)
+	_ = sim.aws.Write(bootstrapARN, fmt.Sprintf("by-hand-%x", key), key)
 	kept := []string{key, sim.awsPrevious().Payload}
 	sim.keys.fixed = slices.DeleteFunc(append(sim.keys.fixed, key), func(old string) bool {
 		if slices.Contains(kept, old) {

@@ -20,12 +20,7 @@ type entry struct {
 }
 
 func (a *agenda) at(t time.Time, do func()) {
-	i, _ := slices.BinarySearchFunc(a.entries, t, func(e entry, t time.Time) int {
-		if e.at.After(t) {
-			return -1
-		}
-		return 1
-	})
+	i := sort.Search(len(a.entries), func(i int) bool { return !a.entries[i].at.After(t) })
 	a.entries = slices.Insert(a.entries, i, entry{t, do})
 }
 
