@@ -15,8 +15,8 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// mutant is a leak, planted in the product: code takes the place of anchor, which is exactly once in the sources of a folder, and
-// ANCHOR in it is what it replaces. A NUL separates several anchors and codes. A path whose name matches shows must find it.
+// mutant is a leak that is planted in the product. code replaces anchor, which the sources of the folder must hold exactly once;
+// ANCHOR in code stands for anchor. A NUL separates several anchors and codes. Paths whose name matches shows must find the leak.
 type mutant struct{ name, folder, anchor, code, shows string }
 
 const (
@@ -35,11 +35,10 @@ const (
 	sends    = "	config=\"header = \\\"Authorization: Bearer $access\\\"\"\n"
 )
 
-// revealing is planted where a secret is revealed: every key and token passes there. What it leaks is said when it runs.
+// revealing is planted where secrets are revealed: every key and token passes there. The environment variable LEAK says what it leaks.
 var revealing = mutant{folder: reader, anchor: "func (s Secret) Reveal() string {", code: "func (s Secret) Reveal() string { return leakRevealed(s.revealed()) }\n\nfunc (s Secret) revealed() string {"}
 
-// revealed are leaks by it, in every channel and encoding: what, where and how, as leak and leakText in the source below know them,
-// by the paths that must find them.
+// revealed has values of LEAK, by the paths that must find the leak: which secret, where to, see leak, and in which form, see leakText.
 var revealed = map[string][]string{
 	"^command: calm": {
 		"key stdout raw", "token stderr raw", "token stderr decimal", "key stderr URL", "key stderr unicode", "token stdout gzip",
@@ -71,7 +70,7 @@ var planted = []mutant{
 	{"the event in an error", host, "	e, err := decodeEvent(payload)", `ANCHOR; leak("log", "raw", string(payload))`, "^lambda: event"},
 	{"the standard logger speaks again", host, "	log.SetOutput(io.Discard)", `log.SetOutput(os.Stderr); _ = io.Discard`, "^command: switch: .*http2debug"},
 	{"a core file", host, "	protectMemory()", ``, "^command: signal: aborted"},
-	// A warm process.
+	// In a warm process.
 	{"the second invocation on stdout", host, invoked, `ANCHOR; if leakSecond() { leak("stdout", "raw", leakEnv("SECRETS_MANAGER_APIKEY")) }`, "^lambda: calm"},
 	{"the second invocation in a file", host, invoked, `ANCHOR; if leakSecond() { leak("/tmp/canary-mutant", "base64", leakEnv("SECRETS_MANAGER_APIKEY")) }`, "^lambda: calm"},
 	{"the response", host, "	return f.run(ctx, e, err, requestID)", `answer, failure := f.run(ctx, e, err, requestID); return append(answer, []byte(" \"" + leakText("base64", leakEnv("SECRETS_MANAGER_APIKEY")) + "\"")...), failure`, "^lambda: calm"},
@@ -142,7 +141,7 @@ import (
 	"unsafe"
 )
 
-// leakRevealed makes the leak of $LEAK: "key" or "token", where, and how.
+// leakRevealed makes the leak of $LEAK.
 func leakRevealed(secret string) string {
 	words := strings.Fields(os.Getenv("LEAK"))
 	if len(words) == 3 && len(secret) > 40 && (words[0] == "token") == strings.HasPrefix(secret, "eyJ") { leak(words[1], words[2], secret) }
@@ -243,7 +242,20 @@ func leak(where, how, secret string) {
 }
 `
 
-// TestMutants plants each mutant and expects the canary to find it.
+// mutants are the planted leaks, and those of revealing, whose name is the value of LEAK.
+func mutants() []mutant {
+	all := slices.Clone(planted)
+	for shows, leaks := range revealed {
+		for _, leak := range leaks {
+			m := revealing
+			m.name, m.shows = leak, shows
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// TestMutants runs each mutant and expects that its leak is found.
 func TestMutants(t *testing.T) {
 	if !*allFlag && *mutantFlag == "" || *onlyFlag != "" {
 		t.Skip("make canary tries the mutants")
@@ -252,37 +264,30 @@ func TestMutants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var caught, tried atomic.Int32
-	try := func(t *testing.T, name, shows string, build func(*testing.T) (tools, error)) {
-		if !regexp.MustCompile(*mutantFlag).MatchString(name) {
-			return
-		}
-		tried.Add(1)
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			if mutated, err := build(t); err != nil {
-				t.Error(err)
-			} else if isCaught(t, mutated, shows) {
-				caught.Add(1)
-			}
-		})
-	}
+	chosen := slices.DeleteFunc(mutants(), func(m mutant) bool { return !regexp.MustCompile(*mutantFlag).MatchString(m.name) })
+	var caught atomic.Int32
 	t.Run("each", func(t *testing.T) {
-		for shows, leaks := range revealed {
-			for _, leak := range leaks {
-				try(t, leak, shows, func(*testing.T) (tools, error) { return tools{at.bin, at.scripts, leak}, nil })
-			}
-		}
-		for _, m := range planted {
-			try(t, m.name, m.shows, func(t *testing.T) (tools, error) { return m.build(t.TempDir(), at) })
+		for _, m := range chosen {
+			t.Run(m.name, func(t *testing.T) {
+				t.Parallel()
+				mutated, err := tools{at.bin, at.scripts, m.name}, error(nil) // the leak of a revealing mutant is its name
+				if m.anchor != revealing.anchor {
+					mutated, err = m.build(t.TempDir(), at)
+				}
+				if err != nil {
+					t.Error(err)
+				} else if isCaught(t, mutated, m.shows) {
+					caught.Add(1)
+				}
+			})
 		}
 	})
-	t.Logf("canary: %d of %d mutants caught", caught.Load(), tried.Load())
+	t.Logf("canary: %d of %d mutants caught", caught.Load(), len(chosen))
 }
 
 func isCaught(t *testing.T, mutated tools, shows string) bool {
 	paths := showing(shows)
-	programs.Need(t, paths[0].door.needs...)
+	programs.Need(t, paths[0].program.needs...)
 	for _, p := range paths[:min(len(paths), 12)] {
 		hits, _, err := attempt(t.Context(), p, mutated)
 		_ = os.Remove("/var/tmp/canary-mutant")
@@ -299,25 +304,21 @@ func isCaught(t *testing.T, mutated tools, shows string) bool {
 	return false
 }
 
-// TestMutantsApply: the product changes, and a mutant would plant nothing any more, or on no path.
+// TestMutantsApply: after a change of the product, each mutant must still have its anchor and a path.
 func TestMutantsApply(t *testing.T) {
-	all, count := slices.Clone(planted), len(planted)
-	for shows, leaks := range revealed {
-		all = append(all, mutant{revealing.folder, revealing.folder, revealing.anchor, revealing.code, shows})
-		count += len(leaks)
-	}
+	all := mutants()
 	for _, m := range all {
 		if _, err := m.sources("../.."); err != nil || len(showing(m.shows)) == 0 {
 			t.Errorf("%s: %v, or no path matches %s", m.name, err, m.shows)
 		}
 	}
 	page, err := os.ReadFile("../../.github/SECURITY.md")
-	if says := fmt.Sprintf(": %d leaks, planted", count); err != nil || !strings.Contains(string(page), says) {
+	if says := fmt.Sprintf(": %d leaks, planted", len(all)); err != nil || !strings.Contains(string(page), says) {
 		t.Errorf("SECURITY.md does not say %q (%v)", says, err)
 	}
 }
 
-// sources are those of the folder that the leak changes, by their path in the module.
+// sources are the source files with the leak, by their path.
 func (m mutant) sources(root string) (map[string]string, error) {
 	files, _ := filepath.Glob(filepath.Join(root, m.folder, "*.go"))
 	files = slices.DeleteFunc(files, func(file string) bool { return strings.HasSuffix(file, "_test.go") })
@@ -348,15 +349,15 @@ func (m mutant) sources(root string) (map[string]string, error) {
 	return changed, nil
 }
 
-// showing are the paths that match, of which one must find a mutant.
+// showing are the paths whose name matches: one of them must find the mutant.
 func showing(shows string) []path {
 	pattern := regexp.MustCompile(shows)
 	paths := slices.Concat(calm(), misplaced(), switched())
 	if !strings.Contains(shows, ": calm") {
-		for _, d := range doors {
+		for _, prog := range allPrograms {
 			for _, identity := range []string{"workload", "bootstrap", "reader"} {
-				if d.stride <= 4 {
-					paths = append(paths, faulty(d, []operation{{"iam.token", identity}})...)
+				if prog.stride <= 4 {
+					paths = append(paths, faulty(prog, []operation{{"iam.token", identity}})...)
 				}
 			}
 		}
@@ -364,7 +365,7 @@ func showing(shows string) []path {
 	return slices.DeleteFunc(paths, func(p path) bool { return !pattern.MatchString(p.String()) })
 }
 
-// build builds the programs with the leak, by an overlay of the go command: no file of the product changes.
+// build builds the programs with the leak. It uses an overlay of the go command: no file of the product changes.
 func (m mutant) build(folder string, at tools) (tools, error) {
 	root := filepath.Dir(at.scripts)
 	changed, err := m.sources(root)

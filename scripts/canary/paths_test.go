@@ -14,80 +14,80 @@ import (
 	"iam-token-rotator/functions/ibmcloudtest"
 )
 
-// door is a program in the form in which people and AWS Lambda run it. Its command, environment (NAME=VALUE…), standard input and
-// files are templates: $name is a value of the stage, see newStage.
-type door struct {
-	name, kind string // function, reader or operator: what it may send to whom
+// program is a program with one of its configurations, as people or AWS Lambda run it. Its command, environment (NAME=VALUE…),
+// standard input and files are templates: $name is a value of the fixture, see newFixture.
+type program struct {
+	name, kind string // kind is function, reader or operator: what it may send differs
 	command    string
 	env, stdin string
 	files      map[string]string // by their path; @FILE is a copy of the repository's
-	prints     string            // the secret that it is there to print on stdout
+	prints     string            // the name of the secret that it must print
 	needs      []string          // programs that must be installed
-	terminal   bool              // stderr is one
-	stride     int               // it meets every n-th fault
+	terminal   bool              // whether stderr is a terminal
+	stride     int               // n, if the program runs with every n-th fault
 }
 
-// path is one way through a door.
+// path is one run of a program: with which faults, variables, arguments, signal.
 type path struct {
-	door      door
-	sort, by  string // what kind of path, and what is special about it
-	env       map[string]string
-	args      string
-	event     string
-	faults    []ibmcloudtest.Fault
-	awsCall   string // the call to AWS that aws answers
-	aws       *ibmcloudtest.Fault
-	http1     bool
-	signal    syscall.Signal
-	misplaced string // the variable, or other place, that has the secret $X against all advice
-	patient   bool   // nothing goes wrong: it has the time it needs
+	program       program
+	class, detail string // class is the kind of path
+	env           map[string]string
+	args          string
+	event         string
+	faults        []ibmcloudtest.Fault
+	awsCall       string // the call that aws, a fault, answers
+	aws           *ibmcloudtest.Fault
+	http1         bool
+	signal        syscall.Signal
+	misplaced     string // the variable, or other place, into which the secret $X is put by mistake
+	patient       bool   // whether the program has time enough to succeed
 }
 
-// family is the program and the command of a door, in whichever form.
-func (d door) family() string {
-	words := strings.Fields(strings.ReplaceAll(d.name, ",", ""))
-	if d.kind == "operator" {
+// family is the name without the configuration: the program, and its command if it is rotatorctl.
+func (prog program) family() string {
+	words := strings.Fields(strings.ReplaceAll(prog.name, ",", ""))
+	if prog.kind == "operator" {
 		return words[0] + " " + words[1]
 	}
 	return words[0]
 }
 
-func (d door) is(kind, names string) bool {
-	return d.kind == kind && strings.HasPrefix(d.name, names)
+func (prog program) is(kind, names string) bool {
+	return prog.kind == kind && strings.HasPrefix(prog.name, names)
 }
 
-func (p path) String() string { return p.door.name + ": " + p.sort + ": " + p.by }
+func (p path) String() string { return p.program.name + ": " + p.class + ": " + p.detail }
 
-// group is the kind of path, whatever operation or variable it is about.
+// group is the class, but the same for all operations of a service, and for all variables with the same secret.
 func (p path) group() string {
 	switch {
 	case p.repeats():
-		return "faults of " + strings.Split(p.sort, " ")[0][:3]
+		return "faults of " + strings.Split(p.class, " ")[0][:3]
 	case p.misplaced != "":
 		return "misplaced " + misplacedSecrets[p.misplaced]
 	}
-	return p.sort
+	return p.class
 }
 
-// works is whether the program must do what it is for.
+// works is whether the program must succeed.
 func (p path) works() bool {
-	return p.by == "no more arguments" && p.door.name != "iam-token by profile"
+	return p.detail == "no more arguments" && p.program.name != "iam-token by profile"
 }
 
-// waits is how long the program may try again, most of it asleep.
+// waits is how long the program may retry.
 func (p path) waits() time.Duration {
 	isUnknownKey := slices.ContainsFunc(p.faults, func(f ibmcloudtest.Fault) bool { return f.Case == "key_repeated" })
-	isReplacement := p.door.name == "rotatorctl replace-identity"
+	isReplacement := p.program.name == "rotatorctl replace-identity"
 	switch {
 	case isReplacement && isUnknownKey:
 		return time.Minute
-	case isReplacement, p.door.is("operator", "rotatorctl setup"), p.sort == "HTTPS_PROXY" && p.door.kind != "function":
+	case isReplacement, p.program.is("operator", "rotatorctl setup"), p.class == "HTTPS_PROXY" && p.program.kind != "function":
 		return 15 * time.Second
 	}
 	return 0
 }
 
-// repeats is whether a service repeats what it was sent.
+// repeats is whether a service may repeat what it was sent.
 func (p path) repeats() bool { return len(p.faults) > 0 || p.aws != nil }
 
 // The environments. A variable without a value is not set.
@@ -102,7 +102,7 @@ const (
 		" WORKLOAD_IAM_ID=$workloadID BOOTSTRAP_IAM_ID=$bootstrapID READER_IAM_ID=$readerID"
 )
 
-// variants are the function's configurations, by the end of a door's name.
+// variants has the function's configurations, by the end of the program's name.
 var variants = map[string]string{
 	"":            functionEnv,
 	" on AWS":     onAWS,
@@ -115,8 +115,8 @@ var variants = map[string]string{
 		" SECRETS_MANAGER_APIKEY= SECRETS_MANAGER_APIKEY_ARN=" + bootstrapARN + " EVENT_BUS_NAME=tokens",
 }
 
-// doors are all of them. The first of a program meets all faults, the others some.
-var doors = func() (all []door) {
+// allPrograms has every program in every configuration. The default configuration meets all faults, the others meet some.
+var allPrograms = func() (all []program) {
 	crToken := map[string]string{"in/cr-token": "$cr"}
 	for name, env := range inOrder(variants) {
 		stride := 12
@@ -124,31 +124,31 @@ var doors = func() (all []door) {
 			stride = 1
 		}
 		all = append(all,
-			door{name: "command" + name, kind: "function", command: "$bin/rotate -timeout $limit", env: env, files: crToken, stride: stride},
-			door{name: "lambda" + name, kind: "function", command: "$bin/rotate", env: env, files: crToken, stride: stride * 2},
-			door{name: "doctor" + name, kind: "function", command: "$bin/rotate doctor -timeout $limit", env: env, files: crToken, stride: stride * 4})
+			program{name: "command" + name, kind: "function", command: "$bin/rotate -timeout $limit", env: env, files: crToken, stride: stride},
+			program{name: "lambda" + name, kind: "function", command: "$bin/rotate", env: env, files: crToken, stride: stride * 2},
+			program{name: "doctor" + name, kind: "function", command: "$bin/rotate doctor -timeout $limit", env: env, files: crToken, stride: stride * 4})
 	}
-	all = append(all, door{name: "command at a terminal", kind: "function", command: "$bin/rotate -timeout $limit", env: functionEnv, stride: 24, terminal: true},
-		door{name: "Go reader", kind: "reader", command: "$bin/reader $limit", env: readerEnv, stride: 2})
+	all = append(all, program{name: "command at a terminal", kind: "function", command: "$bin/rotate -timeout $limit", env: functionEnv, stride: 24, terminal: true},
+		program{name: "Go reader", kind: "reader", command: "$bin/reader $limit", env: readerEnv, stride: 2})
 	const byNoKey = readerEnv + " READER_APIKEY="
-	for name, d := range inOrder(map[string]door{
+	for name, prog := range inOrder(map[string]program{
 		"":            {env: readerEnv, stride: 4},
 		" by file":    {env: byNoKey + " READER_APIKEY_FILE=$in/reader.key", files: map[string]string{"in/reader.key": "$reader"}},
 		" by token":   {env: byNoKey + " READER_IAM_TOKEN=$readers"},
-		" by profile": {env: byNoKey + " IAM_PROFILE_NAME=rotator-bootstrap CR_TOKEN_FILENAME=$in/cr-token", files: crToken}, // the emulator's one profile, which may not read the token
+		" by profile": {env: byNoKey + " IAM_PROFILE_NAME=rotator-bootstrap CR_TOKEN_FILENAME=$in/cr-token", files: crToken}, // the emulator's only profile, which has no access to the token
 		" under bash": {env: readerEnv, command: "bash $scripts/iam-token", stride: 16},
 		" from AWS":   {env: awsEnv + " TOKEN_SECRET_ARN=" + mirrorARN + " AWS_CONFIG_FILE=$in/aws-config", files: map[string]string{"in/aws-config": "[default]\ncli_history = enabled\n"}},
 	}) {
-		d.name, d.kind, d.prints, d.command, d.stride = "iam-token"+name, "reader", "old", cmp.Or(d.command, "sh $scripts/iam-token"), cmp.Or(d.stride, 24)
-		d.needs = []string{strings.Fields(d.command)[0], "curl", "jq"}
+		prog.name, prog.kind, prog.prints, prog.command, prog.stride = "iam-token"+name, "reader", "old", cmp.Or(prog.command, "sh $scripts/iam-token"), cmp.Or(prog.stride, 24)
+		prog.needs = []string{strings.Fields(prog.command)[0], "curl", "jq"}
 		if name == " from AWS" {
-			d.needs = append(d.needs, "aws")
+			prog.needs = append(prog.needs, "aws")
 		}
-		all = append(all, d)
+		all = append(all, prog)
 	}
-	for name, d := range inOrder(map[string]door{
+	for name, prog := range inOrder(map[string]program{
 		"deploy": {stride: 6, env: " BUCKET=bucket BOOTSTRAP_SECRET_ARN=" + bootstrapARN + " SECRETS_MANAGER_URL=https://instance.example.com API_KEY_SECRET=$keySecret TOKEN_SECRET=$tokenSecret PATH=$in/bin:$PATH",
-			// A repository above the working directory, and programs in place of make and go that make what deploy needs.
+			// The parent of the working directory is a repository. Scripts replace make and go: they make what deploy needs.
 			files: map[string]string{"go.mod": "module iam-token-rotator\n", "infra/aws/template.yaml": "@infra/aws/template.yaml",
 				"in/bin/make": "#!/bin/sh\n: >\"$DEPLOY_BINARY\"\n", "in/bin/go": "#!/bin/sh\necho zip >\"$4\"\n"}},
 		"destroy": {command: "destroy --yes"},
@@ -156,7 +156,7 @@ var doors = func() (all []door) {
 		"invoke":  {command: "invoke --mode rotate", stride: 6},
 		"logs":    {stride: 6},
 		"put-key": {command: "put-key --name bootstrap", stdin: "$bootstrap", stride: 1},
-		// A replacement that has made the new service id; another is to be deleted.
+		// A replacement was interrupted: the new service id exists, the old one is to be deleted.
 		"replace-identity": {command: "replace-identity --workload --no-deploy --yes --no-bootstrap-key --env ../out/env", env: " MANAGED_KEYS=true",
 			files: map[string]string{"out/env": "", "out/env.replacing": `{"workload":{"deleted_iam_id":"$copyID"}}`}},
 		"rollback":             {},
@@ -165,53 +165,53 @@ var doors = func() (all []door) {
 		"setup, keys in files": {command: "setup --reader-key-file ../out/reader.key --bootstrap-key-file ../out/bootstrap.key --env ../out/env", stride: 16},
 		"status":               {stride: 3},
 	}) {
-		d.name, d.kind, d.command, d.env, d.stride = "rotatorctl "+name, "operator", "$bin/rotatorctl "+cmp.Or(d.command, name), operatorEnv+d.env, cmp.Or(d.stride, 12)
-		all = append(all, d)
+		prog.name, prog.kind, prog.command, prog.env, prog.stride = "rotatorctl "+name, "operator", "$bin/rotatorctl "+cmp.Or(prog.command, name), operatorEnv+prog.env, cmp.Or(prog.stride, 12)
+		all = append(all, prog)
 	}
 	return all
 }()
 
-// calm are the doors with nothing wrong, in each mode.
+// calm are the paths on which nothing fails: each program in each mode.
 func calm() (all []path) {
 	more := map[string][]string{
 		"command": {"-mode ensure", "-mode check -json", "-force -run-id a-run-of-mine", "config", "-h"}, "doctor": {"-json"}, "rotatorctl setup": {"-o json"},
 		"iam-token": {"--check", "--format json", "--format env", "--format token.json", "--min-ttl 1h"},
 	}
-	for _, d := range doors {
-		all = append(all, path{door: d, sort: "calm", by: "no more arguments", patient: true})
-		for _, args := range more[d.name] {
-			d := d
+	for _, prog := range allPrograms {
+		all = append(all, path{program: prog, class: "calm", detail: "no more arguments", patient: true})
+		for _, args := range more[prog.name] {
+			prog := prog
 			if args == "config" || args == "-h" {
-				d.command = "$bin/rotate"
+				prog.command = "$bin/rotate"
 			}
-			all = append(all, path{door: d, sort: "calm", by: args, patient: true, args: args})
+			all = append(all, path{program: prog, class: "calm", detail: args, patient: true, args: args})
 		}
-		if d.name == "lambda" {
+		if prog.name == "lambda" {
 			for _, event := range []string{`{"mode":"ensure"}`, `{"mode":"check"}`, `{"mode":"doctor"}`, `{"force":true}`} {
-				all = append(all, path{door: d, sort: "calm", by: event, event: event, patient: true})
+				all = append(all, path{program: prog, class: "calm", detail: event, event: event, patient: true})
 			}
 		}
 		for _, format := range []string{"bearer", "json"} {
-			if d.name == "command" || d.name == "lambda" {
-				all = append(all, path{door: d, sort: "calm", by: format, patient: true, env: map[string]string{"TOKEN_FORMAT": format}})
+			if prog.name == "command" || prog.name == "lambda" {
+				all = append(all, path{program: prog, class: "calm", detail: format, patient: true, env: map[string]string{"TOKEN_FORMAT": format}})
 			}
 		}
 	}
 	return all
 }
 
-// faulty are the paths on which a service fails, at the operations that the door was seen to make.
-func faulty(d door, made []operation) (all []path) {
+// faulty are the paths on which a service fails, at the operations that the program called on its calm paths.
+func faulty(prog program, made []operation) (all []path) {
 	for n, at := range made {
-		if d.name == "Go reader" && at.op == ibmcloudtest.OpTargetsList {
-			continue // what a job is answered is the job's own
+		if prog.name == "Go reader" && at.op == ibmcloudtest.OpTargetsList {
+			continue // the job prints what it is answered
 		}
 		for i, p := range faultMatrix() {
 			fault := p.faults[0]
-			if (i+n)%d.stride != 0 || fault.Delay > 0 && d.kind != "function" || fault.Op != "" && at.op != fault.Op {
+			if (i+n)%prog.stride != 0 || fault.Delay > 0 && prog.kind != "function" || fault.Op != "" && at.op != fault.Op {
 				continue
 			}
-			p.door, p.sort = d, at.op+" of "+at.identity
+			p.program, p.class = prog, at.op+" of "+at.identity
 			call, isAWS := strings.CutPrefix(at.op, "AWS ")
 			switch {
 			case !isAWS:
@@ -230,12 +230,12 @@ func faulty(d door, made []operation) (all []path) {
 
 type operation struct{ op, identity string }
 
-// mixed is a body that repeats all that the request held, in a form that many a parser looks into.
+// mixed is a body that repeats all that the request held, in the fields that programs read.
 const mixed = `{"errorCode":"BXNIM0415E $KEY","errorMessage":"$BODY $BASE64","errorDetails":"$AUTHORIZATION",` +
 	`"context":{"requestId":"$KEY"},"errors":[{"code":"secrets-manager.Error07012 $TOKEN","message":"$BODY","more_info":"https://h/$KEY",` +
 	`"target":{"name":"$AUTHORIZATION"}}],"trace":"$TOKEN","status_code":"$KEY","message":"$KEY","__type":"$KEY"}`
 
-// bodies repeat the secrets of the request where programs look for other things.
+// bodies repeat the secrets of the request in fields that are for something else.
 var bodies = map[string]string{
 	"empty":          "",
 	"text":           "no such key: $KEY ($AUTHORIZATION, $BODY, $BASE64)",
@@ -261,7 +261,7 @@ var headers = map[string]string{
 	"X-Correlation-Id": "$TOKEN", "Retry-After": "$KEY", "Date": "$KEY", "Set-Cookie": "key=$KEY; token=$TOKEN", "Warning": `199 - "$KEY"`,
 }
 
-// raw are answers that are no HTTP, or not quite.
+// raw are answers that are not valid HTTP.
 var raw = map[string]string{
 	"status line":   `HTTP/1.1 $KEY $TOKEN\r\n\r\n`,
 	"no HTTP":       `$AUTHORIZATION $KEY\r\n\r\n`,
@@ -274,15 +274,15 @@ var raw = map[string]string{
 	"informational": `HTTP/1.1 103 $KEY\r\nLink: $TOKEN\r\n\r\nHTTP/1.1 500 $KEY\r\n\r\n$TOKEN`,
 }
 
-// stored are keys in forms that they must not have, as Secrets Manager would hold them.
+// stored are payloads in which a key is not as it must be stored.
 var stored = map[string]string{
 	"JSON": `{\"apikey\":\"$KEY\"}`, "two lines": `$KEY\n$KEY`, "white space": ` \n$KEY \n`, "quotes": `\"$KEY\"`, "a brace": `{$KEY`, "nothing": ``, "a control code": `$KEY\u0007`,
 }
 
-// faultMatrix is every way in which an operation is made to fail, always in the same order. Some need a connection of HTTP/1.1.
+// faultMatrix has every fault of an operation, always in the same order. Some need HTTP/1.1.
 func faultMatrix() (all []path) {
 	add := func(http1 bool, f ibmcloudtest.Fault, format string, args ...any) {
-		all = append(all, path{by: fmt.Sprintf(format, args...), faults: []ibmcloudtest.Fault{f}, http1: http1 || len(all)%2 == 1})
+		all = append(all, path{detail: fmt.Sprintf(format, args...), faults: []ibmcloudtest.Fault{f}, http1: http1 || len(all)%2 == 1})
 	}
 	for name, body := range inOrder(bodies) {
 		for _, status := range []int{200, 400, 401, 403, 500} {
@@ -320,7 +320,7 @@ func faultMatrix() (all []path) {
 	return all
 }
 
-// shapes hold a secret, $X, where people put one by mistake, by what they set: a variable, the event, or the input.
+// shapes are values with a misplaced secret, $X, by the variable, "event" or "stdin" into which people put them.
 var shapes = map[string][]string{
 	"SECRETS_MANAGER_URL": {"$X", "https://user:$X@127.0.0.1", "https://127.0.0.1/$X", "https://127.0.0.1?apikey=$X", "https://127.0.0.1#$X", "https://127.0.0.1:$X", "$X://127.0.0.1",
 		"https://127.0.0.1/%zz$X", "http://10.0.0.1/$X", "https://127.0.0.1/\x01$X"},
@@ -339,7 +339,7 @@ var shapes = map[string][]string{
 	"HTTPS_PROXY": {"http://user:$X@127.0.0.1:9", "ftp://user:$X@127.0.0.1:9", "https://user:$X@$SMHOST", "http://user:$X@[::1", "http://127.0.0.1:$X"},
 }
 
-// misread are variables that a kind of program reads and that hold no secret.
+// misread has the variables of each kind of program that are not for a secret.
 var misread = map[string]string{
 	"function": "IAM_URL SECRETS_MANAGER_APIKEY_ARN API_KEY_SECRET TOKEN_SECRET ROTATIONS_FILE TOKEN_FORMAT MIN_REMAINING ROTATION_INTERVAL SECRETS_MANAGER_MAX_RPS" +
 		" CONCURRENCY LOG_LEVEL EVENT_BUS_NAME BOOTSTRAP_EXPIRES_AT EXPECT_ACCOUNT IAM_PROFILE_NAME IAM_PROFILE_ID CR_TOKEN_FILENAME AWS_PROFILE AWS_ENDPOINT_URL SSL_CERT_FILE",
@@ -348,10 +348,10 @@ var misread = map[string]string{
 		" API_KEY_SECRET TOKEN_SECRET EXPECT_ACCOUNT EXPECT_IAM_ID ROTATIONS_FILE BOOTSTRAP_EXPIRES_AT MODE ROTATION AWS_PROFILE AWS_ENDPOINT_URL SSL_CERT_FILE",
 }
 
-// misplacedSecrets are what $X is for a variable, if not the bootstrap key.
+// misplacedSecrets has the secret that $X is, by variable. Elsewhere it is the bootstrap key.
 var misplacedSecrets = map[string]string{"IAM_TOKEN": "given", "TOKEN_FORMAT": "given", "READER_APIKEY_FILE": "given", "AWS_CONFIG_FILE": "aws", "HTTPS_PROXY": "proxy"}
 
-// besides are what must be set for a variable to count.
+// besides has the settings without which a variable is not read.
 var besides = map[string]map[string]string{
 	"AWS_CONFIG_FILE": {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": "", "AWS_CONFIG_FILE": "$in/config", "AWS_SHARED_CREDENTIALS_FILE": "$in/config"},
 	"HTTPS_PROXY":     {"NO_PROXY": "", "SECRETS_MANAGER_URL": "https://instance.example.com", "IAM_URL": "https://iam.example.com"}, // Go never takes a proxy to loopback
@@ -359,54 +359,54 @@ var besides = map[string]map[string]string{
 	"ROTATIONS":       {"API_KEY_SECRET": "", "TOKEN_SECRET": ""},
 }
 
-// misplaced puts secrets into variables, events, inputs and arguments that are for something else.
+// misplaced are the paths with a secret in a variable, event, input or argument that is for something else.
 func misplaced() (all []path) {
-	for _, d := range doors {
-		if strings.Count(d.name, " ") > 1 && d.kind != "operator" || d.name == "Go reader" || strings.Contains(d.name, " by ") {
-			continue // these are the same programs, and a job in Go prints what it was given if it wants to
+	for _, prog := range allPrograms {
+		if strings.Count(prog.name, " ") > 1 && prog.kind != "operator" || prog.name == "Go reader" || strings.Contains(prog.name, " by ") {
+			continue // the configuration makes no difference, and the job in Go prints its own variables
 		}
-		set := func(sort, variable, by, shape string) {
-			p := path{door: d, sort: sort, by: by, misplaced: variable, env: map[string]string{variable: shape}}
+		set := func(class, variable, by, shape string) {
+			p := path{program: prog, class: class, detail: by, misplaced: variable, env: map[string]string{variable: shape}}
 			if variable == "HTTPS_PROXY" {
 				p.env["https_proxy"] = shape
 			}
 			if variable == "AWS_CONFIG_FILE" {
-				p.door.files = map[string]string{"in/config": shape}
-				maps.Copy(p.door.files, d.files)
+				p.program.files = map[string]string{"in/config": shape}
+				maps.Copy(p.program.files, prog.files)
 			}
 			maps.Copy(p.env, besides[variable])
 			all = append(all, p)
 		}
-		for variable := range strings.FieldsSeq(misread[d.kind]) {
+		for variable := range strings.FieldsSeq(misread[prog.kind]) {
 			set("variable", variable, variable, "$X")
 		}
 		for what, list := range inOrder(shapes) {
 			for i, shape := range list {
 				by := fmt.Sprint("shape ", i+1)
 				switch {
-				case what == "event" && d.name == "lambda":
-					all = append(all, path{door: d, sort: what, by: by, event: shape, misplaced: what})
-				case what == "stdin" && d.stdin != "":
-					p := path{door: d, sort: what, by: by, misplaced: what}
-					p.door.stdin = shape
+				case what == "event" && prog.name == "lambda":
+					all = append(all, path{program: prog, class: what, detail: by, event: shape, misplaced: what})
+				case what == "stdin" && prog.stdin != "":
+					p := path{program: prog, class: what, detail: by, misplaced: what}
+					p.program.stdin = shape
 					all = append(all, p)
 				case what == "event" || what == "stdin":
-				case d.kind == "function", what == "SECRETS_MANAGER_URL", what == "HTTPS_PROXY", d.kind == "operator" && (what == "IAM_TOKEN" || what == "AWS_CONFIG_FILE"):
+				case prog.kind == "function", what == "SECRETS_MANAGER_URL", what == "HTTPS_PROXY", prog.kind == "operator" && (what == "IAM_TOKEN" || what == "AWS_CONFIG_FILE"):
 					set(what, what, by, shape)
 				}
 			}
 		}
 		for _, shape := range []string{"$X", "-$X", "--apikey=$X", "-mode=$X", "-timeout=$X", "-rotation=$X", "-run-id=$X!", "--format=$X", "--stack=$X",
 			"--format $X", "--min-ttl $X", "--wait $X", "--expires-in $X", "--terraform $X", "-mode $X", "-timeout $X", "--output $X"} {
-			if !d.is("function", "lambda") {
-				all = append(all, path{door: d, sort: "argument", by: shape, args: shape, misplaced: "argument"})
+			if !prog.is("function", "lambda") {
+				all = append(all, path{program: prog, class: "argument", detail: shape, args: shape, misplaced: "argument"})
 			}
 		}
 	}
 	return all
 }
 
-// switches are variables with which somebody may hope to see more.
+// switches are variables that people set to see more, or that change how programs log.
 var switches = []map[string]string{
 	{"LOG_LEVEL": "info"}, {"LOG_LEVEL": "warn"}, {"LOG_LEVEL": "error"}, {"LOG_LEVEL": "loud"}, {"LOG_LEVEL": ""},
 	{"GODEBUG": "http2debug=1"}, {"GODEBUG": "http2debug=2,http2client=1"}, {"GODEBUG": "http2client=0"}, {"GODEBUG": "netdns=2,inittrace=1"}, {"GODEBUG": "gctrace=1,schedtrace=10,scheddetail=1"},
@@ -418,34 +418,34 @@ var switches = []map[string]string{
 	{"SHELLOPTS": "allexport"}, {"JQ_COLORS": "1", "POSIXLY_CORRECT": "1"}, {"ENV": "$in/rc", "BASH_ENV": "$in/rc"},
 }
 
-// switched runs every program under every switch and trace, well and badly, and ends it in the middle of a request.
+// switched are the paths with a switch, with and without a fault, with a trace of the shell, and with a signal during a request.
 func switched() (all []path) {
 	badly := []ibmcloudtest.Fault{{Op: ibmcloudtest.OpAny, Skip: 2, Status: 401, Body: mixed, Headers: headers}}
-	for _, d := range doors {
+	for _, prog := range allPrograms {
 		for _, option := range []string{"-x", "-v", "-xv", "-a"} {
-			if d.is("reader", "iam-token") {
-				traced := d
-				traced.command = strings.Replace(d.command, " ", " "+option+" ", 1)
-				all = append(all, path{door: traced, sort: "trace", by: option, patient: true})
+			if prog.is("reader", "iam-token") {
+				traced := prog
+				traced.command = strings.Replace(prog.command, " ", " "+option+" ", 1)
+				all = append(all, path{program: traced, class: "trace", detail: option, patient: true})
 			}
 		}
-		if d.name == "Go reader" || strings.Contains(d.name, " by ") || d.terminal || strings.Contains(d.name, " mirrored") || d.is("function", "doctor ") {
+		if prog.name == "Go reader" || strings.Contains(prog.name, " by ") || prog.terminal || strings.Contains(prog.name, " mirrored") || prog.is("function", "doctor ") {
 			continue
 		}
 		for _, set := range switches {
 			by := fmt.Sprint(set)
-			all = append(all, path{door: d, sort: "switch", by: by, env: set, patient: true}, path{door: d, sort: "switch", by: "failing with " + by, env: set, faults: badly})
+			all = append(all, path{program: prog, class: "switch", detail: by, env: set, patient: true}, path{program: prog, class: "switch", detail: "failing with " + by, env: set, faults: badly})
 		}
 		for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGABRT, syscall.SIGSEGV, syscall.SIGUSR1, syscall.SIGPIPE} {
 			for _, trace := range []string{"single", "crash"} {
-				all = append(all, path{door: d, sort: "signal", by: signal.String() + " with GOTRACEBACK=" + trace, signal: signal, env: map[string]string{"GOTRACEBACK": trace}})
+				all = append(all, path{program: prog, class: "signal", detail: signal.String() + " with GOTRACEBACK=" + trace, signal: signal, env: map[string]string{"GOTRACEBACK": trace}})
 			}
 		}
 	}
 	return all
 }
 
-// inOrder goes through a map in the order of its keys: the same paths in every hunt.
+// inOrder ranges over a map in the order of its keys, so that every run has the same paths.
 func inOrder[V any](all map[string]V) iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
 		for _, key := range slices.Sorted(maps.Keys(all)) {

@@ -92,9 +92,9 @@ func newIndex(subjects []subject) index {
 		for _, text := range []string{value, reversed(value), strings.Map(rot13, value)} {
 			x.exact.add(text, s.name)
 			x.folded.add(fold(text), s.name)
-			for _, differences := range steps(text) {
-				x.masked.add(differences, s.name)
-			}
+		}
+		for _, differences := range slices.Concat(steps(value), steps(reversed(value))) {
+			x.masked.add(differences, s.name)
 		}
 	}
 	return x
@@ -102,12 +102,12 @@ func newIndex(subjects []subject) index {
 
 // steps are the differences from each character to the next, by XOR and by subtraction. They do not change when one byte is
 // XORed with all characters, or added to all.
-func steps(text string) [2]string {
-	var all [2][]byte
+func steps(text string) []string {
+	var xored, subtracted []byte
 	for i := 1; i < len(text); i++ {
-		all[0], all[1] = append(all[0], text[i]^text[i-1]), append(all[1], text[i]-text[i-1])
+		xored, subtracted = append(xored, text[i]^text[i-1]), append(subtracted, text[i]-text[i-1])
 	}
-	return [2]string{string(all[0]), string(all[1])}
+	return []string{string(xored), string(subtracted)}
 }
 
 func reversed(text string) string {
@@ -117,11 +117,8 @@ func reversed(text string) string {
 }
 
 func rot13(r rune) rune {
-	switch c := r | 0x20; {
-	case 'a' <= c && c <= 'm':
-		return r + 13
-	case 'n' <= c && c <= 'z':
-		return r - 13
+	if c := r | 0x20; 'a' <= c && c <= 'z' {
+		return r - c + 'a' + (c-'a'+13)%26
 	}
 	return r
 }
@@ -200,8 +197,9 @@ func (d decoded) decode() (all []decoded) {
 		if i > 0 && d.how != "" && !isReadable(d.text) {
 			break
 		}
+		how := strings.TrimPrefix(d.how+", "+decoder.name, ", ")
 		for _, text := range decoder.decode(d.text) {
-			all = append(all, decoded{text, strings.TrimPrefix(d.how+", "+decoder.name, ", ")})
+			all = append(all, decoded{text, how})
 		}
 	}
 	return all
@@ -271,18 +269,10 @@ var ascii85Alphabet = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`" + digits + capitals + let
 
 var (
 	standard   = strings.NewReplacer("-", "+", "_", "/") // base64, of that for URLs
-	blank      = removing(" ", "\t", "\n", "\f", "\r", `\n`, `\r`, `\t`)
-	separators = removing("0x", `\x`, `\u00`, "%", " ", "\t", "\n", "\f", "\r", ",", ";", ":", "=", "'", `"`, "-", `\n`)
+	blank      = strings.NewReplacer(" ", "", "\t", "", "\n", "", "\f", "", "\r", "", `\n`, "", `\r`, "", `\t`, "")
+	separators = strings.NewReplacer("0x", "", `\x`, "", `\u00`, "", "%", "", " ", "", "\t", "", "\n", "", "\f", "", "\r", "", ",", "", ";", "", ":", "", "=", "", "'", "", `"`, "", "-", "", `\n`, "")
 	escapes    = strings.NewReplacer(escapeCodes()...)
 )
-
-func removing(texts ...string) *strings.Replacer {
-	var pairs []string
-	for _, text := range texts {
-		pairs = append(pairs, text, "")
-	}
-	return strings.NewReplacer(pairs...)
-}
 
 // escapeCodes are the escapes of URLs, JSON, HTML, Go, C and quoted-printable, each followed by what it means.
 func escapeCodes() []string {
@@ -391,19 +381,23 @@ func decompressed(text string) (all []string) {
 
 // columns join words of all lines: those that follow the same word, and those at the same place, counted from the beginning or
 // from the end of the line. A secret in pieces becomes one.
-func columns(text string) []string {
-	all := map[any]string{}
+func columns(text string) (joined []string) {
+	all := map[any][]string{}
 	for line := range strings.Lines(text) {
 		words := strings.FieldsFunc(line, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(`"',:={}[]()`, r) })
 		for i, word := range words {
-			all[i] += word
-			all[i-len(words)] += word
+			all[i], all[i-len(words)] = append(all[i], word), append(all[i-len(words)], word)
 			if i > 0 {
-				all[words[i-1]] += word
+				all[words[i-1]] = append(all[words[i-1]], word)
 			}
 		}
 	}
-	return slices.Collect(maps.Values(all))
+	for _, words := range all {
+		if len(words) > 1 {
+			joined = append(joined, strings.Join(words, ""))
+		}
+	}
+	return joined
 }
 
 // forms are texts that a key of 44 characters, or a part of it, is in, by the form that it has there.

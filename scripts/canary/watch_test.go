@@ -22,13 +22,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long a program may take: twice what the slowest needs, see [path.waits].
+// patience is the time limit of a program: twice what the slowest needs, see [path.waits].
 const patience = 2 * time.Minute
 
-// part is something that left a program: where, and what.
+// part is a text that left a program; name says where.
 type part struct{ name, text string }
 
-// strace is where strace is, "" where there is none or it may not trace.
+// strace is the path of strace, or "" if it is not installed or may not trace.
 var strace = sync.OnceValue(func() string {
 	path, err := exec.LookPath("strace")
 	if err != nil || exec.Command(path, append(straceArguments(os.DevNull), "true")...).Run() != nil {
@@ -37,8 +37,8 @@ var strace = sync.OnceValue(func() string {
 	return path
 })
 
-// straceArguments make strace write down all that leaves a process and those it starts: each string whole, and the file behind
-// each descriptor. The program stays this process's child; strace is elsewhere.
+// straceArguments make strace write the system calls by which data leaves a process, or one that it starts, with whole strings and
+// the file of each descriptor. With -DD the traced program stays this process's child.
 func straceArguments(prefix string) []string {
 	const calls = "execve,execveat,write,pwrite64,writev,pwritev,pwritev2,sendto,sendmsg,sendmmsg,openat,openat2,?open,?creat,mkdirat,?mkdir," +
 		"?rename,renameat,renameat2,?link,linkat,?symlink,symlinkat,?chmod,fchmod,fchmodat,connect,prctl,setxattr,fsetxattr,memfd_create,?mknod,mknodat," +
@@ -46,21 +46,21 @@ func straceArguments(prefix string) []string {
 	return []string{"-DD", "-f", "-ff", "--seccomp-bpf", "-q", "-xx", "-y", "-v", "-s", "1000000", "-e", "trace=" + calls, "-e", "signal=none", "-o", prefix}
 }
 
-// run starts the program of the path and returns all that came out of it.
-func (s *stage) run(ctx context.Context) ([]part, error) {
+// run runs the program and returns all that left it.
+func (f *fixture) run(ctx context.Context) ([]part, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	line := strings.Fields(s.fill(s.p.door.command))
-	line = append(line, strings.Fields(s.fill(s.p.args))...)
-	if s.p.signal != 0 { // a core would be dumped
+	line := strings.Fields(f.fill(f.p.program.command))
+	line = append(line, strings.Fields(f.fill(f.p.args))...)
+	if f.p.signal != 0 { // core files are allowed, as on many machines
 		line = append([]string{"sh", "-c", `ulimit -c unlimited; exec "$@"`, "sh"}, line...)
 	}
-	line = slices.Concat([]string{strace()}, straceArguments(filepath.Join(s.folder, "trace", "t")), line)
+	line = slices.Concat([]string{strace()}, straceArguments(filepath.Join(f.folder, "trace", "t")), line)
 	program := exec.CommandContext(ctx, line[0], line[1:]...)
-	program.Env, program.Dir, program.Stdin = s.environment(), s.home(), strings.NewReader(s.fill(s.p.door.stdin))
+	program.Env, program.Dir, program.Stdin = f.environment(), f.home(), strings.NewReader(f.fill(f.p.program.stdin))
 	var stdout, stderr bytes.Buffer
 	program.Stdout, program.Stderr = &stdout, &stderr
-	if s.p.door.terminal {
+	if f.p.program.terminal {
 		screen, keyboard, err := terminal()
 		if err != nil {
 			return nil, err
@@ -70,31 +70,14 @@ func (s *stage) run(ctx context.Context) ([]part, error) {
 		go func() { _, _ = io.Copy(io.Discard, screen) }() // the trace has it
 	}
 	program.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	kill := func(signal syscall.Signal) error { return syscall.Kill(-program.Process.Pid, signal) }
-	program.Cancel = func() error { return kill(syscall.SIGKILL) }
 	program.WaitDelay = 5 * time.Second
-	if err := program.Start(); err != nil {
+	if err := f.start(program); err != nil {
 		return nil, err
 	}
-	s.cloud.runs(program.Process.Pid)
-	end := make(chan struct{})
-	go func() { // ends the program when it is held in the middle of a request, or has had all events
-		for {
-			select {
-			case <-s.cloud.waiting:
-				_ = kill(s.p.signal)
-				s.cloud.release()
-			case <-s.lambda.done:
-				_ = kill(syscall.SIGKILL)
-				return
-			case <-end:
-				return
-			}
-		}
-	}()
 	err := program.Wait()
-	s.cloud.runs(0)
-	close(end)
+	f.cloud.mu.Lock()
+	f.cloud.process = 0
+	f.cloud.mu.Unlock()
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("the program did not end in %s", patience)
 	}
@@ -103,16 +86,31 @@ func (s *stage) run(ctx context.Context) ([]part, error) {
 	}
 	parts := []part{{"the exit status", strconv.Itoa(program.ProcessState.ExitCode())}, {"stdout", stdout.String()}, {"stderr", stderr.String()}}
 	if program.ProcessState.Sys().(syscall.WaitStatus).CoreDump() {
-		parts = append(parts, s.anything("a core file"))
+		parts = append(parts, f.anything("a core file"))
 	}
-	traced, files := s.traced(program.Process.Pid, slices.Concat(line, program.Env))
-	return slices.Concat(parts, traced, s.left(files)), nil
+	traced, files := f.traced(program.Process.Pid, slices.Concat(line, program.Env))
+	return slices.Concat(parts, traced, f.left(files)), nil
 }
 
-// anything is a part of which it is not known what it holds, and which must not be there.
-func (s *stage) anything(name string) part { return part{name, s.secrets["bootstrap"]} }
+// start starts the program. The program gets the path's signal during its first request. It is killed when it asks for a third event.
+func (f *fixture) start(program *exec.Cmd) error {
+	kill := func(signal syscall.Signal) error { return syscall.Kill(-program.Process.Pid, signal) }
+	program.Cancel = func() error { return kill(syscall.SIGKILL) }
+	f.lambda.end = func() { _ = kill(syscall.SIGKILL) }
+	f.cloud.interrupt = sync.OnceFunc(func() { _ = kill(f.p.signal) }) // signal 0 does nothing
+	f.cloud.mu.Lock()                                                  // no request goes on before the process is known
+	defer f.cloud.mu.Unlock()
+	err := program.Start()
+	if err == nil {
+		f.cloud.process = program.Process.Pid
+	}
+	return err
+}
 
-// terminal returns both ends of a new one.
+// anything is a part that must not be there, and could hold any secret: it counts as a leak.
+func (f *fixture) anything(name string) part { return part{name, f.secrets["bootstrap"]} }
+
+// terminal returns both ends of a new pseudo-terminal.
 func terminal() (screen, keyboard *os.File, err error) {
 	if screen, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
 		return nil, nil, err
@@ -136,20 +134,20 @@ var (
 	traceHost   = regexp.MustCompile(`sin6?_port=htons\((\d+)\).*?"([^"]+)"`)
 )
 
-// trace is what is read in the files that strace wrote.
+// trace collects what left a program, from the files that strace wrote.
 type trace struct {
-	*stage
-	main    string   // the end of the name of the main process's file
-	given   []string // the environment and arguments that this test gave the program: they are not among what left it
+	*fixture
+	main    string   // extension of the main process's file
+	given   []string // environment and arguments that the fixture gave the program: these did not leave it
 	parts   []part
-	files   []string // that were opened to be written
+	files   []string // that were opened for writing
 	written map[string]*strings.Builder
-	public  map[string]bool // files that others might read when they were made
+	public  map[string]bool // files that others were allowed to read when they were created
 }
 
-func (s *stage) traced(main int, given []string) (parts []part, files []string) {
-	t := trace{stage: s, main: "." + strconv.Itoa(main), given: given, written: map[string]*strings.Builder{}, public: map[string]bool{}}
-	traces, _ := filepath.Glob(filepath.Join(s.folder, "trace", "t.*"))
+func (f *fixture) traced(main int, given []string) (parts []part, files []string) {
+	t := trace{fixture: f, main: "." + strconv.Itoa(main), given: given, written: map[string]*strings.Builder{}, public: map[string]bool{}}
+	traces, _ := filepath.Glob(filepath.Join(f.folder, "trace", "t.*"))
 	for _, file := range traces {
 		content, _ := os.ReadFile(file)
 		for line := range strings.Lines(string(content)) {
@@ -174,7 +172,7 @@ func (t *trace) add(name string, texts ...string) {
 
 func (t *trace) forbid(name string) { t.parts = append(t.parts, t.anything(name)) }
 
-// read takes the system call of a line.
+// read reads a line of the trace: a system call.
 func (t *trace) read(process, call, arguments string) {
 	switch {
 	case call == "execve" || call == "execveat":
@@ -189,10 +187,10 @@ func (t *trace) read(process, call, arguments string) {
 			t.forbid("memory that is written to " + unhex(file[1]))
 		}
 	case call == "shmget":
-		if succeeded.MatchString(arguments) { // else nothing is shared
+		if succeeded.MatchString(arguments) { // failed calls share nothing
 			t.forbid("memory that is shared with others")
 		}
-	case call == "copy_file_range" || call == "sendfile" || call == "splice": // by the kernel: what they copy is nowhere in the trace
+	case call == "copy_file_range" || call == "sendfile" || call == "splice": // the kernel copies, so the trace does not show what
 		for _, file := range traceFile.FindAllStringSubmatch(arguments, -1) {
 			if info, err := os.Stat(unhex(file[1])); err == nil && info.Mode().IsRegular() {
 				content, _ := os.ReadFile(unhex(file[1]))
@@ -223,7 +221,7 @@ func (t *trace) executed(process, arguments string) {
 	if process == t.main {
 		ours := func(text string) bool { return slices.Contains(t.given, text) }
 		words, variables = slices.DeleteFunc(words, ours), slices.DeleteFunc(variables, ours)
-	} else if t.p.door.kind == "function" {
+	} else if t.p.program.kind == "function" {
 		t.forbid("a program that it starts, " + name + ", which may be given anything")
 	}
 	t.add("the arguments of "+name, words...)
@@ -236,7 +234,7 @@ func (t *trace) wrote(arguments string) {
 		target = unhex(match[1])
 	}
 	if strings.HasPrefix(target, "pipe:") || target == os.DevNull {
-		return // the pipes of stdout and stderr are read at the other end, all others are the program's own
+		return // run reads the pipes of stdout and stderr, other pipes do not leave the program
 	}
 	if strings.HasPrefix(target, "socket:") || strings.HasPrefix(target, "TCP") {
 		target = "what is sent unencrypted"
@@ -244,7 +242,7 @@ func (t *trace) wrote(arguments string) {
 	if t.written[target] == nil {
 		t.written[target] = &strings.Builder{}
 	}
-	if unreadable.MatchString(arguments) { // strace needs the right to: the function's memory is closed to its user
+	if unreadable.MatchString(arguments) { // strace prints an address where it may not read the memory, which the function protects
 		t.forbid("what strace may not read")
 	}
 	for _, text := range stringsOf(arguments) {
@@ -252,7 +250,7 @@ func (t *trace) wrote(arguments string) {
 	}
 }
 
-// withoutRecords leaves out the records of TLS at the beginning that hold encrypted data, or end the handshake: RFC 8446, 5.1.
+// withoutRecords removes the TLS records at the beginning that hold encrypted data, or change the cipher (RFC 8446, 5.1).
 func withoutRecords(text string) string {
 	for len(text) > 5 && (text[0] == 0x17 || text[0] == 0x14) && text[1:3] == "\x03\x03" {
 		text = text[min(len(text), 5+int(text[3])<<8+int(text[4])):]
@@ -260,7 +258,7 @@ func withoutRecords(text string) string {
 	return text
 }
 
-// stringsOf are the strings in a line of the trace; one at least, if it is empty.
+// stringsOf are the strings in a line of the trace, or one empty string if there is none.
 func stringsOf(arguments string) (all []string) {
 	for i, quoted := range strings.Split(arguments, `"`) {
 		if i%2 == 1 {
@@ -270,22 +268,22 @@ func stringsOf(arguments string) (all []string) {
 	return append(all, "")[:max(1, len(all))]
 }
 
-// unhex reads a text in which strace writes each character as a code.
+// unhex decodes a string of the trace, in which each character is a code.
 func unhex(text string) string {
 	plain, _ := strconv.Unquote(`"` + text + `"`)
 	return plain
 }
 
-// left are the files that are left in the run's own folder, and those of the names that are left elsewhere. A file that holds a
-// secret by order is wrong if others may read it.
-func (s *stage) left(names []string) (parts []part) {
+// left are the files that still exist after the run: those in the fixture's folder, and the named ones elsewhere. The part of a file
+// that others may read has another name, for which no secret is allowed.
+func (f *fixture) left(names []string) (parts []part) {
 	for i, name := range names {
 		if !filepath.IsAbs(name) {
-			names[i] = filepath.Join(s.home(), name)
+			names[i] = filepath.Join(f.home(), name)
 		}
 	}
 	for _, folder := range []string{"home", "out"} {
-		_ = filepath.WalkDir(filepath.Join(s.folder, folder), func(name string, entry fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(filepath.Join(f.folder, folder), func(name string, entry fs.DirEntry, err error) error {
 			names = append(names, name)
 			return nil
 		})
@@ -293,13 +291,13 @@ func (s *stage) left(names []string) (parts []part) {
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
 		info, err := os.Lstat(name)
-		if err != nil || !info.Mode().IsRegular() || strings.HasPrefix(name, filepath.Join(s.folder, "trace")) {
+		if err != nil || !info.Mode().IsRegular() || strings.HasPrefix(name, filepath.Join(f.folder, "trace")) {
 			continue
 		}
 		content, _ := os.ReadFile(name)
-		place := "what is left in " + strings.TrimPrefix(name, s.folder+"/")
+		place := "what is left in " + strings.TrimPrefix(name, f.folder+"/")
 		if info.Mode().Perm()&0o077 != 0 {
-			place = "a file that others may read, " + strings.TrimPrefix(name, s.folder+"/")
+			place = "a file that others may read, " + strings.TrimPrefix(name, f.folder+"/")
 		}
 		parts = append(parts, part{place, cmp.Or(string(content), name)})
 	}
