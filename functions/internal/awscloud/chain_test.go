@@ -157,7 +157,7 @@ func TestSourcesThatGiveNoCredentials(t *testing.T) {
 		{"no login", profileSSO, "AWS_PROFILE=sso", config, once, []string{"single sign-on", "aws sso login"}},
 		{"a program that fails", "[default]\ncredential_process=false " + canary, "", config, once, []string{"credential_process"}},
 		{"no token file", "", webIdentity + "AWS_WEB_IDENTITY_TOKEN_FILE=" + canary, config, once, []string{"web identity", "must be readable"}},
-		{"a role that is not ours", "", webIdentity + "AWS_ROLE_ARN=" + roleARN + "-2 AWS_ENDPOINT_URL_STS=" + credentialServices(t), denied, once, []string{"answered 403 AccessDenied: the role's trust policy"}},
+		{"a role of someone else", "", webIdentity + "AWS_ROLE_ARN=" + roleARN + "-2 AWS_ENDPOINT_URL_STS=" + credentialServices(t), denied, once, []string{"answered 403 AccessDenied: the role's trust policy"}},
 		{"STS has trouble", "", webIdentity + "AWS_ENDPOINT_URL_STS=" + answers(503, stsError("ServiceUnavailable")), unavailable, later, []string{"answered 503 ServiceUnavailable"}},
 		{"STS is not there", "", webIdentity + "AWS_ENDPOINT_URL_STS=http://127.0.0.1:1", unavailable, later, []string{"web identity", "refuses connections"}},
 		{"a profile's role that is denied", profileRole, "AWS_PROFILE=role AWS_ENDPOINT_URL_STS=" + answers(403, stsError(canary)), denied, once, []string{"the profile answered 403: ", "role_arn"}},

@@ -364,8 +364,8 @@ func TestFindings(t *testing.T) {
 			fx.save(fx.seeded.IAMID, time.Now().Add(2*time.Minute))
 		}, "stored-token", report.CheckWarning, []string{"less than MIN_REMAINING (2m30s)", "ensure schedule"}},
 		"capped":                  {stored(2 * time.Minute), "stored-token", report.CheckWarning, []string{"less than the 3m0s that its lifetime allows of MIN_REMAINING (8m0s)"}},
-		"clock behind":            {clock(-10 * time.Minute), "iam-clock", report.CheckWarning, []string{"10m", "NTP"}},
-		"clock ahead":             {clock(90 * time.Second), "secrets-manager-clock", report.CheckWarning, []string{"-1m", "NTP"}},
+		"clock behind":            {clock(-10 * time.Minute), "iam-clock", report.CheckWarning, []string{"it is 10m", "behind the clock of", "NTP"}},
+		"clock ahead":             {clock(90 * time.Second), "secrets-manager-clock", report.CheckWarning, []string{"it is 1m", "ahead of the clock of", "NTP"}},
 		"bootstrap soon":          {expirySet(50 * time.Hour), "bootstrap-key-expiry", report.CheckWarning, []string{"in 2 days", "replace the key"}},
 		"bootstrap expired":       {expirySet(-50 * time.Hour), "bootstrap-key-expiry", report.CheckWarning, []string{"has expired"}},
 		"bootstrap is set":        {expirySet(500 * time.Hour), "bootstrap-key-expiry", report.CheckOK, []string{"BOOTSTRAP_EXPIRES_AT"}},

@@ -160,7 +160,7 @@ func (d *Doctor) trace(ctx context.Context, address string) (route, error) {
 	return found, response.Body.Close()
 }
 
-// compareClocks compares our clock with the host's Date header.
+// compareClocks compares this machine's clock with the host's Date header.
 func (d *Doctor) compareClocks(f *findings, name, host, date string, sent time.Time) {
 	theirs, err := http.ParseTime(date)
 	if err != nil {
@@ -174,6 +174,7 @@ func (d *Doctor) compareClocks(f *findings, name, host, date string, sent time.T
 		f.ok(name, "this machine's clock is right within %s", max(time.Second, skew.Abs()))
 		return
 	}
-	f.warn(name, fmt.Sprintf("this machine's clock is off: that of %s less ours is %s", host, skew),
+	direction := map[bool]string{true: "ahead of", false: "behind"}[skew < 0]
+	f.warn(name, fmt.Sprintf("this machine's clock is off: it is %s %s the clock of %s", skew.Abs(), direction, host),
 		"set the clock (NTP): tokens seem older or younger than they are, and past some minutes AWS refuses requests")
 }

@@ -46,13 +46,13 @@ func exchangeOf(doing, credential string) operation {
 		rejected: credential + " is not known to IAM, disabled or expired: replace it by a valid key"}
 }
 
-// Exchange asks IAM for a new token of the API key's owner. It needs no
-// permission. A rejected key (400, 401) is retried once, because IAM knows a new
-// key only after about 2 seconds.
+// Exchange asks IAM for a new token of the API key's owner. It needs no permission. The error
+// for a rejected key (400, 401) allows one retry, because IAM knows a new key only after about
+// 2 seconds.
 //
-// The token is checked: it has the form of a token, does not contain a credential of ours
-// and, if it is a JWT, is signed by IAM. Unverified says why the signature could not be
-// verified: the token is opaque, or IAM's keys are unavailable.
+// The token has the form of one, contains none of the credentials that the function uses and,
+// if it is a JWT, is signed by IAM. Unverified says why the signature could not be verified:
+// the token is opaque, or IAM's keys are unavailable.
 func (i *IAM) Exchange(ctx context.Context, key iamtoken.Secret) (rotation.TokenResponse, error) {
 	op := exchangeOf("exchanging the API key for a token", "the API key in the key secret")
 	response, sent, err := i.request(ctx, op, byKey(key))
