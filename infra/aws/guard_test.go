@@ -70,7 +70,7 @@ func TestGuardRules(t *testing.T) {
 			}
 		}
 		if !known {
-			t.Errorf("%s: mend it, or accept it with a reason", finding)
+			t.Errorf("%s: fix it, or accept it with a reason", finding)
 		}
 	}
 	for start := range accepted {

@@ -83,9 +83,7 @@ var built = sync.OnceValues(func() (string, error) {
 func mustBuild(t *testing.T) (folder string) {
 	t.Helper()
 	folder, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
+	noError(t, err)
 	return folder
 }
 
@@ -133,9 +131,7 @@ func newAccountFor(t *testing.T, stack string, cloud *ibmcloudtest.Cloud, origin
 	}
 	go func() { _, _ = built() }() // meanwhile
 	moto, err := startMoto()
-	if err != nil {
-		t.Fatal(err)
-	}
+	noError(t, err)
 	a := &account{t: t, moto: moto, cloud: cloud, bucket: stack + "-code", lambda: &awstest.Lambda{Moto: moto, Program: filepath.Join(mustBuild(t), "invoke")}}
 	var mu sync.Mutex
 	serve := func(handler http.HandlerFunc) string {
@@ -160,9 +156,7 @@ func newAccountFor(t *testing.T, stack string, cloud *ibmcloudtest.Cloud, origin
 	})
 	direct := configFor(serve(a.lambda.ServeHTTP))
 	a.program = &program{stack: stack, loadAWS: func(context.Context) (aws.Config, error) { return direct, nil }, sleep: shortly}
-	if err := cmp.Or(a.connect(t.Context()), moto.MakeBucket(t.Context(), a.bucket)); err != nil {
-		t.Fatal(err)
-	}
+	noError(t, cmp.Or(a.connect(t.Context()), moto.MakeBucket(t.Context(), a.bucket)))
 	a.arn = a.newSecret(stack+"/bootstrap", cloud.BootstrapAPIKey())
 	rotation := cloud.Rotations()[0]
 	a.set = map[string]string{
@@ -228,6 +222,14 @@ func (a *account) must(code int, args string, texts ...string) outcome {
 	return got
 }
 
+// noError ends the test if there is an error.
+func noError(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func want(t *testing.T, what string, got, want any) {
 	t.Helper()
 	if fmt.Sprint(got) != fmt.Sprint(want) {
@@ -258,9 +260,7 @@ func (a *account) useFile(edit ...string) {
 	if err == nil {
 		err = os.WriteFile(file, []byte(strings.NewReplacer(edit...).Replace(string(text))), 0o600)
 	}
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	noError(a.t, err)
 	a.set["ROTATIONS_FILE"], a.set["API_KEY_SECRET"], a.set["TOKEN_SECRET"] = file, "", ""
 }
 
@@ -268,9 +268,7 @@ func (a *account) useFile(edit ...string) {
 func (a *account) variables() map[string]string {
 	a.t.Helper()
 	function, err := a.program.lambda.GetFunctionConfiguration(a.t.Context(), &lambda.GetFunctionConfigurationInput{FunctionName: &a.stack})
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	noError(a.t, err)
 	return function.Environment.Variables
 }
 
@@ -278,9 +276,7 @@ func (a *account) variables() map[string]string {
 func (a *account) live() string {
 	a.t.Helper()
 	alias, err := a.program.lambda.GetAlias(a.t.Context(), &lambda.GetAliasInput{FunctionName: &a.stack, Name: aws.String(aliasName)})
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	noError(a.t, err)
 	return *alias.FunctionVersion
 }
 
@@ -288,9 +284,7 @@ func (a *account) live() string {
 func (a *account) objects(prefix string) (keys []string) {
 	a.t.Helper()
 	listed, err := a.s3.ListObjectsV2(a.t.Context(), &s3.ListObjectsV2Input{Bucket: &a.bucket, Prefix: &prefix})
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	noError(a.t, err)
 	for _, object := range listed.Contents {
 		keys = append(keys, *object.Key)
 	}
@@ -310,9 +304,7 @@ func (a *account) releases() (versions []string) {
 // store puts an object into the bucket.
 func (a *account) store(key, content string) {
 	a.t.Helper()
-	if err := a.put(a.t.Context(), a.bucket, key, []byte(content)); err != nil {
-		a.t.Fatal(err)
-	}
+	noError(a.t, a.put(a.t.Context(), a.bucket, key, []byte(content)))
 }
 
 // query makes a call of one of AWS's XML protocols and decodes the answer.

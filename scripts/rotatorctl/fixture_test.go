@@ -55,12 +55,12 @@ func newFixture(t *testing.T, managed bool) *fixture {
 		fx.terra.state[address] = fx.outputs[role+"_iam_id"]
 		fx.terra.next[role] = cloud.MustCopyServiceID(fx.outputs[role+"_iam_id"])
 	}
-	fx.mend()
+	fx.repair()
 	return fx
 }
 
-// mend ends all faults.
-func (fx *fixture) mend() {
+// repair ends all faults.
+func (fx *fixture) repair() {
 	fx.cloud.ClearFaults()
 	_, fx.admin = fx.exchange(fx.cloud.AdminAPIKey())
 	fx.env = map[string]string{"IAM_URL": fx.origin, "IAM_TOKEN": "Bearer " + fx.admin}
@@ -73,9 +73,7 @@ func (fx *fixture) path(name string) string { return filepath.Join(fx.folder, na
 func (fx *fixture) read(name string) string {
 	fx.t.Helper()
 	raw, err := os.ReadFile(fx.path(name))
-	if err != nil {
-		fx.t.Fatal(err)
-	}
+	noError(fx.t, err)
 	if info, err := os.Stat(fx.path(name)); err != nil || info.Mode().Perm() != 0o600 {
 		fx.t.Errorf("%s: got %v, %v; want mode 600", name, info, err)
 	}
@@ -84,9 +82,7 @@ func (fx *fixture) read(name string) string {
 
 func (fx *fixture) write(name, text string) {
 	fx.t.Helper()
-	if err := os.WriteFile(fx.path(name), []byte(text), 0o600); err != nil {
-		fx.t.Fatal(err)
-	}
+	noError(fx.t, os.WriteFile(fx.path(name), []byte(text), 0o600))
 }
 
 // fakeTerraform emulates Terraform with the state of infra/ibm, as far as replace-identity needs it. An apply makes each service
@@ -226,9 +222,7 @@ func (fx *fixture) fail(words string, args ...string) {
 func (fx *fixture) exchange(key string) (status int, token string) {
 	fx.t.Helper()
 	response, err := http.PostForm(fx.origin+"/identity/token", url.Values{"grant_type": {"urn:ibm:params:oauth:grant-type:apikey"}, "apikey": {key}})
-	if err != nil {
-		fx.t.Fatal(err)
-	}
+	noError(fx.t, err)
 	defer response.Body.Close()
 	var body struct {
 		Token string `json:"access_token"`
@@ -273,9 +267,7 @@ func (fx *fixture) asAdmin(method, path, body string) map[string]any {
 	request, _ := http.NewRequestWithContext(fx.t.Context(), method, fx.origin+path, strings.NewReader(body))
 	request.Header = http.Header{"Authorization": {"Bearer " + fx.admin}, "Content-Type": {"application/json"}, "If-Match": {"*"}}
 	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		fx.t.Fatal(err)
-	}
+	noError(fx.t, err)
 	defer response.Body.Close()
 	var answer map[string]any
 	_ = json.NewDecoder(response.Body).Decode(&answer)

@@ -37,9 +37,7 @@ func (a *account) start(machine, name string) string {
 	a.t.Helper()
 	arn := "arn:aws:states:" + awstest.Region + ":123456789012:stateMachine:" + a.stack + "-" + machine
 	started, err := a.states.StartExecution(a.t.Context(), &sfn.StartExecutionInput{StateMachineArn: &arn, Name: &name})
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	noError(a.t, err)
 	return *started.ExecutionArn
 }
 
@@ -47,19 +45,13 @@ func (a *account) start(machine, name string) string {
 func (a *account) endOf(execution string) string {
 	a.t.Helper()
 	ended, err := a.waitFor(a.t.Context(), execution)
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	noError(a.t, err)
 	var succeeded, failed int64
 	runs, err := a.states.ListMapRuns(a.t.Context(), &sfn.ListMapRunsInput{ExecutionArn: &execution})
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	noError(a.t, err)
 	for _, run := range runs.MapRuns {
 		described, err := a.states.DescribeMapRun(a.t.Context(), &sfn.DescribeMapRunInput{MapRunArn: run.MapRunArn})
-		if err != nil {
-			a.t.Fatal(err)
-		}
+		noError(a.t, err)
 		succeeded, failed = succeeded+described.ItemCounts.Succeeded, failed+described.ItemCounts.Failed
 	}
 	return fmt.Sprint(ended.Status, " ", succeeded, " ", failed)
@@ -142,7 +134,7 @@ func TestLifeOfAFleet(t *testing.T) {
 	secrets, most, _ = a.saved()
 	want(t, "tokens saved", fmt.Sprint(secrets, most), "223 1")
 
-	// A check is not tried again at all; while it goes on, another ends at once.
+	// A failed ensure batch is not sent again. While an ensure runs, another execution of it ends at once.
 	a.cloud.MustAddFault(ibmcloudtest.Fault{Op: "versions.metadata", Skip: 100, Status: 503})
 	execution = a.start("ensure", "failing")
 	time.Sleep(time.Second)

@@ -22,9 +22,7 @@ func (fx *fixture) onMoto(name string) (moto *awstest.Moto, stored func() map[st
 	fx.t.Helper()
 	programs.Need(fx.t, "moto_server")
 	moto, err := startMoto()
-	if err != nil {
-		fx.t.Fatal(err)
-	}
+	noError(fx.t, err)
 	fx.aws.url, fx.awsSecret = moto.URL(), name
 	return moto, func() map[string]any {
 		return moto.MustCall(fx.t, "secretsmanager", "secretsmanager.GetSecretValue", map[string]any{"SecretId": name})
@@ -49,9 +47,7 @@ func (fx *fixture) startWarm(made run, moto *awstest.Moto) *warmFunction {
 	if err == nil {
 		err = command.Start()
 	}
-	if err != nil {
-		fx.t.Fatal(err)
-	}
+	noError(fx.t, err)
 	f, watched := &warmFunction{t: fx.t}, make(chan struct{})
 	go func() {
 		defer close(watched)

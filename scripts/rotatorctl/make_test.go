@@ -55,9 +55,7 @@ func TestMakeTakesValuesAsText(t *testing.T) {
 			err = os.WriteFile(filepath.Join(folder, name), []byte("#!/bin/sh\n[ \"$1\" = build ] || printf '<%s>' \"$@\"\n"), 0o700)
 		}
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	noError(t, err)
 	for _, value := range []string{"x';touch ran;'", `x";touch ran;"`, "$(shell touch ran)", "`touch ran`", "a b"} {
 		for target, name := range map[string]string{"sandbox": "ADDR", "aws-sandbox": "ADDR", "invoke-local": "EVENT", "simulate": "BETWEEN"} {
 			env := programs.CleanEnviron(name+"="+value, "SVG="+filepath.Join(folder, "svg"))

@@ -25,9 +25,7 @@ import (
 func (a *account) runsOn(version, tokenSecret string) {
 	a.t.Helper()
 	stack, err := a.ownStack(a.t.Context())
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	noError(a.t, err)
 	want(a.t, "the alias names", a.live(), version)
 	want(a.t, "the stack's output", output(stack, "AliasVersion"), version)
 	want(a.t, "TOKEN_SECRET of $LATEST", a.variables()["TOKEN_SECRET"], tokenSecret)
@@ -58,16 +56,12 @@ func TestWrongOverGood(t *testing.T) {
 		}, "default: bootstrap: denied: "},
 		{"wrong-architecture", func(a *account) {
 			a.set["DEPLOY_DIR"] = a.t.TempDir()
-			if err := os.WriteFile(filepath.Join(a.set["DEPLOY_DIR"], "bootstrap"), append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 57)...), 0o700); err != nil {
-				a.t.Fatal(err)
-			}
+			noError(a.t, os.WriteFile(filepath.Join(a.set["DEPLOY_DIR"], "bootstrap"), append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 57)...), 0o700))
 		}, "exec format error"},
 		{"faulty-list", func(a *account) { a.useFile(a.cloud.Rotations()[1].TokenSecret, unknown) }, "1 of 2 rotations failed"},
 		{"no-save", func(a *account) { // the check does not save
 			a.set["PARAMS"] = "LogLevel=debug"
-			if err := a.cloud.AddFault(ibmcloudtest.Fault{Op: "versions.create", Times: 1, Status: 404}); err != nil {
-				a.t.Fatal(err)
-			}
+			noError(a.t, a.cloud.AddFault(ibmcloudtest.Fault{Op: "versions.create", Times: 1, Status: 404}))
 		}, " failed: RotationRefused: 1 of 1 rotations failed; default: save: not_found: "},
 		{"dead-key", func(a *account) {
 			a.set["API_KEY_SECRET"] = a.cloud.Rotations()[1].APIKeySecret
@@ -112,9 +106,7 @@ func TestRollback(t *testing.T) {
 	a.must(0, "deploy", "The schedules run version 4 from now on")
 	level("8m", "4")
 	listed, err := a.program.lambda.ListVersionsByFunction(t.Context(), &lambda.ListVersionsByFunctionInput{FunctionName: &a.stack})
-	if err != nil {
-		t.Fatal(err)
-	}
+	noError(t, err)
 	var versions []string
 	for _, version := range listed.Versions {
 		versions = append(versions, *version.Version)
@@ -191,7 +183,7 @@ func TestDeploymentGoesOn(t *testing.T) {
 	a.set["TOKEN_SECRET"], a.set["API_KEY_SECRET"] = good, a.cloud.Rotations()[0].APIKeySecret
 	a.must(0, "deploy", "default: rotated")
 
-	// Two at once: the last to change the stack goes on, whatever becomes of the other.
+	// Two at once: the last to change the stack continues, whatever happens to the other.
 	live := a.live()
 	for path, secret := range map[string]string{"/versions": good, "/invocations": "00000000-0000-4000-8000-000000000000"} {
 		a.answer = func(r *http.Request, _ url.Values) (int, string) {
@@ -214,9 +206,7 @@ func TestDeploymentGoesOn(t *testing.T) {
 func TestOverTheTemplateAlone(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../infra/aws/template.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	noError(t, err)
 	old := regexp.MustCompile(`(?ms)^  AliasVersion:\n.*?\n\n|^  Alias:\n.*?\n\n|    DependsOn: Alias\n|, AliasVersion`).ReplaceAllString(string(text), "\n")
 	old = strings.NewReplacer("Qualifier: live", "Qualifier: $LATEST", "!Ref Alias\n", "!GetAtt Function.Arn\n").Replace(old)
 	old = regexp.MustCompile(`  AliasVersion:\n    Description.*\n    Value.*\n`).ReplaceAllString(old, "")
@@ -229,9 +219,7 @@ func TestOverTheTemplateAlone(t *testing.T) {
 			a.query("cloudformation", "Action=DeleteStack&Version=2010-05-15&StackName="+name, &struct{}{})
 			d := deployment{program: &program{stack: name}, root: "../..", values: maps.Clone(a.set)}
 			d.values["ARCH"] = "arm64"
-			if err := d.readParameters(); err != nil {
-				t.Fatal(err)
-			}
+			noError(t, d.readParameters())
 			all, parameters := maps.Clone(d.defaults), []types.Parameter{} // moto cannot update a stack that was given some
 			maps.Copy(all, d.parameters)
 			all["CodeKey"] = zip

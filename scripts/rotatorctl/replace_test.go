@@ -46,9 +46,7 @@ func (th *theft) atAWS() string { return th.aws.secrets[defaultAWSSecret] }
 func mustReadEnv(t *testing.T, file string) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	noError(t, err)
 	values := map[string]string{}
 	for text := range strings.Lines(string(text)) {
 		found := line.FindStringSubmatch(strings.TrimSpace(text))
@@ -200,7 +198,7 @@ func TestReplacementStops(t *testing.T) {
 		spoil   func(th *theft)
 		exit    int
 		words   string
-		mend    func(th *theft) // the next run; nil if none can succeed
+		repair  func(th *theft) // the next run; nil if none can succeed
 		evicted bool            // the old service ids are deleted in spite of the error
 	}{
 		"nothing":         {exit: 2, words: "name what was stolen"},
@@ -212,13 +210,13 @@ func TestReplacementStops(t *testing.T) {
 		"other changes": {args: both, spoil: func(th *theft) { th.terra.plan = "Plan: 1 to destroy." },
 			exit: 1, words: "nothing is replaced: Terraform would make other changes"},
 		"other changes, refused": {args: workload, typed: "n\n", spoil: func(th *theft) { th.terra.plan = "Plan: 1 to destroy." },
-			exit: 1, words: "Plan: 1 to destroy.", mend: func(th *theft) {
+			exit: 1, words: "Plan: 1 to destroy.", repair: func(th *theft) {
 				if _, err := os.Stat(th.path("ibm.env.replacing")); err == nil {
 					th.t.Error("it has begun")
 				}
 				want(th.t, "accepted", th.replace("y\ny\ny\n", workload...).exit, 0) // some providers always have a change to make
 			}},
-		"another name": {args: append([]string{"--name", "another"}, both...), exit: 2, words: "TOKEN_SECRET in FOLDER/ibm.env is not the secret another-token", mend: (*theft).replaceBoth},
+		"another name": {args: append([]string{"--name", "another"}, both...), exit: 2, words: "TOKEN_SECRET in FOLDER/ibm.env is not the secret another-token", repair: (*theft).replaceBoth},
 		"a foreign note": {args: both, spoil: func(th *theft) {
 			th.write("ibm.env.replacing", `{"workload":{"deleted_iam_id":"$(touch pwned)\u001b[2J"}}`)
 		}, exit: 2,
@@ -228,16 +226,16 @@ func TestReplacementStops(t *testing.T) {
 				th.outputs["bootstrap_iam_id"], th.outputs["iam_profile_id"] = "", th.cloud.ProfileID()
 			}},
 		"a login that has expired": {args: both, spoil: func(th *theft) { th.env["IAM_TOKEN"] = th.cloud.MustMintToken(th.cloud.AdminAPIKey(), -time.Hour) }, exit: 1, words: "IAM_TOKEN expires",
-			mend: (*theft).replaceBoth},
+			repair: (*theft).replaceBoth},
 		"the output is not changed": {args: both, spoil: func(th *theft) { th.terra.next["bootstrap"] = th.outputs["bootstrap_iam_id"] },
 			exit: 1, words: "has made no other service id"},
-		"output fails": {args: both, spoil: func(th *theft) { th.terra.fails = "output" }, exit: 2, words: "Error: no luck", mend: (*theft).replaceBoth},
-		"plan fails":   {args: both, spoil: func(th *theft) { th.terra.fails = "plan" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
-		"list fails":   {args: both, spoil: func(th *theft) { th.terra.fails = "state list" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
-		"rm fails":     {args: both, spoil: func(th *theft) { th.terra.fails = "state rm" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
-		"apply fails":  {args: both, spoil: func(th *theft) { th.terra.fails = "apply" }, exit: 1, words: "Error: no luck", mend: (*theft).replaceBoth},
-		"not deployed": {args: workload, typed: "n\n", exit: 1, words: "Deploy the function with", mend: (*theft).replaceBoth},
-		"not confirmed": {args: workload, typed: "y\nn\n", exit: 1, words: "still works", mend: func(th *theft) {
+		"output fails": {args: both, spoil: func(th *theft) { th.terra.fails = "output" }, exit: 2, words: "Error: no luck", repair: (*theft).replaceBoth},
+		"plan fails":   {args: both, spoil: func(th *theft) { th.terra.fails = "plan" }, exit: 1, words: "Error: no luck", repair: (*theft).replaceBoth},
+		"list fails":   {args: both, spoil: func(th *theft) { th.terra.fails = "state list" }, exit: 1, words: "Error: no luck", repair: (*theft).replaceBoth},
+		"rm fails":     {args: both, spoil: func(th *theft) { th.terra.fails = "state rm" }, exit: 1, words: "Error: no luck", repair: (*theft).replaceBoth},
+		"apply fails":  {args: both, spoil: func(th *theft) { th.terra.fails = "apply" }, exit: 1, words: "Error: no luck", repair: (*theft).replaceBoth},
+		"not deployed": {args: workload, typed: "n\n", exit: 1, words: "Deploy the function with", repair: (*theft).replaceBoth},
+		"not confirmed": {args: workload, typed: "y\nn\n", exit: 1, words: "still works", repair: func(th *theft) {
 			got := th.replace("y\ny\n", append(workload, "-o", "json")...)
 			if got.exit != 0 || !json.Valid([]byte(got.stdout)) || !strings.Contains(got.stdout, th.terra.next["workload"]) ||
 				!strings.Contains(got.stderr, "Deleting the service id "+th.old["workload_iam_id"]+" of the workload, with all its keys and tokens. Continue? [y/N]") {
@@ -248,15 +246,15 @@ func TestReplacementStops(t *testing.T) {
 		// A new policy takes minutes to be in force everywhere: until then the function could do nothing with the new key.
 		"policies that are not in force": {args: both, exit: 1, words: "are not in force yet", spoil: func(th *theft) {
 			th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403})
-		}, mend: func(th *theft) {
+		}, repair: func(th *theft) {
 			want(th.t, "AWS has the old key", th.atAWS() == th.key["bootstrap"], true)
 			th.fault(ibmcloudtest.Fault{Op: ibmcloudtest.OpVersionsMetadata, Identity: ibmcloudtest.IdentityBootstrap, Status: 403, Times: 3})
 			th.replaceBoth()
 		}},
 		// A lock on the old secret prevents only its deletion.
 		"a lock": {args: both, exit: 1, words: "remove its locks", evicted: true,
-			spoil: func(th *theft) { th.cloud.MustLock(th.stolen["API_KEY_SECRET"], "current", "job") },
-			mend:  func(th *theft) { th.cloud.MustUnlock(th.stolen["API_KEY_SECRET"]); th.replaceBoth() }},
+			spoil:  func(th *theft) { th.cloud.MustLock(th.stolen["API_KEY_SECRET"], "current", "job") },
+			repair: func(th *theft) { th.cloud.MustUnlock(th.stolen["API_KEY_SECRET"]); th.replaceBoth() }},
 		// Without a folder of Terraform a person makes the service id, and changes the list of rotations. The file of a further
 		// workload names no bootstrap key.
 		"by hand": {args: hand, exit: 1, words: "run this again with its id in WORKLOAD_IAM_ID", spoil: func(th *theft) {
@@ -264,7 +262,7 @@ func TestReplacementStops(t *testing.T) {
 			th.write("ibm.env", regexp.MustCompile(`(?m)^BOOTSTRAP_.*\n`).ReplaceAllString(string(text), ""))
 			th.write("rotations.json", fmt.Sprintf(`[{"name":"default","api_key_secret":%q,"token_secret":%q}]`, th.stolen["API_KEY_SECRET"], th.stolen["TOKEN_SECRET"]))
 			th.byHand()
-		}, mend: func(th *theft) {
+		}, repair: func(th *theft) {
 			th.byHand()
 			th.env["WORKLOAD_IAM_ID"] = th.terra.next["workload"]
 			if got := th.replace("", hand...); got.exit != 1 || !strings.Contains(got.stderr, "rotations.json names "+th.stolen["API_KEY_SECRET"]) || !th.works("workload") {
@@ -285,9 +283,9 @@ func TestReplacementStops(t *testing.T) {
 			}
 			want(t, "the old service ids work", fmt.Sprint(th.works("bootstrap"), th.works("workload")), fmt.Sprint(!test.evicted, !test.evicted))
 			th.terra.fails = ""
-			if test.mend != nil {
-				th.fixture.mend()
-				test.mend(th)
+			if test.repair != nil {
+				th.fixture.repair()
+				test.repair(th)
 			}
 		})
 	}

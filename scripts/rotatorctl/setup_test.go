@@ -54,7 +54,7 @@ func (test scenario) play(t *testing.T) {
 	case test.exit == 0:
 		fx.complete(r, 0)
 	case test.exit == 1:
-		fx.mend()
+		fx.repair()
 		fx.complete(fx.succeed(), 0)
 	}
 }
@@ -74,7 +74,7 @@ func trial(f ibmcloudtest.Fault, words string) scenario {
 				fx.t.Errorf("got %q, which is not about the key: %q", r.stderr, words)
 			}
 		}
-		fx.mend()
+		fx.repair()
 		fx.complete(fx.succeed(), 0)
 	}
 	return test
@@ -269,7 +269,7 @@ func scenarios() map[string]scenario {
 			then: func(fx *fixture, r run) {
 				nothingAtAWS(fx, r)
 				fx.fail("The keys in use are unchanged") // nor by the next run
-				fx.mend()
+				fx.repair()
 				fx.complete(fx.succeed(), 0)
 			}},
 		"the key before":         open(undocumented{}, nil, "and the one before still does"),
@@ -358,7 +358,7 @@ func TestSetup(t *testing.T) {
 	}
 }
 
-// TestFirstRun: what is made, in each form of the output, and that another run changes nothing.
+// TestFirstRun checks what setup makes, each form of its output, and that another run changes nothing.
 func TestFirstRun(t *testing.T) {
 	fx := newFixture(t, false)
 	file := []string{"--reader-key-file", fx.path("reader.key")}
@@ -383,9 +383,7 @@ func TestFirstRun(t *testing.T) {
 			t.Errorf("%s: got %v, want disable, %s, no stored value, and a description that the earlier program reads", role, key, day)
 		}
 	}
-	if err := os.Remove(fx.path("reader.key")); err != nil {
-		t.Fatal(err)
-	}
+	noError(t, os.Remove(fx.path("reader.key")))
 	again := fx.unchanged(r, file...)
 	if _, err := os.Stat(fx.path("reader.key")); err == nil || !strings.Contains(again.stderr, "reader.key is not there") ||
 		strings.Contains(again.stderr, "--rotate-keys.") {
@@ -417,13 +415,13 @@ func TestFirstRunWithManagedKeys(t *testing.T) {
 	want(t, "--rotate-keys: the key secret", changed.values["API_KEY_SECRET"], r.values["API_KEY_SECRET"])
 }
 
-// TestCutOffAtEachRequest: from any request on nothing is answered, as if the machine went off there. The next run finishes the
-// work. Setup leaves no key that was lost. Until the end of a replacement the old service ids work, and no other one is deleted.
+// TestCutOffAtEachRequest: from one request on, no request is answered, as if the machine had been switched off. The next run must
+// complete the work. setup must leave no lost key. Until the end of a replacement the old service ids must work.
 func TestCutOffAtEachRequest(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		managed, replaces bool
-		old, least, step  int // keys that are there before; requests
+		old, least, step  int // keys before this run; requests of a whole run; requests between two tries
 	}{
 		"fixed": {least: 16, step: 1}, "rotated": {old: 1, least: 16, step: 1}, "managed": {managed: true, least: 20, step: 1},
 		"replaced fixed": {replaces: true, least: 20, step: 4}, "replaced managed": {managed: true, replaces: true, least: 20, step: 1},
@@ -481,10 +479,10 @@ func TestRotateKeys(t *testing.T) {
 		"WORKLOAD_APIKEY_ID": true, "BOOTSTRAP_APIKEY_ID": true, "READER_APIKEY_ID": true} {
 		want(t, name+" has changed", second.values[name] != first.values[name], changed)
 	}
-	want(t, "each key is made, stored and noted, and none deleted", fx.writes(),
+	want(t, "each key is made, stored and noted, and none is deleted", fx.writes(),
 		"[apikeys.create versions.create apikeys.update apikeys.create apikeys.update apikeys.create apikeys.update UpdateSecret]")
 	for role, key := range old {
-		fx.owner(key, fx.outputs[role+"_iam_id"]) // goes on working
+		fx.owner(key, fx.outputs[role+"_iam_id"]) // which still works
 	}
 	if !strings.Contains(second.stderr, "setup did not make the key "+foreign) {
 		t.Errorf("want a note of the foreign key:\n%s", second.stderr)
@@ -519,10 +517,8 @@ func TestKeyFiles(t *testing.T) {
 	if nothingAtAWS(fx, first); first.values["BOOTSTRAP_SECRET_ARN"] != "" {
 		t.Errorf("got %q, want nothing stored in AWS", first.values)
 	}
-	// The same file by any path is the same place; another file gets its own key.
-	if err := os.Symlink(fx.folder, "link"); err != nil {
-		t.Fatal(err)
-	}
+	// A file is the same place by any path. Another file gets its own key.
+	noError(t, os.Symlink(fx.folder, "link"))
 	for _, path := range []string{"one.key", fx.folder + "/./one.key", fx.path("link/one.key")} {
 		fx.unchanged(first, "--bootstrap-key-file", "bootstrap.key", "--reader-key-file", path)
 	}
@@ -533,10 +529,8 @@ func TestKeyFiles(t *testing.T) {
 		t.Error("got the same key in two files, or the other file written")
 	}
 	fx.owner(one, fx.cloud.ReaderIAMID())
-	// What lies there is replaced, whatever its mode, and a link is not followed.
-	if err := os.Symlink(fx.path("two.key"), "three.key"); err != nil {
-		t.Fatal(err)
-	}
+	// A new key replaces the file, whatever its mode, and a link is not followed.
+	noError(t, os.Symlink(fx.path("two.key"), "three.key"))
 	fx.succeed("--bootstrap-key-file", "bootstrap.key", "--reader-key-file", "three.key")
 	if fx.read("two.key") != two || fx.read("three.key") == two {
 		t.Error("a link was followed")
@@ -548,7 +542,7 @@ func TestKeyFiles(t *testing.T) {
 		t.Error("to AWS: got the key of the file, want another")
 	}
 	fx.owner(fx.read("bootstrap.key"), fx.cloud.BootstrapIAMID())
-	// That a file cannot be replaced may show after the key was made. The next run deletes that key.
+	// If the file cannot be replaced after the key was made, the next run deletes that key.
 	fx.env["IAM_URL"] = fx.lying(func(request *http.Request, body []byte) []byte {
 		if request.URL.Path == "/identity/token" {
 			_ = os.MkdirAll("four.key/occupied", 0o700)
@@ -563,13 +557,13 @@ func TestKeyFiles(t *testing.T) {
 	want(t, "keys of the reader", len(fx.keyIDs("reader")), keys+1)
 }
 
-// TestForeignValues: services answer with values that a shell, a terminal or a URL would take for more. They are
-// neither printed nor used; command's own checks see to the former.
+// TestForeignValues: services answer with values that a shell, a terminal or a URL would interpret. setup must not use them; that
+// it does not print them, command checks.
 func TestForeignValues(t *testing.T) {
 	hostile := []string{`'; touch /tmp/pwned; '`, "$(touch /tmp/pwned)", "x\ny='pwned'", "\x1b]0;pwned\x07", "\u202epwned", "../pwned", "pwned?x=y#", ""}
 	for _, place := range []struct {
 		path, field              string
-		again, managed, harmless bool // in a second run; with managed keys; the run goes on without the value
+		again, managed, harmless bool // in a second run; with managed keys; the run may succeed without the value
 	}{
 		{path: "/v1/apikeys", field: "id", again: true}, {path: "/v1/apikeys", field: "iam_id", again: true}, {path: "/v1/apikeys", field: "account_id", again: true},
 		{path: "/v1/apikeys", field: "description", again: true, harmless: true}, {path: "/v1/apikeys", field: "expires_at", again: true, harmless: true},
@@ -654,14 +648,12 @@ func TestFormsOfAToken(t *testing.T) {
 	}
 }
 
-// TestSourcesOfOutputs: a file, a folder in which terraform runs, or the environment.
+// TestSourcesOfOutputs: Terraform's outputs come from a file, a folder in which terraform runs, or the environment.
 func TestSourcesOfOutputs(t *testing.T) {
 	fx := newFixture(t, false)
 	fx.write("outputs.json", fx.outputsJSON())
 	fx.write("terraform", "#!/bin/sh\nprintf '\\033[31m token: %s\\n' \"$IAM_TOKEN\" >&2\n[ \"$*\" = '-chdir="+fx.folder+" output -json -no-color' ] && cat '"+fx.path("outputs.json")+"'\n")
-	if err := os.Chmod(fx.path("terraform"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	noError(t, os.Chmod(fx.path("terraform"), 0o700))
 	t.Setenv("PATH", fx.folder+":"+os.Getenv("PATH"))
 	t.Setenv("IAM_TOKEN", "Bearer of-a-person")
 	first := fx.succeed()

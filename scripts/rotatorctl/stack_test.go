@@ -145,9 +145,7 @@ func TestEveryParameter(t *testing.T) {
 		t.Errorf("got the events %v, want the one of the first token: a check has none", events)
 	}
 	resources, err := a.stacks.DescribeStackResources(t.Context(), &cloudformation.DescribeStackResourcesInput{StackName: &a.stack})
-	if err != nil {
-		t.Fatal(err)
-	}
+	noError(t, err)
 	ids := map[string]string{}
 	for _, resource := range resources.StackResources {
 		ids[aws.ToString(resource.LogicalResourceId)] = aws.ToString(resource.PhysicalResourceId)
@@ -364,9 +362,7 @@ func TestUsage(t *testing.T) {
 	for name, text := range map[string]string{"broken": `[{"name":"x"},]`,
 		"faulty": `[{"name":"a b","api_key_secret":"g/k","token_secret":"00000000-0000-4000-8000-000000000000"}]`} {
 		files[name] = filepath.Join(folder, name)
-		if err := os.WriteFile(files[name], []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		noError(t, os.WriteFile(files[name], []byte(text), 0o600))
 	}
 	const arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:x-Ab12Cd"
 	const id = "00000000-0000-4000-8000-000000000000"

@@ -79,7 +79,7 @@ func TestStatusRemembersAFailedRun(t *testing.T) {
 	}
 }
 
-// A run that ends without a report must be heard of when it is the last word.
+// A run without a report is shown until every rotation has reported again.
 func TestStatusShowsRunsWithoutAReport(t *testing.T) {
 	t.Parallel()
 	first, second := ran(60, "ensure", "first", "fresh", ""), ran(20, "ensure", "second", "fresh", "")

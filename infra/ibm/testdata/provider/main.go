@@ -1,4 +1,4 @@
-// Command provider stands for IBM's Terraform provider: it serves the schema in SCHEMA, by which Terraform validates a
+// Command provider emulates IBM's Terraform provider: it serves the schema in SCHEMA, by which Terraform validates a
 // configuration and `terraform test` makes up what the provider would answer. It is built with .ci/tools.mod.
 package main
 
