@@ -16,8 +16,8 @@ import (
 	"iam-token-rotator/scripts/programs"
 )
 
-// A browser is a headless Chromium with one page, driven by the DevTools protocol: JSON that ends in a zero byte, on the
-// file descriptors 3 and 4. Nothing listens.
+// A browser is a headless Chromium with one page. The test controls it by the DevTools protocol, without a port: JSON
+// messages, each ended by a zero byte, on the file descriptors 3 and 4.
 type browser struct {
 	t       *testing.T
 	to      io.Writer
@@ -26,8 +26,8 @@ type browser struct {
 
 	mu      sync.Mutex
 	replies map[int]chan message
-	wrong   []string        // what the page's script threw and its console shows
-	asked   map[string]bool // URLs of its requests
+	wrong   []string        // exceptions of the page's script, and messages in its console
+	asked   map[string]bool // URLs of the page's requests
 }
 
 type message struct {
@@ -40,7 +40,7 @@ func startBrowser(t *testing.T) *browser {
 	t.Helper()
 	args := []string{"--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--user-data-dir=" + t.TempDir()}
 	if os.Geteuid() == 0 {
-		args = append(args, "--no-sandbox") // root cannot have Chromium's
+		args = append(args, "--no-sandbox") // Chromium's own sandbox does not work for root
 	}
 	process := exec.Command(programs.Path(t, "chromium"), args...)
 	theirIn, in, errIn := os.Pipe()
@@ -124,7 +124,7 @@ func (b *browser) do(method string, p params, result any) {
 	}
 }
 
-// value is that of an expression in the page, as text.
+// value evaluates an expression in the page and returns the result as text.
 func (b *browser) value(expression string) string {
 	b.t.Helper()
 	var got struct {
@@ -143,7 +143,7 @@ func (b *browser) await(expression string) {
 	b.t.Helper()
 	for end := time.Now().Add(time.Minute); b.value(expression) != "true"; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			b.t.Fatalf("the page never came to: %s\nIt says: %s", expression, b.value("document.body.innerText"))
+			b.t.Fatalf("this never became true: %s\nThe page shows: %s", expression, b.value("document.body.innerText"))
 		}
 	}
 }
@@ -155,14 +155,14 @@ func (b *browser) key(name, text string, code int) {
 	}
 }
 
-// press goes to a button by the keyboard alone, sees that the focus shows, and presses it.
+// press moves the focus to a button with the Tab key, checks that the focus is visible, and presses Enter.
 func (b *browser) press(name string) {
 	b.t.Helper()
 	for range 100 {
 		b.key("Tab", "", 9)
 		if b.value(`document.activeElement.textContent`) == name {
 			if b.value(`getComputedStyle(document.activeElement).outlineStyle`) != "solid" {
-				b.t.Errorf("%s: its focus does not show", name)
+				b.t.Errorf("%s: its focus is not visible", name)
 			}
 			b.key("Enter", "\r", 13)
 			return

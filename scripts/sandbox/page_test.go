@@ -19,7 +19,7 @@ import (
 // The picture of README.md: go test ./scripts/sandbox -run TestPage -args -picture="$PWD/scripts/sandbox/page.webp"
 var picture = flag.String("picture", "", "write a picture of the page to this `file`")
 
-// What a person does at the page, in Chromium, by the keyboard alone.
+// TestPage uses the page in Chromium as a person would, with the keyboard alone.
 func TestPage(t *testing.T) {
 	b := startBrowser(t)
 	folder := t.TempDir()
@@ -29,7 +29,7 @@ func TestPage(t *testing.T) {
 	t.Chdir(folder)
 	sandbox := start(t, "build/sandbox.env")
 	origin := sandbox.env["IAM_URL"]
-	// rotate runs the command that the page shows, which then asks at once what is new.
+	// rotate runs the command that the page shows, and makes the page read the new state at once.
 	rotate := func(more string, want bool) {
 		t.Helper()
 		command := exec.CommandContext(t.Context(), "sh", "-c", b.value(`$("once").textContent`)+more)
@@ -112,7 +112,7 @@ func TestPage(t *testing.T) {
 	}
 	b.mu.Unlock()
 
-	// The clock is 90 minutes ahead by now, and goes ten years ahead at most. What it answers stays until another button works.
+	// The clock is 90 minutes ahead now; ten years are the limit. The error stays until another button works.
 	if got, says := sandbox.ask("POST", "/_sandbox/clock", `{"advance":"87598h25m"}`); got != 200 {
 		t.Fatal(says)
 	}
@@ -126,7 +126,7 @@ func TestPage(t *testing.T) {
 	sandbox.stop()
 	b.await(`$("alert").checkVisibility() && $("alert").textContent.includes("does not answer")`)
 
-	// The page may load and ask nothing but itself.
+	// The page's policy lets it load nothing else, and send requests only to its own origin.
 	sandbox = start(t, "build/sandbox.env")
 	response, err := http.Get(sandbox.env["IAM_URL"] + "/")
 	if err != nil {
@@ -152,7 +152,7 @@ func TestPage(t *testing.T) {
 	b.await(`typeof $ === "function" && $("alert").checkVisibility() && $("alert").textContent.includes("answered 403")`)
 }
 
-// draw writes the picture, if one is wanted.
+// draw writes a screenshot to the file of -picture.
 func draw(b *browser) {
 	if *picture == "" {
 		return
