@@ -21,8 +21,8 @@ import (
 	"iam-token-rotator/scripts/envfile"
 )
 
-// makeKey takes a key through four states. IAM gives its value once, so a run that is interrupted cannot continue with a key
-// that an earlier run made.
+// A key that setup makes goes through four states, see makeKey. IAM gives the value of a key once, so no run can continue with a
+// key that an interrupted run made.
 //
 //	made     IAM has the key, with the description notStored
 //	tried    it was exchanged for a token of the service id
@@ -50,10 +50,10 @@ type serviceID struct {
 	mustReplace    bool     // the stored key must be replaced by another one
 	mayWait        bool     // its policies may be new: tryKey waits until they are in force
 	managed        bool     // IBM makes its keys
-	iamCredentials secret   // the secret of this type that makes its keys, or made them before managed became false
+	iamCredentials secret   // the secret of type iam_credentials that makes its keys, or made them until managed became false
 }
 
-// apiKey is what IAM lists of a key. Its value is not among that.
+// apiKey is what IAM lists of a key. That does not include the value.
 type apiKey struct {
 	id       string
 	place    string // where its value is stored; empty if that is not known

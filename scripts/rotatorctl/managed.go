@@ -23,8 +23,8 @@ const (
 	cannotMakeKeys = "Secrets Manager may not make keys of this service id, or it has 20 already. Terraform makes the authorization on iam-identity (managed_keys = true); a new one takes minutes to reach everywhere."
 )
 
-// iamCredentialsName is the name of the iam_credentials secret of a service id.
-func (s *setup) iamCredentialsName(id *serviceID) string {
+// keySecretName is the name of the secret in the key group that has, or makes, a service id's keys.
+func (s *setup) keySecretName(id *serviceID) string {
 	if id == s.workload {
 		return s.name + "-api-key"
 	}
@@ -89,7 +89,7 @@ func (s *setup) ensureManaged(ctx context.Context, id *serviceID) error {
 
 func (s *setup) createIAMCredentials(ctx context.Context, id *serviceID) (err error) {
 	id.iamCredentials.ID, err = s.createSecret(ctx, cannotMakeKeys, map[string]any{
-		"secret_type": "iam_credentials", "name": s.iamCredentialsName(id), "secret_group_id": s.keyGroup, "service_id": strings.TrimPrefix(id.iamID, "iam-"),
+		"secret_type": "iam_credentials", "name": s.keySecretName(id), "secret_group_id": s.keyGroup, "service_id": strings.TrimPrefix(id.iamID, "iam-"),
 		"description": "API keys of the " + id.role + " service id, made, rotated and deleted by Secrets Manager.",
 		"ttl":         keyTTL, "reuse_api_key": true,
 		"rotation": map[string]any{"auto_rotate": true, "interval": rotationDays, "unit": "day"},

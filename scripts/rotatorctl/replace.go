@@ -298,7 +298,7 @@ func (r *replacement) renameOldSecret(ctx context.Context, id *serviceID, done *
 	}
 	kind := map[bool]string{true: "iam_credentials", false: "arbitrary"}[id.managed]
 	if done.Place == "" {
-		found, err := r.findSecret(ctx, r.iamCredentialsName(id), r.keyGroup, kind)
+		found, err := r.findSecret(ctx, r.keySecretName(id), r.keyGroup, kind)
 		if err != nil {
 			return err
 		}
@@ -310,7 +310,7 @@ func (r *replacement) renameOldSecret(ctx context.Context, id *serviceID, done *
 	if done.Place == noSecret {
 		return nil
 	}
-	body := map[string]string{"name": r.iamCredentialsName(id) + "-of-" + strings.TrimPrefix(done.Old, "iam-")}
+	body := map[string]string{"name": r.keySecretName(id) + "-of-" + strings.TrimPrefix(done.Old, "iam-")}
 	// Its key may have expired, or an interrupted run has deleted it.
 	return unlessGone(r.cloud.send(ctx, &failure{doing: "renaming the secret " + done.Place}, http.MethodPatch, "secrets/"+done.Place+"/metadata", body, nil))
 }

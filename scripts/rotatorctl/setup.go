@@ -139,7 +139,7 @@ func (s *setup) readState(ctx context.Context) error {
 	s.tokenSecret, s.workload.place = token.ID, fixed.ID
 	for _, id := range s.serviceIDs() {
 		if id.file == "" {
-			if id.iamCredentials, err = s.findSecret(ctx, s.iamCredentialsName(id), s.keyGroup, "iam_credentials"); err != nil {
+			if id.iamCredentials, err = s.findSecret(ctx, s.keySecretName(id), s.keyGroup, "iam_credentials"); err != nil {
 				return err
 			}
 		}
