@@ -29,14 +29,14 @@ import (
 // root is the repository.
 var root, _ = filepath.Abs("../..")
 
-// The tools that files of .ci pin.
+// Tools whose versions files in .ci pin.
 var (
 	kustomize       = pinned("tools.mod", "kustomize")
 	actionlint      = pinned("tools.mod", "actionlint")
 	kubectlValidate = pinned("kubernetes.mod", "kubectl-validate")
 )
 
-// pinned makes commands of a tool, which is built once. The test is skipped where its modules cannot be had.
+// pinned makes commands of a tool, which is built once. Without its modules the test is skipped.
 func pinned(pins, name string) func(*testing.T, ...string) *exec.Cmd {
 	built := sync.OnceValues(func() (string, error) {
 		command := exec.Command("go", "tool", "-modfile=.ci/"+pins, "-n", name)
@@ -56,7 +56,7 @@ func pinned(pins, name string) func(*testing.T, ...string) *exec.Cmd {
 	}
 }
 
-// build is what `kubectl apply -k` sends for an overlay.
+// build returns the objects that `kubectl apply -k` sends for an overlay.
 func build(t *testing.T, overlay string) []byte {
 	t.Helper()
 	command := kustomize(t, "build", "infra/kubernetes/"+overlay)
@@ -69,7 +69,7 @@ func build(t *testing.T, overlay string) []byte {
 	return built
 }
 
-// validate holds objects against the schemas of Kubernetes 1.30 and the CRDs in a folder, if one is named.
+// validate validates objects by the schemas of Kubernetes 1.30, and by the CRDs in folders.
 func validate(t *testing.T, objects []byte, crds ...string) error {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "objects.yaml")
@@ -86,7 +86,7 @@ func validate(t *testing.T, objects []byte, crds ...string) error {
 	return nil
 }
 
-// at is what lies below keys and indexes, nil if nothing does.
+// at is the value at a path of keys and indexes; nil if there is none.
 func at(value any, path ...any) any {
 	for _, step := range path {
 		switch key := step.(type) {
@@ -104,7 +104,7 @@ func at(value any, path ...any) any {
 	return value
 }
 
-// objects are those of a stream, by kind.
+// objects are the objects of a stream, by kind.
 func objects(t *testing.T, stream []byte) map[string]any {
 	t.Helper()
 	found := map[string]any{}
@@ -137,7 +137,7 @@ func TestOverlays(t *testing.T) {
 			}
 			pod := []any{"CronJob", "spec", "jobTemplate", "spec", "template", "spec"}
 			container := append(slices.Clip(pod), "containers", 0)
-			// The schemas allow any word where the API server knows a few.
+			// The schemas allow any text for values of which the API server accepts few.
 			for _, test := range []struct {
 				from []any
 				path []any
@@ -176,13 +176,13 @@ func TestOverlays(t *testing.T) {
 			}
 			bad := strings.Replace(string(stream), "concurrencyPolicy:", "concurrencyPolice:", 1)
 			if withKey && validate(t, []byte(bad)) == nil { // once is enough
-				t.Error("kubectl-validate takes an unknown field")
+				t.Error("kubectl-validate accepts an unknown field")
 			}
 		})
 	}
 }
 
-// buildah calls it with a store of images that goes with the test.
+// buildah runs it with a store of images that the test deletes.
 func buildah(t *testing.T, store string, arguments ...string) string {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "buildah", append([]string{"--storage-driver=vfs", "--root=" + store + "/root", "--runroot=" + store + "/run"}, arguments...)...)
@@ -196,8 +196,8 @@ func buildah(t *testing.T, store string, arguments ...string) string {
 	return strings.TrimSpace(string(output))
 }
 
-// image builds infra/Dockerfile and returns the folder of the image's files, its user and its program. The base of the
-// build is this machine.
+// image builds infra/Dockerfile, and returns the folder with the image's files, its user and its program. This machine is the base
+// of the build.
 func image(t *testing.T) (files, user, program string) {
 	t.Helper()
 	programs.Need(t, "buildah", "unshare", "chroot", "bash")
@@ -239,13 +239,13 @@ func image(t *testing.T) (files, user, program string) {
 	return buildah(t, store, "mount", buildah(t, store, "from", "--pull-never", "localhost/rotator:test")), user, program
 }
 
-// TestImageRunsAsTheCronJobSays runs the image's files with the CronJob's arguments and variables: as a user that is
-// not root, on a read-only file system, with the certificates of the image alone.
+// TestImageRunsAsTheCronJobSays runs the image's files with the CronJob's arguments and variables: as a user that is not root, on a
+// read-only file system, with only the image's certificates.
 func TestImageRunsAsTheCronJobSays(t *testing.T) {
 	t.Parallel()
 	files, user, program := image(t)
 	if id, _, _ := strings.Cut(user, ":"); !regexp.MustCompile(`^[1-9][0-9]*$`).MatchString(id) {
-		t.Fatalf("user %q: runAsNonRoot takes a number other than 0 alone", user)
+		t.Fatalf("user %q: runAsNonRoot needs a number other than 0", user)
 	}
 	for _, name := range []string{program, "THIRD-PARTY.txt"} {
 		if info, err := os.Stat(filepath.Join(files, name)); err != nil || info.Size() == 0 {
@@ -266,13 +266,13 @@ func TestImageRunsAsTheCronJobSays(t *testing.T) {
 	for _, argument := range at(container, "args").([]any) {
 		arguments = append(arguments, argument.(string))
 	}
-	// What Kubernetes and IBM Cloud bring.
+	// What Kubernetes and IBM Cloud provide.
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{KeyPropagation: -1})
 	server := httptest.NewTLSServer(cloud)
 	defer server.Close()
 	projected := at(pod, "volumes", 0, "projected", "sources", 0, "serviceAccountToken")
 	if got := at(projected, "audience"); got != "iam" {
-		t.Errorf("the token is for %v, IAM takes one for iam", got)
+		t.Errorf("the token is for %v, but IAM accepts only iam", got)
 	}
 	token := filepath.Join(files, at(container, "volumeMounts", 0, "mountPath").(string), at(projected, "path").(string))
 	if err := errors.Join(os.MkdirAll(filepath.Dir(token), 0o755), os.WriteFile(token, []byte("compute-resource-token"), 0o644)); err != nil {
@@ -297,7 +297,7 @@ func TestImageRunsAsTheCronJobSays(t *testing.T) {
 		}
 	}
 	run(0, "v0.0.0-test", "-version")
-	run(1, "certificate", "-mode", "ensure", "-timeout", "3s") // whom the image does not know is not trusted
+	run(1, "certificate", "-mode", "ensure", "-timeout", "3s") // the image does not trust this server
 	certificates, err := os.OpenFile(filepath.Join(files, "etc/ssl/certs/ca-certificates.crt"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -312,7 +312,7 @@ func TestImageRunsAsTheCronJobSays(t *testing.T) {
 	run(2, "SECRETS_MANAGER_URL", arguments...)
 }
 
-// The workflow and the steps of the page are what GitHub runs; the shell in them is checked too.
+// The workflow and the steps on the page are valid for GitHub, and so is the shell in them.
 func TestWorkflows(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "shellcheck")
@@ -346,7 +346,7 @@ func platform(t *testing.T, name string) (file, text string) {
 	return file, string(content)
 }
 
-// External Secrets' own definitions say what its objects may hold; scripts/conformance reads a token with them.
+// The example is valid by the definitions of External Secrets; scripts/conformance reads a token with it.
 func TestExternalSecrets(t *testing.T) {
 	t.Parallel()
 	download := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", "github.com/external-secrets/external-secrets@v0.16.2")
@@ -406,7 +406,7 @@ func TestATokenRestartsAnECSService(t *testing.T) {
 	}
 }
 
-// No block of the example writes what it reads into the state: data sources and outputs would.
+// The example has no data source and no output, which would write the token into the state.
 func TestTerraformKeepsNoToken(t *testing.T) {
 	file, text := platform(t, "terraform.tf")
 	if out, err := exec.CommandContext(t.Context(), programs.Path(t, "terraform"), "fmt", "-check", "-diff", file).Output(); err != nil {

@@ -17,9 +17,9 @@ Validations.of(app).addPlugins(new AwsSolutionsChecks(app), new ServerlessChecks
 console.error = () => {};
 try {
   app.synth();
-} catch (error) {} // there were findings
+} catch (error) {} // it throws if there are findings
 const { pluginReports } = JSON.parse(require('fs').readFileSync(path.join(outdir, 'policy-validation-report.json')));
-const plugins = pluginReports.filter((report) => report.summary.pluginName !== 'CloudFormation Validate'); // cfn-lint's matter
+const plugins = pluginReports.filter((report) => report.summary.pluginName !== 'CloudFormation Validate'); // cfn-lint checks that
 if (plugins.length !== 4) throw new Error(`${plugins.length} of 4 packs of rules ran`);
 for (const { violations } of plugins)
   for (const { ruleName, violatingResources, violatingConstructs } of violations)

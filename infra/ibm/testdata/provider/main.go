@@ -1,5 +1,5 @@
-// Command provider emulates IBM's Terraform provider: it serves the schema in SCHEMA, by which Terraform validates a
-// configuration and `terraform test` makes up what the provider would answer. It is built with .ci/tools.mod.
+// Command provider emulates IBM's Terraform provider. It serves the schema in the file SCHEMA, by which Terraform validates a
+// configuration, and `terraform test` invents the answers of the provider. It is built with .ci/tools.mod.
 package main
 
 import (
@@ -27,27 +27,27 @@ type block struct {
 
 func (b block) schema() *tfprotov5.SchemaBlock {
 	s := &tfprotov5.SchemaBlock{}
-	for n, a := range b.Attributes {
-		t, err := tftypes.ParseJSONType(a.Type)
+	for name, a := range b.Attributes {
+		kind, err := tftypes.ParseJSONType(a.Type)
 		if err != nil {
 			panic(err)
 		}
-		s.Attributes = append(s.Attributes, &tfprotov5.SchemaAttribute{Name: n, Type: t, Required: a.Required, Optional: a.Optional, Computed: a.Computed, Deprecated: a.Deprecated})
+		s.Attributes = append(s.Attributes, &tfprotov5.SchemaAttribute{Name: name, Type: kind, Required: a.Required, Optional: a.Optional, Computed: a.Computed, Deprecated: a.Deprecated})
 	}
 	modes := map[string]tfprotov5.SchemaNestedBlockNestingMode{"list": tfprotov5.SchemaNestedBlockNestingModeList, "set": tfprotov5.SchemaNestedBlockNestingModeSet, "single": tfprotov5.SchemaNestedBlockNestingModeSingle, "map": tfprotov5.SchemaNestedBlockNestingModeMap}
-	for n, k := range b.BlockTypes {
-		s.BlockTypes = append(s.BlockTypes, &tfprotov5.SchemaNestedBlock{TypeName: n, Block: k.Block.schema(), Nesting: modes[k.NestingMode], MinItems: k.MinItems, MaxItems: k.MaxItems})
+	for name, inner := range b.BlockTypes {
+		s.BlockTypes = append(s.BlockTypes, &tfprotov5.SchemaNestedBlock{TypeName: name, Block: inner.Block.schema(), Nesting: modes[inner.NestingMode], MinItems: inner.MinItems, MaxItems: inner.MaxItems})
 	}
 	return s
 }
 
-// p answers what a validation and a test with mock_provider ask.
-type p struct{ tfprotov5.ProviderServer }
+// provider serves the requests of a validation, and of a test with mock_provider.
+type provider struct{ tfprotov5.ProviderServer }
 
-func (p) GetMetadata(context.Context, *tfprotov5.GetMetadataRequest) (*tfprotov5.GetMetadataResponse, error) {
+func (provider) GetMetadata(context.Context, *tfprotov5.GetMetadataRequest) (*tfprotov5.GetMetadataResponse, error) {
 	return &tfprotov5.GetMetadataResponse{}, nil
 }
-func (p) GetProviderSchema(context.Context, *tfprotov5.GetProviderSchemaRequest) (*tfprotov5.GetProviderSchemaResponse, error) {
+func (provider) GetProviderSchema(context.Context, *tfprotov5.GetProviderSchemaRequest) (*tfprotov5.GetProviderSchemaResponse, error) {
 	raw, err := os.ReadFile(os.Getenv("SCHEMA"))
 	if err != nil {
 		return nil, err
@@ -60,23 +60,23 @@ func (p) GetProviderSchema(context.Context, *tfprotov5.GetProviderSchemaRequest)
 		return nil, err
 	}
 	out := &tfprotov5.GetProviderSchemaResponse{Provider: &tfprotov5.Schema{Block: s.Provider.Block.schema()}, ResourceSchemas: map[string]*tfprotov5.Schema{}, DataSourceSchemas: map[string]*tfprotov5.Schema{}}
-	for n, r := range s.ResourceSchemas {
-		out.ResourceSchemas[n] = &tfprotov5.Schema{Block: r.Block.schema()}
+	for name, resource := range s.ResourceSchemas {
+		out.ResourceSchemas[name] = &tfprotov5.Schema{Block: resource.Block.schema()}
 	}
 	return out, nil
 }
-func (p) ValidateResourceTypeConfig(context.Context, *tfprotov5.ValidateResourceTypeConfigRequest) (*tfprotov5.ValidateResourceTypeConfigResponse, error) {
+func (provider) ValidateResourceTypeConfig(context.Context, *tfprotov5.ValidateResourceTypeConfigRequest) (*tfprotov5.ValidateResourceTypeConfigResponse, error) {
 	return &tfprotov5.ValidateResourceTypeConfigResponse{}, nil
 }
-func (p) PrepareProviderConfig(_ context.Context, r *tfprotov5.PrepareProviderConfigRequest) (*tfprotov5.PrepareProviderConfigResponse, error) {
+func (provider) PrepareProviderConfig(_ context.Context, r *tfprotov5.PrepareProviderConfigRequest) (*tfprotov5.PrepareProviderConfigResponse, error) {
 	return &tfprotov5.PrepareProviderConfigResponse{PreparedConfig: r.Config}, nil
 }
-func (p) StopProvider(context.Context, *tfprotov5.StopProviderRequest) (*tfprotov5.StopProviderResponse, error) {
+func (provider) StopProvider(context.Context, *tfprotov5.StopProviderRequest) (*tfprotov5.StopProviderResponse, error) {
 	return &tfprotov5.StopProviderResponse{}, nil
 }
 
 func main() {
-	if err := tf5server.Serve("registry.terraform.io/ibm-cloud/ibm", func() tfprotov5.ProviderServer { return p{} }); err != nil {
+	if err := tf5server.Serve("registry.terraform.io/ibm-cloud/ibm", func() tfprotov5.ProviderServer { return provider{} }); err != nil {
 		panic(err)
 	}
 }
