@@ -128,15 +128,15 @@ func newService(cfg config.Config, how rotation.HowToRun) (*service, error) {
 // so the run that a process is started for does not wait for it.
 const watchAfter = 15 * time.Minute
 
-// connectEarly opens the connections that the first run needs.
+// connectEarly opens the connections that the first run of a Lambda process needs, and no others.
 func (s *service) connectEarly() {
 	s.watch.Since = time.Now().Add(watchAfter)
 	s.clients.transport.Preconnect(s.config.IAMURL, s.config.SecretsManagerURL)
 }
 
 // attemptsAtOnce is how many attempts may run in parallel under the limit of requests a
-// second. An attempt sends three requests, and is cut off after 10 seconds. There are no more
-// attempts than the limit serves in half of that time: all would queue, and none would finish.
+// second. An attempt sends three requests, and is cut off after 10 seconds. If there were more
+// attempts than the limit serves in half of that time, all would queue and none would finish.
 func attemptsAtOnce(concurrency, maxRPS int) int {
 	if maxRPS == 0 {
 		return concurrency
@@ -152,7 +152,7 @@ func (s *service) run(ctx context.Context, e event, log *slog.Logger) (report.Re
 		return report.Report{}, err
 	}
 	_, budget := rotation.Budget(ctx)
-	within, cancel := context.WithTimeout(ctx, budget) // the rotator keeps to the budget by itself
+	within, cancel := context.WithTimeout(ctx, budget) // for all but the rotator, which keeps to it by itself
 	defer cancel()
 	keys := s.watch.Begin(within)
 	rotator := s.rotator

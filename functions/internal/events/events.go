@@ -158,8 +158,8 @@ func (a *Announcer) putTwice(ctx context.Context, events []Event) []error {
 	return errs
 }
 
-// change returns RotationFailed or RotationRecovered if a failure begins or ends with a result, else
-// "", and remembers the result.
+// change remembers a result. It returns RotationFailed or RotationRecovered if a failure begins or
+// ends with the result, else "".
 func (a *Announcer) change(result report.Result) Type {
 	if a.seen == nil {
 		a.seen = map[string]*state{}

@@ -44,8 +44,7 @@ type Rotator struct {
 }
 
 // Run runs the rotations in parallel, each succeeding or failing on its own, and returns when all
-// goroutines have ended. It stays inside ctx's deadline (2 minutes if there is none) less a reserve
-// of 5 seconds, or of a tenth of a shorter deadline.
+// goroutines have ended. It takes no longer than the budget of ctx, see Budget.
 func (r *Rotator) Run(ctx context.Context, request Request, rotations []Rotation) report.Report {
 	run := r.begin(ctx, request)
 	defer run.end()
@@ -214,8 +213,8 @@ func (p *pass) timedAttempt() (report.Result, error) {
 	return p.attempt(ctx)
 }
 
-// errorToReport returns err, the error of the last attempt, or if that was cut off because the
-// time was up, the error of the attempt before.
+// errorToReport returns err, the error of the last attempt. If that attempt was cut off because
+// the time was up, it returns the error of the attempt before.
 func (p *pass) errorToReport(before *Error, err error) *Error {
 	deadline, _ := p.ctx.Deadline() // on a busy machine the context's timer is late; a run always has one
 	if before != nil && (p.ctx.Err() != nil || !time.Now().Before(deadline)) {
@@ -241,8 +240,8 @@ type keyRead struct {
 	err   error
 }
 
-// start begins to read a key, or returns a read that began after since and has not failed. An
-// attempt that follows one which failed at that time must see a key that was just replaced.
+// start begins to read a key, unless a read began after since and has not failed. since is when the
+// pass's last attempt failed: the next one must see a key that was replaced meanwhile.
 func (k *keyReads) start(ref KeyRef, since time.Time) *keyRead {
 	k.mu.Lock()
 	defer k.mu.Unlock()
