@@ -265,7 +265,8 @@ func (w *watcher) failure(status types.StackStatus) error {
 
 func (p *program) destroyCommand() *cobra.Command {
 	var bucket string
-	cmd := p.newCommand("destroy", "Remove from AWS everything that deploy made", "", func(ctx context.Context) error { return p.destroy(ctx, bucket) })
+	cmd := p.newCommand("destroy", "Remove from AWS everything that deploy made", `Deletes the stack, its log included, and its zips and releases in the bucket.
+It leaves the bucket, the bootstrap secret and everything in IBM Cloud.`, func(ctx context.Context) error { return p.destroy(ctx, bucket) })
 	cmd.Flags().StringVar(&bucket, "bucket", "", "where the zips are, if the stack no longer exists (BUCKET)")
 	return cmd
 }
