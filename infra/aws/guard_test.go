@@ -44,16 +44,13 @@ var accepted = map[string]string{
 func TestGuardRules(t *testing.T) {
 	t.Parallel()
 	programs.Need(t, "node")
-	guard, err := filepath.Abs("../../build/guard")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if found, err := filepath.Glob(filepath.Join(guard, "node_modules/cdk-nag/package.json")); err != nil || len(found) == 0 {
-		programs.Missing(t, "cdk-nag is not in build/guard: mkdir -p build/guard && cp infra/aws/testdata/package.json build/guard && npm install --prefix build/guard")
-	}
 	here, err := filepath.Abs(".")
 	if err != nil {
 		t.Fatal(err)
+	}
+	guard := filepath.Join(here, "../../build/guard")
+	if found, err := filepath.Glob(filepath.Join(guard, "node_modules/cdk-nag/package.json")); err != nil || len(found) == 0 {
+		programs.Missing(t, "cdk-nag is not in build/guard: mkdir -p build/guard && cp infra/aws/testdata/package.json build/guard && npm install --prefix build/guard")
 	}
 	got := programs.Run(t, programs.Command{Env: programs.CleanEnviron(), Dir: guard, Name: "node", Args: []string{
 		filepath.Join(here, "testdata/guard.js"), t.TempDir(), filepath.Join(here, "template.yaml"), filepath.Join(here, "fleet.yaml")}})
