@@ -3,6 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -112,8 +116,26 @@ func TestInterruptedCalls(t *testing.T) {
 	if got := awsError(err).Error(); got != "interrupted" {
 		t.Errorf("any call: got %q, want interrupted", got)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
+	var cancel func()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Amz-Target") != "" { // the log is asked for
+			_, _ = io.Copy(io.Discard, r.Body)
+			cancel()
+			<-r.Context().Done()
+		}
+		_, _ = io.WriteString(w, "<GetCallerIdentityResponse><GetCallerIdentityResult/></GetCallerIdentityResponse>")
+	}))
+	defer server.Close()
+	for follow, want := range map[bool]string{false: "the log of one cannot be read: interrupted", true: "<nil>"} {
+		ctx, stop := context.WithCancel(t.Context())
+		cancel = stop
+		p := program{stack: "one", now: time.Now, loadAWS: func(context.Context) (aws.Config, error) { return configFor(server.URL), nil }}
+		if got := fmt.Sprint(p.printLogs(ctx, logOptions{since: time.Hour, follow: follow})); got != want {
+			t.Errorf("logs, follow %t: got %s, want %s", follow, got, want)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
 	if got := sleep(ctx, time.Hour); got == nil || got.Error() != "interrupted" {
 		t.Errorf("a wait: got %v, want interrupted", got)
 	}

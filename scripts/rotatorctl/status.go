@@ -190,7 +190,7 @@ func (p *program) printLogs(ctx context.Context, o logOptions) error {
 	for since := p.now().Add(-o.since); ; {
 		asked := p.now()
 		found, err := p.entries(ctx, since, patterns...)
-		if err != nil && ctx.Err() != nil {
+		if o.follow && ctx.Err() != nil {
 			return nil // Ctrl-C
 		} else if err != nil {
 			return err
