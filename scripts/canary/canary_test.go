@@ -55,16 +55,16 @@ func attempt(ctx context.Context, p path, t tools) (hits []string, made []operat
 		parts = slices.DeleteFunc(parts, func(part part) bool { return strings.HasPrefix(part.name, "a connection to ") })
 	}
 	x := newIndex(f.subjects())
-	alike := []string{f.folder, "FOLDER"}
+	differing := []string{f.folder, "FOLDER"} // what alone differs between many texts
 	for service := range f.servers {
-		alike = append(alike, f.host(service), service)
+		differing = append(differing, f.host(service), service)
 	}
 	for _, part := range append(parts, f.sent()...) {
 		text := without(part.text, f.allowed(part.name))
 		if connectionKeys.MatchString(text) {
 			hit("a connection's keys are in %s", part.name)
 		}
-		if _, before := searched.LoadOrStore(strings.NewReplacer(alike...).Replace(text), true); before {
+		if _, before := searched.LoadOrStore(strings.NewReplacer(differing...).Replace(text), true); before {
 			continue
 		}
 		for _, found := range x.in(text) {
@@ -214,9 +214,9 @@ func sample(paths []path, n int) (drawn []path) {
 	seen := map[string]bool{}
 	draw := func(more bool) {
 		for _, p := range paths {
-			group, by := p.program.family()+": "+p.group(), "by "+p.detail
-			if !seen[group] || more && !seen[by] && len(drawn) < n {
-				seen[group], seen[by] = true, true
+			group, detail := p.program.family()+": "+p.group(), "detail "+p.detail
+			if !seen[group] || more && !seen[detail] && len(drawn) < n {
+				seen[group], seen[detail] = true, true
 				drawn = append(drawn, p)
 			}
 		}

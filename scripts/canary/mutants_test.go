@@ -3,6 +3,7 @@ package canary
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -247,9 +248,7 @@ func mutants() []mutant {
 	all := slices.Clone(planted)
 	for shows, leaks := range revealed {
 		for _, leak := range leaks {
-			m := revealing
-			m.name, m.shows = leak, shows
-			all = append(all, m)
+			all = append(all, mutant{leak, revealing.folder, revealing.anchor, revealing.code, shows})
 		}
 	}
 	return all
@@ -375,9 +374,8 @@ func (m mutant) build(folder string, at tools) (tools, error) {
 	if m.folder == shell {
 		return tools{at.bin, folder, ""}, os.WriteFile(filepath.Join(folder, "iam-token"), []byte(changed[filepath.Join(root, shell)]), 0o700)
 	}
-	for file, text := range changed {
+	for _, text := range maps.Clone(changed) {
 		changed[filepath.Join(root, m.folder, "zz_leak.go")] = regexp.MustCompile(`(?m)^package \w+`).FindString(text) + leakSource
-		changed[file] = text
 	}
 	replaced := map[string]string{}
 	for file, text := range changed {
