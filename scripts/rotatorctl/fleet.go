@@ -57,13 +57,22 @@ func (d *deployment) uploadNames(ctx context.Context) error {
 	return d.put(ctx, d.values["BUCKET"], d.parameters[namesKey], text)
 }
 
-// sample are the rotations that check a fleet's new version: all would take longer than an invocation may. It is nil, which
+// sample are the rotations of a fleet for check and doctor: all would take longer than an invocation may. It is nil, which
 // means all, for other stacks.
-func (d *deployment) sample() []string {
-	if n := len(d.names); n > 3 {
-		return []string{d.names[0], d.names[n/2], d.names[n-1]}
+func sample(names []string) []string {
+	if n := len(names); n > 3 {
+		return []string{names[0], names[n/2], names[n-1]}
 	}
-	return d.names
+	return names
+}
+
+// fleetNames are the names of a fleet's rotations.
+func (p *program) fleetNames(ctx context.Context, stack *types.Stack) (names []string, err error) {
+	list, err := p.get(ctx, parameter(stack, "CodeBucket"), parameter(stack, namesKey))
+	if err == nil && json.Unmarshal(list, &names) != nil {
+		err = errors.New("the list of names cannot be read: deploy again")
+	}
+	return names, err
 }
 
 var countOfFailures = regexp.MustCompile(`^Rotation(?:Error|Refused): ([0-9]+) of ([0-9]+) rotations failed; `)
@@ -126,13 +135,9 @@ func (p *program) waitFor(ctx context.Context, execution string) (*sfn.DescribeE
 // fleetResult is the status after a run, which may have begun hours ago. A map succeeds even if its batches fail. So every
 // rotation must have a report of this run in the log; it waits for reports that reach the log late.
 func (p *program) fleetResult(ctx context.Context, stack *types.Stack, runID string, began time.Time) (result, error) {
-	list, err := p.get(ctx, parameter(stack, "CodeBucket"), parameter(stack, namesKey))
+	missing, err := p.fleetNames(ctx, stack)
 	if err != nil {
 		return result{}, err
-	}
-	var missing []string
-	if err := json.Unmarshal(list, &missing); err != nil {
-		return result{}, fmt.Errorf("reading the list of names: %w", err)
 	}
 	since := began.Add(-time.Minute)
 	if usual := p.now().Add(-time.Hour); usual.Before(since) {

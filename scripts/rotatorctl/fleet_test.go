@@ -104,6 +104,9 @@ func TestLifeOfAFleet(t *testing.T) {
 		t.Errorf("status lists what is in order: %s", got)
 	}
 	a.must(0, "invoke --mode=ensure --rotation="+all[3].Name, all[3].Name+": fresh")
+	if got := a.must(0, "doctor", "Checking 3 of 225 rotations", "rotation "+all[0].Name).stdout; strings.Contains(got, all[1].Name) {
+		t.Errorf("doctor checks more than an invocation can: %s", got)
+	}
 	a.must(2, "invoke --mode=check", "is a fleet, with too many rotations for one run")
 
 	// Of a pass in which saving begins to fail, what failed is tried again, and nothing else is saved again.

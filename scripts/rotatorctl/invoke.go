@@ -68,7 +68,15 @@ func (p *program) invoke(ctx context.Context, e event) error {
 	}
 	var ran result
 	stack, err := p.findStack(ctx, p.stack)
-	if err == nil && isFleet(stack) && len(e.Rotations) == 0 && e.Mode != "doctor" {
+	if err == nil && isFleet(stack) && len(e.Rotations) == 0 && e.Mode == "doctor" {
+		names, err := p.fleetNames(ctx, stack)
+		if err != nil {
+			return err
+		}
+		e.Rotations = sample(names)
+		p.say("Checking %d of %d rotations; another: rotatorctl invoke --mode=doctor --rotation=NAME", len(e.Rotations), len(names))
+	}
+	if err == nil && isFleet(stack) && len(e.Rotations) == 0 {
 		if e.Mode == "check" || e.Force {
 			return usagef("%s is a fleet, with too many rotations for one run: name some (ROTATION)", p.stack)
 		}

@@ -225,7 +225,7 @@ func (d *deployment) checkVersion(ctx context.Context) error {
 		return nil
 	}
 	d.say("Checking version %d before the schedules run it; that takes two minutes at most", d.version)
-	_, err := d.callPatiently(ctx, strconv.Itoa(d.version), event{Mode: "check", Force: d.force, Rotations: d.sample()})
+	_, err := d.callPatiently(ctx, strconv.Itoa(d.version), event{Mode: "check", Force: d.force, Rotations: sample(d.names)})
 	switch {
 	case err == nil:
 		return nil
