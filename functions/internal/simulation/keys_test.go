@@ -72,7 +72,7 @@ type keys struct {
 	answerAt  time.Time            // when a person will answer key-renewal
 	byHand    time.Time            // when a person last stored a key in AWS
 	fixed     []string             // the keys of the bootstrap that a person has made
-	alarmed   time.Time            // since when key-renewal fires or, if IBM ends keys, waits for an answer; zero if it does not
+	alarmed   time.Time            // when key-renewal fired first since a fixed key was last AWSPREVIOUS
 	expiring  time.Time            // since when key-expiry fires for a managed key; zero when it does not
 	fixedEnds time.Time            // when the workload's key by a person expires; zero without one
 	made      map[string]time.Time // IBM's keys of the bootstrap, and when it made them
@@ -555,15 +555,12 @@ func (sim *simulation) operateKeys(at time.Time) {
 		k.longestBehind = max(k.longestBehind, behind)
 		sim.violatedIf(behind > 12*time.Hour, at, "AWS's key is not IBM's for %s, without any fault", behind)
 	}
-	fires := false
 	for _, alarms := range k.alarms {
-		fires = alarms.fires(at) || fires
-	}
-	if k.endsKeys() && fires && k.alarmed.IsZero() {
-		k.answerAt = at.Add(d.between(day, 10*day))
-	}
-	if !k.endsKeys() || fires { // else it counts until it is answered
-		since(&k.alarmed, fires, at)
+		if alarms.fires(at) && k.alarmed.IsZero() {
+			if k.alarmed = at; k.endsKeys() {
+				k.answerAt = at.Add(d.between(day, 10*day))
+			}
+		}
 	}
 	refill, remake := !k.answerAt.IsZero() && !at.Before(k.answerAt), !k.remakeAt.IsZero() && !at.Before(k.remakeAt)
 	sim.mu.Unlock()
@@ -677,7 +674,7 @@ func (sim *simulation) checkRenewal(now time.Time, inv *invocation, renewal *rep
 	}
 	// Also if the process that stored the current key died before its report.
 	before := sim.awsPrevious()
-	sim.violatedIf(stored.Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
+	sim.violatedIf(k.endsKeys() && stored.Payload == current.Payload && now.Sub(current.CreatedAt) < keyInterval &&
 		k.made[before.Payload] != (time.Time{}) && !sim.works(before.Payload) && !k.alarms[inv.fn].fires(now) && !sim.mayFail(now),
 		now, "%s left an ended key as AWSPREVIOUS, and key-renewal does not fire", inv.id)
 	sim.violatedIf(p.renewed == renewal.KeyID && p.renewedAt.After(k.byHand) && inv.did(candidateAccepted) && !renewal.ByPreviousKey,
