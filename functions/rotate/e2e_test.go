@@ -19,7 +19,7 @@ import (
 
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/report"
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 	"iam-token-rotator/scripts/programs"
 )
 

@@ -12,7 +12,7 @@ import (
 
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/report"
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 )
 
 const bootstrapARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator/bootstrap-Ab12Cd"

@@ -16,7 +16,7 @@ import (
 	"slices"
 
 	"iam-token-rotator/functions/iamtoken"
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 	"iam-token-rotator/scripts/envfile"
 	"iam-token-rotator/scripts/serving"
 )

@@ -22,7 +22,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"iam-token-rotator/functions/ibmcloudtest"
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 	"iam-token-rotator/scripts/programs"
 	"iam-token-rotator/scripts/serving"
 )

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 	"iam-token-rotator/scripts/programs"
 )
 

@@ -26,7 +26,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 	"iam-token-rotator/scripts/envfile"
 	"iam-token-rotator/scripts/programs"
 )

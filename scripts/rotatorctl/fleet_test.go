@@ -15,7 +15,7 @@ import (
 
 	"iam-token-rotator/functions/ibmcloudtest"
 	"iam-token-rotator/functions/report"
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 )
 
 // newFleet prepares the deployment of a fleet.

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 	"iam-token-rotator/scripts/programs"
 )
 

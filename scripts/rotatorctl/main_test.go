@@ -14,7 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/smithy-go"
 
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 )
 
 // outcome is the result of one run of the program.

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/internal/rotation"
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 )
 
 const far = "2100-01-01T00:00:00Z"

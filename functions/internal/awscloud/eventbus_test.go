@@ -10,7 +10,7 @@ import (
 
 	"iam-token-rotator/functions/internal/events"
 	"iam-token-rotator/functions/internal/rotation"
-	"iam-token-rotator/infra/aws/awstest"
+	"iam-token-rotator/scripts/awstest"
 )
 
 func someEvents(n int) (all []events.Event) {

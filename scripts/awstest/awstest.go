@@ -296,7 +296,7 @@ func (m *Moto) Call(ctx context.Context, service, operation string, in map[strin
 func query(service, action string, parameters ...string) Request {
 	version := map[string]string{"cloudformation": "2010-05-15", "iam": "2010-05-08", "sts": "2011-06-15"}[service]
 	form := url.Values{"Action": {action}, "Version": {version}}
-	for i := 0; i < len(parameters); i += 2 {
+	for i := 0; i+1 < len(parameters); i += 2 {
 		form.Set(parameters[i], parameters[i+1])
 	}
 	return Request{Service: service, Body: form.Encode()}
