@@ -87,16 +87,24 @@ func (p *program) put(ctx context.Context, bucket, key string, content []byte) e
 	return nil
 }
 
+// lostError is about an object that the bucket does not have, or not as it was stored.
+type lostError struct{ error }
+
+// get reads an object. To whom may not list the bucket, S3 says of one that is missing that access is denied.
 func (p *program) get(ctx context.Context, bucket, key string) (content []byte, err error) {
 	object, err := p.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
 	if err == nil {
 		content, err = io.ReadAll(io.LimitReader(object.Body, 1<<20))
 		_ = object.Body.Close()
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), printable(key), awsError(err))
+	if err == nil {
+		return content, nil
 	}
-	return content, nil
+	failure := fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), printable(key), awsError(err))
+	if answer, ok := errors.AsType[smithy.APIError](err); ok && slices.Contains([]string{"NoSuchKey", "AccessDenied"}, answer.ErrorCode()) {
+		failure = lostError{failure}
+	}
+	return nil, failure
 }
 
 // deleteObjects deletes the stack's objects of a kind, except the keys in but.

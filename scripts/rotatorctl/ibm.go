@@ -190,7 +190,7 @@ func ofServiceID(doing, role string) *failure {
 	return &failure{doing: doing, needed: role + " on the service id"}
 }
 
-// ask makes a call, and repeats it after 429 and 5xx: what it then creates twice, setup finds by its name or
+// callWithRetry makes a call, and repeats it after 429 and 5xx: what it then creates twice, setup finds by its name or
 // description. It repeats a call without an answer only if that reads or deletes. An error never contains text of an SDK or a
 // service, which may repeat a key.
 func (c *ibmCloud) callWithRetry(ctx context.Context, f *failure, call func(context.Context) error) error {

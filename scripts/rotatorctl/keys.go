@@ -199,7 +199,7 @@ func (s *setup) makeKey(ctx context.Context, id *serviceID) (keyID string, err e
 	id.place = cmp.Or(arnName(place), place)
 	stored := fmt.Sprintf("stored in %s;at=%s by set-up-secrets", place, s.now().UTC().Format("2006-01-02T15:04:05.000Z"))
 	update := &iamidentityv1.UpdateAPIKeyOptions{ID: &key.id, IfMatch: new(cmp.Or(key.etag, "*")), Description: &stored}
-	doing = "recorder at IAM that " + key.id + " is stored"
+	doing = "noting at IAM that " + key.id + " is stored"
 	if _, err := askIAM(ctx, s.cloud, doing, "Administrator", s.cloud.apiKeys.UpdateAPIKeyWithContext, update); err != nil {
 		return "", err
 	}
@@ -273,7 +273,7 @@ func (s *setup) deleteLostKeys(ctx context.Context, id *serviceID) error {
 			s.say("deleted the old key %s of the %s service id", key.id, id.role)
 		case key.place == "":
 			s.say("note: setup did not make the key %s, which is also named %s, and leaves it as it is", key.id, s.keyName(id))
-		case key.place != id.stored.place || !id.managed: // else it is a fixed key before a managed one, and expires within 30 days
+		case key.place != id.stored.place || !id.managed: // else it is a fixed key from before the managed ones
 			s.say("note: the other key %s of the %s service id, stored in %s, still works. Once nothing uses it, delete it: ibmcloud iam service-api-key-delete %s %s",
 				key.id, id.role, key.place, key.id, strings.TrimPrefix(id.iamID, "iam-"))
 		}

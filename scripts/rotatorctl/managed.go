@@ -79,11 +79,12 @@ func (s *setup) ensureManaged(ctx context.Context, id *serviceID) error {
 	default:
 		key, err = s.tryRotation(ctx, id, key)
 	}
-	id.stored = apiKey{place: id.iamCredentials.ID}
-	if err == nil && id == s.bootstrap {
+	place := id.iamCredentials.ID
+	if err == nil && id == s.bootstrap { // id.stored still is the fixed key, which AWS may have
 		err = s.storeManagedKey(ctx, key)
-		id.stored = apiKey{place: s.aws.arn}
+		place = s.aws.arn
 	}
+	id.stored = apiKey{place: place}
 	return err
 }
 

@@ -99,12 +99,12 @@ func (p *program) saveRelease(ctx context.Context, bucket string, version int, r
 	return hash, p.put(ctx, bucket, p.releaseKey(version, hash), text)
 }
 
-// readRelease reads a release from the bucket. It is an error if it does not have the hash that the stack has.
+// readRelease reads a release from the bucket. It is a lostError if it does not have the hash that the stack has.
 func (p *program) readRelease(ctx context.Context, bucket string, all releases, version int) (r release, err error) {
 	key := p.releaseKey(version, all[version])
 	text, err := p.get(ctx, bucket, key)
 	if err == nil && (fmt.Sprintf("%.16x", sha256.Sum256(text)) != all[version] || json.Unmarshal(text, &r) != nil) {
-		err = fmt.Errorf("s3://%s/%s was changed after deploy had stored it", printable(bucket), key)
+		err = lostError{fmt.Errorf("s3://%s/%s was changed after deploy had stored it", printable(bucket), key)}
 	}
 	return r, err
 }
@@ -149,11 +149,14 @@ func (d *deployment) holdLive(ctx context.Context) error {
 		}
 		d.releases = releases{}
 	}
-	// It may have no release, or that was in another bucket, or a rule of the bucket has deleted it.
-	if _, err := d.readRelease(ctx, d.values["BUCKET"], d.releases, d.live); err != nil {
-		if err := d.saveLiveRelease(ctx); err != nil {
-			return err
-		}
+	// It may have no release, or that was in another bucket, or a rule of the bucket has deleted it. One that only cannot be
+	// read now stays: the stack's present template may be that of a deployment that was rejected.
+	_, err = d.readRelease(ctx, d.values["BUCKET"], d.releases, d.live)
+	if _, lost := errors.AsType[lostError](err); lost {
+		err = d.saveLiveRelease(ctx)
+	}
+	if err != nil {
+		return err
 	}
 	d.parameters[aliasVersion], d.parameters[releasesList] = strconv.Itoa(d.live), d.releases.String()
 	return nil

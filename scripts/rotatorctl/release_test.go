@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"iam-token-rotator/functions/ibmcloudtest"
 )
@@ -77,6 +80,22 @@ func TestWrongOverGood(t *testing.T) {
 			a.runsOn("1", good)
 			want(t, "releases", a.releases(), []string{"1"})
 		})
+	}
+}
+
+// A release that only cannot be read now is not replaced.
+func TestLostObjects(t *testing.T) {
+	for code, want := range map[string]bool{"NoSuchKey": true, "AccessDenied": true, "SlowDown": false, "InternalError": false} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprintf(w, "<Error><Code>%s</Code></Error>", code)
+		}))
+		defer server.Close()
+		p := program{clients: clients{s3: s3.NewFromConfig(configFor(server.URL), func(o *s3.Options) { o.UsePathStyle = true })}}
+		_, err := p.get(t.Context(), "bucket", "key")
+		if _, lost := errors.AsType[lostError](err); lost != want || !strings.Contains(fmt.Sprint(err), code) {
+			t.Errorf("%s: got %v, lost %v; want %v", code, err, lost, want)
+		}
 	}
 }
 

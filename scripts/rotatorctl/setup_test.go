@@ -122,6 +122,11 @@ func envIs(name, value string) func(*fixture) { return func(fx *fixture) { fx.en
 
 func made(fx *fixture) { fx.succeed() }
 
+// oneFixedKey checks that setup has made no other fixed key for the bootstrap than the one that AWS has, or had.
+func oneFixedKey(fx *fixture, _ run) {
+	want(fx.t, "fixed keys of the bootstrap", len(fx.keyIDs("bootstrap")), 1)
+}
+
 // madeAndAWSAway has a complete set-up, and AWS that does not answer any more.
 func madeAndAWSAway(fx *fixture) {
 	fx.succeed()
@@ -232,7 +237,7 @@ func scenarios() map[string]scenario {
 		"one account's id": {arrange: outputIs("account_id", strings.Repeat("0", 32)), exit: 1,
 			words: "listing the API keys of the workload service id: HTTP 400. Check the ids", then: noNextRun},
 		"a private instance": {arrange: outputIs("secrets_manager_url", "http://127.0.0.1:1"), exit: 1, words: "allow public-and-private"},
-		"a locked key":       {arrange: func(fx *fixture) { made(fx); fx.fault(faulty{Op: "apikeys.update", Times: 1, Status: 409}) }, args: "--rotate-keys", exit: 1, words: "Is the key locked", then: noNextRun},
+		"a locked key":       {arrange: func(fx *fixture) { made(fx); fx.fault(faulty{Op: "apikeys.update", Times: 1, Status: 409}) }, args: "--rotate-keys", exit: 1, words: "noting at IAM that|Is the key locked", then: noNextRun},
 		"401":                list(faulty{Status: 401}, "fetch a new one"),
 		"403": list(faulty{Status: 403, Body: `{"errors":[{"code":"\u001b[31m","message":"pwned"}]}`},
 			"Needed: Manager on the Secrets Manager instance. A new policy takes minutes to reach everywhere; or a context-based restriction"),
@@ -312,6 +317,12 @@ func scenarios() map[string]scenario {
 		}},
 		"from fixed to managed": {arrange: func(fx *fixture) { made(fx); fx.outputs["managed_keys"] = "true" }, args: "--rotate-keys",
 			words: "holds the workload's fixed key|--rotate-keys does not change the keys that IBM manages"},
+		"to managed": {arrange: func(fx *fixture) { made(fx); fx.outputs["managed_keys"] = "true" }, words: "stored the key",
+			then: oneFixedKey},
+		"to managed, AWS refuses": {arrange: func(fx *fixture) {
+			made(fx)
+			fx.outputs["managed_keys"], fx.aws.fail = "true", "AccessDeniedException"
+		}, exit: 1, words: "storing the bootstrap key in the AWS secret", then: oneFixedKey},
 
 		"not IAM_TOKEN": {arrange: envIs("IAM_TOKEN", "nonsense"), exit: 1, words: "fetch a new one"},
 		"a reader's": {arrange: func(fx *fixture) { _, fx.env["IAM_TOKEN"] = fx.exchange(fx.cloud.ReaderAPIKey()) },
