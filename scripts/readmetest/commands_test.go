@@ -48,7 +48,7 @@ var stages = map[string]stage{
 	"contribute": {},
 	"simulate":   {},
 	// These start the sandboxes with make, each as a process of its own.
-	"sandbox":   {needs: []string{"curl"}},
+	"sandbox":   {needs: []string{"curl", "jq", "python3"}},
 	"sandboxes": {needs: forAWS},
 	// These have IBM Cloud and AWS in this process, and programs that emulate ibmcloud and terraform.
 	"deploy":      {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS}},
@@ -57,8 +57,9 @@ var stages = map[string]stage{
 	"code-engine": {needs: readers, prepare: []func(*stageRun){serveIBM}},
 	"kubernetes":  {needs: []string{"jq"}, prepare: []func(*stageRun){func(w *stageRun) { writeFile(w.t, filepath.Join(w.dir, "build", "bootstrap.key"), "key") }}},
 	// In these, infra/ibm has been set up before.
-	"aws":   {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS, writeEnv}},
-	"fleet": {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS, writeEnv, writeFleet}},
+	"aws":         {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS, writeEnv}},
+	"aws-guarded": {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS, writeEnv, makeBucket, loadEnv}},
+	"fleet":       {needs: forAWS, prepare: []func(*stageRun){serveIBM, serveAWS, writeEnv, makeBucket, writeFleet}},
 	// These are jobs that read a token.
 	"job":             {needs: readers, prepare: []func(*stageRun){serveIBM, saveToken}},
 	"laptop":          {needs: readers, prepare: []func(*stageRun){serveIBM, saveToken}},
@@ -79,6 +80,7 @@ type stageRun struct {
 	cloud  *ibmcloudtest.Cloud // nil before serveIBM
 	origin string
 	moto   *awstest.Moto // nil before serveAWS
+	setUp  [][2]string   // the variables of build/ibm.env, after writeEnv
 }
 
 func newStageRun(t *testing.T) *stageRun {
@@ -109,11 +111,20 @@ func emulated(t *testing.T, names ...string) (folder string) {
 	for _, name := range names {
 		err = errors.Join(err, os.Symlink(self, filepath.Join(folder, name)))
 	}
+	if aws := realAWS(); aws != "" && !slices.Contains(names, "aws") {
+		err = errors.Join(err, os.Symlink(aws, filepath.Join(folder, "aws")))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return folder
 }
+
+// realAWS is the path of the aws program in place of pyenv's shim, which takes a third of its time; empty without pyenv.
+var realAWS = sync.OnceValue(func() string {
+	path, _ := exec.Command("pyenv", "which", "aws").Output()
+	return strings.TrimSpace(string(path))
+})
 
 // know writes the state of the emulated programs.
 func (w *stageRun) know(s state) {
@@ -193,15 +204,27 @@ func (w *stageRun) makeSecret(name, value string) string {
 // writeEnv writes build/ibm.env, as rotatorctl setup would.
 func writeEnv(w *stageRun) {
 	rotation := w.cloud.Rotations()[0]
-	writeFile(w.t, filepath.Join(w.dir, "build", "ibm.env"), envfile.Lines([][2]string{
+	w.setUp = [][2]string{
 		{"SECRETS_MANAGER_URL", w.origin}, {"API_KEY_SECRET", rotation.APIKeySecret}, {"TOKEN_SECRET", rotation.TokenSecret},
-		{"BOOTSTRAP_EXPIRES_AT", "2099-12-31"}, {"BOOTSTRAP_SECRET_ARN", w.makeSecret("bootstrap", w.cloud.BootstrapAPIKey())}}))
+		{"BOOTSTRAP_EXPIRES_AT", "2099-12-31"}, {"BOOTSTRAP_SECRET_ARN", w.makeSecret("bootstrap", w.cloud.BootstrapAPIKey())}}
+	writeFile(w.t, filepath.Join(w.dir, "build", "ibm.env"), envfile.Lines(w.setUp))
 }
 
-// writeFleet writes a list of rotations and creates the bucket.
+// loadEnv sets the variables of build/ibm.env.
+func loadEnv(w *stageRun) {
+	for _, variable := range w.setUp {
+		w.env[variable[0]] = variable[1]
+	}
+}
+
+// writeFleet writes a list of rotations.
 func writeFleet(w *stageRun) {
 	rotation := w.cloud.Rotations()[0]
 	writeFile(w.t, filepath.Join(w.dir, "rotations.json"), fmt.Sprintf(`[{"name":"only","api_key_secret":%q,"token_secret":%q}]`, rotation.APIKeySecret, rotation.TokenSecret))
+}
+
+// makeBucket creates the bucket of the pages.
+func makeBucket(w *stageRun) {
 	if err := w.moto.MakeBucket(w.t.Context(), "my-code-bucket"); err != nil {
 		w.t.Fatal(err)
 	}
@@ -301,7 +324,7 @@ var notRun = map[string]string{
 	"make check":                            "make test runs it",
 	"make run && make examples":             ".ci/run runs both; the page README.md has the first, and the jobs of the other wait for minutes",
 	"go test ./functions/internal/rotation": "make test runs it",
-	`aws sqs receive-message --queue-url "$queue" --max-number-of-messages 10 --message-attribute-names All`: "moto gives a queue the address that it has at AWS",
+	`aws sqs receive-message --queue-url "$queue" --max-number-of-messages 10 --message-attribute-names All`: "version 1 of the aws program calls AWS's own address, whatever AWS_ENDPOINT_URL is",
 }
 
 // runnable is the text with an empty line in place of each line of notRun.

@@ -286,6 +286,7 @@ func TestMessagesExist(t *testing.T) {
 
 // Each synopsis is what the program prints with -h.
 func TestSynopses(t *testing.T) {
+	t.Parallel()
 	for _, b := range blocks("text") {
 		if b.purpose != "usage" {
 			continue
