@@ -76,6 +76,7 @@ func (f *Fault) validate() error {
 		{f.Drop != "" && f.Drop != DropBefore && f.Drop != DropAfter, "drop must be before or after, or absent"},
 		{f.Case != "" && (f.Status != 0 || hasBody), "case stands in place of status, content_type and body: leave them out, or leave case out"},
 		{f.Drop != "" && f.answers(), "drop leaves the request unanswered: it allows no status and no case"},
+		{!f.answers() && !hasBody && f.Drop == "" && f.Delay == 0 && len(f.Headers) == 0, "the fault changes nothing: give case, status, drop, delay or headers"},
 		{!f.answers() && hasBody, "body and content_type need a status: 0 is the real answer"},
 		{strings.ContainsAny(f.ContentType, "\r\n\x00"), "content_type must be one line"},
 	} {

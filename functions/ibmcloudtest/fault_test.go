@@ -93,9 +93,10 @@ var goTypes = regexp.MustCompile(`Fault|Settings|Undocumented|Go (struct|value)|
 func TestFaultsOverHTTP(t *testing.T) {
 	c := newClient(t, ibmcloudtest.Options{})
 	for body, says := range map[string]string{ // part of the error, "" for none
-		`{"op":"*"}`: "",
+		`{"op":"*","headers":{"X-Test":"1"}}`: "",
 		`{"op":"iam.token","identity":"bootstrap","skip":1,"times":2,"status":429,"headers":{"Retry-After":"1"},"content_type":"text/html","body":"x","delay":"1.5s"}`: "",
-		`{"op":"versions.create","drop":"after","delay":"0s"}`: "",
+		`{"op":"versions.create","drop":"after","delay":"0s"}`:            "",
+		`{"op":"iam.token","times":1,"skip":1,"delay":"0s","headers":{}}`: "give case, status, drop, delay or headers",
 		`{"status":500}`:                                  "op must be one of iam.token, iam.keys,",
 		`{"op":"versions"}`:                               "versions.create",
 		`{"op":"*","identity":"root"}`:                    "bootstrap, workload, reader, admin",
