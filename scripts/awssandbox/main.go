@@ -51,6 +51,12 @@ examples:
   awssandbox -addr 127.0.0.1:0 -env -    a free port; the environment on stdout
 `
 
+const hint = `To deploy there, while "make sandbox" runs, in a third terminal:
+  set -a; . build/sandbox.env && . %s && set +a
+  export BOOTSTRAP_SECRET_ARN="$(printenv SECRETS_MANAGER_APIKEY | build/local/rotatorctl put-key)"
+  make deploy                           # then: make status, invoke MODE=check, logs, destroy
+`
+
 // options are the options of the command line.
 type options struct {
 	addr, host string // host:port on loopback, and the host alone; port 0 picks a free one
@@ -128,6 +134,7 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	}
 	defer remove()
 	_, _ = fmt.Fprintf(stderr, "awssandbox: serving AWS on %s\n", origin)
+	envfile.Explain(stdout, hint, o.env)
 
 	whileMoto, cancel := context.WithCancel(ctx)
 	defer cancel()

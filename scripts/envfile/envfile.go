@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -34,24 +35,55 @@ func Write(file, lines string, stdout io.Writer) error {
 	}
 }
 
-// Offer is Write for a running sandbox. The sandbox calls remove when it ends: that deletes the file, unless
-// another sandbox has written it meanwhile. If the file exists already, Offer says so on stderr.
+// Offer is Write for a running sandbox. The sandbox calls remove when it ends: that deletes the file, unless it has
+// changed. Until then the file is locked, and it is an error to offer it again. The lock of a killed sandbox ends with
+// it: then Offer takes the file over, and says so on stderr.
 func Offer(sandbox, file, lines string, stdout, stderr io.Writer) (remove func(), err error) {
-	_, missing := os.Lstat(file)
+	if file == "" || file == "-" {
+		return func() {}, Write(file, lines, stdout)
+	}
+	before, err := lock(file)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%s belongs to a sandbox that still runs: stop that one first, or give this one another file: build/local/%s -env FILE", file, sandbox)
+	}
+	defer func() { _ = before.Close() }()
 	if err := Write(file, lines, stdout); err != nil {
-		return func() {}, err
+		return nil, err
 	}
-	if missing == nil && file != "-" {
-		_, _ = fmt.Fprintf(stderr, "%s: %s existed, from another sandbox or one that was killed: it now describes this one\n", sandbox, file)
+	if before != nil {
+		_, _ = fmt.Fprintf(stderr, "%s: %s existed, from a sandbox that was killed: it now describes this one\n", sandbox, file)
 	}
-	return func() { Remove(file, lines) }, nil
+	held, _ := lock(file)
+	return func() {
+		if found, err := os.ReadFile(file); err == nil && string(found) == lines {
+			_ = os.Remove(file)
+		}
+		_ = held.Close()
+	}, nil
 }
 
-// Remove deletes a file if it still has this content.
-func Remove(file, content string) {
-	if found, err := os.ReadFile(file); err == nil && string(found) == content {
-		_ = os.Remove(file)
+// Explain prints how to use a file that is offered; format has one %s, for what sh sources.
+func Explain(stdout io.Writer, format, file string) {
+	if file == "" || file == "-" {
+		return
 	}
+	if !strings.Contains(file, "/") {
+		file = "./" + file
+	}
+	_, _ = fmt.Fprintf(stdout, format, file)
+}
+
+// lock locks a file, and returns nil if there is none. It does not wait, not even for the writer of a pipe.
+func lock(file string) (*os.File, error) {
+	opened, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(opened.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		_ = opened.Close()
+		return nil, err
+	}
+	return opened, nil // also on a file system without locks
 }
 
 // WriteWhole writes a file atomically, by renaming: a reader sees the old or the new content, never a part. It

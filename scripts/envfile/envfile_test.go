@@ -63,31 +63,36 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// Two sandboxes may be given one file, which then describes the later one for as long as that runs.
+func TestExplain(t *testing.T) {
+	for file, want := range map[string]string{"": "", "-": "", "x.env": ". ./x.env", "build/x.env": ". build/x.env"} {
+		var stdout bytes.Buffer
+		if Explain(&stdout, ". %s", file); stdout.String() != want {
+			t.Errorf("%q: got %q, want %q", file, stdout.String(), want)
+		}
+	}
+}
+
+// A file belongs to one sandbox while that runs. The next one takes over what a killed one has left.
 func TestOffer(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "env")
-	var stderr bytes.Buffer
-	offer := func(lines string) func() {
-		remove, err := Offer("box", file, lines, nil, &stderr)
-		if err != nil {
-			t.Fatal(err)
+	for i, left := range []string{"", "of a killed sandbox"} {
+		if i > 0 {
+			if err := os.WriteFile(file, []byte(left), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
-		return remove
-	}
-	first := offer("A='1'\n")
-	if stderr.Len() > 0 {
-		t.Errorf("the first one: got %q, want nothing", stderr.String())
-	}
-	second := offer("A='2'\n")
-	if !strings.HasPrefix(stderr.String(), "box: "+file+" existed, from another sandbox") {
-		t.Errorf("the second one: got %q, want whose file it takes over", stderr.String())
-	}
-	first()
-	if content, _ := os.ReadFile(file); string(content) != "A='2'\n" {
-		t.Errorf("the first one ended: got %q, want the file of the second one", content)
-	}
-	second()
-	if _, err := os.Stat(file); !os.IsNotExist(err) {
-		t.Errorf("both ended: the file still exists: %v", err)
+		var stderr bytes.Buffer
+		remove, err := Offer("box", file, "A='1'\n", nil, &stderr)
+		if err != nil || strings.HasPrefix(stderr.String(), "box: "+file+" existed, from a sandbox that was killed") != (left != "") {
+			t.Fatalf("%q was left: got %v and %q", left, err, stderr.String())
+		}
+		_, err = Offer("box", file, "A='2'\n", nil, nil)
+		if content, _ := os.ReadFile(file); err == nil || !strings.Contains(err.Error(), "a sandbox that still runs") || string(content) != "A='1'\n" {
+			t.Errorf("the second one: got %v and the file %q, want an error and the file of the first one", err, content)
+		}
+		remove()
+		if _, err := os.Stat(file); !os.IsNotExist(err) {
+			t.Errorf("ended: the file still exists: %v", err)
+		}
 	}
 }

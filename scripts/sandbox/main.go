@@ -61,6 +61,13 @@ examples:
   curl localhost:8480/_sandbox/requests
 `
 
+const hint = `Open it in a browser to watch it. To use it, in another terminal:
+  set -a; . %s; set +a
+  build/local/iam-token-rotator -mode check   # or: make invoke-local
+  curl -s $IAM_URL/_sandbox/requests    # what was asked of it
+  curl -s $IAM_URL/_sandbox/faults -d '{"op":"iam.token","case":"key_disabled"}'    # an answer of IBM; -X DELETE: no more
+`
+
 // Limits of the command line.
 const (
 	maxRotations = 100_000
@@ -142,8 +149,8 @@ func managedKey(cloud *ibmcloudtest.Cloud, name, iamID string) (id string) {
 }
 
 // writeRotations writes a ROTATIONS_FILE and returns its absolute path: FILE.rotations.json next to the
-// environment file FILE, or a temporary file if env is "-". remove deletes it unless it has changed.
-func writeRotations(rotations []ibmcloudtest.Rotation, env string) (path string, remove func(), err error) {
+// environment file FILE, or a temporary file if env is "-". remove deletes it.
+func writeRotations(rotations []ibmcloudtest.Rotation, env string, stderr io.Writer) (path string, remove func(), err error) {
 	type rotation struct {
 		Name         string `json:"name"`
 		APIKeySecret string `json:"api_key_secret"`
@@ -160,10 +167,12 @@ func writeRotations(rotations []ibmcloudtest.Rotation, env string) (path string,
 	text = append(text, '\n')
 	if env == "-" {
 		path, err = envfile.WriteTemp("", "rotations-*.json", text, 0o600)
-	} else if path, err = filepath.Abs(env + ".rotations.json"); err == nil {
-		err = envfile.WriteWhole(path, text, 0o600)
+		return path, func() { _ = os.Remove(path) }, err
 	}
-	return path, func() { envfile.Remove(path, string(text)) }, err
+	if path, err = filepath.Abs(env + ".rotations.json"); err == nil {
+		remove, err = envfile.Offer("sandbox", path, string(text), nil, stderr)
+	}
+	return path, remove, err
 }
 
 // serve listens, writes the environment, and answers until ctx ends.
@@ -184,7 +193,7 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	origin := serving.Origin(listener.Addr(), certificates != nil)
 	rotationsFile := ""
 	if o.rotations > 1 && o.env != "" {
-		file, remove, err := writeRotations(cloud.Rotations(), o.env)
+		file, remove, err := writeRotations(cloud.Rotations(), o.env, stderr)
 		if err != nil {
 			return err
 		}
@@ -197,6 +206,7 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	}
 	defer remove()
 	_, _ = fmt.Fprintf(stderr, "sandbox: serving IBM Cloud on %s%s\n", origin, others(listener.Addr()))
+	envfile.Explain(stdout, hint, o.env)
 	return serving.Until(ctx, &http.Server{Handler: cloud, TLSConfig: certificates}, listener, stderr)
 }
 

@@ -48,7 +48,6 @@ func start(t *testing.T, file string, args ...string) running {
 	if file == "" {
 		file = filepath.Join(t.TempDir(), "sandbox.env")
 	}
-	before, _ := os.ReadFile(file)
 	ctx, cancel := context.WithCancel(t.Context())
 	var stderr bytes.Buffer
 	exit := make(chan int, 1)
@@ -62,15 +61,10 @@ func start(t *testing.T, file string, args ...string) running {
 		return code, stderr.String()
 	}
 	t.Cleanup(func() { stop() })
-	for now := before; bytes.Equal(now, before); time.Sleep(time.Millisecond) { // another sandbox may have written it
-		if now, _ = os.ReadFile(file); len(exit) > 0 {
-			_, said := stop()
-			t.Fatal(said)
-		}
-	}
 	env, err := envfile.Await(t.Context(), file, time.Minute)
 	if err != nil {
-		t.Fatal(err)
+		_, said := stop()
+		t.Fatal(err, said)
 	}
 	wantMode(t, file, 0o600)
 	return running{t, env, file, stop, http.DefaultClient}
@@ -150,17 +144,16 @@ func TestServesUntilStopped(t *testing.T) {
 	r.wantNothingLeft("sandbox: serving IBM Cloud on " + r.env["IAM_URL"] + "\n")
 }
 
-// If two sandboxes write the same environment file, it describes the later one until that ends.
-func TestEndingLeavesAnotherSandboxesEnvironment(t *testing.T) {
-	first := start(t, "")
-	second := start(t, first.file)
-	first.stop()
-	if left, err := envfile.Read(first.file); err != nil || left["IAM_URL"] != second.env["IAM_URL"] || left["IAM_URL"] == first.env["IAM_URL"] {
-		t.Errorf("the first one ended: got %s, %v; want %s", left["IAM_URL"], err, second.env["IAM_URL"])
+// Of two sandboxes with the same environment file the later one does not start, and leaves the files of the first one.
+func TestAnotherSandboxesEnvironment(t *testing.T) {
+	first := start(t, "", "-rotations", "3")
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"-addr", "127.0.0.1:0", "-rotations", "2", "-env", first.file}, &stdout, &stderr)
+	if code != 1 || stdout.Len() > 0 || !strings.Contains(stderr.String(), "belongs to a sandbox that still runs") || strings.Contains(stderr.String(), "serving") {
+		t.Errorf("the second one: got exit code %d and %q, want 1 and whose file it is", code, stderr.String())
 	}
-	if code, stderr := second.stop(); code != 0 || !strings.Contains(stderr, "it now describes this one") {
-		t.Errorf("the second one: got exit code %d and %q, want 0 and a note", code, stderr)
-	}
+	checkRotations(t, first.env, 3)
+	first.wantNothingLeft("sandbox: serving IBM Cloud on " + first.env["IAM_URL"] + "\n")
 }
 
 func TestHTTPS(t *testing.T) {
