@@ -49,18 +49,9 @@ run: build-local ## rotate a token in the sandbox of IBM Cloud and use it
 	@build/local/demo -bin build/local
 
 sandbox: build-local ## serve the sandbox on ADDR=127.0.0.1:8480 until Ctrl-C
-	@echo 'Once it serves, open its address in a browser to watch it. To use it, in another terminal:'
-	@echo '  set -a; . build/sandbox.env; set +a'
-	@echo '  build/local/iam-token-rotator -mode check   # or: make invoke-local'
-	@echo '  curl -s $$IAM_URL/_sandbox/requests    # what was asked of it'
-	@echo '  curl -s $$IAM_URL/_sandbox/faults -d "{\"op\":\"iam.token\",\"case\":\"key_disabled\"}"    # an answer of IBM; -X DELETE: no more'
 	@exec build/local/sandbox -addr "$${ADDR:-127.0.0.1:8480}" -env build/sandbox.env
 
 aws-sandbox: build-local ## serve a sandbox of AWS, too, on ADDR=127.0.0.1:8481, to deploy without an account
-	@echo 'To deploy there once it serves, while `make sandbox` runs, in a third terminal:'
-	@echo '  set -a; . build/sandbox.env && . build/aws.env && set +a'
-	@echo '  export BOOTSTRAP_SECRET_ARN="$$(printenv SECRETS_MANAGER_APIKEY | build/local/rotatorctl put-key)"'
-	@echo '  make deploy                           # then: make status, invoke MODE=check, logs, destroy'
 	@exec build/local/awssandbox -addr "$${ADDR:-127.0.0.1:8481}" -env build/aws.env
 
 EVENT ?= functions/rotate/event.json
@@ -71,6 +62,8 @@ invoke-local: build-local ## deliver EVENT=file to the function, against a runni
 
 doctor: build-local ## check all that the rotations of your environment rely on, and say what to do; writes nothing
 	@if [ -n "$$SECRETS_MANAGER_URL" ]; then echo 'This is about your environment: SECRETS_MANAGER_URL is set.'; \
+		[ -z "$$SECRETS_MANAGER_APIKEY" ] || [ -z "$$BOOTSTRAP_SECRET_ARN" ] || \
+			echo 'The bootstrap key is that of SECRETS_MANAGER_APIKEY; unset it to check the deployed one, of BOOTSTRAP_SECRET_ARN.'; \
 	elif [ -f build/sandbox.env ]; then \
 		echo 'This is about the sandbox of build/sandbox.env: SECRETS_MANAGER_URL is not set.'; set -a; . build/sandbox.env; set +a; \
 	else echo 'This is about your environment, which has no SECRETS_MANAGER_URL: load build/ibm.env, or start `make sandbox`.'; \
@@ -232,7 +225,7 @@ status: build-rotatorctl ## show when each deployed token expires and how its la
 MINUTES ?= 60
 export MINUTES
 logs: build-rotatorctl ## print what the deployed function's log says (MINUTES=60)
-	@case $$MINUTES in '' | *[!0-9]*) echo 'MINUTES must be a whole number' >&2; exit 2 ;; esac
+	@case $$MINUTES in *[!0-9]* | ???????*) ;; *[1-9]*) exit ;; esac; echo 'MINUTES must be a whole number from 1 to 999999' >&2; exit 2
 	@$(rotatorctl) logs --since="$${MINUTES}m"
 
 rollback: build-rotatorctl ## return to the version that was deployed before
@@ -243,5 +236,6 @@ destroy: build-rotatorctl ## remove from AWS all that deploy made (YES=1: withou
 
 ## Tidy up
 
-clean: ## remove what was built
-	rm -rf build
+clean: ## remove what was built; what setup or you wrote to build/ stays, since IAM shows a key only once
+	cd build 2>/dev/null && rm -rf local tests rotate deploy rotate.zip THIRD-PARTY.txt sbom.json vulncheck.txt canary.log simulation.log simulation.svg simulation.txt || :
+	@rmdir build 2>/dev/null || [ ! -d build ] || { echo 'Not built, so these stay in build/:'; ls -A build; }

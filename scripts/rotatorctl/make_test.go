@@ -71,6 +71,38 @@ func TestMakeTakesValuesAsText(t *testing.T) {
 	}
 }
 
+func TestMake(t *testing.T) {
+	t.Parallel()
+	programs.Need(t, "make")
+	folder := makefileAlone(t)
+	for _, name := range []string{"local/iam-token-rotator", "local/rotatorctl", "rotate.zip", "ibm.env", "reader.key", "ibm.env.replacing"} {
+		file := filepath.Join(folder, "build", name)
+		noError(t, cmp.Or(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte("#!/bin/sh\necho \"ARN: $SECRETS_MANAGER_APIKEY_ARN; $*\"\n"), 0o700)))
+	}
+	const deployed = "SECRETS_MANAGER_URL=https://x BOOTSTRAP_SECRET_ARN=arn"
+	for _, tt := range []struct {
+		args, env, says string
+		exit            int
+	}{
+		{"doctor", deployed, "ARN: arn; doctor", 0},
+		{"doctor", deployed + " SECRETS_MANAGER_APIKEY=key", "unset it to check the deployed one, of BOOTSTRAP_SECRET_ARN.\nARN: ; doctor", 0},
+		{"logs MINUTES=1", "", "logs --since=1m", 0},
+		{"logs MINUTES=00", "", "MINUTES must be a whole number from 1", 2},
+		{"logs MINUTES=1000000", "", "MINUTES must be a whole number from 1", 2},
+		{"logs MINUTES=", "", "MINUTES must be a whole number from 1", 2},
+		{"clean", "", "so these stay in build/:\nibm.env\nibm.env.replacing\nreader.key\n", 0}, // last
+	} {
+		args := append(strings.Fields(tt.args), "GO=true", "first=:")
+		got := programs.Run(t, programs.Command{Dir: folder, Env: programs.CleanEnviron(strings.Fields(tt.env)...), Name: "make", Args: args})
+		if got.Exit != tt.exit || !strings.Contains(got.All(), tt.says) {
+			t.Errorf("%s make %s: got exit code %d and\n%s, want %d and %q", tt.env, tt.args, got.Exit, got.All(), tt.exit, tt.says)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(folder, "build", "*")); len(left) != 3 {
+		t.Errorf("left after make clean: %q, want the three files that were not built", left)
+	}
+}
+
 // Only YES=1 confirms: with YES=0 and YES=no destroy asks.
 func TestMakeDestroyAsks(t *testing.T) {
 	t.Parallel()
