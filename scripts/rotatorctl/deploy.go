@@ -135,7 +135,7 @@ func (d *deployment) check(ctx context.Context) error {
 		return usagef("ROTATIONS_FILE and %s are set: set one rotation or a list, not both", strings.Join(set, ", "))
 	}
 	if missing := slices.DeleteFunc(required, func(name string) bool { return !unset(name) }); len(missing) > 0 {
-		return usagef("set %s: load what setup wrote (set -a; . build/ibm.env; set +a); BUCKET is an S3 bucket of yours in the stack's region (rotatorctl deploy -h explains all of them)",
+		return usagef("set %s: load what setup wrote (set -a; . build/ibm.env; set +a); without setup, rotatorctl put-key stores a key and prints BOOTSTRAP_SECRET_ARN; BUCKET is an S3 bucket of yours in the stack's region (rotatorctl deploy -h explains all of them)",
 			strings.Join(missing, ", "))
 	}
 	asAWSCallsIt := map[string]string{"": "arm64", "arm64": "arm64", "aarch64": "arm64", "amd64": "x86_64", "x86_64": "x86_64"}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -423,7 +424,7 @@ func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	op := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager.")
-	name := in.SecretId + in.Name
+	name := cmp.Or(arnName(in.SecretId), in.SecretId, in.Name)
 	_, there := f.secrets[name]
 	code := ""
 	switch {

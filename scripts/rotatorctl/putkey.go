@@ -103,7 +103,9 @@ type bootstrapSecret struct {
 	arn, version   string // of the current version; empty before the first
 }
 
-// openBootstrapSecret finds credentials and reads the secret's metadata, before there is a key to store in it.
+var errDeleted = errors.New("the AWS secret is scheduled for deletion")
+
+// openBootstrapSecret finds credentials and reads the metadata of the secret, by name or ARN, before there is a key to store in it.
 func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string) (*bootstrapSecret, error) {
 	cfg, err := p.loadAWS(ctx)
 	if err != nil {
@@ -113,6 +115,9 @@ func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string
 		return nil, errors.New("no usable AWS credentials: check AWS_PROFILE, or log in (aws sso login)")
 	}
 	b := &bootstrapSecret{name: name, kmsKeyID: kmsKeyID}
+	if arnName(name) != "" {
+		cfg.Region = strings.Split(name, ":")[3]
+	}
 	b.client = secretsmanager.NewFromConfig(cfg)
 	if endpoint := b.client.Options().BaseEndpoint; endpoint != nil {
 		if address, err := url.Parse(*endpoint); err != nil || !iamtoken.IsConfidential(address) {
@@ -127,7 +132,7 @@ func (p *program) openBootstrapSecret(ctx context.Context, name, kmsKeyID string
 	case err != nil:
 		return nil, b.failure("reading the metadata of", err)
 	case found.DeletedDate != nil:
-		return nil, fmt.Errorf("the AWS secret %s is scheduled for deletion; bring it back first: aws secretsmanager restore-secret --secret-id %s", quote(name), quote(name))
+		return nil, fmt.Errorf("%w; bring it back first: aws secretsmanager restore-secret --secret-id %s", errDeleted, b.shown())
 	}
 	b.exists, b.arn = true, aws.ToString(found.ARN)
 	for version, stages := range found.VersionIdsToStages {
@@ -190,5 +195,13 @@ func (b *bootstrapSecret) failure(doing string, err error) error {
 	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		says = cmp.Or(advice[api.ErrorCode()], commonAdvice(api.ErrorCode()), "AWS rejects it with an unknown code")
 	}
-	return fmt.Errorf("%s the AWS secret %s: %s", doing, quote(b.name), says)
+	return fmt.Errorf("%s the AWS secret %s: %s", doing, b.shown(), says)
+}
+
+// shown is the secret's name in quotes, or its ARN.
+func (b *bootstrapSecret) shown() string {
+	if arnName(b.name) != "" {
+		return b.name
+	}
+	return quote(b.name)
 }

@@ -335,7 +335,7 @@ func (p *program) rollback(ctx context.Context) error {
 	}
 	before := all.before(live)
 	if before == 0 {
-		return fmt.Errorf("there is no version before %d", live)
+		return fmt.Errorf("version %d is the oldest that deploy has kept: there is nothing to return to", live)
 	}
 	p.say("Returning the stack %s from version %d to %d", p.stack, live, before)
 	if err := p.restore(ctx, parameter(stack, "CodeBucket"), all, before); err != nil {

@@ -106,7 +106,7 @@ func TestRollback(t *testing.T) {
 	a := newAccount(t, "back")
 	a.must(1, "rollback", "there is no stack back in account 123456789012")
 	a.must(0, "deploy")
-	a.must(1, "rollback", "there is no version before 1")
+	a.must(1, "rollback", "version 1 is the oldest that deploy has kept: there is nothing to return to")
 	level := func(value, version string) {
 		t.Helper()
 		want(t, "MIN_REMAINING", a.variables()["MIN_REMAINING"], value)
@@ -148,7 +148,7 @@ func TestRollback(t *testing.T) {
 	destroy("n\n", 1, left, "log. Continue? [y/N] rotatorctl: not confirmed: nothing was changed")
 	a.must(0, "invoke --mode=check", "default: checked")
 	a.query("cloudformation", "Action=DeleteStack&Version=2010-05-15&StackName=back", &struct{}{})
-	destroy("\n", 1, left, "This deletes only its zips, from the bucket back-code. Continue? [y/N] rotatorctl: not confirmed")
+	destroy("\n", 1, left, "destroy: there is no stack back in account 123456789012, region eu-central-1: check STACK and AWS_REGION\nThis deletes only its zips, from the bucket back-code. Continue? [y/N] rotatorctl: not confirmed")
 	destroy("yes\n", 1, 0, "there is no stack back in account")
 }
 

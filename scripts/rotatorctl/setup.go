@@ -155,15 +155,36 @@ func (s *setup) readState(ctx context.Context) error {
 		}
 	}
 	b := s.bootstrap
-	inAWS := b.store != nil && b.file == ""
-	mayStore := b.managed || b.iamCredentials.ID != "" || s.needsKey(b)
-	if !inAWS || !mayStore {
+	if inAWS := b.store != nil && b.file == ""; !inAWS {
 		return nil
 	}
-	if s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID); err == nil && !b.managed {
+	if mayStore := b.managed || b.iamCredentials.ID != "" || s.needsKey(b); mayStore {
+		if s.aws, err = s.openBootstrapSecret(ctx, s.awsSecret, s.kmsKeyID); err != nil || b.managed {
+			return err
+		}
 		b.mustReplace = s.aws.keyID() != "" // which nothing renews any more
 	}
-	return err
+	if s.needsKey(b) {
+		return nil
+	}
+	return s.checkAWSSecret(ctx, b.stored.place)
+}
+
+// checkAWSSecret returns an error if the AWS secret with the stored key is gone. Without AWS it only says that it has not looked:
+// nothing is to be stored there.
+func (s *setup) checkAWSSecret(ctx context.Context, arn string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	found, err := s.openBootstrapSecret(ctx, arn, "")
+	switch {
+	case errors.Is(err, errDeleted):
+		return err
+	case err != nil:
+		s.say("note: whether the AWS secret with the bootstrap key still exists was not checked: %v", err)
+	case found.version == "":
+		return fmt.Errorf("the AWS secret %s, with the bootstrap key, is gone: run setup again with --rotate-keys, which stores another key, and then deploy", arn)
+	}
+	return nil
 }
 
 // outputs are the outputs of Terraform that setup reads, with their shapes, and IAM's URL.

@@ -279,18 +279,21 @@ func (p *program) destroy(ctx context.Context, bucket string) error {
 	if err := p.connect(ctx); err != nil {
 		return err
 	}
-	p.say("destroy: the stack %s in %s", p.stack, p.who)
 	stack, err := p.findStack(ctx, p.stack)
 	if err != nil {
 		return err
 	}
-	missing := fmt.Errorf("there is no stack %s in %s", p.stack, p.who)
-	what, secret := "There is no such stack. This deletes only its zips, from the bucket "+printable(bucket), ""
-	if stack != nil {
+	missing := fmt.Errorf("there is no stack %s in %s: check STACK and AWS_REGION", p.stack, p.who)
+	what, secret := "This deletes only its zips, from the bucket "+printable(bucket), ""
+	switch {
+	case stack != nil:
 		bucket, secret = parameter(stack, "CodeBucket"), parameter(stack, "BootstrapSecretArn")
 		what = "This deletes the function, schedules, queues, roles, alarms, dashboard and log"
-	} else if bucket == "" {
+		p.say("destroy: the stack %s in %s", p.stack, p.who)
+	case bucket == "":
 		return missing
+	default:
+		p.say("destroy: %s", missing)
 	}
 	if err := p.confirm(ctx, what); err != nil {
 		return err

@@ -378,6 +378,7 @@ func TestUsage(t *testing.T) {
 		{"odd stack", "deploy", whole, object{"STACK": "9 lives"}, `STACK="9 lives" is no name`},
 		{"long stack", "status", whole, object{"STACK": "a" + strings.Repeat("b", 64)}, "is no name of a stack"},
 		{"partial ARN", "deploy", whole, object{"BOOTSTRAP_SECRET_ARN": "rotator/bootstrap"}, "rotatorctl put-key prints"},
+		{"no key stored", "deploy", whole, object{"BOOTSTRAP_SECRET_ARN": ""}, "without setup, rotatorctl put-key stores a key"},
 		{"unknown ARCH", "deploy", whole, object{"ARCH": "mips"}, "use arm64 or amd64"},
 		{"plain http", "deploy", whole, object{"SECRETS_MANAGER_URL": "http://x.example"}, "SECRETS_MANAGER_URL must be the instance's https origin"},
 		{"both sources", "deploy", whole, object{"ROTATIONS_FILE": files["faulty"]}, "ROTATIONS_FILE and API_KEY_SECRET, TOKEN_SECRET are set"},
