@@ -32,6 +32,16 @@ const (
 // program is the name that the command was started with.
 var program = report.Printable(filepath.Base(os.Args[0]))
 
+// typed is how a person can start it again: by its path, if a shell takes that as it is.
+var typed = asTyped(os.Args[0])
+
+func asTyped(path string) string {
+	if strings.Trim(path, "+-./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz") != "" {
+		return program
+	}
+	return path
+}
+
 // usages are the help texts, by the first word of the command; a run has none.
 var usages = map[string]string{"": `Keeps IBM Cloud IAM access tokens in secrets valid: reads an API key from Secrets
 Manager, exchanges it at IAM and saves the token as a new version of a secret.
@@ -187,7 +197,7 @@ func exitCode(ctx context.Context, stderr io.Writer, good bool) int {
 
 // commandFor is the command's rotation.HowToRun.
 func commandFor(rotation string, force bool) string {
-	command := program + " -rotation " + rotation
+	command := typed + " -rotation " + rotation
 	if force {
 		command += " -force"
 	}
@@ -209,7 +219,7 @@ func (line commandLine) print(stdout, stderr io.Writer, printed interface{ Write
 }
 
 func (line commandLine) misused(stderr io.Writer, err error) int {
-	return misused(stderr, err, "see "+strings.TrimSpace(program+" "+line.name)+" -h")
+	return misused(stderr, err, "see "+strings.TrimSpace(typed+" "+line.name)+" -h")
 }
 
 func misused(stderr io.Writer, err error, advice string) int {

@@ -47,7 +47,7 @@ func TestCommand(t *testing.T) {
 		{"doctor", person, 0, []string{"! bootstrap-identity    IAM_TOKEN is of "}, nil},
 		{"doctor", faulty, 2, []string{"✗ configuration         IAM_URL: must begin with https://", "✗ configuration         TOKEN_SECRET: is no secret id", "– everything else", "2 checks failed"}, nil},
 		{"doctor -h", nil, 0, []string{"Usage: " + program + " doctor"}, nil},
-		{"doctor -force", good, 2, nil, []string{"see " + program + " doctor -h"}},
+		{"doctor -force", good, 2, nil, []string{"see " + typed + " doctor -h"}},
 		{"doctor -rotation other", good, 2, nil, []string{`no rotation is called "other"`}},
 		{"doctor -timeout=120", nil, 2, nil, []string{"say 120s for seconds"}},
 		{"doctor now", good, 2, nil, []string{`unexpected argument "now"`}},
@@ -55,7 +55,7 @@ func TestCommand(t *testing.T) {
 		{"config", good, 0, []string{"valid: 1 rotation\n"}, nil},
 		{"config", faulty, 2, nil, []string{program + ": IAM_URL: must begin with https://", "\n" + program + ": TOKEN_SECRET: is no secret id"}},
 		{"config -h", nil, 0, []string{"Usage: " + program + " config"}, nil},
-		{"config -json", good, 2, nil, []string{"see " + program + " config -h"}},
+		{"config -json", good, 2, nil, []string{"see " + typed + " config -h"}},
 
 		{"", good, 0, []string{"default: rotated; the stored token expires "}, []string{`"msg":"rotation"`}},
 		{"-mode ensure", good, 0, []string{"default: fresh"}, nil},
@@ -68,7 +68,7 @@ func TestCommand(t *testing.T) {
 		{"", missing, 1, []string{"default: failed\n  look: not_found: "}, nil},
 		{"-h", nil, 0, []string{"Examples:"}, nil},
 		{"--version", nil, 0, []string{program + " " + version + "\n"}, nil},
-		{"-rotate", good, 2, nil, []string{"see " + program + " -h"}},
+		{"-rotate", good, 2, nil, []string{"see " + typed + " -h"}},
 		{"-mode dance", good, 2, nil, []string{"use rotate, ensure or check"}},
 		{"-rotation other", good, 2, nil, []string{`no rotation is called "other"`}},
 		{"-run-id short", good, 2, nil, []string{"8 to 256"}},
@@ -92,6 +92,17 @@ func TestCommand(t *testing.T) {
 		if strings.HasPrefix(test.args, "doctor") {
 			wantNothingWritten(t, cloud)
 		}
+	}
+}
+
+func TestAdviceHasThePathThatWasTyped(t *testing.T) {
+	for path, want := range map[string]string{"build/local/rotator-1.0": "build/local/rotator-1.0", "rotator": "rotator", "my build/rotator": program, "a;b": program, "\x1b[2J": program} {
+		if got := asTyped(path); got != want {
+			t.Errorf("%q: got %q, want %q", path, got, want)
+		}
+	}
+	if got, want := commandFor("a", true), os.Args[0]+" -rotation a -force"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
@@ -119,13 +130,13 @@ func TestProgressOnATerminal(t *testing.T) {
 		var shown bytes.Buffer
 		log, end := showProgress(&shown, 10*time.Second)
 		log.Info("rotation", "result", "in the report")
-		log.Debug("attempt failed, trying again", "rotation", "a", "attempt", 1, "error", errors.New("why\x1b[2J"))
+		log.Debug("attempt failed, trying again", "rotation", "a", "attempt", 1, "wait_ms", 2500, "error", errors.New("why\x1b[2J"))
 		time.Sleep(2500 * time.Millisecond)
-		log.Debug("attempt failed, trying again", "attempt", 2)
+		log.Debug("attempt failed, trying again", "rotation", "a", "attempt", 2, "wait_ms", 300, "error", errors.New("why"))
 		end()
 		const clear = "\r\x1b[K"
-		want := "attempt failed, trying again; rotation a; attempt 1; error why\\x1b[2J\nworking, 9s left" + clear + "working, 8s left" +
-			clear + "attempt failed, trying again; attempt 2\nworking, 8s left" + clear
+		want := "a: attempt 1 failed, the next is in 2.5s: why\\x1b[2J\nworking, 9s left" + clear + "working, 8s left" +
+			clear + "a: attempt 2 failed, the next is in 300ms: why\nworking, 8s left" + clear
 		if shown.String() != want {
 			t.Errorf("got %q\nwant %q", &shown, want)
 		}

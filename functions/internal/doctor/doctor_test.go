@@ -42,6 +42,9 @@ func TestASoundSetUpHasNothingWrong(t *testing.T) {
 	fx.want(diagnosis, "key-identity", report.CheckOK, fx.seeded.IAMID, fx.cloud.AccountID())
 	fx.want(diagnosis, "stored-token", report.CheckOK, "fingerprint 0123456789abcdef")
 	fx.want(diagnosis, "save", report.CheckSkipped, "secret-version.create")
+	if save := diagnosis.Checks[len(diagnosis.Checks)-1]; save.Advice != "" {
+		t.Errorf("got the advice %q after a good save", save.Advice)
+	}
 }
 
 func TestManyRotationsAreShownInTheOrderAsked(t *testing.T) {
@@ -315,7 +318,7 @@ func TestFindings(t *testing.T) {
 		"no key secret":    {func(fx *fixture) { fx.one.APIKey.ID = nowhere }, "key-secret", report.CheckFailed, []string{"not_found", "API_KEY_SECRET"}},
 		"two lines":        {keySecret(ibmcloudtest.SecretSpec{Payload: canary + "\n" + canary}), "key-secret", report.CheckFailed, []string{"misconfigured: what the key secret holds is not an API key on one line", "bare key"}},
 		"kv, no field":     {keySecret(ibmcloudtest.SecretSpec{Type: "kv", Data: map[string]any{"k": canary}}), "key-secret", report.CheckFailed, []string{"api_key_field"}},
-		"unknown key":      {func(fx *fixture) { fx.cloud.MustDeleteAPIKey(fx.seeded.APIKey) }, "key-identity", report.CheckFailed, []string{"denied", "BXNIM0415E: the API key in the key secret is not known", "replace it by a valid key"}},
+		"unknown key":      {func(fx *fixture) { fx.cloud.MustDeleteAPIKey(fx.seeded.APIKey) }, "key-identity", report.CheckFailed, []string{"denied", "BXNIM0415E: the API key in the key secret is not known", "replace it with a valid key"}},
 		"another account":  {func(fx *fixture) { fx.one.Expect.Account = strings.Repeat("0", 32) }, "key-identity", report.CheckFailed, []string{"is expected", "`expect`"}},
 		"as expected":      {func(fx *fixture) { fx.one.Expect.IAMID = fx.seeded.IAMID }, "key-identity", report.CheckOK, []string{"as expected"}},
 		"key was replaced": {func(fx *fixture) { fx.save(fx.cloud.ReaderIAMID(), time.Now().Add(time.Hour)) }, "key-identity", report.CheckFailed, []string{"run once with force"}},
@@ -358,7 +361,8 @@ func TestFindings(t *testing.T) {
 		"forged metadata": {func(fx *fixture) {
 			fx.cloud.MustSetVersionMetadata(fx.one.Token.ID, "current", map[string]any{"expiration": canary, "iam_id": canary})
 		}, "stored-token", report.CheckWarning, []string{"someone has edited it"}},
-		"expired": {stored(-time.Minute), "stored-token", report.CheckFailed, []string{"readers have a token that expired 20", "(1m", " ago)", "schedule"}},
+		"expired":         {stored(-time.Minute), "stored-token", report.CheckFailed, []string{"readers have a token that expired 20", "(1m", " ago)", "schedule"}},
+		"expired, so try": {stored(-time.Minute), "save", report.CheckSkipped, []string{"to find out, save a token: run default"}},
 		"about to expire": {func(fx *fixture) {
 			fx.doctor.MinRemaining = 150 * time.Second
 			fx.save(fx.seeded.IAMID, time.Now().Add(2*time.Minute))
