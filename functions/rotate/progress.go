@@ -21,7 +21,7 @@ func isTerminal(stream any) bool {
 }
 
 // progress is the handler of a run's log at a terminal. It shows the attempts that failed and,
-// every second, the remaining time.
+// every second, the time left.
 type progress struct {
 	slog.Handler // for WithAttrs and WithGroup, which no run uses
 	w            io.Writer
@@ -70,16 +70,18 @@ func (p *progress) print(text string, wait bool) {
 // Enabled implements slog.Handler.
 func (p *progress) Enabled(context.Context, slog.Level) bool { return true }
 
-// Handle implements slog.Handler. It leaves out results, since the report shows them.
+// Handle implements slog.Handler. It shows failed attempts alone, since the report shows the results.
 func (p *progress) Handle(_ context.Context, record slog.Record) error {
-	if record.Message == "rotation" || record.Message == "key renewal" {
-		return nil
-	}
-	text := record.Message
+	of := map[string]slog.Value{}
 	record.Attrs(func(attr slog.Attr) bool {
-		text += fmt.Sprintf("; %s %v", attr.Key, attr.Value)
+		of[attr.Key] = attr.Value
 		return true
 	})
+	wait, failed := of["wait_ms"]
+	if !failed {
+		return nil
+	}
+	text := fmt.Sprintf("%s: attempt %s failed, the next is in %s: %s", of["rotation"], of["attempt"], time.Duration(wait.Int64())*time.Millisecond, of["error"])
 	p.mu.Lock()
 	waiting := p.waiting
 	p.mu.Unlock()

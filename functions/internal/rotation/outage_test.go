@@ -1,8 +1,10 @@
 package rotation_test
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -25,7 +27,9 @@ func TestFaultsAreRetriedWhileThatHelps(t *testing.T) {
 	// took has the faults end after a time, 0 for never, and wants the run to take from least to most.
 	took := func(s story, ends, least, most time.Duration, faults ...ibmcloudtest.Fault) story {
 		s.first = true
+		log := &bytes.Buffer{}
 		s.edit = func(fx *fixture) {
+			fx.rotator.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			for _, fault := range faults {
 				fx.fault(fault)
 			}
@@ -36,6 +40,9 @@ func TestFaultsAreRetriedWhileThatHelps(t *testing.T) {
 		s.then = func(fx *fixture, result report.Result) {
 			if result.Duration < least || result.Duration > most {
 				fx.t.Errorf("took %s, want %s to %s", result.Duration, least, most)
+			}
+			if says := strings.Count(log.String(), "trying again"); says != result.Attempts-1 {
+				fx.t.Errorf("the log says %d times that another attempt follows %d", says, result.Attempts)
 			}
 			if s.fails == rotation.StepExchange && result.TransactionID == "" {
 				fx.t.Error("the failure names no IAM transaction")

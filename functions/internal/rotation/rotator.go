@@ -40,7 +40,7 @@ type Rotator struct {
 	Version      string           // of this program, for the metadata of versions
 	Now          func() time.Time // if nil, time.Now
 	Random       func() float64   // from 0 up to 1, for the jitter of waits; if nil, math/rand/v2's
-	Log          *slog.Logger     // attempts that failed, at debug level; if nil, nowhere
+	Log          *slog.Logger     // failed attempts that others follow, at debug level; if nil, nowhere
 }
 
 // Run runs the rotations in parallel, each succeeding or failing on its own, and returns when all
@@ -74,7 +74,6 @@ type run struct {
 	slots    chan struct{}  // held by an attempt, not by one waiting to try again
 	started  time.Time      // by the wall clock
 	timeout  time.Duration  // all the time that the caller gave
-	budget   time.Duration  // the timeout less the reserve
 }
 
 // Budget returns the time until ctx's deadline, 2 minutes if it has none, and the part of it
@@ -96,7 +95,7 @@ func (r *Rotator) begin(ctx context.Context, request Request) *run {
 		refusals: cmp.Or(r.Refusals, &Refusals{}),
 		keys:     &keyReads{ctx: ctx, reader: r.Keys, latest: map[KeyRef]*keyRead{}},
 		slots:    make(chan struct{}, max(1, r.Concurrency)),
-		started:  WallClock(r.Now), timeout: timeout, budget: budget,
+		started:  WallClock(r.Now), timeout: timeout,
 	}
 	run.prepare = sync.OnceFunc(func() {
 		run.prepared.Go(func() {
@@ -136,6 +135,7 @@ func (p *pass) runWithRetry() report.Result {
 	began := time.Now()
 	var failure *Error
 	retriedOnce := map[Step]bool{}
+	deadline, _ := p.ctx.Deadline() // a run always has one
 	result, err := backoff.Retry(p.ctx, func() (report.Result, error) {
 		result, err := p.timedAttempt()
 		if err == nil {
@@ -147,10 +147,6 @@ func (p *pass) runWithRetry() report.Result {
 		if failure.Retry == Never || failure.Retry == Once && retriedOnce[failure.Step] {
 			return result, backoff.Permanent(failure)
 		}
-		if p.Log != nil {
-			p.Log.LogAttrs(p.ctx, slog.LevelDebug, "attempt failed, trying again",
-				slog.String("rotation", p.Name), slog.Int("attempt", p.attempts), slog.Any("error", failure))
-		}
 		wait := min(failure.RetryAfter, maxWait)
 		if failure.Retry == Once {
 			retriedOnce[failure.Step], wait = true, keyWait
@@ -159,7 +155,12 @@ func (p *pass) runWithRetry() report.Result {
 			return result, errors.Join(failure, &backoff.RetryAfterError{Duration: wait})
 		}
 		return result, failure
-	}, backoff.WithBackOff(&waits{random: p.random}), backoff.WithMaxElapsedTime(p.budget))
+	}, backoff.WithBackOff(&waits{random: p.random}), backoff.WithMaxElapsedTime(time.Until(deadline)), backoff.WithNotify(func(_ error, wait time.Duration) {
+		if p.Log != nil { // the report has the last attempt's error
+			p.Log.LogAttrs(p.ctx, slog.LevelDebug, "attempt failed, trying again", slog.String("rotation", p.Name),
+				slog.Int("attempt", p.attempts), slog.Int64("wait_ms", wait.Milliseconds()), slog.Any("error", failure))
+		}
+	}))
 	if err != nil {
 		result = p.failed(failure)
 	}
