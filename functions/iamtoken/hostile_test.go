@@ -147,7 +147,7 @@ func TestNoAnswer(t *testing.T) {
 		"the call of IAM was given up":                 {ended, silent.URL, context.Canceled, true},
 		"calling IAM: its host name does not resolve":  {t.Context(), "https://iam.invalid", ErrUnavailable, true},
 		"its TLS certificate is not trusted":           {t.Context(), untrusted.URL, ErrUnavailable, false},
-		"calling IAM: connection refused":              {t.Context(), "http://127.0.0.1:1", syscall.ECONNREFUSED, true},
+		"IAM refuses connections on this port":         {t.Context(), "http://127.0.0.1:1", syscall.ECONNREFUSED, true},
 		"the connection broke, or what came was not H": {t.Context(), rawServer(t, "", func(string) string { return "" }), ErrUnavailable, true},
 	} {
 		_, err := storeAt(test.url, nil).Read(test.ctx)

@@ -66,7 +66,7 @@ func (v Version) Token() (Token, error) {
 		}
 	}
 	if !v.ReadAt.IsZero() && (v.ReadAt.Add(maxDateLag).Before(v.CreatedAt) || v.ReadAt.Add(maxDateLag).Before(claims.IssuedAt)) {
-		return Token{}, fmt.Errorf("%w: the answer's Date is earlier than the version it holds: is there a proxy in between?", ErrUnavailable)
+		return Token{}, fmt.Errorf("%w: the answer's Date is earlier than the version it holds: is there a proxy in between, or is a clock wrong?", ErrUnavailable)
 	}
 	token := Token{Value: NewSecret(value), IssuedAt: epoch(v.Metadata.IssuedAt), IAMID: cmp.Or(v.Metadata.IAMID, claims.IAMID), Account: cmp.Or(v.Metadata.Account, claims.Account)}
 	if token.IssuedAt.IsZero() {

@@ -108,7 +108,7 @@ func (s *SecretsManager) send(ctx context.Context, service, address, authorizati
 }
 
 const (
-	unknownKey = "the reader's API key is not known to IAM, disabled or expired: replace it by a valid key"
+	unknownKey = "the reader's API key is not known to IAM, disabled or expired: replace it with a valid key"
 	noSecret   = "check SecretID and URL: the secret is not in this instance"
 )
 
@@ -221,6 +221,8 @@ func noAnswer(service string, err error) error {
 		return temporary("calling %s: its host name does not resolve%s", service, private)
 	case untrusted:
 		return final("calling %s: its TLS certificate is not trusted: check the URL, or name the CA in SSL_CERT_FILE", service)
+	case number == syscall.ECONNREFUSED:
+		return temporary("%s refuses connections on this port: is the port in its URL right? A sandbox answers only while it runs (make sandbox): %w", service, number)
 	case isNumber:
 		return temporary("calling %s: %w%s", service, number, private)
 	case isLimit && limit.Timeout():

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -196,7 +197,7 @@ func TestOutages(t *testing.T) {
 		"a false 403 of IAM":       {ibmcloudtest.Fault{Op: iam, Case: "network_rule", Times: 1}, "", 2},
 		"a false 401":              {ibmcloudtest.Fault{Op: read, Case: "invalid_token", Times: 1}, "", 2},
 		"a lasting 403":            {ibmcloudtest.Fault{Op: read, Case: "network_rule"}, "Secrets Manager answered 403: the identity of READER_APIKEY may not", 2},
-		"a key repeated":           {ibmcloudtest.Fault{Op: iam, Case: "key_repeated"}, "IAM answered 400 BXNIM0415E: READER_APIKEY is not known to IAM: it was deleted", 2},
+		"a key repeated":           {ibmcloudtest.Fault{Op: iam, Case: "key_repeated"}, "IAM answered 400 BXNIM0415E: READER_APIKEY is not known to IAM. It was deleted", 2},
 		"a context restriction":    {ibmcloudtest.Fault{Op: iam, Case: "context_restriction"}, "IAM answered 403: a network rule refuses this address: is there a context-based restriction", 2},
 		"a hostile code":           {ibmcloudtest.Fault{Op: iam, Status: 400, Body: `{"errorCode":"BXNIM0415E\neyJ"}`}, "IAM answered 400: READER_APIKEY is not known to IAM, disabled", 2},
 		"an early Date":            {ibmcloudtest.Fault{Op: read, Status: 200, Headers: map[string]string{"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}, Body: early}, "earlier than the version", 3},
@@ -253,6 +254,33 @@ func TestAProxyIsNamed(t *testing.T) {
 		j.env["SECRETS_MANAGER_URL"] = "https://instance.invalid"
 		if stderr := j.wantFailure(1, "the host name of Secrets Manager does not resolve: check SECRETS_MANAGER_URL"); !strings.Contains(stderr, "private-only") {
 			t.Errorf("got %q, want it to name private instances", stderr)
+		}
+	})
+}
+
+// A refused connection is final on this machine unless --wait is given, and patience is for others.
+func TestRefusedConnections(t *testing.T) {
+	for url, local := range map[string]bool{"http://127.0.0.1:1": true, "http://localhost:1": true, "http://[::1]:1": true, "https://127.0.0.1:1": true, "https://localhost": true,
+		"https://a.us-south.test": false, "https://localhost.test": false} {
+		withJob(t, url, func(j *job) {
+			j.at(url)
+			j.program("curl", "echo \"$*\" >>\"$HOME/calls\"; printf '\\n000 000 '; exit 7\n")
+			j.byToken()
+			stderr := j.wantFailure(1, "iam-token: Secrets Manager ")
+			calls, err := os.ReadFile(filepath.Join(j.env["HOME"], "calls"))
+			patient := strings.Contains(string(calls), " --retry-connrefused ")
+			advice := "refuses connections on this port: check the port in SECRETS_MANAGER_URL. The services answer on 443, a sandbox only while it runs (make sandbox)\n"
+			if err != nil || strings.Count(string(calls), "--silent") != 1 || patient == local || strings.HasSuffix(stderr, advice) != local || strings.Contains(stderr, "private-only") == local {
+				t.Errorf("got %q and %q (%v)", calls, stderr, err)
+			}
+		})
+	}
+	withJob(t, "--wait", func(j *job) {
+		j.at("http://127.0.0.1:1")
+		began := time.Now()
+		j.wantFailure(1, "IAM refuses connections on this port: check the port in IAM_URL. ", "--wait=2s")
+		if took := time.Since(began); took < time.Second {
+			t.Errorf("took %s, want 2 s, in whole seconds of the clock", took)
 		}
 	})
 }

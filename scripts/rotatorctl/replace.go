@@ -368,7 +368,7 @@ func (r *replacement) deploy(ctx context.Context) error {
 		for _, done := range r.note {
 			for _, old := range []string{done.Old, done.Place} {
 				if old != "" && old != noSecret && strings.Contains(string(list), old) {
-					return fmt.Errorf("ROTATIONS_FILE=%s names %s: replace it by the value in %s, and run this again", printable(file), old, printable(r.envFile))
+					return fmt.Errorf("ROTATIONS_FILE=%s names %s: replace it with the value in %s, and run this again", printable(file), old, printable(r.envFile))
 				}
 			}
 		}

@@ -255,7 +255,7 @@ func scenarios() map[string]scenario {
 		"trial: redirect":      {arrange: func(fx *fixture) { redirected(fx, ibmcloudtest.OpIAMToken) }, exit: 1, words: "HTTP 302. The answer is not IAM's"},
 		"trial: a page":        trial(faulty{Status: 200, Body: html, ContentType: "text/html"}, "HTTP 200. The answer is not IAM's"),
 		"trial: no token":      trial(faulty{Status: 200, Body: "{}"}, "HTTP 200. The answer is not IAM's"),
-		"trial: 400":           trial(faulty{Status: 400, Body: code("BXNIM0109E")}, "HTTP 400 BXNIM0109E. IAM misses a property of the request. Run"),
+		"trial: 400":           trial(faulty{Status: 400, Body: code("BXNIM0109E")}, "HTTP 400 BXNIM0109E. A property is missing from the request. Run"),
 		"trial: 401":           trial(faulty{Status: 401}, "HTTP 401. IAM rejects the key"),
 		"trial: unknown":       trial(faulty{Status: 400, Body: code("BXNIM0415E")}, "The key is not known to IAM"),
 		"trial: restriction":   trial(faulty{Status: 403, Body: html, ContentType: "text/html"}, "HTTP 403. The key may not be used from this address"),
@@ -273,7 +273,7 @@ func scenarios() map[string]scenario {
 		"managed: AWS's answer is lost": {managed: true, arrange: changed(func(f *fakeAWS) { f.lose = true }), exit: 1, words: "the AWS secret"},
 		"managed: a slow key":           {managed: true, arrange: unknown(29)}, // not a minute
 		"managed: a bad key": {managed: true, arrange: unknown(0), exit: 1,
-			words: "The key is not known to IAM: it was deleted, has expired or was made seconds ago. The keys in use are unchanged",
+			words: "The key is not known to IAM. It was deleted, has expired or was made seconds ago. The keys in use are unchanged",
 			then: func(fx *fixture, r run) {
 				nothingAtAWS(fx, r)
 				fx.fail("The keys in use are unchanged") // nor by the next run
@@ -333,7 +333,7 @@ func scenarios() map[string]scenario {
 		"by key":      {arrange: byKey(admins)},
 		"by key, 401": {arrange: byKey(admins, faulty{Op: ibmcloudtest.OpSecretsList, Times: 1, Status: 401}), exit: 1, words: "HTTP 401. The token that IAM gave for IBMCLOUD_API_KEY is rejected"},
 		"by an unknown key": {arrange: byKey(func(*fixture) string { return key }), exit: 1,
-			words: "logging in with IBMCLOUD_API_KEY: HTTP 400 BXNIM0415E. The key is not known to IAM: it was deleted, has expired or was made seconds ago: replace it by a valid key."},
+			words: "logging in with IBMCLOUD_API_KEY: HTTP 400 BXNIM0415E. The key is not known to IAM. It was deleted, has expired or was made seconds ago: replace it with a valid key."},
 		"by JSON":  usage("", "IBMCLOUD_API_KEY is JSON", byKey(func(*fixture) string { return "{}" })),
 		"no login": usage("", "set IAM_TOKEN or IBMCLOUD_API_KEY", envIs("IAM_TOKEN", "")),
 

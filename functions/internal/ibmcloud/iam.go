@@ -43,7 +43,7 @@ func NewIAM(origin string, transport http.RoundTripper, now func() time.Time) *I
 // exchangeOf is the operation of exchanging an API key, which errors call credential.
 func exchangeOf(doing, credential string) operation {
 	return operation{doing: doing, credential: credential,
-		rejected: credential + " is not known to IAM, disabled or expired: replace it by a valid key"}
+		rejected: credential + " is not known to IAM, disabled or expired: replace it with a valid key"}
 }
 
 // Exchange asks IAM for a new token of the API key's owner. It needs no permission. The error

@@ -105,15 +105,15 @@ func TestNothingOfAnErrorBodyEntersTheMessageButAKnownCode(t *testing.T) {
 func TestACodeOfIAMNamesTheCauseAndWhatHelps(t *testing.T) {
 	const byStatus = "" // no such code is known
 	codes := map[string]string{
-		"BXNIM0415E": "is not known to IAM: it was deleted, has expired or was made seconds ago: replace it by a valid key",
+		"BXNIM0415E": "is not known to IAM. It was deleted, has expired or was made seconds ago: replace it with a valid key",
 		"BXNIM0398E": "the trusted profile is not known, or its conditions do not fit this compute resource: check IAM_PROFILE_NAME or IAM_PROFILE_ID",
 		"BXNIM0430E": "requests from this IP address are not permitted: add the address that they come from",
 		"BXNIM0462E": "is disabled: enable it, or",
-		"BXNIM0410E": "is of a user who has left the account: replace it by a key of a service id or another user: a new key of the same user does not help",
-		"BXNIM0436E": "is of a user who is suspended: have the account's administrator reactivate the user, or replace it by a key of a service id: a new key of the same user does not help",
+		"BXNIM0410E": "is of a user who has left the account: replace it with a key of a service id or another user. A new key of the same user does not help",
+		"BXNIM0436E": "is of a user who is suspended: have the account's administrator reactivate the user, or replace it with a key of a service id. A new key of the same user does not help",
 		"BXNIM0439E": "the session or refresh token behind the API key in the key secret is no longer valid: log in again",
 		"BXNIM0408E": "the session or refresh token behind the API key in the key secret is no longer valid: log in again",
-		"BXNIM0109E": "IAM misses a property of the request: ",
+		"BXNIM0109E": "a property is missing from the request: ",
 		"BXNIM0106E": "IAM does not accept the value of a property of the request: check the API key in the key secret",
 		"BXNIM0407E": "IAM says that the API key in the key secret is an invalid token: ",
 		"BXNIM9999E": byStatus, "bxnim0415e": byStatus, "BXNIM0415": byStatus, "BXNIM00415E": byStatus, "BXNIM0415EE": byStatus, "BXNIM0415E ": byStatus,

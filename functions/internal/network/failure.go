@@ -85,7 +85,7 @@ func (p Peer) explain(err error) (found, advice string) {
 		{as[*tls.CertificateVerificationError](err), certificate + " is not trusted", "check " + variable + ", and what intercepts TLS on the way"},
 		{as[tls.RecordHeaderError](err), p.Host + " does not speak TLS on this port", "check the port in " + variable},
 		{is(syscall.ECONNREFUSED), p.Host + " refuses connections on this port",
-			"check the port in " + variable + ": the services answer on 443, a sandbox only while it runs (make sandbox)"},
+			"check the port in " + variable + ". The services answer on 443, a sandbox only while it runs (make sandbox)"},
 		{timeout != nil && timeout.Timeout(), p.Host + " did not answer in time", p.ifUnreachable()},
 		{is(syscall.ENETUNREACH) || is(syscall.EHOSTUNREACH), "this network has no route to " + p.Host, p.ifUnreachable()},
 	} {

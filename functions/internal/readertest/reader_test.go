@@ -200,7 +200,7 @@ func TestFailingReads(t *testing.T) {
 		"an outage, reported after 5 s": {answer(fault{Op: read, Status: 429, Headers: after("999999")}), false, capped, 1, iamtoken.ErrUnavailable, "answered 429: it is asked too often"},
 		"a web page":                    {answer(fault{Op: iam, Status: 200, ContentType: "text/html", Body: "<html>canary"}), false, backOff, 2, iamtoken.ErrUnavailable, "proxy"},
 		"no answer":                     {answer(fault{Op: read, Drop: ibmcloudtest.DropBefore}), false, backOff, 1, iamtoken.ErrUnavailable, "calling Secrets Manager"},
-		"a key of nobody":               {func(fx *fixture) { fx.store.APIKey = iamtoken.NewSecret("nobodys-key-0123456789") }, false, keyPause, 2, iamtoken.ErrDenied, "IAM answered 400 BXNIM0415E: the reader's API key is not known to IAM: it was deleted"},
+		"a key of nobody":               {func(fx *fixture) { fx.store.APIKey = iamtoken.NewSecret("nobodys-key-0123456789") }, false, keyPause, 2, iamtoken.ErrDenied, "IAM answered 400 BXNIM0415E: the reader's API key is not known to IAM. It was deleted"},
 		"a code of errors":              {iamSays(400, `{"errors":[{"code":"BXNIM0106E"}]}`), false, keyPause, 2, iamtoken.ErrDenied, "answered 400 BXNIM0106E: IAM does not accept"},
 		"a code and 503":                {iamSays(503, `{"errorCode":"BXNIM0430E"}`), false, backOff, 2, iamtoken.ErrUnavailable, "answered 503 BXNIM0430E: requests from this IP"},
 		"an unknown code":               {iamSays(400, `{"errorCode":"BXNIM9999E"}`), false, keyPause, 2, iamtoken.ErrDenied, "answered 400 BXNIM9999E: the reader's API key is not known to IAM, disabled or expired"},
