@@ -1,6 +1,5 @@
 // A job in Java 17, with the JDK alone: lists the targets of Logs Routing CALLS times. Run it with: java JavaJob.java
-import java.net.*; import java.net.http.*;
-import java.time.*; import java.util.*; import java.util.regex.*;
+import java.net.*; import java.net.http.*; import java.time.*; import java.util.*; import java.util.regex.*;
 
 class JavaJob {
     static final Map<String, String> env = System.getenv();
@@ -29,6 +28,7 @@ class JavaJob {
         return cached;
     }
     public static void main(String[] args) throws InterruptedException {
+        for (String name : List.of("READER_APIKEY", "IAM_URL", "SECRETS_MANAGER_URL", "TOKEN_SECRET", "LOGS_ROUTING_URL")) if (env.getOrDefault(name, "").isEmpty()) { System.err.println("Java job: " + name + " is not set"); System.exit(1); }
         for (int call = 0; call < Integer.parseInt(env.getOrDefault("CALLS", "10")); call++, Thread.sleep(2000)) try {
             int status = send(env.get("LOGS_ROUTING_URL") + "/v3/targets", as(token(false))).statusCode();
             if (status == 401) status = send(env.get("LOGS_ROUTING_URL") + "/v3/targets", as(token(true))).statusCode(); // replaced? Read it again, once

@@ -41,6 +41,7 @@ type job struct {
 	mirror  bool     // reads the mirror in AWS, not Secrets Manager
 	once    bool     // prints what its only call returns; the others make CALLS calls, and end with 3 if the token has expired
 	env     []string // further variables
+	without string   // a setting of the others that is not set
 }
 
 // A need is a program or library: a command that succeeds where it is installed, and what installs it.
@@ -64,7 +65,7 @@ sys.path.insert(0, "scripts/examples/platforms")
 import lambda_job
 for call in range(int(os.environ["CALLS"])):
     try: print("answered", lambda_job.handler({}, None)["status"], flush=True)
-    except Exception as error: sys.exit(3 if "expired" in str(error) else type(error).__name__)
+    except Exception as error: sys.exit(3 if "expired" in str(error) else repr(error) if type(error) is KeyError else type(error).__name__)
     time.sleep(2)`
 
 // allJobs are the examples. The aws program of the GitLab job keeps credentials in home.
@@ -151,7 +152,7 @@ func (s *stage) command(ctx context.Context, name string, args ...string) *exec.
 	return command
 }
 
-// try runs a job in three situations, and prints how it went.
+// try runs a job in four situations, and prints how it went.
 func (s *stage) try(ctx context.Context, j job, stdout io.Writer) error {
 	calls, printed, says := 2, "answered 200\n", ": 200, then 200 with a new token after a 401; status 3 with an expired one"
 	if j.once {
@@ -180,7 +181,10 @@ func (s *stage) try(ctx context.Context, j job, stdout io.Writer) error {
 	}
 	lines := strings.Split(strings.TrimSpace(got), "\n")
 	_, _ = fmt.Fprintf(stdout, "%s, while the secret cannot be read: status %d, %s\n", j.name, exit, lines[len(lines)-1])
-	return nil
+
+	j.without = map[bool]string{false: "READER_APIKEY", true: "TOKEN_SECRET_ARN"}[j.mirror]
+	_, _, err = s.run(ctx, j, "without "+j.without, time.Hour, 1, func(got string, exit int) bool { return exit != 0 && exit != 3 && strings.Contains(got, j.without) })
+	return err
 }
 
 // run stores a token with a lifetime, which may be negative, and runs a job, whose output and exit status must be fine. After the job's
@@ -197,6 +201,7 @@ func (s *stage) run(ctx context.Context, j job, situation string, lifetime time.
 		reads = awstest.Environment(s.moto.URL())
 		reads["AWS_DEFAULT_REGION"], reads["TOKEN_SECRET_ARN"] = awstest.Region, s.mirror
 	}
+	delete(reads, j.without)
 	command := s.command(ctx, j.command[0], j.command[1:]...)
 	command.Env = slices.Concat(s.env, programs.Environ(reads), j.env, []string{fmt.Sprintf("CALLS=%d", calls)})
 	var replaced error

@@ -39,8 +39,9 @@ func TestBadJobsFail(t *testing.T) {
 	for script, want := range map[string]string{
 		"exit 3":                               "with a valid token it ended with status 3",
 		"echo answered 200; echo answered 200": "with an expired token it ended with status 0",
-		"echo answered 200; [ $CALLS = 2 ] || exit 3; echo answered 200": "while the secret cannot be read it ended with status 3",
-		"echo answered 200; echo answered 200; echo \"$READER_APIKEY\"":  "with a valid token it printed a token or the key",
+		"echo answered 200; [ $CALLS = 2 ] || exit 3; echo answered 200":                                                        "while the secret cannot be read it ended with status 3",
+		"[ $CALLS = 2 ] || { echo bad; [ -z \"$AWS_ENDPOINT_URL\" ] || exit 2; exit 3; }; echo answered 200; echo answered 200": "without READER_APIKEY it ended with status 2",
+		"echo answered 200; echo answered 200; echo \"$READER_APIKEY\"":                                                         "with a valid token it printed a token or the key",
 	} {
 		err := s.try(t.Context(), job{command: []string{"/bin/sh", "-c", script}}, &bytes.Buffer{})
 		if err == nil || !strings.Contains(err.Error(), want) {

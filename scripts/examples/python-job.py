@@ -6,8 +6,7 @@ opener = urllib.request.build_opener(type("Stay", (urllib.request.HTTPRedirectHa
 
 
 def fetch(url, token="", form=None):
-    headers = {"Authorization": "Bearer " + token} if token else {}
-    request = urllib.request.Request(url, urllib.parse.urlencode(form).encode() if form else None, headers)
+    request = urllib.request.Request(url, urllib.parse.urlencode(form).encode() if form else None, {"Authorization": "Bearer " + token} if token else {})
     with opener.open(request, timeout=10) as answer:
         return json.load(answer)
 
@@ -16,8 +15,7 @@ def token(fresh=False):
     """The stored token (format raw): kept until a minute before it expires, for 5 minutes at most."""
     global cached, read_again
     if fresh or time.time() >= read_again:
-        key = {"grant_type": "urn:ibm:params:oauth:grant-type:apikey", "apikey": env["READER_APIKEY"]}
-        own = fetch(env["IAM_URL"] + "/identity/token", form=key)["access_token"]
+        own = fetch(env["IAM_URL"] + "/identity/token", form={"grant_type": "urn:ibm:params:oauth:grant-type:apikey", "apikey": env["READER_APIKEY"]})["access_token"]
         cached = fetch(f"{env['SECRETS_MANAGER_URL']}/api/v2/secrets/{env['TOKEN_SECRET']}/versions/current", own)["payload"]
         claims = cached.split(".")[1] if cached.count(".") == 2 else sys.exit("Python job: the secret holds no token")
         expires = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"]
@@ -28,6 +26,8 @@ def token(fresh=False):
     return cached
 
 
+for name in ("READER_APIKEY", "IAM_URL", "SECRETS_MANAGER_URL", "TOKEN_SECRET", "LOGS_ROUTING_URL"):
+    env.get(name) or sys.exit(f"Python job: {name} is not set")
 for call in range(int(env.get("CALLS", 10))):
     for fresh in (False, True):  # a 401 can mean that the token was replaced: read it again, once
         try:

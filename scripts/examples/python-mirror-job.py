@@ -21,6 +21,8 @@ def token(fresh=False):
     return cached
 
 
+for name in ("TOKEN_SECRET_ARN", "LOGS_ROUTING_URL"):
+    env.get(name) or sys.exit(f"Python job with boto3: {name} is not set")
 for call in range(int(env.get("CALLS", 10))):
     for fresh in (False, True):  # a 401 can mean that the token was replaced: read it again, once
         try:

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,14 +15,15 @@ import (
 )
 
 func main() {
-	service, err := url.Parse(os.Getenv("LOGS_ROUTING_URL") + "/v3/targets")
-	calls, callsErr := strconv.Atoi(os.Getenv("CALLS"))
-	if err != nil || service.Host == "" || callsErr != nil {
-		fmt.Fprintln(os.Stderr, "Go job: set LOGS_ROUTING_URL to a URL and CALLS to a number")
+	service, urlErr := url.Parse(cmp.Or(os.Getenv("LOGS_ROUTING_URL"), ":") + "/v3/targets")
+	calls, callsErr := strconv.Atoi(cmp.Or(os.Getenv("CALLS"), "10"))
+	reader := &iamtoken.Reader{Store: &iamtoken.SecretsManager{URL: os.Getenv("SECRETS_MANAGER_URL"),
+		IAMURL: os.Getenv("IAM_URL"), SecretID: os.Getenv("TOKEN_SECRET"), APIKey: iamtoken.NewSecret(os.Getenv("READER_APIKEY"))}}
+	if err := errors.Join(urlErr, callsErr, reader.Validate()); err != nil {
+		fmt.Fprintln(os.Stderr, "Go job: READER_APIKEY, SECRETS_MANAGER_URL, TOKEN_SECRET, LOGS_ROUTING_URL or CALLS is not set or wrong:", err)
 		os.Exit(2)
 	}
-	reader := &iamtoken.Reader{Hosts: []string{service.Host}, Store: &iamtoken.SecretsManager{URL: os.Getenv("SECRETS_MANAGER_URL"),
-		IAMURL: os.Getenv("IAM_URL"), SecretID: os.Getenv("TOKEN_SECRET"), APIKey: iamtoken.NewSecret(os.Getenv("READER_APIKEY"))}}
+	reader.Hosts = []string{service.Host}
 	client := &http.Client{Transport: reader.Transport(nil), Timeout: 30 * time.Second}
 	for ; calls > 0; calls-- {
 		response, err := client.Get(service.String())
