@@ -81,7 +81,8 @@ func (p *progress) Handle(_ context.Context, record slog.Record) error {
 	if !failed {
 		return nil
 	}
-	text := fmt.Sprintf("%s: attempt %s failed, the next is in %s: %s", of["rotation"], of["attempt"], time.Duration(wait.Int64())*time.Millisecond, of["error"])
+	next := (time.Duration(wait.Int64()) * time.Millisecond).Round(100 * time.Millisecond)
+	text := fmt.Sprintf("%s: attempt %s failed, the next is in %s: %s", of["rotation"], of["attempt"], next, of["error"])
 	p.mu.Lock()
 	waiting := p.waiting
 	p.mu.Unlock()
