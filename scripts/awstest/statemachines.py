@@ -11,6 +11,10 @@ moto's interpreter lacks some features that a fleet uses. This adds
 A retry waits one second, to keep tests short. Time-outs of machines, logs, redrive and permissions are still missing.
 """
 
+import gc
+
+gc.set_threshold(100_000)  # moto creates many objects when it loads, and frees few: by default, the garbage collector takes a third of that time
+
 import io
 import json
 import os
