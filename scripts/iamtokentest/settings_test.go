@@ -105,6 +105,8 @@ func TestSettings(t *testing.T) {
 		{"SECRETS_MANAGER_URL=http://[::1].example.com", "must begin with https://"},
 		{"SECRETS_MANAGER_URL=http://localhost:80@example.com", "must be an origin"},
 		{"SECRETS_MANAGER_URL=https://a.test:x", "has a port that is no number"},
+		{"SECRETS_MANAGER_URL=https://[::1", "has a port that is no number"},
+		{"SECRETS_MANAGER_URL=https://a[b]:x", "has a port that is no number"},
 		{"IAM_URL=https://iam.cloud.ibm.com/identity/token", "IAM_URL must be an origin"},
 		{"IAM_URL=https://${REGION}.test/", "IAM_URL still has a placeholder"},
 		{"SECRETS_MANAGER_URL=https://<instance>.us-south.test", "SECRETS_MANAGER_URL still has a placeholder"},
