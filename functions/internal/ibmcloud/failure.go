@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"iam-token-rotator/functions/iamtoken"
@@ -111,8 +112,10 @@ func (o operation) message(got *answer, cause, advice string) string {
 	return strings.Join(slices.DeleteFunc([]string{o.doing, answered, cause, advice}, func(part string) bool { return part == "" }), ": ")
 }
 
-// codes matches IBM's error codes. Any other text could repeat a secret.
-var codes = regexp.MustCompile(`^(BXNIM[0-9]{4}E|secrets-manager\.Error[0-9]{5})$`)
+// codes matches IBM's error codes. Any other text could repeat a secret. It is compiled on first use, not at init.
+var codes = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(BXNIM[0-9]{4}E|secrets-manager\.Error[0-9]{5})$`)
+})
 
 // code returns IBM's error code, or "" when the body has none.
 func (a *answer) code() string {
@@ -128,7 +131,7 @@ func (a *answer) code() string {
 	if body.ErrorCode == "" && len(body.Errors) > 0 {
 		body.ErrorCode = body.Errors[0].Code
 	}
-	if !codes.MatchString(body.ErrorCode) {
+	if !codes().MatchString(body.ErrorCode) {
 		return ""
 	}
 	return body.ErrorCode
