@@ -75,7 +75,7 @@ doctor: build-local ## check all that the rotations of your environment rely on,
 examples: ## run jobs in shell, Go, Python, Node.js and Java, of Lambda and GitLab, with a new, a replaced and an expired token
 	@$(call first,build/local/examples)
 	@$(BUILD) -o build/local/ ./scripts/examples ./scripts/examples/go-job
-	@build/local/examples -bin build/local
+	@build/local/examples
 
 build-local: # the programs for this machine
 	@$(call first,build/local/iam-token-rotator)
@@ -123,6 +123,7 @@ vulncheck: ## find known vulnerabilities in what is used; says so if their datab
 		echo 'vulncheck: the database is out of reach: nothing was checked'; else exit $$status; fi
 
 conformance: ## run IBM's own tests of its SDKs, and the provider of External Secrets, against the sandbox
+	@$(call first,build/local/conformance)
 	@$(BUILD) -o build/local/ ./scripts/conformance
 	@build/local/conformance
 
@@ -237,5 +238,5 @@ destroy: build-rotatorctl ## remove from AWS all that deploy made (YES=1: withou
 ## Tidy up
 
 clean: ## remove what was built; what setup or you wrote to build/ stays, since IAM shows a key only once
-	cd build 2>/dev/null && rm -rf local tests rotate deploy rotate.zip THIRD-PARTY.txt sbom.json vulncheck.txt canary.log simulation.log simulation.svg simulation.txt || :
+	[ ! -d build ] || { cd ./build && rm -rf local tests rotate deploy guard rotate.zip THIRD-PARTY.txt sbom.json vulncheck.txt canary.log simulation.log simulation.svg simulation.txt; }
 	@rmdir build 2>/dev/null || [ ! -d build ] || { echo 'Not built, so these stay in build/:'; ls -A build; }

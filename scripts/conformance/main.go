@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"iam-token-rotator/functions/ibmcloudtest"
+	"iam-token-rotator/scripts/programs"
 	"iam-token-rotator/scripts/serving"
 )
 
@@ -40,7 +41,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func testAll(ctx context.Context, stdout, stderr io.Writer) (err error) {
-	t := &tester{ctx: ctx, stdout: stdout, stderr: stderr, env: os.Environ()}
+	t := &tester{ctx: ctx, stdout: stdout, stderr: stderr, env: programs.WithoutCredentials()}
 	if t.repository, err = os.Getwd(); err != nil {
 		return err
 	}
@@ -66,10 +67,10 @@ func testAll(ctx context.Context, stdout, stderr io.Writer) (err error) {
 const folder = `"Dir": "(.+)"`
 
 // goSDK runs the integration test. Without the file of credentials that test skips everything and passes.
-func (t *tester) goSDK(credentials string) {
+func (t *tester) goSDK(settings string) {
 	module := t.run(t.repository, "go", "mod", "download", "-json", "github.com/IBM/secrets-manager-go-sdk/v2")
 	t.try(os.CopyFS(t.path("sdk"), os.DirFS(t.find(module, folder))))
-	t.try(os.WriteFile(t.path("sdk/secrets_manager_v2.env"), []byte(credentials), 0o600))
+	t.try(os.WriteFile(t.path("sdk/secrets_manager_v2.env"), []byte(settings), 0o600))
 	t.run(t.path("sdk"), "go", "test", "-c", "-o", t.path("go.test"), "-tags", "integration", "./secretsmanagerv2/")
 	// specs is how many specs are selected; without -ginkgo.dryRun they run.
 	specs := func(args ...string) string {
@@ -133,7 +134,7 @@ func (t *tester) nodeSDKs() {
 	t.say("ibm-cloud-sdk-core 5.9.1: a story of Secrets Manager, 5 tests passed; npm has no test and no client of IBM's for its version 2")
 }
 
-// A tester runs programs until one fails: after the first error its methods do nothing.
+// A tester runs programs until one fails: after the first error it runs none.
 type tester struct {
 	ctx              context.Context
 	repository, work string   // folders; work is temporary

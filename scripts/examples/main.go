@@ -136,19 +136,19 @@ type stage struct {
 	mirror string           // its ARN; empty before it holds a token
 }
 
-// userSettings are the variables of whoever runs this that would lead a job elsewhere.
-var userSettings = regexp.MustCompile(`(?i)^(READER_|SECRETS_MANAGER_|IAM_|TOKEN_SECRET|CR_TOKEN|AWS_|[A-Z]+_PROXY=)`)
+// proxies would lead a job elsewhere.
+var proxies = regexp.MustCompile(`(?i)^[A-Z]+_PROXY=`)
 
 func newStage() *stage {
 	cloud := ibmcloudtest.New(ibmcloudtest.Options{})
 	server := httptest.NewServer(cloud)
-	return &stage{cloud: cloud, server: server, env: append(slices.DeleteFunc(os.Environ(), userSettings.MatchString), "PATH=scripts:"+os.Getenv("PATH"),
+	return &stage{cloud: cloud, server: server, env: append(slices.DeleteFunc(programs.WithoutCredentials(), proxies.MatchString), "PATH=scripts:"+os.Getenv("PATH"),
 		"NODE_PATH="+cmp.Or(os.Getenv("NODE_PATH"), "build/local/node_modules"), "PYTHONDONTWRITEBYTECODE=1", "LOGS_ROUTING_URL="+server.URL)}
 }
 
 func (s *stage) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, name, args...)
-	command.Env = s.env
+	command.Env, command.WaitDelay = s.env, 5*time.Second
 	return command
 }
 
@@ -211,12 +211,14 @@ func (s *stage) run(ctx context.Context, j job, situation string, lifetime time.
 	}}
 	command.Stdout, command.Stderr = out, out
 	err := command.Run()
-	printed, exit := out.String(), command.ProcessState.ExitCode()
+	printed, exit := out.printed.String(), command.ProcessState.ExitCode()
 	switch _, exited := errors.AsType[*exec.ExitError](err); {
 	case replaced != nil:
 		return "", 0, replaced
 	case strings.Contains(printed, "eyJ") || strings.Contains(printed, s.cloud.ReaderAPIKey()): // as a token begins
 		return "", 0, fmt.Errorf("%s it printed a token or the key", situation)
+	case exit == 0 && calls > 1 && out.answered != nil:
+		return "", 0, fmt.Errorf("%s it never printed \"answered 200\", so its token was not replaced", situation)
 	case ctx.Err() != nil || err != nil && !exited || !fine(printed, exit):
 		return "", 0, fmt.Errorf("%s it ended with status %d: %w\n%s", situation, exit, cmp.Or(ctx.Err(), err, errors.New("that is not what it should do")), printed)
 	}
@@ -242,15 +244,15 @@ func (s *stage) store(ctx context.Context, lifetime time.Duration) error {
 	return err
 }
 
-// output is what a job prints.
+// output is what a job prints. The buffer is not embedded: its ReadFrom would be called in place of Write.
 type output struct {
-	bytes.Buffer
+	printed  bytes.Buffer
 	answered func() // called after the job's first call; nil from then on
 }
 
 func (o *output) Write(p []byte) (int, error) {
-	n, err := o.Buffer.Write(p)
-	if o.answered != nil && strings.Contains(o.String(), "answered 200\n") {
+	n, err := o.printed.Write(p)
+	if o.answered != nil && strings.Contains(o.printed.String(), "answered 200\n") {
 		o.answered()
 		o.answered = nil
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -29,6 +30,17 @@ func TestSkippedJobsSayWhatToInstall(t *testing.T) {
 		if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) != 0 {
 			t.Errorf("got %d folders left behind (%v), want none", len(left), err)
 		}
+	}
+}
+
+// What a program prints reaches Write, which has the token replaced after the first call.
+func TestFirstCallIsNoticed(t *testing.T) {
+	calls := 0
+	out := &output{answered: func() { calls++ }}
+	command := exec.Command("/bin/sh", "-c", "echo answered 200; sleep 0.1; echo answered 200")
+	command.Stdout = out
+	if err := command.Run(); err != nil || calls != 1 {
+		t.Errorf("got %d calls (%v), want 1", calls, err)
 	}
 }
 

@@ -157,6 +157,16 @@ func CleanEnviron(add ...string) []string {
 	return append(slices.DeleteFunc(os.Environ(), isUnclean), add...)
 }
 
+// credentials are the prefixes of variables that hold keys and tokens, or say which to use.
+var credentials = []string{"AWS_", "CR_TOKEN", "IAM_", "IBMCLOUD_", "IC_", "READER_", "SECRETS_MANAGER_", "TOKEN_SECRET"}
+
+// WithoutCredentials is this process's environment without those variables: programs of others must not have them.
+func WithoutCredentials() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return slices.ContainsFunc(credentials, func(prefix string) bool { return strings.HasPrefix(variable, prefix) })
+	})
+}
+
 // Environ renders sets of variables as NAME=value. If a name is in several sets, the last one counts.
 func Environ(sets ...map[string]string) []string {
 	env := []string{}

@@ -87,10 +87,10 @@ func (p *program) put(ctx context.Context, bucket, key string, content []byte) e
 	return nil
 }
 
-// lostError is about an object that the bucket does not have, or not as it was stored.
+// lostError means that an object is missing, or is not what was stored.
 type lostError struct{ error }
 
-// get reads an object. To whom may not list the bucket, S3 says of one that is missing that access is denied.
+// get reads an object.
 func (p *program) get(ctx context.Context, bucket, key string) (content []byte, err error) {
 	object, err := p.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
 	if err == nil {
@@ -101,7 +101,7 @@ func (p *program) get(ctx context.Context, bucket, key string) (content []byte, 
 		return content, nil
 	}
 	failure := fmt.Errorf("reading s3://%s/%s: %w", printable(bucket), printable(key), awsError(err))
-	if answer, ok := errors.AsType[smithy.APIError](err); ok && slices.Contains([]string{"NoSuchKey", "AccessDenied"}, answer.ErrorCode()) {
+	if answer, ok := errors.AsType[smithy.APIError](err); ok && answer.ErrorCode() == "NoSuchKey" {
 		failure = lostError{failure}
 	}
 	return nil, failure

@@ -85,7 +85,7 @@ func TestWrongOverGood(t *testing.T) {
 
 // A release that only cannot be read now is not replaced.
 func TestLostObjects(t *testing.T) {
-	for code, want := range map[string]bool{"NoSuchKey": true, "AccessDenied": true, "SlowDown": false, "InternalError": false} {
+	for code, want := range map[string]bool{"NoSuchKey": true, "AccessDenied": false, "SlowDown": false, "InternalError": false} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusBadRequest)
 			fmt.Fprintf(w, "<Error><Code>%s</Code></Error>", code)

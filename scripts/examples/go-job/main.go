@@ -15,12 +15,16 @@ import (
 )
 
 func main() {
-	service, urlErr := url.Parse(cmp.Or(os.Getenv("LOGS_ROUTING_URL"), ":") + "/v3/targets")
+	service, urlErr := url.Parse(os.Getenv("LOGS_ROUTING_URL") + "/v3/targets")
 	calls, callsErr := strconv.Atoi(cmp.Or(os.Getenv("CALLS"), "10"))
 	reader := &iamtoken.Reader{Store: &iamtoken.SecretsManager{URL: os.Getenv("SECRETS_MANAGER_URL"),
 		IAMURL: os.Getenv("IAM_URL"), SecretID: os.Getenv("TOKEN_SECRET"), APIKey: iamtoken.NewSecret(os.Getenv("READER_APIKEY"))}}
-	if err := errors.Join(urlErr, callsErr, reader.Validate()); err != nil {
-		fmt.Fprintln(os.Stderr, "Go job: READER_APIKEY, SECRETS_MANAGER_URL, TOKEN_SECRET, LOGS_ROUTING_URL or CALLS is not set or wrong:", err)
+	if err := reader.Validate(); err != nil {
+		fmt.Fprintln(os.Stderr, "Go job: READER_APIKEY, SECRETS_MANAGER_URL or TOKEN_SECRET is not set or wrong:", err)
+		os.Exit(2)
+	}
+	if urlErr != nil || service.Host == "" || callsErr != nil { // which could repeat a password
+		fmt.Fprintln(os.Stderr, "Go job: LOGS_ROUTING_URL is not set to a URL, or CALLS not to a number")
 		os.Exit(2)
 	}
 	reader.Hosts = []string{service.Host}
