@@ -188,9 +188,11 @@ func TestWhatFailsTheInvocation(t *testing.T) {
 		{`{"rotations":["unknown"],"force":true}`, good, []string{"no rotation is called"}, "the run could not begin metrics", []string{`"invoked_by":"person","force":true`}},
 		{`{"mode":"dance","force":true,"run_id":"x","other":1}`, good, []string{`mode "dance"`}, "the run could not begin metrics", []string{`"invoked_by":"person","force":true`}},
 	} {
-		for range 8 { // the order of a map's keys is random
-			var log bytes.Buffer
-			response, err := invoke(t, newFunction("the-function", test.environ, &log), test.payload)
+		var log bytes.Buffer
+		f := newFunction("the-function", test.environ, &log)
+		for range 8 { // the order of a map's keys is random, and each invocation must fail
+			log.Reset()
+			response, err := invoke(t, f, test.payload)
 			if _, refused := errors.AsType[*RotationRefused](err); !refused || response != nil || messages(logged(t, &log)) != test.logs {
 				t.Fatalf("%s: got %s, %v and log %s; want a *RotationRefused, no response and log lines %s", test.payload, response, err, &log, test.logs)
 			}

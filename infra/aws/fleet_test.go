@@ -136,14 +136,21 @@ ItemReader: {Resource: 'arn:aws:states:::s3:getObject', ReaderConfig: {InputType
 ItemBatcher: {MaxItemsPerBatch: 75, BatchInput: {run_id.$: "States.Format('MODE-{}', $$.Execution.Name)"}}
 ItemProcessor.ProcessorConfig: {Mode: DISTRIBUTED, ExecutionType: STANDARD} # an express one has no time for a batch and its retry
 ToleratedFailurePercentage: 100
+ToleratedFailureCount: ~
+ItemSelector: ~
+Catch: ~
 ResultPath: ~
 End: true
 `, "MODE", m.mode))
+		if path, set := batches["ResultPath"]; !set || path != nil {
+			t.Errorf("%s: got the ResultPath %v, set %v; want null", m.id, path, set)
+		}
 		checkFacts(t, task, strings.ReplaceAll(`
 Type: Task
 Resource: arn:aws:states:::lambda:invoke
 Parameters: {FunctionName: '<Function.Arn>:live', Payload: {mode: MODE, rotations.$: $.Items, run_id.$: $.BatchInput.run_id}}
 ResultSelector: {status.$: $.StatusCode}
+Catch: ~
 End: true
 `, "MODE", m.mode))
 	}
@@ -253,7 +260,7 @@ func TestFleetRetries(t *testing.T) {
 			again = 1
 		}
 		for name, wanted := range map[string]int{"Lambda.TooManyRequestsException": 6, "Lambda.ServiceException": 6, "Lambda.AWSLambdaException": 6,
-			"Lambda.SdkClientException": 6, "RotationRefused": 0, "RotationError": again, "States.TaskFailed": again, "Sandbox.Timedout": again} {
+			"Lambda.SdkClientException": 6, "RotationRefused": 0, "RotationError": again, "States.TaskFailed": again, "States.Timeout": again, "Runtime.ExitError": again, "Sandbox.Timedout": again} {
 			want(t, m.id+" tries again after "+name, attempts(name), wanted)
 		}
 		service, last := retry[0], retry[len(retry)-1].(object)

@@ -128,6 +128,9 @@ func TestEveryVariableCounts(t *testing.T) {
 				Expect: rotation.Expect{Account: account, IAMID: "iam-ServiceId-1"}, Mirror: []string{secretARN, strings.Replace(secretARN, "aws", "aws-cn", 1), parameterARN + "a_B.1-c", parameterARN + "tokens/logs"},
 			}, {Name: "b", APIKey: rotation.KeyRef{ID: keyID, Field: "k"}, Token: rotation.TokenRef{ID: otherID, Field: "t", Format: iamtoken.Raw}}}
 		}},
+		"a list's format": {changes{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "TOKEN_FORMAT": "bearer", "ROTATIONS": "[" + entry("a", "") + "]"}, func(cfg *config.Config) {
+			cfg.Rotations[0].Name, cfg.Rotations[0].Token.Format = "a", iamtoken.Bearer
+		}},
 		"a file": {changes{"API_KEY_SECRET": "", "TOKEN_SECRET": "", "ROTATIONS_FILE": "rotations.json"}, func(cfg *config.Config) { cfg.Rotations[0].Name = "from-file" }},
 
 		"a token that does not count": {changes{"IAM_TOKEN": "Bearer " + canary}, func(*config.Config) {}},
@@ -275,6 +278,9 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"mirror: without a name":        {mirrored(`["`+parameterARN+`"]`, `[]`), "is not the ARN of a parameter"},
 		"mirror: a name that ends in /": {mirrored(`["`+parameterARN+`a/"]`, `[]`), "is not the ARN of a parameter"},
 		"mirror: a name that is long":   {mirrored(`["`+parameterARN+strings.Repeat("a", 1011)+`"]`, `[]`), "is not the ARN of a parameter"},
+		"mirror: any parameter":         {mirrored(`["`+parameterARN+`*"]`, `[]`), "is not the ARN of a parameter"},
+		"mirror: a parameter's name":    {mirrored(`["/tokens/logs"]`, `[]`), "is not the ARN"},
+		"mirror: a line end":            {mirrored(`["`+secretARN+`\nx"]`, `[]`), "is not the ARN"},
 		"mirror: a document of SSM":     {mirrored(`["arn:aws:ssm:eu-central-1:123456789012:document/logs"]`, `[]`), "is not the ARN of a parameter"},
 		"mirror: another account's":     {mirrored(`["arn:aws:ssm:eu-central-1:12345:parameter/logs"]`, `[]`), "is not the ARN of a parameter"},
 		"mirror: a parameter twice":     {mirrored(`["`+parameterARN+`logs"]`, `["`+parameterARN+`logs"]`), `rotation b mirror[0]: is rotation "a"'s`},
@@ -283,6 +289,8 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 			"ROTATIONS": "[" + entry("a", `,"mirror":["`+keyARN+`"]`) + "]"}, "the bootstrap API key's"},
 		"bus: no region":             {changes{"EVENT_BUS_NAME": "tokens", "AWS_REGION": ""}, "EVENT_BUS_NAME: is a bus's name, and AWS_REGION does not say in which region"},
 		"bus: a host for a region":   {changes{"EVENT_BUS_NAME": "tokens", "AWS_REGION": "us-east-1.example.com/"}, "EVENT_BUS_NAME: is a bus's name, and AWS_REGION does not say in which region"},
+		"bus: two words for region":  {changes{"EVENT_BUS_NAME": "tokens", "AWS_REGION": "us east"}, "EVENT_BUS_NAME: is a bus's name, and AWS_REGION does not say in which region"},
+		"bus: a partner's":           {changes{"EVENT_BUS_NAME": "aws.partner/example.com/x", "AWS_REGION": "us-east-1"}, "EVENT_BUS_NAME: is neither the name of an EventBridge bus"},
 		"bus: two words":             {changes{"EVENT_BUS_NAME": "two words", "AWS_REGION": "us-east-1"}, "EVENT_BUS_NAME: is neither the name of an EventBridge bus"},
 		"bus: a long name":           {changes{"EVENT_BUS_NAME": strings.Repeat("x", 41), "AWS_REGION": "us-east-1"}, "EVENT_BUS_NAME: is neither the name of an EventBridge bus"},
 		"bus: no name":               {changes{"EVENT_BUS_NAME": busARN, "AWS_REGION": "us-east-1"}, "EVENT_BUS_NAME: is neither the name of an EventBridge bus"},
@@ -291,6 +299,7 @@ func TestProblemsNameTheVariableAndSayWhatToDo(t *testing.T) {
 		"bus: an ARN without region": {changes{"EVENT_BUS_NAME": strings.Replace(busARN, "eu-north-1", "", 1) + "x", "AWS_REGION": "us-east-1"}, "EVENT_BUS_NAME: is neither the name of an EventBridge bus"},
 		"bus: a rule":                {changes{"EVENT_BUS_NAME": strings.Replace(busARN, "event-bus", "rule", 1) + "x", "AWS_REGION": "us-east-1"}, "EVENT_BUS_NAME: is neither the name of an EventBridge bus"},
 		"URL: private, in the clear": {changes{"SECRETS_MANAGER_URL": strings.Replace(ibmURL, "https", "http", 1)}, "must begin with https://"},
+		"URL: IAM, in the clear":     {changes{"IAM_URL": "http://private.iam.cloud.ibm.com"}, "IAM_URL: must begin with https://"},
 		"URL: of a network":          {changes{"SECRETS_MANAGER_URL": "http://10.0.0.1"}, "must begin with https://"},
 		"URL: like localhost":        {changes{"SECRETS_MANAGER_URL": "http://localhost.example.com"}, "must begin with https://"},
 		"URL: like loopback":         {changes{"SECRETS_MANAGER_URL": "http://127.0.0.1.example.com"}, "must begin with https://"},

@@ -266,31 +266,28 @@ func trimKey(value iamtoken.Secret) (iamtoken.Secret, error) {
 // save looks one up.
 type keySecrets struct {
 	mu    sync.Mutex
-	ids   map[string]bool // the ids that are known, in lower case
-	names map[typedName]namedKey
+	ids   map[string]bool                        // the ids that are known, in lower case
+	names map[typedName]map[rotation.KeyRef]bool // the secrets that the configuration gives by name, in one group or several: whether ids has its id
 }
 
 // typedName names a secret: names are unique for each type.
 type typedName struct{ kind, name string }
-
-// namedKey is a secret that the configuration gives by name.
-type namedKey struct {
-	rotation.KeyRef
-	idKnown bool // by a read: ids has it
-}
 
 // add records a secret, and its id unless that is "". It does not forget an id.
 func (k *keySecrets) add(ref rotation.KeyRef, id string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.ids == nil {
-		k.ids, k.names = map[string]bool{}, map[typedName]namedKey{}
+		k.ids, k.names = map[string]bool{}, map[typedName]map[rotation.KeyRef]bool{}
 	}
 	if id != "" {
 		k.ids[strings.ToLower(id)] = true
 	}
 	if name := (typedName{ref.Type, ref.Name}); ref.ID == "" {
-		k.names[name] = namedKey{ref, k.names[name].idKnown || id != ""}
+		if k.names[name] == nil {
+			k.names[name] = map[rotation.KeyRef]bool{}
+		}
+		k.names[name][ref] = k.names[name][ref] || id != ""
 	}
 }
 
@@ -307,9 +304,11 @@ func (k *keySecrets) has(name typedName, ids ...string) bool {
 func (k *keySecrets) withoutID(kind string) (refs []rotation.KeyRef) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for name, key := range k.names {
-		if name.kind == kind && !key.idKnown {
-			refs = append(refs, key.KeyRef)
+	for name, named := range k.names {
+		for ref, idKnown := range named {
+			if name.kind == kind && !idKnown {
+				refs = append(refs, ref)
+			}
 		}
 	}
 	return refs
